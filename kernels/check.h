@@ -1,0 +1,53 @@
+// check.h - errors: where, what we got, what we wanted, and what to do about it
+//
+//   CHECK(cond, "format", values…)      bad input or wrong use         InputError    exit code 2
+//   CHECK_RUN(cond, "format", values…)  the machine said no            RunError      exit code 1
+//   fail("format", values…)             as CHECK(false, …)
+//
+// Always on, in every build. Errors are thrown; only main() catches, with complain(). `assert` is for what cannot happen
+// whatever the user does.
+#pragma once
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+struct Error : std::runtime_error {
+    int exit_code;
+    Error(int code, const std::string& text) : std::runtime_error(text), exit_code(code) {}
+};
+struct InputError : Error {
+    explicit InputError(const std::string& text) : Error(2, text) {}
+};
+struct RunError : Error {
+    explicit RunError(const std::string& text) : Error(1, text) {}
+};
+
+template <class E, class... Args>
+[[noreturn]] inline void throw_at(const char* file, int line, fmt::string_view format, const Args&... args) {
+    throw E(fmt::format("{}:{} {}", file, line, fmt::vformat(format, fmt::make_format_args(args...))));
+}
+
+#define CHECK(cond, ...)                                                       \
+    do {                                                                       \
+        if (!(cond)) throw_at<InputError>(__FILE__, __LINE__, __VA_ARGS__);    \
+    } while (0)
+#define CHECK_RUN(cond, ...)                                                   \
+    do {                                                                       \
+        if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__);      \
+    } while (0)
+#define fail(...) throw_at<InputError>(__FILE__, __LINE__, __VA_ARGS__)
+
+// What the operating system said about the last call that failed.
+inline std::string os_error() { return std::strerror(errno); }
+
+// Prints the error as a person reads it and returns the exit code for main().
+inline int complain(const std::exception& e) {
+    std::fflush(stdout);
+    fmt::print(stderr, "error: {}\n", e.what());
+    const auto* known = dynamic_cast<const Error*>(&e);
+    return known ? known->exit_code : 1;
+}

@@ -1,0 +1,118 @@
+// cpu.h - what the CPU half of every op is made of: parallel_for, 16-lane vectors, exp
+//
+// floats is a GCC/Clang vector of 16 floats: one AVX-512 register, two AVX2 registers or four SSE ones, whatever -march
+// allows, so the kernels are written once. Work is cut into pieces whose number does not depend on the number of threads wherever a sum
+// crosses pieces: results are the same to the bit for any --threads.
+#pragma once
+#include <omp.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor.h"
+
+namespace cpu {
+
+// f(begin, end) over [0, n) in contiguous pieces of at least `grain`, one piece per thread.
+template <class F> inline void parallel_ranges(int64_t n, int64_t grain, F f) {
+    const int64_t pieces = std::min<int64_t>(omp_get_max_threads(), (n + grain - 1) / std::max<int64_t>(grain, 1));
+    if (pieces <= 1) return n > 0 ? f(int64_t(0), n) : void();
+#pragma omp parallel for num_threads(pieces) schedule(static, 1)
+    for (int64_t p = 0; p < pieces; p++) f(n * p / pieces, n * (p + 1) / pieces);
+}
+
+// f(i) for each i in [0, n), handed out one by one: for pieces of unequal work whose results do not meet.
+template <class F> inline void parallel_tasks(int64_t n, F f) {
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t i = 0; i < n; i++) f(i);
+}
+
+constexpr int lanes = 16;
+typedef float    floats __attribute__((vector_size(4 * lanes), aligned(4)));
+typedef int32_t  ints   __attribute__((vector_size(4 * lanes), aligned(4)));
+typedef uint32_t words  __attribute__((vector_size(4 * lanes), aligned(4)));
+typedef uint16_t halves __attribute__((vector_size(2 * lanes), aligned(2)));
+
+inline floats broadcast(float x) { return x - floats{}; }
+inline floats load(const float* p) {
+    floats v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline floats load(const bf16* p) {
+    halves h;
+    std::memcpy(&h, p, sizeof h);
+    return reinterpret_cast<floats>(__builtin_convertvector(h, words) << 16);
+}
+inline void store(float* p, floats v) { std::memcpy(p, &v, sizeof v); }
+inline void store(bf16* p, floats v) {  // the rounding of bf16(float), 16 at a time
+    const words u       = reinterpret_cast<words>(v);
+    const words rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    const words picked  = (u & 0x7fffffffu) > 0x7f800000u ? u | 0x00400000u : rounded;
+    const halves h      = __builtin_convertvector(picked >> 16, halves);
+    std::memcpy(p, &h, sizeof h);
+}
+// The first n < 16 lanes; the rest read as `fill` and are not written.
+template <class T> inline floats load(const T* p, int64_t n, float fill = 0.f) {
+    T tmp[lanes];
+    for (int i = 0; i < lanes; i++) tmp[i] = i < n ? p[i] : T(fill);
+    return load(tmp);
+}
+template <class T> inline void store(T* p, floats v, int64_t n) {
+    T tmp[lanes];
+    store(tmp, v);
+    for (int64_t i = 0; i < n; i++) p[i] = tmp[i];
+}
+inline float sum(floats v) {  // pairwise, so the order does not depend on the instruction set
+    float x[lanes];
+    store(x, v);
+    for (int w = lanes / 2; w; w /= 2)
+        for (int i = 0; i < w; i++) x[i] += x[i + w];
+    return x[0];
+}
+inline floats max(floats a, floats b) { return a > b ? a : b; }
+inline float  max(floats v) {
+    float x[lanes];
+    store(x, v);
+    for (int w = lanes / 2; w; w /= 2)
+        for (int i = 0; i < w; i++) x[i] = x[i] > x[i + w] ? x[i] : x[i + w];
+    return x[0];
+}
+
+// f(i, n) along a row in steps of 16: n is 16, or what is left at the end. With load(p + i, n) it reads as one loop.
+template <class F> inline void for_lanes(int64_t n, F f) {
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<int64_t, lanes>{});
+    if (i < n) f(i, n - i);
+}
+template <class T> inline floats load(const T* p, std::integral_constant<int64_t, lanes>, float = 0.f) { return load(p); }
+template <class T> inline void   store(T* p, floats v, std::integral_constant<int64_t, lanes>) { store(p, v); }
+
+// e^x: x = k ln2 + r with |r| <= ln2/2, a degree-6 polynomial for e^r, and 2^k put into the exponent bits.
+// Within 2 ulp on [-87.3, 88.7]; below that 0, above it inf; NaN stays NaN.
+inline floats exp(floats x) {
+    const floats log2e = broadcast(1.44269504088896341f);
+    const floats magic = broadcast(12582912.f);  // 1.5·2^23: adding it rounds to an integer in the low bits
+    const floats hi    = broadcast(88.7228317f), lo = broadcast(-87.3365448f);
+    floats       c     = x > hi ? hi : x;  // a NaN compares false and passes through both
+    c                  = c < lo ? lo : c;
+    const floats t     = c * log2e + magic;
+    const floats k     = t - magic;
+    const floats r     = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // ln2 in two pieces (Cody and Waite)
+    floats       p     = broadcast(1.9875691500e-4f);
+    p                  = p * r + 1.3981999507e-3f;
+    p                  = p * r + 8.3334519073e-3f;
+    p                  = p * r + 4.1665795894e-2f;
+    p                  = p * r + 1.6666665459e-1f;
+    p                  = p * r + 5.0000001201e-1f;
+    p                  = p * r * r + r + 1.f;
+    // 2^k in two factors, because k = 128 has no float of its own
+    const ints   ki    = __builtin_convertvector(k, ints);
+    const ints   k1    = ki >> 1, k2 = ki - k1;
+    const floats y     = p * reinterpret_cast<floats>((k1 + 127) << 23) * reinterpret_cast<floats>((k2 + 127) << 23);
+    const floats above = x > hi ? broadcast(INFINITY) : y;
+    return x < lo ? floats{} : above;
+}
+
+}  // namespace cpu

@@ -1,0 +1,93 @@
+// ops.h - every operation once: what it computes, shapes, and whether results are written (=) or added to (+=)
+//
+//   B batch · T time · N = B·T rows · C width · H heads · D = C/H · F feed-forward width · V vocabulary · Vp padded vocabulary
+//
+// Results first, then inputs, then numbers, stream last. Activations and weights share one dtype (fp32 or bf16) called x
+// below; gradients of weights, means, log-sum-exps, losses and optimizer state are fp32; ids are int32. Sums are fp32 in a fixed order, the
+// same for any number of threads. Every op checks its shapes and throws InputError.
+// A null tensor where "or null" is said means that the model has no such thing.
+#pragma once
+#include "device.h"
+#include "tensor.h"
+
+enum class Gelu : uint8_t { tanh, erf };  // "gelu_new" and "gelu" in Hugging Face's words
+
+struct Rope {
+    int64_t dim  = 0;        // leading coordinates of each head that rotate; 0: none. Pairs are (i, i + dim/2)
+    float   base = 10000.f;  // angle of pair i at position p: p · base^(-2i/dim)
+};
+
+// ---- embedding.cu ---------------------------------------------------------------------------------------------------
+// out = wte[token] + wpe[position]. Position of row n is positions[n], or n mod T when positions is null.
+void embedding_forward(Tensor out /*=*/,                                                   // (B,T,C) x
+                       Tensor tokens, Tensor positions,                                    // (B,T) int32, (B,T) int32 or null
+                       Tensor wte, Tensor wpe, Stream s);                                  // (Vp,C) x, (maxT,C) x or null
+void embedding_backward(Tensor dwte /*+=*/, Tensor dwpe /*+=*/,                            // (Vp,C) fp32, (maxT,C) fp32 or null
+                        Tensor dout, Tensor tokens, Tensor positions, Stream s);           // (B,T,C) x, (B,T), (B,T) or null
+
+// ---- layernorm.cu (Ba, Kiros, Hinton 2016: arXiv 1607.06450) -----------------------------------------------------------
+// y = (x - mean) rstd w + b over each row, variance without Bessel's correction.
+void layernorm_forward(Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,               // (N,C) x, (N) fp32, (N) fp32
+                       Tensor x, Tensor w, Tensor b, float eps, Stream s);                 // (N,C) x, (C) x, (C) x
+void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*+=*/, Tensor db /*+=*/,              // (N,C) x, (C) fp32, (C) fp32
+                        Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd, Stream s);  // (N,C) x, (N,C) x, (C) x, (N), (N)
+// sum = a + b (rounded to x), then y = layernorm(sum): one pass over memory; equals the pair of ops to the bit.
+void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,  // (N,C) x, (N,C) x, (N), (N)
+                           Tensor a, Tensor b, Tensor w, Tensor bias, float eps, Stream s);  // (N,C) x, (N,C) x, (C) x, (C) x
+
+// ---- matmul.cu --------------------------------------------------------------------------------------------------------
+// out = x wᵀ + b, with w stored (OC,IC) as PyTorch's Linear does.
+void matmul_forward(Tensor out /*=*/,                                                      // (N,OC) x
+                    Tensor x, Tensor w, Tensor b, Stream s);                               // (N,IC) x, (OC,IC) x, (OC) x or null
+// act = gelu(x wᵀ + b); pre, when not null, receives x wᵀ + b for the backward pass.
+void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*= or null*/,                       // (N,OC) x, (N,OC) x
+                         Tensor x, Tensor w, Tensor b, Gelu kind, Stream s);               // (N,IC) x, (OC,IC) x, (OC) x or null
+// dx = dy w, dw += dyᵀ x, db += column sums of dy. dx null: not wanted.
+void matmul_backward(Tensor dx /*= or null*/, Tensor dw /*+=*/, Tensor db /*+= or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
+                     Tensor dy, Tensor x, Tensor w, Stream s);                             // (N,OC) x, (N,IC) x, (OC,IC) x
+
+// ---- rope.cu (Su et al. 2021: arXiv 2104.09864) -------------------------------------------------------------------------
+// Rotates q and k in place: (a, b) → (a cos - b sin, b cos + a sin). Backward rotates the gradient the other way.
+// Position of row n is positions[n], or n mod T when positions is null.
+void rope_forward(Tensor qkv /*in place*/, Tensor positions, Rope rope, Stream s);         // (B,T,3,H,D) x, (B,T) int32 or null
+void rope_backward(Tensor dqkv /*in place*/, Tensor positions, Rope rope, Stream s);       // (B,T,3,H,D) x, (B,T) int32 or null
+
+// ---- attention.cu (Milakov & Gimelshein 2018: arXiv 1805.02867; Dao et al. 2022: arXiv 2205.14135) ------------------------
+// Causal attention with an online softmax; row t sees s with max(start, t - window + 1) <= s <= t. lse is the log of the sum of
+// exp(scale q·k) of each row, all that backward needs to recompute the probabilities.
+// starts[b,t], when not null, is the first row of the document that t belongs to; else start is 0.
+void attention_forward(Tensor out /*=*/, Tensor lse /*=*/,                                 // (B,T,H,D) x, (B,H,T) fp32
+                       Tensor qkv, Tensor starts, float scale, int64_t window, Stream s);  // (B,T,3,H,D) x, (B,T) int32 or null
+void attention_backward(Tensor dqkv /*=*/,                                                 // (B,T,3,H,D) x
+                        Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts,    // (B,T,H,D) x ×2, (B,H,T), (B,T,3,H,D) x, (B,T)
+                        float scale, int64_t window, Stream s);
+// For generation: appends the k and v of T new rows to the caches at [past, past + T), then attends to everything so far.
+void attention_cached(Tensor out /*=*/, Tensor k_cache /*=*/, Tensor v_cache /*=*/,        // (B,T,H,D) x, (B,H,S,D) x, (B,H,S,D) x
+                      Tensor qkv, int64_t past, float scale, int64_t window, Stream s);    // (B,T,3,H,D) x
+
+// ---- gelu.cu (Hendrycks & Gimpel 2016: arXiv 1606.08415) ------------------------------------------------------------------
+void gelu_forward(Tensor y /*=*/, Tensor x, Gelu kind, Stream s);                          // any one shape, x
+void gelu_backward(Tensor dx /*=*/, Tensor dy, Tensor x, Gelu kind, Stream s);             // any one shape, x; dx may be dy
+void add_forward(Tensor out /*=*/, Tensor a, Tensor b, Stream s);                          // any one shape, x; out may be a or b
+
+// ---- cross_entropy.cu ---------------------------------------------------------------------------------------------------
+// losses = log Σ_v exp(logits_v) - logits_target over the first V columns; the padding [V, Vp) takes no part.
+// grad_scale ≠ 0: logits are overwritten with grad_scale (softmax - onehot), padding with 0. A target of -1 means "no
+// target here": loss 0, gradient 0.
+void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,               // (N) fp32, (N,Vp) x
+                   Tensor targets, int64_t V, float grad_scale, Stream s);                 // (N) int32
+
+// ---- adamw.cu (Loshchilov & Hutter 2017: arXiv 1711.05101) ----------------------------------------------------------------
+struct AdamWStep {
+    float   lr, beta1, beta2, eps, weight_decay;  // this tensor's weight_decay: 0 for rows that don't decay
+    float   clip;                                 // gradients are scaled by min(1, clip / norm); 0: never
+    int64_t step;                                 // 1 for the first update; for bias correction
+};
+// m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²; master -= lr (m̂ / (√v̂ + eps) + decay master); w = round(master).
+// In fp32 w is its own master: pass the same tensor twice. Does nothing at all when grad_norm² is not finite, so a bad step never reaches the weights.
+void adamw(Tensor w /*=*/, Tensor master /*+=*/, Tensor m /*+=*/, Tensor v /*+=*/,         // any one shape; x, fp32, fp32, fp32
+           Tensor grad, Tensor grad_norm2, AdamWStep step, Stream s);                      // same shape fp32, (1) fp32
+
+// ---- reduce.cu ------------------------------------------------------------------------------------------------------------
+void squared_norm(Tensor out /*=*/, Tensor x, Stream s);                                   // (1) fp32, any shape fp32
+void sum(Tensor out /*+=*/, Tensor x, float scale, Stream s);                              // (1) fp32, any shape fp32; out += scale Σ x
