@@ -39,7 +39,18 @@ template <class E, class... Args>
     do {                                                                       \
         if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__);      \
     } while (0)
-#define fail(...) throw_at<InputError>(__FILE__, __LINE__, __VA_ARGS__)
+
+// A function and not a macro, so that streams and libraries may keep their own fail(): the format brings its place along.
+struct FormatHere {
+    const char* text;
+    const char* file;
+    int         line;
+    FormatHere(const char* text, const char* file = __builtin_FILE(), int line = __builtin_LINE())
+        : text(text), file(file), line(line) {}
+};
+template <class... Args> [[noreturn]] inline void fail(FormatHere format, const Args&... args) {
+    throw_at<InputError>(format.file, format.line, format.text, args...);
+}
 
 // What the operating system said about the last call that failed.
 inline std::string os_error() { return std::strerror(errno); }

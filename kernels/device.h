@@ -43,6 +43,8 @@ class Device {
     mutable std::map<DType, double> peak_;
 };
 
+std::string backends();                                // the libraries in this binary, for --version
+
 void copy(Tensor dst /*=*/, Tensor src, Stream s);     // same shape; converts between fp32 and bf16
 void zero(Tensor t /*=*/, Stream s);
 void sync(Stream s);                                   // waits until all queued work is done
@@ -62,6 +64,7 @@ class Arena {
     void    plan(const Shape& shape, DType dtype) { planned_ += padded(shape, dtype); }
     void    allocate(const Device& device);            // zero-filled
     Tensor  take(const Shape& shape, DType dtype);
+    void    rewind() { used_ = 0; }                    // take() starts over: the same memory under other shapes
     int64_t bytes() const { return planned_; }
     // All the elements taken so far as one flat tensor, padding between rows included (it stays zero).
     Tensor  flat(DType dtype) const;

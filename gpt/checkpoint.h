@@ -1,0 +1,160 @@
+// checkpoint.h - everything a run needs to go on as if it had never stopped, written so that a reader sees all of it or nothing
+//
+//   RUN/checkpoints/0001000/    config.json model.safetensors tokenizer.json    a model folder like any other
+//                               state.safetensors    m.NAME, v.NAME, master.NAME in fp32, in our names and layout
+//                               state.json           step, tokens, position in the data, what the run was started with
+//                               COMPLETE             written last; a folder without it is not a checkpoint
+//   RUN/checkpoints/latest      link to the newest complete one
+//
+// A checkpoint is written to a hidden folder, flushed to disk file by file, and renamed. When that fails half way (a full
+// disk), the hidden folder is removed and the checkpoints before it are untouched.
+#pragma once
+#include <filesystem>
+#include <string>
+
+#include "gpt/hf.h"
+#include "gpt/json.h"
+#include "gpt/loader.h"
+#include "gpt/optimizer.h"
+
+struct TrainState {
+    int64_t  step = 0, tokens = 0;   // done so far
+    LoaderPosition position;               // in the training data
+    uint64_t seed = 0;
+    std::string data_fingerprint;
+};
+
+inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
+inline bool        is_complete(const fs::path& folder) { return fs::exists(folder / "COMPLETE"); }
+
+// Steps of the complete checkpoints of a run, in order.
+inline std::vector<int64_t> checkpoints_of(const std::string& run) {
+    std::vector<int64_t> steps;
+    std::error_code      none;
+    for (const auto& e : fs::directory_iterator(run + "/checkpoints", none)) {
+        const std::string name = e.path().filename().string();
+        const bool digits = name.size() >= 7 && name.size() <= 18 && name.find_first_not_of("0123456789") == name.npos;
+        if (digits && !e.is_symlink() && is_complete(e.path())) steps.push_back(std::stoll(name));
+    }
+    std::sort(steps.begin(), steps.end());
+    return steps;
+}
+inline std::string checkpoint_path(const std::string& run, int64_t step) { return run + "/checkpoints/" + checkpoint_name(step); }
+
+// Optimizer state by name, in the order in which it is stored.
+inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, const Model& model) {
+    std::vector<std::pair<std::string, Tensor>> all;
+    const auto add = [&](const std::string& kind, Params& p) {
+        for (const ParamRow& r : param_rows(p, model.config)) all.emplace_back(kind + "." + r.name, *r.tensor);
+    };
+    add("m", adamw.m);
+    add("v", adamw.v);
+    if (model.dtype != DType::F32) add("master", adamw.master);
+    return all;
+}
+
+inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, AdamW& adamw, const std::string& tokenizer) {
+    save_model(folder.string(), model.params, model.config, model.dtype, model.stream);
+    if (!tokenizer.empty()) {
+        const MappedFile text(tokenizer);
+        write_file((folder / "tokenizer.json").string(), {reinterpret_cast<const char*>(text.data()), size_t(text.size())});
+    }
+    const auto             tensors = state_tensors(adamw, model);
+    std::vector<StoredRow> rows;
+    for (const auto& [name, t] : tensors) rows.push_back({name, "F32", t.shape});
+    SafetensorsWriter writer((folder / "state.safetensors").string(), rows);
+    std::vector<float> host;
+    for (const auto& [name, t] : tensors) {
+        host.resize(t.numel());
+        to_host(host.data(), t, model.stream);
+        writer.write(name, host.data(), t.bytes());
+    }
+    writer.close();
+    const nlohmann::ordered_json j = {{"step", state.step},
+                                      {"tokens", state.tokens},
+                                      {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
+                                      {"seed", state.seed},
+                                      {"dtype", name_of(model.dtype)},
+                                      {"world", 1},
+                                      {"data", state.data_fingerprint}};
+    write_file((folder / "state.json").string(), j.dump(2) + "\n");
+    write_file((folder / "COMPLETE").string(), "");
+    OutputFile::sync_folder(folder.string());
+}
+
+// Returns the path of the new checkpoint. Keeps the newest `keep` (0: all).
+inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, AdamW& adamw,
+                                   const std::string& tokenizer, int64_t keep) {
+    const fs::path    home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
+    const std::string final_path = checkpoint_path(run, state.step);
+    if (is_complete(final_path)) return final_path;   // saved at this step already: the bytes would be the same
+    try {
+        fs::remove_all(hidden);
+        fs::create_directories(hidden);
+        write_checkpoint(hidden, state, model, adamw, tokenizer);
+        fs::remove_all(final_path);   // an incomplete folder of that name is nobody's
+        fs::rename(hidden, final_path);
+        OutputFile::sync_folder(home.string());
+        const fs::path link = home / ".latest.tmp";
+        fs::remove(link);
+        fs::create_symlink(checkpoint_name(state.step), link);
+        fs::rename(link, home / "latest");
+        OutputFile::sync_folder(home.string());
+    } catch (const std::exception& e) {
+        std::error_code ignored;
+        fs::remove_all(hidden, ignored);
+        const auto left = checkpoints_of(run);
+        throw RunError(fmt::format("checkpoint at step {} could not be saved: {}\n    {}", state.step, e.what(),
+                                   left.empty() ? "there is no earlier checkpoint of this run"
+                                                : "the last complete one is " + checkpoint_path(run, left.back()) +
+                                                      "; --resume continues from there"));
+    }
+    const auto steps = checkpoints_of(run);
+    for (size_t i = 0; keep > 0 && i + keep < steps.size(); i++) {
+        std::error_code ignored;
+        fs::remove(fs::path(checkpoint_path(run, steps[i])) / "COMPLETE", ignored);   // first, so that half a folder never counts
+        fs::remove_all(checkpoint_path(run, steps[i]), ignored);
+    }
+    return final_path;
+}
+
+// The newest complete checkpoint of a run folder.
+inline std::string newest_checkpoint(const std::string& run) {
+    CHECK(fs::is_directory(run), "--resume: there is no run in {}", run);
+    const auto steps = checkpoints_of(run);
+    CHECK(!steps.empty(), "--resume: there is no complete checkpoint in {}/checkpoints; start again without --resume and with another --out",
+          run);
+    return checkpoint_path(run, steps.back());
+}
+
+// Weights, optimizer and position as they were; bit for bit when dtype, data and options are the same.
+inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW& adamw) {
+    const Fields f(folder + "/state.json");
+    TrainState   state;
+    state.step   = f.integer("step");
+    state.tokens = f.integer("tokens");
+    state.seed   = uint64_t(f.integer("seed"));
+    state.data_fingerprint = f.text("data", "");
+    CHECK(f.has("position") && f.raw("position").is_object(), "{}: the field \"position\" is missing", f.path());
+    const auto part = [&](const char* key) {
+        const auto& p = f.raw("position");
+        CHECK(p.contains(key) && p[key].is_number_integer() && p[key].get<int64_t>() >= 0, "{}: \"position\": \"{}\" is no count", f.path(), key);
+        return p[key].get<int64_t>();
+    };
+    state.position.epoch = part("epoch");
+    state.position.index = part("index");
+    CHECK(state.step >= 0 && state.tokens >= 0, "{}: negative step or tokens", f.path());
+    CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(), f.text("dtype", ""),
+          name_of(model.dtype));
+
+    load_weights(model.params, model.config, SafetensorsReader(folder), model.stream);
+    const SafetensorsReader stored(folder + "/state.safetensors");
+    std::vector<float>      host;
+    for (const auto& [name, t] : state_tensors(adamw, model)) {
+        const StoredTensor& saved = stored.at(name, t.shape);
+        host.resize(t.numel());
+        saved.read_into(host.data());
+        from_host(t, host.data(), model.stream);
+    }
+    return state;
+}

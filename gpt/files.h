@@ -1,0 +1,117 @@
+// files.h - files as bytes: MappedFile to read, OutputFile to write so that a reader sees all of the new file or none
+// of it
+#pragma once
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace fs = std::filesystem;
+
+// A whole file in memory, read by the operating system as it is touched.
+class MappedFile {
+  public:
+    explicit MappedFile(const std::string& path) : path_(path) {
+        const int file = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a pipe must not block
+        CHECK(file >= 0, "cannot open {}: {}", path, os_error());
+        struct stat s;
+        const bool  known = fstat(file, &s) == 0;
+        const bool  plain = known && S_ISREG(s.st_mode);
+        if (plain && s.st_size > 0) {
+            size_   = s.st_size;
+            void* p = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
+            bytes_  = p == MAP_FAILED ? nullptr : static_cast<const std::byte*>(p);
+        }
+        const std::string why = os_error();
+        close(file);
+        CHECK(plain, "{} is {}, not a file", path, known && S_ISDIR(s.st_mode) ? "a folder" : "a device or a pipe");
+        CHECK_RUN(bytes_ || size_ == 0, "cannot map the {} bytes of {}: {}", size_, path, why);
+    }
+    MappedFile(MappedFile&& o) noexcept
+        : path_(std::move(o.path_)), bytes_(std::exchange(o.bytes_, nullptr)), size_(std::exchange(o.size_, 0)) {}
+    MappedFile& operator=(MappedFile&&) = delete;
+    ~MappedFile() {
+        if (bytes_) munmap(const_cast<std::byte*>(bytes_), size_);
+    }
+
+    const std::string& path() const { return path_; }
+    const std::byte*   data() const { return bytes_; }
+    int64_t            size() const { return size_; }
+    std::string_view   text() const { return {reinterpret_cast<const char*>(bytes_), size_t(size_)}; }
+
+  private:
+    std::string      path_;
+    const std::byte* bytes_ = nullptr;
+    int64_t          size_  = 0;
+};
+
+// Writes PATH.tmp; commit() flushes it to disk and renames it to PATH. Without a commit nothing is left behind, and
+// whatever was at PATH is untouched. Every failure is a RunError that names the path.
+class OutputFile {
+  public:
+    explicit OutputFile(const std::string& path) : path_(path), temporary_(path + ".tmp") {
+        file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        CHECK_RUN(file_ >= 0, "cannot create {}: {}", temporary_, os_error());
+    }
+    OutputFile(OutputFile&& o) noexcept
+        : path_(std::move(o.path_)),
+          temporary_(std::exchange(o.temporary_, "")),
+          file_(std::exchange(o.file_, -1)),
+          written_(o.written_) {}
+    OutputFile& operator=(OutputFile&&) = delete;
+    ~OutputFile() {
+        if (file_ >= 0) close(file_);
+        if (!temporary_.empty()) unlink(temporary_.c_str());
+    }
+
+    void write(const void* data, int64_t bytes) {
+        const char* p = static_cast<const char*>(data);
+        while (bytes > 0) {
+            const ssize_t n = ::write(file_, p, size_t(bytes));
+            if (n < 0 && errno == EINTR) continue;
+            CHECK_RUN(n > 0, "cannot write {}: {} after {} bytes{}", path_, n < 0 ? os_error() : "nothing was taken",
+                      written_, errno == ENOSPC || errno == EDQUOT ? "; free some space and try again" : "");
+            p += n, bytes -= n, written_ += n;
+        }
+    }
+    void write(std::string_view text) { write(text.data(), int64_t(text.size())); }
+
+    void commit() {
+        CHECK_RUN(fsync(file_) == 0, "cannot write {} to disk: {}", path_, os_error());
+        CHECK_RUN(close(std::exchange(file_, -1)) == 0, "cannot close {}: {}", temporary_, os_error());
+        CHECK_RUN(rename(temporary_.c_str(), path_.c_str()) == 0, "cannot rename {} to {}: {}", temporary_, path_,
+                  os_error());
+        temporary_.clear();
+        sync_folder(std::filesystem::path(path_).parent_path().string());
+    }
+
+    // Makes renames and new names in a folder survive a power cut.
+    static void sync_folder(const std::string& folder) {
+        const int d = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        CHECK_RUN(d >= 0, "cannot open the folder {}: {}", folder, os_error());
+        const bool        done = fsync(d) == 0 || errno == EINVAL;  // EINVAL: a file system without folder fsync
+        const std::string why  = os_error();
+        close(d);
+        CHECK_RUN(done, "cannot write the folder {} to disk: {}", folder, why);
+    }
+
+  private:
+    std::string path_, temporary_;
+    int         file_    = -1;
+    int64_t     written_ = 0;
+};
+
+inline void write_file(const std::string& path, std::string_view text) {
+    OutputFile f(path);
+    f.write(text);
+    f.commit();
+}

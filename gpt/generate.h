@@ -1,0 +1,191 @@
+// generate.h - a key/value cache, and choosing the next token
+#pragma once
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <vector>
+
+#include "gpt/model.h"
+#include "gpt/random.h"
+
+struct Sampling {
+    float    temperature = 1.f;   // 0: always the likeliest
+    int64_t  top_k       = 0;     // choose among so many; 0: all
+    float    top_p       = 1.f;   // choose among the likeliest that together have this probability
+    uint64_t seed        = 1337;
+
+    void check() const {
+        CHECK(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
+        CHECK(top_k >= 0, "--top-k {}: expected 0 (all) or more", top_k);
+        CHECK(top_p > 0 && top_p <= 1, "--top-p {}: expected more than 0, at most 1", top_p);
+    }
+};
+
+// One id out of V logits. u in [0, 1) decides. Equal logits are ordered by id, so the choice is the same everywhere.
+inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u) {
+    const auto better = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+    const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
+    if (s.temperature == 0) return best;
+
+    std::vector<int32_t> ids(V);
+    std::iota(ids.begin(), ids.end(), 0);
+    const int64_t k = s.top_k > 0 ? std::min(s.top_k, V) : V;
+    if (k < V) {
+        std::nth_element(ids.begin(), ids.begin() + (k - 1), ids.end(), better);
+        ids.resize(k);
+    }
+    if (k < V || s.top_p < 1) std::sort(ids.begin(), ids.end(), better);
+    std::vector<double> weight(ids.size());
+    double              total = 0;
+    for (size_t i = 0; i < ids.size(); i++) total += weight[i] = std::exp((double(logits[ids[i]]) - logits[best]) / s.temperature);
+    if (s.top_p < 1) {
+        double kept = 0;
+        size_t n    = 0;
+        while (n < ids.size() && kept < s.top_p * total) kept += weight[n++];
+        ids.resize(n);
+        total = kept;
+    }
+    double left = u * total;
+    for (size_t i = 0; i < ids.size(); i++)
+        if ((left -= weight[i]) < 0) return ids[i];
+    return ids.back();
+}
+
+// Runs a model a few tokens at a time, remembering the keys and values of all before. `batch` sequences of equal length.
+class Generator {
+  public:
+    // tokens: how many the cache holds, prompt included.
+    Generator(Model& model, int64_t batch, int64_t tokens)
+        : m_(model), batch_(batch), capacity_(tokens), chunk_(std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch))) {
+        const Config& c = m_.config;
+        CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens, c.name, c.context);
+        const BatchShape z{batch, chunk_, false};
+        const Shape      cache{batch, c.heads, tokens, c.head_size()};
+        plan_activations(acts_memory_, c, z, m_.dtype);
+        acts_memory_.allocate(*m_.device);
+        for (int64_t l = 0; l < 2 * c.layers; l++) cache_memory_.plan(cache, m_.dtype);
+        cache_memory_.plan({batch, chunk_}, DType::I32);
+        cache_memory_.plan({batch, c.width}, m_.dtype);
+        cache_memory_.allocate(*m_.device);
+        for (int64_t l = 0; l < c.layers; l++) {
+            k_.push_back(cache_memory_.take(cache, m_.dtype));
+            v_.push_back(cache_memory_.take(cache, m_.dtype));
+        }
+        positions_ = cache_memory_.take({batch, chunk_}, DType::I32);
+        last_      = cache_memory_.take({batch, c.width}, m_.dtype);
+    }
+
+    int64_t past() const { return past_; }
+    int64_t capacity() const { return capacity_; }
+    void    reset() { past_ = 0; }
+
+    // Appends n tokens to every sequence; tokens is (batch, n). Returns the logits (batch, vocab) after the last of them.
+    const std::vector<float>& feed(const int32_t* tokens, int64_t n) {
+        CHECK(n > 0 && past_ + n <= capacity_, "{} tokens after {}: the cache holds {}", n, past_, capacity_);
+        for (int64_t first = 0; first < n; first += chunk_) run(tokens, n, first, std::min(chunk_, n - first));
+        const int64_t T = acts_.tokens.shape[1], C = m_.config.width;
+        for (int64_t b = 0; b < batch_; b++) copy(last_.rows(b, 1), acts_.lnf.rows(b * T + T - 1, 1), m_.stream);
+        return read_logits(last_.view({batch_, C}));
+    }
+    // As feed() for one sequence, with the logits of every position: each(position, logits of vocab).
+    void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
+        CHECK(batch_ == 1 && past_ + int64_t(tokens.size()) <= capacity_, "{} tokens after {}: the cache holds {}", tokens.size(), past_, capacity_);
+        for (int64_t first = 0, n = tokens.size(); first < n; first += chunk_) {
+            run(tokens.data(), n, first, std::min(chunk_, n - first));
+            for (int64_t t = 0; t < acts_.lnf.shape[0]; t++) each(first + t, read_logits(acts_.lnf.rows(t, 1)).data());
+        }
+    }
+
+  private:
+    // Columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
+    void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
+        const Config& c = m_.config;
+        const Stream  s = m_.stream;
+        if (!acts_.tokens || acts_.tokens.shape[1] != T) {   // the same memory under the shapes of T tokens
+            acts_memory_.rewind();
+            each_activation(acts_, c, {batch_, T, false}, m_.dtype, [&](const Shape& z, DType t) { return acts_memory_.take(z, t); });
+        }
+        std::vector<int32_t> ids(batch_ * T), places(batch_ * T);
+        for (int64_t b = 0; b < batch_; b++)
+            for (int64_t t = 0; t < T; t++) {
+                ids[b * T + t]    = tokens[b * stride + first + t];
+                places[b * T + t] = int32_t(past_ + t);
+            }
+        Tensor positions = positions_;
+        positions.shape  = Shape{batch_, T};
+        from_host(acts_.tokens, ids.data(), s);
+        from_host(positions, places.data(), s);
+        embedding_forward(acts_.block[0].x.view({batch_, T, c.width}), acts_.tokens, positions, m_.params.wte, m_.params.wpe, s);
+        for (int64_t l = 0; l < c.layers; l++) {
+            // All layers share one set of activations, so a block's output may replace its input: x is read before.
+            const Tensor out = l + 1 < c.layers ? acts_.block[0].x : acts_.x;
+            block_forward(out, m_.params.block[l], acts_.block[l], positions, c, false, s, [&](BlockActs& a) {
+                attention_cached(a.att, k_[l], v_[l], a.qkv, past_, c.attn_scale(), c.window(l), s);
+            });
+        }
+        layernorm_forward(acts_.lnf, acts_.mean, acts_.rstd, acts_.x, m_.params.lnf_w, m_.params.lnf_b, c.norm_eps, s);
+        past_ += T;
+    }
+    const std::vector<float>& read_logits(Tensor rows) {
+        const int64_t n = rows.shape[0], V = m_.config.vocab, Vp = m_.config.padded_vocab();
+        logits_.resize(n * V);
+        std::vector<float> wide(Vp);
+        for (int64_t r = 0; r < n; r += acts_.logits.shape[0]) {
+            const int64_t k   = std::min(acts_.logits.shape[0], n - r);
+            const Tensor  out = acts_.logits.rows(0, k);
+            matmul_forward(out, rows.rows(r, k), m_.params.head_w, Tensor{}, m_.stream);
+            for (int64_t i = 0; i < k; i++) {
+                for_dtype(m_.dtype, [&](auto zero_) {
+                    using T = decltype(zero_);
+                    std::vector<T> host(Vp);
+                    to_host(host.data(), out.rows(i, 1), m_.stream);
+                    std::copy(host.begin(), host.begin() + V, logits_.begin() + (r + i) * V);
+                });
+            }
+        }
+        return logits_;
+    }
+
+    Model&              m_;
+    int64_t             batch_, capacity_, chunk_, past_ = 0;
+    Arena               acts_memory_{"generation"}, cache_memory_{"key/value cache"};
+    Acts                acts_;
+    std::vector<Tensor> k_, v_;   // (batch,H,capacity,D) for each layer
+    Tensor              positions_, last_;
+    std::vector<float>  logits_;
+};
+
+// Continues the prompt by up to `tokens` ids in each of `samples` sequences; each(sample, id) sees them as they come and
+// returns false to end that sample. When the cache is full, the newer half of the text becomes the new beginning.
+inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t tokens, int64_t samples, const Sampling& how,
+                     const std::function<bool(int64_t, int32_t)>& each) {
+    how.check();
+    CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");
+    CHECK(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples, tokens);
+    for (int32_t id : prompt) CHECK(id >= 0 && id < m.config.vocab, "prompt: token {} is outside the vocabulary of {}", id, m.config.vocab);
+    const int64_t wanted   = int64_t(prompt.size()) + tokens;
+    const int64_t capacity = std::max<int64_t>(2, std::min(wanted, m.config.context));
+    Generator     g(m, samples, capacity);
+
+    std::vector<std::vector<int32_t>> text(samples, prompt);
+    std::vector<bool>                 open(samples, true);
+    const auto restart = [&](int64_t keep) -> const std::vector<float>& {
+        std::vector<int32_t> ids;
+        for (const auto& t : text) ids.insert(ids.end(), t.end() - keep, t.end());
+        g.reset();
+        return g.feed(ids.data(), keep);
+    };
+    if (tokens == 0) return;
+    const std::vector<float>* logits = &restart(std::min<int64_t>(prompt.size(), prompt.size() < size_t(capacity) ? prompt.size() : (capacity + 1) / 2));
+    for (int64_t n = 0; n < tokens; n++) {
+        std::vector<int32_t> next(samples);
+        for (int64_t i = 0; i < samples; i++) {
+            const Random random(how.seed, "sample", uint64_t(i));
+            next[i] = choose(logits->data() + i * m.config.vocab, m.config.vocab, how, random.uniform(uint64_t(n)));
+            text[i].push_back(next[i]);
+            if (open[i] && !each(i, next[i])) open[i] = false;
+        }
+        if (n + 1 == tokens || std::none_of(open.begin(), open.end(), [](bool o) { return o; })) break;
+        logits = g.past() < capacity ? &g.feed(next.data(), 1) : &restart((capacity + 1) / 2);
+    }
+}

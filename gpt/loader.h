@@ -1,0 +1,120 @@
+// loader.h - token shards → batches
+//
+// Each shard is cut into windows of T + 1 tokens, T apart: T inputs and the T tokens that follow them. (What is left at the
+// end of a shard, and a shard of T tokens or fewer, is not used.) The W windows of all shards are numbered in the order of
+// the files' names; an epoch visits each once, in a shuffle that belongs to (seed, epoch). The n-th window of a run is therefore
+// the same for any batch size, number of processes or accumulation, and all there is to save is how many were taken.
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gpt/random.h"
+#include "gpt/shard.h"
+#include "kernels/tensor.h"
+
+struct LoaderSettings {
+    std::string pattern;                         // of glob(3)
+    int64_t     batch = 1, context = 0;          // B sequences for this rank, T tokens each
+    int64_t     vocab   = 0;                     // the model's
+    uint64_t    seed    = 0;
+    int         rank = 0, world = 1;
+    bool        shuffle = true;                  // false: in file order, for validation
+};
+
+struct LoaderPosition {
+    int64_t epoch = 0, index = 0;  // windows of this epoch that all ranks together have taken
+    bool operator==(const LoaderPosition& o) const { return epoch == o.epoch && index == o.index; }
+};
+
+// In host memory that belongs to the loader; valid until the next batch.
+struct Batch {
+    Tensor tokens, targets;  // (B,T) int32; target t is token t + 1
+};
+
+class Loader {
+  public:
+    explicit Loader(const LoaderSettings& settings) : set_(settings) {
+        const int64_t B = set_.batch, T = set_.context;
+        CHECK(B > 0 && T > 0 && B <= INT32_MAX / T, "batch {} × context {} is out of range", B, T);
+        CHECK(set_.world > 0 && set_.rank >= 0 && set_.rank < set_.world, "rank {} of {}", set_.rank, set_.world);
+        for (const std::string& path : files_matching(set_.pattern)) {
+            shards_.emplace_back(path, set_.vocab);
+            first_window_.push_back(windows_);
+            windows_ += std::max<int64_t>(shards_.back().tokens() - 1, 0) / T;
+        }
+        const auto shorter = [](const Shard& a, const Shard& b) { return a.tokens() < b.tokens(); };
+        const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
+        CHECK(windows_ > 0, "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} in one shard, and the longest, "
+              "{}, has {}\n    use more text, or --context {} or less", set_.pattern, tokens(), shards_.size(), T + 1,
+              longest->path(), longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
+        ids_.resize(T + 1);
+        inputs_.resize(B * T);
+        targets_.resize(B * T);
+        batch_ = {{inputs_.data(), DType::I32, {B, T}}, {targets_.data(), DType::I32, {B, T}}};
+    }
+    Loader(Loader&&) = default;
+
+    // This rank's share of the next batch × world windows. An epoch that ends inside a batch goes on in the next epoch.
+    const Batch& next() {
+        const int64_t B = set_.batch, T = set_.context;
+        for (int64_t b = 0; b < B; b++) {
+            read_window(window_at(position_.epoch, position_.index + set_.rank * B + b));
+            std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
+            std::copy(ids_.begin() + 1, ids_.end(), targets_.begin() + b * T);
+        }
+        position_.index += B * set_.world;
+        position_.epoch += position_.index / windows_;
+        position_.index %= windows_;
+        return batch_;
+    }
+
+    LoaderPosition position() const { return position_; }
+    void           rewind() { position_ = {}; }
+    void           seek(LoaderPosition p) {
+        CHECK(p.epoch >= 0 && p.index >= 0 && p.index < windows_,
+              "'{}': cannot go on at window {} of epoch {}: there are {} windows; is this the data of the saved run?",
+              set_.pattern, p.index, p.epoch, windows_);
+        position_ = p;
+    }
+
+    const LoaderSettings&     settings() const { return set_; }
+    const std::vector<Shard>& shards() const { return shards_; }
+    int64_t                   windows() const { return windows_; }
+    int64_t                   tokens() const {
+        int64_t n = 0;
+        for (const Shard& s : shards_) n += s.tokens();
+        return n;
+    }
+    // Changes when a shard is added, renamed, resized or (as far as its first and last 4 KB tell) rewritten.
+    std::string fingerprint() const {
+        uint64_t h = hash64("");
+        for (const Shard& s : shards_) {
+            const std::string_view bytes = s.file().text();
+            h = hash64(std::filesystem::path(s.path()).filename().string() + ":" + std::to_string(bytes.size()) + ":", h);
+            h = hash64(bytes.substr(bytes.size() - std::min<size_t>(bytes.size(), 4096)), hash64(bytes.substr(0, 4096), h));
+        }
+        return fmt::format("{:016x}", mix64(h));
+    }
+
+  private:
+    int64_t window_at(int64_t epoch, int64_t index) const {
+        epoch += index / windows_;
+        index %= windows_;
+        if (!set_.shuffle) return index;
+        return int64_t(permutation(uint64_t(index), uint64_t(windows_), Random(set_.seed, "data order", epoch).word64(0)));
+    }
+    void read_window(int64_t window) {
+        const auto    after = std::upper_bound(first_window_.begin(), first_window_.end(), window);
+        const int64_t shard = after - first_window_.begin() - 1;
+        shards_[shard].read((window - first_window_[shard]) * set_.context, set_.context + 1, ids_.data());
+    }
+
+    LoaderSettings       set_;
+    std::vector<Shard>   shards_;
+    std::vector<int64_t> first_window_;  // of each shard
+    int64_t              windows_ = 0;
+    LoaderPosition       position_;
+    std::vector<int32_t> ids_, inputs_, targets_;
+    Batch                batch_;
+};

@@ -1,0 +1,263 @@
+// model.h - the activation table, the block every family shares, and the model's forward and backward
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gpt/config.h"
+#include "gpt/loader.h"
+#include "gpt/params.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+
+// ---- the activation table -----------------------------------------------------------------------------------------------
+
+enum class Lives : uint8_t {
+    per_layer,   // kept for the backward pass: one for each layer (one for all of them when nothing is to be trained)
+    shared,      // overwritten by the next layer
+    backward,    // as shared, and only there when the model trains
+};
+
+struct BlockActs {
+    Tensor x, ln1, mean1, rstd1, qkv, att, lse, proj, mid, ln2, mean2, rstd2, up, act, down;
+    Tensor dact, dup, dln, datt, dqkv;
+};
+struct Acts {
+    std::vector<BlockActs> block;
+    Tensor tokens, targets, losses, loss, grad_norm2;
+    Tensor x, lnf, mean, rstd, logits, dlnf, dres;   // x: what the last block hands to the final norm
+};
+
+// Sizes that a run chooses; everything else follows from the Config.
+struct BatchShape {
+    int64_t batch = 1, context = 1;
+    bool    train = true;    // false: no gradients, no activations kept
+    int64_t rows() const { return batch * context; }
+};
+
+// Rows of logits that exist at a time. The head and its loss run in chunks of rows so that logits never take more than this,
+// whatever the batch; 64 MiB still leaves products of several hundred rows.
+constexpr int64_t logits_bytes = 64 << 20;
+inline int64_t logits_rows(const Config& c, const BatchShape& z, DType x) {
+    const int64_t fit = logits_bytes / (c.padded_vocab() * size_of(x));
+    return std::min(z.rows(), std::max<int64_t>(64, fit / 64 * 64));
+}
+
+struct BlockActRow {
+    Tensor BlockActs::* tensor;
+    const char*         name;
+    Shape               shape;
+    DType               dtype;
+    Lives               lives;
+};
+inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape& z, DType x) {
+    const int64_t B = z.batch, T = z.context, N = B * T, C = c.width, F = c.feed_forward, H = c.heads, D = c.head_size();
+    const DType   f = DType::F32;
+    using A         = BlockActs;
+    return {
+        {&A::x,     "x",     {N, C},          x, Lives::per_layer},   // the residual stream as it enters
+        {&A::ln1,   "ln1",   {N, C},          x, Lives::per_layer},
+        {&A::mean1, "mean1", {N},             f, Lives::per_layer},
+        {&A::rstd1, "rstd1", {N},             f, Lives::per_layer},
+        {&A::qkv,   "qkv",   {B, T, 3, H, D}, x, Lives::per_layer},   // q and k after rotation
+        {&A::att,   "att",   {B, T, H, D},    x, Lives::per_layer},
+        {&A::lse,   "lse",   {B, H, T},       f, Lives::per_layer},
+        {&A::proj,  "proj",  {N, C},          x, Lives::shared},
+        {&A::mid,   "mid",   {N, C},          x, Lives::per_layer},   // the residual stream after attention
+        {&A::ln2,   "ln2",   {N, C},          x, Lives::per_layer},
+        {&A::mean2, "mean2", {N},             f, Lives::per_layer},
+        {&A::rstd2, "rstd2", {N},             f, Lives::per_layer},
+        {&A::up,    "up",    {N, F},          x, Lives::per_layer},
+        {&A::act,   "act",   {N, F},          x, Lives::per_layer},
+        {&A::down,  "down",  {N, C},          x, Lives::shared},
+        {&A::dact,  "dact",  {N, F},          x, Lives::backward},
+        {&A::dup,   "dup",   {N, F},          x, Lives::backward},
+        {&A::dln,   "dln",   {N, C},          x, Lives::backward},
+        {&A::datt,  "datt",  {B, T, H, D},    x, Lives::backward},
+        {&A::dqkv,  "dqkv",  {B, T, 3, H, D}, x, Lives::backward},
+    };
+}
+
+struct ActRow {
+    Tensor Acts::* tensor;
+    const char*    name;
+    Shape          shape;
+    DType          dtype;
+    Lives          lives;
+};
+inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType x) {
+    const int64_t N = z.rows(), C = c.width, R = logits_rows(c, z, x);
+    const DType   f = DType::F32;
+    return {
+        {&Acts::tokens,     "tokens",     {z.batch, z.context},   DType::I32, Lives::shared},
+        {&Acts::targets,    "targets",    {N},                    DType::I32, Lives::shared},
+        {&Acts::x,          "x",          {N, C},                 x, Lives::shared},
+        {&Acts::lnf,        "lnf",        {N, C},                 x, Lives::shared},
+        {&Acts::mean,       "mean",       {N},                    f, Lives::shared},
+        {&Acts::rstd,       "rstd",       {N},                    f, Lives::shared},
+        {&Acts::logits,     "logits",     {R, c.padded_vocab()},  x, Lives::shared},
+        {&Acts::losses,     "losses",     {N},                    f, Lives::shared},
+        {&Acts::loss,       "loss",       {1},                    f, Lives::shared},
+        {&Acts::grad_norm2, "grad_norm2", {1},                    f, Lives::backward},
+        {&Acts::dlnf,       "dlnf",       {N, C},                 x, Lives::backward},
+        {&Acts::dres,       "dres",       {N, C},                 x, Lives::backward},   // gradient of the residual stream
+    };
+}
+
+// Walks both tables. take(shape, dtype) is called once for every tensor with memory of its own.
+template <class Take> void each_activation(Acts& a, const Config& c, const BatchShape& z, DType x, Take take) {
+    a.block.resize(c.layers);
+    for (int64_t l = 0; l < c.layers; l++)
+        for (const BlockActRow& r : block_act_rows(c, z, x)) {
+            if (r.lives == Lives::backward && !z.train) continue;
+            const bool own       = l == 0 || (r.lives == Lives::per_layer && z.train);
+            a.block[l].*r.tensor = own ? take(r.shape, r.dtype) : a.block[0].*r.tensor;
+        }
+    for (const ActRow& r : act_rows(c, z, x))
+        if (z.train || r.lives != Lives::backward) a.*r.tensor = take(r.shape, r.dtype);
+}
+
+inline int64_t plan_activations(Arena& arena, const Config& c, const BatchShape& z, DType x) {
+    Acts a;
+    each_activation(a, c, z, x, [&](const Shape& s, DType t) { return arena.plan(s, t), Tensor{}; });
+    return arena.bytes();
+}
+inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape& z, DType x, const Device& device) {
+    plan_activations(arena, c, z, x);
+    arena.allocate(device);
+    Acts a;
+    each_activation(a, c, z, x, [&](const Shape& s, DType t) { return arena.take(s, t); });
+    return a;
+}
+
+// ---- the model ------------------------------------------------------------------------------------------------------------
+
+struct Model {
+    Config        config;
+    DType         dtype;
+    BatchShape    shape;
+    const Device* device;
+    Stream        stream;
+    Arena         param_memory{"weights"}, grad_memory{"gradients"}, act_memory{"activations"};
+    Params        params, grads;
+    Tensor        all_grads;   // every gradient as one flat tensor
+    Acts          acts;
+
+    Model(const Config& c, DType t, const BatchShape& z, const Device& d)
+        : config(c), dtype(t), shape(z), device(&d), stream(d.stream()) {
+        c.check();
+        CHECK(z.batch > 0 && z.context > 0, "--batch {} and --context {} must be positive", z.batch, z.context);
+        CHECK(!c.learned_positions || z.context <= c.context,
+              "--context {}: {} has learned positions for {} tokens; use --context {} or less", z.context, c.name, c.context, c.context);
+        params = allocate_params(param_memory, c, t, d);
+        if (z.train) {
+            grads     = allocate_params(grad_memory, c, DType::F32, d);
+            all_grads = grad_memory.flat(DType::F32);
+        }
+        acts = allocate_activations(act_memory, c, z, t, d);
+    }
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
+};
+
+// One block: x → out. `attend` is attention over the whole sequence (training) or over a cache (generation).
+template <class Attend>
+void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, const Config& c, bool train, Stream s,
+                   Attend attend) {
+    const int64_t N = a.x.shape[0], C = c.width;
+    layernorm_forward(a.ln1, a.mean1, a.rstd1, a.x, w.ln1_w, w.ln1_b, c.norm_eps, s);
+    matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
+    rope_forward(a.qkv, positions, c.rope, s);
+    attend(a);
+    matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
+    if (c.parallel) {   // the one structural choice: the MLP reads the block's input, or the stream after attention
+        add_forward(a.mid, a.x, a.proj, s);
+        layernorm_forward(a.ln2, a.mean2, a.rstd2, a.x, w.ln2_w, w.ln2_b, c.norm_eps, s);
+    } else {
+        add_layernorm_forward(a.mid, a.ln2, a.mean2, a.rstd2, a.x, a.proj, w.ln2_w, w.ln2_b, c.norm_eps, s);
+    }
+    matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
+    matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
+    add_forward(out, a.mid, a.down, s);
+}
+
+// dres arrives as the gradient of the block's output and leaves as the gradient of its input: each branch adds its share.
+inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer, Stream s) {
+    const int64_t N = a.x.shape[0], C = c.width;
+    matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, s);
+    gelu_backward(a.dup, a.dact, a.up, c.gelu, s);
+    matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, s);
+    const auto mlp_branch = [&](Tensor dln) {
+        layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, s);
+    };
+    if (!c.parallel) mlp_branch(a.dln);
+    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, s);
+    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(layer), s);
+    rope_backward(a.dqkv, Tensor{}, c.rope, s);
+    if (c.parallel) mlp_branch(a.dln);   // after dres was read above, before dln is reused
+    matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, s);
+    layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, s);
+}
+
+// model.loss += loss_scale · the sum of the batch's losses. With gradients, the head's share of the backward pass happens
+// here too, chunk by chunk, because the logits of a chunk are gone when the next one comes; backward() does the rest.
+inline void forward(Model& m, const Batch& batch, float loss_scale, bool with_gradients) {
+    const Config& c = m.config;
+    const Stream  s = m.stream;
+    Acts&         a = m.acts;
+    from_host(a.tokens, batch.tokens.ptr, s);
+    from_host(a.targets, batch.targets.ptr, s);
+
+    embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), a.tokens, Tensor{}, m.params.wte,
+                      m.params.wpe, s);
+    for (int64_t l = 0; l < c.layers; l++) {
+        const Tensor out = l + 1 < c.layers ? a.block[l + 1].x : a.x;
+        block_forward(out, m.params.block[l], a.block[l], Tensor{}, c, m.shape.train, s, [&](BlockActs& b) {
+            attention_forward(b.att, b.lse, b.qkv, Tensor{}, c.attn_scale(), c.window(l), s);
+        });
+    }
+    layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
+
+    const int64_t N = m.shape.rows(), chunk = a.logits.shape[0];
+    for (int64_t first = 0; first < N; first += chunk) {
+        const int64_t n      = std::min(chunk, N - first);
+        const Tensor  logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
+        matmul_forward(logits, lnf, m.params.head_w, Tensor{}, s);
+        cross_entropy(a.losses.rows(first, n), logits, a.targets.rows(first, n), c.vocab, with_gradients ? loss_scale : 0.f, s);
+        if (with_gradients)
+            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, Tensor{}, logits, lnf, m.params.head_w, s);
+    }
+    sum(a.loss, a.losses, loss_scale, s);
+}
+
+// grads += what forward(…, true) of the same batch left to do.
+inline void backward(Model& m) {
+    const Config& c = m.config;
+    const Stream  s = m.stream;
+    Acts&         a = m.acts;
+    zero(a.dres, s);
+    layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, s);
+    for (int64_t l = c.layers - 1; l >= 0; l--) block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], c, l, s);
+    embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), a.tokens, Tensor{}, s);
+}
+
+inline float read_scalar(Tensor t, Stream s) {
+    float value = 0;
+    to_host(&value, t, s);
+    return value;
+}
+
+// Mean loss over `batches` batches of a loader, from its beginning.
+inline float evaluate(Model& m, Loader& data, int64_t batches) {
+    data.rewind();
+    zero(m.acts.loss, m.stream);
+    for (int64_t i = 0; i < batches; i++) forward(m, data.next(), 1.f / (float(m.shape.rows()) * batches), false);
+    return read_scalar(m.acts.loss, m.stream);
+}
+
+// FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two products
+// over half the square (causal), forward once and backward twice.
+inline double train_flops_per_token(const Config& c, int64_t context) {
+    const double C = c.width, products = c.layers * (4 * C * C + 2 * C * c.feed_forward) + double(c.vocab) * C;
+    return 6 * products + 6 * c.layers * C * context;
+}

@@ -1,0 +1,163 @@
+// options.h - every option of train_gpt, one line each
+//
+// A default of 0 with the words "0: …" means that the model or the machine decides; resolve() puts the decision in, so that
+// run.json and the re-runnable command line hold what was used.
+#pragma once
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gpt/cli.h"
+#include "gpt/config.h"
+#include "gpt/generate.h"
+#include "gpt/json.h"
+#include "gpt/optimizer.h"
+
+struct Options {
+    std::string model = "quickstart", train_data, val_data, tokenizer, out;
+    int64_t     steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
+    Schedule    schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
+    std::string optimizer = "adamw";
+    AdamWSettings adamw{0.9f, 0.95f, 1e-8f, -1.f, 1.f};
+    std::string dtype = "auto", device = "auto", recompute = "none";
+    int         threads = 0;
+    uint64_t    seed    = 1337;
+    int64_t     eval_every = -1, eval_batches = 20, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2, log_every = 10;
+    int64_t     max_skips = 10;
+    std::string prompt;
+    bool        resume = false, dry_run = false, list_models = false;
+};
+
+inline void list_options(Flags& f, Options& o) {
+    using Kind = Schedule::Kind;
+    f.group("model and data");
+    f.add("--model",              o.model,          "preset (random weights; --list-models) or model folder (its weights)", "NAME|DIR");
+    f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
+    f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
+    f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, for samples and checkpoints; none: the one beside data or model", "FILE");
+    f.add("--out",                o.out,            "run folder; none: runs/MODEL, numbered when taken", "DIR");
+    f.add("--resume",             o.resume,         "continue the newest complete checkpoint in --out, with its options unless given again");
+    f.group("batch");
+    f.add("--steps",              o.steps,          "optimizer steps in all; 0: one epoch of the training data");
+    f.add("--batch",              o.batch,          "sequences per micro-step; 0: 4, or what the preset says");
+    f.add("--context",            o.context,        "tokens per sequence; 0: as long as the model allows");
+    f.add("--accumulate",         o.accumulate,     "micro-steps per optimizer step; 0: 1, or what --tokens-per-step asks for");
+    f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context");
+    f.group("optimizer");
+    f.choose("--optimizer",       o.optimizer,      {"adamw", "muon"}, "muon: not yet");
+    f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, else 6e-4");
+    f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: a fiftieth of the run");
+    f.choose("--schedule",        o.schedule.kind,  Flags::Table<Kind>{{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
+                                                    "after warm-up");
+    f.add("--final-learning-rate",o.schedule.final_rate,    "at the last step; -1: a tenth of the peak");
+    f.add("--weight-decay",       o.adamw.weight_decay,     "of matrices and embeddings; -1: what was published for the preset, else 0.1");
+    f.add("--beta1",              o.adamw.beta1,    "decay of the first moment");
+    f.add("--beta2",              o.adamw.beta2,    "decay of the second moment");
+    f.add("--eps",                o.adamw.eps,      "added to the root of the second moment");
+    f.add("--clip",               o.adamw.clip,     "largest gradient norm; 0: no limit");
+    f.add("--max-skips",          o.max_skips,      "steps in a row that may be skipped for a loss or norm that is not finite");
+    f.group("machine");
+    f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
+    f.choose("--device",          o.device,         {"auto", "cpu", "cuda"}, "where to run");
+    f.add("--threads",            o.threads,        "CPU threads; 0: one per core");
+    f.add("--seed",               o.seed,           "of weights, data order and samples");
+    f.choose("--recompute",       o.recompute,      {"none", "gelu", "norm", "block"}, "activations to recompute instead of keeping; only none yet");
+    f.group("along the way");
+    f.add("--eval-every",         o.eval_every,     "steps between evaluations; 0: never; -1: ten times in a run");
+    f.add("--eval-batches",       o.eval_batches,   "batches in an evaluation");
+    f.add("--sample-every",       o.sample_every,   "steps between samples of text; 0: never");
+    f.add("--sample-tokens",      o.sample_tokens,  "length of a sample");
+    f.add("--prompt",             o.prompt,         "beginning of a sample; none: <|endoftext|>");
+    f.add("--save-every",         o.save_every,     "steps between checkpoints; 0: never; -1: as often as evaluations, and at the end");
+    f.add("--keep",               o.keep,           "checkpoints to keep, the newest; 0: all");
+    f.add("--log-every",          o.log_every,      "steps between lines on the terminal; log.jsonl has every step");
+    f.group("instead of training");
+    f.add("--dry-run",            o.dry_run,        "print parameters, memory by group, tokens and FLOPs, and allocate nothing");
+    f.add("--list-models",        o.list_models,    "print the table of presets");
+}
+
+// The words of a command line, with those of the run in --out put in front of them when it says --resume: what was given for
+// that run holds unless it is given again.
+inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args) {
+    std::string           out;
+    std::set<std::string> given;
+    bool                  resume = false;
+    for (size_t i = 1; i < args.size(); i++) {
+        const std::string name = args[i].substr(0, args[i].find('='));
+        given.insert(name);
+        resume |= args[i] == "--resume" || args[i] == "--resume=true";
+        if (name == "--out") out = args[i].size() > 6 ? args[i].substr(6) : i + 1 < args.size() ? args[i + 1] : "";
+    }
+    if (!resume || out.empty() || !fs::exists(out + "/run.json")) return args;
+    const Fields             run(out + "/run.json");
+    std::vector<std::string> all = {args[0]};
+    CHECK(run.has("options") && run.raw("options").is_object(), "{}: the field \"options\" is missing", run.path());
+    for (const auto& [name, value] : run.raw("options").items())
+        if (!given.count(name) && value.is_string()) all.push_back(name + "=" + value.get<std::string>());
+    all.insert(all.end(), args.begin() + 1, args.end());
+    return all;
+}
+
+// False when --help or --version was printed.
+inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
+    const std::vector<std::string> words = with_resumed_options({argv, argv + argc});
+    std::vector<const char*>       pointers;
+    for (const std::string& w : words) pointers.push_back(w.c_str());
+    if (!flags.parse(int(pointers.size()), pointers.data())) return false;
+
+    const auto at_least = [](const char* name, auto value, auto least) { CHECK(value >= least, "{} {}: expected {} or more", name, value, least); };
+    at_least("--steps", o.steps, 0);
+    at_least("--batch", o.batch, 0);
+    at_least("--context", o.context, 0);
+    at_least("--accumulate", o.accumulate, 0);
+    at_least("--tokens-per-step", o.tokens_per_step, 0);
+    at_least("--learning-rate", o.schedule.learning_rate, 0.f);
+    at_least("--warmup-steps", o.schedule.warmup_steps, -1);
+    at_least("--eps", o.adamw.eps, 0.f);
+    at_least("--clip", o.adamw.clip, 0.f);
+    at_least("--eval-every", o.eval_every, -1);
+    at_least("--eval-batches", o.eval_batches, 1);
+    at_least("--sample-every", o.sample_every, 0);
+    at_least("--sample-tokens", o.sample_tokens, 1);
+    at_least("--save-every", o.save_every, -1);
+    at_least("--keep", o.keep, 0);
+    at_least("--log-every", o.log_every, 0);
+    at_least("--max-skips", o.max_skips, 0);
+    CHECK(o.adamw.beta1 >= 0 && o.adamw.beta1 < 1, "--beta1 {}: expected 0 or more, less than 1", o.adamw.beta1);
+    CHECK(o.adamw.beta2 >= 0 && o.adamw.beta2 < 1, "--beta2 {}: expected 0 or more, less than 1", o.adamw.beta2);
+    CHECK(!(o.accumulate && o.tokens_per_step), "--accumulate and --tokens-per-step say the same thing: give one");
+    CHECK(o.optimizer == "adamw", "--optimizer {}: not yet; use --optimizer adamw", o.optimizer);
+    CHECK(o.recompute == "none", "--recompute {}: not yet; use --recompute none, and a smaller --batch when memory is short", o.recompute);
+    CHECK(!o.resume || !o.out.empty(), "--resume needs --out, the folder of the run to continue");
+    for (const char* launcher : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
+        const char* world = std::getenv(launcher);
+        CHECK(!world || std::atoi(world) <= 1, "{} is {}: several processes are not supported yet; start one", launcher, world ? world : "");
+    }
+    return true;
+}
+
+// Puts in what the model decides.
+inline void resolve(Options& o, const Config& c, const Preset* preset) {
+    const Recipe recipe = preset ? preset->recipe : Recipe{};
+    if (!o.batch) o.batch = recipe.batch;
+    if (!o.context) o.context = c.context;
+    CHECK(o.batch <= 1 << 20 && o.context <= 1 << 24, "--batch {} --context {}: out of range", o.batch, o.context);
+    const int64_t micro = o.batch * o.context;
+    CHECK(o.tokens_per_step % micro == 0, "--tokens-per-step {}: not a multiple of batch × context = {} × {} = {}; {} would be", o.tokens_per_step,
+          o.batch, o.context, micro, std::max<int64_t>(1, o.tokens_per_step / micro) * micro);
+    if (o.tokens_per_step) o.accumulate = o.tokens_per_step / micro;
+    if (!o.accumulate) o.accumulate = 1;
+    o.tokens_per_step = 0;
+    if (o.schedule.learning_rate == 0) o.schedule.learning_rate = recipe.learning_rate;
+    if (o.adamw.weight_decay < 0) o.adamw.weight_decay = recipe.weight_decay;
+    if (o.schedule.final_rate < 0) o.schedule.final_rate = o.schedule.learning_rate / 10;
+    if (!o.steps) o.steps = recipe.steps;
+}
+inline void resolve_steps(Options& o, int64_t train_tokens) {
+    if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / (o.batch * o.context * o.accumulate));
+    o.schedule.steps = o.steps;
+    if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = o.steps / 50;
+    CHECK(o.schedule.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.schedule.warmup_steps, o.steps);
+    if (o.eval_every < 0) o.eval_every = std::max<int64_t>(1, o.steps / 10);
+    if (o.save_every < 0) o.save_every = o.eval_every ? o.eval_every : std::max<int64_t>(1, o.steps / 10);
+}

@@ -1,0 +1,208 @@
+// plot.h - loss.png: training and validation loss over the tokens seen
+#pragma once
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include <stb/stb_easy_font.h>
+#include <stb/stb_image_write.h>
+#pragma GCC diagnostic pop
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "gpt/files.h"
+
+struct PlotPoint {
+    double tokens, loss;  // a loss that is not finite leaves a gap
+};
+
+struct Color {
+    float r, g, b;
+};
+
+// A picture that is drawn on: boxes and text in whole pixels, strokes with soft edges.
+class Canvas {
+  public:
+    const int width, height;
+    Canvas(int width, int height) : width(width), height(height), rgb_(3 * width * height, 255), ink_(width * height) {}
+
+    void box(int left, int top, int right, int bottom, Color c) {
+        for (int y = std::max(top, 0); y < std::min(bottom, height); y++)
+            for (int x = std::max(left, 0); x < std::min(right, width); x++) blend(x, y, c, 1);
+    }
+
+    // Strokes collect as ink, at each pixel the strongest, and become visible together: crossings don't darken.
+    void stroke(double x0, double y0, double x1, double y1, double thick) {
+        const double dx = x1 - x0, dy = y1 - y0, length2 = dx * dx + dy * dy, reach = thick / 2 + 1;
+        const int    left = std::max(0, int(std::min(x0, x1) - reach)), right = std::min(width - 1, int(std::max(x0, x1) + reach));
+        const int    top = std::max(0, int(std::min(y0, y1) - reach)), bottom = std::min(height - 1, int(std::max(y0, y1) + reach));
+        for (int y = top; y <= bottom; y++)
+            for (int x = left; x <= right; x++) {
+                const double px = x + 0.5 - x0, py = y + 0.5 - y0;
+                const double t = length2 > 0 ? std::clamp((px * dx + py * dy) / length2, 0., 1.) : 0;
+                const double away = std::hypot(px - t * dx, py - t * dy);
+                float&       ink  = ink_[y * width + x];
+                ink               = std::max(ink, float(std::clamp(thick / 2 + 0.5 - away, 0., 1.)));
+            }
+    }
+    void show_ink(int left, int top, int right, int bottom, Color c) {
+        for (int y = top; y < bottom; y++)
+            for (int x = left; x < right; x++) blend(x, y, c, ink_[y * width + x]);
+        std::fill(ink_.begin(), ink_.end(), 0.f);
+    }
+
+    enum Align { left, center, right };
+    static int text_width(std::string s) { return 2 * stb_easy_font_width(printable(s).data()); }
+    // Capitals are 14 pixels high; (x, y) is the left, middle or right of their top. `up`: turned to read upwards.
+    void text(int x, int y, std::string s, Color c, Align align = left, bool up = false) {
+        s = printable(s);
+        std::vector<float> corners(s.size() * 400);  // quads of 4 × 16 bytes; no character has more than 16
+        const int quads = stb_easy_font_print(0, 0, s.data(), nullptr, corners.data(), int(corners.size() * sizeof(float)));
+        const int shift = align == left ? 0 : align == center ? text_width(s) / 2 : text_width(s);
+        for (int q = 0; q < quads; q++) {
+            const float* first = &corners[q * 16];
+            const float* third = first + 8;
+            const int    l = int(2 * first[0]) - shift, t = int(2 * first[1]), r = int(2 * third[0]) - shift, b = int(2 * third[1]);
+            if (up) box(x + t, y - r, x + b, y - l, c);
+            else box(x + l, y + t, x + r, y + b, c);
+        }
+    }
+
+    void save(const std::string& path) const {
+        OutputFile file(path);
+        std::string png;
+        const auto  append = [](void* to, void* data, int size) {
+            static_cast<std::string*>(to)->append(static_cast<const char*>(data), size);
+        };
+        CHECK_RUN(stbi_write_png_to_func(append, &png, width, height, 3, rgb_.data(), 3 * width), "cannot encode {}", path);
+        file.write(png);
+        file.commit();
+    }
+
+  private:
+    static std::string printable(std::string s) {  // the font has no other characters, and doesn't check
+        for (char& c : s)
+            if (c < ' ' || c > '~') c = '?';
+        return s;
+    }
+    void blend(int x, int y, Color c, float opacity) {
+        uint8_t*    p    = &rgb_[3 * (y * width + x)];
+        const float to[] = {c.r, c.g, c.b};
+        for (int i = 0; i < 3; i++) p[i] = uint8_t(p[i] + opacity * (255 * to[i] - p[i]) + 0.5f);
+    }
+
+    std::vector<uint8_t> rgb_;
+    std::vector<float>   ink_;
+};
+
+// The step of 1, 2 or 5 times a power of ten that divides `range` into at most `most` parts.
+inline double tick_step(double range, int most) {
+    const double power = std::pow(10, std::floor(std::log10(range / most)));
+    for (double m : {1., 2., 5.})
+        if (range / (m * power) <= most) return m * power;
+    return 10 * power;
+}
+
+// 0, 500, 20k, 1.5M, 300B
+inline std::string short_number(double n) {
+    const char* unit = "";
+    for (const char* u : {"k", "M", "B", "T"})
+        if (n >= 999.5) n /= 1000, unit = u;
+    return fmt::format("{:.4g}{}", n, unit);
+}
+
+// What to show of the losses: all of them, unless a few are far above the rest, which then leave through the top.
+inline std::pair<double, double> loss_range(const std::vector<PlotPoint>& train, const std::vector<PlotPoint>& val) {
+    std::vector<double> all;
+    for (const auto* points : {&train, &val})
+        for (const PlotPoint& p : *points)
+            if (std::isfinite(p.loss)) all.push_back(p.loss);
+    if (all.empty()) return {0, 1};
+    std::sort(all.begin(), all.end());
+    const double low = all.front(), most = all[all.size() * 9 / 10], high = std::min(all.back(), most + 3 * std::abs(most));
+    const double margin = std::max(0.05 * (high - low), 0.01 * std::max(std::abs(high), 1.));
+    return {low >= 0 ? std::max(low - margin, 0.) : low - margin, high + margin};
+}
+
+// Averages over neighbouring points, about a hundred of them, so that the trend shows through the noise of batches.
+inline std::vector<PlotPoint> smooth(const std::vector<PlotPoint>& points) {
+    const int64_t          n = int64_t(points.size()), reach = n / 100;
+    std::vector<PlotPoint> trend(points);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t near = std::min({reach, i, n - 1 - i});  // symmetric, so that a falling curve is not shifted
+        double        sum  = 0;
+        for (int64_t j = i - near; j <= i + near; j++) sum += points[j].loss;
+        trend[i].loss = sum / double(2 * near + 1);
+    }
+    return trend;
+}
+
+inline void loss_png(const std::string& path, const std::string& title, const std::vector<PlotPoint>& train,
+                     const std::vector<PlotPoint>& val) {
+    const Color black{0.1f, 0.1f, 0.12f}, grey{0.4f, 0.4f, 0.42f}, grid{0.9f, 0.9f, 0.91f}, white{1, 1, 1};
+    const Color pale_blue{0.74f, 0.83f, 0.94f}, blue{0.12f, 0.39f, 0.71f}, orange{0.88f, 0.4f, 0.04f};
+    Canvas      c(1200, 800);
+    const int   left = 110, right = c.width - 40, top = 70, bottom = c.height - 90;
+
+    double last_token = 1;
+    for (const auto* points : {&train, &val})
+        for (const PlotPoint& p : *points) last_token = std::max(last_token, p.tokens);
+    const auto [low, high] = loss_range(train, val);
+    const auto x_of = [&](double tokens) { return left + tokens / last_token * (right - left - 20); };
+    const auto y_of = [&, low = low, high = high](double loss) {
+        return std::max(bottom - (loss - low) / (high - low) * (bottom - top), -1e4);  // far above the picture is far enough
+    };
+
+    c.text((left + right) / 2, 28, title.size() > 90 ? title.substr(0, 87) + "..." : title, black, Canvas::center);
+    const double x_step = tick_step(last_token, 8), y_step = tick_step(high - low, 8);
+    const int    digits = std::max(0, int(std::ceil(-std::log10(y_step) - 1e-9)));
+    for (int64_t i = 0; i * x_step <= last_token; i++) {
+        const int x = int(x_of(i * x_step));
+        c.box(x, top, x + 1, bottom, grid);
+        c.text(x, bottom + 14, short_number(i * x_step), grey, Canvas::center);
+    }
+    for (double i = std::ceil(low / y_step); i * y_step <= high; i++) {
+        const int y = int(y_of(i * y_step));
+        c.box(left, y, right, y + 1, grid);
+        c.text(left - 12, y - 7, fmt::format("{:.{}f}", i * y_step, digits), grey, Canvas::right);
+    }
+    c.text((left + right) / 2, bottom + 50, "tokens", black, Canvas::center);
+    c.text(24, (top + bottom) / 2, "loss (nats per token)", black, Canvas::center, true);
+
+    const auto draw = [&](const std::vector<PlotPoint>& points, double thick, double dot, Color color) {
+        const PlotPoint* before = nullptr;
+        for (const PlotPoint& p : points) {
+            const bool shown = std::isfinite(p.loss);
+            if (shown && before) c.stroke(x_of(before->tokens), y_of(before->loss), x_of(p.tokens), y_of(p.loss), thick);
+            if (shown && dot > 0) c.stroke(x_of(p.tokens), y_of(p.loss), x_of(p.tokens), y_of(p.loss), dot);
+            before = shown ? &p : nullptr;
+        }
+        c.show_ink(left, top, right, bottom, color);
+    };
+    if (train.size() >= 200) draw(train, 1.2, 0, pale_blue);
+    draw(smooth(train), 2.4, train.size() < 50 ? 6 : 0, blue);
+    draw(val, 1.6, 9, orange);
+
+    c.box(left, top, left + 2, bottom, grey);
+    c.box(left, bottom - 2, right, bottom, grey);
+
+    const auto last = [](const std::vector<PlotPoint>& points) {
+        return points.empty() ? std::string("none yet") : fmt::format("{:.4f}", points.back().loss);
+    };
+    const std::string legend[] = {"training    " + last(train), "validation  " + last(val)};
+    const int         wide     = 70 + std::max(Canvas::text_width(legend[0]), Canvas::text_width(legend[1]));
+    const int         x = right - wide - 16, y = top + 16;
+    c.box(x - 1, y - 1, right - 15, y + 77, grid);
+    c.box(x, y, right - 16, y + 76, white);
+    c.stroke(x + 14, y + 23, x + 44, y + 23, 2.4);
+    c.show_ink(x, y, right, y + 76, blue);
+    c.stroke(x + 14, y + 53, x + 44, y + 53, 1.6);
+    c.stroke(x + 29, y + 53, x + 29, y + 53, 9);
+    c.show_ink(x, y, right, y + 76, orange);
+    c.text(x + 56, y + 16, legend[0], black);
+    c.text(x + 56, y + 46, legend[1], black);
+    c.save(path);
+}

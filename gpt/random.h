@@ -1,0 +1,104 @@
+// random.h - random numbers that do not depend on who draws first
+//
+// A number is a function of (seed, purpose, step, index), so threads, processes, batch sizes and a resumed run all see
+// the same ones: Random(seed, "sample", step).uniform(i). The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel
+// random numbers: as easy as 1, 2, 3"): the key is hashed from seed and purpose, the counter is (index, step).
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+// A bijection of the 64-bit integers that looks random (the finaliser of SplitMix64, Steele et al. 2014).
+inline uint64_t mix64(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+inline uint64_t hash64(std::string_view bytes, uint64_t h = 0xcbf29ce484222325u) {  // FNV-1a
+    for (unsigned char c : bytes) h = (h ^ c) * 0x100000001b3u;
+    return h;
+}
+
+struct Philox {
+    uint32_t word[4];
+};
+
+inline Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
+    uint32_t* c = counter.word;
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
+        counter = {{uint32_t(p1 >> 32) ^ c[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ key1, uint32_t(p0)}};
+        key0 += 0x9E3779B9u;  // the golden ratio and √3 - 1, the authors' Weyl constants
+        key1 += 0xBB67AE85u;
+    }
+    return counter;
+}
+
+class Random {
+  public:
+    Random(uint64_t seed, std::string_view purpose, uint64_t step = 0)
+        : key_(mix64(hash64(purpose) ^ mix64(seed + 0x9e3779b97f4a7c15u))), step_(step) {}
+
+    // The i-th number, each drawn on its own: any i, any order.
+    float uniform(uint64_t i) const { return float(block(i / 4).word[i % 4] >> 8) * 0x1p-24f; }  // [0, 1)
+    float normal(uint64_t i) const { return normals(block(i / 4), int(i % 4 / 2)).of[i % 2]; }   // mean 0, variance 1
+    uint64_t below(uint64_t i, uint64_t n) const {  // 0..n-1; n = 0 gives 0
+        return uint64_t((static_cast<unsigned __int128>(word64(i)) * n) >> 64);
+    }
+    uint64_t word64(uint64_t i) const {
+        const Philox b = block(i / 2);
+        return uint64_t(b.word[i % 2 * 2]) << 32 | b.word[i % 2 * 2 + 1];
+    }
+
+    // out[j] = std · normal(first + j); four numbers from each block, so four times as fast as one by one.
+    void fill_normal(float* out, uint64_t first, uint64_t n, float std) const {
+        for (uint64_t j = 0; j < n;) {
+            const uint64_t i = first + j;
+            const Philox b   = block(i / 4);
+            for (int pair = int(i % 4 / 2), lane = int(i % 2); pair < 2 && j < n; pair++, lane = 0) {
+                const Pair z = normals(b, pair);
+                for (; lane < 2 && j < n; lane++) out[j++] = std * z.of[lane];
+            }
+        }
+    }
+
+  private:
+    struct Pair {
+        float of[2];
+    };
+
+    Philox block(uint64_t n) const {
+        return philox({{uint32_t(n), uint32_t(n >> 32), uint32_t(step_), uint32_t(step_ >> 32)}}, uint32_t(key_),
+                      uint32_t(key_ >> 32));
+    }
+    // Box and Muller 1958. In double, rounded once: the logarithms and cosines of different C libraries differ in the
+    // last bit of a double, which reaches a float about once in 2^28 draws. The half keeps the logarithm finite:
+    // |z| < 6.8.
+    static Pair normals(const Philox& b, int pair) {
+        const double u = (b.word[2 * pair] + 0.5) * 0x1p-32, v = (b.word[2 * pair + 1] + 0.5) * 0x1p-32;
+        const double r = std::sqrt(-2 * std::log(u)), angle = 6.283185307179586477 * v;
+        return {{float(r * std::cos(angle)), float(r * std::sin(angle))}};
+    }
+
+    uint64_t key_, step_;
+};
+
+// Where i < n goes in the shuffle of 0..n-1 that belongs to the key: a bijection, in O(1) memory. A Feistel network
+// shuffles the smallest square 4^h >= n, and values that land outside are sent through again until they come home
+// ("cycle walking", Black and Rogaway 2002); 4^h < 4n, so it takes less than four trips on average.
+inline uint64_t permutation(uint64_t i, uint64_t n, uint64_t key) {
+    int h = 1;
+    while (h < 32 && n > uint64_t(1) << (2 * h)) h++;
+    const uint64_t mask = (uint64_t(1) << h) - 1;
+    do {
+        uint64_t left = i >> h, right = i & mask;
+        for (uint64_t round = 0; round < 6; round++) {
+            const uint64_t mixed = left ^ (mix64(mix64(key + round * 0x9e3779b97f4a7c15u) ^ right) >> (64 - h));
+            left                 = right;
+            right                = mixed;
+        }
+        i = left << h | right;
+    } while (i >= n);
+    return i;
+}

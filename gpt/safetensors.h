@@ -1,0 +1,332 @@
+// safetensors.h - read and write .safetensors files, and folders of them (github.com/huggingface/safetensors)
+//
+//   8 bytes   little-endian length of the header
+//   header    JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …}, padded with spaces
+//   data      the tensors back to back, without holes; offsets count from here
+//
+// Nothing in a file is believed: every length, offset, size, dtype and shape is checked against the bytes that are there.
+#pragma once
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gpt/files.h"
+#include "gpt/json.h"
+#include "kernels/cpu.h"
+
+// Bytes of an element of a stored type, by its name in the header; 0 for a name that we don't know.
+inline int64_t stored_size(const std::string& dtype) {
+    static const std::map<std::string, int64_t> sizes = {
+        {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},  {"I32", 4},
+        {"I16", 2}, {"I8", 1},  {"U64", 8}, {"U32", 4},  {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
+    const auto found = sizes.find(dtype);
+    return found == sizes.end() ? 0 : found->second;
+}
+inline const char* stored_name(DType t) { return t == DType::F32 ? "F32" : t == DType::BF16 ? "BF16" : "I32"; }
+
+// IEEE half: 5 exponent bits, 10 stored bits of precision. Every value has an exact float, subnormal ones included.
+struct fp16 {
+    uint16_t bits;
+    operator float() const {
+        const uint32_t sign = uint32_t(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+        const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN keep their place
+        const uint32_t normal         = sign | ((rest << 13) + (exponent_shift << 23));
+        float          f;
+        std::memcpy(&f, &normal, 4);
+        return rest < 0x0400u ? (sign ? -0x1p-24f : 0x1p-24f) * float(rest) : f;
+    }
+};
+
+// A tensor in a mapped file. Its bytes may start at any address.
+struct StoredTensor {
+    std::string      name, dtype, file;
+    Shape            shape;
+    const std::byte* data  = nullptr;
+    int64_t          bytes = 0;
+
+    // out[0, numel) = the elements, as T (float or bf16), rounded where T holds less than the file does.
+    template <class T> void read_into(T* out) const {
+        if (dtype == "F32") return convert<float>(out);
+        if (dtype == "F16") return convert<fp16>(out);
+        if (dtype == "BF16") return convert<bf16>(out);
+        fail("{}: tensor {} holds {}; weights can be read from F32, F16 and BF16", file, label(), dtype);
+    }
+    std::string label() const { return quoted(name); }
+    static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
+
+  private:
+    template <class S, class T> void convert(T* out) const {
+        const std::byte* in = data;
+        cpu::parallel_ranges(shape.numel(), 1 << 16, [=](int64_t begin, int64_t end) {
+            if constexpr (std::is_same_v<S, T>) {
+                std::memcpy(out + begin, in + begin * sizeof(S), (end - begin) * sizeof(S));
+            } else {
+                for (int64_t i = begin; i < end; i++) {
+                    S x;
+                    std::memcpy(&x, in + i * sizeof(S), sizeof(S));
+                    out[i] = T(float(x));
+                }
+            }
+        });
+    }
+};
+
+// The tensors of one .safetensors file, or of a model folder. Their bytes stay valid as long as the reader does.
+class SafetensorsReader {
+  public:
+    explicit SafetensorsReader(const std::string& path) : path_(path) {
+        std::error_code   none;
+        const auto        exists = [&](const std::string& p) { return std::filesystem::exists(p, none); };
+        const std::string single = path + "/model.safetensors", index = path + "/model.safetensors.index.json";
+        if (!std::filesystem::is_directory(path, none)) add_file(path);
+        else if (exists(single)) add_file(single);
+        else if (exists(index)) add_shards(index);
+        else refuse_folder();
+    }
+
+    const std::string&                         path() const { return path_; }
+    const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
+
+    const StoredTensor* find(const std::string& name) const {
+        const auto found = tensors_.find(name);
+        return found == tensors_.end() ? nullptr : &found->second;
+    }
+    const StoredTensor& at(const std::string& name) const {
+        const StoredTensor* t = find(name);
+        CHECK(t, "{}: there is no tensor {} among its {}", path_, StoredTensor::quoted(name), tensors_.size());
+        return *t;
+    }
+    const StoredTensor& at(const std::string& name, const Shape& shape) const {
+        const StoredTensor& t = at(name);
+        CHECK(t.shape == shape, "{}: tensor {} is {}, expected {}", t.file, t.label(), t.shape.str(), shape.str());
+        return t;
+    }
+
+  private:
+    static constexpr uint64_t max_header = 100'000'000;  // the limit of the reference implementation
+
+    void add_file(const std::string& path) {
+        files_.push_back(std::make_unique<MappedFile>(path));
+        const MappedFile& f = *files_.back();
+        CHECK(f.size() >= 8, "{}: {} bytes are too few for a safetensors file", path, f.size());
+        uint64_t length;
+        std::memcpy(&length, f.data(), 8);
+        CHECK(length <= max_header && length <= uint64_t(f.size() - 8),
+              "{}: a header of {} bytes in a file of {}: truncated, or not a safetensors file", path, length, f.size());
+        const std::string_view text = f.text().substr(8, length);
+        CHECK(!text.empty() && text[0] == '{', "{}: its header is not JSON: not a safetensors file", path);
+
+        const nlohmann::json      header = parse_json(text, path, 4);
+        const std::byte*          data   = f.data() + 8 + length;
+        const int64_t             bytes  = f.size() - 8 - int64_t(length);
+        std::vector<StoredTensor> found;
+        for (const auto& [name, entry] : header.items())
+            if (name != "__metadata__") found.push_back(read_entry(entry, name, path, data, bytes));
+
+        // Back to back: each begins where the one before ends, and the last ends with the file.
+        std::sort(found.begin(), found.end(), [](const StoredTensor& a, const StoredTensor& b) {
+            return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
+        });
+        int64_t     end    = 0;
+        std::string before = "the header";
+        for (const StoredTensor& t : found) {
+            const int64_t begin = t.data - data;
+            CHECK(begin >= end, "{}: tensor {} begins at {} and overlaps {}, which ends at {}", path, t.label(), begin,
+                  before, end);
+            CHECK(begin == end, "{}: {} bytes between {} and tensor {} belong to none", path, begin - end, before, t.label());
+            end    = begin + t.bytes;
+            before = "tensor " + t.label();
+        }
+        CHECK(end == bytes, "{}: {} bytes of data, but its tensors end at {}", path, bytes, end);
+
+        for (StoredTensor& t : found) {
+            const auto [old, is_new] = tensors_.emplace(t.name, t);
+            CHECK(is_new, "tensor {} is in both {} and {}", t.label(), old->second.file, path);
+        }
+    }
+
+    static StoredTensor read_entry(const nlohmann::json& entry, const std::string& name, const std::string& path,
+                                   const std::byte* data, int64_t bytes) {
+        const std::string where = fmt::format("{}: tensor {}", path, StoredTensor::quoted(name));
+        const auto        is    = [&](const char* key) { return entry.is_object() && entry.contains(key); };
+        CHECK(is("dtype") && is("shape") && is("data_offsets"), "{} needs dtype, shape and data_offsets, has {}", where,
+              entry.dump().substr(0, 200));
+        const auto &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
+        CHECK(dtype.is_string() && stored_size(dtype), "{} has the unknown dtype {}", where, dtype.dump().substr(0, 200));
+        CHECK(shape.is_array() && shape.size() <= Shape::max_dims, "{}: shape {} is not a list of at most {} sizes", where,
+              shape.dump().substr(0, 200), int(Shape::max_dims));
+
+        StoredTensor t;
+        t.name  = name;
+        t.dtype = dtype.get<std::string>();
+        t.file  = path;
+        t.bytes = stored_size(t.dtype);
+        for (const auto& d : shape) {
+            CHECK(is_size(d), "{}: {} is no size, in shape {}", where, d.dump(), shape.dump());
+            t.shape.dim[t.shape.dims++] = d;
+            CHECK(!__builtin_mul_overflow(t.bytes, d.get<int64_t>(), &t.bytes), "{}: a shape of {} overflows", where,
+                  shape.dump());
+        }
+        CHECK(offsets.is_array() && offsets.size() == 2 && is_size(offsets[0]) && is_size(offsets[1]),
+              "{}: data_offsets {} are not two sizes", where, offsets.dump().substr(0, 200));
+        const int64_t begin = offsets[0], end = offsets[1];
+        CHECK(begin <= end && end <= bytes, "{}: data_offsets {} do not lie in the {} bytes of data: a truncated file?",
+              where, offsets.dump(), bytes);
+        CHECK(end - begin == t.bytes, "{}: {} of {} takes {} bytes, but data_offsets {} span {}", where, t.dtype,
+              t.shape.str(), t.bytes, offsets.dump(), end - begin);
+        t.data = data + begin;
+        return t;
+    }
+
+    void add_shards(const std::string& index) {
+        const nlohmann::json root = read_json(index, 4);
+        CHECK(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(),
+              "{}: there is no \"weight_map\" object", index);
+        const auto&           map = root["weight_map"];
+        std::set<std::string> shards;
+        for (const auto& [name, file] : map.items()) {
+            const std::string shard = file.is_string() ? file.get<std::string>() : "";
+            const bool        plain = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+            CHECK(plain && std::filesystem::path(shard).extension() == ".safetensors",
+                  "{}: tensor {} is said to be in {}, which is not the name of a .safetensors file in this folder", index,
+                  StoredTensor::quoted(name), file.dump().substr(0, 200));
+            shards.insert(shard);
+        }
+        for (const std::string& shard : shards) add_file(path_ + "/" + shard);
+        for (const auto& [name, file] : map.items()) {
+            const std::string   shard = path_ + "/" + file.get<std::string>();
+            const StoredTensor* t     = find(name);
+            CHECK(t && t->file == shard, "{}: tensor {} is not in {}, as it should be", index, StoredTensor::quoted(name), shard);
+        }
+    }
+
+    [[noreturn]] void refuse_folder() const {
+        std::error_code none;
+        for (const auto& e : std::filesystem::directory_iterator(path_, none)) {
+            const std::string ending = e.path().extension().string();
+            CHECK(ending != ".bin" && ending != ".pt" && ending != ".pth",
+                  "{} is a Python pickle, which can run code when it is opened; if you trust it, convert it:\n"
+                  "    python3 -c \"from transformers import AutoModelForCausalLM as A; "
+                  "A.from_pretrained('{}').save_pretrained('{}')\"",
+                  e.path().string(), path_, path_);
+        }
+        fail("{}: this folder has neither model.safetensors nor model.safetensors.index.json", path_);
+    }
+
+    static bool is_size(const nlohmann::json& j) {
+        return j.is_number_unsigned() && j.get<uint64_t>() <= uint64_t(std::numeric_limits<int64_t>::max());
+    }
+
+    std::string                              path_;
+    std::vector<std::unique_ptr<MappedFile>> files_;
+    std::map<std::string, StoredTensor>      tensors_;
+};
+
+// One tensor of a file to be written; dtype by its stored name, as stored_name(DType::BF16).
+struct StoredRow {
+    std::string name, dtype;
+    Shape       shape;
+    int64_t     bytes() const { return shape.numel() * stored_size(dtype); }
+};
+
+// Writes one file as a stream: all the rows first, then the bytes of each row in that order, in any number of pieces.
+// Nothing appears at the path before close(), which flushes to disk and renames.
+class SafetensorsWriter {
+  public:
+    SafetensorsWriter(const std::string& path, std::vector<StoredRow> rows)
+        : path_(path), file_(path), rows_(std::move(rows)) {
+        nlohmann::ordered_json header = {{"__metadata__", {{"format", "pt"}}}};  // transformers insists on it
+        int64_t                end    = 0;
+        for (const StoredRow& r : rows_) {
+            CHECK(stored_size(r.dtype), "{}: tensor \"{}\" has the unknown dtype {}", path, r.name, r.dtype);
+            CHECK(!header.contains(r.name), "{}: two tensors are called \"{}\"", path, r.name);
+            const std::vector<int64_t> shape(r.shape.dim, r.shape.dim + r.shape.dims);
+            header[r.name] = {{"dtype", r.dtype}, {"shape", shape}, {"data_offsets", {end, end + r.bytes()}}};
+            end += r.bytes();
+        }
+        std::string text = header.dump();
+        text.resize((text.size() + 7) / 8 * 8, ' ');
+        const uint64_t length = text.size();
+        file_.write(&length, 8);
+        file_.write(text);
+    }
+
+    // The next bytes of a row; rows come in the announced order.
+    void write(const std::string& name, const void* data, int64_t bytes) {
+        CHECK(!complete(), "{}: every announced tensor is written, and then comes \"{}\"", path_, name);
+        const StoredRow& r = rows_[row_];
+        CHECK(r.name == name && bytes >= 0 && bytes <= r.bytes() - written_, "{}: got {} bytes of \"{}\", expected {} of \"{}\"",
+              path_, bytes, name, r.bytes() - written_, r.name);
+        file_.write(data, bytes);
+        written_ += bytes;
+        if (written_ == r.bytes()) row_++, written_ = 0;
+    }
+    bool complete() const { return row_ == rows_.size(); }
+    void close() {
+        CHECK(complete(), "{}: closed before tensor \"{}\" was written", path_, rows_[row_].name);
+        file_.commit();
+    }
+
+  private:
+    std::string            path_;
+    OutputFile             file_;
+    std::vector<StoredRow> rows_;
+    size_t                 row_     = 0;
+    int64_t                written_ = 0;  // bytes of rows_[row_]
+};
+
+// Writes the weights of a model folder in the same way: model.safetensors, or when that would exceed max_shard_bytes,
+// model-0000k-of-0000n.safetensors and their index. A tensor larger than the limit gets a shard to itself.
+class ModelWriter {
+  public:
+    ModelWriter(const std::string& folder, const std::vector<StoredRow>& rows, int64_t max_shard_bytes = 5'000'000'000)
+        : folder_(folder), shards_(1) {
+        int64_t in_shard = 0;
+        for (const StoredRow& r : rows) {
+            if (!shards_.back().empty() && in_shard + r.bytes() > max_shard_bytes) shards_.emplace_back(), in_shard = 0;
+            shards_.back().push_back(r);
+            in_shard += r.bytes();
+        }
+        open(0);
+    }
+
+    void write(const std::string& name, const void* data, int64_t bytes) {
+        if (writer_->complete() && shard_ + 1 < shards_.size()) {
+            writer_->close();
+            open(shard_ + 1);
+        }
+        writer_->write(name, data, bytes);
+    }
+
+    void close() {
+        CHECK(shard_ + 1 == shards_.size(), "{}: closed in shard {} of {}", folder_, shard_ + 1, shards_.size());
+        writer_->close();
+        if (shards_.size() == 1) return;
+        nlohmann::ordered_json map;
+        int64_t                total = 0;
+        for (size_t s = 0; s < shards_.size(); s++)
+            for (const StoredRow& r : shards_[s]) map[r.name] = file_name(s), total += r.bytes();
+        const nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
+        write_file(folder_ + "/model.safetensors.index.json", index.dump(2) + "\n");
+    }
+
+  private:
+    std::string file_name(size_t shard) const {
+        if (shards_.size() == 1) return "model.safetensors";
+        return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards_.size());
+    }
+    void open(size_t shard) {
+        shard_  = shard;
+        writer_ = std::make_unique<SafetensorsWriter>(folder_ + "/" + file_name(shard), shards_[shard]);
+    }
+
+    std::string                         folder_;
+    std::vector<std::vector<StoredRow>> shards_;
+    size_t                              shard_ = 0;
+    std::unique_ptr<SafetensorsWriter>  writer_;
+};

@@ -1,0 +1,568 @@
+// attention.cu - causal attention that never holds a T×T matrix
+//
+//   s_ts = scale q_t·k_s,   p_ts = exp(s_ts - lse_t),   lse_t = log Σ_s exp s_ts,   out_t = Σ_s p_ts v_s
+//   row t sees keys s with max(start_t, t - window + 1) <= s <= t
+//
+//   forward   the keys pass by in tiles. Each row keeps its running maximum m, the sum l of exp(s - m) and Σ exp(s - m) v;
+//             when a tile raises m, what was gathered so far shrinks by exp(m_old - m_new). At the end out = acc / l, lse = m + log l.
+//   backward  p is recomputed from lse, tile by tile. With δ_t = dout_t·out_t and ds_ts = p_ts (dout_t·v_s - δ_t):
+//             dv_s = Σ_t p_ts dout_t,   dq_t = scale Σ_s ds_ts k_s,   dk_s = scale Σ_t ds_ts q_t
+//   decoding  one new row per sequence reads the whole cache once: memory bandwidth is everything, so one pass with D in the lanes.
+//
+// On the CPU a panel of 32 queries lies in the lanes of two vectors and a tile of 64 keys lies across them, so scores are
+// stored as Sᵀ (keys, queries): maxima, sums and rescaling of a row never cross lanes. All products are one kernel,
+// product(), and their inputs are fp32 tiles padded with zeros. A NaN or infinity in k or v reaches all rows of its tile.
+//
+// Storage in the tensors' dtype, arithmetic in fp32.
+#include <algorithm>
+#include <cfloat>
+#include <climits>
+#include <memory>
+#include <vector>
+
+#include "cpu.h"
+#include "ops.h"
+
+// The keys that a row at position t sees are first_key(...) <= s <= t. A start outside [0, t] cannot hide the row from itself.
+HD int64_t first_key(int64_t t, int64_t start, int64_t window) {
+    const int64_t document = start < 0 ? 0 : start > t ? t : start;
+    const int64_t near     = t - window + 1;
+    return near > document ? near : document;
+}
+
+namespace cpu {
+
+constexpr int     queries = 2 * lanes;  // a panel: one query per lane
+constexpr int64_t keys    = 64;         // a tile; 64 keys of D = 64 and the panel's scores share the 32 KB of L1
+constexpr int64_t max_D   = 256;
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// ---- the product that all time goes into ----------------------------------------------------------------------------
+
+// c[i][j] (+)= Σ_k a(i,k) b[k][j] for `rows` rows i and `wide` vectors j. a(i,k) = a[i·a_row + k·a_col], so a may lie
+// either way. 8 rows × 2 vectors are 16 of AVX-512's 32 registers: enough to hide the latency of the multiply-add, and each
+// loaded value is used 8 or 2 times.
+#ifdef __AVX512F__
+constexpr int rows_at_once = 8;
+#else
+constexpr int rows_at_once = 2;
+#endif
+template <int wide>
+inline void product_strip(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                          int64_t b_row, int64_t n, bool add) {
+    floats acc[rows_at_once][wide];
+    for (int i = 0; i < rows_at_once; i++)
+        for (int j = 0; j < wide; j++) acc[i][j] = add ? load(c + i * c_row + j * lanes) : floats{};
+    for (int64_t k = 0; k < n; k++, a += a_col, b += b_row) {
+        floats bk[wide];
+        for (int j = 0; j < wide; j++) bk[j] = load(b + j * lanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows_at_once; i++) {
+            const floats ai = broadcast(a[i * a_row]);
+            for (int j = 0; j < wide; j++) acc[i][j] += ai * bk[j];
+        }
+    }
+    for (int i = 0; i < rows_at_once; i++)
+        for (int j = 0; j < wide; j++) {
+            float* p = c + i * c_row + j * lanes;
+            store(p, acc[i][j]);
+        }
+}
+
+// A matrix of floats read by row_step and column_step: turned() reads the same memory as its transpose.
+struct Matrix {
+    const float* p;
+    int64_t      row, col;
+    Matrix turned() const { return {p, col, row}; }
+};
+
+// c (M,N) = a (M,K) b (K,N), or += . M a multiple of 8, N of 16; rows of b and c are N apart.
+inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
+    int64_t j = 0;
+    for (; j + 2 * lanes <= N; j += 2 * lanes)
+        for (int64_t i = 0; i < M; i += rows_at_once)
+            product_strip<2>(c + i * N + j, N, a.p + i * a.row, a.row, a.col, b + j, N, K, add);
+    for (; j < N; j += lanes)
+        for (int64_t i = 0; i < M; i += rows_at_once)
+            product_strip<1>(c + i * N + j, N, a.p + i * a.row, a.row, a.col, b + j, N, K, add);
+}
+
+// ---- tiles in and out -------------------------------------------------------------------------------------------------
+
+// One head of a tensor: row t is D elements at p + t·stride.
+template <class X> struct Rows {
+    X*      p;
+    int64_t stride;
+    X* operator[](int64_t t) const { return p + t * stride; }
+    Rows from(int64_t t) const { return {(*this)[t], stride}; }
+};
+
+// A 16 × 16 block becomes its transpose: in each step, rows w apart exchange their off-diagonal squares of width w.
+inline void transpose(floats (&block)[lanes]) {
+#pragma GCC unroll 4
+    for (int w = 1; w < lanes; w *= 2) {
+        ints upper, lower;
+        for (int j = 0; j < lanes; j++) upper[j] = j & w ? lanes + j - w : j, lower[j] = j & w ? lanes + j : j + w;
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; i++) {
+            if (i & w) continue;
+            const floats a = block[i], b = block[i + w];
+            block[i]     = __builtin_shuffle(a, b, upper);
+            block[i + w] = __builtin_shuffle(a, b, lower);
+        }
+    }
+}
+
+// tile (padded, Dp) = n rows as fp32, zeros after them and to their right.
+template <class X>
+void load_tile(float* tile, Rows<const X> rows, int64_t n, int64_t padded, int64_t D, int64_t Dp) {
+    for (int64_t i = 0; i < n; i++)
+        for_lanes(D, [&](int64_t d, auto some) { store(tile + i * Dp + d, load(rows[i] + d, some)); });
+    std::fill(tile + n * Dp, tile + padded * Dp, 0.f);
+}
+
+// columns (Dp, queries) = n rows turned on their side, zeros around them.
+template <class X> void load_columns(float* columns, Rows<const X> rows, int64_t n, int64_t D) {
+    for (int64_t q = 0; q < queries; q += lanes)
+        for_lanes(D, [&](int64_t d, auto some) {
+            floats block[lanes];
+            for (int i = 0; i < lanes; i++) block[i] = q + i < n ? load(rows[q + i] + d, some) : floats{};
+            transpose(block);
+            for (int i = 0; i < lanes; i++) store(columns + (d + i) * queries + q, block[i]);
+        });
+}
+
+// n rows = factor_q × columns (Dp, queries), turned back.
+template <class X>
+void store_columns(Rows<X> rows, const float* columns, const float* factor, int64_t n, int64_t D) {
+    for (int64_t q = 0; q < n; q += lanes)
+        for_lanes(D, [&](int64_t d, auto some) {
+            floats block[lanes];
+            for (int i = 0; i < lanes; i++) block[i] = load(columns + (d + i) * queries + q) * load(factor + q);
+            transpose(block);
+            for (int i = 0; i < lanes && q + i < n; i++) store(rows[q + i] + d, block[i], some);
+        });
+}
+
+// Buffers that a thread keeps between calls.
+template <class Buffers> Buffers& mine() {
+    static thread_local const std::unique_ptr<Buffers> buffers(new Buffers);
+    return *buffers;
+}
+
+// Pieces that one head's work is cut into so that few heads still occupy many threads. A function of the shapes alone: the
+// order of sums, and so every bit of the result, is the same for any number of threads.
+inline int64_t pieces_per_head(int64_t heads, int64_t most) {
+    return std::clamp<int64_t>((16 + heads - 1) / heads, 1, most);
+}
+
+// ---- who sees whom ------------------------------------------------------------------------------------------------------
+
+// Where a head's queries stand among the keys: query t is at position past + t.
+struct Sight {
+    const int32_t* starts;  // of this sequence, or null
+    int64_t        window, past;
+    int64_t first(int64_t t) const { return first_key(past + t, starts ? starts[t] : 0, window); }
+};
+
+struct Panel {
+    int64_t row, n;                         // queries [row, row + n), n <= 32
+    int64_t begin = INT64_MAX, end;         // keys that some of them see
+    int64_t all_begin = 0, all_end;         // keys that all of them see
+    ints    first[2], last[2];              // keys that each of them sees, inclusive; nothing for lanes past n
+
+    Panel(const Sight& sight, int64_t row, int64_t T) : row(row), n(std::min<int64_t>(queries, T - row)) {
+        end     = sight.past + row + n;
+        all_end = sight.past + row + 1;
+        for (int64_t i = 0; i < queries; i++) {
+            first[i / lanes][i % lanes] = i < n ? int32_t(sight.first(row + i)) : INT_MAX;
+            last[i / lanes][i % lanes]  = i < n ? int32_t(sight.past + row + i) : -1;
+            if (i >= n) continue;
+            begin     = std::min(begin, sight.first(row + i));
+            all_begin = std::max(all_begin, sight.first(row + i));
+        }
+    }
+
+    // Sets to -inf what the mask hides in the scores (n, queries) of keys [key, key + n): nothing, away from the border.
+    void hide(float* scores, int64_t key, int64_t n) const {
+        if (key >= all_begin && key + n <= all_end) return;
+        for (int64_t s = 0; s < n; s++)
+            for (int v = 0; v < 2; v++) {
+                float*     p      = scores + s * queries + v * lanes;
+                const ints at     = int32_t(key + s) - ints{};
+                const ints hidden = (at < first[v]) | (at > last[v]);
+                store(p, hidden ? broadcast(-INFINITY) : load(p));
+            }
+    }
+};
+
+// e^x for what a softmax asks: x up to about 0 (88 is safe), -inf included. Half the work of exp(), which guards both ends and reaches
+// further: within 2 ulp, 0 below -87, NaN stays NaN.
+inline floats exp_down(floats x) {
+    const floats low   = broadcast(-87.f), magic = broadcast(12582912.f);  // 1.5·2^23: adding it rounds to an integer
+    const floats c     = x < low ? low : x;
+    const floats t     = c * 1.44269504088896341f + magic;
+    const floats k     = t - magic;
+    const floats r     = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // |r| <= ln2/2, ln2 in two pieces (Cody and Waite)
+    floats       p     = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p                  = p * r + 8.3334519073e-3f;
+    p                  = p * r + 4.1665795894e-2f;
+    p                  = p * r + 1.6666665459e-1f;
+    p                  = p * r + 5.0000001201e-1f;
+    p                  = p * (r * r) + (r + 1.f);
+    const floats power = reinterpret_cast<floats>((reinterpret_cast<ints>(t) << 23) + (127 << 23));  // 2^k: t ends in k
+    return x < low ? floats{} : p * power;
+}
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+struct ForwardPanel {
+    alignas(64) float q[max_D * queries], acc[max_D * queries];  // (Dp, queries)
+    alignas(64) float m[queries], l[queries];
+};
+
+// Scores become exp(scale s - m) in place, for the new m of each query; l and acc follow.
+inline void online_softmax(ForwardPanel& f, float* scores, int64_t n, float scale, int64_t Dp) {
+    for (int v = 0; v < queries; v += lanes) {
+        const floats old = load(f.m + v);
+        floats       m   = old;
+        for (int64_t s = 0; s < n; s++) m = max(m, load(scores + s * queries + v) * scale);
+        floats sum = {};
+        for (int64_t s = 0; s < n; s++) {
+            const floats p = exp_down(load(scores + s * queries + v) * scale - m);
+            store(scores + s * queries + v, p);
+            sum += p;
+        }
+        const floats shrink = exp_down(old - m);
+        store(f.m + v, m);
+        store(f.l + v, load(f.l + v) * shrink + sum);
+        for (int64_t d = 0; d < Dp; d++) store(f.acc + d * queries + v, load(f.acc + d * queries + v) * shrink);
+    }
+}
+
+struct ForwardBuffers {
+    ForwardPanel      panel[2];
+    alignas(64) float k[keys * max_D], v[keys * max_D];  // (keys, Dp)
+    alignas(64) float scores[keys * queries];
+};
+
+// Two panels, [row, row + 64), against all the keys they see, so that each tile of keys is loaded for both.
+template <class X>
+void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Rows<const X> v, int64_t row, int64_t T,
+                  int64_t D, const Sight& sight, float scale) {
+    const int64_t   Dp = round_up(D, lanes);
+    ForwardBuffers& b  = mine<ForwardBuffers>();
+    const Panel     panels[2] = {{sight, row, T}, {sight, std::min(row + queries, T), T}};
+    for (int i = 0; i < 2; i++) {
+        load_columns(b.panel[i].q, q.from(panels[i].row), panels[i].n, D);
+        std::fill_n(b.panel[i].acc, Dp * queries, 0.f);
+        std::fill_n(b.panel[i].m, queries, -FLT_MAX);
+        std::fill_n(b.panel[i].l, queries, 0.f);
+    }
+
+    const int64_t end = panels[1].end;
+    for (int64_t key = std::min(panels[0].begin, panels[1].begin); key < end; key += keys) {
+        const int64_t n = std::min(keys, end - key);
+        load_tile(b.k, k.from(key), n, round_up(n, 8), D, Dp);
+        load_tile(b.v, v.from(key), n, round_up(n, 8), D, Dp);
+        for (int i = 0; i < 2; i++) {
+            const Panel& p = panels[i];
+            if (p.n == 0 || key >= p.end || key + n <= p.begin) continue;
+            const int64_t seen = round_up(std::min(n, p.end - key), 8);
+            product(b.scores, seen, queries, Dp, {b.k, Dp, 1}, b.panel[i].q, false);
+            p.hide(b.scores, key, seen);
+            online_softmax(b.panel[i], b.scores, seen, scale, Dp);
+            product(b.panel[i].acc, Dp, queries, seen, {b.v, 1, Dp}, b.scores, true);
+        }
+    }
+
+    for (int i = 0; i < 2; i++) {
+        const Panel&  p = panels[i];
+        ForwardPanel& f = b.panel[i];
+        float         inverse[queries];
+        for (int64_t j = 0; j < queries; j++) inverse[j] = 1.f / f.l[j];
+        store_columns(out.from(p.row), f.acc, inverse, p.n, D);
+        if (lse)
+            for (int64_t j = 0; j < p.n; j++) lse[p.row + j] = f.m[j] + std::log(f.l[j]);
+    }
+}
+
+template <class X> void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window) {
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
+    parallel_tasks(B * H * blocks, [&](int64_t i) {
+        const int64_t b = i / blocks / H, h = i / blocks % H, block = blocks - 1 - i % blocks;  // the longest rows first
+        const X*      q = qkv.data<X>() + (b * T * 3 * H + h) * D;
+        const Sight   sight{starts ? starts.data<int32_t>() + b * T : nullptr, window, 0};
+        forward_rows<X>({out.data<X>() + (b * T * H + h) * D, H * D}, lse.data<float>() + (b * H + h) * T,
+                        {q, 3 * H * D}, {q + H * D, 3 * H * D}, {q + 2 * H * D, 3 * H * D}, block * 2 * queries, T, D,
+                        sight, scale);
+    });
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+
+struct BackwardBuffers {
+    alignas(64) float q[queries * max_D], dout[queries * max_D];             // (queries, Dp)
+    alignas(64) float q_columns[max_D * queries], dout_columns[max_D * queries], dq_columns[max_D * queries];  // (Dp, queries)
+    alignas(64) float k[keys * max_D], v[keys * max_D];                      // (keys, Dp)
+    alignas(64) float p[keys * queries], ds[keys * queries];
+    alignas(64) float lse[queries], delta[queries];
+};
+
+// p = exp(scale s - lse) over the scores, ds = p (dp - delta) over dp.
+inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale) {
+    for (int64_t s = 0; s < n; s++)
+        for (int v = 0; v < queries; v += lanes) {
+            const int64_t i  = s * queries + v;
+            const floats  pi = exp_down(load(p + i) * scale - load(lse + v));
+            store(p + i, pi);
+            store(ds + i, pi * (load(ds + i) - load(delta + v)));
+        }
+}
+
+template <class X> struct Head {  // inputs of one head, and where its gradients go
+    Rows<const X> q, k, v, out, dout;
+    Rows<X>       dq, dk, dv;
+    const float*  lse;
+    int64_t       T, D;
+};
+
+// One panel of queries against all the keys it sees: writes dq, adds to dk and dv (T, Dp).
+template <class X>
+void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, float scale) {
+    const int64_t    Dp = round_up(h.D, lanes), n = panel.n;
+    BackwardBuffers& b  = mine<BackwardBuffers>();
+    load_tile(b.q, h.q.from(panel.row), n, queries, h.D, Dp);
+    load_tile(b.dout, h.dout.from(panel.row), n, queries, h.D, Dp);
+    load_columns(b.q_columns, h.q.from(panel.row), n, h.D);
+    load_columns(b.dout_columns, h.dout.from(panel.row), n, h.D);
+    std::fill_n(b.dq_columns, Dp * queries, 0.f);
+    for (int64_t i = 0; i < queries; i++) {
+        floats dot = {};
+        if (i < n)
+            for_lanes(h.D, [&](int64_t d, auto some) {
+                dot += load(h.out[panel.row + i] + d, some) * load(b.dout + i * Dp + d);
+            });
+        b.delta[i] = sum(dot);
+        b.lse[i]   = i < n ? h.lse[panel.row + i] : 0.f;
+    }
+
+    for (int64_t key = panel.begin; key < panel.end; key += keys) {
+        const int64_t real = std::min(keys, panel.end - key), seen = round_up(real, 8);
+        load_tile(b.k, h.k.from(key), real, seen, h.D, Dp);
+        load_tile(b.v, h.v.from(key), real, seen, h.D, Dp);
+        const Matrix k{b.k, Dp, 1}, v{b.v, Dp, 1}, p{b.p, queries, 1}, ds{b.ds, queries, 1};
+        product(b.p, seen, queries, Dp, k, b.q_columns, false);
+        panel.hide(b.p, key, seen);
+        product(b.ds, seen, queries, Dp, v, b.dout_columns, false);
+        softmax_backward(b.p, b.ds, b.lse, b.delta, seen, scale);
+        product(dv + key * Dp, seen, Dp, queries, p, b.dout, true);
+        product(dk + key * Dp, seen, Dp, queries, ds, b.q, true);
+        product(b.dq_columns, Dp, queries, seen, k.turned(), b.ds, true);
+    }
+    float factor[queries];
+    std::fill_n(factor, queries, scale);
+    store_columns(h.dq.from(panel.row), b.dq_columns, factor, n, h.D);
+}
+
+// Memory for sums of a whole call, kept by the calling thread.
+inline float* scratch(int64_t n) {
+    struct alignas(64) Line {
+        float x[lanes];
+    };
+    static thread_local std::vector<Line> lines;
+    if (int64_t(lines.size()) * lanes < n) lines = std::vector<Line>(round_up(n, lanes) / lanes);
+    return lines.data()->x;
+}
+
+// gradient rows = factor × (the sum over parts, in order).
+template <class X>
+void store_sum(Rows<X> gradient, const float* parts, int64_t count, int64_t apart, int64_t T, int64_t D, float factor) {
+    const int64_t Dp = round_up(D, lanes);
+    for (int64_t t = 0; t < T; t++)
+        for_lanes(D, [&](int64_t d, auto some) {
+            floats total = {};
+            for (int64_t i = 0; i < count; i++) total += load(parts + i * apart + t * Dp + d);
+            store(gradient[t] + d, total * factor, some);
+        });
+}
+
+template <class X>
+void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
+                        int64_t window) {
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    const auto    head = [&](int64_t i) {
+        const int64_t b = i / H, h = i % H, of_x = (b * T * H + h) * D, of_qkv = (b * T * 3 * H + h) * D;
+        const X*      q  = qkv.data<X>() + of_qkv;
+        X*            dq = dqkv.data<X>() + of_qkv;
+        const int64_t apart = 3 * H * D;
+        return Head<X>{{q, apart}, {q + H * D, apart}, {q + 2 * H * D, apart}, {out.data<X>() + of_x, H * D},
+                       {dout.data<X>() + of_x, H * D}, {dq, apart}, {dq + H * D, apart}, {dq + 2 * H * D, apart},
+                       lse.data<float>() + i * T, T, D};
+    };
+    // Each part of a head is every parts-th panel and has its own sums for dk and dv: (T + 8, Dp) each, because the last tile is
+    // rounded up to 8 keys. With one part per head the sums are finished before the next head begins, so a thread needs one set.
+    const int64_t panels = (T + queries - 1) / queries, parts = pieces_per_head(B * H, panels);
+    const int64_t half = (T + 8) * round_up(D, lanes), set = 2 * half;
+    float* const  sums = scratch(set * (parts == 1 ? omp_get_max_threads() : B * H * parts));
+
+    const auto finish = [&](int64_t i, const float* first) {
+        const Head<X> h = head(i);
+        store_sum(h.dk, first, parts, set, T, D, scale);
+        store_sum(h.dv, first + half, parts, set, T, D, 1.f);
+    };
+    parallel_tasks(B * H * parts, [&](int64_t task) {
+        const int64_t i  = task / parts;
+        float* const  dk = sums + set * (parts == 1 ? omp_get_thread_num() : task);
+        std::fill_n(dk, set, 0.f);
+        const Sight sight{starts ? starts.data<int32_t>() + i / H * T : nullptr, window, 0};
+        for (int64_t p = task % parts; p < panels; p += parts)
+            backward_panel(head(i), dk, dk + half, Panel(sight, p * queries, T), scale);
+        if (parts == 1) finish(i, dk);
+    });
+    if (parts > 1) parallel_tasks(B * H, [&](int64_t i) { finish(i, sums + set * i * parts); });
+}
+
+// ---- with a cache ---------------------------------------------------------------------------------------------------
+
+// One query against keys [begin, end) of a cache: acc (D) = Σ exp(s - m) v, and m and l.
+struct Partial {
+    float             m, l;
+    alignas(64) float acc[max_D];
+};
+
+template <class X>
+void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int64_t begin, int64_t end, int64_t D, float scale) {
+    alignas(64) float qf[max_D], score[keys];
+    const int64_t     Dp = round_up(D, lanes);
+    load_tile(qf, Rows<const X>{q, 0}, 1, 1, D, Dp);
+    const auto at = [=](int64_t key) { return std::min(key, end - 1); };  // keys past the end repeat the last, with p = 0
+    std::fill_n(out.acc, Dp, 0.f);
+    out.m = -FLT_MAX, out.l = 0;
+    for (int64_t key = begin; key < end; key += keys) {
+        const int64_t n = std::min(keys, end - key);
+        for (int64_t s = 0; s < n; s += lanes) {
+            floats dot[lanes];  // 16 keys at a time, so that the sums across lanes become sums of vectors
+            for (int i = 0; i < lanes; i++) {
+                dot[i] = floats{};
+                for_lanes(D, [&](int64_t d, auto some) { dot[i] += load(qf + d) * load(k[at(key + s + i)] + d, some); });
+            }
+            transpose(dot);
+            for (int i = 1; i < lanes; i++) dot[0] += dot[i];
+            store(score + s, dot[0] * scale);
+        }
+        std::fill(score + n, score + keys, -INFINITY);
+        floats top = broadcast(out.m), total = {};
+        for (int64_t s = 0; s < keys; s += lanes) top = max(top, load(score + s));
+        const float m = max(top);
+        for (int64_t s = 0; s < keys; s += lanes) {
+            const floats p = exp_down(load(score + s) - m);
+            store(score + s, p);
+            total += p;
+        }
+        const float shrink = exp_down(broadcast(out.m - m))[0];
+        out.m = m, out.l = out.l * shrink + sum(total);
+        for_lanes(D, [&](int64_t d, auto some) {
+            floats a[4] = {load(out.acc + d) * shrink};  // four chains, because one would wait for its own additions
+            for (int64_t s = 0; s < n; s += 4)
+                for (int i = 0; i < 4; i++) a[i] += score[s + i] * load(v[at(key + s + i)] + d, some);
+            store(out.acc + d, (a[0] + a[1]) + (a[2] + a[3]));
+        });
+    }
+}
+
+template <class X>
+void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window) {
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], S = k_cache.shape[2];
+    const auto    q = [&](int64_t i) { return Rows<const X>{qkv.data<X>() + (i / H * T * 3 * H + i % H) * D, 3 * H * D}; };
+    const auto    y = [&](int64_t i) { return Rows<X>{out.data<X>() + (i / H * T * H + i % H) * D, H * D}; };
+    const auto    k = [&](int64_t i) { return Rows<X>{k_cache.data<X>() + i * S * D, D}; };
+    const auto    v = [&](int64_t i) { return Rows<X>{v_cache.data<X>() + i * S * D, D}; };
+    const auto    of = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
+    parallel_ranges(B * H, 64 / T + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++)
+            for (int64_t t = 0; t < T; t++) {
+                std::copy_n(q(i)[t] + H * D, D, k(i)[past + t]);
+                std::copy_n(q(i)[t] + 2 * H * D, D, v(i)[past + t]);
+            }
+    });
+
+    if (T > 1) {
+        const Sight   sight{nullptr, window, past};
+        const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
+        return parallel_tasks(B * H * blocks, [&](int64_t task) {
+            const int64_t i = task / blocks, block = blocks - 1 - task % blocks;
+            forward_rows<X>(y(i), nullptr, q(i), of(k(i)), of(v(i)), block * 2 * queries, T, D, sight, scale);
+        });
+    }
+    const int64_t begin = first_key(past, 0, window), end = past + 1;
+    const int64_t parts = pieces_per_head(B * H, (end - begin + keys - 1) / keys);
+    static thread_local std::vector<Partial> kept;
+    kept.resize(std::max<size_t>(kept.size(), B * H * parts));
+    Partial* const partial = kept.data();
+    parallel_tasks(B * H * parts, [&](int64_t task) {
+        const int64_t i = task / parts, p = task % parts, n = end - begin;
+        attend_one<X>(partial[task], q(i)[0], of(k(i)), of(v(i)), begin + n * p / parts, begin + n * (p + 1) / parts, D, scale);
+    });
+    for (int64_t i = 0; i < B * H; i++) {  // the parts of each head, in order
+        const Partial* part = partial + i * parts;
+        float          m = -FLT_MAX, l = 0;
+        for (int64_t p = 0; p < parts; p++) m = std::max(m, part[p].m);
+        for (int64_t p = 0; p < parts; p++) l += part[p].l * std::exp(part[p].m - m);
+        for_lanes(D, [&](int64_t d, auto some) {
+            floats acc = {};
+            for (int64_t p = 0; p < parts; p++) acc += load(part[p].acc + d) * std::exp(part[p].m - m);
+            store(y(i)[0] + d, acc / l, some);
+        });
+    }
+}
+
+}  // namespace cpu
+
+// ---- doors ------------------------------------------------------------------------------------------------------------
+
+static void check_attention(const char* op, const Tensor& qkv, float scale, int64_t window) {
+    CHECK(qkv && qkv.shape.dims == 5 && qkv.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, qkv.str());
+    CHECK(qkv.shape[4] >= 1 && qkv.shape[4] <= cpu::max_D, "{}: head width {} in qkv {}, expected 1..{}", op, qkv.shape[4],
+          qkv.str(), cpu::max_D);
+    CHECK(qkv.shape[1] < INT_MAX, "{}: {} rows in qkv {}, positions are 32 bits", op, qkv.shape[1], qkv.str());
+    CHECK(scale > 0 && std::isfinite(scale), "{}: scale is {}, expected a positive number such as 1/sqrt(D)", op, scale);
+    CHECK(window >= 1, "{}: window is {}, expected at least 1: every row sees itself", op, window);
+}
+
+void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window, Stream s) {
+    check_attention(__func__, qkv, scale, window);
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
+    expect(lse, (Shape{B, H, T}), DType::F32, qkv);
+    expect_maybe(starts, (Shape{B, T}), DType::I32, qkv);
+    RUN_ON(s, attention_forward, out, lse, qkv, starts, scale, window);
+}
+
+void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
+                        int64_t window, Stream s) {
+    check_attention(__func__, qkv, scale, window);
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    expect(dqkv, qkv.shape, qkv.dtype, qkv);
+    expect(dout, (Shape{B, T, H, D}), qkv.dtype, qkv);
+    expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
+    expect(lse, (Shape{B, H, T}), DType::F32, qkv);
+    expect_maybe(starts, (Shape{B, T}), DType::I32, qkv);
+    RUN_ON(s, attention_backward, dqkv, dout, out, lse, qkv, starts, scale, window);
+}
+
+void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window,
+                      Stream s) {
+    check_attention(__func__, qkv, scale, window);
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    CHECK(k_cache && k_cache.shape.dims == 4, "attention_cached: k_cache is {}, expected (B,H,S,D)", k_cache.str());
+    const int64_t S = k_cache.shape[2];
+    expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
+    expect(k_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
+    expect(v_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
+    CHECK(past >= 0 && past <= S - T && S < INT_MAX, "attention_cached: {} new rows at {} in a cache {}: it holds {}", T, past,
+          k_cache.str(), S);
+    RUN_ON(s, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
+}

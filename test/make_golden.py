@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Makes test/golden/NAME/: tiny random models and what PyTorch and transformers compute with them.
+
+    python3 -m venv v && v/bin/pip install torch transformers numpy && v/bin/python test/make_golden.py
+
+Each folder holds
+    config.json, model.safetensors   a model as save_pretrained() writes it; the weights are float32
+    golden.safetensors               ids (B,T+1) int32; logits (B,T,V); grad.NAME for every weight NAME of the model;
+                                     train_ids (20,B,T+1) int32. Computed in float64, stored as float32
+    golden.json                      loss of `ids`; the settings of a run of 20 AdamW steps on train_ids, the learning
+                                     rate of each step, and per step the loss before the update and the gradient norm,
+                                     in float64 and in float32
+
+Position t of a row of ids predicts position t + 1, so tokens are ids[:, :T] and targets ids[:, 1:]. Not run by
+`make test`: the outputs are committed, and golden.json names the versions that made them. In the float64 run
+transformers still takes the rotary sines and cosines from float32.
+"""
+import copy
+import json
+import math
+import pathlib
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
+
+STEPS, WARMUP, PEAK, FINAL = 20, 5, 1e-2, 1e-3
+ADAMW = dict(betas=(0.9, 0.95), eps=1e-8)
+DECAY, CLIP = 0.1, 1.0
+
+
+def learning_rate(step):
+    """Update `step` (0..19): linear over WARMUP updates to PEAK, then a cosine that is at FINAL in the last update."""
+    if step < WARMUP:
+        return PEAK * (step + 1) / WARMUP
+    progress = (step + 1 - WARMUP) / (STEPS - WARMUP)
+    return FINAL + (PEAK - FINAL) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def loss_of(model, ids):
+    logits = model(ids[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten().long()), logits
+
+
+def train(model, batches):
+    """Losses and gradient norms of the run; decay on matrices and embeddings, none on biases and norms."""
+    params = list(model.parameters())
+    groups = [{"params": [p for p in params if p.dim() >= 2], "weight_decay": DECAY},
+              {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.0, foreach=False, **ADAMW)
+    losses, norms = [], []
+    for step in range(STEPS):
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(step)
+        adamw.zero_grad()
+        loss, _ = loss_of(model, batches[step])
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(params, CLIP).item())
+        losses.append(loss.item())
+        adamw.step()
+    return losses, norms
+
+
+def make(name, model, batch, seed):
+    folder = pathlib.Path(__file__).parent / "golden" / name
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # larger than at initialisation, biases and norms too, so that every term counts
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * (0.15 if p.dim() >= 2 else 0.05))
+    model.eval()
+    model.save_pretrained(folder)
+
+    T, V = model.config.max_position_embeddings, model.config.vocab_size
+    ids = torch.randint(0, V, (batch, T + 1), generator=generator, dtype=torch.int32)
+    # Something to learn: each id follows from the one before, with one exception in eight.
+    batches = torch.randint(0, V, (STEPS, batch, T + 1), generator=generator, dtype=torch.int32)
+    surprise = torch.rand(batches.shape, generator=generator) < 0.125
+    for t in range(1, T + 1):
+        follows = (batches[:, :, t - 1] * 7 + 3) % V
+        batches[:, :, t] = torch.where(surprise[:, :, t], batches[:, :, t], follows)
+
+    exact = copy.deepcopy(model).double()
+    loss, logits = loss_of(exact, ids)
+    loss.backward()
+    arrays = {"ids": ids, "train_ids": batches, "logits": logits.detach().float()}
+    arrays.update({"grad." + n: p.grad.float() for n, p in exact.named_parameters()})
+    save_file({n: a.contiguous() for n, a in arrays.items()}, folder / "golden.safetensors", {"format": "pt"})
+
+    losses64, norms64 = train(copy.deepcopy(model).double(), batches)
+    losses32, norms32 = train(copy.deepcopy(model), batches)
+    golden = {
+        "made_by": f"test/make_golden.py with torch {torch.__version__}, transformers {transformers.__version__}",
+        "loss": loss.item(),
+        "adamw": {"beta1": ADAMW["betas"][0], "beta2": ADAMW["betas"][1], "eps": ADAMW["eps"], "weight_decay": DECAY,
+                  "decays": "tensors of two dimensions", "clip": CLIP},
+        "schedule": {"kind": "cosine", "steps": STEPS, "warmup_steps": WARMUP, "learning_rate": PEAK,
+                     "final_learning_rate": FINAL},
+        "learning_rates": [learning_rate(s) for s in range(STEPS)],
+        "losses_float64": losses64, "norms_float64": norms64,
+        "losses_float32": losses32, "norms_float32": norms32,
+    }
+    (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    (folder / "generation_config.json").unlink()
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    worst = max(abs(a - b) / abs(b) for a, b in zip(losses32, losses64))
+    print(f"{name}: loss {loss.item():.6f}; 20 steps {losses64[0]:.4f} -> {losses64[-1]:.4f}, "
+          f"norms {min(norms64):.2f}..{max(norms64):.2f}; float32 within {worst:.1e} of float64")
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    no_dropout = dict(attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
+    torch.manual_seed(1)
+    make("gpt2", GPT2LMHeadModel(GPT2Config(
+        vocab_size=61, n_positions=24, n_embd=32, n_head=4, n_layer=2, bos_token_id=0, eos_token_id=0, **no_dropout)),
+        batch=3, seed=11)
+
+    def neox(**changes):
+        settings = dict(vocab_size=67, max_position_embeddings=20, hidden_size=40, intermediate_size=56,
+                        num_attention_heads=5, num_hidden_layers=2, hidden_act="gelu", rotary_pct=0.25,
+                        use_parallel_residual=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+                        attention_dropout=0.0, hidden_dropout=0.0)
+        settings.update(changes)
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**settings))
+
+    torch.manual_seed(2)
+    make("gpt_neox", neox(), batch=2, seed=12)
+    # Sequential residual and a tied head; half of a head of 8 rotates, at another base; the tanh form of GELU.
+    torch.manual_seed(3)
+    make("gpt_neox_sequential", neox(use_parallel_residual=False, tie_word_embeddings=True, rotary_pct=0.5,
+                                     rotary_emb_base=500, hidden_act="gelu_fast"), batch=2, seed=13)
+
+
+if __name__ == "__main__":
+    main()
