@@ -109,6 +109,14 @@ static std::string fingerprint(Model& m) {
     return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));
 }
 
+// --resume with another --model than the run was started with: names the first field of config.json that differs.
+static void refuse_other_model(const Config& asked, const Config& saved, const Options& o) {
+    const auto ours = config_json(asked, DType::F32), theirs = config_json(saved, DType::F32);
+    for (const auto& [key, value] : theirs.items())
+        CHECK(!ours.contains(key) || ours[key] == value || key == "bos_token_id" || key == "eos_token_id",
+              "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key, ours[key].dump(), value.dump());
+}
+
 static int run(int argc, char** argv) {
     Options o;
     Flags   flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models", backends());
@@ -158,6 +166,7 @@ static int run(int argc, char** argv) {
     std::string start;
     if (o.resume) {
         start = newest_checkpoint(o.out);
+        refuse_other_model(config, read_config(start), o);
         state = load_checkpoint(start, model, adamw);
         CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
         CHECK(state.data_fingerprint == train.fingerprint(), "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",

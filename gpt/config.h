@@ -37,12 +37,12 @@ struct Config {
     int64_t window(int64_t /*layer*/) const { return INT64_C(1) << 40; }  // full attention: wider than any context
 
     void check() const {
-        CHECK(layers > 0 && width > 0 && heads > 0 && feed_forward > 0 && context > 0 && vocab > 0,
-              "{}: sizes must be positive, got {} layers, width {}, {} heads, feed-forward {}, context {}, vocabulary {}", name,
-              layers, width, heads, feed_forward, context, vocab);
         CHECK(layers <= 10000 && width <= 1 << 20 && heads <= width && feed_forward <= 1 << 22 && vocab <= 1 << 28 && context <= 1 << 28,
               "{}: sizes out of range: {} layers, width {}, {} heads, feed-forward {}, context {}, vocabulary {}", name, layers,
               width, heads, feed_forward, context, vocab);
+        CHECK(layers > 0 && width > 0 && heads > 0 && feed_forward > 0 && context > 0 && vocab > 0,
+              "{}: sizes must be positive, got {} layers, width {}, {} heads, feed-forward {}, context {}, vocabulary {}", name,
+              layers, width, heads, feed_forward, context, vocab);
         CHECK(width % heads == 0, "{}: width {} is not a multiple of {} heads", name, width, heads);
         CHECK(rope.dim >= 0 && rope.dim % 2 == 0 && rope.dim <= head_size(),
               "{}: rotary dimension {} must be even and at most the head size {}", name, rope.dim, head_size());

@@ -84,6 +84,10 @@ class OutputFile {
         }
     }
     void write(std::string_view text) { write(text.data(), int64_t(text.size())); }
+    // Over bytes that are already there: a header that counts what follows it.
+    void write_at(int64_t at, const void* data, int64_t bytes) {
+        CHECK_RUN(pwrite(file_, data, size_t(bytes), at) == bytes, "cannot write {}: {}", path_, os_error());
+    }
 
     void commit() {
         CHECK_RUN(fsync(file_) == 0, "cannot write {} to disk: {}", path_, os_error());

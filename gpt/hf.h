@@ -6,6 +6,7 @@
 #pragma once
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -118,7 +119,9 @@ class Fields {
     int64_t integer(const char* key) const {
         CHECK(has(key), "{}: the field \"{}\" is missing", path_, key);
         CHECK(json_[key].is_number_integer(), "{}: \"{}\" is {}, expected a whole number", path_, key, json_[key].dump());
-        return json_[key].get<int64_t>();
+        const int64_t value = json_[key].get<int64_t>();
+        CHECK(value > -(INT64_C(1) << 53) && value < INT64_C(1) << 53, "{}: \"{}\" is {}, out of range", path_, key, json_[key].dump());
+        return value;
     }
     int64_t integer(const char* key, int64_t absent) const { return has(key) ? integer(key) : absent; }
     double  number(const char* key, double absent) const {
@@ -330,8 +333,14 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, DT
         const Foreign f = foreign(form, r.name);
         rows.push_back({f.name, stored_name(dtype), foreign_shape(c, r, f.layout)});
     }
-    ModelWriter writer(folder, rows);
-    for (size_t i = 0; i < rows.size(); i++) {
+    // In the order of their names, as save_pretrained() has them, so that an unchanged model is the same file.
+    std::vector<size_t> order(rows.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rows[a].name < rows[b].name; });
+    std::vector<StoredRow> sorted;
+    for (size_t i : order) sorted.push_back(rows[i]);
+    ModelWriter writer(folder, sorted);
+    for (size_t i : order) {
         const ParamRow& r = ours[i];
         Shape filled = r.shape;
         if (is_vocab_table(r.name)) filled.dim[0] = c.vocab;

@@ -1,9 +1,9 @@
 // loader.h - token shards → batches
 //
-// Each shard is cut into windows of T + 1 tokens, T apart: T inputs and the T tokens that follow them. (What is left at the
-// end of a shard, and a shard of T tokens or fewer, is not used.) The W windows of all shards are numbered in the order of
-// the files' names; an epoch visits each once, in a shuffle that belongs to (seed, epoch). The n-th window of a run is therefore
-// the same for any batch size, number of processes or accumulation, and all there is to save is how many were taken.
+// Each shard is cut into windows of T + 1 tokens, T apart: T inputs and the T tokens that follow them. (What is left at
+// the end of a shard, and a shard of T tokens or fewer, is not used.) The windows of all shards are numbered in the
+// order of the files' names; an epoch visits each once, in a shuffle that belongs to (seed, epoch). So the n-th window
+// of a run is the same for any batch size, number of processes or accumulation, and all there is to save is n.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -16,9 +16,9 @@
 struct LoaderSettings {
     std::string pattern;                         // of glob(3)
     int64_t     batch = 1, context = 0;          // B sequences for this rank, T tokens each
-    int64_t     vocab   = 0;                     // the model's
-    uint64_t    seed    = 0;
-    int         rank = 0, world = 1;
+    int64_t     vocab = 0;                       // the model's; 0: any id is fine
+    uint64_t    seed  = 0;
+    int         rank = 0, world = 1;             // of the processes that share each step
     bool        shuffle = true;                  // false: in file order, for validation
 };
 
@@ -45,8 +45,9 @@ class Loader {
         }
         const auto shorter = [](const Shard& a, const Shard& b) { return a.tokens() < b.tokens(); };
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
-        CHECK(windows_ > 0, "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} in one shard, and the longest, "
-              "{}, has {}\n    use more text, or --context {} or less", set_.pattern, tokens(), shards_.size(), T + 1,
+        CHECK(windows_ > 0,
+              "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} in one shard, and the longest, {}, "
+              "has {}\n    use more text, or --context {} or less", set_.pattern, tokens(), shards_.size(), T + 1,
               longest->path(), longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
         ids_.resize(T + 1);
         inputs_.resize(B * T);
@@ -91,8 +92,10 @@ class Loader {
         uint64_t h = hash64("");
         for (const Shard& s : shards_) {
             const std::string_view bytes = s.file().text();
-            h = hash64(std::filesystem::path(s.path()).filename().string() + ":" + std::to_string(bytes.size()) + ":", h);
-            h = hash64(bytes.substr(bytes.size() - std::min<size_t>(bytes.size(), 4096)), hash64(bytes.substr(0, 4096), h));
+            const std::string      name  = std::filesystem::path(s.path()).filename().string();
+            h = hash64(fmt::format("{}:{}:", name, bytes.size()), h);
+            h = hash64(bytes.substr(0, 4096), h);
+            h = hash64(bytes.substr(bytes.size() - std::min<size_t>(bytes.size(), 4096)), h);
         }
         return fmt::format("{:016x}", mix64(h));
     }
@@ -102,7 +105,8 @@ class Loader {
         epoch += index / windows_;
         index %= windows_;
         if (!set_.shuffle) return index;
-        return int64_t(permutation(uint64_t(index), uint64_t(windows_), Random(set_.seed, "data order", epoch).word64(0)));
+        const uint64_t key = Random(set_.seed, "data order", uint64_t(epoch)).word64(0);
+        return int64_t(permutation(uint64_t(index), uint64_t(windows_), key));
     }
     void read_window(int64_t window) {
         const auto    after = std::upper_bound(first_window_.begin(), first_window_.end(), window);

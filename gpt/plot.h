@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -37,13 +38,15 @@ class Canvas {
     // Strokes collect as ink, at each pixel the strongest, and become visible together: crossings don't darken.
     void stroke(double x0, double y0, double x1, double y1, double thick) {
         const double dx = x1 - x0, dy = y1 - y0, length2 = dx * dx + dy * dy, reach = thick / 2 + 1;
-        const int    left = std::max(0, int(std::min(x0, x1) - reach)), right = std::min(width - 1, int(std::max(x0, x1) + reach));
-        const int    top = std::max(0, int(std::min(y0, y1) - reach)), bottom = std::min(height - 1, int(std::max(y0, y1) + reach));
+        const int    left = int(std::max(0., std::min(x0, x1) - reach)),
+                     right = int(std::min(width - 1., std::max(x0, x1) + reach));
+        const int    top = int(std::max(0., std::min(y0, y1) - reach)),
+                     bottom = int(std::min(height - 1., std::max(y0, y1) + reach));
         for (int y = top; y <= bottom; y++)
             for (int x = left; x <= right; x++) {
                 const double px = x + 0.5 - x0, py = y + 0.5 - y0;
-                const double t = length2 > 0 ? std::clamp((px * dx + py * dy) / length2, 0., 1.) : 0;
-                const double away = std::hypot(px - t * dx, py - t * dy);
+                const double t    = length2 > 0 ? std::clamp((px * dx + py * dy) / length2, 0., 1.) : 0;
+                const double ex = px - t * dx, ey = py - t * dy, away = std::sqrt(ex * ex + ey * ey);
                 float&       ink  = ink_[y * width + x];
                 ink               = std::max(ink, float(std::clamp(thick / 2 + 0.5 - away, 0., 1.)));
             }
@@ -60,14 +63,16 @@ class Canvas {
     void text(int x, int y, std::string s, Color c, Align align = left, bool up = false) {
         s = printable(s);
         std::vector<float> corners(s.size() * 400);  // quads of 4 × 16 bytes; no character has more than 16
-        const int quads = stb_easy_font_print(0, 0, s.data(), nullptr, corners.data(), int(corners.size() * sizeof(float)));
+        const int bytes = int(corners.size() * sizeof(float));
+        const int quads = stb_easy_font_print(0, 0, s.data(), nullptr, corners.data(), bytes);
         const int shift = align == left ? 0 : align == center ? text_width(s) / 2 : text_width(s);
         for (int q = 0; q < quads; q++) {
             const float* first = &corners[q * 16];
             const float* third = first + 8;
-            const int    l = int(2 * first[0]) - shift, t = int(2 * first[1]), r = int(2 * third[0]) - shift, b = int(2 * third[1]);
-            if (up) box(x + t, y - r, x + b, y - l, c);
-            else box(x + l, y + t, x + r, y + b, c);
+            const int    x0 = int(2 * first[0]) - shift, x1 = int(2 * third[0]) - shift;
+            const int    y0 = int(2 * first[1]), y1 = int(2 * third[1]);
+            if (up) box(x + y0, y - x1, x + y1, y - x0, c);
+            else box(x + x0, y + y0, x + x1, y + y1, c);
         }
     }
 
@@ -77,7 +82,8 @@ class Canvas {
         const auto  append = [](void* to, void* data, int size) {
             static_cast<std::string*>(to)->append(static_cast<const char*>(data), size);
         };
-        CHECK_RUN(stbi_write_png_to_func(append, &png, width, height, 3, rgb_.data(), 3 * width), "cannot encode {}", path);
+        const int done = stbi_write_png_to_func(append, &png, width, height, 3, rgb_.data(), 3 * width);
+        CHECK_RUN(done, "no memory to encode {}", path);
         file.write(png);
         file.commit();
     }
@@ -114,6 +120,10 @@ inline std::string short_number(double n) {
     return fmt::format("{:.4g}{}", n, unit);
 }
 
+inline std::string short_loss(double loss, int digits) {
+    return std::abs(loss) < 1e4 ? fmt::format("{:.{}f}", loss, digits) : fmt::format("{:.3g}", loss);
+}
+
 // What to show of the losses: all of them, unless a few are far above the rest, which then leave through the top.
 inline std::pair<double, double> loss_range(const std::vector<PlotPoint>& train, const std::vector<PlotPoint>& val) {
     std::vector<double> all;
@@ -122,22 +132,30 @@ inline std::pair<double, double> loss_range(const std::vector<PlotPoint>& train,
             if (std::isfinite(p.loss)) all.push_back(p.loss);
     if (all.empty()) return {0, 1};
     std::sort(all.begin(), all.end());
-    const double low = all.front(), most = all[all.size() * 9 / 10], high = std::min(all.back(), most + 3 * std::abs(most));
-    const double margin = std::max(0.05 * (high - low), 0.01 * std::max(std::abs(high), 1.));
-    return {low >= 0 ? std::max(low - margin, 0.) : low - margin, high + margin};
+    const double low = all.front(), most = all[all.size() * 9 / 10];
+    const double high = std::min(all.back(), 3 * std::abs(most) + 0.1);
+    const double margin = std::max(0.05 * (high - low), 0.02 * std::max(std::abs(high), 1.));
+    return {low - margin, high + margin};
 }
 
-// Averages over neighbouring points, about a hundred of them, so that the trend shows through the noise of batches.
-inline std::vector<PlotPoint> smooth(const std::vector<PlotPoint>& points) {
-    const int64_t          n = int64_t(points.size()), reach = n / 100;
-    std::vector<PlotPoint> trend(points);
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t near = std::min({reach, i, n - 1 - i});  // symmetric, so that a falling curve is not shifted
-        double        sum  = 0;
-        for (int64_t j = i - near; j <= i + near; j++) sum += points[j].loss;
-        trend[i].loss = sum / double(2 * near + 1);
+// The points themselves; or when there are many, two hundred averages of neighbours, each over the middle half of
+// the sorted losses: the trend shows through the noise of batches, and a spike does not move it.
+inline std::vector<PlotPoint> trend(const std::vector<PlotPoint>& points) {
+    const int64_t n = int64_t(points.size()), most = 200;
+    if (n <= most) return points;
+    std::vector<PlotPoint> averages;
+    for (int64_t k = 0; k <= most; k++) {
+        const int64_t       at    = k * (n - 1) / most;
+        const int64_t       reach = std::min({n / 100, at, n - 1 - at});  // symmetric: a falling curve is not shifted
+        std::vector<double> near;
+        for (int64_t j = at - reach; j <= at + reach; j++)
+            if (std::isfinite(points[j].loss)) near.push_back(points[j].loss);
+        if (near.empty()) continue;
+        std::sort(near.begin(), near.end());
+        const auto begin = near.begin() + near.size() / 4, end = near.end() - near.size() / 4;
+        averages.push_back({points[at].tokens, std::accumulate(begin, end, 0.) / double(end - begin)});
     }
-    return trend;
+    return averages;
 }
 
 inline void loss_png(const std::string& path, const std::string& title, const std::vector<PlotPoint>& train,
@@ -145,7 +163,7 @@ inline void loss_png(const std::string& path, const std::string& title, const st
     const Color black{0.1f, 0.1f, 0.12f}, grey{0.4f, 0.4f, 0.42f}, grid{0.9f, 0.9f, 0.91f}, white{1, 1, 1};
     const Color pale_blue{0.74f, 0.83f, 0.94f}, blue{0.12f, 0.39f, 0.71f}, orange{0.88f, 0.4f, 0.04f};
     Canvas      c(1200, 800);
-    const int   left = 110, right = c.width - 40, top = 70, bottom = c.height - 90;
+    const int   left = 130, right = c.width - 40, top = 70, bottom = c.height - 90;
 
     double last_token = 1;
     for (const auto* points : {&train, &val})
@@ -153,7 +171,7 @@ inline void loss_png(const std::string& path, const std::string& title, const st
     const auto [low, high] = loss_range(train, val);
     const auto x_of = [&](double tokens) { return left + tokens / last_token * (right - left - 20); };
     const auto y_of = [&, low = low, high = high](double loss) {
-        return std::max(bottom - (loss - low) / (high - low) * (bottom - top), -1e4);  // far above the picture is far enough
+        return std::max(bottom - (loss - low) / (high - low) * (bottom - top), -1e4);  // far above is far enough
     };
 
     c.text((left + right) / 2, 28, title.size() > 90 ? title.substr(0, 87) + "..." : title, black, Canvas::center);
@@ -167,42 +185,41 @@ inline void loss_png(const std::string& path, const std::string& title, const st
     for (double i = std::ceil(low / y_step); i * y_step <= high; i++) {
         const int y = int(y_of(i * y_step));
         c.box(left, y, right, y + 1, grid);
-        c.text(left - 12, y - 7, fmt::format("{:.{}f}", i * y_step, digits), grey, Canvas::right);
+        c.text(left - 12, y - 7, short_loss(i * y_step, digits), grey, Canvas::right);
     }
     c.text((left + right) / 2, bottom + 50, "tokens", black, Canvas::center);
     c.text(24, (top + bottom) / 2, "loss (nats per token)", black, Canvas::center, true);
 
-    const auto draw = [&](const std::vector<PlotPoint>& points, double thick, double dot, Color color) {
-        const PlotPoint* before = nullptr;
-        for (const PlotPoint& p : points) {
-            const bool shown = std::isfinite(p.loss);
-            if (shown && before) c.stroke(x_of(before->tokens), y_of(before->loss), x_of(p.tokens), y_of(p.loss), thick);
-            if (shown && dot > 0) c.stroke(x_of(p.tokens), y_of(p.loss), x_of(p.tokens), y_of(p.loss), dot);
-            before = shown ? &p : nullptr;
-        }
-        c.show_ink(left, top, right, bottom, color);
-    };
-    if (train.size() >= 200) draw(train, 1.2, 0, pale_blue);
-    draw(smooth(train), 2.4, train.size() < 50 ? 6 : 0, blue);
-    draw(val, 1.6, 9, orange);
-
     c.box(left, top, left + 2, bottom, grey);
     c.box(left, bottom - 2, right, bottom, grey);
 
-    const auto last = [](const std::vector<PlotPoint>& points) {
-        return points.empty() ? std::string("none yet") : fmt::format("{:.4f}", points.back().loss);
+    const auto draw = [&](const std::vector<PlotPoint>& points, double thick, double dot, Color color) {
+        const PlotPoint* before = nullptr;
+        for (const PlotPoint& p : points) {
+            const bool   shown = std::isfinite(p.loss);
+            const double x = x_of(p.tokens), y = shown ? y_of(p.loss) : 0;
+            if (shown && before) c.stroke(x_of(before->tokens), y_of(before->loss), x, y, thick);
+            if (shown && dot > 0) c.stroke(x, y, x, y, dot);
+            before = shown ? &p : nullptr;
+        }
+        c.show_ink(left - 5, top, right, bottom, color);
     };
-    const std::string legend[] = {"training    " + last(train), "validation  " + last(val)};
-    const int         wide     = 70 + std::max(Canvas::text_width(legend[0]), Canvas::text_width(legend[1]));
-    const int         x = right - wide - 16, y = top + 16;
-    c.box(x - 1, y - 1, right - 15, y + 77, grid);
-    c.box(x, y, right - 16, y + 76, white);
-    c.stroke(x + 14, y + 23, x + 44, y + 23, 2.4);
-    c.show_ink(x, y, right, y + 76, blue);
-    c.stroke(x + 14, y + 53, x + 44, y + 53, 1.6);
-    c.stroke(x + 29, y + 53, x + 29, y + 53, 9);
-    c.show_ink(x, y, right, y + 76, orange);
-    c.text(x + 56, y + 16, legend[0], black);
-    c.text(x + 56, y + 46, legend[1], black);
+    const std::vector<PlotPoint> averages = trend(train);
+    if (averages.size() < train.size()) draw(train, 1.2, 0, pale_blue);
+    draw(averages, 2.4, train.size() < 50 ? 6 : 0, blue);
+    draw(val, 1.6, 9, orange);
+
+    const int x = right - 276, y = top + 16;
+    c.box(x - 1, y - 1, x + 261, y + 77, grid);
+    c.box(x, y, x + 260, y + 76, white);
+    const auto legend = [&](int line, const char* name, double thick, double dot, Color color, const auto& points) {
+        c.stroke(x + 14, line + 7, x + 44, line + 7, thick);
+        c.stroke(x + 29, line + 7, x + 29, line + 7, dot);
+        c.show_ink(x, y, right, y + 76, color);
+        c.text(x + 56, line, name, black);
+        c.text(x + 246, line, points.empty() ? "-" : short_loss(points.back().loss, 4), black, Canvas::right);
+    };
+    legend(y + 16, "training", 2.4, 0, blue, train);
+    legend(y + 46, "validation", 1.6, 9, orange, val);
     c.save(path);
 }

@@ -4,7 +4,7 @@
 //   header    JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …}, padded with spaces
 //   data      the tensors back to back, without holes; offsets count from here
 //
-// Nothing in a file is believed: every length, offset, size, dtype and shape is checked against the bytes that are there.
+// Nothing in a file is believed: lengths, offsets, dtypes and shapes are checked against the bytes that are there.
 #pragma once
 #include <algorithm>
 #include <filesystem>
@@ -138,7 +138,8 @@ class SafetensorsReader {
             const int64_t begin = t.data - data;
             CHECK(begin >= end, "{}: tensor {} begins at {} and overlaps {}, which ends at {}", path, t.label(), begin,
                   before, end);
-            CHECK(begin == end, "{}: {} bytes between {} and tensor {} belong to none", path, begin - end, before, t.label());
+            CHECK(begin == end, "{}: {} bytes between {} and tensor {} belong to none", path, begin - end, before,
+                  t.label());
             end    = begin + t.bytes;
             before = "tensor " + t.label();
         }
@@ -157,9 +158,10 @@ class SafetensorsReader {
         CHECK(is("dtype") && is("shape") && is("data_offsets"), "{} needs dtype, shape and data_offsets, has {}", where,
               entry.dump().substr(0, 200));
         const auto &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
-        CHECK(dtype.is_string() && stored_size(dtype), "{} has the unknown dtype {}", where, dtype.dump().substr(0, 200));
-        CHECK(shape.is_array() && shape.size() <= Shape::max_dims, "{}: shape {} is not a list of at most {} sizes", where,
-              shape.dump().substr(0, 200), int(Shape::max_dims));
+        CHECK(dtype.is_string() && stored_size(dtype), "{} has the unknown dtype {}", where,
+              dtype.dump().substr(0, 200));
+        CHECK(shape.is_array() && shape.size() <= Shape::max_dims, "{}: shape {} is not a list of at most {} sizes",
+              where, shape.dump().substr(0, 200), int(Shape::max_dims));
 
         StoredTensor t;
         t.name  = name;
@@ -193,15 +195,16 @@ class SafetensorsReader {
             const std::string shard = file.is_string() ? file.get<std::string>() : "";
             const bool        plain = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
             CHECK(plain && std::filesystem::path(shard).extension() == ".safetensors",
-                  "{}: tensor {} is said to be in {}, which is not the name of a .safetensors file in this folder", index,
-                  StoredTensor::quoted(name), file.dump().substr(0, 200));
+                  "{}: tensor {} is said to be in {}, which is not the name of a .safetensors file in this folder",
+                  index, StoredTensor::quoted(name), file.dump().substr(0, 200));
             shards.insert(shard);
         }
         for (const std::string& shard : shards) add_file(path_ + "/" + shard);
         for (const auto& [name, file] : map.items()) {
             const std::string   shard = path_ + "/" + file.get<std::string>();
             const StoredTensor* t     = find(name);
-            CHECK(t && t->file == shard, "{}: tensor {} is not in {}, as it should be", index, StoredTensor::quoted(name), shard);
+            CHECK(t && t->file == shard, "{}: tensor {} is not in {}, as it should be", index,
+                  StoredTensor::quoted(name), shard);
         }
     }
 
@@ -260,8 +263,8 @@ class SafetensorsWriter {
     void write(const std::string& name, const void* data, int64_t bytes) {
         CHECK(!complete(), "{}: every announced tensor is written, and then comes \"{}\"", path_, name);
         const StoredRow& r = rows_[row_];
-        CHECK(r.name == name && bytes >= 0 && bytes <= r.bytes() - written_, "{}: got {} bytes of \"{}\", expected {} of \"{}\"",
-              path_, bytes, name, r.bytes() - written_, r.name);
+        CHECK(r.name == name && bytes >= 0 && bytes <= r.bytes() - written_,
+              "{}: got {} bytes of \"{}\", expected {} of \"{}\"", path_, bytes, name, r.bytes() - written_, r.name);
         file_.write(data, bytes);
         written_ += bytes;
         if (written_ == r.bytes()) row_++, written_ = 0;

@@ -1,7 +1,7 @@
 // shard.h - a file of token ids, recognised by what is in it and never by its name
 //
 //   llm.c    256 int32, then ids: 20240520, version 1, count → uint16 ids; 20240801, version 7, count → uint32 ids
-//   raw      ids and nothing else, as nanoGPT writes them: uint16, or uint32 when the upper halves say so (see raw_width)
+//   raw      ids and nothing else, as nanoGPT writes them: uint16, or uint32 when the upper halves say so (raw_width)
 //
 // Everything is little-endian. Files of other programs are refused with their name, so that no model is ever trained on
 // somebody's weights, archive or plain text taken for ids.
@@ -33,8 +33,8 @@ class Shard {
 
     // out[0, count) = ids [first, first + count), each checked against the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
-        CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "{}: tokens {}..{} of {}", path(), first, first + count,
-              tokens_);
+        CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "{}: tokens {}..{} of {}", path(), first,
+              first + count, tokens_);
         if (width_ == 2) read_as<uint16_t>(first, count, out);
         else read_as<uint32_t>(first, count, out);
     }
@@ -49,13 +49,15 @@ class Shard {
     }
 
     void read_header(uint32_t version, int width) {
-        CHECK(file_.size() >= header_bytes, "{}: an llm.c shard begins with {} bytes of header, this has {} in all: truncated",
-              path(), header_bytes, file_.size());
-        CHECK(word(1) == version, "{}: an llm.c shard of version {}, expected {} for magic {}", path(), word(1), version,
-              word(0));
+        CHECK(file_.size() >= header_bytes,
+              "{}: an llm.c shard begins with {} bytes of header, this has {} in all: truncated", path(), header_bytes,
+              file_.size());
+        CHECK(word(1) == version, "{}: an llm.c shard of version {}, expected {} for magic {}", path(), word(1),
+              version, word(0));
         const int64_t count = int32_t(word(2)), bytes = header_bytes + count * width;
-        CHECK(count >= 0 && bytes == file_.size(), "{}: the header says {} tokens, so {} bytes, and the file has {}: {}",
-              path(), count, bytes, file_.size(), bytes > file_.size() ? "truncated" : "not an llm.c shard");
+        CHECK(count >= 0 && bytes == file_.size(),
+              "{}: the header says {} tokens, so {} bytes, and the file has {}: {}", path(), count, bytes, file_.size(),
+              bytes > file_.size() ? "truncated" : "not an llm.c shard");
         start_  = header_bytes;
         tokens_ = count;
         width_  = width;
@@ -64,17 +66,17 @@ class Shard {
     void read_raw() {
         const std::string other = foreign_format();
         CHECK(other.empty(),
-              "{} is {}\n    token shards are llm.c's form, as ./tokenize writes it, or raw uint16 or uint32 ids, as nanoGPT does; "
-              "see data/README.md", path(), other);
+              "{} is {}\n    token shards have llm.c's form, as ./tokenize writes it, or are raw uint16 or uint32 ids, "
+              "as nanoGPT writes them; see data/README.md", path(), other);
         CHECK(file_.size() % 2 == 0, "{}: {} bytes: no whole number of uint16 ids, and no header that we know", path(),
               file_.size());
         width_  = raw_width();
         tokens_ = file_.size() / width_;
     }
 
-    // uint32 ids have upper halves of at most vocab >> 16, which is 0 for vocabularies up to 2^16. When 99 % of every second
-    // uint16 are so small and the ones between them are not, the file is uint32; the hundredth leaves room for a wrong id,
-    // which read() then names. A quarter of a megabyte decides.
+    // uint32 ids have upper halves of at most vocab >> 16, which is 0 for vocabularies up to 2^16. When 99 % of every
+    // second uint16 are so small and the ones between them are not, the file is uint32; the hundredth leaves room for a
+    // wrong id, which read() then names. A quarter of a megabyte decides.
     int raw_width() const {
         if (file_.size() % 4) return 2;
         const int64_t  pairs = std::min<int64_t>(file_.size() / 4, 1 << 16);
@@ -99,20 +101,21 @@ class Shard {
         }
         const std::string_view text     = file_.text();
         const auto             starts   = [&](std::string_view s) { return text.substr(0, s.size()) == s; };
-        const char*            not_yet  = ", which cannot be read yet";
+        const std::string      not_yet  = ", which cannot be read yet";
         const std::string      idx_path = std::filesystem::path(path()).replace_extension(".idx").string();
-        if (starts("BIN.TOK\n")) return std::string("an llmq token file") + not_yet;
-        if (starts(std::string_view("MMIDIDX\0\0", 9))) return std::string("the index of a Megatron / GPT-NeoX pair") + not_yet;
-        if (starts(std::string_view("TNTIDX\0\0", 8))) return std::string("an old Megatron index") + not_yet;
+        if (starts("BIN.TOK\n")) return "an llmq token file" + not_yet;
+        if (starts(std::string_view("MMIDIDX\0\0", 9))) return "the index of a Megatron / GPT-NeoX pair" + not_yet;
+        if (starts(std::string_view("TNTIDX\0\0", 8))) return "an old Megatron index" + not_yet;
         if (idx_path != path() && std::filesystem::is_regular_file(idx_path))
             return "half of a Megatron / GPT-NeoX pair (" + idx_path + " is the other)" + not_yet;
+        if (word(1) == 0 && word(2) % 256 == '{' && word(0) < file_.size()) return "a safetensors file";
         if (starts("\x93NUMPY")) return "a NumPy array";
         if (starts("\x1f\x8b\x08") || starts("\x28\xb5\x2f\xfd") || starts("PK\3\4")) return "a compressed archive";
         if (is_prose(text.substr(0, 4096))) return "plain text; turn it into ids with ./tokenize";
         return "";
     }
 
-    // UTF-8 without control characters. Ids look like that for 32 bytes about once in 10^9 files, and less often for longer.
+    // UTF-8 without control characters. 32 bytes of ids look like that about once in 10^9 files, more bytes less often.
     static bool is_prose(std::string_view sample) {
         int more = 0;  // bytes that the character still lacks
         for (unsigned char c : sample) {
@@ -156,7 +159,7 @@ inline std::vector<std::string> files_matching(const std::string& pattern) {
     globfree(&found);
     std::sort(files.begin(), files.end());  // glob's own order depends on the locale
     files.erase(std::unique(files.begin(), files.end()), files.end());
-    CHECK(!files.empty(), "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a pattern, "
-          "or the shell expands it", pattern);
+    CHECK(!files.empty(), "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a "
+          "pattern, or the shell expands it", pattern);
     return files;
 }

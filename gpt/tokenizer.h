@@ -144,8 +144,13 @@ class Tokenizer {
     // specials: whether a special token written in the text becomes its id, or is text like any other.
     std::vector<int32_t> encode(std::string_view text, bool specials = true) const {
         std::vector<int32_t> ids;
-        std::string          replaced, composed;
         ids.reserve(text.size() / 4 + 1);
+        encode(text, specials, ids);
+        return ids;
+    }
+    // Appends to ids.
+    void encode(std::string_view text, bool specials, std::vector<int32_t>& ids) const {
+        std::string replaced, composed;
         in_raw_.split(with_known_bytes(text, replaced), specials, ids, [&](std::string_view rest) {
             if (nfc_) rest = unicode::nfc(rest, composed);
             in_normal_.split(rest, specials, ids, [&](std::string_view plain) {
@@ -155,7 +160,6 @@ class Tokenizer {
                 }
             });
         });
-        return ids;
     }
 
     std::string decode(const std::vector<int32_t>& ids) const {

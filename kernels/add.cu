@@ -6,9 +6,10 @@
 
 namespace cpu {
 
-template <class T> static void add_forward(Tensor out, Tensor a, Tensor b) {
-    T*       to   = out.data<T>();
-    const T* left = a.data<T>();
+template <class T>
+static void add_forward(Tensor out, Tensor a, Tensor b) {
+    T* to          = out.data<T>();
+    const T* left  = a.data<T>();
     const T* right = b.data<T>();
     parallel_lanes(a.numel(), [=](int64_t i, auto n) { store(to + i, load(left + i, n) + load(right + i, n), n); });
 }

@@ -40,52 +40,50 @@ inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step 
 
 // ---- the product that all time goes into ----------------------------------------------------------------------------
 
-// c[i][j] (+)= Σ_k a(i,k) b[k][j] for `rows` rows i and `wide` vectors j. a(i,k) = a[i·a_row + k·a_col], so a may lie
-// either way. 8 rows × 2 vectors are 16 of AVX-512's 32 registers: enough to hide the latency of the multiply-add, and each
-// loaded value is used 8 or 2 times.
-#ifdef __AVX512F__
-constexpr int rows_at_once = 8;
+// The block of c that is summed in registers: as many rows × vectors of 16 floats as leave room for their factors. With
+// AVX-512's 32 registers, 16 sums hide the latency of the multiply-add and each loaded value is used 2 or 8 times.
+#if defined(__AVX512F__)
+constexpr int block_rows = 8, block_wide = 2;
+#elif defined(__AVX2__)
+constexpr int block_rows = 4, block_wide = 1;
 #else
-constexpr int rows_at_once = 2;
+constexpr int block_rows = 2, block_wide = 1;
 #endif
-template <int wide>
-inline void product_strip(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
-                          int64_t b_row, int64_t n, bool add) {
-    floats acc[rows_at_once][wide];
-    for (int i = 0; i < rows_at_once; i++)
-        for (int j = 0; j < wide; j++) acc[i][j] = add ? load(c + i * c_row + j * lanes) : floats{};
-    for (int64_t k = 0; k < n; k++, a += a_col, b += b_row) {
-        floats bk[wide];
-        for (int j = 0; j < wide; j++) bk[j] = load(b + j * lanes);
-#pragma GCC unroll 8
-        for (int i = 0; i < rows_at_once; i++) {
-            const floats ai = broadcast(a[i * a_row]);
-            for (int j = 0; j < wide; j++) acc[i][j] += ai * bk[j];
-        }
-    }
-    for (int i = 0; i < rows_at_once; i++)
-        for (int j = 0; j < wide; j++) {
-            float* p = c + i * c_row + j * lanes;
-            store(p, acc[i][j]);
-        }
-}
 
-// A matrix of floats read by row_step and column_step: turned() reads the same memory as its transpose.
+// A matrix of floats: (i,j) is p[i·row + j·col]. turned() reads the same memory as its transpose.
 struct Matrix {
     const float* p;
     int64_t      row, col;
     Matrix turned() const { return {p, col, row}; }
 };
 
-// c (M,N) = a (M,K) b (K,N), or += . M a multiple of 8, N of 16; rows of b and c are N apart.
+// One block: c[i][j] (+)= Σ_k a(i,k) b[k][j], for `wide` vectors j. Rows of b and c are N apart.
+template <int wide>
+inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
+    floats acc[block_rows][wide];
+    for (int i = 0; i < block_rows; i++)
+        for (int j = 0; j < wide; j++) acc[i][j] = add ? load(c + i * N + j * lanes) : floats{};
+    for (int64_t k = 0; k < K; k++, a.p += a.col, b += N) {
+        floats bk[wide];
+        for (int j = 0; j < wide; j++) bk[j] = load(b + j * lanes);
+        for (int i = 0; i < block_rows; i++) {
+            const floats aik = broadcast(a.p[i * a.row]);
+            for (int j = 0; j < wide; j++) acc[i][j] += aik * bk[j];
+        }
+    }
+    for (int i = 0; i < block_rows; i++)
+        for (int j = 0; j < wide; j++) store(c + i * N + j * lanes, acc[i][j]);
+}
+
+// c (M,N) = a (M,K) b (K,N), or += . M a multiple of 8, N of 16.
 inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
+    const auto column = [&](int64_t j, auto wide) {
+        for (int64_t i = 0; i < M; i += block_rows)
+            product_block<wide>(c + i * N + j, N, K, {a.p + i * a.row, a.row, a.col}, b + j, add);
+    };
     int64_t j = 0;
-    for (; j + 2 * lanes <= N; j += 2 * lanes)
-        for (int64_t i = 0; i < M; i += rows_at_once)
-            product_strip<2>(c + i * N + j, N, a.p + i * a.row, a.row, a.col, b + j, N, K, add);
-    for (; j < N; j += lanes)
-        for (int64_t i = 0; i < M; i += rows_at_once)
-            product_strip<1>(c + i * N + j, N, a.p + i * a.row, a.row, a.col, b + j, N, K, add);
+    for (; j + block_wide * lanes <= N; j += block_wide * lanes) column(j, std::integral_constant<int, block_wide>{});
+    for (; j < N; j += lanes) column(j, std::integral_constant<int, 1>{});
 }
 
 // ---- tiles in and out -------------------------------------------------------------------------------------------------
@@ -98,20 +96,28 @@ template <class X> struct Rows {
     Rows from(int64_t t) const { return {(*this)[t], stride}; }
 };
 
+// Lane j is lane from[j] of a and b laid end to end.
+inline floats pick(floats a, floats b, ints from) {
+#ifdef __clang__
+    floats out;
+    for (int j = 0; j < lanes; j++) out[j] = from[j] < lanes ? a[from[j]] : b[from[j] - lanes];
+    return out;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 // A 16 × 16 block becomes its transpose: in each step, rows w apart exchange their off-diagonal squares of width w.
-inline void transpose(floats (&block)[lanes]) {
-#pragma GCC unroll 4
-    for (int w = 1; w < lanes; w *= 2) {
-        ints upper, lower;
-        for (int j = 0; j < lanes; j++) upper[j] = j & w ? lanes + j - w : j, lower[j] = j & w ? lanes + j : j + w;
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes; i++) {
-            if (i & w) continue;
-            const floats a = block[i], b = block[i + w];
-            block[i]     = __builtin_shuffle(a, b, upper);
-            block[i + w] = __builtin_shuffle(a, b, lower);
-        }
+template <int w = 1> inline void transpose(floats (&block)[lanes]) {
+    ints upper, lower;
+    for (int j = 0; j < lanes; j++) upper[j] = j & w ? lanes + j - w : j, lower[j] = j & w ? lanes + j : j + w;
+    for (int i = 0; i < lanes; i++) {
+        if (i & w) continue;
+        const floats a = block[i], b = block[i + w];
+        block[i]     = pick(a, b, upper);
+        block[i + w] = pick(a, b, lower);
     }
+    if constexpr (2 * w < lanes) transpose<2 * w>(block);
 }
 
 // tile (padded, Dp) = n rows as fp32, zeros after them and to their right.
@@ -210,7 +216,7 @@ inline floats exp_down(floats x) {
     p                  = p * r + 4.1665795894e-2f;
     p                  = p * r + 1.6666665459e-1f;
     p                  = p * r + 5.0000001201e-1f;
-    p                  = p * (r * r) + (r + 1.f);
+    p                  = p * r * r + r + 1.f;
     const floats power = reinterpret_cast<floats>((reinterpret_cast<ints>(t) << 23) + (127 << 23));  // 2^k: t ends in k
     return x < low ? floats{} : p * power;
 }
@@ -338,16 +344,17 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
     load_tile(b.dout, h.dout.from(panel.row), n, queries, h.D, Dp);
     load_columns(b.q_columns, h.q.from(panel.row), n, h.D);
     load_columns(b.dout_columns, h.dout.from(panel.row), n, h.D);
-    std::fill_n(b.dq_columns, Dp * queries, 0.f);
-    for (int64_t i = 0; i < queries; i++) {
-        floats dot = {};
-        if (i < n)
-            for_lanes(h.D, [&](int64_t d, auto some) {
-                dot += load(h.out[panel.row + i] + d, some) * load(b.dout + i * Dp + d);
-            });
-        b.delta[i] = sum(dot);
-        b.lse[i]   = i < n ? h.lse[panel.row + i] : 0.f;
+    // δ is summed in the order of dp, so that a row which sees only itself has ds = p (dp - δ) = 0 exactly.
+    float* const out_columns = b.dq_columns;
+    load_columns(out_columns, h.out.from(panel.row), n, h.D);
+    for (int v = 0; v < queries; v += lanes) {
+        floats delta = {};
+        for (int64_t d = 0; d < Dp; d++)
+            delta += load(b.dout_columns + d * queries + v) * load(out_columns + d * queries + v);
+        store(b.delta + v, delta);
     }
+    for (int64_t i = 0; i < queries; i++) b.lse[i] = i < n ? h.lse[panel.row + i] : 0.f;
+    std::fill_n(b.dq_columns, Dp * queries, 0.f);
 
     for (int64_t key = panel.begin; key < panel.end; key += keys) {
         const int64_t real = std::min(keys, panel.end - key), seen = round_up(real, 8);

@@ -1,12 +1,13 @@
 // cross_entropy.cu - logits to losses, and to their own gradient in place
 //
 //   loss_n  = log Σ_{v<V} exp(l_nv - max_n) + max_n - l_n,target
-//   l_nv    = grad_scale (exp(l_nv - max_n) / Σ - [v = target])   for v < V, 0 for V <= v < Vp;   only when grad_scale ≠ 0
+//   l_nv    = grad_scale (exp(l_nv - max_n) / Σ - [v = target]), 0 for V <= v < Vp; only when grad_scale ≠ 0
 //
-//   losses (N) fp32, logits (N,Vp), targets (N) int32; a target of -1 counts for nothing: loss 0, gradient 0. A row that
-//   holds a NaN has a NaN loss and gradient.
+//   losses (N) fp32, logits (N,Vp), targets (N) int32; a target of -1 counts for nothing: loss 0, gradient 0. A row
+//   that holds a NaN has a NaN loss and gradient.
 //
-//   A row is read three times but comes from memory once: 50304 columns take 200 KB at most, which the second-level cache holds.
+//   A row is read more than once but comes from memory once: 50304 columns take 200 KB at most, which second-level
+//   caches hold. The exponentials are kept in a row of floats, so each is taken once and rounded only as a gradient.
 #include <vector>
 
 #include "cpu.h"
@@ -14,7 +15,8 @@
 
 namespace cpu {
 
-template <class T> static float row_max(const T* x, int64_t V) {
+template <class T>
+static float row_max(const T* x, int64_t V) {
     floats a = broadcast(-INFINITY), b = a;
     const int64_t half = V / (2 * lanes) * lanes;  // two running maxima overlap
     for (int64_t i = 0; i < half; i += lanes) {
@@ -26,7 +28,8 @@ template <class T> static float row_max(const T* x, int64_t V) {
 }
 
 // exps receives exp(x - top), unless it is null; returns their sum.
-template <class T> static float row_exps(float* exps, const T* x, float top, int64_t V) {
+template <class T>
+static float row_exps(float* exps, const T* x, float top, int64_t V) {
     return sum_lanes(V, [=](int64_t i, auto n) {
         const floats e = exp(load(x + i, n) - top);
         if (exps) store(exps + i, e, n);
@@ -34,13 +37,15 @@ template <class T> static float row_exps(float* exps, const T* x, float top, int
     });
 }
 
-template <class T> static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t V, float grad_scale) {
-    const int64_t  N = logits.shape[0], Vp = logits.shape[1];
-    T*             all  = logits.data<T>();
-    float*         loss = losses.data<float>();
+template <class T>
+static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t V, float grad_scale) {
+    const int64_t N = logits.shape[0], Vp = logits.shape[1];
+    T* all                = logits.data<T>();
+    float* loss           = losses.data<float>();
     const int32_t* target = targets.data<int32_t>();
     for (int64_t n = 0; n < N; n++)
-        CHECK(target[n] >= -1 && target[n] < V, "cross_entropy: target {} is {}, expected -1 or 0..{}", n, target[n], V - 1);
+        CHECK(target[n] >= -1 && target[n] < V, "cross_entropy: target {} is {}, expected -1 or 0..{}", n, target[n],
+              V - 1);
     const bool grad = grad_scale != 0;
     parallel_ranges(N, 1, [=](int64_t begin, int64_t end) {
         std::vector<float> exps(grad ? V : 0);
@@ -66,8 +71,8 @@ template <class T> static void cross_entropy(Tensor logits, Tensor losses, Tenso
 
 void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Stream s) {
     CHECK(logits && logits.shape.dims == 2, "cross_entropy: logits is {}, expected (N, Vp)", logits.str());
-    CHECK(V >= 1 && V <= logits.shape[1], "cross_entropy: V is {}, expected 1..{} because logits is {}", V, logits.shape[1],
-          logits.str());
+    CHECK(V >= 1 && V <= logits.shape[1], "cross_entropy: V is {}, expected 1..{} because logits is {}", V,
+          logits.shape[1], logits.str());
     expect(losses, Shape({logits.shape[0]}), DType::F32, logits);
     expect(targets, Shape({logits.shape[0]}), DType::I32, logits);
     RUN_ON(s, cross_entropy, logits, losses, targets, V, grad_scale);

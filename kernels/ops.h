@@ -68,6 +68,8 @@ void attention_cached(Tensor out /*=*/, Tensor k_cache /*=*/, Tensor v_cache /*=
 // ---- gelu.cu (Hendrycks & Gimpel 2016: arXiv 1606.08415) ------------------------------------------------------------------
 void gelu_forward(Tensor y /*=*/, Tensor x, Gelu kind, Stream s);                          // any one shape, x
 void gelu_backward(Tensor dx /*=*/, Tensor dy, Tensor x, Gelu kind, Stream s);             // any one shape, x; dx may be dy
+
+// ---- add.cu -----------------------------------------------------------------------------------------------------------------
 void add_forward(Tensor out /*=*/, Tensor a, Tensor b, Stream s);                          // any one shape, x; out may be a or b
 
 // ---- cross_entropy.cu ---------------------------------------------------------------------------------------------------

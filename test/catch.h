@@ -1,7 +1,7 @@
 // catch.h - Catch2 of either generation (Debian 12 ships v2, later systems v3), and CHECK_REFUSED
 //
-// Include it last: CHECK belongs to the product's errors (kernels/check.h) until here and to Catch2 from here on. A product
-// header that follows by mistake does not compile, because Catch2's CHECK takes no format string.
+// Include it last: CHECK belongs to the product's errors (kernels/check.h) until here and to Catch2 from here on. A
+// product header that follows by mistake does not compile, because Catch2's CHECK takes no format string.
 #pragma once
 #include <initializer_list>
 #include <string>
@@ -24,16 +24,16 @@ inline std::string missing_words(const std::string& text, std::initializer_list<
 }
 
 // CHECK_REFUSED((op(a, b)), "op", "b is"): the statement must throw an InputError whose text holds all the words.
-#define CHECK_REFUSED(statement, ...)                                          \
-    do {                                                                       \
-        std::string complaint_ = "was accepted";                               \
-        try {                                                                  \
-            statement;                                                         \
-        } catch (const InputError& e) {                                        \
-            complaint_ = missing_words(e.what(), {__VA_ARGS__});               \
-        } catch (const std::exception& e) {                                    \
-            complaint_ = std::string("is no InputError: ") + e.what();         \
-        }                                                                      \
-        if (complaint_.empty()) SUCCEED(#statement);                           \
-        else FAIL_CHECK(#statement " " << complaint_);                         \
+#define CHECK_REFUSED(statement, ...)                                                                    \
+    do {                                                                                                 \
+        std::string complaint_ = "was accepted";                                                         \
+        try {                                                                                            \
+            statement;                                                                                   \
+        } catch (const InputError& e) {                                                                  \
+            complaint_ = missing_words(e.what(), {__VA_ARGS__});                                         \
+        } catch (const std::exception& e) { complaint_ = std::string("is no InputError: ") + e.what(); } \
+        if (complaint_.empty())                                                                          \
+            SUCCEED(#statement);                                                                         \
+        else                                                                                             \
+            FAIL_CHECK(#statement " " << complaint_);                                                    \
     } while (0)

@@ -1,14 +1,15 @@
 // close.h - how the tests of ops feed them and judge them: devices(), Buffer, CHECK_CLOSE
 //
-// Every op speaks with three voices: the reference in double, `plain`, the same formula in float, and ours. The tolerance
-// follows from the first two, so nobody tunes constants:
+// Every op speaks with three voices: the reference in double, `plain`, the same formula in float, and ours. The
+// tolerance follows from the first two, so nobody tunes constants:
 //
 //   CHECK_CLOSE(ours, reference, plain)    |ours - reference| <= 2 · plain's error + 1 ulp
 //
-// Plain's error is the largest that plain, rounded to ours' dtype, makes anywhere in this case: on a single element it may
-// be right by luck, and then ours would have to be lucky too. So a case should hold values of one scale; values of many
-// scales make many cases. The ulp is one step of ours' dtype at the magnitude of the reference. Where the reference, rounded
-// to the dtype, is NaN or infinite, ours must be the same. Elements where plain alone overflows do not widen anything.
+// Plain's error is the largest that plain, rounded to ours' dtype, makes anywhere in this case: on a single element it
+// may be right by luck, and then ours would have to be lucky too. So a case should hold values of one scale; values of
+// many scales make many cases. The ulp is one step of ours' dtype at the magnitude of the reference. Where the
+// reference, rounded to the dtype, is NaN or infinite, ours must be the same. Elements where plain alone overflows do
+// not widen anything.
 #pragma once
 #include <omp.h>
 
@@ -27,13 +28,14 @@ using Values = std::vector<double>;
 
 // The machines that this binary and this computer have.
 inline const std::vector<const Device*>& devices() {
-    static const Device                     cpu("cpu");
+    static const Device cpu("cpu");
     static const std::vector<const Device*> all = {&cpu};
     return all;
 }
 
 // Runs f with so many CPU threads.
-template <class F> void with_threads(int threads, F f) {
+template <class F>
+void with_threads(int threads, F f) {
     const int before = omp_get_max_threads();
     omp_set_num_threads(threads);
     f();
@@ -41,10 +43,12 @@ template <class F> void with_threads(int threads, F f) {
 }
 
 namespace Catch {
-template <> struct StringMaker<const Device*> {
+template <>
+struct StringMaker<const Device*> {
     static std::string convert(const Device* d) { return d->where() == Machine::cpu ? "cpu" : "cuda"; }
 };
-template <> struct StringMaker<DType> {
+template <>
+struct StringMaker<DType> {
     static std::string convert(DType t) { return name_of(t); }
 };
 }  // namespace Catch
@@ -57,10 +61,11 @@ enum class Kind {
     huge,           // 1e15 · normal(0, 1): squares still fit into a float
     tiny,           // 1e-39 · normal(0, 1): denormal floats
     zeros,
-    garbage,        // NaN in every element: what an output holds before an op writes all of it
+    garbage,  // NaN in every element: what an output holds before an op writes all of it
 };
 namespace Catch {
-template <> struct StringMaker<Kind> {
+template <>
+struct StringMaker<Kind> {
     static std::string convert(Kind k) {
         const char* names[] = {"ordinary", "large_mean", "constant_rows", "huge", "tiny", "zeros", "garbage"};
         return names[int(k)];
@@ -69,18 +74,18 @@ template <> struct StringMaker<Kind> {
 }  // namespace Catch
 
 // Numbers that depend on the seed alone, on every machine: splitmix64 (Steele, Lea, Flood 2014).
-struct Random {
+struct Dice {
     uint64_t state;
-    explicit Random(uint64_t seed) : state(seed * 0x2545f4914f6cdd1dull + 1) {}
+    explicit Dice(uint64_t seed) : state(seed * 0x2545f4914f6cdd1dull + 1) {}
     uint64_t bits() {
         uint64_t z = (state += 0x9e3779b97f4a7c15ull);
         z          = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
         z          = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
         return z ^ (z >> 31);
     }
-    double  uniform() { return double(bits() >> 11) * 0x1p-53; }  // [0, 1)
+    double uniform() { return double(bits() >> 11) * 0x1p-53; }  // [0, 1)
     int64_t below(int64_t n) { return int64_t(bits() % uint64_t(n)); }
-    double  normal() {
+    double normal() {
         const double u = 1.0 - uniform(), v = uniform();
         return std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v);
     }
@@ -94,8 +99,8 @@ inline Values stored(Values v, DType t) {
     return v;
 }
 
-// A tensor in a device's memory with canaries on both sides. The canaries are 0xff bytes, a NaN in every dtype: reading past
-// an end poisons the result, and writing past one fails the test when the buffer goes away.
+// A tensor in a device's memory with canaries on both sides. The canaries are 0xff bytes, a NaN in every dtype: reading
+// past an end poisons the result, and writing past one fails the test when the buffer goes away.
 class Buffer {
   public:
     Buffer(const Device* dev, Shape shape, DType dtype, Kind kind = Kind::garbage, uint64_t seed = 1, double scale = 1)
@@ -105,26 +110,39 @@ class Buffer {
         std::vector<unsigned char> all(bytes + 2 * guard, 0xff);
         from_host(memory(), all.data(), dev->stream());
         if (kind == Kind::garbage) return;
-        Random        random(seed);
-        Values        v(shape.numel());
+        Dice random(seed);
+        Values v(shape.numel());
         const int64_t C = shape.dims ? std::max<int64_t>(shape[-1], 1) : 1;
         for (size_t i = 0; i < v.size(); i++) {
             const double z = random.normal();
             switch (kind) {
-                case Kind::large_mean: v[i] = scale * (1000 + z); break;
-                case Kind::constant_rows: v[i] = i % C ? v[i - 1] : scale * z; break;
-                case Kind::huge: v[i] = scale * 1e15 * z; break;
-                case Kind::tiny: v[i] = scale * 1e-39 * z; break;
-                case Kind::zeros: v[i] = 0; break;
-                default: v[i] = scale * z;
+                case Kind::large_mean:
+                    v[i] = scale * (1000 + z);
+                    break;
+                case Kind::constant_rows:
+                    v[i] = i % C ? v[i - 1] : scale * z;
+                    break;
+                case Kind::huge:
+                    v[i] = scale * 1e15 * z;
+                    break;
+                case Kind::tiny:
+                    v[i] = scale * 1e-39 * z;
+                    break;
+                case Kind::zeros:
+                    v[i] = 0;
+                    break;
+                default:
+                    v[i] = scale * z;
             }
         }
         set(v);
     }
     Buffer(const Device* dev, Shape shape, DType dtype, const Values& v) : Buffer(dev, shape, dtype) { set(v); }
-    Buffer(const Buffer&) = delete;
+    Buffer(const Buffer&)            = delete;
     Buffer& operator=(const Buffer&) = delete;
-    Buffer(Buffer&& o) noexcept : dev_(o.dev_), base_(o.base_), shape_(o.shape_), dtype_(o.dtype_) { o.base_ = nullptr; }
+    Buffer(Buffer&& o) noexcept : dev_(o.dev_), base_(o.base_), shape_(o.shape_), dtype_(o.dtype_) {
+        o.base_ = nullptr;
+    }
     ~Buffer() noexcept(false) {
         if (!base_) return;
         const bool whole = intact();
@@ -138,10 +156,10 @@ class Buffer {
     void set(const Values& v) {
         std::vector<char> bytes(v.size() * size_of(dtype_));
         for (size_t i = 0; i < v.size(); i++) {
-            const float   f = float(v[i]);
-            const bf16    h = bf16(f);
+            const float f   = float(v[i]);
+            const bf16 h    = bf16(f);
             const int32_t k = dtype_ == DType::I32 ? int32_t(v[i]) : 0;
-            const void*   p = dtype_ == DType::F32 ? (const void*)&f : dtype_ == DType::BF16 ? (const void*)&h : &k;
+            const void* p   = dtype_ == DType::F32 ? (const void*)&f : dtype_ == DType::BF16 ? (const void*)&h : &k;
             std::memcpy(bytes.data() + i * size_of(dtype_), p, size_of(dtype_));
         }
         REQUIRE(int64_t(v.size()) == shape_.numel());
@@ -149,12 +167,12 @@ class Buffer {
     }
     Values values() const {
         const std::vector<unsigned char> b = bytes();
-        Values                           v(shape_.numel());
+        Values v(shape_.numel());
         for (size_t i = 0; i < v.size(); i++) {
-            float   f = 0;
-            bf16    h;
+            float f = 0;
+            bf16 h;
             int32_t k = 0;
-            void*   p = dtype_ == DType::F32 ? (void*)&f : dtype_ == DType::BF16 ? (void*)&h : &k;
+            void* p   = dtype_ == DType::F32 ? (void*)&f : dtype_ == DType::BF16 ? (void*)&h : &k;
             std::memcpy(p, b.data() + i * size_of(dtype_), size_of(dtype_));
             v[i] = dtype_ == DType::F32 ? f : dtype_ == DType::BF16 ? float(h) : k;
         }
@@ -168,7 +186,7 @@ class Buffer {
         return b;
     }
     bool intact() const {
-        const int64_t              bytes = shape_.numel() * size_of(dtype_);
+        const int64_t bytes = shape_.numel() * size_of(dtype_);
         std::vector<unsigned char> all(bytes + 2 * guard);
         sync(dev_->stream());
         to_host(all.data(), memory(), dev_->stream());
@@ -182,9 +200,9 @@ class Buffer {
         return Tensor{base_, DType::BF16, {(shape_.numel() * size_of(dtype_) + 2 * guard) / 2}};
     }
     const Device* dev_;
-    char*         base_;
-    Shape         shape_;
-    DType         dtype_;
+    char* base_;
+    Shape shape_;
+    DType dtype_;
 };
 
 inline double ulp(double x, DType t) {  // one step of t at the magnitude of x
@@ -197,7 +215,8 @@ inline double ulp(double x, DType t) {  // one step of t at the magnitude of x
 inline std::string difference(const std::string& name, const Values& ours, const Shape& shape, DType dtype,
                               const Values& reference, const Values& plain) {
     if (ours.size() != reference.size() || ours.size() != plain.size())
-        return fmt::format("{} has {} elements, reference {}, plain {}", name, ours.size(), reference.size(), plain.size());
+        return fmt::format("{} has {} elements, reference {}, plain {}", name, ours.size(), reference.size(),
+                           plain.size());
     double plain_error = 0;
     for (size_t i = 0; i < plain.size(); i++) {
         const double error = std::fabs(stored(plain[i], dtype) - reference[i]);
@@ -205,28 +224,31 @@ inline std::string difference(const std::string& name, const Values& ours, const
     }
     for (size_t i = 0; i < ours.size(); i++) {
         const double wanted = reference[i], ref = stored(wanted, dtype), allowed = 2 * plain_error + ulp(wanted, dtype);
-        const double error  = std::fabs(ours[i] - wanted);
-        const bool   close  = std::isnan(ref)   ? std::isnan(ours[i])
-                              : std::isinf(ref) ? ours[i] == ref
-                                                : !!(error <= allowed);  // false for a NaN
+        const double error = std::fabs(ours[i] - wanted);
+        const bool close   = std::isnan(ref)   ? std::isnan(ours[i])
+                             : std::isinf(ref) ? ours[i] == ref
+                                               : !!(error <= allowed);  // false for a NaN
         if (close) continue;
         std::string at;
-        int64_t     rest = int64_t(i);
+        int64_t rest = int64_t(i);
         for (int d = shape.dims - 1; d >= 0; rest /= shape[d], d--)
             at = fmt::format("{}{}{}", rest % shape[d], at.empty() ? "" : ",", at);
-        return fmt::format("{}[({})] = {:.9g}, expected {:.9g} (off by {:.3g}, allowed {:.3g})", name, at, ours[i], wanted,
-                           error, allowed);
+        return fmt::format("{}[({})] = {:.9g}, expected {:.9g} (off by {:.3g}, allowed {:.3g})", name, at, ours[i],
+                           wanted, error, allowed);
     }
     return "";
 }
-inline std::string difference(const std::string& name, const Buffer& ours, const Values& reference, const Values& plain) {
+inline std::string difference(const std::string& name, const Buffer& ours, const Values& reference,
+                              const Values& plain) {
     const Tensor t = ours.tensor();
     return difference(name, ours.values(), t.shape, t.dtype, reference, plain);
 }
 
-#define CHECK_CLOSE(ours, reference, plain)                                    \
-    do {                                                                       \
-        const std::string off_ = difference(#ours, ours, reference, plain);    \
-        if (off_.empty()) SUCCEED(#ours " is close");                          \
-        else FAIL_CHECK(off_);                                                 \
+#define CHECK_CLOSE(ours, reference, plain)                                 \
+    do {                                                                    \
+        const std::string off_ = difference(#ours, ours, reference, plain); \
+        if (off_.empty())                                                   \
+            SUCCEED(#ours " is close");                                     \
+        else                                                                \
+            FAIL_CHECK(off_);                                               \
     } while (0)

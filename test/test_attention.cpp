@@ -98,7 +98,7 @@ Values backward_formula(const Sizes& z, const Values& dout, const Values& out, c
 enum class Scores { ordinary, large, equal, alternating, tiny };
 
 Values qkv_values(const Sizes& z, Scores kind, DType dtype, double scale, uint64_t seed = 7) {
-    Random        random(seed);
+    Dice        random(seed);
     const Indices at{z};
     Values        x(z.B * z.T * 3 * z.H * z.D);
     const double  to_1e4 = std::sqrt(1e4 / scale / std::sqrt(double(z.D)));  // scale q·k is then about 1e4 normal(0,1)
@@ -118,7 +118,7 @@ Values qkv_values(const Sizes& z, Scores kind, DType dtype, double scale, uint64
 // A new document every 7 to 40 rows, at other places in each sequence.
 Values document_starts(const Sizes& z) {
     if (!z.documents) return {};
-    Random random(11);
+    Dice random(11);
     Values starts(z.B * z.T);
     for (int64_t b = 0; b < z.B; b++)
         for (int64_t t = 0, start = 0, next = 7; t < z.T; t++) {
@@ -133,12 +133,13 @@ Buffer starts_buffer(const Device* dev, const Sizes& z, const Values& starts) {
 }
 
 // Sizes around the panels of 32 queries and the tiles of 64 keys, head widths around the 16 lanes, windows inside and outside.
+// Hundreds of rows each, so that plain's largest error is no matter of luck.
 const std::vector<Sizes>& all_sizes() {
     static const std::vector<Sizes> sizes = {
-        {1, 1, 1, 1, 1, false},      {2, 2, 3, 3, 2, false},       {1, 31, 1, 8, 31, false},    {1, 33, 3, 16, 5, false},
-        {2, 63, 1, 64, 63, true},    {1, 64, 3, 64, 64, false},    {1, 65, 1, 64, 1, false},    {2, 65, 3, 80, 1000, true},
-        {1, 130, 1, 96, 130, false}, {1, 130, 3, 17, 40, true},    {1, 97, 1, 256, 97, false},  {2, 130, 2, 33, 64, false},
-        {1, 257, 1, 64, 100, true},  {3, 150, 7, 24, 1 << 20, true}, {1, 200, 1, 48, INT64_MAX, false},
+        {500, 1, 1, 1, 1, false},   {90, 2, 3, 3, 2, false},     {20, 31, 1, 8, 31, false},  {6, 33, 3, 16, 5, false},
+        {9, 63, 1, 64, 63, true},   {3, 64, 3, 64, 64, false},   {8, 65, 1, 64, 1, false},   {3, 65, 3, 80, 1000, true},
+        {4, 130, 1, 96, 130, false}, {4, 130, 3, 17, 40, true},  {5, 97, 1, 256, 97, false}, {2, 130, 2, 33, 64, false},
+        {2, 257, 1, 64, 100, true}, {2, 150, 7, 24, 1 << 20, true}, {3, 200, 1, 48, INT64_MAX, false},
     };
     return sizes;
 }
@@ -151,8 +152,8 @@ std::vector<Case> all_cases() {
     std::vector<Case> cases;
     for (const Sizes& z : all_sizes()) cases.push_back({z, Scores::ordinary});
     for (Scores kind : {Scores::large, Scores::equal, Scores::alternating, Scores::tiny}) {
-        cases.push_back({{1, 130, 2, 64, 130, false}, kind});
-        cases.push_back({{2, 65, 1, 20, 50, true}, kind});
+        cases.push_back({{2, 130, 2, 64, 130, false}, kind});
+        cases.push_back({{8, 65, 1, 20, 50, true}, kind});
     }
     return cases;
 }
@@ -171,7 +172,7 @@ TEST_CASE("the reference gradient of attention agrees with finite differences", 
     Values        qkv    = qkv_values(z, Scores::ordinary, DType::F32, scale);
     const Forward y      = forward_formula<double>(z, qkv, starts, scale);
     Values        dout(y.out.size());
-    Random        random(3);
+    Dice        random(3);
     for (double& v : dout) v = random.normal();
     const auto loss = [&] {
         const Values out = forward_formula<double>(z, qkv, starts, scale).out;
@@ -418,7 +419,7 @@ Values rope_formula(const Sizes& z, Values x, const std::function<double(int64_t
 TEST_CASE("rope turns q and k, and backward turns them back", "[rope]") {
     const auto* dev   = GENERATE(from_range(devices()));
     const auto  dtype = GENERATE(DType::F32, DType::BF16);
-    const auto  z     = GENERATE(Sizes{1, 1, 1, 2, 0, false}, Sizes{2, 7, 3, 80, 0, false}, Sizes{1, 2048, 1, 64, 0, false},
+    const auto  z     = GENERATE(Sizes{1, 1, 1, 2, 0, false}, Sizes{2, 7, 3, 80, 0, false}, Sizes{1, 300, 1, 64, 0, false},
                                  Sizes{3, 5, 2, 9, 0, false});
     const auto  part  = GENERATE(1., 0.5, 0.25);
     const bool  given = GENERATE(false, true);

@@ -17,8 +17,8 @@ std::string with_header(const std::string& header, const std::string& data, int6
     const uint64_t n = length < 0 ? header.size() : uint64_t(length);
     return std::string(reinterpret_cast<const char*>(&n), 8) + header + data;
 }
-std::string entry(const std::string& name, const std::string& dtype, const std::string& shape, const std::string& offsets) {
-    return "\"" + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}";
+std::string entry(const char* name, const char* dtype, const std::string& shape, const std::string& offsets) {
+    return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":{}}})", name, dtype, shape, offsets);
 }
 template <class T> std::string bytes_of(std::initializer_list<T> values) {
     return std::string(reinterpret_cast<const char*>(values.begin()), values.size() * sizeof(T));
@@ -31,10 +31,11 @@ TEST_CASE("safetensors reads what a file holds", "[safetensors]") {
     const Scratch     dir;
     const std::string path = dir / "ok.safetensors";
     // Not in the order of their offsets, an empty tensor, a scalar, an odd start address, metadata and padding.
-    write_text(path, with_header("{" + entry("b", "F32", "[2,1]", "[3,11]") + "," + entry("a", "U8", "[3]", "[0,3]") + "," +
-                                     entry("none", "F32", "[0,7]", "[3,3]") + "," + entry("one", "BF16", "[]", "[11,13]") +
-                                     R"(,"__metadata__":{"format":"pt"}}   )",
-                                 "xyz" + bytes_of<float>({1.5f, -2.f}) + bytes_of<uint16_t>({0x3f80})));
+    const std::string header = "{" + entry("b", "F32", "[2,1]", "[3,11]") + "," +
+                               entry("a", "U8", "[3]", "[0,3]") + "," +
+                               entry("none", "F32", "[0,7]", "[3,3]") + "," + entry("one", "BF16", "[]", "[11,13]") +
+                               R"(,"__metadata__":{"format":"pt"}}   )";
+    write_text(path, with_header(header, "xyz" + bytes_of<float>({1.5f, -2.f}) + bytes_of<uint16_t>({0x3f80})));
     const SafetensorsReader file(path);
     CHECK(file.tensors().size() == 4);
     CHECK(file.at("a").dtype == "U8");
@@ -101,7 +102,8 @@ TEST_CASE("safetensors refuses files that lie, and says how", "[safetensors]") {
         {"two tensors share bytes",
          with_header("{" + ok + "," + entry("b", "F32", "[2]", "[0,8]") + "}", eight), {"\"b\"", "overlaps", "\"a\""}},
         {"hole in front", one("F32", "[1]", "[4,8]"), {"4 bytes between the header", "\"a\""}},
-        {"hole between", with_header("{" + entry("a", "U8", "[2]", "[0,2]") + "," + entry("b", "U8", "[2]", "[6,8]") + "}", eight),
+        {"hole between",
+         with_header("{" + entry("a", "U8", "[2]", "[0,2]") + "," + entry("b", "U8", "[2]", "[6,8]") + "}", eight),
          {"4 bytes between", "\"a\"", "\"b\""}},
         {"bytes left over", with_header("{" + ok + "}", eight + "y"), {"9 bytes of data", "end at 8"}},
         {"control characters in a name", with_header("{" + entry("\\u001b[2J", "F0", "[]", "[0,0]") + "}", ""),
@@ -194,7 +196,8 @@ TEST_CASE("safetensors that transformers wrote are written again byte for byte",
 
 TEST_CASE("shards and their index", "[safetensors]") {
     const Scratch                dir;
-    const std::vector<StoredRow> rows = {{"a", "F32", {3}}, {"big", "F32", {100}}, {"c", "BF16", {2, 2}}, {"d", "I32", {1}}};
+    const std::vector<StoredRow> rows = {
+        {"a", "F32", {3}}, {"big", "F32", {100}}, {"c", "BF16", {2, 2}}, {"d", "I32", {1}}};
     const std::string            data(400, '\1');
     const auto                   write = [&] {
         ModelWriter writer(dir.path, rows, 20);

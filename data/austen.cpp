@@ -1,0 +1,77 @@
+// austen - the novels inside the R package janeaustenr, as plain text on standard output
+//
+//   austen Rdata.rdb > austen.txt
+//
+// An Rdata.rdb is chunks of: uint32 n; a zlib stream of n bytes. Each chunk here is one novel as R serialises a vector
+// of strings: "X\n"; int32 version, writer, oldest reader; from version 3 on int32 length and name of an encoding; then int32 16
+// (a string vector), int32 count, and per string int32 flags, int32 length, the bytes. All numbers are big-endian. A string is a line
+// of the book. Between novels stands a line <|endoftext|>.
+#include <zlib.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "gpt/files.h"
+
+// Takes numbers and bytes from the front of a stretch, and never more than it has.
+struct Cursor {
+    std::string_view   rest;
+    const std::string& file;
+
+    std::string_view bytes(uint32_t n) {
+        CHECK(n <= rest.size(), "{}: ends in the middle of a value: {} bytes wanted, {} left", file, n, rest.size());
+        const std::string_view taken = rest.substr(0, n);
+        rest.remove_prefix(n);
+        return taken;
+    }
+    uint32_t number() {
+        uint32_t n = 0;
+        for (const char c : bytes(4)) n = n << 8 | uint8_t(c);
+        return n;
+    }
+};
+
+static std::string inflate_chunk(Cursor& in) {
+    constexpr uint32_t most = 64 << 20;
+    uLongf             size = in.number();
+    CHECK(size > 0 && size <= most, "{}: a chunk of {} bytes, expected 1..{}; is this an Rdata.rdb?", in.file, size, most);
+    std::string out(size, '\0');
+    uLong       used = uLong(in.rest.size());
+    const int   status = uncompress2(reinterpret_cast<Bytef*>(out.data()), &size,
+                                     reinterpret_cast<const Bytef*>(in.rest.data()), &used);
+    CHECK(status == Z_OK && size == out.size(), "{}: a chunk is damaged (zlib status {})", in.file, status);
+    in.rest.remove_prefix(used);
+    return out;
+}
+
+static std::string read_novel(Cursor in) {
+    CHECK(in.bytes(2) == "X\n", "{}: a chunk is not R's binary serialisation", in.file);
+    const uint32_t version = in.number();
+    in.bytes(8);
+    if (version >= 3) in.bytes(in.number());
+    const uint32_t type = in.number();
+    CHECK(type == 16, "{}: a chunk holds type {:#x}, expected a string vector, 0x10", in.file, type);
+    std::string text;
+    for (uint32_t lines = in.number(); lines > 0; lines--) {
+        const uint32_t flags = in.number();
+        CHECK((flags & 0xff) == 9, "{}: a line of type {:#x}, expected 9, a string", in.file, flags);
+        text.append(in.bytes(in.number())) += '\n';
+    }
+    return text;
+}
+
+int main(int argc, char** argv) try {
+    CHECK(argc == 2, "usage: austen Rdata.rdb > austen.txt");
+    const std::string path = argv[1];
+    const MappedFile  file(path);
+    CHECK(file.size() > 0, "{} is empty", path);
+    std::string text;
+    for (Cursor in{file.text(), path}; !in.rest.empty();) {
+        const std::string chunk = inflate_chunk(in);
+        if (!text.empty()) text += "<|endoftext|>\n";
+        text += read_novel({chunk, path});
+    }
+    CHECK_RUN(std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0,
+              "cannot write the text: {}", os_error());
+} catch (const std::exception& e) { return complain(e); }

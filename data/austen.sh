@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# austen.sh - the quick-start corpus: Jane Austen's six novels, 4.0 MB of public-domain prose, as one text file
+#
+#   data/austen.sh [FILE]     default data/austen/austen.txt
+#
+# The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). Its data file is taken
+# out of the package without installing anything; build/austen turns it into text (see austen.cpp).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-data/austen/austen.txt}
+package=r-cran-janeaustenr
+installed=/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb
+
+if [ -s "$out" ]; then
+    echo "$out is there"
+    exit 0
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tried=()
+
+give_up() {
+    echo "error: cannot get Debian's package $package:" >&2
+    printf '    %s\n' "${tried[@]}" >&2
+    cat >&2 <<HELP
+Any other text will do. Put it in $out, or give it to the programs by name:
+    data/tinyshakespeare.sh                     1.1 MB of Shakespeare, by curl
+    ./tokenize --train-bpe 4096 --input your.txt --output data/your/tokenizer.json
+    ./tokenize --tokenizer data/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/your/your
+HELP
+    exit 1
+}
+
+try() {  # try COMMAND…: runs it in $work, and remembers what it said if it fails
+    local said
+    if said=$(cd "$work" && "$@" 2>&1); then return 0; fi
+    tried+=("$*: $(grep -v '^W:' <<<"$said" | tail -1)")
+    return 1
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+fetch() { try apt-get download -q -o APT::Sandbox::User= "$package"; }
+
+if [ -s "$installed" ]; then
+    rdb=$installed
+else
+    command -v apt-get >/dev/null || { tried+=("apt-get: not on this system"); give_up; }
+    # A fresh container has no package lists yet.
+    fetch || { try as_root apt-get update -q && fetch; } || give_up
+    dpkg-deb --fsys-tarfile "$work/$package"_*.deb | tar -x -C "$work" ".$installed"
+    rdb=$work$installed
+fi
+
+[ -x build/austen ] || make --no-print-directory build/austen
+mkdir -p "$(dirname "$out")"
+build/austen "$rdb" >"$work/austen.txt"
+cp "$work/austen.txt" "$out.tmp"
+mv "$out.tmp" "$out"
+echo "$out: $(wc -c <"$out") bytes, $(($(grep -cxF '<|endoftext|>' "$out") + 1)) novels"

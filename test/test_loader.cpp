@@ -1,0 +1,441 @@
+// test_loader.cpp - random numbers, the shuffle, token shards of all kinds, and batches that any reader gets alike
+#include <sys/stat.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "gpt/loader.h"
+#include "gpt/random.h"
+#include "test/scratch.h"
+//
+#include "test/catch.h"
+
+namespace {
+
+template <class T> std::string bytes_of(const std::vector<T>& values) {
+    return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+// An llm.c shard; count -1: the true one.
+template <class Id> std::string llmc(const std::vector<Id>& ids, int magic, int version, int64_t count = -1) {
+    std::vector<int32_t> header(256);
+    header[0] = magic, header[1] = version, header[2] = int32_t(count < 0 ? int64_t(ids.size()) : count);
+    return bytes_of(header) + bytes_of(ids);
+}
+std::string llmc16(const std::vector<uint16_t>& ids) { return llmc(ids, 20240520, 1); }
+
+std::vector<uint16_t> counting(int n, int first = 0) {
+    std::vector<uint16_t> ids(n);
+    std::iota(ids.begin(), ids.end(), uint16_t(first));
+    return ids;
+}
+std::vector<int32_t> values(const Tensor& t) { return {t.data<int32_t>(), t.data<int32_t>() + t.numel()}; }
+std::vector<int32_t> all_ids(const Shard& s) {
+    std::vector<int32_t> ids(s.tokens());
+    s.read(0, s.tokens(), ids.data());
+    return ids;
+}
+
+}  // namespace
+
+TEST_CASE("philox gives the numbers of its authors", "[random]") {  // kat_vectors of Random123
+    const auto is = [](Philox p, std::initializer_list<uint32_t> words) {
+        return std::equal(words.begin(), words.end(), p.word);
+    };
+    const uint32_t ones = 0xffffffff;
+    CHECK(is(philox({{0, 0, 0, 0}}, 0, 0), {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+    CHECK(is(philox({{ones, ones, ones, ones}}, ones, ones), {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+    CHECK(is(philox({{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0xa4093822, 0x299f31d0),
+             {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST_CASE("random numbers are spread as they should be", "[random]") {
+    const Random  random(1337, "test");
+    const int     n = 1 << 20;
+    double        sum = 0, sum2 = 0, tail = 0, uniform = 0, most = 0;
+    float         low = 1, high = 0;
+    std::map<uint64_t, int> faces;
+    for (int i = 0; i < n; i++) {
+        const double z = random.normal(i), u = random.uniform(i);
+        sum += z, sum2 += z * z, tail += std::abs(z) > 2, uniform += u, most = std::max(most, std::abs(z));
+        low = std::min(low, float(u)), high = std::max(high, float(u));
+        faces[random.below(i, 6)]++;
+    }
+    // Five standard deviations of each estimate.
+    CHECK(std::abs(sum / n) < 5 / std::sqrt(n));
+    CHECK(std::abs(sum2 / n - 1) < 5 * std::sqrt(2. / n));
+    CHECK(std::abs(tail / n - 0.0455003) < 5 * std::sqrt(0.0455 / n));
+    CHECK(std::abs(uniform / n - 0.5) < 5 * std::sqrt(1 / 12. / n));
+    CHECK((most > 4 && most < 6.8));
+    CHECK((low >= 0 && low < 1e-4f && high < 1 && high > 1 - 1e-4f));
+    CHECK(faces.size() == 6);
+    for (const auto& [face, times] : faces) CHECK(std::abs(times - n / 6.) < 5 * std::sqrt(n * 5 / 36.));
+    CHECK(random.below(3, 1) == 0);
+}
+
+TEST_CASE("a random number depends on its key and index alone", "[random]") {
+    const Random random(1, "weights", 7);
+    // In pieces that begin at any lane of a block, and far beyond 2^32.
+    const uint64_t     far = (uint64_t(1) << 40) + 2;
+    std::vector<float> whole(41), piece(41);
+    random.fill_normal(whole.data(), far, whole.size(), 0.02f);
+    for (size_t i = 0; i < whole.size(); i++) CHECK(whole[i] == 0.02f * random.normal(far + i));
+    for (size_t at = 0, step = 1; at < piece.size(); at += step, step = step % 7 + 1)
+        random.fill_normal(&piece[at], far + at, std::min(step, piece.size() - at), 0.02f);
+    CHECK(piece == whole);
+
+    std::set<uint64_t> seen;
+    for (uint64_t seed : {0, 1, 2})
+        for (const char* purpose : {"", "weights", "data order"})
+            for (uint64_t step : {uint64_t(0), uint64_t(1), uint64_t(1) << 32})
+                for (uint64_t i : {uint64_t(0), uint64_t(1), uint64_t(1) << 33})
+                    seen.insert(Random(seed, purpose, step).word64(i));
+    CHECK(seen.size() == 3 * 3 * 3 * 3);
+    // Fixed for good: a run is repeated from its seed.
+    CHECK(Random(1337, "weights").word64(0) == 0x16dd1d44336ff7a3u);
+    CHECK(permutation(0, 1000003, 42) == 719284);
+}
+
+TEST_CASE("permutation visits everything once, in an order of its own for each key", "[random]") {
+    for (uint64_t n : {1, 2, 3, 4, 5, 16, 17, 63, 64, 65, 1000, 4097}) {
+        std::set<std::vector<uint64_t>> orders;
+        for (uint64_t key : {0, 1, 2, 3}) {
+            std::vector<uint64_t> order(n), sorted;
+            for (uint64_t i = 0; i < n; i++) order[i] = permutation(i, n, key);
+            sorted = order;
+            std::sort(sorted.begin(), sorted.end());
+            for (uint64_t i = 0; i < n; i++) REQUIRE(sorted[i] == i);
+            orders.insert(order);
+        }
+        CHECK(orders.size() >= (n < 4 ? 1 : n < 5 ? 2 : 4));
+    }
+    // Where 0 goes is spread evenly over the keys (chi-squared, 9 degrees of freedom: 33.7 once in 10^4).
+    std::vector<int> home(10);
+    int              together = 0;
+    for (uint64_t key = 0; key < 10000; key++) home[permutation(0, 10, key)]++;
+    double chi2 = 0;
+    for (int count : home) chi2 += (count - 1000.) * (count - 1000.) / 1000.;
+    CHECK(chi2 < 33.7);
+    for (uint64_t i = 0; i + 1 < 100000; i++) {  // neighbours part
+        const int64_t apart = int64_t(permutation(i + 1, 100000, 5)) - int64_t(permutation(i, 100000, 5));
+        together += std::abs(apart) == 1;
+    }
+    CHECK(together < 20);  // 2 expected
+    const uint64_t huge = uint64_t(1) << 62;
+    CHECK(permutation(huge - 1, huge, 1) < huge);
+    CHECK(permutation(~uint64_t(0) - 1, ~uint64_t(0), 1) < ~uint64_t(0));
+}
+
+TEST_CASE("shards are known by what is in them", "[loader]") {
+    const Scratch dir;
+    const auto    read = [&](const std::string& bytes, int64_t vocab, int width) {
+        write_text(dir / "x.bin", bytes);
+        const Shard s(dir / "x.bin", vocab);
+        CHECK(s.width() == width);
+        return all_ids(s);
+    };
+    std::vector<uint32_t> wide, narrow;
+    std::vector<int32_t>  small_ids, big_ids;
+    for (int i = 0; i < 1000; i++) {
+        small_ids.push_back(i * 31 % 50257), big_ids.push_back(i * 7919 % 128256);
+        narrow.push_back(small_ids.back()), wide.push_back(big_ids.back());
+    }
+    const std::vector<uint16_t> ids16(small_ids.begin(), small_ids.end());
+    CHECK(read(llmc16(ids16), 50257, 2) == small_ids);
+    CHECK(read(llmc(wide, 20240801, 7), 128256, 4) == big_ids);
+    CHECK(read(bytes_of(ids16), 50257, 2) == small_ids);
+    CHECK(read(bytes_of(ids16), 128256, 2) == small_ids);
+    CHECK(read(bytes_of(ids16), 0, 2) == small_ids);
+    CHECK(read(bytes_of(narrow), 50257, 4) == small_ids);
+    CHECK(read(bytes_of(wide), 128256, 4) == big_ids);
+    CHECK(read(bytes_of(wide), 200000, 4) == big_ids);
+    CHECK(read(bytes_of(std::vector<uint16_t>(8)), 10, 2) == std::vector<int32_t>(8));  // all zero: nothing says uint32
+    CHECK(read(bytes_of(std::vector<uint16_t>{5, 0, 0}), 10, 2).size() == 3);             // 6 bytes cannot be uint32
+    CHECK(read(bytes_of(std::vector<uint16_t>{7, 1, 2, 0, 1, 1}), 10, 2).size() == 6);
+    // Letters stored as ids of two bytes, as nanoGPT's character models do, are not text.
+    CHECK(read(bytes_of(counting(65)), 65, 2).size() == 65);
+}
+
+TEST_CASE("a file that is no shard is called by its name", "[loader]") {
+    const Scratch     dir;
+    const std::string path = dir / "x.bin";
+    const auto        refused = [&](const std::string& bytes, std::initializer_list<const char*> words) {
+        write_text(path, bytes);
+        for (const char* word : words) CHECK_REFUSED((Shard{path, 50257}), "x.bin", word);
+    };
+    const auto ids = counting(100);
+    refused("", {"is empty"});
+    refused("x", {"1 bytes"});
+    refused("abc", {"3 bytes", "uint16"});
+    refused(llmc16(ids).substr(0, 1023), {"1023", "truncated"});
+    refused(llmc16(ids).substr(0, 4), {"4 in all", "truncated"});
+    refused(llmc16(ids).substr(0, 1224 - 2), {"100 tokens", "1224 bytes", "1222", "truncated"});
+    refused(llmc16(ids) + "xx", {"1224 bytes", "1226"});
+    refused(llmc(ids, 20240520, 1, 2147483647), {"2147483647 tokens", "4294968318 bytes", "truncated"});
+    refused(llmc(ids, 20240520, 1, 0x80000000), {"-2147483648 tokens"});
+    refused(llmc(ids, 20240520, 2), {"version 2", "expected 1"});
+    refused(llmc(ids, 20240801, 1), {"version 1", "expected 7"});
+    refused(llmc(ids, 20240522, 1), {"evaluation", "./tokenize"});
+    refused(llmc(ids, 20240326, 3), {"llm.c GPT-2 model"});
+    refused(llmc(ids, 20240327, 2), {"debug state"});
+    refused(llmc(ids, 20240328, 2), {"tokenizer"});
+    refused(llmc(ids, 20240527, 1), {"training state"});
+    refused(llmc(ids, 20240803, 1), {"Llama model"});
+    refused("BIN.TOK\n" + bytes_of(ids), {"llmq", "cannot be read yet"});
+    refused(std::string("MMIDIDX\0\0", 9) + "x", {"Megatron", "cannot be read yet"});
+    refused(std::string("TNTIDX\0\0", 8), {"Megatron"});
+    refused("\x93NUMPY\x01" + bytes_of(ids), {"NumPy"});
+    refused(read_text("test/golden/gpt2/model.safetensors"), {"safetensors"});
+    refused("\x1f\x8b\x08 compressed", {"archive"});
+    refused("\x28\xb5\x2f\xfd compressed", {"archive"});
+    refused("It is a truth universally acknowledged, that a single man", {"plain text", "./tokenize"});
+    refused("Мой дядя самых честных правил, когда не в шутку занемог", {"plain text"});
+    refused(std::string(5000, 'a') + "é", {"plain text"});
+    write_text(dir / "x.idx", "MMIDIDX");
+    refused(bytes_of(ids), {"Megatron", "x.idx"});
+
+    CHECK_REFUSED((Shard{dir.path, 10}), "a folder");
+    CHECK_REFUSED((Shard{dir / "absent.bin", 10}), "absent.bin", "No such file");
+    mkfifo((dir / "pipe").c_str(), 0600);
+    CHECK_REFUSED((Shard{dir / "pipe", 10}), "pipe");
+}
+
+TEST_CASE("ids outside the vocabulary are found and named", "[loader]") {
+    const Scratch dir;
+    auto          ids = counting(1000);
+    ids[777]          = 50300;
+    write_text(dir / "a.bin", llmc16(counting(500)));
+    write_text(dir / "b.bin", bytes_of(ids));
+    LoaderSettings set;
+    set.pattern = dir / "*.bin", set.context = 100, set.vocab = 50257, set.batch = 2;
+    Loader loader(set);
+    CHECK_REFUSED(for (int i = 0; i < 10; i++) loader.next(), "b.bin: token 50300 at position 777", "50257 tokens",
+                  "data/README.md");
+    set.vocab = 50301;
+    Loader fits(set);
+    for (int i = 0; i < 10; i++) fits.next();
+
+    write_text(dir / "c.bin", llmc(std::vector<uint32_t>{1, 2, 0xffffffff, 4}, 20240801, 7));
+    std::vector<int32_t> out(4);
+    CHECK_REFUSED(Shard(dir / "c.bin", 128256).read(0, 4, out.data()), "token 4294967295 at position 2");
+    CHECK_REFUSED(Shard(dir / "c.bin", 0).read(0, 4, out.data()), "token 4294967295");
+    CHECK_REFUSED(Shard(dir / "c.bin", 0).read(1, 4, out.data()), "1..5 of 4");
+    CHECK_REFUSED(Shard(dir / "c.bin", 0).read(-1, 1, out.data()), "of 4");
+    // A wrong id among uint32 ids without a header does not make the file uint16.
+    std::vector<uint32_t> wide(400, 5);
+    wide[200] = 70000;
+    write_text(dir / "d.bin", bytes_of(wide));
+    out.resize(400);
+    CHECK_REFUSED(Shard(dir / "d.bin", 50257).read(0, 400, out.data()), "token 70000 at position 200");
+}
+
+TEST_CASE("patterns", "[loader]") {
+    const Scratch dir;
+    for (const char* name : {"t_10.bin", "t_2.bin", "T_1.bin", "v.bin"}) write_text(dir / name, llmc16(counting(9)));
+    CHECK(files_matching(dir / "t_*.bin") == std::vector<std::string>{dir / "t_10.bin", dir / "t_2.bin"});
+    CHECK(files_matching(dir / "{v,T_1,v}.bin") == std::vector<std::string>{dir / "T_1.bin", dir / "v.bin"});
+    CHECK(files_matching(dir / "v.bin").size() == 1);
+    CHECK_REFUSED(files_matching(dir / "x_*.bin"), "x_*.bin", "no file matches", "quotes");
+    CHECK_REFUSED(files_matching(""), "empty");
+    LoaderSettings set;
+    set.context = 4, set.pattern = dir.path;
+    CHECK_REFUSED(Loader{set}, "is a folder");
+}
+
+TEST_CASE("windows: none across shards, the last partial one left out, each once in an epoch", "[loader]") {
+    const Scratch dir;
+    // 25 tokens make 6 windows of 4 + 1; 24 make 5; 4, 1 and none make no window.
+    write_text(dir / "a.bin", llmc16(counting(25, 100)));
+    write_text(dir / "b.bin", bytes_of(counting(4, 200)));
+    write_text(dir / "c.bin", llmc16({}));
+    write_text(dir / "d.bin", llmc16(counting(24, 300)));
+    write_text(dir / "e.bin", llmc16({400}));
+    LoaderSettings set;
+    set.pattern = dir / "*.bin", set.context = 4, set.vocab = 1000, set.shuffle = false;
+    Loader in_order(set);
+    CHECK(in_order.windows() == 11);
+    CHECK(in_order.tokens() == 25 + 4 + 24 + 1);
+    CHECK(in_order.shards().size() == 5);
+    for (int turn = 0; turn < 2; turn++)
+        for (int first : {100, 104, 108, 112, 116, 120, 300, 304, 308, 312, 316}) {
+            const Batch& b = in_order.next();
+            CHECK(b.tokens.shape == Shape{1, 4});
+            CHECK(values(b.tokens) == std::vector<int32_t>{first, first + 1, first + 2, first + 3});
+            CHECK(values(b.targets) == std::vector<int32_t>{first + 1, first + 2, first + 3, first + 4});
+        }
+    CHECK(in_order.position() == LoaderPosition{2, 0});
+
+    set.shuffle = true;
+    std::set<std::vector<int32_t>> orders;
+    for (uint64_t seed : {1, 2}) {
+        set.seed = seed;
+        Loader shuffled(set);
+        for (int epoch = 0; epoch < 3; epoch++) {
+            std::vector<int32_t> firsts;
+            for (int i = 0; i < 11; i++) firsts.push_back(values(shuffled.next().tokens)[0]);
+            orders.insert(firsts);
+            std::sort(firsts.begin(), firsts.end());
+            CHECK(firsts == std::vector<int32_t>{100, 104, 108, 112, 116, 120, 300, 304, 308, 312, 316});
+        }
+    }
+    CHECK(orders.size() == 6);
+
+    set.context = 24;
+    CHECK(Loader{set}.windows() == 1);
+    set.context = 25;
+    CHECK_REFUSED(Loader{set}, "context + 1 = 26", "a.bin", "has 25", "--context 24", "54 tokens in 5 shards");
+    set.context = 0;
+    CHECK_REFUSED(Loader{set}, "context 0");
+    set.context = int64_t(1) << 40;
+    CHECK_REFUSED(Loader{set}, "context 1099511627776");
+}
+
+TEST_CASE("the order of the data does not depend on batch, ranks or where a run was interrupted", "[loader]") {
+    const Scratch dir;
+    write_text(dir / "a.bin", llmc16(counting(70)));
+    write_text(dir / "b.bin", llmc16(counting(45, 1000)));
+    LoaderSettings set;
+    set.pattern = dir / "*.bin", set.context = 3, set.vocab = 2000, set.seed = 9;
+    std::vector<int32_t> one_by_one;
+    Loader               single(set);
+    REQUIRE(single.windows() == 23 + 14);
+    for (int i = 0; i < 240; i++) {
+        const auto t = values(single.next().tokens);
+        one_by_one.insert(one_by_one.end(), t.begin(), t.end());
+    }
+    struct Case {
+        int batch, world;
+    };
+    for (const Case c : {Case{240, 1}, {5, 1}, {2, 3}, {1, 4}, {40, 2}, {24, 5}}) {
+        CAPTURE(c.batch, c.world);
+        std::vector<Loader> ranks;
+        for (int r = 0; r < c.world; r++) {
+            LoaderSettings s = set;
+            s.batch = c.batch, s.rank = r, s.world = c.world;
+            ranks.emplace_back(s);
+        }
+        std::vector<int32_t> together;
+        for (int step = 0; step < 240 / (c.batch * c.world); step++)
+            for (Loader& rank : ranks) {
+                const auto t = values(rank.next().tokens);
+                together.insert(together.end(), t.begin(), t.end());
+            }
+        CHECK(together == one_by_one);
+        for (Loader& rank : ranks) CHECK(rank.position() == LoaderPosition{240 / 37, 240 % 37});
+    }
+    // A run that saved its position after 100 windows goes on with the 101st, with other batches too.
+    Loader before(set);
+    for (int i = 0; i < 100; i++) before.next();
+    set.batch = 7;
+    Loader after(set);
+    after.seek(before.position());
+    CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin() + 300, one_by_one.begin() + 321));
+    after.rewind();
+    CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin(), one_by_one.begin() + 21));
+    CHECK_REFUSED((after.seek({0, 37})), "window 37", "37 windows");
+    CHECK_REFUSED((after.seek({0, -1})), "window -1");
+    CHECK_REFUSED((after.seek({-1, 0})), "epoch -1");
+    set.rank = 2, set.world = 2;
+    CHECK_REFUSED(Loader{set}, "rank 2 of 2");
+}
+
+TEST_CASE("the fingerprint changes with the data", "[loader]") {
+    const Scratch  dir, moved;
+    LoaderSettings set;
+    set.pattern = dir / "*.bin", set.context = 3, set.vocab = 50000;
+    auto       ids   = counting(9000);
+    const auto print = [&] { return Loader(set).fingerprint(); };
+    write_text(dir / "a.bin", llmc16(ids));
+    const std::string first = print();
+    CHECK(first.size() == 16);
+    CHECK(print() == first);
+    ids[8999] = 1;
+    write_text(dir / "a.bin", llmc16(ids));
+    CHECK(print() != first);
+    ids[8999] = 8999;
+    write_text(dir / "a.bin", llmc16(ids));
+    CHECK(print() == first);
+    write_text(dir / "b.bin", llmc16(ids));
+    CHECK(print() != first);
+    write_text(moved / "a.bin", llmc16(ids));
+    set.pattern = moved / "a.bin";
+    CHECK(print() == first);  // the folder has no part in it
+    write_text(moved / "c.bin", llmc16(ids));
+    set.pattern = moved / "c.bin";
+    CHECK(print() != first);
+}
+
+TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
+    const Scratch     dir;
+    const std::string path = dir / "big.bin";
+    const int64_t     tokens = (int64_t(1) << 31) + 5000;
+    write_text(path, bytes_of(counting(4096, 1)));
+    if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole, where the file system has them
+        WARN("skipped: no room for a sparse file of 4 GB");
+        return;
+    }
+    const auto   end  = counting(1000, 30000);
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(2 * (tokens - 1000));
+    file.write(reinterpret_cast<const char*>(end.data()), 2000);
+    file.close();
+    LoaderSettings set;
+    set.pattern = path, set.context = 1000, set.vocab = 50257, set.shuffle = false;
+    Loader loader(set);
+    CHECK(loader.tokens() == tokens);
+    CHECK(loader.windows() == (tokens - 1) / 1000);
+    loader.seek({0, loader.windows() - 1});
+    const Batch&         last = loader.next();
+    const int64_t        at   = (loader.windows() - 1) * 1000;
+    std::vector<int32_t> expected(1000);
+    for (int i = 0; i < 1000; i++) expected[i] = at + i < tokens - 1000 ? 0 : int32_t(30000 + at + i - (tokens - 1000));
+    CHECK(values(last.tokens) == expected);
+    CHECK(expected[999] > 30000);
+}
+
+TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
+    const char*       given = std::getenv("GPT_DATA");
+    const std::string root  = given ? given : "../shared";
+    struct Known {
+        const char* file;
+        int64_t     skip, tokens, ends;  // bytes of header, ids, and how many of them are 50256
+    };
+    const Known known[] = {{"data/llmc/tiny_shakespeare_val.bin", 1024, 32768, -1},
+                           {"data/nanogpt/shakespeare_train.bin", 0, 301966, 0},
+                           {"data/nanogpt/shakespeare_val.bin", 0, 36059, 0},
+                           {"data/nanogpt/tinystories_small.bin", 0, 19839, 106}};
+    for (const Known& k : known) {
+        const std::string path = root + "/" + k.file;
+        if (!exists(path)) {
+            WARN("skipped: there is no " << path << " (GPT_DATA names the folder)");
+            continue;
+        }
+        CAPTURE(path);
+        const std::string    bytes = read_text(path);
+        std::vector<int32_t> decoded;
+        for (size_t i = k.skip; i + 1 < bytes.size(); i += 2)
+            decoded.push_back(uint8_t(bytes[i]) + 256 * uint8_t(bytes[i + 1]));
+        REQUIRE(int64_t(decoded.size()) == k.tokens);
+
+        LoaderSettings set;
+        set.pattern = path, set.vocab = 50257, set.context = 64, set.batch = 3, set.shuffle = false;
+        Loader loader(set);
+        CHECK(loader.tokens() == k.tokens);
+        std::vector<int32_t> tokens, targets;
+        for (int64_t i = 0; i < loader.windows() / 3; i++) {
+            const Batch& b = loader.next();
+            const auto   x = values(b.tokens), y = values(b.targets);
+            tokens.insert(tokens.end(), x.begin(), x.end());
+            targets.insert(targets.end(), y.begin(), y.end());
+        }
+        CHECK(std::equal(tokens.begin(), tokens.end(), decoded.begin()));
+        CHECK(std::equal(targets.begin(), targets.end(), decoded.begin() + 1));
+        const auto whole = all_ids(Shard(path, 50257));
+        CHECK(whole == decoded);
+        if (k.ends >= 0) CHECK(std::count(whole.begin(), whole.end(), 50256) == k.ends);
+        else CHECK(whole[0] == 50256);
+        CHECK_REFUSED(Shard(path, 1000).read(0, k.tokens, decoded.data()), "1000 tokens");
+    }
+}

@@ -1,0 +1,662 @@
+// test_ops.cpp - embedding, layernorm, matmul, gelu, add, cross entropy, AdamW and sums against test/reference.h
+//
+// Attention and rope have test_attention.cpp. Every case runs on every device, in both dtypes where the op has both.
+#include <functional>
+
+#include "kernels/cpu.h"
+#include "kernels/ops.h"
+#include "test/reference.h"
+
+namespace {
+
+constexpr auto F32 = DType::F32, BF16 = DType::BF16, I32 = DType::I32;
+const Tensor none;
+
+// The bytes of all results, after `run` with so many threads.
+using Bytes = std::vector<std::vector<unsigned char>>;
+template <class Make>
+Bytes bytes_with(int threads, Make run) {
+    Bytes b;
+    with_threads(threads, [&] { b = run(); });
+    return b;
+}
+// run() makes its buffers, calls the op and returns the bytes of its results.
+#define CHECK_SAME_FOR_ANY_THREADS(run)        \
+    do {                                       \
+        const Bytes one_ = bytes_with(1, run); \
+        CHECK(one_ == bytes_with(2, run));     \
+        CHECK(one_ == bytes_with(5, run));     \
+    } while (0)
+
+Values ids(size_t count, int64_t below, uint64_t seed) {
+    Dice random(seed);
+    Values v;
+    for (size_t i = 0; i < count; i++) v.push_back(double(random.below(below)));
+    return v;
+}
+
+}  // namespace
+
+// ---- exp ------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("exp of 16 lanes", "[ops]") {
+    double worst = 0;
+    for (int64_t i = 0; i < 1 << 20; i++) {
+        const float x     = -86.9f + float(i) * (86.9f + 88.7f) / (1 << 20);
+        const double want = std::exp(double(x));
+        worst = std::max(worst, std::fabs(double(cpu::exp(cpu::broadcast(x))[i % 16]) - want) / ulp(want, F32));
+    }
+    CHECK(worst < 1.2);
+    const auto at = [](float x) { return double(cpu::exp(cpu::broadcast(0.f) + x)[3]); };
+    CHECK(at(0.f) == 1);
+    CHECK(at(-0.f) == 1);
+    CHECK(at(1e-40f) == 1);
+    CHECK(at(88.8f) == INFINITY);
+    CHECK(at(3e38f) == INFINITY);
+    CHECK(at(INFINITY) == INFINITY);
+    CHECK(at(-87.5f) == 0);
+    CHECK(at(-3e38f) == 0);
+    CHECK(at(-INFINITY) == 0);
+    CHECK(std::isnan(at(NAN)));
+    uint32_t bits = 0xffffffffu;  // a NaN whose payload and sign are all ones
+    float odd;
+    std::memcpy(&odd, &bits, 4);
+    CHECK(std::isnan(at(odd)));
+}
+
+// ---- embedding ------------------------------------------------------------------------------------------------------
+
+TEST_CASE("embedding", "[ops]") {
+    const auto dev       = GENERATE(from_range(devices()));
+    const auto dtype     = GENERATE(F32, BF16);
+    const auto [B, T, C] = GENERATE(table<int, int, int>({{1, 1, 1}, {2, 3, 7}, {3, 17, 65}, {2, 33, 768}}));
+    const bool learned = GENERATE(true, false), given = GENERATE(false, true);
+    const int64_t Vp = 11, max_T = 40;  // few words, so that most occur more than once
+    CAPTURE(dev, dtype, B, T, C, learned, given);
+    const Stream s = dev->stream();
+
+    const Values token = ids(B * T, Vp, 3), position = ids(B * T, max_T, 4);
+    const Buffer tokens(dev, {B, T}, I32, token), positions(dev, {B, T}, I32, position);
+    const Tensor at     = given ? positions.tensor() : none;
+    const Values row_of = reference::positions_or_count(given ? position : Values(), token.size(), T);
+
+    const Buffer wte(dev, {Vp, C}, dtype, Kind::ordinary, 1), wpe(dev, {max_T, C}, dtype, Kind::ordinary, 2);
+    const Values no_rows;
+    Buffer out(dev, {B, T, C}, dtype);
+    embedding_forward(out, tokens, at, wte, learned ? wpe.tensor() : none, s);
+    const Values& wpe_values = learned ? wpe.values() : no_rows;
+    CHECK_CLOSE(out, reference::embedding_forward<double>(token, row_of, wte.values(), wpe_values, C),
+                reference::embedding_forward<float>(token, row_of, wte.values(), wpe_values, C));
+
+    const Buffer dout(dev, {B, T, C}, dtype, Kind::ordinary, 5);
+    Buffer dwte(dev, {Vp, C}, F32, Kind::ordinary, 6), dwpe(dev, {max_T, C}, F32, Kind::ordinary, 7);
+    const Values dwte_before = dwte.values(), dwpe_before = dwpe.values();
+    embedding_backward(dwte, learned ? dwpe.tensor() : none, dout, tokens, at, s);
+    CHECK_CLOSE(dwte, reference::add_rows<double>(dwte_before, dout.values(), token, C),
+                reference::add_rows<float>(dwte_before, dout.values(), token, C));
+    if (learned)
+        CHECK_CLOSE(dwpe, reference::add_rows<double>(dwpe_before, dout.values(), row_of, C),
+                    reference::add_rows<float>(dwpe_before, dout.values(), row_of, C));
+    else
+        CHECK(dwpe.values() == dwpe_before);
+}
+
+TEST_CASE("embedding is the same for any number of threads", "[ops]") {
+    const auto dev  = devices()[0];
+    const int64_t B = 4, T = 61, C = 200, Vp = 13;
+    const Buffer tokens(dev, {B, T}, I32, ids(B * T, Vp, 3)), dout(dev, {B, T, C}, BF16, Kind::ordinary, 5);
+    auto run = [&] {
+        Buffer dwte(dev, {Vp, C}, F32, Kind::zeros), dwpe(dev, {T, C}, F32, Kind::zeros);
+        embedding_backward(dwte, dwpe, dout, tokens, none, dev->stream());
+        return Bytes{dwte.bytes(), dwpe.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS(run);
+}
+
+TEST_CASE("embedding refuses ids outside its tables", "[ops][errors]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto wrong = GENERATE(-1, 11, 2147483647, -2147483647 - 1);
+    const Stream s   = dev->stream();
+    const Buffer bad(dev, {2, 3}, I32, Values{0, 1, 2, 3, 4, double(wrong)}), good(dev, {2, 3}, I32, ids(6, 11, 1));
+    const Buffer wte(dev, {11, 8}, F32, Kind::ordinary), wpe(dev, {11, 8}, F32, Kind::ordinary);
+    Buffer out(dev, {2, 3, 8}, F32), dwte(dev, {11, 8}, F32, Kind::zeros), dwpe(dev, {11, 8}, F32, Kind::zeros);
+    const std::string id = std::to_string(wrong);
+    CHECK_REFUSED(embedding_forward(out, bad, none, wte, wpe, s), "embedding_forward", "token", "(1, 2)", id.c_str(),
+                  "11");
+    CHECK_REFUSED(embedding_forward(out, good, bad, wte, wpe, s), "embedding_forward", "position", "(1, 2)",
+                  id.c_str());
+    CHECK_REFUSED(embedding_backward(dwte, dwpe, out, bad, none, s), "embedding_backward", "token", "(1, 2)",
+                  id.c_str());
+    CHECK_REFUSED(embedding_backward(dwte, dwpe, out, good, bad, s), "embedding_backward", "position", "(1, 2)",
+                  id.c_str());
+    CHECK(dwte.values() == Values(11 * 8, 0.0));
+}
+
+TEST_CASE("embedding refuses wrong shapes", "[ops][errors]") {
+    const auto dev = devices()[0];
+    const Stream s = dev->stream();
+    const Buffer tokens(dev, {2, 3}, I32, ids(6, 11, 1)), flat(dev, {6}, I32, ids(6, 11, 1));
+    const Buffer wte(dev, {11, 8}, F32, Kind::ordinary), wpe(dev, {3, 8}, F32, Kind::ordinary);
+    const Buffer short_wpe(dev, {2, 8}, F32, Kind::ordinary), narrow_wpe(dev, {3, 7}, F32, Kind::ordinary);
+    Buffer out(dev, {2, 3, 8}, F32), flat_out(dev, {6, 8}, F32), half_out(dev, {2, 3, 8}, BF16);
+    CHECK_REFUSED(embedding_forward(out, flat, none, wte, wpe, s), "embedding_forward", "tokens is (6)");
+    CHECK_REFUSED(embedding_forward(out, wte, none, wte, wpe, s), "embedding_forward", "tokens is (11, 8) fp32");
+    CHECK_REFUSED(embedding_forward(out, tokens, flat, wte, wpe, s), "embedding_forward", "positions is (6)");
+    CHECK_REFUSED(embedding_forward(out, tokens, none, none, wpe, s), "embedding_forward", "token table is null");
+    CHECK_REFUSED(embedding_forward(out, tokens, none, wte, short_wpe, s), "embedding_forward",
+                  "position table is (2, 8)");
+    CHECK_REFUSED(embedding_forward(out, tokens, none, wte, narrow_wpe, s), "embedding_forward",
+                  "position table is (3, 7)");
+    CHECK_REFUSED(embedding_forward(flat_out, tokens, none, wte, wpe, s), "embedding_forward", "out is (6, 8)");
+    CHECK_REFUSED(embedding_forward(half_out, tokens, none, wte, wpe, s), "embedding_forward", "out is (2, 3, 8) bf16");
+    CHECK_REFUSED(embedding_backward(half_out, none, out, tokens, none, s), "embedding_backward", "table is (2, 3, 8)");
+}
+
+// ---- layernorm ------------------------------------------------------------------------------------------------------
+
+TEST_CASE("layernorm_forward", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(F32, BF16);
+    const auto [N, C] = GENERATE(table<int, int>({{1, 1}, {3, 7}, {1, 64}, {2, 65}, {129, 768}, {8, 1600}}));
+    const auto kind =
+        GENERATE(Kind::ordinary, Kind::large_mean, Kind::constant_rows, Kind::huge, Kind::tiny, Kind::zeros);
+    CAPTURE(dev, dtype, N, C, kind);
+    const Buffer x(dev, {N, C}, dtype, kind, 1), w(dev, {C}, dtype, Kind::ordinary, 2),
+        b(dev, {C}, dtype, Kind::ordinary, 3);
+    Buffer y(dev, {N, C}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
+    layernorm_forward(y, mean, rstd, x, w, b, 1e-5f, dev->stream());
+    const auto want  = reference::layernorm_forward<double>(x.values(), w.values(), b.values(), 1e-5f);
+    const auto plain = reference::layernorm_forward<float>(x.values(), w.values(), b.values(), 1e-5f);
+    CHECK_CLOSE(mean, want.mean, plain.mean);
+    CHECK_CLOSE(rstd, want.rstd, plain.rstd);
+    CHECK_CLOSE(y, want.y, plain.y);
+}
+
+TEST_CASE("layernorm keeps a NaN in its row", "[ops]") {
+    const auto dev = GENERATE(from_range(devices()));
+    const Buffer w(dev, {20}, F32, Kind::ordinary, 2), b(dev, {20}, F32, Kind::ordinary, 3);
+    Values v(60, 1.0);
+    v[25] = GENERATE(double(NAN), double(INFINITY));
+    for (size_t i = 0; i < v.size(); i += 3) v[i] += 1;
+    const Buffer x(dev, {3, 20}, F32, v);
+    Buffer y(dev, {3, 20}, F32), mean(dev, {3}, F32), rstd(dev, {3}, F32);
+    layernorm_forward(y, mean, rstd, x, w, b, 1e-5f, dev->stream());
+    const Values out = y.values();
+    for (size_t i = 0; i < out.size(); i++) CHECK(std::isnan(out[i]) == (i / 20 == 1));
+}
+
+TEST_CASE("layernorm_backward", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(F32, BF16);
+    const auto [N, C] = GENERATE(table<int, int>({{1, 1}, {3, 7}, {1, 64}, {2, 65}, {130, 768}, {700, 33}}));
+    const auto kind   = GENERATE(Kind::ordinary, Kind::large_mean, Kind::constant_rows);
+    CAPTURE(dev, dtype, N, C, kind);
+    const Buffer x(dev, {N, C}, dtype, kind, 1), w(dev, {C}, dtype, Kind::ordinary, 2),
+        dy(dev, {N, C}, dtype, Kind::ordinary, 3);
+    const auto saved = reference::layernorm_forward<double>(x.values(), w.values(), Values(C, 0.0), 1e-5f);
+    const Buffer mean(dev, {N}, F32, saved.mean), rstd(dev, {N}, F32, saved.rstd);
+    Buffer dx(dev, {N, C}, dtype, Kind::ordinary, 4), dw(dev, {C}, F32, Kind::ordinary, 5),
+        db(dev, {C}, F32, Kind::ordinary, 6);
+    const reference::NormGrads before{dx.values(), dw.values(), db.values()};
+    layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, dev->stream());
+    const auto want = reference::layernorm_backward<double>(before, dy.values(), x.values(), w.values(), mean.values(),
+                                                            rstd.values());
+    const auto plain =
+        reference::layernorm_backward<float>(before, dy.values(), x.values(), w.values(), mean.values(), rstd.values());
+    CHECK_CLOSE(dx, want.dx, plain.dx);
+    CHECK_CLOSE(dw, want.dw, plain.dw);
+    CHECK_CLOSE(db, want.db, plain.db);
+}
+
+TEST_CASE("add_layernorm_forward equals add then layernorm to the bit", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(F32, BF16);
+    const auto [N, C] = GENERATE(table<int, int>({{1, 1}, {3, 7}, {5, 65}, {33, 768}}));
+    CAPTURE(dev, dtype, N, C);
+    const Stream s = dev->stream();
+    const Buffer a(dev, {N, C}, dtype, Kind::ordinary, 1), b(dev, {N, C}, dtype, Kind::large_mean, 2);
+    const Buffer w(dev, {C}, dtype, Kind::ordinary, 3), bias(dev, {C}, dtype, Kind::ordinary, 4);
+    Buffer sum(dev, {N, C}, dtype), y(dev, {N, C}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
+    Buffer sum2(dev, {N, C}, dtype), y2(dev, {N, C}, dtype), mean2(dev, {N}, F32), rstd2(dev, {N}, F32);
+    add_layernorm_forward(sum, y, mean, rstd, a, b, w, bias, 1e-5f, s);
+    add_forward(sum2, a, b, s);
+    layernorm_forward(y2, mean2, rstd2, sum2, w, bias, 1e-5f, s);
+    CHECK(sum.bytes() == sum2.bytes());
+    CHECK(y.bytes() == y2.bytes());
+    CHECK(mean.bytes() == mean2.bytes());
+    CHECK(rstd.bytes() == rstd2.bytes());
+}
+
+TEST_CASE("layernorm is the same for any number of threads", "[ops]") {
+    const auto dev  = devices()[0];
+    const int64_t N = 301, C = 97;
+    const Buffer x(dev, {N, C}, F32, Kind::ordinary, 1), w(dev, {C}, F32, Kind::ordinary, 2),
+        dy(dev, {N, C}, F32, Kind::ordinary, 3);
+    auto run = [&] {
+        Buffer y(dev, {N, C}, F32), mean(dev, {N}, F32), rstd(dev, {N}, F32);
+        Buffer dx(dev, {N, C}, F32, Kind::zeros), dw(dev, {C}, F32, Kind::zeros), db(dev, {C}, F32, Kind::zeros);
+        layernorm_forward(y, mean, rstd, x, w, w, 1e-5f, dev->stream());
+        layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, dev->stream());
+        return Bytes{y.bytes(), dx.bytes(), dw.bytes(), db.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS(run);
+}
+
+TEST_CASE("layernorm refuses wrong shapes", "[ops][errors]") {
+    const auto dev = devices()[0];
+    const Stream s = dev->stream();
+    const Buffer x(dev, {4, 8}, F32, Kind::ordinary), w(dev, {8}, F32, Kind::ordinary),
+        long_w(dev, {9}, F32, Kind::ordinary);
+    const Buffer half_w(dev, {8}, BF16, Kind::ordinary), cube(dev, {2, 2, 8}, F32, Kind::ordinary);
+    Buffer y(dev, {4, 8}, F32), m(dev, {4}, F32), r(dev, {4}, F32), short_m(dev, {3}, F32), half_y(dev, {4, 8}, BF16);
+    Buffer dw(dev, {8}, F32, Kind::zeros), db(dev, {8}, F32, Kind::zeros), half_db(dev, {8}, BF16, Kind::zeros);
+    CHECK_REFUSED(layernorm_forward(y, m, r, x, long_w, w, 1e-5f, s), "layernorm_forward",
+                  "w is (9) fp32, expected (8)");
+    CHECK_REFUSED(layernorm_forward(y, m, r, x, half_w, w, 1e-5f, s), "layernorm_forward", "w is (8) bf16");
+    CHECK_REFUSED(layernorm_forward(y, m, r, x, w, none, 1e-5f, s), "layernorm_forward", "b is null");
+    CHECK_REFUSED(layernorm_forward(y, short_m, r, x, w, w, 1e-5f, s), "layernorm_forward", "mean is (3)");
+    CHECK_REFUSED(layernorm_forward(half_y, m, r, x, w, w, 1e-5f, s), "layernorm_forward", "y is (4, 8) bf16");
+    CHECK_REFUSED(layernorm_forward(y, m, r, cube, w, w, 1e-5f, s), "layernorm_forward", "x is (2, 2, 8)");
+    CHECK_REFUSED(add_layernorm_forward(y, half_y, m, r, x, x, w, w, 1e-5f, s), "add_layernorm_forward",
+                  "y is (4, 8) bf16");
+    CHECK_REFUSED(layernorm_backward(y, dw, half_db, x, x, w, m, r, s), "layernorm_backward", "db is (8) bf16");
+    CHECK_REFUSED(layernorm_backward(y, dw, db, x, x, w, m, short_m, s), "layernorm_backward", "rstd is (3)");
+}
+
+// ---- matmul ---------------------------------------------------------------------------------------------------------
+
+TEST_CASE("matmul_forward and matmul_gelu_forward", "[ops]") {
+    const auto dev         = GENERATE(from_range(devices()));
+    const auto dtype       = GENERATE(F32, BF16);
+    const auto [N, IC, OC] = GENERATE(table<int, int, int>(
+        {{1, 1, 1}, {3, 7, 5}, {2, 768, 33}, {4, 65, 7}, {5, 1, 9}, {65, 33, 17}, {129, 768, 40}}));
+    const bool bias        = GENERATE(true, false);
+    CAPTURE(dev, dtype, N, IC, OC, bias);
+    const Stream s = dev->stream();
+    const Buffer x(dev, {N, IC}, dtype, Kind::ordinary, 1), w(dev, {OC, IC}, dtype, Kind::ordinary, 2, 0.1);
+    const Buffer b(dev, {OC}, dtype, Kind::ordinary, 3);
+    const Values b_values = bias ? b.values() : Values();
+    const Tensor b_tensor = bias ? b.tensor() : none;
+    const Values want     = reference::matmul_forward<double>(x.values(), w.values(), b_values, N, IC, OC);
+    const Values plain    = reference::matmul_forward<float>(x.values(), w.values(), b_values, N, IC, OC);
+    Buffer out(dev, {N, OC}, dtype);
+    matmul_forward(out, x, w, b_tensor, s);
+    CHECK_CLOSE(out, want, plain);
+
+    for (const Gelu kind : {Gelu::tanh, Gelu::erf}) {
+        CAPTURE(int(kind));
+        Buffer act(dev, {N, OC}, dtype), act_alone(dev, {N, OC}, dtype), pre(dev, {N, OC}, dtype);
+        matmul_gelu_forward(act, pre, x, w, b_tensor, kind, s);
+        matmul_gelu_forward(act_alone, none, x, w, b_tensor, kind, s);
+        const Values act_want  = reference::gelu_forward<double>(want, kind);
+        const Values act_plain = reference::gelu_forward<float>(stored(plain, dtype), kind);
+        CHECK_CLOSE(pre, want, plain);
+        CHECK_CLOSE(act, act_want, act_plain);
+        CHECK_CLOSE(act_alone, act_want, act_plain);
+    }
+}
+
+TEST_CASE("matmul_backward", "[ops]") {
+    const auto dev         = GENERATE(from_range(devices()));
+    const auto dtype       = GENERATE(F32, BF16);
+    const auto [N, IC, OC] = GENERATE(
+        table<int, int, int>({{1, 1, 1}, {3, 7, 5}, {1, 768, 33}, {65, 33, 17}, {129, 96, 100}, {200, 3, 768}}));
+    CAPTURE(dev, dtype, N, IC, OC);
+    const Stream s = dev->stream();
+    const Buffer x(dev, {N, IC}, dtype, Kind::ordinary, 1), w(dev, {OC, IC}, dtype, Kind::ordinary, 2, 0.1);
+    const Buffer dy(dev, {N, OC}, dtype, Kind::ordinary, 3);
+    Buffer dx(dev, {N, IC}, dtype), dw(dev, {OC, IC}, F32, Kind::ordinary, 4), db(dev, {OC}, F32, Kind::ordinary, 5);
+    auto want =
+        reference::matmul_backward<double>(dw.values(), db.values(), dy.values(), x.values(), w.values(), N, IC, OC);
+    auto plain =
+        reference::matmul_backward<float>(dw.values(), db.values(), dy.values(), x.values(), w.values(), N, IC, OC);
+    matmul_backward(dx, dw, db, dy, x, w, s);
+    CHECK_CLOSE(dx, want.dx, plain.dx);
+    CHECK_CLOSE(dw, want.dw, plain.dw);
+    CHECK_CLOSE(db, want.db, plain.db);
+
+    // Again on top of the first time, without dx and db.
+    const Values db_once = db.values();
+    want  = reference::matmul_backward<double>(want.dw, want.db, dy.values(), x.values(), w.values(), N, IC, OC);
+    plain = reference::matmul_backward<float>(plain.dw, plain.db, dy.values(), x.values(), w.values(), N, IC, OC);
+    matmul_backward(none, dw, none, dy, x, w, s);
+    CHECK_CLOSE(dw, want.dw, plain.dw);
+    CHECK(db.values() == db_once);
+}
+
+TEST_CASE("matmul is the same for any number of threads", "[ops]") {
+    const auto dev   = devices()[0];
+    const auto dtype = GENERATE(F32, BF16);
+    const auto [N, IC, OC] =
+        GENERATE(table<int, int, int>({{2, 300, 100}, {65, 33, 17}, {512, 64, 48}, {256, 256, 768}}));
+    CAPTURE(dtype, N, IC, OC);
+    const Shape x_shape = {N, IC}, w_shape = {OC, IC}, y_shape = {N, OC}, b_shape = {OC};
+    const Buffer x(dev, x_shape, dtype, Kind::ordinary, 1), w(dev, w_shape, dtype, Kind::ordinary, 2);
+    const Buffer dy(dev, y_shape, dtype, Kind::ordinary, 3);
+    auto run = [&] {
+        Buffer y(dev, y_shape, dtype), dx(dev, x_shape, dtype), dw(dev, w_shape, F32, Kind::zeros),
+            db(dev, b_shape, F32, Kind::zeros);
+        matmul_forward(y, x, w, none, dev->stream());
+        matmul_backward(dx, dw, db, dy, x, w, dev->stream());
+        return Bytes{y.bytes(), dx.bytes(), dw.bytes(), db.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS(run);
+}
+
+TEST_CASE("matmul refuses wrong shapes", "[ops][errors]") {
+    const auto dev = devices()[0];
+    const Stream s = dev->stream();
+    const Buffer x(dev, {4, 8}, F32, Kind::ordinary), w(dev, {6, 8}, F32, Kind::ordinary),
+        b(dev, {6}, F32, Kind::ordinary);
+    const Buffer narrow(dev, {6, 7}, F32, Kind::ordinary), half_w(dev, {6, 8}, BF16, Kind::ordinary);
+    Buffer out(dev, {4, 6}, F32), turned(dev, {6, 4}, F32), half_out(dev, {4, 6}, BF16), dx(dev, {4, 8}, F32);
+    Buffer dw(dev, {6, 8}, F32, Kind::zeros), half_dw(dev, {6, 8}, BF16, Kind::zeros);
+    CHECK_REFUSED(matmul_forward(out, x, narrow, b, s), "matmul_forward", "w is (6, 7)");
+    CHECK_REFUSED(matmul_forward(out, x, half_w, b, s), "matmul_forward", "w is (6, 8) bf16");
+    CHECK_REFUSED(matmul_forward(out, x, none, b, s), "matmul_forward", "w is null");
+    CHECK_REFUSED(matmul_forward(turned, x, w, b, s), "matmul_forward", "(6, 4)", "(4, 6)");
+    CHECK_REFUSED(matmul_forward(half_out, x, w, b, s), "matmul_forward", "bf16");
+    CHECK_REFUSED(matmul_forward(out, x, w, x, s), "matmul_forward", "b is (4, 8)", "expected (6)");
+    CHECK_REFUSED(matmul_gelu_forward(out, turned, x, w, b, Gelu::tanh, s), "matmul_gelu_forward", "pre is (6, 4)");
+    CHECK_REFUSED(matmul_backward(dx, half_dw, none, out, x, w, s), "matmul_backward", "dw is (6, 8) bf16");
+    CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, s), "matmul_backward", "dx is (4, 6)");
+    CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, s), "matmul_backward", "db is (6, 8)");
+}
+
+// ---- gelu and add ---------------------------------------------------------------------------------------------------
+
+TEST_CASE("gelu", "[ops]") {
+    const auto dev           = GENERATE(from_range(devices()));
+    const auto dtype         = GENERATE(F32, BF16);
+    const auto form          = GENERATE(Gelu::tanh, Gelu::erf);
+    const auto n             = GENERATE(1, 7, 16, 33, 40000);
+    const auto [kind, scale] = GENERATE(table<Kind, double>({{Kind::ordinary, 1.},
+                                                             {Kind::ordinary, 1e-3},
+                                                             {Kind::ordinary, 10.},
+                                                             {Kind::huge, 1.},
+                                                             {Kind::tiny, 1.},
+                                                             {Kind::zeros, 1.}}));
+    CAPTURE(dev, dtype, int(form), n, kind, scale);
+    const Buffer x(dev, {n}, dtype, kind, 1, scale), dy(dev, {n}, dtype, Kind::ordinary, 2);
+    Buffer y(dev, {n}, dtype), dx(dev, {n}, dtype);
+    gelu_forward(y, x, form, dev->stream());
+    CHECK_CLOSE(y, reference::gelu_forward<double>(x.values(), form), reference::gelu_forward<float>(x.values(), form));
+    gelu_backward(dx, dy, x, form, dev->stream());
+    const Values want = reference::gelu_backward<double>(dy.values(), x.values(), form);
+    CHECK_CLOSE(dx, want, reference::gelu_backward<float>(dy.values(), x.values(), form));
+
+    Buffer in_place(dev, {n}, dtype, dy.values());
+    gelu_backward(in_place, in_place, x, form, dev->stream());
+    CHECK(in_place.bytes() == dx.bytes());
+}
+
+TEST_CASE("gelu of every bf16 number", "[ops]") {
+    const auto dev  = GENERATE(from_range(devices()));
+    const auto form = GENERATE(Gelu::tanh, Gelu::erf);
+    Values all;
+    for (uint32_t bits = 0; bits < 65536; bits++) {
+        bf16 h;
+        h.bits = uint16_t(bits);
+        all.push_back(float(h));
+    }
+    const Buffer x(dev, {65536}, F32, all), one(dev, {65536}, F32, Values(65536, 1.0));
+    Buffer y(dev, {65536}, F32), slope(dev, {65536}, F32);
+    gelu_forward(y, x, form, dev->stream());
+    gelu_backward(slope, one, x, form, dev->stream());
+    const Values y_ours = y.values(), slope_ours = slope.values();
+    double worst = 0, worst_slope = 0;
+    for (size_t i = 0; i < all.size(); i++) {
+        const double wanted       = stored(reference::gelu(all[i], form), F32),
+                     slope_wanted = reference::gelu_slope(all[i], form);
+        if (!std::isfinite(wanted)) {
+            INFO("x = " << all[i]);
+            CHECK((std::isnan(wanted) ? std::isnan(y_ours[i]) : y_ours[i] == wanted));
+            continue;
+        }
+        // Relative to x and to 1: what a rounding of Φ(x) costs.
+        worst       = std::max(worst, std::fabs(y_ours[i] - wanted) / std::max(std::fabs(all[i]), 1e-37));
+        worst_slope = std::max(worst_slope, std::fabs(slope_ours[i] - slope_wanted));
+    }
+    CHECK(worst < 2 * 0x1p-23);
+    CHECK(worst_slope < 4 * 0x1p-23);
+}
+
+TEST_CASE("add_forward", "[ops]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const auto n     = GENERATE(1, 15, 33, 40001);
+    const auto kind  = GENERATE(Kind::ordinary, Kind::tiny, Kind::huge, Kind::garbage);
+    CAPTURE(dev, dtype, n, kind);
+    const Buffer a(dev, {n}, dtype, kind, 1), b(dev, {n}, dtype, Kind::ordinary, 2);
+    Buffer out(dev, {n}, dtype), in_place(dev, {n}, dtype, b.values());
+    add_forward(out, a, b, dev->stream());
+    CHECK_CLOSE(out, reference::add<double>(a.values(), b.values()), reference::add<float>(a.values(), b.values()));
+    add_forward(in_place, a, in_place, dev->stream());
+    CHECK(in_place.bytes() == out.bytes());
+}
+
+TEST_CASE("gelu and add refuse wrong shapes", "[ops][errors]") {
+    const auto dev = devices()[0];
+    const Stream s = dev->stream();
+    const Buffer x(dev, {4, 8}, F32, Kind::ordinary), half(dev, {4, 8}, BF16, Kind::ordinary),
+        turned(dev, {8, 4}, F32, Kind::ordinary);
+    const Buffer ints(dev, {4, 8}, I32, Values(32, 1.0));
+    Buffer y(dev, {4, 8}, F32);
+    CHECK_REFUSED(gelu_forward(y, turned, Gelu::tanh, s), "gelu_forward", "y is (4, 8) fp32, expected (8, 4)");
+    CHECK_REFUSED(gelu_forward(y, none, Gelu::tanh, s), "gelu_forward", "x is null");
+    CHECK_REFUSED(gelu_forward(ints, ints, Gelu::tanh, s), "int32");
+    CHECK_REFUSED(gelu_backward(y, half, x, Gelu::erf, s), "gelu_backward", "dy is (4, 8) bf16");
+    CHECK_REFUSED(gelu_backward(none, x, x, Gelu::erf, s), "gelu_backward", "dx is null");
+    CHECK_REFUSED(add_forward(y, x, turned, s), "add_forward", "b is (8, 4)");
+    CHECK_REFUSED(add_forward(half, x, x, s), "add_forward", "out is (4, 8) bf16");
+}
+
+// ---- cross entropy --------------------------------------------------------------------------------------------------
+
+TEST_CASE("cross_entropy", "[ops]") {
+    const auto dev        = GENERATE(from_range(devices()));
+    const auto dtype      = GENERATE(F32, BF16);
+    const auto [N, V, Vp] = GENERATE(
+        table<int, int, int>({{1, 1, 1}, {1, 1, 8}, {3, 7, 7}, {5, 65, 128}, {4, 1000, 1008}, {2, 50257, 50304}}));
+    const auto scale        = GENERATE(0.f, 1.f, 0.01f);
+    // Logits of sizes from none (all equal) to a run that has gone wrong.
+    const auto [kind, size] = GENERATE(table<Kind, double>({{Kind::ordinary, 1.},
+                                                            {Kind::ordinary, 10.},
+                                                            {Kind::ordinary, 1e4},
+                                                            {Kind::constant_rows, 3.},
+                                                            {Kind::large_mean, 1.},
+                                                            {Kind::tiny, 1.}}));
+    CAPTURE(dev, dtype, N, V, Vp, scale, kind, size);
+    Buffer logits(dev, {N, Vp}, dtype, kind, 1, size), losses(dev, {N}, F32);
+    Values l = logits.values();
+    for (size_t i = 0; i < l.size(); i++)
+        if (int64_t(i % Vp) >= V) l[i] = NAN;  // the padding takes no part, whatever it holds
+    logits.set(l);
+    Values target = ids(N, V, 7);
+    if (N > 2) target[1] = -1;
+    const Buffer targets(dev, {N}, I32, target);
+    const auto want   = reference::cross_entropy<double>(logits.values(), target, V, Vp, scale);
+    const auto plain  = reference::cross_entropy<float>(logits.values(), target, V, Vp, scale);
+    const auto before = logits.bytes();
+    cross_entropy(losses, logits, targets, V, scale, dev->stream());
+    CHECK_CLOSE(losses, want.losses, plain.losses);
+    if (scale == 0)
+        CHECK(logits.bytes() == before);
+    else
+        CHECK_CLOSE(logits, want.dlogits, plain.dlogits);
+}
+
+TEST_CASE("cross_entropy of hostile rows", "[ops]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const int64_t V = 37, Vp = 48;
+    const double inf = INFINITY;
+    Values l(6 * Vp, 0.0);
+    for (int64_t v = 0; v < V; v++) {
+        l[0 * Vp + v] = v == 5 ? 1e30 : -1e30;  // one far above the rest, and it is the target
+        l[1 * Vp + v] = v == 36 ? 1e30 : 0;     // one far above the rest, and it is not
+        l[2 * Vp + v] = v == 5 ? 2 : -inf;      // all but the target ruled out
+        l[3 * Vp + v] = v == 5 ? -inf : 1;      // the target ruled out: an infinite loss
+        l[4 * Vp + v] = v == 11 ? NAN : 1;      // a NaN somewhere: a NaN loss
+        l[5 * Vp + v] = -inf;                   // nothing left
+    }
+    Buffer logits(dev, {6, Vp}, dtype, l), losses(dev, {6}, F32);
+    const Values target(6, 5.0);
+    const Buffer targets(dev, {6}, I32, target);
+    const auto want  = reference::cross_entropy<double>(logits.values(), target, V, Vp, 1);
+    const auto plain = reference::cross_entropy<float>(logits.values(), target, V, Vp, 1);
+    cross_entropy(losses, logits, targets, V, 1.f, dev->stream());
+    CHECK_CLOSE(losses, want.losses, plain.losses);
+    CHECK_CLOSE(logits, want.dlogits, plain.dlogits);
+    const Values loss = losses.values();
+    CHECK(loss[0] == 0);
+    CHECK(loss[2] == 0);
+    CHECK(loss[3] == inf);
+    CHECK(std::isnan(loss[4]));
+    CHECK(std::isnan(loss[5]));
+}
+
+TEST_CASE("cross_entropy is the same for any number of threads", "[ops]") {
+    const auto dev  = devices()[0];
+    const int64_t N = 37, V = 1001, Vp = 1008;
+    const Buffer targets(dev, {N}, I32, ids(N, V, 7));
+    auto run = [&] {
+        Buffer logits(dev, {N, Vp}, BF16, Kind::ordinary, 1), losses(dev, {N}, F32);
+        cross_entropy(losses, logits, targets, V, 0.5f, dev->stream());
+        return Bytes{losses.bytes(), logits.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS(run);
+}
+
+TEST_CASE("cross_entropy refuses wrong targets and shapes", "[ops][errors]") {
+    const auto dev = GENERATE(from_range(devices()));
+    const Stream s = dev->stream();
+    Buffer logits(dev, {3, 16}, F32, Kind::ordinary), losses(dev, {3}, F32);
+    const Buffer targets(dev, {3}, I32, Values{0, 1, 2}), four(dev, {4}, I32, Values{0, 1, 2, 3});
+    const Values before = logits.values();
+    for (const double wrong : {-2.0, 10.0, 15.0, 2147483647.0}) {
+        const Buffer bad(dev, {3}, I32, Values{0, wrong, 1});
+        const std::string id = std::to_string(int32_t(wrong));
+        CHECK_REFUSED(cross_entropy(losses, logits, bad, 10, 1.f, s), "cross_entropy", "target 1 is", id.c_str(),
+                      "0..9");
+    }
+    CHECK_REFUSED(cross_entropy(losses, logits, targets, 17, 1.f, s), "cross_entropy", "V is 17");
+    CHECK_REFUSED(cross_entropy(losses, logits, targets, 0, 1.f, s), "cross_entropy", "V is 0");
+    CHECK_REFUSED(cross_entropy(losses, logits, four, 10, 1.f, s), "cross_entropy", "targets is (4)");
+    CHECK_REFUSED(cross_entropy(logits, logits, targets, 10, 1.f, s), "cross_entropy", "losses is (3, 16)");
+    CHECK_REFUSED(cross_entropy(losses, none, targets, 10, 1.f, s), "cross_entropy", "logits is null");
+    CHECK(logits.values() == before);
+}
+
+// ---- adamw ----------------------------------------------------------------------------------------------------------
+
+TEST_CASE("adamw", "[ops]") {
+    const auto dev           = GENERATE(from_range(devices()));
+    const auto dtype         = GENERATE(F32, BF16);
+    const auto n             = GENERATE(1, 7, 33, 40001);
+    const auto count         = GENERATE(as<int64_t>{}, 1, 2, 1000, 1000000000);
+    const auto [norm2, clip] = GENERATE(table<float, float>({{4.f, 1.f}, {4.f, 3.f}, {4.f, 0.f}, {0.f, 1.f}}));
+    const auto decay         = GENERATE(0.f, 0.1f);
+    CAPTURE(dev, dtype, n, count, norm2, clip, decay);
+    const AdamWStep step{1e-2f, 0.9f, 0.95f, 1e-8f, decay, clip, count};
+
+    Buffer master(dev, {n}, F32, Kind::ordinary, 1), m(dev, {n}, F32, Kind::ordinary, 2, 0.1),
+        v(dev, {n}, F32, Kind::ordinary, 3);
+    Values v_values = v.values();
+    for (double& x : v_values) x *= 0.01 * x;
+    v.set(v_values);
+    const Buffer grad(dev, {n}, F32, Kind::ordinary, 4), norm(dev, {1}, F32, Values{norm2});
+    Buffer w_half(dev, {n}, BF16);
+    const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();  // in fp32 the weights are their own master
+    const reference::Moments before{master.values(), m.values(), v.values()};
+    adamw(w, master, m, v, grad, norm, step, dev->stream());
+    const auto want  = reference::adamw<double>(before, grad.values(), norm2, step);
+    const auto plain = reference::adamw<float>(before, grad.values(), norm2, step);
+    CHECK_CLOSE(m, want.m, plain.m);
+    CHECK_CLOSE(v, want.v, plain.v);
+    CHECK_CLOSE(master, want.master, plain.master);
+    if (dtype == BF16) CHECK(w_half.values() == stored(master.values(), BF16));
+}
+
+TEST_CASE("adamw leaves everything alone when the gradient is not finite", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const float norm2 = GENERATE(NAN, INFINITY, -INFINITY);
+    Buffer w(dev, {40}, BF16, Kind::ordinary, 1), master(dev, {40}, F32, Kind::ordinary, 1);
+    Buffer m(dev, {40}, F32, Kind::ordinary, 2), v(dev, {40}, F32, Kind::zeros);
+    const Buffer grad(dev, {40}, F32, Kind::garbage), norm(dev, {1}, F32, Values{norm2});
+    const Bytes before{w.bytes(), master.bytes(), m.bytes(), v.bytes()};
+    adamw(w, master, m, v, grad, norm, AdamWStep{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.f, 3}, dev->stream());
+    CHECK(before == Bytes{w.bytes(), master.bytes(), m.bytes(), v.bytes()});
+}
+
+TEST_CASE("adamw refuses wrong shapes and steps", "[ops][errors]") {
+    const auto dev = devices()[0];
+    const Stream s = dev->stream();
+    const AdamWStep step{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.f, 1};
+    Buffer w(dev, {8}, BF16, Kind::ordinary), f(dev, {8}, F32, Kind::zeros), seven(dev, {7}, F32, Kind::zeros);
+    const Buffer norm(dev, {1}, F32, Values{1});
+    CHECK_REFUSED(adamw(w, w, f, f, f, norm, step, s), "adamw", "master is (8) bf16, expected (8) fp32");
+    CHECK_REFUSED(adamw(w, f, seven, f, f, norm, step, s), "adamw", "m is (7)");
+    CHECK_REFUSED(adamw(w, f, f, seven, f, norm, step, s), "adamw", "v is (7)");
+    CHECK_REFUSED(adamw(w, f, f, f, seven, norm, step, s), "adamw", "grad is (7)");
+    CHECK_REFUSED(adamw(w, f, f, f, f, f, step, s), "adamw", "grad_norm2 is (8)");
+    AdamWStep zeroth = step;
+    zeroth.step      = 0;
+    CHECK_REFUSED(adamw(w, f, f, f, f, norm, zeroth, s), "adamw", "step is 0");
+}
+
+// ---- sums -----------------------------------------------------------------------------------------------------------
+
+TEST_CASE("squared_norm and sum", "[ops]") {
+    const auto dev  = GENERATE(from_range(devices()));
+    const auto n    = GENERATE(1, 17, 4095, 4096, 4097, 100003);
+    const auto kind = GENERATE(Kind::ordinary, Kind::large_mean, Kind::tiny, Kind::huge, Kind::zeros);
+    CAPTURE(dev, n, kind);
+    const Buffer x(dev, {n}, F32, kind, 1);
+    Buffer norm(dev, {1}, F32), total(dev, {1}, F32, Values{3});
+    squared_norm(norm, x, dev->stream());
+    CHECK_CLOSE(norm, reference::squared_norm<double>(x.values()), reference::squared_norm<float>(x.values()));
+    sum(total, x, 0.25f, dev->stream());
+    CHECK_CLOSE(total, reference::sum<double>({3}, x.values(), 0.25), reference::sum<float>({3}, x.values(), 0.25));
+}
+
+TEST_CASE("squared_norm and sum show what is not finite", "[ops]") {
+    const auto dev = GENERATE(from_range(devices()));
+    const auto bad = GENERATE(double(NAN), double(INFINITY), -double(INFINITY));
+    const auto at  = GENERATE(0, 4099, 9998);
+    Values v(9999, 1.0);
+    v[at] = bad;
+    const Buffer x(dev, {9999}, F32, v);
+    Buffer norm(dev, {1}, F32), total(dev, {1}, F32, Values{3});
+    squared_norm(norm, x, dev->stream());
+    sum(total, x, 1.f, dev->stream());
+    CHECK_FALSE(std::isfinite(norm.values()[0]));
+    CHECK_FALSE(std::isfinite(total.values()[0]));
+}
+
+TEST_CASE("elementwise ops and sums are the same for any number of threads", "[ops]") {
+    const auto dev  = devices()[0];
+    const int64_t n = 100003;
+    const Buffer x(dev, {n}, F32, Kind::ordinary, 1), norm2(dev, {1}, F32, Values{4});
+    auto run = [&] {
+        Buffer y(dev, {n}, F32), w(dev, {n}, BF16), master(dev, {n}, F32, Kind::ordinary, 2);
+        Buffer m(dev, {n}, F32, Kind::zeros), v(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32),
+            total(dev, {1}, F32, Values{0});
+        gelu_forward(y, x, Gelu::tanh, dev->stream());
+        adamw(w, master, m, v, x, norm2, AdamWStep{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.f, 1}, dev->stream());
+        squared_norm(norm, x, dev->stream());
+        sum(total, x, 1.f, dev->stream());
+        return Bytes{y.bytes(), w.bytes(), master.bytes(), m.bytes(), v.bytes(), norm.bytes(), total.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS(run);
+}
+
+TEST_CASE("squared_norm and sum refuse wrong shapes", "[ops][errors]") {
+    const auto dev = devices()[0];
+    const Buffer x(dev, {8}, F32, Kind::ordinary), half(dev, {8}, BF16, Kind::ordinary);
+    Buffer one(dev, {1}, F32, Kind::zeros);
+    CHECK_REFUSED(squared_norm(one, half, dev->stream()), "squared_norm", "x is (8) bf16");
+    CHECK_REFUSED(squared_norm(x, x, dev->stream()), "squared_norm", "out is (8)");
+    CHECK_REFUSED(sum(one, none, 1.f, dev->stream()), "sum", "x is null");
+    CHECK_REFUSED(sum(half, x, 1.f, dev->stream()), "sum", "out is (8) bf16");
+}
