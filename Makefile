@@ -13,7 +13,7 @@ OPT      ?= -O3
 MARCH    := $(if $(filter 0,$(PORTABLE)),-march=native)
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
 LDLIBS   += -ldnnl -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
-CATCH3   := $(if $(shell echo '\#include <catch2/catch_all.hpp>' | $(CXX) -std=c++17 -x c++ -M - 2>/dev/null),-lCatch2)
+CATCH3   := $(if $(wildcard /usr/include/catch2/catch_all.hpp /usr/local/include/catch2/catch_all.hpp),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
 
 KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))

@@ -113,7 +113,7 @@ static std::string fingerprint(Model& m) {
 static void refuse_other_model(const Config& asked, const Config& saved, const Options& o) {
     const auto ours = config_json(asked, DType::F32), theirs = config_json(saved, DType::F32);
     for (const auto& [key, value] : theirs.items())
-        CHECK(!ours.contains(key) || ours[key] == value || key == "bos_token_id" || key == "eos_token_id",
+        CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" || key == "eos_token_id",
               "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key, ours[key].dump(), value.dump());
 }
 

@@ -3,9 +3,9 @@
 //   austen Rdata.rdb > austen.txt
 //
 // An Rdata.rdb is chunks of: uint32 n; a zlib stream of n bytes. Each chunk here is one novel as R serialises a vector
-// of strings: "X\n"; int32 version, writer, oldest reader; from version 3 on int32 length and name of an encoding; then int32 16
-// (a string vector), int32 count, and per string int32 flags, int32 length, the bytes. All numbers are big-endian. A string is a line
-// of the book. Between novels stands a line <|endoftext|>.
+// of strings: "X\n"; int32 version, writer, oldest reader; from version 3 on int32 length and name of an encoding; then
+// int32 16 (a string vector), int32 count, and per string int32 flags, int32 length, the bytes. All numbers are
+// big-endian. A string is a line of the book. Between novels stands a line <|endoftext|>.
 #include <zlib.h>
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 // Takes numbers and bytes from the front of a stretch, and never more than it has.
 struct Cursor {
-    std::string_view   rest;
+    std::string_view rest;
     const std::string& file;
 
     std::string_view bytes(uint32_t n) {
@@ -34,12 +34,13 @@ struct Cursor {
 
 static std::string inflate_chunk(Cursor& in) {
     constexpr uint32_t most = 64 << 20;
-    uLongf             size = in.number();
-    CHECK(size > 0 && size <= most, "{}: a chunk of {} bytes, expected 1..{}; is this an Rdata.rdb?", in.file, size, most);
+    uLongf size             = in.number();
+    CHECK(size > 0 && size <= most, "{}: a chunk of {} bytes, expected 1..{}; is this an Rdata.rdb?", in.file, size,
+          most);
     std::string out(size, '\0');
-    uLong       used = uLong(in.rest.size());
-    const int   status = uncompress2(reinterpret_cast<Bytef*>(out.data()), &size,
-                                     reinterpret_cast<const Bytef*>(in.rest.data()), &used);
+    uLong used = uLong(in.rest.size());
+    const int status =
+        uncompress2(reinterpret_cast<Bytef*>(out.data()), &size, reinterpret_cast<const Bytef*>(in.rest.data()), &used);
     CHECK(status == Z_OK && size == out.size(), "{}: a chunk is damaged (zlib status {})", in.file, status);
     in.rest.remove_prefix(used);
     return out;
@@ -64,7 +65,7 @@ static std::string read_novel(Cursor in) {
 int main(int argc, char** argv) try {
     CHECK(argc == 2, "usage: austen Rdata.rdb > austen.txt");
     const std::string path = argv[1];
-    const MappedFile  file(path);
+    const MappedFile file(path);
     CHECK(file.size() > 0, "{} is empty", path);
     std::string text;
     for (Cursor in{file.text(), path}; !in.rest.empty();) {

@@ -39,7 +39,12 @@ try() {  # try COMMAND…: runs it in $work, and remembers what it said if it fa
     return 1
 }
 
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+update_lists() {
+    local root=()
+    if [ "$(id -u)" != 0 ]; then root=(sudo); fi
+    echo "no package lists yet; running ${root:+sudo }apt-get update"
+    try "${root[@]}" apt-get update -q
+}
 fetch() { try apt-get download -q -o APT::Sandbox::User= "$package"; }
 
 if [ -s "$installed" ]; then
@@ -47,7 +52,7 @@ if [ -s "$installed" ]; then
 else
     command -v apt-get >/dev/null || { tried+=("apt-get: not on this system"); give_up; }
     # A fresh container has no package lists yet.
-    fetch || { try as_root apt-get update -q && fetch; } || give_up
+    fetch || { update_lists && fetch; } || give_up
     dpkg-deb --fsys-tarfile "$work/$package"_*.deb | tar -x -C "$work" ".$installed"
     rdb=$work$installed
 fi

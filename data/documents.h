@@ -3,7 +3,8 @@
 //   text     one document per file, or several, separated by lines <|endoftext|>
 //   jsonl    one JSON object per line, the text in a field of it
 //
-// Either may be compressed with zstd, which is seen by its first bytes; "-" is standard input. Empty documents are left out.
+// Either may be compressed with zstd, which is seen by its first bytes; "-" is standard input. Empty documents are left
+// out.
 #pragma once
 #include <zstd.h>
 
@@ -36,7 +37,7 @@ class LineReader {
         for (;;) {
             if (text_.empty() && !read_text()) return !line.empty();
             const size_t end = text_.find('\n');
-            const size_t n = end == std::string_view::npos ? text_.size() : end + 1;
+            const size_t n   = end == std::string_view::npos ? text_.size() : end + 1;
             line.append(text_.data(), n);
             text_.remove_prefix(n);
             if (end != std::string_view::npos) return true;
@@ -61,15 +62,15 @@ class LineReader {
         if (!zstd_) {
             if (raw_.empty() && !read_raw()) return false;
             text_ = raw_;
-            raw_ = {};
+            raw_  = {};
             return true;
         }
         text_buffer_.resize(chunk);
         for (;;) {
             // The decoder may hold more text when its input is used up, so it is asked before the file is.
             ZSTD_outBuffer out{text_buffer_.data(), chunk, 0};
-            ZSTD_inBuffer  in{raw_.data(), raw_.size(), 0};
-            const size_t   hint = ZSTD_decompressStream(zstd_.get(), &out, &in);
+            ZSTD_inBuffer in{raw_.data(), raw_.size(), 0};
+            const size_t hint = ZSTD_decompressStream(zstd_.get(), &out, &in);
             CHECK(!ZSTD_isError(hint), "{}: damaged zstd data: {}", path_, ZSTD_getErrorName(hint));
             raw_.remove_prefix(in.pos);
             if (in.pos > 0) frame_is_whole_ = hint == 0;
@@ -82,20 +83,20 @@ class LineReader {
         }
     }
 
-    std::string                                           path_, raw_buffer_, text_buffer_;
-    std::string_view                                      raw_, text_;   // read and not yet used
-    std::unique_ptr<std::FILE, void (*)(std::FILE*)>      in_;
+    std::string path_, raw_buffer_, text_buffer_;
+    std::string_view raw_, text_;  // read and not yet used
+    std::unique_ptr<std::FILE, void (*)(std::FILE*)> in_;
     std::unique_ptr<ZSTD_DStream, size_t (*)(ZSTD_DStream*)> zstd_;
-    bool                                                  frame_is_whole_ = false;
+    bool frame_is_whole_ = false;
 };
 
-// A document as it stands in the file, and where: for jsonl the line that holds it, which text() reads, so that many threads
-// can do so at once.
+// A document as it stands in the file, and where: for jsonl the line that holds it, which text() reads, so that many
+// threads can do so at once.
 struct Document {
     std::string raw;
     std::string file;
-    int64_t     line = 0;
-    bool        is_json = false;
+    int64_t line = 0;
+    bool is_json = false;
 
     std::string text(const std::string& field) && {
         if (!is_json) return std::move(raw);
@@ -104,9 +105,10 @@ struct Document {
             object = nlohmann::json::parse(raw);
         } catch (const nlohmann::json::exception& e) { fail("{} line {}: not JSON: {}", file, line, e.what()); }
         const auto found = object.is_object() ? object.find(field) : object.end();
-        CHECK(object.is_object() && found != object.end(), "{} line {}: no field \"{}\"; --field names the one with the text",
-              file, line, field);
-        CHECK(found->is_string(), "{} line {}: field \"{}\" is {}, expected a string", file, line, field, found->type_name());
+        CHECK(object.is_object() && found != object.end(),
+              "{} line {}: no field \"{}\"; --field names the one with the text", file, line, field);
+        CHECK(found->is_string(), "{} line {}: field \"{}\" is {}, expected a string", file, line, field,
+              found->type_name());
         return std::move(found->get_ref<std::string&>());
     }
 };
@@ -123,7 +125,7 @@ class Documents {
         while (lines_ || file_ < files_.size()) {
             if (!lines_) {
                 lines_ = std::make_unique<LineReader>(files_[file_]);
-                line_ = 0;
+                line_  = 0;
             }
             d = Document{"", files_[file_] == "-" ? "standard input" : files_[file_], line_ + 1, is_json()};
             if (d.is_json ? next_line(d) : next_text(d)) return true;
@@ -155,34 +157,38 @@ class Documents {
         while (lines_->next(line)) {
             line_++;
             const bool separator = line == "<|endoftext|>\n" || line == "<|endoftext|>\r\n" || line == "<|endoftext|>";
-            if (!separator) d.raw += line;
-            else if (!d.raw.empty()) return true;
+            if (!separator)
+                d.raw += line;
+            else if (!d.raw.empty())
+                return true;
         }
         return !d.raw.empty();
     }
 
-    std::vector<std::string>    files_;
-    std::string                 format_;
-    size_t                      file_ = 0;
+    std::vector<std::string> files_;
+    std::string format_;
+    size_t file_ = 0;
     std::unique_ptr<LineReader> lines_;
-    int64_t                     line_ = 0;
+    int64_t line_ = 0;
 };
 
-// ---- training and validation ---------------------------------------------------------------------------------------------
+// ---- training and validation
+// ---------------------------------------------------------------------------------------------
 
 // Whether a document belongs to the validation part: so for `fraction` of all documents, wherever they stand.
 inline bool is_validation(std::string_view text, double fraction) {
-    uint64_t h = 0xcbf29ce484222325u;   // FNV-1a, then mixed so that its upper bits are good
+    uint64_t h = 0xcbf29ce484222325u;  // FNV-1a, then mixed so that its upper bits are good
     for (const char c : text) h = (h ^ uint8_t(c)) * 0x100000001b3u;
     h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93u;
     h ^= h >> 32;
     return double(h >> 11) * 0x1p-53 < fraction;
 }
 
-// Where the last `fraction` of a text begins: behind an empty line if one comes soon, else behind a line, else at a character.
+// Where the last `fraction` of a text begins: behind an empty line if one comes soon, else behind a line, else at a
+// character.
 inline size_t tail_begin(std::string_view text, double fraction) {
     const size_t target = text.size() - std::min(text.size(), size_t(double(text.size()) * fraction));
-    const size_t soon = target + (text.size() - target) / 2;
+    const size_t soon   = target + (text.size() - target) / 2;
     for (const std::string_view end : {"\n\n", "\n"}) {
         const size_t at = text.find(end, target);
         if (at != std::string_view::npos && at + end.size() <= soon) return at + end.size();

@@ -1,7 +1,7 @@
 // shard_writer.h - token ids → shards PREFIX_000000.bin, PREFIX_000001.bin, … in llm.c's form
 //
-// 256 int32 of header (20240520, 1, count → uint16 ids; 20240801, 7, count → uint32 ids, for vocabularies above 65536), then
-// the ids, all little-endian. Shards have temporary names until commit(), so that what has its name is whole.
+// 256 int32 of header (20240520, 1, count → uint16 ids; 20240801, 7, count → uint32 ids, for vocabularies above 65536),
+// then the ids, all little-endian. Shards have temporary names until commit(), so that what has its name is whole.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -17,16 +17,18 @@ class ShardWriter {
     // shard_tokens: ids per file; the last has what is left.
     ShardWriter(std::string prefix, int vocab_size, int64_t shard_tokens)
         : prefix_(std::move(prefix)), wide_(vocab_size > 65536), shard_tokens_(shard_tokens) {
-        CHECK(shard_tokens > 0 && shard_tokens <= INT32_MAX, "{} tokens per shard, expected 1..{}: the header counts in 32 bits",
-              shard_tokens, INT32_MAX);
+        CHECK(shard_tokens > 0 && shard_tokens <= INT32_MAX,
+              "{} tokens per shard, expected 1..{}: the header counts in 32 bits", shard_tokens, INT32_MAX);
     }
 
     void add(const std::vector<int32_t>& ids) {
         for (size_t from = 0; from < ids.size();) {
             if (shards_.empty() || in_shard_ == shard_tokens_) begin_shard();
             const size_t n = size_t(std::min<int64_t>(int64_t(ids.size() - from), shard_tokens_ - in_shard_));
-            if (wide_) write_as<uint32_t>(ids.data() + from, n);
-            else write_as<uint16_t>(ids.data() + from, n);
+            if (wide_)
+                write_as<uint32_t>(ids.data() + from, n);
+            else
+                write_as<uint16_t>(ids.data() + from, n);
             in_shard_ += int64_t(n);
             from += n;
         }
@@ -42,16 +44,16 @@ class ShardWriter {
     }
 
     int64_t tokens() const { return tokens_; }
-    size_t  shards() const { return shards_.size(); }
+    size_t shards() const { return shards_.size(); }
 
     // Shards that already have this prefix.
     static std::vector<std::string> existing(const std::string& prefix) {
         std::vector<std::string> found;
-        const fs::path           folder = fs::path(prefix).parent_path(), name = fs::path(prefix).filename();
-        std::error_code          no_folder;
+        const fs::path folder = fs::path(prefix).parent_path(), name = fs::path(prefix).filename();
+        std::error_code no_folder;
         for (const auto& entry : fs::directory_iterator(folder.empty() ? "." : folder, no_folder)) {
             const std::string file = entry.path().filename().string(), begin = name.string() + "_";
-            const bool        begins = file.rfind(begin, 0) == 0 && file.size() == begin.size() + 10;
+            const bool begins   = file.rfind(begin, 0) == 0 && file.size() == begin.size() + 10;
             const bool numbered = begins && file.find_first_not_of("0123456789", begin.size()) == begin.size() + 6;
             if (numbered && file.substr(begin.size() + 6) == ".bin") found.push_back((folder / file).string());
         }
@@ -73,14 +75,15 @@ class ShardWriter {
         const int32_t header[3] = {wide_ ? 20240801 : 20240520, wide_ ? 7 : 1, int32_t(in_shard_)};
         shards_.back().write_at(0, header, sizeof header);
     }
-    template <class Id> void write_as(const int32_t* ids, size_t n) {
+    template <class Id>
+    void write_as(const int32_t* ids, size_t n) {
         const std::vector<Id> narrow(ids, ids + n);
         shards_.back().write(narrow.data(), int64_t(n * sizeof(Id)));
     }
 
-    std::string           prefix_;
-    bool                  wide_;
-    int64_t               shard_tokens_, in_shard_ = 0, tokens_ = 0;
-    std::list<OutputFile>    shards_;
+    std::string prefix_;
+    bool wide_;
+    int64_t shard_tokens_, in_shard_ = 0, tokens_ = 0;
+    std::list<OutputFile> shards_;
     std::vector<std::string> names_;
 };

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-data/tinyshakespeare/tinyshakespeare.txt}
 url=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
-sha256=86c4e6aa9db7c042ec79f339dcb29d42b0075e16b8fc2e86bf0ca57e2dc565ed
+sha256=86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 
 is_right() { echo "$sha256  $1" | sha256sum --check --status; }
 

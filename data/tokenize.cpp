@@ -1,7 +1,7 @@
 // tokenize - text to token shards, shards to text, and byte-pair vocabularies out of text
 //
-// Documents are read one by one and encoded in batches, on all cores; what is held in memory is one batch. Shards get their
-// names when all of them are whole.
+// Documents are read one by one and encoded in batches, on all cores; what is held in memory is one batch. Shards get
+// their names when all of them are whole.
 #include <omp.h>
 #include <unistd.h>
 
@@ -21,11 +21,11 @@
 
 struct Options {
     std::vector<std::string> input;
-    std::string              tokenizer, output, format = "auto", field = "text", eot = "before";
-    double                   val_fraction = 0;
-    int64_t                  shard_tokens = 100'000'000;
-    int                      train_bpe = 0, threads = 0;
-    bool                     decode = false, overwrite = false;
+    std::string tokenizer, output, format = "auto", field = "text", eot = "before";
+    double val_fraction  = 0;
+    int64_t shard_tokens = 100'000'000;
+    int train_bpe = 0, threads = 0;
+    bool decode = false, overwrite = false;
 };
 
 static void list_options(Flags& f, Options& o) {
@@ -53,14 +53,12 @@ class Progress {
   public:
     int64_t documents = 0, bytes = 0, tokens = 0;
 
-    double seconds() const {
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    }
+    double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
     double megabytes_per_second() const { return double(bytes) / 1e6 / std::max(seconds(), 1e-9); }
     void show() {
         if (!isatty(2)) return;
-        fmt::print(stderr, "\r{:>10} documents {:>10.1f} MB {:>10.2f} M tokens {:>8.1f} MB/s ", documents, double(bytes) / 1e6,
-                   double(tokens) / 1e6, megabytes_per_second());
+        fmt::print(stderr, "\r{:>10} documents {:>10.1f} MB {:>10.2f} M tokens {:>8.1f} MB/s ", documents,
+                   double(bytes) / 1e6, double(tokens) / 1e6, megabytes_per_second());
     }
     void clear() {
         if (isatty(2)) fmt::print(stderr, "\r{:80}\r", "");
@@ -74,13 +72,15 @@ class Progress {
 // As many documents as make 32 MB, at least one. Empty at the end of the input.
 static std::vector<Document> next_batch(Documents& documents) {
     std::vector<Document> batch;
-    Document              d;
-    for (size_t bytes = 0; bytes < (32 << 20) && documents.next(d); batch.push_back(std::move(d))) bytes += d.raw.size();
+    Document d;
+    for (size_t bytes = 0; bytes < (32 << 20) && documents.next(d); batch.push_back(std::move(d)))
+        bytes += d.raw.size();
     return batch;
 }
 
 // Calls work(i) for 0 <= i < n on all threads. When some throw, the first in the order of i is thrown again.
-template <class F> static void on_all_cores(size_t n, F work) {
+template <class F>
+static void on_all_cores(size_t n, F work) {
     std::vector<std::exception_ptr> thrown(n);
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < n; i++) {
@@ -90,6 +90,12 @@ template <class F> static void on_all_cores(size_t n, F work) {
     }
     for (const auto& e : thrown)
         if (e) std::rethrow_exception(e);
+}
+
+static void make_folder_of(const std::string& path) {
+    std::error_code error;
+    fs::create_directories(fs::absolute(path).parent_path(), error);
+    CHECK(!error, "--output {}: cannot make its folder: {}", path, error.message());
 }
 
 static std::string names(const std::vector<std::string>& files) {
@@ -103,7 +109,8 @@ static std::string count_of(size_t n, const std::string& thing) {
 static void make_shards(const Options& o) {
     CHECK(!o.tokenizer.empty(), "--tokenizer FILE is missing: the tokenizer.json to encode with");
     CHECK(!o.output.empty(), "--output PREFIX is missing: where the shards go");
-    CHECK(o.val_fraction >= 0 && o.val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1", o.val_fraction);
+    CHECK(o.val_fraction >= 0 && o.val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1",
+          o.val_fraction);
     const std::string train_name = o.output + "_train", val_name = o.output + "_val";
     if (!o.overwrite)
         for (const std::string& name : {train_name, val_name})
@@ -112,6 +119,7 @@ static void make_shards(const Options& o) {
 
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     CHECK(o.eot == "none" || tokenizer.eot() >= 0, "{} has no <|endoftext|>; say --eot none", o.tokenizer);
+    make_folder_of(o.output);
     // specials false: the text of a document is text, and <|endoftext|> inside a line of it ends nothing.
     const auto encode = [&](std::string_view text, std::vector<int32_t>& ids) {
         if (text.empty()) return;
@@ -120,19 +128,19 @@ static void make_shards(const Options& o) {
         if (o.eot == "after") ids.push_back(tokenizer.eot());
     };
 
-    Documents             documents(o.input, o.format);
-    ShardWriter           train(train_name, tokenizer.vocab_size(), o.shard_tokens);
-    ShardWriter           val(val_name, tokenizer.vocab_size(), o.shard_tokens);
-    Progress              progress;
+    Documents documents(o.input, o.format);
+    ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens);
+    ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens);
+    Progress progress;
     std::vector<Document> batch = next_batch(documents);
     // A hash chooses well among many documents. Of a few, such as one book, each gives its end.
-    const bool few = batch.size() < 100;
+    const bool few              = batch.size() < 100;
     for (; !batch.empty(); batch = next_batch(documents)) {
         std::vector<std::vector<int32_t>> for_train(batch.size()), for_val(batch.size());
-        std::vector<size_t>               bytes(batch.size());
+        std::vector<size_t> bytes(batch.size());
         on_all_cores(batch.size(), [&](size_t i) {
             const std::string text = std::move(batch[i]).text(o.field);
-            size_t            cut = text.size();   // where the validation part begins
+            size_t cut             = text.size();  // where the validation part begins
             if (o.val_fraction > 0 && few) cut = tail_begin(text, o.val_fraction);
             if (o.val_fraction > 0 && !few && is_validation(text, o.val_fraction)) cut = 0;
             encode(std::string_view(text).substr(0, cut), for_train[i]);
@@ -154,18 +162,22 @@ static void make_shards(const Options& o) {
     train.commit();
     val.commit();
     progress.clear();
-    fmt::print("{} documents, {} bytes → {} tokens: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, "
-               "{:.1f} MB/s\n", progress.documents, progress.bytes, progress.tokens, train.tokens(),
-               count_of(train.shards(), "shard"), val.tokens(), count_of(val.shards(), "shard"),
-               double(progress.bytes) / double(progress.tokens), progress.megabytes_per_second());
+    fmt::print(
+        "{}, {} bytes → {} tokens: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, "
+        "{:.1f} MB/s\n",
+        count_of(size_t(progress.documents), "document"), progress.bytes, progress.tokens, train.tokens(),
+        count_of(train.shards(), "shard"), val.tokens(), count_of(val.shards(), "shard"),
+        double(progress.bytes) / double(progress.tokens), progress.megabytes_per_second());
 }
 
 // Where --train-bpe writes: --output itself, or tokenizer.json in the folder that it names.
 static std::string tokenizer_path(const std::string& output) {
     CHECK(!output.empty(), "--output FILE is missing: the tokenizer.json to write");
     if (output.back() == '/' || fs::is_directory(output)) return (fs::path(output) / "tokenizer.json").string();
-    CHECK(fs::path(output).extension() == ".json", "--output {}: with --train-bpe this is the tokenizer.json to write, or its "
-          "folder", output);
+    CHECK(fs::path(output).extension() == ".json",
+          "--output {}: with --train-bpe this is the tokenizer.json to write, or its "
+          "folder",
+          output);
     return output;
 }
 
@@ -174,16 +186,15 @@ static void train_bpe(const Options& o) {
     const std::string path = tokenizer_path(o.output);
     CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite", path);
 
-    Documents               documents(o.input, o.format);
-    Progress                progress;
-    const int               threads = omp_get_max_threads();
+    Documents documents(o.input, o.format);
+    Progress progress;
+    const int threads = omp_get_max_threads();
     std::vector<WordCounts> of_thread(threads);
     for (auto batch = next_batch(documents); !batch.empty(); batch = next_batch(documents)) {
         for (const Document& d : batch) progress.bytes += int64_t(d.raw.size());
         progress.documents += int64_t(batch.size());
-        on_all_cores(batch.size(), [&](size_t i) {
-            of_thread[size_t(omp_get_thread_num())].add(std::move(batch[i]).text(o.field));
-        });
+        on_all_cores(batch.size(),
+                     [&](size_t i) { of_thread[size_t(omp_get_thread_num())].add(std::move(batch[i]).text(o.field)); });
         progress.show();
     }
     WordCounts words;
@@ -195,10 +206,10 @@ static void train_bpe(const Options& o) {
         if (isatty(2) && entries % 64 == 0) fmt::print(stderr, "\r{:>8} of {} entries ", entries, o.train_bpe);
     });
     progress.clear();
-    fs::create_directories(fs::absolute(path).parent_path());
+    make_folder_of(path);
     write_file(path, file);
-    fmt::print("{}: {} entries from {} distinct words in {} bytes of text, {:.1f} s\n", path, o.train_bpe, words.count().size(),
-               progress.bytes, progress.seconds());
+    fmt::print("{}: {} entries from {} distinct words in {} bytes of text, {:.1f} s\n", path, o.train_bpe,
+               words.count().size(), progress.bytes, progress.seconds());
 }
 
 static void decode(const Options& o) {
@@ -206,13 +217,14 @@ static void decode(const Options& o) {
     CHECK(!o.input.empty(), "--input FILE… is missing: the shards to read");
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     for (const std::string& path : o.input) {
-        const Shard          shard(path, tokenizer.vocab_size());
+        const Shard shard(path, tokenizer.vocab_size());
         std::vector<int32_t> ids;
         for (int64_t at = 0; at < shard.tokens(); at += int64_t(ids.size())) {
             ids.resize(size_t(std::min<int64_t>(shard.tokens() - at, 1 << 20)));
             shard.read(at, int64_t(ids.size()), ids.data());
             const std::string text = tokenizer.decode(ids);
-            CHECK_RUN(std::fwrite(text.data(), 1, text.size(), stdout) == text.size(), "cannot write the text: {}", os_error());
+            CHECK_RUN(std::fwrite(text.data(), 1, text.size(), stdout) == text.size(), "cannot write the text: {}",
+                      os_error());
         }
     }
     CHECK_RUN(std::fflush(stdout) == 0, "cannot write the text: {}", os_error());
@@ -220,13 +232,16 @@ static void decode(const Options& o) {
 
 int main(int argc, char** argv) try {
     Options o;
-    Flags   f("tokenize", "text to token shards, shards to text, and byte-pair vocabularies out of text");
+    Flags f("tokenize", "text to token shards, shards to text, and byte-pair vocabularies out of text");
     list_options(f, o);
     if (!f.parse(argc, argv)) return 0;
     CHECK(o.threads >= 0, "--threads {}: expected 0 (one per core) or more", o.threads);
     CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe are two different jobs");
     if (o.threads > 0) omp_set_num_threads(o.threads);
-    if (o.decode) decode(o);
-    else if (o.train_bpe != 0) train_bpe(o);
-    else make_shards(o);
+    if (o.decode)
+        decode(o);
+    else if (o.train_bpe != 0)
+        train_bpe(o);
+    else
+        make_shards(o);
 } catch (const std::exception& e) { return complain(e); }

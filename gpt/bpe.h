@@ -1,8 +1,8 @@
 // bpe.h - byte-pair encoding of one piece of text: merge neighbours, lowest rank first, leftmost first among equals
 //
-// Three ways, by how ordinary the piece is. Most pieces of a text are one token, found by their bytes at once. Other short
-// ones are merged by scanning an array. Long ones go through a linked list and a heap, in O(n log n), so that no input is slow.
-// Never changes after it is made, so threads may share it.
+// Three ways, by how ordinary the piece is. Most pieces of a text are one token, found by their bytes at once. Other
+// short ones are merged by scanning an array. Long ones go through a linked list and a heap, in O(n log n), so that no
+// input is slow. Never changes after it is made, so threads may share it.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -16,27 +16,28 @@
 #include "kernels/check.h"
 
 // A fixed map from small keys to numbers >= 0, by open addressing, at most half full.
-template <class Key, class Hash> class FixedMap {
+template <class Key, class Hash>
+class FixedMap {
   public:
     explicit FixedMap(size_t entries = 0) {
         while ((size_t(1) << bits_) < 2 * entries) bits_++;
         slots_.assign(size_t(1) << bits_, Slot{Key{}, -1});
     }
-    void    set(const Key& key, int32_t value) { slots_[place(key)] = {key, value}; }
-    int32_t get(const Key& key) const { return slots_[place(key)].value; }   // -1: not there
+    void set(const Key& key, int32_t value) { slots_[place(key)] = {key, value}; }
+    int32_t get(const Key& key) const { return slots_[place(key)].value; }  // -1: not there
 
   private:
     struct Slot {
-        Key     key;
+        Key key;
         int32_t value;
     };
     size_t place(const Key& key) const {
         const size_t mask = slots_.size() - 1;
-        size_t       i = size_t(Hash()(key) >> (64 - bits_));
+        size_t i          = size_t(Hash()(key) >> (64 - bits_));
         while (slots_[i].value >= 0 && !(slots_[i].key == key)) i = (i + 1) & mask;
         return i;
     }
-    int               bits_ = 1;
+    int bits_ = 1;
     std::vector<Slot> slots_;
 };
 
@@ -48,7 +49,8 @@ class Bpe {
   public:
     Bpe() = default;
     // byte_id: the token of each byte. merges: by rank. tokens: the bytes of each id, "" where there is none.
-    Bpe(const std::array<int32_t, 256>& byte_id, const std::vector<Merge>& merges, const std::vector<std::string>& tokens)
+    Bpe(const std::array<int32_t, 256>& byte_id, const std::vector<Merge>& merges,
+        const std::vector<std::string>& tokens)
         : byte_id_(byte_id), merges_(merges), ranks_(merges.size()), whole_(tokens.size()) {
         for (size_t rank = 0; rank < merges.size(); rank++)
             ranks_.set(pair_of(merges[rank].left, merges[rank].right), int32_t(rank));
@@ -70,14 +72,16 @@ class Bpe {
             const int32_t id = whole_.get(Piece(text, at, length));
             if (id >= 0) return ids.push_back(id);
         }
-        if (length <= short_piece) merge_short(text.substr(at, length), ids);
-        else merge_long(text.substr(at, length), ids);
+        if (length <= short_piece)
+            merge_short(text.substr(at, length), ids);
+        else
+            merge_long(text.substr(at, length), ids);
     }
 
     const std::vector<Merge>& merges() const { return merges_; }
 
   private:
-    static constexpr size_t short_piece = 48;   // bytes up to which scanning beats the heap
+    static constexpr size_t short_piece = 48;  // bytes up to which scanning beats the heap
 
     static uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
     struct PairHash {
@@ -115,12 +119,12 @@ class Bpe {
         }
     };
 
-    int32_t rank_of(int32_t left, int32_t right) const { return ranks_.get(pair_of(left, right)); }   // -1: no merge
+    int32_t rank_of(int32_t left, int32_t right) const { return ranks_.get(pair_of(left, right)); }  // -1: no merge
 
     void merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
-        int      n = int(piece.size());
-        int32_t  id[short_piece];
-        uint32_t rank[short_piece];   // of the pair (i, i + 1); unsigned, so that "no merge" is the largest
+        int n = int(piece.size());
+        int32_t id[short_piece];
+        uint32_t rank[short_piece];  // of the pair (i, i + 1); unsigned, so that "no merge" is the largest
         for (int i = 0; i < n; i++) id[i] = byte_id_[uint8_t(piece[size_t(i)])];
         for (int i = 0; i + 1 < n; i++) rank[i] = uint32_t(rank_of(id[i], id[i + 1]));
         while (n > 1) {
@@ -138,13 +142,14 @@ class Bpe {
     }
 
     void merge_long(std::string_view piece, std::vector<int32_t>& ids) const {
-        CHECK(piece.size() < (size_t(1) << 31), "{} bytes of text without a place to split; 2 GiB is the most", piece.size());
+        CHECK(piece.size() < (size_t(1) << 31), "{} bytes of text without a place to split; 2 GiB is the most",
+              piece.size());
         struct Symbol {
             int32_t id, before, next;
         };
-        const int32_t       n = int32_t(piece.size());
+        const int32_t n = int32_t(piece.size());
         std::vector<Symbol> at(piece.size());
-        std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> heap;   // rank << 32 | position
+        std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> heap;  // rank << 32 | position
         const auto offer = [&](int32_t i) {
             if (i < 0 || at[size_t(i)].next == n) return;
             const int32_t rank = rank_of(at[size_t(i)].id, at[size_t(at[size_t(i)].next)].id);
@@ -153,14 +158,14 @@ class Bpe {
         for (int32_t i = 0; i < n; i++) at[size_t(i)] = {byte_id_[uint8_t(piece[size_t(i)])], i - 1, i + 1};
         for (int32_t i = 0; i < n; i++) offer(i);
         while (!heap.empty()) {
-            const Merge&  merge = merges_[heap.top() >> 32];
-            const int32_t i = int32_t(heap.top() & 0x7fffffff);
+            const Merge& merge = merges_[heap.top() >> 32];
+            const int32_t i    = int32_t(heap.top() & 0x7fffffff);
             heap.pop();
             Symbol& left = at[size_t(i)];
-            if (left.id != merge.left || left.next == n || at[size_t(left.next)].id != merge.right) continue;   // gone
+            if (left.id != merge.left || left.next == n || at[size_t(left.next)].id != merge.right) continue;  // gone
             at[size_t(left.next)].id = -1;
-            left.id = merge.result;
-            left.next = at[size_t(left.next)].next;
+            left.id                  = merge.result;
+            left.next                = at[size_t(left.next)].next;
             if (left.next < n) at[size_t(left.next)].before = i;
             offer(left.before);
             offer(i);
@@ -168,8 +173,8 @@ class Bpe {
         for (int32_t i = 0; i < n; i = at[size_t(i)].next) ids.push_back(at[size_t(i)].id);
     }
 
-    std::array<int32_t, 256>      byte_id_{};
-    std::vector<Merge>            merges_;
-    FixedMap<uint64_t, PairHash>  ranks_;    // pair of ids → rank
-    FixedMap<Piece, PieceHash>    whole_;    // bytes → id
+    std::array<int32_t, 256> byte_id_{};
+    std::vector<Merge> merges_;
+    FixedMap<uint64_t, PairHash> ranks_;  // pair of ids → rank
+    FixedMap<Piece, PieceHash> whole_;    // bytes → id
 };

@@ -1,9 +1,9 @@
 // bpe_training.h - learn a byte-level BPE: join the most frequent pair of neighbours, again and again
 //
-// The text counts only through its words (the pieces of GPT-2's split pattern) and how often each occurs, so memory grows with
-// the distinct words. Every pair knows its count and the words it is in; a merge touches those words alone. Among pairs of
-// equal count the one with the smaller ids wins, as in Hugging Face tokenizers, so the result depends on the words and on
-// nothing else.
+// The text counts only through its words (the pieces of GPT-2's split pattern) and how often each occurs, so memory
+// grows with the distinct words. Every pair knows its count and the words it is in; a merge touches those words alone.
+// Among pairs of equal count the one with the smaller ids wins, as in Hugging Face tokenizers, so the result depends on
+// the words and on nothing else.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -53,14 +53,17 @@ class BpeTraining {
         for (const auto& [pair, where] : pairs_) heap_.push({where.count, pair});
     }
 
-    // Learns until there are `entries` in all: the 256 bytes, what merging makes, and <|endoftext|>. Returns the text of a
-    // tokenizer.json.
+    // Learns until there are `entries` in all: the 256 bytes, what merging makes, and <|endoftext|>. Returns the text
+    // of a tokenizer.json.
     std::string learn(int entries, const std::function<void(int entries_so_far)>& progress = nullptr) {
-        CHECK(entries >= 257, "a byte-level vocabulary has 256 bytes and <|endoftext|>, so 257 entries or more, not {}", entries);
+        CHECK(entries >= 257, "a byte-level vocabulary has 256 bytes and <|endoftext|>, so 257 entries or more, not {}",
+              entries);
         while (int(tokens_.size()) < entries - 1) {
             const bool merged = merge_best();
-            CHECK(merged, "this text has no pair left that occurs twice: it gives {} entries, not {}\n"
-                  "    use more text, or ask for {} or fewer", tokens_.size() + 1, entries, tokens_.size() + 1);
+            CHECK(merged,
+                  "this text has no pair left that occurs twice: it gives {} entries, not {}\n"
+                  "    use more text, or ask for {} or fewer",
+                  tokens_.size() + 1, entries, tokens_.size() + 1);
             if (progress) progress(int(tokens_.size()) + 1);
         }
         return tokenizer_json();
@@ -69,14 +72,14 @@ class BpeTraining {
   private:
     struct Word {
         std::vector<int32_t> ids;
-        int64_t              count;
+        int64_t count;
     };
     struct Pair {
-        int64_t               count = 0;
-        std::vector<uint32_t> words;   // where it may occur; a word can be listed twice, or have lost the pair since
+        int64_t count = 0;
+        std::vector<uint32_t> words;  // where it may occur; a word can be listed twice, or have lost the pair since
     };
     struct Candidate {
-        int64_t  count;
+        int64_t count;
         uint64_t pair;
         bool operator<(const Candidate& o) const { return count != o.count ? count < o.count : pair > o.pair; }
     };
@@ -85,7 +88,7 @@ class BpeTraining {
     int32_t add_token(const std::string& bytes) {
         const auto [found, is_new] = ids_.emplace(bytes, int32_t(tokens_.size()));
         if (is_new) tokens_.push_back(bytes);
-        return found->second;   // two merges can make the same bytes
+        return found->second;  // two merges can make the same bytes
     }
 
     // Counts the pairs of a word, and lists it under those that hold `id` (under all for -1).
@@ -104,7 +107,7 @@ class BpeTraining {
         while (!heap_.empty()) {
             Candidate best = heap_.top();
             heap_.pop();
-            const auto    found = pairs_.find(best.pair);
+            const auto found  = pairs_.find(best.pair);
             const int64_t now = found == pairs_.end() ? 0 : found->second.count;
             if (now == best.count) return best;
             if (now > 0) heap_.push({now, best.pair});
@@ -129,7 +132,7 @@ class BpeTraining {
             size_t kept = 0;
             for (size_t i = 0; i < ids.size(); kept++) {
                 const bool here = i + 1 < ids.size() && ids[i] == left && ids[i + 1] == right;
-                ids[kept] = here ? result : ids[i];
+                ids[kept]       = here ? result : ids[i];
                 i += here ? 2 : 1;
             }
             ids.resize(kept);
@@ -145,34 +148,48 @@ class BpeTraining {
     }
 
     std::string tokenizer_json() const {
-        using json = nlohmann::ordered_json;
+        using json            = nlohmann::ordered_json;
         const std::string eot = "<|endoftext|>";
-        const auto        written = [&](int32_t id) { return byte_alphabet().write(tokens_[size_t(id)]); };
+        const auto written    = [&](int32_t id) { return byte_alphabet().write(tokens_[size_t(id)]); };
         json vocab = json::object(), merges = json::array();
         for (size_t id = 0; id < tokens_.size(); id++) vocab.push_back({written(int32_t(id)), id});
         vocab.push_back({eot, tokens_.size()});
         for (const Merge& m : merges_) merges.push_back(written(m.left) + " " + written(m.right));
-        const json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
-        const json file = {
-            {"version", "1.0"},
-            {"truncation", nullptr},
-            {"padding", nullptr},
-            {"added_tokens", {{{"id", tokens_.size()}, {"content", eot}, {"single_word", false}, {"lstrip", false},
-                               {"rstrip", false}, {"normalized", false}, {"special", true}}}},
-            {"normalizer", nullptr},
-            {"pre_tokenizer", bytes},
-            {"post_processor", bytes},
-            {"decoder", bytes},
-            {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-                       {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false},
-                       {"ignore_merges", false}, {"vocab", vocab}, {"merges", merges}}}};
+        const json bytes = {
+            {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+        const json file = {{"version", "1.0"},
+                           {"truncation", nullptr},
+                           {"padding", nullptr},
+                           {"added_tokens",
+                            {{{"id", tokens_.size()},
+                              {"content", eot},
+                              {"single_word", false},
+                              {"lstrip", false},
+                              {"rstrip", false},
+                              {"normalized", false},
+                              {"special", true}}}},
+                           {"normalizer", nullptr},
+                           {"pre_tokenizer", bytes},
+                           {"post_processor", bytes},
+                           {"decoder", bytes},
+                           {"model",
+                            {{"type", "BPE"},
+                             {"dropout", nullptr},
+                             {"unk_token", nullptr},
+                             {"continuing_subword_prefix", nullptr},
+                             {"end_of_word_suffix", nullptr},
+                             {"fuse_unk", false},
+                             {"byte_fallback", false},
+                             {"ignore_merges", false},
+                             {"vocab", vocab},
+                             {"merges", merges}}}};
         return file.dump(1) + "\n";
     }
 
-    std::vector<std::string>                 tokens_;
+    std::vector<std::string> tokens_;
     std::unordered_map<std::string, int32_t> ids_;
-    std::vector<Merge>                       merges_;
-    std::vector<Word>                        words_;
-    std::unordered_map<uint64_t, Pair>       pairs_;
-    std::priority_queue<Candidate>           heap_;
+    std::vector<Merge> merges_;
+    std::vector<Word> words_;
+    std::unordered_map<uint64_t, Pair> pairs_;
+    std::priority_queue<Candidate> heap_;
 };

@@ -31,13 +31,14 @@
 // One option as it stands after parsing, in words that parse back to the same value.
 struct Setting {
     std::string name, value;
-    bool        is_default;
+    bool is_default;
 };
 
 class Flags {
   public:
     using Words = std::vector<std::string>;
-    template <class T> using Table = std::vector<std::pair<std::string, T>>;
+    template <class T>
+    using Table = std::vector<std::pair<std::string, T>>;
 
     // backends: what --version says after the compiler, e.g. "oneDNN 2.6.3, no CUDA".
     Flags(std::string program, std::string about, std::string backends = "")
@@ -54,8 +55,9 @@ class Flags {
     // --help shows in place of the value.
     template <class T>
     void add(const std::string& name, T& value, const std::string& help, const std::string& form = "") {
-        add_row({group_, name, form.empty() ? form_of(value) : form, help}, [&value] { return show(value); },
-                [&value, name](const Words& words) { read(value, name, words); }, kind_of(value));
+        add_row(
+            {group_, name, form.empty() ? form_of(value) : form, help}, [&value] { return show(value); },
+            [&value, name](const Words& words) { read(value, name, words); }, kind_of(value));
     }
 
     // One of the listed words.
@@ -88,8 +90,10 @@ class Flags {
         try {
             app_.parse(argc, argv);
         } catch (const CLI::ParseError& e) { throw InputError(std::string(e.what()) + " (--help lists all options)"); }
-        if (help_) fmt::print("{}", help());
-        else if (version_) fmt::print("{}", version());
+        if (help_)
+            fmt::print("{}", help());
+        else if (version_)
+            fmt::print("{}", version());
         if (help_ || version_) return false;
         for (const std::string& word : app_.remaining()) refuse_unknown(word);
         for (Row& row : rows_)
@@ -112,8 +116,10 @@ class Flags {
         for (const Row& row : rows_) {
             const std::string now = row.show();
             if (now == row.initial) continue;
-            if (row.kind == Kind::flag) line += " " + row.name + (now == "true" ? "" : "=" + now);
-            else line += " " + row.name + (now[0] == '-' ? "=" : " ") + (row.kind == Kind::many ? now : quoted(now));
+            if (row.kind == Kind::flag)
+                line += " " + row.name + (now == "true" ? "" : "=" + now);
+            else
+                line += " " + row.name + (now[0] == '-' ? "=" : " ") + (row.kind == Kind::many ? now : quoted(now));
         }
         return line;
     }
@@ -141,40 +147,50 @@ class Flags {
     enum class Kind { flag, one, many };  // --resume; --batch 4; --input a b c
     struct Row {
         std::string group, name, form, help, initial = "";
-        Kind        kind = Kind::one;
-        std::function<std::string()>      show = nullptr;
+        Kind kind                             = Kind::one;
+        std::function<std::string()> show     = nullptr;
         std::function<void(const Words&)> set = nullptr;
-        CLI::Option*                      option = nullptr;
+        CLI::Option* option                   = nullptr;
         std::string left() const { return form.empty() ? name : name + " " + form; }
     };
 
     void add_row(Row row, std::function<std::string()> show, std::function<void(const Words&)> set, Kind kind) {
-        row.initial = show();
-        row.show = std::move(show);
-        row.set = std::move(set);
-        row.kind = kind;
+        row.initial     = show();
+        row.show        = std::move(show);
+        row.set         = std::move(set);
+        row.kind        = kind;
         const auto keep = [](const CLI::results_t&) { return true; };  // parse() reads values after unknown options
-        row.option = app_.add_option(row.name, keep);
+        row.option      = app_.add_option(row.name, keep);
         if (kind == Kind::flag) row.option->expected(0, 1);
         if (kind == Kind::many) row.option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args();
         rows_.push_back(std::move(row));
     }
 
-    template <class... Args> [[noreturn]] static void wrong(fmt::string_view format, const Args&... args) {
+    template <class... Args>
+    [[noreturn]] static void wrong(fmt::string_view format, const Args&... args) {
         throw InputError(fmt::vformat(format, fmt::make_format_args(args...)));
     }
 
-    template <class T> static Kind kind_of(const T&) { return Kind::one; }
+    template <class T>
+    static Kind kind_of(const T&) {
+        return Kind::one;
+    }
     static Kind kind_of(bool) { return Kind::flag; }
     static Kind kind_of(const Words&) { return Kind::many; }
 
-    template <class T> static std::string form_of(const T&) { return std::is_integral<T>::value ? "N" : "X"; }
+    template <class T>
+    static std::string form_of(const T&) {
+        return std::is_integral<T>::value ? "N" : "X";
+    }
     static std::string form_of(bool) { return ""; }
     static std::string form_of(const std::string&) { return "TEXT"; }
     static std::string form_of(const Words&) { return "TEXT…"; }
 
     // The shortest text that reads back as the same value.
-    template <class T> static std::string show(const T& value) { return fmt::format("{}", value); }
+    template <class T>
+    static std::string show(const T& value) {
+        return fmt::format("{}", value);
+    }
     static std::string show(const std::string& value) { return value; }
     static std::string show(const Words& value) {
         std::string all;
@@ -182,11 +198,12 @@ class Flags {
         return all;
     }
 
-    template <class T> static void read(T& value, const std::string& name, const Words& words) {
+    template <class T>
+    static void read(T& value, const std::string& name, const Words& words) {
         const std::string& w = words[0];
         T parsed{};
         const auto [end, error] = std::from_chars(w.data(), w.data() + w.size(), parsed);
-        const bool whole = error == std::errc() && end == w.data() + w.size();
+        const bool whole        = error == std::errc() && end == w.data() + w.size();
         if (error == std::errc::result_out_of_range) wrong("{} {}: out of range", name, w);
         if (std::is_integral<T>::value && !whole) {
             wrong("{} {}: expected a whole number{}", name, w, std::is_signed<T>::value ? "" : ", not negative");
@@ -227,12 +244,13 @@ class Flags {
 
     [[noreturn]] void refuse_unknown(const std::string& word) const {
         const std::string name = name_in(word);
-        if (word.size() < 2 || word[0] != '-') wrong("unexpected '{}': every option has a name (--help lists them)", word);
+        if (word.size() < 2 || word[0] != '-')
+            wrong("unexpected '{}': every option has a name (--help lists them)", word);
         std::string best;
-        size_t      least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // farther off than this is no misspelling
+        size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // farther off than this is no misspelling
         for (const Row& row : rows_) {
-            const bool   begins = name.size() > 3 && row.name.rfind(name, 0) == 0;
-            const size_t d = begins ? 1 : distance(name, row.name);
+            const bool begins = name.size() > 3 && row.name.rfind(name, 0) == 0;
+            const size_t d    = begins ? 1 : distance(name, row.name);
             if (d < least) least = d, best = row.name;
         }
         if (best.empty()) wrong("unknown option {} (--help lists all options)", name);
@@ -273,7 +291,7 @@ class Flags {
     }
 
     std::string program_, about_, backends_, group_ = "options";
-    bool        help_ = false, version_ = false;
-    CLI::App    app_;
+    bool help_ = false, version_ = false;
+    CLI::App app_;
     std::vector<Row> rows_;
 };

@@ -1,16 +1,14 @@
 // tokenizer.h - text to tokens and back, to the id what Hugging Face tokenizers does with the same tokenizer.json
 //
-// The way of a text: added tokens that match it as it stands are taken out, leftmost and longest; the rest is brought to
-// normal form C if the file says so; added tokens marked `normalized` are taken out; what remains is split by GPT-2's pattern
-// (unicode.h), and the bytes of each piece are merged (bpe.h). A feature that we do not have is refused by the name
-// of its field.
+// The way of a text: added tokens that match it as it stands are taken out, leftmost and longest; the rest is brought
+// to normal form C if the file says so; added tokens marked `normalized` are taken out; what remains is split by
+// GPT-2's pattern (unicode.h), and the bytes of each piece are merged (bpe.h). A feature that we do not have is refused
+// by the name of its field.
 #pragma once
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -19,22 +17,24 @@
 #include <vector>
 
 #include "gpt/bpe.h"
+#include "gpt/files.h"
+#include "gpt/json.h"
 #include "gpt/unicode.h"
 #include "kernels/check.h"
 
-// In a tokenizer.json a byte is one printable character: itself where Latin-1 has a glyph for it, else the next free code
-// point from U+0100 on. So the space is written U+0120.
+// In a tokenizer.json a byte is one printable character: itself where Latin-1 has a glyph for it, else the next free
+// code point from U+0100 on. So the space is written U+0120.
 class ByteAlphabet {
   public:
     ByteAlphabet() {
         const auto has_glyph = [](int b) { return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174; };
-        int32_t    next = 0x100;
+        int32_t next         = 0x100;
         for (int b = 0; b < 256; b++)
             if (has_glyph(b)) add(uint8_t(b), b);
         for (int b = 0; b < 256; b++)
             if (!has_glyph(b)) add(uint8_t(b), next++);
     }
-    const std::string& in_order() const { return order_; }   // the bytes as GPT-2 numbers them
+    const std::string& in_order() const { return order_; }  // the bytes as GPT-2 numbers them
 
     std::string write(std::string_view bytes) const {
         std::string word;
@@ -46,7 +46,7 @@ class ByteAlphabet {
         bytes.clear();
         for (size_t at = 0; at < word.size();) {
             const unicode::Char c = unicode::char_at(word, at);
-            const auto          found = byte_.find(c.code);
+            const auto found      = byte_.find(c.code);
             if (found == byte_.end()) return false;
             bytes += char(found->second);
             at += size_t(c.bytes);
@@ -56,15 +56,15 @@ class ByteAlphabet {
 
   private:
     void add(uint8_t byte, int32_t code) {
-        uint8_t    utf8[4];
+        uint8_t utf8[4];
         const auto n = utf8proc_encode_char(code, utf8);
         written_[byte].assign(reinterpret_cast<char*>(utf8), size_t(n));
         byte_[code] = byte;
         order_ += char(byte);
     }
-    std::array<std::string, 256>         written_;
+    std::array<std::string, 256> written_;
     std::unordered_map<int32_t, uint8_t> byte_;
-    std::string                          order_;
+    std::string order_;
 };
 
 inline const ByteAlphabet& byte_alphabet() {
@@ -85,17 +85,18 @@ class AddedTokens {
             }
             n = size_t(nodes_[n].next[uint8_t(c)]);
         }
-        nodes_[n].id = id;
+        nodes_[n].id      = id;
         nodes_[n].special = special;
     }
 
-    // Appends the ids of the tokens, and calls plain(stretch) on what lies between them. Without `specials`, a special token
-    // is part of its stretch.
-    template <class F> void split(std::string_view text, bool specials, std::vector<int32_t>& ids, F plain) const {
+    // Appends the ids of the tokens, and calls plain(stretch) on what lies between them. Without `specials`, a special
+    // token is part of its stretch.
+    template <class F>
+    void split(std::string_view text, bool specials, std::vector<int32_t>& ids, F plain) const {
         size_t from = 0;
         for (size_t at = 0; !nodes_.empty() && at < text.size();) {
             const Node* token = nullptr;
-            size_t      end = at + 1, node = 0;
+            size_t end = at + 1, node = 0;
             for (size_t i = at; i < text.size() && (node = size_t(nodes_[node].next[uint8_t(text[i])])) != 0; i++)
                 if (nodes_[node].id >= 0) token = &nodes_[node], end = i + 1;
             if (token && (specials || !token->special)) {
@@ -110,27 +111,21 @@ class AddedTokens {
 
   private:
     struct Node {
-        std::array<int32_t, 256> next{};   // 0: none, since nothing leads back to the root
-        int32_t                  id = -1;
-        bool                     special = false;
+        std::array<int32_t, 256> next{};  // 0: none, since nothing leads back to the root
+        int32_t id   = -1;
+        bool special = false;
     };
     std::vector<Node> nodes_;
 };
 
 class Tokenizer {
   public:
-    static Tokenizer load(const std::string& path) {
-        std::ifstream in(path, std::ios::binary);
-        CHECK(in, "{}: cannot open this tokenizer: {}", path, os_error());
-        const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-        CHECK(!text.empty(), "{}: empty; a tokenizer.json is expected here", path);
-        return Tokenizer(text, path);
-    }
+    static Tokenizer load(const std::string& path) { return Tokenizer(MappedFile(path).text(), path); }
 
     // From the text of a tokenizer.json; `where` names it in errors.
-    explicit Tokenizer(const std::string& text, const std::string& where = "tokenizer.json") : where_(where) {
+    explicit Tokenizer(std::string_view text, const std::string& where = "tokenizer.json") : where_(where) {
         try {
-            const json file = json::parse(text);
+            const json file = parse_json(text, where);
             refuse_unknown_features(file);
             read_vocabulary(file.at("model").at("vocab"));
             bpe_ = Bpe(byte_tokens(), read_merges(file.at("model").at("merges")), bytes_);
@@ -138,7 +133,7 @@ class Tokenizer {
             read_added_tokens(file.value("added_tokens", json::array()));
         } catch (const json::exception& e) { fail("{}: not a tokenizer.json: {}", where, e.what()); }
         const auto eot = ids_.find("<|endoftext|>");
-        eot_ = eot == ids_.end() ? -1 : eot->second;
+        eot_           = eot == ids_.end() ? -1 : eot->second;
     }
 
     // specials: whether a special token written in the text becomes its id, or is text like any other.
@@ -174,12 +169,12 @@ class Tokenizer {
         return bytes_[size_t(id)];
     }
 
-    int vocab_size() const { return int(bytes_.size()); }   // the largest id + 1
-    int eot() const { return eot_; }                        // the id of <|endoftext|>, or -1
+    int vocab_size() const { return int(bytes_.size()); }  // the largest id + 1
+    int eot() const { return eot_; }                       // the id of <|endoftext|>, or -1
 
     // A hash (FNV-1a) of vocabulary and merges.
     std::string fingerprint() const {
-        uint64_t   hash = 0xcbf29ce484222325u;
+        uint64_t hash  = 0xcbf29ce484222325u;
         const auto mix = [&hash](const char* data, size_t n) {
             for (size_t i = 0; i < n; i++) hash = (hash ^ uint8_t(data[i])) * 0x100000001b3u;
         };
@@ -199,14 +194,14 @@ class Tokenizer {
         CHECK(file.is_object(), "{}: not a tokenizer.json: expected an object with \"model\"", where_);
         // These fields of a section are the only ones that may say something; truncation and padding shape batches.
         const auto fields = [&](const std::string& section, std::initializer_list<const char*> known) {
-            const json  absent;
+            const json absent;
             const json& part = section.empty() ? file : file.contains(section) ? file[section] : absent;
             CHECK(part.is_null() || part.is_object(), "{}: {} is {}, expected an object", where_, section, brief(part));
             for (const auto& item : part.items()) {
                 const bool says_nothing = item.value().is_null() || item.value() == false;
-                const bool ours = std::find(known.begin(), known.end(), item.key()) != known.end();
-                CHECK(ours || says_nothing, "{}: {}/{} is {}, a feature that this tokenizer does not have", where_, section,
-                      item.key(), brief(item.value()));
+                const bool ours         = std::find(known.begin(), known.end(), item.key()) != known.end();
+                CHECK(ours || says_nothing, "{}: {}/{} is {}, a feature that this tokenizer does not have", where_,
+                      section, item.key(), brief(item.value()));
             }
         };
         fields("", {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
@@ -217,7 +212,7 @@ class Tokenizer {
         fields("pre_tokenizer", {"type", "trim_offsets", "use_regex"});
 
         const auto only = [&](const char* field, std::initializer_list<json> known) {
-            const json value = file.value(json::json_pointer(field), json());   // null where absent
+            const json value = file.value(json::json_pointer(field), json());  // null where absent
             std::string list;
             for (const json& k : known) {
                 if (value == k) return;
@@ -235,8 +230,9 @@ class Tokenizer {
         only("/decoder/type", {nullptr, "ByteLevel"});
         only("/post_processor/type", {nullptr, "ByteLevel", "TemplateProcessing"});
         for (const json& part : file.value("/post_processor/single"_json_pointer, json::array()))
-            CHECK(part.contains("Sequence"), "{}: post_processor/single adds {}, a feature that this tokenizer does not have",
-                  where_, brief(part));
+            CHECK(part.contains("Sequence"),
+                  "{}: post_processor/single adds {}, a feature that this tokenizer does not have", where_,
+                  brief(part));
     }
 
     static std::string brief(const json& value) {
@@ -253,7 +249,7 @@ class Tokenizer {
         if (size_t(id) >= bytes_.size()) bytes_.resize(size_t(id) + 1);
         std::string& place = bytes_[size_t(id)];
         CHECK(place.empty() || place == bytes, "{}: {} and another token both have id {}", where_, brief(word), id);
-        place = bytes;
+        place      = bytes;
         ids_[word] = int32_t(id);
     }
 
@@ -261,7 +257,7 @@ class Tokenizer {
         std::string bytes;
         for (const auto& item : vocab.items()) {
             const bool spelt = byte_alphabet().read(item.key(), bytes);
-            put(item.key(), item.value(), spelt ? bytes : item.key());   // others are added tokens, as they are
+            put(item.key(), item.value(), spelt ? bytes : item.key());  // others are added tokens, as they are
         }
     }
 
@@ -269,9 +265,10 @@ class Tokenizer {
     std::array<int32_t, 256> byte_tokens() {
         std::array<int32_t, 256> id;
         for (int b = 0; b < 256; b++) {
-            const auto found = ids_.find(byte_alphabet().write(std::string(1, char(b))));
+            const auto found     = ids_.find(byte_alphabet().write(std::string(1, char(b))));
             const bool is_unused = b == 0xc0 || b == 0xc1 || b >= 0xf5;
-            CHECK(is_unused || found != ids_.end(), "{}: no token for byte {}, so not every text could be encoded", where_, b);
+            CHECK(is_unused || found != ids_.end(), "{}: no token for byte {}, so not every text could be encoded",
+                  where_, b);
             id[size_t(b)] = found == ids_.end() ? -1 : found->second;
             if (found == ids_.end()) unknown_bytes_ += char(b);
         }
@@ -295,22 +292,23 @@ class Tokenizer {
     // Each merge is "left right" or ["left", "right"].
     std::vector<Merge> read_merges(const json& list) const {
         std::vector<Merge> merges;
-        const auto         id_of = [&](const std::string& word, const json& merge) {
+        const auto id_of = [&](const std::string& word, const json& merge) {
             const auto found = ids_.find(word);
-            CHECK(found != ids_.end(), "{}: merge {} is {}, but the vocabulary has no {}", where_, merges.size(), brief(merge),
-                  brief(word));
+            CHECK(found != ids_.end(), "{}: merge {} is {}, but the vocabulary has no {}", where_, merges.size(),
+                  brief(merge), brief(word));
             return found->second;
         };
         for (const json& merge : list) {
             std::string left, right;
             if (merge.is_array() && merge.size() == 2) {
-                left = merge[0].get<std::string>();
+                left  = merge[0].get<std::string>();
                 right = merge[1].get<std::string>();
             } else {
                 const std::string& words = merge.get_ref<const std::string&>();
-                const size_t       gap = words.find(' ');
-                CHECK(gap != std::string::npos, "{}: merge {} is {}, expected two words", where_, merges.size(), brief(merge));
-                left = words.substr(0, gap);
+                const size_t gap         = words.find(' ');
+                CHECK(gap != std::string::npos, "{}: merge {} is {}, expected two words", where_, merges.size(),
+                      brief(merge));
+                left  = words.substr(0, gap);
                 right = words.substr(gap + 1);
             }
             merges.push_back({id_of(left, merge), id_of(right, merge), id_of(left + right, merge)});
@@ -322,26 +320,28 @@ class Tokenizer {
         for (const json& token : list) {
             const std::string content = token.at("content").get<std::string>();
             for (const char* field : {"single_word", "lstrip", "rstrip"})
-                CHECK(!token.value(field, false), "{}: added token {} is {}, a feature that this tokenizer does not have", where_,
-                      brief(content), field);
+                CHECK(!token.value(field, false),
+                      "{}: added token {} is {}, a feature that this tokenizer does not have", where_, brief(content),
+                      field);
             CHECK(content.size() <= 1000, "{}: added token {} is longer than 1000 bytes", where_, brief(content));
             const auto known = ids_.find(content);
-            CHECK(known == ids_.end() || token.at("id") == known->second, "{}: {} is {} in added_tokens but {} in the vocabulary",
-                  where_, brief(content), brief(token.at("id")), known->second);
+            CHECK(known == ids_.end() || token.at("id") == known->second,
+                  "{}: {} is {} in added_tokens but {} in the vocabulary", where_, brief(content),
+                  brief(token.at("id")), known->second);
             if (known == ids_.end()) put(content, token.at("id"), content);
-            const bool  normalized = token.value("normalized", true);
+            const bool normalized = token.value("normalized", true);
             std::string composed;
-            const auto  spelt = normalized && nfc_ ? std::string(unicode::nfc(content, composed)) : content;
+            const auto spelt = normalized && nfc_ ? std::string(unicode::nfc(content, composed)) : content;
             (normalized ? in_normal_ : in_raw_).add(spelt, ids_.at(content), token.value("special", false));
         }
     }
 
-    std::string                              where_;
-    std::vector<std::string>                 bytes_;   // of each id; "" where an id is unused
-    std::unordered_map<std::string, int32_t> ids_;     // of each token as the file spells it
-    Bpe                                      bpe_;
-    AddedTokens                              in_raw_, in_normal_;
-    std::string                              unknown_bytes_;
-    bool                                     nfc_ = false;
-    int                                      eot_ = -1;
+    std::string where_;
+    std::vector<std::string> bytes_;                // of each id; "" where an id is unused
+    std::unordered_map<std::string, int32_t> ids_;  // of each token as the file spells it
+    Bpe bpe_;
+    AddedTokens in_raw_, in_normal_;
+    std::string unknown_bytes_;
+    bool nfc_ = false;
+    int eot_  = -1;
 };

@@ -4,8 +4,8 @@
 //                          's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //   nfc(text, buffer)      the text in normal form C
 //
-// Text is UTF-8. A byte that is not part of a well-formed character (stray, cut off, overlong, surrogate, above U+10FFFF)
-// is kept as it is, counts as neither letter, number nor space, and nothing composes across it.
+// Text is UTF-8. A byte that is not part of a well-formed character (stray, cut off, overlong, surrogate, above
+// U+10FFFF) is kept as it is, counts as neither letter, number nor space, and nothing composes across it.
 //
 // Written by hand because splitting is most of what encoding costs: a regex engine (PCRE2 with its JIT) spends about
 // as long on a piece as the rest of the encoder. Both functions take time linear in the text, whatever it holds.
@@ -26,44 +26,46 @@ enum Kind : uint8_t { other, letter, number, space };
 constexpr auto composing = utf8proc_option_t(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 
 struct Char {
-    int32_t code;   // -1: a byte that belongs to no character
-    int     bytes;
+    int32_t code;  // -1: a byte that belongs to no character
+    int bytes;
 };
 
 inline Char char_at(std::string_view text, size_t at) {
     const auto* p = reinterpret_cast<const uint8_t*>(text.data()) + at;
     if (*p < 0x80) return {*p, 1};
-    int32_t    code;
+    int32_t code;
     const auto bytes = utf8proc_iterate(p, utf8proc_ssize_t(std::min<size_t>(text.size() - at, 4)), &code);
     return bytes > 0 ? Char{code, int(bytes)} : Char{-1, 1};
 }
 
-// Hugging Face tokenizers (0.23) splits by Unicode 16 but normalises by Unicode 9, and utf8proc comes with another version
-// on each system. These are the differences, found by asking the library about every code point.
+// Hugging Face tokenizers (0.23) splits by Unicode 16 but normalises by Unicode 9, and utf8proc comes with another
+// version on each system. These are the differences, found by asking the library about every code point.
 struct Range {
     int32_t first, last;
 };
 constexpr Range letters_since_unicode_15_1[] = {
-        {0x1c89, 0x1c8a}, {0xa7cb, 0xa7cd}, {0xa7da, 0xa7dc}, {0x105c0, 0x105f3}, {0x10d4a, 0x10d65},
-        {0x10d6f, 0x10d85}, {0x10ec2, 0x10ec4}, {0x11380, 0x11389}, {0x1138b, 0x1138b}, {0x1138e, 0x1138e},
-        {0x11390, 0x113b5}, {0x113b7, 0x113b7}, {0x113d1, 0x113d1}, {0x113d3, 0x113d3}, {0x11bc0, 0x11be0},
-        {0x13460, 0x143fa}, {0x16100, 0x1611d}, {0x16d40, 0x16d6c}, {0x18cff, 0x18cff}, {0x1e5d0, 0x1e5ed},
-        {0x1e5f0, 0x1e5f0}, {0x2ebf0, 0x2ee5d}};
-constexpr Range numbers_since_unicode_16[] = {
-        {0x10d40, 0x10d49}, {0x116d0, 0x116e3}, {0x11bf0, 0x11bf9}, {0x16130, 0x16139}, {0x16d70, 0x16d79},
-        {0x1ccf0, 0x1ccf9}, {0x1e5f1, 0x1e5fa}};
-constexpr Range marks_since_unicode_10[] = {
-        {0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe}, {0xc3c, 0xc3c}, {0xd3b, 0xd3c},
-        {0xeba, 0xeba}, {0x1715, 0x1715}, {0x1abf, 0x1ace}, {0x1df6, 0x1dfa}, {0xa82c, 0xa82c}, {0x10d24, 0x10d27},
-        {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070},
-        {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11930}, {0x1193d, 0x1193e},
-        {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99},
-        {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1},
-        {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
+    {0x1c89, 0x1c8a},   {0xa7cb, 0xa7cd},   {0xa7da, 0xa7dc},   {0x105c0, 0x105f3}, {0x10d4a, 0x10d65},
+    {0x10d6f, 0x10d85}, {0x10ec2, 0x10ec4}, {0x11380, 0x11389}, {0x1138b, 0x1138b}, {0x1138e, 0x1138e},
+    {0x11390, 0x113b5}, {0x113b7, 0x113b7}, {0x113d1, 0x113d1}, {0x113d3, 0x113d3}, {0x11bc0, 0x11be0},
+    {0x13460, 0x143fa}, {0x16100, 0x1611d}, {0x16d40, 0x16d6c}, {0x18cff, 0x18cff}, {0x1e5d0, 0x1e5ed},
+    {0x1e5f0, 0x1e5f0}, {0x2ebf0, 0x2ee5d}};
+constexpr Range numbers_since_unicode_16[] = {{0x10d40, 0x10d49}, {0x116d0, 0x116e3}, {0x11bf0, 0x11bf9},
+                                              {0x16130, 0x16139}, {0x16d70, 0x16d79}, {0x1ccf0, 0x1ccf9},
+                                              {0x1e5f1, 0x1e5fa}};
+constexpr Range marks_since_unicode_10[]   = {
+      {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
+      {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},
+      {0xa82c, 0xa82c},   {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50},
+      {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+      {0x11930, 0x11930}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34},
+      {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97},
+      {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
+      {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
 
 // \s is the property White_Space, which general categories do not tell.
-constexpr Range white_space[] = {{0x09, 0x0d},     {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680},
-                                 {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}};
+constexpr Range white_space[] = {{0x09, 0x0d},     {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},
+                                 {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f},
+                                 {0x205f, 0x205f}, {0x3000, 0x3000}};
 
 // Facts about every code point, from utf8proc's tables; made once, in some 10 milliseconds.
 class Table {
@@ -71,14 +73,14 @@ class Table {
     Table() : kind_(0x110000, other), moves_(0x110000, false) {
         for (int32_t c = 0; c < 0x110000; c++) {
             const auto category = utf8proc_category(c);
-            if (category == UTF8PROC_CATEGORY_CN) continue;   // unassigned
+            if (category == UTF8PROC_CATEGORY_CN) continue;  // unassigned
             if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) kind_[size_t(c)] = letter;
             if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) kind_[size_t(c)] = number;
             // Only marks and Hangul vowels and finals ever join the character before them. U+11A7, the final that is no
             // final, does not; utf8proc joins it, and so loses it.
             const bool is_mark = category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
             const bool is_jamo = c >= 0x1100 && c <= 0x11ff && c != 0x11a7;
-            moves_[size_t(c)] = is_mark || is_jamo || !stays(c);
+            moves_[size_t(c)]  = is_mark || is_jamo || !stays(c);
         }
         set(kind_, letters_since_unicode_15_1, letter);
         set(kind_, numbers_since_unicode_16, number);
@@ -90,13 +92,14 @@ class Table {
     bool moves_in_nfc(int32_t code) const { return code >= 0 && moves_[size_t(code)]; }
 
   private:
-    template <size_t n> static void set(std::vector<uint8_t>& facts, const Range (&ranges)[n], uint8_t value) {
+    template <size_t n>
+    static void set(std::vector<uint8_t>& facts, const Range (&ranges)[n], uint8_t value) {
         for (const Range& r : ranges) std::fill(facts.begin() + r.first, facts.begin() + r.last + 1, value);
     }
     // Whether the character alone is its own normal form.
     static bool stays(int32_t c) {
-        int32_t    parts[16];
-        int        boundary = 0;
+        int32_t parts[16];
+        int boundary = 0;
         const auto n = utf8proc_decompose_char(c, parts, 16, UTF8PROC_DECOMPOSE, &boundary);
         return utf8proc_normalize_utf32(parts, n, composing) == 1 && parts[0] == c;
     }
@@ -124,12 +127,13 @@ inline size_t run_of(Kind kind, std::string_view text, size_t at, size_t* last =
     const auto& kinds = byte_kinds();
     while (at < text.size()) {
         const uint8_t k = kinds[uint8_t(text[at])];
-        size_t        bytes = 1;
+        size_t bytes    = 1;
         if (k == wide) {
             const Char c = char_at(text, at);
             if (table().kind(c.code) != kind) break;
             bytes = size_t(c.bytes);
-        } else if (k != kind) break;
+        } else if (k != kind)
+            break;
         if (last) *last = at;
         at += bytes;
     }
@@ -156,7 +160,7 @@ inline size_t next_piece(std::string_view text, size_t at) {
     const bool blank_then_word = text[at] == ' ' && at + 1 < text.size() && kind_at(text, at + 1) != space;
     if (blank_then_word) return run_of(kind_at(text, at + 1), text, at + 1);
     // White space up to the end of the text, or up to its last character, which belongs to what follows.
-    size_t       last = at;
+    size_t last      = at;
     const size_t end = run_of(space, text, at, &last);
     return end == text.size() || last == at ? end : last;
 }
@@ -169,8 +173,8 @@ inline void compose(std::string_view text, std::string& out, std::vector<int32_t
     codes.clear();
     for (size_t at = 0; at < text.size();) {
         const Char c = char_at(text, at);
-        int32_t    parts[16];
-        int        boundary = 0;
+        int32_t parts[16];
+        int boundary = 0;
         const auto n = utf8proc_decompose_char(c.code, parts, 16, UTF8PROC_DECOMPOSE, &boundary);
         codes.insert(codes.end(), parts, parts + n);
         at += size_t(c.bytes);
@@ -183,7 +187,7 @@ inline void compose(std::string_view text, std::string& out, std::vector<int32_t
     }
     const auto n = utf8proc_normalize_utf32(codes.data(), utf8proc_ssize_t(codes.size()), composing);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
-        uint8_t    bytes[4];
+        uint8_t bytes[4];
         const auto length = utf8proc_encode_char(codes[size_t(i)], bytes);
         out.append(reinterpret_cast<char*>(bytes), size_t(length));
     }
@@ -191,12 +195,12 @@ inline void compose(std::string_view text, std::string& out, std::vector<int32_t
 
 // The text in normal form C: the text itself where nothing changes, else `buffer`.
 inline std::string_view nfc(std::string_view text, std::string& buffer) {
-    const Table&         facts = table();
+    const Table& facts = table();
     std::vector<int32_t> codes;
-    size_t               copied = 0, base = 0;   // text[0, copied) is done; the last character before `at` begins at base
+    size_t copied = 0, base = 0;  // text[0, copied) is done; the last character before `at` begins at base
     buffer.clear();
     for (size_t at = 0; at < text.size();) {
-        if (uint8_t(text[at]) < 0xcc) {          // below U+0300 nothing moves
+        if (uint8_t(text[at]) < 0xcc) {  // below U+0300 nothing moves
             while (at < text.size() && uint8_t(text[at]) < 0xcc) at++;
             base = at - 1;
             while (base > copied && (uint8_t(text[base]) & 0xc0) == 0x80) base--;
@@ -209,8 +213,8 @@ inline std::string_view nfc(std::string_view text, std::string& buffer) {
             continue;
         }
         // From the character before, if it is one, to the next that stays apart.
-        const Char   before = char_at(text, base);
-        const bool   joins = before.code >= 0 && base + size_t(before.bytes) == at && combining_class(before.code) == 0;
+        const Char before = char_at(text, base);
+        const bool joins  = before.code >= 0 && base + size_t(before.bytes) == at && combining_class(before.code) == 0;
         const size_t from = joins ? base : at;
         while (at < text.size() && facts.moves_in_nfc((c = char_at(text, at)).code)) at += size_t(c.bytes);
         buffer.append(text, copied, from - copied);
