@@ -1,4 +1,6 @@
 // train_gpt - trains a GPT: options → model → loop → close
+#include <sys/resource.h>
+
 #include <csignal>
 #include <cstdlib>
 
@@ -25,7 +27,7 @@ static void list_models() {
 
 // The quick-start data when nothing was asked for, and files that lie where one expects them.
 static void find_files(Options& o, const Preset* preset) {
-    const std::string home = "runs/austen-data/";
+    const std::string home = "data/austen/";
     if (o.train_data.empty() && preset && o.model == "quickstart") {
         CHECK(fs::exists(home + "austen_train_000000.bin"), "no --train-data, and the quick-start text is not prepared; `make quickstart` prepares it and trains");
         o.train_data = home + "austen_train_*.bin";
@@ -117,7 +119,15 @@ static void refuse_other_model(const Config& asked, const Config& saved, const O
               "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key, ours[key].dump(), value.dump());
 }
 
+// The most memory that this process has held, in bytes.
+static int64_t peak_bytes() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return int64_t(usage.ru_maxrss) * 1024;
+}
+
 static int run(int argc, char** argv) {
+    const Stopwatch since_start;
     Options o;
     Flags   flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models", backends());
     list_options(flags, o);
@@ -189,11 +199,12 @@ static int run(int argc, char** argv) {
     if (!o.resume) write_run_json(o, flags, config, dtype, train, val.get());
     Log log(o.out, config.name, o.steps, o.log_every, o.resume ? state.step : -1);
     header(log, o, flags, config, dtype, dev, plan, train.tokens(), val ? val->tokens() : 0);
-    log.say("start", start);
+    log.say("start", fmt::format("{} · ready in {:.2f} s", start, since_start.seconds()));
     if (!config.learned_positions && o.context > config.context)
         log.warn(state.step, fmt::format("--context {} is more than the {} that {} was made for", o.context, config.context, config.name));
     log.record({{"event", "start"}, {"step", state.step}, {"command", flags.command()}, {"model", config.name}, {"parameters", count_params(config)},
-                {"dtype", name_of(dtype)}, {"device", dev.name()}, {"threads", dev.threads()}, {"peak_flops", dev.peak_flops(dtype)}});
+                {"dtype", name_of(dtype)}, {"device", dev.name()}, {"threads", dev.threads()}, {"peak_flops", dev.peak_flops(dtype)}, {"planned_bytes", plan.total()},
+                {"startup_s", since_start.seconds()}});
     log.columns();
 
     std::signal(SIGINT, on_signal);
@@ -254,10 +265,10 @@ static int run(int argc, char** argv) {
         }
     }
     const std::string print = fingerprint(model);
-    log.record({{"event", "end"}, {"step", state.step}, {"tokens", state.tokens}, {"fingerprint", print}});
+    log.record({{"event", "end"}, {"step", state.step}, {"tokens", state.tokens}, {"fingerprint", print}, {"peak_bytes", peak_bytes()}});
     if (state.step < o.steps)
         log.say("\nstopped", fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, o.out));
-    else log.say("\ndone", fmt::format("{} steps · weights {} · {}", state.step, print, o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
+    else log.say("\ndone", fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak_bytes()), o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
     return 0;
 }
 

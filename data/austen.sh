@@ -3,11 +3,12 @@
 #
 #   data/austen.sh [FILE]     default data/austen/austen.txt
 #
-# The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). Its data file is taken
-# out of the package without installing anything; build/austen turns it into text (see austen.cpp).
+# The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). Its data file is
+# taken out of the package without installing anything; build/austen turns it into text (see austen.cpp).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-data/austen/austen.txt}
+build=${BUILD:-build}
 package=r-cran-janeaustenr
 installed=/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb
 
@@ -57,9 +58,9 @@ else
     rdb=$work$installed
 fi
 
-[ -x build/austen ] || make --no-print-directory build/austen
+[ -x "$build/austen" ] || make --no-print-directory BUILD="$build" "$build/austen"
 mkdir -p "$(dirname "$out")"
-build/austen "$rdb" >"$work/austen.txt"
+"$build/austen" "$rdb" >"$work/austen.txt"
 cp "$work/austen.txt" "$out.tmp"
 mv "$out.tmp" "$out"
 echo "$out: $(wc -c <"$out") bytes, $(($(grep -cxF '<|endoftext|>' "$out") + 1)) novels"

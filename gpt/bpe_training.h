@@ -21,10 +21,12 @@
 class WordCounts {
   public:
     void add(std::string_view text) {
-        for (size_t at = 0, end = 0; at < text.size(); at = end) {
-            // A piece of more than 256 bytes is no word; in parts, it cannot make one merge cost its length.
-            end = std::min(unicode::next_piece(text, at), at + 256);
-            count_[std::string(text.substr(at, end - at))]++;
+        constexpr size_t most = 256;
+        for (size_t at = 0; at < text.size();) {
+            const size_t end = unicode::next_piece(text, at);
+            // A piece of more than 256 bytes is no word; in parts, it cannot make every merge cost its length.
+            for (; at < end; at = std::min(at + most, end))
+                count_[std::string(text.substr(at, std::min(end - at, most)))]++;
         }
     }
     void add(const WordCounts& more) {
@@ -148,41 +150,22 @@ class BpeTraining {
     }
 
     std::string tokenizer_json() const {
-        using json            = nlohmann::ordered_json;
-        const std::string eot = "<|endoftext|>";
-        const auto written    = [&](int32_t id) { return byte_alphabet().write(tokens_[size_t(id)]); };
-        json vocab = json::object(), merges = json::array();
-        for (size_t id = 0; id < tokens_.size(); id++) vocab.push_back({written(int32_t(id)), id});
-        vocab.push_back({eot, tokens_.size()});
-        for (const Merge& m : merges_) merges.push_back(written(m.left) + " " + written(m.right));
-        const json bytes = {
-            {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
-        const json file = {{"version", "1.0"},
-                           {"truncation", nullptr},
-                           {"padding", nullptr},
-                           {"added_tokens",
-                            {{{"id", tokens_.size()},
-                              {"content", eot},
-                              {"single_word", false},
-                              {"lstrip", false},
-                              {"rstrip", false},
-                              {"normalized", false},
-                              {"special", true}}}},
-                           {"normalizer", nullptr},
-                           {"pre_tokenizer", bytes},
-                           {"post_processor", bytes},
-                           {"decoder", bytes},
-                           {"model",
-                            {{"type", "BPE"},
-                             {"dropout", nullptr},
-                             {"unk_token", nullptr},
-                             {"continuing_subword_prefix", nullptr},
-                             {"end_of_word_suffix", nullptr},
-                             {"fuse_unk", false},
-                             {"byte_fallback", false},
-                             {"ignore_merges", false},
-                             {"vocab", vocab},
-                             {"merges", merges}}}};
+        nlohmann::json file = nlohmann::json::parse(R"({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [{"id": 0, "content": "<|endoftext|>", "single_word": false, "lstrip": false,
+                              "rstrip": false, "normalized": false, "special": true}],
+            "normalizer": null,
+            "pre_tokenizer":  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "decoder":        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                      "vocab": {}, "merges": []}})");
+        const auto written  = [&](int32_t id) { return byte_alphabet().write(tokens_[size_t(id)]); };
+        for (size_t id = 0; id < tokens_.size(); id++) file["model"]["vocab"][written(int32_t(id))] = id;
+        file["model"]["vocab"]["<|endoftext|>"] = tokens_.size();
+        file["added_tokens"][0]["id"]           = tokens_.size();
+        for (const Merge& m : merges_) file["model"]["merges"].push_back(written(m.left) + " " + written(m.right));
         return file.dump(1) + "\n";
     }
 

@@ -129,7 +129,7 @@ class Tokenizer {
             refuse_unknown_features(file);
             read_vocabulary(file.at("model").at("vocab"));
             bpe_ = Bpe(byte_tokens(), read_merges(file.at("model").at("merges")), bytes_);
-            nfc_ = file.contains("/normalizer/type"_json_pointer);
+            nfc_ = file.value("/normalizer/type"_json_pointer, json()) == "NFC";
             read_added_tokens(file.value("added_tokens", json::array()));
         } catch (const json::exception& e) { fail("{}: not a tokenizer.json: {}", where, e.what()); }
         const auto eot = ids_.find("<|endoftext|>");
@@ -329,7 +329,8 @@ class Tokenizer {
                   "{}: {} is {} in added_tokens but {} in the vocabulary", where_, brief(content),
                   brief(token.at("id")), known->second);
             if (known == ids_.end()) put(content, token.at("id"), content);
-            const bool normalized = token.value("normalized", true);
+            bytes_[size_t(ids_.at(content))] = content;  // an added token is never in the byte alphabet
+            const bool normalized            = token.value("normalized", true);
             std::string composed;
             const auto spelt = normalized && nfc_ ? std::string(unicode::nfc(content, composed)) : content;
             (normalized ? in_normal_ : in_raw_).add(spelt, ids_.at(content), token.value("special", false));

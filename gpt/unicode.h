@@ -7,8 +7,8 @@
 // Text is UTF-8. A byte that is not part of a well-formed character (stray, cut off, overlong, surrogate, above
 // U+10FFFF) is kept as it is, counts as neither letter, number nor space, and nothing composes across it.
 //
-// Written by hand because splitting is most of what encoding costs: a regex engine (PCRE2 with its JIT) spends about
-// as long on a piece as the rest of the encoder. Both functions take time linear in the text, whatever it holds.
+// The pattern is followed by hand, without a regex engine, because it runs on every piece: 19 of the 64 ns that
+// encoding a piece of English takes. Splitting takes time linear in the text, normal form C n log n in a run of marks.
 #pragma once
 #include <utf8proc.h>
 

@@ -3,15 +3,17 @@
 //   s_ts = scale q_t·k_s,   p_ts = exp(s_ts - lse_t),   lse_t = log Σ_s exp s_ts,   out_t = Σ_s p_ts v_s
 //   row t sees keys s with max(start_t, t - window + 1) <= s <= t
 //
-//   forward   the keys pass by in tiles. Each row keeps its running maximum m, the sum l of exp(s - m) and Σ exp(s - m) v;
-//             when a tile raises m, what was gathered so far shrinks by exp(m_old - m_new). At the end out = acc / l, lse = m + log l.
+//   forward   the keys pass by in tiles. Each row keeps its running maximum m, the sum l of exp(s - m) and the sum acc
+//             of exp(s - m) v; when a tile raises m, l and acc shrink by exp(m_old - m_new). In the end out = acc / l
+//             and lse = m + log l.
 //   backward  p is recomputed from lse, tile by tile. With δ_t = dout_t·out_t and ds_ts = p_ts (dout_t·v_s - δ_t):
 //             dv_s = Σ_t p_ts dout_t,   dq_t = scale Σ_s ds_ts k_s,   dk_s = scale Σ_t ds_ts q_t
-//   decoding  one new row per sequence reads the whole cache once: memory bandwidth is everything, so one pass with D in the lanes.
+//   decoding  one new row per sequence reads the whole cache once: memory bandwidth is everything, so one pass with
+//             D in the lanes.
 //
-// On the CPU a panel of 32 queries lies in the lanes of two vectors and a tile of 64 keys lies across them, so scores are
+// On the CPU a panel of 32 queries lies in the lanes of vectors and a tile of 64 keys lies across them, so scores are
 // stored as Sᵀ (keys, queries): maxima, sums and rescaling of a row never cross lanes. All products are one kernel,
-// product(), and their inputs are fp32 tiles padded with zeros. A NaN or infinity in k or v reaches all rows of its tile.
+// product(), on fp32 tiles padded with zeros. A NaN or infinity in k or v reaches all rows that share its tile.
 //
 // Storage in the tensors' dtype, arithmetic in fp32.
 #include <algorithm>
@@ -23,7 +25,7 @@
 #include "cpu.h"
 #include "ops.h"
 
-// The keys that a row at position t sees are first_key(...) <= s <= t. A start outside [0, t] cannot hide the row from itself.
+// A row at position t sees keys first_key(...) <= s <= t. A start outside [0, t] cannot hide the row from itself.
 HD int64_t first_key(int64_t t, int64_t start, int64_t window) {
     const int64_t document = start < 0 ? 0 : start > t ? t : start;
     const int64_t near     = t - window + 1;
@@ -32,28 +34,27 @@ HD int64_t first_key(int64_t t, int64_t start, int64_t window) {
 
 namespace cpu {
 
-constexpr int     queries = 2 * lanes;  // a panel: one query per lane
-constexpr int64_t keys    = 64;         // a tile; 64 keys of D = 64 and the panel's scores share the 32 KB of L1
+constexpr int64_t queries = 32;  // a panel: one query per lane of a few vectors
+constexpr int64_t keys    = 64;  // a tile; 64 keys of D = 64 and the panel's scores share the 32 KB of L1
 constexpr int64_t max_D   = 256;
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // ---- the product that all time goes into ----------------------------------------------------------------------------
 
-// The block of c that is summed in registers: as many rows × vectors of 16 floats as leave room for their factors. With
-// AVX-512's 32 registers, 16 sums hide the latency of the multiply-add and each loaded value is used 2 or 8 times.
-#if defined(__AVX512F__)
-constexpr int block_rows = 8, block_wide = 2;
-#elif defined(__AVX2__)
-constexpr int block_rows = 4, block_wide = 1;
+// The block of c that is summed in registers, in rows × vectors: with AVX-512's 32 registers 16 sums, which hide the
+// latency of the multiply-add and use each loaded value 2 or 8 times; elsewhere the 8 that fit.
+#ifdef __AVX512F__
+constexpr int block_rows = 8;
 #else
-constexpr int block_rows = 2, block_wide = 1;
+constexpr int block_rows = 4;
 #endif
+constexpr int block_wide = 2;
 
 // A matrix of floats: (i,j) is p[i·row + j·col]. turned() reads the same memory as its transpose.
 struct Matrix {
     const float* p;
-    int64_t      row, col;
+    int64_t row, col;
     Matrix turned() const { return {p, col, row}; }
 };
 
@@ -75,7 +76,7 @@ inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float*
         for (int j = 0; j < wide; j++) store(c + i * N + j * lanes, acc[i][j]);
 }
 
-// c (M,N) = a (M,K) b (K,N), or += . M a multiple of 8, N of 16.
+// c (M,N) = a (M,K) b (K,N), or += . M a multiple of 8, N of lanes.
 inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
     const auto column = [&](int64_t j, auto wide) {
         for (int64_t i = 0; i < M; i += block_rows)
@@ -86,11 +87,12 @@ inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const f
     for (; j < N; j += lanes) column(j, std::integral_constant<int, 1>{});
 }
 
-// ---- tiles in and out -------------------------------------------------------------------------------------------------
+// ---- tiles in and out -----------------------------------------------------------------------------------------------
 
 // One head of a tensor: row t is D elements at p + t·stride.
-template <class X> struct Rows {
-    X*      p;
+template <class X>
+struct Rows {
+    X* p;
     int64_t stride;
     X* operator[](int64_t t) const { return p + t * stride; }
     Rows from(int64_t t) const { return {(*this)[t], stride}; }
@@ -107,8 +109,10 @@ inline floats pick(floats a, floats b, ints from) {
 #endif
 }
 
-// A 16 × 16 block becomes its transpose: in each step, rows w apart exchange their off-diagonal squares of width w.
-template <int w = 1> inline void transpose(floats (&block)[lanes]) {
+// A block of 16 × 16 (lanes × lanes) becomes its transpose: in each step, rows w apart exchange their off-diagonal
+// squares of width w.
+template <int w = 1>
+inline void transpose(floats (&block)[lanes]) {
     ints upper, lower;
     for (int j = 0; j < lanes; j++) upper[j] = j & w ? lanes + j - w : j, lower[j] = j & w ? lanes + j : j + w;
     for (int i = 0; i < lanes; i++) {
@@ -129,7 +133,8 @@ void load_tile(float* tile, Rows<const X> rows, int64_t n, int64_t padded, int64
 }
 
 // columns (Dp, queries) = n rows turned on their side, zeros around them.
-template <class X> void load_columns(float* columns, Rows<const X> rows, int64_t n, int64_t D) {
+template <class X>
+void load_columns(float* columns, Rows<const X> rows, int64_t n, int64_t D) {
     for (int64_t q = 0; q < queries; q += lanes)
         for_lanes(D, [&](int64_t d, auto some) {
             floats block[lanes];
@@ -152,31 +157,33 @@ void store_columns(Rows<X> rows, const float* columns, const float* factor, int6
 }
 
 // Buffers that a thread keeps between calls.
-template <class Buffers> Buffers& mine() {
+template <class Buffers>
+Buffers& mine() {
     static thread_local const std::unique_ptr<Buffers> buffers(new Buffers);
     return *buffers;
 }
 
-// Pieces that one head's work is cut into so that few heads still occupy many threads. A function of the shapes alone: the
-// order of sums, and so every bit of the result, is the same for any number of threads.
+// Pieces that one head's work is cut into so that few heads still occupy many threads. A function of the shapes alone:
+// the order of sums, and so every bit of the result, is the same for any number of threads.
 inline int64_t pieces_per_head(int64_t heads, int64_t most) {
     return std::clamp<int64_t>((16 + heads - 1) / heads, 1, most);
 }
 
-// ---- who sees whom ------------------------------------------------------------------------------------------------------
+// ---- who sees whom --------------------------------------------------------------------------------------------------
 
 // Where a head's queries stand among the keys: query t is at position past + t.
 struct Sight {
     const int32_t* starts;  // of this sequence, or null
-    int64_t        window, past;
+    int64_t window, past;
     int64_t first(int64_t t) const { return first_key(past + t, starts ? starts[t] : 0, window); }
 };
 
 struct Panel {
-    int64_t row, n;                         // queries [row, row + n), n <= 32
-    int64_t begin = INT64_MAX, end;         // keys that some of them see
-    int64_t all_begin = 0, all_end;         // keys that all of them see
-    ints    first[2], last[2];              // keys that each of them sees, inclusive; nothing for lanes past n
+    int64_t row, n;                      // queries [row, row + n), n <= 32
+    int64_t begin     = INT64_MAX, end;  // keys that some of them see
+    int64_t all_begin = 0, all_end;      // keys that all of them see
+    // The keys that each of them sees, inclusive; none for lanes past n.
+    ints first[queries / lanes], last[queries / lanes];
 
     Panel(const Sight& sight, int64_t row, int64_t T) : row(row), n(std::min<int64_t>(queries, T - row)) {
         end     = sight.past + row + n;
@@ -190,36 +197,19 @@ struct Panel {
         }
     }
 
-    // Sets to -inf what the mask hides in the scores (n, queries) of keys [key, key + n): nothing, away from the border.
+    // Sets to -inf what the mask hides in the scores (n, queries) of keys [key, key + n): away from the border,
+    // nothing.
     void hide(float* scores, int64_t key, int64_t n) const {
         if (key >= all_begin && key + n <= all_end) return;
         for (int64_t s = 0; s < n; s++)
-            for (int v = 0; v < 2; v++) {
-                float*     p      = scores + s * queries + v * lanes;
+            for (int v = 0; v < queries / lanes; v++) {
+                float* p          = scores + s * queries + v * lanes;
                 const ints at     = int32_t(key + s) - ints{};
                 const ints hidden = (at < first[v]) | (at > last[v]);
                 store(p, hidden ? broadcast(-INFINITY) : load(p));
             }
     }
 };
-
-// e^x for what a softmax asks: x up to about 0 (88 is safe), -inf included. Half the work of exp(), which guards both ends and reaches
-// further: within 2 ulp, 0 below -87, NaN stays NaN.
-inline floats exp_down(floats x) {
-    const floats low   = broadcast(-87.f), magic = broadcast(12582912.f);  // 1.5·2^23: adding it rounds to an integer
-    const floats c     = x < low ? low : x;
-    const floats t     = c * 1.44269504088896341f + magic;
-    const floats k     = t - magic;
-    const floats r     = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // |r| <= ln2/2, ln2 in two pieces (Cody and Waite)
-    floats       p     = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p                  = p * r + 8.3334519073e-3f;
-    p                  = p * r + 4.1665795894e-2f;
-    p                  = p * r + 1.6666665459e-1f;
-    p                  = p * r + 5.0000001201e-1f;
-    p                  = p * r * r + r + 1.f;
-    const floats power = reinterpret_cast<floats>((reinterpret_cast<ints>(t) << 23) + (127 << 23));  // 2^k: t ends in k
-    return x < low ? floats{} : p * power;
-}
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
@@ -232,15 +222,15 @@ struct ForwardPanel {
 inline void online_softmax(ForwardPanel& f, float* scores, int64_t n, float scale, int64_t Dp) {
     for (int v = 0; v < queries; v += lanes) {
         const floats old = load(f.m + v);
-        floats       m   = old;
+        floats m         = old;
         for (int64_t s = 0; s < n; s++) m = max(m, load(scores + s * queries + v) * scale);
         floats sum = {};
         for (int64_t s = 0; s < n; s++) {
-            const floats p = exp_down(load(scores + s * queries + v) * scale - m);
+            const floats p = exp(load(scores + s * queries + v) * scale - m);
             store(scores + s * queries + v, p);
             sum += p;
         }
-        const floats shrink = exp_down(old - m);
+        const floats shrink = exp(old - m);
         store(f.m + v, m);
         store(f.l + v, load(f.l + v) * shrink + sum);
         for (int64_t d = 0; d < Dp; d++) store(f.acc + d * queries + v, load(f.acc + d * queries + v) * shrink);
@@ -248,7 +238,7 @@ inline void online_softmax(ForwardPanel& f, float* scores, int64_t n, float scal
 }
 
 struct ForwardBuffers {
-    ForwardPanel      panel[2];
+    ForwardPanel panel[2];
     alignas(64) float k[keys * max_D], v[keys * max_D];  // (keys, Dp)
     alignas(64) float scores[keys * queries];
 };
@@ -257,9 +247,9 @@ struct ForwardBuffers {
 template <class X>
 void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Rows<const X> v, int64_t row, int64_t T,
                   int64_t D, const Sight& sight, float scale) {
-    const int64_t   Dp = round_up(D, lanes);
-    ForwardBuffers& b  = mine<ForwardBuffers>();
-    const Panel     panels[2] = {{sight, row, T}, {sight, std::min(row + queries, T), T}};
+    const int64_t Dp      = round_up(D, lanes);
+    ForwardBuffers& b     = mine<ForwardBuffers>();
+    const Panel panels[2] = {{sight, row, T}, {sight, std::min(row + queries, T), T}};
     for (int i = 0; i < 2; i++) {
         load_columns(b.panel[i].q, q.from(panels[i].row), panels[i].n, D);
         std::fill_n(b.panel[i].acc, Dp * queries, 0.f);
@@ -284,9 +274,9 @@ void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Row
     }
 
     for (int i = 0; i < 2; i++) {
-        const Panel&  p = panels[i];
+        const Panel& p  = panels[i];
         ForwardPanel& f = b.panel[i];
-        float         inverse[queries];
+        float inverse[queries];
         for (int64_t j = 0; j < queries; j++) inverse[j] = 1.f / f.l[j];
         store_columns(out.from(p.row), f.acc, inverse, p.n, D);
         if (lse)
@@ -294,13 +284,15 @@ void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Row
     }
 }
 
-template <class X> void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window) {
+template <class X>
+void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
     parallel_tasks(B * H * blocks, [&](int64_t i) {
-        const int64_t b = i / blocks / H, h = i / blocks % H, block = blocks - 1 - i % blocks;  // the longest rows first
-        const X*      q = qkv.data<X>() + (b * T * 3 * H + h) * D;
-        const Sight   sight{starts ? starts.data<int32_t>() + b * T : nullptr, window, 0};
+        const int64_t b = i / blocks / H, h = i / blocks % H;
+        const int64_t block = blocks - 1 - i % blocks;  // the longest rows first
+        const X* q          = qkv.data<X>() + (b * T * 3 * H + h) * D;
+        const Sight sight{starts ? starts.data<int32_t>() + b * T : nullptr, window, 0};
         forward_rows<X>({out.data<X>() + (b * T * H + h) * D, H * D}, lse.data<float>() + (b * H + h) * T,
                         {q, 3 * H * D}, {q + H * D, 3 * H * D}, {q + 2 * H * D, 3 * H * D}, block * 2 * queries, T, D,
                         sight, scale);
@@ -310,9 +302,10 @@ template <class X> void attention_forward(Tensor out, Tensor lse, Tensor qkv, Te
 // ---- backward -------------------------------------------------------------------------------------------------------
 
 struct BackwardBuffers {
-    alignas(64) float q[queries * max_D], dout[queries * max_D];             // (queries, Dp)
-    alignas(64) float q_columns[max_D * queries], dout_columns[max_D * queries], dq_columns[max_D * queries];  // (Dp, queries)
-    alignas(64) float k[keys * max_D], v[keys * max_D];                      // (keys, Dp)
+    alignas(64) float q[queries * max_D], dout[queries * max_D];                  // (queries, Dp)
+    alignas(64) float q_columns[max_D * queries], dout_columns[max_D * queries];  // (Dp, queries)
+    alignas(64) float dq_columns[max_D * queries];
+    alignas(64) float k[keys * max_D], v[keys * max_D];  // (keys, Dp)
     alignas(64) float p[keys * queries], ds[keys * queries];
     alignas(64) float lse[queries], delta[queries];
 };
@@ -321,25 +314,26 @@ struct BackwardBuffers {
 inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale) {
     for (int64_t s = 0; s < n; s++)
         for (int v = 0; v < queries; v += lanes) {
-            const int64_t i  = s * queries + v;
-            const floats  pi = exp_down(load(p + i) * scale - load(lse + v));
+            const int64_t i = s * queries + v;
+            const floats pi = exp(load(p + i) * scale - load(lse + v));
             store(p + i, pi);
             store(ds + i, pi * (load(ds + i) - load(delta + v)));
         }
 }
 
-template <class X> struct Head {  // inputs of one head, and where its gradients go
+template <class X>
+struct Head {  // inputs of one head, and where its gradients go
     Rows<const X> q, k, v, out, dout;
-    Rows<X>       dq, dk, dv;
-    const float*  lse;
-    int64_t       T, D;
+    Rows<X> dq, dk, dv;
+    const float* lse;
+    int64_t T, D;
 };
 
 // One panel of queries against all the keys it sees: writes dq, adds to dk and dv (T, Dp).
 template <class X>
 void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, float scale) {
-    const int64_t    Dp = round_up(h.D, lanes), n = panel.n;
-    BackwardBuffers& b  = mine<BackwardBuffers>();
+    const int64_t Dp = round_up(h.D, lanes), n = panel.n;
+    BackwardBuffers& b = mine<BackwardBuffers>();
     load_tile(b.q, h.q.from(panel.row), n, queries, h.D, Dp);
     load_tile(b.dout, h.dout.from(panel.row), n, queries, h.D, Dp);
     load_columns(b.q_columns, h.q.from(panel.row), n, h.D);
@@ -377,10 +371,10 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
 // Memory for sums of a whole call, kept by the calling thread.
 inline float* scratch(int64_t n) {
     struct alignas(64) Line {
-        float x[lanes];
+        float x[16];
     };
     static thread_local std::vector<Line> lines;
-    if (int64_t(lines.size()) * lanes < n) lines = std::vector<Line>(round_up(n, lanes) / lanes);
+    if (int64_t(lines.size()) * 16 < n) lines = std::vector<Line>(round_up(n, 16) / 16);
     return lines.data()->x;
 }
 
@@ -400,20 +394,24 @@ template <class X>
 void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
                         int64_t window) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
-    const auto    head = [&](int64_t i) {
+    const auto head = [&](int64_t i) {
         const int64_t b = i / H, h = i % H, of_x = (b * T * H + h) * D, of_qkv = (b * T * 3 * H + h) * D;
-        const X*      q  = qkv.data<X>() + of_qkv;
-        X*            dq = dqkv.data<X>() + of_qkv;
-        const int64_t apart = 3 * H * D;
-        return Head<X>{{q, apart}, {q + H * D, apart}, {q + 2 * H * D, apart}, {out.data<X>() + of_x, H * D},
-                       {dout.data<X>() + of_x, H * D}, {dq, apart}, {dq + H * D, apart}, {dq + 2 * H * D, apart},
-                       lse.data<float>() + i * T, T, D};
+        const int64_t C = H * D;
+        const X* q      = qkv.data<X>() + of_qkv;
+        X* dq           = dqkv.data<X>() + of_qkv;
+        Head<X> x;
+        x.q = {q, 3 * C}, x.k = {q + C, 3 * C}, x.v = {q + 2 * C, 3 * C};
+        x.dq = {dq, 3 * C}, x.dk = {dq + C, 3 * C}, x.dv = {dq + 2 * C, 3 * C};
+        x.out = {out.data<X>() + of_x, C}, x.dout = {dout.data<X>() + of_x, C};
+        x.lse = lse.data<float>() + i * T, x.T = T, x.D = D;
+        return x;
     };
-    // Each part of a head is every parts-th panel and has its own sums for dk and dv: (T + 8, Dp) each, because the last tile is
-    // rounded up to 8 keys. With one part per head the sums are finished before the next head begins, so a thread needs one set.
+    // Each part of a head is every parts-th panel and has its own sums for dk and dv: (T + 8, Dp) each, because the
+    // last tile is rounded up to 8 keys. With one part per head the sums are finished before the next head begins, so a
+    // thread needs one set.
     const int64_t panels = (T + queries - 1) / queries, parts = pieces_per_head(B * H, panels);
     const int64_t half = (T + 8) * round_up(D, lanes), set = 2 * half;
-    float* const  sums = scratch(set * (parts == 1 ? omp_get_max_threads() : B * H * parts));
+    float* const sums = scratch(set * (parts == 1 ? omp_get_max_threads() : B * H * parts));
 
     const auto finish = [&](int64_t i, const float* first) {
         const Head<X> h = head(i);
@@ -421,8 +419,8 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
         store_sum(h.dv, first + half, parts, set, T, D, 1.f);
     };
     parallel_tasks(B * H * parts, [&](int64_t task) {
-        const int64_t i  = task / parts;
-        float* const  dk = sums + set * (parts == 1 ? omp_get_thread_num() : task);
+        const int64_t i = task / parts;
+        float* const dk = sums + set * (parts == 1 ? omp_get_thread_num() : task);
         std::fill_n(dk, set, 0.f);
         const Sight sight{starts ? starts.data<int32_t>() + i / H * T : nullptr, window, 0};
         for (int64_t p = task % parts; p < panels; p += parts)
@@ -436,25 +434,28 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
 
 // One query against keys [begin, end) of a cache: acc (D) = Σ exp(s - m) v, and m and l.
 struct Partial {
-    float             m, l;
+    float m, l;
     alignas(64) float acc[max_D];
 };
 
 template <class X>
-void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int64_t begin, int64_t end, int64_t D, float scale) {
+void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int64_t begin, int64_t end, int64_t D,
+                float scale) {
     alignas(64) float qf[max_D], score[keys];
-    const int64_t     Dp = round_up(D, lanes);
+    const int64_t Dp = round_up(D, lanes);
     load_tile(qf, Rows<const X>{q, 0}, 1, 1, D, Dp);
-    const auto at = [=](int64_t key) { return std::min(key, end - 1); };  // keys past the end repeat the last, with p = 0
+    // Keys past the end repeat the last, with p = 0.
+    const auto at = [=](int64_t key) { return std::min(key, end - 1); };
     std::fill_n(out.acc, Dp, 0.f);
     out.m = -FLT_MAX, out.l = 0;
     for (int64_t key = begin; key < end; key += keys) {
         const int64_t n = std::min(keys, end - key);
         for (int64_t s = 0; s < n; s += lanes) {
-            floats dot[lanes];  // 16 keys at a time, so that the sums across lanes become sums of vectors
+            floats dot[lanes];  // so many keys at a time, so that the sums across lanes become sums of vectors
             for (int i = 0; i < lanes; i++) {
-                dot[i] = floats{};
-                for_lanes(D, [&](int64_t d, auto some) { dot[i] += load(qf + d) * load(k[at(key + s + i)] + d, some); });
+                dot[i]      = floats{};
+                const X* ki = k[at(key + s + i)];
+                for_lanes(D, [&](int64_t d, auto some) { dot[i] += load(qf + d) * load(ki + d, some); });
             }
             transpose(dot);
             for (int i = 1; i < lanes; i++) dot[0] += dot[i];
@@ -465,11 +466,11 @@ void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int6
         for (int64_t s = 0; s < keys; s += lanes) top = max(top, load(score + s));
         const float m = max(top);
         for (int64_t s = 0; s < keys; s += lanes) {
-            const floats p = exp_down(load(score + s) - m);
+            const floats p = exp(load(score + s) - m);
             store(score + s, p);
             total += p;
         }
-        const float shrink = exp_down(broadcast(out.m - m))[0];
+        const float shrink = exp(broadcast(out.m - m))[0];
         out.m = m, out.l = out.l * shrink + sum(total);
         for_lanes(D, [&](int64_t d, auto some) {
             floats a[4] = {load(out.acc + d) * shrink};  // four chains, because one would wait for its own additions
@@ -481,13 +482,14 @@ void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int6
 }
 
 template <class X>
-void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window) {
+void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale,
+                      int64_t window) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], S = k_cache.shape[2];
-    const auto    q = [&](int64_t i) { return Rows<const X>{qkv.data<X>() + (i / H * T * 3 * H + i % H) * D, 3 * H * D}; };
-    const auto    y = [&](int64_t i) { return Rows<X>{out.data<X>() + (i / H * T * H + i % H) * D, H * D}; };
-    const auto    k = [&](int64_t i) { return Rows<X>{k_cache.data<X>() + i * S * D, D}; };
-    const auto    v = [&](int64_t i) { return Rows<X>{v_cache.data<X>() + i * S * D, D}; };
-    const auto    of = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
+    const auto q = [&](int64_t i) { return Rows<const X>{qkv.data<X>() + (i / H * T * 3 * H + i % H) * D, 3 * H * D}; };
+    const auto y = [&](int64_t i) { return Rows<X>{out.data<X>() + (i / H * T * H + i % H) * D, H * D}; };
+    const auto k = [&](int64_t i) { return Rows<X>{k_cache.data<X>() + i * S * D, D}; };
+    const auto v = [&](int64_t i) { return Rows<X>{v_cache.data<X>() + i * S * D, D}; };
+    const auto of = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
     parallel_ranges(B * H, 64 / T + 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             for (int64_t t = 0; t < T; t++) {
@@ -497,7 +499,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     });
 
     if (T > 1) {
-        const Sight   sight{nullptr, window, past};
+        const Sight sight{nullptr, window, past};
         const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
         return parallel_tasks(B * H * blocks, [&](int64_t task) {
             const int64_t i = task / blocks, block = blocks - 1 - task % blocks;
@@ -511,11 +513,12 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     Partial* const partial = kept.data();
     parallel_tasks(B * H * parts, [&](int64_t task) {
         const int64_t i = task / parts, p = task % parts, n = end - begin;
-        attend_one<X>(partial[task], q(i)[0], of(k(i)), of(v(i)), begin + n * p / parts, begin + n * (p + 1) / parts, D, scale);
+        attend_one<X>(partial[task], q(i)[0], of(k(i)), of(v(i)), begin + n * p / parts, begin + n * (p + 1) / parts, D,
+                      scale);
     });
     for (int64_t i = 0; i < B * H; i++) {  // the parts of each head, in order
         const Partial* part = partial + i * parts;
-        float          m = -FLT_MAX, l = 0;
+        float m = -FLT_MAX, l = 0;
         for (int64_t p = 0; p < parts; p++) m = std::max(m, part[p].m);
         for (int64_t p = 0; p < parts; p++) l += part[p].l * std::exp(part[p].m - m);
         for_lanes(D, [&](int64_t d, auto some) {
@@ -528,14 +531,16 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 
 }  // namespace cpu
 
-// ---- doors ------------------------------------------------------------------------------------------------------------
+// ---- doors ----------------------------------------------------------------------------------------------------------
 
 static void check_attention(const char* op, const Tensor& qkv, float scale, int64_t window) {
     CHECK(qkv && qkv.shape.dims == 5 && qkv.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, qkv.str());
-    CHECK(qkv.shape[4] >= 1 && qkv.shape[4] <= cpu::max_D, "{}: head width {} in qkv {}, expected 1..{}", op, qkv.shape[4],
-          qkv.str(), cpu::max_D);
+    CHECK(qkv.numel() > 0, "{}: qkv is {}, expected at least one row and one head", op, qkv.str());
+    CHECK(qkv.shape[4] >= 1 && qkv.shape[4] <= cpu::max_D, "{}: head width {} in qkv {}, expected 1..{}", op,
+          qkv.shape[4], qkv.str(), cpu::max_D);
     CHECK(qkv.shape[1] < INT_MAX, "{}: {} rows in qkv {}, positions are 32 bits", op, qkv.shape[1], qkv.str());
-    CHECK(scale > 0 && std::isfinite(scale), "{}: scale is {}, expected a positive number such as 1/sqrt(D)", op, scale);
+    CHECK(scale > 0 && std::isfinite(scale), "{}: scale is {}, expected a positive number such as 1/sqrt(D)", op,
+          scale);
     CHECK(window >= 1, "{}: window is {}, expected at least 1: every row sees itself", op, window);
 }
 
@@ -569,7 +574,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(k_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
     expect(v_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
-    CHECK(past >= 0 && past <= S - T && S < INT_MAX, "attention_cached: {} new rows at {} in a cache {}: it holds {}", T, past,
-          k_cache.str(), S);
+    CHECK(past >= 0 && past <= S - T && S < INT_MAX, "attention_cached: {} new rows at {} in a cache {}: it holds {}",
+          T, past, k_cache.str(), S);
     RUN_ON(s, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
 }

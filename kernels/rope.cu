@@ -1,9 +1,10 @@
 // rope.cu - rotary position embedding: q and k turn with their position, so q·k depends on the distance between them
 //
-//   (a, b) = (x_i, x_{i + dim/2}) for i < dim/2   →   (a cos φ - b sin φ, b cos φ + a sin φ),   φ = position · base^(-2i/dim)
+//   for i < dim/2:   (a, b) = (x_i, x_{i + dim/2})   becomes   (a cos φ - b sin φ, b cos φ + a sin φ)
+//                    φ = position · base^(-2i/dim)
 //
-//   Coordinates from dim on, and v, stay as they are. Backward turns the other way: a rotation's transpose is its inverse.
-//   Angles are computed in double: at position 2047 a float angle of the first pair would be off by up to 1.2e-4.
+//   Coordinates from dim on, and v, stay as they are. Backward turns the other way: a rotation's transpose is its
+//   inverse. Angles are computed in double: at position 2047 the steps of a float are 1.2e-4.
 //
 // Rotates in place. Arithmetic in fp32, storage in the tensor's dtype.
 #include <cmath>
@@ -12,14 +13,14 @@
 #include "cpu.h"
 #include "ops.h"
 
-HD double rope_angle(int64_t position, int64_t pair, Rope rope) {
-    return double(position) * pow(double(rope.base), -2. * double(pair) / double(rope.dim));
-}
+// Angle per step of position.
+HD double rope_speed(int64_t pair, Rope rope) { return pow(double(rope.base), -2. * double(pair) / double(rope.dim)); }
 
 namespace cpu {
 
 // a, b = a cos - b sin, b cos + a sin over the pairs of one head. cosine and sine are (dim/2).
-template <class X> void rotate(X* a, X* b, const float* cosine, const float* sine, int64_t pairs) {
+template <class X>
+void rotate(X* a, X* b, const float* cosine, const float* sine, int64_t pairs) {
     for_lanes(pairs, [=](int64_t i, auto n) {
         const floats ai = load(a + i, n), bi = load(b + i, n), c = load(cosine + i, n), s = load(sine + i, n);
         store(a + i, ai * c - bi * s, n);
@@ -28,15 +29,16 @@ template <class X> void rotate(X* a, X* b, const float* cosine, const float* sin
 }
 
 // direction: +1 forward, -1 backward.
-template <class X> void rope(Tensor qkv, Tensor positions, Rope rope, float direction) {
-    const int64_t  B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], pairs = rope.dim / 2;
+template <class X>
+void rope(Tensor qkv, Tensor positions, Rope rope, float direction) {
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], pairs = rope.dim / 2;
     const int32_t* at = positions ? positions.data<int32_t>() : nullptr;
-    X* const       x  = qkv.data<X>();
+    X* const x        = qkv.data<X>();
 
-    std::vector<double> speed(pairs);  // angle per step of position
-    for (int64_t i = 0; i < pairs; i++) speed[i] = rope_angle(1, i, rope);
+    std::vector<double> speed(pairs);
+    for (int64_t i = 0; i < pairs; i++) speed[i] = rope_speed(i, rope);
 
-    // One row of cosines and sines serves all heads of a row, and without given positions also all sequences of the batch.
+    // The cosines and sines of a row serve all its heads and, without given positions, all sequences of the batch.
     parallel_ranges(T, 1, [&](int64_t begin, int64_t end) {
         std::vector<float> cosine(pairs), sine(pairs);
         for (int64_t t = begin; t < end; t++)
@@ -53,8 +55,14 @@ template <class X> void rope(Tensor qkv, Tensor positions, Rope rope, float dire
             }
     });
 }
-template <class X> void rope_forward(Tensor qkv, Tensor positions, Rope r) { rope<X>(qkv, positions, r, 1.f); }
-template <class X> void rope_backward(Tensor dqkv, Tensor positions, Rope r) { rope<X>(dqkv, positions, r, -1.f); }
+template <class X>
+void rope_forward(Tensor qkv, Tensor positions, Rope r) {
+    rope<X>(qkv, positions, r, 1.f);
+}
+template <class X>
+void rope_backward(Tensor dqkv, Tensor positions, Rope r) {
+    rope<X>(dqkv, positions, r, -1.f);
+}
 
 }  // namespace cpu
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# bench.sh - times the ops, training steps, decoding, start-up and memory on this machine, all in one run
+#   make bench                       everything (about six minutes on two cores)
+#   make bench ARGS='ops layernorm'  the ops whose name has that
+#   make bench ARGS=train            whole training steps;  decode: generation and start-up
+# Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$PWD/${BUILD:-build}
+what=${1:-all}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+echo "$(date -I) · $("$build/train_gpt" --version)"
+perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 200000' >tokens.bin   # GPT-2 ids, as nanoGPT writes them
+
+# median of FIELD over the step records of a run, the first left out
+median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[0-9.e+-]*" | cut -d: -f2 | sort -g | awk '{v[NR]=$1} END {print v[int((NR+1)/2)]}'; }
+field() { grep "\"event\":\"$2\"" "$1/log.jsonl" | tail -1 | grep -o "\"$3\":[0-9.e+-]*" | cut -d: -f2; }
+
+train() {  # train MODEL DTYPE BATCH CONTEXT STEPS
+    local run="$1-$2-$3-$4" planned peak
+    "$build/train_gpt" --model "$1" --dtype "$2" --batch "$3" --context "$4" --steps "$5" --train-data tokens.bin --save-every 0 --out "$run" >"$run.txt"
+    planned=$(field "$run" start planned_bytes) peak=$(field "$run" end peak_bytes)
+    printf '%-12s %-5s B=%-2s T=%-5s %8.0f ms a step %8.0f tokens/s %5.1f%% of the product peak   memory %5.2f GiB, planned %5.2f (%+.1f%%)\n' "$1" "$2" "$3" "$4" \
+        "$(median "$run" ms)" "$(median "$run" tokens_per_s)" "$(awk "BEGIN {print 100 * $(median "$run" peak)}")" \
+        "$(awk "BEGIN {print $peak / 2^30}")" "$(awk "BEGIN {print $planned / 2^30}")" "$(awk "BEGIN {print 100 * ($peak / $planned - 1)}")"
+}
+
+if [ "$what" = all ] || [ "$what" = ops ]; then "$build/bench_ops" "${2:-}"; fi
+if [ "$what" = all ] || [ "$what" = train ]; then
+    train gpt2 bf16 4 64 20
+    train gpt2 fp32 4 64 10
+    train gpt2 bf16 4 1024 4
+    train gpt2 fp32 4 1024 3
+    train pythia-160m bf16 4 1024 3
+fi
+if [ "$what" = all ] || [ "$what" = decode ]; then
+    "$build/train_gpt" --model gpt2 --dtype bf16 --batch 1 --context 64 --steps 1 --train-data tokens.bin --out model >/dev/null
+    copy=$("$build/bench_ops" none | grep -o 'copy [0-9.]*' | cut -d' ' -f2)
+    weights=$(stat -L -c %s model/checkpoints/latest/model.safetensors)
+    for i in 1 2 3; do "$build/infer_gpt" --model model/checkpoints/latest --dtype bf16 --ids 1,2,3 --tokens 200 --stats 2>&1 >/dev/null; done | grep -o '[0-9.]* tokens/s' | sort -g | sed -n 2p |
+        awk -v w="$weights" -v c="$copy" '{printf "gpt2         bf16  decoding   %.1f tokens/s   %.0f%% of copy %.1f GB/s / %.0f MB of weights a token\n", $1, 100 * $1 * w / (c * 1e9), c, w / 1e6}'
+    for i in 1 2 3; do "$build/train_gpt" --model model/checkpoints/latest --dtype bf16 --batch 4 --context 64 --steps 1 --train-data tokens.bin --save-every 0 --out "start$i" >/dev/null; field "start$i" start startup_s; done |
+        sort -g | sed -n 2p | awk '{printf "gpt2         bf16  start-up from a folder until the first step begins   %.2f s\n", $1}'
+fi
