@@ -50,6 +50,10 @@ $(BUILD)/commit: FORCE
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: $(BUILD)/commit
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += -DGPT_COMMIT='"$(COMMIT)"'
 
+# Tests are compiled faster than they would run.
+$(BUILD)/test/%.o: OPT = -O1
+$(BUILD)/test/bench_ops.o: OPT = -O3
+
 libraries:
 	@scripts/setup.sh --check
 setup:

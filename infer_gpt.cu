@@ -11,12 +11,13 @@
 
 struct Options {
     std::string model, tokenizer, prompt, prompt_file, score, ids, dtype = "auto", device = "auto";
-    int64_t     tokens = 200, samples = 1, context = 0;
-    int         threads = 0;
-    Sampling    sampling{0.8f, 0, 0.95f, 1337};
-    bool        logits = false, json = false, stats = false;
+    int64_t tokens = 200, samples = 1, context = 0;
+    int threads = 0;
+    Sampling sampling{0.8f, 0, 0.95f, 1337};
+    bool logits = false, json = false, stats = false;
 };
 
+// clang-format off
 static void list_options(Flags& f, Options& o) {
     f.group("model");
     f.add("--model",       o.model,                "model folder, such as runs/NAME/checkpoints/latest", "DIR");
@@ -41,6 +42,7 @@ static void list_options(Flags& f, Options& o) {
     f.add("--ids",         o.ids,                  "token ids instead of a prompt", "1,2,3");
     f.add("--logits",      o.logits,               "print the logits at every position of --ids or --prompt as JSON");
 }
+// clang-format on
 
 static std::string read_text(const std::string& path) {
     const MappedFile file(path);
@@ -53,9 +55,9 @@ static bool is_text(const std::string& bytes) { return bytes.find('\0') == bytes
 static std::vector<int32_t> parse_ids(const std::string& list, int64_t vocab) {
     std::vector<int32_t> ids;
     for (size_t at = 0; at <= list.size();) {
-        const size_t      end  = std::min(list.find(',', at), list.size());
-        const std::string word = list.substr(at, end - at);
-        int32_t           id   = -1;
+        const size_t end         = std::min(list.find(',', at), list.size());
+        const std::string word   = list.substr(at, end - at);
+        int32_t id               = -1;
         const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
         CHECK(error == std::errc() && stop == word.data() + word.size() && id >= 0 && id < vocab,
               "--ids: '{}' is no token id of this model (0 to {}); expected a list such as 1,2,3", word, vocab - 1);
@@ -78,15 +80,16 @@ static void print_logits(Model& model, const std::vector<int32_t>& ids) {
     fmt::print("]}}\n");
 }
 
-// Windows of `context` tokens, each starting with the last token of the one before, so that every token but the first is
-// predicted exactly once.
-static void score(Model& model, const std::vector<int32_t>& ids, const std::string& file, int64_t text_bytes, bool as_json) {
+// Windows of `context` tokens, each starting with the last token of the one before, so that every token but the first
+// is predicted exactly once.
+static void score(Model& model, const std::vector<int32_t>& ids, const std::string& file, int64_t text_bytes,
+                  bool as_json) {
     const int64_t T = model.shape.context, n = int64_t(ids.size());
     CHECK(n >= 2, "--score {}: {} tokens; at least 2 are needed to predict one from another", file, n);
     std::vector<float> all;
-    double             total = 0;
+    double total = 0;
     for (int64_t first = 0; first + 1 < n; first += T) {
-        const int64_t        m = std::min(T, n - 1 - first);
+        const int64_t m = std::min(T, n - 1 - first);
         std::vector<int32_t> tokens(T, 0), targets(T, -1);
         std::copy_n(ids.begin() + first, m, tokens.begin());
         std::copy_n(ids.begin() + first + 1, m, targets.begin());
@@ -100,10 +103,14 @@ static void score(Model& model, const std::vector<int32_t>& ids, const std::stri
     }
     const double mean = total / double(n - 1);
     if (as_json) {
-        nlohmann::ordered_json j = {{"file", file}, {"tokens", n - 1}, {"log_likelihood", -total}, {"loss", mean}, {"perplexity", std::exp(mean)}};
+        nlohmann::ordered_json j = {{"file", file},
+                                    {"tokens", n - 1},
+                                    {"log_likelihood", -total},
+                                    {"loss", mean},
+                                    {"perplexity", std::exp(mean)}};
         if (text_bytes) j["bits_per_byte"] = total / std::log(2.0) / double(text_bytes);
-        j["ids"]            = ids;
-        j["log_likelihoods"] = all;   // of ids[1], ids[2], …
+        j["ids"]             = ids;
+        j["log_likelihoods"] = all;  // of ids[1], ids[2], …
         fmt::print("{}\n", j.dump());
         return;
     }
@@ -114,34 +121,39 @@ static void score(Model& model, const std::vector<int32_t>& ids, const std::stri
 
 static int run(int argc, char** argv) {
     Options o;
-    Flags   flags("infer_gpt", "runs GPT-2- and GPT-NeoX-style language models", backends());
+    Flags flags("infer_gpt", "runs GPT-2- and GPT-NeoX-style language models", backends());
     list_options(flags, o);
     if (!flags.parse(argc, argv)) return 0;
     CHECK(!o.model.empty(), "--model is missing: a model folder, such as runs/NAME/checkpoints/latest");
     CHECK(o.prompt.empty() || o.prompt_file.empty(), "--prompt and --prompt-file: give one");
-    CHECK(o.tokens >= 0 && o.samples > 0 && o.samples <= 4096, "--tokens {} --samples {}: expected 0 or more tokens, 1 to 4096 samples", o.tokens, o.samples);
+    CHECK(o.tokens >= 0 && o.samples > 0 && o.samples <= 4096,
+          "--tokens {} --samples {}: expected 0 or more tokens, 1 to 4096 samples", o.tokens, o.samples);
     o.sampling.check();
 
     const Device dev(o.device, 0, o.threads);
-    const DType  dtype  = o.dtype == "auto" ? (dev.fast_bf16() ? DType::BF16 : DType::F32) : o.dtype == "bf16" ? DType::BF16 : DType::F32;
+    const DType dtype   = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
+                          : o.dtype == "bf16" ? DType::BF16
+                                              : DType::F32;
     const Config config = read_config(o.model);
-    const bool   scoring = !o.score.empty();
+    const bool scoring  = !o.score.empty();
     if (!o.context) o.context = config.context;
     CHECK(o.context > 0, "--context {}: expected 0 or more", o.context);
     Model model(config, dtype, {1, scoring ? o.context : 1, false}, dev);
     load_weights(model.params, config, SafetensorsReader(o.model), model.stream);
 
     if (o.tokenizer.empty() && fs::exists(o.model + "/tokenizer.json")) o.tokenizer = o.model + "/tokenizer.json";
-    std::unique_ptr<Tokenizer> tokenizer = o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
+    std::unique_ptr<Tokenizer> tokenizer =
+        o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
     const auto encode = [&](const std::string& text) {
         CHECK(tokenizer, "{} has no tokenizer.json; give one with --tokenizer FILE, or token ids with --ids", o.model);
         return tokenizer->encode(text);
     };
 
     if (scoring) {
-        const std::string    text = read_text(o.score);
+        const std::string text = read_text(o.score);
         std::vector<int32_t> ids;
-        if (is_text(text)) ids = encode(text);
+        if (is_text(text))
+            ids = encode(text);
         else {
             const Shard shard(o.score, config.vocab);
             ids.resize(shard.tokens());
@@ -151,41 +163,52 @@ static int run(int argc, char** argv) {
         return 0;
     }
     std::vector<int32_t> ids;
-    std::string          prompt = o.prompt;
-    if (!o.ids.empty()) ids = parse_ids(o.ids, config.vocab);
+    std::string prompt = o.prompt;
+    if (!o.ids.empty())
+        ids = parse_ids(o.ids, config.vocab);
     else {
-        if (!o.prompt_file.empty()) prompt = read_text(o.prompt_file);
-        else if (o.prompt.empty()) prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
-        if (prompt.empty() && tokenizer && tokenizer->eot() >= 0) ids = {tokenizer->eot()};
-        else ids = encode(prompt);
+        if (!o.prompt_file.empty())
+            prompt = read_text(o.prompt_file);
+        else if (o.prompt.empty())
+            prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+        if (prompt.empty() && tokenizer && tokenizer->eot() >= 0)
+            ids = {tokenizer->eot()};
+        else
+            ids = encode(prompt);
     }
     if (o.logits) return print_logits(model, ids), 0;
 
     std::vector<std::string> texts(o.samples, prompt);
-    const bool               live = o.samples == 1;
-    int64_t                  made = 0;
-    const Stopwatch          watch;
-    double                   first_token = 0;
+    const bool live = o.samples == 1;
+    int64_t made    = 0;
+    const Stopwatch watch;
+    double first_token = 0;
     if (live) fmt::print("{}", prompt), std::fflush(stdout);
     generate(model, ids, o.tokens, o.samples, o.sampling, [&](int64_t sample, int32_t id) {
         if (made++ == 0) first_token = watch.seconds();
         if (tokenizer && id == tokenizer->eot()) return false;
-        const std::string piece = !tokenizer                        ? fmt::format("{} ", id)
+        const std::string piece = !tokenizer                     ? fmt::format("{} ", id)
                                   : id < tokenizer->vocab_size() ? tokenizer->bytes_of(id)
                                                                  : "\xEF\xBF\xBD";
-        if (live) fmt::print("{}", piece), std::fflush(stdout);
-        else texts[sample] += piece;
+        if (live)
+            fmt::print("{}", piece), std::fflush(stdout);
+        else
+            texts[sample] += piece;
         return true;
     });
-    if (live) fmt::print("\n");
+    if (live)
+        fmt::print("\n");
     else
         for (int64_t i = 0; i < o.samples; i++) fmt::print("---- {} of {} ----\n{}\n", i + 1, o.samples, texts[i]);
     if (o.stats && made > 1) {
         std::fflush(stdout);
-        fmt::print(stderr, "{} tokens of prompt in {:.3f} s · {} tokens at {:.1f} tokens/s\n", ids.size(), first_token, made,
-                   double(made - 1) / (watch.seconds() - first_token));
+        fmt::print(stderr, "{} tokens of prompt in {:.3f} s · {} tokens at {:.1f} tokens/s\n", ids.size(), first_token,
+                   made, double(made - 1) / (watch.seconds() - first_token));
     }
     return 0;
 }
 
-int main(int argc, char** argv) try { return run(argc, argv); } catch (const std::exception& e) { return complain(e); }
+int main(int argc, char** argv) try {
+    let_idle_threads_sleep(argv);
+    return run(argc, argv);
+} catch (const std::exception& e) { return complain(e); }

@@ -19,30 +19,36 @@ static void on_signal(int signal) {
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
 static void list_models() {
-    fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9}\n", "model", "layers", "width", "heads", "context", "vocab", "parameters", "rate");
+    fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9}\n", "model", "layers", "width", "heads", "context",
+               "vocab", "parameters", "rate");
     for (const Preset& p : presets())
-        fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9.2e}\n", p.name, p.layers, p.width, p.heads, p.context, p.vocab,
-                   grouped(count_params(config_of(p))), p.recipe.learning_rate);
+        fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9.2e}\n", p.name, p.layers, p.width, p.heads,
+                   p.context, p.vocab, grouped(count_params(config_of(p))), p.recipe.learning_rate);
 }
 
 // The quick-start data when nothing was asked for, and files that lie where one expects them.
 static void find_files(Options& o, const Preset* preset) {
     const std::string home = "data/austen/";
     if (o.train_data.empty() && preset && o.model == "quickstart") {
-        CHECK(fs::exists(home + "austen_train_000000.bin"), "no --train-data, and the quick-start text is not prepared; `make quickstart` prepares it and trains");
+        CHECK(fs::exists(home + "austen_train_000000.bin"),
+              "no --train-data, and the quick-start text is not prepared; `make quickstart` prepares it and trains");
         o.train_data = home + "austen_train_*.bin";
         if (o.val_data.empty()) o.val_data = home + "austen_val_*.bin";
     }
-    CHECK(!o.train_data.empty() || o.dry_run, "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
+    CHECK(!o.train_data.empty() || o.dry_run,
+          "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
     if (!o.tokenizer.empty()) return;
     for (const fs::path& folder : {preset ? fs::path() : fs::path(o.model), fs::path(o.train_data).parent_path()})
-        if (o.tokenizer.empty() && !folder.empty() && fs::exists(folder / "tokenizer.json")) o.tokenizer = (folder / "tokenizer.json").string();
+        if (o.tokenizer.empty() && !folder.empty() && fs::exists(folder / "tokenizer.json"))
+            o.tokenizer = (folder / "tokenizer.json").string();
 }
 
 // A new run needs a folder of its own; a resumed one needs the folder it had.
 static void claim_folder(Options& o) {
     if (o.resume) return;
-    const auto taken = [](const std::string& folder) { return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints"); };
+    const auto taken = [](const std::string& folder) {
+        return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
+    };
     if (o.out.empty()) {
         const std::string base = "runs/" + fs::path(o.model).lexically_normal().filename().string();
         o.out                  = base;
@@ -58,55 +64,63 @@ struct Plan {
 };
 static Plan plan_of(const Config& c, const BatchShape& z, DType x) {
     Params p;
-    Arena  weights, fp32, acts;
+    Arena weights, fp32, acts;
     for (const ParamRow& r : param_rows(p, c)) weights.plan(r.shape, x), fp32.plan(r.shape, DType::F32);
     return {weights.bytes(), fp32.bytes(), (x == DType::F32 ? 2 : 3) * fp32.bytes(), plan_activations(acts, c, z, x)};
 }
 static std::string describe(const Plan& p) {
-    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · total {}", gibibytes(p.weights), gibibytes(p.gradients),
-                       gibibytes(p.optimizer), gibibytes(p.activations), gibibytes(p.total()));
+    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · total {}", gibibytes(p.weights),
+                       gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations), gibibytes(p.total()));
 }
 
-static void header(Log& log, const Options& o, const Flags& flags, const Config& c, DType dtype, const Device& dev, const Plan& plan,
-                   int64_t train_tokens, int64_t val_tokens) {
+static void header(Log& log, const Options& o, const Flags& flags, const Config& c, DType dtype, const Device& dev,
+                   const Plan& plan, int64_t train_tokens, int64_t val_tokens) {
     const double flops = train_flops_per_token(c, o.context);
     log.say("run", fmt::format("{} · commit {} · seed {}", o.dry_run ? "(dry run)" : o.out, GPT_COMMIT, o.seed));
     log.say("", flags.command());
-    log.say("model", fmt::format("{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers, c.width, c.heads, o.context,
-                                 grouped(count_params(c))));
-    log.say("device", fmt::format("{} · {} threads · {}{}", dev.name(), dev.threads(), name_of(dtype),
-                                  o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", dev.peak_flops(dtype) / 1e9)));
-    if (train_tokens) log.say("data", fmt::format("train {} tokens · val {}", grouped(train_tokens), val_tokens ? grouped(val_tokens) : "none"));
-    log.say("batch", fmt::format("{} × {} × {} micro = {} tokens a step · {} steps = {} tokens", o.batch, o.context, o.accumulate,
-                                 grouped(o.batch * o.context * o.accumulate), grouped(o.steps), rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
+    log.say("model", fmt::format("{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers,
+                                 c.width, c.heads, o.context, grouped(count_params(c))));
+    log.say("device",
+            fmt::format("{} · {} threads · {}{}", dev.name(), dev.threads(), name_of(dtype),
+                        o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", dev.peak_flops(dtype) / 1e9)));
+    if (train_tokens)
+        log.say("data", fmt::format("train {} tokens · val {}", grouped(train_tokens),
+                                    val_tokens ? grouped(val_tokens) : "none"));
+    log.say("batch", fmt::format("{} × {} × {} micro = {} tokens a step · {} steps = {} tokens", o.batch, o.context,
+                                 o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
+                                 rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
     log.say("memory", fmt::format("{} · free {}", describe(plan), gibibytes(dev.free_bytes())));
-    log.say("compute", fmt::format("{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops), rounded(flops * o.batch * o.context * o.accumulate),
+    log.say("compute", fmt::format("{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops),
+                                   rounded(flops * o.batch * o.context * o.accumulate),
                                    rounded(flops * o.batch * o.context * o.accumulate * double(o.steps))));
 }
 
-static void write_run_json(const Options& o, const Flags& flags, const Config& c, DType dtype, const Loader& train, const Loader* val) {
+static void write_run_json(const Options& o, const Flags& flags, const Config& c, DType dtype, const Loader& train,
+                           const Loader* val) {
     nlohmann::ordered_json options;
     for (const Setting& s : flags.list())
         if (!s.is_default && s.name != "--resume") options[s.name] = s.value;
-    const nlohmann::ordered_json j = {{"command", flags.command()},
-                                      {"options", options},
-                                      {"version", GPT_VERSION},
-                                      {"commit", GPT_COMMIT},
-                                      {"dtype", name_of(dtype)},
-                                      {"parameters", count_params(c)},
-                                      {"data", {{"train", train.fingerprint()}, {"val", val ? val->fingerprint() : ""}}}};
+    const nlohmann::ordered_json j = {
+        {"command", flags.command()},
+        {"options", options},
+        {"version", GPT_VERSION},
+        {"commit", GPT_COMMIT},
+        {"dtype", name_of(dtype)},
+        {"parameters", count_params(c)},
+        {"data", {{"train", train.fingerprint()}, {"val", val ? val->fingerprint() : ""}}}};
     write_file(o.out + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 // A short number that changes when any weight does.
 static std::string fingerprint(Model& m) {
-    uint64_t          h = 0;
+    uint64_t h = 0;
     std::vector<char> host;
     for (const ParamRow& r : param_rows(m.params, m.config)) {
         host.resize(r.tensor->bytes());
         to_host(host.data(), *r.tensor, m.stream);
         uint64_t word = 0;
-        for (size_t i = 0; i + 8 <= host.size(); i += 8) std::memcpy(&word, host.data() + i, 8), h = mix64(h ^ word) + i;
+        for (size_t i = 0; i + 8 <= host.size(); i += 8)
+            std::memcpy(&word, host.data() + i, 8), h = mix64(h ^ word) + i;
     }
     return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));
 }
@@ -115,8 +129,10 @@ static std::string fingerprint(Model& m) {
 static void refuse_other_model(const Config& asked, const Config& saved, const Options& o) {
     const auto ours = config_json(asked, DType::F32), theirs = config_json(saved, DType::F32);
     for (const auto& [key, value] : theirs.items())
-        CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" || key == "eos_token_id",
-              "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key, ours[key].dump(), value.dump());
+        CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
+                  key == "eos_token_id",
+              "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key,
+              ours[key].dump(), value.dump());
 }
 
 // The most memory that this process has held, in bytes.
@@ -129,20 +145,22 @@ static int64_t peak_bytes() {
 static int run(int argc, char** argv) {
     const Stopwatch since_start;
     Options o;
-    Flags   flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models", backends());
+    Flags flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models", backends());
     list_options(flags, o);
     if (!parse_options(o, flags, argc, argv)) return 0;
     if (o.list_models) return list_models(), 0;
 
     const Preset* preset = find_preset(o.model);
-    Config        config = preset ? config_of(*preset) : read_config(o.model);
+    Config config        = preset ? config_of(*preset) : read_config(o.model);
     find_files(o, preset);
     resolve(o, config, preset);
 
     const Device dev(o.device, 0, o.threads);
-    const DType  dtype = o.dtype == "auto" ? (dev.fast_bf16() ? DType::BF16 : DType::F32) : o.dtype == "bf16" ? DType::BF16 : DType::F32;
+    const DType dtype = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
+                        : o.dtype == "bf16" ? DType::BF16
+                                            : DType::F32;
     const BatchShape shape{o.batch, o.context, true};
-    const Plan       plan = plan_of(config, shape, dtype);
+    const Plan plan = plan_of(config, shape, dtype);
     if (o.dry_run) {
         if (!o.steps) o.steps = 1;
         Log log("", "", o.steps, 0, -1);
@@ -153,25 +171,27 @@ static int run(int argc, char** argv) {
     const auto loader = [&](const std::string& pattern, bool shuffle) {
         return Loader(LoaderSettings{pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle});
     };
-    Loader                  train = loader(o.train_data, true);
-    std::unique_ptr<Loader> val   = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
+    Loader train                = loader(o.train_data, true);
+    std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
     resolve_steps(o, train.tokens());
     if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / o.batch));
-    std::unique_ptr<Tokenizer> tokenizer = o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
+    std::unique_ptr<Tokenizer> tokenizer =
+        o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
     if (tokenizer) {
-        CHECK(tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", o.tokenizer, tokenizer->vocab_size() - 1,
-              config.name, config.vocab);
+        CHECK(tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", o.tokenizer,
+              tokenizer->vocab_size() - 1, config.name, config.vocab);
         config.eot = tokenizer->eot();
     }
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     claim_folder(o);
     if (plan.total() > dev.free_bytes())
-        throw RunError(fmt::format("out of memory before the start: {}, {} free; --batch {} would take {}", describe(plan), gibibytes(dev.free_bytes()),
-                                   std::max<int64_t>(1, o.batch / 2),
-                                   gibibytes(plan_of(config, {std::max<int64_t>(1, o.batch / 2), o.context, true}, dtype).total())));
+        throw RunError(fmt::format(
+            "out of memory before the start: {}, {} free; --batch {} would take {}", describe(plan),
+            gibibytes(dev.free_bytes()), std::max<int64_t>(1, o.batch / 2),
+            gibibytes(plan_of(config, {std::max<int64_t>(1, o.batch / 2), o.context, true}, dtype).total())));
 
-    Model      model(config, dtype, shape, dev);
-    AdamW      adamw(model, o.adamw);
+    Model model(config, dtype, shape, dev);
+    AdamW adamw(model, o.adamw);
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
     std::string start;
     if (o.resume) {
@@ -179,12 +199,14 @@ static int run(int argc, char** argv) {
         refuse_other_model(config, read_config(start), o);
         state = load_checkpoint(start, model, adamw);
         CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
-        CHECK(state.data_fingerprint == train.fingerprint(), "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
+        CHECK(state.data_fingerprint == train.fingerprint(),
+              "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
               o.train_data, o.out, start);
         CHECK(state.step <= o.steps, "--steps {}: the run in {} has done {} already", o.steps, o.out, state.step);
         train.seek(state.position);
         start = "continues " + start;
-    } else if (!preset && (fs::exists(o.model + "/model.safetensors") || fs::exists(o.model + "/model.safetensors.index.json"))) {
+    } else if (!preset &&
+               (fs::exists(o.model + "/model.safetensors") || fs::exists(o.model + "/model.safetensors.index.json"))) {
         const SafetensorsReader weights(o.model);
         load_weights(model.params, config, weights, model.stream);
         if (dtype != DType::F32) load_weights(adamw.master, config, weights, model.stream);
@@ -201,31 +223,42 @@ static int run(int argc, char** argv) {
     header(log, o, flags, config, dtype, dev, plan, train.tokens(), val ? val->tokens() : 0);
     log.say("start", fmt::format("{} · ready in {:.2f} s", start, since_start.seconds()));
     if (!config.learned_positions && o.context > config.context)
-        log.warn(state.step, fmt::format("--context {} is more than the {} that {} was made for", o.context, config.context, config.name));
-    log.record({{"event", "start"}, {"step", state.step}, {"command", flags.command()}, {"model", config.name}, {"parameters", count_params(config)},
-                {"dtype", name_of(dtype)}, {"device", dev.name()}, {"threads", dev.threads()}, {"peak_flops", dev.peak_flops(dtype)}, {"planned_bytes", plan.total()},
+        log.warn(state.step, fmt::format("--context {} is more than the {} that {} was made for", o.context,
+                                         config.context, config.name));
+    log.record({{"event", "start"},
+                {"step", state.step},
+                {"command", flags.command()},
+                {"model", config.name},
+                {"parameters", count_params(config)},
+                {"dtype", name_of(dtype)},
+                {"device", dev.name()},
+                {"threads", dev.threads()},
+                {"peak_flops", dev.peak_flops(dtype)},
+                {"planned_bytes", plan.total()},
                 {"startup_s", since_start.seconds()}});
     log.columns();
 
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
-    const Stream  s               = model.stream;
+    const Stream s                = model.stream;
     const int64_t tokens_per_step = o.batch * o.context * o.accumulate;
-    const double  flops_per_step  = train_flops_per_token(config, o.context) * double(tokens_per_step);
+    const double flops_per_step   = train_flops_per_token(config, o.context) * double(tokens_per_step);
     const int64_t first           = state.step;
-    int64_t       skips           = 0;
+    int64_t skips                 = 0;
     for (;; state.step++) {
         const int64_t step = state.step;
-        const bool    last = step == o.steps || stop_asked, again = step == first && o.resume;   // again: done before the stop
+        const bool last    = step == o.steps || stop_asked,
+                   again   = step == first && o.resume;  // again: done before the stop
         if (val && o.eval_every && !again && (step == o.steps || due(step, o.eval_every))) {
             const Stopwatch watch;
-            const float     loss = evaluate(model, *val, o.eval_batches);
+            const float loss = evaluate(model, *val, o.eval_batches);
             log.eval(step, state.tokens, loss, watch.seconds());
         }
         if (o.sample_every && !again && (step == o.steps || due(step, o.sample_every)) && step > 0) {
-            const std::string    prompt = o.prompt.empty() && tokenizer->eot() < 0 ? "\n" : o.prompt;
-            std::vector<int32_t> ids    = prompt.empty() ? std::vector<int32_t>{tokenizer->eot()} : tokenizer->encode(prompt);
-            std::string          text   = prompt;
+            const std::string prompt = o.prompt.empty() && tokenizer->eot() < 0 ? "\n" : o.prompt;
+            std::vector<int32_t> ids =
+                prompt.empty() ? std::vector<int32_t>{tokenizer->eot()} : tokenizer->encode(prompt);
+            std::string text = prompt;
             generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
                 if (id == tokenizer->eot() || id >= tokenizer->vocab_size()) return false;
                 text += tokenizer->bytes_of(id);
@@ -235,10 +268,12 @@ static int run(int argc, char** argv) {
         }
         if (o.save_every && !again && step > 0 && (last || due(step, o.save_every)))
             log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
-        else if (stop_asked && step > first) log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
+        else if (stop_asked && step > first)
+            log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
         if (last) break;
 
-        // ---- one training step: batch × context × accumulate tokens ------------------------------------------------------
+        // ---- one training step: batch × context × accumulate tokens
+        // ------------------------------------------------------
         const Stopwatch watch;
         zero(model.all_grads, s);
         zero(model.acts.loss, s);
@@ -250,26 +285,41 @@ static int run(int argc, char** argv) {
         const float rate = learning_rate(o.schedule, step);
         const float loss = read_scalar(model.acts.loss, s);
         const float norm = std::sqrt(read_scalar(model.acts.grad_norm2, s));
-        const bool  skip = !std::isfinite(loss) || !std::isfinite(norm);
+        const bool skip  = !std::isfinite(loss) || !std::isfinite(norm);
         if (!skip) adamw.step(model, rate, step + 1);
         state.tokens += tokens_per_step;
         state.position       = train.position();
         const double seconds = watch.seconds();
         // ----------------------------------------------------------------------------------------------------------------------
-        log.step({step + 1, loss, norm, rate, seconds, tokens_per_step, state.tokens, flops_per_step / seconds / dev.peak_flops(dtype), skip});
+        log.step({step + 1, loss, norm, rate, seconds, tokens_per_step, state.tokens,
+                  flops_per_step / seconds / dev.peak_flops(dtype), skip});
         skips = skip ? skips + 1 : 0;
         if (skips > o.max_skips) {
             const auto saved = checkpoints_of(o.out);
-            throw RunError(fmt::format("{} steps in a row gave a loss or gradient norm that is not finite; {}; try a lower --learning-rate", skips,
-                                       saved.empty() ? "nothing was saved before" : "the last good checkpoint is " + checkpoint_path(o.out, saved.back())));
+            throw RunError(fmt::format(
+                "{} steps in a row gave a loss or gradient norm that is not finite; {}; try a lower --learning-rate",
+                skips,
+                saved.empty() ? "nothing was saved before"
+                              : "the last good checkpoint is " + checkpoint_path(o.out, saved.back())));
         }
     }
     const std::string print = fingerprint(model);
-    log.record({{"event", "end"}, {"step", state.step}, {"tokens", state.tokens}, {"fingerprint", print}, {"peak_bytes", peak_bytes()}});
+    log.record({{"event", "end"},
+                {"step", state.step},
+                {"tokens", state.tokens},
+                {"fingerprint", print},
+                {"peak_bytes", peak_bytes()}});
     if (state.step < o.steps)
-        log.say("\nstopped", fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, o.out));
-    else log.say("\ndone", fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak_bytes()), o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
+        log.say("\nstopped",
+                fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, o.out));
+    else
+        log.say("\ndone",
+                fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak_bytes()),
+                            o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
     return 0;
 }
 
-int main(int argc, char** argv) try { return run(argc, argv); } catch (const std::exception& e) { return complain(e); }
+int main(int argc, char** argv) try {
+    let_idle_threads_sleep(argv);
+    return run(argc, argv);
+} catch (const std::exception& e) { return complain(e); }

@@ -6,6 +6,9 @@
 // of strings: "X\n"; int32 version, writer, oldest reader; from version 3 on int32 length and name of an encoding; then
 // int32 16 (a string vector), int32 count, and per string int32 flags, int32 length, the bytes. All numbers are
 // big-endian. A string is a line of the book. Between novels stands a line <|endoftext|>.
+//
+// A line of the book ends where the page did, and a model has better things to learn: each paragraph becomes one line, with an empty line
+// between paragraphs.
 #include <zlib.h>
 
 #include <cstdint>
@@ -53,13 +56,15 @@ static std::string read_novel(Cursor in) {
     if (version >= 3) in.bytes(in.number());
     const uint32_t type = in.number();
     CHECK(type == 16, "{}: a chunk holds type {:#x}, expected a string vector, 0x10", in.file, type);
-    std::string text;
+    std::string text, paragraph;
     for (uint32_t lines = in.number(); lines > 0; lines--) {
         const uint32_t flags = in.number();
         CHECK((flags & 0xff) == 9, "{}: a line of type {:#x}, expected 9, a string", in.file, flags);
-        text.append(in.bytes(in.number())) += '\n';
+        const std::string_view line = in.bytes(in.number());
+        if (line.empty() && !paragraph.empty()) text += paragraph + "\n\n", paragraph.clear();
+        if (!line.empty()) paragraph.append(paragraph.empty() ? "" : " ").append(line);
     }
-    return text;
+    return text + paragraph + "\n";
 }
 
 int main(int argc, char** argv) try {

@@ -1,4 +1,5 @@
-// checkpoint.h - everything a run needs to go on as if it had never stopped, written so that a reader sees all of it or nothing
+// checkpoint.h - everything a run needs to go on as if it had never stopped, written so that a reader sees all of it or
+// nothing
 //
 //   RUN/checkpoints/0001000/    config.json model.safetensors tokenizer.json    a model folder like any other
 //                               state.safetensors    m.NAME, v.NAME, master.NAME in fp32, in our names and layout
@@ -6,8 +7,8 @@
 //                               COMPLETE             written last; a folder without it is not a checkpoint
 //   RUN/checkpoints/latest      link to the newest complete one
 //
-// A checkpoint is written to a hidden folder, flushed to disk file by file, and renamed. When that fails half way (a full
-// disk), the hidden folder is removed and the checkpoints before it are untouched.
+// A checkpoint is written to a hidden folder, flushed to disk file by file, and renamed. When that fails half way (a
+// full disk), the hidden folder is removed and the checkpoints before it are untouched.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -18,19 +19,19 @@
 #include "gpt/optimizer.h"
 
 struct TrainState {
-    int64_t  step = 0, tokens = 0;   // done so far
-    LoaderPosition position;               // in the training data
+    int64_t step = 0, tokens = 0;  // done so far
+    LoaderPosition position;       // in the training data
     uint64_t seed = 0;
     std::string data_fingerprint;
 };
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
-inline bool        is_complete(const fs::path& folder) { return fs::exists(folder / "COMPLETE"); }
+inline bool is_complete(const fs::path& folder) { return fs::exists(folder / "COMPLETE"); }
 
 // Steps of the complete checkpoints of a run, in order.
 inline std::vector<int64_t> checkpoints_of(const std::string& run) {
     std::vector<int64_t> steps;
-    std::error_code      none;
+    std::error_code none;
     for (const auto& e : fs::directory_iterator(run + "/checkpoints", none)) {
         const std::string name = e.path().filename().string();
         const bool digits = name.size() >= 7 && name.size() <= 18 && name.find_first_not_of("0123456789") == name.npos;
@@ -39,7 +40,9 @@ inline std::vector<int64_t> checkpoints_of(const std::string& run) {
     std::sort(steps.begin(), steps.end());
     return steps;
 }
-inline std::string checkpoint_path(const std::string& run, int64_t step) { return run + "/checkpoints/" + checkpoint_name(step); }
+inline std::string checkpoint_path(const std::string& run, int64_t step) {
+    return run + "/checkpoints/" + checkpoint_name(step);
+}
 
 // Optimizer state by name, in the order in which it is stored.
 inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, const Model& model) {
@@ -53,13 +56,15 @@ inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, c
     return all;
 }
 
-inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, AdamW& adamw, const std::string& tokenizer) {
+inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, AdamW& adamw,
+                             const std::string& tokenizer) {
     save_model(folder.string(), model.params, model.config, model.dtype, model.stream);
     if (!tokenizer.empty()) {
         const MappedFile text(tokenizer);
-        write_file((folder / "tokenizer.json").string(), {reinterpret_cast<const char*>(text.data()), size_t(text.size())});
+        write_file((folder / "tokenizer.json").string(),
+                   {reinterpret_cast<const char*>(text.data()), size_t(text.size())});
     }
-    const auto             tensors = state_tensors(adamw, model);
+    const auto tensors = state_tensors(adamw, model);
     std::vector<StoredRow> rows;
     for (const auto& [name, t] : tensors) rows.push_back({name, "F32", t.shape});
     SafetensorsWriter writer((folder / "state.safetensors").string(), rows);
@@ -85,14 +90,14 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
 // Returns the path of the new checkpoint. Keeps the newest `keep` (0: all).
 inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, AdamW& adamw,
                                    const std::string& tokenizer, int64_t keep) {
-    const fs::path    home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
+    const fs::path home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
     const std::string final_path = checkpoint_path(run, state.step);
-    if (is_complete(final_path)) return final_path;   // saved at this step already: the bytes would be the same
+    if (is_complete(final_path)) return final_path;  // saved at this step already: the bytes would be the same
     try {
         fs::remove_all(hidden);
         fs::create_directories(hidden);
         write_checkpoint(hidden, state, model, adamw, tokenizer);
-        fs::remove_all(final_path);   // an incomplete folder of that name is nobody's
+        fs::remove_all(final_path);  // an incomplete folder of that name is nobody's
         fs::rename(hidden, final_path);
         OutputFile::sync_folder(home.string());
         const fs::path link = home / ".latest.tmp";
@@ -112,7 +117,8 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
     const auto steps = checkpoints_of(run);
     for (size_t i = 0; keep > 0 && i + keep < steps.size(); i++) {
         std::error_code ignored;
-        fs::remove(fs::path(checkpoint_path(run, steps[i])) / "COMPLETE", ignored);   // first, so that half a folder never counts
+        fs::remove(fs::path(checkpoint_path(run, steps[i])) / "COMPLETE",
+                   ignored);  // first, so that half a folder never counts
         fs::remove_all(checkpoint_path(run, steps[i]), ignored);
     }
     return final_path;
@@ -122,7 +128,9 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
 inline std::string newest_checkpoint(const std::string& run) {
     CHECK(fs::is_directory(run), "--resume: there is no run in {}", run);
     const auto steps = checkpoints_of(run);
-    CHECK(!steps.empty(), "--resume: there is no complete checkpoint in {}/checkpoints; start again without --resume and with another --out",
+    CHECK(!steps.empty(),
+          "--resume: there is no complete checkpoint in {}/checkpoints; start again without --resume and with another "
+          "--out",
           run);
     return checkpoint_path(run, steps.back());
 }
@@ -130,26 +138,27 @@ inline std::string newest_checkpoint(const std::string& run) {
 // Weights, optimizer and position as they were; bit for bit when dtype, data and options are the same.
 inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW& adamw) {
     const Fields f(folder + "/state.json");
-    TrainState   state;
-    state.step   = f.integer("step");
-    state.tokens = f.integer("tokens");
-    state.seed   = uint64_t(f.integer("seed"));
+    TrainState state;
+    state.step             = f.integer("step");
+    state.tokens           = f.integer("tokens");
+    state.seed             = uint64_t(f.integer("seed"));
     state.data_fingerprint = f.text("data", "");
     CHECK(f.has("position") && f.raw("position").is_object(), "{}: the field \"position\" is missing", f.path());
     const auto part = [&](const char* key) {
         const auto& p = f.raw("position");
-        CHECK(p.contains(key) && p[key].is_number_integer() && p[key].get<int64_t>() >= 0, "{}: \"position\": \"{}\" is no count", f.path(), key);
+        CHECK(p.contains(key) && p[key].is_number_integer() && p[key].get<int64_t>() >= 0,
+              "{}: \"position\": \"{}\" is no count", f.path(), key);
         return p[key].get<int64_t>();
     };
     state.position.epoch = part("epoch");
     state.position.index = part("index");
     CHECK(state.step >= 0 && state.tokens >= 0, "{}: negative step or tokens", f.path());
-    CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(), f.text("dtype", ""),
-          name_of(model.dtype));
+    CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(),
+          f.text("dtype", ""), name_of(model.dtype));
 
     load_weights(model.params, model.config, SafetensorsReader(folder), model.stream);
     const SafetensorsReader stored(folder + "/state.safetensors");
-    std::vector<float>      host;
+    std::vector<float> host;
     for (const auto& [name, t] : state_tensors(adamw, model)) {
         const StoredTensor& saved = stored.at(name, t.shape);
         host.resize(t.numel());

@@ -9,10 +9,10 @@
 #include "gpt/random.h"
 
 struct Sampling {
-    float    temperature = 1.f;   // 0: always the likeliest
-    int64_t  top_k       = 0;     // choose among so many; 0: all
-    float    top_p       = 1.f;   // choose among the likeliest that together have this probability
-    uint64_t seed        = 1337;
+    float temperature = 1.f;  // 0: always the likeliest
+    int64_t top_k     = 0;    // choose among so many; 0: all
+    float top_p       = 1.f;  // choose among the likeliest that together have this probability
+    uint64_t seed     = 1337;
 
     void check() const {
         CHECK(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
@@ -23,7 +23,7 @@ struct Sampling {
 
 // One id out of V logits. u in [0, 1) decides. Equal logits are ordered by id, so the choice is the same everywhere.
 inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u) {
-    const auto better = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+    const auto better  = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
     const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
     if (s.temperature == 0) return best;
 
@@ -36,8 +36,9 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
     }
     if (k < V || s.top_p < 1) std::sort(ids.begin(), ids.end(), better);
     std::vector<double> weight(ids.size());
-    double              total = 0;
-    for (size_t i = 0; i < ids.size(); i++) total += weight[i] = std::exp((double(logits[ids[i]]) - logits[best]) / s.temperature);
+    double total = 0;
+    for (size_t i = 0; i < ids.size(); i++)
+        total += weight[i] = std::exp((double(logits[ids[i]]) - logits[best]) / s.temperature);
     if (s.top_p < 1) {
         double kept = 0;
         size_t n    = 0;
@@ -51,16 +52,21 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
     return ids.back();
 }
 
-// Runs a model a few tokens at a time, remembering the keys and values of all before. `batch` sequences of equal length.
+// Runs a model a few tokens at a time, remembering the keys and values of all before. `batch` sequences of equal
+// length.
 class Generator {
   public:
     // tokens: how many the cache holds, prompt included.
     Generator(Model& model, int64_t batch, int64_t tokens)
-        : m_(model), batch_(batch), capacity_(tokens), chunk_(std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch))) {
+        : m_(model),
+          batch_(batch),
+          capacity_(tokens),
+          chunk_(std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch))) {
         const Config& c = m_.config;
-        CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens, c.name, c.context);
+        CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
+              c.name, c.context);
         const BatchShape z{batch, chunk_, false};
-        const Shape      cache{batch, c.heads, tokens, c.head_size()};
+        const Shape cache{batch, c.heads, tokens, c.head_size()};
         plan_activations(acts_memory_, c, z, m_.dtype);
         acts_memory_.allocate(*m_.device);
         for (int64_t l = 0; l < 2 * c.layers; l++) cache_memory_.plan(cache, m_.dtype);
@@ -77,9 +83,10 @@ class Generator {
 
     int64_t past() const { return past_; }
     int64_t capacity() const { return capacity_; }
-    void    reset() { past_ = 0; }
+    void reset() { past_ = 0; }
 
-    // Appends n tokens to every sequence; tokens is (batch, n). Returns the logits (batch, vocab) after the last of them.
+    // Appends n tokens to every sequence; tokens is (batch, n). Returns the logits (batch, vocab) after the last of
+    // them.
     const std::vector<float>& feed(const int32_t* tokens, int64_t n) {
         CHECK(n > 0 && past_ + n <= capacity_, "{} tokens after {}: the cache holds {}", n, past_, capacity_);
         for (int64_t first = 0; first < n; first += chunk_) run(tokens, n, first, std::min(chunk_, n - first));
@@ -89,7 +96,8 @@ class Generator {
     }
     // As feed() for one sequence, with the logits of every position: each(position, logits of vocab).
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
-        CHECK(batch_ == 1 && past_ + int64_t(tokens.size()) <= capacity_, "{} tokens after {}: the cache holds {}", tokens.size(), past_, capacity_);
+        CHECK(batch_ == 1 && past_ + int64_t(tokens.size()) <= capacity_, "{} tokens after {}: the cache holds {}",
+              tokens.size(), past_, capacity_);
         for (int64_t first = 0, n = tokens.size(); first < n; first += chunk_) {
             run(tokens.data(), n, first, std::min(chunk_, n - first));
             for (int64_t t = 0; t < acts_.lnf.shape[0]; t++) each(first + t, read_logits(acts_.lnf.rows(t, 1)).data());
@@ -100,10 +108,11 @@ class Generator {
     // Columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
     void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
         const Config& c = m_.config;
-        const Stream  s = m_.stream;
-        if (!acts_.tokens || acts_.tokens.shape[1] != T) {   // the same memory under the shapes of T tokens
+        const Stream s  = m_.stream;
+        if (!acts_.tokens || acts_.tokens.shape[1] != T) {  // the same memory under the shapes of T tokens
             acts_memory_.rewind();
-            each_activation(acts_, c, {batch_, T, false}, m_.dtype, [&](const Shape& z, DType t) { return acts_memory_.take(z, t); });
+            each_activation(acts_, c, {batch_, T, false}, m_.dtype,
+                            [&](const Shape& z, DType t) { return acts_memory_.take(z, t); });
         }
         std::vector<int32_t> ids(batch_ * T), places(batch_ * T);
         for (int64_t b = 0; b < batch_; b++)
@@ -115,7 +124,8 @@ class Generator {
         positions.shape  = Shape{batch_, T};
         from_host(acts_.tokens, ids.data(), s);
         from_host(positions, places.data(), s);
-        embedding_forward(acts_.block[0].x.view({batch_, T, c.width}), acts_.tokens, positions, m_.params.wte, m_.params.wpe, s);
+        embedding_forward(acts_.block[0].x.view({batch_, T, c.width}), acts_.tokens, positions, m_.params.wte,
+                          m_.params.wpe, s);
         for (int64_t l = 0; l < c.layers; l++) {
             // All layers share one set of activations, so a block's output may replace its input: x is read before.
             const Tensor out = l + 1 < c.layers ? acts_.block[0].x : acts_.x;
@@ -131,8 +141,8 @@ class Generator {
         logits_.resize(n * V);
         std::vector<float> wide(Vp);
         for (int64_t r = 0; r < n; r += acts_.logits.shape[0]) {
-            const int64_t k   = std::min(acts_.logits.shape[0], n - r);
-            const Tensor  out = acts_.logits.rows(0, k);
+            const int64_t k  = std::min(acts_.logits.shape[0], n - r);
+            const Tensor out = acts_.logits.rows(0, k);
             matmul_forward(out, rows.rows(r, k), m_.params.head_w, Tensor{}, m_.stream);
             for (int64_t i = 0; i < k; i++) {
                 for_dtype(m_.dtype, [&](auto zero_) {
@@ -146,29 +156,31 @@ class Generator {
         return logits_;
     }
 
-    Model&              m_;
-    int64_t             batch_, capacity_, chunk_, past_ = 0;
-    Arena               acts_memory_{"generation"}, cache_memory_{"key/value cache"};
-    Acts                acts_;
-    std::vector<Tensor> k_, v_;   // (batch,H,capacity,D) for each layer
-    Tensor              positions_, last_;
-    std::vector<float>  logits_;
+    Model& m_;
+    int64_t batch_, capacity_, chunk_, past_ = 0;
+    Arena acts_memory_{"generation"}, cache_memory_{"key/value cache"};
+    Acts acts_;
+    std::vector<Tensor> k_, v_;  // (batch,H,capacity,D) for each layer
+    Tensor positions_, last_;
+    std::vector<float> logits_;
 };
 
-// Continues the prompt by up to `tokens` ids in each of `samples` sequences; each(sample, id) sees them as they come and
-// returns false to end that sample. When the cache is full, the newer half of the text becomes the new beginning.
+// Continues the prompt by up to `tokens` ids in each of `samples` sequences; each(sample, id) sees them as they come
+// and returns false to end that sample. When the cache is full, the newer half of the text becomes the new beginning.
 inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t tokens, int64_t samples, const Sampling& how,
                      const std::function<bool(int64_t, int32_t)>& each) {
     how.check();
     CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");
-    CHECK(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples, tokens);
-    for (int32_t id : prompt) CHECK(id >= 0 && id < m.config.vocab, "prompt: token {} is outside the vocabulary of {}", id, m.config.vocab);
+    CHECK(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
+          tokens);
+    for (int32_t id : prompt)
+        CHECK(id >= 0 && id < m.config.vocab, "prompt: token {} is outside the vocabulary of {}", id, m.config.vocab);
     const int64_t wanted   = int64_t(prompt.size()) + tokens;
     const int64_t capacity = std::max<int64_t>(2, std::min(wanted, m.config.context));
-    Generator     g(m, samples, capacity);
+    Generator g(m, samples, capacity);
 
     std::vector<std::vector<int32_t>> text(samples, prompt);
-    std::vector<bool>                 open(samples, true);
+    std::vector<bool> open(samples, true);
     const auto restart = [&](int64_t keep) -> const std::vector<float>& {
         std::vector<int32_t> ids;
         for (const auto& t : text) ids.insert(ids.end(), t.end() - keep, t.end());
@@ -176,7 +188,8 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
         return g.feed(ids.data(), keep);
     };
     if (tokens == 0) return;
-    const std::vector<float>* logits = &restart(std::min<int64_t>(prompt.size(), prompt.size() < size_t(capacity) ? prompt.size() : (capacity + 1) / 2));
+    const std::vector<float>* logits = &restart(
+        std::min<int64_t>(prompt.size(), prompt.size() < size_t(capacity) ? prompt.size() : (capacity + 1) / 2));
     for (int64_t n = 0; n < tokens; n++) {
         std::vector<int32_t> next(samples);
         for (int64_t i = 0; i < samples; i++) {

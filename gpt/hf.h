@@ -1,8 +1,8 @@
 // hf.h - Hugging Face folders: config.json, and the names and layouts of other people's weights
 //
-// A family's name appears here and in the preset table, and nowhere else. Every weight has a row that says what the family
-// calls it and how it lies there; reading applies the layout, writing its inverse, so a folder that is loaded and saved
-// comes back byte for byte. What we don't support is refused at the door with the field that says so.
+// A family's name appears here and in the preset table, and nowhere else. Every weight has a row that says what the
+// family calls it and how it lies there; reading applies the layout, writing its inverse, so a folder that is loaded
+// and saved comes back byte for byte. What we don't support is refused at the door with the field that says so.
 #pragma once
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -17,22 +17,23 @@
 
 enum class Layout : uint8_t {
     as_is,
-    transposed,   // GPT-2's Conv1D stores (in, out)
-    per_head,     // NeoX stores the rows of q, k and v head by head: (H, 3, D) instead of (3, H, D)
+    transposed,  // GPT-2's Conv1D stores (in, out)
+    per_head,    // NeoX stores the rows of q, k and v head by head: (H, 3, D) instead of (3, H, D)
 };
 
 struct HfName {
-    const char* ours;     // the leaf of "h.N.leaf", or the whole name
-    const char* theirs;   // {} is the layer
-    Layout      layout;
+    const char* ours;    // the leaf of "h.N.leaf", or the whole name
+    const char* theirs;  // {} is the layer
+    Layout layout;
 };
 struct HfForm {
-    const char*         model_type;
-    const char*         architecture;
-    const char*         prefix;    // files may come with it or without
+    const char* model_type;
+    const char* architecture;
+    const char* prefix;  // files may come with it or without
     std::vector<HfName> names;
 };
 
+// clang-format off
 inline const std::vector<HfForm>& hf_forms() {
     static const std::vector<HfForm> forms = {
         {"gpt2", "GPT2LMHeadModel", "transformer.", {
@@ -75,6 +76,7 @@ inline const std::vector<HfForm>& hf_forms() {
     };
     return forms;
 }
+// clang-format on
 
 inline const HfForm& form_of(const std::string& model_type, const std::string& where) {
     std::string known;
@@ -88,7 +90,7 @@ inline const HfForm& form_of(const std::string& model_type, const std::string& w
 // Their name and layout for one of our weights.
 struct Foreign {
     std::string name;
-    Layout      layout;
+    Layout layout;
 };
 inline Foreign foreign(const HfForm& form, const std::string& ours) {
     std::string leaf = ours, layer;
@@ -102,7 +104,8 @@ inline Foreign foreign(const HfForm& form, const std::string& ours) {
     fail("{} has no name for {}", form.model_type, ours);
 }
 
-// ---- config.json ------------------------------------------------------------------------------------------------------------
+// ---- config.json
+// ------------------------------------------------------------------------------------------------------------
 
 // One JSON object whose fields are asked for by name; says which file and field when something is off.
 class Fields {
@@ -114,17 +117,19 @@ class Fields {
     }
     bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
     const nlohmann::json& raw(const char* key) const { return json_[key]; }
-    const std::string&    path() const { return path_; }
+    const std::string& path() const { return path_; }
 
     int64_t integer(const char* key) const {
         CHECK(has(key), "{}: the field \"{}\" is missing", path_, key);
-        CHECK(json_[key].is_number_integer(), "{}: \"{}\" is {}, expected a whole number", path_, key, json_[key].dump());
+        CHECK(json_[key].is_number_integer(), "{}: \"{}\" is {}, expected a whole number", path_, key,
+              json_[key].dump());
         const int64_t value = json_[key].get<int64_t>();
-        CHECK(value > -(INT64_C(1) << 53) && value < INT64_C(1) << 53, "{}: \"{}\" is {}, out of range", path_, key, json_[key].dump());
+        CHECK(value > -(INT64_C(1) << 53) && value < INT64_C(1) << 53, "{}: \"{}\" is {}, out of range", path_, key,
+              json_[key].dump());
         return value;
     }
     int64_t integer(const char* key, int64_t absent) const { return has(key) ? integer(key) : absent; }
-    double  number(const char* key, double absent) const {
+    double number(const char* key, double absent) const {
         if (!has(key)) return absent;
         CHECK(json_[key].is_number(), "{}: \"{}\" is {}, expected a number", path_, key, json_[key].dump());
         return json_[key].get<double>();
@@ -141,26 +146,30 @@ class Fields {
     }
     // A feature that we do not have must be off.
     void refuse_unless(const char* key, bool supported) const {
-        CHECK(flag(key, supported) == supported, "{}: \"{}\": {} is not supported, only {}", path_, key, !supported, supported);
+        CHECK(flag(key, supported) == supported, "{}: \"{}\": {} is not supported, only {}", path_, key, !supported,
+              supported);
     }
 
   private:
-    std::string    path_;
+    std::string path_;
     nlohmann::json json_;
 };
 
 inline Gelu gelu_named(const std::string& name, const Fields& f, const char* key) {
     if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Gelu::tanh;
     if (name == "gelu" || name == "gelu_python") return Gelu::erf;
-    fail("{}: \"{}\": \"{}\" is not supported; supported are gelu_new, gelu_fast, gelu_pytorch_tanh (tanh form) and gelu (erf form)",
-         f.path(), key, name);
+    fail(
+        "{}: \"{}\": \"{}\" is not supported; supported are gelu_new, gelu_fast, gelu_pytorch_tanh (tanh form) and "
+        "gelu (erf form)",
+        f.path(), key, name);
 }
 
 inline Config read_config(const std::string& folder) {
-    CHECK(std::filesystem::is_directory(folder), "{}: neither a preset (train_gpt --list-models) nor a model folder", folder);
+    CHECK(std::filesystem::is_directory(folder), "{}: neither a preset (train_gpt --list-models) nor a model folder",
+          folder);
     CHECK(std::filesystem::exists(folder + "/config.json"), "{}: there is no config.json in this folder", folder);
     const Fields f(folder + "/config.json");
-    Config       c;
+    Config c;
     c.name       = std::filesystem::path(folder).lexically_normal().string();
     c.model_type = form_of(f.text("model_type", "(none)"), f.path()).model_type;
     if (c.model_type == "gpt2") {
@@ -191,8 +200,8 @@ inline Config read_config(const std::string& folder) {
         c.learned_positions = false;
         c.init              = Init::neox;
         // Two spellings of the same facts: rotary_pct and rotary_emb_base, or an object rope_parameters.
-        double fraction = f.number("rotary_pct", f.number("partial_rotary_factor", 0.25));
-        double base     = f.number("rotary_emb_base", f.number("rope_theta", 10000));
+        double fraction     = f.number("rotary_pct", f.number("partial_rotary_factor", 0.25));
+        double base         = f.number("rotary_emb_base", f.number("rope_theta", 10000));
         CHECK(!f.has("rope_scaling"), "{}: \"rope_scaling\" is not supported, only null", f.path());
         if (f.has("rope_parameters")) {
             const auto& rope = f.raw("rope_parameters");
@@ -200,15 +209,17 @@ inline Config read_config(const std::string& folder) {
                   "{}: \"rope_parameters\" is {}, and only rope_type \"default\" is supported", f.path(), rope.dump());
             const auto number = [&](const char* key, double absent) {
                 if (!rope.contains(key)) return absent;
-                CHECK(rope[key].is_number(), "{}: \"rope_parameters\": \"{}\" is {}, expected a number", f.path(), key, rope[key].dump());
+                CHECK(rope[key].is_number(), "{}: \"rope_parameters\": \"{}\" is {}, expected a number", f.path(), key,
+                      rope[key].dump());
                 return rope[key].get<double>();
             };
             fraction = number("partial_rotary_factor", fraction);
             base     = number("rope_theta", base);
         }
-        CHECK(fraction >= 0 && fraction <= 1, "{}: a fraction {} of each head is said to rotate; expected 0 to 1", f.path(), fraction);
-        CHECK(c.heads > 0 && c.width > 0 && c.width % c.heads == 0, "{}: hidden_size {} is not a multiple of num_attention_heads {}",
-              f.path(), c.width, c.heads);
+        CHECK(fraction >= 0 && fraction <= 1, "{}: a fraction {} of each head is said to rotate; expected 0 to 1",
+              f.path(), fraction);
+        CHECK(c.heads > 0 && c.width > 0 && c.width % c.heads == 0,
+              "{}: hidden_size {} is not a multiple of num_attention_heads {}", f.path(), c.width, c.heads);
         c.rope.dim  = int64_t(c.head_size() * fraction);
         c.rope.base = float(base);
     }
@@ -218,7 +229,8 @@ inline Config read_config(const std::string& folder) {
 }
 
 inline nlohmann::ordered_json config_json(const Config& c, DType dtype) {
-    nlohmann::ordered_json j = {{"architectures", {form_of(c.model_type, c.name).architecture}}, {"model_type", c.model_type}};
+    nlohmann::ordered_json j = {{"architectures", {form_of(c.model_type, c.name).architecture}},
+                                {"model_type", c.model_type}};
     if (c.model_type == "gpt2") {
         j["n_layer"]             = c.layers;
         j["n_embd"]              = c.width;
@@ -242,19 +254,23 @@ inline nlohmann::ordered_json config_json(const Config& c, DType dtype) {
         j["attention_bias"]          = c.attention_bias;
         j["rotary_pct"]              = fraction;
         j["rotary_emb_base"]         = c.rope.base;
-        j["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", c.rope.base}, {"partial_rotary_factor", fraction}};
+        j["rope_parameters"]         = {
+                    {"rope_type", "default"}, {"rope_theta", c.rope.base}, {"partial_rotary_factor", fraction}};
         for (const char* dropout : {"attention_dropout", "hidden_dropout"}) j[dropout] = 0.0;
     }
     j["vocab_size"]          = c.vocab;
     j["tie_word_embeddings"] = c.tied_head;
     j["torch_dtype"]         = dtype == DType::BF16 ? "bfloat16" : "float32";
     j["use_cache"]           = true;
-    if (c.eot >= 0) j["bos_token_id"] = j["eos_token_id"] = c.eot;
-    else j["bos_token_id"] = j["eos_token_id"] = nullptr;
+    if (c.eot >= 0)
+        j["bos_token_id"] = j["eos_token_id"] = c.eot;
+    else
+        j["bos_token_id"] = j["eos_token_id"] = nullptr;
     return j;
 }
 
-// ---- weights ------------------------------------------------------------------------------------------------------------------
+// ---- weights
+// ------------------------------------------------------------------------------------------------------------------
 
 // The shape that a weight of ours has in their file: no padding, transposed where they transpose.
 inline Shape foreign_shape(const Config& c, const ParamRow& r, Layout layout) {
@@ -264,26 +280,29 @@ inline Shape foreign_shape(const Config& c, const ParamRow& r, Layout layout) {
     return s;
 }
 
-// Element `i` of ours comes from element `their(i)` of theirs. Vocabulary padding lies behind everything, so it is not asked for.
-template <class T> void reorder(T* out, const T* in, const Config& c, const Shape& ours, Layout layout, bool inwards) {
+// Element `i` of ours comes from element `their(i)` of theirs. Vocabulary padding lies behind everything, so it is not
+// asked for.
+template <class T>
+void reorder(T* out, const T* in, const Config& c, const Shape& ours, Layout layout, bool inwards) {
     const int64_t rows = ours[0], cols = ours.dims == 2 ? ours[1] : 1, D = c.head_size();
     cpu::parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; r++) {
             if (layout == Layout::transposed) {
-                for (int64_t k = 0; k < cols; k++) inwards ? out[r * cols + k] = in[k * rows + r] : out[k * rows + r] = in[r * cols + k];
+                for (int64_t k = 0; k < cols; k++)
+                    inwards ? out[r * cols + k] = in[k * rows + r] : out[k * rows + r] = in[r * cols + k];
                 continue;
             }
-            const int64_t which = r / (c.heads * D), head = r / D % c.heads, d = r % D;   // ours: (3, H, D)
+            const int64_t which = r / (c.heads * D), head = r / D % c.heads, d = r % D;  // ours: (3, H, D)
             const int64_t theirs = layout == Layout::per_head ? (head * 3 + which) * D + d : r;
             std::memcpy(out + (inwards ? r : theirs) * cols, in + (inwards ? theirs : r) * cols, cols * sizeof(T));
         }
     });
 }
 
-// Fills p (fp32 or bf16) from a folder or file. Every weight must be there in its shape; a tensor that we have no place for is
-// refused by name, except buffers that hold no weights.
+// Fills p (fp32 or bf16) from a folder or file. Every weight must be there in its shape; a tensor that we have no place
+// for is refused by name, except buffers that hold no weights.
 inline void load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s) {
-    const HfForm& form = form_of(c.model_type, file.path());
+    const HfForm& form       = form_of(c.model_type, file.path());
     const std::string prefix = form.prefix;
     std::set<std::string> used;
     const auto named = [&](const std::string& name) {
@@ -291,12 +310,12 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
         return !file.find(name) && file.find(bare) ? bare : name;
     };
     for (const ParamRow& r : param_rows(p, c)) {
-        const Foreign       f     = foreign(form, r.name);
-        const std::string   name  = named(f.name);
-        const Shape         shape = foreign_shape(c, r, f.layout);
-        const StoredTensor* t     = file.find(name);
-        CHECK(t, "{}: the tensor \"{}\" is missing ({} expected), one of the weights that config.json asks for", file.path(), name,
-              shape.str());
+        const Foreign f        = foreign(form, r.name);
+        const std::string name = named(f.name);
+        const Shape shape      = foreign_shape(c, r, f.layout);
+        const StoredTensor* t  = file.find(name);
+        CHECK(t, "{}: the tensor \"{}\" is missing ({} expected), one of the weights that config.json asks for",
+              file.path(), name, shape.str());
         file.at(name, shape);
         std::vector<float> theirs(shape.numel()), ours(r.shape.numel());
         t->read_into(theirs.data());
@@ -313,22 +332,24 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
         if (used.count(name)) continue;
         if (ends_with(name, ".attn.bias") || ends_with(name, ".attention.bias") || ends_with(name, ".masked_bias") ||
             ends_with(name, ".rotary_emb.inv_freq"))
-            continue;   // masks and frequencies that old versions stored
+            continue;  // masks and frequencies that old versions stored
         if (c.tied_head && name == foreign(form, "head.weight").name) {
             const StoredTensor& table = file.at(named(foreign(form, "wte.weight").name));
             CHECK(t.bytes == table.bytes && std::memcmp(t.data, table.data, t.bytes) == 0,
-                  "{}: \"{}\" differs from the token table, but config.json says tie_word_embeddings true", t.file, name);
+                  "{}: \"{}\" differs from the token table, but config.json says tie_word_embeddings true", t.file,
+                  name);
             continue;
         }
-        fail("{}: tensor \"{}\" {} has no place in a {} of {} layers", t.file, name, t.shape.str(), c.model_type, c.layers);
+        fail("{}: tensor \"{}\" {} has no place in a {} of {} layers", t.file, name, t.shape.str(), c.model_type,
+             c.layers);
     }
 }
 
 // config.json and model.safetensors of a model whose weights p are in `dtype`, in the dtype that they have.
 inline void save_model(const std::string& folder, Params& p, const Config& c, DType dtype, Stream s) {
-    const HfForm&          form = form_of(c.model_type, c.name);
+    const HfForm& form = form_of(c.model_type, c.name);
     std::vector<StoredRow> rows;
-    const auto             ours = param_rows(p, c);
+    const auto ours = param_rows(p, c);
     for (const ParamRow& r : ours) {
         const Foreign f = foreign(form, r.name);
         rows.push_back({f.name, stored_name(dtype), foreign_shape(c, r, f.layout)});
@@ -342,7 +363,7 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, DT
     ModelWriter writer(folder, sorted);
     for (size_t i : order) {
         const ParamRow& r = ours[i];
-        Shape filled = r.shape;
+        Shape filled      = r.shape;
         if (is_vocab_table(r.name)) filled.dim[0] = c.vocab;
         for_dtype(dtype, [&](auto zero_) {
             using T = decltype(zero_);

@@ -1,4 +1,5 @@
-// log.h - what a run says: a header, a line per step and evaluation, the same as JSON records, and a picture of the losses
+// log.h - what a run says: a header, a line per step and evaluation, the same as JSON records, and a picture of the
+// losses
 //
 // The terminal gets a line every few seconds at most, plus one that is overwritten while you wait; log.jsonl in the run
 // folder gets every step.
@@ -28,7 +29,10 @@ inline std::string rounded(double x) {
         if (std::fabs(x) < 999.5) break;
         x /= 1000, unit = u;
     }
-    return fmt::format(std::fabs(x) < 9.995 && *unit ? "{:.2f}{}" : std::fabs(x) < 99.95 && *unit ? "{:.1f}{}" : "{:.0f}{}", x, unit);
+    return fmt::format(std::fabs(x) < 9.995 && *unit   ? "{:.2f}{}"
+                       : std::fabs(x) < 99.95 && *unit ? "{:.1f}{}"
+                                                       : "{:.0f}{}",
+                       x, unit);
 }
 inline std::string duration(double seconds) {
     if (!(seconds >= 0 && seconds < 1e9)) return "-";
@@ -52,18 +56,18 @@ class Stopwatch {
 };
 
 struct StepRecord {
-    int64_t step;      // counts from 1 here: "after step"
-    float   loss, norm, lr;
-    double  seconds;
+    int64_t step;  // counts from 1 here: "after step"
+    float loss, norm, lr;
+    double seconds;
     int64_t tokens_per_step, tokens;
-    double  peak;      // share of the measured matrix-product peak
-    bool    skipped = false;
+    double peak;  // share of the measured matrix-product peak
+    bool skipped = false;
 };
 
 class Log {
   public:
-    // folder: of the run, "" for none. A run that goes on after `resumed_at` steps (-1: a new one) keeps the records up to
-    // there, and drops those of steps that will be done again.
+    // folder: of the run, "" for none. A run that goes on after `resumed_at` steps (-1: a new one) keeps the records up
+    // to there, and drops those of steps that will be done again.
     Log(const std::string& folder, const std::string& title, int64_t steps, int64_t every, int64_t resumed_at)
         : folder_(folder), title_(title), steps_(steps), every_(every), terminal_(isatty(1)) {
         if (folder_.empty()) return;
@@ -72,7 +76,7 @@ class Log {
         file_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
         CHECK_RUN(file_ >= 0, "cannot write {}: {}", path, os_error());
     }
-    Log(const Log&) = delete;
+    Log(const Log&)            = delete;
     Log& operator=(const Log&) = delete;
     ~Log() {
         if (file_ >= 0) close(file_);
@@ -84,28 +88,42 @@ class Log {
         std::fflush(stdout);
     }
     void columns() {
-        fmt::print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}\n", "step", "loss", "norm", "lr", "ms", "tok/s", "peak", "left");
+        fmt::print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}\n", "step", "loss", "norm", "lr", "ms", "tok/s",
+                   "peak", "left");
         std::fflush(stdout);
     }
 
     void step(const StepRecord& r) {
-        smooth_ = smooth_ > 0 ? 0.9 * smooth_ + 0.1 * r.seconds : r.seconds;
+        smooth_            = smooth_ > 0 ? 0.9 * smooth_ + 0.1 * r.seconds : r.seconds;
         const double speed = r.tokens_per_step / r.seconds;
-        record({{"event", r.skipped ? "skip" : "step"}, {"step", r.step}, {"loss", number(r.loss)}, {"norm", number(r.norm)},
-                {"lr", number(r.lr)}, {"ms", std::round(r.seconds * 1e4) / 10}, {"tokens_per_s", std::round(speed * 10) / 10},
-                {"peak", std::round(r.peak * 1e4) / 1e4}, {"tokens", r.tokens}});
+        record({{"event", r.skipped ? "skip" : "step"},
+                {"step", r.step},
+                {"loss", number(r.loss)},
+                {"norm", number(r.norm)},
+                {"lr", number(r.lr)},
+                {"ms", std::round(r.seconds * 1e4) / 10},
+                {"tokens_per_s", std::round(speed * 10) / 10},
+                {"peak", std::round(r.peak * 1e4) / 1e4},
+                {"tokens", r.tokens}});
         if (!r.skipped) train_.push_back({double(r.tokens), double(r.loss)});
-        const std::string line = fmt::format("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}", r.step, r.loss, r.norm, r.lr,
-                                             r.seconds * 1e3, rounded(speed), 100 * r.peak, duration(smooth_ * double(steps_ - r.step)));
+        const std::string line =
+            fmt::format("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}", r.step, r.loss, r.norm, r.lr,
+                        r.seconds * 1e3, rounded(speed), 100 * r.peak, duration(smooth_ * double(steps_ - r.step)));
         const bool keep = r.step == 1 || r.step == steps_ || r.skipped || (every_ > 0 && r.step % every_ == 0);
         clear();
         if (keep || terminal_) fmt::print("{}{}", line, keep ? "\n" : "");
-        if (r.skipped) fmt::print("{:>6} the loss or the gradient norm is not a finite number: weights left as they were\n", "skip");
+        if (r.skipped)
+            fmt::print("{:>6} the loss or the gradient norm is not a finite number: weights left as they were\n",
+                       "skip");
         pending_ = terminal_ && !keep;
         std::fflush(stdout);
     }
     void eval(int64_t step, int64_t tokens, float val_loss, double seconds) {
-        record({{"event", "eval"}, {"step", step}, {"val_loss", number(val_loss)}, {"tokens", tokens}, {"ms", std::round(seconds * 1e4) / 10}});
+        record({{"event", "eval"},
+                {"step", step},
+                {"val_loss", number(val_loss)},
+                {"tokens", tokens},
+                {"ms", std::round(seconds * 1e4) / 10}});
         val_.push_back({double(tokens), double(val_loss)});
         clear();
         fmt::print("{:>6} {:>9.4f}  validation loss after {} steps\n", "eval", val_loss, step);
@@ -158,8 +176,8 @@ class Log {
         for (std::string_view text = f.text(); !text.empty();) {
             const std::string_view line = text.substr(0, text.find('\n'));
             text.remove_prefix(std::min(line.size() + 1, text.size()));
-            const auto j    = nlohmann::json::parse(line, nullptr, false);
-            const auto has  = [&](const char* key) { return j.is_object() && j.contains(key) && j[key].is_number(); };
+            const auto j   = nlohmann::json::parse(line, nullptr, false);
+            const auto has = [&](const char* key) { return j.is_object() && j.contains(key) && j[key].is_number(); };
             if (!has("step") || j["step"] > until) continue;
             kept.append(line).push_back('\n');
             if (has("tokens") && has("loss")) train_.push_back({j["tokens"], j["loss"]});
@@ -168,10 +186,10 @@ class Log {
         return kept;
     }
 
-    std::string            folder_, title_;
-    int64_t                steps_, every_;
-    bool                   terminal_, pending_ = false;
-    int                    file_   = -1;
-    double                 smooth_ = 0;
+    std::string folder_, title_;
+    int64_t steps_, every_;
+    bool terminal_, pending_ = false;
+    int file_      = -1;
+    double smooth_ = 0;
     std::vector<PlotPoint> train_, val_;
 };

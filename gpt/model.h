@@ -10,12 +10,13 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
-// ---- the activation table -----------------------------------------------------------------------------------------------
+// ---- the activation table
+// -----------------------------------------------------------------------------------------------
 
 enum class Lives : uint8_t {
-    per_layer,   // kept for the backward pass: one for each layer (one for all of them when nothing is to be trained)
-    shared,      // overwritten by the next layer
-    backward,    // as shared, and only there when the model trains
+    per_layer,  // kept for the backward pass: one for each layer (one for all of them when nothing is to be trained)
+    shared,     // overwritten by the next layer
+    backward,   // as shared, and only there when the model trains
 };
 
 struct BlockActs {
@@ -25,18 +26,18 @@ struct BlockActs {
 struct Acts {
     std::vector<BlockActs> block;
     Tensor tokens, targets, losses, loss, grad_norm2;
-    Tensor x, lnf, mean, rstd, logits, dlnf, dres;   // x: what the last block hands to the final norm
+    Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
 };
 
 // Sizes that a run chooses; everything else follows from the Config.
 struct BatchShape {
     int64_t batch = 1, context = 1;
-    bool    train = true;    // false: no gradients, no activations kept
+    bool train = true;  // false: no gradients, no activations kept
     int64_t rows() const { return batch * context; }
 };
 
-// Rows of logits that exist at a time. The head and its loss run in chunks of rows so that logits never take more than this,
-// whatever the batch; 64 MiB still leaves products of several hundred rows.
+// Rows of logits that exist at a time. The head and its loss run in chunks of rows so that logits never take more than
+// this, whatever the batch; 64 MiB still leaves products of several hundred rows.
 constexpr int64_t logits_bytes = 64 << 20;
 inline int64_t logits_rows(const Config& c, const BatchShape& z, DType x) {
     const int64_t fit = logits_bytes / (c.padded_vocab() * size_of(x));
@@ -44,12 +45,13 @@ inline int64_t logits_rows(const Config& c, const BatchShape& z, DType x) {
 }
 
 struct BlockActRow {
-    Tensor BlockActs::* tensor;
-    const char*         name;
-    Shape               shape;
-    DType               dtype;
-    Lives               lives;
+    Tensor BlockActs::*tensor;
+    const char* name;
+    Shape shape;
+    DType dtype;
+    Lives lives;
 };
+// clang-format off
 inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape& z, DType x) {
     const int64_t B = z.batch, T = z.context, N = B * T, C = c.width, F = c.feed_forward, H = c.heads, D = c.head_size();
     const DType   f = DType::F32;
@@ -77,14 +79,16 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
         {&A::dqkv,  "dqkv",  {B, T, 3, H, D}, x, Lives::backward},
     };
 }
+// clang-format on
 
 struct ActRow {
-    Tensor Acts::* tensor;
-    const char*    name;
-    Shape          shape;
-    DType          dtype;
-    Lives          lives;
+    Tensor Acts::*tensor;
+    const char* name;
+    Shape shape;
+    DType dtype;
+    Lives lives;
 };
+// clang-format off
 inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType x) {
     const int64_t N = z.rows(), C = c.width, R = logits_rows(c, z, x);
     const DType   f = DType::F32;
@@ -103,9 +107,11 @@ inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType 
         {&Acts::dres,       "dres",       {N, C},                 x, Lives::backward},   // gradient of the residual stream
     };
 }
+// clang-format on
 
 // Walks both tables. take(shape, dtype) is called once for every tensor with memory of its own.
-template <class Take> void each_activation(Acts& a, const Config& c, const BatchShape& z, DType x, Take take) {
+template <class Take>
+void each_activation(Acts& a, const Config& c, const BatchShape& z, DType x, Take take) {
     a.block.resize(c.layers);
     for (int64_t l = 0; l < c.layers; l++)
         for (const BlockActRow& r : block_act_rows(c, z, x)) {
@@ -130,25 +136,27 @@ inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape
     return a;
 }
 
-// ---- the model ------------------------------------------------------------------------------------------------------------
+// ---- the model
+// ------------------------------------------------------------------------------------------------------------
 
 struct Model {
-    Config        config;
-    DType         dtype;
-    BatchShape    shape;
+    Config config;
+    DType dtype;
+    BatchShape shape;
     const Device* device;
-    Stream        stream;
-    Arena         param_memory{"weights"}, grad_memory{"gradients"}, act_memory{"activations"};
-    Params        params, grads;
-    Tensor        all_grads;   // every gradient as one flat tensor
-    Acts          acts;
+    Stream stream;
+    Arena param_memory{"weights"}, grad_memory{"gradients"}, act_memory{"activations"};
+    Params params, grads;
+    Tensor all_grads;  // every gradient as one flat tensor
+    Acts acts;
 
     Model(const Config& c, DType t, const BatchShape& z, const Device& d)
         : config(c), dtype(t), shape(z), device(&d), stream(d.stream()) {
         c.check();
         CHECK(z.batch > 0 && z.context > 0, "--batch {} and --context {} must be positive", z.batch, z.context);
         CHECK(!c.learned_positions || z.context <= c.context,
-              "--context {}: {} has learned positions for {} tokens; use --context {} or less", z.context, c.name, c.context, c.context);
+              "--context {}: {} has learned positions for {} tokens; use --context {} or less", z.context, c.name,
+              c.context, c.context);
         params = allocate_params(param_memory, c, t, d);
         if (z.train) {
             grads     = allocate_params(grad_memory, c, DType::F32, d);
@@ -156,7 +164,7 @@ struct Model {
         }
         acts = allocate_activations(act_memory, c, z, t, d);
     }
-    Model(const Model&) = delete;
+    Model(const Model&)            = delete;
     Model& operator=(const Model&) = delete;
 };
 
@@ -170,7 +178,7 @@ void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, c
     rope_forward(a.qkv, positions, c.rope, s);
     attend(a);
     matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
-    if (c.parallel) {   // the one structural choice: the MLP reads the block's input, or the stream after attention
+    if (c.parallel) {  // the one structural choice: the MLP reads the block's input, or the stream after attention
         add_forward(a.mid, a.x, a.proj, s);
         layernorm_forward(a.ln2, a.mean2, a.rstd2, a.x, w.ln2_w, w.ln2_b, c.norm_eps, s);
     } else {
@@ -181,8 +189,10 @@ void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, c
     add_forward(out, a.mid, a.down, s);
 }
 
-// dres arrives as the gradient of the block's output and leaves as the gradient of its input: each branch adds its share.
-inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer, Stream s) {
+// dres arrives as the gradient of the block's output and leaves as the gradient of its input: each branch adds its
+// share.
+inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer,
+                           Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
     matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, s);
     gelu_backward(a.dup, a.dact, a.up, c.gelu, s);
@@ -194,17 +204,18 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, s);
     attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(layer), s);
     rope_backward(a.dqkv, Tensor{}, c.rope, s);
-    if (c.parallel) mlp_branch(a.dln);   // after dres was read above, before dln is reused
+    if (c.parallel) mlp_branch(a.dln);  // after dres was read above, before dln is reused
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, s);
     layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, s);
 }
 
-// model.loss += loss_scale · the sum of the batch's losses. With gradients, the head's share of the backward pass happens
-// here too, chunk by chunk, because the logits of a chunk are gone when the next one comes; backward() does the rest.
+// model.loss += loss_scale · the sum of the batch's losses. With gradients, the head's share of the backward pass
+// happens here too, chunk by chunk, because the logits of a chunk are gone when the next one comes; backward() does the
+// rest.
 inline void forward(Model& m, const Batch& batch, float loss_scale, bool with_gradients) {
     const Config& c = m.config;
-    const Stream  s = m.stream;
-    Acts&         a = m.acts;
+    const Stream s  = m.stream;
+    Acts& a         = m.acts;
     from_host(a.tokens, batch.tokens.ptr, s);
     from_host(a.targets, batch.targets.ptr, s);
 
@@ -220,10 +231,11 @@ inline void forward(Model& m, const Batch& batch, float loss_scale, bool with_gr
 
     const int64_t N = m.shape.rows(), chunk = a.logits.shape[0];
     for (int64_t first = 0; first < N; first += chunk) {
-        const int64_t n      = std::min(chunk, N - first);
-        const Tensor  logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
+        const int64_t n     = std::min(chunk, N - first);
+        const Tensor logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
         matmul_forward(logits, lnf, m.params.head_w, Tensor{}, s);
-        cross_entropy(a.losses.rows(first, n), logits, a.targets.rows(first, n), c.vocab, with_gradients ? loss_scale : 0.f, s);
+        cross_entropy(a.losses.rows(first, n), logits, a.targets.rows(first, n), c.vocab,
+                      with_gradients ? loss_scale : 0.f, s);
         if (with_gradients)
             matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, Tensor{}, logits, lnf, m.params.head_w, s);
     }
@@ -233,12 +245,14 @@ inline void forward(Model& m, const Batch& batch, float loss_scale, bool with_gr
 // grads += what forward(…, true) of the same batch left to do.
 inline void backward(Model& m) {
     const Config& c = m.config;
-    const Stream  s = m.stream;
-    Acts&         a = m.acts;
+    const Stream s  = m.stream;
+    Acts& a         = m.acts;
     zero(a.dres, s);
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, s);
-    for (int64_t l = c.layers - 1; l >= 0; l--) block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], c, l, s);
-    embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), a.tokens, Tensor{}, s);
+    for (int64_t l = c.layers - 1; l >= 0; l--)
+        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], c, l, s);
+    embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), a.tokens,
+                       Tensor{}, s);
 }
 
 inline float read_scalar(Tensor t, Stream s) {
@@ -255,8 +269,8 @@ inline float evaluate(Model& m, Loader& data, int64_t batches) {
     return read_scalar(m.acts.loss, m.stream);
 }
 
-// FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two products
-// over half the square (causal), forward once and backward twice.
+// FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two
+// products over half the square (causal), forward once and backward twice.
 inline double train_flops_per_token(const Config& c, int64_t context) {
     const double C = c.width, products = c.layers * (4 * C * C + 2 * C * c.feed_forward) + double(c.vocab) * C;
     return 6 * products + 6 * c.layers * C * context;

@@ -7,20 +7,22 @@
 
 struct AdamWSettings {
     float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
-    float clip = 1.f;   // largest gradient norm; 0: no limit
+    float clip = 1.f;  // largest gradient norm; 0: no limit
 };
 
 // First and second moments, and fp32 master weights when the model's own are bf16.
 struct AdamW {
     AdamWSettings settings;
-    Arena  m_memory{"adam m"}, v_memory{"adam v"}, master_memory{"master weights"};
+    Arena m_memory{"adam m"}, v_memory{"adam v"}, master_memory{"master weights"};
     Params m, v, master;
 
     AdamW(Model& model, const AdamWSettings& s) : settings(s) {
         m = allocate_params(m_memory, model.config, DType::F32, *model.device);
         v = allocate_params(v_memory, model.config, DType::F32, *model.device);
-        if (model.dtype != DType::F32) master = allocate_params(master_memory, model.config, DType::F32, *model.device);
-        else master = model.params;   // fp32 weights are their own masters
+        if (model.dtype != DType::F32)
+            master = allocate_params(master_memory, model.config, DType::F32, *model.device);
+        else
+            master = model.params;  // fp32 weights are their own masters
     }
 
     // After weights were set: the masters take their values.
@@ -34,34 +36,37 @@ struct AdamW {
     // acts.grad_norm2.
     void step(Model& model, float learning_rate, int64_t update) {
         const Config& c = model.config;
-        const auto    ws = param_rows(model.params, c), gs = param_rows(model.grads, c), ms = param_rows(m, c),
+        const auto ws = param_rows(model.params, c), gs = param_rows(model.grads, c), ms = param_rows(m, c),
                    vs = param_rows(v, c), masters = param_rows(master, c);
         for (size_t i = 0; i < ws.size(); i++) {
-            const float     decay = ws[i].decays ? settings.weight_decay : 0.f;
-            const AdamWStep step{learning_rate, settings.beta1, settings.beta2, settings.eps, decay, settings.clip, update};
-            adamw(*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor, model.acts.grad_norm2, step,
-                  model.stream);
+            const float decay = ws[i].decays ? settings.weight_decay : 0.f;
+            const AdamWStep step{learning_rate, settings.beta1, settings.beta2, settings.eps,
+                                 decay,         settings.clip,  update};
+            adamw(*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor, model.acts.grad_norm2,
+                  step, model.stream);
         }
     }
 };
 
 struct Schedule {
     enum class Kind : uint8_t { cosine, linear, constant, wsd };
-    Kind    kind          = Kind::cosine;
-    float   learning_rate = 6e-4f;   // peak, reached at the end of warm-up
-    float   final_rate    = 0.f;     // reached at the last step
-    int64_t warmup_steps  = 0, steps = 1;
+    Kind kind            = Kind::cosine;
+    float learning_rate  = 6e-4f;  // peak, reached at the end of warm-up
+    float final_rate     = 0.f;    // reached at the last step
+    int64_t warmup_steps = 0, steps = 1;
     // wsd (warm-up, stable, decay; Hu et al. 2024, arXiv 2404.06395): the last fifth of the run decays linearly.
     static constexpr double wsd_decay = 0.2;
 };
 
-// The rate of step 0 … steps-1. Warm-up is linear and never 0; the last step has exactly final_rate (constant: the peak).
+// The rate of step 0 … steps-1. Warm-up is linear and never 0; the last step has exactly final_rate (constant: the
+// peak).
 inline float learning_rate(const Schedule& s, int64_t step) {
     if (step < s.warmup_steps) return float(s.learning_rate * double(step + 1) / double(s.warmup_steps));
     if (s.kind == Schedule::Kind::constant) return s.learning_rate;
-    const int64_t decay_from = s.kind == Schedule::Kind::wsd
-                                   ? std::max<int64_t>(s.warmup_steps, s.steps - std::max<int64_t>(1, std::llround(s.steps * s.wsd_decay)))
-                                   : s.warmup_steps;
+    const int64_t decay_from =
+        s.kind == Schedule::Kind::wsd
+            ? std::max<int64_t>(s.warmup_steps, s.steps - std::max<int64_t>(1, std::llround(s.steps * s.wsd_decay)))
+            : s.warmup_steps;
     if (step < decay_from) return s.learning_rate;
     if (step + 1 >= s.steps) return s.final_rate;
     // p runs from just above 0 to 1 at the last step

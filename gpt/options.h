@@ -1,7 +1,7 @@
 // options.h - every option of train_gpt, one line each
 //
-// A default of 0 with the words "0: …" means that the model or the machine decides; resolve() puts the decision in, so that
-// run.json and the re-runnable command line hold what was used.
+// A default of 0 with the words "0: …" means that the model or the machine decides; resolve() puts the decision in, so
+// that run.json and the re-runnable command line hold what was used.
 #pragma once
 #include <set>
 #include <string>
@@ -15,19 +15,21 @@
 
 struct Options {
     std::string model = "quickstart", train_data, val_data, tokenizer, out;
-    int64_t     steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
-    Schedule    schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
+    int64_t steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
+    Schedule schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
     std::string optimizer = "adamw";
     AdamWSettings adamw{0.9f, 0.95f, 1e-8f, -1.f, 1.f};
     std::string dtype = "auto", device = "auto", recompute = "none";
-    int         threads = 0;
-    uint64_t    seed    = 1337;
-    int64_t     eval_every = -1, eval_batches = 20, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2, log_every = 10;
-    int64_t     max_skips = 10;
+    int threads        = 0;
+    uint64_t seed      = 1337;
+    int64_t eval_every = -1, eval_batches = 20, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2,
+            log_every = 10;
+    int64_t max_skips = 10;
     std::string prompt;
-    bool        resume = false, dry_run = false, list_models = false;
+    bool resume = false, dry_run = false, list_models = false;
 };
 
+// clang-format off
 inline void list_options(Flags& f, Options& o) {
     using Kind = Schedule::Kind;
     f.group("model and data");
@@ -75,13 +77,14 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--dry-run",            o.dry_run,        "print parameters, memory by group, tokens and FLOPs, and allocate nothing");
     f.add("--list-models",        o.list_models,    "print the table of presets");
 }
+// clang-format on
 
-// The words of a command line, with those of the run in --out put in front of them when it says --resume: what was given for
-// that run holds unless it is given again.
+// The words of a command line, with those of the run in --out put in front of them when it says --resume: what was
+// given for that run holds unless it is given again.
 inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args) {
-    std::string           out;
+    std::string out;
     std::set<std::string> given;
-    bool                  resume = false;
+    bool resume = false;
     for (size_t i = 1; i < args.size(); i++) {
         const std::string name = args[i].substr(0, args[i].find('='));
         given.insert(name);
@@ -89,7 +92,7 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
         if (name == "--out") out = args[i].size() > 6 ? args[i].substr(6) : i + 1 < args.size() ? args[i + 1] : "";
     }
     if (!resume || out.empty() || !fs::exists(out + "/run.json")) return args;
-    const Fields             run(out + "/run.json");
+    const Fields run(out + "/run.json");
     std::vector<std::string> all = {args[0]};
     CHECK(run.has("options") && run.raw("options").is_object(), "{}: the field \"options\" is missing", run.path());
     for (const auto& [name, value] : run.raw("options").items())
@@ -101,11 +104,13 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
 // False when --help or --version was printed.
 inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
     const std::vector<std::string> words = with_resumed_options({argv, argv + argc});
-    std::vector<const char*>       pointers;
+    std::vector<const char*> pointers;
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;
 
-    const auto at_least = [](const char* name, auto value, auto least) { CHECK(value >= least, "{} {}: expected {} or more", name, value, least); };
+    const auto at_least = [](const char* name, auto value, auto least) {
+        CHECK(value >= least, "{} {}: expected {} or more", name, value, least);
+    };
     at_least("--steps", o.steps, 0);
     at_least("--batch", o.batch, 0);
     at_least("--context", o.context, 0);
@@ -127,11 +132,13 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
     CHECK(o.adamw.beta2 >= 0 && o.adamw.beta2 < 1, "--beta2 {}: expected 0 or more, less than 1", o.adamw.beta2);
     CHECK(!(o.accumulate && o.tokens_per_step), "--accumulate and --tokens-per-step say the same thing: give one");
     CHECK(o.optimizer == "adamw", "--optimizer {}: not yet; use --optimizer adamw", o.optimizer);
-    CHECK(o.recompute == "none", "--recompute {}: not yet; use --recompute none, and a smaller --batch when memory is short", o.recompute);
+    CHECK(o.recompute == "none",
+          "--recompute {}: not yet; use --recompute none, and a smaller --batch when memory is short", o.recompute);
     CHECK(!o.resume || !o.out.empty(), "--resume needs --out, the folder of the run to continue");
     for (const char* launcher : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
         const char* world = std::getenv(launcher);
-        CHECK(!world || std::atoi(world) <= 1, "{} is {}: several processes are not supported yet; start one", launcher, world ? world : "");
+        CHECK(!world || std::atoi(world) <= 1, "{} is {}: several processes are not supported yet; start one", launcher,
+              world ? world : "");
     }
     return true;
 }
@@ -143,7 +150,8 @@ inline void resolve(Options& o, const Config& c, const Preset* preset) {
     if (!o.context) o.context = c.context;
     CHECK(o.batch <= 1 << 20 && o.context <= 1 << 24, "--batch {} --context {}: out of range", o.batch, o.context);
     const int64_t micro = o.batch * o.context;
-    CHECK(o.tokens_per_step % micro == 0, "--tokens-per-step {}: not a multiple of batch × context = {} × {} = {}; {} would be", o.tokens_per_step,
+    CHECK(o.tokens_per_step % micro == 0,
+          "--tokens-per-step {}: not a multiple of batch × context = {} × {} = {}; {} would be", o.tokens_per_step,
           o.batch, o.context, micro, std::max<int64_t>(1, o.tokens_per_step / micro) * micro);
     if (o.tokens_per_step) o.accumulate = o.tokens_per_step / micro;
     if (!o.accumulate) o.accumulate = 1;
@@ -157,7 +165,8 @@ inline void resolve_steps(Options& o, int64_t train_tokens) {
     if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / (o.batch * o.context * o.accumulate));
     o.schedule.steps = o.steps;
     if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = o.steps / 50;
-    CHECK(o.schedule.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.schedule.warmup_steps, o.steps);
+    CHECK(o.schedule.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.schedule.warmup_steps,
+          o.steps);
     if (o.eval_every < 0) o.eval_every = std::max<int64_t>(1, o.steps / 10);
     if (o.save_every < 0) o.save_every = o.eval_every ? o.eval_every : std::max<int64_t>(1, o.steps / 10);
 }

@@ -1,7 +1,7 @@
 // params.h - the parameter table: name, shape, initial value and decay of every weight, stated once
 //
-// Allocate, initialise, load, save, decay, count, compare: each is one walk over each_param(). Adding a weight is adding a row.
-// Names are ours; hf.h knows what other programs call them.
+// Allocate, initialise, load, save, decay, count, compare: each is one walk over each_param(). Adding a weight is
+// adding a row. Names are ours; hf.h knows what other programs call them.
 #pragma once
 #include <fmt/format.h>
 
@@ -13,11 +13,11 @@
 #include "kernels/device.h"
 
 struct Block {
-    Tensor ln1_w, ln1_b, qkv_w, qkv_b, proj_w, proj_b;   // (C) (C) (3C,C) (3C) (C,C) (C)
-    Tensor ln2_w, ln2_b, up_w, up_b, down_w, down_b;     // (C) (C) (F,C) (F) (C,F) (C)
+    Tensor ln1_w, ln1_b, qkv_w, qkv_b, proj_w, proj_b;  // (C) (C) (3C,C) (3C) (C,C) (C)
+    Tensor ln2_w, ln2_b, up_w, up_b, down_w, down_b;    // (C) (C) (F,C) (F) (C,F) (C)
 };
 struct Params {
-    Tensor wte, wpe;              // (Vp,C) (context,C)
+    Tensor wte, wpe;  // (Vp,C) (context,C)
     std::vector<Block> block;
     Tensor lnf_w, lnf_b, head_w;  // (C) (C) (Vp,C); head_w is wte when the head is tied
 };
@@ -29,6 +29,7 @@ struct Start {
 };
 
 // row(tensor, name, shape, start, decays) for every weight that the model owns, in the order of the forward pass.
+// clang-format off
 template <class P, class Row> void each_param(P& p, const Config& c, Row row) {
     const int64_t C = c.width, F = c.feed_forward, Vp = c.padded_vocab();
     const bool    neox = c.init == Init::neox;
@@ -65,6 +66,7 @@ template <class P, class Row> void each_param(P& p, const Config& c, Row row) {
     if (!c.tied_head)
     row(p.head_w,       "head.weight",      Shape{Vp, C},  std,   true );
 }
+// clang-format on
 
 // Weights that are other weights under a second name. Gradients are +=, so both uses add up by themselves.
 inline void alias_params(Params& p, const Config& c) {
@@ -73,11 +75,11 @@ inline void alias_params(Params& p, const Config& c) {
 
 // The same rows as a list, for walks over several sets of weights side by side.
 struct ParamRow {
-    Tensor*     tensor;
+    Tensor* tensor;
     std::string name;
-    Shape       shape;
-    Start       start;
-    bool        decays;
+    Shape shape;
+    Start start;
+    bool decays;
 };
 inline std::vector<ParamRow> param_rows(Params& p, const Config& c) {
     std::vector<ParamRow> rows;
@@ -89,7 +91,7 @@ inline std::vector<ParamRow> param_rows(Params& p, const Config& c) {
 
 // The table with memory behind it: every tensor in one dtype, zero-filled, in one block.
 inline Params allocate_params(Arena& arena, const Config& c, DType dtype, const Device& device) {
-    Params     p;
+    Params p;
     const auto rows = param_rows(p, c);
     for (const ParamRow& r : rows) arena.plan(r.shape, dtype);
     arena.allocate(device);
@@ -103,7 +105,7 @@ inline bool is_vocab_table(const std::string& name) { return name == "wte.weight
 
 // The number published for a model: every weight once, padding of the vocabulary left out.
 inline int64_t count_params(const Config& c) {
-    Params  p;
+    Params p;
     int64_t n = 0;
     for (const ParamRow& r : param_rows(p, c)) n += is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
     return n;
@@ -112,7 +114,7 @@ inline int64_t count_params(const Config& c) {
 // Values for a fresh model. The random stream is keyed by the weight's name, so it depends on no other weight.
 inline void initialise_params(Params& p, const Config& c, uint64_t seed, Stream s) {
     for (const ParamRow& r : param_rows(p, c)) {
-        const int64_t      n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
+        const int64_t n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
         std::vector<float> values(r.shape.numel(), r.start.kind == Start::constant ? r.start.value : 0.f);
         if (r.start.kind == Start::normal) {
             const Random random(seed, "initialise " + r.name);

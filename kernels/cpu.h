@@ -1,8 +1,8 @@
-// cpu.h - what the CPU half of every op is made of: parallel_for, 16-lane vectors, exp
+// cpu.h - what the CPU half of every op is made of: parallel ranges, vectors of one register, exp
 //
-// floats is a GCC/Clang vector of 16 floats: one AVX-512 register, two AVX2 registers or four SSE ones, whatever -march
-// allows, so the kernels are written once. Work is cut into pieces whose number does not depend on the number of threads wherever a sum
-// crosses pieces: results are the same to the bit for any --threads.
+// floats is a GCC/Clang vector as wide as a register of the machine that -march names: 16, 8 or 4 floats. The kernels are
+// written once in terms of `lanes`. Wherever a sum crosses pieces of work, their number does not depend on the number of
+// threads: results are the same to the bit for any --threads.
 #pragma once
 #include <omp.h>
 
@@ -29,32 +29,34 @@ template <class F> inline void parallel_tasks(int64_t n, F f) {
     for (int64_t i = 0; i < n; i++) f(i);
 }
 
+// Wider than a register and GCC keeps the vectors on the stack: attention then runs at a tenth of its speed on SSE.
+#if defined(__AVX512F__)
 constexpr int lanes = 16;
-typedef float    floats __attribute__((vector_size(4 * lanes), aligned(4)));
-typedef int32_t  ints   __attribute__((vector_size(4 * lanes), aligned(4)));
-typedef uint32_t words  __attribute__((vector_size(4 * lanes), aligned(4)));
-typedef uint16_t halves __attribute__((vector_size(2 * lanes), aligned(2)));
+#elif defined(__AVX__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+typedef float    floats __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef int32_t  ints   __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef uint32_t words  __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef uint16_t halves __attribute__((vector_size(2 * lanes), aligned(2), may_alias));
 
 inline floats broadcast(float x) { return x - floats{}; }
-inline floats load(const float* p) {
-    floats v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
+inline floats load(const float* p) { return *reinterpret_cast<const floats*>(p); }
 inline floats load(const bf16* p) {
-    halves h;
-    std::memcpy(&h, p, sizeof h);
+    const halves h = *reinterpret_cast<const halves*>(p);
     return reinterpret_cast<floats>(__builtin_convertvector(h, words) << 16);
 }
-inline void store(float* p, floats v) { std::memcpy(p, &v, sizeof v); }
-inline void store(bf16* p, floats v) {  // the rounding of bf16(float), 16 at a time
+inline void store(float* p, floats v) { *reinterpret_cast<floats*>(p) = v; }
+inline void store(bf16* p, floats v) {  // the rounding of bf16(float)
     const words u       = reinterpret_cast<words>(v);
     const words rounded = u + 0x7fffu + ((u >> 16) & 1u);
     const words picked  = v != v ? u | 0x00400000u : rounded;
     const halves h      = __builtin_convertvector(picked >> 16, halves);
-    std::memcpy(p, &h, sizeof h);
+    *reinterpret_cast<halves*>(p) = h;
 }
-// The first n < 16 lanes; the rest read as `fill` and are not written.
+// The first n < lanes; the rest read as `fill` and are not written.
 template <class T> inline floats load(const T* p, int64_t n, float fill = 0.f) {
     T tmp[lanes];
     for (int i = 0; i < lanes; i++) tmp[i] = i < n ? p[i] : T(fill);
@@ -81,7 +83,7 @@ inline float  max(floats v) {
     return x[0];
 }
 
-// f(i, n) along a row in steps of 16: n is 16, or what is left at the end. With load(p + i, n) it reads as one loop.
+// f(i, n) along a row in steps of `lanes`: n is that, or what is left at the end. With load(p + i, n) it reads as one loop.
 template <class F> inline void for_lanes(int64_t n, F f) {
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<int64_t, lanes>{});

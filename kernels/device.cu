@@ -13,7 +13,8 @@
 #include "cpu.h"
 #include "ops.h"
 
-// ---- what the machine is ----------------------------------------------------------------------------------------------
+// ---- what the machine is
+// ----------------------------------------------------------------------------------------------
 
 static std::string cpu_name() {
     std::ifstream info("/proc/cpuinfo");
@@ -24,11 +25,11 @@ static std::string cpu_name() {
 
 // Memory that may still be taken: the kernel's estimate, or what the control group leaves when that is less.
 static int64_t available_memory() {
-    int64_t       available = int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+    int64_t available = int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     std::ifstream info("/proc/meminfo");
     for (std::string key, rest; info >> key && std::getline(info, rest);)
         if (key == "MemAvailable:") available = std::stoll(rest) * 1024;
-    int64_t       limit = 0, used = 0;
+    int64_t limit = 0, used = 0;
     std::ifstream max("/sys/fs/cgroup/memory.max"), current("/sys/fs/cgroup/memory.current");
     if (max >> limit && current >> used) available = std::min(available, std::max<int64_t>(limit - used, 0));
     return available;
@@ -46,6 +47,12 @@ Device::Device(const std::string& kind, int index, int threads) {
 
 Device::~Device() = default;
 
+void let_idle_threads_sleep(char** argv) {
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    execv("/proc/self/exe", argv);  // returns only where there is no /proc; then threads spin
+}
+
 bool Device::fast_bf16() const {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx512bf16");
@@ -61,7 +68,7 @@ double Device::peak_flops(DType t) const {
     double& rate = peak_[t];
     if (rate > 0) return rate;
     const int64_t n = 1024;
-    Arena         arena("peak measurement");
+    Arena arena("peak measurement");
     for (int i = 0; i < 3; i++) arena.plan({n, n}, t);
     arena.allocate(*this);
     const Tensor x = arena.take({n, n}, t), w = arena.take({n, n}, t), y = arena.take({n, n}, t);
@@ -75,7 +82,8 @@ double Device::peak_flops(DType t) const {
     return rate;
 }
 
-// ---- memory -------------------------------------------------------------------------------------------------------------
+// ---- memory
+// -------------------------------------------------------------------------------------------------------------
 
 static std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", double(bytes) / (1 << 30)); }
 
@@ -84,8 +92,8 @@ static constexpr int64_t page = 4096;
 
 void* Device::allocate(int64_t bytes) const {
     const int64_t available = free_bytes();
-    CHECK_RUN(bytes < available, "out of memory: {} wanted, {} free; a smaller --batch or --context takes less", gib(bytes),
-              gib(available));
+    CHECK_RUN(bytes < available, "out of memory: {} wanted, {} free; a smaller --batch or --context takes less",
+              gib(bytes), gib(available));
     void* base = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK_RUN(base != MAP_FAILED, "out of memory: {} wanted, {} free: {}", gib(bytes), gib(available), os_error());
     madvise(base, bytes + page, MADV_HUGEPAGE);
@@ -130,12 +138,14 @@ Tensor Arena::take(const Shape& shape, DType dtype) {
 
 Tensor Arena::flat(DType dtype) const { return Tensor{base_, dtype, {used_ / size_of(dtype)}}; }
 
-// ---- moving bytes -------------------------------------------------------------------------------------------------------
+// ---- moving bytes
+// -------------------------------------------------------------------------------------------------------
 
 namespace cpu {
-template <class To, class From> static void convert(Tensor dst, Tensor src) {
-    To*         out = dst.data<To>();
-    const From* in  = src.data<From>();
+template <class To, class From>
+static void convert(Tensor dst, Tensor src) {
+    To* out        = dst.data<To>();
+    const From* in = src.data<From>();
     parallel_ranges(dst.numel(), 1 << 14, [=](int64_t begin, int64_t end) {
         for_lanes(end - begin, [=](int64_t i, auto n) { store(out + begin + i, load(in + begin + i, n), n); });
     });

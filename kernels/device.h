@@ -1,4 +1,5 @@
-// device.h - where memory lives and where ops run: Device, Stream, Arena, and RUN_ON, the one place that chooses a machine
+// device.h - where memory lives and where ops run: Device, Stream, Arena, and RUN_ON, the one place that chooses a
+// machine
 #pragma once
 #include <functional>
 #include <map>
@@ -12,8 +13,8 @@ enum class Machine : uint8_t { cpu, cuda };
 
 // A queue of work on one machine. Passed by value; the Device that made it owns what is behind it.
 struct Stream {
-    Machine where  = Machine::cpu;
-    void*   handle = nullptr;  // a cudaStream_t when where == cuda
+    Machine where = Machine::cpu;
+    void* handle  = nullptr;  // a cudaStream_t when where == cuda
 };
 
 // One processor and its memory. Handles of libraries live here.
@@ -22,38 +23,43 @@ class Device {
     // kind: auto, cpu or cuda. threads: CPU threads, 0 for one per core.
     explicit Device(const std::string& kind = "auto", int index = 0, int threads = 0);
     ~Device();
-    Device(const Device&) = delete;
+    Device(const Device&)            = delete;
     Device& operator=(const Device&) = delete;
 
-    Stream      stream() const { return stream_; }
-    Machine     where() const { return stream_.where; }
-    std::string name() const { return name_; }      // "AMD EPYC" or "H100 80GB"
-    int         threads() const { return threads_; }
-    bool        fast_bf16() const;                  // bf16 products at twice the rate of fp32 or better
-    double      peak_flops(DType t) const;          // measured matrix-product rate, FLOP/s; measured once, cached
-    int64_t     free_bytes() const;                 // memory that a run could still take
+    Stream stream() const { return stream_; }
+    Machine where() const { return stream_.where; }
+    std::string name() const { return name_; }  // "AMD EPYC" or "H100 80GB"
+    int threads() const { return threads_; }
+    bool fast_bf16() const;            // bf16 products at twice the rate of fp32 or better
+    double peak_flops(DType t) const;  // measured matrix-product rate, FLOP/s; measured once, cached
+    int64_t free_bytes() const;        // memory that a run could still take
 
-    void* allocate(int64_t bytes) const;            // 64-byte aligned; RunError when there is no more
-    void  release(void* p) const;
+    void* allocate(int64_t bytes) const;  // 64-byte aligned; RunError when there is no more
+    void release(void* p) const;
 
   private:
-    Stream                          stream_;
-    std::string                     name_;
-    int                             threads_ = 1;
+    Stream stream_;
+    std::string name_;
+    int threads_ = 1;
     mutable std::map<DType, double> peak_;
 };
 
-std::string backends();                                // the libraries in this binary, for --version
+std::string backends();  // the libraries in this binary, for --version
 
-void copy(Tensor dst /*=*/, Tensor src, Stream s);     // same shape; converts between fp32 and bf16
+// Lets idle threads sleep, by starting the program again with OMP_WAIT_POLICY=passive; call it first in main(). The
+// OpenMP library reads that once, before main. Spinning, its default, makes a step four times slower as soon as another
+// program wants one of the cores. An OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set already stays.
+void let_idle_threads_sleep(char** argv);
+
+void copy(Tensor dst /*=*/, Tensor src, Stream s);  // same shape; converts between fp32 and bf16
 void zero(Tensor t /*=*/, Stream s);
-void sync(Stream s);                                   // waits until all queued work is done
+void sync(Stream s);  // waits until all queued work is done
 // To and from ordinary host memory; same shape and dtype; the host side may be touched when the call returns.
 void to_host(void* dst, Tensor src, Stream s);
 void from_host(Tensor dst, const void* src, Stream s);
 
-// Memory for a table of tensors, in one block. Walk the table once with plan() to learn the size, call allocate(), and walk
-// it again with take(): both walks see the same rows, so the second gets the memory that the first asked for.
+// Memory for a table of tensors, in one block. Walk the table once with plan() to learn the size, call allocate(), and
+// walk it again with take(): both walks see the same rows, so the second gets the memory that the first asked for.
 class Arena {
   public:
     explicit Arena(std::string group = "") : group_(std::move(group)) {}
@@ -61,34 +67,36 @@ class Arena {
     Arena& operator=(Arena&& o) noexcept;
     ~Arena();
 
-    void    plan(const Shape& shape, DType dtype) { planned_ += padded(shape, dtype); }
-    void    allocate(const Device& device);            // zero-filled
-    Tensor  take(const Shape& shape, DType dtype);
-    void    rewind() { used_ = 0; }                    // take() starts over: the same memory under other shapes
+    void plan(const Shape& shape, DType dtype) { planned_ += padded(shape, dtype); }
+    void allocate(const Device& device);  // zero-filled
+    Tensor take(const Shape& shape, DType dtype);
+    void rewind() { used_ = 0; }  // take() starts over: the same memory under other shapes
     int64_t bytes() const { return planned_; }
     // All the elements taken so far as one flat tensor, padding between rows included (it stays zero).
-    Tensor  flat(DType dtype) const;
+    Tensor flat(DType dtype) const;
 
   private:
     static int64_t padded(const Shape& shape, DType dtype) { return (shape.numel() * size_of(dtype) + 63) / 64 * 64; }
-    std::string   group_;
-    const Device* device_  = nullptr;
-    char*         base_    = nullptr;
-    int64_t       planned_ = 0, used_ = 0;
+    std::string group_;
+    const Device* device_ = nullptr;
+    char* base_           = nullptr;
+    int64_t planned_ = 0, used_ = 0;
 };
 
 // RUN_ON(s, op, x, args…): calls cpu::op<T>(x, args…) or gpu::op<T>(x, args…, stream) for the dtype T of x.
 #ifdef __CUDACC__
-#define RUN_ON(s, op, x, ...)                                                                              \
-    for_dtype((x).dtype, [&](auto zero_) {                                                                 \
-        using T_ = decltype(zero_);                                                                        \
-        if ((s).where == Machine::cpu) cpu::op<T_>(x, __VA_ARGS__);                                        \
-        else gpu::op<T_>(x, __VA_ARGS__, static_cast<cudaStream_t>((s).handle));                           \
+#define RUN_ON(s, op, x, ...)                                                   \
+    for_dtype((x).dtype, [&](auto zero_) {                                      \
+        using T_ = decltype(zero_);                                             \
+        if ((s).where == Machine::cpu)                                          \
+            cpu::op<T_>(x, __VA_ARGS__);                                        \
+        else                                                                    \
+            gpu::op<T_>(x, __VA_ARGS__, static_cast<cudaStream_t>((s).handle)); \
     })
 #else
-#define RUN_ON(s, op, x, ...)                                                                              \
-    for_dtype((x).dtype, [&](auto zero_) {                                                                 \
-        CHECK((s).where == Machine::cpu, #op ": this binary was built without its CUDA half");             \
-        cpu::op<decltype(zero_)>(x, __VA_ARGS__);                                                          \
+#define RUN_ON(s, op, x, ...)                                                                  \
+    for_dtype((x).dtype, [&](auto zero_) {                                                     \
+        CHECK((s).where == Machine::cpu, #op ": this binary was built without its CUDA half"); \
+        cpu::op<decltype(zero_)>(x, __VA_ARGS__);                                              \
     })
 #endif

@@ -1,7 +1,7 @@
 // tensor.h - DType, Shape and Tensor: a view of memory that somebody else owns
 //
-// A Tensor is passed by value: pointer, element type, shape; row-major and contiguous. A null Tensor stands for "this model
-// has no such weight", and an op skips it. Which machine the memory lives on is the Stream's business (device.h).
+// A Tensor is passed by value: pointer, element type, shape; row-major and contiguous. A null Tensor stands for "this
+// model has no such weight", and an op skips it. Which machine the memory lives on is the Stream's business (device.h).
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -20,8 +20,8 @@ enum class DType : uint8_t { F32, BF16, I32 };
 inline int64_t size_of(DType t) { return t == DType::BF16 ? 2 : 4; }
 inline const char* name_of(DType t) { return t == DType::F32 ? "fp32" : t == DType::BF16 ? "bf16" : "int32"; }
 
-// The upper half of an IEEE float: 8 exponent bits, 7 stored bits of precision. Rounds to nearest, ties to even; a NaN stays
-// a NaN (quieted), so hostile values survive storage.
+// The upper half of an IEEE float: 8 exponent bits, 7 stored bits of precision. Rounds to nearest, ties to even; a NaN
+// stays a NaN (quieted), so hostile values survive storage.
 struct bf16 {
     uint16_t bits;
     bf16() = default;
@@ -32,7 +32,7 @@ struct bf16 {
         } x{f};
         const uint32_t rounded = x.u + 0x7fffu + ((x.u >> 16) & 1u);
         const uint32_t quieted = x.u | 0x00400000u;
-        bits = uint16_t(((x.u & 0x7fffffffu) > 0x7f800000u ? quieted : rounded) >> 16);
+        bits                   = uint16_t(((x.u & 0x7fffffffu) > 0x7f800000u ? quieted : rounded) >> 16);
     }
     HD operator float() const {
         union {
@@ -44,15 +44,25 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2, "bf16 is two bytes in files and in memory");
 
-template <class T> struct dtype_of_type;
-template <> struct dtype_of_type<float>   { static constexpr DType value = DType::F32; };
-template <> struct dtype_of_type<bf16>    { static constexpr DType value = DType::BF16; };
-template <> struct dtype_of_type<int32_t> { static constexpr DType value = DType::I32; };
+template <class T>
+struct dtype_of_type;
+template <>
+struct dtype_of_type<float> {
+    static constexpr DType value = DType::F32;
+};
+template <>
+struct dtype_of_type<bf16> {
+    static constexpr DType value = DType::BF16;
+};
+template <>
+struct dtype_of_type<int32_t> {
+    static constexpr DType value = DType::I32;
+};
 
 struct Shape {
     static constexpr int max_dims = 5;
-    int64_t dim[max_dims] = {};
-    int     dims          = 0;
+    int64_t dim[max_dims]         = {};
+    int dims                      = 0;
 
     Shape() = default;
     Shape(std::initializer_list<int64_t> list) {
@@ -88,23 +98,26 @@ struct Tensor {
     int64_t numel() const { return shape.numel(); }
     int64_t bytes() const { return numel() * size_of(dtype); }
     // Elements, after checking that they are what the caller thinks they are.
-    template <class T> T* data() const {
+    template <class T>
+    T* data() const {
         CHECK(dtype == dtype_of_type<T>::value, "tensor {} holds {}, not {}", shape.str(), name_of(dtype),
               name_of(dtype_of_type<T>::value));
         return static_cast<T*>(ptr);
     }
     // The same elements under another shape.
     Tensor view(Shape s) const {
-        CHECK(s.numel() == numel(), "cannot view {} as {}: {} elements against {}", shape.str(), s.str(), numel(), s.numel());
+        CHECK(s.numel() == numel(), "cannot view {} as {}: {} elements against {}", shape.str(), s.str(), numel(),
+              s.numel());
         return Tensor{ptr, dtype, s};
     }
     // Rows [first, first + count) of the leading dimension; a null tensor has null rows.
     Tensor rows(int64_t first, int64_t count) const {
         if (!ptr) return *this;
-        CHECK(first >= 0 && count >= 0 && first + count <= shape[0], "rows {}..{} of {}", first, first + count, shape.str());
-        Tensor t   = *this;
+        CHECK(first >= 0 && count >= 0 && first + count <= shape[0], "rows {}..{} of {}", first, first + count,
+              shape.str());
+        Tensor t       = *this;
         t.shape.dim[0] = count;
-        t.ptr      = static_cast<char*>(ptr) + first * (shape[0] ? numel() / shape[0] : 0) * size_of(dtype);
+        t.ptr          = static_cast<char*>(ptr) + first * (shape[0] ? numel() / shape[0] : 0) * size_of(dtype);
         return t;
     }
     std::string str() const { return ptr ? shape.str() + " " + name_of(dtype) : "null"; }
@@ -118,18 +131,21 @@ inline void expect_at(const char* file, int line, const char* op, const Tensor& 
                          name_of(dtype), because_name, because.str());
 }
 // expect(t, shape, dtype, because): t must be there and be exactly so. expect_maybe: t may be null.
-#define expect(t, shape, dtype, because) \
-    expect_at(__FILE__, __LINE__, __func__, t, #t, shape, dtype, because, #because)
-#define expect_maybe(t, shape, dtype, because)                   \
-    do {                                                         \
-        if (t) expect(t, shape, dtype, because);                 \
+#define expect(t, shape, dtype, because) expect_at(__FILE__, __LINE__, __func__, t, #t, shape, dtype, because, #because)
+#define expect_maybe(t, shape, dtype, because)   \
+    do {                                         \
+        if (t) expect(t, shape, dtype, because); \
     } while (0)
 
 // Calls f with a zero of the C++ type behind a floating dtype, so that an op picks its instance once.
-template <class F> inline void for_dtype(DType t, F f) {
+template <class F>
+inline void for_dtype(DType t, F f) {
     switch (t) {
-        case DType::F32: return f(float(0));
-        case DType::BF16: return f(bf16(0.f));
-        default: fail("this op works on fp32 and bf16, got {}", name_of(t));
+        case DType::F32:
+            return f(float(0));
+        case DType::BF16:
+            return f(bf16(0.f));
+        default:
+            fail("this op works on fp32 and bf16, got {}", name_of(t));
     }
 }

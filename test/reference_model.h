@@ -1,4 +1,5 @@
-// reference_model.h - the whole model in double, as plainly as it can be written: the loss that gradients are differenced from
+// reference_model.h - the whole model in double, as plainly as it can be written: the loss that gradients are
+// differenced from
 #pragma once
 #include <cmath>
 #include <functional>
@@ -23,8 +24,8 @@ inline Weights weights_in_double(Params& p, const Config& c, Stream s) {
 // Mean loss of one sequence after another. ids (B, T + 1).
 inline double reference_loss(const Weights& w, const Config& c, const std::vector<int32_t>& ids, int64_t B, int64_t T) {
     const int64_t C = c.width, H = c.heads, D = c.head_size(), F = c.feed_forward;
-    using Rows      = std::vector<std::vector<double>>;   // (T, …)
-    const auto has  = [&](const std::string& name) { return w.count(name) > 0; };
+    using Rows        = std::vector<std::vector<double>>;  // (T, …)
+    const auto has    = [&](const std::string& name) { return w.count(name) > 0; };
     const auto linear = [&](const Rows& x, const std::string& name, int64_t out) {
         Rows y(x.size(), std::vector<double>(out));
         for (size_t t = 0; t < x.size(); t++)
@@ -42,7 +43,8 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
             for (double v : row) mean += v / C;
             for (double v : row) var += (v - mean) * (v - mean) / C;
             for (int64_t i = 0; i < C; i++)
-                row[i] = (row[i] - mean) / std::sqrt(var + c.norm_eps) * w.at(name + ".weight")[i] + w.at(name + ".bias")[i];
+                row[i] =
+                    (row[i] - mean) / std::sqrt(var + c.norm_eps) * w.at(name + ".weight")[i] + w.at(name + ".bias")[i];
         }
         return y;
     };
@@ -60,16 +62,17 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
         Rows x(T, std::vector<double>(C));
         for (int64_t t = 0; t < T; t++)
             for (int64_t i = 0; i < C; i++)
-                x[t][i] = w.at("wte.weight")[ids[b * (T + 1) + t] * C + i] + (c.learned_positions ? w.at("wpe.weight")[t * C + i] : 0);
+                x[t][i] = w.at("wte.weight")[ids[b * (T + 1) + t] * C + i] +
+                          (c.learned_positions ? w.at("wpe.weight")[t * C + i] : 0);
         for (int64_t l = 0; l < c.layers; l++) {
-            const auto in  = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
-            Rows       qkv = linear(norm(x, in("ln1")), in("qkv"), 3 * C);
+            const auto in = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
+            Rows qkv      = linear(norm(x, in("ln1")), in("qkv"), 3 * C);
             for (int64_t t = 0; t < T; t++)
                 for (int64_t part = 0; part < 2; part++)
                     for (int64_t h = 0; h < H; h++)
                         for (int64_t i = 0, half = c.rope.dim / 2; i < half; i++) {
                             const double angle = t * std::pow(double(c.rope.base), -2.0 * i / c.rope.dim);
-                            double &     lo = qkv[t][part * C + h * D + i], &hi = qkv[t][part * C + h * D + i + half];
+                            double &lo = qkv[t][part * C + h * D + i], &hi = qkv[t][part * C + h * D + i + half];
                             const double a = lo, d = hi;
                             lo = a * std::cos(angle) - d * std::sin(angle);
                             hi = d * std::cos(angle) + a * std::sin(angle);
@@ -78,9 +81,10 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
             for (int64_t h = 0; h < H; h++)
                 for (int64_t t = 0; t < T; t++) {
                     std::vector<double> p(t + 1);
-                    double              most = -1e300, total = 0;
+                    double most = -1e300, total = 0;
                     for (int64_t u = 0; u <= t; u++) {
-                        for (int64_t i = 0; i < D; i++) p[u] += qkv[t][h * D + i] * qkv[u][C + h * D + i] * c.attn_scale();
+                        for (int64_t i = 0; i < D; i++)
+                            p[u] += qkv[t][h * D + i] * qkv[u][C + h * D + i] * c.attn_scale();
                         most = std::max(most, p[u]);
                     }
                     for (double& v : p) total += v = std::exp(v - most);
@@ -88,16 +92,16 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
                         for (int64_t i = 0; i < D; i++) att[t][h * D + i] += p[u] / total * qkv[u][2 * C + h * D + i];
                 }
             const Rows mid = add(x, linear(att, in("proj"), C));
-            Rows       up  = linear(norm(c.parallel ? x : mid, in("ln2")), in("up"), F);
+            Rows up        = linear(norm(c.parallel ? x : mid, in("ln2")), in("up"), F);
             for (auto& row : up)
                 for (double& v : row) v = gelu(v);
             x = add(mid, linear(up, in("down"), C));
         }
-        const Rows last = norm(x, "lnf");
+        const Rows last  = norm(x, "lnf");
         const auto& head = w.at(c.tied_head ? "wte.weight" : "head.weight");
         for (int64_t t = 0; t < T; t++) {
             std::vector<double> logits(c.vocab);
-            double              most = -1e300, total = 0;
+            double most = -1e300, total = 0;
             for (int64_t v = 0; v < c.vocab; v++) {
                 for (int64_t i = 0; i < C; i++) logits[v] += last[t][i] * head[v * C + i];
                 most = std::max(most, logits[v]);

@@ -1,12 +1,12 @@
-// test_model.cpp - whole models: against PyTorch and transformers (test/golden), against finite differences in double, against the small
-// reference models, with and without a cache, and against themselves
+// test_model.cpp - whole models: against PyTorch and transformers (test/golden), against finite differences in double,
+// against the small reference models, with and without a cache, and against themselves
 #include "gpt/checkpoint.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"
+#include "test/catch.h"
 #include "test/data.h"
 #include "test/reference_model.h"
 #include "test/scratch.h"
-#include "test/catch.h"
 
 static const Device& cpu_device() {
     static const Device d("cpu");
@@ -14,12 +14,12 @@ static const Device& cpu_device() {
 }
 static std::vector<float> floats_of(const SafetensorsReader& f, const std::string& name) {
     const StoredTensor& t = f.at(name);
-    std::vector<float>  v(t.shape.numel());
+    std::vector<float> v(t.shape.numel());
     t.read_into(v.data());
     return v;
 }
 static std::vector<int32_t> ids_of(const SafetensorsReader& f, const std::string& name) {
-    const StoredTensor&  t = f.at(name);
+    const StoredTensor& t = f.at(name);
     std::vector<int32_t> v(t.shape.numel());
     REQUIRE(t.dtype == "I32");
     std::memcpy(v.data(), t.data, t.bytes);
@@ -28,7 +28,7 @@ static std::vector<int32_t> ids_of(const SafetensorsReader& f, const std::string
 // ids (B, T + 1) as the tokens and targets of a batch
 struct HostBatch {
     std::vector<int32_t> tokens, targets;
-    Batch                batch;
+    Batch batch;
     HostBatch(const int32_t* ids, int64_t B, int64_t T) {
         for (int64_t b = 0; b < B; b++)
             for (int64_t t = 0; t < T; t++) {
@@ -57,10 +57,11 @@ static Config small_config(bool neox) {
     c.check();
     return c;
 }
-static void scatter(Params& p, const Config& c, Stream s, float std = 0.3f) {   // every weight matters, biases and norms too
+static void scatter(Params& p, const Config& c, Stream s,
+                    float std = 0.3f) {  // every weight matters, biases and norms too
     for (const ParamRow& r : param_rows(p, c)) {
         std::vector<float> v(r.shape.numel(), 0.f);
-        const int64_t      n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
+        const int64_t n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
         Random(7, r.name).fill_normal(v.data(), 0, n, std);
         for (int64_t i = 0; i < n; i++) v[i] += r.start.kind == Start::constant ? r.start.value : 0.f;
         copy(*r.tensor, Tensor{v.data(), DType::F32, r.shape}, s);
@@ -68,37 +69,38 @@ static void scatter(Params& p, const Config& c, Stream s, float std = 0.3f) {   
 }
 
 TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
-    const auto              name = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
-    const std::string       home = "test/golden/" + name;
+    const auto name        = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
+    const std::string home = "test/golden/" + name;
     const SafetensorsReader golden(home + "/golden.safetensors");
-    const Fields            facts(home + "/golden.json");
-    const auto              ids = ids_of(golden, "ids");
-    const int64_t           B = golden.at("ids").shape[0], T = golden.at("ids").shape[1] - 1;
+    const Fields facts(home + "/golden.json");
+    const auto ids  = ids_of(golden, "ids");
+    const int64_t B = golden.at("ids").shape[0], T = golden.at("ids").shape[1] - 1;
     CAPTURE(name);
 
     const Config c = read_config(home);
-    Model        m(c, DType::F32, {B, T, true}, cpu_device());
+    Model m(c, DType::F32, {B, T, true}, cpu_device());
     load_weights(m.params, c, SafetensorsReader(home + "/model.safetensors"), m.stream);
     const HostBatch host(ids.data(), B, T);
-    const float     loss = loss_and_gradients(m, host.batch);
+    const float loss = loss_and_gradients(m, host.batch);
     CHECK(std::fabs(loss - facts.number("loss", 0)) <= 1e-5 * loss);
 
-    const auto logits  = floats_of(golden, "logits");
-    double     largest = 0, off = 0;
+    const auto logits = floats_of(golden, "logits");
+    double largest = 0, off = 0;
     for (float x : logits) largest = std::max(largest, std::fabs(double(x)));
     Model one(c, DType::F32, {1, T, false}, cpu_device());
     load_weights(one.params, c, SafetensorsReader(home + "/model.safetensors"), one.stream);
     for (int64_t b = 0; b < B; b++) {
         Generator g(one, 1, T);
         g.feed_all({ids.begin() + b * (T + 1), ids.begin() + b * (T + 1) + T}, [&](int64_t t, const float* row) {
-            for (int64_t v = 0; v < c.vocab; v++) off = std::max(off, std::fabs(double(row[v]) - logits[(b * T + t) * c.vocab + v]));
+            for (int64_t v = 0; v < c.vocab; v++)
+                off = std::max(off, std::fabs(double(row[v]) - logits[(b * T + t) * c.vocab + v]));
         });
     }
     CHECK(off <= 1e-5 * largest);
 
     const HfForm& form = form_of(c.model_type, home);
     for (const ParamRow& r : param_rows(m.grads, c)) {
-        const Foreign f = foreign(form, r.name);
+        const Foreign f    = foreign(form, r.name);
         // transformers 5 calls NeoX's head lm_head in memory, and still embed_out in files
         const bool renamed = !golden.find("grad." + f.name) && r.name == "head.weight";
         const auto theirs  = floats_of(golden, "grad." + (renamed ? "lm_head.weight" : f.name));
@@ -109,33 +111,36 @@ TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
         reorder(wanted.data(), theirs.data(), c, filled, f.layout, true);
         to_host(ours.data(), *r.tensor, m.stream);
         double most = 0, error = 0;
-        for (size_t i = 0; i < ours.size(); i++) most = std::max(most, std::fabs(double(wanted[i]))), error = std::max(error, std::fabs(double(ours[i]) - wanted[i]));
+        for (size_t i = 0; i < ours.size(); i++)
+            most  = std::max(most, std::fabs(double(wanted[i]))),
+            error = std::max(error, std::fabs(double(ours[i]) - wanted[i]));
         CAPTURE(r.name, error, most);
         CHECK(error <= 1e-5 * most);
     }
 }
 
 TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
-    const auto              name = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
-    const std::string       home = "test/golden/" + name;
+    const auto name        = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
+    const std::string home = "test/golden/" + name;
     const SafetensorsReader golden(home + "/golden.safetensors");
-    const Fields            facts(home + "/golden.json");
-    const auto              ids = ids_of(golden, "train_ids");
-    const Shape             shape = golden.at("train_ids").shape;
-    const int64_t           B = shape[1], T = shape[2] - 1;
-    const auto&             a = facts.raw("adamw");
-    const auto&             s = facts.raw("schedule");
+    const Fields facts(home + "/golden.json");
+    const auto ids    = ids_of(golden, "train_ids");
+    const Shape shape = golden.at("train_ids").shape;
+    const int64_t B = shape[1], T = shape[2] - 1;
+    const auto& a = facts.raw("adamw");
+    const auto& s = facts.raw("schedule");
 
     const Config c = read_config(home);
-    Model        m(c, DType::F32, {B, T, true}, cpu_device());
-    AdamW        adamw(m, {a["beta1"], a["beta2"], a["eps"], a["weight_decay"], a["clip"]});
+    Model m(c, DType::F32, {B, T, true}, cpu_device());
+    AdamW adamw(m, {a["beta1"], a["beta2"], a["eps"], a["weight_decay"], a["clip"]});
     load_weights(m.params, c, SafetensorsReader(home + "/model.safetensors"), m.stream);
-    const Schedule schedule{Schedule::Kind::cosine, s["learning_rate"], s["final_learning_rate"], s["warmup_steps"], s["steps"]};
+    const Schedule schedule{Schedule::Kind::cosine, s["learning_rate"], s["final_learning_rate"], s["warmup_steps"],
+                            s["steps"]};
     for (int64_t step = 0; step < shape[0]; step++) {
         const HostBatch host(ids.data() + step * B * (T + 1), B, T);
-        const float     loss = loss_and_gradients(m, host.batch);
+        const float loss = loss_and_gradients(m, host.batch);
         squared_norm(m.acts.grad_norm2, m.all_grads, m.stream);
-        const float  rate   = learning_rate(schedule, step), norm = std::sqrt(read_scalar(m.acts.grad_norm2, m.stream));
+        const float rate = learning_rate(schedule, step), norm = std::sqrt(read_scalar(m.acts.grad_norm2, m.stream));
         const double wanted = facts.raw("losses_float64")[step], wanted_norm = facts.raw("norms_float64")[step];
         CAPTURE(name, step);
         CHECK(rate == Approx(facts.raw("learning_rates")[step].get<double>()).epsilon(1e-6));
@@ -147,19 +152,19 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
 
 TEST_CASE("gradients of whole models equal finite differences in double", "[model]") {
     const bool neox = GENERATE(false, true), parallel = GENERATE(false, true), tied = GENERATE(false, true);
-    Config     c = small_config(neox);
-    c.parallel   = parallel;
-    c.tied_head  = tied;
+    Config c    = small_config(neox);
+    c.parallel  = parallel;
+    c.tied_head = tied;
     CAPTURE(neox, parallel, tied);
-    const int64_t        B = 2, T = 6;
+    const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
     Model m(c, DType::F32, {B, T, true}, cpu_device());
     scatter(m.params, c, m.stream);
     const HostBatch host(ids.data(), B, T);
-    const double    loss = loss_and_gradients(m, host.batch);
-    Weights         w    = weights_in_double(m.params, c, m.stream);
-    const Weights   g    = weights_in_double(m.grads, c, m.stream);
+    const double loss = loss_and_gradients(m, host.batch);
+    Weights w         = weights_in_double(m.params, c, m.stream);
+    const Weights g   = weights_in_double(m.grads, c, m.stream);
     CHECK(std::fabs(loss - reference_loss(w, c, ids, B, T)) <= 1e-5 * loss);
 
     for (const ParamRow& r : param_rows(m.params, c)) {
@@ -167,34 +172,34 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
         for (double x : g.at(r.name)) most = std::max(most, std::fabs(x));
         const int64_t n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
         for (int64_t k = 0; k < std::min<int64_t>(n, 6); k++) {
-            const int64_t i = k * 7919 % n;
-            double&       x = w.at(r.name)[i];
-            const double  before = x, h = 1e-5;
-            x               = before + h;
-            const double up = reference_loss(w, c, ids, B, T);
-            x                 = before - h;
-            const double down = reference_loss(w, c, ids, B, T);
-            x                 = before;
+            const int64_t i     = k * 7919 % n;
+            double& x           = w.at(r.name)[i];
+            const double before = x, h = 1e-5;
+            x                   = before + h;
+            const double up     = reference_loss(w, c, ids, B, T);
+            x                   = before - h;
+            const double down   = reference_loss(w, c, ids, B, T);
+            x                   = before;
             const double wanted = (up - down) / (2 * h), ours = g.at(r.name)[i];
             CAPTURE(r.name, i, ours, wanted, most);
             CHECK(std::fabs(ours - wanted) <= 1e-5 * most + 1e-9);
         }
-        for (int64_t i = n; i < r.shape.numel(); i++) REQUIRE(g.at(r.name)[i] == 0);   // padding learns nothing
+        for (int64_t i = n; i < r.shape.numel(); i++) REQUIRE(g.at(r.name)[i] == 0);  // padding learns nothing
     }
 }
 
 TEST_CASE("the small reference models reproduce their logits", "[model][shared]") {
-    const auto        name = GENERATE(as<std::string>{}, "tiny-gpt2", "tiny-gpt-neox", "gpt-nano-sort");
+    const auto name        = GENERATE(as<std::string>{}, "tiny-gpt2", "tiny-gpt-neox", "gpt-nano-sort");
     const std::string home = shared_data("weights/" + name);
     if (home.empty()) return;
     const Config c = read_config(home);
-    Model        m(c, DType::F32, {1, 1, false}, cpu_device());
+    Model m(c, DType::F32, {1, 1, false}, cpu_device());
     load_weights(m.params, c, SafetensorsReader(home), m.stream);
     const nlohmann::json golden = read_json(home + "/logits.json");
-    double               largest = 0, off = 0;
+    double largest = 0, off = 0;
     for (size_t k = 0; k < golden["sequences"].size(); k++) {
         const std::vector<int32_t> ids = golden["sequences"][k];
-        Generator                  g(m, 1, int64_t(ids.size()));
+        Generator g(m, 1, int64_t(ids.size()));
         g.feed_all(ids, [&](int64_t t, const float* row) {
             for (int64_t v = 0; v < c.vocab; v++) {
                 const double wanted = golden["logits"][k][t][v];
@@ -209,11 +214,11 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
 }
 
 TEST_CASE("load then save gives back every byte of the weights", "[model]") {
-    const auto    name = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
+    const auto name = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
     const Scratch scratch;
     const std::string home = "test/golden/" + name;
-    const Config  c = read_config(home);
-    Model         m(c, DType::F32, {1, 1, false}, cpu_device());
+    const Config c         = read_config(home);
+    Model m(c, DType::F32, {1, 1, false}, cpu_device());
     const SafetensorsReader before(home + "/model.safetensors");
     load_weights(m.params, c, before, m.stream);
     save_model(scratch.path, m.params, c, DType::F32, m.stream);
@@ -231,14 +236,14 @@ TEST_CASE("load then save gives back every byte of the weights", "[model]") {
 
 TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]") {
     const bool neox = GENERATE(false, true);
-    Config     c    = small_config(neox);
+    Config c        = small_config(neox);
     c.context       = 64;
     Model m(c, DType::F32, {1, 1, false}, cpu_device());
     scatter(m.params, c, m.stream);
     std::vector<int32_t> with, text = {1, 5, 2};
     generate(m, text, 40, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t id) { return with.push_back(id), true; });
     for (int64_t n = 0; n < 40; n++) {
-        Generator   g(m, 1, 64);
+        Generator g(m, 1, 64);
         const auto& logits = g.feed(text.data(), int64_t(text.size()));
         text.push_back(choose(logits.data(), c.vocab, Sampling{0.f, 0, 1.f, 1}, 0.f));
         CAPTURE(neox, n);
@@ -246,9 +251,11 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
     }
     // Several samples at once are what each would be alone.
     std::vector<std::vector<int32_t>> samples(3);
-    generate(m, {1, 5, 2}, 20, 3, Sampling{1.f, 0, 1.f, 9}, [&](int64_t i, int32_t id) { return samples[i].push_back(id), true; });
+    generate(m, {1, 5, 2}, 20, 3, Sampling{1.f, 0, 1.f, 9},
+             [&](int64_t i, int32_t id) { return samples[i].push_back(id), true; });
     std::vector<int32_t> first;
-    generate(m, {1, 5, 2}, 20, 1, Sampling{1.f, 0, 1.f, 9}, [&](int64_t, int32_t id) { return first.push_back(id), true; });
+    generate(m, {1, 5, 2}, 20, 1, Sampling{1.f, 0, 1.f, 9},
+             [&](int64_t, int32_t id) { return first.push_back(id), true; });
     CHECK(samples[0] == first);
     CHECK(samples[0] != samples[1]);
     // Past the context the newer half goes on.
@@ -272,25 +279,26 @@ TEST_CASE("choosing a token", "[model]") {
 }
 
 TEST_CASE("bf16 model stays near the fp32 one", "[model]") {
-    const bool   neox = GENERATE(false, true);
-    const Config c    = small_config(neox);
+    const bool neox = GENERATE(false, true);
+    const Config c  = small_config(neox);
     const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
     const HostBatch host(ids.data(), B, T);
-    Model           exact(c, DType::F32, {B, T, true}, cpu_device()), half(c, DType::BF16, {B, T, true}, cpu_device());
+    Model exact(c, DType::F32, {B, T, true}, cpu_device()), half(c, DType::BF16, {B, T, true}, cpu_device());
     scatter(half.params, c, half.stream, 0.1f);
     for (size_t i = 0; i < param_rows(exact.params, c).size(); i++)
         copy(*param_rows(exact.params, c)[i].tensor, *param_rows(half.params, c)[i].tensor, exact.stream);
     const float a = loss_and_gradients(exact, host.batch), b = loss_and_gradients(half, host.batch);
-    CHECK(std::fabs(a - b) <= 0.01f * a);   // a step of bf16 is 0.8 %
+    CHECK(std::fabs(a - b) <= 0.01f * a);  // a step of bf16 is 0.8 %
     for (size_t i = 0; i < param_rows(exact.grads, c).size(); i++) {
-        const ParamRow     e = param_rows(exact.grads, c)[i], h = param_rows(half.grads, c)[i];
+        const ParamRow e = param_rows(exact.grads, c)[i], h = param_rows(half.grads, c)[i];
         std::vector<float> x(e.shape.numel()), y(e.shape.numel());
         to_host(x.data(), *e.tensor, exact.stream);
         to_host(y.data(), *h.tensor, half.stream);
         double most = 0, off = 0;
-        for (size_t k = 0; k < x.size(); k++) most = std::max(most, std::fabs(double(x[k]))), off = std::max(off, std::fabs(double(x[k]) - y[k]));
+        for (size_t k = 0; k < x.size(); k++)
+            most = std::max(most, std::fabs(double(x[k]))), off = std::max(off, std::fabs(double(x[k]) - y[k]));
         CAPTURE(e.name, off, most);
         CHECK(off <= 0.08 * most);
     }
@@ -299,7 +307,8 @@ TEST_CASE("bf16 model stays near the fp32 one", "[model]") {
 TEST_CASE("schedules reach their final value at the last step", "[schedule]") {
     using Kind      = Schedule::Kind;
     const auto kind = GENERATE(Kind::cosine, Kind::linear, Kind::wsd);
-    const auto [steps, warmup] = GENERATE(table<int64_t, int64_t>({{1, 0}, {2, 0}, {10, 3}, {1000, 20}, {5, 5}, {7, 6}}));
+    const auto [steps, warmup] =
+        GENERATE(table<int64_t, int64_t>({{1, 0}, {2, 0}, {10, 3}, {1000, 20}, {5, 5}, {7, 6}}));
     const Schedule s{kind, 1e-2f, 1e-3f, warmup, steps};
     CAPTURE(int(kind), steps, warmup);
     if (steps > warmup) CHECK(learning_rate(s, steps - 1) == 1e-3f);

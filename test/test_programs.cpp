@@ -1,5 +1,6 @@
-// test_programs.cpp - the programs as a user meets them: resume to the bit, stop on signals, and a clear error with exit code 2
-// for every mistake, with nothing lost or overwritten. The folder of the programs is $GPT_BUILD, default build.
+// test_programs.cpp - the programs as a user meets them: resume to the bit, stop on signals, and a clear error with
+// exit code 2 for every mistake, with nothing lost or overwritten. The folder of the programs is $GPT_BUILD, default
+// build.
 #include <sys/wait.h>
 
 #include <csignal>
@@ -7,12 +8,12 @@
 #include <thread>
 
 #include "gpt/files.h"
+#include "test/catch.h"
 #include "test/data.h"
 #include "test/scratch.h"
-#include "test/catch.h"
 
 struct Ran {
-    int         code;
+    int code;
     std::string out, err;
 };
 static std::string build_folder() {
@@ -25,17 +26,19 @@ static std::string quoted(const std::string& word) {
     return q + "'";
 }
 // Runs `program words…` through the shell; `in` is its standard input.
-static Ran run(const Scratch& scratch, const std::string& program, const std::string& words, const std::string& in = "") {
+static Ran run(const Scratch& scratch, const std::string& program, const std::string& words,
+               const std::string& in = "") {
     write_text(scratch / "stdin", in);
-    const std::string line = build_folder() + "/" + program + " " + words + " <" + quoted(scratch / "stdin") + " >" + quoted(scratch / "stdout") +
-                             " 2>" + quoted(scratch / "stderr");
+    const std::string line = build_folder() + "/" + program + " " + words + " <" + quoted(scratch / "stdin") + " >" +
+                             quoted(scratch / "stdout") + " 2>" + quoted(scratch / "stderr");
     const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"), read_text(scratch / "stderr")};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"),
+            read_text(scratch / "stderr")};
 }
 // A shard of a text that repeats with variations, 257 ids.
 static void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1) {
     std::vector<uint16_t> ids(512 + tokens);
-    const int32_t         header[3] = {20240520, 1, int32_t(tokens)};
+    const int32_t header[3] = {20240520, 1, int32_t(tokens)};
     std::memcpy(ids.data(), header, sizeof header);
     for (int64_t i = 0; i < tokens; i++) ids[512 + i] = uint16_t((i * 7 + i / 13 * 5 + (i * i) % 11) % 257);
     if (bad_at >= 0) ids[512 + bad_at] = 300;
@@ -43,7 +46,7 @@ static void write_shard(const std::string& path, int64_t tokens, int32_t bad_at 
 }
 static std::vector<nlohmann::json> records(const std::string& run_folder, const std::string& event) {
     std::vector<nlohmann::json> all;
-    std::ifstream               in(run_folder + "/log.jsonl");
+    std::ifstream in(run_folder + "/log.jsonl");
     for (std::string line; std::getline(in, line);) {
         const auto j = nlohmann::json::parse(line);
         if (j["event"] == event) all.push_back(j);
@@ -52,14 +55,16 @@ static std::vector<nlohmann::json> records(const std::string& run_folder, const 
 }
 static std::string losses(const std::string& run_folder) {
     std::string text;
-    for (const auto& j : records(run_folder, "step")) text += j["step"].dump() + ":" + j["loss"].dump() + "/" + j["norm"].dump() + " ";
+    for (const auto& j : records(run_folder, "step"))
+        text += j["step"].dump() + ":" + j["loss"].dump() + "/" + j["norm"].dump() + " ";
     return text;
 }
 static std::string small_run(const Scratch& s, const std::string& out) {
-    return "--model nano --train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / "train.bin") + " --out " + quoted(s / out) +
-           " --batch 3 --context 16 --accumulate 2 --eval-batches 2 ";
+    return "--model nano --train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / "train.bin") +
+           " --out " + quoted(s / out) + " --batch 3 --context 16 --accumulate 2 --eval-batches 2 ";
 }
-static void refused(const Scratch& s, const std::string& program, const std::string& words, std::initializer_list<const char*> says, int code = 2) {
+static void refused(const Scratch& s, const std::string& program, const std::string& words,
+                    std::initializer_list<const char*> says, int code = 2) {
     const Ran r = run(s, program, words);
     CAPTURE(program, words, r.out, r.err);
     CHECK(r.code == code);
@@ -73,8 +78,11 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     CAPTURE(dtype, model, threads);
     const Scratch s;
     write_shard(s / "train.bin", 3000);
-    const std::string common = fmt::format("--model {} --train-data {} --val-data {} --batch 3 --context 16 --accumulate 2 --eval-batches 2 --steps 20 --warmup-steps 4 "
-                                           "--eval-every 5 --dtype {} --threads {} --save-every 10 --keep 0", model, quoted(s / "train.bin"), quoted(s / "train.bin"), dtype, threads);
+    const std::string common = fmt::format(
+        "--model {} --train-data {} --val-data {} --batch 3 --context 16 --accumulate 2 --eval-batches 2 --steps 20 "
+        "--warmup-steps 4 "
+        "--eval-every 5 --dtype {} --threads {} --save-every 10 --keep 0",
+        model, quoted(s / "train.bin"), quoted(s / "train.bin"), dtype, threads);
     const Ran whole = run(s, "train_gpt", common + " --out " + quoted(s / "whole"));
     CAPTURE(whole.err);
     REQUIRE(whole.code == 0);
@@ -82,7 +90,7 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     REQUIRE(run(s, "train_gpt", common + " --out " + quoted(s / "broken")).code == 0);
     fs::remove_all(s / "broken/checkpoints/0000020");
     fs::remove(s / "broken/checkpoints/latest");
-    fs::create_directory(s / "broken/checkpoints/0000015");   // half a checkpoint, without COMPLETE: nobody's
+    fs::create_directory(s / "broken/checkpoints/0000015");  // half a checkpoint, without COMPLETE: nobody's
     const Ran resumed = run(s, "train_gpt", "--resume --out " + quoted(s / "broken"));
     CAPTURE(resumed.err, resumed.out);
     REQUIRE(resumed.code == 0);
@@ -91,7 +99,8 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     CHECK(records(s / "whole", "end")[0]["fingerprint"] == records(s / "broken", "end")[0]["fingerprint"]);
     for (const char* file : {"model.safetensors", "state.safetensors", "config.json", "state.json"}) {
         CAPTURE(file);
-        CHECK(read_text(s / "whole/checkpoints/0000020/" + file) == read_text(s / "broken/checkpoints/0000020/" + file));
+        CHECK(read_text(s / "whole/checkpoints/0000020/" + file) ==
+              read_text(s / "broken/checkpoints/0000020/" + file));
     }
     // And it learns.
     const auto evals = records(s / "whole", "eval");
@@ -109,9 +118,9 @@ TEST_CASE("results do not depend on the order of the day: the same run twice", "
     REQUIRE(run(s, "train_gpt", small_run(s, "c") + "--steps 6 --seed 2").code == 0);
     CHECK(losses(s / "a") != losses(s / "c"));
     // What run.json says reproduces the run.
-    const auto json = nlohmann::json::parse(read_text(s / "a/run.json"));
-    std::string words = json["command"];
-    words             = words.substr(words.find(' '));
+    const auto json       = nlohmann::json::parse(read_text(s / "a/run.json"));
+    std::string words     = json["command"];
+    words                 = words.substr(words.find(' '));
     const std::string was = s / "a";
     words.replace(words.find(was), was.size(), s / "d");
     REQUIRE(run(s, "train_gpt", words).code == 0);
@@ -122,11 +131,13 @@ TEST_CASE("SIGTERM finishes the step, saves and exits; the run then continues to
     const Scratch s;
     write_shard(s / "train.bin", 3000);
     REQUIRE(run(s, "train_gpt", small_run(s, "whole") + "--steps 400 --eval-every 0 --save-every 0").code == 0);
-    const std::string line = build_folder() + "/train_gpt " + small_run(s, "cut") + "--steps 400 --eval-every 0 --save-every 0 >" + quoted(s / "log") +
-                             " 2>&1 & echo $! >" + quoted(s / "pid");
+    const std::string line = build_folder() + "/train_gpt " + small_run(s, "cut") +
+                             "--steps 400 --eval-every 0 --save-every 0 >" + quoted(s / "log") + " 2>&1 & echo $! >" +
+                             quoted(s / "pid");
     REQUIRE(std::system(line.c_str()) == 0);
     const pid_t pid = std::stoi(read_text(s / "pid"));
-    for (int i = 0; i < 1000 && records(s / "cut", "step").size() < 3; i++) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int i = 0; i < 1000 && records(s / "cut", "step").size() < 3; i++)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
     kill(pid, SIGTERM);
     for (int i = 0; i < 3000 && kill(pid, 0) == 0; i++) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     CAPTURE(read_text(s / "log"));
@@ -145,14 +156,16 @@ TEST_CASE("a checkpoint is a model: infer_gpt, scoring, fine-tuning from it", "[
     write_shard(s / "train.bin", 3000);
     REQUIRE(run(s, "train_gpt", small_run(s, "run") + "--steps 30 --dtype fp32").code == 0);
     const std::string model = "--dtype fp32 --model " + quoted(s / "run/checkpoints/latest");
-    const Ran logits = run(s, "infer_gpt", model + " --ids 1,2,3 --logits");
+    const Ran logits        = run(s, "infer_gpt", model + " --ids 1,2,3 --logits");
     REQUIRE(logits.code == 0);
     const auto j = nlohmann::json::parse(logits.out);
     CHECK(j["ids"] == nlohmann::json({1, 2, 3}));
     CHECK(j["logits"].size() == 3);
     CHECK(j["logits"][0].size() == 257);
-    const Ran a = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --seed 5"), b = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --seed 5"),
-              c = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --seed 6"), d = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --threads 1 --seed 5");
+    const Ran a = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --seed 5"),
+              b = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --seed 5"),
+              c = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --seed 6"),
+              d = run(s, "infer_gpt", model + " --ids 1,2,3 --tokens 20 --threads 1 --seed 5");
     CHECK(a.code == 0);
     CHECK(a.out == b.out);
     CHECK(a.out != c.out);
@@ -169,17 +182,22 @@ TEST_CASE("a checkpoint is a model: infer_gpt, scoring, fine-tuning from it", "[
     CHECK(sum == Approx(result["log_likelihood"].get<double>()).epsilon(1e-6));
     CHECK(std::exp(-sum / 2999) == Approx(result["perplexity"].get<double>()).epsilon(1e-6));
 
-    const Ran tuned = run(s, "train_gpt", "--model " + quoted(s / "run/checkpoints/latest") + " --train-data " + quoted(s / "train.bin") + " --batch 3 --context 16 --steps 2 --dtype fp32 --out " + quoted(s / "tuned"));
+    const Ran tuned =
+        run(s, "train_gpt",
+            "--model " + quoted(s / "run/checkpoints/latest") + " --train-data " + quoted(s / "train.bin") +
+                " --batch 3 --context 16 --steps 2 --dtype fp32 --out " + quoted(s / "tuned"));
     CHECK(tuned.code == 0);
     CHECK(tuned.out.find("weights of " + (s / "run/checkpoints/latest")) != std::string::npos);
-    CHECK(records(s / "tuned", "step")[0]["loss"].get<double>() < records(s / "run", "step")[0]["loss"].get<double>() - 0.1);
+    CHECK(records(s / "tuned", "step")[0]["loss"].get<double>() <
+          records(s / "run", "step")[0]["loss"].get<double>() - 0.1);
 }
 
 TEST_CASE("--dry-run prints the plan and touches nothing", "[programs]") {
     const Scratch s;
-    const Ran     r = run(s, "train_gpt", "--model gpt-neox-20b --dry-run --batch 1 --out " + quoted(s / "run"));
+    const Ran r = run(s, "train_gpt", "--model gpt-neox-20b --dry-run --batch 1 --out " + quoted(s / "run"));
     CHECK(r.code == 0);
-    CHECK(missing_words(r.out, {"20,554,567,680", "weights", "gradients", "optimizer", "activations", "FLOP", "tokens a step"}) == "");
+    CHECK(missing_words(r.out, {"20,554,567,680", "weights", "gradients", "optimizer", "activations", "FLOP",
+                                "tokens a step"}) == "");
     CHECK(!exists(s / "run"));
 }
 
@@ -202,7 +220,8 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", nano + data + " --optimizer muon", {"muon", "not yet"});
     refused(s, "train_gpt", nano + data + " --recompute block", {"--recompute block", "not yet"});
     refused(s, "train_gpt", nano + data + " --device cuda", {"--device cuda", "--device cpu"});
-    refused(s, "train_gpt", nano + data + " --accumulate 2 --tokens-per-step 64", {"--accumulate", "--tokens-per-step"});
+    refused(s, "train_gpt", nano + data + " --accumulate 2 --tokens-per-step 64",
+            {"--accumulate", "--tokens-per-step"});
     refused(s, "train_gpt", nano + data + " --tokens-per-step 33", {"33", "multiple", "32"});
     refused(s, "train_gpt", nano + bare + " --context 65", {"--context 65", "64"});
     refused(s, "train_gpt", nano + data + " --resume", {"--resume", "no run in"});
@@ -210,7 +229,10 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", nano + data + " --tokenizer " + quoted(s / "none.json"), {"none.json"});
     refused(s, "train_gpt", "--model nanoo" + data, {"nanoo", "--list-models"});
     refused(s, "train_gpt", nano, {"--train-data is missing"});
-    const auto with = [&](const char* file) { return nano + " --steps 1 --context 16 --batch 2 --out " + quoted(s / "new") + " --train-data " + quoted(s / file); };
+    const auto with = [&](const char* file) {
+        return nano + " --steps 1 --context 16 --batch 2 --out " + quoted(s / "new") + " --train-data " +
+               quoted(s / file);
+    };
     refused(s, "train_gpt", with("none_*.bin"), {"no file matches", "none_*.bin"});
     refused(s, "train_gpt", with("empty.bin"), {"empty.bin", "is empty"});
     refused(s, "train_gpt", with("truncated.bin"), {"truncated.bin", "3000", "2000"});
@@ -218,7 +240,9 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", with("short.bin"), {"short.bin", "17", "--context"});
     refused(s, "train_gpt", with("."), {"folder"});
     CHECK(!exists(s / "new"));
-    refused(s, "train_gpt", nano + " --steps 100 --context 16 --batch 2 --save-every 0 --out " + quoted(s / "bad") + " --train-data " + quoted(s / "bad.bin"),
+    refused(s, "train_gpt",
+            nano + " --steps 100 --context 16 --batch 2 --save-every 0 --out " + quoted(s / "bad") + " --train-data " +
+                quoted(s / "bad.bin"),
             {"bad.bin", "token 300", "position 1234", "257"});
 
     // A folder that holds a run is not touched.
@@ -226,9 +250,11 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     const std::string before = read_text(s / "new/run.json") + read_text(s / "new/log.jsonl");
     refused(s, "train_gpt", nano + data, {"already holds a run", "--resume"});
     refused(s, "train_gpt", nano + data + " --resume --seed 7", {"seed"});
-    refused(s, "train_gpt", "--resume --model nano-neox --out " + quoted(s / "new"), {"nano-neox", "model_type", "gpt2"});
+    refused(s, "train_gpt", "--resume --model nano-neox --out " + quoted(s / "new"),
+            {"nano-neox", "model_type", "gpt2"});
     write_shard(s / "other.bin", 2000);
-    refused(s, "train_gpt", "--resume --out " + quoted(s / "new") + " --train-data " + quoted(s / "other.bin"), {"other.bin"});
+    refused(s, "train_gpt", "--resume --out " + quoted(s / "new") + " --train-data " + quoted(s / "other.bin"),
+            {"other.bin"});
     CHECK(before == read_text(s / "new/run.json") + read_text(s / "new/log.jsonl"));
 
     const std::string model = "--model " + quoted(s / "new/checkpoints/latest");
@@ -253,9 +279,11 @@ TEST_CASE("a full disk loses nothing: the previous checkpoint is named and whole
     // A limit on the size of any file stands in for the disk; state.safetensors of `nano` takes more than 256 KiB.
     const std::string limited = "bash -c 'trap \"\" XFSZ; ulimit -f 256; exec \"$0\" \"$@\"' ";
     const std::string words   = small_run(s, "full") + "--steps 10 --eval-every 0 --save-every 5 --keep 0";
-    REQUIRE(run(s, "train_gpt", small_run(s, "full") + "--steps 5 --eval-every 0 --save-every 5 --schedule constant").code == 0);
-    const std::string line = limited + build_folder() + "/train_gpt --resume --steps 10 --out " + quoted(s / "full") + " >" + quoted(s / "stdout") + " 2>" + quoted(s / "stderr");
-    const int         status = std::system(line.c_str());
+    REQUIRE(run(s, "train_gpt", small_run(s, "full") + "--steps 5 --eval-every 0 --save-every 5 --schedule constant")
+                .code == 0);
+    const std::string line = limited + build_folder() + "/train_gpt --resume --steps 10 --out " + quoted(s / "full") +
+                             " >" + quoted(s / "stdout") + " 2>" + quoted(s / "stderr");
+    const int status = std::system(line.c_str());
     CAPTURE(read_text(s / "stderr"));
     CHECK(WEXITSTATUS(status) == 1);
     CHECK(missing_words(read_text(s / "stderr"), {"step 10", "could not be saved", "0000005", "--resume"}) == "");
@@ -268,7 +296,10 @@ TEST_CASE("a full disk loses nothing: the previous checkpoint is named and whole
 TEST_CASE("a loss that is not finite leaves the weights alone and ends the run in time", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
-    const Ran r = run(s, "train_gpt", small_run(s, "wild") + "--steps 60 --learning-rate 1e30 --final-learning-rate 1e30 --warmup-steps 0 --clip 0 --weight-decay 0 --max-skips 4 --eval-every 0 --save-every 1");
+    const Ran r = run(s, "train_gpt",
+                      small_run(s, "wild") +
+                          "--steps 60 --learning-rate 1e30 --final-learning-rate 1e30 --warmup-steps 0 --clip 0 "
+                          "--weight-decay 0 --max-skips 4 --eval-every 0 --save-every 1");
     CAPTURE(r.out, r.err);
     CHECK(r.code == 1);
     CHECK(missing_words(r.err, {"5 steps in a row", "checkpoint", "--learning-rate"}) == "");
