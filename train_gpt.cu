@@ -142,6 +142,43 @@ static int64_t peak_bytes() {
     return int64_t(usage.ru_maxrss) * 1024;
 }
 
+// Gives the model its first weights: from the run's newest checkpoint, from a model folder, or random. Says which.
+static std::string begin(const Options& o, const Preset* preset, Model& model, AdamW& adamw, Loader& train,
+                         TrainState& state) {
+    if (o.resume) {
+        const std::string from = newest_checkpoint(o.out);
+        refuse_other_model(model.config, read_config(from), o);
+        state = load_checkpoint(from, model, adamw);
+        CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
+        CHECK(state.data_fingerprint == train.fingerprint(),
+              "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
+              o.train_data, o.out, from);
+        CHECK(state.step <= o.steps, "--steps {}: the run in {} has done {} already", o.steps, o.out, state.step);
+        train.seek(state.position);
+        return "continues " + from;
+    }
+    if (!preset && has_weights(o.model)) {
+        const SafetensorsReader weights(o.model);
+        load_weights(model.params, model.config, weights, model.stream);
+        if (model.dtype != DType::F32) load_weights(adamw.master, model.config, weights, model.stream);
+        return "weights of " + o.model;
+    }
+    initialise_params(model.params, model.config, o.seed, model.stream);
+    adamw.start_from(model);
+    return "random weights";
+}
+
+static std::string write_text(const Options& o, Model& model, const Tokenizer& tokenizer) {
+    std::string text         = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
+    std::vector<int32_t> ids = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
+    generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
+        if (id == tokenizer.eot() || id >= tokenizer.vocab_size()) return false;
+        text += tokenizer.bytes_of(id);
+        return true;
+    });
+    return text;
+}
+
 static int run(int argc, char** argv) {
     const Stopwatch since_start;
     Options o;
@@ -160,17 +197,18 @@ static int run(int argc, char** argv) {
                         : o.dtype == "bf16" ? DType::BF16
                                             : DType::F32;
     const BatchShape shape{o.batch, o.context, true};
-    const Plan plan = plan_of(config, shape, dtype);
-    if (o.dry_run) {
-        if (!o.steps) o.steps = 1;
-        Log log("", "", o.steps, 0, -1);
-        header(log, o, flags, config, dtype, dev, plan, 0, 0);
-        return 0;
-    }
-
+    const Plan plan   = plan_of(config, shape, dtype);
     const auto loader = [&](const std::string& pattern, bool shuffle) {
         return Loader(LoaderSettings{pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle});
     };
+    if (o.dry_run) {
+        const int64_t train_tokens = o.train_data.empty() ? 0 : loader(o.train_data, true).tokens();
+        resolve_steps(o, train_tokens);
+        Log log("", "", o.steps, 0, -1);
+        header(log, o, flags, config, dtype, dev, plan, train_tokens, 0);
+        return 0;
+    }
+
     Loader train                = loader(o.train_data, true);
     std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
     resolve_steps(o, train.tokens());
@@ -193,29 +231,7 @@ static int run(int argc, char** argv) {
     Model model(config, dtype, shape, dev);
     AdamW adamw(model, o.adamw);
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
-    std::string start;
-    if (o.resume) {
-        start = newest_checkpoint(o.out);
-        refuse_other_model(config, read_config(start), o);
-        state = load_checkpoint(start, model, adamw);
-        CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
-        CHECK(state.data_fingerprint == train.fingerprint(),
-              "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
-              o.train_data, o.out, start);
-        CHECK(state.step <= o.steps, "--steps {}: the run in {} has done {} already", o.steps, o.out, state.step);
-        train.seek(state.position);
-        start = "continues " + start;
-    } else if (!preset &&
-               (fs::exists(o.model + "/model.safetensors") || fs::exists(o.model + "/model.safetensors.index.json"))) {
-        const SafetensorsReader weights(o.model);
-        load_weights(model.params, config, weights, model.stream);
-        if (dtype != DType::F32) load_weights(adamw.master, config, weights, model.stream);
-        start = "weights of " + o.model;
-    } else {
-        initialise_params(model.params, config, o.seed, model.stream);
-        adamw.start_from(model);
-        start = "random weights";
-    }
+    const std::string start = begin(o, preset, model, adamw, train, state);
 
     fs::create_directories(o.out);
     if (!o.resume) write_run_json(o, flags, config, dtype, train, val.get());
@@ -254,26 +270,15 @@ static int run(int argc, char** argv) {
             const float loss = evaluate(model, *val, o.eval_batches);
             log.eval(step, state.tokens, loss, watch.seconds());
         }
-        if (o.sample_every && !again && (step == o.steps || due(step, o.sample_every)) && step > 0) {
-            const std::string prompt = o.prompt.empty() && tokenizer->eot() < 0 ? "\n" : o.prompt;
-            std::vector<int32_t> ids =
-                prompt.empty() ? std::vector<int32_t>{tokenizer->eot()} : tokenizer->encode(prompt);
-            std::string text = prompt;
-            generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
-                if (id == tokenizer->eot() || id >= tokenizer->vocab_size()) return false;
-                text += tokenizer->bytes_of(id);
-                return true;
-            });
-            log.sample(step, text);
-        }
-        if (o.save_every && !again && step > 0 && (last || due(step, o.save_every)))
-            log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
-        else if (stop_asked && step > first)
+        if (o.sample_every && !again && step > 0 && (step == o.steps || due(step, o.sample_every)))
+            log.sample(step, write_text(o, model, *tokenizer));
+        const bool save_due = o.save_every && !again && (last || due(step, o.save_every));
+        if (step > 0 && (save_due || (stop_asked && step > first)))
             log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
         if (last) break;
 
         // ---- one training step: batch × context × accumulate tokens
-        // ------------------------------------------------------
+        // --------------------------------------------------
         const Stopwatch watch;
         zero(model.all_grads, s);
         zero(model.acts.loss, s);
@@ -290,7 +295,7 @@ static int run(int argc, char** argv) {
         state.tokens += tokens_per_step;
         state.position       = train.position();
         const double seconds = watch.seconds();
-        // ----------------------------------------------------------------------------------------------------------------------
+        // --------------------------------------------------------------------------------------------------------------
         log.step({step + 1, loss, norm, rate, seconds, tokens_per_step, state.tokens,
                   flops_per_step / seconds / dev.peak_flops(dtype), skip});
         skips = skip ? skips + 1 : 0;

@@ -98,7 +98,7 @@ inline void neox_gpt2_init_facts(Config& c) {
 inline const std::vector<Preset>& presets() {
     static const std::vector<Preset> table = {
         // name            layers  width  heads  context   vocab  facts                  lr     tokens/step  decay
-        {"quickstart",          4,   256,     4,     256,   4096, gpt2_facts,          {2e-3f,     4096,  0.1f, 16, 600}},
+        {"quickstart",          4,   256,     4,     256,   4096, gpt2_facts,          {3e-3f,     1024,  0.1f, 4, 1900}},
         {"nano",                2,    48,     3,      64,    257, gpt2_facts,          {1e-3f,     2048,  0.1f}},
         {"nano-neox",           2,    48,     3,      64,    257, neox_facts,          {1e-3f,     2048,  0.1f}},
         {"gpt2",               12,   768,    12,    1024,  50257, gpt2_facts,          {6e-4f,   524288,  0.1f}},

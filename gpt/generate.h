@@ -7,6 +7,7 @@
 
 #include "gpt/model.h"
 #include "gpt/random.h"
+#include "kernels/cpu.h"
 
 struct Sampling {
     float temperature = 1.f;  // 0: always the likeliest
@@ -27,28 +28,38 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
     const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
     if (s.temperature == 0) return best;
 
+    std::vector<float> weight(V);  // probability relative to the best
+    cpu::for_lanes(V, [&](int64_t i, auto n) {
+        const cpu::floats below = cpu::load(logits + i, n) - logits[best];
+        cpu::store(&weight[i], cpu::exp(below / s.temperature), n);
+    });
     std::vector<int32_t> ids(V);
     std::iota(ids.begin(), ids.end(), 0);
-    const int64_t k = s.top_k > 0 ? std::min(s.top_k, V) : V;
-    if (k < V) {
-        std::nth_element(ids.begin(), ids.begin() + (k - 1), ids.end(), better);
-        ids.resize(k);
+    const auto total_of = [&] {
+        return std::accumulate(ids.begin(), ids.end(), 0.0, [&](double t, int32_t id) { return t + weight[id]; });
+    };
+    double total = total_of();
+    CHECK_RUN(std::isfinite(total), "the model's logits are not finite numbers: its weights are damaged");
+    if (s.top_k > 0 && s.top_k < V) {
+        std::nth_element(ids.begin(), ids.begin() + (s.top_k - 1), ids.end(), better);
+        ids.resize(s.top_k);
+        std::sort(ids.begin(), ids.end());
+        total = total_of();
     }
-    if (k < V || s.top_p < 1) std::sort(ids.begin(), ids.end(), better);
-    std::vector<double> weight(ids.size());
-    double total = 0;
-    for (size_t i = 0; i < ids.size(); i++)
-        total += weight[i] = std::exp((double(logits[ids[i]]) - logits[best]) / s.temperature);
     if (s.top_p < 1) {
+        // All ids below this weight together have less than 1 - p: they are never needed, and need not be sorted.
+        const double floor = (1 - double(s.top_p)) * total / double(ids.size());
+        ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return weight[id] < floor; }), ids.end());
+        std::sort(ids.begin(), ids.end(), better);
         double kept = 0;
         size_t n    = 0;
-        while (n < ids.size() && kept < s.top_p * total) kept += weight[n++];
+        while (n < ids.size() && kept < s.top_p * total) kept += weight[ids[n++]];
         ids.resize(n);
         total = kept;
     }
     double left = u * total;
-    for (size_t i = 0; i < ids.size(); i++)
-        if ((left -= weight[i]) < 0) return ids[i];
+    for (int32_t id : ids)
+        if ((left -= weight[id]) < 0) return id;
     return ids.back();
 }
 
@@ -136,22 +147,20 @@ class Generator {
         layernorm_forward(acts_.lnf, acts_.mean, acts_.rstd, acts_.x, m_.params.lnf_w, m_.params.lnf_b, c.norm_eps, s);
         past_ += T;
     }
+    // Logits of rows (n,C) after the final norm: n × vocab, without the padding.
     const std::vector<float>& read_logits(Tensor rows) {
-        const int64_t n = rows.shape[0], V = m_.config.vocab, Vp = m_.config.padded_vocab();
+        const int64_t n = rows.shape[0], V = m_.config.vocab, Vp = m_.config.padded_vocab(),
+                      most = acts_.logits.shape[0];
         logits_.resize(n * V);
-        std::vector<float> wide(Vp);
-        for (int64_t r = 0; r < n; r += acts_.logits.shape[0]) {
-            const int64_t k  = std::min(acts_.logits.shape[0], n - r);
-            const Tensor out = acts_.logits.rows(0, k);
-            matmul_forward(out, rows.rows(r, k), m_.params.head_w, Tensor{}, m_.stream);
-            for (int64_t i = 0; i < k; i++) {
-                for_dtype(m_.dtype, [&](auto zero_) {
-                    using T = decltype(zero_);
-                    std::vector<T> host(Vp);
-                    to_host(host.data(), out.rows(i, 1), m_.stream);
-                    std::copy(host.begin(), host.begin() + V, logits_.begin() + (r + i) * V);
-                });
-            }
+        for (int64_t r = 0; r < n; r += most) {
+            const Tensor out = acts_.logits.rows(0, std::min(most, n - r));
+            matmul_forward(out, rows.rows(r, out.shape[0]), m_.params.head_w, Tensor{}, m_.stream);
+            for_dtype(m_.dtype, [&](auto zero_) {
+                std::vector<decltype(zero_)> host(out.numel());
+                to_host(host.data(), out, m_.stream);
+                for (int64_t i = 0; i < out.shape[0]; i++)
+                    std::copy_n(host.begin() + i * Vp, V, logits_.begin() + (r + i) * V);
+            });
         }
         return logits_;
     }

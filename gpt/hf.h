@@ -299,6 +299,10 @@ void reorder(T* out, const T* in, const Config& c, const Shape& ours, Layout lay
     });
 }
 
+inline bool has_weights(const std::string& folder) {
+    return fs::exists(folder + "/model.safetensors") || fs::exists(folder + "/model.safetensors.index.json");
+}
+
 // Fills p (fp32 or bf16) from a folder or file. Every weight must be there in its shape; a tensor that we have no place
 // for is refused by name, except buffers that hold no weights.
 inline void load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s) {

@@ -24,13 +24,13 @@ for ((n = 2; ; n++)); do [ -e $run/run.json ] || break; run=runs/quickstart-$n; 
 
 [ -e $run/checkpoints/latest ] || { echo "no checkpoint was saved, so there is nothing to sample from"; exit 1; }
 step "what it writes"
-./infer_gpt --model $run/checkpoints/latest --prompt "It was a fine morning, and Elizabeth" --tokens 200
+./infer_gpt --model $run/checkpoints/latest --prompt "It was a fine morning, and Elizabeth" --tokens 200 --temperature 0.7
 
 step "next"
 cat <<TXT
 see the losses             $run/loss.png, $run/log.jsonl
 another beginning          ./infer_gpt --model $run/checkpoints/latest --prompt "Mr. Darcy" --tokens 300 --temperature 0.7
-train it longer            ./train_gpt --out $run --resume --steps 3000
+train it longer            ./train_gpt --out $run --resume --steps 6000
 a NeoX-style model         ./train_gpt --model nano-neox --list-models
 your own text              ./tokenize --train-bpe 4096 --input your.txt --output data/your/tokenizer.json
                            ./tokenize --tokenizer data/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/your/your

@@ -276,6 +276,32 @@ TEST_CASE("choosing a token", "[model]") {
     CHECK(count[0] == Approx(1e4 * std::exp(1) / total).margin(2));
     CHECK(count[1] == Approx(1e4 * std::exp(3) / total).margin(2));
     CHECK(count[3] == 0);
+    // Against the definition: the shortest prefix of the sorted probabilities that reaches p, for logits of many kinds.
+    for (int trial = 0; trial < 300; trial++) {
+        const Random random(5, "choose", trial);
+        const int64_t V = 1 + int64_t(random.below(0, 300));
+        std::vector<float> l(V);
+        random.fill_normal(l.data(), 100, V, 3.f);
+        for (int64_t i = 0; i < V; i += 7) l[i] = l[0];  // ties
+        const Sampling how{0.5f + random.uniform(1), int64_t(random.below(1, 40)), 0.05f + 0.95f * random.uniform(3),
+                           0};
+        std::vector<int32_t> sorted(V);
+        std::iota(sorted.begin(), sorted.end(), 0);
+        std::stable_sort(sorted.begin(), sorted.end(), [&](int32_t a, int32_t b) { return l[a] > l[b]; });
+        if (how.top_k) sorted.resize(std::min(how.top_k, V));
+        double total = 0, kept = 0;
+        for (int32_t id : sorted) total += std::exp((double(l[id]) - l[sorted[0]]) / how.temperature);
+        size_t n = 0;
+        while (n < sorted.size() && kept < how.top_p * total * (1 + 1e-6))
+            kept += std::exp((double(l[sorted[n++]]) - l[sorted[0]]) / how.temperature);
+        for (float u = 0.01f; u < 1; u += 0.07f) {
+            const int32_t id = choose(l.data(), V, how, u);
+            CAPTURE(trial, V, how.top_k, how.top_p, u, id);
+            REQUIRE(std::find(sorted.begin(), sorted.begin() + n, id) != sorted.begin() + n);
+        }
+    }
+    std::vector<float> damaged(40, NAN);
+    CHECK_THROWS_AS(choose(damaged.data(), 40, Sampling{1.f, 0, 0.9f, 0}, 0.5f), RunError);
 }
 
 TEST_CASE("bf16 model stays near the fp32 one", "[model]") {
