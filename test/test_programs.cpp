@@ -305,3 +305,50 @@ TEST_CASE("a loss that is not finite leaves the weights alone and ends the run i
     CHECK(missing_words(r.err, {"5 steps in a row", "checkpoint", "--learning-rate"}) == "");
     CHECK(records(s / "wild", "skip").size() == 5);
 }
+
+TEST_CASE("tokenize: text to shards that train, decode back to the text, and every mistake", "[programs]") {
+    const Scratch s;
+    std::string text;
+    for (int i = 0; i < 400; i++)
+        text += fmt::format("Chapter {}. The sea was calm, the wind was {} knots.\n", i, i * 7 % 31);
+    write_text(s / "book.txt", text);
+    const std::string tokenizer = quoted(s / "tokenizer.json");
+    REQUIRE(run(s, "tokenize", "--train-bpe 300 --input " + quoted(s / "book.txt") + " --output " + tokenizer).code ==
+            0);
+    const std::string use = "--tokenizer " + tokenizer + " ";
+    REQUIRE(
+        run(s, "tokenize", use + "--input " + quoted(s / "book.txt") + " --eot none --output " + quoted(s / "plain"))
+            .code == 0);
+    const Ran back = run(s, "tokenize", use + "--decode --input " + quoted(s / "plain_train_000000.bin"));
+    CHECK(back.code == 0);
+    CHECK(back.out == text);
+    REQUIRE(run(s, "tokenize", use + "--val-fraction 0.1 --input - --output " + quoted(s / "piped"), text).code == 0);
+    const Ran trained = run(s, "train_gpt",
+                            "--model nano --context 16 --batch 2 --steps 2 --out " + quoted(s / "run") +
+                                " --train-data " + quoted(s / "piped_train_*.bin"));
+    CHECK(trained.code == 2);  // ids of 300 entries, a model of 257
+    CHECK(missing_words(trained.err, {"tokenizer.json", "299", "257"}) == "");
+
+    const std::string before = read_text(s / "plain_train_000000.bin");
+    write_text(s / "empty.txt", "");
+    write_text(s / "bad.jsonl", "{\"text\": \"one\"}\n{\"text\": \n");
+    write_text(s / "field.jsonl", "{\"body\": \"one\"}\n");
+    refused(s, "tokenize", use + "--input " + quoted(s / "book.txt") + " --eot none --output " + quoted(s / "plain"),
+            {"plain_train_000000.bin", "--overwrite"});
+    CHECK(read_text(s / "plain_train_000000.bin") == before);
+    refused(s, "tokenize", use + "--input " + quoted(s / "none.txt") + " --output " + quoted(s / "x"), {"none.txt"});
+    refused(s, "tokenize", use + "--input " + quoted(s / "empty.txt") + " --output " + quoted(s / "x"), {"empty.txt"});
+    refused(s, "tokenize", use + "--input " + quoted(s / "bad.jsonl") + " --output " + quoted(s / "x"),
+            {"bad.jsonl", "2"});
+    refused(s, "tokenize", use + "--input " + quoted(s / "field.jsonl") + " --output " + quoted(s / "x"),
+            {"field.jsonl", "text"});
+    refused(s, "tokenize", use + "--input " + quoted(s / "book.txt"), {"--output"});
+    refused(s, "tokenize", "--input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"), {"--tokenizer"});
+    refused(s, "tokenize", use + "--val-fraction 2 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"),
+            {"--val-fraction"});
+    refused(s, "tokenize", use + "--inptu " + quoted(s / "book.txt"), {"--inptu", "did you mean --input?"});
+    refused(s, "tokenize", "--train-bpe 100 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "y.json"),
+            {"100", "257"});
+    for (const auto& e : fs::directory_iterator(s.path))
+        CHECK(e.path().filename().string().rfind("x", 0) != 0);  // nothing half-made
+}
