@@ -1,0 +1,49 @@
+# emulator.mk - the CUDA emulator; included by the top Makefile, or alone: make -f test/emulator/emulator.mk emulator
+#
+#   emulator        build/emulator/lib{cudart,cublasLt,cublas}.so.N and libnccl.so.2
+#   emulator-test   unit tests, the known-good and the known-bad programs
+#   emulator-bench  warp-instructions per second
+EMU       := test/emulator
+EMU_OUT   := build/emulator
+CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda) /usr)
+NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
+EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
+EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
+
+EMU_CXX      ?= g++
+EMU_FLAGS    := -std=c++20 -O3 -march=native -fno-math-errno -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
+                -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
+EMU_LZ       := -lzstd
+
+EMU_CORE := $(wildcard $(EMU)/engine/*.cpp)
+EMU_RT   := $(wildcard $(EMU)/cudart/*.cpp)
+EMU_BLAS := $(wildcard $(EMU)/cublas/*.cpp)
+EMU_NCCL := $(wildcard $(EMU)/nccl/*.cpp)
+emu_obj   = $(patsubst $(EMU)/%.cpp,$(EMU_OUT)/obj/%.o,$(1))
+EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N) \
+            $(EMU_OUT)/libnccl.so.2
+
+.PHONY: emulator emulator-test emulator-bench
+emulator: $(EMU_LIBS)
+
+$(EMU_OUT)/obj/%.o: $(EMU)/%.cpp
+	@mkdir -p $(@D)
+	$(EMU_CXX) $(EMU_FLAGS) -c $< -o $@
+
+# The loader wants the versioned names of the real libraries: one node, everything in it.
+$(EMU_OUT)/%.map:
+	@mkdir -p $(@D)
+	@echo '$* { global: *; };' > $@
+
+$(EMU_OUT)/libcudart.so.$(EMU_N): $(call emu_obj,$(EMU_CORE) $(EMU_RT)) | $(EMU_OUT)/libcudart.so.$(EMU_N).map
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -o $@ $^ $(EMU_LZ) -ldl
+	ln -sf $(@F) $(EMU_OUT)/libcudart.so
+$(EMU_OUT)/libcublasLt.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublasLt.so.$(EMU_N).map
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl
+# cublas and cublasLt are one library under two names; each carries its own version node.
+$(EMU_OUT)/libcublas.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublas.so.$(EMU_N).map
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl
+$(EMU_OUT)/libnccl.so.2: $(call emu_obj,$(EMU_NCCL)) $(EMU_OUT)/libcudart.so.$(EMU_N)
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $^ -lrt
+
+-include $(shell find $(EMU_OUT)/obj -name '*.d' 2>/dev/null)
