@@ -389,17 +389,14 @@ static cudaError_t no_entry_point(const char* symbol, void** function, cudaDrive
     std::fprintf(stderr, "emulate: the program asks for the driver function %s, which the emulator lacks\n", symbol);
     return status ? cudaSuccess : cudaErrorSymbolNotFound;
 }
-#if CUDART_VERSION < 13000
-cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long,
-                                    cudaDriverEntryPointQueryResult* status) {
-    return CALL.run([&] { return no_entry_point(symbol, function, status); }, symbol);
-}
-#else
 extern "C" cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long,
                                                cudaDriverEntryPointQueryResult* status) {
     return CALL.run([&] { return no_entry_point(symbol, function, status); }, symbol);
 }
-#endif
+extern "C" cudaError_t cudaGetDriverEntryPoint_ptsz(const char* symbol, void** function, unsigned long long,
+                                                    cudaDriverEntryPointQueryResult* status) {
+    return CALL.run([&] { return no_entry_point(symbol, function, status); }, symbol);
+}
 #if CUDART_VERSION >= 12050
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* status) {

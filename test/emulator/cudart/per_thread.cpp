@@ -46,8 +46,6 @@ PTSZ(cudaEventRecordWithFlags, (cudaEvent_t e, cudaStream_t s, unsigned f), (e, 
 PTSZ(cudaGraphLaunch, (cudaGraphExec_t g, cudaStream_t s), (g, mine(s)))
 PTSZ(cudaGraphUpload, (cudaGraphExec_t g, cudaStream_t s), (g, mine(s)))
 PTSZ(cudaGraphInstantiateWithParams, (cudaGraphExec_t * e, cudaGraph_t g, cudaGraphInstantiateParams* p), (e, g, p))
-PTSZ(cudaGetDriverEntryPoint, (const char* n, void** f, unsigned long long g, cudaDriverEntryPointQueryResult* r),
-     (n, f, g, r))
 #undef PTSZ
 
 cudaError_t cudaLaunchKernelExC_ptsz(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
