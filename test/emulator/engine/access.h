@@ -1,0 +1,46 @@
+// access.h - from the lanes' addresses to the bytes behind them, checked
+#pragma once
+#include "exec.h"
+#include "memory.h"
+
+namespace emu {
+
+enum class Window : uint8_t { Global = 0, Shared = 1, Local = 2, Param = 3, Generic = 4 };
+
+// Where a memory instruction of a warp goes. The two shapes that matter for speed are told apart: lane after lane without a gap,
+// and all lanes at one place; otherwise each lane has its own pointer.
+struct Reach {
+    enum Shape : uint8_t { Scattered, Contiguous, Uniform } shape = Scattered;
+    uint32_t mask = 0;                   // lanes that may touch their bytes
+    std::byte* first = nullptr;
+    std::byte* at[kLanes];
+    uint64_t addr[kLanes];               // as in its window
+};
+
+// What kind of touching: also decides what the checker does with it.
+enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore };
+inline bool writes(Touch t) { return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore; }
+
+// Base register i->a (32 bits wide when i->flags has kAddress32; none: absolute) plus i->imm, `size` bytes per lane.
+void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
+void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
+void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);      // local, param, generic
+
+// The same from addresses already in r.addr (r.mask: lanes), in a window.
+void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
+
+// One lane's bytes at a generic address, for builtins; null when they cannot be touched (a finding is then out).
+std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes);
+
+constexpr uint8_t kAddress32 = 32;       // Instr::flags
+
+// checker.cpp, called for Check::All after the bounds were found good.
+void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// counters.cpp, called for --profile.
+void count_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void count_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void count_local(Warp& w, uint32_t size, const Reach& r);
+
+}  // namespace emu
