@@ -37,6 +37,8 @@ constexpr uint8_t kAddress32 = 32;       // Instr::flags
 // checker.cpp, called for Check::All after the bounds were found good.
 void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// Shared bytes that a cp.async is going to write: nobody may touch them before its wait.
+void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 // counters.cpp, called for --profile.
 void count_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);

@@ -22,6 +22,7 @@ void checker_warp_sync(Warp&) {}
 void checker_fence(Warp&, bool) {}
 void check_global(Warp&, const Instr*, uint32_t, Touch, const Reach&) {}
 void check_shared(Warp&, const Instr*, uint32_t, Touch, const Reach&) {}
+void note_pending(Warp&, const AsyncCopy&, bool) {}
 void check_local(Warp&, const Instr*, uint32_t, Touch, const Reach&) {}
 void note_api_access(Address, size_t, bool, const char*, uint32_t) {}
 void forget_races(Address, size_t) {}

@@ -98,10 +98,10 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     frame->depth      = caller->depth + 1;
     frame->local_base = caller->local_base + caller->function->local_bytes;
     const auto& spots = caller->function->tables[size_t(i->imm)];  // results, then arguments: blobs of the caller
-    frame->results.assign(spots.begin(), spots.begin() + i->more_defs);
-    for (size_t k = 0; k < f.params.size() && k + i->more_defs < spots.size(); k++) {
+    frame->results.assign(spots.begin(), spots.begin() + i->imm2);
+    for (size_t k = 0; k < f.params.size() && k + i->imm2 < spots.size(); k++) {
         const uint32_t size   = f.params[k].bytes;
-        const std::byte* from = caller->regs + caller->function->blob_base + spots[k + i->more_defs];
+        const std::byte* from = caller->regs + caller->function->blob_base + spots[k + i->imm2];
         std::byte* to         = frame->regs + f.blob_base + f.params[k].offset;
         std::memcpy(to, from, size_t(size) * kLanes);
     }
@@ -132,8 +132,8 @@ const Instr* call_builtin(Warp& w, const Instr* i) {
     const auto& spots = f.tables[size_t(i->imm)];
     std::byte* blobs  = w.frame->regs + f.blob_base;
     BuiltinCall c{w, i, {}, nullptr};
-    if (i->more_defs) c.result = blobs + spots[0];
-    for (size_t k = i->more_defs; k < spots.size(); k++) c.arguments.push_back(blobs + spots[k]);
+    if (i->imm2) c.result = blobs + spots[0];
+    for (size_t k = i->imm2; k < spots.size(); k++) c.arguments.push_back(blobs + spots[k]);
     return reinterpret_cast<const Builtin*>(i->target)->run(c) ? i + 1 : kStop;
 }
 
@@ -154,13 +154,13 @@ void build_call(Builder& b, const ptx::Instruction& i) {
         x.a              = target;
         x.flags          = kSplits;
         x.imm            = table;
-        x.more_defs      = uint8_t(i.results.size());
+        x.imm2      = uint8_t(i.results.size());
     } else if (const int k = find_builtin(o.name); k >= 0) {
         Instr& x    = b.emit(call_builtin);
         x.flags     = kSplits;
         x.imm       = table;
         x.target    = reinterpret_cast<const Instr*>(&kBuiltins[k]);
-        x.more_defs = uint8_t(i.results.size());
+        x.imm2 = uint8_t(i.results.size());
     } else {
         const uint64_t callee = b.layout.code_address(o.name);
         if (!callee) throw Undecodable("call of " + o.name + ", which is not in the module");
@@ -168,7 +168,7 @@ void build_call(Builder& b, const ptx::Instruction& i) {
         x.target    = reinterpret_cast<const Instr*>(callee);
         x.flags     = kSplits;
         x.imm       = table;
-        x.more_defs = uint8_t(i.results.size());
+        x.imm2 = uint8_t(i.results.size());
     }
     b.f.calls = true;
 }

@@ -46,6 +46,9 @@ struct Instr {
     Ref guard;
     bool guard_negated = false;
     uint8_t flags      = 0;             // kSplits …
+    uint8_t imm2       = 0;             // more of imm, for handlers that need it
+    uint32_t imm3      = 0;
+    int64_t imm4       = 0;
     uint8_t window     = 0;             // of a memory instruction: access.h
     uint8_t more_defs  = 0;             // of `more`, so many are written, the rest read
     uint16_t site      = 0;             // memory instructions: their allocation cache

@@ -60,12 +60,20 @@ std::vector<Slot> compile(const char* text) {
     return slots;
 }
 
-bool matches(const std::vector<Slot>& slots, size_t s, const std::vector<std::string_view>& mods, size_t m) {
-    if (s == slots.size()) return m == mods.size();
-    if (m < mods.size())
+// Assemblers take modifiers in any order (atom.add.release.gpu.u32); only types mean something by theirs.
+bool matches(const std::vector<Slot>& slots, const std::vector<std::string_view>& mods, size_t m, uint32_t used, size_t last_type) {
+    if (m == mods.size()) {
+        for (size_t s = 1; s < slots.size(); s++)
+            if (!slots[s].optional && !(used >> s & 1)) return false;
+        return true;
+    }
+    const bool type = ptx::type_of(mods[m]) != ptx::Type::none;
+    for (size_t s = type ? last_type + 1 : 1; s < slots.size(); s++) {
+        if (used >> s & 1) continue;
         for (const auto& choice : slots[s].choices)
-            if (choice == mods[m] && matches(slots, s + 1, mods, m + 1)) return true;
-    return slots[s].optional && matches(slots, s + 1, mods, m);
+            if (choice == mods[m] && matches(slots, mods, m + 1, used | 1u << s, type ? s : last_type)) return true;
+    }
+    return false;
 }
 
 struct Table {
@@ -73,7 +81,7 @@ struct Table {
     std::map<std::string, std::vector<Pattern>, std::less<>> by_opcode;
     Table() {
         for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows, control_rows, warp_rows,
-                           tensor_rows})
+                           tensor_rows, matrix_rows})
             for (const Row& row : more()) rows.push_back(row);
         for (const Row& row : rows) {
             Pattern p{compile(row.pattern), &row};
@@ -93,7 +101,7 @@ const Row* find_row(const ptx::Instruction& i) {
     const auto opcode = table().by_opcode.find(i.mods[0]);
     if (opcode == table().by_opcode.end()) return nullptr;
     for (const Pattern& p : opcode->second)
-        if (matches(p.slots, 1, i.mods, 1)) return p.row;
+        if (matches(p.slots, i.mods, 1, 1, 0)) return p.row;
     return nullptr;
 }
 
