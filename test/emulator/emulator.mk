@@ -11,9 +11,10 @@ EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
 EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
 
 EMU_CXX      ?= g++
-EMU_FLAGS    := -std=c++20 -O3 -march=native -fno-math-errno -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
+EMU_FLAGS    := -std=c++20 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=off -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
                 -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
 EMU_LZ       := -lzstd
+EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -arch=compute_80 -cudart shared -g -lineinfo -diag-suppress 177
 
 EMU_CORE := $(wildcard $(EMU)/engine/*.cpp)
 EMU_RT   := $(wildcard $(EMU)/cudart/*.cpp)
@@ -23,8 +24,11 @@ emu_obj   = $(patsubst $(EMU)/%.cpp,$(EMU_OUT)/obj/%.o,$(1))
 EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N) \
             $(EMU_OUT)/libnccl.so.2
 
-.PHONY: emulator emulator-test emulator-bench
+.PHONY: emulator emulator-programs emulator-test emulator-bench
 emulator: $(EMU_LIBS)
+
+# oneDNN's threads are OpenMP's, and the passes around it use the same.
+$(call emu_obj,$(EMU_BLAS)): EMU_FLAGS += -fopenmp
 
 $(EMU_OUT)/obj/%.o: $(EMU)/%.cpp
 	@mkdir -p $(@D)
@@ -39,11 +43,29 @@ $(EMU_OUT)/libcudart.so.$(EMU_N): $(call emu_obj,$(EMU_CORE) $(EMU_RT)) | $(EMU_
 	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -o $@ $^ $(EMU_LZ) -ldl
 	ln -sf $(@F) $(EMU_OUT)/libcudart.so
 $(EMU_OUT)/libcublasLt.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublasLt.so.$(EMU_N).map
-	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
 # cublas and cublasLt are one library under two names; each carries its own version node.
 $(EMU_OUT)/libcublas.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublas.so.$(EMU_N).map
-	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
 $(EMU_OUT)/libnccl.so.2: $(call emu_obj,$(EMU_NCCL)) $(EMU_OUT)/libcudart.so.$(EMU_N)
 	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $^ -lrt
+
+# --- tests: our own units, then the programs as a user runs them ------------------------------------------------------
+EMU_PROGRAMS := $(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(wildcard $(EMU)/programs/*/*.cu))
+EMU_TESTS    := $(wildcard $(EMU)/tests/*.cpp)
+
+emulator-programs: $(EMU_PROGRAMS)
+$(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
+	@mkdir -p $(@D)
+	$(EMU_NVCC) -o $@ $< $(shell sed -n 's|^// libraries: ||p' $(EMU)/programs/$*.cu)
+
+# Unoptimised: Catch2 costs more to optimise than the tests to run.
+$(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0
+$(EMU_OUT)/test: $(call emu_obj,$(EMU_TESTS)) $(EMU_LIBS)
+	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
+
+# Without nvcc the programs are skipped, and the test says so.
+emulator-test: $(EMU_OUT)/test $(if $(shell command -v $(NVCC) 2>/dev/null),emulator-programs)
+	$(EMU_OUT)/test $(ARGS)
 
 -include $(shell find $(EMU_OUT)/obj -name '*.d' 2>/dev/null)

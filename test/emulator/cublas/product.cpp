@@ -1,7 +1,8 @@
 // product.cpp - the matrix product behind every cublas and cublasLt call
 //
-// oneDNN multiplies; what it can't do (f16 inputs, tf32 rounding, epilogues) happens in passes before and after.
-// Column-major D = op(A) op(B) is, read row by row, Dᵀ = op(B)ᵀ op(A)ᵀ, so no operand is ever moved for its layout.
+// oneDNN multiplies; what it lacks (f16 inputs, tf32 rounding, epilogues) happens in passes before and after.
+// Column-major Column-major D = op(A) op(B) is, read row by row, Dᵀ = op(B)ᵀ op(A)ᵀ, so no operand is ever moved for
+// its layout.
 #include "product.h"
 
 #include <immintrin.h>

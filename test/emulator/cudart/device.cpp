@@ -12,7 +12,7 @@ namespace emu {
 namespace {
 
 thread_local int device_now = 0;
-std::map<int, size_t> limits{{cudaLimitStackSize, 1024},
+auto& limits = *new std::map<int, size_t>{{cudaLimitStackSize, 1024},
                              {cudaLimitPrintfFifoSize, 1 << 20},
                              {cudaLimitMallocHeapSize, 8 << 20},
                              {cudaLimitDevRuntimeSyncDepth, 2},

@@ -59,8 +59,8 @@ cudaError_t memset_work(const cudaMemsetParams& params, Work& work);
 
 namespace {
 
-std::set<std::shared_ptr<Capture>> captures;
-std::set<cudaGraph_t> graphs;
+auto& captures = *new std::set<std::shared_ptr<Capture>>;
+auto& graphs   = *new std::set<cudaGraph_t>;
 
 cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode_t> after) {
     auto* node  = new CUgraphNode_st;

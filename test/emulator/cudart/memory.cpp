@@ -231,9 +231,9 @@ cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void**
     return cudaSuccess;
 }
 
-std::map<int, cudaMemPool_t> pool_of_device;
+auto& pool_of_device = *new std::map<int, cudaMemPool_t>;
 cudaMemPool_t default_pool(int device) {
-    static std::map<int, CUmemPoolHandle_st> pools;
+    static auto& pools = *new std::map<int, CUmemPoolHandle_st>;
     return &pools[device];
 }
 

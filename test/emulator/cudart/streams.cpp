@@ -22,8 +22,9 @@ bool covers(const Clock& clock, uint32_t slot, uint32_t seq) { return slot < clo
 // How many operations the race check looks back on. Older ones count as ordered: a missed race, never a false one.
 constexpr size_t max_records = 1 << 16;
 
-std::set<CUstream_st*> streams;
-std::set<CUevent_st*> events;
+// Never destroyed: programs synchronise and free from static destructors, after ours would have run.
+auto& streams = *new std::set<CUstream_st*>;
+auto& events  = *new std::set<CUevent_st*>;
 uint64_t next_stream_id = 1;
 
 CUstream_st* make_stream(unsigned flags, int priority) {
@@ -234,7 +235,7 @@ bool Queue::poll(const NodePtr& target) {
 }
 
 CUstream_st* legacy_stream(int device) {
-    static std::map<int, CUstream_st*> of_device;
+    static auto& of_device = *new std::map<int, CUstream_st*>;
     CUstream_st*& stream = of_device[device];
     if (!stream) {
         stream         = make_stream(0, 0);
@@ -436,7 +437,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 }
 
 // L2 policy and priority are hints; they are remembered so that a program that reads them back finds them.
-static std::map<std::pair<cudaStream_t, int>, cudaStreamAttrValue> stream_attributes;
+static auto& stream_attributes = *new std::map<std::pair<cudaStream_t, int>, cudaStreamAttrValue>;
 cudaError_t cudaStreamSetAttribute(cudaStream_t stream, cudaStreamAttrID id, const cudaStreamAttrValue* value) {
     return CALL.run(
         [&] {

@@ -54,7 +54,7 @@ CommPtr find(ncclComm_t comm) {
     return row == table().end() ? nullptr : row->second;
 }
 
-std::string last_error_text = "no error";
+auto& last_error_text = *new std::string("no error");
 
 ncclResult_t complain(ncclResult_t result, const std::string& text) {
     last_error_text = text;
