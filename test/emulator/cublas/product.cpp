@@ -466,7 +466,10 @@ const char* name_of(cudaDataType type) {
 cublasStatus_t check_product(const Product& p, std::string& why) {
     auto invalid = [&](const std::string& text) { return why = text, CUBLAS_STATUS_INVALID_VALUE; };
     auto lacking = [&](const std::string& text) { return why = text, CUBLAS_STATUS_NOT_SUPPORTED; };
-    auto shape   = [](const Matrix& x) { return "(" + std::to_string(x.rows) + "," + std::to_string(x.cols) + ")"; };
+    auto shape   = [](const Matrix& x) {
+        std::string text = "(";
+        return text.append(std::to_string(x.rows)).append(",").append(std::to_string(x.cols)).append(")");
+    };
 
     for (const Matrix* x : {&p.a, &p.b, &p.c, &p.d}) {
         if (x->rows <= 0 || x->cols <= 0) return invalid("a matrix of shape " + shape(*x));
