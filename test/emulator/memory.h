@@ -29,7 +29,8 @@ struct Allocation {
     size_t bytes;
     Space space;
     std::string origin;   // "cudaMalloc from main.cu:31"
-    bool freed = false;
+    bool variable = false;  // of the module: nobody frees it
+    bool freed    = false;
     std::string freed_by; // "cudaFree from main.cu:80"
     Address end() const { return begin + bytes; }
     bool holds(Address a, size_t n) const { return a >= begin && n <= bytes && a - begin <= bytes - n; }
@@ -46,7 +47,7 @@ class Memory {
     static Memory& get();
 
     // 0 when the emulated device is full. 512-byte aligned, poisoned (0xff: NaN in every float type), unwritten.
-    Address allocate(size_t bytes, Space space, const std::string& origin);
+    Address allocate(size_t bytes, Space space, const std::string& origin, bool variable = false);
     FreeResult free(Address begin, const std::string& by);  // reports DoubleFree / InvalidFree itself
     void register_host(void* begin, size_t bytes, const std::string& origin);
     bool unregister_host(void* begin);

@@ -35,8 +35,8 @@ void report_leaks() {
     size_t count = 0, bytes = 0;
     const Allocation* first = nullptr;
     for (const Allocation* a : Memory::get().live())
-        if (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
-            a->space == Space::Managed) {
+        if (!a->variable && (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
+                             a->space == Space::Managed)) {
             if (!first) first = a;
             count++, bytes += a->bytes;
         }

@@ -2,6 +2,7 @@
 //
 // With --threads 1 nothing else runs, yet the operations are real atomics always: blocks on other host threads share the memory.
 #include "access.h"
+#include "checker.h"
 #include "floats.h"
 #include "lanes.h"
 
@@ -83,6 +84,7 @@ std::byte* place(const Reach& r, int l, uint32_t size) {
 
 void reach_window(Warp& w, const Instr* i, uint32_t size, Reach& r) {
     w.polls++;
+    if (i->imm3) checker_fence(w, true);  // .release, .acq_rel
     const Window window = Window(i->window);
     if (window == Window::Global) reach_global(w, i, size, Touch::Atomic, r);
     else if (window == Window::Shared) reach_shared(w, i, size, Touch::Atomic, r);
@@ -213,6 +215,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     x.c = cas ? fresh : Ref{kind, 1};
     if (place.narrow) x.flags |= kAddress32;
     x.imm2   = cas;
+    x.imm3   = has(i, "release") || has(i, "acq_rel") || has(i, "sc");
     x.window = uint8_t(shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic);
     if (v > 1) b.more(x, {}, values);
     if (shared) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(reg_bytes(t))));

@@ -7,6 +7,7 @@ namespace emu {
 void checker_launch(Launch& l);
 void checker_block(Block& b);
 void checker_barrier(Block& b, int id);           // a barrier of the block opens
+void report_unwritten_shared(Block& b);            // at barriers and at the end
 void checker_warp_sync(Warp& w);                  // __syncwarp
 void checker_fence(Warp& w, bool device_wide);
 

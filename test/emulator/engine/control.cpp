@@ -1,6 +1,7 @@
 // control.cpp - branches, calls, barriers, fences, exits
 #include <algorithm>
 
+#include "access.h"
 #include "builtins.h"
 #include "checker.h"
 #include "forms.h"
@@ -105,6 +106,7 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
         std::byte* to         = frame->regs + f.blob_base + f.params[k].offset;
         std::memcpy(to, from, size_t(size) * kLanes);
     }
+    if (w.block->launch->check_all) forget_local(w, frame->local_base, f.local_bytes);
     g.frame = frame;
     g.pc    = f.code.data();
     return kStop;

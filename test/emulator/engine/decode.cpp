@@ -93,15 +93,22 @@ static uint64_t immediate(const Operand& o, Type t) {
     return bits;
 }
 
+// Passing an unset value on is no mistake yet: compilers do it where the value does not matter.
+void Builder::check_unset(int reg) {
+    if (!unset.count(reg)) return;
+    for (const char* passes : {"mov", "selp", "shfl", "prmt", "cvt"})
+        if (now->mods[0] == passes) return;
+    Instr& check = emit(op::check_set);
+    check.a      = unset_mask[reg];
+    check.imm    = reg;
+}
+
 Ref Builder::read(const Operand& o, Type t) {
     const int bytes = reg_bytes(t);
     switch (o.kind) {
         case Operand::Reg: {
             const int v = virtual_of(o.reg), have = bytes_of_virtual[v];
-            if (unset.count(o.reg)) {
-                Instr& check = emit(op::check_set);
-                check.a      = unset_mask[o.reg];
-            }
+            check_unset(o.reg);
             if (have == bytes) return {v, 0};
             if (have < bytes) throw Undecodable("register " + source.regs[o.reg].name + " is too narrow");
             const Ref cut = scratch(bytes);
@@ -177,10 +184,7 @@ Builder::Place Builder::address(const Operand& o, bool may_be_narrow) {
     if (o.kind == Operand::Int) return {{}, o.memory ? o.offset : int64_t(o.bits)};
     if (o.kind == Operand::Reg) {
         const int v = virtual_of(o.reg);
-        if (unset.count(o.reg)) {
-            Instr& check = emit(op::check_set);
-            check.a      = unset_mask[o.reg];
-        }
+        check_unset(o.reg);
         if (bytes_of_virtual[v] == 8) return {{v, 0}, o.offset};
         if (bytes_of_virtual[v] != 4) throw Undecodable("address register must have 32 or 64 bits");
         if (may_be_narrow) return {{v, 0}, o.offset, true};

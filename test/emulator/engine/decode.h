@@ -61,6 +61,7 @@ class Builder {
   private:
     int virtual_of(int reg);
     int new_virtual(int bytes);
+    void check_unset(int reg);
     void decode_one(const ptx::Instruction& i);
     void lay_out_frame();
     void resolve_labels();

@@ -293,7 +293,7 @@ std::string waiting_text(const Block& b) {
 }  // namespace
 
 // Runs the block for about `budget` instructions. True when it ended.
-bool run_block(Block& b, int64_t budget) {
+static bool run_block_inside(Block& b, int64_t budget) {
     const Options& o = options();
     const int n      = int(b.warps.size());
     Worker& worker   = *b.warps[0].worker;
@@ -334,18 +334,22 @@ bool run_block(Block& b, int64_t budget) {
             return true;
         }
     }
-    if (now() > b.launch->deadline) {
-        const Warp* w = nullptr;
-        for (Warp& x : b.warps)
-            if (warp_ready(x)) w = &x;
-        if (!w) w = &b.warps[0];
-        Warp& x = const_cast<Warp&>(*w);
-        report(finding_at(x, x.groups.empty() ? b.launch->function->code.data() : x.groups[0].pc, Kind::Deadlock, 0,
-                          "the launch runs longer than --timeout; it may wait for something that never happens"));
-        fail_launch(x, Fault::Timeout, "launch timed out");
-        return true;
-    }
     return false;
+}
+
+bool run_block(Block& b, int64_t budget) {
+    if (run_block_inside(b, budget)) return true;
+    if (now() <= b.launch->deadline) return false;
+    auto stuck = std::find_if(b.warps.begin(), b.warps.end(), warp_ready);
+    Warp& w    = stuck == b.warps.end() ? b.warps[0] : *stuck;
+    const Group* g = nullptr;
+    for (const Group& x : w.groups)
+        if (!g || x.state == State::Ready) g = &x;
+    if (g) w.frame = g->frame;
+    const std::string text = "the launch runs longer than --timeout; it may wait for something that never happens";
+    report(finding_at(w, g ? g->pc : b.launch->function->code.data(), Kind::Deadlock, g ? __builtin_ctz(g->mask | 1u << 31) : 0, text));
+    fail_launch(w, Fault::Timeout, text);
+    return true;
 }
 
 }  // namespace emu

@@ -138,7 +138,6 @@ struct Warp {
     uint32_t index     = 0;             // in the block
     int current        = 0;             // running group
     uint32_t polls     = 0;             // volatile loads and atomics since it last got the machine: it may be waiting
-    uint32_t epoch     = 1;             // __syncwarp count: orders lanes for the race checks
     uint32_t carry     = 0;             // condition code register, a bit per lane
     uint32_t forced    = 0;             // lanes that need not wait for absent ones any more
     uint64_t issued    = 0;             // instructions
@@ -172,10 +171,9 @@ struct Block {
     uint32_t shared_bytes = 0, local_stride = 0;
     uint32_t live = 0;                  // threads
     BarrierState barriers[16];
-    uint32_t barrier_epoch = 1;         // completed block-wide barriers
-    uint32_t fences = 1;                // gpu-scope fences, for the race checks between blocks
-    uint64_t acquired = 0;              // launch-wide fence time at the last acquire
     std::shared_ptr<SharedRaces> races;
+    bool pending_copies = false;        // a cp.async has been issued
+    std::vector<Finding> unwritten;     // shared bytes read before anyone wrote them: a race if someone does before the barrier
     uint64_t issued = 0;
     bool done = false;
 };
@@ -189,6 +187,8 @@ struct SiteCounts {                     // --profile: per code index
     uint64_t warps = 0, lanes = 0;
 };
 
+struct Suspect;                         // races.h
+
 struct Worker {
     Launch* launch = nullptr;
     int number     = 0;
@@ -199,6 +199,9 @@ struct Worker {
     std::unordered_map<const Function*, std::vector<SiteCounts>> profile;
     std::vector<SiteCounts>* profile_now = nullptr;
     std::vector<Frame*> spare_frames;
+    std::vector<Suspect> suspects;      // overlapping writes whose values are not known yet
+    Worker();
+    ~Worker();
 };
 
 struct KernelCode;                      // module.h's Kernel::code: the functions of one kernel, decoded
@@ -221,6 +224,7 @@ struct Launch {
     double deadline;
     std::shared_ptr<GlobalRaces> races;
     uint64_t clock_base;
+    uint64_t operation = 0;             // number in the race records
 };
 
 // The windows of generic addresses: not canonical on x86, so no host pointer lies in them.

@@ -13,6 +13,10 @@
 #include "summary.h"
 
 namespace emu {
+
+// The runtime library's: call sites in the text become file and line. Absent when only the core is linked, as in unit tests.
+__attribute__((weak)) std::string resolve_sites(const std::string& text);
+
 namespace {
 
 struct Seen {
@@ -108,7 +112,7 @@ void report(const Finding& f) {
         text += where;
     }
     if (!f.allocation.empty()) text += "    " + f.allocation + "\n";
-    std::fputs(text.c_str(), stderr);
+    std::fputs((resolve_sites ? resolve_sites(text) : text).c_str(), stderr);
     if (info || options().keep_going) return;
     print_summary();
     std::fflush(stderr);

@@ -1,6 +1,7 @@
 // host_guard.cpp - faults of the host in memory it must not touch: the device's, and what an unfinished operation owns
 #include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -66,6 +67,10 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         f.kind = Kind::HostDereference;
     }
     f.what = text;
+    const auto* machine = static_cast<const ucontext_t*>(context);
+    char site[64];  // resolve_sites makes file and line of it; one beyond the faulting instruction, as for a call
+    std::snprintf(site, sizeof site, "the program at @{%llx}", (unsigned long long)machine->uc_mcontext.gregs[REG_RIP] + 1);
+    f.kernel = site;
     if (options().check != Check::Off) report(f);
     if (visible) return protect(a, 1, PROT_READ | PROT_WRITE);
     return chain();

@@ -10,6 +10,7 @@
 #include "handlers.h"
 #include "kernel_code.h"
 #include "options.h"
+#include "races.h"
 #include "spec.h"
 #include "summary.h"
 
@@ -63,6 +64,7 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
 }
 
 void end_block(Block& b) {
+    report_unwritten_shared(b);
     for (Warp& w : b.warps)
         for (Group& g : w.groups)
             if (g.state != State::Exited) release_frame(*w.worker, g.frame);
@@ -118,7 +120,7 @@ void work(Launch& launch, Worker& worker, Blocks& blocks) {
 uint64_t grid_workspace() {
     static const uint64_t address = [] {
         Memory& m        = Memory::get();
-        const Address at = m.allocate(4096, Space::Symbol, "workspace of cooperative launches");
+        const Address at = m.allocate(4096, Space::Symbol, "workspace of cooperative launches", true);
         std::memset(m.host(at), 0, 4096);
         m.mark_written(at, 4096);
         return at;
@@ -132,10 +134,13 @@ std::vector<std::unique_ptr<Worker>>& workers() {
     return *list;
 }
 
-uint32_t launches        = 0;
-uint64_t clock_so_far    = 0;
+uint32_t launches     = 0;
+uint64_t clock_so_far = 0;
 
 }  // namespace
+
+Worker::Worker()  = default;
+Worker::~Worker() = default;
 
 std::vector<std::byte> pack_arguments(const Kernel& kernel, void** args) {
     std::vector<std::byte> packed(std::max<uint32_t>(kernel.param_bytes, 1));
@@ -230,8 +235,12 @@ std::string place_of(const Function& f, const Instr* i) {
     const size_t at = size_t(i - f.code.data());
     if (i < f.code.data() || at >= f.origin.size() || !f.origin[at]) return "";
     const ptx::Instruction& p = *f.origin[at];
-    const auto file           = f.module->files.find(p.file);
-    if (p.source_line && file != f.module->files.end()) return file->second + ":" + std::to_string(p.source_line);
+    auto text                 = [&](int number, int line) {
+        const auto file = f.module->files.find(number);
+        return line && file != f.module->files.end() ? file->second + ":" + std::to_string(line) : std::string();
+    };
+    const std::string inner = text(p.file, p.source_line), outer = text(p.outer_file, p.outer_line);
+    if (!inner.empty()) return outer.empty() || outer == inner ? inner : inner + ", inlined at " + outer;
     return "PTX line " + std::to_string(p.line) + " (" + p.form + "; build with -lineinfo to see the source line)";
 }
 

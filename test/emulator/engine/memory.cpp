@@ -75,7 +75,7 @@ Memory::Memory() : s(new State) {
     give_up("cannot reserve address space for device memory; raise the limit (ulimit -v)");
 }
 
-Address Memory::allocate(size_t bytes, Space space, const std::string& origin) {
+Address Memory::allocate(size_t bytes, Space space, const std::string& origin, bool variable) {
     const std::lock_guard hold(s->lock);
     if (counts(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
     const bool pages = host_visible(space);
@@ -85,9 +85,9 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin) {
     s->next = at + room;
     if (pages) mprotect(reinterpret_cast<void*>(at), room, PROT_READ | PROT_WRITE);
     auto a   = std::make_unique<Allocation>();
-    a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin;
+    a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
     if (counts(space)) s->used += bytes;
-    if (space != Space::Symbol)
+    if (!variable)
         std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonOnly));
     // The host writes pinned and managed memory where we do not see it.
     if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
@@ -98,7 +98,7 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin) {
 FreeResult Memory::free(Address begin, const std::string& by) {
     std::unique_lock hold(s->lock);
     auto it = s->live.find(begin);
-    if (it == s->live.end() || it->second->space == Space::Symbol) {
+    if (it == s->live.end() || it->second->variable) {
         hold.unlock();
         const Allocation* dead = find_dead(begin);
         const bool twice       = dead && dead->begin == begin;

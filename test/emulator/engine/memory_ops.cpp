@@ -1,7 +1,9 @@
 // memory_ops.cpp - ld, st, ldu, and parameter blobs
 #include "access.h"
+#include "checker.h"
 #include "handlers.h"
 #include "lanes.h"
+#include "races.h"
 
 namespace emu {
 namespace {
@@ -58,6 +60,7 @@ template <class M, class R, int V, Window S> const Instr* store(Warp& w, const I
     Reach r;
     constexpr uint32_t size = sizeof(M) * V;
     const bool polls        = i->c.pool == kPoll;
+    if (i->imm2) checker_fence(w, true);  // st.release
     reach<S>(w, i, size, polls ? Touch::VolatileStore : Touch::Store, r);
     const R* v[V];
     v[0] = w.reg<R>(i->b);
@@ -78,6 +81,7 @@ template <class M, class R, int V, Window S> const Instr* store(Warp& w, const I
             for (int k = 0; k < V; k++) to[k] = M(v[k][l]);
         });
     }
+    if (!w.worker->suspects.empty()) [[unlikely]] settle_suspects(*w.worker);
     return i + 1;
 }
 
@@ -218,6 +222,7 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
         else x.b = {};
     }
     if (has(i, "volatile") || has(i, "relaxed") || has(i, "acquire") || has(i, "release") || has(i, "mmio")) x.c.pool = kPoll;
+    x.imm2   = stores && has(i, "release");
     x.window = uint8_t(window);
 }
 

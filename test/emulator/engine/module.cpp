@@ -55,8 +55,8 @@ void place_variables(Module& m) {
     Memory& memory = Memory::get();
     for (const auto& v : m.ptx->variables) {
         if (v.space == "shared" || v.external || m.variables.count(v.name)) continue;
-        const Address a = memory.allocate(std::max<uint64_t>(v.bytes, 1), Space::Symbol,
-                                          (v.space == "const" ? "__constant__ " : "__device__ ") + demangle(v.name));
+        const Address a = memory.allocate(std::max<uint64_t>(v.bytes, 1), v.managed ? Space::Managed : Space::Symbol,
+                                          (v.managed ? "__managed__ " : v.space == "const" ? "__constant__ " : "__device__ ") + demangle(v.name), true);
         if (!a) give_up("device memory is full: no room for variable " + v.name);
         // Static storage starts as zeros.
         std::memset(memory.host(a), 0, v.bytes);

@@ -47,6 +47,7 @@ struct Instruction {
     std::vector<Operand> results, arguments;  // of call
     int line = 0;                       // in the PTX text
     int file = 0, source_line = 0;      // .loc
+    int outer_file = 0, outer_line = 0; // where that was inlined into the kernel's own code
 };
 
 struct Variable {

@@ -1,5 +1,6 @@
 // ptx_body.cpp - the body of a function: registers, scopes, labels, instructions
 #include <algorithm>
+#include <array>
 
 #include "ptx_parser.h"
 
@@ -37,7 +38,15 @@ class BodyParser {
     std::vector<Scope> scopes;
     std::vector<int> scope_of;  // per instruction
     int scope = 0, depth = 0;
-    int file = 0, source_line = 0;
+    int file = 0, source_line = 0, outer_file = 0, outer_line = 0;
+    using Place = std::array<int, 3>;   // file, line, column
+    std::map<Place, Place> inlined_at;
+
+    Place take_place() {
+        Place p;
+        for (int& part : p) part = int(parse_integer(lex.take()));
+        return p;
+    }
 
     void statement() {
         const Token& t = lex.peek();
@@ -94,19 +103,21 @@ class BodyParser {
             } while (lex.accept(","));
             lex.expect(";");
         } else if (t.text == ".loc") {
-            file        = int(parse_integer(lex.take()));
-            source_line = int(parse_integer(lex.take()));
-            parse_integer(lex.take());
-            // , function_name label+offset, inlined_at file line column: the innermost place says most
+            const Place place = take_place();
+            // , function_name label+offset, inlined_at file line column: that place's own .loc came earlier
             while (lex.accept(",")) {
                 if (lex.accept("function_name")) {
                     lex.take();
                     if (lex.accept("+")) lex.take();
                 } else {
                     lex.take();
-                    for (int i = 0; i < 3; i++) parse_integer(lex.take());
+                    inlined_at[place] = take_place();
                 }
             }
+            Place outer = place;
+            for (int k = 0; k < 100 && inlined_at.count(outer); k++) outer = inlined_at[outer];
+            file = place[0], source_line = place[1];
+            outer_file = outer[0], outer_line = outer[1];
         } else {
             // .pragma "nounroll"; and the like change nothing here
             while (!lex.accept(";")) {
@@ -162,6 +173,8 @@ class BodyParser {
         i.line        = lex.peek().line;
         i.file        = file;
         i.source_line = source_line;
+        i.outer_file  = outer_file;
+        i.outer_line  = outer_line;
         if (lex.accept("@")) {
             i.guard_negated  = lex.accept("!");
             const Token name = lex.word();

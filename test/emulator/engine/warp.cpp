@@ -8,22 +8,31 @@
 namespace emu {
 namespace {
 
-// The member mask is the same in all lanes that take part; the lowest one's is taken.
-uint32_t members_of(Warp& w, Ref r) { return w.reg<uint32_t>(r)[__builtin_ctz(w.mask)]; }
-
-// True when all members have come. Members that are not active otherwise is what `absent lane` findings are about.
-bool together(Warp& w, const Instr* i, Ref member_mask) {
-    const uint32_t members = members_of(w, member_mask);
-    if (w.mask == kAll && members == kAll) return true;  // nobody missing, nobody extra
-    if ((w.live & members & ~w.mask) != 0 || w.groups.size() > 1) {
-        if (!gather(w, i, members)) return false;
+// Runs Body once all members have come. Lanes side by side may belong to different sets (tiles of a warp): each set on its own.
+// The member mask is in i->guard: these instructions are never guarded, a guard becomes a branch around them.
+template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
+    const uint32_t* members = w.reg<uint32_t>(i->guard);
+    uint32_t same = kAll, any = 0;
+    for (int l = 0; l < kLanes; l++) {
+        const uint32_t m = w.mask >> l & 1 ? members[l] : kAll;
+        same &= m;
+        any |= w.mask >> l & 1 ? m : 0;
     }
-    if (w.mask & ~members) {
-        const int lane = __builtin_ctz(w.mask & ~members);
-        if (options().check != Check::Off)
-            report(finding_at(w, i, Kind::AbsentLane, lane, "executes the instruction but is not in its member mask"));
+    if (same == kAll && w.mask == kAll) return Body(w, i);
+    if ((w.live & any & ~w.mask) != 0 || w.groups.size() > 1)
+        if (!gather(w, i, any)) return kStop;
+    const uint32_t outside = w.mask & ~mask_of([=](int l) { return members[l] >> l & 1; });
+    if (outside && options().check != Check::Off)
+        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(outside), "executes the instruction but is not in its member mask"));
+    const uint32_t all = w.mask;
+    for (uint32_t left = all; left;) {
+        const uint32_t set = members[__builtin_ctz(left)];
+        w.mask             = left & mask_of([=](int l) { return members[l] == set; });
+        left &= ~w.mask;
+        Body(w, i);
     }
-    return true;
+    w.mask = all;
+    return i + 1;
 }
 
 enum ShuffleMode { kUp, kDown, kBfly, kIdx };
@@ -31,7 +40,6 @@ enum ShuffleMode { kUp, kDown, kBfly, kIdx };
 // a: value, b: lane or distance, more[0]: clamp and segment mask, more[1]: members; d value, c predicate (or none)
 template <int Mode> const Instr* shfl(Warp& w, const Instr* i) {
     const Ref* more = &w.frame->function->more[i->more];
-    if (i->more_count > 1 && !together(w, i, more[1])) return kStop;
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b), *c = w.reg<uint32_t>(more[0]);
     uint32_t v[kLanes], inside = 0, from_absent = 0;
     for (int l = 0; l < kLanes; l++) {
@@ -58,18 +66,20 @@ void build_shfl(Builder& b, const ptx::Instruction& i) {
     const bool sync = has(i, "sync");
     if (i.ops.size() != (sync ? 5u : 4u)) throw Undecodable("wrong number of operands");
     const Ref a = b.read(i.ops[1], Type::b32), by = b.read(i.ops[2], Type::b32);
-    std::vector<Ref> more{b.read(i.ops[3], Type::b32)};
-    if (sync) more.push_back(b.read(i.ops[4], Type::b32));
+    const Ref clamp = b.read(i.ops[3], Type::b32), members = sync ? b.read(i.ops[4], Type::b32) : b.constant(kAll, 4);
     const Ref d = b.write(i.ops[0], Type::b32), p = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
-    Instr& x    = b.emit(has(i, "up") ? shfl<kUp> : has(i, "down") ? shfl<kDown> : has(i, "bfly") ? shfl<kBfly> : shfl<kIdx>);
+    Instr& x    = b.emit(has(i, "up")     ? collective<shfl<kUp>>
+                         : has(i, "down") ? collective<shfl<kDown>>
+                         : has(i, "bfly") ? collective<shfl<kBfly>>
+                                          : collective<shfl<kIdx>>);
+    x.guard     = members;
     x.a = a, x.b = by, x.d = d, x.c = p;
     x.flags = kSplits | (p.none() ? 0 : kWritesC);
-    b.more(x, {}, more);
+    b.more(x, {}, {clamp});
 }
 
 enum Vote { kVoteAll, kVoteAny, kVoteUni, kVoteBallot };
 const Instr* vote(Warp& w, const Instr* i) {  // a: predicate, b: members
-    if (!i->b.none() && !together(w, i, i->b)) return kStop;
     const uint32_t p = w.pred(i->a) ^ (i->imm & 8 ? kAll : 0), yes = p & w.mask;
     switch (i->imm & 7) {
         case kVoteAll: put_pred(w, i->d, yes == w.mask ? kAll : 0); break;
@@ -85,14 +95,13 @@ void build_vote(Builder& b, const ptx::Instruction& i) {
     bool negated;
     const Ref p = b.read_pred(i.ops[1], negated), members = sync ? b.read(i.ops[2], Type::b32) : Ref{};
     const Ref d = ballot ? b.write(i.ops[0], Type::b32) : b.write_pred(i.ops[0].reg);
-    Instr& x    = b.emit(vote);
-    x.a = p, x.b = members, x.d = d;
+    Instr& x    = b.emit(sync ? collective<vote> : vote);
+    x.a = p, x.guard = members, x.d = d;
     x.imm   = (ballot ? kVoteBallot : has(i, "all") ? kVoteAll : has(i, "any") ? kVoteAny : kVoteUni) | (negated ? 8 : 0);
     x.flags = kSplits;
 }
 
 template <class T> const Instr* match_any(Warp& w, const Instr* i) {
-    if (!together(w, i, i->b)) return kStop;
     const T* a  = w.reg<T>(i->a);
     uint32_t* d = w.reg<uint32_t>(i->d);
     uint32_t same[kLanes];
@@ -101,7 +110,6 @@ template <class T> const Instr* match_any(Warp& w, const Instr* i) {
     return i + 1;
 }
 template <class T> const Instr* match_all(Warp& w, const Instr* i) {
-    if (!together(w, i, i->b)) return kStop;
     const T* a          = w.reg<T>(i->a);
     const T first       = a[__builtin_ctz(w.mask)];
     const bool all      = (w.mask & ~mask_of([&](int k) { return a[k] == first; })) == 0;
@@ -116,14 +124,14 @@ void build_match(Builder& b, const ptx::Instruction& i) {
     const Ref a  = b.read(i.ops[1], t), members = b.read(i.ops[2], Type::b32), d = b.write(i.ops[0], Type::b32);
     const Ref p  = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
     const bool wide = reg_bytes(t) == 8;
-    Instr& x = b.emit(has(i, "any") ? (wide ? match_any<uint64_t> : match_any<uint32_t>) : (wide ? match_all<uint64_t> : match_all<uint32_t>));
-    x.a = a, x.b = members, x.d = d, x.c = p;
+    Instr& x = b.emit(has(i, "any") ? (wide ? collective<match_any<uint64_t>> : collective<match_any<uint32_t>>)
+                                       : (wide ? collective<match_all<uint64_t>> : collective<match_all<uint32_t>>));
+    x.a = a, x.guard = members, x.d = d, x.c = p;
     x.flags = kSplits | (p.none() ? 0 : kWritesC);
 }
 
 enum Redux { kRedAdd, kRedMin, kRedMax, kRedAnd, kRedOr, kRedXor };
 template <class T> const Instr* redux(Warp& w, const Instr* i) {
-    if (!together(w, i, i->b)) return kStop;
     const T* a = w.reg<T>(i->a);
     T v        = a[__builtin_ctz(w.mask)];
     each_lane(w.mask & (w.mask - 1), [&](int l) {
@@ -143,8 +151,8 @@ void build_redux(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 3) throw Undecodable("3 operands expected");
     const Type t = type_of(i);
     const Ref a  = b.read(i.ops[1], t), members = b.read(i.ops[2], Type::b32), d = b.write(i.ops[0], t);
-    Instr& x     = b.emit(t == Type::s32 ? redux<int32_t> : redux<uint32_t>);
-    x.a = a, x.b = members, x.d = d;
+    Instr& x     = b.emit(t == Type::s32 ? collective<redux<int32_t>> : collective<redux<uint32_t>>);
+    x.a = a, x.guard = members, x.d = d;
     x.imm = has(i, "add") ? kRedAdd : has(i, "min") ? kRedMin : has(i, "max") ? kRedMax : has(i, "and") ? kRedAnd
             : has(i, "or") ? kRedOr : kRedXor;
     x.flags = kSplits;
@@ -161,18 +169,16 @@ void build_activemask(Builder& b, const ptx::Instruction& i) {
 }
 
 const Instr* warp_barrier(Warp& w, const Instr* i) {
-    if (!together(w, i, i->a)) return kStop;
     checker_warp_sync(w);
     return i + 1;
 }
 void build_warp_barrier(Builder& b, const ptx::Instruction& i) {
     const Ref members = b.read(i.ops.at(0), Type::b32);
-    Instr& x          = b.emit(warp_barrier);
-    x.a = members, x.flags = kSplits;
+    Instr& x          = b.emit(collective<warp_barrier>);
+    x.guard = members, x.flags = kSplits;
 }
 
 const Instr* elect(Warp& w, const Instr* i) {  // d|p: the lowest member leads
-    if (!together(w, i, i->a)) return kStop;
     const uint32_t leader = uint32_t(__builtin_ctz(w.mask));
     for_lanes(w, w.reg<uint32_t>(i->d), [=](int) { return leader; });
     if (!i->c.none()) put_pred(w, i->c, 1u << leader);
@@ -182,8 +188,8 @@ void build_elect(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 2) throw Undecodable("2 operands expected");
     const Ref members = b.read(i.ops[1], Type::b32), d = b.write(i.ops[0], Type::b32);
     const Ref p       = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
-    Instr& x          = b.emit(elect);
-    x.a = members, x.d = d, x.c = p;
+    Instr& x          = b.emit(collective<elect>);
+    x.guard = members, x.d = d, x.c = p;
     x.flags = kSplits | (p.none() ? 0 : kWritesC);
 }
 
