@@ -11,7 +11,9 @@ EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
 EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
 
 EMU_CXX      ?= g++
-EMU_FLAGS    := -std=c++20 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=off -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
+# 32 lanes are two vectors of 512 bits; compilers prefer 256 unless told.
+EMU_VECTOR   := $(shell echo | $(EMU_CXX) -march=native -mprefer-vector-width=512 -E - >/dev/null 2>&1 && echo -mprefer-vector-width=512)
+EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-trapping-math -ffp-contract=off -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
                 -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
 EMU_LZ       := -lzstd
 EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -arch=compute_80 -cudart shared -g -lineinfo -diag-suppress 177
@@ -60,12 +62,17 @@ $(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
 	$(EMU_NVCC) -o $@ $< $(shell sed -n 's|^// libraries: ||p' $(EMU)/programs/$*.cu)
 
 # Unoptimised: Catch2 costs more to optimise than the tests to run.
-$(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0
+$(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0 -DCUDA_INCLUDE='"$(EMU_CUDA_INCLUDE)"'
 $(EMU_OUT)/test: $(call emu_obj,$(EMU_TESTS)) $(EMU_LIBS)
 	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
 
 # Without nvcc the programs are skipped, and the test says so.
 emulator-test: $(EMU_OUT)/test $(if $(shell command -v $(NVCC) 2>/dev/null),emulator-programs)
 	$(EMU_OUT)/test $(ARGS)
+
+$(EMU_OUT)/bench: $(EMU_OUT)/obj/bench/bench_engine.o $(EMU_OUT)/libcudart.so.$(EMU_N)
+	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
+emulator-bench: $(EMU_OUT)/bench
+	EMU_CHECK=memory $<
 
 -include $(shell find $(EMU_OUT)/obj -name '*.d' 2>/dev/null)

@@ -1,7 +1,11 @@
 // test_runtime.cpp - streams, events, graphs and memory through the C API, without kernels; NCCL between threads
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <nccl.h>
 
+#include <fstream>
+#include <iterator>
+#include <regex>
 #include <thread>
 
 #include "device.h"
@@ -153,4 +157,26 @@ TEST_CASE("an aborted communicator ends the others' operations with an error", "
     ncclCommAbort(comm);
     waits.join();
     CHECK(seen == ncclRemoteError);
+}
+
+TEST_CASE("every function of the toolkit's runtime header is there, if only to say that it is missing", "[runtime]") {
+    std::ifstream header(CUDA_INCLUDE "/cuda_runtime_api.h");
+    REQUIRE(header);
+    const std::string text{std::istreambuf_iterator<char>(header), {}};
+    const std::regex declaration("^extern .*\\b(cuda[A-Z][A-Za-z0-9]*)\\(");
+    std::string missing;
+    int found = 0;
+    for (size_t line = 0, end; line < text.size(); line = end + 1) {
+        end = std::min(text.find('\n', line), text.size());
+        std::cmatch name;
+        const std::string one = text.substr(line, end - line);
+        if (one.find("__cudart_builtin__") != std::string::npos && one.find("__device__") != std::string::npos &&
+            one.find("__host__") == std::string::npos)
+            continue;
+        if (!std::regex_search(one.c_str(), name, declaration)) continue;
+        found++;
+        if (!dlsym(RTLD_DEFAULT, name[1].str().c_str())) missing += name[1].str() + " ";
+    }
+    CHECK(found > 250);
+    CHECK(missing == "");
 }
