@@ -1,6 +1,4 @@
 // device.cpp - the device that is pretended: properties, attributes, limits; what has no effect here; what is refused
-#include <cuda_profiler_api.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -12,14 +10,14 @@ namespace emu {
 namespace {
 
 thread_local int device_now = 0;
-auto& limits = *new std::map<int, size_t>{{cudaLimitStackSize, 1024},
-                             {cudaLimitPrintfFifoSize, 1 << 20},
-                             {cudaLimitMallocHeapSize, 8 << 20},
-                             {cudaLimitDevRuntimeSyncDepth, 2},
-                             {cudaLimitDevRuntimePendingLaunchCount, 2048},
-                             {cudaLimitMaxL2FetchGranularity, 64},
-                             {cudaLimitPersistingL2CacheSize, 0}};
-unsigned device_flags = cudaDeviceScheduleAuto;
+auto& limits                = *new std::map<int, size_t>{{cudaLimitStackSize, 1024},
+                                                         {cudaLimitPrintfFifoSize, 1 << 20},
+                                                         {cudaLimitMallocHeapSize, 8 << 20},
+                                                         {cudaLimitDevRuntimeSyncDepth, 2},
+                                                         {cudaLimitDevRuntimePendingLaunchCount, 2048},
+                                                         {cudaLimitMaxL2FetchGranularity, 64},
+                                                         {cudaLimitPersistingL2CacheSize, 0}};
+unsigned device_flags       = cudaDeviceScheduleAuto;
 
 // EMU_DEVICES: how many equal devices there are. They share one memory, so nothing that reaches across is refused.
 int device_count() {
@@ -82,8 +80,9 @@ void fill_properties(cudaDeviceProp& p, int device) {
     p.hostRegisterSupported             = 1;
     p.memoryPoolsSupported              = 1;
     p.clusterLaunch                     = 0;
-    p.hostNumaId                        = -1;
-#if CUDART_VERSION < 13000
+#if CUDART_VERSION >= 13000
+    p.hostNumaId = -1;
+#else
     p.clockRate                        = gpu.clock_khz;
     p.memoryClockRate                  = gpu.memory_clock_khz;
     p.cooperativeMultiDeviceLaunch     = 0;
@@ -325,6 +324,11 @@ cudaError_t cudaDeviceReset() {
     });
 }
 
+#if CUDART_VERSION < 13000
+cudaError_t cudaThreadSynchronize() { return cudaDeviceSynchronize(); }
+cudaError_t cudaThreadExit() { return cudaDeviceReset(); }
+#endif
+
 cudaError_t cudaRuntimeGetVersion(int* version) {
     return CALL.run([&] { return *version = CUDART_VERSION, cudaSuccess; });
 }
@@ -374,10 +378,10 @@ cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
 
 // --- tools -----------------------------------------------------------------------------------------------------------
 
-cudaError_t cudaProfilerStart() {
+extern "C" cudaError_t cudaProfilerStart() {
     return CALL.run([] { return cudaSuccess; });
 }
-cudaError_t cudaProfilerStop() {
+extern "C" cudaError_t cudaProfilerStop() {
     return CALL.run([] { return cudaSuccess; });
 }
 

@@ -465,6 +465,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* handle, co
 }
 
 // --- libraries loaded at run time -----------------------------------------------------------------------------------
+#if CUDART_VERSION >= 12080
 
 static cudaError_t open_library(cudaLibrary_t* out, const void* data, std::string copy = {}) {
     uint32_t magic = 0;
@@ -527,6 +528,7 @@ cudaError_t cudaLibraryGetManaged(void** pointer, size_t* bytes, cudaLibrary_t l
 cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribute attribute, int value, int) {
     return cudaFuncSetAttribute(kernel, attribute, value);
 }
+#endif
 
 // --- variables ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ struct DeviceArray {
         if (cudaMalloc(reinterpret_cast<void**>(&data), n * sizeof(T))) throw std::runtime_error("cudaMalloc");
     }
     explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
-        if (cudaMemcpy(data, host.data(), n * sizeof(T), cudaMemcpyHostToDevice)) throw std::runtime_error("cudaMemcpy");
+        if (cudaMemcpy(data, host.data(), n * sizeof(T), cudaMemcpyHostToDevice))
+            throw std::runtime_error("cudaMemcpy");
     }
     ~DeviceArray() { cudaFree(data); }
     DeviceArray(const DeviceArray&) = delete;

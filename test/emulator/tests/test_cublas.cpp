@@ -6,8 +6,8 @@
 
 #include <cmath>
 
-#include "device.h"
 #include "catch.h"
+#include "device.h"
 
 namespace {
 
@@ -15,18 +15,47 @@ namespace {
 size_t bytes_of(cudaDataType t) { return t == CUDA_R_64F ? 8 : t == CUDA_R_32F ? 4 : 2; }
 void store(std::vector<char>& to, size_t i, cudaDataType t, double x) {
     switch (t) {
-    case CUDA_R_64F: std::memcpy(&to[i * 8], &x, 8); break;
-    case CUDA_R_32F: { const float f = float(x); std::memcpy(&to[i * 4], &f, 4); break; }
-    case CUDA_R_16F: { const __half h = __float2half(float(x)); std::memcpy(&to[i * 2], &h, 2); break; }
-    default: { const __nv_bfloat16 b = __float2bfloat16(float(x)); std::memcpy(&to[i * 2], &b, 2); }
+        case CUDA_R_64F:
+            std::memcpy(&to[i * 8], &x, 8);
+            break;
+        case CUDA_R_32F: {
+            const float f = float(x);
+            std::memcpy(&to[i * 4], &f, 4);
+            break;
+        }
+        case CUDA_R_16F: {
+            const __half h = __float2half(float(x));
+            std::memcpy(&to[i * 2], &h, 2);
+            break;
+        }
+        default: {
+            const __nv_bfloat16 b = __float2bfloat16(float(x));
+            std::memcpy(&to[i * 2], &b, 2);
+        }
     }
 }
 double load(const std::vector<char>& from, size_t i, cudaDataType t) {
     switch (t) {
-    case CUDA_R_64F: { double d; std::memcpy(&d, &from[i * 8], 8); return d; }
-    case CUDA_R_32F: { float f; std::memcpy(&f, &from[i * 4], 4); return f; }
-    case CUDA_R_16F: { __half h; std::memcpy(&h, &from[i * 2], 2); return __half2float(h); }
-    default: { __nv_bfloat16 b; std::memcpy(&b, &from[i * 2], 2); return __bfloat162float(b); }
+        case CUDA_R_64F: {
+            double d;
+            std::memcpy(&d, &from[i * 8], 8);
+            return d;
+        }
+        case CUDA_R_32F: {
+            float f;
+            std::memcpy(&f, &from[i * 4], 4);
+            return f;
+        }
+        case CUDA_R_16F: {
+            __half h;
+            std::memcpy(&h, &from[i * 2], 2);
+            return __half2float(h);
+        }
+        default: {
+            __nv_bfloat16 b;
+            std::memcpy(&b, &from[i * 2], 2);
+            return __bfloat162float(b);
+        }
     }
 }
 std::vector<char> bytes(const std::vector<double>& x, cudaDataType t) {
@@ -34,7 +63,9 @@ std::vector<char> bytes(const std::vector<double>& x, cudaDataType t) {
     for (size_t i = 0; i < x.size(); i++) store(out, i, t, x[i]);
     return out;
 }
-double rounding(cudaDataType t) { return t == CUDA_R_64F ? 1e-15 : t == CUDA_R_32F ? 1e-6 : t == CUDA_R_16F ? 1e-3 : 8e-3; }
+double rounding(cudaDataType t) {
+    return t == CUDA_R_64F ? 1e-15 : t == CUDA_R_32F ? 1e-6 : t == CUDA_R_16F ? 1e-3 : 8e-3;
+}
 
 double gelu(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 double gelu_slope(double x) {
@@ -43,8 +74,8 @@ double gelu_slope(double x) {
 }
 
 struct Lt {
-    cublasLtHandle_t handle = nullptr;
-    cublasLtMatmulDesc_t op = nullptr;
+    cublasLtHandle_t handle  = nullptr;
+    cublasLtMatmulDesc_t op  = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulPreference_t preference = nullptr;
     Lt(cublasComputeType_t compute, cudaDataType scale) {
@@ -64,7 +95,7 @@ struct Lt {
         REQUIRE(cublasLtMatmulDescSetAttribute(op, id, &value, sizeof value) == CUBLAS_STATUS_SUCCESS);
     }
     void batch(int count, int64_t sa, int64_t sb, int64_t sc) {
-        const int64_t strides[] = {sa, sb, sc};
+        const int64_t strides[]          = {sa, sb, sc};
         cublasLtMatrixLayout_t layouts[] = {a, b, c};
         for (int i = 0; i < 3; i++) {
             cublasLtMatrixLayoutSetAttribute(layouts[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count);
@@ -134,21 +165,23 @@ TEST_CASE("cublasLtMatmul agrees with double precision", "[cublas]") {
 }
 
 TEST_CASE("the epilogues of cublasLtMatmul agree with double precision", "[cublas]") {
-    const auto type = GENERATE(CUDA_R_32F, CUDA_R_16BF, CUDA_R_16F);
-    const auto epilogue =
-        GENERATE(CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
-                 CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS, CUBLASLT_EPILOGUE_GELU_AUX,
-                 CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU, CUBLASLT_EPILOGUE_DGELU_BGRAD,
-                 CUBLASLT_EPILOGUE_DRELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA, CUBLASLT_EPILOGUE_BGRADB);
+    const auto type     = GENERATE(CUDA_R_32F, CUDA_R_16BF, CUDA_R_16F);
+    const auto epilogue = GENERATE(CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU_BIAS,
+                                   CUBLASLT_EPILOGUE_RELU_AUX_BIAS, CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS,
+                                   CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU,
+                                   CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_DRELU_BGRAD,
+                                   CUBLASLT_EPILOGUE_BGRADA, CUBLASLT_EPILOGUE_BGRADB);
     const int m = 40, n = 19, k = 21;
     CAPTURE(int(type), int(epilogue));
     const bool relu = epilogue & CUBLASLT_EPILOGUE_RELU, gelu_forward = epilogue & CUBLASLT_EPILOGUE_GELU;
-    const bool dgelu = epilogue & 64, drelu = epilogue & 8, adds = epilogue & CUBLASLT_EPILOGUE_BIAS, aux = epilogue & 128;
+    const bool dgelu = epilogue & 64, drelu = epilogue & 8, adds = epilogue & CUBLASLT_EPILOGUE_BIAS,
+               aux  = epilogue & 128;
     const bool of_a = epilogue == CUBLASLT_EPILOGUE_BGRADA, of_b = epilogue == CUBLASLT_EPILOGUE_BGRADB;
     const bool gradient = of_a || of_b || (epilogue & 16);
     const int aux_ld    = relu || drelu ? 128 : 48;
 
-    const auto a = numbers(m * k, 1), b = numbers(k * n, 2), bias = numbers(std::max(m, n), 3), z = numbers(aux_ld * n, 4);
+    const auto a = numbers(m * k, 1), b = numbers(k * n, 2), bias = numbers(std::max(m, n), 3),
+               z = numbers(aux_ld * n, 4);
     DeviceArray<char> da(bytes(a, type)), db(bytes(b, type)), dd(m * n * bytes_of(type)), dbias(bytes(bias, type));
     std::vector<char> mask(size_t(aux_ld * n / 8));
     for (size_t i = 0; i < mask.size(); i++) mask[i] = char(i * 37);
@@ -165,8 +198,8 @@ TEST_CASE("the epilogues of cublasLtMatmul agree with double precision", "[cubla
         lt.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, int64_t(aux_ld));
     }
     const float one = 1, zero = 0;
-    REQUIRE(cublasLtMatmul(lt.handle, lt.op, &one, da.data, lt.a, db.data, lt.b, &zero, dd.data, lt.c, dd.data, lt.c, nullptr,
-                           nullptr, 0, nullptr) == CUBLAS_STATUS_SUCCESS);
+    REQUIRE(cublasLtMatmul(lt.handle, lt.op, &one, da.data, lt.a, db.data, lt.b, &zero, dd.data, lt.c, dd.data, lt.c,
+                           nullptr, nullptr, 0, nullptr) == CUBLAS_STATUS_SUCCESS);
 
     const auto got = dd.host(), got_aux = daux.host(), got_bias = dbias.host();
     const double tolerance = rounding(type);
@@ -179,7 +212,9 @@ TEST_CASE("the epilogues of cublasLtMatmul agree with double precision", "[cubla
             if (adds) x += bias[size_t(i)];
             const bool bit = got_aux[size_t(j * aux_ld + i) / 8] >> (i % 8) & 1;
             if (aux && relu) CHECK(bit == (x > 0));
-            if (aux && gelu_forward) worst_aux = std::max(worst_aux, std::abs(load(got_aux, size_t(j * aux_ld + i), type) - x) / (1 + std::abs(x)));
+            if (aux && gelu_forward)
+                worst_aux =
+                    std::max(worst_aux, std::abs(load(got_aux, size_t(j * aux_ld + i), type) - x) / (1 + std::abs(x)));
             if (relu) x = std::max(x, 0.0);
             if (gelu_forward) x = gelu(x);
             if (dgelu) x *= gelu_slope(z[size_t(j * aux_ld + i)]);
@@ -209,19 +244,27 @@ TEST_CASE("cublasLtMatmul refuses what the real library refuses", "[cublas]") {
         cublasLtMatrixLayoutCreate(&lt.c, CUDA_R_32F, 32, 32, 32);
         float *a = x.data, *d = x.data + 2048;
         change(lt, a);
-        return cublasLtMatmul(lt.handle, lt.op, &one, a, lt.a, x.data, lt.b, &zero, d, lt.c, d, lt.c, nullptr, nullptr, 0,
-                              nullptr);
+        return cublasLtMatmul(lt.handle, lt.op, &one, a, lt.a, x.data, lt.b, &zero, d, lt.c, d, lt.c, nullptr, nullptr,
+                              0, nullptr);
     };
     CHECK(attempt([](Lt&, float*&) {}) == CUBLAS_STATUS_SUCCESS);
-    CHECK(attempt([](Lt& lt, float*&) { const uint64_t r = 31; cublasLtMatrixLayoutSetAttribute(lt.a, CUBLASLT_MATRIX_LAYOUT_ROWS, &r, 8); }) == CUBLAS_STATUS_INVALID_VALUE);
-    CHECK(attempt([](Lt& lt, float*&) { const int64_t ld = 31; cublasLtMatrixLayoutSetAttribute(lt.a, CUBLASLT_MATRIX_LAYOUT_LD, &ld, 8); }) == CUBLAS_STATUS_INVALID_VALUE);
-    CHECK(attempt([](Lt& lt, float*&) { lt.set(CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(CUBLASLT_EPILOGUE_BIAS)); }) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(attempt([](Lt& lt, float*&) {
+              const uint64_t r = 31;
+              cublasLtMatrixLayoutSetAttribute(lt.a, CUBLASLT_MATRIX_LAYOUT_ROWS, &r, 8);
+          }) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(attempt([](Lt& lt, float*&) {
+              const int64_t ld = 31;
+              cublasLtMatrixLayoutSetAttribute(lt.a, CUBLASLT_MATRIX_LAYOUT_LD, &ld, 8);
+          }) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(attempt([](Lt& lt, float*&) { lt.set(CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(CUBLASLT_EPILOGUE_BIAS)); }) ==
+          CUBLAS_STATUS_INVALID_VALUE);
     CHECK(attempt([&](Lt& lt, float*&) {
               lt.set(CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(CUBLASLT_EPILOGUE_GELU_AUX));
               lt.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, static_cast<void*>(x.data));
               lt.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, int64_t(36));
           }) == CUBLAS_STATUS_INVALID_VALUE);
-    CHECK(attempt([](Lt&, float*& a) { a = reinterpret_cast<float*>(reinterpret_cast<char*>(a) + 2); }) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(attempt([](Lt&, float*& a) { a = reinterpret_cast<float*>(reinterpret_cast<char*>(a) + 2); }) ==
+          CUBLAS_STATUS_INVALID_VALUE);
     CHECK(attempt([](Lt&, float*& a) { a = nullptr; }) == CUBLAS_STATUS_INVALID_VALUE);
     CHECK(attempt([](Lt&, float*&) {}, CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_16BF) == CUBLAS_STATUS_NOT_SUPPORTED);
     CHECK(attempt([](Lt&, float*&) {}, CUBLAS_COMPUTE_32F, CUDA_R_8I) == CUBLAS_STATUS_NOT_SUPPORTED);
@@ -232,17 +275,20 @@ TEST_CASE("cublasLtMatmul refuses what the real library refuses", "[cublas]") {
           }) == CUBLAS_STATUS_NOT_SUPPORTED);
     const int32_t wrong = 1;
     Lt lt(CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    CHECK(cublasLtMatmulDescSetAttribute(lt.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &wrong, 4) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(cublasLtMatmulDescSetAttribute(lt.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &wrong, 4) ==
+          CUBLAS_STATUS_INVALID_VALUE);
 }
 
 TEST_CASE("cublas: products, vectors, pointer modes", "[cublas]") {
     cublasHandle_t h;
     REQUIRE(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS);
-    const int n = 37;
+    const int n  = 37;
     const auto x = numbers(n * n, 5), y = numbers(n * n, 6);
-    DeviceArray<float> dx(std::vector<float>(x.begin(), x.end())), dy(std::vector<float>(y.begin(), y.end())), dz(n * n);
+    DeviceArray<float> dx(std::vector<float>(x.begin(), x.end())), dy(std::vector<float>(y.begin(), y.end())),
+        dz(n * n);
     const float alpha = 2, beta = 0;
-    REQUIRE(cublasSgemm(h, CUBLAS_OP_T, CUBLAS_OP_N, n, n, n, &alpha, dx.data, n, dy.data, n, &beta, dz.data, n) == CUBLAS_STATUS_SUCCESS);
+    REQUIRE(cublasSgemm(h, CUBLAS_OP_T, CUBLAS_OP_N, n, n, n, &alpha, dx.data, n, dy.data, n, &beta, dz.data, n) ==
+            CUBLAS_STATUS_SUCCESS);
     const auto z = dz.host();
     double worst = 0;
     for (int i = 0; i < n; i++)

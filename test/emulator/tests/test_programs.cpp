@@ -1,7 +1,8 @@
 // test_programs.cpp - the collection in programs/, built by nvcc and run as a user runs it
 //
 // good/: must print "ok" and be clean under every schedule and check. bad/: each must be found, with the kind, the file
-// and line and, where the source says so, the block and thread; its fixed twin (the same program with an argument) is clean.
+// and line and, where the source says so, the block and thread; its fixed twin (the same program with an argument) is
+// clean.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -40,7 +41,8 @@ struct Program {
     std::string place;  // "block (3,0,0) thread (232,0,0)"
     std::string command(const std::string& options) const {
         const fs::path binary = programs / source.parent_path().filename() / source.stem();
-        return "scripts/emulate " + (says.count("options") ? says.at("options") + " " : "") + options + " " + binary.string();
+        return "scripts/emulate " + (says.count("options") ? says.at("options") + " " : "") + options + " " +
+               binary.string();
     }
     bool built() const { return fs::exists(programs / source.parent_path().filename() / source.stem()); }
 };
@@ -50,7 +52,8 @@ Program read(const fs::path& source) {
     std::string line;
     for (int number = 1; std::getline(file, line); number++) {
         for (const char* key : {"finding", "info", "check", "options"})
-            if (line.rfind(std::string("// ") + key + ": ", 0) == 0) program.says[key] = line.substr(std::strlen(key) + 5);
+            if (line.rfind(std::string("// ") + key + ": ", 0) == 0)
+                program.says[key] = line.substr(std::strlen(key) + 5);
         const size_t mark = line.find("// <-");
         if (mark == std::string::npos) continue;
         program.marked.push_back(number);
@@ -70,8 +73,8 @@ std::vector<Program> collection(const char* folder) {
     return all;
 }
 
-const char* schedules[] = {"--schedule barrier --streams eager", "--schedule rr:1 --streams late",
-                           "--schedule rr:7 --streams random:1", "--schedule reverse --streams late",
+const char* schedules[] = {"--schedule barrier --streams eager",     "--schedule rr:1 --streams late",
+                           "--schedule rr:7 --streams random:1",     "--schedule reverse --streams late",
                            "--schedule random:1 --streams random:2", "--schedule random:2 --sms 8"};
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
@@ -100,9 +103,10 @@ TEST_CASE("known-good programs are right with two host threads", "[programs]") {
 
 TEST_CASE("known-bad programs are found, their fixed twins are clean, under every schedule", "[programs]") {
     for (const Program& program : collection("bad")) {
-        const bool info         = program.says.count("info");
-        const std::string kind  = program.says.at(info ? "info" : "finding");
-        const std::string check = "--check " + (program.says.count("check") ? program.says.at("check") : "memory") + " ";
+        const bool info        = program.says.count("info");
+        const std::string kind = program.says.at(info ? "info" : "finding");
+        const std::string check =
+            "--check " + (program.says.count("check") ? program.says.at("check") : "memory") + " ";
         for (const std::string options : schedules) {
             const std::string command = program.command(check + options);
             const Result bad = run(command), twin = run(command + " fixed");

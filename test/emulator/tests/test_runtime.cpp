@@ -8,8 +8,8 @@
 #include <regex>
 #include <thread>
 
-#include "device.h"
 #include "catch.h"
+#include "device.h"
 
 TEST_CASE("copies in all directions move the bytes they should", "[runtime]") {
     std::vector<int> x(1000);
