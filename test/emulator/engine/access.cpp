@@ -85,9 +85,10 @@ inline void addresses(Warp& w, const Instr* i, Reach& r) {
 inline Reach::Shape shape_of(const Reach& r, uint32_t mask, uint32_t size) {
     if (mask == kAll) {
         const uint64_t first = r.addr[0];
+        const int shift = __builtin_ctz(size);  // sizes are powers of two; a 64-bit multiplication is slow
         uint64_t gaps = 0, moves = 0;
         for (int l = 0; l < kLanes; l++) {
-            gaps |= r.addr[l] ^ (first + uint64_t(l) * size);
+            gaps |= r.addr[l] ^ (first + (uint64_t(l) << shift));
             moves |= r.addr[l] ^ first;
         }
         return !gaps ? Reach::Contiguous : !moves ? Reach::Uniform : Reach::Scattered;
@@ -100,20 +101,24 @@ inline Reach::Shape shape_of(const Reach& r, uint32_t mask, uint32_t size) {
 
 inline void global_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     const Site& site    = w.worker->sites[i->site];
-    const uint64_t room = site.end - site.begin - size;  // of an empty site: huge, but then begin is beyond every address
-    uint64_t bad        = 0;
-    if (r.mask == kAll) {
-        for (int l = 0; l < kLanes; l++) bad |= uint64_t(r.addr[l] - site.begin > room) | (r.addr[l] & (size - 1));
-    } else {
+    const uint64_t have = site.end - site.begin, room = have - size;
+    const int lowest    = __builtin_ctz(r.mask);
+    const uint64_t from = r.addr[lowest] - site.begin;
+    r.shape             = shape_of(r, r.mask, size);
+    bool good           = have >= size;
+    if (r.shape == Reach::Contiguous) good &= from <= room && have - from >= uint64_t(size) * kLanes && !(r.addr[lowest] & (size - 1));
+    else if (r.shape == Reach::Uniform) good &= from <= room && !(r.addr[lowest] & (size - 1));
+    else {
+        uint64_t bad = 0;
         for (int l = 0; l < kLanes; l++)
             bad |= r.mask >> l & 1 ? uint64_t(r.addr[l] - site.begin > room) | (r.addr[l] & (size - 1)) : 0;
+        good &= bad == 0;
     }
-    if (bad || site.end - site.begin < size) [[unlikely]] {
+    if (!good) [[unlikely]] {
         r.shape = Reach::Scattered;
         r.mask  = slow_global(w, i, size, touch, r, r.mask);
     } else {
-        r.shape = shape_of(r, r.mask, size);
-        r.first = reinterpret_cast<std::byte*>(r.addr[__builtin_ctz(r.mask)] + site.delta);
+        r.first = reinterpret_cast<std::byte*>(r.addr[lowest] + site.delta);
         if (r.shape == Reach::Scattered)
             for (int l = 0; l < kLanes; l++) r.at[l] = reinterpret_cast<std::byte*>(r.addr[l] + site.delta);
     }

@@ -192,6 +192,7 @@ struct Suspect;                         // races.h
 struct Worker {
     Launch* launch = nullptr;
     int number     = 0;
+    bool plain     = true;              // neither --check all nor --profile
     std::vector<Site> sites;
     uint64_t instructions = 0;
     uint64_t rng          = 0;

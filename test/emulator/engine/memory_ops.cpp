@@ -16,6 +16,12 @@ template <Window S> inline void reach(Warp& w, const Instr* i, uint32_t size, To
     else reach_any(w, i, size, touch, r);
 }
 
+template <Window S> inline std::byte* straight(Warp& w, const Instr* i, uint32_t size) {
+    if constexpr (S == Window::Global) return straight_global(w, i, size);
+    else if constexpr (S == Window::Shared) return straight_shared(w, i, size);
+    else return nullptr;
+}
+
 constexpr int kPoll = 1;                 // Instr::c.pool: a volatile, acquiring or relaxed access; the warp may be waiting
 
 // M in memory, R in a register, V of them per lane
@@ -24,6 +30,14 @@ template <class M, class R, int V, Window S> const Instr* load(Warp& w, const In
     constexpr uint32_t size = sizeof(M) * V;
     const bool polls        = i->c.pool == kPoll;
     if (polls) w.polls++;
+    if constexpr (V == 1)
+        if (const std::byte* from = straight<S>(w, i, size)) {
+            const M* memory = reinterpret_cast<const M*>(from);
+            R* to           = w.reg<R>(i->d);
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; l++) to[l] = R(memory[l]);
+            return i + 1;
+        }
     reach<S>(w, i, size, polls ? Touch::VolatileLoad : Touch::Load, r);
     R* d[V];
     d[0] = w.reg<R>(i->d);
@@ -61,6 +75,14 @@ template <class M, class R, int V, Window S> const Instr* store(Warp& w, const I
     constexpr uint32_t size = sizeof(M) * V;
     const bool polls        = i->c.pool == kPoll;
     if (i->imm2) checker_fence(w, true);  // st.release
+    if constexpr (V == 1)
+        if (std::byte* to = straight<S>(w, i, size)) {
+            M* memory     = reinterpret_cast<M*>(to);
+            const R* from = w.reg<R>(i->b);
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; l++) memory[l] = M(from[l]);
+            return i + 1;
+        }
     reach<S>(w, i, size, polls ? Touch::VolatileStore : Touch::Store, r);
     const R* v[V];
     v[0] = w.reg<R>(i->b);

@@ -32,21 +32,33 @@ template <Element E> struct Unpack {
     }
 };
 
-// d (M×8) = a (M×K) · b (K×8) + c
-template <class T, int M, int K> inline void multiply(T (&c)[M][8], const T (&a)[M][K], const T (&b)[K][8]) {
-    for (int m = 0; m < M; m++) {
-        T row[8];
-        for (int n = 0; n < 8; n++) row[n] = c[m][n];
-        for (int k = 0; k < K; k++) {
-            const T x = a[m][k];
-            for (int n = 0; n < 8; n++) {
-                if constexpr (std::is_same_v<T, float>) row[n] = __builtin_fmaf(x, b[k][n], row[n]);
-                else if constexpr (std::is_same_v<T, double>) row[n] = __builtin_fma(x, b[k][n], row[n]);
-                else row[n] = int32_t(uint32_t(row[n]) + uint32_t(x * b[k][n]));
+inline float add_product(float x, float y, float sum) { return __builtin_fmaf(x, y, sum); }
+inline double add_product(double x, double y, double sum) { return __builtin_fma(x, y, sum); }
+inline int32_t add_product(int32_t x, int32_t y, int32_t sum) { return int32_t(uint32_t(sum) + uint32_t(x * y)); }
+
+// c (8×8) += a (8×K) · b (K×8), each sum over k in order. Eight rows at once hide the latency of the additions.
+template <class T, int K, int Pitch> inline void multiply(T (&c)[8][8], const T* __restrict a, const T (&__restrict b)[K][8]) {
+    T sum[8][8];
+    std::memcpy(sum, c, sizeof sum);
+    for (int block = 0; block < K / Pitch; block++)
+#pragma GCC unroll 8
+        for (int k = 0; k < Pitch; k++)
+#pragma GCC unroll 8
+            for (int m = 0; m < 8; m++) {
+                const T x = a[(block * 8 + m) * Pitch + k];
+#pragma GCC unroll 1
+                for (int n = 0; n < 8; n++) sum[m][n] = add_product(x, b[block * Pitch + k][n], sum[m][n]);
             }
+    std::memcpy(c, sum, sizeof sum);
+}
+
+template <int K, int Pitch> void saturating_multiply(int32_t (&c)[8][8], const int32_t* a, const int32_t (&b)[K][8]) {
+    for (int m = 0; m < 8; m++)
+        for (int n = 0; n < 8; n++) {
+            int64_t sum = c[m][n];
+            for (int k = 0; k < K; k++) sum += int64_t(a[(k / Pitch) * 8 * Pitch + m * Pitch + k % Pitch]) * b[k][n];
+            c[m][n] = int32_t(std::min<int64_t>(std::max<int64_t>(sum, INT32_MIN), INT32_MAX));
         }
-        for (int n = 0; n < 8; n++) c[m][n] = row[n];
-    }
 }
 
 bool whole_warp(Warp& w, const Instr* i) {
@@ -68,52 +80,54 @@ template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const 
     const int regs_c  = half ? values / 2 : values;
     const Ref* refs   = &w.frame->function->more[i->more];
     const Ref *ra = refs + regs_c, *rb = ra + regs_a, *rc = rb + regs_b;
-    alignas(64) T a[M][K], b[K][8], c[M][8];
+    constexpr int pitch = 4 * E, halves = M / 8;
+    // A register of A is an 8×4E block, lane after lane row by row; of B, the same with rows and columns exchanged.
+    alignas(64) T a[halves][K / pitch][8][pitch], b[K][8], c[halves][8][8], block[kLanes * E];
     for (int r = 0; r < regs_a; r++) {
-        const auto* v    = w.reg<typename UA::Reg>(ra[r]);
-        const int row    = M == 16 ? 8 * (r & 1) : 0;
-        const int column = 4 * E * (M == 16 ? r / 2 : r);
+        const auto* v = w.reg<typename UA::Reg>(ra[r]);
+        T* to         = &a[M == 16 ? r & 1 : 0][M == 16 ? r / 2 : r][0][0];
         for (int l = 0; l < kLanes; l++)
-            for (int e = 0; e < E; e++) a[row + l / 4][column + (l % 4) * E + e] = UA::at(v[l], e);
+            for (int e = 0; e < E; e++) to[l * E + e] = UA::at(v[l], e);
     }
     for (int r = 0; r < regs_b; r++) {
         const auto* v = w.reg<typename UB::Reg>(rb[r]);
         for (int l = 0; l < kLanes; l++)
-            for (int e = 0; e < E; e++) b[4 * E * r + (l % 4) * E + e][l / 4] = T(UB::at(v[l], e));
+            for (int e = 0; e < E; e++) block[l * E + e] = T(UB::at(v[l], e));
+        for (int k = 0; k < pitch; k++)
+            for (int n = 0; n < 8; n++) b[pitch * r + k][n] = block[n * pitch + k];
     }
-    if (half) {
-        for (int r = 0; r < regs_c; r++) {
-            const uint32_t* v = w.reg<uint32_t>(rc[r]);
+    for (int h = 0; h < halves; h++) {
+        T* to = &c[h][0][0];
+        if (half) {
+            const uint32_t* v = w.reg<uint32_t>(rc[h]);
             for (int l = 0; l < kLanes; l++)
-                for (int e = 0; e < 2; e++) c[8 * r + l / 4][(l % 4) * 2 + e] = T(half_to_float(uint16_t(v[l] >> (16 * e))));
+                for (int e = 0; e < 2; e++) to[l * 2 + e] = T(half_to_float(uint16_t(v[l] >> (16 * e))));
+        } else {
+            const T *even = w.reg<T>(rc[2 * h]), *odd = w.reg<T>(rc[2 * h + 1]);
+            for (int l = 0; l < kLanes; l++) to[l * 2] = even[l], to[l * 2 + 1] = odd[l];
         }
-    } else {
-        for (int r = 0; r < values; r++) {
-            const T* v = w.reg<T>(rc[r]);
-            for (int l = 0; l < kLanes; l++) c[8 * (r / 2) + l / 4][(l % 4) * 2 + r % 2] = v[l];
+        if constexpr (std::is_same_v<T, int32_t>) {
+            if (i->imm & kSaturate) {
+                saturating_multiply<K, pitch>(c[h], &a[h][0][0][0], b);
+                continue;
+            }
         }
+        multiply<T, K, pitch>(c[h], &a[h][0][0][0], b);
     }
-    if constexpr (std::is_same_v<T, int32_t>) {
-        if (i->imm & kSaturate) {
-            for (int m = 0; m < M; m++)
-                for (int n = 0; n < 8; n++) {
-                    int64_t sum = c[m][n];
-                    for (int k = 0; k < K; k++) sum += int64_t(a[m][k]) * b[k][n];
-                    c[m][n] = int32_t(std::min<int64_t>(std::max<int64_t>(sum, INT32_MIN), INT32_MAX));
-                }
-        } else multiply(c, a, b);
-    } else multiply(c, a, b);
     if (half) {
         for (int r = 0; r < regs_c; r++) {
             uint32_t* v = w.reg<uint32_t>(refs[r]);
             each_lane(w.mask, [&](int l) {
-                const T* at = &c[8 * r + l / 4][(l % 4) * 2];
+                const T* at = &c[r][0][0] + l * 2;
                 v[l]        = uint32_t(float_to_half(float(at[1]))) << 16 | float_to_half(float(at[0]));
             });
         }
     } else {
         for (int r = 0; r < values; r++)
-            for_lanes(w, w.reg<T>(refs[r]), [&](int l) { return c[8 * (r / 2) + l / 4][(l % 4) * 2 + r % 2]; });
+            {
+            const T* from = &c[r / 2][0][0] + r % 2;
+            for_lanes(w, w.reg<T>(refs[r]), [=](int l) { return from[l * 2]; });
+        }
     }
     return i + 1;
 }
