@@ -157,6 +157,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
         std::fprintf(stderr, "emulate: missing: %s\n", f->missing.c_str());
         return {Fault::Missing, f->missing};
     }
+    if (config.grid.count() == 0 || config.block.count() == 0) return {};
     const Options& o = options();
     std::atomic<int> stop{0};
     Launch l{};
