@@ -218,7 +218,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     x.imm3   = has(i, "release") || has(i, "acq_rel") || has(i, "sc");
     x.window = uint8_t(shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic);
     if (v > 1) b.more(x, {}, values);
-    if (shared) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(reg_bytes(t))));
+    if (!has(i, "global")) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(reg_bytes(t))));
 }
 
 }  // namespace

@@ -229,7 +229,8 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
         return;
     }
     const Builder::Place at = b.address(place, window == Window::Shared);
-    if (window == Window::Shared) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(ptx::bytes_of(t))));
+    if (window == Window::Shared || window == Window::Generic)  // a generic address may be a shared one
+        b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(ptx::bytes_of(t))));
     const uint16_t site = b.site();
     Instr& x            = b.emit(memory_handler(stores ? Op::Store : Op::Load, t, window, v, reg));
     x.a = at.base, x.imm = at.offset, x.site = site;

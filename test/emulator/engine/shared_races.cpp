@@ -86,7 +86,11 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             writer = mine;
         }
         if (!write || sync) {
-            const bool fresh = reader >> kTime < s.all_since || (reader & kThread) == me;
+            // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this one too.
+            const uint64_t when = reader >> kTime;
+            const bool fresh    = (reader & kThread) == me || (ordered(b, s, me, uint32_t(reader & kThread), when) &&
+                                                            (!(reader & kMany) ||
+                                                             ordered(b, s, me, uint32_t(reader >> kOther & kThread), when)));
             reader           = fresh ? mine : mine | kMany | (reader & kThread) << kOther;
         }
     }
@@ -124,7 +128,7 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     if (r.shape == Reach::Contiguous && size == 1u << s.shift && !sync) {
         uint64_t* writer    = s.writer.data() + (r.addr[0] >> s.shift);
         uint64_t* reader    = s.reader.data() + (r.addr[0] >> s.shift);
-        const uint64_t me   = w.index * kLanes, since = s.all_since;
+        const uint64_t me   = w.index * kLanes, since = s.all_since, warp_since = s.warp_since[w.index];
         const uint64_t mine = s.time << kTime | me;
         uint64_t bad        = 0;
         for (uint64_t l = 0; l < kLanes; l++)
@@ -137,7 +141,9 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
                 for (uint64_t l = 0; l < kLanes; l++) writer[l] = mine + l;
             else
                 for (uint64_t l = 0; l < kLanes; l++) {
-                    const bool fresh = reader[l] >> kTime < since || (reader[l] & kThread) == me + l;
+                    const uint64_t when = reader[l] >> kTime, last = reader[l] & kThread;
+                    const bool synced   = last / kLanes == w.index && when < warp_since && !(reader[l] & kMany);
+                    const bool fresh    = when < since || last == me + l || synced;
                     reader[l]        = fresh ? mine + l : (mine + l) | kMany | (reader[l] & kThread) << kOther;
                 }
             return;
