@@ -1,0 +1,59 @@
+// product.h - D = epilogue(alpha op(A) op(B) + beta C) on device memory, at the processor's full speed
+//
+// cublasLtMatmul and the cublas GEMMs describe what they want as one Product; plan() checks it the way cuBLASLt's
+// documentation says it is checked, submit_product() queues it.
+#pragma once
+#include <cublasLt.h>
+
+#include <string>
+
+#include "runtime.h"
+
+namespace emu {
+
+struct Matrix {
+    cudaDataType type = CUDA_R_32F;
+    int64_t rows = 0, cols = 0, ld = 0;
+    bool row_major       = false;
+    int batches          = 1;
+    int64_t batch_stride = 0;  // elements
+    Address data         = 0;
+    int64_t vectors() const { return row_major ? rows : cols; }  // runs of adjacent elements, ld apart
+    int64_t length() const { return row_major ? cols : rows; }
+};
+
+// alpha and beta: a value, or where on the device it will stand when the product runs.
+struct Scalar {
+    double value   = 0;
+    Address device = 0;
+};
+
+struct Product {
+    Matrix a, b, c, d;
+    bool transpose_a = false, transpose_b = false;
+    cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+    cudaDataType scale_type     = CUDA_R_32F;
+    Scalar alpha{1, 0}, beta{0, 0};
+    unsigned epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    Address bias = 0, aux = 0;
+    cudaDataType bias_type = CUDA_R_32F, aux_type = CUDA_R_32F;
+    int64_t bias_batch_stride = 0, aux_ld = 0, aux_batch_stride = 0;
+    const char* function = "cublasLtMatmul";
+
+    int64_t m() const { return d.rows; }
+    int64_t n() const { return d.cols; }
+    int64_t k() const { return transpose_a ? a.rows : a.cols; }
+};
+
+size_t size_of(cudaDataType type);  // bytes; 0: a type we lack
+const char* name_of(cudaDataType type);
+
+// Shapes, types, layouts and epilogue, without looking at pointers. `why` names what is wrong in words.
+cublasStatus_t check_product(const Product& product, std::string& why);
+
+// The pointers: there, and aligned to their elements.
+cublasStatus_t check_pointers(const Product& product, std::string& why);
+
+cublasStatus_t submit_product(const Product& product, cudaStream_t stream);
+
+}  // namespace emu

@@ -1,0 +1,554 @@
+// modules.cpp - fat binaries, kernels, variables, launches
+#include "modules.h"
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+
+#include "streams.h"
+
+namespace emu {
+namespace {
+
+std::vector<CUlib_st*>& libraries() {
+    static auto* all = new std::vector<CUlib_st*>;  // filled before main, used after it
+    return *all;
+}
+std::map<const void*, CUfunc_st*>& functions() {  // by stub, and by handle
+    static auto* all = new std::map<const void*, CUfunc_st*>;
+    return *all;
+}
+
+emu::Module* module_of(CUlib_st& library) {
+    if (!library.module) {
+        library.module = load_module(library.data);
+        for (CUlib_st::Variable& variable : library.variables)
+            if (variable.managed)
+                if (const Variable* found = find_variable(library.module, variable.name))
+                    *variable.managed = reinterpret_cast<void*>(found->address);
+    }
+    return library.module;
+}
+
+CUfunc_st* add_function(CUlib_st* library, const void* stub, const std::string& name) {
+    auto* function    = new CUfunc_st;
+    function->stub    = stub;
+    function->name    = name;
+    function->library = library;
+    library->functions.push_back(function);
+    functions()[stub ? stub : function] = function;
+    functions()[function]               = function;
+    return function;
+}
+
+cudaError_t refuse(const KernelLaunch& launch, cudaError_t error, const std::string& why) {
+    const auto& f = *launch.function;
+    std::fprintf(stderr, "emulate: %s <<<(%u,%u,%u), (%u,%u,%u), %zu>>> refused: %s\n",
+                 f.kernel ? f.kernel->pretty.c_str() : f.name.c_str(), launch.grid.x, launch.grid.y, launch.grid.z,
+                 launch.block.x, launch.block.y, launch.block.z, launch.dynamic_shared, why.c_str());
+    return error;
+}
+
+cudaError_t error_of(Fault fault) {
+    switch (fault) {
+        case Fault::None:
+            return cudaSuccess;
+        case Fault::IllegalAddress:
+            return cudaErrorIllegalAddress;
+        case Fault::MisalignedAddress:
+            return cudaErrorMisalignedAddress;
+        case Fault::IllegalInstruction:
+            return cudaErrorIllegalInstruction;
+        case Fault::Assert:
+            return cudaErrorAssert;
+        case Fault::Trap:
+            return cudaErrorLaunchFailure;
+        case Fault::Timeout:
+            return cudaErrorLaunchTimeout;
+        case Fault::Missing:
+            return cudaErrorUnsupportedPtxVersion;
+    }
+    return cudaErrorUnknown;
+}
+
+auto& unchecked_site = *new std::string;
+
+void report_unchecked_launch() {
+    if (unchecked_site.empty() || options().check != Check::All) return;
+    Finding finding{};
+    finding.kind   = Kind::UncheckedLaunch;
+    finding.what   = "the last launch was never followed by a call that would tell of an error in it";
+    finding.kernel = unchecked_site;
+    report(finding);
+}
+
+struct PushedLaunch {
+    dim3 grid, block;
+    size_t shared;
+    cudaStream_t stream;
+};
+thread_local std::vector<PushedLaunch> pushed;
+thread_local void* launch_address = nullptr;  // of the <<<>>>, which the stub's own call no longer tells
+
+cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,
+                      bool cooperative) {
+    KernelLaunch launch;
+    if (const cudaError_t error = prepare_launch(launch, function, grid, block, args, shared, cooperative))
+        return error;
+    note_unchecked_launch(launch.function->kernel->pretty);
+    return submit(stream, launch_work(launch));
+}
+
+}  // namespace
+
+void note_unchecked_launch(const std::string& site) {
+    static const bool hooked = (at_exit(report_unchecked_launch), true);
+    if (hooked) unchecked_site = site;
+}
+void forget_unchecked_launches() { unchecked_site.clear(); }
+
+void before_first_call() {
+    static std::once_flag once;
+    if (options().coverage)
+        std::call_once(once, [] {
+            for (CUlib_st* library : libraries()) module_of(*library);
+            exit(0);
+        });
+}
+
+CUfunc_st* find_function(const void* stub_or_handle) {
+    const auto row = functions().find(stub_or_handle);
+    return row == functions().end() ? nullptr : row->second;
+}
+
+cudaError_t load(CUfunc_st& function) {
+    if (function.kernel) return cudaSuccess;
+    emu::Module* module = module_of(*function.library);
+    function.kernel     = find_kernel(module, function.name);
+    if (function.kernel) return cudaSuccess;
+    std::fprintf(stderr, "emulate: kernel %s: %s\n", function.name.c_str(), why_missing(module, function.name).c_str());
+    return cudaErrorNoKernelImageForDevice;
+}
+
+cudaError_t find_symbol(const void* symbol, Variable** found) {
+    for (CUlib_st* library : libraries())
+        for (CUlib_st::Variable& variable : library->variables)
+            if (variable.host == symbol || (variable.managed && *variable.managed == symbol)) {
+                *found = find_variable(module_of(*library), variable.name);
+                return *found ? cudaSuccess : cudaErrorInvalidSymbol;
+            }
+    return cudaErrorInvalidSymbol;
+}
+
+cudaError_t prepare_launch(KernelLaunch& launch, const void* handle, dim3 grid, dim3 block, void** args, size_t shared,
+                           bool cooperative) {
+    CUfunc_st* function = find_function(handle);
+    if (!function) return cudaErrorInvalidDeviceFunction;
+    if (const cudaError_t error = load(*function)) return error;
+    launch                 = {function, grid, block, shared, cooperative, {}, {}};
+    const Kernel& kernel   = *function->kernel;
+    const DeviceSpec& gpu  = device_spec();
+    const uint64_t threads = uint64_t(block.x) * block.y * block.z;
+
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+        return refuse(launch, cudaErrorInvalidConfiguration, "a grid is 1..2147483647 x 1..65535 x 1..65535 blocks");
+    if (!threads || block.x > 1024 || block.y > 1024 || block.z > 64 || threads > 1024)
+        return refuse(launch, cudaErrorInvalidConfiguration,
+                      "a block is 1..1024 x 1..1024 x 1..64 threads, 1024 in all");
+    if (kernel.reqntid[0] &&
+        (block.x != kernel.reqntid[0] || block.y != kernel.reqntid[1] || block.z != kernel.reqntid[2]))
+        return refuse(launch, cudaErrorInvalidValue, "the kernel was compiled for another block size (.reqntid)");
+    if (threads > uint64_t(kernel.max_threads))
+        return refuse(launch, kernel.maxntid[0] ? cudaErrorInvalidValue : cudaErrorLaunchOutOfResources,
+                      "the kernel allows " + std::to_string(kernel.max_threads) +
+                          " threads per block (__launch_bounds__ or registers)");
+    if (shared > function->dynamic_shared_limit())
+        return refuse(launch, cudaErrorInvalidValue,
+                      "shared memory: " + std::to_string(kernel.static_shared) + " static + " + std::to_string(shared) +
+                          " dynamic bytes, but 49152 are the limit until cudaFuncAttributeMaxDynamicSharedMemorySize "
+                          "raises it, to " +
+                          std::to_string(gpu.shared_per_block_optin) + " at most");
+    if (cooperative) {
+        const int resident = blocks_per_sm(kernel, int(threads), shared) * gpu.sms;
+        if (uint64_t(grid.x) * grid.y * grid.z > uint64_t(resident))
+            return refuse(launch, cudaErrorCooperativeLaunchTooLarge,
+                          "a cooperative launch needs all its blocks resident: " + std::to_string(resident) + " fit");
+    }
+    if (!args && !kernel.params.empty()) return refuse(launch, cudaErrorInvalidValue, "no arguments given");
+    launch.arguments = pack_arguments(kernel, args);
+    return cudaSuccess;
+}
+
+Work launch_work(const KernelLaunch& launch) {
+    Work work;
+    work.type   = cudaGraphNodeTypeKernel;
+    work.what   = launch.function->kernel->pretty;
+    work.params = launch;
+    LaunchConfig config;
+    config.grid           = {launch.grid.x, launch.grid.y, launch.grid.z};
+    config.block          = {launch.block.x, launch.block.y, launch.block.z};
+    config.dynamic_shared = launch.dynamic_shared;
+    config.cooperative    = launch.cooperative;
+    config.where          = call_site();
+    Kernel* kernel        = launch.function->kernel;
+    work.run              = [kernel, config, arguments = launch.arguments](uint32_t op) mutable {
+        config.op                 = op;
+        const LaunchResult result = emu::launch(*kernel, config, arguments);
+        if (result.fault != Fault::None && !result.message.empty())
+            std::fprintf(stderr, "emulate: %s: %s\n", kernel->pretty.c_str(), resolve_sites(result.message).c_str());
+        return error_of(result.fault);
+    };
+    return work;
+}
+
+}  // namespace emu
+
+using namespace emu;
+
+extern "C" {
+
+// --- what nvcc's host code calls before main -----------------------------------------------------------------------
+
+struct FatBinaryWrapper {
+    uint32_t magic, version;
+    const void* data;
+    void* more;
+};
+
+void** __cudaRegisterFatBinary(void* wrapper) {
+    const auto* binary = static_cast<const FatBinaryWrapper*>(wrapper);
+    if (!binary || binary->magic != 0x466243b1)
+        give_up("__cudaRegisterFatBinary: this is no fat binary wrapper (magic 0x466243b1 expected)");
+    auto* library = new CUlib_st;
+    library->data = binary->data;
+    libraries().push_back(library);
+    return reinterpret_cast<void**>(library);
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+// Modules live until the process ends: programs free memory and launch from static destructors.
+void __cudaUnregisterFatBinary(void**) {}
+
+void __cudaRegisterFunction(void** handle, const char* stub, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
+                            int*) {
+    add_function(reinterpret_cast<CUlib_st*>(handle), stub, name);
+}
+void __cudaRegisterVar(void** handle, char* host, char*, const char* name, int, size_t, int, int) {
+    reinterpret_cast<CUlib_st*>(handle)->variables.push_back({host, name, nullptr});
+}
+void __cudaRegisterManagedVar(void** handle, void** host, char*, const char* name, int, size_t, int, int) {
+    reinterpret_cast<CUlib_st*>(handle)->variables.push_back({host, name, host});
+}
+void __cudaRegisterHostVar(void**, const char*, char*, size_t) {}
+void __cudaRegisterUnifiedTable(void**, const void*, const void*) {}
+void __cudaRegisterTexture(void**, const void*, const void**, const char*, int, int, int) {}
+void __cudaRegisterSurface(void**, const void*, const void**, const char*, int, int) {}
+// The host code calls this before it touches a __managed__ variable.
+char __cudaInitModule(void** handle) {
+    std::lock_guard guard(runtime_lock());
+    module_of(*reinterpret_cast<CUlib_st*>(handle));
+    return 1;
+}
+
+// --- <<<>>> ---------------------------------------------------------------------------------------------------------
+
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+    pushed.push_back({grid, block, shared, stream});
+    launch_address = __builtin_return_address(0);
+    return 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
+    if (pushed.empty()) return cudaErrorMissingConfiguration;
+    *grid = pushed.back().grid, *block = pushed.back().block, *shared = pushed.back().shared;
+    *static_cast<cudaStream_t*>(stream) = pushed.back().stream;
+    pushed.pop_back();
+    return cudaSuccess;
+}
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
+    *kernel = reinterpret_cast<cudaKernel_t>(find_function(stub));
+    return *kernel ? cudaSuccess : cudaErrorInvalidDeviceFunction;
+}
+
+static cudaError_t launch_call(const char* name, void* caller, const void* function, dim3 grid, dim3 block, void** args,
+                               size_t shared, cudaStream_t stream, bool cooperative) {
+    void* address  = launch_address ? launch_address : caller;
+    launch_address = nullptr;
+    return Call(name, address)
+        .run([&] { return launch_on(stream, function, grid, block, args, shared, cooperative); },
+             find_function(function) ? find_function(function)->name.c_str() : "?", grid, block, shared, stream);
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared,
+                               cudaStream_t stream) {
+    return launch_call("cudaLaunchKernel", __builtin_return_address(0), kernel, grid, block, args, shared, stream,
+                       false);
+}
+cudaError_t __cudaLaunchKernel_ptsz(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared,
+                                    cudaStream_t stream) {
+    return __cudaLaunchKernel(kernel, grid, block, args, shared, stream ? stream : cudaStreamPerThread);
+}
+
+}  // extern "C"
+
+cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** args, size_t shared,
+                             cudaStream_t stream) {
+    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, false);
+}
+cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** args, size_t shared,
+                                        cudaStream_t stream) {
+    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, true);
+}
+
+// Priorities, carve-outs, L2 windows and programmatic serialisation change when a kernel runs, not what it computes; a
+// stream in order is one of the orders they allow.
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** args) {
+    if (!config) return cudaErrorInvalidValue;
+    bool cooperative = false;
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const cudaLaunchAttribute& attribute = config->attrs[i];
+        if (attribute.id == cudaLaunchAttributeCooperative) cooperative = attribute.val.cooperative;
+        if (attribute.id == cudaLaunchAttributeClusterDimension) {
+            const auto& cluster = attribute.val.clusterDim;
+            if (uint64_t(cluster.x) * cluster.y * cluster.z > 1) {
+                std::fprintf(stderr,
+                             "emulate: cudaLaunchKernelExC: a cluster of %u x %u x %u blocks, but the emulator "
+                             "has clusters of one block only\n",
+                             cluster.x, cluster.y, cluster.z);
+                return CALL.run([] { return cudaErrorNotSupported; }, function);
+            }
+        }
+    }
+    return launch_call(__func__, __builtin_return_address(0), function, config->gridDim, config->blockDim, args,
+                       config->dynamicSmemBytes, config->stream, cooperative);
+}
+
+// --- kernels as objects ---------------------------------------------------------------------------------------------
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* handle) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!attributes) return cudaErrorInvalidValue;
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            if (const cudaError_t error = load(*function)) return error;
+            const Kernel& kernel                      = *function->kernel;
+            *attributes                               = {};
+            attributes->sharedSizeBytes               = kernel.static_shared;
+            attributes->constSizeBytes                = kernel.const_bytes;
+            attributes->localSizeBytes                = kernel.local_bytes;
+            attributes->maxThreadsPerBlock            = kernel.max_threads;
+            attributes->numRegs                       = kernel.registers;
+            attributes->ptxVersion                    = kernel.ptx_target;
+            attributes->binaryVersion                 = device_spec().major * 10 + device_spec().minor;
+            attributes->maxDynamicSharedSizeBytes     = int(function->dynamic_shared_limit());
+            attributes->preferredShmemCarveout        = function->preferred_carveout;
+            attributes->nonPortableClusterSizeAllowed = function->non_portable_cluster;
+            return cudaSuccess;
+        },
+        handle);
+}
+
+cudaError_t cudaFuncSetAttribute(const void* handle, cudaFuncAttribute attribute, int value) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            if (const cudaError_t error = load(*function)) return error;
+            switch (attribute) {
+                case cudaFuncAttributeMaxDynamicSharedMemorySize:
+                    if (value < 0 ||
+                        value > device_spec().shared_per_block_optin - int(function->kernel->static_shared))
+                        return cudaErrorInvalidValue;
+                    function->raised_shared = value;
+                    return cudaSuccess;
+                case cudaFuncAttributePreferredSharedMemoryCarveout:
+                    if (value < -1 || value > 100) return cudaErrorInvalidValue;
+                    function->preferred_carveout = value;
+                    return cudaSuccess;
+                case cudaFuncAttributeNonPortableClusterSizeAllowed:
+                    function->non_portable_cluster = value;
+                    return cudaSuccess;
+                default:
+                    return cudaErrorNotSupported;
+            }
+        },
+        handle, attribute, value);
+}
+cudaError_t cudaFuncSetCacheConfig(const void* handle, cudaFuncCache config) {
+    return CALL.run([&] { return find_function(handle) ? cudaSuccess : cudaErrorInvalidDeviceFunction; }, handle,
+                    config);
+}
+cudaError_t cudaFuncSetSharedMemConfig(const void* handle, cudaSharedMemConfig config) {
+    return CALL.run([&] { return find_function(handle) ? cudaSuccess : cudaErrorInvalidDeviceFunction; }, handle,
+                    config);
+}
+cudaError_t cudaFuncGetName(const char** name, const void* handle) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            *name = function->name.c_str();
+            return cudaSuccess;
+        },
+        handle);
+}
+cudaError_t cudaFuncGetParamInfo(const void* handle, size_t index, size_t* offset, size_t* bytes) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            if (const cudaError_t error = load(*function)) return error;
+            if (index >= function->kernel->params.size()) return cudaErrorInvalidValue;
+            *offset = function->kernel->params[index].offset;
+            if (bytes) *bytes = function->kernel->params[index].bytes;
+            return cudaSuccess;
+        },
+        handle, index);
+}
+cudaError_t cudaGetFuncBySymbol(cudaFunction_t* function, const void* symbol) {
+    return CALL.run(
+        [&] {
+            *function = find_function(symbol);
+            return *function ? cudaSuccess : cudaErrorInvalidDeviceFunction;
+        },
+        symbol);
+}
+cudaError_t cudaGetKernel(cudaKernel_t* kernel, const void* symbol) {
+    return CALL.run([&] { return __cudaGetKernel(kernel, symbol); }, symbol);
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* handle, int threads,
+                                                                   size_t shared, unsigned) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            if (!blocks || threads <= 0) return cudaErrorInvalidValue;
+            if (const cudaError_t error = load(*function)) return error;
+            *blocks = blocks_per_sm(*function->kernel, threads, shared);
+            return cudaSuccess;
+        },
+        handle, threads, shared);
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* handle, int threads, size_t shared) {
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, handle, threads, shared, 0);
+}
+cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void* handle, int blocks, int threads) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            if (!shared || blocks <= 0 || threads <= 0) return cudaErrorInvalidValue;
+            if (const cudaError_t error = load(*function)) return error;
+            for (*shared = device_spec().shared_per_block_optin - function->kernel->static_shared; *shared >= 128;
+                 *shared -= 128)
+                if (blocks_per_sm(*function->kernel, threads, *shared) >= blocks) break;
+            return cudaSuccess;
+        },
+        handle, blocks, threads);
+}
+cudaError_t cudaOccupancyMaxPotentialClusterSize(int* size, const void*, const cudaLaunchConfig_t*) {
+    return CALL.run([&] { return *size = 1, cudaSuccess; });
+}
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* handle, const cudaLaunchConfig_t* config) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function = find_function(handle);
+            if (!function) return cudaErrorInvalidDeviceFunction;
+            if (const cudaError_t error = load(*function)) return error;
+            const dim3 block = config->blockDim;
+            *clusters = blocks_per_sm(*function->kernel, int(block.x * block.y * block.z), config->dynamicSmemBytes) *
+                        device_spec().sms;
+            return cudaSuccess;
+        },
+        handle);
+}
+
+// --- libraries loaded at run time -----------------------------------------------------------------------------------
+#if CUDART_VERSION >= 12080
+
+static cudaError_t open_library(cudaLibrary_t* out, const void* data, std::string copy = {}) {
+    uint32_t magic = 0;
+    std::memcpy(&magic, data, sizeof magic);
+    if (magic == 0x466243b1) std::memcpy(&data, static_cast<const char*>(data) + 8, sizeof data);
+    std::memcpy(&magic, data, sizeof magic);
+    if (magic != 0xba55ed50) return cudaErrorInvalidKernelImage;
+    auto* library = new CUlib_st;
+    library->copy = std::move(copy);
+    library->data = library->copy.empty() ? data : library->copy.data();
+    libraries().push_back(library);
+    *out = library;
+    return cudaSuccess;
+}
+cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code, cudaJitOption*, void**, unsigned,
+                                cudaLibraryOption*, void**, unsigned) {
+    return CALL.run([&] { return code ? open_library(library, code) : cudaErrorInvalidValue; }, code);
+}
+cudaError_t cudaLibraryLoadFromFile(cudaLibrary_t* library, const char* path, cudaJitOption*, void**, unsigned,
+                                    cudaLibraryOption*, void**, unsigned) {
+    return CALL.run(
+        [&] {
+            std::ifstream file(path, std::ios::binary);
+            if (!file) return cudaErrorFileNotFound;
+            std::string bytes{std::istreambuf_iterator<char>(file), {}};
+            if (bytes.size() < 16) return cudaErrorInvalidKernelImage;
+            const void* data = bytes.data();
+            return open_library(library, data, std::move(bytes));
+        },
+        path);
+}
+cudaError_t cudaLibraryUnload(cudaLibrary_t library) {
+    return CALL.run([&] { return library ? wait_device() : cudaErrorInvalidResourceHandle; }, library);
+}
+cudaError_t cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t library, const char* name) {
+    return CALL.run(
+        [&] {
+            for (CUfunc_st* function : library->functions)
+                if (function->name == name) return *kernel = reinterpret_cast<cudaKernel_t>(function), cudaSuccess;
+            if (!find_kernel(module_of(*library), name)) return cudaErrorSymbolNotFound;
+            *kernel = reinterpret_cast<cudaKernel_t>(add_function(library, nullptr, name));
+            return cudaSuccess;
+        },
+        library, name);
+}
+cudaError_t cudaLibraryGetGlobal(void** pointer, size_t* bytes, cudaLibrary_t library, const char* name) {
+    return CALL.run(
+        [&] {
+            const Variable* variable = find_variable(module_of(*library), name);
+            if (!variable) return cudaErrorSymbolNotFound;
+            if (pointer) *pointer = reinterpret_cast<void*>(variable->address);
+            if (bytes) *bytes = variable->bytes;
+            return cudaSuccess;
+        },
+        library, name);
+}
+cudaError_t cudaLibraryGetManaged(void** pointer, size_t* bytes, cudaLibrary_t library, const char* name) {
+    return cudaLibraryGetGlobal(pointer, bytes, library, name);
+}
+cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribute attribute, int value, int) {
+    return cudaFuncSetAttribute(kernel, attribute, value);
+}
+#endif
+
+// --- variables ------------------------------------------------------------------------------------------------------
+
+cudaError_t cudaGetSymbolAddress(void** pointer, const void* symbol) {
+    return CALL.run(
+        [&] {
+            Variable* variable;
+            if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
+            *pointer = reinterpret_cast<void*>(variable->address);
+            return cudaSuccess;
+        },
+        symbol);
+}
+cudaError_t cudaGetSymbolSize(size_t* bytes, const void* symbol) {
+    return CALL.run(
+        [&] {
+            Variable* variable;
+            if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
+            *bytes = variable->bytes;
+            return cudaSuccess;
+        },
+        symbol);
+}

@@ -1,0 +1,62 @@
+// modules.h - the program's kernels and variables, found by the addresses nvcc's host code knows them by
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "runtime.h"
+
+// cudaFunction_t, cudaKernel_t: one per registered kernel.
+struct CUfunc_st {
+    const void* stub = nullptr;  // the host function that launches it
+    std::string name;
+    struct CUlib_st* library  = nullptr;
+    emu::Kernel* kernel       = nullptr;  // null until first used
+    int raised_shared         = -1;       // cudaFuncAttributeMaxDynamicSharedMemorySize; -1: not set
+    int preferred_carveout    = -1;
+    bool non_portable_cluster = false;
+
+    // Without opting in, static and dynamic shared memory together are limited to 48 KiB.
+    size_t dynamic_shared_limit() const {
+        return raised_shared >= 0 ? size_t(raised_shared) : 48 * 1024 - std::min(48u * 1024, kernel->static_shared);
+    }
+};
+
+// cudaLibrary_t, and what a fat binary registers: loaded when first used.
+struct CUlib_st {
+    const void* data    = nullptr;
+    emu::Module* module = nullptr;
+    std::string copy;  // cudaLibraryLoadFromFile: the file's bytes
+    struct Variable {
+        void* host;
+        std::string name;
+        void** managed;  // where the program keeps the address of a __managed__ variable
+    };
+    std::vector<Variable> variables;
+    std::vector<CUfunc_st*> functions;
+};
+
+namespace emu {
+
+CUfunc_st* find_function(const void* stub_or_handle);              // null: not registered
+cudaError_t load(CUfunc_st& function);                             // sets kernel, or prints why it can't
+cudaError_t find_symbol(const void* symbol, Variable** variable);  // symbol: &variable on the host
+
+struct KernelLaunch {
+    CUfunc_st* function = nullptr;
+    dim3 grid, block;
+    size_t dynamic_shared = 0;
+    bool cooperative      = false;
+    std::vector<std::byte> arguments;
+    std::vector<void*> argument_pointers;  // into `arguments`, for cudaGraphKernelNodeGetParams
+};
+
+// Everything a launch is refused for before it reaches the device.
+cudaError_t prepare_launch(KernelLaunch& launch, const void* function, dim3 grid, dim3 block, void** args,
+                           size_t shared, bool cooperative);
+Work launch_work(const KernelLaunch& launch);
+
+void forget_unchecked_launches();  // the program looked at the error state
+void note_unchecked_launch(const std::string& site);
+
+}  // namespace emu

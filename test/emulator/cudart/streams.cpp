@@ -1,0 +1,598 @@
+// streams.cpp - the queue of operations, streams and events
+#include "streams.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "modules.h"
+
+namespace emu {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void merge(Clock& into, const Clock& from) {
+    if (into.size() < from.size()) into.resize(from.size());
+    for (size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
+}
+
+bool covers(const Clock& clock, uint32_t slot, uint32_t seq) { return slot < clock.size() && clock[slot] >= seq; }
+
+// How many operations the race check looks back on. Older ones count as ordered: a missed race, never a false one.
+constexpr size_t max_records = 1 << 16;
+
+// Never destroyed: programs synchronise and free from static destructors, after ours would have run.
+auto& streams = *new std::set<CUstream_st*>;
+auto& events  = *new std::set<CUevent_st*>;
+uint64_t next_stream_id = 1;
+
+CUstream_st* make_stream(unsigned flags, int priority) {
+    auto* stream     = new CUstream_st;
+    stream->device   = current_device();
+    stream->flags    = flags;
+    stream->priority = priority;
+    stream->id       = next_stream_id++;
+    stream->slot     = Queue::get().new_slot();
+    streams.insert(stream);
+    return stream;
+}
+
+}  // namespace
+
+Queue& Queue::get() {
+    static Queue* queue = new Queue;
+    return *queue;
+}
+
+Queue::Queue() : random_state(options().streams_seed * 0x9e3779b97f4a7c15ull + 1) {
+    Memory::get().set_order([](uint32_t earlier, uint32_t later) { return Queue::get().ordered(earlier, later); });
+}
+
+uint32_t Queue::new_slot() {
+    last_seq.push_back(0);
+    return uint32_t(last_seq.size() - 1);
+}
+
+NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) {
+    auto node    = std::make_shared<Node>();
+    node->number = next_number++;
+    node->work   = std::move(work);
+    node->slot   = slot;
+    node->seq    = ++last_seq[slot];
+    node->clock  = host_clock;
+    for (const NodePtr& dependency : after) {
+        merge(node->clock, dependency->clock);
+        if (dependency->state == Node::Done) continue;
+        dependency->dependents.push_back(node.get());
+        node->dependencies.push_back(dependency);
+        node->unmet++;
+    }
+    if (node->clock.size() <= slot) node->clock.resize(slot + 1);
+    node->clock[slot] = node->seq;
+
+    records[node->number] = {slot, node->seq, node->clock};
+    if (records.size() > max_records) records.erase(records.begin());
+    if (options().check == Check::All)
+        for (const HostRange& range : node->work.host) {
+            Memory::get().own(range.begin, range.bytes, range.access, node->work.what.c_str());
+            owned.push_back({range, slot, node->seq});
+        }
+    pending[node->number] = node;
+    if (node->unmet == 0) {
+        node->state         = Node::Ready;
+        ready[node->number] = node;
+    }
+    progress();
+    return node;
+}
+
+bool Queue::ordered(uint32_t earlier, uint32_t later) const {
+    const auto a = records.find(earlier), b = records.find(later);
+    return a == records.end() || b == records.end() || covers(b->second.clock, a->second.slot, a->second.seq);
+}
+
+void Queue::finish(const NodePtr& node, cudaError_t error) {
+    if (error != cudaSuccess && sticky_error() == cudaSuccess) set_sticky_error(error);
+    node->state    = Node::Done;
+    node->finished = now();
+    node->work.run = nullptr;
+    node->dependencies.clear();
+    ready.erase(node->number);
+    for (Node* dependent : node->dependents)
+        if (--dependent->unmet == 0) {
+            dependent->state         = Node::Ready;
+            ready[dependent->number] = pending.at(dependent->number);
+        }
+    node->dependents.clear();
+    pending.erase(node->number);
+}
+
+// False when the operation waits for a peer. After an error that stays, nothing runs any more.
+bool Queue::run(const NodePtr& node) {
+    cudaError_t error = cudaSuccess;
+    node->state       = Node::Running;
+    if (node->work.run && sticky_error() == cudaSuccess) {
+        if (node->work.unlocked) {
+            runtime_lock().unlock();
+            error = node->work.run(node->number);
+            runtime_lock().lock();
+        } else {
+            error = node->work.run(node->number);
+        }
+    }
+    if (error == cudaErrorNotReady) {
+        node->state = Node::Ready;
+        return false;
+    }
+    finish(node, error);
+    return true;
+}
+
+bool Queue::run_one(uint64_t ticket) {
+    std::vector<NodePtr> choices;
+    for (auto& [number, node] : ready)
+        if (node->state == Node::Ready && (ticket == 0 || node->wanted == ticket)) choices.push_back(node);
+    if (options().streams == Streams::Late) std::reverse(choices.begin(), choices.end());
+    if (options().streams == Streams::Random)
+        for (size_t i = choices.size(); i > 1; i--) {
+            random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
+            std::swap(choices[i - 1], choices[(random_state >> 33) % i]);
+        }
+    for (const NodePtr& node : choices)
+        if (node->state == Node::Ready && run(node)) return true;
+    return false;
+}
+
+void Queue::progress() {
+    switch (options().streams) {
+        case Streams::Eager:
+            while (run_one(0)) {}
+            break;
+        case Streams::Late:
+            break;
+        case Streams::Random:
+            do random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
+            while ((random_state >> 40) % 4 == 0 && run_one(0));
+            break;
+    }
+}
+
+uint64_t Queue::want(const std::vector<NodePtr>& targets) {
+    const uint64_t ticket = next_ticket++;
+    std::vector<Node*> stack;
+    for (const NodePtr& target : targets) stack.push_back(target.get());
+    while (!stack.empty()) {
+        Node* node = stack.back();
+        stack.pop_back();
+        if (node->wanted == ticket || node->state == Node::Done) continue;
+        node->wanted = ticket;
+        for (const NodePtr& dependency : node->dependencies) stack.push_back(dependency.get());
+    }
+    return ticket;
+}
+
+void Queue::seen(const Node& node) {
+    merge(host_clock, node.clock);
+    std::erase_if(owned, [&](const Owned& o) {
+        const bool released = covers(host_clock, o.slot, o.seq);
+        if (released) Memory::get().disown(o.range.begin, o.range.bytes);
+        return released;
+    });
+}
+
+// Nothing can run here until a peer process or another thread moves: leave them the lock and the processor for a while.
+void Queue::block_until_progress(double since) {
+    runtime_lock().unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(now() - since < 0.01 ? 5 : 200));
+    runtime_lock().lock();
+}
+
+void Queue::wait(const std::vector<NodePtr>& targets) {
+    uint64_t ticket     = want(targets);
+    const bool anything = options().streams != Streams::Late;  // late runs what it must and nothing else
+    auto finished       = [](const NodePtr& node) { return node->state == Node::Done; };
+    double stuck        = 0;
+    while (!std::all_of(targets.begin(), targets.end(), finished)) {
+        if (run_one(anything ? 0 : ticket)) {
+            stuck = 0;
+            continue;
+        }
+        if (stuck == 0) stuck = now();
+        // Work that waits for a peer in this process needs the peer's operation, which nobody here asked for.
+        if (!anything && run_one(0)) continue;
+        block_until_progress(stuck);
+        ticket = want(targets);
+    }
+    for (const NodePtr& target : targets) seen(*target);
+}
+
+void Queue::wait_all() {
+    std::vector<NodePtr> everything;
+    for (auto& [number, node] : pending) everything.push_back(node);
+    wait(everything);
+    for (CUstream_st* stream : streams)
+        if (stream->tail) seen(*stream->tail);
+    if (!pending.empty()) return;  // another thread queued more meanwhile
+    for (uint32_t slot = 0; slot < last_seq.size(); slot++) {
+        if (host_clock.size() <= slot) host_clock.resize(slot + 1);
+        host_clock[slot] = last_seq[slot];
+    }
+    for (const Owned& o : owned) Memory::get().disown(o.range.begin, o.range.bytes);
+    owned.clear();
+    records.clear();
+}
+
+bool Queue::poll(const NodePtr& target) {
+    if (target->state != Node::Done) {
+        const uint64_t ticket = want({target});
+        run_one(options().streams == Streams::Late ? ticket : 0);
+        if (options().streams == Streams::Late && target->state != Node::Done) return false;
+    }
+    if (target->state != Node::Done) return false;
+    seen(*target);
+    return true;
+}
+
+CUstream_st* legacy_stream(int device) {
+    static auto& of_device = *new std::map<int, CUstream_st*>;
+    CUstream_st*& stream = of_device[device];
+    if (!stream) {
+        stream         = make_stream(0, 0);
+        stream->device = device;
+        stream->legacy = true;
+    }
+    return stream;
+}
+
+CUstream_st* find_stream(cudaStream_t handle) {
+    if (handle == nullptr || handle == cudaStreamLegacy) return legacy_stream(current_device());
+    if (handle == cudaStreamPerThread) {
+        thread_local std::map<int, CUstream_st*> mine;
+        CUstream_st*& stream = mine[current_device()];
+        if (!stream) stream = make_stream(0, 0);
+        return stream;
+    }
+    return streams.count(handle) ? handle : nullptr;
+}
+
+const std::set<CUstream_st*>& all_streams() { return streams; }
+CUevent_st* find_event(cudaEvent_t handle) { return events.count(handle) ? handle : nullptr; }
+
+std::vector<NodePtr> dependencies_of(CUstream_st& stream) {
+    std::vector<NodePtr> after;
+    if (stream.tail) after.push_back(stream.tail);
+    if (stream.legacy) {
+        for (CUstream_st* other : streams)
+            if (other != &stream && other->device == stream.device && other->blocking() && other->tail)
+                after.push_back(other->tail);
+    } else if (stream.blocking()) {
+        if (NodePtr& tail = legacy_stream(stream.device)->tail) after.push_back(tail);
+    }
+    return after;
+}
+
+NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after) {
+    for (NodePtr& node : dependencies_of(stream)) also_after.push_back(node);
+    return stream.tail = Queue::get().add(std::move(work), also_after, stream.slot);
+}
+
+cudaError_t submit(cudaStream_t handle, Work work) {
+    CUstream_st* stream = find_stream(handle);
+    if (!stream) return cudaErrorInvalidResourceHandle;
+    if (stream->capture) return capture_add(*stream, std::move(work));
+    if (stream->legacy)
+        for (CUstream_st* other : streams)
+            if (other->capture && other->blocking()) {
+                refuse_during_capture();
+                return cudaErrorStreamCaptureImplicit;
+            }
+    enqueue(*stream, std::move(work));
+    return cudaSuccess;
+}
+
+cudaError_t wait_stream(cudaStream_t handle) {
+    CUstream_st* stream = find_stream(handle);
+    if (!stream) return cudaErrorInvalidResourceHandle;
+    if (stream->capture || stream->legacy)
+        if (const cudaError_t error = refuse_during_capture()) return error;
+    // The default stream is done when the operations it would wait for are.
+    std::vector<NodePtr> targets;
+    if (stream->legacy)
+        targets = dependencies_of(*stream);
+    else if (stream->tail)
+        targets = {stream->tail};
+    Queue::get().wait(targets);
+    forget_unchecked_launches();
+    return sticky_error();
+}
+
+cudaError_t wait_device() {
+    if (const cudaError_t error = refuse_during_capture()) return error;
+    Queue::get().wait_all();
+    forget_unchecked_launches();
+    return sticky_error();
+}
+
+bool is_capturing(cudaStream_t handle) {
+    CUstream_st* stream = find_stream(handle);
+    return stream && stream->capture;
+}
+
+}  // namespace emu
+
+using namespace emu;
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
+    return CALL.run(
+        [&] {
+            if (!stream || flags & ~unsigned(cudaStreamNonBlocking)) return cudaErrorInvalidValue;
+            *stream = make_stream(flags, std::clamp(priority, -5, 0));
+            return cudaSuccess;
+        },
+        flags, priority);
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithPriority(stream, 0, 0); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+    return cudaStreamCreateWithPriority(stream, flags, 0);
+}
+
+// Destroying a stream lets its work finish; the call itself doesn't wait.
+cudaError_t cudaStreamDestroy(cudaStream_t handle) {
+    return CALL.run(
+        [&] {
+            if (!streams.count(handle) || handle->legacy) return cudaErrorInvalidResourceHandle;
+            // A blocking stream's last operation still holds back the default stream.
+            if (handle->blocking() && handle->tail && handle->tail->state != Node::Done)
+                Queue::get().wait({handle->tail});
+            streams.erase(handle);
+            delete handle;
+            return cudaSuccess;
+        },
+        handle);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    return CALL.run([&] { return wait_stream(stream); }, stream);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t handle) {
+    return CALL.run(
+        [&] {
+            CUstream_st* stream = find_stream(handle);
+            if (!stream) return cudaErrorInvalidResourceHandle;
+            if (stream->capture) return refuse_during_capture();
+            for (const NodePtr& node : stream->legacy ? dependencies_of(*stream) : std::vector<NodePtr>{stream->tail})
+                if (node && !Queue::get().poll(node)) return cudaErrorNotReady;
+            return sticky_error();
+        },
+        handle);
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t handle_of_event, unsigned flags) {
+    return CALL.run(
+        [&] {
+            CUstream_st* stream = find_stream(handle);
+            CUevent_st* event   = find_event(handle_of_event);
+            if (!stream || !event) return cudaErrorInvalidResourceHandle;
+            if (event->capture || stream->capture) return capture_wait(*stream, *event);
+            if (!event->node) return cudaSuccess;
+            Work work;
+            work.type = cudaGraphNodeTypeWaitEvent;
+            work.what = call_site();
+            enqueue(*stream, std::move(work), {event->node});
+            return cudaSuccess;
+        },
+        handle, handle_of_event, flags);
+}
+
+cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
+    return CALL.run(
+        [&] {
+            CUstream_st* stream = find_stream(handle);
+            if (!stream) return cudaErrorInvalidResourceHandle;
+            *flags = stream->flags;
+            return cudaSuccess;
+        },
+        handle);
+}
+cudaError_t cudaStreamGetPriority(cudaStream_t handle, int* priority) {
+    return CALL.run(
+        [&] {
+            CUstream_st* stream = find_stream(handle);
+            if (!stream) return cudaErrorInvalidResourceHandle;
+            *priority = stream->priority;
+            return cudaSuccess;
+        },
+        handle);
+}
+cudaError_t cudaStreamGetId(cudaStream_t handle, unsigned long long* id) {
+    return CALL.run(
+        [&] {
+            CUstream_st* stream = find_stream(handle);
+            if (!stream) return cudaErrorInvalidResourceHandle;
+            *id = stream->id;
+            return cudaSuccess;
+        },
+        handle);
+}
+#if CUDART_VERSION >= 12080
+cudaError_t cudaStreamGetDevice(cudaStream_t handle, int* device) {
+    return CALL.run(
+        [&] {
+            CUstream_st* stream = find_stream(handle);
+            if (!stream) return cudaErrorInvalidResourceHandle;
+            *device = stream->device;
+            return cudaSuccess;
+        },
+        handle);
+}
+#endif
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+    return CALL.run([&] {
+        if (least) *least = 0;
+        if (greatest) *greatest = -5;
+        return cudaSuccess;
+    });
+}
+
+// L2 policy and priority are hints; they are remembered so that a program that reads them back finds them.
+static auto& stream_attributes = *new std::map<std::pair<cudaStream_t, int>, cudaStreamAttrValue>;
+cudaError_t cudaStreamSetAttribute(cudaStream_t stream, cudaStreamAttrID id, const cudaStreamAttrValue* value) {
+    return CALL.run(
+        [&] {
+            if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
+            stream_attributes[{stream, int(id)}] = *value;
+            return cudaSuccess;
+        },
+        stream, id);
+}
+cudaError_t cudaStreamGetAttribute(cudaStream_t stream, cudaStreamAttrID id, cudaStreamAttrValue* value) {
+    return CALL.run(
+        [&] {
+            if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
+            const auto row = stream_attributes.find({stream, int(id)});
+            *value         = row == stream_attributes.end() ? cudaStreamAttrValue{} : row->second;
+            return cudaSuccess;
+        },
+        stream, id);
+}
+cudaError_t cudaStreamCopyAttributes(cudaStream_t to, cudaStream_t from) {
+    return CALL.run(
+        [&] {
+            for (auto& [key, value] : std::map(stream_attributes))
+                if (key.first == from) stream_attributes[{to, key.second}] = value;
+            return cudaSuccess;
+        },
+        to, from);
+}
+
+// A callback runs without the lock: it may block on something the main thread does. It must not call CUDA.
+static Work host_work(const char* name, std::function<void()> function) {
+    Work work;
+    work.type     = cudaGraphNodeTypeHost;
+    work.what     = name;
+    work.unlocked = true;
+    work.run      = [function](uint32_t) { return function(), cudaSuccess; };
+    return work;
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+    return CALL.run(
+        [&] {
+            if (!function) return cudaErrorInvalidValue;
+            Work work   = host_work("cudaLaunchHostFunc", [=] { function(data); });
+            work.params = cudaHostNodeParams{function, data};
+            return submit(stream, std::move(work));
+        },
+        stream);
+}
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t callback, void* data, unsigned flags) {
+    return CALL.run(
+        [&] {
+            if (!callback || flags) return cudaErrorInvalidValue;
+            if (is_capturing(stream)) return refuse_during_capture();
+            return submit(stream, host_work("cudaStreamAddCallback", [=] { callback(stream, cudaSuccess, data); }));
+        },
+        stream);
+}
+cudaError_t cudaStreamAttachMemAsync(cudaStream_t stream, void* pointer, size_t, unsigned) {
+    return CALL.run([&] { return find_stream(stream) ? cudaSuccess : cudaErrorInvalidResourceHandle; }, stream,
+                    pointer);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+    return CALL.run(
+        [&] {
+            const unsigned known = cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess;
+            if (!event || flags & ~known) return cudaErrorInvalidValue;
+            if (flags & cudaEventInterprocess) return cudaErrorNotSupported;
+            *event           = new CUevent_st;
+            (*event)->flags  = flags;
+            (*event)->device = current_device();
+            events.insert(*event);
+            return cudaSuccess;
+        },
+        flags);
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return CALL.run(
+        [&] {
+            if (!events.erase(event)) return cudaErrorInvalidResourceHandle;
+            delete event;
+            return cudaSuccess;
+        },
+        event);
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t handle, cudaStream_t handle_of_stream, unsigned flags) {
+    return CALL.run(
+        [&] {
+            CUevent_st* event   = find_event(handle);
+            CUstream_st* stream = find_stream(handle_of_stream);
+            if (!event || !stream) return cudaErrorInvalidResourceHandle;
+            if (stream->capture && !(flags & cudaEventRecordExternal)) {
+                event->capture      = stream->capture;
+                event->capture_tail = stream->capture_tail;
+                return cudaSuccess;
+            }
+            event->capture = nullptr;
+            Work work;
+            work.type = cudaGraphNodeTypeEventRecord;
+            work.what = call_site();
+            if (stream->capture) {
+                work.params = handle;
+                return capture_add(*stream, std::move(work));
+            }
+            event->node = enqueue(*stream, std::move(work));
+            return cudaSuccess;
+        },
+        handle, handle_of_stream, flags);
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    return cudaEventRecordWithFlags(event, stream, 0);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
+    return CALL.run(
+        [&] {
+            CUevent_st* event = find_event(handle);
+            if (!event) return cudaErrorInvalidResourceHandle;
+            if (event->capture) return cudaErrorCapturedEvent;
+            if (event->node) Queue::get().wait({event->node});
+            forget_unchecked_launches();
+            return sticky_error();
+        },
+        handle);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t handle) {
+    return CALL.run(
+        [&] {
+            CUevent_st* event = find_event(handle);
+            if (!event) return cudaErrorInvalidResourceHandle;
+            if (event->capture) return cudaErrorCapturedEvent;
+            if (event->node && !Queue::get().poll(event->node)) return cudaErrorNotReady;
+            return sticky_error();
+        },
+        handle);
+}
+
+// Host time between the two operations' ends: the emulator's speed, not a GPU's.
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
+    return CALL.run(
+        [&] {
+            CUevent_st *a = find_event(start), *b = find_event(end);
+            if (!ms || !a || !b || !a->node || !b->node) return cudaErrorInvalidResourceHandle;
+            if ((a->flags | b->flags) & cudaEventDisableTiming) return cudaErrorInvalidResourceHandle;
+            if (a->node->state != Node::Done || b->node->state != Node::Done) return cudaErrorNotReady;
+            *ms = float((b->node->finished - a->node->finished) * 1e3);
+            return cudaSuccess;
+        },
+        start, end);
+}
+
+cudaError_t cudaDeviceSynchronize() {
+    return CALL.run([&] { return wait_device(); });
+}

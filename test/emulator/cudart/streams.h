@@ -1,0 +1,122 @@
+// streams.h - the order of operations: streams, events, and who must wait for whom
+//
+// Every operation is a Node. Its dependencies are exactly those CUDA promises: the operation before it in its stream,
+// the events it waits for, the legacy default stream, and the host calls that waited before it was queued. What may
+// run, in which order, is up to the --streams schedule: eager (at once), late (only when somebody waits, the newest
+// first) or random. Whatever the schedule, a vector clock per node remembers which operations are ordered, so that two
+// unordered ones that touch the same bytes are a finding even when they happened to run in the lucky order.
+#pragma once
+#include <map>
+#include <memory>
+#include <set>
+
+#include "runtime.h"
+
+namespace emu {
+
+using Clock = std::vector<uint32_t>;  // per slot (a stream, or a branch of a graph): the newest operation it has seen
+
+struct Node {
+    enum State { Waiting, Ready, Running, Done };
+    uint32_t number = 0;
+    Work work;
+    uint32_t slot = 0, seq = 0;
+    Clock clock;
+    State state     = Waiting;
+    int unmet       = 0;                              // dependencies that are not done
+    uint64_t wanted = 0;                              // ticket of the wait that needs it
+    double finished = 0;                              // seconds, for cudaEventElapsedTime
+    std::vector<std::shared_ptr<Node>> dependencies;  // emptied when done
+    std::vector<Node*> dependents;
+};
+using NodePtr = std::shared_ptr<Node>;
+
+class Queue {
+  public:
+    static Queue& get();
+
+    NodePtr add(Work work, const std::vector<NodePtr>& after, uint32_t slot);
+    uint32_t new_slot();
+
+    void wait(const std::vector<NodePtr>& targets);  // run what they need, then the host has seen them
+    bool poll(const NodePtr& target);                // done? if not, lets one operation happen
+    void wait_all();
+
+    // Ops that were ordered before everything the host has not seen yet.
+    bool ordered(uint32_t earlier, uint32_t later) const;
+
+  private:
+    Queue();
+    bool run_one(uint64_t ticket);  // something wanted (0: anything) that is ready; false: nothing could
+    bool run(const NodePtr& node);
+    void finish(const NodePtr& node, cudaError_t error);
+    void progress();  // what the schedule does by itself after each submission
+    uint64_t want(const std::vector<NodePtr>& targets);
+    void seen(const Node& node);  // the host waited for it
+    void block_until_progress(double since);
+
+    std::map<uint32_t, NodePtr> ready;    // by number
+    std::map<uint32_t, NodePtr> pending;  // not done, ready or not
+    Clock host_clock;
+    struct Record {
+        uint32_t slot, seq;
+        Clock clock;
+    };
+    std::map<uint32_t, Record> records;
+    struct Owned {
+        HostRange range;
+        uint32_t slot, seq;
+    };
+    std::vector<Owned> owned;
+    std::vector<uint32_t> last_seq;  // per slot
+    uint32_t next_number = 1;
+    uint64_t next_ticket = 1;
+    uint64_t random_state;
+};
+
+}  // namespace emu
+
+// The runtime's handles are pointers to these.
+struct Capture;
+
+struct CUstream_st {
+    int device     = 0;
+    unsigned flags = 0;
+    int priority   = 0;
+    uint64_t id    = 0;
+    uint32_t slot  = 0;
+    bool legacy    = false;  // the default stream: ordered with every blocking stream of its device
+    emu::NodePtr tail;       // the newest operation, done or not; null: none yet
+    std::shared_ptr<Capture> capture;
+    std::vector<cudaGraphNode_t> capture_tail;  // what the next captured node depends on
+    bool blocking() const { return !(flags & cudaStreamNonBlocking); }
+};
+
+struct CUevent_st {
+    unsigned flags = 0;
+    int device     = 0;
+    emu::NodePtr node;  // null: never recorded
+    std::shared_ptr<Capture> capture;
+    std::vector<cudaGraphNode_t> capture_tail;
+};
+
+namespace emu {
+
+CUstream_st* find_stream(cudaStream_t handle);  // null when it is no live stream; 0, legacy and per-thread resolved
+CUstream_st* legacy_stream(int device);
+const std::set<CUstream_st*>& all_streams();
+CUevent_st* find_event(cudaEvent_t handle);
+
+// Dependencies of the next operation in the stream, the legacy default stream's rule included.
+std::vector<NodePtr> dependencies_of(CUstream_st& stream);
+NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after = {});
+
+// A capture in progress forbids calls that wait or allocate; also marks the capture as spoilt.
+cudaError_t refuse_during_capture();
+cudaError_t capture_add(CUstream_st& stream, Work work);
+// The stream joins the event's capture and waits for what it recorded.
+cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event);
+
+cudaError_t wait_device();
+
+}  // namespace emu

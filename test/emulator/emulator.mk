@@ -1,0 +1,78 @@
+# emulator.mk - the CUDA emulator; included by the top Makefile, or alone: make -f test/emulator/emulator.mk emulator
+#
+#   emulator        build/emulator/lib{cudart,cublasLt,cublas}.so.N and libnccl.so.2
+#   emulator-test   unit tests, the known-good and the known-bad programs
+#   emulator-bench  warp-instructions per second
+EMU       := test/emulator
+EMU_OUT   := build/emulator
+CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda) /usr)
+NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
+EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
+EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
+
+EMU_CXX      ?= g++
+# 32 lanes are two vectors of 512 bits; compilers prefer 256 unless told.
+EMU_VECTOR   := $(shell echo | $(EMU_CXX) -march=native -mprefer-vector-width=512 -E - >/dev/null 2>&1 && echo -mprefer-vector-width=512)
+EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-trapping-math -ffp-contract=off -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
+                -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
+EMU_LZ       := -lzstd
+EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -arch=compute_80 -cudart shared -g -lineinfo -diag-suppress 177
+
+EMU_CORE := $(wildcard $(EMU)/engine/*.cpp)
+EMU_RT   := $(wildcard $(EMU)/cudart/*.cpp)
+EMU_BLAS := $(wildcard $(EMU)/cublas/*.cpp)
+EMU_NCCL := $(wildcard $(EMU)/nccl/*.cpp)
+emu_obj   = $(patsubst $(EMU)/%.cpp,$(EMU_OUT)/obj/%.o,$(1))
+EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N) \
+            $(EMU_OUT)/libnccl.so.2
+
+.PHONY: emulator emulator-programs emulator-test emulator-bench
+emulator: $(EMU_LIBS)
+
+# oneDNN's threads are OpenMP's, and the passes around it use the same.
+$(call emu_obj,$(EMU_BLAS)): EMU_FLAGS += -fopenmp
+
+$(EMU_OUT)/obj/%.o: $(EMU)/%.cpp
+	@mkdir -p $(@D)
+	$(EMU_CXX) $(EMU_FLAGS) -c $< -o $@
+
+# The loader wants the versioned names of the real libraries: one node, everything in it.
+$(EMU_OUT)/%.map:
+	@mkdir -p $(@D)
+	@echo '$* { global: *; };' > $@
+
+$(EMU_OUT)/libcudart.so.$(EMU_N): $(call emu_obj,$(EMU_CORE) $(EMU_RT)) | $(EMU_OUT)/libcudart.so.$(EMU_N).map
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -o $@ $^ $(EMU_LZ) -ldl
+	ln -sf $(@F) $(EMU_OUT)/libcudart.so
+$(EMU_OUT)/libcublasLt.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublasLt.so.$(EMU_N).map
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
+# cublas and cublasLt are one library under two names; each carries its own version node.
+$(EMU_OUT)/libcublas.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublas.so.$(EMU_N).map
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
+$(EMU_OUT)/libnccl.so.2: $(call emu_obj,$(EMU_NCCL)) $(EMU_OUT)/libcudart.so.$(EMU_N)
+	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $^ -lrt
+
+# --- tests: our own units, then the programs as a user runs them ------------------------------------------------------
+EMU_PROGRAMS := $(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(wildcard $(EMU)/programs/*/*.cu))
+EMU_TESTS    := $(wildcard $(EMU)/tests/*.cpp)
+
+emulator-programs: $(EMU_PROGRAMS)
+$(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
+	@mkdir -p $(@D)
+	$(EMU_NVCC) -o $@ $< $(shell sed -n 's|^// libraries: ||p' $(EMU)/programs/$*.cu)
+
+# Unoptimised: Catch2 costs more to optimise than the tests to run.
+$(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0 -DCUDA_INCLUDE='"$(EMU_CUDA_INCLUDE)"'
+$(EMU_OUT)/test: $(call emu_obj,$(EMU_TESTS)) $(EMU_LIBS)
+	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
+
+# Without nvcc the programs are skipped, and the test says so.
+emulator-test: $(EMU_OUT)/test $(if $(shell command -v $(NVCC) 2>/dev/null),emulator-programs)
+	$(EMU_OUT)/test $(ARGS)
+
+$(EMU_OUT)/bench: $(EMU_OUT)/obj/bench/bench_engine.o $(EMU_OUT)/libcudart.so.$(EMU_N)
+	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
+emulator-bench: $(EMU_OUT)/bench
+	EMU_CHECK=memory $<
+
+-include $(shell find $(EMU_OUT)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,268 @@
+// access.cpp - see access.h
+#include "access.h"
+
+#include "handlers.h"
+#include "options.h"
+
+namespace emu {
+namespace {
+
+std::string hex(uint64_t v) {
+    char text[32];
+    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
+    return text;
+}
+
+const char* verb(Touch t) {
+    return t == Touch::Atomic ? "atomic operation on" : t == Touch::AsyncCopy ? "cp.async of" : writes(t) ? "write of" : "read of";
+}
+
+void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_t address, uint32_t size, Touch touch,
+              const std::string& why, const std::string& allocation) {
+    const std::string what = std::string(verb(touch)) + " " + std::to_string(size) + " bytes at " + hex(address) + ": " + why;
+    if (options().check == Check::Off) {
+        fail_launch(w, fault, what);
+        return;
+    }
+    Finding f    = finding_at(w, i, kind, lane, what);
+    f.address    = address;
+    f.allocation = allocation;
+    report(f);
+}
+
+// Lanes whose global address is not in the allocation this instruction touched last.
+uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r, uint32_t lanes) {
+    Memory& memory = Memory::get();
+    uint32_t good  = 0;
+    uint32_t left  = lanes;
+    while (left) {
+        const int l      = __builtin_ctz(left);
+        const uint64_t a = r.addr[l];
+        left &= left - 1;
+        if (a & (size - 1)) {
+            bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
+                     "not a multiple of " + std::to_string(size), memory.describe(a));
+            continue;
+        }
+        const Allocation* in = memory.find(a);
+        if (in && in->holds(a, size)) {
+            Site& site = w.worker->sites[i->site];
+            site       = {in->begin, in->end(), memory.in_arena(in->begin) ? memory.work_delta : 0};
+            for (uint32_t rest = left | 1u << l; rest; rest &= rest - 1) {  // all lanes in the same allocation, at once
+                const int k = __builtin_ctz(rest);
+                if (!in->holds(r.addr[k], size) || r.addr[k] & (size - 1)) continue;
+                r.at[k] = reinterpret_cast<std::byte*>(r.addr[k] + site.delta);
+                good |= 1u << k;
+                left &= ~(1u << k);
+            }
+            continue;
+        }
+        const Allocation* dead = in ? nullptr : memory.find_dead(a);
+        if (dead)
+            bad_lane(w, i, Kind::UseAfterFree, Fault::IllegalAddress, l, a, size, touch, "the memory has been freed by " + dead->freed_by,
+                     memory.describe(a));
+        else
+            bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "outside of every allocation",
+                     memory.describe(a));
+    }
+    return good;
+}
+
+// Fills r.addr with base + displacement for all lanes (also the idle ones: cheaper than choosing).
+inline void addresses(Warp& w, const Instr* i, Reach& r) {
+    const auto add = uint64_t(i->imm);
+    if (i->a.none()) {
+        for (int l = 0; l < kLanes; l++) r.addr[l] = add;
+    } else if (i->flags & kAddress32) {
+        const uint32_t* a = w.reg<uint32_t>(i->a);
+        for (int l = 0; l < kLanes; l++) r.addr[l] = uint32_t(a[l] + uint32_t(add));
+    } else {
+        const uint64_t* a = w.reg<uint64_t>(i->a);
+        for (int l = 0; l < kLanes; l++) r.addr[l] = a[l] + add;
+    }
+}
+
+inline Reach::Shape shape_of(const Reach& r, uint32_t mask, uint32_t size) {
+    if (mask == kAll) {
+        const uint64_t first = r.addr[0];
+        const int shift = __builtin_ctz(size);  // sizes are powers of two; a 64-bit multiplication is slow
+        uint64_t gaps = 0, moves = 0;
+        for (int l = 0; l < kLanes; l++) {
+            gaps |= r.addr[l] ^ (first + (uint64_t(l) << shift));
+            moves |= r.addr[l] ^ first;
+        }
+        return !gaps ? Reach::Contiguous : !moves ? Reach::Uniform : Reach::Scattered;
+    }
+    const uint64_t first = r.addr[__builtin_ctz(mask)];
+    uint64_t moves       = 0;
+    for (int l = 0; l < kLanes; l++) moves |= mask >> l & 1 ? r.addr[l] ^ first : 0;
+    return moves ? Reach::Scattered : Reach::Uniform;
+}
+
+inline void global_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    const Site& site    = w.worker->sites[i->site];
+    const uint64_t have = site.end - site.begin, room = have - size;
+    const int lowest    = __builtin_ctz(r.mask);
+    const uint64_t from = r.addr[lowest] - site.begin;
+    r.shape             = shape_of(r, r.mask, size);
+    bool good           = have >= size;
+    if (r.shape == Reach::Contiguous) good &= from <= room && have - from >= uint64_t(size) * kLanes && !(r.addr[lowest] & (size - 1));
+    else if (r.shape == Reach::Uniform) good &= from <= room && !(r.addr[lowest] & (size - 1));
+    else {
+        uint64_t bad = 0;
+        for (int l = 0; l < kLanes; l++)
+            bad |= r.mask >> l & 1 ? uint64_t(r.addr[l] - site.begin > room) | (r.addr[l] & (size - 1)) : 0;
+        good &= bad == 0;
+    }
+    if (!good) [[unlikely]] {
+        r.shape = Reach::Scattered;
+        r.mask  = slow_global(w, i, size, touch, r, r.mask);
+    } else {
+        r.first = reinterpret_cast<std::byte*>(r.addr[lowest] + site.delta);
+        if (r.shape == Reach::Scattered)
+            for (int l = 0; l < kLanes; l++) r.at[l] = reinterpret_cast<std::byte*>(r.addr[l] + site.delta);
+    }
+    const Launch& launch = *w.block->launch;
+    if (launch.check_all && r.mask) check_global(w, i, size, touch, r);
+    if (launch.profiling && r.mask) count_global(w, i, size, touch, r);
+}
+
+inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    const Block& b       = *w.block;
+    const uint64_t bytes = b.shared_bytes;
+    uint64_t bad         = 0;
+    for (int l = 0; l < kLanes; l++)
+        bad |= r.mask >> l & 1 ? uint64_t(r.addr[l] + size > bytes) | uint64_t(r.addr[l] > bytes) | (r.addr[l] & (size - 1)) : 0;
+    if (bad) [[unlikely]] {
+        const uint32_t lanes = r.mask;
+        r.mask               = 0;
+        each_lane(lanes, [&](int l) {
+            const uint64_t a = r.addr[l];
+            const std::string have =
+                "the block has " + std::to_string(bytes) + " bytes of shared memory (" +
+                std::to_string(b.launch->config.dynamic_shared) + " of them dynamic)";
+            if (a & (size - 1))
+                bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
+                         "shared, not a multiple of " + std::to_string(size), have);
+            else if (a > bytes || a + size > bytes)
+                bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "beyond the end of shared memory", have);
+            else r.mask |= 1u << l;
+        });
+        if (!r.mask) return;
+    }
+    std::byte* base = b.shared.data.get();
+    r.shape         = shape_of(r, r.mask, size);
+    r.first         = base + r.addr[__builtin_ctz(r.mask)];
+    if (r.shape == Reach::Scattered)
+        for (int l = 0; l < kLanes; l++) r.at[l] = base + r.addr[l];
+    if (b.launch->check_all) check_shared(w, i, size, touch, r);
+    if (b.launch->profiling) count_shared(w, i, size, touch, r);
+}
+
+void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    const Block& b       = *w.block;
+    const uint32_t lanes = r.mask;
+    // Each thread owns a stack of frames; what lies above the running function's is nobody's.
+    const uint64_t top = uint64_t(w.frame->local_base) + w.frame->function->local_bytes;
+    r.mask             = 0;
+    r.shape            = Reach::Scattered;
+    each_lane(lanes, [&](int l) {
+        const uint64_t a = r.addr[l];
+        if (a & (size - 1))
+            return bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
+                            "local, not a multiple of " + std::to_string(size), "");
+        if (a > top || a + size > top)
+            return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "beyond the thread's local memory",
+                            "the thread has " + std::to_string(top) + " bytes of local memory here");
+        r.at[l] = b.local.data.get() + size_t(thread_of(w, l)) * b.local_stride + a;
+        r.mask |= 1u << l;
+    });
+    if (b.launch->check_all && r.mask) check_local(w, i, size, touch, r);
+    if (b.launch->profiling && r.mask) count_local(w, size, r);
+}
+
+void param_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    const Launch& launch = *w.block->launch;
+    const uint32_t lanes = r.mask;
+    r.mask               = 0;
+    r.shape              = Reach::Scattered;
+    each_lane(lanes, [&](int l) {
+        const uint64_t a = r.addr[l];
+        if (a > launch.param_bytes || a + size > launch.param_bytes || writes(touch))
+            return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "outside of the kernel's parameters", "");
+        r.at[l] = const_cast<std::byte*>(launch.params) + a;
+        r.mask |= 1u << l;
+    });
+}
+
+}  // namespace
+
+void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r) {
+    switch (window) {
+        case Window::Global: return global_from_addresses(w, i, size, touch, r);
+        case Window::Shared: return shared_from_addresses(w, i, size, touch, r);
+        case Window::Local: return local_from_addresses(w, i, size, touch, r);
+        case Window::Param: return param_from_addresses(w, i, size, touch, r);
+        case Window::Generic: break;
+    }
+    // Generic: usually one window for all lanes.
+    const uint32_t lanes = r.mask;
+    const uint64_t top   = r.addr[__builtin_ctz(lanes)] >> kWindowShift;
+    uint64_t differ      = 0;
+    for (int l = 0; l < kLanes; l++) differ |= lanes >> l & 1 ? (r.addr[l] >> kWindowShift) ^ top : 0;
+    constexpr uint64_t inside = (1ull << kWindowShift) - 1;
+    if (!differ) {
+        if (top > 3) return reach_addresses(w, i, Window::Global, size, touch, r);  // wild: reported there
+        if (top)
+            for (int l = 0; l < kLanes; l++) r.addr[l] &= inside;
+        return reach_addresses(w, i, Window(top), size, touch, r);
+    }
+    uint32_t good = 0, left = lanes;
+    while (left) {
+        const uint64_t here = r.addr[__builtin_ctz(left)] >> kWindowShift;
+        Reach part;
+        part.mask = 0;
+        each_lane(left, [&](int l) { part.mask |= uint32_t(r.addr[l] >> kWindowShift == here) << l; });
+        left &= ~part.mask;
+        for (int l = 0; l < kLanes; l++) part.addr[l] = here && here <= 3 ? r.addr[l] & inside : r.addr[l];
+        reach_addresses(w, i, here <= 3 ? Window(here) : Window::Global, size, touch, part);
+        std::byte* base = part.first;
+        each_lane(part.mask, [&](int l) {
+            r.at[l] = part.shape == Reach::Scattered ? part.at[l] : part.shape == Reach::Uniform ? base : base + size_t(l) * size;
+        });
+        good |= part.mask;
+    }
+    r.shape = Reach::Scattered;
+    r.mask  = good;
+}
+
+void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    addresses(w, i, r);
+    r.mask = w.mask;
+    global_from_addresses(w, i, size, touch, r);
+}
+void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    addresses(w, i, r);
+    r.mask = w.mask;
+    shared_from_addresses(w, i, size, touch, r);
+}
+void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    addresses(w, i, r);
+    r.mask = w.mask;
+    reach_addresses(w, i, Window(i->window), size, touch, r);
+}
+
+std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes) {
+    const uint64_t window = address >> kWindowShift, inside = address & ((1ull << kWindowShift) - 1);
+    const Block& b        = *w.block;
+    if (window == 0) {
+        const Allocation* in = Memory::get().find(address);
+        return in && in->holds(address, bytes) ? Memory::get().host(address) : nullptr;
+    }
+    if (window == 1) return inside + bytes <= b.shared_bytes ? b.shared.data.get() + inside : nullptr;
+    if (window == 2)
+        return inside + bytes <= b.local_stride ? b.local.data.get() + size_t(thread_of(w, lane)) * b.local_stride + inside : nullptr;
+    return nullptr;
+}
+
+}  // namespace emu

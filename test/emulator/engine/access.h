@@ -1,0 +1,74 @@
+// access.h - from the lanes' addresses to the bytes behind them, checked
+#pragma once
+#include "exec.h"
+#include "memory.h"
+
+namespace emu {
+
+enum class Window : uint8_t { Global = 0, Shared = 1, Local = 2, Param = 3, Generic = 4 };
+
+constexpr uint8_t kAddress32 = 32;       // Instr::flags: the base register has 32 bits
+
+// Where a memory instruction of a warp goes. The two shapes that matter for speed are told apart: lane after lane without a gap,
+// and all lanes at one place; otherwise each lane has its own pointer.
+struct Reach {
+    enum Shape : uint8_t { Scattered, Contiguous, Uniform } shape = Scattered;
+    uint32_t mask = 0;                   // lanes that may touch their bytes
+    std::byte* first = nullptr;
+    alignas(64) std::byte* at[kLanes];
+    alignas(64) uint64_t addr[kLanes];               // as in its window
+};
+
+// What kind of touching: also decides what the checker does with it.
+enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore };
+inline bool writes(Touch t) { return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore; }
+
+// Base register i->a (32 bits wide when i->flags has kAddress32; none: absolute) plus i->imm, `size` bytes per lane.
+void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
+void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
+void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);      // local, param, generic
+
+// The same from addresses already in r.addr (r.mask: lanes), in a window.
+void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
+
+// The shortest way, for when nothing is checked but bounds: where all 32 lanes go when they follow each other in the allocation this
+// instruction touched last, else null.
+inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size) {
+    if (w.mask != kAll || !w.worker->plain || i->a.none()) return nullptr;
+    const uint64_t* a = w.reg<uint64_t>(i->a);
+    const int shift   = __builtin_ctz(size);
+    uint64_t gaps     = 0;
+    for (int l = 0; l < kLanes; l++) gaps |= a[l] ^ (a[0] + (uint64_t(l) << shift));
+    const uint64_t first = a[0] + uint64_t(i->imm);
+    const Site& site     = w.worker->sites[i->site];
+    const uint64_t have = site.end - site.begin, from = first - site.begin, all = uint64_t(size) << 5;
+    const bool good = !gaps & (have >= all) & (from <= have - all) & !(first & (size - 1));
+    return good ? reinterpret_cast<std::byte*>(first + site.delta) : nullptr;
+}
+inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size) {
+    if (w.mask != kAll || !w.worker->plain || !(i->flags & kAddress32)) return nullptr;
+    const uint32_t* a = w.reg<uint32_t>(i->a);
+    const int shift   = __builtin_ctz(size);
+    uint32_t gaps     = 0;
+    for (int l = 0; l < kLanes; l++) gaps |= a[l] ^ (a[0] + (uint32_t(l) << shift));
+    const uint32_t first = a[0] + uint32_t(i->imm);
+    const bool good      = !gaps & (uint64_t(first) + (uint64_t(size) << 5) <= w.block->shared_bytes) & !(first & (size - 1));
+    return good ? w.block->shared.data.get() + first : nullptr;
+}
+
+// One lane's bytes at a generic address, for builtins; null when they cannot be touched (a finding is then out).
+std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes);
+
+// checker.cpp, called for Check::All after the bounds were found good.
+void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// Shared bytes that a cp.async is going to write: nobody may touch them before its wait.
+void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
+void forget_local(Warp& w, uint32_t from, uint32_t bytes);   // a call's fresh frame
+void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// counters.cpp, called for --profile.
+void count_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void count_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+void count_local(Warp& w, uint32_t size, const Reach& r);
+
+}  // namespace emu

@@ -1,0 +1,239 @@
+// atomic.cpp - atom and red, of every type
+//
+// With --threads 1 nothing else runs, yet the operations are real atomics always: blocks on other host threads share the memory.
+#include "access.h"
+#include "checker.h"
+#include "floats.h"
+#include "lanes.h"
+
+namespace emu {
+namespace {
+
+enum Kind2 { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
+
+// f(old) -> new, in a compare-and-swap loop; works for any type of 2, 4 or 8 bytes.
+template <class T, class F> T update(std::byte* at, F f) {
+    T* p  = reinterpret_cast<T*>(at);
+    T old = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(p, &old, f(old), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return old;
+}
+
+template <class T> T integer_op(std::byte* at, int kind, T v) {
+    T* p = reinterpret_cast<T*>(at);
+    switch (kind) {
+        case kAdd: return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+        case kAnd: return __atomic_fetch_and(p, v, __ATOMIC_RELAXED);
+        case kOr: return __atomic_fetch_or(p, v, __ATOMIC_RELAXED);
+        case kXor: return __atomic_fetch_xor(p, v, __ATOMIC_RELAXED);
+        case kExch: return __atomic_exchange_n(p, v, __ATOMIC_RELAXED);
+        case kMin: return update<T>(at, [=](T old) { return std::min(old, v); });
+        case kMax: return update<T>(at, [=](T old) { return std::max(old, v); });
+        case kInc: return update<T>(at, [=](T old) { return old >= v ? T(0) : T(old + 1); });
+        default: return update<T>(at, [=](T old) { return old == 0 || old > v ? v : T(old - 1); });
+    }
+}
+
+struct Int32 { using T = int32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Uint32 { using T = uint32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Int64 { using T = int64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Uint64 { using T = uint64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Float32 {
+    using T = uint32_t;
+    static T f(std::byte* at, int k, T v) {
+        return update<T>(at, [=](T old) {
+            const float a = as_float(old), b = as_float(v);
+            return bits(k == kAdd ? a + b : k == kMin ? min_number(a, b) : max_number(a, b));
+        });
+    }
+};
+struct Float64 {
+    using T = uint64_t;
+    static T f(std::byte* at, int, T v) {
+        return update<T>(at, [=](T old) { return bits(as_double(old) + as_double(v)); });
+    }
+};
+inline uint16_t add16(uint16_t a, uint16_t b, bool half) {
+    return half ? float_to_half(half_to_float(a) + half_to_float(b)) : float_to_bf16(bf16_to_float(a) + bf16_to_float(b));
+}
+inline uint16_t op16(uint16_t a, uint16_t b, bool half, int k) {
+    if (k == kAdd) return add16(a, b, half);
+    const float x = half ? half_to_float(a) : bf16_to_float(a), y = half ? half_to_float(b) : bf16_to_float(b);
+    const float v = k == kMin ? min_number(x, y) : max_number(x, y);
+    return half ? float_to_half(v) : float_to_bf16(v);
+}
+template <bool Half> struct Float16 {
+    using T = uint16_t;
+    static T f(std::byte* at, int k, T v) {
+        return update<T>(at, [=](T old) { return op16(old, v, Half, k); });
+    }
+};
+template <bool Half> struct Float16x2 {
+    using T = uint32_t;
+    static T f(std::byte* at, int k, T v) {
+        return update<T>(at, [=](T old) {
+            return uint32_t(op16(uint16_t(old >> 16), uint16_t(v >> 16), Half, k)) << 16 | op16(uint16_t(old), uint16_t(v), Half, k);
+        });
+    }
+};
+
+std::byte* place(const Reach& r, int l, uint32_t size) {
+    return r.shape == Reach::Scattered ? r.at[l] : r.shape == Reach::Uniform ? r.first : r.first + size_t(l) * size;
+}
+
+void reach_window(Warp& w, const Instr* i, uint32_t size, Reach& r) {
+    w.polls++;
+    if (i->imm3) checker_fence(w, true);  // .release, .acq_rel
+    const Window window = Window(i->window);
+    if (window == Window::Global) reach_global(w, i, size, Touch::Atomic, r);
+    else if (window == Window::Shared) reach_shared(w, i, size, Touch::Atomic, r);
+    else reach_any(w, i, size, Touch::Atomic, r);
+}
+
+// a: address, b: value; d none for red. c.offset is the kind (pool 1: not a register).
+template <class Op> const Instr* atomic(Warp& w, const Instr* i) {
+    using T = typename Op::T;
+    Reach r;
+    reach_window(w, i, sizeof(T), r);
+    const T* v     = w.reg<T>(i->b);
+    T* d           = i->d.none() ? nullptr : w.reg<T>(i->d);
+    const int kind = i->c.offset;
+    each_lane(r.mask, [&](int l) {
+        const T old = Op::f(place(r, l, sizeof(T)), kind, v[l]);
+        if (d) d[l] = old;
+    });
+    return i + 1;
+}
+// red.v2/v4.f32 and the like: several values per lane
+template <class Op, int V> const Instr* atomic_vector(Warp& w, const Instr* i) {
+    using T = typename Op::T;
+    Reach r;
+    reach_window(w, i, sizeof(T) * V, r);
+    const Ref* more = &w.frame->function->more[i->more];
+    each_lane(r.mask, [&](int l) {
+        for (int k = 0; k < V; k++) Op::f(place(r, l, sizeof(T) * V) + size_t(k) * sizeof(T), i->c.offset, w.reg<T>(more[k])[l]);
+    });
+    return i + 1;
+}
+template <class T> const Instr* compare_and_swap(Warp& w, const Instr* i) {  // b: expected, c: new
+    Reach r;
+    reach_window(w, i, sizeof(T), r);
+    const T *expected = w.reg<T>(i->b), *fresh = w.reg<T>(i->c);
+    T* d = i->d.none() ? nullptr : w.reg<T>(i->d);
+    each_lane(r.mask, [&](int l) {
+        T old = expected[l];
+        __atomic_compare_exchange_n(reinterpret_cast<T*>(place(r, l, sizeof(T))), &old, fresh[l], false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+        if (d) d[l] = old;
+    });
+    return i + 1;
+}
+struct Bits128 { uint64_t lo, hi; };
+const Instr* swap128(Warp& w, const Instr* i) {  // atom.{cas,exch}.b128; one host thread at a time holds the lock
+    Reach r;
+    reach_window(w, i, 16, r);
+    const bool cas      = i->imm2;
+    const Bits128* want = w.reg<Bits128>(i->b);
+    const Bits128* now  = cas ? w.reg<Bits128>(i->c) : want;
+    Bits128* d          = i->d.none() ? nullptr : w.reg<Bits128>(i->d);
+    const std::lock_guard hold(w.block->launch->lock);
+    each_lane(r.mask, [&](int l) {
+        Bits128 old;
+        std::memcpy(&old, place(r, l, 16), 16);
+        if (!cas || (old.lo == want[l].lo && old.hi == want[l].hi)) std::memcpy(place(r, l, 16), &now[l], 16);
+        if (d) d[l] = old;
+    });
+    return i + 1;
+}
+
+Handler handler_of(Type t, int kind) {
+    switch (t) {
+        case Type::u32: case Type::b32: return atomic<Uint32>;
+        case Type::s32: return atomic<Int32>;
+        case Type::u64: case Type::b64: return atomic<Uint64>;
+        case Type::s64: return atomic<Int64>;
+        case Type::f32: return atomic<Float32>;
+        case Type::f64:
+            if (kind != kAdd) break;
+            return atomic<Float64>;
+        case Type::f16: return atomic<Float16<true>>;
+        case Type::bf16: return atomic<Float16<false>>;
+        case Type::f16x2: return atomic<Float16x2<true>>;
+        case Type::bf16x2: return atomic<Float16x2<false>>;
+        default: break;
+    }
+    throw Undecodable("no atomic operation on this type");
+}
+template <class Op> Handler vector_of(int v) {
+    if (v == 2) return atomic_vector<Op, 2>;
+    if (v == 4) return atomic_vector<Op, 4>;
+    if constexpr (sizeof(typename Op::T) == 2)
+        if (v == 8) return atomic_vector<Op, 8>;
+    throw Undecodable("no atomic operation on this vector");
+}
+Handler vector_handler(Type t, int v) {
+    switch (t) {
+        case Type::f32: return vector_of<Float32>(v);
+        case Type::f16: return vector_of<Float16<true>>(v);
+        case Type::bf16: return vector_of<Float16<false>>(v);
+        case Type::f16x2: return vector_of<Float16x2<true>>(v);
+        case Type::bf16x2: return vector_of<Float16x2<false>>(v);
+        default: throw Undecodable("no atomic operation on this vector");
+    }
+}
+
+void build_atomic(Builder& b, const ptx::Instruction& i) {
+    const bool red   = i.mods[0] == "red";
+    const Type t     = type_of(i);
+    const Type r     = reg_bytes(t) == 2 ? Type::b16 : reg_bytes(t) == 4 ? Type::b32 : reg_bytes(t) == 8 ? Type::b64 : Type::b128;
+    const size_t at  = red ? 0 : 1;
+    const bool cas   = has(i, "cas");
+    const int v      = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;
+    if (i.ops.size() < at + (cas ? 3 : 2)) throw Undecodable("too few operands");
+    constexpr std::pair<const char*, int> kinds[] = {{"add", kAdd}, {"min", kMin}, {"max", kMax}, {"and", kAnd}, {"or", kOr},
+                                                     {"xor", kXor}, {"inc", kInc}, {"dec", kDec}, {"exch", kExch}};
+    int kind = kAdd;
+    for (const auto& [name, k] : kinds)
+        if (has(i, name)) kind = k;
+    const bool shared = has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster");
+    const auto place  = b.address(i.ops[at], shared);
+    std::vector<Ref> values;
+    if (v > 1) {
+        if (!red) throw Undecodable("vector atom with a result is not supported; red is");
+        for (const auto& p : i.ops[at + 1].parts) values.push_back(b.read(p, r));
+        if (int(values.size()) != v) throw Undecodable("wrong number of vector parts");
+    }
+    const Ref value = v > 1 ? Ref{} : b.read(i.ops[at + 1], r), fresh = cas ? b.read(i.ops[at + 2], r) : Ref{};
+    const Ref d     = red ? Ref{} : b.write(i.ops[0], r);
+    Handler h;
+    if (r == Type::b128) h = swap128;
+    else if (cas) h = with_bits(r, []<class T> { return &compare_and_swap<T>; });
+    else h = v > 1 ? vector_handler(t, v) : handler_of(t, kind);
+    const uint16_t site = b.site();
+    Instr& x            = b.emit(h);
+    x.a = place.base, x.imm = place.offset, x.b = value, x.d = d, x.site = site;
+    x.c = cas ? fresh : Ref{kind, 1};
+    if (place.narrow) x.flags |= kAddress32;
+    x.imm2   = cas;
+    x.imm3   = has(i, "release") || has(i, "acq_rel") || has(i, "sc");
+    x.window = uint8_t(shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic);
+    if (v > 1) b.more(x, {}, values);
+    if (!has(i, "global")) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(reg_bytes(t))));
+}
+
+}  // namespace
+
+std::vector<Row> atomic_rows() {
+    return {
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{add,min,max} .noftz? .{L2}? .{VEC}? .{u32,s32,u64,s64,f32,f64,f16,bf16,f16x2,bf16x2}",
+         build_atomic},
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{add,min,max} .noftz? .{L2}? .{f32,f16,bf16,f16x2,bf16x2}", build_atomic},
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC} .{f32,f16,bf16,f16x2,bf16x2} .{add,min,max}", build_atomic},
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{and,or,xor} .{L2}? .{b32,b64}", build_atomic},
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{inc,dec} .{L2}? .u32", build_atomic},
+        {"atom .{SEM}? .{SCOPE}? .{SPACE}? .exch .{L2}? .{b32,b64,b128,u32,s32,u64,s64,f32}", build_atomic},
+        {"atom .{SEM}? .{SCOPE}? .{SPACE}? .cas .{L2}? .{b16,b32,b64,b128,u32,s32,u64,s64,f32}", build_atomic},
+    };
+}
+
+}  // namespace emu

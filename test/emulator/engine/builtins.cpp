@@ -1,0 +1,133 @@
+// builtins.cpp - see builtins.h
+#include "builtins.h"
+
+#include <cstdio>
+
+#include "access.h"
+#include "findings.h"
+
+namespace emu {
+namespace {
+
+// A string in device memory, as far as it is readable; at most 64 KiB.
+std::string device_string(Warp& w, int lane, uint64_t address) {
+    std::string s;
+    while (s.size() < 65536) {
+        const std::byte* p = lane_bytes(w, lane, address + s.size(), 1);
+        if (!p || *p == std::byte{0}) break;
+        s.push_back(char(*p));
+    }
+    return s;
+}
+
+// C's format, taken apart: each conversion is printed by the host's own printf with the value the kernel stored.
+std::string format_lane(Warp& w, int lane, const std::string& format, uint64_t args) {
+    std::string out;
+    auto take = [&](size_t bytes, void* to) {
+        args               = (args + bytes - 1) / bytes * bytes;
+        const std::byte* p = lane_bytes(w, lane, args, uint32_t(bytes));
+        if (p) std::memcpy(to, p, bytes);
+        else std::memset(to, 0, bytes);
+        args += bytes;
+    };
+    for (size_t k = 0; k < format.size(); k++) {
+        if (format[k] != '%') {
+            out += format[k];
+            continue;
+        }
+        std::string spec = "%";
+        bool wide        = false;
+        for (k++; k < format.size() && std::strchr("-+ #0123456789.*hlLqjzt", format[k]); k++) {
+            if (format[k] == '*') {
+                int n = 0;
+                take(4, &n);
+                spec += std::to_string(n);
+            } else if (std::strchr("hlLqjzt", format[k])) wide |= format[k] != 'h';
+            else spec += format[k];
+        }
+        const char c = k < format.size() ? format[k] : '%';
+        char text[512];
+        text[0] = 0;
+        if (c == '%') out += '%';
+        else if (std::strchr("eEfFgGaA", c)) {
+            double v;
+            take(8, &v);
+            std::snprintf(text, sizeof text, (spec + c).c_str(), v);
+        } else if (c == 's') {
+            uint64_t address;
+            take(8, &address);
+            out += device_string(w, lane, address);
+        } else if (c == 'p') {
+            uint64_t v;
+            take(8, &v);
+            std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
+        } else if (wide || c == 'l') {
+            long long v;
+            take(8, &v);
+            std::snprintf(text, sizeof text, (spec + "ll" + c).c_str(), v);
+        } else {
+            int v;
+            take(4, &v);
+            std::snprintf(text, sizeof text, (spec + c).c_str(), v);
+        }
+        out += text;
+    }
+    return out;
+}
+
+bool vprintf_builtin(BuiltinCall& c) {
+    each_lane(c.w.mask, [&](int l) {
+        const std::string format = device_string(c.w, l, c.argument<uint64_t>(0, l));
+        const std::string text   = format_lane(c.w, l, format, c.argument<uint64_t>(1, l));
+        std::fwrite(text.data(), 1, text.size(), stdout);
+        if (c.result) reinterpret_cast<int32_t*>(c.result)[l] = int32_t(text.size());
+    });
+    return true;
+}
+
+bool assert_builtin(BuiltinCall& c) {
+    const int l    = __builtin_ctz(c.w.mask);
+    auto text      = [&](size_t k) { return device_string(c.w, l, c.argument<uint64_t>(k, l)); };
+    const Block& b = *c.w.block;
+    std::fflush(stdout);
+    std::fprintf(stderr, "%s:%u: %s: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `%s` failed.\n", text(1).c_str(),
+                 c.argument<uint32_t>(2, l), text(3).c_str(), b.ctaid[0], b.ctaid[1], b.ctaid[2], c.w.tid[0][l], c.w.tid[1][l],
+                 c.w.tid[2][l], text(0).c_str());
+    fail_launch(c.w, Fault::Assert, "device-side assert: " + text(0));
+    return false;
+}
+
+bool malloc_builtin(BuiltinCall& c) {
+    each_lane(c.w.mask, [&](int l) {
+        const uint64_t a = Memory::get().allocate(c.argument<uint64_t>(0, l), Space::Heap,
+                                                  "malloc in the kernel at " + place_of(*c.w.frame->function, c.i));
+        std::memcpy(c.result + size_t(l) * 8, &a, 8);
+    });
+    return true;
+}
+
+bool free_builtin(BuiltinCall& c) {
+    each_lane(c.w.mask, [&](int l) {
+        if (const uint64_t a = c.argument<uint64_t>(0, l))
+            Memory::get().free(a, "free in the kernel at " + place_of(*c.w.frame->function, c.i));
+    });
+    for (Site& s : c.w.worker->sites) s = {};
+    return true;
+}
+
+}  // namespace
+
+const Builtin kBuiltins[] = {
+    {"vprintf", vprintf_builtin, 2},
+    {"__assertfail", assert_builtin, 5},
+    {"malloc", malloc_builtin, 1},
+    {"free", free_builtin, 1},
+};
+
+int find_builtin(const std::string& name) {
+    for (int k = 0; k < int(std::size(kBuiltins)); k++)
+        if (name == kBuiltins[k].name) return k;
+    return -1;
+}
+
+}  // namespace emu

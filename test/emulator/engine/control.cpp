@@ -1,0 +1,319 @@
+// control.cpp - branches, calls, barriers, fences, exits
+#include <algorithm>
+
+#include "access.h"
+#include "builtins.h"
+#include "checker.h"
+#include "forms.h"
+#include "handlers.h"
+#include "kernel_code.h"
+
+namespace emu {
+namespace op {
+
+const Instr* guarded(Warp& w, const Instr* i) {
+    const uint32_t all = w.mask, guard = w.pred(i->guard);
+    const uint32_t on  = all & (i->guard_negated ? ~guard : guard);
+    if (!on) return i + 1;
+    w.mask = on;
+    i->inner(w, i);
+    w.mask = all;
+    return i + 1;
+}
+
+const Instr* branch(Warp&, const Instr* i) { return i->target; }
+
+const Instr* branch_guarded(Warp& w, const Instr* i) {
+    const uint32_t guard = w.pred(i->guard);
+    const uint32_t taken = w.mask & (i->guard_negated ? ~guard : guard);
+    if (taken == w.mask) return i->target;
+    if (!taken) return i + 1;
+    // Those who only want to leave do so at once: otherwise they would be missing at the next barrier.
+    if (i->target->run == leave || (i + 1)->run == leave) {
+        const uint32_t all = w.mask;
+        const bool jumpers = i->target->run == leave;
+        w.mask             = jumpers ? taken : all & ~taken;
+        leave_lanes(w);
+        w.mask = all & ~w.mask;
+        return jumpers ? i + 1 : i->target;
+    }
+    w.groups[w.current].pc = i + 1;
+    split(w, taken, i->target);
+    return kStop;
+}
+
+const Instr* branch_table(Warp& w, const Instr* i) {
+    const auto& table     = w.frame->function->tables[size_t(i->imm)];
+    const uint32_t* index = w.reg<uint32_t>(i->a);
+    const Instr* code     = w.frame->function->code.data();
+    for (;;) {
+        const uint32_t want = index[__builtin_ctz(w.mask)];
+        if (want >= table.size()) return fail_launch(w, Fault::IllegalInstruction, "brx.idx: index beyond its table");
+        const uint32_t same = w.mask & mask_of([&](int l) { return index[l] == want; });
+        if (same == w.mask) {
+            w.groups[w.current].pc = code + table[want];
+            return kStop;
+        }
+        split(w, same, code + table[want]);
+        w.mask &= ~same;
+    }
+}
+
+const Instr* leave(Warp& w, const Instr*) {
+    leave_lanes(w);
+    return kStop;
+}
+
+const Instr* back(Warp& w, const Instr*) {
+    Group& g      = w.groups[w.current];
+    Frame* frame  = g.frame;
+    g.pc          = frame->back;
+    Frame* parent = frame->parent;
+    const auto& f = *frame->function;
+    for (size_t k = 0; k < f.results.size() && k < frame->results.size(); k++) {
+        const auto& from    = f.results[k];
+        const uint32_t size = from.bytes;
+        std::byte* to       = parent->regs + parent->function->blob_base + frame->results[k];
+        each_lane(w.mask, [&](int l) {
+            std::memcpy(to + size_t(l) * size, frame->regs + f.blob_base + from.offset + size_t(l) * size, size);
+        });
+    }
+    g.frame = parent;
+    parent->users++;
+    release_frame(*w.worker, frame);
+    return kStop;
+}
+
+namespace {
+
+const Instr* enter(Warp& w, const Instr* i, Function& f) {
+    if (!f.missing.empty()) return fail_launch(w, Fault::Missing, f.missing);
+    Group& g      = w.groups[w.current];
+    Frame* caller = g.frame;
+    if (caller->local_base + caller->function->local_bytes + f.local_bytes > w.block->local_stride || caller->depth > 20000)
+        return fail_launch(w, Fault::IllegalAddress, "stack overflow in " + f.name + ": recursion deeper than " +
+                                                         std::to_string(caller->depth) + " calls");
+    Frame* frame      = new_frame(*w.worker, f);
+    frame->parent     = caller;
+    frame->back       = i + 1;
+    frame->depth      = caller->depth + 1;
+    frame->local_base = caller->local_base + caller->function->local_bytes;
+    const auto& spots = caller->function->tables[size_t(i->imm)];  // results, then arguments: blobs of the caller
+    frame->results.assign(spots.begin(), spots.begin() + i->imm2);
+    for (size_t k = 0; k < f.params.size() && k + i->imm2 < spots.size(); k++) {
+        const uint32_t size   = f.params[k].bytes;
+        const std::byte* from = caller->regs + caller->function->blob_base + spots[k + i->imm2];
+        std::byte* to         = frame->regs + f.blob_base + f.params[k].offset;
+        std::memcpy(to, from, size_t(size) * kLanes);
+    }
+    if (w.block->launch->check_all) forget_local(w, frame->local_base, f.local_bytes);
+    g.frame = frame;
+    g.pc    = f.code.data();
+    return kStop;
+}
+
+const Instr* call(Warp& w, const Instr* i) {
+    Function* f = w.block->launch->code->get(reinterpret_cast<const ptx::Function*>(i->target));
+    return f ? enter(w, i, *f) : fail_launch(w, Fault::Missing, "call of a function that is only declared");
+}
+
+const Instr* call_indirect(Warp& w, const Instr* i) {
+    const uint64_t* to  = w.reg<uint64_t>(i->a);
+    const uint64_t want = to[__builtin_ctz(w.mask)];
+    const uint32_t same = w.mask & mask_of([&](int l) { return to[l] == want; });
+    if (same != w.mask) {  // the others call for themselves later
+        split(w, w.mask & ~same, i);
+        w.mask = same;
+    }
+    Function* f = w.block->launch->code->by_address(want);
+    return f ? enter(w, i, *f) : fail_launch(w, Fault::IllegalInstruction, "indirect call of an address that is no function");
+}
+
+const Instr* call_builtin(Warp& w, const Instr* i) {
+    const auto& f     = *w.frame->function;
+    const auto& spots = f.tables[size_t(i->imm)];
+    std::byte* blobs  = w.frame->regs + f.blob_base;
+    BuiltinCall c{w, i, {}, nullptr};
+    if (i->imm2) c.result = blobs + spots[0];
+    for (size_t k = i->imm2; k < spots.size(); k++) c.arguments.push_back(blobs + spots[k]);
+    return reinterpret_cast<const Builtin*>(i->target)->run(c) ? i + 1 : kStop;
+}
+
+void build_call(Builder& b, const ptx::Instruction& i) {
+    std::vector<uint32_t> spots;
+    for (const auto* list : {&i.results, &i.arguments})
+        for (const auto& o : *list) {
+            const ParamBlob* blob = b.blob(o.name);
+            if (!blob) throw Undecodable("call with an argument that is no .param variable");
+            spots.push_back(blob->offset);
+        }
+    b.f.tables.push_back(spots);
+    const auto table = int64_t(b.f.tables.size() - 1);
+    const Operand& o = i.ops[0];
+    if (o.kind == Operand::Reg) {
+        const Ref target = b.read(o, Type::b64);
+        Instr& x         = b.emit(call_indirect);
+        x.a              = target;
+        x.flags          = kSplits;
+        x.imm            = table;
+        x.imm2      = uint8_t(i.results.size());
+    } else if (const int k = find_builtin(o.name); k >= 0) {
+        Instr& x    = b.emit(call_builtin);
+        x.flags     = kSplits;
+        x.imm       = table;
+        x.target    = reinterpret_cast<const Instr*>(&kBuiltins[k]);
+        x.imm2 = uint8_t(i.results.size());
+    } else {
+        const uint64_t callee = b.layout.code_address(o.name);
+        if (!callee) throw Undecodable("call of " + o.name + ", which is not in the module");
+        Instr& x    = b.emit(call);
+        x.target    = reinterpret_cast<const Instr*>(callee);
+        x.flags     = kSplits;
+        x.imm       = table;
+        x.imm2 = uint8_t(i.results.size());
+    }
+    b.f.calls = true;
+}
+
+void build_branch(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.size() != 1 || i.ops[0].kind != Operand::Symbol) throw Undecodable("a label expected");
+    Instr& x = b.emit(i.guard < 0 ? branch : branch_guarded);
+    x.flags  = kSplits | kOwnGuard | (i.guard < 0 ? kLeaves : 0);
+    b.branch_to(x, i.ops[0].name);
+}
+
+void build_branch_table(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.size() != 2) throw Undecodable("an index and a table expected");
+    const Ref index = b.read(i.ops[0], Type::b32);
+    Instr& x        = b.emit(branch_table);
+    x.a             = index;
+    x.flags         = kSplits | kLeaves;
+    b.branch_to(x, i.ops[1].name);
+}
+
+void build_leave(Builder& b, const ptx::Instruction& i) {
+    b.emit(b.entry || i.mods[0] == "exit" ? leave : back).flags = kSplits | kLeaves;
+}
+
+const Instr* trap(Warp& w, const Instr* i) {
+    return fail_launch(w, Fault::Trap, "trap at " + place_of(*w.frame->function, i));
+}
+void build_trap(Builder& b, const ptx::Instruction&) { b.emit(trap).flags = kSplits; }
+
+const Instr* nothing(Warp&, const Instr* i) { return i + 1; }
+void build_nothing(Builder& b, const ptx::Instruction&) { b.emit(nothing); }
+
+const Instr* sleep(Warp& w, const Instr* i) {
+    w.polls += 8;
+    return i + 1;
+}
+void build_sleep(Builder& b, const ptx::Instruction&) { b.emit(sleep); }
+
+const Instr* fence(Warp& w, const Instr* i) {
+    checker_fence(w, i->imm != 0);
+    return i + 1;
+}
+void build_fence(Builder& b, const ptx::Instruction& i) {
+    bool block_only = false;
+    for (auto m : i.mods) block_only |= m == "cta";
+    b.emit(fence).imm = !block_only;
+}
+
+enum Reduction { kNone, kAnd, kOr, kPopc };
+
+// a: id, b: thread count or none, c: predicate of a reduction; imm: Reduction, +8 for arrive
+const Instr* barrier(Warp& w, const Instr* i) {
+    const int lane       = __builtin_ctz(w.mask);
+    const uint32_t id    = w.reg<uint32_t>(i->a)[lane];
+    const uint32_t count = i->b.none() ? 0 : w.reg<uint32_t>(i->b)[lane];
+    if (id > 15) return fail_launch(w, Fault::IllegalInstruction, "barrier " + std::to_string(id) + ": there are 16");
+    if (count % kLanes)
+        return fail_launch(w, Fault::IllegalInstruction,
+                           "barrier for " + std::to_string(count) + " threads: must be a multiple of the warp size");
+    BarrierState& bar = w.block->barriers[id];
+    const int kind    = int(i->imm & 7);
+    if (kind != kNone) {
+        const uint32_t p = w.pred(i->c) ^ (i->imm & 64 ? kAll : 0), here = w.mask & p;
+        const uint32_t absent = w.mask & ~p;
+        if (kind == kPopc) bar.reduced += uint32_t(__builtin_popcount(here));
+        else if (kind == kOr) bar.reduced |= here != 0;
+        else bar.reduced |= absent != 0;  // inverted: a fresh barrier starts at zero
+    }
+    arrive(w, i, int(id), count, !(i->imm & 8));
+    return kStop;
+}
+
+void build_barrier(Builder& b, const ptx::Instruction& i) {
+    const auto& m     = i.mods;
+    auto has          = [&](std::string_view s) { return std::find(m.begin(), m.end(), s) != m.end(); };
+    const bool reduce = has("red"), arrives = has("arrive");
+    const int kind    = !reduce ? kNone : has("and") ? kAnd : has("or") ? kOr : kPopc;
+    const bool to_pred = kind == kAnd || kind == kOr;
+    size_t at         = reduce ? 1 : 0;
+    Ref id{}, count{}, p{}, d{};
+    bool negated = false;
+    if (i.ops.size() <= at) throw Undecodable("a barrier number expected");
+    id = b.read(i.ops[at++], Type::b32);
+    if (i.ops.size() > at + (reduce ? 1 : 0)) count = b.read(i.ops[at++], Type::b32);
+    if (reduce) {
+        p = b.read_pred(i.ops.at(at), negated);
+        d = to_pred ? b.write_pred(i.ops[0].reg) : b.write(i.ops[0], Type::u32);
+    }
+    Instr& x    = b.emit(barrier);
+    x.a = id, x.b = count, x.c = p, x.d = d;
+    x.imm       = kind + (arrives ? 8 : 0) + (to_pred ? 16 : 0) + (m[0] == "bar" || has("aligned") ? 32 : 0);
+    x.imm |= negated ? 64 : 0;
+    x.flags = kSplits;
+}
+
+}  // namespace
+}  // namespace op
+
+bool aligned_barrier(const Instr* i) { return i->run == op::barrier && i->imm & 32; }
+
+void finish_reduction(Warp& w, Group& g, uint32_t reduced) {
+    const Instr* i = g.pc - 1;
+    const int kind = int(i->imm & 7);
+    if (i->run != op::barrier || kind == op::kNone) return;
+    std::byte* at = g.frame->regs + i->d.offset;
+    if (kind == op::kPopc) {
+        each_lane(g.mask, [&](int l) { reinterpret_cast<uint32_t*>(at)[l] = reduced; });
+    } else {
+        const bool yes = kind == op::kOr ? reduced != 0 : reduced == 0;
+        auto& p        = *reinterpret_cast<uint32_t*>(at);
+        p              = yes ? p | g.mask : p & ~g.mask;
+    }
+    (void)w;
+}
+
+std::vector<Row> control_rows() {
+    using namespace op;
+    return {
+        {"bra .uni?", build_branch},
+        {"brx .idx .uni?", build_branch_table},
+        {"call .uni?", build_call},
+        {"ret .uni?", build_leave},
+        {"exit", build_leave},
+        {"trap", build_trap},
+        {"brkpt", build_nothing},
+        {"nop", build_nothing},
+        {"pmevent .mask?", build_nothing},
+        {"setmaxnreg .{inc,dec} .sync .aligned .u32", build_nothing},
+        {"griddepcontrol .{launch_dependents,wait}", build_nothing},
+        {"discard .global? .{L2} .{128}?", build_nothing},
+        {"{prefetch,prefetchu} .{SPACE}? .{L1,L2,L2::evict_last,L2::evict_normal}", build_nothing},
+        {"applypriority .global? .L2::evict_normal", build_nothing},
+        {"nanosleep .u32", build_sleep},
+        {"membar .{cta,gl,sys}", build_fence},
+        {"fence .{SEM}? .{SCOPE}", build_fence},
+        {"fence .proxy .{alias,async} .{global,shared::cta,shared::cluster}?", build_nothing},
+        {"{bar,barrier} .cta? .sync .aligned?", build_barrier},
+        {"{bar,barrier} .cta? .arrive .aligned?", build_barrier},
+        {"{bar,barrier} .cta? .red .{and,or} .aligned? .pred", build_barrier},
+        {"{bar,barrier} .cta? .red .popc .aligned? .u32", build_barrier},
+        {"{bar,barrier} .cta? .red .aligned? .{and,or} .pred", build_barrier},
+        {"{bar,barrier} .cta? .red .aligned? .popc .u32", build_barrier},
+    };
+}
+
+}  // namespace emu

@@ -1,0 +1,345 @@
+// decode.cpp - see decode.h; registers get their places in allocate.cpp
+#include "decode.h"
+
+#include <algorithm>
+
+#include "forms.h"
+#include "handlers.h"
+
+namespace emu {
+
+int reg_bytes(Type t) { return ptx::bytes_of(t) == 1 ? 2 : ptx::bytes_of(t); }
+
+void AlignedBytes::resize(size_t n) {
+    size = n;
+    data = {static_cast<std::byte*>(::operator new[](std::max<size_t>(n, 64), std::align_val_t(64))),
+            [](std::byte* p) { ::operator delete[](p, std::align_val_t(64)); }};
+}
+
+Builder::Builder(Function& f, const Layout& layout, std::set<int> unset)
+    : f(f), layout(layout), entry(f.source->entry), source(*f.source), unset(std::move(unset)) {
+    virtual_of_reg.assign(source.regs.size(), -1);
+}
+
+int Builder::new_virtual(int bytes) {
+    bytes_of_virtual.push_back(bytes);
+    reg_of_virtual.push_back(-1);
+    return int(bytes_of_virtual.size()) - 1;
+}
+
+int Builder::virtual_of(int reg) {
+    int& v = virtual_of_reg[reg];
+    if (v < 0) {
+        v = new_virtual(reg_bytes(source.regs[reg].type));
+        reg_of_virtual[v] = reg;
+    }
+    return v;
+}
+
+Ref Builder::scratch(int bytes) { return {new_virtual(bytes), 0}; }
+
+Ref Builder::constant(uint64_t bits, int bytes) {
+    if (bytes < 8 && bytes > 0) bits &= (1ull << (8 * bytes)) - 1;
+    const std::string key = std::to_string(bits) + "/" + std::to_string(bytes);
+    auto [it, fresh]      = constant_place.try_emplace(key, pool_bytes);
+    if (fresh) {
+        constants.push_back({bits, bytes});
+        pool_bytes += std::max(64, bytes * kLanes);
+    }
+    return {int32_t(it->second), 1};
+}
+
+Type Builder::reg_type(const Operand& o) const {
+    return o.kind == Operand::Reg ? source.regs[o.reg].type : Type::none;
+}
+
+Instr& Builder::emit(Handler h) {
+    f.code.emplace_back();
+    f.origin.push_back(now);
+    f.code.back().run   = h;
+    f.code.back().index = uint32_t(f.code.size() - 1);
+    return f.code.back();
+}
+
+void Builder::more(Instr& i, const std::vector<Ref>& results, const std::vector<Ref>& sources) {
+    i.more       = uint32_t(f.more.size());
+    i.more_count = uint32_t(results.size() + sources.size());
+    i.more_defs  = uint8_t(results.size());
+    f.more.insert(f.more.end(), results.begin(), results.end());
+    f.more.insert(f.more.end(), sources.begin(), sources.end());
+}
+
+uint16_t Builder::site() {
+    if (f.sites >= 65535) throw Undecodable("more than 65535 memory instructions in a function");
+    return uint16_t(f.sites++);
+}
+
+static uint64_t immediate(const Operand& o, Type t) {
+    if (o.kind == Operand::Int) return o.bits;
+    const bool wants_single = t == Type::f32 || t == Type::b32 || t == Type::u32 || t == Type::s32 || t == Type::tf32;
+    if (o.single == wants_single) return o.bits;
+    float single;
+    double twice;
+    uint64_t bits = 0;
+    if (o.single) {
+        std::memcpy(&single, &o.bits, 4);
+        twice = single;
+        std::memcpy(&bits, &twice, 8);
+    } else {
+        std::memcpy(&twice, &o.bits, 8);
+        single = float(twice);
+        std::memcpy(&bits, &single, 4);
+    }
+    return bits;
+}
+
+// Passing an unset value on is no mistake yet: compilers do it where the value does not matter.
+void Builder::check_unset(int reg) {
+    if (!unset.count(reg)) return;
+    for (const char* passes : {"mov", "selp", "shfl", "prmt", "cvt"})
+        if (now->mods[0] == passes) return;
+    Instr& check = emit(op::check_set);
+    check.a      = unset_mask[reg];
+    check.imm    = reg;
+}
+
+Ref Builder::read(const Operand& o, Type t) {
+    const int bytes = reg_bytes(t);
+    switch (o.kind) {
+        case Operand::Reg: {
+            const int v = virtual_of(o.reg), have = bytes_of_virtual[v];
+            check_unset(o.reg);
+            if (have == bytes) return {v, 0};
+            if (have < bytes) throw Undecodable("register " + source.regs[o.reg].name + " is too narrow");
+            const Ref cut = scratch(bytes);
+            Instr& i      = emit(op::resize(have, bytes, false));
+            i.a           = {v, 0};
+            i.d           = cut;
+            return cut;
+        }
+        case Operand::Int:
+        case Operand::Float: return constant(immediate(o, t), bytes);
+        case Operand::Special: {
+            const Ref to = scratch(bytes);
+            op::special(*this, to, o.name, bytes);
+            return to;
+        }
+        case Operand::Symbol: {
+            const Place p = address(o);
+            if (p.base.none()) return constant(uint64_t(p.offset), bytes);
+            const Ref to = scratch(bytes);
+            Instr& i     = emit(op::add_offset(bytes));
+            i.d = to, i.a = p.base, i.imm = p.offset;
+            return to;
+        }
+        default: throw Undecodable("operand not understood");
+    }
+}
+
+Ref Builder::write(const Operand& o, Type t) {
+    const int bytes = reg_bytes(t);
+    if (o.kind == Operand::Discard) return scratch(bytes);
+    if (o.kind != Operand::Reg) throw Undecodable("the result is no register");
+    const int v = virtual_of(o.reg), have = bytes_of_virtual[v];
+    if (unset.count(o.reg)) marks.push_back(o.reg);
+    if (have == bytes) return {v, 0};
+    if (have < bytes) throw Undecodable("register " + source.regs[o.reg].name + " is too narrow");
+    const Ref narrow = scratch(bytes);
+    extensions.push_back({narrow, {v, 0}, t, have});
+    return narrow;
+}
+
+Ref Builder::read_pred(const Operand& o, bool& negated) {
+    negated = o.negated;
+    if (o.kind == Operand::Int) return constant(o.bits ? kAll : 0, 4);
+    if (o.kind != Operand::Reg || source.regs[o.reg].type != Type::pred) throw Undecodable("a predicate expected");
+    return {virtual_of(o.reg), 0};
+}
+
+Ref Builder::write_pred(int reg) {
+    if (reg < 0) return scratch(0);
+    if (source.regs[reg].type != Type::pred) throw Undecodable("a predicate expected");
+    return {virtual_of(reg), 0};
+}
+
+const ParamBlob* Builder::blob(const std::string& name) const {
+    for (const auto& b : blobs)
+        if (b.name == name) return &b;
+    return nullptr;
+}
+
+int Builder::entry_param(const std::string& name) const {
+    if (!entry) return -1;
+    for (size_t i = 0, offset = 0; i < source.params.size(); i++) {
+        const auto& p = source.params[i];
+        offset        = (offset + p.align - 1) / p.align * p.align;
+        if (p.name == name) return int(offset);
+        offset += p.bytes;
+    }
+    return -1;
+}
+
+// What a symbol stands for as a number: an address, an offset in shared memory, a place in the thread's local memory.
+Builder::Place Builder::address(const Operand& o, bool may_be_narrow) {
+    if (o.kind == Operand::Int) return {{}, o.memory ? o.offset : int64_t(o.bits)};
+    if (o.kind == Operand::Reg) {
+        const int v = virtual_of(o.reg);
+        check_unset(o.reg);
+        if (bytes_of_virtual[v] == 8) return {{v, 0}, o.offset};
+        if (bytes_of_virtual[v] != 4) throw Undecodable("address register must have 32 or 64 bits");
+        if (may_be_narrow) return {{v, 0}, o.offset, true};
+        const Ref wide = scratch(8);
+        Instr& i       = emit(op::resize(4, 8, false));
+        i.a = {v, 0}, i.d = wide;
+        return {wide, o.offset};
+    }
+    if (o.kind != Operand::Symbol) throw Undecodable("address not understood");
+    if (auto it = locals.find(o.name); it != locals.end()) {
+        const Ref base = scratch(8);
+        Instr& i       = emit(op::local_base);
+        i.d = base, i.imm = it->second;
+        return {base, o.offset};
+    }
+    if (auto it = layout.shared.find(o.name); it != layout.shared.end()) return {{}, int64_t(it->second) + o.offset};
+    if (auto it = layout.addresses.find(o.name); it != layout.addresses.end()) return {{}, int64_t(it->second) + o.offset};
+    if (const int at = entry_param(o.name); at >= 0) return {{}, int64_t(kParamWindow) + at + o.offset};
+    if (const uint64_t code = layout.code_address(o.name)) return {{}, int64_t(code) + o.offset};
+    throw Undecodable("unknown symbol " + o.name);
+}
+
+void Builder::branch_to(Instr& i, const std::string& label) { label_uses.push_back({i.index, label}); }
+
+const std::vector<std::string>& Builder::branch_table(const std::string& label) const {
+    auto it = source.targets.find(label);
+    if (it == source.targets.end()) throw Undecodable("unknown branch table " + label);
+    return it->second;
+}
+
+void Builder::decode_one(const ptx::Instruction& i) {
+    now = &i;
+    const Row* row = find_row(i);
+    if (!row) throw Undecodable("unknown form");
+    const size_t first = f.code.size();
+    row->build(*this, i);
+    const size_t main_end = f.code.size();
+    for (const auto& e : extensions) {
+        Instr& x = emit(op::resize(reg_bytes(e.type), e.bytes, ptx::is_signed(e.type)));
+        x.a = e.from, x.d = e.to;
+    }
+    for (int reg : marks) {
+        Instr& x = emit(op::mark_set);
+        x.d = unset_mask[reg], x.flags |= kReadsD;
+    }
+    extensions.clear(), marks.clear();
+    (void)main_end;
+    if (i.guard < 0) return;
+
+    bool splits = false;
+    for (size_t k = first; k < f.code.size(); k++) splits |= f.code[k].flags & kSplits && !(f.code[k].flags & kOwnGuard);
+    const Ref guard{virtual_of(i.guard), 0};
+    if (splits) {  // @p X  →  @!p bra around; X
+        Instr bra;
+        bra.run   = op::branch_guarded;
+        bra.guard = guard, bra.guard_negated = !i.guard_negated;
+        bra.flags = kSplits | kOwnGuard;
+        f.code.insert(f.code.begin() + first, bra);
+        f.origin.insert(f.origin.begin() + first, now);
+        for (size_t k = first; k < f.code.size(); k++) f.code[k].index = uint32_t(k);
+        for (auto& use : label_uses) use.first += use.first >= first;
+        skips.push_back({uint32_t(first), uint32_t(f.code.size())});
+        return;
+    }
+    for (size_t k = first; k < f.code.size(); k++) {
+        Instr& x        = f.code[k];
+        x.guard         = guard;
+        x.guard_negated = i.guard_negated;
+        if (x.flags & kOwnGuard) continue;
+        x.inner = x.run;
+        x.run   = op::guarded;
+    }
+}
+
+void Builder::lay_out_frame() {
+    auto add_blob = [&](const ptx::Variable& v) {
+        blobs.push_back({v.name, blob_bytes, uint32_t(v.bytes)});
+        blob_bytes += uint32_t((v.bytes * kLanes + 63) / 64 * 64);
+    };
+    if (!entry) {
+        for (const auto& v : source.results) add_blob(v), f.results.push_back(blobs.back());
+        for (const auto& v : source.params) add_blob(v), f.params.push_back(blobs.back());
+    }
+    for (const auto& v : source.variables) {
+        if (v.space == "param") add_blob(v);
+        if (v.space != "local") continue;
+        f.local_bytes  = (f.local_bytes + v.align - 1) / v.align * v.align;
+        locals[v.name] = f.local_bytes;
+        f.local_bytes += uint32_t(v.bytes);
+    }
+    f.local_bytes = (f.local_bytes + 15) / 16 * 16;
+}
+
+void Builder::resolve_labels() {
+    auto find = [&](const std::string& label) {
+        auto it = source.labels.find(label);
+        if (it == source.labels.end()) throw Undecodable("unknown label " + label.substr(label.find(':') + 1));
+        return uint32_t(start_of[it->second]);
+    };
+    for (const auto& [instr, label] : label_uses) {
+        if (source.targets.count(label)) {
+            f.code[instr].imm = int64_t(f.tables.size());
+            f.tables.emplace_back();
+            for (const auto& l : branch_table(label)) f.tables.back().push_back(find(l));
+        } else f.code[instr].imm = find(label);
+    }
+    for (const auto& [instr, target] : skips) f.code[instr].imm = target;
+}
+
+void Builder::build() {
+    lay_out_frame();
+    for (int reg : unset) unset_mask[reg] = scratch(0);
+    for (const auto& i : source.code) {
+        start_of.push_back(int(f.code.size()));
+        try {
+            decode_one(i);
+        } catch (const Undecodable& e) {
+            throw Undecodable(f.name + ", PTX line " + std::to_string(i.line) + ": " + i.form + ": " + e.what());
+        }
+    }
+    now = nullptr;
+    start_of.push_back(int(f.code.size()));
+    emit(entry ? op::leave : op::back).flags = kSplits | kLeaves;
+    resolve_labels();
+    allocate();
+
+    f.pool.resize(pool_bytes + 64);
+    size_t at = 0;
+    for (const auto& [bits, bytes] : constants) {
+        for (int l = 0; l < (bytes ? kLanes : 1); l++)
+            std::memcpy(f.pool.data.get() + at + l * bytes, &bits, std::min(bytes, 8));
+        at += std::max(64, bytes * kLanes);
+    }
+    for (Instr& i : f.code) {
+        const bool branches = i.run == op::branch || i.run == op::branch_guarded;
+        if (branches) i.target = &f.code[size_t(i.imm)];
+    }
+}
+
+void decode(Function& f, ptx::Module& m, ptx::Function& source, const Layout& layout) {
+    f.source = &source;
+    f.module = &m;
+    f.name   = source.name;
+    try {
+        ptx::parse_body(m, source);
+        Builder first(f, layout);
+        first.build();
+        std::set<int> unset = first.live_at_entry();
+        if (!layout.track_unset || unset.empty()) return;
+        f.code.clear(), f.origin.clear(), f.more.clear(), f.tables.clear(), f.params.clear(), f.results.clear();
+        f.sites = f.local_bytes = 0;
+        Builder(f, layout, std::move(unset)).build();
+    } catch (const std::exception& e) {
+        f.missing = e.what();
+    }
+}
+
+}  // namespace emu

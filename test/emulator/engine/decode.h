@@ -1,0 +1,96 @@
+// decode.h - from parsed PTX to handlers and operands
+#pragma once
+#include <functional>
+#include <set>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "exec.h"
+
+namespace emu {
+
+using ptx::Operand;
+using ptx::Type;
+
+struct Undecodable : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Where a kernel finds the module's variables: shared ones at offsets in the block's shared memory, the others at addresses.
+struct Layout {
+    std::unordered_map<std::string, uint64_t> addresses;
+    std::unordered_map<std::string, uint32_t> shared;
+    uint32_t shared_bytes = 0;                                              // static
+    std::function<uint64_t(const std::string&)> code_address;               // of a function; 0 when unknown
+    bool track_unset = false;                                               // check registers nobody wrote
+};
+
+class Builder {
+  public:
+    Builder(Function& f, const Layout& layout, std::set<int> unset = {});
+    void build();
+
+    // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is cut
+    // on reading and extended on writing, as PTX wants it for ld, st and cvt.
+    Ref read(const Operand& o, Type t);
+    Ref write(const Operand& o, Type t);
+    Ref read_pred(const Operand& o, bool& negated);
+    Ref write_pred(int reg);
+    Ref scratch(int bytes);                             // a hidden register; 0 bytes: a predicate
+    Ref constant(uint64_t bits, int bytes);
+    Type reg_type(const Operand& o) const;              // none when o is no register
+
+    Instr& emit(Handler h);                             // the reference holds until the next emit
+    void more(Instr& i, const std::vector<Ref>& results, const std::vector<Ref>& sources);
+    void branch_to(Instr& i, const std::string& label);
+    const std::vector<std::string>& branch_table(const std::string& label) const;
+    uint16_t site();
+
+    // A memory operand: base register in `a` (none: absolute), displacement in `imm`.
+    struct Place { Ref base; int64_t offset; bool narrow = false; };
+    Place address(const Operand& o, bool may_be_narrow = false);  // narrow: the base has 32 bits
+    const ParamBlob* blob(const std::string& name) const;
+    int entry_param(const std::string& name) const;     // byte offset, or -1
+
+    Function& f;
+    const Layout& layout;
+    const bool entry;
+    const ptx::Instruction* now = nullptr;
+    const std::set<int>& live_at_entry() const { return entry_live; }
+
+  private:
+    int virtual_of(int reg);
+    int new_virtual(int bytes);
+    void check_unset(int reg);
+    void decode_one(const ptx::Instruction& i);
+    void lay_out_frame();
+    void resolve_labels();
+    void allocate();
+    template <class F> void each_ref(Instr& i, F f);
+
+    const ptx::Function& source;
+    std::vector<int> bytes_of_virtual;                  // 0: predicate
+    std::vector<int> virtual_of_reg;                    // -1: not met yet
+    std::vector<int> reg_of_virtual;
+    std::vector<std::pair<uint32_t, std::string>> label_uses;
+    std::vector<std::pair<uint32_t, uint32_t>> skips;   // a guard's branch around: code index -> target index
+    std::vector<int> start_of;                          // PTX instruction -> code index
+    struct Extension { Ref from; Ref to; Type type; int bytes; };
+    std::vector<Extension> extensions;                  // after the instruction at hand
+    std::vector<int> marks;                             // virtual registers it defines that are tracked
+    std::unordered_map<std::string, uint32_t> constant_place;
+    std::vector<std::pair<uint64_t, int>> constants;
+    uint32_t pool_bytes = 0;
+    std::vector<ParamBlob> blobs;
+    uint32_t blob_bytes = 0;
+    std::unordered_map<std::string, uint32_t> locals;
+    std::set<int> unset, entry_live;                    // PTX registers
+    std::unordered_map<int, Ref> unset_mask;
+};
+
+// Decodes a function. What cannot be decoded is remembered in Function::missing: it matters only when launched.
+void decode(Function& f, ptx::Module& m, ptx::Function& source, const Layout& layout);
+
+int reg_bytes(Type t);
+
+}  // namespace emu

@@ -1,0 +1,355 @@
+// engine.cpp - groups, warps, blocks: who runs next
+#include <algorithm>
+#include <ctime>
+
+#include "checker.h"
+#include "handlers.h"
+#include "options.h"
+
+namespace emu {
+namespace {
+
+constexpr uint32_t kPollLimit  = 24;      // volatile loads or atomics in one turn before the warp lets others on
+constexpr int64_t kTurn        = 1 << 14; // instructions before the other groups of a warp, or other blocks, get a turn
+constexpr int64_t kForEver     = int64_t(1) << 62;
+
+double now() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+uint64_t next_random(uint64_t& state) {  // splitmix64
+    uint64_t z = state += 0x9e3779b97f4a7c15ull;
+    z          = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z          = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+void join_groups(Warp& w) {
+    for (size_t x = 0; x < w.groups.size(); x++)
+        for (size_t y = x + 1; y < w.groups.size();) {
+            Group &g = w.groups[x], &other = w.groups[y];
+            if (g.pc == other.pc && g.frame == other.frame && g.state == State::Ready && other.state == State::Ready) {
+                g.mask |= other.mask;
+                release_frame(*w.worker, other.frame);
+                w.groups.erase(w.groups.begin() + long(y));
+            } else y++;
+        }
+}
+
+// The deepest, then lowest ready group; with `unfair` set, the last in that order, so that a lane that spins on what a sibling
+// holds does not starve it.
+int pick_group(Warp& w, bool unfair) {
+    int best    = -1;
+    auto before = [&](const Group& a, const Group& b) {
+        return a.frame->depth != b.frame->depth ? a.frame->depth > b.frame->depth : a.pc < b.pc;
+    };
+    for (int k = 0; k < int(w.groups.size()); k++) {
+        if (w.groups[k].state != State::Ready) continue;
+        if (best < 0 || before(w.groups[k], w.groups[best]) != unfair) best = k;
+    }
+    return best;
+}
+
+template <bool Profile>
+const Instr* run_group(Warp& w, const Instr* i, const Instr* begin, uintptr_t span, int64_t& budget) {
+    int64_t left = budget;
+    if constexpr (Profile) {
+        auto& counts = *w.worker->profile_now;
+        while (uintptr_t(i) - uintptr_t(begin) < span && left > 0) {
+            counts[i->index].warps++;
+            counts[i->index].lanes += uint64_t(__builtin_popcount(w.mask));
+            left--;
+            i = i->run(w, i);
+        }
+    } else {
+        while (uintptr_t(i) - uintptr_t(begin) < span && left > 0) {
+            left--;
+            i = i->run(w, i);
+        }
+    }
+    budget = left;
+    return i;
+}
+
+}  // namespace
+
+Frame* new_frame(Worker& worker, Function& f) {
+    Frame* frame = nullptr;
+    for (size_t k = 0; k < worker.spare_frames.size(); k++)
+        if (worker.spare_frames[k]->memory.size >= f.frame_bytes) {
+            frame = worker.spare_frames[k];
+            worker.spare_frames.erase(worker.spare_frames.begin() + long(k));
+            break;
+        }
+    if (!frame) {
+        frame = new Frame;
+        frame->memory.resize(f.frame_bytes);
+    }
+    frame->function = &f;
+    frame->regs     = frame->memory.data.get();
+    frame->users    = 1;
+    frame->parent   = nullptr;
+    frame->depth    = 0;
+    frame->local_base = 0;
+    std::memset(frame->regs, 0, f.pred_bytes);
+    // NaN in every type: what nobody wrote should not look like a zero.
+    std::memset(frame->regs + f.pred_bytes, 0xff, f.frame_bytes - f.pred_bytes);
+    return frame;
+}
+
+void release_frame(Worker& worker, Frame* frame) {
+    while (frame && --frame->users == 0) {
+        worker.spare_frames.push_back(frame);
+        frame = frame->parent;
+    }
+}
+
+Group& split(Warp& w, uint32_t mask, const Instr* pc) {
+    Group& from = w.groups[w.current];
+    from.mask &= ~mask;
+    from.frame->users++;
+    const Group g{mask, pc, from.frame, State::Ready, 0, 0};
+    w.groups.push_back(g);
+    return w.groups.back();
+}
+
+bool gather(Warp& w, const Instr* i, uint32_t members) {
+    Group& me = w.groups[w.current];
+    for (size_t k = 0; k < w.groups.size(); k++) {  // those who wait here join us
+        Group& other = w.groups[k];
+        if (int(k) == w.current || other.pc != i || other.frame != me.frame || other.state != State::Sync) continue;
+        me.mask |= other.mask;
+        me.members |= other.members;
+        other.mask = 0;
+        release_frame(*w.worker, other.frame);
+    }
+    w.mask = me.mask;
+    for (size_t k = w.groups.size(); k-- > 0;)
+        if (!w.groups[k].mask) {
+            w.groups.erase(w.groups.begin() + long(k));
+            if (int(k) < w.current) w.current--;
+        }
+    Group& g = w.groups[w.current];
+    if ((members & w.live & ~g.mask) == 0 || w.forced & g.mask) {
+        w.forced &= ~g.mask;
+        return true;
+    }
+    g.state   = State::Sync;
+    g.members = members;
+    g.pc      = i;
+    return false;
+}
+
+void leave_lanes(Warp& w) {
+    Group& g = w.groups[w.current];
+    for (const Group& other : w.groups)
+        if (other.state == State::Barrier && other.mask && &other != &g)
+            each_lane(other.mask & -other.mask, [&](int lane) {
+                report(finding_at(w, other.pc - 1, Kind::BarrierDivergence, lane,
+                                  "lanes of this warp wait at a barrier while others of it end without reaching it"));
+            });
+    w.live &= ~w.mask;
+    w.block->live -= uint32_t(__builtin_popcount(w.mask));
+    g.mask &= ~w.mask;
+    if (g.mask) return;
+    g.state = State::Exited;
+    release_frame(*w.worker, g.frame);
+}
+
+void arrive(Warp& w, const Instr* i, int id, uint32_t expected, bool waits) {
+    Block& b          = *w.block;
+    BarrierState& bar = b.barriers[id];
+    Group& g          = w.groups[w.current];
+    bar.any           = true;
+    if (expected) bar.expected = expected;
+    // Counted barriers count whole warps, as the hardware does.
+    bar.arrived += expected ? uint32_t(kLanes * __builtin_popcount(g.mask) / std::max(1, __builtin_popcount(w.live)))
+                            : uint32_t(__builtin_popcount(g.mask));
+    g.pc = i + 1;
+    if (waits) {
+        g.state   = State::Barrier;
+        g.barrier = uint16_t(id);
+    }
+}
+
+namespace {
+
+// Opens every barrier whose threads are all there. True when one opened.
+bool open_barriers(Block& b) {
+    bool opened = false;
+    for (int id = 0; id < 16; id++) {
+        BarrierState& bar = b.barriers[id];
+        if (!bar.any) continue;
+        const bool all = bar.expected ? bar.arrived >= bar.expected : bar.arrived >= b.live;
+        if (!all) continue;
+        // Lanes of one warp at different places of an aligned barrier: they did not arrive together.
+        for (Warp& w : b.warps) {
+            const Group* first = nullptr;
+            for (Group& g : w.groups) {
+                if (g.state != State::Barrier || g.barrier != id) continue;
+                if (first && first->pc != g.pc && aligned_barrier(g.pc - 1))
+                    report(finding_at(w, g.pc - 1, Kind::BarrierDivergence, __builtin_ctz(g.mask),
+                                      "lanes of one warp reach the barrier at different places"));
+                first = &g;
+            }
+        }
+        const uint32_t result = bar.reduced;
+        checker_barrier(b, id);
+        for (Warp& w : b.warps)
+            for (Group& g : w.groups)
+                if (g.state == State::Barrier && g.barrier == id) {
+                    g.state = State::Ready;
+                    finish_reduction(w, g, result);
+                }
+        bar = {};
+        if (b.launch->profiling) b.warps[0].worker->counts.barriers++;
+        opened = true;
+    }
+    return opened;
+}
+
+bool warp_ready(const Warp& w) {
+    for (const Group& g : w.groups)
+        if (g.state == State::Ready) return true;
+    return false;
+}
+
+// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it polled.
+bool run_warp(Warp& w, int64_t& budget) {
+    w.polls     = 0;
+    bool unfair = false;
+    while (budget > 0 && !w.block->launch->stop->load(std::memory_order_relaxed)) {
+        if (w.groups.size() > 1) {
+            std::erase_if(w.groups, [](const Group& g) { return g.state == State::Exited; });
+            join_groups(w);
+        }
+        w.current = pick_group(w, unfair);
+        if (w.current < 0) return false;
+        unfair           = false;
+        Group& g         = w.groups[w.current];
+        Function& f      = *g.frame->function;
+        const Instr* lo  = f.code.data();
+        const Instr* end = lo + f.code.size();
+        int64_t turn     = budget;
+        bool others      = false;
+        for (int k = 0; k < int(w.groups.size()); k++) {  // stop where another group waits to be joined
+            const Group& o = w.groups[k];
+            if (k == w.current || o.state != State::Ready) continue;
+            others = true;
+            if (o.frame == g.frame && o.pc > g.pc && o.pc < end) end = o.pc;
+        }
+        if (others) turn = std::min(turn, kTurn);
+        const int64_t before = turn;
+        w.frame              = g.frame;
+        w.base[0]            = g.frame->regs;
+        w.base[1]            = f.pool.data.get();
+        w.mask               = g.mask;
+        const uintptr_t span = uintptr_t(end) - uintptr_t(lo);
+        const Instr* stopped;
+        if (w.block->launch->profiling) {
+            auto& counts = w.worker->profile[&f];
+            if (counts.size() < f.code.size()) counts.resize(f.code.size());
+            w.worker->profile_now = &counts;
+            stopped               = run_group<true>(w, g.pc, lo, span, turn);
+        } else stopped = run_group<false>(w, g.pc, lo, span, turn);
+        budget -= before - turn;
+        w.issued += uint64_t(before - turn);
+        if (stopped) w.groups[w.current].pc = stopped;
+        if (others && (turn <= 0 || w.polls > kPollLimit)) {
+            unfair  = true;
+            w.polls = 0;
+        } else if (w.polls > kPollLimit) return true;
+    }
+    return false;
+}
+
+// No warp of the block can go on: some lanes wait for others that never come. Says so and lets one of them go.
+bool resolve_stall(Block& b) {
+    for (Warp& w : b.warps)
+        for (Group& g : w.groups)
+            if (g.state == State::Sync) {
+                const uint32_t absent = g.members & w.live & ~g.mask;
+                report(finding_at(w, g.pc, Kind::AbsentLane, __builtin_ctz(absent ? absent : g.mask),
+                                  "named in the member mask, but never comes to this instruction"));
+                w.forced |= g.mask;
+                g.state = State::Ready;
+                return true;
+            }
+    return false;
+}
+
+std::string waiting_text(const Block& b) {
+    for (const Warp& w : b.warps)
+        for (const Group& g : w.groups)
+            if (g.state == State::Barrier)
+                return "barrier " + std::to_string(g.barrier) + " at " + place_of(*g.frame->function, g.pc - 1) + " has " +
+                       std::to_string(b.barriers[g.barrier].arrived) + " of " +
+                       std::to_string(b.barriers[g.barrier].expected ? b.barriers[g.barrier].expected : b.live) + " threads";
+    return "";
+}
+
+}  // namespace
+
+// Runs the block for about `budget` instructions. True when it ended.
+static bool run_block_inside(Block& b, int64_t budget) {
+    const Options& o = options();
+    const int n      = int(b.warps.size());
+    Worker& worker   = *b.warps[0].worker;
+    std::vector<int> order(n);
+    for (int k = 0; k < n; k++) order[k] = o.schedule == Schedule::Reverse ? n - 1 - k : k;
+    int64_t quantum = kForEver;
+    if (o.schedule == Schedule::RoundRobin) quantum = int64_t(std::max<uint64_t>(1, o.schedule_arg));
+    while (budget > 0) {
+        if (b.launch->stop->load(std::memory_order_relaxed)) return true;
+        bool progress = false, polled = false;
+        if (o.schedule == Schedule::Random)
+            for (int k = n - 1; k > 0; k--) std::swap(order[k], order[next_random(worker.rng) % uint64_t(k + 1)]);
+        for (int k : order) {
+            Warp& w = b.warps[k];
+            if (!warp_ready(w)) continue;
+            int64_t turn = std::min(quantum, budget);
+            if (o.schedule == Schedule::Random) turn = std::min<int64_t>(turn, 1 + int64_t(next_random(worker.rng) % 64));
+            const int64_t before = turn;
+            polled |= run_warp(w, turn);
+            budget -= before - turn;
+            b.issued += uint64_t(before - turn);
+            worker.instructions += uint64_t(before - turn);
+            progress = true;
+            if (budget <= 0) break;
+        }
+        if (b.live == 0) return true;
+        const bool opened = open_barriers(b);
+        if (polled && !opened) return false;  // it waits for another block, perhaps: let that one on
+        if (!progress && !opened && !resolve_stall(b)) {
+            Warp* stuck = nullptr;
+            const Group* at = nullptr;
+            for (Warp& w : b.warps)
+                for (const Group& g : w.groups)
+                    if (g.state == State::Barrier) stuck = &w, at = &g;
+            const std::string text = "the block cannot go on: " + waiting_text(b);
+            if (stuck) report(finding_at(*stuck, at->pc - 1, Kind::BarrierDivergence, __builtin_ctz(at->mask), text));
+            fail_launch(b.warps[0], Fault::Timeout, text);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool run_block(Block& b, int64_t budget) {
+    if (run_block_inside(b, budget)) return true;
+    if (now() <= b.launch->deadline) return false;
+    auto stuck = std::find_if(b.warps.begin(), b.warps.end(), warp_ready);
+    Warp& w    = stuck == b.warps.end() ? b.warps[0] : *stuck;
+    const Group* g = nullptr;
+    for (const Group& x : w.groups)
+        if (!g || x.state == State::Ready) g = &x;
+    if (g) w.frame = g->frame;
+    const std::string text = "the launch runs longer than --timeout; it may wait for something that never happens";
+    report(finding_at(w, g ? g->pc : b.launch->function->code.data(), Kind::Deadlock, g ? __builtin_ctz(g->mask | 1u << 31) : 0, text));
+    fail_launch(w, Fault::Timeout, text);
+    return true;
+}
+
+}  // namespace emu

@@ -1,0 +1,33 @@
+// fatbin.h - the fat binary that nvcc embeds: PTX text and cubins, one entry per architecture
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace emu {
+
+struct DamagedBinary : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct FatbinEntry {
+    bool ptx;           // else a cubin (ELF)
+    int arch;           // 80, 90
+    char suffix = 0;    // 'a' or 'f': made for exactly this architecture
+    std::string data;   // decompressed
+};
+
+// Reads the region at `data`. Sizes come from its own headers: `limit` bounds them where the caller knows better (files, fuzz).
+// Throws DamagedBinary.
+std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit = SIZE_MAX);
+
+std::string inflate_zstd(const uint8_t* in, size_t n, size_t expected);
+std::string inflate_lz4(const uint8_t* in, size_t n, size_t expected);
+
+// Registers per thread of each kernel in a cubin: section .text.NAME keeps them in the top byte of sh_info.
+std::map<std::string, int> cubin_registers(const std::string& elf);
+
+}  // namespace emu

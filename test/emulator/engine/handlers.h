@@ -1,0 +1,44 @@
+// handlers.h - the handlers that decoding and scheduling know by name; all others are behind the form table
+#pragma once
+#include "exec.h"
+
+namespace emu {
+
+class Builder;
+
+namespace op {
+
+// control.cpp
+const Instr* guarded(Warp& w, const Instr* i);          // runs i->inner for the lanes whose guard holds
+const Instr* branch(Warp& w, const Instr* i);
+const Instr* branch_guarded(Warp& w, const Instr* i);
+const Instr* branch_table(Warp& w, const Instr* i);
+const Instr* leave(Warp& w, const Instr* i);            // exit, or ret of a kernel
+const Instr* back(Warp& w, const Instr* i);             // ret of a device function
+
+// move.cpp
+Handler resize(int from_bytes, int to_bytes, bool sign);
+Handler add_offset(int bytes);
+const Instr* local_base(Warp& w, const Instr* i);
+void special(Builder& b, Ref to, const std::string& name, int bytes);
+
+// checks.cpp
+const Instr* check_set(Warp& w, const Instr* i);        // a: mask of the lanes that have been written
+const Instr* mark_set(Warp& w, const Instr* i);
+
+}  // namespace op
+
+// engine.cpp: groups of a warp
+Group& split(Warp& w, uint32_t mask, const Instr* pc);  // takes these lanes out of the running group
+Frame* new_frame(Worker& worker, Function& f);
+void release_frame(Worker& worker, Frame* frame);
+// For shfl and the like: true when every live lane of `members` takes part, w.mask then being all of them here; else the
+// group has been parked and the handler returns kStop.
+bool gather(Warp& w, const Instr* i, uint32_t members);
+void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits);
+void leave_lanes(Warp& w);
+bool run_block(Block& b, int64_t budget);              // true: it ended
+bool aligned_barrier(const Instr* i);
+void finish_reduction(Warp& w, Group& g, uint32_t counts);  // control.cpp: bar.red's result
+
+}  // namespace emu

@@ -1,0 +1,105 @@
+// host_guard.cpp - faults of the host in memory it must not touch: the device's, and what an unfinished operation owns
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <list>
+#include <mutex>
+
+#include "findings.h"
+#include "options.h"
+#include "races.h"
+
+namespace emu {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+struct sigaction previous;
+std::mutex owners_lock;
+std::list<HostOwner> owners;
+
+void protect(Address a, size_t bytes, int how) {
+    const Address from = a / kPage * kPage, to = (a + bytes + kPage - 1) / kPage * kPage;
+    mprotect(reinterpret_cast<void*>(from), to - from, how);
+}
+
+// What is still allowed on the pages of [a, a+bytes), given the owners that are left.
+void refresh(Address a, size_t bytes) {
+    for (Address page = a / kPage * kPage; page < a + bytes; page += kPage) {
+        int how = PROT_READ | PROT_WRITE;
+        for (const auto& o : owners)
+            if (o.begin < page + kPage && o.begin + o.bytes > page)
+                how &= o.access == Access::Write ? PROT_NONE : PROT_READ;  // one who only reads lets the host read too
+        protect(page, 1, how);
+    }
+}
+
+// Not async-signal-safe in general, but the program is about to end, or the fault came from its own plain load or store.
+void on_fault(int signal, siginfo_t* info, void* context) {
+    const auto a     = reinterpret_cast<Address>(info->si_addr);
+    Memory& memory   = Memory::get();
+    auto chain       = [&] {
+        if (previous.sa_flags & SA_SIGINFO && previous.sa_sigaction) return previous.sa_sigaction(signal, info, context);
+        sigaction(signal, &previous, nullptr);  // the instruction faults again and meets the default
+    };
+    if (!memory.in_arena(a)) return chain();
+    const Allocation* in = memory.find(a);
+    const bool visible   = in && (in->space == Space::Pinned || in->space == Space::Managed);
+    Finding f;
+    f.address    = a;
+    f.allocation = memory.describe(a);
+    char text[256];
+    if (visible) {
+        const std::lock_guard hold(owners_lock);
+        auto owner = std::find_if(owners.begin(), owners.end(),
+                                  [&](const HostOwner& o) { return a >= o.begin && a < o.begin + o.bytes; });
+        // A neighbour on the same page, or the next bytes of the same access: let it pass, and watch the page no more.
+        if (owner == owners.end()) return protect(a, 1, PROT_READ | PROT_WRITE);
+        std::snprintf(text, sizeof text, "the host touches 0x%llx, which an unfinished %s %s", (unsigned long long)a,
+                      owner->what.c_str(), owner->access == Access::Write ? "is going to write" : "is reading");
+        f.kind = Kind::HostRace;
+    } else {
+        std::snprintf(text, sizeof text, "the host dereferences 0x%llx, which is %s", (unsigned long long)a,
+                      in ? "device memory" : "in the device's address range");
+        f.kind = Kind::HostDereference;
+    }
+    f.what = text;
+    const auto* machine = static_cast<const ucontext_t*>(context);
+    char site[64];  // resolve_sites makes file and line of it; one beyond the faulting instruction, as for a call
+    std::snprintf(site, sizeof site, "the program at @{%llx}", (unsigned long long)machine->uc_mcontext.gregs[REG_RIP] + 1);
+    f.kernel = site;
+    if (options().check != Check::Off) report(f);
+    if (visible) return protect(a, 1, PROT_READ | PROT_WRITE);
+    return chain();
+}
+
+}  // namespace
+
+void install_fault_handler() {
+    struct sigaction ours = {};
+    ours.sa_sigaction     = on_fault;
+    ours.sa_flags         = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &ours, &previous);
+}
+
+void Memory::own(Address a, size_t bytes, Access access, const char* what) {
+    if (!bytes || !in_arena(a) || options().check == Check::Off) return;
+    const Allocation* in = find(a);
+    if (!in || (in->space != Space::Pinned && in->space != Space::Managed)) return;
+    const std::lock_guard hold(owners_lock);
+    owners.push_back({a, bytes, access, what});
+    refresh(a, bytes);
+}
+
+void Memory::disown(Address a, size_t bytes) {
+    const std::lock_guard hold(owners_lock);
+    auto it = std::find_if(owners.begin(), owners.end(), [&](const HostOwner& o) { return o.begin == a && o.bytes == bytes; });
+    if (it == owners.end()) return;
+    owners.erase(it);
+    refresh(a, bytes);
+}
+
+}  // namespace emu

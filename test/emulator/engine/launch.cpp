@@ -1,0 +1,261 @@
+// launch.cpp - one kernel from its first block to its last
+#include "launch.h"
+
+#include <algorithm>
+#include <ctime>
+#include <deque>
+#include <thread>
+
+#include "checker.h"
+#include "handlers.h"
+#include "kernel_code.h"
+#include "options.h"
+#include "races.h"
+#include "spec.h"
+#include "summary.h"
+
+namespace emu {
+namespace {
+
+constexpr uint32_t kCallStack    = 64 << 10;   // local memory per thread when a kernel calls functions
+constexpr int64_t kBlockTurn     = 1 << 20;    // instructions before the next block gets a turn
+constexpr int64_t kCooperative   = 1 << 14;    // the same when blocks wait for each other
+constexpr double kDefaultTimeout = 600;
+
+double now() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index) {
+    auto b           = std::make_unique<Block>();
+    const Dim grid   = launch.config.grid, size = launch.config.block;
+    b->launch        = &launch;
+    b->index         = index;
+    b->ctaid[0]      = uint32_t(index % grid.x);
+    b->ctaid[1]      = uint32_t(index / grid.x % grid.y);
+    b->ctaid[2]      = uint32_t(index / grid.x / grid.y);
+    b->live          = uint32_t(size.count());
+    b->shared_bytes  = launch.shared_bytes;
+    b->local_stride  = launch.local_stride;
+    const int warps  = int((b->live + kLanes - 1) / kLanes);
+    b->shared.resize(b->shared_bytes + 64);
+    std::memset(b->shared.data.get(), 0xff, b->shared.size);
+    if (b->local_stride) b->local.resize(size_t(warps) * kLanes * b->local_stride);
+    b->warps.resize(size_t(warps));
+    for (int k = 0; k < warps; k++) {
+        Warp& w    = b->warps[size_t(k)];
+        w.block    = b.get();
+        w.worker   = &worker;
+        w.index    = uint32_t(k);
+        const uint32_t lanes = std::min<uint32_t>(kLanes, b->live - uint32_t(k) * kLanes);
+        w.live     = lanes == kLanes ? kAll : (1u << lanes) - 1;
+        for (uint32_t l = 0; l < uint32_t(kLanes); l++) {
+            const uint32_t t = uint32_t(k) * kLanes + l;
+            w.tid[0][l]      = t % size.x;
+            w.tid[1][l]      = t / size.x % size.y;
+            w.tid[2][l]      = t / size.x / size.y;
+        }
+        w.groups.push_back({w.live, launch.function->code.data(), new_frame(worker, *launch.function), State::Ready, 0, 0});
+    }
+    if (launch.check_all) checker_block(*b);
+    return b;
+}
+
+void end_block(Block& b) {
+    report_unwritten_shared(b);
+    for (Warp& w : b.warps)
+        for (Group& g : w.groups)
+            if (g.state != State::Exited) release_frame(*w.worker, g.frame);
+}
+
+// The order in which a worker takes the blocks it is given.
+uint64_t nth_block(uint64_t n, uint64_t count) {
+    const Options& o = options();
+    if (o.schedule == Schedule::Reverse) return count - 1 - n;
+    if (o.schedule != Schedule::Random || count < 2) return n;
+    // A permutation without a table: multiplication by a number that shares no factor with count, from a seeded start.
+    uint64_t step = (o.schedule_arg * 2654435761u + 0x9e3779b9u) % count | 1;
+    auto gcd      = [](uint64_t a, uint64_t b) {
+        while (b) std::swap(a %= b, b);
+        return a;
+    };
+    while (gcd(step, count) != 1) step++;
+    return uint64_t((unsigned __int128)(n)*step % count + o.schedule_arg) % count;
+}
+
+struct Blocks {
+    std::atomic<uint64_t> next{0};
+    uint64_t count, resident;
+};
+
+// Takes blocks until none is left. A block that waits for another one (a grid barrier, a flag) is put aside and the next is
+// started, as many as the device would hold at once.
+void work(Launch& launch, Worker& worker, Blocks& blocks) {
+    std::deque<std::unique_ptr<Block>> waiting;
+    const bool together = launch.config.cooperative;
+    auto take           = [&]() -> std::unique_ptr<Block> {
+        const uint64_t n = blocks.next.fetch_add(1);
+        return n < blocks.count ? make_block(launch, worker, nth_block(n, blocks.count)) : nullptr;
+    };
+    if (together)
+        while (auto b = take()) waiting.push_back(std::move(b));
+    for (;;) {
+        if (launch.stop->load()) break;
+        std::unique_ptr<Block> b;
+        if (!together && waiting.size() < blocks.resident) b = take();
+        if (!b) {
+            if (waiting.empty()) break;
+            b = std::move(waiting.front());
+            waiting.pop_front();
+        }
+        if (run_block(*b, together ? kCooperative : kBlockTurn)) end_block(*b);
+        else waiting.push_back(std::move(b));
+    }
+    for (auto& b : waiting) end_block(*b);
+}
+
+// The grid barrier of cooperative groups: sizes and a counter, as its driver interface lays them out (the barrier word at 4).
+uint64_t grid_workspace() {
+    static const uint64_t address = [] {
+        Memory& m        = Memory::get();
+        const Address at = m.allocate(4096, Space::Symbol, "workspace of cooperative launches", true);
+        std::memset(m.host(at), 0, 4096);
+        m.mark_written(at, 4096);
+        return at;
+    }();
+    std::memset(Memory::get().host(address), 0, 4096);
+    return address;
+}
+
+std::vector<std::unique_ptr<Worker>>& workers() {
+    static auto* list = new std::vector<std::unique_ptr<Worker>>;
+    return *list;
+}
+
+uint32_t launches     = 0;
+uint64_t clock_so_far = 0;
+
+}  // namespace
+
+Worker::Worker()  = default;
+Worker::~Worker() = default;
+
+std::vector<std::byte> pack_arguments(const Kernel& kernel, void** args) {
+    std::vector<std::byte> packed(std::max<uint32_t>(kernel.param_bytes, 1));
+    for (size_t k = 0; k < kernel.params.size(); k++)
+        std::memcpy(packed.data() + kernel.params[k].offset, args[k], kernel.params[k].bytes);
+    return packed;
+}
+
+LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vector<std::byte>& arguments) {
+    const auto code = code_of(kernel);
+    if (!code) return {Fault::Missing, why_missing(kernel.module, kernel.name)};
+    Function* f = code->get(code->source);
+    if (!f->missing.empty()) {
+        std::fprintf(stderr, "emulate: missing: %s\n", f->missing.c_str());
+        return {Fault::Missing, f->missing};
+    }
+    if (config.grid.count() == 0 || config.block.count() == 0) return {};
+    const Options& o = options();
+    std::atomic<int> stop{0};
+    Launch l{};
+    l.kernel      = &kernel;
+    l.code        = code.get();
+    l.function    = f;
+    l.config      = config;
+    l.params      = arguments.data();
+    l.param_bytes = uint32_t(arguments.size());
+    l.shared_bytes = kernel.static_shared;
+    if (config.dynamic_shared) l.shared_bytes = (kernel.static_shared + 15) / 16 * 16 + uint32_t(config.dynamic_shared);
+    l.local_stride = f->local_bytes + (f->calls ? kCallStack : 0);
+    l.check_all    = o.check == Check::All;
+    l.profiling    = !o.profile.empty();
+    l.number       = ++launches;
+    l.stop         = &stop;
+    l.deadline     = now() + (o.timeout > 0 ? o.timeout : kDefaultTimeout);
+    l.clock_base   = clock_so_far;
+    if (config.cooperative) l.workspace = grid_workspace();
+    if (l.check_all) checker_launch(l);
+    summary().launches++;
+    summary().kernels.insert(kernel.name);
+
+    const double start = now();
+    Blocks blocks;
+    blocks.count    = config.grid.count();
+    const int fit   = std::max(1, blocks_per_sm(kernel, int(config.block.count()), config.dynamic_shared));
+    const int n     = int(std::min<uint64_t>(uint64_t(std::max(1, o.threads)), blocks.count));
+    blocks.resident = std::max<uint64_t>(1, uint64_t(fit) * uint64_t(device_spec().sms) / uint64_t(n));
+    while (int(workers().size()) < n) workers().push_back(std::make_unique<Worker>());
+    for (int k = 0; k < n; k++) {
+        Worker& w      = *workers()[size_t(k)];
+        w.launch       = &l;
+        w.number       = k;
+        w.plain        = !l.check_all && !l.profiling;
+        w.instructions = 0;
+        w.rng          = o.schedule_arg * 1000003 + l.number * 97 + uint64_t(k);
+        w.sites.assign(65536, Site{});  // callees have sites of their own, numbered from 0 as well: they share
+    }
+    if (n == 1) work(l, *workers()[0], blocks);
+    else {
+        std::vector<std::thread> threads;
+        for (int k = 0; k < n; k++) threads.emplace_back([&, k] { work(l, *workers()[size_t(k)], blocks); });
+        for (auto& t : threads) t.join();
+    }
+    for (int k = 0; k < n; k++) clock_so_far += workers()[size_t(k)]->instructions;
+    if (l.profiling) count_launch(l, workers(), n, now() - start);
+    return {l.fault, l.message};
+}
+
+int blocks_per_sm(const Kernel& kernel, int threads, size_t dynamic_shared) {
+    const DeviceSpec& d  = device_spec();
+    const int warps      = (threads + kLanes - 1) / kLanes;
+    if (threads < 1 || threads > kernel.max_threads) return 0;
+    const size_t shared  = kernel.static_shared + dynamic_shared;
+    if (shared > size_t(d.shared_per_block_optin)) return 0;
+    // Registers are given to warps in units of 256, shared memory to blocks in units of 128 bytes plus 1 KiB of the system's.
+    const int registers  = (std::max(kernel.registers, 1) * kLanes + 255) / 256 * 256;
+    const int by_regs    = d.registers_per_sm / (registers * warps);
+    const int by_warps   = d.threads_per_sm / (warps * kLanes);
+    const int by_shared  = int(size_t(d.shared_per_sm) / ((shared + 127) / 128 * 128 + 1024));
+    return std::min({d.blocks_per_sm, by_regs, by_warps, by_shared});
+}
+
+const Instr* fail_launch(Warp& w, Fault fault, const std::string& message) {
+    Launch& l = *w.block->launch;
+    const std::lock_guard hold(l.lock);
+    if (l.fault == Fault::None) {
+        l.fault   = fault;
+        l.message = l.kernel->pretty + ": " + message;
+    }
+    l.stop->store(1);
+    return kStop;
+}
+
+std::string place_of(const Function& f, const Instr* i) {
+    const size_t at = size_t(i - f.code.data());
+    if (i < f.code.data() || at >= f.origin.size() || !f.origin[at]) return "";
+    const ptx::Instruction& p = *f.origin[at];
+    auto text                 = [&](int number, int line) {
+        const auto file = f.module->files.find(number);
+        return line && file != f.module->files.end() ? file->second + ":" + std::to_string(line) : std::string();
+    };
+    const std::string inner = text(p.file, p.source_line), outer = text(p.outer_file, p.outer_line);
+    if (!inner.empty()) return outer.empty() || outer == inner ? inner : inner + ", inlined at " + outer;
+    return "PTX line " + std::to_string(p.line) + " (" + p.form + "; build with -lineinfo to see the source line)";
+}
+
+Finding finding_at(Warp& w, const Instr* i, Kind kind, int lane, const std::string& what) {
+    Finding f;
+    f.kind      = kind;
+    f.what      = what;
+    f.kernel    = w.block->launch->kernel->pretty;
+    f.in_kernel = true;
+    for (int k = 0; k < 3; k++) f.block[k] = w.block->ctaid[k], f.thread[k] = w.tid[k][lane];
+    const Function* function = w.frame ? w.frame->function : w.block->launch->function;
+    f.source                 = place_of(*function, i);
+    return f;
+}
+
+}  // namespace emu

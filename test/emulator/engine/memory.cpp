@@ -1,0 +1,263 @@
+// memory.cpp - see memory.h
+#include "memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+
+#include "findings.h"
+#include "options.h"
+#include "races.h"
+#include "spec.h"
+
+namespace emu {
+namespace {
+
+constexpr size_t kGiB = size_t(1) << 30;
+constexpr uint64_t kPage = 4096, kAlign = 512;
+constexpr size_t kPoisonOnly = 16 << 20;  // without --check all only so much of an allocation is poisoned: it costs page faults
+
+bool host_visible(Space s) { return s == Space::Pinned || s == Space::Managed || s == Space::Registered; }
+bool counts(Space s) { return s != Space::Pinned && s != Space::Registered; }
+
+std::string hex(uint64_t v) {
+    char text[32];
+    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
+    return text;
+}
+
+std::string text_of(const Allocation& a) {
+    return std::to_string(a.bytes) + " bytes at " + hex(a.begin) + " by " + a.origin + (a.freed ? ", freed by " + a.freed_by : "");
+}
+
+}  // namespace
+
+struct Memory::State {
+    mutable std::shared_mutex lock;
+    std::map<Address, std::unique_ptr<Allocation>> live;
+    std::multimap<Address, std::unique_ptr<Allocation>> dead;
+    Address next = 0;
+    size_t used  = 0;
+    int file     = -1;
+};
+
+Memory& Memory::get() {
+    static auto* m = new Memory;  // never destroyed: atexit handlers use it
+    return *m;
+}
+
+Memory::Memory() : s(new State) {
+    s->file = memfd_create("emulated device memory", MFD_CLOEXEC);
+    if (s->file < 0) give_up("memfd_create failed: cannot make device memory");
+    // Addresses are not used again while checking, so the arena is larger than any device; pages come when touched.
+    for (arena_bytes = 2048 * kGiB; arena_bytes >= 4 * kGiB; arena_bytes /= 2) {
+        if (ftruncate(s->file, off_t(arena_bytes))) continue;
+        void* view = mmap(nullptr, arena_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, s->file, 0);
+        void* work = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->file, 0);
+        void* dark = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (view != MAP_FAILED && work != MAP_FAILED && dark != MAP_FAILED) {
+            arena_begin  = reinterpret_cast<Address>(view);
+            work_delta   = reinterpret_cast<Address>(work) - arena_begin;
+            shadow_delta = reinterpret_cast<Address>(dark) - arena_begin;
+            s->next      = arena_begin + kPage;
+            install_fault_handler();
+            return;
+        }
+        for (void* p : {view, work, dark})
+            if (p != MAP_FAILED) munmap(p, arena_bytes);
+    }
+    give_up("cannot reserve address space for device memory; raise the limit (ulimit -v)");
+}
+
+Address Memory::allocate(size_t bytes, Space space, const std::string& origin, bool variable) {
+    const std::lock_guard hold(s->lock);
+    if (counts(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
+    const bool pages = host_visible(space);
+    const Address at = pages ? (s->next + kPage - 1) / kPage * kPage : s->next;
+    const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) * (pages ? kPage : kAlign);
+    if (room > arena_begin + arena_bytes - at) return 0;
+    s->next = at + room;
+    if (pages) mprotect(reinterpret_cast<void*>(at), room, PROT_READ | PROT_WRITE);
+    auto a   = std::make_unique<Allocation>();
+    a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
+    if (counts(space)) s->used += bytes;
+    if (!variable)
+        std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonOnly));
+    // The host writes pinned and managed memory where we do not see it.
+    if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
+    s->live[at] = std::move(a);
+    return at;
+}
+
+FreeResult Memory::free(Address begin, const std::string& by) {
+    std::unique_lock hold(s->lock);
+    auto it = s->live.find(begin);
+    if (it == s->live.end() || it->second->variable) {
+        hold.unlock();
+        const Allocation* dead = find_dead(begin);
+        const bool twice       = dead && dead->begin == begin;
+        if (options().check != Check::Off) {
+            Finding f;
+            f.kind       = twice ? Kind::DoubleFree : Kind::InvalidFree;
+            f.what       = by + " of " + hex(begin) + (twice ? ", which was freed by " + dead->freed_by : ", which is no allocation");
+            f.address    = begin;
+            f.allocation = describe(begin);
+            report(f);
+        }
+        return twice ? FreeResult::Double : FreeResult::Unknown;
+    }
+    auto a      = std::move(it->second);
+    a->freed    = true;
+    a->freed_by = by;
+    s->live.erase(it);
+    if (counts(a->space)) s->used -= a->bytes;
+    // The pages go back; the addresses stay taken. Only whole pages of ours: neighbours share the others.
+    const Address from = (a->begin + kPage - 1) / kPage * kPage, to = a->end() / kPage * kPage;
+    if (from < to) {
+        fallocate(s->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(from - arena_begin), off_t(to - from));
+        madvise(shadow(from), to - from, MADV_DONTNEED);
+        forget_races(from, to - from);
+    }
+    if (host_visible(a->space)) mprotect(reinterpret_cast<void*>(begin), (a->bytes + kPage - 1) / kPage * kPage, PROT_NONE);
+    s->dead.emplace(begin, std::move(a));
+    return FreeResult::Ok;
+}
+
+void Memory::register_host(void* begin, size_t bytes, const std::string& origin) {
+    const std::lock_guard hold(s->lock);
+    auto a   = std::make_unique<Allocation>();
+    a->begin = reinterpret_cast<Address>(begin), a->bytes = bytes, a->space = Space::Registered, a->origin = origin;
+    const Address at = a->begin;
+    s->live[at]      = std::move(a);
+}
+
+bool Memory::unregister_host(void* begin) {
+    const std::lock_guard hold(s->lock);
+    auto it = s->live.find(reinterpret_cast<Address>(begin));
+    if (it == s->live.end() || it->second->space != Space::Registered) return false;
+    s->live.erase(it);
+    return true;
+}
+
+const Allocation* Memory::find(Address a) const {
+    const std::shared_lock hold(s->lock);
+    auto it = s->live.upper_bound(a);
+    if (it == s->live.begin()) return nullptr;
+    const Allocation& found = *std::prev(it)->second;
+    return a - found.begin < std::max<size_t>(found.bytes, 1) ? &found : nullptr;
+}
+
+const Allocation* Memory::find_dead(Address a) const {
+    const std::shared_lock hold(s->lock);
+    auto it = s->dead.upper_bound(a);
+    if (it == s->dead.begin()) return nullptr;
+    const Allocation& found = *std::prev(it)->second;
+    return a - found.begin < std::max<size_t>(found.bytes, 1) ? &found : nullptr;
+}
+
+std::string Memory::describe(Address a) const {
+    if (const Allocation* in = find(a)) return text_of(*in);
+    if (const Allocation* in = find_dead(a)) return text_of(*in);
+    const std::shared_lock hold(s->lock);
+    const Allocation *before = nullptr, *after = nullptr;
+    auto it = s->live.upper_bound(a);
+    if (it != s->live.end()) after = it->second.get();
+    if (it != s->live.begin()) before = std::prev(it)->second.get();
+    if (before && (!after || a - before->end() <= after->begin - a))
+        return std::to_string(a - before->end()) + " bytes past the end of " + text_of(*before);
+    if (after) return std::to_string(after->begin - a) + " bytes before " + text_of(*after);
+    return "";
+}
+
+std::vector<const Allocation*> Memory::live() const {
+    const std::shared_lock hold(s->lock);
+    std::vector<const Allocation*> list;
+    for (const auto& [begin, a] : s->live) list.push_back(a.get());
+    return list;
+}
+
+size_t Memory::used() const { return s->used; }
+size_t Memory::capacity() const { return device_spec().memory_bytes; }
+
+bool Memory::check(Address a, size_t bytes, Access access, const char* what, uint32_t op) {
+    if (bytes == 0) return true;
+    const Allocation* in = find(a);
+    if (!in && !in_arena(a)) return true;  // plain host memory
+    auto say = [&](Kind kind, const std::string& text, Address at) {
+        if (options().check == Check::Off) return;
+        Finding f;
+        f.kind = kind, f.what = text, f.kernel = what, f.address = at, f.allocation = describe(at);
+        report(f);
+    };
+    const std::string verb = access == Access::Read ? "reads " : "writes ";
+    if (!in || !in->holds(a, bytes)) {
+        const bool dead = !in && find_dead(a);
+        say(dead ? Kind::UseAfterFree : Kind::OutOfBounds,
+            verb + std::to_string(bytes) + " bytes at " + hex(a) + (dead ? ", freed memory" : in ? ", more than there are" : ", no allocation"),
+            in ? in->begin : a);
+        return false;
+    }
+    if (options().check != Check::All || !in_arena(a)) return true;
+    if (access == Access::Read && !written(a, bytes)) {
+        size_t k = 0;
+        while (shadow(a)[k]) k++;
+        say(Kind::Uninitialised, "reads " + std::to_string(bytes) + " bytes at " + hex(a) + "; nobody wrote the one at offset " +
+                                     std::to_string(k), a + k);
+    }
+    note_api_access(a, bytes, access == Access::Write, what, op);
+    return true;
+}
+
+bool Memory::copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op) {
+    if (bytes == 0) return true;
+    const bool all = options().check == Check::All;
+    // Unwritten bytes may be copied: look at bounds and races only.
+    std::vector<uint8_t> state;
+    if (all && in_arena(src)) {
+        const Allocation* in = find(src);
+        if (in && in->holds(src, bytes)) {
+            state.assign(shadow(src), shadow(src) + bytes);
+            std::memset(shadow(src), 1, bytes);
+        }
+    }
+    const bool good = check(src, bytes, Access::Read, what, op) && check(dst, bytes, Access::Write, what, op);
+    if (!state.empty()) std::memcpy(shadow(src), state.data(), bytes);
+    if (!good) return false;
+    std::memmove(host(dst), host(src), bytes);
+    if (all && in_arena(dst)) {
+        if (state.empty()) std::memset(shadow(dst), 1, bytes);
+        else std::memcpy(shadow(dst), state.data(), bytes);
+    }
+    return true;
+}
+
+bool Memory::fill(Address dst, uint32_t value, size_t element, size_t count, const char* what, uint32_t op) {
+    if (!check(dst, element * count, Access::Write, what, op)) return false;
+    std::byte* p = host(dst);
+    if (element == 1) std::memset(p, int(value), count);
+    else
+        for (size_t k = 0; k < count; k++) std::memcpy(p + k * element, &value, element);
+    mark_written(dst, element * count);
+    return true;
+}
+
+void Memory::mark_written(Address a, size_t bytes) {
+    if (options().check == Check::All && in_arena(a)) std::memset(shadow(a), 1, bytes);
+}
+void Memory::mark_unwritten(Address a, size_t bytes) {
+    if (!in_arena(a)) return;
+    std::memset(host(a), 0xff, bytes);
+    if (options().check == Check::All) std::memset(shadow(a), 0, bytes);
+}
+bool Memory::written(Address a, size_t bytes) const {
+    if (options().check != Check::All || !in_arena(a)) return true;
+    return bytes == 0 || !std::memchr(shadow(a), 0, bytes);
+}
+
+}  // namespace emu

@@ -1,0 +1,263 @@
+// memory_ops.cpp - ld, st, ldu, and parameter blobs
+#include "access.h"
+#include "checker.h"
+#include "handlers.h"
+#include "lanes.h"
+#include "races.h"
+
+namespace emu {
+namespace {
+
+struct Bits128 { uint64_t lo, hi; };
+
+template <Window S> inline void reach(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    if constexpr (S == Window::Global) reach_global(w, i, size, touch, r);
+    else if constexpr (S == Window::Shared) reach_shared(w, i, size, touch, r);
+    else reach_any(w, i, size, touch, r);
+}
+
+template <Window S> inline std::byte* straight(Warp& w, const Instr* i, uint32_t size) {
+    if constexpr (S == Window::Global) return straight_global(w, i, size);
+    else if constexpr (S == Window::Shared) return straight_shared(w, i, size);
+    else return nullptr;
+}
+
+constexpr int kPoll = 1;                 // Instr::c.pool: a volatile, acquiring or relaxed access; the warp may be waiting
+
+// M in memory, R in a register, V of them per lane
+template <class M, class R, int V, Window S> const Instr* load(Warp& w, const Instr* i) {
+    Reach r;
+    constexpr uint32_t size = sizeof(M) * V;
+    const bool polls        = i->c.pool == kPoll;
+    if (polls) w.polls++;
+    if constexpr (V == 1)
+        if (const std::byte* from = straight<S>(w, i, size)) {
+            const M* memory = reinterpret_cast<const M*>(from);
+            R* to           = w.reg<R>(i->d);
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; l++) to[l] = R(memory[l]);
+            return i + 1;
+        }
+    reach<S>(w, i, size, polls ? Touch::VolatileLoad : Touch::Load, r);
+    R* d[V];
+    d[0] = w.reg<R>(i->d);
+    if constexpr (V > 1) {
+        const Ref* more = &w.frame->function->more[i->more];
+        for (int k = 0; k < V; k++) d[k] = w.reg<R>(more[k]);
+    }
+    const uint32_t mask = r.mask;
+    if (r.shape == Reach::Contiguous) {
+        const M* from = reinterpret_cast<const M*>(r.first);
+        for (int k = 0; k < V; k++) {
+            R* to = d[k];
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; l++) to[l] = R(from[l * V + k]);
+        }
+    } else if (r.shape == Reach::Uniform) {
+        const M* from = reinterpret_cast<const M*>(r.first);
+        for (int k = 0; k < V; k++) {
+            const R v = R(from[k]);
+            for_lanes(w, d[k], [=](int) { return v; });
+        }
+    } else if (mask == kAll) {
+        for (int k = 0; k < V; k++)
+            for (int l = 0; l < kLanes; l++) d[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
+    } else {
+        each_lane(mask, [&](int l) {
+            for (int k = 0; k < V; k++) d[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
+        });
+    }
+    return i + 1;
+}
+
+template <class M, class R, int V, Window S> const Instr* store(Warp& w, const Instr* i) {
+    Reach r;
+    constexpr uint32_t size = sizeof(M) * V;
+    const bool polls        = i->c.pool == kPoll;
+    if (i->imm2) checker_fence(w, true);  // st.release
+    if constexpr (V == 1)
+        if (std::byte* to = straight<S>(w, i, size)) {
+            M* memory     = reinterpret_cast<M*>(to);
+            const R* from = w.reg<R>(i->b);
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; l++) memory[l] = M(from[l]);
+            return i + 1;
+        }
+    reach<S>(w, i, size, polls ? Touch::VolatileStore : Touch::Store, r);
+    const R* v[V];
+    v[0] = w.reg<R>(i->b);
+    if constexpr (V > 1) {
+        const Ref* more = &w.frame->function->more[i->more];
+        for (int k = 0; k < V; k++) v[k] = w.reg<R>(more[k]);
+    }
+    if (r.shape == Reach::Contiguous) {
+        M* to = reinterpret_cast<M*>(r.first);
+        for (int k = 0; k < V; k++) {
+            const R* from = v[k];
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; l++) to[l * V + k] = M(from[l]);
+        }
+    } else if (r.mask) {  // in lane order: the last one wins, as good as any
+        each_lane(r.mask, [&](int l) {
+            M* to = reinterpret_cast<M*>(r.shape == Reach::Uniform ? r.first : r.at[l]);
+            for (int k = 0; k < V; k++) to[k] = M(v[k][l]);
+        });
+    }
+    if (!w.worker->suspects.empty()) [[unlikely]] settle_suspects(*w.worker);
+    return i + 1;
+}
+
+// A kernel's parameter: the same for every lane.
+template <class M, class R> const Instr* load_param(Warp& w, const Instr* i) {
+    M v;
+    std::memcpy(&v, w.block->launch->params + i->imm, sizeof v);
+    const R wide = R(v);
+    for_lanes(w, w.reg<R>(i->d), [=](int) { return wide; });
+    return i + 1;
+}
+
+// A blob in the frame: parameters and results of device functions; b.offset: bytes per lane.
+template <class M, class R, bool Store> const Instr* blob(Warp& w, const Instr* i) {
+    std::byte* at      = w.frame->regs + w.frame->function->blob_base + i->imm;
+    const size_t pitch = size_t(i->c.offset);
+    R* reg             = w.reg<R>(Store ? i->b : i->d);
+    each_lane(w.mask, [&](int l) {
+        M v = Store ? M(reg[l]) : M{};
+        if (Store) std::memcpy(at + size_t(l) * pitch, &v, sizeof v);
+        else std::memcpy(&v, at + size_t(l) * pitch, sizeof v), reg[l] = R(v);
+    });
+    return i + 1;
+}
+
+// The handler for memory type M and register width, by kind.
+enum class Op { Load, Store, Param, BlobLoad, BlobStore };
+template <class M, class R, int V> Handler by_window(Op op, Window s) {
+    if (op == Op::Load)
+        return s == Window::Global ? &load<M, R, V, Window::Global> : s == Window::Shared ? &load<M, R, V, Window::Shared>
+                                                                                         : &load<M, R, V, Window::Generic>;
+    return s == Window::Global ? &store<M, R, V, Window::Global> : s == Window::Shared ? &store<M, R, V, Window::Shared>
+                                                                                       : &store<M, R, V, Window::Generic>;
+}
+template <class M, class R> Handler by_count(Op op, Window s, int v) {
+    switch (op) {
+        case Op::Param: return load_param<M, R>;
+        case Op::BlobLoad: return blob<M, R, false>;
+        case Op::BlobStore: return blob<M, R, true>;
+        default: break;
+    }
+    if (v == 1) return by_window<M, R, 1>(op, s);
+    if (v == 2) return by_window<M, R, 2>(op, s);
+    if constexpr (sizeof(M) <= 4)
+        if (v == 4) return by_window<M, R, 4>(op, s);
+    throw Undecodable("vectors of more than 16 bytes are not supported");
+}
+template <class M> Handler by_register(Op op, Window s, int v, int reg) {
+    if constexpr (sizeof(M) <= 2)
+        if (reg == 2) return by_count<M, std::conditional_t<std::is_signed_v<M>, int16_t, uint16_t>>(op, s, v);
+    if constexpr (sizeof(M) <= 4)
+        if (reg == 4) return by_count<M, std::conditional_t<std::is_signed_v<M>, int32_t, uint32_t>>(op, s, v);
+    if (reg == 8) return by_count<M, std::conditional_t<std::is_signed_v<M>, int64_t, uint64_t>>(op, s, v);
+    throw Undecodable("register too narrow");
+}
+Handler memory_handler(Op op, Type t, Window s, int v, int reg) {
+    switch (t) {
+        case Type::s8: return by_register<int8_t>(op, s, v, reg);
+        case Type::s16: return by_register<int16_t>(op, s, v, reg);
+        case Type::s32: return by_register<int32_t>(op, s, v, reg);
+        case Type::s64: return by_register<int64_t>(op, s, v, reg);
+        case Type::b128:
+            if (v != 1) throw Undecodable("vectors of more than 16 bytes are not supported");
+            return by_count<Bits128, Bits128>(op, s, 1);
+        default: break;
+    }
+    switch (ptx::bytes_of(t)) {
+        case 1: return by_register<uint8_t>(op, s, v, reg);
+        case 2: return by_register<uint16_t>(op, s, v, reg);
+        case 4: return by_register<uint32_t>(op, s, v, reg);
+        default: return by_register<uint64_t>(op, s, v, reg);
+    }
+}
+
+Window window_of(const ptx::Instruction& i) {
+    if (has(i, "global") || has(i, "const")) return Window::Global;
+    if (has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster")) return Window::Shared;
+    if (has(i, "local")) return Window::Local;
+    if (has(i, "param") || has(i, "param::entry") || has(i, "param::func")) return Window::Param;
+    return Window::Generic;
+}
+
+// Registers of the vector, all of one width: { a, b } or a single one. `narrow` is the width the handler works with.
+std::vector<Operand> parts_of(const Operand& o) { return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o}; }
+
+int width_of(Builder& b, const std::vector<Operand>& parts, Type t) {
+    for (const Operand& p : parts)
+        if (const Type r = b.reg_type(p); r != Type::none) return reg_bytes(r);
+    return reg_bytes(t);
+}
+Type type_of_width(int bytes) { return bytes == 2 ? Type::b16 : bytes == 4 ? Type::b32 : bytes == 8 ? Type::b64 : Type::b128; }
+
+void build_memory(Builder& b, const ptx::Instruction& i) {
+    const bool stores = i.mods[0] == "st";
+    if (i.ops.size() != 2 && i.ops.size() != 3) throw Undecodable("2 operands expected");
+    const Operand &place = i.ops[stores ? 0 : 1], &value = i.ops[stores ? 1 : 0];
+    const Type t     = type_of(i);
+    const int v      = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;
+    const auto parts = parts_of(value);
+    if (int(parts.size()) != v) throw Undecodable("the vector has " + std::to_string(parts.size()) + " parts");
+    if (!place.memory) throw Undecodable("an address expected");
+    Window window = window_of(i);
+
+    const int reg  = width_of(b, parts, t);
+    const Type wide = type_of_width(reg);
+    std::vector<Ref> refs;
+    for (const Operand& p : parts) refs.push_back(stores ? b.read(p, wide) : b.write(p, wide));
+
+    if (window == Window::Param && place.kind == Operand::Symbol) {
+        const ParamBlob* in_frame = b.blob(place.name);
+        const int in_kernel       = b.entry_param(place.name);
+        if (!in_frame && in_kernel < 0) throw Undecodable("unknown parameter " + place.name);
+        for (int k = 0; k < v; k++) {
+            const Op op = in_frame ? (stores ? Op::BlobStore : Op::BlobLoad) : Op::Param;
+            const int64_t offset = place.offset + k * ptx::bytes_of(t);
+            const int64_t limit  = in_frame ? in_frame->bytes : 1 << 16;
+            if (offset < 0 || offset + ptx::bytes_of(t) > limit) throw Undecodable("beyond the end of " + place.name);
+            Instr& x = b.emit(memory_handler(op, t, window, 1, reg));
+            (stores ? x.b : x.d) = refs[size_t(k)];
+            x.imm = offset + (in_frame ? in_frame->offset : in_kernel);
+            if (in_frame) x.c = {int32_t(in_frame->bytes), 1};
+        }
+        return;
+    }
+    const Builder::Place at = b.address(place, window == Window::Shared);
+    if (window == Window::Shared || window == Window::Generic)  // a generic address may be a shared one
+        b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(ptx::bytes_of(t))));
+    const uint16_t site = b.site();
+    Instr& x            = b.emit(memory_handler(stores ? Op::Store : Op::Load, t, window, v, reg));
+    x.a = at.base, x.imm = at.offset, x.site = site;
+    if (at.narrow) x.flags |= kAddress32;
+    // An absolute address in the Param window was made generic by Builder::address.
+    if (window == Window::Param) window = Window::Generic;
+    (stores ? x.b : x.d) = refs[0];
+    if (v > 1) {
+        if (stores) b.more(x, {}, refs);
+        else b.more(x, refs, {});
+        if (!stores) x.d = {};
+        else x.b = {};
+    }
+    if (has(i, "volatile") || has(i, "relaxed") || has(i, "acquire") || has(i, "release") || has(i, "mmio")) x.c.pool = kPoll;
+    x.imm2   = stores && has(i, "release");
+    x.window = uint8_t(window);
+}
+
+}  // namespace
+
+std::vector<Row> memory_rows() {
+    return {
+        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{CACHE}? .{L1}? .{L2}? .{L2}? .{VEC}? .{ANY}", build_memory},
+        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{L1}? .{L2}? .{ANY}", build_memory},
+        {"ldu .{SPACE}? .{VEC}? .{ANY}", build_memory},
+        {"st .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{L1}? .{L2}? .{VEC}? .{ANY}", build_memory},
+    };
+}
+
+}  // namespace emu

@@ -1,0 +1,116 @@
+// options.cpp - options from the environment, and the table of GPUs
+#include "options.h"
+
+#include <cstdlib>
+
+#include "findings.h"
+#include "spec.h"
+
+namespace emu {
+namespace {
+
+constexpr size_t kGiB = size_t(1) << 30;
+constexpr size_t kMiB = size_t(1) << 20;
+constexpr int kKiB    = 1024;
+
+// Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090. Peaks are dense, clocks are boost clocks.
+constexpr DeviceSpec kSpecs[] = {
+    {"h100", "NVIDIA H100 80GB HBM3", 9, 0, 132, 80 * kGiB, 50 * kMiB, 48 * kKiB, 227 * kKiB, 228 * kKiB, 65536, 2048, 32, 1980000,
+     2619000, 5120, 3.35e12, 66.9e12, 494.7e12, 989.4e12, 3},
+    {"a100", "NVIDIA A100-SXM4-80GB", 8, 0, 108, 80 * kGiB, 40 * kMiB, 48 * kKiB, 163 * kKiB, 164 * kKiB, 65536, 2048, 32, 1410000,
+     1593000, 5120, 2.039e12, 19.5e12, 156e12, 312e12, 3},
+    {"rtx4090", "NVIDIA GeForce RTX 4090", 8, 9, 128, 24 * kGiB, 72 * kMiB, 48 * kKiB, 99 * kKiB, 100 * kKiB, 65536, 1536, 24, 2520000,
+     10501000, 384, 1.008e12, 82.6e12, 82.6e12, 165.2e12, 2},
+    // Small enough that running out of anything is easy to try.
+    {"tiny", "Emulated tiny GPU", 8, 0, 2, 256 * kMiB, 1 * kMiB, 48 * kKiB, 99 * kKiB, 100 * kKiB, 65536, 1536, 16, 1000000, 1000000, 64,
+     16e9, 0.5e12, 1e12, 2e12, 1},
+};
+
+[[noreturn]] void bad(const char* name, const std::string& value, const char* wanted) {
+    give_up(std::string(name) + "=" + value + ": " + wanted);
+}
+
+// NAME or NAME:NUMBER
+bool takes(const std::string& text, const std::string& word, uint64_t* number = nullptr) {
+    if (text == word) return true;
+    if (!number || text.rfind(word + ":", 0)) return false;
+    char* end;
+    *number = std::strtoull(text.c_str() + word.size() + 1, &end, 10);
+    return *end == 0 && end != text.c_str() + word.size() + 1;
+}
+
+Options read_environment() {
+    Options o;
+    auto get = [](const char* name) {
+        const char* v = std::getenv(name);
+        return std::string(v ? v : "");
+    };
+    auto number = [&](const char* name, double low, double high, double otherwise) {
+        const std::string v = get(name);
+        if (v.empty()) return otherwise;
+        char* end;
+        const double x = std::strtod(v.c_str(), &end);
+        if (*end || !(x >= low && x <= high)) bad(name, v, "a number is wanted");
+        return x;
+    };
+    auto flag = [&](const char* name) { return !get(name).empty() && get(name) != "0"; };
+    if (const auto v = get("EMU_GPU"); !v.empty()) {
+        o.gpu = v;
+        if (!find_spec(v)) bad("EMU_GPU", v, "h100, a100, rtx4090 and tiny exist");
+    }
+    o.sms = int(number("EMU_SMS", 1, 1024, 0));
+    if (const auto v = get("EMU_CHECK"); !v.empty()) {
+        if (v == "off") o.check = Check::Off;
+        else if (v == "memory") o.check = Check::Memory;
+        else if (v == "all") o.check = Check::All;
+        else bad("EMU_CHECK", v, "off, memory and all exist");
+    }
+    if (const auto v = get("EMU_SCHEDULE"); !v.empty()) {
+        if (takes(v, "barrier")) o.schedule = Schedule::Barrier;
+        else if (takes(v, "rr", &o.schedule_arg) && o.schedule_arg) o.schedule = Schedule::RoundRobin;
+        else if (takes(v, "reverse")) o.schedule = Schedule::Reverse;
+        else if (takes(v, "random", &o.schedule_arg)) o.schedule = Schedule::Random;
+        else bad("EMU_SCHEDULE", v, "barrier, rr:N, reverse and random:SEED exist");
+    }
+    if (const auto v = get("EMU_STREAMS"); !v.empty()) {
+        if (takes(v, "eager")) o.streams = Streams::Eager;
+        else if (takes(v, "late")) o.streams = Streams::Late;
+        else if (takes(v, "random", &o.streams_seed)) o.streams = Streams::Random;
+        else bad("EMU_STREAMS", v, "eager, late and random:SEED exist");
+    }
+    o.threads    = int(number("EMU_THREADS", 1, 256, 1));
+    o.profile    = get("EMU_PROFILE");
+    o.trace      = flag("EMU_TRACE");
+    o.timeout    = number("EMU_TIMEOUT", 0, 1e9, 0);
+    o.keep_going = flag("EMU_KEEP_GOING");
+    o.coverage   = flag("EMU_COVERAGE");
+    return o;
+}
+
+}  // namespace
+
+const Options& options() {
+    static const Options o = read_environment();
+    return o;
+}
+
+const DeviceSpec* find_spec(const std::string& key) {
+    for (const auto& s : kSpecs)
+        if (key == s.key) return &s;
+    return nullptr;
+}
+
+const DeviceSpec& device_spec() {
+    static const DeviceSpec spec = [] {
+        DeviceSpec s = *find_spec(options().gpu);
+        if (options().sms) {  // the peaks go with the SMs, memory does not
+            const double share = double(options().sms) / s.sms;
+            s.fp32_peak *= share, s.tf32_peak *= share, s.bf16_peak *= share;
+            s.sms = options().sms;
+        }
+        return s;
+    }();
+    return spec;
+}
+
+}  // namespace emu

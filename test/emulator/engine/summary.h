@@ -1,0 +1,15 @@
+// summary.h - what the last line at exit counts
+#pragma once
+#include <cstdint>
+#include <set>
+#include <string>
+
+namespace emu {
+
+struct Summary {
+    uint64_t launches = 0;
+    std::set<std::string> kernels;
+};
+Summary& summary();
+
+}  // namespace emu

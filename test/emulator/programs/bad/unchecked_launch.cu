@@ -1,0 +1,11 @@
+// Nothing after the launch would tell that it was refused or failed.
+// info: unchecked launch
+// check: all
+#include "../check.h"
+
+__global__ void nothing() {}
+
+int main(int argc, char**) {
+    nothing<<<1, 32>>>();
+    if (argc > 1) CUDA(cudaDeviceSynchronize());
+}

@@ -1,0 +1,32 @@
+// spec.h - the GPU we pretend to be: what cudaGetDeviceProperties says, and the two peaks of the floors
+#pragma once
+#include <cstddef>
+#include <string>
+
+namespace emu {
+
+struct DeviceSpec {
+    const char* key;   // h100, a100, rtx4090, tiny: the argument of --gpu
+    const char* name;  // as the driver names it
+    int major, minor;  // compute capability
+    int sms;
+    size_t memory_bytes;
+    size_t l2_bytes;
+    int shared_per_block;        // without opting in
+    int shared_per_block_optin;  // with cudaFuncAttributeMaxDynamicSharedMemorySize
+    int shared_per_sm;
+    int registers_per_sm;
+    int threads_per_sm;
+    int blocks_per_sm;
+    int clock_khz, memory_clock_khz, bus_bits;
+    double bandwidth;           // bytes/s, data sheet
+    double fp32_peak;           // FLOP/s outside the tensor cores
+    double tf32_peak;           // dense tensor peaks
+    double bf16_peak;           // f16 too
+    int async_engines;
+};
+
+const DeviceSpec* find_spec(const std::string& key);  // null when unknown
+const DeviceSpec& device_spec();                      // options().gpu with options().sms applied
+
+}  // namespace emu

@@ -1,0 +1,144 @@
+// test_programs.cpp - the collection in programs/, built by nvcc and run as a user runs it
+//
+// good/: must print "ok" and be clean under every schedule and check. bad/: each must be found, with the kind, the file
+// and line and, where the source says so, the block and thread; its fixed twin (the same program with an argument) is
+// clean.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "catch.h"
+
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path sources = "test/emulator/programs", programs = "build/emulator/programs";
+
+struct Result {
+    int code;
+    std::string output;
+};
+Result run(const std::string& command) {
+    Result result{};
+    FILE* pipe = popen(("timeout 300 " + command + " 2>&1").c_str(), "r");
+    REQUIRE(pipe);
+    char buffer[4096];
+    while (const size_t n = fread(buffer, 1, sizeof buffer, pipe)) result.output.append(buffer, n);
+    result.code = WEXITSTATUS(pclose(pipe));
+    return result;
+}
+
+// What the head of a source says: "// finding: …", "// check: …", "// options: …"; and its marked lines.
+struct Program {
+    fs::path source;
+    std::map<std::string, std::string> says;
+    std::vector<int> marked;
+    std::string place;  // "block (3,0,0) thread (232,0,0)"
+    std::string command(const std::string& options) const {
+        const fs::path binary = programs / source.parent_path().filename() / source.stem();
+        return "scripts/emulate " + (says.count("options") ? says.at("options") + " " : "") + options + " " +
+               binary.string();
+    }
+    bool built() const { return fs::exists(programs / source.parent_path().filename() / source.stem()); }
+};
+Program read(const fs::path& source) {
+    Program program{source, {}, {}, {}};
+    std::ifstream file(source);
+    std::string line;
+    for (int number = 1; std::getline(file, line); number++) {
+        for (const char* key : {"finding", "info", "check", "options"})
+            if (line.rfind(std::string("// ") + key + ": ", 0) == 0)
+                program.says[key] = line.substr(std::strlen(key) + 5);
+        const size_t mark = line.find("// <-");
+        if (mark == std::string::npos) continue;
+        program.marked.push_back(number);
+        int block = 0, thread = 0;
+        if (std::sscanf(line.c_str() + mark, "// <- block %d, thread %d", &block, &thread) == 2)
+            program.place = "block (" + std::to_string(block) + ",0,0) thread (" + std::to_string(thread) + ",0,0)";
+    }
+    return program;
+}
+
+std::vector<Program> collection(const char* folder) {
+    std::vector<Program> all;
+    for (const auto& entry : fs::directory_iterator(sources / folder))
+        if (entry.path().extension() == ".cu" && read(entry.path()).built()) all.push_back(read(entry.path()));
+    std::sort(all.begin(), all.end(), [](const Program& a, const Program& b) { return a.source < b.source; });
+    if (all.empty()) WARN("programs/" << folder << " is not built (no nvcc): skipped");
+    return all;
+}
+
+const char* schedules[] = {"--schedule barrier --streams eager",     "--schedule rr:1 --streams late",
+                           "--schedule rr:7 --streams random:1",     "--schedule reverse --streams late",
+                           "--schedule random:1 --streams random:2", "--schedule random:2 --sms 8"};
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("known-good programs are right and clean under every schedule", "[programs]") {
+    for (const Program& program : collection("good"))
+        for (const std::string options : schedules) {
+            const std::string command = program.command("--check all " + options);
+            const Result result       = run(command);
+            INFO(command << "\n" << result.output);
+            CHECK(result.code == 0);
+            CHECK((has(result.output, "ok\n") && !has(result.output, "1 findings")));
+        }
+}
+
+TEST_CASE("known-good programs are right with two host threads", "[programs]") {
+    for (const Program& program : collection("good")) {
+        const std::string command = program.command("--threads 2");
+        const Result result       = run(command);
+        INFO(command << "\n" << result.output);
+        CHECK(result.code == 0);
+    }
+}
+
+TEST_CASE("known-bad programs are found, their fixed twins are clean, under every schedule", "[programs]") {
+    for (const Program& program : collection("bad")) {
+        const bool info        = program.says.count("info");
+        const std::string kind = program.says.at(info ? "info" : "finding");
+        const std::string check =
+            "--check " + (program.says.count("check") ? program.says.at("check") : "memory") + " ";
+        for (const std::string options : schedules) {
+            const std::string command = program.command(check + options);
+            const Result bad = run(command), twin = run(command + " fixed");
+            INFO(command << "\n" << bad.output);
+            CHECK(has(bad.output, kind + ":"));
+            CHECK(bad.code == (info ? 0 : 86));
+            bool line = program.marked.empty();
+            for (const int number : program.marked)
+                line = line || has(bad.output, program.source.filename().string() + ":" + std::to_string(number));
+            CHECK(line);
+            CHECK(has(bad.output, program.place));
+            INFO("fixed twin:\n" << twin.output);
+            CHECK(twin.code == 0);
+            CHECK(!has(twin.output, kind + ":"));
+        }
+    }
+}
+
+TEST_CASE("scripts/emulate refuses what makes no sense, in words", "[programs]") {
+    const std::map<std::string, std::string> mistakes{
+        {"--cehck all x", "did you mean --check?"},
+        {"--check some x", "--check takes off, memory or all, not 'some'"},
+        {"--schedule rr:0 x", "--schedule takes barrier, rr:N"},
+        {"--gpu h200 x", "--gpu takes h100"},
+        {"--sms x y", "--sms takes a whole number"},
+        {"--timeout", "--timeout needs a value"},
+        {"no-such-program", "no such program"},
+    };
+    for (const auto& [arguments, message] : mistakes) {
+        const Result result = run("scripts/emulate " + arguments);
+        INFO(arguments << "\n" << result.output);
+        CHECK(result.code == 2);
+        CHECK(has(result.output, message));
+    }
+}

@@ -1,0 +1,169 @@
+// test_readers.cpp - damaged fat binaries and PTX are errors that say so, never crashes
+#include <random>
+
+#include "catch.h"
+#include "engine/fatbin.h"
+#include "engine/ptx.h"
+#include "ptx_program.h"
+
+using namespace emu;
+using namespace emu::test;
+
+namespace {
+
+const char* kText = R"(
+.version 8.4
+.target sm_80
+.address_size 64
+.global .align 8 .u64 table[3] = {generic(data), data+4, 0};
+.global .align 4 .b8 data[16] = {1, 2, 0xFF, 4};
+.const .align 4 .f32 factors[2] = {0f3F800000, 2.5};
+.extern .shared .align 16 .b8 dynamic[];
+.func (.param .b32 r) twice(.param .b32 x)
+{
+    .reg .b32 %r<3>;
+    ld.param.u32 %r1, [x];
+    shl.b32 %r2, %r1, 1;
+    st.param.b32 [r+0], %r2;
+    ret;
+}
+.visible .entry k(.param .u64 out, .param .align 8 .b8 pair[16])
+.maxntid 128, 1, 1
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<9>;
+    .reg .f32 %f<3>;
+    .reg .b64 %rd<4>;
+    .loc 1 10 3
+    ld.param.u64 %rd1, [out];
+    mov.u32 %r1, %tid.x;
+    setp.lt.u32 %p1, %r1, 8;
+    @!%p1 bra END;
+    { .reg .b32 %r1; mov.b32 %r1, 5; add.s32 %r2, %r1, 1; }
+    { .param .b32 a; st.param.b32 [a+0], %r2; .param .b32 b; call.uni (b), twice, (a); ld.param.b32 %r3, [b+0]; }
+    mul.wide.u32 %rd2, %r1, 4;
+    add.s64 %rd3, %rd1, %rd2;
+    mov.b32 {%r4, %r5}, %rd3;
+    st.global.u32 [%rd3+0], %r3;
+END:
+    ret;
+}
+.file 1 "kernel.cu"
+)";
+
+// Parsing everything of a text: throws or works.
+void read_all(const std::string& text) {
+    auto m = ptx::parse(text);
+    for (auto& f : m->functions) ptx::parse_body(*m, *f);
+}
+
+}  // namespace
+
+TEST_CASE("a whole text is read", "[readers]") {
+    auto m = ptx::parse(kText);
+    CHECK(m->version == 84);
+    CHECK(m->target == 80);
+    REQUIRE(m->by_name.count("k"));
+    auto& k = *m->by_name["k"];
+    ptx::parse_body(*m, k);
+    CHECK(k.params.size() == 2);
+    CHECK(k.params[1].bytes == 16);
+    CHECK(k.maxntid[0] == 128);
+    CHECK(k.code.front().source_line == 10);
+    CHECK(m->files.at(1) == "kernel.cu");
+
+    DeviceArray<uint32_t> out(8);
+    Kernel& kernel = load_kernel(kText, "k");
+    struct { uint64_t a, b; } pair{};
+    CHECK(run(kernel, {}, {8, 1, 1}, out.address, pair).fault == Fault::None);
+    for (int i = 0; i < 8; i++) CHECK(out[size_t(i)] == 12);
+}
+
+TEST_CASE("damaged texts are errors", "[readers]") {
+    std::mt19937 random(1);
+    const std::string whole = kText;
+    const std::string junk  = "{}[]();,.<>@%|-+0x9\"/*\n:_$";
+    int refused             = 0;
+    for (int round = 0; round < 4000; round++) {
+        std::string text = whole;
+        for (int k = int(random() % 4) + 1; k-- && !text.empty();) {
+            const size_t at = random() % text.size();
+            switch (random() % 4) {
+                case 0: text.erase(at, random() % 20 + 1); break;
+                case 1: text[at] = junk[random() % junk.size()]; break;
+                case 2: text.insert(at, 1, junk[random() % junk.size()]); break;
+                default: text.resize(at + 1);
+            }
+        }
+        try {
+            read_all(text);
+        } catch (const ptx::SyntaxError&) {
+            refused++;
+        }
+    }
+    CHECK(refused > 1000);
+    CHECK_THROWS_AS(read_all(std::string(100000, '{')), ptx::SyntaxError);
+    CHECK_THROWS_AS(read_all(".version 8.0\n.global .b8 x[99999999999][99999999];"), ptx::SyntaxError);
+    CHECK_THROWS_AS(read_all(".version 8.0\n.entry k() { .reg .b32 %r<4000000000>; }"), ptx::SyntaxError);
+    CHECK_THROWS_AS(read_all(".version 8.0\n.entry k() { mov.b32 " + std::string(100000, '{') + "}"), ptx::SyntaxError);
+}
+
+TEST_CASE("damaged texts that still parse do not break the decoder", "[readers]") {
+    std::mt19937 random(2);
+    const std::string whole = kText;
+    for (int round = 0; round < 300; round++) {
+        std::string text = whole;
+        const size_t at  = text.find("ld.param.u64 %rd1") + random() % 600;
+        if (at >= text.size()) continue;
+        text[at] = "abdlrsu0123456789.%,"[random() % 20];
+        const std::string binary = fatbin_of(text);
+        Module* m = load_module(binary.data());
+        if (Kernel* k = find_kernel(m, "k")) {
+            // Decoded, not run: a damaged program may do anything.
+            LaunchConfig nothing;
+            nothing.grid = {0, 1, 1};
+            launch(*k, nothing, std::vector<std::byte>(k->param_bytes + 1));
+        } else CHECK(!why_missing(m, "k").empty());
+    }
+}
+
+TEST_CASE("damaged fat binaries are errors", "[readers]") {
+    const std::string whole = fatbin_of(kText);
+    CHECK(read_fatbin(whole.data(), whole.size()).size() == 1);
+    for (size_t n = 0; n < whole.size(); n += 7) {
+        std::string cut = whole.substr(0, n);
+        cut.shrink_to_fit();
+        CHECK_THROWS_AS(read_fatbin(cut.data(), cut.size()), DamagedBinary);
+    }
+    std::mt19937 random(3);
+    for (int round = 0; round < 3000; round++) {
+        std::string binary = whole;
+        for (int k = 0; k < 3; k++) binary[random() % 100] = char(random());
+        try {
+            read_fatbin(binary.data(), binary.size());
+        } catch (const DamagedBinary&) {
+        }
+    }
+}
+
+TEST_CASE("lz4 blocks", "[readers]") {
+    // "abcabcabc…": three literals, a match of 27 at distance 3, and five last literals
+    const uint8_t block[] = {0x3f, 'a', 'b', 'c', 3, 0, 27 - 4 - 15, 0x50, 'x', 'y', 'z', 'x', 'y'};
+    std::string want;
+    for (int k = 0; k < 10; k++) want += "abc";
+    want += "xyzxy";
+    CHECK(inflate_lz4(block, sizeof block, want.size()) == want);
+    CHECK_THROWS_AS(inflate_lz4(block, sizeof block, want.size() - 1), DamagedBinary);
+    CHECK_THROWS_AS(inflate_lz4(block, sizeof block - 1, want.size()), DamagedBinary);
+    const uint8_t far[] = {0x10, 'a', 9, 0};
+    CHECK_THROWS_AS(inflate_lz4(far, sizeof far, 100), DamagedBinary);
+    std::mt19937 random(4);
+    for (int round = 0; round < 3000; round++) {
+        std::vector<uint8_t> noise(random() % 60);
+        for (auto& b : noise) b = uint8_t(random());
+        try {
+            inflate_lz4(noise.data(), noise.size(), 1000);
+        } catch (const DamagedBinary&) {
+        }
+    }
+}
