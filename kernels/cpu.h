@@ -82,10 +82,14 @@ inline float  max(floats v) {
 }
 
 // f(i, n) along a row in steps of 16: n is 16, or what is left at the end. With load(p + i, n) it reads as one loop.
-template <class F> inline void for_lanes(int64_t n, F f) {
+// nvcc reads this file a second time for the GPU and would compile constexpr maths on vectors for it, which it cannot: there
+// f is never called, so it is never instantiated.
+template <class F> inline void for_lanes([[maybe_unused]] int64_t n, [[maybe_unused]] F f) {
+#ifndef __CUDA_ARCH__
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<int64_t, lanes>{});
     if (i < n) f(i, n - i);
+#endif
 }
 template <class T> inline floats load(const T* p, std::integral_constant<int64_t, lanes>, float = 0.f) { return load(p); }
 template <class T> inline void   store(T* p, floats v, std::integral_constant<int64_t, lanes>) { store(p, v); }

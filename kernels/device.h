@@ -38,8 +38,7 @@ class Device {
     void  release(void* p) const;
 
   private:
-    void use_cpu(int index, int threads);
-    void use_gpu(int index, bool sync_each);
+    void use_gpu(int index, bool sync_each, bool insist);
 
     Stream                          stream_;
     std::shared_ptr<void>           queue_;         // what stream_ points to on a GPU

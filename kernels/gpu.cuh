@@ -54,7 +54,7 @@ struct IdRule {
     const char* file;
     int         line;
 };
-__device__ inline bool ready(const BadId* bad) { return bad->rule == 0; }
+HD bool ready(const BadId* bad) { return bad->rule == 0; }
 
 struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
 
@@ -145,10 +145,16 @@ template <class T> constexpr int wide = 16 / int(sizeof(T));
 
 template <class... P> bool aligned(const P*... pointers) { return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...); }
 
+// A number known to the compiler, passed as an argument. (std::integral_constant would need --expt-relaxed-constexpr, and with
+// that nvcc 13.0 compiles the CPU half's lambdas for the GPU as well and fails on their vectors.)
+template <int n> struct Constant {
+    HD constexpr operator int() const { return n; }
+};
+
 // run(width) with wide<T> or 1.
 template <class T, class Run> void for_width(bool is_wide, Run run) {
-    if (is_wide) run(std::integral_constant<int, wide<T>>{});
-    else run(std::integral_constant<int, 1>{});
+    if (is_wide) run(Constant<wide<T>>{});
+    else run(Constant<1>{});
 }
 
 template <int bytes> struct WordOf;
@@ -165,11 +171,13 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
     return word;
 }
 
-template <int W, class T> __device__ inline Floats<W> load(const T* p) {
-    constexpr int bytes = W * int(sizeof(T));
-    static_assert(bytes <= 16, "one access is 16 bytes at most");
-    const Word<bytes> word = *reinterpret_cast<const Word<bytes>*>(p);
-    Floats<W>         v;
+// W elements as they lie in memory: half the registers of their floats when T is bf16.
+template <int W, class T> using Packed = Word<W * int(sizeof(T))>;
+template <int W, class T> __device__ inline Packed<W, T> load_packed(const T* p) {
+    return *reinterpret_cast<const Packed<W, T>*>(p);
+}
+template <int W, class T> __device__ inline Floats<W> unpack(Packed<W, T> word) {
+    Floats<W> v;
     if constexpr (std::is_same_v<T, float>) {
         const float* f = reinterpret_cast<const float*>(&word);
         for (int i = 0; i < W; i++) v[i] = f[i];
@@ -184,10 +192,10 @@ template <int W, class T> __device__ inline Floats<W> load(const T* p) {
     }
     return v;
 }
+template <int W, class T> __device__ inline Floats<W> load(const T* p) { return unpack<W, T>(load_packed<W>(p)); }
+
 template <int W, class T> __device__ inline void store(T* p, const Floats<W>& v) {
-    constexpr int bytes = W * int(sizeof(T));
-    static_assert(bytes <= 16, "one access is 16 bytes at most");
-    Word<bytes> word;
+    Packed<W, T> word;
     if constexpr (std::is_same_v<T, float>) {
         float* f = reinterpret_cast<float*>(&word);
         for (int i = 0; i < W; i++) f[i] = v[i];
@@ -197,15 +205,15 @@ template <int W, class T> __device__ inline void store(T* p, const Floats<W>& v)
         uint32_t* pair = reinterpret_cast<uint32_t*>(&word);
         for (int i = 0; i < W; i += 2) pair[i / 2] = bf16_pair(v[i], v[i + 1]);
     }
-    *reinterpret_cast<Word<bytes>*>(p) = word;
+    *reinterpret_cast<Packed<W, T>*>(p) = word;
 }
 
 // f(i, width) over [0, n), shared by the whole grid: W elements to a thread, and what is left at the end one by one. With
 // load<width>(p + i) it reads as one loop.
 template <int W, class F> __device__ inline void for_grid(int64_t n, F f) {
     const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = thread; i < n / W; i += threads) f(i * W, std::integral_constant<int, W>{});
-    if (W > 1 && thread < n % W) f(n - n % W + thread, std::integral_constant<int, 1>{});
+    for (int64_t i = thread; i < n / W; i += threads) f(i * W, Constant<W>{});
+    if (W > 1 && thread < n % W) f(n - n % W + thread, Constant<1>{});
 }
 // The grid for it: a thread for every W elements.
 inline Grid grid_over(int64_t n, int W, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
