@@ -33,14 +33,15 @@ template <class V> __global__ void attention_append_kernel(Heads<V> k_cache, Hea
 
 // Elements [8 i, 8 i + 8) of a row of D, 16 bytes at a time when is_wide; zeros past its end.
 template <class X> __device__ inline void load_eight(float (&x)[8], const X* row, int i, int D, bool is_wide) {
-    if (is_wide && 8 * i < D) {
-        constexpr int W = wide<X>;
-        for (int part = 0; part < 8; part += W) {
-            const Floats<W> some = load<W>(row + 8 * i + part);
-            for (int j = 0; j < W; j++) x[part + j] = some[j];
+    constexpr int W = wide<X>;
+    for (int j = 0; j < 8; j += W) {
+        const int d = 8 * i + j;
+        if (is_wide) {
+            const Floats<W> some = d < D ? load<W>(row + d) : Floats<W>{};
+            for (int u = 0; u < W; u++) x[j + u] = some[u];
+        } else {
+            for (int u = 0; u < W; u++) x[j + u] = d + u < D ? float(row[d + u]) : 0.f;
         }
-    } else {
-        for (int j = 0; j < 8; j++) x[j] = 8 * i + j < D ? float(row[8 * i + j]) : 0.f;
     }
 }
 

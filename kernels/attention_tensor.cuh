@@ -262,39 +262,34 @@ attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout
 
     const Place at(p, rows, true);
     const int   lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;
-    const auto  kh = k.at(at.b, at.h), vh = v.at(at.b, at.h), outh = out.at(at.b, at.h);
-    fetch<tensor_threads, rows>(qs, q.at(at.b, at.h), at.row, p.T, p.D);
+    const auto  kh = k.at(at.b, at.h), vh = v.at(at.b, at.h);
+    const Rect  outs{kv.p};  // until the keys come
+    static_assert(Rect::bytes(rows) <= kv.bytes);
     fetch<tensor_threads, rows>(douts, dout.at(at.b, at.h), at.row, p.T, p.D);
+    fetch<tensor_threads, rows>(outs, out.at(at.b, at.h), at.row, p.T, p.D);
+    fetch<tensor_threads, rows>(qs, q.at(at.b, at.h), at.row, p.T, p.D);
     const int2 seen = first_keys<tensor_threads, rows>(first, p, at);
     const int  end = min(at.row + rows, p.T), all_end = at.row + 1;
-    kv.fill(0, kh, vh, seen.x, end, p.D);
     wait_for_copies();
     __syncthreads();
 
     float row_lse[M][2], row_delta[M][2], factor[M][2];  // of rows lane/4 and lane/4 + 8
 #pragma unroll
-    for (int m = 0; m < M; m++)
+    for (int m = 0; m < M; m++) {
+        // δ is the diagonal of a product like dP, so that a row which sees only itself has ds = p (dp - δ) = 0 exactly.
+        Sums<1, 16> d;
+        product_turned<1, 16, D>(d, douts, row + 16 * m, Rect{outs.p + Rect::bytes(row + 16 * m)});
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int     r = row + 16 * m + lane / 4 + 8 * i, t = at.row + r;
-            const int64_t of = at.of(p) + t;
-            float         sum = 0.f;
-            for (int column = lane % 4; t < p.T && 8 * column < p.D; column += 4) {  // four lanes share a row
-                const uint4 a = *reinterpret_cast<const uint4*>(outh[t] + 8 * column);
-                const uint4 b = *reinterpret_cast<const uint4*>(douts.at(r, column));
-                const auto  both = [&](uint32_t x, uint32_t y) {
-                    sum = fmaf(__uint_as_float(x << 16), __uint_as_float(y << 16), sum);
-                    sum = fmaf(__uint_as_float(x & 0xffff0000u), __uint_as_float(y & 0xffff0000u), sum);
-                };
-                both(a.x, b.x), both(a.y, b.y), both(a.z, b.z), both(a.w, b.w);
-            }
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
-            if (lane % 4 == 0 && t < p.T) delta[of] = sum;
-            row_delta[m][i] = sum;
-            row_lse[m][i]   = t < p.T ? lse[of] : 0.f;
+            const int t     = at.row + row + 16 * m + lane / 4 + 8 * i;
+            row_delta[m][i] = __shfl_sync(~0u, lane / 4 % 2 ? d[0][i][2 * i + 1] : d[0][i][2 * i], lane / 4 * 4 + lane / 8);
+            row_lse[m][i]   = t < p.T ? lse[at.of(p) + t] : 0.f;
             factor[m][i]    = p.scale;
+            if (lane % 4 == 0 && t < p.T) delta[at.of(p) + t] = row_delta[m][i];
         }
+    }
+    __syncthreads();
+    kv.fill(0, kh, vh, seen.x, end, p.D);
 
     Sums<M, D> acc;
     clear<M, D>(acc);
