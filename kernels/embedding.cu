@@ -196,7 +196,7 @@ static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_o
     bool      more = true;
     for (int64_t j = 0; more; j += 8) {
         int64_t   row[8];
-        Floats<W> v[8];
+        Floats<W> v[8] = {};
         for (int k = 0; k < 8; k++) row[k] = more ? row_of(j + k) : -1, more = row[k] >= 0;
         for (int k = 0; k < 8; k++)
             if (row[k] >= 0) v[k] = load<W>(rows + row[k] * C);
