@@ -4,7 +4,11 @@
 # make bench          time the ops and whole programs on realistic shapes
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 #
+# make ptxas          registers, shared memory and spills of every CUDA kernel; fails on a spill
+#
 # PORTABLE=1 builds for any CPU of this architecture instead of for this machine's own instruction set.
+# With nvcc (on PATH or in /usr/local/cuda) the binaries hold both halves; CUDA=0 builds the CPU half alone. ARCH=90 or
+# ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none sm_80 and sm_90.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -16,13 +20,34 @@ LDLIBS   += -ldnnl -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
 CATCH3   := $(if $(wildcard /usr/include/catch2/catch_all.hpp /usr/local/include/catch2/catch_all.hpp),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
 
+# ---- CUDA ----------------------------------------------------------------------------------------------------------------
+CUDA     ?= 1
+NVCC     ?= $(if $(filter-out 0,$(CUDA)),$(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))
+ifneq ($(NVCC),)
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-linux-gnu) /usr/lib/x86_64-linux-gnu)
+GPUS      := $(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -x '[0-9.]*')))
+ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
+# Code for each, and PTX for all later ones; uncompressed, so that test/emulator can read it.
+GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+comma     := ,
+space     := $(subst ,, )
+NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
+            -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))
+# The shared runtime, found through RUNPATH: LD_LIBRARY_PATH goes before it, so the emulator's libraries can take its place.
+LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,--enable-new-dtags -Wl,-rpath,$(CUDA_LIB)
+HALVES    := cpu and cuda halves ($(notdir $(NVCC)) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(patsubst %,sm_%,$(ARCH)))
+else
+HALVES    := cpu half
+endif
+
 KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
 TESTS    := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/test_*.cpp) test/main.cpp)
 PROGRAMS := train_gpt infer_gpt tokenize
 
-.PHONY: all quickstart setup libraries test bench check clean FORCE
+.PHONY: all quickstart setup libraries test ptxas bench check clean FORCE
 all: $(PROGRAMS)
-	@echo "build: cpu half, $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
+	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
 $(PROGRAMS): %: $(BUILD)/%
 	@ln -sf $< $@
@@ -37,6 +62,14 @@ $(BUILD)/test_gpt:  LDLIBS += $(CATCH3)
 $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops):
 	$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
+# What ptxas says about each kernel goes to a file beside the object; anything else that nvcc says is shown.
+ifneq ($(NVCC),)
+$(BUILD)/kernels/%.o: kernels/%.cu | libraries
+	@mkdir -p $(@D)
+	@echo '$(NVCC) $(NVFLAGS) -c $< -o $@'
+	@$(NVCC) -ccbin $(CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
+	@scripts/ptxas.sh --others $(@:.o=.ptxas) >&2
+endif
 $(BUILD)/%.o: %.cu | libraries
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(CXXFLAGS) -c $< -o $@
@@ -66,6 +99,9 @@ quickstart: setup
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
+
+ptxas: $(KERNELS)
+	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
 bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops)
 	@BUILD=$(BUILD) scripts/bench.sh $(ARGS)

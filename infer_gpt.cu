@@ -14,7 +14,7 @@ struct Options {
     int64_t tokens = 200, samples = 1, context = 0;
     int threads = 0;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
-    bool logits = false, json = false, stats = false;
+    bool logits = false, json = false, stats = false, sync = false;
 };
 
 // clang-format off
@@ -25,6 +25,7 @@ static void list_options(Flags& f, Options& o) {
     f.choose("--dtype",    o.dtype,                {"auto", "bf16", "fp32"}, "auto: bf16 where it is fast");
     f.choose("--device",   o.device,               {"auto", "cpu", "cuda"}, "where to run");
     f.add("--threads",     o.threads,              "CPU threads; 0: one per core");
+    f.add("--sync",        o.sync,                 "wait after every GPU kernel, so that an error names the op it happened in");
     f.group("continue a prompt");
     f.add("--prompt",      o.prompt,               "the beginning; with neither this nor --prompt-file: standard input");
     f.add("--prompt-file", o.prompt_file,          "a file with the beginning", "FILE");
@@ -130,7 +131,7 @@ static int run(int argc, char** argv) {
           "--tokens {} --samples {}: expected 0 or more tokens, 1 to 4096 samples", o.tokens, o.samples);
     o.sampling.check();
 
-    const Device dev(o.device, 0, o.threads);
+    const Device dev(o.device, 0, o.threads, o.sync);
     const DType dtype   = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
                           : o.dtype == "bf16" ? DType::BF16
                                               : DType::F32;

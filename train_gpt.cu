@@ -80,8 +80,9 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
     log.say("", flags.command());
     log.say("model", fmt::format("{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers,
                                  c.width, c.heads, o.context, grouped(count_params(c))));
+    const std::string threads = dev.where() == Machine::cpu ? fmt::format(" · {} threads", dev.threads()) : "";
     log.say("device",
-            fmt::format("{} · {} threads · {}{}", dev.name(), dev.threads(), name_of(dtype),
+            fmt::format("{}{} · {}{}", dev.name(), threads, name_of(dtype),
                         o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", dev.peak_flops(dtype) / 1e9)));
     if (train_tokens)
         log.say("data", fmt::format("train {} tokens · val {}", grouped(train_tokens),
@@ -192,7 +193,7 @@ static int run(int argc, char** argv) {
     find_files(o, preset);
     resolve(o, config, preset);
 
-    const Device dev(o.device, 0, o.threads);
+    const Device dev(o.device, 0, o.threads, o.sync);
     const DType dtype = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
                         : o.dtype == "bf16" ? DType::BF16
                                             : DType::F32;

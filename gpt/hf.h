@@ -326,7 +326,7 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
         Shape filled = r.shape;
         if (is_vocab_table(r.name)) filled.dim[0] = c.vocab;
         reorder(ours.data(), theirs.data(), c, filled, f.layout, true);
-        copy(*r.tensor, Tensor{ours.data(), DType::F32, r.shape}, s);
+        from_host(*r.tensor, ours, s);
         used.insert(name);
     }
     const auto ends_with = [](const std::string& name, const std::string& end) {

@@ -21,6 +21,7 @@ struct Options {
     AdamWSettings adamw{0.9f, 0.95f, 1e-8f, -1.f, 1.f};
     std::string dtype = "auto", device = "auto", recompute = "none";
     int threads        = 0;
+    bool sync          = false;
     uint64_t seed      = 1337;
     int64_t eval_every = -1, eval_batches = 20, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2,
             log_every = 10;
@@ -62,6 +63,7 @@ inline void list_options(Flags& f, Options& o) {
     f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
     f.choose("--device",          o.device,         {"auto", "cpu", "cuda"}, "where to run");
     f.add("--threads",            o.threads,        "CPU threads; 0: one per core");
+    f.add("--sync",               o.sync,           "wait after every GPU kernel, so that an error names the op it happened in");
     f.add("--seed",               o.seed,           "of weights, data order and samples");
     f.choose("--recompute",       o.recompute,      {"none", "gelu", "norm", "block"}, "activations to recompute instead of keeping; only none yet");
     f.group("along the way");

@@ -122,7 +122,6 @@ inline void initialise_params(Params& p, const Config& c, uint64_t seed, Stream 
             for (int64_t i = 0; i < n; i += 4096)
                 random.fill_normal(values.data() + i, i, std::min<int64_t>(4096, n - i), r.start.value);
         }
-        const Tensor host{values.data(), DType::F32, r.shape};
-        copy(*r.tensor, host, s);
+        from_host(*r.tensor, values, s);
     }
 }

@@ -10,6 +10,9 @@
 //   where w is its own master, and 30 in bf16.
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
 
 static void expect_sane(const AdamWStep& a) {
     CHECK(a.step >= 1, "adamw: step is {}, expected 1 or more (1 is the first update)", a.step);
@@ -62,6 +65,49 @@ static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tens
 }
 
 }  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+// 4 parameters to a thread: 16 bytes of each fp32 tensor. w may be master, so neither is __restrict__.
+template <int W, class T>
+static __global__ void adamw_kernel(T* w, float* master, float* m, float* v, const float* grad, const float* grad_norm2,
+                                    int64_t n, AdamWStep a, AdamWScales k) {
+    const float norm2 = *grad_norm2;
+    if (!isfinite(norm2)) return;
+    const float norm = sqrtf(norm2), shrink = a.clip > 0 && norm > a.clip ? a.clip / norm : 1.f;
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        Floats<width> g = load<width>(grad + i), mean = load<width>(m + i), var = load<width>(v + i),
+                      now = load<width>(master + i);
+        for (int j = 0; j < width; j++) {
+            const float gj = g[j] * shrink;
+            mean[j]        = mean[j] * k.m_keep + gj * k.m_take;
+            var[j]         = var[j] * k.v_keep + gj * gj * k.v_take;
+            now[j] -= a.lr * (mean[j] * k.m_hat / (sqrtf(var[j] * k.v_hat) + a.eps) + a.weight_decay * now[j]);
+        }
+        store(m + i, mean);
+        store(v + i, var);
+        store(master + i, now);
+        if constexpr (!std::is_same_v<T, float>) store(w + i, now);
+    });
+}
+
+template <class T>
+static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, AdamWStep a, Queue& q) {
+    if (std::is_same_v<T, float> && w.ptr != master.ptr) {  // fp32 weights with a master of their own
+        adamw<T>(master, master, m, v, grad, grad_norm2, a, q);
+        CUDA_RUN(cudaMemcpyAsync(w.ptr, master.ptr, size_t(w.bytes()), cudaMemcpyDeviceToDevice, q.stream));
+        return;
+    }
+    const int64_t n = w.numel();
+    for_width<float>(aligned(w.ptr, master.ptr, m.ptr, v.ptr, grad.ptr), [&](auto width) {
+        launch(adamw_kernel<width, T>, grid_over(n, width), q, w.data<T>(), master.data<float>(), m.data<float>(),
+               v.data<float>(), grad.data<float>(), grad_norm2.data<float>(), n, a, AdamWScales(a));
+    });
+}
+
+}  // namespace gpu
+#endif
 
 void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, AdamWStep step, Stream s) {
     expect(w, w.shape, w.dtype, w);

@@ -531,6 +531,10 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 
 }  // namespace cpu
 
+#ifdef __CUDACC__
+#include "attention_gpu.cuh"
+#endif
+
 // ---- doors ----------------------------------------------------------------------------------------------------------
 
 static void check_attention(const char* op, const Tensor& qkv, float scale, int64_t window) {

@@ -1,8 +1,8 @@
 // cpu.h - what the CPU half of every op is made of: parallel ranges, vectors of one register, exp
 //
-// floats is a GCC/Clang vector as wide as a register of the machine that -march names: 16, 8 or 4 floats. The kernels are
-// written once in terms of `lanes`. Wherever a sum crosses pieces of work, their number does not depend on the number of
-// threads: results are the same to the bit for any --threads.
+// floats is a GCC/Clang vector as wide as a register of the machine that -march names: 16, 8 or 4 floats. The kernels
+// are written once in terms of `lanes`. Wherever a sum crosses pieces of work, their number does not depend on the
+// number of threads: results are the same to the bit for any --threads.
 #pragma once
 #include <omp.h>
 
@@ -16,7 +16,8 @@
 namespace cpu {
 
 // f(begin, end) over [0, n) in contiguous pieces of at least `grain`, one piece per thread.
-template <class F> inline void parallel_ranges(int64_t n, int64_t grain, F f) {
+template <class F>
+inline void parallel_ranges(int64_t n, int64_t grain, F f) {
     const int64_t pieces = std::min<int64_t>(omp_get_max_threads(), (n + grain - 1) / std::max<int64_t>(grain, 1));
     if (pieces <= 1) return n > 0 ? f(int64_t(0), n) : void();
 #pragma omp parallel for num_threads(pieces) schedule(static, 1)
@@ -24,7 +25,8 @@ template <class F> inline void parallel_ranges(int64_t n, int64_t grain, F f) {
 }
 
 // f(i) for each i in [0, n), handed out one by one: for pieces of unequal work whose results do not meet.
-template <class F> inline void parallel_tasks(int64_t n, F f) {
+template <class F>
+inline void parallel_tasks(int64_t n, F f) {
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t i = 0; i < n; i++) f(i);
 }
@@ -37,9 +39,9 @@ constexpr int lanes = 8;
 #else
 constexpr int lanes = 4;
 #endif
-typedef float    floats __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-typedef int32_t  ints   __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-typedef uint32_t words  __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef float floats __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(2 * lanes), aligned(2), may_alias));
 
 inline floats broadcast(float x) { return x - floats{}; }
@@ -50,19 +52,21 @@ inline floats load(const bf16* p) {
 }
 inline void store(float* p, floats v) { *reinterpret_cast<floats*>(p) = v; }
 inline void store(bf16* p, floats v) {  // the rounding of bf16(float)
-    const words u       = reinterpret_cast<words>(v);
-    const words rounded = u + 0x7fffu + ((u >> 16) & 1u);
-    const words picked  = v != v ? u | 0x00400000u : rounded;
-    const halves h      = __builtin_convertvector(picked >> 16, halves);
+    const words u                 = reinterpret_cast<words>(v);
+    const words rounded           = u + 0x7fffu + ((u >> 16) & 1u);
+    const words picked            = v != v ? u | 0x00400000u : rounded;
+    const halves h                = __builtin_convertvector(picked >> 16, halves);
     *reinterpret_cast<halves*>(p) = h;
 }
 // The first n < lanes; the rest read as `fill` and are not written.
-template <class T> inline floats load(const T* p, int64_t n, float fill = 0.f) {
+template <class T>
+inline floats load(const T* p, int64_t n, float fill = 0.f) {
     T tmp[lanes];
     for (int i = 0; i < lanes; i++) tmp[i] = i < n ? p[i] : T(fill);
     return load(tmp);
 }
-template <class T> inline void store(T* p, floats v, int64_t n) {
+template <class T>
+inline void store(T* p, floats v, int64_t n) {
     T tmp[lanes];
     store(tmp, v);
     for (int64_t i = 0; i < n; i++) p[i] = tmp[i];
@@ -75,7 +79,7 @@ inline float sum(floats v) {  // pairwise, so the order does not depend on the i
     return x[0];
 }
 inline floats max(floats a, floats b) { return a > b ? a : b; }
-inline float  max(floats v) {
+inline float max(floats v) {
     float x[lanes];
     store(x, v);
     for (int w = lanes / 2; w; w /= 2)
@@ -83,14 +87,25 @@ inline float  max(floats v) {
     return x[0];
 }
 
-// f(i, n) along a row in steps of `lanes`: n is that, or what is left at the end. With load(p + i, n) it reads as one loop.
-template <class F> inline void for_lanes(int64_t n, F f) {
+// f(i, n) along a row in steps of `lanes`: n is that, or what is left at the end. With load(p + i, n) it reads as one
+// loop. nvcc reads this file a second time for the GPU and would compile constexpr maths on vectors for it, which it
+// cannot: there f is never called, so it is never instantiated.
+template <class F>
+inline void for_lanes([[maybe_unused]] int64_t n, [[maybe_unused]] F f) {
+#ifndef __CUDA_ARCH__
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<int64_t, lanes>{});
     if (i < n) f(i, n - i);
+#endif
 }
-template <class T> inline floats load(const T* p, std::integral_constant<int64_t, lanes>, float = 0.f) { return load(p); }
-template <class T> inline void   store(T* p, floats v, std::integral_constant<int64_t, lanes>) { store(p, v); }
+template <class T>
+inline floats load(const T* p, std::integral_constant<int64_t, lanes>, float = 0.f) {
+    return load(p);
+}
+template <class T>
+inline void store(T* p, floats v, std::integral_constant<int64_t, lanes>) {
+    store(p, v);
+}
 
 // The first n lanes of v, the others 0: what a sum may see of the end of a row.
 inline floats keep(floats v, int64_t n) {
@@ -100,10 +115,11 @@ inline floats keep(floats v, int64_t n) {
 inline floats keep(floats v, std::integral_constant<int64_t, lanes>) { return v; }
 
 // Σ f(i, n) over a row, in four running vectors so that the additions overlap; f sees the row as in for_lanes.
-template <class F> inline float sum_lanes(int64_t length, F f) {
+template <class F>
+inline float sum_lanes(int64_t length, F f) {
     constexpr std::integral_constant<int64_t, lanes> all{};
-    floats  acc[4] = {};
-    int64_t i      = 0;
+    floats acc[4] = {};
+    int64_t i     = 0;
     for (; i + 4 * lanes <= length; i += 4 * lanes)
         for (int k = 0; k < 4; k++) acc[k] += f(i + k * lanes, all);
     for (; i + lanes <= length; i += lanes) acc[0] += f(i, all);
@@ -112,25 +128,28 @@ template <class F> inline float sum_lanes(int64_t length, F f) {
 }
 
 // f(i, n) over [0, length) as in for_lanes, shared by all threads; where the pieces meet does not change a result.
-template <class F> inline void parallel_lanes(int64_t length, F f) {
+template <class F>
+inline void parallel_lanes(int64_t length, F f) {
     parallel_ranges((length + lanes - 1) / lanes, 1024, [=](int64_t begin, int64_t end) {
         const int64_t first = begin * lanes, last = std::min(end * lanes, length);
         for_lanes(last - first, [=](int64_t i, auto n) { f(first + i, n); });
     });
 }
 
-// e^x: x = k ln2 + r with |r| <= ln2/2, a degree-7 polynomial for 2 e^r, times 2^(k-1). Within 1.2 ulp from -86.9 to 88.7;
-// below that 0, above it inf; NaN stays NaN.
+// e^x: x = k ln2 + r with |r| <= ln2/2, a degree-7 polynomial for 2 e^r, times 2^(k-1). Within 1.2 ulp from -86.9
+// to 88.7; below that 0, above it inf; NaN stays NaN.
 inline floats exp(floats x) {
-    const floats hi = broadcast(89.f), lo = broadcast(-87.f);  // here k - 1 is 127, and -127, whose exponent bits are all 0
-    floats       c  = x > hi ? hi : x;                         // a NaN compares false and passes through both
-    c               = c < lo ? lo : c;
-    // Adding 1.5·2^23 rounds to an integer and leaves it in the low bits; 126 more makes k the exponent bits of 2^(k-1).
+    const floats hi    = broadcast(89.f),
+                 lo    = broadcast(-87.f);  // here k - 1 is 127, and -127, whose exponent bits are all 0
+    floats c           = x > hi ? hi : x;   // a NaN compares false and passes through both
+    c                  = c < lo ? lo : c;
+    // Adding 1.5·2^23 rounds to an integer and leaves it in the low bits; 126 more makes k the exponent bits of
+    // 2^(k-1).
     const floats magic = broadcast(12582912.f + 126.f);
     const floats t     = c * 1.44269504088896341f + magic;
     const floats k     = t - magic;
     const floats r     = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // ln2 in two pieces (Cody and Waite)
-    floats       p     = r * (2 * 1.9875691500e-4f) + 2 * 1.3981999507e-3f;
+    floats p           = r * (2 * 1.9875691500e-4f) + 2 * 1.3981999507e-3f;
     p                  = p * r + 2 * 8.3334519073e-3f;
     p                  = p * r + 2 * 4.1665795894e-2f;
     p                  = p * r + 2 * 1.6666665459e-1f;

@@ -12,6 +12,13 @@
 
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
+
+static std::string wrong_target(const char* op, int64_t at, int64_t, int64_t id, int64_t V) {
+    return fmt::format("{}: target {} is {}, expected -1 or 0..{}", op, at, id, V - 1);
+}
 
 namespace cpu {
 
@@ -44,8 +51,7 @@ static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t 
     float* loss           = losses.data<float>();
     const int32_t* target = targets.data<int32_t>();
     for (int64_t n = 0; n < N; n++)
-        CHECK(target[n] >= -1 && target[n] < V, "cross_entropy: target {} is {}, expected -1 or 0..{}", n, target[n],
-              V - 1);
+        CHECK(target[n] >= -1 && target[n] < V, "{}", wrong_target("cross_entropy", n, 1, target[n], V));
     const bool grad = grad_scale != 0;
     parallel_ranges(N, 1, [=](int64_t begin, int64_t end) {
         std::vector<float> exps(grad ? V : 0);
@@ -68,6 +74,98 @@ static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t 
 }
 
 }  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+// The sum of exp(x - top) over what was seen so far, top its largest x. While nothing but -∞ was seen, top is -∞ and the sum
+// is relative to 0, so that -∞ - -∞ does not arise; a NaN makes the sum NaN.
+struct Exps {
+    float top = -INFINITY, sum = 0;
+    template <int W> __device__ void add(const Floats<W>& x) {
+        float most = top;
+        for (int k = 0; k < W; k++) most = fmaxf(most, x[k]);
+        const float base = most == -INFINITY ? 0.f : most;
+        sum *= expf(top - base);
+        for (int k = 0; k < W; k++) sum += expf(x[k] - base);
+        top = most;
+    }
+    __device__ void add(const Exps& o) {
+        const float most = fmaxf(top, o.top), base = most == -INFINITY ? 0.f : most;
+        sum = sum * expf(top - base) + o.sum * expf(o.top - base);
+        top = most;
+    }
+    __device__ Exps from_lane(int distance) const {
+        Exps o;
+        o.top = __shfl_xor_sync(~0u, top, distance);
+        o.sum = __shfl_xor_sync(~0u, sum, distance);
+        return o;
+    }
+};
+
+// A block per row. The row is kept in shared memory where it fits (50304 columns of bf16 are 98 KB; an H100's block may have
+// 227), so logits are read once and written once; where it does not, `row` is the row itself and comes from the cache again.
+template <int W, class T>
+static __global__ void __launch_bounds__(1024)
+    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale, bool keep,
+                         const BadId* bad) {
+    extern __shared__ uint4 memory[];
+    __shared__ Exps of_warp[32];
+    if (!ready(bad)) return;
+    T* const  x      = logits + blockIdx.x * Vp;
+    T* const  row    = keep ? reinterpret_cast<T*>(memory) : x;
+    const int target = targets[blockIdx.x], lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    const auto each  = [&](auto f) {
+        for (int64_t i = threadIdx.x * W; i < Vp; i += blockDim.x * W) f(i);
+    };
+    if (target < 0) {
+        if (threadIdx.x == 0) losses[blockIdx.x] = 0;
+        if (grad_scale != 0) each([&](int64_t i) { store(x + i, Floats<W>{}); });
+        return;
+    }
+    const float at_target = threadIdx.x == 0 ? load<1>(x + target)[0] : 0.f;
+    Exps        exps;
+    each([&](int64_t i) {
+        Floats<W> v = load<W>(x + i);
+        if (keep) store(row + i, v);
+        for (int k = 0; k < W; k++)
+            if (i + k >= V) v[k] = -INFINITY;  // padding takes no part
+        exps.add(v);
+    });
+    for (int w = 16; w; w /= 2) exps.add(exps.from_lane(w));
+    if (lane == 0) of_warp[threadIdx.x / 32] = exps;
+    __syncthreads();
+    exps = lane < warps ? of_warp[lane] : Exps();
+    for (int w = 16; w; w /= 2) exps.add(exps.from_lane(w));
+
+    const float top = exps.top, total = exps.sum;
+    if (threadIdx.x == 0) losses[blockIdx.x] = float(log(double(total)) + double(top) - double(at_target));
+    if (grad_scale == 0) return;
+    const float scale = grad_scale / total;
+    each([&](int64_t i) {
+        Floats<W> v = load<W>(row + i);
+        for (int k = 0; k < W; k++) {
+            const float e = expf(v[k] - top);
+            v[k]          = i + k >= V ? 0.f : (i + k == target ? e - total : e) * scale;  // exp / total - 1 = (exp - total) / total
+        }
+        store(x + i, v);
+    });
+}
+
+template <class T>
+static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t V, float grad_scale, Queue& q) {
+    q.expect_ids(targets, -1, {wrong_target, "cross_entropy", 1, V, __FILE__, __LINE__});
+    const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = ceil_div(Vp * int64_t(sizeof(T)), 16) * 16;
+    const bool    keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
+    for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
+        const int threads = int(std::clamp<int64_t>(ceil_div(Vp / width, 32) * 32, 32, 1024));
+        launch(cross_entropy_kernel<width, T>, {N, threads, keep ? row_bytes : 0}, q, logits.data<T>(), losses.data<float>(),
+               targets.data<int32_t>(), V, Vp, grad_scale, keep, q.bad);
+    });
+}
+
+}  // namespace gpu
+#endif
 
 void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Stream s) {
     CHECK(logits && logits.shape.dims == 2, "cross_entropy: logits is {}, expected (N, Vp)", logits.str());

@@ -12,6 +12,9 @@
 
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
 
 // ---- what the machine is
 // ----------------------------------------------------------------------------------------------
@@ -35,15 +38,81 @@ static int64_t available_memory() {
     return available;
 }
 
-Device::Device(const std::string& kind, int index, int threads) {
+#ifdef __CUDACC__
+namespace gpu {
+
+// Why GPU number `index` cannot be used; empty when it can.
+static std::string obstacle(int index) {
+    int count = 0, driver = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    cudaDriverGetVersion(&driver);
+    const auto version = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
+    if (status == cudaErrorInsufficientDriver)
+        return driver == 0
+                   ? "there is no NVIDIA driver on this machine"
+                   : fmt::format(
+                         "the NVIDIA driver is for CUDA up to {}, and this program was built with CUDA {}: a newer "
+                         "driver or a build with an older toolkit would do",
+                         version(driver), version(CUDART_VERSION));
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
+        return "there is no NVIDIA GPU on this machine";
+    if (status != cudaSuccess)
+        return fmt::format("CUDA: {} ({})", cudaGetErrorName(status), cudaGetErrorString(status));
+    if (index < 0 || index >= count) return fmt::format("there is no GPU number {}, only 0 to {}", index, count - 1);
+    cudaDeviceProp gpu;
+    CUDA_RUN(cudaGetDeviceProperties(&gpu, index));
+    if (gpu.major < 8)
+        return fmt::format("{} has compute capability {}.{}, and bf16 needs 8.0 (A100, RTX 30) or newer", gpu.name,
+                           gpu.major, gpu.minor);
+    return "";
+}
+
+static int64_t free_bytes() {
+    size_t free = 0, total = 0;
+    CUDA_RUN(cudaMemGetInfo(&free, &total));
+    return int64_t(free);
+}
+
+static void* allocate(int64_t bytes) {
+    void* p = nullptr;
+    if (cudaMalloc(&p, size_t(bytes)) == cudaSuccess) return p;
+    cudaGetLastError();  // this one is answered for
+    return nullptr;
+}
+
+}  // namespace gpu
+// ON_GPU(s, call): returns call when s is a stream of a GPU.
+#define ON_GPU(s, ...) \
+    if ((s).where == Machine::cuda) return __VA_ARGS__
+#else
+#define ON_GPU(s, ...) (void)(s)
+#endif
+
+Device::Device(const std::string& kind, int index, int threads, bool sync_each) {
     CHECK(kind == "auto" || kind == "cpu" || kind == "cuda", "--device {}: expected auto, cpu or cuda", kind);
-    CHECK(kind != "cuda", "--device cuda: this binary was built without its CUDA half; use --device cpu");
-    CHECK(index == 0, "there is one CPU device, number 0, not {}", index);
     CHECK(threads >= 0 && threads <= 4096, "--threads {}: expected 0 (one per core) up to 4096", threads);
     threads_ = threads ? threads : int(std::max(1, omp_get_num_procs()));
     omp_set_num_threads(threads_);
     name_ = cpu_name();
+    if (kind != "cpu") use_gpu(index, sync_each, kind == "cuda");
+    CHECK(where() == Machine::cuda || index == 0, "there is one CPU device, number 0, not {}", index);
 }
+
+#ifdef __CUDACC__
+void Device::use_gpu(int index, bool sync_each, bool insist) {
+    const std::string obstacle = gpu::obstacle(index);
+    CHECK_RUN(obstacle.empty() || !insist, "--device cuda: {}; --device cpu runs on the CPU", obstacle);
+    if (!obstacle.empty()) return fmt::print(stderr, "--device auto: {}; running on the CPU\n", obstacle);
+    const auto queue = std::make_shared<gpu::Queue>(index, sync_each);
+    queue_           = queue;
+    stream_          = {Machine::cuda, queue.get()};
+    name_            = queue->limits.name;
+}
+#else
+void Device::use_gpu(int, bool, bool insist) {
+    CHECK(!insist, "--device cuda: this binary was built without its CUDA half; use --device cpu");
+}
+#endif
 
 Device::~Device() = default;
 
@@ -54,6 +123,7 @@ void let_idle_threads_sleep(char** argv) {
 }
 
 bool Device::fast_bf16() const {
+    ON_GPU(stream_, true);
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx512bf16");
 #else
@@ -61,23 +131,33 @@ bool Device::fast_bf16() const {
 #endif
 }
 
-int64_t Device::free_bytes() const { return available_memory(); }
+int64_t Device::free_bytes() const {
+    ON_GPU(stream_, gpu::free_bytes());
+    return available_memory();
+}
 
-// The rate of one well-shaped product: 1024 rows against a 1024 × 1024 weight, the best of five.
+// The rate of one well-shaped product, a square against a square, the best of five. 1024 keeps a CPU busy for
+// milliseconds; on a GPU the squares grow until a product takes a millisecond, so that the time to start it does not
+// count.
 double Device::peak_flops(DType t) const {
     double& rate = peak_[t];
     if (rate > 0) return rate;
-    const int64_t n = 1024;
-    Arena arena("peak measurement");
-    for (int i = 0; i < 3; i++) arena.plan({n, n}, t);
-    arena.allocate(*this);
-    const Tensor x = arena.take({n, n}, t), w = arena.take({n, n}, t), y = arena.take({n, n}, t);
-    for (int i = 0; i < 6; i++) {
-        const auto start = std::chrono::steady_clock::now();
-        matmul_forward(y, x, w, Tensor{}, stream_);
-        sync(stream_);
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-        if (i > 0) rate = std::max(rate, 2.0 * n * n * n / seconds.count());  // the first run builds the kernel
+    for (int64_t n = 1024; n <= 8192; n *= 2) {
+        Arena arena("peak measurement");
+        for (int i = 0; i < 3; i++) arena.plan({n, n}, t);
+        arena.allocate(*this);
+        const Tensor x = arena.take({n, n}, t), w = arena.take({n, n}, t), y = arena.take({n, n}, t);
+        double best = 1e30;
+        for (int i = 0; i < 6; i++) {
+            sync(stream_);
+            const auto start = std::chrono::steady_clock::now();
+            matmul_forward(y, x, w, Tensor{}, stream_);
+            sync(stream_);
+            const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+            if (i > 0) best = std::min(best, seconds.count());  // the first run builds the kernel
+        }
+        rate = 2.0 * n * n * n / best;
+        if (where() == Machine::cpu || best > 1e-3) break;
     }
     return rate;
 }
@@ -87,11 +167,19 @@ double Device::peak_flops(DType t) const {
 
 static std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", double(bytes) / (1 << 30)); }
 
-// Straight from the kernel: zero-filled, in huge pages where it can. The first page holds the size for release().
+// On the CPU straight from the kernel, in huge pages where it can. The first page holds the size for release().
 static constexpr int64_t page = 4096;
 
 void* Device::allocate(int64_t bytes) const {
     const int64_t available = free_bytes();
+#ifdef __CUDACC__
+    if (where() == Machine::cuda) {
+        void* p = gpu::allocate(bytes);
+        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller --batch or --context takes less", name_,
+                  gib(bytes), gib(available));
+        return p;
+    }
+#endif
     CHECK_RUN(bytes < available, "out of memory: {} wanted, {} free; a smaller --batch or --context takes less",
               gib(bytes), gib(available));
     void* base = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -103,6 +191,7 @@ void* Device::allocate(int64_t bytes) const {
 
 void Device::release(void* p) const {
     if (!p) return;
+    ON_GPU(stream_, void(cudaFree(p)));  // at the end of a program that failed it cannot succeed
     char* base = static_cast<char*>(p) - page;
     munmap(base, *reinterpret_cast<int64_t*>(base));
 }
@@ -125,6 +214,8 @@ void Arena::allocate(const Device& device) {
     try {
         base_   = static_cast<char*>(device.allocate(std::max<int64_t>(planned_, 64)));
         device_ = &device;
+        if (device.where() == Machine::cuda)  // fresh pages of the CPU are zero already
+            zero(Tensor{base_, DType::BF16, {std::max<int64_t>(planned_, 64) / 2}}, device.stream());
     } catch (const RunError& e) { throw RunError(group_ + ": " + e.what()); }
 }
 
@@ -157,19 +248,67 @@ static void move_bytes(void* dst, const void* src, int64_t bytes) {
 }
 }  // namespace cpu
 
-void copy(Tensor dst, Tensor src, Stream) {
+#ifdef __CUDACC__
+namespace gpu {
+template <int W, class To, class From>
+static __global__ void convert_kernel(To* out, const From* in, int64_t n) {
+    for_grid<W>(n, [=](int64_t i, auto width) { store<width>(out + i, load<width>(in + i)); });
+}
+template <class To, class From>
+static void convert(Tensor dst, Tensor src, Queue& q) {
+    To* const out  = dst.data<To>();
+    const From* in = src.data<From>();
+    for_width<float>(aligned(out, in), [&](auto width) {  // 4 at a time: 16 bytes of floats on one side, 8 on the other
+        launch(convert_kernel<width, To, From>, grid_over(src.numel(), width), q, out, in, src.numel());
+    });
+}
+static void copy(Tensor dst, Tensor src, Queue& q) {
+    if (dst.dtype == src.dtype)
+        return CUDA_RUN(cudaMemcpyAsync(dst.ptr, src.ptr, size_t(src.bytes()), cudaMemcpyDeviceToDevice, q.stream));
+    if (dst.dtype == DType::BF16) return convert<bf16, float>(dst, src, q);
+    return convert<float, bf16>(dst, src, q);
+}
+static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t(t.bytes()), q.stream)); }
+static void to_host(void* dst, Tensor src, Queue& q) {
+    CUDA_RUN(cudaMemcpyAsync(dst, src.ptr, size_t(src.bytes()), cudaMemcpyDeviceToHost, q.stream));
+    q.wait();
+}
+}  // namespace gpu
+#endif
+
+void copy(Tensor dst, Tensor src, Stream s) {
     CHECK(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
+    ON_GPU(s, gpu::copy(dst, src, gpu::Op(s, "copy")));
     if (dst.dtype == src.dtype) return cpu::move_bytes(dst.ptr, src.ptr, src.bytes());
     if (dst.dtype == DType::BF16) return cpu::convert<bf16, float>(dst, src);
     return cpu::convert<float, bf16>(dst, src);
 }
 
-void zero(Tensor t, Stream) {
+void zero(Tensor t, Stream s) {
+    ON_GPU(s, gpu::zero(t, gpu::Op(s, "zero")));
     cpu::parallel_ranges(t.bytes(), 1 << 20, [=](int64_t begin, int64_t end) {
         std::memset(static_cast<char*>(t.ptr) + begin, 0, end - begin);
     });
 }
 
-void sync(Stream) {}
-void to_host(void* dst, Tensor src, Stream) { std::memcpy(dst, src.ptr, src.bytes()); }
-void from_host(Tensor dst, const void* src, Stream) { std::memcpy(dst.ptr, src, dst.bytes()); }
+void sync(Stream s) { ON_GPU(s, gpu::queue_of(s).wait()); }
+
+void to_host(void* dst, Tensor src, Stream s) {
+    ON_GPU(s, gpu::to_host(dst, src, gpu::queue_of(s)));
+    std::memcpy(dst, src.ptr, src.bytes());
+}
+
+void from_host(Tensor dst, const void* src, Stream s) {
+    ON_GPU(s, gpu::queue_of(s).upload(dst.ptr, src, dst.bytes()));
+    std::memcpy(dst.ptr, src, dst.bytes());
+}
+
+void from_host(Tensor dst, const std::vector<float>& src, Stream s) {
+    CHECK(int64_t(src.size()) == dst.numel(), "from_host: {} values for {}", src.size(), dst.str());
+    const Tensor values{const_cast<float*>(src.data()), DType::F32, dst.shape};
+    if (s.where == Machine::cpu) return copy(dst, values, s);
+    if (dst.dtype == DType::F32) return from_host(dst, values.ptr, s);
+    std::vector<bf16> rounded(src.size());
+    copy(Tensor{rounded.data(), DType::BF16, dst.shape}, values, Stream{});
+    from_host(dst, rounded.data(), s);
+}

@@ -14,14 +14,15 @@ enum class Machine : uint8_t { cpu, cuda };
 // A queue of work on one machine. Passed by value; the Device that made it owns what is behind it.
 struct Stream {
     Machine where = Machine::cpu;
-    void* handle  = nullptr;  // a cudaStream_t when where == cuda
+    void* handle  = nullptr;  // a gpu::Queue when where == cuda
 };
 
 // One processor and its memory. Handles of libraries live here.
 class Device {
   public:
-    // kind: auto, cpu or cuda. threads: CPU threads, 0 for one per core.
-    explicit Device(const std::string& kind = "auto", int index = 0, int threads = 0);
+    // kind: auto (a GPU that can be used, else the CPU), cpu or cuda. threads: CPU threads, 0 for one per core.
+    // sync_each: on a GPU, wait after every kernel, so that an error names the op that caused it.
+    explicit Device(const std::string& kind = "auto", int index = 0, int threads = 0, bool sync_each = false);
     ~Device();
     Device(const Device&)            = delete;
     Device& operator=(const Device&) = delete;
@@ -38,7 +39,10 @@ class Device {
     void release(void* p) const;
 
   private:
+    void use_gpu(int index, bool sync_each, bool insist);
+
     Stream stream_;
+    std::shared_ptr<void> queue_;  // what stream_ points to on a GPU
     std::string name_;
     int threads_ = 1;
     mutable std::map<DType, double> peak_;
@@ -57,6 +61,7 @@ void sync(Stream s);  // waits until all queued work is done
 // To and from ordinary host memory; same shape and dtype; the host side may be touched when the call returns.
 void to_host(void* dst, Tensor src, Stream s);
 void from_host(Tensor dst, const void* src, Stream s);
+void from_host(Tensor dst, const std::vector<float>& src, Stream s);  // rounded to the dtype of dst
 
 // Memory for a table of tensors, in one block. Walk the table once with plan() to learn the size, call allocate(), and
 // walk it again with take(): both walks see the same rows, so the second gets the memory that the first asked for.
@@ -83,15 +88,15 @@ class Arena {
     int64_t planned_ = 0, used_ = 0;
 };
 
-// RUN_ON(s, op, x, args…): calls cpu::op<T>(x, args…) or gpu::op<T>(x, args…, stream) for the dtype T of x.
+// RUN_ON(s, op, x, args…): calls cpu::op<T>(x, args…) or gpu::op<T>(x, args…, queue) for the dtype T of x.
 #ifdef __CUDACC__
-#define RUN_ON(s, op, x, ...)                                                   \
-    for_dtype((x).dtype, [&](auto zero_) {                                      \
-        using T_ = decltype(zero_);                                             \
-        if ((s).where == Machine::cpu)                                          \
-            cpu::op<T_>(x, __VA_ARGS__);                                        \
-        else                                                                    \
-            gpu::op<T_>(x, __VA_ARGS__, static_cast<cudaStream_t>((s).handle)); \
+#define RUN_ON(s, op, x, ...)                             \
+    for_dtype((x).dtype, [&](auto zero_) {                \
+        using T_ = decltype(zero_);                       \
+        if ((s).where == Machine::cpu)                    \
+            cpu::op<T_>(x, __VA_ARGS__);                  \
+        else                                              \
+            gpu::op<T_>(x, __VA_ARGS__, gpu::Op(s, #op)); \
     })
 #else
 #define RUN_ON(s, op, x, ...)                                                                  \

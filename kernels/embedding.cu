@@ -6,14 +6,24 @@
 //   Without positions, position[n] is n mod T. Every id is checked before any memory is touched.
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
+
+static std::string wrong_token(const char* op, int64_t at, int64_t columns, int64_t id, int64_t rows) {
+    return fmt::format("{}: token at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id, rows);
+}
+static std::string wrong_position(const char* op, int64_t at, int64_t columns, int64_t id, int64_t rows) {
+    return fmt::format("{}: position at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id, rows);
+}
 
 namespace cpu {
 
-static void expect_ids(const char* op, const char* what, Tensor ids, int64_t rows) {
+template <class Text>
+static void expect_ids(const char* op, Text wrong, Tensor ids, int64_t rows) {
     const int32_t* id = ids.data<int32_t>();
     for (int64_t n = 0; n < ids.numel(); n++)
-        CHECK(id[n] >= 0 && id[n] < rows, "{}: {} at ({}, {}) is {}, but the table has {} rows", op, what,
-              n / ids.shape[-1], n % ids.shape[-1], id[n], rows);
+        CHECK(id[n] >= 0 && id[n] < rows, "{}", wrong(op, n, ids.shape[-1], id[n], rows));
 }
 
 // The rows of both tables that row n reads.
@@ -25,8 +35,8 @@ struct Lookup {
         : token(tokens.data<int32_t>()),
           position(positions ? positions.data<int32_t>() : nullptr),
           T(tokens.shape[-1]) {
-        expect_ids(op, "token", tokens, wte.shape[0]);
-        if (wpe && positions) expect_ids(op, "position", positions, wpe.shape[0]);
+        expect_ids(op, wrong_token, tokens, wte.shape[0]);
+        if (wpe && positions) expect_ids(op, wrong_position, positions, wpe.shape[0]);
     }
     int64_t position_of(int64_t n) const { return position ? position[n] : n % T; }
 };
@@ -74,6 +84,178 @@ static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tok
 }
 
 }  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+static void expect_ids(const char* op, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
+    const int64_t T = tokens.shape[1];
+    q.expect_ids(tokens, 0, {wrong_token, op, T, wte.shape[0], __FILE__, __LINE__});
+    if (wpe && positions) q.expect_ids(positions, 0, {wrong_position, op, T, wpe.shape[0], __FILE__, __LINE__});
+}
+
+// A warp per row.
+template <int W, class T>
+static __global__ void embedding_forward_kernel(T* out, const int32_t* token, const int32_t* position, const T* wte,
+                                                const T* wpe, int64_t N, int64_t length, int64_t C, const BadId* bad) {
+    const int64_t n = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+    if (n >= N || !ready(bad)) return;
+    const T* word = wte + token[n] * C;
+    const T* here = wpe ? wpe + (position ? position[n] : n % length) * C : nullptr;
+    for (int64_t i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
+        Floats<W> v = load<W>(word + i);
+        if (here) {
+            const Floats<W> p = load<W>(here + i);
+            for (int k = 0; k < W; k++) v[k] += p[k];
+        }
+        store(out + n * C + i, v);
+    }
+}
+
+template <class T>
+static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
+    expect_ids("embedding_forward", tokens, positions, wte, wpe, q);
+    const int64_t N = tokens.numel(), C = wte.shape[1];
+    for_width<T>(C % wide<T> == 0 && aligned(out.ptr, wte.ptr, wpe.ptr), [&](auto width) {
+        launch(embedding_forward_kernel<width, T>, {ceil_div(N, 4), 128}, q, out.data<T>(), tokens.data<int32_t>(),
+               static_cast<int32_t*>(positions.ptr), wte.data<T>(), static_cast<T*>(wpe.ptr), N, tokens.shape[1], C, q.bad);
+    });
+}
+
+// Backward adds rows that share a token. Their numbers are sorted by token, stably, so each token's rows lie together and in
+// order; then one block per token adds them, and every sum has one order and one owner.
+
+// order = 0..N-1 sorted by id, 8 bits of the id a pass: one block, whose 32 warps own a piece of the list each. A warp counts
+// how often each value of the 8 bits occurs in its piece; sums of these counts say where its rows go. It takes 0.1 ms for
+// 65536 ids at two dependent reads a row, 32 warps at a time - a bound, not measured - beside a training step of that many tokens.
+constexpr int sort_warps = 32, sort_values = 256;
+static __global__ void __launch_bounds__(32 * sort_warps)
+    sort_kernel(int32_t* order, int32_t* other, const int32_t* ids, int64_t N, int passes, const BadId* bad) {
+    __shared__ int counts[sort_warps][sort_values], totals[sort_warps];
+    if (!ready(bad)) return;
+    const int     thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int64_t piece = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32, begin = warp * piece, end = min(N, begin + piece);
+
+    for (int pass = 0; pass < passes; pass++) {
+        int32_t* const       to   = (passes - pass) % 2 ? order : other;  // the last pass ends in order
+        const int32_t* const from = to == order ? other : order;
+        // f(row, value, peers): the rows of the warp's piece, 32 at a time; peers are the lanes with the same value.
+        const auto each = [&](auto f) {
+            for (int64_t i = begin + lane; i - lane < end; i += 32) {
+                const bool    here  = i < end;
+                const int32_t row   = !here ? 0 : pass ? from[i] : int32_t(i);
+                const int     value = here ? ids[row] >> (8 * pass) & (sort_values - 1) : 0;
+                unsigned      peers = __ballot_sync(~0u, here);
+                for (int bit = 1; bit < sort_values; bit *= 2) {
+                    const unsigned set = __ballot_sync(~0u, value & bit);
+                    peers &= value & bit ? set : ~set;
+                }
+                if (here) f(row, value, peers);
+                __syncwarp();
+                if (here && lane == __ffs(int(peers)) - 1) counts[warp][value] += __popc(peers);
+                __syncwarp();
+            }
+        };
+        for (int v = lane; v < sort_values; v += 32) counts[warp][v] = 0;
+        __syncwarp();
+        each([](int32_t, int, unsigned) {});
+        __syncthreads();
+
+        // Counts become places: a running sum over values, and for each value over warps. 8 warps of one value to a thread.
+        constexpr int share = sort_warps * sort_values / (32 * sort_warps), groups = sort_warps / share;
+        const int     value = thread / groups, first = thread % groups * share;
+        int           sum   = 0;
+        for (int w = first; w < first + share; w++) sum += counts[w][value];
+        int before = sum;  // of all threads up to this one
+        for (int d = 1; d < 32; d *= 2) {
+            const int left = __shfl_up_sync(~0u, before, d);
+            if (lane >= d) before += left;
+        }
+        if (lane == 31) totals[warp] = before;
+        __syncthreads();
+        for (int w = 0; w < warp; w++) before += totals[w];
+        before -= sum;
+        for (int w = first; w < first + share; w++) {
+            const int count  = counts[w][value];
+            counts[w][value] = before;
+            before += count;
+        }
+        __syncthreads();
+
+        each([&](int32_t row, int value, unsigned peers) {
+            to[counts[warp][value] + __popc(peers & ((1u << lane) - 1))] = row;
+        });
+        __syncthreads();
+    }
+}
+
+// to += rows[row_of(0)] + rows[row_of(1)] … until row_of gives -1: 8 rows on their way at a time, added one after another.
+template <int W, class T, class RowOf>
+static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_of) {
+    Floats<W> sum  = load<W>(to);
+    bool      more = true;
+    for (int64_t j = 0; more; j += 8) {
+        int64_t   row[8];
+        Floats<W> v[8] = {};
+        for (int k = 0; k < 8; k++) row[k] = more ? row_of(j + k) : -1, more = row[k] >= 0;
+        for (int k = 0; k < 8; k++)
+            if (row[k] >= 0) v[k] = load<W>(rows + row[k] * C);
+        for (int k = 0; k < 8; k++)
+            for (int e = 0; e < W && row[k] >= 0; e++) sum[e] += v[k][e];
+    }
+    store(to, sum);
+}
+
+// Blocks (row, slab): table row ids[order[i]] belongs to the block of the first i that has it.
+template <int W, class T>
+static __global__ void add_by_id_kernel(float* table, const T* dout, const int32_t* order, const int32_t* ids, int64_t N,
+                                        int64_t C, int slabs, const BadId* bad) {
+    const int64_t i = blockIdx.x / slabs, column = (blockIdx.x % slabs * int64_t(blockDim.x) + threadIdx.x) * W;
+    if (!ready(bad) || column >= C) return;
+    const int32_t id = ids[order[i]];
+    if (i > 0 && ids[order[i - 1]] == id) return;
+    add_rows<W>(table + id * C + column, dout + column, C, [=](int64_t j) -> int64_t {
+        const int32_t row = i + j < N ? order[i + j] : -1;
+        return row >= 0 && ids[row] == id ? row : -1;
+    });
+}
+
+// Blocks (t, slab), for positions that count 0..T-1 in each sequence.
+template <int W, class T>
+static __global__ void add_by_time_kernel(float* table, const T* dout, int64_t N, int64_t length, int64_t C, int slabs,
+                                          const BadId* bad) {
+    const int64_t t = blockIdx.x / slabs, column = (blockIdx.x % slabs * int64_t(blockDim.x) + threadIdx.x) * W;
+    if (!ready(bad) || column >= C) return;
+    add_rows<W>(table + t * C + column, dout + column, C,
+                [=](int64_t j) -> int64_t { return t + j * length < N ? t + j * length : -1; });
+}
+
+template <class T>
+static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tokens, Tensor positions, Queue& q) {
+    expect_ids("embedding_backward", tokens, positions, dwte, dwpe, q);
+    const int64_t N = tokens.numel(), C = dwte.shape[1], length = tokens.shape[1];
+    const T*      rows  = dout.data<T>();
+    int32_t*      order = q.scratch_of<int32_t>(2 * N);
+    // 4 columns to a thread: 16 bytes of the fp32 table, 8 or 16 of a row.
+    for_width<float>(C % 4 == 0 && aligned(rows, dwte.ptr, dwpe.ptr), [&](auto width) {
+        const int threads = int(std::min<int64_t>(ceil_div(C / width, 32) * 32, 256));
+        const int slabs   = int(ceil_div(C / width, threads));
+        const auto by_id  = [&](Tensor table, Tensor ids) {
+            int passes = 1;
+            while (table.shape[0] - 1 >> 8 * passes) passes++;
+            launch(sort_kernel, {1, 32 * sort_warps}, q, order, order + N, ids.data<int32_t>(), N, passes, q.bad);
+            launch(add_by_id_kernel<width, T>, {N * slabs, threads}, q, table.data<float>(), rows, order, ids.data<int32_t>(), N, C,
+                   slabs, q.bad);
+        };
+        by_id(dwte, tokens);
+        if (dwpe && positions) by_id(dwpe, positions);
+        else if (dwpe)
+            launch(add_by_time_kernel<width, T>, {length * slabs, threads}, q, dwpe.data<float>(), rows, N, length, C, slabs, q.bad);
+    });
+}
+
+}  // namespace gpu
+#endif
 
 static void expect_lookup(const char* op, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe) {
     CHECK(tokens && tokens.shape.dims == 2 && tokens.dtype == DType::I32, "{}: tokens is {}, expected (B, T) int32", op,

@@ -13,16 +13,17 @@
 //   x, y, dx, dy share any one shape. Arithmetic in float, storage in the tensor's dtype.
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
 
-// The maths is written once: F is a float on the GPU and 16 floats on the CPU. `constexpr` is what lets nvcc
-// instantiate one template for either machine (--expt-relaxed-constexpr); it refuses vectors in a function marked
-// __device__.
+// The maths is written once: F is a float on the GPU and 16 floats on the CPU.
 HD float exp_of(float x) { return expf(x); }
 inline cpu::floats exp_of(cpu::floats x) { return cpu::exp(x); }
 
 // |x|, but at most 16, where both forms have reached 0 and x in float: x³ stays finite. A NaN passes through.
 template <class F>
-constexpr F size_of_x(F x) {
+HD F size_of_x(F x) {
     const F a = x < 0.f ? -x : x;
     return a > 16.f ? F{} + 16.f : a;
 }
@@ -30,7 +31,7 @@ constexpr F size_of_x(F x) {
 // R(a) = exp(a²/2) Φ(-a), Mills' ratio over √(2π), as 1/2 and a polynomial in u = (a/4) / (1 + a/4). Coefficients
 // fitted for the smallest largest relative error over 0 <= a <= 5, which is 4e-9; in float Φ is within 0.6 · 2^-24.
 template <class F>
-constexpr F mills(F a) {
+HD F mills(F a) {
     const F u = 0.25f * a / (1.f + 0.25f * a);
     F p       = u * -0.037324246019f + 0.12148743123f;
     p         = p * u - 0.065967433155f;
@@ -44,7 +45,7 @@ constexpr F mills(F a) {
 }
 
 template <Gelu kind, class F>
-constexpr F gelu(F x) {
+HD F gelu(F x) {
     const F a = size_of_x(x);
     if constexpr (kind == Gelu::tanh) {
         const F e = exp_of(-1.5957691216f * a * (1.f + 0.044715f * a * a));  // exp(-|2u|), at most 1
@@ -56,7 +57,7 @@ constexpr F gelu(F x) {
 }
 
 template <Gelu kind, class F>
-constexpr F gelu_slope(F x) {
+HD F gelu_slope(F x) {
     const F a = size_of_x(x);
     if constexpr (kind == Gelu::tanh) {
         const F e = exp_of(-1.5957691216f * a * (1.f + 0.044715f * a * a)), s = 1.f / (1.f + e);  // s = σ(|2u|)
@@ -95,6 +96,56 @@ static void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind) {
 }
 
 }  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+template <int W, Gelu kind, class T>
+static __global__ void gelu_forward_kernel(T* y, const T* x, int64_t n) {
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        Floats<width> v = load<width>(x + i);
+        for (int k = 0; k < width; k++) v[k] = gelu<kind>(v[k]);
+        store(y + i, v);
+    });
+}
+template <class T, Gelu kind>
+static void gelu_forward(T* y, const T* x, int64_t n, Queue& q) {
+    for_width<T>(aligned(y, x), [&](auto width) {
+        launch(gelu_forward_kernel<width, kind, T>, grid_over(n, width), q, y, x, n);
+    });
+}
+template <class T>
+static void gelu_forward(Tensor y, Tensor x, Gelu kind, Queue& q) {
+    if (kind == Gelu::tanh)
+        gelu_forward<T, Gelu::tanh>(y.data<T>(), x.data<T>(), x.numel(), q);
+    else
+        gelu_forward<T, Gelu::erf>(y.data<T>(), x.data<T>(), x.numel(), q);
+}
+
+template <int W, Gelu kind, class T>
+static __global__ void gelu_backward_kernel(T* dx, const T* dy, const T* x, int64_t n) {
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        Floats<width> d = load<width>(dy + i), v = load<width>(x + i);
+        for (int k = 0; k < width; k++) d[k] *= gelu_slope<kind>(v[k]);
+        store(dx + i, d);
+    });
+}
+template <class T, Gelu kind>
+static void gelu_backward(T* dx, const T* dy, const T* x, int64_t n, Queue& q) {
+    for_width<T>(aligned(dx, dy, x), [&](auto width) {
+        launch(gelu_backward_kernel<width, kind, T>, grid_over(n, width), q, dx, dy, x, n);
+    });
+}
+template <class T>
+static void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind, Queue& q) {
+    if (kind == Gelu::tanh)
+        gelu_backward<T, Gelu::tanh>(dx.data<T>(), dy.data<T>(), x.data<T>(), x.numel(), q);
+    else
+        gelu_backward<T, Gelu::erf>(dx.data<T>(), dy.data<T>(), x.data<T>(), x.numel(), q);
+}
+
+}  // namespace gpu
+#endif
 
 void gelu_forward(Tensor y, Tensor x, Gelu kind, Stream s) {
     expect(x, x.shape, x.dtype, x);

@@ -1,4 +1,4 @@
-// matmul.cu - matrix products: oneDNN on the CPU
+// matmul.cu - matrix products: oneDNN on the CPU, cuBLASLt on a GPU
 //
 //   forward    out (N,OC) = x (N,IC) · wᵀ (IC,OC) + b
 //   backward   dx (N,IC) = dy (N,OC) · w (OC,IC);   dw (OC,IC) += dyᵀ (OC,N) · x (N,IC);   db (OC) += Σ_n dy
@@ -13,27 +13,37 @@
 
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include <cublasLt.h>
 
-// ---- oneDNN
-// -------------------------------------------------------------------------------------------------------------
+#include "gpu.cuh"
+#endif
 
-namespace cpu {
-
-// One product c (M,N) = a (M,K) · b (K,N), each operand row-major or transposed in memory.
+// One product c (M,N) = a (M,K) · b (K,N), each operand row-major or transposed in memory. What a library prepares for
+// it is kept under it as the key.
 struct Product {
     int64_t M, N, K;
     DType in, out;
     bool a_transposed, b_transposed;
-    bool accumulate;  // c += instead of c =
-    bool bias;        // + bias (N), in the dtype of the inputs
-    int gelu;         // -1 none, else a Gelu
-    auto key() const { return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu); }
+    bool accumulate;        // c += instead of c =
+    bool bias;              // + bias (N), in the dtype of the inputs
+    int gelu;               // -1 none, else a Gelu
+    bool keep_pre = false;  // write what gelu was applied to as well
+    int alignment = 0;      // of all pointers, in bytes, where it matters
+    auto key() const {
+        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, keep_pre, alignment);
+    }
     bool operator<(const Product& o) const { return key() < o.key(); }
     std::string str() const {
         return fmt::format("({}, {}) {} = ({}, {}){} {} · ({}, {}){}{}", M, N, name_of(out), M, K,
                            a_transposed ? "ᵀ" : "", name_of(in), K, N, b_transposed ? "ᵀ" : "", bias ? " + bias" : "");
     }
 };
+
+// ---- oneDNN
+// -------------------------------------------------------------------------------------------------------------
+
+namespace cpu {
 
 struct OneDnn {
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
@@ -152,6 +162,13 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu) {
              x.ptr, w.ptr, b.ptr);
 }
 
+// gelu(x wᵀ + b) inside oneDNN's product where that is as good as gelu.cu: its erf form is too coarse for fp32.
+template <class T>
+static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done) {
+    *done = !pre && x.shape[0] > few_rows && kind == Gelu::tanh;
+    if (*done) matmul_forward<T>(act, x, w, b, int(kind));
+}
+
 // Column sums in slabs of 64 columns, rows in runs of 64, so that no sum is longer than 64 + N/64 terms.
 template <class T>
 static void add_column_sums(Tensor db, Tensor dy) {
@@ -186,6 +203,201 @@ static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw,
 
 }  // namespace cpu
 
+// ---- cuBLASLt
+// -----------------------------------------------------------------------------------------------------------
+
+#ifdef __CUDACC__
+namespace gpu {
+
+static void check(cublasStatus_t status, const char* call, const Product& p, const char* file, int line) {
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    throw_at<RunError>(file, line, "cuBLASLt: {} from {}\n    {}, pointers aligned to {} bytes",
+                       cublasLtGetStatusName(status), call, p.str(), p.alignment);
+}
+#define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
+
+// What cuBLASLt needs for one Product. Found once, then kept: asking for the best algorithm takes tens of microseconds.
+struct Plan {
+    cublasLtMatmulDesc_t op  = nullptr;
+    cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+    cublasLtMatmulAlgo_t algo{};
+    bool found = false;
+};
+
+// Its workspace is as large as NVIDIA advises for Hopper; older GPUs need an eighth of it.
+constexpr size_t workspace_bytes = 32 << 20;
+
+struct Products {
+    cublasLtHandle_t handle = nullptr;
+    void* workspace         = nullptr;
+    std::map<Product, Plan> plans;
+
+    Products() {
+        const cublasStatus_t status = cublasLtCreate(&handle);
+        CHECK_RUN(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: {} from cublasLtCreate", cublasLtGetStatusName(status));
+        CUDA_RUN(cudaMalloc(&workspace, workspace_bytes));
+    }
+    ~Products() {
+        for (auto& [product, plan] : plans) {
+            cublasLtMatrixLayoutDestroy(plan.a);
+            cublasLtMatrixLayoutDestroy(plan.b);
+            cublasLtMatrixLayoutDestroy(plan.c);
+            cublasLtMatmulDescDestroy(plan.op);
+        }
+        cudaFree(workspace);
+        cublasLtDestroy(handle);
+    }
+};
+
+static cudaDataType_t type_of(DType t) { return t == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F; }
+
+static cublasLtEpilogue_t epilogue_of(const Product& p) {
+    if (p.gelu < 0) return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    if (p.keep_pre) return p.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+}
+
+// cuBLASLt counts by columns, so our row-major c = a b is its cᵀ = bᵀ aᵀ: b comes first, and a matrix that lies in
+// memory as we write it is one that cuBLASLt reads as it is. fp32 products are true fp32, not tf32.
+static Plan plan_of(const Product& p, const Products& lt) {
+    Plan plan;
+    const auto no_yes = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
+    const auto op_a = no_yes(p.b_transposed), op_b = no_yes(p.a_transposed);
+    const auto epilogue   = epilogue_of(p);
+    const int64_t pre_row = p.N;
+    LT_RUN(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), p);
+    const auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
+        LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &value, sizeof value), p);
+    };
+    set(CUBLASLT_MATMUL_DESC_TRANSA, op_a);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, op_b);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.in));
+    if (p.keep_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, pre_row);
+    const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
+        LT_RUN(cublasLtMatrixLayoutCreate(m, type_of(t), rows, columns, rows), p);
+    };
+    p.b_transposed ? matrix(&plan.a, p.in, p.K, p.N) : matrix(&plan.a, p.in, p.N, p.K);
+    p.a_transposed ? matrix(&plan.b, p.in, p.M, p.K) : matrix(&plan.b, p.in, p.K, p.M);
+    matrix(&plan.c, p.out, p.N, p.M);
+
+    cublasLtMatmulPreference_t want = nullptr;
+    LT_RUN(cublasLtMatmulPreferenceCreate(&want), p);
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
+        LT_RUN(cublasLtMatmulPreferenceSetAttribute(want, what, &value, sizeof value), p);
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
+    // Parts of a sum are added in fp32 and in a fixed order, not in the output as they come.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    for (const auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+        prefer(what, uint32_t(p.alignment));
+    cublasLtMatmulHeuristicResult_t best{};
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.op, plan.a, plan.b, plan.c, plan.c, want, 1, &best, &count);
+    LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
+    plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
+    plan.algo  = best.algo;
+    CHECK_RUN(plan.found || p.gelu >= 0, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(),
+              p.alignment, cublasLtGetStatusName(status));
+    return plan;
+}
+
+// False, and nothing done, when cuBLASLt has no algorithm with that gelu.
+static bool multiply(Product p, void* c, const void* a, const void* b, const void* bias, void* pre, Queue& q) {
+    const uintptr_t all = uintptr_t(c) | uintptr_t(a) | uintptr_t(b) | uintptr_t(pre);
+    p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
+    if (!q.products) q.products = std::make_shared<Products>();
+    Products& lt     = *q.products;
+    const auto known = lt.plans.find(p);
+    Plan& plan       = known != lt.plans.end() ? known->second : lt.plans.emplace(p, plan_of(p, lt)).first->second;
+    if (!plan.found) return false;
+    const auto set = [&](cublasLtMatmulDescAttributes_t what, const void* pointer) {
+        LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
+    };
+    if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    if (p.keep_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre);
+    const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
+    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo,
+                          lt.workspace, workspace_bytes, q.stream),
+           p);
+    q.launched(Grid(0, 0));
+    return true;
+}
+
+template <class T>
+static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu, Queue& q) {
+    multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, out.dtype, false, true, false, bool(b), gelu}, out.ptr,
+             x.ptr, w.ptr, b.ptr, nullptr, q);
+}
+
+// In the product where it is free: cuBLASLt has the tanh form only, and says nothing of its accuracy, which bf16 hides
+// and fp32 would not. Rows of `pre` have to be multiples of 16 bytes.
+template <class T>
+static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done, Queue& q) {
+    *done = kind == Gelu::tanh && std::is_same_v<T, bf16> && w.shape[0] % wide<T> == 0 && aligned(act.ptr, pre.ptr) &&
+            multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, act.dtype, false, true, false, bool(b), int(kind),
+                      bool(pre)},
+                     act.ptr, x.ptr, w.ptr, b.ptr, pre.ptr, q);
+}
+
+// db += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side; its
+// other lanes and warps take rows apart and meet at the end, always in the same order. (cuBLASLt's bias-gradient
+// epilogue would save reading dy again, but it overwrites db, which has to add up over micro-steps.)
+constexpr int sum_threads = 512;
+
+template <int W, int across, class T>
+static __global__ void __launch_bounds__(sum_threads)
+    column_sums_kernel(float* db, const T* dy, int64_t N, int64_t OC) {
+    constexpr int down = 32 / across, warps = sum_threads / 32;
+    __shared__ float of_warp[warps][across * W];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int64_t column = (int64_t(blockIdx.x) * across + lane % across) * W;
+    Floats<W> sum{};
+    if (column < OC) {
+#pragma unroll 8
+        for (int64_t n = warp * down + lane / across; n < N; n += warps * down) {
+            const Floats<W> v = load<W>(dy + n * OC + column);
+            for (int k = 0; k < W; k++) sum[k] += v[k];
+        }
+    }
+    for (int k = 0; k < W; k++) {
+        for (int w = across; w < 32; w *= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], w);
+        if (lane < across) of_warp[warp][lane * W + k] = sum[k];
+    }
+    __syncthreads();
+    const int64_t mine = int64_t(blockIdx.x) * across * W + threadIdx.x;
+    if (threadIdx.x >= across * W || mine >= OC) return;
+    float total = 0;
+    for (int i = 0; i < warps; i++) total += of_warp[i][threadIdx.x];
+    db[mine] += total;
+}
+
+template <class T>
+static void add_column_sums(Tensor db, Tensor dy, Queue& q) {
+    const int64_t N = dy.shape[0], OC = dy.shape[1];
+    for_width<T>(OC % wide<T> == 0 && aligned(dy.ptr), [&](auto width) {
+        constexpr int across = width == 1 ? 32 : 4;
+        launch(column_sums_kernel<width, across, T>, {ceil_div(OC, across * width), sum_threads}, q, db.data<float>(),
+               dy.data<T>(), N, OC);
+    });
+}
+
+template <class T>
+static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Queue& q) {
+    const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
+    if (dx)
+        multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr,
+                 nullptr, q);
+    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, true, false, -1}, dw.ptr, dy.ptr, x.ptr, nullptr, nullptr,
+             q);
+    if (db) add_column_sums<T>(db, dy, q);
+}
+
+}  // namespace gpu
+#endif
+
 // ---- the doors
 // ------------------------------------------------------------------------------------------------------------
 
@@ -207,11 +419,9 @@ void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, G
     expect_product("matmul_gelu_forward", act, x, w);
     expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
     expect_maybe(pre, act.shape, act.dtype, act);
-    // Inside oneDNN's product where it can be: its tanh form is as good as ours; its erf form is too coarse for fp32.
-    if (!pre && x.shape[0] > cpu::few_rows && kind == Gelu::tanh) {
-        RUN_ON(s, matmul_forward, act, x, w, b, int(kind));
-        return;
-    }
+    bool done = false;
+    RUN_ON(s, fused_gelu, act, pre, x, w, b, kind, &done);
+    if (done) return;
     matmul_forward(pre ? pre : act, x, w, b, s);
     gelu_forward(act, pre ? pre : act, kind, s);
 }
@@ -226,5 +436,12 @@ void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tenso
 
 std::string backends() {
     const dnnl_version_t* v = dnnl_version();
-    return fmt::format("oneDNN {}.{}.{}, without a CUDA half", v->major, v->minor, v->patch);
+    const std::string cpu   = fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
+#ifdef __CUDACC__
+    const size_t lt = cublasLtGetVersion();
+    return fmt::format("{}, CUDA {}.{}, cuBLASLt {}.{}.{}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,
+                       lt / 10000, lt % 10000 / 100, lt % 100);
+#else
+    return cpu + ", without a CUDA half";
+#endif
 }

@@ -7,6 +7,9 @@
 
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
 
 namespace cpu {
 
@@ -39,6 +42,62 @@ static void sum(Tensor x, Tensor out, float scale) {
 }
 
 }  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+// As on the CPU: runs in float, their sums in double. Each of at most 1024 blocks leaves one number, and the last kernel, one
+// block, adds them, so the host has nothing to wait for. The number of blocks depends on n alone.
+struct Square {
+    __device__ float operator()(float x) const { return x * x; }
+};
+struct Same {
+    __device__ float operator()(float x) const { return x; }
+};
+
+template <int W, class F>
+static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F term) {
+    float of_lane[W] = {};
+    double total     = 0;
+    int      in_run  = 0;
+    for_grid<W>(n, [&](int64_t i, auto width) {
+        const Floats<width> v = load<width>(x + i);
+        for (int k = 0; k < width; k++) of_lane[k] += term(v[k]);
+        if (++in_run == 64) {  // no float sum grows longer than 64 terms
+            for (float& s : of_lane) total += s, s = 0;
+            in_run = 0;
+        }
+    });
+    for (float s : of_lane) total += s;
+    total = block_sum(total);
+    if (threadIdx.x == 0) sums[blockIdx.x] = total;
+}
+static __global__ void finish_kernel(float* out, const double* sums, int count, double scale, bool add) {
+    const double total = block_sum(int(threadIdx.x) < count ? sums[threadIdx.x] : 0.);
+    if (threadIdx.x == 0) *out = (add ? *out : 0.f) + float(scale * total);
+}
+
+template <class F>
+static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue& q) {
+    const float* in     = x.data<float>();
+    const int64_t n      = x.numel();
+    const int64_t blocks = std::clamp<int64_t>(ceil_div(n, 4096), 1, 1024);
+    double* sums        = q.scratch_of<double>(blocks);
+    for_width<float>(aligned(in), [&](auto width) { launch(sum_kernel<width, F>, {blocks, 256}, q, sums, in, n, term); });
+    launch(finish_kernel, {1, 1024}, q, out.data<float>(), sums, int(blocks), scale, add);
+}
+
+template <class T>
+static void squared_norm(Tensor x, Tensor out, Queue& q) {
+    sum_into(out, x, 1, false, Square{}, q);
+}
+template <class T>
+static void sum(Tensor x, Tensor out, float scale, Queue& q) {
+    sum_into(out, x, scale, true, Same{}, q);
+}
+
+}  // namespace gpu
+#endif
 
 void squared_norm(Tensor out, Tensor x, Stream s) {
     expect(x, x.shape, DType::F32, x);

@@ -12,9 +12,12 @@
 
 #include "cpu.h"
 #include "ops.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
 
 // Angle per step of position.
-HD double rope_speed(int64_t pair, Rope rope) { return pow(double(rope.base), -2. * double(pair) / double(rope.dim)); }
+inline double rope_speed(int64_t pair, Rope rope) { return pow(double(rope.base), -2. * double(pair) / double(rope.dim)); }
 
 namespace cpu {
 
@@ -65,6 +68,73 @@ void rope_backward(Tensor dqkv, Tensor positions, Rope r) {
 }
 
 }  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+constexpr int max_pairs = 128;  // heads up to 256 wide
+
+// Angles per step of position, in half turns: they travel with the launch.
+struct Speeds {
+    double of[max_pairs];
+};
+
+// A block per row (b,t): its cosines and sines once, then all heads of q and k. W pairs to a thread; the two halves of
+// the rotated part are W elements each, so accesses are 16 bytes where dim/2 and D allow.
+template <int W, class X>
+static __global__ void rope_kernel(X* qkv, const int32_t* positions, Speeds speed, int T, int H, int D, int pairs,
+                                   float direction) {
+    __shared__ float cosine[max_pairs], sine[max_pairs];
+    const int64_t row     = blockIdx.x;
+    const double position = positions ? positions[row] : row % T;
+    for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
+        double s, c;
+        sincospi(speed.of[i] * position, &s, &c);
+        cosine[i] = float(c);
+        sine[i]   = float(s) * direction;
+    }
+    __syncthreads();
+    X* const q      = qkv + row * 3 * H * D;  // H heads of q, then H heads of k
+    const int steps = pairs / W;
+    for (int i = threadIdx.x; i < 2 * H * steps; i += blockDim.x) {
+        const int pair = i % steps * W;
+        X* const at    = q + int64_t(i / steps) * D + pair;
+        Floats<W> a = load<W>(at), b = load<W>(at + pairs);
+        for (int k = 0; k < W; k++) {
+            const float c = cosine[pair + k], s = sine[pair + k], ak = a[k];
+            a[k] = ak * c - b[k] * s;
+            b[k] = b[k] * c + ak * s;
+        }
+        store(at, a);
+        store(at + pairs, b);
+    }
+}
+
+template <class X>
+static void rope(Tensor qkv, Tensor positions, Rope r, float direction, Queue& q) {
+    const int64_t T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], pairs = r.dim / 2;
+    X* const x        = qkv.data<X>();
+    const int32_t* at = positions ? positions.data<int32_t>() : nullptr;
+    CHECK(pairs <= max_pairs, "rope: {} coordinates rotate, at most {} on a GPU", r.dim, 2 * max_pairs);
+    Speeds speed{};
+    for (int64_t i = 0; i < pairs; i++) speed.of[i] = rope_speed(i, r) / 3.14159265358979323846;
+    for_width<X>(aligned(x) && pairs % wide<X> == 0 && D % wide<X> == 0, [&](auto width) {
+        const int64_t busy = 2 * H * pairs / width;
+        launch(rope_kernel<width, X>, {qkv.shape[0] * T, int(std::clamp<int64_t>(ceil_div(busy, 32) * 32, 32, 256))}, q,
+               x, at, speed, int(T), int(H), int(D), int(pairs), direction);
+    });
+}
+template <class X>
+static void rope_forward(Tensor qkv, Tensor positions, Rope r, Queue& q) {
+    rope<X>(qkv, positions, r, 1.f, q);
+}
+template <class X>
+static void rope_backward(Tensor dqkv, Tensor positions, Rope r, Queue& q) {
+    rope<X>(dqkv, positions, r, -1.f, q);
+}
+
+}  // namespace gpu
+#endif
 
 static void check_rope(const char* op, const Tensor& x, const Tensor& positions, const Rope& rope) {
     CHECK(x && x.shape.dims == 5 && x.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, x.str());

@@ -18,6 +18,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,10 +27,15 @@
 
 using Values = std::vector<double>;
 
-// The machines that this binary and this computer have.
+// The machines that this binary and this computer have. A GPU may be the one that test/emulator plays.
 inline const std::vector<const Device*>& devices() {
     static const Device cpu("cpu");
-    static const std::vector<const Device*> all = {&cpu};
+    static const std::unique_ptr<Device> gpu = []() -> std::unique_ptr<Device> {
+        try {
+            return std::make_unique<Device>("cuda");
+        } catch (const Error& e) { return fmt::print(stderr, "tests run on the CPU alone: {}\n", e.what()), nullptr; }
+    }();
+    static const std::vector<const Device*> all = gpu ? std::vector<const Device*>{&cpu, gpu.get()} : std::vector<const Device*>{&cpu};
     return all;
 }
 

@@ -74,9 +74,11 @@ Forward forward_formula(const Sizes& z, const Values& qkv, const Values& starts,
     return y;
 }
 
+// factors: what p and ds are rounded to before they are multiplied with dout, q and k; tensor cores take bf16 alone.
 template <class R>
 Values backward_formula(const Sizes& z, const Values& dout, const Values& out, const Values& lse, const Values& qkv,
-                        const Values& starts, double scale) {
+                        const Values& starts, double scale, DType factors = DType::F32) {
+    const auto factor = [=](R x) { return factors == DType::F32 ? x : R(stored(double(x), factors)); };
     const Indices at{z};
     std::vector<R> g(qkv.size());
     each_row(z, [&](int64_t b, int64_t h, int64_t t) {
@@ -86,11 +88,11 @@ Values backward_formula(const Sizes& z, const Values& dout, const Values& out, c
             const R p = std::exp(score<R>(qkv, at, b, h, t, s, scale) - R(lse[at.lse(b, h, t)]));
             R dp      = 0;
             for (int64_t d = 0; d < z.D; d++) dp += R(dout[at.out(b, t, h, d)]) * R(qkv[at.qkv(b, s, 2, h, d)]);
-            const R ds = p * (dp - delta) * R(scale);
+            const R ds = factor(p * (dp - delta)) * R(scale);
             for (int64_t d = 0; d < z.D; d++) {
                 g[at.qkv(b, t, 0, h, d)] += ds * R(qkv[at.qkv(b, s, 1, h, d)]);
                 g[at.qkv(b, s, 1, h, d)] += ds * R(qkv[at.qkv(b, t, 0, h, d)]);
-                g[at.qkv(b, s, 2, h, d)] += p * R(dout[at.out(b, t, h, d)]);
+                g[at.qkv(b, s, 2, h, d)] += factor(p) * R(dout[at.out(b, t, h, d)]);
             }
         }
     });
@@ -231,8 +233,9 @@ TEST_CASE("attention_backward", "[attention]") {
     const Buffer out(dev, {z.B, z.T, z.H, z.D}, dtype, stored(y.out, dtype));
     const Buffer lse(dev, {z.B, z.H, z.T}, DType::F32, stored(y.lse, DType::F32));
     attention_backward(dx, dout, out, lse, x, z.documents ? s.tensor() : Tensor{}, scale, z.window, dev->stream());
+    const DType factors = dev->where() == Machine::cuda ? dtype : DType::F32;
     CHECK_CLOSE(dx, backward_formula<double>(z, dout.values(), out.values(), lse.values(), qkv, starts, scale),
-                backward_formula<float>(z, dout.values(), out.values(), lse.values(), qkv, starts, scale));
+                backward_formula<float>(z, dout.values(), out.values(), lse.values(), qkv, starts, scale, factors));
 }
 
 TEST_CASE("what the mask hides from a row cannot move one bit of it", "[attention]") {

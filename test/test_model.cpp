@@ -3,15 +3,11 @@
 #include "gpt/checkpoint.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"
-#include "test/catch.h"
+#include "test/close.h"
 #include "test/data.h"
 #include "test/reference_model.h"
 #include "test/scratch.h"
 
-static const Device& cpu_device() {
-    static const Device d("cpu");
-    return d;
-}
 static std::vector<float> floats_of(const SafetensorsReader& f, const std::string& name) {
     const StoredTensor& t = f.at(name);
     std::vector<float> v(t.shape.numel());
@@ -64,11 +60,13 @@ static void scatter(Params& p, const Config& c, Stream s,
         const int64_t n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
         Random(7, r.name).fill_normal(v.data(), 0, n, std);
         for (int64_t i = 0; i < n; i++) v[i] += r.start.kind == Start::constant ? r.start.value : 0.f;
-        copy(*r.tensor, Tensor{v.data(), DType::F32, r.shape}, s);
+        from_host(*r.tensor, v, s);
     }
 }
 
 TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const auto name        = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
     const std::string home = "test/golden/" + name;
     const SafetensorsReader golden(home + "/golden.safetensors");
@@ -78,7 +76,7 @@ TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
     CAPTURE(name);
 
     const Config c = read_config(home);
-    Model m(c, DType::F32, {B, T, true}, cpu_device());
+    Model m(c, DType::F32, {B, T, true}, *dev);
     load_weights(m.params, c, SafetensorsReader(home + "/model.safetensors"), m.stream);
     const HostBatch host(ids.data(), B, T);
     const float loss = loss_and_gradients(m, host.batch);
@@ -87,7 +85,7 @@ TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
     const auto logits = floats_of(golden, "logits");
     double largest = 0, off = 0;
     for (float x : logits) largest = std::max(largest, std::fabs(double(x)));
-    Model one(c, DType::F32, {1, T, false}, cpu_device());
+    Model one(c, DType::F32, {1, T, false}, *dev);
     load_weights(one.params, c, SafetensorsReader(home + "/model.safetensors"), one.stream);
     for (int64_t b = 0; b < B; b++) {
         Generator g(one, 1, T);
@@ -120,6 +118,8 @@ TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
 }
 
 TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const auto name        = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
     const std::string home = "test/golden/" + name;
     const SafetensorsReader golden(home + "/golden.safetensors");
@@ -131,7 +131,7 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
     const auto& s = facts.raw("schedule");
 
     const Config c = read_config(home);
-    Model m(c, DType::F32, {B, T, true}, cpu_device());
+    Model m(c, DType::F32, {B, T, true}, *dev);
     AdamW adamw(m, {a["beta1"], a["beta2"], a["eps"], a["weight_decay"], a["clip"]});
     load_weights(m.params, c, SafetensorsReader(home + "/model.safetensors"), m.stream);
     const Schedule schedule{Schedule::Kind::cosine, s["learning_rate"], s["final_learning_rate"], s["warmup_steps"],
@@ -151,6 +151,8 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
 }
 
 TEST_CASE("gradients of whole models equal finite differences in double", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const bool neox = GENERATE(false, true), parallel = GENERATE(false, true), tied = GENERATE(false, true);
     Config c    = small_config(neox);
     c.parallel  = parallel;
@@ -159,7 +161,7 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
-    Model m(c, DType::F32, {B, T, true}, cpu_device());
+    Model m(c, DType::F32, {B, T, true}, *dev);
     scatter(m.params, c, m.stream);
     const HostBatch host(ids.data(), B, T);
     const double loss = loss_and_gradients(m, host.batch);
@@ -189,11 +191,13 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
 }
 
 TEST_CASE("the small reference models reproduce their logits", "[model][shared]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const auto name        = GENERATE(as<std::string>{}, "tiny-gpt2", "tiny-gpt-neox", "gpt-nano-sort");
     const std::string home = shared_data("weights/" + name);
     if (home.empty()) return;
     const Config c = read_config(home);
-    Model m(c, DType::F32, {1, 1, false}, cpu_device());
+    Model m(c, DType::F32, {1, 1, false}, *dev);
     load_weights(m.params, c, SafetensorsReader(home), m.stream);
     const nlohmann::json golden = read_json(home + "/logits.json");
     double largest = 0, off = 0;
@@ -214,11 +218,13 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
 }
 
 TEST_CASE("load then save gives back every byte of the weights", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const auto name = GENERATE(as<std::string>{}, "gpt2", "gpt_neox", "gpt_neox_sequential");
     const Scratch scratch;
     const std::string home = "test/golden/" + name;
     const Config c         = read_config(home);
-    Model m(c, DType::F32, {1, 1, false}, cpu_device());
+    Model m(c, DType::F32, {1, 1, false}, *dev);
     const SafetensorsReader before(home + "/model.safetensors");
     load_weights(m.params, c, before, m.stream);
     save_model(scratch.path, m.params, c, DType::F32, m.stream);
@@ -235,10 +241,12 @@ TEST_CASE("load then save gives back every byte of the weights", "[model]") {
 }
 
 TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const bool neox = GENERATE(false, true);
     Config c        = small_config(neox);
     c.context       = 64;
-    Model m(c, DType::F32, {1, 1, false}, cpu_device());
+    Model m(c, DType::F32, {1, 1, false}, *dev);
     scatter(m.params, c, m.stream);
     std::vector<int32_t> with, text = {1, 5, 2};
     generate(m, text, 40, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t id) { return with.push_back(id), true; });
@@ -305,13 +313,15 @@ TEST_CASE("choosing a token", "[model]") {
 }
 
 TEST_CASE("bf16 model stays near the fp32 one", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
     const bool neox = GENERATE(false, true);
     const Config c  = small_config(neox);
     const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
     const HostBatch host(ids.data(), B, T);
-    Model exact(c, DType::F32, {B, T, true}, cpu_device()), half(c, DType::BF16, {B, T, true}, cpu_device());
+    Model exact(c, DType::F32, {B, T, true}, *dev), half(c, DType::BF16, {B, T, true}, *dev);
     scatter(half.params, c, half.stream, 0.1f);
     for (size_t i = 0; i < param_rows(exact.params, c).size(); i++)
         copy(*param_rows(exact.params, c)[i].tensor, *param_rows(half.params, c)[i].tensor, exact.stream);

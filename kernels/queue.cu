@@ -1,0 +1,109 @@
+// queue.cu - the CUDA stream behind a Device: launches looked at, ids checked, bytes brought to the GPU
+#ifdef __CUDACC__
+#include "gpu.cuh"
+
+namespace gpu {
+
+constexpr int64_t slot_bytes = 1 << 20;
+constexpr size_t  slot_count = 8;  // the host runs at most so many copies ahead of the GPU
+
+Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
+    CUDA_RUN(cudaSetDevice(index_));
+    CUDA_RUN(cudaGetDeviceProperties(&limits, index_));
+    CUDA_RUN(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CUDA_RUN(cudaMalloc(&bad, sizeof(BadId)));
+    CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
+    CUDA_RUN(cudaMallocHost(&heard_, sizeof(BadId)));
+    slots_.resize(slot_count);
+    for (Slot& s : slots_) {
+        CUDA_RUN(cudaMallocHost(&s.memory, slot_bytes));
+        CUDA_RUN(cudaEventCreateWithFlags(&s.gone, cudaEventDisableTiming));
+    }
+}
+
+// Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
+Queue::~Queue() {
+    cudaStreamSynchronize(stream);
+    products.reset();
+    for (Slot& s : slots_) {
+        cudaEventDestroy(s.gone);
+        cudaFreeHost(s.memory);
+    }
+    cudaFree(scratch_);
+    cudaFree(bad);
+    cudaFreeHost(heard_);
+    cudaStreamDestroy(stream);
+}
+
+void* Queue::scratch(int64_t bytes) {
+    if (bytes <= scratch_bytes_) return scratch_;
+    wait();
+    CUDA_RUN(cudaFree(scratch_));
+    scratch_       = nullptr;
+    scratch_bytes_ = 0;
+    CUDA_RUN(cudaMalloc(&scratch_, size_t(bytes)));
+    scratch_bytes_ = bytes;
+    return scratch_;
+}
+
+void Queue::launched(const Grid& g) {
+    cudaError_t status = cudaGetLastError();
+    if (status == cudaSuccess && sync_each_) status = cudaStreamSynchronize(stream);
+    if (status == cudaSuccess) return;
+    throw_at<RunError>(g.file, g.line, "{}: CUDA: {} ({}) in a kernel of {} blocks × {} threads, {} bytes of shared memory", op,
+                       cudaGetErrorName(status), cudaGetErrorString(status), g.blocks, g.threads, g.shared);
+}
+
+void Queue::upload(void* dst, const void* src, int64_t bytes) {
+    for (int64_t done = 0; done < bytes; done += slot_bytes) {
+        const int64_t part = std::min(slot_bytes, bytes - done);
+        Slot&         slot = slots_[next_slot_++ % slot_count];
+        CUDA_RUN(cudaEventSynchronize(slot.gone));
+        std::memcpy(slot.memory, static_cast<const char*>(src) + done, part);
+        CUDA_RUN(cudaMemcpyAsync(static_cast<char*>(dst) + done, slot.memory, part, cudaMemcpyHostToDevice, stream));
+        CUDA_RUN(cudaEventRecord(slot.gone, stream));
+    }
+}
+
+void Queue::wait() {
+    CUDA_RUN(cudaMemcpyAsync(heard_, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
+    const cudaError_t status = cudaStreamSynchronize(stream);
+    if (status != cudaSuccess)
+        throw_at<RunError>(__FILE__, __LINE__, "CUDA: {} ({}) in one of the ops up to {}; run again with --sync to learn in which",
+                           cudaGetErrorName(status), cudaGetErrorString(status), op);
+    if (ready(heard_)) return;
+    const BadId   found = *heard_;
+    const IdRule& rule  = rules_[found.rule - 1];
+    CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
+    throw_at<InputError>(rule.file, rule.line, "{}", rule.text(rule.op, found.at, rule.columns, found.id, rule.limit));
+}
+
+// One block: a few tens of thousands of ids are read in microseconds, and the first bad one is found without atomics.
+static __global__ void check_ids_kernel(BadId* bad, int rule, const int32_t* ids, int64_t n, int64_t low, int64_t limit) {
+    __shared__ int64_t firsts[32];
+    int64_t            first = n;
+    const bool         asked = ready(bad);
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+        if ((ids[i] < low || ids[i] >= limit) && i < first) first = i;
+    for (int w = 16; w; w /= 2) first = min(first, __shfl_xor_sync(~0u, first, w));
+    if (threadIdx.x % 32 == 0) firsts[threadIdx.x / 32] = first;
+    __syncthreads();
+    if (threadIdx.x != 0 || !asked) return;
+    for (int warp = 1; warp < int(blockDim.x / 32); warp++) first = min(first, firsts[warp]);
+    if (first < n) *bad = {rule, ids[first], first};
+}
+
+void Queue::expect_ids(Tensor ids, int64_t low, const IdRule& rule) {
+    size_t known = 0;
+    for (; known < rules_.size(); known++) {
+        const IdRule& r = rules_[known];
+        if (r.text == rule.text && r.op == rule.op && r.columns == rule.columns && r.limit == rule.limit) break;
+    }
+    if (known == rules_.size()) rules_.push_back(rule);
+    launch(check_ids_kernel, {1, 1024, 0, rule.file, rule.line}, *this, bad, int(known + 1), ids.data<int32_t>(), ids.numel(), low,
+           rule.limit);
+    if (sync_each_) wait();
+}
+
+}  // namespace gpu
+#endif
