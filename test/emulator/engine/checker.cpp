@@ -9,20 +9,24 @@
 namespace emu {
 namespace op {
 
-// A register read before any write: mov, selp and the like only pass it on, as compilers do with values that do not matter.
+// A value that nobody wrote arrives where it does harm; imm: the register, target: the instruction that read it first.
 const Instr* check_set(Warp& w, const Instr* i) {
     if (const uint32_t bad = w.mask & ~w.pred(i->a)) {
-        const auto& f    = *w.frame->function;
-        const auto& from = *f.origin[i->index];
-        const int reg    = int(i->imm);
-        report(finding_at(w, i, Kind::Uninitialised, __builtin_ctz(bad),
-                          "register " + f.source->regs[size_t(reg)].name + " is used by " + from.form + ", but nobody wrote it"));
+        const auto& f     = *w.frame->function;
+        const auto& here  = *f.origin[i->index];
+        const auto* first = reinterpret_cast<const ptx::Instruction*>(i->target);
+        std::string what  = here.form + " uses register " + f.source->regs[size_t(i->imm)].name + ", whose value nobody wrote";
+        if (first && first != &here) what += "; it comes from " + first->form + " at " + place_of(f, *first);
+        report(finding_at(w, i, Kind::Uninitialised, __builtin_ctz(bad), what));
         w.pred(i->a) |= bad;  // once is enough
     }
     return i + 1;
 }
 const Instr* mark_set(Warp& w, const Instr* i) {
-    w.pred(i->d) |= w.mask;
+    uint32_t set = kAll;
+    for (uint32_t k = 0; k < i->more_count; k++) set &= w.pred(w.frame->function->more[i->more + k]);
+    uint32_t& mask = w.pred(i->d);
+    mask           = (mask & ~w.mask) | (set & w.mask);
     return i + 1;
 }
 

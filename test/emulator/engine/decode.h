@@ -1,6 +1,7 @@
 // decode.h - from parsed PTX to handlers and operands
 #pragma once
 #include <functional>
+#include <map>
 #include <set>
 #include <stdexcept>
 #include <unordered_map>
@@ -27,7 +28,9 @@ struct Layout {
 
 class Builder {
   public:
-    Builder(Function& f, const Layout& layout, std::set<int> unset = {});
+    // Registers that may hold what nobody wrote, with the instruction that first reads such a value: see follow_unset.
+    using Unset = std::map<int, const ptx::Instruction*>;
+    Builder(Function& f, const Layout& layout, Unset unset = {});
     void build();
 
     // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is cut
@@ -84,7 +87,9 @@ class Builder {
     std::vector<ParamBlob> blobs;
     uint32_t blob_bytes = 0;
     std::unordered_map<std::string, uint32_t> locals;
-    std::set<int> unset, entry_live;                    // PTX registers
+    Unset unset;
+    std::set<int> entry_live;                           // PTX registers
+    std::vector<Ref> sources_unset;                     // of the instruction at hand: the masks of its tracked sources
     std::unordered_map<int, Ref> unset_mask;
 };
 

@@ -274,6 +274,7 @@ inline uint32_t mask_of(F f) {           // bit l: f(l); an or over a table, whi
 const Instr* fail_launch(Warp& w, Fault fault, const std::string& message);
 // "kernel.cu:41", or the PTX line.
 std::string place_of(const Function& f, const Instr* i);
+std::string place_of(const Function& f, const ptx::Instruction& i);
 // A Finding with kernel, source, block and thread filled in for this lane.
 Finding finding_at(Warp& w, const Instr* i, Kind kind, int lane, const std::string& what);
 inline uint32_t thread_of(const Warp& w, int lane) { return w.index * kLanes + lane; }

@@ -16,17 +16,18 @@
 namespace emu {
 
 struct GlobalRaces {
-    std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 16
+    std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 256
+    std::vector<std::atomic<uint8_t>> signals;   // fences and anything another block could see: enough to say "I have read"
     std::vector<std::atomic<uint8_t>> listens;   // per block: has it acquired anything?
     uint64_t floor = 0;                          // operations before this one are all over
-    explicit GlobalRaces(size_t blocks) : fences(blocks), listens(blocks) {}
+    explicit GlobalRaces(size_t blocks) : fences(blocks), signals(blocks), listens(blocks) {}
 };
 
 namespace {
 
-// operation (24 bits) | block (28) | fence count (4) | many (1) | synchronising (1) | unused (2) | bytes (4)
-constexpr int kOperation = 40, kBlock = 12, kFence = 8;
-constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 28) - 1;
+// operation (24 bits) | block (24) | count of fences, in a reader of signals (8) | many (1) | synchronising (1) | unused (2) | bytes (4)
+constexpr int kOperation = 40, kBlock = 16, kFence = 8;
+constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 24) - 1;
 
 struct Operation {
     uint64_t number;
@@ -77,13 +78,14 @@ uint64_t start_operation(uint32_t op, const std::string& what, uint64_t& floor) 
 }
 
 struct Self {
-    uint64_t number, floor, block, record;  // record: as it is stored, without bytes
+    uint64_t number, floor, block;
+    uint64_t record, read_record;           // as they are stored, without bytes
     bool write, sync, in_kernel;
     const GlobalRaces* races;
 };
 
 enum class Verdict { Fine, Blocks, Streams };
-Verdict judge(const Self& me, uint64_t other, uint64_t bytes, uint32_t op) {
+Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes, uint32_t op) {
     const uint64_t number = other >> kOperation, block = other >> kBlock & kBlockMask;
     if (!other || !(other & bytes & kBytes)) return Verdict::Fine;
     if (number != me.number) {
@@ -96,8 +98,8 @@ Verdict judge(const Self& me, uint64_t other, uint64_t bytes, uint32_t op) {
     }
     if (!me.in_kernel || block == me.block) return Verdict::Fine;
     if (me.sync && other & kSynchronising) return Verdict::Fine;
-    const auto& fences = me.races->fences;
-    const bool fenced  = (fences[block % fences.size()].load(std::memory_order_relaxed) & 15) != (other >> kFence & 15);
+    const auto& fences = other_wrote ? me.races->fences : me.races->signals;
+    const bool fenced  = fences[block % fences.size()].load(std::memory_order_relaxed) != (other >> kFence & 255);
     const bool listens = me.races->listens[me.block % fences.size()].load(std::memory_order_relaxed);
     return fenced && listens ? Verdict::Fine : Verdict::Blocks;
 }
@@ -130,13 +132,13 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
         uint64_t &writer = r.writers[k], &reader = r.readers[k];
         const Address at = r.begin + k * 4;
         if (!said)
-            if (const Verdict v = judge(me, writer, mask, op); v != Verdict::Fine) said = true, say(v, writer, true, std::max(at, a));
+            if (const Verdict v = judge(me, writer, true, mask, op); v != Verdict::Fine) said = true, say(v, writer, true, std::max(at, a));
         if (me.write) {
             if (!said && (reader & kMany || reader >> kBlock != me.record >> kBlock)) {
                 uint64_t seen = reader;
                 if (reader & kMany && (reader >> kBlock & kBlockMask) == me.block && reader >> kOperation == me.number)
                     seen = reader ^ 1ull << kBlock;  // some other block
-                if (const Verdict v = judge(me, seen, mask, op); v != Verdict::Fine) said = true, say(v, seen, false, std::max(at, a));
+                if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine) said = true, say(v, seen, false, std::max(at, a));
             }
             const bool same = writer >> kBlock == me.record >> kBlock;
             writer          = me.record | mask | (same ? writer & kBytes : 0);
@@ -144,7 +146,7 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
         if (!me.write || me.sync) {
             const bool now  = reader >> kOperation == me.number;
             const bool same = reader >> kBlock == me.record >> kBlock;
-            reader          = me.record | mask | (now ? reader & kBytes : 0) | (now && !same ? kMany : now ? reader & kMany : 0);
+            reader          = me.read_record | mask | (now ? reader & kBytes : 0) | (now && !same ? kMany : now ? reader & kMany : 0);
         }
     }
 }
@@ -168,7 +170,9 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     me.number = l.operation, me.floor = g.floor, me.block = w.block->index & kBlockMask, me.races = &g;
     me.write = writes(how), me.sync = sync, me.in_kernel = true;
     me.record = me.number << kOperation | me.block << kBlock |
-                uint64_t(g.fences[slot].load(std::memory_order_relaxed) & 15) << kFence | (sync ? kSynchronising : 0);
+                uint64_t(g.fences[slot].load(std::memory_order_relaxed)) << kFence | (sync ? kSynchronising : 0);
+    me.read_record = (me.record & ~(255ull << kFence)) | uint64_t(g.signals[slot].load(std::memory_order_relaxed)) << kFence;
+    if (sync && me.write) g.signals[slot].fetch_add(1, std::memory_order_relaxed);
     Records& r = records();
 
     // The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since.
@@ -183,14 +187,14 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
             for (size_t k = 0; k < words; k++)
                 bad |= uint64_t(reader[k] >> kOperation >= floor) & (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
         if (!bad) {
-            const uint64_t record = me.record | kBytes;
+            const uint64_t record = me.record | kBytes, read_record = me.read_record | kBytes;
             if (me.write)
                 for (size_t k = 0; k < words; k++) writer[k] = record;
             else
                 for (size_t k = 0; k < words; k++) {
                     const bool now  = reader[k] >> kOperation == me.number;
                     const bool same = reader[k] >> kBlock == mine;
-                    reader[k]       = record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
+                    reader[k]       = read_record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
                 }
             return;
         }
@@ -223,6 +227,7 @@ void checker_fence(Warp& w, bool device_wide) {
     GlobalRaces& g    = *w.block->launch->races;
     const size_t slot = w.block->index % g.fences.size();
     g.fences[slot].fetch_add(1, std::memory_order_relaxed);
+    g.signals[slot].fetch_add(1, std::memory_order_relaxed);
     g.listens[slot].store(1, std::memory_order_relaxed);
 }
 
@@ -233,7 +238,7 @@ void note_api_access(Address a, size_t bytes, bool write, const char* what, uint
     const bool again  = op && !r.recent.empty() && r.recent.back().op == op;
     uint64_t number   = again ? r.recent.back().number : start_operation(op, what, floor);
     if (again) floor  = 0;
-    Self me{number, floor, 0, number << kOperation, write, false, false, nullptr};
+    Self me{number, floor, 0, number << kOperation, number << kOperation, write, false, false, nullptr};
     touch(me, a, bytes, op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
         Finding f;
         f.kind       = Kind::StreamRace;

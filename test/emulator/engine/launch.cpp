@@ -236,8 +236,11 @@ const Instr* fail_launch(Warp& w, Fault fault, const std::string& message) {
 std::string place_of(const Function& f, const Instr* i) {
     const size_t at = size_t(i - f.code.data());
     if (i < f.code.data() || at >= f.origin.size() || !f.origin[at]) return "";
-    const ptx::Instruction& p = *f.origin[at];
-    auto text                 = [&](int number, int line) {
+    return place_of(f, *f.origin[at]);
+}
+
+std::string place_of(const Function& f, const ptx::Instruction& p) {
+    auto text = [&](int number, int line) {
         const auto file = f.module->files.find(number);
         return line && file != f.module->files.end() ? file->second + ":" + std::to_string(line) : std::string();
     };

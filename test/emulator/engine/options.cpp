@@ -90,8 +90,8 @@ Options read_environment() {
 }  // namespace
 
 const Options& options() {
-    static const Options o = read_environment();
-    return o;
+    static const auto* o = new Options(read_environment());  // never destroyed: read at exit
+    return *o;
 }
 
 const DeviceSpec* find_spec(const std::string& key) {
