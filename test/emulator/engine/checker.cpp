@@ -30,6 +30,13 @@ const Instr* mark_set(Warp& w, const Instr* i) {
     return i + 1;
 }
 
+const Instr* mark_chosen(Warp& w, const Instr* i) {
+    const uint32_t p = w.pred(i->c) ^ (i->imm ? kAll : 0), set = (w.pred(i->a) & p) | (w.pred(i->b) & ~p);
+    uint32_t& mask   = w.pred(i->d);
+    mask             = (mask & ~w.mask) | (set & w.mask);
+    return i + 1;
+}
+
 }  // namespace op
 
 namespace {
@@ -42,7 +49,10 @@ std::string hex(uint64_t v) {
 
 bool all_written(const uint8_t* shadow, uint32_t n) {
     uint8_t all = 1;
-    for (uint32_t k = 0; k < n; k++) all &= shadow[k];
+    if (n == 128)  // 32 lanes of 4 bytes: a length the compiler knows is a few instructions
+        for (uint32_t k = 0; k < 128; k++) all &= shadow[k];
+    else
+        for (uint32_t k = 0; k < n; k++) all &= shadow[k];
     return all & 1;
 }
 

@@ -276,10 +276,18 @@ void Builder::decode_one(const ptx::Instruction& i) {
         Instr& x = emit(op::resize(reg_bytes(e.type), e.bytes, ptx::is_signed(e.type)));
         x.a = e.from, x.d = e.to;
     }
-    for (int reg : marks) {  // set, as far as the sources were
-        Instr& x = emit(op::mark_set);
+    for (int reg : marks) {  // set, as far as the sources were; of selp, the one that was chosen
+        auto mask_of_operand = [&](const Operand& o) {
+            auto it = o.kind == Operand::Reg ? unset_mask.find(o.reg) : unset_mask.end();
+            return it == unset_mask.end() ? constant(kAll, 4) : it->second;
+        };
+        const bool chooses = i.mods[0] == "selp" && i.ops.size() == 4 && i.ops[3].kind == Operand::Reg;
+        Instr& x           = emit(chooses ? op::mark_chosen : op::mark_set);
         x.d = unset_mask[reg], x.flags |= kReadsD;
-        more(x, {}, sources_unset);
+        if (chooses) {
+            x.a = mask_of_operand(i.ops[1]), x.b = mask_of_operand(i.ops[2]);
+            x.c = {virtual_of(i.ops[3].reg), 0}, x.imm = i.ops[3].negated;
+        } else more(x, {}, sources_unset);
     }
     extensions.clear(), marks.clear(), sources_unset.clear();
     if (i.guard < 0) return;

@@ -151,6 +151,32 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
     }
 }
 
+// The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since. Updates the records
+// and says true, or leaves them alone.
+template <int Words> bool undisturbed(const Self& me, uint64_t* writer, uint64_t* reader) {
+    const uint64_t mine = me.record >> kBlock, floor = me.floor;
+    const uint64_t record = (me.write ? me.record : me.read_record) | kBytes;
+    // Touched by us in the same way before: who came between has been judged when it came.
+    uint64_t news = 0;
+    for (int k = 0; k < Words; k++) news |= (me.write ? writer : reader)[k] ^ record;
+    if (!news) return true;
+    uint64_t bad = 0;
+    for (int k = 0; k < Words; k++) bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
+    if (me.write)
+        for (int k = 0; k < Words; k++)
+            bad |= uint64_t(reader[k] >> kOperation >= floor) & (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
+    if (bad) return false;
+    if (me.write)
+        for (int k = 0; k < Words; k++) writer[k] = record;
+    else
+        for (int k = 0; k < Words; k++) {
+            const bool now  = reader[k] >> kOperation == me.number;
+            const bool same = reader[k] >> kBlock == mine;
+            reader[k]       = record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
+        }
+    return true;
+}
+
 }  // namespace
 
 void checker_launch(Launch& l) {
@@ -175,29 +201,13 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     if (sync && me.write) g.signals[slot].fetch_add(1, std::memory_order_relaxed);
     Records& r = records();
 
-    // The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since.
-    if (reach.shape == Reach::Contiguous && size >= 4 && !sync) {
-        uint64_t* writer    = r.writers + r.word(reach.addr[0]);
-        uint64_t* reader    = r.readers + r.word(reach.addr[0]);
-        const size_t words  = size_t(size) * kLanes / 4;
-        const uint64_t mine = me.record >> kBlock, floor = me.floor;
-        uint64_t bad        = 0;
-        for (size_t k = 0; k < words; k++) bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
-        if (me.write)
-            for (size_t k = 0; k < words; k++)
-                bad |= uint64_t(reader[k] >> kOperation >= floor) & (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
-        if (!bad) {
-            const uint64_t record = me.record | kBytes, read_record = me.read_record | kBytes;
-            if (me.write)
-                for (size_t k = 0; k < words; k++) writer[k] = record;
-            else
-                for (size_t k = 0; k < words; k++) {
-                    const bool now  = reader[k] >> kOperation == me.number;
-                    const bool same = reader[k] >> kBlock == mine;
-                    reader[k]       = read_record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
-                }
+    if (reach.shape == Reach::Contiguous && !sync) {
+        uint64_t* writer = r.writers + r.word(reach.addr[0]);
+        uint64_t* reader = r.readers + r.word(reach.addr[0]);
+        if (size == 4 ? undisturbed<32>(me, writer, reader)
+            : size == 8 ? undisturbed<64>(me, writer, reader)
+                        : size == 16 && undisturbed<128>(me, writer, reader))
             return;
-        }
     }
     auto piece = [&](int lane, Address a, size_t bytes) {
         touch(me, a, bytes, l.config.op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {

@@ -25,6 +25,7 @@ void special(Builder& b, Ref to, const std::string& name, int bytes);
 // checks.cpp
 const Instr* check_set(Warp& w, const Instr* i);        // a: mask of the lanes that have been written
 const Instr* mark_set(Warp& w, const Instr* i);
+const Instr* mark_chosen(Warp& w, const Instr* i);
 
 }  // namespace op
 
