@@ -95,8 +95,8 @@ static uint64_t immediate(const Operand& o, Type t) {
 
 namespace {
 
-// Where a value that nobody wrote does harm: memory, an address, a branch. Elsewhere it is only passed on; nvcc itself adds and moves
-// registers that were never set when nothing comes of it.
+// Where a value that nobody wrote does harm: memory, an address, a branch. Elsewhere it is only passed on; nvcc itself
+// adds and moves registers that were never set when nothing comes of it.
 bool is_sink(const ptx::Instruction& i) {
     for (const char* s : {"st", "atom", "red", "ld", "bra", "brx", "bar", "barrier", "cp", "ldmatrix", "stmatrix"})
         if (i.mods[0] == s) return true;
@@ -251,7 +251,8 @@ Builder::Place Builder::address(const Operand& o, bool may_be_narrow) {
         return {base, o.offset};
     }
     if (auto it = layout.shared.find(o.name); it != layout.shared.end()) return {{}, int64_t(it->second) + o.offset};
-    if (auto it = layout.addresses.find(o.name); it != layout.addresses.end()) return {{}, int64_t(it->second) + o.offset};
+    if (auto it = layout.addresses.find(o.name); it != layout.addresses.end())
+        return {{}, int64_t(it->second) + o.offset};
     if (const int at = entry_param(o.name); at >= 0) return {{}, int64_t(kParamWindow) + at + o.offset};
     if (const uint64_t code = layout.code_address(o.name)) return {{}, int64_t(code) + o.offset};
     throw Undecodable("unknown symbol " + o.name);
@@ -293,7 +294,8 @@ void Builder::decode_one(const ptx::Instruction& i) {
     if (i.guard < 0) return;
 
     bool splits = false;
-    for (size_t k = first; k < f.code.size(); k++) splits |= f.code[k].flags & kSplits && !(f.code[k].flags & kOwnGuard);
+    for (size_t k = first; k < f.code.size(); k++)
+        splits |= f.code[k].flags & kSplits && !(f.code[k].flags & kOwnGuard);
     const Ref guard{virtual_of(i.guard), 0};
     if (splits) {  // @p X  →  @!p bra around; X
         Instr bra;

@@ -17,7 +17,8 @@ struct Undecodable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Where a kernel finds the module's variables: shared ones at offsets in the block's shared memory, the others at addresses.
+// Where a kernel finds the module's variables: shared ones at offsets in the block's shared memory, the others at
+// addresses.
 struct Layout {
     std::unordered_map<std::string, uint64_t> addresses;
     std::unordered_map<std::string, uint32_t> shared;
@@ -33,8 +34,8 @@ class Builder {
     Builder(Function& f, const Layout& layout, Unset unset = {});
     void build();
 
-    // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is cut
-    // on reading and extended on writing, as PTX wants it for ld, st and cvt.
+    // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is
+    // cut on reading and extended on writing, as PTX wants it for ld, st and cvt.
     Ref read(const Operand& o, Type t);
     Ref write(const Operand& o, Type t);
     Ref read_pred(const Operand& o, bool& negated);

@@ -1,9 +1,10 @@
 // global_races.cpp - races in global memory: between blocks of a launch, between operations of unordered streams
 //
-// Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch, copy, library
-// call), which block, which of the four bytes. Within a launch two blocks are ordered only by what they do themselves: if the first
-// has fenced (or released) since, and the second has used an atomic, volatile or acquiring access, we take it that they agreed on
-// it; so a missing fence is found, a wrong flag is not. Between operations the runtime knows the order of streams and events.
+// Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
+// copy, library call), which block, which of the four bytes. Within a launch two blocks are ordered only by what they
+// do themselves: if the first has fenced (or released) since, and the second has used an atomic, volatile or acquiring
+// access, we take it that they agreed on it; so a missing fence is found, a wrong flag is not. Between operations the
+// runtime knows the order of streams and events.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -17,7 +18,8 @@ namespace emu {
 
 struct GlobalRaces {
     std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 256
-    std::vector<std::atomic<uint8_t>> signals;   // fences and anything another block could see: enough to say "I have read"
+    std::vector<std::atomic<uint8_t>>
+        signals;  // fences and anything another block could see: enough to say "I have read"
     std::vector<std::atomic<uint8_t>> listens;   // per block: has it acquired anything?
     uint64_t floor = 0;                          // operations before this one are all over
     explicit GlobalRaces(size_t blocks) : fences(blocks), signals(blocks), listens(blocks) {}
@@ -25,7 +27,8 @@ struct GlobalRaces {
 
 namespace {
 
-// operation (24 bits) | block (24) | count of fences, in a reader of signals (8) | many (1) | synchronising (1) | unused (2) | bytes (4)
+// operation (24 bits) | block (24) | count of fences, in a reader of signals (8) | many (1) | synchronising (1) |
+// unused (2) | bytes (4)
 constexpr int kOperation = 40, kBlock = 16, kFence = 8;
 constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 24) - 1;
 
@@ -52,7 +55,8 @@ struct Records {
             return p == MAP_FAILED ? nullptr : static_cast<uint64_t*>(p);
         };
         writers = reserve(), readers = reserve();
-        if (!readers || !writers) give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
+        if (!readers || !writers)
+            give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
     }
     size_t word(Address a) const { return (a - begin) / 4; }
 };
@@ -112,12 +116,15 @@ std::string operation_name(uint64_t number) {
 
 std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote, Address a) {
     char text[128];
-    std::snprintf(text, sizeof text, "0x%llx is %s here and was %s by ", (unsigned long long)a, me.write ? "written" : "read",
-                  other_wrote ? "written" : "read");
+    std::snprintf(text, sizeof text, "0x%llx is %s here and was %s by ", (unsigned long long)a,
+                  me.write ? "written" : "read", other_wrote ? "written" : "read");
     if (v == Verdict::Streams)
         return text + operation_name(other >> kOperation) + ", in a stream that nothing orders with this one";
-    return text + std::string("block ") + std::to_string(other >> kBlock & kBlockMask) + " of the same launch (counted x first)" +
-           (me.sync ? ", there without an atomic" : other & kSynchronising ? ", there with an atomic" : "");
+    return text + std::string("block ") + std::to_string(other >> kBlock & kBlockMask) +
+           " of the same launch (counted x first)" +
+           (me.sync                  ? ", there without an atomic"
+            : other & kSynchronising ? ", there with an atomic"
+                                     : "");
 }
 
 // [a, a+bytes) of one accessor. `say` gets the first conflict. Returns after updating the records.
@@ -132,13 +139,15 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
         uint64_t &writer = r.writers[k], &reader = r.readers[k];
         const Address at = r.begin + k * 4;
         if (!said)
-            if (const Verdict v = judge(me, writer, true, mask, op); v != Verdict::Fine) said = true, say(v, writer, true, std::max(at, a));
+            if (const Verdict v = judge(me, writer, true, mask, op); v != Verdict::Fine)
+                said = true, say(v, writer, true, std::max(at, a));
         if (me.write) {
             if (!said && (reader & kMany || reader >> kBlock != me.record >> kBlock)) {
                 uint64_t seen = reader;
                 if (reader & kMany && (reader >> kBlock & kBlockMask) == me.block && reader >> kOperation == me.number)
                     seen = reader ^ 1ull << kBlock;  // some other block
-                if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine) said = true, say(v, seen, false, std::max(at, a));
+                if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine)
+                    said = true, say(v, seen, false, std::max(at, a));
             }
             const bool same = writer >> kBlock == me.record >> kBlock;
             writer          = me.record | mask | (same ? writer & kBytes : 0);
@@ -146,13 +155,16 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
         if (!me.write || me.sync) {
             const bool now  = reader >> kOperation == me.number;
             const bool same = reader >> kBlock == me.record >> kBlock;
-            reader          = me.read_record | mask | (now ? reader & kBytes : 0) | (now && !same ? kMany : now ? reader & kMany : 0);
+            reader          = me.read_record | mask | (now ? reader & kBytes : 0) |
+                     (now && !same ? kMany
+                      : now        ? reader & kMany
+                                   : 0);
         }
     }
 }
 
-// The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since. Updates the records
-// and says true, or leaves them alone.
+// The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since.
+// Updates the records and says true, or leaves them alone.
 template <int Words> bool undisturbed(const Self& me, uint64_t* writer, uint64_t* reader) {
     const uint64_t mine = me.record >> kBlock, floor = me.floor;
     const uint64_t record = (me.write ? me.record : me.read_record) | kBytes;
@@ -161,10 +173,12 @@ template <int Words> bool undisturbed(const Self& me, uint64_t* writer, uint64_t
     for (int k = 0; k < Words; k++) news |= (me.write ? writer : reader)[k] ^ record;
     if (!news) return true;
     uint64_t bad = 0;
-    for (int k = 0; k < Words; k++) bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
+    for (int k = 0; k < Words; k++)
+        bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
     if (me.write)
         for (int k = 0; k < Words; k++)
-            bad |= uint64_t(reader[k] >> kOperation >= floor) & (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
+            bad |= uint64_t(reader[k] >> kOperation >= floor) &
+                   (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
     if (bad) return false;
     if (me.write)
         for (int k = 0; k < Words; k++) writer[k] = record;
@@ -182,7 +196,8 @@ template <int Words> bool undisturbed(const Self& me, uint64_t* writer, uint64_t
 void checker_launch(Launch& l) {
     l.races        = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
     uint64_t floor = 0;
-    l.operation    = start_operation(l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where), floor);
+    l.operation    = start_operation(
+           l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where), floor);
     l.races->floor = floor;
 }
 
@@ -197,7 +212,8 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     me.write = writes(how), me.sync = sync, me.in_kernel = true;
     me.record = me.number << kOperation | me.block << kBlock |
                 uint64_t(g.fences[slot].load(std::memory_order_relaxed)) << kFence | (sync ? kSynchronising : 0);
-    me.read_record = (me.record & ~(255ull << kFence)) | uint64_t(g.signals[slot].load(std::memory_order_relaxed)) << kFence;
+    me.read_record = (me.record & ~(255ull << kFence)) | uint64_t(g.signals[slot].load(std::memory_order_relaxed))
+                                                             << kFence;
     if (sync && me.write) g.signals[slot].fetch_add(1, std::memory_order_relaxed);
     Records& r = records();
 
@@ -224,7 +240,8 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
         });
     };
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
-    if (reach.shape == Reach::Uniform) return piece(__builtin_ctz(reach.mask), reach.addr[__builtin_ctz(reach.mask)], size);
+    if (reach.shape == Reach::Uniform)
+        return piece(__builtin_ctz(reach.mask), reach.addr[__builtin_ctz(reach.mask)], size);
     each_lane(reach.mask, [&](int lane) { piece(lane, reach.addr[lane], size); });
 }
 

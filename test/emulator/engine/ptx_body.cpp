@@ -90,7 +90,8 @@ class BodyParser {
     void directive() {
         const Token t = lex.take();
         if (t.text == ".reg") registers();
-        else if (t.text == ".local" || t.text == ".shared" || t.text == ".param" || t.text == ".const" || t.text == ".global") {
+        else if (t.text == ".local" || t.text == ".shared" || t.text == ".param" || t.text == ".const" ||
+                 t.text == ".global") {
             do {
                 Variable v             = parse_variable(lex, std::string(t.text.substr(1)));
                 const std::string name = v.name;
