@@ -1,5 +1,5 @@
 // cublaslt_layer.cu - a feed-forward layer, forward and backward: cublasLt with epilogues, kernels, two streams
-// streams libraries: -lcublasLt
+// libraries: -lcublasLt
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <nvtx3/nvToolsExt.h>
