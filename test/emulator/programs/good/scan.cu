@@ -1,5 +1,4 @@
 // scan.cu - prefix sums: Hillis-Steele in shared memory, Blelloch's, and by warp shuffles over many blocks
-// blocks
 #include "../check.h"
 
 constexpr int N = 512;
