@@ -98,7 +98,7 @@ class BodyParser {
                 const bool taken       = std::any_of(f.variables.begin(), f.variables.end(),
                                                      [&](const Variable& o) { return o.name == name; });
                 // callseq scopes reuse param0, retval0 … : they become param0'17
-                if (taken) v.name += "'" + std::to_string(scope);
+                if (taken) v.name.append(1, '\'').append(std::to_string(scope));
                 scopes[scope].variables[name] = v.name;
                 f.variables.push_back(std::move(v));
             } while (lex.accept(","));
