@@ -2,6 +2,7 @@
 #
 #   emulator        build/emulator/lib{cudart,cublasLt,cublas}.so.N and libnccl.so.2
 #   emulator-test   unit tests, the known-good and the known-bad programs
+#   emulator-check  the unit tests under sanitizers
 #   emulator-bench  warp-instructions per second
 EMU       := test/emulator
 EMU_OUT   := build/emulator
@@ -26,7 +27,7 @@ emu_obj   = $(patsubst $(EMU)/%.cpp,$(EMU_OUT)/obj/%.o,$(1))
 EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N) \
             $(EMU_OUT)/libnccl.so.2
 
-.PHONY: emulator emulator-programs emulator-test emulator-bench
+.PHONY: emulator emulator-programs emulator-test emulator-check emulator-bench
 emulator: $(EMU_LIBS)
 
 # oneDNN's threads are OpenMP's, and the passes around it use the same.
@@ -74,5 +75,11 @@ $(EMU_OUT)/bench: $(EMU_OUT)/obj/bench/bench_engine.o $(EMU_OUT)/libcudart.so.$(
 	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
 emulator-bench: $(EMU_OUT)/bench
 	EMU_CHECK=memory $<
+
+# The units again under the address and undefined-behaviour sanitizers. Device memory is fenced by our own fault handler.
+emulator-check:
+	$(MAKE) -f $(EMU)/emulator.mk EMU_OUT=$(EMU_OUT)-san EMU_EXTRA=-O1 $(EMU_OUT)-san/test \
+	        EMU_CXX="$(EMU_CXX) -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1"
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 $(EMU_OUT)-san/test '~[programs]'
 
 -include $(shell find $(EMU_OUT)/obj -name '*.d' 2>/dev/null)

@@ -14,12 +14,16 @@ std::string hex(uint64_t v) {
 }
 
 const char* verb(Touch t) {
-    return t == Touch::Atomic ? "atomic operation on" : t == Touch::AsyncCopy ? "cp.async of" : writes(t) ? "write of" : "read of";
+    return t == Touch::Atomic      ? "atomic operation on"
+           : t == Touch::AsyncCopy ? "cp.async of"
+           : writes(t)             ? "write of"
+                                   : "read of";
 }
 
 void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_t address, uint32_t size, Touch touch,
               const std::string& why, const std::string& allocation) {
-    const std::string what = std::string(verb(touch)) + " " + std::to_string(size) + " bytes at " + hex(address) + ": " + why;
+    const std::string what =
+        std::string(verb(touch)) + " " + std::to_string(size) + " bytes at " + hex(address) + ": " + why;
     if (options().check == Check::Off) {
         fail_launch(w, fault, what);
         return;
@@ -59,8 +63,8 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
         }
         const Allocation* dead = in ? nullptr : memory.find_dead(a);
         if (dead)
-            bad_lane(w, i, Kind::UseAfterFree, Fault::IllegalAddress, l, a, size, touch, "the memory has been freed by " + dead->freed_by,
-                     memory.describe(a));
+            bad_lane(w, i, Kind::UseAfterFree, Fault::IllegalAddress, l, a, size, touch,
+                     "the memory has been freed by " + dead->freed_by, memory.describe(a));
         else
             bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "outside of every allocation",
                      memory.describe(a));
@@ -106,7 +110,8 @@ inline void global_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
     const uint64_t from = r.addr[lowest] - site.begin;
     r.shape             = shape_of(r, r.mask, size);
     bool good           = have >= size;
-    if (r.shape == Reach::Contiguous) good &= from <= room && have - from >= uint64_t(size) * kLanes && !(r.addr[lowest] & (size - 1));
+    if (r.shape == Reach::Contiguous)
+        good &= from <= room && have - from >= uint64_t(size) * kLanes && !(r.addr[lowest] & (size - 1));
     else if (r.shape == Reach::Uniform) good &= from <= room && !(r.addr[lowest] & (size - 1));
     else {
         uint64_t bad = 0;
@@ -132,7 +137,9 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
     const uint64_t bytes = b.shared_bytes;
     uint64_t bad         = 0;
     for (int l = 0; l < kLanes; l++)
-        bad |= r.mask >> l & 1 ? uint64_t(r.addr[l] + size > bytes) | uint64_t(r.addr[l] > bytes) | (r.addr[l] & (size - 1)) : 0;
+        bad |= r.mask >> l & 1
+                   ? uint64_t(r.addr[l] + size > bytes) | uint64_t(r.addr[l] > bytes) | (r.addr[l] & (size - 1))
+                   : 0;
     if (bad) [[unlikely]] {
         const uint32_t lanes = r.mask;
         r.mask               = 0;
@@ -145,7 +152,8 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
                 bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
                          "shared, not a multiple of " + std::to_string(size), have);
             else if (a > bytes || a + size > bytes)
-                bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "beyond the end of shared memory", have);
+                bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
+                         "beyond the end of shared memory", have);
             else r.mask |= 1u << l;
         });
         if (!r.mask) return;
@@ -172,7 +180,8 @@ void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, R
             return bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
                             "local, not a multiple of " + std::to_string(size), "");
         if (a > top || a + size > top)
-            return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "beyond the thread's local memory",
+            return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
+                            "beyond the thread's local memory",
                             "the thread has " + std::to_string(top) + " bytes of local memory here");
         r.at[l] = b.local.data.get() + size_t(thread_of(w, l)) * b.local_stride + a;
         r.mask |= 1u << l;
@@ -189,7 +198,8 @@ void param_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, R
     each_lane(lanes, [&](int l) {
         const uint64_t a = r.addr[l];
         if (a > launch.param_bytes || a + size > launch.param_bytes || writes(touch))
-            return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "outside of the kernel's parameters", "");
+            return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
+                            "outside of the kernel's parameters", "");
         r.at[l] = const_cast<std::byte*>(launch.params) + a;
         r.mask |= 1u << l;
     });
@@ -228,7 +238,9 @@ void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touc
         reach_addresses(w, i, here <= 3 ? Window(here) : Window::Global, size, touch, part);
         std::byte* base = part.first;
         each_lane(part.mask, [&](int l) {
-            r.at[l] = part.shape == Reach::Scattered ? part.at[l] : part.shape == Reach::Uniform ? base : base + size_t(l) * size;
+            r.at[l] = part.shape == Reach::Scattered ? part.at[l]
+                      : part.shape == Reach::Uniform ? base
+                                                     : base + size_t(l) * size;
         });
         good |= part.mask;
     }
@@ -261,7 +273,9 @@ std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes) {
     }
     if (window == 1) return inside + bytes <= b.shared_bytes ? b.shared.data.get() + inside : nullptr;
     if (window == 2)
-        return inside + bytes <= b.local_stride ? b.local.data.get() + size_t(thread_of(w, lane)) * b.local_stride + inside : nullptr;
+        return inside + bytes <= b.local_stride
+                   ? b.local.data.get() + size_t(thread_of(w, lane)) * b.local_stride + inside
+                   : nullptr;
     return nullptr;
 }
 

@@ -9,8 +9,8 @@ enum class Window : uint8_t { Global = 0, Shared = 1, Local = 2, Param = 3, Gene
 
 constexpr uint8_t kAddress32 = 32;       // Instr::flags: the base register has 32 bits
 
-// Where a memory instruction of a warp goes. The two shapes that matter for speed are told apart: lane after lane without a gap,
-// and all lanes at one place; otherwise each lane has its own pointer.
+// Where a memory instruction of a warp goes. The two shapes that matter for speed are told apart: lane after lane
+// without a gap, and all lanes at one place; otherwise each lane has its own pointer.
 struct Reach {
     enum Shape : uint8_t { Scattered, Contiguous, Uniform } shape = Scattered;
     uint32_t mask = 0;                   // lanes that may touch their bytes
@@ -21,7 +21,9 @@ struct Reach {
 
 // What kind of touching: also decides what the checker does with it.
 enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore };
-inline bool writes(Touch t) { return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore; }
+inline bool writes(Touch t) {
+    return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore;
+}
 
 // Base register i->a (32 bits wide when i->flags has kAddress32; none: absolute) plus i->imm, `size` bytes per lane.
 void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
@@ -31,8 +33,8 @@ void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  
 // The same from addresses already in r.addr (r.mask: lanes), in a window.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
 
-// The shortest way, for when nothing is checked but bounds: where all 32 lanes go when they follow each other in the allocation this
-// instruction touched last, else null.
+// The shortest way, for when nothing is checked but bounds: where all 32 lanes go when they follow each other in the
+// allocation this instruction touched last, else null.
 inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size) {
     if (w.mask != kAll || !w.worker->plain || i->a.none()) return nullptr;
     const uint64_t* a = w.reg<uint64_t>(i->a);
@@ -52,7 +54,8 @@ inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size) {
     uint32_t gaps     = 0;
     for (int l = 0; l < kLanes; l++) gaps |= a[l] ^ (a[0] + (uint32_t(l) << shift));
     const uint32_t first = a[0] + uint32_t(i->imm);
-    const bool good      = !gaps & (uint64_t(first) + (uint64_t(size) << 5) <= w.block->shared_bytes) & !(first & (size - 1));
+    const bool good =
+        !gaps & (uint64_t(first) + (uint64_t(size) << 5) <= w.block->shared_bytes) & !(first & (size - 1));
     return good ? w.block->shared.data.get() + first : nullptr;
 }
 

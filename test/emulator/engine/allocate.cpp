@@ -1,8 +1,9 @@
 // allocate.cpp - registers by liveness
 //
-// PTX has a register per value; a frame with all of them would not stay in the L1 cache (1,000 values are 128 KB per warp). Lanes
-// follow one control flow each and a masked write leaves the others alone, so ordinary liveness over the flow graph is right for
-// every lane however they diverge. Linear scan over one interval per register, last freed first used again.
+// PTX has a register per value; a frame with all of them would not stay in the L1 cache (1,000 values are 128 KB per
+// warp). Lanes follow one control flow each and a masked write leaves the others alone, so ordinary liveness over the
+// flow graph is right for every lane however they diverge. Linear scan over one interval per register, last freed first
+// used again.
 #include <algorithm>
 
 #include "decode.h"

@@ -1,7 +1,7 @@
 // approx.h - the approximate functions of the special function unit, as polynomials that vectorise
 //
-// A GPU's are table-driven and good to about 1-2 units in the last place; these are as good, not bit-equal. Coefficients: minimax fits
-// on the reduced interval, errors beside each.
+// A GPU's are table-driven and good to about 1-2 units in the last place; these are as good, not bit-equal.
+// Coefficients: minimax fits on the reduced interval, errors beside each.
 #pragma once
 #include "floats.h"
 

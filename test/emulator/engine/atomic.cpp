@@ -1,6 +1,7 @@
 // atomic.cpp - atom and red, of every type
 //
-// With --threads 1 nothing else runs, yet the operations are real atomics always: blocks on other host threads share the memory.
+// With --threads 1 nothing else runs, yet the operations are real atomics always: blocks on other host threads share
+// the memory.
 #include "access.h"
 #include "checker.h"
 #include "floats.h"
@@ -55,7 +56,8 @@ struct Float64 {
     }
 };
 inline uint16_t add16(uint16_t a, uint16_t b, bool half) {
-    return half ? float_to_half(half_to_float(a) + half_to_float(b)) : float_to_bf16(bf16_to_float(a) + bf16_to_float(b));
+    return half ? float_to_half(half_to_float(a) + half_to_float(b))
+                : float_to_bf16(bf16_to_float(a) + bf16_to_float(b));
 }
 inline uint16_t op16(uint16_t a, uint16_t b, bool half, int k) {
     if (k == kAdd) return add16(a, b, half);
@@ -73,7 +75,8 @@ template <bool Half> struct Float16x2 {
     using T = uint32_t;
     static T f(std::byte* at, int k, T v) {
         return update<T>(at, [=](T old) {
-            return uint32_t(op16(uint16_t(old >> 16), uint16_t(v >> 16), Half, k)) << 16 | op16(uint16_t(old), uint16_t(v), Half, k);
+            return uint32_t(op16(uint16_t(old >> 16), uint16_t(v >> 16), Half, k)) << 16 |
+                   op16(uint16_t(old), uint16_t(v), Half, k);
         });
     }
 };
@@ -112,7 +115,8 @@ template <class Op, int V> const Instr* atomic_vector(Warp& w, const Instr* i) {
     reach_window(w, i, sizeof(T) * V, r);
     const Ref* more = &w.frame->function->more[i->more];
     each_lane(r.mask, [&](int l) {
-        for (int k = 0; k < V; k++) Op::f(place(r, l, sizeof(T) * V) + size_t(k) * sizeof(T), i->c.offset, w.reg<T>(more[k])[l]);
+        for (int k = 0; k < V; k++)
+            Op::f(place(r, l, sizeof(T) * V) + size_t(k) * sizeof(T), i->c.offset, w.reg<T>(more[k])[l]);
     });
     return i + 1;
 }
@@ -123,7 +127,8 @@ template <class T> const Instr* compare_and_swap(Warp& w, const Instr* i) {  // 
     T* d = i->d.none() ? nullptr : w.reg<T>(i->d);
     each_lane(r.mask, [&](int l) {
         T old = expected[l];
-        __atomic_compare_exchange_n(reinterpret_cast<T*>(place(r, l, sizeof(T))), &old, fresh[l], false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+        __atomic_compare_exchange_n(reinterpret_cast<T*>(place(r, l, sizeof(T))), &old, fresh[l], false,
+                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
         if (d) d[l] = old;
     });
     return i + 1;
@@ -185,13 +190,17 @@ Handler vector_handler(Type t, int v) {
 void build_atomic(Builder& b, const ptx::Instruction& i) {
     const bool red   = i.mods[0] == "red";
     const Type t     = type_of(i);
-    const Type r     = reg_bytes(t) == 2 ? Type::b16 : reg_bytes(t) == 4 ? Type::b32 : reg_bytes(t) == 8 ? Type::b64 : Type::b128;
+    const Type r     = reg_bytes(t) == 2   ? Type::b16
+                       : reg_bytes(t) == 4 ? Type::b32
+                       : reg_bytes(t) == 8 ? Type::b64
+                                           : Type::b128;
     const size_t at  = red ? 0 : 1;
     const bool cas   = has(i, "cas");
     const int v      = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;
     if (i.ops.size() < at + (cas ? 3 : 2)) throw Undecodable("too few operands");
-    constexpr std::pair<const char*, int> kinds[] = {{"add", kAdd}, {"min", kMin}, {"max", kMax}, {"and", kAnd}, {"or", kOr},
-                                                     {"xor", kXor}, {"inc", kInc}, {"dec", kDec}, {"exch", kExch}};
+    constexpr std::pair<const char*, int> kinds[] = {{"add", kAdd}, {"min", kMin}, {"max", kMax},
+                                                     {"and", kAnd}, {"or", kOr},   {"xor", kXor},
+                                                     {"inc", kInc}, {"dec", kDec}, {"exch", kExch}};
     int kind = kAdd;
     for (const auto& [name, k] : kinds)
         if (has(i, name)) kind = k;
@@ -225,9 +234,11 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
 
 std::vector<Row> atomic_rows() {
     return {
-        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{add,min,max} .noftz? .{L2}? .{VEC}? .{u32,s32,u64,s64,f32,f64,f16,bf16,f16x2,bf16x2}",
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{add,min,max} .noftz? .{L2}? .{VEC}? "
+         ".{u32,s32,u64,s64,f32,f64,f16,bf16,f16x2,bf16x2}",
          build_atomic},
-        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{add,min,max} .noftz? .{L2}? .{f32,f16,bf16,f16x2,bf16x2}", build_atomic},
+        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{add,min,max} .noftz? .{L2}? .{f32,f16,bf16,f16x2,bf16x2}",
+         build_atomic},
         {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC} .{f32,f16,bf16,f16x2,bf16x2} .{add,min,max}", build_atomic},
         {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{and,or,xor} .{L2}? .{b32,b64}", build_atomic},
         {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{inc,dec} .{L2}? .u32", build_atomic},

@@ -91,8 +91,8 @@ bool assert_builtin(BuiltinCall& c) {
     const Block& b = *c.w.block;
     std::fflush(stdout);
     std::fprintf(stderr, "%s:%u: %s: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `%s` failed.\n", text(1).c_str(),
-                 c.argument<uint32_t>(2, l), text(3).c_str(), b.ctaid[0], b.ctaid[1], b.ctaid[2], c.w.tid[0][l], c.w.tid[1][l],
-                 c.w.tid[2][l], text(0).c_str());
+                 c.argument<uint32_t>(2, l), text(3).c_str(), b.ctaid[0], b.ctaid[1], b.ctaid[2], c.w.tid[0][l],
+                 c.w.tid[1][l], c.w.tid[2][l], text(0).c_str());
     fail_launch(c.w, Fault::Assert, "device-side assert: " + text(0));
     return false;
 }

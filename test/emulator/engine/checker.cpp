@@ -9,20 +9,32 @@
 namespace emu {
 namespace op {
 
-// A register read before any write: mov, selp and the like only pass it on, as compilers do with values that do not matter.
+// A value that nobody wrote arrives where it does harm; imm: the register, target: the instruction that read it first.
 const Instr* check_set(Warp& w, const Instr* i) {
     if (const uint32_t bad = w.mask & ~w.pred(i->a)) {
-        const auto& f    = *w.frame->function;
-        const auto& from = *f.origin[i->index];
-        const int reg    = int(i->imm);
-        report(finding_at(w, i, Kind::Uninitialised, __builtin_ctz(bad),
-                          "register " + f.source->regs[size_t(reg)].name + " is used by " + from.form + ", but nobody wrote it"));
+        const auto& f     = *w.frame->function;
+        const auto& here  = *f.origin[i->index];
+        const auto* first = reinterpret_cast<const ptx::Instruction*>(i->target);
+        std::string what =
+            here.form + " uses register " + f.source->regs[size_t(i->imm)].name + ", whose value nobody wrote";
+        if (first && first != &here) what += "; it comes from " + first->form + " at " + place_of(f, *first);
+        report(finding_at(w, i, Kind::Uninitialised, __builtin_ctz(bad), what));
         w.pred(i->a) |= bad;  // once is enough
     }
     return i + 1;
 }
 const Instr* mark_set(Warp& w, const Instr* i) {
-    w.pred(i->d) |= w.mask;
+    uint32_t set = kAll;
+    for (uint32_t k = 0; k < i->more_count; k++) set &= w.pred(w.frame->function->more[i->more + k]);
+    uint32_t& mask = w.pred(i->d);
+    mask           = (mask & ~w.mask) | (set & w.mask);
+    return i + 1;
+}
+
+const Instr* mark_chosen(Warp& w, const Instr* i) {
+    const uint32_t p = w.pred(i->c) ^ (i->imm ? kAll : 0), set = (w.pred(i->a) & p) | (w.pred(i->b) & ~p);
+    uint32_t& mask   = w.pred(i->d);
+    mask             = (mask & ~w.mask) | (set & w.mask);
     return i + 1;
 }
 
@@ -38,7 +50,10 @@ std::string hex(uint64_t v) {
 
 bool all_written(const uint8_t* shadow, uint32_t n) {
     uint8_t all = 1;
-    for (uint32_t k = 0; k < n; k++) all &= shadow[k];
+    if (n == 128)  // 32 lanes of 4 bytes: a length the compiler knows is a few instructions
+        for (uint32_t k = 0; k < 128; k++) all &= shadow[k];
+    else
+        for (uint32_t k = 0; k < n; k++) all &= shadow[k];
     return all & 1;
 }
 
@@ -52,14 +67,15 @@ template <class Place, class F> void each_piece(const Reach& r, uint32_t size, P
     each_lane(r.mask, [&](int l) { f(l, shadow_of(l), size); });
 }
 
-void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const uint8_t* shadow, uint32_t bytes,
-                      const char* space, bool global) {
+void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const uint8_t* shadow,
+                      uint32_t bytes, const char* space, bool global) {
     uint32_t k = 0;
     while (k < bytes && shadow[k] & 1) k++;
     if (r.shape == Reach::Contiguous) lane = int(k / size);
     const uint64_t address = r.addr[lane];
-    Finding f = finding_at(w, i, Kind::Uninitialised, lane,
-                           "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address) + ", which nobody wrote");
+    Finding f              = finding_at(
+                     w, i, Kind::Uninitialised, lane,
+                     "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address) + ", which nobody wrote");
     f.address = address;
     if (global) f.allocation = Memory::get().describe(address);
     if (space == std::string_view("shared")) return w.block->unwritten.push_back(f);
@@ -73,40 +89,45 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     const int first = __builtin_ctz(r.mask);
     if (!memory.in_arena(r.addr[first])) return;
     const bool stores = writes(touch), loads = touch != Touch::Store && touch != Touch::VolatileStore;
-    each_piece(r, size, [&](int l) { return memory.shadow(r.addr[l]); }, [&](int lane, uint8_t* shadow, uint32_t bytes) {
-        if (loads && !all_written(shadow, bytes)) {
-            report_unwritten(w, i, size, r, lane, shadow, bytes, "global", true);
-            if (options().keep_going) std::memset(shadow, 1, bytes);
-        }
-        if (stores) std::memset(shadow, 1, bytes);
-    });
+    each_piece(
+        r, size, [&](int l) { return memory.shadow(r.addr[l]); },
+        [&](int lane, uint8_t* shadow, uint32_t bytes) {
+            if (loads && !all_written(shadow, bytes)) {
+                report_unwritten(w, i, size, r, lane, shadow, bytes, "global", true);
+                if (options().keep_going) std::memset(shadow, 1, bytes);
+            }
+            if (stores) std::memset(shadow, 1, bytes);
+        });
     check_global_races(w, i, size, touch, r);
 }
 
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     Block& b          = *w.block;
-    const bool stores = writes(touch), loads = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
-    each_piece(r, size, [&](int l) { return b.shared_shadow.data() + r.addr[l]; }, [&](int lane, uint8_t* shadow, uint32_t bytes) {
-        if (touch != Touch::AsyncCopy && b.pending_copies) {
-            uint8_t any = 0;
-            for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
-            if (any & 2) {
-                uint32_t k = 0;
-                while (!(shadow[k] & 2)) k++;
-                if (r.shape == Reach::Contiguous) lane = int(k / size);
-                report(finding_at(w, i, Kind::AsyncCopyRace, lane,
-                                  (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
-                                      ", where a cp.async is under way that has not been waited for"));
-                for (k = 0; k < bytes; k++) shadow[k] = 1;
+    const bool stores = writes(touch),
+               loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
+    each_piece(
+        r, size, [&](int l) { return b.shared_shadow.data() + r.addr[l]; },
+        [&](int lane, uint8_t* shadow, uint32_t bytes) {
+            if (touch != Touch::AsyncCopy && b.pending_copies) {
+                uint8_t any = 0;
+                for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
+                if (any & 2) {
+                    uint32_t k = 0;
+                    while (!(shadow[k] & 2)) k++;
+                    if (r.shape == Reach::Contiguous) lane = int(k / size);
+                    report(finding_at(w, i, Kind::AsyncCopyRace, lane,
+                                      (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
+                                          ", where a cp.async is under way that has not been waited for"));
+                    for (k = 0; k < bytes; k++) shadow[k] = 1;
+                }
             }
-        }
-        if (loads && !all_written(shadow, bytes)) {
-            if (b.unwritten.empty()) report_unwritten(w, i, size, r, lane, shadow, bytes, "shared", false);
-            if (options().keep_going)
-                for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
-        }
-        if (stores) std::memset(shadow, 1, bytes);
-    });
+            if (loads && !all_written(shadow, bytes)) {
+                if (b.unwritten.empty()) report_unwritten(w, i, size, r, lane, shadow, bytes, "shared", false);
+                if (options().keep_going)
+                    for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
+            }
+            if (stores) std::memset(shadow, 1, bytes);
+        });
     check_shared_races(w, i, size, touch, r);
 }
 

@@ -8,7 +8,8 @@ enum Comparison { kEq, kNe, kLt, kLe, kGt, kGe, kEqu, kNeu, kLtu, kLeu, kGtu, kG
 enum class Combine { None, And, Or, Xor };
 
 inline int comparison(const ptx::Instruction& i) {
-    constexpr const char* names[] = {"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"};
+    constexpr const char* names[] = {"eq",  "ne",  "lt",  "le",  "gt",  "ge",  "equ",
+                                     "neu", "ltu", "leu", "gtu", "geu", "num", "nan"};
     for (int k = 0; k < 14; k++)
         if (i.mods[1] == names[k]) return k;
     constexpr const char* unsigned_names[] = {"lo", "ls", "hi", "hs"};
@@ -77,7 +78,7 @@ inline void build_comparison(Builder& b, const ptx::Instruction& i, Type t, Hand
     const Ref e = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
     Instr& n    = b.emit(h);
     n.d = d, n.a = x, n.b = y, n.c = c;
-    n.imm       = int(!combine ? Combine::None : has(i, "and") ? Combine::And : has(i, "or") ? Combine::Or : Combine::Xor);
+    n.imm = int(!combine ? Combine::None : has(i, "and") ? Combine::And : has(i, "or") ? Combine::Or : Combine::Xor);
     n.imm |= negated ? 16 : 0;
     if (set) n.imm |= 4 | (type_at(i, 0) == Type::f32 ? 8 : 0);
     if (!e.none()) b.more(n, {e}, {});

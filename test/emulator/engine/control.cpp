@@ -90,7 +90,8 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     if (!f.missing.empty()) return fail_launch(w, Fault::Missing, f.missing);
     Group& g      = w.groups[w.current];
     Frame* caller = g.frame;
-    if (caller->local_base + caller->function->local_bytes + f.local_bytes > w.block->local_stride || caller->depth > 20000)
+    if (caller->local_base + caller->function->local_bytes + f.local_bytes > w.block->local_stride ||
+        caller->depth > 20000)
         return fail_launch(w, Fault::IllegalAddress, "stack overflow in " + f.name + ": recursion deeper than " +
                                                          std::to_string(caller->depth) + " calls");
     Frame* frame      = new_frame(*w.worker, f);
@@ -126,7 +127,8 @@ const Instr* call_indirect(Warp& w, const Instr* i) {
         w.mask = same;
     }
     Function* f = w.block->launch->code->by_address(want);
-    return f ? enter(w, i, *f) : fail_launch(w, Fault::IllegalInstruction, "indirect call of an address that is no function");
+    return f ? enter(w, i, *f)
+             : fail_launch(w, Fault::IllegalInstruction, "indirect call of an address that is no function");
 }
 
 const Instr* call_builtin(Warp& w, const Instr* i) {

@@ -39,8 +39,8 @@ inline float to_whole(float x, int mode) {
     }
 }
 
-// Float to integer saturates; NaN gives 0 (and the top bit alone for 64-bit results, as the hardware does: we follow PTX, 0 for
-// 32 bits and below, 0x8000000000000000 for 64).
+// Float to integer saturates; NaN gives 0 (and the top bit alone for 64-bit results, as the hardware does: we follow
+// PTX, 0 for 32 bits and below, 0x8000000000000000 for 64).
 template <class I, class F> inline I saturate_int(F x) {
     constexpr F low = F(std::numeric_limits<I>::min());
     // max + 1 is a power of two and exact, max itself may not be
@@ -87,9 +87,12 @@ template <class To, class From> struct Pair {
                 });
         } else if constexpr (!from_f) {
             store(w, i, [=](int l) {
-                if constexpr (std::is_same_v<To, double>) return sat ? saturate(double(Load<From>::f(a[l]))) : double(Load<From>::f(a[l]));
-                else if constexpr (std::is_same_v<To, float>) return sat ? saturate(float(Load<From>::f(a[l]))) : float(Load<From>::f(a[l]));
-                else return narrow<To>(integer_as_double(Load<From>::f(a[l])), mode, false, sat);
+                if constexpr (std::is_same_v<To, double>)
+                    return sat ? saturate(double(Load<From>::f(a[l]))) : double(Load<From>::f(a[l]));
+                else if constexpr (std::is_same_v<To, float>)
+                    return sat ? saturate(float(Load<From>::f(a[l]))) : float(Load<From>::f(a[l]));
+                else
+                    return narrow<To>(integer_as_double(Load<From>::f(a[l])), mode, false, sat);
             });
         } else {
             store(w, i, [=](int l) {
@@ -140,8 +143,9 @@ template <class To, class From> struct Pair {
     }
 
     template <class F> static void store(Warp& w, const Instr* i, F f) {
-        using Raw = std::conditional_t<std::is_same_v<To, Half> || std::is_same_v<To, Bf16> || std::is_same_v<To, Byte8>, uint16_t,
-                                       std::conditional_t<std::is_same_v<To, SByte8>, int16_t, To>>;
+        using Raw =
+            std::conditional_t<std::is_same_v<To, Half> || std::is_same_v<To, Bf16> || std::is_same_v<To, Byte8>,
+                               uint16_t, std::conditional_t<std::is_same_v<To, SByte8>, int16_t, To>>;
         for_lanes(w, w.reg<Raw>(i->d), [=](int l) {
             const auto v = f(l);
             if constexpr (std::is_same_v<To, Half> || std::is_same_v<To, Bf16>) return Raw(v.v);
@@ -186,8 +190,9 @@ Handler pair_of(Type to, Type from) {
 }
 
 int modifiers(const ptx::Instruction& i) {
-    constexpr std::pair<std::string_view, int> modes[] = {{"rn", kRn},   {"rz", kRz},   {"rm", kRm},   {"rp", kRp}, {"rni", kRni},
-                                                          {"rzi", kRzi}, {"rmi", kRmi}, {"rpi", kRpi}, {"rna", kRna}};
+    constexpr std::pair<std::string_view, int> modes[] = {{"rn", kRn},   {"rz", kRz},   {"rm", kRm},
+                                                          {"rp", kRp},   {"rni", kRni}, {"rzi", kRzi},
+                                                          {"rmi", kRmi}, {"rpi", kRpi}, {"rna", kRna}};
     int m = 0;
     for (const auto& [name, mode] : modes)
         if (has(i, name)) m = mode;
@@ -236,7 +241,9 @@ const Instr* tf32(Warp& w, const Instr* i) {  // 10 bits of mantissa stay; .rna:
     });
     return i + 1;
 }
-void build_tf32(Builder& b, const ptx::Instruction& i) { emit_op(b, i, tf32, Type::b32, {Type::f32}).imm = modifiers(i); }
+void build_tf32(Builder& b, const ptx::Instruction& i) {
+    emit_op(b, i, tf32, Type::b32, {Type::f32}).imm = modifiers(i);
+}
 
 template <int Exponent> const Instr* fp8_pack(Warp& w, const Instr* i) {
     const float *a = w.reg<float>(i->a), *b = w.reg<float>(i->b);
@@ -290,8 +297,10 @@ template <class To> const Instr* pack_int(Warp& w, const Instr* i) {
 }
 void build_pack_int(Builder& b, const ptx::Instruction& i) {
     const Type t    = type_at(i, 0);
-    const Handler h = t == Type::u16 ? pack_int<uint16_t> : t == Type::s16 ? pack_int<int16_t> : t == Type::u8 ? pack_int<uint8_t>
-                                                                                                             : pack_int<int8_t>;
+    const Handler h = t == Type::u16   ? pack_int<uint16_t>
+                      : t == Type::s16 ? pack_int<int16_t>
+                      : t == Type::u8  ? pack_int<uint8_t>
+                                       : pack_int<int8_t>;
     if (i.ops.size() == 4) emit_op(b, i, h, Type::b32, {Type::s32, Type::s32, Type::b32});
     else emit_op(b, i, h, Type::b32, {Type::s32, Type::s32});
 }

@@ -6,7 +6,8 @@
 
 namespace emu {
 
-// fp8: sign, 4 or 5 bits of exponent, 3 or 2 of mantissa. e4m3 has no infinity; .satfinite clamps to the largest number.
+// fp8: sign, 4 or 5 bits of exponent, 3 or 2 of mantissa. e4m3 has no infinity; .satfinite clamps to the largest
+// number.
 template <int Exponent> inline uint8_t to_fp8(float x, bool relu) {
     constexpr int mantissa = 7 - Exponent, bias = (1 << (Exponent - 1)) - 1;
     constexpr uint8_t largest = Exponent == 4 ? 0x7e : 0x7b, nan = 0x7f;
@@ -28,7 +29,8 @@ template <int Exponent> inline float from_fp8(uint8_t v) {
     float a;
     if (Exponent == 4 && (v & 0x7f) == 0x7f) a = as_float(0x7fffffff);
     else if (Exponent == 5 && e == 31) a = m ? as_float(0x7fffffff) : HUGE_VALF;
-    else a = e ? std::ldexp(float((1 << mantissa) + m), e - bias - mantissa) : std::ldexp(float(m), 1 - bias - mantissa);
+    else
+        a = e ? std::ldexp(float((1 << mantissa) + m), e - bias - mantissa) : std::ldexp(float(m), 1 - bias - mantissa);
     return v & 0x80 ? -a : a;
 }
 

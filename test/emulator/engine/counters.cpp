@@ -1,8 +1,8 @@
 // counters.cpp - see counters.h
 //
-// Instructions are counted per place in the code while it runs and sorted into classes at the end of a launch; memory is counted
-// where it is reached. The L2 model: 128-byte lines, 16 ways, least recently used, of the device's L2 size, kept across launches;
-// a miss reads a 32-byte sector from DRAM, and a dirty sector that leaves is written.
+// Instructions are counted per place in the code while it runs and sorted into classes at the end of a launch; memory
+// is counted where it is reached. The L2 model: 128-byte lines, 16 ways, least recently used, of the device's L2 size,
+// kept across launches; a miss reads a 32-byte sector from DRAM, and a dirty sector that leaves is written.
 #include "counters.h"
 
 #include <algorithm>
@@ -63,8 +63,8 @@ Report& totals() {
 }
 
 const char* class_name(size_t c) {
-    constexpr const char* names[] = {"integer", "float", "double", "half", "special", "convert", "move", "compare", "load", "store",
-                                     "atomic", "shuffle", "tensor", "barrier", "control"};
+    constexpr const char* names[] = {"integer", "float", "double", "half",    "special", "convert", "move",   "compare",
+                                     "load",    "store", "atomic", "shuffle", "tensor",  "barrier", "control"};
     return names[c];
 }
 
@@ -105,7 +105,9 @@ double flops_of(const ptx::Instruction& i, Class c) {
     }
     if (c != Class::Float && c != Class::Double && c != Class::Half) return 0;
     const auto& op    = i.mods[0];
-    const double each = op == "fma" || op == "mad" ? 2 : op == "add" || op == "sub" || op == "mul" || op == "div" || op == "sqrt" ? 1 : 0;
+    const double each = op == "fma" || op == "mad"                                                 ? 2
+                        : op == "add" || op == "sub" || op == "mul" || op == "div" || op == "sqrt" ? 1
+                                                                                                   : 0;
     return each * (i.mods.back().ends_with("x2") ? 2 : 1);
 }
 
@@ -116,16 +118,21 @@ void json_of(std::ostream& out, const std::string& name, const Counters& c) {
         return q + "\"";
     };
     const DeviceSpec& d = device_spec();
-    out << "{\"kernel\":" << quoted(name) << ",\"launches\":" << c.launches << ",\"blocks\":" << c.blocks << ",\"threads\":" << c.threads
-        << ",\"warp_instructions\":" << c.warp_instructions << ",\"lane_instructions\":" << c.lane_instructions << ",\"by_class\":{";
-    for (size_t k = 0; k < size_t(Class::Count); k++) out << (k ? "," : "") << "\"" << class_name(k) << "\":" << c.by_class[k];
-    out << "},\"global_requests\":" << c.global_requests << ",\"global_bytes\":" << c.global_bytes << ",\"global_sectors\":"
-        << c.global_sectors << ",\"dram_read\":" << c.dram_read << ",\"dram_written\":" << c.dram_written << ",\"shared_requests\":"
-        << c.shared_requests << ",\"shared_wavefronts\":" << c.shared_wavefronts << ",\"local_bytes\":" << c.local_bytes << ",\"atomics\":"
-        << c.atomics << ",\"barriers\":" << c.barriers << ",\"flops\":" << c.flops << ",\"tensor_flops\":" << c.tensor_flops
-        << ",\"registers\":" << c.registers << ",\"static_shared\":" << c.static_shared << ",\"dynamic_shared\":" << c.dynamic_shared
-        << ",\"bound_by_bytes_s\":" << double(c.dram_read + c.dram_written) / d.bandwidth << ",\"bound_by_flops_s\":"
-        << c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak << ",\"emulated_s\":" << c.seconds << "}";
+    out << "{\"kernel\":" << quoted(name) << ",\"launches\":" << c.launches << ",\"blocks\":" << c.blocks
+        << ",\"threads\":" << c.threads << ",\"warp_instructions\":" << c.warp_instructions
+        << ",\"lane_instructions\":" << c.lane_instructions << ",\"by_class\":{";
+    for (size_t k = 0; k < size_t(Class::Count); k++)
+        out << (k ? "," : "") << "\"" << class_name(k) << "\":" << c.by_class[k];
+    out << "},\"global_requests\":" << c.global_requests << ",\"global_bytes\":" << c.global_bytes
+        << ",\"global_sectors\":" << c.global_sectors << ",\"dram_read\":" << c.dram_read
+        << ",\"dram_written\":" << c.dram_written << ",\"shared_requests\":" << c.shared_requests
+        << ",\"shared_wavefronts\":" << c.shared_wavefronts << ",\"local_bytes\":" << c.local_bytes
+        << ",\"atomics\":" << c.atomics << ",\"barriers\":" << c.barriers << ",\"flops\":" << c.flops
+        << ",\"tensor_flops\":" << c.tensor_flops << ",\"registers\":" << c.registers
+        << ",\"static_shared\":" << c.static_shared << ",\"dynamic_shared\":" << c.dynamic_shared
+        << ",\"bound_by_bytes_s\":" << double(c.dram_read + c.dram_written) / d.bandwidth
+        << ",\"bound_by_flops_s\":" << c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak
+        << ",\"emulated_s\":" << c.seconds << "}";
 }
 
 uint64_t sectors_of(const Reach& r, uint32_t size, std::vector<uint64_t>& sectors) {
@@ -170,7 +177,8 @@ void count_global(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach
     for (uint64_t s : sectors) l2().touch(s, writes(touch), c);
 }
 
-// 32 banks of 4 bytes; lanes at the same word share it. Accesses of 8 and 16 bytes go in halves and quarters of the warp.
+// 32 banks of 4 bytes; lanes at the same word share it. Accesses of 8 and 16 bytes go in halves and quarters of the
+// warp.
 void count_shared(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach& r) {
     Counters& c = w.worker->counts;
     c.shared_requests++;
@@ -244,19 +252,23 @@ void print_counters() {
     Report& r           = totals();
     const DeviceSpec& d = device_spec();
     count_step();
-    std::fprintf(stderr, "\n%-36s %7s %9s %6s %9s %7s %9s %7s %8s %9s %9s\n", "kernel", "calls", "warp ins", "lanes", "DRAM MB", "sect/rq",
-                 "shared rq", "wave/rq", "GFLOP", "bytes us", "FLOPs us");
+    std::fprintf(stderr, "\n%-36s %7s %9s %6s %9s %7s %9s %7s %8s %9s %9s\n", "kernel", "calls", "warp ins", "lanes",
+                 "DRAM MB", "sect/rq", "shared rq", "wave/rq", "GFLOP", "bytes us", "FLOPs us");
     for (const auto& name : r.order) {
         const Counters& c   = r.kernels[name];
-        const double lanes  = c.warp_instructions ? double(c.lane_instructions) / double(c.warp_instructions) / kLanes : 0;
+        const double lanes =
+            c.warp_instructions ? double(c.lane_instructions) / double(c.warp_instructions) / kLanes : 0;
         const double bytes  = double(c.dram_read + c.dram_written);
         auto per            = [](uint64_t a, uint64_t b) { return b ? double(a) / double(b) : 0.0; };
         std::fprintf(stderr, "%-36.36s %7llu %9.3g %5.0f%% %9.3f %7.2f %9.3g %7.2f %8.3f %9.1f %9.1f\n", name.c_str(),
                      (unsigned long long)c.launches, double(c.warp_instructions), 100 * lanes, bytes / 1e6,
-                     per(c.global_sectors, c.global_requests), double(c.shared_requests), per(c.shared_wavefronts, c.shared_requests),
-                     (c.flops + c.tensor_flops) / 1e9, 1e6 * bytes / d.bandwidth, 1e6 * (c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak));
+                     per(c.global_sectors, c.global_requests), double(c.shared_requests),
+                     per(c.shared_wavefronts, c.shared_requests), (c.flops + c.tensor_flops) / 1e9,
+                     1e6 * bytes / d.bandwidth, 1e6 * (c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak));
     }
-    std::fprintf(stderr, "bytes us, FLOPs us: bounds for %s (%.0f GB/s, %.0f TFLOP/s fp32, %.0f bf16), not times; DRAM under an LRU L2 of %zu MB\n",
+    std::fprintf(stderr,
+                 "bytes us, FLOPs us: bounds for %s (%.0f GB/s, %.0f TFLOP/s fp32, %.0f bf16), not times; DRAM under "
+                 "an LRU L2 of %zu MB\n",
                  d.name, d.bandwidth / 1e9, d.fp32_peak / 1e12, d.bf16_peak / 1e12, d.l2_bytes >> 20);
     std::ofstream out(options().profile);
     out << "{\"device\":\"" << d.name << "\",\"kernels\":[";

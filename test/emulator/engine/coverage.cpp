@@ -19,10 +19,12 @@ void print_coverage(ptx::Module& m) {
     }
     size_t missing = 0;
     for (const auto& [form, c] : forms) {
-        std::printf("%8zu  %-60s %s\n", c.uses, form.c_str(), c.row ? c.row->pattern : ("MISSING, first in " + c.where).c_str());
+        std::printf("%8zu  %-60s %s\n", c.uses, form.c_str(),
+                    c.row ? c.row->pattern : ("MISSING, first in " + c.where).c_str());
         missing += !c.row;
     }
-    std::printf("emulate: %zu instruction forms, %zu missing; the table has %zu rows\n", forms.size(), missing, row_count());
+    std::printf("emulate: %zu instruction forms, %zu missing; the table has %zu rows\n", forms.size(), missing,
+                row_count());
 }
 
 }  // namespace emu

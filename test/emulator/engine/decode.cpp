@@ -16,7 +16,7 @@ void AlignedBytes::resize(size_t n) {
             [](std::byte* p) { ::operator delete[](p, std::align_val_t(64)); }};
 }
 
-Builder::Builder(Function& f, const Layout& layout, std::set<int> unset)
+Builder::Builder(Function& f, const Layout& layout, Unset unset)
     : f(f), layout(layout), entry(f.source->entry), source(*f.source), unset(std::move(unset)) {
     virtual_of_reg.assign(source.regs.size(), -1);
 }
@@ -93,14 +93,62 @@ static uint64_t immediate(const Operand& o, Type t) {
     return bits;
 }
 
-// Passing an unset value on is no mistake yet: compilers do it where the value does not matter.
+namespace {
+
+// Where a value that nobody wrote does harm: memory, an address, a branch. Elsewhere it is only passed on; nvcc itself
+// adds and moves registers that were never set when nothing comes of it.
+bool is_sink(const ptx::Instruction& i) {
+    for (const char* s : {"st", "atom", "red", "ld", "bra", "brx", "bar", "barrier", "cp", "ldmatrix", "stmatrix"})
+        if (i.mods[0] == s) return true;
+    return false;
+}
+// What other lanes or a call contribute is not followed.
+bool is_followed(const ptx::Instruction& i) {
+    for (const char* s : {"shfl", "vote", "match", "redux", "mma", "wmma", "call", "activemask", "elect", "movmatrix"})
+        if (i.mods[0] == s) return false;
+    return !is_sink(i);
+}
+
+template <class F> void each_register(const ptx::Operand& o, F f) {
+    if (o.reg >= 0) f(o.reg);
+    if (o.also >= 0) f(o.also);
+    for (const auto& p : o.parts) each_register(p, f);
+}
+
+// Every register that the values of `roots` may reach.
+Builder::Unset follow_unset(const ptx::Function& f, const std::set<int>& roots) {
+    Builder::Unset reached;
+    for (int r : roots) reached[r] = nullptr;
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (const auto& i : f.code) {
+            const ptx::Instruction* origin = nullptr;
+            for (size_t k = is_sink(i) ? 0 : 1; k < i.ops.size(); k++)
+                each_register(i.ops[k], [&](int r) {
+                    auto it = reached.find(r);
+                    if (it == reached.end() || origin) return;
+                    if (!it->second) it->second = &i;
+                    origin = it->second;
+                });
+            if (!origin || !is_followed(i) || i.ops.empty()) continue;
+            each_register(i.ops[0], [&](int r) { changed |= reached.emplace(r, origin).second; });
+        }
+    }
+    return reached;
+}
+
+}  // namespace
+
 void Builder::check_unset(int reg) {
     if (!unset.count(reg)) return;
-    for (const char* passes : {"mov", "selp", "shfl", "prmt", "cvt"})
-        if (now->mods[0] == passes) return;
+    if (!is_sink(*now)) {
+        if (is_followed(*now)) sources_unset.push_back(unset_mask[reg]);
+        return;
+    }
     Instr& check = emit(op::check_set);
     check.a      = unset_mask[reg];
     check.imm    = reg;
+    check.target = reinterpret_cast<const Instr*>(unset.at(reg));
 }
 
 Ref Builder::read(const Operand& o, Type t) {
@@ -153,12 +201,14 @@ Ref Builder::read_pred(const Operand& o, bool& negated) {
     negated = o.negated;
     if (o.kind == Operand::Int) return constant(o.bits ? kAll : 0, 4);
     if (o.kind != Operand::Reg || source.regs[o.reg].type != Type::pred) throw Undecodable("a predicate expected");
+    check_unset(o.reg);
     return {virtual_of(o.reg), 0};
 }
 
 Ref Builder::write_pred(int reg) {
     if (reg < 0) return scratch(0);
     if (source.regs[reg].type != Type::pred) throw Undecodable("a predicate expected");
+    if (unset.count(reg)) marks.push_back(reg);
     return {virtual_of(reg), 0};
 }
 
@@ -201,7 +251,8 @@ Builder::Place Builder::address(const Operand& o, bool may_be_narrow) {
         return {base, o.offset};
     }
     if (auto it = layout.shared.find(o.name); it != layout.shared.end()) return {{}, int64_t(it->second) + o.offset};
-    if (auto it = layout.addresses.find(o.name); it != layout.addresses.end()) return {{}, int64_t(it->second) + o.offset};
+    if (auto it = layout.addresses.find(o.name); it != layout.addresses.end())
+        return {{}, int64_t(it->second) + o.offset};
     if (const int at = entry_param(o.name); at >= 0) return {{}, int64_t(kParamWindow) + at + o.offset};
     if (const uint64_t code = layout.code_address(o.name)) return {{}, int64_t(code) + o.offset};
     throw Undecodable("unknown symbol " + o.name);
@@ -220,22 +271,31 @@ void Builder::decode_one(const ptx::Instruction& i) {
     const Row* row = find_row(i);
     if (!row) throw Undecodable("unknown form");
     const size_t first = f.code.size();
+    if (i.guard >= 0 && is_sink(i)) check_unset(i.guard);
     row->build(*this, i);
-    const size_t main_end = f.code.size();
     for (const auto& e : extensions) {
         Instr& x = emit(op::resize(reg_bytes(e.type), e.bytes, ptx::is_signed(e.type)));
         x.a = e.from, x.d = e.to;
     }
-    for (int reg : marks) {
-        Instr& x = emit(op::mark_set);
+    for (int reg : marks) {  // set, as far as the sources were; of selp, the one that was chosen
+        auto mask_of_operand = [&](const Operand& o) {
+            auto it = o.kind == Operand::Reg ? unset_mask.find(o.reg) : unset_mask.end();
+            return it == unset_mask.end() ? constant(kAll, 4) : it->second;
+        };
+        const bool chooses = i.mods[0] == "selp" && i.ops.size() == 4 && i.ops[3].kind == Operand::Reg;
+        Instr& x           = emit(chooses ? op::mark_chosen : op::mark_set);
         x.d = unset_mask[reg], x.flags |= kReadsD;
+        if (chooses) {
+            x.a = mask_of_operand(i.ops[1]), x.b = mask_of_operand(i.ops[2]);
+            x.c = {virtual_of(i.ops[3].reg), 0}, x.imm = i.ops[3].negated;
+        } else more(x, {}, sources_unset);
     }
-    extensions.clear(), marks.clear();
-    (void)main_end;
+    extensions.clear(), marks.clear(), sources_unset.clear();
     if (i.guard < 0) return;
 
     bool splits = false;
-    for (size_t k = first; k < f.code.size(); k++) splits |= f.code[k].flags & kSplits && !(f.code[k].flags & kOwnGuard);
+    for (size_t k = first; k < f.code.size(); k++)
+        splits |= f.code[k].flags & kSplits && !(f.code[k].flags & kOwnGuard);
     const Ref guard{virtual_of(i.guard), 0};
     if (splits) {  // @p X  →  @!p bra around; X
         Instr bra;
@@ -296,7 +356,7 @@ void Builder::resolve_labels() {
 
 void Builder::build() {
     lay_out_frame();
-    for (int reg : unset) unset_mask[reg] = scratch(0);
+    for (const auto& [reg, origin] : unset) unset_mask[reg] = scratch(0);
     for (const auto& i : source.code) {
         start_of.push_back(int(f.code.size()));
         try {
@@ -332,8 +392,8 @@ void decode(Function& f, ptx::Module& m, ptx::Function& source, const Layout& la
         ptx::parse_body(m, source);
         Builder first(f, layout);
         first.build();
-        std::set<int> unset = first.live_at_entry();
-        if (!layout.track_unset || unset.empty()) return;
+        if (!layout.track_unset || first.live_at_entry().empty()) return;
+        auto unset = follow_unset(source, first.live_at_entry());
         f.code.clear(), f.origin.clear(), f.more.clear(), f.tables.clear(), f.params.clear(), f.results.clear();
         f.sites = f.local_bytes = 0;
         Builder(f, layout, std::move(unset)).build();

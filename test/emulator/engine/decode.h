@@ -1,6 +1,7 @@
 // decode.h - from parsed PTX to handlers and operands
 #pragma once
 #include <functional>
+#include <map>
 #include <set>
 #include <stdexcept>
 #include <unordered_map>
@@ -16,7 +17,8 @@ struct Undecodable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Where a kernel finds the module's variables: shared ones at offsets in the block's shared memory, the others at addresses.
+// Where a kernel finds the module's variables: shared ones at offsets in the block's shared memory, the others at
+// addresses.
 struct Layout {
     std::unordered_map<std::string, uint64_t> addresses;
     std::unordered_map<std::string, uint32_t> shared;
@@ -27,11 +29,13 @@ struct Layout {
 
 class Builder {
   public:
-    Builder(Function& f, const Layout& layout, std::set<int> unset = {});
+    // Registers that may hold what nobody wrote, with the instruction that first reads such a value: see follow_unset.
+    using Unset = std::map<int, const ptx::Instruction*>;
+    Builder(Function& f, const Layout& layout, Unset unset = {});
     void build();
 
-    // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is cut
-    // on reading and extended on writing, as PTX wants it for ld, st and cvt.
+    // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is
+    // cut on reading and extended on writing, as PTX wants it for ld, st and cvt.
     Ref read(const Operand& o, Type t);
     Ref write(const Operand& o, Type t);
     Ref read_pred(const Operand& o, bool& negated);
@@ -84,7 +88,9 @@ class Builder {
     std::vector<ParamBlob> blobs;
     uint32_t blob_bytes = 0;
     std::unordered_map<std::string, uint32_t> locals;
-    std::set<int> unset, entry_live;                    // PTX registers
+    Unset unset;
+    std::set<int> entry_live;                           // PTX registers
+    std::vector<Ref> sources_unset;                     // of the instruction at hand: the masks of its tracked sources
     std::unordered_map<int, Ref> unset_mask;
 };
 

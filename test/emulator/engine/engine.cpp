@@ -38,8 +38,8 @@ void join_groups(Warp& w) {
         }
 }
 
-// The deepest, then lowest ready group; with `unfair` set, the last in that order, so that a lane that spins on what a sibling
-// holds does not starve it.
+// The deepest, then lowest ready group; with `unfair` set, the last in that order, so that a lane that spins on what a
+// sibling holds does not starve it.
 int pick_group(Warp& w, bool unfair) {
     int best    = -1;
     auto before = [&](const Group& a, const Group& b) {
@@ -216,7 +216,8 @@ bool warp_ready(const Warp& w) {
     return false;
 }
 
-// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it polled.
+// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it
+// polled.
 bool run_warp(Warp& w, int64_t& budget) {
     w.polls     = 0;
     bool unfair = false;
@@ -284,9 +285,10 @@ std::string waiting_text(const Block& b) {
     for (const Warp& w : b.warps)
         for (const Group& g : w.groups)
             if (g.state == State::Barrier)
-                return "barrier " + std::to_string(g.barrier) + " at " + place_of(*g.frame->function, g.pc - 1) + " has " +
-                       std::to_string(b.barriers[g.barrier].arrived) + " of " +
-                       std::to_string(b.barriers[g.barrier].expected ? b.barriers[g.barrier].expected : b.live) + " threads";
+                return "barrier " + std::to_string(g.barrier) + " at " + place_of(*g.frame->function, g.pc - 1) +
+                       " has " + std::to_string(b.barriers[g.barrier].arrived) + " of " +
+                       std::to_string(b.barriers[g.barrier].expected ? b.barriers[g.barrier].expected : b.live) +
+                       " threads";
     return "";
 }
 
@@ -310,7 +312,8 @@ static bool run_block_inside(Block& b, int64_t budget) {
             Warp& w = b.warps[k];
             if (!warp_ready(w)) continue;
             int64_t turn = std::min(quantum, budget);
-            if (o.schedule == Schedule::Random) turn = std::min<int64_t>(turn, 1 + int64_t(next_random(worker.rng) % 64));
+            if (o.schedule == Schedule::Random)
+                turn = std::min<int64_t>(turn, 1 + int64_t(next_random(worker.rng) % 64));
             const int64_t before = turn;
             polled |= run_warp(w, turn);
             budget -= before - turn;
@@ -347,7 +350,8 @@ bool run_block(Block& b, int64_t budget) {
         if (!g || x.state == State::Ready) g = &x;
     if (g) w.frame = g->frame;
     const std::string text = "the launch runs longer than --timeout; it may wait for something that never happens";
-    report(finding_at(w, g ? g->pc : b.launch->function->code.data(), Kind::Deadlock, g ? __builtin_ctz(g->mask | 1u << 31) : 0, text));
+    report(finding_at(w, g ? g->pc : b.launch->function->code.data(), Kind::Deadlock,
+                      g ? __builtin_ctz(g->mask | 1u << 31) : 0, text));
     fail_launch(w, Fault::Timeout, text);
     return true;
 }

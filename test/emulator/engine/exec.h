@@ -1,8 +1,9 @@
 // exec.h - the machine: decoded instructions, warps of 32 lanes, blocks
 //
-// A register is 32 lanes of its natural width in a row; a predicate is a 32-bit mask. A handler runs one decoded instruction for
-// all active lanes and returns the next one. Lanes of a warp that went different ways are groups, each with its own place;
-// the scheduler (engine.cpp) runs the group that is deepest in calls and lowest in the code, and joins groups that meet.
+// A register is 32 lanes of its natural width in a row; a predicate is a 32-bit mask. A handler runs one decoded
+// instruction for all active lanes and returns the next one. Lanes of a warp that went different ways are groups, each
+// with its own place; the scheduler (engine.cpp) runs the group that is deepest in calls and lowest in the code, and
+// joins groups that meet.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -30,7 +31,8 @@ struct Worker;
 struct Instr;
 using Handler = const Instr* (*)(Warp&, const Instr*);
 
-// Where an operand's lanes are: in the frame's registers, or among the function's constants (already spread over 32 lanes).
+// Where an operand's lanes are: in the frame's registers, or among the function's constants (already spread over 32
+// lanes).
 struct Ref {
     int32_t offset = -1;
     uint32_t pool  = 0;
@@ -58,7 +60,7 @@ struct Instr {
 };
 
 // Instr::flags
-constexpr uint8_t kSplits   = 1;        // may change the group (branch, barrier, call …): a guard becomes a branch around it
+constexpr uint8_t kSplits = 1;  // may change the group (branch, barrier, call …): a guard becomes a branch around it
 constexpr uint8_t kOwnGuard = 2;        // reads its guard itself
 constexpr uint8_t kWritesC  = 4;        // c is a second result
 constexpr uint8_t kLeaves   = 8;        // never goes on to the next instruction
@@ -173,7 +175,8 @@ struct Block {
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
     bool pending_copies = false;        // a cp.async has been issued
-    std::vector<Finding> unwritten;     // shared bytes read before anyone wrote them: a race if someone does before the barrier
+    std::vector<Finding>
+        unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
     uint64_t issued = 0;
     bool done = false;
 };
@@ -274,6 +277,7 @@ inline uint32_t mask_of(F f) {           // bit l: f(l); an or over a table, whi
 const Instr* fail_launch(Warp& w, Fault fault, const std::string& message);
 // "kernel.cu:41", or the PTX line.
 std::string place_of(const Function& f, const Instr* i);
+std::string place_of(const Function& f, const ptx::Instruction& i);
 // A Finding with kernel, source, block and thread filled in for this lane.
 Finding finding_at(Warp& w, const Instr* i, Kind kind, int lane, const std::string& what);
 inline uint32_t thread_of(const Warp& w, int lane) { return w.index * kLanes + lane; }

@@ -79,7 +79,8 @@ std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit) {
     if (limit < 16 || at<uint32_t>(p, 0) != kMagic) throw DamagedBinary("fat binary: no magic number 0xba55ed50");
     const size_t header = at<uint16_t>(p, 6);
     const uint64_t size = at<uint64_t>(p, 8);
-    if (header < 16 || header > limit || size > limit - header) throw DamagedBinary("fat binary: size runs past the end");
+    if (header < 16 || header > limit || size > limit - header)
+        throw DamagedBinary("fat binary: size runs past the end");
 
     std::vector<FatbinEntry> entries;
     for (const uint8_t *e = p + header, *end = e + size; e < end;) {

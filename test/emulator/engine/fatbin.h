@@ -20,8 +20,8 @@ struct FatbinEntry {
     std::string data;   // decompressed
 };
 
-// Reads the region at `data`. Sizes come from its own headers: `limit` bounds them where the caller knows better (files, fuzz).
-// Throws DamagedBinary.
+// Reads the region at `data`. Sizes come from its own headers: `limit` bounds them where the caller knows better
+// (files, fuzz). Throws DamagedBinary.
 std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit = SIZE_MAX);
 
 std::string inflate_zstd(const uint8_t* in, size_t n, size_t expected);

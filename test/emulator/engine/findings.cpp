@@ -14,7 +14,8 @@
 
 namespace emu {
 
-// The runtime library's: call sites in the text become file and line. Absent when only the core is linked, as in unit tests.
+// The runtime library's: call sites in the text become file and line. Absent when only the core is linked, as in unit
+// tests.
 __attribute__((weak)) std::string resolve_sites(const std::string& text);
 
 namespace {
@@ -43,8 +44,8 @@ void print_summary() {
     for (const auto& [place, seen] : r.places) (seen.info ? infos : findings) += seen.times;
     if (!r.summary.launches && !findings && !infos) return;
     const char* check = options().check == Check::All ? "all" : options().check == Check::Memory ? "memory" : "off";
-    std::fprintf(stderr, "emulate: %llu launches of %zu kernels, check %s, %llu findings", (unsigned long long)r.summary.launches,
-                 r.summary.kernels.size(), check, (unsigned long long)findings);
+    std::fprintf(stderr, "emulate: %llu launches of %zu kernels, check %s, %llu findings",
+                 (unsigned long long)r.summary.launches, r.summary.kernels.size(), check, (unsigned long long)findings);
     if (infos) std::fprintf(stderr, ", %llu infos", (unsigned long long)infos);
     std::fprintf(stderr, "\n");
 }
@@ -107,8 +108,8 @@ void report(const Finding& f) {
     if (!f.kernel.empty()) text += "    in " + f.kernel + (f.source.empty() ? "" : " at " + f.source) + "\n";
     if (f.in_kernel) {
         char where[128];
-        std::snprintf(where, sizeof where, "    block (%u,%u,%u) thread (%u,%u,%u)\n", f.block[0], f.block[1], f.block[2], f.thread[0],
-                      f.thread[1], f.thread[2]);
+        std::snprintf(where, sizeof where, "    block (%u,%u,%u) thread (%u,%u,%u)\n", f.block[0], f.block[1],
+                      f.block[2], f.thread[0], f.thread[1], f.thread[2]);
         text += where;
     }
     if (!f.allocation.empty()) text += "    " + f.allocation + "\n";

@@ -32,13 +32,37 @@ template <bool Ftz, bool Sat> struct Fma {
     }
     static double f(double a, double b, double c) { return canonical(__builtin_fma(a, b, c)); }
 };
-template <bool Ftz, bool> struct Sqrt { template <class T> static T f(T a) { return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a)))); } };
-template <bool Ftz, bool> struct Rcp { template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a))); } };
-template <bool Ftz, bool> struct Rsqrt { template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a)))); } };
+template <bool Ftz, bool>
+struct Sqrt {
+    template <class T>
+    static T f(T a) {
+        return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a))));
+    }
+};
+template <bool Ftz, bool>
+struct Rcp {
+    template <class T>
+    static T f(T a) {
+        return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a)));
+    }
+};
+template <bool Ftz, bool>
+struct Rsqrt {
+    template <class T>
+    static T f(T a) {
+        return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a))));
+    }
+};
 template <bool Ftz, bool> struct Ex2 { static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); } };
 template <bool Ftz, bool> struct Lg2 { static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); } };
-template <bool Ftz, bool> struct Sin { static float f(float a) { return canonical(ftz<Ftz>(sin_approx(ftz<Ftz>(a)))); } };
-template <bool Ftz, bool> struct Cos { static float f(float a) { return canonical(ftz<Ftz>(cos_approx(ftz<Ftz>(a)))); } };
+template <bool Ftz, bool>
+struct Sin {
+    static float f(float a) { return canonical(ftz<Ftz>(sin_approx(ftz<Ftz>(a)))); }
+};
+template <bool Ftz, bool>
+struct Cos {
+    static float f(float a) { return canonical(ftz<Ftz>(cos_approx(ftz<Ftz>(a)))); }
+};
 template <bool Ftz, bool> struct Tanh { static float f(float a) { return ftz<Ftz>(tanh_approx(ftz<Ftz>(a))); } };
 template <bool Ftz, bool> struct Abs { template <class T> static T f(T a) { return ftz<Ftz>(std::abs(a)); } };
 template <bool Ftz, bool> struct Neg { template <class T> static T f(T a) { return ftz<Ftz>(-a); } };
@@ -65,19 +89,22 @@ struct TestSubnormal { template <class T> static bool f(T a) { return std::fpcla
 template <class T> constexpr Type kType = sizeof(T) == 8 ? Type::f64 : Type::f32;
 
 // Chooses between the four (.ftz, .sat) versions; doubles have neither.
-template <template <bool, bool> class Op, class Pick> Handler by_modifiers(Builder&, const ptx::Instruction& i, bool second, Pick pick) {
+template <template <bool, bool> class Op, class Pick>
+Handler by_modifiers(Builder&, const ptx::Instruction& i, bool second, Pick pick) {
     if (type_of(i) == Type::f64) return pick.template operator()<Op<false, false>, double>();
     if (has(i, "ftz"))
-        return second ? pick.template operator()<Op<true, true>, float>() : pick.template operator()<Op<true, false>, float>();
-    return second ? pick.template operator()<Op<false, true>, float>() : pick.template operator()<Op<false, false>, float>();
+        return second ? pick.template operator()<Op<true, true>, float>()
+                      : pick.template operator()<Op<true, false>, float>();
+    return second ? pick.template operator()<Op<false, true>, float>()
+                  : pick.template operator()<Op<false, false>, float>();
 }
 
 Rounding rounding_of(const ptx::Instruction& i) {
     return has(i, "rz") ? kZero : has(i, "rm") ? kDown : has(i, "rp") ? kUp : kNearest;
 }
 
-// Directed rounding changes the processor's mode around the lanes. Not inlined, and told so: the compiler must not move arithmetic
-// across the change.
+// Directed rounding changes the processor's mode around the lanes. Not inlined, and told so: the compiler must not move
+// arithmetic across the change.
 template <Handler Inner> __attribute__((noinline)) const Instr* rounded(Warp& w, const Instr* i) {
     std::fesetround(fenv_of(Rounding(i->imm)));
     const Instr* next = Inner(w, i);
@@ -110,7 +137,8 @@ template <template <bool, bool> class Op> void build3(Builder& b, const ptx::Ins
 }
 void build_copysign(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
-    emit_op(b, i, t == Type::f64 ? &binary<CopySign, double, double, double> : &binary<CopySign, float, float, float>, t, {t, t});
+    emit_op(b, i, t == Type::f64 ? &binary<CopySign, double, double, double> : &binary<CopySign, float, float, float>,
+            t, {t, t});
 }
 
 template <class Op, class T> const Instr* testp(Warp& w, const Instr* i) {

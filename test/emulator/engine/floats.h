@@ -37,7 +37,8 @@ template <class T> inline T max_number(T a, T b) {
 
 inline float half_to_float(uint16_t h) {
     const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7fff;
-    // Shifting the fields into place leaves the exponent 112 too small; a multiplication puts that right, subnormals too.
+    // Shifting the fields into place leaves the exponent 112 too small; a multiplication puts that right, subnormals
+    // too.
     const float scaled = as_float(rest << 13) * 0x1p112f;
     const uint32_t v   = rest >= 0x7c00 ? (rest << 13) | 0x7f800000u : bits(scaled);
     return as_float(v | sign);
@@ -59,7 +60,8 @@ inline uint16_t float_to_bf16(float f) {
     return (u & 0x7fffffff) > 0x7f800000 ? 0x7fff : uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-// A double whose last bit is set when `error` is not zero: rounding it to a narrower type then rounds the exact value once.
+// A double whose last bit is set when `error` is not zero: rounding it to a narrower type then rounds the exact value
+// once.
 inline double round_to_odd(double sum, double error) {
     const bool odd = bits(sum) & 1;
     if (error == 0 || odd || !(std::abs(sum) < HUGE_VAL)) return sum;

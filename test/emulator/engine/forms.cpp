@@ -10,19 +10,24 @@ const std::map<std::string, std::vector<std::string>, std::less<>> kFamilies = {
     {"INT", {"u16", "s16", "u32", "s32", "u64", "s64"}},
     {"INT8", {"u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"}},
     {"BITS", {"b16", "b32", "b64"}},
-    {"ANY", {"b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f16", "f16x2", "bf16", "bf16x2",
-             "f32", "f64"}},
+    {"ANY",
+     {"b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f16", "f16x2", "bf16",
+      "bf16x2", "f32", "f64"}},
     {"FLOAT", {"f32", "f64"}},
     {"ROUND", {"rn", "rz", "rm", "rp", "rna"}},
     {"IROUND", {"rni", "rzi", "rmi", "rpi"}},
-    {"SPACE", {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param", "param::entry", "param::func"}},
+    {"SPACE",
+     {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param", "param::entry", "param::func"}},
     {"CACHE", {"ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc"}},
     {"L1", {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"}},
-    {"L2", {"L2::cache_hint", "L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::64B", "L2::128B", "L2::256B"}},
+    {"L2",
+     {"L2::cache_hint", "L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::64B", "L2::128B", "L2::256B"}},
     {"VEC", {"v2", "v4", "v8"}},
     {"SEM", {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "sc", "mmio"}},
     {"SCOPE", {"cta", "cluster", "gpu", "sys"}},
-    {"CMP", {"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"}},
+    {"CMP",
+     {"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num",
+      "nan"}},
     {"BOOL", {"and", "or", "xor"}},
 };
 
@@ -61,7 +66,8 @@ std::vector<Slot> compile(const char* text) {
 }
 
 // Assemblers take modifiers in any order (atom.add.release.gpu.u32); only types mean something by theirs.
-bool matches(const std::vector<Slot>& slots, const std::vector<std::string_view>& mods, size_t m, uint32_t used, size_t last_type) {
+bool matches(const std::vector<Slot>& slots, const std::vector<std::string_view>& mods, size_t m, uint32_t used,
+             size_t last_type) {
     if (m == mods.size()) {
         for (size_t s = 1; s < slots.size(); s++)
             if (!slots[s].optional && !(used >> s & 1)) return false;
@@ -80,8 +86,8 @@ struct Table {
     std::vector<Row> rows;
     std::map<std::string, std::vector<Pattern>, std::less<>> by_opcode;
     Table() {
-        for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows, control_rows, warp_rows,
-                           tensor_rows, matrix_rows})
+        for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows,
+                           control_rows, warp_rows, tensor_rows, matrix_rows})
             for (const Row& row : more()) rows.push_back(row);
         for (const Row& row : rows) {
             Pattern p{compile(row.pattern), &row};

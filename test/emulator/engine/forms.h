@@ -4,8 +4,8 @@
 
 namespace emu {
 
-// A pattern names the modifiers in order: literal ones, {one,of,these}, and a ? behind what may be absent. Upper-case words stand for
-// the families in forms.cpp: "add .{INT}", "ld .{SPACE}? .{CACHE}? .{VEC}? .{ANY}".
+// A pattern names the modifiers in order: literal ones, {one,of,these}, and a ? behind what may be absent. Upper-case
+// words stand for the families in forms.cpp: "add .{INT}", "ld .{SPACE}? .{CACHE}? .{VEC}? .{ANY}".
 struct Row {
     const char* pattern;
     void (*build)(Builder&, const ptx::Instruction&);
@@ -15,8 +15,8 @@ struct Row {
 const Row* find_row(const ptx::Instruction& i);
 
 // Each file of handlers brings its rows.
-std::vector<Row> integer_rows(), float_rows(), half_rows(), convert_rows(), move_rows(), memory_rows(), atomic_rows(), control_rows(),
-    warp_rows(), tensor_rows(), matrix_rows();
+std::vector<Row> integer_rows(), float_rows(), half_rows(), convert_rows(), move_rows(), memory_rows(), atomic_rows(),
+    control_rows(), warp_rows(), tensor_rows(), matrix_rows();
 size_t row_count();
 
 }  // namespace emu

@@ -1,9 +1,10 @@
 // global_races.cpp - races in global memory: between blocks of a launch, between operations of unordered streams
 //
-// Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch, copy, library
-// call), which block, which of the four bytes. Within a launch two blocks are ordered only by what they do themselves: if the first
-// has fenced (or released) since, and the second has used an atomic, volatile or acquiring access, we take it that they agreed on
-// it; so a missing fence is found, a wrong flag is not. Between operations the runtime knows the order of streams and events.
+// Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
+// copy, library call), which block, which of the four bytes. Within a launch two blocks are ordered only by what they
+// do themselves: if the first has fenced (or released) since, and the second has used an atomic, volatile or acquiring
+// access, we take it that they agreed on it; so a missing fence is found, a wrong flag is not. Between operations the
+// runtime knows the order of streams and events.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -16,17 +17,20 @@
 namespace emu {
 
 struct GlobalRaces {
-    std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 16
+    std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 256
+    std::vector<std::atomic<uint8_t>>
+        signals;  // fences and anything another block could see: enough to say "I have read"
     std::vector<std::atomic<uint8_t>> listens;   // per block: has it acquired anything?
     uint64_t floor = 0;                          // operations before this one are all over
-    explicit GlobalRaces(size_t blocks) : fences(blocks), listens(blocks) {}
+    explicit GlobalRaces(size_t blocks) : fences(blocks), signals(blocks), listens(blocks) {}
 };
 
 namespace {
 
-// operation (24 bits) | block (28) | fence count (4) | many (1) | synchronising (1) | unused (2) | bytes (4)
-constexpr int kOperation = 40, kBlock = 12, kFence = 8;
-constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 28) - 1;
+// operation (24 bits) | block (24) | count of fences, in a reader of signals (8) | many (1) | synchronising (1) |
+// unused (2) | bytes (4)
+constexpr int kOperation = 40, kBlock = 16, kFence = 8;
+constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 24) - 1;
 
 struct Operation {
     uint64_t number;
@@ -51,7 +55,8 @@ struct Records {
             return p == MAP_FAILED ? nullptr : static_cast<uint64_t*>(p);
         };
         writers = reserve(), readers = reserve();
-        if (!readers || !writers) give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
+        if (!readers || !writers)
+            give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
     }
     size_t word(Address a) const { return (a - begin) / 4; }
 };
@@ -77,13 +82,14 @@ uint64_t start_operation(uint32_t op, const std::string& what, uint64_t& floor) 
 }
 
 struct Self {
-    uint64_t number, floor, block, record;  // record: as it is stored, without bytes
+    uint64_t number, floor, block;
+    uint64_t record, read_record;           // as they are stored, without bytes
     bool write, sync, in_kernel;
     const GlobalRaces* races;
 };
 
 enum class Verdict { Fine, Blocks, Streams };
-Verdict judge(const Self& me, uint64_t other, uint64_t bytes, uint32_t op) {
+Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes, uint32_t op) {
     const uint64_t number = other >> kOperation, block = other >> kBlock & kBlockMask;
     if (!other || !(other & bytes & kBytes)) return Verdict::Fine;
     if (number != me.number) {
@@ -96,8 +102,8 @@ Verdict judge(const Self& me, uint64_t other, uint64_t bytes, uint32_t op) {
     }
     if (!me.in_kernel || block == me.block) return Verdict::Fine;
     if (me.sync && other & kSynchronising) return Verdict::Fine;
-    const auto& fences = me.races->fences;
-    const bool fenced  = (fences[block % fences.size()].load(std::memory_order_relaxed) & 15) != (other >> kFence & 15);
+    const auto& fences = other_wrote ? me.races->fences : me.races->signals;
+    const bool fenced  = fences[block % fences.size()].load(std::memory_order_relaxed) != (other >> kFence & 255);
     const bool listens = me.races->listens[me.block % fences.size()].load(std::memory_order_relaxed);
     return fenced && listens ? Verdict::Fine : Verdict::Blocks;
 }
@@ -110,12 +116,15 @@ std::string operation_name(uint64_t number) {
 
 std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote, Address a) {
     char text[128];
-    std::snprintf(text, sizeof text, "0x%llx is %s here and was %s by ", (unsigned long long)a, me.write ? "written" : "read",
-                  other_wrote ? "written" : "read");
+    std::snprintf(text, sizeof text, "0x%llx is %s here and was %s by ", (unsigned long long)a,
+                  me.write ? "written" : "read", other_wrote ? "written" : "read");
     if (v == Verdict::Streams)
         return text + operation_name(other >> kOperation) + ", in a stream that nothing orders with this one";
-    return text + std::string("block ") + std::to_string(other >> kBlock & kBlockMask) + " of the same launch (counted x first)" +
-           (me.sync ? ", there without an atomic" : other & kSynchronising ? ", there with an atomic" : "");
+    return text + std::string("block ") + std::to_string(other >> kBlock & kBlockMask) +
+           " of the same launch (counted x first)" +
+           (me.sync                  ? ", there without an atomic"
+            : other & kSynchronising ? ", there with an atomic"
+                                     : "");
 }
 
 // [a, a+bytes) of one accessor. `say` gets the first conflict. Returns after updating the records.
@@ -130,13 +139,15 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
         uint64_t &writer = r.writers[k], &reader = r.readers[k];
         const Address at = r.begin + k * 4;
         if (!said)
-            if (const Verdict v = judge(me, writer, mask, op); v != Verdict::Fine) said = true, say(v, writer, true, std::max(at, a));
+            if (const Verdict v = judge(me, writer, true, mask, op); v != Verdict::Fine)
+                said = true, say(v, writer, true, std::max(at, a));
         if (me.write) {
             if (!said && (reader & kMany || reader >> kBlock != me.record >> kBlock)) {
                 uint64_t seen = reader;
                 if (reader & kMany && (reader >> kBlock & kBlockMask) == me.block && reader >> kOperation == me.number)
                     seen = reader ^ 1ull << kBlock;  // some other block
-                if (const Verdict v = judge(me, seen, mask, op); v != Verdict::Fine) said = true, say(v, seen, false, std::max(at, a));
+                if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine)
+                    said = true, say(v, seen, false, std::max(at, a));
             }
             const bool same = writer >> kBlock == me.record >> kBlock;
             writer          = me.record | mask | (same ? writer & kBytes : 0);
@@ -144,9 +155,40 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
         if (!me.write || me.sync) {
             const bool now  = reader >> kOperation == me.number;
             const bool same = reader >> kBlock == me.record >> kBlock;
-            reader          = me.record | mask | (now ? reader & kBytes : 0) | (now && !same ? kMany : now ? reader & kMany : 0);
+            reader          = me.read_record | mask | (now ? reader & kBytes : 0) |
+                     (now && !same ? kMany
+                      : now        ? reader & kMany
+                                   : 0);
         }
     }
+}
+
+// The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since.
+// Updates the records and says true, or leaves them alone.
+template <int Words> bool undisturbed(const Self& me, uint64_t* writer, uint64_t* reader) {
+    const uint64_t mine = me.record >> kBlock, floor = me.floor;
+    const uint64_t record = (me.write ? me.record : me.read_record) | kBytes;
+    // Touched by us in the same way before: who came between has been judged when it came.
+    uint64_t news = 0;
+    for (int k = 0; k < Words; k++) news |= (me.write ? writer : reader)[k] ^ record;
+    if (!news) return true;
+    uint64_t bad = 0;
+    for (int k = 0; k < Words; k++)
+        bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
+    if (me.write)
+        for (int k = 0; k < Words; k++)
+            bad |= uint64_t(reader[k] >> kOperation >= floor) &
+                   (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
+    if (bad) return false;
+    if (me.write)
+        for (int k = 0; k < Words; k++) writer[k] = record;
+    else
+        for (int k = 0; k < Words; k++) {
+            const bool now  = reader[k] >> kOperation == me.number;
+            const bool same = reader[k] >> kBlock == mine;
+            reader[k]       = record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
+        }
+    return true;
 }
 
 }  // namespace
@@ -154,7 +196,8 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
 void checker_launch(Launch& l) {
     l.races        = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
     uint64_t floor = 0;
-    l.operation    = start_operation(l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where), floor);
+    l.operation    = start_operation(
+           l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where), floor);
     l.races->floor = floor;
 }
 
@@ -168,32 +211,19 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     me.number = l.operation, me.floor = g.floor, me.block = w.block->index & kBlockMask, me.races = &g;
     me.write = writes(how), me.sync = sync, me.in_kernel = true;
     me.record = me.number << kOperation | me.block << kBlock |
-                uint64_t(g.fences[slot].load(std::memory_order_relaxed) & 15) << kFence | (sync ? kSynchronising : 0);
+                uint64_t(g.fences[slot].load(std::memory_order_relaxed)) << kFence | (sync ? kSynchronising : 0);
+    me.read_record = (me.record & ~(255ull << kFence)) | uint64_t(g.signals[slot].load(std::memory_order_relaxed))
+                                                             << kFence;
+    if (sync && me.write) g.signals[slot].fetch_add(1, std::memory_order_relaxed);
     Records& r = records();
 
-    // The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since.
-    if (reach.shape == Reach::Contiguous && size >= 4 && !sync) {
-        uint64_t* writer    = r.writers + r.word(reach.addr[0]);
-        uint64_t* reader    = r.readers + r.word(reach.addr[0]);
-        const size_t words  = size_t(size) * kLanes / 4;
-        const uint64_t mine = me.record >> kBlock, floor = me.floor;
-        uint64_t bad        = 0;
-        for (size_t k = 0; k < words; k++) bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
-        if (me.write)
-            for (size_t k = 0; k < words; k++)
-                bad |= uint64_t(reader[k] >> kOperation >= floor) & (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
-        if (!bad) {
-            const uint64_t record = me.record | kBytes;
-            if (me.write)
-                for (size_t k = 0; k < words; k++) writer[k] = record;
-            else
-                for (size_t k = 0; k < words; k++) {
-                    const bool now  = reader[k] >> kOperation == me.number;
-                    const bool same = reader[k] >> kBlock == mine;
-                    reader[k]       = record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
-                }
+    if (reach.shape == Reach::Contiguous && !sync) {
+        uint64_t* writer = r.writers + r.word(reach.addr[0]);
+        uint64_t* reader = r.readers + r.word(reach.addr[0]);
+        if (size == 4 ? undisturbed<32>(me, writer, reader)
+            : size == 8 ? undisturbed<64>(me, writer, reader)
+                        : size == 16 && undisturbed<128>(me, writer, reader))
             return;
-        }
     }
     auto piece = [&](int lane, Address a, size_t bytes) {
         touch(me, a, bytes, l.config.op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
@@ -210,7 +240,8 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
         });
     };
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
-    if (reach.shape == Reach::Uniform) return piece(__builtin_ctz(reach.mask), reach.addr[__builtin_ctz(reach.mask)], size);
+    if (reach.shape == Reach::Uniform)
+        return piece(__builtin_ctz(reach.mask), reach.addr[__builtin_ctz(reach.mask)], size);
     each_lane(reach.mask, [&](int lane) { piece(lane, reach.addr[lane], size); });
 }
 
@@ -223,6 +254,7 @@ void checker_fence(Warp& w, bool device_wide) {
     GlobalRaces& g    = *w.block->launch->races;
     const size_t slot = w.block->index % g.fences.size();
     g.fences[slot].fetch_add(1, std::memory_order_relaxed);
+    g.signals[slot].fetch_add(1, std::memory_order_relaxed);
     g.listens[slot].store(1, std::memory_order_relaxed);
 }
 
@@ -233,7 +265,7 @@ void note_api_access(Address a, size_t bytes, bool write, const char* what, uint
     const bool again  = op && !r.recent.empty() && r.recent.back().op == op;
     uint64_t number   = again ? r.recent.back().number : start_operation(op, what, floor);
     if (again) floor  = 0;
-    Self me{number, floor, 0, number << kOperation, write, false, false, nullptr};
+    Self me{number, floor, 0, number << kOperation, number << kOperation, write, false, false, nullptr};
     touch(me, a, bytes, op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
         Finding f;
         f.kind       = Kind::StreamRace;

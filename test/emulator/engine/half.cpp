@@ -1,7 +1,7 @@
 // half.cpp - f16 and bf16, one or two to a register
 //
-// Sums, products and roots go through float: twice the precision plus two bits, so rounding twice is rounding once. A fused product
-// needs more: the product is exact in double, the sum is rounded to odd, and then once to 16 bits.
+// Sums, products and roots go through float: twice the precision plus two bits, so rounding twice is rounding once. A
+// fused product needs more: the product is exact in double, the sum is rounded to odd, and then once to 16 bits.
 #include "approx.h"
 #include "compare.h"
 #include "floats.h"
@@ -38,9 +38,24 @@ template <class H> inline uint16_t finish(uint16_t v, Mods m) {
 }
 template <class H> inline float in(uint16_t v, Mods m) { return H::wide(m.ftz ? H::flush(v) : v); }
 
-struct Add { template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) { return H::narrow(in<H>(a, m) + in<H>(b, m)); } };
-struct Sub { template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) { return H::narrow(in<H>(a, m) - in<H>(b, m)); } };
-struct Mul { template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) { return H::narrow(in<H>(a, m) * in<H>(b, m)); } };
+struct Add {
+    template <class H>
+    static uint16_t f(uint16_t a, uint16_t b, Mods m) {
+        return H::narrow(in<H>(a, m) + in<H>(b, m));
+    }
+};
+struct Sub {
+    template <class H>
+    static uint16_t f(uint16_t a, uint16_t b, Mods m) {
+        return H::narrow(in<H>(a, m) - in<H>(b, m));
+    }
+};
+struct Mul {
+    template <class H>
+    static uint16_t f(uint16_t a, uint16_t b, Mods m) {
+        return H::narrow(in<H>(a, m) * in<H>(b, m));
+    }
+};
 template <bool Nan, bool Larger, bool XorSign> struct MinMax {
     template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) {
         float x = in<H>(a, m), y = in<H>(b, m);
@@ -60,7 +75,12 @@ struct Fma {
 };
 struct Neg { template <class H> static uint16_t f(uint16_t a, Mods m) { return (m.ftz ? H::flush(a) : a) ^ 0x8000; } };
 struct Abs { template <class H> static uint16_t f(uint16_t a, Mods m) { return (m.ftz ? H::flush(a) : a) & 0x7fff; } };
-struct Tanh { template <class H> static uint16_t f(uint16_t a, Mods m) { return H::narrow(tanh_approx(in<H>(a, m))); } };
+struct Tanh {
+    template <class H>
+    static uint16_t f(uint16_t a, Mods m) {
+        return H::narrow(tanh_approx(in<H>(a, m)));
+    }
+};
 struct Ex2 { template <class H> static uint16_t f(uint16_t a, Mods m) { return H::narrow(exp2_approx(in<H>(a, m))); } };
 
 // R is uint16_t, or uint32_t for two at once.
@@ -187,7 +207,9 @@ template <class H, class R> const Instr* set_half(Warp& w, const Instr* i) {  //
     const uint16_t yes = i->imm & 128 ? 0xffff : H::one;
     R* d             = w.reg<R>(i->d);
     each_lane(w.mask, [&](int l) {
-        auto f = [&](int s) { return uint16_t(compare_halves(cmp, H::wide(uint16_t(a[l] >> s)), H::wide(uint16_t(b[l] >> s))) ? yes : 0); };
+        auto f = [&](int s) {
+            return uint16_t(compare_halves(cmp, H::wide(uint16_t(a[l] >> s)), H::wide(uint16_t(b[l] >> s))) ? yes : 0);
+        };
         d[l]   = each_half<decltype(f), R>(f);
     });
     return i + 1;
@@ -200,7 +222,8 @@ void build_setp(Builder& b, const ptx::Instruction& i) {
         b.f.code.back().imm |= cmp << 8;
     } else
         build_comparison(b, i, Type::b16,
-                         t == Type::f16 ? setp_handler<HalfCompare<F16>, uint16_t>(cmp) : setp_handler<HalfCompare<B16>, uint16_t>(cmp));
+                         t == Type::f16 ? setp_handler<HalfCompare<F16>, uint16_t>(cmp)
+                                        : setp_handler<HalfCompare<B16>, uint16_t>(cmp));
 }
 void build_set(Builder& b, const ptx::Instruction& i) {
     const Type to = type_at(i, 0), t = type_at(i, 1), r = register_of(t);

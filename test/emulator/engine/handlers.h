@@ -25,6 +25,7 @@ void special(Builder& b, Ref to, const std::string& name, int bytes);
 // checks.cpp
 const Instr* check_set(Warp& w, const Instr* i);        // a: mask of the lanes that have been written
 const Instr* mark_set(Warp& w, const Instr* i);
+const Instr* mark_chosen(Warp& w, const Instr* i);
 
 }  // namespace op
 
@@ -32,8 +33,8 @@ const Instr* mark_set(Warp& w, const Instr* i);
 Group& split(Warp& w, uint32_t mask, const Instr* pc);  // takes these lanes out of the running group
 Frame* new_frame(Worker& worker, Function& f);
 void release_frame(Worker& worker, Frame* frame);
-// For shfl and the like: true when every live lane of `members` takes part, w.mask then being all of them here; else the
-// group has been parked and the handler returns kStop.
+// For shfl and the like: true when every live lane of `members` takes part, w.mask then being all of them here; else
+// the group has been parked and the handler returns kStop.
 bool gather(Warp& w, const Instr* i, uint32_t members);
 void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits);
 void leave_lanes(Warp& w);

@@ -37,12 +37,14 @@ void refresh(Address a, size_t bytes) {
     }
 }
 
-// Not async-signal-safe in general, but the program is about to end, or the fault came from its own plain load or store.
+// Not async-signal-safe in general, but the program is about to end, or the fault came from its own plain load or
+// store.
 void on_fault(int signal, siginfo_t* info, void* context) {
     const auto a     = reinterpret_cast<Address>(info->si_addr);
     Memory& memory   = Memory::get();
     auto chain       = [&] {
-        if (previous.sa_flags & SA_SIGINFO && previous.sa_sigaction) return previous.sa_sigaction(signal, info, context);
+        if (previous.sa_flags & SA_SIGINFO && previous.sa_sigaction)
+            return previous.sa_sigaction(signal, info, context);
         sigaction(signal, &previous, nullptr);  // the instruction faults again and meets the default
     };
     if (!memory.in_arena(a)) return chain();
@@ -69,7 +71,8 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     f.what = text;
     const auto* machine = static_cast<const ucontext_t*>(context);
     char site[64];  // resolve_sites makes file and line of it; one beyond the faulting instruction, as for a call
-    std::snprintf(site, sizeof site, "the program at @{%llx}", (unsigned long long)machine->uc_mcontext.gregs[REG_RIP] + 1);
+    std::snprintf(site, sizeof site, "the program at @{%llx}",
+                  (unsigned long long)machine->uc_mcontext.gregs[REG_RIP] + 1);
     f.kernel = site;
     if (options().check != Check::Off) report(f);
     if (visible) return protect(a, 1, PROT_READ | PROT_WRITE);
@@ -96,7 +99,8 @@ void Memory::own(Address a, size_t bytes, Access access, const char* what) {
 
 void Memory::disown(Address a, size_t bytes) {
     const std::lock_guard hold(owners_lock);
-    auto it = std::find_if(owners.begin(), owners.end(), [&](const HostOwner& o) { return o.begin == a && o.bytes == bytes; });
+    auto it = std::find_if(owners.begin(), owners.end(),
+                           [&](const HostOwner& o) { return o.begin == a && o.bytes == bytes; });
     if (it == owners.end()) return;
     owners.erase(it);
     refresh(a, bytes);

@@ -9,9 +9,11 @@ namespace {
 
 // Arithmetic wraps: it is done in the unsigned type, wide enough that int promotion cannot overflow.
 template <class T> using Wrap = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-template <class T> using Wide = std::conditional_t<sizeof(T) == 2, std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>,
-                                std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>,
-                                                   std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>>>;
+template <class T>
+using Wide =
+    std::conditional_t<sizeof(T) == 2, std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>,
+                       std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>,
+                                          std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>>>;
 
 template <class T> struct Add { static T f(T a, T b) { return T(Wrap<T>(a) + Wrap<T>(b)); } };
 template <class T> struct Sub { static T f(T a, T b) { return T(Wrap<T>(a) - Wrap<T>(b)); } };
@@ -27,7 +29,10 @@ inline int32_t clamp32(int64_t v) { return int32_t(v < INT32_MIN ? INT32_MIN : v
 struct AddSat { static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) + b); } };
 struct SubSat { static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) - b); } };
 struct MadHiSat { static int32_t f(int32_t a, int32_t b, int32_t c) { return clamp32((int64_t(a) * b >> 32) + c); } };
-template <class T> struct Mul24 { static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8)); } };
+template <class T>
+struct Mul24 {
+    static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8)); }
+};
 template <class T> struct Mad24 { static T f(T a, T b, T c) { return Add<T>::f(Mul24<T>::f(a, b), c); } };
 
 // x / 0 is unspecified in PTX; GPUs give all ones, and the dividend as remainder. INT_MIN / -1 wraps to INT_MIN.
@@ -245,8 +250,9 @@ template <class Op> void build_fns(Builder& b, const ptx::Instruction& i) {
 void build_count(Builder& b, const ptx::Instruction& i) {  // popc, clz: the result is always u32
     const Type t = type_of(i);
     const bool popc = i.mods[0] == "popc", wide = reg_bytes(t) == 8;
-    const Handler h = popc ? (wide ? &unary<Popc<uint64_t>, uint32_t, uint64_t> : &unary<Popc<uint32_t>, uint32_t, uint32_t>)
-                           : (wide ? &unary<Clz<uint64_t>, uint32_t, uint64_t> : &unary<Clz<uint32_t>, uint32_t, uint32_t>);
+    const Handler h =
+        popc ? (wide ? &unary<Popc<uint64_t>, uint32_t, uint64_t> : &unary<Popc<uint32_t>, uint32_t, uint32_t>)
+             : (wide ? &unary<Clz<uint64_t>, uint32_t, uint64_t> : &unary<Clz<uint32_t>, uint32_t, uint32_t>);
     emit_op(b, i, h, Type::u32, {t});
 }
 void build_bfind(Builder& b, const ptx::Instruction& i) {
@@ -258,7 +264,8 @@ void build_bfind(Builder& b, const ptx::Instruction& i) {
 }
 void build_bfe(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
-    emit_op(b, i, with_int(t, []<class T> { return &ternary<Bfe<T>, T, T, uint32_t, uint32_t>; }), t, {t, Type::u32, Type::u32});
+    emit_op(b, i, with_int(t, []<class T> { return &ternary<Bfe<T>, T, T, uint32_t, uint32_t>; }), t,
+            {t, Type::u32, Type::u32});
 }
 template <class T> const Instr* bfi(Warp& w, const Instr* i) {
     const T *a = w.reg<T>(i->a), *b = w.reg<T>(i->b);
@@ -289,7 +296,8 @@ const Instr* lop3(Warp& w, const Instr* i) {
     return i + 1;
 }
 void build_lop3(Builder& b, const ptx::Instruction& i) {
-    if (i.ops.size() != 5 || i.ops[4].kind != Operand::Int) throw Undecodable("5 operands expected, the last a constant");
+    if (i.ops.size() != 5 || i.ops[4].kind != Operand::Int)
+        throw Undecodable("5 operands expected, the last a constant");
     const Ref x = b.read(i.ops[1], Type::b32), y = b.read(i.ops[2], Type::b32), z = b.read(i.ops[3], Type::b32);
     const Ref d = b.write(i.ops[0], Type::b32);
     Instr& n    = b.emit(lop3);

@@ -14,7 +14,7 @@ struct KernelCode {
     std::recursive_mutex lock;
 
     Function* get(const ptx::Function* f);              // decodes on first use; null for what is only declared
-    Function* by_address(uint64_t address);             // of an indirect call: code addresses are ptx::Function pointers
+    Function* by_address(uint64_t address);  // of an indirect call: code addresses are ptx::Function pointers
 };
 
 std::shared_ptr<KernelCode> code_of(Kernel& kernel);  // null: its module has trouble

@@ -37,7 +37,8 @@ inline void put_pred(Warp& w, Ref d, uint32_t value) {
 // d = op(operands …), operand k understood as types[k].
 inline Instr& emit_op(Builder& b, const ptx::Instruction& i, Handler h, Type d, std::initializer_list<Type> types) {
     if (i.ops.size() != types.size() + 1)
-        throw Undecodable(std::to_string(types.size() + 1) + " operands expected, found " + std::to_string(i.ops.size()));
+        throw Undecodable(std::to_string(types.size() + 1) + " operands expected, found " +
+                          std::to_string(i.ops.size()));
     Ref in[3];
     size_t k = 0;
     for (Type t : types) in[k] = b.read(i.ops[k + 1], t), k++;

@@ -57,7 +57,8 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
             w.tid[1][l]      = t / size.x % size.y;
             w.tid[2][l]      = t / size.x / size.y;
         }
-        w.groups.push_back({w.live, launch.function->code.data(), new_frame(worker, *launch.function), State::Ready, 0, 0});
+        w.groups.push_back(
+            {w.live, launch.function->code.data(), new_frame(worker, *launch.function), State::Ready, 0, 0});
     }
     if (launch.check_all) checker_block(*b);
     return b;
@@ -90,8 +91,8 @@ struct Blocks {
     uint64_t count, resident;
 };
 
-// Takes blocks until none is left. A block that waits for another one (a grid barrier, a flag) is put aside and the next is
-// started, as many as the device would hold at once.
+// Takes blocks until none is left. A block that waits for another one (a grid barrier, a flag) is put aside and the
+// next is started, as many as the device would hold at once.
 void work(Launch& launch, Worker& worker, Blocks& blocks) {
     std::deque<std::unique_ptr<Block>> waiting;
     const bool together = launch.config.cooperative;
@@ -116,7 +117,8 @@ void work(Launch& launch, Worker& worker, Blocks& blocks) {
     for (auto& b : waiting) end_block(*b);
 }
 
-// The grid barrier of cooperative groups: sizes and a counter, as its driver interface lays them out (the barrier word at 4).
+// The grid barrier of cooperative groups: sizes and a counter, as its driver interface lays them out (the barrier word
+// at 4).
 uint64_t grid_workspace() {
     static const uint64_t address = [] {
         Memory& m        = Memory::get();
@@ -214,7 +216,8 @@ int blocks_per_sm(const Kernel& kernel, int threads, size_t dynamic_shared) {
     if (threads < 1 || threads > kernel.max_threads) return 0;
     const size_t shared  = kernel.static_shared + dynamic_shared;
     if (shared > size_t(d.shared_per_block_optin)) return 0;
-    // Registers are given to warps in units of 256, shared memory to blocks in units of 128 bytes plus 1 KiB of the system's.
+    // Registers are given to warps in units of 256, shared memory to blocks in units of 128 bytes plus 1 KiB of the
+    // system's.
     const int registers  = (std::max(kernel.registers, 1) * kLanes + 255) / 256 * 256;
     const int by_regs    = d.registers_per_sm / (registers * warps);
     const int by_warps   = d.threads_per_sm / (warps * kLanes);
@@ -236,8 +239,11 @@ const Instr* fail_launch(Warp& w, Fault fault, const std::string& message) {
 std::string place_of(const Function& f, const Instr* i) {
     const size_t at = size_t(i - f.code.data());
     if (i < f.code.data() || at >= f.origin.size() || !f.origin[at]) return "";
-    const ptx::Instruction& p = *f.origin[at];
-    auto text                 = [&](int number, int line) {
+    return place_of(f, *f.origin[at]);
+}
+
+std::string place_of(const Function& f, const ptx::Instruction& p) {
+    auto text = [&](int number, int line) {
         const auto file = f.module->files.find(number);
         return line && file != f.module->files.end() ? file->second + ":" + std::to_string(line) : std::string();
     };

@@ -5,17 +5,20 @@
 namespace emu {
 namespace {
 
-// Matrix j of 8×8 halves: lane 8j + row has the address of a row of 16 bytes; lane l holds elements 2(l%4), 2(l%4)+1 of row l/4, or,
-// transposed, of column l/4. a: address; imm2: transposed; more: a register per matrix
+// Matrix j of 8×8 halves: lane 8j + row has the address of a row of 16 bytes; lane l holds elements 2(l%4), 2(l%4)+1 of
+// row l/4, or, transposed, of column l/4. a: address; imm2: transposed; more: a register per matrix
 template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
     const int count = int(i->more_count);
     Reach r;
     for (int l = 0; l < kLanes; l++)
-        r.addr[l] = uint64_t(i->imm) + (i->a.none() ? 0 : i->flags & kAddress32 ? uint64_t(w.reg<uint32_t>(i->a)[l]) : w.reg<uint64_t>(i->a)[l]);
+        r.addr[l] = uint64_t(i->imm) + (i->a.none()             ? 0
+                                        : i->flags & kAddress32 ? uint64_t(w.reg<uint32_t>(i->a)[l])
+                                                                : w.reg<uint64_t>(i->a)[l]);
     const uint32_t wanted = count == 4 ? kAll : (1u << (8 * count)) - 1;
     r.mask                = wanted & w.mask;
     if (r.mask != wanted)
-        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(wanted & ~r.mask), "does not take part, but has the address of a matrix row"));
+        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(wanted & ~r.mask),
+                          "does not take part, but has the address of a matrix row"));
     reach_addresses(w, i, Window(i->window), 16, Stores ? Touch::Store : Touch::Load, r);
     const Ref* more = &w.frame->function->more[i->more];
     uint16_t matrix[8][8];
@@ -23,7 +26,9 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
         uint32_t* v = w.reg<uint32_t>(more[j]);
         auto row_of = [&](int row) {
             const int l = 8 * j + row;
-            return r.shape == Reach::Scattered ? r.at[l] : r.shape == Reach::Uniform ? r.first : r.first + size_t(l) * 16;
+            return r.shape == Reach::Scattered ? r.at[l]
+                   : r.shape == Reach::Uniform ? r.first
+                                               : r.first + size_t(l) * 16;
         };
         if (Stores) {
             for (int l = 0; l < kLanes; l++)
@@ -73,15 +78,16 @@ const Instr* movmatrix(Warp& w, const Instr* i) {
     uint16_t m[8][8];
     for (int l = 0; l < kLanes; l++)
         for (int e = 0; e < 2; e++) m[l / 4][(l % 4) * 2 + e] = uint16_t(a[l] >> (16 * e));
-    for_lanes(w, w.reg<uint32_t>(i->d), [&](int l) { return uint32_t(m[(l % 4) * 2 + 1][l / 4]) << 16 | m[(l % 4) * 2][l / 4]; });
+    for_lanes(w, w.reg<uint32_t>(i->d),
+              [&](int l) { return uint32_t(m[(l % 4) * 2 + 1][l / 4]) << 16 | m[(l % 4) * 2][l / 4]; });
     return i + 1;
 }
 void build_movmatrix(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, movmatrix, Type::b32, {Type::b32}).flags = kSplits;
 }
 
-// cp.async is remembered, and done when its group is waited for. a: shared address, b: global address, c: source size or none,
-// imm/imm4: displacements, imm3: bytes
+// cp.async is remembered, and done when its group is waited for. a: shared address, b: global address, c: source size
+// or none, imm/imm4: displacements, imm3: bytes
 const Instr* async_copy(Warp& w, const Instr* i) {
     AsyncCopy copy;
     copy.instr            = i;
@@ -89,7 +95,9 @@ const Instr* async_copy(Warp& w, const Instr* i) {
     const uint64_t* from  = i->b.none() ? nullptr : w.reg<uint64_t>(i->b);
     const uint32_t* size  = i->c.none() ? nullptr : w.reg<uint32_t>(i->c);
     for (int l = 0; l < kLanes; l++) {
-        copy.dst[l]  = uint64_t(i->imm) + (i->a.none() ? 0 : i->flags & kAddress32 ? uint64_t(w.reg<uint32_t>(i->a)[l]) : w.reg<uint64_t>(i->a)[l]);
+        copy.dst[l]  = uint64_t(i->imm) + (i->a.none()             ? 0
+                                           : i->flags & kAddress32 ? uint64_t(w.reg<uint32_t>(i->a)[l])
+                                                                   : w.reg<uint64_t>(i->a)[l]);
         copy.src[l]  = uint64_t(i->imm4) + (from ? from[l] : 0);
         copy.from[l] = size ? std::min(size[l], copy.bytes) : copy.bytes;
     }
@@ -121,7 +129,9 @@ void carry_out(Warp& w, AsyncCopy& copy, uint32_t lanes) {
     note_pending(w, done, false);
     reach_addresses(w, copy.instr, Window::Shared, copy.bytes, Touch::AsyncCopy, to);
     auto place = [&](const Reach& r, int l) {
-        return r.shape == Reach::Scattered ? r.at[l] : r.shape == Reach::Uniform ? r.first : r.first + size_t(l) * copy.bytes;
+        return r.shape == Reach::Scattered ? r.at[l]
+               : r.shape == Reach::Uniform ? r.first
+                                           : r.first + size_t(l) * copy.bytes;
     };
     Reach from;
     from.mask = 0;
@@ -147,7 +157,8 @@ const Instr* async_commit(Warp& w, const Instr* i) {
     each_lane(w.mask, [&](int l) { w.committed[l]++; });
     return i + 1;
 }
-const Instr* async_wait(Warp& w, const Instr* i) {  // imm: groups that may stay open; -1: wait_all, uncommitted ones too
+const Instr* async_wait(Warp& w,
+                        const Instr* i) {  // imm: groups that may stay open; -1: wait_all, uncommitted ones too
     for (AsyncCopy& copy : w.copies) {
         uint32_t due = 0;
         each_lane(copy.mask & w.mask, [&](int l) {
@@ -159,7 +170,8 @@ const Instr* async_wait(Warp& w, const Instr* i) {  // imm: groups that may stay
     return i + 1;
 }
 void build_async_copy(Builder& b, const ptx::Instruction& i) {
-    if (i.ops.size() < 3 || i.ops[2].kind != Operand::Int) throw Undecodable("two addresses and a constant size expected");
+    if (i.ops.size() < 3 || i.ops[2].kind != Operand::Int)
+        throw Undecodable("two addresses and a constant size expected");
     const auto to = b.address(i.ops[0], true), from = b.address(i.ops[1]);
     Ref size{}, ignore{};
     if (i.ops.size() > 3) {
@@ -192,7 +204,8 @@ void build_async_wait(Builder& b, const ptx::Instruction& i) {
 
 std::vector<Row> matrix_rows() {
     return {
-        {"{ldmatrix,stmatrix} .sync .aligned .m8n8 .{x1,x2,x4} .trans? .{shared,shared::cta}? .b16", build_matrix_memory},
+        {"{ldmatrix,stmatrix} .sync .aligned .m8n8 .{x1,x2,x4} .trans? .{shared,shared::cta}? .b16",
+         build_matrix_memory},
         {"movmatrix .sync .aligned .m8n8 .trans .b16", build_movmatrix},
         {"cp .async .{ca,cg} .{shared,shared::cta} .global .{L2}? .{L2}?", build_async_copy},
         {"cp .async .commit_group", build_async_commit},

@@ -21,7 +21,8 @@ namespace {
 
 constexpr size_t kGiB = size_t(1) << 30;
 constexpr uint64_t kPage = 4096, kAlign = 512;
-constexpr size_t kPoisonOnly = 16 << 20;  // without --check all only so much of an allocation is poisoned: it costs page faults
+constexpr size_t kPoisonOnly =
+    16 << 20;  // without --check all only so much of an allocation is poisoned: it costs page faults
 
 bool host_visible(Space s) { return s == Space::Pinned || s == Space::Managed || s == Space::Registered; }
 bool counts(Space s) { return s != Space::Pinned && s != Space::Registered; }
@@ -33,7 +34,8 @@ std::string hex(uint64_t v) {
 }
 
 std::string text_of(const Allocation& a) {
-    return std::to_string(a.bytes) + " bytes at " + hex(a.begin) + " by " + a.origin + (a.freed ? ", freed by " + a.freed_by : "");
+    return std::to_string(a.bytes) + " bytes at " + hex(a.begin) + " by " + a.origin +
+           (a.freed ? ", freed by " + a.freed_by : "");
 }
 
 }  // namespace
@@ -60,7 +62,8 @@ Memory::Memory() : s(new State) {
         if (ftruncate(s->file, off_t(arena_bytes))) continue;
         void* view = mmap(nullptr, arena_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, s->file, 0);
         void* work = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->file, 0);
-        void* dark = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* dark =
+            mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (view != MAP_FAILED && work != MAP_FAILED && dark != MAP_FAILED) {
             arena_begin  = reinterpret_cast<Address>(view);
             work_delta   = reinterpret_cast<Address>(work) - arena_begin;
@@ -80,7 +83,8 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     if (counts(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
     const bool pages = host_visible(space);
     const Address at = pages ? (s->next + kPage - 1) / kPage * kPage : s->next;
-    const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) * (pages ? kPage : kAlign);
+    const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) *
+                        (pages ? kPage : kAlign);
     if (room > arena_begin + arena_bytes - at) return 0;
     s->next = at + room;
     if (pages) mprotect(reinterpret_cast<void*>(at), room, PROT_READ | PROT_WRITE);
@@ -105,7 +109,8 @@ FreeResult Memory::free(Address begin, const std::string& by) {
         if (options().check != Check::Off) {
             Finding f;
             f.kind       = twice ? Kind::DoubleFree : Kind::InvalidFree;
-            f.what       = by + " of " + hex(begin) + (twice ? ", which was freed by " + dead->freed_by : ", which is no allocation");
+            f.what       = by + " of " + hex(begin) +
+                     (twice ? ", which was freed by " + dead->freed_by : ", which is no allocation");
             f.address    = begin;
             f.allocation = describe(begin);
             report(f);
@@ -124,7 +129,8 @@ FreeResult Memory::free(Address begin, const std::string& by) {
         madvise(shadow(from), to - from, MADV_DONTNEED);
         forget_races(from, to - from);
     }
-    if (host_visible(a->space)) mprotect(reinterpret_cast<void*>(begin), (a->bytes + kPage - 1) / kPage * kPage, PROT_NONE);
+    if (host_visible(a->space))
+        mprotect(reinterpret_cast<void*>(begin), (a->bytes + kPage - 1) / kPage * kPage, PROT_NONE);
     s->dead.emplace(begin, std::move(a));
     return FreeResult::Ok;
 }
@@ -199,7 +205,10 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
     if (!in || !in->holds(a, bytes)) {
         const bool dead = !in && find_dead(a);
         say(dead ? Kind::UseAfterFree : Kind::OutOfBounds,
-            verb + std::to_string(bytes) + " bytes at " + hex(a) + (dead ? ", freed memory" : in ? ", more than there are" : ", no allocation"),
+            verb + std::to_string(bytes) + " bytes at " + hex(a) +
+                (dead ? ", freed memory"
+                 : in ? ", more than there are"
+                      : ", no allocation"),
             in ? in->begin : a);
         return false;
     }
@@ -207,8 +216,10 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
     if (access == Access::Read && !written(a, bytes)) {
         size_t k = 0;
         while (shadow(a)[k]) k++;
-        say(Kind::Uninitialised, "reads " + std::to_string(bytes) + " bytes at " + hex(a) + "; nobody wrote the one at offset " +
-                                     std::to_string(k), a + k);
+        say(Kind::Uninitialised,
+            "reads " + std::to_string(bytes) + " bytes at " + hex(a) + "; nobody wrote the one at offset " +
+                std::to_string(k),
+            a + k);
     }
     note_api_access(a, bytes, access == Access::Write, what, op);
     return true;

@@ -22,7 +22,7 @@ template <Window S> inline std::byte* straight(Warp& w, const Instr* i, uint32_t
     else return nullptr;
 }
 
-constexpr int kPoll = 1;                 // Instr::c.pool: a volatile, acquiring or relaxed access; the warp may be waiting
+constexpr int kPoll = 1;  // Instr::c.pool: a volatile, acquiring or relaxed access; the warp may be waiting
 
 // M in memory, R in a register, V of them per lane
 template <class M, class R, int V, Window S> const Instr* load(Warp& w, const Instr* i) {
@@ -133,10 +133,12 @@ template <class M, class R, bool Store> const Instr* blob(Warp& w, const Instr* 
 enum class Op { Load, Store, Param, BlobLoad, BlobStore };
 template <class M, class R, int V> Handler by_window(Op op, Window s) {
     if (op == Op::Load)
-        return s == Window::Global ? &load<M, R, V, Window::Global> : s == Window::Shared ? &load<M, R, V, Window::Shared>
-                                                                                         : &load<M, R, V, Window::Generic>;
-    return s == Window::Global ? &store<M, R, V, Window::Global> : s == Window::Shared ? &store<M, R, V, Window::Shared>
-                                                                                       : &store<M, R, V, Window::Generic>;
+        return s == Window::Global   ? &load<M, R, V, Window::Global>
+               : s == Window::Shared ? &load<M, R, V, Window::Shared>
+                                     : &load<M, R, V, Window::Generic>;
+    return s == Window::Global   ? &store<M, R, V, Window::Global>
+           : s == Window::Shared ? &store<M, R, V, Window::Shared>
+                                 : &store<M, R, V, Window::Generic>;
 }
 template <class M, class R> Handler by_count(Op op, Window s, int v) {
     switch (op) {
@@ -187,14 +189,18 @@ Window window_of(const ptx::Instruction& i) {
 }
 
 // Registers of the vector, all of one width: { a, b } or a single one. `narrow` is the width the handler works with.
-std::vector<Operand> parts_of(const Operand& o) { return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o}; }
+std::vector<Operand> parts_of(const Operand& o) {
+    return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o};
+}
 
 int width_of(Builder& b, const std::vector<Operand>& parts, Type t) {
     for (const Operand& p : parts)
         if (const Type r = b.reg_type(p); r != Type::none) return reg_bytes(r);
     return reg_bytes(t);
 }
-Type type_of_width(int bytes) { return bytes == 2 ? Type::b16 : bytes == 4 ? Type::b32 : bytes == 8 ? Type::b64 : Type::b128; }
+Type type_of_width(int bytes) {
+    return bytes == 2 ? Type::b16 : bytes == 4 ? Type::b32 : bytes == 8 ? Type::b64 : Type::b128;
+}
 
 void build_memory(Builder& b, const ptx::Instruction& i) {
     const bool stores = i.mods[0] == "st";
@@ -244,7 +250,8 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
         if (!stores) x.d = {};
         else x.b = {};
     }
-    if (has(i, "volatile") || has(i, "relaxed") || has(i, "acquire") || has(i, "release") || has(i, "mmio")) x.c.pool = kPoll;
+    if (has(i, "volatile") || has(i, "relaxed") || has(i, "acquire") || has(i, "release") || has(i, "mmio"))
+        x.c.pool = kPoll;
     x.imm2   = stores && has(i, "release");
     x.window = uint8_t(window);
 }

@@ -36,14 +36,14 @@ std::string demangle(const std::string& name) {
     return good;
 }
 
-// The PTX a driver would compile for this device: the newest target that is not beyond it. Code for exactly one architecture
-// (sm_90a) only there.
+// The PTX a driver would compile for this device: the newest target that is not beyond it. Code for exactly one
+// architecture (sm_90a) only there.
 const FatbinEntry* best_entry(const std::vector<FatbinEntry>& entries, std::string& found) {
     const int device        = device_spec().major * 10 + device_spec().minor;
     const FatbinEntry* best = nullptr;
     for (const auto& e : entries) {
-        found += std::string(found.empty() ? "" : ", ") + (e.ptx ? "PTX for compute_" : "a cubin for sm_") + std::to_string(e.arch) +
-                 (e.suffix ? std::string(1, e.suffix) : "");
+        found += std::string(found.empty() ? "" : ", ") + (e.ptx ? "PTX for compute_" : "a cubin for sm_") +
+                 std::to_string(e.arch) + (e.suffix ? std::string(1, e.suffix) : "");
         if (!e.ptx || e.arch > device || (e.suffix == 'a' && e.arch != device)) continue;
         if (e.suffix == 'f' && (e.arch / 10 != device / 10)) continue;
         if (!best || e.arch > best->arch || (e.arch == best->arch && e.suffix > best->suffix)) best = &e;
@@ -56,7 +56,11 @@ void place_variables(Module& m) {
     for (const auto& v : m.ptx->variables) {
         if (v.space == "shared" || v.external || m.variables.count(v.name)) continue;
         const Address a = memory.allocate(std::max<uint64_t>(v.bytes, 1), v.managed ? Space::Managed : Space::Symbol,
-                                          (v.managed ? "__managed__ " : v.space == "const" ? "__constant__ " : "__device__ ") + demangle(v.name), true);
+                                          (v.managed            ? "__managed__ "
+                                           : v.space == "const" ? "__constant__ "
+                                                                : "__device__ ") +
+                                              demangle(v.name),
+                                          true);
         if (!a) give_up("device memory is full: no room for variable " + v.name);
         // Static storage starts as zeros.
         std::memset(memory.host(a), 0, v.bytes);
@@ -169,7 +173,8 @@ Module* load_module(const void* fatbin) {
             if (options().coverage) print_coverage(*m->ptx);
         } else {
             m->trouble = "no PTX that " + std::string(device_spec().name) + " could run: the binary holds " +
-                         (found.empty() ? "nothing" : found) + ". Build with -arch=sm_80 or add -gencode arch=compute_80,code=compute_80";
+                         (found.empty() ? "nothing" : found) +
+                         ". Build with -arch=sm_80 or add -gencode arch=compute_80,code=compute_80";
         }
     } catch (const std::exception& e) {
         m->ptx     = nullptr;
@@ -212,7 +217,8 @@ Kernel* find_kernel(Module* m, const std::string& name) {
     }
     if (auto r = m->registers.find(name); r != m->registers.end()) k->registers = r->second;
     else k->registers = 32;
-    if (!limit && k->registers) k->max_threads = std::min(1024, device_spec().registers_per_sm / ((k->registers + 7) / 8 * 8) / 32 * 32);
+    if (!limit && k->registers)
+        k->max_threads = std::min(1024, device_spec().registers_per_sm / ((k->registers + 7) / 8 * 8) / 32 * 32);
     return (m->kernels[name] = std::move(k)).get();
 }
 

@@ -27,21 +27,94 @@ template <class T> const Instr* fill(Warp& w, const Instr* i) {  // mov of a con
     return i + 1;
 }
 
-enum Special { kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ, kLaneId, kWarpId,
-               kNwarpId, kSmId, kNsmId, kGridId, kClock, kClock64, kClockHi, kTimer, kTimerLo, kTimerHi, kEqMask, kLeMask, kLtMask, kGeMask, kGtMask,
-               kDynamicSmem, kTotalSmem, kEnvreg1, kEnvreg2, kZero, kOne };
-constexpr struct { const char* name; Special what; } kSpecials[] = {
-    {"tid.x", kTidX}, {"tid.y", kTidY}, {"tid.z", kTidZ}, {"ntid.x", kNtidX}, {"ntid.y", kNtidY}, {"ntid.z", kNtidZ},
-    {"ctaid.x", kCtaidX}, {"ctaid.y", kCtaidY}, {"ctaid.z", kCtaidZ}, {"nctaid.x", kNctaidX}, {"nctaid.y", kNctaidY},
-    {"nctaid.z", kNctaidZ}, {"laneid", kLaneId}, {"warpid", kWarpId}, {"nwarpid", kNwarpId}, {"smid", kSmId}, {"nsmid", kNsmId},
-    {"gridid", kGridId}, {"clock", kClock}, {"clock64", kClock64}, {"clock_hi", kClockHi}, {"globaltimer", kTimer},
-    {"globaltimer_lo", kTimerLo}, {"globaltimer_hi", kTimerHi}, {"lanemask_eq", kEqMask}, {"lanemask_le", kLeMask},
-    {"lanemask_lt", kLtMask}, {"lanemask_ge", kGeMask}, {"lanemask_gt", kGtMask}, {"dynamic_smem_size", kDynamicSmem},
-    {"total_smem_size", kTotalSmem}, {"aggr_smem_size", kTotalSmem}, {"envreg1", kEnvreg1}, {"envreg2", kEnvreg2},
+enum Special {
+    kTidX,
+    kTidY,
+    kTidZ,
+    kNtidX,
+    kNtidY,
+    kNtidZ,
+    kCtaidX,
+    kCtaidY,
+    kCtaidZ,
+    kNctaidX,
+    kNctaidY,
+    kNctaidZ,
+    kLaneId,
+    kWarpId,
+    kNwarpId,
+    kSmId,
+    kNsmId,
+    kGridId,
+    kClock,
+    kClock64,
+    kClockHi,
+    kTimer,
+    kTimerLo,
+    kTimerHi,
+    kEqMask,
+    kLeMask,
+    kLtMask,
+    kGeMask,
+    kGtMask,
+    kDynamicSmem,
+    kTotalSmem,
+    kEnvreg1,
+    kEnvreg2,
+    kZero,
+    kOne
+};
+constexpr struct { const char* name; Special what;
+} kSpecials[] = {
+    {"tid.x", kTidX},
+    {"tid.y", kTidY},
+    {"tid.z", kTidZ},
+    {"ntid.x", kNtidX},
+    {"ntid.y", kNtidY},
+    {"ntid.z", kNtidZ},
+    {"ctaid.x", kCtaidX},
+    {"ctaid.y", kCtaidY},
+    {"ctaid.z", kCtaidZ},
+    {"nctaid.x", kNctaidX},
+    {"nctaid.y", kNctaidY},
+    {"nctaid.z", kNctaidZ},
+    {"laneid", kLaneId},
+    {"warpid", kWarpId},
+    {"nwarpid", kNwarpId},
+    {"smid", kSmId},
+    {"nsmid", kNsmId},
+    {"gridid", kGridId},
+    {"clock", kClock},
+    {"clock64", kClock64},
+    {"clock_hi", kClockHi},
+    {"globaltimer", kTimer},
+    {"globaltimer_lo", kTimerLo},
+    {"globaltimer_hi", kTimerHi},
+    {"lanemask_eq", kEqMask},
+    {"lanemask_le", kLeMask},
+    {"lanemask_lt", kLtMask},
+    {"lanemask_ge", kGeMask},
+    {"lanemask_gt", kGtMask},
+    {"dynamic_smem_size", kDynamicSmem},
+    {"total_smem_size", kTotalSmem},
+    {"aggr_smem_size", kTotalSmem},
+    {"envreg1", kEnvreg1},
+    {"envreg2", kEnvreg2},
     // clusters of one
-    {"clusterid.x", kCtaidX}, {"clusterid.y", kCtaidY}, {"clusterid.z", kCtaidZ}, {"nclusterid.x", kNctaidX}, {"nclusterid.y", kNctaidY},
-    {"nclusterid.z", kNctaidZ}, {"cluster_ctaid.x", kZero}, {"cluster_ctaid.y", kZero}, {"cluster_ctaid.z", kZero},
-    {"cluster_ctarank", kZero}, {"cluster_nctaid.x", kOne}, {"cluster_nctaid.y", kOne}, {"cluster_nctaid.z", kOne}, {"cluster_nctarank", kOne},
+    {"clusterid.x", kCtaidX},
+    {"clusterid.y", kCtaidY},
+    {"clusterid.z", kCtaidZ},
+    {"nclusterid.x", kNctaidX},
+    {"nclusterid.y", kNctaidY},
+    {"nclusterid.z", kNctaidZ},
+    {"cluster_ctaid.x", kZero},
+    {"cluster_ctaid.y", kZero},
+    {"cluster_ctaid.z", kZero},
+    {"cluster_ctarank", kZero},
+    {"cluster_nctaid.x", kOne},
+    {"cluster_nctaid.y", kOne},
+    {"cluster_nctaid.z", kOne},
+    {"cluster_nctarank", kOne},
 };
 
 uint64_t special_value(Warp& w, int what, int l) {
@@ -182,7 +255,10 @@ const Instr* from_generic(Warp& w, const Instr* i) {
     return i + 1;
 }
 uint64_t window_of(std::string_view space) {
-    return space.starts_with("shared") ? kSharedWindow : space == "local" ? kLocalWindow : space.starts_with("param") ? kParamWindow : 0;
+    return space.starts_with("shared")  ? kSharedWindow
+           : space == "local"           ? kLocalWindow
+           : space.starts_with("param") ? kParamWindow
+                                        : 0;
 }
 void build_cvta(Builder& b, const ptx::Instruction& i) {
     const bool to    = has(i, "to");
@@ -222,7 +298,8 @@ void build_selp(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 4) throw Undecodable("4 operands expected");
     const Type t = type_of(i);
     bool negated;
-    const Ref x = b.read(i.ops[1], t), y = b.read(i.ops[2], t), p = b.read_pred(i.ops[3], negated), d = b.write(i.ops[0], t);
+    const Ref x = b.read(i.ops[1], t), y = b.read(i.ops[2], t), p = b.read_pred(i.ops[3], negated),
+              d = b.write(i.ops[0], t);
     Instr& n    = b.emit(with_bits(t, []<class T> { return &selp<T>; }));
     n.d = d, n.a = x, n.b = y, n.c = p, n.imm = negated;
 }
@@ -270,7 +347,9 @@ const Instr* local_base(Warp& w, const Instr* i) {
 void special(Builder& b, Ref to, const std::string& name, int bytes) {
     for (const auto& s : kSpecials)
         if (name == s.name) {
-            Instr& x = b.emit(bytes == 8 ? read_special<uint64_t> : bytes == 4 ? read_special<uint32_t> : read_special<uint16_t>);
+            Instr& x = b.emit(bytes == 8   ? read_special<uint64_t>
+                              : bytes == 4 ? read_special<uint32_t>
+                                           : read_special<uint16_t>);
             x.d = to, x.imm = s.what;
             return;
         }

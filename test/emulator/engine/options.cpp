@@ -15,15 +15,51 @@ constexpr int kKiB    = 1024;
 
 // Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090. Peaks are dense, clocks are boost clocks.
 constexpr DeviceSpec kSpecs[] = {
-    {"h100", "NVIDIA H100 80GB HBM3", 9, 0, 132, 80 * kGiB, 50 * kMiB, 48 * kKiB, 227 * kKiB, 228 * kKiB, 65536, 2048, 32, 1980000,
-     2619000, 5120, 3.35e12, 66.9e12, 494.7e12, 989.4e12, 3},
-    {"a100", "NVIDIA A100-SXM4-80GB", 8, 0, 108, 80 * kGiB, 40 * kMiB, 48 * kKiB, 163 * kKiB, 164 * kKiB, 65536, 2048, 32, 1410000,
-     1593000, 5120, 2.039e12, 19.5e12, 156e12, 312e12, 3},
-    {"rtx4090", "NVIDIA GeForce RTX 4090", 8, 9, 128, 24 * kGiB, 72 * kMiB, 48 * kKiB, 99 * kKiB, 100 * kKiB, 65536, 1536, 24, 2520000,
-     10501000, 384, 1.008e12, 82.6e12, 82.6e12, 165.2e12, 2},
+    {"h100",     "NVIDIA H100 80GB HBM3",
+     9,          0,
+     132,        80 * kGiB,
+     50 * kMiB,  48 * kKiB,
+     227 * kKiB, 228 * kKiB,
+     65536,      2048,
+     32,         1980000,
+     2619000,    5120,
+     3.35e12,    66.9e12,
+     494.7e12,   989.4e12,
+     3},
+    {"a100",     "NVIDIA A100-SXM4-80GB",
+     8,          0,
+     108,        80 * kGiB,
+     40 * kMiB,  48 * kKiB,
+     163 * kKiB, 164 * kKiB,
+     65536,      2048,
+     32,         1410000,
+     1593000,    5120,
+     2.039e12,   19.5e12,
+     156e12,     312e12,
+     3},
+    {"rtx4090", "NVIDIA GeForce RTX 4090",
+     8,         9,
+     128,       24 * kGiB,
+     72 * kMiB, 48 * kKiB,
+     99 * kKiB, 100 * kKiB,
+     65536,     1536,
+     24,        2520000,
+     10501000,  384,
+     1.008e12,  82.6e12,
+     82.6e12,   165.2e12,
+     2},
     // Small enough that running out of anything is easy to try.
-    {"tiny", "Emulated tiny GPU", 8, 0, 2, 256 * kMiB, 1 * kMiB, 48 * kKiB, 99 * kKiB, 100 * kKiB, 65536, 1536, 16, 1000000, 1000000, 64,
-     16e9, 0.5e12, 1e12, 2e12, 1},
+    {"tiny",    "Emulated tiny GPU",
+     8,         0,
+     2,         256 * kMiB,
+     1 * kMiB,  48 * kKiB,
+     99 * kKiB, 100 * kKiB,
+     65536,     1536,
+     16,        1000000,
+     1000000,   64,
+     16e9,      0.5e12,
+     1e12,      2e12,
+     1},
 };
 
 [[noreturn]] void bad(const char* name, const std::string& value, const char* wanted) {
@@ -90,8 +126,8 @@ Options read_environment() {
 }  // namespace
 
 const Options& options() {
-    static const Options o = read_environment();
-    return o;
+    static const auto* o = new Options(read_environment());  // never destroyed: read at exit
+    return *o;
 }
 
 const DeviceSpec* find_spec(const std::string& key) {

@@ -90,14 +90,15 @@ class BodyParser {
     void directive() {
         const Token t = lex.take();
         if (t.text == ".reg") registers();
-        else if (t.text == ".local" || t.text == ".shared" || t.text == ".param" || t.text == ".const" || t.text == ".global") {
+        else if (t.text == ".local" || t.text == ".shared" || t.text == ".param" || t.text == ".const" ||
+                 t.text == ".global") {
             do {
                 Variable v             = parse_variable(lex, std::string(t.text.substr(1)));
                 const std::string name = v.name;
                 const bool taken       = std::any_of(f.variables.begin(), f.variables.end(),
                                                      [&](const Variable& o) { return o.name == name; });
                 // callseq scopes reuse param0, retval0 … : they become param0'17
-                if (taken) v.name += "'" + std::to_string(scope);
+                if (taken) v.name.append(1, '\'').append(std::to_string(scope));
                 scopes[scope].variables[name] = v.name;
                 f.variables.push_back(std::move(v));
             } while (lex.accept(","));

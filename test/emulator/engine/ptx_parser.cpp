@@ -164,7 +164,8 @@ Variable parse_variable(Lexer& lex, const std::string& space) {
             }
         } else if (t.text == ".ptr") {
             // what the pointer points to, not the variable itself: .ptr .global .align 4
-            if (lex.peek().is(".global") || lex.peek().is(".shared") || lex.peek().is(".const") || lex.peek().is(".local"))
+            if (lex.peek().is(".global") || lex.peek().is(".shared") || lex.peek().is(".const") ||
+                lex.peek().is(".local"))
                 lex.take();
             if (lex.accept(".align")) lex.take();
         } else {

@@ -1,9 +1,10 @@
 // shared_races.cpp - races in shared memory, between warps and between the lanes of one
 //
-// Each granule (the smallest access the kernel makes, 1 to 4 bytes) has a record of its last writer and its last two readers with the
-// block's time. Time moves at every barrier and every __syncwarp. An access of thread a is ordered before one of b when it is the
-// same thread; in the same warp, when a __syncwarp or barrier lies between; else when a barrier both took part in does. Fences with
-// volatile or atomic flags order too; that is taken on trust as soon as both sides used them.
+// Each granule (the smallest access the kernel makes, 1 to 4 bytes) has a record of its last writer and its last two
+// readers with the block's time. Time moves at every barrier and every __syncwarp. An access of thread a is ordered
+// before one of b when it is the same thread; in the same warp, when a __syncwarp or barrier lies between; else when a
+// barrier both took part in does. Fences with volatile or atomic flags order too; that is taken on trust as soon as
+// both sides used them.
 #include "checker.h"
 #include "options.h"
 #include "races.h"
@@ -42,13 +43,15 @@ bool ordered(const Block& b, const SharedRaces& s, uint32_t me, uint32_t other, 
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
-void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other, bool other_wrote) {
+void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
+              bool other_wrote) {
     Block& b              = *w.block;
     const Warp& that      = b.warps[other / kLanes];
     char text[256];
     std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
-                  (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes], that.tid[1][other % kLanes],
-                  that.tid[2][other % kLanes], other / kLanes == w.index ? " of the same warp" : "",
+                  (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
+                  that.tid[1][other % kLanes], that.tid[2][other % kLanes],
+                  other / kLanes == w.index ? " of the same warp" : "",
                   other / kLanes == w.index ? "__syncwarp" : "barrier");
     Suspect s{finding_at(w, i, Kind::SharedRace, lane, text), b.shared.data.get() + offset, size, {}};
     s.finding.address = offset;
@@ -59,7 +62,8 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
 }
 
 // One lane's access, granule by granule.
-void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offset, uint32_t size, bool write, bool sync) {
+void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offset, uint32_t size, bool write,
+                bool sync) {
     Block& b            = *w.block;
     const uint32_t me   = thread_of(w, lane);
     const uint64_t mine = s.time << kTime | (sync ? kSynchronising : 0) | me;
@@ -86,11 +90,12 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             writer = mine;
         }
         if (!write || sync) {
-            // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this one too.
+            // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this
+            // one too.
             const uint64_t when = reader >> kTime;
-            const bool fresh    = (reader & kThread) == me || (ordered(b, s, me, uint32_t(reader & kThread), when) &&
-                                                            (!(reader & kMany) ||
-                                                             ordered(b, s, me, uint32_t(reader >> kOther & kThread), when)));
+            const bool fresh    = (reader & kThread) == me ||
+                               (ordered(b, s, me, uint32_t(reader & kThread), when) &&
+                                (!(reader & kMany) || ordered(b, s, me, uint32_t(reader >> kOther & kThread), when)));
             reader           = fresh ? mine : mine | kMany | (reader & kThread) << kOther;
         }
     }
@@ -135,7 +140,8 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
             bad |= uint64_t(writer[l] >> kTime >= since) & uint64_t((writer[l] & kThread) != me + l);
         if (write)
             for (uint64_t l = 0; l < kLanes; l++)
-                bad |= uint64_t(reader[l] >> kTime >= since) & (uint64_t((reader[l] & kThread) != me + l) | (reader[l] >> 11 & 1));
+                bad |= uint64_t(reader[l] >> kTime >= since) &
+                       (uint64_t((reader[l] & kThread) != me + l) | (reader[l] >> 11 & 1));
         if (!bad) {
             if (write)
                 for (uint64_t l = 0; l < kLanes; l++) writer[l] = mine + l;
@@ -149,7 +155,8 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
             return;
         }
     }
-    if (r.shape == Reach::Uniform && !write && (r.mask & (r.mask - 1))) {  // a broadcast: first and last lane stand for all
+    if (r.shape == Reach::Uniform && !write &&
+        (r.mask & (r.mask - 1))) {  // a broadcast: first and last lane stand for all
         touch_lane(w, i, s, __builtin_ctz(r.mask), r.addr[__builtin_ctz(r.mask)], size, false, sync);
         const int last = 31 - __builtin_clz(r.mask);
         return touch_lane(w, i, s, last, r.addr[last], size, false, sync);

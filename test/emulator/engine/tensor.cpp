@@ -1,9 +1,10 @@
 // tensor.cpp - mma.sync and wmma: small matrix products across the lanes of a warp
 //
-// A lane holds elements of each matrix: with g = lane / 4, t = lane % 4 and E elements to a 32-bit register, register r of A holds row
-// g (+8 for odd r when there are 16 rows), columns 4E·(r/2) + E·t …; B: rows 4E·r + E·t …, column g; C: row g + 8·(r/2), column
-// 2t + r%2 (PTX manual, "matrix fragments"). We gather whole matrices of floats, multiply, and scatter. Sums run over k in
-// order with one rounding each; tensor cores add in another order and precision, so last bits differ.
+// A lane holds elements of each matrix: with g = lane / 4, t = lane % 4 and E elements to a 32-bit register, register r
+// of A holds row g (+8 for odd r when there are 16 rows), columns 4E·(r/2) + E·t …; B: rows 4E·r + E·t …, column g; C:
+// row g + 8·(r/2), column 2t + r%2 (PTX manual, "matrix fragments"). We gather whole matrices of floats, multiply, and
+// scatter. Sums run over k in order with one rounding each; tensor cores add in another order and precision, so last
+// bits differ.
 #include "access.h"
 #include "convert8.h"
 #include "floats.h"
@@ -19,7 +20,8 @@ constexpr int per_register(Element e) {
 
 template <Element E> struct Unpack {
     using Reg = std::conditional_t<E == Element::F64, uint64_t, uint32_t>;
-    using T   = std::conditional_t<E == Element::F64, double, std::conditional_t<E == Element::S8 || E == Element::U8, int32_t, float>>;
+    using T   = std::conditional_t<E == Element::F64, double,
+                                 std::conditional_t<E == Element::S8 || E == Element::U8, int32_t, float>>;
     static T at(Reg r, int e) {
         if constexpr (E == Element::F16) return half_to_float(uint16_t(r >> (16 * e)));
         else if constexpr (E == Element::Bf16) return bf16_to_float(uint16_t(r >> (16 * e)));
@@ -37,7 +39,8 @@ inline double add_product(double x, double y, double sum) { return __builtin_fma
 inline int32_t add_product(int32_t x, int32_t y, int32_t sum) { return int32_t(uint32_t(sum) + uint32_t(x * y)); }
 
 // c (8×8) += a (8×K) · b (K×8), each sum over k in order. Eight rows at once hide the latency of the additions.
-template <class T, int K, int Pitch> inline void multiply(T (&c)[8][8], const T* __restrict a, const T (&__restrict b)[K][8]) {
+template <class T, int K, int Pitch>
+inline void multiply(T (&c)[8][8], const T* __restrict a, const T (&__restrict b)[K][8]) {
     T sum[8][8];
     std::memcpy(sum, c, sizeof sum);
     for (int block = 0; block < K / Pitch; block++)
@@ -63,7 +66,8 @@ template <int K, int Pitch> void saturating_multiply(int32_t (&c)[8][8], const i
 
 bool whole_warp(Warp& w, const Instr* i) {
     if (w.mask == w.live) return true;
-    report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(w.live & ~w.mask), "does not take part in a matrix operation of the whole warp"));
+    report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(w.live & ~w.mask),
+                      "does not take part in a matrix operation of the whole warp"));
     return true;
 }
 
@@ -162,7 +166,8 @@ const MmaRow kMma[] = {
     {"m16n8k16", Type::e5m2x2, Type::e5m2x2, 2, 1, 4, false, mma<Element::E5m2, Element::E5m2, 16, 16>},
 };
 
-// The element types among the modifiers: e4m3 is no register type, so it has no Type of its own; its packed pair stands for it.
+// The element types among the modifiers: e4m3 is no register type, so it has no Type of its own; its packed pair stands
+// for it.
 std::vector<Type> element_types(const ptx::Instruction& i) {
     std::vector<Type> list;
     for (auto m : i.mods) {
@@ -172,7 +177,9 @@ std::vector<Type> element_types(const ptx::Instruction& i) {
     return list;
 }
 
-std::vector<Operand> parts_of(const Operand& o) { return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o}; }
+std::vector<Operand> parts_of(const Operand& o) {
+    return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o};
+}
 
 std::vector<Ref> refs_of(Builder& b, const Operand& o, Type t, bool writes, size_t count) {
     std::vector<Ref> list;
@@ -205,8 +212,9 @@ void build_mma(Builder& b, const ptx::Instruction& i) {
     throw Undecodable("this shape and type is not supported");
 }
 
-// wmma: which lane holds which element is nobody's business but ours, as long as load, mma and store agree: lane l holds elements
-// l·n … of the row-major matrix; where lanes have more room than elements (f16 inputs), they come round again.
+// wmma: which lane holds which element is nobody's business but ours, as long as load, mma and store agree: lane l
+// holds elements l·n … of the row-major matrix; where lanes have more room than elements (f16 inputs), they come round
+// again.
 struct Shape { int m, n, k; };
 Shape shape_of(const ptx::Instruction& i) {
     for (auto m : i.mods)
@@ -237,7 +245,8 @@ const Instr* wmma_memory(Warp& w, const Instr* i) {
         for (int l = 0; l < kLanes; l++) {
             const int index = (l * held + e) % total, row = index / columns, column = index % columns;
             const uint64_t pitch = stride ? stride[l] : uint64_t(by_column ? rows : columns);
-            const uint64_t at    = by_column ? uint64_t(column) * pitch + uint64_t(row) : uint64_t(row) * pitch + uint64_t(column);
+            const uint64_t at =
+                by_column ? uint64_t(column) * pitch + uint64_t(row) : uint64_t(row) * pitch + uint64_t(column);
             r.addr[l]            = (base ? base[l] : 0) + uint64_t(i->imm) + at * uint64_t(bytes);
             again |= uint32_t(l * held + e >= total) << l;
         }
@@ -245,7 +254,9 @@ const Instr* wmma_memory(Warp& w, const Instr* i) {
         reach_addresses(w, i, Window(i->window), uint32_t(bytes), stores ? Touch::Store : Touch::Load, r);
         std::byte* reg = w.reg<std::byte>(more[e / per_reg]);
         each_lane(r.mask, [&](int l) {
-            std::byte* memory = r.shape == Reach::Scattered ? r.at[l] : r.shape == Reach::Uniform ? r.first : r.first + size_t(l) * size_t(bytes);
+            std::byte* memory = r.shape == Reach::Scattered ? r.at[l]
+                                : r.shape == Reach::Uniform ? r.first
+                                                            : r.first + size_t(l) * size_t(bytes);
             std::byte* value  = reg + size_t(l) * size_t(reg_size) + size_t(e % per_reg) * size_t(bytes);
             std::memcpy(stores ? memory : value, stores ? value : memory, size_t(bytes));
         });
@@ -267,7 +278,9 @@ void build_wmma_memory(Builder& b, const ptx::Instruction& i) {
     x.a = at.base, x.imm = at.offset, x.b = stride, x.site = site;
     x.imm2   = stores;
     x.imm3   = uint32_t(f.rows | f.columns << 8 | bytes << 16 | (has(i, "col") ? 1 << 24 : 0));
-    x.window = uint8_t(has(i, "shared") || has(i, "shared::cta") ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic);
+    x.window           = uint8_t(has(i, "shared") || has(i, "shared::cta") ? Window::Shared
+                                 : has(i, "global")                        ? Window::Global
+                                                                           : Window::Generic);
     x.flags  = kSplits;
     b.f.shared_granule = std::min(b.f.shared_granule, bytes >= 4 ? 2 : bytes - 1);
     if (stores) b.more(x, {}, refs);
@@ -275,7 +288,8 @@ void build_wmma_memory(Builder& b, const ptx::Instruction& i) {
 }
 
 double fragment_element(Warp& w, const Ref* regs, int count, Type t, int index) {
-    const int bytes = wmma_element_bytes(t), reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes, held = count * per_reg;
+    const int bytes = wmma_element_bytes(t), reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes,
+              held = count * per_reg;
     const int lane = index / held, e = index % held;
     const std::byte* at = w.reg<std::byte>(regs[e / per_reg]) + lane * reg_size + (e % per_reg) * bytes;
     uint64_t v = 0;
@@ -297,7 +311,8 @@ const Instr* wmma_mma(Warp& w, const Instr* i) {
     const Ref* d = &w.frame->function->more[i->more];
     const int nd = i->more_defs, na = i->a.offset, nb = i->b.offset, nc = i->c.offset;
     const int M = int(i->imm3 & 255), N = int(i->imm3 >> 8 & 255), K = int(i->imm3 >> 16 & 255);
-    const Type td = Type(i->imm & 255), ta = Type(i->imm >> 8 & 255), tb = Type(i->imm >> 16 & 255), tc = Type(i->imm >> 24 & 255);
+    const Type td = Type(i->imm & 255), ta = Type(i->imm >> 8 & 255), tb = Type(i->imm >> 16 & 255),
+               tc = Type(i->imm >> 24 & 255);
     const Ref *a = d + nd, *b = a + na, *c = b + nb;
     double left[32][16], right[16][32], sum[32][32];
     for (int m = 0; m < M; m++)
@@ -308,11 +323,13 @@ const Instr* wmma_mma(Warp& w, const Instr* i) {
         for (int n = 0; n < N; n++) {
             double s = fragment_element(w, c, nc, tc, m * N + n);
             for (int k = 0; k < K; k++)
-                s = td == Type::f64 || td == Type::s32 ? s + left[m][k] * right[k][n]
-                                                       : double(__builtin_fmaf(float(left[m][k]), float(right[k][n]), float(s)));
+                s = td == Type::f64 || td == Type::s32
+                        ? s + left[m][k] * right[k][n]
+                        : double(__builtin_fmaf(float(left[m][k]), float(right[k][n]), float(s)));
             sum[m][n] = s;
         }
-    const int bytes = wmma_element_bytes(td), reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes, held = nd * per_reg;
+    const int bytes = wmma_element_bytes(td), reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes,
+              held = nd * per_reg;
     for (int index = 0; index < M * N; index++) {
         const int lane = index / held, e = index % held;
         const double s = sum[index / N][index % N];
@@ -355,15 +372,22 @@ std::vector<Row> tensor_rows() {
         {"mma .sync .aligned .{m16n8k16,m16n8k8} .row .col .{f16,f32} .{f16,bf16} .{f16,bf16} .{f16,f32}", build_mma},
         {"mma .sync .aligned .{m16n8k8,m16n8k4} .row .col .f32 .tf32 .tf32 .f32", build_mma},
         {"mma .sync .aligned .{m8n8k4,m16n8k4,m16n8k8,m16n8k16} .row .col .{ROUND}? .f64 .f64 .f64 .f64", build_mma},
-        {"mma .sync .aligned .{m8n8k16,m16n8k16,m16n8k32} .row .col .satfinite? .s32 .{s8,u8} .{s8,u8} .s32", build_mma},
-        {"mma .sync .aligned .{m16n8k16,m16n8k32} .row .col .{f16,f32} .{e4m3,e5m2} .{e4m3,e5m2} .{f16,f32}", build_mma},
+        {"mma .sync .aligned .{m8n8k16,m16n8k16,m16n8k32} .row .col .satfinite? .s32 .{s8,u8} .{s8,u8} .s32",
+         build_mma},
+        {"mma .sync .aligned .{m16n8k16,m16n8k32} .row .col .{f16,f32} .{e4m3,e5m2} .{e4m3,e5m2} .{f16,f32}",
+         build_mma},
         {"wmma .load .{a,b,c} .sync .aligned .{row,col} .{m16n16k16,m32n8k16,m8n32k16,m16n16k8,m8n8k4} .{SPACE}? "
-         ".{f16,bf16,tf32,f32,f64,s8,u8,s32}", build_wmma_memory},
-        {"wmma .store .d .sync .aligned .{row,col} .{m16n16k16,m32n8k16,m8n32k16,m16n16k8,m8n8k4} .{SPACE}? .{f16,f32,f64,s32}",
+         ".{f16,bf16,tf32,f32,f64,s8,u8,s32}",
          build_wmma_memory},
-        {"wmma .mma .sync .aligned .{row,col} .{row,col} .{m16n16k16,m32n8k16,m8n32k16} .{f16,f32} .{f16,f32}", build_wmma_mma},
-        {"wmma .mma .sync .aligned .{row,col} .{row,col} .{m16n16k16,m32n8k16,m8n32k16,m16n16k8,m8n8k4} .{ROUND}? .{f32,f64,s32} "
-         ".{bf16,tf32,f64,s8,u8} .{bf16,tf32,f64,s8,u8} .{f32,f64,s32} .satfinite?", build_wmma_mma},
+        {"wmma .store .d .sync .aligned .{row,col} .{m16n16k16,m32n8k16,m8n32k16,m16n16k8,m8n8k4} .{SPACE}? "
+         ".{f16,f32,f64,s32}",
+         build_wmma_memory},
+        {"wmma .mma .sync .aligned .{row,col} .{row,col} .{m16n16k16,m32n8k16,m8n32k16} .{f16,f32} .{f16,f32}",
+         build_wmma_mma},
+        {"wmma .mma .sync .aligned .{row,col} .{row,col} .{m16n16k16,m32n8k16,m8n32k16,m16n16k8,m8n8k4} .{ROUND}? "
+         ".{f32,f64,s32} "
+         ".{bf16,tf32,f64,s8,u8} .{bf16,tf32,f64,s8,u8} .{f32,f64,s32} .satfinite?",
+         build_wmma_mma},
     };
 }
 

@@ -8,8 +8,8 @@
 namespace emu {
 namespace {
 
-// Runs Body once all members have come. Lanes side by side may belong to different sets (tiles of a warp): each set on its own.
-// The member mask is in i->guard: these instructions are never guarded, a guard becomes a branch around them.
+// Runs Body once all members have come. Lanes side by side may belong to different sets (tiles of a warp): each set on
+// its own. The member mask is in i->guard: these instructions are never guarded, a guard becomes a branch around them.
 template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
     const uint32_t* members = w.reg<uint32_t>(i->guard);
     uint32_t same = kAll, any = 0;
@@ -23,7 +23,8 @@ template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
         if (!gather(w, i, any)) return kStop;
     const uint32_t outside = w.mask & ~mask_of([=](int l) { return members[l] >> l & 1; });
     if (outside && options().check != Check::Off)
-        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(outside), "executes the instruction but is not in its member mask"));
+        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(outside),
+                          "executes the instruction but is not in its member mask"));
     const uint32_t all = w.mask;
     for (uint32_t left = all; left;) {
         const uint32_t set = members[__builtin_ctz(left)];
@@ -57,7 +58,8 @@ template <int Mode> const Instr* shfl(Warp& w, const Instr* i) {
         from_absent |= uint32_t(!(w.mask >> from & 1)) << l;
     }
     if (const uint32_t bad = from_absent & w.mask; bad && options().check != Check::Off) [[unlikely]]
-        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(bad), "shfl reads a lane that does not take part: its value is undefined"));
+        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(bad),
+                          "shfl reads a lane that does not take part: its value is undefined"));
     for_lanes(w, w.reg<uint32_t>(i->d), [&](int l) { return v[l]; });
     if (!i->c.none()) put_pred(w, i->c, inside);
     return i + 1;
@@ -97,7 +99,7 @@ void build_vote(Builder& b, const ptx::Instruction& i) {
     const Ref d = ballot ? b.write(i.ops[0], Type::b32) : b.write_pred(i.ops[0].reg);
     Instr& x    = b.emit(sync ? collective<vote> : vote);
     x.a = p, x.guard = members, x.d = d;
-    x.imm   = (ballot ? kVoteBallot : has(i, "all") ? kVoteAll : has(i, "any") ? kVoteAny : kVoteUni) | (negated ? 8 : 0);
+    x.imm = (ballot ? kVoteBallot : has(i, "all") ? kVoteAll : has(i, "any") ? kVoteAny : kVoteUni) | (negated ? 8 : 0);
     x.flags = kSplits;
 }
 

@@ -5,20 +5,20 @@
 #include <cstdlib>
 #include <vector>
 
-#define CUDA(call)                                                                                      \
-    do {                                                                                                \
-        const cudaError_t error_ = (call);                                                              \
-        if (error_ != cudaSuccess) {                                                                    \
-            std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));       \
-            std::exit(1);                                                                               \
-        }                                                                                               \
+#define CUDA(call)                                                                                \
+    do {                                                                                          \
+        const cudaError_t error_ = (call);                                                        \
+        if (error_ != cudaSuccess) {                                                              \
+            std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_)); \
+            std::exit(1);                                                                         \
+        }                                                                                         \
     } while (0)
-#define EXPECT(condition)                                                            \
-    do {                                                                             \
-        if (!(condition)) {                                                          \
-            std::printf("%s:%d failed: %s\n", __FILE__, __LINE__, #condition);       \
-            std::exit(1);                                                            \
-        }                                                                            \
+#define EXPECT(condition)                                                      \
+    do {                                                                       \
+        if (!(condition)) {                                                    \
+            std::printf("%s:%d failed: %s\n", __FILE__, __LINE__, #condition); \
+            std::exit(1);                                                      \
+        }                                                                      \
     } while (0)
 
 // A device array that frees itself, with copies in and out.

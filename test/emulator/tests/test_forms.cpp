@@ -1,7 +1,7 @@
 // test_forms.cpp - instruction forms against scalar references that share no code with the engine
 //
-// Each form runs over every combination of edge values and some random ones. References work in a wider type (128-bit integers,
-// long double) and round once at the end, or step through bits one at a time.
+// Each form runs over every combination of edge values and some random ones. References work in a wider type (128-bit
+// integers, long double) and round once at the end, or step through bits one at a time.
 #include <cfenv>
 #include <climits>
 #include <cmath>
@@ -32,17 +32,47 @@ template <class T> uint64_t bits_of(T x) {
 std::vector<uint64_t> edges(int bytes, bool floats) {
     std::vector<uint64_t> v;
     if (bytes == 2)
-        v = {0, 1, 2, 7, 15, 16, 17, 0x7fff, 0x8000, 0x8001, 0xffff, 0x3c00, 0xbc00, 0x7c00, 0xfc00, 0x7e00, 0x0400, 0x03ff, 0x3f80, 0x7f80, 0x5555};
+        v = {0,      1,      2,      7,      15,     16,     17,     0x7fff, 0x8000, 0x8001, 0xffff,
+             0x3c00, 0xbc00, 0x7c00, 0xfc00, 0x7e00, 0x0400, 0x03ff, 0x3f80, 0x7f80, 0x5555};
     else if (bytes == 4 && floats)
-        v = {0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x3f800000, 0xbf800000, 0x3f000000, 0x3fc00000, 0x40200000,
-             0xc0200000, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0x4f000000, 0xcf000000, 0x4effffff, 0x5f000000, 0x33800000};
+        v = {0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x3f800000, 0xbf800000,
+             0x3f000000, 0x3fc00000, 0x40200000, 0xc0200000, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000,
+             0x7fc00000, 0x4f000000, 0xcf000000, 0x4effffff, 0x5f000000, 0x33800000};
     else if (bytes == 4)
-        v = {0, 1, 2, 3, 31, 32, 33, 255, 256, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0x80000001, 0xfffffffe, 0xffffffff, 0x12345678};
+        v = {0,      1,      2,       3,          31,         32,         33,         255,        256,       0x7fff,
+             0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0x80000001, 0xfffffffe, 0xffffffff, 0x12345678};
     else if (floats)
-        v = {0, 1ull << 63, 1, 0x000fffffffffffff, 0x3ff0000000000000, 0xbff0000000000000, 0x3fe0000000000000, 0x4004000000000000,
-             0x7fefffffffffffff, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000, 0x41e0000000000000, 0xc1e0000000000000, 0x43e0000000000000};
+        v = {0,
+             1ull << 63,
+             1,
+             0x000fffffffffffff,
+             0x3ff0000000000000,
+             0xbff0000000000000,
+             0x3fe0000000000000,
+             0x4004000000000000,
+             0x7fefffffffffffff,
+             0x7ff0000000000000,
+             0xfff0000000000000,
+             0x7ff8000000000000,
+             0x41e0000000000000,
+             0xc1e0000000000000,
+             0x43e0000000000000};
     else
-        v = {0, 1, 2, 31, 32, 63, 64, 65, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff};
+        v = {0,
+             1,
+             2,
+             31,
+             32,
+             63,
+             64,
+             65,
+             0x7fffffff,
+             0x80000000,
+             0xffffffff,
+             0x100000000,
+             0x7fffffffffffffff,
+             0x8000000000000000,
+             0xffffffffffffffff};
     return v;
 }
 
@@ -72,31 +102,39 @@ void check(const Form& f, const Reference& want, const Same& same = equal) {
         for (uint64_t b : values(f.b, f.fb))
             for (uint64_t c : values(f.c, f.fc)) va.push_back(a), vb.push_back(b), vc.push_back(c);
     const size_t n = va.size();
-    std::string text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 pd, .param .u64 pa, .param .u64 pb, .param .u64 "
-                       "pc, .param .u32 n)\n{\n.reg .pred %p;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
+    std::string text =
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 pd, .param .u64 pa, .param .u64 "
+        "pb, .param .u64 "
+        "pc, .param .u32 n)\n{\n.reg .pred %p;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
     text += ".reg " + reg(f.d) + " %d;\n.reg " + reg(f.a) + " %a;\n";
     if (f.b) text += ".reg " + reg(f.b) + " %b;\n";
     if (f.c) text += ".reg " + reg(f.c) + " %c;\n";
-    text += "ld.param.u32 %n, [n];\nmov.u32 %t, %ctaid.x;\nmov.u32 %u, %ntid.x;\nmov.u32 %i, %tid.x;\nmad.lo.s32 %i, %t, %u, %i;\n"
-            "setp.ge.u32 %p, %i, %n;\n@%p bra DONE;\nmul.wide.u32 %o, %i, 8;\n";
+    text +=
+        "ld.param.u32 %n, [n];\nmov.u32 %t, %ctaid.x;\nmov.u32 %u, %ntid.x;\nmov.u32 %i, %tid.x;\nmad.lo.s32 %i, %t, "
+        "%u, %i;\n"
+        "setp.ge.u32 %p, %i, %n;\n@%p bra DONE;\nmul.wide.u32 %o, %i, 8;\n";
     const char* names[] = {"pd", "pa", "pb", "pc"};
     for (int k = 0; k < 4; k++)
-        text += std::string("ld.param.u64 %q") + char('0' + k) + ", [" + names[k] + "];\nadd.u64 %q" + char('0' + k) + ", %q" + char('0' + k) + ", %o;\n";
+        text += std::string("ld.param.u64 %q") + char('0' + k) + ", [" + names[k] + "];\nadd.u64 %q" + char('0' + k) +
+                ", %q" + char('0' + k) + ", %o;\n";
     text += "ld.global" + reg(f.a) + " %a, [%q1];\n";
     if (f.b) text += "ld.global" + reg(f.b) + " %b, [%q2];\n";
     if (f.c) text += "ld.global" + reg(f.c) + " %c, [%q3];\n";
-    text += f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "") + ";\nst.global" + reg(f.d) + " [%q0], %d;\nDONE: ret;\n}\n";
+    text += f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "") + ";\nst.global" + reg(f.d) +
+            " [%q0], %d;\nDONE: ret;\n}\n";
     DeviceArray<uint64_t> d(n), a(va), b(vb), c(vc);
     std::memset(d.host(), 0, n * 8);
     Kernel& k = load_kernel(text, "k");
     CAPTURE(f.name);
-    const LaunchResult r = run(k, {uint32_t((n + 127) / 128), 1, 1}, {128, 1, 1}, d.address, a.address, b.address, c.address, uint32_t(n));
+    const LaunchResult r =
+        run(k, {uint32_t((n + 127) / 128), 1, 1}, {128, 1, 1}, d.address, a.address, b.address, c.address, uint32_t(n));
     REQUIRE(r.message == "");
     for (size_t i = 0; i < n; i++) {
         const uint64_t w = want(va[i], vb[i], vc[i]), mask = f.d == 8 ? ~0ull : (1ull << (8 * f.d)) - 1;
         if (same(d[i] & mask, w & mask)) continue;
         std::ostringstream s;
-        s << std::hex << f.name << " a " << va[i] << " b " << vb[i] << " c " << vc[i] << " got " << (d[i] & mask) << " want " << (w & mask);
+        s << std::hex << f.name << " a " << va[i] << " b " << vb[i] << " c " << vc[i] << " got " << (d[i] & mask)
+          << " want " << (w & mask);
         FAIL(s.str());
     }
 }
@@ -110,16 +148,21 @@ i128 value(uint64_t v, int bytes, bool sign) {
 }
 
 struct IntType { const char* name; int bytes; bool sign; };
-const IntType kInts[] = {{"u16", 2, false}, {"s16", 2, true}, {"u32", 4, false}, {"s32", 4, true}, {"u64", 8, false}, {"s64", 8, true}};
+const IntType kInts[] = {{"u16", 2, false}, {"s16", 2, true},  {"u32", 4, false},
+                         {"s32", 4, true},  {"u64", 8, false}, {"s64", 8, true}};
 
 bool nan32(uint64_t v) { return std::isnan(from_bits<float>(v)); }
 bool same32(uint64_t x, uint64_t y) { return x == y || (nan32(x) && nan32(y)); }
-bool same64(uint64_t x, uint64_t y) { return x == y || (std::isnan(from_bits<double>(x)) && std::isnan(from_bits<double>(y))); }
+bool same64(uint64_t x, uint64_t y) {
+    return x == y || (std::isnan(from_bits<double>(x)) && std::isnan(from_bits<double>(y)));
+}
 
 // A number rounded to a binary format, by trying: the format's neighbours are enumerated from its bits.
 long double half_value(uint64_t h) {
     const int e = int(h >> 10 & 31), m = int(h & 1023);
-    const long double v = e == 31 ? (m ? NAN : INFINITY) : e ? std::ldexp((long double)(1024 + m), e - 25) : std::ldexp((long double)m, -24);
+    const long double v = e == 31 ? (m ? NAN : INFINITY)
+                          : e     ? std::ldexp((long double)(1024 + m), e - 25)
+                                  : std::ldexp((long double)m, -24);
     return h & 0x8000 ? -v : v;
 }
 long double bf16_value(uint64_t h) { return from_bits<float>(uint32_t(h) << 16); }
@@ -134,7 +177,8 @@ uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinit
         (value_of(mid) <= a ? low : high) = mid;
     }
     // Beyond the largest number the next step decides about infinity.
-    const long double top = high == uint64_t(infinity) ? 2 * value_of(low) - value_of(low - 1) : value_of(high), bottom = value_of(low);
+    const long double top    = high == uint64_t(infinity) ? 2 * value_of(low) - value_of(low - 1) : value_of(high),
+                      bottom = value_of(low);
     const bool tie = a - bottom == top - a, away = rest != 0 ? (rest > 0) == (x > 0) : low & 1;
     const bool up  = a - bottom > top - a || (tie && away);
     return sign | (up ? high : low);
@@ -159,20 +203,25 @@ TEST_CASE("integer arithmetic", "[forms]") {
         check({"max" + s, w, w, w, 0}, [=](auto a, auto b, auto) { return uint64_t(std::max(v(a), v(b))); });
         check({"div" + s, w, w, w, 0}, [=](auto a, auto b, auto) { return b ? uint64_t(v(a) / v(b)) : ~uint64_t(0); });
         check({"rem" + s, w, w, w, 0}, [=](auto a, auto b, auto) { return b ? uint64_t(v(a) % v(b)) : a; });
-        check({"shr" + s, w, w, 4, 0}, [=](auto a, auto b, auto) { return uint64_t(v(a) >> std::min<uint64_t>(b, 8 * w)); });
-        check({"sad" + s, w, w, w, w}, [=](auto a, auto b, auto c) { return uint64_t(v(c) + (v(a) < v(b) ? v(b) - v(a) : v(a) - v(b))); });
+        check({"shr" + s, w, w, 4, 0},
+              [=](auto a, auto b, auto) { return uint64_t(v(a) >> std::min<uint64_t>(b, 8 * w)); });
+        check({"sad" + s, w, w, w, w},
+              [=](auto a, auto b, auto c) { return uint64_t(v(c) + (v(a) < v(b) ? v(b) - v(a) : v(a) - v(b))); });
         if (t.sign) {
             check({"abs" + s, w, w, 0, 0}, [=](auto a, auto, auto) { return uint64_t(v(a) < 0 ? -v(a) : v(a)); });
             check({"neg" + s, w, w, 0, 0}, [=](auto a, auto, auto) { return uint64_t(-v(a)); });
         }
         if (w < 8) {
             check({"mul.wide" + s, 2 * w, w, w, 0}, [=](auto a, auto b, auto) { return uint64_t(v(a) * v(b)); });
-            check({"mad.wide" + s, 2 * w, w, w, 2 * w}, [=](auto a, auto b, auto c) { return uint64_t(v(a) * v(b)) + c; });
+            check({"mad.wide" + s, 2 * w, w, w, 2 * w},
+                  [=](auto a, auto b, auto c) { return uint64_t(v(a) * v(b)) + c; });
         }
     }
     auto clamp = [](i128 x) { return uint64_t(x > INT_MAX ? INT_MAX : x < INT_MIN ? INT_MIN : x); };
-    check({"add.sat.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) { return clamp(value(a, 4, true) + value(b, 4, true)); });
-    check({"sub.sat.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) { return clamp(value(a, 4, true) - value(b, 4, true)); });
+    check({"add.sat.s32", 4, 4, 4, 0},
+          [=](auto a, auto b, auto) { return clamp(value(a, 4, true) + value(b, 4, true)); });
+    check({"sub.sat.s32", 4, 4, 4, 0},
+          [=](auto a, auto b, auto) { return clamp(value(a, 4, true) - value(b, 4, true)); });
     check({"mul24.lo.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) {
         return uint64_t((value(a << 8, 4, true) >> 8) * (value(b << 8, 4, true) >> 8));
     });
@@ -222,15 +271,18 @@ TEST_CASE("bits", "[forms]") {
     check({"prmt.b32", 4, 4, 4, 4}, [](auto a, auto b, auto c) {
         uint64_t r = 0;
         for (int k = 0; k < 4; k++) {
-            const uint64_t which = c >> (4 * k) & 15, from = (which & 7) < 4 ? a : b, byte = from >> (8 * (which & 3)) & 255;
+            const uint64_t which = c >> (4 * k) & 15, from = (which & 7) < 4 ? a : b,
+                           byte = from >> (8 * (which & 3)) & 255;
             r |= (which & 8 ? (byte & 128 ? 255 : 0) : byte) << (8 * k);
         }
         return r;
     });
     check({"shf.l.wrap.b32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return ((b << 32 | a) << (c & 31)) >> 32; });
     check({"shf.r.wrap.b32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return (b << 32 | a) >> (c & 31); });
-    check({"shf.r.clamp.b32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return (b << 32 | a) >> std::min<uint64_t>(c, 32); });
-    check({"shf.l.clamp.b32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return c >= 32 ? a : ((b << 32 | a) << c) >> 32; });
+    check({"shf.r.clamp.b32", 4, 4, 4, 4},
+          [](auto a, auto b, auto c) { return (b << 32 | a) >> std::min<uint64_t>(c, 32); });
+    check({"shf.l.clamp.b32", 4, 4, 4, 4},
+          [](auto a, auto b, auto c) { return c >= 32 ? a : ((b << 32 | a) << c) >> 32; });
     check({"dp4a.s32.s32", 4, 4, 4, 4}, [](auto a, auto b, auto c) {
         i128 s = value(c, 4, true);
         for (int k = 0; k < 4; k++) s += value(a >> (8 * k), 1, true) * value(b >> (8 * k), 1, true);
@@ -241,7 +293,8 @@ TEST_CASE("bits", "[forms]") {
 TEST_CASE("single precision", "[forms]") {
     auto f       = [](uint64_t v) { return from_bits<float>(v); };
     auto ld      = [](uint64_t v) { return (long double)from_bits<float>(v); };
-    auto rounded = [](int mode, auto compute) {  // a long double holds sums and products of floats well enough to round once
+    auto rounded = [](int mode,
+                      auto compute) {  // a long double holds sums and products of floats well enough to round once
         return [=](uint64_t a, uint64_t b, uint64_t c) {
             std::fesetround(mode);
             volatile float r = compute(a, b, c);
@@ -249,18 +302,52 @@ TEST_CASE("single precision", "[forms]") {
             return bits_of(float(r));
         };
     };
-    const std::pair<const char*, int> modes[] = {{"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
+    const std::pair<const char*, int> modes[] = {
+        {"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
     for (const auto& [name, mode] : modes) {
         const std::string m = std::string(".") + name + ".f32";
-        check({"add" + m, 4, 4, 4, 0, true, true}, rounded(mode, [=](auto a, auto b, auto) { volatile float x = f(a), y = f(b); return x + y; }), same32);
-        check({"sub" + m, 4, 4, 4, 0, true, true}, rounded(mode, [=](auto a, auto b, auto) { volatile float x = f(a), y = f(b); return x - y; }), same32);
-        check({"mul" + m, 4, 4, 4, 0, true, true}, rounded(mode, [=](auto a, auto b, auto) { volatile float x = f(a), y = f(b); return x * y; }), same32);
-        check({"div" + m, 4, 4, 4, 0, true, true}, rounded(mode, [=](auto a, auto b, auto) { volatile float x = f(a), y = f(b); return x / y; }), same32);
-        check({"fma" + m, 4, 4, 4, 4, true, true, true}, rounded(mode, [=](auto a, auto b, auto c) { return std::fma(f(a), f(b), f(c)); }), same32);
-        check({"sqrt" + m, 4, 4, 0, 0, true}, rounded(mode, [=](auto a, auto, auto) { volatile float x = f(a); return std::sqrt(x); }), same32);
+        check({"add" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x + y;
+                      }),
+              same32);
+        check({"sub" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x - y;
+                      }),
+              same32);
+        check({"mul" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x * y;
+                      }),
+              same32);
+        check({"div" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x / y;
+                      }),
+              same32);
+        check({"fma" + m, 4, 4, 4, 4, true, true, true},
+              rounded(mode, [=](auto a, auto b, auto c) { return std::fma(f(a), f(b), f(c)); }), same32);
+        check({"sqrt" + m, 4, 4, 0, 0, true},
+              rounded(mode,
+                      [=](auto a, auto, auto) {
+                          volatile float x = f(a);
+                          return std::sqrt(x);
+                      }),
+              same32);
     }
     auto flush = [=](float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x; };
-    check({"add.ftz.f32", 4, 4, 4, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(flush(flush(f(a)) + flush(f(b)))); }, same32);
+    check(
+        {"add.ftz.f32", 4, 4, 4, 0, true, true},
+        [=](auto a, auto b, auto) { return bits_of(flush(flush(f(a)) + flush(f(b)))); }, same32);
     check({"fma.rn.ftz.f32", 4, 4, 4, 4, true, true, true}, [=](auto a, auto b, auto c) {
         return bits_of(flush(std::fma(flush(f(a)), flush(f(b)), flush(f(c)))));
     }, same32);
@@ -280,7 +367,9 @@ TEST_CASE("single precision", "[forms]") {
     check({"max.f32", 4, 4, 4, 0, true, true}, pick(true), same32);
     check({"abs.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a & 0x7fffffff; }, same32);
     check({"neg.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a ^ 0x80000000; }, same32);
-    check({"copysign.f32", 4, 4, 4, 0, true, true}, [](auto a, auto b, auto) { return (a & 0x80000000) | (b & 0x7fffffff); }, same32);
+    check(
+        {"copysign.f32", 4, 4, 4, 0, true, true},
+        [](auto a, auto b, auto) { return (a & 0x80000000) | (b & 0x7fffffff); }, same32);
 
     // Approximations: relative error, or absolute near zero.
     auto close = [=](double relative, double absolute) {
@@ -290,12 +379,16 @@ TEST_CASE("single precision", "[forms]") {
             return x == y || std::fabs(x - y) <= relative * std::fabs(y) + absolute;
         };
     };
-    auto approx = [=](auto function) { return [=](uint64_t a, uint64_t, uint64_t) { return bits_of(float(function(ld(a)))); }; };
+    auto approx = [=](auto function) {
+        return [=](uint64_t a, uint64_t, uint64_t) { return bits_of(float(function(ld(a)))); };
+    };
     check({"ex2.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::exp2(x); }), close(3e-7, 2e-45));
     check({"lg2.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::log2(x); }), close(3e-7, 2e-7));
-    check({"tanh.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::tanh(x); }), close(1e-6, 1e-45));
+    check({"tanh.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::tanh(x); }),
+          close(1e-6, 1e-45));
     check({"rcp.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return 1 / x; }), close(2e-7, 1e-45));
-    check({"rsqrt.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return x < 0 ? NAN : 1 / std::sqrt(x); }), close(3e-7, 0));
+    check({"rsqrt.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return x < 0 ? NAN : 1 / std::sqrt(x); }),
+          close(3e-7, 0));
 }
 
 TEST_CASE("double precision", "[forms]") {
@@ -303,7 +396,9 @@ TEST_CASE("double precision", "[forms]") {
     check({"add.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) + d(b)); }, same64);
     check({"mul.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) * d(b)); }, same64);
     check({"div.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) / d(b)); }, same64);
-    check({"fma.rn.f64", 8, 8, 8, 8, true, true, true}, [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
+    check(
+        {"fma.rn.f64", 8, 8, 8, 8, true, true, true},
+        [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
     check({"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
 }
 
@@ -313,7 +408,7 @@ TEST_CASE("16-bit floats", "[forms]") {
         auto* v              = half ? half_value : bf16_value;
         const int infinity   = half ? 0x7c00 : 0x7f80;
         auto nearest         = [=](long double x) { return nearest16(x, v, infinity); };
-        auto fused           = [=](uint64_t a, uint64_t b, uint64_t c) {  // the product is exact in a long double, the sum is not
+        auto fused = [=](uint64_t a, uint64_t b, uint64_t c) {  // the product is exact in a long double, the sum is not
             const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
             const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
             return nearest16(sum, v, infinity, rest);
@@ -330,14 +425,17 @@ TEST_CASE("16-bit floats", "[forms]") {
             for (int k = 0; k < 32; k += 16) r |= fused(a >> k & 0xffff, b >> k & 0xffff, c >> k & 0xffff) << k;
             return r;
         }, [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); });
-        check({"cvt.rn" + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(from_bits<float>(a)); }, same);
+        check(
+            {"cvt.rn" + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(from_bits<float>(a)); },
+            same);
         check({"cvt.f32" + s, 4, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(float(v(a))); }, same32);
     }
 }
 
 TEST_CASE("conversions", "[forms]") {
     auto saturated = [](long double x, const IntType& t) -> uint64_t {
-        const i128 low = t.sign ? -(i128(1) << (8 * t.bytes - 1)) : 0, high = (i128(1) << (8 * t.bytes - (t.sign ? 1 : 0))) - 1;
+        const i128 low  = t.sign ? -(i128(1) << (8 * t.bytes - 1)) : 0,
+                   high = (i128(1) << (8 * t.bytes - (t.sign ? 1 : 0))) - 1;
         if (std::isnan(x)) return t.bytes == 8 ? 1ull << 63 : 0;
         if (x <= (long double)low) return uint64_t(low);
         if (x >= (long double)high) return uint64_t(high);
@@ -345,19 +443,27 @@ TEST_CASE("conversions", "[forms]") {
     };
     for (const IntType& t : kInts) {
         const std::string s = t.name;
-        check({"cvt.rzi." + s + ".f32", t.bytes, 4, 0, 0, true}, [=](auto a, auto, auto) { return saturated(std::trunc(from_bits<float>(a)), t); });
-        check({"cvt.rni." + s + ".f32", t.bytes, 4, 0, 0, true}, [=](auto a, auto, auto) { return saturated(std::nearbyint(from_bits<float>(a)), t); });
-        check({"cvt.rmi." + s + ".f64", t.bytes, 8, 0, 0, true}, [=](auto a, auto, auto) { return saturated(std::floor(from_bits<double>(a)), t); });
-        check({"cvt.rpi." + s + ".f64", t.bytes, 8, 0, 0, true}, [=](auto a, auto, auto) { return saturated(std::ceil(from_bits<double>(a)), t); });
-        check({"cvt.rn.f32." + s, 4, t.bytes, 0, 0}, [=](auto a, auto, auto) { return bits_of(float(value(a, t.bytes, t.sign))); });
-        check({"cvt.rn.f64." + s, 8, t.bytes, 0, 0}, [=](auto a, auto, auto) { return bits_of(double(value(a, t.bytes, t.sign))); });
+        check({"cvt.rzi." + s + ".f32", t.bytes, 4, 0, 0, true},
+              [=](auto a, auto, auto) { return saturated(std::trunc(from_bits<float>(a)), t); });
+        check({"cvt.rni." + s + ".f32", t.bytes, 4, 0, 0, true},
+              [=](auto a, auto, auto) { return saturated(std::nearbyint(from_bits<float>(a)), t); });
+        check({"cvt.rmi." + s + ".f64", t.bytes, 8, 0, 0, true},
+              [=](auto a, auto, auto) { return saturated(std::floor(from_bits<double>(a)), t); });
+        check({"cvt.rpi." + s + ".f64", t.bytes, 8, 0, 0, true},
+              [=](auto a, auto, auto) { return saturated(std::ceil(from_bits<double>(a)), t); });
+        check({"cvt.rn.f32." + s, 4, t.bytes, 0, 0},
+              [=](auto a, auto, auto) { return bits_of(float(value(a, t.bytes, t.sign))); });
+        check({"cvt.rn.f64." + s, 8, t.bytes, 0, 0},
+              [=](auto a, auto, auto) { return bits_of(double(value(a, t.bytes, t.sign))); });
         check({"cvt.rn.f16." + s, 2, t.bytes, 0, 0}, [=](auto a, auto, auto) {
             return nearest16((long double)value(a, t.bytes, t.sign), half_value, 0x7c00);
         });
         for (const IntType& from : kInts)
-            check({"cvt." + s + "." + from.name, t.bytes, from.bytes, 0, 0}, [=](auto a, auto, auto) { return uint64_t(value(a, from.bytes, from.sign)); });
+            check({"cvt." + s + "." + from.name, t.bytes, from.bytes, 0, 0},
+                  [=](auto a, auto, auto) { return uint64_t(value(a, from.bytes, from.sign)); });
     }
-    for (const auto& [name, mode] : {std::pair{"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}}) {
+    for (const auto& [name, mode] :
+         {std::pair{"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}}) {
         const int m = mode;
         check({std::string("cvt.") + name + ".f32.f64", 4, 8, 0, 0, true}, [=](auto a, auto, auto) {
             std::fesetround(m);

@@ -23,11 +23,11 @@ __global__ void reduce(float* sums, const float* in, int n) {
 
 int main() {
     const int n = 10'000, blocks = 8;
-    const auto x = whole_numbers(n);
+    const auto x   = whole_numbers(n);
     float expected = 0;
     for (float v : x) expected += v;
     Device<float> in(x), sums(blocks);
-    float* sums_pointer = sums;
+    float* sums_pointer     = sums;
     const float* in_pointer = in;
     int count               = n;
     void* args[]            = {&sums_pointer, &in_pointer, &count};

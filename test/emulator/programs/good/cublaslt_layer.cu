@@ -1,4 +1,4 @@
-// cublaslt_layer.cu - a feed-forward layer, forward and backward: cublasLt with epilogues between kernels, in two streams
+// cublaslt_layer.cu - a feed-forward layer, forward and backward: cublasLt with epilogues, kernels, two streams
 // libraries: -lcublasLt
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -13,8 +13,8 @@ static void* workspace;
 constexpr size_t workspace_bytes = 1 << 20;
 
 // Row-major: y (n,out) = x (n,in) · w (out,in)ᵀ in column-major terms is yᵀ = wᵀᵀ xᵀ.
-static void product(__nv_bfloat16* y, const __nv_bfloat16* a, bool ta, const __nv_bfloat16* b, bool tb, int m, int n, int k,
-                    cublasLtEpilogue_t epilogue, void* bias, void* aux, cudaStream_t s) {
+static void product(__nv_bfloat16* y, const __nv_bfloat16* a, bool ta, const __nv_bfloat16* b, bool tb, int m, int n,
+                    int k, cublasLtEpilogue_t epilogue, void* bias, void* aux, cudaStream_t s) {
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t la, lb, ly;
     cublasLtMatmulPreference_t preference;
@@ -84,7 +84,9 @@ int main() {
     nvtxRangePop();
 
     auto f     = [](__nv_bfloat16 v) { return double(__bfloat162float(v)); };
-    auto close = [&](__nv_bfloat16 got, double expected, double slack) { return std::fabs(f(got) - expected) <= slack; };
+    auto close = [&](__nv_bfloat16 got, double expected, double slack) {
+        return std::fabs(f(got) - expected) <= slack;
+    };
     const auto gy = y.host(), gpre = pre.host(), gdy = dy.host(), gdw = dw.host(), gdx = dx.host(), gdb = db.host();
     for (int i = 0; i < N; i++)
         for (int j = 0; j < F; j++) {

@@ -20,7 +20,8 @@ int main() {
     CUDA(cudaGetLastError());
     const auto y = data.host();
     for (int i = 0; i < n; i++) EXPECT(y[i] == x[n - 1 - i]);
-    EXPECT(cudaFuncSetAttribute(reverse, cudaFuncAttributeMaxDynamicSharedMemorySize, 1 << 30) == cudaErrorInvalidValue);
+    EXPECT(cudaFuncSetAttribute(reverse, cudaFuncAttributeMaxDynamicSharedMemorySize, 1 << 30) ==
+           cudaErrorInvalidValue);
     cudaGetLastError();
     std::puts("ok");
 }

@@ -9,7 +9,8 @@ __global__ void stop() { __trap(); }
 
 int main() {
     nothing<<<1, 1025>>>();
-    EXPECT(cudaPeekAtLastError() == cudaErrorInvalidConfiguration && cudaGetLastError() == cudaErrorInvalidConfiguration);
+    EXPECT(cudaPeekAtLastError() == cudaErrorInvalidConfiguration &&
+           cudaGetLastError() == cudaErrorInvalidConfiguration);
     EXPECT(cudaGetLastError() == cudaSuccess);
     nothing<<<0, 32>>>();
     EXPECT(cudaGetLastError() == cudaErrorInvalidConfiguration);

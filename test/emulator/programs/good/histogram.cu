@@ -4,14 +4,16 @@
 constexpr int bins = 64;
 
 __global__ void global_atomics(unsigned* counts, const unsigned char* data, int n) {
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) atomicAdd(&counts[data[i] % bins], 1u);
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        atomicAdd(&counts[data[i] % bins], 1u);
 }
 
 __global__ void shared_atomics(unsigned* counts, const unsigned char* data, int n) {
     __shared__ unsigned own[bins];
     for (int b = threadIdx.x; b < bins; b += blockDim.x) own[b] = 0;
     __syncthreads();
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) atomicAdd(&own[data[i] % bins], 1u);
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        atomicAdd(&own[data[i] % bins], 1u);
     __syncthreads();
     for (int b = threadIdx.x; b < bins; b += blockDim.x) atomicAdd(&counts[b], own[b]);
 }

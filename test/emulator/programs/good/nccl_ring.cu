@@ -82,7 +82,8 @@ static int run(int rank, int ranks, const ncclUniqueId& id) {
 
 int main() {
     // The id travels through shared memory; each process makes its own CUDA calls.
-    auto* id = static_cast<ncclUniqueId*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    auto* id =
+        static_cast<ncclUniqueId*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     NCCL(ncclGetUniqueId(id));
     const pid_t child = fork();
     if (child == 0) return run(1, 2, *id);

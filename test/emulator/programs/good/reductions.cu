@@ -51,7 +51,7 @@ __global__ void shuffles(float* out, const float* in, int n) {
 
 // 4. One atomic per warp.
 __global__ void atomics(float* out, const float* in, int n) {
-    const int i = blockIdx.x * threads + threadIdx.x;
+    const int i     = blockIdx.x * threads + threadIdx.x;
     const float sum = warp_sum(i < n ? in[i] : 0);
     if (threadIdx.x % 32 == 0) atomicAdd(out, sum);
 }
@@ -92,7 +92,7 @@ __global__ void last_block(float* out, float* partial, const float* in, int n) {
 
 int main() {
     const int n = 30'011, blocks = (n + threads - 1) / threads;
-    const auto x = whole_numbers(n);
+    const auto x   = whole_numbers(n);
     float expected = 0;
     for (float v : x) expected += v;
     Device<float> in(x), out(blocks), partial(blocks);

@@ -1,17 +1,17 @@
-// scan.cu - prefix sums: Hillis-Steele in shared memory, Blelloch's work-efficient one, and by warp shuffles over many blocks
+// scan.cu - prefix sums: Hillis-Steele in shared memory, Blelloch's, and by warp shuffles over many blocks
 #include "../check.h"
 
 constexpr int N = 512;
 
 __global__ void hillis_steele(int* out, const int* in) {
     __shared__ int buffer[2][N];
-    int side             = 0;
+    int side               = 0;
     buffer[0][threadIdx.x] = in[threadIdx.x];
     __syncthreads();
     for (int step = 1; step < N; step *= 2) {
-        const int x = buffer[side][threadIdx.x];
+        const int x                   = buffer[side][threadIdx.x];
         buffer[1 - side][threadIdx.x] = threadIdx.x >= step ? x + buffer[side][threadIdx.x - step] : x;
-        side = 1 - side;
+        side                          = 1 - side;
         __syncthreads();
     }
     out[threadIdx.x] = buffer[side][threadIdx.x];

@@ -46,7 +46,8 @@ int main() {
     }
     CUDA(cudaMemcpyAsync(out, sum, n * 4, cudaMemcpyDeviceToHost, work));
     int called = 0;
-    CUDA(cudaLaunchHostFunc(work, [](void* flag) { *static_cast<int*>(flag) = 1; }, &called));
+    CUDA(cudaLaunchHostFunc(
+        work, [](void* flag) { *static_cast<int*>(flag) = 1; }, &called));
     CUDA(cudaEventRecord(end, work));
     while (cudaEventQuery(end) == cudaErrorNotReady) {}
     CUDA(cudaStreamSynchronize(work));

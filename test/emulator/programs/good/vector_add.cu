@@ -7,7 +7,7 @@ __global__ void add(float* c, const float* a, const float* b, int n) {
 }
 
 int main() {
-    const int n = 100'003;
+    const int n  = 100'003;
     const auto a = whole_numbers(n, 1), b = whole_numbers(n, 2);
     Device<float> da(a), db(b), dc(n);
     add<<<(n + 255) / 256, 256>>>(dc, da, db, n);

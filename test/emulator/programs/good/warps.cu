@@ -14,8 +14,10 @@ __global__ void primitives(int* out) {
     o[5]           = __shfl_xor_sync(~0u, lane, 5);
     o[6]           = __shfl_sync(~0u, lane, lane + 3, 8);
     o[7]           = fibonacci(lane % 10);
-    if (lane % 2) o[8] = __popc(__activemask());
-    else o[8] = -__popc(__ballot_sync(0x55555555, lane > 7));
+    if (lane % 2)
+        o[8] = __popc(__activemask());
+    else
+        o[8] = -__popc(__ballot_sync(0x55555555, lane > 7));
     int steps = 0;  // Collatz: every lane leaves the loop at its own time
     for (int x = lane + 1; x != 1; x = x % 2 ? 3 * x + 1 : x / 2) steps++;
     o[9]  = steps;
@@ -40,10 +42,10 @@ int main() {
     Device<int> out(32 * 12);
     primitives<<<1, 32>>>(out);
     CUDA(cudaGetLastError());
-    const auto y = out.host();
+    const auto y    = out.host();
     const int fib[] = {0, 1, 1, 2, 3, 5, 8, 13, 21, 34};
     for (int lane = 0; lane < 32; lane++) {
-        const int* o = &y[lane * 12];
+        const int* o   = &y[lane * 12];
         unsigned match = 0;
         for (int l = 0; l < 32; l++) match |= unsigned(l / 5 == lane / 5) << l;
         int steps = 0, reversed = 0;
