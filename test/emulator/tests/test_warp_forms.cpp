@@ -1,0 +1,539 @@
+// test_warp_forms.cpp - what lanes do together, matrix fragments and atomics, against scalar references
+//
+// References follow the formulas of the PTX manual element by element. Every case runs on many warps at once, a warp
+// per block. Matrices hold small integers: every format has them, and every order of summation gives the same.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <random>
+
+#include "catch.h"
+#include "ptx_program.h"
+
+using namespace emu;
+using namespace emu::test;
+
+namespace {
+
+constexpr uint32_t kUntouched = 0xdeadbeef;
+using Planes                  = std::vector<std::vector<uint64_t>>;  // [value][thread]
+
+std::mt19937_64& random_bits() {
+    static std::mt19937_64 r(4711);
+    return r;
+}
+uint64_t bits_in(int bytes, uint64_t v) { return bytes == 8 ? v : v & ((1ull << (8 * bytes)) - 1); }
+std::string number(size_t n) { return std::to_string(n); }
+
+// Runs `body` in every lane. Value k of the inputs is in %w<k> (64 bits), %x<k> (32), %h<k> (16) and %q<k> (nonzero);
+// %y<k> (or %z<k>, 64 bits) are the outputs. %p and %pr<4> are free predicates, `tile` is shared memory, %tile its
+// address there, %cell the address of the thread's word of output 0.
+Planes run_lanes(const std::string& body, const Planes& in, size_t outputs, bool wide = false) {
+    const size_t n = in[0].size(), inputs = in.size();
+    std::string text =
+        ".version 8.1\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 from, .param .u64 to)\n{\n"
+        ".reg .pred %p, %pr<4>, %q<" +
+        number(inputs) + ">;\n.reg .b16 %h<" + number(inputs) + ">, %s<4>;\n.reg .b32 %x<" + number(inputs) +
+        ">, %lane, %cta, %i, %tile, %at, %t<4>, %y<" + number(outputs) + ">;\n.reg .b64 %w<" + number(inputs) +
+        ">, %from, %cell, %o, %a, %z<" + number(outputs) +
+        ">;\n.shared .align 16 .b8 tile[4096];\nmov.u32 %lane, %tid.x;\nmov.u32 %cta, %ctaid.x;\n"
+        "mad.lo.s32 %i, %cta, 32, %lane;\nmov.u32 %tile, tile;\nmul.wide.u32 %o, %i, 8;\n"
+        "ld.param.u64 %from, [from];\nadd.u64 %from, %from, %o;\nld.param.u64 %cell, [to];\nadd.u64 %cell, %cell, "
+        "%o;\n";
+    for (size_t k = 0; k < inputs; k++) {
+        const std::string s = number(k);
+        text += "ld.global.b64 %w" + s + ", [%from+" + number(k * n * 8) + "];\ncvt.u32.u64 %x" + s + ", %w" + s +
+                ";\ncvt.u16.u64 %h" + s + ", %w" + s + ";\nsetp.ne.u32 %q" + s + ", %x" + s + ", 0;\n";
+    }
+    for (size_t k = 0; k < outputs; k++)
+        text += "mov.b32 %y" + number(k) + ", 0xdeadbeef;\nmov.b64 %z" + number(k) + ", 0;\n";
+    text += body;
+    for (size_t k = 0; k < outputs; k++) {
+        const std::string s = number(k);
+        if (!wide) text += "cvt.u64.u32 %z" + s + ", %y" + s + ";\n";
+        text += "st.global.b64 [%cell+" + number(k * n * 8) + "], %z" + s + ";\n";
+    }
+    text += "ret;\n}\n";
+    std::vector<uint64_t> flat;
+    for (const auto& plane : in) flat.insert(flat.end(), plane.begin(), plane.end());
+    DeviceArray<uint64_t> from(flat), to(outputs * n);
+    INFO(body);
+    const LaunchResult r = run(load_kernel(text, "k"), {uint32_t(n / 32), 1, 1}, {32, 1, 1}, from.address, to.address);
+    REQUIRE(r.message == "");
+    Planes out(outputs, std::vector<uint64_t>(n));
+    for (size_t k = 0; k < outputs; k++)
+        for (size_t t = 0; t < n; t++) out[k][t] = to[k * n + t];
+    return out;
+}
+
+void same_or_fail(const std::string& what, size_t thread, uint64_t got, uint64_t want) {
+    if (got == want) return;
+    std::ostringstream s;
+    s << what << ", warp " << thread / 32 << ", lane " << thread % 32 << std::hex << ": got " << got << " want "
+      << want;
+    FAIL(s.str());
+}
+
+// Member masks for all warps: each lane's own set, of one to three that divide the warp.
+std::vector<uint64_t> random_sets(size_t warps) {
+    std::vector<uint64_t> sets(warps * 32);
+    for (size_t w = 0; w < warps; w++) {
+        const uint32_t first = w == 0 ? ~0u : uint32_t(random_bits()()), second = ~first & uint32_t(random_bits()());
+        for (size_t l = 0; l < 32; l++)
+            sets[w * 32 + l] = first >> l & 1 ? first : second >> l & 1 ? second : ~(first | second);
+    }
+    return sets;
+}
+
+}  // namespace
+
+TEST_CASE("shfl", "[warp]") {
+    const size_t warps = 64, n = warps * 32;
+    Planes in(3, std::vector<uint64_t>(n));
+    for (size_t t = 0; t < n; t++) {
+        in[0][t] = uint32_t(random_bits()());
+        in[1][t] = random_bits()() & 63;
+        in[2][t] = random_bits()() & 0x1f1f;
+    }
+    for (const std::string mode : {"up", "down", "bfly", "idx"}) {
+        const Planes out = run_lanes("shfl.sync." + mode +
+                                         ".b32 %y0|%p, %x0, %x1, %x2, -1;\nselp.u32 %y1, 1, 0, %p;\n"
+                                         "shfl.sync." +
+                                         mode + ".b32 %y2, %x0, 5, 0x1f, -1;\n",
+                                     in, 3);
+        for (size_t t = 0; t < n; t++) {
+            const int lane = int(t % 32), b = int(in[1][t] & 31), clamp = int(in[2][t] & 31), mask = int(in[2][t] >> 8);
+            const int top = (lane & mask) | (clamp & ~mask), bottom = lane & mask;
+            const int j  = mode == "up"     ? lane - b
+                           : mode == "down" ? lane + b
+                           : mode == "bfly" ? lane ^ b
+                                            : bottom | (b & ~mask);
+            const bool p = mode == "up" ? j >= top : j <= top;
+            same_or_fail("shfl." + mode, t, out[0][t], in[0][t - size_t(lane) + size_t(p ? j : lane)]);
+            same_or_fail("shfl." + mode + "'s predicate", t, out[1][t], p);
+        }
+    }
+    // Segments of a width, as the C functions of CUDA see them: the neighbours inside the segment, or oneself.
+    for (int width : {1, 2, 4, 8, 16, 32})
+        for (int by : {0, 1, 3, 8, 31}) {
+            const std::string c = number(size_t((32 - width) << 8)), down = number(size_t((32 - width) << 8 | 31)),
+                              d = number(size_t(by));
+            const Planes out =
+                run_lanes("shfl.sync.up.b32 %y0, %x0, " + d + ", " + c + ", -1;\nshfl.sync.down.b32 %y1, %x0, " + d +
+                              ", " + down + ", -1;\nshfl.sync.bfly.b32 %y2, %x0, " + d + ", " + down +
+                              ", -1;\nshfl.sync.idx.b32 %y3, %x0, " + d + ", " + down + ", -1;\n",
+                          in, 4);
+            for (size_t t = 0; t < n; t++) {
+                const int lane = int(t % 32), start = lane / width * width, end = start + width;
+                auto at = [&](int from) { return in[0][t - size_t(lane) + size_t(from)]; };
+                same_or_fail("__shfl_up_sync", t, out[0][t], at(lane - by >= start ? lane - by : lane));
+                same_or_fail("__shfl_down_sync", t, out[1][t], at(lane + by < end ? lane + by : lane));
+                same_or_fail("__shfl_xor_sync", t, out[2][t], at((lane ^ by) < end ? lane ^ by : lane));
+                same_or_fail("__shfl_sync", t, out[3][t], at(start + by % width));
+            }
+        }
+}
+
+TEST_CASE("shfl, vote and activemask in a branch", "[warp]") {
+    const size_t warps = 64, n = warps * 32;
+    Planes in(4, std::vector<uint64_t>(n));  // value, source lane, whether it goes in, the set that does
+    for (size_t w = 0; w < warps; w++) {
+        const uint32_t set = uint32_t(random_bits()()) | 1u << (w % 32);
+        for (size_t l = 0; l < 32; l++) {
+            const size_t t = w * 32 + l;
+            uint64_t from  = random_bits()() % 32;
+            while (!(set >> from & 1)) from = (from + 1) % 32;
+            in[0][t] = uint32_t(random_bits()()), in[1][t] = from, in[2][t] = set >> l & 1, in[3][t] = set;
+        }
+    }
+    const Planes out = run_lanes(
+        "@!%q2 bra OUT;\nactivemask.b32 %y0;\nshfl.sync.idx.b32 %y1, %x0, %x1, 0x1f, %x3;\n"
+        "and.b32 %t0, %x0, 1;\nsetp.ne.u32 %p, %t0, 0;\nvote.sync.ballot.b32 %y2, %p, %x3;\n"
+        "vote.sync.ballot.b32 %y3, !%p, %x3;\nOUT:\n",
+        in, 4);
+    for (size_t t = 0; t < n; t++) {
+        const bool inside = in[2][t];
+        const size_t warp = t / 32 * 32;
+        uint32_t odd      = 0;
+        for (size_t l = 0; l < 32; l++) odd |= uint32_t(in[0][warp + l] & 1) << l;
+        same_or_fail("activemask", t, out[0][t], inside ? in[3][t] : kUntouched);
+        same_or_fail("shfl.idx of some lanes", t, out[1][t], inside ? in[0][warp + in[1][t]] : kUntouched);
+        same_or_fail("ballot of some lanes", t, out[2][t], inside ? odd & in[3][t] : kUntouched);
+        same_or_fail("ballot of a negation", t, out[3][t], inside ? ~odd & in[3][t] : kUntouched);
+    }
+}
+
+TEST_CASE("vote, match and redux in sets of lanes", "[warp]") {
+    const size_t warps = 96, n = warps * 32;
+    Planes in(3, std::vector<uint64_t>(n));  // value, members, predicate
+    in[1] = random_sets(warps);
+    for (size_t t = 0; t < n; t++) {
+        const uint64_t r = random_bits()();
+        in[0][t]         = t / 32 % 3 == 0 ? r : t / 32 % 3 == 1 ? (r % 3) << 32 | (r >> 8) % 3 : 0x0700000007;
+        in[2][t]         = t / 32 % 4 == 0 ? 1 : t / 32 % 4 == 1 ? 0 : r >> 20 & 1;
+    }
+    auto check_sets = [&](const std::string& body,
+                          const std::vector<std::function<uint64_t(const std::vector<size_t>&, size_t)>>& want) {
+        const Planes out = run_lanes(body, in, want.size());
+        for (size_t t = 0; t < n; t++) {
+            std::vector<size_t> set;
+            for (size_t l = 0; l < 32; l++)
+                if (in[1][t] >> l & 1) set.push_back(t / 32 * 32 + l);
+            for (size_t k = 0; k < want.size(); k++)
+                same_or_fail(body + "result " + number(k), t, out[k][t], uint32_t(want[k](set, t)));
+        }
+    };
+    using Set = const std::vector<size_t>&;
+    auto yes  = [&](Set s) { return std::count_if(s.begin(), s.end(), [&](size_t t) { return in[2][t] != 0; }); };
+    check_sets(
+        "vote.sync.all.pred %pr0, %q2, %x1;\nvote.sync.any.pred %pr1, %q2, %x1;\nvote.sync.uni.pred %pr2, %q2, %x1;\n"
+        "vote.sync.all.pred %pr3, !%q2, %x1;\nselp.u32 %y0, 1, 0, %pr0;\nselp.u32 %y1, 1, 0, %pr1;\n"
+        "selp.u32 %y2, 1, 0, %pr2;\nselp.u32 %y3, 1, 0, %pr3;\nvote.sync.ballot.b32 %y4, %q2, %x1;\n",
+        {[&](Set s, size_t) { return yes(s) == long(s.size()); }, [&](Set s, size_t) { return yes(s) > 0; },
+         [&](Set s, size_t) { return yes(s) == 0 || yes(s) == long(s.size()); },
+         [&](Set s, size_t) { return yes(s) == 0; },
+         [&](Set s, size_t) {
+             uint64_t m = 0;
+             for (size_t t : s) m |= in[2][t] << t % 32;
+             return m;
+         }});
+    for (const bool wide : {false, true}) {
+        auto value = [&in, wide](size_t t) { return wide ? in[0][t] : uint32_t(in[0][t]); };
+        auto same  = [=](Set s, size_t t) {
+            uint64_t m = 0;
+            for (size_t o : s) m |= uint64_t(value(o) == value(t)) << o % 32;
+            return m;
+        };
+        const std::string type = wide ? "b64" : "b32", x = wide ? "%w0" : "%x0";
+        check_sets("match.any.sync." + type + " %y0, " + x + ", %x1;\nmatch.all.sync." + type + " %y1|%p, " + x +
+                       ", %x1;\nselp.u32 %y2, 1, 0, %p;\n",
+                   {same, [&](Set s, size_t t) { return same(s, t) == in[1][t] ? in[1][t] : 0; },
+                    [&](Set s, size_t t) { return same(s, t) == in[1][t]; }});
+    }
+    auto folded = [&](auto zero, auto f) {
+        return [&in, zero, f](Set s, size_t) {
+            auto v = decltype(zero)(in[0][s[0]]);
+            for (size_t k = 1; k < s.size(); k++) v = f(v, decltype(zero)(in[0][s[k]]));
+            return uint64_t(uint32_t(v));
+        };
+    };
+    auto low = [](auto a, auto b) { return a < b ? a : b; };
+    auto top = [](auto a, auto b) { return a < b ? b : a; };
+    check_sets(
+        "redux.sync.add.u32 %y0, %x0, %x1;\nredux.sync.add.s32 %y1, %x0, %x1;\nredux.sync.min.u32 %y2, %x0, %x1;\n"
+        "redux.sync.min.s32 %y3, %x0, %x1;\nredux.sync.max.u32 %y4, %x0, %x1;\nredux.sync.max.s32 %y5, %x0, %x1;\n"
+        "redux.sync.and.b32 %y6, %x0, %x1;\nredux.sync.or.b32 %y7, %x0, %x1;\nredux.sync.xor.b32 %y8, %x0, %x1;\n",
+        {folded(0u, std::plus<>()), folded(0u, std::plus<>()), folded(0u, low), folded(0, low), folded(0u, top),
+         folded(0, top), folded(0u, std::bit_and<>()), folded(0u, std::bit_or<>()), folded(0u, std::bit_xor<>())});
+}
+
+// --- matrix fragments ------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct Place {
+    int row, column;
+};
+// A lane's element i, with g = lane / 4 and t = lane % 4: the manual's formulas for each shape.
+using Layout = Place (*)(int i, int g, int t);
+enum Number { kF16, kBf16, kTf32, kF64, kS8, kU8, kE4m3, kE5m2, kF32, kS32 };
+struct NumberFormat {
+    const char* name;
+    int bytes, least, most;
+};
+const NumberFormat kFormats[] = {{"f16", 2, -8, 8},    {"bf16", 2, -8, 8}, {"tf32", 4, -8, 8}, {"f64", 8, -99, 99},
+                                 {"s8", 1, -128, 127}, {"u8", 1, 0, 255},  {"e4m3", 1, -2, 2}, {"e5m2", 1, -2, 2},
+                                 {"f32", 4, -99, 99},  {"s32", 4, -99, 99}};
+
+uint64_t encoded(int value, Number as) {
+    auto small = [&](int exponent_bits, int mantissa_bits) {  // a float of these widths, from its definition
+        if (value == 0) return uint64_t(0);
+        int a = std::abs(value), e = 0;
+        while (a >> (e + 1)) e++;
+        const uint64_t fraction = (uint64_t(a) << (mantissa_bits - e)) - (1ull << mantissa_bits);
+        return uint64_t(value < 0) << (exponent_bits + mantissa_bits) |
+               uint64_t(e + (1 << (exponent_bits - 1)) - 1) << mantissa_bits | fraction;
+    };
+    switch (as) {
+        case kF16:
+            return small(5, 10);
+        case kBf16:
+            return small(8, 7);
+        case kTf32:
+        case kF32:
+            return small(8, 23);
+        case kF64:
+            return small(11, 52);
+        case kE4m3:
+            return small(4, 3);
+        case kE5m2:
+            return small(5, 2);
+        case kS32:
+            return uint32_t(value);
+        default:
+            return uint8_t(value);
+    }
+}
+
+struct Mma {
+    const char* shape;
+    int m, n, k, elements_a, elements_b;  // elements a lane holds
+    Layout a, b;
+    std::vector<std::array<Number, 4>> types;      // d a b c
+    std::array<const char*, 2> around = {"", ""};  // what stands before and behind the types
+};
+
+Place c_of(int i, int g, int t) { return {i < 2 ? g : g + 8, t * 2 + (i & 1)}; }
+
+const Mma kMma[] = {
+    {"m16n8k8",
+     16,
+     8,
+     8,
+     4,
+     2,
+     [](int i, int g, int t) {
+         return Place{i < 2 ? g : g + 8, t * 2 + (i & 1)};
+     },
+     [](int i, int g, int t) {
+         return Place{t * 2 + i, g};
+     },
+     {{kF32, kF16, kF16, kF32}, {kF16, kF16, kF16, kF16}, {kF32, kBf16, kBf16, kF32}}},
+    {"m16n8k16",
+     16,
+     8,
+     16,
+     8,
+     4,
+     [](int i, int g, int t) {
+         return Place{i < 2 || (i >= 4 && i < 6) ? g : g + 8, t * 2 + (i & 1) + (i >= 4 ? 8 : 0)};
+     },
+     [](int i, int g, int t) {
+         return Place{t * 2 + (i & 1) + (i >= 2 ? 8 : 0), g};
+     },
+     {{kF32, kF16, kF16, kF32}, {kF16, kF16, kF16, kF16}, {kF32, kBf16, kBf16, kF32}}},
+    {"m16n8k4",
+     16,
+     8,
+     4,
+     2,
+     1,
+     [](int i, int g, int t) {
+         return Place{i == 0 ? g : g + 8, t};
+     },
+     [](int, int g, int t) {
+         return Place{t, g};
+     },
+     {{kF32, kTf32, kTf32, kF32}, {kF64, kF64, kF64, kF64}}},
+    {"m16n8k8",
+     16,
+     8,
+     8,
+     4,
+     2,
+     [](int i, int g, int t) {
+         return Place{i == 0 || i == 2 ? g : g + 8, i < 2 ? t : t + 4};
+     },
+     [](int i, int g, int t) {
+         return Place{i == 0 ? t : t + 4, g};
+     },
+     {{kF32, kTf32, kTf32, kF32}, {kF64, kF64, kF64, kF64}}},
+    {"m16n8k16",
+     16,
+     8,
+     16,
+     8,
+     4,
+     [](int i, int g, int t) {
+         return Place{i % 2 == 0 ? g : g + 8, i % 2 == 0 ? i * 2 + t : i * 2 - 2 + t};
+     },
+     [](int i, int g, int t) {
+         return Place{t + i * 4, g};
+     },
+     {{kF64, kF64, kF64, kF64}}},
+    {"m8n8k4",
+     8,
+     8,
+     4,
+     1,
+     1,
+     [](int, int g, int t) {
+         return Place{g, t};
+     },
+     [](int, int g, int t) {
+         return Place{t, g};
+     },
+     {{kF64, kF64, kF64, kF64}}},
+    {"m8n8k16",
+     8,
+     8,
+     16,
+     4,
+     4,
+     [](int i, int g, int t) {
+         return Place{g, t * 4 + i};
+     },
+     [](int i, int g, int t) {
+         return Place{t * 4 + i, g};
+     },
+     {{kS32, kS8, kS8, kS32}, {kS32, kU8, kU8, kS32}}},
+    {"m16n8k16",
+     16,
+     8,
+     16,
+     8,
+     4,
+     [](int i, int g, int t) {
+         return Place{i < 4 ? g : g + 8, t * 4 + (i & 3)};
+     },
+     [](int i, int g, int t) {
+         return Place{t * 4 + i, g};
+     },
+     {{kS32, kS8, kS8, kS32}, {kS32, kU8, kU8, kS32}, {kS32, kS8, kU8, kS32}, {kS32, kU8, kS8, kS32}}},
+    {"m16n8k32",
+     16,
+     8,
+     32,
+     16,
+     8,
+     [](int i, int g, int t) {
+         return Place{i < 4 || (i >= 8 && i < 12) ? g : g + 8, t * 4 + (i & 3) + (i >= 8 ? 16 : 0)};
+     },
+     [](int i, int g, int t) {
+         return Place{t * 4 + (i & 3) + (i >= 4 ? 16 : 0), g};
+     },
+     {{kS32, kS8, kS8, kS32},
+      {kS32, kU8, kU8, kS32},
+      {kS32, kS8, kU8, kS32},
+      {kS32, kU8, kS8, kS32},
+      {kF32, kE4m3, kE4m3, kF32},
+      {kF32, kE5m2, kE4m3, kF32},
+      {kF16, kE4m3, kE5m2, kF16}}},
+};
+
+// Registers of a fragment: elements side by side from the low end.
+int element_bytes(Number x) { return kFormats[x].bytes; }
+int registers(int elements, Number x) { return x == kF64 ? elements : elements * element_bytes(x) / 4; }
+
+std::string braces(const char* prefix, int first, int count) {
+    std::string s;
+    for (int k = 0; k < count; k++) s += (k ? ", " : "") + (prefix + number(size_t(first + k)));
+    return "{" + s + "}";
+}
+
+}  // namespace
+
+TEST_CASE("mma fragments", "[warp]") {
+    const size_t warps = 4;
+    for (const Mma& s : kMma)
+        for (const auto& [td, ta, tb, tc] : s.types) {
+            const int elements_c = s.m / 4, ra = registers(s.elements_a, ta), rb = registers(s.elements_b, tb),
+                      rc = registers(elements_c, tc);
+            Planes in(size_t(ra + rb + rc), std::vector<uint64_t>(warps * 32, 0));
+            std::vector<std::vector<int>> a(warps), b(warps), c(warps);
+            auto fill = [&](std::vector<int>& matrix, int rows, int columns, Number as, size_t warp, int first,
+                            int elements, auto place) {
+                matrix.resize(size_t(rows * columns));
+                const NumberFormat& f = kFormats[as];
+                for (int& v : matrix) v = f.least + int(random_bits()() % uint64_t(f.most - f.least + 1));
+                const int each = std::max(1, 4 / f.bytes);
+                for (int l = 0; l < 32; l++)
+                    for (int i = 0; i < elements; i++) {
+                        const Place p = place(i, l / 4, l % 4);
+                        in[size_t(first + i / each)][warp * 32 + size_t(l)] |=
+                            encoded(matrix[size_t(p.row * columns + p.column)], as) << (i % each * f.bytes * 8);
+                    }
+            };
+            for (size_t w = 0; w < warps; w++) {
+                fill(a[w], s.m, s.k, ta, w, 0, s.elements_a, s.a);
+                fill(b[w], s.k, s.n, tb, w, ra, s.elements_b, s.b);
+                fill(c[w], s.m, s.n, tc, w, ra + rb, elements_c, c_of);
+            }
+            const bool wide        = td == kF64;
+            const char* from       = wide ? "%w" : "%x";
+            auto name              = [](Number x) { return std::string(".") + kFormats[x].name; };
+            const std::string text = std::string("mma.sync.aligned.") + s.shape + ".row.col" + name(td) + name(ta) +
+                                     name(tb) + name(tc) + " " + braces(wide ? "%z" : "%y", 0, rc) + ", " +
+                                     braces(from, 0, ra) + ", " + braces(from, ra, rb) + ", " +
+                                     braces(from, ra + rb, rc) + ";\n";
+            const Planes out = run_lanes(text, in, size_t(rc), wide);
+            const int each   = std::max(1, 4 / element_bytes(td));
+            for (size_t w = 0; w < warps; w++)
+                for (int l = 0; l < 32; l++)
+                    for (int i = 0; i < elements_c; i++) {
+                        const Place p = c_of(i, l / 4, l % 4);
+                        int sum       = c[w][size_t(p.row * s.n + p.column)];
+                        for (int k = 0; k < s.k; k++)
+                            sum += a[w][size_t(p.row * s.k + k)] * b[w][size_t(k * s.n + p.column)];
+                        const uint64_t got =
+                            out[size_t(i / each)][w * 32 + size_t(l)] >> (i % each * element_bytes(td) * 8);
+                        same_or_fail(text, w * 32 + size_t(l), bits_in(element_bytes(td), got), encoded(sum, td));
+                    }
+        }
+}
+
+TEST_CASE("ldmatrix, stmatrix and movmatrix", "[warp]") {
+    const size_t warps = 8, n = warps * 32;
+    Planes in(6, std::vector<uint64_t>(n));  // two planes: 16 bytes of shared memory; the row's address; registers
+    for (size_t w = 0; w < warps; w++) {
+        std::vector<uint64_t> rows(32);
+        for (size_t l = 0; l < 32; l++) rows[l] = l * 16;
+        std::shuffle(rows.begin(), rows.end(), random_bits());
+        for (size_t l = 0; l < 32; l++) {
+            in[2][w * 32 + l] = rows[l];
+            for (size_t k : {0, 1, 3, 4, 5}) in[k][w * 32 + l] = random_bits()();
+        }
+    }
+    const std::string fill = "mad.lo.s32 %at, %lane, 16, %tile;\nst.shared.v2.b64 [%at], {%w0, %w1};\nbar.sync 0;\n";
+    const std::string row  = "add.u32 %t0, %tile, %x2;\n";
+    // Half-word h of slot `at` bytes into the tile, as filled.
+    auto tile              = [&](size_t warp, uint64_t at, int h) {
+        return uint16_t(in[size_t(h / 4)][warp * 32 + at / 16] >> (h % 4 * 16));
+    };
+    for (int count : {1, 2, 4})
+        for (const bool trans : {false, true}) {
+            const std::string form =
+                ".sync.aligned.m8n8.x" + number(size_t(count)) + (trans ? ".trans" : "") + ".shared.b16 ";
+            const Planes out =
+                run_lanes(fill + row + "ldmatrix" + form + braces("%y", 0, count) + ", [%t0];\n", in, size_t(count));
+            for (size_t t = 0; t < n; t++)
+                for (int j = 0; j < count; j++) {
+                    const size_t warp = t / 32, lane = t % 32;
+                    auto element = [&](size_t r, size_t c) {
+                        return tile(warp, in[2][warp * 32 + size_t(j) * 8 + r], int(c));
+                    };
+                    const size_t g = lane / 4, e = lane % 4 * 2;
+                    const uint32_t want = trans ? element(e, g) | uint32_t(element(e + 1, g)) << 16
+                                                : element(g, e) | uint32_t(element(g, e + 1)) << 16;
+                    same_or_fail("ldmatrix" + form, t, out[size_t(j)][t], want);
+                }
+            const Planes stored = run_lanes(fill + row + "stmatrix" + form + "[%t0], " +
+                                                (count == 4   ? "{%x0, %x3, %x4, %x5}"
+                                                 : count == 2 ? "{%x0, %x3}"
+                                                              : "{%x0}") +
+                                                ";\nbar.sync 0;\nld.shared.v4.b32 {%y0, %y1, %y2, %y3}, [%at];\n",
+                                            in, 4);
+            const size_t regs[] = {0, 3, 4, 5};
+            for (size_t w = 0; w < warps; w++)
+                for (size_t l = 0; l < 32; l++) {  // row l % 8 of matrix l / 8 lies at the address that lane l gave
+                    const uint64_t at = in[2][w * 32 + l];
+                    for (size_t c = 0; c < 8; c++) {
+                        const size_t r = l % 8, holder = trans ? c * 4 + r / 2 : r * 4 + c / 2,
+                                     half   = trans ? r % 2 : c % 2;
+                        const uint16_t want = l / 8 < size_t(count)
+                                                  ? uint16_t(in[regs[l / 8]][w * 32 + holder] >> (16 * half))
+                                                  : tile(w, at, int(c));
+                        same_or_fail("stmatrix" + form, w * 32 + l,
+                                     uint16_t(stored[c / 2][w * 32 + at / 16] >> (c % 2 * 16)), want);
+                    }
+                }
+        }
+    const Planes moved = run_lanes("movmatrix.sync.aligned.m8n8.trans.b16 %y0, %x0;\n", in, 1);
+    for (size_t t = 0; t < n; t++) {
+        const size_t warp = t / 32 * 32, g = t % 32 / 4, e = t % 4 * 2;
+        auto element = [&](size_t r, size_t c) {
+            return uint32_t(in[0][warp + r * 4 + c / 2] >> (c % 2 * 16) & 0xffff);
+        };
+        same_or_fail("movmatrix", t, moved[0][t], element(e, g) | element(e + 1, g) << 16);
+    }
+}
