@@ -53,17 +53,18 @@ template <int M, int N> __device__ inline void clear(Sums<M, N>& c) {
 // c = a bᵀ: rows [row, row + 16 M) of a, rows [0, N) of b.
 template <int M, int N, int D>
 __device__ inline void product_turned(Sums<M, N>& c, Tile<bf16, D> a, int row, Tile<bf16, D> b) {
-    const int lane = threadIdx.x % 32;
+    const int      lane = threadIdx.x % 32;
+    const uint32_t of_a = a.place(row + lane % 16, lane / 16) * 16, of_b = b.place(lane / 16 * 8 + lane % 8, lane / 8 % 2) * 16;
     clear<M, N>(c);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t x[M][4];
 #pragma unroll
-        for (int m = 0; m < M; m++) load_matrices(x[m], a.address(row + 16 * m + lane % 16, 2 * k + lane / 16));
+        for (int m = 0; m < M; m++) load_matrices(x[m], a.address() + a.further(of_a, 2 * k) + a.bytes(16 * m));
 #pragma unroll
         for (int n = 0; n < N / 16; n++) {
             uint32_t y[4];
-            load_matrices(y, b.address(16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            load_matrices(y, b.address() + b.further(of_b, 2 * k) + b.bytes(16 * n));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 mma(c[m][2 * n], x[m], y[0], y[1]);
@@ -76,13 +77,14 @@ __device__ inline void product_turned(Sums<M, N>& c, Tile<bf16, D> a, int row, T
 // c += p b: p (16 M, K) in registers, rows [0, K) of b.
 template <int M, int K, int D>
 __device__ inline void product(Sums<M, D>& c, const Pairs<M, K>& p, Tile<bf16, D> b) {
-    const int lane = threadIdx.x % 32;
+    const int      lane = threadIdx.x % 32;
+    const uint32_t of_b = b.place(lane % 16, lane / 16) * 16;
 #pragma unroll
     for (int k = 0; k < K / 16; k++)
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             uint32_t y[4];
-            load_matrices_turned(y, b.address(16 * k + lane % 16, 2 * n + lane / 16));
+            load_matrices_turned(y, b.address() + b.further(of_b, 2 * n) + b.bytes(16 * k));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 mma(c[m][2 * n], p[m][k], y[0], y[1]);
