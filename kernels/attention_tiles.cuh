@@ -130,17 +130,22 @@ __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" :::
 template <int threads, int rows, class X, int D>
 __device__ inline void fetch(Tile<X, D> tile, Rows<const X> from, int first, int end, int width) {
     static_assert(Tile<X, D>::free_of_conflicts());
-    constexpr int pieces = Tile<X, D>::pieces, piece = Tile<X, D>::piece;
-    const auto    copy   = [&](int row, int column) {
-        const bool real = first + row < end && piece * column < width;
-        copy_async(tile.address() + tile.place(row, column) * 16, real ? from[first + row] + piece * column : from.p, real);
-    };
-    if constexpr (threads % pieces == 0) {  // a thread stays in its column
-#pragma unroll 1
-        for (int row = threadIdx.x / pieces; row < rows; row += threads / pieces) copy(row, threadIdx.x % pieces);
+    constexpr int pieces = Tile<X, D>::pieces, piece = Tile<X, D>::piece, step = threads / pieces;
+    if constexpr (threads % pieces == 0 && step % 8 == 0) {  // a thread goes down its column
+        const int row = threadIdx.x / pieces, column = threadIdx.x % pieces;
+        const int left = piece * column < width ? end - first - row : 0;
+        uint32_t  to   = tile.address() + tile.place(row, column) * 16;
+        const X*  p    = from[first + row] + piece * column;
+#pragma unroll
+        for (int i = 0; i < rows; i += step, to += tile.bytes(step), p += int64_t(step) * from.apart)
+            copy_async(to, i < left ? p : from.p, i < left);
     } else {
 #pragma unroll 1
-        for (int i = threadIdx.x; i < rows * pieces; i += threads) copy(i / pieces, i % pieces);
+        for (int i = threadIdx.x; i < rows * pieces; i += threads) {
+            const int  row = i / pieces, column = i % pieces;
+            const bool real = first + row < end && piece * column < width;
+            copy_async(tile.address() + tile.place(row, column) * 16, real ? from[first + row] + piece * column : from.p, real);
+        }
     }
 }
 
