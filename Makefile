@@ -94,6 +94,7 @@ quickstart: setup
 # make test ARGS='layernorm*' runs the tests of that name; the programs are built because tests run them.
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
+	@$(if $(NVCC),scripts/ptxas.sh --spills $(BUILD)/kernels/*.ptxas)
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
 
 ptxas: $(KERNELS)

@@ -82,8 +82,8 @@ inline float  max(floats v) {
 }
 
 // f(i, n) along a row in steps of 16: n is 16, or what is left at the end. With load(p + i, n) it reads as one loop.
-// nvcc reads this file a second time for the GPU and would compile constexpr maths on vectors for it, which it cannot: there
-// f is never called, so it is never instantiated.
+// nvcc reads this file a second time for the GPU and would compile constexpr maths on vectors for it, which it cannot:
+// there f is never called, so it is never instantiated.
 template <class F> inline void for_lanes([[maybe_unused]] int64_t n, [[maybe_unused]] F f) {
 #ifndef __CUDA_ARCH__
     int64_t i = 0;

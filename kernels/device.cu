@@ -47,17 +47,22 @@ static std::string obstacle(int index) {
     cudaDriverGetVersion(&driver);
     const auto version = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
     if (status == cudaErrorInsufficientDriver)
-        return driver == 0 ? "there is no NVIDIA driver on this machine"
-                           : fmt::format("the NVIDIA driver is for CUDA up to {}, and this program was built with CUDA {}: a newer "
-                                         "driver or a build with an older toolkit would do",
-                                         version(driver), version(CUDART_VERSION));
-    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) return "there is no NVIDIA GPU on this machine";
-    if (status != cudaSuccess) return fmt::format("CUDA: {} ({})", cudaGetErrorName(status), cudaGetErrorString(status));
+        return driver == 0
+                   ? "there is no NVIDIA driver on this machine"
+                   : fmt::format(
+                         "the NVIDIA driver is for CUDA up to {}, and this program was built with CUDA {}: a newer "
+                         "driver or a build with an older toolkit would do",
+                         version(driver), version(CUDART_VERSION));
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
+        return "there is no NVIDIA GPU on this machine";
+    if (status != cudaSuccess)
+        return fmt::format("CUDA: {} ({})", cudaGetErrorName(status), cudaGetErrorString(status));
     if (index < 0 || index >= count) return fmt::format("there is no GPU number {}, only 0 to {}", index, count - 1);
     cudaDeviceProp gpu;
     CUDA_RUN(cudaGetDeviceProperties(&gpu, index));
     if (gpu.major < 8)
-        return fmt::format("{} has compute capability {}.{}, and bf16 needs 8.0 (A100, RTX 30) or newer", gpu.name, gpu.major, gpu.minor);
+        return fmt::format("{} has compute capability {}.{}, and bf16 needs 8.0 (A100, RTX 30) or newer", gpu.name,
+                           gpu.major, gpu.minor);
     return "";
 }
 
@@ -124,8 +129,9 @@ int64_t Device::free_bytes() const {
     return available_memory();
 }
 
-// The rate of one well-shaped product, a square against a square, the best of five. 1024 keeps a CPU busy for milliseconds; on
-// a GPU the squares grow until a product takes a millisecond, so that the time to start it does not count.
+// The rate of one well-shaped product, a square against a square, the best of five. 1024 keeps a CPU busy for
+// milliseconds; on a GPU the squares grow until a product takes a millisecond, so that the time to start it does not
+// count.
 double Device::peak_flops(DType t) const {
     double& rate = peak_[t];
     if (rate > 0) return rate;
@@ -161,8 +167,8 @@ void* Device::allocate(int64_t bytes) const {
 #ifdef __CUDACC__
     if (where() == Machine::cuda) {
         void* p = gpu::allocate(bytes);
-        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller --batch or --context takes less", name_, gib(bytes),
-                  gib(available));
+        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller --batch or --context takes less", name_,
+                  gib(bytes), gib(available));
         return p;
     }
 #endif

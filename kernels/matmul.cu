@@ -19,8 +19,8 @@
 #include "gpu.cuh"
 #endif
 
-// One product c (M,N) = a (M,K) · b (K,N), each operand row-major or transposed in memory. What a library prepares for it is
-// kept under it as the key.
+// One product c (M,N) = a (M,K) · b (K,N), each operand row-major or transposed in memory. What a library prepares for
+// it is kept under it as the key.
 struct Product {
     int64_t M, N, K;
     DType   in, out;
@@ -40,7 +40,7 @@ struct Product {
     }
 };
 
-// ---- oneDNN -------------------------------------------------------------------------------------------------------------
+// ---- oneDNN ---------------------------------------------------------------------------------------------------------
 
 namespace cpu {
 
@@ -183,15 +183,15 @@ template <class T> static void matmul_backward(Tensor dy, Tensor x, Tensor w, Te
 
 }  // namespace cpu
 
-// ---- cuBLASLt -----------------------------------------------------------------------------------------------------------
+// ---- cuBLASLt -------------------------------------------------------------------------------------------------------
 
 #ifdef __CUDACC__
 namespace gpu {
 
 static void check(cublasStatus_t status, const char* call, const Product& p, const char* file, int line) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
-    throw_at<RunError>(file, line, "cuBLASLt: {} from {}\n    {}, pointers aligned to {} bytes", cublasLtGetStatusName(status), call,
-                       p.str(), p.alignment);
+    throw_at<RunError>(file, line, "cuBLASLt: {} from {}\n    {}, pointers aligned to {} bytes",
+                       cublasLtGetStatusName(status), call, p.str(), p.alignment);
 }
 #define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
 
@@ -236,8 +236,8 @@ static cublasLtEpilogue_t epilogue_of(const Product& p) {
     return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
 }
 
-// cuBLASLt counts by columns, so our row-major c = a b is its cᵀ = bᵀ aᵀ: b comes first, and a matrix that lies in memory as we
-// write it is one that cuBLASLt reads as it is. fp32 products are true fp32, not tf32.
+// cuBLASLt counts by columns, so our row-major c = a b is its cᵀ = bᵀ aᵀ: b comes first, and a matrix that lies in
+// memory as we write it is one that cuBLASLt reads as it is. fp32 products are true fp32, not tf32.
 static Plan plan_of(const Product& p, const Products& lt) {
     Plan         plan;
     const auto   no_yes = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
@@ -278,8 +278,8 @@ static Plan plan_of(const Product& p, const Products& lt) {
     LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
     plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
     plan.algo  = best.algo;
-    CHECK_RUN(plan.found || p.gelu >= 0, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(), p.alignment,
-              cublasLtGetStatusName(status));
+    CHECK_RUN(plan.found || p.gelu >= 0, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(),
+              p.alignment, cublasLtGetStatusName(status));
     return plan;
 }
 
@@ -298,33 +298,36 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     if (p.keep_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre);
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
-    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo, lt.workspace,
-                          workspace_bytes, q.stream), p);
+    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo,
+                          lt.workspace, workspace_bytes, q.stream),
+           p);
     q.launched(Grid(0, 0));
     return true;
 }
 
 template <class T> static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu, Queue& q) {
-    multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, out.dtype, false, true, false, bool(b), gelu}, out.ptr, x.ptr, w.ptr,
-             b.ptr, nullptr, q);
+    multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, out.dtype, false, true, false, bool(b), gelu}, out.ptr,
+             x.ptr, w.ptr, b.ptr, nullptr, q);
 }
 
-// In the product where it is free: cuBLASLt has the tanh form only, and says nothing of its accuracy, which bf16 hides and fp32
-// would not. Rows of `pre` have to be multiples of 16 bytes.
+// In the product where it is free: cuBLASLt has the tanh form only, and says nothing of its accuracy, which bf16 hides
+// and fp32 would not. Rows of `pre` have to be multiples of 16 bytes.
 template <class T>
 static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done, Queue& q) {
     *done = kind == Gelu::tanh && std::is_same_v<T, bf16> && w.shape[0] % wide<T> == 0 && aligned(act.ptr, pre.ptr) &&
-            multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, act.dtype, false, true, false, bool(b), int(kind), bool(pre)}, act.ptr,
-                     x.ptr, w.ptr, b.ptr, pre.ptr, q);
+            multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, act.dtype, false, true, false, bool(b), int(kind),
+                      bool(pre)},
+                     act.ptr, x.ptr, w.ptr, b.ptr, pre.ptr, q);
 }
 
-// db += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side; its other
-// lanes and warps take rows apart and meet at the end, always in the same order. (cuBLASLt's bias-gradient epilogue would save
-// reading dy again, but it overwrites db, which has to add up over micro-steps.)
+// db += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side; its
+// other lanes and warps take rows apart and meet at the end, always in the same order. (cuBLASLt's bias-gradient
+// epilogue would save reading dy again, but it overwrites db, which has to add up over micro-steps.)
 constexpr int sum_threads = 512;
 
 template <int W, int across, class T>
-static __global__ void __launch_bounds__(sum_threads) column_sums_kernel(float* db, const T* dy, int64_t N, int64_t OC) {
+static __global__ void __launch_bounds__(sum_threads)
+    column_sums_kernel(float* db, const T* dy, int64_t N, int64_t OC) {
     constexpr int    down = 32 / across, warps = sum_threads / 32;
     __shared__ float of_warp[warps][across * W];
     const int        warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -353,14 +356,19 @@ template <class T> static void add_column_sums(Tensor db, Tensor dy, Queue& q) {
     const int64_t N = dy.shape[0], OC = dy.shape[1];
     for_width<T>(OC % wide<T> == 0 && aligned(dy.ptr), [&](auto width) {
         constexpr int across = width == 1 ? 32 : 4;
-        launch(column_sums_kernel<width, across, T>, {ceil_div(OC, across * width), sum_threads}, q, db.data<float>(), dy.data<T>(), N, OC);
+        launch(column_sums_kernel<width, across, T>, {ceil_div(OC, across * width), sum_threads}, q, db.data<float>(),
+               dy.data<T>(), N, OC);
     });
 }
 
-template <class T> static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Queue& q) {
+template <class T>
+static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Queue& q) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
-    if (dx) multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr, nullptr, q);
-    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, true, false, -1}, dw.ptr, dy.ptr, x.ptr, nullptr, nullptr, q);
+    if (dx)
+        multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr,
+                 nullptr, q);
+    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, true, false, -1}, dw.ptr, dy.ptr, x.ptr, nullptr, nullptr,
+             q);
     if (db) add_column_sums<T>(db, dy, q);
 }
 
@@ -407,8 +415,8 @@ std::string backends() {
     const std::string     cpu = fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
 #ifdef __CUDACC__
     const size_t lt = cublasLtGetVersion();
-    return fmt::format("{}, CUDA {}.{}, cuBLASLt {}.{}.{}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, lt / 10000,
-                       lt % 10000 / 100, lt % 100);
+    return fmt::format("{}, CUDA {}.{}, cuBLASLt {}.{}.{}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,
+                       lt / 10000, lt % 10000 / 100, lt % 100);
 #else
     return cpu + ", without a CUDA half";
 #endif

@@ -71,10 +71,11 @@ struct Speeds {
     double of[max_pairs];
 };
 
-// A block per row (b,t): its cosines and sines once, then all heads of q and k. W pairs to a thread; the two halves of the
-// rotated part are W elements each, so accesses are 16 bytes where dim/2 and D allow.
+// A block per row (b,t): its cosines and sines once, then all heads of q and k. W pairs to a thread; the two halves of
+// the rotated part are W elements each, so accesses are 16 bytes where dim/2 and D allow.
 template <int W, class X>
-static __global__ void rope_kernel(X* qkv, const int32_t* positions, Speeds speed, int T, int H, int D, int pairs, float direction) {
+static __global__ void rope_kernel(X* qkv, const int32_t* positions, Speeds speed, int T, int H, int D, int pairs,
+                                   float direction) {
     __shared__ float  cosine[max_pairs], sine[max_pairs];
     const int64_t     row      = blockIdx.x;
     const double      position = positions ? positions[row] : row % T;
@@ -110,12 +111,18 @@ template <class X> static void rope(Tensor qkv, Tensor positions, Rope r, float 
     for (int64_t i = 0; i < pairs; i++) speed.of[i] = rope_angle(1, i, r) / 3.14159265358979323846;
     for_width<X>(aligned(x) && pairs % wide<X> == 0 && D % wide<X> == 0, [&](auto width) {
         const int64_t busy = 2 * H * pairs / width;
-        launch(rope_kernel<width, X>, {qkv.shape[0] * T, int(std::clamp<int64_t>(ceil_div(busy, 32) * 32, 32, 256))}, q, x, at, speed,
-               int(T), int(H), int(D), int(pairs), direction);
+        launch(rope_kernel<width, X>, {qkv.shape[0] * T, int(std::clamp<int64_t>(ceil_div(busy, 32) * 32, 32, 256))}, q,
+               x, at, speed, int(T), int(H), int(D), int(pairs), direction);
     });
 }
-template <class X> static void rope_forward(Tensor qkv, Tensor positions, Rope r, Queue& q) { rope<X>(qkv, positions, r, 1.f, q); }
-template <class X> static void rope_backward(Tensor dqkv, Tensor positions, Rope r, Queue& q) { rope<X>(dqkv, positions, r, -1.f, q); }
+template <class X>
+static void rope_forward(Tensor qkv, Tensor positions, Rope r, Queue& q) {
+    rope<X>(qkv, positions, r, 1.f, q);
+}
+template <class X>
+static void rope_backward(Tensor dqkv, Tensor positions, Rope r, Queue& q) {
+    rope<X>(dqkv, positions, r, -1.f, q);
+}
 
 }  // namespace gpu
 #endif
