@@ -1,6 +1,8 @@
 # make                build train_gpt, infer_gpt and tokenize
 # make quickstart     from nothing to a small trained model that writes prose: set up, build, prepare text, train, sample
 # make test           every test this machine can run; make test ARGS='layernorm*' runs some
+# make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
+# make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
 # make bench          time the ops and whole programs on realistic shapes
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 #
@@ -98,7 +100,16 @@ quickstart: setup
 # make test ARGS='layernorm*' runs the tests of that name; the programs are built because tests run them.
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
+	@$(if $(NVCC),scripts/ptxas.sh --spills $(BUILD)/kernels/*.ptxas)
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
+
+# The GPU half on a machine with or without a GPU: the emulator first, then our own binary under it, every access checked.
+ifneq ($(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),)
+include test/emulator/emulator.mk
+test-cuda: emulator-test
+	@$(MAKE) --no-print-directory -j$$(nproc) emulator $(BUILD)/test_gpt $(BUILD)/train_gpt
+	GPT_BUILD=$(BUILD) scripts/test_cuda.sh
+endif
 
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas

@@ -7,10 +7,9 @@
 //   dq         owns queries, keys pass:   S = Q Kᵀ, dP = dO Vᵀ, dQ += dS K; before that δ, kept for dk and dv
 //   dk, dv     owns keys, queries pass:   Sᵀ = K Qᵀ, dPᵀ = V dOᵀ, dV += Pᵀ dO, dK += dSᵀ Q
 //
-// So every sum has one owner and a fixed order: no atomics, the same bits every time. S is computed twice in backward, which
-// costs 7 products where atomic additions to dq would need 5. Only two kinds of product occur: a bᵀ with both in shared memory,
-// and p b with p in registers: the sums of the first, rounded to bf16, lie exactly as mma wants the left factor of the second.
-// Tiles that the mask hides from all rows of a block are not visited, and only tiles on its border test single elements.
+// So every sum has one owner and a fixed order: no atomics, the same bits every time. S and dP are computed twice in
+// backward: 7 products where atomic additions to dq would need 5. Tiles that the mask hides from a whole block are not
+// visited. Only tiles on its border test single elements (for dk and dv, all tiles where documents have starts).
 //
 // Decoding: few rows against a long cache. The keys are split over blocks; a second kernel adds the parts in order.
 #pragma once
@@ -19,12 +18,13 @@
 
 namespace gpu {
 
-// ---- with a cache ---------------------------------------------------------------------------------------------------------
+// ---- with a cache --------------------------------------------------------------------------------------------------
 
 // Appends the k and v of qkv (B,T,3,H,D) to the caches (B,H,S,D), a V at a time.
-template <class V> __global__ void attention_append_kernel(Heads<V> k_cache, Heads<V> v_cache, const V* qkv, Problem p, int B) {
-    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, n = int64_t(B) * p.T * 2 * p.H * p.D;  // D counts Vs here
-    if (i >= n) return;
+template <class V>
+__global__ void attention_append_kernel(Heads<V> k_cache, Heads<V> v_cache, const V* qkv, Problem p, int B) {
+    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= int64_t(B) * p.T * 2 * p.H * p.D) return;  // D counts Vs here
     const int     d = i % p.D, h = i / p.D % p.H, which = i / p.D / p.H % 2;
     const int64_t row = i / p.D / p.H / 2;
     const int     b = row / p.T, t = row % p.T;
@@ -45,30 +45,30 @@ template <class X> __device__ inline void load_eight(float (&x)[8], const X* row
     }
 }
 
-// One query against one part of its keys. L lanes hold a row, 8 elements each, so a warp reads 32 / L keys that follow each
-// other in memory; each such group runs an online softmax of its own, and the groups of a block meet at the end, in order.
-// New rows are read from qkv, not from the cache: the block with the first part of query t is the one to append row t.
-// A part is D sums, the maximum and l.
+// One query against one part of its keys. L lanes hold a row, 8 elements each, so a warp reads 32 / L keys that
+// follow each other in memory; each such group runs an online softmax of its own, and the groups of a block meet at
+// the end, in order. New rows are read from qkv, not from the cache: the block with the first part of query t is the
+// one to append row t. A part is D sums, the maximum and l.
 constexpr int decode_threads = 128;
 
 template <class X, int L>
 __global__ void __launch_bounds__(decode_threads)
-attention_decode_kernel(float* parts, Heads<const X> q, Heads<const X> k, Heads<const X> v, Heads<X> k_cache, Heads<X> v_cache,
-                        Problem p, int count) {
+attention_decode_kernel(float* parts, Inputs<X> x, Heads<X> k_cache, Heads<X> v_cache, Problem p, int count) {
     constexpr int groups = decode_threads / L, together = 4;  // keys that a group has under way
     __shared__ float sums[groups][8 * L], tops[groups], ls[groups];
-    const int part = blockIdx.x % count, t = blockIdx.x / count % p.T, i = blockIdx.x / count / p.T, b = i / p.H, h = i % p.H;
+    const int part = blockIdx.x % count, t = blockIdx.x / count % p.T, i = blockIdx.x / count / p.T;
+    const int b = i / p.H, h = i % p.H;
     const int lane = threadIdx.x % L, group = threadIdx.x / L;
     const int begin = p.first(b, t), n = p.past + t + 1 - begin;
     const int first = begin + int(int64_t(n) * part / count), end = begin + int(int64_t(n) * (part + 1) / count);
-    const auto new_k = k.at(b, h), new_v = v.at(b, h);
+    const auto new_k = x.k.at(b, h), new_v = x.v.at(b, h);
     const auto old_k = k_cache.at(b, h), old_v = v_cache.at(b, h);
     if (part == 0)
         for (int d = threadIdx.x; d < p.D; d += decode_threads)
             old_k[p.past + t][d] = new_k[t][d], old_v[p.past + t][d] = new_v[t][d];
 
     float mine[8], acc[8] = {}, top = -FLT_MAX, l = 0.f;
-    load_eight(mine, q.at(b, h)[t], lane, p.D, p.is_wide);
+    load_eight(mine, x.q.at(b, h)[t], lane, p.D, p.is_wide);
     for (int key = first; key < end; key += groups * together) {
         float ks[together][8], vs[together][8], s[together];
 #pragma unroll
@@ -88,7 +88,7 @@ attention_decode_kernel(float* parts, Heads<const X> q, Heads<const X> k, Heads<
         }
         const float shrink = expf(top - highest);
         top = highest, l *= shrink;
-        for (float& x : acc) x *= shrink;
+        for (float& a : acc) a *= shrink;
 #pragma unroll
         for (int u = 0; u < together; u++) {
             const float w = expf(s[u] - top);
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(64) attention_combine_kernel(Heads<X> out, con
     }
 }
 
-// ---- doors ------------------------------------------------------------------------------------------------------------------
+// ---- doors ---------------------------------------------------------------------------------------------------------
 
 // Calls f with the smallest of the sizes that D fits into, as a constant.
 template <int first, int... rest, class F> void for_size(int64_t D, F f) {
@@ -150,45 +150,53 @@ template <class X> Heads<X> heads_of_cache(Tensor x) {  // (B,H,S,D)
     const int64_t H = x.shape[1], S = x.shape[2], D = x.shape[3];
     return {x.data<std::remove_const_t<X>>(), H * S * D, S * D, int(D)};
 }
-
-// The pointers are those whose rows are to be moved 16 bytes at a time.
-inline Problem problem(Tensor qkv, Tensor starts, int64_t past, float scale, int64_t window, std::initializer_list<Tensor> rows) {
-    const int64_t D = qkv.shape[4];
-    const bool    aligned_rows = std::all_of(rows.begin(), rows.end(), [](const Tensor& t) { return aligned(static_cast<char*>(t.ptr)); });
-    return {int(qkv.shape[1]), int(qkv.shape[3]), int(D), int(past), scale, std::min<int64_t>(window, INT_MAX),
-            starts ? starts.data<int32_t>() : nullptr, D * size_of(qkv.dtype) % 16 == 0 && aligned_rows};
+template <class X> Inputs<X> inputs(Tensor qkv) {
+    return {heads_of_qkv<const X>(qkv, 0), heads_of_qkv<const X>(qkv, 1), heads_of_qkv<const X>(qkv, 2)};
 }
-inline int64_t blocks(Tensor qkv, int rows) { return qkv.shape[0] * qkv.shape[3] * ceil_div(qkv.shape[1], rows); }
+
+// `rows` are the tensors whose rows should be moved 16 bytes at a time.
+inline Problem problem(Tensor qkv, Tensor starts, int64_t past, float scale, int64_t window,
+                       std::initializer_list<Tensor> rows) {
+    bool is_wide = qkv.shape[4] * size_of(qkv.dtype) % 16 == 0;
+    for (const Tensor& t : rows) is_wide = is_wide && aligned(static_cast<char*>(t.ptr));
+    const int     T = int(qkv.shape[1]), H = int(qkv.shape[3]), D = int(qkv.shape[4]);
+    const int64_t finite = std::min<int64_t>(window, INT_MAX);
+    return {T, H, D, int(past), scale, finite, starts ? starts.data<int32_t>() : nullptr, is_wide};
+}
+
+// A block for every `rows` rows of every head.
+inline int64_t blocks(Tensor qkv, int rows) {
+    return qkv.shape[0] * qkv.shape[3] * ceil_div(qkv.shape[1], rows);
+}
 
 template <class X>
-void forward_tiles(Heads<X> out, float* lse, Heads<const X> q, Heads<const X> k, Heads<const X> v, Problem p, Tensor qkv,
-                   Queue& queue) {
+void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv, Queue& queue) {
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide) return for_tensor_size(p.D, [&](auto D) {
             using Plan = ForwardPlan<D>;
-            launch(attention_forward_kernel<D>, {blocks(qkv, Plan::rows), tensor_threads, Plan::shared}, queue, out, lse, q, k, v, p);
+            const Grid grid(blocks(qkv, Plan::rows), tensor_threads, Plan::shared);
+            launch(attention_forward_kernel<D>, grid, queue, out, lse, x, p);
         });
     }
     for_plain_size(p.D, [&](auto D) {
         using Plan = PlainPlan<D>;
-        launch(attention_forward_plain_kernel<X, D>, {blocks(qkv, Plan::rows), plain_threads, Plan::shared(1)}, queue, out, lse, q, k, v,
-               p);
+        const Grid grid(blocks(qkv, Plan::rows), plain_threads, Plan::shared(1));
+        launch(attention_forward_plain_kernel<X, D>, grid, queue, out, lse, x, p);
     });
 }
 
 template <class X>
 void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window, Queue& queue) {
     const Problem p = problem(qkv, starts, 0, scale, window, {out, qkv});
-    forward_tiles<X>(heads_of<X>(out), lse.data<float>(), heads_of_qkv<const X>(qkv, 0), heads_of_qkv<const X>(qkv, 1),
-                     heads_of_qkv<const X>(qkv, 2), p, qkv, queue);
+    forward_tiles<X>(heads_of<X>(out), lse.data<float>(), inputs<X>(qkv), p, qkv, queue);
 }
 
 template <class X>
-void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window,
-                        Queue& queue) {
+void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
+                        int64_t window, Queue& queue) {
     const Problem      p = problem(qkv, starts, 0, scale, window, {dqkv, dout, out, qkv});
+    const Inputs<X>    x = inputs<X>(qkv);
     const auto         dq = heads_of_qkv<X>(dqkv, 0), dk = heads_of_qkv<X>(dqkv, 1), dv = heads_of_qkv<X>(dqkv, 2);
-    const auto         q = heads_of_qkv<const X>(qkv, 0), k = heads_of_qkv<const X>(qkv, 1), v = heads_of_qkv<const X>(qkv, 2);
     const auto         y = heads_of<const X>(out), dy = heads_of<const X>(dout);
     const float* const l     = lse.data<float>();
     float* const       delta = queue.scratch_of<float>(lse.numel());
@@ -196,57 +204,57 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
         if (p.is_wide) return for_tensor_size(p.D, [&](auto D) {
             using Queries = QueryPlan<D>;
             using Keys    = KeyPlan<D>;
-            const auto kv = [&](auto kernel) {
-                launch(kernel, {blocks(qkv, Keys::rows), tensor_threads, Keys::shared}, queue, dk, dv, dy, delta, l, q, k, v, p);
-            };
-            launch(attention_backward_q_kernel<D>, {blocks(qkv, Queries::rows), tensor_threads, Queries::shared}, queue, dq, delta, dy, y,
-                   l, q, k, v, p);
+            const Grid for_queries(blocks(qkv, Queries::rows), tensor_threads, Queries::shared);
+            const Grid for_keys(blocks(qkv, Keys::rows), tensor_threads, Keys::shared);
+            const auto kv = [&](auto kernel) { launch(kernel, for_keys, queue, dk, dv, dy, delta, l, x, p); };
+            launch(attention_backward_q_kernel<D>, for_queries, queue, dq, delta, dy, y, l, x, p);
             if constexpr (Keys::together) kv(attention_backward_kv_kernel<D, true, true>);
             else kv(attention_backward_kv_kernel<D, true, false>), kv(attention_backward_kv_kernel<D, false, true>);
         });
     }
     for_plain_size(p.D, [&](auto D) {
         using Plan = PlainPlan<D>;
-        launch(attention_backward_q_plain_kernel<X, D>, {blocks(qkv, Plan::rows), plain_threads, Plan::shared(2)}, queue, dq, delta, dy, y,
-               l, q, k, v, p);
-        launch(attention_backward_kv_plain_kernel<X, D>, {blocks(qkv, Plan::rows), plain_threads, Plan::shared(2)}, queue, dk, dv, dy,
-               delta, l, q, k, v, p);
+        const Grid grid(blocks(qkv, Plan::rows), plain_threads, Plan::shared(2));
+        launch(attention_backward_q_plain_kernel<X, D>, grid, queue, dq, delta, dy, y, l, x, p);
+        launch(attention_backward_kv_plain_kernel<X, D>, grid, queue, dk, dv, dy, delta, l, x, p);
     });
 }
 
 template <class X>
 void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window,
                       Queue& queue) {
-    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
-    const Problem p = problem(qkv, {}, past, scale, window, {out, k_cache, v_cache, qkv});
-    const auto    q = heads_of_qkv<const X>(qkv, 0), k = heads_of_qkv<const X>(qkv, 1), v = heads_of_qkv<const X>(qkv, 2);
+    const int64_t   B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    const Problem   p = problem(qkv, {}, past, scale, window, {out, k_cache, v_cache, qkv});
+    const Inputs<X> x = inputs<X>(qkv);
     if (T >= 16) {  // tiles of queries
         const auto append = [&](auto unit) {
             using V = decltype(unit);
             constexpr int per = sizeof(V) / sizeof(X);
-            Problem       in_units = p;
-            in_units.D /= per;
-            const auto cache = [&](Tensor t) {
+            const auto    cache = [&](Tensor t) {
                 const Heads<X> all = heads_of_cache<X>(t);
                 return Heads<V>{reinterpret_cast<V*>(all.p), all.batch / per, all.head / per, all.row / per};
             };
-            launch(attention_append_kernel<V>, {ceil_div(B * T * 2 * H * D / per, 256), 256}, queue, cache(k_cache), cache(v_cache),
-                   static_cast<const V*>(qkv.ptr), in_units, int(B));
+            Problem in_units = p;
+            in_units.D /= per;
+            launch(attention_append_kernel<V>, {ceil_div(B * T * 2 * H * D / per, 256), 256}, queue, cache(k_cache),
+                   cache(v_cache), static_cast<const V*>(qkv.ptr), in_units, int(B));
         };
         if (p.is_wide) append(uint4{});
         else append(X(0));
-        return forward_tiles<X>(heads_of<X>(out), nullptr, q, heads_of_cache<const X>(k_cache), heads_of_cache<const X>(v_cache), p,
-                                qkv, queue);
+        const Inputs<X> cached{x.q, heads_of_cache<const X>(k_cache), heads_of_cache<const X>(v_cache)};
+        return forward_tiles<X>(heads_of<X>(out), nullptr, cached, p, qkv, queue);
     }
     // About 512 blocks, or fewer with 64 keys each: a function of the shapes, so that every GPU adds in the same order.
-    const int64_t rows = B * H * T, keys = std::min(past + T, window);
-    const int     count = int(std::max<int64_t>(1, std::min<int64_t>({512 / rows, keys / 64, 64})));
-    float* const  parts = queue.scratch_of<float>(rows * count * (D + 2));
+    const int64_t      rows = B * H * T, keys = std::min(past + T, window);
+    const int64_t      wanted = std::min<int64_t>({512 / std::max<int64_t>(rows, 1), keys / 64, 64});
+    const int          count  = int(std::max<int64_t>(wanted, 1));
+    float* const       parts  = queue.scratch_of<float>(rows * count * (D + 2));
+    const float* const done   = parts;
+    const Heads<X>     k = heads_of_cache<X>(k_cache), v = heads_of_cache<X>(v_cache);
     for_size<1, 2, 4, 8, 16, 32>((D + 7) / 8, [&](auto L) {
-        launch(attention_decode_kernel<X, L>, {rows * count, decode_threads}, queue, parts, q, k, v, heads_of_cache<X>(k_cache),
-               heads_of_cache<X>(v_cache), p, count);
+        launch(attention_decode_kernel<X, L>, {rows * count, decode_threads}, queue, parts, x, k, v, p, count);
     });
-    launch(attention_combine_kernel<X>, {rows, 64}, queue, heads_of<X>(out), static_cast<const float*>(parts), p, count);
+    launch(attention_combine_kernel<X>, {rows, 64}, queue, heads_of<X>(out), done, p, count);
 }
 
 }  // namespace gpu

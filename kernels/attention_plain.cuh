@@ -1,7 +1,8 @@
 // attention_plain.cuh - attention in fp32 arithmetic, for --dtype fp32 and for rows that tensor cores cannot take
 //
-// 8 warps; each owns R rows of its block's tile. For a bᵀ the 32 lanes are the rows of the passing tile, so the softmax of a row
-// is a reduction over lanes; for p b the lanes are the columns. D here is the head size rounded up to 32, 64, 128 or 256.
+// 8 warps; each owns R rows of its block's tile. For a bᵀ the 32 lanes are the rows of the passing tile, so the
+// softmax of a row is a reduction over lanes; for p b the lanes are the columns. D here is the head size rounded up
+// to 32, 64, 128 or 256.
 #pragma once
 #include "attention_tiles.cuh"
 
@@ -74,7 +75,8 @@ template <int R, int D> __device__ inline void plain_clear(float (&c)[R][D / 32]
 }
 
 template <int R, int D, class X>
-__device__ inline void plain_store(Rows<X> to, const float (&c)[R][D / 32], const float (&factor)[R], int row, int end, int width) {
+__device__ inline void plain_store(Rows<X> to, const float (&c)[R][D / 32], const float (&factor)[R], int row, int end,
+                                   int width) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < R; i++)
@@ -85,7 +87,7 @@ __device__ inline void plain_store(Rows<X> to, const float (&c)[R][D / 32], cons
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
-attention_forward_plain_kernel(Heads<X> out, float* lse, Heads<const X> q, Heads<const X> k, Heads<const X> v, Problem p) {
+attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p) {
     using Plan = PlainPlan<D>;
     using Rect = Tile<float, D>;
     constexpr int R = Plan::R, rows = Plan::rows;
@@ -100,21 +102,21 @@ attention_forward_plain_kernel(Heads<X> out, float* lse, Heads<const X> q, Heads
     float acc[R][D / 32], top[R], l[R];
     plain_clear<R, D>(acc);
     for (int i = 0; i < R; i++) top[i] = -FLT_MAX, l[i] = 0.f;
-    load_tile<rows>(qs, q.at(at.b, at.h), at.row, p.T, p);
+    load_tile<rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p);
     for (int key = seen.x; key < end; key += passing) {
         __syncthreads();
-        load_tile<passing>(ks, k.at(at.b, at.h), key, end, p);
-        load_tile<passing>(vs, v.at(at.b, at.h), key, end, p);
+        load_tile<passing>(ks, x.k.at(at.b, at.h), key, end, p);
+        load_tile<passing>(vs, x.v.at(at.b, at.h), key, end, p);
         __syncthreads();
         float s[R];
         plain_product_turned<R>(s, qs, row, ks);
 #pragma unroll
         for (int i = 0; i < R; i++) {
             const bool  sees    = key + lane >= first[row + i] && key + lane <= p.past + at.row + row + i;
-            const float x       = sees ? s[i] * p.scale : -INFINITY;
-            float       highest = fmaxf(top[i], x);
+            const float score   = sees ? s[i] * p.scale : -INFINITY;
+            float       highest = fmaxf(top[i], score);
             for (int j = 16; j; j /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, j));
-            const float shrink = expf(top[i] - highest), w = expf(x - highest);
+            const float shrink = expf(top[i] - highest), w = expf(score - highest);
             top[i] = highest;
             l[i]   = l[i] * shrink + w;
 #pragma unroll
@@ -138,7 +140,7 @@ attention_forward_plain_kernel(Heads<X> out, float* lse, Heads<const X> q, Heads
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
 attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout, Heads<const X> out, const float* lse,
-                                  Heads<const X> q, Heads<const X> k, Heads<const X> v, Problem p) {
+                                  Inputs<X> x, Problem p) {
     using Plan = PlainPlan<D>;
     using Rect = Tile<float, D>;
     constexpr int R = Plan::R, rows = Plan::rows;
@@ -151,7 +153,7 @@ attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout
     const int2     seen = first_keys<plain_threads, rows>(first, p, at);
     const int      end = min(at.row + rows, p.T);
 
-    load_tile<rows>(qs, q.at(at.b, at.h), at.row, p.T, p);
+    load_tile<rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p);
     load_tile<rows>(douts, dout.at(at.b, at.h), at.row, p.T, p);
     load_tile<passing>(ks, out.at(at.b, at.h), at.row, p.T, p);  // for δ; the first tile of keys takes its place
     __syncthreads();
@@ -170,8 +172,8 @@ attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout
     }
     for (int key = seen.x; key < end; key += passing) {
         __syncthreads();
-        load_tile<passing>(ks, k.at(at.b, at.h), key, end, p);
-        load_tile<passing>(vs, v.at(at.b, at.h), key, end, p);
+        load_tile<passing>(ks, x.k.at(at.b, at.h), key, end, p);
+        load_tile<passing>(vs, x.v.at(at.b, at.h), key, end, p);
         __syncthreads();
         float s[R], dp[R];
         plain_product_turned<R>(s, qs, row, ks);
@@ -189,7 +191,7 @@ attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
 attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout, const float* delta, const float* lse,
-                                   Heads<const X> q, Heads<const X> k, Heads<const X> v, Problem p) {
+                                   Inputs<X> x, Problem p) {
     using Plan = PlainPlan<D>;
     using Rect = Tile<float, D>;
     constexpr int R = Plan::R, rows = Plan::rows;
@@ -203,11 +205,11 @@ attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout
 
     float dk_sums[R][D / 32], dv_sums[R][D / 32];
     plain_clear<R, D>(dk_sums), plain_clear<R, D>(dv_sums);
-    load_tile<rows>(ks, k.at(at.b, at.h), at.row, p.T, p);
-    load_tile<rows>(vs, v.at(at.b, at.h), at.row, p.T, p);
+    load_tile<rows>(ks, x.k.at(at.b, at.h), at.row, p.T, p);
+    load_tile<rows>(vs, x.v.at(at.b, at.h), at.row, p.T, p);
     for (int query = at.row; query < end; query += passing) {
         __syncthreads();
-        load_tile<passing>(qs, q.at(at.b, at.h), query, p.T, p);
+        load_tile<passing>(qs, x.q.at(at.b, at.h), query, p.T, p);
         load_tile<passing>(douts, dout.at(at.b, at.h), query, p.T, p);
         __syncthreads();
         const int   t = query + lane, first = t < p.T ? p.first(at.b, t) : INT_MAX;  // this lane's query

@@ -1,7 +1,8 @@
 // attention_tensor.cuh - attention on tensor cores: bf16, D a multiple of 8 up to 256
 //
-// A warp owns 16 or 32 rows of its block's tile. Only two kinds of product occur: a bᵀ with both in shared memory, and p b with p
-// in registers: the sums of the first, rounded to bf16, lie exactly as mma wants the left factor of the second.
+// A warp owns 16 or 32 rows of its block's tile. Only two kinds of product occur: a bᵀ with both in shared memory,
+// and p b with p in registers: the sums of the first, rounded to bf16, lie exactly as mma wants the left factor of
+// the second.
 #pragma once
 #include "attention_tiles.cuh"
 
@@ -9,15 +10,15 @@ namespace gpu {
 
 constexpr float log2e = 1.44269504f, ln2 = 0.693147181f;
 
-// Blocks of 4 warps, two of them on a multiprocessor: 255 registers a thread. A warp with 32 rows instead of 16 reads the
-// tiles that pass half as often; up to D = 64 its sums leave room for that.
+// Blocks of 4 warps, two of them on a multiprocessor: 255 registers a thread. A warp with 32 rows instead of 16 reads
+// the tiles that pass half as often; up to D = 64 its sums leave room for that.
 constexpr int tensor_threads = 128;
 
-// ---- products on tensor cores --------------------------------------------------------------------------------------------
+// ---- products on tensor cores --------------------------------------------------------------------------------------
 
-// A 16 × 8 block of sums c lies in a warp as: lane l holds rows l/4 (c[0], c[1]) and l/4 + 8 (c[2], c[3]), columns
-// 2 (l%4) and the next. The left factor a (16 × 16) is two such blocks of pairs: a[0], a[1] columns 0-7, a[2], a[3] columns
-// 8-15 (PTX ISA, "Matrix fragments for mma.m16n8k16").
+// A 16 × 8 block of sums c lies in a warp as: lane l holds rows l/4 (c[0], c[1]) and l/4 + 8 (c[2], c[3]), columns 2
+// (l%4) and the next. The left factor a (16 × 16) is two such blocks of pairs: a[0], a[1] columns 0-7, a[2], a[3]
+// columns 8-15 (PTX ISA, "Matrix fragments for mma.m16n8k16").
 __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -53,17 +54,19 @@ template <int M, int N> __device__ inline void clear(Sums<M, N>& c) {
 // c = a bᵀ: rows [row, row + 16 M) of a, rows [0, N) of b.
 template <int M, int N, int D>
 __device__ inline void product_turned(Sums<M, N>& c, Tile<bf16, D> a, int row, Tile<bf16, D> b) {
-    const int lane = threadIdx.x % 32;
+    const int      lane = threadIdx.x % 32;
+    const uint32_t of_a = a.place(row + lane % 16, lane / 16) * 16;
+    const uint32_t of_b = b.place(lane / 16 * 8 + lane % 8, lane / 8 % 2) * 16;
     clear<M, N>(c);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t x[M][4];
 #pragma unroll
-        for (int m = 0; m < M; m++) load_matrices(x[m], a.address(row + 16 * m + lane % 16, 2 * k + lane / 16));
+        for (int m = 0; m < M; m++) load_matrices(x[m], a.address() + a.further(of_a, 2 * k) + a.bytes(16 * m));
 #pragma unroll
         for (int n = 0; n < N / 16; n++) {
             uint32_t y[4];
-            load_matrices(y, b.address(16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            load_matrices(y, b.address() + b.further(of_b, 2 * k) + b.bytes(16 * n));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 mma(c[m][2 * n], x[m], y[0], y[1]);
@@ -76,13 +79,14 @@ __device__ inline void product_turned(Sums<M, N>& c, Tile<bf16, D> a, int row, T
 // c += p b: p (16 M, K) in registers, rows [0, K) of b.
 template <int M, int K, int D>
 __device__ inline void product(Sums<M, D>& c, const Pairs<M, K>& p, Tile<bf16, D> b) {
-    const int lane = threadIdx.x % 32;
+    const int      lane = threadIdx.x % 32;
+    const uint32_t of_b = b.place(lane % 16, lane / 16) * 16;
 #pragma unroll
     for (int k = 0; k < K / 16; k++)
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             uint32_t y[4];
-            load_matrices_turned(y, b.address(16 * k + lane % 16, 2 * n + lane / 16));
+            load_matrices_turned(y, b.address() + b.further(of_b, 2 * n) + b.bytes(16 * k));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 mma(c[m][2 * n], p[m][k], y[0], y[1]);
@@ -111,11 +115,11 @@ template <int M, int N, class F> __device__ inline void each_sum(Sums<M, N>& c, 
             for (int i = 0; i < 4; i++) f(c[m][n][i], 16 * m + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2);
 }
 
-// Rows [first + row, first + row + 16 M) of a head = factor × sums, by way of the warp's own rows of a tile that is no longer
-// needed, so that they leave 16 bytes at a time.
+// Rows [first + row, first + row + 16 M) of a head = factor × sums, by way of the warp's own rows of a tile that is
+// no longer needed, so that they leave 16 bytes at a time.
 template <int M, int D>
-__device__ inline void store_rows(Rows<bf16> to, Tile<bf16, D> tile, const Sums<M, D>& c, const float (&factor)[M][2], int first,
-                                  int row, int end, int width) {
+__device__ inline void store_rows(Rows<bf16> to, Tile<bf16, D> tile, const Sums<M, D>& c, const float (&factor)[M][2],
+                                  int first, int row, int end, int width) {
     constexpr int pieces = Tile<bf16, D>::pieces;
     const int     lane   = threadIdx.x % 32;
     __syncwarp();
@@ -135,7 +139,7 @@ __device__ inline void store_rows(Rows<bf16> to, Tile<bf16, D> tile, const Sums<
     }
 }
 
-// ---- tensor cores: forward ----------------------------------------------------------------------------------------------
+// ---- tensor cores: forward -----------------------------------------------------------------------------------------
 
 // Two tiles that pass together, in two copies: one is worked on while the other fills.
 template <int D, int rows> struct Stages {
@@ -144,9 +148,10 @@ template <int D, int rows> struct Stages {
     char* p;
     __device__ Rect a(int stage) const { return {p + 2 * stage * Rect::bytes(rows)}; }
     __device__ Rect b(int stage) const { return {p + (2 * stage + 1) * Rect::bytes(rows)}; }
-    __device__ void fill(int stage, Rows<const bf16> from_a, Rows<const bf16> from_b, int first, int end, int width) const {
-        fetch<tensor_threads, rows>(a(stage), from_a, first, end, width);
-        fetch<tensor_threads, rows>(b(stage), from_b, first, end, width);
+    using From = Rows<const bf16>;
+    __device__ void fill(int stage, From for_a, From for_b, int first, int end, int width) const {
+        fetch<tensor_threads, rows>(a(stage), for_a, first, end, width);
+        fetch<tensor_threads, rows>(b(stage), for_b, first, end, width);
     }
 };
 
@@ -159,7 +164,7 @@ template <int D> struct ForwardPlan {
 
 template <int D>
 __global__ void __launch_bounds__(tensor_threads, 2)
-attention_forward_kernel(Heads<bf16> out, float* lse, Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v, Problem p) {
+attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p) {
     using Plan = ForwardPlan<D>;
     using Rect = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::keys, rows = Plan::rows;
@@ -169,18 +174,18 @@ attention_forward_kernel(Heads<bf16> out, float* lse, Heads<const bf16> q, Heads
 
     const Place at(p, rows, true);
     const int   lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;  // of this warp, within the tile
-    const auto  kh = k.at(at.b, at.h), vh = v.at(at.b, at.h);
+    const auto  kh = x.k.at(at.b, at.h), vh = x.v.at(at.b, at.h);
     const int2  seen = first_keys<tensor_threads, rows>(first, p, at);
     const int   end = min(p.past + at.row + rows, p.keys()), all_end = p.past + at.row + 1;
 
     Sums<M, D> acc;
-    float      top[M][2], l[M][2];  // of rows lane/4 and lane/4 + 8: the largest score, before scaling; this lane's share of l
+    float      top[M][2], l[M][2];  // of rows lane/4 and lane/4 + 8: largest score, unscaled; this lane's share of l
     clear<M, D>(acc);
     for (int m = 0; m < M; m++) top[m][0] = top[m][1] = -FLT_MAX, l[m][0] = l[m][1] = 0.f;
     const float c = p.scale * log2e;
     const auto  scaled = [=](float m) { return fmaxf(m * c, -FLT_MAX); };  // finite, so that differences are never NaN
 
-    fetch<tensor_threads, rows>(qs, q.at(at.b, at.h), at.row, p.T, p.D);
+    fetch<tensor_threads, rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p.D);
     kv.fill(0, kh, vh, seen.x, end, p.D);
     for (int key = seen.x, stage = 0; key < end; key += N, stage ^= 1) {
         wait_for_copies();
@@ -189,8 +194,8 @@ attention_forward_kernel(Heads<bf16> out, float* lse, Heads<const bf16> q, Heads
         Sums<M, N> s;
         product_turned<M, N, D>(s, qs, row, kv.a(stage));
         if (key < seen.y || key + N > all_end)
-            each_sum<M, N>(s, [&](float& x, int i, int j) {
-                if (key + j < first[row + i] || key + j > p.past + at.row + row + i) x = -INFINITY;
+            each_sum<M, N>(s, [&](float& score, int i, int j) {
+                if (key + j < first[row + i] || key + j > p.past + at.row + row + i) score = -INFINITY;
             });
 
 #pragma unroll
@@ -236,7 +241,7 @@ attention_forward_kernel(Heads<bf16> out, float* lse, Heads<const bf16> q, Heads
     store_rows<M, D>(out.at(at.b, at.h), qs, acc, factor, at.row, row, p.T, p.D);
 }
 
-// ---- tensor cores: backward ---------------------------------------------------------------------------------------------
+// ---- tensor cores: backward ----------------------------------------------------------------------------------------
 
 template <int D> struct QueryPlan {
     static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, keys = D <= 64 ? 32 : D <= 96 ? 64 : D <= 192 ? 32 : 16;
@@ -251,8 +256,8 @@ __device__ inline float weight(float s, float scale, float lse) { return exp2_fa
 // dq, and δ (B,H,T) for the other kernel.
 template <int D>
 __global__ void __launch_bounds__(tensor_threads, 2)
-attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out, const float* lse,
-                            Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v, Problem p) {
+attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out,
+                            const float* lse, Inputs<bf16> x, Problem p) {
     using Plan = QueryPlan<D>;
     using Rect = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::keys, rows = Plan::rows;
@@ -262,12 +267,12 @@ attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout
 
     const Place at(p, rows, true);
     const int   lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;
-    const auto  kh = k.at(at.b, at.h), vh = v.at(at.b, at.h);
+    const auto  kh = x.k.at(at.b, at.h), vh = x.v.at(at.b, at.h);
     const Rect  outs{kv.p};  // until the keys come
     static_assert(Rect::bytes(rows) <= kv.bytes);
     fetch<tensor_threads, rows>(douts, dout.at(at.b, at.h), at.row, p.T, p.D);
     fetch<tensor_threads, rows>(outs, out.at(at.b, at.h), at.row, p.T, p.D);
-    fetch<tensor_threads, rows>(qs, q.at(at.b, at.h), at.row, p.T, p.D);
+    fetch<tensor_threads, rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p.D);
     const int2 seen = first_keys<tensor_threads, rows>(first, p, at);
     const int  end = min(at.row + rows, p.T), all_end = at.row + 1;
     wait_for_copies();
@@ -282,7 +287,8 @@ attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int t     = at.row + row + 16 * m + lane / 4 + 8 * i;
-            row_delta[m][i] = __shfl_sync(~0u, lane / 4 % 2 ? d[0][i][2 * i + 1] : d[0][i][2 * i], lane / 4 * 4 + lane / 8);
+            const float own = lane / 4 % 2 ? d[0][i][2 * i + 1] : d[0][i][2 * i];  // where lane%4 is lane/8
+            row_delta[m][i] = __shfl_sync(~0u, own, lane / 4 * 4 + lane / 8);
             row_lse[m][i]   = t < p.T ? lse[at.of(p) + t] : 0.f;
             factor[m][i]    = p.scale;
             if (lane % 4 == 0 && t < p.T) delta[at.of(p) + t] = row_delta[m][i];
@@ -300,8 +306,8 @@ attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout
         Sums<M, N> s, dp;
         product_turned<M, N, D>(s, qs, row, kv.a(stage));
         if (key < seen.y || key + N > all_end)
-            each_sum<M, N>(s, [&](float& x, int i, int j) {
-                if (key + j < first[row + i] || key + j > at.row + row + i) x = -INFINITY;
+            each_sum<M, N>(s, [&](float& score, int i, int j) {
+                if (key + j < first[row + i] || key + j > at.row + row + i) score = -INFINITY;
             });
         product_turned<M, N, D>(dp, douts, row, kv.b(stage));
 #pragma unroll
@@ -329,8 +335,8 @@ template <int D> struct KeyPlan {
 
 template <int D, bool want_k, bool want_v>
 __global__ void __launch_bounds__(tensor_threads, 2)
-attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta, const float* lse,
-                             Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v, Problem p) {
+attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
+                             const float* lse, Inputs<bf16> x, Problem p) {
     using Plan = KeyPlan<D>;
     using Rect = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::queries, rows = Plan::rows;
@@ -343,7 +349,7 @@ attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> d
 
     const Place   at(p, rows, false);
     const int     lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last = min(at.row + rows, p.T) - 1;
-    const auto    qh = q.at(at.b, at.h), douth = dout.at(at.b, at.h);
+    const auto    qh = x.q.at(at.b, at.h), douth = dout.at(at.b, at.h);
     const int64_t of = at.of(p);
     const int     end = last_query<tensor_threads>(p, at.b, at.row, last);
     const auto    fetch_queries = [&](int query, int stage) {
@@ -358,8 +364,8 @@ attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> d
 
     Sums<M, D> dk_sums, dv_sums;
     clear<M, D>(dk_sums), clear<M, D>(dv_sums);
-    fetch<tensor_threads, rows>(ks, k.at(at.b, at.h), at.row, p.T, p.D);
-    if (want_k) fetch<tensor_threads, rows>(vs, v.at(at.b, at.h), at.row, p.T, p.D);
+    fetch<tensor_threads, rows>(ks, x.k.at(at.b, at.h), at.row, p.T, p.D);
+    if (want_k) fetch<tensor_threads, rows>(vs, x.v.at(at.b, at.h), at.row, p.T, p.D);
     fetch_queries(at.row, 0);
     for (int query = at.row, stage = 0; query < end; query += N, stage ^= 1) {
         wait_for_copies();
@@ -370,9 +376,9 @@ attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> d
         Pairs<M, N> pairs;
         product_turned<M, N, D>(s, ks, row, passing.a(stage));
         if (p.starts || query < last || query + N - p.window > at.row)
-            each_sum<M, N>(s, [&](float& x, int i, int j) {
+            each_sum<M, N>(s, [&](float& score, int i, int j) {
                 const int t = query + j, key = at.row + row + i;
-                if (key > t || key < first_key(t, p.starts ? starts(stage)[j] : 0, p.window)) x = -INFINITY;
+                if (key > t || key < first_key(t, p.starts ? starts(stage)[j] : 0, p.window)) score = -INFINITY;
             });
 #pragma unroll
         for (int n = 0; n < N / 8; n++) {

@@ -7,7 +7,7 @@
 
 namespace gpu {
 
-// ---- where rows lie ---------------------------------------------------------------------------------------------------
+// ---- where rows lie ------------------------------------------------------------------------------------------------
 
 // Rows of one head: row t is D elements at p + t·apart.
 template <class X> struct Rows {
@@ -24,6 +24,10 @@ template <class X> struct Heads {
     __device__ Rows<X> at(int b, int h) const { return {p + b * batch + h * head, row}; }
 };
 
+template <class X> struct Inputs {
+    Heads<const X> q, k, v;
+};
+
 // Query t stands at position past + t among the keys.
 struct Problem {
     int            T, H, D, past;  // T: queries
@@ -38,8 +42,8 @@ struct Problem {
     }
 };
 
-// What a block works on: rows [row, row + rows) of head h of sequence b. With `last_first` the last tile of a head comes first:
-// the last queries see the most keys, and the longest work should not begin last.
+// What a block works on: rows [row, row + rows) of head h of sequence b. With `last_first` the last tile of a head
+// comes first: the last queries see the most keys, and the longest work should not begin last.
 struct Place {
     int b, h, row;
     __device__ Place(const Problem& p, int rows, bool last_first) {
@@ -50,7 +54,7 @@ struct Place {
     __device__ int64_t of(const Problem& p) const { return (int64_t(b) * p.H + h) * p.T; }
 };
 
-// ---- who sees whom ----------------------------------------------------------------------------------------------------
+// ---- who sees whom -------------------------------------------------------------------------------------------------
 
 // Smallest (.x) and largest (.y) value over the block; every thread gets both.
 template <int threads> __device__ inline int2 range(int mine) {
@@ -66,8 +70,8 @@ template <int threads> __device__ inline int2 range(int mine) {
     return {low, high};
 }
 
-// Writes the first key of each of a block's rows to `first`, rows past the end repeating the last. From key .x on some row sees
-// something; from .y on rows differ only in where they end.
+// Writes the first key of each of a block's rows to `first`, rows past the end repeating the last. From key .x on
+// some row sees something; from .y on rows differ only in where they end.
 template <int threads, int rows> __device__ inline int2 first_keys(int* first, const Problem& p, Place at) {
     static_assert(rows <= threads, "one row per thread");
     const int i = threadIdx.x % rows, mine = p.first(at.b, min(at.row + i, p.T - 1));
@@ -85,11 +89,12 @@ template <int threads> __device__ inline int last_query(const Problem& p, int b,
     return range<threads>(mine).y;
 }
 
-// ---- tiles in shared memory -------------------------------------------------------------------------------------------
+// ---- tiles in shared memory ----------------------------------------------------------------------------------------
 
-// Rows of D elements in pieces of 16 bytes. The lanes of a warp read 8 at a time: the same piece of 8 rows that follow each
-// other. All 32 banks are 8 pieces wide, so those 8 must lie in places that differ modulo 8, and within a row the pieces of each
-// `group` (what the row's length has in common with 8) change places from row to row to make it so.
+// Rows of D elements in pieces of 16 bytes. The lanes of a warp read 8 at a time: the same piece of 8 rows that
+// follow each other. All 32 banks are 8 pieces wide, so those 8 must lie in places that differ modulo 8, and within a
+// row the pieces of each `group` (what the row's length has in common with 8) change places from row to row to make
+// it so.
 template <class X, int D> struct Tile {
     static constexpr int piece = 16 / sizeof(X), pieces = D / piece;
     static constexpr int group = pieces % 8 == 0 ? 8 : pieces % 4 == 0 ? 4 : pieces % 2 == 0 ? 2 : 1;
@@ -107,9 +112,15 @@ template <class X, int D> struct Tile {
         return true;
     }
 
+    // From the offset of piece 0 or 1 of a row to that of the piece n further, n even; rows 8 i further are bytes(8
+    // i) further. With n a constant this is one instruction, or none, where place() would take five.
+    static constexpr HD uint32_t further(uint32_t offset, int n) {
+        return (offset ^ n % group * 16) + n / group * group * 16;
+    }
+
     char* p;
     __device__ X*       at(int row, int i) const { return reinterpret_cast<X*>(p + place(row, i) * 16); }
-    __device__ uint32_t address(int row, int i) const { return uint32_t(__cvta_generic_to_shared(p)) + place(row, i) * 16; }
+    __device__ uint32_t address() const { return uint32_t(__cvta_generic_to_shared(p)); }
 };
 
 __device__ inline void copy_async(uint32_t to, const void* from, bool real) {  // 16 bytes, zeros when not real
@@ -117,22 +128,33 @@ __device__ inline void copy_async(uint32_t to, const void* from, bool real) {  /
 }
 __device__ inline void copy_word_async(void* to, const void* from, bool real) {  // 4 bytes
     const uint32_t address = uint32_t(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(real ? 4 : 0) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(real ? 4 : 0)
+                 : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // tile (rows, D) = rows [first, first + rows) of a head that are `width` wide, zeros below `end` and to their right.
-// Arrives by itself: wait_for_copies() and a barrier come before the first look. Not unrolled: the addresses of several pieces
-// would take registers that the sums need.
+// Arrives by itself: wait_for_copies() and a barrier come before the first look.
 template <int threads, int rows, class X, int D>
 __device__ inline void fetch(Tile<X, D> tile, Rows<const X> from, int first, int end, int width) {
     static_assert(Tile<X, D>::free_of_conflicts());
-    constexpr int pieces = Tile<X, D>::pieces, piece = Tile<X, D>::piece;
+    constexpr int pieces = Tile<X, D>::pieces, piece = Tile<X, D>::piece, step = threads / pieces;
+    if constexpr (threads % pieces == 0 && step % 8 == 0) {  // a thread goes down its column
+        const int row = threadIdx.x / pieces, column = threadIdx.x % pieces;
+        const int left = piece * column < width ? end - first - row : 0;
+        uint32_t  to   = tile.address() + tile.place(row, column) * 16;
+        const X*  p    = from[first + row] + piece * column;
+#pragma unroll
+        for (int i = 0; i < rows; i += step, to += tile.bytes(step), p += int64_t(step) * from.apart)
+            copy_async(to, i < left ? p : from.p, i < left);
+    } else {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < rows * pieces; i += threads) {
-        const int  row = i / pieces, column = i % pieces;
-        const bool real = first + row < end && piece * column < width;
-        copy_async(tile.address(row, column), real ? from[first + row] + piece * column : from.p, real);
+        for (int i = threadIdx.x; i < rows * pieces; i += threads) {
+            const int  row = i / pieces, column = i % pieces;
+            const bool real = first + row < end && piece * column < width;
+            const X*   p    = real ? from[first + row] + piece * column : from.p;
+            copy_async(tile.address() + tile.place(row, column) * 16, p, real);
+        }
     }
 }
 

@@ -78,8 +78,8 @@ static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t 
 #ifdef __CUDACC__
 namespace gpu {
 
-// The sum of exp(x - top) over what was seen so far, top its largest x. While nothing but -∞ was seen, top is -∞ and the sum
-// is relative to 0, so that -∞ - -∞ does not arise; a NaN makes the sum NaN.
+// The sum of exp(x - top) over what was seen so far, top its largest x. While nothing but -∞ was seen, top is -∞ and
+// the sum is relative to 0, so that -∞ - -∞ does not arise; a NaN makes the sum NaN.
 struct Exps {
     float top = -INFINITY, sum = 0;
     template <int W> __device__ void add(const Floats<W>& x) {
@@ -103,12 +103,13 @@ struct Exps {
     }
 };
 
-// A block per row. The row is kept in shared memory where it fits (50304 columns of bf16 are 98 KB; an H100's block may have
-// 227), so logits are read once and written once; where it does not, `row` is the row itself and comes from the cache again.
+// A block per row. The row is kept in shared memory where it fits (50304 columns of bf16 are 98 KB; an H100's block may
+// have 227), so logits are read once and written once; where it does not, `row` is the row itself and comes from the
+// cache again.
 template <int W, class T>
 static __global__ void __launch_bounds__(1024)
-    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale, bool keep,
-                         const BadId* bad) {
+    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale,
+                         bool keep, const BadId* bad) {
     extern __shared__ uint4 memory[];
     __shared__ Exps of_warp[32];
     if (!ready(bad)) return;
@@ -146,7 +147,8 @@ static __global__ void __launch_bounds__(1024)
         Floats<W> v = load<W>(row + i);
         for (int k = 0; k < W; k++) {
             const float e = expf(v[k] - top);
-            v[k]          = i + k >= V ? 0.f : (i + k == target ? e - total : e) * scale;  // exp / total - 1 = (exp - total) / total
+            const float d = i + k == target ? e - total : e;  // exp / total - 1 = (exp - total) / total
+            v[k]          = i + k < V ? d * scale : 0.f;
         }
         store(x + i, v);
     });
@@ -159,8 +161,8 @@ static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t 
     const bool    keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
         const int threads = int(std::clamp<int64_t>(ceil_div(Vp / width, 32) * 32, 32, 1024));
-        launch(cross_entropy_kernel<width, T>, {N, threads, keep ? row_bytes : 0}, q, logits.data<T>(), losses.data<float>(),
-               targets.data<int32_t>(), V, Vp, grad_scale, keep, q.bad);
+        launch(cross_entropy_kernel<width, T>, {N, threads, keep ? row_bytes : 0}, q, logits.data<T>(),
+               losses.data<float>(), targets.data<int32_t>(), V, Vp, grad_scale, keep, q.bad);
     });
 }
 

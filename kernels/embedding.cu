@@ -11,10 +11,12 @@
 #endif
 
 static std::string wrong_token(const char* op, int64_t at, int64_t columns, int64_t id, int64_t rows) {
-    return fmt::format("{}: token at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id, rows);
+    return fmt::format("{}: token at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id,
+                       rows);
 }
 static std::string wrong_position(const char* op, int64_t at, int64_t columns, int64_t id, int64_t rows) {
-    return fmt::format("{}: position at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id, rows);
+    return fmt::format("{}: position at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id,
+                       rows);
 }
 
 namespace cpu {
@@ -118,23 +120,26 @@ static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tenso
     const int64_t N = tokens.numel(), C = wte.shape[1];
     for_width<T>(C % wide<T> == 0 && aligned(out.ptr, wte.ptr, wpe.ptr), [&](auto width) {
         launch(embedding_forward_kernel<width, T>, {ceil_div(N, 4), 128}, q, out.data<T>(), tokens.data<int32_t>(),
-               static_cast<int32_t*>(positions.ptr), wte.data<T>(), static_cast<T*>(wpe.ptr), N, tokens.shape[1], C, q.bad);
+               static_cast<int32_t*>(positions.ptr), wte.data<T>(), static_cast<T*>(wpe.ptr), N, tokens.shape[1], C,
+               q.bad);
     });
 }
 
-// Backward adds rows that share a token. Their numbers are sorted by token, stably, so each token's rows lie together and in
-// order; then one block per token adds them, and every sum has one order and one owner.
+// Backward adds rows that share a token. Their numbers are sorted by token, stably, so each token's rows lie together
+// and in order; then one block per token adds them, and every sum has one order and one owner.
 
-// order = 0..N-1 sorted by id, 8 bits of the id a pass: one block, whose 32 warps own a piece of the list each. A warp counts
-// how often each value of the 8 bits occurs in its piece; sums of these counts say where its rows go. It takes 0.1 ms for
-// 65536 ids at two dependent reads a row, 32 warps at a time - a bound, not measured - beside a training step of that many tokens.
+// order = 0..N-1 sorted by id, 8 bits of the id a pass: one block, whose 32 warps own a piece of the list each. A warp
+// counts how often each value of the 8 bits occurs in its piece; sums of these counts say where its rows go. It takes
+// 0.1 ms for 65536 ids at two dependent reads a row, 32 warps at a time - a bound, not measured - beside a training
+// step of that many tokens.
 constexpr int sort_warps = 32, sort_values = 256;
 static __global__ void __launch_bounds__(32 * sort_warps)
     sort_kernel(int32_t* order, int32_t* other, const int32_t* ids, int64_t N, int passes, const BadId* bad) {
     __shared__ int counts[sort_warps][sort_values], totals[sort_warps];
     if (!ready(bad)) return;
     const int     thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int64_t piece = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32, begin = warp * piece, end = min(N, begin + piece);
+    const int64_t piece = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32, begin = warp * piece,
+                  end = min(N, begin + piece);
 
     for (int pass = 0; pass < passes; pass++) {
         int32_t* const       to   = (passes - pass) % 2 ? order : other;  // the last pass ends in order
@@ -161,7 +166,8 @@ static __global__ void __launch_bounds__(32 * sort_warps)
         each([](int32_t, int, unsigned) {});
         __syncthreads();
 
-        // Counts become places: a running sum over values, and for each value over warps. 8 warps of one value to a thread.
+        // Counts become places: a running sum over values, and for each value over warps. 8 warps of one value to a
+        // thread.
         constexpr int share = sort_warps * sort_values / (32 * sort_warps), groups = sort_warps / share;
         const int     value = thread / groups, first = thread % groups * share;
         int           sum   = 0;
@@ -189,7 +195,8 @@ static __global__ void __launch_bounds__(32 * sort_warps)
     }
 }
 
-// to += rows[row_of(0)] + rows[row_of(1)] … until row_of gives -1: 8 rows on their way at a time, added one after another.
+// to += rows[row_of(0)] + rows[row_of(1)] … until row_of gives -1: 8 rows on their way at a time, added one after
+// another.
 template <int W, class T, class RowOf>
 static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_of) {
     Floats<W> sum  = load<W>(to);
@@ -208,8 +215,8 @@ static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_o
 
 // Blocks (row, slab): table row ids[order[i]] belongs to the block of the first i that has it.
 template <int W, class T>
-static __global__ void add_by_id_kernel(float* table, const T* dout, const int32_t* order, const int32_t* ids, int64_t N,
-                                        int64_t C, int slabs, const BadId* bad) {
+static __global__ void add_by_id_kernel(float* table, const T* dout, const int32_t* order, const int32_t* ids,
+                                        int64_t N, int64_t C, int slabs, const BadId* bad) {
     const int64_t i = blockIdx.x / slabs, column = (blockIdx.x % slabs * int64_t(blockDim.x) + threadIdx.x) * W;
     if (!ready(bad) || column >= C) return;
     const int32_t id = ids[order[i]];
@@ -244,13 +251,14 @@ static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tok
             int passes = 1;
             while (table.shape[0] - 1 >> 8 * passes) passes++;
             launch(sort_kernel, {1, 32 * sort_warps}, q, order, order + N, ids.data<int32_t>(), N, passes, q.bad);
-            launch(add_by_id_kernel<width, T>, {N * slabs, threads}, q, table.data<float>(), rows, order, ids.data<int32_t>(), N, C,
-                   slabs, q.bad);
+            launch(add_by_id_kernel<width, T>, {N * slabs, threads}, q, table.data<float>(), rows, order,
+                   ids.data<int32_t>(), N, C, slabs, q.bad);
         };
         by_id(dwte, tokens);
         if (dwpe && positions) by_id(dwpe, positions);
         else if (dwpe)
-            launch(add_by_time_kernel<width, T>, {length * slabs, threads}, q, dwpe.data<float>(), rows, N, length, C, slabs, q.bad);
+            launch(add_by_time_kernel<width, T>, {length * slabs, threads}, q, dwpe.data<float>(), rows, N, length, C,
+                   slabs, q.bad);
     });
 }
 

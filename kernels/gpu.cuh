@@ -1,8 +1,8 @@
 // gpu.cuh - what the CUDA half of every op is made of: Queue, launch(), vectors of 16 bytes, sums over warps and blocks
 //
-// A sum adds in the order of its loop, then over the lanes of a warp and the warps of a block in a fixed tree. How work is cut
-// depends on shapes only, never on the number of multiprocessors, and no floating-point number is added atomically: the same
-// bits on every run and on every GPU.
+// A sum adds in the order of its loop, then over the lanes of a warp and the warps of a block in a fixed tree. How work
+// is cut depends on shapes only, never on the number of multiprocessors, and no floating-point number is added
+// atomically: the same bits on every run and on every GPU.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -18,7 +18,7 @@
 
 namespace gpu {
 
-// ---- every status is looked at ------------------------------------------------------------------------------------------
+// ---- every status is looked at --------------------------------------------------------------------------------------
 
 inline void check(cudaError_t status, const char* call, const char* file, int line) {
     if (status == cudaSuccess) return;
@@ -26,7 +26,7 @@ inline void check(cudaError_t status, const char* call, const char* file, int li
 }
 #define CUDA_RUN(...) gpu::check((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
 
-// ---- the queue behind a Stream --------------------------------------------------------------------------------------------
+// ---- the queue behind a Stream --------------------------------------------------------------------------------------
 
 // How many blocks of how many threads, with so many bytes of shared memory each; remembers the line that said so.
 struct Grid {
@@ -35,12 +35,13 @@ struct Grid {
     int64_t     shared;
     const char* file;
     int         line;
-    Grid(int64_t blocks, int threads, int64_t shared = 0, const char* file = __builtin_FILE(), int line = __builtin_LINE())
+    Grid(int64_t blocks, int threads, int64_t shared = 0, const char* file = __builtin_FILE(),
+         int line = __builtin_LINE())
         : blocks(blocks), threads(threads), shared(shared), file(file), line(line) {}
 };
 
-// Ids are checked on the GPU, before anything is read or written with them, and the host hears of a bad one when it next
-// waits: until then the op that met it, and every later one that asks ready(), does nothing.
+// Ids are checked on the GPU, before anything is read or written with them, and the host hears of a bad one when it
+// next waits: until then the op that met it, and every later one that asks ready(), does nothing.
 struct BadId {
     int     rule;  // 0: none so far; else the number of the IdRule that it breaks
     int32_t id;
@@ -58,8 +59,8 @@ HD bool ready(const BadId* bad) { return bad->rule == 0; }
 
 struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
 
-// One CUDA stream and all that ops on it share. Kernels run in the order in which they are queued, so one piece of scratch
-// memory serves op after op. Belongs to a Device.
+// One CUDA stream and all that ops on it share. Kernels run in the order in which they are queued, so one piece of
+// scratch memory serves op after op. Belongs to a Device.
 class Queue {
   public:
     Queue(int index, bool sync_each);
@@ -73,8 +74,8 @@ class Queue {
     BadId*         bad  = nullptr;  // in the GPU's memory
     std::shared_ptr<Products> products;
 
-    // Memory for what one op keeps between its kernels; the next op overwrites it. Grows, which waits for the GPU, only when
-    // an op asks for more than ever before: from a model's second step on it never does.
+    // Memory for what one op keeps between its kernels; the next op overwrites it. Grows, which waits for the GPU, only
+    // when an op asks for more than ever before: from a model's second step on it never does.
     void* scratch(int64_t bytes);
     template <class T> T* scratch_of(int64_t count) { return static_cast<T*>(scratch(count * int64_t(sizeof(T)))); }
 
@@ -123,19 +124,20 @@ class Op {
 template <class... P, class... A> void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
     if (g.blocks == 0) return;
     if (g.blocks < 0 || g.blocks > INT32_MAX || g.shared > int64_t(q.limits.sharedMemPerBlockOptin))
-        throw_at<RunError>(g.file, g.line, "{}: {} blocks with {} bytes of shared memory each; {} allows {} and {}", q.op, g.blocks,
-                           g.shared, q.limits.name, INT32_MAX, q.limits.sharedMemPerBlockOptin);
-    if (g.shared > 48 << 10) CUDA_RUN(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)));
+        throw_at<RunError>(g.file, g.line, "{}: {} blocks with {} bytes of shared memory each; {} allows {} and {}",
+                           q.op, g.blocks, g.shared, q.limits.name, INT32_MAX, q.limits.sharedMemPerBlockOptin);
+    if (g.shared > 48 << 10)
+        CUDA_RUN(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)));
     kernel<<<unsigned(g.blocks), unsigned(g.threads), size_t(g.shared), q.stream>>>(P(args)...);
     q.launched(g);
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- vectors --------------------------------------------------------------------------------------------------------------
+// ---- vectors --------------------------------------------------------------------------------------------------------
 
-// W elements in float. A thread moves 16 bytes at a time where it can: W is wide<T> when every pointer and row is aligned
-// to that, else 1.
+// W elements in float. A thread moves 16 bytes at a time where it can: W is wide<T> when every pointer and row is
+// aligned to that, else 1.
 template <int W> struct Floats {
     float at[W];
     __device__ float& operator[](int i) { return at[i]; }
@@ -143,10 +145,13 @@ template <int W> struct Floats {
 };
 template <class T> constexpr int wide = 16 / int(sizeof(T));
 
-template <class... P> bool aligned(const P*... pointers) { return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...); }
+template <class... P>
+bool aligned(const P*... pointers) {
+    return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
+}
 
-// A number known to the compiler, passed as an argument. (std::integral_constant would need --expt-relaxed-constexpr, and with
-// that nvcc 13.0 compiles the CPU half's lambdas for the GPU as well and fails on their vectors.)
+// A number known to the compiler, passed as an argument. (std::integral_constant would need --expt-relaxed-constexpr,
+// and with that nvcc 13.0 compiles the CPU half's lambdas for the GPU as well and fails on their vectors.)
 template <int n> struct Constant {
     HD constexpr operator int() const { return n; }
 };
@@ -208,8 +213,8 @@ template <int W, class T> __device__ inline void store(T* p, const Floats<W>& v)
     *reinterpret_cast<Packed<W, T>*>(p) = word;
 }
 
-// f(i, width) over [0, n), shared by the whole grid: W elements to a thread, and what is left at the end one by one. With
-// load<width>(p + i) it reads as one loop.
+// f(i, width) over [0, n), shared by the whole grid: W elements to a thread, and what is left at the end one by one.
+// With load<width>(p + i) it reads as one loop.
 template <int W, class F> __device__ inline void for_grid(int64_t n, F f) {
     const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
     for (int64_t i = thread; i < n / W; i += threads) f(i * W, Constant<W>{});
@@ -220,7 +225,7 @@ inline Grid grid_over(int64_t n, int W, const char* file = __builtin_FILE(), int
     return Grid(n ? std::max<int64_t>(1, ceil_div(n / W, 256)) : 0, 256, 0, file, line);
 }
 
-// ---- sums -------------------------------------------------------------------------------------------------------------------
+// ---- sums -----------------------------------------------------------------------------------------------------------
 
 // Every lane gets the sum over the warp.
 template <class X> __device__ inline X warp_sum(X x) {

@@ -113,24 +113,25 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 #ifdef __CUDACC__
 namespace gpu {
 
-// A row by one warp. `row` is its copy in shared memory, where every lane reads only what it wrote itself: the row comes from
-// memory once and needs no barrier.
+// A row by one warp. `row` is its copy in shared memory, where every lane reads only what it wrote itself: the row
+// comes from memory once and needs no barrier.
 template <int W, class T>
-static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* row, const T* w, const T* b, float eps, int64_t C) {
+static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* row, const T* w, const T* b, float eps,
+                                     int C) {
     const int lane = threadIdx.x % 32;
     float     sum  = 0;
-    for (int64_t i = lane * W; i < C; i += 32 * W) {
+    for (int i = lane * W; i < C; i += 32 * W) {
         const Floats<W> x = load<W>(row + i);
         for (int k = 0; k < W; k++) sum += x[k];
     }
     const float m = warp_sum(sum) / float(C);
     float       squares = 0;
-    for (int64_t i = lane * W; i < C; i += 32 * W) {
+    for (int i = lane * W; i < C; i += 32 * W) {
         const Floats<W> x = load<W>(row + i);
         for (int k = 0; k < W; k++) squares += (x[k] - m) * (x[k] - m);
     }
     const float r = 1.f / sqrtf(warp_sum(squares) / float(C) + eps);
-    for (int64_t i = lane * W; i < C; i += 32 * W) {
+    for (int i = lane * W; i < C; i += 32 * W) {
         Floats<W>       x = load<W>(row + i);
         const Floats<W> scale = load<W>(w + i), shift = load<W>(b + i);
         for (int k = 0; k < W; k++) x[k] = (x[k] - m) * r * scale[k] + shift[k];
@@ -141,34 +142,37 @@ static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* ro
 
 // With b: sum = a + b is written, and normalised as it was rounded. Without: a is.
 template <int W, class T>
-static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b, const T* w,
-                                                const T* bias, float eps, int64_t N, int64_t C, int row_bytes) {
+static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b,
+                                                const T* w, const T* bias, float eps, int64_t N, int C, int row_bytes) {
     extern __shared__ uint4 rows[];
     const int     warp = threadIdx.x / 32;
     const int64_t n    = int64_t(blockIdx.x) * (blockDim.x / 32) + warp;
     if (n >= N) return;
     T* const row = reinterpret_cast<T*>(reinterpret_cast<char*>(rows) + warp * row_bytes);
-    for (int64_t i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
-        Floats<W> x = load<W>(a + n * C + i);
+    a += n * C;
+    for (int i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
         if (b) {
+            Floats<W>       x = load<W>(a + i);
             const Floats<W> other = load<W>(b + n * C + i);
             for (int k = 0; k < W; k++) x[k] += other[k];
             store(sum + n * C + i, x);
+            store(row + i, x);
+        } else {
+            *reinterpret_cast<Packed<W, T>*>(row + i) = load_packed<W>(a + i);
         }
-        store(row + i, x);
     }
     normalise_row<W>(y + n * C, mean + n, rstd + n, row, w, bias, eps, C);
 }
 
 template <class T>
-static void add_layernorm_forward(Tensor a, Tensor b, Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor w, Tensor bias,
-                                  float eps, Queue& q) {
+static void add_layernorm_forward(Tensor a, Tensor b, Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor w,
+                                  Tensor bias, float eps, Queue& q) {
     const int64_t N = a.shape[0], C = a.shape[1], row_bytes = ceil_div(C * int64_t(sizeof(T)), 16) * 16;
     const int64_t rows = std::clamp<int64_t>((48 << 10) / row_bytes, 1, 4);
     for_width<T>(C % wide<T> == 0 && aligned(a.ptr, b.ptr, sum.ptr, y.ptr, w.ptr, bias.ptr), [&](auto width) {
-        launch(layernorm_forward_kernel<width, T>, {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q, static_cast<T*>(sum.ptr),
-               y.data<T>(), mean.data<float>(), rstd.data<float>(), a.data<T>(), static_cast<T*>(b.ptr), w.data<T>(), bias.data<T>(),
-               eps, N, C, int(row_bytes));
+        launch(layernorm_forward_kernel<width, T>, {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q,
+               static_cast<T*>(sum.ptr), y.data<T>(), mean.data<float>(), rstd.data<float>(), a.data<T>(),
+               static_cast<T*>(b.ptr), w.data<T>(), bias.data<T>(), eps, N, int(C), int(row_bytes));
     });
 }
 template <class T>
@@ -176,17 +180,17 @@ static void layernorm_forward(Tensor x, Tensor y, Tensor mean, Tensor rstd, Tens
     add_layernorm_forward<T>(x, Tensor{}, Tensor{}, y, mean, rstd, w, b, eps, q);
 }
 
-// Backward in two stages. A block takes a chunk of rows, and each of its threads V vectors of columns, the same in every row:
-// their sums for dw and db stay in registers and are written once per chunk; add_chunks_kernel adds the chunks in order. R rows at a
-// time are on their way from memory and share a barrier. 256 chunks at most, whatever the GPU: at N = 8192, C = 768 their sums
-// are 3 % of the bytes that the op has to move.
+// Backward in two stages. A block takes a chunk of rows, and each of its threads V vectors of columns, the same in
+// every row: their sums for dw and db stay in registers and are written once per chunk; add_chunks_kernel adds the
+// chunks in order. R rows at a time are on their way from memory and share a barrier. 256 chunks at most, whatever the
+// GPU: at N = 8192, C = 768 their sums are 3 % of the bytes that the op has to move.
 constexpr int     backward_threads = 512;
 constexpr int64_t most_chunks      = 256;
 
 template <int W, int V, int R, class T>
 static __global__ void __launch_bounds__(backward_threads)
-    layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean, const float* rstd,
-                              int64_t N, int64_t C, int64_t chunk) {
+    layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
+                              const float* rstd, int64_t N, int64_t C, int64_t chunk) {
     __shared__ float2 of_warp[2][R][backward_threads / 32];
     const int         warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const int64_t     end = min(N, (blockIdx.x + 1) * chunk);
@@ -209,7 +213,8 @@ static __global__ void __launch_bounds__(backward_threads)
                 const float m = mean[n + r], s = rstd[n + r];
                 for (int v = 0; v < V; v++)
                     if (column(v) < C) {
-                        const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]), ws = load<W>(w + column(v));
+                        const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]),
+                                        ws = load<W>(w + column(v));
                         for (int k = 0; k < W; k++) {
                             const float xhat = (xs[k] - m) * s, g = d[k] * ws[k];
                             g_sum += g;
@@ -231,7 +236,8 @@ static __global__ void __launch_bounds__(backward_threads)
             const float m = mean[n + r], s = rstd[n + r];
             for (int v = 0; v < V; v++)
                 if (column(v) < C) {
-                    const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]), ws = load<W>(w + column(v));
+                    const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]),
+                                    ws = load<W>(w + column(v));
                     Floats<W>       to = unpack<W, T>(dx_of[r][v]);
                     for (int k = 0; k < W; k++) to[k] += s * (d[k] * ws[k] - g_mean - (xs[k] - m) * s * gx_mean);
                     store(dx + (n + r) * C + column(v), to);
@@ -248,8 +254,8 @@ static __global__ void __launch_bounds__(backward_threads)
 // The same for rows of any width: column sums in shared memory, one row at a time, read again from the cache for dx.
 template <int W, class T>
 static __global__ void __launch_bounds__(backward_threads)
-    layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean, const float* rstd,
-                                   int64_t N, int64_t C, int64_t chunk) {
+    layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
+                                   const float* rstd, int64_t N, int64_t C, int64_t chunk) {
     extern __shared__ uint4 memory[];
     float* const  of_chunk = reinterpret_cast<float*>(memory);  // dw (C), db (C)
     const int64_t end = min(N, (blockIdx.x + 1) * chunk);
@@ -299,18 +305,21 @@ static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums
 }
 
 template <class T>
-static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd, Queue& q) {
+static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
+                               Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t chunk = std::max<int64_t>(8, ceil_div(ceil_div(N, most_chunks), 4) * 4), chunks = ceil_div(N, chunk);
     float* const  sums = q.scratch_of<float>(chunks * 2 * C);
     for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr), [&](auto width) {
         const int64_t vectors = C / width, warps_of_1 = ceil_div(vectors, 32), warps_of_2 = ceil_div(vectors, 64);
-        const auto    run     = [&](auto kernel, const Grid& g) {
-            launch(kernel, g, q, dx.data<T>(), sums, dy.data<T>(), x.data<T>(), w.data<T>(), mean.data<float>(), rstd.data<float>(), N,
-                   C, chunk);
+        const auto run = [&](auto kernel, const Grid& g) {
+            launch(kernel, g, q, dx.data<T>(), sums, dy.data<T>(), x.data<T>(), w.data<T>(), mean.data<float>(),
+                   rstd.data<float>(), N, C, chunk);
         };
-        if (32 * warps_of_1 <= backward_threads) run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(32 * warps_of_1)});
-        else if (32 * warps_of_2 <= backward_threads) run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(32 * warps_of_2)});
+        if (32 * warps_of_1 <= backward_threads)
+            run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(32 * warps_of_1)});
+        else if (32 * warps_of_2 <= backward_threads)
+            run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(32 * warps_of_2)});
         else run(layernorm_backward_wide_kernel<width, T>, {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
     });
     launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C);

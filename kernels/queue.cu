@@ -50,7 +50,8 @@ void Queue::launched(const Grid& g) {
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess && sync_each_) status = cudaStreamSynchronize(stream);
     if (status == cudaSuccess) return;
-    throw_at<RunError>(g.file, g.line, "{}: CUDA: {} ({}) in a kernel of {} blocks × {} threads, {} bytes of shared memory", op,
+    throw_at<RunError>(g.file, g.line,
+                       "{}: CUDA: {} ({}) in a kernel of {} blocks × {} threads, {} bytes of shared memory", op,
                        cudaGetErrorName(status), cudaGetErrorString(status), g.blocks, g.threads, g.shared);
 }
 
@@ -69,7 +70,8 @@ void Queue::wait() {
     CUDA_RUN(cudaMemcpyAsync(heard_, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
     const cudaError_t status = cudaStreamSynchronize(stream);
     if (status != cudaSuccess)
-        throw_at<RunError>(__FILE__, __LINE__, "CUDA: {} ({}) in one of the ops up to {}; run again with --sync to learn in which",
+        throw_at<RunError>(__FILE__, __LINE__,
+                           "CUDA: {} ({}) in one of the ops up to {}; run again with --sync to learn in which",
                            cudaGetErrorName(status), cudaGetErrorString(status), op);
     if (ready(heard_)) return;
     const BadId   found = *heard_;
@@ -79,7 +81,8 @@ void Queue::wait() {
 }
 
 // One block: a few tens of thousands of ids are read in microseconds, and the first bad one is found without atomics.
-static __global__ void check_ids_kernel(BadId* bad, int rule, const int32_t* ids, int64_t n, int64_t low, int64_t limit) {
+static __global__ void check_ids_kernel(BadId* bad, int rule, const int32_t* ids, int64_t n, int64_t low,
+                                        int64_t limit) {
     __shared__ int64_t firsts[32];
     int64_t            first = n;
     const bool         asked = ready(bad);
@@ -100,8 +103,8 @@ void Queue::expect_ids(Tensor ids, int64_t low, const IdRule& rule) {
         if (r.text == rule.text && r.op == rule.op && r.columns == rule.columns && r.limit == rule.limit) break;
     }
     if (known == rules_.size()) rules_.push_back(rule);
-    launch(check_ids_kernel, {1, 1024, 0, rule.file, rule.line}, *this, bad, int(known + 1), ids.data<int32_t>(), ids.numel(), low,
-           rule.limit);
+    launch(check_ids_kernel, {1, 1024, 0, rule.file, rule.line}, *this, bad, int(known + 1), ids.data<int32_t>(),
+           ids.numel(), low, rule.limit);
     if (sync_each_) wait();
 }
 

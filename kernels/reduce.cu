@@ -46,8 +46,8 @@ static void sum(Tensor x, Tensor out, float scale) {
 #ifdef __CUDACC__
 namespace gpu {
 
-// As on the CPU: runs in float, their sums in double. Each of at most 1024 blocks leaves one number, and the last kernel, one
-// block, adds them, so the host has nothing to wait for. The number of blocks depends on n alone.
+// As on the CPU: runs in float, their sums in double. Each of at most 1024 blocks leaves one number, and the last
+// kernel, one block, adds them, so the host has nothing to wait for. The number of blocks depends on n alone.
 struct Square {
     __device__ float operator()(float x) const { return x * x; }
 };
@@ -83,7 +83,9 @@ static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue
     const int64_t n      = x.numel();
     const int64_t blocks = std::clamp<int64_t>(ceil_div(n, 4096), 1, 1024);
     double* sums        = q.scratch_of<double>(blocks);
-    for_width<float>(aligned(in), [&](auto width) { launch(sum_kernel<width, F>, {blocks, 256}, q, sums, in, n, term); });
+    for_width<float>(aligned(in), [&](auto width) {
+        launch(sum_kernel<width, F>, {blocks, 256}, q, sums, in, n, term);
+    });
     launch(finish_kernel, {1, 1024}, q, out.data<float>(), sums, int(blocks), scale, add);
 }
 

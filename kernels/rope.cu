@@ -17,7 +17,9 @@
 #endif
 
 // Angle per step of position.
-inline double rope_speed(int64_t pair, Rope rope) { return pow(double(rope.base), -2. * double(pair) / double(rope.dim)); }
+inline double rope_speed(int64_t pair, Rope rope) {
+    return pow(double(rope.base), -2. * double(pair) / double(rope.dim));
+}
 
 namespace cpu {
 

@@ -35,7 +35,8 @@ inline const std::vector<const Device*>& devices() {
             return std::make_unique<Device>("cuda");
         } catch (const Error& e) { return fmt::print(stderr, "tests run on the CPU alone: {}\n", e.what()), nullptr; }
     }();
-    static const std::vector<const Device*> all = gpu ? std::vector<const Device*>{&cpu, gpu.get()} : std::vector<const Device*>{&cpu};
+    static const std::vector<const Device*> all =
+        gpu ? std::vector<const Device*>{&cpu, gpu.get()} : std::vector<const Device*>{&cpu};
     return all;
 }
 
