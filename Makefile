@@ -102,6 +102,7 @@ test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
 	@$(if $(NVCC),scripts/ptxas.sh --spills $(BUILD)/kernels/*.ptxas)
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
+	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
 
 # The GPU half on a machine with or without a GPU: the emulator first, then our own binary under it, every access checked.
 ifneq ($(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),)
