@@ -76,7 +76,8 @@ std::vector<uint64_t> edges(int bytes, bool floats) {
     return v;
 }
 
-// d = form a[, b[, c]] for all combinations; widths in bytes, 0: operand absent. `same` compares got and wanted bits.
+// d = form a[, b[, c]] for all combinations; a name with %d in it is the instructions as they are (%p, %e, %t, %u
+// free); widths in bytes, 0: operand absent. `same` compares got and wanted bits.
 struct Form {
     std::string name;
     int d, a, b, c;
@@ -105,7 +106,7 @@ void check(const Form& f, const Reference& want, const Same& same = equal) {
     std::string text =
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 pd, .param .u64 pa, .param .u64 "
         "pb, .param .u64 "
-        "pc, .param .u32 n)\n{\n.reg .pred %p;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
+        "pc, .param .u32 n)\n{\n.reg .pred %p, %e;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
     text += ".reg " + reg(f.d) + " %d;\n.reg " + reg(f.a) + " %a;\n";
     if (f.b) text += ".reg " + reg(f.b) + " %b;\n";
     if (f.c) text += ".reg " + reg(f.c) + " %c;\n";
@@ -120,8 +121,9 @@ void check(const Form& f, const Reference& want, const Same& same = equal) {
     text += "ld.global" + reg(f.a) + " %a, [%q1];\n";
     if (f.b) text += "ld.global" + reg(f.b) + " %b, [%q2];\n";
     if (f.c) text += "ld.global" + reg(f.c) + " %c, [%q3];\n";
-    text += f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "") + ";\nst.global" + reg(f.d) +
-            " [%q0], %d;\nDONE: ret;\n}\n";
+    text += f.name.find("%d") != std::string::npos ? f.name
+                                                   : f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "");
+    text += ";\nst.global" + reg(f.d) + " [%q0], %d;\nDONE: ret;\n}\n";
     DeviceArray<uint64_t> d(n), a(va), b(vb), c(vc);
     std::memset(d.host(), 0, n * 8);
     Kernel& k = load_kernel(text, "k");
@@ -617,4 +619,136 @@ TEST_CASE("fp8", "[forms]") {
                    nearest16(value_of(a & 0xff), half_value, 0x7c00);
         });
     }
+}
+
+TEST_CASE("carries, tables of three bits, bytes", "[forms]") {
+    const std::string halves = "{.reg .b32 al, ah, bl, bh, cl, ch;\nmov.b64 {al, ah}, %a;\nmov.b64 {bl, bh}, %b;\n";
+    check({halves + "add.cc.u32 cl, al, bl;\naddc.u32 ch, ah, bh;\nmov.b64 %d, {cl, ch};}", 8, 8, 8, 0},
+          [](auto a, auto b, auto) { return a + b; });
+    check({halves + "sub.cc.u32 cl, al, bl;\nsubc.u32 ch, ah, bh;\nmov.b64 %d, {cl, ch};}", 8, 8, 8, 0},
+          [](auto a, auto b, auto) { return a - b; });
+    check({halves + "mov.b64 {cl, ch}, %c;\nmad.lo.cc.u32 cl, al, bl, cl;\nmadc.hi.u32 ch, al, bl, ch;\n"
+                    "mov.b64 %d, {cl, ch};}",
+           8, 8, 8, 8},
+          [](auto a, auto b, auto c) { return uint64_t(uint32_t(a)) * uint32_t(b) + c; });
+    check({"add.cc.u64 %d, %a, %b;\naddc.u64 %d, 0, 0", 8, 8, 8, 0}, [](auto a, auto b, auto) { return a + b < a; });
+    for (const IntType& t : kInts)
+        check({std::string("mad.hi.") + t.name, t.bytes, t.bytes, t.bytes, t.bytes}, [=](auto a, auto b, auto c) {
+            if (t.bytes == 8 && !t.sign) return uint64_t((unsigned __int128)(a)*b >> 64) + c;
+            return uint64_t(value(a, t.bytes, t.sign) * value(b, t.bytes, t.sign) >> (8 * t.bytes)) + c;
+        });
+    check({"mul24.lo.u32", 4, 4, 4, 0}, [](auto a, auto b, auto) { return (a & 0xffffff) * (b & 0xffffff); });
+    check({"mad24.lo.u32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return (a & 0xffffff) * (b & 0xffffff) + c; });
+    for (unsigned table : {0x00u, 0xffu, 0xe8u, 0x96u, 0x1bu, 0xcau, 0x40u})
+        check({"lop3.b32 %d, %a, %b, %c, " + std::to_string(table), 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+            uint64_t r = 0;
+            for (int k = 0; k < 32; k++)
+                r |= uint64_t(table >> ((a >> k & 1) * 4 + (b >> k & 1) * 2 + (c >> k & 1)) & 1) << k;
+            return r;
+        });
+    for (const bool sa : {false, true})
+        for (const bool sb : {false, true}) {
+            const std::string types = std::string(sa ? ".s32" : ".u32") + (sb ? ".s32" : ".u32");
+            check({"dp4a" + types, 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+                i128 sum = i128(c);
+                for (int k = 0; k < 4; k++) sum += value(a >> (8 * k), 1, sa) * value(b >> (8 * k), 1, sb);
+                return uint64_t(sum);
+            });
+            for (const bool high : {false, true})
+                check({std::string(high ? "dp2a.hi" : "dp2a.lo") + types, 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+                    i128 sum = i128(c);
+                    for (int k = 0; k < 2; k++)
+                        sum += value(a >> (16 * k), 2, sa) * value(b >> (8 * k + (high ? 16 : 0)), 1, sb);
+                    return uint64_t(sum);
+                });
+        }
+    for (const bool wide : {false, true}) {
+        const int w = wide ? 8 : 4;
+        check({std::string("cnot.b") + (wide ? "64" : "32"), w, w, 0, 0}, [](auto a, auto, auto) { return a == 0; });
+        for (int at : {0, 5, 31, 60, 255})
+            for (int n : {0, 1, 8, 32, 64})
+                check({std::string("bfi.b") + (wide ? "64" : "32") + " %d, %a, %b, " + std::to_string(at) + ", " +
+                           std::to_string(n),
+                       w, w, w, 0},
+                      [=](auto a, auto b, auto) {
+                          for (int k = 0; k < n && at + k < 8 * w; k++)
+                              b = (b & ~(1ull << (at + k))) | (a >> k & 1) << (at + k);
+                          return b;
+                      });
+    }
+    // prmt's modes, as the manual's table: which bytes, from the highest down, for each value of c's lowest two bits.
+    const std::pair<const char*, std::array<const char*, 4>> modes[] = {
+        {"f4e", {"3210", "4321", "5432", "6543"}}, {"b4e", {"5670", "6701", "7012", "0123"}},
+        {"rc8", {"0000", "1111", "2222", "3333"}}, {"ecl", {"3210", "3211", "3222", "3333"}},
+        {"ecr", {"0000", "1110", "2210", "3210"}}, {"rc16", {"1010", "3232", "1010", "3232"}}};
+    for (const auto& [mode, table] : modes)
+        check({std::string("prmt.b32.") + mode, 4, 4, 4, 4}, [table = table](auto a, auto b, auto c) {
+            uint64_t r = 0;
+            for (int k = 0; k < 4; k++) r |= ((b << 32 | a) >> (8 * (table[c & 3][3 - k] - '0')) & 255) << (8 * k);
+            return r;
+        });
+}
+
+TEST_CASE("comparisons", "[forms]") {
+    // For each name: whether it holds below, at and above equality, and with a NaN.
+    struct Comparison {
+        const char* name;
+        bool below, equal, above, nan;
+    };
+    const Comparison all[] = {{"eq", 0, 1, 0, 0},  {"ne", 1, 0, 1, 0},  {"lt", 1, 0, 0, 0},  {"le", 1, 1, 0, 0},
+                              {"gt", 0, 0, 1, 0},  {"ge", 0, 1, 1, 0},  {"equ", 0, 1, 0, 1}, {"neu", 1, 0, 1, 1},
+                              {"ltu", 1, 0, 0, 1}, {"leu", 1, 1, 0, 1}, {"gtu", 0, 0, 1, 1}, {"geu", 0, 1, 1, 1},
+                              {"num", 1, 1, 1, 0}, {"nan", 0, 0, 0, 1}};
+    using Value            = std::function<long double(uint64_t)>;
+    auto holds             = [](const Comparison& c, long double a, long double b) {
+        return std::isnan(a) || std::isnan(b) ? c.nan : a < b ? c.below : a > b ? c.above : c.equal;
+    };
+    const std::tuple<const char*, int, Value> floats[] = {{"f32", 4, [](uint64_t a) { return from_bits<float>(a); }},
+                                                          {"f64", 8, [](uint64_t a) { return from_bits<double>(a); }},
+                                                          {"f16", 2, half_value},
+                                                          {"bf16", 2, bf16_value}};
+    for (const Comparison& c : all) {
+        for (const auto& [type, w, v] : floats)
+            check({std::string("setp.") + c.name + "." + type + " %p, %a, %b;\nselp.u32 %d, 1, 0, %p", 4, w, w, 0,
+                   w > 2, w > 2},
+                  [&, v = v](auto a, auto b, auto) { return holds(c, v(a), v(b)); });
+        check({std::string("set.") + c.name + ".u32.f32", 4, 4, 4, 0, true, true}, [&](auto a, auto b, auto) {
+            return holds(c, from_bits<float>(a), from_bits<float>(b)) ? 0xffffffffu : 0u;
+        });
+        check({std::string("set.") + c.name + ".f32.f32", 4, 4, 4, 0, true, true}, [&](auto a, auto b, auto) {
+            return holds(c, from_bits<float>(a), from_bits<float>(b)) ? 0x3f800000u : 0u;
+        });
+        if (std::string(c.name).size() > 2) continue;
+        for (const IntType& t : kInts) {
+            auto is = [=](uint64_t a, uint64_t b) {
+                return holds(c, (long double)value(a, t.bytes, t.sign), (long double)value(b, t.bytes, t.sign));
+            };
+            check({std::string("setp.") + c.name + "." + t.name + " %p, %a, %b;\nselp.u32 %d, 1, 0, %p", 4, t.bytes,
+                   t.bytes, 0},
+                  [=](auto a, auto b, auto) { return is(a, b); });
+            // The second result is the opposite, and both are joined with a third predicate.
+            for (const std::string join : {"and", "or", "xor"})
+                check({"setp.ne.u32 %p, %c, 0;\nsetp." + std::string(c.name) + "." + join + "." + t.name +
+                           " %p|%e, %a, %b, !%p;\nselp.u32 %d, 1, 0, %p;\nselp.u32 %t, 2, 0, %e;\nor.b32 %d, %d, %t",
+                       4, t.bytes, t.bytes, 4},
+                      [=](auto a, auto b, auto third) {
+                          const bool x = is(a, b), z = third == 0;
+                          auto joined = [&](bool y) { return join == "and" ? y && z : join == "or" ? y || z : y != z; };
+                          return uint64_t(joined(x)) | uint64_t(joined(!x)) << 1;
+                      });
+        }
+    }
+    check({"slct.b32.s32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return c >> 31 ? b : a; });
+    check({"slct.b64.f32", 8, 8, 8, 4, false, false, true},
+          [](auto a, auto b, auto c) { return from_bits<float>(c) >= 0 ? a : b; });
+    const std::pair<const char*, std::function<bool(float)>> tests[] = {
+        {"finite", [](float x) { return std::isfinite(x); }},
+        {"infinite", [](float x) { return std::isinf(x); }},
+        {"number", [](float x) { return !std::isnan(x); }},
+        {"notanumber", [](float x) { return std::isnan(x); }},
+        {"normal", [](float x) { return std::isnormal(x); }},
+        {"subnormal", [](float x) { return std::fpclassify(x) == FP_SUBNORMAL; }}};
+    for (const auto& [name, is] : tests)
+        check({std::string("testp.") + name + ".f32 %p, %a;\nselp.u32 %d, 1, 0, %p", 4, 4, 0, 0, true},
+              [is = is](auto a, auto, auto) { return is(from_bits<float>(a)); });
 }
