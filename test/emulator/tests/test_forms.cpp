@@ -460,7 +460,7 @@ TEST_CASE("conversions", "[forms]") {
     auto saturated = [](long double x, const IntType& t) -> uint64_t {
         const i128 low  = t.sign ? -(i128(1) << (8 * t.bytes - 1)) : 0,
                    high = (i128(1) << (8 * t.bytes - (t.sign ? 1 : 0))) - 1;
-        if (std::isnan(x)) return t.bytes == 8 ? 1ull << 63 : 0;
+        if (std::isnan(x)) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
         if (x <= (long double)low) return uint64_t(low);
         if (x >= (long double)high) return uint64_t(high);
         return uint64_t(i128(x));
@@ -751,4 +751,110 @@ TEST_CASE("comparisons", "[forms]") {
     for (const auto& [name, is] : tests)
         check({std::string("testp.") + name + ".f32 %p, %a;\nselp.u32 %d, 1, 0, %p", 4, 4, 0, 0, true},
               [is = is](auto a, auto, auto) { return is(from_bits<float>(a)); });
+}
+
+TEST_CASE("saturation and minima", "[forms]") {
+    auto clamped = [](i128 x, int bytes, bool sign) {
+        const i128 most = (i128(1) << (8 * bytes - sign)) - 1, least = sign ? -(i128(1) << (8 * bytes - 1)) : 0;
+        return uint64_t(x < least ? least : x > most ? most : x);
+    };
+    for (const IntType& from : kInts) {
+        auto v = [=](uint64_t a) { return value(a, from.bytes, from.sign); };
+        for (const IntType& t : kInts)
+            check({std::string("cvt.sat.") + t.name + "." + from.name, t.bytes, from.bytes, 0, 0},
+                  [=](auto a, auto, auto) { return clamped(v(a), t.bytes, t.sign); });
+        check({std::string("cvt.sat.u8.") + from.name, 2, from.bytes, 0, 0},
+              [=](auto a, auto, auto) { return clamped(v(a), 1, false); });
+        check({std::string("cvt.sat.s8.") + from.name, 2, from.bytes, 0, 0},
+              [=](auto a, auto, auto) { return clamped(v(a), 1, true); });
+        check({std::string("cvt.u8.") + from.name, 2, from.bytes, 0, 0}, [](auto a, auto, auto) { return a & 255; });
+        check({std::string("cvt.s8.") + from.name, 2, from.bytes, 0, 0},
+              [](auto a, auto, auto) { return uint64_t(value(a, 1, true)); });
+    }
+    check({"cvt.pack.sat.s16.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) {
+        return clamped(value(a, 4, true), 2, true) << 16 | (clamped(value(b, 4, true), 2, true) & 0xffff);
+    });
+    check({"cvt.pack.sat.u8.s32.b32", 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+        return c << 16 | clamped(value(a, 4, true), 1, false) << 8 | clamped(value(b, 4, true), 1, false);
+    });
+    for (const bool half : {true, false}) {
+        const std::string s = half ? "f16" : "bf16";
+        auto* v             = half ? half_value : bf16_value;
+        const int infinity  = half ? 0x7c00 : 0x7f80;
+        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
+        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
+        auto clamp = [](long double x) { return std::isnan(x) || x <= 0 ? 0 : x >= 1 ? 1 : x; };
+        for (const bool larger : {false, true})
+            for (const bool nan : {false, true}) {
+                const std::string form = std::string(larger ? "max" : "min") + (nan ? ".NaN." : ".") + s;
+                auto pick              = [=](uint64_t a, uint64_t b) -> uint64_t {
+                    const bool na = std::isnan(v(a)), nb = std::isnan(v(b));
+                    if (nan ? na || nb : na && nb) return 0x7fff;
+                    if (na || nb) return na ? b : a;
+                    if (v(a) == v(b)) return larger ? a & b : a | b;  // zeros of both signs
+                    return (v(a) < v(b)) == larger ? b : a;
+                };
+                check(
+                    {form, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return pick(a, b); }, same);
+                check(
+                    {form + "x2", 4, 4, 4, 0},
+                    [=](auto a, auto b, auto) { return pick(a >> 16, b >> 16) << 16 | pick(a & 0xffff, b & 0xffff); },
+                    same2);
+            }
+        check(
+            {"fma.rn.relu." + s, 2, 2, 2, 2},
+            [=](auto a, auto b, auto c) {
+                const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
+                const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
+                return sum < 0 ? 0 : nearest16(sum, v, infinity, rest);
+            },
+            [=](uint64_t x, uint64_t y) { return same(x, y) || ((x | y) & 0x7fff) == 0; });
+        check(
+            {"cvt.rn." + s + ".f64", 2, 8, 0, 0, true},
+            [=](auto a, auto, auto) { return nearest(from_bits<double>(a)); }, same);
+        check(
+            {"cvt.f64." + s, 8, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(double(v(a))); }, same64);
+        if (!half) continue;
+        check(
+            {"add.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) + v(b))); }, same);
+        check(
+            {"mul.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) * v(b))); }, same);
+        for (const IntType& t : kInts)
+            check({std::string("cvt.rzi.") + t.name + ".f16", t.bytes, 2, 0, 0}, [=](auto a, auto, auto) {
+                if (std::isnan(v(a))) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
+                const long double x = std::isinf(v(a)) ? std::copysign(1e30L, v(a)) : std::trunc(v(a));
+                return clamped(i128(x), t.bytes, t.sign);
+            });
+    }
+    for (const bool larger : {false, true}) {
+        const std::string name = larger ? "max" : "min";
+        check(
+            {name + ".f64", 8, 8, 8, 0, true, true},
+            [=](auto a, auto b, auto) {
+                const double x = from_bits<double>(a), y = from_bits<double>(b);
+                if (std::isnan(x) || std::isnan(y)) return std::isnan(x) ? b : a;
+                if (x == y) return larger ? a & b : a | b;
+                return (x < y) == larger ? b : a;
+            },
+            same64);
+        check(
+            {name + ".NaN.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) {
+                if (nan32(a) || nan32(b)) return uint64_t(0x7fffffff);
+                const float x = from_bits<float>(a), y = from_bits<float>(b);
+                return x == y ? (larger ? a & b : a | b) : (x < y) == larger ? b : a;
+            },
+            same32);
+    }
+    check(
+        {"cvt.f64.f32", 8, 4, 0, 0, true}, [](auto a, auto, auto) { return bits_of(double(from_bits<float>(a))); },
+        same64);
+    check({"cvt.sat.f32.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) {
+        const float x = from_bits<float>(a);
+        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
+    });
+    check(
+        {"cvt.rni.f32.f32", 4, 4, 0, 0, true},
+        [](auto a, auto, auto) { return bits_of(std::nearbyint(from_bits<float>(a))); }, same32);
 }
