@@ -36,7 +36,7 @@ Planes run_lanes(const std::string& body, const Planes& in, size_t outputs, bool
         number(inputs) + ">;\n.reg .b16 %h<" + number(inputs) + ">, %s<4>;\n.reg .b32 %x<" + number(inputs) +
         ">, %lane, %cta, %i, %tile, %at, %t<4>, %y<" + number(outputs) + ">;\n.reg .b64 %w<" + number(inputs) +
         ">, %from, %cell, %o, %a, %z<" + number(outputs) +
-        ">;\n.shared .align 16 .b8 tile[4096];\nmov.u32 %lane, %tid.x;\nmov.u32 %cta, %ctaid.x;\n"
+        ">;\n.shared .align 16 .b8 tile[8192];\nmov.u32 %lane, %tid.x;\nmov.u32 %cta, %ctaid.x;\n"
         "mad.lo.s32 %i, %cta, 32, %lane;\nmov.u32 %tile, tile;\nmul.wide.u32 %o, %i, 8;\n"
         "ld.param.u64 %from, [from];\nadd.u64 %from, %from, %o;\nld.param.u64 %cell, [to];\nadd.u64 %cell, %cell, "
         "%o;\n";
@@ -470,6 +470,87 @@ TEST_CASE("mma fragments", "[warp]") {
                         same_or_fail(text, w * 32 + size_t(l), bits_in(element_bytes(td), got), encoded(sum, td));
                     }
         }
+}
+
+// A in the first quarter of the tile, B in the second, C and then D in the third; each with room between its rows.
+TEST_CASE("wmma", "[warp]") {
+    struct Wmma {
+        int m, n, k;
+        Number d, ab, c;
+        int regs_a, regs_b, regs_c, regs_d;
+    };
+    const Wmma all[] = {{16, 16, 16, kF32, kF16, kF32, 8, 8, 8, 8}, {16, 16, 16, kF16, kF16, kF16, 8, 8, 4, 4},
+                        {16, 16, 16, kF16, kF16, kF32, 8, 8, 8, 4}, {32, 8, 16, kF32, kF16, kF32, 8, 8, 8, 8},
+                        {8, 32, 16, kF32, kF16, kF32, 8, 8, 8, 8},  {16, 16, 16, kF32, kBf16, kF32, 4, 4, 8, 8},
+                        {32, 8, 16, kF32, kBf16, kF32, 8, 2, 8, 8}, {8, 32, 16, kF32, kBf16, kF32, 2, 8, 8, 8},
+                        {16, 16, 8, kF32, kTf32, kF32, 4, 4, 8, 8}, {8, 8, 4, kF64, kF64, kF64, 1, 1, 2, 2},
+                        {16, 16, 16, kS32, kS8, kS32, 2, 2, 8, 8},  {16, 16, 16, kS32, kU8, kS32, 2, 2, 8, 8},
+                        {32, 8, 16, kS32, kS8, kS32, 4, 1, 8, 8},   {8, 32, 16, kS32, kU8, kS32, 1, 4, 8, 8}};
+    for (const Wmma& s : all)
+        for (const std::string la : {"row", "col"})
+            for (const std::string lb : {"row", "col"}) {
+                const std::string lc = la == lb ? "row" : "col";
+                std::vector<uint8_t> tile(8192, 0);
+                auto pitch = [](int rows, int columns, const std::string& layout, Number as) {
+                    return (layout == "row" ? columns : rows) + 16 / element_bytes(as);
+                };
+                auto at = [&](int r, int c, int rows, int columns, const std::string& layout, Number as) {
+                    const int step = pitch(rows, columns, layout, as);
+                    return size_t((layout == "row" ? r * step + c : c * step + r) * element_bytes(as));
+                };
+                auto fill = [&](size_t base, int rows, int columns, const std::string& layout, Number as) {
+                    std::vector<int> matrix;
+                    const NumberFormat& f = kFormats[as];
+                    for (int i = 0; i < rows * columns; i++) {
+                        matrix.push_back(f.least + int(random_bits()() % uint64_t(f.most - f.least + 1)));
+                        const uint64_t v = encoded(matrix.back(), as);
+                        std::memcpy(&tile[base + at(i / columns, i % columns, rows, columns, layout, as)], &v,
+                                    size_t(f.bytes));
+                    }
+                    return matrix;
+                };
+                const std::vector<int> a = fill(0, s.m, s.k, la, s.ab), b = fill(2048, s.k, s.n, lb, s.ab),
+                                       c = fill(4096, s.m, s.n, lc, s.c);
+                Planes in(32, std::vector<uint64_t>(32));
+                for (size_t k = 0; k < 32; k++) std::memcpy(in[k].data(), &tile[k * 256], 256);
+                const std::string shape = ".m" + number(size_t(s.m)) + "n" + number(size_t(s.n)) + "k" +
+                                          number(size_t(s.k)),
+                                  reg = s.d == kF64 ? ".b64" : ".b32";
+                auto name             = [](Number x) { return std::string(".") + kFormats[x].name; };
+                auto step             = [&](int rows, int columns, const std::string& layout, Number as) {
+                    return ", " + number(size_t(pitch(rows, columns, layout, as))) + ";\n";
+                };
+                std::string body =
+                    "mad.lo.s32 %at, %lane, 8, %tile;\n.reg " + reg + " %fa<8>, %fb<8>, %fc<8>, %fd<8>;\n";
+                for (size_t k = 0; k < 32; k++)
+                    body += "st.shared.b64 [%at+" + number(k * 256) + "], %w" + number(k) + ";\n";
+                body += "bar.sync 0;\nwmma.load.a.sync.aligned." + la + shape + ".shared" + name(s.ab) + " " +
+                        braces("%fa", 0, s.regs_a) + ", [%tile]" + step(s.m, s.k, la, s.ab);
+                body += "wmma.load.b.sync.aligned." + lb + shape + ".shared" + name(s.ab) + " " +
+                        braces("%fb", 0, s.regs_b) + ", [%tile+2048]" + step(s.k, s.n, lb, s.ab);
+                body += "wmma.load.c.sync.aligned." + lc + shape + ".shared" + name(s.c) + " " +
+                        braces("%fc", 0, s.regs_c) + ", [%tile+4096]" + step(s.m, s.n, lc, s.c);
+                const std::string types =
+                    s.ab == kF16 ? name(s.d) + name(s.c) : name(s.d) + name(s.ab) + name(s.ab) + name(s.c);
+                body += "wmma.mma.sync.aligned." + la + "." + lb + shape + types + " " + braces("%fd", 0, s.regs_d) +
+                        ", " + braces("%fa", 0, s.regs_a) + ", " + braces("%fb", 0, s.regs_b) + ", " +
+                        braces("%fc", 0, s.regs_c) + ";\n";
+                body += "bar.sync 0;\nwmma.store.d.sync.aligned." + lc + shape + ".shared" + name(s.d) +
+                        " [%tile+4096], " + braces("%fd", 0, s.regs_d) + step(s.m, s.n, lc, s.d) + "bar.sync 0;\n";
+                for (size_t k = 0; k < 8; k++)
+                    body += "ld.shared.b64 %z" + number(k) + ", [%at+" + number(4096 + k * 256) + "];\n";
+                const Planes out = run_lanes(body, in, 8, true);
+                std::vector<uint8_t> d(2048);
+                for (size_t k = 0; k < 8; k++) std::memcpy(&d[k * 256], out[k].data(), 256);
+                for (int i = 0; i < s.m * s.n; i++) {
+                    int sum = c[size_t(i)];
+                    for (int k = 0; k < s.k; k++) sum += a[size_t(i / s.n * s.k + k)] * b[size_t(k * s.n + i % s.n)];
+                    uint64_t got = 0;
+                    std::memcpy(&got, &d[at(i / s.n, i % s.n, s.m, s.n, lc, s.d)], size_t(element_bytes(s.d)));
+                    same_or_fail("wmma " + la + " " + lb + shape + types + ", element " + number(size_t(i)), 0, got,
+                                 encoded(sum, s.d));
+                }
+            }
 }
 
 TEST_CASE("ldmatrix, stmatrix and movmatrix", "[warp]") {
