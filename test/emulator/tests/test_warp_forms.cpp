@@ -26,7 +26,7 @@ uint64_t bits_in(int bytes, uint64_t v) { return bytes == 8 ? v : v & ((1ull << 
 std::string number(size_t n) { return std::to_string(n); }
 
 // Runs `body` in every lane. Value k of the inputs is in %w<k> (64 bits), %x<k> (32), %h<k> (16) and %q<k> (nonzero);
-// %y<k> (or %z<k>, 64 bits) are the outputs. %p and %pr<4> are free predicates, `tile` is shared memory, %tile its
+// %y<k> (`wide`: %z<k>, 64 bits) are the outputs. %p and %pr<4> are free predicates, `tile` is shared memory, %tile its
 // address there, %cell the address of the thread's word of output 0.
 Planes run_lanes(const std::string& body, const Planes& in, size_t outputs, bool wide = false) {
     const size_t n = in[0].size(), inputs = in.size();
@@ -99,7 +99,7 @@ TEST_CASE("shfl", "[warp]") {
         const Planes out = run_lanes("shfl.sync." + mode +
                                          ".b32 %y0|%p, %x0, %x1, %x2, -1;\nselp.u32 %y1, 1, 0, %p;\n"
                                          "shfl.sync." +
-                                         mode + ".b32 %y2, %x0, 5, 0x1f, -1;\n",
+                                         mode + ".b32 %y2, %x0, %x1, %x2, -1;\n",
                                      in, 3);
         for (size_t t = 0; t < n; t++) {
             const int lane = int(t % 32), b = int(in[1][t] & 31), clamp = int(in[2][t] & 31), mask = int(in[2][t] >> 8);
@@ -111,6 +111,7 @@ TEST_CASE("shfl", "[warp]") {
             const bool p = mode == "up" ? j >= top : j <= top;
             same_or_fail("shfl." + mode, t, out[0][t], in[0][t - size_t(lane) + size_t(p ? j : lane)]);
             same_or_fail("shfl." + mode + "'s predicate", t, out[1][t], p);
+            same_or_fail("shfl." + mode + " without predicate", t, out[2][t], out[0][t]);
         }
     }
     // Segments of a width, as the C functions of CUDA see them: the neighbours inside the segment, or oneself.
@@ -812,20 +813,18 @@ TEST_CASE("cp.async arrives with its group", "[warp]") {
         for (uint64_t& v : plane) v = random_bits()();
     for (size_t t = 0; t < n; t++) in[3][t] = t % 17;  // bytes that are copied, the rest is zero
     const std::string plane = number(n * 8), second = number(n * 16);
-    const Planes out = run_lanes(
+    // %a: a 16-byte aligned place among the inputs, lane - 1 without its lowest bit.
+    std::string body =
         "mad.lo.s32 %at, %lane, 8, %tile;\nmad.lo.s32 %t0, %lane, 16, %tile;\nadd.u32 %t0, %t0, 1024;\n"
-        "and.b32 %t1, %lane, 31;\nsub.u32 %t1, %t1, 1;\nand.b32 %t1, %t1, 30;\n"
-        "mul.wide.u32 %a, %lane, 8;\nsub.u64 %a, %from, %a;\nmul.wide.u32 %o, %t1, 8;\nadd.u64 %a, %a, %o;\n"
-        "cp.async.ca.shared.global [%at], [%from], 8;\ncp.async.commit_group;\n"
-        "cp.async.ca.shared.global [%at+512], [%from+" +
-            plane +
-            "], 8;\ncp.async.commit_group;\n"
-            "cp.async.ca.shared.global [%t0], [%a+" +
-            second +
-            "], 16, %x3;\n"
-            "cp.async.wait_group 1;\nld.shared.b64 %z0, [%at];\n"
-            "cp.async.wait_all;\nld.shared.b64 %z1, [%at+512];\nld.shared.v2.b64 {%z2, %z3}, [%t0];\n",
-        in, 4, true);
+        "sub.u32 %t1, %lane, 1;\nand.b32 %t1, %t1, 30;\nmul.wide.u32 %a, %lane, 8;\n"
+        "sub.u64 %a, %from, %a;\nmul.wide.u32 %o, %t1, 8;\nadd.u64 %a, %a, %o;\n";
+    body += "cp.async.ca.shared.global [%at], [%from], 8;\ncp.async.commit_group;\n";
+    body += "cp.async.ca.shared.global [%at+512], [%from+" + plane + "], 8;\ncp.async.commit_group;\n";
+    body += "cp.async.ca.shared.global [%t0], [%a+" + second + "], 16, %x3;\ncp.async.wait_group 1;\n";
+    body +=
+        "ld.shared.b64 %z0, [%at];\ncp.async.wait_all;\nld.shared.b64 %z1, [%at+512];\n"
+        "ld.shared.v2.b64 {%z2, %z3}, [%t0];\n";
+    const Planes out = run_lanes(body, in, 4, true);
     for (size_t t = 0; t < n; t++) {
         const size_t lane = t % 32, from = t - lane + ((lane - 1) & 30);
         same_or_fail("the first group", t, out[0][t], in[0][t]);
@@ -833,5 +832,44 @@ TEST_CASE("cp.async arrives with its group", "[warp]") {
         same_or_fail("16 bytes, low", t, out[2][t], bits_in(int(std::min<uint64_t>(in[3][t], 8)), in[2][from]));
         const uint64_t high = in[3][t] > 8 ? in[3][t] - 8 : 0;
         same_or_fail("16 bytes, high", t, out[3][t], high ? bits_in(int(high), in[2][from + 1]) : 0);
+    }
+}
+
+// Each lane's 16 bytes of global memory are its words of outputs 0 and 1, seen as one array.
+TEST_CASE("reductions of vectors and swaps of 128 bits", "[warp]") {
+    const size_t n = 32;  // one block: the outputs go where the 16 bytes were
+    Planes in(6, std::vector<uint64_t>(n));
+    for (size_t t = 0; t < n; t++) {
+        for (size_t k = 0; k < 4; k++) in[k][t] = encoded(int(random_bits()() % 2000) - 1000, kF32);
+        for (size_t k = 4; k < 6; k++)
+            in[k][t] = encoded(int(random_bits()() % 99), kF16) << 16 | encoded(int(random_bits()() % 99), kF16);
+    }
+    const std::string mine = "mul.wide.u32 %a, %i, 8;\nadd.u64 %a, %cell, %a;\nst.global.v4.b32 [%a], ";
+    const std::string back = "ld.global.v4.b32 {%y0, %y1, %y2, %y3}, [%a];\nbar.sync 0;\n";
+    for (const std::string form :
+         {"red.global.add.v4.f32", "red.global.v4.f32.add", "red.relaxed.gpu.global.add.v4.f32"}) {
+        const Planes out =
+            run_lanes(mine + "{%x0, %x1, %x2, %x3};\n" + form + " [%a], {%x3, %x2, %x1, %x0};\n" + back, in, 4);
+        for (size_t t = 0; t < n; t++)
+            for (size_t k = 0; k < 4; k++)
+                same_or_fail(form, t, out[k][t], bits_of_float(float_of(in[k][t]) + float_of(in[3 - k][t])));
+    }
+    for (const std::string form : {"red.global.add.noftz.v2.f16x2", "red.global.v2.f16x2.add.noftz"}) {
+        const Planes out = run_lanes(mine + "{%x4, %x5, %x4, %x5};\n" + form + " [%a], {%x5, %x5};\n" + back, in, 4);
+        for (size_t t = 0; t < n; t++)
+            for (size_t k = 0; k < 2; k++) same_or_fail(form, t, out[k][t], pairs(add_half, in[4 + k][t], in[5][t]));
+    }
+    // Even lanes find what they expect.
+    const Planes swapped = run_lanes(
+        mine +
+            "{%x0, %x1, %x2, %x3};\n{.reg .b128 old, want, fresh;\n.reg .b64 l, h, o;\nand.b32 %t0, %lane, 1;\n"
+            "mov.b64 l, {%x0, %x1};\nmov.b64 h, {%x2, %x3};\ncvt.u64.u32 o, %t0;\nadd.u64 h, h, o;\n"
+            "mov.b128 want, {l, h};\nmov.b128 fresh, {h, l};\natom.global.cas.b128 old, [%a], want, fresh;\n"
+            "mov.b128 {l, h}, old;\nmov.b64 {%t0, %t1}, h;\nmov.b32 %y4, %t1;}\n" +
+            back,
+        in, 5);
+    for (size_t t = 0; t < n; t++) {
+        same_or_fail("cas.b128 returns", t, swapped[4][t], in[3][t]);
+        for (size_t k = 0; k < 4; k++) same_or_fail("cas.b128 leaves", t, swapped[k][t], in[t % 2 ? k : k ^ 2][t]);
     }
 }
