@@ -31,7 +31,7 @@ std::string number(size_t n) { return std::to_string(n); }
 Planes run_lanes(const std::string& body, const Planes& in, size_t outputs, bool wide = false) {
     const size_t n = in[0].size(), inputs = in.size();
     std::string text =
-        ".version 8.1\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 from, .param .u64 to)\n{\n"
+        ".version 8.7\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 from, .param .u64 to)\n{\n"
         ".reg .pred %p, %pr<4>, %q<" +
         number(inputs) + ">;\n.reg .b16 %h<" + number(inputs) + ">, %s<4>;\n.reg .b32 %x<" + number(inputs) +
         ">, %lane, %cta, %i, %tile, %at, %t<4>, %y<" + number(outputs) + ">;\n.reg .b64 %w<" + number(inputs) +
