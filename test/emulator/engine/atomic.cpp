@@ -40,12 +40,15 @@ struct Int32 { using T = int32_t; static T f(std::byte* at, int k, T v) { return
 struct Uint32 { using T = uint32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
 struct Int64 { using T = int64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
 struct Uint64 { using T = uint64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
-struct Float32 {
+// Sums in global memory take subnormals for zeros, sums in shared memory do not (PTX manual, "atom").
+template <bool Ftz> struct Float32 {
     using T = uint32_t;
     static T f(std::byte* at, int k, T v) {
         return update<T>(at, [=](T old) {
             const float a = as_float(old), b = as_float(v);
-            return bits(k == kAdd ? a + b : k == kMin ? min_number(a, b) : max_number(a, b));
+            return bits(k == kAdd   ? ftz<Ftz>(ftz<Ftz>(a) + ftz<Ftz>(b))
+                        : k == kMin ? min_number(a, b)
+                                    : max_number(a, b));
         });
     }
 };
@@ -108,6 +111,20 @@ template <class Op> const Instr* atomic(Warp& w, const Instr* i) {
     });
     return i + 1;
 }
+const Instr* atomic_generic_float(Warp& w, const Instr* i) {
+    uint32_t shared = 0;
+    if (!i->a.none()) {
+        const uint64_t* base = w.reg<uint64_t>(i->a);
+        shared = mask_of([=](int l) { return (base[l] + uint64_t(i->imm)) >> 56 == kSharedWindow >> 56; });
+    }
+    const uint32_t all = w.mask;
+    w.mask             = all & shared;
+    if (w.mask) atomic<Float32<false>>(w, i);
+    w.mask = all & ~shared;
+    if (w.mask) atomic<Float32<true>>(w, i);
+    w.mask = all;
+    return i + 1;
+}
 // red.v2/v4.f32 and the like: several values per lane
 template <class Op, int V> const Instr* atomic_vector(Warp& w, const Instr* i) {
     using T = typename Op::T;
@@ -151,13 +168,16 @@ const Instr* swap128(Warp& w, const Instr* i) {  // atom.{cas,exch}.b128; one ho
     return i + 1;
 }
 
-Handler handler_of(Type t, int kind) {
+Handler handler_of(Type t, int kind, Window window) {
     switch (t) {
         case Type::u32: case Type::b32: return atomic<Uint32>;
         case Type::s32: return atomic<Int32>;
         case Type::u64: case Type::b64: return atomic<Uint64>;
         case Type::s64: return atomic<Int64>;
-        case Type::f32: return atomic<Float32>;
+        case Type::f32:
+            return window == Window::Shared   ? atomic<Float32<false>>
+                   : window == Window::Global ? atomic<Float32<true>>
+                                              : atomic_generic_float;
         case Type::f64:
             if (kind != kAdd) break;
             return atomic<Float64>;
@@ -178,7 +198,7 @@ template <class Op> Handler vector_of(int v) {
 }
 Handler vector_handler(Type t, int v) {
     switch (t) {
-        case Type::f32: return vector_of<Float32>(v);
+        case Type::f32: return vector_of<Float32<true>>(v);  // they exist for global memory alone
         case Type::f16: return vector_of<Float16<true>>(v);
         case Type::bf16: return vector_of<Float16<false>>(v);
         case Type::f16x2: return vector_of<Float16x2<true>>(v);
@@ -205,6 +225,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     for (const auto& [name, k] : kinds)
         if (has(i, name)) kind = k;
     const bool shared = has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster");
+    const Window window = shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic;
     const auto place  = b.address(i.ops[at], shared);
     std::vector<Ref> values;
     if (v > 1) {
@@ -217,7 +238,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     Handler h;
     if (r == Type::b128) h = swap128;
     else if (cas) h = with_bits(r, []<class T> { return &compare_and_swap<T>; });
-    else h = v > 1 ? vector_handler(t, v) : handler_of(t, kind);
+    else h = v > 1 ? vector_handler(t, v) : handler_of(t, kind, window);
     const uint16_t site = b.site();
     Instr& x            = b.emit(h);
     x.a = place.base, x.imm = place.offset, x.b = value, x.d = d, x.site = site;
@@ -225,7 +246,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     if (place.narrow) x.flags |= kAddress32;
     x.imm2   = cas;
     x.imm3   = has(i, "release") || has(i, "acq_rel") || has(i, "sc");
-    x.window = uint8_t(shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic);
+    x.window = uint8_t(window);
     if (v > 1) b.more(x, {}, values);
     if (!has(i, "global")) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(reg_bytes(t))));
 }

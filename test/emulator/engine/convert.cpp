@@ -66,7 +66,7 @@ template <class To, class From> struct Pair {
     static const Instr* run(Warp& w, const Instr* i) {
         const From* a    = w.reg<From>(i->a);
         const int mode   = int(i->imm) & kModeMask;
-        const bool ftz   = i->imm & kFtz, sat = i->imm & kSat, relu = i->imm & kRelu;
+        const bool ftz   = i->imm & kFtz, sat = i->imm & kSat, relu = i->imm & kRelu, finite = i->imm & kSatFinite;
         constexpr bool to_f = std::is_floating_point_v<To> || std::is_same_v<To, Half> || std::is_same_v<To, Bf16>;
         using Value         = decltype(Load<From>::f(From{}));
         constexpr bool from_f = std::is_floating_point_v<Value>;
@@ -105,7 +105,7 @@ template <class To, class From> struct Pair {
                     v       = ftz ? flush(v) : v;
                     v       = relu ? (v > 0 ? v : v == v ? 0.f : v) : v;
                     return sat ? saturate(v) : v == v ? v : as_float(0x7fffffff);
-                } else return narrow<To>(x, mode, relu, sat);
+                } else return narrow<To>(x, mode, relu, sat, finite);
             });
         }
         if (directed) std::fesetround(FE_TONEAREST);
@@ -124,8 +124,9 @@ template <class To, class From> struct Pair {
         }
     }
 
-    // To f16 or bf16, all modes: nearest directly, the others by stepping from the truncated value.
-    template <class T> static T narrow(double x, int mode, bool relu, bool sat) {
+    // To f16 or bf16, all modes: nearest directly, the others by stepping from the truncated value. `finite` makes the
+    // largest number of an infinity.
+    template <class T> static T narrow(double x, int mode, bool relu, bool sat, bool finite = false) {
         constexpr bool half = std::is_same_v<T, Half>;
         if (relu) x = x > 0 ? x : x == x ? 0.0 : x;
         if (sat) x = saturate(x);
@@ -139,6 +140,7 @@ template <class To, class From> struct Pair {
             if (beyond && !up) v--;
             if (short_ && up) v++;
         } else v = half ? double_to_half(x) : double_to_bf16(x);
+        if (finite && (v & 0x7fff) == (half ? 0x7c00 : 0x7f80)) v--;
         return {v};
     }
 
@@ -211,16 +213,16 @@ void build_cvt(Builder& b, const ptx::Instruction& i) {
 template <class T> const Instr* pack2(Warp& w, const Instr* i) {
     const float *a = w.reg<float>(i->a), *b = w.reg<float>(i->b);
     const int mode  = int(i->imm) & kModeMask;
-    const bool relu = i->imm & kRelu;
-    if (mode == kRn && !relu)
+    const bool relu = i->imm & kRelu, finite = i->imm & kSatFinite;
+    if (mode == kRn && !relu && !finite)
         for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) {
             if constexpr (std::is_same_v<T, Half>) return uint32_t(float_to_half(a[l])) << 16 | float_to_half(b[l]);
             else return uint32_t(float_to_bf16(a[l])) << 16 | float_to_bf16(b[l]);
         });
     else
         for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) {
-            return uint32_t(Pair<T, float>::template narrow<T>(a[l], mode, relu, false).v) << 16 |
-                   Pair<T, float>::template narrow<T>(b[l], mode, relu, false).v;
+            return uint32_t(Pair<T, float>::template narrow<T>(a[l], mode, relu, false, finite).v) << 16 |
+                   Pair<T, float>::template narrow<T>(b[l], mode, relu, false, finite).v;
         });
     return i + 1;
 }
@@ -229,14 +231,17 @@ void build_pack2(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, t == Type::f16x2 ? pack2<Half> : pack2<Bf16>, Type::b32, {Type::f32, Type::f32}).imm = modifiers(i);
 }
 
-const Instr* tf32(Warp& w, const Instr* i) {  // 10 bits of mantissa stay; .rna: halves away from zero, .rn: to even
-    const uint32_t* a  = w.reg<uint32_t>(i->a);
-    const bool to_even = (i->imm & kModeMask) == kRn, relu = i->imm & kRelu;
+// 10 bits of mantissa stay; .rna: halves away from zero, .rn: to even, .rz: what is beyond them goes.
+const Instr* tf32(Warp& w, const Instr* i) {
+    const uint32_t* a = w.reg<uint32_t>(i->a);
+    const int mode    = int(i->imm) & kModeMask;
+    const bool relu = i->imm & kRelu, finite = i->imm & kSatFinite;
     for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) {
         uint32_t u = a[l];
-        if (relu && u >> 31) u = 0;
-        if ((u & 0x7f800000) == 0x7f800000) return u & 0x7fffff ? 0x7fffffffu : u;
-        u += to_even ? 0xfff + (u >> 13 & 1) : 0x1000;
+        if ((u & 0x7fffffff) > 0x7f800000) return 0x7fffffffu;
+        if (relu && u >> 31) return 0u;
+        if ((u & 0x7fffffff) != 0x7f800000) u += mode == kRn ? 0xfff + (u >> 13 & 1) : mode == kRna ? 0x1000 : 0;
+        if (finite && (u & 0x7f800000) == 0x7f800000) u = (u & 0x80000000) | 0x7f7fe000;
         return u & ~0x1fffu;
     });
     return i + 1;

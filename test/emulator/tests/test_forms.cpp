@@ -76,7 +76,8 @@ std::vector<uint64_t> edges(int bytes, bool floats) {
     return v;
 }
 
-// d = form a[, b[, c]] for all combinations; widths in bytes, 0: operand absent. `same` compares got and wanted bits.
+// d = form a[, b[, c]] for all combinations; a name with %d in it is the instructions as they are (%p, %e, %t, %u
+// free); widths in bytes, 0: operand absent. `same` compares got and wanted bits.
 struct Form {
     std::string name;
     int d, a, b, c;
@@ -105,7 +106,7 @@ void check(const Form& f, const Reference& want, const Same& same = equal) {
     std::string text =
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 pd, .param .u64 pa, .param .u64 "
         "pb, .param .u64 "
-        "pc, .param .u32 n)\n{\n.reg .pred %p;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
+        "pc, .param .u32 n)\n{\n.reg .pred %p, %e;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
     text += ".reg " + reg(f.d) + " %d;\n.reg " + reg(f.a) + " %a;\n";
     if (f.b) text += ".reg " + reg(f.b) + " %b;\n";
     if (f.c) text += ".reg " + reg(f.c) + " %c;\n";
@@ -120,8 +121,9 @@ void check(const Form& f, const Reference& want, const Same& same = equal) {
     text += "ld.global" + reg(f.a) + " %a, [%q1];\n";
     if (f.b) text += "ld.global" + reg(f.b) + " %b, [%q2];\n";
     if (f.c) text += "ld.global" + reg(f.c) + " %c, [%q3];\n";
-    text += f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "") + ";\nst.global" + reg(f.d) +
-            " [%q0], %d;\nDONE: ret;\n}\n";
+    text += f.name.find("%d") != std::string::npos ? f.name
+                                                   : f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "");
+    text += ";\nst.global" + reg(f.d) + " [%q0], %d;\nDONE: ret;\n}\n";
     DeviceArray<uint64_t> d(n), a(va), b(vb), c(vc);
     std::memset(d.host(), 0, n * 8);
     Kernel& k = load_kernel(text, "k");
@@ -166,8 +168,9 @@ long double half_value(uint64_t h) {
     return h & 0x8000 ? -v : v;
 }
 long double bf16_value(uint64_t h) { return from_bits<float>(uint32_t(h) << 16); }
-// `rest` is what x lost when it was computed: it decides ties.
-uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinity, long double rest = 0) {
+// `rest` is what x lost when it was computed: it decides ties. `truncated`: toward zero instead.
+uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinity, long double rest = 0,
+                   bool truncated = false) {
     if (std::isnan(x)) return 0x7fff;
     const uint64_t sign = std::signbit(x) ? 0x8000 : 0;
     const long double a = std::fabs(x);
@@ -176,6 +179,7 @@ uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinit
         const uint64_t mid = (low + high) / 2;
         (value_of(mid) <= a ? low : high) = mid;
     }
+    if (truncated) return sign | (std::isinf(x) ? high : low);
     // Beyond the largest number the next step decides about infinity.
     const long double top    = high == uint64_t(infinity) ? 2 * value_of(low) - value_of(low - 1) : value_of(high),
                       bottom = value_of(low);
@@ -400,6 +404,26 @@ TEST_CASE("double precision", "[forms]") {
         {"fma.rn.f64", 8, 8, 8, 8, true, true, true},
         [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
     check({"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
+    for (const auto& [name, mode] : {std::pair{".rz", FE_TOWARDZERO}, {".rm", FE_DOWNWARD}, {".rp", FE_UPWARD}}) {
+        const std::string m = std::string(name) + ".f64";
+        auto rounded        = [d, mode = mode](auto compute) {  // volatile: the mode is no constant to the compiler
+            return [=](uint64_t a, uint64_t b, uint64_t c) {
+                volatile double x = d(a), y = d(b), z = d(c);
+                std::fesetround(mode);
+                volatile double r = compute(x, y, z);
+                std::fesetround(FE_TONEAREST);
+                return bits_of(double(r));
+            };
+        };
+        check({"add" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x + y; }), same64);
+        check({"sub" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x - y; }), same64);
+        check({"mul" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x * y; }), same64);
+        check({"div" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x / y; }), same64);
+        check({"fma" + m, 8, 8, 8, 8, true, true, true},
+              rounded([](double x, double y, double z) { return std::fma(x, y, z); }), same64);
+        check({"sqrt" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return std::sqrt(x); }), same64);
+        check({"rcp" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return 1 / x; }), same64);
+    }
 }
 
 TEST_CASE("16-bit floats", "[forms]") {
@@ -436,7 +460,7 @@ TEST_CASE("conversions", "[forms]") {
     auto saturated = [](long double x, const IntType& t) -> uint64_t {
         const i128 low  = t.sign ? -(i128(1) << (8 * t.bytes - 1)) : 0,
                    high = (i128(1) << (8 * t.bytes - (t.sign ? 1 : 0))) - 1;
-        if (std::isnan(x)) return t.bytes == 8 ? 1ull << 63 : 0;
+        if (std::isnan(x)) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
         if (x <= (long double)low) return uint64_t(low);
         if (x >= (long double)high) return uint64_t(high);
         return uint64_t(i128(x));
@@ -479,9 +503,358 @@ TEST_CASE("conversions", "[forms]") {
             return bits_of(float(r));
         }, same32);
     }
+    // Both 16-bit formats: directed modes, and what becomes of negative and too large numbers.
+    for (const bool half : {true, false}) {
+        const std::string s = half ? "f16" : "bf16";
+        auto* v             = half ? half_value : bf16_value;
+        const int infinity  = half ? 0x7c00 : 0x7f80;
+        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
+        auto f     = [](uint64_t a) { return (long double)from_bits<float>(a); };
+        auto toward_zero = [=](long double x) { return nearest16(x, v, infinity, 0, true); };
+        auto relu        = [](long double x) { return x <= 0 ? 0 : x; };
+        // The sign of a clamped zero is nobody's promise.
+        auto same_relu   = [=](uint64_t x, uint64_t y) {
+            for (uint64_t sign : {0x8000u, 0x80000000u})
+                if (!(x & (sign - (sign >> 15)))) x &= ~sign;
+            return same2(x, y);
+        };
+        auto finite  = [=](uint64_t h) { return (h & 0x7fff) == uint64_t(infinity) ? h - 1 : h; };
+        auto nearest = [=](long double x) { return nearest16(x, v, infinity); };
+        check(
+            {"cvt.rz." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return toward_zero(f(a)); }, same);
+        check(
+            {"cvt.rn.relu." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(relu(f(a))); },
+            same_relu);
+        check(
+            {"cvt.rn.satfinite." + s + ".f32", 2, 4, 0, 0, true},
+            [=](auto a, auto, auto) { return finite(nearest(f(a))); }, same);
+        check(
+            {"cvt.rn." + s + "x2.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) { return nearest(f(a)) << 16 | nearest(f(b)); }, same2);
+        check(
+            {"cvt.rz." + s + "x2.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) { return toward_zero(f(a)) << 16 | toward_zero(f(b)); }, same2);
+        check(
+            {"cvt.rn.relu." + s + "x2.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) { return nearest(relu(f(a))) << 16 | nearest(relu(f(b))); }, same_relu);
+        check(
+            {"cvt.rn.satfinite." + s + "x2.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) { return finite(nearest(f(a))) << 16 | finite(nearest(f(b))); }, same2);
+    }
+    auto tf32 = [](auto round) {  // 10 bits of mantissa remain
+        return [=](uint64_t a, uint64_t, uint64_t) {
+            const uint32_t u = uint32_t(a);
+            if ((u & 0x7f800000) == 0x7f800000) return u & 0x7fffff ? uint64_t(0x7fffffff) : uint64_t(u);
+            return uint64_t(round(u));
+        };
+    };
+    check({"cvt.rn.tf32.f32", 4, 4, 0, 0, true}, tf32([](uint32_t u) {
+              const uint32_t low = u & ~0x1fffu, rest = u & 0x1fff;
+              return rest > 0x1000 || (rest == 0x1000 && (u & 0x2000)) ? low + 0x2000 : low;
+          }),
+          same32);
+    check({"cvt.rz.tf32.f32", 4, 4, 0, 0, true}, tf32([](uint32_t u) { return u & ~0x1fffu; }), same32);
+    check(
+        {"cvt.rna.satfinite.tf32.f32", 4, 4, 0, 0, true},
+        [=](auto a, auto b, auto c) {
+            const uint64_t r = tf32([](uint32_t u) { return (u + 0x1000) & ~0x1fffu; })(a, b, c);
+            return (r & 0x7fffffff) == 0x7f800000 ? r - 0x2000 : r;
+        },
+        same32);
+    check(
+        {"cvt.rn.relu.tf32.f32", 4, 4, 0, 0, true},
+        [=](auto a, auto b, auto c) {
+            const uint64_t r = tf32([](uint32_t u) { return (u + 0xfff + (u >> 13 & 1)) & ~0x1fffu; })(a, b, c);
+            return nan32(a) ? 0x7fffffff : r >> 31 ? 0 : r;
+        },
+        same32);
     check({"cvt.rna.tf32.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) {
         const uint32_t u = uint32_t(a);
         if ((u & 0x7f800000) == 0x7f800000) return u & 0x7fffff ? uint64_t(0x7fffffff) : uint64_t(u);
         return uint64_t((u + 0x1000) & ~0x1fffu);
     });
+}
+
+TEST_CASE("fp8", "[forms]") {
+    for (const bool e4 : {true, false}) {
+        const std::string s = e4 ? "e4m3x2" : "e5m2x2";
+        const uint64_t top  = e4 ? 0x7e : 0x7b;
+        const int mantissa = e4 ? 3 : 2, bias = e4 ? 7 : 15;
+        auto value_of = [=](uint64_t code) -> long double {
+            const int e = int(code & 0x7f) >> mantissa, m = int(code) & ((1 << mantissa) - 1);
+            long double v = e ? std::ldexp((long double)((1 << mantissa) + m), e - bias - mantissa)
+                              : std::ldexp((long double)m, 1 - bias - mantissa);
+            if (e4 ? (code & 0x7f) == 0x7f : e == 31 && m)
+                v = NAN;
+            else if (!e4 && e == 31)
+                v = INFINITY;
+            return code & 0x80 ? -v : v;
+        };
+        auto nearest = [=](long double x) -> uint64_t {  // of all codes the closest, of two the even one
+            if (std::isnan(x)) return 0x7f;
+            const long double a = std::min(std::fabs(x), value_of(top));
+            uint64_t best       = 0;
+            for (uint64_t code = 0; code <= top; code++) {
+                const long double d = std::fabs(value_of(code) - a), least = std::fabs(value_of(best) - a);
+                if (d < least || (d == least && code % 2 == 0)) best = code;
+            }
+            return best | (std::signbit(x) ? 0x80 : 0);
+        };
+        auto f    = [](uint64_t a) { return (long double)from_bits<float>(a); };
+        auto relu = [](long double x) { return x < 0 ? 0 : x; };
+        auto same = [](uint64_t x, uint64_t y) {
+            const uint64_t d = x ^ y;  // zeros after .relu may have either sign
+            return d == 0 || ((d & 0x7f7f) == 0 && (!(x & 0x7f) || !(d & 0x80)) && (!(x & 0x7f00) || !(d & 0x8000)));
+        };
+        check({"cvt.rn.satfinite." + s + ".f32", 2, 4, 4, 0, true, true},
+              [=](auto a, auto b, auto) { return nearest(f(a)) << 8 | nearest(f(b)); });
+        check(
+            {"cvt.rn.satfinite.relu." + s + ".f32", 2, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) { return nearest(relu(f(a))) << 8 | nearest(relu(f(b))); }, same);
+        check({"cvt.rn.satfinite." + s + ".f16x2", 2, 4, 0, 0},
+              [=](auto a, auto, auto) { return nearest(half_value(a >> 16)) << 8 | nearest(half_value(a & 0xffff)); });
+        check({"cvt.rn.f16x2." + s, 4, 2, 0, 0}, [=](auto a, auto, auto) {
+            return nearest16(value_of(a >> 8), half_value, 0x7c00) << 16 |
+                   nearest16(value_of(a & 0xff), half_value, 0x7c00);
+        });
+    }
+}
+
+TEST_CASE("carries, tables of three bits, bytes", "[forms]") {
+    const std::string halves = "{.reg .b32 al, ah, bl, bh, cl, ch;\nmov.b64 {al, ah}, %a;\nmov.b64 {bl, bh}, %b;\n";
+    check({halves + "add.cc.u32 cl, al, bl;\naddc.u32 ch, ah, bh;\nmov.b64 %d, {cl, ch};}", 8, 8, 8, 0},
+          [](auto a, auto b, auto) { return a + b; });
+    check({halves + "sub.cc.u32 cl, al, bl;\nsubc.u32 ch, ah, bh;\nmov.b64 %d, {cl, ch};}", 8, 8, 8, 0},
+          [](auto a, auto b, auto) { return a - b; });
+    check({halves + "mov.b64 {cl, ch}, %c;\nmad.lo.cc.u32 cl, al, bl, cl;\nmadc.hi.u32 ch, al, bl, ch;\n"
+                    "mov.b64 %d, {cl, ch};}",
+           8, 8, 8, 8},
+          [](auto a, auto b, auto c) { return uint64_t(uint32_t(a)) * uint32_t(b) + c; });
+    check({"add.cc.u64 %d, %a, %b;\naddc.u64 %d, 0, 0", 8, 8, 8, 0}, [](auto a, auto b, auto) { return a + b < a; });
+    for (const IntType& t : kInts)
+        check({std::string("mad.hi.") + t.name, t.bytes, t.bytes, t.bytes, t.bytes}, [=](auto a, auto b, auto c) {
+            if (t.bytes == 8 && !t.sign) return uint64_t((unsigned __int128)(a)*b >> 64) + c;
+            return uint64_t(value(a, t.bytes, t.sign) * value(b, t.bytes, t.sign) >> (8 * t.bytes)) + c;
+        });
+    check({"mul24.lo.u32", 4, 4, 4, 0}, [](auto a, auto b, auto) { return (a & 0xffffff) * (b & 0xffffff); });
+    check({"mad24.lo.u32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return (a & 0xffffff) * (b & 0xffffff) + c; });
+    for (unsigned table : {0x00u, 0xffu, 0xe8u, 0x96u, 0x1bu, 0xcau, 0x40u})
+        check({"lop3.b32 %d, %a, %b, %c, " + std::to_string(table), 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+            uint64_t r = 0;
+            for (int k = 0; k < 32; k++)
+                r |= uint64_t(table >> ((a >> k & 1) * 4 + (b >> k & 1) * 2 + (c >> k & 1)) & 1) << k;
+            return r;
+        });
+    for (const bool sa : {false, true})
+        for (const bool sb : {false, true}) {
+            const std::string types = std::string(sa ? ".s32" : ".u32") + (sb ? ".s32" : ".u32");
+            check({"dp4a" + types, 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+                i128 sum = i128(c);
+                for (int k = 0; k < 4; k++) sum += value(a >> (8 * k), 1, sa) * value(b >> (8 * k), 1, sb);
+                return uint64_t(sum);
+            });
+            for (const bool high : {false, true})
+                check({std::string(high ? "dp2a.hi" : "dp2a.lo") + types, 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+                    i128 sum = i128(c);
+                    for (int k = 0; k < 2; k++)
+                        sum += value(a >> (16 * k), 2, sa) * value(b >> (8 * k + (high ? 16 : 0)), 1, sb);
+                    return uint64_t(sum);
+                });
+        }
+    for (const bool wide : {false, true}) {
+        const int w = wide ? 8 : 4;
+        check({std::string("cnot.b") + (wide ? "64" : "32"), w, w, 0, 0}, [](auto a, auto, auto) { return a == 0; });
+        for (int at : {0, 5, 31, 60, 255})
+            for (int n : {0, 1, 8, 32, 64})
+                check({std::string("bfi.b") + (wide ? "64" : "32") + " %d, %a, %b, " + std::to_string(at) + ", " +
+                           std::to_string(n),
+                       w, w, w, 0},
+                      [=](auto a, auto b, auto) {
+                          for (int k = 0; k < n && at + k < 8 * w; k++)
+                              b = (b & ~(1ull << (at + k))) | (a >> k & 1) << (at + k);
+                          return b;
+                      });
+    }
+    // prmt's modes, as the manual's table: which bytes, from the highest down, for each value of c's lowest two bits.
+    const std::pair<const char*, std::array<const char*, 4>> modes[] = {
+        {"f4e", {"3210", "4321", "5432", "6543"}}, {"b4e", {"5670", "6701", "7012", "0123"}},
+        {"rc8", {"0000", "1111", "2222", "3333"}}, {"ecl", {"3210", "3211", "3222", "3333"}},
+        {"ecr", {"0000", "1110", "2210", "3210"}}, {"rc16", {"1010", "3232", "1010", "3232"}}};
+    for (const auto& [mode, table] : modes)
+        check({std::string("prmt.b32.") + mode, 4, 4, 4, 4}, [table = table](auto a, auto b, auto c) {
+            uint64_t r = 0;
+            for (int k = 0; k < 4; k++) r |= ((b << 32 | a) >> (8 * (table[c & 3][3 - k] - '0')) & 255) << (8 * k);
+            return r;
+        });
+}
+
+TEST_CASE("comparisons", "[forms]") {
+    // For each name: whether it holds below, at and above equality, and with a NaN.
+    struct Comparison {
+        const char* name;
+        bool below, equal, above, nan;
+    };
+    const Comparison all[] = {{"eq", 0, 1, 0, 0},  {"ne", 1, 0, 1, 0},  {"lt", 1, 0, 0, 0},  {"le", 1, 1, 0, 0},
+                              {"gt", 0, 0, 1, 0},  {"ge", 0, 1, 1, 0},  {"equ", 0, 1, 0, 1}, {"neu", 1, 0, 1, 1},
+                              {"ltu", 1, 0, 0, 1}, {"leu", 1, 1, 0, 1}, {"gtu", 0, 0, 1, 1}, {"geu", 0, 1, 1, 1},
+                              {"num", 1, 1, 1, 0}, {"nan", 0, 0, 0, 1}};
+    using Value            = std::function<long double(uint64_t)>;
+    auto holds             = [](const Comparison& c, long double a, long double b) {
+        return std::isnan(a) || std::isnan(b) ? c.nan : a < b ? c.below : a > b ? c.above : c.equal;
+    };
+    const std::tuple<const char*, int, Value> floats[] = {{"f32", 4, [](uint64_t a) { return from_bits<float>(a); }},
+                                                          {"f64", 8, [](uint64_t a) { return from_bits<double>(a); }},
+                                                          {"f16", 2, half_value},
+                                                          {"bf16", 2, bf16_value}};
+    for (const Comparison& c : all) {
+        for (const auto& [type, w, v] : floats)
+            check({std::string("setp.") + c.name + "." + type + " %p, %a, %b;\nselp.u32 %d, 1, 0, %p", 4, w, w, 0,
+                   w > 2, w > 2},
+                  [&, v = v](auto a, auto b, auto) { return holds(c, v(a), v(b)); });
+        check({std::string("set.") + c.name + ".u32.f32", 4, 4, 4, 0, true, true}, [&](auto a, auto b, auto) {
+            return holds(c, from_bits<float>(a), from_bits<float>(b)) ? 0xffffffffu : 0u;
+        });
+        check({std::string("set.") + c.name + ".f32.f32", 4, 4, 4, 0, true, true}, [&](auto a, auto b, auto) {
+            return holds(c, from_bits<float>(a), from_bits<float>(b)) ? 0x3f800000u : 0u;
+        });
+        if (std::string(c.name).size() > 2) continue;
+        for (const IntType& t : kInts) {
+            auto is = [=](uint64_t a, uint64_t b) {
+                return holds(c, (long double)value(a, t.bytes, t.sign), (long double)value(b, t.bytes, t.sign));
+            };
+            check({std::string("setp.") + c.name + "." + t.name + " %p, %a, %b;\nselp.u32 %d, 1, 0, %p", 4, t.bytes,
+                   t.bytes, 0},
+                  [=](auto a, auto b, auto) { return is(a, b); });
+            // The second result is the opposite, and both are joined with a third predicate.
+            for (const std::string join : {"and", "or", "xor"})
+                check({"setp.ne.u32 %p, %c, 0;\nsetp." + std::string(c.name) + "." + join + "." + t.name +
+                           " %p|%e, %a, %b, !%p;\nselp.u32 %d, 1, 0, %p;\nselp.u32 %t, 2, 0, %e;\nor.b32 %d, %d, %t",
+                       4, t.bytes, t.bytes, 4},
+                      [=](auto a, auto b, auto third) {
+                          const bool x = is(a, b), z = third == 0;
+                          auto joined = [&](bool y) { return join == "and" ? y && z : join == "or" ? y || z : y != z; };
+                          return uint64_t(joined(x)) | uint64_t(joined(!x)) << 1;
+                      });
+        }
+    }
+    check({"slct.b32.s32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return c >> 31 ? b : a; });
+    check({"slct.b64.f32", 8, 8, 8, 4, false, false, true},
+          [](auto a, auto b, auto c) { return from_bits<float>(c) >= 0 ? a : b; });
+    const std::pair<const char*, std::function<bool(float)>> tests[] = {
+        {"finite", [](float x) { return std::isfinite(x); }},
+        {"infinite", [](float x) { return std::isinf(x); }},
+        {"number", [](float x) { return !std::isnan(x); }},
+        {"notanumber", [](float x) { return std::isnan(x); }},
+        {"normal", [](float x) { return std::isnormal(x); }},
+        {"subnormal", [](float x) { return std::fpclassify(x) == FP_SUBNORMAL; }}};
+    for (const auto& [name, is] : tests)
+        check({std::string("testp.") + name + ".f32 %p, %a;\nselp.u32 %d, 1, 0, %p", 4, 4, 0, 0, true},
+              [is = is](auto a, auto, auto) { return is(from_bits<float>(a)); });
+}
+
+TEST_CASE("saturation and minima", "[forms]") {
+    auto clamped = [](i128 x, int bytes, bool sign) {
+        const i128 most = (i128(1) << (8 * bytes - sign)) - 1, least = sign ? -(i128(1) << (8 * bytes - 1)) : 0;
+        return uint64_t(x < least ? least : x > most ? most : x);
+    };
+    for (const IntType& from : kInts) {
+        auto v = [=](uint64_t a) { return value(a, from.bytes, from.sign); };
+        for (const IntType& t : kInts)
+            check({std::string("cvt.sat.") + t.name + "." + from.name, t.bytes, from.bytes, 0, 0},
+                  [=](auto a, auto, auto) { return clamped(v(a), t.bytes, t.sign); });
+        check({std::string("cvt.sat.u8.") + from.name, 2, from.bytes, 0, 0},
+              [=](auto a, auto, auto) { return clamped(v(a), 1, false); });
+        check({std::string("cvt.sat.s8.") + from.name, 2, from.bytes, 0, 0},
+              [=](auto a, auto, auto) { return clamped(v(a), 1, true); });
+        check({std::string("cvt.u8.") + from.name, 2, from.bytes, 0, 0}, [](auto a, auto, auto) { return a & 255; });
+        check({std::string("cvt.s8.") + from.name, 2, from.bytes, 0, 0},
+              [](auto a, auto, auto) { return uint64_t(value(a, 1, true)); });
+    }
+    check({"cvt.pack.sat.s16.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) {
+        return clamped(value(a, 4, true), 2, true) << 16 | (clamped(value(b, 4, true), 2, true) & 0xffff);
+    });
+    check({"cvt.pack.sat.u8.s32.b32", 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+        return c << 16 | clamped(value(a, 4, true), 1, false) << 8 | clamped(value(b, 4, true), 1, false);
+    });
+    for (const bool half : {true, false}) {
+        const std::string s = half ? "f16" : "bf16";
+        auto* v             = half ? half_value : bf16_value;
+        const int infinity  = half ? 0x7c00 : 0x7f80;
+        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
+        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
+        auto clamp = [](long double x) { return std::isnan(x) || x <= 0 ? 0 : x >= 1 ? 1 : x; };
+        for (const bool larger : {false, true})
+            for (const bool nan : {false, true}) {
+                const std::string form = std::string(larger ? "max" : "min") + (nan ? ".NaN." : ".") + s;
+                auto pick              = [=](uint64_t a, uint64_t b) -> uint64_t {
+                    const bool na = std::isnan(v(a)), nb = std::isnan(v(b));
+                    if (nan ? na || nb : na && nb) return 0x7fff;
+                    if (na || nb) return na ? b : a;
+                    if (v(a) == v(b)) return larger ? a & b : a | b;  // zeros of both signs
+                    return (v(a) < v(b)) == larger ? b : a;
+                };
+                check(
+                    {form, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return pick(a, b); }, same);
+                check(
+                    {form + "x2", 4, 4, 4, 0},
+                    [=](auto a, auto b, auto) { return pick(a >> 16, b >> 16) << 16 | pick(a & 0xffff, b & 0xffff); },
+                    same2);
+            }
+        check(
+            {"fma.rn.relu." + s, 2, 2, 2, 2},
+            [=](auto a, auto b, auto c) {
+                const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
+                const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
+                return sum < 0 ? 0 : nearest16(sum, v, infinity, rest);
+            },
+            [=](uint64_t x, uint64_t y) { return same(x, y) || ((x | y) & 0x7fff) == 0; });
+        check(
+            {"cvt.rn." + s + ".f64", 2, 8, 0, 0, true},
+            [=](auto a, auto, auto) { return nearest(from_bits<double>(a)); }, same);
+        check(
+            {"cvt.f64." + s, 8, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(double(v(a))); }, same64);
+        if (!half) continue;
+        check(
+            {"add.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) + v(b))); }, same);
+        check(
+            {"mul.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) * v(b))); }, same);
+        for (const IntType& t : kInts)
+            check({std::string("cvt.rzi.") + t.name + ".f16", t.bytes, 2, 0, 0}, [=](auto a, auto, auto) {
+                if (std::isnan(v(a))) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
+                const long double x = std::isinf(v(a)) ? std::copysign(1e30L, v(a)) : std::trunc(v(a));
+                return clamped(i128(x), t.bytes, t.sign);
+            });
+    }
+    for (const bool larger : {false, true}) {
+        const std::string name = larger ? "max" : "min";
+        check(
+            {name + ".f64", 8, 8, 8, 0, true, true},
+            [=](auto a, auto b, auto) {
+                const double x = from_bits<double>(a), y = from_bits<double>(b);
+                if (std::isnan(x) || std::isnan(y)) return std::isnan(x) ? b : a;
+                if (x == y) return larger ? a & b : a | b;
+                return (x < y) == larger ? b : a;
+            },
+            same64);
+        check(
+            {name + ".NaN.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) {
+                if (nan32(a) || nan32(b)) return uint64_t(0x7fffffff);
+                const float x = from_bits<float>(a), y = from_bits<float>(b);
+                return x == y ? (larger ? a & b : a | b) : (x < y) == larger ? b : a;
+            },
+            same32);
+    }
+    check(
+        {"cvt.f64.f32", 8, 4, 0, 0, true}, [](auto a, auto, auto) { return bits_of(double(from_bits<float>(a))); },
+        same64);
+    check({"cvt.sat.f32.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) {
+        const float x = from_bits<float>(a);
+        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
+    });
+    check(
+        {"cvt.rni.f32.f32", 4, 4, 0, 0, true},
+        [](auto a, auto, auto) { return bits_of(std::nearbyint(from_bits<float>(a))); }, same32);
 }
