@@ -1,8 +1,10 @@
 // train_gpt - trains a GPT: options → model → loop → close
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
 
 #include "gpt/checkpoint.h"
 #include "gpt/log.h"
@@ -57,20 +59,34 @@ static void claim_folder(Options& o) {
     CHECK(!taken(o.out), "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
 }
 
-// What a run takes, by group, in bytes; the same tables that allocate it.
+// Host memory that this process holds, and the most that it has held, in bytes.
+static int64_t held_bytes() {
+    int64_t pages = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> pages >> resident;
+    return resident * sysconf(_SC_PAGESIZE);
+}
+static int64_t peak_bytes() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return int64_t(usage.ru_maxrss) * 1024;
+}
+
+// What a run takes, by group, in bytes; the same tables that allocate it. program: code and libraries, as they are now.
 struct Plan {
-    int64_t weights, gradients, optimizer, activations;
-    int64_t total() const { return weights + gradients + optimizer + activations; }
+    int64_t weights, gradients, optimizer, activations, program;
+    int64_t total() const { return weights + gradients + optimizer + activations + program; }
 };
 static Plan plan_of(const Config& c, const BatchShape& z, DType x) {
     Params p;
     Arena weights, fp32, acts;
     for (const ParamRow& r : param_rows(p, c)) weights.plan(r.shape, x), fp32.plan(r.shape, DType::F32);
-    return {weights.bytes(), fp32.bytes(), (x == DType::F32 ? 2 : 3) * fp32.bytes(), plan_activations(acts, c, z, x)};
+    return {weights.bytes(), fp32.bytes(), (x == DType::F32 ? 2 : 3) * fp32.bytes(), plan_activations(acts, c, z, x),
+            held_bytes()};
 }
 static std::string describe(const Plan& p) {
-    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · total {}", gibibytes(p.weights),
-                       gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations), gibibytes(p.total()));
+    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · program {} · total {}",
+                       gibibytes(p.weights), gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations),
+                       gibibytes(p.program), gibibytes(p.total()));
 }
 
 static void header(Log& log, const Options& o, const Flags& flags, const Config& c, DType dtype, const Device& dev,
@@ -134,13 +150,6 @@ static void refuse_other_model(const Config& asked, const Config& saved, const O
                   key == "eos_token_id",
               "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key,
               ours[key].dump(), value.dump());
-}
-
-// The most memory that this process has held, in bytes.
-static int64_t peak_bytes() {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    return int64_t(usage.ru_maxrss) * 1024;
 }
 
 // Gives the model its first weights: from the run's newest checkpoint, from a model folder, or random. Says which.
