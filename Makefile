@@ -94,7 +94,7 @@ libraries:
 setup:
 	@scripts/setup.sh
 quickstart: setup
-	@$(MAKE) --no-print-directory all $(BUILD)/austen
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/austen
 	@BUILD=$(BUILD) scripts/quickstart.sh
 
 # make test ARGS='layernorm*' runs the tests of that name; the programs are built because tests run them.

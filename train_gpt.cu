@@ -169,8 +169,8 @@ static std::string begin(const Options& o, const Preset* preset, Model& model, A
     }
     if (!preset && has_weights(o.model)) {
         const SafetensorsReader weights(o.model);
-        load_weights(model.params, model.config, weights, model.stream);
-        if (model.dtype != DType::F32) load_weights(adamw.master, model.config, weights, model.stream);
+        load_weights(model.params, model.config, weights, model.stream,
+                     model.dtype == DType::F32 ? nullptr : &adamw.master);
         return "weights of " + o.model;
     }
     initialise_params(model.params, model.config, o.seed, model.stream);

@@ -285,13 +285,17 @@ inline Shape foreign_shape(const Config& c, const ParamRow& r, Layout layout) {
 template <class T>
 void reorder(T* out, const T* in, const Config& c, const Shape& ours, Layout layout, bool inwards) {
     const int64_t rows = ours[0], cols = ours.dims == 2 ? ours[1] : 1, D = c.head_size();
+    constexpr int64_t tile = 16;  // a line of the cache, read or written whole while the tile is at hand
+    if (layout == Layout::transposed)
+        return cpu::parallel_ranges((rows + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t r0 = begin * tile; r0 < std::min(end * tile, rows); r0 += tile)
+                for (int64_t k0 = 0; k0 < cols; k0 += tile)
+                    for (int64_t r = r0; r < std::min(r0 + tile, rows); r++)
+                        for (int64_t k = k0; k < std::min(k0 + tile, cols); k++)
+                            inwards ? out[r * cols + k] = in[k * rows + r] : out[k * rows + r] = in[r * cols + k];
+        });
     cpu::parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; r++) {
-            if (layout == Layout::transposed) {
-                for (int64_t k = 0; k < cols; k++)
-                    inwards ? out[r * cols + k] = in[k * rows + r] : out[k * rows + r] = in[r * cols + k];
-                continue;
-            }
             const int64_t which = r / (c.heads * D), head = r / D % c.heads, d = r % D;  // ours: (3, H, D)
             const int64_t theirs = layout == Layout::per_head ? (head * 3 + which) * D + d : r;
             std::memcpy(out + (inwards ? r : theirs) * cols, in + (inwards ? theirs : r) * cols, cols * sizeof(T));
@@ -303,9 +307,10 @@ inline bool has_weights(const std::string& folder) {
     return fs::exists(folder + "/model.safetensors") || fs::exists(folder + "/model.safetensors.index.json");
 }
 
-// Fills p (fp32 or bf16) from a folder or file. Every weight must be there in its shape; a tensor that we have no place
-// for is refused by name, except buffers that hold no weights.
-inline void load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s) {
+// Fills p (fp32 or bf16), and `masters` too when it is given, from a folder or file. Every weight must be there in its
+// shape; a tensor that we have no place for is refused by name, except buffers that hold no weights.
+inline void load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s,
+                         Params* masters = nullptr) {
     const HfForm& form       = form_of(c.model_type, file.path());
     const std::string prefix = form.prefix;
     std::set<std::string> used;
@@ -313,7 +318,11 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
         const std::string bare = name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : name;
         return !file.find(name) && file.find(bare) ? bare : name;
     };
-    for (const ParamRow& r : param_rows(p, c)) {
+    std::vector<float> theirs, ours;
+    const auto rows        = param_rows(p, c);
+    const auto master_rows = masters ? param_rows(*masters, c) : std::vector<ParamRow>();
+    for (size_t i = 0; i < rows.size(); i++) {
+        const ParamRow& r      = rows[i];
         const Foreign f        = foreign(form, r.name);
         const std::string name = named(f.name);
         const Shape shape      = foreign_shape(c, r, f.layout);
@@ -321,12 +330,17 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
         CHECK(t, "{}: the tensor \"{}\" is missing ({} expected), one of the weights that config.json asks for",
               file.path(), name, shape.str());
         file.at(name, shape);
-        std::vector<float> theirs(shape.numel()), ours(r.shape.numel());
-        t->read_into(theirs.data());
-        Shape filled = r.shape;
-        if (is_vocab_table(r.name)) filled.dim[0] = c.vocab;
-        reorder(ours.data(), theirs.data(), c, filled, f.layout, true);
+        ours.resize(r.shape.numel());
+        std::fill(ours.begin() + shape.numel(), ours.end(), 0.f);  // padding of the vocabulary
+        if (f.layout == Layout::as_is) {
+            t->read_into(ours.data());
+        } else {
+            theirs.resize(shape.numel());
+            t->read_into(theirs.data());
+            reorder(ours.data(), theirs.data(), c, r.shape, f.layout, true);
+        }
         from_host(*r.tensor, ours, s);
+        if (masters) from_host(*master_rows[i].tensor, ours, s);
         used.insert(name);
     }
     const auto ends_with = [](const std::string& name, const std::string& end) {
