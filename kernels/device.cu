@@ -118,7 +118,7 @@ Device::~Device() = default;
 
 void let_idle_threads_sleep(char** argv) {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    setenv("OMP_WAIT_POLICY", "passive", 1);
+    setenv("GOMP_SPINCOUNT", "3000", 1);
     execv("/proc/self/exe", argv);  // returns only where there is no /proc; then threads spin
 }
 

@@ -50,9 +50,10 @@ class Device {
 
 std::string backends();  // the libraries in this binary, for --version
 
-// Lets idle threads sleep, by starting the program again with OMP_WAIT_POLICY=passive; call it first in main(). The
-// OpenMP library reads that once, before main. Spinning, its default, makes a step four times slower as soon as another
-// program wants one of the cores. An OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set already stays.
+// Lets idle threads sleep after a few microseconds, by starting the program again with GOMP_SPINCOUNT=3000; call it first
+// in main(). The OpenMP library reads that once, before main. Spinning for longer, its default, makes a step four times
+// slower as soon as another program wants one of the cores; not spinning at all makes decoding a third slower.
+// An OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set already stays.
 void let_idle_threads_sleep(char** argv);
 
 void copy(Tensor dst /*=*/, Tensor src, Stream s);  // same shape; converts between fp32 and bf16

@@ -115,7 +115,9 @@ static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t
                 floats xs[R];
                 for (int r = 0; r < R; r++) xs[r] = load(x + r * IC + i, n);
                 for (int g = 0; g < G; g++) {
-                    const floats ws = load(w + (o + std::min<int64_t>(g, group - 1)) * IC + i, n);
+                    const T* const at = w + (o + std::min<int64_t>(g, group - 1)) * IC + i;
+                    __builtin_prefetch(at + G * IC);  // the same place in the next group: rows are too short for the
+                    const floats ws = load(at, n);    // processor's own prefetching to get going
                     for (int r = 0; r < R; r++) acc[r][g] += xs[r] * ws;
                 }
             });
