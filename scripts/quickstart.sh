@@ -31,7 +31,7 @@ cat <<TXT
 see the losses             $run/loss.png, $run/log.jsonl
 another beginning          ./infer_gpt --model $run/checkpoints/latest --prompt "Mr. Darcy" --tokens 300 --temperature 0.7
 train it longer            ./train_gpt --out $run --resume --steps 6000
-a NeoX-style model         ./train_gpt --model nano-neox --list-models
+other sizes and families   ./train_gpt --list-models
 your own text              ./tokenize --train-bpe 4096 --input your.txt --output data/your/tokenizer.json
                            ./tokenize --tokenizer data/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/your/your
                            ./train_gpt --train-data 'data/your/your_train_*.bin' --val-data 'data/your/your_val_*.bin'
