@@ -174,6 +174,7 @@ struct Block {
     uint32_t live = 0;                  // threads
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
+    size_t race_slot = 0;               // in the launch's GlobalRaces
     bool pending_copies = false;        // a cp.async has been issued
     std::vector<Finding>
         unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
@@ -195,7 +196,7 @@ struct Suspect;                         // races.h
 struct Worker {
     Launch* launch = nullptr;
     int number     = 0;
-    bool plain     = true;              // neither --check all nor --profile
+    bool checking = false, profiling = false;  // --check all, --profile
     std::vector<Site> sites;
     uint64_t instructions = 0;
     uint64_t rng          = 0;
