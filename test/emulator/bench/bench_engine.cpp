@@ -1,7 +1,7 @@
 // bench_engine.cpp - warp-instructions per second of the streams that matter, beside what they should reach
 //
 // Each kernel is a loop of unrolled instructions of one kind; what is counted is what the warps issued, address
-// arithmetic included. Options are read once per process, so the bench starts itself once for each way of running.
+// arithmetic included. bench SOME runs the streams whose name has SOME. Options are read once per process, so the bench starts itself once for each way of running.
 #include <unistd.h>
 
 #include <algorithm>
@@ -57,11 +57,11 @@ std::string unrolled(const std::string& text, int stride = 0) {
     return all;
 }
 
-std::vector<Stream> streams() {
+std::vector<Stream> streams(const std::string& filter) {
     const std::string mma =
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f4,%f5,%f6,%f7}, {%a0,%a1,%a2,%a3}, {%a0,%a1}, "
         "{%f4,%f5,%f6,%f7};\n";
-    return {
+    std::vector<Stream> all = {
         {"fma.rn.f32", 150e6, unrolled("fma.rn.f32 #, #, %f1, %f0;\n")},
         {"add.s32", 0, unrolled("add.s32 %a0, %a1, 3;\n")},
         {"ld.global.f32 coalesced", 150e6, unrolled("ld.global.f32 #, [%rd+@];\n", 4096)},
@@ -76,6 +76,8 @@ std::vector<Stream> streams() {
         {"tanh.approx.f32", 40e6, unrolled("tanh.approx.f32 #, %f0;\n")},
         {"mma.m16n8k16.bf16", 2e6, unrolled(mma), 16, 500},
     };
+    std::erase_if(all, [&](const Stream& s) { return std::string(s.name).find(filter) == std::string::npos; });
+    return all;
 }
 
 double seconds(clockid_t clock) {
@@ -90,10 +92,10 @@ double median(std::vector<double> v) {
 }
 
 // Prints warp-instructions per second of each stream, by the processor time of all threads and by the wall clock.
-void measure() {
+void measure(const std::string& filter) {
     const Dim grid{16, 1, 1}, block{128, 1, 1};
     int number = 0;
-    for (const Stream& stream : streams()) {
+    for (const Stream& stream : streams(filter)) {
         Kernel& k = load_kernel(kernel_of(stream), "k");
         DeviceArray<float> buffer(1 << 18);
         std::memset(buffer.host(), 0, sizeof(float) << 18);
@@ -113,15 +115,15 @@ void measure() {
 }
 
 struct Rates { double cpu, wall; };
-std::map<int, Rates> run_with(const char* program, const char* check, int threads) {
+std::map<int, Rates> run_with(const std::string& program, const std::string& filter, const char* check, int threads) {
     setenv("EMU_CHECK", check, 1);
     setenv("EMU_THREADS", std::to_string(threads).c_str(), 1);
-    FILE* child = popen(('"' + std::string(program) + "\" measure 2>/dev/null").c_str(), "r");
+    FILE* child = popen(('"' + program + "\" measure '" + filter + "' 2>/dev/null").c_str(), "r");
     std::map<int, Rates> rates;
     int stream;
     Rates r;
     while (child && std::fscanf(child, "%d %lg %lg\n", &stream, &r.cpu, &r.wall) == 3) rates[stream] = r;
-    if (!child || pclose(child) || rates.size() != streams().size()) {
+    if (!child || pclose(child) || rates.size() != streams(filter).size()) {
         std::fprintf(stderr, "bench: the run with --check %s --threads %d failed\n", check, threads);
         std::exit(1);
     }
@@ -131,9 +133,11 @@ std::map<int, Rates> run_with(const char* program, const char* check, int thread
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc == 2 && std::string(argv[1]) == "measure") return measure(), 0;
-    auto plain = run_with(argv[0], "memory", 1), all = run_with(argv[0], "all", 1);
-    auto two = run_with(argv[0], "memory", 2), two_all = run_with(argv[0], "all", 2);
+    const bool child         = argc > 1 && std::string(argv[1]) == "measure";
+    const std::string filter = argc > 1 + child ? argv[1 + child] : "";
+    if (child) return measure(filter), 0;
+    auto plain = run_with(argv[0], filter, "memory", 1), all = run_with(argv[0], filter, "all", 1);
+    auto two = run_with(argv[0], filter, "memory", 2), two_all = run_with(argv[0], filter, "all", 2);
     std::printf("M warp-instructions/s of one thread with bounds checks; how much slower --check all is (wanted: at most "
                 "%.1f);\nhow much faster two threads are, with either check (wanted: at least %.1f). Medians of 5.\n\n",
                 kSlower, kFaster);
@@ -141,7 +145,7 @@ int main(int argc, char** argv) {
     bool good = true;
     auto mark = [&](bool fine) { return good &= fine, fine ? ' ' : '!'; };
     int n     = 0;
-    for (const Stream& s : streams()) {
+    for (const Stream& s : streams(filter)) {
         const double slower = plain[n].cpu / all[n].cpu, faster = two[n].wall / plain[n].wall,
                      faster_all = two_all[n].wall / all[n].wall;
         std::printf("%-26s %7.1f%c ", s.name, plain[n].cpu / 1e6, mark(plain[n].cpu >= s.wanted));

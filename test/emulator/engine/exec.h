@@ -162,6 +162,7 @@ struct BarrierState {
 struct Launch;
 struct SharedRaces;                     // checker.h
 struct GlobalRaces;
+struct GlobalActor;
 
 struct Block {
     Launch* launch = nullptr;
@@ -174,7 +175,7 @@ struct Block {
     uint32_t live = 0;                  // threads
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
-    size_t race_slot = 0;               // in the launch's GlobalRaces
+    GlobalActor* actor = nullptr;       // in the launch's GlobalRaces
     bool pending_copies = false;        // a cp.async has been issued
     std::vector<Finding>
         unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
@@ -229,7 +230,6 @@ struct Launch {
     double deadline;
     std::shared_ptr<GlobalRaces> races;
     uint64_t clock_base;
-    uint64_t operation = 0;             // number in the race records
 };
 
 // The windows of generic addresses: not canonical on x86, so no host pointer lies in them.

@@ -17,13 +17,18 @@
 
 namespace emu {
 
+// What a block has done that orders it with others.
+struct GlobalActor {
+    std::atomic<uint8_t> fences{0};
+    std::atomic<uint8_t> signals{0};             // fences and anything another block could see: "I have read"
+    std::atomic<uint8_t> listens{0};             // it has acquired something
+};
+
 struct GlobalRaces {
-    std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 256
-    std::vector<std::atomic<uint8_t>>
-        signals;  // fences and anything another block could see: enough to say "I have read"
-    std::vector<std::atomic<uint8_t>> listens;   // per block: has it acquired anything?
-    uint64_t floor = 0;                          // operations before this one are all over
-    explicit GlobalRaces(size_t blocks) : fences(blocks), signals(blocks), listens(blocks) {}
+    std::vector<GlobalActor> actors;             // of the blocks, modulo their number
+    uint64_t number = 0, floor = 0;              // of the operation; operations before the floor are all over
+    explicit GlobalRaces(size_t blocks) : actors(blocks) {}
+    GlobalActor& of(uint64_t block) { return actors[block % actors.size()]; }
 };
 
 namespace {
@@ -42,18 +47,17 @@ struct Operation {
 struct Record { uint64_t writer, reader; };
 
 constexpr size_t kLineBytes = 64, kLineWords = kLineBytes / 4;
-constexpr uint64_t kParted = 1 << 5;              // Record::writer of a line whose words have records of their own
+constexpr uint64_t kParted = 1 << 5;              // both records of a line whose words have records of their own
 
 struct Records {
+    const Memory& memory = Memory::get();
+    const Address begin  = memory.arena_begin;
     Record *lines = nullptr, *words = nullptr;    // of the whole arena; pages come when touched
-    Address begin = 0;
     OrderedBefore before = nullptr;
     std::deque<Operation> recent;                 // the last ones, oldest first
     uint64_t number = 0;
 
     Records() {
-        Memory& m    = Memory::get();
-        begin        = m.arena_begin;
         auto reserve = [&](size_t count) {
             void* p = mmap(nullptr, count * sizeof(Record), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -61,8 +65,8 @@ struct Records {
                 give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
             return static_cast<Record*>(p);
         };
-        lines = reserve(m.arena_bytes / kLineBytes);
-        words = reserve(m.arena_bytes / 4);
+        lines = reserve(memory.arena_bytes / kLineBytes);
+        words = reserve(memory.arena_bytes / 4);
     }
 };
 Records& records() {
@@ -90,7 +94,7 @@ struct Self {
     uint64_t number, floor, block;
     uint64_t record, read_record;           // as they are stored, without bytes
     bool write, sync, in_kernel;
-    const GlobalRaces* races;
+    GlobalRaces* races;
 };
 
 enum class Verdict { Fine, Blocks, Streams };
@@ -107,9 +111,10 @@ Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes, 
     }
     if (!me.in_kernel || block == me.block) return Verdict::Fine;
     if (me.sync && other & kSynchronising) return Verdict::Fine;
-    const auto& fences = other_wrote ? me.races->fences : me.races->signals;
-    const bool fenced  = fences[block % fences.size()].load(std::memory_order_relaxed) != (other >> kFence & 255);
-    const bool listens = me.races->listens[me.block % fences.size()].load(std::memory_order_relaxed);
+    const GlobalActor& that = me.races->of(block);
+    const auto& fences = other_wrote ? that.fences : that.signals;
+    const bool fenced  = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
+    const bool listens = me.races->of(me.block).listens.load(std::memory_order_relaxed);
     return fenced && listens ? Verdict::Fine : Verdict::Blocks;
 }
 
@@ -167,7 +172,7 @@ bool repeated(const Self& me, const Record& r) {
 
 void part(Record& line, Record* words) {
     for (size_t k = 0; k < kLineWords; k++) words[k] = line;
-    line.writer = kParted;
+    line = {kParted, kParted};
 }
 void join(Record& line, const Record* words) {
     uint64_t differ = 0;
@@ -232,68 +237,84 @@ inline bool undisturbed(const Self& me, Record* r, size_t n) {
     return true;
 }
 
-Self self_of(const Warp& w, Touch how) {
-    const Block& b         = *w.block;
-    const Launch& l        = *b.launch;
-    GlobalRaces& g         = *l.races;
-    const uint64_t fences  = g.fences[b.race_slot].load(std::memory_order_relaxed);
-    const uint64_t signals = g.signals[b.race_slot].load(std::memory_order_relaxed);
+uint64_t base_record(const Block& b) { return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock; }
+
+Self self_of(const Block& b, Touch how) {
     Self me;
-    me.number = l.operation, me.floor = g.floor, me.block = b.index & kBlockMask, me.races = &g;
+    me.races  = b.launch->races.get();
+    me.number = me.races->number, me.floor = me.races->floor, me.block = b.index & kBlockMask;
     me.write = writes(how), me.in_kernel = true;
     me.sync  = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
-    const uint64_t base = me.number << kOperation | me.block << kBlock | (me.sync ? kSynchronising : 0);
-    me.record = base | fences << kFence, me.read_record = base | signals << kFence;
+    const uint64_t base = base_record(b) | (me.sync ? kSynchronising : 0);
+    me.record           = base | uint64_t(b.actor->fences.load(std::memory_order_relaxed)) << kFence;
+    me.read_record      = base | uint64_t(b.actor->signals.load(std::memory_order_relaxed)) << kFence;
     return me;
+}
+
+// One lane's words, each touched whole and not to synchronise.
+bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
+    Record& line = r.lines[(a - r.begin) / kLineBytes];
+    if (line.writer != kParted) {
+        if (repeated(me, line)) return true;
+        part(line, r.words + (a - r.begin) / kLineBytes * kLineWords);
+    }
+    Record* word = r.words + (a - r.begin) / 4;
+    for (uint32_t k = 0; k < words; k++)
+        if (!repeated(me, word[k]) && !undisturbed(me, word + k, 1)) return false;
+    return true;
 }
 
 }  // namespace
 
 void checker_launch(Launch& l) {
-    l.races        = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
-    uint64_t floor = 0;
-    l.operation    = start_operation(
-           l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where), floor);
-    l.races->floor = floor;
+    l.races         = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
+    l.races->number = start_operation(
+        l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where),
+        l.races->floor);
 }
 
 bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     const size_t bytes = size_t(size) * kLanes;
-    uint8_t* shadow    = Memory::get().shadow(first);
+    static Records& r  = records();
+    uint8_t* shadow    = r.memory.shadow(first);
     if (!write && !all_ones(shadow, bytes)) return false;
-    Records& r    = records();
-    const Self me = self_of(w, write ? Touch::Store : Touch::Load);
-    for (Address at = first; at < first + bytes;) {
-        const size_t index = (at - r.begin) / kLineBytes;
-        const Address from = r.begin + index * kLineBytes, to = std::min(from + kLineBytes, first + bytes);
-        Record& line       = r.lines[index];
-        const bool whole   = at == from && to - from == kLineBytes;
-        if (line.writer == kParted || !whole) {
-            Record* words = r.words + index * kLineWords;
-            if (line.writer != kParted) {
-                if (repeated(me, line)) {
-                    at = to;
-                    continue;
-                }
-                part(line, words);
+    const Block& b = *w.block;
+    Record* line   = r.lines + (first - r.begin) / kLineBytes;
+    if (first % kLineBytes == 0 && bytes >= kLineBytes) {  // the same as last time?
+        const auto& count   = write ? b.actor->fences : b.actor->signals;
+        const uint64_t mine = base_record(b) | uint64_t(count.load(std::memory_order_relaxed)) << kFence | kBytes;
+        uint64_t news       = 0;
+        for (size_t k = 0; k < bytes / kLineBytes; k++) news |= (write ? line[k].writer : line[k].reader) ^ mine;
+        if (!news) return true;
+    }
+    const Self me = self_of(b, write ? Touch::Store : Touch::Load);
+    for (Address at = first; at < first + bytes; line++) {
+        const Address from = (at - r.begin) / kLineBytes * kLineBytes + r.begin;
+        const Address to   = std::min(from + kLineBytes, first + bytes);
+        const bool whole   = to - at == kLineBytes;
+        if (line->writer == kParted || !whole) {
+            Record* words = r.words + (from - r.begin) / 4;
+            if (line->writer != kParted && repeated(me, *line)) {
+                at = to;
+                continue;
             }
+            if (line->writer != kParted) part(*line, words);
             if (at & 3 || to & 3) return false;
             if (!undisturbed(me, words + (at - from) / 4, (to - at) / 4)) return false;
-            if (whole) join(line, words);
-        } else if (!repeated(me, line) && !undisturbed(me, &line, 1)) return false;
+            if (whole) join(*line, words);
+        } else if (!repeated(me, *line) && !undisturbed(me, line, 1)) return false;
         at = to;
     }
     if (write) std::memset(shadow, 1, bytes);
     return true;
 }
 
-void start_global_races(Block& b) { b.race_slot = b.index % b.launch->races->fences.size(); }
+void start_global_races(Block& b) { b.actor = &b.launch->races->of(b.index); }
 
 void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const Reach& reach) {
-    GlobalRaces& g = *w.block->launch->races;
-    const Self me  = self_of(w, how);
-    if (me.sync) g.listens[w.block->race_slot].store(1, std::memory_order_relaxed);
-    if (me.sync && me.write) g.signals[w.block->race_slot].fetch_add(1, std::memory_order_relaxed);
+    const Self me = self_of(*w.block, how);
+    if (me.sync) w.block->actor->listens.store(1, std::memory_order_relaxed);
+    if (me.sync && me.write) w.block->actor->signals.fetch_add(1, std::memory_order_relaxed);
     const uint32_t op = w.block->launch->config.op;
     auto piece        = [&](int lane, Address a, size_t bytes) {
         touch(me, a, bytes, op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
@@ -312,7 +333,11 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
     if (reach.shape == Reach::Uniform)
         return piece(__builtin_ctz(reach.mask), reach.addr[__builtin_ctz(reach.mask)], size);
-    each_lane(reach.mask, [&](int lane) { piece(lane, reach.addr[lane], size); });
+    const uint32_t words = me.sync ? 0 : size / 4;
+    Records& r           = records();
+    each_lane(reach.mask, [&](int lane) {
+        if (!words || !watch_words(me, r, reach.addr[lane], words)) piece(lane, reach.addr[lane], size);
+    });
 }
 
 void shared_fence(Warp& w);
@@ -321,11 +346,10 @@ void checker_fence(Warp& w, bool device_wide) {
     if (!w.block->launch->check_all) return;
     shared_fence(w);
     if (!device_wide) return;
-    GlobalRaces& g    = *w.block->launch->races;
-    const size_t slot = w.block->race_slot;
-    g.fences[slot].fetch_add(1, std::memory_order_relaxed);
-    g.signals[slot].fetch_add(1, std::memory_order_relaxed);
-    g.listens[slot].store(1, std::memory_order_relaxed);
+    GlobalActor& actor = *w.block->actor;
+    actor.fences.fetch_add(1, std::memory_order_relaxed);
+    actor.signals.fetch_add(1, std::memory_order_relaxed);
+    actor.listens.store(1, std::memory_order_relaxed);
 }
 
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op) {

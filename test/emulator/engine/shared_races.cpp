@@ -101,36 +101,40 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
     }
 }
 
-// The usual cases of an access that is not synchronising, without going through all of ordered(): `first` and `count`
-// granules in a row, 1 << per_lane of them for each lane from thread `me` on. True when there is no conflict, and the
-// records are up to date.
-bool quick(SharedRaces& s, uint64_t first, uint64_t count, int per_lane, uint64_t me, bool write) {
-    uint64_t *writer = &s.writer[first], *reader = &s.reader[first];
-    const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
-    const uint64_t mine  = s.time << kTime | me;
+// The usual cases of an access that is not synchronising, without going through all of ordered(): `count` granules in a
+// row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
+// when there is no conflict, and the records are up to date.
+constexpr int kOneLane = -1;
+template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
+    uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
+    const uint64_t n = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
+    auto lane        = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
     // The same access was the last one, and time stood still: who came between has been judged when it came.
-    uint64_t news = 0;
-    for (uint64_t k = 0; k < count; k++) news |= (write ? writer : reader)[k] ^ (mine + (k >> per_lane));
+    const uint64_t mine  = s.time << kTime | me;
+    const uint64_t* last = write ? writer : reader;
+    uint64_t news        = 0;
+    for (uint64_t k = 0; k < n; k++) news |= last[k] ^ (mine + lane(k));
     if (!news) return true;
+    const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
     auto after = [=](uint64_t record, uint64_t k) {  // 1: it may not be ordered before us
         const uint64_t when = record >> kTime, who = record & kThread;
-        return uint64_t(when >= since) & uint64_t(who != me + (k >> per_lane)) &
+        return uint64_t(when >= since) & uint64_t(who != me + lane(k)) &
                (uint64_t(who / kLanes != warp) | uint64_t(when >= warp_since));
     };
     uint64_t bad = 0;
-    for (uint64_t k = 0; k < count; k++) bad |= after(writer[k], k);
+    for (uint64_t k = 0; k < n; k++) bad |= after(writer[k], k);
     if (write)
-        for (uint64_t k = 0; k < count; k++)
+        for (uint64_t k = 0; k < n; k++)
             bad |= after(reader[k], k) | (uint64_t(reader[k] >> kTime >= since) & (reader[k] >> 11 & 1));
     if (bad) return false;
     if (write)
-        for (uint64_t k = 0; k < count; k++) writer[k] = mine + (k >> per_lane);
+        for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
     else
-        for (uint64_t k = 0; k < count; k++) {
-            const uint64_t now = mine + (k >> per_lane), when = reader[k] >> kTime, last = reader[k] & kThread;
-            const bool synced  = last / kLanes == warp && when < warp_since && !(reader[k] & kMany);
-            const bool fresh   = when < since || last == (now & kThread) || synced;
-            reader[k]       = fresh ? now : now | kMany | last << kOther;
+        for (uint64_t k = 0; k < n; k++) {
+            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread;
+            const bool synced   = who / kLanes == warp && when < warp_since && !(reader[k] & kMany);
+            const bool fresh    = when < since || who == me + lane(k) || synced;
+            reader[k]           = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
         }
     return true;
 }
@@ -141,13 +145,20 @@ bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
     Block& b          = *w.block;
     SharedRaces& s    = *b.races;
     const auto bytes  = size_t(size) * kLanes;
-    const int per_lane = __builtin_ctz(size) - s.shift;
     uint8_t* shadow   = b.shared_shadow.data() + first;
     const bool ones   = all_ones(shadow, bytes);
     if (!ones && (!write || b.pending_copies)) return false;
-    if (per_lane < 0 || !quick(s, first >> s.shift, bytes >> s.shift, per_lane, w.index * kLanes, write)) return false;
-    if (!ones) std::memset(shadow, 1, bytes);
-    return true;
+    const uint64_t granule = first >> s.shift, count = bytes >> s.shift, me = w.index * kLanes;
+    bool good = false;
+    switch (__builtin_ctz(size) - s.shift) {
+        case 0: good = quick<0>(s, granule, count, me, write); break;
+        case 1: good = quick<1>(s, granule, count, me, write); break;
+        case 2: good = quick<2>(s, granule, count, me, write); break;
+        case 3: good = quick<3>(s, granule, count, me, write); break;
+        case 4: good = quick<4>(s, granule, count, me, write); break;
+    }
+    if (good && !ones) std::memset(shadow, 1, bytes);
+    return good;
 }
 
 void start_shared_races(Block& b) {
@@ -178,7 +189,7 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     if (sync) s.listens[w.index] = 1;
     auto lane = [&](int l) {
         const uint64_t first = r.addr[l] >> s.shift, last = (r.addr[l] + size - 1) >> s.shift;
-        if (sync || !quick(s, first, last - first + 1, 31, thread_of(w, l), write))
+        if (sync || !quick<kOneLane>(s, first, last - first + 1, thread_of(w, l), write))
             touch_lane(w, i, s, l, r.addr[l], size, write, sync);
     };
     if (r.shape == Reach::Uniform && !write) {  // a broadcast: first and last lane stand for all

@@ -38,7 +38,7 @@ template <class A> inline bool in_a_row(const A* a, int shift) {
     return all_zero(Vector64(gaps));
 }
 
-// Whether all bytes are 1; n is a power of two.
+// Whether all bytes are 1; n is a power of two up to 512.
 inline bool all_ones(const uint8_t* bytes, size_t n) {
     constexpr uint64_t ones = 0x0101010101010101ull;
     if (n >= 64) {
@@ -46,10 +46,18 @@ inline bool all_ones(const uint8_t* bytes, size_t n) {
         for (size_t k = 0; k < n; k += 64) differ |= *reinterpret_cast<const Vector64*>(bytes + k) ^ ones;
         return all_zero(differ);
     }
-    uint64_t some = 0, differ = 0;
-    if (n < 8) return std::memcpy(&some, bytes, n), some == ones >> (64 - 8 * n);
-    for (size_t k = 0; k < n; k += 8) std::memcpy(&some, bytes + k, 8), differ |= some ^ ones;
-    return !differ;
+    auto are = [=](auto some, size_t at) {
+        std::memcpy(&some, bytes + at, sizeof some);
+        return some == decltype(some)(ones);
+    };
+    switch (n) {
+        case 1: return are(uint8_t(), 0);
+        case 2: return are(uint16_t(), 0);
+        case 4: return are(uint32_t(), 0);
+        case 8: return are(uint64_t(), 0);
+        case 16: return are(uint64_t(), 0) && are(uint64_t(), 8);
+        default: return are(uint64_t(), 0) && are(uint64_t(), 8) && are(uint64_t(), 16) && are(uint64_t(), 24);
+    }
 }
 
 }  // namespace emu
