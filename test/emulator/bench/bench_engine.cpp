@@ -30,17 +30,17 @@ struct Stream {
 };
 
 // Each block has 64 KiB at %q of its own. Thread t's addresses: %q + 4 t in %rd, + 2 t in %half, + 16 t in %wide,
-// + 512 t in %far; in shared memory 4 t in %s, 16 t in %t. %f0 … %f19 are floats, %a0 … %a3 words.
+// + 512 t in %far; in shared memory 4 t in %s, 16 t in %t, 132 (t mod 32) in %u. %f0 … %f19 are floats, %a0 … %a3 words.
 std::string kernel_of(const Stream& stream) {
     std::string text =
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 buffer, .param .u32 count)\n{\n"
-        ".reg .pred %p;\n.reg .b32 %n, %tid, %s, %t, %a<4>;\n.reg .b64 %q, %rd, %wide, %far, %half;\n"
+        ".reg .pred %p;\n.reg .b32 %n, %tid, %s, %t, %u, %a<4>;\n.reg .b64 %q, %rd, %wide, %far, %half;\n"
         ".reg .f32 %f<20>;\n.reg .b16 %h;\n.shared .align 16 .b8 tile[16384];\n"
         "ld.param.u64 %q, [buffer];\nld.param.u32 %n, [count];\nmov.u32 %tid, %tid.x;\n"
         "mov.u32 %s, %ctaid.x;\nmad.wide.u32 %q, %s, 65536, %q;\n"
         "mad.wide.u32 %rd, %tid, 4, %q;\nmad.wide.u32 %wide, %tid, 16, %q;\nmad.wide.u32 %half, %tid, 2, %q;\n"
         "mad.wide.u32 %far, %tid, 512, %q;\n"
-        "shl.b32 %s, %tid, 2;\nshl.b32 %t, %tid, 4;\nmov.b16 %h, 0;\n";
+        "and.b32 %u, %tid, 31;\nmul.lo.u32 %u, %u, 132;\nshl.b32 %s, %tid, 2;\nshl.b32 %t, %tid, 4;\nmov.b16 %h, 0;\n";
     for (int k = 0; k < 20; k++) text += "mov.f32 %f" + std::to_string(k) + ", 0f3F000000;\n";
     for (int k = 0; k < 4; k++) text += "mov.b32 %a" + std::to_string(k) + ", 0;\n";
     for (int k = 0; k < 16; k++) text += "st.shared.f32 [%s+" + std::to_string(k * 512) + "], %f0;\n";
@@ -70,6 +70,7 @@ std::vector<Stream> streams(const std::string& filter) {
         {"ld.global.f32 far apart", 0, unrolled("ld.global.f32 #, [%far+@];\n", 4), 16, 2000},
         {"st.global.f32 coalesced", 0, unrolled("st.global.f32 [%rd+@], #;\n", 4096)},
         {"ld.shared.f32", 0, unrolled("ld.shared.f32 #, [%s+@];\n", 512)},
+        {"ld.shared.f32 by columns", 0, unrolled("ld.shared.f32 #, [%u+@];\n", 4), 16, 5000},
         {"ld.shared.v4", 0, unrolled("ld.shared.v4.f32 {%f0,%f1,%f2,%f3}, [%t];\n"), 16, 5000},
         {"st.shared.f32", 0, unrolled("st.shared.f32 [%s+@], #;\n", 512)},
         {"ex2.approx.ftz.f32", 40e6, unrolled("ex2.approx.ftz.f32 #, %f0;\n")},

@@ -80,7 +80,7 @@ void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, in
 void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     Memory& memory  = Memory::get();
     const int first = __builtin_ctz(r.mask);
-    if (!memory.in_arena(r.addr[first])) return;
+    if (!memory.in_arena(r.addr[first]) || known_global(w, size, touch, r)) return;
     const bool stores = writes(touch), loads = touch != Touch::Store && touch != Touch::VolatileStore;
     each_piece(
         r, size, [&](int l) { return memory.shadow(r.addr[l]); },
@@ -96,6 +96,7 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 }
 
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
+    if (known_shared(w, size, touch, r)) return;
     Block& b          = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;

@@ -273,20 +273,25 @@ void checker_launch(Launch& l) {
         l.races->floor);
 }
 
+// The record of a plain access of this block.
+static uint64_t own_record(const Block& b, bool write) {
+    const auto& count = write ? b.actor->fences : b.actor->signals;
+    return base_record(b) | uint64_t(count.load(std::memory_order_relaxed)) << kFence | kBytes;
+}
+
 bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     const size_t bytes = size_t(size) * kLanes;
     static Records& r  = records();
-    uint8_t* shadow    = r.memory.shadow(first);
-    if (!write && !all_ones(shadow, bytes)) return false;
-    const Block& b = *w.block;
-    Record* line   = r.lines + (first - r.begin) / kLineBytes;
-    if (first % kLineBytes == 0 && bytes >= kLineBytes) {  // the same as last time?
-        const auto& count   = write ? b.actor->fences : b.actor->signals;
-        const uint64_t mine = base_record(b) | uint64_t(count.load(std::memory_order_relaxed)) << kFence | kBytes;
+    const Block& b     = *w.block;
+    Record* line       = r.lines + (first - r.begin) / kLineBytes;
+    if (first % kLineBytes == 0 && bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
+        const uint64_t mine = own_record(b, write);
         uint64_t news       = 0;
         for (size_t k = 0; k < bytes / kLineBytes; k++) news |= (write ? line[k].writer : line[k].reader) ^ mine;
         if (!news) return true;
     }
+    uint8_t* shadow = r.memory.shadow(first);
+    if (!write && !all_ones(shadow, bytes)) return false;
     const Self me = self_of(b, write ? Touch::Store : Touch::Load);
     for (Address at = first; at < first + bytes; line++) {
         const Address from = (at - r.begin) / kLineBytes * kLineBytes + r.begin;
@@ -307,6 +312,33 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     }
     if (write) std::memset(shadow, 1, bytes);
     return true;
+}
+
+template <int Words> static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
+    uint64_t news = 0;
+    auto lane     = [&](int l) {
+        const size_t word  = (reach.addr[l] - r.begin) / 4;
+        const Record* line = r.lines + word / kLineWords;
+        const bool parted  = line->writer == kParted;
+        const Record* own  = parted ? r.words + word : line;
+        for (int k = 0; k < Words; k++) news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
+    };
+    if (reach.mask == kAll)
+        for (int l = 0; l < kLanes; l++) lane(l);
+    else each_lane(reach.mask, lane);
+    return !news;
+}
+
+bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach) {
+    if (reach.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
+    const bool write    = touch == Touch::Store;
+    const uint64_t mine = own_record(*w.block, write);
+    switch (size) {
+        case 4: return known_lanes<1>(records(), mine, reach, write);
+        case 8: return known_lanes<2>(records(), mine, reach, write);
+        case 16: return known_lanes<4>(records(), mine, reach, write);
+        default: return false;
+    }
 }
 
 void start_global_races(Block& b) { b.actor = &b.launch->races->of(b.index); }

@@ -7,6 +7,10 @@
 
 namespace emu {
 
+// Each lane did just this last, and nothing has happened since that could change the verdict: there is nothing to check.
+bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r);
+bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& r);
+
 // shared_races.cpp
 void start_shared_races(Block& b);
 void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);

@@ -101,6 +101,12 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
     }
 }
 
+// Whether the same access was the last one of its kind and time stood still: who came between has been judged when it
+// came, and the bytes have been written.
+template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
+    return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me);
+}
+
 // The usual cases of an access that is not synchronising, without going through all of ordered(): `count` granules in a
 // row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
 // when there is no conflict, and the records are up to date.
@@ -109,12 +115,7 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
     uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
     const uint64_t n = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
     auto lane        = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
-    // The same access was the last one, and time stood still: who came between has been judged when it came.
-    const uint64_t mine  = s.time << kTime | me;
-    const uint64_t* last = write ? writer : reader;
-    uint64_t news        = 0;
-    for (uint64_t k = 0; k < n; k++) news |= last[k] ^ (mine + lane(k));
-    if (!news) return true;
+    const uint64_t mine = s.time << kTime | me;
     const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
     auto after = [=](uint64_t record, uint64_t k) {  // 1: it may not be ordered before us
         const uint64_t when = record >> kTime, who = record & kThread;
@@ -141,24 +142,43 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
 
 }  // namespace
 
+template <int PerLane> static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
+    SharedRaces& s         = *b.races;
+    const uint64_t granule = first >> s.shift;
+    if (!b.pending_copies && repeated<PerLane>(s, granule, me, write)) return true;
+    uint8_t* shadow = b.shared_shadow.data() + first;
+    const bool ones = all_ones(shadow, bytes);
+    if (!ones && (!write || b.pending_copies)) return false;
+    if (!quick<PerLane>(s, granule, bytes >> s.shift, me, write)) return false;
+    if (!ones) std::memset(shadow, 1, bytes);
+    return true;
+}
+
 bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
     Block& b          = *w.block;
-    SharedRaces& s    = *b.races;
     const auto bytes  = size_t(size) * kLanes;
-    uint8_t* shadow   = b.shared_shadow.data() + first;
-    const bool ones   = all_ones(shadow, bytes);
-    if (!ones && (!write || b.pending_copies)) return false;
-    const uint64_t granule = first >> s.shift, count = bytes >> s.shift, me = w.index * kLanes;
-    bool good = false;
-    switch (__builtin_ctz(size) - s.shift) {
-        case 0: good = quick<0>(s, granule, count, me, write); break;
-        case 1: good = quick<1>(s, granule, count, me, write); break;
-        case 2: good = quick<2>(s, granule, count, me, write); break;
-        case 3: good = quick<3>(s, granule, count, me, write); break;
-        case 4: good = quick<4>(s, granule, count, me, write); break;
+    const uint64_t me = w.index * kLanes;
+    switch (__builtin_ctz(size) - b.races->shift) {
+        case 0: return watch<0>(b, first, bytes, me, write);
+        case 1: return watch<1>(b, first, bytes, me, write);
+        case 2: return watch<2>(b, first, bytes, me, write);
+        case 3: return watch<3>(b, first, bytes, me, write);
+        case 4: return watch<4>(b, first, bytes, me, write);
+        default: return false;
     }
-    if (good && !ones) std::memset(shadow, 1, bytes);
-    return good;
+}
+
+bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
+    const Block& b       = *w.block;
+    const SharedRaces& s = *b.races;
+    if (b.pending_copies || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
+    const auto& records = touch == Touch::Store ? s.writer : s.reader;
+    const uint64_t mine = s.time << kTime | w.index * kLanes, granules = size >> s.shift;
+    uint64_t news       = 0;
+    each_lane(r.mask, [&](int l) {
+        for (uint64_t k = 0; k < granules; k++) news |= records[(r.addr[l] >> s.shift) + k] ^ (mine + uint64_t(l));
+    });
+    return !news && granules;
 }
 
 void start_shared_races(Block& b) {

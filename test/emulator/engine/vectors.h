@@ -38,6 +38,16 @@ template <class A> inline bool in_a_row(const A* a, int shift) {
     return all_zero(Vector64(gaps));
 }
 
+// Whether numbers[k] = first + (k >> Shift), 32 << Shift of them.
+template <int Shift> inline bool in_order(const uint64_t* numbers, uint64_t first) {
+    typedef uint64_t Numbers __attribute__((vector_size(64), aligned(8)));
+    Numbers step{}, gaps{};
+    for (int k = 0; k < 8; k++) step[k] = uint64_t(k) >> Shift;
+    for (uint64_t k = 0; k < uint64_t(kLanes) << Shift; k += 8)
+        gaps |= *reinterpret_cast<const Numbers*>(numbers + k) ^ (step + (first + (k >> Shift)));
+    return all_zero(Vector64(gaps));
+}
+
 // Whether all bytes are 1; n is a power of two up to 512.
 inline bool all_ones(const uint8_t* bytes, size_t n) {
     constexpr uint64_t ones = 0x0101010101010101ull;
