@@ -168,17 +168,32 @@ bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
     }
 }
 
+template <int Granules> static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
+    const uint64_t* records = (write ? s.writer : s.reader).data();
+    const int shift         = s.shift;
+    uint64_t news           = 0;
+    auto lane               = [&](int l) {
+#pragma GCC unroll 4
+        for (int k = 0; k < Granules; k++) news |= records[(r.addr[l] >> shift) + uint64_t(k)] ^ (mine + uint64_t(l));
+    };
+    if (r.mask == kAll)
+        for (int l = 0; l < kLanes; l++) lane(l);
+    else each_lane(r.mask, lane);
+    return !news;
+}
+
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
     const Block& b       = *w.block;
     const SharedRaces& s = *b.races;
     if (b.pending_copies || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
-    const auto& records = touch == Touch::Store ? s.writer : s.reader;
-    const uint64_t mine = s.time << kTime | w.index * kLanes, granules = size >> s.shift;
-    uint64_t news       = 0;
-    each_lane(r.mask, [&](int l) {
-        for (uint64_t k = 0; k < granules; k++) news |= records[(r.addr[l] >> s.shift) + k] ^ (mine + uint64_t(l));
-    });
-    return !news && granules;
+    const uint64_t mine = s.time << kTime | w.index * kLanes;
+    const bool write    = touch == Touch::Store;
+    switch (size >> s.shift) {
+        case 1: return known_lanes<1>(s, r, mine, write);
+        case 2: return known_lanes<2>(s, r, mine, write);
+        case 4: return known_lanes<4>(s, r, mine, write);
+        default: return false;
+    }
 }
 
 void start_shared_races(Block& b) {
