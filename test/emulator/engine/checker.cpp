@@ -1,6 +1,8 @@
 // checker.cpp - bytes and registers nobody wrote; which check an access goes through
 #include "checker.h"
 
+#include <algorithm>
+
 #include "access.h"
 #include "handlers.h"
 #include "options.h"
@@ -48,15 +50,6 @@ std::string hex(uint64_t v) {
     return text;
 }
 
-bool all_written(const uint8_t* shadow, uint32_t n) {
-    uint8_t all = 1;
-    if (n == 128)  // 32 lanes of 4 bytes: a length the compiler knows is a few instructions
-        for (uint32_t k = 0; k < 128; k++) all &= shadow[k];
-    else
-        for (uint32_t k = 0; k < n; k++) all &= shadow[k];
-    return all & 1;
-}
-
 // Calls f(lane, shadow, bytes) for each piece of the access: one piece when it is contiguous or uniform.
 template <class Place, class F> void each_piece(const Reach& r, uint32_t size, Place shadow_of, F f) {
     if (r.shape == Reach::Contiguous) return f(0, shadow_of(0), size * kLanes);
@@ -92,7 +85,8 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     each_piece(
         r, size, [&](int l) { return memory.shadow(r.addr[l]); },
         [&](int lane, uint8_t* shadow, uint32_t bytes) {
-            if (loads && !all_written(shadow, bytes)) {
+            if (all_ones(shadow, bytes)) return;
+            if (loads) {
                 report_unwritten(w, i, size, r, lane, shadow, bytes, "global", true);
                 if (options().keep_going) std::memset(shadow, 1, bytes);
             }
@@ -108,6 +102,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     each_piece(
         r, size, [&](int l) { return b.shared_shadow.data() + r.addr[l]; },
         [&](int lane, uint8_t* shadow, uint32_t bytes) {
+            if (all_ones(shadow, bytes)) return;  // written, and no copy under way
             if (touch != Touch::AsyncCopy && b.pending_copies) {
                 uint8_t any = 0;
                 for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
@@ -121,7 +116,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
                     for (k = 0; k < bytes; k++) shadow[k] = 1;
                 }
             }
-            if (loads && !all_written(shadow, bytes)) {
+            if (loads && std::any_of(shadow, shadow + bytes, [](uint8_t s) { return !(s & 1); })) {
                 if (b.unwritten.empty()) report_unwritten(w, i, size, r, lane, shadow, bytes, "shared", false);
                 if (options().keep_going)
                     for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
@@ -136,7 +131,7 @@ void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reac
     each_lane(r.mask, [&](int l) {
         uint8_t* shadow = b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
         if (writes(touch)) std::memset(shadow, 1, size);
-        else if (!all_written(shadow, size)) {
+        else if (!all_ones(shadow, size)) {
             report_unwritten(w, i, size, r, l, shadow, size, "local", false);
             std::memset(shadow, 1, size);
         }
@@ -172,6 +167,7 @@ void checker_block(Block& b) {
     b.shared_shadow.assign(b.shared_bytes + 64, 0);
     b.local_shadow.assign(b.local.size, 0);
     start_shared_races(b);
+    start_global_races(b);
 }
 
 }  // namespace emu

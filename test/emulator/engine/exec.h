@@ -162,6 +162,7 @@ struct BarrierState {
 struct Launch;
 struct SharedRaces;                     // checker.h
 struct GlobalRaces;
+struct GlobalActor;
 
 struct Block {
     Launch* launch = nullptr;
@@ -174,6 +175,7 @@ struct Block {
     uint32_t live = 0;                  // threads
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
+    GlobalActor* actor = nullptr;       // in the launch's GlobalRaces
     bool pending_copies = false;        // a cp.async has been issued
     std::vector<Finding>
         unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
@@ -195,7 +197,7 @@ struct Suspect;                         // races.h
 struct Worker {
     Launch* launch = nullptr;
     int number     = 0;
-    bool plain     = true;              // neither --check all nor --profile
+    bool checking = false, profiling = false;  // --check all, --profile
     std::vector<Site> sites;
     uint64_t instructions = 0;
     uint64_t rng          = 0;
@@ -228,7 +230,6 @@ struct Launch {
     double deadline;
     std::shared_ptr<GlobalRaces> races;
     uint64_t clock_base;
-    uint64_t operation = 0;             // number in the race records
 };
 
 // The windows of generic addresses: not canonical on x86, so no host pointer lies in them.

@@ -194,7 +194,8 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
         Worker& w      = *workers()[size_t(k)];
         w.launch       = &l;
         w.number       = k;
-        w.plain        = !l.check_all && !l.profiling;
+        w.checking     = l.check_all;
+        w.profiling    = l.profiling;
         w.instructions = 0;
         w.rng          = o.schedule_arg * 1000003 + l.number * 97 + uint64_t(k);
         w.sites.assign(65536, Site{});  // callees have sites of their own, numbered from 0 as well: they share

@@ -101,7 +101,65 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
     }
 }
 
+// The usual cases of an access that is not synchronising, without going through all of ordered(): `count` granules in a
+// row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
+// when there is no conflict, and the records are up to date.
+constexpr int kOneLane = -1;
+template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
+    uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
+    const uint64_t n = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
+    auto lane        = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
+    // The same access was the last one, and time stood still: who came between has been judged when it came.
+    const uint64_t mine  = s.time << kTime | me;
+    const uint64_t* last = write ? writer : reader;
+    uint64_t news        = 0;
+    for (uint64_t k = 0; k < n; k++) news |= last[k] ^ (mine + lane(k));
+    if (!news) return true;
+    const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
+    auto after = [=](uint64_t record, uint64_t k) {  // 1: it may not be ordered before us
+        const uint64_t when = record >> kTime, who = record & kThread;
+        return uint64_t(when >= since) & uint64_t(who != me + lane(k)) &
+               (uint64_t(who / kLanes != warp) | uint64_t(when >= warp_since));
+    };
+    uint64_t bad = 0;
+    for (uint64_t k = 0; k < n; k++) bad |= after(writer[k], k);
+    if (write)
+        for (uint64_t k = 0; k < n; k++)
+            bad |= after(reader[k], k) | (uint64_t(reader[k] >> kTime >= since) & (reader[k] >> 11 & 1));
+    if (bad) return false;
+    if (write)
+        for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
+    else
+        for (uint64_t k = 0; k < n; k++) {
+            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread;
+            const bool synced   = who / kLanes == warp && when < warp_since && !(reader[k] & kMany);
+            const bool fresh    = when < since || who == me + lane(k) || synced;
+            reader[k]           = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
+        }
+    return true;
+}
+
 }  // namespace
+
+bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
+    Block& b          = *w.block;
+    SharedRaces& s    = *b.races;
+    const auto bytes  = size_t(size) * kLanes;
+    uint8_t* shadow   = b.shared_shadow.data() + first;
+    const bool ones   = all_ones(shadow, bytes);
+    if (!ones && (!write || b.pending_copies)) return false;
+    const uint64_t granule = first >> s.shift, count = bytes >> s.shift, me = w.index * kLanes;
+    bool good = false;
+    switch (__builtin_ctz(size) - s.shift) {
+        case 0: good = quick<0>(s, granule, count, me, write); break;
+        case 1: good = quick<1>(s, granule, count, me, write); break;
+        case 2: good = quick<2>(s, granule, count, me, write); break;
+        case 3: good = quick<3>(s, granule, count, me, write); break;
+        case 4: good = quick<4>(s, granule, count, me, write); break;
+    }
+    if (good && !ones) std::memset(shadow, 1, bytes);
+    return good;
+}
 
 void start_shared_races(Block& b) {
     auto& spare = spare_of(*b.warps[0].worker);
@@ -129,39 +187,15 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     const bool write = writes(touch);
     const bool sync  = touch == Touch::Atomic || touch == Touch::VolatileLoad || touch == Touch::VolatileStore;
     if (sync) s.listens[w.index] = 1;
-    // The usual case, without a branch per lane: a granule per lane, and nobody else since the last barrier.
-    if (r.shape == Reach::Contiguous && size == 1u << s.shift && !sync) {
-        uint64_t* writer    = s.writer.data() + (r.addr[0] >> s.shift);
-        uint64_t* reader    = s.reader.data() + (r.addr[0] >> s.shift);
-        const uint64_t me   = w.index * kLanes, since = s.all_since, warp_since = s.warp_since[w.index];
-        const uint64_t mine = s.time << kTime | me;
-        uint64_t bad        = 0;
-        for (uint64_t l = 0; l < kLanes; l++)
-            bad |= uint64_t(writer[l] >> kTime >= since) & uint64_t((writer[l] & kThread) != me + l);
-        if (write)
-            for (uint64_t l = 0; l < kLanes; l++)
-                bad |= uint64_t(reader[l] >> kTime >= since) &
-                       (uint64_t((reader[l] & kThread) != me + l) | (reader[l] >> 11 & 1));
-        if (!bad) {
-            if (write)
-                for (uint64_t l = 0; l < kLanes; l++) writer[l] = mine + l;
-            else
-                for (uint64_t l = 0; l < kLanes; l++) {
-                    const uint64_t when = reader[l] >> kTime, last = reader[l] & kThread;
-                    const bool synced   = last / kLanes == w.index && when < warp_since && !(reader[l] & kMany);
-                    const bool fresh    = when < since || last == me + l || synced;
-                    reader[l]        = fresh ? mine + l : (mine + l) | kMany | (reader[l] & kThread) << kOther;
-                }
-            return;
-        }
-    }
-    if (r.shape == Reach::Uniform && !write &&
-        (r.mask & (r.mask - 1))) {  // a broadcast: first and last lane stand for all
-        touch_lane(w, i, s, __builtin_ctz(r.mask), r.addr[__builtin_ctz(r.mask)], size, false, sync);
-        const int last = 31 - __builtin_clz(r.mask);
-        return touch_lane(w, i, s, last, r.addr[last], size, false, sync);
-    }
-    each_lane(r.mask, [&](int l) { touch_lane(w, i, s, l, r.addr[l], size, write, sync); });
+    auto lane = [&](int l) {
+        const uint64_t first = r.addr[l] >> s.shift, last = (r.addr[l] + size - 1) >> s.shift;
+        if (sync || !quick<kOneLane>(s, first, last - first + 1, thread_of(w, l), write))
+            touch_lane(w, i, s, l, r.addr[l], size, write, sync);
+    };
+    if (r.shape == Reach::Uniform && !write) {  // a broadcast: first and last lane stand for all
+        lane(__builtin_ctz(r.mask));
+        if (r.mask & (r.mask - 1)) lane(31 - __builtin_clz(r.mask));
+    } else each_lane(r.mask, lane);
 }
 
 void settle_suspects(Worker& worker) {
