@@ -434,8 +434,9 @@ void count_product(const Product& p) {
             pass(x.data + size_t(batch * x.batch_stride) * size_of(x.type),
                  double(x.vectors() * x.length()) * double(size_of(x.type)), write);
     };
-    matrix(p.a, false), matrix(p.b, false), matrix(p.d, true);
+    matrix(p.a, false), matrix(p.b, false);
     if (scalar(p.beta, p.scale_type) != 0) matrix(p.c, false);
+    matrix(p.d, true);
     if (forward_bias(p)) pass(p.bias, double(p.m()) * double(size_of(p.bias_type)), false);
     if (uses_aux(p) && !uses_relu_mask(p))
         pass(p.aux, double(p.m() * p.n()) * double(size_of(p.aux_type)), !dgelu(p));
