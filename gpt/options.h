@@ -19,9 +19,10 @@ struct Options {
     Schedule schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
     std::string optimizer = "adamw";
     AdamWSettings adamw{0.9f, 0.95f, 1e-8f, -1.f, 1.f};
-    std::string dtype = "auto", device = "auto", recompute = "none";
+    std::string dtype = "auto", device = "auto";
+    Recompute recompute = Recompute::none;
     int threads        = 0;
-    bool sync          = false;
+    bool sync = false, graph = false;
     uint64_t seed      = 1337;
     int64_t eval_every = -1, eval_batches = 20, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2,
             log_every = 10;
@@ -58,6 +59,7 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--beta2",              o.adamw.beta2,    "decay of the second moment");
     f.add("--eps",                o.adamw.eps,      "added to the root of the second moment");
     f.add("--clip",               o.adamw.clip,     "largest gradient norm; 0: no limit");
+    f.add("--stochastic-rounding",o.adamw.stochastic_rounding, "bf16 weights round up or down at random, so that small updates add up");
     f.add("--max-skips",          o.max_skips,      "steps in a row that may be skipped for a loss or norm that is not finite");
     f.group("machine");
     f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
@@ -65,7 +67,9 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--threads",            o.threads,        "CPU threads; 0: one per core");
     f.add("--sync",               o.sync,           "wait after every GPU kernel, so that an error names the op it happened in");
     f.add("--seed",               o.seed,           "of weights, data order and samples");
-    f.choose("--recompute",       o.recompute,      {"none", "gelu", "norm", "block"}, "activations to recompute instead of keeping; only none yet");
+    f.choose("--recompute",       o.recompute,      Flags::Table<Recompute>{{"none", Recompute::none}, {"gelu", Recompute::gelu}, {"norm", Recompute::norm}, {"block", Recompute::block}},
+                                                    "activations to compute again instead of keeping: memory for time, the same bits");
+    f.add("--graph",              o.graph,          "on a GPU, record a step as a CUDA graph and play it: one launch a step");
     f.group("along the way");
     f.add("--eval-every",         o.eval_every,     "steps between evaluations; 0: never; -1: ten times in a run");
     f.add("--eval-batches",       o.eval_batches,   "batches in an evaluation");
@@ -134,8 +138,9 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
     CHECK(o.adamw.beta2 >= 0 && o.adamw.beta2 < 1, "--beta2 {}: expected 0 or more, less than 1", o.adamw.beta2);
     CHECK(!(o.accumulate && o.tokens_per_step), "--accumulate and --tokens-per-step say the same thing: give one");
     CHECK(o.optimizer == "adamw", "--optimizer {}: not yet; use --optimizer adamw", o.optimizer);
-    CHECK(o.recompute == "none",
-          "--recompute {}: not yet; use --recompute none, and a smaller --batch when memory is short", o.recompute);
+    CHECK(!o.graph || o.device != "cpu", "--graph: CUDA graphs are for --device cuda, not for the CPU");
+    CHECK(!o.graph || !o.sync, "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
+    o.adamw.seed = o.seed;
     CHECK(!o.resume || !o.out.empty(), "--resume needs --out, the folder of the run to continue");
     for (const char* launcher : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
         const char* world = std::getenv(launcher);
