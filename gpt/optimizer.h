@@ -32,6 +32,13 @@ struct AdamW {
             if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
     }
 
+    // After masters were set: the model's weights are what they round to.
+    void round_into(Model& model) {
+        const auto from = param_rows(master, model.config), to = param_rows(model.params, model.config);
+        for (size_t i = 0; i < from.size(); i++)
+            if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
+    }
+
     // One update; `update` counts from 1. A gradient norm that is not finite changes nothing. Needs squared_norm() in
     // acts.grad_norm2.
     void step(Model& model, float learning_rate, int64_t update) {
