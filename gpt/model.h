@@ -287,11 +287,11 @@ inline void forward(Model& m, const Batch& batch, float loss_scale, Gradients gr
     for (int64_t first = 0; first < N; first += chunk) {
         const int64_t n     = std::min(chunk, N - first);
         const Tensor logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
-        matmul_forward(logits, lnf, m.params.head_w, Tensor{}, s);
+        matmul_forward(logits, lnf, m.params.head_w, m.params.head_b, s);
         cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), c.vocab,
                       gradients != Gradients::none ? loss_scale : 0.f, s);
         if (gradients != Gradients::none)
-            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, Tensor{}, logits, lnf, m.params.head_w,
+            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, m.grads.head_b, logits, lnf, m.params.head_w,
                             gradients == Gradients::set && first == 0 ? Into::set : Into::add, s);
     }
     sum(a.loss(), a.losses, loss_scale, s);
