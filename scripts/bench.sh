@@ -47,7 +47,7 @@ fi
 if [ "$what" = all ] || [ "$what" = decode ]; then
     "$build/train_gpt" --model gpt2 --dtype bf16 --batch 1 --context 64 --steps 1 --train-data tokens.bin --out model >/dev/null
     copy=$("$build/bench_ops" --only none | grep -o 'copy [0-9.]*' | cut -d' ' -f2)
-    weights=$(stat -L -c %s model/checkpoints/latest/model.safetensors)
+    weights=$((2 * $(field model start parameters)))   # bytes in bf16, each read once a token
     for i in 1 2 3; do "$build/infer_gpt" --model model/checkpoints/latest --dtype bf16 --ids 1,2,3 --tokens 200 --temperature 0 --stats 2>&1 >/dev/null; done | grep -o '[0-9.]* tokens/s' | sort -g | sed -n 2p |
         awk -v w="$weights" -v c="$copy" '{printf "gpt2         bf16  decoding   %.1f tokens/s   %.0f%% of copy %.1f GB/s / %.0f MB of weights a token\n", $1, 100 * $1 * w / (c * 1e9), c, w / 1e6}'
     for i in 1 2 3; do "$build/train_gpt" --model model/checkpoints/latest --dtype bf16 --batch 4 --context 64 --steps 1 --train-data tokens.bin --save-every 0 --out "start$i" >/dev/null; field "start$i" start startup_s; done |
