@@ -3,7 +3,7 @@
 # make test           every test this machine can run; make test ARGS='layernorm*' runs some
 # make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
-# make bench          time the ops and whole programs on realistic shapes
+# make bench          time the ops and whole programs on realistic shapes; ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 #
 # make ptxas          registers, shared memory and spills of every CUDA kernel; fails on a spill
@@ -115,7 +115,7 @@ endif
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
-bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops)
+bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(filter cuda,$(firstword $(ARGS))),emulator)
 	@BUILD=$(BUILD) scripts/bench.sh $(ARGS)
 
 check:

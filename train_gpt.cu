@@ -1,14 +1,14 @@
 // train_gpt - trains a GPT: options → model → loop → close
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
-#include <fstream>
 
 #include "gpt/checkpoint.h"
 #include "gpt/log.h"
 #include "gpt/options.h"
+#include "gpt/plan.h"
+#include "gpt/step.h"
 #include "gpt/tokenizer.h"
 
 // The first Ctrl-C or SIGTERM asks the loop to finish its step, save and stop; the second ends the program at once.
@@ -21,11 +21,17 @@ static void on_signal(int signal) {
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
 static void list_models() {
-    fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9}\n", "model", "layers", "width", "heads", "context",
-               "vocab", "parameters", "rate");
-    for (const Preset& p : presets())
-        fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9.2e}\n", p.name, p.layers, p.width, p.heads,
-                   p.context, p.vocab, grouped(count_params(config_of(p))), p.recipe.learning_rate);
+    fmt::print("{:<14} {:<8} {:>6} {:>5} {:>5} {:>7} {:>5} {:>15} {:>8} {:>11} {:>7} {:>5} {:>5}  {}\n", "model",
+               "family", "layers", "width", "heads", "context", "vocab", "parameters", "rate", "tokens/step", "warm-up",
+               "decay", "beta2", "init");
+    for (const Preset& p : presets()) {
+        const Config c = config_of(p);
+        fmt::print("{:<14} {:<8} {:>6} {:>5} {:>5} {:>7} {:>5} {:>15} {:>8.2e} {:>11} {:>7} {:>5} {:>5}  {}\n", p.name,
+                   c.model_type, p.layers, p.width, p.heads, p.context, p.vocab, grouped(count_params(c)),
+                   p.recipe.learning_rate, grouped(p.recipe.tokens_per_step),
+                   p.recipe.published_steps ? grouped(p.recipe.warmup_steps) : "2 %", p.recipe.weight_decay,
+                   p.recipe.beta2, c.init == Init::gpt2 ? "gpt2" : "small/wang");
+    }
 }
 
 // The quick-start data when nothing was asked for, and files that lie where one expects them.
@@ -59,38 +65,37 @@ static void claim_folder(Options& o) {
     CHECK(!taken(o.out), "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
 }
 
-// Host memory that this process holds, and the most that it has held, in bytes.
-static int64_t held_bytes() {
-    int64_t pages = 0, resident = 0;
-    std::ifstream("/proc/self/statm") >> pages >> resident;
-    return resident * sysconf(_SC_PAGESIZE);
-}
+// The most host memory that this process has held, in bytes.
 static int64_t peak_bytes() {
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     return int64_t(usage.ru_maxrss) * 1024;
 }
 
-// What a run takes, by group, in bytes; the same tables that allocate it. program: code and libraries, as they are now.
-struct Plan {
-    int64_t weights, gradients, optimizer, activations, program;
-    int64_t total() const { return weights + gradients + optimizer + activations + program; }
-};
-static Plan plan_of(const Config& c, const BatchShape& z, DType x) {
-    Params p;
-    Arena weights, fp32, acts;
-    for (const ParamRow& r : param_rows(p, c)) weights.plan(r.shape, x), fp32.plan(r.shape, DType::F32);
-    return {weights.bytes(), fp32.bytes(), (x == DType::F32 ? 2 : 3) * fp32.bytes(), plan_activations(acts, c, z, x),
-            held_bytes()};
+static Plan plan_of(const Options& o, const Config& c, DType x, const Device& dev, int64_t batch, Recompute recompute) {
+    const int64_t sample = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
+    return plan_of(c, {batch, o.context, true, recompute}, x, o.accumulate, sample, dev);
 }
+
 static std::string describe(const Plan& p) {
-    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · program {} · total {}",
+    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{} · total {}",
                        gibibytes(p.weights), gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations),
-                       gibibytes(p.program), gibibytes(p.total()));
+                       gibibytes(p.buffers), p.program ? " · program " + gibibytes(p.program) : "",
+                       gibibytes(p.total()));
+}
+
+// What would fit into `free` bytes: a batch, or one with everything recomputed.
+static std::string room(const Options& o, const Config& c, DType x, const Device& dev, int64_t free) {
+    const auto largest = [&](Recompute recompute) {
+        return largest_batch(free, [&](int64_t b) { return plan_of(o, c, x, dev, b, recompute).total(); });
+    };
+    if (const int64_t b = largest(o.recompute)) return fmt::format("--batch {}", b);
+    if (const int64_t b = largest(Recompute::block)) return fmt::format("--recompute block --batch {}", b);
+    return "no --batch; a smaller --model or --context, or a device with more memory";
 }
 
 static void header(Log& log, const Options& o, const Flags& flags, const Config& c, DType dtype, const Device& dev,
-                   const Plan& plan, int64_t train_tokens, int64_t val_tokens) {
+                   const Plan& plan, int64_t free, int64_t train_tokens, int64_t val_tokens) {
     const double flops = train_flops_per_token(c, o.context);
     log.say("run", fmt::format("{} · commit {} · seed {}", o.dry_run ? "(dry run)" : o.out, GPT_COMMIT, o.seed));
     log.say("", flags.command());
@@ -106,7 +111,13 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
     log.say("batch", fmt::format("{} × {} × {} micro = {} tokens a step · {} steps = {} tokens", o.batch, o.context,
                                  o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
                                  rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
-    log.say("memory", fmt::format("{} · free {}", describe(plan), gibibytes(dev.free_bytes())));
+    log.say("memory", describe(plan));
+    log.say("", fmt::format("of {} free{} · room for {}", gibibytes(free),
+                            dev.where() == Machine::cuda
+                                ? fmt::format(", which already leaves out the CUDA context (allow {} for it)",
+                                              gibibytes(cuda_context_bytes))
+                                : "",
+                            room(o, c, dtype, dev, free)));
     log.say("compute", fmt::format("{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops),
                                    rounded(flops * o.batch * o.context * o.accumulate),
                                    rounded(flops * o.batch * o.context * o.accumulate * double(o.steps))));
@@ -144,7 +155,7 @@ static std::string fingerprint(Model& m) {
 
 // --resume with another --model than the run was started with: names the first field of config.json that differs.
 static void refuse_other_model(const Config& asked, const Config& saved, const Options& o) {
-    const auto ours = config_json(asked, DType::F32), theirs = config_json(saved, DType::F32);
+    const auto ours = config_json(asked, "F32"), theirs = config_json(saved, "F32");
     for (const auto& [key, value] : theirs.items())
         CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
                   key == "eos_token_id",
@@ -167,15 +178,17 @@ static std::string begin(const Options& o, const Preset* preset, Model& model, A
         train.seek(state.position);
         return "continues " + from;
     }
-    if (!preset && has_weights(o.model)) {
+    state.stored = stored_name(model.dtype);
+    if (!preset && !weight_files(o.model).empty()) {
         const SafetensorsReader weights(o.model);
         load_weights(model.params, model.config, weights, model.stream,
                      model.dtype == DType::F32 ? nullptr : &adamw.master);
-        return "weights of " + o.model;
+        state.stored = stored_dtype(weights);
+        return fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(), state.stored);
     }
     initialise_params(model.params, model.config, o.seed, model.stream);
     adamw.start_from(model);
-    return "random weights";
+    return preset ? "random weights" : "random weights, because there are none in " + o.model;
 }
 
 static std::string write_text(const Options& o, Model& model, const Tokenizer& tokenizer) {
@@ -199,6 +212,7 @@ static int run(int argc, char** argv) {
 
     const Preset* preset = find_preset(o.model);
     Config config        = preset ? config_of(*preset) : read_config(o.model);
+    if (!o.activation.empty()) set_activation(config, o.activation, "--activation");
     find_files(o, preset);
     resolve(o, config, preset);
 
@@ -206,48 +220,58 @@ static int run(int argc, char** argv) {
     const DType dtype = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
                         : o.dtype == "bf16" ? DType::BF16
                                             : DType::F32;
-    const BatchShape shape{o.batch, o.context, true};
-    const Plan plan   = plan_of(config, shape, dtype);
+    CHECK(dtype == DType::BF16 || !o.adamw.stochastic_rounding,
+          "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
+    Graph graph(dev, o.graph);
+    const BatchShape shape{o.batch, o.context, true, o.recompute};
+    const Plan plan    = plan_of(o, config, dtype, dev, o.batch, o.recompute);
+    const int64_t free = dev.free_bytes();
     const auto loader = [&](const std::string& pattern, bool shuffle) {
         return Loader(LoaderSettings{pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle});
     };
     if (o.dry_run) {
         const int64_t train_tokens = o.train_data.empty() ? 0 : loader(o.train_data, true).tokens();
-        resolve_steps(o, train_tokens);
+        resolve_steps(o, preset, train_tokens);
         Log log("", "", o.steps, 0, -1);
-        header(log, o, flags, config, dtype, dev, plan, train_tokens, 0);
+        header(log, o, flags, config, dtype, dev, plan, free, train_tokens, 0);
         return 0;
     }
 
     Loader train                = loader(o.train_data, true);
     std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
-    resolve_steps(o, train.tokens());
+    resolve_steps(o, preset, train.tokens());
     if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / o.batch));
     std::unique_ptr<Tokenizer> tokenizer =
         o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
     if (tokenizer) {
         CHECK(tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", o.tokenizer,
               tokenizer->vocab_size() - 1, config.name, config.vocab);
-        config.eot = tokenizer->eot();
+        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
+        if (preset || config.bos < 0) config.bos = config.eot;
     }
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     claim_folder(o);
-    if (plan.total() > dev.free_bytes())
-        throw RunError(fmt::format(
-            "out of memory before the start: {}, {} free; --batch {} would take {}", describe(plan),
-            gibibytes(dev.free_bytes()), std::max<int64_t>(1, o.batch / 2),
-            gibibytes(plan_of(config, {std::max<int64_t>(1, o.batch / 2), o.context, true}, dtype).total())));
+    CHECK_RUN(plan.total() <= free, "out of memory before the start: {}; {} has {} free, room for {}", describe(plan),
+              dev.name(), gibibytes(free), room(o, config, dtype, dev, free));
+    dev.peak_flops(dtype);  // measured while there is room for it
 
     Model model(config, dtype, shape, dev);
     AdamW adamw(model, o.adamw);
+    StepInputs inputs(dev, shape, o.accumulate);
+    if (dev.where() == Machine::cuda) dev.reserve_scratch(scratch_bytes(config, shape));
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
     const std::string start = begin(o, preset, model, adamw, train, state);
+    if (o.save_dtype != "auto") state.stored = o.save_dtype == "fp32" ? "F32" : o.save_dtype == "fp16" ? "F16" : "BF16";
 
     fs::create_directories(o.out);
     if (!o.resume) write_run_json(o, flags, config, dtype, train, val.get());
     Log log(o.out, config.name, o.steps, o.log_every, o.resume ? state.step : -1);
-    header(log, o, flags, config, dtype, dev, plan, train.tokens(), val ? val->tokens() : 0);
+    header(log, o, flags, config, dtype, dev, plan, free, train.tokens(), val ? val->tokens() : 0);
     log.say("start", fmt::format("{} · ready in {:.2f} s", start, since_start.seconds()));
+    if (preset && preset->recipe.published_steps &&
+        preset->recipe.tokens_per_step != o.batch * o.context * o.accumulate)
+        log.say("", fmt::format("{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
+                                grouped(preset->recipe.tokens_per_step)));
     if (!config.learned_positions && o.context > config.context)
         log.warn(state.step, fmt::format("--context {} is more than the {} that {} was made for", o.context,
                                          config.context, config.name));
@@ -271,6 +295,10 @@ static int run(int argc, char** argv) {
     const double flops_per_step   = train_flops_per_token(config, o.context) * double(tokens_per_step);
     const int64_t first           = state.step;
     int64_t skips                 = 0;
+    const auto send               = [&](int64_t step) {
+        inputs.send(train, adamw.update(learning_rate(o.schedule, step), step + 1));
+    };
+    if (first < o.steps) send(first);
     for (;; state.step++) {
         const int64_t step = state.step;
         const bool last    = step == o.steps || stop_asked,
@@ -290,24 +318,25 @@ static int run(int argc, char** argv) {
         // ---- one training step: batch × context × accumulate tokens
         // --------------------------------------------------
         const Stopwatch watch;
-        zero(model.all_grads, s);
-        zero(model.acts.loss, s);
-        for (int64_t micro = 0; micro < o.accumulate; micro++) {
-            forward(model, train.next(), 1.f / float(tokens_per_step), true);
-            backward(model);
-        }
-        squared_norm(model.acts.grad_norm2, model.all_grads, s);
-        const float rate = learning_rate(o.schedule, step);
-        const float loss = read_scalar(model.acts.loss, s);
-        const float norm = std::sqrt(read_scalar(model.acts.grad_norm2, s));
-        const bool skip  = !std::isfinite(loss) || !std::isfinite(norm);
-        if (!skip) adamw.step(model, rate, step + 1);
+        state.position = train.position();
+        inputs.arrive();
+        graph.run([&] {
+            zero(model.acts.loss(), s);
+            for (int64_t micro = 0; micro < o.accumulate; micro++) {
+                const Gradients gradients = micro == 0 ? Gradients::set : Gradients::add;
+                forward(model, inputs.batch(micro), 1.f / float(tokens_per_step), gradients);
+                backward(model, inputs.batch(micro), gradients);
+            }
+            adamw.step(model, inputs.update());
+        });
+        if (step + 1 < o.steps) send(step + 1);    // while the device works
+        const Scores scores = read_scores(model);  // the one wait
+        const bool skip     = !scores.finite();    // then AdamW has left the weights as they were
         state.tokens += tokens_per_step;
-        state.position       = train.position();
         const double seconds = watch.seconds();
         // --------------------------------------------------------------------------------------------------------------
-        log.step({step + 1, loss, norm, rate, seconds, tokens_per_step, state.tokens,
-                  flops_per_step / seconds / dev.peak_flops(dtype), skip});
+        log.step({step + 1, scores.loss, scores.norm, learning_rate(o.schedule, step), seconds, tokens_per_step,
+                  state.tokens, flops_per_step / seconds / dev.peak_flops(dtype), skip});
         skips = skip ? skips + 1 : 0;
         if (skips > o.max_skips) {
             const auto saved = checkpoints_of(o.out);

@@ -72,17 +72,13 @@ class Generator {
         : m_(model),
           batch_(batch),
           capacity_(tokens),
-          chunk_(std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch))) {
+          chunk_(chunk_of(batch, tokens)) {
         const Config& c = m_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);
-        const BatchShape z{batch, chunk_, false};
         const Shape cache{batch, c.heads, tokens, c.head_size()};
-        plan_activations(acts_memory_, c, z, m_.dtype);
+        plan(acts_memory_, cache_memory_, c, m_.dtype, batch, tokens);
         acts_memory_.allocate(*m_.device);
-        for (int64_t l = 0; l < 2 * c.layers; l++) cache_memory_.plan(cache, m_.dtype);
-        cache_memory_.plan({batch, chunk_}, DType::I32);
-        cache_memory_.plan({batch, c.width}, m_.dtype);
         cache_memory_.allocate(*m_.device);
         for (int64_t l = 0; l < c.layers; l++) {
             k_.push_back(cache_memory_.take(cache, m_.dtype));
@@ -90,6 +86,13 @@ class Generator {
         }
         positions_ = cache_memory_.take({batch, chunk_}, DType::I32);
         last_      = cache_memory_.take({batch, c.width}, m_.dtype);
+    }
+
+    // What one of these takes.
+    static int64_t bytes(const Config& c, DType x, int64_t batch, int64_t tokens) {
+        Arena acts, cache;
+        plan(acts, cache, c, x, batch, tokens);
+        return acts.bytes() + cache.bytes();
     }
 
     int64_t past() const { return past_; }
@@ -116,6 +119,16 @@ class Generator {
     }
 
   private:
+    static int64_t chunk_of(int64_t batch, int64_t tokens) {
+        return std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch));
+    }
+    static void plan(Arena& acts, Arena& cache, const Config& c, DType x, int64_t batch, int64_t tokens) {
+        const int64_t chunk = chunk_of(batch, tokens);
+        plan_activations(acts, c, {batch, chunk, false}, x);
+        for (int64_t l = 0; l < 2 * c.layers; l++) cache.plan({batch, c.heads, tokens, c.head_size()}, x);
+        cache.plan({batch, chunk}, DType::I32);
+        cache.plan({batch, c.width}, x);
+    }
     // Columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
     void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
         const Config& c = m_.config;
@@ -154,7 +167,7 @@ class Generator {
         logits_.resize(n * V);
         for (int64_t r = 0; r < n; r += most) {
             const Tensor out = acts_.logits.rows(0, std::min(most, n - r));
-            matmul_forward(out, rows.rows(r, out.shape[0]), m_.params.head_w, Tensor{}, m_.stream);
+            matmul_forward(out, rows.rows(r, out.shape[0]), m_.params.head_w, m_.params.head_b, m_.stream);
             for_dtype(m_.dtype, [&](auto zero_) {
                 std::vector<decltype(zero_)> host(out.numel());
                 to_host(host.data(), out, m_.stream);

@@ -27,7 +27,7 @@ struct LoaderPosition {
     bool operator==(const LoaderPosition& o) const { return epoch == o.epoch && index == o.index; }
 };
 
-// In host memory that belongs to the loader; valid until the next batch.
+// A loader's lies in its own host memory and is valid until the next one; a model wants it in the device's.
 struct Batch {
     Tensor tokens, targets;  // (B,T) int32; target t is token t + 1
 };

@@ -19,13 +19,24 @@ enum class Lives : uint8_t {
     backward,   // as shared, and only there when the model trains
 };
 
+// What the backward pass computes again instead of finding it kept; each level includes those before it. Nothing else
+// changes, not a bit: the same ops see the same inputs.
+enum class Recompute : uint8_t {
+    none,
+    gelu,   // act, from up
+    norm,   // both normalised inputs, from the residual stream and the kept means and deviations
+    block,  // everything but the block's input
+};
+
 struct BlockActs {
     Tensor x, ln1, mean1, rstd1, qkv, att, lse, proj, mid, ln2, mean2, rstd2, up, act, down;
     Tensor dact, dup, dln, datt, dqkv;
 };
 struct Acts {
     std::vector<BlockActs> block;
-    Tensor tokens, targets, losses, loss, grad_norm2;
+    Tensor tokens, targets, losses, scores;
+    Tensor loss() const { return scores.rows(0, 1); }        // beside each other, so that one read brings both
+    Tensor grad_norm2() const { return scores.rows(1, 1); }
     Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
 };
 
@@ -33,6 +44,7 @@ struct Acts {
 struct BatchShape {
     int64_t batch = 1, context = 1;
     bool train = true;  // false: no gradients, no activations kept
+    Recompute recompute = Recompute::none;
     int64_t rows() const { return batch * context; }
 };
 
@@ -56,21 +68,24 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
     const int64_t B = z.batch, T = z.context, N = B * T, C = c.width, F = c.feed_forward, H = c.heads, D = c.head_size();
     const DType   f = DType::F32;
     using A         = BlockActs;
+    const auto  kept_below = [&](Recompute level) { return z.recompute < level ? Lives::per_layer : Lives::shared; };
+    const Lives kept = Lives::per_layer, gelu = kept_below(Recompute::gelu), norm = kept_below(Recompute::norm),
+                block = kept_below(Recompute::block);
     return {
-        {&A::x,     "x",     {N, C},          x, Lives::per_layer},   // the residual stream as it enters
-        {&A::ln1,   "ln1",   {N, C},          x, Lives::per_layer},
-        {&A::mean1, "mean1", {N},             f, Lives::per_layer},
-        {&A::rstd1, "rstd1", {N},             f, Lives::per_layer},
-        {&A::qkv,   "qkv",   {B, T, 3, H, D}, x, Lives::per_layer},   // q and k after rotation
-        {&A::att,   "att",   {B, T, H, D},    x, Lives::per_layer},
-        {&A::lse,   "lse",   {B, H, T},       f, Lives::per_layer},
+        {&A::x,     "x",     {N, C},          x, kept},    // the residual stream as it enters
+        {&A::ln1,   "ln1",   {N, C},          x, norm},
+        {&A::mean1, "mean1", {N},             f, block},
+        {&A::rstd1, "rstd1", {N},             f, block},
+        {&A::qkv,   "qkv",   {B, T, 3, H, D}, x, block},   // q and k after rotation
+        {&A::att,   "att",   {B, T, H, D},    x, block},
+        {&A::lse,   "lse",   {B, H, T},       f, block},
         {&A::proj,  "proj",  {N, C},          x, Lives::shared},
-        {&A::mid,   "mid",   {N, C},          x, Lives::per_layer},   // the residual stream after attention
-        {&A::ln2,   "ln2",   {N, C},          x, Lives::per_layer},
-        {&A::mean2, "mean2", {N},             f, Lives::per_layer},
-        {&A::rstd2, "rstd2", {N},             f, Lives::per_layer},
-        {&A::up,    "up",    {N, F},          x, Lives::per_layer},
-        {&A::act,   "act",   {N, F},          x, Lives::per_layer},
+        {&A::mid,   "mid",   {N, C},          x, block},   // the residual stream after attention
+        {&A::ln2,   "ln2",   {N, C},          x, norm},
+        {&A::mean2, "mean2", {N},             f, block},
+        {&A::rstd2, "rstd2", {N},             f, block},
+        {&A::up,    "up",    {N, F},          x, block},
+        {&A::act,   "act",   {N, F},          x, gelu},
         {&A::down,  "down",  {N, C},          x, Lives::shared},
         {&A::dact,  "dact",  {N, F},          x, Lives::backward},
         {&A::dup,   "dup",   {N, F},          x, Lives::backward},
@@ -94,15 +109,14 @@ inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType 
     const DType   f = DType::F32;
     return {
         {&Acts::tokens,     "tokens",     {z.batch, z.context},   DType::I32, Lives::shared},
-        {&Acts::targets,    "targets",    {N},                    DType::I32, Lives::shared},
+        {&Acts::targets,    "targets",    {z.batch, z.context},   DType::I32, Lives::shared},
         {&Acts::x,          "x",          {N, C},                 x, Lives::shared},
         {&Acts::lnf,        "lnf",        {N, C},                 x, Lives::shared},
         {&Acts::mean,       "mean",       {N},                    f, Lives::shared},
         {&Acts::rstd,       "rstd",       {N},                    f, Lives::shared},
         {&Acts::logits,     "logits",     {R, c.padded_vocab()},  x, Lives::shared},
         {&Acts::losses,     "losses",     {N},                    f, Lives::shared},
-        {&Acts::loss,       "loss",       {1},                    f, Lives::shared},
-        {&Acts::grad_norm2, "grad_norm2", {1},                    f, Lives::backward},
+        {&Acts::scores,     "scores",     {2},                    f, Lives::shared},     // loss, squared gradient norm
         {&Acts::dlnf,       "dlnf",       {N, C},                 x, Lives::backward},
         {&Acts::dres,       "dres",       {N, C},                 x, Lives::backward},   // gradient of the residual stream
     };
@@ -147,7 +161,8 @@ struct Model {
     Stream stream;
     Arena param_memory{"weights"}, grad_memory{"gradients"}, act_memory{"activations"};
     Params params, grads;
-    Tensor all_grads;  // every gradient as one flat tensor
+    Tensor all_grads;                  // every gradient as one flat tensor
+    std::vector<Tensor> summed_grads;  // those that have to be zero before a step adds to them: all but the products'
     Acts acts;
 
     Model(const Config& c, DType t, const BatchShape& z, const Device& d)
@@ -161,6 +176,15 @@ struct Model {
         if (z.train) {
             grads     = allocate_params(grad_memory, c, DType::F32, d);
             all_grads = grad_memory.flat(DType::F32);
+            bool run  = false;  // rows side by side are one tensor to zero
+            for (const ParamRow& r : param_rows(grads, c)) {
+                const bool goes_on = run;
+                run                = !set_by_product(r, c);
+                if (!run) continue;
+                if (!goes_on) summed_grads.push_back(*r.tensor);
+                Tensor& all = summed_grads.back();
+                all.shape   = Shape{r.tensor->data<float>() + r.tensor->numel() - all.data<float>()};
+            }
         }
         acts = allocate_activations(act_memory, c, z, t, d);
     }
@@ -168,7 +192,8 @@ struct Model {
     Model& operator=(const Model&) = delete;
 };
 
-// One block: x → out. `attend` is attention over the whole sequence (training) or over a cache (generation).
+// One block: x → out. `attend` is attention over the whole sequence (training) or over a cache (generation). Without
+// out: as far as the backward pass needs it.
 template <class Attend>
 void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, const Config& c, bool train, Stream s,
                    Attend attend) {
@@ -185,73 +210,107 @@ void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, c
         add_layernorm_forward(a.mid, a.ln2, a.mean2, a.rstd2, a.x, a.proj, w.ln2_w, w.ln2_b, c.norm_eps, s);
     }
     matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
+    if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
     add_forward(out, a.mid, a.down, s);
+}
+
+// Puts back what the next layers have overwritten.
+template <class Attend>
+void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
+    if (level == Recompute::block) return block_forward(Tensor{}, w, a, Tensor{}, c, true, s, attend);
+    if (level >= Recompute::norm) {
+        layernorm_forward(a.ln1, a.mean1, a.rstd1, a.x, w.ln1_w, w.ln1_b, c.norm_eps, s);
+        layernorm_forward(a.ln2, a.mean2, a.rstd2, c.parallel ? a.x : a.mid, w.ln2_w, w.ln2_b, c.norm_eps, s);
+    }
+    if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
 }
 
 // dres arrives as the gradient of the block's output and leaves as the gradient of its input: each branch adds its
 // share.
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer,
-                           Stream s) {
+                           Into grads, Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
-    matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, s);
+    matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, grads, s);
     gelu_backward(a.dup, a.dact, a.up, c.gelu, s);
-    matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, s);
+    matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
     const auto mlp_branch = [&](Tensor dln) {
         layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, s);
     };
     if (!c.parallel) mlp_branch(a.dln);
-    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, s);
+    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, grads, s);
     attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(layer), s);
     rope_backward(a.dqkv, Tensor{}, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // after dres was read above, before dln is reused
-    matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, s);
+    matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
     layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, s);
 }
 
-// model.loss += loss_scale · the sum of the batch's losses. With gradients, the head's share of the backward pass
-// happens here too, chunk by chunk, because the logits of a chunk are gone when the next one comes; backward() does the
-// rest.
-inline void forward(Model& m, const Batch& batch, float loss_scale, bool with_gradients) {
+// Attention over a whole batch, as layer l has it.
+inline auto attend_all(const Config& c, int64_t l, Stream s) {
+    return [&c, l, s](BlockActs& a) {
+        attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(l), s);
+    };
+}
+
+// A batch of the host in the memory of the device, where it lies until the next one.
+inline Batch upload(Model& m, const Batch& batch) {
+    from_host(m.acts.tokens, batch.tokens.ptr, m.stream);
+    from_host(m.acts.targets, batch.targets.ptr, m.stream);
+    return {m.acts.tokens, m.acts.targets};
+}
+
+// What happens to the gradients of a batch: nobody wants them, or they replace those that were there (the first
+// micro-step of a step), or they are added.
+enum class Gradients : uint8_t { none, set, add };
+
+// loss += loss_scale · the sum of the losses of a batch in device memory. With gradients, the head's share of the
+// backward pass happens here too, chunk by chunk, because the logits of a chunk are gone when the next one comes;
+// backward() of the same batch does the rest.
+inline void forward(Model& m, const Batch& batch, float loss_scale, Gradients gradients) {
     const Config& c = m.config;
     const Stream s  = m.stream;
     Acts& a         = m.acts;
-    from_host(a.tokens, batch.tokens.ptr, s);
-    from_host(a.targets, batch.targets.ptr, s);
+    if (gradients == Gradients::set)
+        for (const Tensor& g : m.summed_grads) zero(g, s);
 
-    embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), a.tokens, Tensor{}, m.params.wte,
-                      m.params.wpe, s);
+    embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), batch.tokens, Tensor{},
+                      m.params.wte, m.params.wpe, s);
     for (int64_t l = 0; l < c.layers; l++) {
         const Tensor out = l + 1 < c.layers ? a.block[l + 1].x : a.x;
-        block_forward(out, m.params.block[l], a.block[l], Tensor{}, c, m.shape.train, s, [&](BlockActs& b) {
-            attention_forward(b.att, b.lse, b.qkv, Tensor{}, c.attn_scale(), c.window(l), s);
-        });
+        block_forward(out, m.params.block[l], a.block[l], Tensor{}, c, m.shape.train, s, attend_all(c, l, s));
     }
     layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
 
     const int64_t N = m.shape.rows(), chunk = a.logits.shape[0];
+    const Tensor targets = batch.targets.view({N});
     for (int64_t first = 0; first < N; first += chunk) {
         const int64_t n     = std::min(chunk, N - first);
         const Tensor logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
-        matmul_forward(logits, lnf, m.params.head_w, Tensor{}, s);
-        cross_entropy(a.losses.rows(first, n), logits, a.targets.rows(first, n), c.vocab,
-                      with_gradients ? loss_scale : 0.f, s);
-        if (with_gradients)
-            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, Tensor{}, logits, lnf, m.params.head_w, s);
+        matmul_forward(logits, lnf, m.params.head_w, m.params.head_b, s);
+        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), c.vocab,
+                      gradients != Gradients::none ? loss_scale : 0.f, s);
+        if (gradients != Gradients::none)
+            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, m.grads.head_b, logits, lnf, m.params.head_w,
+                            gradients == Gradients::set && first == 0 ? Into::set : Into::add, s);
     }
-    sum(a.loss, a.losses, loss_scale, s);
+    sum(a.loss(), a.losses, loss_scale, s);
 }
 
-// grads += what forward(…, true) of the same batch left to do.
-inline void backward(Model& m) {
+// The gradients that forward() of the same batch left to do.
+inline void backward(Model& m, const Batch& batch, Gradients gradients) {
     const Config& c = m.config;
     const Stream s  = m.stream;
+    const Into into = gradients == Gradients::set ? Into::set : Into::add;
     Acts& a         = m.acts;
     zero(a.dres, s);
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, s);
-    for (int64_t l = c.layers - 1; l >= 0; l--)
-        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], c, l, s);
-    embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), a.tokens,
+    for (int64_t l = c.layers - 1; l >= 0; l--) {
+        if (l + 1 < c.layers)  // of the last layer, everything is still there
+            block_recompute(m.shape.recompute, m.params.block[l], a.block[l], c, s, attend_all(c, l, s));
+        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], c, l, into, s);
+    }
+    embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), batch.tokens,
                        Tensor{}, s);
 }
 
@@ -264,9 +323,10 @@ inline float read_scalar(Tensor t, Stream s) {
 // Mean loss over `batches` batches of a loader, from its beginning.
 inline float evaluate(Model& m, Loader& data, int64_t batches) {
     data.rewind();
-    zero(m.acts.loss, m.stream);
-    for (int64_t i = 0; i < batches; i++) forward(m, data.next(), 1.f / (float(m.shape.rows()) * batches), false);
-    return read_scalar(m.acts.loss, m.stream);
+    zero(m.acts.loss(), m.stream);
+    const float scale = 1.f / (float(m.shape.rows()) * float(batches));
+    for (int64_t i = 0; i < batches; i++) forward(m, upload(m, data.next()), scale, Gradients::none);
+    return read_scalar(m.acts.loss(), m.stream);
 }
 
 // FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two

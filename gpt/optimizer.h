@@ -8,6 +8,8 @@
 struct AdamWSettings {
     float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
     float clip = 1.f;  // largest gradient norm; 0: no limit
+    bool stochastic_rounding = false;  // of bf16 weights, by seed
+    uint64_t seed            = 0;
 };
 
 // First and second moments, and fp32 master weights when the model's own are bf16.
@@ -32,18 +34,32 @@ struct AdamW {
             if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
     }
 
-    // One update; `update` counts from 1. A gradient norm that is not finite changes nothing. Needs squared_norm() in
-    // acts.grad_norm2.
-    void step(Model& model, float learning_rate, int64_t update) {
-        const Config& c = model.config;
+    // After masters were set: the model's weights are what they round to.
+    void round_into(Model& model) {
+        const auto from = param_rows(master, model.config), to = param_rows(model.params, model.config);
+        for (size_t i = 0; i < from.size(); i++)
+            if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
+    }
+
+    AdamWUpdate update(float learning_rate, int64_t step) const {
+        return adamw_update(learning_rate, settings.beta1, settings.beta2, step);
+    }
+
+    // One update by the gradients, from an AdamWUpdate in device memory. A loss or gradient norm that is not finite
+    // changes nothing. Leaves the squared norm in acts.
+    void step(Model& model, Tensor update) {
+        const Config& c   = model.config;
+        const Tensor norm = model.acts.grad_norm2();
+        squared_norm(norm, model.all_grads, model.stream);
+        sum(norm, model.acts.loss(), 0.f, model.stream);  // 0 · NaN and 0 · ∞ are NaN: then the norm is too
         const auto ws = param_rows(model.params, c), gs = param_rows(model.grads, c), ms = param_rows(m, c),
                    vs = param_rows(v, c), masters = param_rows(master, c);
         for (size_t i = 0; i < ws.size(); i++) {
-            const float decay = ws[i].decays ? settings.weight_decay : 0.f;
-            const AdamWStep step{learning_rate, settings.beta1, settings.beta2, settings.eps,
-                                 decay,         settings.clip,  update};
-            adamw(*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor, model.acts.grad_norm2,
-                  step, model.stream);
+            AdamWRule rule{settings.beta1, settings.beta2, settings.eps, ws[i].decays ? settings.weight_decay : 0.f,
+                           settings.clip};
+            if (settings.stochastic_rounding) rule.rounding = Random(settings.seed, "round " + ws[i].name).key();
+            adamw(*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor, norm, update, rule,
+                  model.stream);
         }
     }
 };

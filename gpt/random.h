@@ -1,12 +1,14 @@
 // random.h - random numbers that do not depend on who draws first
 //
 // A number is a function of (seed, purpose, step, index), so threads, processes, batch sizes and a resumed run all see
-// the same ones: Random(seed, "sample", step).uniform(i). The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel
-// random numbers: as easy as 1, 2, 3"): the key is hashed from seed and purpose, the counter is (index, step).
+// the same ones: Random(seed, "sample", step).uniform(i). The generator is Philox4x32-10 (kernels/philox.h): the key is
+// hashed from seed and purpose, the counter is (index, step).
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <string_view>
+
+#include "kernels/philox.h"
 
 // A bijection of the 64-bit integers that looks random (the finaliser of SplitMix64, Steele et al. 2014).
 inline uint64_t mix64(uint64_t x) {
@@ -20,25 +22,11 @@ inline uint64_t hash64(std::string_view bytes, uint64_t h = 0xcbf29ce484222325u)
     return h;
 }
 
-struct Philox {
-    uint32_t word[4];
-};
-
-inline Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
-    uint32_t* c = counter.word;
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
-        counter = {{uint32_t(p1 >> 32) ^ c[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ key1, uint32_t(p0)}};
-        key0 += 0x9E3779B9u;  // the golden ratio and √3 - 1, the authors' Weyl constants
-        key1 += 0xBB67AE85u;
-    }
-    return counter;
-}
-
 class Random {
   public:
     Random(uint64_t seed, std::string_view purpose, uint64_t step = 0)
         : key_(mix64(hash64(purpose) ^ mix64(seed + 0x9e3779b97f4a7c15u))), step_(step) {}
+    uint64_t key() const { return key_; }
 
     // The i-th number, each drawn on its own: any i, any order.
     float uniform(uint64_t i) const { return float(block(i / 4).word[i % 4] >> 8) * 0x1p-24f; }  // [0, 1)

@@ -8,30 +8,45 @@
 //
 //   All tensors share one shape; grad_norm2 is (1) and holds norm². Memory is the cost: 28 bytes a parameter in fp32,
 //   where w is its own master, and 30 in bf16.
+//
+//   Rounded at random, a bf16 weight goes up with the probability of what nearest rounding would drop, so that its mean
+//   is the master. Element i takes the upper half of word i mod 4 of Philox block i / 4 of (rule.rounding, step): the
+//   same for any number of threads, on both machines and in every process.
 #include "cpu.h"
 #include "ops.h"
+#include "philox.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
 
-static void expect_sane(const AdamWStep& a) {
-    CHECK(a.step >= 1, "adamw: step is {}, expected 1 or more (1 is the first update)", a.step);
-    CHECK(a.beta1 >= 0 && a.beta1 < 1 && a.beta2 >= 0 && a.beta2 < 1,
-          "adamw: beta1 is {} and beta2 {}, expected [0, 1)", a.beta1, a.beta2);
+AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step) {
+    CHECK(step >= 1 && step <= UINT32_MAX, "adamw: step is {}, expected 1 (the first update) to 2^32 - 1", step);
+    CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "adamw: beta1 is {} and beta2 {}, expected [0, 1)", beta1,
+          beta2);
+    const auto hat = [&](double beta) { return float(1 / (1 - std::pow(beta, double(step)))); };
+    return {lr, hat(beta1), hat(beta2), uint32_t(step)};
 }
 
-// The numbers of one step, each computed once in double.
-struct AdamWScales {
-    float m_keep, m_take, v_keep, v_take;  // β1, 1 - β1, β2, 1 - β2
-    float m_hat, v_hat;                    // 1 / (1 - β1^step), 1 / (1 - β2^step)
-    explicit AdamWScales(const AdamWStep& a)
-        : m_keep(a.beta1),
-          m_take(float(1 - double(a.beta1))),
-          v_keep(a.beta2),
-          v_take(float(1 - double(a.beta2))),
-          m_hat(float(1 / (1 - std::pow(double(a.beta1), double(a.step))))),
-          v_hat(float(1 / (1 - std::pow(double(a.beta2), double(a.step))))) {}
+// 1 - β, taken in double: close to 1, a float of β has few digits left of it.
+struct AdamWShares {
+    float m, v;
+    explicit AdamWShares(const AdamWRule& r) : m(float(1 - double(r.beta1))), v(float(1 - double(r.beta2))) {}
 };
+
+HD Philox rounding_bits(uint64_t key, uint32_t step, int64_t block) {
+    return philox({{uint32_t(block), uint32_t(block >> 32), step, 0}}, uint32_t(key), uint32_t(key >> 32));
+}
+// Adding 16 random bits below the last place that is kept, then dropping them; what is not finite stays what it is.
+HD bf16 round_at_random(float x, uint32_t random) {
+    union {
+        float f;
+        uint32_t u;
+    } bits{x};
+    if ((bits.u & 0x7f800000u) == 0x7f800000u) return bf16(x);
+    bf16 rounded;
+    rounded.bits = uint16_t((bits.u + (random >> 16)) >> 16);
+    return rounded;
+}
 
 namespace cpu {
 
@@ -40,12 +55,23 @@ inline floats root(floats x) {
     return x;
 }
 
+// count lanes of elements i, i + 1, …; i is a multiple of 4.
+template <class Count>
+static void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, uint32_t step) {
+    for (int64_t j = 0; j < count; j += 4) {
+        const Philox bits = rounding_bits(key, step, (i + j) / 4);
+        for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++) w[i + k] = round_at_random(x[k], bits.word[k - j]);
+    }
+}
+
 template <class T>
-static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, AdamWStep a) {
+static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, Tensor update,
+                  AdamWRule r) {
     const float norm2 = *grad_norm2.data<float>();
     if (!std::isfinite(norm2)) return;
-    const float norm = std::sqrt(norm2), shrink = a.clip > 0 && norm > a.clip ? a.clip / norm : 1.f;
-    const AdamWScales k(a);
+    const float norm = std::sqrt(norm2), shrink = r.clip > 0 && norm > r.clip ? r.clip / norm : 1.f;
+    const AdamWUpdate u = *static_cast<const AdamWUpdate*>(update.ptr);
+    const AdamWShares share(r);
     T* w_at           = w.data<T>();
     float* master_at  = master.data<float>();
     float* m_at       = m.data<float>();
@@ -53,13 +79,15 @@ static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tens
     const float* g_at = grad.data<float>();
     parallel_lanes(grad.numel(), [=](int64_t i, auto n) {
         const floats g    = load(g_at + i, n) * shrink;
-        const floats mean = load(m_at + i, n) * k.m_keep + g * k.m_take;
-        const floats var  = load(v_at + i, n) * k.v_keep + g * g * k.v_take;
+        const floats mean = load(m_at + i, n) * r.beta1 + g * share.m;
+        const floats var  = load(v_at + i, n) * r.beta2 + g * g * share.v;
         const floats old  = load(master_at + i, n);
-        const floats now  = old - a.lr * (mean * k.m_hat / (root(var * k.v_hat) + a.eps) + a.weight_decay * old);
+        const floats now  = old - u.lr * (mean * u.m_hat / (root(var * u.v_hat) + r.eps) + r.weight_decay * old);
         store(m_at + i, mean, n);
         store(v_at + i, var, n);
         store(master_at + i, now, n);
+        if constexpr (std::is_same_v<T, bf16>)
+            if (r.rounding) return store_at_random(w_at, now, i, n, r.rounding, u.step);
         store(w_at + i, now, n);
     });
 }
@@ -70,52 +98,65 @@ static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tens
 namespace gpu {
 
 // 4 parameters to a thread: 16 bytes of each fp32 tensor. w may be master, so neither is __restrict__.
-template <int W, class T>
+template <int W, bool at_random, class T>
 static __global__ void adamw_kernel(T* w, float* master, float* m, float* v, const float* grad, const float* grad_norm2,
-                                    int64_t n, AdamWStep a, AdamWScales k) {
+                                    const AdamWUpdate* update, int64_t n, AdamWRule r, AdamWShares share) {
     const float norm2 = *grad_norm2;
     if (!isfinite(norm2)) return;
-    const float norm = sqrtf(norm2), shrink = a.clip > 0 && norm > a.clip ? a.clip / norm : 1.f;
+    const float norm = sqrtf(norm2), shrink = r.clip > 0 && norm > r.clip ? r.clip / norm : 1.f;
+    const AdamWUpdate u = *update;
     for_grid<W>(n, [=](int64_t i, auto width) {
         Floats<width> g = load<width>(grad + i), mean = load<width>(m + i), var = load<width>(v + i),
                       now = load<width>(master + i);
         for (int j = 0; j < width; j++) {
             const float gj = g[j] * shrink;
-            mean[j]        = mean[j] * k.m_keep + gj * k.m_take;
-            var[j]         = var[j] * k.v_keep + gj * gj * k.v_take;
-            now[j] -= a.lr * (mean[j] * k.m_hat / (sqrtf(var[j] * k.v_hat) + a.eps) + a.weight_decay * now[j]);
+            mean[j]        = mean[j] * r.beta1 + gj * share.m;
+            var[j]         = var[j] * r.beta2 + gj * gj * share.v;
+            now[j] -= u.lr * (mean[j] * u.m_hat / (sqrtf(var[j] * u.v_hat) + r.eps) + r.weight_decay * now[j]);
         }
         store(m + i, mean);
         store(v + i, var);
         store(master + i, now);
+        if constexpr (at_random) {  // then the 4 numbers of a thread are one block's
+            const Philox bits = rounding_bits(r.rounding, u.step, i / 4);
+            for (int j = 0; j < width; j++) now[j] = float(round_at_random(now[j], bits.word[(i + j) % 4]));
+        }
         if constexpr (!std::is_same_v<T, float>) store(w + i, now);
     });
 }
 
 template <class T>
-static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, AdamWStep a, Queue& q) {
+static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, Tensor update,
+                  AdamWRule r, Queue& q) {
     if (std::is_same_v<T, float> && w.ptr != master.ptr) {  // fp32 weights with a master of their own
-        adamw<T>(master, master, m, v, grad, grad_norm2, a, q);
+        adamw<T>(master, master, m, v, grad, grad_norm2, update, r, q);
         CUDA_RUN(cudaMemcpyAsync(w.ptr, master.ptr, size_t(w.bytes()), cudaMemcpyDeviceToDevice, q.stream));
         return;
     }
     const int64_t n = w.numel();
     for_width<float>(aligned(w.ptr, master.ptr, m.ptr, v.ptr, grad.ptr), [&](auto width) {
-        launch(adamw_kernel<width, T>, grid_over(n, width), q, w.data<T>(), master.data<float>(), m.data<float>(),
-               v.data<float>(), grad.data<float>(), grad_norm2.data<float>(), n, a, AdamWScales(a));
+        const auto run = [&](auto kernel) {
+            launch(kernel, grid_over(n, width), q, w.data<T>(), master.data<float>(), m.data<float>(), v.data<float>(),
+                   grad.data<float>(), grad_norm2.data<float>(), static_cast<const AdamWUpdate*>(update.ptr), n, r,
+                   AdamWShares(r));
+        };
+        if (r.rounding && std::is_same_v<T, bf16>) run(adamw_kernel<width, std::is_same_v<T, bf16>, T>);
+        else run(adamw_kernel<width, false, T>);
     });
 }
 
 }  // namespace gpu
 #endif
 
-void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, AdamWStep step, Stream s) {
+void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, Tensor update, AdamWRule rule,
+           Stream s) {
     expect(w, w.shape, w.dtype, w);
     expect(master, w.shape, DType::F32, w);
     expect(m, w.shape, DType::F32, w);
     expect(v, w.shape, DType::F32, w);
     expect(grad, w.shape, DType::F32, w);
     expect(grad_norm2, Shape({1}), DType::F32, w);
-    expect_sane(step);
-    RUN_ON(s, adamw, w, master, m, v, grad, grad_norm2, step);
+    static_assert(sizeof(AdamWUpdate) == 16, "four words");
+    expect(update, Shape({4}), DType::I32, w);
+    RUN_ON(s, adamw, w, master, m, v, grad, grad_norm2, update, rule);
 }

@@ -196,6 +196,55 @@ void Device::release(void* p) const {
     munmap(base, *reinterpret_cast<int64_t*>(base));
 }
 
+void Device::reserve_scratch(int64_t bytes) const {
+    ON_GPU(stream_, void(gpu::queue_of(stream_).scratch(bytes)));
+    (void)bytes;
+}
+
+// ---- bytes sent ahead, work recorded once
+// -------------------------------------------------------------------------------
+
+Feed::Feed(const Device& device, int64_t bytes) : device_(device), bytes_(bytes), arrived_(device.allocate(bytes)) {
+#ifdef __CUDACC__
+    if (device.where() == Machine::cuda) {
+        gpu_ = std::make_shared<gpu::Feed>(gpu::queue_of(device.stream()), bytes);
+        return;
+    }
+#endif
+    host_.resize(size_t(bytes));
+}
+Feed::~Feed() {
+    gpu_.reset();
+    device_.release(arrived_);
+}
+void* Feed::outgoing() {
+    ON_GPU(device_.stream(), gpu_->outgoing());
+    return host_.data();
+}
+void Feed::send() { ON_GPU(device_.stream(), gpu_->send()); }
+void Feed::arrive() {
+    ON_GPU(device_.stream(), gpu_->arrive(arrived_));
+    std::memcpy(arrived_, host_.data(), size_t(bytes_));
+}
+
+Graph::Graph(const Device& device, bool record) {
+    if (!record) return;
+    CHECK(device.where() == Machine::cuda, "--graph: CUDA graphs are for --device cuda; this run is on {}",
+          device.name());
+#ifdef __CUDACC__
+    gpu::Queue& queue = gpu::queue_of(device.stream());
+    CHECK(!queue.sync_each(), "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
+    recording_ = std::make_shared<gpu::Recording>(queue);
+#endif
+}
+Graph::~Graph() = default;
+void Graph::run(const std::function<void()>& work) {
+#ifdef __CUDACC__
+    if (recording_) return recording_->run(work);
+#endif
+    work();
+}
+
 Arena& Arena::operator=(Arena&& o) noexcept {
     std::swap(group_, o.group_);
     std::swap(device_, o.device_);
@@ -269,10 +318,6 @@ static void copy(Tensor dst, Tensor src, Queue& q) {
     return convert<float, bf16>(dst, src, q);
 }
 static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t(t.bytes()), q.stream)); }
-static void to_host(void* dst, Tensor src, Queue& q) {
-    CUDA_RUN(cudaMemcpyAsync(dst, src.ptr, size_t(src.bytes()), cudaMemcpyDeviceToHost, q.stream));
-    q.wait();
-}
 }  // namespace gpu
 #endif
 
@@ -294,7 +339,7 @@ void zero(Tensor t, Stream s) {
 void sync(Stream s) { ON_GPU(s, gpu::queue_of(s).wait()); }
 
 void to_host(void* dst, Tensor src, Stream s) {
-    ON_GPU(s, gpu::to_host(dst, src, gpu::queue_of(s)));
+    ON_GPU(s, gpu::queue_of(s).download(dst, src.ptr, src.bytes()));
     std::memcpy(dst, src.ptr, src.bytes());
 }
 

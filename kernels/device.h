@@ -37,6 +37,8 @@ class Device {
 
     void* allocate(int64_t bytes) const;  // 64-byte aligned; RunError when there is no more
     void release(void* p) const;
+    // On a GPU: the memory that ops keep things in between their kernels has at least so many bytes from here on.
+    void reserve_scratch(int64_t bytes) const;
 
   private:
     void use_gpu(int index, bool sync_each, bool insist);
@@ -59,10 +61,56 @@ void let_idle_threads_sleep(char** argv);
 void copy(Tensor dst /*=*/, Tensor src, Stream s);  // same shape; converts between fp32 and bf16
 void zero(Tensor t /*=*/, Stream s);
 void sync(Stream s);  // waits until all queued work is done
-// To and from ordinary host memory; same shape and dtype; the host side may be touched when the call returns.
+// To and from ordinary host memory; same shape and dtype; the host side may be touched when the call returns. to_host()
+// waits for all that was queued before.
 void to_host(void* dst, Tensor src, Stream s);
 void from_host(Tensor dst, const void* src, Stream s);
 void from_host(Tensor dst, const std::vector<float>& src, Stream s);  // rounded to the dtype of dst
+
+namespace gpu {
+class Feed;
+class Recording;
+}  // namespace gpu
+
+// Brings bytes to a device while it works on those that came before: fill outgoing(), send() them, and from arrive() on,
+// in the order of the stream, they lie at arrived(). On a GPU the copy has a stream of its own and starts at send().
+class Feed {
+  public:
+    Feed(const Device& device, int64_t bytes);
+    ~Feed();
+    Feed(const Feed&)            = delete;
+    Feed& operator=(const Feed&) = delete;
+
+    void* outgoing();  // `bytes` of host memory for the next send()
+    void send();
+    void arrive();  // at most once per send()
+    void* arrived() const { return arrived_; }
+    // What `bytes` take on the device.
+    static int64_t device_bytes(int64_t bytes, Machine where) { return where == Machine::cuda ? 2 * bytes : bytes; }
+
+  private:
+    const Device& device_;
+    int64_t bytes_;
+    void* arrived_;
+    std::vector<char> host_;          // what was filled on the CPU
+    std::shared_ptr<gpu::Feed> gpu_;  // and on a GPU
+};
+
+// Work that is queued again and again unchanged: the same ops on the same tensors. On a GPU, the second time records it
+// as a CUDA graph, and from then on it costs one launch.
+class Graph {
+  public:
+    // record false: run() does the work and nothing else, as it always does on the CPU.
+    Graph(const Device& device, bool record);
+    ~Graph();
+    Graph(const Graph&)            = delete;
+    Graph& operator=(const Graph&) = delete;
+
+    void run(const std::function<void()>& work);
+
+  private:
+    std::shared_ptr<gpu::Recording> recording_;
+};
 
 // Memory for a table of tensors, in one block. Walk the table once with plan() to learn the size, call allocate(), and
 // walk it again with take(): both walks see the same rows, so the second gets the memory that the first asked for.

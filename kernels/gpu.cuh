@@ -82,7 +82,10 @@ class Queue {
     void launched(const Grid& g);          // looks at the status of a launch; under --sync waits for it
     void expect_ids(Tensor ids, int64_t low, const IdRule& rule);  // low <= id < rule.limit for all of them
     void upload(void* dst, const void* src, int64_t bytes);        // src may be touched when it returns
+    void download(void* dst, const void* src, int64_t bytes);      // wait() is part of it
     void wait();                           // until the GPU has done all; throws what went wrong
+    bool sync_each() const { return sync_each_; }
+    const void* scratch_now() const { return scratch_; }
 
   private:
     struct Slot {  // pinned memory on its way to the GPU
@@ -92,11 +95,62 @@ class Queue {
     std::vector<Slot>   slots_;
     size_t              next_slot_ = 0;
     std::vector<IdRule> rules_;
-    BadId*              heard_         = nullptr;  // pinned: where wait() reads `bad`
+    struct Heard {  // pinned, so that reading it needs no wait of its own
+        BadId bad;
+        char  bytes[256];
+    };
+    Heard*              heard_         = nullptr;
     void*               scratch_       = nullptr;
     int64_t             scratch_bytes_ = 0;
     int                 index_;
     bool                sync_each_;
+};
+
+// The GPU's side of a Feed (device.h): the host writes into pinned memory, a stream of its own copies that to `landed`,
+// and arrive() moves it on when the step before no longer reads what came first. Two pinned buffers, so that the host may
+// write the next bytes while a copy is under way.
+class Feed {
+  public:
+    Feed(Queue& q, int64_t bytes);
+    ~Feed();
+    Feed(const Feed&) = delete;
+    Feed& operator=(const Feed&) = delete;
+
+    void* outgoing();
+    void  send();
+    void  arrive(void* to);
+
+  private:
+    struct Buffer {
+        void*       memory = nullptr;
+        cudaEvent_t gone   = nullptr;
+    };
+    Queue&       queue_;
+    size_t       bytes_;
+    cudaStream_t stream_ = nullptr;
+    Buffer       buffers_[2];
+    int          turn_   = 0;
+    void*        landed_ = nullptr;
+    cudaEvent_t  taken_  = nullptr;  // landed may be written again
+};
+
+// A CUDA graph of the work that a Graph (device.h) runs.
+class Recording {
+  public:
+    explicit Recording(Queue& q) : queue_(q) {}
+    ~Recording() { cudaGraphExecDestroy(graph_); }
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+
+    void run(const std::function<void()>& work);
+
+  private:
+    void record(const std::function<void()>& work);
+
+    Queue&          queue_;
+    cudaGraphExec_t graph_   = nullptr;
+    const void*     scratch_ = nullptr;  // where it was when the graph was recorded
+    bool            ran_     = false;
 };
 
 inline Queue& queue_of(Stream s) { return *static_cast<Queue*>(s.handle); }

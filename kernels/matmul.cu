@@ -28,10 +28,9 @@ struct Product {
     bool accumulate;        // c += instead of c =
     bool bias;              // + bias (N), in the dtype of the inputs
     int gelu;               // -1 none, else a Gelu
-    bool keep_pre = false;  // write what gelu was applied to as well
     int alignment = 0;      // of all pointers, in bytes, where it matters
     auto key() const {
-        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, keep_pre, alignment);
+        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, alignment);
     }
     bool operator<(const Product& o) const { return key() < o.key(); }
     std::string str() const {
@@ -195,10 +194,11 @@ static void add_column_sums(Tensor db, Tensor dy) {
 }
 
 template <class T>
-static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db) {
+static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into dw_is) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     if (dx) multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr);
-    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, true, false, -1}, dw.ptr, dy.ptr, x.ptr, nullptr);
+    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, dw_is == Into::add, false, -1}, dw.ptr, dy.ptr, x.ptr,
+             nullptr);
     if (db) add_column_sums<T>(db, dy);
 }
 
@@ -253,7 +253,6 @@ static cudaDataType_t type_of(DType t) { return t == DType::BF16 ? CUDA_R_16BF :
 
 static cublasLtEpilogue_t epilogue_of(const Product& p) {
     if (p.gelu < 0) return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    if (p.keep_pre) return p.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
 }
 
@@ -263,8 +262,7 @@ static Plan plan_of(const Product& p, const Products& lt) {
     Plan plan;
     const auto no_yes = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
     const auto op_a = no_yes(p.b_transposed), op_b = no_yes(p.a_transposed);
-    const auto epilogue   = epilogue_of(p);
-    const int64_t pre_row = p.N;
+    const auto epilogue = epilogue_of(p);
     LT_RUN(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), p);
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &value, sizeof value), p);
@@ -273,7 +271,6 @@ static Plan plan_of(const Product& p, const Products& lt) {
     set(CUBLASLT_MATMUL_DESC_TRANSB, op_b);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.in));
-    if (p.keep_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, pre_row);
     const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
         LT_RUN(cublasLtMatrixLayoutCreate(m, type_of(t), rows, columns, rows), p);
     };
@@ -305,8 +302,8 @@ static Plan plan_of(const Product& p, const Products& lt) {
 }
 
 // False, and nothing done, when cuBLASLt has no algorithm with that gelu.
-static bool multiply(Product p, void* c, const void* a, const void* b, const void* bias, void* pre, Queue& q) {
-    const uintptr_t all = uintptr_t(c) | uintptr_t(a) | uintptr_t(b) | uintptr_t(pre);
+static bool multiply(Product p, void* c, const void* a, const void* b, const void* bias, Queue& q) {
+    const uintptr_t all = uintptr_t(c) | uintptr_t(a) | uintptr_t(b);
     p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
     if (!q.products) q.products = std::make_shared<Products>();
     Products& lt     = *q.products;
@@ -317,7 +314,6 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
     };
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-    if (p.keep_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre);
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
     LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo,
                           lt.workspace, workspace_bytes, q.stream),
@@ -329,17 +325,17 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu, Queue& q) {
     multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, out.dtype, false, true, false, bool(b), gelu}, out.ptr,
-             x.ptr, w.ptr, b.ptr, nullptr, q);
+             x.ptr, w.ptr, b.ptr, q);
 }
 
 // In the product where it is free: cuBLASLt has the tanh form only, and says nothing of its accuracy, which bf16 hides
-// and fp32 would not. Rows of `pre` have to be multiples of 16 bytes.
+// and fp32 would not. Not where `pre` is kept: gelu of `pre` as it was rounded is what a backward pass that recomputes
+// act gets, and recomputing must not change a bit.
 template <class T>
 static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done, Queue& q) {
-    *done = kind == Gelu::tanh && std::is_same_v<T, bf16> && w.shape[0] % wide<T> == 0 && aligned(act.ptr, pre.ptr) &&
-            multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, act.dtype, false, true, false, bool(b), int(kind),
-                      bool(pre)},
-                     act.ptr, x.ptr, w.ptr, b.ptr, pre.ptr, q);
+    *done = !pre && kind == Gelu::tanh && std::is_same_v<T, bf16> &&
+            multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, act.dtype, false, true, false, bool(b), int(kind)},
+                     act.ptr, x.ptr, w.ptr, b.ptr, q);
 }
 
 // db += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side; its
@@ -385,13 +381,12 @@ static void add_column_sums(Tensor db, Tensor dy, Queue& q) {
 }
 
 template <class T>
-static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Queue& q) {
+static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into dw_is, Queue& q) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     if (dx)
-        multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr,
-                 nullptr, q);
-    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, true, false, -1}, dw.ptr, dy.ptr, x.ptr, nullptr, nullptr,
-             q);
+        multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr, q);
+    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, dw_is == Into::add, false, -1}, dw.ptr, dy.ptr, x.ptr,
+             nullptr, q);
     if (db) add_column_sums<T>(db, dy, q);
 }
 
@@ -426,12 +421,19 @@ void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, G
     gelu_forward(act, pre ? pre : act, kind, s);
 }
 
-void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Stream s) {
+void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into dw_is, Stream s) {
     expect_product("matmul_backward", dy, x, w);
     expect(dw, w.shape, DType::F32, w);
     expect_maybe(dx, x.shape, x.dtype, x);
     expect_maybe(db, Shape({w.shape[0]}), DType::F32, w);
-    RUN_ON(s, matmul_backward, dy, x, w, dx, dw, db);
+    RUN_ON(s, matmul_backward, dy, x, w, dx, dw, db, dw_is);
+}
+
+int64_t matmul_workspace([[maybe_unused]] Stream s) {
+#ifdef __CUDACC__
+    if (s.where == Machine::cuda) return gpu::workspace_bytes;
+#endif
+    return 0;
 }
 
 std::string backends() {

@@ -42,9 +42,12 @@ void matmul_forward(Tensor out /*=*/,                                           
 // act = gelu(x wᵀ + b); pre, when not null, receives x wᵀ + b for the backward pass.
 void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*= or null*/,                       // (N,OC) x, (N,OC) x
                          Tensor x, Tensor w, Tensor b, Gelu kind, Stream s);               // (N,IC) x, (OC,IC) x, (OC) x or null
-// dx = dy w, dw += dyᵀ x, db += column sums of dy. dx null: not wanted.
-void matmul_backward(Tensor dx /*= or null*/, Tensor dw /*+=*/, Tensor db /*+= or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
-                     Tensor dy, Tensor x, Tensor w, Stream s);                             // (N,OC) x, (N,IC) x, (OC,IC) x
+// dx = dy w, dw += dyᵀ x, db += column sums of dy. dx null: not wanted. dw_is: add, or set for dw = dyᵀ x, which spares
+// zeroing dw before and reading it here.
+enum class Into : uint8_t { set, add };
+void matmul_backward(Tensor dx /*= or null*/, Tensor dw /*= or +=*/, Tensor db /*+= or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
+                     Tensor dy, Tensor x, Tensor w, Into dw_is, Stream s);                 // (N,OC) x, (N,IC) x, (OC,IC) x
+int64_t matmul_workspace(Stream s);  // bytes that products take on this machine beside their operands, from the first on
 
 // ---- rope.cu (Su et al. 2021: arXiv 2104.09864) -------------------------------------------------------------------------
 // Rotates q and k in place: (a, b) → (a cos - b sin, b cos + a sin). Backward rotates the gradient the other way.
@@ -80,15 +83,23 @@ void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,    
                    Tensor targets, int64_t V, float grad_scale, Stream s);                 // (N) int32
 
 // ---- adamw.cu (Loshchilov & Hutter 2017: arXiv 1711.05101) ----------------------------------------------------------------
-struct AdamWStep {
-    float   lr, beta1, beta2, eps, weight_decay;  // this tensor's weight_decay: 0 for rows that don't decay
-    float   clip;                                 // gradients are scaled by min(1, clip / norm); 0: never
-    int64_t step;                                 // 1 for the first update; for bias correction
+struct AdamWRule {
+    float    beta1, beta2, eps, weight_decay;  // this tensor's weight_decay: 0 for rows that don't decay
+    float    clip;                             // gradients are scaled by min(1, clip / norm); 0: never
+    uint64_t rounding = 0;                     // not 0: bf16 weights round up or down at random, by this key and the step
 };
+// What is new in every update. The op reads it from the device's memory, so that a step can be queued again as it is (a
+// CUDA graph).
+struct AdamWUpdate {
+    float    lr, m_hat, v_hat;  // m_hat = 1 / (1 - β1^step), v_hat = 1 / (1 - β2^step)
+    uint32_t step;              // 1 for the first update
+};
+AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step);
 // m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²; master -= lr (m̂ / (√v̂ + eps) + decay master); w = round(master).
 // In fp32 w is its own master: pass the same tensor twice. Does nothing at all when grad_norm² is not finite, so a bad step never reaches the weights.
 void adamw(Tensor w /*=*/, Tensor master /*+=*/, Tensor m /*+=*/, Tensor v /*+=*/,         // any one shape; x, fp32, fp32, fp32
-           Tensor grad, Tensor grad_norm2, AdamWStep step, Stream s);                      // same shape fp32, (1) fp32
+           Tensor grad, Tensor grad_norm2, Tensor update,                                  // same shape fp32, (1) fp32, (4) int32: an AdamWUpdate
+           AdamWRule rule, Stream s);
 
 // ---- reduce.cu ------------------------------------------------------------------------------------------------------------
 void squared_norm(Tensor out /*=*/, Tensor x, Stream s);                                   // (1) fp32, any shape fp32

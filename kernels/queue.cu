@@ -13,7 +13,7 @@ Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CUDA_RUN(cudaMalloc(&bad, sizeof(BadId)));
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
-    CUDA_RUN(cudaMallocHost(&heard_, sizeof(BadId)));
+    CUDA_RUN(cudaMallocHost(&heard_, sizeof(Heard)));
     slots_.resize(slot_count);
     for (Slot& s : slots_) {
         CUDA_RUN(cudaMallocHost(&s.memory, slot_bytes));
@@ -66,15 +66,22 @@ void Queue::upload(void* dst, const void* src, int64_t bytes) {
     }
 }
 
+void Queue::download(void* dst, const void* src, int64_t bytes) {
+    const bool few = bytes <= int64_t(sizeof heard_->bytes);
+    CUDA_RUN(cudaMemcpyAsync(few ? heard_->bytes : dst, src, size_t(bytes), cudaMemcpyDeviceToHost, stream));
+    wait();
+    if (few) std::memcpy(dst, heard_->bytes, size_t(bytes));
+}
+
 void Queue::wait() {
-    CUDA_RUN(cudaMemcpyAsync(heard_, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
+    CUDA_RUN(cudaMemcpyAsync(&heard_->bad, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
     const cudaError_t status = cudaStreamSynchronize(stream);
     if (status != cudaSuccess)
         throw_at<RunError>(__FILE__, __LINE__,
                            "CUDA: {} ({}) in one of the ops up to {}; run again with --sync to learn in which",
                            cudaGetErrorName(status), cudaGetErrorString(status), op);
-    if (ready(heard_)) return;
-    const BadId   found = *heard_;
+    if (ready(&heard_->bad)) return;
+    const BadId   found = heard_->bad;
     const IdRule& rule  = rules_[found.rule - 1];
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
     throw_at<InputError>(rule.file, rule.line, "{}", rule.text(rule.op, found.at, rule.columns, found.id, rule.limit));
@@ -106,6 +113,89 @@ void Queue::expect_ids(Tensor ids, int64_t low, const IdRule& rule) {
     launch(check_ids_kernel, {1, 1024, 0, rule.file, rule.line}, *this, bad, int(known + 1), ids.data<int32_t>(),
            ids.numel(), low, rule.limit);
     if (sync_each_) wait();
+}
+
+// ---- bytes sent ahead -----------------------------------------------------------------------------------------------
+
+Feed::Feed(Queue& q, int64_t bytes) : queue_(q), bytes_(size_t(bytes)) {
+    CUDA_RUN(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    for (Buffer& b : buffers_) {
+        CUDA_RUN(cudaMallocHost(&b.memory, bytes_));
+        CUDA_RUN(cudaEventCreateWithFlags(&b.gone, cudaEventDisableTiming));
+    }
+    CUDA_RUN(cudaMalloc(&landed_, bytes_));
+    CUDA_RUN(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming));
+}
+
+Feed::~Feed() {
+    cudaStreamSynchronize(stream_);
+    cudaStreamSynchronize(queue_.stream);
+    for (Buffer& b : buffers_) {
+        cudaEventDestroy(b.gone);
+        cudaFreeHost(b.memory);
+    }
+    cudaFree(landed_);
+    cudaEventDestroy(taken_);
+    cudaStreamDestroy(stream_);
+}
+
+// In a training loop the buffer's last copy ended with the step before last, so nothing is waited for.
+void* Feed::outgoing() {
+    const Buffer&     b      = buffers_[turn_];
+    const cudaError_t status = cudaEventQuery(b.gone);
+    if (status != cudaErrorNotReady) CUDA_RUN(status);
+    else {
+        cudaGetLastError();  // it is no error
+        CUDA_RUN(cudaEventSynchronize(b.gone));
+    }
+    return b.memory;
+}
+
+void Feed::send() {
+    const Buffer& b = buffers_[turn_];
+    CUDA_RUN(cudaStreamWaitEvent(stream_, taken_, 0));
+    CUDA_RUN(cudaMemcpyAsync(landed_, b.memory, bytes_, cudaMemcpyHostToDevice, stream_));
+    CUDA_RUN(cudaEventRecord(b.gone, stream_));
+    turn_ ^= 1;
+}
+
+void Feed::arrive(void* to) {
+    CUDA_RUN(cudaStreamWaitEvent(queue_.stream, buffers_[turn_ ^ 1].gone, 0));
+    CUDA_RUN(cudaMemcpyAsync(to, landed_, bytes_, cudaMemcpyDeviceToDevice, queue_.stream));
+    CUDA_RUN(cudaEventRecord(taken_, queue_.stream));
+}
+
+// ---- work recorded once ---------------------------------------------------------------------------------------------
+
+// The first time finds out how much scratch memory the work needs and which products it has, and neither can be done
+// while recording. A graph holds addresses, so it is recorded again when other work made the scratch memory move.
+void Recording::run(const std::function<void()>& work) {
+    if (!ran_) {
+        work();
+        ran_ = true;
+        return;
+    }
+    if (!graph_ || scratch_ != queue_.scratch_now()) record(work);
+    CUDA_RUN(cudaGraphLaunch(graph_, queue_.stream));
+}
+
+void Recording::record(const std::function<void()>& work) {
+    if (graph_) CUDA_RUN(cudaGraphExecDestroy(graph_));
+    graph_            = nullptr;
+    cudaGraph_t graph = nullptr;
+    CUDA_RUN(cudaStreamBeginCapture(queue_.stream, cudaStreamCaptureModeThreadLocal));
+    try {
+        work();
+    } catch (...) {
+        cudaStreamEndCapture(queue_.stream, &graph);
+        cudaGraphDestroy(graph);
+        throw;
+    }
+    CUDA_RUN(cudaStreamEndCapture(queue_.stream, &graph));
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+    CUDA_RUN(cudaGraphDestroy(graph));
+    CUDA_RUN(status);
+    scratch_ = queue_.scratch_now();
 }
 
 }  // namespace gpu

@@ -1,0 +1,21 @@
+// philox.h - Philox4x32-10: four random words for a counter and a key (Salmon et al. 2011, "Parallel random numbers: as
+// easy as 1, 2, 3")
+#pragma once
+#include <cstdint>
+
+#include "tensor.h"
+
+struct Philox {
+    uint32_t word[4];
+};
+
+HD Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
+    uint32_t* c = counter.word;
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
+        counter = {{uint32_t(p1 >> 32) ^ c[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ key1, uint32_t(p0)}};
+        key0 += 0x9E3779B9u;  // the golden ratio and √3 - 1, the authors' Weyl constants
+        key1 += 0xBB67AE85u;
+    }
+    return counter;
+}
