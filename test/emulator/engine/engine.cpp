@@ -216,9 +216,9 @@ bool warp_ready(const Warp& w) {
     return false;
 }
 
-// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it
-// polled.
-bool run_warp(Warp& w, int64_t& budget) {
+// Runs the warp until all its groups wait or have ended, the budget is used up, or it has polled for a turn: then it may
+// wait for what another warp does.
+void run_warp(Warp& w, int64_t& budget) {
     w.polls     = 0;
     bool unfair = false;
     while (budget > 0 && !w.block->launch->stop->load(std::memory_order_relaxed)) {
@@ -227,13 +227,13 @@ bool run_warp(Warp& w, int64_t& budget) {
             join_groups(w);
         }
         w.current = pick_group(w, unfair);
-        if (w.current < 0) return false;
+        if (w.current < 0) return;
         unfair           = false;
         Group& g         = w.groups[w.current];
         Function& f      = *g.frame->function;
         const Instr* lo  = f.code.data();
         const Instr* end = lo + f.code.size();
-        int64_t turn     = budget;
+        int64_t turn     = std::min(budget, kTurn);
         bool others      = false;
         for (int k = 0; k < int(w.groups.size()); k++) {  // stop where another group waits to be joined
             const Group& o = w.groups[k];
@@ -241,7 +241,6 @@ bool run_warp(Warp& w, int64_t& budget) {
             others = true;
             if (o.frame == g.frame && o.pc > g.pc && o.pc < end) end = o.pc;
         }
-        if (others) turn = std::min(turn, kTurn);
         const int64_t before = turn;
         w.frame              = g.frame;
         w.base[0]            = g.frame->regs;
@@ -261,9 +260,8 @@ bool run_warp(Warp& w, int64_t& budget) {
         if (others && (turn <= 0 || w.polls > kPollLimit)) {
             unfair  = true;
             w.polls = 0;
-        } else if (w.polls > kPollLimit) return true;
+        } else if (w.polls > kPollLimit) return;
     }
-    return false;
 }
 
 // No warp of the block can go on: some lanes wait for others that never come. Says so and lets one of them go.
@@ -305,7 +303,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
     if (o.schedule == Schedule::RoundRobin) quantum = int64_t(std::max<uint64_t>(1, o.schedule_arg));
     while (budget > 0) {
         if (b.launch->stop->load(std::memory_order_relaxed)) return true;
-        bool progress = false, polled = false;
+        bool progress = false;
         if (o.schedule == Schedule::Random)
             for (int k = n - 1; k > 0; k--) std::swap(order[k], order[next_random(worker.rng) % uint64_t(k + 1)]);
         for (int k : order) {
@@ -315,7 +313,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
             if (o.schedule == Schedule::Random)
                 turn = std::min<int64_t>(turn, 1 + int64_t(next_random(worker.rng) % 64));
             const int64_t before = turn;
-            polled |= run_warp(w, turn);
+            run_warp(w, turn);
             budget -= before - turn;
             b.issued += uint64_t(before - turn);
             worker.instructions += uint64_t(before - turn);
@@ -324,7 +322,6 @@ static bool run_block_inside(Block& b, int64_t budget) {
         }
         if (b.live == 0) return true;
         const bool opened = open_barriers(b);
-        if (polled && !opened) return false;  // it waits for another block, perhaps: let that one on
         if (!progress && !opened && !resolve_stall(b)) {
             Warp* stuck = nullptr;
             const Group* at = nullptr;
