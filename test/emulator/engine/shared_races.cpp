@@ -19,6 +19,7 @@ struct SharedRaces {
     std::vector<uint64_t> knows;             // [w * warps + v]: w has met v at a barrier at this time
     std::vector<uint64_t> fenced;            // per warp: its last fence
     std::vector<uint8_t> listens;            // per warp: it has used atomics or volatile loads
+    bool partial = false;                    // some warps met without the others, or fenced
     int shift = 2;
 };
 
@@ -124,6 +125,8 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
     };
     uint64_t bad = 0;
     for (uint64_t k = 0; k < n; k++) bad |= after(writer[k], k);
+    if (!write && s.partial)  // which of the readers are ordered before us is then a longer question
+        for (uint64_t k = 0; k < n; k++) bad |= after(reader[k], k);
     if (write)
         for (uint64_t k = 0; k < n; k++)
             bad |= after(reader[k], k) | (uint64_t(reader[k] >> kTime >= since) & (reader[k] >> 11 & 1));
@@ -132,8 +135,9 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
         for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
     else
         for (uint64_t k = 0; k < n; k++) {
-            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread;
-            const bool synced   = who / kLanes == warp && when < warp_since && !(reader[k] & kMany);
+            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread, other = reader[k] >> kOther & kThread;
+            const bool ours     = who / kLanes == warp && (!(reader[k] & kMany) || other / kLanes == warp);
+            const bool synced   = ours && when < warp_since;
             const bool fresh    = when < since || who == me + lane(k) || synced;
             reader[k]           = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
         }
@@ -214,6 +218,7 @@ void start_shared_races(Block& b) {
     s->knows.assign(warps * warps, s->time);
     s->fenced.assign(warps, 0);
     s->listens.assign(warps, 0);
+    s->partial = false;
     b.races = s;
 }
 
@@ -270,6 +275,7 @@ void checker_barrier(Block& b, int id) {
         s.all_since = now;
         return;
     }
+    s.partial = true;
     for (size_t x = 0; x < warps; x++) {  // what any of them knew, all of them know now
         uint64_t best = 0;
         for (size_t k : here) best = std::max(best, s.knows[k * warps + x]);
@@ -286,6 +292,7 @@ void shared_fence(Warp& w) {
     SharedRaces& s    = *w.block->races;
     s.fenced[w.index] = ++s.time;
     s.listens[w.index] = 1;
+    s.partial          = true;
 }
 
 }  // namespace emu
