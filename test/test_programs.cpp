@@ -278,10 +278,10 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
     // A tokenizer with more ids than the model has.
     write_text(s / "book.txt", "the sea was calm and the wind was calm and the sea was deep");
     REQUIRE(run(s, "tokenize",
-                "--train-bpe 260 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "tokenizer.json"))
+                "--train-bpe 260 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "large.json"))
                 .code == 0);
-    refused(s, "train_gpt", train(j) + "--tokenizer " + quoted(s / "tokenizer.json"), {"tokenizer.json", "67"});
-    refused(s, "infer_gpt", infer(j) + "--tokenizer " + quoted(s / "tokenizer.json"), {"tokenizer.json", "67"});
+    refused(s, "train_gpt", train(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
+    refused(s, "infer_gpt", infer(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
     CHECK(!exists(s / "new"));
     // Several forms of weights: which one it was. One that we cannot read: how to convert it. None: a fresh model.
     write_text(j + "/pytorch_model.bin", "pickle");
