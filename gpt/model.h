@@ -30,7 +30,7 @@ enum class Recompute : uint8_t {
 
 struct BlockActs {
     Tensor x, ln1, mean1, rstd1, qkv, att, lse, proj, mid, ln2, mean2, rstd2, up, act, down;
-    Tensor dact, dup, dln, datt, dqkv;
+    Tensor dup, dln, datt, dqkv;
 };
 struct Acts {
     std::vector<BlockActs> block;
@@ -87,7 +87,6 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
         {&A::up,    "up",    {N, F},          x, block},
         {&A::act,   "act",   {N, F},          x, gelu},
         {&A::down,  "down",  {N, C},          x, Lives::shared},
-        {&A::dact,  "dact",  {N, F},          x, Lives::backward},
         {&A::dup,   "dup",   {N, F},          x, Lives::backward},
         {&A::dln,   "dln",   {N, C},          x, Lives::backward},
         {&A::datt,  "datt",  {B, T, H, D},    x, Lives::backward},
@@ -231,8 +230,7 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer,
                            Into grads, Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
-    matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, grads, s);
-    gelu_backward(a.dup, a.dact, a.up, c.gelu, s);
+    matmul_gelu_backward(a.dup, g.down_w, g.down_b, dres, a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
     const auto mlp_branch = [&](Tensor dln) {
         layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, s);
