@@ -327,8 +327,14 @@ inline float evaluate(Model& m, Loader& data, int64_t batches) {
 }
 
 // FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two
-// products over half the square (causal), forward once and backward twice.
+// products over what a token sees on average (causal: half the context, less in a window), forward once and backward
+// twice.
 inline double train_flops_per_token(const Config& c, int64_t context) {
     const double C = c.width, products = c.layers * (4 * C * C + 2 * C * c.feed_forward) + double(c.vocab) * C;
-    return 6 * products + 6 * c.layers * C * context;
+    double seen = 0;  // keys per query, summed over the layers
+    for (int64_t l = 0; l < c.layers; l++) {
+        const double w = double(std::min(c.window(l), context));
+        seen += w - w * w / (2. * double(context));
+    }
+    return 6 * products + 12 * C * seen;
 }

@@ -168,6 +168,15 @@ TEST_CASE("which file of a folder was read is said, and pickles are refused with
     rewrite(golden_home("gptj"), scratch.path, "F16", 20'000);
     CHECK_REFUSED(SafetensorsReader(scratch / "model-00001-of-00001.safetensors"), "model-00001");
     CHECK(SafetensorsReader(scratch.path).description().find("model.safetensors.index.json, ") == 0);
+    // Buffers of old versions do not decide which dtype the weights have.
+    SafetensorsWriter old(scratch / "old.safetensors", {{"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "F32", {2}},
+                                                        {"gpt_neox.layers.0.attention.bias", "U8", {4}},
+                                                        {"embed_out.weight", "F16", {2}}});
+    for (const char* name :
+         {"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.bias", "embed_out.weight"})
+        old.write(name, "12345678", std::string(name).back() == 'q' ? 8 : 4);
+    old.close();
+    CHECK(stored_dtype(SafetensorsReader(scratch / "old.safetensors")) == "F16");
 }
 
 TEST_CASE("fp16: every value there and back, rounding to nearest even, nothing too large", "[families]") {
