@@ -2,8 +2,9 @@
 // memory bounds, bank conflicts of attention
 #include <sys/wait.h>
 
-#include "test/catch.h"
 #include "test/counts.h"
+
+#include "test/catch.h"
 #include "test/scratch.h"
 
 // bench_ops on the emulated GPU: the ops named in `only`, of GPT-2 124M's width, on one sequence of `context` tokens.

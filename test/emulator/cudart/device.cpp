@@ -335,8 +335,8 @@ cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
         if (sticky_error() == cudaSuccess) wait_device();
         for (const Allocation* a : Memory::get().live())
-            if (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
-                a->space == Space::Managed)
+            if (!a->variable && (a->space == Space::Device || a->space == Space::Async ||
+                                 a->space == Space::Pinned || a->space == Space::Managed))
                 Memory::get().free(a->begin, call_site());
         set_sticky_error(cudaSuccess);
         return cudaSuccess;
