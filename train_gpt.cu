@@ -220,7 +220,7 @@ static int run(int argc, char** argv) {
     const BatchShape shape{o.batch, o.context, true, o.recompute};
     const Plan plan    = plan_of(o, config, dtype, dev, o.batch, o.recompute);
     const int64_t free = dev.free_bytes();
-    const auto loader = [&](const std::string& pattern, bool shuffle) {
+    const auto loader  = [&](const std::string& pattern, bool shuffle) {
         return Loader(LoaderSettings{pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle});
     };
     if (o.dry_run) {
@@ -336,18 +336,20 @@ static int run(int argc, char** argv) {
         }
     }
     const std::string print = fingerprint(model);
+    const bool gpu          = dev.where() == Machine::cuda;
+    const int64_t peak =
+        gpu ? free - dev.free_bytes() : peak_bytes();  // on a GPU, all that was allocated is still there
     log.record({{"event", "end"},
                 {"step", state.step},
                 {"tokens", state.tokens},
                 {"fingerprint", print},
-                {"peak_bytes", peak_bytes()}});
+                {"peak_bytes", peak}});
     if (state.step < o.steps)
         log.say("\nstopped",
                 fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, o.out));
     else
-        log.say("\ndone",
-                fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak_bytes()),
-                            o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
+        log.say("\ndone", fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak),
+                                      o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
     return 0;
 }
 

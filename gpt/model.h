@@ -35,7 +35,7 @@ struct BlockActs {
 struct Acts {
     std::vector<BlockActs> block;
     Tensor tokens, targets, losses, scores;
-    Tensor loss() const { return scores.rows(0, 1); }        // beside each other, so that one read brings both
+    Tensor loss() const { return scores.rows(0, 1); }  // beside each other, so that one read brings both
     Tensor grad_norm2() const { return scores.rows(1, 1); }
     Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
 };
@@ -43,7 +43,7 @@ struct Acts {
 // Sizes that a run chooses; everything else follows from the Config.
 struct BatchShape {
     int64_t batch = 1, context = 1;
-    bool train = true;  // false: no gradients, no activations kept
+    bool train          = true;  // false: no gradients, no activations kept
     Recompute recompute = Recompute::none;
     int64_t rows() const { return batch * context; }
 };
@@ -246,9 +246,8 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
 
 // Attention over a whole batch, as layer l has it.
 inline auto attend_all(const Config& c, int64_t l, Stream s) {
-    return [&c, l, s](BlockActs& a) {
-        attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(l), s);
-    };
+    return
+        [&c, l, s](BlockActs& a) { attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(l), s); };
 }
 
 // A batch of the host in the memory of the device, where it lies until the next one.
