@@ -112,6 +112,9 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
                                  o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
                                  rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
     log.say("memory", describe(plan));
+    const int64_t rows = logits_rows(c, {o.batch, o.context}, dtype);
+    log.say("", fmt::format("logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
+                            double(rows * c.padded_vocab() * size_of(dtype)) / (1 << 20), logits_bytes >> 20));
     log.say("", fmt::format("of {} free{} · room for {}", gibibytes(free),
                             dev.where() == Machine::cuda
                                 ? fmt::format(", which already leaves out the CUDA context (allow {} for it)",

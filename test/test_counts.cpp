@@ -7,6 +7,8 @@
 #include "test/catch.h"
 #include "test/scratch.h"
 
+#include "test/catch.h"
+
 // bench_ops on the emulated GPU: the ops named in `only`, of GPT-2 124M's width, on one sequence of `context` tokens.
 static std::vector<Counted> count_ops(const std::string& only, int context) {
     const Scratch s;
