@@ -115,6 +115,10 @@ template <class Place, class F> void each_piece(const Reach& r, uint32_t size, P
     each_lane(r.mask, [&](int l) { f(l, shadow_of(l), size); });
 }
 
+bool all_written(const uint8_t* shadow, uint32_t n) {
+    return std::all_of(shadow, shadow + n, [](uint8_t s) { return s & 1; });
+}
+
 bool none_written(const uint8_t* shadow, uint32_t n) {
     for (uint32_t k = 0; k < n; k++)
         if (shadow[k] & 1) return false;
