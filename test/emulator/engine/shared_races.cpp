@@ -114,12 +114,11 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
         }
         if (!write || sync) {
             // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this
-            // one too.
-            const uint64_t when = reader >> kTime;
-            const bool fresh    = (reader & kThread) == me ||
-                               (ordered(b, s, me, uint32_t(reader & kThread), when) &&
-                                (!(reader & kMany) || ordered(b, s, me, uint32_t(reader >> kOther & kThread), when)));
-            reader           = fresh ? mine : mine | kMany | (reader & kThread) << kOther;
+            // one too. Of those that are not, one is kept.
+            const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
+            const bool last_done  = ordered(b, s, me, uint32_t(last), when),
+                       other_done = !(reader & kMany) || ordered(b, s, me, uint32_t(other), when);
+            reader = last_done && other_done ? mine : mine | kMany | (last_done ? other : last) << kOther;
         }
     }
 }
@@ -155,10 +154,13 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
         for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
     else
         for (uint64_t k = 0; k < n; k++) {
-            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread;
-            const bool synced   = who / kLanes == warp && when < warp_since && !(reader[k] & kMany);
-            const bool fresh    = when < since || who == me + lane(k) || synced;
-            reader[k]           = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
+            const uint64_t when = reader[k] >> kTime, last = reader[k] & kThread, other = reader[k] >> kOther & kThread;
+            const auto done     = [&](uint64_t who) {
+                return when < since || who == me + lane(k) || (who / kLanes == warp && when < warp_since);
+            };
+            const bool last_done = done(last), other_done = !(reader[k] & kMany) || done(other);
+            reader[k] = (mine + lane(k)) |
+                        (last_done && other_done ? 0 : kMany | (last_done ? other : last) << kOther);
         }
     return true;
 }
