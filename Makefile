@@ -3,8 +3,9 @@
 # make test           every test this machine can run; make test ARGS='layernorm*' runs some
 # make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
-# make bench          time the ops and whole programs on realistic shapes
+# make bench          time the ops and whole programs on realistic shapes; ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
+# make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
 # make ptxas          registers, shared memory and spills of every CUDA kernel; fails on a spill
 #
@@ -47,7 +48,7 @@ KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
 TESTS    := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/test_*.cpp) test/main.cpp)
 PROGRAMS := train_gpt infer_gpt tokenize
 
-.PHONY: all quickstart setup libraries test ptxas bench check clean FORCE
+.PHONY: all quickstart setup libraries test ptxas bench check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -115,11 +116,15 @@ endif
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
-bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops)
+bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(filter cuda,$(firstword $(ARGS))),emulator)
 	@BUILD=$(BUILD) scripts/bench.sh $(ARGS)
 
 check:
 	@scripts/check.sh
+
+PYTHON ?= python3
+check-transformers: all
+	@GPT_BUILD=$(BUILD) $(PYTHON) test/check_transformers.py
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-check $(PROGRAMS)

@@ -10,7 +10,7 @@
 #include "gpt/tokenizer.h"
 
 struct Options {
-    std::string model, tokenizer, prompt, prompt_file, score, ids, dtype = "auto", device = "auto";
+    std::string model, activation, tokenizer, prompt, prompt_file, score, ids, dtype = "auto", device = "auto";
     int64_t tokens = 200, samples = 1, context = 0;
     int threads = 0;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
@@ -21,6 +21,7 @@ struct Options {
 static void list_options(Flags& f, Options& o) {
     f.group("model");
     f.add("--model",       o.model,                "model folder, such as runs/NAME/checkpoints/latest", "DIR");
+    f.add("--activation",  o.activation,           "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what config.json says", "NAME");
     f.add("--tokenizer",   o.tokenizer,            "tokenizer.json; none: the one in the model folder", "FILE");
     f.choose("--dtype",    o.dtype,                {"auto", "bf16", "fp32"}, "auto: bf16 where it is fast");
     f.choose("--device",   o.device,               {"auto", "cpu", "cuda"}, "where to run");
@@ -133,19 +134,29 @@ static int run(int argc, char** argv) {
     o.sampling.check();
 
     const Device dev(o.device, 0, o.threads, o.sync);
-    const DType dtype   = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
-                          : o.dtype == "bf16" ? DType::BF16
-                                              : DType::F32;
-    const Config config = read_config(o.model);
-    const bool scoring  = !o.score.empty();
+    const DType dtype  = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
+                         : o.dtype == "bf16" ? DType::BF16
+                                             : DType::F32;
+    Config config      = read_config(o.model);
+    const bool scoring = !o.score.empty();
+    if (!o.activation.empty()) set_activation(config, o.activation, "--activation");
     if (!o.context) o.context = config.context;
     CHECK(o.context > 0, "--context {}: expected 0 or more", o.context);
     Model model(config, dtype, {1, scoring ? o.context : 1, false}, dev);
-    load_weights(model.params, config, SafetensorsReader(o.model), model.stream);
+    const SafetensorsReader weights(o.model);
+    if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
+    load_weights(model.params, config, weights, model.stream);
+    const auto warn_beyond = [&](int64_t tokens, const char* what) {
+        if (tokens > config.context && !config.learned_positions)
+            fmt::print(stderr, "warning: {} of {} tokens is more than the {} that {} was trained with\n", what, tokens,
+                       config.context, config.name);
+    };
 
     if (o.tokenizer.empty() && fs::exists(o.model + "/tokenizer.json")) o.tokenizer = o.model + "/tokenizer.json";
     std::unique_ptr<Tokenizer> tokenizer =
         o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
+    CHECK(!tokenizer || tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}",
+          o.tokenizer, tokenizer->vocab_size() - 1, config.name, config.vocab);
     const auto encode = [&](const std::string& text) {
         CHECK(tokenizer, "{} has no tokenizer.json; give one with --tokenizer FILE, or token ids with --ids", o.model);
         return tokenizer->encode(text);
@@ -161,6 +172,7 @@ static int run(int argc, char** argv) {
             ids.resize(shard.tokens());
             shard.read(0, shard.tokens(), ids.data());
         }
+        warn_beyond(o.context, "--context");
         score(model, ids, o.score, is_text(text) ? int64_t(text.size()) : 0, o.json);
         return 0;
     }
@@ -178,7 +190,10 @@ static int run(int argc, char** argv) {
         else
             ids = encode(prompt);
     }
-    if (o.logits) return print_logits(model, ids), 0;
+    if (o.logits) {
+        warn_beyond(int64_t(ids.size()), "a prompt");
+        return print_logits(model, ids), 0;
+    }
 
     std::vector<std::string> texts(o.samples, prompt);
     const bool live = o.samples == 1;

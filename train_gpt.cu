@@ -21,11 +21,17 @@ static void on_signal(int signal) {
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
 static void list_models() {
-    fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9}\n", "model", "layers", "width", "heads", "context",
-               "vocab", "parameters", "rate");
-    for (const Preset& p : presets())
-        fmt::print("{:<14} {:>6} {:>6} {:>5} {:>7} {:>6} {:>15} {:>9.2e}\n", p.name, p.layers, p.width, p.heads,
-                   p.context, p.vocab, grouped(count_params(config_of(p))), p.recipe.learning_rate);
+    fmt::print("{:<14} {:<8} {:>6} {:>5} {:>5} {:>7} {:>5} {:>15} {:>8} {:>11} {:>7} {:>5} {:>5}  {}\n", "model",
+               "family", "layers", "width", "heads", "context", "vocab", "parameters", "rate", "tokens/step", "warm-up",
+               "decay", "beta2", "init");
+    for (const Preset& p : presets()) {
+        const Config c = config_of(p);
+        fmt::print("{:<14} {:<8} {:>6} {:>5} {:>5} {:>7} {:>5} {:>15} {:>8.2e} {:>11} {:>7} {:>5} {:>5}  {}\n", p.name,
+                   c.model_type, p.layers, p.width, p.heads, p.context, p.vocab, grouped(count_params(c)),
+                   p.recipe.learning_rate, grouped(p.recipe.tokens_per_step),
+                   p.recipe.published_steps ? grouped(p.recipe.warmup_steps) : "2 %", p.recipe.weight_decay,
+                   p.recipe.beta2, c.init == Init::gpt2 ? "gpt2" : "small/wang");
+    }
 }
 
 // The quick-start data when nothing was asked for, and files that lie where one expects them.
@@ -106,6 +112,9 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
                                  o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
                                  rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
     log.say("memory", describe(plan));
+    const int64_t rows = logits_rows(c, {o.batch, o.context}, dtype);
+    log.say("", fmt::format("logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
+                            double(rows * c.padded_vocab() * size_of(dtype)) / (1 << 20), logits_bytes >> 20));
     log.say("", fmt::format("of {} free{} · room for {}", gibibytes(free),
                             dev.where() == Machine::cuda
                                 ? fmt::format(", which already leaves out the CUDA context (allow {} for it)",
@@ -149,7 +158,7 @@ static std::string fingerprint(Model& m) {
 
 // --resume with another --model than the run was started with: names the first field of config.json that differs.
 static void refuse_other_model(const Config& asked, const Config& saved, const Options& o) {
-    const auto ours = config_json(asked, DType::F32), theirs = config_json(saved, DType::F32);
+    const auto ours = config_json(asked, "F32"), theirs = config_json(saved, "F32");
     for (const auto& [key, value] : theirs.items())
         CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
                   key == "eos_token_id",
@@ -172,15 +181,17 @@ static std::string begin(const Options& o, const Preset* preset, Model& model, A
         train.seek(state.position);
         return "continues " + from;
     }
-    if (!preset && has_weights(o.model)) {
+    state.stored = stored_name(model.dtype);
+    if (!preset && !weight_files(o.model).empty()) {
         const SafetensorsReader weights(o.model);
         load_weights(model.params, model.config, weights, model.stream,
                      model.dtype == DType::F32 ? nullptr : &adamw.master);
-        return "weights of " + o.model;
+        state.stored = stored_dtype(weights);
+        return fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(), state.stored);
     }
     initialise_params(model.params, model.config, o.seed, model.stream);
     adamw.start_from(model);
-    return "random weights";
+    return preset ? "random weights" : "random weights, because there are none in " + o.model;
 }
 
 static std::string write_text(const Options& o, Model& model, const Tokenizer& tokenizer) {
@@ -204,6 +215,7 @@ static int run(int argc, char** argv) {
 
     const Preset* preset = find_preset(o.model);
     Config config        = preset ? config_of(*preset) : read_config(o.model);
+    if (!o.activation.empty()) set_activation(config, o.activation, "--activation");
     find_files(o, preset);
     resolve(o, config, preset);
 
@@ -222,7 +234,7 @@ static int run(int argc, char** argv) {
     };
     if (o.dry_run) {
         const int64_t train_tokens = o.train_data.empty() ? 0 : loader(o.train_data, true).tokens();
-        resolve_steps(o, train_tokens);
+        resolve_steps(o, preset, train_tokens);
         Log log("", "", o.steps, 0, -1);
         header(log, o, flags, config, dtype, dev, plan, free, train_tokens, 0);
         return 0;
@@ -230,14 +242,15 @@ static int run(int argc, char** argv) {
 
     Loader train                = loader(o.train_data, true);
     std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
-    resolve_steps(o, train.tokens());
+    resolve_steps(o, preset, train.tokens());
     if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / o.batch));
     std::unique_ptr<Tokenizer> tokenizer =
         o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
     if (tokenizer) {
         CHECK(tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", o.tokenizer,
               tokenizer->vocab_size() - 1, config.name, config.vocab);
-        config.eot = tokenizer->eot();
+        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
+        if (preset || config.bos < 0) config.bos = config.eot;
     }
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     claim_folder(o);
@@ -251,12 +264,17 @@ static int run(int argc, char** argv) {
     if (dev.where() == Machine::cuda) dev.reserve_scratch(scratch_bytes(config, shape));
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
     const std::string start = begin(o, preset, model, adamw, train, state);
+    if (o.save_dtype != "auto") state.stored = o.save_dtype == "fp32" ? "F32" : o.save_dtype == "fp16" ? "F16" : "BF16";
 
     fs::create_directories(o.out);
     if (!o.resume) write_run_json(o, flags, config, dtype, train, val.get());
     Log log(o.out, config.name, o.steps, o.log_every, o.resume ? state.step : -1);
     header(log, o, flags, config, dtype, dev, plan, free, train.tokens(), val ? val->tokens() : 0);
     log.say("start", fmt::format("{} · ready in {:.2f} s", start, since_start.seconds()));
+    if (preset && preset->recipe.published_steps &&
+        preset->recipe.tokens_per_step != o.batch * o.context * o.accumulate)
+        log.say("", fmt::format("{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
+                                grouped(preset->recipe.tokens_per_step)));
     if (!config.learned_positions && o.context > config.context)
         log.warn(state.step, fmt::format("--context {} is more than the {} that {} was made for", o.context,
                                          config.context, config.name));

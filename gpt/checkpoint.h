@@ -2,7 +2,8 @@
 // nothing
 //
 //   RUN/checkpoints/0001000/    config.json model.safetensors tokenizer.json    a model folder like any other
-//                               state.safetensors    m.NAME, v.NAME, master.NAME in fp32, in our names and layout
+//                               state.safetensors    m.NAME, v.NAME and, unless model.safetensors is fp32,
+//                                                    master.NAME, in fp32, in our names and layout
 //                               state.json           step, tokens, position in the data, what the run was started with
 //                               COMPLETE             written last; a folder without it is not a checkpoint
 //   RUN/checkpoints/latest      link to the newest complete one
@@ -23,6 +24,7 @@ struct TrainState {
     LoaderPosition position;       // in the training data
     uint64_t seed = 0;
     std::string data_fingerprint;
+    std::string stored = "F32";  // dtype of the model folder's weights; the masters are rounded to it
 };
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
@@ -44,27 +46,32 @@ inline std::string checkpoint_path(const std::string& run, int64_t step) {
     return run + "/checkpoints/" + checkpoint_name(step);
 }
 
-// Optimizer state by name, in the order in which it is stored.
-inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, const Model& model) {
+// Optimizer state by name, in the order in which it is stored; masters where the model folder holds less.
+inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, const Model& model,
+                                                                 const std::string& stored) {
     std::vector<std::pair<std::string, Tensor>> all;
     const auto add = [&](const std::string& kind, Params& p) {
         for (const ParamRow& r : param_rows(p, model.config)) all.emplace_back(kind + "." + r.name, *r.tensor);
     };
     add("m", adamw.m);
     add("v", adamw.v);
-    if (model.dtype != DType::F32) add("master", adamw.master);
+    if (stored != "F32") add("master", adamw.master);
     return all;
 }
 
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, AdamW& adamw,
                              const std::string& tokenizer) {
-    save_model(folder.string(), model.params, model.config, model.dtype, model.stream);
+    save_model(folder.string(), adamw.master, model.config, state.stored, model.stream);
+    const auto copy_file = [&](const fs::path& from, const char* name) {
+        write_file((folder / name).string(), MappedFile(from.string()).text());
+    };
     if (!tokenizer.empty()) {
-        const MappedFile text(tokenizer);
-        write_file((folder / "tokenizer.json").string(),
-                   {reinterpret_cast<const char*>(text.data()), size_t(text.size())});
+        copy_file(tokenizer, "tokenizer.json");
+        for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
+            if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
+                copy_file(beside, name);
     }
-    const auto tensors = state_tensors(adamw, model);
+    const auto tensors = state_tensors(adamw, model, state.stored);
     std::vector<StoredRow> rows;
     for (const auto& [name, t] : tensors) rows.push_back({name, "F32", t.shape});
     SafetensorsWriter writer((folder / "state.safetensors").string(), rows);
@@ -156,14 +163,16 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW
     CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(),
           f.text("dtype", ""), name_of(model.dtype));
 
-    load_weights(model.params, model.config, SafetensorsReader(folder), model.stream);
-    const SafetensorsReader stored(folder + "/state.safetensors");
+    const SafetensorsReader weights(folder), stored(folder + "/state.safetensors");
+    state.stored = stored_dtype(weights);
+    if (state.stored == "F32") load_weights(adamw.master, model.config, weights, model.stream);
     std::vector<float> host;
-    for (const auto& [name, t] : state_tensors(adamw, model)) {
+    for (const auto& [name, t] : state_tensors(adamw, model, state.stored)) {
         const StoredTensor& saved = stored.at(name, t.shape);
         host.resize(t.numel());
         saved.read_into(host.data());
         from_host(t, host.data(), model.stream);
     }
+    adamw.round_into(model);
     return state;
 }

@@ -164,7 +164,7 @@ class Generator {
         logits_.resize(n * V);
         for (int64_t r = 0; r < n; r += most) {
             const Tensor out = acts_.logits.rows(0, std::min(most, n - r));
-            matmul_forward(out, rows.rows(r, out.shape[0]), m_.params.head_w, Tensor{}, m_.stream);
+            matmul_forward(out, rows.rows(r, out.shape[0]), m_.params.head_w, m_.params.head_b, m_.stream);
             for_dtype(m_.dtype, [&](auto zero_) {
                 std::vector<decltype(zero_)> host(out.numel());
                 to_host(host.data(), out, m_.stream);

@@ -30,3 +30,50 @@ inline nlohmann::json read_json(const std::string& path, int max_depth = 64) {
     const MappedFile f(path);
     return parse_json(f.text(), path, max_depth);
 }
+
+// One JSON object whose fields are asked for by name; says which file and field when something is off.
+class Fields {
+  public:
+    explicit Fields(const std::string& path) : path_(path) {
+        json_ = read_json(path, 16);
+        CHECK(json_.is_object(), "{}: expected a JSON object", path);
+    }
+    bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
+    const nlohmann::json& raw(const char* key) const { return json_[key]; }
+    const std::string& path() const { return path_; }
+
+    int64_t integer(const char* key) const {
+        CHECK(has(key), "{}: the field \"{}\" is missing", path_, key);
+        CHECK(json_[key].is_number_integer(), "{}: \"{}\" is {}, expected a whole number", path_, key,
+              json_[key].dump());
+        const int64_t value = json_[key].get<int64_t>();
+        CHECK(value > -(INT64_C(1) << 53) && value < INT64_C(1) << 53, "{}: \"{}\" is {}, out of range", path_, key,
+              json_[key].dump());
+        return value;
+    }
+    int64_t integer(const char* key, int64_t absent) const { return has(key) ? integer(key) : absent; }
+    double number(const char* key, double absent) const {
+        if (!has(key)) return absent;
+        CHECK(json_[key].is_number(), "{}: \"{}\" is {}, expected a number", path_, key, json_[key].dump());
+        return json_[key].get<double>();
+    }
+    bool flag(const char* key, bool absent) const {
+        if (!has(key)) return absent;
+        CHECK(json_[key].is_boolean(), "{}: \"{}\" is {}, expected true or false", path_, key, json_[key].dump());
+        return json_[key].get<bool>();
+    }
+    std::string text(const char* key, const std::string& absent) const {
+        if (!has(key)) return absent;
+        CHECK(json_[key].is_string(), "{}: \"{}\" is {}, expected a text", path_, key, json_[key].dump());
+        return json_[key].get<std::string>();
+    }
+    // A feature that we do not have must be off.
+    void refuse_unless(const char* key, bool supported) const {
+        CHECK(flag(key, supported) == supported, "{}: \"{}\": {} is not supported, only {}", path_, key, !supported,
+              supported);
+    }
+
+  private:
+    std::string path_;
+    nlohmann::json json_;
+};

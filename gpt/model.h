@@ -30,7 +30,7 @@ enum class Recompute : uint8_t {
 
 struct BlockActs {
     Tensor x, ln1, mean1, rstd1, qkv, att, lse, proj, mid, ln2, mean2, rstd2, up, act, down;
-    Tensor dact, dup, dln, datt, dqkv;
+    Tensor dup, dln, datt, dqkv;
 };
 struct Acts {
     std::vector<BlockActs> block;
@@ -87,7 +87,6 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
         {&A::up,    "up",    {N, F},          x, block},
         {&A::act,   "act",   {N, F},          x, gelu},
         {&A::down,  "down",  {N, C},          x, Lives::shared},
-        {&A::dact,  "dact",  {N, F},          x, Lives::backward},
         {&A::dup,   "dup",   {N, F},          x, Lives::backward},
         {&A::dln,   "dln",   {N, C},          x, Lives::backward},
         {&A::datt,  "datt",  {B, T, H, D},    x, Lives::backward},
@@ -231,8 +230,7 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer,
                            Into grads, Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
-    matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, grads, s);
-    gelu_backward(a.dup, a.dact, a.up, c.gelu, s);
+    matmul_gelu_backward(a.dup, g.down_w, g.down_b, dres, a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
     const auto mlp_branch = [&](Tensor dln) {
         layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, s);
@@ -286,11 +284,11 @@ inline void forward(Model& m, const Batch& batch, float loss_scale, Gradients gr
     for (int64_t first = 0; first < N; first += chunk) {
         const int64_t n     = std::min(chunk, N - first);
         const Tensor logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
-        matmul_forward(logits, lnf, m.params.head_w, Tensor{}, s);
+        matmul_forward(logits, lnf, m.params.head_w, m.params.head_b, s);
         cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), c.vocab,
                       gradients != Gradients::none ? loss_scale : 0.f, s);
         if (gradients != Gradients::none)
-            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, Tensor{}, logits, lnf, m.params.head_w,
+            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, m.grads.head_b, logits, lnf, m.params.head_w,
                             gradients == Gradients::set && first == 0 ? Into::set : Into::add, s);
     }
     sum(a.loss(), a.losses, loss_scale, s);
@@ -329,8 +327,14 @@ inline float evaluate(Model& m, Loader& data, int64_t batches) {
 }
 
 // FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two
-// products over half the square (causal), forward once and backward twice.
+// products over what a token sees on average (causal: half the context, less in a window), forward once and backward
+// twice.
 inline double train_flops_per_token(const Config& c, int64_t context) {
     const double C = c.width, products = c.layers * (4 * C * C + 2 * C * c.feed_forward) + double(c.vocab) * C;
-    return 6 * products + 6 * c.layers * C * context;
+    double seen = 0;  // keys per query, summed over the layers
+    for (int64_t l = 0; l < c.layers; l++) {
+        const double w = double(std::min(c.window(l), context));
+        seen += w - w * w / (2. * double(context));
+    }
+    return 6 * products + 12 * C * seen;
 }

@@ -34,6 +34,13 @@ struct AdamW {
             if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
     }
 
+    // After masters were set: the model's weights are what they round to.
+    void round_into(Model& model) {
+        const auto from = param_rows(master, model.config), to = param_rows(model.params, model.config);
+        for (size_t i = 0; i < from.size(); i++)
+            if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
+    }
+
     AdamWUpdate update(float learning_rate, int64_t step) const {
         return adamw_update(learning_rate, settings.beta1, settings.beta2, step);
     }

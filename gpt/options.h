@@ -18,8 +18,8 @@ struct Options {
     int64_t steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
     Schedule schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
     std::string optimizer = "adamw";
-    AdamWSettings adamw{0.9f, 0.95f, 1e-8f, -1.f, 1.f};
-    std::string dtype = "auto", device = "auto";
+    AdamWSettings adamw{0.9f, -1.f, 1e-8f, -1.f, 1.f};
+    std::string dtype = "auto", save_dtype = "auto", activation, device = "auto";
     Recompute recompute = Recompute::none;
     int threads         = 0;
     bool sync = false, graph = false;
@@ -36,6 +36,7 @@ inline void list_options(Flags& f, Options& o) {
     using Kind = Schedule::Kind;
     f.group("model and data");
     f.add("--model",              o.model,          "preset (random weights; --list-models) or model folder (its weights)", "NAME|DIR");
+    f.add("--activation",         o.activation,     "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what preset or config.json say", "NAME");
     f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
     f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
     f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, for samples and checkpoints; none: the one beside data or model", "FILE");
@@ -43,26 +44,27 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--resume",             o.resume,         "continue the newest complete checkpoint in --out, with its options unless given again");
     f.group("batch");
     f.add("--steps",              o.steps,          "optimizer steps in all; 0: one epoch of the training data");
-    f.add("--batch",              o.batch,          "sequences per micro-step; 0: 4, or what the preset says");
+    f.add("--batch",              o.batch,          "sequences per micro-step; 0: 4");
     f.add("--context",            o.context,        "tokens per sequence; 0: as long as the model allows");
-    f.add("--accumulate",         o.accumulate,     "micro-steps per optimizer step; 0: 1, or what --tokens-per-step asks for");
+    f.add("--accumulate",         o.accumulate,     "micro-steps per optimizer step; 0: 1, without --batch what makes the tokens published for the preset");
     f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context");
     f.group("optimizer");
     f.choose("--optimizer",       o.optimizer,      {"adamw", "muon"}, "muon: not yet");
     f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, else 6e-4");
-    f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: a fiftieth of the run");
+    f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: what was published for the preset, at most a fiftieth of the run");
     f.choose("--schedule",        o.schedule.kind,  Flags::Table<Kind>{{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
                                                     "after warm-up");
-    f.add("--final-learning-rate",o.schedule.final_rate,    "at the last step; -1: a tenth of the peak");
+    f.add("--final-learning-rate",o.schedule.final_rate,    "at the last step; -1: what was published for the preset, else a tenth of the peak");
     f.add("--weight-decay",       o.adamw.weight_decay,     "of matrices and embeddings; -1: what was published for the preset, else 0.1");
     f.add("--beta1",              o.adamw.beta1,    "decay of the first moment");
-    f.add("--beta2",              o.adamw.beta2,    "decay of the second moment");
+    f.add("--beta2",              o.adamw.beta2,    "decay of the second moment; -1: what was published for the preset, else 0.95");
     f.add("--eps",                o.adamw.eps,      "added to the root of the second moment");
     f.add("--clip",               o.adamw.clip,     "largest gradient norm; 0: no limit");
     f.add("--stochastic-rounding",o.adamw.stochastic_rounding, "bf16 weights round up or down at random, so that small updates add up");
     f.add("--max-skips",          o.max_skips,      "steps in a row that may be skipped for a loss or norm that is not finite");
     f.group("machine");
     f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
+    f.choose("--save-dtype",      o.save_dtype,     {"auto", "bf16", "fp16", "fp32"}, "of weights in checkpoints; auto: that of the model folder, or --dtype");
     f.choose("--device",          o.device,         {"auto", "cpu", "cuda"}, "where to run");
     f.add("--threads",            o.threads,        "CPU threads; 0: one per core");
     f.add("--sync",               o.sync,           "wait after every GPU kernel, so that an error names the op it happened in");
@@ -135,7 +137,8 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
     at_least("--log-every", o.log_every, 0);
     at_least("--max-skips", o.max_skips, 0);
     CHECK(o.adamw.beta1 >= 0 && o.adamw.beta1 < 1, "--beta1 {}: expected 0 or more, less than 1", o.adamw.beta1);
-    CHECK(o.adamw.beta2 >= 0 && o.adamw.beta2 < 1, "--beta2 {}: expected 0 or more, less than 1", o.adamw.beta2);
+    CHECK(o.adamw.beta2 < 1 && (o.adamw.beta2 >= 0 || o.adamw.beta2 == -1),
+          "--beta2 {}: expected 0 or more, less than 1", o.adamw.beta2);
     CHECK(!(o.accumulate && o.tokens_per_step), "--accumulate and --tokens-per-step say the same thing: give one");
     CHECK(o.optimizer == "adamw", "--optimizer {}: not yet; use --optimizer adamw", o.optimizer);
     CHECK(!o.graph || o.device != "cpu", "--graph: CUDA graphs are for --device cuda, not for the CPU");
@@ -152,8 +155,9 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
 
 // Puts in what the model decides.
 inline void resolve(Options& o, const Config& c, const Preset* preset) {
-    const Recipe recipe = preset ? preset->recipe : Recipe{};
-    if (!o.batch) o.batch = recipe.batch;
+    const Recipe recipe    = preset ? preset->recipe : Recipe{};
+    const bool batch_given = o.batch;
+    if (!o.batch) o.batch = 4;
     if (!o.context) o.context = c.context;
     CHECK(o.batch <= 1 << 20 && o.context <= 1 << 24, "--batch {} --context {}: out of range", o.batch, o.context);
     const int64_t micro = o.batch * o.context;
@@ -161,17 +165,20 @@ inline void resolve(Options& o, const Config& c, const Preset* preset) {
           "--tokens-per-step {}: not a multiple of batch × context = {} × {} = {}; {} would be", o.tokens_per_step,
           o.batch, o.context, micro, std::max<int64_t>(1, o.tokens_per_step / micro) * micro);
     if (o.tokens_per_step) o.accumulate = o.tokens_per_step / micro;
+    if (!o.accumulate && !batch_given) o.accumulate = (recipe.tokens_per_step + micro / 2) / micro;
     if (!o.accumulate) o.accumulate = 1;
     o.tokens_per_step = 0;
     if (o.schedule.learning_rate == 0) o.schedule.learning_rate = recipe.learning_rate;
     if (o.adamw.weight_decay < 0) o.adamw.weight_decay = recipe.weight_decay;
-    if (o.schedule.final_rate < 0) o.schedule.final_rate = o.schedule.learning_rate / 10;
+    if (o.adamw.beta2 < 0) o.adamw.beta2 = recipe.beta2;
+    if (o.schedule.final_rate < 0) o.schedule.final_rate = o.schedule.learning_rate * recipe.final_share;
     if (!o.steps) o.steps = recipe.steps;
 }
-inline void resolve_steps(Options& o, int64_t train_tokens) {
+inline void resolve_steps(Options& o, const Preset* preset, int64_t train_tokens) {
+    const Recipe recipe = preset ? preset->recipe : Recipe{};
     if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / (o.batch * o.context * o.accumulate));
     o.schedule.steps = o.steps;
-    if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = o.steps / 50;
+    if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = recipe.warmup_of(o.steps);
     CHECK(o.schedule.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.schedule.warmup_steps,
           o.steps);
     if (o.eval_every < 0) o.eval_every = std::max<int64_t>(1, o.steps / 10);

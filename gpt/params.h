@@ -19,7 +19,7 @@ struct Block {
 struct Params {
     Tensor wte, wpe;  // (Vp,C) (context,C)
     std::vector<Block> block;
-    Tensor lnf_w, lnf_b, head_w;  // (C) (C) (Vp,C); head_w is wte when the head is tied
+    Tensor lnf_w, lnf_b, head_w, head_b;  // (C) (C) (Vp,C) (Vp); head_w is wte when the head is tied
 };
 
 // Initial values: a constant, or N(0, std²).
@@ -49,12 +49,14 @@ template <class P, class Row> void each_param(P& p, const Config& c, Row row) {
         row(b.ln1_w,  in("ln1.weight"),     Shape{C},        one,  false);
         row(b.ln1_b,  in("ln1.bias"),       Shape{C},        zero, false);
         row(b.qkv_w,  in("qkv.weight"),     Shape{3 * C, C}, std,  true );
-        if (c.attention_bias)
+        if (c.qkv_bias)
         row(b.qkv_b,  in("qkv.bias"),       Shape{3 * C},    zero, false);
         row(b.proj_w, in("proj.weight"),    Shape{C, C},     res,  true );
-        if (c.attention_bias)
+        if (c.proj_bias)
         row(b.proj_b, in("proj.bias"),      Shape{C},        zero, false);
+        if (!c.shared_norm)
         row(b.ln2_w,  in("ln2.weight"),     Shape{C},        one,  false);
+        if (!c.shared_norm)
         row(b.ln2_b,  in("ln2.bias"),       Shape{C},        zero, false);
         row(b.up_w,   in("up.weight"),      Shape{F, C},     std,  true );
         row(b.up_b,   in("up.bias"),        Shape{F},        zero, false);
@@ -65,12 +67,16 @@ template <class P, class Row> void each_param(P& p, const Config& c, Row row) {
     row(p.lnf_b,        "lnf.bias",         Shape{C},      zero,  false);
     if (!c.tied_head)
     row(p.head_w,       "head.weight",      Shape{Vp, C},  std,   true );
+    if (c.head_bias)
+    row(p.head_b,       "head.bias",        Shape{Vp},     zero,  false);
 }
 // clang-format on
 
 // Weights that are other weights under a second name. Gradients are +=, so both uses add up by themselves.
 inline void alias_params(Params& p, const Config& c) {
     if (c.tied_head) p.head_w = p.wte;
+    if (c.shared_norm)
+        for (Block& b : p.block) b.ln2_w = b.ln1_w, b.ln2_b = b.ln1_b;
 }
 
 // The same rows as a list, for walks over several sets of weights side by side.
@@ -100,27 +106,33 @@ inline Params allocate_params(Arena& arena, const Config& c, DType dtype, const 
     return p;
 }
 
-// The tables with a row per id; rows from config.vocab on are padding and stay zero.
-inline bool is_vocab_table(const std::string& name) { return name == "wte.weight" || name == "head.weight"; }
-
-// Whether the gradient of this weight comes from a product before anything else adds to it. (A tied table is the head's
-// weight first.)
-inline bool set_by_product(const ParamRow& r, const Config& c) {
-    return r.shape.dims == 2 && r.name != "wpe.weight" && (r.name != "wte.weight" || c.tied_head);
+// A weight's shape without the padding of the vocabulary: the tables with a row per id have config.vocab rows that
+// count, and the ones behind them stay zero.
+inline Shape unpadded(const Config& c, const ParamRow& r) {
+    Shape s = r.shape;
+    if (r.name == "wte.weight" || r.name == "head.weight" || r.name == "head.bias") s.dim[0] = c.vocab;
+    return s;
 }
 
-// The number published for a model: every weight once, padding of the vocabulary left out.
+// Whether the gradient of this weight or bias comes from a product before anything else adds to it. (A tied table is the
+// head's weight first.)
+inline bool set_by_product(const ParamRow& r, const Config& c) {
+    if (r.shape.dims == 1) return r.name.find("ln") == std::string::npos;  // all but the norms'
+    return r.name != "wpe.weight" && (r.name != "wte.weight" || c.tied_head);
+}
+
+// The number published for a model: every weight once, padding left out.
 inline int64_t count_params(const Config& c) {
     Params p;
     int64_t n = 0;
-    for (const ParamRow& r : param_rows(p, c)) n += is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
+    for (const ParamRow& r : param_rows(p, c)) n += unpadded(c, r).numel();
     return n;
 }
 
 // Values for a fresh model. The random stream is keyed by the weight's name, so it depends on no other weight.
 inline void initialise_params(Params& p, const Config& c, uint64_t seed, Stream s) {
     for (const ParamRow& r : param_rows(p, c)) {
-        const int64_t n = is_vocab_table(r.name) ? c.vocab * c.width : r.shape.numel();
+        const int64_t n = unpadded(c, r).numel();
         std::vector<float> values(r.shape.numel(), r.start.kind == Start::constant ? r.start.value : 0.f);
         if (r.start.kind == Start::normal) {
             const Random random(seed, "initialise " + r.name);

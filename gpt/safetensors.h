@@ -7,6 +7,7 @@
 // Nothing in a file is believed: lengths, offsets, dtypes and shapes are checked against the bytes that are there.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -32,6 +33,17 @@ inline const char* stored_name(DType t) { return t == DType::F32 ? "F32" : t == 
 // IEEE half: 5 exponent bits, 10 stored bits of precision. Every value has an exact float, subnormal ones included.
 struct fp16 {
     uint16_t bits;
+    fp16() = default;
+    // Rounds to nearest, ties to even; what is too large becomes infinite.
+    explicit fp16(float f) {
+        uint32_t u;
+        std::memcpy(&u, &f, 4);
+        const uint32_t sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
+        if (rest > 0x7f800000u) bits = uint16_t(sign | 0x7e00u);        // NaN
+        else if (rest >= 0x477ff000u) bits = uint16_t(sign | 0x7c00u);  // 65520 rounds up
+        else if (rest < 0x38800000u) bits = uint16_t(sign | uint32_t(std::lrint(std::fabs(f) * 0x1p24f)));  // subnormal
+        else bits = uint16_t(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
+    }
     operator float() const {
         const uint32_t sign = uint32_t(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
         const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN keep their place
@@ -60,21 +72,65 @@ struct StoredTensor {
     static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
 
   private:
+    // Slab by slab, whose pages then leave memory: reading a model takes little more than the model.
     template <class S, class T> void convert(T* out) const {
-        const std::byte* in = data;
-        cpu::parallel_ranges(shape.numel(), 1 << 16, [=](int64_t begin, int64_t end) {
-            if constexpr (std::is_same_v<S, T>) {
-                std::memcpy(out + begin, in + begin * sizeof(S), (end - begin) * sizeof(S));
-            } else {
-                for (int64_t i = begin; i < end; i++) {
-                    S x;
-                    std::memcpy(&x, in + i * sizeof(S), sizeof(S));
-                    out[i] = T(float(x));
+        constexpr int64_t slab = 1 << 22;
+        const std::byte*  in   = data;
+        for (int64_t first = 0, n = shape.numel(); first < n; first += slab) {
+            const int64_t count = std::min(slab, n - first);
+            cpu::parallel_ranges(count, 1 << 16, [=](int64_t begin, int64_t end) {
+                if constexpr (std::is_same_v<S, T>) {
+                    std::memcpy(out + first + begin, in + (first + begin) * sizeof(S), (end - begin) * sizeof(S));
+                } else {
+                    for (int64_t i = first + begin; i < first + end; i++) {
+                        S x;
+                        std::memcpy(&x, in + i * sizeof(S), sizeof(S));
+                        out[i] = T(float(x));
+                    }
                 }
-            }
-        });
+            });
+            forget_pages(in + first * int64_t(sizeof(S)), count * int64_t(sizeof(S)));
+        }
     }
 };
+
+// Floats as the bytes of a stored type: F32, BF16 or F16. A finite number that F16 cannot hold is refused by name.
+inline std::string stored_bytes(const float* x, int64_t n, const std::string& dtype, const std::string& name) {
+    std::string bytes(size_t(n * stored_size(dtype)), '\0');
+    const auto convert = [&](auto zero_) {
+        using S = decltype(zero_);
+        cpu::parallel_ranges(n, 1 << 16, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                const S y(x[i]);
+                std::memcpy(&bytes[size_t(i) * sizeof(S)], &y, sizeof(S));
+            }
+        });
+    };
+    if (dtype == "F32") convert(float(0));
+    else if (dtype == "BF16") convert(bf16(0.f));
+    else if (dtype == "F16") convert(fp16(0.f));
+    else fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
+    if (dtype == "F16")
+        for (int64_t i = 0; i < n; i++)
+            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]), "tensor \"{}\" holds {}, too large for fp16", name,
+                      x[i]);
+    return bytes;
+}
+
+// Names of the files in a folder that hold weights, in whatever form, sorted. Not those of a trainer's state.
+inline std::vector<std::string> weight_files(const std::string& folder) {
+    static const std::set<std::string> endings = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ckpt"};
+    std::vector<std::string> names;
+    std::error_code none;
+    for (const auto& e : std::filesystem::directory_iterator(folder, none)) {
+        const std::string name = e.path().filename().string(), stem = name.substr(0, name.find('.'));
+        const bool state = stem == "state" || stem == "optimizer" || stem == "scheduler" || stem == "training_args" ||
+                           stem.rfind("rng_state", 0) == 0;
+        if (!state && endings.count(e.path().extension().string())) names.push_back(name);
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+}
 
 // The tensors of one .safetensors file, or of a model folder. Their bytes stay valid as long as the reader does.
 class SafetensorsReader {
@@ -90,6 +146,24 @@ class SafetensorsReader {
     }
 
     const std::string&                         path() const { return path_; }
+    // Other weights in the folder that were not read.
+    std::vector<std::string> unread() const {
+        std::vector<std::string> names;
+        if (std::filesystem::is_directory(path_)) names = weight_files(path_);
+        for (const auto& f : files_) {
+            const std::string own = std::filesystem::path(f->path()).filename().string();
+            names.erase(std::remove(names.begin(), names.end(), own), names.end());
+        }
+        return names;
+    }
+    // What was read and what was not, in words.
+    std::string description() const {
+        std::string text = files_.size() > 1
+                               ? fmt::format("model.safetensors.index.json, {} shards", files_.size())
+                               : std::filesystem::path(files_[0]->path()).filename().string();
+        for (const std::string& name : unread()) text += (text.find(", not ") == text.npos ? ", not " : ", ") + name;
+        return text;
+    }
     const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
 
     const StoredTensor* find(const std::string& name) const {
@@ -209,16 +283,15 @@ class SafetensorsReader {
     }
 
     [[noreturn]] void refuse_folder() const {
-        std::error_code none;
-        for (const auto& e : std::filesystem::directory_iterator(path_, none)) {
-            const std::string ending = e.path().extension().string();
-            CHECK(ending != ".bin" && ending != ".pt" && ending != ".pth",
-                  "{} is a Python pickle, which can run code when it is opened; if you trust it, convert it:\n"
-                  "    python3 -c \"from transformers import AutoModelForCausalLM as A; "
-                  "A.from_pretrained('{}').save_pretrained('{}')\"",
-                  e.path().string(), path_, path_);
-        }
-        fail("{}: this folder has neither model.safetensors nor model.safetensors.index.json", path_);
+        const auto names = weight_files(path_);
+        CHECK(!names.empty(), "{}: this folder has neither model.safetensors nor model.safetensors.index.json", path_);
+        const std::string ending = std::filesystem::path(names[0]).extension().string();
+        const bool pickle        = ending == ".bin" || ending == ".pt" || ending == ".pth" || ending == ".ckpt";
+        fail("{}/{} is {}; {}:\n    python3 -c \"from transformers import AutoModelForCausalLM as A; "
+             "A.from_pretrained('{}').save_pretrained('{}')\"",
+             path_, names[0],
+             pickle ? "a Python pickle, which can run code when it is opened" : "not what we read, which is model.safetensors",
+             pickle ? "if you trust it, convert it" : "convert it", path_, path_);
     }
 
     static bool is_size(const nlohmann::json& j) {

@@ -3,14 +3,23 @@
 #   make bench                       everything (about six minutes on two cores)
 #   make bench ARGS='ops layernorm'  the ops whose name has that
 #   make bench ARGS=train            whole training steps;  decode: generation and start-up
+#   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible
 # Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=$PWD/${BUILD:-build}
+home=$PWD build=$PWD/${BUILD:-build}
 what=${1:-all}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
+
+if [ "$what" = cuda ]; then  # make bench ARGS='cuda layernorm': the ops whose name has that
+    EMU_CHECK=off "$home/scripts/emulate" --profile counts.json "$build/bench_ops" --device cuda --batch 1 --context 256 \
+        --only "${2:-}" --counted ops.json >log 2>&1 || { cat log >&2; exit 1; }
+    grep -o 'bounds for.*' log | head -1
+    "$build/bench_ops" --table ops.json,counts.json
+    exit 0
+fi
 echo "$(date -I) · $("$build/train_gpt" --version)"
 perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 200000' >tokens.bin   # GPT-2 ids, as nanoGPT writes them
 
@@ -27,7 +36,7 @@ train() {  # train MODEL DTYPE BATCH CONTEXT STEPS
         "$(awk "BEGIN {print $peak / 2^30}")" "$(awk "BEGIN {print $planned / 2^30}")" "$(awk "BEGIN {print 100 * ($peak / $planned - 1)}")"
 }
 
-if [ "$what" = all ] || [ "$what" = ops ]; then "$build/bench_ops" "${2:-}"; fi
+if [ "$what" = all ] || [ "$what" = ops ]; then "$build/bench_ops" --only "${2:-}"; fi
 if [ "$what" = all ] || [ "$what" = train ]; then
     train gpt2 bf16 4 64 20
     train gpt2 fp32 4 64 10
@@ -37,8 +46,8 @@ if [ "$what" = all ] || [ "$what" = train ]; then
 fi
 if [ "$what" = all ] || [ "$what" = decode ]; then
     "$build/train_gpt" --model gpt2 --dtype bf16 --batch 1 --context 64 --steps 1 --train-data tokens.bin --out model >/dev/null
-    copy=$("$build/bench_ops" none | grep -o 'copy [0-9.]*' | cut -d' ' -f2)
-    weights=$(stat -L -c %s model/checkpoints/latest/model.safetensors)
+    copy=$("$build/bench_ops" --only none | grep -o 'copy [0-9.]*' | cut -d' ' -f2)
+    weights=$((2 * $(field model start parameters)))   # bytes in bf16, each read once a token
     for i in 1 2 3; do "$build/infer_gpt" --model model/checkpoints/latest --dtype bf16 --ids 1,2,3 --tokens 200 --temperature 0 --stats 2>&1 >/dev/null; done | grep -o '[0-9.]* tokens/s' | sort -g | sed -n 2p |
         awk -v w="$weights" -v c="$copy" '{printf "gpt2         bf16  decoding   %.1f tokens/s   %.0f%% of copy %.1f GB/s / %.0f MB of weights a token\n", $1, 100 * $1 * w / (c * 1e9), c, w / 1e6}'
     for i in 1 2 3; do "$build/train_gpt" --model model/checkpoints/latest --dtype bf16 --batch 4 --context 64 --steps 1 --train-data tokens.bin --save-every 0 --out "start$i" >/dev/null; field "start$i" start startup_s; done |

@@ -32,7 +32,6 @@ missing=()
 look() {
     missing=()
     command -v make >/dev/null || missing+=(make)
-    if ! command -v "$cxx" >/dev/null; then missing+=(g++); fi
     while read -r headers package; do
         [ -n "$headers" ] || continue
         finds "$headers" || missing+=("$package")

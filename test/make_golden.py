@@ -7,13 +7,14 @@ Each folder holds
     config.json, model.safetensors   a model as save_pretrained() writes it; the weights are float32
     golden.safetensors               ids (B,T+1) int32; logits (B,T,V); grad.NAME for every weight NAME of the model;
                                      train_ids (20,B,T+1) int32. Computed in float64, stored as float32
-    golden.json                      loss of `ids`; the settings of a run of 20 AdamW steps on train_ids, the learning
-                                     rate of each step, and per step the loss before the update and the gradient norm,
-                                     in float64 and in float32
+    golden.json                      loss of `ids`; bf16_error: how far logits and each gradient lie from these, at most,
+                                     when PyTorch does all of it in bfloat16; the settings of a run of 20 AdamW steps on
+                                     train_ids, the learning rate of each step, and per step the loss before the update
+                                     and the gradient norm, in float64 and in float32
 
 Position t of a row of ids predicts position t + 1, so tokens are ids[:, :T] and targets ids[:, 1:]. Not run by
 `make test`: the outputs are committed, and golden.json names the versions that made them. In the float64 run
-transformers still takes the rotary sines and cosines from float32.
+transformers still takes the rotary sines and cosines, and for GPT-Neo and GPT-J the scores, from float32.
 """
 import copy
 import json
@@ -23,7 +24,8 @@ import pathlib
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM,
+                          GPTNeoXConfig, GPTNeoXForCausalLM)
 
 STEPS, WARMUP, PEAK, FINAL = 20, 5, 1e-2, 1e-3
 ADAMW = dict(betas=(0.9, 0.95), eps=1e-8)
@@ -41,6 +43,14 @@ def learning_rate(step):
 def loss_of(model, ids):
     logits = model(ids[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten().long()), logits
+
+
+def logits_and_gradients(model, ids):
+    loss, logits = loss_of(model, ids)
+    loss.backward()
+    arrays = {"logits": logits.detach()}
+    arrays.update({"grad." + n: p.grad for n, p in model.named_parameters()})
+    return loss.item(), arrays
 
 
 def train(model, batches):
@@ -80,18 +90,17 @@ def make(name, model, batch, seed):
         follows = (batches[:, :, t - 1] * 7 + 3) % V
         batches[:, :, t] = torch.where(surprise[:, :, t], batches[:, :, t], follows)
 
-    exact = copy.deepcopy(model).double()
-    loss, logits = loss_of(exact, ids)
-    loss.backward()
-    arrays = {"ids": ids, "train_ids": batches, "logits": logits.detach().float()}
-    arrays.update({"grad." + n: p.grad.float() for n, p in exact.named_parameters()})
+    loss, exact = logits_and_gradients(copy.deepcopy(model).double(), ids)
+    _, rounded = logits_and_gradients(copy.deepcopy(model).bfloat16(), ids)
+    arrays = {"ids": ids, "train_ids": batches, **{n: a.float() for n, a in exact.items()}}
     save_file({n: a.contiguous() for n, a in arrays.items()}, folder / "golden.safetensors", {"format": "pt"})
 
     losses64, norms64 = train(copy.deepcopy(model).double(), batches)
     losses32, norms32 = train(copy.deepcopy(model), batches)
     golden = {
         "made_by": f"test/make_golden.py with torch {torch.__version__}, transformers {transformers.__version__}",
-        "loss": loss.item(),
+        "loss": loss,
+        "bf16_error": {n: float(f"{(rounded[n].double() - a).abs().max().item():.4g}") for n, a in exact.items()},
         "adamw": {"beta1": ADAMW["betas"][0], "beta2": ADAMW["betas"][1], "eps": ADAMW["eps"], "weight_decay": DECAY,
                   "decays": "tensors of two dimensions", "clip": CLIP},
         "schedule": {"kind": "cosine", "steps": STEPS, "warmup_steps": WARMUP, "learning_rate": PEAK,
@@ -105,7 +114,7 @@ def make(name, model, batch, seed):
     for file in folder.iterdir():
         file.chmod(0o644)
     worst = max(abs(a - b) / abs(b) for a, b in zip(losses32, losses64))
-    print(f"{name}: loss {loss.item():.6f}; 20 steps {losses64[0]:.4f} -> {losses64[-1]:.4f}, "
+    print(f"{name}: loss {loss:.6f}; 20 steps {losses64[0]:.4f} -> {losses64[-1]:.4f}, "
           f"norms {min(norms64):.2f}..{max(norms64):.2f}; float32 within {worst:.1e} of float64")
 
 
@@ -117,6 +126,22 @@ def main():
     make("gpt2", GPT2LMHeadModel(GPT2Config(
         vocab_size=61, n_positions=24, n_embd=32, n_head=4, n_layer=2, bos_token_id=0, eos_token_id=0, **no_dropout)),
         batch=3, seed=11)
+    # Nothing here is even: heads, their size, context, feed-forward, vocabulary.
+    torch.manual_seed(4)
+    make("gpt2_odd", GPT2LMHeadModel(GPT2Config(
+        vocab_size=83, n_positions=19, n_embd=33, n_head=3, n_layer=2, n_inner=57, bos_token_id=0, eos_token_id=0,
+        **no_dropout)), batch=3, seed=14)
+    # Local attention over 5 of 21 positions.
+    torch.manual_seed(5)
+    make("gpt_neo", GPTNeoForCausalLM(GPTNeoConfig(
+        vocab_size=61, max_position_embeddings=21, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=48,
+        attention_types=[[["global", "local"], 1]], window_size=5, bos_token_id=0, eos_token_id=0,
+        resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0)), batch=2, seed=15)
+    # 6 of 8 coordinates of a head rotate.
+    torch.manual_seed(6)
+    make("gptj", GPTJForCausalLM(GPTJConfig(
+        vocab_size=67, n_positions=20, n_embd=40, n_head=5, n_layer=2, n_inner=56, rotary_dim=6, bos_token_id=0,
+        eos_token_id=0, **no_dropout)), batch=2, seed=16)
 
     def neox(**changes):
         settings = dict(vocab_size=67, max_position_embeddings=20, hidden_size=40, intermediate_size=56,
@@ -132,6 +157,11 @@ def main():
     torch.manual_seed(3)
     make("gpt_neox_sequential", neox(use_parallel_residual=False, tie_word_embeddings=True, rotary_pct=0.5,
                                      rotary_emb_base=500, hidden_act="gelu_fast"), batch=2, seed=13)
+    torch.manual_seed(7)
+    make("gpt_neox_tied", neox(tie_word_embeddings=True, attention_bias=False, rotary_pct=1.0, hidden_act="gelu_new"),
+         batch=2, seed=17)
+    torch.manual_seed(8)
+    make("gpt_neox_sequential_untied", neox(use_parallel_residual=False), batch=2, seed=18)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ inline Ran run(const Scratch& scratch, const std::string& program, const std::st
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"),
             read_text(scratch / "stderr")};
 }
-// A shard of a text that repeats with variations, 257 ids.
-inline void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1) {
+// A shard of a text that repeats with variations.
+inline void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1, int64_t vocab = 257) {
     std::vector<uint16_t> ids(512 + tokens);
     const int32_t header[3] = {20240520, 1, int32_t(tokens)};
     std::memcpy(ids.data(), header, sizeof header);
-    for (int64_t i = 0; i < tokens; i++) ids[512 + i] = uint16_t((i * 7 + i / 13 * 5 + (i * i) % 11) % 257);
+    for (int64_t i = 0; i < tokens; i++) ids[512 + i] = uint16_t((i * 7 + i / 13 * 5 + (i * i) % 11) % vocab);
     if (bad_at >= 0) ids[512 + bad_at] = 300;
     write_text(path, std::string(reinterpret_cast<const char*>(ids.data()), ids.size() * 2));
 }

@@ -329,6 +329,42 @@ TEST_CASE("matmul_backward", "[ops]") {
     CHECK(db.values() == db_once);
 }
 
+TEST_CASE("matmul_backward and matmul_gelu_backward set or add to gradients", "[ops]") {
+    const auto dev         = GENERATE(from_range(devices()));
+    const auto dtype       = GENERATE(F32, BF16);
+    const auto kind        = GENERATE(Gelu::tanh, Gelu::erf);
+    const auto into        = GENERATE(Into::set, Into::add);
+    const auto [N, IC, OC] = GENERATE(table<int, int, int>({{1, 1, 1}, {65, 33, 17}, {129, 96, 100}, {70, 64, 48}}));
+    CAPTURE(dev, dtype, int(kind), int(into), N, IC, OC);
+    const Stream s = dev->stream();
+    const Buffer pre(dev, {N, IC}, dtype, Kind::ordinary, 1), w(dev, {OC, IC}, dtype, Kind::ordinary, 2, 0.1);
+    const Buffer dy(dev, {N, OC}, dtype, Kind::ordinary, 3);
+    Buffer act(dev, {N, IC}, dtype);
+    gelu_forward(act, pre, kind, s);
+    const bool add  = into == Into::add;
+    const Kind from = add ? Kind::ordinary : Kind::garbage;
+    for (const bool through_gelu : {false, true}) {
+        CAPTURE(through_gelu);
+        Buffer dx(dev, {N, IC}, dtype), dw(dev, {OC, IC}, F32, from, 4), db(dev, {OC}, F32, from, 5);
+        const Values dw_before = add ? dw.values() : Values(OC * IC, 0.), db_before = add ? db.values() : Values(OC, 0.);
+        const auto want  = reference::matmul_backward<double>(dw_before, db_before, dy.values(), act.values(),
+                                                              w.values(), N, IC, OC);
+        const auto plain = reference::matmul_backward<float>(dw_before, db_before, dy.values(), act.values(),
+                                                             w.values(), N, IC, OC);
+        if (through_gelu)
+            matmul_gelu_backward(dx, dw, db, dy, act, w, pre, kind, into, s);
+        else
+            matmul_backward(dx, dw, db, dy, act, w, into, s);
+        CHECK_CLOSE(dw, want.dw, plain.dw);
+        CHECK_CLOSE(db, want.db, plain.db);
+        if (through_gelu)
+            CHECK_CLOSE(dx, reference::gelu_backward<double>(want.dx, pre.values(), kind),
+                        reference::gelu_backward<float>(stored(plain.dx, dtype), pre.values(), kind));
+        else
+            CHECK_CLOSE(dx, want.dx, plain.dx);
+    }
+}
+
 TEST_CASE("matmul is the same for any number of threads", "[ops]") {
     const auto dev   = devices()[0];
     const auto dtype = GENERATE(F32, BF16);
@@ -366,6 +402,7 @@ TEST_CASE("matmul refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(matmul_backward(dx, half_dw, none, out, x, w, Into::add, s), "matmul_backward", "dw is (6, 8) bf16");
     CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, Into::add, s), "matmul_backward", "dx is (4, 6)");
     CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, Into::add, s), "matmul_backward", "db is (6, 8)");
+    CHECK_REFUSED(matmul_gelu_backward(dx, dw, none, out, x, w, out, Gelu::tanh, Into::set, s), "pre is (4, 6)");
 }
 
 // ---- gelu and add ---------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@
 
 TEST_CASE("presets have their published parameter counts", "[presets]") {
     const std::map<std::string, int64_t> published = {
-        {"gpt2", 124439808},         {"gpt2-medium", 354823168},  {"gpt2-large", 774030080},
-        {"gpt2-xl", 1557611200},     {"pythia-14m", 14067712},    {"pythia-31m", 30494720},
-        {"pythia-70m", 70426624},    {"pythia-160m", 162322944},  {"pythia-410m", 405334016},
-        {"pythia-1b", 1011781632},   {"pythia-1.4b", 1414647808}, {"pythia-2.8b", 2775208960},
-        {"pythia-6.9b", 6857302016}, {"pythia-12b", 11846072320}, {"gpt-neox-20b", 20554567680},
+        {"gpt2", 124439808},         {"gpt2-medium", 354823168},   {"gpt2-large", 774030080},
+        {"gpt2-xl", 1557611200},     {"pythia-14m", 14067712},     {"pythia-31m", 30494720},
+        {"pythia-70m", 70426624},    {"pythia-160m", 162322944},   {"pythia-410m", 405334016},
+        {"pythia-1b", 1011781632},   {"pythia-1.4b", 1414647808},  {"pythia-2.8b", 2775208960},
+        {"pythia-6.9b", 6857302016}, {"pythia-12b", 11846072320},  {"gpt-neox-20b", 20554567680},
+        {"gpt-neo-125m", 125198592}, {"gpt-neo-1.3b", 1315575808}, {"gpt-neo-2.7b", 2651307520},
+        {"gpt-j-6b", 6050882784},
     };
     for (const auto& [name, count] : published) {
         CAPTURE(name);
@@ -31,16 +33,53 @@ TEST_CASE("presets have their published parameter counts", "[presets]") {
     }
 }
 
+TEST_CASE("presets carry their published recipes", "[presets]") {
+    const auto recipe = [](const char* name) { return find_preset(name)->recipe; };
+    for (const Preset& p : presets()) {
+        CAPTURE(p.name);
+        CHECK(p.recipe.learning_rate > 0);
+        CHECK(p.recipe.tokens_per_step > 0);
+        CHECK(p.recipe.tokens_per_step % p.context == 0);
+        CHECK(p.recipe.warmup_of(p.recipe.published_steps) == p.recipe.warmup_steps);  // the published run, exactly
+        CHECK(p.recipe.warmup_of(1000) <= 38);                                         // and no more in a short one
+        CHECK(p.recipe.warmup_of(10) == 0);
+    }
+    CHECK(recipe("pythia-160m").warmup_of(1000) == 20);
+    CHECK(recipe("nano").warmup_of(1000) == 20);
+    CHECK(recipe("gpt3-125m").warmup_steps == std::llround(375e6 / 524288));
+    CHECK(recipe("gpt-j-6b").beta2 == 0.999f);
+    CHECK(recipe("gpt-neo-1.3b").weight_decay == 0.f);
+    CHECK(recipe("gpt-neox-20b").weight_decay == 0.01f);
+    CHECK(recipe("pythia-12b").learning_rate == 1.2e-4f);
+
+    // The two published inits, with a depth and a width that tell them apart.
+    const auto starts = [](const char* name, const std::string& weight) {
+        Params none;
+        const Config c = config_of(*find_preset(name));
+        for (const ParamRow& r : param_rows(none, c))
+            if (r.name == weight) return r.start.value;
+        return -1.f;
+    };
+    CHECK(starts("gpt3-1.3b", "h.3.up.weight") == 0.02f);
+    CHECK(starts("gpt3-1.3b", "h.3.down.weight") == Approx(0.02 / std::sqrt(2. * 24)));
+    CHECK(starts("gpt-neox-20b", "h.3.qkv.weight") == Approx(std::sqrt(2. / (5 * 6144))));
+    CHECK(starts("gpt-neox-20b", "h.3.proj.weight") == Approx(2 / (44 * std::sqrt(6144.))));
+    CHECK(starts("pythia-2.8b", "h.3.proj.weight") == Approx(2 / (32 * std::sqrt(2560.))));
+    CHECK(starts("pythia-12b", "h.3.up.weight") == 0.02f);
+}
+
 TEST_CASE("every preset survives its own config.json", "[presets]") {
     for (const Preset& p : presets()) {
         CAPTURE(p.name);
         const Scratch scratch;
         const Config c = config_of(p);
-        write_file(scratch / "config.json", config_json(c, DType::BF16).dump());
+        write_file(scratch / "config.json", config_json(c, "BF16").dump());
         const Config d = read_config(scratch.path);
-        CHECK(config_json(d, DType::BF16) == config_json(c, DType::BF16));
+        CHECK(config_json(d, "BF16") == config_json(c, "BF16"));
         CHECK(count_params(d) == count_params(c));
         CHECK(d.rope.dim == c.rope.dim);
+        CHECK(d.windows == c.windows);
+        CHECK(d.attn_scale() == c.attn_scale());
         for (const ParamRow& r : [&] {
                  static Params none;
                  return param_rows(none, c);
@@ -88,6 +127,65 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     CHECK_REFUSED(read(R"({"rope_parameters":{"rope_type":"yarn"}})", neox), "rope_parameters", "yarn");
     CHECK_REFUSED(read(R"({"rotary_pct":1.5})", neox), "1.5");
     CHECK_REFUSED(read(R"({"layer_norm_eps":0})", neox), "epsilon");
+    CHECK_REFUSED(read(R"({"add_cross_attention":true})", neox), "add_cross_attention");
+    CHECK_REFUSED(read(R"({"n_inner":0})", gpt2), "n_inner", "0");
+    CHECK_REFUSED(read(R"({"n_inner":20.5})", gpt2), "n_inner", "20.5", "whole number");
+    CHECK_REFUSED(read(R"({"hidden_act":"quick_gelu"})", neox), "hidden_act", "quick_gelu", "gelu_new");
+    // Every dimension that rotates comes back from the fraction that we write.
+    for (int64_t heads : {1, 2, 4})
+        for (int64_t dim = 0; dim <= 196 / heads; dim += 2) {
+            Config c       = read(fmt::format(R"({{"hidden_size":196,"num_attention_heads":{},"rotary_pct":0}})", heads), neox);
+            c.rope.dim     = dim;
+            const auto own = config_json(c, "F32");
+            CHECK(read(own.dump(), neox).rope.dim == dim);
+            auto old = own;  // the spelling of transformers 4, and that of 5
+            old.erase("rope_parameters");
+            write_text(scratch / "config.json", old.dump());
+            CHECK(read_config(scratch.path).rope.dim == dim);
+            auto now = own;
+            now.erase("rotary_pct"), now.erase("rotary_emb_base");
+            write_text(scratch / "config.json", now.dump());
+            CHECK(read_config(scratch.path).rope.dim == dim);
+        }
+
+    const std::string neo =
+        R"({"model_type":"gpt_neo","num_layers":4,"hidden_size":8,"num_heads":2,"max_position_embeddings":16,"vocab_size":11})";
+    const int64_t all = Config::everything;
+    using Windows     = std::vector<int64_t>;
+    CHECK(read("{}", neo).windows == Windows{all, 256, all, 256});
+    CHECK(read("{}", neo).attn_scale() == 1.f);
+    CHECK(!read("{}", neo).qkv_bias);
+    CHECK(read(R"({"attention_types":[[["global","local"],2]],"window_size":5})", neo).windows ==
+          Windows{all, 5, all, 5});
+    CHECK(read(R"({"attention_types":[[["local"],3],[["global"],1]]})", neo).windows == Windows{256, 256, 256, all});
+    CHECK(read(R"({"attention_layers":["local","global","global","local"]})", neo).windows ==
+          Windows{256, all, all, 256});
+    CHECK(config_json(read("{}", neo), "F32")["attention_types"].dump() == R"([[["global","local"],2]])");
+    CHECK(config_json(read(R"({"attention_types":[[["local"],3],[["global"],1]]})", neo), "F32")["attention_types"]
+              .dump() == R"([[["local","local","local","global"],1]])");
+    CHECK_REFUSED(read(R"({"attention_types":[[["global","local"],1]]})", neo), "attention_types", "2 layers",
+                  "num_layers");
+    CHECK_REFUSED(read(R"({"attention_types":[[["global"],1000000000000]]})", neo), "attention_types");
+    CHECK_REFUSED(read(R"({"attention_types":"global"})", neo), "attention_types", "list");
+    CHECK_REFUSED(read(R"({"attention_types":[[["banded"],4]]})", neo), "attention_types", "banded", "global");
+    CHECK_REFUSED(read(R"({"attention_layers":["global"]})", neo), "attention_layers", "num_layers");
+    CHECK_REFUSED(read(R"({"attention_layers":[1,2,3,4]})", neo), "attention_layers");
+    CHECK_REFUSED(read(R"({"window_size":0})", neo), "window_size");
+
+    const std::string gptj =
+        R"({"model_type":"gptj","n_layer":2,"n_embd":16,"n_head":2,"n_positions":16,"vocab_size":11,"rotary_dim":4})";
+    CHECK(read("{}", gptj).rope.dim == 4);
+    CHECK(read("{}", gptj).shared_norm);
+    CHECK(read("{}", gptj).head_bias);
+    CHECK_REFUSED(read(R"({"rotary_dim":null})", gptj), "rotary_dim", "missing");
+    CHECK_REFUSED(read(R"({"rotary_dim":10})", gptj), "10", "head size 8");
+    CHECK_REFUSED(read(R"({"rotary_dim":3})", gptj), "3", "even");
+    CHECK_REFUSED(read(R"({"rope_scaling":{"type":"linear"}})", gptj), "rope_scaling", "null");
+    Config c = read("{}", gptj);
+    set_activation(c, "gelu", "--activation");
+    CHECK(c.gelu == Gelu::erf);
+    CHECK(config_json(c, "F32")["activation_function"] == "gelu");
+    CHECK_REFUSED(set_activation(c, "relu", "--activation"), "--activation", "relu", "gelu_new");
     write_text(scratch / "config.json", "{");
     CHECK_REFUSED(read_config(scratch.path), "JSON");
     CHECK_REFUSED(read_config(scratch / "nowhere"), "nowhere", "preset");

@@ -136,13 +136,154 @@ TEST_CASE("a checkpoint is a model: infer_gpt, scoring, fine-tuning from it", "[
             "--model " + quoted(s / "run/checkpoints/latest") + " --train-data " + quoted(s / "train.bin") +
                 " --batch 3 --context 16 --steps 2 --dtype fp32 --out " + quoted(s / "tuned"));
     CHECK(tuned.code == 0);
-    CHECK(tuned.out.find("weights of " + (s / "run/checkpoints/latest")) != std::string::npos);
+    CHECK(tuned.out.find("fine-tunes the weights of " + (s / "run/checkpoints/latest")) != std::string::npos);
     CHECK(records(s / "tuned", "step")[0]["loss"].get<double>() <
           records(s / "run", "step")[0]["loss"].get<double>() - 0.1);
 }
 
+// A folder of test/golden with what a test changes in it. The models have 61 to 83 ids.
+static std::string family_folder(const Scratch& s, const std::string& name) {
+    const std::string folder = s / name;
+    fs::create_directories(folder);
+    for (const char* file : {"config.json", "model.safetensors"})
+        fs::copy_file("test/golden/" + name + "/" + file, folder + "/" + file);
+    return folder;
+}
+static const std::vector<std::string> families = {"gpt2_odd", "gpt_neo", "gptj", "gpt_neox", "gpt_neox_sequential"};
+
+TEST_CASE("a folder of each family trains, resumes to the bit, scores and prints logits", "[programs]") {
+    const auto name = GENERATE(from_range(families));
+    CAPTURE(name);
+    const Scratch s;
+    const std::string folder = family_folder(s, name);
+    write_shard(s / "train.bin", 1000, -1, 60);
+    const std::string common = "--model " + quoted(folder) + " --train-data " + quoted(s / "train.bin") +
+                               " --batch 2 --context 16 --steps 6 --save-every 3 --keep 0 --out ";
+    const Ran whole = run(s, "train_gpt", common + quoted(s / "whole"));
+    CAPTURE(whole.out, whole.err);
+    REQUIRE(whole.code == 0);
+    CHECK(missing_words(whole.out, {"fine-tunes the weights of", folder.c_str(), "model.safetensors: F32"}) == "");
+    // fp16 checkpoints of the same run: the masters are beside them, so nothing is lost on the way.
+    REQUIRE(run(s, "train_gpt", common + quoted(s / "half") + " --save-dtype fp16").code == 0);
+    CHECK(losses(s / "whole") == losses(s / "half"));
+    const auto weights = [&](const char* out) { return s / out + "/checkpoints/0000006/model.safetensors"; };
+    CHECK(read_text(weights("whole")).find("\"F32\"") != std::string::npos);
+    CHECK(read_text(weights("half")).find("\"F16\"") != std::string::npos);
+    const std::string before = read_text(weights("half"));
+    fs::remove_all(s / "half/checkpoints/0000006");
+    REQUIRE(run(s, "train_gpt", "--resume --out " + quoted(s / "half")).code == 0);
+    CHECK(losses(s / "whole") == losses(s / "half"));
+    CHECK(read_text(weights("half")) == before);
+
+    // The same ids through the cache (--logits) and without one (--score).
+    write_shard(s / "text.bin", 17, -1, 60);
+    const std::string model = "--dtype fp32 --model " + quoted(s / "whole/checkpoints/latest");
+    const Ran score         = run(s, "infer_gpt", model + " --json --context 16 --score " + quoted(s / "text.bin"));
+    REQUIRE(score.code == 0);
+    const auto scored = nlohmann::json::parse(score.out);
+    std::string ids;
+    for (const auto& id : scored["ids"]) ids += (ids.empty() ? "" : ",") + id.dump();
+    const Ran logits = run(s, "infer_gpt", model + " --logits --ids " + ids);
+    REQUIRE(logits.code == 0);
+    const auto rows = nlohmann::json::parse(logits.out)["logits"];
+    REQUIRE(rows.size() == 17);
+    for (size_t t = 0; t + 1 < rows.size(); t++) {
+        double total = 0;
+        for (const double x : rows[t]) total += std::exp(x);
+        const double wanted = rows[t][scored["ids"][t + 1].get<size_t>()].get<double>() - std::log(total);
+        CHECK(scored["log_likelihoods"][t].get<double>() == Approx(wanted).epsilon(1e-5));
+    }
+}
+
+TEST_CASE("model folders with something wrong or missing", "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 1000, -1, 60);
+    const std::string j = family_folder(s, "gptj"), neo = family_folder(s, "gpt_neo");
+    const auto train = [&](const std::string& folder) {
+        return "--model " + quoted(folder) + " --train-data " + quoted(s / "train.bin") +
+               " --batch 2 --steps 1 --save-every 0 --out " + quoted(s / "new") + " ";
+    };
+    const auto infer = [](const std::string& folder) { return "--model " + quoted(folder) + " --ids 1,2 --tokens 2 "; };
+    // Positions: a table ends, rotation only becomes unfamiliar.
+    refused(s, "train_gpt", train(neo) + "--context 22", {"--context 22", "21"});
+    refused(s, "infer_gpt", "--model " + quoted(neo) + " --context 22 --score " + quoted(s / "train.bin"),
+            {"--context 22", "21"});
+    const Ran longer = run(s, "train_gpt", train(j) + "--context 40");
+    CHECK(longer.code == 0);
+    CHECK(records(s / "new", "warning").size() == 1);
+    CHECK(missing_words(longer.out + longer.err, {"--context 40", "20"}) == "");
+    fs::remove_all(s / "new");
+    const Ran scored = run(s, "infer_gpt", "--model " + quoted(j) + " --context 40 --score " + quoted(s / "train.bin"));
+    CHECK(scored.code == 0);
+    CHECK(missing_words(scored.err, {"warning", "40", "20"}) == "");
+    // Another nonlinearity, by its name.
+    const Ran tanh = run(s, "infer_gpt", infer(j) + "--logits"),
+              erf  = run(s, "infer_gpt", infer(j) + "--logits --activation gelu");
+    CHECK(erf.code == 0);
+    CHECK(tanh.out != erf.out);
+    refused(s, "infer_gpt", infer(j) + "--activation relu", {"--activation", "relu", "gelu_new"});
+    refused(s, "train_gpt", train(j) + "--activation relu", {"--activation", "relu", "gelu_new"});
+    // A tokenizer with more ids than the model has.
+    write_text(s / "book.txt", "the sea was calm and the wind was calm and the sea was deep");
+    REQUIRE(run(s, "tokenize",
+                "--train-bpe 260 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "large.json"))
+                .code == 0);
+    refused(s, "train_gpt", train(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
+    refused(s, "infer_gpt", infer(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
+    CHECK(!exists(s / "new"));
+    // Several forms of weights: which one it was. One that we cannot read: how to convert it. None: a fresh model.
+    write_text(j + "/pytorch_model.bin", "pickle");
+    const Ran both = run(s, "train_gpt", train(j));
+    CHECK(both.code == 0);
+    CHECK(missing_words(both.out, {"model.safetensors, not pytorch_model.bin"}) == "");
+    CHECK(missing_words(run(s, "infer_gpt", infer(j)).err, {"model.safetensors, not pytorch_model.bin"}) == "");
+    fs::remove_all(s / "new");
+    fs::remove(j + "/model.safetensors");
+    for (const char* program : {"train_gpt", "infer_gpt"})
+        refused(s, program, std::string(program) == "train_gpt" ? train(j) : infer(j),
+                {"pytorch_model.bin", "pickle", "save_pretrained"});
+    CHECK(!exists(s / "new"));
+    fs::remove(j + "/pytorch_model.bin");
+    const Ran fresh = run(s, "train_gpt", train(j));
+    CHECK(fresh.code == 0);
+    CHECK(missing_words(fresh.out, {"random weights", "there are none in"}) == "");
+    refused(s, "infer_gpt", infer(j), {"model.safetensors"});
+    // A tensor of the wrong shape: which, where, what it is and should be.
+    fs::copy_file("test/golden/gpt_neo/model.safetensors", j + "/model.safetensors");
+    refused(s, "infer_gpt", infer(j), {"model.safetensors", "transformer.wte.weight", "(61, 32)", "(67, 40)"});
+}
+
+TEST_CASE("--model NAME alone is the published recipe; every part of it can be overridden", "[programs]") {
+    const Scratch s;
+    const Ran plain = run(s, "train_gpt", "--model pythia-160m --dry-run --steps 143000 --context 2048");
+    CHECK(plain.code == 0);
+    CHECK(missing_words(plain.out,
+                        {"2,097,152 tokens a step", "--learning-rate 0.0006", "--warmup-steps 1430",
+                         "--weight-decay 0.1", "--beta2 0.95", "--final-learning-rate 6", "--accumulate 256"}) == "");
+    const Ran j = run(s, "train_gpt", "--model gpt-j-6b --dry-run --steps 383500");
+    CHECK(missing_words(j.out, {"6,050,882,784", "1,048,576 tokens a step", "--beta2 0.999", "--warmup-steps 3000"}) ==
+          "");
+    const Ran own = run(s, "train_gpt",
+                        "--model pythia-160m --dry-run --steps 1000 --batch 2 --learning-rate 1e-3 --warmup-steps 7 "
+                        "--weight-decay 0 --beta2 0.9 --final-learning-rate 1e-5");
+    CHECK(missing_words(own.out, {"2 × 2048 × 1 micro", "--learning-rate 0.001", "--warmup-steps 7", "--weight-decay 0",
+                                  "--beta2 0.9", "--final-learning-rate 1e-05"}) == "");
+    const Ran list = run(s, "train_gpt", "--list-models");
+    CHECK(list.code == 0);
+    CHECK(missing_words(list.out, {"gpt-neo-2.7b", "2,651,307,520", "gpt-j-6b", "gptj", "3,145,728", "small/wang"}) ==
+          "");
+}
+
 TEST_CASE("--dry-run prints the plan and touches nothing", "[programs]") {
     const Scratch s;
+    // From a config.json alone, without weights.
+    write_text(
+        s / "config.json",
+        R"({"model_type":"gpt_neox","num_hidden_layers":44,"hidden_size":6144,"num_attention_heads":64,)"
+        R"("intermediate_size":24576,"max_position_embeddings":2048,"vocab_size":50432,"hidden_act":"gelu_fast"})");
+    const Ran folder = run(s, "train_gpt", "--dry-run --batch 1 --model " + quoted(s.path));
+    CHECK(folder.code == 0);
+    CHECK(missing_words(folder.out, {"20,554,567,680", "optimizer", "FLOP"}) == "");
     const Ran r = run(s, "train_gpt", "--model gpt-neox-20b --dry-run --batch 1 --out " + quoted(s / "run"));
     CHECK(r.code == 0);
     CHECK(missing_words(r.out, {"20,554,567,680", "weights", "gradients", "optimizer", "activations", "FLOP",

@@ -15,7 +15,8 @@ struct Counters {
     uint64_t by_class[size_t(Class::Count)] = {};        // warp instructions
     uint64_t global_requests = 0, global_bytes = 0, global_sectors = 0;  // bytes asked; sectors of 32 bytes touched
     uint64_t dram_read = 0, dram_written = 0;            // bytes that miss the L2 model
-    uint64_t shared_requests = 0, shared_wavefronts = 0; // wavefronts - requests: bank conflicts
+    uint64_t shared_requests = 0, shared_wavefronts = 0;
+    uint64_t shared_conflicts = 0;                       // wavefronts beyond the fewest for accesses of that size
     uint64_t local_bytes = 0, atomics = 0, barriers = 0;
     double flops = 0, tensor_flops = 0;
     double seconds = 0;                                   // host time spent emulating
@@ -26,7 +27,13 @@ struct Counters {
 
 // Library calls count themselves under their own name: tensor_flops, bytes moved, launches.
 void count(const std::string& kernel, const Counters& counters);
-void count_step();   // an NVTX mark or a --profile step boundary: per-step figures start anew
+
+// Bytes that a library reads or writes, through the L2 model.
+void count_bytes(uint64_t address, uint64_t bytes, bool write, Counters& counters);
+
+// cudaProfilerStart: a section begins, with an L2 that holds nothing. cudaProfilerStop: it ends, and what it left dirty
+// in the L2 is written to memory, as a line of its own.
+void count_section(bool begins);
 
 // The table on stderr and the JSON of --profile; registered with at_exit by the core.
 void print_counters();

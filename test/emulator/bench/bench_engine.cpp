@@ -1,10 +1,14 @@
-// bench_engine.cpp - warp-instructions per second of the streams that matter, on one host thread unless EMU_THREADS
-// says else
+// bench_engine.cpp - warp-instructions per second of the streams that matter, beside what they should reach
 //
 // Each kernel is a loop of unrolled instructions of one kind; what is counted is what the warps issued, address
-// arithmetic included.
+// arithmetic included. bench SOME runs the streams whose name has SOME. Options are read once per process, so the bench starts itself once for each way of running.
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <map>
 #include <string>
 
 #include "../tests/ptx_program.h"
@@ -14,82 +18,143 @@ using namespace emu::test;
 
 namespace {
 
-// A kernel whose loop body is `body`, repeated `unroll` times; %rd1 is the lane's address in a buffer of 1 MiB.
-std::string kernel_of(const std::string& declarations, const std::string& before, const std::string& body, int unroll) {
+constexpr int kUnroll = 16, kOverhead = 3;  // of the loop: sub, setp, bra
+constexpr double kSlower = 2.5, kFaster = 1.7;  // wanted of --check all and of --threads 2
+
+struct Stream {
+    const char* name;
+    double wanted;           // warp-instructions per second, 0: no figure is asked for
+    std::string body;        // the unrolled instructions
+    int count = kUnroll;
+    uint32_t loops = 20000;
+};
+
+// Each block has 64 KiB at %q of its own. Thread t's addresses: %q + 4 t in %rd, + 2 t in %half, + 16 t in %wide,
+// + 512 t in %far; in shared memory 4 t in %s, 16 t in %t, 132 (t mod 32) in %u. %f0 … %f19 are floats, %a0 … %a3 words.
+std::string kernel_of(const Stream& stream) {
     std::string text =
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 buffer, .param .u32 count)\n{\n"
-        ".reg .pred %p;\n.reg .b32 %n, %t;\n.reg .b64 %rd<4>;\n" +
-        declarations +
-        "ld.param.u64 %rd0, [buffer];\nld.param.u32 %n, [count];\nmov.u32 %t, %tid.x;\n"
-        "mul.wide.u32 %rd1, %t, 16;\nadd.u64 %rd1, %rd0, %rd1;\nmul.wide.u32 %rd2, %t, 4;\nadd.u64 %rd2, %rd0, "
-        "%rd2;\n" +
-        before + "LOOP:\n";
-    for (int k = 0; k < unroll; k++) text += body;
-    return text + "sub.u32 %n, %n, 1;\nsetp.ne.u32 %p, %n, 0;\n@%p bra LOOP;\nret;\n}\n";
+        ".reg .pred %p;\n.reg .b32 %n, %tid, %s, %t, %u, %a<4>;\n.reg .b64 %q, %rd, %wide, %far, %half;\n"
+        ".reg .f32 %f<20>;\n.reg .b16 %h;\n.shared .align 16 .b8 tile[16384];\n"
+        "ld.param.u64 %q, [buffer];\nld.param.u32 %n, [count];\nmov.u32 %tid, %tid.x;\n"
+        "mov.u32 %s, %ctaid.x;\nmad.wide.u32 %q, %s, 65536, %q;\n"
+        "mad.wide.u32 %rd, %tid, 4, %q;\nmad.wide.u32 %wide, %tid, 16, %q;\nmad.wide.u32 %half, %tid, 2, %q;\n"
+        "mad.wide.u32 %far, %tid, 512, %q;\n"
+        "and.b32 %u, %tid, 31;\nmul.lo.u32 %u, %u, 132;\nshl.b32 %s, %tid, 2;\nshl.b32 %t, %tid, 4;\nmov.b16 %h, 0;\n";
+    for (int k = 0; k < 20; k++) text += "mov.f32 %f" + std::to_string(k) + ", 0f3F000000;\n";
+    for (int k = 0; k < 4; k++) text += "mov.b32 %a" + std::to_string(k) + ", 0;\n";
+    for (int k = 0; k < 16; k++) text += "st.shared.f32 [%s+" + std::to_string(k * 512) + "], %f0;\n";
+    return text + "bar.sync 0;\nLOOP:\n" + stream.body +
+           "sub.u32 %n, %n, 1;\nsetp.ne.u32 %p, %n, 0;\n@%p bra LOOP;\nret;\n}\n";
 }
 
-struct Row { const char* name; double wanted; std::string ptx; int per_loop; };
+// The text 16 times: # is a register of its own, @ an offset of its own times `stride`.
+std::string unrolled(const std::string& text, int stride = 0) {
+    std::string all;
+    for (int k = 0; k < kUnroll; k++)
+        for (char c : text)
+            all += c == '#' ? "%f" + std::to_string(4 + k % 16) : c == '@' ? std::to_string(k * stride) : std::string(1, c);
+    return all;
+}
 
-// Processor time of all threads: other programs on the machine do not count.
-double cpu_seconds() {
+std::vector<Stream> streams(const std::string& filter) {
+    const std::string mma =
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f4,%f5,%f6,%f7}, {%a0,%a1,%a2,%a3}, {%a0,%a1}, "
+        "{%f4,%f5,%f6,%f7};\n";
+    std::vector<Stream> all = {
+        {"fma.rn.f32", 150e6, unrolled("fma.rn.f32 #, #, %f1, %f0;\n")},
+        {"add.s32", 0, unrolled("add.s32 %a0, %a1, 3;\n")},
+        {"ld.global.f32 coalesced", 150e6, unrolled("ld.global.f32 #, [%rd+@];\n", 4096)},
+        {"ld.global.v4 coalesced", 0, unrolled("ld.global.v4.f32 {%f0,%f1,%f2,%f3}, [%wide+@];\n", 4096), 16, 5000},
+        {"ld.global.u16 coalesced", 0, unrolled("ld.global.u16 %h, [%half+@];\n", 4096)},
+        {"ld.global.f32 far apart", 0, unrolled("ld.global.f32 #, [%far+@];\n", 4), 16, 2000},
+        {"st.global.f32 coalesced", 0, unrolled("st.global.f32 [%rd+@], #;\n", 4096)},
+        {"ld.shared.f32", 0, unrolled("ld.shared.f32 #, [%s+@];\n", 512)},
+        {"ld.shared.f32 by columns", 0, unrolled("ld.shared.f32 #, [%u+@];\n", 4), 16, 5000},
+        {"ld.shared.v4", 0, unrolled("ld.shared.v4.f32 {%f0,%f1,%f2,%f3}, [%t];\n"), 16, 5000},
+        {"st.shared.f32", 0, unrolled("st.shared.f32 [%s+@], #;\n", 512)},
+        {"ex2.approx.ftz.f32", 40e6, unrolled("ex2.approx.ftz.f32 #, %f0;\n")},
+        {"tanh.approx.f32", 40e6, unrolled("tanh.approx.f32 #, %f0;\n")},
+        {"mma.m16n8k16.bf16", 2e6, unrolled(mma), 16, 500},
+    };
+    std::erase_if(all, [&](const Stream& s) { return std::string(s.name).find(filter) == std::string::npos; });
+    return all;
+}
+
+double seconds(clockid_t clock) {
     timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(clock, &t);
     return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
-double measure(const Row& row, uint32_t loops, Dim grid, Dim block) {
-    Kernel& k = load_kernel(row.ptx, "k");
-    DeviceArray<float> buffer(1 << 18);
-    std::memset(buffer.host(), 0, sizeof(float) << 18);
-    Memory::get().mark_written(buffer.address, sizeof(float) << 18);
-    run(k, grid, block, buffer.address, 1u);  // decode, touch the pages
-    double best = 0;
-    for (int again = 0; again < 5; again++) {
-        const double start = cpu_seconds();
-        run(k, grid, block, buffer.address, loops);
-        const double s = cpu_seconds() - start;
-        best = std::max(best, double(loops) * row.per_loop * double(grid.count()) * double(block.count()) / 32 / s);
+double median(std::vector<double> v) {
+    std::sort(v.begin(), v.end());
+    return v[v.size() / 2];
+}
+
+// Prints warp-instructions per second of each stream, by the processor time of all threads and by the wall clock.
+void measure(const std::string& filter) {
+    const Dim grid{16, 1, 1}, block{128, 1, 1};
+    int number = 0;
+    for (const Stream& stream : streams(filter)) {
+        Kernel& k = load_kernel(kernel_of(stream), "k");
+        DeviceArray<float> buffer(1 << 18);
+        std::memset(buffer.host(), 0, sizeof(float) << 18);
+        Memory::get().mark_written(buffer.address, sizeof(float) << 18);
+        run(k, grid, block, buffer.address, 1u);  // decode, touch the pages
+        const double issued =
+            double(stream.loops / 2) * (stream.count + kOverhead) * double(grid.count()) * double(block.count()) / 32;
+        std::vector<double> cpu, wall;
+        for (int again = 0; again < 5; again++) {
+            const double from = seconds(CLOCK_PROCESS_CPUTIME_ID), at = seconds(CLOCK_MONOTONIC);
+            run(k, grid, block, buffer.address, stream.loops / 2);
+            cpu.push_back(issued / (seconds(CLOCK_PROCESS_CPUTIME_ID) - from));
+            wall.push_back(issued / (seconds(CLOCK_MONOTONIC) - at));
+        }
+        std::printf("%d %g %g\n", number++, median(cpu), median(wall));
     }
-    return best;
+}
+
+struct Rates { double cpu, wall; };
+std::map<int, Rates> run_with(const std::string& program, const std::string& filter, const char* check, int threads) {
+    setenv("EMU_CHECK", check, 1);
+    setenv("EMU_THREADS", std::to_string(threads).c_str(), 1);
+    FILE* child = popen(('"' + program + "\" measure '" + filter + "' 2>/dev/null").c_str(), "r");
+    std::map<int, Rates> rates;
+    int stream;
+    Rates r;
+    while (child && std::fscanf(child, "%d %lg %lg\n", &stream, &r.cpu, &r.wall) == 3) rates[stream] = r;
+    if (!child || pclose(child) || rates.size() != streams(filter).size()) {
+        std::fprintf(stderr, "bench: the run with --check %s --threads %d failed\n", check, threads);
+        std::exit(1);
+    }
+    return rates;
 }
 
 }  // namespace
 
-int main() {
-    const std::string f     = ".reg .f32 %f<20>;\n",
-                      setup = "mov.f32 %f0, 0f3F000000;\nmov.f32 %f1, 0f3F800000;\nmov.f32 %f2, 0f00000000;\n";
-    std::string loads, tanhs, exps, fmas, shared, mixed;
-    for (int k = 0; k < 16; k++) {
-        const std::string d = "%f" + std::to_string(3 + k % 16);
-        fmas += "fma.rn.f32 " + d + ", " + d + ", %f1, %f0;\n";
-        loads += "ld.global.f32 " + d + ", [%rd2+" + std::to_string(k * 4096) + "];\n";
-        exps += "ex2.approx.ftz.f32 " + d + ", %f0;\n";
-        tanhs += "tanh.approx.f32 " + d + ", %f0;\n";
-        shared += "ld.shared.f32 " + d + ", [%t];\n";
+int main(int argc, char** argv) {
+    const bool child         = argc > 1 && std::string(argv[1]) == "measure";
+    const std::string filter = argc > 1 + child ? argv[1 + child] : "";
+    if (child) return measure(filter), 0;
+    auto plain = run_with(argv[0], filter, "memory", 1), all = run_with(argv[0], filter, "all", 1);
+    auto two = run_with(argv[0], filter, "memory", 2), two_all = run_with(argv[0], filter, "all", 2);
+    std::printf("M warp-instructions/s of one thread with bounds checks; how much slower --check all is (wanted: at most "
+                "%.1f);\nhow much faster two threads are, with either check (wanted: at least %.1f). Medians of 5.\n\n",
+                kSlower, kFaster);
+    std::printf("%-26s %8s %8s %12s %12s %14s\n", "stream", "M/s", "wanted", "check all", "2 threads", "2, check all");
+    bool good = true;
+    auto mark = [&](bool fine) { return good &= fine, fine ? ' ' : '!'; };
+    int n     = 0;
+    for (const Stream& s : streams(filter)) {
+        const double slower = plain[n].cpu / all[n].cpu, faster = two[n].wall / plain[n].wall,
+                     faster_all = two_all[n].wall / all[n].wall;
+        std::printf("%-26s %7.1f%c ", s.name, plain[n].cpu / 1e6, mark(plain[n].cpu >= s.wanted));
+        if (s.wanted > 0) std::printf("%8.0f ", s.wanted / 1e6);
+        else std::printf("%8s ", "");
+        std::printf("%11.2f%c %11.2f%c %13.2f%c\n", slower, mark(slower <= kSlower), faster, mark(faster >= kFaster),
+                    faster_all, mark(faster_all >= kFaster));
+        n++;
     }
-    std::string init = setup;
-    for (int k = 3; k < 19; k++) init += "mov.f32 %f" + std::to_string(k) + ", 0f3F000000;\n";
-    const std::string mma =
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f3,%f4,%f5,%f6}, {%a0,%a1,%a2,%a3}, {%a0,%a1}, "
-        "{%f3,%f4,%f5,%f6};\n";
-    const std::string a = ".reg .b32 %a<4>;\n.shared .align 16 .b8 tile[1024];\n";
-    const std::string zero = "mov.b32 %a0, 0;\nmov.b32 %a1, 0;\nmov.b32 %a2, 0;\nmov.b32 %a3, 0;\n";
-    std::string adds, conv;
-    for (int k = 0; k < 16; k++)
-        adds += "add.s32 %a" + std::to_string(k % 4) + ", %a" + std::to_string((k + 1) % 4) + ", 3;\n";
-    const Row rows[] = {
-        {"fma.rn.f32", 150e6, kernel_of(f, init, fmas, 1), 19},
-        {"ld.global.f32, coalesced", 150e6, kernel_of(f, init, loads, 1), 19},
-        {"add.s32", 150e6, kernel_of(a, zero, adds, 1), 19},
-        {"ex2.approx.ftz.f32", 40e6, kernel_of(f, init, exps, 1), 19},
-        {"tanh.approx.f32", 40e6, kernel_of(f, init, tanhs, 1), 19},
-        {"mma.m16n8k16.bf16", 2e6, kernel_of(f + a, init + zero, mma, 4), 4},
-    };
-    std::printf("%-28s %14s %14s\n", "stream", "M/s", "wanted");
-    for (const Row& row : rows) {
-        const bool heavy = row.wanted < 10e6;
-        const double got = measure(row, heavy ? 2000 : 20000, {8, 1, 1}, {128, 1, 1});
-        std::printf("%-28s %14.1f %14.1f %s\n", row.name, got / 1e6, row.wanted / 1e6,
-                    got >= row.wanted ? "" : "below");
-    }
+    if (!good) std::printf("\n! misses what is wanted\n");
 }

@@ -422,13 +422,25 @@ void count_product(const Product& p) {
                   p.transpose_b ? 'T' : 'N', name_of(p.a.type), name_of(p.d.type), static_cast<long long>(p.m()),
                   static_cast<long long>(p.n()), static_cast<long long>(p.k()));
     Counters counters;
-    counters.launches     = 1;
-    counters.tensor_flops = 2.0 * double(p.m()) * double(p.n()) * double(p.k()) * p.d.batches;
-    const double elements = double(p.m() * p.k() + p.k() * p.n()) * double(size_of(p.a.type)) +
-                            double(p.m() * p.n()) * double(size_of(p.d.type));
-    counters.global_bytes = uint64_t(elements * p.d.batches);  // each operand once: a floor
-    counters.dram_read    = uint64_t(double(p.m() * p.k() + p.k() * p.n()) * double(size_of(p.a.type)) * p.d.batches);
-    counters.dram_written = counters.global_bytes - counters.dram_read;
+    counters.launches  = 1;
+    const double flops = 2.0 * double(p.m()) * double(p.n()) * double(p.k()) * p.d.batches;
+    (p.a.type == CUDA_R_32F && !is_fast(p.compute) ? counters.flops : counters.tensor_flops) = flops;
+    const auto pass = [&](Address from, double bytes, bool write) {  // each operand once: a floor
+        counters.global_bytes += uint64_t(bytes);
+        count_bytes(from, uint64_t(bytes), write, counters);
+    };
+    const auto matrix = [&](const Matrix& x, bool write) {
+        for (int batch = 0; batch < (x.batch_stride ? x.batches : 1); batch++)
+            pass(x.data + size_t(batch * x.batch_stride) * size_of(x.type),
+                 double(x.vectors() * x.length()) * double(size_of(x.type)), write);
+    };
+    matrix(p.a, false), matrix(p.b, false);
+    if (scalar(p.beta, p.scale_type) != 0) matrix(p.c, false);
+    matrix(p.d, true);
+    const double biases = double(has(p, CUBLASLT_EPILOGUE_BGRADB) ? p.n() : p.m()) * double(size_of(p.bias_type));
+    if (forward_bias(p) || bias_gradient(p)) pass(p.bias, biases, bias_gradient(p));
+    if (uses_aux(p) && !uses_relu_mask(p))
+        pass(p.aux, double(p.m() * p.n()) * double(size_of(p.aux_type)), !dgelu(p));
     count(name, counters);
 }
 

@@ -335,8 +335,8 @@ cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
         if (sticky_error() == cudaSuccess) wait_device();
         for (const Allocation* a : Memory::get().live())
-            if (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
-                a->space == Space::Managed)
+            if (!a->variable && (a->space == Space::Device || a->space == Space::Async ||
+                                 a->space == Space::Pinned || a->space == Space::Managed))
                 Memory::get().free(a->begin, call_site());
         set_sticky_error(cudaSuccess);
         return cudaSuccess;
@@ -397,11 +397,12 @@ cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
 
 // --- tools -----------------------------------------------------------------------------------------------------------
 
+// What counts: --profile has a section for each pair.
 extern "C" cudaError_t cudaProfilerStart() {
-    return CALL.run([] { return cudaSuccess; });
+    return CALL.run([] { return count_section(true), cudaSuccess; });
 }
 extern "C" cudaError_t cudaProfilerStop() {
-    return CALL.run([] { return cudaSuccess; });
+    return CALL.run([] { return count_section(false), cudaSuccess; });
 }
 
 // There is no driver underneath: every entry point is answered as not found, which programs must be ready for.

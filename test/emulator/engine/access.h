@@ -2,6 +2,7 @@
 #pragma once
 #include "exec.h"
 #include "memory.h"
+#include "vectors.h"
 
 namespace emu {
 
@@ -33,30 +34,32 @@ void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  
 // The same from addresses already in r.addr (r.mask: lanes), in a window.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
 
-// The shortest way, for when nothing is checked but bounds: where all 32 lanes go when they follow each other in the
-// allocation this instruction touched last, else null.
-inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size) {
-    if (w.mask != kAll || !w.worker->plain || i->a.none()) return nullptr;
+// --check all for bytes in a row that one warp reads or writes in order of its lanes: true when nothing is wrong, and the
+// access has been recorded; else the long way does it again, and says what is wrong.
+bool watch_global(Warp& w, Address first, uint32_t size, bool write);
+bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write);
+
+// The shortest way: where all 32 lanes go when they follow each other in the allocation this instruction touched last
+// and there is nothing to say about it, else null.
+inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size, bool write) {
+    if (w.mask != kAll || w.worker->profiling || i->a.none()) return nullptr;
     const uint64_t* a = w.reg<uint64_t>(i->a);
-    const int shift   = __builtin_ctz(size);
-    uint64_t gaps     = 0;
-    for (int l = 0; l < kLanes; l++) gaps |= a[l] ^ (a[0] + (uint64_t(l) << shift));
     const uint64_t first = a[0] + uint64_t(i->imm);
     const Site& site     = w.worker->sites[i->site];
     const uint64_t have = site.end - site.begin, from = first - site.begin, all = uint64_t(size) << 5;
-    const bool good = !gaps & (have >= all) & (from <= have - all) & !(first & (size - 1));
-    return good ? reinterpret_cast<std::byte*>(first + site.delta) : nullptr;
+    const bool good = (have >= all) & (from <= have - all) & !(first & (size - 1));
+    if (!good || !in_a_row(a, __builtin_ctz(size))) return nullptr;
+    if (w.worker->checking && site.delta && !watch_global(w, first, size, write)) return nullptr;
+    return reinterpret_cast<std::byte*>(first + site.delta);
 }
-inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size) {
-    if (w.mask != kAll || !w.worker->plain || !(i->flags & kAddress32)) return nullptr;
-    const uint32_t* a = w.reg<uint32_t>(i->a);
-    const int shift   = __builtin_ctz(size);
-    uint32_t gaps     = 0;
-    for (int l = 0; l < kLanes; l++) gaps |= a[l] ^ (a[0] + (uint32_t(l) << shift));
+inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size, bool write) {
+    if (w.mask != kAll || w.worker->profiling || !(i->flags & kAddress32)) return nullptr;
+    const uint32_t* a    = w.reg<uint32_t>(i->a);
     const uint32_t first = a[0] + uint32_t(i->imm);
-    const bool good =
-        !gaps & (uint64_t(first) + (uint64_t(size) << 5) <= w.block->shared_bytes) & !(first & (size - 1));
-    return good ? w.block->shared.data.get() + first : nullptr;
+    const bool good      = (uint64_t(first) + (uint64_t(size) << 5) <= w.block->shared_bytes) & !(first & (size - 1));
+    if (!good || !in_a_row(a, __builtin_ctz(size))) return nullptr;
+    if (w.worker->checking && !watch_shared(w, first, size, write)) return nullptr;
+    return w.block->shared.data.get() + first;
 }
 
 // One lane's bytes at a generic address, for builtins; null when they cannot be touched (a finding is then out).

@@ -45,6 +45,12 @@ struct L2 {
         if (write) line->dirty |= bit;
         line->used = ++clock;
     }
+    // Everything leaves; the bytes that were dirty.
+    uint64_t empty() {
+        uint64_t written = 0;
+        for (Line& line : lines) written += 32u * uint64_t(__builtin_popcount(line.dirty)), line = {};
+        return written;
+    }
 };
 std::mutex lock;
 L2& l2() {
@@ -54,8 +60,8 @@ L2& l2() {
 
 struct Report {
     std::vector<std::string> order;
-    std::map<std::string, Counters> kernels, step;
-    std::vector<std::map<std::string, Counters>> steps;
+    std::map<std::string, Counters> kernels, section;
+    std::vector<std::map<std::string, Counters>> sections;
 };
 Report& totals() {
     static auto* r = new Report;
@@ -126,7 +132,8 @@ void json_of(std::ostream& out, const std::string& name, const Counters& c) {
     out << "},\"global_requests\":" << c.global_requests << ",\"global_bytes\":" << c.global_bytes
         << ",\"global_sectors\":" << c.global_sectors << ",\"dram_read\":" << c.dram_read
         << ",\"dram_written\":" << c.dram_written << ",\"shared_requests\":" << c.shared_requests
-        << ",\"shared_wavefronts\":" << c.shared_wavefronts << ",\"local_bytes\":" << c.local_bytes
+        << ",\"shared_wavefronts\":" << c.shared_wavefronts << ",\"shared_conflicts\":" << c.shared_conflicts
+        << ",\"local_bytes\":" << c.local_bytes
         << ",\"atomics\":" << c.atomics << ",\"barriers\":" << c.barriers << ",\"flops\":" << c.flops
         << ",\"tensor_flops\":" << c.tensor_flops << ",\"registers\":" << c.registers
         << ",\"static_shared\":" << c.static_shared << ",\"dynamic_shared\":" << c.dynamic_shared
@@ -159,6 +166,7 @@ void Counters::add(const Counters& o) {
     global_requests += o.global_requests, global_bytes += o.global_bytes, global_sectors += o.global_sectors;
     dram_read += o.dram_read, dram_written += o.dram_written;
     shared_requests += o.shared_requests, shared_wavefronts += o.shared_wavefronts;
+    shared_conflicts += o.shared_conflicts;
     local_bytes += o.local_bytes, atomics += o.atomics, barriers += o.barriers;
     flops += o.flops, tensor_flops += o.tensor_flops, seconds += o.seconds;
     registers      = std::max(registers, o.registers);
@@ -197,6 +205,7 @@ void count_shared(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach
             }
         }
         c.shared_wavefronts += most;
+        c.shared_conflicts += most ? most - 1 : 0;
     }
 }
 
@@ -211,14 +220,28 @@ void count(const std::string& kernel, const Counters& counters) {
     static const bool hooked = (at_exit(print_counters), true);
     if (hooked && !r.kernels.count(kernel)) r.order.push_back(kernel);
     r.kernels[kernel].add(counters);
-    r.step[kernel].add(counters);
+    r.section[kernel].add(counters);
 }
 
-void count_step() {
+void count_bytes(uint64_t address, uint64_t bytes, bool write, Counters& c) {
+    if (options().profile.empty() || !bytes) return;
     const std::lock_guard hold(lock);
-    Report& r = totals();
-    if (!r.step.empty()) r.steps.push_back(std::move(r.step));
-    r.step.clear();
+    for (uint64_t s = address / 32; s <= (address + bytes - 1) / 32; s++) l2().touch(s, write, c);
+}
+
+void count_section(bool begins) {
+    if (options().profile.empty()) return;
+    Counters left;
+    {
+        const std::lock_guard hold(lock);
+        left.dram_written = l2().empty();
+        if (begins) totals().section.clear();
+    }
+    if (begins) return;
+    if (left.dram_written) count("(left in the L2)", left);
+    const std::lock_guard hold(lock);
+    totals().sections.push_back(std::move(totals().section));
+    totals().section.clear();
 }
 
 void count_launch(Launch& l, std::vector<std::unique_ptr<Worker>>& workers, int n, double seconds) {
@@ -251,19 +274,18 @@ void count_launch(Launch& l, std::vector<std::unique_ptr<Worker>>& workers, int 
 void print_counters() {
     Report& r           = totals();
     const DeviceSpec& d = device_spec();
-    count_step();
-    std::fprintf(stderr, "\n%-36s %7s %9s %6s %9s %7s %9s %7s %8s %9s %9s\n", "kernel", "calls", "warp ins", "lanes",
-                 "DRAM MB", "sect/rq", "shared rq", "wave/rq", "GFLOP", "bytes us", "FLOPs us");
+    std::fprintf(stderr, "\n%-36s %7s %9s %6s %9s %7s %9s %8s %8s %9s %9s\n", "kernel", "calls", "warp ins", "lanes",
+                 "DRAM MB", "sect/rq", "shared rq", "conflict", "GFLOP", "bytes us", "FLOPs us");
     for (const auto& name : r.order) {
         const Counters& c   = r.kernels[name];
         const double lanes =
             c.warp_instructions ? double(c.lane_instructions) / double(c.warp_instructions) / kLanes : 0;
         const double bytes  = double(c.dram_read + c.dram_written);
         auto per            = [](uint64_t a, uint64_t b) { return b ? double(a) / double(b) : 0.0; };
-        std::fprintf(stderr, "%-36.36s %7llu %9.3g %5.0f%% %9.3f %7.2f %9.3g %7.2f %8.3f %9.1f %9.1f\n", name.c_str(),
+        std::fprintf(stderr, "%-36.36s %7llu %9.3g %5.0f%% %9.3f %7.2f %9.3g %8.3g %8.3f %9.1f %9.1f\n", name.c_str(),
                      (unsigned long long)c.launches, double(c.warp_instructions), 100 * lanes, bytes / 1e6,
                      per(c.global_sectors, c.global_requests), double(c.shared_requests),
-                     per(c.shared_wavefronts, c.shared_requests), (c.flops + c.tensor_flops) / 1e9,
+                     double(c.shared_conflicts), (c.flops + c.tensor_flops) / 1e9,
                      1e6 * bytes / d.bandwidth, 1e6 * (c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak));
     }
     std::fprintf(stderr,
@@ -276,11 +298,11 @@ void print_counters() {
         out << (k ? ",\n" : "\n");
         json_of(out, r.order[k], r.kernels[r.order[k]]);
     }
-    out << "],\n\"steps\":[";
-    for (size_t k = 0; k < r.steps.size(); k++) {
+    out << "],\n\"sections\":[";
+    for (size_t k = 0; k < r.sections.size(); k++) {
         out << (k ? ",\n[" : "\n[");
         bool first = true;
-        for (const auto& [name, c] : r.steps[k]) {
+        for (const auto& [name, c] : r.sections[k]) {
             out << (first ? "" : ",");
             json_of(out, name, c);
             first = false;

@@ -10,7 +10,7 @@ namespace emu {
 namespace {
 
 constexpr uint32_t kPollLimit  = 24;      // volatile loads or atomics in one turn before the warp lets others on
-constexpr int64_t kTurn        = 1 << 14; // instructions before the other groups of a warp, or other blocks, get a turn
+constexpr int64_t kTurn        = 1 << 14; // instructions before the other groups of a warp, or those it polls for, get a turn
 constexpr int64_t kForEver     = int64_t(1) << 62;
 
 double now() {
@@ -93,6 +93,7 @@ Frame* new_frame(Worker& worker, Function& f) {
     frame->parent   = nullptr;
     frame->depth    = 0;
     frame->local_base = 0;
+    frame->allocated  = 0;
     std::memset(frame->regs, 0, f.pred_bytes);
     // NaN in every type: what nobody wrote should not look like a zero.
     std::memset(frame->regs + f.pred_bytes, 0xff, f.frame_bytes - f.pred_bytes);
@@ -219,8 +220,9 @@ bool warp_ready(const Warp& w) {
 // Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it
 // polled.
 bool run_warp(Warp& w, int64_t& budget) {
-    w.polls     = 0;
-    bool unfair = false;
+    w.polls          = 0;
+    bool unfair      = false;
+    size_t fruitless = 0;  // groups in a row that only polled: what they wait for may be another warp's to do
     while (budget > 0 && !w.block->launch->stop->load(std::memory_order_relaxed)) {
         if (w.groups.size() > 1) {
             std::erase_if(w.groups, [](const Group& g) { return g.state == State::Exited; });
@@ -233,7 +235,7 @@ bool run_warp(Warp& w, int64_t& budget) {
         Function& f      = *g.frame->function;
         const Instr* lo  = f.code.data();
         const Instr* end = lo + f.code.size();
-        int64_t turn     = budget;
+        int64_t turn     = std::min(budget, kTurn);
         bool others      = false;
         for (int k = 0; k < int(w.groups.size()); k++) {  // stop where another group waits to be joined
             const Group& o = w.groups[k];
@@ -241,7 +243,6 @@ bool run_warp(Warp& w, int64_t& budget) {
             others = true;
             if (o.frame == g.frame && o.pc > g.pc && o.pc < end) end = o.pc;
         }
-        if (others) turn = std::min(turn, kTurn);
         const int64_t before = turn;
         w.frame              = g.frame;
         w.base[0]            = g.frame->regs;
@@ -258,10 +259,11 @@ bool run_warp(Warp& w, int64_t& budget) {
         budget -= before - turn;
         w.issued += uint64_t(before - turn);
         if (stopped) w.groups[w.current].pc = stopped;
-        if (others && (turn <= 0 || w.polls > kPollLimit)) {
-            unfair  = true;
-            w.polls = 0;
-        } else if (w.polls > kPollLimit) return true;
+        const bool polled = w.polls > kPollLimit;
+        fruitless         = polled ? fruitless + 1 : 0;
+        if (polled && (!others || fruitless > w.groups.size())) return true;
+        unfair  = others && (polled || turn <= 0);
+        w.polls = 0;
     }
     return false;
 }

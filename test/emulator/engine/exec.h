@@ -107,10 +107,12 @@ struct Frame {
     Function* function = nullptr;
     std::byte* regs    = nullptr;
     uint32_t local_base = 0;
+    uint32_t allocated  = 0;            // alloca: bytes behind the function's own
     int depth           = 0;
     std::vector<uint32_t> results;      // the caller's blobs for our results
     int users           = 0;            // groups in it, and frames called from it
     AlignedBytes memory;
+    uint32_t local_end() const { return local_base + function->local_bytes + allocated; }
 };
 
 struct Group {
@@ -162,6 +164,7 @@ struct BarrierState {
 struct Launch;
 struct SharedRaces;                     // checker.h
 struct GlobalRaces;
+struct GlobalActor;
 
 struct Block {
     Launch* launch = nullptr;
@@ -174,6 +177,7 @@ struct Block {
     uint32_t live = 0;                  // threads
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
+    GlobalActor* actor = nullptr;       // in the launch's GlobalRaces
     bool pending_copies = false;        // a cp.async has been issued
     std::vector<Finding>
         unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
@@ -195,7 +199,7 @@ struct Suspect;                         // races.h
 struct Worker {
     Launch* launch = nullptr;
     int number     = 0;
-    bool plain     = true;              // neither --check all nor --profile
+    bool checking = false, profiling = false;  // --check all, --profile
     std::vector<Site> sites;
     uint64_t instructions = 0;
     uint64_t rng          = 0;
@@ -228,12 +232,15 @@ struct Launch {
     double deadline;
     std::shared_ptr<GlobalRaces> races;
     uint64_t clock_base;
-    uint64_t operation = 0;             // number in the race records
 };
 
 // The windows of generic addresses: not canonical on x86, so no host pointer lies in them.
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr int kWindowShift = 56;
+
+// What the system keeps of a block's shared memory, behind the kernel's own and cleared; cooperative groups of several
+// warps meet there. Only kernels that ask for its place have it.
+constexpr uint32_t kReservedShared = 1024;
 
 // A handler that stops its group: it has stored where the group goes on.
 constexpr const Instr* kStop = nullptr;

@@ -1,7 +1,8 @@
 // global_races.cpp - races in global memory: between blocks of a launch, between operations of unordered streams
 //
 // Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
-// copy, library call), which block, which of the four bytes. Within a launch two blocks are ordered only by what they
+// copy, library call), which block, which of the four bytes. Most of memory is touched whole warps at a time, so a line
+// of 64 bytes has one pair of records for all its words until somebody touches a part of it. Within a launch two blocks are ordered only by what they
 // do themselves: if the first has fenced (or released) since, and the second has used an atomic, volatile or acquiring
 // access, we take it that they agreed on it; so a missing fence is found, a wrong flag is not. Between operations the
 // runtime knows the order of streams and events.
@@ -16,19 +17,24 @@
 
 namespace emu {
 
+// What a block has done that orders it with others.
+struct GlobalActor {
+    std::atomic<uint8_t> fences{0};
+    std::atomic<uint8_t> signals{0};             // fences and anything another block could see: "I have read"
+    std::atomic<uint8_t> listens{0};             // it has acquired something
+};
+
 struct GlobalRaces {
-    std::vector<std::atomic<uint8_t>> fences;    // per block, modulo 256
-    std::vector<std::atomic<uint8_t>>
-        signals;  // fences and anything another block could see: enough to say "I have read"
-    std::vector<std::atomic<uint8_t>> listens;   // per block: has it acquired anything?
-    uint64_t floor = 0;                          // operations before this one are all over
-    explicit GlobalRaces(size_t blocks) : fences(blocks), signals(blocks), listens(blocks) {}
+    std::vector<GlobalActor> actors;             // of the blocks, modulo their number
+    uint64_t number = 0, floor = 0;              // of the operation; operations before the floor are all over
+    explicit GlobalRaces(size_t blocks) : actors(blocks) {}
+    GlobalActor& of(uint64_t block) { return actors[block % actors.size()]; }
 };
 
 namespace {
 
 // operation (24 bits) | block (24) | count of fences, in a reader of signals (8) | many (1) | synchronising (1) |
-// unused (2) | bytes (4)
+// parted (1) | unused (1) | bytes (4)
 constexpr int kOperation = 40, kBlock = 16, kFence = 8;
 constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 24) - 1;
 
@@ -38,27 +44,30 @@ struct Operation {
     std::string what;
 };
 
+struct Record { uint64_t writer, reader; };
+
+constexpr size_t kLineBytes = 64, kLineWords = kLineBytes / 4;
+constexpr uint64_t kParted = 1 << 5;              // both records of a line whose words have records of their own
+
 struct Records {
-    uint64_t writer_delta = 0, reader_delta = 0;  // from a word's address, halved: two bytes of record per byte
-    uint64_t *writers = nullptr, *readers = nullptr;
-    Address begin = 0;
+    const Memory& memory = Memory::get();
+    const Address begin  = memory.arena_begin;
+    Record *lines = nullptr, *words = nullptr;    // of the whole arena; pages come when touched
     OrderedBefore before = nullptr;
     std::deque<Operation> recent;                 // the last ones, oldest first
     uint64_t number = 0;
 
     Records() {
-        Memory& m          = Memory::get();
-        const size_t bytes = m.arena_bytes / 4 * sizeof(uint64_t);
-        begin              = m.arena_begin;
-        auto reserve       = [&] {
-            void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            return p == MAP_FAILED ? nullptr : static_cast<uint64_t*>(p);
+        auto reserve = [&](size_t count) {
+            void* p = mmap(nullptr, count * sizeof(Record), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (p == MAP_FAILED)
+                give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
+            return static_cast<Record*>(p);
         };
-        writers = reserve(), readers = reserve();
-        if (!readers || !writers)
-            give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
+        lines = reserve(memory.arena_bytes / kLineBytes);
+        words = reserve(memory.arena_bytes / 4);
     }
-    size_t word(Address a) const { return (a - begin) / 4; }
 };
 Records& records() {
     static auto* r = new Records;
@@ -85,7 +94,7 @@ struct Self {
     uint64_t number, floor, block;
     uint64_t record, read_record;           // as they are stored, without bytes
     bool write, sync, in_kernel;
-    const GlobalRaces* races;
+    GlobalRaces* races;
 };
 
 enum class Verdict { Fine, Blocks, Streams };
@@ -102,9 +111,10 @@ Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes, 
     }
     if (!me.in_kernel || block == me.block) return Verdict::Fine;
     if (me.sync && other & kSynchronising) return Verdict::Fine;
-    const auto& fences = other_wrote ? me.races->fences : me.races->signals;
-    const bool fenced  = fences[block % fences.size()].load(std::memory_order_relaxed) != (other >> kFence & 255);
-    const bool listens = me.races->listens[me.block % fences.size()].load(std::memory_order_relaxed);
+    const GlobalActor& that = me.races->of(block);
+    const auto& fences = other_wrote ? that.fences : that.signals;
+    const bool fenced  = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
+    const bool listens = me.races->of(me.block).listens.load(std::memory_order_relaxed);
     return fenced && listens ? Verdict::Fine : Verdict::Blocks;
 }
 
@@ -127,106 +137,219 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
                                      : "");
 }
 
-// [a, a+bytes) of one accessor. `say` gets the first conflict. Returns after updating the records.
-template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_t op, Say say) {
-    Records& r  = records();
-    bool said   = false;
-    const size_t first = r.word(a), last = r.word(a + bytes - 1);
-    for (size_t k = first; k <= last; k++) {
-        uint64_t mask = kBytes;
-        if (k == first) mask &= kBytes << (a & 3);
-        if (k == last) mask &= kBytes >> (3 - ((a + bytes - 1) & 3));
-        uint64_t &writer = r.writers[k], &reader = r.readers[k];
-        const Address at = r.begin + k * 4;
-        if (!said)
-            if (const Verdict v = judge(me, writer, true, mask, op); v != Verdict::Fine)
-                said = true, say(v, writer, true, std::max(at, a));
-        if (me.write) {
-            if (!said && (reader & kMany || reader >> kBlock != me.record >> kBlock)) {
-                uint64_t seen = reader;
-                if (reader & kMany && (reader >> kBlock & kBlockMask) == me.block && reader >> kOperation == me.number)
-                    seen = reader ^ 1ull << kBlock;  // some other block
-                if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine)
-                    said = true, say(v, seen, false, std::max(at, a));
-            }
-            const bool same = writer >> kBlock == me.record >> kBlock;
-            writer          = me.record | mask | (same ? writer & kBytes : 0);
+// What one access of the bytes in `mask` means for the records of a word, or of all words of a line. `say` gets a
+// conflict, unless there has been one already.
+template <class Say>
+void touch_record(const Self& me, Record& r, uint64_t mask, Address at, uint32_t op, bool& said, Say& say) {
+    if (!said)
+        if (const Verdict v = judge(me, r.writer, true, mask, op); v != Verdict::Fine)
+            said = true, say(v, r.writer, true, at);
+    if (me.write) {
+        if (!said && (r.reader & kMany || r.reader >> kBlock != me.record >> kBlock)) {
+            uint64_t seen = r.reader;
+            if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
+                seen ^= 1ull << kBlock;  // some other block
+            if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine)
+                said = true, say(v, seen, false, at);
         }
-        if (!me.write || me.sync) {
-            const bool now  = reader >> kOperation == me.number;
-            const bool same = reader >> kBlock == me.record >> kBlock;
-            reader          = me.read_record | mask | (now ? reader & kBytes : 0) |
-                     (now && !same ? kMany
-                      : now        ? reader & kMany
-                                   : 0);
-        }
+        const bool same = r.writer >> kBlock == me.record >> kBlock;
+        r.writer        = me.record | mask | (same ? r.writer & kBytes : 0);
+    }
+    if (!me.write || me.sync) {
+        const bool now  = r.reader >> kOperation == me.number;
+        const bool same = r.reader >> kBlock == me.record >> kBlock;
+        r.reader        = me.read_record | mask | (now ? r.reader & kBytes : 0) |
+                   (now && !same ? kMany
+                    : now        ? r.reader & kMany
+                                 : 0);
     }
 }
 
-// The usual case: whole words in a row that nobody else touched in this launch, and no unordered operation since.
-// Updates the records and says true, or leaves them alone.
-template <int Words> bool undisturbed(const Self& me, uint64_t* writer, uint64_t* reader) {
+// The same access of the whole record was the last one: who came between has been judged when it came.
+bool repeated(const Self& me, const Record& r) {
+    return !me.sync && (me.write ? r.writer == (me.record | kBytes) : r.reader == (me.read_record | kBytes));
+}
+
+void part(Record& line, Record* words) {
+    for (size_t k = 0; k < kLineWords; k++) words[k] = line;
+    line = {kParted, kParted};
+}
+void join(Record& line, const Record* words) {
+    uint64_t differ = 0;
+    for (size_t k = 1; k < kLineWords; k++)
+        differ |= (words[k].writer ^ words[0].writer) | (words[k].reader ^ words[0].reader);
+    if (!differ) line = words[0];
+}
+
+// [a, a+bytes) of one accessor: the records are brought up to date, `say` gets the first conflict.
+template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_t op, Say say) {
+    Records& r        = records();
+    bool said         = false;
+    const Address end = a + bytes;
+    for (Address at = a; at < end;) {
+        const size_t index = (at - r.begin) / kLineBytes;
+        const Address from = r.begin + index * kLineBytes, to = std::min(from + kLineBytes, end);
+        Record& line       = r.lines[index];
+        Record* words      = r.words + index * kLineWords;
+        const bool whole   = at == from && to - from == kLineBytes;
+        if (line.writer != kParted) {
+            if (repeated(me, line)) {
+                at = to;
+                continue;
+            }
+            if (whole) {
+                touch_record(me, line, kBytes, at, op, said, say);
+                at = to;
+                continue;
+            }
+            part(line, words);
+        }
+        for (; at < to; at = std::min((at & ~Address(3)) + 4, to)) {
+            uint64_t mask = kBytes << (at & 3) & kBytes;
+            if (to - (at & ~Address(3)) < 4) mask &= kBytes >> (4 - (to & 3));
+            Record& word = words[(at - from) / 4];
+            if (!repeated(me, word)) touch_record(me, word, mask, at, op, said, say);
+        }
+        if (whole) join(line, words);
+    }
+}
+
+// The usual case: records that nobody else touched in this launch, and no unordered operation since. Brings them up to
+// date and says true, or leaves them alone.
+inline bool undisturbed(const Self& me, Record* r, size_t n) {
     const uint64_t mine = me.record >> kBlock, floor = me.floor;
-    const uint64_t record = (me.write ? me.record : me.read_record) | kBytes;
-    // Touched by us in the same way before: who came between has been judged when it came.
-    uint64_t news = 0;
-    for (int k = 0; k < Words; k++) news |= (me.write ? writer : reader)[k] ^ record;
-    if (!news) return true;
     uint64_t bad = 0;
-    for (int k = 0; k < Words; k++)
-        bad |= uint64_t(writer[k] >> kOperation >= floor) & uint64_t(writer[k] >> kBlock != mine);
+    for (size_t k = 0; k < n; k++)
+        bad |= uint64_t(r[k].writer >> kOperation >= floor) & uint64_t(r[k].writer >> kBlock != mine);
     if (me.write)
-        for (int k = 0; k < Words; k++)
-            bad |= uint64_t(reader[k] >> kOperation >= floor) &
-                   (uint64_t(reader[k] >> kBlock != mine) | (reader[k] >> 7 & 1));
+        for (size_t k = 0; k < n; k++)
+            bad |= uint64_t(r[k].reader >> kOperation >= floor) &
+                   (uint64_t(r[k].reader >> kBlock != mine) | (r[k].reader >> 7 & 1));
     if (bad) return false;
     if (me.write)
-        for (int k = 0; k < Words; k++) writer[k] = record;
+        for (size_t k = 0; k < n; k++) r[k].writer = me.record | kBytes;
     else
-        for (int k = 0; k < Words; k++) {
-            const bool now  = reader[k] >> kOperation == me.number;
-            const bool same = reader[k] >> kBlock == mine;
-            reader[k]       = record | (now && !same ? kMany : now ? reader[k] & kMany : 0);
+        for (size_t k = 0; k < n; k++) {
+            const bool now  = r[k].reader >> kOperation == me.number;
+            const bool same = r[k].reader >> kBlock == mine;
+            r[k].reader     = me.read_record | kBytes | (now && !same ? kMany : now ? r[k].reader & kMany : 0);
         }
+    return true;
+}
+
+uint64_t base_record(const Block& b) { return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock; }
+
+Self self_of(const Block& b, Touch how) {
+    Self me;
+    me.races  = b.launch->races.get();
+    me.number = me.races->number, me.floor = me.races->floor, me.block = b.index & kBlockMask;
+    me.write = writes(how), me.in_kernel = true;
+    me.sync  = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
+    const uint64_t base = base_record(b) | (me.sync ? kSynchronising : 0);
+    me.record           = base | uint64_t(b.actor->fences.load(std::memory_order_relaxed)) << kFence;
+    me.read_record      = base | uint64_t(b.actor->signals.load(std::memory_order_relaxed)) << kFence;
+    return me;
+}
+
+// One lane's words, each touched whole and not to synchronise.
+bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
+    Record& line = r.lines[(a - r.begin) / kLineBytes];
+    if (line.writer != kParted) {
+        if (repeated(me, line)) return true;
+        part(line, r.words + (a - r.begin) / kLineBytes * kLineWords);
+    }
+    Record* word = r.words + (a - r.begin) / 4;
+    for (uint32_t k = 0; k < words; k++)
+        if (!repeated(me, word[k]) && !undisturbed(me, word + k, 1)) return false;
     return true;
 }
 
 }  // namespace
 
 void checker_launch(Launch& l) {
-    l.races        = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
-    uint64_t floor = 0;
-    l.operation    = start_operation(
-           l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where), floor);
-    l.races->floor = floor;
+    l.races         = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
+    l.races->number = start_operation(
+        l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where),
+        l.races->floor);
 }
 
-void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const Reach& reach) {
-    Launch& l         = *w.block->launch;
-    GlobalRaces& g    = *l.races;
-    const size_t slot = w.block->index % g.fences.size();
-    const bool sync   = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
-    if (sync) g.listens[slot].store(1, std::memory_order_relaxed);
-    Self me;
-    me.number = l.operation, me.floor = g.floor, me.block = w.block->index & kBlockMask, me.races = &g;
-    me.write = writes(how), me.sync = sync, me.in_kernel = true;
-    me.record = me.number << kOperation | me.block << kBlock |
-                uint64_t(g.fences[slot].load(std::memory_order_relaxed)) << kFence | (sync ? kSynchronising : 0);
-    me.read_record = (me.record & ~(255ull << kFence)) | uint64_t(g.signals[slot].load(std::memory_order_relaxed))
-                                                             << kFence;
-    if (sync && me.write) g.signals[slot].fetch_add(1, std::memory_order_relaxed);
-    Records& r = records();
+// The record of a plain access of this block.
+static uint64_t own_record(const Block& b, bool write) {
+    const auto& count = write ? b.actor->fences : b.actor->signals;
+    return base_record(b) | uint64_t(count.load(std::memory_order_relaxed)) << kFence | kBytes;
+}
 
-    if (reach.shape == Reach::Contiguous && !sync) {
-        uint64_t* writer = r.writers + r.word(reach.addr[0]);
-        uint64_t* reader = r.readers + r.word(reach.addr[0]);
-        if (size == 4 ? undisturbed<32>(me, writer, reader)
-            : size == 8 ? undisturbed<64>(me, writer, reader)
-                        : size == 16 && undisturbed<128>(me, writer, reader))
-            return;
+bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
+    const size_t bytes = size_t(size) * kLanes;
+    static Records& r  = records();
+    const Block& b     = *w.block;
+    Record* line       = r.lines + (first - r.begin) / kLineBytes;
+    if (first % kLineBytes == 0 && bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
+        const uint64_t mine = own_record(b, write);
+        uint64_t news       = 0;
+        for (size_t k = 0; k < bytes / kLineBytes; k++) news |= (write ? line[k].writer : line[k].reader) ^ mine;
+        if (!news) return true;
     }
-    auto piece = [&](int lane, Address a, size_t bytes) {
-        touch(me, a, bytes, l.config.op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
+    uint8_t* shadow = r.memory.shadow(first);
+    if (!write && !all_ones(shadow, bytes)) return false;
+    const Self me = self_of(b, write ? Touch::Store : Touch::Load);
+    for (Address at = first; at < first + bytes; line++) {
+        const Address from = (at - r.begin) / kLineBytes * kLineBytes + r.begin;
+        const Address to   = std::min(from + kLineBytes, first + bytes);
+        const bool whole   = to - at == kLineBytes;
+        if (line->writer == kParted || !whole) {
+            Record* words = r.words + (from - r.begin) / 4;
+            if (line->writer != kParted && repeated(me, *line)) {
+                at = to;
+                continue;
+            }
+            if (line->writer != kParted) part(*line, words);
+            if (at & 3 || to & 3) return false;
+            if (!undisturbed(me, words + (at - from) / 4, (to - at) / 4)) return false;
+            if (whole) join(*line, words);
+        } else if (!repeated(me, *line) && !undisturbed(me, line, 1)) return false;
+        at = to;
+    }
+    if (write) std::memset(shadow, 1, bytes);
+    return true;
+}
+
+template <int Words> static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
+    uint64_t news = 0;
+    auto lane     = [&](int l) {
+        const size_t word  = (reach.addr[l] - r.begin) / 4;
+        const Record* line = r.lines + word / kLineWords;
+        const bool parted  = line->writer == kParted;
+        const Record* own  = parted ? r.words + word : line;
+        for (int k = 0; k < Words; k++) news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
+    };
+    if (reach.mask == kAll)
+        for (int l = 0; l < kLanes; l++) lane(l);
+    else each_lane(reach.mask, lane);
+    return !news;
+}
+
+bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach) {
+    if (reach.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
+    const bool write    = touch == Touch::Store;
+    const uint64_t mine = own_record(*w.block, write);
+    switch (size) {
+        case 4: return known_lanes<1>(records(), mine, reach, write);
+        case 8: return known_lanes<2>(records(), mine, reach, write);
+        case 16: return known_lanes<4>(records(), mine, reach, write);
+        default: return false;
+    }
+}
+
+void start_global_races(Block& b) { b.actor = &b.launch->races->of(b.index); }
+
+void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const Reach& reach) {
+    const Self me = self_of(*w.block, how);
+    if (me.sync) w.block->actor->listens.store(1, std::memory_order_relaxed);
+    if (me.sync && me.write) w.block->actor->signals.fetch_add(1, std::memory_order_relaxed);
+    const uint32_t op = w.block->launch->config.op;
+    auto piece        = [&](int lane, Address a, size_t bytes) {
+        touch(me, a, bytes, op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
             if (reach.shape == Reach::Contiguous) lane = int((at - reach.addr[0]) / size);
             Suspect s{finding_at(w, i, v == Verdict::Streams ? Kind::StreamRace : Kind::GlobalRace, lane,
                                  sentence(v, me, other, other_wrote, at)), nullptr, size, {}};
@@ -242,7 +365,11 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
     if (reach.shape == Reach::Uniform)
         return piece(__builtin_ctz(reach.mask), reach.addr[__builtin_ctz(reach.mask)], size);
-    each_lane(reach.mask, [&](int lane) { piece(lane, reach.addr[lane], size); });
+    const uint32_t words = me.sync ? 0 : size / 4;
+    Records& r           = records();
+    each_lane(reach.mask, [&](int lane) {
+        if (!words || !watch_words(me, r, reach.addr[lane], words)) piece(lane, reach.addr[lane], size);
+    });
 }
 
 void shared_fence(Warp& w);
@@ -251,11 +378,10 @@ void checker_fence(Warp& w, bool device_wide) {
     if (!w.block->launch->check_all) return;
     shared_fence(w);
     if (!device_wide) return;
-    GlobalRaces& g    = *w.block->launch->races;
-    const size_t slot = w.block->index % g.fences.size();
-    g.fences[slot].fetch_add(1, std::memory_order_relaxed);
-    g.signals[slot].fetch_add(1, std::memory_order_relaxed);
-    g.listens[slot].store(1, std::memory_order_relaxed);
+    GlobalActor& actor = *w.block->actor;
+    actor.fences.fetch_add(1, std::memory_order_relaxed);
+    actor.signals.fetch_add(1, std::memory_order_relaxed);
+    actor.listens.store(1, std::memory_order_relaxed);
 }
 
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op) {
@@ -280,8 +406,12 @@ void note_api_access(Address a, size_t bytes, bool write, const char* what, uint
 void forget_races(Address a, size_t bytes) {
     if (options().check != Check::All) return;
     Records& r = records();
-    madvise(r.writers + r.word(a), bytes / 4 * 8, MADV_DONTNEED);
-    madvise(r.readers + r.word(a), bytes / 4 * 8, MADV_DONTNEED);
+    madvise(r.words + (a - r.begin) / 4, bytes / 4 * sizeof(Record), MADV_DONTNEED);
+    // Of the lines only whole pages; the address is not used again, so what is left does no harm.
+    constexpr uintptr_t page = 4096;
+    const auto from = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
+    const auto to   = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;
+    if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 
 void Memory::set_order(OrderedBefore ordered) {

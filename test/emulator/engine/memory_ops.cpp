@@ -16,95 +16,102 @@ template <Window S> inline void reach(Warp& w, const Instr* i, uint32_t size, To
     else reach_any(w, i, size, touch, r);
 }
 
-template <Window S> inline std::byte* straight(Warp& w, const Instr* i, uint32_t size) {
-    if constexpr (S == Window::Global) return straight_global(w, i, size);
-    else if constexpr (S == Window::Shared) return straight_shared(w, i, size);
+template <Window S> inline std::byte* straight(Warp& w, const Instr* i, uint32_t size, bool write) {
+    if constexpr (S == Window::Global) return straight_global(w, i, size, write);
+    else if constexpr (S == Window::Shared) return straight_shared(w, i, size, write);
     else return nullptr;
 }
 
 constexpr int kPoll = 1;  // Instr::c.pool: a volatile, acquiring or relaxed access; the warp may be waiting
 
-// M in memory, R in a register, V of them per lane
-template <class M, class R, int V, Window S> const Instr* load(Warp& w, const Instr* i) {
-    Reach r;
-    constexpr uint32_t size = sizeof(M) * V;
-    const bool polls        = i->c.pool == kPoll;
-    if (polls) w.polls++;
-    if constexpr (V == 1)
-        if (const std::byte* from = straight<S>(w, i, size)) {
-            const M* memory = reinterpret_cast<const M*>(from);
-            R* to           = w.reg<R>(i->d);
-#pragma GCC ivdep
-            for (int l = 0; l < kLanes; l++) to[l] = R(memory[l]);
-            return i + 1;
+// The registers of a vector's parts.
+template <class R, int V> struct Parts {
+    R* of[V];
+    Parts(Warp& w, const Instr* i, Ref only) {
+        of[0] = w.reg<R>(only);
+        if constexpr (V > 1) {
+            const Ref* more = &w.frame->function->more[i->more];
+            for (int k = 0; k < V; k++) of[k] = w.reg<R>(more[k]);
         }
-    reach<S>(w, i, size, polls ? Touch::VolatileLoad : Touch::Load, r);
-    R* d[V];
-    d[0] = w.reg<R>(i->d);
-    if constexpr (V > 1) {
-        const Ref* more = &w.frame->function->more[i->more];
-        for (int k = 0; k < V; k++) d[k] = w.reg<R>(more[k]);
     }
-    const uint32_t mask = r.mask;
-    if (r.shape == Reach::Contiguous) {
-        const M* from = reinterpret_cast<const M*>(r.first);
-        for (int k = 0; k < V; k++) {
-            R* to = d[k];
+};
+
+template <class M, class R, int V> inline void load_row(const M* from, const Parts<R, V>& to) {
+    for (int k = 0; k < V; k++) {
+        R* d = to.of[k];
 #pragma GCC ivdep
-            for (int l = 0; l < kLanes; l++) to[l] = R(from[l * V + k]);
-        }
-    } else if (r.shape == Reach::Uniform) {
+        for (int l = 0; l < kLanes; l++) d[l] = R(from[l * V + k]);
+    }
+}
+template <class M, class R, int V> inline void store_row(M* to, const Parts<R, V>& from) {
+    for (int k = 0; k < V; k++) {
+        const R* v = from.of[k];
+#pragma GCC ivdep
+        for (int l = 0; l < kLanes; l++) to[l * V + k] = M(v[l]);
+    }
+}
+
+template <class M, class R, int V, Window S>
+[[gnu::noinline]] const Instr* load_anywhere(Warp& w, const Instr* i, Touch touch) {
+    Reach r;
+    reach<S>(w, i, sizeof(M) * V, touch, r);
+    const Parts<R, V> d(w, i, i->d);
+    const uint32_t mask = r.mask;
+    if (r.shape == Reach::Contiguous) load_row(reinterpret_cast<const M*>(r.first), d);
+    else if (r.shape == Reach::Uniform) {
         const M* from = reinterpret_cast<const M*>(r.first);
         for (int k = 0; k < V; k++) {
             const R v = R(from[k]);
-            for_lanes(w, d[k], [=](int) { return v; });
+            for_lanes(w, d.of[k], [=](int) { return v; });
         }
     } else if (mask == kAll) {
         for (int k = 0; k < V; k++)
-            for (int l = 0; l < kLanes; l++) d[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
+            for (int l = 0; l < kLanes; l++) d.of[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
     } else {
         each_lane(mask, [&](int l) {
-            for (int k = 0; k < V; k++) d[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
+            for (int k = 0; k < V; k++) d.of[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
         });
     }
     return i + 1;
 }
 
-template <class M, class R, int V, Window S> const Instr* store(Warp& w, const Instr* i) {
-    Reach r;
-    constexpr uint32_t size = sizeof(M) * V;
-    const bool polls        = i->c.pool == kPoll;
-    if (i->imm2) checker_fence(w, true);  // st.release
-    if constexpr (V == 1)
-        if (std::byte* to = straight<S>(w, i, size)) {
-            M* memory     = reinterpret_cast<M*>(to);
-            const R* from = w.reg<R>(i->b);
-#pragma GCC ivdep
-            for (int l = 0; l < kLanes; l++) memory[l] = M(from[l]);
-            return i + 1;
-        }
-    reach<S>(w, i, size, polls ? Touch::VolatileStore : Touch::Store, r);
-    const R* v[V];
-    v[0] = w.reg<R>(i->b);
-    if constexpr (V > 1) {
-        const Ref* more = &w.frame->function->more[i->more];
-        for (int k = 0; k < V; k++) v[k] = w.reg<R>(more[k]);
+// M in memory, R in a register, V of them per lane
+template <class M, class R, int V, Window S> const Instr* load(Warp& w, const Instr* i) {
+    if (i->c.pool == kPoll) {
+        w.polls++;
+        return load_anywhere<M, R, V, S>(w, i, Touch::VolatileLoad);
     }
-    if (r.shape == Reach::Contiguous) {
-        M* to = reinterpret_cast<M*>(r.first);
-        for (int k = 0; k < V; k++) {
-            const R* from = v[k];
-#pragma GCC ivdep
-            for (int l = 0; l < kLanes; l++) to[l * V + k] = M(from[l]);
-        }
-    } else if (r.mask) {  // in lane order: the last one wins, as good as any
+    if (const std::byte* from = straight<S>(w, i, sizeof(M) * V, false)) {
+        load_row(reinterpret_cast<const M*>(from), Parts<R, V>(w, i, i->d));
+        return i + 1;
+    }
+    return load_anywhere<M, R, V, S>(w, i, Touch::Load);
+}
+
+template <class M, class R, int V, Window S>
+[[gnu::noinline]] const Instr* store_anywhere(Warp& w, const Instr* i, Touch touch) {
+    Reach r;
+    reach<S>(w, i, sizeof(M) * V, touch, r);
+    const Parts<R, V> v(w, i, i->b);
+    if (r.shape == Reach::Contiguous) store_row(reinterpret_cast<M*>(r.first), v);
+    else if (r.mask) {  // in lane order: the last one wins, as good as any
         each_lane(r.mask, [&](int l) {
             M* to = reinterpret_cast<M*>(r.shape == Reach::Uniform ? r.first : r.at[l]);
-            for (int k = 0; k < V; k++) to[k] = M(v[k][l]);
+            for (int k = 0; k < V; k++) to[k] = M(v.of[k][l]);
         });
     }
     if (!w.worker->suspects.empty()) [[unlikely]] settle_suspects(*w.worker);
     return i + 1;
+}
+
+template <class M, class R, int V, Window S> const Instr* store(Warp& w, const Instr* i) {
+    if (i->imm2) checker_fence(w, true);  // st.release
+    if (i->c.pool == kPoll) return store_anywhere<M, R, V, S>(w, i, Touch::VolatileStore);
+    if (std::byte* to = straight<S>(w, i, sizeof(M) * V, true)) {
+        store_row(reinterpret_cast<M*>(to), Parts<R, V>(w, i, i->b));
+        return i + 1;
+    }
+    return store_anywhere<M, R, V, S>(w, i, Touch::Store);
 }
 
 // A kernel's parameter: the same for every lane.
@@ -237,6 +244,8 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
     const Builder::Place at = b.address(place, window == Window::Shared);
     if (window == Window::Shared || window == Window::Generic)  // a generic address may be a shared one
         b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(ptx::bytes_of(t))));
+    for (int k = 0; k < v && !stores; k++)
+        b.mark_loaded(parts[size_t(k)], at, k * ptx::bytes_of(t), ptx::bytes_of(t), int(window == Window::Param ? Window::Generic : window));
     const uint16_t site = b.site();
     Instr& x            = b.emit(memory_handler(stores ? Op::Store : Op::Load, t, window, v, reg));
     x.a = at.base, x.imm = at.offset, x.site = site;
@@ -260,10 +269,10 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
 
 std::vector<Row> memory_rows() {
     return {
-        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{CACHE}? .{L1}? .{L2}? .{L2}? .{VEC}? .{ANY}", build_memory},
-        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{L1}? .{L2}? .{ANY}", build_memory},
+        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{CACHE}? .{L1HINT}? .{L2HINT}? .{L2HINT}? .{VEC}? .{ANY}", build_memory},
+        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{L1HINT}? .{L2HINT}? .{ANY}", build_memory},
         {"ldu .{SPACE}? .{VEC}? .{ANY}", build_memory},
-        {"st .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{L1}? .{L2}? .{VEC}? .{ANY}", build_memory},
+        {"st .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{L1HINT}? .{L2HINT}? .{VEC}? .{ANY}", build_memory},
     };
 }
 

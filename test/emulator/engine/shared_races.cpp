@@ -5,6 +5,8 @@
 // before one of b when it is the same thread; in the same warp, when a __syncwarp or barrier lies between; else when a
 // barrier both took part in does. Fences with volatile or atomic flags order too; that is taken on trust as soon as
 // both sides used them.
+#include <algorithm>
+
 #include "checker.h"
 #include "options.h"
 #include "races.h"
@@ -43,10 +45,31 @@ bool ordered(const Block& b, const SharedRaces& s, uint32_t me, uint32_t other, 
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
+// Two lanes that store the same value to the same place with one instruction: all of them say what one would.
+bool stored_together(Warp& w, const Instr* i, int a, int b) {
+    const auto& f  = *w.frame->function;
+    const auto& st = *f.origin[i->index];
+    if (st.mods[0] != "st" || st.ops.size() < 2 || !(w.mask >> b & 1)) return false;
+    auto same = [&](Ref r, int bytes) {
+        const std::byte* lanes = w.reg<std::byte>(r);
+        return std::memcmp(lanes + a * bytes, lanes + b * bytes, size_t(bytes)) == 0;
+    };
+    if (!i->a.none() && !same(i->a, i->flags & kAddress32 ? 4 : 8)) return false;
+    const auto& parts = st.ops[1].parts;
+    for (size_t k = 0; k < std::max<size_t>(1, parts.size()); k++) {
+        const ptx::Operand& o = parts.empty() ? st.ops[1] : parts[k];
+        if (o.kind != ptx::Operand::Reg) continue;
+        if (!same(parts.empty() ? i->b : f.more[i->more + k], ptx::bytes_of(f.source->regs[size_t(o.reg)].type)))
+            return false;
+    }
+    return true;
+}
+
 void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
               bool other_wrote) {
-    Block& b              = *w.block;
-    const Warp& that      = b.warps[other / kLanes];
+    Block& b         = *w.block;
+    const Warp& that = b.warps[other / kLanes];
+    if (write && other_wrote && other / kLanes == w.index && stored_together(w, i, lane, int(other % kLanes))) return;
     char text[256];
     std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
                   (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
@@ -101,7 +124,100 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
     }
 }
 
+// Whether the same access was the last one of its kind and time stood still: who came between has been judged when it
+// came, and the bytes have been written.
+template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
+    return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me);
+}
+
+// The usual cases of an access that is not synchronising, without going through all of ordered(): `count` granules in a
+// row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
+// when there is no conflict, and the records are up to date.
+constexpr int kOneLane = -1;
+template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
+    uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
+    const uint64_t n = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
+    auto lane        = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
+    const uint64_t mine = s.time << kTime | me;
+    const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
+    auto after = [=](uint64_t record, uint64_t k) {  // 1: it may not be ordered before us
+        const uint64_t when = record >> kTime, who = record & kThread;
+        return uint64_t(when >= since) & uint64_t(who != me + lane(k)) &
+               (uint64_t(who / kLanes != warp) | uint64_t(when >= warp_since));
+    };
+    uint64_t bad = 0;
+    for (uint64_t k = 0; k < n; k++) bad |= after(writer[k], k);
+    if (write)
+        for (uint64_t k = 0; k < n; k++)
+            bad |= after(reader[k], k) | (uint64_t(reader[k] >> kTime >= since) & (reader[k] >> 11 & 1));
+    if (bad) return false;
+    if (write)
+        for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
+    else
+        for (uint64_t k = 0; k < n; k++) {
+            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread;
+            const bool synced   = who / kLanes == warp && when < warp_since && !(reader[k] & kMany);
+            const bool fresh    = when < since || who == me + lane(k) || synced;
+            reader[k]           = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
+        }
+    return true;
+}
+
 }  // namespace
+
+template <int PerLane> static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
+    SharedRaces& s         = *b.races;
+    const uint64_t granule = first >> s.shift;
+    if (!b.pending_copies && repeated<PerLane>(s, granule, me, write)) return true;
+    uint8_t* shadow = b.shared_shadow.data() + first;
+    const bool ones = all_ones(shadow, bytes);
+    if (!ones && (!write || b.pending_copies)) return false;
+    if (!quick<PerLane>(s, granule, bytes >> s.shift, me, write)) return false;
+    if (!ones) std::memset(shadow, 1, bytes);
+    return true;
+}
+
+bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
+    Block& b          = *w.block;
+    const auto bytes  = size_t(size) * kLanes;
+    const uint64_t me = w.index * kLanes;
+    switch (__builtin_ctz(size) - b.races->shift) {
+        case 0: return watch<0>(b, first, bytes, me, write);
+        case 1: return watch<1>(b, first, bytes, me, write);
+        case 2: return watch<2>(b, first, bytes, me, write);
+        case 3: return watch<3>(b, first, bytes, me, write);
+        case 4: return watch<4>(b, first, bytes, me, write);
+        default: return false;
+    }
+}
+
+template <int Granules> static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
+    const uint64_t* records = (write ? s.writer : s.reader).data();
+    const int shift         = s.shift;
+    uint64_t news           = 0;
+    auto lane               = [&](int l) {
+#pragma GCC unroll 4
+        for (int k = 0; k < Granules; k++) news |= records[(r.addr[l] >> shift) + uint64_t(k)] ^ (mine + uint64_t(l));
+    };
+    if (r.mask == kAll)
+        for (int l = 0; l < kLanes; l++) lane(l);
+    else each_lane(r.mask, lane);
+    return !news;
+}
+
+bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
+    const Block& b       = *w.block;
+    const SharedRaces& s = *b.races;
+    if (b.pending_copies || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
+    const uint64_t mine = s.time << kTime | w.index * kLanes;
+    const bool write    = touch == Touch::Store;
+    switch (size >> s.shift) {
+        case 1: return known_lanes<1>(s, r, mine, write);
+        case 2: return known_lanes<2>(s, r, mine, write);
+        case 4: return known_lanes<4>(s, r, mine, write);
+        default: return false;
+    }
+}
 
 void start_shared_races(Block& b) {
     auto& spare = spare_of(*b.warps[0].worker);
@@ -129,39 +245,15 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     const bool write = writes(touch);
     const bool sync  = touch == Touch::Atomic || touch == Touch::VolatileLoad || touch == Touch::VolatileStore;
     if (sync) s.listens[w.index] = 1;
-    // The usual case, without a branch per lane: a granule per lane, and nobody else since the last barrier.
-    if (r.shape == Reach::Contiguous && size == 1u << s.shift && !sync) {
-        uint64_t* writer    = s.writer.data() + (r.addr[0] >> s.shift);
-        uint64_t* reader    = s.reader.data() + (r.addr[0] >> s.shift);
-        const uint64_t me   = w.index * kLanes, since = s.all_since, warp_since = s.warp_since[w.index];
-        const uint64_t mine = s.time << kTime | me;
-        uint64_t bad        = 0;
-        for (uint64_t l = 0; l < kLanes; l++)
-            bad |= uint64_t(writer[l] >> kTime >= since) & uint64_t((writer[l] & kThread) != me + l);
-        if (write)
-            for (uint64_t l = 0; l < kLanes; l++)
-                bad |= uint64_t(reader[l] >> kTime >= since) &
-                       (uint64_t((reader[l] & kThread) != me + l) | (reader[l] >> 11 & 1));
-        if (!bad) {
-            if (write)
-                for (uint64_t l = 0; l < kLanes; l++) writer[l] = mine + l;
-            else
-                for (uint64_t l = 0; l < kLanes; l++) {
-                    const uint64_t when = reader[l] >> kTime, last = reader[l] & kThread;
-                    const bool synced   = last / kLanes == w.index && when < warp_since && !(reader[l] & kMany);
-                    const bool fresh    = when < since || last == me + l || synced;
-                    reader[l]        = fresh ? mine + l : (mine + l) | kMany | (reader[l] & kThread) << kOther;
-                }
-            return;
-        }
-    }
-    if (r.shape == Reach::Uniform && !write &&
-        (r.mask & (r.mask - 1))) {  // a broadcast: first and last lane stand for all
-        touch_lane(w, i, s, __builtin_ctz(r.mask), r.addr[__builtin_ctz(r.mask)], size, false, sync);
-        const int last = 31 - __builtin_clz(r.mask);
-        return touch_lane(w, i, s, last, r.addr[last], size, false, sync);
-    }
-    each_lane(r.mask, [&](int l) { touch_lane(w, i, s, l, r.addr[l], size, write, sync); });
+    auto lane = [&](int l) {
+        const uint64_t first = r.addr[l] >> s.shift, last = (r.addr[l] + size - 1) >> s.shift;
+        if (sync || !quick<kOneLane>(s, first, last - first + 1, thread_of(w, l), write))
+            touch_lane(w, i, s, l, r.addr[l], size, write, sync);
+    };
+    if (r.shape == Reach::Uniform && !write) {  // a broadcast: first and last lane stand for all
+        lane(__builtin_ctz(r.mask));
+        if (r.mask & (r.mask - 1)) lane(31 - __builtin_clz(r.mask));
+    } else each_lane(r.mask, lane);
 }
 
 void settle_suspects(Worker& worker) {

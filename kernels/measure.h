@@ -1,0 +1,17 @@
+// measure.h - how long work takes where it runs, and which work a profiler should count
+#pragma once
+#include <functional>
+#include <vector>
+
+#include "device.h"
+
+using Work = std::function<void()>;  // queues ops on a stream
+
+// Seconds from the beginning of each call's first op to the end of its last, after `warm_up` calls that do not count.
+// On a GPU between two events of the stream, with all calls queued before the first is waited for; on the CPU by the
+// clock.
+std::vector<double> seconds_of_each(Stream s, int warm_up, int calls, const Work& work);
+
+// One call of it between cudaProfilerStart and cudaProfilerStop: what ncu and nsys record when asked for that range,
+// and a section of the emulator's counts. On the CPU just the call.
+void counted(Stream s, const Work& work);

@@ -1,0 +1,98 @@
+// golden.h - the models in test/golden (test/make_golden.py), and running models on batches of theirs
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "gpt/generate.h"
+#include "gpt/hf.h"
+#include "test/close.h"
+
+inline std::vector<std::string> golden_names() {
+    return {"gpt2",          "gpt2_odd",
+            "gpt_neo",       "gptj",
+            "gpt_neox",      "gpt_neox_sequential",
+            "gpt_neox_tied", "gpt_neox_sequential_untied"};
+}
+
+inline std::vector<float> floats_of(const SafetensorsReader& f, const std::string& name) {
+    const StoredTensor& t = f.at(name);
+    std::vector<float> v(t.shape.numel());
+    t.read_into(v.data());
+    return v;
+}
+inline std::vector<int32_t> ids_of(const SafetensorsReader& f, const std::string& name) {
+    const StoredTensor& t = f.at(name);
+    std::vector<int32_t> v(t.shape.numel());
+    REQUIRE(t.dtype == "I32");
+    std::memcpy(v.data(), t.data, t.bytes);
+    return v;
+}
+// The gradient of one of our weights in our layout, padding included.
+inline std::vector<float> golden_gradient(const SafetensorsReader& golden, const Config& c, const ParamRow& r) {
+    std::vector<float> theirs, ours(r.shape.numel());
+    for (const std::string& name : foreign(c, r).names) {
+        // transformers 5 calls NeoX's head lm_head in memory, and still embed_out in files
+        const bool renamed = !golden.find("grad." + name) && r.name == "head.weight";
+        const auto piece   = floats_of(golden, "grad." + (renamed ? "lm_head.weight" : name));
+        theirs.insert(theirs.end(), piece.begin(), piece.end());
+    }
+    REQUIRE(int64_t(theirs.size()) == unpadded(c, r).numel());
+    reorder(ours.data(), theirs.data(), c, unpadded(c, r), foreign(c, r).layout, true);
+    return ours;
+}
+
+inline double largest_of(const std::vector<float>& x) {
+    double most = 0;
+    for (float v : x) most = std::max(most, std::fabs(double(v)));
+    return most;
+}
+inline double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    REQUIRE(a.size() == b.size());
+    double most = 0;
+    for (size_t i = 0; i < a.size(); i++) {
+        const double off = std::fabs(double(a[i]) - b[i]);
+        if (!(off <= most)) most = off;  // a NaN too
+    }
+    return most;
+}
+inline std::vector<float> host_values(Tensor t, Stream s) {
+    std::vector<float> v(t.numel());
+    to_host(v.data(), t, s);
+    return v;
+}
+
+// ids (B, T + 1) as the tokens and targets of a batch
+struct HostBatch {
+    std::vector<int32_t> tokens, targets;
+    Batch batch;
+    HostBatch(const int32_t* ids, int64_t B, int64_t T) {
+        for (int64_t b = 0; b < B; b++)
+            for (int64_t t = 0; t < T; t++) {
+                tokens.push_back(ids[b * (T + 1) + t]);
+                targets.push_back(ids[b * (T + 1) + t + 1]);
+            }
+        batch = {{tokens.data(), DType::I32, {B, T}}, {targets.data(), DType::I32, {B, T}}};
+    }
+};
+inline float loss_and_gradients(Model& m, const Batch& batch) {
+    const Batch there = upload(m, batch);
+    zero(m.acts.loss(), m.stream);
+    forward(m, there, 1.f / float(m.shape.rows()), Gradients::set);
+    backward(m, there, Gradients::set);
+    return read_scalar(m.acts.loss(), m.stream);
+}
+// (B, T, vocab), through a cache. `step` tokens go in at a time; 0: all.
+inline std::vector<float> logits_of(Model& m, const std::vector<int32_t>& ids, int64_t B, int64_t T, int64_t step = 0) {
+    std::vector<float> all;
+    const auto append = [&](int64_t, const float* row) { all.insert(all.end(), row, row + m.config.vocab); };
+    for (int64_t b = 0; b < B; b++) {
+        Generator g(m, 1, T);
+        const auto first = ids.begin() + b * (T + 1);
+        for (int64_t t = 0, n = step ? step : T; t < T; t += n)
+            g.feed_all({first + t, first + std::min(T, t + n)}, append);
+    }
+    return all;
+}

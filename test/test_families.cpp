@@ -1,0 +1,203 @@
+// test_families.cpp - the five families in and out of Hugging Face's form: dtypes, shards, layouts, bf16 beside
+// PyTorch's, and the same numbers whichever way a model runs. That fp32 equals PyTorch is in test_model.cpp.
+#include "gpt/checkpoint.h"
+#include "test/golden.h"
+#include "test/scratch.h"
+
+static std::string golden_home(const std::string& name) { return "test/golden/" + name; }
+
+// A golden model's folder again, its weights in another dtype and in shards of at most so many bytes.
+static void rewrite(const std::string& from, const std::string& to, const std::string& dtype, int64_t shard_bytes) {
+    const SafetensorsReader source(from);
+    std::vector<StoredRow> rows;
+    for (const auto& [name, t] : source.tensors()) rows.push_back({name, dtype, t.shape});
+    ModelWriter writer(to, rows, shard_bytes);
+    for (const StoredRow& r : rows) {
+        const auto values = floats_of(source, r.name);
+        const auto bytes  = stored_bytes(values.data(), int64_t(values.size()), dtype, r.name);
+        writer.write(r.name, bytes.data(), int64_t(bytes.size()));
+    }
+    writer.close();
+    write_text(to + "/config.json", read_text(from + "/config.json"));
+}
+
+TEST_CASE("load then save gives back every byte of the weights, in the dtype they had", "[families]") {
+    const Device* dev  = GENERATE(from_range(devices()));
+    const auto name    = GENERATE(from_range(golden_names()));
+    const auto dtype   = GENERATE(as<std::string>{}, "F32", "F16", "BF16");
+    const bool sharded = GENERATE(false, true);
+    const bool masters = GENERATE(false, true);  // a bf16 model keeps what it cannot hold in its fp32 masters
+    CAPTURE(dev, name, dtype, sharded, masters);
+    const Scratch before_folder, after_folder;
+    rewrite(golden_home(name), before_folder.path, dtype, sharded ? 20'000 : 1'000'000);
+    CHECK(exists(before_folder / "model.safetensors.index.json") == sharded);
+
+    const SafetensorsReader before(before_folder.path);
+    const Config c = read_config(before_folder.path);
+    Model m(c, masters ? DType::BF16 : DType::F32, {1, 1, false}, *dev);
+    AdamW adamw(m, {});
+    load_weights(m.params, c, before, m.stream, masters ? &adamw.master : nullptr);
+    CHECK(stored_dtype(before) == dtype);
+    save_model(after_folder.path, adamw.master, c, stored_dtype(before), m.stream);
+
+    const SafetensorsReader after(after_folder.path);
+    CHECK(before.tensors().size() == after.tensors().size());
+    for (const auto& [tensor, t] : before.tensors()) {
+        CAPTURE(tensor);
+        const StoredTensor& u = after.at(tensor, t.shape);
+        REQUIRE(u.dtype == t.dtype);
+        REQUIRE(u.bytes == t.bytes);
+        CHECK(std::memcmp(u.data, t.data, t.bytes) == 0);
+    }
+    CHECK(config_json(read_config(after_folder.path), dtype) == config_json(c, dtype));
+    // Every key that we write and that transformers wrote too has transformers' value.
+    const auto theirs = read_json(before_folder / "config.json"), ours = read_json(after_folder / "config.json");
+    for (const auto& [key, value] : ours.items()) {
+        CAPTURE(key);
+        if (theirs.contains(key) && key != "n_inner" && key != "bos_token_id") CHECK(theirs[key] == value);
+    }
+}
+
+TEST_CASE("bf16 logits and gradients are within twice the error of PyTorch's bf16", "[families]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const auto name   = GENERATE(from_range(golden_names()));
+    CAPTURE(dev, name);
+    const SafetensorsReader golden(golden_home(name) + "/golden.safetensors"), weights(golden_home(name));
+    const auto plain = read_json(golden_home(name) + "/golden.json")["bf16_error"];
+    const auto ids   = ids_of(golden, "ids");
+    const int64_t B = golden.at("ids").shape[0], T = golden.at("ids").shape[1] - 1;
+    const Config c = read_config(golden_home(name));
+    Model m(c, DType::BF16, {B, T, true}, *dev);
+    load_weights(m.params, c, weights, m.stream);
+    loss_and_gradients(m, HostBatch(ids.data(), B, T).batch);
+
+    Model one(c, DType::BF16, {1, T, false}, *dev);
+    load_weights(one.params, c, weights, one.stream);
+    const double off = largest_difference(logits_of(one, ids, B, T), floats_of(golden, "logits"));
+    CAPTURE(off, plain["logits"].get<double>());
+    CHECK(off <= 2 * plain["logits"].get<double>());
+    for (const ParamRow& r : param_rows(m.grads, c)) {
+        double allowed = 0;  // the pieces of q, k and v have one error each
+        for (const std::string& piece : foreign(c, r).names) {
+            const bool renamed = !plain.contains("grad." + piece) && r.name == "head.weight";
+            allowed = std::max(allowed, 2 * plain.at("grad." + (renamed ? "lm_head.weight" : piece)).get<double>());
+        }
+        const double error = largest_difference(host_values(*r.tensor, m.stream), golden_gradient(golden, c, r));
+        CAPTURE(r.name, error, allowed);
+        CHECK(error <= allowed);
+    }
+}
+
+TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[families]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const auto name   = GENERATE(from_range(golden_names()));
+    CAPTURE(dev, name);
+    const SafetensorsReader golden(golden_home(name) + "/golden.safetensors");
+    const auto ids  = ids_of(golden, "ids");
+    const Config c  = read_config(golden_home(name));
+    const int64_t T = c.context;
+    Model m(c, DType::F32, {1, T, false}, *dev);
+    load_weights(m.params, c, SafetensorsReader(golden_home(name)), m.stream);
+
+    // All at once, one by one, and in threes: each row of logits has seen the same keys.
+    const auto whole = logits_of(m, ids, 1, T);
+    for (int64_t step : {1, 3})
+        CHECK(largest_difference(logits_of(m, ids, 1, T, step), whole) <= 1e-5 * largest_of(whole));
+    // What --score sums, without any cache, is the log-softmax of the same logits.
+    const HostBatch host(ids.data(), 1, T);
+    forward(m, upload(m, host.batch), 1.f, Gradients::none);
+    const auto losses = host_values(m.acts.losses, m.stream);
+    for (int64_t t = 0; t < T; t++) {
+        const float* row = whole.data() + t * c.vocab;
+        double total     = 0;
+        for (int64_t v = 0; v < c.vocab; v++) total += std::exp(double(row[v]));
+        CAPTURE(t);
+        CHECK(losses[t] == Approx(std::log(total) - row[host.targets[t]]).epsilon(1e-5));
+    }
+    // Greedy text: a cache that grows, beside all of the text afresh for each token. Neo's window of 5 is passed.
+    const Sampling greedy{0.f, 0, 1.f, 1};
+    std::vector<int32_t> text(ids.begin(), ids.begin() + 3), with;
+    generate(m, text, T - 3, 1, greedy, [&](int64_t, int32_t id) { return with.push_back(id), true; });
+    REQUIRE(int64_t(with.size()) == T - 3);
+    for (const int32_t id : with) {
+        Generator fresh(m, 1, T);
+        const auto& logits = fresh.feed(text.data(), int64_t(text.size()));
+        text.push_back(choose(logits.data(), c.vocab, greedy, 0.f));
+        CAPTURE(text.size());
+        REQUIRE(text.back() == id);
+    }
+}
+
+TEST_CASE("GPT-J's rotary neighbours become halves and neighbours again", "[families]") {
+    Config c                     = read_config(golden_home("gptj"));  // 5 heads of 8, of which 6 rotate
+    c.rope.dim                   = 6;
+    const std::vector<int64_t> q = {0, 2, 4, 1, 3, 5, 6, 7};  // our row 1 is pair 1's first: their row 2
+    for (int64_t head = 0; head < 5; head++)
+        for (int64_t d = 0; d < 8; d++) {
+            const int64_t at = head * 8;
+            CHECK(their_row(c, Layout::split_pairs, at + d) == at + q[d]);            // q
+            CHECK(their_row(c, Layout::split_pairs, 40 + at + d) == 40 + at + q[d]);  // k
+            CHECK(their_row(c, Layout::split_pairs, 80 + at + d) == 80 + at + d);     // v does not rotate
+        }
+    for (const Layout layout :
+         {Layout::as_is, Layout::transposed, Layout::per_head, Layout::split, Layout::split_pairs}) {
+        std::vector<int32_t> numbers(120 * 40), theirs(numbers.size()), again(numbers.size());
+        std::iota(numbers.begin(), numbers.end(), 0);
+        reorder(theirs.data(), numbers.data(), c, {120, 40}, layout, false);
+        reorder(again.data(), theirs.data(), c, {120, 40}, layout, true);
+        CAPTURE(int(layout));
+        CHECK(again == numbers);
+    }
+}
+
+TEST_CASE("which file of a folder was read is said, and pickles are refused with their remedy", "[families]") {
+    const Scratch scratch;
+    rewrite(golden_home("gptj"), scratch.path, "F16", 1'000'000);
+    CHECK(SafetensorsReader(scratch.path).description() == "model.safetensors");
+    write_text(scratch / "pytorch_model.bin", "pickle");
+    write_text(scratch / "training_args.bin", "pickle");
+    CHECK(SafetensorsReader(scratch.path).description() == "model.safetensors, not pytorch_model.bin");
+    fs::remove(scratch / "model.safetensors");
+    CHECK_REFUSED(SafetensorsReader(scratch.path), "pytorch_model.bin", "pickle",
+                  ("save_pretrained('" + scratch.path + "')").c_str());
+    fs::remove(scratch / "pytorch_model.bin");
+    CHECK(weight_files(scratch.path).empty());
+    write_text(scratch / "tf_model.h5", "");
+    CHECK_REFUSED(SafetensorsReader(scratch.path), "tf_model.h5", "model.safetensors", "save_pretrained");
+    fs::remove(scratch / "tf_model.h5");
+    rewrite(golden_home("gptj"), scratch.path, "F16", 20'000);
+    CHECK_REFUSED(SafetensorsReader(scratch / "model-00001-of-00001.safetensors"), "model-00001");
+    CHECK(SafetensorsReader(scratch.path).description().find("model.safetensors.index.json, ") == 0);
+    // Buffers of old versions do not decide which dtype the weights have.
+    SafetensorsWriter old(scratch / "old.safetensors", {{"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "F32", {2}},
+                                                        {"gpt_neox.layers.0.attention.bias", "U8", {4}},
+                                                        {"embed_out.weight", "F16", {2}}});
+    for (const char* name :
+         {"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.bias", "embed_out.weight"})
+        old.write(name, "12345678", std::string(name).back() == 'q' ? 8 : 4);
+    old.close();
+    CHECK(stored_dtype(SafetensorsReader(scratch / "old.safetensors")) == "F16");
+}
+
+TEST_CASE("fp16: every value there and back, rounding to nearest even, nothing too large", "[families]") {
+    for (uint32_t bits = 0; bits < 0x10000; bits++) {
+        fp16 x;
+        x.bits        = uint16_t(bits);
+        const float f = x;
+        if (std::isnan(f))
+            CHECK(std::isnan(float(fp16(f))));
+        else if (fp16(f).bits != x.bits)
+            FAIL_CHECK("fp16 " << bits << " becomes " << fp16(f).bits);
+    }
+    CHECK(float(fp16(1.f + 0x1p-11f)) == 1.f);               // a tie, to even
+    CHECK(float(fp16(1.f + 0x3p-11f)) == 1.f + 0x1p-9f);     // a tie, to even
+    CHECK(float(fp16(1.f + 0x1.2p-11f)) == 1.f + 0x1p-10f);  // above the tie
+    CHECK(float(fp16(0x1p-25f)) == 0.f);                     // a tie with the smallest
+    CHECK(float(fp16(-0x1.8p-25f)) == -0x1p-24f);
+    CHECK(float(fp16(65519.f)) == 65504.f);
+    CHECK(std::isinf(float(fp16(65520.f))));
+    const float large[] = {1.f, -7e4f};
+    CHECK_THROWS_AS(stored_bytes(large, 2, "F16", "h.0.up"), RunError);
+    CHECK(stored_bytes(large, 2, "BF16", "h.0.up").size() == 4);
+    CHECK_REFUSED(stored_bytes(large, 2, "I64", "h.0.up"), "I64", "h.0.up", "F16");
+}
