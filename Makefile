@@ -3,7 +3,8 @@
 # make test           every test this machine can run; make test ARGS='layernorm*' runs some
 # make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
-# make bench          time the ops and whole programs on realistic shapes; ARGS=cuda counts what the GPU half does
+# make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
+#                     ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 # make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
@@ -116,7 +117,8 @@ endif
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
-bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(filter cuda,$(firstword $(ARGS))),emulator)
+bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
+       $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
 	@BUILD=$(BUILD) scripts/bench.sh $(ARGS)
 
 check:

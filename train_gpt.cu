@@ -10,6 +10,7 @@
 #include "gpt/plan.h"
 #include "gpt/step.h"
 #include "gpt/tokenizer.h"
+#include "kernels/measure.h"
 
 // The first Ctrl-C or SIGTERM asks the loop to finish its step, save and stop; the second ends the program at once.
 static volatile std::sig_atomic_t stop_asked = 0;
@@ -320,6 +321,7 @@ static int run(int argc, char** argv) {
 
         // ---- one training step: batch × context × accumulate tokens
         // --------------------------------------------------
+        const ProfilerRange range("step");
         const Stopwatch watch;
         state.position = train.position();
         inputs.arrive();

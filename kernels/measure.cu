@@ -46,6 +46,14 @@ std::vector<double> seconds_of_each(Stream s, int warm_up, int calls, const Work
     return seconds;
 }
 
+#ifdef NVTX_VERSION
+ProfilerRange::ProfilerRange(const char* name) { nvtxRangePushA(name); }
+ProfilerRange::~ProfilerRange() { nvtxRangePop(); }
+#else
+ProfilerRange::ProfilerRange(const char*) {}
+ProfilerRange::~ProfilerRange() {}
+#endif
+
 void counted(Stream s, const Work& work) {
     sync(s);
 #ifdef __CUDACC__

@@ -3,6 +3,7 @@
 #   make bench                       everything (about six minutes on two cores)
 #   make bench ARGS='ops layernorm'  the ops whose name has that
 #   make bench ARGS=train            whole training steps;  decode: generation and start-up
+#   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
 #   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible
 # Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
 set -euo pipefail
@@ -52,4 +53,8 @@ if [ "$what" = all ] || [ "$what" = decode ]; then
         awk -v w="$weights" -v c="$copy" '{printf "gpt2         bf16  decoding   %.1f tokens/s   %.0f%% of copy %.1f GB/s / %.0f MB of weights a token\n", $1, 100 * $1 * w / (c * 1e9), c, w / 1e6}'
     for i in 1 2 3; do "$build/train_gpt" --model model/checkpoints/latest --dtype bf16 --batch 4 --context 64 --steps 1 --train-data tokens.bin --save-every 0 --out "start$i" >/dev/null; field "start$i" start startup_s; done |
         sort -g | sed -n 2p | awk '{printf "gpt2         bf16  start-up from a folder until the first step begins   %.2f s\n", $1}'
+fi
+if [ "$what" = emulator ] || { [ "$what" = all ] && [ -x "$home/build/emulator/bench" ]; }; then
+    echo
+    "$home/build/emulator/bench" "${2:-}"
 fi

@@ -35,6 +35,10 @@ void count_bytes(uint64_t address, uint64_t bytes, bool write, Counters& counter
 // in the L2 is written to memory, as a line of its own.
 void count_section(bool begins);
 
+// What has been counted since the last call happened in `name`: a step of training that the program marks (nvtx.cpp),
+// or "" for what lies between steps.
+void count_step(const std::string& name);
+
 // The table on stderr and the JSON of --profile; registered with at_exit by the core.
 void print_counters();
 

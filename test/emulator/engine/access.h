@@ -70,6 +70,8 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 // Shared bytes that a cp.async is going to write: nobody may touch them before its wait.
 void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
+// matrix_ops.cpp: carries out all cp.async of the active lanes.
+void finish_copies(Warp& w);
 void forget_local(Warp& w, uint32_t from, uint32_t bytes);   // a call's fresh frame
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 // counters.cpp, called for --profile.

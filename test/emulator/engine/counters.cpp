@@ -58,10 +58,16 @@ L2& l2() {
     return *cache;
 }
 
+using Table = std::map<std::string, Counters>;   // by kernel
+struct Step {
+    std::string name;
+    Table kernels;
+};
 struct Report {
     std::vector<std::string> order;
-    std::map<std::string, Counters> kernels, section;
-    std::vector<std::map<std::string, Counters>> sections;
+    Table kernels, section, step;
+    std::vector<Table> sections;
+    std::vector<Step> steps;
 };
 Report& totals() {
     static auto* r = new Report;
@@ -117,12 +123,15 @@ double flops_of(const ptx::Instruction& i, Class c) {
     return each * (i.mods.back().ends_with("x2") ? 2 : 1);
 }
 
+std::string quoted(const std::string& s) {
+    std::string q = "\"";
+    for (char ch : s)
+        if (ch == '"' || ch == '\\') q += std::string("\\") + ch;
+        else q += uint8_t(ch) < ' ' ? ' ' : ch;
+    return q + "\"";
+}
+
 void json_of(std::ostream& out, const std::string& name, const Counters& c) {
-    auto quoted = [](const std::string& s) {
-        std::string q = "\"";
-        for (char ch : s) q += ch == '"' || ch == '\\' ? std::string("\\") + ch : std::string(1, ch);
-        return q + "\"";
-    };
     const DeviceSpec& d = device_spec();
     out << "{\"kernel\":" << quoted(name) << ",\"launches\":" << c.launches << ",\"blocks\":" << c.blocks
         << ",\"threads\":" << c.threads << ",\"warp_instructions\":" << c.warp_instructions
@@ -221,6 +230,7 @@ void count(const std::string& kernel, const Counters& counters) {
     if (hooked && !r.kernels.count(kernel)) r.order.push_back(kernel);
     r.kernels[kernel].add(counters);
     r.section[kernel].add(counters);
+    r.step[kernel].add(counters);
 }
 
 void count_bytes(uint64_t address, uint64_t bytes, bool write, Counters& c) {
@@ -242,6 +252,14 @@ void count_section(bool begins) {
     const std::lock_guard hold(lock);
     totals().sections.push_back(std::move(totals().section));
     totals().section.clear();
+}
+
+void count_step(const std::string& name) {
+    if (options().profile.empty()) return;
+    const std::lock_guard hold(lock);
+    Report& r = totals();
+    if (!name.empty() || !r.step.empty()) r.steps.push_back({name, std::move(r.step)});
+    r.step.clear();
 }
 
 void count_launch(Launch& l, std::vector<std::unique_ptr<Worker>>& workers, int n, double seconds) {
@@ -271,23 +289,53 @@ void count_launch(Launch& l, std::vector<std::unique_ptr<Worker>>& workers, int 
     count(l.kernel->pretty, c);
 }
 
+static void print_head(const char* what) {
+    std::fprintf(stderr, "\n%-36s %7s %9s %6s %9s %7s %9s %8s %8s %9s %9s\n", what, "calls", "warp ins", "lanes",
+                 "DRAM MB", "sect/rq", "shared rq", "conflict", "GFLOP", "bytes us", "FLOPs us");
+}
+
+static void print_row(const std::string& name, const Counters& c) {
+    const DeviceSpec& d = device_spec();
+    const double bytes  = double(c.dram_read + c.dram_written);
+    auto per            = [](uint64_t a, uint64_t b) { return b ? double(a) / double(b) : 0.0; };
+    std::fprintf(stderr, "%-36.36s %7llu %9.3g %5.0f%% %9.3f %7.2f %9.3g %8.3g %8.3f %9.1f %9.1f\n", name.c_str(),
+                 (unsigned long long)c.launches, double(c.warp_instructions),
+                 100 * per(c.lane_instructions, c.warp_instructions) / kLanes, bytes / 1e6,
+                 per(c.global_sectors, c.global_requests), double(c.shared_requests), double(c.shared_conflicts),
+                 (c.flops + c.tensor_flops) / 1e9, 1e6 * bytes / d.bandwidth,
+                 1e6 * (c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak));
+}
+
+static void json_of(std::ostream& out, const Table& kernels) {
+    out << "[";
+    bool first = true;
+    for (const auto& [name, c] : kernels) {
+        out << (first ? "" : ",");
+        json_of(out, name, c);
+        first = false;
+    }
+    out << "]";
+}
+
 void print_counters() {
+    constexpr size_t kStepsShown = 20;  // at either end
     Report& r           = totals();
     const DeviceSpec& d = device_spec();
-    std::fprintf(stderr, "\n%-36s %7s %9s %6s %9s %7s %9s %8s %8s %9s %9s\n", "kernel", "calls", "warp ins", "lanes",
-                 "DRAM MB", "sect/rq", "shared rq", "conflict", "GFLOP", "bytes us", "FLOPs us");
-    for (const auto& name : r.order) {
-        const Counters& c   = r.kernels[name];
-        const double lanes =
-            c.warp_instructions ? double(c.lane_instructions) / double(c.warp_instructions) / kLanes : 0;
-        const double bytes  = double(c.dram_read + c.dram_written);
-        auto per            = [](uint64_t a, uint64_t b) { return b ? double(a) / double(b) : 0.0; };
-        std::fprintf(stderr, "%-36.36s %7llu %9.3g %5.0f%% %9.3f %7.2f %9.3g %8.3g %8.3f %9.1f %9.1f\n", name.c_str(),
-                     (unsigned long long)c.launches, double(c.warp_instructions), 100 * lanes, bytes / 1e6,
-                     per(c.global_sectors, c.global_requests), double(c.shared_requests),
-                     double(c.shared_conflicts), (c.flops + c.tensor_flops) / 1e9,
-                     1e6 * bytes / d.bandwidth, 1e6 * (c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak));
+    if (!r.steps.empty()) {
+        count_step("");
+        print_head("step");
+        for (size_t k = 0; k < r.steps.size(); k++) {
+            if (k == kStepsShown && r.steps.size() > 2 * kStepsShown) {
+                k = r.steps.size() - kStepsShown;
+                std::fprintf(stderr, "...\n");
+            }
+            Counters all;
+            for (const auto& [name, c] : r.steps[k].kernels) all.add(c);
+            print_row(r.steps[k].name.empty() ? "(between steps)" : r.steps[k].name, all);
+        }
     }
+    print_head("kernel");
+    for (const auto& name : r.order) print_row(name, r.kernels[name]);
     std::fprintf(stderr,
                  "bytes us, FLOPs us: bounds for %s (%.0f GB/s, %.0f TFLOP/s fp32, %.0f bf16), not times; DRAM under "
                  "an LRU L2 of %zu MB\n",
@@ -300,14 +348,14 @@ void print_counters() {
     }
     out << "],\n\"sections\":[";
     for (size_t k = 0; k < r.sections.size(); k++) {
-        out << (k ? ",\n[" : "\n[");
-        bool first = true;
-        for (const auto& [name, c] : r.sections[k]) {
-            out << (first ? "" : ",");
-            json_of(out, name, c);
-            first = false;
-        }
-        out << "]";
+        out << (k ? ",\n" : "\n");
+        json_of(out, r.sections[k]);
+    }
+    out << "],\n\"steps\":[";
+    for (size_t k = 0; k < r.steps.size(); k++) {
+        out << (k ? ",\n" : "\n") << "{\"name\":" << quoted(r.steps[k].name) << ",\"kernels\":";
+        json_of(out, r.steps[k].kernels);
+        out << "}";
     }
     out << "]}\n";
     if (!out) std::fprintf(stderr, "emulate: cannot write the profile to %s\n", options().profile.c_str());

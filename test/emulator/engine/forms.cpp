@@ -87,7 +87,7 @@ struct Table {
     std::map<std::string, std::vector<Pattern>, std::less<>> by_opcode;
     Table() {
         for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows,
-                           control_rows, warp_rows, tensor_rows, matrix_rows, video_rows})
+                           control_rows, warp_rows, tensor_rows, matrix_rows, video_rows, mbarrier_rows})
             for (const Row& row : more()) rows.push_back(row);
         for (const Row& row : rows) {
             Pattern p{compile(row.pattern), &row};

@@ -202,6 +202,12 @@ void build_async_wait(Builder& b, const ptx::Instruction& i) {
 
 }  // namespace
 
+void finish_copies(Warp& w) {
+    for (AsyncCopy& copy : w.copies)
+        if (const uint32_t due = copy.mask & w.mask) carry_out(w, copy, due);
+    std::erase_if(w.copies, [](const AsyncCopy& c) { return c.mask == 0; });
+}
+
 std::vector<Row> matrix_rows() {
     return {
         {"{ldmatrix,stmatrix} .sync .aligned .m8n8 .{x1,x2,x4} .trans? .{shared,shared::cta}? .b16",

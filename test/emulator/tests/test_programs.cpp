@@ -3,6 +3,8 @@
 // good/: must print "ok" and be clean under every schedule and check. bad/: each must be found, with the kind, the file
 // and line and, where the source says so, the block and thread; its fixed twin (the same program with an argument) is
 // clean.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -123,6 +125,27 @@ TEST_CASE("known-bad programs are found, their fixed twins are clean, under ever
             CHECK(!has(twin.output, kind + ":"));
         }
     }
+}
+
+TEST_CASE("--profile counts each step that the program marks", "[programs]") {
+    if (!fs::exists(programs / "good/steps")) {
+        WARN("programs/good/steps is not built (no nvcc): skipped");
+        return;
+    }
+    const std::string json = (fs::temp_directory_path() / ("steps." + std::to_string(getpid()) + ".json")).string();
+    const Result result    = run("scripts/emulate --profile " + json + " build/emulator/programs/good/steps");
+    INFO(result.output);
+    CHECK(result.code == 0);
+    std::stringstream text;
+    text << std::ifstream(json).rdbuf();
+    fs::remove(json);
+    INFO(text.str());
+    const auto steps = text.str().substr(text.str().find("\"steps\":"));
+    const std::string kernel = "\"kernels\":[{\"kernel\":\"add(int*, int)\",\"launches\":";
+    CHECK(has(steps, "{\"name\":\"step 1\"," + kernel + "1,"));
+    CHECK(has(steps, "{\"name\":\"step 2\"," + kernel + "2,"));
+    CHECK(has(steps, "{\"name\":\"step 3\"," + kernel + "3,"));
+    CHECK(has(steps, "{\"name\":\"\"," + kernel + "1,"));  // the evaluation at the end
 }
 
 TEST_CASE("scripts/emulate refuses what makes no sense, in words", "[programs]") {
