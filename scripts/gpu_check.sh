@@ -35,7 +35,7 @@ else
     mkdir -p docs/measured
 fi
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # a job that is stopped early would run it too
 : >"$report"
 say() { echo "$*" | tee -a "$report"; }
 failed=0
