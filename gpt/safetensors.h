@@ -112,7 +112,7 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
     else fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
     if (dtype == "F16")
         for (int64_t i = 0; i < n; i++)
-            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]), "tensor \"{}\" holds {}, too large for fp16", name,
+            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]), "tensor \"{}\" holds {}, too large for fp16; fp32 and bf16 hold it", name,
                       x[i]);
     return bytes;
 }
