@@ -6,6 +6,7 @@
 # make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
 #                     ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
+# make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
 # make ptxas          registers, shared memory and spills of every CUDA kernel; fails on a spill
 #
@@ -48,7 +49,7 @@ KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
 TESTS    := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/test_*.cpp) test/main.cpp)
 PROGRAMS := train_gpt infer_gpt tokenize
 
-.PHONY: all quickstart setup libraries test ptxas bench check clean FORCE
+.PHONY: all quickstart setup libraries test ptxas bench check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -109,7 +110,7 @@ test: setup
 ifneq ($(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),)
 include test/emulator/emulator.mk
 test-cuda: emulator-test
-	@$(MAKE) --no-print-directory -j$$(nproc) emulator $(BUILD)/test_gpt $(BUILD)/train_gpt
+	@$(MAKE) --no-print-directory -j$$(nproc) emulator $(addprefix $(BUILD)/,test_gpt train_gpt infer_gpt)
 	GPT_BUILD=$(BUILD) scripts/test_cuda.sh
 endif
 
@@ -122,6 +123,10 @@ bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(NVCC),$(if $(filter c
 
 check:
 	@scripts/check.sh
+
+PYTHON ?= python3
+check-transformers: all
+	@GPT_BUILD=$(BUILD) $(PYTHON) test/check_transformers.py
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-check $(PROGRAMS)

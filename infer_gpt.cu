@@ -144,8 +144,7 @@ static int run(int argc, char** argv) {
     CHECK(o.context > 0, "--context {}: expected 0 or more", o.context);
     Model model(config, dtype, {1, scoring ? o.context : 1, false}, dev);
     const SafetensorsReader weights(o.model);
-    if (weights.description().find(", not ") != std::string::npos)
-        fmt::print(stderr, "weights: {}\n", weights.description());
+    if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
     load_weights(model.params, config, weights, model.stream);
     const auto warn_beyond = [&](int64_t tokens, const char* what) {
         if (tokens > config.context && !config.learned_positions)

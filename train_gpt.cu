@@ -113,6 +113,9 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
                                  o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
                                  rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
     log.say("memory", describe(plan));
+    const int64_t rows = logits_rows(c, {o.batch, o.context}, dtype);
+    log.say("", fmt::format("logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
+                            double(rows * c.padded_vocab() * size_of(dtype)) / (1 << 20), logits_bytes >> 20));
     log.say("", fmt::format("of {} free{} · room for {}", gibibytes(free),
                             dev.where() == Machine::cuda
                                 ? fmt::format(", which already leaves out the CUDA context (allow {} for it)",
@@ -227,7 +230,7 @@ static int run(int argc, char** argv) {
     const BatchShape shape{o.batch, o.context, true, o.recompute};
     const Plan plan    = plan_of(o, config, dtype, dev, o.batch, o.recompute);
     const int64_t free = dev.free_bytes();
-    const auto loader = [&](const std::string& pattern, bool shuffle) {
+    const auto loader  = [&](const std::string& pattern, bool shuffle) {
         return Loader(LoaderSettings{pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle});
     };
     if (o.dry_run) {
@@ -350,18 +353,20 @@ static int run(int argc, char** argv) {
         }
     }
     const std::string print = fingerprint(model);
+    const bool gpu          = dev.where() == Machine::cuda;
+    const int64_t peak =
+        gpu ? free - dev.free_bytes() : peak_bytes();  // on a GPU, all that was allocated is still there
     log.record({{"event", "end"},
                 {"step", state.step},
                 {"tokens", state.tokens},
                 {"fingerprint", print},
-                {"peak_bytes", peak_bytes()}});
+                {"peak_bytes", peak}});
     if (state.step < o.steps)
         log.say("\nstopped",
                 fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, o.out));
     else
-        log.say("\ndone",
-                fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak_bytes()),
-                            o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
+        log.say("\ndone", fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, print, gibibytes(peak),
+                                      o.save_every ? o.out + "/checkpoints/latest" : "not saved (--save-every 0)"));
     return 0;
 }
 

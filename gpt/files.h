@@ -17,6 +17,13 @@
 
 namespace fs = std::filesystem;
 
+// The whole pages among these bytes of a mapped file leave this process's memory until they are touched again.
+inline void forget_pages(const std::byte* data, int64_t bytes) {
+    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), from = (uintptr_t(data) + page - 1) / page * page,
+                    to = (uintptr_t(data) + uintptr_t(bytes)) / page * page;
+    if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+}
+
 // A whole file in memory, read by the operating system as it is touched.
 class MappedFile {
   public:

@@ -69,10 +69,7 @@ class Generator {
   public:
     // tokens: how many the cache holds, prompt included.
     Generator(Model& model, int64_t batch, int64_t tokens)
-        : m_(model),
-          batch_(batch),
-          capacity_(tokens),
-          chunk_(chunk_of(batch, tokens)) {
+        : m_(model), batch_(batch), capacity_(tokens), chunk_(chunk_of(batch, tokens)) {
         const Config& c = m_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);

@@ -183,6 +183,13 @@ void reorder(T* out, const T* in, const Config& c, const Shape& ours, Layout lay
 // ---- weights
 // ------------------------------------------------------------------------------------------------------------------
 
+// Masks and frequencies that old versions of transformers stored beside the weights.
+inline bool is_buffer(const std::string& name) {
+    for (const std::string end : {".attn.bias", ".attention.bias", ".masked_bias", ".rotary_emb.inv_freq"})
+        if (name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0) return true;
+    return false;
+}
+
 // Fills p (fp32 or bf16), and `masters` too when it is given, from a folder or file. Every weight must be there in its
 // shape; a tensor that we have no place for is refused by name, except buffers that hold no weights. Host memory: the
 // largest weight in fp32, twice where the layout differs.
@@ -219,14 +226,8 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
         from_host(*r.tensor, ours, s);
         if (masters) from_host(*master_rows[i].tensor, ours, s);
     }
-    const auto ends_with = [](const std::string& name, const std::string& end) {
-        return name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
-    };
     for (const auto& [name, t] : file.tensors()) {
-        if (used.count(name)) continue;
-        if (ends_with(name, ".attn.bias") || ends_with(name, ".attention.bias") || ends_with(name, ".masked_bias") ||
-            ends_with(name, ".rotary_emb.inv_freq"))
-            continue;  // masks and frequencies that old versions stored
+        if (used.count(name) || is_buffer(name)) continue;
         if (c.tied_head && (name == "lm_head.weight" || name == "embed_out.weight")) {
             const StoredTensor& table = file.at(named(foreign(c, rows[0]).names[0]));
             CHECK(t.bytes == table.bytes && std::memcmp(t.data, table.data, t.bytes) == 0,
@@ -243,8 +244,9 @@ inline void load_weights(Params& p, const Config& c, const SafetensorsReader& fi
 inline std::string stored_dtype(const SafetensorsReader& file) {
     std::set<std::string> kinds;
     for (const auto& [name, t] : file.tensors())
-        if (t.dtype == "F32" || t.dtype == "BF16" || t.dtype == "F16") kinds.insert(t.dtype);
-    return kinds.size() == 1 ? *kinds.begin() : "F32";
+        if (!is_buffer(name)) kinds.insert(t.dtype);
+    const bool one = kinds.size() == 1 && (kinds.count("BF16") || kinds.count("F16"));
+    return one ? *kinds.begin() : "F32";
 }
 
 // config.json and model.safetensors of a model whose weights are p (fp32 or bf16), stored as F32, BF16 or F16.

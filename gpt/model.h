@@ -30,12 +30,12 @@ enum class Recompute : uint8_t {
 
 struct BlockActs {
     Tensor x, ln1, mean1, rstd1, qkv, att, lse, proj, mid, ln2, mean2, rstd2, up, act, down;
-    Tensor dact, dup, dln, datt, dqkv;
+    Tensor dup, dln, datt, dqkv;
 };
 struct Acts {
     std::vector<BlockActs> block;
     Tensor tokens, targets, losses, scores;
-    Tensor loss() const { return scores.rows(0, 1); }        // beside each other, so that one read brings both
+    Tensor loss() const { return scores.rows(0, 1); }  // beside each other, so that one read brings both
     Tensor grad_norm2() const { return scores.rows(1, 1); }
     Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
 };
@@ -43,7 +43,7 @@ struct Acts {
 // Sizes that a run chooses; everything else follows from the Config.
 struct BatchShape {
     int64_t batch = 1, context = 1;
-    bool train = true;  // false: no gradients, no activations kept
+    bool train          = true;  // false: no gradients, no activations kept
     Recompute recompute = Recompute::none;
     int64_t rows() const { return batch * context; }
 };
@@ -87,7 +87,6 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
         {&A::up,    "up",    {N, F},          x, block},
         {&A::act,   "act",   {N, F},          x, gelu},
         {&A::down,  "down",  {N, C},          x, Lives::shared},
-        {&A::dact,  "dact",  {N, F},          x, Lives::backward},
         {&A::dup,   "dup",   {N, F},          x, Lives::backward},
         {&A::dln,   "dln",   {N, C},          x, Lives::backward},
         {&A::datt,  "datt",  {B, T, H, D},    x, Lives::backward},
@@ -231,8 +230,7 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer,
                            Into grads, Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
-    matmul_backward(a.dact, g.down_w, g.down_b, dres, a.act, w.down_w, grads, s);
-    gelu_backward(a.dup, a.dact, a.up, c.gelu, s);
+    matmul_gelu_backward(a.dup, g.down_w, g.down_b, dres, a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
     const auto mlp_branch = [&](Tensor dln) {
         layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, s);
@@ -248,9 +246,8 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
 
 // Attention over a whole batch, as layer l has it.
 inline auto attend_all(const Config& c, int64_t l, Stream s) {
-    return [&c, l, s](BlockActs& a) {
-        attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(l), s);
-    };
+    return
+        [&c, l, s](BlockActs& a) { attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(l), s); };
 }
 
 // A batch of the host in the memory of the device, where it lies until the next one.
@@ -330,8 +327,14 @@ inline float evaluate(Model& m, Loader& data, int64_t batches) {
 }
 
 // FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two
-// products over half the square (causal), forward once and backward twice.
+// products over what a token sees on average (causal: half the context, less in a window), forward once and backward
+// twice.
 inline double train_flops_per_token(const Config& c, int64_t context) {
     const double C = c.width, products = c.layers * (4 * C * C + 2 * C * c.feed_forward) + double(c.vocab) * C;
-    return 6 * products + 6 * c.layers * C * context;
+    double seen = 0;  // keys per query, summed over the layers
+    for (int64_t l = 0; l < c.layers; l++) {
+        const double w = double(std::min(c.window(l), context));
+        seen += w - w * w / (2. * double(context));
+    }
+    return 6 * products + 12 * C * seen;
 }

@@ -7,7 +7,7 @@
 
 struct AdamWSettings {
     float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
-    float clip = 1.f;  // largest gradient norm; 0: no limit
+    float clip               = 1.f;    // largest gradient norm; 0: no limit
     bool stochastic_rounding = false;  // of bf16 weights, by seed
     uint64_t seed            = 0;
 };

@@ -21,7 +21,7 @@ struct Options {
     AdamWSettings adamw{0.9f, -1.f, 1e-8f, -1.f, 1.f};
     std::string dtype = "auto", save_dtype = "auto", activation, device = "auto";
     Recompute recompute = Recompute::none;
-    int threads        = 0;
+    int threads         = 0;
     bool sync = false, graph = false;
     uint64_t seed      = 1337;
     int64_t eval_every = -1, eval_batches = 20, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2,

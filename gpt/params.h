@@ -114,10 +114,11 @@ inline Shape unpadded(const Config& c, const ParamRow& r) {
     return s;
 }
 
-// Whether the gradient of this weight comes from a product before anything else adds to it. (A tied table is the head's
-// weight first.)
+// Whether the gradient of this weight or bias comes from a product before anything else adds to it. (A tied table is the
+// head's weight first.)
 inline bool set_by_product(const ParamRow& r, const Config& c) {
-    return r.shape.dims == 2 && r.name != "wpe.weight" && (r.name != "wte.weight" || c.tied_head);
+    if (r.shape.dims == 1) return r.name.find("ln") == std::string::npos;  // all but the norms'
+    return r.name != "wpe.weight" && (r.name != "wte.weight" || c.tied_head);
 }
 
 // The number published for a model: every weight once, padding left out.

@@ -16,8 +16,8 @@ inline int64_t held_bytes() {
     return resident * sysconf(_SC_PAGESIZE);
 }
 
-// What runs beside the tensors on a GPU: the driver's context and the kernels of our and NVIDIA's libraries. Nobody says
-// how much before it is loaded; this is an allowance.
+// What runs beside the tensors on a GPU: the driver's context and the kernels of our and NVIDIA's libraries. Nobody
+// says how much before it is loaded; this is an allowance.
 constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
 
 // The most that an op of a training step asks Queue::scratch() for: embedding_backward two lists of rows,
@@ -27,8 +27,8 @@ inline int64_t scratch_bytes(const Config& c, const BatchShape& z) {
     return std::max({2 * N * 4, chunks * 2 * c.width * 4, z.batch * c.heads * z.context * 4, int64_t(8192)});
 }
 
-// Bytes. buffers: what products and other ops work in, the batches, and a sample's cache. program: code and libraries in
-// host memory, as they are now; on a GPU they take cuda_context_bytes, which are not in the total.
+// Bytes. buffers: what products and other ops work in, the batches, and a sample's cache. program: code and libraries
+// in host memory, as they are now; on a GPU they take cuda_context_bytes, which are not in the total.
 struct Plan {
     int64_t weights, gradients, optimizer, activations, buffers, program;
     int64_t total() const { return weights + gradients + optimizer + activations + buffers + program; }
@@ -44,8 +44,12 @@ inline Plan plan_of(const Config& c, const BatchShape& z, DType x, int64_t micro
     int64_t buffers = Feed::device_bytes(StepInputs::bytes(z, micro_steps), device.where()) +
                       matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, z) : 0);
     if (sample_tokens) buffers += Generator::bytes(c, x, 1, std::min(sample_tokens, c.context));
-    return {weights.bytes(), fp32.bytes(), (x == DType::F32 ? 2 : 3) * fp32.bytes(), plan_activations(acts, c, z, x),
-            buffers,         gpu ? 0 : held_bytes()};
+    return {weights.bytes(),
+            fp32.bytes(),
+            (x == DType::F32 ? 2 : 3) * fp32.bytes(),
+            plan_activations(acts, c, z, x),
+            buffers,
+            gpu ? 0 : held_bytes()};
 }
 
 // The largest batch whose bytes(batch) are at most `limit`; 0 when not even 1 is. bytes() grows with the batch.

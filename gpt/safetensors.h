@@ -72,19 +72,25 @@ struct StoredTensor {
     static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
 
   private:
+    // Slab by slab, whose pages then leave memory: reading a model takes little more than the model.
     template <class S, class T> void convert(T* out) const {
-        const std::byte* in = data;
-        cpu::parallel_ranges(shape.numel(), 1 << 16, [=](int64_t begin, int64_t end) {
-            if constexpr (std::is_same_v<S, T>) {
-                std::memcpy(out + begin, in + begin * sizeof(S), (end - begin) * sizeof(S));
-            } else {
-                for (int64_t i = begin; i < end; i++) {
-                    S x;
-                    std::memcpy(&x, in + i * sizeof(S), sizeof(S));
-                    out[i] = T(float(x));
+        constexpr int64_t slab = 1 << 22;
+        const std::byte*  in   = data;
+        for (int64_t first = 0, n = shape.numel(); first < n; first += slab) {
+            const int64_t count = std::min(slab, n - first);
+            cpu::parallel_ranges(count, 1 << 16, [=](int64_t begin, int64_t end) {
+                if constexpr (std::is_same_v<S, T>) {
+                    std::memcpy(out + first + begin, in + (first + begin) * sizeof(S), (end - begin) * sizeof(S));
+                } else {
+                    for (int64_t i = first + begin; i < first + end; i++) {
+                        S x;
+                        std::memcpy(&x, in + i * sizeof(S), sizeof(S));
+                        out[i] = T(float(x));
+                    }
                 }
-            }
-        });
+            });
+            forget_pages(in + first * int64_t(sizeof(S)), count * int64_t(sizeof(S)));
+        }
     }
 };
 
@@ -106,7 +112,7 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
     else fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
     if (dtype == "F16")
         for (int64_t i = 0; i < n; i++)
-            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]), "tensor \"{}\" holds {}, too large for fp16", name,
+            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]), "tensor \"{}\" holds {}, too large for fp16; fp32 and bf16 hold it", name,
                       x[i]);
     return bytes;
 }
@@ -140,15 +146,23 @@ class SafetensorsReader {
     }
 
     const std::string&                         path() const { return path_; }
-    // What was read, in words, and which other weights of the folder were not.
+    // Other weights in the folder that were not read.
+    std::vector<std::string> unread() const {
+        std::vector<std::string> names;
+        if (std::filesystem::is_directory(path_)) names = weight_files(path_);
+        for (const auto& f : files_) {
+            const std::string own = std::filesystem::path(f->path()).filename().string();
+            names.erase(std::remove(names.begin(), names.end(), own), names.end());
+        }
+        return names;
+    }
+    // What was read and what was not, in words.
     std::string description() const {
-        std::set<std::string> own;
-        for (const auto& f : files_) own.insert(std::filesystem::path(f->path()).filename().string());
-        std::string text = own.size() == 1 ? *own.begin() : fmt::format("model.safetensors.index.json, {} shards", own.size());
-        std::string rest;
-        for (const std::string& name : std::filesystem::is_directory(path_) ? weight_files(path_) : std::vector<std::string>())
-            if (!own.count(name)) rest += (rest.empty() ? "" : ", ") + name;
-        return rest.empty() ? text : text + ", not " + rest;
+        std::string text = files_.size() > 1
+                               ? fmt::format("model.safetensors.index.json, {} shards", files_.size())
+                               : std::filesystem::path(files_[0]->path()).filename().string();
+        for (const std::string& name : unread()) text += (text.find(", not ") == text.npos ? ", not " : ", ") + name;
+        return text;
     }
     const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
 

@@ -60,7 +60,8 @@ template <class Count>
 static void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, uint32_t step) {
     for (int64_t j = 0; j < count; j += 4) {
         const Philox bits = rounding_bits(key, step, (i + j) / 4);
-        for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++) w[i + k] = round_at_random(x[k], bits.word[k - j]);
+        for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++)
+            w[i + k] = round_at_random(x[k], bits.word[k - j]);
     }
 }
 
@@ -140,8 +141,10 @@ static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tens
                    grad.data<float>(), grad_norm2.data<float>(), static_cast<const AdamWUpdate*>(update.ptr), n, r,
                    AdamWShares(r));
         };
-        if (r.rounding && std::is_same_v<T, bf16>) run(adamw_kernel<width, std::is_same_v<T, bf16>, T>);
-        else run(adamw_kernel<width, false, T>);
+        if (r.rounding && std::is_same_v<T, bf16>)
+            run(adamw_kernel<width, std::is_same_v<T, bf16>, T>);
+        else
+            run(adamw_kernel<width, false, T>);
     });
 }
 

@@ -55,7 +55,11 @@ template <class X, int L>
 __global__ void __launch_bounds__(decode_threads)
 attention_decode_kernel(float* parts, Inputs<X> x, Heads<X> k_cache, Heads<X> v_cache, Problem p, int count) {
     constexpr int groups = decode_threads / L, together = 4;  // keys that a group has under way
-    __shared__ float sums[groups][8 * L], tops[groups], ls[groups];
+    // A lane's 8 sums are two pieces of 16 bytes, all first ones before all second ones, these half of the banks away:
+    // neither writing pieces nor reading neighbours meets a bank twice.
+    constexpr int second = 4 * L + (L >= 8 ? 16 : 0);
+    __shared__ __align__(16) float sums[groups][second + 4 * L];
+    __shared__ float tops[groups], ls[groups];
     const int part = blockIdx.x % count, t = blockIdx.x / count % p.T, i = blockIdx.x / count / p.T;
     const int b = i / p.H, h = i % p.H;
     const int lane = threadIdx.x % L, group = threadIdx.x / L;
@@ -97,7 +101,8 @@ attention_decode_kernel(float* parts, Inputs<X> x, Heads<X> k_cache, Heads<X> v_
         }
     }
 
-    for (int j = 0; j < 8; j++) sums[group][8 * lane + j] = acc[j];
+    for (int j = 0; j < 8; j += 4)
+        *reinterpret_cast<float4*>(&sums[group][j / 4 * second + 4 * lane]) = {acc[j], acc[j + 1], acc[j + 2], acc[j + 3]};
     if (lane == 0) tops[group] = top, ls[group] = l;
     __syncthreads();
     float highest = -FLT_MAX, sum = 0.f;
@@ -106,7 +111,7 @@ attention_decode_kernel(float* parts, Inputs<X> x, Heads<X> k_cache, Heads<X> v_
     float* const result = parts + int64_t(blockIdx.x) * (p.D + 2);
     for (int d = threadIdx.x; d < p.D; d += decode_threads) {
         float total = 0.f;
-        for (int g = 0; g < groups; g++) total += expf(tops[g] - highest) * sums[g][d];
+        for (int g = 0; g < groups; g++) total += expf(tops[g] - highest) * sums[g][d / 4 % 2 * second + d / 8 * 4 + d % 4];
         result[d] = total;
     }
     if (threadIdx.x == 0) result[p.D] = highest, result[p.D + 1] = sum;

@@ -111,7 +111,7 @@ static __global__ void __launch_bounds__(1024)
     cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale,
                          bool keep, const BadId* bad) {
     extern __shared__ uint4 memory[];
-    __shared__ Exps of_warp[32];
+    __shared__ float tops[32], sums[32];
     if (!ready(bad)) return;
     T* const  x      = logits + blockIdx.x * Vp;
     T* const  row    = keep ? reinterpret_cast<T*>(memory) : x;
@@ -134,9 +134,9 @@ static __global__ void __launch_bounds__(1024)
         exps.add(v);
     });
     for (int w = 16; w; w /= 2) exps.add(exps.from_lane(w));
-    if (lane == 0) of_warp[threadIdx.x / 32] = exps;
+    if (lane == 0) tops[threadIdx.x / 32] = exps.top, sums[threadIdx.x / 32] = exps.sum;
     __syncthreads();
-    exps = lane < warps ? of_warp[lane] : Exps();
+    exps = lane < warps ? Exps{tops[lane], sums[lane]} : Exps();
     for (int w = 16; w; w /= 2) exps.add(exps.from_lane(w));
 
     const float top = exps.top, total = exps.sum;

@@ -72,8 +72,9 @@ class Feed;
 class Recording;
 }  // namespace gpu
 
-// Brings bytes to a device while it works on those that came before: fill outgoing(), send() them, and from arrive() on,
-// in the order of the stream, they lie at arrived(). On a GPU the copy has a stream of its own and starts at send().
+// Brings bytes to a device while it works on those that came before: fill outgoing(), send() them, and from arrive()
+// on, in the order of the stream, they lie at arrived(). On a GPU the copy has a stream of its own and starts at
+// send().
 class Feed {
   public:
     Feed(const Device& device, int64_t bytes);

@@ -2,6 +2,7 @@
 //
 //   forward    out (N,OC) = x (N,IC) · wᵀ (IC,OC) + b
 //   backward   dx (N,IC) = dy (N,OC) · w (OC,IC);   dw (OC,IC) += dyᵀ (OC,N) · x (N,IC);   db (OC) += Σ_n dy
+//              through gelu: x = gelu(pre), and dpre = dx ∘ gelu'(pre) is wanted in place of dx
 //
 // A few rows against a large weight is what generation does one token at a time. There the weight is read once and that
 // is the whole cost, so up to `few_rows` rows take a kernel of our own, a dot product per output that streams w at the
@@ -28,9 +29,11 @@ struct Product {
     bool accumulate;        // c += instead of c =
     bool bias;              // + bias (N), in the dtype of the inputs
     int gelu;               // -1 none, else a Gelu
+    bool slope    = false;  // c = (a · b) ∘ gelu'(pre) and not gelu of it
+    bool sums     = false;  // sums (M) = row sums of a as well
     int alignment = 0;      // of all pointers, in bytes, where it matters
     auto key() const {
-        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, alignment);
+        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, sums, alignment);
     }
     bool operator<(const Product& o) const { return key() < o.key(); }
     std::string str() const {
@@ -171,7 +174,7 @@ static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gel
 
 // Column sums in slabs of 64 columns, rows in runs of 64, so that no sum is longer than 64 + N/64 terms.
 template <class T>
-static void add_column_sums(Tensor db, Tensor dy) {
+static void column_sums(Tensor db, Tensor dy, Into into) {
     const int64_t N = dy.shape[0], OC = dy.shape[1];
     float* out             = db.data<float>();
     const T* in            = dy.data<T>();
@@ -188,18 +191,24 @@ static void add_column_sums(Tensor db, Tensor dy) {
                                     run += n == lanes ? load(in + i * OC + c) : load(in + i * OC + c, n);
                                 total += run;
                             }
-                            store(out + c, load(out + c, n) + total, n);
+                            store(out + c, into == Into::add ? load(out + c, n) + total : total, n);
                         }
                     });
 }
 
 template <class T>
-static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into dw_is) {
+static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into into) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     if (dx) multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr);
-    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, dw_is == Into::add, false, -1}, dw.ptr, dy.ptr, x.ptr,
+    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, into == Into::add, false, -1}, dw.ptr, dy.ptr, x.ptr,
              nullptr);
-    if (db) add_column_sums<T>(db, dy);
+    if (db) column_sums<T>(db, dy, into);
+}
+
+// oneDNN's products end in no slope of gelu.
+template <class T>
+static void fused_gelu_slope(Tensor, Tensor, Tensor, Tensor, Gelu, bool* done) {
+    *done = false;
 }
 
 }  // namespace cpu
@@ -252,6 +261,8 @@ struct Products {
 static cudaDataType_t type_of(DType t) { return t == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F; }
 
 static cublasLtEpilogue_t epilogue_of(const Product& p) {
+    if (p.slope) return CUBLASLT_EPILOGUE_DGELU;
+    if (p.sums) return CUBLASLT_EPILOGUE_BGRADB;
     if (p.gelu < 0) return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
 }
@@ -271,6 +282,8 @@ static Plan plan_of(const Product& p, const Products& lt) {
     set(CUBLASLT_MATMUL_DESC_TRANSB, op_b);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.in));
+    if (p.sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
     const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
         LT_RUN(cublasLtMatrixLayoutCreate(m, type_of(t), rows, columns, rows), p);
     };
@@ -296,14 +309,16 @@ static Plan plan_of(const Product& p, const Products& lt) {
     LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
     plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
     plan.algo  = best.algo;
-    CHECK_RUN(plan.found || p.gelu >= 0, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(),
+    CHECK_RUN(plan.found || p.gelu >= 0 || p.sums, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(),
               p.alignment, cublasLtGetStatusName(status));
     return plan;
 }
 
-// False, and nothing done, when cuBLASLt has no algorithm with that gelu.
-static bool multiply(Product p, void* c, const void* a, const void* b, const void* bias, Queue& q) {
-    const uintptr_t all = uintptr_t(c) | uintptr_t(a) | uintptr_t(b);
+// bias: what is added, or where the row sums of a go. False, and nothing done, when cuBLASLt has no algorithm with that
+// gelu or those sums.
+static bool multiply(Product p, void* c, const void* a, const void* b, const void* bias, Queue& q,
+                     const void* pre = nullptr) {
+    const uintptr_t all = uintptr_t(c) | uintptr_t(a) | uintptr_t(b) | uintptr_t(pre);
     p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
     if (!q.products) q.products = std::make_shared<Products>();
     Products& lt     = *q.products;
@@ -313,7 +328,8 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const void* pointer) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
     };
-    if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    if (p.bias || p.sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre);
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
     LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo,
                           lt.workspace, workspace_bytes, q.stream),
@@ -338,14 +354,23 @@ static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gel
                      act.ptr, x.ptr, w.ptr, b.ptr, q);
 }
 
-// db += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side; its
-// other lanes and warps take rows apart and meet at the end, always in the same order. (cuBLASLt's bias-gradient
-// epilogue would save reading dy again, but it overwrites db, which has to add up over micro-steps.)
+// dpre = (dy w) ∘ gelu'(pre) in one product, where forward has gelu in its product too. Rows of `pre` have to be multiples
+// of 16 bytes.
+template <class T>
+static void fused_gelu_slope(Tensor dpre, Tensor dy, Tensor w, Tensor pre, Gelu kind, bool* done, Queue& q) {
+    const int64_t N = dy.shape[0], OC = w.shape[0], IC = w.shape[1];
+    *done = kind == Gelu::tanh && std::is_same_v<T, bf16> && IC % wide<T> == 0 && aligned(dpre.ptr, pre.ptr) &&
+            multiply({N, IC, OC, dy.dtype, dpre.dtype, false, false, false, false, int(kind), true}, dpre.ptr, dy.ptr,
+                     w.ptr, nullptr, q, pre.ptr);
+}
+
+// db = or += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side;
+// its other lanes and warps take rows apart and meet at the end, always in the same order.
 constexpr int sum_threads = 512;
 
 template <int W, int across, class T>
 static __global__ void __launch_bounds__(sum_threads)
-    column_sums_kernel(float* db, const T* dy, int64_t N, int64_t OC) {
+    column_sums_kernel(float* db, const T* dy, int64_t N, int64_t OC, Into into) {
     constexpr int down = 32 / across, warps = sum_threads / 32;
     __shared__ float of_warp[warps][across * W];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -367,27 +392,30 @@ static __global__ void __launch_bounds__(sum_threads)
     if (threadIdx.x >= across * W || mine >= OC) return;
     float total = 0;
     for (int i = 0; i < warps; i++) total += of_warp[i][threadIdx.x];
-    db[mine] += total;
+    db[mine] = into == Into::add ? db[mine] + total : total;
 }
 
 template <class T>
-static void add_column_sums(Tensor db, Tensor dy, Queue& q) {
+static void column_sums(Tensor db, Tensor dy, Into into, Queue& q) {
     const int64_t N = dy.shape[0], OC = dy.shape[1];
     for_width<T>(OC % wide<T> == 0 && aligned(dy.ptr), [&](auto width) {
         constexpr int across = width == 1 ? 32 : 4;
         launch(column_sums_kernel<width, across, T>, {ceil_div(OC, across * width), sum_threads}, q, db.data<float>(),
-               dy.data<T>(), N, OC);
+               dy.data<T>(), N, OC, into);
     });
 }
 
 template <class T>
-static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into dw_is, Queue& q) {
+static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into into, Queue& q) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     if (dx)
         multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr, q);
-    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, dw_is == Into::add, false, -1}, dw.ptr, dy.ptr, x.ptr,
-             nullptr, q);
-    if (db) add_column_sums<T>(db, dy, q);
+    // The bias gradient comes with dw, which reads dy anyway; but cuBLASLt can only set it.
+    Product product{OC, IC, N, dy.dtype, DType::F32, true, false, into == Into::add, false, -1};
+    product.sums = db && into == Into::set;
+    if (multiply(product, dw.ptr, dy.ptr, x.ptr, db.ptr, q) && product.sums) return;
+    if (product.sums) product.sums = false, multiply(product, dw.ptr, dy.ptr, x.ptr, nullptr, q);
+    if (db) column_sums<T>(db, dy, into, q);
 }
 
 }  // namespace gpu
@@ -421,12 +449,23 @@ void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, G
     gelu_forward(act, pre ? pre : act, kind, s);
 }
 
-void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into dw_is, Stream s) {
+void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Stream s) {
     expect_product("matmul_backward", dy, x, w);
     expect(dw, w.shape, DType::F32, w);
     expect_maybe(dx, x.shape, x.dtype, x);
     expect_maybe(db, Shape({w.shape[0]}), DType::F32, w);
-    RUN_ON(s, matmul_backward, dy, x, w, dx, dw, db, dw_is);
+    RUN_ON(s, matmul_backward, dy, x, w, dx, dw, db, into);
+}
+
+void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre, Gelu kind,
+                          Into into, Stream s) {
+    expect_product("matmul_gelu_backward", dy, act, w);
+    expect(dpre, act.shape, act.dtype, act);
+    expect(pre, act.shape, act.dtype, act);
+    bool done = false;
+    RUN_ON(s, fused_gelu_slope, dpre, dy, w, pre, kind, &done);
+    matmul_backward(done ? Tensor{} : dpre, dw, db, dy, act, w, into, s);
+    if (!done) gelu_backward(dpre, dpre, pre, kind, s);
 }
 
 int64_t matmul_workspace([[maybe_unused]] Stream s) {

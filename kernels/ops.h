@@ -42,11 +42,15 @@ void matmul_forward(Tensor out /*=*/,                                           
 // act = gelu(x wᵀ + b); pre, when not null, receives x wᵀ + b for the backward pass.
 void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*= or null*/,                       // (N,OC) x, (N,OC) x
                          Tensor x, Tensor w, Tensor b, Gelu kind, Stream s);               // (N,IC) x, (OC,IC) x, (OC) x or null
-// dx = dy w, dw += dyᵀ x, db += column sums of dy. dx null: not wanted. dw_is: add, or set for dw = dyᵀ x, which spares
-// zeroing dw before and reading it here.
+// dx = dy w; dw and db = or += dyᵀ x and the column sums of dy. dx null: not wanted. To set spares zeroing dw and db before
+// and reading them here.
 enum class Into : uint8_t { set, add };
-void matmul_backward(Tensor dx /*= or null*/, Tensor dw /*= or +=*/, Tensor db /*+= or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
-                     Tensor dy, Tensor x, Tensor w, Into dw_is, Stream s);                 // (N,OC) x, (N,IC) x, (OC,IC) x
+void matmul_backward(Tensor dx /*= or null*/, Tensor dw /*into*/, Tensor db /*into, or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
+                     Tensor dy, Tensor x, Tensor w, Into into, Stream s);                  // (N,OC) x, (N,IC) x, (OC,IC) x
+// The same for act = gelu(pre) as the product's input: dpre = (dy w) ∘ gelu'(pre).
+void matmul_gelu_backward(Tensor dpre /*=*/, Tensor dw /*into*/, Tensor db /*into, or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
+                          Tensor dy, Tensor act, Tensor w, Tensor pre, Gelu kind,          // (N,OC) x, (N,IC) x, (OC,IC) x, (N,IC) x
+                          Into into, Stream s);
 int64_t matmul_workspace(Stream s);  // bytes that products take on this machine beside their operands, from the first on
 
 // ---- rope.cu (Su et al. 2021: arXiv 2104.09864) -------------------------------------------------------------------------

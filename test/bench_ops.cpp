@@ -66,7 +66,7 @@ struct Costs {
         return {e * (rows * IC + IC * OC + rows * OC + kept), 2 * rows * IC * OC};
     }
     Cost matmul_backward(double rows, double IC, double OC) const {
-        return {e * (rows * OC + 2 * rows * IC + OC * IC) + 8 * OC * IC + 8 * OC, 4 * rows * IC * OC};
+        return {e * (rows * OC + 2 * rows * IC + OC * IC) + 4 * OC * IC + 4 * OC, 4 * rows * IC * OC};
     }
     // The causal half of the square: 2 products forward, 5 backward.
     double attention_product() const { return 2 * B * C * T * (T + 1) / 2; }
@@ -83,16 +83,17 @@ struct Costs {
                matmul_forward(N, C, F, N * F) + matmul_forward(N, F, C) + add();
     }
     Cost block_backward(const Config& c) const {
-        return matmul_backward(N, F, C) + gelu_backward() + matmul_backward(N, C, F) + layernorm_backward() * 2 +
+        const Cost pre{e * N * F};
+        return matmul_backward(N, F, C) + pre + matmul_backward(N, C, F) + layernorm_backward() * 2 +
                matmul_backward(N, C, C) + attention_backward() + rope(double(c.rope.dim)) +
                matmul_backward(N, C, 3 * C);
     }
-    // Gradients cleared, forward, backward, their norm, the update.
+    // Forward, backward, the norm of the gradients, the update.
     Cost step(const Config& c, double weights) const {
         const double Vp = double(c.padded_vocab());
-        return Cost{8 * weights} + embedding_forward() + (block_forward(c) + block_backward(c)) * double(c.layers) +
-               layernorm_forward() + matmul_forward(N, C, Vp) + cross_entropy(N, Vp, true) + matmul_backward(N, C, Vp) +
-               layernorm_backward() + embedding_backward() + adamw(weights);
+        return embedding_forward() + (block_forward(c) + block_backward(c)) * double(c.layers) + layernorm_forward() +
+               matmul_forward(N, C, Vp) + cross_entropy(N, Vp, true) + matmul_backward(N, C, Vp) +
+               layernorm_backward() + embedding_backward() + Cost{4 * weights} + adamw(weights);
     }
 };
 
@@ -111,7 +112,15 @@ class Bench {
                    dev.peak_flops(DType::BF16) / 1e9);
     }
 
-    bool wants(const std::string& name) const { return name.find(only_) != std::string::npos; }
+    // Whether the name has one of the texts between the commas of --only.
+    bool wants(const std::string& name) const {
+        for (size_t at = 0; at <= only_.size();) {
+            const size_t comma = std::min(only_.find(',', at), only_.size());
+            if (name.find(only_.substr(at, comma - at)) != std::string::npos) return true;
+            at = comma + 1;
+        }
+        return false;
+    }
 
     void row(const std::string& name, DType t, const Cost& least, const Work& op) {
         if (!wants(name)) return;
@@ -200,8 +209,11 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         const Tensor p = make({P}, x), master = x == f ? p : make({P}, f), m = make({P}, f), v = make({P}, f),
                      g = make({P}, f), norm2 = make({1}, f);
         zero(v, s);
+        const AdamWUpdate update = adamw_update(1e-4f, .9f, .95f, 10);
+        const Tensor numbers     = make({4}, DType::I32);
+        from_host(numbers, &update, s);
         b.row("adamw, 4M weights", x, cost.adamw(P), [&] {
-            adamw(p, master, m, v, g, norm2, {1e-4f, .9f, .95f, 1e-8f, .1f, 1.f, 10}, s);
+            adamw(p, master, m, v, g, norm2, numbers, {.9f, .95f, 1e-8f, .1f, 1.f}, s);
         });
         if (x == f) b.row("squared_norm, 4M", x, {4. * P}, [&] { squared_norm(norm2, g, s); });
     }
@@ -233,7 +245,7 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         b.row(fmt::format("matmul {} forward", q.name), x, cost.matmul_forward(q.N, q.IC, q.OC),
               [&] { matmul_forward(out, in, weight, none, s); });
         b.row(fmt::format("matmul {} backward", q.name), x, cost.matmul_backward(q.N, q.IC, q.OC),
-              [&] { matmul_backward(din, dweight, dbias, out, in, weight, s); });
+              [&] { matmul_backward(din, dweight, dbias, out, in, weight, Into::set, s); });
     }
 }
 
@@ -252,25 +264,26 @@ static void bench_model(Bench& b, const Device& dev, DType x, const std::string&
     std::vector<int32_t> ids(N + 1);
     for (int64_t i = 0; i <= N; i++) ids[i] = int32_t(i * 7919 % c.vocab);
     const Shape rows{o.batch, o.context};
-    const Batch batch{{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}};
+    const Batch batch        = upload(m, {{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}});
+    const AdamWUpdate update = adamw.update(1e-4f, 1);
+    Pool make(dev);
+    const Tensor numbers = make({4}, DType::I32);
+    from_host(numbers, &update, s);
     const auto step = [&] {
-        zero(m.all_grads, s);
-        zero(m.acts.loss, s);
-        forward(m, batch, 1.f / float(N), true);
-        backward(m);
-        squared_norm(m.acts.grad_norm2, m.all_grads, s);
-        adamw.step(m, 1e-4f, 1);
+        zero(m.acts.loss(), s);
+        forward(m, batch, 1.f / float(N), Gradients::set);
+        backward(m, batch, Gradients::set);
+        adamw.step(m, numbers);
     };
     step();
     const Costs cost{double(o.batch), double(o.context),      double(c.width),
                      double(c.heads), double(c.feed_forward), double(size_of(x))};
-    const auto attend = [&](BlockActs& a) {
-        attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(0), s);
-    };
-    b.row(forward_row, x, cost.block_forward(c),
-          [&] { block_forward(m.acts.block[1].x, m.params.block[0], m.acts.block[0], Tensor{}, c, true, s, attend); });
-    b.row(backward_row, x, cost.block_backward(c),
-          [&] { block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], c, 0, s); });
+    b.row(forward_row, x, cost.block_forward(c), [&] {
+        block_forward(m.acts.block[1].x, m.params.block[0], m.acts.block[0], Tensor{}, c, true, s, attend_all(c, 0, s));
+    });
+    b.row(backward_row, x, cost.block_backward(c), [&] {
+        block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], c, 0, Into::set, s);
+    });
     if (dev.where() == Machine::cuda && name == "gpt2")  // on a CPU `make bench` times steps of the whole program
         b.row(step_row, x, cost.step(c, double(m.all_grads.numel())), step);
 }
@@ -305,7 +318,7 @@ int main(int argc, char** argv) try {
     BenchOptions o;
     Flags f("bench_ops", "time every op, or count what it does", backends());
     f.group("what");
-    f.add("--only", o.only, "the ops whose name has this text", "TEXT");
+    f.add("--only", o.only, "the ops whose name has one of these texts", "TEXT,TEXT…");
     f.choose("--device", o.device, {"auto", "cpu", "cuda"}, "where ops run");
     f.add("--batch", o.batch, "sequences");
     f.add("--context", o.context, "tokens in each");

@@ -191,6 +191,12 @@ Loss cross_entropy(const Values& logits, const Values& targets, int64_t V, int64
 struct Moments {
     Values master, m, v;
 };
+struct AdamWStep {
+    float lr, beta1, beta2, eps, weight_decay, clip;
+    int64_t step;
+    AdamWRule rule() const { return {beta1, beta2, eps, weight_decay, clip}; }
+    AdamWUpdate update() const { return adamw_update(lr, beta1, beta2, step); }
+};
 template <class Real>
 Moments adamw(Moments r, const Values& grad, double grad_norm2, const AdamWStep& a) {
     if (!std::isfinite(grad_norm2)) return r;

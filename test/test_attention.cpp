@@ -74,7 +74,7 @@ Forward forward_formula(const Sizes& z, const Values& qkv, const Values& starts,
     return y;
 }
 
-// factors: what p and ds are rounded to before they are multiplied with dout, q and k; tensor cores take bf16 alone.
+// factors: what p and ds are rounded to before they are multiplied with dout, q and k.
 template <class R>
 Values backward_formula(const Sizes& z, const Values& dout, const Values& out, const Values& lse, const Values& qkv,
                         const Values& starts, double scale, DType factors = DType::F32) {
@@ -233,7 +233,13 @@ TEST_CASE("attention_backward", "[attention]") {
     const Buffer out(dev, {z.B, z.T, z.H, z.D}, dtype, stored(y.out, dtype));
     const Buffer lse(dev, {z.B, z.H, z.T}, DType::F32, stored(y.lse, DType::F32));
     attention_backward(dx, dout, out, lse, x, z.documents ? s.tensor() : Tensor{}, scale, z.window, dev->stream());
-    const DType factors = dev->where() == Machine::cuda ? dtype : DType::F32;
+    // Tensor cores multiply bf16, so p and ds are rounded before their products. On ordinary values that costs what
+    // rounding the result costs: over T = 33..512, D = 16..256, rms errors are 0.9 to 1.1 of each other, and the largest
+    // error of a gradient 1.1 to 1.5 of what the fp32 formula has after rounding. So there plain is the fp32 formula, as
+    // anywhere. Where all terms cancel (equal keys: dq = k Σ ds = 0), what is left is the rounding of the terms, and
+    // plain has to round them too.
+    const bool tensor_cores = dev->where() == Machine::cuda && z.D % 8 == 0;
+    const DType factors     = tensor_cores && c.kind != Scores::ordinary ? dtype : DType::F32;
     CHECK_CLOSE(dx, backward_formula<double>(z, dout.values(), out.values(), lse.values(), qkv, starts, scale),
                 backward_formula<float>(z, dout.values(), out.values(), lse.values(), qkv, starts, scale, factors));
 }

@@ -27,6 +27,7 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
     const auto dtype   = GENERATE(as<std::string>{}, "F32", "F16", "BF16");
     const bool sharded = GENERATE(false, true);
     const bool masters = GENERATE(false, true);  // a bf16 model keeps what it cannot hold in its fp32 masters
+    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded)) return;  // only the copies are the machine's
     CAPTURE(dev, name, dtype, sharded, masters);
     const Scratch before_folder, after_folder;
     rewrite(golden_home(name), before_folder.path, dtype, sharded ? 20'000 : 1'000'000);
@@ -54,7 +55,7 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
     const auto theirs = read_json(before_folder / "config.json"), ours = read_json(after_folder / "config.json");
     for (const auto& [key, value] : ours.items()) {
         CAPTURE(key);
-        if (theirs.contains(key) && key != "n_inner" && key != "bos_token_id") CHECK(theirs[key] == value);
+        if (theirs.contains(key) && key != "n_inner") CHECK(theirs[key] == value);
     }
 }
 
@@ -115,10 +116,11 @@ TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[f
         CHECK(losses[t] == Approx(std::log(total) - row[host.targets[t]]).epsilon(1e-5));
     }
     // Greedy text: a cache that grows, beside all of the text afresh for each token. Neo's window of 5 is passed.
+    const int64_t made = dev->where() == Machine::cuda ? 8 : T - 3;  // the emulator takes its time
     const Sampling greedy{0.f, 0, 1.f, 1};
     std::vector<int32_t> text(ids.begin(), ids.begin() + 3), with;
-    generate(m, text, T - 3, 1, greedy, [&](int64_t, int32_t id) { return with.push_back(id), true; });
-    REQUIRE(int64_t(with.size()) == T - 3);
+    generate(m, text, made, 1, greedy, [&](int64_t, int32_t id) { return with.push_back(id), true; });
+    REQUIRE(int64_t(with.size()) == made);
     for (const int32_t id : with) {
         Generator fresh(m, 1, T);
         const auto& logits = fresh.feed(text.data(), int64_t(text.size()));
@@ -168,6 +170,15 @@ TEST_CASE("which file of a folder was read is said, and pickles are refused with
     rewrite(golden_home("gptj"), scratch.path, "F16", 20'000);
     CHECK_REFUSED(SafetensorsReader(scratch / "model-00001-of-00001.safetensors"), "model-00001");
     CHECK(SafetensorsReader(scratch.path).description().find("model.safetensors.index.json, ") == 0);
+    // Buffers of old versions do not decide which dtype the weights have.
+    SafetensorsWriter old(scratch / "old.safetensors", {{"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "F32", {2}},
+                                                        {"gpt_neox.layers.0.attention.bias", "U8", {4}},
+                                                        {"embed_out.weight", "F16", {2}}});
+    for (const char* name :
+         {"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.bias", "embed_out.weight"})
+        old.write(name, "12345678", std::string(name).back() == 'q' ? 8 : 4);
+    old.close();
+    CHECK(stored_dtype(SafetensorsReader(scratch / "old.safetensors")) == "F16");
 }
 
 TEST_CASE("fp16: every value there and back, rounding to nearest even, nothing too large", "[families]") {

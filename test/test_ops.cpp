@@ -311,7 +311,11 @@ TEST_CASE("matmul_backward", "[ops]") {
         reference::matmul_backward<double>(dw.values(), db.values(), dy.values(), x.values(), w.values(), N, IC, OC);
     auto plain =
         reference::matmul_backward<float>(dw.values(), db.values(), dy.values(), x.values(), w.values(), N, IC, OC);
-    matmul_backward(dx, dw, db, dy, x, w, s);
+    Buffer set(dev, {OC, IC}, F32), added(dev, {OC, IC}, F32, Kind::zeros);
+    matmul_backward(none, set, none, dy, x, w, Into::set, s);
+    matmul_backward(none, added, none, dy, x, w, Into::add, s);
+    CHECK(set.values() == added.values());
+    matmul_backward(dx, dw, db, dy, x, w, Into::add, s);
     CHECK_CLOSE(dx, want.dx, plain.dx);
     CHECK_CLOSE(dw, want.dw, plain.dw);
     CHECK_CLOSE(db, want.db, plain.db);
@@ -320,9 +324,45 @@ TEST_CASE("matmul_backward", "[ops]") {
     const Values db_once = db.values();
     want  = reference::matmul_backward<double>(want.dw, want.db, dy.values(), x.values(), w.values(), N, IC, OC);
     plain = reference::matmul_backward<float>(plain.dw, plain.db, dy.values(), x.values(), w.values(), N, IC, OC);
-    matmul_backward(none, dw, none, dy, x, w, s);
+    matmul_backward(none, dw, none, dy, x, w, Into::add, s);
     CHECK_CLOSE(dw, want.dw, plain.dw);
     CHECK(db.values() == db_once);
+}
+
+TEST_CASE("matmul_backward and matmul_gelu_backward set or add to gradients", "[ops]") {
+    const auto dev         = GENERATE(from_range(devices()));
+    const auto dtype       = GENERATE(F32, BF16);
+    const auto kind        = GENERATE(Gelu::tanh, Gelu::erf);
+    const auto into        = GENERATE(Into::set, Into::add);
+    const auto [N, IC, OC] = GENERATE(table<int, int, int>({{1, 1, 1}, {65, 33, 17}, {129, 96, 100}, {70, 64, 48}}));
+    CAPTURE(dev, dtype, int(kind), int(into), N, IC, OC);
+    const Stream s = dev->stream();
+    const Buffer pre(dev, {N, IC}, dtype, Kind::ordinary, 1), w(dev, {OC, IC}, dtype, Kind::ordinary, 2, 0.1);
+    const Buffer dy(dev, {N, OC}, dtype, Kind::ordinary, 3);
+    Buffer act(dev, {N, IC}, dtype);
+    gelu_forward(act, pre, kind, s);
+    const bool add  = into == Into::add;
+    const Kind from = add ? Kind::ordinary : Kind::garbage;
+    for (const bool through_gelu : {false, true}) {
+        CAPTURE(through_gelu);
+        Buffer dx(dev, {N, IC}, dtype), dw(dev, {OC, IC}, F32, from, 4), db(dev, {OC}, F32, from, 5);
+        const Values dw_before = add ? dw.values() : Values(OC * IC, 0.), db_before = add ? db.values() : Values(OC, 0.);
+        const auto want  = reference::matmul_backward<double>(dw_before, db_before, dy.values(), act.values(),
+                                                              w.values(), N, IC, OC);
+        const auto plain = reference::matmul_backward<float>(dw_before, db_before, dy.values(), act.values(),
+                                                             w.values(), N, IC, OC);
+        if (through_gelu)
+            matmul_gelu_backward(dx, dw, db, dy, act, w, pre, kind, into, s);
+        else
+            matmul_backward(dx, dw, db, dy, act, w, into, s);
+        CHECK_CLOSE(dw, want.dw, plain.dw);
+        CHECK_CLOSE(db, want.db, plain.db);
+        if (through_gelu)
+            CHECK_CLOSE(dx, reference::gelu_backward<double>(want.dx, pre.values(), kind),
+                        reference::gelu_backward<float>(stored(plain.dx, dtype), pre.values(), kind));
+        else
+            CHECK_CLOSE(dx, want.dx, plain.dx);
+    }
 }
 
 TEST_CASE("matmul is the same for any number of threads", "[ops]") {
@@ -338,7 +378,7 @@ TEST_CASE("matmul is the same for any number of threads", "[ops]") {
         Buffer y(dev, y_shape, dtype), dx(dev, x_shape, dtype), dw(dev, w_shape, F32, Kind::zeros),
             db(dev, b_shape, F32, Kind::zeros);
         matmul_forward(y, x, w, none, dev->stream());
-        matmul_backward(dx, dw, db, dy, x, w, dev->stream());
+        matmul_backward(dx, dw, db, dy, x, w, Into::add, dev->stream());
         return Bytes{y.bytes(), dx.bytes(), dw.bytes(), db.bytes()};
     };
     CHECK_SAME_FOR_ANY_THREADS(run);
@@ -359,9 +399,10 @@ TEST_CASE("matmul refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(matmul_forward(half_out, x, w, b, s), "matmul_forward", "bf16");
     CHECK_REFUSED(matmul_forward(out, x, w, x, s), "matmul_forward", "b is (4, 8)", "expected (6)");
     CHECK_REFUSED(matmul_gelu_forward(out, turned, x, w, b, Gelu::tanh, s), "matmul_gelu_forward", "pre is (6, 4)");
-    CHECK_REFUSED(matmul_backward(dx, half_dw, none, out, x, w, s), "matmul_backward", "dw is (6, 8) bf16");
-    CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, s), "matmul_backward", "dx is (4, 6)");
-    CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, s), "matmul_backward", "db is (6, 8)");
+    CHECK_REFUSED(matmul_backward(dx, half_dw, none, out, x, w, Into::add, s), "matmul_backward", "dw is (6, 8) bf16");
+    CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, Into::add, s), "matmul_backward", "dx is (4, 6)");
+    CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, Into::add, s), "matmul_backward", "db is (6, 8)");
+    CHECK_REFUSED(matmul_gelu_backward(dx, dw, none, out, x, w, out, Gelu::tanh, Into::set, s), "pre is (4, 6)");
 }
 
 // ---- gelu and add ---------------------------------------------------------------------------------------------------
@@ -551,6 +592,12 @@ TEST_CASE("cross_entropy refuses wrong targets and shapes", "[ops][errors]") {
 
 // ---- adamw ----------------------------------------------------------------------------------------------------------
 
+static Buffer on_device(const Device* dev, const AdamWUpdate& update) {
+    Buffer b(dev, {4}, I32);
+    from_host(b, &update, dev->stream());
+    return b;
+}
+
 TEST_CASE("adamw", "[ops]") {
     const auto dev           = GENERATE(from_range(devices()));
     const auto dtype         = GENERATE(F32, BF16);
@@ -559,7 +606,7 @@ TEST_CASE("adamw", "[ops]") {
     const auto [norm2, clip] = GENERATE(table<float, float>({{4.f, 1.f}, {4.f, 3.f}, {4.f, 0.f}, {0.f, 1.f}}));
     const auto decay         = GENERATE(0.f, 0.1f);
     CAPTURE(dev, dtype, n, count, norm2, clip, decay);
-    const AdamWStep step{1e-2f, 0.9f, 0.95f, 1e-8f, decay, clip, count};
+    const reference::AdamWStep step{1e-2f, 0.9f, 0.95f, 1e-8f, decay, clip, count};
 
     Buffer master(dev, {n}, F32, Kind::ordinary, 1), m(dev, {n}, F32, Kind::ordinary, 2, 0.1),
         v(dev, {n}, F32, Kind::ordinary, 3);
@@ -570,7 +617,7 @@ TEST_CASE("adamw", "[ops]") {
     Buffer w_half(dev, {n}, BF16);
     const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();  // in fp32 the weights are their own master
     const reference::Moments before{master.values(), m.values(), v.values()};
-    adamw(w, master, m, v, grad, norm, step, dev->stream());
+    adamw(w, master, m, v, grad, norm, on_device(dev, step.update()), step.rule(), dev->stream());
     const auto want  = reference::adamw<double>(before, grad.values(), norm2, step);
     const auto plain = reference::adamw<float>(before, grad.values(), norm2, step);
     CHECK_CLOSE(m, want.m, plain.m);
@@ -586,24 +633,128 @@ TEST_CASE("adamw leaves everything alone when the gradient is not finite", "[ops
     Buffer m(dev, {40}, F32, Kind::ordinary, 2), v(dev, {40}, F32, Kind::zeros);
     const Buffer grad(dev, {40}, F32, Kind::garbage), norm(dev, {1}, F32, Values{norm2});
     const Bytes before{w.bytes(), master.bytes(), m.bytes(), v.bytes()};
-    adamw(w, master, m, v, grad, norm, AdamWStep{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.f, 3}, dev->stream());
+    adamw(w, master, m, v, grad, norm, on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 3)),
+          {0.9f, 0.95f, 1e-8f, 0.1f, 1.f}, dev->stream());
     CHECK(before == Bytes{w.bytes(), master.bytes(), m.bytes(), v.bytes()});
+}
+
+// With a rate of 0 the masters stay, so that rounding is all that happens.
+static std::vector<unsigned char> rounded_at_random(const Device* dev, const Values& masters, uint64_t key,
+                                                    int64_t step) {
+    const int64_t n = int64_t(masters.size());
+    Buffer master(dev, {n}, F32, masters), w(dev, {n}, BF16), m(dev, {n}, F32, Kind::zeros),
+        v(dev, {n}, F32, Kind::zeros);
+    const Buffer grad(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32, Values{1});
+    adamw(w, master, m, v, grad, norm, on_device(dev, adamw_update(0.f, 0.9f, 0.95f, step)),
+          {0.9f, 0.95f, 1e-8f, 0.f, 0.f, key}, dev->stream());
+    CHECK(master.values() == masters);
+    return w.bytes();
+}
+
+TEST_CASE("adamw rounds at random to a neighbour, the same one on every machine", "[ops]") {
+    const auto dev = GENERATE(from_range(devices()));
+    const auto n   = GENERATE(1, 3, 4, 63, 10001);
+    CAPTURE(dev, n);
+    Values masters = Buffer(devices()[0], {n}, F32, Kind::ordinary, 1).values();
+    for (size_t i = 0; i < masters.size(); i += 5) masters[i] = stored(masters[i], BF16);
+    const auto bytes = rounded_at_random(dev, masters, 42, 7);
+    CHECK(bytes == rounded_at_random(devices()[0], masters, 42, 7));
+    for (size_t i = 0; i < masters.size(); i++) {
+        bf16 w;
+        std::memcpy(&w, bytes.data() + 2 * i, 2);
+        CAPTURE(i, masters[i], float(w));
+        CHECK(std::fabs(float(w) - masters[i]) < ulp(masters[i], BF16));
+        if (i % 5 == 0) CHECK(double(float(w)) == masters[i]);
+    }
+    if (n < 100) return;
+    CHECK(bytes != rounded_at_random(dev, masters, 42, 8));
+    CHECK(bytes != rounded_at_random(dev, masters, 43, 7));
+}
+
+TEST_CASE("adamw's random rounding has the masters for its mean", "[ops]") {
+    const auto dev     = GENERATE(from_range(devices()));
+    const auto dropped = GENERATE(0.02, 0.25, 0.5, 0.9);  // of the distance between neighbours
+    const auto sign    = GENERATE(1., -1.);
+    const int64_t n    = 40000;
+    const double below = 1.5, gap = ulp(below, BF16);
+    const auto bytes = rounded_at_random(dev, stored(Values(n, sign * (below + dropped * gap)), F32), 9, 3);
+    int64_t up       = 0;
+    for (int64_t i = 0; i < n; i++) {
+        bf16 w;
+        std::memcpy(&w, bytes.data() + 2 * i, 2);
+        up += std::fabs(float(w)) > below;
+    }
+    CAPTURE(dev, dropped, sign, up);
+    const double wanted = n * dropped, deviation = std::sqrt(n * dropped * (1 - dropped));
+    CHECK(std::fabs(double(up) - wanted) < 5 * deviation);
 }
 
 TEST_CASE("adamw refuses wrong shapes and steps", "[ops][errors]") {
     const auto dev = devices()[0];
     const Stream s = dev->stream();
-    const AdamWStep step{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.f, 1};
+    const AdamWRule rule{0.9f, 0.95f, 1e-8f, 0.1f, 1.f};
     Buffer w(dev, {8}, BF16, Kind::ordinary), f(dev, {8}, F32, Kind::zeros), seven(dev, {7}, F32, Kind::zeros);
-    const Buffer norm(dev, {1}, F32, Values{1});
-    CHECK_REFUSED(adamw(w, w, f, f, f, norm, step, s), "adamw", "master is (8) bf16, expected (8) fp32");
-    CHECK_REFUSED(adamw(w, f, seven, f, f, norm, step, s), "adamw", "m is (7)");
-    CHECK_REFUSED(adamw(w, f, f, seven, f, norm, step, s), "adamw", "v is (7)");
-    CHECK_REFUSED(adamw(w, f, f, f, seven, norm, step, s), "adamw", "grad is (7)");
-    CHECK_REFUSED(adamw(w, f, f, f, f, f, step, s), "adamw", "grad_norm2 is (8)");
-    AdamWStep zeroth = step;
-    zeroth.step      = 0;
-    CHECK_REFUSED(adamw(w, f, f, f, f, norm, zeroth, s), "adamw", "step is 0");
+    const Buffer norm(dev, {1}, F32, Values{1}), update = on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 1));
+    CHECK_REFUSED(adamw(w, w, f, f, f, norm, update, rule, s), "adamw", "master is (8) bf16, expected (8) fp32");
+    CHECK_REFUSED(adamw(w, f, seven, f, f, norm, update, rule, s), "adamw", "m is (7)");
+    CHECK_REFUSED(adamw(w, f, f, seven, f, norm, update, rule, s), "adamw", "v is (7)");
+    CHECK_REFUSED(adamw(w, f, f, f, seven, norm, update, rule, s), "adamw", "grad is (7)");
+    CHECK_REFUSED(adamw(w, f, f, f, f, f, update, rule, s), "adamw", "grad_norm2 is (8)");
+    CHECK_REFUSED(adamw(w, f, f, f, f, norm, norm, rule, s), "adamw", "update is (1)");
+    CHECK_REFUSED(adamw_update(1e-2f, 0.9f, 0.95f, 0), "adamw", "step is 0");
+    CHECK_REFUSED(adamw_update(1e-2f, 1.f, 0.95f, 1), "adamw", "beta1 is 1");
+}
+
+// ---- bytes sent ahead, work recorded once
+// -----------------------------------------------------------------------------
+
+TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops]") {
+    const auto dev  = GENERATE(from_range(devices()));
+    const int64_t n = GENERATE(1, 5, 20000);
+    CAPTURE(dev, n);
+    const Stream s = dev->stream();
+    Feed feed(*dev, 4 * n);
+    const Tensor arrived{feed.arrived(), F32, {n}};
+    const auto send = [&](int turn) {
+        float* out = static_cast<float*>(feed.outgoing());
+        for (int64_t i = 0; i < n; i++) out[i] = float(turn * 100000 + i);
+        feed.send();
+    };
+    std::vector<Buffer> seen;
+    for (int turn = 0; turn < 5; turn++) seen.emplace_back(dev, Shape{n}, F32);
+    send(0);
+    for (int turn = 0; turn < 5; turn++) {
+        feed.arrive();
+        copy(seen[turn], arrived, s);
+        send(turn + 1);
+    }
+    for (int turn = 0; turn < 5; turn++) {
+        const Values v = seen[turn].values();
+        CAPTURE(turn);
+        for (int64_t i = 0; i < n; i++) REQUIRE(v[i] == turn * 100000 + i);
+    }
+}
+
+TEST_CASE("work in a graph is done as often as it is run", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const bool record = dev->where() == Machine::cuda && GENERATE(true, false);
+    CAPTURE(dev, record);
+    const Stream s = dev->stream();
+    Buffer total(dev, {1}, F32, Values{0});
+    const Buffer ones(dev, {10000}, F32, Values(10000, 1.0)), many(dev, {3000000}, F32, Kind::zeros);
+    Graph graph(*dev, record);
+    for (int i = 1; i <= 6; i++) {
+        graph.run([&] { sum(total, ones, 1.f, s); });  // in scratch memory
+        if (i == 4) {                                  // which moves here
+            Buffer norm(dev, {1}, F32);
+            squared_norm(norm, many, s);
+        }
+        CHECK(total.values() == Values{10000. * i});
+    }
+}
+
+TEST_CASE("graphs are for GPUs", "[ops][errors]") {
+    CHECK_REFUSED(Graph(*devices()[0], true), "--graph", "--device cuda");
 }
 
 // ---- sums -----------------------------------------------------------------------------------------------------------
@@ -644,7 +795,8 @@ TEST_CASE("elementwise ops and sums are the same for any number of threads", "[o
         Buffer m(dev, {n}, F32, Kind::zeros), v(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32),
             total(dev, {1}, F32, Values{0});
         gelu_forward(y, x, Gelu::tanh, dev->stream());
-        adamw(w, master, m, v, x, norm2, AdamWStep{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.f, 1}, dev->stream());
+        adamw(w, master, m, v, x, norm2, on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 1)),
+              {0.9f, 0.95f, 1e-8f, 0.1f, 1.f, uint64_t(5)}, dev->stream());
         squared_norm(norm, x, dev->stream());
         sum(total, x, 1.f, dev->stream());
         return Bytes{y.bytes(), w.bytes(), master.bytes(), m.bytes(), v.bytes(), norm.bytes(), total.bytes()};

@@ -1,65 +1,13 @@
 // test_programs.cpp - the programs as a user meets them: resume to the bit, stop on signals, and a clear error with
-// exit code 2 for every mistake, with nothing lost or overwritten. The folder of the programs is $GPT_BUILD, default
-// build.
-#include <sys/wait.h>
-
+// exit code 2 for every mistake, with nothing lost or overwritten
 #include <csignal>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "gpt/files.h"
 #include "kernels/device.h"
-#include "test/catch.h"
 #include "test/data.h"
-#include "test/scratch.h"
+#include "test/programs.h"
 
-struct Ran {
-    int code;
-    std::string out, err;
-};
-static std::string build_folder() {
-    const char* folder = std::getenv("GPT_BUILD");
-    return folder ? folder : "build";
-}
-static std::string quoted(const std::string& word) {
-    std::string q = "'";
-    for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
-    return q + "'";
-}
-// Runs `program words…` through the shell; `in` is its standard input.
-static Ran run(const Scratch& scratch, const std::string& program, const std::string& words,
-               const std::string& in = "") {
-    write_text(scratch / "stdin", in);
-    const std::string line = build_folder() + "/" + program + " " + words + " <" + quoted(scratch / "stdin") + " >" +
-                             quoted(scratch / "stdout") + " 2>" + quoted(scratch / "stderr");
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"),
-            read_text(scratch / "stderr")};
-}
-// A shard of a text that repeats with variations.
-static void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1, int64_t vocab = 257) {
-    std::vector<uint16_t> ids(512 + tokens);
-    const int32_t header[3] = {20240520, 1, int32_t(tokens)};
-    std::memcpy(ids.data(), header, sizeof header);
-    for (int64_t i = 0; i < tokens; i++) ids[512 + i] = uint16_t((i * 7 + i / 13 * 5 + (i * i) % 11) % vocab);
-    if (bad_at >= 0) ids[512 + bad_at] = 300;
-    write_text(path, std::string(reinterpret_cast<const char*>(ids.data()), ids.size() * 2));
-}
-static std::vector<nlohmann::json> records(const std::string& run_folder, const std::string& event) {
-    std::vector<nlohmann::json> all;
-    std::ifstream in(run_folder + "/log.jsonl");
-    for (std::string line; std::getline(in, line);) {
-        const auto j = nlohmann::json::parse(line);
-        if (j["event"] == event) all.push_back(j);
-    }
-    return all;
-}
-static std::string losses(const std::string& run_folder) {
-    std::string text;
-    for (const auto& j : records(run_folder, "step"))
-        text += j["step"].dump() + ":" + j["loss"].dump() + "/" + j["norm"].dump() + " ";
-    return text;
-}
 static std::string small_run(const Scratch& s, const std::string& out) {
     return "--model nano --train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / "train.bin") +
            " --out " + quoted(s / out) + " --batch 3 --context 16 --accumulate 2 --eval-batches 2 ";
@@ -278,10 +226,10 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
     // A tokenizer with more ids than the model has.
     write_text(s / "book.txt", "the sea was calm and the wind was calm and the sea was deep");
     REQUIRE(run(s, "tokenize",
-                "--train-bpe 260 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "tokenizer.json"))
+                "--train-bpe 260 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "large.json"))
                 .code == 0);
-    refused(s, "train_gpt", train(j) + "--tokenizer " + quoted(s / "tokenizer.json"), {"tokenizer.json", "67"});
-    refused(s, "infer_gpt", infer(j) + "--tokenizer " + quoted(s / "tokenizer.json"), {"tokenizer.json", "67"});
+    refused(s, "train_gpt", train(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
+    refused(s, "infer_gpt", infer(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
     CHECK(!exists(s / "new"));
     // Several forms of weights: which one it was. One that we cannot read: how to convert it. None: a fresh model.
     write_text(j + "/pytorch_model.bin", "pickle");
@@ -343,6 +291,24 @@ TEST_CASE("--dry-run prints the plan and touches nothing", "[programs]") {
     CHECK(!exists(s / "run"));
 }
 
+TEST_CASE("--dry-run shows what --recompute saves", "[programs]") {
+    const Scratch s;
+    std::vector<double> activations;
+    for (const char* level : {"none", "gelu", "norm", "block"}) {
+        const Ran r =
+            run(s, "train_gpt",
+                std::string("--model gpt2 --dry-run --batch 8 --device cpu --dtype bf16 --recompute ") + level);
+        CAPTURE(level, r.out, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(missing_words(r.out, {"room for --batch"}) == "");
+        activations.push_back(std::stod(r.out.substr(r.out.find("activations ") + 12)));
+    }
+    // 16 widths of bf16 a row and layer, of which gelu gives back 4, norm 2 and block all but 1, for 11 layers of 12.
+    CHECK(activations[0] - activations[1] == Approx(11 * 8192. * 768 * 2 * 4 / (1 << 30)).epsilon(0.02));
+    CHECK(activations[1] - activations[2] == Approx(11 * 8192. * 768 * 2 * 2 / (1 << 30)).epsilon(0.02));
+    CHECK(activations[2] - activations[3] == Approx(11 * 8192. * 768 * 2 * 9 / (1 << 30)).epsilon(0.03));
+}
+
 static int devices_found(const char* kind) {
     try {
         return Device(kind).where() == Machine::cuda;
@@ -366,7 +332,10 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", "gpt2", {"gpt2"});
     refused(s, "train_gpt", nano + data + " --dtype fp16", {"--dtype", "fp16", "bf16"});
     refused(s, "train_gpt", nano + data + " --optimizer muon", {"muon", "not yet"});
-    refused(s, "train_gpt", nano + data + " --recompute block", {"--recompute block", "not yet"});
+    refused(s, "train_gpt", nano + data + " --recompute half", {"--recompute", "half", "block"});
+    refused(s, "train_gpt", nano + data + " --device cpu --graph", {"--graph", "--device cuda"});
+    refused(s, "train_gpt", nano + data + " --sync --graph", {"--graph", "--sync"});
+    refused(s, "train_gpt", nano + data + " --dtype fp32 --stochastic-rounding", {"--stochastic-rounding", "bf16"});
     // Without a GPU, a driver or that half in the binary: which it is, and what works instead.
     if (devices_found("cuda") == 0) {
         const Ran r = run(s, "train_gpt", nano + data + " --device cuda");

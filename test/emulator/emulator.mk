@@ -37,6 +37,14 @@ $(EMU_OUT)/obj/%.o: $(EMU)/%.cpp
 	@mkdir -p $(@D)
 	$(EMU_CXX) $(EMU_FLAGS) -c $< -o $@
 
+# What the toolkit's headers declare: cublas/missing.cpp answers for what we lack.
+$(EMU_OUT)/cublas_names.inc: $(wildcard $(EMU_CUDA_INCLUDE)/cublas_api.h $(EMU_CUDA_INCLUDE)/cublasLt.h)
+	@mkdir -p $(@D)
+	cat $^ | tr '\n' ' ' | grep -o 'CUBLASWINAPI *cublas[A-Za-z0-9_]*' | sed 's/CUBLASWINAPI *\(.*\)/MISSING(\1)/' | \
+	        sort -u > $@
+$(EMU_OUT)/obj/cublas/missing.o: EMU_FLAGS += -I$(EMU_OUT)
+$(EMU_OUT)/obj/cublas/missing.o: $(EMU_OUT)/cublas_names.inc
+
 # The loader wants the versioned names of the real libraries: one node, everything in it.
 $(EMU_OUT)/%.map:
 	@mkdir -p $(@D)

@@ -6,7 +6,7 @@
 namespace emu {
 
 struct DeviceSpec {
-    const char* key;   // h100, a100, rtx4090, tiny: the argument of --gpu
+    const char* key;   // h100, a100, rtx4090, v100, tiny: the argument of --gpu
     const char* name;  // as the driver names it
     int major, minor;  // compute capability
     int sms;

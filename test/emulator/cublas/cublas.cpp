@@ -1,27 +1,9 @@
-// cublas.cpp - libcublas: the handful of calls that trainers and samples use, in column-major order as BLAS has it
-#include <cublas_v2.h>
+// cublas.cpp - libcublas: the handle, matrix products and moving data, in column-major order as BLAS has it
+#include "context.h"
 
-#include <cmath>
-#include <cstdio>
-
-#include "product.h"
-
-struct cublasContext {
-    cudaStream_t stream         = nullptr;
-    cublasMath_t math           = CUBLAS_DEFAULT_MATH;
-    cublasPointerMode_t pointer = CUBLAS_POINTER_MODE_HOST;
-    cublasAtomicsMode_t atomics = CUBLAS_ATOMICS_NOT_ALLOWED;
-};
 
 namespace emu {
 namespace {
-
-Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
-
-cublasStatus_t say(const char* function, cublasStatus_t status, const std::string& why) {
-    std::fprintf(stderr, "emulate: %s: %s: %s\n", function, cublasLtGetStatusName(status), why.c_str());
-    return status;
-}
 
 struct Operand {
     const void* data;
@@ -73,158 +55,10 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
     return status ? say(function, status, why) : submit_product(p, handle->stream);
 }
 
-// A small operation on device vectors: check the ranges, compute on the host's view of them.
-struct Vector {
-    const void* data;
-    int64_t n, stride;
-    size_t element;
-    Access access;
-};
-template <class Body>
-cublasStatus_t simple(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
-    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
-    std::lock_guard guard(runtime_lock());
-    Work work;
-    work.type = cudaGraphNodeTypeKernel;
-    work.what = call_site();
-    work.run  = [function, vectors, body](uint32_t op) {
-        for (const Vector& v : vectors) {
-            const bool dense = std::abs(v.stride) == 1;
-            for (int64_t i = 0; i < (dense ? 1 : v.n); i++) {
-                const Address at   = address_of(v.data) + size_t(i * std::abs(v.stride)) * v.element;
-                const size_t bytes = v.element * size_t(dense ? v.n : 1);
-                if (v.n > 0 && !Memory::get().check(at, bytes, v.access, function, op)) return cudaErrorIllegalAddress;
-                if (v.n > 0 && v.access == Access::Write) Memory::get().mark_written(at, bytes);
-            }
-        }
-        body();
-        return cudaSuccess;
-    };
-    return submit(handle->stream, std::move(work)) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
-}
-template <class T>
-T* on_host(const T* pointer) {
-    return reinterpret_cast<T*>(Memory::get().host(address_of(pointer)));
-}
-template <class T>
-T at(const T* x, int64_t i, int64_t n, int64_t stride) {  // BLAS: a negative stride starts at the far end
-    return on_host(x)[stride >= 0 ? i * stride : (i - n + 1) * stride];
-}
-
-// A result goes to the host at once, or to the device in stream order.
-template <class R, class Body>
-cublasStatus_t reduce(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, R* result, Body body) {
-    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (!result) return CUBLAS_STATUS_INVALID_VALUE;
-    if (handle->pointer == CUBLAS_POINTER_MODE_DEVICE) {
-        vectors.push_back({result, 1, 1, sizeof(R), Access::Write});
-        return simple(function, handle, vectors, [=] { *on_host(result) = body(); });
-    }
-    if (const cublasStatus_t status = simple(function, handle, vectors, [=] { *result = body(); })) return status;
-    std::lock_guard guard(runtime_lock());
-    return wait_stream(handle->stream) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
-}
-
-template <class T>
-cublasStatus_t dot(const char* f, cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* result) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Read}}, result, [=] {
-        double sum = 0;
-        for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(y, i, n, iy));
-        return T(sum);
-    });
-}
-template <class T>
-cublasStatus_t norm(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
-        double sum = 0;
-        for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(x, i, n, ix));
-        return T(std::sqrt(sum));
-    });
-}
-template <class T>
-cublasStatus_t sum_of_magnitudes(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
-        double sum = 0;
-        for (int i = 0; i < n; i++) sum += std::abs(double(at(x, i, n, ix)));
-        return T(sum);
-    });
-}
-template <class T>
-cublasStatus_t index_of_extreme(const char* f, cublasHandle_t h, int n, const T* x, int ix, int* result, bool largest) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
-        int best = 0;
-        for (int i = 1; i < n; i++) {
-            const T a = std::abs(at(x, i, n, ix)), b = std::abs(at(x, best, n, ix));
-            if (largest ? a > b : a < b) best = i;
-        }
-        return n > 0 ? best + 1 : 0;  // BLAS counts from one
-    });
-}
-template <class T>
-cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, const T* x, int ix, T* y, int iy) {
-    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
-    const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
-    const T value     = device ? T(0) : *alpha;
-    return simple(f, h,
-                  {{x, n, ix, sizeof(T), Access::Read},
-                   {y, n, iy, sizeof(T), Access::Read},
-                   {y, n, iy, sizeof(T), Access::Write}},
-                  [=] {
-                      const T a = device ? *on_host(alpha) : value;
-                      for (int i = 0; i < n; i++) {
-                          T& to = on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy];
-                          to    = T(std::fma(a, at(x, i, n, ix), to));
-                      }
-                  });
-}
-template <class T>
-cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
-    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
-    const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
-    const T value     = device ? T(0) : *alpha;
-    return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
-        const T a = device ? *on_host(alpha) : value;
-        for (int i = 0; i < n; i++) on_host(x)[i * std::abs(ix)] *= a;
-    });
-}
-template <class T>
-cublasStatus_t copy_vector(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {
-    return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
-        for (int i = 0; i < n; i++) on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy] = at(x, i, n, ix);
-    });
-}
-template <class T>
-cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a,
-                    int lda, const T* x, int ix, const T* beta, T* y, int iy) {
-    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (lda < m || m < 0 || n < 0) return say(f, CUBLAS_STATUS_INVALID_VALUE, "lda < m, or a negative size");
-    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
-    const T s = *alpha, b = *beta;
-    const int rows = t == CUBLAS_OP_N ? m : n, length = t == CUBLAS_OP_N ? n : m;
-    std::vector<Vector> touched{{a, int64_t(lda) * (n - 1) + m, 1, sizeof(T), Access::Read},
-                                {x, length, ix, sizeof(T), Access::Read}};
-    if (lda != m) touched.erase(touched.begin());  // the gaps between columns may be anything
-    if (b != T(0)) touched.push_back({y, rows, iy, sizeof(T), Access::Read});
-    touched.push_back({y, rows, iy, sizeof(T), Access::Write});
-    return simple(f, h, touched, [=] {
-        for (int r = 0; r < rows; r++) {
-            double sum = 0;
-            for (int c = 0; c < length; c++)
-                sum += double(on_host(a)[t == CUBLAS_OP_N ? r + int64_t(c) * lda : c + int64_t(r) * lda]) *
-                       double(at(x, c, length, ix));
-            T& to = on_host(y)[iy >= 0 ? r * iy : (r - rows + 1) * iy];
-            to    = T(double(s) * sum + (b != T(0) ? double(b) * double(to) : 0));
-        }
-    });
-}
-
 }  // namespace
 }  // namespace emu
 
 using namespace emu;
-#define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
-#define NEED(handle) \
-    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED
 
 cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) {
     if (!handle) return CUBLAS_STATUS_INVALID_VALUE;
@@ -294,59 +128,6 @@ cublasStatus_t cublasGetLoggerCallback(cublasLogCallback* callback) {
 
 // --- matrix products ------------------------------------------------------------------------------------------------
 
-cublasStatus_t cublasSgemm_v2(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                              const float* alpha, const float* a, int lda, const float* b, int ldb, const float* beta,
-                              float* c, int ldc) {
-    SITE;
-    std::lock_guard guard(runtime_lock());
-    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, CUDA_R_32F, lda, 0}, {b, CUDA_R_32F, ldb, 0}, beta,
-                {c, CUDA_R_32F, ldc, 0}, 1, CUBLAS_COMPUTE_32F);
-}
-cublasStatus_t cublasDgemm_v2(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                              const double* alpha, const double* a, int lda, const double* b, int ldb,
-                              const double* beta, double* c, int ldc) {
-    SITE;
-    std::lock_guard guard(runtime_lock());
-    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, CUDA_R_64F, lda, 0}, {b, CUDA_R_64F, ldb, 0}, beta,
-                {c, CUDA_R_64F, ldc, 0}, 1, CUBLAS_COMPUTE_64F);
-}
-cublasStatus_t cublasHgemm(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                           const __half* alpha, const __half* a, int lda, const __half* b, int ldb, const __half* beta,
-                           __half* c, int ldc) {
-    SITE;
-    std::lock_guard guard(runtime_lock());
-    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, CUDA_R_16F, lda, 0}, {b, CUDA_R_16F, ldb, 0}, beta,
-                {c, CUDA_R_16F, ldc, 0}, 1, CUBLAS_COMPUTE_16F);
-}
-cublasStatus_t cublasGemmEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                            const void* alpha, const void* a, cudaDataType at, int lda, const void* b, cudaDataType bt,
-                            int ldb, const void* beta, void* c, cudaDataType ct, int ldc, cublasComputeType_t compute,
-                            cublasGemmAlgo_t) {
-    SITE;
-    std::lock_guard guard(runtime_lock());
-    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, at, lda, 0}, {b, bt, ldb, 0}, beta, {c, ct, ldc, 0}, 1,
-                compute);
-}
-cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
-                                         int k, const float* alpha, const float* a, int lda, long long sa,
-                                         const float* b, int ldb, long long sb, const float* beta, float* c, int ldc,
-                                         long long sc, int batches) {
-    SITE;
-    std::lock_guard guard(runtime_lock());
-    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, CUDA_R_32F, lda, sa}, {b, CUDA_R_32F, ldb, sb}, beta,
-                {c, CUDA_R_32F, ldc, sc}, batches, CUBLAS_COMPUTE_32F);
-}
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
-                                          int k, const void* alpha, const void* a, cudaDataType at, int lda,
-                                          long long sa, const void* b, cudaDataType bt, int ldb, long long sb,
-                                          const void* beta, void* c, cudaDataType ct, int ldc, long long sc,
-                                          int batches, cublasComputeType_t compute, cublasGemmAlgo_t) {
-    SITE;
-    std::lock_guard guard(runtime_lock());
-    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, at, lda, sa}, {b, bt, ldb, sb}, beta, {c, ct, ldc, sc},
-                batches, compute);
-}
-
 // The pointers lie on the device, so the products can only be described when they run.
 static cublasStatus_t batched(const char* function, cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m,
                               int n, int k, const void* alpha, const void* const* a, cudaDataType at, int lda,
@@ -366,14 +147,63 @@ static cublasStatus_t batched(const char* function, cublasHandle_t h, cublasOper
             return status;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasSgemmBatched(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                  const float* alpha, const float* const a[], int lda, const float* const b[], int ldb,
-                                  const float* beta, float* const c[], int ldc, int batches) {
+
+#define PRODUCT_CALLS(NAME, BATCHED, STRIDED, T, TYPE, COMPUTE)                                                        \
+    cublasStatus_t NAME(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,             \
+                        const T* alpha, const T* a, int lda, const T* b, int ldb, const T* beta, T* c, int ldc) {      \
+        SITE;                                                                                                          \
+        std::lock_guard guard(runtime_lock());                                                                         \
+        return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, TYPE, lda, 0}, {b, TYPE, ldb, 0}, beta,                   \
+                    {c, TYPE, ldc, 0}, 1, COMPUTE);                                                                    \
+    }                                                                                                                  \
+    cublasStatus_t STRIDED(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,          \
+                           const T* alpha, const T* a, int lda, long long sa, const T* b, int ldb, long long sb,       \
+                           const T* beta, T* c, int ldc, long long sc, int batches) {                                  \
+        SITE;                                                                                                          \
+        std::lock_guard guard(runtime_lock());                                                                         \
+        return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, TYPE, lda, sa}, {b, TYPE, ldb, sb}, beta,                 \
+                    {c, TYPE, ldc, sc}, batches, COMPUTE);                                                             \
+    }                                                                                                                  \
+    cublasStatus_t BATCHED(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,          \
+                           const T* alpha, const T* const a[], int lda, const T* const b[], int ldb, const T* beta,    \
+                           T* const c[], int ldc, int batches) {                                                       \
+        SITE;                                                                                                          \
+        return batched(__func__, h, ta, tb, m, n, k, alpha, reinterpret_cast<const void* const*>(a), TYPE, lda,        \
+                       reinterpret_cast<const void* const*>(b), TYPE, ldb, beta, reinterpret_cast<void* const*>(c),    \
+                       TYPE, ldc, batches, COMPUTE);                                                                   \
+    }
+PRODUCT_CALLS(cublasSgemm_v2, cublasSgemmBatched, cublasSgemmStridedBatched, float, CUDA_R_32F, CUBLAS_COMPUTE_32F)
+PRODUCT_CALLS(cublasDgemm_v2, cublasDgemmBatched, cublasDgemmStridedBatched, double, CUDA_R_64F, CUBLAS_COMPUTE_64F)
+PRODUCT_CALLS(cublasHgemm, cublasHgemmBatched, cublasHgemmStridedBatched, __half, CUDA_R_16F, CUBLAS_COMPUTE_16F)
+#undef PRODUCT_CALLS
+cublasStatus_t cublasSgemmEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                             const float* alpha, const void* a, cudaDataType at, int lda, const void* b,
+                             cudaDataType bt, int ldb, const float* beta, void* c, cudaDataType ct, int ldc) {
     SITE;
-    return batched(__func__, h, ta, tb, m, n, k, alpha, reinterpret_cast<const void* const*>(a), CUDA_R_32F, lda,
-                   reinterpret_cast<const void* const*>(b), CUDA_R_32F, ldb, beta, reinterpret_cast<void* const*>(c),
-                   CUDA_R_32F, ldc, batches, CUBLAS_COMPUTE_32F);
+    std::lock_guard guard(runtime_lock());
+    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, at, lda, 0}, {b, bt, ldb, 0}, beta, {c, ct, ldc, 0}, 1,
+                CUBLAS_COMPUTE_32F);
 }
+cublasStatus_t cublasGemmEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                            const void* alpha, const void* a, cudaDataType at, int lda, const void* b, cudaDataType bt,
+                            int ldb, const void* beta, void* c, cudaDataType ct, int ldc, cublasComputeType_t compute,
+                            cublasGemmAlgo_t) {
+    SITE;
+    std::lock_guard guard(runtime_lock());
+    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, at, lda, 0}, {b, bt, ldb, 0}, beta, {c, ct, ldc, 0}, 1,
+                compute);
+}
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
+                                          int k, const void* alpha, const void* a, cudaDataType at, int lda,
+                                          long long sa, const void* b, cudaDataType bt, int ldb, long long sb,
+                                          const void* beta, void* c, cudaDataType ct, int ldc, long long sc,
+                                          int batches, cublasComputeType_t compute, cublasGemmAlgo_t) {
+    SITE;
+    std::lock_guard guard(runtime_lock());
+    return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, at, lda, sa}, {b, bt, ldb, sb}, beta, {c, ct, ldc, sc},
+                batches, compute);
+}
+
 cublasStatus_t cublasGemmBatchedEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
                                    const void* alpha, const void* const a[], cudaDataType at, int lda,
                                    const void* const b[], cudaDataType bt, int ldb, const void* beta, void* const c[],
@@ -381,54 +211,6 @@ cublasStatus_t cublasGemmBatchedEx(cublasHandle_t h, cublasOperation_t ta, cubla
                                    cublasGemmAlgo_t) {
     SITE;
     return batched(__func__, h, ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, batches, compute);
-}
-
-// --- vectors --------------------------------------------------------------------------------------------------------
-
-#define VECTOR_CALLS(L, T)                                                                                         \
-    cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {      \
-        SITE;                                                                                                      \
-        return dot(__func__, h, n, x, ix, y, iy, r);                                                               \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
-        SITE;                                                                                                      \
-        return norm(__func__, h, n, x, ix, r);                                                                     \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
-        SITE;                                                                                                      \
-        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                        \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {     \
-        SITE;                                                                                                      \
-        return axpy(__func__, h, n, a, x, ix, y, iy);                                                              \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                         \
-        SITE;                                                                                                      \
-        return scale(__func__, h, n, a, x, ix);                                                                    \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                 \
-        SITE;                                                                                                      \
-        return copy_vector(__func__, h, n, x, ix, y, iy);                                                          \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a, \
-                                      int l, const T* x, int ix, const T* b, T* y, int iy) {                       \
-        SITE;                                                                                                      \
-        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                               \
-    }
-VECTOR_CALLS(S, float)
-VECTOR_CALLS(D, double)
-#undef VECTOR_CALLS
-cublasStatus_t cublasIsamax_v2(cublasHandle_t h, int n, const float* x, int ix, int* r) {
-    SITE;
-    return index_of_extreme(__func__, h, n, x, ix, r, true);
-}
-cublasStatus_t cublasIsamin_v2(cublasHandle_t h, int n, const float* x, int ix, int* r) {
-    SITE;
-    return index_of_extreme(__func__, h, n, x, ix, r, false);
-}
-cublasStatus_t cublasIdamax_v2(cublasHandle_t h, int n, const double* x, int ix, int* r) {
-    SITE;
-    return index_of_extreme(__func__, h, n, x, ix, r, true);
 }
 
 // --- moving data ----------------------------------------------------------------------------------------------------

@@ -437,7 +437,8 @@ void count_product(const Product& p) {
     matrix(p.a, false), matrix(p.b, false);
     if (scalar(p.beta, p.scale_type) != 0) matrix(p.c, false);
     matrix(p.d, true);
-    if (forward_bias(p)) pass(p.bias, double(p.m()) * double(size_of(p.bias_type)), false);
+    const double biases = double(has(p, CUBLASLT_EPILOGUE_BGRADB) ? p.n() : p.m()) * double(size_of(p.bias_type));
+    if (forward_bias(p) || bias_gradient(p)) pass(p.bias, biases, bias_gradient(p));
     if (uses_aux(p) && !uses_relu_mask(p))
         pass(p.aux, double(p.m() * p.n()) * double(size_of(p.aux_type)), !dgelu(p));
     count(name, counters);

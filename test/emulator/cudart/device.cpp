@@ -19,16 +19,31 @@ auto& limits                = *new std::map<int, size_t>{{cudaLimitStackSize, 10
                                                          {cudaLimitPersistingL2CacheSize, 0}};
 unsigned device_flags       = cudaDeviceScheduleAuto;
 
-// EMU_DEVICES: how many equal devices there are. They share one memory, so nothing that reaches across is refused.
+// EMU_DEVICES: how many equal devices there are, 0 for none. They share one memory, so nothing that reaches across is
+// refused.
 int device_count() {
     static const int count = [] {
         const char* text = std::getenv("EMU_DEVICES");
         if (!text) return 1;
         const int n = std::atoi(text);
-        if (n < 1 || n > 16) give_up("EMU_DEVICES is '" + std::string(text) + "', expected 1..16");
+        if (n < 0 || n > 16) give_up("EMU_DEVICES is '" + std::string(text) + "', expected 0..16");
         return n;
     }();
     return count;
+}
+
+// EMU_DRIVER: the newest CUDA that the driver knows, such as 12.4, or 0 for no driver; without it as new as we are.
+int driver_version() {
+    static const int version = [] {
+        const char* text = std::getenv("EMU_DRIVER");
+        int major = 0, minor = 0, end = 0;
+        if (!text) return CUDART_VERSION;
+        std::sscanf(text, "%d.%d%n", &major, &minor, &end);
+        if (std::string(text) != "0" && (end == 0 || text[end] || major < 1 || minor < 0 || minor > 99))
+            give_up("EMU_DRIVER is '" + std::string(text) + "', expected a version such as 12.4, or 0");
+        return major * 1000 + minor * 10;
+    }();
+    return version;
 }
 
 bool is_device(int device) { return device >= 0 && device < device_count(); }
@@ -216,7 +231,11 @@ int current_device() { return device_now; }
 using namespace emu;
 
 cudaError_t cudaGetDeviceCount(int* count) {
-    return CALL.run([&] { return *count = device_count(), cudaSuccess; });
+    return CALL.run([&] {
+        *count = device_count();
+        if (driver_version() / 1000 < CUDART_VERSION / 1000) return *count = 0, cudaErrorInsufficientDriver;
+        return *count ? cudaSuccess : cudaErrorNoDevice;
+    });
 }
 cudaError_t cudaGetDevice(int* device) {
     return CALL.run([&] { return *device = device_now, cudaSuccess; });
@@ -316,8 +335,8 @@ cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
         if (sticky_error() == cudaSuccess) wait_device();
         for (const Allocation* a : Memory::get().live())
-            if (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
-                a->space == Space::Managed)
+            if (!a->variable && (a->space == Space::Device || a->space == Space::Async ||
+                                 a->space == Space::Pinned || a->space == Space::Managed))
                 Memory::get().free(a->begin, call_site());
         set_sticky_error(cudaSuccess);
         return cudaSuccess;
@@ -333,7 +352,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
     return CALL.run([&] { return *version = CUDART_VERSION, cudaSuccess; });
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-    return CALL.run([&] { return *version = CUDART_VERSION, cudaSuccess; });
+    return CALL.run([&] { return *version = driver_version(), cudaSuccess; });
 }
 
 // --- other devices and processes: honestly not there -----------------------------------------------------------------

@@ -522,6 +522,21 @@ cudaError_t cudaMemAdvise(const void* pointer, size_t bytes, cudaMemoryAdvise ad
         pointer, bytes, advice);
 }
 
+// Advice changes nothing here, so the answers are those for memory that nobody gave advice for.
+cudaError_t cudaMemRangeGetAttribute(void* data, size_t bytes, cudaMemRangeAttribute attribute, const void* pointer,
+                                     size_t range) {
+    return CALL.run(
+        [&] {
+            const Allocation* a = Memory::get().find(address_of(pointer));
+            if (!data || bytes % sizeof(int) || !a || a->space != Space::Managed || !a->holds(address_of(pointer), range))
+                return cudaErrorInvalidValue;
+            const bool read_mostly = attribute == cudaMemRangeAttributeReadMostly;
+            std::fill_n(static_cast<int*>(data), bytes / sizeof(int), read_mostly ? 0 : cudaInvalidDeviceId);
+            return cudaSuccess;
+        },
+        pointer, range, attribute);
+}
+
 // --- copies ---------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaMemcpy(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind) {

@@ -171,7 +171,7 @@ void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, R
     const Block& b       = *w.block;
     const uint32_t lanes = r.mask;
     // Each thread owns a stack of frames; what lies above the running function's is nobody's.
-    const uint64_t top = uint64_t(w.frame->local_base) + w.frame->function->local_bytes;
+    const uint64_t top = w.frame->local_end();
     r.mask             = 0;
     r.shape            = Reach::Scattered;
     each_lane(lanes, [&](int l) {

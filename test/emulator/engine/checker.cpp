@@ -2,27 +2,82 @@
 #include "checker.h"
 
 #include <algorithm>
+#include <set>
 
 #include "access.h"
 #include "handlers.h"
+#include "kernel_code.h"
 #include "options.h"
 #include "races.h"
 
 namespace emu {
+
+// Shadow of a byte of shared or local memory; a cp.async under way is 2.
+constexpr uint8_t kWritten = 1, kUnset = 4;
+
 namespace op {
+
+namespace {
+
+void report_unset(Warp& w, const Instr* i, int lane, uint32_t reg) {
+    const auto& f     = *w.frame->function;
+    const auto& here  = *f.origin[i->index];
+    const auto* first = reinterpret_cast<const ptx::Instruction*>(i->target);
+    std::string what  = here.form + " uses register " + f.source->regs[reg].name + ", whose value nobody wrote";
+    if (first && first != &here) what += "; it comes from " + first->form + " at " + place_of(f, *first);
+    report(finding_at(w, i, Kind::Uninitialised, lane, what));
+}
+
+// Where the state of a lane's bytes is when they lie in shared or local memory, else null. imm2: how many.
+uint8_t* home_shadow(Warp& w, const Instr* i, int lane, Window& window) {
+    Block& b    = *w.block;
+    uint64_t at = uint64_t(i->imm);
+    if (i->flags & kAddress32) at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
+    else if (!i->a.none()) at += w.reg<uint64_t>(i->a)[lane];
+    window = Window(i->window);
+    if (window == Window::Generic) {
+        window = Window(at >> kWindowShift);
+        at &= (1ull << kWindowShift) - 1;
+    }
+    if (window == Window::Shared && at + i->imm2 <= b.shared_bytes) return b.shared_shadow.data() + at;
+    if (window == Window::Local && at + i->imm2 <= b.local_stride)
+        return b.local_shadow.data() + size_t(thread_of(w, lane)) * b.local_stride + at;
+    return nullptr;
+}
+
+}  // namespace
 
 // A value that nobody wrote arrives where it does harm; imm: the register, target: the instruction that read it first.
 const Instr* check_set(Warp& w, const Instr* i) {
     if (const uint32_t bad = w.mask & ~w.pred(i->a)) {
-        const auto& f     = *w.frame->function;
-        const auto& here  = *f.origin[i->index];
-        const auto* first = reinterpret_cast<const ptx::Instruction*>(i->target);
-        std::string what =
-            here.form + " uses register " + f.source->regs[size_t(i->imm)].name + ", whose value nobody wrote";
-        if (first && first != &here) what += "; it comes from " + first->form + " at " + place_of(f, *first);
-        report(finding_at(w, i, Kind::Uninitialised, __builtin_ctz(bad), what));
+        report_unset(w, i, __builtin_ctz(bad), uint32_t(i->imm));
         w.pred(i->a) |= bad;  // once is enough
     }
+    return i + 1;
+}
+
+// A value that nobody wrote goes to the block's own memory, where it does no harm before somebody uses it: blocks pass
+// on ragged tiles so. Its bytes are marked, and loads of them give unset registers again. b: the lanes that had been
+// set, imm3: the register, imm2: bytes; the address as in the store.
+const Instr* store_unset(Warp& w, const Instr* i) {
+    each_lane(w.mask & ~w.pred(i->b), [&](int l) {
+        Window window;
+        if (uint8_t* shadow = home_shadow(w, i, l, window)) std::memset(shadow, kWritten | kUnset, i->imm2);
+        else if (window == Window::Global) report_unset(w, i, l, i->imm3);
+    });
+    return i + 1;
+}
+
+// Comes before a load from such memory; d: the mask of the loaded register.
+const Instr* load_unset(Warp& w, const Instr* i) {
+    uint32_t set = kAll;
+    each_lane(w.mask, [&](int l) {
+        Window window;
+        if (const uint8_t* shadow = home_shadow(w, i, l, window))
+            for (int k = 0; k < i->imm2; k++) set &= shadow[k] & kUnset ? ~(1u << l) : kAll;
+    });
+    uint32_t& mask = w.pred(i->d);
+    mask           = (mask & ~w.mask) | (set & w.mask);
     return i + 1;
 }
 const Instr* mark_set(Warp& w, const Instr* i) {
@@ -60,11 +115,60 @@ template <class Place, class F> void each_piece(const Reach& r, uint32_t size, P
     each_lane(r.mask, [&](int l) { f(l, shadow_of(l), size); });
 }
 
-void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const uint8_t* shadow,
-                      uint32_t bytes, const char* space, bool global) {
-    uint32_t k = 0;
-    while (k < bytes && shadow[k] & 1) k++;
-    if (r.shape == Reach::Contiguous) lane = int(k / size);
+bool all_written(const uint8_t* shadow, uint32_t n) {
+    return std::all_of(shadow, shadow + n, [](uint8_t s) { return s & 1; });
+}
+
+bool none_written(const uint8_t* shadow, uint32_t n) {
+    for (uint32_t k = 0; k < n; k++)
+        if (shadow[k] & 1) return false;
+    return true;
+}
+
+// Whether a register's value only ever goes from memory to memory.
+bool only_copied(const ptx::Function& f, int reg, std::set<int>& seen) {
+    if (!seen.insert(reg).second) return true;
+    for (const auto& i : f.code)
+        for (size_t k = 0; k < i.ops.size(); k++) {
+            const bool stores = i.mods[0] == "st", moves = i.mods[0] == "mov" || i.mods[0] == "shfl";
+            if (k == 0 && !stores) continue;  // a result
+            bool used = i.ops[k].reg == reg;
+            for (const auto& part : i.ops[k].parts) used |= part.reg == reg;
+            if (!used || (stores && k == 1)) continue;
+            if (!moves || k != 1 || i.ops[0].reg < 0 || !only_copied(f, i.ops[0].reg, seen)) return false;
+        }
+    return true;
+}
+
+// Padding of a structure that is copied in larger pieces: part of what the lane reads has been written, and a register
+// without any such byte is only stored again.
+bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
+    if (none_written(shadow, size)) return false;
+    const auto& f    = *w.frame->function;
+    const auto& load = *f.origin[i->index];
+    if (load.mods[0] != "ld" || load.ops.empty()) return load.mods[0] == "cp";
+    const auto& parts    = load.ops[0].parts;
+    const uint32_t bytes = size / uint32_t(std::max<size_t>(1, parts.size()));
+    for (size_t k = 0; k < std::max<size_t>(1, parts.size()); k++) {
+        std::set<int> seen;
+        const int reg = parts.empty() ? load.ops[0].reg : parts[k].reg;
+        if (none_written(shadow + k * bytes, bytes) && !only_copied(*f.source, reg, seen)) return false;
+    }
+    return true;
+}
+
+// The first lane that reads what nobody wrote, and is not only carrying padding along; -1: none.
+template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
+    for (uint32_t left = r.mask; left; left &= left - 1) {
+        const int l           = __builtin_ctz(left);
+        const uint8_t* shadow = shadow_of(l);
+        if (!all_written(shadow, size) && !is_padding(w, i, size, shadow)) return l;
+    }
+    return -1;
+}
+
+void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const char* space,
+                      bool global) {
     const uint64_t address = r.addr[lane];
     Finding f              = finding_at(
                      w, i, Kind::Uninitialised, lane,
@@ -82,12 +186,13 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     const int first = __builtin_ctz(r.mask);
     if (!memory.in_arena(r.addr[first]) || known_global(w, size, touch, r)) return;
     const bool stores = writes(touch), loads = touch != Touch::Store && touch != Touch::VolatileStore;
+    const auto shadow_of = [&](int l) { return memory.shadow(r.addr[l]); };
     each_piece(
-        r, size, [&](int l) { return memory.shadow(r.addr[l]); },
-        [&](int lane, uint8_t* shadow, uint32_t bytes) {
+        r, size, shadow_of, [&](int, uint8_t* shadow, uint32_t bytes) {
             if (all_ones(shadow, bytes)) return;
-            if (loads) {
-                report_unwritten(w, i, size, r, lane, shadow, bytes, "global", true);
+            if (loads && !all_written(shadow, bytes)) {
+                const int lane = unwritten_lane(w, i, size, r, shadow_of);
+                if (lane >= 0) report_unwritten(w, i, size, r, lane, "global", true);
                 if (options().keep_going) std::memset(shadow, 1, bytes);
             }
             if (stores) std::memset(shadow, 1, bytes);
@@ -100,10 +205,10 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     Block& b          = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
+    const auto shadow_of = [&](int l) { return b.shared_shadow.data() + r.addr[l]; };
     each_piece(
-        r, size, [&](int l) { return b.shared_shadow.data() + r.addr[l]; },
-        [&](int lane, uint8_t* shadow, uint32_t bytes) {
-            if (all_ones(shadow, bytes)) return;  // written, and no copy under way
+        r, size, shadow_of, [&](int lane, uint8_t* shadow, uint32_t bytes) {
+            if (all_ones(shadow, bytes)) return;  // written, by values that were set, and no copy under way
             if (touch != Touch::AsyncCopy && b.pending_copies) {
                 uint8_t any = 0;
                 for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
@@ -117,8 +222,9 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
                     for (k = 0; k < bytes; k++) shadow[k] = 1;
                 }
             }
-            if (loads && std::any_of(shadow, shadow + bytes, [](uint8_t s) { return !(s & 1); })) {
-                if (b.unwritten.empty()) report_unwritten(w, i, size, r, lane, shadow, bytes, "shared", false);
+            if (loads && !all_written(shadow, bytes)) {
+                const int reader = b.unwritten.empty() ? unwritten_lane(w, i, size, r, shadow_of) : -1;
+                if (reader >= 0) report_unwritten(w, i, size, r, reader, "shared", false);
                 if (options().keep_going)
                     for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
             }
@@ -132,8 +238,8 @@ void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reac
     each_lane(r.mask, [&](int l) {
         uint8_t* shadow = b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
         if (writes(touch)) std::memset(shadow, 1, size);
-        else if (!all_ones(shadow, size)) {
-            report_unwritten(w, i, size, r, l, shadow, size, "local", false);
+        else if (!all_written(shadow, size) && !is_padding(w, i, size, shadow)) {
+            report_unwritten(w, i, size, r, l, "local", false);
             std::memset(shadow, 1, size);
         }
     });
@@ -166,6 +272,8 @@ void report_unwritten_shared(Block& b) {
 
 void checker_block(Block& b) {
     b.shared_shadow.assign(b.shared_bytes + 64, 0);
+    if (b.launch->code->layout.reserved_shared)
+        std::memset(b.shared_shadow.data() + b.shared_bytes - kReservedShared, 1, kReservedShared);
     b.local_shadow.assign(b.local.size, 0);
     start_shared_races(b);
     start_global_races(b);

@@ -7,6 +7,7 @@
 #include "forms.h"
 #include "handlers.h"
 #include "kernel_code.h"
+#include "lanes.h"
 
 namespace emu {
 namespace op {
@@ -90,15 +91,14 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     if (!f.missing.empty()) return fail_launch(w, Fault::Missing, f.missing);
     Group& g      = w.groups[w.current];
     Frame* caller = g.frame;
-    if (caller->local_base + caller->function->local_bytes + f.local_bytes > w.block->local_stride ||
-        caller->depth > 20000)
+    if (caller->local_end() + f.local_bytes > w.block->local_stride || caller->depth > 20000)
         return fail_launch(w, Fault::IllegalAddress, "stack overflow in " + f.name + ": recursion deeper than " +
                                                          std::to_string(caller->depth) + " calls");
     Frame* frame      = new_frame(*w.worker, f);
     frame->parent     = caller;
     frame->back       = i + 1;
     frame->depth      = caller->depth + 1;
-    frame->local_base = caller->local_base + caller->function->local_bytes;
+    frame->local_base = caller->local_end();
     const auto& spots = caller->function->tables[size_t(i->imm)];  // results, then arguments: blobs of the caller
     frame->results.assign(spots.begin(), spots.begin() + i->imm2);
     for (size_t k = 0; k < f.params.size() && k + i->imm2 < spots.size(); k++) {
@@ -111,6 +111,56 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     g.frame = frame;
     g.pc    = f.code.data();
     return kStop;
+}
+
+// alloca: all lanes get the same place, as large as the largest asks for. imm: the alignment.
+template <class T> const Instr* allocate_local(Warp& w, const Instr* i) {
+    Frame& f         = *w.groups[size_t(w.current)].frame;
+    const T* sizes   = w.reg<T>(i->a);
+    const auto align = uint64_t(i->imm);
+    uint64_t bytes   = 0;
+    each_lane(w.mask, [&](int l) { bytes = std::max(bytes, uint64_t(sizes[l])); });
+    const uint64_t at = (f.local_end() + align - 1) / align * align, stride = w.block->local_stride;
+    if (bytes > stride || at + bytes > stride)
+        return fail_launch(w, Fault::IllegalAddress, "stack overflow: alloca of " + std::to_string(bytes) + " bytes");
+    f.allocated = uint32_t(at + bytes) - f.local_base - f.function->local_bytes;
+    if (w.block->launch->check_all) forget_local(w, uint32_t(at), uint32_t(bytes));
+    for_lanes(w, w.reg<T>(i->d), [=](int) { return T(at); });
+    return i + 1;
+}
+void build_alloca(Builder& b, const ptx::Instruction& i) {
+    const Type t = type_of(i);
+    if (i.ops.size() < 2) throw Undecodable("2 operands expected");
+    const Ref size = b.read(i.ops[1], t), d = b.write(i.ops[0], t);
+    Instr& x       = b.emit(reg_bytes(t) == 8 ? allocate_local<uint64_t> : allocate_local<uint32_t>);
+    x.a = size, x.d = d;
+    x.imm     = i.ops.size() > 2 && i.ops[2].kind == Operand::Int && i.ops[2].bits ? int64_t(i.ops[2].bits) : 8;
+    b.f.calls = true;
+}
+
+template <class T> const Instr* save_stack(Warp& w, const Instr* i) {
+    const T top = w.groups[size_t(w.current)].frame->allocated;
+    for_lanes(w, w.reg<T>(i->d), [=](int) { return top; });
+    return i + 1;
+}
+// Lanes elsewhere in the function may still use theirs: then nothing is given back before the function returns.
+template <class T> const Instr* restore_stack(Warp& w, const Instr* i) {
+    Frame& f   = *w.groups[size_t(w.current)].frame;
+    const T to = w.reg<T>(i->a)[__builtin_ctz(w.mask)];
+    if (f.users == 1 && to <= f.allocated) f.allocated = uint32_t(to);
+    return i + 1;
+}
+void build_stacksave(Builder& b, const ptx::Instruction& i) {
+    const Type t = type_of(i);
+    if (i.ops.size() != 1) throw Undecodable("1 operand expected");
+    const Ref d = b.write(i.ops[0], t);
+    b.emit(reg_bytes(t) == 8 ? save_stack<uint64_t> : save_stack<uint32_t>).d = d;
+}
+void build_stackrestore(Builder& b, const ptx::Instruction& i) {
+    const Type t = type_of(i);
+    if (i.ops.size() != 1) throw Undecodable("1 operand expected");
+    const Ref a = b.read(i.ops[0], t);
+    b.emit(reg_bytes(t) == 8 ? restore_stack<uint64_t> : restore_stack<uint32_t>).a = a;
 }
 
 const Instr* call(Warp& w, const Instr* i) {
@@ -302,9 +352,12 @@ std::vector<Row> control_rows() {
         {"pmevent .mask?", build_nothing},
         {"setmaxnreg .{inc,dec} .sync .aligned .u32", build_nothing},
         {"griddepcontrol .{launch_dependents,wait}", build_nothing},
-        {"discard .global? .{L2} .{128}?", build_nothing},
+        {"discard .global? .L2 .128?", build_nothing},
         {"{prefetch,prefetchu} .{SPACE}? .{L1,L2,L2::evict_last,L2::evict_normal}", build_nothing},
         {"applypriority .global? .L2::evict_normal", build_nothing},
+        {"alloca .{u32,u64}", build_alloca},
+        {"stacksave .{u32,u64}", build_stacksave},
+        {"stackrestore .{u32,u64}", build_stackrestore},
         {"nanosleep .u32", build_sleep},
         {"membar .{cta,gl,sys}", build_fence},
         {"fence .{SEM}? .{SCOPE}", build_fence},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "access.h"
 #include "forms.h"
 #include "handlers.h"
 
@@ -102,6 +103,15 @@ bool is_sink(const ptx::Instruction& i) {
         if (i.mods[0] == s) return true;
     return false;
 }
+// Stores and loads of what may be shared or local memory.
+bool is_at_home(const ptx::Instruction& i, const char* opcode) {
+    if (i.mods[0] != opcode) return false;
+    for (const auto& m : i.mods)
+        if (m == "global" || m == "const" || m.starts_with("param")) return false;
+    return true;
+}
+bool stores_at_home(const ptx::Instruction& i) { return is_at_home(i, "st"); }
+bool loads_from_home(const ptx::Instruction& i) { return is_at_home(i, "ld"); }
 // What other lanes or a call contribute is not followed.
 bool is_followed(const ptx::Instruction& i) {
     for (const char* s : {"shfl", "vote", "match", "redux", "mma", "wmma", "call", "activemask", "elect", "movmatrix"})
@@ -119,10 +129,15 @@ template <class F> void each_register(const ptx::Operand& o, F f) {
 Builder::Unset follow_unset(const ptx::Function& f, const std::set<int>& roots) {
     Builder::Unset reached;
     for (int r : roots) reached[r] = nullptr;
+    bool stored = false;
     for (bool changed = true; changed;) {
         changed = false;
         for (const auto& i : f.code) {
             const ptx::Instruction* origin = nullptr;
+            if (stores_at_home(i) && i.ops.size() > 1)
+                each_register(i.ops[1], [&](int r) { stored |= reached.count(r) > 0; });
+            if (stored && loads_from_home(i) && !i.ops.empty())
+                each_register(i.ops[0], [&](int r) { changed |= reached.emplace(r, &i).second; });
             for (size_t k = is_sink(i) ? 0 : 1; k < i.ops.size(); k++)
                 each_register(i.ops[k], [&](int r) {
                     auto it = reached.find(r);
@@ -151,12 +166,35 @@ void Builder::check_unset(int reg) {
     check.target = reinterpret_cast<const Instr*>(unset.at(reg));
 }
 
+void Builder::mark_loaded(const Operand& to, Place from, int64_t offset, int bytes, int window) {
+    if (!unset.count(to.reg) || !loads_from_home(*now)) return;
+    Instr& x = emit(op::load_unset);
+    x.a = from.base, x.d = unset_mask[to.reg];
+    x.imm = from.offset + offset, x.imm2 = uint8_t(bytes), x.window = uint8_t(window);
+    x.flags = kReadsD | (from.narrow ? kAddress32 : 0);
+}
+
+void Builder::mark_stored() {
+    const Instr store = f.code.back();
+    for (size_t k = 0; k < stored.size(); k++) {
+        if (!unset.count(stored[k])) continue;
+        const int bytes = ptx::bytes_of(ptx::type_of(now->mods.back()));
+        Instr& x        = emit(op::store_unset);
+        x.a = store.a, x.b = unset_mask[stored[k]];
+        x.imm = store.imm + int64_t(k) * bytes, x.imm2 = uint8_t(bytes), x.imm3 = uint32_t(stored[k]);
+        x.flags = store.flags & kAddress32, x.window = store.window;
+        x.target = reinterpret_cast<const Instr*>(unset.at(stored[k]));
+    }
+    stored.clear();
+}
+
 Ref Builder::read(const Operand& o, Type t) {
     const int bytes = reg_bytes(t);
     switch (o.kind) {
         case Operand::Reg: {
             const int v = virtual_of(o.reg), have = bytes_of_virtual[v];
-            check_unset(o.reg);
+            if (stores_at_home(*now)) stored.push_back(o.reg);
+            else check_unset(o.reg);
             if (have == bytes) return {v, 0};
             if (have < bytes) throw Undecodable("register " + source.regs[o.reg].name + " is too narrow");
             const Ref cut = scratch(bytes);
@@ -273,10 +311,12 @@ void Builder::decode_one(const ptx::Instruction& i) {
     const size_t first = f.code.size();
     if (i.guard >= 0 && is_sink(i)) check_unset(i.guard);
     row->build(*this, i);
+    mark_stored();
     for (const auto& e : extensions) {
         Instr& x = emit(op::resize(reg_bytes(e.type), e.bytes, ptx::is_signed(e.type)));
         x.a = e.from, x.d = e.to;
     }
+    if (loads_from_home(i)) marks.clear();  // mark_loaded
     for (int reg : marks) {  // set, as far as the sources were; of selp, the one that was chosen
         auto mask_of_operand = [&](const Operand& o) {
             auto it = o.kind == Operand::Reg ? unset_mask.find(o.reg) : unset_mask.end();

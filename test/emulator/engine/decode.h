@@ -23,6 +23,7 @@ struct Layout {
     std::unordered_map<std::string, uint64_t> addresses;
     std::unordered_map<std::string, uint32_t> shared;
     uint32_t shared_bytes = 0;                                              // static
+    bool reserved_shared  = false;                                          // %reserved_smem_offset_1 and its kin
     std::function<uint64_t(const std::string&)> code_address;               // of a function; 0 when unknown
     bool track_unset = false;                                               // check registers nobody wrote
 };
@@ -52,6 +53,7 @@ class Builder {
 
     // A memory operand: base register in `a` (none: absolute), displacement in `imm`.
     struct Place { Ref base; int64_t offset; bool narrow = false; };
+    void mark_loaded(const Operand& to, Place from, int64_t offset, int bytes, int window);  // for --check all
     Place address(const Operand& o, bool may_be_narrow = false);  // narrow: the base has 32 bits
     const ParamBlob* blob(const std::string& name) const;
     int entry_param(const std::string& name) const;     // byte offset, or -1
@@ -66,6 +68,7 @@ class Builder {
     int virtual_of(int reg);
     int new_virtual(int bytes);
     void check_unset(int reg);
+    void mark_stored();
     void decode_one(const ptx::Instruction& i);
     void lay_out_frame();
     void resolve_labels();
@@ -92,6 +95,7 @@ class Builder {
     std::set<int> entry_live;                           // PTX registers
     std::vector<Ref> sources_unset;                     // of the instruction at hand: the masks of its tracked sources
     std::unordered_map<int, Ref> unset_mask;
+    std::vector<int> stored;                            // registers that the st at hand stores, in order
 };
 
 // Decodes a function. What cannot be decoded is remembered in Function::missing: it matters only when launched.

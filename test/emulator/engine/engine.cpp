@@ -10,7 +10,7 @@ namespace emu {
 namespace {
 
 constexpr uint32_t kPollLimit  = 24;      // volatile loads or atomics in one turn before the warp lets others on
-constexpr int64_t kTurn        = 1 << 14; // instructions before the other groups of a warp, or other blocks, get a turn
+constexpr int64_t kTurn        = 1 << 14; // instructions before the other groups of a warp, or those it polls for, get a turn
 constexpr int64_t kForEver     = int64_t(1) << 62;
 
 double now() {
@@ -93,6 +93,7 @@ Frame* new_frame(Worker& worker, Function& f) {
     frame->parent   = nullptr;
     frame->depth    = 0;
     frame->local_base = 0;
+    frame->allocated  = 0;
     std::memset(frame->regs, 0, f.pred_bytes);
     // NaN in every type: what nobody wrote should not look like a zero.
     std::memset(frame->regs + f.pred_bytes, 0xff, f.frame_bytes - f.pred_bytes);
@@ -216,18 +217,19 @@ bool warp_ready(const Warp& w) {
     return false;
 }
 
-// Runs the warp until all its groups wait or have ended, the budget is used up, or it has polled for a turn: then it may
-// wait for what another warp does.
-void run_warp(Warp& w, int64_t& budget) {
-    w.polls     = 0;
-    bool unfair = false;
+// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it
+// polled.
+bool run_warp(Warp& w, int64_t& budget) {
+    w.polls          = 0;
+    bool unfair      = false;
+    size_t fruitless = 0;  // groups in a row that only polled: what they wait for may be another warp's to do
     while (budget > 0 && !w.block->launch->stop->load(std::memory_order_relaxed)) {
         if (w.groups.size() > 1) {
             std::erase_if(w.groups, [](const Group& g) { return g.state == State::Exited; });
             join_groups(w);
         }
         w.current = pick_group(w, unfair);
-        if (w.current < 0) return;
+        if (w.current < 0) return false;
         unfair           = false;
         Group& g         = w.groups[w.current];
         Function& f      = *g.frame->function;
@@ -257,11 +259,13 @@ void run_warp(Warp& w, int64_t& budget) {
         budget -= before - turn;
         w.issued += uint64_t(before - turn);
         if (stopped) w.groups[w.current].pc = stopped;
-        if (others && (turn <= 0 || w.polls > kPollLimit)) {
-            unfair  = true;
-            w.polls = 0;
-        } else if (w.polls > kPollLimit) return;
+        const bool polled = w.polls > kPollLimit;
+        fruitless         = polled ? fruitless + 1 : 0;
+        if (polled && (!others || fruitless > w.groups.size())) return true;
+        unfair  = others && (polled || turn <= 0);
+        w.polls = 0;
     }
+    return false;
 }
 
 // No warp of the block can go on: some lanes wait for others that never come. Says so and lets one of them go.
@@ -303,7 +307,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
     if (o.schedule == Schedule::RoundRobin) quantum = int64_t(std::max<uint64_t>(1, o.schedule_arg));
     while (budget > 0) {
         if (b.launch->stop->load(std::memory_order_relaxed)) return true;
-        bool progress = false;
+        bool progress = false, polled = false;
         if (o.schedule == Schedule::Random)
             for (int k = n - 1; k > 0; k--) std::swap(order[k], order[next_random(worker.rng) % uint64_t(k + 1)]);
         for (int k : order) {
@@ -313,7 +317,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
             if (o.schedule == Schedule::Random)
                 turn = std::min<int64_t>(turn, 1 + int64_t(next_random(worker.rng) % 64));
             const int64_t before = turn;
-            run_warp(w, turn);
+            polled |= run_warp(w, turn);
             budget -= before - turn;
             b.issued += uint64_t(before - turn);
             worker.instructions += uint64_t(before - turn);
@@ -322,6 +326,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
         }
         if (b.live == 0) return true;
         const bool opened = open_barriers(b);
+        if (polled && !opened) return false;  // it waits for another block, perhaps: let that one on
         if (!progress && !opened && !resolve_stall(b)) {
             Warp* stuck = nullptr;
             const Group* at = nullptr;

@@ -107,10 +107,12 @@ struct Frame {
     Function* function = nullptr;
     std::byte* regs    = nullptr;
     uint32_t local_base = 0;
+    uint32_t allocated  = 0;            // alloca: bytes behind the function's own
     int depth           = 0;
     std::vector<uint32_t> results;      // the caller's blobs for our results
     int users           = 0;            // groups in it, and frames called from it
     AlignedBytes memory;
+    uint32_t local_end() const { return local_base + function->local_bytes + allocated; }
 };
 
 struct Group {
@@ -235,6 +237,10 @@ struct Launch {
 // The windows of generic addresses: not canonical on x86, so no host pointer lies in them.
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr int kWindowShift = 56;
+
+// What the system keeps of a block's shared memory, behind the kernel's own and cleared; cooperative groups of several
+// warps meet there. Only kernels that ask for its place have it.
+constexpr uint32_t kReservedShared = 1024;
 
 // A handler that stops its group: it has stored where the group goes on.
 constexpr const Instr* kStop = nullptr;

@@ -19,8 +19,8 @@ const std::map<std::string, std::vector<std::string>, std::less<>> kFamilies = {
     {"SPACE",
      {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param", "param::entry", "param::func"}},
     {"CACHE", {"ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc"}},
-    {"L1", {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"}},
-    {"L2",
+    {"L1HINT", {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"}},
+    {"L2HINT",
      {"L2::cache_hint", "L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::64B", "L2::128B", "L2::256B"}},
     {"VEC", {"v2", "v4", "v8"}},
     {"SEM", {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "sc", "mmio"}},
@@ -87,7 +87,7 @@ struct Table {
     std::map<std::string, std::vector<Pattern>, std::less<>> by_opcode;
     Table() {
         for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows,
-                           control_rows, warp_rows, tensor_rows, matrix_rows, mbarrier_rows})
+                           control_rows, warp_rows, tensor_rows, matrix_rows, video_rows, mbarrier_rows})
             for (const Row& row : more()) rows.push_back(row);
         for (const Row& row : rows) {
             Pattern p{compile(row.pattern), &row};

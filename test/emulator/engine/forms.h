@@ -16,7 +16,7 @@ const Row* find_row(const ptx::Instruction& i);
 
 // Each file of handlers brings its rows.
 std::vector<Row> integer_rows(), float_rows(), half_rows(), convert_rows(), move_rows(), memory_rows(), atomic_rows(),
-    control_rows(), warp_rows(), tensor_rows(), matrix_rows(), mbarrier_rows();
+    control_rows(), warp_rows(), tensor_rows(), matrix_rows(), video_rows(), mbarrier_rows();
 size_t row_count();
 
 }  // namespace emu

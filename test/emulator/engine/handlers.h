@@ -22,8 +22,10 @@ Handler add_offset(int bytes);
 const Instr* local_base(Warp& w, const Instr* i);
 void special(Builder& b, Ref to, const std::string& name, int bytes);
 
-// checks.cpp
+// checker.cpp
 const Instr* check_set(Warp& w, const Instr* i);        // a: mask of the lanes that have been written
+const Instr* store_unset(Warp& w, const Instr* i);
+const Instr* load_unset(Warp& w, const Instr* i);
 const Instr* mark_set(Warp& w, const Instr* i);
 const Instr* mark_chosen(Warp& w, const Instr* i);
 

@@ -331,7 +331,8 @@ void build_dp(Builder& b, const ptx::Instruction& i) {
     }
 }
 
-// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry.
+// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry. A subtraction is a + ~b + 1,
+// so it leaves 1 where nothing was borrowed: nvcc's 128-bit division reads that with addc.
 enum Extended { kAdd = 0, kSub = 1, kMad = 2, kMadHi = 3, kTakes = 4, kGives = 8 };
 template <class U> const Instr* extended(Warp& w, const Instr* i) {
     const U *a = w.reg<U>(i->a), *b = w.reg<U>(i->b), *c = i->c.none() ? nullptr : w.reg<U>(i->c);
@@ -339,11 +340,11 @@ template <class U> const Instr* extended(Warp& w, const Instr* i) {
     const int k = int(i->imm);
     each_lane(w.mask, [&](int l) {
         using Double      = std::conditional_t<sizeof(U) == 4, uint64_t, unsigned __int128>;
-        const U carry     = k & kTakes ? w.carry >> l & 1 : 0;
+        const U carry     = k & kTakes ? w.carry >> l & 1 : (k & 3) == kSub;
         const Double full = Double(a[l]) * b[l];
         Double sum        = 0;
         if ((k & 3) == kAdd) sum = Double(a[l]) + b[l] + carry;
-        else if ((k & 3) == kSub) sum = Double(a[l]) - b[l] - carry;
+        else if ((k & 3) == kSub) sum = Double(a[l]) + U(~b[l]) + carry;
         else sum = Double((k & 3) == kMad ? U(full) : U(full >> (8 * sizeof(U)))) + c[l] + carry;
         d[l] = U(sum);
         if (k & kGives) w.carry = (w.carry & ~(1u << l)) | uint32_t((sum >> (8 * sizeof(U)) & 1) << l);

@@ -42,6 +42,8 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
     const int warps  = int((b->live + kLanes - 1) / kLanes);
     b->shared.resize(b->shared_bytes + 64);
     std::memset(b->shared.data.get(), 0xff, b->shared.size);
+    if (launch.code->layout.reserved_shared)
+        std::memset(b->shared.data.get() + b->shared_bytes - kReservedShared, 0, kReservedShared);
     if (b->local_stride) b->local.resize(size_t(warps) * kLanes * b->local_stride);
     b->warps.resize(size_t(warps));
     for (int k = 0; k < warps; k++) {
@@ -171,6 +173,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     l.param_bytes = uint32_t(arguments.size());
     l.shared_bytes = kernel.static_shared;
     if (config.dynamic_shared) l.shared_bytes = (kernel.static_shared + 15) / 16 * 16 + uint32_t(config.dynamic_shared);
+    if (code->layout.reserved_shared) l.shared_bytes = (l.shared_bytes + 15) / 16 * 16 + kReservedShared;
     l.local_stride = f->local_bytes + (f->calls ? kCallStack : 0);
     l.check_all    = o.check == Check::All;
     l.profiling    = !o.profile.empty();

@@ -213,7 +213,7 @@ std::vector<Row> matrix_rows() {
         {"{ldmatrix,stmatrix} .sync .aligned .m8n8 .{x1,x2,x4} .trans? .{shared,shared::cta}? .b16",
          build_matrix_memory},
         {"movmatrix .sync .aligned .m8n8 .trans .b16", build_movmatrix},
-        {"cp .async .{ca,cg} .{shared,shared::cta} .global .{L2}? .{L2}?", build_async_copy},
+        {"cp .async .{ca,cg} .{shared,shared::cta} .global .{L2HINT}? .{L2HINT}?", build_async_copy},
         {"cp .async .commit_group", build_async_commit},
         {"cp .async .wait_group", build_async_wait},
         {"cp .async .wait_all", build_async_wait},

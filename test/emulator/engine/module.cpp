@@ -100,6 +100,7 @@ void lay_out_shared(Module& m, KernelCode& code) {
         if (v.space == "shared") module_shared[v.name] = &v;
     auto visit = [&](const ptx::Operand& o, auto&& self) -> void {
         for (const auto& p : o.parts) self(p, self);
+        if (o.kind == Operand::Special && o.name.starts_with("reserved_smem")) layout.reserved_shared = true;
         if (o.kind != Operand::Symbol) return;
         if (auto v = module_shared.find(o.name); v != module_shared.end()) {
             if (v->second->bytes == 0) dynamic.push_back(v->second);

@@ -59,6 +59,9 @@ enum Special {
     kGtMask,
     kDynamicSmem,
     kTotalSmem,
+    kReservedBegin,
+    kReservedEnd,
+    kReservedCap,
     kEnvreg1,
     kEnvreg2,
     kZero,
@@ -98,6 +101,11 @@ constexpr struct { const char* name; Special what;
     {"dynamic_smem_size", kDynamicSmem},
     {"total_smem_size", kTotalSmem},
     {"aggr_smem_size", kTotalSmem},
+    {"reserved_smem_offset_begin", kReservedBegin},
+    {"reserved_smem_offset_end", kReservedEnd},
+    {"reserved_smem_offset_cap", kReservedCap},
+    {"reserved_smem_offset_0", kReservedBegin},
+    {"reserved_smem_offset_1", kReservedBegin},
     {"envreg1", kEnvreg1},
     {"envreg2", kEnvreg2},
     // clusters of one
@@ -145,6 +153,9 @@ uint64_t special_value(Warp& w, int what, int l) {
         case kGtMask: return ~uint32_t((2ull << l) - 1);
         case kDynamicSmem: return cfg.dynamic_shared;
         case kTotalSmem: return b.shared_bytes;
+        case kReservedBegin: return b.shared_bytes - kReservedShared;
+        case kReservedEnd: return b.shared_bytes;
+        case kReservedCap: return kReservedShared;
         case kEnvreg1: return b.launch->workspace >> 32;
         case kEnvreg2: return b.launch->workspace & 0xffffffff;
         case kOne: return 1;

@@ -13,7 +13,7 @@ constexpr size_t kGiB = size_t(1) << 30;
 constexpr size_t kMiB = size_t(1) << 20;
 constexpr int kKiB    = 1024;
 
-// Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090. Peaks are dense, clocks are boost clocks.
+// Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090, V100 SXM2 32 GB. Peaks are dense, clocks are boost clocks.
 constexpr DeviceSpec kSpecs[] = {
     {"h100",     "NVIDIA H100 80GB HBM3",
      9,          0,
@@ -48,6 +48,18 @@ constexpr DeviceSpec kSpecs[] = {
      1.008e12,  82.6e12,
      82.6e12,   165.2e12,
      2},
+    // Older than bf16: to see what a program says.
+    {"v100",     "Tesla V100-SXM2-32GB",
+     7,          0,
+     80,         32 * kGiB,
+     6 * kMiB,   48 * kKiB,
+     96 * kKiB,  96 * kKiB,
+     65536,      2048,
+     32,         1530000,
+     877000,     4096,
+     0.9e12,     15.7e12,
+     15.7e12,    125e12,
+     6},
     // Small enough that running out of anything is easy to try.
     {"tiny",    "Emulated tiny GPU",
      8,         0,
@@ -92,7 +104,7 @@ Options read_environment() {
     auto flag = [&](const char* name) { return !get(name).empty() && get(name) != "0"; };
     if (const auto v = get("EMU_GPU"); !v.empty()) {
         o.gpu = v;
-        if (!find_spec(v)) bad("EMU_GPU", v, "h100, a100, rtx4090 and tiny exist");
+        if (!find_spec(v)) bad("EMU_GPU", v, "h100, a100, rtx4090, v100 and tiny exist");
     }
     o.sms = int(number("EMU_SMS", 1, 1024, 0));
     if (const auto v = get("EMU_CHECK"); !v.empty()) {

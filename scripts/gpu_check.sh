@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# gpu_check.sh - everything that only a GPU can show, in one command and under ten minutes
+#   scripts/gpu_check.sh                build, tests on the GPU, compute-sanitizer, a training run, every op's rate
+#   scripts/gpu_check.sh --emulated     the same steps on test/emulator: checks this script, measures nothing
+# The report goes to docs/measured/DATE-GPU.txt. A part whose tool is missing is skipped and says why. Exit 1 when a part
+# failed, 2 without a GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${BUILD:-build}
+limit=600  # seconds, all parts together
+
+emulated=
+case "${1:-}" in
+"") ;;
+--emulated) emulated=1 ;;
+*) sed -n '2,6s/^# *//p' "$0" >&2; exit 2 ;;
+esac
+
+# ---- where it runs ------------------------------------------------------------------------------------------------------
+nvcc=${NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)}
+[ -n "$nvcc" ] || { echo "gpu_check: there is no nvcc on PATH or in /usr/local/cuda; install the CUDA toolkit" >&2; exit 2; }
+if [ "$emulated" ]; then
+    on() { EMU_CHECK=${EMU_CHECK:-memory} scripts/emulate "$@"; }
+    gpu="emulated-${EMU_GPU:-h100}"
+    report=$(mktemp -d)/$(date -I)-$gpu.txt  # not among the measured ones
+else
+    gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1) || true
+    [ -n "$gpu" ] || {
+        echo "gpu_check: nvidia-smi finds no GPU; scripts/gpu_check.sh --emulated tries the script itself" >&2; exit 2; }
+    case "${LD_LIBRARY_PATH:-}" in
+    *emulator*) echo "gpu_check: LD_LIBRARY_PATH holds the emulator, so nothing here would be measured" >&2; exit 2 ;;
+    esac
+    on() { "$@"; }
+    report=docs/measured/$(date -I)-$(tr -cs 'A-Za-z0-9\n' - <<<"$gpu" | sed 's/-*$//').txt
+    mkdir -p docs/measured
+fi
+work=$(mktemp -d)
+trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # a job that is stopped early would run it too
+: >"$report"
+say() { echo "$*" | tee -a "$report"; }
+failed=0
+
+# part NAME SECONDS COMMAND...: its output goes into the report; at most so many seconds, and what is left of all.
+part() {
+    local name=$1 most=$2 start=$SECONDS left=$((limit - SECONDS)) code=0
+    shift 2
+    say "" && say "== $name"
+    if ((left < 5)); then say "skipped: $limit seconds are over"; return; fi
+    set -m  # each job a process group, so that all of it can be stopped
+    ( "$@" ) >"$work/out" 2>&1 &
+    local pid=$!
+    ( sleep $((most < left ? most : left)); kill -TERM -- -"$pid" ) 2>/dev/null &
+    local dog=$!
+    set +m
+    wait "$pid" || code=$?
+    kill -TERM -- -"$dog" 2>/dev/null || true
+    tee -a "$report" <"$work/out"
+    case $code in
+    0) say "-- $name: $((SECONDS - start)) s" ;;
+    143) say "-- $name: STOPPED after $((SECONDS - start)) s"; failed=1 ;;
+    *) say "-- $name: FAILED with exit code $code"; failed=1 ;;
+    esac
+}
+skip() { say "" && say "== $1" && say "skipped: $2"; }
+
+# ---- the parts ----------------------------------------------------------------------------------------------------------
+compile() {
+    make -j"$(nproc)" "$build/test_gpt" "$build/train_gpt" "$build/infer_gpt" "$build/bench_ops" $([ -z "$emulated" ] || echo emulator) >"$work/make" 2>&1 ||
+        { tail -30 "$work/make"; return 1; }
+    "$build/train_gpt" --version
+    scripts/ptxas.sh --spills "$build"/kernels/*.ptxas && echo "no kernel spills"
+}
+
+# On a GPU every test that makes tensors runs on both machines; under the emulator a few show that the part works.
+tests() {
+    GPT_BUILD=$build on "$build/test_gpt" ${emulated:+'gelu,cross_entropy'} | tail -15
+}
+
+sanitize() {  # sanitize TOOL OPTIONS...
+    local tool=$1
+    shift
+    compute-sanitizer --tool "$tool" "$@" --error-exitcode 9 "$build/test_gpt" '[ops],[attention],[rope]' >"$work/$tool" 2>&1 ||
+        { grep -m 20 '=========' "$work/$tool"; return 1; }
+    grep '========= .*SUMMARY' "$work/$tool"
+}
+
+median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[0-9.e+-]*" | cut -d: -f2 | sort -g |
+    awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
+train() {  # train OPTIONS...: GPT-2 124M on random tokens
+    perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 400000' >"$work/tokens.bin"
+    rm -rf "$work/run"
+    on "$build/train_gpt" --model gpt2 --device cuda --train-data "$work/tokens.bin" --save-every 0 --out "$work/run" "$@" >"$work/train" 2>&1 ||
+        { tail -20 "$work/train"; return 1; }
+    grep -E 'memory|GiB' "$work/train" | head -5 || true
+    awk -v name="$*" -v rate="$(median "$work/run" tokens_per_s)" -v peak="$(median "$work/run" peak)" -v ms="$(median "$work/run" ms)" \
+        'BEGIN { printf "%s: %.1f ms a step, %.0f tokens/s, %.1f %% of the product peak (medians)\n", name, ms, rate, 100 * peak }'
+}
+decode() {
+    on "$build/infer_gpt" --model "$work/model/checkpoints/latest" --device cuda --dtype bf16 --ids 1,2,3 --tokens "$1" --temperature 0 --stats 2>&1 >/dev/null
+}
+
+say "gpu_check $(date -Iseconds) · $gpu · commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
+if [ "$emulated" ]; then
+    say "EMULATED: no GPU took part. Every time and rate below is of the emulator on a CPU and says nothing of any GPU."
+else
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu --format=csv,noheader | tee -a "$report"
+fi
+
+part "build" 400 compile
+if ((failed)); then say "" && say "the build failed, so nothing else was run: $report"; exit 1; fi
+part "tests on the GPU" 240 tests
+if [ "$emulated" ]; then
+    skip "compute-sanitizer" "the emulator checks every access itself"
+elif command -v compute-sanitizer >/dev/null; then
+    part "compute-sanitizer memcheck" 100 sanitize memcheck
+    part "compute-sanitizer racecheck" 100 sanitize racecheck
+    part "compute-sanitizer initcheck" 100 sanitize initcheck
+else
+    skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
+fi
+if [ "$emulated" ]; then
+    part "rates of the ops" 120 on "$build/bench_ops" --device cuda --batch 1 --context 32 --only gelu
+    part "training GPT-2 124M on random tokens" 240 train --dtype bf16 --batch 1 --context 8 --steps 2
+else
+    part "rates of the ops, beside this GPU's copy and products" 90 on "$build/bench_ops" --device cuda
+    part "training GPT-2 124M on random tokens, bf16" 60 train --dtype bf16 --batch 8 --context 1024 --steps 30
+    part "the same, as a CUDA graph" 60 train --dtype bf16 --batch 8 --context 1024 --steps 30 --graph
+    part "the same, fp32" 60 train --dtype fp32 --batch 4 --context 1024 --steps 10
+    "$build/train_gpt" --model gpt2 --dtype bf16 --batch 1 --context 64 --steps 1 --train-data "$work/tokens.bin" --out "$work/model" >/dev/null 2>&1 || true
+    part "decoding, GPT-2 124M bf16" 30 decode 400
+fi
+say "" && say "$([ $failed = 0 ] && echo "all parts passed" || echo "SOME PARTS FAILED") in $SECONDS s"
+echo "report: $report"
+exit $failed

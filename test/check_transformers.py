@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Trains each family a few steps with train_gpt and opens the checkpoints with transformers: nothing missing, nothing
+unexpected, the same logits, the same greedy text, the same tokens for a text.
+
+    python3 -m venv v && v/bin/pip install torch transformers numpy && make && v/bin/python test/check_transformers.py
+
+Also the other way round: a folder that save_pretrained() wrote goes in as it is. `make check-transformers` runs it with
+the python3 of $PYTHON. Exit code 1 when anything differs.
+"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy
+import torch
+import transformers
+
+BUILD = pathlib.Path(os.environ.get("GPT_BUILD", "build")).resolve()
+CONTEXT, STEPS, GREEDY = 48, 6, 40
+TEXT = "It is a truth universally acknowledged, that 1813 wasn't a leap year; naïve or not.\n\n  So it goes!\n"
+
+
+def configs():
+    """(name, what it shows, config) of each family; the sizes are such that no two are alike."""
+    gpt2_like = dict(vocab_size=515, n_positions=64, n_embd=48, n_layer=3, n_head=3, bos_token_id=0, eos_token_id=0)
+    neox_like = dict(vocab_size=515, max_position_embeddings=64, hidden_size=48, intermediate_size=112,
+                     num_hidden_layers=3, num_attention_heads=3, bos_token_id=0, eos_token_id=0)
+    T = transformers
+    yield "gpt2", "tied head", T.GPT2Config(**gpt2_like)
+    yield "gpt2-odd", "odd sizes", T.GPT2Config(**{**gpt2_like, "n_embd": 51, "n_inner": 75, "n_positions": 49})
+    yield "gpt3", "GPT-3's shape in small", T.GPT2Config(**{**gpt2_like, "n_positions": 128, "n_head": 6})
+    yield "gpt-neo", "a window of 7", T.GPTNeoConfig(
+        vocab_size=515, max_position_embeddings=64, hidden_size=48, num_layers=3, num_heads=3, window_size=7,
+        attention_types=[[["global", "local", "local"], 1]], bos_token_id=0, eos_token_id=0)
+    yield "gpt-j", "rotary neighbours, head bias", T.GPTJConfig(**gpt2_like, rotary_dim=10)
+    yield "gpt-neox", "parallel, untied", T.GPTNeoXConfig(**neox_like)
+    yield "gpt-neox-tied", "parallel, tied, all coordinates rotate, tanh", T.GPTNeoXConfig(
+        **neox_like, tie_word_embeddings=True, rotary_pct=1.0, hidden_act="gelu_fast")
+    yield "gpt-neox-sequential", "sequential, no attention biases, another base", T.GPTNeoXConfig(
+        **neox_like, use_parallel_residual=False, attention_bias=False, rotary_emb_base=500)
+
+
+def ran(*words):
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(str(w) for w in words)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def opened(folder):
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    for what, names in report.items():
+        assert not names, f"{folder}: {what}: {names}"
+    return model.eval()
+
+
+def compare(name, folder, ids):
+    """Largest difference of logits as a share of the largest logit; greedy text must be the same ids."""
+    model = opened(folder)
+    text = ",".join(map(str, ids))
+    ours = numpy.array(json.loads(ran(BUILD / "infer_gpt", "--model", folder, "--dtype", "fp32", "--ids", text,
+                                      "--logits"))["logits"])
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0].double().numpy()
+        greedy = model.generate(torch.tensor([ids[:4]]), max_new_tokens=GREEDY, min_new_tokens=GREEDY, do_sample=False,
+                                eos_token_id=None, pad_token_id=0)[0, 4:].tolist()
+    off = abs(ours - theirs).max() / abs(theirs).max()
+    assert ours.shape == theirs.shape and off <= 1e-5, f"{name}: logits differ by {off:.1e} of the largest"
+    said = ran(BUILD / "infer_gpt", "--model", folder, "--dtype", "fp32", "--ids", ",".join(map(str, ids[:4])), "--tokens",
+               GREEDY, "--temperature", 0)
+    assert [int(w) for w in said.split()] == greedy, f"{name}: greedy text differs:\n{said}\n{greedy}"
+    return off
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    work = pathlib.Path(tempfile.mkdtemp())
+    rng = numpy.random.default_rng(1)
+    data = numpy.cumsum(rng.integers(1, 4, 6000) ** 3) % 515  # each id is one of three after the one before
+    data.astype("<u2").tofile(work / "tokens.bin")
+    ids = data[:CONTEXT].tolist()
+    (work / "text.txt").write_text(TEXT * 8)
+    tokenizer = work / "tokenizer.json"
+    ran(BUILD / "tokenize", "--train-bpe", 300, "--input", work / "text.txt", "--output", tokenizer)
+    ran(BUILD / "tokenize", "--tokenizer", tokenizer, "--input", work / "text.txt", "--eot", "none", "--output", work / "text")
+    tokens = numpy.fromfile(work / "text_train_000000.bin", "<u2")[512:].tolist()  # behind the header
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}")
+    try:
+        for name, what, config in configs():
+            hub, empty = work / f"{name}-hub", work / f"{name}-config"
+            transformers.AutoModelForCausalLM.from_config(config).save_pretrained(hub, max_shard_size="100KB")
+            config.save_pretrained(empty)
+            inward = compare(name, hub, ids)
+            worst = {}
+            # From random weights of ours, and from the hub's folder; the last stored in 16 bits.
+            for start, dtype, stored in (empty, "fp32", "fp32"), (hub, "fp32", "fp32"), (hub, "bf16", "fp16"):
+                run = work / f"{name}-{start.name}-{dtype}-{stored}"
+                ran(BUILD / "train_gpt", "--model", start, "--train-data", work / "tokens.bin", "--batch", 2, "--context",
+                    CONTEXT, "--steps", STEPS, "--dtype", dtype, "--save-dtype", stored, "--learning-rate", 3e-3, "--out",
+                    run, "--tokenizer", tokenizer)
+                theirs = transformers.AutoTokenizer.from_pretrained(run / "checkpoints/latest")(TEXT * 8)["input_ids"]
+                assert theirs == tokens, f"{run.name}: the tokenizer gives other ids:\n{theirs}\n{tokens}"
+                (run / "checkpoints/latest/tokenizer.json").unlink()  # so that infer_gpt prints ids
+                worst[run.name] = compare(run.name, run / "checkpoints/latest", ids)
+            print(f"{name:20s} {what:46s} hub folder {inward:.0e} · checkpoints {max(worst.values()):.0e} of the largest "
+                  f"logit · {GREEDY} greedy tokens the same")
+    except AssertionError as e:
+        sys.exit(f"FAILED {e}")
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+// context.h - the cublas handle, and what every cublas call needs
+#pragma once
+#include <cublas_v2.h>
+
+#include <cstdio>
+
+#include "product.h"
+
+struct cublasContext {
+    cudaStream_t stream         = nullptr;
+    cublasMath_t math           = CUBLAS_DEFAULT_MATH;
+    cublasPointerMode_t pointer = CUBLAS_POINTER_MODE_HOST;
+    cublasAtomicsMode_t atomics = CUBLAS_ATOMICS_NOT_ALLOWED;
+};
+
+namespace emu {
+
+inline Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
+
+// A device pointer's bytes, for the host.
+template <class T>
+T* on_host(const T* pointer) {
+    return reinterpret_cast<T*>(Memory::get().host(address_of(pointer)));
+}
+
+inline cublasStatus_t say(const char* function, cublasStatus_t status, const std::string& why) {
+    std::fprintf(stderr, "emulate: %s: %s: %s\n", function, cublasLtGetStatusName(status), why.c_str());
+    return status;
+}
+
+}  // namespace emu
+
+#define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
+#define NEED(handle) \
+    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED

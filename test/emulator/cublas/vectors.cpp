@@ -1,0 +1,279 @@
+// vectors.cpp - libcublas: vectors, and a matrix with a vector
+#include <cmath>
+
+#include "context.h"
+
+namespace emu {
+namespace {
+
+// A small operation on device vectors: check the ranges, compute on the host's view of them.
+struct Vector {
+    const void* data;
+    int64_t n, stride;
+    size_t element;
+    Access access;
+};
+template <class Body>
+cublasStatus_t simple(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
+    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+    std::lock_guard guard(runtime_lock());
+    Work work;
+    work.type = cudaGraphNodeTypeKernel;
+    work.what = call_site();
+    work.run  = [function, vectors, body](uint32_t op) {
+        for (const Vector& v : vectors) {
+            const bool dense = std::abs(v.stride) == 1;
+            for (int64_t i = 0; i < (dense ? 1 : v.n); i++) {
+                const Address at   = address_of(v.data) + size_t(i * std::abs(v.stride)) * v.element;
+                const size_t bytes = v.element * size_t(dense ? v.n : 1);
+                if (v.n > 0 && !Memory::get().check(at, bytes, v.access, function, op)) return cudaErrorIllegalAddress;
+                if (v.n > 0 && v.access == Access::Write) Memory::get().mark_written(at, bytes);
+            }
+        }
+        body();
+        return cudaSuccess;
+    };
+    return submit(handle->stream, std::move(work)) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
+}
+template <class T>
+T at(const T* x, int64_t i, int64_t n, int64_t stride) {  // BLAS: a negative stride starts at the far end
+    return on_host(x)[stride >= 0 ? i * stride : (i - n + 1) * stride];
+}
+
+// A result goes to the host at once, or to the device in stream order.
+template <class R, class Body>
+cublasStatus_t reduce(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, R* result, Body body) {
+    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (!result) return CUBLAS_STATUS_INVALID_VALUE;
+    if (handle->pointer == CUBLAS_POINTER_MODE_DEVICE) {
+        vectors.push_back({result, 1, 1, sizeof(R), Access::Write});
+        return simple(function, handle, vectors, [=] { *on_host(result) = body(); });
+    }
+    if (const cublasStatus_t status = simple(function, handle, vectors, [=] { *result = body(); })) return status;
+    std::lock_guard guard(runtime_lock());
+    return wait_stream(handle->stream) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
+}
+
+template <class T>
+cublasStatus_t dot(const char* f, cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* result) {
+    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Read}}, result, [=] {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(y, i, n, iy));
+        return T(sum);
+    });
+}
+template <class T>
+cublasStatus_t norm(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
+    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(x, i, n, ix));
+        return T(std::sqrt(sum));
+    });
+}
+template <class T>
+cublasStatus_t sum_of_magnitudes(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
+    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += std::abs(double(at(x, i, n, ix)));
+        return T(sum);
+    });
+}
+template <class T>
+cublasStatus_t index_of_extreme(const char* f, cublasHandle_t h, int n, const T* x, int ix, int* result, bool largest) {
+    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
+        int best = 0;
+        for (int i = 1; i < n; i++) {
+            const T a = std::abs(at(x, i, n, ix)), b = std::abs(at(x, best, n, ix));
+            if (largest ? a > b : a < b) best = i;
+        }
+        return n > 0 ? best + 1 : 0;  // BLAS counts from one
+    });
+}
+template <class T>
+cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, const T* x, int ix, T* y, int iy) {
+    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
+    const T value     = device ? T(0) : *alpha;
+    return simple(f, h,
+                  {{x, n, ix, sizeof(T), Access::Read},
+                   {y, n, iy, sizeof(T), Access::Read},
+                   {y, n, iy, sizeof(T), Access::Write}},
+                  [=] {
+                      const T a = device ? *on_host(alpha) : value;
+                      for (int i = 0; i < n; i++) {
+                          T& to = on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy];
+                          to    = T(std::fma(a, at(x, i, n, ix), to));
+                      }
+                  });
+}
+template <class T>
+cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
+    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
+    const T value     = device ? T(0) : *alpha;
+    return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
+        const T a = device ? *on_host(alpha) : value;
+        for (int i = 0; i < n; i++) on_host(x)[i * std::abs(ix)] *= a;
+    });
+}
+template <class T>
+cublasStatus_t copy_vector(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {
+    return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
+        for (int i = 0; i < n; i++) on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy] = at(x, i, n, ix);
+    });
+}
+template <class T>
+cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a,
+                    int lda, const T* x, int ix, const T* beta, T* y, int iy) {
+    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (lda < m || m < 0 || n < 0) return say(f, CUBLAS_STATUS_INVALID_VALUE, "lda < m, or a negative size");
+    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
+    const T s = *alpha, b = *beta;
+    const int rows = t == CUBLAS_OP_N ? m : n, length = t == CUBLAS_OP_N ? n : m;
+    std::vector<Vector> touched{{a, int64_t(lda) * (n - 1) + m, 1, sizeof(T), Access::Read},
+                                {x, length, ix, sizeof(T), Access::Read}};
+    if (lda != m) touched.erase(touched.begin());  // the gaps between columns may be anything
+    if (b != T(0)) touched.push_back({y, rows, iy, sizeof(T), Access::Read});
+    touched.push_back({y, rows, iy, sizeof(T), Access::Write});
+    return simple(f, h, touched, [=] {
+        for (int r = 0; r < rows; r++) {
+            double sum = 0;
+            for (int c = 0; c < length; c++)
+                sum += double(on_host(a)[t == CUBLAS_OP_N ? r + int64_t(c) * lda : c + int64_t(r) * lda]) *
+                       double(at(x, c, length, ix));
+            T& to = on_host(y)[iy >= 0 ? r * iy : (r - rows + 1) * iy];
+            to    = T(double(s) * sum + (b != T(0) ? double(b) * double(to) : 0));
+        }
+    });
+}
+
+// swap, rot: both vectors are read and written.
+template <class T, class Body>
+cublasStatus_t on_both(const char* f, cublasHandle_t h, int n, T* x, int ix, T* y, int iy, Body body) {
+    std::vector<Vector> touched;
+    for (const Access access : {Access::Read, Access::Write}) {
+        touched.push_back({x, n, ix, sizeof(T), access});
+        touched.push_back({y, n, iy, sizeof(T), access});
+    }
+    return simple(f, h, touched, [=] {
+        for (int i = 0; i < n; i++)
+            body(on_host(x)[ix >= 0 ? i * ix : (i - n + 1) * ix], on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy]);
+    });
+}
+template <class T>
+cublasStatus_t rotate(const char* f, cublasHandle_t h, int n, T* x, int ix, T* y, int iy, const T* c, const T* s) {
+    NEED(h);
+    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
+    return on_both(f, h, n, x, ix, y, iy, [c = *c, s = *s](T& a, T& b) {
+        const T was = a;
+        a           = c * a + s * b;
+        b           = c * b - s * was;
+    });
+}
+
+// The columns of a matrix, a range each: what lies between them may be anything.
+template <class T>
+void touch_columns(std::vector<Vector>& touched, const T* a, int rows, int columns, int ld, Access access) {
+    for (int c = 0; c < columns; c++) touched.push_back({a + int64_t(c) * ld, rows, 1, sizeof(T), access});
+}
+template <class T>
+cublasStatus_t outer(const char* f, cublasHandle_t h, int m, int n, const T* alpha, const T* x, int ix, const T* y,
+                     int iy, T* a, int lda) {
+    NEED(h);
+    if (lda < m || m < 0 || n < 0) return say(f, CUBLAS_STATUS_INVALID_VALUE, "lda < m, or a negative size");
+    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
+    std::vector<Vector> touched{{x, m, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Read}};
+    for (const Access access : {Access::Read, Access::Write}) touch_columns(touched, a, m, n, lda, access);
+    return simple(f, h, touched, [=, s = *alpha] {
+        for (int c = 0; c < n; c++)
+            for (int r = 0; r < m; r++) on_host(a)[r + int64_t(c) * lda] += s * at(x, r, m, ix) * at(y, c, n, iy);
+    });
+}
+template <class T>
+cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
+                            const T* alpha, const T* a, int lda, const T* beta, const T* b, int ldb, T* c, int ldc) {
+    NEED(h);
+    const bool flip_a = ta != CUBLAS_OP_N, flip_b = tb != CUBLAS_OP_N;
+    if (m < 0 || n < 0 || ldc < m || lda < (flip_a ? n : m) || ldb < (flip_b ? n : m))
+        return say(f, CUBLAS_STATUS_INVALID_VALUE, "a leading dimension is too small, or a size negative");
+    if ((c == a && (flip_a || lda != ldc)) || (c == b && (flip_b || ldb != ldc)))
+        return say(f, CUBLAS_STATUS_INVALID_VALUE, "in place only without transposition and with equal strides");
+    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
+    std::vector<Vector> touched;
+    if (*alpha != T(0)) touch_columns(touched, a, flip_a ? n : m, flip_a ? m : n, lda, Access::Read);
+    if (*beta != T(0)) touch_columns(touched, b, flip_b ? n : m, flip_b ? m : n, ldb, Access::Read);
+    touch_columns(touched, c, m, n, ldc, Access::Write);
+    return simple(f, h, touched, [=, p = *alpha, q = *beta] {
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t i = 0; i < m; i++) {
+                const T left  = p != T(0) ? p * on_host(a)[flip_a ? j + i * lda : i + j * lda] : T(0);
+                const T right = q != T(0) ? q * on_host(b)[flip_b ? j + i * ldb : i + j * ldb] : T(0);
+                on_host(c)[i + j * ldc] = left + right;
+            }
+    });
+}
+
+}  // namespace
+}  // namespace emu
+
+using namespace emu;
+
+#define VECTOR_CALLS(L, I, T)                                                                                      \
+    cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {      \
+        SITE;                                                                                                      \
+        return dot(__func__, h, n, x, ix, y, iy, r);                                                               \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
+        SITE;                                                                                                      \
+        return norm(__func__, h, n, x, ix, r);                                                                     \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
+        SITE;                                                                                                      \
+        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                        \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {     \
+        SITE;                                                                                                      \
+        return axpy(__func__, h, n, a, x, ix, y, iy);                                                              \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                         \
+        SITE;                                                                                                      \
+        return scale(__func__, h, n, a, x, ix);                                                                    \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                 \
+        SITE;                                                                                                      \
+        return copy_vector(__func__, h, n, x, ix, y, iy);                                                          \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a, \
+                                      int l, const T* x, int ix, const T* b, T* y, int iy) {                       \
+        SITE;                                                                                                      \
+        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                               \
+    } \
+    cublasStatus_t cublas##L##swap_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy) {                       \
+        SITE;                                                                                                      \
+        return on_both(__func__, h, n, x, ix, y, iy, [](T& a, T& b) { std::swap(a, b); });                         \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##rot_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy, const T* c, const T* s) { \
+        SITE;                                                                                                      \
+        return rotate(__func__, h, n, x, ix, y, iy, c, s);                                                         \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##ger_v2(cublasHandle_t h, int m, int n, const T* s, const T* x, int ix, const T* y,   \
+                                     int iy, T* a, int l) {                                                        \
+        SITE;                                                                                                      \
+        return outer(__func__, h, m, n, s, x, ix, y, iy, a, l);                                                    \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##geam(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,     \
+                                   const T* s, const T* a, int la, const T* t, const T* b, int lb, T* c, int lc) { \
+        SITE;                                                                                                      \
+        return add_matrices(__func__, h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                 \
+    }                                                                                                              \
+    cublasStatus_t cublasI##I##amin_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
+        SITE;                                                                                                      \
+        return index_of_extreme(__func__, h, n, x, ix, r, false);                                                  \
+    }                                                                                                              \
+    cublasStatus_t cublasI##I##amax_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
+        SITE;                                                                                                      \
+        return index_of_extreme(__func__, h, n, x, ix, r, true);                                                   \
+    }
+VECTOR_CALLS(S, s, float)
+VECTOR_CALLS(D, d, double)
+#undef VECTOR_CALLS

@@ -1,0 +1,66 @@
+// graph.h - what a graph, an executable graph and a capture are
+#pragma once
+#include <thread>
+
+#include "modules.h"
+#include "streams.h"
+
+struct CUgraphNode_st {
+    CUgraph_st* graph = nullptr;
+    emu::Work work;
+    std::vector<cudaGraphNode_t> after;
+    cudaGraph_t child        = nullptr;  // our own clone
+    cudaGraphNode_t original = nullptr;  // in the graph this one was cloned from
+};
+
+struct CUgraph_st {
+    std::vector<cudaGraphNode_t> nodes;
+    ~CUgraph_st();
+};
+
+struct CUgraphExec_st {
+    struct Item {
+        cudaGraphNode_t node;  // where it came from, for cudaGraphExecKernelNodeSetParams and the like
+        emu::Work work;
+        std::vector<size_t> after;
+        uint32_t slot = 0;
+        bool enabled  = true;
+    };
+    std::vector<Item> items;  // in an order that respects `after`
+    emu::NodePtr last;        // a graph never overlaps itself
+    unsigned long long flags = 0;
+};
+
+struct Capture {
+    cudaGraph_t graph = nullptr;
+    cudaStreamCaptureMode mode{};
+    CUstream_st* origin = nullptr;
+    std::thread::id thread;
+    bool spoilt = false, over = false;
+    unsigned long long id = 0;
+};
+
+namespace emu {
+
+cudaError_t memcpy_work(const cudaMemcpy3DParms& params, Work& work);  // memory.cpp
+cudaError_t memset_work(const cudaMemsetParams& params, Work& work);
+
+// graphs.cpp
+std::set<cudaGraph_t>& graphs();
+cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode_t> after);
+cudaError_t kernel_work(const cudaKernelNodeParams& p, Work& work);
+cudaError_t host_work(const cudaHostNodeParams& p, Work& work);
+cudaError_t event_work(cudaEvent_t event, cudaGraphNodeType type, Work& work);
+cudaMemcpy3DParms line_params(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind);
+
+// Other parameters for a node of this type, in a graph or in an executable one.
+template <class Make>
+cudaError_t set_params(Work* work, cudaGraphNodeType type, Make make) {
+    if (!work || work->type != type) return cudaErrorInvalidValue;
+    Work fresh;
+    if (const cudaError_t error = make(fresh)) return error;
+    *work = std::move(fresh);
+    return cudaSuccess;
+}
+
+}  // namespace emu

@@ -1,0 +1,58 @@
+// programs.h - running the programs as a user does, on small data, and reading what they leave. The folder they are in
+// is $GPT_BUILD, default build.
+#pragma once
+#include <sys/wait.h>
+
+#include <nlohmann/json.hpp>
+
+#include "kernels/tensor.h"
+#include "test/catch.h"
+#include "test/scratch.h"
+
+struct Ran {
+    int code;
+    std::string out, err;
+};
+inline std::string build_folder() {
+    const char* folder = std::getenv("GPT_BUILD");
+    return folder ? folder : "build";
+}
+inline std::string quoted(const std::string& word) {
+    std::string q = "'";
+    for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
+    return q + "'";
+}
+// Runs `program words…` through the shell; `in` is its standard input, and `under` what starts it.
+inline Ran run(const Scratch& scratch, const std::string& program, const std::string& words, const std::string& in = "",
+               const std::string& under = "") {
+    write_text(scratch / "stdin", in);
+    const std::string line = under + build_folder() + "/" + program + " " + words + " <" + quoted(scratch / "stdin") +
+                             " >" + quoted(scratch / "stdout") + " 2>" + quoted(scratch / "stderr");
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"),
+            read_text(scratch / "stderr")};
+}
+// A shard of a text that repeats with variations.
+inline void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1, int64_t vocab = 257) {
+    std::vector<uint16_t> ids(512 + tokens);
+    const int32_t header[3] = {20240520, 1, int32_t(tokens)};
+    std::memcpy(ids.data(), header, sizeof header);
+    for (int64_t i = 0; i < tokens; i++) ids[512 + i] = uint16_t((i * 7 + i / 13 * 5 + (i * i) % 11) % vocab);
+    if (bad_at >= 0) ids[512 + bad_at] = 300;
+    write_text(path, std::string(reinterpret_cast<const char*>(ids.data()), ids.size() * 2));
+}
+inline std::vector<nlohmann::json> records(const std::string& run_folder, const std::string& event) {
+    std::vector<nlohmann::json> all;
+    std::ifstream in(run_folder + "/log.jsonl");
+    for (std::string line; std::getline(in, line);) {
+        const auto j = nlohmann::json::parse(line);
+        if (j["event"] == event) all.push_back(j);
+    }
+    return all;
+}
+inline std::string losses(const std::string& run_folder) {
+    std::string text;
+    for (const auto& j : records(run_folder, "step"))
+        text += j["step"].dump() + ":" + j["loss"].dump() + "/" + j["norm"].dump() + " ";
+    return text;
+}

@@ -1,0 +1,253 @@
+// test_emulated.cpp - the programs on the emulated GPU (test/emulator), every access checked and streams as late as
+// they may be, beside themselves on the CPU. Hidden from a plain run; scripts/test_cuda.sh asks for [emulated].
+#include <map>
+
+#include "gpt/files.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+#include "test/programs.h"
+
+static const std::string checked = "scripts/emulate --check all --streams late ";
+
+static std::string training(const Scratch& s, const std::string& out, const std::string& more) {
+    return "--train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / "train.bin") + " --out " +
+           quoted(s / out) + " --batch 2 --context 16 --eval-batches 2 --keep 0 " + more + " ";
+}
+static void train(const Scratch& s, const std::string& out, const std::string& more, const std::string& under) {
+    const Ran r =
+        run(s, "train_gpt", training(s, out, more) + (under.empty() ? "--device cpu" : "--device cuda"), "", under);
+    CAPTURE(out, more, r.out, r.err);
+    REQUIRE(r.code == 0);
+}
+// As if the run had been stopped after this step.
+static void cut_after(const Scratch& s, const std::string& out, int64_t step) {
+    const fs::path all = s / (out + "/checkpoints");
+    for (const auto& e : fs::directory_iterator(all))
+        if (!e.is_symlink() && std::stoll(e.path().filename().string()) > step) fs::remove_all(e.path());
+}
+static void resume(const Scratch& s, const std::string& out, const std::string& under) {
+    const Ran r =
+        run(s, "train_gpt", "--resume --out " + quoted(s / out) + (under.empty() ? " --device cpu" : " --device cuda"),
+            "", under);
+    CAPTURE(out, r.out, r.err);
+    REQUIRE(r.code == 0);
+}
+// The largest distance between the losses of two runs, as a share.
+static double apart(const Scratch& s, const std::string& a, const std::string& b) {
+    const auto x = records(s / a, "step"), y = records(s / b, "step");
+    REQUIRE(x.size() == y.size());
+    REQUIRE(x.size() > 0);
+    double most = 0;
+    for (size_t i = 0; i < x.size(); i++) {
+        const double l = x[i]["loss"], m = y[i]["loss"];
+        most = std::max(most, std::fabs(l - m) / l);
+    }
+    return most;
+}
+static std::string bits(const Scratch& s, const std::string& out) {
+    return losses(s / out) + records(s / out, "end").back()["fingerprint"].get<std::string>();
+}
+
+TEST_CASE("20 steps on the GPU are the CPU's; a run moves from one to the other and back", "[.emulated]") {
+    const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
+    CAPTURE(model);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how = "--dtype fp32 --steps 20 --eval-every 10 --save-every 5 --model " + model;
+    train(s, "cpu", how, "");
+    train(s, "gpu", how, checked);
+    CHECK(apart(s, "cpu", "gpu") <= 1e-5);
+    train(s, "both", how, "");
+    cut_after(s, "both", 5);
+    resume(s, "both", checked);
+    cut_after(s, "both", 10);
+    resume(s, "both", "");
+    CHECK(records(s / "both", "step").size() == 20);
+    CHECK(apart(s, "cpu", "both") <= 1e-5);
+    CHECK(bits(s, "both") != bits(s, "cpu"));  // or it has never been on the GPU
+
+    // What was trained writes the same text on both.
+    const std::string words =
+        "--dtype fp32 --ids 5,6,7 --tokens 24 --temperature 0 --model " + quoted(s / "gpu/checkpoints/latest");
+    const Ran cpu = run(s, "infer_gpt", words + " --device cpu"),
+              gpu = run(s, "infer_gpt", words + " --device cuda", "", checked);
+    CAPTURE(cpu.err, gpu.err);
+    CHECK(cpu.code == 0);
+    CHECK(gpu.code == 0);
+    CHECK(cpu.out.size() > 24);
+    CHECK(cpu.out == gpu.out);
+}
+
+TEST_CASE("on the GPU again, in a graph, recomputed: the same bits", "[.emulated]") {
+    const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
+    const auto dtype = GENERATE(as<std::string>{}, "bf16", "fp32");
+    CAPTURE(model, dtype);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how =
+        "--steps 6 --accumulate 2 --eval-every 2 --save-every 3 --model " + model + " --dtype " + dtype;
+    train(s, "first", how, checked);
+    const std::string wanted = bits(s, "first");
+    for (const char* more : {"", "--graph", "--recompute gelu", "--recompute norm", "--recompute block --graph"}) {
+        CAPTURE(more);
+        const std::string out = std::string("again") + more;
+        train(s, out, how + " " + more, checked);
+        CHECK(bits(s, out) == wanted);
+    }
+    cut_after(s, "again--graph", 3);
+    resume(s, "again--graph", checked);
+    CHECK(bits(s, "again--graph") == wanted);
+    // Rounding at random is another run, and one that can be repeated.
+    if (dtype == "fp32") return;
+    train(s, "random", how + " --stochastic-rounding", checked);
+    train(s, "random too", how + " --stochastic-rounding --graph", checked);
+    CHECK(bits(s, "random") != wanted);
+    CHECK(bits(s, "random") == bits(s, "random too"));
+}
+
+// How often each function of the CUDA runtime is called.
+static std::map<std::string, int64_t> calls(const std::string& trace) {
+    std::map<std::string, int64_t> count;
+    const std::string mark = "emulate: ";
+    for (size_t at = 0; (at = trace.find(mark + "cuda", at)) != trace.npos; at++) {
+        const size_t name = at + mark.size();
+        count[trace.substr(name, trace.find('(', name) - name)]++;
+    }
+    return count;
+}
+
+TEST_CASE("a step waits once and allocates nothing", "[.emulated]") {
+    const auto graph = GENERATE(as<std::string>{}, "", "--graph");
+    CAPTURE(graph);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    std::map<std::string, int64_t> of[2];
+    for (int i = 0; i < 2; i++) {
+        const std::string how = "--model nano --dtype bf16 --accumulate 2 --eval-every 0 --save-every 0 --steps ";
+        const Ran r =
+            run(s, "train_gpt", training(s, i ? "long" : "short", how + (i ? "9 " : "4 ") + graph) + "--device cuda",
+                "", "scripts/emulate --trace --streams late ");
+        CAPTURE(r.out);
+        REQUIRE(r.code == 0);
+        of[i] = calls(r.err);
+    }
+    std::map<std::string, int64_t> five;  // what five more steps call
+    for (const auto& [name, count] : of[1])
+        if (count != of[0][name]) five[name] = count - of[0][name];
+    CAPTURE(five);
+    CHECK(five["cudaStreamSynchronize"] == 5);
+    for (const char* name :
+         {"cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemset", "cudaMalloc", "cudaMallocAsync",
+          "cudaFree", "cudaHostAlloc", "cudaFreeHost", "cudaStreamCreateWithPriority", "cudaEventCreateWithFlags"})
+        CHECK(five[name] == 0);
+    CHECK(five[graph.empty() ? "cudaGraphLaunch" : "cudaLaunchKernel"] == 0);
+    CHECK(five[graph.empty() ? "cudaLaunchKernel" : "cudaGraphLaunch"] >= 5);
+}
+
+TEST_CASE("the plan is what is then allocated, within 2 %", "[.emulated]") {
+    const auto how =
+        GENERATE(as<std::string>{}, "--model nano --batch 64 --context 64 --dtype fp32",
+                 "--model nano-neox --batch 64 --context 64 --dtype bf16 --recompute block --accumulate 3");
+    CAPTURE(how);
+    const Scratch s;
+    write_shard(s / "train.bin", 40000);
+    const Ran r = run(s, "train_gpt",
+                      std::string(how) + " --steps 1 --eval-every 0 --save-every 0 --device cuda --train-data " +
+                          quoted(s / "train.bin") + " --out " + quoted(s / "run"),
+                      "", "scripts/emulate --check off ");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    const double planned = records(s / "run", "start")[0]["planned_bytes"],
+                 taken   = records(s / "run", "end")[0]["peak_bytes"];
+    CHECK(std::fabs(planned - taken) <= 0.02 * taken);
+    const double products = 32 << 20;  // cuBLASLt's workspace aside, too
+    CHECK(std::fabs(planned - taken) <= 0.02 * (taken - products));
+}
+
+TEST_CASE("GPT-2 124M in bf16 with a batch of 8 fits into 24 GB", "[.emulated]") {
+    const Scratch s;
+    const Ran r = run(s, "train_gpt", "--model gpt2 --dtype bf16 --batch 8 --context 1024 --dry-run --device cuda", "",
+                      "scripts/emulate --gpu rtx4090 ");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    CHECK(missing_words(r.out, {"CUDA context", "of 24.00 GiB free", "room for --batch "}) == "");
+    const double total = std::stod(r.out.substr(r.out.find("total ") + 6)),
+                 room  = std::stod(r.out.substr(r.out.find("room for --batch ") + 17));
+    CHECK(total < 23.5);
+    CHECK(room >= 8);
+}
+
+TEST_CASE("out of memory: which group takes how much, what is free, and the batch that fits", "[.emulated]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const auto answer = [&](const std::string& words) {
+        const Ran r =
+            run(s, "train_gpt",
+                words + " --train-data " + quoted(s / "train.bin") + " --device cuda --out " + quoted(s / "run"), "",
+                "scripts/emulate --gpu tiny ");
+        CAPTURE(words, r.out);
+        CHECK(r.code == 1);
+        CHECK(!exists(s / "run"));
+        return r.err;
+    };
+    CHECK(missing_words(
+              answer("--model gpt2 --batch 1 --context 64"),
+              {"out of memory", "weights", "optimizer", "activations", "tiny", "0.25 GiB free", "no --batch"}) == "");
+    const std::string large = answer("--model nano --batch 20000 --context 64");
+    CHECK(missing_words(large, {"out of memory", "activations", "room for --batch "}) == "");
+    // The batch it names does fit, and one more does not.
+    const int64_t batch = std::stoll(large.substr(large.find("room for --batch ") + 17));
+    const auto plan     = [&](int64_t b) {
+        const Ran r =
+            run(s, "train_gpt", fmt::format("--model nano --context 64 --dry-run --device cuda --batch {}", b), "",
+                    "scripts/emulate --gpu tiny ");
+        return std::stod(r.out.substr(r.out.find("total ") + 6));
+    };
+    CAPTURE(batch);
+    CHECK(plan(batch) <= 0.25);
+    CHECK(plan(batch + batch / 10) > 0.25);
+}
+
+TEST_CASE("a GPU that cannot be used: what was found, and what works instead", "[.emulated]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    struct Case {
+        const char *under, *says;
+    };
+    const auto c = GENERATE(values<Case>({{"--devices 0", "no NVIDIA GPU"},
+                                          {"--driver 0", "no NVIDIA driver"},
+                                          {"--driver 11.8", "CUDA up to 11.8"},
+                                          {"--gpu v100", "V100"}}));
+    CAPTURE(c.under);
+    const std::string under = std::string("scripts/emulate ") + c.under + " ";
+    const Ran r = run(s, "train_gpt", training(s, "run", "--model nano --steps 1 --device cuda"), "", under);
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 1);
+    CHECK(missing_words(r.err, {"--device cuda", c.says, "--device cpu"}) == "");
+    CHECK(!exists(s / "run"));
+    const Ran other = run(s, "train_gpt", training(s, "run", "--model nano --steps 1 --device auto"), "", under);
+    CAPTURE(other.out, other.err);
+    CHECK(other.code == 0);
+    CHECK(missing_words(other.err, {"--device auto", c.says, "running on the CPU"}) == "");
+}
+
+// An op given memory that is nobody's; unchecked, the emulator answers as a GPU does. A fault ends everything on a
+// device, so each runs in a process of its own: these two are started by the one below.
+static void faulty(bool sync_each) {
+    const Device dev("cuda", 0, 1, sync_each);
+    const Tensor nowhere{reinterpret_cast<void*>(uintptr_t(1) << 40), DType::F32, {64}};
+    gelu_forward(nowhere, nowhere, Gelu::tanh, dev.stream());
+    sync(dev.stream());
+}
+TEST_CASE("fault waiting for each kernel", "[.fault]") { faulty(true); }
+TEST_CASE("fault waiting at the end", "[.fault]") { faulty(false); }
+
+TEST_CASE("a kernel that faults is named under --sync, and without it --sync is named", "[.emulated]") {
+    const Scratch s;
+    const std::string under = "scripts/emulate --check off --streams late ";
+    const Ran each          = run(s, "test_gpt", "'fault waiting for each kernel'", "", under),
+              end           = run(s, "test_gpt", "'fault waiting at the end'", "", under);
+    CAPTURE(each.out, end.out);
+    CHECK(missing_words(each.out, {"gelu_forward: CUDA: cudaErrorIllegalAddress", "gelu.cu:"}) == "");
+    CHECK(missing_words(end.out, {"cudaErrorIllegalAddress", "--sync"}) == "");
+}
