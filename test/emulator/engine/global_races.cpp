@@ -2,10 +2,10 @@
 //
 // Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
 // copy, library call), which block, which of the four bytes. Most of memory is touched whole warps at a time, so a line
-// of 64 bytes has one pair of records for all its words until somebody touches a part of it. Within a launch two blocks are ordered only by what they
-// do themselves: if the first has fenced (or released) since, and the second has used an atomic, volatile or acquiring
-// access, we take it that they agreed on it; so a missing fence is found, a wrong flag is not. Between operations the
-// runtime knows the order of streams and events.
+// of 64 bytes has one pair of records for all its words until somebody touches a part of it. Within a launch two blocks
+// are ordered only by what they do themselves: if the first has fenced (or released) since, and the second has used an
+// atomic, volatile or acquiring access, we take it that they agreed on it; so a missing fence is found, a wrong flag is
+// not. Between operations the runtime knows the order of streams and events.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -20,14 +20,14 @@ namespace emu {
 // What a block has done that orders it with others.
 struct GlobalActor {
     std::atomic<uint8_t> fences{0};
-    std::atomic<uint8_t> signals{0};             // fences and anything another block could see: "I have read"
-    std::atomic<uint8_t> listens{0};             // it has acquired something
+    std::atomic<uint8_t> signals{0};  // fences and anything another block could see: "I have read"
+    std::atomic<uint8_t> listens{0};  // it has acquired something
 };
 
 // The numbers of earlier operations that nothing orders with the one that runs now: usually none or few.
 struct Apart {
     static constexpr int kFew = 4;
-    uint64_t few[kFew] = {~0ull, ~0ull, ~0ull, ~0ull};
+    uint64_t few[kFew]        = {~0ull, ~0ull, ~0ull, ~0ull};
     std::vector<uint64_t> rest;
     void add(uint64_t number) {
         for (uint64_t& slot : few)
@@ -42,8 +42,8 @@ struct Apart {
 };
 
 struct GlobalRaces {
-    std::vector<GlobalActor> actors;             // of the blocks, modulo their number
-    uint64_t number = 0;                         // of the operation
+    std::vector<GlobalActor> actors;  // of the blocks, modulo their number
+    uint64_t number = 0;              // of the operation
     Apart apart;
     explicit GlobalRaces(size_t blocks) : actors(blocks) {}
     GlobalActor& of(uint64_t block) { return actors[block % actors.size()]; }
@@ -62,19 +62,21 @@ struct Operation {
     std::string what;
 };
 
-struct Record { uint64_t writer, reader; };
+struct Record {
+    uint64_t writer, reader;
+};
 
 constexpr size_t kLineBytes = 64, kLineWords = kLineBytes / 4;
-constexpr uint64_t kParted = 1 << 5;              // both records of a line whose words have records of their own
+constexpr uint64_t kParted = 1 << 5;  // both records of a line whose words have records of their own
 
 struct Records {
     const Memory& memory = Memory::get();
     const Address begin  = memory.arena_begin;
-    Record *lines = nullptr, *words = nullptr;    // of the whole arena; pages come when touched
+    Record *lines = nullptr, *words = nullptr;  // of the whole arena; pages come when touched
     OrderedBefore before = nullptr;
-    std::deque<Operation> recent;                 // the last ones, oldest first
+    std::deque<Operation> recent;  // the last ones, oldest first
     uint64_t number = 0;
-    Apart apart;                                  // from the last operation
+    Apart apart;  // from the last operation
 
     Records() {
         auto reserve = [&](size_t count) {
@@ -109,7 +111,7 @@ uint64_t start_operation(uint32_t op, const std::string& what) {
 struct Self {
     uint64_t number, block;
     const Apart* apart;
-    uint64_t record, read_record;           // as they are stored, without bytes
+    uint64_t record, read_record;  // as they are stored, without bytes
     bool write, sync, in_kernel;
     GlobalRaces* races;
 };
@@ -122,9 +124,9 @@ Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes) 
     if (!me.in_kernel || block == me.block) return Verdict::Fine;
     if (me.sync && other & kSynchronising) return Verdict::Fine;
     const GlobalActor& that = me.races->of(block);
-    const auto& fences = other_wrote ? that.fences : that.signals;
-    const bool fenced  = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
-    const bool listens = me.races->of(me.block).listens.load(std::memory_order_relaxed);
+    const auto& fences      = other_wrote ? that.fences : that.signals;
+    const bool fenced       = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
+    const bool listens      = me.races->of(me.block).listens.load(std::memory_order_relaxed);
     return fenced && listens ? Verdict::Fine : Verdict::Blocks;
 }
 
@@ -192,16 +194,17 @@ void join(Record& line, const Record* words) {
 }
 
 // [a, a+bytes) of one accessor: the records are brought up to date, `say` gets the first conflict.
-template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say) {
+template <class Say>
+void touch(const Self& me, Address a, size_t bytes, Say say) {
     Records& r        = records();
     bool said         = false;
     const Address end = a + bytes;
     for (Address at = a; at < end;) {
         const size_t index = (at - r.begin) / kLineBytes;
         const Address from = r.begin + index * kLineBytes, to = std::min(from + kLineBytes, end);
-        Record& line       = r.lines[index];
-        Record* words      = r.words + index * kLineWords;
-        const bool whole   = at == from && to - from == kLineBytes;
+        Record& line     = r.lines[index];
+        Record* words    = r.words + index * kLineWords;
+        const bool whole = at == from && to - from == kLineBytes;
         if (line.writer != kParted) {
             if (repeated(me, line)) {
                 at = to;
@@ -252,14 +255,16 @@ inline bool undisturbed(const Self& me, Record* r, size_t n) {
     return true;
 }
 
-uint64_t base_record(const Block& b) { return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock; }
+uint64_t base_record(const Block& b) {
+    return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock;
+}
 
 Self self_of(const Block& b, Touch how) {
     Self me;
     me.races  = b.launch->races.get();
     me.number = me.races->number, me.apart = &me.races->apart, me.block = b.index & kBlockMask;
     me.write = writes(how), me.in_kernel = true;
-    me.sync  = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
+    me.sync             = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
     const uint64_t base = base_record(b) | (me.sync ? kSynchronising : 0);
     me.record           = base | uint64_t(b.actor->fences.load(std::memory_order_relaxed)) << kFence;
     me.read_record      = base | uint64_t(b.actor->signals.load(std::memory_order_relaxed)) << kFence;
@@ -299,7 +304,8 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     static Records& r  = records();
     const Block& b     = *w.block;
     Record* line       = r.lines + (first - r.begin) / kLineBytes;
-    if (first % kLineBytes == 0 && bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
+    if (first % kLineBytes == 0 &&
+        bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
         const uint64_t mine = own_record(b, write);
         uint64_t news       = 0;
         for (size_t k = 0; k < bytes / kLineBytes; k++) news |= (write ? line[k].writer : line[k].reader) ^ mine;
@@ -322,25 +328,29 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
             if (at & 3 || to & 3) return false;
             if (!undisturbed(me, words + (at - from) / 4, (to - at) / 4)) return false;
             if (whole) join(*line, words);
-        } else if (!repeated(me, *line) && !undisturbed(me, line, 1)) return false;
+        } else if (!repeated(me, *line) && !undisturbed(me, line, 1))
+            return false;
         at = to;
     }
     if (write) std::memset(shadow, 1, bytes);
     return true;
 }
 
-template <int Words> static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
+template <int Words>
+static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
     uint64_t news = 0;
     auto lane     = [&](int l) {
         const size_t word  = (reach.addr[l] - r.begin) / 4;
         const Record* line = r.lines + word / kLineWords;
         const bool parted  = line->writer == kParted;
         const Record* own  = parted ? r.words + word : line;
-        for (int k = 0; k < Words; k++) news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
+        for (int k = 0; k < Words; k++)
+            news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
     };
     if (reach.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
-    else each_lane(reach.mask, lane);
+    else
+        each_lane(reach.mask, lane);
     return !news;
 }
 
@@ -349,10 +359,14 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach)
     const bool write    = touch == Touch::Store;
     const uint64_t mine = own_record(*w.block, write);
     switch (size) {
-        case 4: return known_lanes<1>(records(), mine, reach, write);
-        case 8: return known_lanes<2>(records(), mine, reach, write);
-        case 16: return known_lanes<4>(records(), mine, reach, write);
-        default: return false;
+        case 4:
+            return known_lanes<1>(records(), mine, reach, write);
+        case 8:
+            return known_lanes<2>(records(), mine, reach, write);
+        case 16:
+            return known_lanes<4>(records(), mine, reach, write);
+        default:
+            return false;
     }
 }
 
@@ -362,18 +376,22 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     const Self me = self_of(*w.block, how);
     if (me.sync) w.block->actor->listens.store(1, std::memory_order_relaxed);
     if (me.sync && me.write) w.block->actor->signals.fetch_add(1, std::memory_order_relaxed);
-    auto piece        = [&](int lane, Address a, size_t bytes) {
+    auto piece = [&](int lane, Address a, size_t bytes) {
         touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
             if (reach.shape == Reach::Contiguous) lane = int((at - reach.addr[0]) / size);
             Suspect s{finding_at(w, i, v == Verdict::Streams ? Kind::StreamRace : Kind::GlobalRace, lane,
-                                 sentence(v, me, other, other_wrote, at)), nullptr, size, {}};
+                                 sentence(v, me, other, other_wrote, at)),
+                      nullptr,
+                      size,
+                      {}};
             s.finding.address    = at;
             s.finding.allocation = Memory::get().describe(at);
             if (v == Verdict::Blocks && me.write && other_wrote && how != Touch::Atomic && size <= 16) {
                 s.at = Memory::get().host(reach.addr[lane]);
                 std::memcpy(s.before, s.at, size);
                 w.worker->suspects.push_back(s);
-            } else report(s.finding);
+            } else
+                report(s.finding);
         });
     };
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
@@ -399,7 +417,7 @@ void checker_fence(Warp& w, bool device_wide) {
 }
 
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op) {
-    Records& r = records();
+    Records& r       = records();
     // One call touches several ranges: it stays one operation.
     const bool again = op && !r.recent.empty() && r.recent.back().op == op;
     if (!again) start_operation(op, what);
@@ -422,8 +440,8 @@ void forget_races(Address a, size_t bytes) {
     madvise(r.words + (a - r.begin) / 4, bytes / 4 * sizeof(Record), MADV_DONTNEED);
     // Of the lines only whole pages; the address is not used again, so what is left does no harm.
     constexpr uintptr_t page = 4096;
-    const auto from = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
-    const auto to   = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;
+    const auto from          = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
+    const auto to            = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;
     if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 
