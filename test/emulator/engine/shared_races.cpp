@@ -5,6 +5,8 @@
 // before one of b when it is the same thread; in the same warp, when a __syncwarp or barrier lies between; else when a
 // barrier both took part in does. Fences with volatile or atomic flags order too; that is taken on trust as soon as
 // both sides used them.
+#include <algorithm>
+
 #include "checker.h"
 #include "options.h"
 #include "races.h"
@@ -44,10 +46,31 @@ bool ordered(const Block& b, const SharedRaces& s, uint32_t me, uint32_t other, 
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
+// Two lanes that store the same value to the same place with one instruction: all of them say what one would.
+bool stored_together(Warp& w, const Instr* i, int a, int b) {
+    const auto& f  = *w.frame->function;
+    const auto& st = *f.origin[i->index];
+    if (st.mods[0] != "st" || st.ops.size() < 2 || !(w.mask >> b & 1)) return false;
+    auto same = [&](Ref r, int bytes) {
+        const std::byte* lanes = w.reg<std::byte>(r);
+        return std::memcmp(lanes + a * bytes, lanes + b * bytes, size_t(bytes)) == 0;
+    };
+    if (!i->a.none() && !same(i->a, i->flags & kAddress32 ? 4 : 8)) return false;
+    const auto& parts = st.ops[1].parts;
+    for (size_t k = 0; k < std::max<size_t>(1, parts.size()); k++) {
+        const ptx::Operand& o = parts.empty() ? st.ops[1] : parts[k];
+        if (o.kind != ptx::Operand::Reg) continue;
+        if (!same(parts.empty() ? i->b : f.more[i->more + k], ptx::bytes_of(f.source->regs[size_t(o.reg)].type)))
+            return false;
+    }
+    return true;
+}
+
 void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
               bool other_wrote) {
     Block& b         = *w.block;
     const Warp& that = b.warps[other / kLanes];
+    if (write && other_wrote && other / kLanes == w.index && stored_together(w, i, lane, int(other % kLanes))) return;
     char text[256];
     std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
                   (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
@@ -93,12 +116,11 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
         }
         if (!write || sync) {
             // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this
-            // one too.
-            const uint64_t when = reader >> kTime;
-            const bool fresh    = (reader & kThread) == me ||
-                               (ordered(b, s, me, uint32_t(reader & kThread), when) &&
-                                (!(reader & kMany) || ordered(b, s, me, uint32_t(reader >> kOther & kThread), when)));
-            reader = fresh ? mine : mine | kMany | (reader & kThread) << kOther;
+            // one too. Of those that are not, one is kept.
+            const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
+            const bool last_done  = ordered(b, s, me, uint32_t(last), when),
+                       other_done = !(reader & kMany) || ordered(b, s, me, uint32_t(other), when);
+            reader = last_done && other_done ? mine : mine | kMany | (last_done ? other : last) << kOther;
         }
     }
 }
@@ -138,11 +160,12 @@ bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool wri
         for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
     else
         for (uint64_t k = 0; k < n; k++) {
-            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread, other = reader[k] >> kOther & kThread;
-            const bool ours   = who / kLanes == warp && (!(reader[k] & kMany) || other / kLanes == warp);
-            const bool synced = ours && when < warp_since;
-            const bool fresh  = when < since || who == me + lane(k) || synced;
-            reader[k]         = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
+            const uint64_t when = reader[k] >> kTime, last = reader[k] & kThread, other = reader[k] >> kOther & kThread;
+            const auto done = [&](uint64_t who) {
+                return when < since || who == me + lane(k) || (who / kLanes == warp && when < warp_since);
+            };
+            const bool last_done = done(last), other_done = !(reader[k] & kMany) || done(other);
+            reader[k] = (mine + lane(k)) | (last_done && other_done ? 0 : kMany | (last_done ? other : last) << kOther);
         }
     return true;
 }
