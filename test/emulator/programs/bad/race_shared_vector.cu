@@ -1,5 +1,6 @@
-// Vectors are written to shared memory lane after lane and read as single floats by columns; a barrier is missing in
-// the second round only. finding: shared-memory race check: all
+// Vectors are written to shared memory lane after lane and read as single floats by columns. A barrier is missing.
+// finding: shared-memory race
+// check: all
 #include "../check.h"
 
 __global__ void columns(float* out, const float4* in, bool fixed) {
