@@ -1,7 +1,9 @@
 // shard.h - a file of token ids, recognised by what is in it and never by its name
 //
-//   llm.c    256 int32, then ids: 20240520, version 1, count → uint16 ids; 20240801, version 7, count → uint32 ids
-//   raw      ids and nothing else, as nanoGPT writes them: uint16, or uint32 when the upper halves say so (raw_width)
+//   llm.c     256 int32, then ids: 20240520, version 1, count → uint16 ids; 20240801, version 7, count → uint32 ids
+//   Megatron  PREFIX.bin beside PREFIX.idx, as GPT-NeoX writes them too: ids of the type that the index says (megatron.h)
+//   llmq      "BIN.TOK\n", int32 version 1 or 2, 4, count, vocabulary, whether there are masks; int32 ids from byte 1024
+//   raw       ids and nothing else, as nanoGPT writes them: uint16, or uint32 when the upper halves say so (raw_is_wide)
 //
 // Everything is little-endian. Files of other programs are refused with their name, so that no model is ever trained on
 // somebody's weights, archive or plain text taken for ids.
@@ -11,32 +13,43 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "gpt/files.h"
+#include "gpt/megatron.h"
 
 class Shard {
   public:
-    // vocab: ids must be smaller; 0 when that is not known.
-    Shard(const std::string& path, int64_t vocab) : file_(path), vocab_(vocab) {
-        CHECK(file_.size() > 0, "{} is empty", path);
-        const uint32_t magic = word(0);
-        if (magic == 20240520) read_header(1, 2);
-        else if (magic == 20240801) read_header(7, 4);
+    // path: the file, of a pair either half or the prefix. vocab: ids must be smaller; 0 when that is not known.
+    Shard(const std::string& path, int64_t vocab) : file_(ids_path(path)), vocab_(vocab) {
+        const std::string idx   = other_ending(file_.path(), ".bin", ".idx");
+        const uint32_t    magic = word(0);
+        if (has_magic(idx, megatron_magic)) read_pair(idx);
+        else if (magic == 20240520) read_llmc(1, IdType::u16);
+        else if (magic == 20240801) read_llmc(7, IdType::u32);
+        else if (starts_with("BIN.TOK\n")) read_llmq();
         else read_raw();
     }
 
     const std::string& path() const { return file_.path(); }
     int64_t            tokens() const { return tokens_; }
-    int                width() const { return width_; }  // bytes of an id: 2 or 4
+    int                width() const { return width_of(type_); }  // bytes of an id
     const MappedFile&  file() const { return file_; }
 
     // out[0, count) = ids [first, first + count), each checked against the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
         CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "{}: tokens {}..{} of {}", path(), first,
               first + count, tokens_);
-        if (width_ == 2) read_as<uint16_t>(first, count, out);
-        else read_as<uint32_t>(first, count, out);
+        switch (type_) {
+            case IdType::u8: return read_as<uint8_t>(first, count, out);
+            case IdType::i8: return read_as<int8_t>(first, count, out);
+            case IdType::i16: return read_as<int16_t>(first, count, out);
+            case IdType::u16: return read_as<uint16_t>(first, count, out);
+            case IdType::i32: return read_as<int32_t>(first, count, out);
+            case IdType::u32: return read_as<uint32_t>(first, count, out);
+            case IdType::i64: return read_as<int64_t>(first, count, out);
+        }
     }
 
   private:
@@ -47,38 +60,64 @@ class Shard {
         if (4 * i + 4 <= file_.size()) std::memcpy(&w, file_.data() + 4 * i, 4);
         return w;
     }
+    bool starts_with(std::string_view magic) const { return file_.text().substr(0, magic.size()) == magic; }
 
-    void read_header(uint32_t version, int width) {
-        CHECK(file_.size() >= header_bytes,
-              "{}: an llm.c shard begins with {} bytes of header, this has {} in all: truncated", path(), header_bytes,
-              file_.size());
+    void read_llmc(uint32_t version, IdType type) {
+        expect_header("an llm.c shard");
         CHECK(word(1) == version, "{}: an llm.c shard of version {}, expected {} for magic {}", path(), word(1),
               version, word(0));
-        const int64_t count = int32_t(word(2)), bytes = header_bytes + count * width;
+        take("an llm.c shard", int32_t(word(2)), type);
+    }
+
+    // The loss masks that llmq may put behind the ids say which ids are worth learning. To train on the others would be
+    // to train on something else than was prepared.
+    void read_llmq() {
+        expect_header("an llmq token file");
+        CHECK(word(2) == 1 || word(2) == 2, "{}: an llmq token file of version {}, expected 1 or 2", path(), word(2));
+        CHECK(word(3) == 4, "{}: {} bytes per token, expected 4 in an llmq token file", path(), word(3));
+        CHECK(word(2) == 1 || word(6) == 0,
+              "{}: an llmq token file with loss masks, which cannot be used; prepare it without them", path());
+        take("an llmq token file", int32_t(word(4)), IdType::i32);
+    }
+
+    void expect_header(const char* what) const {
+        CHECK(file_.size() >= header_bytes, "{}: {} begins with {} bytes of header, this has {} in all: truncated",
+              path(), what, header_bytes, file_.size());
+    }
+    void take(const char* what, int64_t count, IdType type) {
+        const int64_t bytes = header_bytes + count * width_of(type);
         CHECK(count >= 0 && bytes == file_.size(),
-              "{}: the header says {} tokens, so {} bytes, and the file has {}: {}", path(), count, bytes, file_.size(),
-              bytes > file_.size() ? "truncated" : "not an llm.c shard");
+              "{}: the header says {} tokens, so {} bytes, and the file has {}: {}{}", path(), count, bytes,
+              file_.size(), bytes > file_.size() ? "truncated" : "not ", bytes > file_.size() ? "" : what);
         start_  = header_bytes;
         tokens_ = count;
-        width_  = width;
+        type_   = type;
+    }
+
+    void read_pair(const std::string& idx_path) {
+        const MappedFile    idx(idx_path);
+        const MegatronIndex index = read_megatron_index(idx, path(), file_.size());
+        tokens_                   = index.tokens;
+        type_                     = index.type;
     }
 
     void read_raw() {
+        CHECK(file_.size() > 0, "{} is empty", path());
         const std::string other = foreign_format();
         CHECK(other.empty(),
-              "{} is {}\n    token shards have llm.c's form, as ./tokenize writes it, or are raw uint16 or uint32 ids, "
-              "as nanoGPT writes them; see data/README.md", path(), other);
+              "{} is {}\n    token shards have llm.c's form, as ./tokenize writes it, or are Megatron pairs, llmq's, or "
+              "raw uint16 or uint32 ids, as nanoGPT writes them; see data/README.md", path(), other);
         CHECK(file_.size() % 2 == 0, "{}: {} bytes: no whole number of uint16 ids, and no header that we know", path(),
               file_.size());
-        width_  = raw_width();
-        tokens_ = file_.size() / width_;
+        type_   = raw_is_wide() ? IdType::u32 : IdType::u16;
+        tokens_ = file_.size() / width();
     }
 
     // uint32 ids have upper halves of at most vocab >> 16, which is 0 for vocabularies up to 2^16. When 99 % of every
     // second uint16 are so small and the ones between them are not, the file is uint32; the hundredth leaves room for a
     // wrong id, which read() then names. A quarter of a megabyte decides.
-    int raw_width() const {
-        if (file_.size() % 4) return 2;
+    bool raw_is_wide() const {
+        if (file_.size() % 4) return false;
         const int64_t  pairs = std::min<int64_t>(file_.size() / 4, 1 << 16);
         const uint32_t limit = vocab_ ? uint32_t(vocab_ - 1) >> 16 : 0;
         int64_t        upper = 0, lower = 0;
@@ -86,7 +125,7 @@ class Shard {
             upper += (word(i) >> 16) <= limit;
             lower += (word(i) & 0xffff) <= limit;
         }
-        return upper * 100 >= pairs * 99 && lower * 100 < pairs * 99 ? 4 : 2;
+        return upper * 100 >= pairs * 99 && lower * 100 < pairs * 99;
     }
 
     // What else this may be; empty when it looks like raw ids.
@@ -99,19 +138,15 @@ class Shard {
             case 20240527: return "an llm.c training state";
             case 20240803: return "an llm.c Llama model";
         }
-        const std::string_view text     = file_.text();
-        const auto             starts   = [&](std::string_view s) { return text.substr(0, s.size()) == s; };
-        const std::string      not_yet  = ", which cannot be read yet";
-        const std::string      idx_path = std::filesystem::path(path()).replace_extension(".idx").string();
-        if (starts("BIN.TOK\n")) return "an llmq token file" + not_yet;
-        if (starts(std::string_view("MMIDIDX\0\0", 9))) return "the index of a Megatron / GPT-NeoX pair" + not_yet;
-        if (starts(std::string_view("TNTIDX\0\0", 8))) return "an old Megatron index" + not_yet;
-        if (idx_path != path() && std::filesystem::is_regular_file(idx_path))
-            return "half of a Megatron / GPT-NeoX pair (" + idx_path + " is the other)" + not_yet;
+        const std::string idx = other_ending(path(), ".bin", ".idx");
+        if (starts_with(megatron_magic)) return "the index of a Megatron / GPT-NeoX pair: it belongs in a .idx";
+        if (starts_with(old_megatron_magic) || has_magic(idx, old_megatron_magic))
+            return "of an old Megatron pair (TNTIDX), which is not supported: write it again with --dataset-impl mmap";
         if (word(1) == 0 && word(2) % 256 == '{' && word(0) < file_.size()) return "a safetensors file";
-        if (starts("\x93NUMPY")) return "a NumPy array";
-        if (starts("\x1f\x8b\x08") || starts("\x28\xb5\x2f\xfd") || starts("PK\3\4")) return "a compressed archive";
-        if (is_prose(text.substr(0, 4096))) return "plain text; turn it into ids with ./tokenize";
+        if (starts_with("\x93NUMPY")) return "a NumPy array";
+        if (starts_with("\x1f\x8b\x08") || starts_with("\x28\xb5\x2f\xfd") || starts_with("PK\3\4"))
+            return "a compressed archive";
+        if (is_prose(file_.text().substr(0, 4096))) return "plain text; turn it into ids with ./tokenize";
         return "";
     }
 
@@ -129,34 +164,44 @@ class Shard {
     }
 
     template <class Id> void read_as(int64_t first, int64_t count, int32_t* out) const {
+        using Wide = std::conditional_t<sizeof(Id) == 8, uint64_t, uint32_t>;  // makes a negative id a large one
         const std::byte* in    = file_.data() + start_ + first * int64_t(sizeof(Id));
-        const uint32_t   vocab = vocab_ ? uint32_t(std::min<int64_t>(vocab_, INT32_MAX)) : uint32_t(INT32_MAX);
-        uint32_t         most  = 0;
-        for (int64_t i = 0; i < count; i++) {
+        const Wide       vocab = Wide(vocab_ ? std::min<int64_t>(vocab_, INT32_MAX) : INT32_MAX);
+        Wide             most  = 0;
+        const auto       at    = [in](int64_t i) {
             Id id;
-            std::memcpy(&id, in + i * sizeof(Id), sizeof(Id));
-            out[i] = int32_t(id);
-            most   = std::max<uint32_t>(most, id);
+            std::memcpy(&id, in + i * int64_t(sizeof(Id)), sizeof(Id));
+            return id;
+        };
+        for (int64_t i = 0; i < count; i++) {
+            out[i] = int32_t(at(i));
+            most   = std::max(most, Wide(at(i)));
         }
         if (most < vocab) return;
-        const int64_t i = std::find_if(out, out + count, [&](int32_t id) { return uint32_t(id) >= vocab; }) - out;
+        int64_t i = 0;
+        while (Wide(at(i)) < vocab) i++;
         fail("{}: token {} at position {}, but this model has {} tokens\n    probably written with another tokenizer; "
-             "data/README.md lists which script writes which vocabulary", path(), uint32_t(out[i]), first + i, vocab);
+             "data/README.md lists which script writes which vocabulary", path(), int64_t(at(i)), first + i, vocab);
     }
 
     MappedFile file_;
     int64_t    vocab_, start_ = 0, tokens_ = 0;
-    int        width_ = 2;
+    IdType     type_ = IdType::u16;
 };
 
-// The files that a pattern of glob(3) names, braces and ~ included, in the order of their names.
+// The files that a pattern of glob(3) names, braces and ~ included, in the order of their names. Of a Megatron pair the
+// .bin, whether the pattern names one half, both, or the prefix.
 inline std::vector<std::string> files_matching(const std::string& pattern) {
     CHECK(!pattern.empty(), "no data given: the file pattern is empty");
-    glob_t    found;
-    const int status = glob(pattern.c_str(), GLOB_BRACE | GLOB_TILDE, nullptr, &found);
     std::vector<std::string> files;
-    if (status == 0) files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-    globfree(&found);
+    for (const std::string& wanted : {pattern, pattern + ".idx"}) {
+        if (!files.empty()) break;
+        glob_t found;
+        if (glob(wanted.c_str(), GLOB_BRACE | GLOB_TILDE, nullptr, &found) == 0)
+            files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+        globfree(&found);
+    }
+    for (std::string& file : files) file = ids_path(file);
     std::sort(files.begin(), files.end());  // glob's own order depends on the locale
     files.erase(std::unique(files.begin(), files.end()), files.end());
     CHECK(!files.empty(), "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a "

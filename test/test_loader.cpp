@@ -9,6 +9,7 @@
 
 #include "gpt/loader.h"
 #include "gpt/random.h"
+#include "test/data.h"
 #include "test/scratch.h"
 //
 #include "test/catch.h"
@@ -183,9 +184,9 @@ TEST_CASE("a file that is no shard is called by its name", "[loader]") {
     refused(llmc(ids, 20240328, 2), {"tokenizer"});
     refused(llmc(ids, 20240527, 1), {"training state"});
     refused(llmc(ids, 20240803, 1), {"Llama model"});
-    refused("BIN.TOK\n" + bytes_of(ids), {"llmq", "cannot be read yet"});
-    refused(std::string("MMIDIDX\0\0", 9) + "x", {"Megatron", "cannot be read yet"});
-    refused(std::string("TNTIDX\0\0", 8), {"Megatron"});
+    refused("BIN.TOK\n" + bytes_of(ids), {"llmq", "208 in all", "truncated"});
+    refused(std::string("MMIDIDX\0\0", 9) + "x", {"Megatron", "belongs in a .idx"});
+    refused(std::string("TNTIDX\0\0", 8), {"old Megatron", "mmap"});
     refused("\x93NUMPY\x01" + bytes_of(ids), {"NumPy"});
     refused(read_text("test/golden/gpt2/model.safetensors"), {"safetensors"});
     refused("\x1f\x8b\x08 compressed", {"archive"});
@@ -194,12 +195,168 @@ TEST_CASE("a file that is no shard is called by its name", "[loader]") {
     refused("Мой дядя самых честных правил, когда не в шутку занемог", {"plain text"});
     refused(std::string(5000, 'a') + "é", {"plain text"});
     write_text(dir / "x.idx", "MMIDIDX");
-    refused(bytes_of(ids), {"Megatron", "x.idx"});
+    CHECK_REFUSED((Shard{dir / "x.bin", 50257}), "x.idx", "34 bytes of header", "7 in all", "truncated");
+    write_text(dir / "x.idx", "TNTIDX");
+    refused(bytes_of(ids), {"old Megatron", "mmap"});
 
     CHECK_REFUSED((Shard{dir.path, 10}), "a folder");
     CHECK_REFUSED((Shard{dir / "absent.bin", 10}), "absent.bin", "No such file");
     mkfifo((dir / "pipe").c_str(), 0600);
     CHECK_REFUSED((Shard{dir / "pipe", 10}), "pipe");
+}
+
+TEST_CASE("llmq's token files", "[loader]") {
+    const Scratch dir;
+    const auto    file = [&](std::vector<int32_t> fields, const std::vector<int32_t>& ids) {
+        fields.resize(254);
+        write_text(dir / "x.bin", "BIN.TOK\n" + bytes_of(fields) + bytes_of(ids));
+        return dir / "x.bin";
+    };
+    const std::vector<int32_t> ids = {5, 70000, 0, 128255};
+    CHECK(all_ids(Shard(file({2, 4, 4, 128256, 0}, ids), 128256)) == ids);
+    CHECK(all_ids(Shard(file({1, 4, 4, 99, 99}, ids), 128256)) == ids);  // version 1 had two fields fewer
+    CHECK(Shard(file({2, 4, 0, 50257, 0}, {}), 50257).tokens() == 0);
+    CHECK_REFUSED(Shard(file({3, 4, 4}, ids), 0), "x.bin", "version 3");
+    CHECK_REFUSED(Shard(file({2, 2, 4}, ids), 0), "2 bytes per token");
+    CHECK_REFUSED(Shard(file({2, 4, 4, 128256, 1}, ids), 0), "loss masks");
+    CHECK_REFUSED(Shard(file({2, 4, 5}, ids), 0), "5 tokens", "1044 bytes", "1040", "truncated");
+    CHECK_REFUSED(Shard(file({2, 4, 3}, ids), 0), "3 tokens", "not an llmq");
+    CHECK_REFUSED(Shard(file({2, 4, -1}, ids), 0), "-1 tokens");
+    CHECK_REFUSED(all_ids(Shard(file({2, 4, 1}, {-7}), 50257)), "token -7 at position 0");
+}
+
+namespace {
+
+// The .idx of a pair, with whatever each field is set to.
+struct Idx {
+    uint64_t             version = 1;
+    uint8_t              code    = 8;
+    std::vector<int32_t> lengths;
+    std::vector<int64_t> offsets, documents;
+    int64_t              s = -1, d = -1;  // -1: the true ones
+    std::string          modes;
+
+    // Sequences of these lengths, each a document, of ids of so many bytes.
+    Idx(uint8_t code, int64_t width, const std::vector<int32_t>& tokens) : code(code), lengths(tokens) {
+        int64_t at = 0;
+        for (const int32_t n : tokens) documents.push_back(offsets.size()), offsets.push_back(at), at += n * width;
+        documents.push_back(offsets.size());
+    }
+    std::string bytes() const {
+        const uint64_t counts[] = {s < 0 ? lengths.size() : uint64_t(s), d < 0 ? documents.size() : uint64_t(d)};
+        return std::string("MMIDIDX\0\0", 9) + bytes_of(std::vector{version}) + char(code) +
+               bytes_of(std::vector(counts, counts + 2)) + bytes_of(lengths) + bytes_of(offsets) + bytes_of(documents) +
+               modes;
+    }
+};
+
+template <class Id>
+void pair_reads_back(int code, std::vector<Id> ids) {
+    const Scratch dir;
+    CAPTURE(code);
+    write_text(dir / "p_text_document.bin", bytes_of(ids));
+    Idx idx(uint8_t(code), sizeof(Id), {3, 0, int32_t(ids.size()) - 3});
+    idx.documents = {0, 2, 3};  // a document of two sequences, the second of them empty
+    write_text(dir / "p_text_document.idx", idx.bytes());
+    const std::vector<int32_t> wanted(ids.begin(), ids.end());
+    for (const char* name : {"p_text_document", "p_text_document.bin", "p_text_document.idx"}) {
+        const Shard shard(dir / name, 0);
+        CHECK(shard.width() == sizeof(Id));
+        CHECK(all_ids(shard) == wanted);
+        CHECK(files_matching(dir / name) == std::vector<std::string>{dir / "p_text_document.bin"});
+    }
+    CHECK(files_matching(dir / "p_*") == std::vector<std::string>{dir / "p_text_document.bin"});
+    CHECK(files_matching(dir / "{p,q}_text_document") == std::vector<std::string>{dir / "p_text_document.bin"});
+    idx.modes = std::string(3, '\1');
+    write_text(dir / "p_text_document.idx", idx.bytes());
+    CHECK(all_ids(Shard(dir / "p_text_document", 0)) == wanted);
+    if (!std::is_signed<Id>::value) return;
+    ids[3] = 4, ids[4] = Id(-2);
+    write_text(dir / "p_text_document.bin", bytes_of(ids));
+    CHECK_REFUSED(all_ids(Shard(dir / "p_text_document", 0)), "token -2 at position 4");
+    CHECK_REFUSED(all_ids(Shard(dir / "p_text_document", 50257)), "token -2 at position 4");
+}
+
+}  // namespace
+
+TEST_CASE("Megatron pairs of every type of id, by either half or the prefix", "[loader]") {
+    pair_reads_back<uint8_t>(1, {1, 2, 3, 200, 255});
+    pair_reads_back<int8_t>(2, {1, 2, 3, 100, 127});
+    pair_reads_back<int16_t>(3, {1, 2, 3, 32767, 0});
+    pair_reads_back<int32_t>(4, {1, 2, 3, 1 << 30, 0});
+    pair_reads_back<int64_t>(5, {1, 2, 3, 1 << 30, 0});
+    pair_reads_back<uint16_t>(8, {1, 2, 3, 65535, 0});
+    const Scratch dir;
+    write_text(dir / "x.bin", bytes_of(std::vector<int64_t>{1, int64_t(1) << 32, 3}));
+    write_text(dir / "x.idx", Idx(5, 8, {3}).bytes());
+    CHECK_REFUSED(all_ids(Shard(dir / "x", 50257)), "token 4294967296 at position 1");
+    // What the .bin begins with says nothing when there is an index.
+    write_text(dir / "x.bin", llmc16(counting(100)));
+    write_text(dir / "x.idx", Idx(8, 2, {612}).bytes());
+    CHECK(Shard(dir / "x", 0).tokens() == 612);
+    // An .idx of another program is nobody's half.
+    write_text(dir / "x.idx", "something else");
+    CHECK(Shard(dir / "x.bin", 0).tokens() == 100);
+    write_text(dir / "empty.bin", "");
+    write_text(dir / "empty.idx", Idx(8, 2, {}).bytes());
+    CHECK(Shard(dir / "empty", 0).tokens() == 0);
+    write_text(dir / "alone.idx", Idx(8, 2, {3}).bytes());
+    CHECK_REFUSED(Shard(dir / "alone.idx", 0), "alone.bin is missing");
+    CHECK_REFUSED(files_matching(dir / "alone"), "alone.bin is missing");
+}
+
+TEST_CASE("a damaged Megatron index is refused with the reason", "[loader]") {
+    const Scratch dir;
+    write_text(dir / "x.bin", bytes_of(counting(10)));
+    const auto refused = [&](const std::string& index, std::initializer_list<const char*> words) {
+        write_text(dir / "x.idx", index);
+        for (const char* word : words) CHECK_REFUSED((Shard{dir / "x", 50257}), "x.idx", word);
+    };
+    const auto with = [&](auto change) {
+        Idx idx(8, 2, {4, 6});
+        change(idx);
+        return idx.bytes();
+    };
+    const std::string good = with([](Idx&) {});
+    write_text(dir / "x.idx", good);
+    REQUIRE(all_ids(Shard(dir / "x", 50257)).size() == 10);
+    for (size_t n = 7; n < good.size(); n++) refused(good.substr(0, n), {"truncated"});
+    refused(good + "x", {"take 82 bytes, or 84 with modes", "has 83"});
+    refused(with([](Idx& i) { i.version = 2; }), {"version 2", "expected 1"});
+    refused(with([](Idx& i) { i.code = 6; }), {"type code 6", "floating point"});
+    refused(with([](Idx& i) { i.code = 7; }), {"type code 7", "floating point"});
+    for (const int code : {0, 9, 100, 255}) refused(with([&](Idx& i) { i.code = uint8_t(code); }), {"type code"});
+    // Counts whose lists would overflow, or be larger than the file, or of another size.
+    for (const int64_t n : {int64_t(3), int64_t(1) << 32, int64_t(1) << 61, INT64_MAX}) {
+        refused(with([&](Idx& i) { i.s = n; }), {"too many", "truncated"});
+        refused(with([&](Idx& i) { i.d = std::max<int64_t>(n, 4); }), {"too many", "truncated"});
+    }
+    refused(with([](Idx& i) { i.s = 1; }), {"1 sequences", "the file has 82"});
+    refused(with([](Idx& i) { i.lengths[0] = -4; }), {"sequence 0 has -4 tokens"});
+    refused(with([](Idx& i) { i.offsets[1] = 6; }), {"sequence 1 begins at byte 6", "ends at 8"});    // overlap
+    refused(with([](Idx& i) { i.offsets[1] = 10; }), {"sequence 1 begins at byte 10", "ends at 8"});  // a gap
+    refused(with([](Idx& i) { i.offsets[0] = -2; }), {"sequence 0 begins at byte -2"});
+    refused(with([](Idx& i) { i.lengths[1] = 7; }), {"sequence 1 of 7 tokens", "x.bin has 20", "truncated"});
+    refused(with([](Idx& i) { i.lengths[1] = INT32_MAX; }), {"sequence 1 of 2147483647 tokens"});
+    refused(with([](Idx& i) { i.lengths[1] = 5; }), {"end at byte 18", "x.bin has 20"});
+    refused(with([](Idx& i) { i.code = 4; }), {"sequence 1 begins at byte 8", "ends at 16"});
+    refused(with([](Idx& i) { i.documents = {}; }), {"document index is empty"});
+    refused(with([](Idx& i) { i.documents[0] = 1; }), {"document 0 begins at sequence 1, expected 0"});
+    refused(with([](Idx& i) { i.documents = {0, 2, 1, 2}; }), {"document 2 begins at sequence 1, expected 2 or more"});
+    refused(with([](Idx& i) { i.documents[2] = 1; }), {"end at sequence 1 of 2"});
+    refused(with([](Idx& i) { i.documents[2] = -1; }), {"document 2"});
+    // Any byte changed: read as it was, or refused; never a crash (make check runs this under sanitizers).
+    for (size_t at = 0; at < good.size(); at++)
+        for (const char flip : {'\1', '\x80', '\xff'}) {
+            std::string bad = good;
+            bad[at] = char(bad[at] ^ flip);
+            write_text(dir / "x.idx", bad);
+            size_t read = 0;
+            try {
+                read = all_ids(Shard(dir / "x.bin", 0)).size();
+            } catch (const InputError&) {}
+            CHECK(read <= 20);
+        }
 }
 
 TEST_CASE("ids outside the vocabulary are found and named", "[loader]") {
@@ -395,9 +552,64 @@ TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
     CHECK(expected[999] > 30000);
 }
 
+TEST_CASE("pairs that Megatron and GPT-NeoX wrote", "[loader]") {
+    struct Known {
+        const char* prefix;
+        int64_t     sequences, tokens, end;  // end: the id that every document ends with
+    };
+    for (const Known& k : {Known{"data/megatron/meg-gpt2-openwebtext_text_document", 1000, 1361845, 4999},
+                           {"data/megatron/neox_sample_text_document", 7, 160, 0}}) {
+        const std::string bin = shared_data(std::string(k.prefix) + ".bin");
+        if (bin.empty()) continue;
+        const std::string prefix = bin.substr(0, bin.size() - 4), ids = read_text(bin), idx = read_text(prefix + ".idx");
+        CAPTURE(prefix);
+        const auto number = [&](size_t at, int bytes) {
+            uint64_t n = 0;
+            for (int i = 0; i < bytes; i++) n |= uint64_t(uint8_t(idx.at(at + i))) << 8 * i;
+            return int64_t(n);
+        };
+        REQUIRE(number(18, 8) == k.sequences);
+        std::vector<int32_t> decoded;
+        for (int64_t s = 0; s < k.sequences; s++) {
+            const int64_t length = number(34 + 4 * s, 4), offset = number(34 + 4 * k.sequences + 8 * s, 8);
+            for (int64_t i = 0; i < length; i++)
+                decoded.push_back(uint8_t(ids.at(offset + 2 * i)) + 256 * uint8_t(ids.at(offset + 2 * i + 1)));
+            REQUIRE(decoded.back() == k.end);
+        }
+        REQUIRE(int64_t(decoded.size()) == k.tokens);
+        CHECK(all_ids(Shard(prefix, 50304)) == decoded);
+        LoaderSettings set;
+        set.pattern = prefix, set.vocab = 50304, set.context = 64, set.shuffle = false;
+        Loader loader(set);
+        for (int64_t i = 0; i < loader.windows(); i++) {
+            const auto x = values(loader.next().tokens);
+            REQUIRE(std::equal(x.begin(), x.end(), decoded.begin() + i * 64));
+        }
+    }
+}
+
+TEST_CASE("a Megatron pair beyond 2 GB and 2^31 tokens", "[loader]") {
+    const Scratch     dir;
+    const std::string path = dir / "big.bin";
+    const int64_t     each = 1 << 30, tokens = 2 * each + 7;
+    write_text(path, "");
+    if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole, where the file system has them
+        WARN("skipped: no room for a sparse file of 4 GB");
+        return;
+    }
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(2 * (tokens - 7));
+    file << bytes_of(counting(7, 500));
+    file.close();
+    write_text(dir / "big.idx", Idx(8, 2, {int32_t(each), int32_t(each), 7}).bytes());
+    const Shard shard(dir / "big", 50257);
+    CHECK(shard.tokens() == tokens);
+    std::vector<int32_t> end(9);
+    shard.read(tokens - 9, 9, end.data());
+    CHECK(end == std::vector<int32_t>{0, 0, 500, 501, 502, 503, 504, 505, 506});
+}
+
 TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
-    const char*       given = std::getenv("GPT_DATA");
-    const std::string root  = given ? given : "../shared";
     struct Known {
         const char* file;
         int64_t     skip, tokens, ends;  // bytes of header, ids, and how many of them are 50256
@@ -407,11 +619,8 @@ TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
                            {"data/nanogpt/shakespeare_val.bin", 0, 36059, 0},
                            {"data/nanogpt/tinystories_small.bin", 0, 19839, 106}};
     for (const Known& k : known) {
-        const std::string path = root + "/" + k.file;
-        if (!exists(path)) {
-            WARN("skipped: there is no " << path << " (GPT_DATA names the folder)");
-            continue;
-        }
+        const std::string path = shared_data(k.file);
+        if (path.empty()) continue;
         CAPTURE(path);
         const std::string    bytes = read_text(path);
         std::vector<int32_t> decoded;

@@ -1,0 +1,98 @@
+// megatron.h - PREFIX.idx of a Megatron or GPT-NeoX pair: what it says of the ids in PREFIX.bin
+//
+//   9 bytes "MMIDIDX\0\0" · u64 version 1 · u8 type of an id · u64 sequences S · u64 entries of the document index D
+//   int32[S] tokens in each sequence · int64[S] where it begins, in bytes of the .bin
+//   int64[D] the first sequence of each document, and S · perhaps int8[S], the mode of each sequence
+//
+// The lists follow each other without padding, so that nothing is aligned.
+#pragma once
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "gpt/files.h"
+
+enum class IdType : uint8_t { u8 = 1, i8, i16, i32, i64, u16 = 8, u32 = 100 };  // Megatron's codes; it has no u32
+inline int width_of(IdType t) {
+    return t == IdType::i64 ? 8 : t == IdType::i32 || t == IdType::u32 ? 4 : t == IdType::i8 || t == IdType::u8 ? 1 : 2;
+}
+
+struct MegatronIndex {
+    IdType  type;
+    int64_t sequences, documents, tokens;
+};
+
+constexpr std::string_view megatron_magic = "MMIDIDX", old_megatron_magic = "TNTIDX";
+
+// Everything that the index says is checked, against itself and against the size of the .bin, before it is believed:
+// sequences lie back to back from byte 0 to the end, as both programs write them, so the .bin is one run of ids.
+inline MegatronIndex read_megatron_index(const MappedFile& idx, const std::string& bin, int64_t bin_bytes) {
+    constexpr int64_t header = 34;
+    const auto        number = [&](int64_t at, auto value) {
+        std::memcpy(&value, idx.data() + at, sizeof value);
+        return value;
+    };
+    const std::string& path = idx.path();
+    CHECK(idx.size() >= header, "{}: a Megatron index begins with {} bytes of header, this has {} in all: truncated",
+          path, header, idx.size());
+    CHECK(number(9, uint64_t()) == 1, "{}: a Megatron index of version {}, expected 1", path, number(9, uint64_t()));
+    const int code = number(17, uint8_t());
+    CHECK(code != 6 && code != 7, "{}: type code {} is floating point: these are no token ids", path, code);
+    CHECK((code >= 1 && code <= 5) || code == 8,
+          "{}: type code {}, expected 1 (uint8), 2 (int8), 3 (int16), 4 (int32), 5 (int64) or 8 (uint16)", path, code);
+    const uint64_t all = uint64_t(idx.size()), s = number(18, uint64_t()), d = number(26, uint64_t());
+    CHECK(s <= all / 12 && d <= all / 8 && header + 12 * s + 8 * d <= all,
+          "{}: the header says {} sequences and {} entries of the document index, too many for the file's {} bytes: "
+          "truncated", path, s, d, all);
+    const uint64_t listed = header + 12 * s + 8 * d;
+    CHECK(all == listed || all == listed + s,
+          "{}: {} sequences and {} entries of the document index take {} bytes, or {} with modes; the file has {}",
+          path, s, d, listed, listed + s, all);
+
+    MegatronIndex  m{IdType(code), int64_t(s), int64_t(d) - 1, 0};
+    const int64_t  width = width_of(m.type), offsets = header + 4 * m.sequences, starts = offsets + 8 * m.sequences;
+    int64_t        end   = 0;
+    for (int64_t i = 0; i < m.sequences; i++) {
+        const int64_t length = number(header + 4 * i, int32_t()), offset = number(offsets + 8 * i, int64_t());
+        CHECK(length >= 0, "{}: sequence {} has {} tokens", path, i, length);
+        CHECK(offset == end, "{}: sequence {} begins at byte {} of {}, but the one before it ends at {}", path, i,
+              offset, bin, end);
+        CHECK(length <= (bin_bytes - end) / width,
+              "{}: sequence {} of {} tokens of {} bytes begins at byte {}, but {} has {}: truncated, or the half of "
+              "another pair", path, i, length, width, offset, bin, bin_bytes);
+        end += length * width;
+    }
+    CHECK(end == bin_bytes, "{}: the sequences end at byte {}, but {} has {}: the half of another pair?", path, end,
+          bin, bin_bytes);
+    CHECK(m.documents >= 0, "{}: the document index is empty, expected at least the entry 0", path);
+    int64_t before = 0;
+    for (int64_t i = 0; i <= m.documents; i++) {
+        const int64_t start = number(starts + 8 * i, int64_t());
+        CHECK(i == 0 ? start == 0 : start >= before, "{}: document {} begins at sequence {}, expected {}{}", path, i,
+              start, before, i ? " or more" : "");
+        before = start;
+    }
+    CHECK(before == m.sequences, "{}: the documents end at sequence {} of {}", path, before, m.sequences);
+    m.tokens = end / width;
+    return m;
+}
+
+// Names of a pair: "x.idx" and "x.bin" for either of them, and for the bare prefix "x" where there is an index.
+inline bool has_magic(const std::string& path, std::string_view magic) {
+    if (!fs::is_regular_file(path)) return false;
+    const MappedFile file(path);
+    return file.text().substr(0, magic.size()) == magic;
+}
+inline std::string other_ending(const std::string& path, std::string_view from, std::string_view to) {
+    if (path.size() <= from.size() || path.compare(path.size() - from.size(), from.size(), from)) return "";
+    return path.substr(0, path.size() - from.size()).append(to);
+}
+// The file that holds the ids: the .bin of a pair, for other paths the path itself.
+inline std::string ids_path(const std::string& path) {
+    const std::string bin = other_ending(path, ".idx", ".bin");
+    if (!bin.empty() && has_magic(path, megatron_magic)) {
+        CHECK(fs::exists(bin), "{} is the index of a Megatron / GPT-NeoX pair, and {} is missing", path, bin);
+        return bin;
+    }
+    return !fs::exists(path) && has_magic(path + ".idx", megatron_magic) ? ids_path(path + ".idx") : path;
+}
