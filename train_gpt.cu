@@ -319,8 +319,7 @@ static int run(int argc, char** argv) {
             log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
         if (last) break;
 
-        // ---- one training step: batch × context × accumulate tokens
-        // --------------------------------------------------
+        // ---- one training step: batch × context × accumulate tokens -----------------------------------------------
         const ProfilerRange range("step");
         const Stopwatch watch;
         state.position = train.position();
@@ -339,7 +338,7 @@ static int run(int argc, char** argv) {
         const bool skip     = !scores.finite();    // then AdamW has left the weights as they were
         state.tokens += tokens_per_step;
         const double seconds = watch.seconds();
-        // --------------------------------------------------------------------------------------------------------------
+        // -----------------------------------------------------------------------------------------------------------
         log.step({step + 1, scores.loss, scores.norm, learning_rate(o.schedule, step), seconds, tokens_per_step,
                   state.tokens, flops_per_step / seconds / dev.peak_flops(dtype), skip});
         skips = skip ? skips + 1 : 0;
