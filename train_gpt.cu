@@ -336,6 +336,7 @@ static int run(int argc, char** argv) {
         if (step + 1 < o.steps) send(step + 1);    // while the device works
         const Scores scores = read_scores(model);  // the one wait
         const bool skip     = !scores.finite();    // then AdamW has left the weights as they were
+        if (!skip) state.rounded_at = adamw.rounds_at(step + 1);
         state.tokens += tokens_per_step;
         const double seconds = watch.seconds();
         // -----------------------------------------------------------------------------------------------------------
