@@ -4,6 +4,7 @@
 
 #include "gpt/checkpoint.h"
 #include "gpt/cli.h"
+#include "gpt/evaluation.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/log.h"
@@ -11,6 +12,7 @@
 
 struct Options {
     std::string model, activation, tokenizer, prompt, prompt_file, score, ids, dtype = "auto", device = "auto";
+    std::vector<std::string> eval;  // of what, and the file
     int64_t tokens = 200, samples = 1, context = 0;
     int threads = 0;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
@@ -39,8 +41,9 @@ static void list_options(Flags& f, Options& o) {
     f.add("--stats",       o.stats,                "print tokens per second to standard error at the end");
     f.group("or measure");
     f.add("--score",       o.score,                "log-likelihood and perplexity of a text file or token shard", "FILE");
-    f.add("--context",     o.context,              "tokens per window of --score; 0: as long as the model allows");
-    f.add("--json",        o.json,                 "--score: as JSON, token by token");
+    f.add("--eval",        o.eval,                 "accuracy as lm-evaluation-harness defines it, on a .jsonl", "hellaswag|lambada FILE");
+    f.add("--context",     o.context,              "tokens per window of --score and --eval; 0: as long as the model allows");
+    f.add("--json",        o.json,                 "--score: as JSON, token by token; --eval: as JSON");
     f.add("--ids",         o.ids,                  "token ids instead of a prompt", "1,2,3");
     f.add("--logits",      o.logits,               "print the logits at every position of --ids or --prompt as JSON");
 }
@@ -122,6 +125,24 @@ static void score(Model& model, const std::vector<int32_t>& ids, const std::stri
     fmt::print("\n");
 }
 
+// Rows of the batches that --eval runs: products of some thousand rows are as fast as any.
+constexpr int64_t eval_rows = 4096;
+
+static void evaluate(Model& model, const Tokenizer& tokenizer, const Options& o) {
+    const std::string& file = o.eval[1];
+    nlohmann::ordered_json j;
+    if (o.eval[0] == "hellaswag") {
+        const HellaSwagScore s = score_hellaswag(model, read_hellaswag(file, tokenizer));
+        j = {{"eval", "hellaswag"}, {"file", file}, {"questions", s.questions}, {"acc", s.acc}, {"acc_norm", s.acc_norm}};
+    } else {
+        const LambadaScore s = score_lambada(model, read_lambada(file, tokenizer));
+        j = {{"eval", "lambada"}, {"file", file}, {"texts", s.texts}, {"acc", s.acc}, {"perplexity", s.perplexity}};
+    }
+    if (o.json) return fmt::print("{}\n", j.dump());
+    for (const auto& [name, value] : j.items())
+        fmt::print("{:<10} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+}
+
 static int run(int argc, char** argv) {
     Options o;
     Flags flags("infer_gpt", "runs GPT-2- and GPT-NeoX-style language models", backends());
@@ -132,6 +153,9 @@ static int run(int argc, char** argv) {
     CHECK(o.tokens >= 0 && o.samples > 0 && o.samples <= 4096,
           "--tokens {} --samples {}: expected 0 or more tokens, 1 to 4096 samples", o.tokens, o.samples);
     o.sampling.check();
+    const bool evaluating = !o.eval.empty();
+    CHECK(!evaluating || (o.eval.size() == 2 && (o.eval[0] == "hellaswag" || o.eval[0] == "lambada")),
+          "--eval: expected hellaswag FILE or lambada FILE");
 
     const Device dev(o.device, 0, o.threads, o.sync);
     const DType dtype  = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
@@ -142,7 +166,9 @@ static int run(int argc, char** argv) {
     if (!o.activation.empty()) set_activation(config, o.activation, "--activation");
     if (!o.context) o.context = config.context;
     CHECK(o.context > 0, "--context {}: expected 0 or more", o.context);
-    Model model(config, dtype, {1, scoring ? o.context : 1, false}, dev);
+    const BatchShape shape{evaluating ? std::max<int64_t>(1, eval_rows / o.context) : 1,
+                           scoring || evaluating ? o.context : 1, false};
+    Model model(config, dtype, shape, dev);
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
     load_weights(model.params, config, weights, model.stream);
@@ -162,6 +188,11 @@ static int run(int argc, char** argv) {
         return tokenizer->encode(text);
     };
 
+    if (evaluating) {
+        CHECK(tokenizer, "{} has no tokenizer.json; give one with --tokenizer FILE", o.model);
+        warn_beyond(o.context, "--context");
+        return evaluate(model, *tokenizer, o), 0;
+    }
     if (scoring) {
         const std::string text = read_text(o.score);
         std::vector<int32_t> ids;

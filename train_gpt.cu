@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "gpt/checkpoint.h"
+#include "gpt/evaluation.h"
 #include "gpt/log.h"
 #include "gpt/options.h"
 #include "gpt/plan.h"
@@ -75,7 +76,7 @@ static int64_t peak_bytes() {
 
 static Plan plan_of(const Options& o, const Config& c, DType x, const Device& dev, int64_t batch, Recompute recompute) {
     const int64_t sample = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
-    return plan_of(c, {batch, o.context, true, recompute}, x, o.accumulate, sample, dev);
+    return plan_of(c, {batch, o.context, true, recompute}, x, o.accumulate, o.document_mask, sample, dev);
 }
 
 static std::string describe(const Plan& p) {
@@ -230,8 +231,19 @@ static int run(int argc, char** argv) {
     const BatchShape shape{o.batch, o.context, true, o.recompute};
     const Plan plan    = plan_of(o, config, dtype, dev, o.batch, o.recompute);
     const int64_t free = dev.free_bytes();
-    const auto loader  = [&](const std::string& pattern, bool shuffle) {
-        return Loader(LoaderSettings{pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle});
+    std::unique_ptr<Tokenizer> tokenizer =
+        o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
+    if (tokenizer) {
+        CHECK(tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", o.tokenizer,
+              tokenizer->vocab_size() - 1, config.name, config.vocab);
+        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
+        if (preset || config.bos < 0) config.bos = config.eot;
+    }
+    CHECK(!o.document_mask || config.eot >= 0,
+          "--document-mask: the id of <|endoftext|> is not known; give a --tokenizer FILE that has it");
+    const auto loader = [&](const std::string& pattern, bool shuffle) {
+        return Loader({pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle,
+                       o.document_mask ? config.eot : -1});
     };
     if (o.dry_run) {
         const int64_t train_tokens = o.train_data.empty() ? 0 : loader(o.train_data, true).tokens();
@@ -245,15 +257,10 @@ static int run(int argc, char** argv) {
     std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
     resolve_steps(o, preset, train.tokens());
     if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / o.batch));
-    std::unique_ptr<Tokenizer> tokenizer =
-        o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
-    if (tokenizer) {
-        CHECK(tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", o.tokenizer,
-              tokenizer->vocab_size() - 1, config.name, config.vocab);
-        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
-        if (preset || config.bos < 0) config.bos = config.eot;
-    }
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
+    CHECK(o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
+    const std::vector<Question> hellaswag =
+        o.hellaswag.empty() ? std::vector<Question>{} : read_hellaswag(o.hellaswag, *tokenizer);
     claim_folder(o);
     CHECK_RUN(plan.total() <= free, "out of memory before the start: {}; {} has {} free, room for {}", describe(plan),
               dev.name(), gibibytes(free), room(o, config, dtype, dev, free));
@@ -261,7 +268,7 @@ static int run(int argc, char** argv) {
 
     Model model(config, dtype, shape, dev);
     AdamW adamw(model, o.adamw);
-    StepInputs inputs(dev, shape, o.accumulate);
+    StepInputs inputs(dev, shape, o.accumulate, o.document_mask);
     if (dev.where() == Machine::cuda) dev.reserve_scratch(scratch_bytes(config, shape));
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
     const std::string start = begin(o, preset, model, adamw, train, state);
@@ -307,10 +314,16 @@ static int run(int argc, char** argv) {
         const int64_t step = state.step;
         const bool last    = step == o.steps || stop_asked,
                    again   = step == first && o.resume;  // again: done before the stop
-        if (val && o.eval_every && !again && (step == o.steps || due(step, o.eval_every))) {
+        const bool eval_due = o.eval_every && !again && (step == o.steps || due(step, o.eval_every));
+        if (val && eval_due) {
             const Stopwatch watch;
             const float loss = evaluate(model, *val, o.eval_batches);
             log.eval(step, state.tokens, loss, watch.seconds());
+        }
+        if (!hellaswag.empty() && eval_due) {
+            const Stopwatch watch;
+            const HellaSwagScore score = score_hellaswag(model, hellaswag);
+            log.hellaswag(step, score.acc, score.acc_norm, score.questions, watch.seconds());
         }
         if (o.sample_every && !again && step > 0 && (step == o.steps || due(step, o.sample_every)))
             log.sample(step, write_text(o, model, *tokenizer));

@@ -4,6 +4,9 @@
 // the end of a shard, and a shard of T tokens or fewer, is not used.) The windows of all shards are numbered in the
 // order of the files' names; an epoch visits each once, in a shuffle that belongs to (seed, epoch). So the n-th window
 // of a run is the same for any batch size, number of processes or accumulation, and all there is to save is n.
+//
+// Documents. A document begins at its end-of-text id, wherever that was written: what comes first is predicted from it,
+// be it the mark in front of this document (llm.c, ./tokenize) or behind the one before (Megatron, nanoGPT).
 #pragma once
 #include <algorithm>
 #include <string>
@@ -20,6 +23,7 @@ struct LoaderSettings {
     uint64_t    seed  = 0;
     int         rank = 0, world = 1;             // of the processes that share each step
     bool        shuffle = true;                  // false: in file order, for validation
+    int64_t     document_start = -1;             // the id that begins a document; -1: batches don't tell documents apart
 };
 
 struct LoaderPosition {
@@ -29,7 +33,8 @@ struct LoaderPosition {
 
 // A loader's lies in its own host memory and is valid until the next one; a model wants it in the device's.
 struct Batch {
-    Tensor tokens, targets;  // (B,T) int32; target t is token t + 1
+    Tensor tokens, targets;              // (B,T) int32; target t is token t + 1
+    Tensor starts = {}, positions = {};  // (B,T) int32, or null: the row where t's document begins, and t counted from there
 };
 
 class Loader {
@@ -50,9 +55,12 @@ class Loader {
               "has {}\n    use more text, or --context {} or less", set_.pattern, tokens(), shards_.size(), T + 1,
               longest->path(), longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
         ids_.resize(T + 1);
-        inputs_.resize(B * T);
-        targets_.resize(B * T);
-        batch_ = {{inputs_.data(), DType::I32, {B, T}}, {targets_.data(), DType::I32, {B, T}}};
+        const auto tensor = [&](std::vector<int32_t>& v) {
+            v.resize(B * T);
+            return Tensor{v.data(), DType::I32, {B, T}};
+        };
+        batch_ = {tensor(inputs_), tensor(targets_)};
+        if (set_.document_start >= 0) batch_.starts = tensor(starts_), batch_.positions = tensor(positions_);
     }
     Loader(Loader&&) = default;
 
@@ -63,6 +71,7 @@ class Loader {
             read_window(window_at(position_.epoch, position_.index + set_.rank * B + b));
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
             std::copy(ids_.begin() + 1, ids_.end(), targets_.begin() + b * T);
+            if (batch_.starts) find_documents(b);
         }
         position_.index += B * set_.world;
         position_.epoch += position_.index / windows_;
@@ -114,11 +123,21 @@ class Loader {
         shards_[shard].read((window - first_window_[shard]) * set_.context, set_.context + 1, ids_.data());
     }
 
+    void find_documents(int64_t b) {
+        const int64_t T = set_.context;
+        int32_t       start = 0;
+        for (int64_t t = 0; t < T; t++) {
+            if (ids_[t] == set_.document_start) start = int32_t(t);
+            starts_[b * T + t]    = start;
+            positions_[b * T + t] = int32_t(t) - start;
+        }
+    }
+
     LoaderSettings       set_;
     std::vector<Shard>   shards_;
     std::vector<int64_t> first_window_;  // of each shard
     int64_t              windows_ = 0;
     LoaderPosition       position_;
-    std::vector<int32_t> ids_, inputs_, targets_;
+    std::vector<int32_t> ids_, inputs_, targets_, starts_, positions_;
     Batch                batch_;
 };

@@ -130,6 +130,18 @@ class Log {
         std::fflush(stdout);
         if (!folder_.empty() && (train_.size() || val_.size())) loss_png(folder_ + "/loss.png", title_, train_, val_);
     }
+    void hellaswag(int64_t step, double acc, double acc_norm, int64_t questions, double seconds) {
+        record({{"event", "hellaswag"},
+                {"step", step},
+                {"acc", acc},
+                {"acc_norm", acc_norm},
+                {"questions", questions},
+                {"ms", std::round(seconds * 1e4) / 10}});
+        clear();
+        fmt::print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {} questions\n", "eval", 100 * acc, 100 * acc_norm,
+                   questions);
+        std::fflush(stdout);
+    }
     void sample(int64_t step, const std::string& text) {
         record({{"event", "sample"}, {"step", step}, {"text", text}});
         clear();

@@ -34,7 +34,7 @@ struct BlockActs {
 };
 struct Acts {
     std::vector<BlockActs> block;
-    Tensor tokens, targets, losses, scores;
+    Tensor tokens, targets, starts, positions, losses, scores;
     Tensor loss() const { return scores.rows(0, 1); }  // beside each other, so that one read brings both
     Tensor grad_norm2() const { return scores.rows(1, 1); }
     Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
@@ -109,6 +109,8 @@ inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType 
     return {
         {&Acts::tokens,     "tokens",     {z.batch, z.context},   DType::I32, Lives::shared},
         {&Acts::targets,    "targets",    {z.batch, z.context},   DType::I32, Lives::shared},
+        {&Acts::starts,     "starts",     {z.batch, z.context},   DType::I32, Lives::shared},
+        {&Acts::positions,  "positions",  {z.batch, z.context},   DType::I32, Lives::shared},
         {&Acts::x,          "x",          {N, C},                 x, Lives::shared},
         {&Acts::lnf,        "lnf",        {N, C},                 x, Lives::shared},
         {&Acts::mean,       "mean",       {N},                    f, Lives::shared},
@@ -216,8 +218,9 @@ void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, c
 
 // Puts back what the next layers have overwritten.
 template <class Attend>
-void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
-    if (level == Recompute::block) return block_forward(Tensor{}, w, a, Tensor{}, c, true, s, attend);
+void block_recompute(Recompute level, const Block& w, BlockActs& a, Tensor positions, const Config& c, Stream s,
+                     Attend attend) {
+    if (level == Recompute::block) return block_forward(Tensor{}, w, a, positions, c, true, s, attend);
     if (level >= Recompute::norm) {
         layernorm_forward(a.ln1, a.mean1, a.rstd1, a.x, w.ln1_w, w.ln1_b, c.norm_eps, s);
         layernorm_forward(a.ln2, a.mean2, a.rstd2, c.parallel ? a.x : a.mid, w.ln2_w, w.ln2_b, c.norm_eps, s);
@@ -227,8 +230,8 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
 
 // dres arrives as the gradient of the block's output and leaves as the gradient of its input: each branch adds its
 // share.
-inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Config& c, int64_t layer,
-                           Into grads, Stream s) {
+inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Batch& batch, const Config& c,
+                           int64_t layer, Into grads, Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
     matmul_gelu_backward(a.dup, g.down_w, g.down_b, dres, a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
@@ -237,24 +240,28 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     };
     if (!c.parallel) mlp_branch(a.dln);
     matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, grads, s);
-    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(layer), s);
-    rope_backward(a.dqkv, Tensor{}, c.rope, s);
+    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(), c.window(layer), s);
+    rope_backward(a.dqkv, batch.positions, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // after dres was read above, before dln is reused
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
     layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, s);
 }
 
 // Attention over a whole batch, as layer l has it.
-inline auto attend_all(const Config& c, int64_t l, Stream s) {
-    return
-        [&c, l, s](BlockActs& a) { attention_forward(a.att, a.lse, a.qkv, Tensor{}, c.attn_scale(), c.window(l), s); };
+inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
+    return [&c, starts, l, s](BlockActs& a) {
+        attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(), c.window(l), s);
+    };
 }
 
 // A batch of the host in the memory of the device, where it lies until the next one.
 inline Batch upload(Model& m, const Batch& batch) {
     from_host(m.acts.tokens, batch.tokens.ptr, m.stream);
     from_host(m.acts.targets, batch.targets.ptr, m.stream);
-    return {m.acts.tokens, m.acts.targets};
+    if (!batch.starts) return {m.acts.tokens, m.acts.targets};
+    from_host(m.acts.starts, batch.starts.ptr, m.stream);
+    from_host(m.acts.positions, batch.positions.ptr, m.stream);
+    return {m.acts.tokens, m.acts.targets, m.acts.starts, m.acts.positions};
 }
 
 // What happens to the gradients of a batch: nobody wants them, or they replace those that were there (the first
@@ -271,11 +278,12 @@ inline void forward(Model& m, const Batch& batch, float loss_scale, Gradients gr
     if (gradients == Gradients::set)
         for (const Tensor& g : m.summed_grads) zero(g, s);
 
-    embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), batch.tokens, Tensor{},
+    embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), batch.tokens, batch.positions,
                       m.params.wte, m.params.wpe, s);
     for (int64_t l = 0; l < c.layers; l++) {
         const Tensor out = l + 1 < c.layers ? a.block[l + 1].x : a.x;
-        block_forward(out, m.params.block[l], a.block[l], Tensor{}, c, m.shape.train, s, attend_all(c, l, s));
+        block_forward(out, m.params.block[l], a.block[l], batch.positions, c, m.shape.train, s,
+                      attend_all(batch.starts, c, l, s));
     }
     layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
 
@@ -304,11 +312,12 @@ inline void backward(Model& m, const Batch& batch, Gradients gradients) {
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, s);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
         if (l + 1 < c.layers)  // of the last layer, everything is still there
-            block_recompute(m.shape.recompute, m.params.block[l], a.block[l], c, s, attend_all(c, l, s));
-        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], c, l, into, s);
+            block_recompute(m.shape.recompute, m.params.block[l], a.block[l], batch.positions, c, s,
+                            attend_all(batch.starts, c, l, s));
+        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s);
     }
     embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), batch.tokens,
-                       Tensor{}, s);
+                       batch.positions, s);
 }
 
 inline float read_scalar(Tensor t, Stream s) {

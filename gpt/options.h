@@ -14,7 +14,7 @@
 #include "gpt/optimizer.h"
 
 struct Options {
-    std::string model = "quickstart", train_data, val_data, tokenizer, out;
+    std::string model = "quickstart", train_data, val_data, hellaswag, tokenizer, out;
     int64_t steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
     Schedule schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
     std::string optimizer = "adamw";
@@ -28,7 +28,7 @@ struct Options {
             log_every = 10;
     int64_t max_skips = 10;
     std::string prompt;
-    bool resume = false, dry_run = false, list_models = false;
+    bool document_mask = false, resume = false, dry_run = false, list_models = false;
 };
 
 // clang-format off
@@ -39,6 +39,7 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--activation",         o.activation,     "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what preset or config.json say", "NAME");
     f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
     f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
+    f.add("--document-mask",      o.document_mask,  "attention stays within a document and positions restart: each begins at its <|endoftext|>");
     f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, for samples and checkpoints; none: the one beside data or model", "FILE");
     f.add("--out",                o.out,            "run folder; none: runs/MODEL, numbered when taken", "DIR");
     f.add("--resume",             o.resume,         "continue the newest complete checkpoint in --out, with its options unless given again");
@@ -75,6 +76,7 @@ inline void list_options(Flags& f, Options& o) {
     f.group("along the way");
     f.add("--eval-every",         o.eval_every,     "steps between evaluations; 0: never; -1: ten times in a run");
     f.add("--eval-batches",       o.eval_batches,   "batches in an evaluation");
+    f.add("--hellaswag",          o.hellaswag,      "HellaSwag's .jsonl, scored at each evaluation as lm-evaluation-harness does", "FILE");
     f.add("--sample-every",       o.sample_every,   "steps between samples of text; 0: never");
     f.add("--sample-tokens",      o.sample_tokens,  "length of a sample");
     f.add("--prompt",             o.prompt,         "beginning of a sample; none: <|endoftext|>");

@@ -35,13 +35,13 @@ struct Plan {
 };
 
 // sample_tokens: the length of samples while training, 0 for none.
-inline Plan plan_of(const Config& c, const BatchShape& z, DType x, int64_t micro_steps, int64_t sample_tokens,
-                    const Device& device) {
+inline Plan plan_of(const Config& c, const BatchShape& z, DType x, int64_t micro_steps, bool documents,
+                    int64_t sample_tokens, const Device& device) {
     const bool gpu = device.where() == Machine::cuda;
     Params p;
     Arena weights, fp32, acts;
     for (const ParamRow& r : param_rows(p, c)) weights.plan(r.shape, x), fp32.plan(r.shape, DType::F32);
-    int64_t buffers = Feed::device_bytes(StepInputs::bytes(z, micro_steps), device.where()) +
+    int64_t buffers = Feed::device_bytes(StepInputs::bytes(z, micro_steps, documents), device.where()) +
                       matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, z) : 0);
     if (sample_tokens) buffers += Generator::bytes(c, x, 1, std::min(sample_tokens, c.context));
     return {weights.bytes(),

@@ -11,8 +11,12 @@
 // can be recorded once and played again.
 class StepInputs {
   public:
-    StepInputs(const Device& device, const BatchShape& z, int64_t micro_steps)
-        : shape_{z.batch, z.context}, micro_steps_(micro_steps), feed_(device, bytes(z, micro_steps)) {}
+    // documents: whether the batches have starts and positions.
+    StepInputs(const Device& device, const BatchShape& z, int64_t micro_steps, bool documents = false)
+        : shape_{z.batch, z.context},
+          micro_steps_(micro_steps),
+          documents_(documents),
+          feed_(device, bytes(z, micro_steps, documents)) {}
 
     // Starts to bring the next step's: a batch for every micro-step, and the numbers of its update.
     void send(Loader& data, const AdamWUpdate& update) {
@@ -23,6 +27,9 @@ class StepInputs {
             const Batch& batch = data.next();
             put(batch.tokens.ptr, batch.tokens.bytes());
             put(batch.targets.ptr, batch.targets.bytes());
+            if (!documents_) continue;
+            put(batch.starts.ptr, batch.starts.bytes());
+            put(batch.positions.ptr, batch.positions.bytes());
         }
         feed_.send();
     }
@@ -31,18 +38,22 @@ class StepInputs {
 
     Tensor update() const { return {feed_.arrived(), DType::I32, {4}}; }  // an AdamWUpdate
     Batch batch(int64_t micro) const {
-        const int64_t n = shape_.numel();
-        int32_t* at     = update().data<int32_t>() + 4 + 2 * n * micro;
-        return {{at, DType::I32, shape_}, {at + n, DType::I32, shape_}};
+        const int64_t n     = shape_.numel();
+        int32_t* const at   = update().data<int32_t>() + 4 + tensors(documents_) * n * micro;
+        const auto tensor   = [&](int64_t i) { return Tensor{at + i * n, DType::I32, shape_}; };
+        return documents_ ? Batch{tensor(0), tensor(1), tensor(2), tensor(3)} : Batch{tensor(0), tensor(1)};
     }
 
-    static int64_t bytes(const BatchShape& z, int64_t micro_steps) {
-        return int64_t(sizeof(AdamWUpdate)) + 2 * micro_steps * z.rows() * size_of(DType::I32);
+    static int64_t bytes(const BatchShape& z, int64_t micro_steps, bool documents) {
+        return int64_t(sizeof(AdamWUpdate)) + tensors(documents) * micro_steps * z.rows() * size_of(DType::I32);
     }
 
   private:
+    static int64_t tensors(bool documents) { return documents ? 4 : 2; }
+
     Shape shape_;
     int64_t micro_steps_;
+    bool documents_;
     Feed feed_;
 };
 

@@ -465,7 +465,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     struct Case {
         int batch, world;
     };
-    for (const Case c : {Case{240, 1}, {5, 1}, {2, 3}, {1, 4}, {40, 2}, {24, 5}}) {
+    for (const Case c : {Case{240, 1}, {5, 1}, {2, 3}, {1, 4}, {40, 2}, {24, 5}, {5, 8}, {30, 8}}) {
         CAPTURE(c.batch, c.world);
         std::vector<Loader> ranks;
         for (int r = 0; r < c.world; r++) {
@@ -496,6 +496,37 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     CHECK_REFUSED((after.seek({-1, 0})), "epoch -1");
     set.rank = 2, set.world = 2;
     CHECK_REFUSED(Loader{set}, "rank 2 of 2");
+}
+
+TEST_CASE("rows carry the starts of their documents", "[loader]") {
+    const Scratch dir;
+    write_text(dir / "a.bin", bytes_of(std::vector<uint16_t>{7, 0, 1, 2, 0, 0, 3, 4, 5, 6, 7, 0, 9}));
+    LoaderSettings set;
+    set.pattern = dir / "a.bin", set.context = 6, set.batch = 2, set.shuffle = false;
+    CHECK_FALSE(Loader(set).next().starts);
+    set.document_start = 0;
+    Loader       loader(set);
+    const Batch& batch = loader.next();
+    CHECK(values(batch.tokens) == std::vector<int32_t>{7, 0, 1, 2, 0, 0, /**/ 3, 4, 5, 6, 7, 0});
+    CHECK(values(batch.starts) == std::vector<int32_t>{0, 1, 1, 1, 4, 5, /**/ 0, 0, 0, 0, 0, 5});
+    CHECK(values(batch.positions) == std::vector<int32_t>{0, 0, 1, 2, 0, 0, /**/ 0, 1, 2, 3, 4, 0});
+}
+
+TEST_CASE("more sequences in a step than there are windows", "[loader]") {
+    const Scratch dir;
+    write_text(dir / "a.bin", llmc16(counting(9)));  // two windows
+    LoaderSettings set;
+    set.pattern = dir / "a.bin", set.context = 4, set.batch = 3, set.world = 8;
+    std::map<int32_t, int> times;
+    for (set.rank = 0; set.rank < set.world; set.rank++) {
+        Loader loader(set);
+        for (int step = 0; step < 5; step++) {
+            const auto ids = values(loader.next().tokens);
+            for (int b = 0; b < 3; b++) times[ids[4 * b]]++;
+        }
+        CHECK(loader.position() == LoaderPosition{5 * 24 / 2, 0});
+    }
+    CHECK(times == std::map<int32_t, int>{{0, 60}, {4, 60}});  // both equally often
 }
 
 TEST_CASE("the fingerprint changes with the data", "[loader]") {

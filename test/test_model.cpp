@@ -169,19 +169,19 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
 }
 
 // Three steps of two micro-steps each; every loss, norm and weight to the bit.
-static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute,
+static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute, bool mask,
                                           int64_t* activations) {
     const BatchShape z{2, 6, true, recompute};
     Model m(c, dtype, z, dev);
     scatter(m.params, c, m.stream, 0.1f);
     AdamW adamw(m, {});
     adamw.start_from(m);
-    StepInputs inputs(dev, z, 2);
+    StepInputs inputs(dev, z, 2, mask);
     const Scratch scratch;
     std::vector<uint16_t> text(400);
     for (size_t i = 0; i < text.size(); i++) text[i] = uint16_t(Random(3, "text").below(i, c.vocab));
     write_text(scratch / "text.bin", {reinterpret_cast<const char*>(text.data()), 2 * text.size()});
-    Loader data({scratch / "text.bin", z.batch, z.context, c.vocab, 1});
+    Loader data({scratch / "text.bin", z.batch, z.context, c.vocab, 1, 0, 1, true, mask ? 3 : -1});
     std::vector<unsigned char> all;
     const auto keep = [&](const void* from, int64_t n) {
         all.insert(all.end(), static_cast<const unsigned char*>(from), static_cast<const unsigned char*>(from) + n);
@@ -215,15 +215,16 @@ TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
     const auto dtype    = GENERATE(DType::F32, DType::BF16);
     const bool neox     = GENERATE(false, true);
     const bool parallel = GENERATE(false, true);
+    const bool mask     = GENERATE(false, true);
     Config c            = small_config(neox);
     c.layers            = 3;
     c.parallel          = parallel;
-    CAPTURE(dev, dtype, neox, parallel);
+    CAPTURE(dev, dtype, neox, parallel, mask);
     int64_t bytes = 0, before = 0;
-    const auto all = trained(*dev, c, dtype, Recompute::none, &before);
+    const auto all = trained(*dev, c, dtype, Recompute::none, mask, &before);
     for (Recompute level : {Recompute::gelu, Recompute::norm, Recompute::block}) {
         CAPTURE(int(level));
-        CHECK(trained(*dev, c, dtype, level, &bytes) == all);
+        CHECK(trained(*dev, c, dtype, level, mask, &bytes) == all);
         CHECK(bytes < before);
         before = bytes;
     }
@@ -274,6 +275,57 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     AdamW other(again, settings);
     CHECK(load_checkpoint(scratch.path, again, other).rounded_at == state.rounded_at);
     CHECK((bits(again) == wanted));
+}
+
+TEST_CASE("with a document mask, loss and gradients are those of the documents apart", "[model]") {
+    const Device* dev   = GENERATE(from_range(devices()));
+    const bool neox     = GENERATE(false, true);
+    const bool parallel = GENERATE(false, true);
+    CAPTURE(dev, neox, parallel);
+    Config c        = small_config(neox);
+    c.context       = 40;
+    c.parallel      = parallel;
+    const int64_t B = 3, T = 37, end = 5;
+    std::vector<uint16_t> text(B * T + 1);
+    for (size_t i = 0; i < text.size(); i++) text[i] = uint16_t(Random(3, "text").below(i, c.vocab));
+    text[0] = text[1] = text[T] = end;  // a document that is nothing but its mark, and one from the first row on
+    const Scratch scratch;
+    write_text(scratch / "text.bin", {reinterpret_cast<const char*>(text.data()), 2 * text.size()});
+    Loader data({scratch / "text.bin", B, T, c.vocab, 1, 0, 1, false, end});
+    const Batch& batch = data.next();
+
+    Model m(c, DType::F32, {B, T, true}, *dev);
+    scatter(m.params, c, m.stream);
+    const double together = loss_and_gradients(m, batch) * double(B * T);
+    double apart          = 0;
+    int64_t documents     = 0;
+    Weights sum;
+    for (int64_t b = 0, first = 0, next = 0; b < B; b++)
+        for (first = 0; first < T; first = next) {
+            for (next = first + 1; next < T && text[b * T + next] != end;) next++;
+            const std::vector<int32_t> ids(text.begin() + b * T + first, text.begin() + b * T + next + 1);
+            const HostBatch alone(ids.data(), 1, next - first);
+            Model one(c, DType::F32, {1, next - first, true}, *dev);
+            scatter(one.params, c, one.stream);
+            apart += loss_and_gradients(one, alone.batch) * double(next - first);
+            for (auto& [name, g] : weights_in_double(one.grads, c, one.stream)) {
+                sum[name].resize(g.size());
+                for (size_t i = 0; i < g.size(); i++) sum[name][i] += g[i] * double(next - first) / double(B * T);
+            }
+            documents++;
+        }
+    CHECK(documents > 6);
+    CHECK(std::fabs(together - apart) <= 1e-6 * apart);
+    for (const auto& [name, g] : weights_in_double(m.grads, c, m.stream)) {
+        double most = 0, off = 0;
+        for (size_t i = 0; i < g.size(); i++)
+            most = std::max(most, std::fabs(g[i])), off = std::max(off, std::fabs(g[i] - sum[name][i]));
+        CAPTURE(name, off, most);
+        CHECK(off <= 1e-5 * most);
+    }
+    // Without the mask it is another loss.
+    const Batch unmasked{batch.tokens, batch.targets};
+    CHECK(std::fabs(loss_and_gradients(m, unmasked) * double(B * T) - apart) > 1e-3 * apart);
 }
 
 TEST_CASE("a step whose loss or gradients are not finite leaves everything as it was", "[model]") {
