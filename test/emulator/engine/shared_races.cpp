@@ -30,6 +30,9 @@ namespace {
 constexpr uint64_t kThread = 1023, kSynchronising = 1 << 10, kMany = 1 << 11;
 constexpr int kOther = 12, kTime = 22;
 
+// What tells whether a thread was the last to read or to write a place: of a reader's record not the one before.
+uint64_t told_by(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
+
 std::shared_ptr<SharedRaces>& spare_of(Worker& worker) {
     static thread_local std::shared_ptr<SharedRaces> spare;
     (void)worker;
@@ -129,7 +132,7 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
 // came, and the bytes have been written.
 template <int PerLane>
 bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
-    return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me);
+    return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me, told_by(write));
 }
 
 // The usual cases of an access that is not synchronising, without going through all of ordered(): `count` granules in a
@@ -218,7 +221,7 @@ static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, boo
         for (int l = 0; l < kLanes; l++) lane(l);
     else
         each_lane(r.mask, lane);
-    return !news;
+    return !(news & told_by(write));
 }
 
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {

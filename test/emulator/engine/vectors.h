@@ -39,14 +39,15 @@ inline bool in_a_row(const A* a, int shift) {
     return all_zero(Vector64(gaps));
 }
 
-// Whether numbers[k] = first + (k >> Shift), 32 << Shift of them.
+// Whether numbers[k] = first + (k >> Shift), 32 << Shift of them, in the bits that count.
 template <int Shift>
-inline bool in_order(const uint64_t* numbers, uint64_t first) {
+inline bool in_order(const uint64_t* numbers, uint64_t first, uint64_t bits) {
     typedef uint64_t Numbers __attribute__((vector_size(64), aligned(8)));
     Numbers step{}, gaps{};
     for (int k = 0; k < 8; k++) step[k] = uint64_t(k) >> Shift;
     for (uint64_t k = 0; k < uint64_t(kLanes) << Shift; k += 8)
         gaps |= *reinterpret_cast<const Numbers*>(numbers + k) ^ (step + (first + (k >> Shift)));
+    gaps &= bits;
     return all_zero(Vector64(gaps));
 }
 
