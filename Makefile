@@ -110,7 +110,7 @@ test: setup
 ifneq ($(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),)
 include test/emulator/emulator.mk
 test-cuda: emulator-test
-	@$(MAKE) --no-print-directory -j$$(nproc) emulator $(addprefix $(BUILD)/,test_gpt train_gpt infer_gpt)
+	@$(MAKE) --no-print-directory -j$$(nproc) emulator $(addprefix $(BUILD)/,test_gpt bench_ops train_gpt infer_gpt)
 	GPT_BUILD=$(BUILD) scripts/test_cuda.sh
 endif
 

@@ -10,8 +10,7 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
-// ---- the activation table
-// -----------------------------------------------------------------------------------------------
+// ---- the activation table -----------------------------------------------------------------------------------------
 
 enum class Lives : uint8_t {
     per_layer,  // kept for the backward pass: one for each layer (one for all of them when nothing is to be trained)
@@ -151,8 +150,7 @@ inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape
     return a;
 }
 
-// ---- the model
-// ------------------------------------------------------------------------------------------------------------
+// ---- the model ----------------------------------------------------------------------------------------------------
 
 struct Model {
     Config config;

@@ -210,11 +210,9 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
             using Queries = QueryPlan<D>;
             using Keys    = KeyPlan<D>;
             const Grid for_queries(blocks(qkv, Queries::rows), tensor_threads, Queries::shared);
-            const Grid for_keys(blocks(qkv, Keys::rows), tensor_threads, Keys::shared);
-            const auto kv = [&](auto kernel) { launch(kernel, for_keys, queue, dk, dv, dy, delta, l, x, p); };
+            const Grid for_keys(blocks(qkv, Keys::rows) * (Keys::together ? 1 : 2), tensor_threads, Keys::shared);
             launch(attention_backward_q_kernel<D>, for_queries, queue, dq, delta, dy, y, l, x, p);
-            if constexpr (Keys::together) kv(attention_backward_kv_kernel<D, true, true>);
-            else kv(attention_backward_kv_kernel<D, true, false>), kv(attention_backward_kv_kernel<D, false, true>);
+            launch(attention_backward_kv_kernel<D>, for_keys, queue, dk, dv, dy, delta, l, x, p);
         });
     }
     for_plain_size(p.D, [&](auto D) {

@@ -324,7 +324,7 @@ attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout
     store_rows<M, D>(dq.at(at.b, at.h), qs, acc, factor, at.row, row, p.T, p.D);
 }
 
-// dk and dv in one go take D registers each; above 128 they do not fit, and go one by one.
+// dk and dv in one block take D registers each; above 128 they do not fit, and have a block each.
 template <int D> struct KeyPlan {
     static constexpr bool together = D <= 128;
     static constexpr int  M = D <= 64 ? 2 : 1, rows = 64 * M, queries = D == 80 ? 64 : D <= 192 ? 32 : 16;
@@ -334,9 +334,8 @@ template <int D> struct KeyPlan {
 };
 
 template <int D, bool want_k, bool want_v>
-__global__ void __launch_bounds__(tensor_threads, 2)
-attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
-                             const float* lse, Inputs<bf16> x, Problem p) {
+__device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout,
+                                      const float* delta, const float* lse, Inputs<bf16> x, Problem p) {
     using Plan = KeyPlan<D>;
     using Rect = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::queries, rows = Plan::rows;
@@ -347,7 +346,7 @@ attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> d
     const auto         deltas = [=](int stage) { return words + stage * 3 * N + N; };
     const auto         starts = [=](int stage) { return reinterpret_cast<int*>(words + stage * 3 * N + 2 * N); };
 
-    const Place   at(p, rows, false);
+    const Place   at(p, rows, false, block);
     const int     lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last = min(at.row + rows, p.T) - 1;
     const auto    qh = x.q.at(at.b, at.h), douth = dout.at(at.b, at.h);
     const int64_t of = at.of(p);
@@ -410,6 +409,16 @@ attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> d
     for (int m = 0; m < M; m++) one[m][0] = one[m][1] = 1.f, scales[m][0] = scales[m][1] = p.scale;
     if (want_k) store_rows<M, D>(dk.at(at.b, at.h), vs, dk_sums, scales, at.row, row, p.T, p.D);
     if (want_v) store_rows<M, D>(dv.at(at.b, at.h), ks, dv_sums, one, at.row, row, p.T, p.D);
+}
+
+template <int D>
+__global__ void __launch_bounds__(tensor_threads, 2)
+attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
+                             const float* lse, Inputs<bf16> x, Problem p) {
+    const unsigned block = blockIdx.x;
+    if constexpr (KeyPlan<D>::together) attention_backward_kv<D, true, true>(block, dk, dv, dout, delta, lse, x, p);
+    else if (block % 2 == 0) attention_backward_kv<D, true, false>(block / 2, dk, dv, dout, delta, lse, x, p);
+    else attention_backward_kv<D, false, true>(block / 2, dk, dv, dout, delta, lse, x, p);  // reads what the other reads
 }
 
 }  // namespace gpu

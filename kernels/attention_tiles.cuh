@@ -46,8 +46,8 @@ struct Problem {
 // comes first: the last queries see the most keys, and the longest work should not begin last.
 struct Place {
     int b, h, row;
-    __device__ Place(const Problem& p, int rows, bool last_first) {
-        const int tiles = (p.T + rows - 1) / rows, tile = blockIdx.x % tiles, i = blockIdx.x / tiles;
+    __device__ Place(const Problem& p, int rows, bool last_first, unsigned block = blockIdx.x) {
+        const int tiles = (p.T + rows - 1) / rows, tile = block % tiles, i = block / tiles;
         b = i / p.H, h = i % p.H, row = (last_first ? tiles - 1 - tile : tile) * rows;
     }
     // Of rows kept as (B,H,T), where this head begins.

@@ -46,8 +46,7 @@ class Pool {
     std::vector<Arena> arenas_;
 };
 
-// ---- what an op has to do at least
-// ------------------------------------------------------------------------------------
+// ---- what an op has to do at least ----------------------------------------------------------------------------------
 
 struct Costs {
     double B, T, C, H, F, e;  // e: bytes of an activation
@@ -99,8 +98,7 @@ struct Costs {
     }
 };
 
-// ---- how it is measured
-// -----------------------------------------------------------------------------------------------
+// ---- how it is measured ---------------------------------------------------------------------------------------------
 
 class Bench {
   public:
@@ -160,8 +158,7 @@ class Bench {
     nlohmann::json counted_ = nlohmann::json::array();
 };
 
-// ---- the ops
-// ----------------------------------------------------------------------------------------------------------
+// ---- the ops --------------------------------------------------------------------------------------------------------
 
 static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions& o) {
     const int64_t B = o.batch, T = o.context, N = B * T, C = 768, H = 12, D = C / H, F = 3072, V = 50257, Vp = 50304,
@@ -251,44 +248,69 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
     }
 }
 
-// Blocks of real models, and a whole step of one with few layers.
-static void bench_model(Bench& b, const Device& dev, DType x, const std::string& name, const BenchOptions& o) {
-    const std::string forward_row = name + " block forward", backward_row = name + " block backward",
-                      step_row = name + " step, 2 layers";
-    if (!b.wants(forward_row) && !b.wants(backward_row) && !b.wants(step_row)) return;
+// A model with a batch on the device and everything that one forward and backward pass leaves behind.
+struct Trained {
+    Config config;
+    Model model;
+    Batch batch;
+
+    Trained(const Device& dev, DType x, const Config& c, const BenchOptions& o)
+        : config(c), model(c, x, {o.batch, o.context, true}, dev) {
+        initialise_params(model.params, c, 1, dev.stream());
+        std::vector<int32_t> ids(size_t(model.shape.rows() + 1));
+        for (size_t i = 0; i < ids.size(); i++) ids[i] = int32_t(int64_t(i) * 7919 % c.vocab);
+        const Shape rows{o.batch, o.context};
+        batch = upload(model, {{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}});
+        pass();
+    }
+    void pass() {
+        zero(model.acts.loss(), model.stream);
+        forward(model, batch, 1.f / float(model.shape.rows()), Gradients::set);
+        backward(model, batch, Gradients::set);
+    }
+    Costs costs(const BenchOptions& o) const {
+        return {double(o.batch),      double(o.context),           double(config.width),
+                double(config.heads), double(config.feed_forward), double(size_of(model.dtype))};
+    }
+};
+
+// Blocks of real models. Nothing in them depends on the vocabulary.
+static void bench_block(Bench& b, const Device& dev, DType x, const std::string& name, const BenchOptions& o) {
+    const std::string forward_row = name + " block forward", backward_row = name + " block backward";
+    if (!b.wants(forward_row) && !b.wants(backward_row)) return;
     Config c = config_of(*find_preset(name));
     c.layers = 2;
-    Model m(c, x, {o.batch, o.context, true}, dev);
-    initialise_params(m.params, c, 1, dev.stream());
-    AdamW adamw(m, {});
-    const Stream s  = dev.stream();
-    const int64_t N = m.shape.rows();
-    std::vector<int32_t> ids(N + 1);
-    for (int64_t i = 0; i <= N; i++) ids[i] = int32_t(i * 7919 % c.vocab);
-    const Shape rows{o.batch, o.context};
-    const Batch batch        = upload(m, {{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}});
-    const AdamWUpdate update = adamw.update(1e-4f, 1);
-    Pool make(dev);
-    const Tensor numbers = make({4}, DType::I32);
-    from_host(numbers, &update, s);
-    const auto step = [&] {
-        zero(m.acts.loss(), s);
-        forward(m, batch, 1.f / float(N), Gradients::set);
-        backward(m, batch, Gradients::set);
-        adamw.step(m, numbers);
-    };
-    step();
-    const Costs cost{double(o.batch), double(o.context),      double(c.width),
-                     double(c.heads), double(c.feed_forward), double(size_of(x))};
+    c.vocab  = 256;
+    Trained t(dev, x, c, o);
+    Model& m         = t.model;
+    const Stream s   = dev.stream();
+    const Costs cost = t.costs(o);
     b.row(forward_row, x, cost.block_forward(c), [&] {
         block_forward(m.acts.block[1].x, m.params.block[0], m.acts.block[0], Tensor{}, c, true, s,
                       attend_all(Tensor{}, c, 0, s));
     });
     b.row(backward_row, x, cost.block_backward(c), [&] {
-        block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], batch, c, 0, Into::set, s);
+        block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);
     });
-    if (dev.where() == Machine::cuda && name == "gpt2")  // on a CPU `make bench` times steps of the whole program
-        b.row(step_row, x, cost.step(c, double(m.all_grads.numel())), step);
+}
+
+// A whole step of GPT-2 124M with few layers. On a CPU `make bench` times steps of the whole program.
+static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions& o) {
+    const std::string name = "gpt2 step, 2 layers";
+    if (!b.wants(name) || dev.where() == Machine::cpu) return;
+    Config c = config_of(*find_preset("gpt2"));
+    c.layers = 2;
+    Trained t(dev, x, c, o);
+    AdamW adamw(t.model, {});
+    adamw.start_from(t.model);
+    const AdamWUpdate update = adamw.update(1e-4f, 1);
+    Pool make(dev);
+    const Tensor numbers = make({4}, DType::I32);
+    from_host(numbers, &update, dev.stream());
+    b.row(name, x, t.costs(o).step(c, double(t.model.all_grads.numel())), [&] {
+        t.pass();
+        adamw.step(t.model, numbers);
+    });
 }
 
 // Batches of GPT-2's context out of 100 M ids in random order, on one core: the file was just mapped, so every page is
@@ -315,8 +337,7 @@ static void bench_loader(const Bench& b) {
     }
 }
 
-// ---- the table of counts
-// ------------------------------------------------------------------------------------------------
+// ---- the table of counts --------------------------------------------------------------------------------------------
 
 static void print_table(const std::string& ops, const std::string& counts) {
     fmt::print("{:<28} {:<5} {:>8} {:>9} {:>9} {:>9} {:>6} {:>9} {:>10} {:>10} {:>6} {:>9}\n", "op", "dtype",
@@ -363,7 +384,8 @@ int main(int argc, char** argv) try {
     Bench bench(dev, o);
     for (DType t : {DType::F32, DType::BF16}) bench_dtype(bench, dev, t, o);
     for (const char* model : {"gpt2", "pythia-160m"})
-        for (DType t : {DType::F32, DType::BF16}) bench_model(bench, dev, t, model, o);
+        for (DType t : {DType::F32, DType::BF16}) bench_block(bench, dev, t, model, o);
+    for (DType t : {DType::F32, DType::BF16}) bench_step(bench, dev, t, o);
     if (o.counted.empty()) bench_loader(bench);
     if (!o.counted.empty()) std::ofstream(o.counted) << bench.counted_ops();
     return 0;

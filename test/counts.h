@@ -1,8 +1,7 @@
 // counts.h - what an op has to do at least, and what the emulator counted that it did
 //
 // bench_ops --counted OPS.json runs each op once between profiler marks and writes what it costs at least; the
-// emulator's
-// --profile COUNTS.json has a section for each, in the same order.
+// emulator's --profile COUNTS.json has a section for each, in the same order.
 #pragma once
 #include <fstream>
 #include <nlohmann/json.hpp>

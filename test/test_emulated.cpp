@@ -78,6 +78,36 @@ TEST_CASE("20 steps on the GPU are the CPU's; a run moves from one to the other 
     CHECK(cpu.out == gpu.out);
 }
 
+TEST_CASE("20 steps in bf16 on the GPU are the CPU's, within twice what bf16 itself is off", "[.emulated]") {
+    const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
+    CAPTURE(model);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how = "--steps 20 --eval-every 0 --save-every 0 --model " + model + " --dtype ";
+    train(s, "exact", how + "fp32", "");
+    train(s, "cpu", how + "bf16", "");
+    train(s, "gpu", how + "bf16", checked);
+    const auto exact = records(s / "exact", "step"), cpu = records(s / "cpu", "step"), gpu = records(s / "gpu", "step");
+    REQUIRE(exact.size() == 20);
+    REQUIRE(cpu.size() == 20);
+    REQUIRE(gpu.size() == 20);
+    // At a single step the mean over its 32 tokens may come out right by chance, so bf16's own error is that of all 20.
+    double plain = 0, off = 0, apart = 0;
+    for (size_t i = 0; i < 20; i++) {
+        const double want = exact[i]["loss"], ours = cpu[i]["loss"], theirs = gpu[i]["loss"];
+        plain = std::max(plain, std::fabs(ours - want));
+        off += (ours - want) * (ours - want);
+        apart += (theirs - ours) * (theirs - ours);
+    }
+    CHECK(plain > 0);
+    for (size_t i = 0; i < 20; i++) {
+        const double want = exact[i]["loss"], theirs = gpu[i]["loss"];
+        CAPTURE(i, plain);
+        CHECK(std::fabs(theirs - want) <= 2 * plain);
+    }
+    CHECK(std::sqrt(apart) <= 2 * std::sqrt(off));
+}
+
 TEST_CASE("on the GPU again, in a graph, recomputed: the same bits", "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
     const auto dtype = GENERATE(as<std::string>{}, "bf16", "fp32");
