@@ -332,8 +332,7 @@ static int run(int argc, char** argv) {
             log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
         if (last) break;
 
-        // ---- one training step: batch × context × accumulate tokens
-        // --------------------------------------------------
+        // ---- one training step: batch × context × accumulate tokens -----------------------------------------------
         const ProfilerRange range("step");
         const Stopwatch watch;
         state.position = train.position();
@@ -350,9 +349,10 @@ static int run(int argc, char** argv) {
         if (step + 1 < o.steps) send(step + 1);    // while the device works
         const Scores scores = read_scores(model);  // the one wait
         const bool skip     = !scores.finite();    // then AdamW has left the weights as they were
+        if (!skip) state.rounded_at = adamw.rounds_at(step + 1);
         state.tokens += tokens_per_step;
         const double seconds = watch.seconds();
-        // --------------------------------------------------------------------------------------------------------------
+        // -----------------------------------------------------------------------------------------------------------
         log.step({step + 1, scores.loss, scores.norm, learning_rate(o.schedule, step), seconds, tokens_per_step,
                   state.tokens, flops_per_step / seconds / dev.peak_flops(dtype), skip});
         skips = skip ? skips + 1 : 0;

@@ -24,6 +24,7 @@ struct TrainState {
     LoaderPosition position;       // in the training data
     uint64_t seed = 0;
     std::string data_fingerprint;
+    int64_t rounded_at = 0;      // the update that rounded bf16 weights at random; 0: they are rounded to nearest
     std::string stored = "F32";  // dtype of the model folder's weights; the masters are rounded to it
 };
 
@@ -87,6 +88,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
                                       {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
                                       {"seed", state.seed},
                                       {"dtype", name_of(model.dtype)},
+                                      {"rounded_at", state.rounded_at},
                                       {"world", 1},
                                       {"data", state.data_fingerprint}};
     write_file((folder / "state.json").string(), j.dump(2) + "\n");
@@ -149,6 +151,7 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW
     state.step             = f.integer("step");
     state.tokens           = f.integer("tokens");
     state.seed             = uint64_t(f.integer("seed"));
+    state.rounded_at       = f.integer("rounded_at", 0);
     state.data_fingerprint = f.text("data", "");
     CHECK(f.has("position") && f.raw("position").is_object(), "{}: the field \"position\" is missing", f.path());
     const auto part = [&](const char* key) {
@@ -160,6 +163,8 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW
     state.position.epoch = part("epoch");
     state.position.index = part("index");
     CHECK(state.step >= 0 && state.tokens >= 0, "{}: negative step or tokens", f.path());
+    CHECK(state.rounded_at >= 0 && state.rounded_at <= std::min<int64_t>(state.step, UINT32_MAX),
+          "{}: \"rounded_at\" is {}, expected 0 to the step, {}", f.path(), state.rounded_at, state.step);
     CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(),
           f.text("dtype", ""), name_of(model.dtype));
 
@@ -173,6 +178,6 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW
         saved.read_into(host.data());
         from_host(t, host.data(), model.stream);
     }
-    adamw.round_into(model);
+    adamw.round_into(model, state.rounded_at);
     return state;
 }

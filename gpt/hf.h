@@ -145,8 +145,7 @@ inline Foreign foreign(const Config& c, const ParamRow& r) {
     fail("{} has no name for {}", c.model_type, r.name);
 }
 
-// ---- layouts
-// ------------------------------------------------------------------------------------------------------------------
+// ---- layouts ------------------------------------------------------------------------------------------------------
 
 // Row r of our (3, H, D) rows of q, k and v is this row of theirs.
 inline int64_t their_row(const Config& c, Layout layout, int64_t r) {
@@ -180,8 +179,7 @@ void reorder(T* out, const T* in, const Config& c, const Shape& ours, Layout lay
     });
 }
 
-// ---- weights
-// ------------------------------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------------------------
 
 // Masks and frequencies that old versions of transformers stored beside the weights.
 inline bool is_buffer(const std::string& name) {

@@ -20,8 +20,7 @@ struct HfWords {
     void (*write)(nlohmann::ordered_json&, const Config&);
 };
 
-// ---- gpt2
-// --------------------------------------------------------------------------------------------------------------
+// ---- gpt2 ---------------------------------------------------------------------------------------------------------
 inline void read_gpt2(Config& c, const Fields& f) {
     f.refuse_unless("scale_attn_weights", true);
     f.refuse_unless("scale_attn_by_inverse_layer_idx", false);
@@ -29,8 +28,7 @@ inline void read_gpt2(Config& c, const Fields& f) {
 }
 inline void write_gpt2(nlohmann::ordered_json& j, const Config& c) { j["n_ctx"] = c.context; }
 
-// ---- gpt_neo
-// -----------------------------------------------------------------------------------------------------------
+// ---- gpt_neo ------------------------------------------------------------------------------------------------------
 // attention_layers, ["global", "local", …], or attention_types, [[["global", "local"], 12]]: the list, so many times.
 inline std::vector<std::string> attention_layers(const Config& c, const Fields& f) {
     std::vector<std::string> kinds;
@@ -90,8 +88,7 @@ inline void write_gpt_neo(nlohmann::ordered_json& j, const Config& c) {
     j["attention_layers"] = kinds;
 }
 
-// ---- gptj
-// --------------------------------------------------------------------------------------------------------------
+// ---- gptj ---------------------------------------------------------------------------------------------------------
 inline void read_gptj(Config& c, const Fields& f) {
     c.tied_head         = f.flag("tie_word_embeddings", false);
     c.learned_positions = false;
@@ -103,8 +100,7 @@ inline void read_gptj(Config& c, const Fields& f) {
 }
 inline void write_gptj(nlohmann::ordered_json& j, const Config& c) { j["rotary_dim"] = c.rope.dim; }
 
-// ---- gpt_neox
-// ----------------------------------------------------------------------------------------------------------
+// ---- gpt_neox -----------------------------------------------------------------------------------------------------
 inline void read_gpt_neox(Config& c, const Fields& f) {
     c.tied_head = f.flag("tie_word_embeddings", false);
     c.parallel  = f.flag("use_parallel_residual", true);
@@ -143,8 +139,7 @@ inline void write_gpt_neox(nlohmann::ordered_json& j, const Config& c) {
     j["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", c.rope.base}, {"partial_rotary_factor", fraction}};
 }
 
-// ---- all of them
-// -------------------------------------------------------------------------------------------------------
+// ---- all of them --------------------------------------------------------------------------------------------------
 inline const HfWords& words_of(const std::string& model_type, const std::string& where) {
     // clang-format off
     static const std::vector<HfWords> all = {

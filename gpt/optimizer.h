@@ -34,12 +34,20 @@ struct AdamW {
             if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
     }
 
-    // After masters were set: the model's weights are what they round to.
-    void round_into(Model& model) {
+    // After masters were set: the model's weights are what they round to; not 0: as update `rounded_at` does at random.
+    void round_into(Model& model, int64_t rounded_at) {
         const auto from = param_rows(master, model.config), to = param_rows(model.params, model.config);
-        for (size_t i = 0; i < from.size(); i++)
-            if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
+        for (size_t i = 0; i < from.size(); i++) {
+            const Tensor weights = *to[i].tensor, masters = *from[i].tensor;
+            if (masters.ptr == weights.ptr) continue;
+            if (rounded_at)
+                round_at_random(weights, masters, rounding_key(to[i]), uint32_t(rounded_at), model.stream);
+            else
+                copy(weights, masters, model.stream);
+        }
     }
+    // What round_into() needs to be told after update `step` (1 for the first).
+    int64_t rounds_at(int64_t step) const { return settings.stochastic_rounding ? step : 0; }
 
     AdamWUpdate update(float learning_rate, int64_t step) const {
         return adamw_update(learning_rate, settings.beta1, settings.beta2, step);
@@ -57,11 +65,14 @@ struct AdamW {
         for (size_t i = 0; i < ws.size(); i++) {
             AdamWRule rule{settings.beta1, settings.beta2, settings.eps, ws[i].decays ? settings.weight_decay : 0.f,
                            settings.clip};
-            if (settings.stochastic_rounding) rule.rounding = Random(settings.seed, "round " + ws[i].name).key();
+            if (settings.stochastic_rounding) rule.rounding = rounding_key(ws[i]);
             adamw(*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor, norm, update, rule,
                   model.stream);
         }
     }
+
+  private:
+    uint64_t rounding_key(const ParamRow& r) const { return Random(settings.seed, "round " + r.name).key(); }
 };
 
 struct Schedule {

@@ -37,7 +37,7 @@ HD Philox rounding_bits(uint64_t key, uint32_t step, int64_t block) {
     return philox({{uint32_t(block), uint32_t(block >> 32), step, 0}}, uint32_t(key), uint32_t(key >> 32));
 }
 // Adding 16 random bits below the last place that is kept, then dropping them; what is not finite stays what it is.
-HD bf16 round_at_random(float x, uint32_t random) {
+HD bf16 up_or_down(float x, uint32_t random) {
     union {
         float f;
         uint32_t u;
@@ -60,8 +60,7 @@ template <class Count>
 static void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, uint32_t step) {
     for (int64_t j = 0; j < count; j += 4) {
         const Philox bits = rounding_bits(key, step, (i + j) / 4);
-        for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++)
-            w[i + k] = round_at_random(x[k], bits.word[k - j]);
+        for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++) w[i + k] = up_or_down(x[k], bits.word[k - j]);
     }
 }
 
@@ -93,13 +92,29 @@ static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tens
     });
 }
 
+template <class>  // w is bf16
+static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step) {
+    bf16* w_at             = w.data<bf16>();
+    const float* master_at = master.data<float>();
+    parallel_lanes(w.numel(),
+                   [=](int64_t i, auto n) { store_at_random(w_at, load(master_at + i, n), i, n, key, step); });
+}
+
 }  // namespace cpu
 
 #ifdef __CUDACC__
 namespace gpu {
 
+// Elements i, i + 1, …, all of one block of random numbers.
+template <int W>
+static __device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t step) {
+    const Philox bits = rounding_bits(key, step, i / 4);
+    for (int j = 0; j < W; j++) x[j] = float(up_or_down(x[j], bits.word[(i + j) % 4]));
+    return x;
+}
+
 // 4 parameters to a thread: 16 bytes of each fp32 tensor. w may be master, so neither is __restrict__.
-template <int W, bool at_random, class T>
+template <int W, bool random, class T>
 static __global__ void adamw_kernel(T* w, float* master, float* m, float* v, const float* grad, const float* grad_norm2,
                                     const AdamWUpdate* update, int64_t n, AdamWRule r, AdamWShares share) {
     const float norm2 = *grad_norm2;
@@ -118,10 +133,7 @@ static __global__ void adamw_kernel(T* w, float* master, float* m, float* v, con
         store(m + i, mean);
         store(v + i, var);
         store(master + i, now);
-        if constexpr (at_random) {  // then the 4 numbers of a thread are one block's
-            const Philox bits = rounding_bits(r.rounding, u.step, i / 4);
-            for (int j = 0; j < width; j++) now[j] = float(round_at_random(now[j], bits.word[(i + j) % 4]));
-        }
+        if constexpr (random) now = at_random(now, i, r.rounding, u.step);
         if constexpr (!std::is_same_v<T, float>) store(w + i, now);
     });
 }
@@ -148,6 +160,20 @@ static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tens
     });
 }
 
+template <int W>
+static __global__ void round_at_random_kernel(bf16* w, const float* master, int64_t n, uint64_t key, uint32_t step) {
+    for_grid<W>(n, [=](int64_t i, auto width) { store(w + i, at_random(load<width>(master + i), i, key, step)); });
+}
+
+template <class>  // w is bf16
+static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Queue& q) {
+    const int64_t n = w.numel();
+    for_width<float>(aligned(w.ptr, master.ptr), [&](auto width) {
+        launch(round_at_random_kernel<width>, grid_over(n, width), q, w.data<bf16>(), master.data<float>(), n, key,
+               step);
+    });
+}
+
 }  // namespace gpu
 #endif
 
@@ -162,4 +188,10 @@ void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad
     static_assert(sizeof(AdamWUpdate) == 16, "four words");
     expect(update, Shape({4}), DType::I32, w);
     RUN_ON(s, adamw, w, master, m, v, grad, grad_norm2, update, rule);
+}
+
+void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Stream s) {
+    expect(w, w.shape, DType::BF16, w);
+    expect(master, w.shape, DType::F32, w);
+    RUN_ON(s, round_at_random, w, master, key, step);
 }

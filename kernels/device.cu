@@ -16,8 +16,7 @@
 #include "gpu.cuh"
 #endif
 
-// ---- what the machine is
-// ----------------------------------------------------------------------------------------------
+// ---- what the machine is ------------------------------------------------------------------------------------------
 
 static std::string cpu_name() {
     std::ifstream info("/proc/cpuinfo");
@@ -162,8 +161,7 @@ double Device::peak_flops(DType t) const {
     return rate;
 }
 
-// ---- memory
-// -------------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------------------------
 
 static std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", double(bytes) / (1 << 30)); }
 
@@ -201,8 +199,7 @@ void Device::reserve_scratch(int64_t bytes) const {
     (void)bytes;
 }
 
-// ---- bytes sent ahead, work recorded once
-// -------------------------------------------------------------------------------
+// ---- bytes sent ahead, work recorded once -------------------------------------------------------------------------
 
 Feed::Feed(const Device& device, int64_t bytes) : device_(device), bytes_(bytes), arrived_(device.allocate(bytes)) {
 #ifdef __CUDACC__
@@ -278,8 +275,7 @@ Tensor Arena::take(const Shape& shape, DType dtype) {
 
 Tensor Arena::flat(DType dtype) const { return Tensor{base_, dtype, {used_ / size_of(dtype)}}; }
 
-// ---- moving bytes
-// -------------------------------------------------------------------------------------------------------
+// ---- moving bytes -------------------------------------------------------------------------------------------------
 
 namespace cpu {
 template <class To, class From>

@@ -99,8 +99,7 @@ static void multiply(const Product& p, void* c, const void* a, const void* b, co
     throw_at<RunError>(__FILE__, __LINE__, "oneDNN: {} (status {}) for {}", e.what(), int(e.status), p.str());
 }
 
-// ---- a few rows
-// -----------------------------------------------------------------------------------------------------------
+// ---- a few rows ---------------------------------------------------------------------------------------------------
 
 // Measured on 2 cores of a Zen 4: 4 rows of a 768 × 50304 bf16 weight here take what oneDNN takes for 1.
 constexpr int64_t few_rows = 4;
@@ -155,8 +154,7 @@ static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     }
 }
 
-// ---- the op on the CPU
-// ----------------------------------------------------------------------------------------------------
+// ---- the op on the CPU --------------------------------------------------------------------------------------------
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu) {
@@ -421,8 +419,7 @@ static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw,
 }  // namespace gpu
 #endif
 
-// ---- the doors
-// ------------------------------------------------------------------------------------------------------------
+// ---- the doors ----------------------------------------------------------------------------------------------------
 
 static void expect_product(const char* op, Tensor out, Tensor x, Tensor w) {
     CHECK(x && w && x.shape.dims == 2 && w.shape.dims == 2 && x.shape[1] == w.shape[1] && x.dtype == w.dtype,

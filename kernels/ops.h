@@ -104,6 +104,8 @@ AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step);
 void adamw(Tensor w /*=*/, Tensor master /*+=*/, Tensor m /*+=*/, Tensor v /*+=*/,         // any one shape; x, fp32, fp32, fp32
            Tensor grad, Tensor grad_norm2, Tensor update,                                  // same shape fp32, (1) fp32, (4) int32: an AdamWUpdate
            AdamWRule rule, Stream s);
+// The rounding of update `step` by itself: w = master, up or down at random by the rule's key.
+void round_at_random(Tensor w /*=*/, Tensor master, uint64_t key, uint32_t step, Stream s); // any one shape; bf16, fp32
 
 // ---- reduce.cu ------------------------------------------------------------------------------------------------------------
 void squared_norm(Tensor out /*=*/, Tensor x, Stream s);                                   // (1) fp32, any shape fp32

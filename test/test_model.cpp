@@ -230,6 +230,53 @@ TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
     }
 }
 
+TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const bool random = GENERATE(false, true), skipped = GENERATE(false, true);
+    CAPTURE(dev, random, skipped);
+    const Config c = small_config(false);
+    Model m(c, DType::BF16, {1, 4, true}, *dev);
+    scatter(m.params, c, m.stream);
+    AdamWSettings settings;
+    settings.stochastic_rounding = random;
+    settings.seed                = 5;
+    AdamW adamw(m, settings);
+    adamw.start_from(m);
+    const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
+    TrainState state;
+    for (int64_t step = 1; step <= 2; step++) {
+        const bool skip = skipped && step == 2;
+        loss_and_gradients(m, HostBatch(ids.data(), 1, 4).batch);
+        if (skip) from_host(m.grads.lnf_b, std::vector<float>(size_t(c.width), NAN), m.stream);
+        const AdamWUpdate update = adamw.update(1e-2f, step);
+        const Buffer there(dev, {4}, DType::I32);
+        from_host(there, &update, m.stream);
+        adamw.step(m, there);
+        CHECK(read_scores(m).finite() == !skip);
+        if (!skip) state.rounded_at = adamw.rounds_at(step);
+    }
+    const auto bits = [&](Model& of) {
+        std::vector<std::vector<char>> all;
+        for (const ParamRow& r : param_rows(of.params, c)) {
+            all.emplace_back(size_t(r.tensor->bytes()));
+            to_host(all.back().data(), *r.tensor, of.stream);
+        }
+        return all;
+    };
+    const auto wanted = bits(m);
+    adamw.round_into(m, 0);
+    CHECK((bits(m) == wanted) == !random);
+    const Scratch scratch;
+    state.step   = 2;
+    state.stored = "BF16";
+    write_checkpoint(scratch.path, state, m, adamw, "");
+
+    Model again(c, DType::BF16, {1, 4, true}, *dev);
+    AdamW other(again, settings);
+    CHECK(load_checkpoint(scratch.path, again, other).rounded_at == state.rounded_at);
+    CHECK((bits(again) == wanted));
+}
+
 TEST_CASE("with a document mask, loss and gradients are those of the documents apart", "[model]") {
     const Device* dev   = GENERATE(from_range(devices()));
     const bool neox     = GENERATE(false, true);

@@ -648,7 +648,11 @@ static std::vector<unsigned char> rounded_at_random(const Device* dev, const Val
     adamw(w, master, m, v, grad, norm, on_device(dev, adamw_update(0.f, 0.9f, 0.95f, step)),
           {0.9f, 0.95f, 1e-8f, 0.f, 0.f, key}, dev->stream());
     CHECK(master.values() == masters);
-    return w.bytes();
+    const auto bytes = w.bytes();
+    w.set(Values(masters.size(), 0.));
+    round_at_random(w, master, key, uint32_t(step), dev->stream());
+    CHECK(w.bytes() == bytes);  // the update's rounding alone is the same
+    return bytes;
 }
 
 TEST_CASE("adamw rounds at random to a neighbour, the same one on every machine", "[ops]") {

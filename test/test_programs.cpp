@@ -21,7 +21,7 @@ static void refused(const Scratch& s, const std::string& program, const std::str
 }
 
 TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[programs]") {
-    const auto dtype   = GENERATE(as<std::string>{}, "fp32", "bf16");
+    const auto dtype   = GENERATE(as<std::string>{}, "fp32", "bf16", "bf16 --stochastic-rounding");
     const auto model   = GENERATE(as<std::string>{}, "nano", "nano-neox");
     const auto threads = GENERATE(1, 2);
     CAPTURE(dtype, model, threads);

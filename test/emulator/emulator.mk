@@ -9,13 +9,16 @@ EMU_OUT   := build/emulator
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda) /usr)
 NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
 EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
-EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
+EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' \
+                        $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
 
 EMU_CXX      ?= g++
 # 32 lanes are two vectors of 512 bits; compilers prefer 256 unless told.
-EMU_VECTOR   := $(shell echo | $(EMU_CXX) -march=native -mprefer-vector-width=512 -E - >/dev/null 2>&1 && echo -mprefer-vector-width=512)
-EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-trapping-math -ffp-contract=off -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator \
-                -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
+EMU_VECTOR   := $(shell echo | $(EMU_CXX) -march=native -mprefer-vector-width=512 -E - >/dev/null 2>&1 && \
+                        echo -mprefer-vector-width=512)
+EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-trapping-math -ffp-contract=off \
+                -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
+EMU_LINK      = $(EMU_CXX) -shared -pthread -Wl,-soname,$(@F)
 EMU_LZ       := -lzstd
 EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -arch=compute_80 -cudart shared -g -lineinfo -diag-suppress 177
 
@@ -51,15 +54,17 @@ $(EMU_OUT)/%.map:
 	@echo '$* { global: *; };' > $@
 
 $(EMU_OUT)/libcudart.so.$(EMU_N): $(call emu_obj,$(EMU_CORE) $(EMU_RT)) | $(EMU_OUT)/libcudart.so.$(EMU_N).map
-	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -o $@ $^ $(EMU_LZ) -ldl
+	$(EMU_LINK) -Wl,--version-script=$@.map -o $@ $^ $(EMU_LZ) -ldl
 	ln -sf $(@F) $(EMU_OUT)/libcudart.so
-$(EMU_OUT)/libcublasLt.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublasLt.so.$(EMU_N).map
-	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
+$(EMU_OUT)/libcublasLt.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | \
+        $(EMU_OUT)/libcublasLt.so.$(EMU_N).map
+	$(EMU_LINK) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
 # cublas and cublasLt are one library under two names; each carries its own version node.
-$(EMU_OUT)/libcublas.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | $(EMU_OUT)/libcublas.so.$(EMU_N).map
-	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
+$(EMU_OUT)/libcublas.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | \
+        $(EMU_OUT)/libcublas.so.$(EMU_N).map
+	$(EMU_LINK) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
 $(EMU_OUT)/libnccl.so.2: $(call emu_obj,$(EMU_NCCL)) $(EMU_OUT)/libcudart.so.$(EMU_N)
-	$(EMU_CXX) -shared -pthread -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $^ -lrt
+	$(EMU_LINK) -Wl,-rpath,'$$ORIGIN' -o $@ $^ -lrt
 
 # --- tests: our own units, then the programs as a user runs them ------------------------------------------------------
 EMU_PROGRAMS := $(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(wildcard $(EMU)/programs/*/*.cu))
@@ -84,7 +89,7 @@ $(EMU_OUT)/bench: $(EMU_OUT)/obj/bench/bench_engine.o $(EMU_OUT)/libcudart.so.$(
 emulator-bench: $(EMU_OUT)/bench
 	$<
 
-# The units again under the address and undefined-behaviour sanitizers. Device memory is fenced by our own fault handler.
+# The units again under the address and undefined-behaviour sanitizers. Our own fault handler fences device memory.
 emulator-check:
 	$(MAKE) -f $(EMU)/emulator.mk EMU_OUT=$(EMU_OUT)-san EMU_EXTRA=-O1 $(EMU_OUT)-san/test \
 	        EMU_CXX="$(EMU_CXX) -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1"

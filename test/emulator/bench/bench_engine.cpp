@@ -1,7 +1,8 @@
 // bench_engine.cpp - warp-instructions per second of the streams that matter, beside what they should reach
 //
 // Each kernel is a loop of unrolled instructions of one kind; what is counted is what the warps issued, address
-// arithmetic included. bench SOME runs the streams whose name has SOME. Options are read once per process, so the bench starts itself once for each way of running.
+// arithmetic included. bench SOME runs the streams whose name has SOME. Options are read once per process, so the bench
+// starts itself once for each way of running.
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,19 +19,20 @@ using namespace emu::test;
 
 namespace {
 
-constexpr int kUnroll = 16, kOverhead = 3;  // of the loop: sub, setp, bra
+constexpr int kUnroll = 16, kOverhead = 3;      // of the loop: sub, setp, bra
 constexpr double kSlower = 2.5, kFaster = 1.7;  // wanted of --check all and of --threads 2
 
 struct Stream {
     const char* name;
-    double wanted;           // warp-instructions per second, 0: no figure is asked for
-    std::string body;        // the unrolled instructions
-    int count = kUnroll;
+    double wanted;     // warp-instructions per second, 0: no figure is asked for
+    std::string body;  // the unrolled instructions
+    int count      = kUnroll;
     uint32_t loops = 20000;
 };
 
 // Each block has 64 KiB at %q of its own. Thread t's addresses: %q + 4 t in %rd, + 2 t in %half, + 16 t in %wide,
-// + 512 t in %far; in shared memory 4 t in %s, 16 t in %t, 132 (t mod 32) in %u. %f0 … %f19 are floats, %a0 … %a3 words.
+// + 512 t in %far; in shared memory 4 t in %s, 16 t in %t, 132 (t mod 32) in %u. %f0 … %f19 are floats, %a0 … %a3
+// words.
 std::string kernel_of(const Stream& stream) {
     std::string text =
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 buffer, .param .u32 count)\n{\n"
@@ -53,7 +55,9 @@ std::string unrolled(const std::string& text, int stride = 0) {
     std::string all;
     for (int k = 0; k < kUnroll; k++)
         for (char c : text)
-            all += c == '#' ? "%f" + std::to_string(4 + k % 16) : c == '@' ? std::to_string(k * stride) : std::string(1, c);
+            all += c == '#'   ? "%f" + std::to_string(4 + k % 16)
+                   : c == '@' ? std::to_string(k * stride)
+                              : std::string(1, c);
     return all;
 }
 
@@ -115,7 +119,9 @@ void measure(const std::string& filter) {
     }
 }
 
-struct Rates { double cpu, wall; };
+struct Rates {
+    double cpu, wall;
+};
 std::map<int, Rates> run_with(const std::string& program, const std::string& filter, const char* check, int threads) {
     setenv("EMU_CHECK", check, 1);
     setenv("EMU_THREADS", std::to_string(threads).c_str(), 1);
@@ -139,10 +145,11 @@ int main(int argc, char** argv) {
     if (child) return measure(filter), 0;
     auto plain = run_with(argv[0], filter, "memory", 1), all = run_with(argv[0], filter, "all", 1);
     auto two = run_with(argv[0], filter, "memory", 2), two_all = run_with(argv[0], filter, "all", 2);
-    std::printf("M warp-instructions/s of one thread with bounds checks; how much slower --check all is (wanted: at most "
-                "%.1f);\nhow much faster two threads are, with either check (wanted: at least %.1f): by the clock, and in "
-                "brackets by\nprocessor time, which other programs on the machine do not change. Medians of 5.\n\n",
-                kSlower, kFaster);
+    std::printf(
+        "M warp-instructions/s of one thread with bounds checks; how much slower --check all is (wanted: at most "
+        "%.1f);\nhow much faster two threads are, with either check (wanted: at least %.1f): by the clock, and in "
+        "brackets by\nprocessor time, which other programs on the machine do not change. Medians of 5.\n\n",
+        kSlower, kFaster);
     std::printf("%-26s %8s %8s %12s %14s %16s\n", "stream", "M/s", "wanted", "check all", "2 threads", "2, check all");
     bool good = true;
     auto mark = [&](bool fine) { return good &= fine, fine ? ' ' : '!'; };
@@ -150,8 +157,10 @@ int main(int argc, char** argv) {
     for (const Stream& s : streams(filter)) {
         const Rates one = plain[n], checked = all[n], pair = two[n], checked_pair = two_all[n];
         std::printf("%-26s %7.1f%c ", s.name, one.cpu / 1e6, mark(one.cpu >= s.wanted));
-        if (s.wanted > 0) std::printf("%8.0f ", s.wanted / 1e6);
-        else std::printf("%8s ", "");
+        if (s.wanted > 0)
+            std::printf("%8.0f ", s.wanted / 1e6);
+        else
+            std::printf("%8s ", "");
         std::printf("%11.2f%c ", one.cpu / checked.cpu, mark(one.cpu / checked.cpu <= kSlower));
         auto faster = [&](int width, const Rates& with_two, const Rates& with_one) {
             const double ratio = with_two.wall / with_one.wall;

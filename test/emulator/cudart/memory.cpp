@@ -528,7 +528,8 @@ cudaError_t cudaMemRangeGetAttribute(void* data, size_t bytes, cudaMemRangeAttri
     return CALL.run(
         [&] {
             const Allocation* a = Memory::get().find(address_of(pointer));
-            if (!data || bytes % sizeof(int) || !a || a->space != Space::Managed || !a->holds(address_of(pointer), range))
+            if (!data || bytes % sizeof(int) || !a || a->space != Space::Managed ||
+                !a->holds(address_of(pointer), range))
                 return cudaErrorInvalidValue;
             const bool read_mostly = attribute == cudaMemRangeAttributeReadMostly;
             std::fill_n(static_cast<int*>(data), bytes / sizeof(int), read_mostly ? 0 : cudaInvalidDeviceId);

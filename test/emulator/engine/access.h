@@ -34,8 +34,8 @@ void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  
 // The same from addresses already in r.addr (r.mask: lanes), in a window.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
 
-// --check all for bytes in a row that one warp reads or writes in order of its lanes: true when nothing is wrong, and the
-// access has been recorded; else the long way does it again, and says what is wrong.
+// --check all for bytes in a row that one warp reads or writes in order of its lanes: true when nothing is wrong, and
+// the access has been recorded; else the long way does it again, and says what is wrong.
 bool watch_global(Warp& w, Address first, uint32_t size, bool write);
 bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write);
 

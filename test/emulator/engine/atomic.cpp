@@ -258,9 +258,6 @@ std::vector<Row> atomic_rows() {
         {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{add,min,max} .noftz? .{L2HINT}? .{VEC}? "
          ".{u32,s32,u64,s64,f32,f64,f16,bf16,f16x2,bf16x2}",
          build_atomic},
-        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{add,min,max} .noftz? .{L2HINT}? .{f32,f16,bf16,f16x2,bf16x2}",
-         build_atomic},
-        {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{VEC} .{f32,f16,bf16,f16x2,bf16x2} .{add,min,max}", build_atomic},
         {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{and,or,xor} .{L2HINT}? .{b32,b64}", build_atomic},
         {"{atom,red} .{SEM}? .{SCOPE}? .{SPACE}? .{inc,dec} .{L2HINT}? .u32", build_atomic},
         {"atom .{SEM}? .{SCOPE}? .{SPACE}? .exch .{L2HINT}? .{b32,b64,b128,u32,s32,u64,s64,f32}", build_atomic},

@@ -32,8 +32,10 @@ void report_unset(Warp& w, const Instr* i, int lane, uint32_t reg) {
 uint8_t* home_shadow(Warp& w, const Instr* i, int lane, Window& window) {
     Block& b    = *w.block;
     uint64_t at = uint64_t(i->imm);
-    if (i->flags & kAddress32) at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
-    else if (!i->a.none()) at += w.reg<uint64_t>(i->a)[lane];
+    if (i->flags & kAddress32)
+        at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
+    else if (!i->a.none())
+        at += w.reg<uint64_t>(i->a)[lane];
     window = Window(i->window);
     if (window == Window::Generic) {
         window = Window(at >> kWindowShift);
@@ -62,8 +64,10 @@ const Instr* check_set(Warp& w, const Instr* i) {
 const Instr* store_unset(Warp& w, const Instr* i) {
     each_lane(w.mask & ~w.pred(i->b), [&](int l) {
         Window window;
-        if (uint8_t* shadow = home_shadow(w, i, l, window)) std::memset(shadow, kWritten | kUnset, i->imm2);
-        else if (window == Window::Global) report_unset(w, i, l, i->imm3);
+        if (uint8_t* shadow = home_shadow(w, i, l, window))
+            std::memset(shadow, kWritten | kUnset, i->imm2);
+        else if (window == Window::Global)
+            report_unset(w, i, l, i->imm3);
     });
     return i + 1;
 }
@@ -90,8 +94,8 @@ const Instr* mark_set(Warp& w, const Instr* i) {
 
 const Instr* mark_chosen(Warp& w, const Instr* i) {
     const uint32_t p = w.pred(i->c) ^ (i->imm ? kAll : 0), set = (w.pred(i->a) & p) | (w.pred(i->b) & ~p);
-    uint32_t& mask   = w.pred(i->d);
-    mask             = (mask & ~w.mask) | (set & w.mask);
+    uint32_t& mask = w.pred(i->d);
+    mask           = (mask & ~w.mask) | (set & w.mask);
     return i + 1;
 }
 
@@ -106,7 +110,8 @@ std::string hex(uint64_t v) {
 }
 
 // Calls f(lane, shadow, bytes) for each piece of the access: one piece when it is contiguous or uniform.
-template <class Place, class F> void each_piece(const Reach& r, uint32_t size, Place shadow_of, F f) {
+template <class Place, class F>
+void each_piece(const Reach& r, uint32_t size, Place shadow_of, F f) {
     if (r.shape == Reach::Contiguous) return f(0, shadow_of(0), size * kLanes);
     if (r.shape == Reach::Uniform) {
         const int l = __builtin_ctz(r.mask);
@@ -158,7 +163,8 @@ bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
 }
 
 // The first lane that reads what nobody wrote, and is not only carrying padding along; -1: none.
-template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
+template <class Place>
+int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
     for (uint32_t left = r.mask; left; left &= left - 1) {
         const int l           = __builtin_ctz(left);
         const uint8_t* shadow = shadow_of(l);
@@ -170,10 +176,9 @@ template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size
 void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const char* space,
                       bool global) {
     const uint64_t address = r.addr[lane];
-    Finding f              = finding_at(
-                     w, i, Kind::Uninitialised, lane,
-                     "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address) + ", which nobody wrote");
-    f.address = address;
+    const std::string what = "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address);
+    Finding f              = finding_at(w, i, Kind::Uninitialised, lane, what + ", which nobody wrote");
+    f.address              = address;
     if (global) f.allocation = Memory::get().describe(address);
     if (space == std::string_view("shared")) return w.block->unwritten.push_back(f);
     report(f);
@@ -186,17 +191,16 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     const int first = __builtin_ctz(r.mask);
     if (!memory.in_arena(r.addr[first]) || known_global(w, size, touch, r)) return;
     const bool stores = writes(touch), loads = touch != Touch::Store && touch != Touch::VolatileStore;
-    const auto shadow_of = [&](int l) { return memory.shadow(r.addr[l]); };
-    each_piece(
-        r, size, shadow_of, [&](int, uint8_t* shadow, uint32_t bytes) {
-            if (all_ones(shadow, bytes)) return;
-            if (loads && !all_written(shadow, bytes)) {
-                const int lane = unwritten_lane(w, i, size, r, shadow_of);
-                if (lane >= 0) report_unwritten(w, i, size, r, lane, "global", true);
-                if (options().keep_going) std::memset(shadow, 1, bytes);
-            }
-            if (stores) std::memset(shadow, 1, bytes);
-        });
+    auto shadow_of = [&](int l) { return memory.shadow(r.addr[l]); };
+    each_piece(r, size, shadow_of, [&](int, uint8_t* shadow, uint32_t bytes) {
+        if (all_ones(shadow, bytes)) return;
+        if (loads && !all_written(shadow, bytes)) {
+            const int lane = unwritten_lane(w, i, size, r, shadow_of);
+            if (lane >= 0) report_unwritten(w, i, size, r, lane, "global", true);
+            if (options().keep_going) std::memset(shadow, 1, bytes);
+        }
+        if (stores) std::memset(shadow, 1, bytes);
+    });
     check_global_races(w, i, size, touch, r);
 }
 
@@ -205,31 +209,30 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     Block& b          = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
-    const auto shadow_of = [&](int l) { return b.shared_shadow.data() + r.addr[l]; };
-    each_piece(
-        r, size, shadow_of, [&](int lane, uint8_t* shadow, uint32_t bytes) {
-            if (all_ones(shadow, bytes)) return;  // written, by values that were set, and no copy under way
-            if (touch != Touch::AsyncCopy && b.pending_copies) {
-                uint8_t any = 0;
-                for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
-                if (any & 2) {
-                    uint32_t k = 0;
-                    while (!(shadow[k] & 2)) k++;
-                    if (r.shape == Reach::Contiguous) lane = int(k / size);
-                    report(finding_at(w, i, Kind::AsyncCopyRace, lane,
-                                      (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
-                                          ", where a cp.async is under way that has not been waited for"));
-                    for (k = 0; k < bytes; k++) shadow[k] = 1;
-                }
+    auto shadow_of    = [&](int l) { return b.shared_shadow.data() + r.addr[l]; };
+    each_piece(r, size, shadow_of, [&](int lane, uint8_t* shadow, uint32_t bytes) {
+        if (all_ones(shadow, bytes)) return;  // written, by values that were set, and no copy under way
+        if (touch != Touch::AsyncCopy && b.pending_copies) {
+            uint8_t any = 0;
+            for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
+            if (any & 2) {
+                uint32_t k = 0;
+                while (!(shadow[k] & 2)) k++;
+                if (r.shape == Reach::Contiguous) lane = int(k / size);
+                report(finding_at(w, i, Kind::AsyncCopyRace, lane,
+                                  (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
+                                      ", where a cp.async is under way that has not been waited for"));
+                for (k = 0; k < bytes; k++) shadow[k] = 1;
             }
-            if (loads && !all_written(shadow, bytes)) {
-                const int reader = b.unwritten.empty() ? unwritten_lane(w, i, size, r, shadow_of) : -1;
-                if (reader >= 0) report_unwritten(w, i, size, r, reader, "shared", false);
-                if (options().keep_going)
-                    for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
-            }
-            if (stores) std::memset(shadow, 1, bytes);
-        });
+        }
+        if (loads && !all_written(shadow, bytes)) {
+            const int reader = b.unwritten.empty() ? unwritten_lane(w, i, size, r, shadow_of) : -1;
+            if (reader >= 0) report_unwritten(w, i, size, r, reader, "shared", false);
+            if (options().keep_going)
+                for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
+        }
+        if (stores) std::memset(shadow, 1, bytes);
+    });
     check_shared_races(w, i, size, touch, r);
 }
 
@@ -237,7 +240,8 @@ void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reac
     Block& b = *w.block;
     each_lane(r.mask, [&](int l) {
         uint8_t* shadow = b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
-        if (writes(touch)) std::memset(shadow, 1, size);
+        if (writes(touch))
+            std::memset(shadow, 1, size);
         else if (!all_written(shadow, size) && !is_padding(w, i, size, shadow)) {
             report_unwritten(w, i, size, r, l, "local", false);
             std::memset(shadow, 1, size);

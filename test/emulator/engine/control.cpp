@@ -366,8 +366,6 @@ std::vector<Row> control_rows() {
         {"{bar,barrier} .cta? .arrive .aligned?", build_barrier},
         {"{bar,barrier} .cta? .red .{and,or} .aligned? .pred", build_barrier},
         {"{bar,barrier} .cta? .red .popc .aligned? .u32", build_barrier},
-        {"{bar,barrier} .cta? .red .aligned? .{and,or} .pred", build_barrier},
-        {"{bar,barrier} .cta? .red .aligned? .popc .u32", build_barrier},
     };
 }
 

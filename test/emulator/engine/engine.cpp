@@ -10,7 +10,7 @@ namespace emu {
 namespace {
 
 constexpr uint32_t kPollLimit  = 24;      // volatile loads or atomics in one turn before the warp lets others on
-constexpr int64_t kTurn        = 1 << 14; // instructions before the other groups of a warp, or those it polls for, get a turn
+constexpr int64_t kTurn        = 1 << 14; // instructions before other groups, or those a warp polls for, get a turn
 constexpr int64_t kForEver     = int64_t(1) << 62;
 
 double now() {

@@ -119,6 +119,20 @@ template <template <bool, bool> class Op> void build1(Builder& b, const ptx::Ins
     });
     emit_op(b, i, h, type_of(i), {type_of(i)}).imm = r;
 }
+// rcp.approx.ftz.f64 and rsqrt.approx.ftz.f64 look at the upper 32 bits, and give no more.
+double upper_half(double x) {
+    uint64_t bits;
+    std::memcpy(&bits, &x, 8);
+    bits &= 0xffffffff00000000;
+    std::memcpy(&x, &bits, 8);
+    return x;
+}
+template <template <bool, bool> class Op> struct Gross {
+    static double f(double a) { return upper_half(Op<false, false>::f(upper_half(a))); }
+};
+template <template <bool, bool> class Op> void build_gross(Builder& b, const ptx::Instruction& i) {
+    emit_op(b, i, &unary<Gross<Op>, double, double>, Type::f64, {Type::f64});
+}
 template <template <bool, bool> class Op> void build2(Builder& b, const ptx::Instruction& i) {
     const Rounding r = rounding_of(i);
     const Handler h  = by_modifiers<Op>(b, i, has(i, "sat") || has(i, "NaN"), [&]<class O, class T> {
@@ -208,10 +222,12 @@ std::vector<Row> float_rows() {
         {"div .{ROUND} .f64", build2<Div>},
         {"rcp .{ROUND,approx} .ftz? .f32", build1<Rcp>},
         {"rcp .{ROUND} .f64", build1<Rcp>},
-        {"rcp .approx .ftz .f64", build1<Rcp>},
+        {"rcp .approx .ftz .f64", build_gross<Rcp>},
         {"sqrt .{ROUND,approx} .ftz? .f32", build1<Sqrt>},
         {"sqrt .{ROUND} .f64", build1<Sqrt>},
-        {"rsqrt .approx .ftz? .{FLOAT}", build1<Rsqrt>},
+        {"rsqrt .approx .ftz? .f32", build1<Rsqrt>},
+        {"rsqrt .approx .f64", build1<Rsqrt>},
+        {"rsqrt .approx .ftz .f64", build_gross<Rsqrt>},
         {"ex2 .approx .ftz? .f32", build1<Ex2>},
         {"lg2 .approx .ftz? .f32", build1<Lg2>},
         {"sin .approx .ftz? .f32", build1<Sin>},

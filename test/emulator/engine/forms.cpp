@@ -1,7 +1,9 @@
 // forms.cpp - the lookup; the rows are with their handlers
 #include "forms.h"
 
+#include <atomic>
 #include <map>
+#include <memory>
 
 namespace emu {
 namespace {
@@ -39,6 +41,7 @@ struct Slot {
 struct Pattern {
     std::vector<Slot> slots;
     const Row* row;
+    std::shared_ptr<std::atomic<bool>> used = std::make_shared<std::atomic<bool>>(false);
 };
 
 std::vector<Slot> compile(const char* text) {
@@ -107,8 +110,21 @@ const Row* find_row(const ptx::Instruction& i) {
     const auto opcode = table().by_opcode.find(i.mods[0]);
     if (opcode == table().by_opcode.end()) return nullptr;
     for (const Pattern& p : opcode->second)
-        if (matches(p.slots, i.mods, 1, 1, 0)) return p.row;
+        if (matches(p.slots, i.mods, 1, 1, 0)) {
+            p.used->store(true, std::memory_order_relaxed);
+            return p.row;
+        }
     return nullptr;
+}
+
+std::vector<std::string> rows_without_use() {
+    std::map<const Row*, bool> used;
+    for (const auto& [opcode, patterns] : table().by_opcode)
+        for (const Pattern& p : patterns) used[p.row] |= *p.used;
+    std::vector<std::string> unused;
+    for (const auto& [row, met] : used)
+        if (!met) unused.push_back(row->pattern);
+    return unused;
 }
 
 size_t row_count() { return table().rows.size(); }

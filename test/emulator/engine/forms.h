@@ -18,5 +18,6 @@ const Row* find_row(const ptx::Instruction& i);
 std::vector<Row> integer_rows(), float_rows(), half_rows(), convert_rows(), move_rows(), memory_rows(), atomic_rows(),
     control_rows(), warp_rows(), tensor_rows(), matrix_rows(), video_rows(), mbarrier_rows();
 size_t row_count();
+std::vector<std::string> rows_without_use();  // patterns that no instruction of this process has matched
 
 }  // namespace emu

@@ -2,10 +2,10 @@
 //
 // Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
 // copy, library call), which block, which of the four bytes. Most of memory is touched whole warps at a time, so a line
-// of 64 bytes has one pair of records for all its words until somebody touches a part of it. Within a launch two blocks are ordered only by what they
-// do themselves: if the first has fenced (or released) since, and the second has used an atomic, volatile or acquiring
-// access, we take it that they agreed on it; so a missing fence is found, a wrong flag is not. Between operations the
-// runtime knows the order of streams and events.
+// of 64 bytes has one pair of records for all its words until somebody touches a part of it. Within a launch two blocks
+// are ordered only by what they do themselves: if the first has fenced (or released) since, and the second has used an
+// atomic, volatile or acquiring access, we take it that they agreed on it; so a missing fence is found, a wrong flag is
+// not. Between operations the runtime knows the order of streams and events.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -20,13 +20,31 @@ namespace emu {
 // What a block has done that orders it with others.
 struct GlobalActor {
     std::atomic<uint8_t> fences{0};
-    std::atomic<uint8_t> signals{0};             // fences and anything another block could see: "I have read"
-    std::atomic<uint8_t> listens{0};             // it has acquired something
+    std::atomic<uint8_t> signals{0};  // fences and anything another block could see: "I have read"
+    std::atomic<uint8_t> listens{0};  // it has acquired something
+};
+
+// The numbers of earlier operations that nothing orders with the one that runs now: usually none or few.
+struct Apart {
+    static constexpr int kFew = 4;
+    uint64_t few[kFew]        = {~0ull, ~0ull, ~0ull, ~0ull};
+    std::vector<uint64_t> rest;
+    void add(uint64_t number) {
+        for (uint64_t& slot : few)
+            if (slot == ~0ull) return void(slot = number);
+        rest.push_back(number);
+    }
+    bool has(uint64_t number) const {
+        uint64_t hit = 0;
+        for (const uint64_t n : few) hit |= n == number;
+        return hit || std::find(rest.begin(), rest.end(), number) != rest.end();
+    }
 };
 
 struct GlobalRaces {
-    std::vector<GlobalActor> actors;             // of the blocks, modulo their number
-    uint64_t number = 0, floor = 0;              // of the operation; operations before the floor are all over
+    std::vector<GlobalActor> actors;  // of the blocks, modulo their number
+    uint64_t number = 0;              // of the operation
+    Apart apart;
     explicit GlobalRaces(size_t blocks) : actors(blocks) {}
     GlobalActor& of(uint64_t block) { return actors[block % actors.size()]; }
 };
@@ -44,18 +62,21 @@ struct Operation {
     std::string what;
 };
 
-struct Record { uint64_t writer, reader; };
+struct Record {
+    uint64_t writer, reader;
+};
 
 constexpr size_t kLineBytes = 64, kLineWords = kLineBytes / 4;
-constexpr uint64_t kParted = 1 << 5;              // both records of a line whose words have records of their own
+constexpr uint64_t kParted = 1 << 5;  // both records of a line whose words have records of their own
 
 struct Records {
     const Memory& memory = Memory::get();
     const Address begin  = memory.arena_begin;
-    Record *lines = nullptr, *words = nullptr;    // of the whole arena; pages come when touched
+    Record *lines = nullptr, *words = nullptr;  // of the whole arena; pages come when touched
     OrderedBefore before = nullptr;
-    std::deque<Operation> recent;                 // the last ones, oldest first
+    std::deque<Operation> recent;  // the last ones, oldest first
     uint64_t number = 0;
+    Apart apart;  // from the last operation
 
     Records() {
         auto reserve = [&](size_t count) {
@@ -74,47 +95,38 @@ Records& records() {
     return *r;
 }
 
-// Gives the operation its number, and finds the oldest recent one that it is not ordered after.
-uint64_t start_operation(uint32_t op, const std::string& what, uint64_t& floor) {
-    Records& r           = records();
+// Gives the operation its number, and finds the recent ones that it is not ordered after.
+uint64_t start_operation(uint32_t op, const std::string& what) {
+    Records& r            = records();
     const uint64_t number = ++r.number & 0xffffff;
-    floor                 = number;
+    r.apart               = {};
     if (r.before && op)
         for (const Operation& o : r.recent)
-            if (o.op && o.number < number && !r.before(o.op, op)) {
-                floor = o.number;
-                break;
-            }
+            if (o.op && o.number < number && !r.before(o.op, op)) r.apart.add(o.number);
     r.recent.push_back({number, op, what});
     if (r.recent.size() > 256) r.recent.pop_front();
     return number;
 }
 
 struct Self {
-    uint64_t number, floor, block;
-    uint64_t record, read_record;           // as they are stored, without bytes
+    uint64_t number, block;
+    const Apart* apart;
+    uint64_t record, read_record;  // as they are stored, without bytes
     bool write, sync, in_kernel;
     GlobalRaces* races;
 };
 
 enum class Verdict { Fine, Blocks, Streams };
-Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes, uint32_t op) {
+Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes) {
     const uint64_t number = other >> kOperation, block = other >> kBlock & kBlockMask;
     if (!other || !(other & bytes & kBytes)) return Verdict::Fine;
-    if (number != me.number) {
-        if (number < me.floor || number > me.number) return Verdict::Fine;
-        Records& r = records();
-        if (!r.before || !op) return Verdict::Fine;
-        for (const Operation& o : r.recent)
-            if (o.number == number) return o.op && !r.before(o.op, op) ? Verdict::Streams : Verdict::Fine;
-        return Verdict::Fine;
-    }
+    if (number != me.number) return me.apart->has(number) ? Verdict::Streams : Verdict::Fine;
     if (!me.in_kernel || block == me.block) return Verdict::Fine;
     if (me.sync && other & kSynchronising) return Verdict::Fine;
     const GlobalActor& that = me.races->of(block);
-    const auto& fences = other_wrote ? that.fences : that.signals;
-    const bool fenced  = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
-    const bool listens = me.races->of(me.block).listens.load(std::memory_order_relaxed);
+    const auto& fences      = other_wrote ? that.fences : that.signals;
+    const bool fenced       = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
+    const bool listens      = me.races->of(me.block).listens.load(std::memory_order_relaxed);
     return fenced && listens ? Verdict::Fine : Verdict::Blocks;
 }
 
@@ -140,16 +152,16 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
 // What one access of the bytes in `mask` means for the records of a word, or of all words of a line. `say` gets a
 // conflict, unless there has been one already.
 template <class Say>
-void touch_record(const Self& me, Record& r, uint64_t mask, Address at, uint32_t op, bool& said, Say& say) {
+void touch_record(const Self& me, Record& r, uint64_t mask, Address at, bool& said, Say& say) {
     if (!said)
-        if (const Verdict v = judge(me, r.writer, true, mask, op); v != Verdict::Fine)
+        if (const Verdict v = judge(me, r.writer, true, mask); v != Verdict::Fine)
             said = true, say(v, r.writer, true, at);
     if (me.write) {
         if (!said && (r.reader & kMany || r.reader >> kBlock != me.record >> kBlock)) {
             uint64_t seen = r.reader;
             if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
                 seen ^= 1ull << kBlock;  // some other block
-            if (const Verdict v = judge(me, seen, false, mask, op); v != Verdict::Fine)
+            if (const Verdict v = judge(me, seen, false, mask); v != Verdict::Fine)
                 said = true, say(v, seen, false, at);
         }
         const bool same = r.writer >> kBlock == me.record >> kBlock;
@@ -182,23 +194,24 @@ void join(Record& line, const Record* words) {
 }
 
 // [a, a+bytes) of one accessor: the records are brought up to date, `say` gets the first conflict.
-template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_t op, Say say) {
+template <class Say>
+void touch(const Self& me, Address a, size_t bytes, Say say) {
     Records& r        = records();
     bool said         = false;
     const Address end = a + bytes;
     for (Address at = a; at < end;) {
         const size_t index = (at - r.begin) / kLineBytes;
         const Address from = r.begin + index * kLineBytes, to = std::min(from + kLineBytes, end);
-        Record& line       = r.lines[index];
-        Record* words      = r.words + index * kLineWords;
-        const bool whole   = at == from && to - from == kLineBytes;
+        Record& line     = r.lines[index];
+        Record* words    = r.words + index * kLineWords;
+        const bool whole = at == from && to - from == kLineBytes;
         if (line.writer != kParted) {
             if (repeated(me, line)) {
                 at = to;
                 continue;
             }
             if (whole) {
-                touch_record(me, line, kBytes, at, op, said, say);
+                touch_record(me, line, kBytes, at, said, say);
                 at = to;
                 continue;
             }
@@ -208,7 +221,7 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
             uint64_t mask = kBytes << (at & 3) & kBytes;
             if (to - (at & ~Address(3)) < 4) mask &= kBytes >> (4 - (to & 3));
             Record& word = words[(at - from) / 4];
-            if (!repeated(me, word)) touch_record(me, word, mask, at, op, said, say);
+            if (!repeated(me, word)) touch_record(me, word, mask, at, said, say);
         }
         if (whole) join(line, words);
     }
@@ -217,14 +230,19 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, uint32_
 // The usual case: records that nobody else touched in this launch, and no unordered operation since. Brings them up to
 // date and says true, or leaves them alone.
 inline bool undisturbed(const Self& me, Record* r, size_t n) {
-    const uint64_t mine = me.record >> kBlock, floor = me.floor;
+    const uint64_t mine = me.record >> kBlock;
+    if (!me.apart->rest.empty()) return false;
+    auto counts = [&](uint64_t record) {  // 1: the order within this launch, or between streams, matters
+        const uint64_t number = record >> kOperation;
+        uint64_t hit          = number == me.number;
+        for (const uint64_t n : me.apart->few) hit |= n == number;
+        return hit;
+    };
     uint64_t bad = 0;
-    for (size_t k = 0; k < n; k++)
-        bad |= uint64_t(r[k].writer >> kOperation >= floor) & uint64_t(r[k].writer >> kBlock != mine);
+    for (size_t k = 0; k < n; k++) bad |= counts(r[k].writer) & uint64_t(r[k].writer >> kBlock != mine);
     if (me.write)
         for (size_t k = 0; k < n; k++)
-            bad |= uint64_t(r[k].reader >> kOperation >= floor) &
-                   (uint64_t(r[k].reader >> kBlock != mine) | (r[k].reader >> 7 & 1));
+            bad |= counts(r[k].reader) & (uint64_t(r[k].reader >> kBlock != mine) | (r[k].reader >> 7 & 1));
     if (bad) return false;
     if (me.write)
         for (size_t k = 0; k < n; k++) r[k].writer = me.record | kBytes;
@@ -237,14 +255,16 @@ inline bool undisturbed(const Self& me, Record* r, size_t n) {
     return true;
 }
 
-uint64_t base_record(const Block& b) { return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock; }
+uint64_t base_record(const Block& b) {
+    return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock;
+}
 
 Self self_of(const Block& b, Touch how) {
     Self me;
     me.races  = b.launch->races.get();
-    me.number = me.races->number, me.floor = me.races->floor, me.block = b.index & kBlockMask;
+    me.number = me.races->number, me.apart = &me.races->apart, me.block = b.index & kBlockMask;
     me.write = writes(how), me.in_kernel = true;
-    me.sync  = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
+    me.sync             = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
     const uint64_t base = base_record(b) | (me.sync ? kSynchronising : 0);
     me.record           = base | uint64_t(b.actor->fences.load(std::memory_order_relaxed)) << kFence;
     me.read_record      = base | uint64_t(b.actor->signals.load(std::memory_order_relaxed)) << kFence;
@@ -269,8 +289,8 @@ bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
 void checker_launch(Launch& l) {
     l.races         = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
     l.races->number = start_operation(
-        l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where),
-        l.races->floor);
+        l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where));
+    l.races->apart = records().apart;
 }
 
 // The record of a plain access of this block.
@@ -284,7 +304,8 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     static Records& r  = records();
     const Block& b     = *w.block;
     Record* line       = r.lines + (first - r.begin) / kLineBytes;
-    if (first % kLineBytes == 0 && bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
+    if (first % kLineBytes == 0 &&
+        bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
         const uint64_t mine = own_record(b, write);
         uint64_t news       = 0;
         for (size_t k = 0; k < bytes / kLineBytes; k++) news |= (write ? line[k].writer : line[k].reader) ^ mine;
@@ -307,25 +328,29 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
             if (at & 3 || to & 3) return false;
             if (!undisturbed(me, words + (at - from) / 4, (to - at) / 4)) return false;
             if (whole) join(*line, words);
-        } else if (!repeated(me, *line) && !undisturbed(me, line, 1)) return false;
+        } else if (!repeated(me, *line) && !undisturbed(me, line, 1))
+            return false;
         at = to;
     }
     if (write) std::memset(shadow, 1, bytes);
     return true;
 }
 
-template <int Words> static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
+template <int Words>
+static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
     uint64_t news = 0;
     auto lane     = [&](int l) {
         const size_t word  = (reach.addr[l] - r.begin) / 4;
         const Record* line = r.lines + word / kLineWords;
         const bool parted  = line->writer == kParted;
         const Record* own  = parted ? r.words + word : line;
-        for (int k = 0; k < Words; k++) news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
+        for (int k = 0; k < Words; k++)
+            news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
     };
     if (reach.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
-    else each_lane(reach.mask, lane);
+    else
+        each_lane(reach.mask, lane);
     return !news;
 }
 
@@ -334,10 +359,14 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach)
     const bool write    = touch == Touch::Store;
     const uint64_t mine = own_record(*w.block, write);
     switch (size) {
-        case 4: return known_lanes<1>(records(), mine, reach, write);
-        case 8: return known_lanes<2>(records(), mine, reach, write);
-        case 16: return known_lanes<4>(records(), mine, reach, write);
-        default: return false;
+        case 4:
+            return known_lanes<1>(records(), mine, reach, write);
+        case 8:
+            return known_lanes<2>(records(), mine, reach, write);
+        case 16:
+            return known_lanes<4>(records(), mine, reach, write);
+        default:
+            return false;
     }
 }
 
@@ -347,19 +376,22 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     const Self me = self_of(*w.block, how);
     if (me.sync) w.block->actor->listens.store(1, std::memory_order_relaxed);
     if (me.sync && me.write) w.block->actor->signals.fetch_add(1, std::memory_order_relaxed);
-    const uint32_t op = w.block->launch->config.op;
-    auto piece        = [&](int lane, Address a, size_t bytes) {
-        touch(me, a, bytes, op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
+    auto piece = [&](int lane, Address a, size_t bytes) {
+        touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
             if (reach.shape == Reach::Contiguous) lane = int((at - reach.addr[0]) / size);
             Suspect s{finding_at(w, i, v == Verdict::Streams ? Kind::StreamRace : Kind::GlobalRace, lane,
-                                 sentence(v, me, other, other_wrote, at)), nullptr, size, {}};
+                                 sentence(v, me, other, other_wrote, at)),
+                      nullptr,
+                      size,
+                      {}};
             s.finding.address    = at;
             s.finding.allocation = Memory::get().describe(at);
             if (v == Verdict::Blocks && me.write && other_wrote && how != Touch::Atomic && size <= 16) {
                 s.at = Memory::get().host(reach.addr[lane]);
                 std::memcpy(s.before, s.at, size);
                 w.worker->suspects.push_back(s);
-            } else report(s.finding);
+            } else
+                report(s.finding);
         });
     };
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
@@ -385,14 +417,13 @@ void checker_fence(Warp& w, bool device_wide) {
 }
 
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op) {
-    Records& r        = records();
-    uint64_t floor    = 0;
+    Records& r       = records();
     // One call touches several ranges: it stays one operation.
-    const bool again  = op && !r.recent.empty() && r.recent.back().op == op;
-    uint64_t number   = again ? r.recent.back().number : start_operation(op, what, floor);
-    if (again) floor  = 0;
-    Self me{number, floor, 0, number << kOperation, number << kOperation, write, false, false, nullptr};
-    touch(me, a, bytes, op, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
+    const bool again = op && !r.recent.empty() && r.recent.back().op == op;
+    if (!again) start_operation(op, what);
+    const uint64_t number = r.recent.back().number, record = number << kOperation;
+    const Self me{number, 0, &r.apart, record, record, write, false, false, nullptr};
+    touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
         Finding f;
         f.kind       = Kind::StreamRace;
         f.what       = sentence(v, me, other, other_wrote, at);
@@ -409,8 +440,8 @@ void forget_races(Address a, size_t bytes) {
     madvise(r.words + (a - r.begin) / 4, bytes / 4 * sizeof(Record), MADV_DONTNEED);
     // Of the lines only whole pages; the address is not used again, so what is left does no harm.
     constexpr uintptr_t page = 4096;
-    const auto from = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
-    const auto to   = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;
+    const auto from          = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
+    const auto to            = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;
     if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 

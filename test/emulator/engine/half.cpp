@@ -225,8 +225,20 @@ void build_setp(Builder& b, const ptx::Instruction& i) {
                          t == Type::f16 ? setp_handler<HalfCompare<F16>, uint16_t>(cmp)
                                         : setp_handler<HalfCompare<B16>, uint16_t>(cmp));
 }
+template <class H> const Instr* set_word(Warp& w, const Instr* i) {  // the same into 32 bits
+    const uint16_t *a = w.reg<uint16_t>(i->a), *b = w.reg<uint16_t>(i->b);
+    const int cmp = int(i->imm >> 8);
+    for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) {
+        return compare_halves(cmp, H::wide(a[l]), H::wide(b[l])) ? ~0u : 0u;
+    });
+    return i + 1;
+}
 void build_set(Builder& b, const ptx::Instruction& i) {
     const Type to = type_at(i, 0), t = type_at(i, 1), r = register_of(t);
+    if (i.ops.size() == 3 && reg_bytes(t) == 2 && (to == Type::u32 || to == Type::s32)) {
+        emit_op(b, i, t == Type::f16 ? set_word<F16> : set_word<B16>, to, {r, r}).imm = comparison(i) << 8;
+        return;
+    }
     if (i.ops.size() != 3) throw Undecodable("set with a third predicate is not supported for 16-bit floats");
     if (reg_bytes(to) != reg_bytes(t)) throw Undecodable("set from 16-bit floats to this type is not supported");
     emit_op(b, i, by_type(t, []<class H, class R> { return &set_half<H, R>; }), r, {r, r}).imm =
@@ -251,7 +263,6 @@ std::vector<Row> half_rows() {
         {"abs .ftz? .{f16,f16x2,bf16,bf16x2}", build1<Abs>},
         {"tanh .approx .{f16,f16x2,bf16,bf16x2}", build1<Tanh>},
         {"ex2 .approx .ftz? .{f16,f16x2,bf16,bf16x2}", build1<Ex2>},
-        {"ex2 .approx .atype .{f16,f16x2}", build1<Ex2>},
         {"setp .{CMP} .{BOOL}? .ftz? .{f16,f16x2,bf16,bf16x2}", build_setp},
         {"set .{CMP} .{BOOL}? .ftz? .{f16,bf16,f16x2,bf16x2,u16,u32,s32} .{f16,f16x2,bf16,bf16x2}", build_set},
     };

@@ -331,8 +331,8 @@ void build_dp(Builder& b, const ptx::Instruction& i) {
     }
 }
 
-// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry. A subtraction is a + ~b + 1,
-// so it leaves 1 where nothing was borrowed: nvcc's 128-bit division reads that with addc.
+// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry. A subtraction is
+// a + ~b + 1, so it leaves 1 where nothing was borrowed: nvcc's 128-bit division reads that with addc.
 enum Extended { kAdd = 0, kSub = 1, kMad = 2, kMadHi = 3, kTakes = 4, kGives = 8 };
 template <class U> const Instr* extended(Warp& w, const Instr* i) {
     const U *a = w.reg<U>(i->a), *b = w.reg<U>(i->b), *c = i->c.none() ? nullptr : w.reg<U>(i->c);

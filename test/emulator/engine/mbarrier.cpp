@@ -1,9 +1,9 @@
 // mbarrier.cpp - barriers that are objects in shared memory, as cuda::barrier uses them on compute_80
 //
-// The 64 bits are opaque to programs. Ours: arrivals still missing in this phase (20 bits), arrivals of a phase (20), the
-// number of the phase (24). A token that arrive returns is the word before; its phase is over when the word has another.
-// Arriving releases and a wait that succeeds acquires, which the checker takes like fences with a flag. What .expect_tx
-// needs (bulk copies) belongs to compute_90 and is missing.
+// The 64 bits are opaque to programs. Ours: arrivals still missing in this phase (20 bits), arrivals of a phase (20),
+// number of the phase (24). A token that arrive returns is the word before; its phase is over when the word has
+// another. Arriving releases and a wait that succeeds acquires, which the checker takes like fences with a flag. What
+// .expect_tx needs (bulk copies) belongs to compute_90 and is missing.
 #include "access.h"
 #include "checker.h"
 #include "handlers.h"
@@ -17,13 +17,17 @@ constexpr int kExpected = 20, kPhase = 40;
 constexpr uint8_t kDrop = 1, kStays = 2, kParity = 1;  // Instr::imm2
 
 uint64_t* word_of(const Reach& r, int l) {
-    std::byte* at = r.shape == Reach::Scattered ? r.at[l] : r.shape == Reach::Uniform ? r.first : r.first + size_t(l) * 8;
+    std::byte* at = r.shape == Reach::Scattered ? r.at[l]
+                    : r.shape == Reach::Uniform ? r.first
+                                                : r.first + size_t(l) * 8;
     return reinterpret_cast<uint64_t*>(at);
 }
 
 void reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
-    if (Window(i->window) == Window::Shared) reach_shared(w, i, 8, touch, r);
-    else reach_any(w, i, 8, touch, r);
+    if (Window(i->window) == Window::Shared)
+        reach_shared(w, i, 8, touch, r);
+    else
+        reach_any(w, i, 8, touch, r);
 }
 
 const Instr* init(Warp& w, const Instr* i) {
@@ -54,9 +58,9 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
     uint64_t* token       = i->d.none() ? nullptr : w.reg<uint64_t>(i->d);
     bool good             = true;
     each_lane(r.mask, [&](int l) {
-        uint64_t& word      = *word_of(r, l);
-        const uint64_t n    = count ? count[l] : 1, before = word;
-        uint64_t missing    = before & kCount, expected = before >> kExpected & kCount, phase = before >> kPhase;
+        uint64_t& word   = *word_of(r, l);
+        const uint64_t n = count ? count[l] : 1, before = word;
+        uint64_t missing = before & kCount, expected = before >> kExpected & kCount, phase = before >> kPhase;
         good &= n && n <= missing && !(i->imm2 & kStays && n == missing);
         if (!good) return;
         if (i->imm2 & kDrop) expected -= n;
@@ -77,8 +81,8 @@ const Instr* test_wait(Warp& w, const Instr* i) {
     uint32_t over = 0;
     each_lane(r.mask, [&](int l) {
         const uint64_t phase = *word_of(r, l) >> kPhase;
-        const bool done = i->imm2 & kParity ? (phase & 1) != (w.reg<uint32_t>(i->b)[l] & 1)
-                                            : phase != w.reg<uint64_t>(i->b)[l] >> kPhase;
+        const bool done      = i->imm2 & kParity ? (phase & 1) != (w.reg<uint32_t>(i->b)[l] & 1)
+                                                 : phase != w.reg<uint64_t>(i->b)[l] >> kPhase;
         over |= uint32_t(done) << l;
     });
     put_pred(w, i->d, over);
@@ -93,9 +97,10 @@ const Instr* pending_count(Warp& w, const Instr* i) {
 }
 
 // The thread's copies are made here, not at the wait: another thread's access before its wait is a race all the same.
+// Without .noinc the phase expects one arrival more, and this is it.
 const Instr* arrive_after_copies(Warp& w, const Instr* i) {
     finish_copies(w);
-    return i->imm2 ? arrive_at(w, i) : i + 1;  // without .noinc the arrival is one more than the phase expected: both cancel
+    return i->imm2 ? arrive_at(w, i) : i + 1;
 }
 
 Instr& emit_at(Builder& b, const ptx::Instruction& i, const Operand& place, Handler h) {
@@ -112,7 +117,7 @@ Instr& emit_at(Builder& b, const ptx::Instruction& i, const Operand& place, Hand
 
 void build_init(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 2) throw Undecodable("an address and a count expected");
-    const Ref count = b.read(i.ops[1], Type::b32);
+    const Ref count                 = b.read(i.ops[1], Type::b32);
     emit_at(b, i, i.ops[0], init).b = count;
 }
 void build_invalidate(Builder& b, const ptx::Instruction& i) {

@@ -244,8 +244,9 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
     const Builder::Place at = b.address(place, window == Window::Shared);
     if (window == Window::Shared || window == Window::Generic)  // a generic address may be a shared one
         b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(ptx::bytes_of(t))));
+    const Window seen = window == Window::Param ? Window::Generic : window;
     for (int k = 0; k < v && !stores; k++)
-        b.mark_loaded(parts[size_t(k)], at, k * ptx::bytes_of(t), ptx::bytes_of(t), int(window == Window::Param ? Window::Generic : window));
+        b.mark_loaded(parts[size_t(k)], at, k * ptx::bytes_of(t), ptx::bytes_of(t), int(seen));
     const uint16_t site = b.site();
     Instr& x            = b.emit(memory_handler(stores ? Op::Store : Op::Load, t, window, v, reg));
     x.a = at.base, x.imm = at.offset, x.site = site;
@@ -269,8 +270,8 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
 
 std::vector<Row> memory_rows() {
     return {
-        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{CACHE}? .{L1HINT}? .{L2HINT}? .{L2HINT}? .{VEC}? .{ANY}", build_memory},
-        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{VEC}? .{L1HINT}? .{L2HINT}? .{ANY}", build_memory},
+        {"ld .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{CACHE}? .{L1HINT}? .{L2HINT}? .{L2HINT}? .{VEC}? .{ANY}",
+         build_memory},
         {"ldu .{SPACE}? .{VEC}? .{ANY}", build_memory},
         {"st .{SEM}? .{SCOPE}? .{SPACE}? .{CACHE}? .{L1HINT}? .{L2HINT}? .{VEC}? .{ANY}", build_memory},
     };

@@ -46,14 +46,14 @@ int pop() {
     return int(open_ranges.size());
 }
 
-struct Attributes {                      // nvtxEventAttributes_t, version 2 and later
+struct Attributes {  // nvtxEventAttributes_t, version 2 and later
     uint16_t version, size;
     uint32_t category;
     int32_t color_type;
     uint32_t color;
     int32_t payload_type, reserved;
     uint64_t payload;
-    int32_t message_type;                // 1: ASCII
+    int32_t message_type;  // 1: ASCII
     const char* message;
 };
 int push_attributes(const Attributes* a) { return push(a && a->message_type == 1 ? a->message : ""); }
@@ -61,7 +61,7 @@ int push_in_domain(void*, const Attributes* a) { return push_attributes(a); }
 int pop_in_domain(void*) { return pop(); }
 
 using Function      = void (*)();
-using FunctionTable = Function**;        // slots of function pointers, by number
+using FunctionTable = Function**;  // slots of function pointers, by number
 struct Callbacks {
     size_t size;
     int (*table)(int module, FunctionTable* table, unsigned* slots);
@@ -77,13 +77,14 @@ extern "C" __attribute__((visibility("default"))) int InitializeInjectionNvtx2(c
     auto put = [&](int module, unsigned slot, auto* function) {
         FunctionTable table = nullptr;
         unsigned slots      = 0;
-        if (callbacks->table(module, &table, &slots) && slot < slots) *table[slot] = reinterpret_cast<Function>(function);
+        if (callbacks->table(module, &table, &slots) && slot < slots)
+            *table[slot] = reinterpret_cast<Function>(function);
     };
-    put(kCore, 8, push_attributes);      // nvtxRangePushEx
-    put(kCore, 9, push);                 // nvtxRangePushA
-    put(kCore, 11, pop);                 // nvtxRangePop
-    put(kCore2, 4, push_in_domain);      // nvtxDomainRangePushEx
-    put(kCore2, 5, pop_in_domain);       // nvtxDomainRangePop
+    put(kCore, 8, push_attributes);  // nvtxRangePushEx
+    put(kCore, 9, push);             // nvtxRangePushA
+    put(kCore, 11, pop);             // nvtxRangePop
+    put(kCore2, 4, push_in_domain);  // nvtxDomainRangePushEx
+    put(kCore2, 5, pop_in_domain);   // nvtxDomainRangePop
     return 1;
 }
 

@@ -7,7 +7,8 @@
 
 namespace emu {
 
-// Each lane did just this last, and nothing has happened since that could change the verdict: there is nothing to check.
+// Each lane did just this last, and nothing has happened since that could change the verdict: there is nothing to
+// check.
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 
@@ -19,7 +20,7 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
 void start_global_races(Block& b);
 void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op);
-void forget_races(Address a, size_t bytes);   // the memory has been freed
+void forget_races(Address a, size_t bytes);  // the memory has been freed
 
 // host_guard.cpp: the host must keep off; see Memory::own.
 struct HostOwner {

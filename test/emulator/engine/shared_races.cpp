@@ -5,6 +5,8 @@
 // before one of b when it is the same thread; in the same warp, when a __syncwarp or barrier lies between; else when a
 // barrier both took part in does. Fences with volatile or atomic flags order too; that is taken on trust as soon as
 // both sides used them.
+#include <algorithm>
+
 #include "checker.h"
 #include "options.h"
 #include "races.h"
@@ -14,13 +16,13 @@ namespace emu {
 // time (40 bits) | other reader (10) | flags (2) | thread (10)
 struct SharedRaces {
     std::vector<uint64_t> writer, reader;
-    uint64_t time = 1, all_since = 1;        // all_since: when every thread met at a barrier last
-    std::vector<uint64_t> warp_since;        // per warp: its last __syncwarp or barrier
-    std::vector<uint64_t> knows;             // [w * warps + v]: w has met v at a barrier at this time
-    std::vector<uint64_t> fenced;            // per warp: its last fence
-    std::vector<uint8_t> listens;            // per warp: it has used atomics or volatile loads
-    bool partial = false;                    // some warps met without the others, or fenced
-    int shift = 2;
+    uint64_t time = 1, all_since = 1;  // all_since: when every thread met at a barrier last
+    std::vector<uint64_t> warp_since;  // per warp: its last __syncwarp or barrier
+    std::vector<uint64_t> knows;       // [w * warps + v]: w has met v at a barrier at this time
+    std::vector<uint64_t> fenced;      // per warp: its last fence
+    std::vector<uint8_t> listens;      // per warp: it has used atomics or volatile loads
+    bool partial = false;              // some warps met without the others, or fenced
+    int shift    = 2;
 };
 
 namespace {
@@ -44,10 +46,31 @@ bool ordered(const Block& b, const SharedRaces& s, uint32_t me, uint32_t other, 
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
+// Two lanes that store the same value to the same place with one instruction: all of them say what one would.
+bool stored_together(Warp& w, const Instr* i, int a, int b) {
+    const auto& f  = *w.frame->function;
+    const auto& st = *f.origin[i->index];
+    if (st.mods[0] != "st" || st.ops.size() < 2 || !(w.mask >> b & 1)) return false;
+    auto same = [&](Ref r, int bytes) {
+        const std::byte* lanes = w.reg<std::byte>(r);
+        return std::memcmp(lanes + a * bytes, lanes + b * bytes, size_t(bytes)) == 0;
+    };
+    if (!i->a.none() && !same(i->a, i->flags & kAddress32 ? 4 : 8)) return false;
+    const auto& parts = st.ops[1].parts;
+    for (size_t k = 0; k < std::max<size_t>(1, parts.size()); k++) {
+        const ptx::Operand& o = parts.empty() ? st.ops[1] : parts[k];
+        if (o.kind != ptx::Operand::Reg) continue;
+        if (!same(parts.empty() ? i->b : f.more[i->more + k], ptx::bytes_of(f.source->regs[size_t(o.reg)].type)))
+            return false;
+    }
+    return true;
+}
+
 void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
               bool other_wrote) {
-    Block& b              = *w.block;
-    const Warp& that      = b.warps[other / kLanes];
+    Block& b         = *w.block;
+    const Warp& that = b.warps[other / kLanes];
+    if (write && other_wrote && other / kLanes == w.index && stored_together(w, i, lane, int(other % kLanes))) return;
     char text[256];
     std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
                   (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
@@ -59,7 +82,8 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
     if (write && other_wrote && size <= 16) {
         std::memcpy(s.before, s.at, size);
         w.worker->suspects.push_back(s);
-    } else report(s.finding);
+    } else
+        report(s.finding);
 }
 
 // One lane's access, granule by granule.
@@ -92,19 +116,19 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
         }
         if (!write || sync) {
             // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this
-            // one too.
-            const uint64_t when = reader >> kTime;
-            const bool fresh    = (reader & kThread) == me ||
-                               (ordered(b, s, me, uint32_t(reader & kThread), when) &&
-                                (!(reader & kMany) || ordered(b, s, me, uint32_t(reader >> kOther & kThread), when)));
-            reader           = fresh ? mine : mine | kMany | (reader & kThread) << kOther;
+            // one too. Of those that are not, one is kept.
+            const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
+            const bool last_done  = ordered(b, s, me, uint32_t(last), when),
+                       other_done = !(reader & kMany) || ordered(b, s, me, uint32_t(other), when);
+            reader = last_done && other_done ? mine : mine | kMany | (last_done ? other : last) << kOther;
         }
     }
 }
 
 // Whether the same access was the last one of its kind and time stood still: who came between has been judged when it
 // came, and the bytes have been written.
-template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
+template <int PerLane>
+bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
     return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me);
 }
 
@@ -112,11 +136,12 @@ template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint6
 // row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
 // when there is no conflict, and the records are up to date.
 constexpr int kOneLane = -1;
-template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
+template <int PerLane>
+bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
     uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
-    const uint64_t n = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
-    auto lane        = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
-    const uint64_t mine = s.time << kTime | me;
+    const uint64_t n     = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
+    auto lane            = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
+    const uint64_t mine  = s.time << kTime | me;
     const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
     auto after = [=](uint64_t record, uint64_t k) {  // 1: it may not be ordered before us
         const uint64_t when = record >> kTime, who = record & kThread;
@@ -135,18 +160,20 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
         for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
     else
         for (uint64_t k = 0; k < n; k++) {
-            const uint64_t when = reader[k] >> kTime, who = reader[k] & kThread, other = reader[k] >> kOther & kThread;
-            const bool ours     = who / kLanes == warp && (!(reader[k] & kMany) || other / kLanes == warp);
-            const bool synced   = ours && when < warp_since;
-            const bool fresh    = when < since || who == me + lane(k) || synced;
-            reader[k]           = (mine + lane(k)) | (fresh ? 0 : kMany | who << kOther);
+            const uint64_t when = reader[k] >> kTime, last = reader[k] & kThread, other = reader[k] >> kOther & kThread;
+            const auto done = [&](uint64_t who) {
+                return when < since || who == me + lane(k) || (who / kLanes == warp && when < warp_since);
+            };
+            const bool last_done = done(last), other_done = !(reader[k] & kMany) || done(other);
+            reader[k] = (mine + lane(k)) | (last_done && other_done ? 0 : kMany | (last_done ? other : last) << kOther);
         }
     return true;
 }
 
 }  // namespace
 
-template <int PerLane> static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
+template <int PerLane>
+static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
     SharedRaces& s         = *b.races;
     const uint64_t granule = first >> s.shift;
     if (!b.pending_copies && repeated<PerLane>(s, granule, me, write)) return true;
@@ -163,16 +190,23 @@ bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
     const auto bytes  = size_t(size) * kLanes;
     const uint64_t me = w.index * kLanes;
     switch (__builtin_ctz(size) - b.races->shift) {
-        case 0: return watch<0>(b, first, bytes, me, write);
-        case 1: return watch<1>(b, first, bytes, me, write);
-        case 2: return watch<2>(b, first, bytes, me, write);
-        case 3: return watch<3>(b, first, bytes, me, write);
-        case 4: return watch<4>(b, first, bytes, me, write);
-        default: return false;
+        case 0:
+            return watch<0>(b, first, bytes, me, write);
+        case 1:
+            return watch<1>(b, first, bytes, me, write);
+        case 2:
+            return watch<2>(b, first, bytes, me, write);
+        case 3:
+            return watch<3>(b, first, bytes, me, write);
+        case 4:
+            return watch<4>(b, first, bytes, me, write);
+        default:
+            return false;
     }
 }
 
-template <int Granules> static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
+template <int Granules>
+static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
     const uint64_t* records = (write ? s.writer : s.reader).data();
     const int shift         = s.shift;
     uint64_t news           = 0;
@@ -182,31 +216,37 @@ template <int Granules> static bool known_lanes(const SharedRaces& s, const Reac
     };
     if (r.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
-    else each_lane(r.mask, lane);
+    else
+        each_lane(r.mask, lane);
     return !news;
 }
 
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
     const Block& b       = *w.block;
     const SharedRaces& s = *b.races;
-    if (b.pending_copies || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
+    if (b.pending_copies || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store))
+        return false;
     const uint64_t mine = s.time << kTime | w.index * kLanes;
     const bool write    = touch == Touch::Store;
     switch (size >> s.shift) {
-        case 1: return known_lanes<1>(s, r, mine, write);
-        case 2: return known_lanes<2>(s, r, mine, write);
-        case 4: return known_lanes<4>(s, r, mine, write);
-        default: return false;
+        case 1:
+            return known_lanes<1>(s, r, mine, write);
+        case 2:
+            return known_lanes<2>(s, r, mine, write);
+        case 4:
+            return known_lanes<4>(s, r, mine, write);
+        default:
+            return false;
     }
 }
 
 void start_shared_races(Block& b) {
-    auto& spare = spare_of(*b.warps[0].worker);
-    auto s      = spare && spare.use_count() == 1 ? spare : std::make_shared<SharedRaces>();
-    spare       = s;
+    auto& spare     = spare_of(*b.warps[0].worker);
+    auto s          = spare && spare.use_count() == 1 ? spare : std::make_shared<SharedRaces>();
+    spare           = s;
     // Times go on from the last block's: its records are all in the past, so nothing has to be cleared.
-    s->time      = s->time + 2;
-    s->all_since = s->time;
+    s->time         = s->time + 2;
+    s->all_since    = s->time;
     const int shift = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
     if (shift != s->shift) {
         s->writer.clear(), s->reader.clear();
@@ -219,7 +259,7 @@ void start_shared_races(Block& b) {
     s->fenced.assign(warps, 0);
     s->listens.assign(warps, 0);
     s->partial = false;
-    b.races = s;
+    b.races    = s;
 }
 
 void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
@@ -235,7 +275,8 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     if (r.shape == Reach::Uniform && !write) {  // a broadcast: first and last lane stand for all
         lane(__builtin_ctz(r.mask));
         if (r.mask & (r.mask - 1)) lane(31 - __builtin_clz(r.mask));
-    } else each_lane(r.mask, lane);
+    } else
+        each_lane(r.mask, lane);
 }
 
 void settle_suspects(Worker& worker) {
@@ -259,9 +300,9 @@ void checker_warp_sync(Warp& w) {
 void checker_barrier(Block& b, int id) {
     if (!b.races) return;
     report_unwritten_shared(b);
-    SharedRaces& s       = *b.races;
-    const uint64_t now   = ++s.time;
-    const size_t warps   = b.warps.size();
+    SharedRaces& s     = *b.races;
+    const uint64_t now = ++s.time;
+    const size_t warps = b.warps.size();
     std::vector<size_t> here;
     uint32_t lanes = 0;
     for (size_t k = 0; k < warps; k++) {
@@ -289,8 +330,8 @@ void checker_barrier(Block& b, int id) {
 
 void shared_fence(Warp& w) {
     if (!w.block->races) return;
-    SharedRaces& s    = *w.block->races;
-    s.fenced[w.index] = ++s.time;
+    SharedRaces& s     = *w.block->races;
+    s.fenced[w.index]  = ++s.time;
     s.listens[w.index] = 1;
     s.partial          = true;
 }

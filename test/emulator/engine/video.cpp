@@ -53,8 +53,9 @@ uint32_t video(const VideoOp& v, uint32_t a, uint32_t b, uint32_t c) {
 
 const Instr* run_video(Warp& w, const Instr* i) {
     const uint64_t bits = uint64_t(i->imm);
-    const VideoOp v{Video(bits & 15), int(bits >> 4 & 7), bool(bits >> 8 & 1), bool(bits >> 9 & 1), bool(bits >> 10 & 1),
-                    bool(bits >> 11 & 1), bool(bits >> 12 & 1), int(bits >> 16)};
+    auto flag           = [=](int k) { return bool(bits >> k & 1); };
+    const VideoOp v{Video(bits & 15), int(bits >> 4 & 7), flag(8), flag(9), flag(10), flag(11), flag(12),
+                    int(bits >> 16)};
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b), *c = w.reg<uint32_t>(i->c);
     for_lanes(w, w.reg<uint32_t>(i->d), [&](int l) { return video(v, a[l], b[l], c[l]); });
     return i + 1;

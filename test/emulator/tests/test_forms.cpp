@@ -1,194 +1,8 @@
-// test_forms.cpp - instruction forms against scalar references that share no code with the engine
-//
-// Each form runs over every combination of edge values and some random ones. References work in a wider type (128-bit
-// integers, long double) and round once at the end, or step through bits one at a time.
-#include <cfenv>
-#include <climits>
-#include <cmath>
-#include <functional>
-#include <random>
-
-#include "catch.h"
-#include "ptx_program.h"
+// test_forms.cpp - integers, bits, comparisons
+#include "forms.h"
 
 using namespace emu;
 using namespace emu::test;
-
-namespace {
-
-using i128 = __int128;
-
-template <class T> T from_bits(uint64_t v) {
-    T x;
-    std::memcpy(&x, &v, sizeof x);
-    return x;
-}
-template <class T> uint64_t bits_of(T x) {
-    uint64_t v = 0;
-    std::memcpy(&v, &x, sizeof x);
-    return v;
-}
-
-std::vector<uint64_t> edges(int bytes, bool floats) {
-    std::vector<uint64_t> v;
-    if (bytes == 2)
-        v = {0,      1,      2,      7,      15,     16,     17,     0x7fff, 0x8000, 0x8001, 0xffff,
-             0x3c00, 0xbc00, 0x7c00, 0xfc00, 0x7e00, 0x0400, 0x03ff, 0x3f80, 0x7f80, 0x5555};
-    else if (bytes == 4 && floats)
-        v = {0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x3f800000, 0xbf800000,
-             0x3f000000, 0x3fc00000, 0x40200000, 0xc0200000, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000,
-             0x7fc00000, 0x4f000000, 0xcf000000, 0x4effffff, 0x5f000000, 0x33800000};
-    else if (bytes == 4)
-        v = {0,      1,      2,       3,          31,         32,         33,         255,        256,       0x7fff,
-             0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0x80000001, 0xfffffffe, 0xffffffff, 0x12345678};
-    else if (floats)
-        v = {0,
-             1ull << 63,
-             1,
-             0x000fffffffffffff,
-             0x3ff0000000000000,
-             0xbff0000000000000,
-             0x3fe0000000000000,
-             0x4004000000000000,
-             0x7fefffffffffffff,
-             0x7ff0000000000000,
-             0xfff0000000000000,
-             0x7ff8000000000000,
-             0x41e0000000000000,
-             0xc1e0000000000000,
-             0x43e0000000000000};
-    else
-        v = {0,
-             1,
-             2,
-             31,
-             32,
-             63,
-             64,
-             65,
-             0x7fffffff,
-             0x80000000,
-             0xffffffff,
-             0x100000000,
-             0x7fffffffffffffff,
-             0x8000000000000000,
-             0xffffffffffffffff};
-    return v;
-}
-
-// d = form a[, b[, c]] for all combinations; a name with %d in it is the instructions as they are (%p, %e, %t, %u
-// free); widths in bytes, 0: operand absent. `same` compares got and wanted bits.
-struct Form {
-    std::string name;
-    int d, a, b, c;
-    bool fa = false, fb = false, fc = false;  // edge values of floats
-};
-using Reference = std::function<uint64_t(uint64_t, uint64_t, uint64_t)>;
-using Same      = std::function<bool(uint64_t, uint64_t)>;
-bool equal(uint64_t x, uint64_t y) { return x == y; }
-
-std::string reg(int bytes) { return ".b" + std::to_string(bytes * 8); }
-
-void check(const Form& f, const Reference& want, const Same& same = equal) {
-    std::mt19937_64 random(12345);
-    std::vector<uint64_t> va, vb, vc;
-    auto values = [&](int bytes, bool floats) {
-        if (!bytes) return std::vector<uint64_t>{0};
-        auto v              = edges(bytes, floats);
-        const uint64_t mask = bytes == 8 ? ~0ull : (1ull << (8 * bytes)) - 1;
-        for (int k = 0; k < 6; k++) v.push_back(random() & mask);
-        return v;
-    };
-    for (uint64_t a : values(f.a, f.fa))
-        for (uint64_t b : values(f.b, f.fb))
-            for (uint64_t c : values(f.c, f.fc)) va.push_back(a), vb.push_back(b), vc.push_back(c);
-    const size_t n = va.size();
-    std::string text =
-        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 pd, .param .u64 pa, .param .u64 "
-        "pb, .param .u64 "
-        "pc, .param .u32 n)\n{\n.reg .pred %p, %e;\n.reg .b32 %t, %u, %n, %i;\n.reg .b64 %o, %q<4>;\n";
-    text += ".reg " + reg(f.d) + " %d;\n.reg " + reg(f.a) + " %a;\n";
-    if (f.b) text += ".reg " + reg(f.b) + " %b;\n";
-    if (f.c) text += ".reg " + reg(f.c) + " %c;\n";
-    text +=
-        "ld.param.u32 %n, [n];\nmov.u32 %t, %ctaid.x;\nmov.u32 %u, %ntid.x;\nmov.u32 %i, %tid.x;\nmad.lo.s32 %i, %t, "
-        "%u, %i;\n"
-        "setp.ge.u32 %p, %i, %n;\n@%p bra DONE;\nmul.wide.u32 %o, %i, 8;\n";
-    const char* names[] = {"pd", "pa", "pb", "pc"};
-    for (int k = 0; k < 4; k++)
-        text += std::string("ld.param.u64 %q") + char('0' + k) + ", [" + names[k] + "];\nadd.u64 %q" + char('0' + k) +
-                ", %q" + char('0' + k) + ", %o;\n";
-    text += "ld.global" + reg(f.a) + " %a, [%q1];\n";
-    if (f.b) text += "ld.global" + reg(f.b) + " %b, [%q2];\n";
-    if (f.c) text += "ld.global" + reg(f.c) + " %c, [%q3];\n";
-    text += f.name.find("%d") != std::string::npos ? f.name
-                                                   : f.name + " %d, %a" + (f.b ? ", %b" : "") + (f.c ? ", %c" : "");
-    text += ";\nst.global" + reg(f.d) + " [%q0], %d;\nDONE: ret;\n}\n";
-    DeviceArray<uint64_t> d(n), a(va), b(vb), c(vc);
-    std::memset(d.host(), 0, n * 8);
-    Kernel& k = load_kernel(text, "k");
-    CAPTURE(f.name);
-    const LaunchResult r =
-        run(k, {uint32_t((n + 127) / 128), 1, 1}, {128, 1, 1}, d.address, a.address, b.address, c.address, uint32_t(n));
-    REQUIRE(r.message == "");
-    for (size_t i = 0; i < n; i++) {
-        const uint64_t w = want(va[i], vb[i], vc[i]), mask = f.d == 8 ? ~0ull : (1ull << (8 * f.d)) - 1;
-        if (same(d[i] & mask, w & mask)) continue;
-        std::ostringstream s;
-        s << std::hex << f.name << " a " << va[i] << " b " << vb[i] << " c " << vc[i] << " got " << (d[i] & mask)
-          << " want " << (w & mask);
-        FAIL(s.str());
-    }
-}
-
-// Integers of a PTX type as 128-bit numbers.
-i128 value(uint64_t v, int bytes, bool sign) {
-    const uint64_t mask = bytes == 8 ? ~0ull : (1ull << (8 * bytes)) - 1;
-    v &= mask;
-    if (sign && v >> (8 * bytes - 1) & 1) return i128(v) - (i128(1) << (8 * bytes));
-    return i128(v);
-}
-
-struct IntType { const char* name; int bytes; bool sign; };
-const IntType kInts[] = {{"u16", 2, false}, {"s16", 2, true},  {"u32", 4, false},
-                         {"s32", 4, true},  {"u64", 8, false}, {"s64", 8, true}};
-
-bool nan32(uint64_t v) { return std::isnan(from_bits<float>(v)); }
-bool same32(uint64_t x, uint64_t y) { return x == y || (nan32(x) && nan32(y)); }
-bool same64(uint64_t x, uint64_t y) {
-    return x == y || (std::isnan(from_bits<double>(x)) && std::isnan(from_bits<double>(y)));
-}
-
-// A number rounded to a binary format, by trying: the format's neighbours are enumerated from its bits.
-long double half_value(uint64_t h) {
-    const int e = int(h >> 10 & 31), m = int(h & 1023);
-    const long double v = e == 31 ? (m ? NAN : INFINITY)
-                          : e     ? std::ldexp((long double)(1024 + m), e - 25)
-                                  : std::ldexp((long double)m, -24);
-    return h & 0x8000 ? -v : v;
-}
-long double bf16_value(uint64_t h) { return from_bits<float>(uint32_t(h) << 16); }
-// `rest` is what x lost when it was computed: it decides ties. `truncated`: toward zero instead.
-uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinity, long double rest = 0,
-                   bool truncated = false) {
-    if (std::isnan(x)) return 0x7fff;
-    const uint64_t sign = std::signbit(x) ? 0x8000 : 0;
-    const long double a = std::fabs(x);
-    uint64_t low = 0, high = uint64_t(infinity);  // bits of positive numbers are in order
-    while (high - low > 1) {
-        const uint64_t mid = (low + high) / 2;
-        (value_of(mid) <= a ? low : high) = mid;
-    }
-    if (truncated) return sign | (std::isinf(x) ? high : low);
-    // Beyond the largest number the next step decides about infinity.
-    const long double top    = high == uint64_t(infinity) ? 2 * value_of(low) - value_of(low - 1) : value_of(high),
-                      bottom = value_of(low);
-    const bool tie = a - bottom == top - a, away = rest != 0 ? (rest > 0) == (x > 0) : low & 1;
-    const bool up  = a - bottom > top - a || (tie && away);
-    return sign | (up ? high : low);
-}
-
-}  // namespace
 
 TEST_CASE("integer arithmetic", "[forms]") {
     for (const IntType& t : kInts) {
@@ -292,333 +106,6 @@ TEST_CASE("bits", "[forms]") {
         for (int k = 0; k < 4; k++) s += value(a >> (8 * k), 1, true) * value(b >> (8 * k), 1, true);
         return uint64_t(s);
     });
-}
-
-TEST_CASE("single precision", "[forms]") {
-    auto f       = [](uint64_t v) { return from_bits<float>(v); };
-    auto ld      = [](uint64_t v) { return (long double)from_bits<float>(v); };
-    auto rounded = [](int mode,
-                      auto compute) {  // a long double holds sums and products of floats well enough to round once
-        return [=](uint64_t a, uint64_t b, uint64_t c) {
-            std::fesetround(mode);
-            volatile float r = compute(a, b, c);
-            std::fesetround(FE_TONEAREST);
-            return bits_of(float(r));
-        };
-    };
-    const std::pair<const char*, int> modes[] = {
-        {"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
-    for (const auto& [name, mode] : modes) {
-        const std::string m = std::string(".") + name + ".f32";
-        check({"add" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x + y;
-                      }),
-              same32);
-        check({"sub" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x - y;
-                      }),
-              same32);
-        check({"mul" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x * y;
-                      }),
-              same32);
-        check({"div" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x / y;
-                      }),
-              same32);
-        check({"fma" + m, 4, 4, 4, 4, true, true, true},
-              rounded(mode, [=](auto a, auto b, auto c) { return std::fma(f(a), f(b), f(c)); }), same32);
-        check({"sqrt" + m, 4, 4, 0, 0, true},
-              rounded(mode,
-                      [=](auto a, auto, auto) {
-                          volatile float x = f(a);
-                          return std::sqrt(x);
-                      }),
-              same32);
-    }
-    auto flush = [=](float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x; };
-    check(
-        {"add.ftz.f32", 4, 4, 4, 0, true, true},
-        [=](auto a, auto b, auto) { return bits_of(flush(flush(f(a)) + flush(f(b)))); }, same32);
-    check({"fma.rn.ftz.f32", 4, 4, 4, 4, true, true, true}, [=](auto a, auto b, auto c) {
-        return bits_of(flush(std::fma(flush(f(a)), flush(f(b)), flush(f(c)))));
-    }, same32);
-    check({"add.sat.f32", 4, 4, 4, 0, true, true}, [=](auto a, auto b, auto) {
-        const float x = f(a) + f(b);
-        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
-    }, same32);
-    auto pick = [=](bool larger) {
-        return [=](uint64_t a, uint64_t b, uint64_t) -> uint64_t {
-            if (nan32(a)) return b;
-            if (nan32(b)) return a;
-            if (f(a) == f(b)) return larger ? a & b : a | b;  // zeros of both signs
-            return (f(a) < f(b)) == larger ? b : a;
-        };
-    };
-    check({"min.f32", 4, 4, 4, 0, true, true}, pick(false), same32);
-    check({"max.f32", 4, 4, 4, 0, true, true}, pick(true), same32);
-    check({"abs.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a & 0x7fffffff; }, same32);
-    check({"neg.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a ^ 0x80000000; }, same32);
-    check(
-        {"copysign.f32", 4, 4, 4, 0, true, true},
-        [](auto a, auto b, auto) { return (a & 0x80000000) | (b & 0x7fffffff); }, same32);
-
-    // Approximations: relative error, or absolute near zero.
-    auto close = [=](double relative, double absolute) {
-        return [=](uint64_t got, uint64_t want) {
-            if (nan32(got) || nan32(want)) return nan32(got) && nan32(want);
-            const double x = f(got), y = f(want);
-            return x == y || std::fabs(x - y) <= relative * std::fabs(y) + absolute;
-        };
-    };
-    auto approx = [=](auto function) {
-        return [=](uint64_t a, uint64_t, uint64_t) { return bits_of(float(function(ld(a)))); };
-    };
-    check({"ex2.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::exp2(x); }), close(3e-7, 2e-45));
-    check({"lg2.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::log2(x); }), close(3e-7, 2e-7));
-    check({"tanh.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::tanh(x); }),
-          close(1e-6, 1e-45));
-    check({"rcp.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return 1 / x; }), close(2e-7, 1e-45));
-    check({"rsqrt.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return x < 0 ? NAN : 1 / std::sqrt(x); }),
-          close(3e-7, 0));
-}
-
-TEST_CASE("double precision", "[forms]") {
-    auto d = [](uint64_t v) { return from_bits<double>(v); };
-    check({"add.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) + d(b)); }, same64);
-    check({"mul.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) * d(b)); }, same64);
-    check({"div.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) / d(b)); }, same64);
-    check(
-        {"fma.rn.f64", 8, 8, 8, 8, true, true, true},
-        [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
-    check({"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
-    for (const auto& [name, mode] : {std::pair{".rz", FE_TOWARDZERO}, {".rm", FE_DOWNWARD}, {".rp", FE_UPWARD}}) {
-        const std::string m = std::string(name) + ".f64";
-        auto rounded        = [d, mode = mode](auto compute) {  // volatile: the mode is no constant to the compiler
-            return [=](uint64_t a, uint64_t b, uint64_t c) {
-                volatile double x = d(a), y = d(b), z = d(c);
-                std::fesetround(mode);
-                volatile double r = compute(x, y, z);
-                std::fesetround(FE_TONEAREST);
-                return bits_of(double(r));
-            };
-        };
-        check({"add" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x + y; }), same64);
-        check({"sub" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x - y; }), same64);
-        check({"mul" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x * y; }), same64);
-        check({"div" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x / y; }), same64);
-        check({"fma" + m, 8, 8, 8, 8, true, true, true},
-              rounded([](double x, double y, double z) { return std::fma(x, y, z); }), same64);
-        check({"sqrt" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return std::sqrt(x); }), same64);
-        check({"rcp" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return 1 / x; }), same64);
-    }
-}
-
-TEST_CASE("16-bit floats", "[forms]") {
-    for (const bool half : {true, false}) {
-        const std::string s  = half ? ".f16" : ".bf16";
-        auto* v              = half ? half_value : bf16_value;
-        const int infinity   = half ? 0x7c00 : 0x7f80;
-        auto nearest         = [=](long double x) { return nearest16(x, v, infinity); };
-        auto fused = [=](uint64_t a, uint64_t b, uint64_t c) {  // the product is exact in a long double, the sum is not
-            const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
-            const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
-            return nearest16(sum, v, infinity, rest);
-        };
-        auto same            = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
-        check({"add.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) + v(b)); }, same);
-        check({"sub.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) - v(b)); }, same);
-        check({"mul.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) * v(b)); }, same);
-        check({"fma.rn" + s, 2, 2, 2, 2}, fused, same);
-        check({"neg" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a ^ 0x8000; }, same);
-        check({"abs" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a & 0x7fff; }, same);
-        check({"fma.rn" + s + "x2", 4, 4, 4, 0 + 4}, [=](auto a, auto b, auto c) {
-            uint64_t r = 0;
-            for (int k = 0; k < 32; k += 16) r |= fused(a >> k & 0xffff, b >> k & 0xffff, c >> k & 0xffff) << k;
-            return r;
-        }, [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); });
-        check(
-            {"cvt.rn" + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(from_bits<float>(a)); },
-            same);
-        check({"cvt.f32" + s, 4, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(float(v(a))); }, same32);
-    }
-}
-
-TEST_CASE("conversions", "[forms]") {
-    auto saturated = [](long double x, const IntType& t) -> uint64_t {
-        const i128 low  = t.sign ? -(i128(1) << (8 * t.bytes - 1)) : 0,
-                   high = (i128(1) << (8 * t.bytes - (t.sign ? 1 : 0))) - 1;
-        if (std::isnan(x)) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
-        if (x <= (long double)low) return uint64_t(low);
-        if (x >= (long double)high) return uint64_t(high);
-        return uint64_t(i128(x));
-    };
-    for (const IntType& t : kInts) {
-        const std::string s = t.name;
-        check({"cvt.rzi." + s + ".f32", t.bytes, 4, 0, 0, true},
-              [=](auto a, auto, auto) { return saturated(std::trunc(from_bits<float>(a)), t); });
-        check({"cvt.rni." + s + ".f32", t.bytes, 4, 0, 0, true},
-              [=](auto a, auto, auto) { return saturated(std::nearbyint(from_bits<float>(a)), t); });
-        check({"cvt.rmi." + s + ".f64", t.bytes, 8, 0, 0, true},
-              [=](auto a, auto, auto) { return saturated(std::floor(from_bits<double>(a)), t); });
-        check({"cvt.rpi." + s + ".f64", t.bytes, 8, 0, 0, true},
-              [=](auto a, auto, auto) { return saturated(std::ceil(from_bits<double>(a)), t); });
-        check({"cvt.rn.f32." + s, 4, t.bytes, 0, 0},
-              [=](auto a, auto, auto) { return bits_of(float(value(a, t.bytes, t.sign))); });
-        check({"cvt.rn.f64." + s, 8, t.bytes, 0, 0},
-              [=](auto a, auto, auto) { return bits_of(double(value(a, t.bytes, t.sign))); });
-        check({"cvt.rn.f16." + s, 2, t.bytes, 0, 0}, [=](auto a, auto, auto) {
-            return nearest16((long double)value(a, t.bytes, t.sign), half_value, 0x7c00);
-        });
-        for (const IntType& from : kInts)
-            check({"cvt." + s + "." + from.name, t.bytes, from.bytes, 0, 0},
-                  [=](auto a, auto, auto) { return uint64_t(value(a, from.bytes, from.sign)); });
-    }
-    for (const auto& [name, mode] :
-         {std::pair{"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}}) {
-        const int m = mode;
-        check({std::string("cvt.") + name + ".f32.f64", 4, 8, 0, 0, true}, [=](auto a, auto, auto) {
-            std::fesetround(m);
-            volatile float r = float(from_bits<double>(a));
-            std::fesetround(FE_TONEAREST);
-            return bits_of(float(r));
-        }, same32);
-        check({std::string("cvt.") + name + ".f32.s32", 4, 4, 0, 0}, [=](auto a, auto, auto) {
-            std::fesetround(m);
-            volatile int32_t i = int32_t(a);
-            volatile float r   = float(i);
-            std::fesetround(FE_TONEAREST);
-            return bits_of(float(r));
-        }, same32);
-    }
-    // Both 16-bit formats: directed modes, and what becomes of negative and too large numbers.
-    for (const bool half : {true, false}) {
-        const std::string s = half ? "f16" : "bf16";
-        auto* v             = half ? half_value : bf16_value;
-        const int infinity  = half ? 0x7c00 : 0x7f80;
-        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
-        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
-        auto f     = [](uint64_t a) { return (long double)from_bits<float>(a); };
-        auto toward_zero = [=](long double x) { return nearest16(x, v, infinity, 0, true); };
-        auto relu        = [](long double x) { return x <= 0 ? 0 : x; };
-        // The sign of a clamped zero is nobody's promise.
-        auto same_relu   = [=](uint64_t x, uint64_t y) {
-            for (uint64_t sign : {0x8000u, 0x80000000u})
-                if (!(x & (sign - (sign >> 15)))) x &= ~sign;
-            return same2(x, y);
-        };
-        auto finite  = [=](uint64_t h) { return (h & 0x7fff) == uint64_t(infinity) ? h - 1 : h; };
-        auto nearest = [=](long double x) { return nearest16(x, v, infinity); };
-        check(
-            {"cvt.rz." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return toward_zero(f(a)); }, same);
-        check(
-            {"cvt.rn.relu." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(relu(f(a))); },
-            same_relu);
-        check(
-            {"cvt.rn.satfinite." + s + ".f32", 2, 4, 0, 0, true},
-            [=](auto a, auto, auto) { return finite(nearest(f(a))); }, same);
-        check(
-            {"cvt.rn." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return nearest(f(a)) << 16 | nearest(f(b)); }, same2);
-        check(
-            {"cvt.rz." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return toward_zero(f(a)) << 16 | toward_zero(f(b)); }, same2);
-        check(
-            {"cvt.rn.relu." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return nearest(relu(f(a))) << 16 | nearest(relu(f(b))); }, same_relu);
-        check(
-            {"cvt.rn.satfinite." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return finite(nearest(f(a))) << 16 | finite(nearest(f(b))); }, same2);
-    }
-    auto tf32 = [](auto round) {  // 10 bits of mantissa remain
-        return [=](uint64_t a, uint64_t, uint64_t) {
-            const uint32_t u = uint32_t(a);
-            if ((u & 0x7f800000) == 0x7f800000) return u & 0x7fffff ? uint64_t(0x7fffffff) : uint64_t(u);
-            return uint64_t(round(u));
-        };
-    };
-    check({"cvt.rn.tf32.f32", 4, 4, 0, 0, true}, tf32([](uint32_t u) {
-              const uint32_t low = u & ~0x1fffu, rest = u & 0x1fff;
-              return rest > 0x1000 || (rest == 0x1000 && (u & 0x2000)) ? low + 0x2000 : low;
-          }),
-          same32);
-    check({"cvt.rz.tf32.f32", 4, 4, 0, 0, true}, tf32([](uint32_t u) { return u & ~0x1fffu; }), same32);
-    check(
-        {"cvt.rna.satfinite.tf32.f32", 4, 4, 0, 0, true},
-        [=](auto a, auto b, auto c) {
-            const uint64_t r = tf32([](uint32_t u) { return (u + 0x1000) & ~0x1fffu; })(a, b, c);
-            return (r & 0x7fffffff) == 0x7f800000 ? r - 0x2000 : r;
-        },
-        same32);
-    check(
-        {"cvt.rn.relu.tf32.f32", 4, 4, 0, 0, true},
-        [=](auto a, auto b, auto c) {
-            const uint64_t r = tf32([](uint32_t u) { return (u + 0xfff + (u >> 13 & 1)) & ~0x1fffu; })(a, b, c);
-            return nan32(a) ? 0x7fffffff : r >> 31 ? 0 : r;
-        },
-        same32);
-    check({"cvt.rna.tf32.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) {
-        const uint32_t u = uint32_t(a);
-        if ((u & 0x7f800000) == 0x7f800000) return u & 0x7fffff ? uint64_t(0x7fffffff) : uint64_t(u);
-        return uint64_t((u + 0x1000) & ~0x1fffu);
-    });
-}
-
-TEST_CASE("fp8", "[forms]") {
-    for (const bool e4 : {true, false}) {
-        const std::string s = e4 ? "e4m3x2" : "e5m2x2";
-        const uint64_t top  = e4 ? 0x7e : 0x7b;
-        const int mantissa = e4 ? 3 : 2, bias = e4 ? 7 : 15;
-        auto value_of = [=](uint64_t code) -> long double {
-            const int e = int(code & 0x7f) >> mantissa, m = int(code) & ((1 << mantissa) - 1);
-            long double v = e ? std::ldexp((long double)((1 << mantissa) + m), e - bias - mantissa)
-                              : std::ldexp((long double)m, 1 - bias - mantissa);
-            if (e4 ? (code & 0x7f) == 0x7f : e == 31 && m)
-                v = NAN;
-            else if (!e4 && e == 31)
-                v = INFINITY;
-            return code & 0x80 ? -v : v;
-        };
-        auto nearest = [=](long double x) -> uint64_t {  // of all codes the closest, of two the even one
-            if (std::isnan(x)) return 0x7f;
-            const long double a = std::min(std::fabs(x), value_of(top));
-            uint64_t best       = 0;
-            for (uint64_t code = 0; code <= top; code++) {
-                const long double d = std::fabs(value_of(code) - a), least = std::fabs(value_of(best) - a);
-                if (d < least || (d == least && code % 2 == 0)) best = code;
-            }
-            return best | (std::signbit(x) ? 0x80 : 0);
-        };
-        auto f    = [](uint64_t a) { return (long double)from_bits<float>(a); };
-        auto relu = [](long double x) { return x < 0 ? 0 : x; };
-        auto same = [](uint64_t x, uint64_t y) {
-            const uint64_t d = x ^ y;  // zeros after .relu may have either sign
-            return d == 0 || ((d & 0x7f7f) == 0 && (!(x & 0x7f) || !(d & 0x80)) && (!(x & 0x7f00) || !(d & 0x8000)));
-        };
-        check({"cvt.rn.satfinite." + s + ".f32", 2, 4, 4, 0, true, true},
-              [=](auto a, auto b, auto) { return nearest(f(a)) << 8 | nearest(f(b)); });
-        check(
-            {"cvt.rn.satfinite.relu." + s + ".f32", 2, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return nearest(relu(f(a))) << 8 | nearest(relu(f(b))); }, same);
-        check({"cvt.rn.satfinite." + s + ".f16x2", 2, 4, 0, 0},
-              [=](auto a, auto, auto) { return nearest(half_value(a >> 16)) << 8 | nearest(half_value(a & 0xffff)); });
-        check({"cvt.rn.f16x2." + s, 4, 2, 0, 0}, [=](auto a, auto, auto) {
-            return nearest16(value_of(a >> 8), half_value, 0x7c00) << 16 |
-                   nearest16(value_of(a & 0xff), half_value, 0x7c00);
-        });
-    }
 }
 
 TEST_CASE("carries, tables of three bits, bytes", "[forms]") {
@@ -753,108 +240,66 @@ TEST_CASE("comparisons", "[forms]") {
               [is = is](auto a, auto, auto) { return is(from_bits<float>(a)); });
 }
 
-TEST_CASE("saturation and minima", "[forms]") {
-    auto clamped = [](i128 x, int bytes, bool sign) {
-        const i128 most = (i128(1) << (8 * bytes - sign)) - 1, least = sign ? -(i128(1) << (8 * bytes - 1)) : 0;
-        return uint64_t(x < least ? least : x > most ? most : x);
+TEST_CASE("a borrow is a carry that is missing", "[forms]") {
+    for (const bool wide : {false, true}) {
+        const int bytes    = wide ? 8 : 4;
+        const std::string t = wide ? ".u64" : ".u32";
+        check({"sub.cc" + t + " %d, %a, %b;\naddc" + t + " %d, 0, 0", bytes, bytes, bytes, 0},
+              [=](uint64_t a, uint64_t b, uint64_t) { return uint64_t(a >= b); });
+        check({"sub.cc" + t + " %d, %a, %b;\nsubc" + t + " %d, 0, 0", bytes, bytes, bytes, 0},
+              [=](uint64_t a, uint64_t b, uint64_t) { return a >= b ? 0 : ~uint64_t(0); });
+    }
+}
+
+// vadd4.s32.u32.s32.sat and the like, from the manual's words: take the parts, combine, clamp, put back or add up.
+TEST_CASE("SIMD video", "[forms]") {
+    const std::vector<std::pair<std::string, std::function<i128(i128, i128)>>> ops = {
+        {"vadd", [](i128 a, i128 b) { return a + b; }},
+        {"vsub", [](i128 a, i128 b) { return a - b; }},
+        {"vavrg", [](i128 a, i128 b) { return a + b >= 0 ? (a + b + 1) / 2 : -((-(a + b) + 1) / 2); }},
+        {"vabsdiff", [](i128 a, i128 b) { return a < b ? b - a : a - b; }},
+        {"vmin", [](i128 a, i128 b) { return a < b ? a : b; }},
+        {"vmax", [](i128 a, i128 b) { return a < b ? b : a; }},
+        {"vset.lt", [](i128 a, i128 b) { return i128(a < b); }},
+        {"vset.ge", [](i128 a, i128 b) { return i128(a >= b); }},
     };
-    for (const IntType& from : kInts) {
-        auto v = [=](uint64_t a) { return value(a, from.bytes, from.sign); };
-        for (const IntType& t : kInts)
-            check({std::string("cvt.sat.") + t.name + "." + from.name, t.bytes, from.bytes, 0, 0},
-                  [=](auto a, auto, auto) { return clamped(v(a), t.bytes, t.sign); });
-        check({std::string("cvt.sat.u8.") + from.name, 2, from.bytes, 0, 0},
-              [=](auto a, auto, auto) { return clamped(v(a), 1, false); });
-        check({std::string("cvt.sat.s8.") + from.name, 2, from.bytes, 0, 0},
-              [=](auto a, auto, auto) { return clamped(v(a), 1, true); });
-        check({std::string("cvt.u8.") + from.name, 2, from.bytes, 0, 0}, [](auto a, auto, auto) { return a & 255; });
-        check({std::string("cvt.s8.") + from.name, 2, from.bytes, 0, 0},
-              [](auto a, auto, auto) { return uint64_t(value(a, 1, true)); });
-    }
-    check({"cvt.pack.sat.s16.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) {
-        return clamped(value(a, 4, true), 2, true) << 16 | (clamped(value(b, 4, true), 2, true) & 0xffff);
-    });
-    check({"cvt.pack.sat.u8.s32.b32", 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
-        return c << 16 | clamped(value(a, 4, true), 1, false) << 8 | clamped(value(b, 4, true), 1, false);
-    });
-    for (const bool half : {true, false}) {
-        const std::string s = half ? "f16" : "bf16";
-        auto* v             = half ? half_value : bf16_value;
-        const int infinity  = half ? 0x7c00 : 0x7f80;
-        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
-        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
-        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
-        auto clamp = [](long double x) { return std::isnan(x) || x <= 0 ? 0 : x >= 1 ? 1 : x; };
-        for (const bool larger : {false, true})
-            for (const bool nan : {false, true}) {
-                const std::string form = std::string(larger ? "max" : "min") + (nan ? ".NaN." : ".") + s;
-                auto pick              = [=](uint64_t a, uint64_t b) -> uint64_t {
-                    const bool na = std::isnan(v(a)), nb = std::isnan(v(b));
-                    if (nan ? na || nb : na && nb) return 0x7fff;
-                    if (na || nb) return na ? b : a;
-                    if (v(a) == v(b)) return larger ? a & b : a | b;  // zeros of both signs
-                    return (v(a) < v(b)) == larger ? b : a;
-                };
-                check(
-                    {form, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return pick(a, b); }, same);
-                check(
-                    {form + "x2", 4, 4, 4, 0},
-                    [=](auto a, auto b, auto) { return pick(a >> 16, b >> 16) << 16 | pick(a & 0xffff, b & 0xffff); },
-                    same2);
-            }
-        check(
-            {"fma.rn.relu." + s, 2, 2, 2, 2},
-            [=](auto a, auto b, auto c) {
-                const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
-                const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
-                return sum < 0 ? 0 : nearest16(sum, v, infinity, rest);
-            },
-            [=](uint64_t x, uint64_t y) { return same(x, y) || ((x | y) & 0x7fff) == 0; });
-        check(
-            {"cvt.rn." + s + ".f64", 2, 8, 0, 0, true},
-            [=](auto a, auto, auto) { return nearest(from_bits<double>(a)); }, same);
-        check(
-            {"cvt.f64." + s, 8, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(double(v(a))); }, same64);
-        if (!half) continue;
-        check(
-            {"add.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) + v(b))); }, same);
-        check(
-            {"mul.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) * v(b))); }, same);
-        for (const IntType& t : kInts)
-            check({std::string("cvt.rzi.") + t.name + ".f16", t.bytes, 2, 0, 0}, [=](auto a, auto, auto) {
-                if (std::isnan(v(a))) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
-                const long double x = std::isinf(v(a)) ? std::copysign(1e30L, v(a)) : std::trunc(v(a));
-                return clamped(i128(x), t.bytes, t.sign);
-            });
-    }
-    for (const bool larger : {false, true}) {
-        const std::string name = larger ? "max" : "min";
-        check(
-            {name + ".f64", 8, 8, 8, 0, true, true},
-            [=](auto a, auto b, auto) {
-                const double x = from_bits<double>(a), y = from_bits<double>(b);
-                if (std::isnan(x) || std::isnan(y)) return std::isnan(x) ? b : a;
-                if (x == y) return larger ? a & b : a | b;
-                return (x < y) == larger ? b : a;
-            },
-            same64);
-        check(
-            {name + ".NaN.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) {
-                if (nan32(a) || nan32(b)) return uint64_t(0x7fffffff);
-                const float x = from_bits<float>(a), y = from_bits<float>(b);
-                return x == y ? (larger ? a & b : a | b) : (x < y) == larger ? b : a;
-            },
-            same32);
-    }
-    check(
-        {"cvt.f64.f32", 8, 4, 0, 0, true}, [](auto a, auto, auto) { return bits_of(double(from_bits<float>(a))); },
-        same64);
-    check({"cvt.sat.f32.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) {
-        const float x = from_bits<float>(a);
-        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
-    });
-    check(
-        {"cvt.rni.f32.f32", 4, 4, 0, 0, true},
-        [](auto a, auto, auto) { return bits_of(std::nearbyint(from_bits<float>(a))); }, same32);
+    for (const auto& [name, op] : ops)
+        for (const int parts : {2, 4})
+            for (const int signs : {0, 1, 2, 3, 4, 5, 6, 7})
+                for (const std::string mode : {"", ".sat", ".add"}) {
+                    const bool set = name.size() > 4 && name[4] == '.';
+                    if (set && (mode == ".sat" || signs & 1)) continue;
+                    auto type = [&](int k) { return signs >> k & 1 ? ".s32" : ".u32"; };
+                    const std::string form =
+                        set ? "vset" + std::to_string(parts) + type(1) + type(2) + name.substr(4) + mode
+                            : name + std::to_string(parts) + type(0) + type(1) + type(2) + mode;
+                    const int bytes = 4 / parts;
+                    check({form, 4, 4, 4, 4},
+                          [&, parts = parts, bytes](uint64_t a, uint64_t b, uint64_t c) {
+                              uint64_t d = mode == ".add" ? c : 0;
+                              for (int k = 0; k < parts; k++) {
+                                  auto part = [&](uint64_t x, int sign) {
+                                      i128 v = i128(x >> (8 * bytes * k)) % (i128(1) << (8 * bytes));
+                                      const i128 size = i128(1) << (8 * bytes);
+                                      return signs >> sign & 1 && v >= size / 2 ? v - size : v;
+                                  };
+                                  i128 r         = op(part(a, 1), part(b, 2));
+                                  const i128 top = (i128(1) << (8 * bytes - (signs & 1))) - 1;
+                                  const i128 low = signs & 1 ? -top - 1 : 0;
+                                  if (mode == ".sat") r = r < low ? low : r > top ? top : r;
+                                  if (mode == ".add") d += uint64_t(r);
+                                  else d |= (uint64_t(r) & ((1ull << (8 * bytes)) - 1)) << (8 * bytes * k);
+                              }
+                              return d;
+                          });
+                }
+}
+
+TEST_CASE("alloca gives each call its own memory, and stackrestore gives it back", "[forms]") {
+    check({".reg .b64 %s, %p1, %p2, %n;\ncvt.u64.u32 %n, 24;\nstacksave.u64 %s;\nalloca.u64 %p1, %n, 16;\n"
+           "alloca.u64 %p2, %n;\nst.local.b32 [%p1+20], %a;\nst.local.b32 [%p2], %b;\nld.local.b32 %d, [%p1+20];\n"
+           "ld.local.b32 %t, [%p2];\nsub.u32 %d, %d, %t;\nstackrestore.u64 %s;\nalloca.u64 %p2, %n, 16;\n"
+           "sub.u64 %p1, %p1, %p2;\ncvt.u32.u64 %t, %p1;\nadd.u32 %d, %d, %t",
+           4, 4, 4, 0},
+          [](uint64_t a, uint64_t b, uint64_t) { return uint64_t(uint32_t(a - b)); });
 }

@@ -1,5 +1,5 @@
-// Vectors are written to shared memory lane after lane and read as single floats by columns; a barrier is missing in the
-// second round only.
+// Vectors are written to shared memory lane after lane and read as single floats by columns; in the second round a
+// barrier is missing.
 // finding: shared-memory race
 // check: all
 #include "../check.h"
@@ -7,7 +7,7 @@
 __global__ void columns(float* out, const float4* in, bool fixed) {
     __shared__ float4 tile[64];
     const float* words = reinterpret_cast<const float*>(tile);
-    float s = 0;
+    float s            = 0;
     for (int round = 0; round < 2; round++) {
         tile[threadIdx.x] = in[round * 64 + threadIdx.x];  // <-
         __syncthreads();

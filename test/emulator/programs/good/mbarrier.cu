@@ -1,5 +1,5 @@
-// Barriers in shared memory (cuda::barrier): a row comes by an asynchronous copy, phases follow each other, threads drop
-// out.
+// Barriers in shared memory (cuda::barrier): a row comes by an asynchronous copy, phases follow each other, threads
+// drop out.
 #include <cuda/barrier>
 
 #include "../check.h"
@@ -43,9 +43,8 @@ int main() {
     rotate<<<1, n>>>(out, reinterpret_cast<const int4*>(in.data), rounds);
     CUDA(cudaDeviceSynchronize());
     const std::vector<int> got = out.host();
-    bool good = true;
-    for (int t = 0; t < n; t++)
-        good &= got[t] == 4 * ((t + rounds) % n) + 10 + 10 + (t < n / 2 ? n / 2 - 1 - t : 0);
+    bool good                  = true;
+    for (int t = 0; t < n; t++) good &= got[t] == 4 * ((t + rounds) % n) + 10 + 10 + (t < n / 2 ? n / 2 - 1 - t : 0);
     std::puts(good ? "ok" : "wrong");
     return !good;
 }

@@ -1,11 +1,11 @@
-// Words of shared memory that several lanes read, and after a __syncwarp one of them writes: ordered, so no race, whether
-// the readers were one or many.
+// Words of shared memory that several lanes read, and after a __syncwarp one of them writes: ordered, so no race,
+// whether the readers were one or many.
 #include "../check.h"
 
 __global__ void exchange(int* out) {
     __shared__ int words[64];
     const int t = threadIdx.x, base = t / 32 * 32, lane = t % 32;
-    int s = 0;
+    int s    = 0;
     words[t] = lane;
     __syncwarp();
     for (int round = 0; round < 4; round++) {

@@ -1,0 +1,273 @@
+// test_float_forms.cpp - floating point: arithmetic, approximations, saturation
+#include "forms.h"
+
+using namespace emu;
+using namespace emu::test;
+
+TEST_CASE("single precision", "[forms]") {
+    auto f       = [](uint64_t v) { return from_bits<float>(v); };
+    auto ld      = [](uint64_t v) { return (long double)from_bits<float>(v); };
+    auto rounded = [](int mode,
+                      auto compute) {  // a long double holds sums and products of floats well enough to round once
+        return [=](uint64_t a, uint64_t b, uint64_t c) {
+            std::fesetround(mode);
+            volatile float r = compute(a, b, c);
+            std::fesetround(FE_TONEAREST);
+            return bits_of(float(r));
+        };
+    };
+    const std::pair<const char*, int> modes[] = {
+        {"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
+    for (const auto& [name, mode] : modes) {
+        const std::string m = std::string(".") + name + ".f32";
+        check({"add" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x + y;
+                      }),
+              same32);
+        check({"sub" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x - y;
+                      }),
+              same32);
+        check({"mul" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x * y;
+                      }),
+              same32);
+        check({"div" + m, 4, 4, 4, 0, true, true},
+              rounded(mode,
+                      [=](auto a, auto b, auto) {
+                          volatile float x = f(a), y = f(b);
+                          return x / y;
+                      }),
+              same32);
+        check({"fma" + m, 4, 4, 4, 4, true, true, true},
+              rounded(mode, [=](auto a, auto b, auto c) { return std::fma(f(a), f(b), f(c)); }), same32);
+        check({"sqrt" + m, 4, 4, 0, 0, true},
+              rounded(mode,
+                      [=](auto a, auto, auto) {
+                          volatile float x = f(a);
+                          return std::sqrt(x);
+                      }),
+              same32);
+    }
+    auto flush = [=](float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x; };
+    check(
+        {"add.ftz.f32", 4, 4, 4, 0, true, true},
+        [=](auto a, auto b, auto) { return bits_of(flush(flush(f(a)) + flush(f(b)))); }, same32);
+    check({"fma.rn.ftz.f32", 4, 4, 4, 4, true, true, true}, [=](auto a, auto b, auto c) {
+        return bits_of(flush(std::fma(flush(f(a)), flush(f(b)), flush(f(c)))));
+    }, same32);
+    check({"add.sat.f32", 4, 4, 4, 0, true, true}, [=](auto a, auto b, auto) {
+        const float x = f(a) + f(b);
+        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
+    }, same32);
+    auto pick = [=](bool larger) {
+        return [=](uint64_t a, uint64_t b, uint64_t) -> uint64_t {
+            if (nan32(a)) return b;
+            if (nan32(b)) return a;
+            if (f(a) == f(b)) return larger ? a & b : a | b;  // zeros of both signs
+            return (f(a) < f(b)) == larger ? b : a;
+        };
+    };
+    check({"min.f32", 4, 4, 4, 0, true, true}, pick(false), same32);
+    check({"max.f32", 4, 4, 4, 0, true, true}, pick(true), same32);
+    check({"abs.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a & 0x7fffffff; }, same32);
+    check({"neg.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a ^ 0x80000000; }, same32);
+    check(
+        {"copysign.f32", 4, 4, 4, 0, true, true},
+        [](auto a, auto b, auto) { return (a & 0x80000000) | (b & 0x7fffffff); }, same32);
+
+    // Approximations: relative error, or absolute near zero.
+    auto close = [=](double relative, double absolute) {
+        return [=](uint64_t got, uint64_t want) {
+            if (nan32(got) || nan32(want)) return nan32(got) && nan32(want);
+            const double x = f(got), y = f(want);
+            return x == y || std::fabs(x - y) <= relative * std::fabs(y) + absolute;
+        };
+    };
+    auto approx = [=](auto function) {
+        return [=](uint64_t a, uint64_t, uint64_t) { return bits_of(float(function(ld(a)))); };
+    };
+    check({"ex2.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::exp2(x); }), close(3e-7, 2e-45));
+    check({"lg2.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::log2(x); }), close(3e-7, 2e-7));
+    check({"tanh.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return std::tanh(x); }),
+          close(1e-6, 1e-45));
+    check({"rcp.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return 1 / x; }), close(2e-7, 1e-45));
+    check({"rsqrt.approx.f32", 4, 4, 0, 0, true}, approx([](long double x) { return x < 0 ? NAN : 1 / std::sqrt(x); }),
+          close(3e-7, 0));
+}
+
+TEST_CASE("double precision", "[forms]") {
+    auto d = [](uint64_t v) { return from_bits<double>(v); };
+    check({"add.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) + d(b)); }, same64);
+    check({"mul.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) * d(b)); }, same64);
+    check({"div.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) / d(b)); }, same64);
+    check(
+        {"fma.rn.f64", 8, 8, 8, 8, true, true, true},
+        [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
+    check({"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
+    for (const auto& [name, mode] : {std::pair{".rz", FE_TOWARDZERO}, {".rm", FE_DOWNWARD}, {".rp", FE_UPWARD}}) {
+        const std::string m = std::string(name) + ".f64";
+        auto rounded        = [d, mode = mode](auto compute) {  // volatile: the mode is no constant to the compiler
+            return [=](uint64_t a, uint64_t b, uint64_t c) {
+                volatile double x = d(a), y = d(b), z = d(c);
+                std::fesetround(mode);
+                volatile double r = compute(x, y, z);
+                std::fesetround(FE_TONEAREST);
+                return bits_of(double(r));
+            };
+        };
+        check({"add" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x + y; }), same64);
+        check({"sub" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x - y; }), same64);
+        check({"mul" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x * y; }), same64);
+        check({"div" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x / y; }), same64);
+        check({"fma" + m, 8, 8, 8, 8, true, true, true},
+              rounded([](double x, double y, double z) { return std::fma(x, y, z); }), same64);
+        check({"sqrt" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return std::sqrt(x); }), same64);
+        check({"rcp" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return 1 / x; }), same64);
+    }
+}
+
+TEST_CASE("16-bit floats", "[forms]") {
+    for (const bool half : {true, false}) {
+        const std::string s  = half ? ".f16" : ".bf16";
+        auto* v              = half ? half_value : bf16_value;
+        const int infinity   = half ? 0x7c00 : 0x7f80;
+        auto nearest         = [=](long double x) { return nearest16(x, v, infinity); };
+        auto fused = [=](uint64_t a, uint64_t b, uint64_t c) {  // the product is exact in a long double, the sum is not
+            const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
+            const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
+            return nearest16(sum, v, infinity, rest);
+        };
+        auto same            = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+        check({"add.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) + v(b)); }, same);
+        check({"sub.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) - v(b)); }, same);
+        check({"mul.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) * v(b)); }, same);
+        check({"fma.rn" + s, 2, 2, 2, 2}, fused, same);
+        check({"neg" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a ^ 0x8000; }, same);
+        check({"abs" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a & 0x7fff; }, same);
+        check({"fma.rn" + s + "x2", 4, 4, 4, 0 + 4}, [=](auto a, auto b, auto c) {
+            uint64_t r = 0;
+            for (int k = 0; k < 32; k += 16) r |= fused(a >> k & 0xffff, b >> k & 0xffff, c >> k & 0xffff) << k;
+            return r;
+        }, [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); });
+        check(
+            {"cvt.rn" + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(from_bits<float>(a)); },
+            same);
+        check({"cvt.f32" + s, 4, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(float(v(a))); }, same32);
+    }
+}
+
+TEST_CASE("saturation and minima", "[forms]") {
+    auto clamped = [](i128 x, int bytes, bool sign) {
+        const i128 most = (i128(1) << (8 * bytes - sign)) - 1, least = sign ? -(i128(1) << (8 * bytes - 1)) : 0;
+        return uint64_t(x < least ? least : x > most ? most : x);
+    };
+    for (const IntType& from : kInts) {
+        auto v = [=](uint64_t a) { return value(a, from.bytes, from.sign); };
+        for (const IntType& t : kInts)
+            check({std::string("cvt.sat.") + t.name + "." + from.name, t.bytes, from.bytes, 0, 0},
+                  [=](auto a, auto, auto) { return clamped(v(a), t.bytes, t.sign); });
+        check({std::string("cvt.sat.u8.") + from.name, 2, from.bytes, 0, 0},
+              [=](auto a, auto, auto) { return clamped(v(a), 1, false); });
+        check({std::string("cvt.sat.s8.") + from.name, 2, from.bytes, 0, 0},
+              [=](auto a, auto, auto) { return clamped(v(a), 1, true); });
+        check({std::string("cvt.u8.") + from.name, 2, from.bytes, 0, 0}, [](auto a, auto, auto) { return a & 255; });
+        check({std::string("cvt.s8.") + from.name, 2, from.bytes, 0, 0},
+              [](auto a, auto, auto) { return uint64_t(value(a, 1, true)); });
+    }
+    check({"cvt.pack.sat.s16.s32", 4, 4, 4, 0}, [=](auto a, auto b, auto) {
+        return clamped(value(a, 4, true), 2, true) << 16 | (clamped(value(b, 4, true), 2, true) & 0xffff);
+    });
+    check({"cvt.pack.sat.u8.s32.b32", 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+        return c << 16 | clamped(value(a, 4, true), 1, false) << 8 | clamped(value(b, 4, true), 1, false);
+    });
+    for (const bool half : {true, false}) {
+        const std::string s = half ? "f16" : "bf16";
+        auto* v             = half ? half_value : bf16_value;
+        const int infinity  = half ? 0x7c00 : 0x7f80;
+        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
+        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
+        auto clamp = [](long double x) { return std::isnan(x) || x <= 0 ? 0 : x >= 1 ? 1 : x; };
+        for (const bool larger : {false, true})
+            for (const bool nan : {false, true}) {
+                const std::string form = std::string(larger ? "max" : "min") + (nan ? ".NaN." : ".") + s;
+                auto pick              = [=](uint64_t a, uint64_t b) -> uint64_t {
+                    const bool na = std::isnan(v(a)), nb = std::isnan(v(b));
+                    if (nan ? na || nb : na && nb) return 0x7fff;
+                    if (na || nb) return na ? b : a;
+                    if (v(a) == v(b)) return larger ? a & b : a | b;  // zeros of both signs
+                    return (v(a) < v(b)) == larger ? b : a;
+                };
+                check(
+                    {form, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return pick(a, b); }, same);
+                check(
+                    {form + "x2", 4, 4, 4, 0},
+                    [=](auto a, auto b, auto) { return pick(a >> 16, b >> 16) << 16 | pick(a & 0xffff, b & 0xffff); },
+                    same2);
+            }
+        check(
+            {"fma.rn.relu." + s, 2, 2, 2, 2},
+            [=](auto a, auto b, auto c) {
+                const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
+                const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
+                return sum < 0 ? 0 : nearest16(sum, v, infinity, rest);
+            },
+            [=](uint64_t x, uint64_t y) { return same(x, y) || ((x | y) & 0x7fff) == 0; });
+        check(
+            {"cvt.rn." + s + ".f64", 2, 8, 0, 0, true},
+            [=](auto a, auto, auto) { return nearest(from_bits<double>(a)); }, same);
+        check(
+            {"cvt.f64." + s, 8, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(double(v(a))); }, same64);
+        if (!half) continue;
+        check(
+            {"add.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) + v(b))); }, same);
+        check(
+            {"mul.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) * v(b))); }, same);
+        for (const IntType& t : kInts)
+            check({std::string("cvt.rzi.") + t.name + ".f16", t.bytes, 2, 0, 0}, [=](auto a, auto, auto) {
+                if (std::isnan(v(a))) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
+                const long double x = std::isinf(v(a)) ? std::copysign(1e30L, v(a)) : std::trunc(v(a));
+                return clamped(i128(x), t.bytes, t.sign);
+            });
+    }
+    for (const bool larger : {false, true}) {
+        const std::string name = larger ? "max" : "min";
+        check(
+            {name + ".f64", 8, 8, 8, 0, true, true},
+            [=](auto a, auto b, auto) {
+                const double x = from_bits<double>(a), y = from_bits<double>(b);
+                if (std::isnan(x) || std::isnan(y)) return std::isnan(x) ? b : a;
+                if (x == y) return larger ? a & b : a | b;
+                return (x < y) == larger ? b : a;
+            },
+            same64);
+        check(
+            {name + ".NaN.f32", 4, 4, 4, 0, true, true},
+            [=](auto a, auto b, auto) {
+                if (nan32(a) || nan32(b)) return uint64_t(0x7fffffff);
+                const float x = from_bits<float>(a), y = from_bits<float>(b);
+                return x == y ? (larger ? a & b : a | b) : (x < y) == larger ? b : a;
+            },
+            same32);
+    }
+    check(
+        {"cvt.f64.f32", 8, 4, 0, 0, true}, [](auto a, auto, auto) { return bits_of(double(from_bits<float>(a))); },
+        same64);
+    check({"cvt.sat.f32.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) {
+        const float x = from_bits<float>(a);
+        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
+    });
+    check(
+        {"cvt.rni.f32.f32", 4, 4, 0, 0, true},
+        [](auto a, auto, auto) { return bits_of(std::nearbyint(from_bits<float>(a))); }, same32);
+}
