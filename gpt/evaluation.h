@@ -77,14 +77,17 @@ inline std::string clean_hellaswag(std::string text) {
     replace(" [title]", ". ");
     for (size_t at = 0; (at = text.find('[', at)) != text.npos;) {
         const size_t end = text.find_first_of("]\n", at);
-        if (end != text.npos && text[end] == ']') text.erase(at, end + 1 - at);
-        else at++;
+        if (end != text.npos && text[end] == ']')
+            text.erase(at, end + 1 - at);
+        else
+            at++;
     }
     replace("  ", " ");
     return text;
 }
 
-// Lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label) or with the context ready (ctx).
+// Lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label) or with the context ready
+// (ctx).
 inline std::vector<Question> read_hellaswag(const std::string& path, const Tokenizer& tokenizer) {
     std::vector<Question> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
@@ -107,7 +110,8 @@ inline std::vector<Question> read_hellaswag(const std::string& path, const Token
             const std::string text = clean_hellaswag(ending.get<std::string>());
             CHECK(!text.empty(), "{}: an ending is empty", where);
             q.endings.push_back(encode_pair(tokenizer, context, " " + text, where));
-            q.lengths.push_back(double(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; })));
+            q.lengths.push_back(
+                double(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; })));
         }
         const nlohmann::json label = j.value("label", nlohmann::json());
         const std::string digits   = label.is_string() ? label.get<std::string>() : label.dump();
@@ -136,7 +140,7 @@ inline std::vector<Continuation> read_lambada(const std::string& path, const Tok
 // ---- likelihoods ----------------------------------------------------------------------------------------------------
 
 struct Likelihood {
-    double log_likelihood = 0;  // of all ids from `given` on
+    double log_likelihood = 0;     // of all ids from `given` on
     bool greedy           = true;  // whether each is the likeliest (of equals the smallest), when that was asked for
 };
 
@@ -210,8 +214,9 @@ class LikelihoodRun {
                 std::vector<decltype(zero_)> host(logits.numel());
                 to_host(host.data(), logits, m_.stream);
                 for (int64_t r = 0; r < logits.shape[0]; r++) {
-                    const auto row  = host.begin() + r * Vp;
-                    const auto best = std::max_element(row, row + V, [](auto x, auto y) { return float(x) < float(y); });
+                    const auto row = host.begin() + r * Vp;
+                    const auto best =
+                        std::max_element(row, row + V, [](auto x, auto y) { return float(x) < float(y); });
                     const Target& w = wanted_[first + r];
                     if (best - row != targets_[w.row]) result_[w.text].greedy = false;
                 }
@@ -237,7 +242,7 @@ inline HellaSwagScore score_hellaswag(Model& model, const std::vector<Question>&
     std::vector<Continuation> texts;
     for (const Question& q : questions) texts.insert(texts.end(), q.endings.begin(), q.endings.end());
     const std::vector<Likelihood> all = LikelihoodRun(model, false).of(texts);
-    HellaSwagScore score{int64_t(questions.size()), 0, 0};
+    int64_t right = 0, right_norm = 0;
     size_t at = 0;
     for (const Question& q : questions) {
         int64_t best = 0, best_norm = 0;
@@ -246,11 +251,11 @@ inline HellaSwagScore score_hellaswag(Model& model, const std::vector<Question>&
             if (of(i) > of(best)) best = i;
             if (of(i) / q.lengths[i] > of(best_norm) / q.lengths[best_norm]) best_norm = i;
         }
-        score.acc += double(best == q.label) / double(questions.size());
-        score.acc_norm += double(best_norm == q.label) / double(questions.size());
+        right += best == q.label, right_norm += best_norm == q.label;
         at += q.endings.size();
     }
-    return score;
+    const double n = double(questions.size());
+    return {int64_t(questions.size()), double(right) / n, double(right_norm) / n};
 }
 
 struct LambadaScore {

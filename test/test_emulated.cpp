@@ -2,6 +2,7 @@
 // they may be, beside themselves on the CPU. Hidden from a plain run; scripts/test_cuda.sh asks for [emulated].
 #include <map>
 
+#include "gpt/bpe_training.h"
 #include "gpt/files.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
@@ -133,6 +134,28 @@ TEST_CASE("on the GPU again, in a graph, recomputed: the same bits", "[.emulated
     train(s, "random too", how + " --stochastic-rounding --graph", checked);
     CHECK(bits(s, "random") != wanted);
     CHECK(bits(s, "random") == bits(s, "random too"));
+}
+
+TEST_CASE("a document mask on the GPU: the CPU's losses, and the same bits in a graph and recomputed", "[.emulated]") {
+    const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
+    CAPTURE(model);
+    const Scratch s;
+    std::string ids;  // documents of 7, as nanoGPT writes them
+    for (int i = 0; i < 4000; i++) ids += i % 7 ? std::string{char(i * i % 251), '\0'} : std::string("\0\1", 2);
+    write_text(s / "train.bin", ids);
+    write_text(s / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    const std::string how = "--steps 4 --accumulate 2 --eval-every 2 --save-every 2 --dtype fp32 --model " + model;
+    train(s, "plain", how, "");
+    train(s, "cpu", how + " --document-mask", "");
+    CHECK(apart(s, "plain", "cpu") > 1e-4);
+    train(s, "gpu", how + " --document-mask", checked);
+    CHECK(apart(s, "cpu", "gpu") <= 1e-5);
+    const std::string wanted = bits(s, "gpu");
+    train(s, "graph", how + " --document-mask --graph --recompute block", checked);
+    CHECK(bits(s, "graph") == wanted);
+    cut_after(s, "graph", 2);
+    resume(s, "graph", checked);
+    CHECK(bits(s, "graph") == wanted);
 }
 
 // How often each function of the CUDA runtime is called.

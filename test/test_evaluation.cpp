@@ -69,7 +69,12 @@ TEST_CASE("LAMBADA by hand: last word and perplexity", "[evaluation]") {
     const Tokenizer t = tokenizer_of("a a a a", 258);
     REQUIRE(t.encode(" a").size() == 1);
     const Scratch s;
-    write_text(s / "l.jsonl", R"({"text": "xy a"})" "\n" R"({"text": "xy a xy b"})" "\n" R"({"text": " a"})" "\n");
+    write_text(s / "l.jsonl", R"({"text": "xy a"})"
+                              "\n"
+                              R"({"text": "xy a xy b"})"
+                              "\n"
+                              R"({"text": " a"})"
+                              "\n");
     const auto texts = read_lambada(s / "l.jsonl", t);
     REQUIRE(texts.size() == 3);
     CHECK(texts[2].ids == std::vector<int32_t>{t.eot(), t.encode(" a")[0]});  // nothing before the word
@@ -80,14 +85,15 @@ TEST_CASE("LAMBADA by hand: last word and perplexity", "[evaluation]") {
     const LambadaScore score = score_lambada(m, texts);
     CHECK(score.texts == 3);
     CHECK(score.acc == Approx(2 / 3.));
-    CHECK(score.perplexity == Approx(std::exp(-(2 * std::log(16 / 274.) + std::log(2 / 274.) + std::log(1 / 274.)) / 3)));
+    CHECK(score.perplexity ==
+          Approx(std::exp(-(2 * std::log(16 / 274.) + std::log(2 / 274.) + std::log(1 / 274.)) / 3)));
 }
 
 TEST_CASE("texts packed into batches score as each alone", "[evaluation]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool neox   = GENERATE(false, true);
     CAPTURE(dev, neox);
-    const Config c = tiny_config(23, neox);
+    const Config c  = tiny_config(23, neox);
     const int64_t T = 9;
     Model m(c, DType::F32, {2, T, false}, *dev);
     for (const ParamRow& r : param_rows(m.params, c)) {
@@ -135,13 +141,15 @@ TEST_CASE("texts are cut and cleaned as the harness does", "[evaluation]") {
     CHECK(clean_hellaswag(" a [title] b  c [x]d ") == "a. b c d");
     CHECK(clean_hellaswag("[a]b [c\nd] [header] e [open") == "b [c\nd] e [open");
     CHECK(clean_hellaswag("") == "");
-    const Tokenizer t = tokenizer_of("a a a a", 258);
+    const Tokenizer t    = tokenizer_of("a a a a", 258);
     // A space at the end of the context goes with the ending: " a" is one id, of the ending.
     const Continuation x = encode_pair(t, "b ", "a", "");
     CHECK(x.ids == t.encode("b a"));
     CHECK(x.given == 1);
     const Scratch s;
-    write_text(s / "h.jsonl", R"({"activity_label": "Cooking", "ctx_a": "He stirs.", "ctx_b": "the POT", "endings": ["a", "b"], "label": 0})");
+    write_text(
+        s / "h.jsonl",
+        R"({"activity_label": "Cooking", "ctx_a": "He stirs.", "ctx_b": "the POT", "endings": ["a", "b"], "label": 0})");
     const Question q = read_hellaswag(s / "h.jsonl", t)[0];
     CHECK(t.decode(q.endings[0].ids) == "Cooking: He stirs. The pot a");
     CHECK(q.endings[0].given == int64_t(t.encode("Cooking: He stirs. The pot").size()));
@@ -178,24 +186,30 @@ TEST_CASE("HellaSwag while training and after it, and training with a document m
     const Scratch s;
     WordCounts none;
     write_text(s / "tokenizer.json", BpeTraining(none).learn(257));
-    write_text(s / "h.jsonl", R"({"ctx": "abc", "endings": ["de", "xyz", "q"], "label": 0})" "\n"
-                              R"({"ctx": "the", "endings": ["end", "start"], "label": 1})" "\n");
+    write_text(s / "h.jsonl", R"({"ctx": "abc", "endings": ["de", "xyz", "q"], "label": 0})"
+                              "\n"
+                              R"({"ctx": "the", "endings": ["end", "start"], "label": 1})"
+                              "\n");
     write_text(s / "l.jsonl", R"({"text": "the end"})");
     write_shard(s / "t.bin", 3000);
-    const std::string nano = "--model nano --device cpu --dtype fp32 --context 32 --batch 2 --save-every 4 --steps 4 --eval-every 2 "
-                             "--train-data " + quoted(s / "t.bin") + " ";
-    const std::string with = "--tokenizer " + quoted(s / "tokenizer.json") + " --hellaswag " + quoted(s / "h.jsonl") + " ";
+    const std::string nano =
+        "--model nano --device cpu --dtype fp32 --context 32 --batch 2 --save-every 4 --steps 4 --eval-every 2 "
+        "--train-data " +
+        quoted(s / "t.bin") + " ";
+    const std::string with =
+        "--tokenizer " + quoted(s / "tokenizer.json") + " --hellaswag " + quoted(s / "h.jsonl") + " ";
     const Ran r = run(s, "train_gpt", nano + with + "--document-mask --out " + quoted(s / "masked"));
     CAPTURE(r.out, r.err);
     REQUIRE(r.code == 0);
     CHECK(records(s / "masked", "hellaswag").size() == 3);
     REQUIRE(run(s, "train_gpt", nano + with + "--out " + quoted(s / "plain")).code == 0);
     CHECK(losses(s / "masked") != losses(s / "plain"));
-    REQUIRE(run(s, "train_gpt", nano + with + "--document-mask --recompute block --out " + quoted(s / "again")).code == 0);
+    REQUIRE(run(s, "train_gpt", nano + with + "--document-mask --recompute block --out " + quoted(s / "again")).code ==
+            0);
     CHECK(losses(s / "masked") == losses(s / "again"));
 
     const std::string model = "--device cpu --dtype fp32 --model " + quoted(s / "masked/checkpoints/latest") + " ";
-    const Ran eval = run(s, "infer_gpt", model + "--json --eval hellaswag " + quoted(s / "h.jsonl"));
+    const Ran eval          = run(s, "infer_gpt", model + "--json --eval hellaswag " + quoted(s / "h.jsonl"));
     REQUIRE(eval.code == 0);
     const auto j = nlohmann::json::parse(eval.out), last = records(s / "masked", "hellaswag").back();
     CHECK(j["acc"] == last["acc"]);
@@ -216,8 +230,8 @@ TEST_CASE("HellaSwag while training and after it, and training with a document m
     refused("infer_gpt", model + "--eval lambada " + quoted(s / "h.jsonl"), "h.jsonl line 1");
     fs::create_directories(s / "bare");  // no tokenizer.json beside the data
     fs::copy_file(s / "t.bin", s / "bare/t.bin");
-    const std::string bare = "--model nano --device cpu --steps 1 --train-data " + quoted(s / "bare/t.bin") + " --out " +
-                             quoted(s / "x") + " ";
+    const std::string bare = "--model nano --device cpu --steps 1 --train-data " + quoted(s / "bare/t.bin") +
+                             " --out " + quoted(s / "x") + " ";
     refused("train_gpt", bare + "--document-mask", "--document-mask: the id of <|endoftext|> is not known");
     refused("train_gpt", bare + "--hellaswag " + quoted(s / "h.jsonl"), "--tokenizer");
 }
