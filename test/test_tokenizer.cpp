@@ -205,7 +205,8 @@ TEST_CASE("a learned vocabulary", "[tokenizer][bpe]") {
     }
 }
 
-// ---- a million texts ---------------------------------------------------------------------------------------------------
+// ---- a million texts
+// ---------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -277,7 +278,8 @@ class EncodeByDefinition {
                 size_t best = 0, best_rank = results_.size();
                 for (size_t i = 0; i + 1 < ids.size(); i++) {
                     const auto found = ranks_.find({ids[i], ids[i + 1]});
-                    if (found != ranks_.end() && size_t(found->second) < best_rank) best = i, best_rank = size_t(found->second);
+                    if (found != ranks_.end() && size_t(found->second) < best_rank)
+                        best = i, best_rank = size_t(found->second);
                 }
                 if (best_rank == results_.size()) break;
                 ids[best] = results_[best_rank];
