@@ -26,7 +26,7 @@ give_up() {
     printf '    %s\n' "${tried[@]}" >&2
     cat >&2 <<HELP
 Any other text will do. Put it in $out, or give it to the programs by name:
-    data/tinyshakespeare.sh                     1.1 MB of Shakespeare, by curl
+    data/fetch.sh tinyshakespeare                1.1 MB of Shakespeare, by curl
     ./tokenize --train-bpe 4096 --input your.txt --output data/your/tokenizer.json
     ./tokenize --tokenizer data/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/your/your
 HELP

@@ -1,184 +1,118 @@
-// documents.h - text files → documents, one at a time
+// documents.h - text files → documents, in blocks that threads can work on, in memory that does not grow
 //
-//   text     one document per file, or several, separated by lines <|endoftext|>
+//   text     one document per file, or several, separated by lines such as <|endoftext|>
 //   jsonl    one JSON object per line, the text in a field of it
 //
-// Either may be compressed with zstd, which is seen by its first bytes; "-" is standard input. Empty documents are left
-// out.
+// One reader goes through the files and hands out blocks of about a megabyte: whole documents, and parts of those that
+// are longer than part_bytes. A part ends where cutting changes no token.
 #pragma once
-#include <zstd.h>
+#include <glob.h>
 
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "data/byte_stream.h"
+#include "data/json_field.h"
 #include "gpt/files.h"
+#include "gpt/tokenizer.h"
 
-// A file, decompressed if it is zstd, line by line, through buffers of fixed size.
-class LineReader {
-  public:
-    explicit LineReader(const std::string& path) : path_(path), in_(nullptr, close), zstd_(nullptr, ZSTD_freeDStream) {
-        CHECK(!fs::is_directory(path), "{} is a folder; name the files in it", path);
-        in_.reset(path == "-" ? stdin : std::fopen(path.c_str(), "rb"));
-        CHECK(in_, "cannot open {}: {}", path, os_error());
-        read_raw();
-        CHECK(!raw_.empty(), "{} is empty", path == "-" ? "standard input" : path);
-        if (raw_.substr(0, 4) == "\x28\xb5\x2f\xfd") zstd_.reset(ZSTD_createDStream());
-    }
-
-    // The next line with its end, or what is left of the file; false at the end of the file.
-    bool next(std::string& line) {
-        line.clear();
-        for (;;) {
-            if (text_.empty() && !read_text()) return !line.empty();
-            const size_t end = text_.find('\n');
-            const size_t n   = end == std::string_view::npos ? text_.size() : end + 1;
-            line.append(text_.data(), n);
-            text_.remove_prefix(n);
-            if (end != std::string_view::npos) return true;
-        }
-    }
-
-  private:
-    static constexpr size_t chunk = 1 << 18;
-    static void close(std::FILE* f) {
-        if (f && f != stdin) std::fclose(f);
-    }
-
-    bool read_raw() {
-        raw_buffer_.resize(chunk);
-        const size_t n = std::fread(raw_buffer_.data(), 1, chunk, in_.get());
-        CHECK_RUN(!std::ferror(in_.get()), "cannot read {}: {}", path_, os_error());
-        raw_ = {raw_buffer_.data(), n};
-        return n > 0;
-    }
-
-    bool read_text() {
-        if (!zstd_) {
-            if (raw_.empty() && !read_raw()) return false;
-            text_ = raw_;
-            raw_  = {};
-            return true;
-        }
-        text_buffer_.resize(chunk);
-        for (;;) {
-            // The decoder may hold more text when its input is used up, so it is asked before the file is.
-            ZSTD_outBuffer out{text_buffer_.data(), chunk, 0};
-            ZSTD_inBuffer in{raw_.data(), raw_.size(), 0};
-            const size_t hint = ZSTD_decompressStream(zstd_.get(), &out, &in);
-            CHECK(!ZSTD_isError(hint), "{}: damaged zstd data: {}", path_, ZSTD_getErrorName(hint));
-            raw_.remove_prefix(in.pos);
-            if (in.pos > 0) frame_is_whole_ = hint == 0;
-            text_ = {text_buffer_.data(), out.pos};
-            if (out.pos > 0) return true;
-            if (!raw_.empty()) continue;
-            if (read_raw()) continue;
-            CHECK(frame_is_whole_, "{}: ends in the middle of its zstd data; fetch it again", path_);
-            return false;
-        }
-    }
-
-    std::string path_, raw_buffer_, text_buffer_;
-    std::string_view raw_, text_;  // read and not yet used
-    std::unique_ptr<std::FILE, void (*)(std::FILE*)> in_;
-    std::unique_ptr<ZSTD_DStream, size_t (*)(ZSTD_DStream*)> zstd_;
-    bool frame_is_whole_ = false;
+// A document or a part of one, as it stands in the file.
+struct Part {
+    enum Kind : uint8_t { text, json, fault };  // json: a line to be read by text_of; fault: why input is missing here
+    size_t begin, end;                          // of Block::bytes
+    int64_t line;                               // of the file, where it begins
+    int32_t file;                               // of Inputs::files
+    Kind kind;
+    bool first, last;             // of its document
+    bool for_validation = false;  // known here for a document in several parts only
 };
 
-// A document as it stands in the file, and where: for jsonl the line that holds it, which text() reads, so that many
-// threads can do so at once.
-struct Document {
-    std::string raw;
-    std::string file;
-    int64_t line = 0;
-    bool is_json = false;
-
-    std::string text(const std::string& field) && {
-        if (!is_json) return std::move(raw);
-        nlohmann::json object;
-        try {
-            object = nlohmann::json::parse(raw);
-        } catch (const nlohmann::json::exception& e) { fail("{} line {}: not JSON: {}", file, line, e.what()); }
-        const auto found = object.is_object() ? object.find(field) : object.end();
-        CHECK(object.is_object() && found != object.end(),
-              "{} line {}: no field \"{}\"; --field names the one with the text", file, line, field);
-        CHECK(found->is_string(), "{} line {}: field \"{}\" is {}, expected a string", file, line, field,
-              found->type_name());
-        return std::move(found->get_ref<std::string&>());
-    }
+struct Block {
+    std::string bytes;
+    std::vector<Part> parts;
+    std::string_view bytes_of(const Part& p) const { return std::string_view(bytes).substr(p.begin, p.end - p.begin); }
 };
 
-class Documents {
-  public:
-    // format: text, jsonl, or auto: jsonl where the name ends in .jsonl or .jsonl.zst.
-    Documents(const std::vector<std::string>& files, const std::string& format) : files_(files), format_(format) {
-        CHECK(!files.empty(), "no input: --input FILE…, or - for standard input");
-        for (const std::string& f : files) CHECK(f == "-" || fs::exists(f), "cannot open {}: no such file", f);
-    }
-
-    bool next(Document& d) {
-        while (lines_ || file_ < files_.size()) {
-            if (!lines_) {
-                lines_ = std::make_unique<LineReader>(files_[file_]);
-                line_  = 0;
-            }
-            d = Document{"", files_[file_] == "-" ? "standard input" : files_[file_], line_ + 1, is_json()};
-            if (d.is_json ? next_line(d) : next_text(d)) return true;
-            lines_.reset();
-            file_++;
-        }
-        return false;
-    }
-
-  private:
-    bool is_json() const {
-        if (format_ != "auto") return format_ == "jsonl";
-        const auto ends_in = [name = std::string_view(files_[file_])](std::string_view end) {
-            return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
-        };
-        return ends_in(".jsonl") || ends_in(".jsonl.zst");
-    }
-
-    bool next_line(Document& d) {
-        while (lines_->next(d.raw)) {
-            d.line = ++line_;
-            if (d.raw.find_first_not_of(" \t\r\n") != std::string::npos) return true;
-        }
-        return false;
-    }
-
-    bool next_text(Document& d) {
-        std::string line;
-        while (lines_->next(line)) {
-            line_++;
-            const bool separator = line == "<|endoftext|>\n" || line == "<|endoftext|>\r\n" || line == "<|endoftext|>";
-            if (!separator)
-                d.raw += line;
-            else if (!d.raw.empty())
-                return true;
-        }
-        return !d.raw.empty();
-    }
-
-    std::vector<std::string> files_;
-    std::string format_;
-    size_t file_ = 0;
-    std::unique_ptr<LineReader> lines_;
-    int64_t line_ = 0;
+struct InputFile {
+    std::string path;      // - is standard input
+    int64_t size     = 0;  // on disk; 0 where that is not known
+    int64_t bytes    = 0;  // read so far
+    uint64_t hash    = 0;  // FNV-1a of these
+    bool read_to_end = false;
+    std::string name() const { return path == "-" ? "standard input" : path; }
 };
+
+// ---- names
+// -------------------------------------------------------------------------------------------------------------
+
+inline bool ends_in(std::string_view name, std::string_view end) {
+    return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
+}
+inline bool has_jsonl_name(std::string_view name) {
+    return ends_in(name, ".jsonl") || ends_in(name, ".jsonl.zst") || ends_in(name, ".jsonl.gz");
+}
+
+// A file, the .txt and .jsonl (.zst, .gz) files in a folder and below it, or those that a glob matches, in the order of
+// their names.
+inline std::vector<std::string> files_of(const std::string& name) {
+    if (name == "-") return {name};
+    std::vector<std::string> files;
+    std::error_code error;
+    if (fs::is_directory(name, error)) {
+        for (const auto& entry : fs::recursive_directory_iterator(name)) {
+            const std::string path = entry.path().string();
+            const bool is_text     = ends_in(path, ".txt") || ends_in(path, ".txt.zst") || ends_in(path, ".txt.gz");
+            if (entry.is_regular_file() && (is_text || has_jsonl_name(path))) files.push_back(path);
+        }
+        std::sort(files.begin(), files.end());
+        CHECK(!files.empty(), "{}: no .txt or .jsonl file, plain or as .zst or .gz, in this folder", name);
+        return files;
+    }
+    if (fs::exists(name, error)) return {name};
+    glob_t found{};
+    const int status = glob(name.c_str(), 0, nullptr, &found);
+    files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+    globfree(&found);
+    const bool is_pattern = name.find_first_of("*?[") != std::string::npos;
+    CHECK(status == 0, "{}", is_pattern ? "no file matches " + name : "cannot open " + name + ": no such file");
+    for (const std::string& f : files) CHECK(!fs::is_directory(f), "{}: {} is a folder; name the files in it", name, f);
+    return files;
+}
+
+// Files that are read one after another, as a share of the whole.
+struct Source {
+    double weight;
+    std::vector<std::string> files;
+};
+
+// "0.3:wiki/*.jsonl.zst"
+inline Source weighted_source(const std::string& word) {
+    const size_t colon = word.find(':');
+    double weight      = 0;
+    try {
+        size_t used = 0;
+        weight      = colon == std::string::npos ? 0 : std::stod(word.substr(0, colon), &used);
+        if (used != colon) weight = 0;
+    } catch (const std::exception&) {}
+    CHECK(weight > 0 && weight <= 1e9,
+          "--mix {}: expected WEIGHT:FILES with a weight above 0, such as 0.3:'wiki/*.jsonl'", word);
+    return {weight, files_of(word.substr(colon + 1))};
+}
 
 // ---- training and validation
-// ---------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------
 
-// Whether a document belongs to the validation part: so for `fraction` of all documents, wherever they stand.
+// Whether a document belongs to the validation part: so for `fraction` of all documents, wherever they stand. Its first
+// 64 KiB decide, so that a long one need not be held to know.
 inline bool is_validation(std::string_view text, double fraction) {
     uint64_t h = 0xcbf29ce484222325u;  // FNV-1a, then mixed so that its upper bits are good
-    for (const char c : text) h = (h ^ uint8_t(c)) * 0x100000001b3u;
+    for (const char c : text.substr(0, 1 << 16)) h = (h ^ uint8_t(c)) * 0x100000001b3u;
     h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93u;
     h ^= h >> 32;
     return double(h >> 11) * 0x1p-53 < fraction;
@@ -197,3 +131,235 @@ inline size_t tail_begin(std::string_view text, double fraction) {
     while (at < text.size() && (uint8_t(text[at]) & 0xc0) == 0x80) at++;
     return at;
 }
+
+// ---- reading
+// -----------------------------------------------------------------------------------------------------------
+
+struct ReadSettings {
+    std::string format = "auto", field = "text", separator = "<|endoftext|>";
+    size_t block_bytes  = 1 << 20;
+    size_t part_bytes   = 4 << 20;  // longer documents come in parts
+    double val_fraction = 0;        // of the documents, by their hash
+    // The last place behind `from` where the text may be cut, or 0 for none.
+    std::function<size_t(std::string_view text, size_t from)> last_cut;
+};
+
+class Documents {
+  public:
+    using Hand = std::function<void(Block)>;
+
+    Documents(std::vector<Source> sources, ReadSettings settings) : settings_(std::move(settings)) {
+        CHECK(!sources.empty(), "no input: --input FILE…, or - for standard input");
+        for (const Source& s : sources) {
+            sources_.emplace_back();
+            sources_.back().weight = s.weight;
+            for (const std::string& path : s.files) {
+                sources_.back().files.push_back(int32_t(files_.size()));
+                std::error_code unknown;
+                const auto size = path == "-" || !fs::is_regular_file(path) ? 0 : fs::file_size(path, unknown);
+                files_.push_back({path, unknown ? 0 : int64_t(size)});
+                total_ += files_.back().size;
+            }
+        }
+    }
+
+    // Reads everything, and hands it over block by block. With several sources the next document is from the one that
+    // is furthest behind its weight, in bytes; the first to run out ends the whole, so that the weights hold
+    // throughout.
+    void read(const Hand& hand) {
+        hand_ = hand;
+        for (;;) {
+            Reading& next = *std::min_element(sources_.begin(), sources_.end(), [](const Reading& a, const Reading& b) {
+                return double(a.bytes) / a.weight < double(b.bytes) / b.weight;
+            });
+            if (!read_document(next)) break;
+        }
+        if (!block_.parts.empty()) hand_over();
+    }
+
+    const std::vector<InputFile>& files() const { return files_; }
+    // The part of the input that has been read, 0..1, or -1 where its size is not known.
+    double progress() const { return total_ == 0 ? -1 : double(bytes_read_) / double(total_); }
+
+    // The text of a whole document, in the block or in `buffer`.
+    std::string_view text_of(const Block& block, const Part& part, std::string& buffer) const {
+        if (part.kind == Part::text) return block.bytes_of(part);
+        buffer.clear();
+        JsonField(block.bytes_of(part), files_[size_t(part.file)].name(), part.line).read(settings_.field, buffer);
+        return buffer;
+    }
+
+  private:
+    struct Reading {
+        double weight = 1;
+        std::vector<int32_t> files;
+        size_t next_file = 0;
+        std::unique_ptr<ByteStream> stream;
+        std::unique_ptr<Lines> lines;
+        int64_t line = 0, bytes = 0;  // bytes: of documents so far
+
+        int32_t file() const { return files[next_file]; }
+    };
+
+    // One document, or a fault that is skipped; false at the end of the source.
+    bool read_document(Reading& from) {
+        while (from.next_file < from.files.size()) {
+            InputFile& file = files_[size_t(from.file())];
+            try {
+                if (!from.stream) {
+                    from.stream = std::make_unique<ByteStream>(file.path);
+                    from.lines  = std::make_unique<Lines>(*from.stream);
+                    from.line   = 0;
+                }
+                const bool is_json =
+                    settings_.format == "jsonl" || (settings_.format == "auto" && has_jsonl_name(file.path));
+                const bool found = is_json ? read_line(from) : read_text(from);
+                note_read(from);
+                if (found) return true;
+                file.read_to_end = true;
+            } catch (const InputError& e) {
+                note_read(from);
+                add_fault(from, e.what());
+            }
+            from.lines.reset();
+            from.stream.reset();
+            from.next_file++;
+        }
+        return false;
+    }
+
+    void note_read(Reading& from) {
+        InputFile& file = files_[size_t(from.file())];
+        if (!from.stream) return;
+        bytes_read_ += from.stream->bytes_read() - file.bytes;
+        file.bytes = from.stream->bytes_read();
+        file.hash  = from.stream->hash();
+    }
+
+    bool read_line(Reading& from) {
+        do {
+            line_.clear();
+            if (!from.lines->next(line_, settings_.part_bytes)) return false;
+            from.line++;
+        } while (from.lines->whole() && line_.find_first_not_of(" \t\r\n") == std::string::npos);
+        if (from.lines->whole()) {
+            add(from, line_, Part::json, from.line, true, true);
+            return true;
+        }
+        // A long line is read here and now, and its text handed on in parts. What it gave before a fault stays.
+        LongText text(*this, from, from.line);
+        std::string rest;
+        JsonField object(line_, files_[size_t(from.file())].name(), from.line, [&] {
+            text.hand_parts(false);
+            rest.clear();
+            if (!from.lines->whole()) from.lines->next(rest, 1 << 18);
+            return std::string_view(rest);
+        });
+        try {
+            object.read(settings_.field, text.bytes);
+            text.hand_parts(true);
+        } catch (const InputError& e) {
+            text.hand_parts(true);
+            add_fault(from, e.what());
+            while (!from.lines->whole()) rest.clear(), from.lines->next(rest, 1 << 18);
+        }
+        return true;
+    }
+
+    bool read_text(Reading& from) {
+        LongText text(*this, from, from.line + 1);
+        for (bool at_begin = true;;) {
+            const size_t begin = text.bytes.size();
+            try {
+                if (!from.lines->next(text.bytes, 1 << 18)) break;
+            } catch (const InputError&) {
+                text.hand_parts(true);
+                throw;
+            }
+            const bool whole = from.lines->whole();
+            if (at_begin && whole && is_separator(std::string_view(text.bytes).substr(begin))) {
+                text.bytes.resize(begin);
+                from.line++;
+                if (begin > 0 || text.parts > 0) return text.hand_parts(true), true;
+                text.line = from.line + 1;
+                continue;
+            }
+            at_begin = whole;
+            from.line += whole;
+            if (text.bytes.size() >= settings_.part_bytes) text.hand_parts(false);
+        }
+        const bool found = !text.bytes.empty() || text.parts > 0;
+        text.hand_parts(true);
+        return found;
+    }
+
+    bool is_separator(std::string_view line) const {
+        if (!line.empty() && line.back() == '\n') line.remove_suffix(1);
+        if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+        return !settings_.separator.empty() && line == settings_.separator;
+    }
+
+    // A document of unknown length, handed on in parts as it grows.
+    struct LongText {
+        Documents& to;
+        Reading& from;
+        int64_t line;
+        std::string bytes;
+        int parts           = 0;
+        bool for_validation = false;
+
+        LongText(Documents& to, Reading& from, int64_t line) : to(to), from(from), line(line) {}
+
+        void hand_parts(bool is_end) {
+            while (bytes.size() >= to.settings_.part_bytes) {
+                size_t cut = to.settings_.last_cut(bytes, searched_);
+                if (cut == 0 && bytes.size() < 2 * to.settings_.part_bytes) {
+                    searched_ = bytes.size() - std::min<size_t>(bytes.size(), 8);
+                    break;
+                }
+                if (cut == 0) cut = character_begin(bytes.size() - 4);
+                hand_part(cut, false);
+            }
+            if (is_end && (parts > 0 || !bytes.empty())) hand_part(bytes.size(), true);
+        }
+
+      private:
+        // Where nothing splits for two parts, such as in eight megabytes of one letter, a part ends at a character.
+        size_t character_begin(size_t at) const {
+            size_t begin = at;
+            while (begin > at - 4 && (uint8_t(bytes[begin]) & 0xc0) == 0x80) begin--;
+            return begin;
+        }
+        void hand_part(size_t size, bool last) {
+            const std::string_view part = std::string_view(bytes).substr(0, size);
+            if (parts++ == 0 && !last) for_validation = is_validation(part, to.settings_.val_fraction);
+            to.add(from, part, Part::text, line, parts == 1, last, for_validation);
+            bytes.erase(0, size);
+            searched_ = 0;
+        }
+        size_t searched_ = 0;  // bytes in which there is no place to cut
+    };
+
+    void add(Reading& from, std::string_view bytes, Part::Kind kind, int64_t line, bool first, bool last,
+             bool for_validation = false) {
+        const size_t begin = block_.bytes.size();
+        block_.bytes.append(bytes.data(), bytes.size());
+        block_.parts.push_back({begin, block_.bytes.size(), line, from.file(), kind, first, last, for_validation});
+        from.bytes += kind == Part::fault ? 0 : int64_t(bytes.size());
+        if (block_.bytes.size() >= settings_.block_bytes) hand_over();
+    }
+    void add_fault(Reading& from, const std::string& why) { add(from, why, Part::fault, from.line, true, true); }
+    void hand_over() {
+        hand_(std::move(block_));
+        block_ = Block();
+    }
+
+    ReadSettings settings_;
+    std::vector<Reading> sources_;
+    std::vector<InputFile> files_;
+    int64_t total_ = 0;
+    std::atomic<int64_t> bytes_read_{0};
+    Hand hand_;
+    Block block_;
+    std::string line_;
+};

@@ -1,7 +1,8 @@
 // shard_writer.h - token ids → shards PREFIX_000000.bin, PREFIX_000001.bin, … in llm.c's form
 //
 // 256 int32 of header (20240520, 1, count → uint16 ids; 20240801, 7, count → uint32 ids, for vocabularies above 65536),
-// then the ids, all little-endian. Shards have temporary names until commit(), so that what has its name is whole.
+// then the ids, all little-endian. Shards have temporary names until commit(), so that what has its name is whole; one
+// is open at a time, however many there are.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -41,21 +42,24 @@ class ShardWriter {
         for (OutputFile& shard : shards_) shard.commit();
         for (const std::string& path : existing(prefix_))
             if (std::find(names_.begin(), names_.end(), path) == names_.end()) fs::remove(path);
+        for (const std::string& path : existing(prefix_, ".bin.tmp")) fs::remove(path);  // of a run that was killed
     }
 
     int64_t tokens() const { return tokens_; }
     size_t shards() const { return shards_.size(); }
 
+    const std::vector<std::string>& names() const { return names_; }
+
     // Shards that already have this prefix.
-    static std::vector<std::string> existing(const std::string& prefix) {
+    static std::vector<std::string> existing(const std::string& prefix, const std::string& ending = ".bin") {
         std::vector<std::string> found;
         const fs::path folder = fs::path(prefix).parent_path(), name = fs::path(prefix).filename();
         std::error_code no_folder;
         for (const auto& entry : fs::directory_iterator(folder.empty() ? "." : folder, no_folder)) {
             const std::string file = entry.path().filename().string(), begin = name.string() + "_";
-            const bool begins   = file.rfind(begin, 0) == 0 && file.size() == begin.size() + 10;
+            const bool begins   = file.rfind(begin, 0) == 0 && file.size() == begin.size() + 6 + ending.size();
             const bool numbered = begins && file.find_first_not_of("0123456789", begin.size()) == begin.size() + 6;
-            if (numbered && file.substr(begin.size() + 6) == ".bin") found.push_back((folder / file).string());
+            if (numbered && file.substr(begin.size() + 6) == ending) found.push_back((folder / file).string());
         }
         std::sort(found.begin(), found.end());
         return found;
@@ -74,6 +78,7 @@ class ShardWriter {
         if (shards_.empty()) return;
         const int32_t header[3] = {wide_ ? 20240801 : 20240520, wide_ ? 7 : 1, int32_t(in_shard_)};
         shards_.back().write_at(0, header, sizeof header);
+        shards_.back().finish();
     }
     template <class Id>
     void write_as(const int32_t* ids, size_t n) {

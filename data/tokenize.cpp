@@ -1,18 +1,19 @@
 // tokenize - text to token shards, shards to text, and byte-pair vocabularies out of text
 //
-// Documents are read one by one and encoded in batches, on all cores; what is held in memory is one batch. Shards get
-// their names when all of them are whole.
-#include <omp.h>
+// One thread reads, the others encode, and the results are written in the order of the input, so the number of threads
+// changes nothing but the time. What is held in memory is a few blocks of a megabyte for each thread. Shards get their
+// names when all of them are whole.
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "data/documents.h"
+#include "data/in_order.h"
 #include "data/shard_writer.h"
 #include "gpt/bpe_training.h"
 #include "gpt/cli.h"
@@ -20,9 +21,9 @@
 #include "gpt/tokenizer.h"
 
 struct Options {
-    std::vector<std::string> input;
-    std::string tokenizer, output, format = "auto", field = "text", eot = "before";
-    double val_fraction  = 0;
+    std::vector<std::string> input, mix;
+    std::string tokenizer, output, eot = "before", on_error = "stop", val_by = "auto";
+    ReadSettings read;
     int64_t shard_tokens = 100'000'000;
     int train_bpe = 0, threads = 0;
     bool decode = false, overwrite = false;
@@ -30,15 +31,23 @@ struct Options {
 
 static void list_options(Flags& f, Options& o) {
     f.group("input");
-    f.add("--input", o.input, "text, .jsonl, either as .zst; - is standard input", "FILE…");
-    f.choose("--format", o.format, {"auto", "text", "jsonl"}, "auto: by the name; standard input is text");
-    f.add("--field", o.field, "of a .jsonl object that holds the text", "NAME");
+    f.add("--input", o.input, "text or .jsonl, either as .zst or .gz; folders and 'globs' of them; - is standard input",
+          "FILE…");
+    f.add("--mix", o.mix, "instead: several inputs, documents taken by weight until the first ends", "WEIGHT:FILES…");
+    f.choose("--format", o.read.format, {"auto", "text", "jsonl"}, "auto: by the name; standard input is text");
+    f.add("--field", o.read.field, "of a .jsonl object that holds the text", "NAME");
+    f.add("--separator", o.read.separator,
+          "the line between two documents of a text file; '' for one document per file");
+    f.choose("--on-error", o.on_error, {"stop", "skip"}, "skip: leave bad documents out, and count them");
     f.group("tokens");
     f.add("--tokenizer", o.tokenizer, "tokenizer.json to encode or decode with", "FILE");
     f.choose("--eot", o.eot, {"before", "after", "none"}, "where each document gets its <|endoftext|>");
     f.group("output");
-    f.add("--output", o.output, "writes PREFIX_train_000000.bin … and PREFIX_val_000000.bin …", "PREFIX");
-    f.add("--val-fraction", o.val_fraction, "part of the documents, or of each when they are few, for validation");
+    f.add("--output", o.output, "writes PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and PREFIX_summary.json",
+          "PREFIX");
+    f.add("--val-fraction", o.read.val_fraction, "the part for validation");
+    f.choose("--val-by", o.val_by, {"auto", "document", "tail"},
+             "document: whole ones, by a hash; tail: the end of each; auto: tail for fewer than 100");
     f.add("--shard-tokens", o.shard_tokens, "tokens per file");
     f.add("--overwrite", o.overwrite, "replace output that exists");
     f.group("instead of encoding");
@@ -48,48 +57,67 @@ static void list_options(Flags& f, Options& o) {
     f.add("--threads", o.threads, "0: one per core");
 }
 
-// Documents and bytes so far: a line that holds still on a terminal, and the rate at the end.
+// What has been done, as a line that holds still on a terminal, and the rate at the end.
 class Progress {
   public:
     int64_t documents = 0, bytes = 0, tokens = 0;
 
-    double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+    double seconds() const { return since(start_); }
     double megabytes_per_second() const { return double(bytes) / 1e6 / std::max(seconds(), 1e-9); }
-    void show() {
-        if (!isatty(2)) return;
-        fmt::print(stderr, "\r{:>10} documents {:>10.1f} MB {:>10.2f} M tokens {:>8.1f} MB/s ", documents,
-                   double(bytes) / 1e6, double(tokens) / 1e6, megabytes_per_second());
+    // part: of the input that has been read, 0..1, or -1 where that is not known.
+    void show(double part) {
+        if (!isatty(2) || since(shown_) < 0.2) return;
+        shown_ = Clock::now();
+        std::string left;
+        if (part > 0.001) {
+            const int64_t s = int64_t(seconds() / part * (1 - part));
+            left            = fmt::format("{:3.0f} %, {}:{:02}:{:02} left", 100 * part, s / 3600, s / 60 % 60, s % 60);
+        }
+        fmt::print(stderr, "\r{:>10.1f} MB {:>10.2f} M tokens {:>8.1f} MB/s  {:<24}", double(bytes) / 1e6,
+                   double(tokens) / 1e6, megabytes_per_second(), left);
     }
-    void clear() {
+    void clear() const {
         if (isatty(2)) fmt::print(stderr, "\r{:80}\r", "");
     }
     ~Progress() { clear(); }
 
   private:
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    using Clock = std::chrono::steady_clock;
+    static double since(Clock::time_point then) { return std::chrono::duration<double>(Clock::now() - then).count(); }
+    Clock::time_point start_ = Clock::now(), shown_ = start_;
 };
 
-// As many documents as make 32 MB, at least one. Empty at the end of the input.
-static std::vector<Document> next_batch(Documents& documents) {
-    std::vector<Document> batch;
-    Document d;
-    for (size_t bytes = 0; bytes < (32 << 20) && documents.next(d); batch.push_back(std::move(d)))
-        bytes += d.raw.size();
-    return batch;
-}
-
-// Calls work(i) for 0 <= i < n on all threads. When some throw, the first in the order of i is thrown again.
-template <class F>
-static void on_all_cores(size_t n, F work) {
-    std::vector<std::exception_ptr> thrown(n);
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < n; i++) {
-        try {
-            work(i);
-        } catch (...) { thrown[i] = std::current_exception(); }
+// Documents that were left out, said one by one up to ten.
+class Skipped {
+  public:
+    void tell(const std::vector<std::string>& faults, const Progress& progress) {
+        for (const std::string& why : faults) {
+            if (++count_ > 10) continue;
+            progress.clear();
+            fmt::print(stderr, "skipped: {}\n{}", why, count_ == 10 ? "    more of them are only counted\n" : "");
+        }
     }
-    for (const auto& e : thrown)
-        if (e) std::rethrow_exception(e);
+    int64_t count() const { return count_; }
+
+  private:
+    int64_t count_ = 0;
+};
+
+// Calls use(part, text) for the parts of a block. What is wrong with one is thrown, or where it is to be skipped kept.
+template <class F>
+static std::vector<std::string> each_text(const Options& o, const Documents& documents, const Block& block,
+                                          std::string& buffer, F use) {
+    std::vector<std::string> skipped;
+    for (const Part& part : block.parts) {
+        try {
+            if (part.kind == Part::fault) throw InputError(std::string(block.bytes_of(part)));
+            use(part, documents.text_of(block, part, buffer));
+        } catch (const InputError& e) {
+            if (o.on_error == "stop") throw;
+            skipped.push_back(e.what());
+        }
+    }
+    return skipped;
 }
 
 static void make_folder_of(const std::string& path) {
@@ -98,20 +126,139 @@ static void make_folder_of(const std::string& path) {
     CHECK(!error, "--output {}: cannot make its folder: {}", path, error.message());
 }
 
-static std::string names(const std::vector<std::string>& files) {
-    return files[0] + (files.size() > 1 ? fmt::format(" and {} more", files.size() - 1) : "");
+static std::vector<Source> sources(const Options& o) {
+    CHECK(o.input.empty() || o.mix.empty(), "--input and --mix both name the input; --mix 1:FILES takes all of a file");
+    std::vector<Source> all;
+    for (const std::string& word : o.mix) all.push_back(weighted_source(word));
+    for (const std::string& word : o.input) {
+        if (all.empty()) all.push_back({1, {}});
+        for (std::string& file : files_of(word)) all[0].files.push_back(std::move(file));
+    }
+    return all;
+}
+
+static std::string names(const Options& o) {
+    const std::vector<std::string>& words = o.input.empty() ? o.mix : o.input;
+    return words[0] + (words.size() > 1 ? fmt::format(" and {} more", words.size() - 1) : "");
 }
 
 static std::string count_of(size_t n, const std::string& thing) {
     return fmt::format("{} {}{}", n, thing, n == 1 ? "" : "s");
 }
 
+// What a block became.
+struct Encoded {
+    std::vector<int32_t> train, val;
+    int64_t documents = 0, bytes = 0;
+    std::vector<std::string> skipped;
+};
+
+class Encoder {
+  public:
+    Encoder(const Options& o, const Tokenizer& tokenizer, const Documents& documents)
+        : o_(o), tokenizer_(tokenizer), documents_(documents) {}
+
+    // by_tail: each document, or long part of one, gives its end to validation; else whole documents are chosen.
+    Encoded encode(const Block& block, bool by_tail) {
+        Encoded e;
+        const double fraction = o_.read.val_fraction;
+        e.skipped             = each_text(o_, documents_, block, buffer_, [&](const Part& part, std::string_view text) {
+            const bool is_whole = part.first && part.last;
+            if (is_whole && text.empty()) return;
+            if (by_tail && fraction > 0) {
+                const size_t cut = tail_begin(text, fraction);
+                if (cut > 0) append(e.train, text.substr(0, cut), true, true);
+                if (cut < text.size()) append(e.val, text.substr(cut), true, true);
+            } else {
+                const bool chosen = is_whole ? is_validation(text, fraction) : part.for_validation;
+                append(chosen ? e.val : e.train, text, part.first, part.last);
+            }
+            e.documents += part.first;
+            e.bytes += int64_t(text.size());
+        });
+        return e;
+    }
+
+  private:
+    // specials false: the text of a document is text, and <|endoftext|> inside a line of it ends nothing.
+    void append(std::vector<int32_t>& ids, std::string_view text, bool begins, bool ends) {
+        if (begins && o_.eot == "before") ids.push_back(tokenizer_.eot());
+        tokenizer_.encode(text, false, ids, scratch_);
+        if (ends && o_.eot == "after") ids.push_back(tokenizer_.eot());
+    }
+
+    const Options& o_;
+    const Tokenizer& tokenizer_;
+    const Documents& documents_;
+    Tokenizer::Scratch scratch_;
+    std::string buffer_;
+};
+
+// Holds the first blocks back until it is clear whether the input has at least 100 documents, as far as its first 32 MB
+// tell. A hash chooses well among many documents; of a few, such as one book, each gives its end.
+class FirstBlocks {
+  public:
+    FirstBlocks(Documents::Hand hand, std::atomic<bool>& are_few) : hand_(std::move(hand)), are_few_(are_few) {}
+    void add(Block block) {
+        if (decided_) return hand_(std::move(block));
+        for (const Part& p : block.parts) documents_ += p.first && p.kind != Part::fault;
+        bytes_ += block.bytes.size();
+        held_.push_back(std::move(block));
+        if (documents_ >= 100 || bytes_ >= (32 << 20)) decide();
+    }
+    void decide() {
+        are_few_ = documents_ < 100;
+        decided_ = true;
+        for (Block& block : held_) hand_(std::move(block));
+        held_.clear();
+    }
+
+  private:
+    Documents::Hand hand_;
+    std::atomic<bool>& are_few_;
+    std::vector<Block> held_;
+    size_t documents_ = 0, bytes_ = 0;
+    bool decided_ = false;
+};
+
+static void write_summary(const Options& o, const std::string& path, const Tokenizer& tokenizer, const Progress& done,
+                          int64_t skipped, const Documents& documents, const ShardWriter& train,
+                          const ShardWriter& val) {
+    nlohmann::ordered_json inputs = nlohmann::json::array(), shards = nlohmann::json::array();
+    for (const InputFile& f : documents.files())
+        inputs.push_back({{"file", f.name()},
+                          {"bytes", f.bytes},
+                          {"fnv1a", fmt::format("{:016x}", f.hash)},
+                          {"read_to_end", f.read_to_end}});
+    for (const ShardWriter* w : {&train, &val})
+        for (const std::string& name : w->names()) shards.push_back(fs::path(name).filename().string());
+    const nlohmann::ordered_json summary = {{"documents", done.documents},
+                                            {"skipped", skipped},
+                                            {"bytes", done.bytes},
+                                            {"tokens", done.tokens},
+                                            {"tokens_per_byte", double(done.tokens) / double(done.bytes)},
+                                            {"train_tokens", train.tokens()},
+                                            {"val_tokens", val.tokens()},
+                                            {"tokenizer", o.tokenizer},
+                                            {"tokenizer_fingerprint", tokenizer.fingerprint()},
+                                            {"eot", o.eot},
+                                            {"val_fraction", o.read.val_fraction},
+                                            {"shards", shards},
+                                            {"inputs", inputs}};
+    write_file(path, summary.dump(2) + "\n");
+}
+
+static int threads_of(const Options& o) {
+    return o.threads > 0 ? o.threads : std::max(1, int(std::thread::hardware_concurrency()));
+}
+
 static void make_shards(const Options& o) {
     CHECK(!o.tokenizer.empty(), "--tokenizer FILE is missing: the tokenizer.json to encode with");
     CHECK(!o.output.empty(), "--output PREFIX is missing: where the shards go");
-    CHECK(o.val_fraction >= 0 && o.val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1",
-          o.val_fraction);
+    const double val_fraction = o.read.val_fraction;
+    CHECK(val_fraction >= 0 && val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1", val_fraction);
     const std::string train_name = o.output + "_train", val_name = o.output + "_val";
+    const std::string summary = o.output + "_summary.json";
     if (!o.overwrite)
         for (const std::string& name : {train_name, val_name})
             for (const std::string& path : ShardWriter::existing(name))
@@ -119,48 +266,44 @@ static void make_shards(const Options& o) {
 
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     CHECK(o.eot == "none" || tokenizer.eot() >= 0, "{} has no <|endoftext|>; say --eot none", o.tokenizer);
+    ReadSettings read = o.read;
+    read.last_cut     = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
+    Documents documents(sources(o), read);
     make_folder_of(o.output);
-    // specials false: the text of a document is text, and <|endoftext|> inside a line of it ends nothing.
-    const auto encode = [&](std::string_view text, std::vector<int32_t>& ids) {
-        if (text.empty()) return;
-        if (o.eot == "before") ids.push_back(tokenizer.eot());
-        tokenizer.encode(text, false, ids);
-        if (o.eot == "after") ids.push_back(tokenizer.eot());
-    };
-
-    Documents documents(o.input, o.format);
     ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens);
     ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens);
+
+    std::vector<Encoder> encoders(size_t(threads_of(o)), Encoder(o, tokenizer, documents));
+    Skipped skipped;
     Progress progress;
-    std::vector<Document> batch = next_batch(documents);
-    // A hash chooses well among many documents. Of a few, such as one book, each gives its end.
-    const bool few              = batch.size() < 100;
-    for (; !batch.empty(); batch = next_batch(documents)) {
-        std::vector<std::vector<int32_t>> for_train(batch.size()), for_val(batch.size());
-        std::vector<size_t> bytes(batch.size());
-        on_all_cores(batch.size(), [&](size_t i) {
-            const std::string text = std::move(batch[i]).text(o.field);
-            size_t cut             = text.size();  // where the validation part begins
-            if (o.val_fraction > 0 && few) cut = tail_begin(text, o.val_fraction);
-            if (o.val_fraction > 0 && !few && is_validation(text, o.val_fraction)) cut = 0;
-            encode(std::string_view(text).substr(0, cut), for_train[i]);
-            encode(std::string_view(text).substr(cut), for_val[i]);
-            bytes[i] = text.size();
-        });
-        for (size_t i = 0; i < batch.size(); i++) {
-            train.add(for_train[i]);
-            val.add(for_val[i]);
-            progress.documents += bytes[i] > 0;
-            progress.bytes += int64_t(bytes[i]);
-        }
+    std::atomic<bool> by_tail{o.val_by == "tail"};
+    const auto read_all = [&](const Documents::Hand& hand) {
+        if (val_fraction == 0 || o.val_by != "auto") return documents.read(hand);
+        FirstBlocks first(hand, by_tail);
+        documents.read([&](Block block) { first.add(std::move(block)); });
+        first.decide();
+    };
+    const auto encode = [&](const Block& block, int thread) { return encoders[size_t(thread)].encode(block, by_tail); };
+    const auto write  = [&](const Encoded& e) {
+        train.add(e.train);
+        val.add(e.val);
+        skipped.tell(e.skipped, progress);
+        progress.documents += e.documents;
+        progress.bytes += e.bytes;
         progress.tokens = train.tokens() + val.tokens();
-        progress.show();
-    }
-    CHECK(train.tokens() > 0, "no text to train on in {}", names(o.input));
-    CHECK(o.val_fraction == 0 || val.tokens() > 0, "none of {} documents fell to --val-fraction {}; use a larger one",
-          progress.documents, o.val_fraction);
+        progress.show(documents.progress());
+    };
+    in_order<Block>(threads_of(o), read_all, encode, write);
+    CHECK(progress.tokens > 0, "no text in {}", names(o));
+    CHECK(train.tokens() > 0, "no text to train on in {}: all of it fell to --val-fraction {}", names(o), val_fraction);
+    CHECK(val_fraction == 0 || val.tokens() > 0, "none of {} documents fell to --val-fraction {}; use a larger one",
+          progress.documents, val_fraction);
+    // The summary goes first and comes last, so that shards beside one belong to it.
+    std::error_code absent;
+    fs::remove(summary, absent);
     train.commit();
     val.commit();
+    write_summary(o, summary, tokenizer, progress, skipped.count(), documents, train, val);
     progress.clear();
     fmt::print(
         "{}, {} bytes → {} tokens: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, "
@@ -168,6 +311,10 @@ static void make_shards(const Options& o) {
         count_of(size_t(progress.documents), "document"), progress.bytes, progress.tokens, train.tokens(),
         count_of(train.shards(), "shard"), val.tokens(), count_of(val.shards(), "shard"),
         double(progress.bytes) / double(progress.tokens), progress.megabytes_per_second());
+    if (skipped.count() > 0) fmt::print("skipped {}\n", count_of(size_t(skipped.count()), "bad document"));
+    for (const InputFile& f : documents.files())
+        if (!o.mix.empty() && !f.read_to_end)
+            fmt::print("the mix ended before {} did: {} of {} bytes read\n", f.name(), f.bytes, f.size);
 }
 
 // Where --train-bpe writes: --output itself, or tokenizer.json in the folder that it names.
@@ -186,20 +333,38 @@ static void train_bpe(const Options& o) {
     const std::string path = tokenizer_path(o.output);
     CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite", path);
 
-    Documents documents(o.input, o.format);
+    ReadSettings read = o.read;
+    read.last_cut     = [](std::string_view text, size_t from) {
+        for (size_t at = text.size(); at > from; at--)
+            if (unicode::always_splits(text, at)) return at;
+        return size_t(0);
+    };
+    Documents documents(sources(o), read);
+    struct Counted {
+        int64_t bytes;
+        std::vector<std::string> skipped;
+    };
+    Skipped skipped;
     Progress progress;
-    const int threads = omp_get_max_threads();
-    std::vector<WordCounts> of_thread(threads);
-    for (auto batch = next_batch(documents); !batch.empty(); batch = next_batch(documents)) {
-        for (const Document& d : batch) progress.bytes += int64_t(d.raw.size());
-        progress.documents += int64_t(batch.size());
-        on_all_cores(batch.size(),
-                     [&](size_t i) { of_thread[size_t(omp_get_thread_num())].add(std::move(batch[i]).text(o.field)); });
-        progress.show();
-    }
+    std::vector<WordCounts> of_thread(size_t(threads_of(o)));
+    const auto read_all = [&](const Documents::Hand& hand) { documents.read(hand); };
+    const auto count    = [&](const Block& block, int thread) {
+        Counted c{};
+        std::string buffer;
+        c.skipped = each_text(o, documents, block, buffer, [&](const Part&, std::string_view text) {
+            of_thread[size_t(thread)].add(text);
+            c.bytes += int64_t(text.size());
+        });
+        return c;
+    };
+    in_order<Block>(threads_of(o), read_all, count, [&](const Counted& c) {
+        progress.bytes += c.bytes;
+        skipped.tell(c.skipped, progress);
+        progress.show(documents.progress());
+    });
     WordCounts words;
     for (const WordCounts& part : of_thread) words.add(part);
-    CHECK(!words.count().empty(), "no text to learn from in {}", names(o.input));
+    CHECK(!words.count().empty(), "no text to learn from in {}", names(o));
     progress.clear();
     BpeTraining training(words);
     const std::string file = training.learn(o.train_bpe, [&](int entries) {
@@ -237,7 +402,6 @@ int main(int argc, char** argv) try {
     if (!f.parse(argc, argv)) return 0;
     CHECK(o.threads >= 0, "--threads {}: expected 0 (one per core) or more", o.threads);
     CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe are two different jobs");
-    if (o.threads > 0) omp_set_num_threads(o.threads);
     if (o.decode)
         decode(o);
     else if (o.train_bpe != 0)

@@ -1,9 +1,11 @@
 // bpe.h - byte-pair encoding of one piece of text: merge neighbours, lowest rank first, leftmost first among equals
 //
-// Three ways, by how ordinary the piece is. Most pieces of a text are one token, found by their bytes at once. Other
-// short ones are merged by scanning an array. Long ones go through a linked list and a heap, in O(n log n), so that no
-// input is slow. Never changes after it is made, so threads may share it.
+// Four ways, by how ordinary the piece is. Most pieces of a text are one token, found by their bytes at once. Others
+// have been met shortly before. Other short ones are merged by scanning an array. Long ones go through a linked list
+// and a heap, in O(n log n), so that no input is slow. Never changes after it is made, so threads may share it; each
+// brings its own Recent.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -51,9 +53,11 @@ class Bpe {
     // byte_id: the token of each byte. merges: by rank. tokens: the bytes of each id, "" where there is none.
     Bpe(const std::array<int32_t, 256>& byte_id, const std::vector<Merge>& merges,
         const std::vector<std::string>& tokens)
-        : byte_id_(byte_id), merges_(merges), ranks_(merges.size()), whole_(tokens.size()) {
+        : byte_id_(byte_id), merges_(merges), ranks_(merges.size()), byte_pair_rank_(65536), whole_(tokens.size()) {
         for (size_t rank = 0; rank < merges.size(); rank++)
             ranks_.set(pair_of(merges[rank].left, merges[rank].right), int32_t(rank));
+        for (size_t pair = 0; pair < byte_pair_rank_.size(); pair++)
+            byte_pair_rank_[pair] = uint32_t(rank_of(byte_id[pair >> 8], byte_id[pair & 255]));
         // A token counts as whole if merging gives it; a vocabulary may hold others.
         std::vector<int32_t> ids;
         for (size_t id = 0; id < tokens.size(); id++) {
@@ -65,18 +69,10 @@ class Bpe {
         }
     }
 
+    class Recent;
+
     // Appends the tokens of text[at, end).
-    void encode(std::string_view text, size_t at, size_t end, std::vector<int32_t>& ids) const {
-        const size_t length = end - at;
-        if (length <= Piece::longest) {
-            const int32_t id = whole_.get(Piece(text, at, length));
-            if (id >= 0) return ids.push_back(id);
-        }
-        if (length <= short_piece)
-            merge_short(text.substr(at, length), ids);
-        else
-            merge_long(text.substr(at, length), ids);
-    }
+    void encode(std::string_view text, size_t at, size_t end, std::vector<int32_t>& ids, Recent& recent) const;
 
     const std::vector<Merge>& merges() const { return merges_; }
 
@@ -126,7 +122,8 @@ class Bpe {
         int32_t id[short_piece];
         uint32_t rank[short_piece];  // of the pair (i, i + 1); unsigned, so that "no merge" is the largest
         for (int i = 0; i < n; i++) id[i] = byte_id_[uint8_t(piece[size_t(i)])];
-        for (int i = 0; i + 1 < n; i++) rank[i] = uint32_t(rank_of(id[i], id[i + 1]));
+        for (size_t i = 0; i + 1 < piece.size(); i++)
+            rank[i] = byte_pair_rank_[size_t(uint8_t(piece[i])) << 8 | uint8_t(piece[i + 1])];
         while (n > 1) {
             int best = 0;
             for (int i = 1; i + 1 < n; i++)
@@ -175,6 +172,44 @@ class Bpe {
 
     std::array<int32_t, 256> byte_id_{};
     std::vector<Merge> merges_;
-    FixedMap<uint64_t, PairHash> ranks_;  // pair of ids → rank
-    FixedMap<Piece, PieceHash> whole_;    // bytes → id
+    FixedMap<uint64_t, PairHash> ranks_;    // pair of ids → rank
+    std::vector<uint32_t> byte_pair_rank_;  // the same for two bytes, where every merging begins
+    FixedMap<Piece, PieceHash> whole_;      // bytes → id
 };
+
+// The tokens of short pieces that are several tokens and were met last, by hash; a new one takes the place of an old
+// one. Pieces of one token are not kept here: whole_ is as quick, and they would drive out the others.
+class Bpe::Recent {
+  public:
+    static constexpr size_t most = 4;  // tokens of a piece that is kept
+    struct Entry {
+        Piece piece;
+        std::array<int32_t, most> ids;  // then -1
+    };
+    Recent() : entries_(size_t(1) << bits, Entry{}) {}
+    Entry& place(const Piece& piece) { return entries_[size_t(PieceHash()(piece) >> (64 - bits))]; }
+
+  private:
+    static constexpr int bits = 15;
+    std::vector<Entry> entries_;
+};
+
+inline void Bpe::encode(std::string_view text, size_t at, size_t end, std::vector<int32_t>& ids, Recent& recent) const {
+    const size_t length = end - at;
+    if (length > short_piece) return merge_long(text.substr(at, length), ids);
+    if (length > Piece::longest) return merge_short(text.substr(at, length), ids);
+    const Piece piece(text, at, length);
+    const int32_t whole = whole_.get(piece);
+    if (whole >= 0) return ids.push_back(whole);
+    Recent::Entry& entry = recent.place(piece);
+    if (entry.piece == piece) {
+        for (size_t i = 0; i < Recent::most && entry.ids[i] >= 0; i++) ids.push_back(entry.ids[i]);
+        return;
+    }
+    const size_t before = ids.size();
+    merge_short(text.substr(at, length), ids);
+    const size_t count = ids.size() - before;
+    if (count > Recent::most) return;
+    entry = {piece, {-1, -1, -1, -1}};
+    std::copy(ids.end() - ptrdiff_t(count), ids.end(), entry.ids.begin());
+}

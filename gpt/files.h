@@ -96,9 +96,13 @@ class OutputFile {
         CHECK_RUN(pwrite(file_, data, size_t(bytes), at) == bytes, "cannot write {}: {}", path_, os_error());
     }
 
-    void commit() {
+    // The end of writing: what is written is on disk, and the file is closed, under its temporary name.
+    void finish() {
         CHECK_RUN(fsync(file_) == 0, "cannot write {} to disk: {}", path_, os_error());
         CHECK_RUN(close(std::exchange(file_, -1)) == 0, "cannot close {}: {}", temporary_, os_error());
+    }
+    void commit() {
+        if (file_ >= 0) finish();
         CHECK_RUN(rename(temporary_.c_str(), path_.c_str()) == 0, "cannot rename {} to {}: {}", temporary_, path_,
                   os_error());
         temporary_.clear();

@@ -7,6 +7,7 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
@@ -136,25 +137,40 @@ class Tokenizer {
         eot_           = eot == ids_.end() ? -1 : eot->second;
     }
 
+    // What encoding keeps from one text to the next, to be quick; each thread has its own.
+    struct Scratch {
+        Bpe::Recent recent;
+        std::string replaced, composed;
+    };
+
     // specials: whether a special token written in the text becomes its id, or is text like any other.
     std::vector<int32_t> encode(std::string_view text, bool specials = true) const {
         std::vector<int32_t> ids;
-        ids.reserve(text.size() / 4 + 1);
-        encode(text, specials, ids);
+        Scratch scratch;
+        encode(text, specials, ids, scratch);
         return ids;
     }
     // Appends to ids.
-    void encode(std::string_view text, bool specials, std::vector<int32_t>& ids) const {
-        std::string replaced, composed;
-        in_raw_.split(with_known_bytes(text, replaced), specials, ids, [&](std::string_view rest) {
-            if (nfc_) rest = unicode::nfc(rest, composed);
+    void encode(std::string_view text, bool specials, std::vector<int32_t>& ids, Scratch& scratch) const {
+        const std::string_view known = with_known_bytes(text, scratch.replaced);
+        in_raw_.split(known, specials, ids, [&](std::string_view rest) {
+            if (nfc_) rest = unicode::nfc(rest, scratch.composed);
             in_normal_.split(rest, specials, ids, [&](std::string_view plain) {
                 for (size_t at = 0, end = 0; at < plain.size(); at = end) {
                     end = unicode::next_piece(plain, at);
-                    bpe_.encode(plain, at, end, ids);
+                    bpe_.encode(plain, at, end, ids, scratch.recent);
                 }
             });
         });
+    }
+
+    // The last place behind `from` where the text may be cut: its two parts, encoded apart, give the ids of the whole,
+    // whatever follows. 0 where there is none.
+    size_t last_cut(std::string_view text, size_t from = 0) const {
+        const auto inside_token = [&](size_t at) { return inner_pairs_[uint8_t(text[at - 1])][uint8_t(text[at])]; };
+        for (size_t at = text.size(); at > from; at--)
+            if (unicode::always_splits(text, at) && !inside_token(at)) return at;
+        return 0;
     }
 
     std::string decode(const std::vector<int32_t>& ids) const {
@@ -278,6 +294,7 @@ class Tokenizer {
     // Each byte without a token becomes U+FFFD, the replacement character.
     std::string_view with_known_bytes(std::string_view text, std::string& buffer) const {
         if (unknown_bytes_.empty()) return text;
+        buffer.clear();
         bool is_unknown[256] = {};
         for (const char b : unknown_bytes_) is_unknown[uint8_t(b)] = true;
         size_t copied = 0;
@@ -334,6 +351,7 @@ class Tokenizer {
             std::string composed;
             const auto spelt = normalized && nfc_ ? std::string(unicode::nfc(content, composed)) : content;
             (normalized ? in_normal_ : in_raw_).add(spelt, ids_.at(content), token.value("special", false));
+            for (size_t i = 1; i < spelt.size(); i++) inner_pairs_[uint8_t(spelt[i - 1])].set(uint8_t(spelt[i]));
         }
     }
 
@@ -342,6 +360,7 @@ class Tokenizer {
     std::unordered_map<std::string, int32_t> ids_;  // of each token as the file spells it
     Bpe bpe_;
     AddedTokens in_raw_, in_normal_;
+    std::array<std::bitset<256>, 256> inner_pairs_;  // bytes that are neighbours in some added token
     std::string unknown_bytes_;
     bool nfc_ = false;
     int eot_  = -1;

@@ -1,18 +1,13 @@
-// test_tokenizer.cpp - exact to the id, on every input, and nothing slow; vocabularies that we learn; text to shards
-#include <zstd.h>
-
+// test_tokenizer.cpp - exact to the id, on every input, and nothing slow; vocabularies that we learn
 #include <algorithm>
 #include <cstring>
-#include <numeric>
+#include <map>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "data/documents.h"
-#include "data/shard_writer.h"
 #include "gpt/bpe_training.h"
-#include "gpt/shard.h"
 #include "gpt/tokenizer.h"
 #include "test/data.h"
 #include "test/scratch.h"
@@ -55,36 +50,8 @@ std::string learned_file(int entries = 340) {
     return BpeTraining(words).learn(entries);
 }
 
-// The definition of the encoding, in the plainest words: look for the best pair of the piece again after every merge.
-Ids encode_slowly(const json& file, const std::string& text) {
-    std::vector<std::pair<std::string, std::string>> merges;
-    for (const std::string line : file["model"]["merges"]) {
-        const size_t gap = line.find(' ');
-        merges.emplace_back(line.substr(0, gap), line.substr(gap + 1));
-    }
-    Ids ids;
-    for (const std::string& piece : pieces(text)) {
-        std::vector<std::string> parts;
-        for (const char c : piece) parts.push_back(byte_alphabet().write(std::string(1, c)));
-        for (bool merged = true; merged;) {
-            merged = false;
-            for (const auto& [left, right] : merges) {
-                for (size_t i = 0; i + 1 < parts.size() && !merged; i++) {
-                    if (parts[i] != left || parts[i + 1] != right) continue;
-                    parts[i] += parts[i + 1];
-                    parts.erase(parts.begin() + int64_t(i) + 1);
-                    merged = true;
-                }
-                if (merged) break;
-            }
-        }
-        for (const std::string& p : parts) ids.push_back(file["model"]["vocab"][p]);
-    }
-    return ids;
-}
-
-// Text of the kinds that tokenizers get wrong: pieces of words, marks, white space, and bytes that are no text.
-std::string hostile_text(std::mt19937& rng, int parts) {
+// What tokenizers get wrong: pieces of words, marks, white space, and bytes that are no text.
+const std::vector<std::string>& hostile_kinds() {
     static const std::vector<std::string> kinds = {"the",
                                                    " the",
                                                    "'s",
@@ -121,20 +88,21 @@ std::string hostile_text(std::mt19937& rng, int parts) {
                                                    std::string(60, 'a'),
                                                    std::string(70, ' '),
                                                    "\xe4\xb8\x96\xe7\x95\x8c"};
+    return kinds;
+}
+std::string hostile_text(std::mt19937& rng, int parts) {
     std::string text;
-    for (int i = 0; i < parts; i++) text += kinds[rng() % kinds.size()];
+    for (int i = 0; i < parts; i++) text += hostile_kinds()[rng() % hostile_kinds().size()];
     return text;
+}
+std::string short_hostile(std::mt19937& rng) {
+    const std::string& kind = hostile_kinds()[rng() % hostile_kinds().size()];
+    return kind.size() <= 16 ? kind : kind.substr(0, 3);
 }
 
 json with(json file, const char* pointer, const json& value) {
     file[json::json_pointer(pointer)] = value;
     return file;
-}
-
-Ids count_up(int n) {
-    Ids ids(static_cast<size_t>(n));
-    std::iota(ids.begin(), ids.end(), 0);
-    return ids;
 }
 
 }  // namespace
@@ -237,6 +205,149 @@ TEST_CASE("a learned vocabulary", "[tokenizer][bpe]") {
     }
 }
 
+// ---- a million texts
+// ---------------------------------------------------------------------------------------------------
+
+namespace {
+
+// The split pattern as it is written, tried alternative by alternative at every character.
+class SplitByDefinition {
+  public:
+    explicit SplitByDefinition(const std::string& text) {
+        for (size_t at = 0; at < text.size();) {
+            const unicode::Char c = unicode::char_at(text, at);
+            chars_.push_back({text.substr(at, size_t(c.bytes)), unicode::table().kind(c.code)});
+            at += size_t(c.bytes);
+        }
+    }
+    std::vector<std::string> pieces() const {
+        std::vector<std::string> all;
+        for (size_t at = 0, n; at < chars_.size(); at += n) {
+            n = length(at);
+            all.emplace_back();
+            for (size_t i = at; i < at + n; i++) all.back() += chars_[i].first;
+        }
+        return all;
+    }
+
+  private:
+    size_t length(size_t at) const {
+        for (const char* suffix : {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"})
+            if (is(at, suffix)) return std::strlen(suffix);
+        for (const auto kind : {unicode::letter, unicode::number, unicode::other}) {
+            const size_t blank = chars_[at].first == " ", n = run(at + blank, kind);
+            if (n > 0) return blank + n;
+        }
+        const size_t n = run(at, unicode::space);
+        return at + n == chars_.size() || n == 1 ? n : n - 1;  // \s+(?!\S), then \s+
+    }
+    bool is(size_t at, const char* word) const {
+        for (; *word; word++, at++)
+            if (at >= chars_.size() || chars_[at].first != std::string(1, *word)) return false;
+        return true;
+    }
+    size_t run(size_t at, unicode::Kind kind) const {
+        size_t n = 0;
+        while (at + n < chars_.size() && chars_[at + n].second == kind) n++;
+        return n;
+    }
+    std::vector<std::pair<std::string, unicode::Kind>> chars_;
+};
+
+// Encoding as it is defined: in each piece the pair that comes first in the list of merges is merged, leftmost first,
+// until there is none.
+class EncodeByDefinition {
+  public:
+    explicit EncodeByDefinition(const json& file) {
+        for (const auto& item : file["model"]["vocab"].items()) {
+            std::string bytes;
+            if (byte_alphabet().read(item.key(), bytes)) ids_[bytes] = item.value();
+        }
+        for (const std::string line : file["model"]["merges"]) {
+            const size_t gap = line.find(' ');
+            ranks_.emplace(std::make_pair(id(line.substr(0, gap)), id(line.substr(gap + 1))), int(ranks_.size()));
+            results_.push_back(id(line.substr(0, gap) + line.substr(gap + 1)));
+        }
+    }
+    Ids encode(const std::string& text) const {
+        Ids all;
+        for (const std::string& piece : SplitByDefinition(text).pieces()) {
+            Ids ids;
+            for (const char c : piece) ids.push_back(ids_.at(std::string(1, c)));
+            for (;;) {
+                size_t best = 0, best_rank = results_.size();
+                for (size_t i = 0; i + 1 < ids.size(); i++) {
+                    const auto found = ranks_.find({ids[i], ids[i + 1]});
+                    if (found != ranks_.end() && size_t(found->second) < best_rank)
+                        best = i, best_rank = size_t(found->second);
+                }
+                if (best_rank == results_.size()) break;
+                ids[best] = results_[best_rank];
+                ids.erase(ids.begin() + int64_t(best) + 1);
+            }
+            all.insert(all.end(), ids.begin(), ids.end());
+        }
+        return all;
+    }
+
+  private:
+    int32_t id(const std::string& word) const {
+        std::string bytes;
+        REQUIRE(byte_alphabet().read(word, bytes));
+        return ids_.at(bytes);
+    }
+    std::map<std::string, int32_t> ids_;
+    std::map<std::pair<int32_t, int32_t>, int> ranks_;
+    std::vector<int32_t> results_;
+};
+
+}  // namespace
+
+// Short texts reach as many kinds of neighbours as long ones in the same time, and a failure is read at a glance.
+TEST_CASE("a million texts: as defined, and back to the input", "[tokenizer][fuzz]") {
+#ifdef __SANITIZE_ADDRESS__
+    const int cases = 50000;
+#else
+    const int cases = 1000000;
+#endif
+    const json form = json::parse(learned_file());
+    const Tokenizer plain(form.dump()), normal(with(form, "/normalizer", {{"type", "NFC"}}).dump());
+    const EncodeByDefinition reference(form);
+    std::mt19937 rng(20240520);
+    Tokenizer::Scratch scratch, normal_scratch;
+    Ids ids;
+    const std::string words = page;
+    for (int i = 0; i < cases; i++) {
+        std::string text;
+        for (uint32_t parts = 1 + rng() % 4; parts > 0; parts--) {
+            const uint32_t kind = rng() % 8;
+            if (kind < 3)
+                text += words.substr(rng() % words.size(), rng() % 12);
+            else if (kind < 7)
+                text += short_hostile(rng);
+            else
+                text += char(rng());
+        }
+        ids.clear();
+        plain.encode(text, false, ids, scratch);
+        if (plain.decode(ids) != text || ids != reference.encode(text)) {
+            CAPTURE(i, text);
+            REQUIRE(plain.decode(ids) == text);
+            REQUIRE(ids == reference.encode(text));
+        }
+        if (i % 4 != 0) continue;
+        const std::string normalized = nfc(text);
+        ids.clear();
+        normal.encode(text, false, ids, normal_scratch);
+        if (normal.decode(ids) != normalized || ids != reference.encode(normalized)) {
+            CAPTURE(i, text);
+            REQUIRE(normal.decode(ids) == normalized);
+            REQUIRE(ids == reference.encode(normalized));
+        }
+    }
+    CHECK(cases > 0);
+}
+
 TEST_CASE("encoding agrees with its definition and decodes to the input", "[tokenizer]") {
     const std::string file = learned_file();
     const json form        = json::parse(file);
@@ -247,7 +358,7 @@ TEST_CASE("encoding agrees with its definition and decodes to the input", "[toke
         const Ids ids          = t.encode(text, false);
         CAPTURE(i);
         REQUIRE(t.decode(ids) == text);
-        REQUIRE(ids == encode_slowly(form, text));
+        REQUIRE(ids == EncodeByDefinition(form).encode(text));
     }
     std::string bytes;
     for (int i = 0; i < 100000; i++) bytes += char(rng());
@@ -418,146 +529,4 @@ TEST_CASE("a vocabulary's ids match whole files", "[tokenizer][shared]") {
         CHECK(gpt2.decode(gpt2.encode(text)) == text);
     }
     CHECK(compared == 6);
-}
-
-// ---- documents and shards
-// --------------------------------------------------------------------------------------------------
-
-namespace {
-
-std::vector<std::string> texts(const std::vector<std::string>& files, const std::string& format = "auto",
-                               const std::string& field = "text") {
-    Documents documents(files, format);
-    std::vector<std::string> all;
-    for (Document d; documents.next(d);) all.push_back(std::move(d).text(field));
-    return all;
-}
-
-std::string compressed(const std::string& text) {
-    std::string out(ZSTD_compressBound(text.size()), '\0');
-    out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
-    return out;
-}
-
-}  // namespace
-
-TEST_CASE("documents from text and jsonl, plain and zstd", "[data]") {
-    using List = std::vector<std::string>;
-    const Scratch dir;
-    write_text(dir / "one.txt", "a\nb");
-    write_text(
-        dir / "three.txt",
-        "<|endoftext|>\na\n<|endoftext|>\n<|endoftext|>\r\n b <|endoftext|>\nc\n<|endoftext|>\nd\n<|endoftext|>");
-    CHECK(texts({dir / "one.txt", dir / "three.txt"}) == List{"a\nb", "a\n", " b <|endoftext|>\nc\n", "d\n"});
-
-    const std::string lines =
-        "{\"text\": \"x\\n\\u00e9\", \"id\": 1}\n\n  \n{\"text\": \"\"}\r\n{\"id\": [1], \"text\": \"y\"}";
-    write_text(dir / "a.jsonl", lines);
-    write_text(dir / "a.jsonl.zst", compressed(lines));
-    CHECK(texts({dir / "a.jsonl"}) == List{"x\n\xc3\xa9", "", "y"});
-    CHECK(texts({dir / "a.jsonl.zst"}) == texts({dir / "a.jsonl"}));
-    CHECK(texts({dir / "a.jsonl"}, "text") == List{lines});
-
-    // Longer than every buffer, in two frames, and in an unkind order of line ends.
-    std::string big;
-    while (big.size() < 3000000) big += std::string(size_t(big.size() % 70001), 'x') + "\n";
-    write_text(dir / "big.txt.zst", compressed(big.substr(0, 1000001)) + compressed(big.substr(1000001)));
-    CHECK(texts({dir / "big.txt.zst"}) == List{big});
-
-    write_text(dir / "cut.txt.zst", compressed(big).substr(0, 200));
-    CHECK_REFUSED(texts({dir / "cut.txt.zst"}), "cut.txt.zst", "middle");
-    write_text(dir / "bad.txt.zst", compressed(big).replace(8, 8, "xxxxxxxx"));
-    CHECK_REFUSED(texts({dir / "bad.txt.zst"}), "bad.txt.zst", "zstd");
-    write_text(dir / "bad.jsonl", "{\"text\": \"x\"}\n{\"text\": \"x\"\n");
-    CHECK_REFUSED(texts({dir / "bad.jsonl"}), "bad.jsonl line 2");
-    write_text(dir / "field.jsonl", "{\"content\": \"x\", \"n\": 3}\n");
-    CHECK(texts({dir / "field.jsonl"}, "auto", "content") == List{"x"});
-    CHECK_REFUSED(texts({dir / "field.jsonl"}), "field.jsonl line 1", "\"text\"", "--field");
-    CHECK_REFUSED(texts({dir / "field.jsonl"}, "auto", "n"), "line 1", "\"n\"", "number");
-    write_text(dir / "list.jsonl", "[1]\n");
-    CHECK_REFUSED(texts({dir / "list.jsonl"}), "list.jsonl line 1");
-    write_text(dir / "empty.txt", "");
-    CHECK_REFUSED(texts({dir / "empty.txt"}), "empty.txt is empty");
-    CHECK_REFUSED(texts({dir / "none.txt"}), "none.txt");
-    CHECK_REFUSED(texts({dir.path}), "folder");
-    CHECK_REFUSED(texts({}), "--input");
-}
-
-TEST_CASE("validation parts", "[data]") {
-    int chosen = 0;
-    for (int i = 0; i < 10000; i++) chosen += is_validation("document " + std::to_string(i), 0.1);
-    CHECK(chosen > 900);  // 1000 ± 30 at one standard deviation
-    CHECK(chosen < 1100);
-    CHECK_FALSE(is_validation("x", 0));
-
-    std::string book;
-    for (int i = 0; i < 1000; i++) book += "line " + std::to_string(i) + (i % 7 ? "\n" : ".\n\n");
-    for (const double fraction : {0.01, 0.05, 0.5}) {
-        const size_t at = tail_begin(book, fraction);
-        CHECK(book[at - 1] == '\n');
-        if (fraction > 0.01) CHECK(book[at - 2] == '\n');  // a hundredth is one line or two, and may have no empty one
-        CHECK(double(book.size() - at) <= fraction * double(book.size()));
-        CHECK(double(book.size() - at) >= fraction * double(book.size()) / 2);
-    }
-    const std::string accents = "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9";
-    CHECK(tail_begin(accents, 0.5) % 2 == 0);
-    CHECK(tail_begin(accents, 0.5) > 0);
-    CHECK(tail_begin("", 0.5) == 0);
-}
-
-TEST_CASE("shards in llm.c's form", "[data]") {
-    const Scratch dir;
-    const std::string prefix = dir / "x_train";
-    const auto ids_in        = [&](const std::string& path) {
-        const Shard shard(path, 0);
-        Ids ids(size_t(shard.tokens()));
-        shard.read(0, shard.tokens(), ids.data());
-        return ids;
-    };
-    {
-        ShardWriter abandoned(prefix, 50257, 100);
-        abandoned.add(count_up(250));
-    }
-    CHECK(ShardWriter::existing(prefix).empty());
-    CHECK(fs::is_empty(dir.path));
-
-    ShardWriter w(prefix, 50257, 100);
-    w.add(count_up(70));
-    w.add({});
-    w.add(count_up(180));
-    CHECK(ShardWriter::existing(prefix).empty());  // not before commit
-    w.commit();
-    CHECK(w.tokens() == 250);
-    CHECK(w.shards() == 3);
-    CHECK(ShardWriter::existing(prefix) ==
-          std::vector<std::string>{prefix + "_000000.bin", prefix + "_000001.bin", prefix + "_000002.bin"});
-    Ids all;
-    for (const std::string& path : ShardWriter::existing(prefix))
-        for (const int32_t id : ids_in(path)) all.push_back(id);
-    Ids expected = count_up(70);
-    for (const int32_t id : count_up(180)) expected.push_back(id);
-    CHECK(all == expected);
-    const std::string bytes = read_text(prefix + "_000002.bin");
-    REQUIRE(bytes.size() == 1024 + 2 * 50);
-    int32_t header[256];
-    std::memcpy(header, bytes.data(), 1024);
-    CHECK(header[0] == 20240520);
-    CHECK(header[1] == 1);
-    CHECK(header[2] == 50);
-    CHECK(std::all_of(header + 3, header + 256, [](int32_t h) { return h == 0; }));
-
-    // Replaced by fewer: nothing of the old set stays.
-    ShardWriter wide(prefix, 65537, 100);
-    wide.add({65536, 1});
-    wide.commit();
-    CHECK(ShardWriter::existing(prefix).size() == 1);
-    CHECK(ids_in(prefix + "_000000.bin") == Ids{65536, 1});
-    CHECK(read_text(prefix + "_000000.bin").size() == 1024 + 2 * 4);
-    ShardWriter narrow(dir / "y", 65536, 100);
-    narrow.add({65535, 1});
-    narrow.commit();
-    CHECK(ids_in(dir / "y_000000.bin") == Ids{65535, 1});
-    CHECK(read_text(dir / "y_000000.bin").size() == 1024 + 2 * 2);
-    CHECK_REFUSED(ShardWriter(prefix, 50257, 0), "tokens per shard");
-    CHECK_REFUSED(ShardWriter(prefix, 50257, int64_t(1) << 31), "tokens per shard");
 }

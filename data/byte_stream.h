@@ -1,0 +1,138 @@
+// byte_stream.h - the bytes of a file or of standard input, decompressed, through buffers of fixed size
+//
+// zstd and gzip are seen by their first bytes, whatever the name; several frames or members one after another are one
+// stream.
+#pragma once
+#include <zlib.h>
+#include <zstd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "gpt/files.h"
+
+class ByteStream {
+  public:
+    // path "-" is standard input.
+    explicit ByteStream(const std::string& path)
+        : path_(path == "-" ? "standard input" : path),
+          in_(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close) {
+        CHECK(in_, "cannot open {}: {}", path_, os_error());
+        read_raw();
+        CHECK(!raw_.empty(), "{} is empty", path_);
+        if (raw_.substr(0, 4) == "\x28\xb5\x2f\xfd") zstd_.reset(ZSTD_createDStream());
+        if (raw_.substr(0, 2) == "\x1f\x8b") {
+            gzip_.reset(new z_stream{});
+            CHECK_RUN(inflateInit2(gzip_.get(), 16 + MAX_WBITS) == Z_OK, "zlib cannot start: out of memory");
+        }
+    }
+
+    // The next bytes, valid until the next call; empty at the end.
+    std::string_view next() {
+        if (zstd_ || gzip_) return decompressed();
+        if (raw_.empty() && !read_raw()) return {};
+        return std::exchange(raw_, {});
+    }
+
+    int64_t bytes_read() const { return bytes_read_; }  // of the file, so compressed where it is
+    uint64_t hash() const { return hash_; }             // FNV-1a of those
+
+  private:
+    static constexpr size_t chunk = 1 << 18;
+    static void close(std::FILE* f) {
+        if (f && f != stdin) std::fclose(f);
+    }
+    struct End {
+        void operator()(ZSTD_DStream* s) const { ZSTD_freeDStream(s); }
+        void operator()(z_stream* s) const {
+            inflateEnd(s);
+            delete s;
+        }
+    };
+
+    bool read_raw() {
+        raw_buffer_.resize(chunk);
+        const size_t n = std::fread(raw_buffer_.data(), 1, chunk, in_.get());
+        CHECK_RUN(!std::ferror(in_.get()), "cannot read {}: {}", path_, os_error());
+        raw_ = {raw_buffer_.data(), n};
+        for (const char c : raw_) hash_ = (hash_ ^ uint8_t(c)) * 0x100000001b3u;
+        bytes_read_ += int64_t(n);
+        return n > 0;
+    }
+
+    std::string_view decompressed() {
+        text_buffer_.resize(chunk);
+        for (;;) {
+            // The decoder may hold more text when its input is used up, so it is asked before the file is.
+            const size_t n = zstd_ ? step_zstd() : step_gzip();
+            if (n > 0) return {text_buffer_.data(), n};
+            if (!raw_.empty() || read_raw()) continue;
+            CHECK(is_whole_, "{}: ends in the middle of its {} data; fetch it again", path_, zstd_ ? "zstd" : "gzip");
+            return {};
+        }
+    }
+
+    // Each takes from raw_, fills text_buffer_, returns how far, and notes whether the stream may end here.
+    size_t step_zstd() {
+        ZSTD_outBuffer out{text_buffer_.data(), chunk, 0};
+        ZSTD_inBuffer in{raw_.data(), raw_.size(), 0};
+        const size_t hint = ZSTD_decompressStream(zstd_.get(), &out, &in);
+        CHECK(!ZSTD_isError(hint), "{}: damaged zstd data: {}", path_, ZSTD_getErrorName(hint));
+        raw_.remove_prefix(in.pos);
+        if (in.pos > 0) is_whole_ = hint == 0;
+        return out.pos;
+    }
+    size_t step_gzip() {
+        if (is_whole_ && !raw_.empty()) inflateReset(gzip_.get());
+        gzip_->next_in   = reinterpret_cast<Bytef*>(const_cast<char*>(raw_.data()));
+        gzip_->avail_in  = uInt(raw_.size());
+        gzip_->next_out  = reinterpret_cast<Bytef*>(text_buffer_.data());
+        gzip_->avail_out = uInt(chunk);
+        const int status = is_whole_ && raw_.empty() ? Z_BUF_ERROR : inflate(gzip_.get(), Z_NO_FLUSH);
+        CHECK(status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR, "{}: damaged gzip data: {}", path_,
+              gzip_->msg ? gzip_->msg : zError(status));
+        if (status != Z_BUF_ERROR) is_whole_ = status == Z_STREAM_END;
+        raw_.remove_prefix(raw_.size() - gzip_->avail_in);
+        return chunk - gzip_->avail_out;
+    }
+
+    std::string path_, raw_buffer_, text_buffer_;
+    std::string_view raw_;  // read and not yet used
+    std::unique_ptr<std::FILE, void (*)(std::FILE*)> in_;
+    std::unique_ptr<ZSTD_DStream, End> zstd_;
+    std::unique_ptr<z_stream, End> gzip_;
+    bool is_whole_      = false;
+    int64_t bytes_read_ = 0;
+    uint64_t hash_      = 0xcbf29ce484222325u;
+};
+
+// Lines of a stream, each with its end.
+class Lines {
+  public:
+    explicit Lines(ByteStream& stream) : stream_(stream) {}
+
+    // Appends the rest of the line, at most about `most` bytes of it. False at the end of the stream.
+    bool next(std::string& line, size_t most) {
+        const size_t begin = line.size();
+        for (;;) {
+            if (bytes_.empty()) bytes_ = stream_.next();
+            if (bytes_.empty()) return whole_ = true, line.size() > begin;
+            const size_t end = bytes_.find('\n');
+            whole_           = end != std::string_view::npos;
+            const size_t n   = whole_ ? end + 1 : bytes_.size();
+            line.append(bytes_.data(), n);
+            bytes_.remove_prefix(n);
+            if (whole_ || line.size() - begin >= most) return true;
+        }
+    }
+    bool whole() const { return whole_; }  // whether what next() gave was the line to its end
+
+  private:
+    ByteStream& stream_;
+    std::string_view bytes_;
+    bool whole_ = true;
+};

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# fetch.sh - downloads a data set, says its size first, goes on where it was interrupted, and checks what is published
+#
+#   data/fetch.sh NAME [--parts FIRST-LAST] [--mirror URL] [--out FOLDER] [--tokenizer FILE]
+#
+# Files go to FOLDER (data/NAME). --tokenizer makes shards of text. --mirror URL/… stands for https://host/ of each address.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+hub=https://huggingface.co/datasets
+
+die() { echo "error: $1" >&2; exit "${2:-2}"; }
+name=${1:-} parts='' mirror='' out='' tokenizer=''
+[ $# -eq 0 ] || shift
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || die "$1 needs a value"
+    case $1 in
+        --parts) parts=$2 ;; --mirror) mirror=${2%/} ;; --out) out=$2 ;; --tokenizer) tokenizer=$2 ;;
+        *) die "unknown option $1" ;;
+    esac
+    shift 2
+done
+
+#  name              first part - last   address, with the part's number by printf           SHA-256, where one is known
+table="
+tinyshakespeare      0-0      https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
+tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt
+tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-valid.txt
+fineweb-edu-10B      0-0      $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_val_%06d.bin
+fineweb-edu-10B      1-100    $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_train_%06d.bin
+fineweb-edu-100B     0-0      $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_val_%06d.bin
+fineweb-edu-100B     1-1001   $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_train_%06d.bin
+pile                 0-29     $hub/monology/pile-uncopyrighted/resolve/main/train/%02d.jsonl.zst
+pile-pythia          0-20     $hub/EleutherAI/pile-standard-pythia-preshuffled/resolve/main/document-%05d-of-00020.bin
+hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
+"
+rows=$(grep "^$name " <<<"$table") || die "no data set '$name'; there are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
+command -v curl >/dev/null || die "curl is missing: apt-get install curl"
+[ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
+out=${out:-data/$name}
+
+urls=() sums=() sizes=() total=0
+while read -r _ range url sum; do
+    first=${range%-*} last=${range#*-}
+    # A data set's single files, such as its validation part, come with any choice of its parts.
+    if [ -n "$parts" ] && [ "$first" != "$last" ]; then
+        ((${parts%-*} >= first && ${parts#*-} <= last)) || die "--parts $parts: $name has $range"
+        first=${parts%-*} last=${parts#*-}
+    fi
+    for ((i = first; i <= last; i++)); do
+        # shellcheck disable=SC2059
+        u=$(printf "$url" "$i")
+        [ -z "$mirror" ] || u=$mirror/${u#https://*/}
+        head=$(curl --fail --silent --show-error --location --head --retry 3 "$u" | tr -d '\r') || die "cannot get $u" 1
+        # The hub answers with the SHA-256 of a large file in front of its redirection.
+        published=$(sed -n 's/^x-linked-etag: "\?\([0-9a-f]\{64\}\)"\?$/\1/Ip' <<<"$head" | tail -1)
+        size=$(sed -n 's/^content-length: //Ip' <<<"$head" | tail -1)
+        urls+=("$u") sums+=("${sum:-$published}") sizes+=("${size:-0}")
+        total=$((total + ${size:-0}))
+    done
+done <<<"$rows"
+echo "$name: ${#urls[@]} files, $(awk "BEGIN {printf \"%.1f\", $total / 1e6}") MB, to $out"
+mkdir -p "$out"
+files=()
+for i in "${!urls[@]}"; do
+    file=$out/$(basename "${urls[i]}")
+    files+=("$file")
+    if [ ! -s "$file" ]; then
+        curl --fail --silent --show-error --location --retry 3 --continue-at - --output "$file.part" "${urls[i]}" ||
+            die "cannot get ${urls[i]}; run this again to go on where it stopped" 1
+        got=$(wc -c <"$file.part")
+        [ "${sizes[i]}" = 0 ] || [ "$got" = "${sizes[i]}" ] || { rm "$file.part"; die "$file: $got bytes, expected ${sizes[i]}" 1; }
+        if [ -n "${sums[i]}" ] && ! echo "${sums[i]}  $file.part" | sha256sum --check --status; then
+            rm "$file.part"
+            die "$file: what came from ${urls[i]} has another SHA-256 than ${sums[i]}" 1
+        fi
+        mv "$file.part" "$file"
+    fi
+    echo "$file: $(wc -c <"$file") bytes, $([ -n "${sums[i]}" ] && echo "SHA-256 right" || echo "no published checksum")"
+done
+[ -n "$tokenizer" ] || exit 0
+[[ ${files[0]} != *.bin && $name != hellaswag ]] || die "$name is used as it is, without --tokenizer"
+"${BUILD:-build}/tokenize" --tokenizer "$tokenizer" --input "${files[@]}" --val-fraction 0.005 --output "$out/$name"

@@ -1,0 +1,245 @@
+// json_field.h - one string out of a JSON object, of any size
+//
+// Reads the object strictly, byte by byte, and keeps nothing but that string: a general parser builds the whole object
+// first, so a document of a gigabyte would need several, and a short one takes more time than its encoding.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "kernels/check.h"
+
+class JsonField {
+  public:
+    // The bytes of the object, then what more() gives until that is empty. `file` and `line` are for errors.
+    JsonField(std::string_view bytes, const std::string& file, int64_t line,
+              std::function<std::string_view()> more = nullptr)
+        : at_(bytes.data()), end_(at_ + bytes.size()), begin_(at_), file_(file), line_(line), more_(std::move(more)) {}
+
+    // Appends the string in `field` of the object to `out`. more() may meanwhile take away what is there.
+    void read(const std::string& field, std::string& out) {
+        bool found      = false;
+        const int first = skip_space();
+        if (first < 0) bad("an object");
+        if (first != '{')
+            fail("{} line {}: no field \"{}\" in {}; --field names the one with the text", file_, line_, field, kind());
+        object([&](const std::string& key) {
+            if (key != field) return value(1);
+            CHECK(!found, "{} line {}: the field \"{}\" is there twice", file_, line_, field);
+            const int begin = skip_space();
+            if (begin < 0) bad("a value");
+            CHECK(begin == '"', "{} line {}: field \"{}\" is {}, expected a string", file_, line_, field, kind());
+            found = true;
+            string(out);
+        });
+        if (skip_space() >= 0) bad("nothing after the object");
+        CHECK(found, "{} line {}: no field \"{}\"; --field names the one with the text", file_, line_, field);
+    }
+
+  private:
+    static constexpr int deepest = 200;
+
+    [[noreturn]] void bad(const char* expected) {
+        fail("{} line {}: not JSON: expected {} at byte {}", file_, line_, expected, before_ + (at_ - begin_));
+    }
+    // The next byte, or -1 at the end.
+    int peek() {
+        if (at_ != end_) return uint8_t(*at_);
+        const std::string_view bytes = more_ ? more_() : std::string_view();
+        if (bytes.empty()) return -1;
+        before_ += at_ - begin_;
+        at_ = begin_ = bytes.data();
+        end_         = at_ + bytes.size();
+        return uint8_t(*at_);
+    }
+    int take() {
+        const int c = peek();
+        at_ += c >= 0;
+        return c;
+    }
+    int skip_space() {
+        int c = peek();
+        for (; c == ' ' || c == '\t' || c == '\r' || c == '\n'; c = peek()) at_++;
+        return c;
+    }
+    const char* kind() {
+        switch (peek()) {
+            case -1:
+                return "nothing";
+            case '{':
+                return "an object";
+            case '[':
+                return "a list";
+            case '"':
+                return "a string";
+            case 'n':
+                return "null";
+            case 't':
+            case 'f':
+                return "a boolean";
+            default:
+                return (peek() >= '0' && peek() <= '9') || peek() == '-' ? "a number" : "not JSON";
+        }
+    }
+
+    template <class F>
+    void object(F on_key) {
+        take();
+        if (skip_space() == '}') return void(take());
+        for (std::string key;;) {
+            if (skip_space() != '"') bad("a key in quotes");
+            key.clear();
+            string(key);
+            if (skip_space() != ':') bad("':'");
+            take();
+            on_key(key);
+            const int c = skip_space();
+            if (c != ',' && c != '}') bad("',' or '}'");
+            take();
+            if (c == '}') return;
+        }
+    }
+    void value(int depth) {
+        if (depth > deepest) bad("fewer than 200 levels");
+        const int c = skip_space();
+        if (c == '"') {
+            skipped_.clear();
+            string(skipped_, false);
+        } else if (c == '{') {
+            object([&](const std::string&) { value(depth + 1); });
+        } else if (c == '[') {
+            take();
+            if (skip_space() == ']') return void(take());
+            for (;;) {
+                value(depth + 1);
+                const int next = skip_space();
+                if (next != ',' && next != ']') bad("',' or ']'");
+                take();
+                if (next == ']') return;
+            }
+        } else if (c == 't' || c == 'f' || c == 'n') {
+            for (const char* w = c == 't' ? "true" : c == 'f' ? "false" : "null"; *w; w++)
+                if (take() != *w) bad("true, false or null");
+        } else
+            number();
+    }
+    void digits() {
+        if (peek() < '0' || peek() > '9') bad("a value");
+        while (peek() >= '0' && peek() <= '9') at_++;
+    }
+    void number() {
+        if (peek() == '-') take();
+        if (peek() == '0')
+            take();
+        else
+            digits();
+        if (peek() == '.') take(), digits();
+        if (peek() == 'e' || peek() == 'E') {
+            take();
+            if (peek() == '+' || peek() == '-') take();
+            digits();
+        }
+    }
+
+    // Bytes that stand for themselves in a string: ASCII but for control characters, the quote and the backslash.
+    static bool is_plain(char c) { return static_cast<signed char>(c) >= 0x20 && c != '"' && c != '\\'; }
+    void string(std::string& out, bool keep = true) {
+        take();
+        for (;;) {
+            const char* run = at_;
+            while (at_ != end_ && is_plain(*at_)) at_++;
+            if (keep) out.append(run, size_t(at_ - run));
+            const int c = peek();
+            if (c == '"') return void(take());
+            if (c == '\\')
+                escape(out);
+            else if (c >= 0x80)
+                character(out);
+            else if (c < 0)
+                bad("the end of a string");
+            else if (!is_plain(char(c)))
+                bad("no control character in a string");
+            if (!keep) out.clear();
+        }
+    }
+    // One character of two to four bytes, well-formed (Unicode 15, table 3-7).
+    void character(std::string& out) {
+        const int lead = take();
+        const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
+        int low = 0x80, high = 0xbf;  // of the second byte
+        if (lead == 0xe0) low = 0xa0;
+        if (lead == 0xed) high = 0x9f;
+        if (lead == 0xf0) low = 0x90;
+        if (lead == 0xf4) high = 0x8f;
+        if (lead < 0xc2 || lead > 0xf4) bad("UTF-8");
+        out += char(lead);
+        for (int i = 0; i < more; i++, low = 0x80, high = 0xbf) {
+            const int c = take();
+            if (c < low || c > high) bad("UTF-8");
+            out += char(c);
+        }
+    }
+    void escape(std::string& out) {
+        take();
+        const int c = take();
+        switch (c) {
+            case 'n':
+                out += '\n';
+                return;
+            case 't':
+                out += '\t';
+                return;
+            case 'r':
+                out += '\r';
+                return;
+            case 'b':
+                out += '\b';
+                return;
+            case 'f':
+                out += '\f';
+                return;
+            case '"':
+            case '\\':
+            case '/':
+                out += char(c);
+                return;
+            case 'u':
+                break;
+            default:
+                bad("one of \"\\/bfnrtu after a backslash");
+        }
+        uint32_t code = hex();
+        if (code >= 0xd800 && code < 0xdc00) {
+            const bool follows = take() == '\\' && take() == 'u';
+            const uint32_t low = follows ? hex() : 0;
+            if (low < 0xdc00 || low > 0xdfff) bad("the second half of a surrogate pair");
+            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+        } else if (code >= 0xdc00 && code < 0xe000)
+            bad("no lone half of a surrogate pair");
+        if (code < 0x80) return void(out += char(code));
+        const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+        out += char((more == 1 ? 0xc0 : more == 2 ? 0xe0 : 0xf0) | (code >> (6 * more)));
+        for (int i = more - 1; i >= 0; i--) out += char(0x80 | ((code >> (6 * i)) & 0x3f));
+    }
+    uint32_t hex() {
+        uint32_t code = 0;
+        for (int i = 0; i < 4; i++) {
+            const int c = take(), letter = c | 0x20;
+            if (c >= '0' && c <= '9')
+                code = code * 16 + uint32_t(c - '0');
+            else if (letter >= 'a' && letter <= 'f')
+                code = code * 16 + uint32_t(letter - 'a' + 10);
+            else
+                bad("four hexadecimal digits");
+        }
+        return code;
+    }
+
+    const char *at_, *end_, *begin_;
+    int64_t before_ = 0;  // bytes of the line before begin_
+    const std::string& file_;
+    int64_t line_;
+    std::function<std::string_view()> more_;
+    std::string skipped_;
+};

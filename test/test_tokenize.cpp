@@ -1,0 +1,526 @@
+// test_tokenize.cpp - documents out of files, shards, and the program between them: order, memory, and every fault
+#include "data/documents.h"
+
+#include <signal.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <random>
+
+#include "data/shard_writer.h"
+#include "gpt/bpe_training.h"
+#include "gpt/shard.h"
+#include "test/data.h"
+#include "test/programs.h"
+#include "test/scratch.h"
+//
+#include "test/catch.h"
+
+namespace {
+
+using json = nlohmann::json;
+using Ids  = std::vector<int32_t>;
+using List = std::vector<std::string>;
+
+std::string zstd(const std::string& text) {
+    std::string out(ZSTD_compressBound(text.size()), '\0');
+    out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
+    return out;
+}
+
+std::string gzip(const std::string& text) {
+    z_stream s{};
+    REQUIRE(deflateInit2(&s, 1, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY) == Z_OK);
+    std::string out(deflateBound(&s, text.size()), '\0');
+    s.next_in   = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+    s.avail_in  = uInt(text.size());
+    s.next_out  = reinterpret_cast<Bytef*>(out.data());
+    s.avail_out = uInt(out.size());
+    REQUIRE(deflate(&s, Z_FINISH) == Z_STREAM_END);
+    out.resize(s.total_out);
+    deflateEnd(&s);
+    return out;
+}
+
+size_t last_split(std::string_view text, size_t from) {
+    for (size_t at = text.size(); at > from; at--)
+        if (unicode::always_splits(text, at)) return at;
+    return 0;
+}
+
+// The documents of some files, put together again from their parts; what is wrong with one is thrown.
+List texts(const std::vector<Source>& sources, ReadSettings settings = {}, List* parts = nullptr) {
+    if (!settings.last_cut) settings.last_cut = last_split;
+    Documents documents(sources, settings);
+    List all;
+    std::string buffer;
+    documents.read([&](const Block& block) {
+        for (const Part& p : block.parts) {
+            if (p.kind == Part::fault) throw InputError(std::string(block.bytes_of(p)));
+            const std::string text(documents.text_of(block, p, buffer));
+            if (parts) parts->push_back(text);
+            if (p.first)
+                all.push_back(text);
+            else
+                all.back() += text;
+        }
+    });
+    return all;
+}
+List texts(const List& files, const std::string& format = "auto", const std::string& field = "text") {
+    ReadSettings settings;
+    settings.format = format;
+    settings.field  = field;
+    Source all{1, {}};
+    for (const std::string& name : files)
+        for (const std::string& f : files_of(name)) all.files.push_back(f);
+    return texts(files.empty() ? std::vector<Source>() : std::vector<Source>{all}, settings);
+}
+
+Ids ids_in(const std::string& path) {
+    const Shard shard(path, 0);
+    Ids ids(size_t(shard.tokens()));
+    shard.read(0, shard.tokens(), ids.data());
+    return ids;
+}
+
+Ids count_up(int n) {
+    Ids ids(static_cast<size_t>(n));
+    std::iota(ids.begin(), ids.end(), 0);
+    return ids;
+}
+
+// A tokenizer.json that knows some words, and sources of text for it.
+std::string small_tokenizer() {
+    WordCounts words;
+    for (int i = 0; i < 3; i++)
+        words.add("the sea was calm, the wind was 7 knots, the ship's bell rang; the other day\n");
+    return BpeTraining(words).learn(290);
+}
+std::string story(int number) {
+    return fmt::format("Document {}: the sea was calm, the wind was {} knots.\n\nThe end.", number, number * 7 % 31);
+}
+
+Ran tokenize(const Scratch& s, const std::string& words, const std::string& in = "", const std::string& under = "") {
+    return run(s, "tokenize", "--tokenizer " + quoted(s / "tokenizer.json") + " " + words, in, under);
+}
+bool says(const Ran& r, const List& words) {
+    UNSCOPED_INFO(r.out + r.err);
+    return std::all_of(words.begin(), words.end(),
+                       [&](const std::string& w) { return (r.out + r.err).find(w) != std::string::npos; });
+}
+List left_in(const Scratch& s, const std::string& begin) {
+    List names;
+    for (const auto& e : fs::directory_iterator(s.path))
+        if (e.path().filename().string().rfind(begin, 0) == 0) names.push_back(e.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+}  // namespace
+
+TEST_CASE("documents from text and jsonl, plain, zstd and gzip", "[data]") {
+    const Scratch dir;
+    write_text(dir / "one.txt", "a\nb");
+    write_text(
+        dir / "three.txt",
+        "<|endoftext|>\na\n<|endoftext|>\n<|endoftext|>\r\n b <|endoftext|>\nc\n<|endoftext|>\nd\n<|endoftext|>");
+    CHECK(texts({dir / "one.txt", dir / "three.txt"}) == List{"a\nb", "a\n", " b <|endoftext|>\nc\n", "d\n"});
+
+    const std::string lines =
+        "{\"text\": \"x\\n\\u00e9\", \"id\": 1}\n\n  \n{\"text\": \"\"}\r\n{\"id\": [1], \"text\": \"y\"}";
+    write_text(dir / "a.jsonl", lines);
+    write_text(dir / "a.jsonl.zst", zstd(lines));
+    write_text(dir / "a.jsonl.gz", gzip(lines.substr(0, 20)) + gzip(lines.substr(20)));
+    CHECK(texts({dir / "a.jsonl"}) == List{"x\n\xc3\xa9", "", "y"});
+    CHECK(texts({dir / "a.jsonl.zst"}) == texts({dir / "a.jsonl"}));
+    CHECK(texts({dir / "a.jsonl.gz"}) == texts({dir / "a.jsonl"}));
+    CHECK(texts({dir / "a.jsonl"}, "text") == List{lines});
+    CHECK(texts({dir / "*.jsonl*"}).size() == 9);
+    CHECK(texts({dir.path}).size() == 9 + 4);
+
+    // Longer than every buffer, in two frames, and in an unkind order of line ends.
+    std::string big;
+    while (big.size() < 3000000) big += std::string(size_t(big.size() % 70001), 'x') + "\n";
+    write_text(dir / "big.txt.zst", zstd(big.substr(0, 1000001)) + zstd(big.substr(1000001)));
+    write_text(dir / "big.txt.gz", gzip(big.substr(0, 1000001)) + gzip(big.substr(1000001)));
+    CHECK(texts({dir / "big.txt.zst"}) == List{big});
+    CHECK(texts({dir / "big.txt.gz"}) == List{big});
+
+    std::mt19937 rng(1);
+    std::string noise(100000, '\0');
+    for (char& c : noise) c = char(rng());
+    for (const size_t kept : {size_t(200), size_t(50000), zstd(noise).size() - 1}) {
+        write_text(dir / "cut.txt.zst", zstd(noise).substr(0, kept));
+        CHECK_REFUSED(texts({dir / "cut.txt.zst"}), "cut.txt.zst", "middle");
+        write_text(dir / "cut.txt.gz", gzip(noise).substr(0, kept));
+        CHECK_REFUSED(texts({dir / "cut.txt.gz"}), "cut.txt.gz", "middle");
+    }
+    write_text(dir / "bad.txt.zst", zstd(big).replace(8, 8, "xxxxxxxx"));
+    CHECK_REFUSED(texts({dir / "bad.txt.zst"}), "bad.txt.zst", "zstd");
+    write_text(dir / "bad.txt.gz", gzip(big).replace(40, 8, "xxxxxxxx"));
+    CHECK_REFUSED(texts({dir / "bad.txt.gz"}), "bad.txt.gz", "gzip");
+    write_text(dir / "bad.jsonl", "{\"text\": \"x\"}\n{\"text\": \"x\"\n");
+    CHECK_REFUSED(texts({dir / "bad.jsonl"}), "bad.jsonl line 2");
+    write_text(dir / "field.jsonl", "{\"content\": \"x\", \"n\": 3}\n");
+    CHECK(texts({dir / "field.jsonl"}, "auto", "content") == List{"x"});
+    CHECK_REFUSED(texts({dir / "field.jsonl"}), "field.jsonl line 1", "\"text\"", "--field");
+    CHECK_REFUSED(texts({dir / "field.jsonl"}, "auto", "n"), "line 1", "\"n\"", "number");
+    write_text(dir / "list.jsonl", "[1]\n");
+    CHECK_REFUSED(texts({dir / "list.jsonl"}), "list.jsonl line 1");
+    write_text(dir / "empty.txt", "");
+    CHECK_REFUSED(texts({dir / "empty.txt"}), "empty.txt is empty");
+    CHECK_REFUSED(texts({dir / "none.txt"}), "none.txt");
+    CHECK_REFUSED(texts({dir / "none*.txt"}), "no file matches");
+    fs::create_directory(dir / "folder");
+    CHECK_REFUSED(texts({dir / "folder"}), "folder");
+    CHECK_REFUSED(texts(List{}), "--input");
+}
+
+TEST_CASE("the text of a JSON line, as a general parser reads it", "[data]") {
+    const auto ours = [](const std::string& line, size_t step) -> std::string {
+        size_t at = 0;
+        std::string out, chunk;
+        JsonField object("", "f", 1, [&]() -> std::string_view {
+            chunk = line.substr(std::min(at, line.size()), step);
+            at += step;
+            return chunk;
+        });
+        try {
+            object.read("text", out);
+        } catch (const InputError&) { return "refused"; }
+        return out;
+    };
+    const auto theirs = [](const std::string& line) -> std::string {
+        try {
+            const json object = json::parse(line);
+            return object.is_object() && object.contains("text") && object["text"].is_string()
+                       ? object["text"].get<std::string>()
+                       : "refused";
+        } catch (const json::exception&) { return "refused"; }
+    };
+    const List good = {R"({"text": "a\n\t\r\b\f\"\\\/ \u00e9\u4e16\ud83d\udc4b\u0000"})",
+                       R"({"a": [1, -0.5e+3, {"text": "no", "b": [[], {}]}, true, false, null], "text": "yes"})",
+                       "{\"text\":\"caf\xc3\xa9 \xe4\xb8\x96 \xf0\x9f\x91\x8b\"}", R"({ "text" : "" , "z" : 0 } )",
+                       R"({"t\u0065xt": "escaped key"})"};
+    for (const std::string& line : good) {
+        CAPTURE(line);
+        REQUIRE(theirs(line) != "refused");
+        for (const size_t step : {1, 2, 7, 1000}) CHECK(ours(line, step) == theirs(line));
+    }
+    // Every prefix, and every byte changed: accepted by both or by neither.
+    std::mt19937 rng(2);
+    const std::string bytes = "\"\\{}[],:0e-+.tfnu \x01\x80\xc3\xff";
+    for (const std::string& line : good) {
+        for (size_t n = 0; n < line.size(); n++) REQUIRE(ours(line.substr(0, n), 5) == theirs(line.substr(0, n)));
+        for (int i = 0; i < 3000; i++) {
+            std::string changed             = line;
+            changed[rng() % changed.size()] = bytes[rng() % bytes.size()];
+            CAPTURE(changed);
+            REQUIRE(ours(changed, 64) == theirs(changed));
+        }
+    }
+    CHECK(ours(R"({"text": "a", "text": "b"})", 9) == "refused");  // which is meant?
+    CHECK(ours("{\"x\": " + std::string(100000, '['), 1000) == "refused");
+}
+
+TEST_CASE("a long document comes in parts that change no token", "[data]") {
+    const Scratch dir;
+    json file               = json::parse(small_tokenizer());
+    file["normalizer"]      = {{"type", "NFC"}};
+    file["added_tokens"][1] = {{"id", 295},          {"content", "a,\nb"},   {"special", false},
+                               {"normalized", true}, {"single_word", false}, {"lstrip", false},
+                               {"rstrip", false}};
+    const List units        = {"the",       " the",         " ",
+                               "  ",        "\n",           "'s",
+                               "'",         "'ll",          "12",
+                               ".",         "a,\nb",        "a",
+                               ",",         "\xc3\xa9",     "\xcc\x81",
+                               "e\xcc\x81", "\xe3\x80\x80", "\xff",
+                               "\xe4\xb8",  "\xe4\xb8\x96", "\xe1\x84\x92\xe1\x85\xa1\xe1\x86\xab",
+                               "\t"};
+    std::mt19937 rng(3);
+    int cuts = 0;
+    for (const Tokenizer& t : {Tokenizer(small_tokenizer()), Tokenizer(file.dump())})
+        for (int i = 0; i < 400; i++) {
+            std::string text;
+            while (text.size() < 600) text += units[rng() % units.size()];
+            write_text(dir / "x.txt", text);
+            ReadSettings settings;
+            settings.part_bytes = 30 + i % 100;
+            settings.last_cut   = [&](std::string_view s, size_t from) { return t.last_cut(s, from); };
+            List parts;
+            CAPTURE(i, text);
+            REQUIRE(texts({{1, {dir / "x.txt"}}}, settings, &parts) == List{text});
+            Tokenizer::Scratch scratch;
+            Ids ids;
+            for (const std::string& p : parts) t.encode(p, false, ids, scratch);
+            REQUIRE(ids == t.encode(text, false));
+            cuts += int(parts.size()) - 1;
+        }
+    CHECK(cuts > 1000);
+
+    // A JSON line of the same length, and text where nothing splits.
+    std::string text;
+    for (int i = 0; i < 20000; i++) text += story(i);
+    write_text(dir / "x.jsonl", json({{"a", text}, {"text", text}}).dump() + "\n{\"text\": \"next\"}\n");
+    ReadSettings settings;
+    settings.part_bytes = 1000;
+    List parts;
+    CHECK(texts({{1, {dir / "x.jsonl"}}}, settings, &parts) == List{text, "next"});
+    CHECK(parts.size() > 4);
+    std::string unbroken;
+    for (int i = 0; i < 5000; i++) unbroken += "\xc3\xa9";
+    write_text(dir / "y.txt", unbroken);
+    parts.clear();
+    CHECK(texts({{1, {dir / "y.txt"}}}, settings, &parts) == List{unbroken});
+    for (const std::string& p : parts) CHECK(p.size() <= 300000);
+}
+
+TEST_CASE("a mix holds its weights until the first source ends", "[data]") {
+    const Scratch dir;
+    for (const char name : {'a', 'b'}) {
+        std::string lines;
+        for (int i = 0; i < 1000; i++) lines += fmt::format("{{\"text\": \"{}{:03}\"}}\n", name, i);
+        write_text(dir / fmt::format("{}.jsonl", name), lines);
+    }
+    const std::vector<Source> mix = {weighted_source("0.3:" + (dir / "a*.jsonl")),
+                                     weighted_source("0.7:" + (dir / "b.jsonl"))};
+    const List all                = texts(mix);
+    int a = 0, b = 0;
+    for (const std::string& t : all) {
+        (t[0] == 'a' ? a : b)++;
+        REQUIRE(std::abs(0.7 * a - 0.3 * b) <= 1);
+    }
+    CHECK(b == 1000);
+    CHECK(texts(mix) == all);
+    for (const char* bad : {"wiki.jsonl", "0:x", "-1:x", "x:y", "0.3x:y"})
+        CHECK_REFUSED(weighted_source(bad), "WEIGHT");
+}
+
+TEST_CASE("validation parts", "[data]") {
+    int chosen = 0;
+    for (int i = 0; i < 10000; i++) chosen += is_validation("document " + std::to_string(i), 0.1);
+    CHECK(chosen > 900);  // 1000 ± 30 at one standard deviation
+    CHECK(chosen < 1100);
+    CHECK_FALSE(is_validation("x", 0));
+
+    std::string book;
+    for (int i = 0; i < 1000; i++) book += "line " + std::to_string(i) + (i % 7 ? "\n" : ".\n\n");
+    for (const double fraction : {0.01, 0.05, 0.5}) {
+        const size_t at = tail_begin(book, fraction);
+        CHECK(book[at - 1] == '\n');
+        if (fraction > 0.01) CHECK(book[at - 2] == '\n');  // a hundredth is one line or two, and may have no empty one
+        CHECK(double(book.size() - at) <= fraction * double(book.size()));
+        CHECK(double(book.size() - at) >= fraction * double(book.size()) / 2);
+    }
+    const std::string accents = "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9";
+    CHECK(tail_begin(accents, 0.5) % 2 == 0);
+    CHECK(tail_begin(accents, 0.5) > 0);
+    CHECK(tail_begin("", 0.5) == 0);
+}
+
+TEST_CASE("shards in llm.c's form", "[data]") {
+    const Scratch dir;
+    const std::string prefix = dir / "x_train";
+    {
+        ShardWriter abandoned(prefix, 50257, 100);
+        abandoned.add(count_up(250));
+    }
+    CHECK(ShardWriter::existing(prefix).empty());
+    CHECK(fs::is_empty(dir.path));
+
+    ShardWriter w(prefix, 50257, 100);
+    w.add(count_up(70));
+    w.add({});
+    w.add(count_up(180));
+    CHECK(ShardWriter::existing(prefix).empty());  // not before commit
+    w.commit();
+    CHECK(w.tokens() == 250);
+    CHECK(w.shards() == 3);
+    CHECK(ShardWriter::existing(prefix) ==
+          std::vector<std::string>{prefix + "_000000.bin", prefix + "_000001.bin", prefix + "_000002.bin"});
+    Ids all;
+    for (const std::string& path : ShardWriter::existing(prefix))
+        for (const int32_t id : ids_in(path)) all.push_back(id);
+    Ids expected = count_up(70);
+    for (const int32_t id : count_up(180)) expected.push_back(id);
+    CHECK(all == expected);
+    const std::string bytes = read_text(prefix + "_000002.bin");
+    REQUIRE(bytes.size() == 1024 + 2 * 50);
+    int32_t header[256];
+    std::memcpy(header, bytes.data(), 1024);
+    CHECK(header[0] == 20240520);
+    CHECK(header[1] == 1);
+    CHECK(header[2] == 50);
+    CHECK(std::all_of(header + 3, header + 256, [](int32_t h) { return h == 0; }));
+
+    // Replaced by fewer: nothing of the old set stays.
+    ShardWriter wide(prefix, 65537, 100);
+    wide.add({65536, 1});
+    wide.commit();
+    CHECK(ShardWriter::existing(prefix).size() == 1);
+    CHECK(ids_in(prefix + "_000000.bin") == Ids{65536, 1});
+    CHECK(read_text(prefix + "_000000.bin").size() == 1024 + 2 * 4);
+    ShardWriter narrow(dir / "y", 65536, 100);
+    narrow.add({65535, 1});
+    narrow.commit();
+    CHECK(ids_in(dir / "y_000000.bin") == Ids{65535, 1});
+    CHECK(read_text(dir / "y_000000.bin").size() == 1024 + 2 * 2);
+    CHECK_REFUSED(ShardWriter(prefix, 50257, 0), "tokens per shard");
+    CHECK_REFUSED(ShardWriter(prefix, 50257, int64_t(1) << 31), "tokens per shard");
+}
+
+// ---- the program
+// -------------------------------------------------------------------------------------------------------
+
+TEST_CASE("tokenize: the same shards for any number of threads, from any form of the same documents",
+          "[programs][data]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string lines, separated;
+    List documents;
+    for (int i = 0; i < 3000; i++) {
+        documents.push_back(story(i) + (i % 500 == 0 ? std::string(size_t(i) * 100, 'a') + " the end" : ""));
+        lines += json({{"text", documents.back()}, {"meta", i}}).dump() + "\n";
+        separated += documents.back() + "\n<|endoftext|>\n";
+    }
+    write_text(s / "d.jsonl", lines);
+    write_text(s / "d.jsonl.zst", zstd(lines));
+    write_text(s / "d.jsonl.gz", gzip(lines));
+    REQUIRE(tokenize(s, "--input " + quoted(s / "d.jsonl") +
+                            " --threads 1 --val-fraction 0.1 --shard-tokens 20000 --output " + quoted(s / "one"))
+                .code == 0);
+    const List train = ShardWriter::existing(s / "one_train"), val = ShardWriter::existing(s / "one_val");
+    REQUIRE(train.size() > 3);
+    REQUIRE(val.size() >= 1);
+    for (const char* other : {"d.jsonl --threads 3", "d.jsonl.zst", "d.jsonl.gz --threads 2", "-"}) {
+        const std::string name = std::string(other).substr(0, std::string(other).find(' '));
+        const std::string rest = std::string(other).substr(name.size());
+        const bool piped       = name == "-";
+        const Ran r            = tokenize(s,
+                                          "--input " + (piped ? "- --format jsonl" : quoted(s / name)) + rest +
+                                              " --val-fraction 0.1 --shard-tokens 20000 --overwrite --output " + quoted(s / "two"),
+                               piped ? lines : "");
+        CAPTURE(other, r.err);
+        REQUIRE(r.code == 0);
+        REQUIRE(ShardWriter::existing(s / "two_train").size() == train.size());
+        for (size_t i = 0; i < train.size(); i++)
+            REQUIRE(read_text(train[i]) == read_text(ShardWriter::existing(s / "two_train")[i]));
+        for (size_t i = 0; i < val.size(); i++)
+            REQUIRE(read_text(val[i]) == read_text(ShardWriter::existing(s / "two_val")[i]));
+    }
+    const json summary = json::parse(read_text(s / "two_summary.json"));
+    CHECK(summary["documents"] == 3000);
+    CHECK(summary["skipped"] == 0);
+    CHECK(summary["inputs"][0]["file"] == "standard input");
+    CHECK(summary["inputs"][0]["bytes"] == lines.size());
+    CHECK(summary["train_tokens"].get<int64_t>() + summary["val_tokens"].get<int64_t>() == summary["tokens"]);
+    CHECK(summary["tokenizer_fingerprint"] == Tokenizer::load(s / "tokenizer.json").fingerprint());
+    CHECK(summary["shards"].size() == train.size() + val.size());
+
+    // Whatever order the documents come in, the same ones are for validation.
+    std::string backwards;
+    for (size_t i = documents.size(); i-- > 0;) backwards += json({{"text", documents[i]}}).dump() + "\n";
+    write_text(s / "b.jsonl", backwards);
+    REQUIRE(
+        tokenize(s, "--input " + quoted(s / "b.jsonl") + " --val-fraction 0.1 --output " + quoted(s / "back")).code ==
+        0);
+    const Tokenizer t       = Tokenizer::load(s / "tokenizer.json");
+    const auto documents_of = [&](const std::string& prefix) {
+        List all;
+        for (const std::string& path : ShardWriter::existing(prefix))
+            for (const int32_t id : ids_in(path))
+                if (id == t.eot())
+                    all.emplace_back();
+                else
+                    all.back() += t.bytes_of(id);
+        std::sort(all.begin(), all.end());
+        return all;
+    };
+    CHECK(documents_of(s / "back_val") == documents_of(s / "one_val"));
+    CHECK(documents_of(s / "back_val").size() > 200);
+
+    // Where the mark of a document stands.
+    const std::string text = "the sea\n<|endoftext|>\nthe wind\n";
+    for (const char* eot : {"before", "after", "none"}) {
+        REQUIRE(tokenize(s, std::string("--input - --overwrite --eot ") + eot + " --output " + quoted(s / "eot"), text)
+                    .code == 0);
+        Ids expected;
+        for (const char* document : {"the sea\n", "the wind\n"}) {
+            if (eot[0] == 'b') expected.push_back(t.eot());
+            for (const int32_t id : t.encode(document)) expected.push_back(id);
+            if (eot[0] == 'a') expected.push_back(t.eot());
+        }
+        CHECK(ids_in(s / "eot_train_000000.bin") == expected);
+    }
+}
+
+TEST_CASE("tokenize: bad documents stop the run, or are left out and counted", "[programs][data]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string lines;
+    for (int i = 0; i < 1000002; i++) lines += "{\"text\":\"a\"}\n";
+    write_text(s / "late.jsonl", lines + "{\"text\":\"a\n{\"text\":\"b\"}\n{\"body\":\"c\"}\n");
+    const std::string late = "--input " + quoted(s / "late.jsonl") + " --output " + quoted(s / "x");
+    CHECK(says(tokenize(s, late), {"late.jsonl line 1000003", "not JSON"}));
+    CHECK(tokenize(s, late).code == 2);
+    CHECK(left_in(s, "x").empty());
+    const Ran skipped = tokenize(s, late + " --on-error skip");
+    CHECK(skipped.code == 0);
+    CHECK(says(skipped, {"line 1000003", "line 1000005", "no field", "skipped 2 bad documents"}));
+    CHECK(json::parse(read_text(s / "x_summary.json"))["skipped"] == 2);
+    CHECK(json::parse(read_text(s / "x_summary.json"))["documents"] == 1000003);
+
+    write_text(s / "cut.jsonl.zst", zstd(lines).substr(0, 100));
+    write_text(s / "good.jsonl", "{\"text\":\"the sea\"}\n");
+    const std::string cut =
+        "--input " + quoted(s / "cut.jsonl.zst") + " " + quoted(s / "good.jsonl") + " --output " + quoted(s / "y");
+    CHECK(says(tokenize(s, cut), {"cut.jsonl.zst", "middle"}));
+    CHECK(left_in(s, "y").empty());
+    CHECK(says(tokenize(s, cut + " --on-error skip"), {"cut.jsonl.zst", "middle", "skipped 1 bad document"}));
+
+    for (const char* in : {"", "<|endoftext|>\n"}) {
+        const Ran nothing = tokenize(s, "--input - --output " + quoted(s / "z"), in);
+        CAPTURE(in, nothing.err);
+        CHECK(nothing.code == 2);
+    }
+    CHECK(left_in(s, "z").empty());
+    CHECK(says(tokenize(s, "--input '/none/*.txt' --output " + quoted(s / "v")), {"no file matches", "/none/*.txt"}));
+    CHECK(says(tokenize(s, "--mix 2 --output " + quoted(s / "v")), {"--mix 2", "WEIGHT"}));
+    CHECK(left_in(s, "v").empty());
+}
+
+TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks finished", "[programs][data]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string text;
+    for (int i = 0; text.size() < 4000000; i++) text += story(i) + "\n<|endoftext|>\n";
+    write_text(s / "book.txt", text);
+    const std::string words =
+        "--tokenizer " + quoted(s / "tokenizer.json") + " --shard-tokens 100000 --output " + quoted(s / "x");
+
+    // Its standard input stays open, so it is killed while it waits for more, with some shards written.
+    REQUIRE(std::system(
+                ("bash -c " +
+                 quoted("exec 3< <(cat " + quoted(s / "book.txt") + "; exec sleep 600); feeder=$!; " + build_folder() +
+                        "/tokenize " + words + " --input - <&3 & p=$!; until [ -e " +
+                        quoted(s / "x_train_000001.bin.tmp") + " ]; do sleep 0.02; done; kill -9 $p $feeder; wait $p") +
+                 " 2>/dev/null; true")
+                    .c_str()) == 0);
+    CHECK(!left_in(s, "x").empty());
+    for (const std::string& name : left_in(s, "x")) CHECK(name.find(".tmp") != std::string::npos);
+    REQUIRE(tokenize(s, "--input " + quoted(s / "book.txt") + " --output " + quoted(s / "x")).code == 0);
+    CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
+
+    // A limit on the size of files stands in for a full disk.
+    const std::string before = read_text(s / "x_train_000000.bin");
+    const Ran full = tokenize(s, "--overwrite --input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"), "",
+                              "bash -c 'trap \"\" XFSZ; ulimit -f 256; exec \"$0\" \"$@\"' ");
+    CHECK(full.code == 1);
+    CHECK(says(full, {"x_train_000000.bin", "cannot write"}));
+    CHECK(read_text(s / "x_train_000000.bin") == before);
+    CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
+}
