@@ -524,3 +524,32 @@ TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks fin
     CHECK(read_text(s / "x_train_000000.bin") == before);
     CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
 }
+
+TEST_CASE("data/fetch.sh says the size, goes on where it stopped, and refuses what is not the file",
+          "[programs][data]") {
+    if (std::system("command -v curl >/dev/null") != 0)
+        return void(std::fprintf(stderr, "skipped: there is no curl\n"));
+    const Scratch s;
+    const std::string pile = s / "datasets/monology/pile-uncopyrighted/resolve/main/train";
+    fs::create_directories(pile);
+    write_text(pile + "/03.jsonl.zst", zstd("{\"text\": \"the sea\"}\n"));
+    const auto fetch = [&](const std::string& words) {
+        const int status = std::system(("data/fetch.sh " + words + " --mirror " + quoted("file://" + s.path) +
+                                        " --out " + quoted(s / "out") + " >" + quoted(s / "said") + " 2>&1")
+                                           .c_str());
+        return Ran{WEXITSTATUS(status), read_text(s / "said"), ""};
+    };
+    const std::string file = read_text(pile + "/03.jsonl.zst");
+    fs::create_directories(s / "out");
+    write_text(s / "out/03.jsonl.zst.part", file.substr(0, 10));
+    const Ran r = fetch("pile --parts 3-3");
+    CHECK(r.code == 0);
+    CHECK(says(r, {"pile: 1 files", "03.jsonl.zst", std::to_string(file.size()) + " bytes"}));
+    CHECK(read_text(s / "out/03.jsonl.zst") == file);
+    CHECK(fetch("pile --parts 29-30").code == 2);
+    CHECK(fetch("pile --parts 4-4").code == 1);
+    fs::create_directories(s / "karpathy/char-rnn/master/data/tinyshakespeare");
+    write_text(s / "karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "To be");
+    CHECK(says(fetch("tinyshakespeare"), {"another SHA-256"}));
+    CHECK(!exists(s / "out/input.txt"));
+}
