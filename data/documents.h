@@ -48,8 +48,7 @@ struct InputFile {
     std::string name() const { return path == "-" ? "standard input" : path; }
 };
 
-// ---- names
-// -------------------------------------------------------------------------------------------------------------
+// ---- names --------------------------------------------------------------------------------------------------------
 
 inline bool ends_in(std::string_view name, std::string_view end) {
     return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
@@ -105,8 +104,7 @@ inline Source weighted_source(const std::string& word) {
     return {weight, files_of(word.substr(colon + 1))};
 }
 
-// ---- training and validation
-// -------------------------------------------------------------------------------------------
+// ---- training and validation --------------------------------------------------------------------------------------
 
 // Whether a document belongs to the validation part: so for `fraction` of all documents, wherever they stand. Its first
 // 64 KiB decide, so that a long one need not be held to know.
@@ -132,8 +130,7 @@ inline size_t tail_begin(std::string_view text, double fraction) {
     return at;
 }
 
-// ---- reading
-// -----------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------------------------
 
 struct ReadSettings {
     std::string format = "auto", field = "text", separator = "<|endoftext|>";

@@ -709,8 +709,7 @@ TEST_CASE("adamw refuses wrong shapes and steps", "[ops][errors]") {
     CHECK_REFUSED(adamw_update(1e-2f, 1.f, 0.95f, 1), "adamw", "beta1 is 1");
 }
 
-// ---- bytes sent ahead, work recorded once
-// -----------------------------------------------------------------------------
+// ---- bytes sent ahead, work recorded once -------------------------------------------------------------------------
 
 TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops]") {
     const auto dev  = GENERATE(from_range(devices()));

@@ -373,8 +373,7 @@ TEST_CASE("shards in llm.c's form", "[data]") {
     CHECK_REFUSED(ShardWriter(prefix, 50257, int64_t(1) << 31), "tokens per shard");
 }
 
-// ---- the program
-// -------------------------------------------------------------------------------------------------------
+// ---- the program --------------------------------------------------------------------------------------------------
 
 TEST_CASE("tokenize: the same shards for any number of threads, from any form of the same documents",
           "[programs][data]") {
