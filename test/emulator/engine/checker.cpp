@@ -64,9 +64,10 @@ const Instr* check_set(Warp& w, const Instr* i) {
 const Instr* store_unset(Warp& w, const Instr* i) {
     each_lane(w.mask & ~w.pred(i->b), [&](int l) {
         Window window;
-        if (uint8_t* shadow = home_shadow(w, i, l, window))
+        if (uint8_t* shadow = home_shadow(w, i, l, window)) {
             std::memset(shadow, kWritten | kUnset, i->imm2);
-        else if (window == Window::Global)
+            w.block->holds_unset = true;
+        } else if (window == Window::Global)
             report_unset(w, i, l, i->imm3);
     });
     return i + 1;

@@ -1,6 +1,7 @@
 // engine.cpp - groups, warps, blocks: who runs next
 #include <algorithm>
 #include <ctime>
+#include <utility>
 
 #include "checker.h"
 #include "handlers.h"
@@ -310,8 +311,9 @@ static bool run_block_inside(Block& b, int64_t budget) {
         bool progress = false, polled = false;
         if (o.schedule == Schedule::Random)
             for (int k = n - 1; k > 0; k--) std::swap(order[k], order[next_random(worker.rng) % uint64_t(k + 1)]);
-        for (int k : order) {
-            Warp& w = b.warps[k];
+        const int first = std::exchange(b.next_warp, 0);
+        for (int at = 0; at < n; at++) {
+            Warp& w = b.warps[order[(first + at) % n]];
             if (!warp_ready(w)) continue;
             int64_t turn = std::min(quantum, budget);
             if (o.schedule == Schedule::Random)
@@ -322,7 +324,9 @@ static bool run_block_inside(Block& b, int64_t budget) {
             b.issued += uint64_t(before - turn);
             worker.instructions += uint64_t(before - turn);
             progress = true;
-            if (budget <= 0) break;
+            if (budget > 0) continue;
+            b.next_warp = (first + at + 1) % n;  // or a warp that polls would use up the next turn as well
+            break;
         }
         if (b.live == 0) return true;
         const bool opened = open_barriers(b);

@@ -178,7 +178,9 @@ struct Block {
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
     GlobalActor* actor = nullptr;       // in the launch's GlobalRaces
+    int next_warp = 0;                  // in the order of the schedule: who runs first in the next turn
     bool pending_copies = false;        // a cp.async has been issued
+    bool holds_unset    = false;        // bytes of shared memory have been marked as holding what nobody wrote
     std::vector<Finding>
         unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
     uint64_t issued = 0;

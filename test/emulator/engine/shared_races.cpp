@@ -179,7 +179,7 @@ template <int PerLane>
 static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
     SharedRaces& s         = *b.races;
     const uint64_t granule = first >> s.shift;
-    if (!b.pending_copies && repeated<PerLane>(s, granule, me, write)) return true;
+    if (!b.pending_copies && !b.holds_unset && repeated<PerLane>(s, granule, me, write)) return true;
     uint8_t* shadow = b.shared_shadow.data() + first;
     const bool ones = all_ones(shadow, bytes);
     if (!ones && (!write || b.pending_copies)) return false;
@@ -227,7 +227,7 @@ static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, boo
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
     const Block& b       = *w.block;
     const SharedRaces& s = *b.races;
-    if (b.pending_copies || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store))
+    if (b.pending_copies || b.holds_unset || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store))
         return false;
     const uint64_t mine = s.time << kTime | w.index * kLanes;
     const bool write    = touch == Touch::Store;
