@@ -49,8 +49,7 @@ static void find_files(Options& o, const Preset* preset) {
           "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
     if (!o.tokenizer.empty()) return;
     for (const fs::path& folder : {preset ? fs::path() : fs::path(o.model), fs::path(o.train_data).parent_path()})
-        if (o.tokenizer.empty() && !folder.empty() && fs::exists(folder / "tokenizer.json"))
-            o.tokenizer = (folder / "tokenizer.json").string();
+        if (o.tokenizer.empty() && !folder.empty()) o.tokenizer = tokenizer_in(folder);
 }
 
 // A new run needs a folder of its own; a resumed one needs the folder it had.
@@ -86,6 +85,17 @@ static std::string describe(const Plan& p) {
                        gibibytes(p.total()));
 }
 
+static std::string describe(const Schedule& s) {
+    const std::string warmup = s.warmup_steps
+                                   ? fmt::format("{} after {} steps of warm-up", s.learning_rate, s.warmup_steps)
+                                   : fmt::format("{}", s.learning_rate);
+    if (s.kind == Schedule::Kind::constant) return warmup + ", then constant";
+    const char* how = s.kind == Schedule::Kind::cosine   ? "cosine"
+                      : s.kind == Schedule::Kind::linear ? "linear"
+                                                         : "constant, its last fifth linear,";
+    return fmt::format("{}, then {} to {}", warmup, how, s.final_rate);
+}
+
 // What would fit into `free` bytes: a batch, or one with everything recomputed.
 static std::string room(const Options& o, const Config& c, DType x, const Device& dev, int64_t free) {
     const auto largest = [&](Recompute recompute) {
@@ -113,6 +123,7 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
     log.say("batch", fmt::format("{} × {} × {} micro = {} tokens a step · {} steps = {} tokens", o.batch, o.context,
                                  o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
                                  rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
+    log.say("rate", describe(o.schedule));
     log.say("memory", describe(plan));
     const int64_t rows = logits_rows(c, {o.batch, o.context}, dtype);
     log.say("", fmt::format("logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
@@ -219,7 +230,8 @@ static int run(int argc, char** argv) {
     Config config        = preset ? config_of(*preset) : read_config(o.model);
     if (!o.activation.empty()) set_activation(config, o.activation, "--activation");
     find_files(o, preset);
-    resolve(o, config, preset);
+    const Recipe recipe = recipe_for(preset, !preset && !weight_files(o.model).empty());
+    resolve(o, config, recipe);
 
     const Device dev(o.device, 0, o.threads, o.sync);
     const DType dtype = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
@@ -247,7 +259,7 @@ static int run(int argc, char** argv) {
     };
     if (o.dry_run) {
         const int64_t train_tokens = o.train_data.empty() ? 0 : loader(o.train_data, true).tokens();
-        resolve_steps(o, preset, train_tokens);
+        resolve_steps(o, recipe, train_tokens);
         Log log("", "", o.steps, 0, -1);
         header(log, o, flags, config, dtype, dev, plan, free, train_tokens, 0);
         return 0;
@@ -255,7 +267,7 @@ static int run(int argc, char** argv) {
 
     Loader train                = loader(o.train_data, true);
     std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
-    resolve_steps(o, preset, train.tokens());
+    resolve_steps(o, recipe, train.tokens());
     if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / o.batch));
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");

@@ -18,6 +18,7 @@
 #include "gpt/json.h"
 #include "gpt/loader.h"
 #include "gpt/optimizer.h"
+#include "gpt/tokenizer_json.h"
 
 struct TrainState {
     int64_t step = 0, tokens = 0;  // done so far
@@ -67,7 +68,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
         write_file((folder / name).string(), MappedFile(from.string()).text());
     };
     if (!tokenizer.empty()) {
-        copy_file(tokenizer, "tokenizer.json");
+        write_file((folder / "tokenizer.json").string(), read_tokenizer_json(tokenizer));
         for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
             if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
                 copy_file(beside, name);

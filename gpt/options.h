@@ -40,7 +40,7 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
     f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
     f.add("--document-mask",      o.document_mask,  "attention stays within a document and positions restart: each begins at its <|endoftext|>");
-    f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, for samples and checkpoints; none: the one beside data or model", "FILE");
+    f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, or vocab.json beside merges.txt, for samples and checkpoints; none: what lies beside data or model", "FILE");
     f.add("--out",                o.out,            "run folder; none: runs/MODEL, numbered when taken", "DIR");
     f.add("--resume",             o.resume,         "continue the newest complete checkpoint in --out, with its options unless given again");
     f.group("batch");
@@ -51,7 +51,7 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context");
     f.group("optimizer");
     f.choose("--optimizer",       o.optimizer,      {"adamw", "muon"}, "muon: not yet");
-    f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, else 6e-4");
+    f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, 3e-5 for weights from a model folder, else 6e-4");
     f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: what was published for the preset, at most a fiftieth of the run");
     f.choose("--schedule",        o.schedule.kind,  Flags::Table<Kind>{{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
                                                     "after warm-up");
@@ -155,9 +155,17 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
     return true;
 }
 
+// The recipe of a preset, or one for a model folder. Trained weights start at a twentieth of the rate for random ones:
+// the peak of a pretraining run would undo some of it before it teaches anything.
+inline Recipe recipe_for(const Preset* preset, bool trained_weights) {
+    if (preset) return preset->recipe;
+    Recipe recipe;
+    if (trained_weights) recipe.learning_rate = 3e-5f;
+    return recipe;
+}
+
 // Puts in what the model decides.
-inline void resolve(Options& o, const Config& c, const Preset* preset) {
-    const Recipe recipe    = preset ? preset->recipe : Recipe{};
+inline void resolve(Options& o, const Config& c, const Recipe& recipe) {
     const bool batch_given = o.batch;
     if (!o.batch) o.batch = 4;
     if (!o.context) o.context = c.context;
@@ -173,11 +181,12 @@ inline void resolve(Options& o, const Config& c, const Preset* preset) {
     if (o.schedule.learning_rate == 0) o.schedule.learning_rate = recipe.learning_rate;
     if (o.adamw.weight_decay < 0) o.adamw.weight_decay = recipe.weight_decay;
     if (o.adamw.beta2 < 0) o.adamw.beta2 = recipe.beta2;
-    if (o.schedule.final_rate < 0) o.schedule.final_rate = o.schedule.learning_rate * recipe.final_share;
+    if (o.schedule.final_rate < 0)  // to six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05
+        o.schedule.final_rate =
+            std::strtof(fmt::format("{:.6g}", double(o.schedule.learning_rate) * recipe.final_share).c_str(), nullptr);
     if (!o.steps) o.steps = recipe.steps;
 }
-inline void resolve_steps(Options& o, const Preset* preset, int64_t train_tokens) {
-    const Recipe recipe = preset ? preset->recipe : Recipe{};
+inline void resolve_steps(Options& o, const Recipe& recipe, int64_t train_tokens) {
     if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / (o.batch * o.context * o.accumulate));
     o.schedule.steps = o.steps;
     if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = recipe.warmup_of(o.steps);
