@@ -27,6 +27,7 @@ struct TrainState {
     std::string data_fingerprint;
     int64_t rounded_at = 0;      // the update that rounded bf16 weights at random; 0: they are rounded to nearest
     std::string stored = "F32";  // dtype of the model folder's weights; the masters are rounded to it
+    int world          = 1;      // processes of the run that saved it; another number may go on
 };
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
@@ -90,7 +91,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
                                       {"seed", state.seed},
                                       {"dtype", name_of(model.dtype)},
                                       {"rounded_at", state.rounded_at},
-                                      {"world", 1},
+                                      {"world", state.world},
                                       {"data", state.data_fingerprint}};
     write_file((folder / "state.json").string(), j.dump(2) + "\n");
     write_file((folder / "COMPLETE").string(), "");
