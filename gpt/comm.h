@@ -309,6 +309,8 @@ class Comm {
         for (const Connection& c : others_) all.push_back({c.socket(), POLLRDHUP, 0});
         while (poll(all.data(), all.size(), -1) <= 0) {}
         if (all[0].revents) return;
+        // When all fail for one reason, each says so itself within two seconds.
+        if (poll(all.data(), 1, 2000) > 0) return;
         for (size_t i = 1; i < all.size(); i++)
             if (all[i].revents)
                 fmt::print(stderr, "error: rank {} has ended, so this process cannot go on\n", others_[i - 1].rank());

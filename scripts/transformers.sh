@@ -12,7 +12,10 @@ for python in python3 "$home/bin/python"; do
     has_both "$python" && echo "$python" && exit
 done
 
-get() { timeout 600 "$home/bin/pip" install -q --disable-pip-version-check --no-cache-dir --no-compile --retries 1 "$@" >&2; }
+get() {
+    timeout 600 "$home/bin/pip" install -q --disable-pip-version-check --no-cache-dir --no-compile --retries 1 "$@" \
+        >"$home/pip.log" 2>&1 || { tail -5 "$home/pip.log" >&2; exit 1; }
+}
 rm -rf "$home"
 python3 -m venv "$home" >&2
 get --no-deps torch

@@ -307,6 +307,20 @@ TEST_CASE("SIGTERM to one of two stops both at the same step, and they go on to 
     CHECK(missing_words(dead[0].err, {"rank 1"}) == "");
 }
 
+TEST_CASE("a gradient that is not finite on one GPU is skipped on both", "[.emulated][two]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const auto both = train_two(s, training(s, "run",
+                                            "--model nano --dtype fp32 --eval-every 0 --save-every 0 --steps 60 "
+                                            "--learning-rate 1e30 --warmup-steps 0 --clip 0 --max-skips 3"));
+    for (const Ran& r : both) {
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == 1);
+        CHECK(missing_words(r.err, {"4 steps in a row"}) == "");
+    }
+    CHECK(records(s / "run", "skip").size() == 4);
+}
+
 TEST_CASE("what several processes cannot do", "[.emulated][two]") {
     const Scratch s;
     write_shard(s / "train.bin", 4000);
