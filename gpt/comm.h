@@ -27,9 +27,10 @@
 #include "kernels/collective.h"
 
 struct Ranks {
-    int rank = 0, world = 1;                            // of all processes
-    int local           = 0;                            // of those on this machine: the number of its GPU
-    std::string address = "127.0.0.1", port = "29500";  // where rank 0 waits for the others
+    int rank = 0, world = 1;  // of all processes
+    int local = 0;            // of those on this machine: the number of its GPU
+    // Where rank 0 waits for the others.
+    std::string address = "127.0.0.1", port = "29500";
 };
 
 // What the launcher says. A value that is no number, or a rank outside the world, is an InputError.
@@ -199,7 +200,7 @@ class Meeting {
         for (;; std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
             Connection c(new_socket(), 0);
             if (connect(c.socket(), reinterpret_cast<const sockaddr*>(&address_), sizeof address_) == 0) {
-                Hello theirs;  // of rank 1 and up: on a machine where nobody listens yet, a socket can find itself
+                Hello theirs;  // not of rank 0: while nobody listens yet, a socket can get a connection to itself
                 ::send(c.socket(), &us_, sizeof us_, MSG_NOSIGNAL);
                 if (hear(c, theirs, seconds_) && theirs.rank == 0) {
                     CHECK_RUN(same_run(theirs),

@@ -17,7 +17,7 @@ inline int64_t held_bytes() {
 }
 
 // What runs beside the tensors on a GPU: the driver's context and the kernels of our and NVIDIA's libraries. Nobody
-// says how much before it is loaded; this is an allowance.
+// says how much before it is loaded; this is an allowance, to which NCCL adds its buffers where there are several GPUs.
 constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
 
 // The most that an op of a training step asks Queue::scratch() for: embedding_backward two lists of rows,

@@ -89,9 +89,10 @@ class TokenizerPair {
             tokens[content] = added_token(content, id, false);
         }
         const json config = object_if_there("tokenizer_config.json");
-        CHECK(config.value("add_prefix_space", json(false)) == false,
+        const json prefix = config.value("add_prefix_space", json());
+        CHECK(prefix.is_null() || prefix == false,
               "{}: add_prefix_space is {}, a feature that this tokenizer does not have", path("tokenizer_config.json"),
-              config["add_prefix_space"].dump());
+              prefix.dump());
         const json decoder = config.value("added_tokens_decoder", json::object());
         for (const auto& [digits, token] : decoder.items()) {
             int64_t id              = -1;
@@ -120,7 +121,8 @@ class TokenizerPair {
             tokens[word] = added_token(word, id, true, token);
         };
         for (const auto& [use, value] : specials.items())
-            for (const json& token : value.is_array() ? value : json::array({value})) special(use, token);
+            for (const json& token : value.is_array() ? value : json::array({value}))
+                if (!token.is_null()) special(use, token);
         if (vocab.contains("<|endoftext|>") && !tokens.count("<|endoftext|>"))
             special("eos_token", "<|endoftext|>");  // GPT-2's, whatever the other files say
 

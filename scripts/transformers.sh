@@ -13,7 +13,7 @@ for python in python3 "$home/bin/python"; do
 done
 
 get() {
-    timeout 600 "$home/bin/pip" install -q --disable-pip-version-check --no-cache-dir --no-compile --retries 1 "$@" \
+    timeout 300 "$home/bin/pip" install -q --disable-pip-version-check --no-cache-dir --no-compile --retries 1 "$@" \
         >"$home/pip.log" 2>&1 || { tail -5 "$home/pip.log" >&2; exit 1; }
 }
 rm -rf "$home"

@@ -517,7 +517,7 @@ TEST_CASE("vocab.json and merges.txt are the tokenizer.json with the same words"
         write_text(s / "added_tokens.json", R"({"<|pad|>": 340, "  ": 341, "<|late|>": 350})");
         write_text(s / "special_tokens_map.json", R"({"eos_token": "<|endoftext|>", "pad_token": {"content": "<|pad|>",
                    "lstrip": false, "rstrip": false, "single_word": false, "normalized": true},
-                   "additional_special_tokens": ["<|late|>"]})");
+                   "additional_special_tokens": ["<|late|>"], "sep_token": null})");
         write_text(s / "tokenizer_config.json", R"({"add_prefix_space": false, "model_max_length": 1024,
                    "added_tokens_decoder": {"339": {"content": "<|endoftext|>", "special": true, "normalized": false},
                                             "342": {"content": "<|mask|>", "special": true}}})");
