@@ -72,12 +72,12 @@ static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tenso
     const AdamWUpdate u = *static_cast<const AdamWUpdate*>(update.ptr);
     const AdamWShares share(r);
     for (const AdamWRow& row : table.rows) {
-        T* w              = row.w.data<T>();
-        float* master     = row.master.data<float>();
-        float* m          = row.m.data<float>();
-        float* v          = row.v.data<float>();
-        const float* grad = row.grad.data<float>();
-        const float decay = row.weight_decay;
+        T* w               = row.w.data<T>();
+        float* master      = row.master.data<float>();
+        float* m           = row.m.data<float>();
+        float* v           = row.v.data<float>();
+        const float* grad  = row.grad.data<float>();
+        const float decay  = row.weight_decay;
         const uint64_t key = row.rounding;
         parallel_lanes(row.grad.numel(), [=](int64_t i, auto n) {
             const floats g    = load(grad + i, n) * shrink;
@@ -185,7 +185,8 @@ static __global__ void adamw_kernel(const Row* rows, const Chunk* chunks, const 
             store(w + i, now);
         }
     };
-    const int64_t first = mine.index * chunk, end = min(row.n, first + chunk), wide_end = row.wide ? end / 4 * 4 : first;
+    const int64_t first = mine.index * chunk, end = min(row.n, first + chunk);
+    const int64_t wide_end = row.wide ? end / 4 * 4 : first;
     for (int64_t i = first + 4 * threadIdx.x; i < wide_end; i += 4 * blockDim.x) step(i, Constant<4>{});
     for (int64_t i = wide_end + threadIdx.x; i < end; i += blockDim.x) step(i, Constant<1>{});
 }

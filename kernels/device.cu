@@ -72,11 +72,12 @@ static int64_t free_bytes() {
     return int64_t(free);
 }
 
-static void* allocate(int64_t bytes) {
-    void* p = nullptr;
-    if (cudaMalloc(&p, size_t(bytes)) == cudaSuccess) return p;
+static void* allocate(int64_t bytes) {  // null when there is no such memory
+    void* p                  = nullptr;
+    const cudaError_t status = cudaMalloc(&p, size_t(bytes));
+    if (status != cudaErrorMemoryAllocation) CUDA_RUN(status);
     cudaGetLastError();  // this one is answered for
-    return nullptr;
+    return p;
 }
 
 }  // namespace gpu

@@ -79,8 +79,9 @@ on_the_gpu() { ! grep -A 2 'tests run on the CPU alone' "$1"; }
 tests() {
     local code=0 which='[ops],[attention],[rope],[gradients],[model],[families],[evaluation],[programs]'
     [ -z "$emulated" ] || which='gelu*,cross_entropy*'
-    GPT_BUILD=$build on "$build/test_gpt" "$which" >"$work/tests" 2>&1 || code=$?
-    tail -n 40 "$work/tests"
+    trap 'tail -n 5 "$work/tests"; exit 143' TERM  # how far it came
+    GPT_BUILD=$build on "$build/test_gpt" "$which" --durations yes >"$work/tests" 2>&1 || code=$?
+    grep -v '^[0-9.]* s: ' "$work/tests" | tail -n 60
     on_the_gpu "$work/tests" && return $code
 }
 
@@ -88,9 +89,11 @@ tests() {
 sanitize() {  # sanitize TOOL OPTIONS...
     local tool=$1 code=0
     shift
-    compute-sanitizer --tool "$tool" "$@" --error-exitcode 9 "$build/test_gpt" '[ops],[attention],[rope]' >"$work/$tool" 2>&1 || code=$?
-    grep -m 20 '=========' "$work/$tool" || { echo "compute-sanitizer said nothing:"; tail -5 "$work/$tool"; return 1; }
-    tail -n 3 "$work/$tool"
+    trap 'tail -n 5 "$work/$tool"; exit 143' TERM
+    compute-sanitizer --tool "$tool" "$@" --error-exitcode 9 "$build/test_gpt" '[ops],[attention],[rope]' --durations yes \
+        >"$work/$tool" 2>&1 || code=$?
+    grep -m 30 '^========= ' "$work/$tool" || { echo "compute-sanitizer said nothing:"; code=1; }
+    grep -v -e '^[0-9.]* s: ' -e '^===' "$work/$tool" | tail -n 5
     on_the_gpu "$work/$tool" && return $code
 }
 
@@ -134,6 +137,8 @@ fi
 if [ "$emulated" ]; then
     part "rates of the ops" 120 on "$build/bench_ops" --device cuda --batch 1 --context 32 --only gelu
     part "training GPT-2 124M on random tokens" 240 train --dtype bf16 --batch 1 --context 8 --steps 2
+    part "the same, as a CUDA graph" 240 train --dtype bf16 --batch 1 --context 8 --steps 2 --graph
+    part "decoding, GPT-2 124M bf16" 120 decode 3
 else
     part "rates of the ops, beside this GPU's copy and products" 90 on "$build/bench_ops" --device cuda
     part "training GPT-2 124M on random tokens, bf16" 60 train --dtype bf16 --batch 8 --context 1024 --steps 30

@@ -263,8 +263,10 @@ TEST_CASE("layernorm refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(layernorm_forward(y, m, r, cube, w, w, 1e-5f, s), "layernorm_forward", "x is (2, 2, 8)");
     CHECK_REFUSED(add_layernorm_forward(y, half_y, m, r, x, x, w, w, 1e-5f, s), "add_layernorm_forward",
                   "y is (4, 8) bf16");
-    CHECK_REFUSED(layernorm_backward(y, dw, half_db, x, x, w, m, r, Into::add, s), "layernorm_backward", "db is (8) bf16");
-    CHECK_REFUSED(layernorm_backward(y, dw, db, x, x, w, m, short_m, Into::add, s), "layernorm_backward", "rstd is (3)");
+    CHECK_REFUSED(layernorm_backward(y, dw, half_db, x, x, w, m, r, Into::add, s), "layernorm_backward",
+                  "db is (8) bf16");
+    CHECK_REFUSED(layernorm_backward(y, dw, db, x, x, w, m, short_m, Into::add, s), "layernorm_backward",
+                  "rstd is (3)");
 }
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
@@ -636,8 +638,8 @@ TEST_CASE("adamw", "[ops]") {
 }
 
 TEST_CASE("adamw leaves everything alone when the loss or the gradient is not finite", "[ops]") {
-    const auto dev    = GENERATE(from_range(devices()));
-    const float bad   = GENERATE(NAN, INFINITY, -INFINITY);
+    const auto dev     = GENERATE(from_range(devices()));
+    const float bad    = GENERATE(NAN, INFINITY, -INFINITY);
     const bool in_loss = GENERATE(false, true);
     CAPTURE(dev, bad, in_loss);
     Buffer w(dev, {40}, BF16, Kind::ordinary, 1), master(dev, {40}, F32, Kind::ordinary, 1);
