@@ -12,8 +12,8 @@
 #
 # PORTABLE=1 builds for any CPU of this architecture instead of for this machine's own instruction set.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries hold both halves; CUDA=0 builds the CPU half alone. ARCH=90 or
-# ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none sm_80 and sm_90. Where NCCL is
-# installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
+# ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none that nvcc knows sm_80 and sm_90.
+# Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -31,7 +31,8 @@ NVCC     ?= $(if $(filter-out 0,$(CUDA)),$(firstword $(shell command -v nvcc) $(
 ifneq ($(NVCC),)
 CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-linux-gnu) /usr/lib/x86_64-linux-gnu)
-GPUS      := $(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -x '[0-9.]*')))
+KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)))
+GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
 # Code for each, and PTX for all later ones; uncompressed, so that test/emulator can read it.
 GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
