@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@
 #include "data/byte_stream.h"
 #include "data/json_field.h"
 #include "gpt/files.h"
+#include "gpt/random.h"
 #include "gpt/tokenizer.h"
 
 // A document or a part of one, as it stands in the file.
@@ -43,7 +45,7 @@ struct InputFile {
     std::string path;      // - is standard input
     int64_t size     = 0;  // on disk; 0 where that is not known
     int64_t bytes    = 0;  // read so far
-    uint64_t hash    = 0;  // FNV-1a of these
+    uint32_t crc     = 0;  // CRC-32 of these
     bool read_to_end = false;
     std::string name() const { return path == "-" ? "standard input" : path; }
 };
@@ -107,12 +109,16 @@ inline Source weighted_source(const std::string& word) {
 // ---- training and validation --------------------------------------------------------------------------------------
 
 // Whether a document belongs to the validation part: so for `fraction` of all documents, wherever they stand. Its first
-// 64 KiB decide, so that a long one need not be held to know.
+// 64 KiB decide, so that a long one need not be held to know. Hashed by words: by bytes it takes 7 % of encoding.
 inline bool is_validation(std::string_view text, double fraction) {
-    uint64_t h = 0xcbf29ce484222325u;  // FNV-1a, then mixed so that its upper bits are good
-    for (const char c : text.substr(0, 1 << 16)) h = (h ^ uint8_t(c)) * 0x100000001b3u;
-    h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93u;
-    h ^= h >> 32;
+    if (fraction <= 0) return false;
+    text       = text.substr(0, 1 << 16);
+    uint64_t h = text.size();
+    for (size_t at = 0; at < text.size(); at += 8) {
+        uint64_t word = 0;
+        std::memcpy(&word, text.data() + at, std::min<size_t>(8, text.size() - at));
+        h = mix64(h ^ word);
+    }
     return double(h >> 11) * 0x1p-53 < fraction;
 }
 
@@ -230,7 +236,7 @@ class Documents {
         if (!from.stream) return;
         bytes_read_ += from.stream->bytes_read() - file.bytes;
         file.bytes = from.stream->bytes_read();
-        file.hash  = from.stream->hash();
+        file.crc   = from.stream->crc();
     }
 
     bool read_line(Reading& from) {

@@ -228,7 +228,7 @@ static void write_summary(const Options& o, const std::string& path, const Token
     for (const InputFile& f : documents.files())
         inputs.push_back({{"file", f.name()},
                           {"bytes", f.bytes},
-                          {"fnv1a", fmt::format("{:016x}", f.hash)},
+                          {"crc32", fmt::format("{:08x}", f.crc)},
                           {"read_to_end", f.read_to_end}});
     for (const ShardWriter* w : {&train, &val})
         for (const std::string& name : w->names()) shards.push_back(fs::path(name).filename().string());

@@ -547,8 +547,60 @@ TEST_CASE("data/fetch.sh says the size, goes on where it stopped, and refuses wh
     CHECK(read_text(s / "out/03.jsonl.zst") == file);
     CHECK(fetch("pile --parts 29-30").code == 2);
     CHECK(fetch("pile --parts 4-4").code == 1);
+    const Ran ready = fetch("pile-pythia --parts 0-0 --tokenizer x");
+    CHECK(ready.code == 2);
+    CHECK(says(ready, {"pile-pythia is used as it is"}));
     fs::create_directories(s / "karpathy/char-rnn/master/data/tinyshakespeare");
     write_text(s / "karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "To be");
     CHECK(says(fetch("tinyshakespeare"), {"another SHA-256"}));
     CHECK(!exists(s / "out/input.txt"));
+}
+
+TEST_CASE("text out of Parquet files: the same shards as from JSON lines, and none from a file that is cut off",
+          "[programs][data]") {
+    const char* named        = std::getenv("PYTHON");
+    const std::string python = named ? named : "python3";
+    if (std::system((quoted(python) + " -c 'import pyarrow' 2>/dev/null").c_str()) != 0)
+        return void(std::fprintf(stderr, "skipped: %s has no pyarrow (PYTHON names one that has)\n", python.c_str()));
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string lines;
+    for (int i = 0; i < 5000; i++) lines += json({{"text", story(i) + "\u00e9\u2028\"\n"}}).dump() + "\n";
+    write_text(s / "d.jsonl", lines);
+    const std::string files = s / "datasets/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT";
+    fs::create_directories(files);
+    write_text(s / "make.py",
+               "import json, sys, pyarrow as pa, pyarrow.parquet as pq\n"
+               "texts = [json.loads(line)['text'] for line in open(sys.argv[1], encoding='utf-8')]\n"
+               "for i, part in enumerate([texts[:3000] + [None], texts[3000:]]):\n"
+               "    table = pa.table({'id': list(range(len(part))), 'text': part})\n"
+               "    pq.write_table(table, f'{sys.argv[2]}/{i:03d}_00000.parquet', row_group_size=700)\n");
+    REQUIRE(
+        std::system((quoted(python) + " " + quoted(s / "make.py") + " " + quoted(s / "d.jsonl") + " " + quoted(files))
+                        .c_str()) == 0);
+    const auto fetch = [&](const std::string& out) {
+        const std::string line = "BUILD=" + build_folder() + " PYTHON=" + quoted(python) +
+                                 " data/fetch.sh fineweb-edu --parts 0-1 --mirror " + quoted("file://" + s.path) +
+                                 " --tokenizer " + quoted(s / "tokenizer.json") + " --out " + quoted(s / out) + " >" +
+                                 quoted(s / "said") + " 2>&1";
+        const int status = std::system(line.c_str());
+        return Ran{WEXITSTATUS(status), read_text(s / "said"), ""};
+    };
+    const Ran r = fetch("out");
+    REQUIRE(says(r, {"fineweb-edu: 2 files", "1 rows without text", "5000 documents"}));
+    CHECK(r.code == 0);
+    REQUIRE(
+        tokenize(s, "--input " + quoted(s / "d.jsonl") + " --val-fraction 0.005 --output " + quoted(s / "x")).code ==
+        0);
+    for (const char* part : {"_train_000000.bin", "_val_000000.bin"})
+        CHECK(read_text(s / "out/fineweb-edu" + part) == read_text(s / "x" + part));
+
+    CHECK(says(tokenize(s, "--input " + quoted(files + "/000_00000.parquet") + " --output " + quoted(s / "p")),
+               {"Parquet", "parquet_text.py"}));
+    const std::string second = read_text(files + "/001_00000.parquet");  // cut off, after the first was read
+    write_text(files + "/001_00000.parquet", second.substr(0, second.size() / 2));
+    const Ran bad = fetch("bad");
+    CHECK(bad.code != 0);
+    CHECK(says(bad, {"001_00000.parquet", "standard input line 3001"}));
+    CHECK(!exists(s / "bad/fineweb-edu_train_000000.bin"));
 }
