@@ -260,7 +260,7 @@ static int run(int argc, char** argv) {
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
     const std::vector<Question> hellaswag =
-        o.hellaswag.empty() ? std::vector<Question>{} : read_hellaswag(o.hellaswag, *tokenizer);
+        o.hellaswag.empty() ? std::vector<Question>{} : read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
     claim_folder(o);
     CHECK_RUN(plan.total() <= free, "out of memory before the start: {}; {} has {} free, room for {}", describe(plan),
               dev.name(), gibibytes(free), room(o, config, dtype, dev, free));

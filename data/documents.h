@@ -313,14 +313,20 @@ class Documents {
 
         LongText(Documents& to, Reading& from, int64_t line) : to(to), from(from), line(line) {}
 
+        // Where a part ends depends on its bytes alone, not on how many of the next ones have been read already.
         void hand_parts(bool is_end) {
-            while (bytes.size() >= to.settings_.part_bytes) {
-                size_t cut = to.settings_.last_cut(bytes, searched_);
-                if (cut == 0 && bytes.size() < 2 * to.settings_.part_bytes) {
-                    searched_ = bytes.size() - std::min<size_t>(bytes.size(), 8);
-                    break;
+            const size_t most  = to.settings_.part_bytes;
+            const auto last_in = [&](size_t size, size_t from) {
+                return to.settings_.last_cut(std::string_view(bytes).substr(0, size), from);
+            };
+            while (bytes.size() >= most) {
+                size_t cut = searched_ > 0 ? 0 : last_in(most, 0);
+                if (cut == 0) {
+                    searched_ = most - std::min<size_t>(most, 8);
+                    if (bytes.size() < 2 * most) break;
+                    cut = last_in(2 * most, searched_);
                 }
-                if (cut == 0) cut = character_begin(bytes.size() - 4);
+                if (cut == 0) cut = character_begin(2 * most - 4);
                 hand_part(cut, false);
             }
             if (is_end && (parts > 0 || !bytes.empty())) hand_part(bytes.size(), true);
@@ -340,7 +346,7 @@ class Documents {
             bytes.erase(0, size);
             searched_ = 0;
         }
-        size_t searched_ = 0;  // bytes in which there is no place to cut
+        size_t searched_ = 0;  // bytes in which there is no place to cut, once those of a part were searched
     };
 
     void add(Reading& from, std::string_view bytes, Part::Kind kind, int64_t line, bool first, bool last,

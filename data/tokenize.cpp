@@ -262,7 +262,8 @@ static void make_shards(const Options& o) {
     if (!o.overwrite)
         for (const std::string& name : {train_name, val_name})
             for (const std::string& path : ShardWriter::existing(name))
-                fail("{} exists; choose another --output, or replace it with --overwrite", path);
+                fail("{} exists{}; choose another --output, or replace it with --overwrite", path,
+                     fs::exists(summary) ? "" : ", of a run that did not end: there is no " + summary);
 
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     CHECK(o.eot == "none" || tokenizer.eot() >= 0, "{} has no <|endoftext|>; say --eot none", o.tokenizer);
