@@ -4,7 +4,7 @@
 # make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
 # make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
-#                     ARGS=cuda counts what the GPU half does
+#                     ARGS=tokenize text to tokens (PYTHON= names one with tiktoken), ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 # make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
@@ -73,8 +73,9 @@ $(BUILD)/tokenize:  $(BUILD)/data/tokenize.o
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
 $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(KERNELS)
+$(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt:  LDLIBS += $(CATCH3)
-$(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops):
+$(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops bench_tokenizer):
 	$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
 # What ptxas says about each kernel goes to a file beside the object; anything else that nvcc says is shown.
@@ -100,7 +101,7 @@ $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += 
 
 # Tests are compiled faster than they would run.
 $(BUILD)/test/%.o: OPT = -O1
-$(BUILD)/test/bench_ops.o: OPT = -O3
+$(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
 
 libraries:
 	@scripts/setup.sh --check
@@ -128,14 +129,14 @@ endif
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
-bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
+PYTHON ?= python3
+bench: $(addprefix $(BUILD)/,tokenize austen bench_tokenizer $(if $(filter-out tokenize,$(firstword $(ARGS) all)),$(PROGRAMS) bench_ops)) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
-	@BUILD=$(BUILD) scripts/bench.sh $(ARGS)
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) TOKENIZER=$(TOKENIZER) scripts/bench.sh $(ARGS)
 
 check:
 	@scripts/check.sh
 
-PYTHON ?= python3
 check-transformers: all
 	@GPT_BUILD=$(BUILD) $(PYTHON) test/check_transformers.py
 
