@@ -4,7 +4,7 @@
 # make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
 # make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
-#                     ARGS=cuda counts what the GPU half does
+#                     ARGS=tokenize text to tokens (PYTHON= names one with tiktoken), ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 # make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
@@ -12,8 +12,8 @@
 #
 # PORTABLE=1 builds for any CPU of this architecture instead of for this machine's own instruction set.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries hold both halves; CUDA=0 builds the CPU half alone. ARCH=90 or
-# ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none sm_80 and sm_90. Where NCCL is
-# installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
+# ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none that nvcc knows sm_80 and sm_90.
+# Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -31,7 +31,8 @@ NVCC     ?= $(if $(filter-out 0,$(CUDA)),$(firstword $(shell command -v nvcc) $(
 ifneq ($(NVCC),)
 CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-linux-gnu) /usr/lib/x86_64-linux-gnu)
-GPUS      := $(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -x '[0-9.]*')))
+KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)))
+GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
 # Code for each, and PTX for all later ones; uncompressed, so that test/emulator can read it.
 GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
@@ -72,8 +73,9 @@ $(BUILD)/tokenize:  $(BUILD)/data/tokenize.o
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
 $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(KERNELS)
+$(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt:  LDLIBS += $(CATCH3)
-$(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops):
+$(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops bench_tokenizer):
 	$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
 # What ptxas says about each kernel goes to a file beside the object; anything else that nvcc says is shown.
@@ -99,7 +101,7 @@ $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += 
 
 # Tests are compiled faster than they would run.
 $(BUILD)/test/%.o: OPT = -O1
-$(BUILD)/test/bench_ops.o: OPT = -O3
+$(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
 
 libraries:
 	@scripts/setup.sh --check
@@ -127,14 +129,14 @@ endif
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
-bench: $(addprefix $(BUILD)/,$(PROGRAMS) bench_ops) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
+PYTHON ?= python3
+bench: $(addprefix $(BUILD)/,tokenize austen bench_tokenizer $(if $(filter-out tokenize,$(firstword $(ARGS) all)),$(PROGRAMS) bench_ops)) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
-	@BUILD=$(BUILD) scripts/bench.sh $(ARGS)
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) TOKENIZER=$(TOKENIZER) scripts/bench.sh $(ARGS)
 
 check:
 	@scripts/check.sh
 
-PYTHON ?= python3
 check-transformers: all
 	@GPT_BUILD=$(BUILD) $(PYTHON) test/check_transformers.py
 

@@ -284,7 +284,7 @@ static int run(int argc, char** argv) {
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
     const std::vector<Question> hellaswag =
-        o.hellaswag.empty() ? std::vector<Question>{} : read_hellaswag(o.hellaswag, *tokenizer);
+        o.hellaswag.empty() ? std::vector<Question>{} : read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
     Comm comm(ranks, hash64(flags.command(), hash64(GPT_COMMIT)));
     if (comm.first()) claim_folder(o);
     o.out = comm.share(o.out);

@@ -6,8 +6,10 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -24,6 +26,7 @@ class ByteStream {
         CHECK(in_, "cannot open {}: {}", path_, os_error());
         read_raw();
         CHECK(!raw_.empty(), "{} is empty", path_);
+        refuse_what_is_no_text();
         if (raw_.substr(0, 4) == "\x28\xb5\x2f\xfd") zstd_.reset(ZSTD_createDStream());
         if (raw_.substr(0, 2) == "\x1f\x8b") {
             gzip_.reset(new z_stream{});
@@ -39,7 +42,7 @@ class ByteStream {
     }
 
     int64_t bytes_read() const { return bytes_read_; }  // of the file, so compressed where it is
-    uint64_t hash() const { return hash_; }             // FNV-1a of those
+    uint32_t crc() const { return crc_; }               // CRC-32 of those
 
   private:
     static constexpr size_t chunk = 1 << 18;
@@ -54,12 +57,30 @@ class ByteStream {
         }
     };
 
+    // Any bytes can be encoded, so a file of these kinds would become tokens that mean nothing.
+    void refuse_what_is_no_text() const {
+        const auto begins = [&](std::string_view magic) { return raw_.substr(0, magic.size()) == magic; };
+        CHECK(!begins("PAR1"),
+              "{} is a Parquet file: python3 data/parquet_text.py FILE… | ./tokenize --input - --format jsonl … reads "
+              "it",
+              path_);
+        CHECK(!begins("\3757zXZ"), "{} is xz data: xz -dc FILE… | ./tokenize --input - … reads it", path_);
+        CHECK(!begins("BZh91AY&SY"), "{} is bzip2 data: bzip2 -dc FILE… | ./tokenize --input - … reads it", path_);
+        CHECK(!begins("PK\3\4") && (raw_.size() < 512 || raw_.substr(256, 6) != std::string_view("\0ustar", 6)),
+              "{} is an archive; unpack it and give its text files", path_);
+        CHECK(!begins("%PDF-"), "{} is a PDF file; tools such as pdftotext take the text out of it", path_);
+        uint32_t word = 0;
+        std::memcpy(&word, raw_.data(), std::min<size_t>(4, raw_.size()));
+        CHECK(word != 20240520 && word != 20240801 && !begins("MMIDIDX") && !begins("BIN.TOK\n"),
+              "{} holds tokens already: --decode turns them into text, and ./train_gpt reads them as they are", path_);
+    }
+
     bool read_raw() {
         raw_buffer_.resize(chunk);
         const size_t n = std::fread(raw_buffer_.data(), 1, chunk, in_.get());
         CHECK_RUN(!std::ferror(in_.get()), "cannot read {}: {}", path_, os_error());
         raw_ = {raw_buffer_.data(), n};
-        for (const char c : raw_) hash_ = (hash_ ^ uint8_t(c)) * 0x100000001b3u;
+        crc_ = uint32_t(crc32(crc_, reinterpret_cast<const Bytef*>(raw_.data()), uInt(n)));
         bytes_read_ += int64_t(n);
         return n > 0;
     }
@@ -107,7 +128,7 @@ class ByteStream {
     std::unique_ptr<z_stream, End> gzip_;
     bool is_whole_      = false;
     int64_t bytes_read_ = 0;
-    uint64_t hash_      = 0xcbf29ce484222325u;
+    uint32_t crc_       = 0;
 };
 
 // Lines of a stream, each with its end.

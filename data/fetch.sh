@@ -3,7 +3,8 @@
 #
 #   data/fetch.sh NAME [--parts FIRST-LAST] [--mirror URL] [--out FOLDER] [--tokenizer FILE]
 #
-# Files go to FOLDER (data/NAME). --tokenizer makes shards of text. --mirror URL/… stands for https://host/ of each address.
+# Files go to FOLDER (data/NAME). --tokenizer makes shards of text; of Parquet files with a python3 (PYTHON= names it) that
+# has pyarrow. --mirror URL/… stands for https://host/ of each address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hub=https://huggingface.co/datasets
@@ -25,18 +26,30 @@ table="
 tinyshakespeare      0-0      https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt
 tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-valid.txt
+openwebtext          0-79     $hub/Skylion007/openwebtext/resolve/refs%%2Fconvert%%2Fparquet/plain_text/train/%04d.parquet
+fineweb-edu          0-13     $hub/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/%03d_00000.parquet
 fineweb-edu-10B      0-0      $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_val_%06d.bin
 fineweb-edu-10B      1-100    $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_train_%06d.bin
 fineweb-edu-100B     0-0      $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_val_%06d.bin
 fineweb-edu-100B     1-1001   $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_train_%06d.bin
 pile                 0-29     $hub/monology/pile-uncopyrighted/resolve/main/train/%02d.jsonl.zst
 pile-pythia          0-20     $hub/EleutherAI/pile-standard-pythia-preshuffled/resolve/main/document-%05d-of-00020.bin
+pile-pythia-deduped  0-20     $hub/EleutherAI/pile-deduped-pythia-preshuffled/resolve/main/document-%05d-of-00020.bin
+gpt2-tokenizer       0-0      https://huggingface.co/openai-community/gpt2/resolve/main/tokenizer.json 8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6
+pythia-tokenizer     0-0      https://huggingface.co/EleutherAI/pythia-160m/resolve/main/tokenizer.json
 hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
 "
 rows=$(grep "^$name " <<<"$table") || die "no data set '$name'; there are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 [ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
-out=${out:-data/$name}
+out=${out:-data/$name} python=${PYTHON:-python3}
+if [ -n "$tokenizer" ]; then   # said before anything is fetched
+    case $rows in
+        *.bin* | *.json | *.json\ * | hellaswag*) die "$name is used as it is, without --tokenizer" ;;
+        *.parquet*) "$python" -c 'import pyarrow' 2>/dev/null ||
+            die "$name comes as Parquet files, and $python has no pyarrow: python3 -m venv .venv && .venv/bin/pip install pyarrow, then PYTHON=.venv/bin/python $0 …" ;;
+    esac
+fi
 
 urls=() sums=() sizes=() total=0
 while read -r _ range url sum; do
@@ -78,5 +91,10 @@ for i in "${!urls[@]}"; do
     echo "$file: $(wc -c <"$file") bytes, $([ -n "${sums[i]}" ] && echo "SHA-256 right" || echo "no published checksum")"
 done
 [ -n "$tokenizer" ] || exit 0
-[[ ${files[0]} != *.bin && $name != hellaswag ]] || die "$name is used as it is, without --tokenizer"
-"${BUILD:-build}/tokenize" --tokenizer "$tokenizer" --input "${files[@]}" --val-fraction 0.005 --output "$out/$name"
+shards() { "${BUILD:-build}/tokenize" --tokenizer "$tokenizer" --val-fraction 0.005 --output "$out/$name" --input "$@"; }
+if [[ ${files[0]} == *.parquet ]]; then
+    # A line that is no JSON makes tokenize refuse what comes from a reader that failed.
+    { "$python" data/parquet_text.py "${files[@]}" || echo "the text above is not whole"; } | shards - --format jsonl
+else
+    shards "${files[@]}"
+fi

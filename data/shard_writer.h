@@ -36,13 +36,15 @@ class ShardWriter {
         tokens_ += int64_t(ids.size());
     }
 
-    // Gives the shards their names, and removes what else was there under this prefix.
+    // Gives the shards their names. What else was there under this prefix goes first, so that old and new are never
+    // side by side; a run that is killed among the renames leaves some of its shards with temporary names, which tells.
     void commit() {
         end_shard();
+        for (const std::string& path : existing(prefix_)) fs::remove(path);
+        for (const std::string& path : existing(prefix_, ".bin.tmp"))  // of a run that was killed and had more
+            if (std::find(names_.begin(), names_.end(), path.substr(0, path.size() - 4)) == names_.end())
+                fs::remove(path);
         for (OutputFile& shard : shards_) shard.commit();
-        for (const std::string& path : existing(prefix_))
-            if (std::find(names_.begin(), names_.end(), path) == names_.end()) fs::remove(path);
-        for (const std::string& path : existing(prefix_, ".bin.tmp")) fs::remove(path);  // of a run that was killed
     }
 
     int64_t tokens() const { return tokens_; }

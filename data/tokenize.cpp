@@ -228,7 +228,7 @@ static void write_summary(const Options& o, const std::string& path, const Token
     for (const InputFile& f : documents.files())
         inputs.push_back({{"file", f.name()},
                           {"bytes", f.bytes},
-                          {"fnv1a", fmt::format("{:016x}", f.hash)},
+                          {"crc32", fmt::format("{:08x}", f.crc)},
                           {"read_to_end", f.read_to_end}});
     for (const ShardWriter* w : {&train, &val})
         for (const std::string& name : w->names()) shards.push_back(fs::path(name).filename().string());
@@ -262,7 +262,8 @@ static void make_shards(const Options& o) {
     if (!o.overwrite)
         for (const std::string& name : {train_name, val_name})
             for (const std::string& path : ShardWriter::existing(name))
-                fail("{} exists; choose another --output, or replace it with --overwrite", path);
+                fail("{} exists{}; choose another --output, or replace it with --overwrite", path,
+                     fs::exists(summary) ? "" : ", of a run that did not end: there is no " + summary);
 
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     CHECK(o.eot == "none" || tokenizer.eot() >= 0, "{} has no <|endoftext|>; say --eot none", o.tokenizer);

@@ -87,10 +87,11 @@ inline std::string clean_hellaswag(std::string text) {
 }
 
 // Lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label) or with the context ready
-// (ctx).
-inline std::vector<Question> read_hellaswag(const std::string& path, const Tokenizer& tokenizer) {
+// (ctx). most: only so many, the first; 0: all.
+inline std::vector<Question> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t most = 0) {
     std::vector<Question> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
+        if (most > 0 && int64_t(all.size()) == most) return;
         std::string context;
         if (j.contains("activity_label")) {
             std::string b = text_field(j, "ctx_b", where);  // as Python's capitalize() leaves it, for ASCII

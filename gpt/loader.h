@@ -6,7 +6,8 @@
 // of a run is the same for any batch size, number of processes or accumulation, and all there is to save is n.
 //
 // Documents. A document begins at its end-of-text id, wherever that was written: what comes first is predicted from it,
-// be it the mark in front of this document (llm.c, ./tokenize) or behind the one before (Megatron, nanoGPT).
+// be it the mark in front of this document (llm.c, ./tokenize) or behind the one before (Megatron, nanoGPT). Where a
+// Megatron pair has no marks, it begins where the index says.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -68,10 +69,15 @@ class Loader {
     const Batch& next() {
         const int64_t B = set_.batch, T = set_.context;
         for (int64_t b = 0; b < B; b++) {
-            read_window(window_at(position_.epoch, position_.index + set_.rank * B + b));
+            const int64_t window = window_at(position_.epoch, position_.index + set_.rank * B + b);
+            const auto    after  = std::upper_bound(first_window_.begin(), first_window_.end(), window);
+            const int64_t number = after - first_window_.begin() - 1;
+            const Shard&  shard  = shards_[number];
+            const int64_t first  = (window - first_window_[number]) * T;
+            shard.read(first, T + 1, ids_.data());
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
             std::copy(ids_.begin() + 1, ids_.end(), targets_.begin() + b * T);
-            if (batch_.starts) find_documents(b);
+            if (batch_.starts) find_documents(b, shard, first);
         }
         position_.index += B * set_.world;
         position_.epoch += position_.index / windows_;
@@ -117,19 +123,18 @@ class Loader {
         const uint64_t key = Random(set_.seed, "data order", uint64_t(epoch)).word64(0);
         return int64_t(permutation(uint64_t(index), uint64_t(windows_), key));
     }
-    void read_window(int64_t window) {
-        const auto    after = std::upper_bound(first_window_.begin(), first_window_.end(), window);
-        const int64_t shard = after - first_window_.begin() - 1;
-        shards_[shard].read((window - first_window_[shard]) * set_.context, set_.context + 1, ids_.data());
-    }
 
-    void find_documents(int64_t b) {
+    // Of the window in ids_, which begins at id `first` of the shard, and is row b.
+    void find_documents(int64_t b, const Shard& shard, int64_t first) {
         const int64_t T = set_.context;
-        int32_t       start = 0;
+        int32_t*      starts = starts_.data() + b * T;
+        for (int64_t t = 0; t < T; t++) starts[t] = t == 0 || ids_[t] == set_.document_start ? int32_t(t) : 0;
+        shard.each_document(first, T, [&](int64_t t) {
+            if (t > 0 && ids_[t - 1] != set_.document_start) starts[t] = int32_t(t);  // no mark behind the one before
+        });
         for (int64_t t = 0; t < T; t++) {
-            if (ids_[t] == set_.document_start) start = int32_t(t);
-            starts_[b * T + t]    = start;
-            positions_[b * T + t] = int32_t(t) - start;
+            if (t > 0) starts[t] = std::max(starts[t], starts[t - 1]);
+            positions_[b * T + t] = int32_t(t) - starts[t];
         }
     }
 

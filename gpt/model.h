@@ -161,8 +161,7 @@ struct Model {
     Stream stream;
     Arena param_memory{"weights"}, grad_memory{"gradients"}, act_memory{"activations"};
     Params params, grads;
-    Tensor all_grads;                  // every gradient as one flat tensor
-    std::vector<Tensor> summed_grads;  // those that have to be zero before a step adds to them: all but the products'
+    Tensor all_grads;  // every gradient as one flat tensor
     Acts acts;
 
     Model(const Config& c, DType t, const BatchShape& z, const Device& d)
@@ -176,15 +175,6 @@ struct Model {
         if (z.train) {
             grads     = allocate_params(grad_memory, c, DType::F32, d);
             all_grads = grad_memory.flat(DType::F32);
-            bool run  = false;  // rows side by side are one tensor to zero
-            for (const ParamRow& r : param_rows(grads, c)) {
-                const bool goes_on = run;
-                run                = !set_by_product(r, c);
-                if (!run) continue;
-                if (!goes_on) summed_grads.push_back(*r.tensor);
-                Tensor& all = summed_grads.back();
-                all.shape   = Shape{r.tensor->data<float>() + r.tensor->numel() - all.data<float>()};
-            }
         }
         acts = allocate_activations(act_memory, c, z, t, d);
     }
@@ -235,7 +225,7 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     matmul_gelu_backward(a.dup, g.down_w, g.down_b, dres, a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
     const auto mlp_branch = [&](Tensor dln) {
-        layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, s);
+        layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, grads, s);
     };
     if (!c.parallel) mlp_branch(a.dln);
     matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, grads, s);
@@ -243,7 +233,8 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     rope_backward(a.dqkv, batch.positions, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // after dres was read above, before dln is reused
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
-    layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, s);
+    layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1,
+                       c.shared_norm ? Into::add : grads, s);
 }
 
 // Attention over a whole batch, as layer l has it.
@@ -274,14 +265,16 @@ inline void forward(Model& m, const Batch& batch, float loss_scale, Gradients gr
     const Config& c = m.config;
     const Stream s  = m.stream;
     Acts& a         = m.acts;
-    if (gradients == Gradients::set)
-        for (const Tensor& g : m.summed_grads) zero(g, s);
+    if (gradients == Gradients::set) {  // the tables, which embedding_backward adds to; ops set all other gradients
+        if (m.grads.wpe) zero(m.grads.wpe, s);
+        if (!c.tied_head) zero(m.grads.wte, s);  // a tied one is set as the head's weight
+    }
 
     embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), batch.tokens, batch.positions,
                       m.params.wte, m.params.wpe, s);
     for (int64_t l = 0; l < c.layers; l++) {
         const Tensor out = l + 1 < c.layers ? a.block[l + 1].x : a.x;
-        block_forward(out, m.params.block[l], a.block[l], batch.positions, c, m.shape.train, s,
+        block_forward(out, m.params.block[l], a.block[l], batch.positions, c, gradients != Gradients::none, s,
                       attend_all(batch.starts, c, l, s));
     }
     layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
@@ -308,7 +301,7 @@ inline void backward(Model& m, const Batch& batch, Gradients gradients) {
     const Into into = gradients == Gradients::set ? Into::set : Into::add;
     Acts& a         = m.acts;
     zero(a.dres, s);
-    layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, s);
+    layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
         if (l + 1 < c.layers)  // of the last layer, everything is still there
             block_recompute(m.shape.recompute, m.params.block[l], a.block[l], batch.positions, c, s,

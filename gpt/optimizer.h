@@ -17,6 +17,7 @@ struct AdamW {
     AdamWSettings settings;
     Arena m_memory{"adam m"}, v_memory{"adam v"}, master_memory{"master weights"};
     Params m, v, master;
+    AdamWTable table;
 
     AdamW(Model& model, const AdamWSettings& s) : settings(s) {
         m = allocate_params(m_memory, model.config, DType::F32, *model.device);
@@ -25,6 +26,14 @@ struct AdamW {
             master = allocate_params(master_memory, model.config, DType::F32, *model.device);
         else
             master = model.params;  // fp32 weights are their own masters
+        const Config& c = model.config;
+        const auto ws = param_rows(model.params, c), gs = param_rows(model.grads, c), ms = param_rows(m, c),
+                   vs = param_rows(v, c), masters = param_rows(master, c);
+        std::vector<AdamWRow> rows;
+        for (size_t i = 0; i < ws.size(); i++)
+            rows.push_back({*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor,
+                            ws[i].decays ? s.weight_decay : 0.f, s.stochastic_rounding ? rounding_key(ws[i]) : 0});
+        table = AdamWTable(std::move(rows), *model.device);
     }
 
     // After weights were set: the masters take their values.
@@ -56,19 +65,9 @@ struct AdamW {
     // One update by the gradients, from an AdamWUpdate in device memory. A loss or gradient norm that is not finite
     // changes nothing. Leaves the squared norm in acts.
     void step(Model& model, Tensor update) {
-        const Config& c   = model.config;
-        const Tensor norm = model.acts.grad_norm2();
-        squared_norm(norm, model.all_grads, model.stream);
-        sum(norm, model.acts.loss(), 0.f, model.stream);  // 0 · NaN and 0 · ∞ are NaN: then the norm is too
-        const auto ws = param_rows(model.params, c), gs = param_rows(model.grads, c), ms = param_rows(m, c),
-                   vs = param_rows(v, c), masters = param_rows(master, c);
-        for (size_t i = 0; i < ws.size(); i++) {
-            AdamWRule rule{settings.beta1, settings.beta2, settings.eps, ws[i].decays ? settings.weight_decay : 0.f,
-                           settings.clip};
-            if (settings.stochastic_rounding) rule.rounding = rounding_key(ws[i]);
-            adamw(*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor, norm, update, rule,
-                  model.stream);
-        }
+        squared_norm(model.acts.grad_norm2(), model.all_grads, model.stream);
+        adamw(table, model.acts.grad_norm2(), model.acts.loss(), update,
+              {settings.beta1, settings.beta2, settings.eps, settings.clip}, model.stream);
     }
 
   private:

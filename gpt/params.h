@@ -114,13 +114,6 @@ inline Shape unpadded(const Config& c, const ParamRow& r) {
     return s;
 }
 
-// Whether the gradient of this weight or bias comes from a product before anything else adds to it. (A tied table is the
-// head's weight first.)
-inline bool set_by_product(const ParamRow& r, const Config& c) {
-    if (r.shape.dims == 1) return r.name.find("ln") == std::string::npos;  // all but the norms'
-    return r.name != "wpe.weight" && (r.name != "wte.weight" || c.tied_head);
-}
-
 // The number published for a model: every weight once, padding left out.
 inline int64_t count_params(const Config& c) {
     Params p;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -49,6 +50,16 @@ class Shard {
             case IdType::i32: return read_as<int32_t>(first, count, out);
             case IdType::u32: return read_as<uint32_t>(first, count, out);
             case IdType::i64: return read_as<int64_t>(first, count, out);
+        }
+    }
+
+    // Calls each(i) for the ids first + i, i < count, with which a document begins, as far as the index of a pair says.
+    template <class F> void each_document(int64_t first, int64_t count, F each) const {
+        if (!index_) return;
+        for (int64_t d = index_->document_from(first); d < index_->documents; d++) {
+            const int64_t i = index_->document_start(d) - first;
+            if (i >= count) break;
+            each(i);
         }
     }
 
@@ -95,10 +106,9 @@ class Shard {
     }
 
     void read_pair(const std::string& idx_path) {
-        const MappedFile    idx(idx_path);
-        const MegatronIndex index = read_megatron_index(idx, path(), file_.size());
-        tokens_                   = index.tokens;
-        type_                     = index.type;
+        index_  = std::make_unique<MegatronIndex>(read_megatron_index(MappedFile(idx_path), path(), file_.size()));
+        tokens_ = index_->tokens;
+        type_   = index_->type;
     }
 
     void read_raw() {
@@ -187,20 +197,26 @@ class Shard {
     MappedFile file_;
     int64_t    vocab_, start_ = 0, tokens_ = 0;
     IdType     type_ = IdType::u16;
+    std::unique_ptr<MegatronIndex> index_;  // of a pair
 };
 
 // The files that a pattern of glob(3) names, braces and ~ included, in the order of their names. Of a Megatron pair the
 // .bin, whether the pattern names one half, both, or the prefix.
 inline std::vector<std::string> files_matching(const std::string& pattern) {
     CHECK(!pattern.empty(), "no data given: the file pattern is empty");
-    std::vector<std::string> files;
-    for (const std::string& wanted : {pattern, pattern + ".idx"}) {
-        if (!files.empty()) break;
+    const auto matching = [](const std::string& wanted) {
+        std::vector<std::string> files;
         glob_t found;
         if (glob(wanted.c_str(), GLOB_BRACE | GLOB_TILDE, nullptr, &found) == 0)
             files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
         globfree(&found);
-    }
+        return files;
+    };
+    std::vector<std::string> files = matching(pattern);
+    if (files.empty()) files = matching(pattern + ".idx");
+    for (const std::string& unfinished : matching(pattern + ".tmp"))
+        fail("{}: ./tokenize is still writing these shards, or was stopped before it had all of them\n    wait for it, "
+             "or run it again; whoever means to train on what is there deletes the .tmp files", unfinished);
     for (std::string& file : files) file = ids_path(file);
     std::sort(files.begin(), files.end());  // glob's own order depends on the locale
     files.erase(std::unique(files.begin(), files.end()), files.end());

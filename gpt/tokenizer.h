@@ -89,14 +89,17 @@ class AddedTokens {
         }
         nodes_[n].id      = id;
         nodes_[n].special = special;
+        all_special_ &= special;
     }
 
     // Appends the ids of the tokens, and calls plain(stretch) on what lies between them. Without `specials`, a special
     // token is part of its stretch.
     template <class F>
     void split(std::string_view text, bool specials, std::vector<int32_t>& ids, F plain) const {
-        size_t from = 0;
-        for (size_t at = 0; !nodes_.empty() && at < text.size();) {
+        size_t from     = 0;
+        const bool none = nodes_.empty() || (all_special_ && !specials);
+        for (size_t at = 0; !none && at < text.size();) {
+            while (at < text.size() && nodes_[0].next[uint8_t(text[at])] == 0) at++;  // nearly every byte of most texts
             const Node* token = nullptr;
             size_t end = at + 1, node = 0;
             for (size_t i = at; i < text.size() && (node = size_t(nodes_[node].next[uint8_t(text[i])])) != 0; i++)
@@ -118,6 +121,7 @@ class AddedTokens {
         bool special = false;
     };
     std::vector<Node> nodes_;
+    bool all_special_ = true;
 };
 
 class Tokenizer {

@@ -6,12 +6,12 @@
 //   master -= lr (m̂ / (√v̂ + eps) + weight_decay · master)
 //   w  = master, rounded to w's dtype
 //
-//   All tensors share one shape; grad_norm2 is (1) and holds norm². Memory is the cost: 28 bytes a parameter in fp32,
-//   where w is its own master, and 30 in bf16.
+//   The five tensors of a row share one shape; grad_norm2 is (1) and holds norm². Memory is the cost: 28 bytes a
+//   parameter in fp32, where w is its own master, and 30 in bf16.
 //
 //   Rounded at random, a bf16 weight goes up with the probability of what nearest rounding would drop, so that its mean
-//   is the master. Element i takes the upper half of word i mod 4 of Philox block i / 4 of (rule.rounding, step): the
-//   same for any number of threads, on both machines and in every process.
+//   is the master. Element i takes the upper half of word i mod 4 of Philox block i / 4 of (rounding, step): the same
+//   for any number of threads, on both machines and in every process.
 #include "cpu.h"
 #include "ops.h"
 #include "philox.h"
@@ -65,31 +65,34 @@ static void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t 
 }
 
 template <class T>
-static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, Tensor update,
-                  AdamWRule r) {
+static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule r) {
     const float norm2 = *grad_norm2.data<float>();
-    if (!std::isfinite(norm2)) return;
+    if (!std::isfinite(norm2) || (loss && !std::isfinite(*loss.data<float>()))) return;
     const float norm = std::sqrt(norm2), shrink = r.clip > 0 && norm > r.clip ? r.clip / norm : 1.f;
     const AdamWUpdate u = *static_cast<const AdamWUpdate*>(update.ptr);
     const AdamWShares share(r);
-    T* w_at           = w.data<T>();
-    float* master_at  = master.data<float>();
-    float* m_at       = m.data<float>();
-    float* v_at       = v.data<float>();
-    const float* g_at = grad.data<float>();
-    parallel_lanes(grad.numel(), [=](int64_t i, auto n) {
-        const floats g    = load(g_at + i, n) * shrink;
-        const floats mean = load(m_at + i, n) * r.beta1 + g * share.m;
-        const floats var  = load(v_at + i, n) * r.beta2 + g * g * share.v;
-        const floats old  = load(master_at + i, n);
-        const floats now  = old - u.lr * (mean * u.m_hat / (root(var * u.v_hat) + r.eps) + r.weight_decay * old);
-        store(m_at + i, mean, n);
-        store(v_at + i, var, n);
-        store(master_at + i, now, n);
-        if constexpr (std::is_same_v<T, bf16>)
-            if (r.rounding) return store_at_random(w_at, now, i, n, r.rounding, u.step);
-        store(w_at + i, now, n);
-    });
+    for (const AdamWRow& row : table.rows) {
+        T* w               = row.w.data<T>();
+        float* master      = row.master.data<float>();
+        float* m           = row.m.data<float>();
+        float* v           = row.v.data<float>();
+        const float* grad  = row.grad.data<float>();
+        const float decay  = row.weight_decay;
+        const uint64_t key = row.rounding;
+        parallel_lanes(row.grad.numel(), [=](int64_t i, auto n) {
+            const floats g    = load(grad + i, n) * shrink;
+            const floats mean = load(m + i, n) * r.beta1 + g * share.m;
+            const floats var  = load(v + i, n) * r.beta2 + g * g * share.v;
+            const floats old  = load(master + i, n);
+            const floats now  = old - u.lr * (mean * u.m_hat / (root(var * u.v_hat) + r.eps) + decay * old);
+            store(m + i, mean, n);
+            store(v + i, var, n);
+            store(master + i, now, n);
+            if constexpr (std::is_same_v<T, bf16>)
+                if (key) return store_at_random(w, now, i, n, key, u.step);
+            store(w + i, now, n);
+        });
+    }
 }
 
 template <class>  // w is bf16
@@ -105,59 +108,95 @@ static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step
 #ifdef __CUDACC__
 namespace gpu {
 
-// Elements i, i + 1, …, all of one block of random numbers.
+// Element i, or elements i to i + 3 of one block of random numbers. The words are compared for, not looked up: an array
+// that is would lie in local memory.
 template <int W>
 static __device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t step) {
     const Philox bits = rounding_bits(key, step, i / 4);
-    for (int j = 0; j < W; j++) x[j] = float(up_or_down(x[j], bits.word[(i + j) % 4]));
+    for (int k = 0; k < 4; k++)
+        if (W == 4 || i % 4 == k) x[k % W] = float(up_or_down(x[k % W], bits.word[k]));
     return x;
 }
 
-// 4 parameters to a thread: 16 bytes of each fp32 tensor. w may be master, so neither is __restrict__.
-template <int W, bool random, class T>
-static __global__ void adamw_kernel(T* w, float* master, float* m, float* v, const float* grad, const float* grad_norm2,
-                                    const AdamWUpdate* update, int64_t n, AdamWRule r, AdamWShares share) {
+// A table in device memory: an AdamWRow as the kernel reads it, and for each block elements [chunk · index,
+// chunk · (index + 1)) of a row. 4096 elements are 112 KB to move, beside which finding them costs little.
+struct Row {
+    void* w;
+    float *master, *m, *v;
+    const float* grad;
+    int64_t n;
+    uint64_t rounding;
+    float weight_decay;
+    int32_t wide;  // 4 elements at a time, 16 bytes of each fp32 tensor
+};
+struct Chunk {
+    int32_t row, index;
+};
+static_assert(sizeof(Row) == 64 && sizeof(Chunk) == 8, "whole numbers of int32");
+constexpr int64_t chunk = 4096;
+
+static void upload(AdamWTable& t, const Device& device) {
+    std::vector<Row> rows;
+    std::vector<Chunk> chunks;
+    for (const AdamWRow& r : t.rows) {
+        for (int64_t i = 0; i < ceil_div(r.w.numel(), chunk); i++)
+            chunks.push_back({int32_t(rows.size()), int32_t(i)});
+        rows.push_back({r.w.ptr, r.master.data<float>(), r.m.data<float>(), r.v.data<float>(), r.grad.data<float>(),
+                        r.w.numel(), r.rounding, r.weight_decay,
+                        aligned(r.w.ptr, r.master.ptr, r.m.ptr, r.v.ptr, r.grad.ptr)});
+    }
+    const Shape of_rows{int64_t(rows.size()), 16}, of_chunks{int64_t(chunks.size()), 2};
+    t.memory.plan(of_rows, DType::I32);
+    t.memory.plan(of_chunks, DType::I32);
+    t.memory.allocate(device);
+    t.gpu_rows   = t.memory.take(of_rows, DType::I32);
+    t.gpu_chunks = t.memory.take(of_chunks, DType::I32);
+    from_host(t.gpu_rows, rows.data(), device.stream());
+    from_host(t.gpu_chunks, chunks.data(), device.stream());
+}
+
+// Weights may be their own masters, so neither is __restrict__.
+template <class T>
+static __global__ void adamw_kernel(const Row* rows, const Chunk* chunks, const float* grad_norm2, const float* loss,
+                                    const AdamWUpdate* update, AdamWRule r, AdamWShares share) {
     const float norm2 = *grad_norm2;
-    if (!isfinite(norm2)) return;
+    if (!isfinite(norm2) || (loss && !isfinite(*loss))) return;
     const float norm = sqrtf(norm2), shrink = r.clip > 0 && norm > r.clip ? r.clip / norm : 1.f;
     const AdamWUpdate u = *update;
-    for_grid<W>(n, [=](int64_t i, auto width) {
-        Floats<width> g = load<width>(grad + i), mean = load<width>(m + i), var = load<width>(v + i),
-                      now = load<width>(master + i);
+    const Chunk mine    = chunks[blockIdx.x];
+    const Row row       = rows[mine.row];
+    T* const w          = static_cast<T*>(row.w);
+    const auto step     = [&](int64_t i, auto width) {
+        Floats<width> g = load<width>(row.grad + i), mean = load<width>(row.m + i), var = load<width>(row.v + i),
+                      now = load<width>(row.master + i);
         for (int j = 0; j < width; j++) {
             const float gj = g[j] * shrink;
             mean[j]        = mean[j] * r.beta1 + gj * share.m;
             var[j]         = var[j] * r.beta2 + gj * gj * share.v;
-            now[j] -= u.lr * (mean[j] * u.m_hat / (sqrtf(var[j] * u.v_hat) + r.eps) + r.weight_decay * now[j]);
+            now[j] -= u.lr * (mean[j] * u.m_hat / (sqrtf(var[j] * u.v_hat) + r.eps) + row.weight_decay * now[j]);
         }
-        store(m + i, mean);
-        store(v + i, var);
-        store(master + i, now);
-        if constexpr (random) now = at_random(now, i, r.rounding, u.step);
-        if constexpr (!std::is_same_v<T, float>) store(w + i, now);
-    });
+        store(row.m + i, mean);
+        store(row.v + i, var);
+        store(row.master + i, now);
+        if constexpr (std::is_same_v<T, bf16>) {
+            if (row.rounding) now = at_random(now, i, row.rounding, u.step);
+            store(w + i, now);
+        } else if (w != row.master) {
+            store(w + i, now);
+        }
+    };
+    const int64_t first = mine.index * chunk, end = min(row.n, first + chunk);
+    const int64_t wide_end = row.wide ? end / 4 * 4 : first;
+    for (int64_t i = first + 4 * threadIdx.x; i < wide_end; i += 4 * blockDim.x) step(i, Constant<4>{});
+    for (int64_t i = wide_end + threadIdx.x; i < end; i += blockDim.x) step(i, Constant<1>{});
 }
 
 template <class T>
-static void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, Tensor update,
-                  AdamWRule r, Queue& q) {
-    if (std::is_same_v<T, float> && w.ptr != master.ptr) {  // fp32 weights with a master of their own
-        adamw<T>(master, master, m, v, grad, grad_norm2, update, r, q);
-        CUDA_RUN(cudaMemcpyAsync(w.ptr, master.ptr, size_t(w.bytes()), cudaMemcpyDeviceToDevice, q.stream));
-        return;
-    }
-    const int64_t n = w.numel();
-    for_width<float>(aligned(w.ptr, master.ptr, m.ptr, v.ptr, grad.ptr), [&](auto width) {
-        const auto run = [&](auto kernel) {
-            launch(kernel, grid_over(n, width), q, w.data<T>(), master.data<float>(), m.data<float>(), v.data<float>(),
-                   grad.data<float>(), grad_norm2.data<float>(), static_cast<const AdamWUpdate*>(update.ptr), n, r,
-                   AdamWShares(r));
-        };
-        if (r.rounding && std::is_same_v<T, bf16>)
-            run(adamw_kernel<width, std::is_same_v<T, bf16>, T>);
-        else
-            run(adamw_kernel<width, false, T>);
-    });
+static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule r, Queue& q) {
+    CHECK(t.gpu_rows, "adamw: this table was made for the CPU");
+    launch(adamw_kernel<T>, {t.gpu_chunks.shape[0], 256}, q, static_cast<const Row*>(t.gpu_rows.ptr),
+           static_cast<const Chunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(), static_cast<const float*>(loss.ptr),
+           static_cast<const AdamWUpdate*>(update.ptr), r, AdamWShares(r));
 }
 
 template <int W>
@@ -177,17 +216,32 @@ static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step
 }  // namespace gpu
 #endif
 
-void adamw(Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor grad_norm2, Tensor update, AdamWRule rule,
-           Stream s) {
-    expect(w, w.shape, w.dtype, w);
-    expect(master, w.shape, DType::F32, w);
-    expect(m, w.shape, DType::F32, w);
-    expect(v, w.shape, DType::F32, w);
-    expect(grad, w.shape, DType::F32, w);
-    expect(grad_norm2, Shape({1}), DType::F32, w);
+AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(std::move(all)) {
+    CHECK(!rows.empty(), "adamw: a table without rows");
+    const Tensor& first = rows[0].w;
+    dtype               = first.dtype;
+    for (const AdamWRow& row : rows) {
+        const Tensor &w = row.w, &master = row.master, &m = row.m, &v = row.v, &grad = row.grad;
+        expect(w, w.shape, dtype, first);
+        expect(master, w.shape, DType::F32, w);
+        expect(m, w.shape, DType::F32, w);
+        expect(v, w.shape, DType::F32, w);
+        expect(grad, w.shape, DType::F32, w);
+    }
+#ifdef __CUDACC__
+    if (device.where() == Machine::cuda) gpu::upload(*this, device);
+#else
+    (void)device;
+#endif
+}
+
+void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Stream s) {
+    CHECK(!table.rows.empty(), "adamw: a table without rows");
+    expect(grad_norm2, Shape({1}), DType::F32, grad_norm2);
+    expect_maybe(loss, Shape({1}), DType::F32, grad_norm2);
     static_assert(sizeof(AdamWUpdate) == 16, "four words");
-    expect(update, Shape({4}), DType::I32, w);
-    RUN_ON(s, adamw, w, master, m, v, grad, grad_norm2, update, rule);
+    expect(update, Shape({4}), DType::I32, grad_norm2);
+    RUN_ON(s, adamw, table, grad_norm2, loss, update, rule);
 }
 
 void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Stream s) {

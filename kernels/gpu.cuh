@@ -79,7 +79,8 @@ class Queue {
     void* scratch(int64_t bytes);
     template <class T> T* scratch_of(int64_t count) { return static_cast<T*>(scratch(count * int64_t(sizeof(T)))); }
 
-    void launched(const Grid& g);          // looks at the status of a launch; under --sync waits for it
+    cudaError_t fault();                   // of what was queued last; under --sync waits for it
+    void launched(const Grid& g);          // throws its fault
     void expect_ids(Tensor ids, int64_t low, const IdRule& rule);  // low <= id < rule.limit for all of them
     void upload(void* dst, const void* src, int64_t bytes);        // src may be touched when it returns
     void download(void* dst, const void* src, int64_t bytes);      // wait() is part of it
@@ -138,7 +139,9 @@ class Feed {
 class Recording {
   public:
     explicit Recording(Queue& q) : queue_(q) {}
-    ~Recording() { cudaGraphExecDestroy(graph_); }
+    ~Recording() {
+        if (graph_) cudaGraphExecDestroy(graph_);  // a call that fails would be the next launch's last error
+    }
     Recording(const Recording&) = delete;
     Recording& operator=(const Recording&) = delete;
 

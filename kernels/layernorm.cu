@@ -1,7 +1,7 @@
 // layernorm.cu - each row to mean 0 and variance 1, then a scale and a shift per column
 //
 //   forward    x̂ = (x - mean) rstd,  rstd = 1/√(variance + eps),  y = x̂ w + b
-//   backward   g = dy w:   dx += rstd (g - mean(g) - x̂ mean(g x̂)),   dw += Σ_n dy x̂,   db += Σ_n dy
+//   backward   g = dy w:   dx += rstd (g - mean(g) - x̂ mean(g x̂)),   dw = or += Σ_n dy x̂,   db = or += Σ_n dy
 //
 //   x, y, dx, dy (N,C); w, b, dw, db (C); mean, rstd (N) fp32, kept from forward for backward.
 //   Ba, Kiros, Hinton 2016: arXiv 1607.06450
@@ -85,7 +85,7 @@ static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, con
 // has its own sums, which are then added in order.
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean,
-                               Tensor rstd) {
+                               Tensor rstd, Into into) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t rows = std::max<int64_t>(8, (N + 63) / 64), chunks = (N + rows - 1) / rows;
     std::vector<float> partial(chunks * 2 * C);
@@ -103,7 +103,7 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
         parallel_lanes(C, [=](int64_t i, auto n) {
             floats s = load(first + i, n);
             for (int64_t c = 1; c < chunks; c++) s += load(first + c * 2 * C + i, n);
-            store(total + i, load(total + i, n) + s, n);
+            store(total + i, into == Into::add ? load(total + i, n) + s : s, n);
         });
     };
     add_chunks(dw.data<float>(), sums);
@@ -291,8 +291,8 @@ static __global__ void __launch_bounds__(backward_threads)
     for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) sums[blockIdx.x * 2 * C + i] = of_chunk[i];
 }
 
-// dw += and db += the sums of all chunks. A block has 32 of the 2C columns; its 8 warps take every 8th chunk.
-static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums, int chunks, int64_t C) {
+// dw and db = or += the sums of all chunks. A block has 32 of the 2C columns; its 8 warps take every 8th chunk.
+static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums, int chunks, int64_t C, Into into) {
     __shared__ float of_warp[8][32];
     const int        warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int64_t    column = int64_t(blockIdx.x) * 32 + lane;
@@ -303,12 +303,13 @@ static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums
     __syncthreads();
     if (warp != 0 || column >= 2 * C) return;
     for (int i = 1; i < 8; i++) sum += of_warp[i][lane];
-    (column < C ? dw[column] : db[column - C]) += sum;
+    float& total = column < C ? dw[column] : db[column - C];
+    total        = into == Into::add ? total + sum : sum;
 }
 
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                               Queue& q) {
+                               Into into, Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t chunk = std::max<int64_t>(8, ceil_div(ceil_div(N, most_chunks), 4) * 4), chunks = ceil_div(N, chunk);
     float* const  sums = q.scratch_of<float>(chunks * 2 * C);
@@ -324,7 +325,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
             run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(32 * warps_of_2)});
         else run(layernorm_backward_wide_kernel<width, T>, {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
     });
-    launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C);
+    launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C,
+           into);
 }
 
 }  // namespace gpu
@@ -358,7 +360,7 @@ void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tenso
 }
 
 void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                        Stream s) {
+                        Into into, Stream s) {
     expect_rows(__func__, x);
     expect(dx, x.shape, x.dtype, x);
     expect(dw, Shape({x.shape[1]}), DType::F32, x);
@@ -367,5 +369,5 @@ void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Te
     expect(w, Shape({x.shape[1]}), x.dtype, x);
     expect(mean, Shape({x.shape[0]}), DType::F32, x);
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
-    RUN_ON(s, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd);
+    RUN_ON(s, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into);
 }

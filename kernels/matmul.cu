@@ -307,8 +307,8 @@ static Plan plan_of(const Product& p, const Products& lt) {
     LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
     plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
     plan.algo  = best.algo;
-    CHECK_RUN(plan.found || p.gelu >= 0 || p.sums, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(),
-              p.alignment, cublasLtGetStatusName(status));
+    CHECK_RUN(plan.found || p.gelu >= 0 || p.sums, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}",
+              p.str(), p.alignment, cublasLtGetStatusName(status));
     return plan;
 }
 
@@ -332,7 +332,9 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
     LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo,
                           lt.workspace, workspace_bytes, q.stream),
            p);
-    q.launched(Grid(0, 0));
+    const cudaError_t fault = q.fault();
+    CHECK_RUN(fault == cudaSuccess, "{}: CUDA: {} ({}) in the product {}", q.op, cudaGetErrorName(fault),
+              cudaGetErrorString(fault), p.str());
     return true;
 }
 
@@ -343,8 +345,8 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu, Q
 }
 
 // In the product where it is free: cuBLASLt has the tanh form only, and says nothing of its accuracy, which bf16 hides
-// and fp32 would not. Not where `pre` is kept: gelu of `pre` as it was rounded is what a backward pass that recomputes
-// act gets, and recomputing must not change a bit.
+// and fp32 would not. Not where `pre` is kept, though cuBLASLt could (GELU_AUX_BIAS): it takes gelu of the fp32 sums,
+// while a backward pass that recomputes act only has `pre` as it was rounded, and recomputing must not change a bit.
 template <class T>
 static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done, Queue& q) {
     *done = !pre && kind == Gelu::tanh && std::is_same_v<T, bf16> &&
@@ -352,8 +354,8 @@ static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gel
                      act.ptr, x.ptr, w.ptr, b.ptr, q);
 }
 
-// dpre = (dy w) ∘ gelu'(pre) in one product, where forward has gelu in its product too. Rows of `pre` have to be multiples
-// of 16 bytes.
+// dpre = (dy w) ∘ gelu'(pre) in one product, for the tanh form in bf16 as above. Rows of `pre` have to be multiples of 16
+// bytes.
 template <class T>
 static void fused_gelu_slope(Tensor dpre, Tensor dy, Tensor w, Tensor pre, Gelu kind, bool* done, Queue& q) {
     const int64_t N = dy.shape[0], OC = w.shape[0], IC = w.shape[1];

@@ -11,6 +11,7 @@
 #include "tensor.h"
 
 enum class Gelu : uint8_t { tanh, erf };  // "gelu_new" and "gelu" in Hugging Face's words
+enum class Into : uint8_t { set, add };   // what becomes of a gradient that is there: to set spares zeroing and reading it
 
 struct Rope {
     int64_t dim  = 0;        // leading coordinates of each head that rotate; 0: none. Pairs are (i, i + dim/2)
@@ -29,8 +30,9 @@ void embedding_backward(Tensor dwte /*+=*/, Tensor dwpe /*+=*/,                 
 // y = (x - mean) rstd w + b over each row, variance without Bessel's correction.
 void layernorm_forward(Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,               // (N,C) x, (N) fp32, (N) fp32
                        Tensor x, Tensor w, Tensor b, float eps, Stream s);                 // (N,C) x, (C) x, (C) x
-void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*+=*/, Tensor db /*+=*/,              // (N,C) x, (C) fp32, (C) fp32
-                        Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd, Stream s);  // (N,C) x, (N,C) x, (C) x, (N), (N)
+void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*into*/, Tensor db /*into*/,          // (N,C) x, (C) fp32, (C) fp32
+                        Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,           // (N,C) x, (N,C) x, (C) x, (N), (N)
+                        Into into, Stream s);
 // sum = a + b (rounded to x), then y = layernorm(sum): one pass over memory; equals the pair of ops to the bit.
 void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,  // (N,C) x, (N,C) x, (N), (N)
                            Tensor a, Tensor b, Tensor w, Tensor bias, float eps, Stream s);  // (N,C) x, (N,C) x, (C) x, (C) x
@@ -42,9 +44,7 @@ void matmul_forward(Tensor out /*=*/,                                           
 // act = gelu(x wᵀ + b); pre, when not null, receives x wᵀ + b for the backward pass.
 void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*= or null*/,                       // (N,OC) x, (N,OC) x
                          Tensor x, Tensor w, Tensor b, Gelu kind, Stream s);               // (N,IC) x, (OC,IC) x, (OC) x or null
-// dx = dy w; dw and db = or += dyᵀ x and the column sums of dy. dx null: not wanted. To set spares zeroing dw and db before
-// and reading them here.
-enum class Into : uint8_t { set, add };
+// dx = dy w; dw and db = or += dyᵀ x and the column sums of dy. dx null: not wanted.
 void matmul_backward(Tensor dx /*= or null*/, Tensor dw /*into*/, Tensor db /*into, or null*/,  // (N,IC) x, (OC,IC) fp32, (OC) fp32
                      Tensor dy, Tensor x, Tensor w, Into into, Stream s);                  // (N,OC) x, (N,IC) x, (OC,IC) x
 // The same for act = gelu(pre) as the product's input: dpre = (dy w) ∘ gelu'(pre).
@@ -88,9 +88,24 @@ void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,    
 
 // ---- adamw.cu (Loshchilov & Hutter 2017: arXiv 1711.05101) ----------------------------------------------------------------
 struct AdamWRule {
-    float    beta1, beta2, eps, weight_decay;  // this tensor's weight_decay: 0 for rows that don't decay
-    float    clip;                             // gradients are scaled by min(1, clip / norm); 0: never
-    uint64_t rounding = 0;                     // not 0: bf16 weights round up or down at random, by this key and the step
+    float beta1, beta2, eps;
+    float clip;  // gradients are scaled by min(1, clip / norm); 0: never
+};
+// A weight and its state; any one shape. In fp32 w is its own master: the same tensor twice.
+struct AdamWRow {
+    Tensor   w /*=*/, master /*+=*/, m /*+=*/, v /*+=*/, grad;  // x, fp32, fp32, fp32, fp32
+    float    weight_decay;                                      // 0 for rows that don't decay
+    uint64_t rounding = 0;  // not 0: bf16 weights round up or down at random, by this key and the step
+};
+// What one update goes over. Checked once, and brought to the GPU once: an update of any number of rows is one launch.
+struct AdamWTable {
+    AdamWTable() = default;
+    AdamWTable(std::vector<AdamWRow> rows, const Device& device);
+
+    std::vector<AdamWRow> rows;
+    DType  dtype = DType::F32;  // of the weights
+    Arena  memory{"adamw table"};
+    Tensor gpu_rows, gpu_chunks;
 };
 // What is new in every update. The op reads it from the device's memory, so that a step can be queued again as it is (a
 // CUDA graph).
@@ -99,12 +114,11 @@ struct AdamWUpdate {
     uint32_t step;              // 1 for the first update
 };
 AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step);
-// m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²; master -= lr (m̂ / (√v̂ + eps) + decay master); w = round(master).
-// In fp32 w is its own master: pass the same tensor twice. Does nothing at all when grad_norm² is not finite, so a bad step never reaches the weights.
-void adamw(Tensor w /*=*/, Tensor master /*+=*/, Tensor m /*+=*/, Tensor v /*+=*/,         // any one shape; x, fp32, fp32, fp32
-           Tensor grad, Tensor grad_norm2, Tensor update,                                  // same shape fp32, (1) fp32, (4) int32: an AdamWUpdate
-           AdamWRule rule, Stream s);
-// The rounding of update `step` by itself: w = master, up or down at random by the rule's key.
+// For each row: m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²; master -= lr (m̂ / (√v̂ + eps) + decay master); w = round(master).
+// Does nothing at all when grad_norm2 or loss is not finite, so a bad step never reaches the weights.
+void adamw(const AdamWTable& table /*+=*/, Tensor grad_norm2, Tensor loss,                 // (1) fp32, (1) fp32 or null
+           Tensor update, AdamWRule rule, Stream s);                                       // (4) int32: an AdamWUpdate
+// The rounding of update `step` by itself: w = master, up or down at random by the row's key.
 void round_at_random(Tensor w /*=*/, Tensor master, uint64_t key, uint32_t step, Stream s); // any one shape; bf16, fp32
 
 // ---- reduce.cu ------------------------------------------------------------------------------------------------------------

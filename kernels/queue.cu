@@ -46,9 +46,13 @@ void* Queue::scratch(int64_t bytes) {
     return scratch_;
 }
 
+cudaError_t Queue::fault() {
+    const cudaError_t status = cudaGetLastError();
+    return status == cudaSuccess && sync_each_ ? cudaStreamSynchronize(stream) : status;
+}
+
 void Queue::launched(const Grid& g) {
-    cudaError_t status = cudaGetLastError();
-    if (status == cudaSuccess && sync_each_) status = cudaStreamSynchronize(stream);
+    const cudaError_t status = fault();
     if (status == cudaSuccess) return;
     throw_at<RunError>(g.file, g.line,
                        "{}: CUDA: {} ({}) in a kernel of {} blocks × {} threads, {} bytes of shared memory", op,
@@ -188,7 +192,8 @@ void Recording::record(const std::function<void()>& work) {
         work();
     } catch (...) {
         cudaStreamEndCapture(queue_.stream, &graph);
-        cudaGraphDestroy(graph);
+        if (graph) cudaGraphDestroy(graph);
+        cudaGetLastError();  // of an end without a whole graph: what was thrown says more
         throw;
     }
     CUDA_RUN(cudaStreamEndCapture(queue_.stream, &graph));

@@ -3,6 +3,7 @@
 #   make bench                       everything (about six minutes on two cores)
 #   make bench ARGS='ops layernorm'  the ops whose name has that
 #   make bench ARGS=train            whole training steps;  decode: generation and start-up
+#   make bench ARGS=tokenize         text to tokens, beside tiktoken where PYTHON= has it; TOKENIZER= names GPT-2's tokenizer.json
 #   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
 #   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible
 # Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
@@ -21,7 +22,8 @@ if [ "$what" = cuda ]; then  # make bench ARGS='cuda layernorm': the ops whose n
     "$build/bench_ops" --table ops.json,counts.json
     exit 0
 fi
-echo "$(date -I) · $("$build/train_gpt" --version)"
+if [ "$what" = tokenize ]; then program=tokenize; else program=train_gpt; fi
+echo "$(date -I) · $("$build/$program" --version)"
 perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 200000' >tokens.bin   # GPT-2 ids, as nanoGPT writes them
 
 # median of FIELD over the step records of a run, the first left out
@@ -53,6 +55,21 @@ if [ "$what" = all ] || [ "$what" = decode ]; then
         awk -v w="$weights" -v c="$copy" '{printf "gpt2         bf16  decoding   %.1f tokens/s   %.0f%% of copy %.1f GB/s / %.0f MB of weights a token\n", $1, 100 * $1 * w / (c * 1e9), c, w / 1e6}'
     for i in 1 2 3; do "$build/train_gpt" --model model/checkpoints/latest --dtype bf16 --batch 4 --context 64 --steps 1 --train-data tokens.bin --save-every 0 --out "start$i" >/dev/null; field "start$i" start startup_s; done |
         sort -g | sed -n 2p | awk '{printf "gpt2         bf16  start-up from a folder until the first step begins   %.2f s\n", $1}'
+fi
+if [ "$what" = all ] || [ "$what" = tokenize ]; then
+    [ -s "$home/data/austen/austen.txt" ] && ln -s "$home/data/austen/austen.txt" prose.txt ||
+        "$home/data/austen.sh" "$PWD/prose.txt" >/dev/null
+    find "$home"/{kernels,gpt,data,test} -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort | xargs cat >code.txt
+    if [ -z "${TOKENIZER:=}" ] && [ -s "$home/data/gpt2-tokenizer/tokenizer.json" ]; then
+        TOKENIZER=$home/data/gpt2-tokenizer/tokenizer.json
+    elif [ -z "$TOKENIZER" ]; then
+        echo "no GPT-2 vocabulary (data/fetch.sh gpt2-tokenizer, or TOKENIZER=): with 8000 entries learned from the prose"
+        "$build/tokenize" --train-bpe 8000 --input prose.txt --output tokenizer.json >/dev/null
+        TOKENIZER=$PWD/tokenizer.json
+    fi
+    echo "prose: Jane Austen's novels; code: the C++ and CUDA sources of this repository; seconds of one core"
+    (cd "$home" && "$build/bench_tokenizer" --tokenizer "$TOKENIZER" --prose "$work/prose.txt" --code "$work/code.txt" \
+        --program "$build/tokenize" --python "${PYTHON:-python3}")
 fi
 if [ "$what" = emulator ] || { [ "$what" = all ] && [ -x "$home/build/emulator/bench" ]; }; then
     echo

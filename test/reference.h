@@ -194,7 +194,7 @@ struct Moments {
 struct AdamWStep {
     float lr, beta1, beta2, eps, weight_decay, clip;
     int64_t step;
-    AdamWRule rule() const { return {beta1, beta2, eps, weight_decay, clip}; }
+    AdamWRule rule() const { return {beta1, beta2, eps, clip}; }
     AdamWUpdate update() const { return adamw_update(lr, beta1, beta2, step); }
 };
 template <class Real>

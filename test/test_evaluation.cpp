@@ -202,8 +202,10 @@ TEST_CASE("HellaSwag while training and after it, and training with a document m
     CAPTURE(r.out, r.err);
     REQUIRE(r.code == 0);
     CHECK(records(s / "masked", "hellaswag").size() == 3);
-    REQUIRE(run(s, "train_gpt", nano + with + "--out " + quoted(s / "plain")).code == 0);
+    REQUIRE(run(s, "train_gpt", nano + with + "--hellaswag-questions 1 --out " + quoted(s / "plain")).code == 0);
     CHECK(losses(s / "masked") != losses(s / "plain"));
+    CHECK(records(s / "masked", "hellaswag").back()["questions"] == 2);
+    CHECK(records(s / "plain", "hellaswag").back()["questions"] == 1);
     REQUIRE(run(s, "train_gpt", nano + with + "--document-mask --recompute block --out " + quoted(s / "again")).code ==
             0);
     CHECK(losses(s / "masked") == losses(s / "again"));

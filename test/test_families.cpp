@@ -35,7 +35,7 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
 
     const SafetensorsReader before(before_folder.path);
     const Config c = read_config(before_folder.path);
-    Model m(c, masters ? DType::BF16 : DType::F32, {1, 1, false}, *dev);
+    Model m(c, masters ? DType::BF16 : DType::F32, {1, 1, true}, *dev);
     AdamW adamw(m, {});
     load_weights(m.params, c, before, m.stream, masters ? &adamw.master : nullptr);
     CHECK(stored_dtype(before) == dtype);

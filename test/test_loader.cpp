@@ -401,6 +401,30 @@ TEST_CASE("patterns", "[loader]") {
     CHECK_REFUSED(Loader{set}, "is a folder");
 }
 
+TEST_CASE("shards that ./tokenize has not finished are not taken for all there are", "[loader]") {
+    const Scratch dir;
+    write_text(dir / "x_train_000000.bin", llmc16(counting(10)));
+    write_text(dir / "x_train_000001.bin.tmp", llmc16(counting(10)));
+    CHECK_REFUSED(files_matching(dir / "x_train_*.bin"), "x_train_000001.bin.tmp", "run it again");
+    CHECK_REFUSED(files_matching(dir / "x_train_000001.bin"), "x_train_000001.bin.tmp");
+    CHECK(files_matching(dir / "x_train_000000.bin").size() == 1);
+    fs::remove(dir / "x_train_000001.bin.tmp");
+    CHECK(files_matching(dir / "x_train_*.bin").size() == 1);
+}
+
+TEST_CASE("a .bin that is cut into parts reads as the whole, without its index", "[loader]") {
+    const Scratch dir;  // as Pythia's Pile is published; the cut is inside a sequence of 2049
+    std::vector<uint16_t> ids(3 * 2049);
+    for (size_t i = 0; i < ids.size(); i++) ids[i] = uint16_t(i * 7919 % 50277);
+    const std::string bytes = bytes_of(ids);
+    write_text(dir / "document-00000-of-00001.bin", bytes.substr(0, 5000));
+    write_text(dir / "document-00001-of-00001.bin", bytes.substr(5000));
+    std::vector<int32_t> joined;
+    for (const std::string& file : files_matching(dir / "*.bin"))
+        for (const int32_t id : all_ids(Shard(file, 50304))) joined.push_back(id);
+    CHECK(joined == std::vector<int32_t>(ids.begin(), ids.end()));
+}
+
 TEST_CASE("windows: none across shards, the last partial one left out, each once in an epoch", "[loader]") {
     const Scratch dir;
     // 25 tokens make 6 windows of 4 + 1; 24 make 5; 4, 1 and none make no window.
@@ -510,6 +534,27 @@ TEST_CASE("rows carry the starts of their documents", "[loader]") {
     CHECK(values(batch.tokens) == std::vector<int32_t>{7, 0, 1, 2, 0, 0, /**/ 3, 4, 5, 6, 7, 0});
     CHECK(values(batch.starts) == std::vector<int32_t>{0, 1, 1, 1, 4, 5, /**/ 0, 0, 0, 0, 0, 5});
     CHECK(values(batch.positions) == std::vector<int32_t>{0, 0, 1, 2, 0, 0, /**/ 0, 1, 2, 3, 4, 0});
+}
+
+TEST_CASE("a pair's index begins documents that have no mark", "[loader]") {
+    const Scratch dir;
+    LoaderSettings set;
+    set.pattern = dir / "p", set.context = 6, set.batch = 2, set.shuffle = false, set.document_start = 0;
+    Idx idx(8, 2, {3, 0, 2, 4, 4});
+    idx.documents = {0, 1, 3, 4, 5};  // the second has two sequences, the first of them empty: begins at 0, 3, 5, 9
+    write_text(dir / "p.idx", idx.bytes());
+    write_text(dir / "p.bin", bytes_of(std::vector<uint16_t>{7, 8, 9, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4}));
+    Loader pair(set);
+    const Batch& bare = pair.next();
+    CHECK(values(bare.starts) == std::vector<int32_t>{0, 0, 0, 3, 3, 5, /**/ 0, 0, 0, 3, 3, 3});
+    CHECK(values(bare.positions) == std::vector<int32_t>{0, 1, 2, 0, 1, 0, /**/ 0, 1, 2, 0, 1, 2});
+    // Documents that end with the mark begin at the mark of the one before, index or not.
+    write_text(dir / "p.bin", bytes_of(std::vector<uint16_t>{7, 8, 0, 1, 0, 3, 4, 5, 0, 1, 2, 3, 0}));
+    const std::vector<int32_t> marked = values(Loader(set).next().starts);
+    CHECK(marked == std::vector<int32_t>{0, 0, 2, 2, 4, 4, /**/ 0, 0, 2, 2, 2, 2});
+    fs::remove(dir / "p.idx");
+    set.pattern = dir / "p.bin";
+    CHECK(values(Loader(set).next().starts) == marked);
 }
 
 TEST_CASE("more sequences in a step than there are windows", "[loader]") {

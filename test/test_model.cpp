@@ -360,6 +360,27 @@ TEST_CASE("a step whose loss or gradients are not finite leaves everything as it
     CHECK(everything() == before);
 }
 
+TEST_CASE("evaluating a model that trains gives the loss of one that does not, to the bit", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    const bool neox   = GENERATE(false, true);
+    CAPTURE(dev, dtype, neox);
+    Config c       = small_config(neox);
+    c.width        = 64;  // wide enough for products that end in gelu
+    c.feed_forward = 256;
+    std::vector<int32_t> ids(3 * 8);
+    for (size_t i = 0; i < ids.size(); i++) ids[i] = int32_t(Random(3, "ids").below(i, c.vocab));
+    const HostBatch host(ids.data(), 3, 7);
+    const auto loss = [&](bool train) {
+        Model m(c, dtype, {3, 7, train}, *dev);
+        scatter(m.params, c, m.stream);
+        zero(m.acts.loss(), m.stream);
+        forward(m, upload(m, host.batch), 1.f, Gradients::none);
+        return read_scalar(m.acts.loss(), m.stream);
+    };
+    CHECK(loss(true) == loss(false));
+}
+
 TEST_CASE("the largest batch that fits", "[model]") {
     const int64_t limit = GENERATE(0, 9, 10, 11, 99, 12345);
     const auto bytes    = [](int64_t b) { return 7 + 3 * b; };

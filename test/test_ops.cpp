@@ -191,15 +191,18 @@ TEST_CASE("layernorm_backward", "[ops]") {
     const auto dtype  = GENERATE(F32, BF16);
     const auto [N, C] = GENERATE(table<int, int>({{1, 1}, {3, 7}, {1, 64}, {2, 65}, {130, 768}, {700, 33}}));
     const auto kind   = GENERATE(Kind::ordinary, Kind::large_mean, Kind::constant_rows);
-    CAPTURE(dev, dtype, N, C, kind);
+    const auto into   = GENERATE(Into::set, Into::add);
+    CAPTURE(dev, dtype, N, C, kind, into == Into::add);
     const Buffer x(dev, {N, C}, dtype, kind, 1), w(dev, {C}, dtype, Kind::ordinary, 2),
         dy(dev, {N, C}, dtype, Kind::ordinary, 3);
     const auto saved = reference::layernorm_forward<double>(x.values(), w.values(), Values(C, 0.0), 1e-5f);
     const Buffer mean(dev, {N}, F32, saved.mean), rstd(dev, {N}, F32, saved.rstd);
     Buffer dx(dev, {N, C}, dtype, Kind::ordinary, 4), dw(dev, {C}, F32, Kind::ordinary, 5),
         db(dev, {C}, F32, Kind::ordinary, 6);
-    const reference::NormGrads before{dx.values(), dw.values(), db.values()};
-    layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, dev->stream());
+    const Values zeros(C, 0.);
+    const reference::NormGrads before{dx.values(), into == Into::add ? dw.values() : zeros,
+                                      into == Into::add ? db.values() : zeros};
+    layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, into, dev->stream());
     const auto want = reference::layernorm_backward<double>(before, dy.values(), x.values(), w.values(), mean.values(),
                                                             rstd.values());
     const auto plain =
@@ -237,7 +240,7 @@ TEST_CASE("layernorm is the same for any number of threads", "[ops]") {
         Buffer y(dev, {N, C}, F32), mean(dev, {N}, F32), rstd(dev, {N}, F32);
         Buffer dx(dev, {N, C}, F32, Kind::zeros), dw(dev, {C}, F32, Kind::zeros), db(dev, {C}, F32, Kind::zeros);
         layernorm_forward(y, mean, rstd, x, w, w, 1e-5f, dev->stream());
-        layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, dev->stream());
+        layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, Into::add, dev->stream());
         return Bytes{y.bytes(), dx.bytes(), dw.bytes(), db.bytes()};
     };
     CHECK_SAME_FOR_ANY_THREADS(run);
@@ -260,8 +263,10 @@ TEST_CASE("layernorm refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(layernorm_forward(y, m, r, cube, w, w, 1e-5f, s), "layernorm_forward", "x is (2, 2, 8)");
     CHECK_REFUSED(add_layernorm_forward(y, half_y, m, r, x, x, w, w, 1e-5f, s), "add_layernorm_forward",
                   "y is (4, 8) bf16");
-    CHECK_REFUSED(layernorm_backward(y, dw, half_db, x, x, w, m, r, s), "layernorm_backward", "db is (8) bf16");
-    CHECK_REFUSED(layernorm_backward(y, dw, db, x, x, w, m, short_m, s), "layernorm_backward", "rstd is (3)");
+    CHECK_REFUSED(layernorm_backward(y, dw, half_db, x, x, w, m, r, Into::add, s), "layernorm_backward",
+                  "db is (8) bf16");
+    CHECK_REFUSED(layernorm_backward(y, dw, db, x, x, w, m, short_m, Into::add, s), "layernorm_backward",
+                  "rstd is (3)");
 }
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
@@ -598,6 +603,12 @@ static Buffer on_device(const Device* dev, const AdamWUpdate& update) {
     return b;
 }
 
+// One update of a table of one row.
+static void adamw_row(const Device* dev, const AdamWRow& row, Tensor norm2, const AdamWUpdate& update,
+                      const AdamWRule& rule) {
+    adamw(AdamWTable({row}, *dev), norm2, none, on_device(dev, update), rule, dev->stream());
+}
+
 TEST_CASE("adamw", "[ops]") {
     const auto dev           = GENERATE(from_range(devices()));
     const auto dtype         = GENERATE(F32, BF16);
@@ -617,7 +628,7 @@ TEST_CASE("adamw", "[ops]") {
     Buffer w_half(dev, {n}, BF16);
     const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();  // in fp32 the weights are their own master
     const reference::Moments before{master.values(), m.values(), v.values()};
-    adamw(w, master, m, v, grad, norm, on_device(dev, step.update()), step.rule(), dev->stream());
+    adamw_row(dev, {w, master, m, v, grad, decay}, norm, step.update(), step.rule());
     const auto want  = reference::adamw<double>(before, grad.values(), norm2, step);
     const auto plain = reference::adamw<float>(before, grad.values(), norm2, step);
     CHECK_CLOSE(m, want.m, plain.m);
@@ -626,16 +637,75 @@ TEST_CASE("adamw", "[ops]") {
     if (dtype == BF16) CHECK(w_half.values() == stored(master.values(), BF16));
 }
 
-TEST_CASE("adamw leaves everything alone when the gradient is not finite", "[ops]") {
-    const auto dev    = GENERATE(from_range(devices()));
-    const float norm2 = GENERATE(NAN, INFINITY, -INFINITY);
+TEST_CASE("adamw leaves everything alone when the loss or the gradient is not finite", "[ops]") {
+    const auto dev     = GENERATE(from_range(devices()));
+    const float bad    = GENERATE(NAN, INFINITY, -INFINITY);
+    const bool in_loss = GENERATE(false, true);
+    CAPTURE(dev, bad, in_loss);
     Buffer w(dev, {40}, BF16, Kind::ordinary, 1), master(dev, {40}, F32, Kind::ordinary, 1);
     Buffer m(dev, {40}, F32, Kind::ordinary, 2), v(dev, {40}, F32, Kind::zeros);
-    const Buffer grad(dev, {40}, F32, Kind::garbage), norm(dev, {1}, F32, Values{norm2});
+    const Buffer grad(dev, {40}, F32, Kind::garbage), norm(dev, {1}, F32, Values{in_loss ? 1.f : bad}),
+        loss(dev, {1}, F32, Values{in_loss ? bad : 1.f});
     const Bytes before{w.bytes(), master.bytes(), m.bytes(), v.bytes()};
-    adamw(w, master, m, v, grad, norm, on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 3)),
-          {0.9f, 0.95f, 1e-8f, 0.1f, 1.f}, dev->stream());
+    adamw(AdamWTable({{w, master, m, v, grad, 0.1f}}, *dev), norm, loss,
+          on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 3)), {0.9f, 0.95f, 1e-8f, 1.f}, dev->stream());
     CHECK(before == Bytes{w.bytes(), master.bytes(), m.bytes(), v.bytes()});
+}
+
+// The rows of a table and their memory: side by side, where most are at odd addresses, or each at 64 bytes.
+struct AdamWRows {
+    Buffer w, master, m, v, grad;
+    std::vector<AdamWRow> rows;
+
+    AdamWRows(const Device* dev, DType dtype, const std::vector<int64_t>& sizes, int64_t apart, bool own_master)
+        : w(dev, {total(sizes, apart)}, dtype, Kind::zeros), master(dev, w.tensor().shape, F32, Kind::ordinary, 1),
+          m(dev, w.tensor().shape, F32, Kind::ordinary, 2, 0.1), v(dev, w.tensor().shape, F32, Kind::ordinary, 3),
+          grad(dev, w.tensor().shape, F32, Kind::ordinary, 4) {
+        Values squares = v.values();
+        for (double& x : squares) x *= 0.01 * x;
+        v.set(squares);
+        int64_t at = 0;
+        for (const int64_t n : sizes) {
+            const auto row  = [&](const Buffer& b) { return b.tensor().rows(at, n); };
+            const size_t i  = rows.size();
+            const Tensor to = dtype == F32 && own_master ? row(master) : row(w);
+            rows.push_back({to, row(master), row(m), row(v), row(grad), i % 2 ? 0.1f : 0.f, i % 3 ? 7 + i : 0});
+            at += ceil(n, apart);
+        }
+    }
+    Bytes bytes() const { return {w.bytes(), master.bytes(), m.bytes(), v.bytes()}; }
+
+  private:
+    static int64_t ceil(int64_t n, int64_t apart) { return (n + apart - 1) / apart * apart; }
+    static int64_t total(const std::vector<int64_t>& sizes, int64_t apart) {
+        int64_t n = 0;
+        for (const int64_t size : sizes) n += ceil(size, apart);
+        return n;
+    }
+};
+
+TEST_CASE("adamw of a table of many rows is that of each row by itself, to the bit", "[ops]") {
+    const auto dev        = GENERATE(from_range(devices()));
+    const auto dtype      = GENERATE(F32, BF16);
+    const bool own_master = GENERATE(false, true);
+    const bool many       = GENERATE(false, true);
+    const auto apart      = GENERATE(as<int64_t>{}, 1, 32);
+    CAPTURE(dev, dtype, own_master, many, apart);
+    std::vector<int64_t> sizes = {1, 3, 4, 4095, 4096, 4097, 8192, 12289};
+    if (many) sizes = std::vector<int64_t>(300, 5);
+    const Buffer norm(dev, {1}, F32, Values{4});
+    const AdamWUpdate update = adamw_update(1e-2f, 0.9f, 0.95f, 3);
+    const AdamWRule rule{0.9f, 0.95f, 1e-8f, 1.f};
+    const AdamWRows together(dev, dtype, sizes, apart, own_master), alone(dev, dtype, sizes, apart, own_master);
+    const Bytes before = together.bytes();
+    CHECK(before == alone.bytes());
+    const AdamWTable table(together.rows, *dev);
+    for (int twice = 0; twice < 2; twice++) {
+        adamw(table, norm, none, on_device(dev, update), rule, dev->stream());
+        for (const AdamWRow& row : alone.rows) adamw_row(dev, row, norm, update, rule);
+    }
+    CHECK(together.bytes() == alone.bytes());
+    CHECK(together.bytes() != before);
 }
 
 // With a rate of 0 the masters stay, so that rounding is all that happens.
@@ -645,8 +715,8 @@ static std::vector<unsigned char> rounded_at_random(const Device* dev, const Val
     Buffer master(dev, {n}, F32, masters), w(dev, {n}, BF16), m(dev, {n}, F32, Kind::zeros),
         v(dev, {n}, F32, Kind::zeros);
     const Buffer grad(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32, Values{1});
-    adamw(w, master, m, v, grad, norm, on_device(dev, adamw_update(0.f, 0.9f, 0.95f, step)),
-          {0.9f, 0.95f, 1e-8f, 0.f, 0.f, key}, dev->stream());
+    adamw_row(dev, {w, master, m, v, grad, 0.f, key}, norm, adamw_update(0.f, 0.9f, 0.95f, step),
+              {0.9f, 0.95f, 1e-8f, 0.f});
     CHECK(master.values() == masters);
     const auto bytes = w.bytes();
     w.set(Values(masters.size(), 0.));
@@ -696,15 +766,22 @@ TEST_CASE("adamw's random rounding has the masters for its mean", "[ops]") {
 TEST_CASE("adamw refuses wrong shapes and steps", "[ops][errors]") {
     const auto dev = devices()[0];
     const Stream s = dev->stream();
-    const AdamWRule rule{0.9f, 0.95f, 1e-8f, 0.1f, 1.f};
+    const AdamWRule rule{0.9f, 0.95f, 1e-8f, 1.f};
     Buffer w(dev, {8}, BF16, Kind::ordinary), f(dev, {8}, F32, Kind::zeros), seven(dev, {7}, F32, Kind::zeros);
+    const auto table = [&](Tensor master, Tensor m, Tensor v, Tensor grad) {
+        return AdamWTable({{w, f, f, f, f, 0.1f}, {w, master, m, v, grad, 0.1f}}, *dev);
+    };
     const Buffer norm(dev, {1}, F32, Values{1}), update = on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 1));
-    CHECK_REFUSED(adamw(w, w, f, f, f, norm, update, rule, s), "adamw", "master is (8) bf16, expected (8) fp32");
-    CHECK_REFUSED(adamw(w, f, seven, f, f, norm, update, rule, s), "adamw", "m is (7)");
-    CHECK_REFUSED(adamw(w, f, f, seven, f, norm, update, rule, s), "adamw", "v is (7)");
-    CHECK_REFUSED(adamw(w, f, f, f, seven, norm, update, rule, s), "adamw", "grad is (7)");
-    CHECK_REFUSED(adamw(w, f, f, f, f, f, update, rule, s), "adamw", "grad_norm2 is (8)");
-    CHECK_REFUSED(adamw(w, f, f, f, f, norm, norm, rule, s), "adamw", "update is (1)");
+    CHECK_REFUSED(table(w, f, f, f), "adamw", "master is (8) bf16, expected (8) fp32");
+    CHECK_REFUSED(table(f, seven, f, f), "adamw", "m is (7)");
+    CHECK_REFUSED(table(f, f, seven, f), "adamw", "v is (7)");
+    CHECK_REFUSED(table(f, f, f, seven), "adamw", "grad is (7)");
+    CHECK_REFUSED(AdamWTable({{w, f, f, f, f, 0.f}, {f, f, f, f, f, 0.f}}, *dev), "adamw", "w is (8) fp32");
+    CHECK_REFUSED(AdamWTable({}, *dev), "adamw", "without rows");
+    const AdamWTable good = table(f, f, f, f);
+    CHECK_REFUSED(adamw(good, f, none, update, rule, s), "adamw", "grad_norm2 is (8)");
+    CHECK_REFUSED(adamw(good, norm, f, update, rule, s), "adamw", "loss is (8)");
+    CHECK_REFUSED(adamw(good, norm, none, norm, rule, s), "adamw", "update is (1)");
     CHECK_REFUSED(adamw_update(1e-2f, 0.9f, 0.95f, 0), "adamw", "step is 0");
     CHECK_REFUSED(adamw_update(1e-2f, 1.f, 0.95f, 1), "adamw", "beta1 is 1");
 }
@@ -798,8 +875,8 @@ TEST_CASE("elementwise ops and sums are the same for any number of threads", "[o
         Buffer m(dev, {n}, F32, Kind::zeros), v(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32),
             total(dev, {1}, F32, Values{0});
         gelu_forward(y, x, Gelu::tanh, dev->stream());
-        adamw(w, master, m, v, x, norm2, on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 1)),
-              {0.9f, 0.95f, 1e-8f, 0.1f, 1.f, uint64_t(5)}, dev->stream());
+        adamw_row(dev, {w, master, m, v, x, 0.1f, 5}, norm2, adamw_update(1e-2f, 0.9f, 0.95f, 1),
+                  {0.9f, 0.95f, 1e-8f, 1.f});
         squared_norm(norm, x, dev->stream());
         sum(total, x, 1.f, dev->stream());
         return Bytes{y.bytes(), w.bytes(), master.bytes(), m.bytes(), v.bytes(), norm.bytes(), total.bytes()};

@@ -246,10 +246,10 @@ TEST_CASE("a long document comes in parts that change no token", "[data]") {
     for (const Tokenizer& t : {Tokenizer(small_tokenizer()), Tokenizer(file.dump())})
         for (int i = 0; i < 400; i++) {
             std::string text;
-            while (text.size() < 600) text += units[rng() % units.size()];
+            while (text.size() < 1500) text += units[rng() % units.size()];
             write_text(dir / "x.txt", text);
             ReadSettings settings;
-            settings.part_bytes = 30 + i % 100;
+            settings.part_bytes = 100 + i % 100;  // twice that never lacks a place to cut
             settings.last_cut   = [&](std::string_view s, size_t from) { return t.last_cut(s, from); };
             List parts;
             CAPTURE(i, text);
@@ -271,6 +271,23 @@ TEST_CASE("a long document comes in parts that change no token", "[data]") {
     List parts;
     CHECK(texts({{1, {dir / "x.jsonl"}}}, settings, &parts) == List{text, "next"});
     CHECK(parts.size() > 4);
+
+    // Where parts end does not depend on how the bytes arrive: a decompressor hands over other amounts than a file
+    // does.
+    std::string words;
+    for (int i = 0; words.size() < 3000000; i++) words += fmt::format("{:x}", mix64(uint64_t(i))) + (i % 9 ? "" : " ");
+    settings.part_bytes = 300001;
+    List first;
+    for (const std::string& packed : {words, zstd(words), gzip(words)}) {
+        write_text(dir / "w.txt", packed);
+        parts.clear();
+        CHECK(texts({{1, {dir / "w.txt"}}}, settings, &parts) == List{words});
+        if (first.empty()) first = parts;
+        CHECK(parts == first);
+    }
+    CHECK(first.size() > 9);
+    settings.part_bytes = 1000;
+
     std::string unbroken;
     for (int i = 0; i < 5000; i++) unbroken += "\xc3\xa9";
     write_text(dir / "y.txt", unbroken);
@@ -522,6 +539,21 @@ TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks fin
     CHECK(says(full, {"x_train_000000.bin", "cannot write"}));
     CHECK(read_text(s / "x_train_000000.bin") == before);
     CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
+
+    // What a kill between the renames leaves: some names, no summary. Neither program takes it for finished.
+    const std::string again =
+        "--input " + quoted(s / "book.txt") + " --shard-tokens 100000 --output " + quoted(s / "x");
+    REQUIRE(tokenize(s, again + " --overwrite").code == 0);
+    const List whole = left_in(s, "x");
+    REQUIRE(whole.size() > 4);
+    fs::remove(s / "x_summary.json");
+    fs::rename(s / "x_train_000002.bin", s / "x_train_000002.bin.tmp");
+    const Ran taken = tokenize(s, again);
+    CHECK(taken.code == 2);
+    CHECK(says(taken, {"x_train_000000.bin exists", "did not end", "x_summary.json"}));
+    CHECK_REFUSED(files_matching(s / "x_train_*.bin"), "x_train_000002.bin.tmp");
+    REQUIRE(tokenize(s, again + " --overwrite").code == 0);
+    CHECK(left_in(s, "x") == whole);
 }
 
 TEST_CASE("data/fetch.sh says the size, goes on where it stopped, and refuses what is not the file",
@@ -547,8 +579,60 @@ TEST_CASE("data/fetch.sh says the size, goes on where it stopped, and refuses wh
     CHECK(read_text(s / "out/03.jsonl.zst") == file);
     CHECK(fetch("pile --parts 29-30").code == 2);
     CHECK(fetch("pile --parts 4-4").code == 1);
+    const Ran ready = fetch("pile-pythia --parts 0-0 --tokenizer x");
+    CHECK(ready.code == 2);
+    CHECK(says(ready, {"pile-pythia is used as it is"}));
     fs::create_directories(s / "karpathy/char-rnn/master/data/tinyshakespeare");
     write_text(s / "karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "To be");
     CHECK(says(fetch("tinyshakespeare"), {"another SHA-256"}));
     CHECK(!exists(s / "out/input.txt"));
+}
+
+TEST_CASE("text out of Parquet files: the same shards as from JSON lines, and none from a file that is cut off",
+          "[programs][data]") {
+    const char* named        = std::getenv("PYTHON");
+    const std::string python = named ? named : "python3";
+    if (std::system((quoted(python) + " -c 'import pyarrow' 2>/dev/null").c_str()) != 0)
+        return void(std::fprintf(stderr, "skipped: %s has no pyarrow (PYTHON names one that has)\n", python.c_str()));
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string lines;
+    for (int i = 0; i < 5000; i++) lines += json({{"text", story(i) + "\u00e9\u2028\"\n"}}).dump() + "\n";
+    write_text(s / "d.jsonl", lines);
+    const std::string files = s / "datasets/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT";
+    fs::create_directories(files);
+    write_text(s / "make.py",
+               "import json, sys, pyarrow as pa, pyarrow.parquet as pq\n"
+               "texts = [json.loads(line)['text'] for line in open(sys.argv[1], encoding='utf-8')]\n"
+               "for i, part in enumerate([texts[:3000] + [None], texts[3000:]]):\n"
+               "    table = pa.table({'id': list(range(len(part))), 'text': part})\n"
+               "    pq.write_table(table, f'{sys.argv[2]}/{i:03d}_00000.parquet', row_group_size=700)\n");
+    REQUIRE(
+        std::system((quoted(python) + " " + quoted(s / "make.py") + " " + quoted(s / "d.jsonl") + " " + quoted(files))
+                        .c_str()) == 0);
+    const auto fetch = [&](const std::string& out) {
+        const std::string line = "BUILD=" + build_folder() + " PYTHON=" + quoted(python) +
+                                 " data/fetch.sh fineweb-edu --parts 0-1 --mirror " + quoted("file://" + s.path) +
+                                 " --tokenizer " + quoted(s / "tokenizer.json") + " --out " + quoted(s / out) + " >" +
+                                 quoted(s / "said") + " 2>&1";
+        const int status = std::system(line.c_str());
+        return Ran{WEXITSTATUS(status), read_text(s / "said"), ""};
+    };
+    const Ran r = fetch("out");
+    REQUIRE(says(r, {"fineweb-edu: 2 files", "1 rows without text", "5000 documents"}));
+    CHECK(r.code == 0);
+    REQUIRE(
+        tokenize(s, "--input " + quoted(s / "d.jsonl") + " --val-fraction 0.005 --output " + quoted(s / "x")).code ==
+        0);
+    for (const char* part : {"_train_000000.bin", "_val_000000.bin"})
+        CHECK(read_text(s / "out/fineweb-edu" + part) == read_text(s / "x" + part));
+
+    CHECK(says(tokenize(s, "--input " + quoted(files + "/000_00000.parquet") + " --output " + quoted(s / "p")),
+               {"Parquet", "parquet_text.py"}));
+    const std::string second = read_text(files + "/001_00000.parquet");  // cut off, after the first was read
+    write_text(files + "/001_00000.parquet", second.substr(0, second.size() / 2));
+    const Ran bad = fetch("bad");
+    CHECK(bad.code != 0);
+    CHECK(says(bad, {"001_00000.parquet", "standard input line 3001"}));
+    CHECK(!exists(s / "bad/fineweb-edu_train_000000.bin"));
 }
