@@ -66,7 +66,7 @@ inline void list_options(Flags& f, Options& o) {
     f.group("machine");
     f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
     f.choose("--save-dtype",      o.save_dtype,     {"auto", "bf16", "fp16", "fp32"}, "of weights in checkpoints; auto: that of the model folder, or --dtype");
-    f.choose("--device",          o.device,         {"auto", "cpu", "cuda"}, "where to run");
+    f.choose("--device",          o.device,         {"auto", "cpu", "cuda"}, "where to run; for several GPUs torchrun, mpirun or srun starts a process on each");
     f.add("--threads",            o.threads,        "CPU threads; 0: one per core");
     f.add("--sync",               o.sync,           "wait after every GPU kernel, so that an error names the op it happened in");
     f.add("--seed",               o.seed,           "of weights, data order and samples");
