@@ -13,6 +13,7 @@
 # PORTABLE=1 builds for any CPU of this architecture instead of for this machine's own instruction set.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries hold both halves; CUDA=0 builds the CPU half alone. ARCH=90 or
 # ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none that nvcc knows sm_80 and sm_90.
+# Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -41,7 +42,16 @@ NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
             -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))
 # The shared runtime, found through RUNPATH: LD_LIBRARY_PATH goes before it, so the emulator's libraries can take its place.
 LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,--enable-new-dtags -Wl,-rpath,$(CUDA_LIB)
-HALVES    := cpu and cuda halves ($(notdir $(NVCC)) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(patsubst %,sm_%,$(ARCH)))
+# NCCL, for several GPUs, where its header and library are.
+NCCL      ?= 1
+NCCL_H    := $(firstword $(wildcard $(addsuffix /nccl.h,$(CUDA_HOME)/include /usr/include /usr/local/include)))
+NCCL_LIB  := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) /usr/lib/x86_64-linux-gnu /usr/local/lib)))
+ifneq ($(and $(filter-out 0,$(NCCL)),$(NCCL_H),$(NCCL_LIB)),)
+NVFLAGS   += -DGPT_NCCL -I$(dir $(NCCL_H))
+LDLIBS    += -L$(dir $(NCCL_LIB)) -lnccl
+WITH_NCCL := , NCCL $(shell sed -n 's/^.define NCCL_MAJOR *//p' $(NCCL_H)).$(shell sed -n 's/^.define NCCL_MINOR *//p' $(NCCL_H))
+endif
+HALVES    := cpu and cuda halves ($(notdir $(NVCC)) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(patsubst %,sm_%,$(ARCH))$(WITH_NCCL))
 else
 HALVES    := cpu half
 endif

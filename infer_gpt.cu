@@ -24,7 +24,7 @@ static void list_options(Flags& f, Options& o) {
     f.group("model");
     f.add("--model",       o.model,                "model folder, such as runs/NAME/checkpoints/latest", "DIR");
     f.add("--activation",  o.activation,           "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what config.json says", "NAME");
-    f.add("--tokenizer",   o.tokenizer,            "tokenizer.json; none: the one in the model folder", "FILE");
+    f.add("--tokenizer",   o.tokenizer,            "tokenizer.json, or vocab.json beside merges.txt; none: what is in the model folder", "FILE");
     f.choose("--dtype",    o.dtype,                {"auto", "bf16", "fp32"}, "auto: bf16 where it is fast");
     f.choose("--device",   o.device,               {"auto", "cpu", "cuda"}, "where to run");
     f.add("--threads",     o.threads,              "CPU threads; 0: one per core");
@@ -178,18 +178,22 @@ static int run(int argc, char** argv) {
                        config.context, config.name);
     };
 
-    if (o.tokenizer.empty() && fs::exists(o.model + "/tokenizer.json")) o.tokenizer = o.model + "/tokenizer.json";
+    if (o.tokenizer.empty()) o.tokenizer = tokenizer_in(o.model);
     std::unique_ptr<Tokenizer> tokenizer =
         o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
     CHECK(!tokenizer || tokenizer->vocab_size() <= config.vocab, "{}: ids up to {}, but {} has a vocabulary of {}",
           o.tokenizer, tokenizer->vocab_size() - 1, config.name, config.vocab);
     const auto encode = [&](const std::string& text) {
-        CHECK(tokenizer, "{} has no tokenizer.json; give one with --tokenizer FILE, or token ids with --ids", o.model);
+        CHECK(tokenizer,
+              "{} has no tokenizer.json, and no vocab.json with merges.txt; give one with --tokenizer FILE, or "
+              "token ids with --ids",
+              o.model);
         return tokenizer->encode(text);
     };
 
     if (evaluating) {
-        CHECK(tokenizer, "{} has no tokenizer.json; give one with --tokenizer FILE", o.model);
+        CHECK(tokenizer, "{} has no tokenizer.json, and no vocab.json with merges.txt; give one with --tokenizer FILE",
+              o.model);
         warn_beyond(o.context, "--context");
         return evaluate(model, *tokenizer, o), 0;
     }

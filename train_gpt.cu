@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "gpt/checkpoint.h"
+#include "gpt/comm.h"
 #include "gpt/evaluation.h"
 #include "gpt/log.h"
 #include "gpt/options.h"
@@ -49,8 +50,7 @@ static void find_files(Options& o, const Preset* preset) {
           "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
     if (!o.tokenizer.empty()) return;
     for (const fs::path& folder : {preset ? fs::path() : fs::path(o.model), fs::path(o.train_data).parent_path()})
-        if (o.tokenizer.empty() && !folder.empty() && fs::exists(folder / "tokenizer.json"))
-            o.tokenizer = (folder / "tokenizer.json").string();
+        if (o.tokenizer.empty() && !folder.empty()) o.tokenizer = tokenizer_in(folder);
 }
 
 // A new run needs a folder of its own; a resumed one needs the folder it had.
@@ -86,6 +86,17 @@ static std::string describe(const Plan& p) {
                        gibibytes(p.total()));
 }
 
+static std::string describe(const Schedule& s) {
+    const std::string warmup = s.warmup_steps
+                                   ? fmt::format("{} after {} steps of warm-up", s.learning_rate, s.warmup_steps)
+                                   : fmt::format("{}", s.learning_rate);
+    if (s.kind == Schedule::Kind::constant) return warmup + ", then constant";
+    const char* how = s.kind == Schedule::Kind::cosine   ? "cosine"
+                      : s.kind == Schedule::Kind::linear ? "linear"
+                                                         : "constant, its last fifth linear,";
+    return fmt::format("{}, then {} to {}", warmup, how, s.final_rate);
+}
+
 // What would fit into `free` bytes: a batch, or one with everything recomputed.
 static std::string room(const Options& o, const Config& c, DType x, const Device& dev, int64_t free) {
     const auto largest = [&](Recompute recompute) {
@@ -97,23 +108,26 @@ static std::string room(const Options& o, const Config& c, DType x, const Device
 }
 
 static void header(Log& log, const Options& o, const Flags& flags, const Config& c, DType dtype, const Device& dev,
-                   const Plan& plan, int64_t free, int64_t train_tokens, int64_t val_tokens) {
-    const double flops = train_flops_per_token(c, o.context);
+                   int world, const Plan& plan, int64_t free, int64_t train_tokens, int64_t val_tokens) {
+    const double flops   = train_flops_per_token(c, o.context);
+    const int64_t tokens = tokens_of_step(o, world);
     log.say("run", fmt::format("{} · commit {} · seed {}", o.dry_run ? "(dry run)" : o.out, GPT_COMMIT, o.seed));
     log.say("", flags.command());
     log.say("model", fmt::format("{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers,
                                  c.width, c.heads, o.context, grouped(count_params(c))));
     const std::string threads = dev.where() == Machine::cpu ? fmt::format(" · {} threads", dev.threads()) : "";
     log.say("device",
-            fmt::format("{}{} · {}{}", dev.name(), threads, name_of(dtype),
+            fmt::format("{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "", dev.name(), threads,
+                        world > 1 ? " · " + Collective::library() : "", name_of(dtype),
                         o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", dev.peak_flops(dtype) / 1e9)));
     if (train_tokens)
         log.say("data", fmt::format("train {} tokens · val {}", grouped(train_tokens),
                                     val_tokens ? grouped(val_tokens) : "none"));
-    log.say("batch", fmt::format("{} × {} × {} micro = {} tokens a step · {} steps = {} tokens", o.batch, o.context,
-                                 o.accumulate, grouped(o.batch * o.context * o.accumulate), grouped(o.steps),
-                                 rounded(double(o.steps) * o.batch * o.context * o.accumulate)));
-    log.say("memory", describe(plan));
+    log.say("batch", fmt::format("{} × {} × {} micro{} = {} tokens a step · {} steps = {} tokens", o.batch, o.context,
+                                 o.accumulate, world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens),
+                                 grouped(o.steps), rounded(double(o.steps) * tokens)));
+    log.say("rate", describe(o.schedule));
+    log.say("memory", describe(plan) + (world > 1 ? " on each" : ""));
     const int64_t rows = logits_rows(c, {o.batch, o.context}, dtype);
     log.say("", fmt::format("logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
                             double(rows * c.padded_vocab() * size_of(dtype)) / (1 << 20), logits_bytes >> 20));
@@ -124,12 +138,11 @@ static void header(Log& log, const Options& o, const Flags& flags, const Config&
                                 : "",
                             room(o, c, dtype, dev, free)));
     log.say("compute", fmt::format("{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops),
-                                   rounded(flops * o.batch * o.context * o.accumulate),
-                                   rounded(flops * o.batch * o.context * o.accumulate * double(o.steps))));
+                                   rounded(flops * tokens), rounded(flops * tokens * double(o.steps))));
 }
 
-static void write_run_json(const Options& o, const Flags& flags, const Config& c, DType dtype, const Loader& train,
-                           const Loader* val) {
+static void write_run_json(const Options& o, const Flags& flags, const Config& c, DType dtype, int world,
+                           const Loader& train, const Loader* val) {
     nlohmann::ordered_json options;
     for (const Setting& s : flags.list())
         if (!s.is_default && s.name != "--resume") options[s.name] = s.value;
@@ -139,6 +152,8 @@ static void write_run_json(const Options& o, const Flags& flags, const Config& c
         {"version", GPT_VERSION},
         {"commit", GPT_COMMIT},
         {"dtype", name_of(dtype)},
+        {"world", world},
+        {"tokens_per_step", tokens_of_step(o, world)},
         {"parameters", count_params(c)},
         {"data", {{"train", train.fingerprint()}, {"val", val ? val->fingerprint() : ""}}}};
     write_file(o.out + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
@@ -209,25 +224,34 @@ static std::string write_text(const Options& o, Model& model, const Tokenizer& t
 
 static int run(int argc, char** argv) {
     const Stopwatch since_start;
+    const Ranks ranks = ranks_from_environment();
+    if (ranks.rank > 0)
+        CHECK_RUN(std::freopen("/dev/null", "w", stdout), "/dev/null: {}", os_error());  // rank 0 speaks
     Options o;
     Flags flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models", backends());
     list_options(flags, o);
-    if (!parse_options(o, flags, argc, argv)) return 0;
+    if (!parse_options(o, flags, argc, argv, ranks.world)) return 0;
     if (o.list_models) return list_models(), 0;
 
     const Preset* preset = find_preset(o.model);
     Config config        = preset ? config_of(*preset) : read_config(o.model);
     if (!o.activation.empty()) set_activation(config, o.activation, "--activation");
     find_files(o, preset);
-    resolve(o, config, preset);
+    const Recipe recipe = recipe_for(preset, !preset && !weight_files(o.model).empty());
+    resolve(o, config, recipe, ranks.world);
 
-    const Device dev(o.device, 0, o.threads, o.sync);
+    const Device dev(o.device, ranks.local, o.threads, o.sync);
+    CHECK(ranks.world == 1 || dev.where() == Machine::cuda,
+          "{} processes on the CPU: not yet; start one, whose --threads use all cores, or use --device cuda",
+          ranks.world);
+    CHECK(ranks.world == 1 || !Collective::library().empty(),
+          "{} processes, but this binary was built without NCCL; install it and run make again, or start one process",
+          ranks.world);
     const DType dtype = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
                         : o.dtype == "bf16" ? DType::BF16
                                             : DType::F32;
     CHECK(dtype == DType::BF16 || !o.adamw.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
-    Graph graph(dev, o.graph);
     const BatchShape shape{o.batch, o.context, true, o.recompute};
     const Plan plan    = plan_of(o, config, dtype, dev, o.batch, o.recompute);
     const int64_t free = dev.free_bytes();
@@ -242,45 +266,49 @@ static int run(int argc, char** argv) {
     CHECK(!o.document_mask || config.eot >= 0,
           "--document-mask: the id of <|endoftext|> is not known; give a --tokenizer FILE that has it");
     const auto loader = [&](const std::string& pattern, bool shuffle) {
-        return Loader({pattern, o.batch, o.context, config.vocab, o.seed, 0, 1, shuffle,
+        return Loader({pattern, o.batch, o.context, config.vocab, o.seed, ranks.rank, ranks.world, shuffle,
                        o.document_mask ? config.eot : -1});
     };
     if (o.dry_run) {
         const int64_t train_tokens = o.train_data.empty() ? 0 : loader(o.train_data, true).tokens();
-        resolve_steps(o, preset, train_tokens);
+        resolve_steps(o, recipe, ranks.world, train_tokens);
         Log log("", "", o.steps, 0, -1);
-        header(log, o, flags, config, dtype, dev, plan, free, train_tokens, 0);
+        header(log, o, flags, config, dtype, dev, ranks.world, plan, free, train_tokens, 0);
         return 0;
     }
 
     Loader train                = loader(o.train_data, true);
     std::unique_ptr<Loader> val = o.val_data.empty() ? nullptr : std::make_unique<Loader>(loader(o.val_data, false));
-    resolve_steps(o, preset, train.tokens());
-    if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / o.batch));
+    resolve_steps(o, recipe, ranks.world, train.tokens());
+    if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / (o.batch * ranks.world)));
     CHECK(!o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
     const std::vector<Question> hellaswag =
         o.hellaswag.empty() ? std::vector<Question>{} : read_hellaswag(o.hellaswag, *tokenizer);
-    claim_folder(o);
+    Comm comm(ranks, hash64(flags.command(), hash64(GPT_COMMIT)));
+    if (comm.first()) claim_folder(o);
+    o.out = comm.share(o.out);
     CHECK_RUN(plan.total() <= free, "out of memory before the start: {}; {} has {} free, room for {}", describe(plan),
               dev.name(), gibibytes(free), room(o, config, dtype, dev, free));
     dev.peak_flops(dtype);  // measured while there is room for it
 
     Model model(config, dtype, shape, dev);
     AdamW adamw(model, o.adamw);
+    comm.join_gpus(model.stream);
+    auto graph = std::make_unique<Graph>(dev, o.graph);
     StepInputs inputs(dev, shape, o.accumulate, o.document_mask);
     if (dev.where() == Machine::cuda) dev.reserve_scratch(scratch_bytes(config, shape));
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
     const std::string start = begin(o, preset, model, adamw, train, state);
     if (o.save_dtype != "auto") state.stored = o.save_dtype == "fp32" ? "F32" : o.save_dtype == "fp16" ? "F16" : "BF16";
 
+    state.world = ranks.world;
     fs::create_directories(o.out);
-    if (!o.resume) write_run_json(o, flags, config, dtype, train, val.get());
-    Log log(o.out, config.name, o.steps, o.log_every, o.resume ? state.step : -1);
-    header(log, o, flags, config, dtype, dev, plan, free, train.tokens(), val ? val->tokens() : 0);
+    if (!o.resume && comm.first()) write_run_json(o, flags, config, dtype, ranks.world, train, val.get());
+    Log log(comm.first() ? o.out : "", config.name, o.steps, o.log_every, o.resume ? state.step : -1);
+    header(log, o, flags, config, dtype, dev, ranks.world, plan, free, train.tokens(), val ? val->tokens() : 0);
     log.say("start", fmt::format("{} · ready in {:.2f} s", start, since_start.seconds()));
-    if (preset && preset->recipe.published_steps &&
-        preset->recipe.tokens_per_step != o.batch * o.context * o.accumulate)
+    if (preset && preset->recipe.published_steps && preset->recipe.tokens_per_step != tokens_of_step(o, ranks.world))
         log.say("", fmt::format("{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
                                 grouped(preset->recipe.tokens_per_step)));
     if (!config.learned_positions && o.context > config.context)
@@ -293,6 +321,7 @@ static int run(int argc, char** argv) {
                 {"parameters", count_params(config)},
                 {"dtype", name_of(dtype)},
                 {"device", dev.name()},
+                {"world", ranks.world},
                 {"threads", dev.threads()},
                 {"peak_flops", dev.peak_flops(dtype)},
                 {"planned_bytes", plan.total()},
@@ -302,53 +331,60 @@ static int run(int argc, char** argv) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
     const Stream s                = model.stream;
-    const int64_t tokens_per_step = o.batch * o.context * o.accumulate;
-    const double flops_per_step   = train_flops_per_token(config, o.context) * double(tokens_per_step);
+    const int64_t tokens_per_step = tokens_of_step(o, ranks.world);
+    const double flops_per_step   = train_flops_per_token(config, o.context) * double(tokens_per_step) / ranks.world;
     const int64_t first           = state.step;
     int64_t skips                 = 0;
+    bool stopping                 = false;  // all processes at the same step
     const auto send               = [&](int64_t step) {
         inputs.send(train, adamw.update(learning_rate(o.schedule, step), step + 1));
     };
     if (first < o.steps) send(first);
     for (;; state.step++) {
         const int64_t step = state.step;
-        const bool last    = step == o.steps || stop_asked,
-                   again   = step == first && o.resume;  // again: done before the stop
+        if (comm.alone()) stopping = stop_asked;
+        const bool last     = step == o.steps || stopping,
+                   again    = step == first && o.resume;  // again: done before the stop
         const bool eval_due = o.eval_every && !again && (step == o.steps || due(step, o.eval_every));
         if (val && eval_due) {
             const Stopwatch watch;
-            const float loss = evaluate(model, *val, o.eval_batches);
+            const float loss = float(comm.mean(evaluate(model, *val, o.eval_batches)));
             log.eval(step, state.tokens, loss, watch.seconds());
         }
-        if (!hellaswag.empty() && eval_due) {
+        if (!hellaswag.empty() && eval_due && comm.first()) {
             const Stopwatch watch;
             const HellaSwagScore score = score_hellaswag(model, hellaswag);
             log.hellaswag(step, score.acc, score.acc_norm, score.questions, watch.seconds());
         }
-        if (o.sample_every && !again && step > 0 && (step == o.steps || due(step, o.sample_every)))
+        if (o.sample_every && comm.first() && !again && step > 0 && (step == o.steps || due(step, o.sample_every)))
             log.sample(step, write_text(o, model, *tokenizer));
         const bool save_due = o.save_every && !again && (last || due(step, o.save_every));
-        if (step > 0 && (save_due || (stop_asked && step > first)))
-            log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
+        if (step > 0 && (save_due || (stopping && step > first))) {
+            if (!comm.alone()) comm.expect_same(fingerprint(model), "the weights");
+            if (comm.first()) log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
+        }
         if (last) break;
 
-        // ---- one training step: batch × context × accumulate tokens -----------------------------------------------
+        // ---- one training step: batch × context × accumulate × world tokens ---------------------------------------
         const ProfilerRange range("step");
         const Stopwatch watch;
         state.position = train.position();
         inputs.arrive();
-        graph.run([&] {
+        if (!comm.alone()) from_host(model.acts.stops(), {stop_asked ? 1.f : 0.f}, s);
+        graph->run([&] {
             zero(model.acts.loss(), s);
             for (int64_t micro = 0; micro < o.accumulate; micro++) {
                 const Gradients gradients = micro == 0 ? Gradients::set : Gradients::add;
                 forward(model, inputs.batch(micro), 1.f / float(tokens_per_step), gradients);
                 backward(model, inputs.batch(micro), gradients);
             }
+            comm.sum({model.all_grads, model.acts.scores});
             adamw.step(model, inputs.update());
         });
         if (step + 1 < o.steps) send(step + 1);    // while the device works
         const Scores scores = read_scores(model);  // the one wait
         const bool skip     = !scores.finite();    // then AdamW has left the weights as they were
+        stopping            = scores.stop;
         if (!skip) state.rounded_at = adamw.rounds_at(step + 1);
         state.tokens += tokens_per_step;
         const double seconds = watch.seconds();
@@ -366,6 +402,9 @@ static int run(int argc, char** argv) {
         }
     }
     const std::string print = fingerprint(model);
+    comm.expect_same(print, "the weights");
+    graph.reset();  // first, because NCCL ends when no graph holds its sums any more
+    comm.finish();
     const bool gpu          = dev.where() == Machine::cuda;
     const int64_t peak =
         gpu ? free - dev.free_bytes() : peak_bytes();  // on a GPU, all that was allocated is still there

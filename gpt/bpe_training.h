@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "gpt/tokenizer.h"
+#include "gpt/tokenizer_json.h"
 
 class WordCounts {
   public:
@@ -150,21 +151,11 @@ class BpeTraining {
     }
 
     std::string tokenizer_json() const {
-        nlohmann::json file = nlohmann::json::parse(R"({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": [{"id": 0, "content": "<|endoftext|>", "single_word": false, "lstrip": false,
-                              "rstrip": false, "normalized": false, "special": true}],
-            "normalizer": null,
-            "pre_tokenizer":  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            "post_processor": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            "decoder":        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                      "vocab": {}, "merges": []}})");
+        nlohmann::json file = empty_tokenizer_json();
         const auto written  = [&](int32_t id) { return byte_alphabet().write(tokens_[size_t(id)]); };
         for (size_t id = 0; id < tokens_.size(); id++) file["model"]["vocab"][written(int32_t(id))] = id;
         file["model"]["vocab"]["<|endoftext|>"] = tokens_.size();
-        file["added_tokens"][0]["id"]           = tokens_.size();
+        file["added_tokens"].push_back(added_token("<|endoftext|>", int64_t(tokens_.size()), true));
         for (const Merge& m : merges_) file["model"]["merges"].push_back(written(m.left) + " " + written(m.right));
         return file.dump(1) + "\n";
     }

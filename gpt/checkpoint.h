@@ -18,6 +18,7 @@
 #include "gpt/json.h"
 #include "gpt/loader.h"
 #include "gpt/optimizer.h"
+#include "gpt/tokenizer_json.h"
 
 struct TrainState {
     int64_t step = 0, tokens = 0;  // done so far
@@ -26,6 +27,7 @@ struct TrainState {
     std::string data_fingerprint;
     int64_t rounded_at = 0;      // the update that rounded bf16 weights at random; 0: they are rounded to nearest
     std::string stored = "F32";  // dtype of the model folder's weights; the masters are rounded to it
+    int world          = 1;      // processes of the run that saved it; another number may go on
 };
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
@@ -67,7 +69,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
         write_file((folder / name).string(), MappedFile(from.string()).text());
     };
     if (!tokenizer.empty()) {
-        copy_file(tokenizer, "tokenizer.json");
+        write_file((folder / "tokenizer.json").string(), read_tokenizer_json(tokenizer));
         for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
             if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
                 copy_file(beside, name);
@@ -89,7 +91,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
                                       {"seed", state.seed},
                                       {"dtype", name_of(model.dtype)},
                                       {"rounded_at", state.rounded_at},
-                                      {"world", 1},
+                                      {"world", state.world},
                                       {"data", state.data_fingerprint}};
     write_file((folder / "state.json").string(), j.dump(2) + "\n");
     write_file((folder / "COMPLETE").string(), "");

@@ -125,7 +125,9 @@ inline void gptj_facts(Config& c) {
     c.head_bias                = true;
     c.qkv_bias = c.proj_bias = false;
     c.rope.dim               = 64;
-    c.init                   = Init::neox;  // its residual matrices; the others had N(0, 1/√C), truncated
+    // Its residual matrices had this deviation. In mesh-transformer-jax the embedding has 1/√V instead, all other
+    // matrices 1/√C, and every normal is cut off at two deviations.
+    c.init = Init::neox;
 }
 inline void neox_facts(Config& c) {
     c.model_type = "gpt_neox";

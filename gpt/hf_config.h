@@ -170,7 +170,8 @@ inline Config read_config(const std::string& folder) {
     CHECK(fs::is_directory(folder), "{}: neither a preset (train_gpt --list-models) nor a model folder", folder);
     CHECK(fs::exists(folder + "/config.json"), "{}: there is no config.json in this folder", folder);
     const Fields f(folder + "/config.json");
-    const HfWords& w = words_of(f.text("model_type", "(none)"), f.path());
+    const std::string model_type = f.text("model_type", "(none)");
+    const HfWords& w             = words_of(model_type, f.path());
     Config c;
     c.name         = fs::path(folder).lexically_normal().string();
     c.model_type   = w.model_type;

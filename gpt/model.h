@@ -36,6 +36,7 @@ struct Acts {
     Tensor tokens, targets, starts, positions, losses, scores;
     Tensor loss() const { return scores.rows(0, 1); }  // beside each other, so that one read brings both
     Tensor grad_norm2() const { return scores.rows(1, 1); }
+    Tensor stops() const { return scores.rows(2, 1); }
     Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
 };
 
@@ -116,7 +117,7 @@ inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType 
         {&Acts::rstd,       "rstd",       {N},                    f, Lives::shared},
         {&Acts::logits,     "logits",     {R, c.padded_vocab()},  x, Lives::shared},
         {&Acts::losses,     "losses",     {N},                    f, Lives::shared},
-        {&Acts::scores,     "scores",     {2},                    f, Lives::shared},     // loss, squared gradient norm
+        {&Acts::scores,     "scores",     {3},                    f, Lives::shared},     // loss, squared gradient norm, stops
         {&Acts::dlnf,       "dlnf",       {N, C},                 x, Lives::backward},
         {&Acts::dres,       "dres",       {N, C},                 x, Lives::backward},   // gradient of the residual stream
     };

@@ -40,18 +40,18 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
     f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
     f.add("--document-mask",      o.document_mask,  "attention stays within a document and positions restart: each begins at its <|endoftext|>");
-    f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, for samples and checkpoints; none: the one beside data or model", "FILE");
+    f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, or vocab.json beside merges.txt, for samples and checkpoints; none: what lies beside data or model", "FILE");
     f.add("--out",                o.out,            "run folder; none: runs/MODEL, numbered when taken", "DIR");
     f.add("--resume",             o.resume,         "continue the newest complete checkpoint in --out, with its options unless given again");
     f.group("batch");
     f.add("--steps",              o.steps,          "optimizer steps in all; 0: one epoch of the training data");
-    f.add("--batch",              o.batch,          "sequences per micro-step; 0: 4");
+    f.add("--batch",              o.batch,          "sequences per micro-step, of each process; 0: 4");
     f.add("--context",            o.context,        "tokens per sequence; 0: as long as the model allows");
     f.add("--accumulate",         o.accumulate,     "micro-steps per optimizer step; 0: 1, without --batch what makes the tokens published for the preset");
-    f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context");
+    f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context × processes");
     f.group("optimizer");
     f.choose("--optimizer",       o.optimizer,      {"adamw", "muon"}, "muon: not yet");
-    f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, else 6e-4");
+    f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, 3e-5 for weights from a model folder, else 6e-4");
     f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: what was published for the preset, at most a fiftieth of the run");
     f.choose("--schedule",        o.schedule.kind,  Flags::Table<Kind>{{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
                                                     "after warm-up");
@@ -90,8 +90,8 @@ inline void list_options(Flags& f, Options& o) {
 // clang-format on
 
 // The words of a command line, with those of the run in --out put in front of them when it says --resume: what was
-// given for that run holds unless it is given again.
-inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args) {
+// given for that run holds unless it is given again. In another number of processes a step keeps its tokens.
+inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args, int world) {
     std::string out;
     std::set<std::string> given;
     bool resume = false;
@@ -105,15 +105,21 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
     const Fields run(out + "/run.json");
     std::vector<std::string> all = {args[0]};
     CHECK(run.has("options") && run.raw("options").is_object(), "{}: the field \"options\" is missing", run.path());
-    for (const auto& [name, value] : run.raw("options").items())
-        if (!given.count(name) && value.is_string()) all.push_back(name + "=" + value.get<std::string>());
+    const int64_t tokens = run.integer("world", 1) != world ? run.integer("tokens_per_step", 0) : 0;
+    for (const auto& [name, value] : run.raw("options").items()) {
+        if (given.count(name) || !value.is_string()) continue;
+        const bool accumulate = name == "--accumulate";
+        if (accumulate && given.count("--tokens-per-step")) continue;
+        all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens)
+                                           : name + "=" + value.get<std::string>());
+    }
     all.insert(all.end(), args.begin() + 1, args.end());
     return all;
 }
 
 // False when --help or --version was printed.
-inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
-    const std::vector<std::string> words = with_resumed_options({argv, argv + argc});
+inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int world) {
+    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world);
     std::vector<const char*> pointers;
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;
@@ -147,25 +153,30 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv) {
     CHECK(!o.graph || !o.sync, "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
     o.adamw.seed = o.seed;
     CHECK(!o.resume || !o.out.empty(), "--resume needs --out, the folder of the run to continue");
-    for (const char* launcher : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
-        const char* world = std::getenv(launcher);
-        CHECK(!world || std::atoi(world) <= 1, "{} is {}: several processes are not supported yet; start one", launcher,
-              world ? world : "");
-    }
     return true;
 }
 
+// The recipe of a preset, or one for a model folder. Trained weights start at a twentieth of the rate for random ones:
+// the peak of a pretraining run would undo some of it before it teaches anything.
+inline Recipe recipe_for(const Preset* preset, bool trained_weights) {
+    if (preset) return preset->recipe;
+    Recipe recipe;
+    if (trained_weights) recipe.learning_rate = 3e-5f;
+    return recipe;
+}
+
 // Puts in what the model decides.
-inline void resolve(Options& o, const Config& c, const Preset* preset) {
-    const Recipe recipe    = preset ? preset->recipe : Recipe{};
+inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world) {
     const bool batch_given = o.batch;
     if (!o.batch) o.batch = 4;
     if (!o.context) o.context = c.context;
     CHECK(o.batch <= 1 << 20 && o.context <= 1 << 24, "--batch {} --context {}: out of range", o.batch, o.context);
-    const int64_t micro = o.batch * o.context;
-    CHECK(o.tokens_per_step % micro == 0,
-          "--tokens-per-step {}: not a multiple of batch × context = {} × {} = {}; {} would be", o.tokens_per_step,
-          o.batch, o.context, micro, std::max<int64_t>(1, o.tokens_per_step / micro) * micro);
+    const int64_t micro = o.batch * o.context * world;
+    CHECK(o.tokens_per_step % micro == 0, "--tokens-per-step {}: not a multiple of batch × context{} = {}; {} would be",
+          o.tokens_per_step,
+          world == 1 ? fmt::format(" = {} × {}", o.batch, o.context)
+                     : fmt::format(" × processes = {} × {} × {}", o.batch, o.context, world),
+          micro, std::max<int64_t>(1, o.tokens_per_step / micro) * micro);
     if (o.tokens_per_step) o.accumulate = o.tokens_per_step / micro;
     if (!o.accumulate && !batch_given) o.accumulate = (recipe.tokens_per_step + micro / 2) / micro;
     if (!o.accumulate) o.accumulate = 1;
@@ -173,12 +184,14 @@ inline void resolve(Options& o, const Config& c, const Preset* preset) {
     if (o.schedule.learning_rate == 0) o.schedule.learning_rate = recipe.learning_rate;
     if (o.adamw.weight_decay < 0) o.adamw.weight_decay = recipe.weight_decay;
     if (o.adamw.beta2 < 0) o.adamw.beta2 = recipe.beta2;
-    if (o.schedule.final_rate < 0) o.schedule.final_rate = o.schedule.learning_rate * recipe.final_share;
+    if (o.schedule.final_rate < 0)  // to six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05
+        o.schedule.final_rate =
+            std::strtof(fmt::format("{:.6g}", double(o.schedule.learning_rate) * recipe.final_share).c_str(), nullptr);
     if (!o.steps) o.steps = recipe.steps;
 }
-inline void resolve_steps(Options& o, const Preset* preset, int64_t train_tokens) {
-    const Recipe recipe = preset ? preset->recipe : Recipe{};
-    if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / (o.batch * o.context * o.accumulate));
+inline int64_t tokens_of_step(const Options& o, int world) { return o.batch * o.context * o.accumulate * world; }
+inline void resolve_steps(Options& o, const Recipe& recipe, int world, int64_t train_tokens) {
+    if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / tokens_of_step(o, world));
     o.schedule.steps = o.steps;
     if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = recipe.warmup_of(o.steps);
     CHECK(o.schedule.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.schedule.warmup_steps,

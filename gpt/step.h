@@ -59,12 +59,13 @@ class StepInputs {
 
 struct Scores {
     float loss, norm;
+    bool stop;  // a process was asked to
     bool finite() const { return std::isfinite(loss) && std::isfinite(norm); }
 };
 
 // Waits for the step, and throws what went wrong in it.
 inline Scores read_scores(const Model& m) {
-    float scores[2];  // the loss, the squared norm
+    float scores[3];  // the loss, the squared norm, how many processes were asked to stop
     to_host(scores, m.acts.scores, m.stream);
-    return {scores[0], std::sqrt(scores[1])};
+    return {scores[0], std::sqrt(scores[1]), scores[2] > 0};
 }

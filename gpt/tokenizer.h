@@ -20,6 +20,7 @@
 #include "gpt/bpe.h"
 #include "gpt/files.h"
 #include "gpt/json.h"
+#include "gpt/tokenizer_json.h"
 #include "gpt/unicode.h"
 #include "kernels/check.h"
 
@@ -121,7 +122,8 @@ class AddedTokens {
 
 class Tokenizer {
   public:
-    static Tokenizer load(const std::string& path) { return Tokenizer(MappedFile(path).text(), path); }
+    // path: a tokenizer.json, or the vocab.json beside a merges.txt.
+    static Tokenizer load(const std::string& path) { return Tokenizer(read_tokenizer_json(path), path); }
 
     // From the text of a tokenizer.json; `where` names it in errors.
     explicit Tokenizer(std::string_view text, const std::string& where = "tokenizer.json") : where_(where) {

@@ -99,13 +99,15 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
             layernorm_backward_row(to + n * C, chunk, chunk + C, d + n * C, in + n * C, scale, m[n], r[n], C);
         }
     });
-    for (const auto& [total, offset] :
-         {std::make_pair(dw.data<float>(), int64_t(0)), std::make_pair(db.data<float>(), C)})
-        parallel_lanes(C, [=, total = total, first = sums + offset](int64_t i, auto n) {
+    const auto add_chunks = [=](float* total, const float* first) {
+        parallel_lanes(C, [=](int64_t i, auto n) {
             floats s = load(first + i, n);
             for (int64_t c = 1; c < chunks; c++) s += load(first + c * 2 * C + i, n);
             store(total + i, into == Into::add ? load(total + i, n) + s : s, n);
         });
+    };
+    add_chunks(dw.data<float>(), sums);
+    add_chunks(db.data<float>(), sums + C);
 }
 
 }  // namespace cpu

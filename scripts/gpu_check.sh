@@ -119,6 +119,25 @@ decode() {  # decode TOKENS
     on "$build/infer_gpt" --model "$work/model/checkpoints/latest" --device cuda --dtype bf16 --ids 1,2,3 --tokens "$1" --temperature 0 --stats 2>&1 >/dev/null
 }
 
+losses() { grep '"event":"step"' "$1/log.jsonl" | grep -o '"loss":[0-9.]*' | cut -d: -f2; }
+# Two GPUs with half the batch each, beside one with all of it.
+two() {
+    perl -e 'srand 1; print pack "v*", map { int rand 257 } 1 .. 20000' >"$work/bytes.bin"
+    local words=(--model nano --dtype fp32 --device cuda --context 32 --steps 10 --eval-every 0 --save-every 0 --graph
+                 --train-data "$work/bytes.bin") rank pids=()
+    on "$build/train_gpt" "${words[@]}" --batch 4 --out "$work/one" >"$work/one.txt" 2>&1 || { tail -5 "$work/one.txt"; return 1; }
+    for rank in 0 1; do
+        WORLD_SIZE=2 RANK=$rank LOCAL_RANK=$rank EMU_DEVICES=2 on "$build/train_gpt" "${words[@]}" --batch 2 --out "$work/two" \
+            >"$work/two$rank.txt" 2>&1 &
+        pids+=($!)
+    done
+    for rank in 0 1; do wait "${pids[rank]}" || { tail -5 "$work/two$rank.txt"; return 1; }; done
+    grep '^device' "$work/two0.txt"
+    paste <(losses "$work/one") <(losses "$work/two") | awk '
+        { off = ($1 - $2) / $1; if (off < 0) off = -off; if (off > most) most = off }
+        END { printf "losses of %d steps differ by at most %.1e, allowed 1e-5\n", NR, most; exit !(NR == 10 && most <= 1e-5) }'
+}
+
 say "gpu_check $(date -Iseconds) · $gpu · commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 if [ "$emulated" ]; then
     say "EMULATED: no GPU took part. Every time and rate below is of the emulator on a CPU and says nothing of any GPU."
@@ -138,6 +157,11 @@ elif command -v compute-sanitizer >/dev/null; then
     part "compute-sanitizer initcheck" 100 sanitize initcheck
 else
     skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
+fi
+if [ "$emulated" ] || [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
+    part "two GPUs by NCCL" 60 two
+else
+    skip "two GPUs by NCCL" "there is one GPU"
 fi
 if [ "$emulated" ]; then
     part "rates of the ops" 120 on "$build/bench_ops" --device cuda --batch 1 --context 32 --only gelu

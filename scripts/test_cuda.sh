@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 export GPT_BUILD=${GPT_BUILD:-build}
 
 echo "== ops and models on the emulated GPU, every access checked, streams as late as they may be"
-scripts/emulate --check all --streams late "$GPT_BUILD/test_gpt" '~[.]~[programs]~[shared]~[tokenizer]~[presets]~[cli]~[data]~[plot]'
+scripts/emulate --check all --streams late "$GPT_BUILD/test_gpt" '~[.]~[programs]~[shared]~[tokenizer]~[presets]~[cli]~[data]~[plot]~[comm]'
 
 echo "== the programs on the emulated GPU"
 "$GPT_BUILD/test_gpt" '[.emulated]'

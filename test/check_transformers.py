@@ -77,6 +77,13 @@ def compare(name, folder, ids):
     return off
 
 
+def write_pair(folder, tokenizer):
+    """A tokenizer as the hub's GPT-Neo and older GPT-2 folders have it: vocab.json and merges.txt."""
+    model = json.loads(tokenizer.read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(merge + "\n" for merge in model["merges"]))
+
+
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -99,15 +106,21 @@ def main():
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(hub, max_shard_size="100KB")
             config.save_pretrained(empty)
             inward = compare(name, hub, ids)
+            if name == "gpt-neo":
+                write_pair(hub, tokenizer)
             worst = {}
             # From random weights of ours, and from the hub's folder; the last stored in 16 bits.
             for start, dtype, stored in (empty, "fp32", "fp32"), (hub, "fp32", "fp32"), (hub, "bf16", "fp16"):
                 run = work / f"{name}-{start.name}-{dtype}-{stored}"
+                own = (start / "vocab.json").exists()
                 ran(BUILD / "train_gpt", "--model", start, "--train-data", work / "tokens.bin", "--batch", 2, "--context",
                     CONTEXT, "--steps", STEPS, "--dtype", dtype, "--save-dtype", stored, "--learning-rate", 3e-3, "--out",
-                    run, "--tokenizer", tokenizer)
+                    run, *([] if own else ["--tokenizer", tokenizer]))
                 theirs = transformers.AutoTokenizer.from_pretrained(run / "checkpoints/latest")(TEXT * 8)["input_ids"]
                 assert theirs == tokens, f"{run.name}: the tokenizer gives other ids:\n{theirs}\n{tokens}"
+                if own:
+                    theirs = transformers.AutoTokenizer.from_pretrained(start)(TEXT * 8)["input_ids"]
+                    assert theirs == tokens, f"{start.name}: the pair of files gives other ids:\n{theirs}\n{tokens}"
                 (run / "checkpoints/latest/tokenizer.json").unlink()  # so that infer_gpt prints ids
                 worst[run.name] = compare(run.name, run / "checkpoints/latest", ids)
             print(f"{name:20s} {what:46s} hub folder {inward:.0e} · checkpoints {max(worst.values()):.0e} of the largest "

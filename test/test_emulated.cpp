@@ -1,5 +1,6 @@
 // test_emulated.cpp - the programs on the emulated GPU (test/emulator), every access checked and streams as late as
 // they may be, beside themselves on the CPU. Hidden from a plain run; scripts/test_cuda.sh asks for [emulated].
+#include <csignal>
 #include <map>
 
 #include "gpt/bpe_training.h"
@@ -196,6 +197,149 @@ TEST_CASE("a step waits once and allocates nothing", "[.emulated]") {
     CHECK(five[graph.empty() ? "cudaGraphLaunch" : "cudaLaunchKernel"] == 0);
     CHECK(five[graph.empty() ? "cudaLaunchKernel" : "cudaGraphLaunch"] >= 5);
 }
+
+// ---- two processes, a GPU each
+// ----------------------------------------------------------------------------------------
+
+// Starts rank 0 and rank 1 as torchrun would; `after` is shell that runs while they do, with their pids in $rank0,
+// $rank1.
+static std::vector<Ran> train_two(const Scratch& s, const std::string& words, const std::string& after = "") {
+    const std::string port = std::to_string(20000 + getpid() % 20000), two =
+                                                                           "scripts/emulate --devices 2 --check all "
+                                                                           "--streams late " +
+                                                                           build_folder() + "/train_gpt " + words +
+                                                                           " --device cuda";
+    std::string line = "export WORLD_SIZE=2 MASTER_PORT=" + port + "; ";
+    for (const char* rank : {"0", "1"})
+        line += fmt::format("RANK={0} LOCAL_RANK={0} {1} >{2} 2>{3} & rank{0}=$!; ", rank, two,
+                            quoted(s / "out" + rank), quoted(s / "err" + rank));
+    line += after;
+    for (const char* rank : {"0", "1"})
+        line += fmt::format("wait $rank{0}; echo $? >{1}; ", rank, quoted(s / "code" + rank));
+    REQUIRE(std::system(line.c_str()) == 0);
+    std::vector<Ran> all;
+    for (const char* rank : {"0", "1"})
+        all.push_back(
+            {std::stoi(read_text(s / "code" + rank)), read_text(s / "out" + rank), read_text(s / "err" + rank)});
+    return all;
+}
+static std::string of_two(const Scratch& s, const std::string& out, const std::string& more) {
+    return training(s, out, "--model nano --eval-every 4 --save-every 4 --steps 8 " + more);
+}
+
+TEST_CASE("two GPUs with half the batch each train what one does with all of it", "[.emulated][two]") {
+    const auto dtype = GENERATE(as<std::string>{}, "fp32", "bf16 --stochastic-rounding");
+    CAPTURE(dtype);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how = "--dtype " + dtype;
+    const auto ran        = [&](const std::string& out, const std::string& more) {
+        const auto both = train_two(s, of_two(s, out, how + more));
+        for (const Ran& r : both) {
+            CAPTURE(r.out, r.err);
+            REQUIRE(r.code == 0);
+        }
+        CHECK(both[1].out == "");
+        return both[0].out;
+    };
+    const std::string said = ran("two", " --accumulate 2");
+    CHECK(missing_words(said, {"2 × NVIDIA", "NCCL 2.", "2 × 16 × 2 micro × 2 processes = 128 tokens a step"}) == "");
+    CHECK(records(s / "two", "step").back()["tokens"] == 8 * 128);
+    ran("again", " --accumulate 2");
+    CHECK(bits(s, "again") == bits(s, "two"));
+    ran("graph", " --accumulate 2 --graph");
+    CHECK(bits(s, "graph") == bits(s, "two"));
+    if (dtype != "fp32") return;
+
+    std::string words = of_two(s, "one", how + " --accumulate 2");
+    words.replace(words.find("--batch 2"), 9, "--batch 4");
+    REQUIRE(run(s, "train_gpt", words + " --device cuda", "", checked).code == 0);
+    CHECK(apart(s, "one", "two") <= 1e-6);
+    CHECK(losses(s / "one") != losses(s / "two"));  // or they are not sums of two
+    const auto a = records(s / "one", "eval"), b = records(s / "two", "eval");
+    REQUIRE(a.size() == b.size());
+    for (size_t i = 0; i < a.size(); i++)
+        CHECK(a[i]["val_loss"].get<double>() == Approx(b[i]["val_loss"].get<double>()).epsilon(1e-6));
+
+    // From two to one and back, with the same tokens in a step.
+    ran("moved", " --accumulate 2");
+    cut_after(s, "moved", 4);
+    resume(s, "moved", checked);
+    CHECK(apart(s, "moved", "two") <= 1e-6);
+    CHECK(records(s / "moved", "step").back()["tokens"] == 8 * 128);
+    CHECK(nlohmann::json::parse(read_text(s / "moved/checkpoints/latest/state.json"))["world"] == 1);
+    cut_after(s, "one", 4);
+    for (const Ran& r : train_two(s, "--resume --out " + quoted(s / "one"))) {
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+    }
+    CHECK(apart(s, "one", "two") <= 1e-6);
+    CHECK(nlohmann::json::parse(read_text(s / "one/checkpoints/latest/state.json"))["world"] == 2);
+}
+
+TEST_CASE("SIGTERM to one of two stops both at the same step, and they go on to the bit", "[.emulated][two]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how = "--model nano --dtype fp32 --eval-every 0 --save-every 0 --steps 40";
+    REQUIRE(train_two(s, training(s, "whole", how))[0].code == 0);
+    const std::string after_two_steps = fmt::format(
+        "until [ $(grep -c '\"step\"' {0} || echo 0) -gt 2 ] || ! kill -0 $rank0; do "
+        "sleep 0.05; done 2>/dev/null; ",
+        quoted(s / "cut/log.jsonl"));
+    const auto cut = train_two(s, training(s, "cut", how), after_two_steps + "kill -TERM $rank1; ");
+    for (const Ran& r : cut) {
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+    }
+    CHECK(missing_words(cut[0].out, {"stopped", "--resume"}) == "");
+    const auto saves = records(s / "cut", "save");
+    REQUIRE(saves.size() == 1);
+    REQUIRE(saves[0]["step"].get<int>() < 40);
+    REQUIRE(train_two(s, "--resume --out " + quoted(s / "cut"))[0].code == 0);
+    CHECK(bits(s, "cut") == bits(s, "whole"));
+
+    const auto dead = train_two(
+        s, training(s, "dead", how),
+        fmt::format("until [ -s {} ]; do sleep 0.05; done; kill -KILL $rank1; ", quoted(s / "dead/log.jsonl")));
+    CAPTURE(dead[0].out, dead[0].err);
+    CHECK(dead[1].code == 128 + SIGKILL);
+    CHECK(dead[0].code != 0);
+    CHECK(missing_words(dead[0].err, {"rank 1"}) == "");
+}
+
+TEST_CASE("a gradient that is not finite on one GPU is skipped on both", "[.emulated][two]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const auto both = train_two(s, training(s, "run",
+                                            "--model nano --dtype fp32 --eval-every 0 --save-every 0 --steps 60 "
+                                            "--learning-rate 1e30 --warmup-steps 0 --clip 0 --max-skips 3"));
+    for (const Ran& r : both) {
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == 1);
+        CHECK(missing_words(r.err, {"4 steps in a row"}) == "");
+    }
+    CHECK(records(s / "run", "skip").size() == 4);
+}
+
+TEST_CASE("what several processes cannot do", "[.emulated][two]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string words = training(s, "run", "--model nano --steps 1 ");
+    const Ran cpu           = run(s, "train_gpt", words + "--device cpu", "", "WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 ");
+    CHECK(cpu.code == 2);
+    CHECK(missing_words(cpu.err, {"2 processes on the CPU", "not yet", "--threads", "--device cuda"}) == "");
+    const Ran one_gpu = run(s, "train_gpt", words + "--device cuda", "", "WORLD_SIZE=2 RANK=1 LOCAL_RANK=1 " + checked);
+    CHECK(one_gpu.code == 1);
+    CHECK(missing_words(one_gpu.err, {"no GPU number 1"}) == "");
+    CHECK(!exists(s / "run"));
+    const Ran plan =
+        run(s, "train_gpt", words + "--device cuda --dry-run", "", "WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 " + checked);
+    CHECK(plan.code == 0);  // alone, without waiting for rank 1
+    CHECK(missing_words(plan.out, {"2 × 16 × 1 micro × 2 processes = 64 tokens a step"}) == "");
+}
+
+// ---- memory
+// -------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("the plan is what is then allocated, within 2 %", "[.emulated]") {
     const auto how =

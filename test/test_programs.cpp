@@ -3,6 +3,7 @@
 #include <csignal>
 #include <thread>
 
+#include "gpt/bpe_training.h"
 #include "gpt/files.h"
 #include "kernels/device.h"
 #include "test/data.h"
@@ -139,6 +140,46 @@ TEST_CASE("a checkpoint is a model: infer_gpt, scoring, fine-tuning from it", "[
     CHECK(tuned.out.find("fine-tunes the weights of " + (s / "run/checkpoints/latest")) != std::string::npos);
     CHECK(records(s / "tuned", "step")[0]["loss"].get<double>() <
           records(s / "run", "step")[0]["loss"].get<double>() - 0.1);
+    // Weights that are trained already start low, unless told otherwise; a config.json alone is a model to pretrain.
+    CHECK(missing_words(tuned.out, {"--learning-rate 3e-05", "rate     3e-05, then cosine to 3e-06"}) == "");
+    const std::string folder = "--dry-run --context 16 --steps 200 --model ";
+    CHECK(
+        missing_words(run(s, "train_gpt", folder + quoted(s / "run/checkpoints/latest") + " --learning-rate 1e-3").out,
+                      {"rate     0.001 after 4 steps of warm-up, then cosine to 0.0001"}) == "");
+    fs::create_directory(s / "bare");
+    fs::copy_file(s / "run/checkpoints/latest/config.json", s / "bare/config.json");
+    CHECK(missing_words(run(s, "train_gpt", folder + quoted(s / "bare")).out,
+                        {"rate     0.0006 after 4 steps of warm-up, then cosine to 6e-05"}) == "");
+}
+
+TEST_CASE("a folder with vocab.json and merges.txt is prompted, trained and saved with a tokenizer.json",
+          "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 3000);
+    REQUIRE(run(s, "train_gpt", small_run(s, "run") + "--steps 1 --dtype fp32").code == 0);
+    const fs::path model = fs::canonical(s / "run/checkpoints/latest");
+    write_text(s / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    const auto form          = nlohmann::json::parse(read_text(s / "tokenizer.json"));
+    const std::string prompt = " --dtype fp32 --prompt 'Sea, \xc3\xa9' --tokens 12 --temperature 0";
+    refused(s, "infer_gpt", "--model " + quoted(model.string()) + prompt,
+            {"tokenizer.json", "vocab.json", "merges.txt"});
+    write_text((model / "vocab.json").string(), form["model"]["vocab"].dump());
+    write_text((model / "merges.txt").string(), "#version: 0.2\n");
+
+    const Ran pair = run(s, "infer_gpt", "--model " + quoted(model.string()) + prompt),
+              file = run(s, "infer_gpt",
+                         "--model " + quoted(model.string()) + " --tokenizer " + quoted(s / "tokenizer.json") + prompt);
+    CAPTURE(pair.err, file.err);
+    CHECK(pair.code == 0);
+    CHECK(pair.out.size() > 12);
+    CHECK(pair.out == file.out);
+    const Ran tuned = run(s, "train_gpt",
+                          "--model " + quoted(model.string()) + " --train-data " + quoted(s / "train.bin") +
+                              " --batch 3 --context 16 --steps 1 --out " + quoted(s / "tuned"));
+    CAPTURE(tuned.err);
+    REQUIRE(tuned.code == 0);
+    CHECK(Tokenizer::load(s / "tuned/checkpoints/latest/tokenizer.json").fingerprint() ==
+          Tokenizer::load(s / "tokenizer.json").fingerprint());
 }
 
 // A folder of test/golden with what a test changes in it. The models have 61 to 83 ids.
@@ -257,9 +298,9 @@ TEST_CASE("--model NAME alone is the published recipe; every part of it can be o
     const Scratch s;
     const Ran plain = run(s, "train_gpt", "--model pythia-160m --dry-run --steps 143000 --context 2048");
     CHECK(plain.code == 0);
-    CHECK(missing_words(plain.out,
-                        {"2,097,152 tokens a step", "--learning-rate 0.0006", "--warmup-steps 1430",
-                         "--weight-decay 0.1", "--beta2 0.95", "--final-learning-rate 6", "--accumulate 256"}) == "");
+    CHECK(missing_words(plain.out, {"2,097,152 tokens a step", "--learning-rate 0.0006", "--warmup-steps 1430",
+                                    "--weight-decay 0.1", "--beta2 0.95", "--final-learning-rate 6e-05",
+                                    "--accumulate 256"}) == "");
     const Ran j = run(s, "train_gpt", "--model gpt-j-6b --dry-run --steps 383500");
     CHECK(missing_words(j.out, {"6,050,882,784", "1,048,576 tokens a step", "--beta2 0.999", "--warmup-steps 3000"}) ==
           "");

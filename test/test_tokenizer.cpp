@@ -478,11 +478,102 @@ TEST_CASE("what a tokenizer.json may say, and what is refused by name", "[tokeni
           "b\xc3");
 }
 
+// A tokenizer.json's vocabulary and merges as the pair that GPT-2 was published with.
+static void write_pair(const Scratch& s, const json& file) {
+    write_text(s / "vocab.json", file["model"]["vocab"].dump());
+    std::string lines = "#version: 0.2\n";
+    for (const std::string merge : file["model"]["merges"]) lines += merge + "\n";
+    write_text(s / "merges.txt", lines);
+}
+
+TEST_CASE("vocab.json and merges.txt are the tokenizer.json with the same words", "[tokenizer]") {
+    const json form = json::parse(learned_file());
+    const Tokenizer ours(form.dump());
+    const Scratch s;
+    CHECK(tokenizer_in(s.path) == "");
+    write_pair(s, form);
+    CHECK(tokenizer_in(s.path) == s / "vocab.json");
+    const auto load = [&] { return Tokenizer::load(tokenizer_in(s.path)); };
+    const Ids ids   = ours.encode(page);
+
+    SECTION("the pair alone") {
+        CHECK(load().encode(page) == ids);
+        CHECK(load().encode("a<|endoftext|>") == ours.encode("a<|endoftext|>"));
+        CHECK(load().encode("a<|endoftext|>", false) == ours.encode("a<|endoftext|>", false));
+        CHECK(load().fingerprint() == ours.fingerprint());
+        CHECK(load().eot() == 339);
+        // As text it is a tokenizer.json, and the one to take where there are both.
+        write_text(s / "tokenizer.json", read_tokenizer_json(s / "vocab.json"));
+        CHECK(tokenizer_in(s.path) == s / "tokenizer.json");
+        CHECK(load().fingerprint() == ours.fingerprint());
+    }
+    SECTION("lines that end as on Windows, no version, no last line break") {
+        std::string lines;
+        for (const std::string merge : form["model"]["merges"]) lines += (lines.empty() ? "" : "\r\n") + merge;
+        write_text(s / "merges.txt", lines);
+        CHECK(load().encode(page) == ids);
+    }
+    SECTION("tokens that other files add") {
+        write_text(s / "added_tokens.json", R"({"<|pad|>": 340, "  ": 341, "<|late|>": 350})");
+        write_text(s / "special_tokens_map.json", R"({"eos_token": "<|endoftext|>", "pad_token": {"content": "<|pad|>",
+                   "lstrip": false, "rstrip": false, "single_word": false, "normalized": true},
+                   "additional_special_tokens": ["<|late|>"]})");
+        write_text(s / "tokenizer_config.json", R"({"add_prefix_space": false, "model_max_length": 1024,
+                   "added_tokens_decoder": {"339": {"content": "<|endoftext|>", "special": true, "normalized": false},
+                                            "342": {"content": "<|mask|>", "special": true}}})");
+        CHECK(load().vocab_size() == 351);
+        CHECK(load().encode("<|pad|>  <|late|><|mask|><|endoftext|>") == Ids{340, 341, 350, 342, 339});
+        CHECK(load().encode("<|pad|>  <|late|><|mask|>", false) == [&] {
+            Ids all = ours.encode("<|pad|>"), rest = ours.encode("<|late|><|mask|>");
+            all.push_back(341);  // not special, so always found
+            all.insert(all.end(), rest.begin(), rest.end());
+            return all;
+        }());
+    }
+    SECTION("what is refused, by file and place") {
+        const std::string merges = read_text(s / "merges.txt");
+        const auto refused_with  = [&](const char* file, const std::string& text) {
+            const std::string before = exists(s / file) ? read_text(s / file) : "{}";
+            write_text(s / file, text);
+            std::string said = "nothing was refused";
+            try {
+                load();
+            } catch (const InputError& e) { said = e.what(); }
+            write_text(s / file, before);
+            return said;
+        };
+        const auto says = [](const std::string& said, const std::string& word) {
+            CAPTURE(said, word);
+            CHECK(said.find(word) != said.npos);
+        };
+        says(refused_with("merges.txt", merges + "zzz a\n"), fmt::format("merges.txt:{}:", 340 - 257 + 2));
+        says(refused_with("merges.txt", "#version: 0.2\nth\n"), "merges.txt:2:");
+        says(refused_with("merges.txt", "\xff\xfe\x00"), "merges.txt:1:");
+        says(refused_with("vocab.json", "[1]"), "vocab.json: expected a JSON object");
+        says(refused_with("vocab.json", "{"), "vocab.json: not valid JSON");
+        says(refused_with("vocab.json", R"({"a": 1, "a": 2})"), "appears twice");
+        says(refused_with("vocab.json", with(form, "/model/vocab/a", "7")["model"]["vocab"].dump()), "the id of \"a\"");
+        says(refused_with("added_tokens.json", R"({"<|pad|>": "340"})"), "added_tokens.json: the id of <|pad|>");
+        says(refused_with("added_tokens.json", R"({"<|pad|>": 340, "<|bos|>": 340})"), "both added with id 340");
+        says(refused_with("added_tokens.json", R"({"<|pad|>": 7})"), "id 7");
+        says(refused_with("special_tokens_map.json", R"({"pad_token": "<|pad|>"})"), "pad_token is <|pad|>");
+        says(refused_with("special_tokens_map.json", R"({"pad_token": 3})"), "pad_token is 3");
+        says(refused_with("special_tokens_map.json", R"({"eos_token": {"content": "<|endoftext|>", "lstrip": true}})"),
+             "lstrip");
+        says(refused_with("tokenizer_config.json", R"({"add_prefix_space": true})"), "add_prefix_space");
+        says(refused_with("tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "y"}}})"),
+             "added_tokens_decoder: x");
+        CHECK(load().encode(page) == ids);
+    }
+}
+
 TEST_CASE("the published vectors, exact to the id", "[tokenizer][shared]") {
     const std::string folder = shared_data("tokenizers/vectors");
     if (folder.empty()) return;
     const Tokenizer gpt2 = Tokenizer::load(shared_data("tokenizers/gpt2/tokenizer.json"));
     const Tokenizer neox = Tokenizer::load(shared_data("tokenizers/gpt-neox-20b/tokenizer.json"));
+    const Tokenizer pair = Tokenizer::load(shared_data("tokenizers/gpt2/vocab.json"));
+    CHECK(pair.fingerprint() == gpt2.fingerprint());
     CHECK(gpt2.vocab_size() == 50257);
     CHECK(gpt2.eot() == 50256);
     CHECK(neox.vocab_size() == 50277);
@@ -495,6 +586,7 @@ TEST_CASE("the published vectors, exact to the id", "[tokenizer][shared]") {
             const std::string text = v["text"];
             CAPTURE(name, text);
             CHECK(gpt2.encode(text) == v["gpt2"].get<Ids>());
+            CHECK(pair.encode(text) == v["gpt2"].get<Ids>());
             CHECK(neox.encode(text) == v["neox"].get<Ids>());
             if (v.contains("gpt2_ordinary")) CHECK(gpt2.encode(text, false) == v["gpt2_ordinary"].get<Ids>());
             CHECK(gpt2.decode(gpt2.encode(text)) == text);

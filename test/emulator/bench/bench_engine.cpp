@@ -2,15 +2,16 @@
 //
 // Each kernel is a loop of unrolled instructions of one kind; what is counted is what the warps issued, address
 // arithmetic included. bench SOME runs the streams whose name has SOME. Options are read once per process, so the bench
-// starts itself once for each way of running.
+// starts itself for each way of running; what is compared runs one right after the other, several rounds of it, because
+// the machine's own speed changes meanwhile.
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <map>
 #include <string>
+#include <vector>
 
 #include "../tests/ptx_program.h"
 
@@ -21,6 +22,7 @@ namespace {
 
 constexpr int kUnroll = 16, kOverhead = 3;      // of the loop: sub, setp, bra
 constexpr double kSlower = 2.5, kFaster = 1.7;  // wanted of --check all and of --threads 2
+constexpr int kRounds = 5;
 
 struct Stream {
     const char* name;
@@ -96,45 +98,50 @@ double median(std::vector<double> v) {
     return v[v.size() / 2];
 }
 
-// Prints warp-instructions per second of each stream, by the processor time of all threads and by the wall clock.
-void measure(const std::string& filter) {
+// Prints warp-instructions per second of a stream, by the processor time of all threads and by the wall clock.
+void measure(const Stream& stream) {
     const Dim grid{16, 1, 1}, block{128, 1, 1};
-    int number = 0;
-    for (const Stream& stream : streams(filter)) {
-        Kernel& k = load_kernel(kernel_of(stream), "k");
-        DeviceArray<float> buffer(1 << 18);
-        std::memset(buffer.host(), 0, sizeof(float) << 18);
-        Memory::get().mark_written(buffer.address, sizeof(float) << 18);
-        run(k, grid, block, buffer.address, 1u);  // decode, touch the pages
-        const double issued =
-            double(stream.loops / 2) * (stream.count + kOverhead) * double(grid.count()) * double(block.count()) / 32;
-        std::vector<double> cpu, wall;
-        for (int again = 0; again < 5; again++) {
-            const double from = seconds(CLOCK_PROCESS_CPUTIME_ID), at = seconds(CLOCK_MONOTONIC);
-            run(k, grid, block, buffer.address, stream.loops / 2);
-            cpu.push_back(issued / (seconds(CLOCK_PROCESS_CPUTIME_ID) - from));
-            wall.push_back(issued / (seconds(CLOCK_MONOTONIC) - at));
-        }
-        std::printf("%d %g %g\n", number++, median(cpu), median(wall));
-    }
+    Kernel& k = load_kernel(kernel_of(stream), "k");
+    DeviceArray<float> buffer(1 << 18);
+    std::memset(buffer.host(), 0, sizeof(float) << 18);
+    Memory::get().mark_written(buffer.address, sizeof(float) << 18);
+    run(k, grid, block, buffer.address, 1u);  // decode, touch the pages
+    const double issued =
+        double(stream.loops) * (stream.count + kOverhead) * double(grid.count()) * double(block.count()) / 32;
+    const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), wall = seconds(CLOCK_MONOTONIC);
+    run(k, grid, block, buffer.address, stream.loops);
+    std::printf("%g %g\n", issued / (seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu),
+                issued / (seconds(CLOCK_MONOTONIC) - wall));
 }
 
-struct Rates {
-    double cpu, wall;
+// One way of running: `programs` copies at once, each with `threads`.
+struct Way {
+    const char* check;
+    int threads, programs;
 };
-std::map<int, Rates> run_with(const std::string& program, const std::string& filter, const char* check, int threads) {
-    setenv("EMU_CHECK", check, 1);
-    setenv("EMU_THREADS", std::to_string(threads).c_str(), 1);
-    FILE* child = popen(('"' + program + "\" measure '" + filter + "' 2>/dev/null").c_str(), "r");
-    std::map<int, Rates> rates;
-    int stream;
-    Rates r;
-    while (child && std::fscanf(child, "%d %lg %lg\n", &stream, &r.cpu, &r.wall) == 3) rates[stream] = r;
-    if (!child || pclose(child) || rates.size() != streams(filter).size()) {
-        std::fprintf(stderr, "bench: the run with --check %s --threads %d failed\n", check, threads);
-        std::exit(1);
+constexpr Way kOne{"memory", 1, 1}, kAll{"all", 1, 1}, kTwo{"memory", 2, 1}, kTwoAll{"all", 2, 1},
+    kPrograms{"memory", 1, 2};
+
+struct Rates {
+    double cpu = 0, wall = 0;  // of all copies together
+};
+Rates run_as(const Way& way, const std::string& program, const Stream& stream) {
+    setenv("EMU_CHECK", way.check, 1);
+    setenv("EMU_THREADS", std::to_string(way.threads).c_str(), 1);
+    std::vector<FILE*> copies;
+    for (int i = 0; i < way.programs; i++)
+        copies.push_back(popen(('"' + program + "\" measure '" + stream.name + "' 2>/dev/null").c_str(), "r"));
+    Rates sum;
+    for (FILE* copy : copies) {
+        Rates r;
+        if (!copy || std::fscanf(copy, "%lg %lg", &r.cpu, &r.wall) != 2 || pclose(copy)) {
+            std::fprintf(stderr, "bench: %s failed with --check %s --threads %d\n", stream.name, way.check,
+                         way.threads);
+            std::exit(1);
+        }
+        sum.cpu += r.cpu, sum.wall += r.wall;
     }
-    return rates;
+    return sum;
 }
 
 }  // namespace
@@ -142,33 +149,43 @@ std::map<int, Rates> run_with(const std::string& program, const std::string& fil
 int main(int argc, char** argv) {
     const bool child         = argc > 1 && std::string(argv[1]) == "measure";
     const std::string filter = argc > 1 + child ? argv[1 + child] : "";
-    if (child) return measure(filter), 0;
-    auto plain = run_with(argv[0], filter, "memory", 1), all = run_with(argv[0], filter, "all", 1);
-    auto two = run_with(argv[0], filter, "memory", 2), two_all = run_with(argv[0], filter, "all", 2);
+    if (child) {
+        for (const Stream& s : streams(filter))
+            if (s.name == filter) measure(s);
+        return 0;
+    }
     std::printf(
-        "M warp-instructions/s of one thread with bounds checks; how much slower --check all is (wanted: at most "
-        "%.1f);\nhow much faster two threads are, with either check (wanted: at least %.1f): by the clock, and in "
-        "brackets by\nprocessor time, which other programs on the machine do not change. Medians of 5.\n\n",
-        kSlower, kFaster);
-    std::printf("%-26s %8s %8s %12s %14s %16s\n", "stream", "M/s", "wanted", "check all", "2 threads", "2, check all");
+        "M warp-instructions/s of one thread with bounds checks, by processor time; how much slower --check all is\n"
+        "(wanted: at most %.1f); by the clock, how much more two threads do than one, with either check (wanted: at "
+        "least\n"
+        "%.1f), and beside it how much more two programs at once do, which is what the machine has to give. Medians of "
+        "%d\n"
+        "rounds, in each of which these run one after the other.\n\n",
+        kSlower, kFaster, kRounds);
+    std::printf("%-26s %8s %8s %12s %12s %14s %14s\n", "stream", "M/s", "wanted", "check all", "2 threads",
+                "2, check all", "2 programs");
     bool good = true;
     auto mark = [&](bool fine) { return good &= fine, fine ? ' ' : '!'; };
-    int n     = 0;
     for (const Stream& s : streams(filter)) {
-        const Rates one = plain[n], checked = all[n], pair = two[n], checked_pair = two_all[n];
-        std::printf("%-26s %7.1f%c ", s.name, one.cpu / 1e6, mark(one.cpu >= s.wanted));
+        std::vector<double> rate, slower, faster, faster_checked, machine;
+        for (int round = 0; round < kRounds; round++) {
+            auto as         = [&](const Way& way) { return run_as(way, argv[0], s); };
+            const Rates one = as(kOne), two = as(kTwo), programs = as(kPrograms), all = as(kAll), two_all = as(kTwoAll);
+            rate.push_back(one.cpu);
+            slower.push_back(one.cpu / all.cpu);
+            faster.push_back(two.wall / one.wall);
+            faster_checked.push_back(two_all.wall / all.wall);
+            machine.push_back(programs.wall / one.wall);
+        }
+        std::printf("%-26s %7.1f%c ", s.name, median(rate) / 1e6, mark(median(rate) >= s.wanted));
         if (s.wanted > 0)
             std::printf("%8.0f ", s.wanted / 1e6);
         else
             std::printf("%8s ", "");
-        std::printf("%11.2f%c ", one.cpu / checked.cpu, mark(one.cpu / checked.cpu <= kSlower));
-        auto faster = [&](int width, const Rates& with_two, const Rates& with_one) {
-            const double ratio = with_two.wall / with_one.wall;
-            std::printf("%*.2f (%.2f)%c", width, ratio, 2 * with_two.cpu / with_one.cpu, mark(ratio >= kFaster));
-        };
-        faster(7, pair, one), faster(9, checked_pair, checked);
-        std::printf("\n");
-        n++;
+        std::printf("%11.2f%c ", median(slower), mark(median(slower) <= kSlower));
+        std::printf("%11.2f%c ", median(faster), mark(median(faster) >= kFaster));
+        std::printf("%13.2f%c %13.2f\n", median(faster_checked), mark(median(faster_checked) >= kFaster),
+                    median(machine));
     }
     if (!good) std::printf("\n! misses what is wanted\n");
 }

@@ -6,14 +6,30 @@
 
 #include "access.h"
 #include "handlers.h"
+#include "idle_reads.h"
 #include "kernel_code.h"
 #include "options.h"
 #include "races.h"
 
 namespace emu {
 
-// Shadow of a byte of shared or local memory; a cp.async under way is 2.
-constexpr uint8_t kWritten = 1, kUnset = 4;
+uint8_t* home_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_t bytes, Window& window) {
+    Block& b    = *w.block;
+    uint64_t at = uint64_t(i->imm) + offset;
+    if (i->flags & kAddress32)
+        at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
+    else if (!i->a.none())
+        at += w.reg<uint64_t>(i->a)[lane];
+    window = Window(i->window);
+    if (window == Window::Generic) {
+        window = Window(at >> kWindowShift);
+        at &= (1ull << kWindowShift) - 1;
+    }
+    if (window == Window::Shared && at + bytes <= b.shared_bytes) return b.shared_shadow.data() + at;
+    if (window == Window::Local && at + bytes <= b.local_stride)
+        return b.local_shadow.data() + size_t(thread_of(w, lane)) * b.local_stride + at;
+    return nullptr;
+}
 
 namespace op {
 
@@ -26,25 +42,6 @@ void report_unset(Warp& w, const Instr* i, int lane, uint32_t reg) {
     std::string what  = here.form + " uses register " + f.source->regs[reg].name + ", whose value nobody wrote";
     if (first && first != &here) what += "; it comes from " + first->form + " at " + place_of(f, *first);
     report(finding_at(w, i, Kind::Uninitialised, lane, what));
-}
-
-// Where the state of a lane's bytes is when they lie in shared or local memory, else null. imm2: how many.
-uint8_t* home_shadow(Warp& w, const Instr* i, int lane, Window& window) {
-    Block& b    = *w.block;
-    uint64_t at = uint64_t(i->imm);
-    if (i->flags & kAddress32)
-        at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
-    else if (!i->a.none())
-        at += w.reg<uint64_t>(i->a)[lane];
-    window = Window(i->window);
-    if (window == Window::Generic) {
-        window = Window(at >> kWindowShift);
-        at &= (1ull << kWindowShift) - 1;
-    }
-    if (window == Window::Shared && at + i->imm2 <= b.shared_bytes) return b.shared_shadow.data() + at;
-    if (window == Window::Local && at + i->imm2 <= b.local_stride)
-        return b.local_shadow.data() + size_t(thread_of(w, lane)) * b.local_stride + at;
-    return nullptr;
 }
 
 }  // namespace
@@ -64,7 +61,7 @@ const Instr* check_set(Warp& w, const Instr* i) {
 const Instr* store_unset(Warp& w, const Instr* i) {
     each_lane(w.mask & ~w.pred(i->b), [&](int l) {
         Window window;
-        if (uint8_t* shadow = home_shadow(w, i, l, window)) {
+        if (uint8_t* shadow = home_shadow(w, i, l, 0, i->imm2, window)) {
             std::memset(shadow, kWritten | kUnset, i->imm2);
             w.block->holds_unset = true;
         } else if (window == Window::Global)
@@ -78,7 +75,7 @@ const Instr* load_unset(Warp& w, const Instr* i) {
     uint32_t set = kAll;
     each_lane(w.mask, [&](int l) {
         Window window;
-        if (const uint8_t* shadow = home_shadow(w, i, l, window))
+        if (const uint8_t* shadow = home_shadow(w, i, l, 0, i->imm2, window))
             for (int k = 0; k < i->imm2; k++) set &= shadow[k] & kUnset ? ~(1u << l) : kAll;
     });
     uint32_t& mask = w.pred(i->d);
@@ -174,15 +171,24 @@ int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place
     return -1;
 }
 
-void report_unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const char* space,
-                      bool global) {
+Finding unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const char* space) {
     const uint64_t address = r.addr[lane];
     const std::string what = "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address);
     Finding f              = finding_at(w, i, Kind::Uninitialised, lane, what + ", which nobody wrote");
     f.address              = address;
-    if (global) f.allocation = Memory::get().describe(address);
-    if (space == std::string_view("shared")) return w.block->unwritten.push_back(f);
-    report(f);
+    return f;
+}
+
+// Follows the lanes of a load that read what nobody wrote, padding left out.
+template <class Place>
+void hold_idle_reads(Warp& w, const Instr* i, uint32_t size, const Reach& r, const char* space, Place shadow_of) {
+    each_lane(r.mask, [&](int l) {
+        uint8_t* shadow = shadow_of(l);
+        if (all_ones(shadow, size) || (!all_written(shadow, size) && is_padding(w, i, size, shadow))) return;
+        hold_idle_read(w, i, l, shadow, size, unwritten(w, i, size, r, l, space));
+        if (options().keep_going)
+            for (uint32_t k = 0; k < size; k++) shadow[k] |= kWritten;
+    });
 }
 
 }  // namespace
@@ -197,7 +203,11 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
         if (all_ones(shadow, bytes)) return;
         if (loads && !all_written(shadow, bytes)) {
             const int lane = unwritten_lane(w, i, size, r, shadow_of);
-            if (lane >= 0) report_unwritten(w, i, size, r, lane, "global", true);
+            if (lane >= 0) {
+                Finding f    = unwritten(w, i, size, r, lane, "global");
+                f.allocation = Memory::get().describe(f.address);
+                report(f);
+            }
             if (options().keep_going) std::memset(shadow, 1, bytes);
         }
         if (stores) std::memset(shadow, 1, bytes);
@@ -210,6 +220,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     Block& b          = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
+    bool idle         = false;
     auto shadow_of    = [&](int l) { return b.shared_shadow.data() + r.addr[l]; };
     each_piece(r, size, shadow_of, [&](int lane, uint8_t* shadow, uint32_t bytes) {
         if (all_ones(shadow, bytes)) return;  // written, by values that were set, and no copy under way
@@ -226,14 +237,20 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
                 for (k = 0; k < bytes; k++) shadow[k] = 1;
             }
         }
-        if (loads && !all_written(shadow, bytes)) {
+        const auto carried = std::find_if(shadow, shadow + bytes, [](uint8_t s) { return s >> kReadShift; });
+        if (loads && follows_idle_read(w, i))
+            idle = true;
+        else if (loads && carried != shadow + bytes && b.unwritten.empty())
+            b.unwritten.push_back(b.idle_reads[(*carried >> kReadShift) - 1u].finding);
+        else if (loads && !all_written(shadow, bytes)) {
             const int reader = b.unwritten.empty() ? unwritten_lane(w, i, size, r, shadow_of) : -1;
-            if (reader >= 0) report_unwritten(w, i, size, r, reader, "shared", false);
+            if (reader >= 0) b.unwritten.push_back(unwritten(w, i, size, r, reader, "shared"));
             if (options().keep_going)
                 for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
         }
         if (stores) std::memset(shadow, 1, bytes);
     });
+    if (idle) hold_idle_reads(w, i, size, r, "shared", shadow_of);
     check_shared_races(w, i, size, touch, r);
 }
 
@@ -244,10 +261,13 @@ void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reac
         if (writes(touch))
             std::memset(shadow, 1, size);
         else if (!all_written(shadow, size) && !is_padding(w, i, size, shadow)) {
-            report_unwritten(w, i, size, r, l, "local", false);
+            report(unwritten(w, i, size, r, l, "local"));
             std::memset(shadow, 1, size);
         }
     });
+    if (!writes(touch) && w.block->holds_unset && follows_idle_read(w, i))
+        hold_idle_reads(w, i, size, r, "local",
+                        [&](int l) { return b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l]; });
 }
 
 void forget_local(Warp& w, uint32_t from, uint32_t bytes) {

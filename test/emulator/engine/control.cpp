@@ -16,10 +16,10 @@ const Instr* guarded(Warp& w, const Instr* i) {
     const uint32_t all = w.mask, guard = w.pred(i->guard);
     const uint32_t on  = all & (i->guard_negated ? ~guard : guard);
     if (!on) return i + 1;
-    w.mask = on;
-    i->inner(w, i);
-    w.mask = all;
-    return i + 1;
+    w.mask            = on;
+    const Instr* next = i->inner(w, i);
+    w.mask            = all;
+    return next;
 }
 
 const Instr* branch(Warp&, const Instr* i) { return i->target; }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "data_flow.h"
 #include "forms.h"
 #include "handlers.h"
 
@@ -95,35 +96,6 @@ static uint64_t immediate(const Operand& o, Type t) {
 }
 
 namespace {
-
-// Where a value that nobody wrote does harm: memory, an address, a branch. Elsewhere it is only passed on; nvcc itself
-// adds and moves registers that were never set when nothing comes of it.
-bool is_sink(const ptx::Instruction& i) {
-    for (const char* s : {"st", "atom", "red", "ld", "bra", "brx", "bar", "barrier", "cp", "ldmatrix", "stmatrix"})
-        if (i.mods[0] == s) return true;
-    return false;
-}
-// Stores and loads of what may be shared or local memory.
-bool is_at_home(const ptx::Instruction& i, const char* opcode) {
-    if (i.mods[0] != opcode) return false;
-    for (const auto& m : i.mods)
-        if (m == "global" || m == "const" || m.starts_with("param")) return false;
-    return true;
-}
-bool stores_at_home(const ptx::Instruction& i) { return is_at_home(i, "st"); }
-bool loads_from_home(const ptx::Instruction& i) { return is_at_home(i, "ld"); }
-// What other lanes or a call contribute is not followed.
-bool is_followed(const ptx::Instruction& i) {
-    for (const char* s : {"shfl", "vote", "match", "redux", "mma", "wmma", "call", "activemask", "elect", "movmatrix"})
-        if (i.mods[0] == s) return false;
-    return !is_sink(i);
-}
-
-template <class F> void each_register(const ptx::Operand& o, F f) {
-    if (o.reg >= 0) f(o.reg);
-    if (o.also >= 0) f(o.also);
-    for (const auto& p : o.parts) each_register(p, f);
-}
 
 // Every register that the values of `roots` may reach.
 Builder::Unset follow_unset(const ptx::Function& f, const std::set<int>& roots) {

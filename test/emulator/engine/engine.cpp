@@ -5,6 +5,7 @@
 
 #include "checker.h"
 #include "handlers.h"
+#include "idle_reads.h"
 #include "options.h"
 
 namespace emu {
@@ -250,13 +251,15 @@ bool run_warp(Warp& w, int64_t& budget) {
         w.base[1]            = f.pool.data.get();
         w.mask               = g.mask;
         const uintptr_t span = uintptr_t(end) - uintptr_t(lo);
-        const Instr* stopped;
         if (w.block->launch->profiling) {
             auto& counts = w.worker->profile[&f];
             if (counts.size() < f.code.size()) counts.resize(f.code.size());
             w.worker->profile_now = &counts;
-            stopped               = run_group<true>(w, g.pc, lo, span, turn);
-        } else stopped = run_group<false>(w, g.pc, lo, span, turn);
+        }
+        const auto run_on    = !w.idle.empty()                ? run_following
+                               : w.block->launch->profiling ? run_group<true>
+                                                              : run_group<false>;
+        const Instr* stopped = run_on(w, g.pc, lo, span, turn);
         budget -= before - turn;
         w.issued += uint64_t(before - turn);
         if (stopped) w.groups[w.current].pc = stopped;

@@ -132,6 +132,18 @@ struct AsyncCopy {
     uint32_t bytes, from[kLanes];       // `from` bytes of the source, then zeros
 };
 
+// A register with lanes that hold what nobody wrote: idle_reads.cpp.
+struct IdleValue {
+    Frame* frame;
+    int reg;                            // of the PTX
+    uint32_t lanes;
+    uint8_t read;                       // in Block::idle_reads
+};
+struct IdleRead {
+    const Instr* at;
+    Finding finding;                    // if its value does harm
+};
+
 struct Warp {
     std::byte* base[2] = {};            // Ref::pool selects: registers, constants
     uint32_t mask      = 0;             // lanes of the running group (and of its guard)
@@ -147,6 +159,7 @@ struct Warp {
     uint64_t issued    = 0;             // instructions
     std::vector<Group> groups;
     std::vector<AsyncCopy> copies;
+    std::vector<IdleValue> idle;
     uint32_t committed[kLanes] = {};    // cp.async groups per lane
     uint32_t tid[3][kLanes];
 
@@ -183,6 +196,7 @@ struct Block {
     bool holds_unset    = false;        // bytes of shared memory have been marked as holding what nobody wrote
     std::vector<Finding>
         unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
+    std::vector<IdleRead> idle_reads;   // loads from shared memory that nobody wrote, as long as no harm came of it
     uint64_t issued = 0;
     bool done = false;
 };

@@ -44,10 +44,14 @@ void print_summary() {
     for (const auto& [place, seen] : r.places) (seen.info ? infos : findings) += seen.times;
     if (!r.summary.launches && !findings && !infos) return;
     const char* check = options().check == Check::All ? "all" : options().check == Check::Memory ? "memory" : "off";
-    std::fprintf(stderr, "emulate: %llu launches of %zu kernels, check %s, %llu findings",
-                 (unsigned long long)r.summary.launches, r.summary.kernels.size(), check, (unsigned long long)findings);
-    if (infos) std::fprintf(stderr, ", %llu infos", (unsigned long long)infos);
-    std::fprintf(stderr, "\n");
+    auto counted      = [](uint64_t n, const char* one, const char* many) {
+        return std::to_string(n) + " " + (n == 1 ? one : many);
+    };
+    std::string line = "emulate: " + counted(r.summary.launches, "launch", "launches") + " of " +
+                       counted(r.summary.kernels.size(), "kernel", "kernels") + ", check " + check + ", " +
+                       counted(findings, "finding", "findings");
+    if (infos) line += ", " + counted(infos, "info", "infos");
+    std::fprintf(stderr, "%s\n", line.c_str());
 }
 
 void finish() {

@@ -72,7 +72,9 @@ template <class M, class R, int V, Window S>
             for (int k = 0; k < V; k++) d.of[k][l] = R(reinterpret_cast<const M*>(r.at[l])[k]);
         });
     }
-    return i + 1;
+    if (w.idle.empty()) return i + 1;
+    w.groups[w.current].pc = i + 1;  // it goes on in run_following
+    return kStop;
 }
 
 // M in memory, R in a register, V of them per lane

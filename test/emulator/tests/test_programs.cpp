@@ -90,7 +90,7 @@ TEST_CASE("known-good programs are right and clean under every schedule", "[prog
             const Result result       = run(command);
             INFO(command << "\n" << result.output);
             CHECK(result.code == 0);
-            CHECK((has(result.output, "ok\n") && !has(result.output, "1 findings")));
+            CHECK((has(result.output, "ok\n") && !has(result.output, "1 finding")));
         }
 }
 

@@ -1,0 +1,153 @@
+// tokenizer_json.h - a tokenizer as the text of a tokenizer.json: as it lies in a folder, or made from the pair
+// vocab.json and merges.txt, which is all that older GPT-2 and GPT-Neo folders have
+#pragma once
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "gpt/files.h"
+#include "gpt/json.h"
+
+// GPT-2's kind of tokenizer with nothing in it yet: no tokens, no merges.
+inline nlohmann::json empty_tokenizer_json() {
+    return nlohmann::json::parse(R"({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer":  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder":        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                  "vocab": {}, "merges": []}})");
+}
+
+// An entry of "added_tokens". fields: what the file that names the token says about it, or null.
+inline nlohmann::json added_token(const std::string& content, int64_t id, bool special,
+                                  const nlohmann::json& fields = nullptr) {
+    nlohmann::json token = {{"content", content}, {"single_word", false},   {"lstrip", false},
+                            {"rstrip", false},    {"normalized", !special}, {"special", special}};
+    if (fields.is_object())
+        for (const char* flag : {"single_word", "lstrip", "rstrip", "normalized"})
+            if (fields.contains(flag)) token[flag] = fields[flag];
+    token["id"] = id;
+    return token;
+}
+
+// Reads a folder's vocab.json and merges.txt, and what its other files say about added tokens: added_tokens.json,
+// added_tokens_decoder and add_prefix_space in tokenizer_config.json, special_tokens_map.json.
+class TokenizerPair {
+  public:
+    explicit TokenizerPair(const fs::path& folder) : folder_(folder) {
+        file_["model"]["vocab"] = object("vocab.json");
+        read_merges();
+        read_added_tokens();
+    }
+    std::string tokenizer_json() const { return file_.dump(1) + "\n"; }
+
+  private:
+    using json = nlohmann::json;
+
+    std::string path(const char* name) const { return (folder_ / name).string(); }
+    json object(const char* name) const {
+        const json j = read_json(path(name));
+        CHECK(j.is_object(), "{}: expected a JSON object", path(name));
+        return j;
+    }
+    json object_if_there(const char* name) const { return fs::exists(path(name)) ? object(name) : json::object(); }
+
+    // A merge to a line, "left right", below a line with the version. Words that vocab.json lacks end here, so that
+    // what is no text never gets farther.
+    void read_merges() {
+        const json& vocab = file_["model"]["vocab"];
+        const MappedFile file(path("merges.txt"));
+        const std::string_view text = file.text();
+        int64_t line_number         = 0;
+        for (size_t at = 0, end; at < text.size(); at = end + 1) {
+            end              = std::min(text.find('\n', at), text.size());
+            std::string line = std::string(text.substr(at, end - at));
+            if (!line.empty() && line.back() == '\r') line.pop_back();
+            line_number++;
+            if (line.empty() || (line_number == 1 && line.rfind("#version", 0) == 0)) continue;
+            const size_t gap = line.find(' ');
+            const bool known = gap != line.npos && vocab.contains(line.substr(0, gap)) &&
+                               vocab.contains(line.substr(gap + 1)) &&
+                               vocab.contains(line.substr(0, gap) + line.substr(gap + 1));
+            CHECK(known, "{}:{}: expected two words that are in vocab.json, as is what they make together",
+                  path("merges.txt"), line_number);
+            file_["model"]["merges"].push_back(std::move(line));
+        }
+    }
+
+    void read_added_tokens() {
+        std::map<std::string, json> tokens;  // by content
+        const json more = object_if_there("added_tokens.json");
+        for (const auto& [content, id] : more.items()) {
+            CHECK(id.is_number_integer(), "{}: the id of {} is {}", path("added_tokens.json"), content, id.dump());
+            tokens[content] = added_token(content, id, false);
+        }
+        const json config = object_if_there("tokenizer_config.json");
+        CHECK(config.value("add_prefix_space", json(false)) == false,
+              "{}: add_prefix_space is {}, a feature that this tokenizer does not have", path("tokenizer_config.json"),
+              config["add_prefix_space"].dump());
+        const json decoder = config.value("added_tokens_decoder", json::object());
+        for (const auto& [digits, token] : decoder.items()) {
+            int64_t id              = -1;
+            const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
+            CHECK(error == std::errc() && end == digits.data() + digits.size() && token.is_object() &&
+                      token.contains("content") && token["content"].is_string(),
+                  "{}: added_tokens_decoder: {} is {}, expected an id and its token", path("tokenizer_config.json"),
+                  digits, token.dump());
+            const std::string content = token["content"];
+            tokens[content]           = added_token(content, id, token.value("special", json(false)) == true, token);
+        }
+
+        const json& vocab   = file_["model"]["vocab"];
+        const json specials = object_if_there("special_tokens_map.json");
+        const auto special  = [&](const std::string& use, const json& token) {
+            const json content = token.is_object() && token.contains("content") ? token["content"] : token;
+            CHECK(content.is_string(), "{}: {} is {}, expected a token", path("special_tokens_map.json"), use,
+                   token.dump());
+            const std::string word = content;
+            const auto added       = tokens.find(word);
+            CHECK(added != tokens.end() || vocab.contains(word),
+                   "{}: {} is {}, but neither vocab.json nor added_tokens.json gives it an id",
+                   path("special_tokens_map.json"), use, word);
+            const json& id = added != tokens.end() ? added->second["id"] : vocab[word];
+            CHECK(id.is_number_integer(), "{}: the id of {} is {}", path("vocab.json"), word, id.dump());
+            tokens[word] = added_token(word, id, true, token);
+        };
+        for (const auto& [use, value] : specials.items())
+            for (const json& token : value.is_array() ? value : json::array({value})) special(use, token);
+        if (vocab.contains("<|endoftext|>") && !tokens.count("<|endoftext|>"))
+            special("eos_token", "<|endoftext|>");  // GPT-2's, whatever the other files say
+
+        // Ids in order, as Hugging Face writes them.
+        std::map<int64_t, json> by_id;
+        for (const auto& [content, token] : tokens) {
+            const auto [place, is_new] = by_id.emplace(token["id"].get<int64_t>(), token);
+            CHECK(is_new, "{}: {} and {} are both added with id {}", folder_.string(), place->second["content"].dump(),
+                  token["content"].dump(), place->first);
+        }
+        for (const auto& [id, token] : by_id) file_["added_tokens"].push_back(token);
+    }
+
+    fs::path folder_;
+    json file_ = empty_tokenizer_json();
+};
+
+// The file that stands for the tokenizer of a folder: its tokenizer.json, else the vocab.json of a pair; "" for
+// neither.
+inline std::string tokenizer_in(const fs::path& folder) {
+    if (fs::exists(folder / "tokenizer.json")) return (folder / "tokenizer.json").string();
+    const bool pair = fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt");
+    return pair ? (folder / "vocab.json").string() : "";
+}
+
+// The text of a tokenizer.json. path: such a file, or the vocab.json beside a merges.txt.
+inline std::string read_tokenizer_json(const fs::path& path) {
+    if (path.filename() == "vocab.json") return TokenizerPair(path.parent_path()).tokenizer_json();
+    return std::string(MappedFile(path.string()).text());
+}

@@ -1,0 +1,201 @@
+// test_comm.cpp - the processes of a run: what launchers say, finding each other, and what happens when one is missing,
+// wrong or dead. Sums over GPUs are in test_emulated.cpp.
+#include <sys/wait.h>
+
+#include <functional>
+
+#include "gpt/comm.h"
+//
+#include "test/catch.h"
+
+namespace {
+
+using Environment = std::vector<std::pair<const char*, const char*>>;
+
+Ranks ranks_with(const Environment& all) {
+    for (const auto& [name, value] : all) setenv(name, value, 1);
+    const auto forget = [&] {
+        for (const auto& [name, value] : all) unsetenv(name);
+    };
+    try {
+        const Ranks r = ranks_from_environment();
+        forget();
+        return r;
+    } catch (...) {
+        forget();
+        throw;
+    }
+}
+
+// A port that nobody listens on.
+std::string free_port() {
+    sockaddr_in a{};
+    a.sin_family      = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t bytes   = sizeof a;
+    const int s       = socket(AF_INET, SOCK_STREAM, 0);
+    REQUIRE(bind(s, reinterpret_cast<sockaddr*>(&a), sizeof a) == 0);
+    REQUIRE(getsockname(s, reinterpret_cast<sockaddr*>(&a), &bytes) == 0);
+    close(s);
+    return std::to_string(ntohs(a.sin_port));
+}
+
+// Each rank as a process of its own; what work() says, or the error, and its exit code.
+struct Said {
+    int code;
+    std::string text;
+};
+std::vector<Said> together(int world, const std::function<std::string(const Ranks&)>& work) {
+    const std::string port = free_port();
+    std::vector<std::pair<pid_t, int>> started;
+    for (int rank = 0; rank < world; rank++) {
+        int ends[2];
+        REQUIRE(pipe(ends) == 0);
+        const pid_t pid = fork();
+        if (pid == 0) {
+            dup2(ends[1], 2);
+            std::string text;
+            int code = 0;
+            try {
+                text = work({rank, world, rank, "127.0.0.1", port});
+            } catch (const Error& e) { text = e.what(), code = e.exit_code; }
+            if (write(ends[1], text.data(), text.size()) < 0) code = 99;
+            std::_Exit(code);
+        }
+        close(ends[1]);
+        started.emplace_back(pid, ends[0]);
+    }
+    std::vector<Said> all;
+    for (const auto& [pid, from] : started) {
+        std::string text;
+        char bytes[512];
+        for (ssize_t n; (n = read(from, bytes, sizeof bytes)) > 0;) text.append(bytes, size_t(n));
+        close(from);
+        int status = 0;
+        waitpid(pid, &status, 0);
+        all.push_back({WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text});
+    }
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("who is who, from torchrun, Open MPI and Slurm", "[comm]") {
+    const auto is = [](const Ranks& r, int rank, int world, int local) {
+        CHECK(r.rank == rank);
+        CHECK(r.world == world);
+        CHECK(r.local == local);
+    };
+    is(ranks_with({}), 0, 1, 0);
+    is(ranks_with({{"WORLD_SIZE", "1"}, {"RANK", "0"}, {"LOCAL_RANK", "0"}}), 0, 1, 0);
+    is(ranks_with({{"WORLD_SIZE", "8"}, {"RANK", "5"}, {"LOCAL_RANK", "1"}}), 5, 8, 1);
+    is(ranks_with({{"OMPI_COMM_WORLD_SIZE", "4"}, {"OMPI_COMM_WORLD_RANK", "3"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "3"}}),
+       3, 4, 3);
+    is(ranks_with({{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_PROCID", "2"}, {"SLURM_LOCALID", "0"}}), 2, 4, 0);
+    is(ranks_with({{"SLURM_NTASKS", "4"}, {"SLURM_PROCID", "0"}}), 0, 1, 0);  // a batch script, not one of its tasks
+    const Environment two = {{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"LOCAL_RANK", "1"}};
+    const auto two_and    = [&](const Environment& more) {
+        Environment all = two;
+        all.insert(all.end(), more.begin(), more.end());
+        return ranks_with(all);
+    };
+    is(two_and({{"CUDA_VISIBLE_DEVICES", "3"}}), 1, 2, 0);
+    is(two_and({{"CUDA_VISIBLE_DEVICES", "3,5"}}), 1, 2, 1);
+    CHECK(two_and({}).address == "127.0.0.1");
+    CHECK(two_and({}).port == "29500");
+    CHECK(two_and({{"MASTER_ADDR", "node7"}, {"MASTER_PORT", "1234"}}).address == "node7");
+    CHECK(two_and({{"MASTER_PORT", "1234"}}).port == "1234");
+    CHECK(two_and({{"MASTER_PORT", "1234"}, {"TORCHELASTIC_USE_AGENT_STORE", "True"}}).port == "1235");
+    CHECK_REFUSED(ranks_with({{"WORLD_SIZE", "2"}}), "RANK is ''", "0 to 1");
+    CHECK_REFUSED(ranks_with({{"WORLD_SIZE", "2"}, {"RANK", "2"}, {"LOCAL_RANK", "0"}}), "RANK is '2'", "0 to 1");
+    CHECK_REFUSED(ranks_with({{"WORLD_SIZE", "2"}, {"RANK", "1"}}), "LOCAL_RANK is not set");
+    CHECK_REFUSED(ranks_with({{"WORLD_SIZE", "two"}}), "WORLD_SIZE is 'two'");
+    CHECK_REFUSED(two_and({{"MASTER_PORT", "-1"}}), "MASTER_PORT is '-1'");
+    CHECK_REFUSED(two_and({{"MASTER_PORT", "70000"}}), "MASTER_PORT is 70000", "65535");
+}
+
+TEST_CASE("a world of one gives back what it was given", "[comm]") {
+    Comm comm({}, 1);
+    CHECK(comm.alone());
+    CHECK(comm.first());
+    CHECK(comm.share("x") == "x");
+    CHECK(comm.mean(0.1) == 0.1);
+    comm.expect_same("a", "weights");
+    comm.finish();
+}
+
+TEST_CASE("processes find each other, share, add up in order, and part", "[comm]") {
+    const double values[3] = {1e16, 1, -1e16};  // another order gives another sum
+    const auto all         = together(3, [&](const Ranks& r) {
+        if (r.rank == 0) usleep(300000);  // the others knock before there is a door
+        Comm comm(r, 7, 60);
+        const std::string name = comm.share(r.rank == 0 ? "runs/x-2" : "runs/x"), none = comm.share("");
+        const double mean = comm.mean(values[r.rank]);
+        comm.expect_same("1234", "the weights");
+        comm.finish();
+        return fmt::format("{}{} {}", name, none, mean);
+    });
+    for (const Said& s : all) {
+        CHECK(s.code == 0);
+        CHECK(s.text == fmt::format("runs/x-2 {}", (1e16 + 1 - 1e16) / 3));
+    }
+}
+
+TEST_CASE("a process with other weights, and one that dies, end all", "[comm]") {
+    const auto differ = together(3, [](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60);
+        comm.expect_same(r.rank == 2 ? "beef" : "1234", "the weights");
+        comm.finish();
+        return "";
+    });
+    CHECK(differ[0].text.find("the weights of rank 2 are beef, and of rank 0 1234") != std::string::npos);
+    for (const Said& s : differ) CHECK(s.code == 1);
+
+    const auto dead = together(3, [](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60);
+        if (r.rank == 2) _exit(9);
+        for (;;) pause();  // as in a sum that never ends
+    });
+    CHECK(dead[2].code == 9);
+    CHECK(dead[0].code == 1);
+    CHECK(dead[0].text == "error: rank 2 has ended, so this process cannot go on\n");
+    CHECK(dead[1].code == 1);
+    CHECK(dead[1].text == "error: rank 0 has ended, so this process cannot go on\n");
+}
+
+TEST_CASE("a process that does not come, one of another run, a port that is taken", "[comm]") {
+    const auto alone = together(2, [](const Ranks& r) -> std::string {
+        if (r.rank == 1) return "";
+        Comm comm(r, 7, 1);
+        return "";
+    });
+    CHECK(alone[0].code == 1);
+    CHECK(alone[0].text.find("rank 0 of 2 waited 1 s for rank 1") != std::string::npos);
+    const auto lost = together(2, [](const Ranks& r) -> std::string {
+        if (r.rank == 0) return "";
+        Comm comm(r, 7, 1);
+        return "";
+    });
+    CHECK(lost[1].text.find("rank 1 of 2 waited 1 s for rank 0 at 127.0.0.1 port") != std::string::npos);
+    CHECK(lost[1].text.find("MASTER_ADDR") != std::string::npos);
+
+    // Rank 1 twice, the first time with other options: rank 0 waits for the right one.
+    const auto stranger = together(3, [](const Ranks& r) -> std::string {
+        if (r.rank == 2) usleep(500000);
+        Comm comm({std::min(r.rank, 1), 2, 0, r.address, r.port}, r.rank == 1 ? 8 : 7, 60);
+        comm.finish();
+        return "met";
+    });
+    CHECK(stranger[0].text == "met");
+    CHECK(stranger[1].code == 1);
+    CHECK(stranger[1].text.find("is rank 0 of another run") != std::string::npos);
+    CHECK(stranger[1].text.find("MASTER_PORT") != std::string::npos);
+    CHECK(stranger[2].text == "met");
+
+    const auto taken = together(2, [](const Ranks& r) -> std::string {
+        if (r.rank == 1) usleep(500000);
+        Comm comm({0, 2, 0, r.address, r.port}, 7, 2);
+        return "";
+    });
+    CHECK(taken[1].text.find("cannot listen on port") != std::string::npos);
+}
