@@ -12,7 +12,8 @@ struct AdamWSettings {
     uint64_t seed            = 0;
 };
 
-// First and second moments, and fp32 master weights when the model's own are bf16.
+// First and second moments, and fp32 master weights when the model's own are bf16. Of a model that trains: the table
+// holds where its weights and gradients are.
 struct AdamW {
     AdamWSettings settings;
     Arena m_memory{"adam m"}, v_memory{"adam v"}, master_memory{"master weights"};

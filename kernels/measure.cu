@@ -24,7 +24,7 @@ static std::vector<double> seconds_of_each(Queue& q, int calls, const Work& work
         CUDA_RUN(cudaEventElapsedTime(&milliseconds, events[i], events[i + 1]));
         seconds[i] = milliseconds * 1e-3;
     }
-    for (cudaEvent_t e : events) cudaEventDestroy(e);
+    for (cudaEvent_t e : events) CUDA_RUN(cudaEventDestroy(e));
     return seconds;
 }
 

@@ -105,7 +105,7 @@ struct AdamWTable {
     std::vector<AdamWRow> rows;
     DType  dtype = DType::F32;  // of the weights
     Arena  memory{"adamw table"};
-    Tensor gpu_rows, gpu_chunks;
+    Tensor gpu_rows, gpu_chunks;  // int32, as the kernel reads them; null on the CPU
 };
 // What is new in every update. The op reads it from the device's memory, so that a step can be queued again as it is (a
 // CUDA graph).

@@ -5,7 +5,8 @@
 #   make bench ARGS=train            whole training steps;  decode: generation and start-up
 #   make bench ARGS=tokenize         text to tokens, beside tiktoken where PYTHON= has it; TOKENIZER= names GPT-2's tokenizer.json
 #   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
-#   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible
+#   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible (half a
+#                                    minute on two quiet cores; the last digits of bytes vary with where memory lies)
 # Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -99,12 +99,17 @@ sanitize() {  # sanitize TOOL OPTIONS...
 
 median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[0-9.e+-]*" | cut -d: -f2 | sort -g |
     awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
-train() {  # train OPTIONS...: GPT-2 124M on random tokens
+train() {  # train OPTIONS...: GPT-2 124M on random tokens; with --graph last, it has to end in the weights of the run before
     perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 400000' >"$work/tokens.bin"
     rm -rf "$work/run"
     on "$build/train_gpt" --model gpt2 --device cuda --train-data "$work/tokens.bin" --save-every 0 --out "$work/run" "$@" >"$work/train" 2>&1 ||
         { tail -20 "$work/train"; return 1; }
     grep -E 'memory|GiB' "$work/train" | head -5 || true
+    grep -o '"fingerprint":"[^"]*"' "$work/run/log.jsonl" >"$work/weights"
+    case "$*" in
+    *--graph) cmp -s "$work/weights" "$work/weights-before" || { echo "other weights than without a graph"; return 1; } ;;
+    *) mv "$work/weights" "$work/weights-before" ;;
+    esac
     awk -v name="$*" -v rate="$(median "$work/run" tokens_per_s)" -v peak="$(median "$work/run" peak)" -v ms="$(median "$work/run" ms)" \
         'BEGIN { printf "%s: %.1f ms a step, %.0f tokens/s, %.1f %% of the product peak (medians)\n", name, ms, rate, 100 * peak }'
 }
