@@ -280,6 +280,9 @@ class Documents {
                 throw;
             }
             const bool whole = from.lines->whole();
+            CHECK(settings_.format != "auto" || from.line > 0 || begin > 0 || text.bytes.rfind("{\"", 0) != 0,
+                  "{} begins like JSON lines: say --format jsonl, or --format text to take it as it stands",
+                  files_[size_t(from.file())].name());
             if (at_begin && whole && is_separator(std::string_view(text.bytes).substr(begin))) {
                 text.bytes.resize(begin);
                 from.line++;
