@@ -176,9 +176,12 @@ static void bench_program(const BenchOptions& o) {
     });
     fmt::print("documents of 4 KB, {} times prose and code, {:.1f} MB: encoding alone {:.1f} MB/s\n", repeats,
                megabytes, megabytes / encoding);
-    for (const auto& [ending, used] : all)
-        fmt::print("    {:<10} to the shard {:>8.1f} MB/s {:>5.0f} % of it   memory {} MB\n", ending,
-                   megabytes / (used.seconds - start), 100 * encoding / (used.seconds - start), used.bytes / 1000000);
+    for (const auto& [ending, used] : all) {
+        const double seconds = used.seconds - start;
+        fmt::print("    {:<10} to the shard {:>8.1f} MB/s {:>5.0f} % of it, {:>3.0f} % of plain text   memory {} MB\n",
+                   ending, megabytes / seconds, 100 * encoding / seconds,
+                   100 * (all[0].second.seconds - start) / seconds, used.bytes / 1000000);
+    }
     fmt::print("learning 8000 entries from the prose {:.2f} s, memory {} MB\n", learning.seconds,
                learning.bytes / 1000000);
     std::fflush(stdout);
