@@ -141,7 +141,7 @@ inline size_t tail_begin(std::string_view text, double fraction) {
 struct ReadSettings {
     std::string format = "auto", field = "text", separator = "<|endoftext|>";
     size_t block_bytes  = 1 << 20;
-    size_t part_bytes   = 4 << 20;  // longer documents come in parts
+    size_t part_bytes   = 1 << 20;  // longer documents come in parts
     double val_fraction = 0;        // of the documents, by their hash
     // The last place behind `from` where the text may be cut, or 0 for none.
     std::function<size_t(std::string_view text, size_t from)> last_cut;
@@ -336,7 +336,7 @@ class Documents {
         }
 
       private:
-        // Where nothing splits for two parts, such as in eight megabytes of one letter, a part ends at a character.
+        // Where nothing splits for two parts, such as in two megabytes of one letter, a part ends at a character.
         size_t character_begin(size_t at) const {
             size_t begin = at;
             while (begin > at - 4 && (uint8_t(bytes[begin]) & 0xc0) == 0x80) begin--;

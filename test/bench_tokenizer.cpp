@@ -1,8 +1,8 @@
 // bench_tokenizer.cpp - text to tokens: how fast on one core, beside tiktoken, through the whole program, and at worst
 //
-// Encoding is timed on each text once, never repeated, by a process that has not seen it, so that what an encoder
-// remembers of words helps no more than it would on new text of that size. Seconds are of the CPU, not of the clock:
-// other programs hardly change them. Of five times the smallest counts.
+// Encoding is timed on each text as it is, not on repetitions of it, by an encoder that remembers nothing yet: what it
+// then learns of words helps no more than on any text of that size. Seconds are of the CPU, not of the clock: other
+// programs change them little. Of five times the smallest counts.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -16,7 +16,7 @@
 #include "gpt/tokenizer.h"
 #include "test/scratch.h"
 
-constexpr int repeats = 8;
+constexpr int repeats = 8;  // of the documents for the whole program, so that its start does not count for much
 
 struct BenchOptions {
     std::string tokenizer, prose, code, python, program;
