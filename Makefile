@@ -4,7 +4,7 @@
 # make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
 # make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
-#                     ARGS=tokenize text to tokens (PYTHON= names one with tiktoken), ARGS=cuda counts what the GPU half does
+#                     ARGS=tokenize text to tokens, ARGS=cuda counts what the GPU half does
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 # make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
@@ -130,7 +130,9 @@ ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
 PYTHON ?= python3
-bench: $(addprefix $(BUILD)/,tokenize austen bench_tokenizer $(if $(filter-out tokenize,$(firstword $(ARGS) all)),$(PROGRAMS) bench_ops)) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
+# Text to tokens needs no kernels.
+BENCHED := $(if $(filter tokenize,$(firstword $(ARGS))),tokenize,$(PROGRAMS) bench_ops) austen bench_tokenizer
+bench: $(addprefix $(BUILD)/,$(BENCHED)) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) TOKENIZER=$(TOKENIZER) scripts/bench.sh $(ARGS)
 

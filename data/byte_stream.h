@@ -61,11 +61,10 @@ class ByteStream {
     void refuse_what_is_no_text() const {
         const auto begins = [&](std::string_view magic) { return raw_.substr(0, magic.size()) == magic; };
         CHECK(!begins("PAR1"),
-              "{} is a Parquet file: python3 data/parquet_text.py FILE… | ./tokenize --input - --format jsonl … reads "
-              "it",
+              "{} is a Parquet file: python3 data/parquet_text.py FILE… | ./tokenize --input - --format jsonl …",
               path_);
-        CHECK(!begins("\3757zXZ"), "{} is xz data: xz -dc FILE… | ./tokenize --input - … reads it", path_);
-        CHECK(!begins("BZh91AY&SY"), "{} is bzip2 data: bzip2 -dc FILE… | ./tokenize --input - … reads it", path_);
+        CHECK(!begins("\3757zXZ"), "{} is xz data: xz -dc FILE… | ./tokenize --input - …", path_);
+        CHECK(!begins("BZh91AY&SY"), "{} is bzip2 data: bzip2 -dc FILE… | ./tokenize --input - …", path_);
         CHECK(!begins("PK\3\4") && (raw_.size() < 512 || raw_.substr(256, 6) != std::string_view("\0ustar", 6)),
               "{} is an archive; unpack it and give its text files", path_);
         CHECK(!begins("%PDF-"), "{} is a PDF file; tools such as pdftotext take the text out of it", path_);

@@ -141,7 +141,7 @@ inline size_t tail_begin(std::string_view text, double fraction) {
 struct ReadSettings {
     std::string format = "auto", field = "text", separator = "<|endoftext|>";
     size_t block_bytes  = 1 << 20;
-    size_t part_bytes   = 4 << 20;  // longer documents come in parts
+    size_t part_bytes   = 1 << 20;  // longer documents come in parts
     double val_fraction = 0;        // of the documents, by their hash
     // The last place behind `from` where the text may be cut, or 0 for none.
     std::function<size_t(std::string_view text, size_t from)> last_cut;
@@ -280,6 +280,9 @@ class Documents {
                 throw;
             }
             const bool whole = from.lines->whole();
+            CHECK(settings_.format != "auto" || from.line > 0 || begin > 0 || text.bytes.rfind("{\"", 0) != 0,
+                  "{} begins like JSON lines: say --format jsonl, or --format text to take it as it stands",
+                  files_[size_t(from.file())].name());
             if (at_begin && whole && is_separator(std::string_view(text.bytes).substr(begin))) {
                 text.bytes.resize(begin);
                 from.line++;
@@ -333,7 +336,7 @@ class Documents {
         }
 
       private:
-        // Where nothing splits for two parts, such as in eight megabytes of one letter, a part ends at a character.
+        // Where nothing splits for two parts, such as in two megabytes of one letter, a part ends at a character.
         size_t character_begin(size_t at) const {
             size_t begin = at;
             while (begin > at - 4 && (uint8_t(bytes[begin]) & 0xc0) == 0x80) begin--;

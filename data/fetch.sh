@@ -47,7 +47,8 @@ if [ -n "$tokenizer" ]; then   # said before anything is fetched
     case $rows in
         *.bin* | *.json | *.json\ * | hellaswag*) die "$name is used as it is, without --tokenizer" ;;
         *.parquet*) "$python" -c 'import pyarrow' 2>/dev/null ||
-            die "$name comes as Parquet files, and $python has no pyarrow: python3 -m venv .venv && .venv/bin/pip install pyarrow, then PYTHON=.venv/bin/python $0 …" ;;
+            die "$name comes as Parquet files, and $python has no pyarrow: \
+python3 -m venv .venv && .venv/bin/pip install pyarrow, then PYTHON=.venv/bin/python data/fetch.sh …" ;;
     esac
 fi
 

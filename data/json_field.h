@@ -22,11 +22,15 @@ class JsonField {
     void read(const std::string& field, std::string& out) {
         bool found      = false;
         const int first = skip_space();
+        std::string others;
         if (first < 0) bad("an object");
         if (first != '{')
             fail("{} line {}: no field \"{}\" in {}; --field names the one with the text", file_, line_, field, kind());
         object([&](const std::string& key) {
-            if (key != field) return value(1);
+            if (key != field) {
+                if (others.size() < 80) others += (others.empty() ? "" : ", ") + key;
+                return value(1);
+            }
             CHECK(!found, "{} line {}: the field \"{}\" is there twice", file_, line_, field);
             const int begin = skip_space();
             if (begin < 0) bad("a value");
@@ -35,7 +39,8 @@ class JsonField {
             string(out);
         });
         if (skip_space() >= 0) bad("nothing after the object");
-        CHECK(found, "{} line {}: no field \"{}\"; --field names the one with the text", file_, line_, field);
+        CHECK(found, "{} line {}: no field \"{}\"; --field names the one with the text: {}", file_, line_, field,
+              others.empty() ? "there are none" : others);
     }
 
   private:

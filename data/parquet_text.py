@@ -16,7 +16,7 @@ except ImportError:
 
 
 def texts(path, field):
-    file = parquet.ParquetFile(path)
+    file = parquet.ParquetFile(path, pre_buffer=False)  # else all of the file is held
     columns = file.schema_arrow.names
     if field not in columns:
         raise ValueError(f"no column {field}; --field names the one with the text: {', '.join(columns)}")

@@ -253,7 +253,9 @@ static int threads_of(const Options& o) {
 }
 
 static void make_shards(const Options& o) {
-    CHECK(!o.tokenizer.empty(), "--tokenizer FILE is missing: the tokenizer.json to encode with");
+    CHECK(!o.tokenizer.empty(),
+          "--tokenizer FILE is missing: the tokenizer.json to encode with\n"
+          "    data/fetch.sh gpt2-tokenizer fetches GPT-2's; --train-bpe learns one from your text");
     CHECK(!o.output.empty(), "--output PREFIX is missing: where the shards go");
     const double val_fraction = o.read.val_fraction;
     CHECK(val_fraction >= 0 && val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1", val_fraction);

@@ -46,6 +46,8 @@ class Loader {
         CHECK(set_.world > 0 && set_.rank >= 0 && set_.rank < set_.world, "rank {} of {}", set_.rank, set_.world);
         for (const std::string& path : files_matching(set_.pattern)) {
             shards_.emplace_back(path, set_.vocab);
+            ids_.resize(std::min<int64_t>(shards_.back().tokens(), 4096));
+            shards_.back().read(0, int64_t(ids_.size()), ids_.data());  // another vocabulary shows before a run begins
             first_window_.push_back(windows_);
             windows_ += std::max<int64_t>(shards_.back().tokens() - 1, 0) / T;
         }

@@ -24,8 +24,8 @@ struct Options {
     int threads         = 0;
     bool sync = false, graph = false;
     uint64_t seed      = 1337;
-    int64_t eval_every = -1, eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, save_every = -1, keep = 2,
-            log_every = 10;
+    int64_t eval_every = -1, eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100,
+            save_every = -1, keep = 2, log_every = 10;
     int64_t max_skips = 10;
     std::string prompt;
     bool document_mask = false, resume = false, dry_run = false, list_models = false;
@@ -77,7 +77,7 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--eval-every",         o.eval_every,     "steps between evaluations; 0: never; -1: ten times in a run");
     f.add("--eval-batches",       o.eval_batches,   "batches in an evaluation");
     f.add("--hellaswag",          o.hellaswag,      "HellaSwag's .jsonl, scored at each evaluation as lm-evaluation-harness does", "FILE");
-    f.add("--hellaswag-questions", o.hellaswag_questions, "only the first so many; 0: all of them, which is 10,042 in the published file");
+    f.add("--hellaswag-questions", o.hellaswag_questions, "the first so many of them; 0: all, 10,042 in the published file");
     f.add("--sample-every",       o.sample_every,   "steps between samples of text; 0: never");
     f.add("--sample-tokens",      o.sample_tokens,  "length of a sample");
     f.add("--prompt",             o.prompt,         "beginning of a sample; none: <|endoftext|>");

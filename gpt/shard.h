@@ -154,8 +154,9 @@ class Shard {
             return "of an old Megatron pair (TNTIDX), which is not supported: write it again with --dataset-impl mmap";
         if (word(1) == 0 && word(2) % 256 == '{' && word(0) < file_.size()) return "a safetensors file";
         if (starts_with("\x93NUMPY")) return "a NumPy array";
+        if (starts_with("PAR1")) return "a Parquet file; data/README.md says how its text becomes tokens";
         if (starts_with("\x1f\x8b\x08") || starts_with("\x28\xb5\x2f\xfd") || starts_with("PK\3\4"))
-            return "a compressed archive";
+            return "a compressed archive; turn the text in it into ids with ./tokenize";
         if (is_prose(file_.text().substr(0, 4096))) return "plain text; turn it into ids with ./tokenize";
         return "";
     }
@@ -218,6 +219,9 @@ inline std::vector<std::string> files_matching(const std::string& pattern) {
         fail("{}: ./tokenize is still writing these shards, or was stopped before it had all of them\n    wait for it, "
              "or run it again; whoever means to train on what is there deletes the .tmp files", unfinished);
     for (std::string& file : files) file = ids_path(file);
+    for (const std::string& file : files)
+        CHECK(!fs::is_directory(file), "{} is a folder: name the shards in it, such as '{}'", file,
+              (fs::path(file) / "*_train_*.bin").string());
     std::sort(files.begin(), files.end());  // glob's own order depends on the locale
     files.erase(std::unique(files.begin(), files.end()), files.end());
     CHECK(!files.empty(), "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a "

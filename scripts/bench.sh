@@ -3,7 +3,7 @@
 #   make bench                       everything (about six minutes on two cores)
 #   make bench ARGS='ops layernorm'  the ops whose name has that
 #   make bench ARGS=train            whole training steps;  decode: generation and start-up
-#   make bench ARGS=tokenize         text to tokens, beside tiktoken where PYTHON= has it; TOKENIZER= names GPT-2's tokenizer.json
+#   make bench ARGS=tokenize         text to tokens; PYTHON= names a python3 with tiktoken, TOKENIZER= GPT-2's tokenizer.json
 #   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
 #   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible (half a
 #                                    minute on two quiet cores; the last digits of bytes vary with where memory lies)
@@ -60,7 +60,8 @@ fi
 if [ "$what" = all ] || [ "$what" = tokenize ]; then
     [ -s "$home/data/austen/austen.txt" ] && ln -s "$home/data/austen/austen.txt" prose.txt ||
         "$home/data/austen.sh" "$PWD/prose.txt" >/dev/null
-    find "$home"/{kernels,gpt,data,test} -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort | xargs cat >code.txt
+    find "$home"/{kernels,gpt,data,test} -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort |
+        xargs cat >code.txt
     if [ -z "${TOKENIZER:=}" ] && [ -s "$home/data/gpt2-tokenizer/tokenizer.json" ]; then
         TOKENIZER=$home/data/gpt2-tokenizer/tokenizer.json
     elif [ -z "$TOKENIZER" ]; then

@@ -361,18 +361,20 @@ TEST_CASE("a damaged Megatron index is refused with the reason", "[loader]") {
 
 TEST_CASE("ids outside the vocabulary are found and named", "[loader]") {
     const Scratch dir;
-    auto          ids = counting(1000);
-    ids[777]          = 50300;
+    auto          ids = counting(10000);
+    ids[7770]         = 50300;
     write_text(dir / "a.bin", llmc16(counting(500)));
     write_text(dir / "b.bin", bytes_of(ids));
     LoaderSettings set;
     set.pattern = dir / "*.bin", set.context = 100, set.vocab = 50257, set.batch = 2;
     Loader loader(set);
-    CHECK_REFUSED(for (int i = 0; i < 10; i++) loader.next(), "b.bin: token 50300 at position 777", "50257 tokens",
+    CHECK_REFUSED(for (int i = 0; i < 100; i++) loader.next(), "b.bin: token 50300 at position 7770", "50257 tokens",
                   "data/README.md");
     set.vocab = 50301;
     Loader fits(set);
-    for (int i = 0; i < 10; i++) fits.next();
+    for (int i = 0; i < 100; i++) fits.next();
+    set.vocab = 1000;  // most ids are wrong: seen before the first batch
+    CHECK_REFUSED(Loader{set}, "b.bin: token 1000 at position 1000");
 
     write_text(dir / "c.bin", llmc(std::vector<uint32_t>{1, 2, 0xffffffff, 4}, 20240801, 7));
     std::vector<int32_t> out(4);

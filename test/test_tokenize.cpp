@@ -505,6 +505,18 @@ TEST_CASE("tokenize: bad documents stop the run, or are left out and counted", "
     }
     CHECK(left_in(s, "z").empty());
     CHECK(says(tokenize(s, "--input '/none/*.txt' --output " + quoted(s / "v")), {"no file matches", "/none/*.txt"}));
+    const std::string good = "--input " + quoted(s / "good.jsonl") + " --output " + quoted(s / "v");
+    CHECK(says(tokenize(s, good + " --field body"), {"good.jsonl line 1", "no field \"body\"", "text: text"}));
+    CHECK(says(tokenize(s, "--input - --output " + quoted(s / "v"), "{\"text\": \"the sea\"}\n"),
+               {"standard input", "--format jsonl"}));
+    write_text(s / "v.bin", std::string("\x88\xd8\x34\x01", 4) + std::string(2000, '\0'));  // llm.c's 20240520
+    for (const auto& [begin, hint] :
+         {std::pair{"PAR1", "parquet_text.py"}, {"\3757zXZ", "xz -dc"}, {"PK\3\4", "unpack"}}) {
+        write_text(s / "v.txt", begin + std::string(2000, 'x'));
+        CHECK(says(tokenize(s, "--input " + quoted(s / "v.txt") + " --output " + quoted(s / "v")), {hint}));
+    }
+    CHECK(says(tokenize(s, "--input " + quoted(s / "v.bin") + " --output " + quoted(s / "v")), {"tokens already"}));
+    fs::remove(s / "v.bin"), fs::remove(s / "v.txt");
     CHECK(says(tokenize(s, "--mix 2 --output " + quoted(s / "v")), {"--mix 2", "WEIGHT"}));
     CHECK(left_in(s, "v").empty());
 }
