@@ -3,7 +3,8 @@
 # ~/.cache, made from PyPI within ten minutes. Exit code 1 where neither is to be had.
 #
 # PyPI's torch for Linux is made for CUDA: 5 GB with all it asks for. To be imported it wants the libraries that it is
-# linked with; what it would load later, for a GPU, stays away: triton, cuSOLVER, cuDNN's engines. That leaves 3.0 GB.
+# linked with; what it would load later, for a GPU, stays away: triton, cuSOLVER, cuDNN's engines. That leaves 3.0 GB. The
+# versions are those that the comparison was last made with, so that a new release cannot break a build.
 set -euo pipefail
 
 has_both() { "$1" -c 'import torch, transformers' 2>/dev/null; }
@@ -18,12 +19,12 @@ get() {
 }
 rm -rf "$home"
 python3 -m venv "$home" >&2
-get --no-deps torch
+get --no-deps torch==2.15.0
 "$python" -c '
 from importlib.metadata import requires
 needs = [r for r in requires("torch") if "extra ==" not in r and not r.startswith(("triton", "cuda-bindings"))]
 print("\n".join(r.replace(",cusolver", "") for r in needs))' >"$home/needs.txt"
-get -r "$home/needs.txt" transformers numpy
+get -r "$home/needs.txt" transformers==5.23.0 numpy
 cd "$home"/lib/python3*/site-packages
 rm -rf nvidia/cudnn/lib/libcudnn_* nvidia/nvshmem/lib/*.bc nvidia/cu*/lib/libnvperf* nvidia/*/include torch/include
 has_both "$python" && echo "$python"
