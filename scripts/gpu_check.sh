@@ -45,7 +45,7 @@ part() {
     local name=$1 most=$2 start=$SECONDS left=$((limit - SECONDS)) code=0
     shift 2
     say "" && say "== $name"
-    if ((left < 5)); then say "NOT RUN: $limit seconds are over"; failed+=("$name (not run)"); return; fi
+    if ((left < 5)); then say "NOT RUN: $limit seconds are over; a second run finds everything built"; failed+=("$name (not run)"); return; fi
     set -m  # each job a process group, so that all of it can be stopped
     ( "$@" ) >"$work/out" 2>&1 &
     local pid=$!
@@ -150,20 +150,6 @@ part "build" 400 compile
 if ((${#failed[@]})); then say "" && say "verdict: FAILED: the build, so nothing else was run"; echo "report: $report"; exit 1; fi
 part "tests on the GPU" 240 tests
 if [ "$emulated" ]; then
-    skip "compute-sanitizer" "the emulator checks every access itself"
-elif command -v compute-sanitizer >/dev/null; then
-    part "compute-sanitizer memcheck" 100 sanitize memcheck --report-api-errors no
-    part "compute-sanitizer racecheck" 100 sanitize racecheck
-    part "compute-sanitizer initcheck" 100 sanitize initcheck
-else
-    skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
-fi
-if [ "$emulated" ] || [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
-    part "two GPUs by NCCL" 60 two
-else
-    skip "two GPUs by NCCL" "there is one GPU"
-fi
-if [ "$emulated" ]; then
     part "rates of the ops" 120 on "$build/bench_ops" --device cuda --batch 1 --context 32 --only gelu
     part "training GPT-2 124M on random tokens" 240 train --dtype bf16 --batch 1 --context 8 --steps 2
     part "the same, as a CUDA graph" 240 train --dtype bf16 --batch 1 --context 8 --steps 2 --graph
@@ -174,6 +160,21 @@ else
     part "the same, as a CUDA graph" 60 train --dtype bf16 --batch 8 --context 1024 --steps 30 --graph
     part "the same, fp32" 60 train --dtype fp32 --batch 4 --context 1024 --steps 10
     part "decoding, GPT-2 124M bf16" 60 decode 400
+fi
+if [ "$emulated" ] || [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
+    part "two GPUs by NCCL" 60 two
+else
+    skip "two GPUs by NCCL" "there is one GPU"
+fi
+# Last, because they take what time is left.
+if [ "$emulated" ]; then
+    skip "compute-sanitizer" "the emulator checks every access itself"
+elif command -v compute-sanitizer >/dev/null; then
+    part "compute-sanitizer memcheck" 100 sanitize memcheck --report-api-errors no
+    part "compute-sanitizer racecheck" 100 sanitize racecheck
+    part "compute-sanitizer initcheck" 100 sanitize initcheck
+else
+    skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
 fi
 say ""
 if ((${#failed[@]})); then
