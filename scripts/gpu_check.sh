@@ -18,7 +18,8 @@ esac
 
 # ---- where it runs ------------------------------------------------------------------------------------------------------
 nvcc=${NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)}
-[ -n "$nvcc" ] || { echo "gpu_check: there is no nvcc on PATH or in /usr/local/cuda; install the CUDA toolkit" >&2; exit 2; }
+[ -n "$nvcc" ] || {
+    echo "gpu_check: there is no nvcc on PATH or in /usr/local/cuda; install the CUDA toolkit" >&2; exit 2; }
 if [ "$emulated" ]; then
     on() { EMU_CHECK=${EMU_CHECK:-memory} scripts/emulate "$@"; }
     gpu="emulated-${EMU_GPU:-h100}"
@@ -45,7 +46,11 @@ part() {
     local name=$1 most=$2 start=$SECONDS left=$((limit - SECONDS)) code=0
     shift 2
     say "" && say "== $name"
-    if ((left < 5)); then say "NOT RUN: $limit seconds are over"; failed+=("$name (not run)"); return; fi
+    if ((left < 5)); then
+        say "NOT RUN: $limit seconds are over; a second run finds everything built"
+        failed+=("$name (not run)")
+        return
+    fi
     set -m  # each job a process group, so that all of it can be stopped
     ( "$@" ) >"$work/out" 2>&1 &
     local pid=$!
@@ -65,8 +70,8 @@ skip() { say "" && say "== $1" && say "skipped: $2"; }
 
 # ---- the parts ----------------------------------------------------------------------------------------------------------
 compile() {
-    make -j"$(nproc)" "$build/test_gpt" "$build/train_gpt" "$build/infer_gpt" "$build/bench_ops" $([ -z "$emulated" ] || echo emulator) >"$work/make" 2>&1 ||
-        { tail -30 "$work/make"; return 1; }
+    make -j"$(nproc)" "$build/test_gpt" "$build/train_gpt" "$build/infer_gpt" "$build/bench_ops" \
+        $([ -z "$emulated" ] || echo emulator) >"$work/make" 2>&1 || { tail -30 "$work/make"; return 1; }
     "$build/train_gpt" --version
     scripts/ptxas.sh --spills "$build"/kernels/*.ptxas && echo "no kernel spills"
 }
@@ -102,21 +107,22 @@ median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[
 train() {  # train OPTIONS...: GPT-2 124M on random tokens; with --graph last, it has to end in the weights of the run before
     perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 400000' >"$work/tokens.bin"
     rm -rf "$work/run"
-    on "$build/train_gpt" --model gpt2 --device cuda --train-data "$work/tokens.bin" --save-every 0 --out "$work/run" "$@" >"$work/train" 2>&1 ||
-        { tail -20 "$work/train"; return 1; }
+    on "$build/train_gpt" --model gpt2 --device cuda --train-data "$work/tokens.bin" --save-every 0 --out "$work/run" "$@" \
+        >"$work/train" 2>&1 || { tail -20 "$work/train"; return 1; }
     grep -E 'memory|GiB' "$work/train" | head -5 || true
     grep -o '"fingerprint":"[^"]*"' "$work/run/log.jsonl" >"$work/weights"
     case "$*" in
     *--graph) cmp -s "$work/weights" "$work/weights-before" || { echo "other weights than without a graph"; return 1; } ;;
     *) mv "$work/weights" "$work/weights-before" ;;
     esac
-    awk -v name="$*" -v rate="$(median "$work/run" tokens_per_s)" -v peak="$(median "$work/run" peak)" -v ms="$(median "$work/run" ms)" \
-        'BEGIN { printf "%s: %.1f ms a step, %.0f tokens/s, %.1f %% of the product peak (medians)\n", name, ms, rate, 100 * peak }'
+    printf '%s: %.1f ms a step, %.0f tokens/s, %.1f %% of the product peak (medians)\n' "$*" "$(median "$work/run" ms)" \
+        "$(median "$work/run" tokens_per_s)" "$(median "$work/run" peak | awk '{print 100 * $1}')"
 }
 decode() {  # decode TOKENS
-    on "$build/train_gpt" --model gpt2 --device cuda --dtype bf16 --batch 1 --context 16 --steps 1 --train-data "$work/tokens.bin" \
-        --out "$work/model" >"$work/decode" 2>&1 || { tail -5 "$work/decode"; return 1; }
-    on "$build/infer_gpt" --model "$work/model/checkpoints/latest" --device cuda --dtype bf16 --ids 1,2,3 --tokens "$1" --temperature 0 --stats 2>&1 >/dev/null
+    on "$build/train_gpt" --model gpt2 --device cuda --dtype bf16 --batch 1 --context 16 --steps 1 --save-every 1 \
+        --train-data "$work/tokens.bin" --out "$work/model" >"$work/decode" 2>&1 || { tail -5 "$work/decode"; return 1; }
+    on "$build/infer_gpt" --model "$work/model/checkpoints/latest" --device cuda --dtype bf16 --ids 1,2,3 --tokens "$1" \
+        --temperature 0 --stats 2>&1 >/dev/null
 }
 
 losses() { grep '"event":"step"' "$1/log.jsonl" | grep -o '"loss":[0-9.]*' | cut -d: -f2; }
@@ -142,27 +148,18 @@ say "gpu_check $(date -Iseconds) · $gpu · commit $(git describe --always --dir
 if [ "$emulated" ]; then
     say "EMULATED: no GPU took part. Every time and rate below is of the emulator on a CPU and says nothing of any GPU."
 else
-    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu --format=csv,noheader | tee -a "$report" ||
+    nvidia-smi --format=csv,noheader \
+        --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu | tee -a "$report" ||
         say "nvidia-smi says no more of it"
 fi
 
 part "build" 400 compile
-if ((${#failed[@]})); then say "" && say "verdict: FAILED: the build, so nothing else was run"; echo "report: $report"; exit 1; fi
+if ((${#failed[@]})); then
+    say "" && say "verdict: FAILED: the build, so nothing else was run"
+    echo "report: $report"
+    exit 1
+fi
 part "tests on the GPU" 240 tests
-if [ "$emulated" ]; then
-    skip "compute-sanitizer" "the emulator checks every access itself"
-elif command -v compute-sanitizer >/dev/null; then
-    part "compute-sanitizer memcheck" 100 sanitize memcheck --report-api-errors no
-    part "compute-sanitizer racecheck" 100 sanitize racecheck
-    part "compute-sanitizer initcheck" 100 sanitize initcheck
-else
-    skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
-fi
-if [ "$emulated" ] || [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
-    part "two GPUs by NCCL" 60 two
-else
-    skip "two GPUs by NCCL" "there is one GPU"
-fi
 if [ "$emulated" ]; then
     part "rates of the ops" 120 on "$build/bench_ops" --device cuda --batch 1 --context 32 --only gelu
     part "training GPT-2 124M on random tokens" 240 train --dtype bf16 --batch 1 --context 8 --steps 2
@@ -174,6 +171,21 @@ else
     part "the same, as a CUDA graph" 60 train --dtype bf16 --batch 8 --context 1024 --steps 30 --graph
     part "the same, fp32" 60 train --dtype fp32 --batch 4 --context 1024 --steps 10
     part "decoding, GPT-2 124M bf16" 60 decode 400
+fi
+if [ "$emulated" ] || [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
+    part "two GPUs by NCCL" 60 two
+else
+    skip "two GPUs by NCCL" "there is one GPU"
+fi
+# Last, because they take what time is left.
+if [ "$emulated" ]; then
+    skip "compute-sanitizer" "the emulator checks every access itself"
+elif command -v compute-sanitizer >/dev/null; then
+    part "compute-sanitizer memcheck" 100 sanitize memcheck --report-api-errors no
+    part "compute-sanitizer racecheck" 100 sanitize racecheck
+    part "compute-sanitizer initcheck" 100 sanitize initcheck
+else
+    skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
 fi
 say ""
 if ((${#failed[@]})); then
