@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <queue>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -77,7 +77,8 @@ class Bpe {
     const std::vector<Merge>& merges() const { return merges_; }
 
   private:
-    static constexpr size_t short_piece = 48;  // bytes up to which scanning beats the heap
+    static constexpr size_t short_piece = 48;       // bytes up to which scanning beats the heap
+    static constexpr size_t huge_piece  = 1 << 18;  // bytes from which memory counts
 
     static uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
     struct PairHash {
@@ -138,34 +139,61 @@ class Bpe {
         ids.insert(ids.end(), id, id + n);
     }
 
-    void merge_long(std::string_view piece, std::vector<int32_t>& ids) const {
-        CHECK(piece.size() < (size_t(1) << 31), "{} bytes of text without a place to split; 2 GiB is the most",
-              piece.size());
+    // A piece as a list of its tokens so far, and the pairs that can be merged.
+    struct Merging {
         struct Symbol {
             int32_t id, before, next;
         };
+        std::vector<Symbol> at;
+        std::vector<uint64_t> heap;  // rank << 32 | position, the lowest in front
+    };
+
+    void merge_long(std::string_view piece, std::vector<int32_t>& ids) const {
+        CHECK(piece.size() < (size_t(1) << 31), "{} bytes of text without a place to split; 2 GiB is the most",
+              piece.size());
+        // The lists of a huge piece take 60 times its size: one at a time, however many threads there are.
+        static Merging shared;
+        static std::mutex one_at_a_time;
+        if (piece.size() > huge_piece) {
+            const std::lock_guard<std::mutex> lock(one_at_a_time);
+            return merge(piece, ids, shared);
+        }
+        Merging own;
+        merge(piece, ids, own);
+    }
+    void merge(std::string_view piece, std::vector<int32_t>& ids, Merging& merging) const {
         const int32_t n = int32_t(piece.size());
-        std::vector<Symbol> at(piece.size());
-        std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> heap;  // rank << 32 | position
+        auto& at        = merging.at;
+        auto& heap      = merging.heap;
+        at.resize(piece.size());
+        heap.clear();
         const auto offer = [&](int32_t i) {
-            if (i < 0 || at[size_t(i)].next == n) return;
+            if (i < 0 || at[size_t(i)].next == n) return false;
             const int32_t rank = rank_of(at[size_t(i)].id, at[size_t(at[size_t(i)].next)].id);
-            if (rank >= 0) heap.push(uint64_t(rank) << 32 | uint32_t(i));
+            if (rank < 0) return false;
+            heap.push_back(uint64_t(rank) << 32 | uint32_t(i));
+            return true;
+        };
+        const auto lowest = std::greater<uint64_t>();
+        const auto push   = [&](int32_t i) {
+            if (offer(i)) std::push_heap(heap.begin(), heap.end(), lowest);
         };
         for (int32_t i = 0; i < n; i++) at[size_t(i)] = {byte_id_[uint8_t(piece[size_t(i)])], i - 1, i + 1};
         for (int32_t i = 0; i < n; i++) offer(i);
+        std::make_heap(heap.begin(), heap.end(), lowest);
         while (!heap.empty()) {
-            const Merge& merge = merges_[heap.top() >> 32];
-            const int32_t i    = int32_t(heap.top() & 0x7fffffff);
-            heap.pop();
-            Symbol& left = at[size_t(i)];
+            const Merge& merge = merges_[heap.front() >> 32];
+            const int32_t i    = int32_t(heap.front() & 0x7fffffff);
+            std::pop_heap(heap.begin(), heap.end(), lowest);
+            heap.pop_back();
+            Merging::Symbol& left = at[size_t(i)];
             if (left.id != merge.left || left.next == n || at[size_t(left.next)].id != merge.right) continue;  // gone
             at[size_t(left.next)].id = -1;
             left.id                  = merge.result;
             left.next                = at[size_t(left.next)].next;
             if (left.next < n) at[size_t(left.next)].before = i;
-            offer(left.before);
-            offer(i);
+            push(left.before);
+            push(i);
         }
         for (int32_t i = 0; i < n; i = at[size_t(i)].next) ids.push_back(at[size_t(i)].id);
     }
