@@ -41,12 +41,19 @@ __device__ inline float exp2_fast(float x) {  // 2 ulp; exact at 0, 0 at -inf
     return y;
 }
 
-// Sums of a warp: 16 M rows × N columns.
-template <int M, int N> using Sums = float[M][N / 8][4];
-template <int M, int N> using Pairs = uint32_t[M][N / 16][4];  // as bf16, left factor of the next product
+// What a warp holds of 16 M rows × N columns, in blocks of `Columns`. Structures, because nvcc 12.4 breaks on a template
+// alias of an array.
+template <class T, int M, int N, int Columns>
+struct Blocks {
+    T at[M][N / Columns][4];
+    __device__ auto& operator[](int m) { return at[m]; }
+    __device__ const auto& operator[](int m) const { return at[m]; }
+};
+template <int M, int N> using Sums  = Blocks<float, M, N, 8>;
+template <int M, int N> using Pairs = Blocks<uint32_t, M, N, 16>;  // as bf16, left factor of the next product
 
 template <int M, int N> __device__ inline void clear(Sums<M, N>& c) {
-    for (auto& row : c)
+    for (auto& row : c.at)
         for (auto& block : row)
             for (float& x : block) x = 0.f;
 }
