@@ -9,6 +9,8 @@ EMU_OUT   := build/emulator
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda) /usr)
 NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
 EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
+# g++ looks into /usr/include by itself; named again, it comes too early for libstdc++'s own headers.
+EMU_SYSTEM := $(if $(filter-out /usr/include,$(EMU_CUDA_INCLUDE)),-isystem $(EMU_CUDA_INCLUDE))
 EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' \
                         $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
 
@@ -17,7 +19,7 @@ EMU_CXX      ?= g++
 EMU_VECTOR   := $(shell echo | $(EMU_CXX) -march=native -mprefer-vector-width=512 -E - >/dev/null 2>&1 && \
                         echo -mprefer-vector-width=512)
 EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-trapping-math -ffp-contract=off \
-                -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator -isystem $(EMU_CUDA_INCLUDE) $(EMU_EXTRA)
+                -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator $(EMU_SYSTEM) $(EMU_EXTRA)
 EMU_LINK      = $(EMU_CXX) -shared -pthread -Wl,-soname,$(@F)
 EMU_LZ       := -lzstd
 EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -arch=compute_80 -cudart shared -g -lineinfo -diag-suppress 177
@@ -27,8 +29,12 @@ EMU_RT   := $(wildcard $(EMU)/cudart/*.cpp)
 EMU_BLAS := $(wildcard $(EMU)/cublas/*.cpp)
 EMU_NCCL := $(wildcard $(EMU)/nccl/*.cpp)
 emu_obj   = $(patsubst $(EMU)/%.cpp,$(EMU_OUT)/obj/%.o,$(1))
-EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N) \
-            $(EMU_OUT)/libnccl.so.2
+EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N)
+# NCCL comes by itself, not with the toolkit: without its header nothing here wants it.
+EMU_NCCL_H := $(firstword $(wildcard $(EMU_CUDA_INCLUDE)/nccl.h /usr/include/nccl.h))
+ifneq ($(EMU_NCCL_H),)
+EMU_LIBS += $(EMU_OUT)/libnccl.so.2
+endif
 
 .PHONY: emulator emulator-programs emulator-test emulator-check emulator-bench
 emulator: $(EMU_LIBS)
@@ -69,6 +75,10 @@ $(EMU_OUT)/libnccl.so.2: $(call emu_obj,$(EMU_NCCL)) $(EMU_OUT)/libcudart.so.$(E
 # --- tests: our own units, then the programs as a user runs them ------------------------------------------------------
 EMU_PROGRAMS := $(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(wildcard $(EMU)/programs/*/*.cu))
 EMU_TESTS    := $(wildcard $(EMU)/tests/*.cpp)
+ifeq ($(EMU_NCCL_H),)
+EMU_PROGRAMS := $(filter-out %/nccl_ring %/collective,$(EMU_PROGRAMS))
+EMU_TESTS    := $(filter-out %/test_nccl.cpp,$(EMU_TESTS))
+endif
 
 emulator-programs: $(EMU_PROGRAMS)
 $(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h

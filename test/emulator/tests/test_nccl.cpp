@@ -1,0 +1,83 @@
+// test_nccl.cpp - NCCL between threads; between processes: programs/good/nccl_ring.cu
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <thread>
+
+#include "catch.h"
+#include "device.h"
+
+TEST_CASE("NCCL between threads: sums in rank order, every type, abort", "[nccl]") {
+    const int ranks = GENERATE(1, 2, 5);
+    CAPTURE(ranks);
+    ncclUniqueId id;
+    REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
+    std::vector<std::string> wrong(static_cast<size_t>(ranks));
+    auto rank = [&](int r) {
+        auto expect = [&](bool fine, const char* what) {
+            if (!fine) wrong[size_t(r)] += std::string(what) + "; ";
+        };
+        ncclComm_t comm;
+        cudaStream_t s;
+        cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+        expect(ncclCommInitRank(&comm, ranks, id, r) == ncclSuccess, "init");
+        const int n = 1000;
+        std::vector<int64_t> x(n);
+        for (int i = 0; i < n; i++) x[size_t(i)] = i * (r + 1);
+        DeviceArray<int64_t> in(x), sum(n), all(size_t(n * ranks)), mine(n);
+        ncclAllReduce(in.data, sum.data, n, ncclInt64, ncclSum, comm, s);
+        ncclAllGather(in.data, all.data, n, ncclInt64, comm, s);
+        ncclReduceScatter(all.data, mine.data, n, ncclInt64, ncclMax, comm, s);
+        expect(cudaStreamSynchronize(s) == cudaSuccess, "synchronize");
+        const auto a = sum.host(), b = all.host(), c = mine.host();
+        for (int i = 0; i < n; i++) {
+            expect(a[size_t(i)] == i * ranks * (ranks + 1) / 2, "sum");
+            for (int q = 0; q < ranks; q++) expect(b[size_t(q * n + i)] == i * (q + 1), "gather");
+            expect(c[size_t(i)] == i * (r + 1), "scatter");
+        }
+        ncclGroupStart();  // everybody to everybody
+        for (int q = 0; q < ranks; q++) {
+            ncclSend(in.data + q, 1, ncclInt64, q, comm, s);
+            ncclRecv(all.data + q, 1, ncclInt64, q, comm, s);
+        }
+        expect(ncclGroupEnd() == ncclSuccess, "group");
+        cudaStreamSynchronize(s);
+        const auto d = all.host();
+        for (int q = 0; q < ranks; q++) expect(d[size_t(q)] == r * (q + 1), "exchange");
+
+        ncclComm_t half;
+        expect(ncclCommSplit(comm, r % 2, -r, &half, nullptr) == ncclSuccess, "split");
+        int size = 0, place = -1;
+        ncclCommCount(half, &size);
+        ncclCommUserRank(half, &place);
+        expect(size == (ranks + 1 - r % 2) / 2 && place == size - 1 - r / 2, "ranks of the split");
+        ncclCommDestroy(half);
+        ncclCommDestroy(comm);
+        cudaStreamDestroy(s);
+    };
+    std::vector<std::thread> threads;
+    for (int r = 1; r < ranks; r++) threads.emplace_back(rank, r);
+    rank(0);
+    for (auto& t : threads) t.join();
+    for (const std::string& w : wrong) CHECK(w.empty());
+}
+
+TEST_CASE("an aborted communicator ends the others' operations with an error", "[nccl]") {
+    ncclUniqueId id;
+    ncclGetUniqueId(&id);
+    ncclResult_t seen = ncclSuccess;
+    std::thread waits([&] {
+        ncclComm_t comm;
+        ncclCommInitRank(&comm, 2, id, 0);
+        DeviceArray<float> x(std::vector<float>(10, 1.f));
+        ncclAllReduce(x.data, x.data, 10, ncclFloat, ncclSum, comm, nullptr);
+        cudaStreamSynchronize(nullptr);
+        ncclCommGetAsyncError(comm, &seen);
+        ncclCommAbort(comm);
+    });
+    ncclComm_t comm;
+    ncclCommInitRank(&comm, 2, id, 1);
+    ncclCommAbort(comm);
+    waits.join();
+    CHECK(seen == ncclRemoteError);
+}
