@@ -13,7 +13,8 @@
 # PORTABLE=1 builds for any CPU of this architecture instead of for this machine's own instruction set.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries hold both halves; CUDA=0 builds the CPU half alone. ARCH=90 or
 # ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none that nvcc knows sm_80 and sm_90.
-# Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
+# NVCC_CXX=g++-13 is for an nvcc that refuses $(CXX). Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0
+# leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -28,6 +29,7 @@ COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo
 # ---- CUDA ----------------------------------------------------------------------------------------------------------------
 CUDA     ?= 1
 NVCC     ?= $(if $(filter-out 0,$(CUDA)),$(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))
+NVCC_CXX ?= $(CXX)
 ifneq ($(NVCC),)
 CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-linux-gnu) /usr/lib/x86_64-linux-gnu)
@@ -83,7 +85,7 @@ ifneq ($(NVCC),)
 $(BUILD)/kernels/%.o: kernels/%.cu | libraries
 	@mkdir -p $(@D)
 	@echo '$(NVCC) $(NVFLAGS) -c $< -o $@'
-	@$(NVCC) -ccbin $(CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
+	@$(NVCC) -ccbin $(NVCC_CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
 	@scripts/ptxas.sh --others $(@:.o=.ptxas) >&2
 endif
 $(BUILD)/%.o: %.cu | libraries
