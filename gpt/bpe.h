@@ -195,6 +195,9 @@ class Bpe {
             push(left.before);
             push(i);
         }
+        size_t tokens = 0;
+        for (int32_t i = 0; i < n; i = at[size_t(i)].next) tokens++;
+        if (piece.size() > huge_piece) ids.reserve(ids.size() + tokens);  // growing by doubling would take twice that
         for (int32_t i = 0; i < n; i = at[size_t(i)].next) ids.push_back(at[size_t(i)].id);
     }
 
