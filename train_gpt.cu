@@ -60,7 +60,7 @@ static void claim_folder(Options& o) {
         return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
     };
     if (o.out.empty()) {
-        const std::string base = "runs/" + fs::path(o.model).lexically_normal().filename().string();
+        const std::string base = "runs/" + run_name(o.model);
         o.out                  = base;
         for (int n = 2; taken(o.out); n++) o.out = fmt::format("{}-{}", base, n);
     }

@@ -48,6 +48,13 @@ inline std::vector<int64_t> checkpoints_of(const std::string& run) {
 inline std::string checkpoint_path(const std::string& run, int64_t step) {
     return run + "/checkpoints/" + checkpoint_name(step);
 }
+// What a new run with this model is called: the folder's or preset's name, of a checkpoint its run's.
+inline std::string run_name(const std::string& model) {
+    fs::path path = fs::path(model + "/").lexically_normal().parent_path();
+    if (path.parent_path().filename() == "checkpoints") path = path.parent_path().parent_path();
+    const std::string name = path.filename().string();
+    return name.empty() || name == "." || name == ".." ? "model" : name;
+}
 
 // Optimizer state by name, in the order in which it is stored; masters where the model folder holds less.
 inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, const Model& model,

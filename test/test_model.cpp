@@ -277,6 +277,18 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     CHECK((bits(again) == wanted));
 }
 
+TEST_CASE("a run is named after its model", "[model]") {
+    CHECK(run_name("gpt2") == "gpt2");
+    CHECK(run_name("hub/pythia-160m") == "pythia-160m");
+    CHECK(run_name("hub/pythia-160m//") == "pythia-160m");
+    CHECK(run_name("runs/mine/checkpoints/latest") == "mine");
+    CHECK(run_name("runs/mine/checkpoints/0000010/") == "mine");
+    CHECK(run_name(".") == "model");
+    CHECK(run_name("..") == "model");
+    CHECK(run_name("/") == "model");
+    CHECK(run_name("checkpoints/latest") == "model");
+}
+
 TEST_CASE("with a document mask, loss and gradients are those of the documents apart", "[model]") {
     const Device* dev   = GENERATE(from_range(devices()));
     const bool neox     = GENERATE(false, true);
