@@ -49,6 +49,22 @@ void with_threads(int threads, F f) {
     omp_set_num_threads(before);
 }
 
+// The bytes of all results, after `run` with so many threads.
+using Bytes = std::vector<std::vector<unsigned char>>;
+template <class Make>
+Bytes bytes_with(int threads, Make run) {
+    Bytes b;
+    with_threads(threads, [&] { b = run(); });
+    return b;
+}
+// run() makes its buffers, calls the op and returns the bytes of its results.
+#define CHECK_SAME_FOR_ANY_THREADS(run)        \
+    do {                                       \
+        const Bytes one_ = bytes_with(1, run); \
+        CHECK(one_ == bytes_with(2, run));     \
+        CHECK(one_ == bytes_with(5, run));     \
+    } while (0)
+
 namespace Catch {
 template <>
 struct StringMaker<const Device*> {

@@ -1,4 +1,4 @@
-// golden.h - the models in test/golden (test/make_golden.py), and running models on batches of theirs
+// golden.h - the models in test/golden (test/make_golden.py), a smaller one, and running models on batches of theirs
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -9,6 +9,20 @@
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "test/close.h"
+
+// Either block form, with odd sizes and small enough for finite differences.
+inline Config tiny_config(int64_t context, int64_t vocab, bool neox = false) {
+    Config c       = config_of(*find_preset(neox ? "nano-neox" : "nano"));
+    c.layers       = 2;
+    c.width        = 12;
+    c.heads        = 2;
+    c.feed_forward = 20;
+    c.context      = context;
+    c.vocab        = vocab;
+    if (neox) c.rope.dim = 4;
+    c.check();
+    return c;
+}
 
 inline std::vector<std::string> golden_names() {
     return {"gpt2",          "gpt2_odd",

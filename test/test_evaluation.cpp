@@ -12,18 +12,6 @@ static Tokenizer tokenizer_of(const std::string& text, int entries) {
     words.add(text);
     return Tokenizer(BpeTraining(words).learn(entries));
 }
-static Config tiny_config(int64_t vocab, bool neox = false) {
-    Config c       = config_of(*find_preset(neox ? "nano-neox" : "nano"));
-    c.layers       = 2;
-    c.width        = 12;
-    c.heads        = 2;
-    c.feed_forward = 20;
-    c.context      = 32;
-    c.vocab        = vocab;
-    if (neox) c.rope.dim = 4;
-    c.check();
-    return c;
-}
 // A model for which every token has the same probability at every place: its weight over the sum of all weights.
 static void make_unigram(Model& m, const std::vector<float>& weights) {
     for (const ParamRow& r : param_rows(m.params, m.config)) {
@@ -50,7 +38,7 @@ TEST_CASE("HellaSwag by hand: likeliest ending, and per character", "[evaluation
     REQUIRE(questions.size() == 4);
     CHECK(questions[0].lengths == std::vector<double>{4, 1, 2});
     CHECK(questions[3].lengths == std::vector<double>{2, 2});
-    Model m(tiny_config(257), DType::F32, {2, 32, false}, *dev);
+    Model m(tiny_config(32, 257), DType::F32, {2, 32, false}, *dev);
     std::vector<float> weights(257, 1.f);
     weights[t.encode("a")[0]] = 8, weights[t.encode("b")[0]] = 4, weights[t.encode(" ")[0]] = 2;  // 268 in all
     make_unigram(m, weights);
@@ -78,7 +66,7 @@ TEST_CASE("LAMBADA by hand: last word and perplexity", "[evaluation]") {
     const auto texts = read_lambada(s / "l.jsonl", t);
     REQUIRE(texts.size() == 3);
     CHECK(texts[2].ids == std::vector<int32_t>{t.eot(), t.encode(" a")[0]});  // nothing before the word
-    Model m(tiny_config(258), DType::F32, {1, 16, false}, *dev);
+    Model m(tiny_config(32, 258), DType::F32, {1, 16, false}, *dev);
     std::vector<float> weights(258, 1.f);
     weights[t.encode(" a")[0]] = 16, weights[t.encode(" ")[0]] = 2;  // 274 in all
     make_unigram(m, weights);
@@ -93,7 +81,7 @@ TEST_CASE("texts packed into batches score as each alone", "[evaluation]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool neox   = GENERATE(false, true);
     CAPTURE(dev, neox);
-    const Config c  = tiny_config(23, neox);
+    const Config c  = tiny_config(32, 23, neox);
     const int64_t T = 9;
     Model m(c, DType::F32, {2, T, false}, *dev);
     for (const ParamRow& r : param_rows(m.params, c)) {

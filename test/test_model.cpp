@@ -10,18 +10,6 @@
 #include "test/reference_model.h"
 #include "test/scratch.h"
 
-static Config small_config(bool neox) {
-    Config c       = config_of(*find_preset(neox ? "nano-neox" : "nano"));
-    c.layers       = 2;
-    c.width        = 12;
-    c.heads        = 2;
-    c.feed_forward = 20;
-    c.context      = 7;
-    c.vocab        = 13;
-    if (neox) c.rope.dim = 4;
-    c.check();
-    return c;
-}
 static void scatter(Params& p, const Config& c, Stream s,
                     float std = 0.3f) {  // every weight matters, biases and norms too
     for (const ParamRow& r : param_rows(p, c)) {
@@ -105,7 +93,7 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     const Device* dev = GENERATE(from_range(devices()));
     CAPTURE(dev);
     const bool neox = GENERATE(false, true), parallel = GENERATE(false, true), tied = GENERATE(false, true);
-    Config c    = small_config(neox);
+    Config c    = tiny_config(7, 13, neox);
     c.parallel  = parallel;
     c.tied_head = tied;
     CAPTURE(neox, parallel, tied);
@@ -216,7 +204,7 @@ TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
     const bool neox     = GENERATE(false, true);
     const bool parallel = GENERATE(false, true);
     const bool mask     = GENERATE(false, true);
-    Config c            = small_config(neox);
+    Config c            = tiny_config(7, 13, neox);
     c.layers            = 3;
     c.parallel          = parallel;
     CAPTURE(dev, dtype, neox, parallel, mask);
@@ -234,7 +222,7 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool random = GENERATE(false, true), skipped = GENERATE(false, true);
     CAPTURE(dev, random, skipped);
-    const Config c = small_config(false);
+    const Config c = tiny_config(7, 13, false);
     Model m(c, DType::BF16, {1, 4, true}, *dev);
     scatter(m.params, c, m.stream);
     AdamWSettings settings;
@@ -294,7 +282,7 @@ TEST_CASE("with a document mask, loss and gradients are those of the documents a
     const bool neox     = GENERATE(false, true);
     const bool parallel = GENERATE(false, true);
     CAPTURE(dev, neox, parallel);
-    Config c        = small_config(neox);
+    Config c        = tiny_config(7, 13, neox);
     c.context       = 40;
     c.parallel      = parallel;
     const int64_t B = 3, T = 37, end = 5;
@@ -345,7 +333,7 @@ TEST_CASE("a step whose loss or gradients are not finite leaves everything as it
     const auto where  = GENERATE(as<std::string>{}, "loss", "gradient");
     const float bad   = GENERATE(NAN, INFINITY);
     CAPTURE(dev, where, bad);
-    const Config c = small_config(false);
+    const Config c = tiny_config(7, 13, false);
     Model m(c, DType::BF16, {1, 4, true}, *dev);
     scatter(m.params, c, m.stream);
     AdamW adamw(m, {});
@@ -377,7 +365,7 @@ TEST_CASE("evaluating a model that trains gives the loss of one that does not, t
     const auto dtype  = GENERATE(DType::F32, DType::BF16);
     const bool neox   = GENERATE(false, true);
     CAPTURE(dev, dtype, neox);
-    Config c       = small_config(neox);
+    Config c       = tiny_config(7, 13, neox);
     c.width        = 64;  // wide enough for products that end in gelu
     c.feed_forward = 256;
     std::vector<int32_t> ids(3 * 8);
@@ -406,7 +394,7 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
     const Device* dev = GENERATE(from_range(devices()));
     CAPTURE(dev);
     const bool neox = GENERATE(false, true);
-    Config c        = small_config(neox);
+    Config c        = tiny_config(7, 13, neox);
     c.context       = 64;
     Model m(c, DType::F32, {1, 1, false}, *dev);
     scatter(m.params, c, m.stream);
@@ -478,7 +466,7 @@ TEST_CASE("bf16 model stays near the fp32 one", "[model]") {
     const Device* dev = GENERATE(from_range(devices()));
     CAPTURE(dev);
     const bool neox = GENERATE(false, true);
-    const Config c  = small_config(neox);
+    const Config c  = tiny_config(7, 13, neox);
     const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));

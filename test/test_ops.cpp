@@ -1,8 +1,6 @@
-// test_ops.cpp - embedding, layernorm, matmul, gelu, add, cross entropy, AdamW and sums against test/reference.h
+// test_ops.cpp - embedding, layernorm, matmul, gelu, add, cross entropy and sums against test/reference.h
 //
-// Attention and rope have test_attention.cpp. Every case runs on every device, in both dtypes where the op has both.
-#include <functional>
-
+// Attention and rope have test_attention.cpp, the update test_adamw.cpp. Every case runs on every device, in both dtypes where the op has both.
 #include "kernels/cpu.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
@@ -11,22 +9,6 @@ namespace {
 
 constexpr auto F32 = DType::F32, BF16 = DType::BF16, I32 = DType::I32;
 const Tensor none;
-
-// The bytes of all results, after `run` with so many threads.
-using Bytes = std::vector<std::vector<unsigned char>>;
-template <class Make>
-Bytes bytes_with(int threads, Make run) {
-    Bytes b;
-    with_threads(threads, [&] { b = run(); });
-    return b;
-}
-// run() makes its buffers, calls the op and returns the bytes of its results.
-#define CHECK_SAME_FOR_ANY_THREADS(run)        \
-    do {                                       \
-        const Bytes one_ = bytes_with(1, run); \
-        CHECK(one_ == bytes_with(2, run));     \
-        CHECK(one_ == bytes_with(5, run));     \
-    } while (0)
 
 Values ids(size_t count, int64_t below, uint64_t seed) {
     Dice random(seed);
@@ -595,248 +577,6 @@ TEST_CASE("cross_entropy refuses wrong targets and shapes", "[ops][errors]") {
     CHECK(logits.values() == before);
 }
 
-// ---- adamw ----------------------------------------------------------------------------------------------------------
-
-static Buffer on_device(const Device* dev, const AdamWUpdate& update) {
-    Buffer b(dev, {4}, I32);
-    from_host(b, &update, dev->stream());
-    return b;
-}
-
-// One update of a table of one row.
-static void adamw_row(const Device* dev, const AdamWRow& row, Tensor norm2, const AdamWUpdate& update,
-                      const AdamWRule& rule) {
-    adamw(AdamWTable({row}, *dev), norm2, none, on_device(dev, update), rule, dev->stream());
-}
-
-TEST_CASE("adamw", "[ops]") {
-    const auto dev           = GENERATE(from_range(devices()));
-    const auto dtype         = GENERATE(F32, BF16);
-    const auto n             = GENERATE(1, 7, 33, 40001);
-    const auto count         = GENERATE(as<int64_t>{}, 1, 2, 1000, 1000000000);
-    const auto [norm2, clip] = GENERATE(table<float, float>({{4.f, 1.f}, {4.f, 3.f}, {4.f, 0.f}, {0.f, 1.f}}));
-    const auto decay         = GENERATE(0.f, 0.1f);
-    CAPTURE(dev, dtype, n, count, norm2, clip, decay);
-    const reference::AdamWStep step{1e-2f, 0.9f, 0.95f, 1e-8f, decay, clip, count};
-
-    Buffer master(dev, {n}, F32, Kind::ordinary, 1), m(dev, {n}, F32, Kind::ordinary, 2, 0.1),
-        v(dev, {n}, F32, Kind::ordinary, 3);
-    Values v_values = v.values();
-    for (double& x : v_values) x *= 0.01 * x;
-    v.set(v_values);
-    const Buffer grad(dev, {n}, F32, Kind::ordinary, 4), norm(dev, {1}, F32, Values{norm2});
-    Buffer w_half(dev, {n}, BF16);
-    const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();  // in fp32 the weights are their own master
-    const reference::Moments before{master.values(), m.values(), v.values()};
-    adamw_row(dev, {w, master, m, v, grad, decay}, norm, step.update(), step.rule());
-    const auto want  = reference::adamw<double>(before, grad.values(), norm2, step);
-    const auto plain = reference::adamw<float>(before, grad.values(), norm2, step);
-    CHECK_CLOSE(m, want.m, plain.m);
-    CHECK_CLOSE(v, want.v, plain.v);
-    CHECK_CLOSE(master, want.master, plain.master);
-    if (dtype == BF16) CHECK(w_half.values() == stored(master.values(), BF16));
-}
-
-TEST_CASE("adamw leaves everything alone when the loss or the gradient is not finite", "[ops]") {
-    const auto dev     = GENERATE(from_range(devices()));
-    const float bad    = GENERATE(NAN, INFINITY, -INFINITY);
-    const bool in_loss = GENERATE(false, true);
-    CAPTURE(dev, bad, in_loss);
-    Buffer w(dev, {40}, BF16, Kind::ordinary, 1), master(dev, {40}, F32, Kind::ordinary, 1);
-    Buffer m(dev, {40}, F32, Kind::ordinary, 2), v(dev, {40}, F32, Kind::zeros);
-    const Buffer grad(dev, {40}, F32, Kind::garbage), norm(dev, {1}, F32, Values{in_loss ? 1.f : bad}),
-        loss(dev, {1}, F32, Values{in_loss ? bad : 1.f});
-    const Bytes before{w.bytes(), master.bytes(), m.bytes(), v.bytes()};
-    adamw(AdamWTable({{w, master, m, v, grad, 0.1f}}, *dev), norm, loss,
-          on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 3)), {0.9f, 0.95f, 1e-8f, 1.f}, dev->stream());
-    CHECK(before == Bytes{w.bytes(), master.bytes(), m.bytes(), v.bytes()});
-}
-
-// The rows of a table and their memory: side by side, where most are at odd addresses, or each at 64 bytes.
-struct AdamWRows {
-    Buffer w, master, m, v, grad;
-    std::vector<AdamWRow> rows;
-
-    AdamWRows(const Device* dev, DType dtype, const std::vector<int64_t>& sizes, int64_t apart, bool own_master)
-        : w(dev, {total(sizes, apart)}, dtype, Kind::zeros), master(dev, w.tensor().shape, F32, Kind::ordinary, 1),
-          m(dev, w.tensor().shape, F32, Kind::ordinary, 2, 0.1), v(dev, w.tensor().shape, F32, Kind::ordinary, 3),
-          grad(dev, w.tensor().shape, F32, Kind::ordinary, 4) {
-        Values squares = v.values();
-        for (double& x : squares) x *= 0.01 * x;
-        v.set(squares);
-        int64_t at = 0;
-        for (const int64_t n : sizes) {
-            const auto row  = [&](const Buffer& b) { return b.tensor().rows(at, n); };
-            const size_t i  = rows.size();
-            const Tensor to = dtype == F32 && own_master ? row(master) : row(w);
-            rows.push_back({to, row(master), row(m), row(v), row(grad), i % 2 ? 0.1f : 0.f, i % 3 ? 7 + i : 0});
-            at += ceil(n, apart);
-        }
-    }
-    Bytes bytes() const { return {w.bytes(), master.bytes(), m.bytes(), v.bytes()}; }
-
-  private:
-    static int64_t ceil(int64_t n, int64_t apart) { return (n + apart - 1) / apart * apart; }
-    static int64_t total(const std::vector<int64_t>& sizes, int64_t apart) {
-        int64_t n = 0;
-        for (const int64_t size : sizes) n += ceil(size, apart);
-        return n;
-    }
-};
-
-TEST_CASE("adamw of a table of many rows is that of each row by itself, to the bit", "[ops]") {
-    const auto dev        = GENERATE(from_range(devices()));
-    const auto dtype      = GENERATE(F32, BF16);
-    const bool own_master = GENERATE(false, true);
-    const bool many       = GENERATE(false, true);
-    const auto apart      = GENERATE(as<int64_t>{}, 1, 32);
-    CAPTURE(dev, dtype, own_master, many, apart);
-    std::vector<int64_t> sizes = {1, 3, 4, 4095, 4096, 4097, 8192, 12289};
-    if (many) sizes = std::vector<int64_t>(300, 5);
-    const Buffer norm(dev, {1}, F32, Values{4});
-    const AdamWUpdate update = adamw_update(1e-2f, 0.9f, 0.95f, 3);
-    const AdamWRule rule{0.9f, 0.95f, 1e-8f, 1.f};
-    const AdamWRows together(dev, dtype, sizes, apart, own_master), alone(dev, dtype, sizes, apart, own_master);
-    const Bytes before = together.bytes();
-    CHECK(before == alone.bytes());
-    const AdamWTable table(together.rows, *dev);
-    for (int twice = 0; twice < 2; twice++) {
-        adamw(table, norm, none, on_device(dev, update), rule, dev->stream());
-        for (const AdamWRow& row : alone.rows) adamw_row(dev, row, norm, update, rule);
-    }
-    CHECK(together.bytes() == alone.bytes());
-    CHECK(together.bytes() != before);
-}
-
-// With a rate of 0 the masters stay, so that rounding is all that happens.
-static std::vector<unsigned char> rounded_at_random(const Device* dev, const Values& masters, uint64_t key,
-                                                    int64_t step) {
-    const int64_t n = int64_t(masters.size());
-    Buffer master(dev, {n}, F32, masters), w(dev, {n}, BF16), m(dev, {n}, F32, Kind::zeros),
-        v(dev, {n}, F32, Kind::zeros);
-    const Buffer grad(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32, Values{1});
-    adamw_row(dev, {w, master, m, v, grad, 0.f, key}, norm, adamw_update(0.f, 0.9f, 0.95f, step),
-              {0.9f, 0.95f, 1e-8f, 0.f});
-    CHECK(master.values() == masters);
-    const auto bytes = w.bytes();
-    w.set(Values(masters.size(), 0.));
-    round_at_random(w, master, key, uint32_t(step), dev->stream());
-    CHECK(w.bytes() == bytes);  // the update's rounding alone is the same
-    return bytes;
-}
-
-TEST_CASE("adamw rounds at random to a neighbour, the same one on every machine", "[ops]") {
-    const auto dev = GENERATE(from_range(devices()));
-    const auto n   = GENERATE(1, 3, 4, 63, 10001);
-    CAPTURE(dev, n);
-    Values masters = Buffer(devices()[0], {n}, F32, Kind::ordinary, 1).values();
-    for (size_t i = 0; i < masters.size(); i += 5) masters[i] = stored(masters[i], BF16);
-    const auto bytes = rounded_at_random(dev, masters, 42, 7);
-    CHECK(bytes == rounded_at_random(devices()[0], masters, 42, 7));
-    for (size_t i = 0; i < masters.size(); i++) {
-        bf16 w;
-        std::memcpy(&w, bytes.data() + 2 * i, 2);
-        CAPTURE(i, masters[i], float(w));
-        CHECK(std::fabs(float(w) - masters[i]) < ulp(masters[i], BF16));
-        if (i % 5 == 0) CHECK(double(float(w)) == masters[i]);
-    }
-    if (n < 100) return;
-    CHECK(bytes != rounded_at_random(dev, masters, 42, 8));
-    CHECK(bytes != rounded_at_random(dev, masters, 43, 7));
-}
-
-TEST_CASE("adamw's random rounding has the masters for its mean", "[ops]") {
-    const auto dev     = GENERATE(from_range(devices()));
-    const auto dropped = GENERATE(0.02, 0.25, 0.5, 0.9);  // of the distance between neighbours
-    const auto sign    = GENERATE(1., -1.);
-    const int64_t n    = 40000;
-    const double below = 1.5, gap = ulp(below, BF16);
-    const auto bytes = rounded_at_random(dev, stored(Values(n, sign * (below + dropped * gap)), F32), 9, 3);
-    int64_t up       = 0;
-    for (int64_t i = 0; i < n; i++) {
-        bf16 w;
-        std::memcpy(&w, bytes.data() + 2 * i, 2);
-        up += std::fabs(float(w)) > below;
-    }
-    CAPTURE(dev, dropped, sign, up);
-    const double wanted = n * dropped, deviation = std::sqrt(n * dropped * (1 - dropped));
-    CHECK(std::fabs(double(up) - wanted) < 5 * deviation);
-}
-
-TEST_CASE("adamw refuses wrong shapes and steps", "[ops][errors]") {
-    const auto dev = devices()[0];
-    const Stream s = dev->stream();
-    const AdamWRule rule{0.9f, 0.95f, 1e-8f, 1.f};
-    Buffer w(dev, {8}, BF16, Kind::ordinary), f(dev, {8}, F32, Kind::zeros), seven(dev, {7}, F32, Kind::zeros);
-    const auto table = [&](Tensor master, Tensor m, Tensor v, Tensor grad) {
-        return AdamWTable({{w, f, f, f, f, 0.1f}, {w, master, m, v, grad, 0.1f}}, *dev);
-    };
-    const Buffer norm(dev, {1}, F32, Values{1}), update = on_device(dev, adamw_update(1e-2f, 0.9f, 0.95f, 1));
-    CHECK_REFUSED(table(w, f, f, f), "adamw", "master is (8) bf16, expected (8) fp32");
-    CHECK_REFUSED(table(f, seven, f, f), "adamw", "m is (7)");
-    CHECK_REFUSED(table(f, f, seven, f), "adamw", "v is (7)");
-    CHECK_REFUSED(table(f, f, f, seven), "adamw", "grad is (7)");
-    CHECK_REFUSED(AdamWTable({{w, f, f, f, f, 0.f}, {f, f, f, f, f, 0.f}}, *dev), "adamw", "w is (8) fp32");
-    CHECK_REFUSED(AdamWTable({}, *dev), "adamw", "without rows");
-    const AdamWTable good = table(f, f, f, f);
-    CHECK_REFUSED(adamw(good, f, none, update, rule, s), "adamw", "grad_norm2 is (8)");
-    CHECK_REFUSED(adamw(good, norm, f, update, rule, s), "adamw", "loss is (8)");
-    CHECK_REFUSED(adamw(good, norm, none, norm, rule, s), "adamw", "update is (1)");
-    CHECK_REFUSED(adamw_update(1e-2f, 0.9f, 0.95f, 0), "adamw", "step is 0");
-    CHECK_REFUSED(adamw_update(1e-2f, 1.f, 0.95f, 1), "adamw", "beta1 is 1");
-}
-
-// ---- bytes sent ahead, work recorded once -------------------------------------------------------------------------
-
-TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops]") {
-    const auto dev  = GENERATE(from_range(devices()));
-    const int64_t n = GENERATE(1, 5, 20000);
-    CAPTURE(dev, n);
-    const Stream s = dev->stream();
-    Feed feed(*dev, 4 * n);
-    const Tensor arrived{feed.arrived(), F32, {n}};
-    const auto send = [&](int turn) {
-        float* out = static_cast<float*>(feed.outgoing());
-        for (int64_t i = 0; i < n; i++) out[i] = float(turn * 100000 + i);
-        feed.send();
-    };
-    std::vector<Buffer> seen;
-    for (int turn = 0; turn < 5; turn++) seen.emplace_back(dev, Shape{n}, F32);
-    send(0);
-    for (int turn = 0; turn < 5; turn++) {
-        feed.arrive();
-        copy(seen[turn], arrived, s);
-        send(turn + 1);
-    }
-    for (int turn = 0; turn < 5; turn++) {
-        const Values v = seen[turn].values();
-        CAPTURE(turn);
-        for (int64_t i = 0; i < n; i++) REQUIRE(v[i] == turn * 100000 + i);
-    }
-}
-
-TEST_CASE("work in a graph is done as often as it is run", "[ops]") {
-    const auto dev    = GENERATE(from_range(devices()));
-    const bool record = dev->where() == Machine::cuda && GENERATE(true, false);
-    CAPTURE(dev, record);
-    const Stream s = dev->stream();
-    Buffer total(dev, {1}, F32, Values{0});
-    const Buffer ones(dev, {10000}, F32, Values(10000, 1.0)), many(dev, {3000000}, F32, Kind::zeros);
-    Graph graph(*dev, record);
-    for (int i = 1; i <= 6; i++) {
-        graph.run([&] { sum(total, ones, 1.f, s); });  // in scratch memory
-        if (i == 4) {                                  // which moves here
-            Buffer norm(dev, {1}, F32);
-            squared_norm(norm, many, s);
-        }
-        CHECK(total.values() == Values{10000. * i});
-    }
-}
-
-TEST_CASE("graphs are for GPUs", "[ops][errors]") {
-    CHECK_REFUSED(Graph(*devices()[0], true), "--graph", "--device cuda");
-}
-
 // ---- sums -----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("squared_norm and sum", "[ops]") {
@@ -869,17 +609,13 @@ TEST_CASE("squared_norm and sum show what is not finite", "[ops]") {
 TEST_CASE("elementwise ops and sums are the same for any number of threads", "[ops]") {
     const auto dev  = devices()[0];
     const int64_t n = 100003;
-    const Buffer x(dev, {n}, F32, Kind::ordinary, 1), norm2(dev, {1}, F32, Values{4});
+    const Buffer x(dev, {n}, F32, Kind::ordinary, 1);
     auto run = [&] {
-        Buffer y(dev, {n}, F32), w(dev, {n}, BF16), master(dev, {n}, F32, Kind::ordinary, 2);
-        Buffer m(dev, {n}, F32, Kind::zeros), v(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32),
-            total(dev, {1}, F32, Values{0});
+        Buffer y(dev, {n}, F32), norm(dev, {1}, F32), total(dev, {1}, F32, Values{0});
         gelu_forward(y, x, Gelu::tanh, dev->stream());
-        adamw_row(dev, {w, master, m, v, x, 0.1f, 5}, norm2, adamw_update(1e-2f, 0.9f, 0.95f, 1),
-                  {0.9f, 0.95f, 1e-8f, 1.f});
         squared_norm(norm, x, dev->stream());
         sum(total, x, 1.f, dev->stream());
-        return Bytes{y.bytes(), w.bytes(), master.bytes(), m.bytes(), v.bytes(), norm.bytes(), total.bytes()};
+        return Bytes{y.bytes(), norm.bytes(), total.bytes()};
     };
     CHECK_SAME_FOR_ANY_THREADS(run);
 }

@@ -1,0 +1,54 @@
+// test_device.cpp - bytes sent ahead, and work recorded once
+#include "kernels/ops.h"
+#include "test/reference.h"
+
+constexpr auto F32 = DType::F32;
+
+TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops]") {
+    const auto dev  = GENERATE(from_range(devices()));
+    const int64_t n = GENERATE(1, 5, 20000);
+    CAPTURE(dev, n);
+    const Stream s = dev->stream();
+    Feed feed(*dev, 4 * n);
+    const Tensor arrived{feed.arrived(), F32, {n}};
+    const auto send = [&](int turn) {
+        float* out = static_cast<float*>(feed.outgoing());
+        for (int64_t i = 0; i < n; i++) out[i] = float(turn * 100000 + i);
+        feed.send();
+    };
+    std::vector<Buffer> seen;
+    for (int turn = 0; turn < 5; turn++) seen.emplace_back(dev, Shape{n}, F32);
+    send(0);
+    for (int turn = 0; turn < 5; turn++) {
+        feed.arrive();
+        copy(seen[turn], arrived, s);
+        send(turn + 1);
+    }
+    for (int turn = 0; turn < 5; turn++) {
+        const Values v = seen[turn].values();
+        CAPTURE(turn);
+        for (int64_t i = 0; i < n; i++) REQUIRE(v[i] == turn * 100000 + i);
+    }
+}
+
+TEST_CASE("work in a graph is done as often as it is run", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const bool record = dev->where() == Machine::cuda && GENERATE(true, false);
+    CAPTURE(dev, record);
+    const Stream s = dev->stream();
+    Buffer total(dev, {1}, F32, Values{0});
+    const Buffer ones(dev, {10000}, F32, Values(10000, 1.0)), many(dev, {3000000}, F32, Kind::zeros);
+    Graph graph(*dev, record);
+    for (int i = 1; i <= 6; i++) {
+        graph.run([&] { sum(total, ones, 1.f, s); });  // in scratch memory
+        if (i == 4) {                                  // which moves here
+            Buffer norm(dev, {1}, F32);
+            squared_norm(norm, many, s);
+        }
+        CHECK(total.values() == Values{10000. * i});
+    }
+}
+
+TEST_CASE("graphs are for GPUs", "[ops][errors]") {
+    CHECK_REFUSED(Graph(*devices()[0], true), "--graph", "--device cuda");
+}
