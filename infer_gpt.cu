@@ -2,13 +2,13 @@
 #include <iostream>
 #include <iterator>
 
+#include "data/tokenizer.h"
 #include "gpt/checkpoint.h"
 #include "gpt/cli.h"
 #include "gpt/evaluation.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/log.h"
-#include "gpt/tokenizer.h"
 
 struct Options {
     std::string model, activation, tokenizer, prompt, prompt_file, score, ids, dtype = "auto", device = "auto";
@@ -133,7 +133,11 @@ static void evaluate(Model& model, const Tokenizer& tokenizer, const Options& o)
     nlohmann::ordered_json j;
     if (o.eval[0] == "hellaswag") {
         const HellaSwagScore s = score_hellaswag(model, read_hellaswag(file, tokenizer));
-        j = {{"eval", "hellaswag"}, {"file", file}, {"questions", s.questions}, {"acc", s.acc}, {"acc_norm", s.acc_norm}};
+        j                      = {{"eval", "hellaswag"},
+                                  {"file", file},
+                                  {"questions", s.questions},
+                                  {"acc", s.acc},
+                                  {"acc_norm", s.acc_norm}};
     } else {
         const LambadaScore s = score_lambada(model, read_lambada(file, tokenizer));
         j = {{"eval", "lambada"}, {"file", file}, {"texts", s.texts}, {"acc", s.acc}, {"perplexity", s.perplexity}};

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "data/tokenizer.h"
 #include "gpt/checkpoint.h"
 #include "gpt/comm.h"
 #include "gpt/evaluation.h"
@@ -11,7 +12,6 @@
 #include "gpt/options.h"
 #include "gpt/plan.h"
 #include "gpt/step.h"
-#include "gpt/tokenizer.h"
 #include "kernels/measure.h"
 
 // The first Ctrl-C or SIGTERM asks the loop to finish its step, save and stop; the second ends the program at once.
@@ -39,7 +39,7 @@ static void list_models() {
 
 // The quick-start data when nothing was asked for, and files that lie where one expects them.
 static void find_files(Options& o, const Preset* preset) {
-    const std::string home = "data/austen/";
+    const std::string home = "data/sets/austen/";
     if (o.train_data.empty() && preset && o.model == "quickstart") {
         CHECK(fs::exists(home + "austen_train_000000.bin"),
               "no --train-data, and the quick-start text is not prepared; `make quickstart` prepares it and trains");
@@ -405,7 +405,7 @@ static int run(int argc, char** argv) {
     comm.expect_same(print, "the weights");
     graph.reset();  // first, because NCCL ends when no graph holds its sums any more
     comm.finish();
-    const bool gpu          = dev.where() == Machine::cuda;
+    const bool gpu = dev.where() == Machine::cuda;
     const int64_t peak =
         gpu ? free - dev.free_bytes() : peak_bytes();  // on a GPU, all that was allocated is still there
     log.record({{"event", "end"},

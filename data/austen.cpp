@@ -15,7 +15,7 @@
 #include <string>
 #include <string_view>
 
-#include "gpt/files.h"
+#include "data/files.h"
 
 // Takes numbers and bytes from the front of a stretch, and never more than it has.
 struct Cursor {

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # austen.sh - the quick-start corpus: Jane Austen's six novels, 4.0 MB of public-domain prose, as one text file
 #
-#   data/austen.sh [FILE]     default data/austen/austen.txt
+#   data/austen.sh [FILE]     default data/sets/austen/austen.txt
 #
 # The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). Its data file is
 # taken out of the package without installing anything; build/austen turns it into text (see austen.cpp).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-data/austen/austen.txt}
+out=${1:-data/sets/austen/austen.txt}
 build=${BUILD:-build}
 package=r-cran-janeaustenr
 installed=/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb
@@ -27,8 +27,8 @@ give_up() {
     cat >&2 <<HELP
 Any other text will do. Put it in $out, or give it to the programs by name:
     data/fetch.sh tinyshakespeare                1.1 MB of Shakespeare, by curl
-    ./tokenize --train-bpe 4096 --input your.txt --output data/your/tokenizer.json
-    ./tokenize --tokenizer data/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/your/your
+    ./tokenize --train-bpe 4096 --input your.txt --output data/sets/your/tokenizer.json
+    ./tokenize --tokenizer data/sets/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/sets/your/your
 HELP
     exit 1
 }

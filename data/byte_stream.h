@@ -15,7 +15,7 @@
 #include <string_view>
 #include <utility>
 
-#include "gpt/files.h"
+#include "data/files.h"
 
 class ByteStream {
   public:

@@ -19,10 +19,10 @@
 #include <vector>
 
 #include "data/byte_stream.h"
+#include "data/files.h"
 #include "data/json_field.h"
-#include "gpt/files.h"
-#include "gpt/random.h"
-#include "gpt/tokenizer.h"
+#include "data/tokenizer.h"
+#include "kernels/random.h"
 
 // A document or a part of one, as it stands in the file.
 struct Part {

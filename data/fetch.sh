@@ -3,7 +3,7 @@
 #
 #   data/fetch.sh NAME [--parts FIRST-LAST] [--mirror URL] [--out FOLDER] [--tokenizer FILE]
 #
-# Files go to FOLDER (data/NAME). --tokenizer makes shards of text; of Parquet files with a python3 (PYTHON= names it) that
+# Files go to FOLDER (data/sets/NAME). --tokenizer makes shards of text; of Parquet files with a python3 (PYTHON= names it) that
 # has pyarrow. --mirror URL/… stands for https://host/ of each address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,7 +42,7 @@ hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag
 rows=$(grep "^$name " <<<"$table") || die "no data set '$name'; there are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 [ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
-out=${out:-data/$name} python=${PYTHON:-python3}
+out=${out:-data/sets/$name} python=${PYTHON:-python3}
 if [ -n "$tokenizer" ]; then   # said before anything is fetched
     case $rows in
         *.bin* | *.json | *.json\ * | hellaswag*) die "$name is used as it is, without --tokenizer" ;;

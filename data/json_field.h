@@ -71,21 +71,14 @@ class JsonField {
     }
     const char* kind() {
         switch (peek()) {
-            case -1:
-                return "nothing";
-            case '{':
-                return "an object";
-            case '[':
-                return "a list";
-            case '"':
-                return "a string";
-            case 'n':
-                return "null";
+            case -1: return "nothing";
+            case '{': return "an object";
+            case '[': return "a list";
+            case '"': return "a string";
+            case 'n': return "null";
             case 't':
-            case 'f':
-                return "a boolean";
-            default:
-                return (peek() >= '0' && peek() <= '9') || peek() == '-' ? "a number" : "not JSON";
+            case 'f': return "a boolean";
+            default: return (peek() >= '0' && peek() <= '9') || peek() == '-' ? "a number" : "not JSON";
         }
     }
 
@@ -199,30 +192,16 @@ class JsonField {
         take();
         const int c = take();
         switch (c) {
-            case 'n':
-                out += '\n';
-                return;
-            case 't':
-                out += '\t';
-                return;
-            case 'r':
-                out += '\r';
-                return;
-            case 'b':
-                out += '\b';
-                return;
-            case 'f':
-                out += '\f';
-                return;
+            case 'n': out += '\n'; return;
+            case 't': out += '\t'; return;
+            case 'r': out += '\r'; return;
+            case 'b': out += '\b'; return;
+            case 'f': out += '\f'; return;
             case '"':
             case '\\':
-            case '/':
-                out += char(c);
-                return;
-            case 'u':
-                break;
-            default:
-                bad("one of \"\\/bfnrtu after a backslash");
+            case '/': out += char(c); return;
+            case 'u': break;
+            default: bad("one of \"\\/bfnrtu after a backslash");
         }
         uint32_t code = hex();
         if (code >= 0xd800 && code < 0xdc00) {

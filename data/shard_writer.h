@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "gpt/files.h"
+#include "data/files.h"
 
 class ShardWriter {
   public:

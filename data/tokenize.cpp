@@ -12,13 +12,13 @@
 #include <thread>
 #include <vector>
 
+#include "data/bpe_training.h"
 #include "data/documents.h"
 #include "data/in_order.h"
+#include "data/shard.h"
 #include "data/shard_writer.h"
-#include "gpt/bpe_training.h"
+#include "data/tokenizer.h"
 #include "gpt/cli.h"
-#include "gpt/shard.h"
-#include "gpt/tokenizer.h"
 
 struct Options {
     std::vector<std::string> input, mix;

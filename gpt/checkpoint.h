@@ -14,11 +14,11 @@
 #include <filesystem>
 #include <string>
 
+#include "data/json.h"
+#include "data/loader.h"
+#include "data/tokenizer_json.h"
 #include "gpt/hf.h"
-#include "gpt/json.h"
-#include "gpt/loader.h"
 #include "gpt/optimizer.h"
-#include "gpt/tokenizer_json.h"
 
 struct TrainState {
     int64_t step = 0, tokens = 0;  // done so far

@@ -23,12 +23,12 @@
 #include <utility>
 #include <vector>
 
-#include "gpt/random.h"
 #include "kernels/collective.h"
+#include "kernels/random.h"
 
 struct Ranks {
     int rank = 0, world = 1;  // of all processes
-    int local = 0;            // of those on this machine: the number of its GPU
+    int local           = 0;  // of those on this machine: the number of its GPU
     // Where rank 0 waits for the others.
     std::string address = "127.0.0.1", port = "29500";
 };

@@ -127,7 +127,7 @@ inline void gptj_facts(Config& c) {
     c.rope.dim               = 64;
     // Its residual matrices had this deviation. In mesh-transformer-jax the embedding has 1/√V instead, all other
     // matrices 1/√C, and every normal is cut off at two deviations.
-    c.init = Init::neox;
+    c.init                   = Init::neox;
 }
 inline void neox_facts(Config& c) {
     c.model_type = "gpt_neox";

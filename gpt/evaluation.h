@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
-#include "gpt/json.h"
+#include "data/json.h"
+#include "data/tokenizer.h"
 #include "gpt/model.h"
-#include "gpt/tokenizer.h"
 
 // ---- the files ------------------------------------------------------------------------------------------------------
 

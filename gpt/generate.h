@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "gpt/model.h"
-#include "gpt/random.h"
 #include "kernels/cpu.h"
+#include "kernels/random.h"
 
 struct Sampling {
     float temperature = 1.f;  // 0: always the likeliest

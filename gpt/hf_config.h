@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "data/json.h"
 #include "gpt/config.h"
-#include "gpt/json.h"
 
 // What a family calls the sizes that they all have, how it says the rest, and the class that transformers loads it
 // with.

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "gpt/json.h"
+#include "data/json.h"
 #include "gpt/plot.h"
 
 // 1,234,567 · 12.3k · 4.56M · 1h02m: numbers for people
@@ -138,8 +138,8 @@ class Log {
                 {"questions", questions},
                 {"ms", std::round(seconds * 1e4) / 10}});
         clear();
-        fmt::print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {} questions\n", "eval", 100 * acc, 100 * acc_norm,
-                   questions);
+        fmt::print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {} questions\n", "eval", 100 * acc,
+                   100 * acc_norm, questions);
         std::fflush(stdout);
     }
     void sample(int64_t step, const std::string& text) {

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "data/loader.h"
 #include "gpt/config.h"
-#include "gpt/loader.h"
 #include "gpt/params.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
@@ -233,8 +233,8 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     rope_backward(a.dqkv, batch.positions, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // after dres was read above, before dln is reused
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
-    layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1,
-                       c.shared_norm ? Into::add : grads, s);
+    layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, c.shared_norm ? Into::add : grads,
+                       s);
 }
 
 // Attention over a whole batch, as layer l has it.

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "data/json.h"
 #include "gpt/cli.h"
 #include "gpt/config.h"
 #include "gpt/generate.h"
-#include "gpt/json.h"
 #include "gpt/optimizer.h"
 
 struct Options {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "gpt/config.h"
-#include "gpt/random.h"
 #include "kernels/device.h"
+#include "kernels/random.h"
 
 struct Block {
     Tensor ln1_w, ln1_b, qkv_w, qkv_b, proj_w, proj_b;  // (C) (C) (3C,C) (3C) (C,C) (C)

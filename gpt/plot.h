@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "gpt/files.h"
+#include "data/files.h"
 
 struct PlotPoint {
     double tokens, loss;  // a loss that is not finite leaves a gap
@@ -38,17 +38,17 @@ class Canvas {
     // Strokes collect as ink, at each pixel the strongest, and become visible together: crossings don't darken.
     void stroke(double x0, double y0, double x1, double y1, double thick) {
         const double dx = x1 - x0, dy = y1 - y0, length2 = dx * dx + dy * dy, reach = thick / 2 + 1;
-        const int    left = int(std::max(0., std::min(x0, x1) - reach)),
-                     right = int(std::min(width - 1., std::max(x0, x1) + reach));
-        const int    top = int(std::max(0., std::min(y0, y1) - reach)),
-                     bottom = int(std::min(height - 1., std::max(y0, y1) + reach));
+        const int left   = int(std::max(0., std::min(x0, x1) - reach)),
+                  right  = int(std::min(width - 1., std::max(x0, x1) + reach));
+        const int top    = int(std::max(0., std::min(y0, y1) - reach)),
+                  bottom = int(std::min(height - 1., std::max(y0, y1) + reach));
         for (int y = top; y <= bottom; y++)
             for (int x = left; x <= right; x++) {
                 const double px = x + 0.5 - x0, py = y + 0.5 - y0;
-                const double t    = length2 > 0 ? std::clamp((px * dx + py * dy) / length2, 0., 1.) : 0;
+                const double t  = length2 > 0 ? std::clamp((px * dx + py * dy) / length2, 0., 1.) : 0;
                 const double ex = px - t * dx, ey = py - t * dy, away = std::sqrt(ex * ex + ey * ey);
-                float&       ink  = ink_[y * width + x];
-                ink               = std::max(ink, float(std::clamp(thick / 2 + 0.5 - away, 0., 1.)));
+                float& ink = ink_[y * width + x];
+                ink        = std::max(ink, float(std::clamp(thick / 2 + 0.5 - away, 0., 1.)));
             }
     }
     void show_ink(int left, int top, int right, int bottom, Color c) {
@@ -69,17 +69,19 @@ class Canvas {
         for (int q = 0; q < quads; q++) {
             const float* first = &corners[q * 16];
             const float* third = first + 8;
-            const int    x0 = int(2 * first[0]) - shift, x1 = int(2 * third[0]) - shift;
-            const int    y0 = int(2 * first[1]), y1 = int(2 * third[1]);
-            if (up) box(x + y0, y - x1, x + y1, y - x0, c);
-            else box(x + x0, y + y0, x + x1, y + y1, c);
+            const int x0 = int(2 * first[0]) - shift, x1 = int(2 * third[0]) - shift;
+            const int y0 = int(2 * first[1]), y1 = int(2 * third[1]);
+            if (up)
+                box(x + y0, y - x1, x + y1, y - x0, c);
+            else
+                box(x + x0, y + y0, x + x1, y + y1, c);
         }
     }
 
     void save(const std::string& path) const {
         OutputFile file(path);
         std::string png;
-        const auto  append = [](void* to, void* data, int size) {
+        const auto append = [](void* to, void* data, int size) {
             static_cast<std::string*>(to)->append(static_cast<const char*>(data), size);
         };
         const int done = stbi_write_png_to_func(append, &png, width, height, 3, rgb_.data(), 3 * width);
@@ -95,13 +97,13 @@ class Canvas {
         return s;
     }
     void blend(int x, int y, Color c, float opacity) {
-        uint8_t*    p    = &rgb_[3 * (y * width + x)];
+        uint8_t* p       = &rgb_[3 * (y * width + x)];
         const float to[] = {c.r, c.g, c.b};
         for (int i = 0; i < 3; i++) p[i] = uint8_t(p[i] + opacity * (255 * to[i] - p[i]) + 0.5f);
     }
 
     std::vector<uint8_t> rgb_;
-    std::vector<float>   ink_;
+    std::vector<float> ink_;
 };
 
 // The step of 1, 2 or 5 times a power of ten that divides `range` into at most `most` parts.
@@ -133,7 +135,7 @@ inline std::pair<double, double> loss_range(const std::vector<PlotPoint>& train,
     if (all.empty()) return {0, 1};
     std::sort(all.begin(), all.end());
     const double low = all.front(), most = all[all.size() * 9 / 10];
-    const double high = std::min(all.back(), 3 * std::abs(most) + 0.1);
+    const double high   = std::min(all.back(), 3 * std::abs(most) + 0.1);
     const double margin = std::max(0.05 * (high - low), 0.02 * std::max(std::abs(high), 1.));
     return {low - margin, high + margin};
 }
@@ -145,8 +147,8 @@ inline std::vector<PlotPoint> trend(const std::vector<PlotPoint>& points) {
     if (n <= most) return points;
     std::vector<PlotPoint> averages;
     for (int64_t k = 0; k <= most; k++) {
-        const int64_t       at    = k * (n - 1) / most;
-        const int64_t       reach = std::min({n / 100, at, n - 1 - at});  // symmetric: a falling curve is not shifted
+        const int64_t at    = k * (n - 1) / most;
+        const int64_t reach = std::min({n / 100, at, n - 1 - at});  // symmetric: a falling curve is not shifted
         std::vector<double> near;
         for (int64_t j = at - reach; j <= at + reach; j++)
             if (std::isfinite(points[j].loss)) near.push_back(points[j].loss);
@@ -162,21 +164,21 @@ inline void loss_png(const std::string& path, const std::string& title, const st
                      const std::vector<PlotPoint>& val) {
     const Color black{0.1f, 0.1f, 0.12f}, grey{0.4f, 0.4f, 0.42f}, grid{0.9f, 0.9f, 0.91f}, white{1, 1, 1};
     const Color pale_blue{0.74f, 0.83f, 0.94f}, blue{0.12f, 0.39f, 0.71f}, orange{0.88f, 0.4f, 0.04f};
-    Canvas      c(1200, 800);
-    const int   left = 130, right = c.width - 40, top = 70, bottom = c.height - 90;
+    Canvas c(1200, 800);
+    const int left = 130, right = c.width - 40, top = 70, bottom = c.height - 90;
 
     double last_token = 1;
     for (const auto* points : {&train, &val})
         for (const PlotPoint& p : *points) last_token = std::max(last_token, p.tokens);
     const auto [low, high] = loss_range(train, val);
-    const auto x_of = [&](double tokens) { return left + tokens / last_token * (right - left - 20); };
-    const auto y_of = [&, low = low, high = high](double loss) {
+    const auto x_of        = [&](double tokens) { return left + tokens / last_token * (right - left - 20); };
+    const auto y_of        = [&, low = low, high = high](double loss) {
         return std::max(bottom - (loss - low) / (high - low) * (bottom - top), -1e4);  // far above is far enough
     };
 
     c.text((left + right) / 2, 28, title.size() > 90 ? title.substr(0, 87) + "..." : title, black, Canvas::center);
     const double x_step = tick_step(last_token, 8), y_step = tick_step(high - low, 8);
-    const int    digits = std::max(0, int(std::ceil(-std::log10(y_step) - 1e-9)));
+    const int digits = std::max(0, int(std::ceil(-std::log10(y_step) - 1e-9)));
     for (int64_t i = 0; i * x_step <= last_token; i++) {
         const int x = int(x_of(i * x_step));
         c.box(x, top, x + 1, bottom, grid);
@@ -196,7 +198,7 @@ inline void loss_png(const std::string& path, const std::string& title, const st
     const auto draw = [&](const std::vector<PlotPoint>& points, double thick, double dot, Color color) {
         const PlotPoint* before = nullptr;
         for (const PlotPoint& p : points) {
-            const bool   shown = std::isfinite(p.loss);
+            const bool shown = std::isfinite(p.loss);
             const double x = x_of(p.tokens), y = shown ? y_of(p.loss) : 0;
             if (shown && before) c.stroke(x_of(before->tokens), y_of(before->loss), x, y, thick);
             if (shown && dot > 0) c.stroke(x, y, x, y, dot);

@@ -16,14 +16,14 @@
 #include <string>
 #include <vector>
 
-#include "gpt/files.h"
-#include "gpt/json.h"
+#include "data/files.h"
+#include "data/json.h"
 #include "kernels/cpu.h"
 
 // Bytes of an element of a stored type, by its name in the header; 0 for a name that we don't know.
 inline int64_t stored_size(const std::string& dtype) {
     static const std::map<std::string, int64_t> sizes = {
-        {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},  {"I32", 4},
+        {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4},
         {"I16", 2}, {"I8", 1},  {"U64", 8}, {"U32", 4},  {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
     const auto found = sizes.find(dtype);
     return found == sizes.end() ? 0 : found->second;
@@ -39,16 +39,20 @@ struct fp16 {
         uint32_t u;
         std::memcpy(&u, &f, 4);
         const uint32_t sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
-        if (rest > 0x7f800000u) bits = uint16_t(sign | 0x7e00u);        // NaN
-        else if (rest >= 0x477ff000u) bits = uint16_t(sign | 0x7c00u);  // 65520 rounds up
-        else if (rest < 0x38800000u) bits = uint16_t(sign | uint32_t(std::lrint(std::fabs(f) * 0x1p24f)));  // subnormal
-        else bits = uint16_t(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
+        if (rest > 0x7f800000u)
+            bits = uint16_t(sign | 0x7e00u);  // NaN
+        else if (rest >= 0x477ff000u)
+            bits = uint16_t(sign | 0x7c00u);  // 65520 rounds up
+        else if (rest < 0x38800000u)
+            bits = uint16_t(sign | uint32_t(std::lrint(std::fabs(f) * 0x1p24f)));  // subnormal
+        else
+            bits = uint16_t(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
     }
     operator float() const {
         const uint32_t sign = uint32_t(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
         const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN keep their place
         const uint32_t normal         = sign | ((rest << 13) + (exponent_shift << 23));
-        float          f;
+        float f;
         std::memcpy(&f, &normal, 4);
         return rest < 0x0400u ? (sign ? -0x1p-24f : 0x1p-24f) * float(rest) : f;
     }
@@ -56,13 +60,14 @@ struct fp16 {
 
 // A tensor in a mapped file. Its bytes may start at any address.
 struct StoredTensor {
-    std::string      name, dtype, file;
-    Shape            shape;
-    const std::byte* data  = nullptr;
-    int64_t          bytes = 0;
+    std::string name, dtype, file;
+    Shape shape;
+    const std::byte* data = nullptr;
+    int64_t bytes         = 0;
 
     // out[0, numel) = the elements, as T (float or bf16), rounded where T holds less than the file does.
-    template <class T> void read_into(T* out) const {
+    template <class T>
+    void read_into(T* out) const {
         if (dtype == "F32") return convert<float>(out);
         if (dtype == "F16") return convert<fp16>(out);
         if (dtype == "BF16") return convert<bf16>(out);
@@ -73,9 +78,10 @@ struct StoredTensor {
 
   private:
     // Slab by slab, whose pages then leave memory: reading a model takes little more than the model.
-    template <class S, class T> void convert(T* out) const {
+    template <class S, class T>
+    void convert(T* out) const {
         constexpr int64_t slab = 1 << 22;
-        const std::byte*  in   = data;
+        const std::byte* in    = data;
         for (int64_t first = 0, n = shape.numel(); first < n; first += slab) {
             const int64_t count = std::min(slab, n - first);
             cpu::parallel_ranges(count, 1 << 16, [=](int64_t begin, int64_t end) {
@@ -106,14 +112,18 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
             }
         });
     };
-    if (dtype == "F32") convert(float(0));
-    else if (dtype == "BF16") convert(bf16(0.f));
-    else if (dtype == "F16") convert(fp16(0.f));
-    else fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
+    if (dtype == "F32")
+        convert(float(0));
+    else if (dtype == "BF16")
+        convert(bf16(0.f));
+    else if (dtype == "F16")
+        convert(fp16(0.f));
+    else
+        fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
     if (dtype == "F16")
         for (int64_t i = 0; i < n; i++)
-            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]), "tensor \"{}\" holds {}, too large for fp16; fp32 and bf16 hold it", name,
-                      x[i]);
+            CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]),
+                      "tensor \"{}\" holds {}, too large for fp16; fp32 and bf16 hold it", name, x[i]);
     return bytes;
 }
 
@@ -136,16 +146,20 @@ inline std::vector<std::string> weight_files(const std::string& folder) {
 class SafetensorsReader {
   public:
     explicit SafetensorsReader(const std::string& path) : path_(path) {
-        std::error_code   none;
-        const auto        exists = [&](const std::string& p) { return std::filesystem::exists(p, none); };
+        std::error_code none;
+        const auto exists        = [&](const std::string& p) { return std::filesystem::exists(p, none); };
         const std::string single = path + "/model.safetensors", index = path + "/model.safetensors.index.json";
-        if (!std::filesystem::is_directory(path, none)) add_file(path);
-        else if (exists(single)) add_file(single);
-        else if (exists(index)) add_shards(index);
-        else refuse_folder();
+        if (!std::filesystem::is_directory(path, none))
+            add_file(path);
+        else if (exists(single))
+            add_file(single);
+        else if (exists(index))
+            add_shards(index);
+        else
+            refuse_folder();
     }
 
-    const std::string&                         path() const { return path_; }
+    const std::string& path() const { return path_; }
     // Other weights in the folder that were not read.
     std::vector<std::string> unread() const {
         std::vector<std::string> names;
@@ -158,9 +172,8 @@ class SafetensorsReader {
     }
     // What was read and what was not, in words.
     std::string description() const {
-        std::string text = files_.size() > 1
-                               ? fmt::format("model.safetensors.index.json, {} shards", files_.size())
-                               : std::filesystem::path(files_[0]->path()).filename().string();
+        std::string text = files_.size() > 1 ? fmt::format("model.safetensors.index.json, {} shards", files_.size())
+                                             : std::filesystem::path(files_[0]->path()).filename().string();
         for (const std::string& name : unread()) text += (text.find(", not ") == text.npos ? ", not " : ", ") + name;
         return text;
     }
@@ -195,9 +208,9 @@ class SafetensorsReader {
         const std::string_view text = f.text().substr(8, length);
         CHECK(!text.empty() && text[0] == '{', "{}: its header is not JSON: not a safetensors file", path);
 
-        const nlohmann::json      header = parse_json(text, path, 4);
-        const std::byte*          data   = f.data() + 8 + length;
-        const int64_t             bytes  = f.size() - 8 - int64_t(length);
+        const nlohmann::json header = parse_json(text, path, 4);
+        const std::byte* data       = f.data() + 8 + length;
+        const int64_t bytes         = f.size() - 8 - int64_t(length);
         std::vector<StoredTensor> found;
         for (const auto& [name, entry] : header.items())
             if (name != "__metadata__") found.push_back(read_entry(entry, name, path, data, bytes));
@@ -206,7 +219,7 @@ class SafetensorsReader {
         std::sort(found.begin(), found.end(), [](const StoredTensor& a, const StoredTensor& b) {
             return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
         });
-        int64_t     end    = 0;
+        int64_t end        = 0;
         std::string before = "the header";
         for (const StoredTensor& t : found) {
             const int64_t begin = t.data - data;
@@ -228,7 +241,7 @@ class SafetensorsReader {
     static StoredTensor read_entry(const nlohmann::json& entry, const std::string& name, const std::string& path,
                                    const std::byte* data, int64_t bytes) {
         const std::string where = fmt::format("{}: tensor {}", path, StoredTensor::quoted(name));
-        const auto        is    = [&](const char* key) { return entry.is_object() && entry.contains(key); };
+        const auto is           = [&](const char* key) { return entry.is_object() && entry.contains(key); };
         CHECK(is("dtype") && is("shape") && is("data_offsets"), "{} needs dtype, shape and data_offsets, has {}", where,
               entry.dump().substr(0, 200));
         const auto &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
@@ -263,11 +276,11 @@ class SafetensorsReader {
         const nlohmann::json root = read_json(index, 4);
         CHECK(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(),
               "{}: there is no \"weight_map\" object", index);
-        const auto&           map = root["weight_map"];
+        const auto& map = root["weight_map"];
         std::set<std::string> shards;
         for (const auto& [name, file] : map.items()) {
             const std::string shard = file.is_string() ? file.get<std::string>() : "";
-            const bool        plain = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+            const bool plain        = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
             CHECK(plain && std::filesystem::path(shard).extension() == ".safetensors",
                   "{}: tensor {} is said to be in {}, which is not the name of a .safetensors file in this folder",
                   index, StoredTensor::quoted(name), file.dump().substr(0, 200));
@@ -275,8 +288,8 @@ class SafetensorsReader {
         }
         for (const std::string& shard : shards) add_file(path_ + "/" + shard);
         for (const auto& [name, file] : map.items()) {
-            const std::string   shard = path_ + "/" + file.get<std::string>();
-            const StoredTensor* t     = find(name);
+            const std::string shard = path_ + "/" + file.get<std::string>();
+            const StoredTensor* t   = find(name);
             CHECK(t && t->file == shard, "{}: tensor {} is not in {}, as it should be", index,
                   StoredTensor::quoted(name), shard);
         }
@@ -287,27 +300,29 @@ class SafetensorsReader {
         CHECK(!names.empty(), "{}: this folder has neither model.safetensors nor model.safetensors.index.json", path_);
         const std::string ending = std::filesystem::path(names[0]).extension().string();
         const bool pickle        = ending == ".bin" || ending == ".pt" || ending == ".pth" || ending == ".ckpt";
-        fail("{}/{} is {}; {}:\n    python3 -c \"from transformers import AutoModelForCausalLM as A; "
-             "A.from_pretrained('{}').save_pretrained('{}')\"",
-             path_, names[0],
-             pickle ? "a Python pickle, which can run code when it is opened" : "not what we read, which is model.safetensors",
-             pickle ? "if you trust it, convert it" : "convert it", path_, path_);
+        fail(
+            "{}/{} is {}; {}:\n    python3 -c \"from transformers import AutoModelForCausalLM as A; "
+            "A.from_pretrained('{}').save_pretrained('{}')\"",
+            path_, names[0],
+            pickle ? "a Python pickle, which can run code when it is opened"
+                   : "not what we read, which is model.safetensors",
+            pickle ? "if you trust it, convert it" : "convert it", path_, path_);
     }
 
     static bool is_size(const nlohmann::json& j) {
         return j.is_number_unsigned() && j.get<uint64_t>() <= uint64_t(std::numeric_limits<int64_t>::max());
     }
 
-    std::string                              path_;
+    std::string path_;
     std::vector<std::unique_ptr<MappedFile>> files_;
-    std::map<std::string, StoredTensor>      tensors_;
+    std::map<std::string, StoredTensor> tensors_;
 };
 
 // One tensor of a file to be written; dtype by its stored name, as stored_name(DType::BF16).
 struct StoredRow {
     std::string name, dtype;
-    Shape       shape;
-    int64_t     bytes() const { return shape.numel() * stored_size(dtype); }
+    Shape shape;
+    int64_t bytes() const { return shape.numel() * stored_size(dtype); }
 };
 
 // Writes one file as a stream: all the rows first, then the bytes of each row in that order, in any number of pieces.
@@ -317,7 +332,7 @@ class SafetensorsWriter {
     SafetensorsWriter(const std::string& path, std::vector<StoredRow> rows)
         : path_(path), file_(path), rows_(std::move(rows)) {
         nlohmann::ordered_json header = {{"__metadata__", {{"format", "pt"}}}};  // transformers insists on it
-        int64_t                end    = 0;
+        int64_t end                   = 0;
         for (const StoredRow& r : rows_) {
             CHECK(stored_size(r.dtype), "{}: tensor \"{}\" has the unknown dtype {}", path, r.name, r.dtype);
             CHECK(!header.contains(r.name), "{}: two tensors are called \"{}\"", path, r.name);
@@ -349,11 +364,11 @@ class SafetensorsWriter {
     }
 
   private:
-    std::string            path_;
-    OutputFile             file_;
+    std::string path_;
+    OutputFile file_;
     std::vector<StoredRow> rows_;
-    size_t                 row_     = 0;
-    int64_t                written_ = 0;  // bytes of rows_[row_]
+    size_t row_      = 0;
+    int64_t written_ = 0;  // bytes of rows_[row_]
 };
 
 // Writes the weights of a model folder in the same way: model.safetensors, or when that would exceed max_shard_bytes,
@@ -384,7 +399,7 @@ class ModelWriter {
         writer_->close();
         if (shards_.size() == 1) return;
         nlohmann::ordered_json map;
-        int64_t                total = 0;
+        int64_t total = 0;
         for (size_t s = 0; s < shards_.size(); s++)
             for (const StoredRow& r : shards_[s]) map[r.name] = file_name(s), total += r.bytes();
         const nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
@@ -401,8 +416,8 @@ class ModelWriter {
         writer_ = std::make_unique<SafetensorsWriter>(folder_ + "/" + file_name(shard), shards_[shard]);
     }
 
-    std::string                         folder_;
+    std::string folder_;
     std::vector<std::vector<StoredRow>> shards_;
-    size_t                              shard_ = 0;
-    std::unique_ptr<SafetensorsWriter>  writer_;
+    size_t shard_ = 0;
+    std::unique_ptr<SafetensorsWriter> writer_;
 };

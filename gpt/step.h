@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "gpt/loader.h"
+#include "data/loader.h"
 #include "gpt/model.h"
 
 // Everything a step reads that the step before could not know. It lies at the same place in every step, so that a step
@@ -38,9 +38,9 @@ class StepInputs {
 
     Tensor update() const { return {feed_.arrived(), DType::I32, {4}}; }  // an AdamWUpdate
     Batch batch(int64_t micro) const {
-        const int64_t n     = shape_.numel();
-        int32_t* const at   = update().data<int32_t>() + 4 + tensors(documents_) * n * micro;
-        const auto tensor   = [&](int64_t i) { return Tensor{at + i * n, DType::I32, shape_}; };
+        const int64_t n   = shape_.numel();
+        int32_t* const at = update().data<int32_t>() + 4 + tensors(documents_) * n * micro;
+        const auto tensor = [&](int64_t i) { return Tensor{at + i * n, DType::I32, shape_}; };
         return documents_ ? Batch{tensor(0), tensor(1), tensor(2), tensor(3)} : Batch{tensor(0), tensor(1)};
     }
 

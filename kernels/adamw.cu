@@ -139,8 +139,7 @@ static void upload(AdamWTable& t, const Device& device) {
     std::vector<Row> rows;
     std::vector<Chunk> chunks;
     for (const AdamWRow& r : t.rows) {
-        for (int64_t i = 0; i < ceil_div(r.w.numel(), chunk); i++)
-            chunks.push_back({int32_t(rows.size()), int32_t(i)});
+        for (int64_t i = 0; i < ceil_div(r.w.numel(), chunk); i++) chunks.push_back({int32_t(rows.size()), int32_t(i)});
         rows.push_back({r.w.ptr, r.master.data<float>(), r.m.data<float>(), r.v.data<float>(), r.grad.data<float>(),
                         r.w.numel(), r.rounding, r.weight_decay,
                         aligned(r.w.ptr, r.master.ptr, r.m.ptr, r.v.ptr, r.grad.ptr)});

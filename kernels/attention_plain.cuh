@@ -10,9 +10,10 @@ namespace gpu {
 
 constexpr int plain_threads = 256, passing = 32;
 
-template <int D> struct PlainPlan {
+template <int D>
+struct PlainPlan {
     static constexpr int R = D <= 128 ? 4 : 2, rows = 8 * R;
-    using Rect = Tile<float, D>;
+    using Rect                   = Tile<float, D>;
     static constexpr int weights = rows * passing * int(sizeof(float));
     static constexpr int shared(int owned) { return owned * Rect::bytes(rows) + 2 * Rect::bytes(passing) + weights; }
     static_assert(2 * Rect::bytes(rows) + 2 * Rect::bytes(passing) + weights + 256 <= most_shared);
@@ -41,7 +42,7 @@ __device__ inline void plain_product_turned(float (&c)[R], Tile<float, D> a, int
 #pragma unroll
         for (int i = 0; i < R; i++) {
             const float4 x = *reinterpret_cast<const float4*>(a.at(row + i, d));
-            c[i] = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, fmaf(x.x, y.x, c[i]))));
+            c[i]           = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, fmaf(x.x, y.x, c[i]))));
         }
     }
 }
@@ -69,7 +70,8 @@ __device__ inline void plain_product(float (&c)[R][D / 32], const float* p, Tile
     __syncwarp();
 }
 
-template <int R, int D> __device__ inline void plain_clear(float (&c)[R][D / 32]) {
+template <int R, int D>
+__device__ inline void plain_clear(float (&c)[R][D / 32]) {
     for (auto& row : c)
         for (float& x : row) x = 0.f;
 }
@@ -87,17 +89,17 @@ __device__ inline void plain_store(Rows<X> to, const float (&c)[R][D / 32], cons
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
-attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p) {
-    using Plan = PlainPlan<D>;
-    using Rect = Tile<float, D>;
+    attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p) {
+    using Plan      = PlainPlan<D>;
+    using Rect      = Tile<float, D>;
     constexpr int R = Plan::R, rows = Plan::rows;
     __shared__ int first[rows];
-    const Rect     qs{shared_memory}, ks{qs.p + Rect::bytes(rows)}, vs{ks.p + Rect::bytes(passing)};
-    const Place    at(p, rows, true);
-    const int      lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
-    float* const   weights = reinterpret_cast<float*>(vs.p + Rect::bytes(passing)) + row * passing;
-    const int2     seen = first_keys<plain_threads, rows>(first, p, at);
-    const int      end = min(p.past + at.row + rows, p.keys());
+    const Rect qs{shared_memory}, ks{qs.p + Rect::bytes(rows)}, vs{ks.p + Rect::bytes(passing)};
+    const Place at(p, rows, true);
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
+    float* const weights = reinterpret_cast<float*>(vs.p + Rect::bytes(passing)) + row * passing;
+    const int2 seen      = first_keys<plain_threads, rows>(first, p, at);
+    const int end        = min(p.past + at.row + rows, p.keys());
 
     float acc[R][D / 32], top[R], l[R];
     plain_clear<R, D>(acc);
@@ -112,9 +114,9 @@ attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p)
         plain_product_turned<R>(s, qs, row, ks);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const bool  sees    = key + lane >= first[row + i] && key + lane <= p.past + at.row + row + i;
-            const float score   = sees ? s[i] * p.scale : -INFINITY;
-            float       highest = fmaxf(top[i], score);
+            const bool sees   = key + lane >= first[row + i] && key + lane <= p.past + at.row + row + i;
+            const float score = sees ? s[i] * p.scale : -INFINITY;
+            float highest     = fmaxf(top[i], score);
             for (int j = 16; j; j /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, j));
             const float shrink = expf(top[i] - highest), w = expf(score - highest);
             top[i] = highest;
@@ -139,19 +141,19 @@ attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p)
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
-attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout, Heads<const X> out, const float* lse,
-                                  Inputs<X> x, Problem p) {
-    using Plan = PlainPlan<D>;
-    using Rect = Tile<float, D>;
+    attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout, Heads<const X> out,
+                                      const float* lse, Inputs<X> x, Problem p) {
+    using Plan      = PlainPlan<D>;
+    using Rect      = Tile<float, D>;
     constexpr int R = Plan::R, rows = Plan::rows;
     __shared__ int first[rows];
-    const Rect     qs{shared_memory}, douts{qs.p + Rect::bytes(rows)}, ks{douts.p + Rect::bytes(rows)};
-    const Rect     vs{ks.p + Rect::bytes(passing)};
-    const Place    at(p, rows, true);
-    const int      lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
-    float* const   weights = reinterpret_cast<float*>(vs.p + Rect::bytes(passing)) + row * passing;
-    const int2     seen = first_keys<plain_threads, rows>(first, p, at);
-    const int      end = min(at.row + rows, p.T);
+    const Rect qs{shared_memory}, douts{qs.p + Rect::bytes(rows)}, ks{douts.p + Rect::bytes(rows)};
+    const Rect vs{ks.p + Rect::bytes(passing)};
+    const Place at(p, rows, true);
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
+    float* const weights = reinterpret_cast<float*>(vs.p + Rect::bytes(passing)) + row * passing;
+    const int2 seen      = first_keys<plain_threads, rows>(first, p, at);
+    const int end        = min(at.row + rows, p.T);
 
     load_tile<rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p);
     load_tile<rows>(douts, dout.at(at.b, at.h), at.row, p.T, p);
@@ -164,7 +166,7 @@ attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout
     for (int i = 0; i < R; i++) {
         // δ is the same kind of sum as dp, so that a row which sees only itself has ds = p (dp - δ) = 0 exactly.
         row_delta[i]     = __shfl_sync(~0u, row_delta[i], row + i);
-        const int     t  = at.row + row + i;
+        const int t      = at.row + row + i;
         const int64_t of = at.of(p) + t;
         row_lse[i]       = t < p.T ? lse[of] : 0.f;
         factor[i]        = p.scale;
@@ -180,7 +182,7 @@ attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout
         plain_product_turned<R>(dp, douts, row, vs);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const bool sees = key + lane >= first[row + i] && key + lane <= at.row + row + i;
+            const bool sees             = key + lane >= first[row + i] && key + lane <= at.row + row + i;
             weights[i * passing + lane] = sees ? expf(s[i] * p.scale - row_lse[i]) * (dp[i] - row_delta[i]) : 0.f;
         }
         plain_product<R>(acc, weights, ks);
@@ -190,18 +192,18 @@ attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
-attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout, const float* delta, const float* lse,
-                                   Inputs<X> x, Problem p) {
-    using Plan = PlainPlan<D>;
-    using Rect = Tile<float, D>;
+    attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout, const float* delta,
+                                       const float* lse, Inputs<X> x, Problem p) {
+    using Plan      = PlainPlan<D>;
+    using Rect      = Tile<float, D>;
     constexpr int R = Plan::R, rows = Plan::rows;
-    const Rect    ks{shared_memory}, vs{ks.p + Rect::bytes(rows)}, qs{vs.p + Rect::bytes(rows)};
-    const Rect    douts{qs.p + Rect::bytes(passing)};
-    const Place   at(p, rows, false);
-    const int     lane = threadIdx.x % 32, row = threadIdx.x / 32 * R, last = min(at.row + rows, p.T) - 1;
-    float* const  weights = reinterpret_cast<float*>(douts.p + Rect::bytes(passing)) + row * passing;
-    const int64_t of = at.of(p);
-    const int     end = last_query<plain_threads>(p, at.b, at.row, last);
+    const Rect ks{shared_memory}, vs{ks.p + Rect::bytes(rows)}, qs{vs.p + Rect::bytes(rows)};
+    const Rect douts{qs.p + Rect::bytes(passing)};
+    const Place at(p, rows, false);
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R, last = min(at.row + rows, p.T) - 1;
+    float* const weights = reinterpret_cast<float*>(douts.p + Rect::bytes(passing)) + row * passing;
+    const int64_t of     = at.of(p);
+    const int end        = last_query<plain_threads>(p, at.b, at.row, last);
 
     float dk_sums[R][D / 32], dv_sums[R][D / 32];
     plain_clear<R, D>(dk_sums), plain_clear<R, D>(dv_sums);
@@ -212,15 +214,15 @@ attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout
         load_tile<passing>(qs, x.q.at(at.b, at.h), query, p.T, p);
         load_tile<passing>(douts, dout.at(at.b, at.h), query, p.T, p);
         __syncthreads();
-        const int   t = query + lane, first = t < p.T ? p.first(at.b, t) : INT_MAX;  // this lane's query
+        const int t = query + lane, first = t < p.T ? p.first(at.b, t) : INT_MAX;  // this lane's query
         const float row_lse = t < p.T ? lse[of + t] : 0.f, row_delta = t < p.T ? delta[of + t] : 0.f;
-        float       s[R], dp[R];
+        float s[R], dp[R];
         plain_product_turned<R>(s, ks, row, qs);
         plain_product_turned<R>(dp, vs, row, douts);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const int key = at.row + row + i;
-            s[i] = key >= first && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;
+            const int key               = at.row + row + i;
+            s[i]                        = key >= first && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;
             weights[i * passing + lane] = s[i];
         }
         plain_product<R>(dv_sums, weights, douts);

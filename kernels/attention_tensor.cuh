@@ -28,11 +28,15 @@ __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
 // Four 8 × 8 matrices; lane l gives the address of row l%8 of matrix l/8.
 __device__ inline void load_matrices(uint32_t (&m)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address) : "memory");
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(address)
+                 : "memory");
 }
 __device__ inline void load_matrices_turned(uint32_t (&m)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address) : "memory");
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(address)
+                 : "memory");
 }
 
 __device__ inline float exp2_fast(float x) {  // 2 ulp; exact at 0, 0 at -inf
@@ -49,10 +53,13 @@ struct Blocks {
     __device__ auto& operator[](int m) { return at[m]; }
     __device__ const auto& operator[](int m) const { return at[m]; }
 };
-template <int M, int N> using Sums  = Blocks<float, M, N, 8>;
-template <int M, int N> using Pairs = Blocks<uint32_t, M, N, 16>;  // as bf16, left factor of the next product
+template <int M, int N>
+using Sums = Blocks<float, M, N, 8>;
+template <int M, int N>
+using Pairs = Blocks<uint32_t, M, N, 16>;  // as bf16, left factor of the next product
 
-template <int M, int N> __device__ inline void clear(Sums<M, N>& c) {
+template <int M, int N>
+__device__ inline void clear(Sums<M, N>& c) {
     for (auto& row : c.at)
         for (auto& block : row)
             for (float& x : block) x = 0.f;
@@ -61,7 +68,7 @@ template <int M, int N> __device__ inline void clear(Sums<M, N>& c) {
 // c = a bᵀ: rows [row, row + 16 M) of a, rows [0, N) of b.
 template <int M, int N, int D>
 __device__ inline void product_turned(Sums<M, N>& c, Tile<bf16, D> a, int row, Tile<bf16, D> b) {
-    const int      lane = threadIdx.x % 32;
+    const int lane      = threadIdx.x % 32;
     const uint32_t of_a = a.place(row + lane % 16, lane / 16) * 16;
     const uint32_t of_b = b.place(lane / 16 * 8 + lane % 8, lane / 8 % 2) * 16;
     clear<M, N>(c);
@@ -86,7 +93,7 @@ __device__ inline void product_turned(Sums<M, N>& c, Tile<bf16, D> a, int row, T
 // c += p b: p (16 M, K) in registers, rows [0, K) of b.
 template <int M, int K, int D>
 __device__ inline void product(Sums<M, D>& c, const Pairs<M, K>& p, Tile<bf16, D> b) {
-    const int      lane = threadIdx.x % 32;
+    const int lane      = threadIdx.x % 32;
     const uint32_t of_b = b.place(lane % 16, lane / 16) * 16;
 #pragma unroll
     for (int k = 0; k < K / 16; k++)
@@ -102,7 +109,8 @@ __device__ inline void product(Sums<M, D>& c, const Pairs<M, K>& p, Tile<bf16, D
         }
 }
 
-template <int M, int N> __device__ inline void round_to_pairs(Pairs<M, N>& p, const Sums<M, N>& c) {
+template <int M, int N>
+__device__ inline void round_to_pairs(Pairs<M, N>& p, const Sums<M, N>& c) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -112,7 +120,8 @@ template <int M, int N> __device__ inline void round_to_pairs(Pairs<M, N>& p, co
 }
 
 // f(x, row, column) for each element that this lane holds.
-template <int M, int N, class F> __device__ inline void each_sum(Sums<M, N>& c, F f) {
+template <int M, int N, class F>
+__device__ inline void each_sum(Sums<M, N>& c, F f) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -128,7 +137,7 @@ template <int M, int D>
 __device__ inline void store_rows(Rows<bf16> to, Tile<bf16, D> tile, const Sums<M, D>& c, const float (&factor)[M][2],
                                   int first, int row, int end, int width) {
     constexpr int pieces = Tile<bf16, D>::pieces;
-    const int     lane   = threadIdx.x % 32;
+    const int lane       = threadIdx.x % 32;
     __syncwarp();
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -149,8 +158,9 @@ __device__ inline void store_rows(Rows<bf16> to, Tile<bf16, D> tile, const Sums<
 // ---- tensor cores: forward -----------------------------------------------------------------------------------------
 
 // Two tiles that pass together, in two copies: one is worked on while the other fills.
-template <int D, int rows> struct Stages {
-    using Rect = Tile<bf16, D>;
+template <int D, int rows>
+struct Stages {
+    using Rect                 = Tile<bf16, D>;
     static constexpr int bytes = 4 * Rect::bytes(rows);
     char* p;
     __device__ Rect a(int stage) const { return {p + 2 * stage * Rect::bytes(rows)}; }
@@ -162,35 +172,36 @@ template <int D, int rows> struct Stages {
     }
 };
 
-template <int D> struct ForwardPlan {
+template <int D>
+struct ForwardPlan {
     static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, keys = D <= 128 ? 64 : 32;
-    using Rect = Tile<bf16, D>;
+    using Rect                  = Tile<bf16, D>;
     static constexpr int shared = Rect::bytes(rows) + Stages<D, keys>::bytes + rows * int(sizeof(int));
     static_assert(shared + 64 <= most_shared);
 };
 
 template <int D>
 __global__ void __launch_bounds__(tensor_threads, 2)
-attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p) {
-    using Plan = ForwardPlan<D>;
-    using Rect = Tile<bf16, D>;
+    attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p) {
+    using Plan      = ForwardPlan<D>;
+    using Rect      = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::keys, rows = Plan::rows;
-    const Rect         qs{shared_memory};
+    const Rect qs{shared_memory};
     const Stages<D, N> kv{qs.p + Rect::bytes(rows)};
-    int* const         first = reinterpret_cast<int*>(kv.p + kv.bytes);
+    int* const first = reinterpret_cast<int*>(kv.p + kv.bytes);
 
     const Place at(p, rows, true);
-    const int   lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;  // of this warp, within the tile
-    const auto  kh = x.k.at(at.b, at.h), vh = x.v.at(at.b, at.h);
-    const int2  seen = first_keys<tensor_threads, rows>(first, p, at);
-    const int   end = min(p.past + at.row + rows, p.keys()), all_end = p.past + at.row + 1;
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;  // of this warp, within the tile
+    const auto kh = x.k.at(at.b, at.h), vh = x.v.at(at.b, at.h);
+    const int2 seen = first_keys<tensor_threads, rows>(first, p, at);
+    const int end = min(p.past + at.row + rows, p.keys()), all_end = p.past + at.row + 1;
 
     Sums<M, D> acc;
-    float      top[M][2], l[M][2];  // of rows lane/4 and lane/4 + 8: largest score, unscaled; this lane's share of l
+    float top[M][2], l[M][2];  // of rows lane/4 and lane/4 + 8: largest score, unscaled; this lane's share of l
     clear<M, D>(acc);
     for (int m = 0; m < M; m++) top[m][0] = top[m][1] = -FLT_MAX, l[m][0] = l[m][1] = 0.f;
-    const float c = p.scale * log2e;
-    const auto  scaled = [=](float m) { return fmaxf(m * c, -FLT_MAX); };  // finite, so that differences are never NaN
+    const float c     = p.scale * log2e;
+    const auto scaled = [=](float m) { return fmaxf(m * c, -FLT_MAX); };  // finite, so that differences are never NaN
 
     fetch<tensor_threads, rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p.D);
     kv.fill(0, kh, vh, seen.x, end, p.D);
@@ -212,10 +223,10 @@ attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p)
                 float highest = top[m][i];
 #pragma unroll
                 for (int n = 0; n < N / 8; n++) highest = fmaxf(highest, fmaxf(s[m][n][2 * i], s[m][n][2 * i + 1]));
-                highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
-                highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
+                highest           = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
+                highest           = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
                 const float shift = scaled(highest), shrink = exp2_fast(scaled(top[m][i]) - shift);
-                float       sum   = 0.f;
+                float sum = 0.f;
 #pragma unroll
                 for (int n = 0; n < N / 8; n++)
 #pragma unroll
@@ -243,16 +254,17 @@ attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p)
             if (!lse || lane % 4 || t >= p.T) continue;
             // The shift was rounded; with scores of 1e4 that is felt, and taken back here.
             const float missed = fmaf(top[m][i], c, -scaled(top[m][i]));
-            lse[at.of(p) + t] = fmaf(top[m][i], p.scale, logf(sum) - missed * ln2);
+            lse[at.of(p) + t]  = fmaf(top[m][i], p.scale, logf(sum) - missed * ln2);
         }
     store_rows<M, D>(out.at(at.b, at.h), qs, acc, factor, at.row, row, p.T, p.D);
 }
 
 // ---- tensor cores: backward ----------------------------------------------------------------------------------------
 
-template <int D> struct QueryPlan {
+template <int D>
+struct QueryPlan {
     static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, keys = D <= 64 ? 32 : D <= 96 ? 64 : D <= 192 ? 32 : 16;
-    using Rect = Tile<bf16, D>;
+    using Rect                  = Tile<bf16, D>;
     static constexpr int shared = 2 * Rect::bytes(rows) + Stages<D, keys>::bytes + rows * int(sizeof(int));
     static_assert(shared + 64 <= most_shared);
 };
@@ -263,25 +275,25 @@ __device__ inline float weight(float s, float scale, float lse) { return exp2_fa
 // dq, and δ (B,H,T) for the other kernel.
 template <int D>
 __global__ void __launch_bounds__(tensor_threads, 2)
-attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out,
-                            const float* lse, Inputs<bf16> x, Problem p) {
-    using Plan = QueryPlan<D>;
-    using Rect = Tile<bf16, D>;
+    attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out,
+                                const float* lse, Inputs<bf16> x, Problem p) {
+    using Plan      = QueryPlan<D>;
+    using Rect      = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::keys, rows = Plan::rows;
-    const Rect         qs{shared_memory}, douts{qs.p + Rect::bytes(rows)};
+    const Rect qs{shared_memory}, douts{qs.p + Rect::bytes(rows)};
     const Stages<D, N> kv{douts.p + Rect::bytes(rows)};
-    int* const         first = reinterpret_cast<int*>(kv.p + kv.bytes);
+    int* const first = reinterpret_cast<int*>(kv.p + kv.bytes);
 
     const Place at(p, rows, true);
-    const int   lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;
-    const auto  kh = x.k.at(at.b, at.h), vh = x.v.at(at.b, at.h);
-    const Rect  outs{kv.p};  // until the keys come
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;
+    const auto kh = x.k.at(at.b, at.h), vh = x.v.at(at.b, at.h);
+    const Rect outs{kv.p};  // until the keys come
     static_assert(Rect::bytes(rows) <= kv.bytes);
     fetch<tensor_threads, rows>(douts, dout.at(at.b, at.h), at.row, p.T, p.D);
     fetch<tensor_threads, rows>(outs, out.at(at.b, at.h), at.row, p.T, p.D);
     fetch<tensor_threads, rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p.D);
     const int2 seen = first_keys<tensor_threads, rows>(first, p, at);
-    const int  end = min(at.row + rows, p.T), all_end = at.row + 1;
+    const int end = min(at.row + rows, p.T), all_end = at.row + 1;
     wait_for_copies();
     __syncthreads();
 
@@ -332,10 +344,11 @@ attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout
 }
 
 // dk and dv in one block take D registers each; above 128 they do not fit, and have a block each.
-template <int D> struct KeyPlan {
+template <int D>
+struct KeyPlan {
     static constexpr bool together = D <= 128;
-    static constexpr int  M = D <= 64 ? 2 : 1, rows = 64 * M, queries = D == 80 ? 64 : D <= 192 ? 32 : 16;
-    using Rect = Tile<bf16, D>;
+    static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, queries = D == 80 ? 64 : D <= 192 ? 32 : 16;
+    using Rect                  = Tile<bf16, D>;
     static constexpr int shared = 2 * Rect::bytes(rows) + Stages<D, queries>::bytes + 6 * queries * int(sizeof(float));
     static_assert(shared + 64 <= most_shared);
 };
@@ -343,24 +356,24 @@ template <int D> struct KeyPlan {
 template <int D, bool want_k, bool want_v>
 __device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout,
                                       const float* delta, const float* lse, Inputs<bf16> x, Problem p) {
-    using Plan = KeyPlan<D>;
-    using Rect = Tile<bf16, D>;
+    using Plan      = KeyPlan<D>;
+    using Rect      = Tile<bf16, D>;
     constexpr int M = Plan::M, N = Plan::queries, rows = Plan::rows;
-    const Rect         ks{shared_memory}, vs{ks.p + Rect::bytes(rows)};
-    const Stages<D, N> passing{vs.p + Rect::bytes(rows)};  // q and dout
-    float* const       words  = reinterpret_cast<float*>(passing.p + passing.bytes);  // their lse, δ and start
-    const auto         lses   = [=](int stage) { return words + stage * 3 * N; };
-    const auto         deltas = [=](int stage) { return words + stage * 3 * N + N; };
-    const auto         starts = [=](int stage) { return reinterpret_cast<int*>(words + stage * 3 * N + 2 * N); };
+    const Rect ks{shared_memory}, vs{ks.p + Rect::bytes(rows)};
+    const Stages<D, N> passing{vs.p + Rect::bytes(rows)};                      // q and dout
+    float* const words = reinterpret_cast<float*>(passing.p + passing.bytes);  // their lse, δ and start
+    const auto lses    = [=](int stage) { return words + stage * 3 * N; };
+    const auto deltas  = [=](int stage) { return words + stage * 3 * N + N; };
+    const auto starts  = [=](int stage) { return reinterpret_cast<int*>(words + stage * 3 * N + 2 * N); };
 
-    const Place   at(p, rows, false, block);
-    const int     lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last = min(at.row + rows, p.T) - 1;
-    const auto    qh = x.q.at(at.b, at.h), douth = dout.at(at.b, at.h);
-    const int64_t of = at.of(p);
-    const int     end = last_query<tensor_threads>(p, at.b, at.row, last);
-    const auto    fetch_queries = [&](int query, int stage) {
+    const Place at(p, rows, false, block);
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last = min(at.row + rows, p.T) - 1;
+    const auto qh = x.q.at(at.b, at.h), douth = dout.at(at.b, at.h);
+    const int64_t of         = at.of(p);
+    const int end            = last_query<tensor_threads>(p, at.b, at.row, last);
+    const auto fetch_queries = [&](int query, int stage) {
         passing.fill(stage, qh, douth, query, p.T, p.D);
-        const int  i = threadIdx.x % N, t = min(query + i, p.T - 1), team = threadIdx.x / N;
+        const int i = threadIdx.x % N, t = min(query + i, p.T - 1), team = threadIdx.x / N;
         const bool real = query + i < p.T;
         if (team == 0) copy_word_async(lses(stage) + i, lse + of + t, real);
         if (team == 1) copy_word_async(deltas(stage) + i, delta + of + t, real);
@@ -378,7 +391,7 @@ __device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16
         __syncthreads();
         if (query + N < end) fetch_queries(query + N, stage ^ 1);
 
-        Sums<M, N>  s, dp;  // rows are keys, columns queries
+        Sums<M, N> s, dp;  // rows are keys, columns queries
         Pairs<M, N> pairs;
         product_turned<M, N, D>(s, ks, row, passing.a(stage));
         if (p.starts || query < last || query + N - p.window > at.row)
@@ -420,12 +433,15 @@ __device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16
 
 template <int D>
 __global__ void __launch_bounds__(tensor_threads, 2)
-attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
-                             const float* lse, Inputs<bf16> x, Problem p) {
+    attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
+                                 const float* lse, Inputs<bf16> x, Problem p) {
     const unsigned block = blockIdx.x;
-    if constexpr (KeyPlan<D>::together) attention_backward_kv<D, true, true>(block, dk, dv, dout, delta, lse, x, p);
-    else if (block % 2 == 0) attention_backward_kv<D, true, false>(block / 2, dk, dv, dout, delta, lse, x, p);
-    else attention_backward_kv<D, false, true>(block / 2, dk, dv, dout, delta, lse, x, p);  // reads what the other reads
+    if constexpr (KeyPlan<D>::together)
+        attention_backward_kv<D, true, true>(block, dk, dv, dout, delta, lse, x, p);
+    else if (block % 2 == 0)
+        attention_backward_kv<D, true, false>(block / 2, dk, dv, dout, delta, lse, x, p);
+    else
+        attention_backward_kv<D, false, true>(block / 2, dk, dv, dout, delta, lse, x, p);  // reads what the other reads
 }
 
 }  // namespace gpu

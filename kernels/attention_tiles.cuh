@@ -10,34 +10,37 @@ namespace gpu {
 // ---- where rows lie ------------------------------------------------------------------------------------------------
 
 // Rows of one head: row t is D elements at p + t·apart.
-template <class X> struct Rows {
-    X*  p;
+template <class X>
+struct Rows {
+    X* p;
     int apart;
     __device__ X* operator[](int t) const { return p + int64_t(t) * apart; }
 };
 
 // All heads of a tensor; distances in elements.
-template <class X> struct Heads {
-    X*      p;
+template <class X>
+struct Heads {
+    X* p;
     int64_t batch, head;
-    int     row;
+    int row;
     __device__ Rows<X> at(int b, int h) const { return {p + b * batch + h * head, row}; }
 };
 
-template <class X> struct Inputs {
+template <class X>
+struct Inputs {
     Heads<const X> q, k, v;
 };
 
 // Query t stands at position past + t among the keys.
 struct Problem {
-    int            T, H, D, past;  // T: queries
-    float          scale;
-    int64_t        window;
-    const int32_t* starts;         // (B,T) or null
-    bool           is_wide;        // rows lie on 16 bytes and are a multiple of them long
+    int T, H, D, past;  // T: queries
+    float scale;
+    int64_t window;
+    const int32_t* starts;  // (B,T) or null
+    bool is_wide;           // rows lie on 16 bytes and are a multiple of them long
 
-    __device__ int     keys() const { return past + T; }
-    __device__ int     first(int b, int t) const {
+    __device__ int keys() const { return past + T; }
+    __device__ int first(int b, int t) const {
         return int(first_key(past + t, starts ? starts[int64_t(b) * T + t] : 0, window));
     }
 };
@@ -57,9 +60,10 @@ struct Place {
 // ---- who sees whom -------------------------------------------------------------------------------------------------
 
 // Smallest (.x) and largest (.y) value over the block; every thread gets both.
-template <int threads> __device__ inline int2 range(int mine) {
+template <int threads>
+__device__ inline int2 range(int mine) {
     __shared__ int lows[threads / 32], highs[threads / 32];
-    int            low = mine, high = mine;
+    int low = mine, high = mine;
     for (int i = 16; i; i /= 2) {
         low  = min(low, __shfl_xor_sync(~0u, low, i));
         high = max(high, __shfl_xor_sync(~0u, high, i));
@@ -72,7 +76,8 @@ template <int threads> __device__ inline int2 range(int mine) {
 
 // Writes the first key of each of a block's rows to `first`, rows past the end repeating the last. From key .x on
 // some row sees something; from .y on rows differ only in where they end.
-template <int threads, int rows> __device__ inline int2 first_keys(int* first, const Problem& p, Place at) {
+template <int threads, int rows>
+__device__ inline int2 first_keys(int* first, const Problem& p, Place at) {
     static_assert(rows <= threads, "one row per thread");
     const int i = threadIdx.x % rows, mine = p.first(at.b, min(at.row + i, p.T - 1));
     if (threadIdx.x < rows) first[i] = mine;
@@ -80,7 +85,8 @@ template <int threads, int rows> __device__ inline int2 first_keys(int* first, c
 }
 
 // One past the last query that sees a key of [key, last]. Starts may be in any order, so all of them are looked at.
-template <int threads> __device__ inline int last_query(const Problem& p, int b, int key, int last) {
+template <int threads>
+__device__ inline int last_query(const Problem& p, int b, int key, int last) {
     const int end = int(min(int64_t(p.T), last + p.window));
     if (!p.starts) return end;
     int mine = key;
@@ -95,13 +101,14 @@ template <int threads> __device__ inline int last_query(const Problem& p, int b,
 // follow each other. All 32 banks are 8 pieces wide, so those 8 must lie in places that differ modulo 8, and within a
 // row the pieces of each `group` (what the row's length has in common with 8) change places from row to row to make
 // it so.
-template <class X, int D> struct Tile {
+template <class X, int D>
+struct Tile {
     static constexpr int piece = 16 / sizeof(X), pieces = D / piece;
     static constexpr int group = pieces % 8 == 0 ? 8 : pieces % 4 == 0 ? 4 : pieces % 2 == 0 ? 2 : 1;
     static_assert(D % piece == 0, "rows are whole pieces");
 
-    static constexpr HD int  bytes(int rows) { return rows * D * int(sizeof(X)); }
-    static constexpr HD int  place(int row, int i) { return row * pieces + (i ^ (row / (8 / group) % group)); }
+    static constexpr HD int bytes(int rows) { return rows * D * int(sizeof(X)); }
+    static constexpr HD int place(int row, int i) { return row * pieces + (i ^ (row / (8 / group) % group)); }
     static constexpr HD bool free_of_conflicts() {
         for (int row = 0; row < 64; row += 8)
             for (int i = 0; i < pieces; i++) {
@@ -119,7 +126,7 @@ template <class X, int D> struct Tile {
     }
 
     char* p;
-    __device__ X*       at(int row, int i) const { return reinterpret_cast<X*>(p + place(row, i) * 16); }
+    __device__ X* at(int row, int i) const { return reinterpret_cast<X*>(p + place(row, i) * 16); }
     __device__ uint32_t address() const { return uint32_t(__cvta_generic_to_shared(p)); }
 };
 
@@ -142,17 +149,17 @@ __device__ inline void fetch(Tile<X, D> tile, Rows<const X> from, int first, int
     if constexpr (threads % pieces == 0 && step % 8 == 0) {  // a thread goes down its column
         const int row = threadIdx.x / pieces, column = threadIdx.x % pieces;
         const int left = piece * column < width ? end - first - row : 0;
-        uint32_t  to   = tile.address() + tile.place(row, column) * 16;
-        const X*  p    = from[first + row] + piece * column;
+        uint32_t to    = tile.address() + tile.place(row, column) * 16;
+        const X* p     = from[first + row] + piece * column;
 #pragma unroll
         for (int i = 0; i < rows; i += step, to += tile.bytes(step), p += int64_t(step) * from.apart)
             copy_async(to, i < left ? p : from.p, i < left);
     } else {
 #pragma unroll 1
         for (int i = threadIdx.x; i < rows * pieces; i += threads) {
-            const int  row = i / pieces, column = i % pieces;
+            const int row = i / pieces, column = i % pieces;
             const bool real = first + row < end && piece * column < width;
-            const X*   p    = real ? from[first + row] + piece * column : from.p;
+            const X* p      = real ? from[first + row] + piece * column : from.p;
             copy_async(tile.address() + tile.place(row, column) * 16, p, real);
         }
     }

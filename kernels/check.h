@@ -31,24 +31,25 @@ template <class E, class... Args>
     throw E(fmt::format("{}:{} {}", file, line, fmt::vformat(format, fmt::make_format_args(args...))));
 }
 
-#define CHECK(cond, ...)                                                       \
-    do {                                                                       \
-        if (!(cond)) throw_at<InputError>(__FILE__, __LINE__, __VA_ARGS__);    \
+#define CHECK(cond, ...)                                                    \
+    do {                                                                    \
+        if (!(cond)) throw_at<InputError>(__FILE__, __LINE__, __VA_ARGS__); \
     } while (0)
-#define CHECK_RUN(cond, ...)                                                   \
-    do {                                                                       \
-        if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__);      \
+#define CHECK_RUN(cond, ...)                                              \
+    do {                                                                  \
+        if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__); \
     } while (0)
 
 // A function and not a macro, so that streams and libraries may keep their own fail(): the format brings its place along.
 struct FormatHere {
     const char* text;
     const char* file;
-    int         line;
+    int line;
     FormatHere(const char* text, const char* file = __builtin_FILE(), int line = __builtin_LINE())
         : text(text), file(file), line(line) {}
 };
-template <class... Args> [[noreturn]] inline void fail(FormatHere format, const Args&... args) {
+template <class... Args>
+[[noreturn]] inline void fail(FormatHere format, const Args&... args) {
     throw_at<InputError>(format.file, format.line, format.text, args...);
 }
 

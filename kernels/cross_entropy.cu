@@ -82,7 +82,8 @@ namespace gpu {
 // the sum is relative to 0, so that -∞ - -∞ does not arise; a NaN makes the sum NaN.
 struct Exps {
     float top = -INFINITY, sum = 0;
-    template <int W> __device__ void add(const Floats<W>& x) {
+    template <int W>
+    __device__ void add(const Floats<W>& x) {
         float most = top;
         for (int k = 0; k < W; k++) most = fmaxf(most, x[k]);
         const float base = most == -INFINITY ? 0.f : most;
@@ -113,10 +114,10 @@ static __global__ void __launch_bounds__(1024)
     extern __shared__ uint4 memory[];
     __shared__ float tops[32], sums[32];
     if (!ready(bad)) return;
-    T* const  x      = logits + blockIdx.x * Vp;
-    T* const  row    = keep ? reinterpret_cast<T*>(memory) : x;
+    T* const x       = logits + blockIdx.x * Vp;
+    T* const row     = keep ? reinterpret_cast<T*>(memory) : x;
     const int target = targets[blockIdx.x], lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    const auto each  = [&](auto f) {
+    const auto each = [&](auto f) {
         for (int64_t i = threadIdx.x * W; i < Vp; i += blockDim.x * W) f(i);
     };
     if (target < 0) {
@@ -125,7 +126,7 @@ static __global__ void __launch_bounds__(1024)
         return;
     }
     const float at_target = threadIdx.x == 0 ? load<1>(x + target)[0] : 0.f;
-    Exps        exps;
+    Exps exps;
     each([&](int64_t i) {
         Floats<W> v = load<W>(x + i);
         if (keep) store(row + i, v);
@@ -158,7 +159,7 @@ template <class T>
 static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t V, float grad_scale, Queue& q) {
     q.expect_ids(targets, -1, {wrong_target, "cross_entropy", 1, V, __FILE__, __LINE__});
     const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = ceil_div(Vp * int64_t(sizeof(T)), 16) * 16;
-    const bool    keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
+    const bool keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
         const int threads = int(std::clamp<int64_t>(ceil_div(Vp / width, 32) * 32, 32, 1024));
         launch(cross_entropy_kernel<width, T>, {N, threads, keep ? row_bytes : 0}, q, logits.data<T>(),

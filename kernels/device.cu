@@ -61,8 +61,8 @@ static std::string obstacle(int index) {
     cudaDeviceProp gpu;
     CUDA_RUN(cudaGetDeviceProperties(&gpu, index));
     if (gpu.major < 8)
-        return fmt::format("{} has compute capability {}.{}, and the kernels need 8.0 (A100, RTX 30) or newer", gpu.name,
-                           gpu.major, gpu.minor);
+        return fmt::format("{} has compute capability {}.{}, and the kernels need 8.0 (A100, RTX 30) or newer",
+                           gpu.name, gpu.major, gpu.minor);
     return "";
 }
 

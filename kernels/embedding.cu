@@ -137,20 +137,20 @@ static __global__ void __launch_bounds__(32 * sort_warps)
     sort_kernel(int32_t* order, int32_t* other, const int32_t* ids, int64_t N, int passes, const BadId* bad) {
     __shared__ int counts[sort_warps][sort_values], totals[sort_warps];
     if (!ready(bad)) return;
-    const int     thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int64_t piece = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32, begin = warp * piece,
                   end = min(N, begin + piece);
 
     for (int pass = 0; pass < passes; pass++) {
-        int32_t* const       to   = (passes - pass) % 2 ? order : other;  // the last pass ends in order
+        int32_t* const to         = (passes - pass) % 2 ? order : other;  // the last pass ends in order
         const int32_t* const from = to == order ? other : order;
         // f(row, value, peers): the rows of the warp's piece, 32 at a time; peers are the lanes with the same value.
-        const auto each = [&](auto f) {
+        const auto each           = [&](auto f) {
             for (int64_t i = begin + lane; i - lane < end; i += 32) {
-                const bool    here  = i < end;
-                const int32_t row   = !here ? 0 : pass ? from[i] : int32_t(i);
-                const int     value = here ? ids[row] >> (8 * pass) & (sort_values - 1) : 0;
-                unsigned      peers = __ballot_sync(~0u, here);
+                const bool here   = i < end;
+                const int32_t row = !here ? 0 : pass ? from[i] : int32_t(i);
+                const int value   = here ? ids[row] >> (8 * pass) & (sort_values - 1) : 0;
+                unsigned peers    = __ballot_sync(~0u, here);
                 for (int bit = 1; bit < sort_values; bit *= 2) {
                     const unsigned set = __ballot_sync(~0u, value & bit);
                     peers &= value & bit ? set : ~set;
@@ -169,8 +169,8 @@ static __global__ void __launch_bounds__(32 * sort_warps)
         // Counts become places: a running sum over values, and for each value over warps. 8 warps of one value to a
         // thread.
         constexpr int share = sort_warps * sort_values / (32 * sort_warps), groups = sort_warps / share;
-        const int     value = thread / groups, first = thread % groups * share;
-        int           sum   = 0;
+        const int value = thread / groups, first = thread % groups * share;
+        int sum = 0;
         for (int w = first; w < first + share; w++) sum += counts[w][value];
         int before = sum;  // of all threads up to this one
         for (int d = 1; d < 32; d *= 2) {
@@ -199,10 +199,10 @@ static __global__ void __launch_bounds__(32 * sort_warps)
 // another.
 template <int W, class T, class RowOf>
 static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_of) {
-    Floats<W> sum  = load<W>(to);
-    bool      more = true;
+    Floats<W> sum = load<W>(to);
+    bool more     = true;
     for (int64_t j = 0; more; j += 8) {
-        int64_t   row[8];
+        int64_t row[8];
         Floats<W> v[8] = {};
         for (int k = 0; k < 8; k++) row[k] = more ? row_of(j + k) : -1, more = row[k] >= 0;
         for (int k = 0; k < 8; k++)
@@ -241,8 +241,8 @@ template <class T>
 static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tokens, Tensor positions, Queue& q) {
     expect_ids("embedding_backward", tokens, positions, dwte, dwpe, q);
     const int64_t N = tokens.numel(), C = dwte.shape[1], length = tokens.shape[1];
-    const T*      rows  = dout.data<T>();
-    int32_t*      order = q.scratch_of<int32_t>(2 * N);
+    const T* rows  = dout.data<T>();
+    int32_t* order = q.scratch_of<int32_t>(2 * N);
     // 4 columns to a thread: 16 bytes of the fp32 table, 8 or 16 of a row.
     for_width<float>(C % 4 == 0 && aligned(rows, dwte.ptr, dwpe.ptr), [&](auto width) {
         const int threads = int(std::min<int64_t>(ceil_div(C / width, 32) * 32, 256));
@@ -252,10 +252,11 @@ static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tok
             while (table.shape[0] - 1 >> 8 * passes) passes++;
             launch(sort_kernel, {1, 32 * sort_warps}, q, order, order + N, ids.data<int32_t>(), N, passes, q.bad);
             launch(add_by_id_kernel<width, T>, {N * slabs, threads}, q, table.data<float>(), rows, order,
-                   ids.data<int32_t>(), N, C, slabs, q.bad);
+                    ids.data<int32_t>(), N, C, slabs, q.bad);
         };
         by_id(dwte, tokens);
-        if (dwpe && positions) by_id(dwpe, positions);
+        if (dwpe && positions)
+            by_id(dwpe, positions);
         else if (dwpe)
             launch(add_by_time_kernel<width, T>, {length * slabs, threads}, q, dwpe.data<float>(), rows, N, length, C,
                    slabs, q.bad);

@@ -110,9 +110,8 @@ static __global__ void gelu_forward_kernel(T* y, const T* x, int64_t n) {
 }
 template <class T, Gelu kind>
 static void gelu_forward(T* y, const T* x, int64_t n, Queue& q) {
-    for_width<T>(aligned(y, x), [&](auto width) {
-        launch(gelu_forward_kernel<width, kind, T>, grid_over(n, width), q, y, x, n);
-    });
+    for_width<T>(aligned(y, x),
+                 [&](auto width) { launch(gelu_forward_kernel<width, kind, T>, grid_over(n, width), q, y, x, n); });
 }
 template <class T>
 static void gelu_forward(Tensor y, Tensor x, Gelu kind, Queue& q) {

@@ -84,8 +84,8 @@ static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, con
 // dw and db are sums down the columns. Rows are cut into at most 64 chunks whatever the number of threads; each chunk
 // has its own sums, which are then added in order.
 template <class T>
-static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean,
-                               Tensor rstd, Into into) {
+static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
+                               Into into) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t rows = std::max<int64_t>(8, (N + 63) / 64), chunks = (N + rows - 1) / rows;
     std::vector<float> partial(chunks * 2 * C);
@@ -121,20 +121,20 @@ template <int W, class T>
 static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* row, const T* w, const T* b, float eps,
                                      int C) {
     const int lane = threadIdx.x % 32;
-    float     sum  = 0;
+    float sum      = 0;
     for (int i = lane * W; i < C; i += 32 * W) {
         const Floats<W> x = load<W>(row + i);
         for (int k = 0; k < W; k++) sum += x[k];
     }
     const float m = warp_sum(sum) / float(C);
-    float       squares = 0;
+    float squares = 0;
     for (int i = lane * W; i < C; i += 32 * W) {
         const Floats<W> x = load<W>(row + i);
         for (int k = 0; k < W; k++) squares += (x[k] - m) * (x[k] - m);
     }
     const float r = 1.f / sqrtf(warp_sum(squares) / float(C) + eps);
     for (int i = lane * W; i < C; i += 32 * W) {
-        Floats<W>       x = load<W>(row + i);
+        Floats<W> x           = load<W>(row + i);
         const Floats<W> scale = load<W>(w + i), shift = load<W>(b + i);
         for (int k = 0; k < W; k++) x[k] = (x[k] - m) * r * scale[k] + shift[k];
         store(y + i, x);
@@ -147,14 +147,14 @@ template <int W, class T>
 static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b,
                                                 const T* w, const T* bias, float eps, int64_t N, int C, int row_bytes) {
     extern __shared__ uint4 rows[];
-    const int     warp = threadIdx.x / 32;
-    const int64_t n    = int64_t(blockIdx.x) * (blockDim.x / 32) + warp;
+    const int warp  = threadIdx.x / 32;
+    const int64_t n = int64_t(blockIdx.x) * (blockDim.x / 32) + warp;
     if (n >= N) return;
     T* const row = reinterpret_cast<T*>(reinterpret_cast<char*>(rows) + warp * row_bytes);
     a += n * C;
     for (int i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
         if (b) {
-            Floats<W>       x = load<W>(a + i);
+            Floats<W> x           = load<W>(a + i);
             const Floats<W> other = load<W>(b + n * C + i);
             for (int k = 0; k < W; k++) x[k] += other[k];
             store(sum + n * C + i, x);
@@ -186,28 +186,28 @@ static void layernorm_forward(Tensor x, Tensor y, Tensor mean, Tensor rstd, Tens
 // every row: their sums for dw and db stay in registers and are written once per chunk; add_chunks_kernel adds the
 // chunks in order. R rows at a time are on their way from memory and share a barrier. 256 chunks at most, whatever the
 // GPU: at N = 8192, C = 768 their sums are 3 % of the bytes that the op has to move.
-constexpr int     backward_threads = 512;
-constexpr int64_t most_chunks      = 256;
+constexpr int backward_threads = 512;
+constexpr int64_t most_chunks  = 256;
 
 template <int W, int V, int R, class T>
 static __global__ void __launch_bounds__(backward_threads)
     layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
                               const float* rstd, int64_t N, int64_t C, int64_t chunk) {
     __shared__ float2 of_warp[2][R][backward_threads / 32];
-    const int         warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    const int64_t     end = min(N, (blockIdx.x + 1) * chunk);
-    const auto        column = [&](int v) { return (int64_t(v) * blockDim.x + threadIdx.x) * W; };
-    Floats<W>         dw[V] = {}, db[V] = {};
-    int               turn = 0;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    const int64_t end = min(N, (blockIdx.x + 1) * chunk);
+    const auto column = [&](int v) { return (int64_t(v) * blockDim.x + threadIdx.x) * W; };
+    Floats<W> dw[V] = {}, db[V] = {};
+    int turn = 0;
     for (int64_t n = blockIdx.x * chunk; n < end; n += R, turn ^= 1) {
         Packed<W, T> dy_of[R][V], x_of[R][V], dx_of[R][V];
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++)
                 if (n + r < end && column(v) < C) {
                     const int64_t at = (n + r) * C + column(v);
-                    dy_of[r][v] = load_packed<W>(dy + at);
-                    x_of[r][v]  = load_packed<W>(x + at);
-                    dx_of[r][v] = load_packed<W>(dx + at);
+                    dy_of[r][v]      = load_packed<W>(dy + at);
+                    x_of[r][v]       = load_packed<W>(x + at);
+                    dx_of[r][v]      = load_packed<W>(dx + at);
                 }
         for (int r = 0; r < R; r++) {
             float g_sum = 0, gx_sum = 0;
@@ -232,15 +232,15 @@ static __global__ void __launch_bounds__(backward_threads)
         }
         __syncthreads();  // one is enough: the next rows use the other half of of_warp
         for (int r = 0; r < R; r++) {
-            const float2 part   = lane < warps ? of_warp[turn][r][lane] : float2{0, 0};
-            const float  g_mean = warp_sum(part.x) / float(C), gx_mean = warp_sum(part.y) / float(C);
+            const float2 part  = lane < warps ? of_warp[turn][r][lane] : float2{0, 0};
+            const float g_mean = warp_sum(part.x) / float(C), gx_mean = warp_sum(part.y) / float(C);
             if (n + r >= end) continue;
             const float m = mean[n + r], s = rstd[n + r];
             for (int v = 0; v < V; v++)
                 if (column(v) < C) {
                     const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]),
                                     ws = load<W>(w + column(v));
-                    Floats<W>       to = unpack<W, T>(dx_of[r][v]);
+                    Floats<W> to       = unpack<W, T>(dx_of[r][v]);
                     for (int k = 0; k < W; k++) to[k] += s * (d[k] * ws[k] - g_mean - (xs[k] - m) * s * gx_mean);
                     store(dx + (n + r) * C + column(v), to);
                 }
@@ -259,16 +259,16 @@ static __global__ void __launch_bounds__(backward_threads)
     layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
                                    const float* rstd, int64_t N, int64_t C, int64_t chunk) {
     extern __shared__ uint4 memory[];
-    float* const  of_chunk = reinterpret_cast<float*>(memory);  // dw (C), db (C)
-    const int64_t end = min(N, (blockIdx.x + 1) * chunk);
-    const auto    each = [&](auto f) {
+    float* const of_chunk = reinterpret_cast<float*>(memory);  // dw (C), db (C)
+    const int64_t end     = min(N, (blockIdx.x + 1) * chunk);
+    const auto each       = [&](auto f) {
         for (int64_t i = threadIdx.x * W; i < C; i += blockDim.x * W) f(i);
     };
     for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) of_chunk[i] = 0;
     __syncthreads();
     for (int64_t n = blockIdx.x * chunk; n < end; n++) {
         const float m = mean[n], s = rstd[n];
-        float       g_sum = 0, gx_sum = 0;
+        float g_sum = 0, gx_sum = 0;
         each([&](int64_t i) {
             const Floats<W> d = load<W>(dy + n * C + i), xs = load<W>(x + n * C + i), ws = load<W>(w + i);
             for (int k = 0; k < W; k++) {
@@ -282,7 +282,7 @@ static __global__ void __launch_bounds__(backward_threads)
         const float g_mean = block_sum(g_sum) / float(C), gx_mean = block_sum(gx_sum) / float(C);
         each([&](int64_t i) {
             const Floats<W> d = load<W>(dy + n * C + i), xs = load<W>(x + n * C + i), ws = load<W>(w + i);
-            Floats<W>       to = load<W>(dx + n * C + i);
+            Floats<W> to = load<W>(dx + n * C + i);
             for (int k = 0; k < W; k++) to[k] += s * (d[k] * ws[k] - g_mean - (xs[k] - m) * s * gx_mean);
             store(dx + n * C + i, to);
         });
@@ -294,9 +294,9 @@ static __global__ void __launch_bounds__(backward_threads)
 // dw and db = or += the sums of all chunks. A block has 32 of the 2C columns; its 8 warps take every 8th chunk.
 static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums, int chunks, int64_t C, Into into) {
     __shared__ float of_warp[8][32];
-    const int        warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t    column = int64_t(blockIdx.x) * 32 + lane;
-    float            sum = 0;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int64_t column = int64_t(blockIdx.x) * 32 + lane;
+    float sum            = 0;
     if (column < 2 * C)
         for (int c = warp; c < chunks; c += 8) sum += sums[c * 2 * C + column];
     of_warp[warp][lane] = sum;
@@ -312,7 +312,7 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
                                Into into, Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t chunk = std::max<int64_t>(8, ceil_div(ceil_div(N, most_chunks), 4) * 4), chunks = ceil_div(N, chunk);
-    float* const  sums = q.scratch_of<float>(chunks * 2 * C);
+    float* const sums = q.scratch_of<float>(chunks * 2 * C);
     for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr), [&](auto width) {
         const int64_t vectors = C / width, warps_of_1 = ceil_div(vectors, 32), warps_of_2 = ceil_div(vectors, 64);
         const auto run = [&](auto kernel, const Grid& g) {
@@ -323,7 +323,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
             run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(32 * warps_of_1)});
         else if (32 * warps_of_2 <= backward_threads)
             run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(32 * warps_of_2)});
-        else run(layernorm_backward_wide_kernel<width, T>, {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
+        else
+            run(layernorm_backward_wide_kernel<width, T>, {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
     });
     launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C,
            into);

@@ -137,20 +137,11 @@ static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     };
     static_assert(few_rows == 4, "one case per number of rows");
     switch (N) {
-        case 1:
-            run(std::integral_constant<int, 1>{});
-            return true;
-        case 2:
-            run(std::integral_constant<int, 2>{});
-            return true;
-        case 3:
-            run(std::integral_constant<int, 3>{});
-            return true;
-        case 4:
-            run(std::integral_constant<int, 4>{});
-            return true;
-        default:
-            return false;
+        case 1: run(std::integral_constant<int, 1>{}); return true;
+        case 2: run(std::integral_constant<int, 2>{}); return true;
+        case 3: run(std::integral_constant<int, 3>{}); return true;
+        case 4: run(std::integral_constant<int, 4>{}); return true;
+        default: return false;
     }
 }
 

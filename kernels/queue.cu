@@ -5,7 +5,7 @@
 namespace gpu {
 
 constexpr int64_t slot_bytes = 1 << 20;
-constexpr size_t  slot_count = 8;  // the host runs at most so many copies ahead of the GPU
+constexpr size_t slot_count  = 8;  // the host runs at most so many copies ahead of the GPU
 
 Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaSetDevice(index_));
@@ -62,7 +62,7 @@ void Queue::launched(const Grid& g) {
 void Queue::upload(void* dst, const void* src, int64_t bytes) {
     for (int64_t done = 0; done < bytes; done += slot_bytes) {
         const int64_t part = std::min(slot_bytes, bytes - done);
-        Slot&         slot = slots_[next_slot_++ % slot_count];
+        Slot& slot         = slots_[next_slot_++ % slot_count];
         CUDA_RUN(cudaEventSynchronize(slot.gone));
         std::memcpy(slot.memory, static_cast<const char*>(src) + done, part);
         CUDA_RUN(cudaMemcpyAsync(static_cast<char*>(dst) + done, slot.memory, part, cudaMemcpyHostToDevice, stream));
@@ -85,8 +85,8 @@ void Queue::wait() {
                            "CUDA: {} ({}) in one of the ops up to {}; run again with --sync to learn in which",
                            cudaGetErrorName(status), cudaGetErrorString(status), op);
     if (ready(&heard_->bad)) return;
-    const BadId   found = heard_->bad;
-    const IdRule& rule  = rules_[found.rule - 1];
+    const BadId found  = heard_->bad;
+    const IdRule& rule = rules_[found.rule - 1];
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
     throw_at<InputError>(rule.file, rule.line, "{}", rule.text(rule.op, found.at, rule.columns, found.id, rule.limit));
 }
@@ -95,8 +95,8 @@ void Queue::wait() {
 static __global__ void check_ids_kernel(BadId* bad, int rule, const int32_t* ids, int64_t n, int64_t low,
                                         int64_t limit) {
     __shared__ int64_t firsts[32];
-    int64_t            first = n;
-    const bool         asked = ready(bad);
+    int64_t first    = n;
+    const bool asked = ready(bad);
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
         if ((ids[i] < low || ids[i] >= limit) && i < first) first = i;
     for (int w = 16; w; w /= 2) first = min(first, __shfl_xor_sync(~0u, first, w));
@@ -145,9 +145,10 @@ Feed::~Feed() {
 
 // In a training loop the buffer's last copy ended with the step before last, so nothing is waited for.
 void* Feed::outgoing() {
-    const Buffer&     b      = buffers_[turn_];
+    const Buffer& b          = buffers_[turn_];
     const cudaError_t status = cudaEventQuery(b.gone);
-    if (status != cudaErrorNotReady) CUDA_RUN(status);
+    if (status != cudaErrorNotReady)
+        CUDA_RUN(status);
     else {
         cudaGetLastError();  // it is no error
         CUDA_RUN(cudaEventSynchronize(b.gone));

@@ -59,7 +59,7 @@ template <int W, class F>
 static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F term) {
     float of_lane[W] = {};
     double total     = 0;
-    int      in_run  = 0;
+    int in_run       = 0;
     for_grid<W>(n, [&](int64_t i, auto width) {
         const Floats<width> v = load<width>(x + i);
         for (int k = 0; k < width; k++) of_lane[k] += term(v[k]);
@@ -79,10 +79,10 @@ static __global__ void finish_kernel(float* out, const double* sums, int count, 
 
 template <class F>
 static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue& q) {
-    const float* in     = x.data<float>();
+    const float* in      = x.data<float>();
     const int64_t n      = x.numel();
     const int64_t blocks = std::clamp<int64_t>(ceil_div(n, 4096), 1, 1024);
-    double* sums        = q.scratch_of<double>(blocks);
+    double* sums         = q.scratch_of<double>(blocks);
     for_width<float>(aligned(in), [&](auto width) {
         launch(sum_kernel<width, F>, {blocks, 256}, q, sums, in, n, term);
     });

@@ -141,11 +141,8 @@ inline void expect_at(const char* file, int line, const char* op, const Tensor& 
 template <class F>
 inline void for_dtype(DType t, F f) {
     switch (t) {
-        case DType::F32:
-            return f(float(0));
-        case DType::BF16:
-            return f(bf16(0.f));
-        default:
-            fail("this op works on fp32 and bf16, got {}", name_of(t));
+        case DType::F32: return f(float(0));
+        case DType::BF16: return f(bf16(0.f));
+        default: fail("this op works on fp32 and bf16, got {}", name_of(t));
     }
 }

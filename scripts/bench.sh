@@ -58,12 +58,12 @@ if [ "$what" = all ] || [ "$what" = decode ]; then
         sort -g | sed -n 2p | awk '{printf "gpt2         bf16  start-up from a folder until the first step begins   %.2f s\n", $1}'
 fi
 if [ "$what" = all ] || [ "$what" = tokenize ]; then
-    [ -s "$home/data/austen/austen.txt" ] && ln -s "$home/data/austen/austen.txt" prose.txt ||
+    [ -s "$home/data/sets/austen/austen.txt" ] && ln -s "$home/data/sets/austen/austen.txt" prose.txt ||
         "$home/data/austen.sh" "$PWD/prose.txt" >/dev/null
     find "$home"/{kernels,gpt,data,test} -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort |
         xargs cat >code.txt
-    if [ -z "${TOKENIZER:=}" ] && [ -s "$home/data/gpt2-tokenizer/tokenizer.json" ]; then
-        TOKENIZER=$home/data/gpt2-tokenizer/tokenizer.json
+    if [ -z "${TOKENIZER:=}" ] && [ -s "$home/data/sets/gpt2-tokenizer/tokenizer.json" ]; then
+        TOKENIZER=$home/data/sets/gpt2-tokenizer/tokenizer.json
     elif [ -z "$TOKENIZER" ]; then
         echo "no GPT-2 vocabulary (data/fetch.sh gpt2-tokenizer, or TOKENIZER=): with 8000 entries learned from the prose"
         "$build/tokenize" --train-bpe 8000 --input prose.txt --output tokenizer.json >/dev/null

@@ -3,9 +3,26 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-echo "== layering: kernels/ knows nothing of gpt/, gpt/ knows nothing of flags"
-if grep -nE '#include "(gpt|test|data)/' kernels/*; then echo "kernels/ must not include these" >&2; exit 1; fi
-if grep -nE '#include "gpt/(options|log|cli)\.h"' $(ls gpt/*.h | grep -vE 'gpt/(options|log|cli)\.h'); then echo "only the programs include options.h, log.h and cli.h" >&2; exit 1; fi
+echo "== layering: programs -> gpt/ -> data/ -> kernels/; the model knows nothing of options"
+points_up() {  # points_up FILES... -- PATTERN: fails when one of the files includes what it must not know
+    if grep -nE "#include \"$2" $1; then echo "these includes point the wrong way" >&2; exit 1; fi
+}
+talkers='gpt/(options|report|run|log|cli|plot)\.h'
+points_up "$(echo kernels/*)" '(gpt|data|test)/'
+points_up "$(ls data/*.h)" '(gpt|test)/'
+points_up "$(ls gpt/*.h)" 'test/'
+points_up "$(ls gpt/*.h | grep -vE "$talkers")" "$talkers"
+# A circle would show as a header that cannot be compiled by itself.
+for header in gpt/*.h data/*.h kernels/{tensor,check,device,ops,cpu,random}.h; do
+    echo "#include \"$header\"" | g++ -std=c++17 -fopenmp -fsyntax-only -I. -x c++ - || { echo "$header does not stand alone" >&2; exit 1; }
+done
+
+echo "== format: every file as clang-format has it"
+if ! clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
+    echo "skipped: clang-format 14 is not here (apt-get install clang-format-14, or pip install clang-format==14.0.6)"
+else
+    git ls-files '*.h' '*.cu' '*.cuh' '*.cpp' | xargs clang-format --dry-run -Werror
+fi
 
 echo "== scripts parse"
 for f in scripts/*.sh data/*.sh; do bash -n "$f"; done

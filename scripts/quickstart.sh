@@ -3,7 +3,7 @@
 # `make quickstart` builds and calls it. What is there already is not made again; a new run gets a folder of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-home=data/austen
+home=data/sets/austen
 
 step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
@@ -32,8 +32,8 @@ see the losses             $run/loss.png, $run/log.jsonl
 another beginning          ./infer_gpt --model $run/checkpoints/latest --prompt "Mr. Darcy" --tokens 300 --temperature 0.7
 train it longer            ./train_gpt --out $run --resume --steps 6000
 other sizes and families   ./train_gpt --list-models
-your own text              ./tokenize --train-bpe 4096 --input your.txt --output data/your/tokenizer.json
-                           ./tokenize --tokenizer data/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/your/your
-                           ./train_gpt --train-data 'data/your/your_train_*.bin' --val-data 'data/your/your_val_*.bin'
+your own text              ./tokenize --train-bpe 4096 --input your.txt --output data/sets/your/tokenizer.json
+                           ./tokenize --tokenizer data/sets/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/sets/your/your
+                           ./train_gpt --train-data 'data/sets/your/your_train_*.bin' --val-data 'data/sets/your/your_val_*.bin'
 all options                ./train_gpt --help
 TXT

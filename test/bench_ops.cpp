@@ -212,8 +212,9 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         const Tensor numbers     = make({4}, DType::I32);
         from_host(numbers, &update, s);
         const AdamWTable table({{p, master, m, v, g, .1f}}, dev);
-        b.row("adamw, 4M weights", x, cost.adamw(P),
-              [&] { adamw(table, norm2, none, numbers, {.9f, .95f, 1e-8f, 1.f}, s); });
+        b.row("adamw, 4M weights", x, cost.adamw(P), [&] {
+            adamw(table, norm2, none, numbers, {.9f, .95f, 1e-8f, 1.f}, s);
+        });
         if (x == f) b.row("squared_norm, 4M", x, {4. * P}, [&] { squared_norm(norm2, g, s); });
     }
     {

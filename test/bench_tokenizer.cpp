@@ -12,8 +12,8 @@
 #include <cstdio>
 #include <functional>
 
+#include "data/tokenizer.h"
 #include "gpt/cli.h"
-#include "gpt/tokenizer.h"
 #include "test/scratch.h"
 
 constexpr int repeats = 8;  // of the documents for the whole program, so that its start does not count for much

@@ -139,23 +139,12 @@ class Buffer {
         for (size_t i = 0; i < v.size(); i++) {
             const double z = random.normal();
             switch (kind) {
-                case Kind::large_mean:
-                    v[i] = scale * (1000 + z);
-                    break;
-                case Kind::constant_rows:
-                    v[i] = i % C ? v[i - 1] : scale * z;
-                    break;
-                case Kind::huge:
-                    v[i] = scale * 1e15 * z;
-                    break;
-                case Kind::tiny:
-                    v[i] = scale * 1e-39 * z;
-                    break;
-                case Kind::zeros:
-                    v[i] = 0;
-                    break;
-                default:
-                    v[i] = scale * z;
+                case Kind::large_mean: v[i] = scale * (1000 + z); break;
+                case Kind::constant_rows: v[i] = i % C ? v[i - 1] : scale * z; break;
+                case Kind::huge: v[i] = scale * 1e15 * z; break;
+                case Kind::tiny: v[i] = scale * 1e-39 * z; break;
+                case Kind::zeros: v[i] = 0; break;
+                default: v[i] = scale * z;
             }
         }
         set(v);

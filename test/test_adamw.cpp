@@ -66,8 +66,10 @@ struct AdamWRows {
     std::vector<AdamWRow> rows;
 
     AdamWRows(const Device* dev, DType dtype, const std::vector<int64_t>& sizes, int64_t apart, bool own_master)
-        : w(dev, {total(sizes, apart)}, dtype, Kind::zeros), master(dev, w.tensor().shape, F32, Kind::ordinary, 1),
-          m(dev, w.tensor().shape, F32, Kind::ordinary, 2, 0.1), v(dev, w.tensor().shape, F32, Kind::ordinary, 3),
+        : w(dev, {total(sizes, apart)}, dtype, Kind::zeros),
+          master(dev, w.tensor().shape, F32, Kind::ordinary, 1),
+          m(dev, w.tensor().shape, F32, Kind::ordinary, 2, 0.1),
+          v(dev, w.tensor().shape, F32, Kind::ordinary, 3),
           grad(dev, w.tensor().shape, F32, Kind::ordinary, 4) {
         Values squares = v.values();
         for (double& x : squares) x *= 0.01 * x;

@@ -3,8 +3,8 @@
 #include <csignal>
 #include <map>
 
-#include "gpt/bpe_training.h"
-#include "gpt/files.h"
+#include "data/bpe_training.h"
+#include "data/files.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "test/programs.h"

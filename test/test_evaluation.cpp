@@ -1,5 +1,5 @@
 // test_evaluation.cpp - HellaSwag and LAMBADA: scores worked out by hand, packing that changes nothing, every bad line
-#include "gpt/bpe_training.h"
+#include "data/bpe_training.h"
 #include "gpt/evaluation.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"

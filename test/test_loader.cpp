@@ -7,8 +7,8 @@
 #include <numeric>
 #include <set>
 
-#include "gpt/loader.h"
-#include "gpt/random.h"
+#include "data/loader.h"
+#include "kernels/random.h"
 #include "test/data.h"
 #include "test/scratch.h"
 //
@@ -16,11 +16,13 @@
 
 namespace {
 
-template <class T> std::string bytes_of(const std::vector<T>& values) {
+template <class T>
+std::string bytes_of(const std::vector<T>& values) {
     return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
 }
 // An llm.c shard; count -1: the true one.
-template <class Id> std::string llmc(const std::vector<Id>& ids, int magic, int version, int64_t count = -1) {
+template <class Id>
+std::string llmc(const std::vector<Id>& ids, int magic, int version, int64_t count = -1) {
     std::vector<int32_t> header(256);
     header[0] = magic, header[1] = version, header[2] = int32_t(count < 0 ? int64_t(ids.size()) : count);
     return bytes_of(header) + bytes_of(ids);
@@ -43,14 +45,14 @@ std::vector<int32_t> all_ids(const Shard& s) {
 
 TEST_CASE("shards are known by what is in them", "[loader]") {
     const Scratch dir;
-    const auto    read = [&](const std::string& bytes, int64_t vocab, int width) {
+    const auto read = [&](const std::string& bytes, int64_t vocab, int width) {
         write_text(dir / "x.bin", bytes);
         const Shard s(dir / "x.bin", vocab);
         CHECK(s.width() == width);
         return all_ids(s);
     };
     std::vector<uint32_t> wide, narrow;
-    std::vector<int32_t>  small_ids, big_ids;
+    std::vector<int32_t> small_ids, big_ids;
     for (int i = 0; i < 1000; i++) {
         small_ids.push_back(i * 31 % 50257), big_ids.push_back(i * 7919 % 128256);
         narrow.push_back(small_ids.back()), wide.push_back(big_ids.back());
@@ -65,16 +67,16 @@ TEST_CASE("shards are known by what is in them", "[loader]") {
     CHECK(read(bytes_of(wide), 128256, 4) == big_ids);
     CHECK(read(bytes_of(wide), 200000, 4) == big_ids);
     CHECK(read(bytes_of(std::vector<uint16_t>(8)), 10, 2) == std::vector<int32_t>(8));  // all zero: nothing says uint32
-    CHECK(read(bytes_of(std::vector<uint16_t>{5, 0, 0}), 10, 2).size() == 3);             // 6 bytes cannot be uint32
+    CHECK(read(bytes_of(std::vector<uint16_t>{5, 0, 0}), 10, 2).size() == 3);           // 6 bytes cannot be uint32
     CHECK(read(bytes_of(std::vector<uint16_t>{7, 1, 2, 0, 1, 1}), 10, 2).size() == 6);
     // Letters stored as ids of two bytes, as nanoGPT's character models do, are not text.
     CHECK(read(bytes_of(counting(65)), 65, 2).size() == 65);
 }
 
 TEST_CASE("a file that is no shard is called by its name", "[loader]") {
-    const Scratch     dir;
+    const Scratch dir;
     const std::string path = dir / "x.bin";
-    const auto        refused = [&](const std::string& bytes, std::initializer_list<const char*> words) {
+    const auto refused     = [&](const std::string& bytes, std::initializer_list<const char*> words) {
         write_text(path, bytes);
         for (const char* word : words) CHECK_REFUSED((Shard{path, 50257}), "x.bin", word);
     };
@@ -119,7 +121,7 @@ TEST_CASE("a file that is no shard is called by its name", "[loader]") {
 
 TEST_CASE("llmq's token files", "[loader]") {
     const Scratch dir;
-    const auto    file = [&](std::vector<int32_t> fields, const std::vector<int32_t>& ids) {
+    const auto file = [&](std::vector<int32_t> fields, const std::vector<int32_t>& ids) {
         fields.resize(254);
         write_text(dir / "x.bin", "BIN.TOK\n" + bytes_of(fields) + bytes_of(ids));
         return dir / "x.bin";
@@ -141,12 +143,12 @@ namespace {
 
 // The .idx of a pair, with whatever each field is set to.
 struct Idx {
-    uint64_t             version = 1;
-    uint8_t              code    = 8;
+    uint64_t version = 1;
+    uint8_t code     = 8;
     std::vector<int32_t> lengths;
     std::vector<int64_t> offsets, documents;
-    int64_t              s = -1, d = -1;  // -1: the true ones
-    std::string          modes;
+    int64_t s = -1, d = -1;  // -1: the true ones
+    std::string modes;
 
     // Sequences of these lengths, each a document, of ids of so many bytes.
     Idx(uint8_t code, int64_t width, const std::vector<int32_t>& tokens) : code(code), lengths(tokens) {
@@ -261,7 +263,7 @@ TEST_CASE("a damaged Megatron index is refused with the reason", "[loader]") {
     for (size_t at = 0; at < good.size(); at++)
         for (const char flip : {'\1', '\x80', '\xff'}) {
             std::string bad = good;
-            bad[at] = char(bad[at] ^ flip);
+            bad[at]         = char(bad[at] ^ flip);
             write_text(dir / "x.idx", bad);
             size_t read = 0;
             try {
@@ -273,8 +275,8 @@ TEST_CASE("a damaged Megatron index is refused with the reason", "[loader]") {
 
 TEST_CASE("ids outside the vocabulary are found and named", "[loader]") {
     const Scratch dir;
-    auto          ids = counting(10000);
-    ids[7770]         = 50300;
+    auto ids  = counting(10000);
+    ids[7770] = 50300;
     write_text(dir / "a.bin", llmc16(counting(500)));
     write_text(dir / "b.bin", bytes_of(ids));
     LoaderSettings set;
@@ -394,7 +396,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     LoaderSettings set;
     set.pattern = dir / "*.bin", set.context = 3, set.vocab = 2000, set.seed = 9;
     std::vector<int32_t> one_by_one;
-    Loader               single(set);
+    Loader single(set);
     REQUIRE(single.windows() == 23 + 14);
     for (int i = 0; i < 240; i++) {
         const auto t = values(single.next().tokens);
@@ -443,7 +445,7 @@ TEST_CASE("rows carry the starts of their documents", "[loader]") {
     set.pattern = dir / "a.bin", set.context = 6, set.batch = 2, set.shuffle = false;
     CHECK_FALSE(Loader(set).next().starts);
     set.document_start = 0;
-    Loader       loader(set);
+    Loader loader(set);
     const Batch& batch = loader.next();
     CHECK(values(batch.tokens) == std::vector<int32_t>{7, 0, 1, 2, 0, 0, /**/ 3, 4, 5, 6, 7, 0});
     CHECK(values(batch.starts) == std::vector<int32_t>{0, 1, 1, 1, 4, 5, /**/ 0, 0, 0, 0, 0, 5});
@@ -489,10 +491,10 @@ TEST_CASE("more sequences in a step than there are windows", "[loader]") {
 }
 
 TEST_CASE("the fingerprint changes with the data", "[loader]") {
-    const Scratch  dir, moved;
+    const Scratch dir, moved;
     LoaderSettings set;
     set.pattern = dir / "*.bin", set.context = 3, set.vocab = 50000;
-    auto       ids   = counting(9000);
+    auto ids         = counting(9000);
     const auto print = [&] { return Loader(set).fingerprint(); };
     write_text(dir / "a.bin", llmc16(ids));
     const std::string first = print();
@@ -515,15 +517,15 @@ TEST_CASE("the fingerprint changes with the data", "[loader]") {
 }
 
 TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
-    const Scratch     dir;
+    const Scratch dir;
     const std::string path = dir / "big.bin";
-    const int64_t     tokens = (int64_t(1) << 31) + 5000;
+    const int64_t tokens   = (int64_t(1) << 31) + 5000;
     write_text(path, bytes_of(counting(4096, 1)));
     if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole, where the file system has them
         WARN("skipped: no room for a sparse file of 4 GB");
         return;
     }
-    const auto   end  = counting(1000, 30000);
+    const auto end = counting(1000, 30000);
     std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(2 * (tokens - 1000));
     file.write(reinterpret_cast<const char*>(end.data()), 2000);
@@ -534,8 +536,8 @@ TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
     CHECK(loader.tokens() == tokens);
     CHECK(loader.windows() == (tokens - 1) / 1000);
     loader.seek({0, loader.windows() - 1});
-    const Batch&         last = loader.next();
-    const int64_t        at   = (loader.windows() - 1) * 1000;
+    const Batch& last = loader.next();
+    const int64_t at  = (loader.windows() - 1) * 1000;
     std::vector<int32_t> expected(1000);
     for (int i = 0; i < 1000; i++) expected[i] = at + i < tokens - 1000 ? 0 : int32_t(30000 + at + i - (tokens - 1000));
     CHECK(values(last.tokens) == expected);
@@ -545,13 +547,14 @@ TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
 TEST_CASE("pairs that Megatron and GPT-NeoX wrote", "[loader]") {
     struct Known {
         const char* prefix;
-        int64_t     sequences, tokens, end;  // end: the id that every document ends with
+        int64_t sequences, tokens, end;  // end: the id that every document ends with
     };
     for (const Known& k : {Known{"data/megatron/meg-gpt2-openwebtext_text_document", 1000, 1361845, 4999},
                            {"data/megatron/neox_sample_text_document", 7, 160, 0}}) {
         const std::string bin = shared_data(std::string(k.prefix) + ".bin");
         if (bin.empty()) continue;
-        const std::string prefix = bin.substr(0, bin.size() - 4), ids = read_text(bin), idx = read_text(prefix + ".idx");
+        const std::string prefix = bin.substr(0, bin.size() - 4), ids = read_text(bin),
+                          idx = read_text(prefix + ".idx");
         CAPTURE(prefix);
         const auto number = [&](size_t at, int bytes) {
             uint64_t n = 0;
@@ -579,9 +582,9 @@ TEST_CASE("pairs that Megatron and GPT-NeoX wrote", "[loader]") {
 }
 
 TEST_CASE("a Megatron pair beyond 2 GB and 2^31 tokens", "[loader]") {
-    const Scratch     dir;
+    const Scratch dir;
     const std::string path = dir / "big.bin";
-    const int64_t     each = 1 << 30, tokens = 2 * each + 7;
+    const int64_t each = 1 << 30, tokens = 2 * each + 7;
     write_text(path, "");
     if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole, where the file system has them
         WARN("skipped: no room for a sparse file of 4 GB");
@@ -602,7 +605,7 @@ TEST_CASE("a Megatron pair beyond 2 GB and 2^31 tokens", "[loader]") {
 TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
     struct Known {
         const char* file;
-        int64_t     skip, tokens, ends;  // bytes of header, ids, and how many of them are 50256
+        int64_t skip, tokens, ends;  // bytes of header, ids, and how many of them are 50256
     };
     const Known known[] = {{"data/llmc/tiny_shakespeare_val.bin", 1024, 32768, -1},
                            {"data/nanogpt/shakespeare_train.bin", 0, 301966, 0},
@@ -612,7 +615,7 @@ TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
         const std::string path = shared_data(k.file);
         if (path.empty()) continue;
         CAPTURE(path);
-        const std::string    bytes = read_text(path);
+        const std::string bytes = read_text(path);
         std::vector<int32_t> decoded;
         for (size_t i = k.skip; i + 1 < bytes.size(); i += 2)
             decoded.push_back(uint8_t(bytes[i]) + 256 * uint8_t(bytes[i + 1]));
@@ -625,7 +628,7 @@ TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
         std::vector<int32_t> tokens, targets;
         for (int64_t i = 0; i < loader.windows() / 3; i++) {
             const Batch& b = loader.next();
-            const auto   x = values(b.tokens), y = values(b.targets);
+            const auto x = values(b.tokens), y = values(b.targets);
             tokens.insert(tokens.end(), x.begin(), x.end());
             targets.insert(targets.end(), y.begin(), y.end());
         }
@@ -633,8 +636,10 @@ TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
         CHECK(std::equal(targets.begin(), targets.end(), decoded.begin() + 1));
         const auto whole = all_ids(Shard(path, 50257));
         CHECK(whole == decoded);
-        if (k.ends >= 0) CHECK(std::count(whole.begin(), whole.end(), 50256) == k.ends);
-        else CHECK(whole[0] == 50256);
+        if (k.ends >= 0)
+            CHECK(std::count(whole.begin(), whole.end(), 50256) == k.ends);
+        else
+            CHECK(whole[0] == 50256);
         CHECK_REFUSED(Shard(path, 1000).read(0, k.tokens, decoded.data()), "1000 tokens");
     }
 }

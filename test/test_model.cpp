@@ -157,8 +157,8 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
 }
 
 // Three steps of two micro-steps each; every loss, norm and weight to the bit.
-static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute, bool mask,
-                                          int64_t* activations) {
+static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute,
+                                          bool mask, int64_t* activations) {
     const BatchShape z{2, 6, true, recompute};
     Model m(c, dtype, z, dev);
     scatter(m.params, c, m.stream, 0.1f);

@@ -333,11 +333,12 @@ TEST_CASE("matmul_backward and matmul_gelu_backward set or add to gradients", "[
     for (const bool through_gelu : {false, true}) {
         CAPTURE(through_gelu);
         Buffer dx(dev, {N, IC}, dtype), dw(dev, {OC, IC}, F32, from, 4), db(dev, {OC}, F32, from, 5);
-        const Values dw_before = add ? dw.values() : Values(OC * IC, 0.), db_before = add ? db.values() : Values(OC, 0.);
-        const auto want  = reference::matmul_backward<double>(dw_before, db_before, dy.values(), act.values(),
-                                                              w.values(), N, IC, OC);
-        const auto plain = reference::matmul_backward<float>(dw_before, db_before, dy.values(), act.values(),
-                                                             w.values(), N, IC, OC);
+        const Values dw_before = add ? dw.values() : Values(OC * IC, 0.),
+                     db_before = add ? db.values() : Values(OC, 0.);
+        const auto want =
+            reference::matmul_backward<double>(dw_before, db_before, dy.values(), act.values(), w.values(), N, IC, OC);
+        const auto plain =
+            reference::matmul_backward<float>(dw_before, db_before, dy.values(), act.values(), w.values(), N, IC, OC);
         if (through_gelu)
             matmul_gelu_backward(dx, dw, db, dy, act, w, pre, kind, into, s);
         else

@@ -38,8 +38,8 @@ Seen look(const std::string& path) {
 }  // namespace
 
 TEST_CASE("loss.png", "[plot]") {
-    const Scratch          dir;
-    const std::string      path = dir / "loss.png";
+    const Scratch dir;
+    const std::string path = dir / "loss.png";
     std::vector<PlotPoint> train, val;
     for (int i = 1; i <= 1000; i++) train.push_back({i * 8192., 3 + 5 * std::exp(-i / 100.) + i % 7 * 0.05});
     for (int i = 0; i <= 10; i++) val.push_back({i * 819200., 3.5 + 4.5 * std::exp(-i)});

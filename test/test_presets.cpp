@@ -93,23 +93,27 @@ TEST_CASE("every preset survives its own config.json", "[presets]") {
 TEST_CASE("config.json as the hub has it says the same as our presets", "[presets]") {
     const Scratch scratch;
     const std::map<std::string, const char*> hub = {
-        {"gpt2", R"({"activation_function":"gelu_new","architectures":["GPT2LMHeadModel"],"attn_pdrop":0.1,"bos_token_id":50256,
+        {"gpt2",
+         R"({"activation_function":"gelu_new","architectures":["GPT2LMHeadModel"],"attn_pdrop":0.1,"bos_token_id":50256,
             "embd_pdrop":0.1,"eos_token_id":50256,"initializer_range":0.02,"layer_norm_epsilon":1e-05,"model_type":"gpt2",
             "n_ctx":1024,"n_embd":768,"n_head":12,"n_layer":12,"n_positions":1024,"resid_pdrop":0.1,"summary_activation":null,
             "summary_first_dropout":0.1,"task_specific_params":{"text-generation":{"do_sample":true,"max_length":50}},
             "vocab_size":50257})"},
-        {"gpt-neo-125m", R"({"activation_function":"gelu_new","architectures":["GPTNeoForCausalLM"],"attention_dropout":0,
+        {"gpt-neo-125m",
+         R"({"activation_function":"gelu_new","architectures":["GPTNeoForCausalLM"],"attention_dropout":0,
             "attention_layers":["global","local","global","local","global","local","global","local","global","local","global","local"],
             "attention_types":[[["global","local"],6]],"bos_token_id":50256,"embed_dropout":0,"eos_token_id":50256,
             "gradient_checkpointing":false,"hidden_size":768,"initializer_range":0.02,"intermediate_size":null,
             "layer_norm_epsilon":1e-05,"max_position_embeddings":2048,"model_type":"gpt_neo","num_heads":12,"num_layers":12,
             "resid_dropout":0,"use_cache":true,"vocab_size":50257,"window_size":256})"},
-        {"gpt-j-6b", R"({"activation_function":"gelu_new","architectures":["GPTJForCausalLM"],"attn_pdrop":0.0,"bos_token_id":50256,
+        {"gpt-j-6b",
+         R"({"activation_function":"gelu_new","architectures":["GPTJForCausalLM"],"attn_pdrop":0.0,"bos_token_id":50256,
             "embd_pdrop":0.0,"eos_token_id":50256,"gradient_checkpointing":false,"initializer_range":0.02,"layer_norm_epsilon":1e-05,
             "model_type":"gptj","n_embd":4096,"n_head":16,"n_inner":null,"n_layer":28,"n_positions":2048,"resid_pdrop":0.0,
             "rotary":true,"rotary_dim":64,"scale_attn_weights":true,"tie_word_embeddings":false,"tokenizer_class":"GPT2Tokenizer",
             "use_cache":true,"vocab_size":50400})"},
-        {"pythia-160m", R"({"architectures":["GPTNeoXForCausalLM"],"bos_token_id":0,"eos_token_id":0,"hidden_act":"gelu",
+        {"pythia-160m",
+         R"({"architectures":["GPTNeoXForCausalLM"],"bos_token_id":0,"eos_token_id":0,"hidden_act":"gelu",
             "hidden_size":768,"initializer_range":0.02,"intermediate_size":3072,"layer_norm_eps":1e-05,"max_position_embeddings":2048,
             "model_type":"gpt_neox","num_attention_heads":12,"num_hidden_layers":12,"rotary_emb_base":10000,"rotary_pct":0.25,
             "tie_word_embeddings":false,"torch_dtype":"float16","use_cache":true,"use_parallel_residual":true,"vocab_size":50304})"},
@@ -172,7 +176,8 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     // Every dimension that rotates comes back from the fraction that we write.
     for (int64_t heads : {1, 2, 4})
         for (int64_t dim = 0; dim <= 196 / heads; dim += 2) {
-            Config c       = read(fmt::format(R"({{"hidden_size":196,"num_attention_heads":{},"rotary_pct":0}})", heads), neox);
+            Config c =
+                read(fmt::format(R"({{"hidden_size":196,"num_attention_heads":{},"rotary_pct":0}})", heads), neox);
             c.rope.dim     = dim;
             const auto own = config_json(c, "F32");
             CHECK(read(own.dump(), neox).rope.dim == dim);

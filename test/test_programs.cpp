@@ -3,8 +3,8 @@
 #include <csignal>
 #include <thread>
 
-#include "gpt/bpe_training.h"
-#include "gpt/files.h"
+#include "data/bpe_training.h"
+#include "data/files.h"
 #include "kernels/device.h"
 #include "test/data.h"
 #include "test/programs.h"
@@ -445,8 +445,8 @@ TEST_CASE("a full disk loses nothing: the previous checkpoint is named and whole
     const std::string first   = small_run(s, "full") + "--device cpu --steps 5 --eval-every 0 --save-every 5 ",
                       rest    = "--resume --device cpu --steps 10 --out " + quoted(s / "full");
     REQUIRE(run(s, "train_gpt", first + "--schedule constant").code == 0);
-    const std::string line = limited + build_folder() + "/train_gpt " + rest + " >" + quoted(s / "stdout") + " 2>" +
-                             quoted(s / "stderr");
+    const std::string line =
+        limited + build_folder() + "/train_gpt " + rest + " >" + quoted(s / "stdout") + " 2>" + quoted(s / "stderr");
     const int status = std::system(line.c_str());
     CAPTURE(read_text(s / "stderr"));
     CHECK(WEXITSTATUS(status) == 1);

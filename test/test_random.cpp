@@ -5,7 +5,7 @@
 #include <set>
 #include <vector>
 
-#include "gpt/random.h"
+#include "kernels/random.h"
 #include "test/catch.h"
 
 TEST_CASE("philox gives the numbers of its authors", "[random]") {  // kat_vectors of Random123
@@ -20,10 +20,10 @@ TEST_CASE("philox gives the numbers of its authors", "[random]") {  // kat_vecto
 }
 
 TEST_CASE("random numbers are spread as they should be", "[random]") {
-    const Random  random(1337, "test");
-    const int     n = 1 << 20;
-    double        sum = 0, sum2 = 0, tail = 0, uniform = 0, most = 0;
-    float         low = 1, high = 0;
+    const Random random(1337, "test");
+    const int n = 1 << 20;
+    double sum = 0, sum2 = 0, tail = 0, uniform = 0, most = 0;
+    float low = 1, high = 0;
     std::map<uint64_t, int> faces;
     for (int i = 0; i < n; i++) {
         const double z = random.normal(i), u = random.uniform(i);
@@ -46,7 +46,7 @@ TEST_CASE("random numbers are spread as they should be", "[random]") {
 TEST_CASE("a random number depends on its key and index alone", "[random]") {
     const Random random(1, "weights", 7);
     // In pieces that begin at any lane of a block, and far beyond 2^32.
-    const uint64_t     far = (uint64_t(1) << 40) + 2;
+    const uint64_t far = (uint64_t(1) << 40) + 2;
     std::vector<float> whole(41), piece(41);
     random.fill_normal(whole.data(), far, whole.size(), 0.02f);
     for (size_t i = 0; i < whole.size(); i++) CHECK(whole[i] == 0.02f * random.normal(far + i));
@@ -81,7 +81,7 @@ TEST_CASE("permutation visits everything once, in an order of its own for each k
     }
     // Where 0 goes is spread evenly over the keys (chi-squared, 9 degrees of freedom: 33.7 once in 10^4).
     std::vector<int> home(10);
-    int              together = 0;
+    int together = 0;
     for (uint64_t key = 0; key < 10000; key++) home[permutation(0, 10, key)]++;
     double chi2 = 0;
     for (int count : home) chi2 += (count - 1000.) * (count - 1000.) / 1000.;

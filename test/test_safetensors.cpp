@@ -20,7 +20,8 @@ std::string with_header(const std::string& header, const std::string& data, int6
 std::string entry(const char* name, const char* dtype, const std::string& shape, const std::string& offsets) {
     return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":{}}})", name, dtype, shape, offsets);
 }
-template <class T> std::string bytes_of(std::initializer_list<T> values) {
+template <class T>
+std::string bytes_of(std::initializer_list<T> values) {
     return std::string(reinterpret_cast<const char*>(values.begin()), values.size() * sizeof(T));
 }
 std::string golden(const std::string& name) { return "test/golden/" + name + "/model.safetensors"; }
@@ -28,13 +29,12 @@ std::string golden(const std::string& name) { return "test/golden/" + name + "/m
 }  // namespace
 
 TEST_CASE("safetensors reads what a file holds", "[safetensors]") {
-    const Scratch     dir;
-    const std::string path = dir / "ok.safetensors";
+    const Scratch dir;
+    const std::string path   = dir / "ok.safetensors";
     // Not in the order of their offsets, an empty tensor, a scalar, an odd start address, metadata and padding.
-    const std::string header = "{" + entry("b", "F32", "[2,1]", "[3,11]") + "," +
-                               entry("a", "U8", "[3]", "[0,3]") + "," +
-                               entry("none", "F32", "[0,7]", "[3,3]") + "," + entry("one", "BF16", "[]", "[11,13]") +
-                               R"(,"__metadata__":{"format":"pt"}}   )";
+    const std::string header = "{" + entry("b", "F32", "[2,1]", "[3,11]") + "," + entry("a", "U8", "[3]", "[0,3]") +
+                               "," + entry("none", "F32", "[0,7]", "[3,3]") + "," +
+                               entry("one", "BF16", "[]", "[11,13]") + R"(,"__metadata__":{"format":"pt"}}   )";
     write_text(path, with_header(header, "xyz" + bytes_of<float>({1.5f, -2.f}) + bytes_of<uint16_t>({0x3f80})));
     const SafetensorsReader file(path);
     CHECK(file.tensors().size() == 4);
@@ -55,11 +55,11 @@ TEST_CASE("safetensors reads what a file holds", "[safetensors]") {
 
 TEST_CASE("safetensors refuses files that lie, and says how", "[safetensors]") {
     struct Lie {
-        std::string              name, text;
+        std::string name, text;
         std::vector<std::string> words;
     };
     const std::string ok = entry("a", "F32", "[2]", "[0,8]"), eight(8, 'x'), big = "9223372036854775807";
-    const auto        one = [&](const char* dtype, const std::string& shape, const std::string& offsets) {
+    const auto one = [&](const char* dtype, const std::string& shape, const std::string& offsets) {
         return with_header("{" + entry("a", dtype, shape, offsets) + "}", eight);
     };
     const Lie lies[] = {
@@ -98,15 +98,18 @@ TEST_CASE("safetensors refuses files that lie, and says how", "[safetensors]") {
         {"offsets that are words", one("F32", "[2]", "[\"0\",\"8\"]"), {"two sizes"}},
         {"shape and offsets differ", one("F32", "[3]", "[0,8]"), {"(3)", "12 bytes", "span 8"}},
         {"two tensors overlap",
-         with_header("{" + ok + "," + entry("b", "F32", "[1]", "[4,8]") + "}", eight), {"\"b\"", "overlaps", "\"a\""}},
+         with_header("{" + ok + "," + entry("b", "F32", "[1]", "[4,8]") + "}", eight),
+         {"\"b\"", "overlaps", "\"a\""}},
         {"two tensors share bytes",
-         with_header("{" + ok + "," + entry("b", "F32", "[2]", "[0,8]") + "}", eight), {"\"b\"", "overlaps", "\"a\""}},
+         with_header("{" + ok + "," + entry("b", "F32", "[2]", "[0,8]") + "}", eight),
+         {"\"b\"", "overlaps", "\"a\""}},
         {"hole in front", one("F32", "[1]", "[4,8]"), {"4 bytes between the header", "\"a\""}},
         {"hole between",
          with_header("{" + entry("a", "U8", "[2]", "[0,2]") + "," + entry("b", "U8", "[2]", "[6,8]") + "}", eight),
          {"4 bytes between", "\"a\"", "\"b\""}},
         {"bytes left over", with_header("{" + ok + "}", eight + "y"), {"9 bytes of data", "end at 8"}},
-        {"control characters in a name", with_header("{" + entry("\\u001b[2J", "F0", "[]", "[0,0]") + "}", ""),
+        {"control characters in a name",
+         with_header("{" + entry("\\u001b[2J", "F0", "[]", "[0,0]") + "}", ""),
          {"\"\\u001b[2J\""}},
     };
     const Scratch dir;
@@ -122,7 +125,7 @@ TEST_CASE("safetensors refuses files that lie, and says how", "[safetensors]") {
 }
 
 TEST_CASE("safetensors refuses every truncation of a good file", "[safetensors]") {
-    const Scratch     dir;
+    const Scratch dir;
     const std::string whole = read_text(golden("gpt2"));
     REQUIRE(SafetensorsReader(golden("gpt2")).tensors().size() == 28);
     for (size_t n = 0; n < whole.size(); n = n < 600 ? n + 1 : n + 1 + n / 7) {
@@ -139,11 +142,10 @@ TEST_CASE("safetensors refuses every truncation of a good file", "[safetensors]"
         write_text(dir / "cut.safetensors", changed);
         try {
             const SafetensorsReader file(dir / "cut.safetensors");
-            int64_t                 total = 0;
+            int64_t total = 0;
             for (const auto& [name, t] : file.tensors()) total += t.bytes;
             CHECK(total + 8 + int64_t(header) == int64_t(whole.size()));
-        } catch (const InputError&) {
-        }
+        } catch (const InputError&) {}
     }
 }
 
@@ -158,15 +160,17 @@ TEST_CASE("every half-precision number is read exactly", "[safetensors]") {
     SafetensorsReader(dir / "b.safetensors").at("b", {65536}).read_into(b.data());
     int wrong = 0;
     for (int i = 0; i < 65536; i++) {
-        const int    exponent = i >> 10 & 31, fraction = i & 1023;
-        const double size  = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
-        const float  value = float(i >> 15 ? -size : size);
-        uint32_t     bits;
+        const int exponent = i >> 10 & 31, fraction = i & 1023;
+        const double size = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+        const float value = float(i >> 15 ? -size : size);
+        uint32_t bits;
         std::memcpy(&bits, &b[i], 4);
         wrong += bits != uint32_t(i) << 16;
         wrong += std::signbit(h[i]) != (i >> 15 != 0);
-        if (exponent == 31) wrong += fraction ? !std::isnan(h[i]) : !std::isinf(h[i]);
-        else wrong += h[i] != value;
+        if (exponent == 31)
+            wrong += fraction ? !std::isnan(h[i]) : !std::isinf(h[i]);
+        else
+            wrong += h[i] != value;
     }
     CHECK(wrong == 0);
 
@@ -178,9 +182,9 @@ TEST_CASE("every half-precision number is read exactly", "[safetensors]") {
 
 TEST_CASE("safetensors that transformers wrote are written again byte for byte", "[safetensors]") {
     const std::string name = GENERATE("gpt2", "gpt_neox", "gpt_neox_sequential");
-    const Scratch     dir;
+    const Scratch dir;
     const SafetensorsReader file(golden(name));
-    std::vector<StoredRow>  rows;
+    std::vector<StoredRow> rows;
     for (const auto& [key, t] : file.tensors()) rows.push_back({key, t.dtype, t.shape});
     ModelWriter writer(dir.path, rows);
     for (const auto& [key, t] : file.tensors()) {  // in two pieces
@@ -195,18 +199,18 @@ TEST_CASE("safetensors that transformers wrote are written again byte for byte",
 }
 
 TEST_CASE("shards and their index", "[safetensors]") {
-    const Scratch                dir;
+    const Scratch dir;
     const std::vector<StoredRow> rows = {
         {"a", "F32", {3}}, {"big", "F32", {100}}, {"c", "BF16", {2, 2}}, {"d", "I32", {1}}};
-    const std::string            data(400, '\1');
-    const auto                   write = [&] {
+    const std::string data(400, '\1');
+    const auto write = [&] {
         ModelWriter writer(dir.path, rows, 20);
         for (const StoredRow& r : rows) writer.write(r.name, data.data(), r.bytes());
         writer.close();
     };
     write();
     const std::string index = dir / "model.safetensors.index.json";
-    const auto        root  = read_json(index);
+    const auto root         = read_json(index);
     CHECK(root["metadata"]["total_size"] == 12 + 400 + 8 + 4);
     CHECK(root["weight_map"]["a"] == "model-00001-of-00003.safetensors");
     CHECK(root["weight_map"]["big"] == "model-00002-of-00003.safetensors");
@@ -249,9 +253,9 @@ TEST_CASE("model folders without safetensors", "[safetensors]") {
 }
 
 TEST_CASE("the safetensors writer refuses a wrong order", "[safetensors]") {
-    const Scratch     dir;
+    const Scratch dir;
     const std::string path = dir / "w.safetensors";
-    const float       x[3] = {};
+    const float x[3]       = {};
     CHECK_REFUSED((SafetensorsWriter{path, {{"a", "F32", {1}}, {"a", "F32", {1}}}}), "two tensors", "\"a\"");
     CHECK_REFUSED((SafetensorsWriter{path, {{"a", "float", {1}}}}), "unknown dtype float");
     {
@@ -274,9 +278,9 @@ TEST_CASE("the safetensors writer refuses a wrong order", "[safetensors]") {
 }
 
 TEST_CASE("a failed write leaves the file that was there", "[safetensors]") {
-    const Scratch     dir;
+    const Scratch dir;
     const std::string path = dir / "w.safetensors", data(100000, 'x');
-    const auto        write = [&] {
+    const auto write       = [&] {
         SafetensorsWriter writer(path, {{"a", "U8", {100000}}});
         writer.write("a", data.data(), 100000);
         writer.close();
@@ -285,15 +289,13 @@ TEST_CASE("a failed write leaves the file that was there", "[safetensors]") {
     // A limit on the size of files stands in for a full disk: write() takes a part, then fails.
     struct rlimit old;
     getrlimit(RLIMIT_FSIZE, &old);
-    const auto          handler = std::signal(SIGXFSZ, SIG_IGN);
-    const struct rlimit small   = {50000, old.rlim_max};
+    const auto handler        = std::signal(SIGXFSZ, SIG_IGN);
+    const struct rlimit small = {50000, old.rlim_max};
     setrlimit(RLIMIT_FSIZE, &small);
     std::string error;
     try {
         write();
-    } catch (const RunError& e) {
-        error = e.what();
-    }
+    } catch (const RunError& e) { error = e.what(); }
     setrlimit(RLIMIT_FSIZE, &old);
     std::signal(SIGXFSZ, handler);
     CHECK(missing_words(error, {"w.safetensors", "File too large", "50000 bytes"}) == "");

@@ -9,9 +9,9 @@
 #include <numeric>
 #include <random>
 
+#include "data/bpe_training.h"
+#include "data/shard.h"
 #include "data/shard_writer.h"
-#include "gpt/bpe_training.h"
-#include "gpt/shard.h"
 #include "test/data.h"
 #include "test/programs.h"
 #include "test/scratch.h"

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "gpt/bpe_training.h"
-#include "gpt/tokenizer.h"
+#include "data/bpe_training.h"
+#include "data/tokenizer.h"
 #include "test/data.h"
 #include "test/scratch.h"
 //

@@ -13,18 +13,18 @@
 #include <string>
 #include <vector>
 
-#include "gpt/random.h"
-#include "gpt/shard.h"
+#include "data/shard.h"
+#include "kernels/random.h"
 #include "kernels/tensor.h"
 
 struct LoaderSettings {
-    std::string pattern;                         // of glob(3)
-    int64_t     batch = 1, context = 0;          // B sequences for this rank, T tokens each
-    int64_t     vocab = 0;                       // the model's; 0: any id is fine
-    uint64_t    seed  = 0;
-    int         rank = 0, world = 1;             // of the processes that share each step
-    bool        shuffle = true;                  // false: in file order, for validation
-    int64_t     document_start = -1;             // the id that begins a document; -1: batches don't tell documents apart
+    std::string pattern;             // of glob(3)
+    int64_t batch = 1, context = 0;  // B sequences for this rank, T tokens each
+    int64_t vocab = 0;               // the model's; 0: any id is fine
+    uint64_t seed = 0;
+    int rank = 0, world = 1;        // of the processes that share each step
+    bool shuffle           = true;  // false: in file order, for validation
+    int64_t document_start = -1;    // the id that begins a document; -1: batches don't tell documents apart
 };
 
 struct LoaderPosition {
@@ -34,8 +34,9 @@ struct LoaderPosition {
 
 // A loader's lies in its own host memory and is valid until the next one; a model wants it in the device's.
 struct Batch {
-    Tensor tokens, targets;              // (B,T) int32; target t is token t + 1
-    Tensor starts = {}, positions = {};  // (B,T) int32, or null: the row where t's document begins, and t counted from there
+    Tensor tokens, targets;  // (B,T) int32; target t is token t + 1
+    Tensor starts    = {},
+           positions = {};  // (B,T) int32, or null: the row where t's document begins, and t counted from there
 };
 
 class Loader {
@@ -55,8 +56,9 @@ class Loader {
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
         CHECK(windows_ > 0,
               "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} in one shard, and the longest, {}, "
-              "has {}\n    use more text, or --context {} or less", set_.pattern, tokens(), shards_.size(), T + 1,
-              longest->path(), longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
+              "has {}\n    use more text, or --context {} or less",
+              set_.pattern, tokens(), shards_.size(), T + 1, longest->path(), longest->tokens(),
+              std::max<int64_t>(longest->tokens() - 1, 1));
         ids_.resize(T + 1);
         const auto tensor = [&](std::vector<int32_t>& v) {
             v.resize(B * T);
@@ -72,9 +74,9 @@ class Loader {
         const int64_t B = set_.batch, T = set_.context;
         for (int64_t b = 0; b < B; b++) {
             const int64_t window = window_at(position_.epoch, position_.index + set_.rank * B + b);
-            const auto    after  = std::upper_bound(first_window_.begin(), first_window_.end(), window);
+            const auto after     = std::upper_bound(first_window_.begin(), first_window_.end(), window);
             const int64_t number = after - first_window_.begin() - 1;
-            const Shard&  shard  = shards_[number];
+            const Shard& shard   = shards_[number];
             const int64_t first  = (window - first_window_[number]) * T;
             shard.read(first, T + 1, ids_.data());
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
@@ -88,18 +90,18 @@ class Loader {
     }
 
     LoaderPosition position() const { return position_; }
-    void           rewind() { position_ = {}; }
-    void           seek(LoaderPosition p) {
+    void rewind() { position_ = {}; }
+    void seek(LoaderPosition p) {
         CHECK(p.epoch >= 0 && p.index >= 0 && p.index < windows_,
               "'{}': cannot go on at window {} of epoch {}: there are {} windows; is this the data of the saved run?",
               set_.pattern, p.index, p.epoch, windows_);
         position_ = p;
     }
 
-    const LoaderSettings&     settings() const { return set_; }
+    const LoaderSettings& settings() const { return set_; }
     const std::vector<Shard>& shards() const { return shards_; }
-    int64_t                   windows() const { return windows_; }
-    int64_t                   tokens() const {
+    int64_t windows() const { return windows_; }
+    int64_t tokens() const {
         int64_t n = 0;
         for (const Shard& s : shards_) n += s.tokens();
         return n;
@@ -109,10 +111,10 @@ class Loader {
         uint64_t h = hash64("");
         for (const Shard& s : shards_) {
             const std::string_view bytes = s.file().text();
-            const std::string      name  = std::filesystem::path(s.path()).filename().string();
-            h = hash64(fmt::format("{}:{}:", name, bytes.size()), h);
-            h = hash64(bytes.substr(0, 4096), h);
-            h = hash64(bytes.substr(bytes.size() - std::min<size_t>(bytes.size(), 4096)), h);
+            const std::string name       = std::filesystem::path(s.path()).filename().string();
+            h                            = hash64(fmt::format("{}:{}:", name, bytes.size()), h);
+            h                            = hash64(bytes.substr(0, 4096), h);
+            h                            = hash64(bytes.substr(bytes.size() - std::min<size_t>(bytes.size(), 4096)), h);
         }
         return fmt::format("{:016x}", mix64(h));
     }
@@ -129,7 +131,7 @@ class Loader {
     // Of the window in ids_, which begins at id `first` of the shard, and is row b.
     void find_documents(int64_t b, const Shard& shard, int64_t first) {
         const int64_t T = set_.context;
-        int32_t*      starts = starts_.data() + b * T;
+        int32_t* starts = starts_.data() + b * T;
         for (int64_t t = 0; t < T; t++) starts[t] = t == 0 || ids_[t] == set_.document_start ? int32_t(t) : 0;
         shard.each_document(first, T, [&](int64_t t) {
             if (t > 0 && ids_[t - 1] != set_.document_start) starts[t] = int32_t(t);  // no mark behind the one before
@@ -141,11 +143,11 @@ class Loader {
         }
     }
 
-    LoaderSettings       set_;
-    std::vector<Shard>   shards_;
+    LoaderSettings set_;
+    std::vector<Shard> shards_;
     std::vector<int64_t> first_window_;  // of each shard
-    int64_t              windows_ = 0;
-    LoaderPosition       position_;
+    int64_t windows_ = 0;
+    LoaderPosition position_;
     std::vector<int32_t> ids_, inputs_, targets_, starts_, positions_;
-    Batch                batch_;
+    Batch batch_;
 };

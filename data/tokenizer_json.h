@@ -9,8 +9,8 @@
 #include <string_view>
 #include <utility>
 
-#include "gpt/files.h"
-#include "gpt/json.h"
+#include "data/files.h"
+#include "data/json.h"
 
 // GPT-2's kind of tokenizer with nothing in it yet: no tokens, no merges.
 inline nlohmann::json empty_tokenizer_json() {

@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "gpt/tokenizer.h"
-#include "gpt/tokenizer_json.h"
+#include "data/tokenizer.h"
+#include "data/tokenizer_json.h"
 
 class WordCounts {
   public:

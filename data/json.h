@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "gpt/files.h"
+#include "data/files.h"
 
 inline nlohmann::json parse_json(std::string_view text, const std::string& path, int max_depth = 64) {
     std::vector<std::set<std::string>> keys;  // of each object that is still open

@@ -17,26 +17,31 @@
 #include <type_traits>
 #include <vector>
 
-#include "gpt/files.h"
-#include "gpt/megatron.h"
+#include "data/files.h"
+#include "data/megatron.h"
 
 class Shard {
   public:
     // path: the file, of a pair either half or the prefix. vocab: ids must be smaller; 0 when that is not known.
     Shard(const std::string& path, int64_t vocab) : file_(ids_path(path)), vocab_(vocab) {
-        const std::string idx   = other_ending(file_.path(), ".bin", ".idx");
-        const uint32_t    magic = word(0);
-        if (has_magic(idx, megatron_magic)) read_pair(idx);
-        else if (magic == 20240520) read_llmc(1, IdType::u16);
-        else if (magic == 20240801) read_llmc(7, IdType::u32);
-        else if (starts_with("BIN.TOK\n")) read_llmq();
-        else read_raw();
+        const std::string idx = other_ending(file_.path(), ".bin", ".idx");
+        const uint32_t magic  = word(0);
+        if (has_magic(idx, megatron_magic))
+            read_pair(idx);
+        else if (magic == 20240520)
+            read_llmc(1, IdType::u16);
+        else if (magic == 20240801)
+            read_llmc(7, IdType::u32);
+        else if (starts_with("BIN.TOK\n"))
+            read_llmq();
+        else
+            read_raw();
     }
 
     const std::string& path() const { return file_.path(); }
-    int64_t            tokens() const { return tokens_; }
-    int                width() const { return width_of(type_); }  // bytes of an id
-    const MappedFile&  file() const { return file_; }
+    int64_t tokens() const { return tokens_; }
+    int width() const { return width_of(type_); }  // bytes of an id
+    const MappedFile& file() const { return file_; }
 
     // out[0, count) = ids [first, first + count), each checked against the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
@@ -54,7 +59,8 @@ class Shard {
     }
 
     // Calls each(i) for the ids first + i, i < count, with which a document begins, as far as the index of a pair says.
-    template <class F> void each_document(int64_t first, int64_t count, F each) const {
+    template <class F>
+    void each_document(int64_t first, int64_t count, F each) const {
         if (!index_) return;
         for (int64_t d = index_->document_from(first); d < index_->documents; d++) {
             const int64_t i = index_->document_start(d) - first;
@@ -114,9 +120,11 @@ class Shard {
     void read_raw() {
         CHECK(file_.size() > 0, "{} is empty", path());
         const std::string other = foreign_format();
-        CHECK(other.empty(),
-              "{} is {}\n    token shards have llm.c's form, as ./tokenize writes it, or are Megatron pairs, llmq's, or "
-              "raw uint16 or uint32 ids, as nanoGPT writes them; see data/README.md", path(), other);
+        CHECK(
+            other.empty(),
+            "{} is {}\n    token shards have llm.c's form, as ./tokenize writes it, or are Megatron pairs, llmq's, or "
+            "raw uint16 or uint32 ids, as nanoGPT writes them; see data/README.md",
+            path(), other);
         CHECK(file_.size() % 2 == 0, "{}: {} bytes: no whole number of uint16 ids, and no header that we know", path(),
               file_.size());
         type_   = raw_is_wide() ? IdType::u32 : IdType::u16;
@@ -128,9 +136,9 @@ class Shard {
     // wrong id, which read() then names. A quarter of a megabyte decides.
     bool raw_is_wide() const {
         if (file_.size() % 4) return false;
-        const int64_t  pairs = std::min<int64_t>(file_.size() / 4, 1 << 16);
+        const int64_t pairs  = std::min<int64_t>(file_.size() / 4, 1 << 16);
         const uint32_t limit = vocab_ ? uint32_t(vocab_ - 1) >> 16 : 0;
-        int64_t        upper = 0, lower = 0;
+        int64_t upper = 0, lower = 0;
         for (int64_t i = 0; i < pairs; i++) {
             upper += (word(i) >> 16) <= limit;
             lower += (word(i) & 0xffff) <= limit;
@@ -174,12 +182,13 @@ class Shard {
         return sample.size() >= 32;
     }
 
-    template <class Id> void read_as(int64_t first, int64_t count, int32_t* out) const {
+    template <class Id>
+    void read_as(int64_t first, int64_t count, int32_t* out) const {
         using Wide = std::conditional_t<sizeof(Id) == 8, uint64_t, uint32_t>;  // makes a negative id a large one
-        const std::byte* in    = file_.data() + start_ + first * int64_t(sizeof(Id));
-        const Wide       vocab = Wide(vocab_ ? std::min<int64_t>(vocab_, INT32_MAX) : INT32_MAX);
-        Wide             most  = 0;
-        const auto       at    = [in](int64_t i) {
+        const std::byte* in = file_.data() + start_ + first * int64_t(sizeof(Id));
+        const Wide vocab    = Wide(vocab_ ? std::min<int64_t>(vocab_, INT32_MAX) : INT32_MAX);
+        Wide most           = 0;
+        const auto at       = [in](int64_t i) {
             Id id;
             std::memcpy(&id, in + i * int64_t(sizeof(Id)), sizeof(Id));
             return id;
@@ -191,13 +200,15 @@ class Shard {
         if (most < vocab) return;
         int64_t i = 0;
         while (Wide(at(i)) < vocab) i++;
-        fail("{}: token {} at position {}, but this model has {} tokens\n    probably written with another tokenizer; "
-             "data/README.md lists which script writes which vocabulary", path(), int64_t(at(i)), first + i, vocab);
+        fail(
+            "{}: token {} at position {}, but this model has {} tokens\n    probably written with another tokenizer; "
+            "data/README.md lists which script writes which vocabulary",
+            path(), int64_t(at(i)), first + i, vocab);
     }
 
     MappedFile file_;
-    int64_t    vocab_, start_ = 0, tokens_ = 0;
-    IdType     type_ = IdType::u16;
+    int64_t vocab_, start_ = 0, tokens_ = 0;
+    IdType type_ = IdType::u16;
     std::unique_ptr<MegatronIndex> index_;  // of a pair
 };
 
@@ -216,15 +227,19 @@ inline std::vector<std::string> files_matching(const std::string& pattern) {
     std::vector<std::string> files = matching(pattern);
     if (files.empty()) files = matching(pattern + ".idx");
     for (const std::string& unfinished : matching(pattern + ".tmp"))
-        fail("{}: ./tokenize is still writing these shards, or was stopped before it had all of them\n    wait for it, "
-             "or run it again; whoever means to train on what is there deletes the .tmp files", unfinished);
+        fail(
+            "{}: ./tokenize is still writing these shards, or was stopped before it had all of them\n    wait for it, "
+            "or run it again; whoever means to train on what is there deletes the .tmp files",
+            unfinished);
     for (std::string& file : files) file = ids_path(file);
     for (const std::string& file : files)
         CHECK(!fs::is_directory(file), "{} is a folder: name the shards in it, such as '{}'", file,
               (fs::path(file) / "*_train_*.bin").string());
     std::sort(files.begin(), files.end());  // glob's own order depends on the locale
     files.erase(std::unique(files.begin(), files.end()), files.end());
-    CHECK(!files.empty(), "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a "
-          "pattern, or the shell expands it", pattern);
+    CHECK(!files.empty(),
+          "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a "
+          "pattern, or the shell expands it",
+          pattern);
     return files;
 }

@@ -31,8 +31,8 @@ class MappedFile {
         const int file = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a pipe must not block
         CHECK(file >= 0, "cannot open {}: {}", path, os_error());
         struct stat s;
-        const bool  known = fstat(file, &s) == 0;
-        const bool  plain = known && S_ISREG(s.st_mode);
+        const bool known = fstat(file, &s) == 0;
+        const bool plain = known && S_ISREG(s.st_mode);
         if (plain && s.st_size > 0) {
             size_   = s.st_size;
             void* p = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
@@ -51,14 +51,14 @@ class MappedFile {
     }
 
     const std::string& path() const { return path_; }
-    const std::byte*   data() const { return bytes_; }
-    int64_t            size() const { return size_; }
-    std::string_view   text() const { return {reinterpret_cast<const char*>(bytes_), size_t(size_)}; }
+    const std::byte* data() const { return bytes_; }
+    int64_t size() const { return size_; }
+    std::string_view text() const { return {reinterpret_cast<const char*>(bytes_), size_t(size_)}; }
 
   private:
-    std::string      path_;
+    std::string path_;
     const std::byte* bytes_ = nullptr;
-    int64_t          size_  = 0;
+    int64_t size_           = 0;
 };
 
 // Writes PATH.tmp; commit() flushes it to disk and renames it to PATH. Without a commit nothing is left behind, and
@@ -113,16 +113,16 @@ class OutputFile {
     static void sync_folder(const std::string& folder) {
         const int d = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         CHECK_RUN(d >= 0, "cannot open the folder {}: {}", folder, os_error());
-        const bool        done = fsync(d) == 0 || errno == EINVAL;  // EINVAL: a file system without folder fsync
-        const std::string why  = os_error();
+        const bool done       = fsync(d) == 0 || errno == EINVAL;  // EINVAL: a file system without folder fsync
+        const std::string why = os_error();
         close(d);
         CHECK_RUN(done, "cannot write the folder {} to disk: {}", folder, why);
     }
 
   private:
     std::string path_, temporary_;
-    int         file_    = -1;
-    int64_t     written_ = 0;
+    int file_        = -1;
+    int64_t written_ = 0;
 };
 
 inline void write_file(const std::string& path, std::string_view text) {

@@ -17,11 +17,11 @@
 #include <utility>
 #include <vector>
 
-#include "gpt/bpe.h"
-#include "gpt/files.h"
-#include "gpt/json.h"
-#include "gpt/tokenizer_json.h"
-#include "gpt/unicode.h"
+#include "data/bpe.h"
+#include "data/files.h"
+#include "data/json.h"
+#include "data/tokenizer_json.h"
+#include "data/unicode.h"
 #include "kernels/check.h"
 
 // In a tokenizer.json a byte is one printable character: itself where Latin-1 has a glyph for it, else the next free

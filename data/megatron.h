@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "gpt/files.h"
+#include "data/files.h"
 
 enum class IdType : uint8_t { u8 = 1, i8, i16, i32, i64, u16 = 8, u32 = 100 };  // Megatron's codes; it has no u32
 inline int width_of(IdType t) {
@@ -21,10 +21,11 @@ struct MegatronIndex {
     static constexpr int64_t header = 34;
 
     MappedFile file;
-    IdType     type;
-    int64_t    sequences, documents, tokens;
+    IdType type;
+    int64_t sequences, documents, tokens;
 
-    template <class Number> Number number(int64_t at) const {
+    template <class Number>
+    Number number(int64_t at) const {
         Number value;
         std::memcpy(&value, file.data() + at, sizeof value);
         return value;
@@ -39,8 +40,10 @@ struct MegatronIndex {
         int64_t low = 0, high = documents;
         while (low < high) {
             const int64_t middle = low + (high - low) / 2;
-            if (document_start(middle) < id) low = middle + 1;
-            else high = middle;
+            if (document_start(middle) < id)
+                low = middle + 1;
+            else
+                high = middle;
         }
         return low;
     }
@@ -52,8 +55,8 @@ constexpr std::string_view megatron_magic = "MMIDIDX", old_megatron_magic = "TNT
 // sequences lie back to back from byte 0 to the end, as both programs write them, so the .bin is one run of ids.
 inline MegatronIndex read_megatron_index(MappedFile idx, const std::string& bin, int64_t bin_bytes) {
     constexpr int64_t header = MegatronIndex::header;
-    const std::byte*  bytes  = idx.data();
-    const auto        number = [bytes](int64_t at, auto value) {
+    const std::byte* bytes   = idx.data();
+    const auto number        = [bytes](int64_t at, auto value) {
         std::memcpy(&value, bytes + at, sizeof value);
         return value;
     };
@@ -68,15 +71,16 @@ inline MegatronIndex read_megatron_index(MappedFile idx, const std::string& bin,
     const uint64_t all = uint64_t(idx.size()), s = number(18, uint64_t()), d = number(26, uint64_t());
     CHECK(s <= all / 12 && d <= all / 8 && header + 12 * s + 8 * d <= all,
           "{}: the header says {} sequences and {} entries of the document index, too many for the file's {} bytes: "
-          "truncated", path, s, d, all);
+          "truncated",
+          path, s, d, all);
     const uint64_t listed = header + 12 * s + 8 * d;
     CHECK(all == listed || all == listed + s,
           "{}: {} sequences and {} entries of the document index take {} bytes, or {} with modes; the file has {}",
           path, s, d, listed, listed + s, all);
 
-    MegatronIndex  m{std::move(idx), IdType(code), int64_t(s), int64_t(d) - 1, 0};
-    const int64_t  width = width_of(m.type), offsets = header + 4 * m.sequences, starts = offsets + 8 * m.sequences;
-    int64_t        end   = 0;
+    MegatronIndex m{std::move(idx), IdType(code), int64_t(s), int64_t(d) - 1, 0};
+    const int64_t width = width_of(m.type), offsets = header + 4 * m.sequences, starts = offsets + 8 * m.sequences;
+    int64_t end = 0;
     for (int64_t i = 0; i < m.sequences; i++) {
         const int64_t length = number(header + 4 * i, int32_t()), offset = number(offsets + 8 * i, int64_t());
         CHECK(length >= 0, "{}: sequence {} has {} tokens", path, i, length);
@@ -84,7 +88,8 @@ inline MegatronIndex read_megatron_index(MappedFile idx, const std::string& bin,
               offset, bin, end);
         CHECK(length <= (bin_bytes - end) / width,
               "{}: sequence {} of {} tokens of {} bytes begins at byte {}, but {} has {}: truncated, or the half of "
-              "another pair", path, i, length, width, offset, bin, bin_bytes);
+              "another pair",
+              path, i, length, width, offset, bin, bin_bytes);
         end += length * width;
     }
     CHECK(end == bin_bytes, "{}: the sequences end at byte {}, but {} has {}: the half of another pair?", path, end,

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "kernels/philox.h"
+#include "philox.h"
 
 // A bijection of the 64-bit integers that looks random (the finaliser of SplitMix64, Steele et al. 2014).
 inline uint64_t mix64(uint64_t x) {
