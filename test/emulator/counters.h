@@ -6,24 +6,42 @@
 
 namespace emu {
 
-enum class Class : uint8_t { Integer, Float, Double, Half, Special, Convert, Move, Compare, Load, Store, Atomic, Shuffle, Tensor,
-                             Barrier, Control, Count };
+// clang-format off: a list
+enum class Class : uint8_t {
+    Integer,
+    Float,
+    Double,
+    Half,
+    Special,
+    Convert,
+    Move,
+    Compare,
+    Load,
+    Store,
+    Atomic,
+    Shuffle,
+    Tensor,
+    Barrier,
+    Control,
+    Count
+};
 
 struct Counters {
     uint64_t launches = 0, blocks = 0, threads = 0;
     uint64_t warp_instructions = 0, lane_instructions = 0;
-    uint64_t by_class[size_t(Class::Count)] = {};        // warp instructions
+    uint64_t by_class[size_t(Class::Count)] = {};                        // warp instructions
     uint64_t global_requests = 0, global_bytes = 0, global_sectors = 0;  // bytes asked; sectors of 32 bytes touched
-    uint64_t dram_read = 0, dram_written = 0;            // bytes that miss the L2 model
+    uint64_t dram_read = 0, dram_written = 0;                            // bytes that miss the L2 model
     uint64_t shared_requests = 0, shared_wavefronts = 0;
-    uint64_t shared_conflicts = 0;                       // wavefronts beyond the fewest for accesses of that size
+    uint64_t shared_conflicts = 0;  // wavefronts beyond the fewest for accesses of that size
     uint64_t local_bytes = 0, atomics = 0, barriers = 0;
     double flops = 0, tensor_flops = 0;
-    double seconds = 0;                                   // host time spent emulating
-    int registers = 0;
+    double seconds         = 0;  // host time spent emulating
+    int registers          = 0;
     uint32_t static_shared = 0, dynamic_shared = 0;
     void add(const Counters& other);
 };
+// clang-format on
 
 // Library calls count themselves under their own name: tensor_flops, bytes moved, launches.
 void count(const std::string& kernel, const Counters& counters);

@@ -6,43 +6,43 @@
 namespace emu {
 
 enum class Kind {
-    OutOfBounds,          // global, shared, local, constant or an API call's range
+    OutOfBounds,  // global, shared, local, constant or an API call's range
     Misaligned,
     UseAfterFree,
     DoubleFree,
     InvalidFree,
     Leak,
-    Uninitialised,        // bytes or registers nobody wrote
-    SharedRace,           // between warps without a barrier, between lanes without __syncwarp
-    GlobalRace,           // between blocks of a launch
-    StreamRace,           // between operations of unordered streams
+    Uninitialised,  // bytes or registers nobody wrote
+    SharedRace,     // between warps without a barrier, between lanes without __syncwarp
+    GlobalRace,     // between blocks of a launch
+    StreamRace,     // between operations of unordered streams
     BarrierDivergence,
-    AbsentLane,           // shfl / vote / match / redux with lanes that never come or a source that takes no part
-    AsyncCopyRace,        // cp.async data touched before its wait
-    HostRace,             // host access to memory that an unfinished operation owns
-    HostDereference,      // host access to device memory
-    Deadlock,             // includes the watchdog
-    Collective,           // NCCL ranks that disagree
-    UncheckedLaunch,      // info
-    SameValueOverlap,     // info
+    AbsentLane,        // shfl / vote / match / redux with lanes that never come or a source that takes no part
+    AsyncCopyRace,     // cp.async data touched before its wait
+    HostRace,          // host access to memory that an unfinished operation owns
+    HostDereference,   // host access to device memory
+    Deadlock,          // includes the watchdog
+    Collective,        // NCCL ranks that disagree
+    UncheckedLaunch,   // info
+    SameValueOverlap,  // info
 };
 
 struct Finding {
     Kind kind;
-    std::string what;                     // one sentence: "read of 4 bytes at 0x… is 4 bytes past the end"
-    std::string kernel;                   // or the API call
-    std::string source;                   // "file.cu:41", or "PTX line 312" without -lineinfo
+    std::string what;    // one sentence: "read of 4 bytes at 0x… is 4 bytes past the end"
+    std::string kernel;  // or the API call
+    std::string source;  // "file.cu:41", or "PTX line 312" without -lineinfo
     uint32_t block[3] = {}, thread[3] = {};
-    bool in_kernel   = false;             // block and thread mean something
-    uint64_t address = 0;                 // 0: none
-    std::string allocation;               // "4096 bytes at 0x… by cudaMalloc from train.cu:31", or empty
+    bool in_kernel   = false;  // block and thread mean something
+    uint64_t address = 0;      // 0: none
+    std::string allocation;    // "4096 bytes at 0x… by cudaMalloc from train.cu:31", or empty
 };
 
 bool is_info(Kind kind);
 const char* name(Kind kind);
 
-// Prints the finding on stderr (the same kind at the same place once, then counted). Unless it is an info or --keep-going,
-// flushes stdout, prints the summary and ends the program with _exit(86). Thread-safe.
+// Prints the finding on stderr (the same kind at the same place once, then counted). Unless it is an info or
+// --keep-going, flushes stdout, prints the summary and ends the program with _exit(86). Thread-safe.
 void report(const Finding& finding);
 
 // Findings that are not infos so far.

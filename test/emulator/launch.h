@@ -17,9 +17,9 @@ struct LaunchConfig {
     Dim grid, block;
     size_t dynamic_shared = 0;
     bool cooperative      = false;
-    uint32_t op           = 0;   // the operation's number, see Memory::check
-    uint64_t stream       = 0;   // for messages
-    std::string where;           // call site, for messages
+    uint32_t op           = 0;  // the operation's number, see Memory::check
+    uint64_t stream       = 0;  // for messages
+    std::string where;          // call site, for messages
 };
 
 // What cudaGetLastError would say afterwards; the finding itself has been reported already.

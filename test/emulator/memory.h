@@ -1,8 +1,9 @@
 // memory.h - device memory: one arena, and beside it one shadow byte per byte
 //
-// An address is what the program sees. Device memory is mapped there without any permission, so a host that dereferences
-// it faults and we can say so; the emulator itself works through a second mapping of the same pages at host(address).
-// Pinned and managed memory is readable at its own address too. While checking, a freed address is never used again.
+// An address is what the program sees. Device memory is mapped there without any permission, so a host that
+// dereferences it faults and we can say so; the emulator itself works through a second mapping of the same pages at
+// host(address). Pinned and managed memory is readable at its own address too. While checking, a freed address is never
+// used again.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -28,10 +29,10 @@ struct Allocation {
     Address begin;
     size_t bytes;
     Space space;
-    std::string origin;   // "cudaMalloc from main.cu:31"
+    std::string origin;     // "cudaMalloc from main.cu:31"
     bool variable = false;  // of the module: nobody frees it
     bool freed    = false;
-    std::string freed_by; // "cudaFree from main.cu:80"
+    std::string freed_by;  // "cudaFree from main.cu:80"
     Address end() const { return begin + bytes; }
     bool holds(Address a, size_t n) const { return a >= begin && n <= bytes && a - begin <= bytes - n; }
 };
@@ -76,8 +77,8 @@ class Memory {
     bool fill(Address dst, uint32_t value, size_t element_bytes, size_t count, const char* what, uint32_t op = 0);
 
     void mark_written(Address a, size_t bytes);
-    void mark_unwritten(Address a, size_t bytes);         // poison, too
-    bool written(Address a, size_t bytes) const;          // every byte
+    void mark_unwritten(Address a, size_t bytes);  // poison, too
+    bool written(Address a, size_t bytes) const;   // every byte
 
     // An operation that is not finished owns host-visible memory: a host access meanwhile is a HostRace. Pages are
     // protected; the fault handler tells ours from the program's. Registered memory is not covered.

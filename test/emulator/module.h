@@ -17,16 +17,16 @@ struct Param {
 struct Function;  // decoded code, engine's own
 
 struct Kernel {
-    std::string name;           // mangled, as __cudaRegisterFunction says it
-    std::string pretty;         // demangled, for people
+    std::string name;    // mangled, as __cudaRegisterFunction says it
+    std::string pretty;  // demangled, for people
     std::vector<Param> params;
     uint32_t param_bytes   = 0;
     uint32_t static_shared = 0;
-    uint32_t local_bytes   = 0;      // per thread
+    uint32_t local_bytes   = 0;  // per thread
     uint32_t const_bytes   = 0;
-    int registers          = 0;      // from the cubin, else our estimate
-    int max_threads        = 1024;   // .maxntid, or what registers allow
-    uint32_t maxntid[3]    = {};     // 0: not given
+    int registers          = 0;     // from the cubin, else our estimate
+    int max_threads        = 1024;  // .maxntid, or what registers allow
+    uint32_t maxntid[3]    = {};    // 0: not given
     uint32_t reqntid[3]    = {};
     int ptx_version = 0, ptx_target = 0;  // 80, 90: cudaFuncAttributes
     std::shared_ptr<Function> code;       // decoded at first launch
@@ -42,12 +42,12 @@ struct Variable {
 
 struct Module;  // opaque; module.cpp
 
-// Reads the fat binary that a __cudaRegisterFatBinary wrapper points to (the pointer in its data field), picks the PTX that
-// suits the emulated device best, parses it and places its variables. A binary without usable PTX gives a module whose
-// kernels are missing, and says so when one is asked for.
+// Reads the fat binary that a __cudaRegisterFatBinary wrapper points to (the pointer in its data field), picks the PTX
+// that suits the emulated device best, parses it and places its variables. A binary without usable PTX gives a module
+// whose kernels are missing, and says so when one is asked for.
 Module* load_module(const void* fatbin);
 void unload_module(Module* module);
-Kernel* find_kernel(Module* module, const std::string& name);      // null: not there; why() says
+Kernel* find_kernel(Module* module, const std::string& name);  // null: not there; why() says
 Variable* find_variable(Module* module, const std::string& name);
 std::string why_missing(Module* module, const std::string& name);  // "no PTX: built with -arch=sm_80 -code=sm_80; …"
 

@@ -10,19 +10,19 @@ enum class Schedule { Barrier, RoundRobin, Reverse, Random };
 enum class Streams { Eager, Late, Random };
 
 struct Options {
-    std::string gpu   = "h100";            // EMU_GPU
-    int sms           = 0;                 // EMU_SMS       0: as the GPU has
-    Check check       = Check::Memory;     // EMU_CHECK     off | memory | all
-    Schedule schedule = Schedule::Barrier; // EMU_SCHEDULE  barrier | rr:N | reverse | random:SEED
-    uint64_t schedule_arg = 0;             //               N or SEED
-    Streams streams       = Streams::Eager;  // EMU_STREAMS eager | late | random:SEED
+    std::string gpu       = "h100";             // EMU_GPU
+    int sms               = 0;                  // EMU_SMS       0: as the GPU has
+    Check check           = Check::Memory;      // EMU_CHECK     off | memory | all
+    Schedule schedule     = Schedule::Barrier;  // EMU_SCHEDULE  barrier | rr:N | reverse | random:SEED
+    uint64_t schedule_arg = 0;                  //               N or SEED
+    Streams streams       = Streams::Eager;     // EMU_STREAMS eager | late | random:SEED
     uint64_t streams_seed = 0;
-    int threads           = 1;             // EMU_THREADS   host threads that share the blocks of a launch
-    std::string profile;                   // EMU_PROFILE   JSON file; empty: no counters
-    bool trace      = false;               // EMU_TRACE     print API calls
-    double timeout  = 0;                   // EMU_TIMEOUT   seconds for one launch; 0: 600
-    bool keep_going = false;               // EMU_KEEP_GOING
-    bool coverage   = false;               // EMU_COVERAGE  list the instruction forms of every module loaded, then exit
+    int threads           = 1;  // EMU_THREADS   host threads that share the blocks of a launch
+    std::string profile;        // EMU_PROFILE   JSON file; empty: no counters
+    bool trace      = false;    // EMU_TRACE     print API calls
+    double timeout  = 0;        // EMU_TIMEOUT   seconds for one launch; 0: 600
+    bool keep_going = false;    // EMU_KEEP_GOING
+    bool coverage   = false;    // EMU_COVERAGE  list the instruction forms of every module loaded, then exit
 };
 
 // Read on first use. A value that makes no sense ends the program with a message that lists what would.

@@ -65,42 +65,34 @@ class Call {
   public:
     Call(const char* function, void* return_address);
     ~Call();
-    template <class Body, class... Args>
-    cudaError_t run(Body body, const Args&... args) {
+    template <class Body, class... Args> cudaError_t run(Body body, const Args&... args) {
         std::unique_lock guard(runtime_lock());
         const cudaError_t sticky = sticky_error();
         return finish(sticky != cudaSuccess ? sticky : body(), args...);
     }
     // For the few calls that answer even after a sticky error.
-    template <class Body, class... Args>
-    cudaError_t always(Body body, const Args&... args) {
+    template <class Body, class... Args> cudaError_t always(Body body, const Args&... args) {
         std::unique_lock guard(runtime_lock());
         return finish(body(), args...);
     }
 
   private:
-    template <class... Args>
-    cudaError_t finish(cudaError_t error, const Args&... args) {
+    template <class... Args> cudaError_t finish(cudaError_t error, const Args&... args) {
         if (options().trace) trace_line(function, join(args...), error_name(error));
         return record(error);
     }
-    template <class... Args>
-    static std::string join(const Args&... args) {
+    template <class... Args> static std::string join(const Args&... args) {
         std::ostringstream text;
         [[maybe_unused]] const char* comma = "";
         (((text << comma, print(text, args)), comma = ", "), ...);
         return text.str();
     }
-    template <class T>
-    static void print(std::ostream& out, const T& value) {
+    template <class T> static void print(std::ostream& out, const T& value) {
         if constexpr (std::is_pointer_v<T> && !std::is_same_v<std::decay_t<T>, const char*>)
             out << reinterpret_cast<const void*>(value);
-        else if constexpr (std::is_same_v<T, dim3>)
-            out << '{' << value.x << ' ' << value.y << ' ' << value.z << '}';
-        else if constexpr (std::is_enum_v<T>)
-            out << int(value);
-        else
-            out << value;
+        else if constexpr (std::is_same_v<T, dim3>) out << '{' << value.x << ' ' << value.y << ' ' << value.z << '}';
+        else if constexpr (std::is_enum_v<T>) out << int(value);
+        else out << value;
     }
     static const char* error_name(cudaError_t error);
     static cudaError_t record(cudaError_t error);  // remembers it for cudaGetLastError

@@ -178,10 +178,8 @@ int main(int argc, char** argv) {
             machine.push_back(programs.wall / one.wall);
         }
         std::printf("%-26s %7.1f%c ", s.name, median(rate) / 1e6, mark(median(rate) >= s.wanted));
-        if (s.wanted > 0)
-            std::printf("%8.0f ", s.wanted / 1e6);
-        else
-            std::printf("%8s ", "");
+        if (s.wanted > 0) std::printf("%8.0f ", s.wanted / 1e6);
+        else std::printf("%8s ", "");
         std::printf("%11.2f%c ", median(slower), mark(median(slower) <= kSlower));
         std::printf("%11.2f%c ", median(faster), mark(median(faster) >= kFaster));
         std::printf("%13.2f%c %13.2f\n", median(faster_checked), mark(median(faster_checked) >= kFaster),

@@ -18,8 +18,7 @@ namespace emu {
 inline Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 
 // A device pointer's bytes, for the host.
-template <class T>
-T* on_host(const T* pointer) {
+template <class T> T* on_host(const T* pointer) {
     return reinterpret_cast<T*>(Memory::get().host(address_of(pointer)));
 }
 

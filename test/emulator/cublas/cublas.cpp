@@ -1,7 +1,6 @@
 // cublas.cpp - libcublas: the handle, matrix products and moving data, in column-major order as BLAS has it
 #include "context.h"
 
-
 namespace emu {
 namespace {
 
@@ -148,29 +147,29 @@ static cublasStatus_t batched(const char* function, cublasHandle_t h, cublasOper
     return CUBLAS_STATUS_SUCCESS;
 }
 
-#define PRODUCT_CALLS(NAME, BATCHED, STRIDED, T, TYPE, COMPUTE)                                                        \
-    cublasStatus_t NAME(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,             \
-                        const T* alpha, const T* a, int lda, const T* b, int ldb, const T* beta, T* c, int ldc) {      \
-        SITE;                                                                                                          \
-        std::lock_guard guard(runtime_lock());                                                                         \
-        return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, TYPE, lda, 0}, {b, TYPE, ldb, 0}, beta,                   \
-                    {c, TYPE, ldc, 0}, 1, COMPUTE);                                                                    \
-    }                                                                                                                  \
-    cublasStatus_t STRIDED(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,          \
-                           const T* alpha, const T* a, int lda, long long sa, const T* b, int ldb, long long sb,       \
-                           const T* beta, T* c, int ldc, long long sc, int batches) {                                  \
-        SITE;                                                                                                          \
-        std::lock_guard guard(runtime_lock());                                                                         \
-        return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, TYPE, lda, sa}, {b, TYPE, ldb, sb}, beta,                 \
-                    {c, TYPE, ldc, sc}, batches, COMPUTE);                                                             \
-    }                                                                                                                  \
-    cublasStatus_t BATCHED(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,          \
-                           const T* alpha, const T* const a[], int lda, const T* const b[], int ldb, const T* beta,    \
-                           T* const c[], int ldc, int batches) {                                                       \
-        SITE;                                                                                                          \
-        return batched(__func__, h, ta, tb, m, n, k, alpha, reinterpret_cast<const void* const*>(a), TYPE, lda,        \
-                       reinterpret_cast<const void* const*>(b), TYPE, ldb, beta, reinterpret_cast<void* const*>(c),    \
-                       TYPE, ldc, batches, COMPUTE);                                                                   \
+#define PRODUCT_CALLS(NAME, BATCHED, STRIDED, T, TYPE, COMPUTE)                                                     \
+    cublasStatus_t NAME(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,          \
+                        const T* alpha, const T* a, int lda, const T* b, int ldb, const T* beta, T* c, int ldc) {   \
+        SITE;                                                                                                       \
+        std::lock_guard guard(runtime_lock());                                                                      \
+        return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, TYPE, lda, 0}, {b, TYPE, ldb, 0}, beta,                \
+                    {c, TYPE, ldc, 0}, 1, COMPUTE);                                                                 \
+    }                                                                                                               \
+    cublasStatus_t STRIDED(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,       \
+                           const T* alpha, const T* a, int lda, long long sa, const T* b, int ldb, long long sb,    \
+                           const T* beta, T* c, int ldc, long long sc, int batches) {                               \
+        SITE;                                                                                                       \
+        std::lock_guard guard(runtime_lock());                                                                      \
+        return gemm(__func__, h, ta, tb, m, n, k, alpha, {a, TYPE, lda, sa}, {b, TYPE, ldb, sb}, beta,              \
+                    {c, TYPE, ldc, sc}, batches, COMPUTE);                                                          \
+    }                                                                                                               \
+    cublasStatus_t BATCHED(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,       \
+                           const T* alpha, const T* const a[], int lda, const T* const b[], int ldb, const T* beta, \
+                           T* const c[], int ldc, int batches) {                                                    \
+        SITE;                                                                                                       \
+        return batched(__func__, h, ta, tb, m, n, k, alpha, reinterpret_cast<const void* const*>(a), TYPE, lda,     \
+                       reinterpret_cast<const void* const*>(b), TYPE, ldb, beta, reinterpret_cast<void* const*>(c), \
+                       TYPE, ldc, batches, COMPUTE);                                                                \
     }
 PRODUCT_CALLS(cublasSgemm_v2, cublasSgemmBatched, cublasSgemmStridedBatched, float, CUDA_R_32F, CUBLAS_COMPUTE_32F)
 PRODUCT_CALLS(cublasDgemm_v2, cublasDgemmBatched, cublasDgemmStridedBatched, double, CUDA_R_64F, CUBLAS_COMPUTE_64F)

@@ -194,12 +194,9 @@ cublasStatus_t describe(Product& p, cublasLtMatmulDesc_t op, cublasLtMatrixLayou
 
 double host_scalar(const void* value, cudaDataType type) {
     switch (type) {
-        case CUDA_R_64F:
-            return *static_cast<const double*>(value);
-        case CUDA_R_16F:
-            return double(*static_cast<const _Float16*>(value));
-        default:
-            return double(*static_cast<const float*>(value));
+        case CUDA_R_64F: return *static_cast<const double*>(value);
+        case CUDA_R_16F: return double(*static_cast<const _Float16*>(value));
+        default: return double(*static_cast<const float*>(value));
     }
 }
 
@@ -221,8 +218,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
 
 const char* cublasLtGetStatusName(cublasStatus_t status) {
 #define NAME(x) \
-    case x:     \
-        return #x;
+    case x: return #x;
     switch (status) {
         NAME(CUBLAS_STATUS_SUCCESS)
         NAME(CUBLAS_STATUS_NOT_INITIALIZED)
@@ -240,26 +236,17 @@ const char* cublasLtGetStatusName(cublasStatus_t status) {
 }
 const char* cublasLtGetStatusString(cublasStatus_t status) {
     switch (status) {
-        case CUBLAS_STATUS_SUCCESS:
-            return "success";
-        case CUBLAS_STATUS_NOT_INITIALIZED:
-            return "the library was not initialized";
-        case CUBLAS_STATUS_ALLOC_FAILED:
-            return "the resource allocation failed";
-        case CUBLAS_STATUS_INVALID_VALUE:
-            return "an unsupported value or parameter was passed to the function";
+        case CUBLAS_STATUS_SUCCESS: return "success";
+        case CUBLAS_STATUS_NOT_INITIALIZED: return "the library was not initialized";
+        case CUBLAS_STATUS_ALLOC_FAILED: return "the resource allocation failed";
+        case CUBLAS_STATUS_INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
         case CUBLAS_STATUS_ARCH_MISMATCH:
             return "the function requires an architectural feature absent from the device";
-        case CUBLAS_STATUS_MAPPING_ERROR:
-            return "an access to GPU memory space failed";
-        case CUBLAS_STATUS_EXECUTION_FAILED:
-            return "the function failed to launch on the GPU";
-        case CUBLAS_STATUS_INTERNAL_ERROR:
-            return "an internal operation failed";
-        case CUBLAS_STATUS_NOT_SUPPORTED:
-            return "the functionality requested is not supported";
-        case CUBLAS_STATUS_LICENSE_ERROR:
-            return "the functionality requested requires some license";
+        case CUBLAS_STATUS_MAPPING_ERROR: return "an access to GPU memory space failed";
+        case CUBLAS_STATUS_EXECUTION_FAILED: return "the function failed to launch on the GPU";
+        case CUBLAS_STATUS_INTERNAL_ERROR: return "an internal operation failed";
+        case CUBLAS_STATUS_NOT_SUPPORTED: return "the functionality requested is not supported";
+        case CUBLAS_STATUS_LICENSE_ERROR: return "the functionality requested requires some license";
     }
     return "unknown status";
 }

@@ -45,19 +45,13 @@ float to_tf32(float f) {
     return f;
 }
 
-template <class Body>
-void with_type(cudaDataType type, Body body) {
+template <class Body> void with_type(cudaDataType type, Body body) {
     switch (type) {
-        case CUDA_R_32F:
-            return body(float{});
-        case CUDA_R_64F:
-            return body(double{});
-        case CUDA_R_16F:
-            return body(Half{0.f});
-        case CUDA_R_16BF:
-            return body(Bf16{0.f});
-        default:
-            give_up("internal: a matrix product of a type that check_product lets through by mistake");
+        case CUDA_R_32F: return body(float{});
+        case CUDA_R_64F: return body(double{});
+        case CUDA_R_16F: return body(Half{0.f});
+        case CUDA_R_16BF: return body(Bf16{0.f});
+        default: give_up("internal: a matrix product of a type that check_product lets through by mistake");
     }
 }
 
@@ -106,10 +100,8 @@ bool known_epilogue(unsigned e) {
         case CUBLASLT_EPILOGUE_DGELU:
         case CUBLASLT_EPILOGUE_DGELU_BGRAD:
         case CUBLASLT_EPILOGUE_BGRADA:
-        case CUBLASLT_EPILOGUE_BGRADB:
-            return true;
-        default:
-            return false;
+        case CUBLASLT_EPILOGUE_BGRADB: return true;
+        default: return false;
     }
 }
 
@@ -266,10 +258,8 @@ void finish(const Product& p, const float* sums, float alpha, float beta) {
                     for (int64_t i = 0; i < length; i++) {
                         uint8_t& byte      = mask[(bit + i) / 8];
                         const uint8_t flag = uint8_t(1 << (bit + i) % 8);
-                        if (drelu(p))
-                            line[i] = byte & flag ? line[i] : 0;
-                        else
-                            byte = line[i] > 0 ? byte | flag : byte & ~flag;
+                        if (drelu(p)) line[i] = byte & flag ? line[i] : 0;
+                        else byte = line[i] > 0 ? byte | flag : byte & ~flag;
                     }
                 } else if (uses_aux(p)) {
                     with_type(p.aux_type, [&]<class A>(A) {
@@ -439,8 +429,7 @@ void count_product(const Product& p) {
     matrix(p.d, true);
     const double biases = double(has(p, CUBLASLT_EPILOGUE_BGRADB) ? p.n() : p.m()) * double(size_of(p.bias_type));
     if (forward_bias(p) || bias_gradient(p)) pass(p.bias, biases, bias_gradient(p));
-    if (uses_aux(p) && !uses_relu_mask(p))
-        pass(p.aux, double(p.m() * p.n()) * double(size_of(p.aux_type)), !dgelu(p));
+    if (uses_aux(p) && !uses_relu_mask(p)) pass(p.aux, double(p.m() * p.n()) * double(size_of(p.aux_type)), !dgelu(p));
     count(name, counters);
 }
 
@@ -448,30 +437,21 @@ void count_product(const Product& p) {
 
 size_t size_of(cudaDataType type) {
     switch (type) {
-        case CUDA_R_32F:
-            return 4;
-        case CUDA_R_64F:
-            return 8;
+        case CUDA_R_32F: return 4;
+        case CUDA_R_64F: return 8;
         case CUDA_R_16F:
-        case CUDA_R_16BF:
-            return 2;
-        default:
-            return 0;
+        case CUDA_R_16BF: return 2;
+        default: return 0;
     }
 }
 
 const char* name_of(cudaDataType type) {
     switch (type) {
-        case CUDA_R_32F:
-            return "f32";
-        case CUDA_R_64F:
-            return "f64";
-        case CUDA_R_16F:
-            return "f16";
-        case CUDA_R_16BF:
-            return "bf16";
-        default:
-            return "a type the emulator lacks";
+        case CUDA_R_32F: return "f32";
+        case CUDA_R_64F: return "f64";
+        case CUDA_R_16F: return "f16";
+        case CUDA_R_16BF: return "bf16";
+        default: return "a type the emulator lacks";
     }
 }
 

@@ -62,8 +62,7 @@ cublasStatus_t dot(const char* f, cublasHandle_t h, int n, const T* x, int ix, c
         return T(sum);
     });
 }
-template <class T>
-cublasStatus_t norm(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
+template <class T> cublasStatus_t norm(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
     return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(x, i, n, ix));
@@ -106,8 +105,7 @@ cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, cons
                       }
                   });
 }
-template <class T>
-cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
+template <class T> cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
@@ -206,8 +204,8 @@ cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t t
     return simple(f, h, touched, [=, p = *alpha, q = *beta] {
         for (int64_t j = 0; j < n; j++)
             for (int64_t i = 0; i < m; i++) {
-                const T left  = p != T(0) ? p * on_host(a)[flip_a ? j + i * lda : i + j * lda] : T(0);
-                const T right = q != T(0) ? q * on_host(b)[flip_b ? j + i * ldb : i + j * ldb] : T(0);
+                const T left            = p != T(0) ? p * on_host(a)[flip_a ? j + i * lda : i + j * lda] : T(0);
+                const T right           = q != T(0) ? q * on_host(b)[flip_b ? j + i * ldb : i + j * ldb] : T(0);
                 on_host(c)[i + j * ldc] = left + right;
             }
     });
@@ -218,61 +216,61 @@ cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t t
 
 using namespace emu;
 
-#define VECTOR_CALLS(L, I, T)                                                                                      \
-    cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {      \
-        SITE;                                                                                                      \
-        return dot(__func__, h, n, x, ix, y, iy, r);                                                               \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
-        SITE;                                                                                                      \
-        return norm(__func__, h, n, x, ix, r);                                                                     \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
-        SITE;                                                                                                      \
-        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                        \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {     \
-        SITE;                                                                                                      \
-        return axpy(__func__, h, n, a, x, ix, y, iy);                                                              \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                         \
-        SITE;                                                                                                      \
-        return scale(__func__, h, n, a, x, ix);                                                                    \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                 \
-        SITE;                                                                                                      \
-        return copy_vector(__func__, h, n, x, ix, y, iy);                                                          \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a, \
-                                      int l, const T* x, int ix, const T* b, T* y, int iy) {                       \
-        SITE;                                                                                                      \
-        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                               \
-    } \
-    cublasStatus_t cublas##L##swap_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy) {                       \
-        SITE;                                                                                                      \
-        return on_both(__func__, h, n, x, ix, y, iy, [](T& a, T& b) { std::swap(a, b); });                         \
-    }                                                                                                              \
+#define VECTOR_CALLS(L, I, T)                                                                                       \
+    cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {       \
+        SITE;                                                                                                       \
+        return dot(__func__, h, n, x, ix, y, iy, r);                                                                \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                          \
+        SITE;                                                                                                       \
+        return norm(__func__, h, n, x, ix, r);                                                                      \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                          \
+        SITE;                                                                                                       \
+        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                         \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {      \
+        SITE;                                                                                                       \
+        return axpy(__func__, h, n, a, x, ix, y, iy);                                                               \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                          \
+        SITE;                                                                                                       \
+        return scale(__func__, h, n, a, x, ix);                                                                     \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                  \
+        SITE;                                                                                                       \
+        return copy_vector(__func__, h, n, x, ix, y, iy);                                                           \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a,  \
+                                      int l, const T* x, int ix, const T* b, T* y, int iy) {                        \
+        SITE;                                                                                                       \
+        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                                \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##swap_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy) {                        \
+        SITE;                                                                                                       \
+        return on_both(__func__, h, n, x, ix, y, iy, [](T& a, T& b) { std::swap(a, b); });                          \
+    }                                                                                                               \
     cublasStatus_t cublas##L##rot_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy, const T* c, const T* s) { \
-        SITE;                                                                                                      \
-        return rotate(__func__, h, n, x, ix, y, iy, c, s);                                                         \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##ger_v2(cublasHandle_t h, int m, int n, const T* s, const T* x, int ix, const T* y,   \
-                                     int iy, T* a, int l) {                                                        \
-        SITE;                                                                                                      \
-        return outer(__func__, h, m, n, s, x, ix, y, iy, a, l);                                                    \
-    }                                                                                                              \
-    cublasStatus_t cublas##L##geam(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,     \
-                                   const T* s, const T* a, int la, const T* t, const T* b, int lb, T* c, int lc) { \
-        SITE;                                                                                                      \
-        return add_matrices(__func__, h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                 \
-    }                                                                                                              \
-    cublasStatus_t cublasI##I##amin_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
-        SITE;                                                                                                      \
-        return index_of_extreme(__func__, h, n, x, ix, r, false);                                                  \
-    }                                                                                                              \
-    cublasStatus_t cublasI##I##amax_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
-        SITE;                                                                                                      \
-        return index_of_extreme(__func__, h, n, x, ix, r, true);                                                   \
+        SITE;                                                                                                       \
+        return rotate(__func__, h, n, x, ix, y, iy, c, s);                                                          \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##ger_v2(cublasHandle_t h, int m, int n, const T* s, const T* x, int ix, const T* y,    \
+                                     int iy, T* a, int l) {                                                         \
+        SITE;                                                                                                       \
+        return outer(__func__, h, m, n, s, x, ix, y, iy, a, l);                                                     \
+    }                                                                                                               \
+    cublasStatus_t cublas##L##geam(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,      \
+                                   const T* s, const T* a, int la, const T* t, const T* b, int lb, T* c, int lc) {  \
+        SITE;                                                                                                       \
+        return add_matrices(__func__, h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                  \
+    }                                                                                                               \
+    cublasStatus_t cublasI##I##amin_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                       \
+        SITE;                                                                                                       \
+        return index_of_extreme(__func__, h, n, x, ix, r, false);                                                   \
+    }                                                                                                               \
+    cublasStatus_t cublasI##I##amax_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                       \
+        SITE;                                                                                                       \
+        return index_of_extreme(__func__, h, n, x, ix, r, true);                                                    \
     }
 VECTOR_CALLS(S, s, float)
 VECTOR_CALLS(D, d, double)

@@ -110,93 +110,37 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
     switch (which) {
         case cudaDevAttrMaxThreadsPerBlock:
         case cudaDevAttrMaxBlockDimX:
-        case cudaDevAttrMaxBlockDimY:
-            *value = 1024;
-            break;
-        case cudaDevAttrMaxBlockDimZ:
-            *value = 64;
-            break;
-        case cudaDevAttrMaxGridDimX:
-            *value = 0x7fffffff;
-            break;
+        case cudaDevAttrMaxBlockDimY: *value = 1024; break;
+        case cudaDevAttrMaxBlockDimZ: *value = 64; break;
+        case cudaDevAttrMaxGridDimX: *value = 0x7fffffff; break;
         case cudaDevAttrMaxGridDimY:
-        case cudaDevAttrMaxGridDimZ:
-            *value = 65535;
-            break;
-        case cudaDevAttrMaxSharedMemoryPerBlock:
-            *value = gpu.shared_per_block;
-            break;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-            *value = gpu.shared_per_block_optin;
-            break;
-        case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-            *value = gpu.shared_per_sm;
-            break;
-        case cudaDevAttrReservedSharedMemoryPerBlock:
-            *value = 1024;
-            break;
-        case cudaDevAttrTotalConstantMemory:
-            *value = 65536;
-            break;
-        case cudaDevAttrWarpSize:
-            *value = 32;
-            break;
-        case cudaDevAttrMaxPitch:
-            *value = 0x7fffffff;
-            break;
+        case cudaDevAttrMaxGridDimZ: *value = 65535; break;
+        case cudaDevAttrMaxSharedMemoryPerBlock: *value = gpu.shared_per_block; break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = gpu.shared_per_block_optin; break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = gpu.shared_per_sm; break;
+        case cudaDevAttrReservedSharedMemoryPerBlock: *value = 1024; break;
+        case cudaDevAttrTotalConstantMemory: *value = 65536; break;
+        case cudaDevAttrWarpSize: *value = 32; break;
+        case cudaDevAttrMaxPitch: *value = 0x7fffffff; break;
         case cudaDevAttrMaxRegistersPerBlock:
-        case cudaDevAttrMaxRegistersPerMultiprocessor:
-            *value = gpu.registers_per_sm;
-            break;
-        case cudaDevAttrClockRate:
-            *value = gpu.clock_khz;
-            break;
-        case cudaDevAttrMemoryClockRate:
-            *value = gpu.memory_clock_khz;
-            break;
-        case cudaDevAttrGlobalMemoryBusWidth:
-            *value = gpu.bus_bits;
-            break;
-        case cudaDevAttrL2CacheSize:
-            *value = int(gpu.l2_bytes);
-            break;
-        case cudaDevAttrMaxPersistingL2CacheSize:
-            *value = int(gpu.l2_bytes / 16 * 10);
-            break;
-        case cudaDevAttrMaxAccessPolicyWindowSize:
-            *value = 128 << 20;
-            break;
-        case cudaDevAttrMaxThreadsPerMultiProcessor:
-            *value = gpu.threads_per_sm;
-            break;
-        case cudaDevAttrMaxBlocksPerMultiprocessor:
-            *value = gpu.blocks_per_sm;
-            break;
-        case cudaDevAttrMultiProcessorCount:
-            *value = gpu.sms;
-            break;
-        case cudaDevAttrComputeCapabilityMajor:
-            *value = gpu.major;
-            break;
-        case cudaDevAttrComputeCapabilityMinor:
-            *value = gpu.minor;
-            break;
-        case cudaDevAttrAsyncEngineCount:
-            *value = gpu.async_engines;
-            break;
+        case cudaDevAttrMaxRegistersPerMultiprocessor: *value = gpu.registers_per_sm; break;
+        case cudaDevAttrClockRate: *value = gpu.clock_khz; break;
+        case cudaDevAttrMemoryClockRate: *value = gpu.memory_clock_khz; break;
+        case cudaDevAttrGlobalMemoryBusWidth: *value = gpu.bus_bits; break;
+        case cudaDevAttrL2CacheSize: *value = int(gpu.l2_bytes); break;
+        case cudaDevAttrMaxPersistingL2CacheSize: *value = int(gpu.l2_bytes / 16 * 10); break;
+        case cudaDevAttrMaxAccessPolicyWindowSize: *value = 128 << 20; break;
+        case cudaDevAttrMaxThreadsPerMultiProcessor: *value = gpu.threads_per_sm; break;
+        case cudaDevAttrMaxBlocksPerMultiprocessor: *value = gpu.blocks_per_sm; break;
+        case cudaDevAttrMultiProcessorCount: *value = gpu.sms; break;
+        case cudaDevAttrComputeCapabilityMajor: *value = gpu.major; break;
+        case cudaDevAttrComputeCapabilityMinor: *value = gpu.minor; break;
+        case cudaDevAttrAsyncEngineCount: *value = gpu.async_engines; break;
         case cudaDevAttrTextureAlignment:
-        case cudaDevAttrSurfaceAlignment:
-            *value = 512;
-            break;
-        case cudaDevAttrTexturePitchAlignment:
-            *value = 32;
-            break;
-        case cudaDevAttrSingleToDoublePrecisionPerfRatio:
-            *value = gpu.minor == 0 ? 2 : 64;
-            break;
-        case cudaDevAttrHostNumaId:
-            *value = -1;
-            break;
+        case cudaDevAttrSurfaceAlignment: *value = 512; break;
+        case cudaDevAttrTexturePitchAlignment: *value = 32; break;
+        case cudaDevAttrSingleToDoublePrecisionPerfRatio: *value = gpu.minor == 0 ? 2 : 64; break;
+        case cudaDevAttrHostNumaId: *value = -1; break;
         case cudaDevAttrMemSyncDomainCount:
         case cudaDevAttrGpuOverlap:
         case cudaDevAttrCanMapHostMemory:
@@ -212,9 +156,7 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
         case cudaDevAttrCanUseHostPointerForRegisteredMem:
         case cudaDevAttrCooperativeLaunch:
         case cudaDevAttrHostRegisterSupported:
-        case cudaDevAttrMemoryPoolsSupported:
-            *value = 1;
-            break;
+        case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
         default:  // textures, interoperation, NUMA: nothing of it is here
             if (which <= 0 || which >= cudaDevAttrMax) return cudaErrorInvalidValue;
             *value = 0;
@@ -335,8 +277,8 @@ cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
         if (sticky_error() == cudaSuccess) wait_device();
         for (const Allocation* a : Memory::get().live())
-            if (!a->variable && (a->space == Space::Device || a->space == Space::Async ||
-                                 a->space == Space::Pinned || a->space == Space::Managed))
+            if (!a->variable && (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
+                                 a->space == Space::Managed))
                 Memory::get().free(a->begin, call_site());
         set_sticky_error(cudaSuccess);
         return cudaSuccess;

@@ -54,8 +54,7 @@ cudaError_t event_work(cudaEvent_t event, cudaGraphNodeType type, Work& work);
 cudaMemcpy3DParms line_params(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind);
 
 // Other parameters for a node of this type, in a graph or in an executable one.
-template <class Make>
-cudaError_t set_params(Work* work, cudaGraphNodeType type, Make make) {
+template <class Make> cudaError_t set_params(Work* work, cudaGraphNodeType type, Make make) {
     if (!work || work->type != type) return cudaErrorInvalidValue;
     Work fresh;
     if (const cudaError_t error = make(fresh)) return error;

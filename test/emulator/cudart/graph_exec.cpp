@@ -73,9 +73,9 @@ void launch_graph(CUgraphExec_st& exec, CUstream_st& stream) {
         if (after.empty()) after = before;
         Work work = item.work;
         if (!item.enabled) work.run = nullptr;
-        const auto* handle  = item.enabled ? std::any_cast<cudaEvent_t>(&work.params) : nullptr;
-        CUevent_st* event   = handle ? find_event(*handle) : nullptr;
-        const bool records  = work.type == cudaGraphNodeTypeEventRecord;
+        const auto* handle = item.enabled ? std::any_cast<cudaEvent_t>(&work.params) : nullptr;
+        CUevent_st* event  = handle ? find_event(*handle) : nullptr;
+        const bool records = work.type == cudaGraphNodeTypeEventRecord;
         if (event && !records && event->node) after.push_back(event->node);  // what it stands for at the launch
         queued.push_back(Queue::get().add(std::move(work), after, item.slot));
         if (event && records) event->node = queued.back(), event->capture = nullptr;

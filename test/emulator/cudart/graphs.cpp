@@ -101,8 +101,7 @@ cudaError_t add(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t* 
 
 Work* work_of(cudaGraphNode_t node) { return node ? &node->work : nullptr; }
 
-template <class Params>
-cudaError_t get_params(cudaGraphNode_t node, Params* out) {
+template <class Params> cudaError_t get_params(cudaGraphNode_t node, Params* out) {
     auto* params = node ? std::any_cast<Params>(&node->work.params) : nullptr;
     if (!params || !out) return cudaErrorInvalidValue;
     *out = *params;
@@ -205,10 +204,8 @@ static cudaError_t change_edges(cudaGraph_t graph, const cudaGraphNode_t* from, 
         const auto place = std::find(after.begin(), after.end(), from[i]);
         if ((place == after.end()) != add || from[i]->graph != graph || to[i]->graph != graph)
             return cudaErrorInvalidValue;
-        if (add)
-            after.push_back(from[i]);
-        else
-            after.erase(place);
+        if (add) after.push_back(from[i]);
+        else after.erase(place);
     }
     return cudaSuccess;
 }
@@ -356,27 +353,21 @@ cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cud
         [&] {
             return add(node, graph, after, count, [&](Work& work) {
                 switch (p->type) {
-                    case cudaGraphNodeTypeEmpty:
-                        return cudaSuccess;
+                    case cudaGraphNodeTypeEmpty: return cudaSuccess;
                     case cudaGraphNodeTypeKernel: {
                         const auto& k = p->kernel;
                         return kernel_work({k.func, k.gridDim, k.blockDim, k.sharedMemBytes, k.kernelParams, k.extra},
                                            work);
                     }
-                    case cudaGraphNodeTypeMemcpy:
-                        return memcpy_work(p->memcpy.copyParams, work);
+                    case cudaGraphNodeTypeMemcpy: return memcpy_work(p->memcpy.copyParams, work);
                     case cudaGraphNodeTypeMemset: {
                         const auto& m = p->memset;
                         return memset_work({m.dst, m.pitch, m.value, m.elementSize, m.width, m.height}, work);
                     }
-                    case cudaGraphNodeTypeHost:
-                        return host_work({p->host.fn, p->host.userData}, work);
-                    case cudaGraphNodeTypeEventRecord:
-                        return event_work(p->eventRecord.event, p->type, work);
-                    case cudaGraphNodeTypeWaitEvent:
-                        return event_work(p->eventWait.event, p->type, work);
-                    default:
-                        return cudaErrorNotSupported;
+                    case cudaGraphNodeTypeHost: return host_work({p->host.fn, p->host.userData}, work);
+                    case cudaGraphNodeTypeEventRecord: return event_work(p->eventRecord.event, p->type, work);
+                    case cudaGraphNodeTypeWaitEvent: return event_work(p->eventWait.event, p->type, work);
+                    default: return cudaErrorNotSupported;
                 }
             });
         },

@@ -444,10 +444,8 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
                 for (const Allocation* a : Memory::get().live())
                     if (a->space == Space::Async) answer += a->bytes;
             }
-            if (is_wide(attribute))
-                *static_cast<uint64_t*>(value) = answer;
-            else
-                *static_cast<int*>(value) = int(answer);
+            if (is_wide(attribute)) *static_cast<uint64_t*>(value) = answer;
+            else *static_cast<int*>(value) = int(answer);
             return cudaSuccess;
         },
         pool, attribute);

@@ -53,22 +53,14 @@ cudaError_t refuse(const KernelLaunch& launch, cudaError_t error, const std::str
 
 cudaError_t error_of(Fault fault) {
     switch (fault) {
-        case Fault::None:
-            return cudaSuccess;
-        case Fault::IllegalAddress:
-            return cudaErrorIllegalAddress;
-        case Fault::MisalignedAddress:
-            return cudaErrorMisalignedAddress;
-        case Fault::IllegalInstruction:
-            return cudaErrorIllegalInstruction;
-        case Fault::Assert:
-            return cudaErrorAssert;
-        case Fault::Trap:
-            return cudaErrorLaunchFailure;
-        case Fault::Timeout:
-            return cudaErrorLaunchTimeout;
-        case Fault::Missing:
-            return cudaErrorUnsupportedPtxVersion;
+        case Fault::None: return cudaSuccess;
+        case Fault::IllegalAddress: return cudaErrorIllegalAddress;
+        case Fault::MisalignedAddress: return cudaErrorMisalignedAddress;
+        case Fault::IllegalInstruction: return cudaErrorIllegalInstruction;
+        case Fault::Assert: return cudaErrorAssert;
+        case Fault::Trap: return cudaErrorLaunchFailure;
+        case Fault::Timeout: return cudaErrorLaunchTimeout;
+        case Fault::Missing: return cudaErrorUnsupportedPtxVersion;
     }
     return cudaErrorUnknown;
 }
@@ -368,8 +360,7 @@ cudaError_t cudaFuncSetAttribute(const void* handle, cudaFuncAttribute attribute
                 case cudaFuncAttributeNonPortableClusterSizeAllowed:
                     function->non_portable_cluster = value;
                     return cudaSuccess;
-                default:
-                    return cudaErrorNotSupported;
+                default: return cudaErrorNotSupported;
             }
         },
         handle, attribute, value);

@@ -23,8 +23,8 @@ bool covers(const Clock& clock, uint32_t slot, uint32_t seq) { return slot < clo
 constexpr size_t max_records = 1 << 16;
 
 // Never destroyed: programs synchronise and free from static destructors, after ours would have run.
-auto& streams = *new std::set<CUstream_st*>;
-auto& events  = *new std::set<CUevent_st*>;
+auto& streams           = *new std::set<CUstream_st*>;
+auto& events            = *new std::set<CUevent_st*>;
 uint64_t next_stream_id = 1;
 
 CUstream_st* make_stream(unsigned flags, int priority) {
@@ -149,8 +149,7 @@ void Queue::progress() {
         case Streams::Eager:
             while (run_one(0)) {}
             break;
-        case Streams::Late:
-            break;
+        case Streams::Late: break;
         case Streams::Random:
             do random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
             while ((random_state >> 40) % 4 == 0 && run_one(0));
@@ -236,7 +235,7 @@ bool Queue::poll(const NodePtr& target) {
 
 CUstream_st* legacy_stream(int device) {
     static auto& of_device = *new std::map<int, CUstream_st*>;
-    CUstream_st*& stream = of_device[device];
+    CUstream_st*& stream   = of_device[device];
     if (!stream) {
         stream         = make_stream(0, 0);
         stream->device = device;
@@ -298,10 +297,8 @@ cudaError_t wait_stream(cudaStream_t handle) {
         if (const cudaError_t error = refuse_during_capture()) return error;
     // The default stream is done when the operations it would wait for are.
     std::vector<NodePtr> targets;
-    if (stream->legacy)
-        targets = dependencies_of(*stream);
-    else if (stream->tail)
-        targets = {stream->tail};
+    if (stream->legacy) targets = dependencies_of(*stream);
+    else if (stream->tail) targets = {stream->tail};
     Queue::get().wait(targets);
     forget_unchecked_launches();
     return sticky_error();

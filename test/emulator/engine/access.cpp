@@ -89,7 +89,7 @@ inline void addresses(Warp& w, const Instr* i, Reach& r) {
 inline Reach::Shape shape_of(const Reach& r, uint32_t mask, uint32_t size) {
     if (mask == kAll) {
         const uint64_t first = r.addr[0];
-        const int shift = __builtin_ctz(size);  // sizes are powers of two; a 64-bit multiplication is slow
+        const int shift      = __builtin_ctz(size);  // sizes are powers of two; a 64-bit multiplication is slow
         uint64_t gaps = 0, moves = 0;
         for (int l = 0; l < kLanes; l++) {
             gaps |= r.addr[l] ^ (first + (uint64_t(l) << shift));
@@ -144,10 +144,9 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
         const uint32_t lanes = r.mask;
         r.mask               = 0;
         each_lane(lanes, [&](int l) {
-            const uint64_t a = r.addr[l];
-            const std::string have =
-                "the block has " + std::to_string(bytes) + " bytes of shared memory (" +
-                std::to_string(b.launch->config.dynamic_shared) + " of them dynamic)";
+            const uint64_t a       = r.addr[l];
+            const std::string have = "the block has " + std::to_string(bytes) + " bytes of shared memory (" +
+                                     std::to_string(b.launch->config.dynamic_shared) + " of them dynamic)";
             if (a & (size - 1))
                 bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
                          "shared, not a multiple of " + std::to_string(size), have);
@@ -171,9 +170,9 @@ void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, R
     const Block& b       = *w.block;
     const uint32_t lanes = r.mask;
     // Each thread owns a stack of frames; what lies above the running function's is nobody's.
-    const uint64_t top = w.frame->local_end();
-    r.mask             = 0;
-    r.shape            = Reach::Scattered;
+    const uint64_t top   = w.frame->local_end();
+    r.mask               = 0;
+    r.shape              = Reach::Scattered;
     each_lane(lanes, [&](int l) {
         const uint64_t a = r.addr[l];
         if (a & (size - 1))
@@ -266,7 +265,7 @@ void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
 
 std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes) {
     const uint64_t window = address >> kWindowShift, inside = address & ((1ull << kWindowShift) - 1);
-    const Block& b        = *w.block;
+    const Block& b = *w.block;
     if (window == 0) {
         const Allocation* in = Memory::get().find(address);
         return in && in->holds(address, bytes) ? Memory::get().host(address) : nullptr;

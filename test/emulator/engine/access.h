@@ -8,16 +8,17 @@ namespace emu {
 
 enum class Window : uint8_t { Global = 0, Shared = 1, Local = 2, Param = 3, Generic = 4 };
 
-constexpr uint8_t kAddress32 = 32;       // Instr::flags: the base register has 32 bits
+constexpr uint8_t kAddress32 = 32;  // Instr::flags: the base register has 32 bits
 
 // Where a memory instruction of a warp goes. The two shapes that matter for speed are told apart: lane after lane
 // without a gap, and all lanes at one place; otherwise each lane has its own pointer.
 struct Reach {
-    enum Shape : uint8_t { Scattered, Contiguous, Uniform } shape = Scattered;
-    uint32_t mask = 0;                   // lanes that may touch their bytes
+    enum Shape : uint8_t { Scattered, Contiguous, Uniform };
+    Shape shape      = Scattered;
+    uint32_t mask    = 0;  // lanes that may touch their bytes
     std::byte* first = nullptr;
     alignas(64) std::byte* at[kLanes];
-    alignas(64) uint64_t addr[kLanes];               // as in its window
+    alignas(64) uint64_t addr[kLanes];  // as in its window
 };
 
 // What kind of touching: also decides what the checker does with it.
@@ -29,7 +30,7 @@ inline bool writes(Touch t) {
 // Base register i->a (32 bits wide when i->flags has kAddress32; none: absolute) plus i->imm, `size` bytes per lane.
 void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
 void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
-void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);      // local, param, generic
+void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  // local, param, generic
 
 // The same from addresses already in r.addr (r.mask: lanes), in a window.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
@@ -43,7 +44,7 @@ bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write);
 // and there is nothing to say about it, else null.
 inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size, bool write) {
     if (w.mask != kAll || w.worker->profiling || i->a.none()) return nullptr;
-    const uint64_t* a = w.reg<uint64_t>(i->a);
+    const uint64_t* a    = w.reg<uint64_t>(i->a);
     const uint64_t first = a[0] + uint64_t(i->imm);
     const Site& site     = w.worker->sites[i->site];
     const uint64_t have = site.end - site.begin, from = first - site.begin, all = uint64_t(size) << 5;
@@ -72,7 +73,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
 // matrix_ops.cpp: carries out all cp.async of the active lanes.
 void finish_copies(Warp& w);
-void forget_local(Warp& w, uint32_t from, uint32_t bytes);   // a call's fresh frame
+void forget_local(Warp& w, uint32_t from, uint32_t bytes);  // a call's fresh frame
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 // counters.cpp, called for --profile.
 void count_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);

@@ -25,8 +25,7 @@ struct FlowBlock {
 }  // namespace
 
 // Calls fn(ref, written, read) for every operand that still names a virtual register.
-template <class F>
-void Builder::each_ref(Instr& i, F fn) {
+template <class F> void Builder::each_ref(Instr& i, F fn) {
     auto visit = [&](Ref& r, bool written, bool read) {
         if (!r.none() && r.pool == 0) fn(r, written, read);
     };
@@ -44,7 +43,7 @@ void Builder::allocate() {
 
     // Basic blocks.
     std::vector<uint8_t> leader(n + 1, 0);
-    leader[0] = 1;
+    leader[0]    = 1;
     auto targets = [&](const Instr& i) {
         std::vector<int> list;
         if (i.run == op::branch || i.run == op::branch_guarded) list.push_back(int(i.imm));

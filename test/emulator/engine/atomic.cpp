@@ -16,8 +16,7 @@ enum Kind2 { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
 template <class T, class F> T update(std::byte* at, F f) {
     T* p  = reinterpret_cast<T*>(at);
     T old = __atomic_load_n(p, __ATOMIC_RELAXED);
-    while (!__atomic_compare_exchange_n(p, &old, f(old), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
+    while (!__atomic_compare_exchange_n(p, &old, f(old), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     return old;
 }
 
@@ -36,10 +35,24 @@ template <class T> T integer_op(std::byte* at, int kind, T v) {
     }
 }
 
-struct Int32 { using T = int32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
-struct Uint32 { using T = uint32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
-struct Int64 { using T = int64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
-struct Uint64 { using T = uint64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+// clang-format off: one row per type
+struct Int32 {
+    using T = int32_t;
+    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
+};
+struct Uint32 {
+    using T = uint32_t;
+    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
+};
+struct Int64 {
+    using T = int64_t;
+    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
+};
+struct Uint64 {
+    using T = uint64_t;
+    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
+};
+// clang-format on
 // Sums in global memory take subnormals for zeros, sums in shared memory do not (PTX manual, "atom").
 template <bool Ftz> struct Float32 {
     using T = uint32_t;
@@ -150,7 +163,9 @@ template <class T> const Instr* compare_and_swap(Warp& w, const Instr* i) {  // 
     });
     return i + 1;
 }
-struct Bits128 { uint64_t lo, hi; };
+struct Bits128 {
+    uint64_t lo, hi;
+};
 const Instr* swap128(Warp& w, const Instr* i) {  // atom.{cas,exch}.b128; one host thread at a time holds the lock
     Reach r;
     reach_window(w, i, 16, r);
@@ -170,9 +185,11 @@ const Instr* swap128(Warp& w, const Instr* i) {  // atom.{cas,exch}.b128; one ho
 
 Handler handler_of(Type t, int kind, Window window) {
     switch (t) {
-        case Type::u32: case Type::b32: return atomic<Uint32>;
+        case Type::u32:
+        case Type::b32: return atomic<Uint32>;
         case Type::s32: return atomic<Int32>;
-        case Type::u64: case Type::b64: return atomic<Uint64>;
+        case Type::u64:
+        case Type::b64: return atomic<Uint64>;
         case Type::s64: return atomic<Int64>;
         case Type::f32:
             return window == Window::Shared   ? atomic<Float32<false>>
@@ -208,25 +225,26 @@ Handler vector_handler(Type t, int v) {
 }
 
 void build_atomic(Builder& b, const ptx::Instruction& i) {
-    const bool red   = i.mods[0] == "red";
-    const Type t     = type_of(i);
-    const Type r     = reg_bytes(t) == 2   ? Type::b16
-                       : reg_bytes(t) == 4 ? Type::b32
-                       : reg_bytes(t) == 8 ? Type::b64
-                                           : Type::b128;
-    const size_t at  = red ? 0 : 1;
-    const bool cas   = has(i, "cas");
-    const int v      = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;
+    const bool red  = i.mods[0] == "red";
+    const Type t    = type_of(i);
+    const Type r    = reg_bytes(t) == 2   ? Type::b16
+                      : reg_bytes(t) == 4 ? Type::b32
+                      : reg_bytes(t) == 8 ? Type::b64
+                                          : Type::b128;
+    const size_t at = red ? 0 : 1;
+    const bool cas  = has(i, "cas");
+    const int v     = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;
     if (i.ops.size() < at + (cas ? 3 : 2)) throw Undecodable("too few operands");
     constexpr std::pair<const char*, int> kinds[] = {{"add", kAdd}, {"min", kMin}, {"max", kMax},
                                                      {"and", kAnd}, {"or", kOr},   {"xor", kXor},
                                                      {"inc", kInc}, {"dec", kDec}, {"exch", kExch}};
+
     int kind = kAdd;
     for (const auto& [name, k] : kinds)
         if (has(i, name)) kind = k;
-    const bool shared = has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster");
+    const bool shared   = has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster");
     const Window window = shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic;
-    const auto place  = b.address(i.ops[at], shared);
+    const auto place    = b.address(i.ops[at], shared);
     std::vector<Ref> values;
     if (v > 1) {
         if (!red) throw Undecodable("vector atom with a result is not supported; red is");
@@ -234,7 +252,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
         if (int(values.size()) != v) throw Undecodable("wrong number of vector parts");
     }
     const Ref value = v > 1 ? Ref{} : b.read(i.ops[at + 1], r), fresh = cas ? b.read(i.ops[at + 2], r) : Ref{};
-    const Ref d     = red ? Ref{} : b.write(i.ops[0], r);
+    const Ref d = red ? Ref{} : b.write(i.ops[0], r);
     Handler h;
     if (r == Type::b128) h = swap128;
     else if (cas) h = with_bits(r, []<class T> { return &compare_and_swap<T>; });

@@ -18,7 +18,7 @@ struct BuiltinCall {
 
 struct Builtin {
     const char* name;
-    bool (*run)(BuiltinCall&);          // false: the launch has ended
+    bool (*run)(BuiltinCall&);  // false: the launch has ended
     size_t arguments;
 };
 extern const Builtin kBuiltins[];

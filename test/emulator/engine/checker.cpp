@@ -16,10 +16,8 @@ namespace emu {
 uint8_t* home_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_t bytes, Window& window) {
     Block& b    = *w.block;
     uint64_t at = uint64_t(i->imm) + offset;
-    if (i->flags & kAddress32)
-        at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
-    else if (!i->a.none())
-        at += w.reg<uint64_t>(i->a)[lane];
+    if (i->flags & kAddress32) at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
+    else if (!i->a.none()) at += w.reg<uint64_t>(i->a)[lane];
     window = Window(i->window);
     if (window == Window::Generic) {
         window = Window(at >> kWindowShift);
@@ -64,8 +62,7 @@ const Instr* store_unset(Warp& w, const Instr* i) {
         if (uint8_t* shadow = home_shadow(w, i, l, 0, i->imm2, window)) {
             std::memset(shadow, kWritten | kUnset, i->imm2);
             w.block->holds_unset = true;
-        } else if (window == Window::Global)
-            report_unset(w, i, l, i->imm3);
+        } else if (window == Window::Global) report_unset(w, i, l, i->imm3);
     });
     return i + 1;
 }
@@ -108,8 +105,7 @@ std::string hex(uint64_t v) {
 }
 
 // Calls f(lane, shadow, bytes) for each piece of the access: one piece when it is contiguous or uniform.
-template <class Place, class F>
-void each_piece(const Reach& r, uint32_t size, Place shadow_of, F f) {
+template <class Place, class F> void each_piece(const Reach& r, uint32_t size, Place shadow_of, F f) {
     if (r.shape == Reach::Contiguous) return f(0, shadow_of(0), size * kLanes);
     if (r.shape == Reach::Uniform) {
         const int l = __builtin_ctz(r.mask);
@@ -161,8 +157,7 @@ bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
 }
 
 // The first lane that reads what nobody wrote, and is not only carrying padding along; -1: none.
-template <class Place>
-int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
+template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
     for (uint32_t left = r.mask; left; left &= left - 1) {
         const int l           = __builtin_ctz(left);
         const uint8_t* shadow = shadow_of(l);
@@ -238,8 +233,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
             }
         }
         const auto carried = std::find_if(shadow, shadow + bytes, [](uint8_t s) { return s >> kReadShift; });
-        if (loads && follows_idle_read(w, i))
-            idle = true;
+        if (loads && follows_idle_read(w, i)) idle = true;
         else if (loads && carried != shadow + bytes && b.unwritten.empty())
             b.unwritten.push_back(b.idle_reads[(*carried >> kReadShift) - 1u].finding);
         else if (loads && !all_written(shadow, bytes)) {
@@ -258,16 +252,16 @@ void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reac
     Block& b = *w.block;
     each_lane(r.mask, [&](int l) {
         uint8_t* shadow = b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
-        if (writes(touch))
-            std::memset(shadow, 1, size);
+        if (writes(touch)) std::memset(shadow, 1, size);
         else if (!all_written(shadow, size) && !is_padding(w, i, size, shadow)) {
             report(unwritten(w, i, size, r, l, "local"));
             std::memset(shadow, 1, size);
         }
     });
     if (!writes(touch) && w.block->holds_unset && follows_idle_read(w, i))
-        hold_idle_reads(w, i, size, r, "local",
-                        [&](int l) { return b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l]; });
+        hold_idle_reads(w, i, size, r, "local", [&](int l) {
+            return b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
+        });
 }
 
 void forget_local(Warp& w, uint32_t from, uint32_t bytes) {

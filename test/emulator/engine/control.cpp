@@ -14,7 +14,7 @@ namespace op {
 
 const Instr* guarded(Warp& w, const Instr* i) {
     const uint32_t all = w.mask, guard = w.pred(i->guard);
-    const uint32_t on  = all & (i->guard_negated ? ~guard : guard);
+    const uint32_t on = all & (i->guard_negated ? ~guard : guard);
     if (!on) return i + 1;
     w.mask            = on;
     const Instr* next = i->inner(w, i);
@@ -92,8 +92,9 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     Group& g      = w.groups[w.current];
     Frame* caller = g.frame;
     if (caller->local_end() + f.local_bytes > w.block->local_stride || caller->depth > 20000)
-        return fail_launch(w, Fault::IllegalAddress, "stack overflow in " + f.name + ": recursion deeper than " +
-                                                         std::to_string(caller->depth) + " calls");
+        return fail_launch(
+            w, Fault::IllegalAddress,
+            "stack overflow in " + f.name + ": recursion deeper than " + std::to_string(caller->depth) + " calls");
     Frame* frame      = new_frame(*w.worker, f);
     frame->parent     = caller;
     frame->back       = i + 1;
@@ -132,7 +133,7 @@ void build_alloca(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
     if (i.ops.size() < 2) throw Undecodable("2 operands expected");
     const Ref size = b.read(i.ops[1], t), d = b.write(i.ops[0], t);
-    Instr& x       = b.emit(reg_bytes(t) == 8 ? allocate_local<uint64_t> : allocate_local<uint32_t>);
+    Instr& x = b.emit(reg_bytes(t) == 8 ? allocate_local<uint64_t> : allocate_local<uint32_t>);
     x.a = size, x.d = d;
     x.imm     = i.ops.size() > 2 && i.ops[2].kind == Operand::Int && i.ops[2].bits ? int64_t(i.ops[2].bits) : 8;
     b.f.calls = true;
@@ -154,13 +155,15 @@ void build_stacksave(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
     if (i.ops.size() != 1) throw Undecodable("1 operand expected");
     const Ref d = b.write(i.ops[0], t);
-    b.emit(reg_bytes(t) == 8 ? save_stack<uint64_t> : save_stack<uint32_t>).d = d;
+    Instr& x    = b.emit(reg_bytes(t) == 8 ? save_stack<uint64_t> : save_stack<uint32_t>);
+    x.d         = d;
 }
 void build_stackrestore(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
     if (i.ops.size() != 1) throw Undecodable("1 operand expected");
     const Ref a = b.read(i.ops[0], t);
-    b.emit(reg_bytes(t) == 8 ? restore_stack<uint64_t> : restore_stack<uint32_t>).a = a;
+    Instr& x    = b.emit(reg_bytes(t) == 8 ? restore_stack<uint64_t> : restore_stack<uint32_t>);
+    x.a         = a;
 }
 
 const Instr* call(Warp& w, const Instr* i) {
@@ -208,21 +211,21 @@ void build_call(Builder& b, const ptx::Instruction& i) {
         x.a              = target;
         x.flags          = kSplits;
         x.imm            = table;
-        x.imm2      = uint8_t(i.results.size());
+        x.imm2           = uint8_t(i.results.size());
     } else if (const int k = find_builtin(o.name); k >= 0) {
-        Instr& x    = b.emit(call_builtin);
-        x.flags     = kSplits;
-        x.imm       = table;
-        x.target    = reinterpret_cast<const Instr*>(&kBuiltins[k]);
-        x.imm2 = uint8_t(i.results.size());
+        Instr& x = b.emit(call_builtin);
+        x.flags  = kSplits;
+        x.imm    = table;
+        x.target = reinterpret_cast<const Instr*>(&kBuiltins[k]);
+        x.imm2   = uint8_t(i.results.size());
     } else {
         const uint64_t callee = b.layout.code_address(o.name);
         if (!callee) throw Undecodable("call of " + o.name + ", which is not in the module");
-        Instr& x    = b.emit(call);
-        x.target    = reinterpret_cast<const Instr*>(callee);
-        x.flags     = kSplits;
-        x.imm       = table;
-        x.imm2 = uint8_t(i.results.size());
+        Instr& x = b.emit(call);
+        x.target = reinterpret_cast<const Instr*>(callee);
+        x.flags  = kSplits;
+        x.imm    = table;
+        x.imm2   = uint8_t(i.results.size());
     }
     b.f.calls = true;
 }
@@ -299,9 +302,9 @@ void build_barrier(Builder& b, const ptx::Instruction& i) {
     const auto& m     = i.mods;
     auto has          = [&](std::string_view s) { return std::find(m.begin(), m.end(), s) != m.end(); };
     const bool reduce = has("red"), arrives = has("arrive");
-    const int kind    = !reduce ? kNone : has("and") ? kAnd : has("or") ? kOr : kPopc;
+    const int kind     = !reduce ? kNone : has("and") ? kAnd : has("or") ? kOr : kPopc;
     const bool to_pred = kind == kAnd || kind == kOr;
-    size_t at         = reduce ? 1 : 0;
+    size_t at          = reduce ? 1 : 0;
     Ref id{}, count{}, p{}, d{};
     bool negated = false;
     if (i.ops.size() <= at) throw Undecodable("a barrier number expected");
@@ -311,9 +314,9 @@ void build_barrier(Builder& b, const ptx::Instruction& i) {
         p = b.read_pred(i.ops.at(at), negated);
         d = to_pred ? b.write_pred(i.ops[0].reg) : b.write(i.ops[0], Type::u32);
     }
-    Instr& x    = b.emit(barrier);
+    Instr& x = b.emit(barrier);
     x.a = id, x.b = count, x.c = p, x.d = d;
-    x.imm       = kind + (arrives ? 8 : 0) + (to_pred ? 16 : 0) + (m[0] == "bar" || has("aligned") ? 32 : 0);
+    x.imm = kind + (arrives ? 8 : 0) + (to_pred ? 16 : 0) + (m[0] == "bar" || has("aligned") ? 32 : 0);
     x.imm |= negated ? 64 : 0;
     x.flags = kSplits;
 }

@@ -9,16 +9,36 @@ namespace emu {
 namespace {
 
 // Storage types that C++ cannot tell apart by themselves.
-struct Half { uint16_t v; };
-struct Bf16 { uint16_t v; };
-struct Byte8 { uint16_t v; };    // u8 in a 16-bit register
-struct SByte8 { uint16_t v; };
+// clang-format off: one row per type
+struct Half {
+    uint16_t v;
+};
+struct Bf16 {
+    uint16_t v;
+};
+struct Byte8 {
+    uint16_t v;
+};  // u8 in a 16-bit register
+struct SByte8 {
+    uint16_t v;
+};
 
-template <class T> struct Load { static T f(T x) { return x; } };
-template <> struct Load<Half> { static float f(Half x) { return half_to_float(x.v); } };
-template <> struct Load<Bf16> { static float f(Bf16 x) { return bf16_to_float(x.v); } };
-template <> struct Load<Byte8> { static uint8_t f(Byte8 x) { return uint8_t(x.v); } };
-template <> struct Load<SByte8> { static int8_t f(SByte8 x) { return int8_t(x.v); } };
+template <class T> struct Load {
+    static T f(T x) { return x; }
+};
+template <> struct Load<Half> {
+    static float f(Half x) { return half_to_float(x.v); }
+};
+template <> struct Load<Bf16> {
+    static float f(Bf16 x) { return bf16_to_float(x.v); }
+};
+template <> struct Load<Byte8> {
+    static uint8_t f(Byte8 x) { return uint8_t(x.v); }
+};
+template <> struct Load<SByte8> {
+    static int8_t f(SByte8 x) { return int8_t(x.v); }
+};
+// clang-format on
 
 enum Mode { kRn = 0, kRz, kRm, kRp, kRni, kRzi, kRmi, kRpi, kRna };
 
@@ -42,7 +62,7 @@ inline float to_whole(float x, int mode) {
 // Float to integer saturates; NaN gives 0 (and the top bit alone for 64-bit results, as the hardware does: we follow
 // PTX, 0 for 32 bits and below, 0x8000000000000000 for 64).
 template <class I, class F> inline I saturate_int(F x) {
-    constexpr F low = F(std::numeric_limits<I>::min());
+    constexpr F low    = F(std::numeric_limits<I>::min());
     // max + 1 is a power of two and exact, max itself may not be
     constexpr F beyond = F(2) * F(std::numeric_limits<I>::max() / 2 + 1);
     if (!(x == x)) return sizeof(I) == 8 ? I(1ull << 63) : I(0);
@@ -64,11 +84,11 @@ constexpr int kModeMask = 15, kFtz = 16, kSat = 32, kRelu = 64, kSatFinite = 128
 // One conversion per pair of types; the modifiers are looked at once per warp, outside the lanes.
 template <class To, class From> struct Pair {
     static const Instr* run(Warp& w, const Instr* i) {
-        const From* a    = w.reg<From>(i->a);
-        const int mode   = int(i->imm) & kModeMask;
-        const bool ftz   = i->imm & kFtz, sat = i->imm & kSat, relu = i->imm & kRelu, finite = i->imm & kSatFinite;
-        constexpr bool to_f = std::is_floating_point_v<To> || std::is_same_v<To, Half> || std::is_same_v<To, Bf16>;
-        using Value         = decltype(Load<From>::f(From{}));
+        const From* a  = w.reg<From>(i->a);
+        const int mode = int(i->imm) & kModeMask;
+        const bool ftz = i->imm & kFtz, sat = i->imm & kSat, relu = i->imm & kRelu, finite = i->imm & kSatFinite;
+        constexpr bool to_f   = std::is_floating_point_v<To> || std::is_same_v<To, Half> || std::is_same_v<To, Bf16>;
+        using Value           = decltype(Load<From>::f(From{}));
         constexpr bool from_f = std::is_floating_point_v<Value>;
         const bool directed   = to_f && (mode == kRz || mode == kRm || mode == kRp);
         if (directed) std::fesetround(fenv_of(Rounding(mode)));
@@ -91,8 +111,7 @@ template <class To, class From> struct Pair {
                     return sat ? saturate(double(Load<From>::f(a[l]))) : double(Load<From>::f(a[l]));
                 else if constexpr (std::is_same_v<To, float>)
                     return sat ? saturate(float(Load<From>::f(a[l]))) : float(Load<From>::f(a[l]));
-                else
-                    return narrow<To>(integer_as_double(Load<From>::f(a[l])), mode, false, sat);
+                else return narrow<To>(integer_as_double(Load<From>::f(a[l])), mode, false, sat);
             });
         } else {
             store(w, i, [=](int l) {
@@ -136,7 +155,7 @@ template <class To, class From> struct Pair {
             v                 = half ? double_to_half(x) : double_to_bf16(x);
             const double back = half ? half_to_float(v) : bf16_to_float(v);
             const bool beyond = std::abs(back) > std::abs(x), short_ = std::abs(back) < std::abs(x);
-            const bool up     = mode == kRp ? x > 0 : mode == kRm ? x < 0 : false;  // away from zero
+            const bool up = mode == kRp ? x > 0 : mode == kRm ? x < 0 : false;  // away from zero
             if (beyond && !up) v--;
             if (short_ && up) v++;
         } else v = half ? double_to_half(x) : double_to_bf16(x);
@@ -195,6 +214,7 @@ int modifiers(const ptx::Instruction& i) {
     constexpr std::pair<std::string_view, int> modes[] = {{"rn", kRn},   {"rz", kRz},   {"rm", kRm},
                                                           {"rp", kRp},   {"rni", kRni}, {"rzi", kRzi},
                                                           {"rmi", kRmi}, {"rpi", kRpi}, {"rna", kRna}};
+
     int m = 0;
     for (const auto& [name, mode] : modes)
         if (has(i, name)) m = mode;
@@ -204,9 +224,9 @@ int modifiers(const ptx::Instruction& i) {
 
 void build_cvt(Builder& b, const ptx::Instruction& i) {
     const Type to = type_at(i, 0), from = type_at(i, 1);
-    int m         = modifiers(i);
     // Without a mode, float to integer of the same PTX text would not assemble; integer pairs have none.
-    emit_op(b, i, pair_of(to, from), to, {from}).imm = m;
+    Instr& x = emit_op(b, i, pair_of(to, from), to, {from});
+    x.imm    = modifiers(i);
 }
 
 // Two floats packed: the first operand goes to the upper half.
@@ -227,8 +247,9 @@ template <class T> const Instr* pack2(Warp& w, const Instr* i) {
     return i + 1;
 }
 void build_pack2(Builder& b, const ptx::Instruction& i) {
-    const Type t = type_at(i, 0);
-    emit_op(b, i, t == Type::f16x2 ? pack2<Half> : pack2<Bf16>, Type::b32, {Type::f32, Type::f32}).imm = modifiers(i);
+    const Handler h = type_at(i, 0) == Type::f16x2 ? pack2<Half> : pack2<Bf16>;
+    Instr& x        = emit_op(b, i, h, Type::b32, {Type::f32, Type::f32});
+    x.imm           = modifiers(i);
 }
 
 // 10 bits of mantissa stay; .rna: halves away from zero, .rn: to even, .rz: what is beyond them goes.
@@ -253,9 +274,8 @@ void build_tf32(Builder& b, const ptx::Instruction& i) {
 template <int Exponent> const Instr* fp8_pack(Warp& w, const Instr* i) {
     const float *a = w.reg<float>(i->a), *b = w.reg<float>(i->b);
     const bool relu = i->imm & kRelu;
-    for_lanes(w, w.reg<uint16_t>(i->d), [=](int l) {
-        return uint16_t(to_fp8<Exponent>(a[l], relu) << 8 | to_fp8<Exponent>(b[l], relu));
-    });
+    for_lanes(w, w.reg<uint16_t>(i->d),
+              [=](int l) { return uint16_t(to_fp8<Exponent>(a[l], relu) << 8 | to_fp8<Exponent>(b[l], relu)); });
     return i + 1;
 }
 template <int Exponent> const Instr* fp8_from_half2(Warp& w, const Instr* i) {

@@ -20,7 +20,11 @@
 namespace emu {
 namespace {
 
-struct Line { uint64_t tag = ~0ull; uint32_t used = 0; uint8_t present = 0, dirty = 0; };
+struct Line {
+    uint64_t tag    = ~0ull;
+    uint32_t used   = 0;
+    uint8_t present = 0, dirty = 0;
+};
 struct L2 {
     static constexpr size_t kWays = 16;
     std::vector<Line> lines;
@@ -58,7 +62,7 @@ L2& l2() {
     return *cache;
 }
 
-using Table = std::map<std::string, Counters>;   // by kernel
+using Table = std::map<std::string, Counters>;  // by kernel
 struct Step {
     std::string name;
     Table kernels;
@@ -142,9 +146,8 @@ void json_of(std::ostream& out, const std::string& name, const Counters& c) {
         << ",\"global_sectors\":" << c.global_sectors << ",\"dram_read\":" << c.dram_read
         << ",\"dram_written\":" << c.dram_written << ",\"shared_requests\":" << c.shared_requests
         << ",\"shared_wavefronts\":" << c.shared_wavefronts << ",\"shared_conflicts\":" << c.shared_conflicts
-        << ",\"local_bytes\":" << c.local_bytes
-        << ",\"atomics\":" << c.atomics << ",\"barriers\":" << c.barriers << ",\"flops\":" << c.flops
-        << ",\"tensor_flops\":" << c.tensor_flops << ",\"registers\":" << c.registers
+        << ",\"local_bytes\":" << c.local_bytes << ",\"atomics\":" << c.atomics << ",\"barriers\":" << c.barriers
+        << ",\"flops\":" << c.flops << ",\"tensor_flops\":" << c.tensor_flops << ",\"registers\":" << c.registers
         << ",\"static_shared\":" << c.static_shared << ",\"dynamic_shared\":" << c.dynamic_shared
         << ",\"bound_by_bytes_s\":" << double(c.dram_read + c.dram_written) / d.bandwidth
         << ",\"bound_by_flops_s\":" << c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak
@@ -225,7 +228,7 @@ void count_local(Warp& w, uint32_t size, const Reach& r) {
 void count(const std::string& kernel, const Counters& counters) {
     if (options().profile.empty()) return;
     const std::lock_guard hold(lock);
-    Report& r = totals();
+    Report& r                = totals();
     static const bool hooked = (at_exit(print_counters), true);
     if (hooked && !r.kernels.count(kernel)) r.order.push_back(kernel);
     r.kernels[kernel].add(counters);
@@ -319,8 +322,8 @@ static void json_of(std::ostream& out, const Table& kernels) {
 
 void print_counters() {
     constexpr size_t kStepsShown = 20;  // at either end
-    Report& r           = totals();
-    const DeviceSpec& d = device_spec();
+    Report& r                    = totals();
+    const DeviceSpec& d          = device_spec();
     if (!r.steps.empty()) {
         count_step("");
         print_head("step");

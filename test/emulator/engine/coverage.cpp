@@ -8,7 +8,11 @@
 namespace emu {
 
 void print_coverage(ptx::Module& m) {
-    struct Count { size_t uses = 0; const Row* row = nullptr; std::string where; };
+    struct Count {
+        size_t uses    = 0;
+        const Row* row = nullptr;
+        std::string where;
+    };
     std::map<std::string, Count> forms;
     for (auto& f : m.functions) {
         ptx::parse_body(m, *f);

@@ -29,8 +29,7 @@ inline bool is_at_home(const ptx::Instruction& i, const char* opcode) {
 inline bool stores_at_home(const ptx::Instruction& i) { return is_at_home(i, "st"); }
 inline bool loads_from_home(const ptx::Instruction& i) { return is_at_home(i, "ld"); }
 
-template <class F>
-void each_register(const ptx::Operand& o, F f) {
+template <class F> void each_register(const ptx::Operand& o, F f) {
     if (o.reg >= 0) f(o.reg);
     if (o.also >= 0) f(o.also);
     for (const auto& p : o.parts) each_register(p, f);

@@ -32,7 +32,7 @@ int Builder::new_virtual(int bytes) {
 int Builder::virtual_of(int reg) {
     int& v = virtual_of_reg[reg];
     if (v < 0) {
-        v = new_virtual(reg_bytes(source.regs[reg].type));
+        v                 = new_virtual(reg_bytes(source.regs[reg].type));
         reg_of_virtual[v] = reg;
     }
     return v;
@@ -51,9 +51,7 @@ Ref Builder::constant(uint64_t bits, int bytes) {
     return {int32_t(it->second), 1};
 }
 
-Type Builder::reg_type(const Operand& o) const {
-    return o.kind == Operand::Reg ? source.regs[o.reg].type : Type::none;
-}
+Type Builder::reg_type(const Operand& o) const { return o.kind == Operand::Reg ? source.regs[o.reg].type : Type::none; }
 
 Instr& Builder::emit(Handler h) {
     f.code.emplace_back();
@@ -277,7 +275,7 @@ const std::vector<std::string>& Builder::branch_table(const std::string& label) 
 }
 
 void Builder::decode_one(const ptx::Instruction& i) {
-    now = &i;
+    now            = &i;
     const Row* row = find_row(i);
     if (!row) throw Undecodable("unknown form");
     const size_t first = f.code.size();
@@ -289,14 +287,14 @@ void Builder::decode_one(const ptx::Instruction& i) {
         x.a = e.from, x.d = e.to;
     }
     if (loads_from_home(i)) marks.clear();  // mark_loaded
-    for (int reg : marks) {  // set, as far as the sources were; of selp, the one that was chosen
+    for (int reg : marks) {                 // set, as far as the sources were; of selp, the one that was chosen
         auto mask_of_operand = [&](const Operand& o) {
             auto it = o.kind == Operand::Reg ? unset_mask.find(o.reg) : unset_mask.end();
             return it == unset_mask.end() ? constant(kAll, 4) : it->second;
         };
         const bool chooses = i.mods[0] == "selp" && i.ops.size() == 4 && i.ops[3].kind == Operand::Reg;
         Instr& x           = emit(chooses ? op::mark_chosen : op::mark_set);
-        x.d = unset_mask[reg], x.flags |= kReadsD;
+        x.d                = unset_mask[reg], x.flags |= kReadsD;
         if (chooses) {
             x.a = mask_of_operand(i.ops[1]), x.b = mask_of_operand(i.ops[2]);
             x.c = {virtual_of(i.ops[3].reg), 0}, x.imm = i.ops[3].negated;
@@ -409,9 +407,7 @@ void decode(Function& f, ptx::Module& m, ptx::Function& source, const Layout& la
         f.code.clear(), f.origin.clear(), f.more.clear(), f.tables.clear(), f.params.clear(), f.results.clear();
         f.sites = f.local_bytes = 0;
         Builder(f, layout, std::move(unset)).build();
-    } catch (const std::exception& e) {
-        f.missing = e.what();
-    }
+    } catch (const std::exception& e) { f.missing = e.what(); }
 }
 
 }  // namespace emu

@@ -22,10 +22,10 @@ struct Undecodable : std::runtime_error {
 struct Layout {
     std::unordered_map<std::string, uint64_t> addresses;
     std::unordered_map<std::string, uint32_t> shared;
-    uint32_t shared_bytes = 0;                                              // static
-    bool reserved_shared  = false;                                          // %reserved_smem_offset_1 and its kin
-    std::function<uint64_t(const std::string&)> code_address;               // of a function; 0 when unknown
-    bool track_unset = false;                                               // check registers nobody wrote
+    uint32_t shared_bytes = 0;                                 // static
+    bool reserved_shared  = false;                             // %reserved_smem_offset_1 and its kin
+    std::function<uint64_t(const std::string&)> code_address;  // of a function; 0 when unknown
+    bool track_unset = false;                                  // check registers nobody wrote
 };
 
 class Builder {
@@ -41,22 +41,26 @@ class Builder {
     Ref write(const Operand& o, Type t);
     Ref read_pred(const Operand& o, bool& negated);
     Ref write_pred(int reg);
-    Ref scratch(int bytes);                             // a hidden register; 0 bytes: a predicate
+    Ref scratch(int bytes);  // a hidden register; 0 bytes: a predicate
     Ref constant(uint64_t bits, int bytes);
-    Type reg_type(const Operand& o) const;              // none when o is no register
+    Type reg_type(const Operand& o) const;  // none when o is no register
 
-    Instr& emit(Handler h);                             // the reference holds until the next emit
+    Instr& emit(Handler h);  // the reference holds until the next emit
     void more(Instr& i, const std::vector<Ref>& results, const std::vector<Ref>& sources);
     void branch_to(Instr& i, const std::string& label);
     const std::vector<std::string>& branch_table(const std::string& label) const;
     uint16_t site();
 
     // A memory operand: base register in `a` (none: absolute), displacement in `imm`.
-    struct Place { Ref base; int64_t offset; bool narrow = false; };
+    struct Place {
+        Ref base;
+        int64_t offset;
+        bool narrow = false;
+    };
     void mark_loaded(const Operand& to, Place from, int64_t offset, int bytes, int window);  // for --check all
     Place address(const Operand& o, bool may_be_narrow = false);  // narrow: the base has 32 bits
     const ParamBlob* blob(const std::string& name) const;
-    int entry_param(const std::string& name) const;     // byte offset, or -1
+    int entry_param(const std::string& name) const;  // byte offset, or -1
 
     Function& f;
     const Layout& layout;
@@ -76,15 +80,20 @@ class Builder {
     template <class F> void each_ref(Instr& i, F f);
 
     const ptx::Function& source;
-    std::vector<int> bytes_of_virtual;                  // 0: predicate
-    std::vector<int> virtual_of_reg;                    // -1: not met yet
+    std::vector<int> bytes_of_virtual;  // 0: predicate
+    std::vector<int> virtual_of_reg;    // -1: not met yet
     std::vector<int> reg_of_virtual;
     std::vector<std::pair<uint32_t, std::string>> label_uses;
-    std::vector<std::pair<uint32_t, uint32_t>> skips;   // a guard's branch around: code index -> target index
-    std::vector<int> start_of;                          // PTX instruction -> code index
-    struct Extension { Ref from; Ref to; Type type; int bytes; };
-    std::vector<Extension> extensions;                  // after the instruction at hand
-    std::vector<int> marks;                             // virtual registers it defines that are tracked
+    std::vector<std::pair<uint32_t, uint32_t>> skips;  // a guard's branch around: code index -> target index
+    std::vector<int> start_of;                         // PTX instruction -> code index
+    struct Extension {
+        Ref from;
+        Ref to;
+        Type type;
+        int bytes;
+    };
+    std::vector<Extension> extensions;  // after the instruction at hand
+    std::vector<int> marks;             // virtual registers it defines that are tracked
     std::unordered_map<std::string, uint32_t> constant_place;
     std::vector<std::pair<uint64_t, int>> constants;
     uint32_t pool_bytes = 0;
@@ -92,10 +101,10 @@ class Builder {
     uint32_t blob_bytes = 0;
     std::unordered_map<std::string, uint32_t> locals;
     Unset unset;
-    std::set<int> entry_live;                           // PTX registers
-    std::vector<Ref> sources_unset;                     // of the instruction at hand: the masks of its tracked sources
+    std::set<int> entry_live;        // PTX registers
+    std::vector<Ref> sources_unset;  // of the instruction at hand: the masks of its tracked sources
     std::unordered_map<int, Ref> unset_mask;
-    std::vector<int> stored;                            // registers that the st at hand stores, in order
+    std::vector<int> stored;  // registers that the st at hand stores, in order
 };
 
 // Decodes a function. What cannot be decoded is remembered in Function::missing: it matters only when launched.

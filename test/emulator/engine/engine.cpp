@@ -11,9 +11,9 @@
 namespace emu {
 namespace {
 
-constexpr uint32_t kPollLimit  = 24;      // volatile loads or atomics in one turn before the warp lets others on
-constexpr int64_t kTurn        = 1 << 14; // instructions before other groups, or those a warp polls for, get a turn
-constexpr int64_t kForEver     = int64_t(1) << 62;
+constexpr uint32_t kPollLimit = 24;       // volatile loads or atomics in one turn before the warp lets others on
+constexpr int64_t kTurn       = 1 << 14;  // instructions before other groups, or those a warp polls for, get a turn
+constexpr int64_t kForEver    = int64_t(1) << 62;
 
 double now() {
     timespec t;
@@ -89,11 +89,11 @@ Frame* new_frame(Worker& worker, Function& f) {
         frame = new Frame;
         frame->memory.resize(f.frame_bytes);
     }
-    frame->function = &f;
-    frame->regs     = frame->memory.data.get();
-    frame->users    = 1;
-    frame->parent   = nullptr;
-    frame->depth    = 0;
+    frame->function   = &f;
+    frame->regs       = frame->memory.data.get();
+    frame->users      = 1;
+    frame->parent     = nullptr;
+    frame->depth      = 0;
     frame->local_base = 0;
     frame->allocated  = 0;
     std::memset(frame->regs, 0, f.pred_bytes);
@@ -256,9 +256,9 @@ bool run_warp(Warp& w, int64_t& budget) {
             if (counts.size() < f.code.size()) counts.resize(f.code.size());
             w.worker->profile_now = &counts;
         }
-        const auto run_on    = !w.idle.empty()                ? run_following
+        const auto run_on    = !w.idle.empty()              ? run_following
                                : w.block->launch->profiling ? run_group<true>
-                                                              : run_group<false>;
+                                                            : run_group<false>;
         const Instr* stopped = run_on(w, g.pc, lo, span, turn);
         budget -= before - turn;
         w.issued += uint64_t(before - turn);
@@ -335,7 +335,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
         const bool opened = open_barriers(b);
         if (polled && !opened) return false;  // it waits for another block, perhaps: let that one on
         if (!progress && !opened && !resolve_stall(b)) {
-            Warp* stuck = nullptr;
+            Warp* stuck     = nullptr;
             const Group* at = nullptr;
             for (Warp& w : b.warps)
                 for (const Group& g : w.groups)
@@ -352,8 +352,8 @@ static bool run_block_inside(Block& b, int64_t budget) {
 bool run_block(Block& b, int64_t budget) {
     if (run_block_inside(b, budget)) return true;
     if (now() <= b.launch->deadline) return false;
-    auto stuck = std::find_if(b.warps.begin(), b.warps.end(), warp_ready);
-    Warp& w    = stuck == b.warps.end() ? b.warps[0] : *stuck;
+    auto stuck     = std::find_if(b.warps.begin(), b.warps.end(), warp_ready);
+    Warp& w        = stuck == b.warps.end() ? b.warps[0] : *stuck;
     const Group* g = nullptr;
     for (const Group& x : w.groups)
         if (!g || x.state == State::Ready) g = &x;

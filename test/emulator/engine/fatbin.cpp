@@ -9,8 +9,7 @@
 namespace emu {
 namespace {
 
-template <class T>
-T at(const uint8_t* p, size_t offset) {
+template <class T> T at(const uint8_t* p, size_t offset) {
     T v;
     std::memcpy(&v, p + offset, sizeof v);
     return v;
@@ -96,9 +95,8 @@ std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit) {
             if (entry.ptx) {
                 entry.data.resize(std::strlen(entry.data.c_str()));  // NUL padding
                 const size_t target = entry.data.find(".target sm_");
-                const size_t after  = target == std::string::npos
-                                          ? target
-                                          : entry.data.find_first_not_of("0123456789", target + 11);
+                const size_t after =
+                    target == std::string::npos ? target : entry.data.find_first_not_of("0123456789", target + 11);
                 if (after != std::string::npos && (entry.data[after] == 'a' || entry.data[after] == 'f'))
                     entry.suffix = entry.data[after];
             }

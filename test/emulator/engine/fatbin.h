@@ -14,10 +14,10 @@ struct DamagedBinary : std::runtime_error {
 };
 
 struct FatbinEntry {
-    bool ptx;           // else a cubin (ELF)
-    int arch;           // 80, 90
-    char suffix = 0;    // 'a' or 'f': made for exactly this architecture
-    std::string data;   // decompressed
+    bool ptx;          // else a cubin (ELF)
+    int arch;          // 80, 90
+    char suffix = 0;   // 'a' or 'f': made for exactly this architecture
+    std::string data;  // decompressed
 };
 
 // Reads the region at `data`. Sizes come from its own headers: `limit` bounds them where the caller knows better

@@ -34,12 +34,12 @@ struct Reports {
     bool closing = false;
 };
 Reports& reports() {
-    static auto* r = new Reports;        // never destroyed: findings come from atexit handlers too
+    static auto* r = new Reports;  // never destroyed: findings come from atexit handlers too
     return *r;
 }
 
 void print_summary() {
-    Reports& r = reports();
+    Reports& r        = reports();
     uint64_t findings = 0, infos = 0;
     for (const auto& [place, seen] : r.places) (seen.info ? infos : findings) += seen.times;
     if (!r.summary.launches && !findings && !infos) return;

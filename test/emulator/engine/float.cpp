@@ -14,6 +14,7 @@ inline double canonical(double x) { return x == x ? x : as_double(0xfff800000000
 
 template <bool Sat, class T> inline T finish(T x) { return Sat ? saturate(x) : canonical(x); }
 
+// clang-format off: the operations are a table, most of them one row each
 template <bool Ftz, bool Sat> struct Add {
     template <class T> static T f(T a, T b) { return finish<Sat>(ftz<Ftz>(ftz<Ftz>(a) + ftz<Ftz>(b))); }
 };
@@ -32,40 +33,36 @@ template <bool Ftz, bool Sat> struct Fma {
     }
     static double f(double a, double b, double c) { return canonical(__builtin_fma(a, b, c)); }
 };
-template <bool Ftz, bool>
-struct Sqrt {
-    template <class T>
-    static T f(T a) {
-        return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a))));
-    }
+template <bool Ftz, bool> struct Sqrt {
+    template <class T> static T f(T a) { return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool>
-struct Rcp {
-    template <class T>
-    static T f(T a) {
-        return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a)));
-    }
+template <bool Ftz, bool> struct Rcp {
+    template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a))); }
 };
-template <bool Ftz, bool>
-struct Rsqrt {
-    template <class T>
-    static T f(T a) {
-        return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a))));
-    }
+template <bool Ftz, bool> struct Rsqrt {
+    template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool> struct Ex2 { static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); } };
-template <bool Ftz, bool> struct Lg2 { static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); } };
-template <bool Ftz, bool>
-struct Sin {
+template <bool Ftz, bool> struct Ex2 {
+    static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); }
+};
+template <bool Ftz, bool> struct Lg2 {
+    static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); }
+};
+template <bool Ftz, bool> struct Sin {
     static float f(float a) { return canonical(ftz<Ftz>(sin_approx(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool>
-struct Cos {
+template <bool Ftz, bool> struct Cos {
     static float f(float a) { return canonical(ftz<Ftz>(cos_approx(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool> struct Tanh { static float f(float a) { return ftz<Ftz>(tanh_approx(ftz<Ftz>(a))); } };
-template <bool Ftz, bool> struct Abs { template <class T> static T f(T a) { return ftz<Ftz>(std::abs(a)); } };
-template <bool Ftz, bool> struct Neg { template <class T> static T f(T a) { return ftz<Ftz>(-a); } };
+template <bool Ftz, bool> struct Tanh {
+    static float f(float a) { return ftz<Ftz>(tanh_approx(ftz<Ftz>(a))); }
+};
+template <bool Ftz, bool> struct Abs {
+    template <class T> static T f(T a) { return ftz<Ftz>(std::abs(a)); }
+};
+template <bool Ftz, bool> struct Neg {
+    template <class T> static T f(T a) { return ftz<Ftz>(-a); }
+};
 template <bool Ftz, bool Nan> struct Min {
     template <class T> static T f(T a, T b) {
         if (Nan && (a != a || b != b)) return canonical(a + b);
@@ -78,13 +75,28 @@ template <bool Ftz, bool Nan> struct Max {
         return canonical(max_number(ftz<Ftz>(a), ftz<Ftz>(b)));
     }
 };
-struct CopySign { template <class T> static T f(T sign, T a) { return std::copysign(a, sign); } };
-struct TestFinite { template <class T> static bool f(T a) { return std::isfinite(a); } };
-struct TestInfinite { template <class T> static bool f(T a) { return std::isinf(a); } };
-struct TestNumber { template <class T> static bool f(T a) { return a == a; } };
-struct TestNan { template <class T> static bool f(T a) { return a != a; } };
-struct TestNormal { template <class T> static bool f(T a) { return std::isnormal(a); } };
-struct TestSubnormal { template <class T> static bool f(T a) { return std::fpclassify(a) == FP_SUBNORMAL; } };
+struct CopySign {
+    template <class T> static T f(T sign, T a) { return std::copysign(a, sign); }
+};
+struct TestFinite {
+    template <class T> static bool f(T a) { return std::isfinite(a); }
+};
+struct TestInfinite {
+    template <class T> static bool f(T a) { return std::isinf(a); }
+};
+struct TestNumber {
+    template <class T> static bool f(T a) { return a == a; }
+};
+struct TestNan {
+    template <class T> static bool f(T a) { return a != a; }
+};
+struct TestNormal {
+    template <class T> static bool f(T a) { return std::isnormal(a); }
+};
+struct TestSubnormal {
+    template <class T> static bool f(T a) { return std::fpclassify(a) == FP_SUBNORMAL; }
+};
+// clang-format on
 
 template <class T> constexpr Type kType = sizeof(T) == 8 ? Type::f64 : Type::f32;
 
@@ -117,6 +129,7 @@ template <template <bool, bool> class Op> void build1(Builder& b, const ptx::Ins
         constexpr Handler plain = &unary<O, T, T>;
         return r == kNearest ? plain : Handler(&rounded<plain>);
     });
+
     emit_op(b, i, h, type_of(i), {type_of(i)}).imm = r;
 }
 // rcp.approx.ftz.f64 and rsqrt.approx.ftz.f64 look at the upper 32 bits, and give no more.
@@ -164,15 +177,15 @@ template <class Op> Handler testp_of(Type t) { return t == Type::f64 ? &testp<Op
 void build_testp(Builder& b, const ptx::Instruction& i) {
     const Type t    = type_of(i);
     const auto& m   = i.mods[1];
-    const Handler h = m == "finite"     ? testp_of<TestFinite>(t)
-                      : m == "infinite" ? testp_of<TestInfinite>(t)
-                      : m == "number"   ? testp_of<TestNumber>(t)
+    const Handler h = m == "finite"       ? testp_of<TestFinite>(t)
+                      : m == "infinite"   ? testp_of<TestInfinite>(t)
+                      : m == "number"     ? testp_of<TestNumber>(t)
                       : m == "notanumber" ? testp_of<TestNan>(t)
-                      : m == "normal"   ? testp_of<TestNormal>(t)
-                                        : testp_of<TestSubnormal>(t);
+                      : m == "normal"     ? testp_of<TestNormal>(t)
+                                          : testp_of<TestSubnormal>(t);
     if (i.ops.size() != 2) throw Undecodable("2 operands expected");
     const Ref a = b.read(i.ops[1], t), d = b.write_pred(i.ops[0].reg);
-    Instr& x    = b.emit(h);
+    Instr& x = b.emit(h);
     x.a = a, x.d = d;
 }
 
@@ -200,9 +213,9 @@ template <bool Ftz, class T> struct FloatCompare {
 void build_setp(Builder& b, const ptx::Instruction& i) {
     const Type t    = type_at(i, i.mods[0] == "set" ? 1 : 0);
     const int cmp   = comparison(i);
-    const Handler h = t == Type::f64     ? setp_handler<FloatCompare<false, double>, double>(cmp)
+    const Handler h = t == Type::f64  ? setp_handler<FloatCompare<false, double>, double>(cmp)
                       : has(i, "ftz") ? setp_handler<FloatCompare<true, float>, float>(cmp)
-                                        : setp_handler<FloatCompare<false, float>, float>(cmp);
+                                      : setp_handler<FloatCompare<false, float>, float>(cmp);
     build_comparison(b, i, t, h);
 }
 

@@ -151,8 +151,7 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
 
 // What one access of the bytes in `mask` means for the records of a word, or of all words of a line. `say` gets a
 // conflict, unless there has been one already.
-template <class Say>
-void touch_record(const Self& me, Record& r, uint64_t mask, Address at, bool& said, Say& say) {
+template <class Say> void touch_record(const Self& me, Record& r, uint64_t mask, Address at, bool& said, Say& say) {
     if (!said)
         if (const Verdict v = judge(me, r.writer, true, mask); v != Verdict::Fine)
             said = true, say(v, r.writer, true, at);
@@ -194,8 +193,7 @@ void join(Record& line, const Record* words) {
 }
 
 // [a, a+bytes) of one accessor: the records are brought up to date, `say` gets the first conflict.
-template <class Say>
-void touch(const Self& me, Address a, size_t bytes, Say say) {
+template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say) {
     Records& r        = records();
     bool said         = false;
     const Address end = a + bytes;
@@ -328,16 +326,14 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
             if (at & 3 || to & 3) return false;
             if (!undisturbed(me, words + (at - from) / 4, (to - at) / 4)) return false;
             if (whole) join(*line, words);
-        } else if (!repeated(me, *line) && !undisturbed(me, line, 1))
-            return false;
+        } else if (!repeated(me, *line) && !undisturbed(me, line, 1)) return false;
         at = to;
     }
     if (write) std::memset(shadow, 1, bytes);
     return true;
 }
 
-template <int Words>
-static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
+template <int Words> static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
     uint64_t news = 0;
     auto lane     = [&](int l) {
         const size_t word  = (reach.addr[l] - r.begin) / 4;
@@ -349,8 +345,7 @@ static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, boo
     };
     if (reach.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
-    else
-        each_lane(reach.mask, lane);
+    else each_lane(reach.mask, lane);
     return !news;
 }
 
@@ -359,14 +354,10 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach)
     const bool write    = touch == Touch::Store;
     const uint64_t mine = own_record(*w.block, write);
     switch (size) {
-        case 4:
-            return known_lanes<1>(records(), mine, reach, write);
-        case 8:
-            return known_lanes<2>(records(), mine, reach, write);
-        case 16:
-            return known_lanes<4>(records(), mine, reach, write);
-        default:
-            return false;
+        case 4: return known_lanes<1>(records(), mine, reach, write);
+        case 8: return known_lanes<2>(records(), mine, reach, write);
+        case 16: return known_lanes<4>(records(), mine, reach, write);
+        default: return false;
     }
 }
 
@@ -390,8 +381,7 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
                 s.at = Memory::get().host(reach.addr[lane]);
                 std::memcpy(s.before, s.at, size);
                 w.worker->suspects.push_back(s);
-            } else
-                report(s.finding);
+            } else report(s.finding);
         });
     };
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);

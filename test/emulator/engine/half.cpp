@@ -26,7 +26,9 @@ struct B16 {
     static constexpr uint16_t one = 0x3f80;
 };
 
-struct Mods { bool ftz, sat, relu; };
+struct Mods {
+    bool ftz, sat, relu;
+};
 inline Mods mods_of(const Instr* i) { return {bool(i->imm & 1), bool(i->imm & 2), bool(i->imm & 4)}; }
 
 template <class H> inline uint16_t finish(uint16_t v, Mods m) {
@@ -39,20 +41,17 @@ template <class H> inline uint16_t finish(uint16_t v, Mods m) {
 template <class H> inline float in(uint16_t v, Mods m) { return H::wide(m.ftz ? H::flush(v) : v); }
 
 struct Add {
-    template <class H>
-    static uint16_t f(uint16_t a, uint16_t b, Mods m) {
+    template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) {
         return H::narrow(in<H>(a, m) + in<H>(b, m));
     }
 };
 struct Sub {
-    template <class H>
-    static uint16_t f(uint16_t a, uint16_t b, Mods m) {
+    template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) {
         return H::narrow(in<H>(a, m) - in<H>(b, m));
     }
 };
 struct Mul {
-    template <class H>
-    static uint16_t f(uint16_t a, uint16_t b, Mods m) {
+    template <class H> static uint16_t f(uint16_t a, uint16_t b, Mods m) {
         return H::narrow(in<H>(a, m) * in<H>(b, m));
     }
 };
@@ -73,15 +72,18 @@ struct Fma {
         return H::narrow(sum_to_odd(double(in<H>(a, m)) * double(in<H>(b, m)), double(in<H>(c, m))));
     }
 };
-struct Neg { template <class H> static uint16_t f(uint16_t a, Mods m) { return (m.ftz ? H::flush(a) : a) ^ 0x8000; } };
-struct Abs { template <class H> static uint16_t f(uint16_t a, Mods m) { return (m.ftz ? H::flush(a) : a) & 0x7fff; } };
-struct Tanh {
-    template <class H>
-    static uint16_t f(uint16_t a, Mods m) {
-        return H::narrow(tanh_approx(in<H>(a, m)));
-    }
+struct Neg {
+    template <class H> static uint16_t f(uint16_t a, Mods m) { return (m.ftz ? H::flush(a) : a) ^ 0x8000; }
 };
-struct Ex2 { template <class H> static uint16_t f(uint16_t a, Mods m) { return H::narrow(exp2_approx(in<H>(a, m))); } };
+struct Abs {
+    template <class H> static uint16_t f(uint16_t a, Mods m) { return (m.ftz ? H::flush(a) : a) & 0x7fff; }
+};
+struct Tanh {
+    template <class H> static uint16_t f(uint16_t a, Mods m) { return H::narrow(tanh_approx(in<H>(a, m))); }
+};
+struct Ex2 {
+    template <class H> static uint16_t f(uint16_t a, Mods m) { return H::narrow(exp2_approx(in<H>(a, m))); }
+};
 
 // R is uint16_t, or uint32_t for two at once.
 template <class F, class R> inline R each_half(F f) {
@@ -203,14 +205,14 @@ template <class H> const Instr* setp2(Warp& w, const Instr* i) {  // setp.….f1
 }
 template <class H, class R> const Instr* set_half(Warp& w, const Instr* i) {  // set: 1.0 or all ones per half
     const R *a = w.reg<R>(i->a), *b = w.reg<R>(i->b);
-    const int cmp    = int(i->imm >> 8);
+    const int cmp      = int(i->imm >> 8);
     const uint16_t yes = i->imm & 128 ? 0xffff : H::one;
-    R* d             = w.reg<R>(i->d);
+    R* d               = w.reg<R>(i->d);
     each_lane(w.mask, [&](int l) {
         auto f = [&](int s) {
             return uint16_t(compare_halves(cmp, H::wide(uint16_t(a[l] >> s)), H::wide(uint16_t(b[l] >> s))) ? yes : 0);
         };
-        d[l]   = each_half<decltype(f), R>(f);
+        d[l] = each_half<decltype(f), R>(f);
     });
     return i + 1;
 }
@@ -228,9 +230,8 @@ void build_setp(Builder& b, const ptx::Instruction& i) {
 template <class H> const Instr* set_word(Warp& w, const Instr* i) {  // the same into 32 bits
     const uint16_t *a = w.reg<uint16_t>(i->a), *b = w.reg<uint16_t>(i->b);
     const int cmp = int(i->imm >> 8);
-    for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) {
-        return compare_halves(cmp, H::wide(a[l]), H::wide(b[l])) ? ~0u : 0u;
-    });
+    for_lanes(w, w.reg<uint32_t>(i->d),
+              [=](int l) { return compare_halves(cmp, H::wide(a[l]), H::wide(b[l])) ? ~0u : 0u; });
     return i + 1;
 }
 void build_set(Builder& b, const ptx::Instruction& i) {

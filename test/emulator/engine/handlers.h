@@ -9,12 +9,12 @@ class Builder;
 namespace op {
 
 // control.cpp
-const Instr* guarded(Warp& w, const Instr* i);          // runs i->inner for the lanes whose guard holds
+const Instr* guarded(Warp& w, const Instr* i);  // runs i->inner for the lanes whose guard holds
 const Instr* branch(Warp& w, const Instr* i);
 const Instr* branch_guarded(Warp& w, const Instr* i);
 const Instr* branch_table(Warp& w, const Instr* i);
-const Instr* leave(Warp& w, const Instr* i);            // exit, or ret of a kernel
-const Instr* back(Warp& w, const Instr* i);             // ret of a device function
+const Instr* leave(Warp& w, const Instr* i);  // exit, or ret of a kernel
+const Instr* back(Warp& w, const Instr* i);   // ret of a device function
 
 // move.cpp
 Handler resize(int from_bytes, int to_bytes, bool sign);
@@ -23,7 +23,7 @@ const Instr* local_base(Warp& w, const Instr* i);
 void special(Builder& b, Ref to, const std::string& name, int bytes);
 
 // checker.cpp
-const Instr* check_set(Warp& w, const Instr* i);        // a: mask of the lanes that have been written
+const Instr* check_set(Warp& w, const Instr* i);  // a: mask of the lanes that have been written
 const Instr* store_unset(Warp& w, const Instr* i);
 const Instr* load_unset(Warp& w, const Instr* i);
 const Instr* mark_set(Warp& w, const Instr* i);
@@ -40,7 +40,7 @@ void release_frame(Worker& worker, Frame* frame);
 bool gather(Warp& w, const Instr* i, uint32_t members);
 void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits);
 void leave_lanes(Warp& w);
-bool run_block(Block& b, int64_t budget);              // true: it ended
+bool run_block(Block& b, int64_t budget);  // true: it ended
 bool aligned_barrier(const Instr* i);
 void finish_reduction(Warp& w, Group& g, uint32_t counts);  // control.cpp: bar.red's result
 

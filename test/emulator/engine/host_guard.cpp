@@ -40,9 +40,9 @@ void refresh(Address a, size_t bytes) {
 // Not async-signal-safe in general, but the program is about to end, or the fault came from its own plain load or
 // store.
 void on_fault(int signal, siginfo_t* info, void* context) {
-    const auto a     = reinterpret_cast<Address>(info->si_addr);
-    Memory& memory   = Memory::get();
-    auto chain       = [&] {
+    const auto a   = reinterpret_cast<Address>(info->si_addr);
+    Memory& memory = Memory::get();
+    auto chain     = [&] {
         if (previous.sa_flags & SA_SIGINFO && previous.sa_sigaction)
             return previous.sa_sigaction(signal, info, context);
         sigaction(signal, &previous, nullptr);  // the instruction faults again and meets the default
@@ -68,7 +68,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
                       in ? "device memory" : "in the device's address range");
         f.kind = Kind::HostDereference;
     }
-    f.what = text;
+    f.what              = text;
     const auto* machine = static_cast<const ucontext_t*>(context);
     char site[64];  // resolve_sites makes file and line of it; one beyond the faulting instruction, as for a call
     std::snprintf(site, sizeof site, "the program at @{%llx}",

@@ -100,10 +100,8 @@ Idle combined(Warp& w, const Instr* i, const ptx::Instruction& x) {
     const bool last_decides = x.ops.size() == 4 && x.ops[3].reg >= 0 && (x.mods[0] == "selp" || x.mods[0] == "setp");
     if (last_decides) {
         const uint32_t p = last_predicate(w, i, x);
-        if (x.mods[0] == "selp")
-            all.lanes = (of[1] & p) | (of[2] & ~p) | of[3];
-        else if (has(x, "and") || has(x, "or"))
-            all.lanes = ((of[1] | of[2]) & (has(x, "and") ? p : ~p)) | of[3];
+        if (x.mods[0] == "selp") all.lanes = (of[1] & p) | (of[2] & ~p) | of[3];
+        else if (has(x, "and") || has(x, "or")) all.lanes = ((of[1] | of[2]) & (has(x, "and") ? p : ~p)) | of[3];
     } else if (x.mods.back() == "pred" && (x.mods[0] == "and" || x.mods[0] == "or")) {
         const uint32_t flip = x.mods[0] == "and" ? 0 : kAll;  // a false or, for `or`, a true side alone decides
         const uint32_t a    = w.pred(i->a) ^ (x.ops[1].negated ? kAll : 0) ^ flip;
@@ -152,8 +150,7 @@ void mark_stored(Warp& w, const Instr* i, const ptx::Instruction& x) {
             Window window;
             if (uint8_t* shadow = home_shadow(w, i, l, uint32_t(k) * bytes, bytes, window))
                 std::memset(shadow, kWritten | kUnset | (v.read + 1) << kReadShift, bytes);
-            else if (window == Window::Global)
-                do_harm(w, i, {1u << l, v.read});
+            else if (window == Window::Global) do_harm(w, i, {1u << l, v.read});
         });
     }
 }

@@ -13,7 +13,7 @@ struct KernelCode {
     std::unordered_map<const ptx::Function*, std::unique_ptr<Function>> functions;
     std::recursive_mutex lock;
 
-    Function* get(const ptx::Function* f);              // decodes on first use; null for what is only declared
+    Function* get(const ptx::Function* f);   // decodes on first use; null for what is only declared
     Function* by_address(uint64_t address);  // of an indirect call: code addresses are ptx::Function pointers
 };
 

@@ -4,23 +4,20 @@
 
 namespace emu {
 
-template <class Op, class D, class A>
-const Instr* unary(Warp& w, const Instr* i) {
+template <class Op, class D, class A> const Instr* unary(Warp& w, const Instr* i) {
     const A* a = w.reg<A>(i->a);
     for_lanes(w, w.reg<D>(i->d), [=](int l) { return D(Op::f(a[l])); });
     return i + 1;
 }
 
-template <class Op, class D, class A, class B>
-const Instr* binary(Warp& w, const Instr* i) {
+template <class Op, class D, class A, class B> const Instr* binary(Warp& w, const Instr* i) {
     const A* a = w.reg<A>(i->a);
     const B* b = w.reg<B>(i->b);
     for_lanes(w, w.reg<D>(i->d), [=](int l) { return D(Op::f(a[l], b[l])); });
     return i + 1;
 }
 
-template <class Op, class D, class A, class B, class C>
-const Instr* ternary(Warp& w, const Instr* i) {
+template <class Op, class D, class A, class B, class C> const Instr* ternary(Warp& w, const Instr* i) {
     const A* a = w.reg<A>(i->a);
     const B* b = w.reg<B>(i->b);
     const C* c = w.reg<C>(i->c);
@@ -65,21 +62,22 @@ inline Type type_at(const ptx::Instruction& i, int n) {
 inline Type type_of(const ptx::Instruction& i) { return type_at(i, 0); }
 
 // switch over the C++ type of a PTX type; `use` is called as use.operator()<T>().
-template <class F>
-Handler with_int(Type t, F use) {
+template <class F> Handler with_int(Type t, F use) {
     switch (t) {
-        case Type::u16: case Type::b16: return use.template operator()<uint16_t>();
+        case Type::u16:
+        case Type::b16: return use.template operator()<uint16_t>();
         case Type::s16: return use.template operator()<int16_t>();
-        case Type::u32: case Type::b32: return use.template operator()<uint32_t>();
+        case Type::u32:
+        case Type::b32: return use.template operator()<uint32_t>();
         case Type::s32: return use.template operator()<int32_t>();
-        case Type::u64: case Type::b64: return use.template operator()<uint64_t>();
+        case Type::u64:
+        case Type::b64: return use.template operator()<uint64_t>();
         case Type::s64: return use.template operator()<int64_t>();
         default: throw Undecodable("no integer type");
     }
 }
 
-template <class F>
-Handler with_bits(Type t, F use) {
+template <class F> Handler with_bits(Type t, F use) {
     switch (reg_bytes(t)) {
         case 2: return use.template operator()<uint16_t>();
         case 4: return use.template operator()<uint32_t>();

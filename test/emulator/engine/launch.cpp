@@ -17,9 +17,9 @@
 namespace emu {
 namespace {
 
-constexpr uint32_t kCallStack    = 64 << 10;   // local memory per thread when a kernel calls functions
-constexpr int64_t kBlockTurn     = 1 << 20;    // instructions before the next block gets a turn
-constexpr int64_t kCooperative   = 1 << 14;    // the same when blocks wait for each other
+constexpr uint32_t kCallStack    = 64 << 10;  // local memory per thread when a kernel calls functions
+constexpr int64_t kBlockTurn     = 1 << 20;   // instructions before the next block gets a turn
+constexpr int64_t kCooperative   = 1 << 14;   // the same when blocks wait for each other
 constexpr double kDefaultTimeout = 600;
 
 double now() {
@@ -29,17 +29,17 @@ double now() {
 }
 
 std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index) {
-    auto b           = std::make_unique<Block>();
-    const Dim grid   = launch.config.grid, size = launch.config.block;
-    b->launch        = &launch;
-    b->index         = index;
-    b->ctaid[0]      = uint32_t(index % grid.x);
-    b->ctaid[1]      = uint32_t(index / grid.x % grid.y);
-    b->ctaid[2]      = uint32_t(index / grid.x / grid.y);
-    b->live          = uint32_t(size.count());
-    b->shared_bytes  = launch.shared_bytes;
-    b->local_stride  = launch.local_stride;
-    const int warps  = int((b->live + kLanes - 1) / kLanes);
+    auto b         = std::make_unique<Block>();
+    const Dim grid = launch.config.grid, size = launch.config.block;
+    b->launch       = &launch;
+    b->index        = index;
+    b->ctaid[0]     = uint32_t(index % grid.x);
+    b->ctaid[1]     = uint32_t(index / grid.x % grid.y);
+    b->ctaid[2]     = uint32_t(index / grid.x / grid.y);
+    b->live         = uint32_t(size.count());
+    b->shared_bytes = launch.shared_bytes;
+    b->local_stride = launch.local_stride;
+    const int warps = int((b->live + kLanes - 1) / kLanes);
     b->shared.resize(b->shared_bytes + 64);
     std::memset(b->shared.data.get(), 0xff, b->shared.size);
     if (launch.code->layout.reserved_shared)
@@ -47,12 +47,12 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
     if (b->local_stride) b->local.resize(size_t(warps) * kLanes * b->local_stride);
     b->warps.resize(size_t(warps));
     for (int k = 0; k < warps; k++) {
-        Warp& w    = b->warps[size_t(k)];
-        w.block    = b.get();
-        w.worker   = &worker;
-        w.index    = uint32_t(k);
+        Warp& w              = b->warps[size_t(k)];
+        w.block              = b.get();
+        w.worker             = &worker;
+        w.index              = uint32_t(k);
         const uint32_t lanes = std::min<uint32_t>(kLanes, b->live - uint32_t(k) * kLanes);
-        w.live     = lanes == kLanes ? kAll : (1u << lanes) - 1;
+        w.live               = lanes == kLanes ? kAll : (1u << lanes) - 1;
         for (uint32_t l = 0; l < uint32_t(kLanes); l++) {
             const uint32_t t = uint32_t(k) * kLanes + l;
             w.tid[0][l]      = t % size.x;
@@ -165,12 +165,12 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     const Options& o = options();
     std::atomic<int> stop{0};
     Launch l{};
-    l.kernel      = &kernel;
-    l.code        = code.get();
-    l.function    = f;
-    l.config      = config;
-    l.params      = arguments.data();
-    l.param_bytes = uint32_t(arguments.size());
+    l.kernel       = &kernel;
+    l.code         = code.get();
+    l.function     = f;
+    l.config       = config;
+    l.params       = arguments.data();
+    l.param_bytes  = uint32_t(arguments.size());
     l.shared_bytes = kernel.static_shared;
     if (config.dynamic_shared) l.shared_bytes = (kernel.static_shared + 15) / 16 * 16 + uint32_t(config.dynamic_shared);
     if (code->layout.reserved_shared) l.shared_bytes = (l.shared_bytes + 15) / 16 * 16 + kReservedShared;
@@ -215,17 +215,17 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
 }
 
 int blocks_per_sm(const Kernel& kernel, int threads, size_t dynamic_shared) {
-    const DeviceSpec& d  = device_spec();
-    const int warps      = (threads + kLanes - 1) / kLanes;
+    const DeviceSpec& d = device_spec();
+    const int warps     = (threads + kLanes - 1) / kLanes;
     if (threads < 1 || threads > kernel.max_threads) return 0;
-    const size_t shared  = kernel.static_shared + dynamic_shared;
+    const size_t shared = kernel.static_shared + dynamic_shared;
     if (shared > size_t(d.shared_per_block_optin)) return 0;
     // Registers are given to warps in units of 256, shared memory to blocks in units of 128 bytes plus 1 KiB of the
     // system's.
-    const int registers  = (std::max(kernel.registers, 1) * kLanes + 255) / 256 * 256;
-    const int by_regs    = d.registers_per_sm / (registers * warps);
-    const int by_warps   = d.threads_per_sm / (warps * kLanes);
-    const int by_shared  = int(size_t(d.shared_per_sm) / ((shared + 127) / 128 * 128 + 1024));
+    const int registers = (std::max(kernel.registers, 1) * kLanes + 255) / 256 * 256;
+    const int by_regs   = d.registers_per_sm / (registers * warps);
+    const int by_warps  = d.threads_per_sm / (warps * kLanes);
+    const int by_shared = int(size_t(d.shared_per_sm) / ((shared + 127) / 128 * 128 + 1024));
     return std::min({d.blocks_per_sm, by_regs, by_warps, by_shared});
 }
 

@@ -55,7 +55,7 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
     return i + 1;
 }
 void build_matrix_memory(Builder& b, const ptx::Instruction& i) {
-    const bool stores = i.mods[0] == "stmatrix";
+    const bool stores    = i.mods[0] == "stmatrix";
     const Operand &place = i.ops.at(stores ? 0 : 1), &regs = i.ops.at(stores ? 1 : 0);
     const auto parts = regs.kind == Operand::Vector ? regs.parts : std::vector<Operand>{regs};
     if (parts.size() != (has(i, "x4") ? 4u : has(i, "x2") ? 2u : 1u)) throw Undecodable("wrong number of registers");
@@ -64,7 +64,7 @@ void build_matrix_memory(Builder& b, const ptx::Instruction& i) {
     std::vector<Ref> refs;
     for (const Operand& p : parts) refs.push_back(stores ? b.read(p, Type::b32) : b.write(p, Type::b32));
     const uint16_t site = b.site();
-    Instr& x = b.emit(stores ? matrix_memory<true> : matrix_memory<false>);
+    Instr& x            = b.emit(stores ? matrix_memory<true> : matrix_memory<false>);
     x.a = at.base, x.imm = at.offset, x.site = site;
     x.imm2   = has(i, "trans");
     x.window = uint8_t(shared ? Window::Shared : Window::Generic);
@@ -90,10 +90,10 @@ void build_movmatrix(Builder& b, const ptx::Instruction& i) {
 // or none, imm/imm4: displacements, imm3: bytes
 const Instr* async_copy(Warp& w, const Instr* i) {
     AsyncCopy copy;
-    copy.instr            = i;
-    copy.bytes            = i->imm3;
-    const uint64_t* from  = i->b.none() ? nullptr : w.reg<uint64_t>(i->b);
-    const uint32_t* size  = i->c.none() ? nullptr : w.reg<uint32_t>(i->c);
+    copy.instr           = i;
+    copy.bytes           = i->imm3;
+    const uint64_t* from = i->b.none() ? nullptr : w.reg<uint64_t>(i->b);
+    const uint32_t* size = i->c.none() ? nullptr : w.reg<uint32_t>(i->c);
     for (int l = 0; l < kLanes; l++) {
         copy.dst[l]  = uint64_t(i->imm) + (i->a.none()             ? 0
                                            : i->flags & kAddress32 ? uint64_t(w.reg<uint32_t>(i->a)[l])
@@ -182,7 +182,7 @@ void build_async_copy(Builder& b, const ptx::Instruction& i) {
         } else if (b.reg_type(i.ops[3]) != Type::b64) size = b.read(i.ops[3], Type::b32);  // 64 bits: a cache policy
     }
     const uint16_t site = b.site();
-    Instr& x = b.emit(async_copy);
+    Instr& x            = b.emit(async_copy);
     x.a = to.base, x.imm = to.offset, x.b = from.base, x.imm4 = from.offset, x.c = size, x.site = site;
     x.imm3 = uint32_t(i.ops[2].bits);
     x.imm2 = !ignore.none();

@@ -24,10 +24,8 @@ uint64_t* word_of(const Reach& r, int l) {
 }
 
 void reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
-    if (Window(i->window) == Window::Shared)
-        reach_shared(w, i, 8, touch, r);
-    else
-        reach_any(w, i, 8, touch, r);
+    if (Window(i->window) == Window::Shared) reach_shared(w, i, 8, touch, r);
+    else reach_any(w, i, 8, touch, r);
 }
 
 const Instr* init(Warp& w, const Instr* i) {

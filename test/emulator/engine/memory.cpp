@@ -19,7 +19,7 @@
 namespace emu {
 namespace {
 
-constexpr size_t kGiB = size_t(1) << 30;
+constexpr size_t kGiB    = size_t(1) << 30;
 constexpr uint64_t kPage = 4096, kAlign = 512;
 constexpr size_t kPoisonOnly =
     16 << 20;  // without --check all only so much of an allocation is poisoned: it costs page faults
@@ -81,8 +81,8 @@ Memory::Memory() : s(new State) {
 Address Memory::allocate(size_t bytes, Space space, const std::string& origin, bool variable) {
     const std::lock_guard hold(s->lock);
     if (counts(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
-    const bool pages = host_visible(space);
-    const Address at = pages ? (s->next + kPage - 1) / kPage * kPage : s->next;
+    const bool pages  = host_visible(space);
+    const Address at  = pages ? (s->next + kPage - 1) / kPage * kPage : s->next;
     const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) *
                         (pages ? kPage : kAlign);
     if (room > arena_begin + arena_bytes - at) return 0;
@@ -91,8 +91,7 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     auto a   = std::make_unique<Allocation>();
     a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
     if (counts(space)) s->used += bytes;
-    if (!variable)
-        std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonOnly));
+    if (!variable) std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonOnly));
     // The host writes pinned and managed memory where we do not see it.
     if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
     s->live[at] = std::move(a);
@@ -108,8 +107,8 @@ FreeResult Memory::free(Address begin, const std::string& by) {
         const bool twice       = dead && dead->begin == begin;
         if (options().check != Check::Off) {
             Finding f;
-            f.kind       = twice ? Kind::DoubleFree : Kind::InvalidFree;
-            f.what       = by + " of " + hex(begin) +
+            f.kind = twice ? Kind::DoubleFree : Kind::InvalidFree;
+            f.what = by + " of " + hex(begin) +
                      (twice ? ", which was freed by " + dead->freed_by : ", which is no allocation");
             f.address    = begin;
             f.allocation = describe(begin);

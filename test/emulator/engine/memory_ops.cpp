@@ -8,7 +8,9 @@
 namespace emu {
 namespace {
 
-struct Bits128 { uint64_t lo, hi; };
+struct Bits128 {
+    uint64_t lo, hi;
+};
 
 template <Window S> inline void reach(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     if constexpr (S == Window::Global) reach_global(w, i, size, touch, r);
@@ -102,7 +104,8 @@ template <class M, class R, int V, Window S>
             for (int k = 0; k < V; k++) to[k] = M(v.of[k][l]);
         });
     }
-    if (!w.worker->suspects.empty()) [[unlikely]] settle_suspects(*w.worker);
+    if (!w.worker->suspects.empty()) [[unlikely]]
+        settle_suspects(*w.worker);
     return i + 1;
 }
 
@@ -222,7 +225,7 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
     if (!place.memory) throw Undecodable("an address expected");
     Window window = window_of(i);
 
-    const int reg  = width_of(b, parts, t);
+    const int reg   = width_of(b, parts, t);
     const Type wide = type_of_width(reg);
     std::vector<Ref> refs;
     for (const Operand& p : parts) refs.push_back(stores ? b.read(p, wide) : b.write(p, wide));
@@ -232,13 +235,13 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
         const int in_kernel       = b.entry_param(place.name);
         if (!in_frame && in_kernel < 0) throw Undecodable("unknown parameter " + place.name);
         for (int k = 0; k < v; k++) {
-            const Op op = in_frame ? (stores ? Op::BlobStore : Op::BlobLoad) : Op::Param;
+            const Op op          = in_frame ? (stores ? Op::BlobStore : Op::BlobLoad) : Op::Param;
             const int64_t offset = place.offset + k * ptx::bytes_of(t);
             const int64_t limit  = in_frame ? in_frame->bytes : 1 << 16;
             if (offset < 0 || offset + ptx::bytes_of(t) > limit) throw Undecodable("beyond the end of " + place.name);
-            Instr& x = b.emit(memory_handler(op, t, window, 1, reg));
+            Instr& x             = b.emit(memory_handler(op, t, window, 1, reg));
             (stores ? x.b : x.d) = refs[size_t(k)];
-            x.imm = offset + (in_frame ? in_frame->offset : in_kernel);
+            x.imm                = offset + (in_frame ? in_frame->offset : in_kernel);
             if (in_frame) x.c = {int32_t(in_frame->bytes), 1};
         }
         return;

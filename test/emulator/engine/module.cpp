@@ -18,12 +18,12 @@ namespace emu {
 
 struct Module {
     std::unique_ptr<ptx::Module> ptx;
-    std::map<std::string, int> registers;                    // from the cubins
+    std::map<std::string, int> registers;  // from the cubins
     std::map<std::string, std::unique_ptr<Kernel>> kernels;
     std::map<std::string, Variable> variables;
     std::unordered_map<std::string, uint64_t> addresses;
     std::map<std::string, std::shared_ptr<KernelCode>> codes;
-    std::string trouble;                                     // why there are no kernels
+    std::string trouble;  // why there are no kernels
 };
 
 namespace {
@@ -191,10 +191,10 @@ Kernel* find_kernel(Module* m, const std::string& name) {
     if (!m->ptx) return nullptr;
     auto f = m->ptx->by_name.find(name);
     if (f == m->ptx->by_name.end() || !f->second->entry || !f->second->defined) return nullptr;
-    auto k    = std::make_unique<Kernel>();
-    k->name   = name;
-    k->pretty = demangle(name);
-    k->module = m;
+    auto k      = std::make_unique<Kernel>();
+    k->name     = name;
+    k->pretty   = demangle(name);
+    k->module   = m;
     uint32_t at = 0;
     for (const auto& p : f->second->params) {
         at = (at + p.align - 1) / p.align * p.align;
@@ -205,7 +205,7 @@ Kernel* find_kernel(Module* m, const std::string& name) {
     std::copy_n(f->second->maxntid, 3, k->maxntid);
     std::copy_n(f->second->reqntid, 3, k->reqntid);
     k->ptx_version = k->ptx_target = m->ptx->target;
-    const auto* limit = k->reqntid[0] ? k->reqntid : k->maxntid[0] ? k->maxntid : nullptr;
+    const auto* limit              = k->reqntid[0] ? k->reqntid : k->maxntid[0] ? k->maxntid : nullptr;
     if (limit) k->max_threads = int(std::min<uint64_t>(1024, uint64_t(limit[0]) * limit[1] * limit[2]));
     try {
         auto code        = make_code(*m, f->second);
@@ -213,9 +213,7 @@ Kernel* find_kernel(Module* m, const std::string& name) {
         for (const auto& v : f->second->variables)
             if (v.space == "local") k->local_bytes += uint32_t(v.bytes);
         m->codes[name] = std::move(code);
-    } catch (const std::exception& e) {
-        m->trouble = e.what();
-    }
+    } catch (const std::exception& e) { m->trouble = e.what(); }
     if (auto r = m->registers.find(name); r != m->registers.end()) k->registers = r->second;
     else k->registers = 32;
     if (!limit && k->registers)

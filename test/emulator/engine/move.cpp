@@ -10,9 +10,15 @@
 namespace emu {
 namespace {
 
-template <class T> struct Copy { static T f(T a) { return a; } };
-template <class From, class To> struct Cast { static To f(From a) { return To(a); } };
-struct Bits128 { uint64_t lo, hi; };
+template <class T> struct Copy {
+    static T f(T a) { return a; }
+};
+template <class From, class To> struct Cast {
+    static To f(From a) { return To(a); }
+};
+struct Bits128 {
+    uint64_t lo, hi;
+};
 
 template <class T> const Instr* add_offset_of(Warp& w, const Instr* i) {
     const uint64_t* a = w.reg<uint64_t>(i->a);
@@ -67,7 +73,9 @@ enum Special {
     kZero,
     kOne
 };
-constexpr struct { const char* name; Special what;
+constexpr struct {
+    const char* name;
+    Special what;
 } kSpecials[] = {
     {"tid.x", kTidX},
     {"tid.y", kTidY},
@@ -132,7 +140,9 @@ uint64_t special_value(Warp& w, int what, int l) {
         case kNtidX: return cfg.block.x;
         case kNtidY: return cfg.block.y;
         case kNtidZ: return cfg.block.z;
-        case kCtaidX: case kCtaidY: case kCtaidZ: return b.ctaid[what - kCtaidX];
+        case kCtaidX:
+        case kCtaidY:
+        case kCtaidZ: return b.ctaid[what - kCtaidX];
         case kNctaidX: return cfg.grid.x;
         case kNctaidY: return cfg.grid.y;
         case kNctaidZ: return cfg.grid.z;
@@ -143,9 +153,12 @@ uint64_t special_value(Warp& w, int what, int l) {
         case kNsmId: return uint64_t(device_spec().sms);
         case kGridId: return b.launch->number;
         // Time is instructions: a block's clock moves with what it has executed.
-        case kClock: case kClock64: return b.launch->clock_base + b.issued + w.issued;
-        case kTimer: case kTimerLo: return (b.launch->clock_base + b.issued + w.issued) / 32 * 32;
-        case kTimerHi: case kClockHi: return (b.launch->clock_base + b.issued + w.issued) >> 32;
+        case kClock:
+        case kClock64: return b.launch->clock_base + b.issued + w.issued;
+        case kTimer:
+        case kTimerLo: return (b.launch->clock_base + b.issued + w.issued) / 32 * 32;
+        case kTimerHi:
+        case kClockHi: return (b.launch->clock_base + b.issued + w.issued) >> 32;
         case kEqMask: return 1u << l;
         case kLtMask: return (1u << l) - 1;
         case kLeMask: return (2u << l) - 1;
@@ -179,8 +192,8 @@ template <class T> const Instr* read_special(Warp& w, const Instr* i) {
 
 // {a,b,…} = d and d = {a,b,…}: n parts of equal width
 template <class Part, class Whole> const Instr* pack(Warp& w, const Instr* i) {
-    Whole* d    = w.reg<Whole>(i->d);
-    const Ref* r = &w.frame->function->more[i->more];
+    Whole* d        = w.reg<Whole>(i->d);
+    const Ref* r    = &w.frame->function->more[i->more];
     constexpr int n = sizeof(Whole) / sizeof(Part);
     const Part* part[n];
     for (int k = 0; k < n; k++) part[k] = w.reg<Part>(r[k]);
@@ -192,8 +205,8 @@ template <class Part, class Whole> const Instr* pack(Warp& w, const Instr* i) {
     return i + 1;
 }
 template <class Part, class Whole> const Instr* unpack(Warp& w, const Instr* i) {
-    const Whole* a = w.reg<Whole>(i->a);
-    const Ref* r   = &w.frame->function->more[i->more];
+    const Whole* a  = w.reg<Whole>(i->a);
+    const Ref* r    = &w.frame->function->more[i->more];
     constexpr int n = sizeof(Whole) / sizeof(Part);
     Part* part[n];
     for (int k = 0; k < n; k++) part[k] = w.reg<Part>(r[k]);
@@ -206,7 +219,7 @@ template <class Part, class Whole> const Instr* unpack(Warp& w, const Instr* i) 
 }
 // The common case, two halves of a word, vectorises.
 const Instr* pack2x16(Warp& w, const Instr* i) {
-    const Ref* r      = &w.frame->function->more[i->more];
+    const Ref* r       = &w.frame->function->more[i->more];
     const uint16_t *lo = w.reg<uint16_t>(r[0]), *hi = w.reg<uint16_t>(r[1]);
     for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) { return uint32_t(hi[l]) << 16 | lo[l]; });
     return i + 1;
@@ -226,8 +239,8 @@ Type bits_type(int bytes) {
 
 void build_mov(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 2) throw Undecodable("2 operands expected");
-    const Type t    = type_of(i);
-    const int bytes = reg_bytes(t);
+    const Type t      = type_of(i);
+    const int bytes   = reg_bytes(t);
     const Operand &to = i.ops[0], &from = i.ops[1];
     if (from.kind == Operand::Vector || to.kind == Operand::Vector) {
         const bool packs  = from.kind == Operand::Vector;
@@ -248,7 +261,7 @@ void build_mov(Builder& b, const ptx::Instruction& i) {
         return op::special(b, d, from.name, bytes);
     }
     const Ref a = b.read(from, t), d = b.write(to, t);
-    Instr& x    = b.emit(op::resize(bytes, bytes, false));
+    Instr& x = b.emit(op::resize(bytes, bytes, false));
     x.a = a, x.d = d;
 }
 
@@ -272,17 +285,17 @@ uint64_t window_of(std::string_view space) {
                                         : 0;
 }
 void build_cvta(Builder& b, const ptx::Instruction& i) {
-    const bool to    = has(i, "to");
+    const bool to          = has(i, "to");
     std::string_view space = i.mods[to ? 2 : 1];
     const uint64_t window  = window_of(space);
-    Instr& x = emit_op(b, i, to ? from_generic : to_generic, Type::u64, {Type::u64});
-    x.imm    = to ? int64_t(window && window != kParamWindow ? (1ull << kWindowShift) - 1 : ~0ull) : int64_t(window);
+    Instr& x               = emit_op(b, i, to ? from_generic : to_generic, Type::u64, {Type::u64});
+    x.imm = to ? int64_t(window && window != kParamWindow ? (1ull << kWindowShift) - 1 : ~0ull) : int64_t(window);
 }
 void build_mapa(Builder& b, const ptx::Instruction& i) {  // clusters of one: rank 0 is ourselves
     const Type t = type_of(i);
     if (i.ops.size() != 3) throw Undecodable("3 operands expected");
     const Ref a = b.read(i.ops[1], t), d = b.write(i.ops[0], t);
-    Instr& x    = b.emit(op::resize(reg_bytes(t), reg_bytes(t), false));
+    Instr& x = b.emit(op::resize(reg_bytes(t), reg_bytes(t), false));
     x.a = a, x.d = d;
 }
 const Instr* is_space(Warp& w, const Instr* i) {
@@ -294,7 +307,7 @@ const Instr* is_space(Warp& w, const Instr* i) {
 void build_isspacep(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 2) throw Undecodable("2 operands expected");
     const Ref a = b.read(i.ops[1], Type::u64), d = b.write_pred(i.ops[0].reg);
-    Instr& x    = b.emit(is_space);
+    Instr& x = b.emit(is_space);
     x.a = a, x.d = d;
     x.imm = i.mods[1] == "const" ? 255 : int64_t(window_of(i.mods[1]) >> kWindowShift);
 }
@@ -314,13 +327,21 @@ void build_selp(Builder& b, const ptx::Instruction& i) {
     Instr& n    = b.emit(with_bits(t, []<class T> { return &selp<T>; }));
     n.d = d, n.a = x, n.b = y, n.c = p, n.imm = negated;
 }
-struct SelectInt { template <class T> static T f(T a, T b, int32_t c) { return c >= 0 ? a : b; } };
-struct SelectFloat { template <class T> static T f(T a, T b, float c) { return c >= 0 ? a : b; } };
+struct SelectInt {
+    template <class T> static T f(T a, T b, int32_t c) { return c >= 0 ? a : b; }
+};
+struct SelectFloat {
+    template <class T> static T f(T a, T b, float c) { return c >= 0 ? a : b; }
+};
 void build_slct(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i), c = type_at(i, 1);
-    emit_op(b, i, with_bits(t, [&]<class T> {
-        return c == Type::f32 ? &ternary<SelectFloat, T, T, T, float> : &ternary<SelectInt, T, T, T, int32_t>;
-    }), t, {t, t, c});
+    emit_op(b, i,
+            with_bits(t,
+                      [&]<class T> {
+                          return c == Type::f32 ? &ternary<SelectFloat, T, T, T, float>
+                                                : &ternary<SelectInt, T, T, T, int32_t>;
+                      }),
+            t, {t, t, c});
 }
 
 template <class From> Handler resize_from(int to, bool sign) {

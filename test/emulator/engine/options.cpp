@@ -13,7 +13,8 @@ constexpr size_t kGiB = size_t(1) << 30;
 constexpr size_t kMiB = size_t(1) << 20;
 constexpr int kKiB    = 1024;
 
-// Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090, V100 SXM2 32 GB. Peaks are dense, clocks are boost clocks.
+// Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090, V100 SXM2 32 GB. Peaks are dense, clocks are boost
+// clocks.
 constexpr DeviceSpec kSpecs[] = {
     {"h100",     "NVIDIA H100 80GB HBM3",
      9,          0,
@@ -49,16 +50,16 @@ constexpr DeviceSpec kSpecs[] = {
      82.6e12,   165.2e12,
      2},
     // Older than bf16: to see what a program says.
-    {"v100",     "Tesla V100-SXM2-32GB",
-     7,          0,
-     80,         32 * kGiB,
-     6 * kMiB,   48 * kKiB,
-     96 * kKiB,  96 * kKiB,
-     65536,      2048,
-     32,         1530000,
-     877000,     4096,
-     0.9e12,     15.7e12,
-     15.7e12,    125e12,
+    {"v100",    "Tesla V100-SXM2-32GB",
+     7,         0,
+     80,        32 * kGiB,
+     6 * kMiB,  48 * kKiB,
+     96 * kKiB, 96 * kKiB,
+     65536,     2048,
+     32,        1530000,
+     877000,    4096,
+     0.9e12,    15.7e12,
+     15.7e12,   125e12,
      6},
     // Small enough that running out of anything is easy to try.
     {"tiny",    "Emulated tiny GPU",

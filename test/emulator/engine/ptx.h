@@ -16,50 +16,82 @@ struct SyntaxError : std::runtime_error {
         : std::runtime_error("PTX line " + std::to_string(line) + ": " + what) {}
 };
 
+// clang-format off: types in families, a row each
 enum class Type : uint8_t {
-    none, pred, b8, b16, b32, b64, b128, u8, u16, u32, u64, s8, s16, s32, s64,
-    f16, f16x2, bf16, bf16x2, tf32, f32, f64, e4m3x2, e5m2x2, u16x2, s16x2,
+    none,
+    pred,
+    b8,
+    b16,
+    b32,
+    b64,
+    b128,
+    u8,
+    u16,
+    u32,
+    u64,
+    s8,
+    s16,
+    s32,
+    s64,
+    f16,
+    f16x2,
+    bf16,
+    bf16x2,
+    tf32,
+    f32,
+    f64,
+    e4m3x2,
+    e5m2x2,
+    u16x2,
+    s16x2,
 };
-Type type_of(std::string_view name);       // "f32"; none when it is no type
-int bytes_of(Type t);                      // as memory and registers hold it; pred: 0
+// clang-format on
+Type type_of(std::string_view name);  // "f32"; none when it is no type
+int bytes_of(Type t);                 // as memory and registers hold it; pred: 0
 bool is_float(Type t);
 bool is_signed(Type t);
 
 struct Operand {
-    enum Kind : uint8_t { None, Reg, Int, Float, Symbol, Special, Vector, Discard } kind = None;
-    bool negated = false;               // !p
-    bool memory  = false;               // [ ... ]
-    int reg      = -1;                  // Reg, or the base register of a memory operand
-    int also     = -1;                  // d|p: the second destination
-    uint64_t bits   = 0;                // Int: value; Float: double bits, or exact f32 bits when single
-    bool single     = false;            // Float given as 0f…
-    int64_t offset  = 0;                // of memory operands and symbols
-    std::string name;                   // Symbol, Special, label
-    std::vector<Operand> parts;         // Vector
+    enum Kind : uint8_t { None, Reg, Int, Float, Symbol, Special, Vector, Discard };
+    Kind kind      = None;
+    bool negated   = false;      // !p
+    bool memory    = false;      // [ ... ]
+    int reg        = -1;         // Reg, or the base register of a memory operand
+    int also       = -1;         // d|p: the second destination
+    uint64_t bits  = 0;          // Int: value; Float: double bits, or exact f32 bits when single
+    bool single    = false;      // Float given as 0f…
+    int64_t offset = 0;          // of memory operands and symbols
+    std::string name;            // Symbol, Special, label
+    std::vector<Operand> parts;  // Vector
 };
 
 struct Instruction {
-    std::string form;                   // "fma.rn.ftz.f32", as written
-    std::vector<std::string_view> mods; // "fma", "rn", "ftz", "f32": views into form
-    int guard = -1;
+    std::string form;                    // "fma.rn.ftz.f32", as written
+    std::vector<std::string_view> mods;  // "fma", "rn", "ftz", "f32": views into form
+    int guard          = -1;
     bool guard_negated = false;
     std::vector<Operand> ops;
     std::vector<Operand> results, arguments;  // of call
-    int line = 0;                       // in the PTX text
-    int file = 0, source_line = 0;      // .loc
-    int outer_file = 0, outer_line = 0; // where that was inlined into the kernel's own code
+    int line = 0;                             // in the PTX text
+    int file = 0, source_line = 0;            // .loc
+    int outer_file = 0, outer_line = 0;       // where that was inlined into the kernel's own code
 };
 
 struct Variable {
     std::string name;
-    std::string space;                  // global, const, shared, local, param
-    Type type     = Type::b8;
+    std::string space;  // global, const, shared, local, param
+    Type type      = Type::b8;
     uint64_t bytes = 0;
     uint32_t align = 1;
-    bool external  = false, managed = false;
-    std::string init;                   // initial bytes, shorter than `bytes` means zeros follow
-    struct Address { uint64_t offset; std::string symbol; int64_t add; int bytes, shift; };
-    std::vector<Address> addresses;     // initialisers that are addresses of other variables
+    bool external = false, managed = false;
+    std::string init;  // initial bytes, shorter than `bytes` means zeros follow
+    struct Address {
+        uint64_t offset;
+        std::string symbol;
+        int64_t add;
+        int bytes, shift;
+    };
+    std::vector<Address> addresses;  // initialisers that are addresses of other variables
 };
 
 struct Register {
@@ -72,24 +104,24 @@ struct Function {
     bool entry = false, defined = false;
     std::vector<Variable> params, results;
     uint32_t maxntid[3] = {}, reqntid[3] = {}, minnctapersm = 0;
-    std::string_view body_text;         // between the braces, parsed on demand
+    std::string_view body_text;  // between the braces, parsed on demand
     int body_line = 0;
 
     bool parsed = false;
     std::vector<Register> regs;
     std::vector<Instruction> code;
-    std::vector<Variable> variables;    // local, shared, param: made unique with a scope suffix where redeclared
-    std::unordered_map<std::string, int> labels;  // instruction index
+    std::vector<Variable> variables;  // local, shared, param: made unique with a scope suffix where redeclared
+    std::unordered_map<std::string, int> labels;                        // instruction index
     std::unordered_map<std::string, std::vector<std::string>> targets;  // .branchtargets / brx.idx tables
 };
 
 struct Module {
     std::string text;
-    int version = 0, target = 0;        // 90 for 9.0; 80 for sm_80
+    int version = 0, target = 0;  // 90 for 9.0; 80 for sm_80
     std::vector<Variable> variables;
     std::vector<std::unique_ptr<Function>> functions;
     std::unordered_map<std::string, Function*> by_name;
-    std::map<int, std::string> files;   // .file
+    std::map<int, std::string> files;  // .file
 };
 
 // Declarations at once, bodies when parse_body is called. Both throw SyntaxError.

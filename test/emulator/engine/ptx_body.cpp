@@ -39,7 +39,7 @@ class BodyParser {
     std::vector<int> scope_of;  // per instruction
     int scope = 0, depth = 0;
     int file = 0, source_line = 0, outer_file = 0, outer_line = 0;
-    using Place = std::array<int, 3>;   // file, line, column
+    using Place = std::array<int, 3>;  // file, line, column
     std::map<Place, Place> inlined_at;
 
     Place take_place() {
@@ -64,7 +64,7 @@ class BodyParser {
         else if (t.is("@")) instruction();
         else if (t.kind == Token::Word) {
             // A label is a name followed by a colon; an opcode is read again with its modifiers.
-            Lexer before = lex;
+            Lexer before     = lex;
             const Token name = lex.take();
             if (lex.accept(":")) {
                 if (lex.peek().is(".branchtargets") || lex.peek().is(".calltargets") || lex.peek().is(".callprototype"))
@@ -146,8 +146,7 @@ class BodyParser {
                 throw SyntaxError(name.line, "more than four million registers");
             if (range) scopes[scope].ranges[prefix] = {int(f.regs.size()), int(count)};
             else scopes[scope].registers[prefix] = int(f.regs.size());
-            for (uint64_t i = 0; i < count; i++)
-                f.regs.push_back({range ? prefix + std::to_string(i) : prefix, type});
+            for (uint64_t i = 0; i < count; i++) f.regs.push_back({range ? prefix + std::to_string(i) : prefix, type});
         } while (lex.accept(","));
         lex.expect(";");
     }
@@ -270,9 +269,9 @@ class BodyParser {
             else o.also = second.reg;
         }
         while (lex.peek().is("+") || lex.peek().is("-")) {
-            const bool plus = lex.accept("+");
+            const bool plus  = lex.accept("+");
             const bool minus = !plus && lex.accept("-");
-            Operand n = parse_number(lex);
+            Operand n        = parse_number(lex);
             o.offset += minus ? -int64_t(n.bits) : int64_t(n.bits);
         }
         return o;

@@ -15,7 +15,11 @@ class Lexer {
   public:
     Lexer(std::string_view text, int line) : p(text.data()), end(p + text.size()), line(line) { next(); }
     const Token& peek() const { return token; }
-    Token take() { Token t = token; next(); return t; }
+    Token take() {
+        Token t = token;
+        next();
+        return t;
+    }
     bool accept(std::string_view s) {
         if (!token.is(s)) return false;
         next();

@@ -6,15 +6,19 @@
 namespace emu::ptx {
 namespace {
 
-struct TypeRow { const char* name; Type type; int bytes; };
+struct TypeRow {
+    const char* name;
+    Type type;
+    int bytes;
+};
 constexpr TypeRow kTypes[] = {
-    {"pred", Type::pred, 0},     {"b8", Type::b8, 1},          {"b16", Type::b16, 2},     {"b32", Type::b32, 4},
-    {"b64", Type::b64, 8},       {"b128", Type::b128, 16},     {"u8", Type::u8, 1},       {"u16", Type::u16, 2},
-    {"u32", Type::u32, 4},       {"u64", Type::u64, 8},        {"s8", Type::s8, 1},       {"s16", Type::s16, 2},
-    {"s32", Type::s32, 4},       {"s64", Type::s64, 8},        {"f16", Type::f16, 2},     {"f16x2", Type::f16x2, 4},
-    {"bf16", Type::bf16, 2},     {"bf16x2", Type::bf16x2, 4},  {"tf32", Type::tf32, 4},   {"f32", Type::f32, 4},
-    {"f64", Type::f64, 8},       {"e4m3x2", Type::e4m3x2, 2},  {"e5m2x2", Type::e5m2x2, 2},
-    {"u16x2", Type::u16x2, 4},   {"s16x2", Type::s16x2, 4},
+    {"pred", Type::pred, 0},   {"b8", Type::b8, 1},         {"b16", Type::b16, 2},       {"b32", Type::b32, 4},
+    {"b64", Type::b64, 8},     {"b128", Type::b128, 16},    {"u8", Type::u8, 1},         {"u16", Type::u16, 2},
+    {"u32", Type::u32, 4},     {"u64", Type::u64, 8},       {"s8", Type::s8, 1},         {"s16", Type::s16, 2},
+    {"s32", Type::s32, 4},     {"s64", Type::s64, 8},       {"f16", Type::f16, 2},       {"f16x2", Type::f16x2, 4},
+    {"bf16", Type::bf16, 2},   {"bf16x2", Type::bf16x2, 4}, {"tf32", Type::tf32, 4},     {"f32", Type::f32, 4},
+    {"f64", Type::f64, 8},     {"e4m3x2", Type::e4m3x2, 2}, {"e5m2x2", Type::e5m2x2, 2}, {"u16x2", Type::u16x2, 4},
+    {"s16x2", Type::s16x2, 4},
 };
 
 constexpr uint64_t kMaxVariable = uint64_t(1) << 36;  // a damaged array size is refused here, not at allocation
@@ -215,7 +219,7 @@ std::vector<Variable> parse_params(Lexer& lex) {
 
 void parse_limits(Lexer& lex, uint32_t (&limits)[3]) {
     limits[0] = limits[1] = limits[2] = 1;
-    int i                 = 0;
+    int i                             = 0;
     do {
         const Token t = lex.take();
         if (i == 3) throw SyntaxError(t.line, "more than three dimensions");
@@ -267,8 +271,8 @@ void parse_declaration(Lexer& lex, Module& m) {
             } while (lex.accept(","));
             return lex.expect(";");
         } else if (t.text == ".file") {
-            const int number  = int(parse_integer(lex.take()));
-            m.files[number] = std::string(lex.take().text);
+            const int number = int(parse_integer(lex.take()));
+            m.files[number]  = std::string(lex.take().text);
             if (lex.accept(",")) {
                 lex.take();
                 lex.expect(",");

@@ -5,7 +5,7 @@
 namespace emu::ptx {
 
 uint64_t parse_integer(const Token& t);
-Operand parse_number(Lexer& lex);                                       // with sign
+Operand parse_number(Lexer& lex);  // with sign
 Variable parse_variable(Lexer& lex, const std::string& space);
 
 }  // namespace emu::ptx

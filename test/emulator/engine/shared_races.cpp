@@ -85,8 +85,7 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
     if (write && other_wrote && size <= 16) {
         std::memcpy(s.before, s.at, size);
         w.worker->suspects.push_back(s);
-    } else
-        report(s.finding);
+    } else report(s.finding);
 }
 
 // One lane's access, granule by granule.
@@ -130,8 +129,7 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
 
 // Whether the same access was the last one of its kind and time stood still: who came between has been judged when it
 // came, and the bytes have been written.
-template <int PerLane>
-bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
+template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
     return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me, told_by(write));
 }
 
@@ -139,8 +137,7 @@ bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
 // row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
 // when there is no conflict, and the records are up to date.
 constexpr int kOneLane = -1;
-template <int PerLane>
-bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
+template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
     uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
     const uint64_t n     = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
     auto lane            = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
@@ -175,8 +172,7 @@ bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool wri
 
 }  // namespace
 
-template <int PerLane>
-static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
+template <int PerLane> static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
     SharedRaces& s         = *b.races;
     const uint64_t granule = first >> s.shift;
     if (!b.pending_copies && !b.holds_unset && repeated<PerLane>(s, granule, me, write)) return true;
@@ -193,23 +189,16 @@ bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
     const auto bytes  = size_t(size) * kLanes;
     const uint64_t me = w.index * kLanes;
     switch (__builtin_ctz(size) - b.races->shift) {
-        case 0:
-            return watch<0>(b, first, bytes, me, write);
-        case 1:
-            return watch<1>(b, first, bytes, me, write);
-        case 2:
-            return watch<2>(b, first, bytes, me, write);
-        case 3:
-            return watch<3>(b, first, bytes, me, write);
-        case 4:
-            return watch<4>(b, first, bytes, me, write);
-        default:
-            return false;
+        case 0: return watch<0>(b, first, bytes, me, write);
+        case 1: return watch<1>(b, first, bytes, me, write);
+        case 2: return watch<2>(b, first, bytes, me, write);
+        case 3: return watch<3>(b, first, bytes, me, write);
+        case 4: return watch<4>(b, first, bytes, me, write);
+        default: return false;
     }
 }
 
-template <int Granules>
-static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
+template <int Granules> static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
     const uint64_t* records = (write ? s.writer : s.reader).data();
     const int shift         = s.shift;
     uint64_t news           = 0;
@@ -219,27 +208,23 @@ static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, boo
     };
     if (r.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
-    else
-        each_lane(r.mask, lane);
+    else each_lane(r.mask, lane);
     return !(news & told_by(write));
 }
 
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
     const Block& b       = *w.block;
     const SharedRaces& s = *b.races;
-    if (b.pending_copies || b.holds_unset || r.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store))
+    if (b.pending_copies || b.holds_unset || r.shape != Reach::Scattered ||
+        (touch != Touch::Load && touch != Touch::Store))
         return false;
     const uint64_t mine = s.time << kTime | w.index * kLanes;
     const bool write    = touch == Touch::Store;
     switch (size >> s.shift) {
-        case 1:
-            return known_lanes<1>(s, r, mine, write);
-        case 2:
-            return known_lanes<2>(s, r, mine, write);
-        case 4:
-            return known_lanes<4>(s, r, mine, write);
-        default:
-            return false;
+        case 1: return known_lanes<1>(s, r, mine, write);
+        case 2: return known_lanes<2>(s, r, mine, write);
+        case 4: return known_lanes<4>(s, r, mine, write);
+        default: return false;
     }
 }
 
@@ -278,8 +263,7 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     if (r.shape == Reach::Uniform && !write) {  // a broadcast: first and last lane stand for all
         lane(__builtin_ctz(r.mask));
         if (r.mask & (r.mask - 1)) lane(31 - __builtin_clz(r.mask));
-    } else
-        each_lane(r.mask, lane);
+    } else each_lane(r.mask, lane);
 }
 
 void settle_suspects(Worker& worker) {

@@ -76,13 +76,13 @@ constexpr int kHalfAccumulator = 1, kSaturate = 2;
 // more: d registers, then a, b, c; imm: flags
 template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const Instr* i) {
     if (!whole_warp(w, i)) return kStop;
-    using UA = Unpack<EA>;
-    using UB = Unpack<EB>;
-    using T  = typename UA::T;
+    using UA        = Unpack<EA>;
+    using UB        = Unpack<EB>;
+    using T         = typename UA::T;
     constexpr int E = per_register(EA), regs_a = M * K / (32 * E), regs_b = 8 * K / (32 * E), values = M / 4;
-    const bool half   = i->imm & kHalfAccumulator;
-    const int regs_c  = half ? values / 2 : values;
-    const Ref* refs   = &w.frame->function->more[i->more];
+    const bool half  = i->imm & kHalfAccumulator;
+    const int regs_c = half ? values / 2 : values;
+    const Ref* refs  = &w.frame->function->more[i->more];
     const Ref *ra = refs + regs_c, *rb = ra + regs_a, *rc = rb + regs_b;
     constexpr int pitch = 4 * E, halves = M / 8;
     // A register of A is an 8×4E block, lane after lane row by row; of B, the same with rows and columns exchanged.
@@ -127,8 +127,7 @@ template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const 
             });
         }
     } else {
-        for (int r = 0; r < values; r++)
-            {
+        for (int r = 0; r < values; r++) {
             const T* from = &c[r / 2][0][0] + r % 2;
             for_lanes(w, w.reg<T>(refs[r]), [=](int l) { return from[l * 2]; });
         }
@@ -136,7 +135,13 @@ template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const 
     return i + 1;
 }
 
-struct MmaRow { const char* shape; Type a, b; int regs_a, regs_b, values; bool wide; Handler run; };
+struct MmaRow {
+    const char* shape;
+    Type a, b;
+    int regs_a, regs_b, values;
+    bool wide;
+    Handler run;
+};
 const MmaRow kMma[] = {
     {"m16n8k16", Type::f16, Type::f16, 4, 2, 4, false, mma<Element::F16, Element::F16, 16, 16>},
     {"m16n8k8", Type::f16, Type::f16, 2, 1, 4, false, mma<Element::F16, Element::F16, 16, 8>},
@@ -196,10 +201,10 @@ void build_mma(Builder& b, const ptx::Instruction& i) {
     if (types.size() != 4 || i.ops.size() < 4) throw Undecodable("4 types and 4 operands expected");
     for (const MmaRow& row : kMma) {
         if (!has(i, row.shape) || types[1] != row.a || types[2] != row.b) continue;
-        const bool half   = types[0] == Type::f16;
+        const bool half = types[0] == Type::f16;
         if (half != (types[3] == Type::f16)) throw Undecodable("accumulators of two types are not supported");
-        const Type reg    = row.wide ? Type::b64 : Type::b32;
-        const size_t accs = size_t(half ? row.values / 2 : row.values);
+        const Type reg      = row.wide ? Type::b64 : Type::b32;
+        const size_t accs   = size_t(half ? row.values / 2 : row.values);
         std::vector<Ref> in = refs_of(b, i.ops[1], reg, false, size_t(row.regs_a));
         append(in, refs_of(b, i.ops[2], reg, false, size_t(row.regs_b)));
         append(in, refs_of(b, i.ops[3], reg, false, accs));
@@ -215,13 +220,17 @@ void build_mma(Builder& b, const ptx::Instruction& i) {
 // wmma: which lane holds which element is nobody's business but ours, as long as load, mma and store agree: lane l
 // holds elements l·n … of the row-major matrix; where lanes have more room than elements (f16 inputs), they come round
 // again.
-struct Shape { int m, n, k; };
+struct Shape {
+    int m, n, k;
+};
 Shape shape_of(const ptx::Instruction& i) {
     for (auto m : i.mods)
         if (Shape s; m.size() > 4 && std::sscanf(std::string(m).c_str(), "m%dn%dk%d", &s.m, &s.n, &s.k) == 3) return s;
     throw Undecodable("no shape");
 }
-struct Fragment { int rows, columns; };
+struct Fragment {
+    int rows, columns;
+};
 Fragment fragment_of(char which, Shape s) {
     return which == 'a' ? Fragment{s.m, s.k} : which == 'b' ? Fragment{s.k, s.n} : Fragment{s.m, s.n};
 }
@@ -230,24 +239,24 @@ int wmma_element_bytes(Type t) { return t == Type::tf32 ? 4 : ptx::bytes_of(t); 
 // a: address, b: stride in elements (none: dense); imm packs rows, columns, element bytes and layout; more: registers
 const Instr* wmma_memory(Warp& w, const Instr* i) {
     whole_warp(w, i);
-    const bool stores  = i->imm2;
+    const bool stores = i->imm2;
     const int rows = int(i->imm3 & 255), columns = int(i->imm3 >> 8 & 255), bytes = int(i->imm3 >> 16 & 255);
     const bool by_column = i->imm3 >> 24 & 1;
-    const int total = rows * columns;
-    const Ref* more = &w.frame->function->more[i->more];
+    const int total      = rows * columns;
+    const Ref* more      = &w.frame->function->more[i->more];
     const int reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes, held = int(i->more_count) * per_reg;
-    const uint64_t* base = i->a.none() ? nullptr : w.reg<uint64_t>(i->a);
+    const uint64_t* base   = i->a.none() ? nullptr : w.reg<uint64_t>(i->a);
     const uint32_t* stride = i->b.none() ? nullptr : w.reg<uint32_t>(i->b);
     for (int e = 0; e < held; e++) {
         Reach r;
-        r.mask = w.mask;
+        r.mask         = w.mask;
         uint32_t again = 0;
         for (int l = 0; l < kLanes; l++) {
             const int index = (l * held + e) % total, row = index / columns, column = index % columns;
             const uint64_t pitch = stride ? stride[l] : uint64_t(by_column ? rows : columns);
             const uint64_t at =
                 by_column ? uint64_t(column) * pitch + uint64_t(row) : uint64_t(row) * pitch + uint64_t(column);
-            r.addr[l]            = (base ? base[l] : 0) + uint64_t(i->imm) + at * uint64_t(bytes);
+            r.addr[l] = (base ? base[l] : 0) + uint64_t(i->imm) + at * uint64_t(bytes);
             again |= uint32_t(l * held + e >= total) << l;
         }
         if (stores) r.mask &= ~again;
@@ -264,24 +273,24 @@ const Instr* wmma_memory(Warp& w, const Instr* i) {
     return i + 1;
 }
 void build_wmma_memory(Builder& b, const ptx::Instruction& i) {
-    const bool stores = i.mods[1] == "store";
-    const Fragment f  = fragment_of(i.mods[2][0], shape_of(i));
-    const Type t      = type_of(i);
-    const int bytes   = wmma_element_bytes(t);
+    const bool stores    = i.mods[1] == "store";
+    const Fragment f     = fragment_of(i.mods[2][0], shape_of(i));
+    const Type t         = type_of(i);
+    const int bytes      = wmma_element_bytes(t);
     const Operand &place = i.ops.at(stores ? 0 : 1), &regs = i.ops.at(stores ? 1 : 0);
-    const Type reg    = bytes == 8 ? Type::b64 : Type::b32;
-    const auto at     = b.address(place);
-    const Ref stride  = i.ops.size() > 2 ? b.read(i.ops[2], Type::b32) : Ref{};
-    const auto refs   = refs_of(b, regs, reg, !stores, parts_of(regs).size());
+    const Type reg      = bytes == 8 ? Type::b64 : Type::b32;
+    const auto at       = b.address(place);
+    const Ref stride    = i.ops.size() > 2 ? b.read(i.ops[2], Type::b32) : Ref{};
+    const auto refs     = refs_of(b, regs, reg, !stores, parts_of(regs).size());
     const uint16_t site = b.site();
-    Instr& x = b.emit(wmma_memory);
+    Instr& x            = b.emit(wmma_memory);
     x.a = at.base, x.imm = at.offset, x.b = stride, x.site = site;
-    x.imm2   = stores;
-    x.imm3   = uint32_t(f.rows | f.columns << 8 | bytes << 16 | (has(i, "col") ? 1 << 24 : 0));
+    x.imm2             = stores;
+    x.imm3             = uint32_t(f.rows | f.columns << 8 | bytes << 16 | (has(i, "col") ? 1 << 24 : 0));
     x.window           = uint8_t(has(i, "shared") || has(i, "shared::cta") ? Window::Shared
                                  : has(i, "global")                        ? Window::Global
                                                                            : Window::Generic);
-    x.flags  = kSplits;
+    x.flags            = kSplits;
     b.f.shared_granule = std::min(b.f.shared_granule, bytes >= 4 ? 2 : bytes - 1);
     if (stores) b.more(x, {}, refs);
     else b.more(x, refs, {});
@@ -292,7 +301,7 @@ double fragment_element(Warp& w, const Ref* regs, int count, Type t, int index) 
               held = count * per_reg;
     const int lane = index / held, e = index % held;
     const std::byte* at = w.reg<std::byte>(regs[e / per_reg]) + lane * reg_size + (e % per_reg) * bytes;
-    uint64_t v = 0;
+    uint64_t v          = 0;
     std::memcpy(&v, at, size_t(bytes));
     switch (t) {
         case Type::f16: return half_to_float(uint16_t(v));
@@ -356,7 +365,7 @@ void build_wmma_mma(Builder& b, const ptx::Instruction& i) {
         append(in, refs_of(b, i.ops[k], reg, false, counts[k]));
     }
     const auto out = refs_of(b, i.ops[0], reg, true, parts_of(i.ops[0]).size());
-    Instr& x = b.emit(wmma_mma);
+    Instr& x       = b.emit(wmma_mma);
     x.a = {int32_t(counts[1]), 1}, x.b = {int32_t(counts[2]), 1}, x.c = {int32_t(counts[3]), 1};
     x.imm   = int64_t(types[0]) | int64_t(types[1]) << 8 | int64_t(types[2]) << 16 | int64_t(types[3]) << 24;
     x.imm2  = has(i, "satfinite");

@@ -28,8 +28,7 @@ inline bool all_zero(const Vector64& v) {
 }
 
 // Whether a[l] = a[0] + l << shift for all lanes.
-template <class A>
-inline bool in_a_row(const A* a, int shift) {
+template <class A> inline bool in_a_row(const A* a, int shift) {
     constexpr int n = 64 / int(sizeof(A));
     typedef A Lanes __attribute__((vector_size(64), aligned(sizeof(A))));
     Lanes step{}, gaps{};
@@ -40,8 +39,7 @@ inline bool in_a_row(const A* a, int shift) {
 }
 
 // Whether numbers[k] = first + (k >> Shift), 32 << Shift of them, in the bits that count.
-template <int Shift>
-inline bool in_order(const uint64_t* numbers, uint64_t first, uint64_t bits) {
+template <int Shift> inline bool in_order(const uint64_t* numbers, uint64_t first, uint64_t bits) {
     typedef uint64_t Numbers __attribute__((vector_size(64), aligned(8)));
     Numbers step{}, gaps{};
     for (int k = 0; k < 8; k++) step[k] = uint64_t(k) >> Shift;
@@ -64,18 +62,12 @@ inline bool all_ones(const uint8_t* bytes, size_t n) {
         return some == decltype(some)(ones);
     };
     switch (n) {
-        case 1:
-            return are(uint8_t(), 0);
-        case 2:
-            return are(uint16_t(), 0);
-        case 4:
-            return are(uint32_t(), 0);
-        case 8:
-            return are(uint64_t(), 0);
-        case 16:
-            return are(uint64_t(), 0) && are(uint64_t(), 8);
-        default:
-            return are(uint64_t(), 0) && are(uint64_t(), 8) && are(uint64_t(), 16) && are(uint64_t(), 24);
+        case 1: return are(uint8_t(), 0);
+        case 2: return are(uint16_t(), 0);
+        case 4: return are(uint32_t(), 0);
+        case 8: return are(uint64_t(), 0);
+        case 16: return are(uint64_t(), 0) && are(uint64_t(), 8);
+        default: return are(uint64_t(), 0) && are(uint64_t(), 8) && are(uint64_t(), 16) && are(uint64_t(), 24);
     }
 }
 

@@ -12,9 +12,9 @@ enum class Video { Add, Sub, Average, AbsDiff, Min, Max, Set };
 
 struct VideoOp {
     Video op;
-    int parts;                                  // 2 or 4
+    int parts;  // 2 or 4
     bool a_signed, b_signed, d_signed, saturates;
-    bool sums;                                  // .add: d = c + the parts' results
+    bool sums;  // .add: d = c + the parts' results
     int cmp;
 };
 constexpr const char* kComparisons[] = {"eq", "ne", "lt", "le", "gt", "ge"};
@@ -34,7 +34,7 @@ int64_t combine(const VideoOp& v, int64_t a, int64_t b) {
         case Video::Max: return std::max(a, b);
         case Video::Set: break;
     }
-    const bool results[] = {a == b, a != b, a < b, a <= b, a > b, a >= b};
+    const bool results[] = {a == b, a != b, a<b, a <= b, a> b, a >= b};
     return results[v.cmp];
 }
 
@@ -54,18 +54,17 @@ uint32_t video(const VideoOp& v, uint32_t a, uint32_t b, uint32_t c) {
 const Instr* run_video(Warp& w, const Instr* i) {
     const uint64_t bits = uint64_t(i->imm);
     auto flag           = [=](int k) { return bool(bits >> k & 1); };
-    const VideoOp v{Video(bits & 15), int(bits >> 4 & 7), flag(8), flag(9), flag(10), flag(11), flag(12),
-                    int(bits >> 16)};
+    const VideoOp v{Video(bits & 15), int(bits >> 4 & 7), flag(8),  flag(9),
+                    flag(10),         flag(11),           flag(12), int(bits >> 16)};
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b), *c = w.reg<uint32_t>(i->c);
     for_lanes(w, w.reg<uint32_t>(i->d), [&](int l) { return video(v, a[l], b[l], c[l]); });
     return i + 1;
 }
 
 void build_video(Builder& b, const ptx::Instruction& i) {
-    constexpr std::pair<const char*, Video> ops[] = {{"vadd", Video::Add},         {"vsub", Video::Sub},
-                                                     {"vavrg", Video::Average},    {"vabsdiff", Video::AbsDiff},
-                                                     {"vmin", Video::Min},         {"vmax", Video::Max},
-                                                     {"vset", Video::Set}};
+    constexpr std::pair<const char*, Video> ops[] = {
+        {"vadd", Video::Add}, {"vsub", Video::Sub}, {"vavrg", Video::Average}, {"vabsdiff", Video::AbsDiff},
+        {"vmin", Video::Min}, {"vmax", Video::Max}, {"vset", Video::Set}};
     const std::string name(i.mods[0].substr(0, i.mods[0].size() - 1));
     uint64_t op = 0, cmp = 0;
     for (const auto& [text, code] : ops)
@@ -76,8 +75,8 @@ void build_video(Builder& b, const ptx::Instruction& i) {
     const Type d = set ? Type::u32 : type_at(i, 0), ta = type_at(i, !set), tb = type_at(i, 1 + !set);
     Instr& x = emit_op(b, i, run_video, Type::u32, {Type::u32, Type::u32, Type::u32});
     x.imm    = int64_t(op | uint64_t(i.mods[0].back() - '0') << 4 | uint64_t(ta == Type::s32) << 8 |
-                    uint64_t(tb == Type::s32) << 9 | uint64_t(d == Type::s32) << 10 | uint64_t(has(i, "sat")) << 11 |
-                    uint64_t(has(i, "add")) << 12 | cmp << 16);
+                       uint64_t(tb == Type::s32) << 9 | uint64_t(d == Type::s32) << 10 | uint64_t(has(i, "sat")) << 11 |
+                       uint64_t(has(i, "add")) << 12 | cmp << 16);
 }
 
 }  // namespace
@@ -85,7 +84,8 @@ void build_video(Builder& b, const ptx::Instruction& i) {
 std::vector<Row> video_rows() {
     return {
         {"{vadd2,vadd4,vsub2,vsub4,vavrg2,vavrg4,vabsdiff2,vabsdiff4,vmin2,vmin4,vmax2,vmax4} "
-         ".{u32,s32} .{u32,s32} .{u32,s32} .{sat,add}?", build_video},
+         ".{u32,s32} .{u32,s32} .{u32,s32} .{sat,add}?",
+         build_video},
         {"{vset2,vset4} .{u32,s32} .{u32,s32} .{eq,ne,lt,le,gt,ge} .add?", build_video},
     };
 }

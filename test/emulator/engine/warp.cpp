@@ -40,14 +40,14 @@ enum ShuffleMode { kUp, kDown, kBfly, kIdx };
 
 // a: value, b: lane or distance, more[0]: clamp and segment mask, more[1]: members; d value, c predicate (or none)
 template <int Mode> const Instr* shfl(Warp& w, const Instr* i) {
-    const Ref* more = &w.frame->function->more[i->more];
+    const Ref* more   = &w.frame->function->more[i->more];
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b), *c = w.reg<uint32_t>(more[0]);
     uint32_t v[kLanes], inside = 0, from_absent = 0;
     for (int l = 0; l < kLanes; l++) {
-        const int by      = int(b[l] & 31), clamp = int(c[l] & 31), segment = int(c[l] >> 8 & 31);
+        const int by = int(b[l] & 31), clamp = int(c[l] & 31), segment = int(c[l] >> 8 & 31);
         const int highest = (l & segment) | (clamp & ~segment), lowest = l & segment;
-        int from          = 0;
-        bool ok           = false;
+        int from = 0;
+        bool ok  = false;
         if (Mode == kUp) from = l - by, ok = from >= highest;
         else if (Mode == kDown) from = l + by, ok = from <= highest;
         else if (Mode == kBfly) from = l ^ by, ok = from <= highest;
@@ -70,11 +70,11 @@ void build_shfl(Builder& b, const ptx::Instruction& i) {
     const Ref a = b.read(i.ops[1], Type::b32), by = b.read(i.ops[2], Type::b32);
     const Ref clamp = b.read(i.ops[3], Type::b32), members = sync ? b.read(i.ops[4], Type::b32) : b.constant(kAll, 4);
     const Ref d = b.write(i.ops[0], Type::b32), p = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
-    Instr& x    = b.emit(has(i, "up")     ? collective<shfl<kUp>>
-                         : has(i, "down") ? collective<shfl<kDown>>
-                         : has(i, "bfly") ? collective<shfl<kBfly>>
-                                          : collective<shfl<kIdx>>);
-    x.guard     = members;
+    Instr& x = b.emit(has(i, "up")     ? collective<shfl<kUp>>
+                      : has(i, "down") ? collective<shfl<kDown>>
+                      : has(i, "bfly") ? collective<shfl<kBfly>>
+                                       : collective<shfl<kIdx>>);
+    x.guard  = members;
     x.a = a, x.b = by, x.d = d, x.c = p;
     x.flags = kSplits | (p.none() ? 0 : kWritesC);
     b.more(x, {}, {clamp});
@@ -123,11 +123,11 @@ template <class T> const Instr* match_all(Warp& w, const Instr* i) {
 void build_match(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 3) throw Undecodable("3 operands expected");
     const Type t = type_of(i);
-    const Ref a  = b.read(i.ops[1], t), members = b.read(i.ops[2], Type::b32), d = b.write(i.ops[0], Type::b32);
-    const Ref p  = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
+    const Ref a = b.read(i.ops[1], t), members = b.read(i.ops[2], Type::b32), d = b.write(i.ops[0], Type::b32);
+    const Ref p     = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
     const bool wide = reg_bytes(t) == 8;
-    Instr& x = b.emit(has(i, "any") ? (wide ? collective<match_any<uint64_t>> : collective<match_any<uint32_t>>)
-                                       : (wide ? collective<match_all<uint64_t>> : collective<match_all<uint32_t>>));
+    Instr& x        = b.emit(has(i, "any") ? (wide ? collective<match_any<uint64_t>> : collective<match_any<uint32_t>>)
+                                           : (wide ? collective<match_all<uint64_t>> : collective<match_all<uint32_t>>));
     x.a = a, x.guard = members, x.d = d, x.c = p;
     x.flags = kSplits | (p.none() ? 0 : kWritesC);
 }
@@ -152,11 +152,15 @@ template <class T> const Instr* redux(Warp& w, const Instr* i) {
 void build_redux(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 3) throw Undecodable("3 operands expected");
     const Type t = type_of(i);
-    const Ref a  = b.read(i.ops[1], t), members = b.read(i.ops[2], Type::b32), d = b.write(i.ops[0], t);
-    Instr& x     = b.emit(t == Type::s32 ? collective<redux<int32_t>> : collective<redux<uint32_t>>);
+    const Ref a = b.read(i.ops[1], t), members = b.read(i.ops[2], Type::b32), d = b.write(i.ops[0], t);
+    Instr& x = b.emit(t == Type::s32 ? collective<redux<int32_t>> : collective<redux<uint32_t>>);
     x.a = a, x.guard = members, x.d = d;
-    x.imm = has(i, "add") ? kRedAdd : has(i, "min") ? kRedMin : has(i, "max") ? kRedMax : has(i, "and") ? kRedAnd
-            : has(i, "or") ? kRedOr : kRedXor;
+    x.imm   = has(i, "add")   ? kRedAdd
+              : has(i, "min") ? kRedMin
+              : has(i, "max") ? kRedMax
+              : has(i, "and") ? kRedAnd
+              : has(i, "or")  ? kRedOr
+                              : kRedXor;
     x.flags = kSplits;
 }
 
@@ -166,7 +170,7 @@ const Instr* activemask(Warp& w, const Instr* i) {
     return i + 1;
 }
 void build_activemask(Builder& b, const ptx::Instruction& i) {
-    const Ref d         = b.write(i.ops.at(0), Type::b32);
+    const Ref d          = b.write(i.ops.at(0), Type::b32);
     b.emit(activemask).d = d;
 }
 
@@ -189,8 +193,8 @@ const Instr* elect(Warp& w, const Instr* i) {  // d|p: the lowest member leads
 void build_elect(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 2) throw Undecodable("2 operands expected");
     const Ref members = b.read(i.ops[1], Type::b32), d = b.write(i.ops[0], Type::b32);
-    const Ref p       = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
-    Instr& x          = b.emit(collective<elect>);
+    const Ref p = i.ops[0].also >= 0 ? b.write_pred(i.ops[0].also) : Ref{};
+    Instr& x    = b.emit(collective<elect>);
     x.guard = members, x.d = d, x.c = p;
     x.flags = kSplits | (p.none() ? 0 : kWritesC);
 }

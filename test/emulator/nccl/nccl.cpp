@@ -184,15 +184,11 @@ void take_round(const Operation& o, ncclComm& comm, size_t from, size_t n) {
         reduce(to, inputs, (end - begin) / element(o), ncclDataType_t(o.call.type), ncclRedOp_t(o.call.op), scale);
     };
     switch (o.kind) {
-        case Collective::AllReduce:
-            sum(from, from + n, out + from);
-            break;
+        case Collective::AllReduce: sum(from, from + n, out + from); break;
         case Collective::Reduce:
             if (comm.rank == o.call.root) sum(from, from + n, out + from);
             break;
-        case Collective::Broadcast:
-            std::memcpy(out + from, s.staging(o.call.root), n);
-            break;
+        case Collective::Broadcast: std::memcpy(out + from, s.staging(o.call.root), n); break;
         case Collective::AllGather:
         case Collective::Gather:
             if (o.kind == Collective::AllGather || comm.rank == o.call.root)
@@ -210,8 +206,7 @@ void take_round(const Operation& o, ncclComm& comm, size_t from, size_t n) {
         case Collective::Scatter:
             if (low < high) std::memcpy(out + (low - mine), s.staging(o.call.root) + (low - from), high - low);
             break;
-        default:
-            break;
+        default: break;
     }
 }
 
@@ -350,14 +345,11 @@ bool advance(Batch& batch, uint32_t op) {
         const std::pair<Collective, int> lane{o.kind, o.peer};
         if (message && !busy.count(lane))
             o.done = o.kind == Collective::Send ? advance_send(o, comm, op) : advance_recv(o, comm, op);
-        else if (!message && !collective_ahead)
-            o.done = advance_collective(o, comm, op);
+        else if (!message && !collective_ahead) o.done = advance_collective(o, comm, op);
         if (!o.done) {
             all = false;
-            if (message)
-                busy.insert(lane);
-            else
-                collective_ahead = true;
+            if (message) busy.insert(lane);
+            else collective_ahead = true;
         }
     }
     return all || comm.error != ncclSuccess;
@@ -489,8 +481,7 @@ ncclResult_t enqueue(Collective kind, const char* function, const void* send, vo
     if (message)
         o.call.sequence =
             ++comm->messages[kind == Collective::Send ? std::pair(comm->rank, peer) : std::pair(peer, comm->rank)];
-    else
-        o.call.sequence = ++comm->sequence;
+    else o.call.sequence = ++comm->sequence;
     if (options().trace)
         trace_line(function,
                    "rank " + std::to_string(comm->rank) + ", count " + std::to_string(count) + ", " + name_of(type),
@@ -646,24 +637,15 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t* error) {
 
 const char* ncclGetErrorString(ncclResult_t result) {
     switch (result) {
-        case ncclSuccess:
-            return "no error";
-        case ncclUnhandledCudaError:
-            return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
-        case ncclSystemError:
-            return "unhandled system error (run with NCCL_DEBUG=INFO for details)";
-        case ncclInternalError:
-            return "internal error - please report this issue to the NCCL developers";
-        case ncclInvalidArgument:
-            return "invalid argument (run with NCCL_DEBUG=WARN for details)";
-        case ncclInvalidUsage:
-            return "invalid usage (run with NCCL_DEBUG=WARN for details)";
-        case ncclRemoteError:
-            return "remote process exited or there was a network error";
-        case ncclInProgress:
-            return "NCCL operation in progress";
-        default:
-            return "unknown result code";
+        case ncclSuccess: return "no error";
+        case ncclUnhandledCudaError: return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
+        case ncclSystemError: return "unhandled system error (run with NCCL_DEBUG=INFO for details)";
+        case ncclInternalError: return "internal error - please report this issue to the NCCL developers";
+        case ncclInvalidArgument: return "invalid argument (run with NCCL_DEBUG=WARN for details)";
+        case ncclInvalidUsage: return "invalid usage (run with NCCL_DEBUG=WARN for details)";
+        case ncclRemoteError: return "remote process exited or there was a network error";
+        case ncclInProgress: return "NCCL operation in progress";
+        default: return "unknown result code";
     }
 }
 const char* ncclGetLastError(ncclComm_t) { return last_error_text.c_str(); }

@@ -12,8 +12,7 @@ namespace emu {
 namespace {
 
 // The type to compute in.
-template <class T>
-using Wide = std::conditional_t<std::is_integral_v<T> || std::is_same_v<T, double>, T, float>;
+template <class T> using Wide = std::conditional_t<std::is_integral_v<T> || std::is_same_v<T, double>, T, float>;
 
 template <class T>
 void reduce_as(T* out, const std::vector<const void*>& inputs, size_t count, ncclRedOp_t op,
@@ -30,18 +29,10 @@ void reduce_as(T* out, const std::vector<const void*>& inputs, size_t count, ncc
         for (size_t rank = 1; rank < inputs.size(); rank++) {
             const W x = value(rank);
             switch (int(op)) {
-                case ncclProd:
-                    sum = static_cast<W>(A(sum) * A(x));
-                    break;
-                case ncclMax:
-                    sum = std::max(sum, x);
-                    break;
-                case ncclMin:
-                    sum = std::min(sum, x);
-                    break;
-                default:
-                    sum = static_cast<W>(A(sum) + A(x));
-                    break;  // sum, average, pre-multiplied sum
+                case ncclProd: sum = static_cast<W>(A(sum) * A(x)); break;
+                case ncclMax: sum = std::max(sum, x); break;
+                case ncclMin: sum = std::min(sum, x); break;
+                default: sum = static_cast<W>(A(sum) + A(x)); break;  // sum, average, pre-multiplied sum
             }
         }
         if (op == ncclAvg) sum = static_cast<W>(sum / static_cast<W>(inputs.size()));
@@ -49,37 +40,23 @@ void reduce_as(T* out, const std::vector<const void*>& inputs, size_t count, ncc
     }
 }
 
-template <class Body>
-void with_type(ncclDataType_t type, Body body) {
+template <class Body> void with_type(ncclDataType_t type, Body body) {
     switch (type) {
-        case ncclInt8:
-            return body(int8_t{});
-        case ncclUint8:
-            return body(uint8_t{});
-        case ncclInt32:
-            return body(int32_t{});
-        case ncclUint32:
-            return body(uint32_t{});
-        case ncclInt64:
-            return body(int64_t{});
-        case ncclUint64:
-            return body(uint64_t{});
-        case ncclFloat16:
-            return body(__half{});
-        case ncclFloat32:
-            return body(float{});
-        case ncclFloat64:
-            return body(double{});
-        case ncclBfloat16:
-            return body(__nv_bfloat16{});
+        case ncclInt8: return body(int8_t{});
+        case ncclUint8: return body(uint8_t{});
+        case ncclInt32: return body(int32_t{});
+        case ncclUint32: return body(uint32_t{});
+        case ncclInt64: return body(int64_t{});
+        case ncclUint64: return body(uint64_t{});
+        case ncclFloat16: return body(__half{});
+        case ncclFloat32: return body(float{});
+        case ncclFloat64: return body(double{});
+        case ncclBfloat16: return body(__nv_bfloat16{});
 #if NCCL_VERSION_CODE >= 22400
-        case ncclFloat8e4m3:
-            return body(__nv_fp8_e4m3{});
-        case ncclFloat8e5m2:
-            return body(__nv_fp8_e5m2{});
+        case ncclFloat8e4m3: return body(__nv_fp8_e4m3{});
+        case ncclFloat8e5m2: return body(__nv_fp8_e5m2{});
 #endif
-        default:
-            return;
+        default: return;
     }
 }
 

@@ -22,8 +22,7 @@
     } while (0)
 
 // A device array that frees itself, with copies in and out.
-template <class T>
-struct Device {
+template <class T> struct Device {
     T* data = nullptr;
     size_t n;
     explicit Device(size_t n) : n(n) { CUDA(cudaMalloc(&data, n * sizeof(T))); }

@@ -8,8 +8,7 @@
 #include <string>
 #include <vector>
 
-template <class T>
-struct DeviceArray {
+template <class T> struct DeviceArray {
     T* data = nullptr;
     size_t n;
     explicit DeviceArray(size_t n) : n(n) {

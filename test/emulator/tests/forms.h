@@ -148,9 +148,13 @@ inline i128 value(uint64_t v, int bytes, bool sign) {
     return i128(v);
 }
 
-struct IntType { const char* name; int bytes; bool sign; };
+struct IntType {
+    const char* name;
+    int bytes;
+    bool sign;
+};
 inline const IntType kInts[] = {{"u16", 2, false}, {"s16", 2, true},  {"u32", 4, false},
-                         {"s32", 4, true},  {"u64", 8, false}, {"s64", 8, true}};
+                                {"s32", 4, true},  {"u64", 8, false}, {"s64", 8, true}};
 
 inline bool nan32(uint64_t v) { return std::isnan(from_bits<float>(v)); }
 inline bool same32(uint64_t x, uint64_t y) { return x == y || (nan32(x) && nan32(y)); }
@@ -169,13 +173,13 @@ inline long double half_value(uint64_t h) {
 inline long double bf16_value(uint64_t h) { return from_bits<float>(uint32_t(h) << 16); }
 // `rest` is what x lost when it was computed: it decides ties. `truncated`: toward zero instead.
 inline uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinity, long double rest = 0,
-                   bool truncated = false) {
+                          bool truncated = false) {
     if (std::isnan(x)) return 0x7fff;
     const uint64_t sign = std::signbit(x) ? 0x8000 : 0;
     const long double a = std::fabs(x);
     uint64_t low = 0, high = uint64_t(infinity);  // bits of positive numbers are in order
     while (high - low > 1) {
-        const uint64_t mid = (low + high) / 2;
+        const uint64_t mid                = (low + high) / 2;
         (value_of(mid) <= a ? low : high) = mid;
     }
     if (truncated) return sign | (std::isinf(x) ? high : low);
@@ -183,7 +187,7 @@ inline uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int 
     const long double top    = high == uint64_t(infinity) ? 2 * value_of(low) - value_of(low - 1) : value_of(high),
                       bottom = value_of(low);
     const bool tie = a - bottom == top - a, away = rest != 0 ? (rest > 0) == (x > 0) : low & 1;
-    const bool up  = a - bottom > top - a || (tie && away);
+    const bool up = a - bottom > top - a || (tie && away);
     return sign | (up ? high : low);
 }
 

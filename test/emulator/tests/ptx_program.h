@@ -22,8 +22,7 @@ inline std::string fatbin_of(const std::string& ptx, uint32_t arch = 80) {
 }
 
 // An array in device memory that the test reads and writes directly.
-template <class T>
-struct DeviceArray {
+template <class T> struct DeviceArray {
     Address address;
     size_t n;
     explicit DeviceArray(size_t n) : address(Memory::get().allocate(n * sizeof(T), Space::Device, "test")), n(n) {}
@@ -47,8 +46,7 @@ inline Kernel& load_kernel(const std::string& ptx, const std::string& name) {
     return *k;
 }
 
-template <class... Args>
-LaunchResult run(Kernel& kernel, Dim grid, Dim block, Args... args) {
+template <class... Args> LaunchResult run(Kernel& kernel, Dim grid, Dim block, Args... args) {
     void* pointers[] = {static_cast<void*>(&args)..., nullptr};
     LaunchConfig config;
     config.grid = grid, config.block = block;

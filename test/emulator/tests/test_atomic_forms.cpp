@@ -177,10 +177,8 @@ TEST_CASE("atomics on one cell", "[warp]") {
         for (size_t t = w * 32; t < w * 32 + 32; t++) {
             REQUIRE(out[0][t] < 32);
             tickets |= 1u << out[0][t], sum += uint32_t(in[0][t]);
-            if (t & 1)
-                most = std::max(most, uint32_t(in[0][t]));
-            else
-                same_or_fail("guarded atom writes a lane without the guard", t, out[1][t], kUntouched);
+            if (t & 1) most = std::max(most, uint32_t(in[0][t]));
+            else same_or_fail("guarded atom writes a lane without the guard", t, out[1][t], kUntouched);
         }
         CHECK(tickets == ~0u);
         same_or_fail("the sum", w * 32, out[2][w * 32], sum);

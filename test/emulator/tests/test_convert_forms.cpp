@@ -37,19 +37,25 @@ TEST_CASE("conversions", "[forms]") {
     for (const auto& [name, mode] :
          {std::pair{"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}}) {
         const int m = mode;
-        check({std::string("cvt.") + name + ".f32.f64", 4, 8, 0, 0, true}, [=](auto a, auto, auto) {
-            std::fesetround(m);
-            volatile float r = float(from_bits<double>(a));
-            std::fesetround(FE_TONEAREST);
-            return bits_of(float(r));
-        }, same32);
-        check({std::string("cvt.") + name + ".f32.s32", 4, 4, 0, 0}, [=](auto a, auto, auto) {
-            std::fesetround(m);
-            volatile int32_t i = int32_t(a);
-            volatile float r   = float(i);
-            std::fesetround(FE_TONEAREST);
-            return bits_of(float(r));
-        }, same32);
+        check(
+            {std::string("cvt.") + name + ".f32.f64", 4, 8, 0, 0, true},
+            [=](auto a, auto, auto) {
+                std::fesetround(m);
+                volatile float r = float(from_bits<double>(a));
+                std::fesetround(FE_TONEAREST);
+                return bits_of(float(r));
+            },
+            same32);
+        check(
+            {std::string("cvt.") + name + ".f32.s32", 4, 4, 0, 0},
+            [=](auto a, auto, auto) {
+                std::fesetround(m);
+                volatile int32_t i = int32_t(a);
+                volatile float r   = float(i);
+                std::fesetround(FE_TONEAREST);
+                return bits_of(float(r));
+            },
+            same32);
     }
     // Both 16-bit formats: directed modes, and what becomes of negative and too large numbers.
     for (const bool half : {true, false}) {
@@ -133,10 +139,8 @@ TEST_CASE("fp8", "[forms]") {
             const int e = int(code & 0x7f) >> mantissa, m = int(code) & ((1 << mantissa) - 1);
             long double v = e ? std::ldexp((long double)((1 << mantissa) + m), e - bias - mantissa)
                               : std::ldexp((long double)m, 1 - bias - mantissa);
-            if (e4 ? (code & 0x7f) == 0x7f : e == 31 && m)
-                v = NAN;
-            else if (!e4 && e == 31)
-                v = INFINITY;
+            if (e4 ? (code & 0x7f) == 0x7f : e == 31 && m) v = NAN;
+            else if (!e4 && e == 31) v = INFINITY;
             return code & 0x80 ? -v : v;
         };
         auto nearest = [=](long double x) -> uint64_t {  // of all codes the closest, of two the even one

@@ -15,9 +15,7 @@ namespace {
 size_t bytes_of(cudaDataType t) { return t == CUDA_R_64F ? 8 : t == CUDA_R_32F ? 4 : 2; }
 void store(std::vector<char>& to, size_t i, cudaDataType t, double x) {
     switch (t) {
-        case CUDA_R_64F:
-            std::memcpy(&to[i * 8], &x, 8);
-            break;
+        case CUDA_R_64F: std::memcpy(&to[i * 8], &x, 8); break;
         case CUDA_R_32F: {
             const float f = float(x);
             std::memcpy(&to[i * 4], &f, 4);
@@ -90,8 +88,7 @@ struct Lt {
         cublasLtMatmulDescDestroy(op);
         cublasLtDestroy(handle);
     }
-    template <class T>
-    void set(cublasLtMatmulDescAttributes_t id, T value) {
+    template <class T> void set(cublasLtMatmulDescAttributes_t id, T value) {
         REQUIRE(cublasLtMatmulDescSetAttribute(op, id, &value, sizeof value) == CUBLAS_STATUS_SUCCESS);
     }
     void batch(int count, int64_t sa, int64_t sb, int64_t sc) {

@@ -62,13 +62,17 @@ TEST_CASE("single precision", "[forms]") {
     check(
         {"add.ftz.f32", 4, 4, 4, 0, true, true},
         [=](auto a, auto b, auto) { return bits_of(flush(flush(f(a)) + flush(f(b)))); }, same32);
-    check({"fma.rn.ftz.f32", 4, 4, 4, 4, true, true, true}, [=](auto a, auto b, auto c) {
-        return bits_of(flush(std::fma(flush(f(a)), flush(f(b)), flush(f(c)))));
-    }, same32);
-    check({"add.sat.f32", 4, 4, 4, 0, true, true}, [=](auto a, auto b, auto) {
-        const float x = f(a) + f(b);
-        return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
-    }, same32);
+    check(
+        {"fma.rn.ftz.f32", 4, 4, 4, 4, true, true, true},
+        [=](auto a, auto b, auto c) { return bits_of(flush(std::fma(flush(f(a)), flush(f(b)), flush(f(c))))); },
+        same32);
+    check(
+        {"add.sat.f32", 4, 4, 4, 0, true, true},
+        [=](auto a, auto b, auto) {
+            const float x = f(a) + f(b);
+            return bits_of(std::isnan(x) || x <= 0 ? 0.f : x >= 1 ? 1.f : x);
+        },
+        same32);
     auto pick = [=](bool larger) {
         return [=](uint64_t a, uint64_t b, uint64_t) -> uint64_t {
             if (nan32(a)) return b;
@@ -79,8 +83,10 @@ TEST_CASE("single precision", "[forms]") {
     };
     check({"min.f32", 4, 4, 4, 0, true, true}, pick(false), same32);
     check({"max.f32", 4, 4, 4, 0, true, true}, pick(true), same32);
-    check({"abs.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a & 0x7fffffff; }, same32);
-    check({"neg.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a ^ 0x80000000; }, same32);
+    check(
+        {"abs.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a & 0x7fffffff; }, same32);
+    check(
+        {"neg.f32", 4, 4, 0, 0, true}, [](auto a, auto, auto) { return a ^ 0x80000000; }, same32);
     check(
         {"copysign.f32", 4, 4, 4, 0, true, true},
         [](auto a, auto b, auto) { return (a & 0x80000000) | (b & 0x7fffffff); }, same32);
@@ -107,13 +113,17 @@ TEST_CASE("single precision", "[forms]") {
 
 TEST_CASE("double precision", "[forms]") {
     auto d = [](uint64_t v) { return from_bits<double>(v); };
-    check({"add.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) + d(b)); }, same64);
-    check({"mul.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) * d(b)); }, same64);
-    check({"div.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) / d(b)); }, same64);
+    check(
+        {"add.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) + d(b)); }, same64);
+    check(
+        {"mul.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) * d(b)); }, same64);
+    check(
+        {"div.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) / d(b)); }, same64);
     check(
         {"fma.rn.f64", 8, 8, 8, 8, true, true, true},
         [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
-    check({"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
+    check(
+        {"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
     for (const auto& [name, mode] : {std::pair{".rz", FE_TOWARDZERO}, {".rm", FE_DOWNWARD}, {".rp", FE_UPWARD}}) {
         const std::string m = std::string(name) + ".f64";
         auto rounded        = [d, mode = mode](auto compute) {  // volatile: the mode is no constant to the compiler
@@ -138,31 +148,40 @@ TEST_CASE("double precision", "[forms]") {
 
 TEST_CASE("16-bit floats", "[forms]") {
     for (const bool half : {true, false}) {
-        const std::string s  = half ? ".f16" : ".bf16";
-        auto* v              = half ? half_value : bf16_value;
-        const int infinity   = half ? 0x7c00 : 0x7f80;
-        auto nearest         = [=](long double x) { return nearest16(x, v, infinity); };
+        const std::string s = half ? ".f16" : ".bf16";
+        auto* v             = half ? half_value : bf16_value;
+        const int infinity  = half ? 0x7c00 : 0x7f80;
+        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
         auto fused = [=](uint64_t a, uint64_t b, uint64_t c) {  // the product is exact in a long double, the sum is not
             const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
             const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
             return nearest16(sum, v, infinity, rest);
         };
-        auto same            = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
-        check({"add.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) + v(b)); }, same);
-        check({"sub.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) - v(b)); }, same);
-        check({"mul.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) * v(b)); }, same);
+        auto same = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+        check(
+            {"add.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) + v(b)); }, same);
+        check(
+            {"sub.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) - v(b)); }, same);
+        check(
+            {"mul.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) * v(b)); }, same);
         check({"fma.rn" + s, 2, 2, 2, 2}, fused, same);
-        check({"neg" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a ^ 0x8000; }, same);
-        check({"abs" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a & 0x7fff; }, same);
-        check({"fma.rn" + s + "x2", 4, 4, 4, 0 + 4}, [=](auto a, auto b, auto c) {
-            uint64_t r = 0;
-            for (int k = 0; k < 32; k += 16) r |= fused(a >> k & 0xffff, b >> k & 0xffff, c >> k & 0xffff) << k;
-            return r;
-        }, [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); });
+        check(
+            {"neg" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a ^ 0x8000; }, same);
+        check(
+            {"abs" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a & 0x7fff; }, same);
+        check(
+            {"fma.rn" + s + "x2", 4, 4, 4, 0 + 4},
+            [=](auto a, auto b, auto c) {
+                uint64_t r = 0;
+                for (int k = 0; k < 32; k += 16) r |= fused(a >> k & 0xffff, b >> k & 0xffff, c >> k & 0xffff) << k;
+                return r;
+            },
+            [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); });
         check(
             {"cvt.rn" + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(from_bits<float>(a)); },
             same);
-        check({"cvt.f32" + s, 4, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(float(v(a))); }, same32);
+        check(
+            {"cvt.f32" + s, 4, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(float(v(a))); }, same32);
     }
 }
 

@@ -13,7 +13,7 @@ TEST_CASE("integer arithmetic", "[forms]") {
         check({"sub" + s, w, w, w, 0}, [=](auto a, auto b, auto) { return uint64_t(v(a) - v(b)); });
         check({"mul.lo" + s, w, w, w, 0}, [=](auto a, auto b, auto) { return a * b; });
         check({"mul.hi" + s, w, w, w, 0}, [=](auto a, auto b, auto) {
-            if (w == 8 && !t.sign) return uint64_t((unsigned __int128)(a) * b >> 64);
+            if (w == 8 && !t.sign) return uint64_t((unsigned __int128)(a)*b >> 64);
             return uint64_t((v(a) * v(b)) >> (8 * w));
         });
         check({"mad.lo" + s, w, w, w, w}, [=](auto a, auto b, auto c) { return a * b + c; });
@@ -73,7 +73,7 @@ TEST_CASE("bits", "[forms]") {
             const std::string t = std::string(sign ? ".s" : ".u") + std::to_string(8 * w);
             check({"bfe" + t, w, w, 4, 4}, [=](auto a, auto b, auto c) {
                 const uint64_t at = b & 255, n = c & 255, width = uint64_t(8 * w);
-                uint64_t r = 0;
+                uint64_t r          = 0;
                 const uint64_t fill = sign && n ? a >> std::min(at + n - 1, width - 1) & 1 : 0;
                 for (uint64_t k = 0; k < width; k++) r |= (k < n && at + k < width ? a >> (at + k) & 1 : fill) << k;
                 return r;
@@ -242,7 +242,7 @@ TEST_CASE("comparisons", "[forms]") {
 
 TEST_CASE("a borrow is a carry that is missing", "[forms]") {
     for (const bool wide : {false, true}) {
-        const int bytes    = wide ? 8 : 4;
+        const int bytes     = wide ? 8 : 4;
         const std::string t = wide ? ".u64" : ".u32";
         check({"sub.cc" + t + " %d, %a, %b;\naddc" + t + " %d, 0, 0", bytes, bytes, bytes, 0},
               [=](uint64_t a, uint64_t b, uint64_t) { return uint64_t(a >= b); });
@@ -274,24 +274,23 @@ TEST_CASE("SIMD video", "[forms]") {
                         set ? "vset" + std::to_string(parts) + type(1) + type(2) + name.substr(4) + mode
                             : name + std::to_string(parts) + type(0) + type(1) + type(2) + mode;
                     const int bytes = 4 / parts;
-                    check({form, 4, 4, 4, 4},
-                          [&, parts = parts, bytes](uint64_t a, uint64_t b, uint64_t c) {
-                              uint64_t d = mode == ".add" ? c : 0;
-                              for (int k = 0; k < parts; k++) {
-                                  auto part = [&](uint64_t x, int sign) {
-                                      i128 v = i128(x >> (8 * bytes * k)) % (i128(1) << (8 * bytes));
-                                      const i128 size = i128(1) << (8 * bytes);
-                                      return signs >> sign & 1 && v >= size / 2 ? v - size : v;
-                                  };
-                                  i128 r         = op(part(a, 1), part(b, 2));
-                                  const i128 top = (i128(1) << (8 * bytes - (signs & 1))) - 1;
-                                  const i128 low = signs & 1 ? -top - 1 : 0;
-                                  if (mode == ".sat") r = r < low ? low : r > top ? top : r;
-                                  if (mode == ".add") d += uint64_t(r);
-                                  else d |= (uint64_t(r) & ((1ull << (8 * bytes)) - 1)) << (8 * bytes * k);
-                              }
-                              return d;
-                          });
+                    check({form, 4, 4, 4, 4}, [&, parts = parts, bytes](uint64_t a, uint64_t b, uint64_t c) {
+                        uint64_t d = mode == ".add" ? c : 0;
+                        for (int k = 0; k < parts; k++) {
+                            auto part = [&](uint64_t x, int sign) {
+                                i128 v          = i128(x >> (8 * bytes * k)) % (i128(1) << (8 * bytes));
+                                const i128 size = i128(1) << (8 * bytes);
+                                return signs >> sign & 1 && v >= size / 2 ? v - size : v;
+                            };
+                            i128 r         = op(part(a, 1), part(b, 2));
+                            const i128 top = (i128(1) << (8 * bytes - (signs & 1))) - 1;
+                            const i128 low = signs & 1 ? -top - 1 : 0;
+                            if (mode == ".sat") r = r < low ? low : r > top ? top : r;
+                            if (mode == ".add") d += uint64_t(r);
+                            else d |= (uint64_t(r) & ((1ull << (8 * bytes)) - 1)) << (8 * bytes * k);
+                        }
+                        return d;
+                    });
                 }
 }
 

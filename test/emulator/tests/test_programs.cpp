@@ -140,7 +140,7 @@ TEST_CASE("--profile counts each step that the program marks", "[programs]") {
     text << std::ifstream(json).rdbuf();
     fs::remove(json);
     INFO(text.str());
-    const auto steps = text.str().substr(text.str().find("\"steps\":"));
+    const auto steps         = text.str().substr(text.str().find("\"steps\":"));
     const std::string kernel = "\"kernels\":[{\"kernel\":\"add(int*, int)\",\"launches\":";
     CHECK(has(steps, "{\"name\":\"step 1\"," + kernel + "1,"));
     CHECK(has(steps, "{\"name\":\"step 2\"," + kernel + "2,"));

@@ -74,7 +74,9 @@ TEST_CASE("a whole text is read", "[readers]") {
 
     DeviceArray<uint32_t> out(8);
     Kernel& kernel = load_kernel(kText, "k");
-    struct { uint64_t a, b; } pair{};
+    struct {
+        uint64_t a, b;
+    } pair{};
     CHECK(run(kernel, {}, {8, 1, 1}, out.address, pair).fault == Fault::None);
     for (int i = 0; i < 8; i++) CHECK(out[size_t(i)] == 12);
 }
@@ -97,9 +99,7 @@ TEST_CASE("damaged texts are errors", "[readers]") {
         }
         try {
             read_all(text);
-        } catch (const ptx::SyntaxError&) {
-            refused++;
-        }
+        } catch (const ptx::SyntaxError&) { refused++; }
     }
     CHECK(refused > 1000);
     CHECK_THROWS_AS(read_all(std::string(100000, '{')), ptx::SyntaxError);
@@ -115,9 +115,9 @@ TEST_CASE("damaged texts that still parse do not break the decoder", "[readers]"
         std::string text = whole;
         const size_t at  = text.find("ld.param.u64 %rd1") + random() % 600;
         if (at >= text.size()) continue;
-        text[at] = "abdlrsu0123456789.%,"[random() % 20];
+        text[at]                 = "abdlrsu0123456789.%,"[random() % 20];
         const std::string binary = fatbin_of(text);
-        Module* m = load_module(binary.data());
+        Module* m                = load_module(binary.data());
         if (Kernel* k = find_kernel(m, "k")) {
             // Decoded, not run: a damaged program may do anything.
             LaunchConfig nothing;
@@ -141,8 +141,7 @@ TEST_CASE("damaged fat binaries are errors", "[readers]") {
         for (int k = 0; k < 3; k++) binary[random() % 100] = char(random());
         try {
             read_fatbin(binary.data(), binary.size());
-        } catch (const DamagedBinary&) {
-        }
+        } catch (const DamagedBinary&) {}
     }
 }
 
@@ -163,7 +162,6 @@ TEST_CASE("lz4 blocks", "[readers]") {
         for (auto& b : noise) b = uint8_t(random());
         try {
             inflate_lz4(noise.data(), noise.size(), 1000);
-        } catch (const DamagedBinary&) {
-        }
+        } catch (const DamagedBinary&) {}
     }
 }

@@ -89,9 +89,9 @@ struct NumberFormat {
     const char* name;
     int bytes, least, most;
 };
-inline const NumberFormat kFormats[] = {{"f16", 2, -8, 8},    {"bf16", 2, -8, 8}, {"tf32", 4, -8, 8}, {"f64", 8, -99, 99},
-                                 {"s8", 1, -128, 127}, {"u8", 1, 0, 255},  {"e4m3", 1, -2, 2}, {"e5m2", 1, -2, 2},
-                                 {"f32", 4, -99, 99},  {"s32", 4, -99, 99}};
+inline const NumberFormat kFormats[] = {
+    {"f16", 2, -8, 8}, {"bf16", 2, -8, 8}, {"tf32", 4, -8, 8}, {"f64", 8, -99, 99}, {"s8", 1, -128, 127},
+    {"u8", 1, 0, 255}, {"e4m3", 1, -2, 2}, {"e5m2", 1, -2, 2}, {"f32", 4, -99, 99}, {"s32", 4, -99, 99}};
 
 // A small whole number in that format.
 inline uint64_t encoded(int value, Number as) {
@@ -104,23 +104,15 @@ inline uint64_t encoded(int value, Number as) {
                uint64_t(e + (1 << (exponent_bits - 1)) - 1) << mantissa_bits | fraction;
     };
     switch (as) {
-        case kF16:
-            return small(5, 10);
-        case kBf16:
-            return small(8, 7);
+        case kF16: return small(5, 10);
+        case kBf16: return small(8, 7);
         case kTf32:
-        case kF32:
-            return small(8, 23);
-        case kF64:
-            return small(11, 52);
-        case kE4m3:
-            return small(4, 3);
-        case kE5m2:
-            return small(5, 2);
-        case kS32:
-            return uint32_t(value);
-        default:
-            return uint8_t(value);
+        case kF32: return small(8, 23);
+        case kF64: return small(11, 52);
+        case kE4m3: return small(4, 3);
+        case kE5m2: return small(5, 2);
+        case kS32: return uint32_t(value);
+        default: return uint8_t(value);
     }
 }
 

@@ -3,8 +3,8 @@
 // check: all
 #include "../check.h"
 
-__global__ void produce(int* x) { x[threadIdx.x] = int(threadIdx.x); }               // <-
-__global__ void consume(int* y, const int* x) { y[threadIdx.x] = x[threadIdx.x]; }   // <-
+__global__ void produce(int* x) { x[threadIdx.x] = int(threadIdx.x); }              // <-
+__global__ void consume(int* y, const int* x) { y[threadIdx.x] = x[threadIdx.x]; }  // <-
 
 int main(int argc, char**) {
     Device<int> x(64), y(64);

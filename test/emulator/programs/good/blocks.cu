@@ -81,7 +81,6 @@ int main() {
     EXPECT(out.host()[5] == 225);
     Device<unsigned long long> wide(32);
     divide<<<1, 32>>>(wide);
-    for (int i = 0; i < 32; i++)
-        EXPECT(wide.host()[i] == (unsigned long long)(((__int128(i + 1) << 90) / 7) >> 40));
+    for (int i = 0; i < 32; i++) EXPECT(wide.host()[i] == (unsigned long long)(((__int128(i + 1) << 90) / 7) >> 40));
     std::puts("ok");
 }

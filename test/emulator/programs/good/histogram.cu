@@ -18,7 +18,8 @@ __global__ void shared_atomics(unsigned* counts, const unsigned char* data, int 
     for (int b = threadIdx.x; b < bins; b += blockDim.x) atomicAdd(&counts[b], own[b]);
 }
 
-// place[i]: how many of data[0..i) have i's value. All lanes with a value read its count; after that the first adds them.
+// place[i]: how many of data[0..i) have i's value. All lanes with a value read its count; after that the first adds
+// them.
 __global__ void by_match(unsigned* counts, unsigned* place, const unsigned char* data, int n) {
     __shared__ unsigned own[bins];
     const unsigned lane = threadIdx.x;

@@ -8,8 +8,7 @@ __global__ void naive(float* out, const float* in, int rows, int cols) {
     if (r < rows && c < cols) out[c * rows + r] = in[r * cols + c];
 }
 
-template <int padding>
-__global__ void tiled(float* out, const float* in, int rows, int cols) {
+template <int padding> __global__ void tiled(float* out, const float* in, int rows, int cols) {
     __shared__ float part[tile][tile + padding];
     int c = blockIdx.x * tile + threadIdx.x, r = blockIdx.y * tile + threadIdx.y;
     for (int j = 0; j < tile; j += 8)

@@ -14,10 +14,8 @@ __global__ void primitives(int* out) {
     o[5]           = __shfl_xor_sync(~0u, lane, 5);
     o[6]           = __shfl_sync(~0u, lane, lane + 3, 8);
     o[7]           = fibonacci(lane % 10);
-    if (lane % 2)
-        o[8] = __popc(__activemask());
-    else
-        o[8] = -__popc(__ballot_sync(0x55555555, lane > 7));
+    if (lane % 2) o[8] = __popc(__activemask());
+    else o[8] = -__popc(__ballot_sync(0x55555555, lane > 7));
     int steps = 0;  // Collatz: every lane leaves the loop at its own time
     for (int x = lane + 1; x != 1; x = x % 2 ? 3 * x + 1 : x / 2) steps++;
     o[9]  = steps;
