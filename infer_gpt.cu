@@ -98,8 +98,10 @@ static void score(Model& model, const std::vector<int32_t>& ids, const std::stri
         std::vector<int32_t> tokens(T, 0), targets(T, -1);
         std::copy_n(ids.begin() + first, m, tokens.begin());
         std::copy_n(ids.begin() + first + 1, m, targets.begin());
-        const Batch batch{{tokens.data(), DType::I32, {1, T}}, {targets.data(), DType::I32, {1, T}}};
-        forward(model, upload(model, batch), 1.f, Gradients::none);
+        const Batch& batch =
+            model.feed.bring({{tokens.data(), DType::I32, {1, T}}, {targets.data(), DType::I32, {1, T}}});
+        forward(model, batch, Keep::results);
+        head(model, batch, model.acts.loss, 1.f);
         std::vector<float> losses(T);
         to_host(losses.data(), model.acts.losses, model.stream);
         for (int64_t t = 0; t < m; t++) {

@@ -295,8 +295,6 @@ static int run(int argc, char** argv) {
     Model model(config, dtype, shape, dev);
     AdamW adamw(model, o.adamw);
     comm.join_gpus(model.stream);
-    auto graph = std::make_unique<Graph>(dev, o.graph);
-    StepInputs inputs(dev, shape, o.accumulate, o.document_mask);
     if (dev.where() == Machine::cuda) dev.reserve_scratch(scratch_bytes(config, shape));
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
     const std::string start = begin(o, preset, model, adamw, train, state);
@@ -330,25 +328,21 @@ static int run(int argc, char** argv) {
 
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
-    const Stream s                = model.stream;
     const int64_t tokens_per_step = tokens_of_step(o, ranks.world);
     const double flops_per_step   = train_flops_per_token(config, o.context) * double(tokens_per_step) / ranks.world;
     const int64_t first           = state.step;
     int64_t skips                 = 0;
     bool stopping                 = false;  // all processes at the same step
-    const auto send               = [&](int64_t step) {
-        inputs.send(train, adamw.update(learning_rate(o.schedule, step), step + 1));
-    };
-    if (first < o.steps) send(first);
+    auto steps                    = std::make_unique<Step>(model, adamw, comm, train, o.schedule,
+                                        StepSettings{o.accumulate, o.document_mask, o.graph});
     for (;; state.step++) {
-        const int64_t step = state.step;
-        if (comm.alone()) stopping = stop_asked;
+        const int64_t step  = state.step;
         const bool last     = step == o.steps || stopping,
                    again    = step == first && o.resume;  // again: done before the stop
         const bool eval_due = o.eval_every && !again && (step == o.steps || due(step, o.eval_every));
         if (val && eval_due) {
             const Stopwatch watch;
-            const float loss = float(comm.mean(evaluate(model, *val, o.eval_batches)));
+            const float loss = float(comm.mean(mean_loss(model, *val, o.eval_batches)));
             log.eval(step, state.tokens, loss, watch.seconds());
         }
         if (!hellaswag.empty() && eval_due && comm.first()) {
@@ -360,7 +354,7 @@ static int run(int argc, char** argv) {
             log.sample(step, write_text(o, model, *tokenizer));
         const bool save_due = o.save_every && !again && (last || due(step, o.save_every));
         if (step > 0 && (save_due || (stopping && step > first))) {
-            if (!comm.alone()) comm.expect_same(fingerprint(model), "the weights");
+            comm.expect_same([&] { return fingerprint(model); }, "the weights");
             if (comm.first()) log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
         }
         if (last) break;
@@ -368,28 +362,15 @@ static int run(int argc, char** argv) {
         // ---- one training step: batch × context × accumulate × world tokens ---------------------------------------
         const ProfilerRange range("step");
         const Stopwatch watch;
-        state.position = train.position();
-        inputs.arrive();
-        if (!comm.alone()) from_host(model.acts.stops(), {stop_asked ? 1.f : 0.f}, s);
-        graph->run([&] {
-            zero(model.acts.loss(), s);
-            for (int64_t micro = 0; micro < o.accumulate; micro++) {
-                const Gradients gradients = micro == 0 ? Gradients::set : Gradients::add;
-                forward(model, inputs.batch(micro), 1.f / float(tokens_per_step), gradients);
-                backward(model, inputs.batch(micro), gradients);
-            }
-            comm.sum({model.all_grads, model.acts.scores});
-            adamw.step(model, inputs.update());
-        });
-        if (step + 1 < o.steps) send(step + 1);    // while the device works
-        const Scores scores = read_scores(model);  // the one wait
-        const bool skip     = !scores.finite();    // then AdamW has left the weights as they were
-        stopping            = scores.stop;
+        const StepResult result = steps->run(step, stop_asked);
+        const bool skip         = !result.finite();  // then the weights are as they were
+        stopping                = result.stop;
         if (!skip) state.rounded_at = adamw.rounds_at(step + 1);
+        state.position = steps->position();
         state.tokens += tokens_per_step;
         const double seconds = watch.seconds();
         // -----------------------------------------------------------------------------------------------------------
-        log.step({step + 1, scores.loss, scores.norm, learning_rate(o.schedule, step), seconds, tokens_per_step,
+        log.step({step + 1, result.loss, result.norm, learning_rate(o.schedule, step), seconds, tokens_per_step,
                   state.tokens, flops_per_step / seconds / dev.peak_flops(dtype), skip});
         skips = skip ? skips + 1 : 0;
         if (skips > o.max_skips) {
@@ -403,7 +384,7 @@ static int run(int argc, char** argv) {
     }
     const std::string print = fingerprint(model);
     comm.expect_same(print, "the weights");
-    graph.reset();  // first, because NCCL ends when no graph holds its sums any more
+    steps.reset();  // first, because NCCL ends when no graph holds its sums any more
     comm.finish();
     const bool gpu = dev.where() == Machine::cuda;
     const int64_t peak =

@@ -16,6 +16,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -276,6 +277,14 @@ class Comm {
                       c.rank(), theirs, text);
         }
     }
+
+    // The same for a text that costs something to make: a lone process does not make it.
+    void expect_same(const std::function<std::string()>& text, const char* what) const {
+        if (!alone()) expect_same(text(), what);
+    }
+    // Whether any process was asked to stop. `votes` is how many had been when the step began, summed over the
+    // processes, so that all of them decide alike; a lone process is heard at once.
+    bool any(float votes, bool asked) const { return alone() ? asked : votes > 0; }
 
     // From here on their GPUs can add up.
     void join_gpus(Stream s) {

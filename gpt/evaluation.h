@@ -192,8 +192,9 @@ class LikelihoodRun {
         const Shape z{m_.shape.batch, m_.shape.context};
         const auto tensor = [&](std::vector<int32_t>& v) { return Tensor{v.data(), DType::I32, z}; };
         if (wanted_.empty()) return;
-        forward(m_, upload(m_, {tensor(tokens_), tensor(targets_), tensor(starts_), tensor(positions_)}), 1.f,
-                Gradients::none);
+        const Batch& batch = m_.feed.bring({tensor(tokens_), tensor(targets_), tensor(starts_), tensor(positions_)});
+        forward(m_, batch, Keep::results);
+        head(m_, batch, m_.acts.loss, 1.f);
         std::vector<float> losses(m_.shape.rows());
         to_host(losses.data(), m_.acts.losses, m_.stream);
         for (const Target& w : wanted_) result_[w.text].log_likelihood -= losses[w.row];
@@ -201,28 +202,17 @@ class LikelihoodRun {
         clear();
     }
 
-    // forward() has overwritten its logits chunk by chunk: those of the wanted rows are computed again, from the final
-    // norm, which moves together for that.
+    // The head has overwritten its logits chunk by chunk. So this gathers the final norm of the wanted rows and
+    // computes their logits again.
     void find_greedy() {
-        const Acts& a      = m_.acts;
-        const int64_t most = a.logits.shape[0], Vp = a.logits.shape[1], V = m_.config.vocab;
+        const Tensor lnf = m_.acts.lnf;
         for (size_t i = 0; i < wanted_.size(); i++)
-            if (int64_t(i) != wanted_[i].row) copy(a.lnf.rows(i, 1), a.lnf.rows(wanted_[i].row, 1), m_.stream);
-        for (int64_t first = 0, all = int64_t(wanted_.size()); first < all; first += most) {
-            const Tensor logits = a.logits.rows(0, std::min(most, all - first));
-            matmul_forward(logits, a.lnf.rows(first, logits.shape[0]), m_.params.head_w, m_.params.head_b, m_.stream);
-            for_dtype(m_.dtype, [&](auto zero_) {
-                std::vector<decltype(zero_)> host(logits.numel());
-                to_host(host.data(), logits, m_.stream);
-                for (int64_t r = 0; r < logits.shape[0]; r++) {
-                    const auto row = host.begin() + r * Vp;
-                    const auto best =
-                        std::max_element(row, row + V, [](auto x, auto y) { return float(x) < float(y); });
-                    const Target& w = wanted_[first + r];
-                    if (best - row != targets_[w.row]) result_[w.text].greedy = false;
-                }
-            });
-        }
+            if (int64_t(i) != wanted_[i].row) copy(lnf.rows(i, 1), lnf.rows(wanted_[i].row, 1), m_.stream);
+        each_row_of_logits(m_, m_.acts, lnf.rows(0, wanted_.size()), [&](int64_t i, const float* logits) {
+            const Target& w        = wanted_[i];
+            const float* likeliest = std::max_element(logits, logits + m_.config.vocab);
+            if (likeliest - logits != targets_[w.row]) result_[w.text].greedy = false;
+        });
     }
 
     Model& m_;

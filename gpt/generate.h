@@ -63,124 +63,110 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
     return ids.back();
 }
 
-// Runs a model a few tokens at a time, remembering the keys and values of all before. `batch` sequences of equal
-// length.
+// Runs a model a few tokens at a time on `batch` sequences of equal length, and keeps the keys and values of all tokens
+// so far.
 class Generator {
   public:
     // tokens: how many the cache holds, prompt included.
     Generator(Model& model, int64_t batch, int64_t tokens)
-        : m_(model), batch_(batch), capacity_(tokens), chunk_(chunk_of(batch, tokens)) {
-        const Config& c = m_.config;
+        : model_(model), batch_(batch), tokens_(tokens), feed_(*model.device, feed_room(batch, tokens)) {
+        const Config& c = model_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);
         const Shape cache{batch, c.heads, tokens, c.head_size()};
-        plan(acts_memory_, cache_memory_, c, m_.dtype, batch, tokens);
-        acts_memory_.allocate(*m_.device);
-        cache_memory_.allocate(*m_.device);
+        plan(acts_memory_, cache_memory_, c, model_.dtype, batch, tokens);
+        acts_memory_.allocate(*model_.device);
+        cache_memory_.allocate(*model_.device);
         for (int64_t l = 0; l < c.layers; l++) {
-            k_.push_back(cache_memory_.take(cache, m_.dtype));
-            v_.push_back(cache_memory_.take(cache, m_.dtype));
+            k_.push_back(cache_memory_.take(cache, model_.dtype));
+            v_.push_back(cache_memory_.take(cache, model_.dtype));
         }
-        positions_ = cache_memory_.take({batch, chunk_}, DType::I32);
-        last_      = cache_memory_.take({batch, c.width}, m_.dtype);
+        last_ = cache_memory_.take({batch, c.width}, model_.dtype);
     }
 
-    // What one of these takes.
-    static int64_t bytes(const Config& c, DType x, int64_t batch, int64_t tokens) {
+    // The memory that a Generator takes on the device, in bytes.
+    static int64_t bytes(const Config& c, DType dtype, int64_t batch, int64_t tokens, Machine where) {
         Arena acts, cache;
-        plan(acts, cache, c, x, batch, tokens);
-        return acts.bytes() + cache.bytes();
+        plan(acts, cache, c, dtype, batch, tokens);
+        return acts.bytes() + cache.bytes() + Feed::device_bytes(feed_room(batch, tokens).bytes(), where);
     }
 
     int64_t past() const { return past_; }
-    int64_t capacity() const { return capacity_; }
     void reset() { past_ = 0; }
 
     // Appends n tokens to every sequence; tokens is (batch, n). Returns the logits (batch, vocab) after the last of
     // them.
     const std::vector<float>& feed(const int32_t* tokens, int64_t n) {
-        CHECK(n > 0 && past_ + n <= capacity_, "{} tokens after {}: the cache holds {}", n, past_, capacity_);
-        for (int64_t first = 0; first < n; first += chunk_) run(tokens, n, first, std::min(chunk_, n - first));
-        const int64_t T = acts_.tokens.shape[1], C = m_.config.width;
-        for (int64_t b = 0; b < batch_; b++) copy(last_.rows(b, 1), acts_.lnf.rows(b * T + T - 1, 1), m_.stream);
-        return read_logits(last_.view({batch_, C}));
+        expect_room(n);
+        const int64_t most = most_at_once(batch_, tokens_);
+        int64_t T          = 0;
+        for (int64_t first = 0; first < n; first += T) {
+            T = std::min(most, n - first);
+            run(tokens, n, first, T);
+        }
+        for (int64_t b = 0; b < batch_; b++) copy(last_.rows(b, 1), acts_.lnf.rows(b * T + T - 1, 1), model_.stream);
+        logits_.clear();
+        each_row_of_logits(model_, acts_, last_, [&](int64_t, const float* row) {
+            logits_.insert(logits_.end(), row, row + model_.config.vocab);
+        });
+        return logits_;
     }
-    // As feed() for one sequence, with the logits of every position: each(position, logits of vocab).
+    // As feed(), for one sequence, with the logits of every position: each(position, vocab logits).
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
-        CHECK(batch_ == 1 && past_ + int64_t(tokens.size()) <= capacity_, "{} tokens after {}: the cache holds {}",
-              tokens.size(), past_, capacity_);
-        for (int64_t first = 0, n = tokens.size(); first < n; first += chunk_) {
-            run(tokens.data(), n, first, std::min(chunk_, n - first));
-            for (int64_t t = 0; t < acts_.lnf.shape[0]; t++) each(first + t, read_logits(acts_.lnf.rows(t, 1)).data());
+        const int64_t n = int64_t(tokens.size()), most = most_at_once(batch_, tokens_);
+        CHECK(batch_ == 1, "logits of every position are for one sequence, not for {}", batch_);
+        expect_room(n);
+        for (int64_t first = 0; first < n; first += most) {
+            run(tokens.data(), n, first, std::min(most, n - first));
+            each_row_of_logits(model_, acts_, acts_.lnf, [&](int64_t t, const float* row) { each(first + t, row); });
         }
     }
 
   private:
-    static int64_t chunk_of(int64_t batch, int64_t tokens) {
+    // A long prompt goes through the model in parts of so many tokens of each sequence, which bounds the activations.
+    static int64_t most_at_once(int64_t batch, int64_t tokens) {
         return std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch));
     }
-    static void plan(Arena& acts, Arena& cache, const Config& c, DType x, int64_t batch, int64_t tokens) {
-        const int64_t chunk = chunk_of(batch, tokens);
-        plan_activations(acts, c, {batch, chunk, false}, x);
-        for (int64_t l = 0; l < 2 * c.layers; l++) cache.plan({batch, c.heads, tokens, c.head_size()}, x);
-        cache.plan({batch, chunk}, DType::I32);
-        cache.plan({batch, c.width}, x);
+    static BatchFeed::Room feed_room(int64_t batch, int64_t tokens) { return {batch * most_at_once(batch, tokens)}; }
+    static void plan(Arena& acts, Arena& cache, const Config& c, DType dtype, int64_t batch, int64_t tokens) {
+        plan_activations(acts, c, {batch, most_at_once(batch, tokens), false}, dtype);
+        for (int64_t l = 0; l < 2 * c.layers; l++) cache.plan({batch, c.heads, tokens, c.head_size()}, dtype);
+        cache.plan({batch, c.width}, dtype);
+    }
+    void expect_room(int64_t n) const {
+        CHECK(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
     }
     // Columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
     void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
-        const Config& c = m_.config;
-        const Stream s  = m_.stream;
-        if (!acts_.tokens || acts_.tokens.shape[1] != T) {  // the same memory under the shapes of T tokens
+        const Config& c = model_.config;
+        if (acts_T_ != T) {  // the same memory under the shapes of T tokens
             acts_memory_.rewind();
-            each_activation(acts_, c, {batch_, T, false}, m_.dtype,
-                            [&](const Shape& z, DType t) { return acts_memory_.take(z, t); });
+            each_activation(acts_, c, {batch_, T, false}, model_.dtype,
+                            [&](const Shape& shape, DType dtype) { return acts_memory_.take(shape, dtype); });
+            acts_T_ = T;
         }
-        std::vector<int32_t> ids(batch_ * T), places(batch_ * T);
+        std::vector<int32_t> ids(batch_ * T), positions(batch_ * T);
         for (int64_t b = 0; b < batch_; b++)
             for (int64_t t = 0; t < T; t++) {
-                ids[b * T + t]    = tokens[b * stride + first + t];
-                places[b * T + t] = int32_t(past_ + t);
+                ids[b * T + t]       = tokens[b * stride + first + t];
+                positions[b * T + t] = int32_t(past_ + t);
             }
-        Tensor positions = positions_;
-        positions.shape  = Shape{batch_, T};
-        from_host(acts_.tokens, ids.data(), s);
-        from_host(positions, places.data(), s);
-        embedding_forward(acts_.block[0].x.view({batch_, T, c.width}), acts_.tokens, positions, m_.params.wte,
-                          m_.params.wpe, s);
-        for (int64_t l = 0; l < c.layers; l++) {
-            // All layers share one set of activations, so a block's output may replace its input: x is read before.
-            const Tensor out = l + 1 < c.layers ? acts_.block[0].x : acts_.x;
-            block_forward(out, m_.params.block[l], acts_.block[l], positions, c, false, s, [&](BlockActs& a) {
-                attention_cached(a.att, k_[l], v_[l], a.qkv, past_, c.attn_scale(), c.window(l), s);
-            });
-        }
-        layernorm_forward(acts_.lnf, acts_.mean, acts_.rstd, acts_.x, m_.params.lnf_w, m_.params.lnf_b, c.norm_eps, s);
+        const Shape shape{batch_, T};
+        const Batch& batch =
+            feed_.bring({{ids.data(), DType::I32, shape}, {}, {}, {positions.data(), DType::I32, shape}});
+        forward(model_, acts_, batch.tokens, batch.positions, Keep::results, [&](BlockActs& a, int64_t l) {
+            attention_cached(a.att, k_[l], v_[l], a.qkv, past_, c.attn_scale(), c.window(l), model_.stream);
+        });
         past_ += T;
     }
-    // Logits of rows (n,C) after the final norm: n × vocab, without the padding.
-    const std::vector<float>& read_logits(Tensor rows) {
-        const int64_t n = rows.shape[0], V = m_.config.vocab, Vp = m_.config.padded_vocab(),
-                      most = acts_.logits.shape[0];
-        logits_.resize(n * V);
-        for (int64_t r = 0; r < n; r += most) {
-            const Tensor out = acts_.logits.rows(0, std::min(most, n - r));
-            matmul_forward(out, rows.rows(r, out.shape[0]), m_.params.head_w, m_.params.head_b, m_.stream);
-            for_dtype(m_.dtype, [&](auto zero_) {
-                std::vector<decltype(zero_)> host(out.numel());
-                to_host(host.data(), out, m_.stream);
-                for (int64_t i = 0; i < out.shape[0]; i++)
-                    std::copy_n(host.begin() + i * Vp, V, logits_.begin() + (r + i) * V);
-            });
-        }
-        return logits_;
-    }
 
-    Model& m_;
-    int64_t batch_, capacity_, chunk_, past_ = 0;
+    Model& model_;
+    int64_t batch_, tokens_, past_ = 0, acts_T_ = 0;
     Arena acts_memory_{"generation"}, cache_memory_{"key/value cache"};
     Acts acts_;
-    std::vector<Tensor> k_, v_;  // (batch,H,capacity,D) for each layer
-    Tensor positions_, last_;
+    BatchFeed feed_;
+    std::vector<Tensor> k_, v_;  // (batch,H,tokens,D) for each layer
+    Tensor last_;                // (batch,C): the final norm of the last token of each sequence
     std::vector<float> logits_;
 };
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/loader.h"
+#include "gpt/batch_feed.h"
 #include "gpt/config.h"
 #include "gpt/params.h"
 #include "kernels/device.h"
@@ -33,11 +34,9 @@ struct BlockActs {
 };
 struct Acts {
     std::vector<BlockActs> block;
-    Tensor tokens, targets, starts, positions, losses, scores;
-    Tensor loss() const { return scores.rows(0, 1); }  // beside each other, so that one read brings both
-    Tensor grad_norm2() const { return scores.rows(1, 1); }
-    Tensor stops() const { return scores.rows(2, 1); }
-    Tensor x, lnf, mean, rstd, logits, dlnf, dres;  // x: what the last block hands to the final norm
+    Tensor x, lnf, mean, rstd;  // x: what the last block hands to the final norm
+    Tensor logits, losses, loss;
+    Tensor dlnf, dres;
 };
 
 // Sizes that a run chooses; everything else follows from the Config.
@@ -107,17 +106,13 @@ inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType 
     const int64_t N = z.rows(), C = c.width, R = logits_rows(c, z, x);
     const DType   f = DType::F32;
     return {
-        {&Acts::tokens,     "tokens",     {z.batch, z.context},   DType::I32, Lives::shared},
-        {&Acts::targets,    "targets",    {z.batch, z.context},   DType::I32, Lives::shared},
-        {&Acts::starts,     "starts",     {z.batch, z.context},   DType::I32, Lives::shared},
-        {&Acts::positions,  "positions",  {z.batch, z.context},   DType::I32, Lives::shared},
         {&Acts::x,          "x",          {N, C},                 x, Lives::shared},
         {&Acts::lnf,        "lnf",        {N, C},                 x, Lives::shared},
         {&Acts::mean,       "mean",       {N},                    f, Lives::shared},
         {&Acts::rstd,       "rstd",       {N},                    f, Lives::shared},
         {&Acts::logits,     "logits",     {R, c.padded_vocab()},  x, Lives::shared},
         {&Acts::losses,     "losses",     {N},                    f, Lives::shared},
-        {&Acts::scores,     "scores",     {3},                    f, Lives::shared},     // loss, squared gradient norm, stops
+        {&Acts::loss,       "loss",       {1},                    f, Lives::shared},     // of all rows together
         {&Acts::dlnf,       "dlnf",       {N, C},                 x, Lives::backward},
         {&Acts::dres,       "dres",       {N, C},                 x, Lives::backward},   // gradient of the residual stream
     };
@@ -163,9 +158,10 @@ struct Model {
     Params params, grads;
     Tensor all_grads;  // every gradient as one flat tensor
     Acts acts;
+    BatchFeed feed;  // for batches that are evaluated
 
     Model(const Config& c, DType t, const BatchShape& z, const Device& d)
-        : config(c), dtype(t), shape(z), device(&d), stream(d.stream()) {
+        : config(c), dtype(t), shape(z), device(&d), stream(d.stream()), feed(d, feed_room(z)) {
         c.check();
         CHECK(z.batch > 0 && z.context > 0, "--batch {} and --context {} must be positive", z.batch, z.context);
         CHECK(!c.learned_positions || z.context <= c.context,
@@ -178,6 +174,7 @@ struct Model {
         }
         acts = allocate_activations(act_memory, c, z, t, d);
     }
+    static BatchFeed::Room feed_room(const BatchShape& shape) { return {shape.rows()}; }
     Model(const Model&)            = delete;
     Model& operator=(const Model&) = delete;
 };
@@ -244,69 +241,101 @@ inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
     };
 }
 
-// A batch of the host in the memory of the device, where it lies until the next one.
-inline Batch upload(Model& m, const Batch& batch) {
-    from_host(m.acts.tokens, batch.tokens.ptr, m.stream);
-    from_host(m.acts.targets, batch.targets.ptr, m.stream);
-    if (!batch.starts) return {m.acts.tokens, m.acts.targets};
-    from_host(m.acts.starts, batch.starts.ptr, m.stream);
-    from_host(m.acts.positions, batch.positions.ptr, m.stream);
-    return {m.acts.tokens, m.acts.targets, m.acts.starts, m.acts.positions};
-}
+// What a forward pass leaves behind in the activations.
+enum class Keep : uint8_t {
+    results,       // the final norm of every row
+    for_backward,  // and all that backward() needs
+};
 
-// What happens to the gradients of a batch: nobody wants them, or they replace those that were there (the first
-// micro-step of a step), or they are added.
-enum class Gradients : uint8_t { none, set, add };
-
-// loss += loss_scale · the sum of the losses of a batch in device memory. With gradients, the head's share of the
-// backward pass happens here too, chunk by chunk, because the logits of a chunk are gone when the next one comes;
-// backward() of the same batch does the rest.
-inline void forward(Model& m, const Batch& batch, float loss_scale, Gradients gradients) {
+// First verb: the trunk. Embedding, blocks and final norm of (B,T) tokens, up to acts.lnf. attend(block, l) computes
+// the attention of layer l: over the batch itself, or over a cache of keys and values.
+template <class Attend>
+void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep, Attend attend) {
     const Config& c = m.config;
     const Stream s  = m.stream;
-    Acts& a         = m.acts;
-    if (gradients == Gradients::set) {  // the tables, which embedding_backward adds to; ops set all other gradients
-        if (m.grads.wpe) zero(m.grads.wpe, s);
-        if (!c.tied_head) zero(m.grads.wte, s);  // a tied one is set as the head's weight
-    }
-
-    embedding_forward(a.block[0].x.view({m.shape.batch, m.shape.context, c.width}), batch.tokens, batch.positions,
-                      m.params.wte, m.params.wpe, s);
+    embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
+                      m.params.wpe, s);
     for (int64_t l = 0; l < c.layers; l++) {
+        // When nothing is kept, all layers share one x, and a block's output replaces its input, which was read before.
         const Tensor out = l + 1 < c.layers ? a.block[l + 1].x : a.x;
-        block_forward(out, m.params.block[l], a.block[l], batch.positions, c, gradients != Gradients::none, s,
-                      attend_all(batch.starts, c, l, s));
+        block_forward(out, m.params.block[l], a.block[l], positions, c, keep == Keep::for_backward, s,
+                      [&](BlockActs& block) { attend(block, l); });
     }
     layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
-
-    const int64_t N = m.shape.rows(), chunk = a.logits.shape[0];
-    const Tensor targets = batch.targets.view({N});
-    for (int64_t first = 0; first < N; first += chunk) {
-        const int64_t n     = std::min(chunk, N - first);
-        const Tensor logits = a.logits.rows(0, n), lnf = a.lnf.rows(first, n);
-        matmul_forward(logits, lnf, m.params.head_w, m.params.head_b, s);
-        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), c.vocab,
-                      gradients != Gradients::none ? loss_scale : 0.f, s);
-        if (gradients != Gradients::none)
-            matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, m.grads.head_b, logits, lnf, m.params.head_w,
-                            gradients == Gradients::set && first == 0 ? Into::set : Into::add, s);
-    }
-    sum(a.loss(), a.losses, loss_scale, s);
+}
+// The trunk of a batch in device memory.
+inline void forward(Model& m, const Batch& batch, Keep keep) {
+    forward(m, m.acts, batch.tokens, batch.positions, keep,
+            [&](BlockActs& block, int64_t l) { attend_all(batch.starts, m.config, l, m.stream)(block); });
 }
 
-// The gradients that forward() of the same batch left to do.
-inline void backward(Model& m, const Batch& batch, Gradients gradients) {
+// Second verb: the head. Logits are computed for a chunk of rows at a time, and the next chunk overwrites them:
+// each(first, logits) sees those of rows [first, first + logits.shape[0]) of lnf (N,C).
+template <class Each>
+void head(const Model& m, const Acts& a, Tensor lnf, Each each) {
+    const int64_t N = lnf.shape[0], most = a.logits.shape[0];
+    for (int64_t first = 0; first < N; first += most) {
+        const Tensor logits = a.logits.rows(0, std::min(most, N - first));
+        matmul_forward(logits, lnf.rows(first, logits.shape[0]), m.params.head_w, m.params.head_b, m.stream);
+        each(first, logits);
+    }
+}
+// The logits of every row of lnf (N,C) in host memory: each(n, vocab floats), without the padding of the vocabulary.
+inline void each_row_of_logits(const Model& m, const Acts& a, Tensor lnf,
+                               const std::function<void(int64_t, const float*)>& each) {
+    const int64_t V = m.config.vocab, Vp = m.config.padded_vocab();
+    std::vector<float> row(V);
+    head(m, a, lnf, [&](int64_t first, Tensor logits) {
+        for_dtype(m.dtype, [&](auto zero_) {
+            std::vector<decltype(zero_)> host(logits.numel());
+            to_host(host.data(), logits, m.stream);
+            for (int64_t r = 0; r < logits.shape[0]; r++) {
+                std::copy_n(host.begin() + r * Vp, V, row.begin());
+                each(first + r, row.data());
+            }
+        });
+    });
+}
+// acts.losses = the loss of every row of a batch; loss (1) += scale times their sum.
+inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
+    Acts& a              = m.acts;
+    const Tensor targets = batch.targets.view({m.shape.rows()});
+    head(m, a, a.lnf, [&](int64_t first, Tensor logits) {
+        const int64_t n = logits.shape[0];
+        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), m.config.vocab, 0.f, m.stream);
+    });
+    sum(loss, a.losses, scale, m.stream);
+}
+// The same, with the head's share of the backward pass: acts.dlnf and the gradients of the head, of scale times the sum
+// of the losses. It happens here because the logits of a chunk are gone when the next one comes.
+inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into into) {
+    Acts& a              = m.acts;
+    const Tensor targets = batch.targets.view({m.shape.rows()});
+    head(m, a, a.lnf, [&](int64_t first, Tensor logits) {
+        const int64_t n = logits.shape[0];
+        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), m.config.vocab, scale, m.stream);
+        matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, m.grads.head_b, logits, a.lnf.rows(first, n),
+                        m.params.head_w, first == 0 ? into : Into::add, m.stream);
+    });
+    sum(loss, a.losses, scale, m.stream);
+}
+
+// Third verb: the gradients that head() of the same batch left to do.
+inline void backward(Model& m, const Batch& batch, Into into) {
     const Config& c = m.config;
     const Stream s  = m.stream;
-    const Into into = gradients == Gradients::set ? Into::set : Into::add;
     Acts& a         = m.acts;
     zero(a.dres, s);
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
-        if (l + 1 < c.layers)  // of the last layer, everything is still there
+        if (l + 1 < c.layers)  // the activations of the last layer are all still there
             block_recompute(m.shape.recompute, m.params.block[l], a.block[l], batch.positions, c, s,
                             attend_all(batch.starts, c, l, s));
         block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s);
+    }
+    if (into == Into::set) {  // embedding_backward adds
+        if (m.grads.wpe) zero(m.grads.wpe, s);
+        if (!c.tied_head) zero(m.grads.wte, s);  // a tied table holds the head's gradient, which head() has set
     }
     embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), batch.tokens,
                        batch.positions, s);
@@ -319,12 +348,16 @@ inline float read_scalar(Tensor t, Stream s) {
 }
 
 // Mean loss over `batches` batches of a loader, from its beginning.
-inline float evaluate(Model& m, Loader& data, int64_t batches) {
+inline float mean_loss(Model& m, Loader& data, int64_t batches) {
     data.rewind();
-    zero(m.acts.loss(), m.stream);
+    zero(m.acts.loss, m.stream);
     const float scale = 1.f / (float(m.shape.rows()) * float(batches));
-    for (int64_t i = 0; i < batches; i++) forward(m, upload(m, data.next()), scale, Gradients::none);
-    return read_scalar(m.acts.loss(), m.stream);
+    for (int64_t i = 0; i < batches; i++) {
+        const Batch& batch = m.feed.bring(data.next());
+        forward(m, batch, Keep::results);
+        head(m, batch, m.acts.loss, scale);
+    }
+    return read_scalar(m.acts.loss, m.stream);
 }
 
 // FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two

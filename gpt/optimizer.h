@@ -63,12 +63,10 @@ struct AdamW {
         return adamw_update(learning_rate, settings.beta1, settings.beta2, step);
     }
 
-    // One update by the gradients, from an AdamWUpdate in device memory. A loss or gradient norm that is not finite
-    // changes nothing. Leaves the squared norm in acts.
-    void step(Model& model, Tensor update) {
-        squared_norm(model.acts.grad_norm2(), model.all_grads, model.stream);
-        adamw(table, model.acts.grad_norm2(), model.acts.loss(), update,
-              {settings.beta1, settings.beta2, settings.eps, settings.clip}, model.stream);
+    // One update by the gradients, from an AdamWUpdate in device memory. When loss or norm2, the squared norm of all
+    // gradients, is not finite, nothing changes.
+    void step(Model& model, Tensor loss, Tensor norm2, Tensor update) {
+        adamw(table, norm2, loss, update, {settings.beta1, settings.beta2, settings.eps, settings.clip}, model.stream);
     }
 
   private:

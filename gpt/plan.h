@@ -41,9 +41,10 @@ inline Plan plan_of(const Config& c, const BatchShape& z, DType x, int64_t micro
     Params p;
     Arena weights, fp32, acts;
     for (const ParamRow& r : param_rows(p, c)) weights.plan(r.shape, x), fp32.plan(r.shape, DType::F32);
-    int64_t buffers = Feed::device_bytes(StepInputs::bytes(z, micro_steps, documents), device.where()) +
+    int64_t buffers = Feed::device_bytes(Step::room(z, micro_steps, documents).bytes(), device.where()) +
+                      Feed::device_bytes(Model::feed_room(z).bytes(), device.where()) +
                       matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, z) : 0);
-    if (sample_tokens) buffers += Generator::bytes(c, x, 1, std::min(sample_tokens, c.context));
+    if (sample_tokens) buffers += Generator::bytes(c, x, 1, std::min(sample_tokens, c.context), device.where());
     return {weights.bytes(),
             fp32.bytes(),
             (x == DType::F32 ? 2 : 3) * fp32.bytes(),

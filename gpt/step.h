@@ -1,71 +1,112 @@
-// step.h - what goes into a training step and comes out of it: batches and the numbers of the update, sent ahead while
-// the device works on the step before; loss and gradient norm, read with the only wait
+// step.h - one training step behind one call
+//
+//   Step steps(model, optimizer, comm, data, schedule, {micro_steps, documents, graph});
+//   const StepResult r = steps.run(step, stop_asked);      // step 0, 1, …; stop_asked is read before and after the
+//   work
+//
+// run() brings `micro_steps` batches and the numbers of the update to the device, runs forward, head and backward on
+// each batch, adds up gradients and loss over all processes, updates the weights, and waits for the result. While the
+// device works, the batches of the next step are already on their way. A step whose loss or gradient norm is not finite
+// leaves weights and optimizer as they were.
+//
+// A Step must be gone before Comm::finish(): NCCL ends only when no CUDA graph holds its sums any more.
 #pragma once
 #include <cmath>
-#include <cstring>
+#include <csignal>
 
-#include "data/loader.h"
-#include "gpt/model.h"
+#include "gpt/comm.h"
+#include "gpt/optimizer.h"
 
-// Everything a step reads that the step before could not know. It lies at the same place in every step, so that a step
-// can be recorded once and played again.
-class StepInputs {
+// What a step says about itself.
+struct StepResult {
+    float loss, norm;  // the mean loss of all tokens of the step, in nats, and the gradient norm before clipping
+    bool stop;         // a process was asked to stop: all of them stop after the same step
+    bool finite() const { return std::isfinite(loss) && std::isfinite(norm); }  // false: the update was skipped
+};
+
+struct StepSettings {
+    int64_t micro_steps = 1;      // batches that make one step
+    bool documents      = false;  // batches have starts and positions
+    bool graph          = false;  // on a GPU: record the step as a CUDA graph and replay it
+};
+
+class Step {
   public:
-    // documents: whether the batches have starts and positions.
-    StepInputs(const Device& device, const BatchShape& z, int64_t micro_steps, bool documents = false)
-        : shape_{z.batch, z.context},
-          micro_steps_(micro_steps),
-          documents_(documents),
-          feed_(device, bytes(z, micro_steps, documents)) {}
-
-    // Starts to bring the next step's: a batch for every micro-step, and the numbers of its update.
-    void send(Loader& data, const AdamWUpdate& update) {
-        char* to       = static_cast<char*>(feed_.outgoing());
-        const auto put = [&](const void* from, int64_t n) { std::memcpy(to, from, size_t(n)), to += n; };
-        put(&update, sizeof update);
-        for (int64_t i = 0; i < micro_steps_; i++) {
-            const Batch& batch = data.next();
-            put(batch.tokens.ptr, batch.tokens.bytes());
-            put(batch.targets.ptr, batch.targets.bytes());
-            if (!documents_) continue;
-            put(batch.starts.ptr, batch.starts.bytes());
-            put(batch.positions.ptr, batch.positions.bytes());
-        }
-        feed_.send();
-    }
-    // From here on, in the order of the stream, they are those that were sent.
-    void arrive() { feed_.arrive(); }
-
-    Tensor update() const { return {feed_.arrived(), DType::I32, {4}}; }  // an AdamWUpdate
-    Batch batch(int64_t micro) const {
-        const int64_t n   = shape_.numel();
-        int32_t* const at = update().data<int32_t>() + 4 + tensors(documents_) * n * micro;
-        const auto tensor = [&](int64_t i) { return Tensor{at + i * n, DType::I32, shape_}; };
-        return documents_ ? Batch{tensor(0), tensor(1), tensor(2), tensor(3)} : Batch{tensor(0), tensor(1)};
+    Step(Model& model, AdamW& optimizer, const Comm& comm, Loader& data, const Schedule& schedule,
+         const StepSettings& settings)
+        : model_(model),
+          optimizer_(optimizer),
+          comm_(comm),
+          data_(data),
+          schedule_(schedule),
+          settings_(settings),
+          position_(data.position()),
+          feed_(*model.device, room(model.shape, settings.micro_steps, settings.documents)),
+          graph_(*model.device, settings.graph) {
+        memory_.plan({3}, DType::F32);
+        memory_.allocate(*model.device);
+        results_ = memory_.take({3}, DType::F32);
     }
 
-    static int64_t bytes(const BatchShape& z, int64_t micro_steps, bool documents) {
-        return int64_t(sizeof(AdamWUpdate)) + tensors(documents) * micro_steps * z.rows() * size_of(DType::I32);
+    StepResult run(int64_t step, const volatile std::sig_atomic_t& stop_asked) {
+        if (sent_ != step) send(step);
+        position_ = data_.position();
+        feed_.arrive();
+        from_host(votes(), {stop_asked ? 1.f : 0.f}, model_.stream);
+        graph_.run([&] { work(); });
+        if (step + 1 < schedule_.steps) send(step + 1);  // while the device works
+
+        float results[3];
+        to_host(results, results_, model_.stream);  // the one wait of a step
+        return {results[0], std::sqrt(results[1]), comm_.any(results[2], stop_asked)};
+    }
+
+    // Where the data of the next step begins; what a checkpoint keeps.
+    LoaderPosition position() const { return position_; }
+
+    static BatchFeed::Room room(const BatchShape& shape, int64_t micro_steps, bool documents) {
+        return {shape.rows(), micro_steps, documents, int64_t(sizeof(AdamWUpdate))};
     }
 
   private:
-    static int64_t tensors(bool documents) { return documents ? 4 : 2; }
+    Tensor loss() const { return results_.rows(0, 1); }
+    Tensor norm2() const { return results_.rows(1, 1); }  // the squared norm of the gradients
+    Tensor votes() const { return results_.rows(2, 1); }  // how many processes were asked to stop
 
-    Shape shape_;
-    int64_t micro_steps_;
-    bool documents_;
-    Feed feed_;
+    void send(int64_t step) {
+        const AdamWUpdate update = optimizer_.update(learning_rate(schedule_, step), step + 1);
+        std::memcpy(feed_.outgoing_numbers(), &update, sizeof update);
+        for (int64_t i = 0; i < settings_.micro_steps; i++) feed_.put(i, data_.next());
+        feed_.send();
+        sent_ = step;
+    }
+
+    // Everything that the device does in a step; always the same ops on the same memory.
+    void work() {
+        const float scale = 1.f / float(model_.shape.rows() * settings_.micro_steps * comm_.world());
+        zero(loss(), model_.stream);
+        for (int64_t i = 0; i < settings_.micro_steps; i++) {
+            const Batch& batch = feed_.batch(i);
+            const Into into    = i == 0 ? Into::set : Into::add;
+            forward(model_, batch, Keep::for_backward);
+            head(model_, batch, loss(), scale, into);
+            backward(model_, batch, into);
+        }
+        comm_.sum({model_.all_grads, loss(), votes()});
+        squared_norm(norm2(), model_.all_grads, model_.stream);
+        optimizer_.step(model_, loss(), norm2(), feed_.numbers());
+    }
+
+    Model& model_;
+    AdamW& optimizer_;
+    const Comm& comm_;
+    Loader& data_;
+    const Schedule schedule_;
+    const StepSettings settings_;
+    LoaderPosition position_;
+    int64_t sent_ = -1;  // the step whose batches were sent last
+    BatchFeed feed_;
+    Graph graph_;
+    Arena memory_{"step"};
+    Tensor results_;  // (3) fp32
 };
-
-struct Scores {
-    float loss, norm;
-    bool stop;  // a process was asked to
-    bool finite() const { return std::isfinite(loss) && std::isfinite(norm); }
-};
-
-// Waits for the step, and throws what went wrong in it.
-inline Scores read_scores(const Model& m) {
-    float scores[3];  // the loss, the squared norm, how many processes were asked to stop
-    to_host(scores, m.acts.scores, m.stream);
-    return {scores[0], std::sqrt(scores[1]), scores[2] > 0};
-}

@@ -261,15 +261,16 @@ struct Trained {
         std::vector<int32_t> ids(size_t(model.shape.rows() + 1));
         for (size_t i = 0; i < ids.size(); i++) ids[i] = int32_t(int64_t(i) * 7919 % c.vocab);
         const Shape rows{o.batch, o.context};
-        batch = upload(model, {{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}});
+        batch = model.feed.bring({{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}});
         if (!o.counted.empty()) return;
         initialise_params(model.params, c, 1, dev.stream());
         pass();
     }
     void pass() {
-        zero(model.acts.loss(), model.stream);
-        forward(model, batch, 1.f / float(model.shape.rows()), Gradients::set);
-        backward(model, batch, Gradients::set);
+        zero(model.acts.loss, model.stream);
+        forward(model, batch, Keep::for_backward);
+        head(model, batch, model.acts.loss, 1.f / float(model.shape.rows()), Into::set);
+        backward(model, batch, Into::set);
     }
     Costs costs(const BenchOptions& o) const {
         return {double(o.batch),      double(o.context),           double(config.width),
@@ -308,11 +309,12 @@ static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions&
     adamw.start_from(t.model);
     const AdamWUpdate update = adamw.update(1e-4f, 1);
     Pool make(dev);
-    const Tensor numbers = make({4}, DType::I32);
+    const Tensor numbers = make({4}, DType::I32), norm2 = make({1}, DType::F32);
     from_host(numbers, &update, dev.stream());
     b.row(name, x, t.costs(o).step(c, double(t.model.all_grads.numel())), [&] {
         t.pass();
-        adamw.step(t.model, numbers);
+        squared_norm(norm2, t.model.all_grads, dev.stream());
+        adamw.step(t.model, t.model.acts.loss, norm2, numbers);
     });
 }
 

@@ -8,6 +8,7 @@
 
 #include "gpt/generate.h"
 #include "gpt/hf.h"
+#include "gpt/optimizer.h"
 #include "test/close.h"
 
 // Either block form, with odd sizes and small enough for finite differences.
@@ -91,12 +92,34 @@ struct HostBatch {
         batch = {{tokens.data(), DType::I32, {B, T}}, {targets.data(), DType::I32, {B, T}}};
     }
 };
+// The mean loss of a batch, without gradients.
+inline float loss_of(Model& m, const Batch& batch) {
+    const Batch& there = m.feed.bring(batch);
+    zero(m.acts.loss, m.stream);
+    forward(m, there, Keep::results);
+    head(m, there, m.acts.loss, 1.f / float(m.shape.rows()));
+    return read_scalar(m.acts.loss, m.stream);
+}
 inline float loss_and_gradients(Model& m, const Batch& batch) {
-    const Batch there = upload(m, batch);
-    zero(m.acts.loss(), m.stream);
-    forward(m, there, 1.f / float(m.shape.rows()), Gradients::set);
-    backward(m, there, Gradients::set);
-    return read_scalar(m.acts.loss(), m.stream);
+    const Batch& there = m.feed.bring(batch);
+    zero(m.acts.loss, m.stream);
+    forward(m, there, Keep::for_backward);
+    head(m, there, m.acts.loss, 1.f / float(m.shape.rows()), Into::set);
+    backward(m, there, Into::set);
+    return read_scalar(m.acts.loss, m.stream);
+}
+// One update by the gradients and the loss that are there; step 1 is the first. Returns the gradient norm.
+inline float update(Model& m, AdamW& optimizer, float rate, int64_t step) {
+    Arena memory;
+    memory.plan({1}, DType::F32);
+    memory.plan({4}, DType::I32);
+    memory.allocate(*m.device);
+    const Tensor norm2 = memory.take({1}, DType::F32), numbers = memory.take({4}, DType::I32);
+    const AdamWUpdate host = optimizer.update(rate, step);
+    from_host(numbers, &host, m.stream);
+    squared_norm(norm2, m.all_grads, m.stream);
+    optimizer.step(m, m.acts.loss, norm2, numbers);
+    return std::sqrt(read_scalar(norm2, m.stream));
 }
 // (B, T, vocab), through a cache. `step` tokens go in at a time; 0: all.
 inline std::vector<float> logits_of(Model& m, const std::vector<int32_t>& ids, int64_t B, int64_t T, int64_t step = 0) {

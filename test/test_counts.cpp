@@ -48,11 +48,15 @@ static void count_block(const Device& dev, const char* name, DType x) {
     AdamW adamw(m, {});
     Arena arena;
     arena.plan({4}, DType::I32);
+    arena.plan({1}, DType::F32);
     arena.allocate(dev);
-    const Tensor numbers     = arena.take({4}, DType::I32);
+    const Tensor numbers = arena.take({4}, DType::I32), norm2 = arena.take({1}, DType::F32);
     const AdamWUpdate update = adamw.update(1e-3f, 1);
     from_host(numbers, &update, m.stream);
-    counted(m.stream, [&] { adamw.step(m, numbers); });
+    counted(m.stream, [&] {
+        squared_norm(norm2, m.all_grads, m.stream);
+        adamw.step(m, m.acts.loss, norm2, numbers);
+    });
 }
 
 // Started by the one below, in a process of its own for the profiler.

@@ -106,7 +106,7 @@ TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[f
         CHECK(largest_difference(logits_of(m, ids, 1, T, step), whole) <= 1e-5 * largest_of(whole));
     // What --score sums, without any cache, is the log-softmax of the same logits.
     const HostBatch host(ids.data(), 1, T);
-    forward(m, upload(m, host.batch), 1.f, Gradients::none);
+    loss_of(m, host.batch);
     const auto losses = host_values(m.acts.losses, m.stream);
     for (int64_t t = 0; t < T; t++) {
         const float* row = whole.data() + t * c.vocab;

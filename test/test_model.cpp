@@ -74,13 +74,9 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
     const int64_t steps = dev->where() == Machine::cuda ? 10 : shape[0];  // the emulator takes its time
     for (int64_t step = 0; step < steps; step++) {
         const HostBatch host(ids.data() + step * B * (T + 1), B, T);
-        const float loss         = loss_and_gradients(m, host.batch);
-        const float rate         = learning_rate(schedule, step);
-        const AdamWUpdate update = adamw.update(rate, step + 1);
-        const Buffer there(dev, {4}, DType::I32);
-        from_host(there, &update, m.stream);
-        adamw.step(m, there);
-        const float norm    = read_scores(m).norm;
+        const float loss    = loss_and_gradients(m, host.batch);
+        const float rate    = learning_rate(schedule, step);
+        const float norm    = update(m, adamw, rate, step + 1);
         const double wanted = facts.raw("losses_float64")[step], wanted_norm = facts.raw("norms_float64")[step];
         CAPTURE(name, step);
         CHECK(rate == Approx(facts.raw("learning_rates")[step].get<double>()).epsilon(1e-6));
@@ -156,6 +152,8 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
     CHECK(off <= 1e-5 * largest);
 }
 
+static const volatile std::sig_atomic_t not_asked = 0;
+
 // Three steps of two micro-steps each; every loss, norm and weight to the bit.
 static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute,
                                           bool mask, int64_t* activations) {
@@ -164,7 +162,6 @@ static std::vector<unsigned char> trained(const Device& dev, const Config& c, DT
     scatter(m.params, c, m.stream, 0.1f);
     AdamW adamw(m, {});
     adamw.start_from(m);
-    StepInputs inputs(dev, z, 2, mask);
     const Scratch scratch;
     std::vector<uint16_t> text(400);
     for (size_t i = 0; i < text.size(); i++) text[i] = uint16_t(Random(3, "text").below(i, c.vocab));
@@ -174,19 +171,14 @@ static std::vector<unsigned char> trained(const Device& dev, const Config& c, DT
     const auto keep = [&](const void* from, int64_t n) {
         all.insert(all.end(), static_cast<const unsigned char*>(from), static_cast<const unsigned char*>(from) + n);
     };
-    for (int64_t step = 1; step <= 3; step++) {
-        inputs.send(data, adamw.update(1e-2f, step));
-        inputs.arrive();
-        zero(m.acts.loss(), m.stream);
-        for (int64_t micro = 0; micro < 2; micro++) {
-            const Gradients gradients = micro == 0 ? Gradients::set : Gradients::add;
-            forward(m, inputs.batch(micro), 1.f / float(2 * z.rows()), gradients);
-            backward(m, inputs.batch(micro), gradients);
-        }
-        adamw.step(m, inputs.update());
-        const Scores scores = read_scores(m);
-        CHECK(scores.finite());
-        keep(&scores, sizeof scores);
+    const Comm comm(Ranks{}, 1);
+    const Schedule schedule{Schedule::Kind::constant, 1e-2f, 0.f, 0, 3};
+    Step steps(m, adamw, comm, data, schedule, {2, mask});
+    for (int64_t step = 0; step < 3; step++) {
+        const StepResult result = steps.run(step, not_asked);
+        CHECK(result.finite());
+        keep(&result.loss, sizeof result.loss);
+        keep(&result.norm, sizeof result.norm);
     }
     std::vector<char> host;
     for (const ParamRow& r : param_rows(m.params, c)) {
@@ -236,11 +228,7 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
         const bool skip = skipped && step == 2;
         loss_and_gradients(m, HostBatch(ids.data(), 1, 4).batch);
         if (skip) from_host(m.grads.lnf_b, std::vector<float>(size_t(c.width), NAN), m.stream);
-        const AdamWUpdate update = adamw.update(1e-2f, step);
-        const Buffer there(dev, {4}, DType::I32);
-        from_host(there, &update, m.stream);
-        adamw.step(m, there);
-        CHECK(read_scores(m).finite() == !skip);
+        CHECK(std::isfinite(update(m, adamw, 1e-2f, step)) == !skip);
         if (!skip) state.rounded_at = adamw.rounds_at(step);
     }
     const auto bits = [&](Model& of) {
@@ -341,7 +329,7 @@ TEST_CASE("a step whose loss or gradients are not finite leaves everything as it
     const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
     const HostBatch host(ids.data(), 1, 4);
     loss_and_gradients(m, host.batch);
-    from_host(where == "loss" ? m.acts.loss() : m.grads.lnf_b.rows(3, 1), std::vector<float>{bad}, m.stream);
+    from_host(where == "loss" ? m.acts.loss : m.grads.lnf_b.rows(3, 1), std::vector<float>{bad}, m.stream);
     const auto everything = [&] {
         std::vector<std::vector<char>> all;
         for (Params* p : {&m.params, &adamw.m, &adamw.v, &adamw.master})
@@ -351,12 +339,9 @@ TEST_CASE("a step whose loss or gradients are not finite leaves everything as it
             }
         return all;
     };
-    const auto before        = everything();
-    const AdamWUpdate update = adamw.update(1e-2f, 1);
-    const Buffer there(dev, {4}, DType::I32);
-    from_host(there, &update, m.stream);
-    adamw.step(m, there);
-    CHECK_FALSE(read_scores(m).finite());
+    const auto before = everything();
+    const float norm  = update(m, adamw, 1e-2f, 1);
+    CHECK_FALSE((std::isfinite(norm) && std::isfinite(read_scalar(m.acts.loss, m.stream))));
     CHECK(everything() == before);
 }
 
@@ -374,9 +359,7 @@ TEST_CASE("evaluating a model that trains gives the loss of one that does not, t
     const auto loss = [&](bool train) {
         Model m(c, dtype, {3, 7, train}, *dev);
         scatter(m.params, c, m.stream);
-        zero(m.acts.loss(), m.stream);
-        forward(m, upload(m, host.batch), 1.f, Gradients::none);
-        return read_scalar(m.acts.loss(), m.stream);
+        return loss_of(m, host.batch);
     };
     CHECK(loss(true) == loss(false));
 }

@@ -1,0 +1,65 @@
+// batch_feed.h - the one way in which token ids reach the device: training, evaluation and generation all take it
+#pragma once
+#include <cstring>
+#include <vector>
+
+#include "data/loader.h"
+#include "kernels/device.h"
+
+// Carries a fixed number of batches, and a few numbers beside them, from the host to a fixed place on the device. Ops
+// recorded as a CUDA graph can therefore read the next batches from the same addresses.
+//
+//   put() each batch, send() them all, and after arrive() the ops queued on the device's stream read what was sent
+//   last. On a GPU send() copies at once, while the kernels that read the batches before still run.
+class BatchFeed {
+  public:
+    struct Room {
+        int64_t rows          = 1;     // the most tokens of one batch
+        int64_t batches       = 1;     // how many are sent together
+        bool documents        = true;  // false: batches have no starts and positions
+        int64_t numbers_bytes = 0;
+        int64_t bytes() const { return numbers_bytes + batches * tensors() * rows * size_of(DType::I32); }
+        int64_t tensors() const { return documents ? 4 : 2; }
+    };
+    BatchFeed(const Device& device, const Room& room)
+        : room_(room), batches_(size_t(room.batches)), feed_(device, room.bytes()) {}
+
+    // Host memory for the numbers of the next send().
+    void* outgoing_numbers() { return feed_.outgoing(); }
+    // Copies a batch of host memory into the next send(). A tensor that it lacks stays null on the device.
+    void put(int64_t index, const Batch& batch) {
+        const int64_t first  = room_.numbers_bytes + index * room_.tensors() * room_.rows * size_of(DType::I32);
+        char* const outgoing = static_cast<char*>(feed_.outgoing());
+        char* const arrived  = static_cast<char*>(feed_.arrived());
+        const auto place     = [&](Tensor from, int64_t slot) {
+            if (!from) return Tensor{};
+            CHECK(slot < room_.tensors() && from.numel() <= room_.rows,
+                      "a batch of {} does not fit: there is room for {} tokens{}", from.str(), room_.rows,
+                  room_.documents ? "" : " without starts and positions");
+            const int64_t at = first + slot * room_.rows * size_of(DType::I32);
+            std::memcpy(outgoing + at, from.ptr, size_t(from.bytes()));
+            return Tensor{arrived + at, DType::I32, from.shape};
+        };
+        batches_.at(size_t(index)) = {place(batch.tokens, 0), place(batch.targets, 1), place(batch.starts, 2),
+                                      place(batch.positions, 3)};
+    }
+    void send() { feed_.send(); }
+    void arrive() { feed_.arrive(); }
+
+    // Where the batch that was put last at this index lies on the device once it has arrived.
+    const Batch& batch(int64_t index) const { return batches_.at(size_t(index)); }
+    Tensor numbers() const { return {feed_.arrived(), DType::I32, {room_.numbers_bytes / size_of(DType::I32)}}; }
+
+    // All three at once, for one batch that is not known before it is needed.
+    const Batch& bring(const Batch& batch) {
+        put(0, batch);
+        send();
+        arrive();
+        return batches_[0];
+    }
+
+  private:
+    Room room_;
+    std::vector<Batch> batches_;
+    Feed feed_;
+};
