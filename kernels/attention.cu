@@ -1,49 +1,43 @@
 // attention.cu - causal attention that never holds a T×T matrix
 //
 //   s_ts = scale q_t·k_s,   p_ts = exp(s_ts - lse_t),   lse_t = log Σ_s exp s_ts,   out_t = Σ_s p_ts v_s
-//   row t sees keys s with max(start_t, t - window + 1) <= s <= t
+//   Query t sees the keys s with max(start_t, t - window + 1) <= s <= t.
 //
-//   forward   the keys pass by in tiles. Each row keeps its running maximum m, the sum l of exp(s - m) and the sum acc
-//             of exp(s - m) v; when a tile raises m, l and acc shrink by exp(m_old - m_new). In the end out = acc / l
-//             and lse = m + log l.
+//   forward   The keys are streamed in tiles. Each query keeps its running maximum m, the sum l of exp(s - m), and the
+//             sum acc of exp(s - m) v. When a tile raises m, l and acc are rescaled by exp(m_old - m_new): the online
+//             softmax. In the end out = acc / l and lse = m + log l.
 //   backward  p is recomputed from lse, tile by tile. With δ_t = dout_t·out_t and ds_ts = p_ts (dout_t·v_s - δ_t):
 //             dv_s = Σ_t p_ts dout_t,   dq_t = scale Σ_s ds_ts k_s,   dk_s = scale Σ_t ds_ts q_t
-//   decoding  one new row per sequence reads the whole cache once: memory bandwidth is everything, so one pass with
-//             D in the lanes.
+//   decoding  One new query per sequence reads its whole cache. Memory bandwidth is everything, so there is one pass.
 //
-// On the CPU a panel of 32 queries lies in the lanes of vectors and a tile of 64 keys lies across them, so scores are
-// stored as Sᵀ (keys, queries): maxima, sums and rescaling of a row never cross lanes. All products are one kernel,
-// product(), on fp32 tiles padded with zeros. A NaN or infinity in k or v reaches all rows that share its tile.
+// Storage is in the tensors' dtype, arithmetic in fp32. The CPU half is this file, the CUDA half attention_gpu.cuh.
 //
-// Storage in the tensors' dtype, arithmetic in fp32.
+// On the CPU, a panel of 32 queries meets a tile of 64 keys. The queries lie in the lanes of vectors: scores are stored
+// as Sᵀ (keys, queries), so that the maxima, sums and rescaling of a query never cross lanes. All products are one
+// function, product(), on fp32 tiles padded with zeros. A NaN or infinity in k or v reaches every query of a panel that
+// its tile is multiplied with.
 #include <algorithm>
 #include <cfloat>
 #include <climits>
 #include <memory>
 #include <vector>
 
+#include "attention_mask.h"
 #include "cpu.h"
 #include "ops.h"
 
-// A row at position t sees keys first_key(...) <= s <= t. A start outside [0, t] cannot hide the row from itself.
-HD int64_t first_key(int64_t t, int64_t start, int64_t window) {
-    const int64_t document = start < 0 ? 0 : start > t ? t : start;
-    const int64_t near     = t - window + 1;
-    return near > document ? near : document;
-}
-
 namespace cpu {
 
-constexpr int64_t queries = 32;  // a panel: one query per lane of a few vectors
-constexpr int64_t keys    = 64;  // a tile; 64 keys of D = 64 and the panel's scores share the 32 KB of L1
+constexpr int64_t queries = 32;  // in a panel: one query per lane of a few vectors
+constexpr int64_t keys    = 64;  // in a tile: 64 keys of D = 64 and the panel's scores share the 32 KB of L1
 constexpr int64_t max_D   = 256;
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // ---- the product that all time goes into ----------------------------------------------------------------------------
 
-// The block of c that is summed in registers, in rows × vectors: with AVX-512's 32 registers 16 sums, which hide the
-// latency of the multiply-add and use each loaded value 2 or 8 times; elsewhere the 8 that fit.
+// The block of c that is summed in registers, in rows × vectors. AVX-512 has 32 registers, so there it is 16 sums,
+// which hide the latency of the multiply-add and use each loaded value 2 or 8 times. Elsewhere 8 sums fit.
 #ifdef __AVX512F__
 constexpr int block_rows = 8;
 #else
@@ -51,24 +45,24 @@ constexpr int block_rows = 4;
 #endif
 constexpr int block_wide = 2;
 
-// A matrix of floats: (i,j) is p[i·row + j·col]. turned() reads the same memory as its transpose.
+// A matrix of floats: element (i,j) is p[i · row_stride + j · column_stride].
 struct Matrix {
     const float* p;
-    int64_t row, col;
-    Matrix turned() const { return {p, col, row}; }
+    int64_t row_stride, column_stride;
+    Matrix transposed() const { return {p, column_stride, row_stride}; }
 };
 
-// One block: c[i][j] (+)= Σ_k a(i,k) b[k][j], for `wide` vectors j. Rows of b and c are N apart.
+// One block: c[i][j] = or += Σ_k a(i,k) b[k][j], for `wide` vectors j. Rows of b and c have stride N.
 template <int wide>
 inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
     floats acc[block_rows][wide];
     for (int i = 0; i < block_rows; i++)
         for (int j = 0; j < wide; j++) acc[i][j] = add ? load(c + i * N + j * lanes) : floats{};
-    for (int64_t k = 0; k < K; k++, a.p += a.col, b += N) {
+    for (int64_t k = 0; k < K; k++, a.p += a.column_stride, b += N) {
         floats bk[wide];
         for (int j = 0; j < wide; j++) bk[j] = load(b + j * lanes);
         for (int i = 0; i < block_rows; i++) {
-            const floats aik = broadcast(a.p[i * a.row]);
+            const floats aik = broadcast(a.p[i * a.row_stride]);
             for (int j = 0; j < wide; j++) acc[i][j] += aik * bk[j];
         }
     }
@@ -76,11 +70,12 @@ inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float*
         for (int j = 0; j < wide; j++) store(c + i * N + j * lanes, acc[i][j]);
 }
 
-// c (M,N) = a (M,K) b (K,N), or += . M a multiple of 8, N of lanes.
+// c (M,N) = or += a (M,K) b (K,N). M is a multiple of 8, N of the number of lanes.
 inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
     const auto column = [&](int64_t j, auto wide) {
         for (int64_t i = 0; i < M; i += block_rows)
-            product_block<wide>(c + i * N + j, N, K, {a.p + i * a.row, a.row, a.col}, b + j, add);
+            product_block<wide>(c + i * N + j, N, K, {a.p + i * a.row_stride, a.row_stride, a.column_stride}, b + j,
+                                add);
     };
     int64_t j = 0;
     for (; j + block_wide * lanes <= N; j += block_wide * lanes) column(j, std::integral_constant<int, block_wide>{});
@@ -89,7 +84,7 @@ inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const f
 
 // ---- tiles in and out -----------------------------------------------------------------------------------------------
 
-// One head of a tensor: row t is D elements at p + t·stride.
+// The rows of one head: row t is D elements at p + t · stride.
 template <class X>
 struct Rows {
     X* p;
@@ -98,8 +93,8 @@ struct Rows {
     Rows from(int64_t t) const { return {(*this)[t], stride}; }
 };
 
-// Lane j is lane from[j] of a and b laid end to end.
-inline floats pick(floats a, floats b, ints from) {
+// Lane j of the result is lane from[j] of a followed by b.
+inline floats shuffle(floats a, floats b, ints from) {
 #ifdef __clang__
     floats out;
     for (int j = 0; j < lanes; j++) out[j] = from[j] < lanes ? a[from[j]] : b[from[j] - lanes];
@@ -109,22 +104,24 @@ inline floats pick(floats a, floats b, ints from) {
 #endif
 }
 
-// A block of 16 × 16 (lanes × lanes) becomes its transpose: in each step, rows w apart exchange their off-diagonal
-// squares of width w.
+// Transposes a block of lanes × lanes. In each step, rows i and i + w exchange their off-diagonal squares of width w.
 template <int w = 1>
 inline void transpose(floats (&block)[lanes]) {
     ints upper, lower;
-    for (int j = 0; j < lanes; j++) upper[j] = j & w ? lanes + j - w : j, lower[j] = j & w ? lanes + j : j + w;
+    for (int j = 0; j < lanes; j++) {
+        upper[j] = j & w ? lanes + j - w : j;
+        lower[j] = j & w ? lanes + j : j + w;
+    }
     for (int i = 0; i < lanes; i++) {
         if (i & w) continue;
         const floats a = block[i], b = block[i + w];
-        block[i]     = pick(a, b, upper);
-        block[i + w] = pick(a, b, lower);
+        block[i]     = shuffle(a, b, upper);
+        block[i + w] = shuffle(a, b, lower);
     }
     if constexpr (2 * w < lanes) transpose<2 * w>(block);
 }
 
-// tile (padded, Dp) = n rows as fp32, zeros after them and to their right.
+// tile (padded, Dp) = n rows in fp32, with zeros below them and to their right.
 template <class X>
 void load_tile(float* tile, Rows<const X> rows, int64_t n, int64_t padded, int64_t D, int64_t Dp) {
     for (int64_t i = 0; i < n; i++)
@@ -132,7 +129,7 @@ void load_tile(float* tile, Rows<const X> rows, int64_t n, int64_t padded, int64
     std::fill(tile + n * Dp, tile + padded * Dp, 0.f);
 }
 
-// columns (Dp, queries) = n rows turned on their side, zeros around them.
+// columns (Dp, queries) = n rows, transposed, with zeros below them and to their right.
 template <class X>
 void load_columns(float* columns, Rows<const X> rows, int64_t n, int64_t D) {
     for (int64_t q = 0; q < queries; q += lanes)
@@ -144,7 +141,7 @@ void load_columns(float* columns, Rows<const X> rows, int64_t n, int64_t D) {
         });
 }
 
-// n rows = factor_q × columns (Dp, queries), turned back.
+// n rows = columns (Dp, queries), transposed back, row q times factor[q].
 template <class X>
 void store_columns(Rows<X> rows, const float* columns, const float* factor, int64_t n, int64_t D) {
     for (int64_t q = 0; q < n; q += lanes)
@@ -156,56 +153,57 @@ void store_columns(Rows<X> rows, const float* columns, const float* factor, int6
         });
 }
 
-// Buffers that a thread keeps between calls.
+// Buffers that each thread keeps between calls.
 template <class Buffers>
-Buffers& mine() {
+Buffers& thread_buffers() {
     static thread_local const std::unique_ptr<Buffers> buffers(new Buffers);
     return *buffers;
 }
 
-// Pieces that one head's work is cut into so that few heads still occupy many threads. A function of the shapes alone:
-// the order of sums, and so every bit of the result, is the same for any number of threads.
-inline int64_t pieces_per_head(int64_t heads, int64_t most) {
-    return std::clamp<int64_t>((16 + heads - 1) / heads, 1, most);
+// The number of parts that one head's work is split into, at most `limit`, so that few heads still occupy many threads.
+// It depends on shapes alone: the order of sums, and so every bit of the result, is the same for any number of threads.
+inline int64_t parts_per_head(int64_t heads, int64_t limit) {
+    return std::clamp<int64_t>((16 + heads - 1) / heads, 1, limit);
 }
 
-// ---- who sees whom --------------------------------------------------------------------------------------------------
+// ---- the mask -------------------------------------------------------------------------------------------------------
 
-// Where a head's queries stand among the keys: query t is at position past + t.
-struct Sight {
+// Which keys the queries of one sequence see. Query t is at position past + t among the keys.
+struct Mask {
     const int32_t* starts;  // of this sequence, or null
     int64_t window, past;
-    int64_t first(int64_t t) const { return first_key(past + t, starts ? starts[t] : 0, window); }
+    int64_t first_key(int64_t t) const { return ::first_key(past + t, starts ? starts[t] : 0, window); }
 };
 
+// Up to 32 queries, and which keys they see.
 struct Panel {
-    int64_t row, n;                      // queries [row, row + n), n <= 32
+    int64_t row, n;                      // queries [row, row + n)
     int64_t begin     = INT64_MAX, end;  // keys that some of them see
     int64_t all_begin = 0, all_end;      // keys that all of them see
-    // The keys that each of them sees, inclusive; none for lanes past n.
+    // Each query sees keys first to last, inclusive; lanes from n on see none.
     ints first[queries / lanes], last[queries / lanes];
 
-    Panel(const Sight& sight, int64_t row, int64_t T) : row(row), n(std::min<int64_t>(queries, T - row)) {
-        end     = sight.past + row + n;
-        all_end = sight.past + row + 1;
+    Panel(const Mask& mask, int64_t row, int64_t T) : row(row), n(std::min<int64_t>(queries, T - row)) {
+        end     = mask.past + row + n;
+        all_end = mask.past + row + 1;
         for (int64_t i = 0; i < queries; i++) {
-            first[i / lanes][i % lanes] = i < n ? int32_t(sight.first(row + i)) : INT_MAX;
-            last[i / lanes][i % lanes]  = i < n ? int32_t(sight.past + row + i) : -1;
+            first[i / lanes][i % lanes] = i < n ? int32_t(mask.first_key(row + i)) : INT_MAX;
+            last[i / lanes][i % lanes]  = i < n ? int32_t(mask.past + row + i) : -1;
             if (i >= n) continue;
-            begin     = std::min(begin, sight.first(row + i));
-            all_begin = std::max(all_begin, sight.first(row + i));
+            begin     = std::min(begin, mask.first_key(row + i));
+            all_begin = std::max(all_begin, mask.first_key(row + i));
         }
     }
 
-    // Sets to -inf what the mask hides in the scores (n, queries) of keys [key, key + n): away from the border,
-    // nothing.
+    // Sets the hidden ones among the scores (n, queries) of keys [key, key + n) to -inf. Nothing is hidden where all
+    // queries see all the keys.
     void hide(float* scores, int64_t key, int64_t n) const {
         if (key >= all_begin && key + n <= all_end) return;
         for (int64_t s = 0; s < n; s++)
             for (int v = 0; v < queries / lanes; v++) {
                 float* p          = scores + s * queries + v * lanes;
-                const ints at     = int32_t(key + s) - ints{};
-                const ints hidden = (at < first[v]) | (at > last[v]);
+                const ints key_s  = int32_t(key + s) - ints{};
+                const ints hidden = (key_s < first[v]) | (key_s > last[v]);
                 store(p, hidden ? broadcast(-INFINITY) : load(p));
             }
     }
@@ -218,7 +216,8 @@ struct ForwardPanel {
     alignas(64) float m[queries], l[queries];
 };
 
-// Scores become exp(scale s - m) in place, for the new m of each query; l and acc follow.
+// One step of the online softmax: scores become exp(scale s - m) in place, for the new maximum m of each query, and l
+// and acc, which are relative to the old maximum, are rescaled to the new one.
 inline void online_softmax(ForwardPanel& f, float* scores, int64_t n, float scale, int64_t Dp) {
     for (int v = 0; v < queries; v += lanes) {
         const floats old = load(f.m + v);
@@ -230,10 +229,10 @@ inline void online_softmax(ForwardPanel& f, float* scores, int64_t n, float scal
             store(scores + s * queries + v, p);
             sum += p;
         }
-        const floats shrink = exp(old - m);
+        const floats rescale = exp(old - m);
         store(f.m + v, m);
-        store(f.l + v, load(f.l + v) * shrink + sum);
-        for (int64_t d = 0; d < Dp; d++) store(f.acc + d * queries + v, load(f.acc + d * queries + v) * shrink);
+        store(f.l + v, load(f.l + v) * rescale + sum);
+        for (int64_t d = 0; d < Dp; d++) store(f.acc + d * queries + v, load(f.acc + d * queries + v) * rescale);
     }
 }
 
@@ -243,13 +242,14 @@ struct ForwardBuffers {
     alignas(64) float scores[keys * queries];
 };
 
-// Two panels, [row, row + 64), against all the keys they see, so that each tile of keys is loaded for both.
+// Two panels of queries, [row, row + 64), against all the keys that they see. Each tile of keys is loaded once for
+// both.
 template <class X>
 void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Rows<const X> v, int64_t row, int64_t T,
-                  int64_t D, const Sight& sight, float scale) {
+                  int64_t D, const Mask& mask, float scale) {
     const int64_t Dp      = round_up(D, lanes);
-    ForwardBuffers& b     = mine<ForwardBuffers>();
-    const Panel panels[2] = {{sight, row, T}, {sight, std::min(row + queries, T), T}};
+    ForwardBuffers& b     = thread_buffers<ForwardBuffers>();
+    const Panel panels[2] = {{mask, row, T}, {mask, std::min(row + queries, T), T}};
     for (int i = 0; i < 2; i++) {
         load_columns(b.panel[i].q, q.from(panels[i].row), panels[i].n, D);
         std::fill_n(b.panel[i].acc, Dp * queries, 0.f);
@@ -292,10 +292,10 @@ void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float 
         const int64_t b = i / blocks / H, h = i / blocks % H;
         const int64_t block = blocks - 1 - i % blocks;  // the longest rows first
         const X* q          = qkv.data<X>() + (b * T * 3 * H + h) * D;
-        const Sight sight{starts ? starts.data<int32_t>() + b * T : nullptr, window, 0};
+        const Mask mask{starts ? starts.data<int32_t>() + b * T : nullptr, window, 0};
         forward_rows<X>({out.data<X>() + (b * T * H + h) * D, H * D}, lse.data<float>() + (b * H + h) * T,
                         {q, 3 * H * D}, {q + H * D, 3 * H * D}, {q + 2 * H * D, 3 * H * D}, block * 2 * queries, T, D,
-                        sight, scale);
+                        mask, scale);
     });
 }
 
@@ -310,7 +310,7 @@ struct BackwardBuffers {
     alignas(64) float lse[queries], delta[queries];
 };
 
-// p = exp(scale s - lse) over the scores, ds = p (dp - delta) over dp.
+// In place: scores become p = exp(scale s - lse), and dp becomes ds = p (dp - δ).
 inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale) {
     for (int64_t s = 0; s < n; s++)
         for (int v = 0; v < queries; v += lanes) {
@@ -322,18 +322,18 @@ inline void softmax_backward(float* p, float* ds, const float* lse, const float*
 }
 
 template <class X>
-struct Head {  // inputs of one head, and where its gradients go
+struct Head {  // the inputs of one head, and where its gradients go
     Rows<const X> q, k, v, out, dout;
     Rows<X> dq, dk, dv;
     const float* lse;
     int64_t T, D;
 };
 
-// One panel of queries against all the keys it sees: writes dq, adds to dk and dv (T, Dp).
+// One panel of queries against all the keys that it sees. Writes dq, and adds to dk and dv (T, Dp).
 template <class X>
 void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, float scale) {
     const int64_t Dp = round_up(h.D, lanes), n = panel.n;
-    BackwardBuffers& b = mine<BackwardBuffers>();
+    BackwardBuffers& b = thread_buffers<BackwardBuffers>();
     load_tile(b.q, h.q.from(panel.row), n, queries, h.D, Dp);
     load_tile(b.dout, h.dout.from(panel.row), n, queries, h.D, Dp);
     load_columns(b.q_columns, h.q.from(panel.row), n, h.D);
@@ -351,9 +351,9 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
     std::fill_n(b.dq_columns, Dp * queries, 0.f);
 
     for (int64_t key = panel.begin; key < panel.end; key += keys) {
-        const int64_t real = std::min(keys, panel.end - key), seen = round_up(real, 8);
-        load_tile(b.k, h.k.from(key), real, seen, h.D, Dp);
-        load_tile(b.v, h.v.from(key), real, seen, h.D, Dp);
+        const int64_t count = std::min(keys, panel.end - key), seen = round_up(count, 8);
+        load_tile(b.k, h.k.from(key), count, seen, h.D, Dp);
+        load_tile(b.v, h.v.from(key), count, seen, h.D, Dp);
         const Matrix k{b.k, Dp, 1}, v{b.v, Dp, 1}, p{b.p, queries, 1}, ds{b.ds, queries, 1};
         product(b.p, seen, queries, Dp, k, b.q_columns, false);
         panel.hide(b.p, key, seen);
@@ -361,14 +361,14 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
         softmax_backward(b.p, b.ds, b.lse, b.delta, seen, scale);
         product(dv + key * Dp, seen, Dp, queries, p, b.dout, true);
         product(dk + key * Dp, seen, Dp, queries, ds, b.q, true);
-        product(b.dq_columns, Dp, queries, seen, k.turned(), b.ds, true);
+        product(b.dq_columns, Dp, queries, seen, k.transposed(), b.ds, true);
     }
     float factor[queries];
     std::fill_n(factor, queries, scale);
     store_columns(h.dq.from(panel.row), b.dq_columns, factor, n, h.D);
 }
 
-// Memory for sums of a whole call, kept by the calling thread.
+// Memory for the sums of one call; the calling thread keeps it for the next.
 inline float* scratch(int64_t n) {
     struct alignas(64) Line {
         float x[16];
@@ -378,14 +378,15 @@ inline float* scratch(int64_t n) {
     return lines.data()->x;
 }
 
-// gradient rows = factor × (the sum over parts, in order).
+// gradient (T, D) = factor × the sum of `count` parts (T, Dp), in order. Part i begins at parts + i · stride.
 template <class X>
-void store_sum(Rows<X> gradient, const float* parts, int64_t count, int64_t apart, int64_t T, int64_t D, float factor) {
+void store_sum(Rows<X> gradient, const float* parts, int64_t count, int64_t stride, int64_t T, int64_t D,
+               float factor) {
     const int64_t Dp = round_up(D, lanes);
     for (int64_t t = 0; t < T; t++)
         for_lanes(D, [&](int64_t d, auto some) {
             floats total = {};
-            for (int64_t i = 0; i < count; i++) total += load(parts + i * apart + t * Dp + d);
+            for (int64_t i = 0; i < count; i++) total += load(parts + i * stride + t * Dp + d);
             store(gradient[t] + d, total * factor, some);
         });
 }
@@ -395,21 +396,28 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
                         int64_t window) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     const auto head = [&](int64_t i) {
-        const int64_t b = i / H, h = i % H, of_x = (b * T * H + h) * D, of_qkv = (b * T * 3 * H + h) * D;
-        const int64_t C = H * D;
-        const X* q      = qkv.data<X>() + of_qkv;
-        X* dq           = dqkv.data<X>() + of_qkv;
+        const int64_t b = i / H, h = i % H, C = H * D;
+        const int64_t x_offset = (b * T * H + h) * D, qkv_offset = (b * T * 3 * H + h) * D;
+        const X* q = qkv.data<X>() + qkv_offset;
+        X* dq      = dqkv.data<X>() + qkv_offset;
         Head<X> x;
-        x.q = {q, 3 * C}, x.k = {q + C, 3 * C}, x.v = {q + 2 * C, 3 * C};
-        x.dq = {dq, 3 * C}, x.dk = {dq + C, 3 * C}, x.dv = {dq + 2 * C, 3 * C};
-        x.out = {out.data<X>() + of_x, C}, x.dout = {dout.data<X>() + of_x, C};
-        x.lse = lse.data<float>() + i * T, x.T = T, x.D = D;
+        x.q    = {q, 3 * C};
+        x.k    = {q + C, 3 * C};
+        x.v    = {q + 2 * C, 3 * C};
+        x.dq   = {dq, 3 * C};
+        x.dk   = {dq + C, 3 * C};
+        x.dv   = {dq + 2 * C, 3 * C};
+        x.out  = {out.data<X>() + x_offset, C};
+        x.dout = {dout.data<X>() + x_offset, C};
+        x.lse  = lse.data<float>() + i * T;
+        x.T    = T;
+        x.D    = D;
         return x;
     };
-    // Each part of a head is every parts-th panel and has its own sums for dk and dv: (T + 8, Dp) each, because the
-    // last tile is rounded up to 8 keys. With one part per head the sums are finished before the next head begins, so a
-    // thread needs one set.
-    const int64_t panels = (T + queries - 1) / queries, parts = pieces_per_head(B * H, panels);
+    // A part of a head takes every parts-th panel. It has its own sums for dk and dv, (T + 8, Dp) each, because the
+    // last tile is rounded up to 8 keys. If a head is one part, its sums are finished before the next head begins, so
+    // each thread needs only one set.
+    const int64_t panels = (T + queries - 1) / queries, parts = parts_per_head(B * H, panels);
     const int64_t half = (T + 8) * round_up(D, lanes), set = 2 * half;
     float* const sums = scratch(set * (parts == 1 ? omp_get_max_threads() : B * H * parts));
 
@@ -422,9 +430,9 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
         const int64_t i = task / parts;
         float* const dk = sums + set * (parts == 1 ? omp_get_thread_num() : task);
         std::fill_n(dk, set, 0.f);
-        const Sight sight{starts ? starts.data<int32_t>() + i / H * T : nullptr, window, 0};
+        const Mask mask{starts ? starts.data<int32_t>() + i / H * T : nullptr, window, 0};
         for (int64_t p = task % parts; p < panels; p += parts)
-            backward_panel(head(i), dk, dk + half, Panel(sight, p * queries, T), scale);
+            backward_panel(head(i), dk, dk + half, Panel(mask, p * queries, T), scale);
         if (parts == 1) finish(i, dk);
     });
     if (parts > 1) parallel_tasks(B * H, [&](int64_t i) { finish(i, sums + set * i * parts); });
@@ -432,29 +440,31 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
 
 // ---- with a cache ---------------------------------------------------------------------------------------------------
 
-// One query against keys [begin, end) of a cache: acc (D) = Σ exp(s - m) v, and m and l.
+// The result of one query against some of its keys: acc (D) = Σ exp(s - m) v, their largest score m, l = Σ exp(s - m).
 struct Partial {
     float m, l;
     alignas(64) float acc[max_D];
 };
 
+// One query against keys [begin, end) of a cache.
 template <class X>
 void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int64_t begin, int64_t end, int64_t D,
                 float scale) {
     alignas(64) float qf[max_D], score[keys];
     const int64_t Dp = round_up(D, lanes);
     load_tile(qf, Rows<const X>{q, 0}, 1, 1, D, Dp);
-    // Keys past the end repeat the last, with p = 0.
-    const auto at = [=](int64_t key) { return std::min(key, end - 1); };
+    // Keys past the end are the last key again, with weight 0.
+    const auto row_of = [=](int64_t key) { return std::min(key, end - 1); };
     std::fill_n(out.acc, Dp, 0.f);
-    out.m = -FLT_MAX, out.l = 0;
+    out.m = -FLT_MAX;
+    out.l = 0;
     for (int64_t key = begin; key < end; key += keys) {
         const int64_t n = std::min(keys, end - key);
         for (int64_t s = 0; s < n; s += lanes) {
-            floats dot[lanes];  // so many keys at a time, so that the sums across lanes become sums of vectors
+            floats dot[lanes];  // the products of `lanes` keys; transposed, they are added as vectors
             for (int i = 0; i < lanes; i++) {
                 dot[i]      = floats{};
-                const X* ki = k[at(key + s + i)];
+                const X* ki = k[row_of(key + s + i)];
                 for_lanes(D, [&](int64_t d, auto some) { dot[i] += load(qf + d) * load(ki + d, some); });
             }
             transpose(dot);
@@ -462,20 +472,21 @@ void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int6
             store(score + s, dot[0] * scale);
         }
         std::fill(score + n, score + keys, -INFINITY);
-        floats top = broadcast(out.m), total = {};
-        for (int64_t s = 0; s < keys; s += lanes) top = max(top, load(score + s));
-        const float m = max(top);
+        floats highest = broadcast(out.m), total = {};
+        for (int64_t s = 0; s < keys; s += lanes) highest = max(highest, load(score + s));
+        const float m = max(highest);
         for (int64_t s = 0; s < keys; s += lanes) {
             const floats p = exp(load(score + s) - m);
             store(score + s, p);
             total += p;
         }
-        const float shrink = exp(broadcast(out.m - m))[0];
-        out.m = m, out.l = out.l * shrink + sum(total);
+        const float rescale = exp(broadcast(out.m - m))[0];
+        out.m               = m;
+        out.l               = out.l * rescale + sum(total);
         for_lanes(D, [&](int64_t d, auto some) {
-            floats a[4] = {load(out.acc + d) * shrink};  // four chains, because one would wait for its own additions
+            floats a[4] = {load(out.acc + d) * rescale};  // four chains, because one would wait for its own additions
             for (int64_t s = 0; s < n; s += 4)
-                for (int i = 0; i < 4; i++) a[i] += score[s + i] * load(v[at(key + s + i)] + d, some);
+                for (int i = 0; i < 4; i++) a[i] += score[s + i] * load(v[row_of(key + s + i)] + d, some);
             store(out.acc + d, (a[0] + a[1]) + (a[2] + a[3]));
         });
     }
@@ -489,7 +500,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     const auto y = [&](int64_t i) { return Rows<X>{out.data<X>() + (i / H * T * H + i % H) * D, H * D}; };
     const auto k = [&](int64_t i) { return Rows<X>{k_cache.data<X>() + i * S * D, D}; };
     const auto v = [&](int64_t i) { return Rows<X>{v_cache.data<X>() + i * S * D, D}; };
-    const auto of = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
+    const auto to_const = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
     parallel_ranges(B * H, 64 / T + 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             for (int64_t t = 0; t < T; t++) {
@@ -499,22 +510,23 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     });
 
     if (T > 1) {
-        const Sight sight{nullptr, window, past};
+        const Mask mask{nullptr, window, past};
         const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
         return parallel_tasks(B * H * blocks, [&](int64_t task) {
             const int64_t i = task / blocks, block = blocks - 1 - task % blocks;
-            forward_rows<X>(y(i), nullptr, q(i), of(k(i)), of(v(i)), block * 2 * queries, T, D, sight, scale);
+            forward_rows<X>(y(i), nullptr, q(i), to_const(k(i)), to_const(v(i)), block * 2 * queries, T, D, mask,
+                            scale);
         });
     }
     const int64_t begin = first_key(past, 0, window), end = past + 1;
-    const int64_t parts = pieces_per_head(B * H, (end - begin + keys - 1) / keys);
+    const int64_t parts = parts_per_head(B * H, (end - begin + keys - 1) / keys);
     static thread_local std::vector<Partial> kept;
     kept.resize(std::max<size_t>(kept.size(), B * H * parts));
     Partial* const partial = kept.data();
     parallel_tasks(B * H * parts, [&](int64_t task) {
         const int64_t i = task / parts, p = task % parts, n = end - begin;
-        attend_one<X>(partial[task], q(i)[0], of(k(i)), of(v(i)), begin + n * p / parts, begin + n * (p + 1) / parts, D,
-                      scale);
+        attend_one<X>(partial[task], q(i)[0], to_const(k(i)), to_const(v(i)), begin + n * p / parts,
+                      begin + n * (p + 1) / parts, D, scale);
     });
     for (int64_t i = 0; i < B * H; i++) {  // the parts of each head, in order
         const Partial* part = partial + i * parts;
@@ -535,14 +547,15 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 #include "attention_gpu.cuh"
 #endif
 
-// ---- doors ----------------------------------------------------------------------------------------------------------
+// ---- both halves ----------------------------------------------------------------------------------------------------
 
 static void check_attention(const char* op, const Tensor& qkv, float scale, int64_t window) {
     CHECK(qkv && qkv.shape.dims == 5 && qkv.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, qkv.str());
     CHECK(qkv.numel() > 0, "{}: qkv is {}, expected at least one row and one head", op, qkv.str());
     CHECK(qkv.shape[4] >= 1 && qkv.shape[4] <= cpu::max_D, "{}: head width {} in qkv {}, expected 1..{}", op,
           qkv.shape[4], qkv.str(), cpu::max_D);
-    CHECK(qkv.shape[1] < INT_MAX, "{}: {} rows in qkv {}, positions are 32 bits", op, qkv.shape[1], qkv.str());
+    CHECK(qkv.shape[1] < INT_MAX, "{}: qkv is {} with {} rows, but positions have 32 bits", op, qkv.str(),
+          qkv.shape[1]);
     CHECK(scale > 0 && std::isfinite(scale), "{}: scale is {}, expected a positive number such as 1/sqrt(D)", op,
           scale);
     CHECK(window >= 1, "{}: window is {}, expected at least 1: every row sees itself", op, window);
@@ -578,7 +591,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(k_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
     expect(v_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
-    CHECK(past >= 0 && past <= S - T && S < INT_MAX, "attention_cached: {} new rows at {} in a cache {}: it holds {}",
-          T, past, k_cache.str(), S);
+    CHECK(past >= 0 && past <= S - T && S < INT_MAX,
+          "attention_cached: {} new rows at {} do not fit into k_cache {}: it holds {}", T, past, k_cache.str(), S);
     RUN_ON(s, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
 }

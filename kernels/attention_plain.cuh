@@ -1,39 +1,51 @@
-// attention_plain.cuh - attention in fp32 arithmetic, for --dtype fp32 and for rows that tensor cores cannot take
+// attention_plain.cuh - attention without tensor cores: fp32 arithmetic on rows of any dtype, width and alignment
 //
-// 8 warps; each owns R rows of its block's tile. For a bᵀ the 32 lanes are the rows of the passing tile, so the
-// softmax of a row is a reduction over lanes; for p b the lanes are the columns. D here is the head size rounded up
-// to 32, 64, 128 or 256.
+// A block has 8 warps, and each warp owns R rows of the block's tile. Rows of the other side are streamed through
+// shared memory, 32 at a time. In a product a bᵀ the 32 lanes of a warp are the 32 streamed rows, so the softmax of a
+// row is a reduction over lanes. In a product p b the lanes are the columns of b.
+//
+//   shared memory   the block's tile (forward: q, dq: q and dout, dk and dv: k and v), two streamed tiles, and
+//                   weights (rows, 32): p or ds of the current streamed tile, on their way from lanes to columns
+//   registers       the sums of the result, R × D/32 in each lane, and the maximum and sum of each row
+//
+// D here is the head size rounded up to 32, 64, 128 or 256; tiles are padded with zeros.
 #pragma once
 #include "attention_tiles.cuh"
 
 namespace gpu {
 
-constexpr int plain_threads = 256, passing = 32;
+constexpr int plain_threads = 256, streamed_rows = 32;
 
 template <int D>
-struct PlainPlan {
+struct PlainTiling {
     static constexpr int R = D <= 128 ? 4 : 2, rows = 8 * R;
-    using Rect                   = Tile<float, D>;
-    static constexpr int weights = rows * passing * int(sizeof(float));
-    static constexpr int shared(int owned) { return owned * Rect::bytes(rows) + 2 * Rect::bytes(passing) + weights; }
-    static_assert(2 * Rect::bytes(rows) + 2 * Rect::bytes(passing) + weights + 256 <= most_shared);
+    static constexpr int own_bytes      = Tile<float, D>::bytes(rows);
+    static constexpr int streamed_bytes = Tile<float, D>::bytes(streamed_rows);
+    static constexpr int weights_bytes  = rows * streamed_rows * int(sizeof(float));
+    static constexpr int shared(int own_tiles) { return own_tiles * own_bytes + 2 * streamed_bytes + weights_bytes; }
+    static_assert(2 * own_bytes + 2 * streamed_bytes + weights_bytes + 256 <= max_shared);
 };
 
-// As fetch(), from any dtype and alignment; a barrier comes before the first look.
+// Loads rows [first, first + rows) of a head into a tile, with zeros from row `end` and column p.D on. Before a thread
+// reads the tile, a barrier is due.
 template <int rows, int D, class X>
-__device__ inline void load_tile(Tile<float, D> tile, Rows<const X> from, int first, int end, const Problem& p) {
+__device__ inline void load_tile(Tile<float, D> tile, Rows<const X> head, int first, int end, const Problem& p) {
     if constexpr (std::is_same_v<X, float>)
-        if (p.is_wide) return fetch<plain_threads, rows>(tile, from, first, end, p.D), wait_for_copies();
+        if (p.is_wide) {
+            load_tile_async<plain_threads, rows>(tile, head, first, end, p.D);
+            wait_for_copies();
+            return;
+        }
 #pragma unroll 2
     for (int i = threadIdx.x; i < rows * D; i += plain_threads) {
         const int row = i / D, d = i % D;
-        tile.at(row, d / 4)[d % 4] = first + row < end && d < p.D ? float(from[first + row][d]) : 0.f;
+        tile.at(row, d / 4)[d % 4] = first + row < end && d < p.D ? float(head[first + row][d]) : 0.f;
     }
 }
 
-// c[i] = row (row + i) of a · row lane of b, added in the order of d: equal rows have equal products to the bit.
+// c[i] = row (row + i) of a · row `lane` of b, summed in the order of d: equal rows have equal products to the bit.
 template <int R, int D>
-__device__ inline void plain_product_turned(float (&c)[R], Tile<float, D> a, int row, Tile<float, D> b) {
+__device__ inline void plain_product_transposed(float (&c)[R], Tile<float, D> a, int row, Tile<float, D> b) {
     const int lane = threadIdx.x % 32;
     for (float& x : c) x = 0.f;
 #pragma unroll 2
@@ -47,16 +59,17 @@ __device__ inline void plain_product_turned(float (&c)[R], Tile<float, D> a, int
     }
 }
 
-// c[i][j] += Σ_s p[i][s] b[s][lane + 32 j]. p (R, 32) is the warp's own in shared memory, lane s has written p[i][s].
+// c[i][j] += Σ_s weights[i][s] b[s][lane + 32 j]. The weights (R, 32) belong to this warp alone, and lane s has written
+// column s of them.
 template <int R, int D>
-__device__ inline void plain_product(float (&c)[R][D / 32], const float* p, Tile<float, D> b) {
+__device__ inline void plain_product(float (&c)[R][D / 32], const float* weights, Tile<float, D> b) {
     const int lane = threadIdx.x % 32;
     __syncwarp();
 #pragma unroll 1
-    for (int s = 0; s < passing; s += 4) {
+    for (int s = 0; s < streamed_rows; s += 4) {
         float4 x[R];
 #pragma unroll
-        for (int i = 0; i < R; i++) x[i] = *reinterpret_cast<const float4*>(p + i * passing + s);
+        for (int i = 0; i < R; i++) x[i] = *reinterpret_cast<const float4*>(weights + i * streamed_rows + s);
 #pragma unroll
         for (int j = 0; j < D / 32; j++) {
             float y[4];
@@ -76,164 +89,172 @@ __device__ inline void plain_clear(float (&c)[R][D / 32]) {
         for (float& x : row) x = 0.f;
 }
 
+// Rows [row, row + R) of a head = factor × c, as far as they are before `end` and `width`.
 template <int R, int D, class X>
-__device__ inline void plain_store(Rows<X> to, const float (&c)[R][D / 32], const float (&factor)[R], int row, int end,
-                                   int width) {
+__device__ inline void plain_store(Rows<X> head, const float (&c)[R][D / 32], const float (&factor)[R], int row,
+                                   int end, int width) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < R; i++)
 #pragma unroll
         for (int j = 0; j < D / 32; j++)
-            if (row + i < end && lane + 32 * j < width) to[row + i][lane + 32 * j] = X(c[i][j] * factor[i]);
+            if (row + i < end && lane + 32 * j < width) head[row + i][lane + 32 * j] = X(c[i][j] * factor[i]);
 }
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
     attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p) {
-    using Plan      = PlainPlan<D>;
-    using Rect      = Tile<float, D>;
-    constexpr int R = Plan::R, rows = Plan::rows;
-    __shared__ int first[rows];
-    const Rect qs{shared_memory}, ks{qs.p + Rect::bytes(rows)}, vs{ks.p + Rect::bytes(passing)};
-    const Place at(p, rows, true);
-    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
-    float* const weights = reinterpret_cast<float*>(vs.p + Rect::bytes(passing)) + row * passing;
-    const int2 seen      = first_keys<plain_threads, rows>(first, p, at);
-    const int end        = min(p.past + at.row + rows, p.keys());
+    using Tiling    = PlainTiling<D>;
+    constexpr int R = Tiling::R, rows = Tiling::rows;
+    __shared__ int first_keys[rows];
+    const Tile<float, D> q_tile{shared_memory};
+    const Tile<float, D> k_tile{q_tile.p + Tiling::own_bytes}, v_tile{k_tile.p + Tiling::streamed_bytes};
+    const OwnTile own(p, rows, TileOrder::last_to_first);
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;  // the warp's first row within the tile
+    float* const weights = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
+    const Range seen     = find_first_keys<plain_threads, rows>(first_keys, p, own);
+    const int end        = min(p.past + own.row + rows, p.keys());
 
-    float acc[R][D / 32], top[R], l[R];
+    float acc[R][D / 32], row_max[R], row_sum[R];  // row_sum: this lane's share of Σ exp(s - row_max)
     plain_clear<R, D>(acc);
-    for (int i = 0; i < R; i++) top[i] = -FLT_MAX, l[i] = 0.f;
-    load_tile<rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p);
-    for (int key = seen.x; key < end; key += passing) {
+    for (int i = 0; i < R; i++) {
+        row_max[i] = -FLT_MAX;
+        row_sum[i] = 0.f;
+    }
+    load_tile<rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p);
+    for (int key = seen.min; key < end; key += streamed_rows) {
         __syncthreads();
-        load_tile<passing>(ks, x.k.at(at.b, at.h), key, end, p);
-        load_tile<passing>(vs, x.v.at(at.b, at.h), key, end, p);
+        load_tile<streamed_rows>(k_tile, x.k.at(own.b, own.h), key, end, p);
+        load_tile<streamed_rows>(v_tile, x.v.at(own.b, own.h), key, end, p);
         __syncthreads();
         float s[R];
-        plain_product_turned<R>(s, qs, row, ks);
+        plain_product_transposed<R>(s, q_tile, row, k_tile);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const bool sees   = key + lane >= first[row + i] && key + lane <= p.past + at.row + row + i;
+            const bool sees   = key + lane >= first_keys[row + i] && key + lane <= p.past + own.row + row + i;
             const float score = sees ? s[i] * p.scale : -INFINITY;
-            float highest     = fmaxf(top[i], score);
-            for (int j = 16; j; j /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, j));
-            const float shrink = expf(top[i] - highest), w = expf(score - highest);
-            top[i] = highest;
-            l[i]   = l[i] * shrink + w;
+            float new_max     = fmaxf(row_max[i], score);
+            for (int j = 16; j; j /= 2) new_max = fmaxf(new_max, __shfl_xor_sync(~0u, new_max, j));
+            const float rescale = expf(row_max[i] - new_max), weight = expf(score - new_max);
+            row_max[i] = new_max;
+            row_sum[i] = row_sum[i] * rescale + weight;
 #pragma unroll
-            for (int j = 0; j < D / 32; j++) acc[i][j] *= shrink;
-            weights[i * passing + lane] = w;
+            for (int j = 0; j < D / 32; j++) acc[i][j] *= rescale;
+            weights[i * streamed_rows + lane] = weight;
         }
-        plain_product<R>(acc, weights, vs);
+        plain_product<R>(acc, weights, v_tile);
     }
     float factor[R];
 #pragma unroll
     for (int i = 0; i < R; i++) {
-        float sum = l[i];
+        float sum = row_sum[i];
         for (int j = 16; j; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
         factor[i]   = 1.f / sum;
-        const int t = at.row + row + i;
-        if (lse && lane == 0 && t < p.T) lse[at.of(p) + t] = top[i] + logf(sum);
+        const int t = own.row + row + i;
+        if (lse && lane == 0 && t < p.T) lse[own.head_offset(p) + t] = row_max[i] + logf(sum);
     }
-    plain_store<R, D>(out.at(at.b, at.h), acc, factor, at.row + row, p.T, p.D);
+    plain_store<R, D>(out.at(own.b, own.h), acc, factor, own.row + row, p.T, p.D);
 }
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
     attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout, Heads<const X> out,
                                       const float* lse, Inputs<X> x, Problem p) {
-    using Plan      = PlainPlan<D>;
-    using Rect      = Tile<float, D>;
-    constexpr int R = Plan::R, rows = Plan::rows;
-    __shared__ int first[rows];
-    const Rect qs{shared_memory}, douts{qs.p + Rect::bytes(rows)}, ks{douts.p + Rect::bytes(rows)};
-    const Rect vs{ks.p + Rect::bytes(passing)};
-    const Place at(p, rows, true);
+    using Tiling    = PlainTiling<D>;
+    constexpr int R = Tiling::R, rows = Tiling::rows;
+    __shared__ int first_keys[rows];
+    const Tile<float, D> q_tile{shared_memory}, dout_tile{q_tile.p + Tiling::own_bytes};
+    const Tile<float, D> k_tile{dout_tile.p + Tiling::own_bytes}, v_tile{k_tile.p + Tiling::streamed_bytes};
+    const OwnTile own(p, rows, TileOrder::last_to_first);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
-    float* const weights = reinterpret_cast<float*>(vs.p + Rect::bytes(passing)) + row * passing;
-    const int2 seen      = first_keys<plain_threads, rows>(first, p, at);
-    const int end        = min(at.row + rows, p.T);
+    float* const weights = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
+    const Range seen     = find_first_keys<plain_threads, rows>(first_keys, p, own);
+    const int end        = min(own.row + rows, p.T);
 
-    load_tile<rows>(qs, x.q.at(at.b, at.h), at.row, p.T, p);
-    load_tile<rows>(douts, dout.at(at.b, at.h), at.row, p.T, p);
-    load_tile<passing>(ks, out.at(at.b, at.h), at.row, p.T, p);  // for δ; the first tile of keys takes its place
+    load_tile<rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p);
+    load_tile<rows>(dout_tile, dout.at(own.b, own.h), own.row, p.T, p);
+    const Tile<float, D> out_tile = k_tile;  // needed for δ alone, before the first keys are loaded
+    load_tile<streamed_rows>(out_tile, out.at(own.b, own.h), own.row, p.T, p);
     __syncthreads();
     float acc[R][D / 32], row_lse[R], row_delta[R], factor[R];
     plain_clear<R, D>(acc);
-    plain_product_turned<R>(row_delta, douts, row, ks);
+    plain_product_transposed<R>(row_delta, dout_tile, row, out_tile);
 #pragma unroll
     for (int i = 0; i < R; i++) {
         // δ is the same kind of sum as dp, so that a row which sees only itself has ds = p (dp - δ) = 0 exactly.
-        row_delta[i]     = __shfl_sync(~0u, row_delta[i], row + i);
-        const int t      = at.row + row + i;
-        const int64_t of = at.of(p) + t;
-        row_lse[i]       = t < p.T ? lse[of] : 0.f;
-        factor[i]        = p.scale;
-        if (lane == 0 && t < p.T) delta[of] = row_delta[i];
+        row_delta[i]        = __shfl_sync(~0u, row_delta[i], row + i);
+        const int t         = own.row + row + i;
+        const int64_t index = own.head_offset(p) + t;
+        row_lse[i]          = t < p.T ? lse[index] : 0.f;
+        factor[i]           = p.scale;
+        if (lane == 0 && t < p.T) delta[index] = row_delta[i];
     }
-    for (int key = seen.x; key < end; key += passing) {
+    for (int key = seen.min; key < end; key += streamed_rows) {
         __syncthreads();
-        load_tile<passing>(ks, x.k.at(at.b, at.h), key, end, p);
-        load_tile<passing>(vs, x.v.at(at.b, at.h), key, end, p);
+        load_tile<streamed_rows>(k_tile, x.k.at(own.b, own.h), key, end, p);
+        load_tile<streamed_rows>(v_tile, x.v.at(own.b, own.h), key, end, p);
         __syncthreads();
         float s[R], dp[R];
-        plain_product_turned<R>(s, qs, row, ks);
-        plain_product_turned<R>(dp, douts, row, vs);
+        plain_product_transposed<R>(s, q_tile, row, k_tile);
+        plain_product_transposed<R>(dp, dout_tile, row, v_tile);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const bool sees             = key + lane >= first[row + i] && key + lane <= at.row + row + i;
-            weights[i * passing + lane] = sees ? expf(s[i] * p.scale - row_lse[i]) * (dp[i] - row_delta[i]) : 0.f;
+            const bool sees                   = key + lane >= first_keys[row + i] && key + lane <= own.row + row + i;
+            const float ds_i                  = sees ? expf(s[i] * p.scale - row_lse[i]) * (dp[i] - row_delta[i]) : 0.f;
+            weights[i * streamed_rows + lane] = ds_i;
         }
-        plain_product<R>(acc, weights, ks);
+        plain_product<R>(acc, weights, k_tile);
     }
-    plain_store<R, D>(dq.at(at.b, at.h), acc, factor, at.row + row, p.T, p.D);
+    plain_store<R, D>(dq.at(own.b, own.h), acc, factor, own.row + row, p.T, p.D);
 }
 
 template <class X, int D>
 __global__ void __launch_bounds__(plain_threads, 2)
     attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout, const float* delta,
                                        const float* lse, Inputs<X> x, Problem p) {
-    using Plan      = PlainPlan<D>;
-    using Rect      = Tile<float, D>;
-    constexpr int R = Plan::R, rows = Plan::rows;
-    const Rect ks{shared_memory}, vs{ks.p + Rect::bytes(rows)}, qs{vs.p + Rect::bytes(rows)};
-    const Rect douts{qs.p + Rect::bytes(passing)};
-    const Place at(p, rows, false);
-    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R, last = min(at.row + rows, p.T) - 1;
-    float* const weights = reinterpret_cast<float*>(douts.p + Rect::bytes(passing)) + row * passing;
-    const int64_t of     = at.of(p);
-    const int end        = last_query<plain_threads>(p, at.b, at.row, last);
+    using Tiling    = PlainTiling<D>;
+    constexpr int R = Tiling::R, rows = Tiling::rows;
+    const Tile<float, D> k_tile{shared_memory}, v_tile{k_tile.p + Tiling::own_bytes};
+    const Tile<float, D> q_tile{v_tile.p + Tiling::own_bytes}, dout_tile{q_tile.p + Tiling::streamed_bytes};
+    const OwnTile own(p, rows, TileOrder::first_to_last);
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R, last_key = min(own.row + rows, p.T) - 1;
+    float* const weights = reinterpret_cast<float*>(dout_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
+    const int64_t offset = own.head_offset(p);
+    const int end        = end_of_queries<plain_threads>(p, own.b, own.row, last_key);
 
     float dk_sums[R][D / 32], dv_sums[R][D / 32];
-    plain_clear<R, D>(dk_sums), plain_clear<R, D>(dv_sums);
-    load_tile<rows>(ks, x.k.at(at.b, at.h), at.row, p.T, p);
-    load_tile<rows>(vs, x.v.at(at.b, at.h), at.row, p.T, p);
-    for (int query = at.row; query < end; query += passing) {
+    plain_clear<R, D>(dk_sums);
+    plain_clear<R, D>(dv_sums);
+    load_tile<rows>(k_tile, x.k.at(own.b, own.h), own.row, p.T, p);
+    load_tile<rows>(v_tile, x.v.at(own.b, own.h), own.row, p.T, p);
+    for (int query = own.row; query < end; query += streamed_rows) {
         __syncthreads();
-        load_tile<passing>(qs, x.q.at(at.b, at.h), query, p.T, p);
-        load_tile<passing>(douts, dout.at(at.b, at.h), query, p.T, p);
+        load_tile<streamed_rows>(q_tile, x.q.at(own.b, own.h), query, p.T, p);
+        load_tile<streamed_rows>(dout_tile, dout.at(own.b, own.h), query, p.T, p);
         __syncthreads();
-        const int t = query + lane, first = t < p.T ? p.first(at.b, t) : INT_MAX;  // this lane's query
-        const float row_lse = t < p.T ? lse[of + t] : 0.f, row_delta = t < p.T ? delta[of + t] : 0.f;
+        const int t = query + lane, first_key = t < p.T ? p.first_key(own.b, t) : INT_MAX;  // this lane's query
+        const float row_lse = t < p.T ? lse[offset + t] : 0.f, row_delta = t < p.T ? delta[offset + t] : 0.f;
         float s[R], dp[R];
-        plain_product_turned<R>(s, ks, row, qs);
-        plain_product_turned<R>(dp, vs, row, douts);
+        plain_product_transposed<R>(s, k_tile, row, q_tile);
+        plain_product_transposed<R>(dp, v_tile, row, dout_tile);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const int key               = at.row + row + i;
-            s[i]                        = key >= first && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;
-            weights[i * passing + lane] = s[i];
+            const int key = own.row + row + i;
+            s[i]          = key >= first_key && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;  // now p
+            weights[i * streamed_rows + lane] = s[i];
         }
-        plain_product<R>(dv_sums, weights, douts);
+        plain_product<R>(dv_sums, weights, dout_tile);
 #pragma unroll
-        for (int i = 0; i < R; i++) weights[i * passing + lane] = s[i] * (dp[i] - row_delta);
-        plain_product<R>(dk_sums, weights, qs);
+        for (int i = 0; i < R; i++) weights[i * streamed_rows + lane] = s[i] * (dp[i] - row_delta);  // ds
+        plain_product<R>(dk_sums, weights, q_tile);
     }
     float one[R], scales[R];
-    for (int i = 0; i < R; i++) one[i] = 1.f, scales[i] = p.scale;
-    plain_store<R, D>(dk.at(at.b, at.h), dk_sums, scales, at.row + row, p.T, p.D);
-    plain_store<R, D>(dv.at(at.b, at.h), dv_sums, one, at.row + row, p.T, p.D);
+    for (int i = 0; i < R; i++) {
+        one[i]    = 1.f;
+        scales[i] = p.scale;
+    }
+    plain_store<R, D>(dk.at(own.b, own.h), dk_sums, scales, own.row + row, p.T, p.D);
+    plain_store<R, D>(dv.at(own.b, own.h), dv_sums, one, own.row + row, p.T, p.D);
 }
 
 }  // namespace gpu

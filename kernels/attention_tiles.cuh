@@ -1,29 +1,40 @@
-// attention_tiles.cuh - what the attention kernels stand on: where rows lie, who sees whom, tiles in shared memory
+// attention_tiles.cuh - what the attention kernels are built from: views of heads, the mask, tiles in shared memory
+//
+// A tile is a block of rows of D elements in shared memory, stored in chunks of 16 bytes. A row has
+// chunks = D · sizeof(X) / 16 of them, and chunk i of row r is stored in slot
+//
+//   slot(r, i) = r · chunks + (i ^ r / (8 / swizzle) mod swizzle),   swizzle = gcd(chunks, 8)
+//
+// The XOR is a swizzle against bank conflicts. Tensor cores and the plain kernels read a tile by columns: 8 lanes at
+// once read chunk i of rows r to r + 7. The 32 banks are 8 chunks wide, so the 8 slots must differ modulo 8. Without
+// the XOR and with D = 64 in bf16 (chunks = 8), they would all be i modulo 8, and the read would take 8 cycles. With
+// it they are i ^ 0 to i ^ 7. free_of_conflicts() proves the same for every D in use at compile time.
 #pragma once
 #include <cfloat>
 #include <climits>
 
+#include "attention_mask.h"
 #include "gpu.cuh"
 
 namespace gpu {
 
-// ---- where rows lie ------------------------------------------------------------------------------------------------
+// ---- views of heads in memory --------------------------------------------------------------------------------------
 
-// Rows of one head: row t is D elements at p + t·apart.
+// The rows of one head: row t is D elements at p + t · stride.
 template <class X>
 struct Rows {
     X* p;
-    int apart;
-    __device__ X* operator[](int t) const { return p + int64_t(t) * apart; }
+    int stride;  // in elements
+    __device__ X* operator[](int t) const { return p + int64_t(t) * stride; }
 };
 
-// All heads of a tensor; distances in elements.
+// All heads of a tensor; strides are in elements.
 template <class X>
 struct Heads {
     X* p;
-    int64_t batch, head;
-    int row;
-    __device__ Rows<X> at(int b, int h) const { return {p + b * batch + h * head, row}; }
+    int64_t batch_stride, head_stride;
+    int row_stride;
+    __device__ Rows<X> at(int b, int h) const { return {p + b * batch_stride + h * head_stride, row_stride}; }
 };
 
 template <class X>
@@ -31,141 +42,158 @@ struct Inputs {
     Heads<const X> q, k, v;
 };
 
-// Query t stands at position past + t among the keys.
+// What one call of attention computes. The keys have positions 0 to past + T - 1, and query t is at position past + t.
 struct Problem {
-    int T, H, D, past;  // T: queries
+    int T, H, D;  // T queries in each sequence
+    int past;     // cached keys before the first query; 0 in training
     float scale;
     int64_t window;
     const int32_t* starts;  // (B,T) or null
-    bool is_wide;           // rows lie on 16 bytes and are a multiple of them long
+    bool is_wide;           // rows begin at multiples of 16 bytes and are multiples of 16 bytes long
 
     __device__ int keys() const { return past + T; }
-    __device__ int first(int b, int t) const {
-        return int(first_key(past + t, starts ? starts[int64_t(b) * T + t] : 0, window));
+    __device__ int first_key(int b, int t) const {
+        return int(::first_key(past + t, starts ? starts[int64_t(b) * T + t] : 0, window));
     }
 };
 
-// What a block works on: rows [row, row + rows) of head h of sequence b. With `last_first` the last tile of a head
-// comes first: the last queries see the most keys, and the longest work should not begin last.
-struct Place {
+// Later queries see more keys, so kernels that own queries take the tiles of a head from last to first: the longest
+// work should not begin last.
+enum class TileOrder { first_to_last, last_to_first };
+
+// The tile that a block owns: rows [row, row + rows) of head h of sequence b.
+struct OwnTile {
     int b, h, row;
-    __device__ Place(const Problem& p, int rows, bool last_first, unsigned block = blockIdx.x) {
-        const int tiles = (p.T + rows - 1) / rows, tile = block % tiles, i = block / tiles;
-        b = i / p.H, h = i % p.H, row = (last_first ? tiles - 1 - tile : tile) * rows;
+    __device__ OwnTile(const Problem& p, int rows, TileOrder order, unsigned block = blockIdx.x) {
+        const int tiles = (p.T + rows - 1) / rows, tile = block % tiles, head = block / tiles;
+        b   = head / p.H;
+        h   = head % p.H;
+        row = (order == TileOrder::last_to_first ? tiles - 1 - tile : tile) * rows;
     }
-    // Of rows kept as (B,H,T), where this head begins.
-    __device__ int64_t of(const Problem& p) const { return (int64_t(b) * p.H + h) * p.T; }
+    // The index of row 0 of this head in a tensor (B,H,T).
+    __device__ int64_t head_offset(const Problem& p) const { return (int64_t(b) * p.H + h) * p.T; }
 };
 
-// ---- who sees whom -------------------------------------------------------------------------------------------------
+// ---- the mask ------------------------------------------------------------------------------------------------------
 
-// Smallest (.x) and largest (.y) value over the block; every thread gets both.
+struct Range {
+    int min, max;
+};
+
+// The smallest and the largest value over the threads of a block; every thread gets both.
 template <int threads>
-__device__ inline int2 range(int mine) {
-    __shared__ int lows[threads / 32], highs[threads / 32];
-    int low = mine, high = mine;
+__device__ inline Range block_range(int value) {
+    __shared__ int mins[threads / 32], maxs[threads / 32];
+    int low = value, high = value;
     for (int i = 16; i; i /= 2) {
         low  = min(low, __shfl_xor_sync(~0u, low, i));
         high = max(high, __shfl_xor_sync(~0u, high, i));
     }
-    if (threadIdx.x % 32 == 0) lows[threadIdx.x / 32] = low, highs[threadIdx.x / 32] = high;
+    if (threadIdx.x % 32 == 0) {
+        mins[threadIdx.x / 32] = low;
+        maxs[threadIdx.x / 32] = high;
+    }
     __syncthreads();
-    for (int i = 0; i < threads / 32; i++) low = min(low, lows[i]), high = max(high, highs[i]);
+    for (int i = 0; i < threads / 32; i++) {
+        low  = min(low, mins[i]);
+        high = max(high, maxs[i]);
+    }
     return {low, high};
 }
 
-// Writes the first key of each of a block's rows to `first`, rows past the end repeating the last. From key .x on
-// some row sees something; from .y on rows differ only in where they end.
+// Writes the first key that each row of the tile sees to first_keys, in shared memory, and returns their range: keys
+// before .min are hidden from all rows, and keys from .max on are hidden from a row only if they come after it. Rows
+// past the end of the sequence repeat its last row.
 template <int threads, int rows>
-__device__ inline int2 first_keys(int* first, const Problem& p, Place at) {
+__device__ inline Range find_first_keys(int* first_keys, const Problem& p, OwnTile own) {
     static_assert(rows <= threads, "one row per thread");
-    const int i = threadIdx.x % rows, mine = p.first(at.b, min(at.row + i, p.T - 1));
-    if (threadIdx.x < rows) first[i] = mine;
-    return range<threads>(mine);
+    const int i = threadIdx.x % rows, first_key = p.first_key(own.b, min(own.row + i, p.T - 1));
+    if (threadIdx.x < rows) first_keys[i] = first_key;
+    return block_range<threads>(first_key);
 }
 
-// One past the last query that sees a key of [key, last]. Starts may be in any order, so all of them are looked at.
+// One past the last query that sees any of the keys [first, last]. Starts may be in any order, so with starts all
+// queries within the window are tested.
 template <int threads>
-__device__ inline int last_query(const Problem& p, int b, int key, int last) {
-    const int end = int(min(int64_t(p.T), last + p.window));
-    if (!p.starts) return end;
-    int mine = key;
-    for (int t = key + threadIdx.x; t < end; t += threads)
-        if (p.first(b, t) <= last) mine = t + 1;
-    return range<threads>(mine).y;
+__device__ inline int end_of_queries(const Problem& p, int b, int first, int last) {
+    const int window_end = int(min(int64_t(p.T), last + p.window));
+    if (!p.starts) return window_end;
+    int end = first;
+    for (int t = first + threadIdx.x; t < window_end; t += threads)
+        if (p.first_key(b, t) <= last) end = t + 1;
+    return block_range<threads>(end).max;
 }
 
 // ---- tiles in shared memory ----------------------------------------------------------------------------------------
 
-// Rows of D elements in pieces of 16 bytes. The lanes of a warp read 8 at a time: the same piece of 8 rows that
-// follow each other. All 32 banks are 8 pieces wide, so those 8 must lie in places that differ modulo 8, and within a
-// row the pieces of each `group` (what the row's length has in common with 8) change places from row to row to make
-// it so.
 template <class X, int D>
 struct Tile {
-    static constexpr int piece = 16 / sizeof(X), pieces = D / piece;
-    static constexpr int group = pieces % 8 == 0 ? 8 : pieces % 4 == 0 ? 4 : pieces % 2 == 0 ? 2 : 1;
-    static_assert(D % piece == 0, "rows are whole pieces");
+    static constexpr int per_chunk = 16 / sizeof(X), chunks = D / per_chunk;
+    static constexpr int swizzle = chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : chunks % 2 == 0 ? 2 : 1;
+    static_assert(D % per_chunk == 0, "a row is a whole number of chunks");
 
     static constexpr HD int bytes(int rows) { return rows * D * int(sizeof(X)); }
-    static constexpr HD int place(int row, int i) { return row * pieces + (i ^ (row / (8 / group) % group)); }
+    static constexpr HD int slot(int row, int i) { return row * chunks + (i ^ (row / (8 / swizzle) % swizzle)); }
     static constexpr HD bool free_of_conflicts() {
         for (int row = 0; row < 64; row += 8)
-            for (int i = 0; i < pieces; i++) {
+            for (int i = 0; i < chunks; i++) {
                 int seen = 0;
-                for (int lane = 0; lane < 8; lane++) seen |= 1 << place(row + lane, i) % 8;
+                for (int lane = 0; lane < 8; lane++) seen |= 1 << slot(row + lane, i) % 8;
                 if (seen != 255) return false;
             }
         return true;
     }
 
-    // From the offset of piece 0 or 1 of a row to that of the piece n further, n even; rows 8 i further are bytes(8
-    // i) further. With n a constant this is one instruction, or none, where place() would take five.
-    static constexpr HD uint32_t further(uint32_t offset, int n) {
-        return (offset ^ n % group * 16) + n / group * group * 16;
+    // The byte offset of chunk i + n of a row, given that of chunk i, for i = 0 or 1 and even n. Then i + n = i ^ n, so
+    //   slot(r, i + n) = (slot(r, i) ^ n mod swizzle) + n / swizzle · swizzle
+    // For a constant n this takes one instruction or none, where slot() takes five. (Rows need no such function: the
+    // swizzle repeats after 8 rows, so row r + 8 j is bytes(8 j) after row r.)
+    static constexpr HD uint32_t skip_chunks(uint32_t offset, int n) {
+        return (offset ^ n % swizzle * 16) + n / swizzle * swizzle * 16;
     }
 
     char* p;
-    __device__ X* at(int row, int i) const { return reinterpret_cast<X*>(p + place(row, i) * 16); }
+    __device__ X* at(int row, int i) const { return reinterpret_cast<X*>(p + slot(row, i) * 16); }
     __device__ uint32_t address() const { return uint32_t(__cvta_generic_to_shared(p)); }
 };
 
-__device__ inline void copy_async(uint32_t to, const void* from, bool real) {  // 16 bytes, zeros when not real
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0) : "memory");
+// Asynchronous copies from global to shared memory. Where `valid` is false they write zeros and read nothing.
+__device__ inline void copy_chunk_async(uint32_t to, const void* from, bool valid) {  // 16 bytes
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
-__device__ inline void copy_word_async(void* to, const void* from, bool real) {  // 4 bytes
+__device__ inline void copy_word_async(void* to, const void* from, bool valid) {  // 4 bytes
     const uint32_t address = uint32_t(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(real ? 4 : 0)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(valid ? 4 : 0)
                  : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// tile (rows, D) = rows [first, first + rows) of a head that are `width` wide, zeros below `end` and to their right.
-// Arrives by itself: wait_for_copies() and a barrier come before the first look.
+// Starts to copy rows [first, first + rows) of a head into a tile. Rows from `end` on and columns from `width` on are
+// filled with zeros. Before a thread reads the tile, wait_for_copies() and a barrier are due.
 template <int threads, int rows, class X, int D>
-__device__ inline void fetch(Tile<X, D> tile, Rows<const X> from, int first, int end, int width) {
+__device__ inline void load_tile_async(Tile<X, D> tile, Rows<const X> head, int first, int end, int width) {
     static_assert(Tile<X, D>::free_of_conflicts());
-    constexpr int pieces = Tile<X, D>::pieces, piece = Tile<X, D>::piece, step = threads / pieces;
-    if constexpr (threads % pieces == 0 && step % 8 == 0) {  // a thread goes down its column
-        const int row = threadIdx.x / pieces, column = threadIdx.x % pieces;
-        const int left = piece * column < width ? end - first - row : 0;
-        uint32_t to    = tile.address() + tile.place(row, column) * 16;
-        const X* p     = from[first + row] + piece * column;
+    constexpr int chunks = Tile<X, D>::chunks, per_chunk = Tile<X, D>::per_chunk, step = threads / chunks;
+    if constexpr (threads % chunks == 0 && step % 8 == 0) {  // a thread copies one column of chunks, every step-th row
+        const int row = threadIdx.x / chunks, column = threadIdx.x % chunks;
+        const int valid_rows = per_chunk * column < width ? end - first - row : 0;
+        uint32_t to          = tile.address() + tile.slot(row, column) * 16;
+        const X* from        = head[first + row] + per_chunk * column;
 #pragma unroll
-        for (int i = 0; i < rows; i += step, to += tile.bytes(step), p += int64_t(step) * from.apart)
-            copy_async(to, i < left ? p : from.p, i < left);
+        for (int i = 0; i < rows; i += step, to += tile.bytes(step), from += int64_t(step) * head.stride)
+            copy_chunk_async(to, i < valid_rows ? from : head.p, i < valid_rows);
     } else {
 #pragma unroll 1
-        for (int i = threadIdx.x; i < rows * pieces; i += threads) {
-            const int row = i / pieces, column = i % pieces;
-            const bool real = first + row < end && piece * column < width;
-            const X* p      = real ? from[first + row] + piece * column : from.p;
-            copy_async(tile.address() + tile.place(row, column) * 16, p, real);
+        for (int i = threadIdx.x; i < rows * chunks; i += threads) {
+            const int row = i / chunks, column = i % chunks;
+            const bool valid = first + row < end && per_chunk * column < width;
+            const X* from    = valid ? head[first + row] + per_chunk * column : head.p;
+            copy_chunk_async(tile.address() + tile.slot(row, column) * 16, from, valid);
         }
     }
 }
 
 extern __shared__ __align__(128) char shared_memory[];
-constexpr int most_shared = 99 << 10;  // bytes, static ones included: what a block may have on every GPU from sm_80 on
+constexpr int max_shared = 99 << 10;  // bytes, static ones included, that a block may have on every GPU from sm_80 on
 
 }  // namespace gpu
