@@ -8,13 +8,9 @@
 //
 //   The five tensors of a row share one shape; grad_norm2 is (1) and holds norm². Memory is the cost: 28 bytes a
 //   parameter in fp32, where w is its own master, and 30 in bf16.
-//
-//   Rounded at random, a bf16 weight goes up with the probability of what nearest rounding would drop, so that its mean
-//   is the master. Element i takes the upper half of word i mod 4 of Philox block i / 4 of (rounding, step): the same
-//   for any number of threads, on both machines and in every process.
 #include "cpu.h"
 #include "ops.h"
-#include "philox.h"
+#include "rounding.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
@@ -33,35 +29,11 @@ struct AdamWShares {
     explicit AdamWShares(const AdamWRule& r) : m(float(1 - double(r.beta1))), v(float(1 - double(r.beta2))) {}
 };
 
-HD Philox rounding_bits(uint64_t key, uint32_t step, int64_t block) {
-    return philox({{uint32_t(block), uint32_t(block >> 32), step, 0}}, uint32_t(key), uint32_t(key >> 32));
-}
-// Adding 16 random bits below the last place that is kept, then dropping them; what is not finite stays what it is.
-HD bf16 up_or_down(float x, uint32_t random) {
-    union {
-        float f;
-        uint32_t u;
-    } bits{x};
-    if ((bits.u & 0x7f800000u) == 0x7f800000u) return bf16(x);
-    bf16 rounded;
-    rounded.bits = uint16_t((bits.u + (random >> 16)) >> 16);
-    return rounded;
-}
-
 namespace cpu {
 
 inline floats root(floats x) {
     for (int i = 0; i < lanes; i++) x[i] = std::sqrt(x[i]);
     return x;
-}
-
-// count lanes of elements i, i + 1, …; i is a multiple of 4.
-template <class Count>
-static void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, uint32_t step) {
-    for (int64_t j = 0; j < count; j += 4) {
-        const Philox bits = rounding_bits(key, step, (i + j) / 4);
-        for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++) w[i + k] = up_or_down(x[k], bits.word[k - j]);
-    }
 }
 
 template <class T>
@@ -107,16 +79,6 @@ static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step
 
 #ifdef __CUDACC__
 namespace gpu {
-
-// Element i, or elements i to i + 3 of one block of random numbers. The words are compared for, not looked up: an array
-// that is would lie in local memory.
-template <int W>
-static __device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t step) {
-    const Philox bits = rounding_bits(key, step, i / 4);
-    for (int k = 0; k < 4; k++)
-        if (W == 4 || i % 4 == k) x[k % W] = float(up_or_down(x[k % W], bits.word[k]));
-    return x;
-}
 
 // A table in device memory: an AdamWRow as the kernel reads it, and for each block elements [chunk · index,
 // chunk · (index + 1)) of a row. 4096 elements are 112 KB to move, beside which finding them costs little.
