@@ -1,14 +1,19 @@
-// austen - the novels inside the R package janeaustenr, as plain text on standard output
+// austen.cpp - the program that takes Jane Austen's novels out of the R package janeaustenr
 //
 //   austen Rdata.rdb > austen.txt
 //
-// An Rdata.rdb is chunks of: uint32 n; a zlib stream of n bytes. Each chunk here is one novel as R serialises a vector
-// of strings: "X\n"; int32 version, writer, oldest reader; from version 3 on int32 length and name of an encoding; then
-// int32 16 (a string vector), int32 count, and per string int32 flags, int32 length, the bytes. All numbers are
-// big-endian. A string is a line of the book. Between novels stands a line <|endoftext|>.
+// An Rdata.rdb is a sequence of chunks. A chunk is a uint32 and a zlib stream that inflates to so many bytes. Here each
+// chunk is one novel, a vector of strings as R serializes it, with a string for each line of the book:
 //
-// A line of the book ends where the page did, and a model has better things to learn: each paragraph becomes one line, with an empty line
-// between paragraphs.
+//   2 bytes   "X\n"
+//   int32[3]  version, version of the writer, version of the oldest reader
+//   int32, …  from version 3 on: the length and the name of an encoding
+//   int32     16, a vector of strings
+//   int32     the number of strings
+//   …         for each string int32 flags, int32 length, and its bytes
+//
+// All numbers are big-endian. The program writes a line <|endoftext|> between novels. It joins the lines of each
+// paragraph, because the width of a printed page is not worth learning, and puts an empty line between paragraphs.
 #include <zlib.h>
 
 #include <cstdint>
@@ -17,13 +22,14 @@
 
 #include "data/files.h"
 
-// Takes numbers and bytes from the front of a stretch, and never more than it has.
+// Takes numbers and bytes from the front of `rest`. Throws InputError at its end.
 struct Cursor {
     std::string_view rest;
     const std::string& file;
 
     std::string_view bytes(uint32_t n) {
-        CHECK(n <= rest.size(), "{}: ends in the middle of a value: {} bytes wanted, {} left", file, n, rest.size());
+        CHECK(n <= rest.size(), "{}: the file ends within a value: it has {} bytes, and {} are left", file, n,
+              rest.size());
         const std::string_view taken = rest.substr(0, n);
         rest.remove_prefix(n);
         return taken;
@@ -55,7 +61,7 @@ static std::string read_novel(Cursor in) {
     in.bytes(8);
     if (version >= 3) in.bytes(in.number());
     const uint32_t type = in.number();
-    CHECK(type == 16, "{}: a chunk holds type {:#x}, expected a string vector, 0x10", in.file, type);
+    CHECK(type == 16, "{}: a chunk holds type {:#x}, expected 0x10, a vector of strings", in.file, type);
     std::string text, paragraph;
     for (uint32_t lines = in.number(); lines > 0; lines--) {
         const uint32_t flags = in.number();

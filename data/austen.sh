@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# austen.sh - the quick-start corpus: Jane Austen's six novels, 4.0 MB of public-domain prose, as one text file
+# austen.sh - writes Jane Austen's six novels, 4.0 MB of public-domain prose, to one text file for the quick start
 #
-#   data/austen.sh [FILE]     default data/sets/austen/austen.txt
+#   data/austen.sh [FILE]     FILE is data/sets/austen/austen.txt if it is left out
 #
-# The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). Its data file is
-# taken out of the package without installing anything; build/austen turns it into text (see austen.cpp).
+# The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). This script takes
+# the data file out of the package without installing it, and build/austen turns that file into text (austen.cpp).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-data/sets/austen/austen.txt}
@@ -13,8 +13,12 @@ package=r-cran-janeaustenr
 installed=/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb
 
 if [ -s "$out" ]; then
-    echo "$out is there"
+    echo "$out exists already"
     exit 0
+fi
+old=data/${out#data/sets/}   # where this file was before downloads went to data/sets/
+if [ "$old" != "data/$out" ] && [ -s "$old" ]; then
+    echo "note: $old is not used; downloads are in data/sets/ now: mkdir -p data/sets && mv $(dirname "$old") data/sets/" >&2
 fi
 
 work=$(mktemp -d)
@@ -22,18 +26,18 @@ trap 'rm -rf "$work"' EXIT
 tried=()
 
 give_up() {
-    echo "error: cannot get Debian's package $package:" >&2
+    echo "error: cannot download Debian's package $package:" >&2
     printf '    %s\n' "${tried[@]}" >&2
     cat >&2 <<HELP
-Any other text will do. Put it in $out, or give it to the programs by name:
-    data/fetch.sh tinyshakespeare                1.1 MB of Shakespeare, by curl
+Any other text will do. Write it to $out, or name it to the programs:
+    data/fetch.sh tinyshakespeare                downloads 1.1 MB of Shakespeare with curl
     ./tokenize --train-bpe 4096 --input your.txt --output data/sets/your/tokenizer.json
     ./tokenize --tokenizer data/sets/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/sets/your/your
 HELP
     exit 1
 }
 
-try() {  # try COMMAND…: runs it in $work, and remembers what it said if it fails
+try() {  # try COMMAND…: runs it in $work, and keeps its last line of output if it fails
     local said
     if said=$(cd "$work" && "$@" 2>&1); then return 0; fi
     tried+=("$*: $(grep -v '^W:' <<<"$said" | tail -1)")
@@ -43,7 +47,7 @@ try() {  # try COMMAND…: runs it in $work, and remembers what it said if it fa
 update_lists() {
     local root=()
     if [ "$(id -u)" != 0 ]; then root=(sudo); fi
-    echo "no package lists yet; running ${root:+sudo }apt-get update"
+    echo "there are no package lists yet; running ${root:+sudo }apt-get update"
     try "${root[@]}" apt-get update -q
 }
 fetch() { try apt-get download -q -o APT::Sandbox::User= "$package"; }
@@ -51,7 +55,7 @@ fetch() { try apt-get download -q -o APT::Sandbox::User= "$package"; }
 if [ -s "$installed" ]; then
     rdb=$installed
 else
-    command -v apt-get >/dev/null || { tried+=("apt-get: not on this system"); give_up; }
+    command -v apt-get >/dev/null || { tried+=("apt-get: this system does not have it"); give_up; }
     # A fresh container has no package lists yet.
     fetch || { update_lists && fetch; } || give_up
     dpkg-deb --fsys-tarfile "$work/$package"_*.deb | tar -x -C "$work" ".$installed"

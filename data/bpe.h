@@ -1,9 +1,12 @@
-// bpe.h - byte-pair encoding of one piece of text: merge neighbours, lowest rank first, leftmost first among equals
+// bpe.h - byte-pair encoding of one piece of text: merges neighbours by rank, from the left among equal ranks
 //
-// Four ways, by how ordinary the piece is. Most pieces of a text are one token, found by their bytes at once. Others
-// have been met shortly before. Other short ones are merged by scanning an array. Long ones go through a linked list
-// and a heap, in O(n log n), so that no input is slow. Never changes after it is made, so threads may share it; each
-// brings its own Recent.
+// A piece takes the first of four ways that applies:
+//   1. Most pieces are one token. A hash table finds it by the bytes of the piece.
+//   2. Pieces of a few tokens that were encoded recently are in a cache (Bpe::Recent).
+//   3. Other short pieces are merged by scanning an array.
+//   4. Long pieces are merged with a linked list and a heap in O(n log n), so that no input is slow.
+//
+// A Bpe does not change after its construction, so threads may share it. Each thread needs its own Recent.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -17,7 +20,7 @@
 
 #include "kernels/check.h"
 
-// A fixed map from small keys to numbers >= 0, by open addressing, at most half full.
+// A hash map of fixed size from small keys to numbers >= 0. It uses open addressing and is at most half full.
 template <class Key, class Hash>
 class FixedMap {
   public:
@@ -26,7 +29,7 @@ class FixedMap {
         slots_.assign(size_t(1) << bits_, Slot{Key{}, -1});
     }
     void set(const Key& key, int32_t value) { slots_[place(key)] = {key, value}; }
-    int32_t get(const Key& key) const { return slots_[place(key)].value; }  // -1: not there
+    int32_t get(const Key& key) const { return slots_[place(key)].value; }  // -1: absent
 
   private:
     struct Slot {
@@ -47,18 +50,21 @@ struct Merge {
     int32_t left, right, result;
 };
 
+// Two neighbouring ids as one key.
+inline uint64_t pair_key(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
+
 class Bpe {
   public:
     Bpe() = default;
-    // byte_id: the token of each byte. merges: by rank. tokens: the bytes of each id, "" where there is none.
+    // byte_id: the token of each byte, or -1. merges: in order of rank. tokens: the bytes of each id, "" if unused.
     Bpe(const std::array<int32_t, 256>& byte_id, const std::vector<Merge>& merges,
         const std::vector<std::string>& tokens)
         : byte_id_(byte_id), merges_(merges), ranks_(merges.size()), byte_pair_rank_(65536), whole_(tokens.size()) {
         for (size_t rank = 0; rank < merges.size(); rank++)
-            ranks_.set(pair_of(merges[rank].left, merges[rank].right), int32_t(rank));
+            ranks_.set(pair_key(merges[rank].left, merges[rank].right), int32_t(rank));
         for (size_t pair = 0; pair < byte_pair_rank_.size(); pair++)
             byte_pair_rank_[pair] = uint32_t(rank_of(byte_id[pair >> 8], byte_id[pair & 255]));
-        // A token counts as whole if merging gives it; a vocabulary may hold others.
+        // A vocabulary may hold tokens that merging never gives; those must not be found by their bytes.
         std::vector<int32_t> ids;
         for (size_t id = 0; id < tokens.size(); id++) {
             const std::string& bytes = tokens[id];
@@ -71,16 +77,15 @@ class Bpe {
 
     class Recent;
 
-    // Appends the tokens of text[at, end).
+    // Appends the tokens of the piece text[at, end) to `ids`.
     void encode(std::string_view text, size_t at, size_t end, std::vector<int32_t>& ids, Recent& recent) const;
 
     const std::vector<Merge>& merges() const { return merges_; }
 
   private:
-    static constexpr size_t short_piece = 48;       // bytes up to which scanning beats the heap
-    static constexpr size_t huge_piece  = 1 << 18;  // bytes from which memory counts
+    static constexpr size_t short_piece = 48;       // up to this many bytes scanning is faster than the heap
+    static constexpr size_t huge_piece  = 1 << 18;  // from this many bytes memory matters
 
-    static uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
     struct PairHash {
         uint64_t operator()(uint64_t pair) const { return (pair ^ (pair >> 29)) * 0x9e3779b97f4a7c15u; }
     };
@@ -91,7 +96,7 @@ class Bpe {
         uint64_t low = 0, high = 0;
 
         Piece() = default;
-        // Reads 16 bytes where the text has them and masks, since a copy of variable length is a call.
+        // Where the text has 16 bytes, loading and masking them saves the call that copies a variable length.
         Piece(std::string_view text, size_t at, size_t length) {
             if (at + 16 <= text.size()) {
                 std::memcpy(&low, text.data() + at, 8);
@@ -116,12 +121,12 @@ class Bpe {
         }
     };
 
-    int32_t rank_of(int32_t left, int32_t right) const { return ranks_.get(pair_of(left, right)); }  // -1: no merge
+    int32_t rank_of(int32_t left, int32_t right) const { return ranks_.get(pair_key(left, right)); }  // -1: no merge
 
     void merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
         int n = int(piece.size());
         int32_t id[short_piece];
-        uint32_t rank[short_piece];  // of the pair (i, i + 1); unsigned, so that "no merge" is the largest
+        uint32_t rank[short_piece];  // of the pair (i, i + 1); unsigned, so that -1, "no merge", is the largest
         for (int i = 0; i < n; i++) id[i] = byte_id_[uint8_t(piece[size_t(i)])];
         for (size_t i = 0; i + 1 < piece.size(); i++)
             rank[i] = byte_pair_rank_[size_t(uint8_t(piece[i])) << 8 | uint8_t(piece[i + 1])];
@@ -139,19 +144,19 @@ class Bpe {
         ids.insert(ids.end(), id, id + n);
     }
 
-    // A piece as a list of its tokens so far, and the pairs that can be merged.
+    // The state of merging a long piece: a linked list of its tokens so far, and a heap of the pairs that can merge.
     struct Merging {
         struct Symbol {
             int32_t id, before, next;
         };
         std::vector<Symbol> at;
-        std::vector<uint64_t> heap;  // rank << 32 | position, the lowest in front
+        std::vector<uint64_t> heap;  // rank << 32 | position; the lowest is in front
     };
 
     void merge_long(std::string_view piece, std::vector<int32_t>& ids) const {
-        CHECK(piece.size() < (size_t(1) << 31), "{} bytes of text without a place to split; 2 GiB is the most",
+        CHECK(piece.size() < (size_t(1) << 31), "{} bytes of text have no place to split; the limit is 2 GiB",
               piece.size());
-        // The lists of a huge piece take 60 times its size: one at a time, however many threads there are.
+        // The lists of a huge piece take 60 times its size, so only one thread at a time may hold them.
         static Merging shared;
         static std::mutex one_at_a_time;
         if (piece.size() > huge_piece) {
@@ -187,7 +192,8 @@ class Bpe {
             std::pop_heap(heap.begin(), heap.end(), lowest);
             heap.pop_back();
             Merging::Symbol& left = at[size_t(i)];
-            if (left.id != merge.left || left.next == n || at[size_t(left.next)].id != merge.right) continue;  // gone
+            if (left.id != merge.left || left.next == n || at[size_t(left.next)].id != merge.right)
+                continue;  // an outdated entry
             at[size_t(left.next)].id = -1;
             left.id                  = merge.result;
             left.next                = at[size_t(left.next)].next;
@@ -197,25 +203,26 @@ class Bpe {
         }
         size_t tokens = 0;
         for (int32_t i = 0; i < n; i = at[size_t(i)].next) tokens++;
-        if (piece.size() > huge_piece) ids.reserve(ids.size() + tokens);  // growing by doubling would take twice that
+        if (piece.size() > huge_piece)
+            ids.reserve(ids.size() + tokens);  // growing by doubling would take twice the memory
         for (int32_t i = 0; i < n; i = at[size_t(i)].next) ids.push_back(at[size_t(i)].id);
     }
 
     std::array<int32_t, 256> byte_id_{};
     std::vector<Merge> merges_;
-    FixedMap<uint64_t, PairHash> ranks_;    // pair of ids → rank
-    std::vector<uint32_t> byte_pair_rank_;  // the same for two bytes, where every merging begins
-    FixedMap<Piece, PieceHash> whole_;      // bytes → id
+    FixedMap<uint64_t, PairHash> ranks_;    // pair_key of two ids → rank
+    std::vector<uint32_t> byte_pair_rank_;  // the same for two bytes, because every piece begins as bytes
+    FixedMap<Piece, PieceHash> whole_;      // bytes of a short token → id
 };
 
-// The tokens of short pieces that are several tokens and were met last, by hash; a new one takes the place of an old
-// one. Pieces of one token are not kept here: whole_ is as quick, and they would drive out the others.
+// A cache of short pieces that are several tokens; a new entry overwrites the one in its slot.
+// Pieces of one token are not cached, because whole_ finds them as fast and they would displace the others.
 class Bpe::Recent {
   public:
-    static constexpr size_t most = 4;  // tokens of a piece that is kept
+    static constexpr size_t most = 4;  // tokens per cached piece, at most
     struct Entry {
         Piece piece;
-        std::array<int32_t, most> ids;  // then -1
+        std::array<int32_t, most> ids;  // filled up with -1
     };
     Recent() : entries_(size_t(1) << bits, Entry{}) {}
     Entry& place(const Piece& piece) { return entries_[size_t(PieceHash()(piece) >> (64 - bits))]; }

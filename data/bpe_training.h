@@ -1,9 +1,9 @@
-// bpe_training.h - learn a byte-level BPE: join the most frequent pair of neighbours, again and again
+// bpe_training.h - learns a byte-level BPE vocabulary by merging the most frequent pair of neighbours repeatedly
 //
-// The text counts only through its words (the pieces of GPT-2's split pattern) and how often each occurs, so memory
-// grows with the distinct words. Every pair knows its count and the words it is in; a merge touches those words alone.
-// Among pairs of equal count the one with the smaller ids wins, as in Hugging Face tokenizers, so the result depends on
-// the words and on nothing else.
+// Training needs only the distinct words of the text (the pieces of GPT-2's split pattern) and how often each occurs,
+// so memory grows with the distinct words. Every pair has its count and a list of the words it occurs in, and a merge
+// visits those words alone. Among pairs of equal count the one with the smaller ids is merged first, as in Hugging Face
+// tokenizers, so the same words always give the same vocabulary.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -16,7 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "data/tokenizer.h"
+#include "data/bpe.h"
+#include "data/byte_alphabet.h"
 #include "data/tokenizer_json.h"
 
 class WordCounts {
@@ -25,7 +26,7 @@ class WordCounts {
         constexpr size_t most = 256;
         for (size_t at = 0; at < text.size();) {
             const size_t end = unicode::next_piece(text, at);
-            // A piece of more than 256 bytes is no word; in parts, it cannot make every merge cost its length.
+            // Long pieces are counted in parts of 256 bytes, else every merge in such a piece would cost its length.
             for (; at < end; at = std::min(at + most, end))
                 count_[std::string(text.substr(at, std::min(end - at, most)))]++;
         }
@@ -56,15 +57,15 @@ class BpeTraining {
         for (const auto& [pair, where] : pairs_) heap_.push({where.count, pair});
     }
 
-    // Learns until there are `entries` in all: the 256 bytes, what merging makes, and <|endoftext|>. Returns the text
-    // of a tokenizer.json.
+    // Returns the text of a tokenizer.json with `entries` tokens: the 256 bytes, the merged tokens and <|endoftext|>.
+    // Throws InputError if the text has too few pairs that occur twice.
     std::string learn(int entries, const std::function<void(int entries_so_far)>& progress = nullptr) {
         CHECK(entries >= 257, "a byte-level vocabulary has 256 bytes and <|endoftext|>, so 257 entries or more, not {}",
               entries);
         while (int(tokens_.size()) < entries - 1) {
             const bool merged = merge_best();
             CHECK(merged,
-                  "this text has no pair left that occurs twice: it gives {} entries, not {}\n"
+                  "this text gives {} entries, not {}: no pair is left that occurs twice\n"
                   "    use more text, or ask for {} or fewer",
                   tokens_.size() + 1, entries, tokens_.size() + 1);
             if (progress) progress(int(tokens_.size()) + 1);
@@ -79,33 +80,32 @@ class BpeTraining {
     };
     struct Pair {
         int64_t count = 0;
-        std::vector<uint32_t> words;  // where it may occur; a word can be listed twice, or have lost the pair since
+        std::vector<uint32_t> words;  // may hold a word twice, or a word that no longer has the pair
     };
     struct Candidate {
         int64_t count;
         uint64_t pair;
         bool operator<(const Candidate& o) const { return count != o.count ? count < o.count : pair > o.pair; }
     };
-    static uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(left) << 32 | uint32_t(right); }
 
     int32_t add_token(const std::string& bytes) {
         const auto [found, is_new] = ids_.emplace(bytes, int32_t(tokens_.size()));
         if (is_new) tokens_.push_back(bytes);
-        return found->second;  // two merges can make the same bytes
+        return found->second;  // two different merges can give the same bytes
     }
 
-    // Counts the pairs of a word, and lists it under those that hold `id` (under all for -1).
+    // Adds a word to the counts of its pairs, and to the word lists of those pairs that contain `id` (-1: of all).
     void note_pairs(uint32_t word, int32_t id) {
         const Word& w = words_[word];
         for (size_t i = 0; i + 1 < w.ids.size(); i++) {
-            Pair& pair = pairs_[pair_of(w.ids[i], w.ids[i + 1])];
+            Pair& pair = pairs_[pair_key(w.ids[i], w.ids[i + 1])];
             pair.count += w.count;
             if (id < 0 || w.ids[i] == id || w.ids[i + 1] == id) pair.words.push_back(word);
         }
     }
 
-    // The pair with the largest count. The heap holds counts from when they were pushed; since then they can only have
-    // fallen, because whatever raises a count pushes it again.
+    // Removes the pair with the largest count from the heap and returns it. An entry of the heap may be outdated, but
+    // then its pair's count has fallen since, because whatever raises a count pushes a new entry.
     Candidate take_best() {
         while (!heap_.empty()) {
             Candidate best = heap_.top();
@@ -131,7 +131,8 @@ class BpeTraining {
         std::vector<uint64_t> raised;
         for (const uint32_t word : where) {
             std::vector<int32_t>& ids = words_[word].ids;
-            for (size_t i = 0; i + 1 < ids.size(); i++) pairs_[pair_of(ids[i], ids[i + 1])].count -= words_[word].count;
+            for (size_t i = 0; i + 1 < ids.size(); i++)
+                pairs_[pair_key(ids[i], ids[i + 1])].count -= words_[word].count;
             size_t kept = 0;
             for (size_t i = 0; i < ids.size(); kept++) {
                 const bool here = i + 1 < ids.size() && ids[i] == left && ids[i + 1] == right;
@@ -141,7 +142,7 @@ class BpeTraining {
             ids.resize(kept);
             note_pairs(word, result);
             for (size_t i = 0; i + 1 < kept; i++)
-                if (ids[i] == result || ids[i + 1] == result) raised.push_back(pair_of(ids[i], ids[i + 1]));
+                if (ids[i] == result || ids[i + 1] == result) raised.push_back(pair_key(ids[i], ids[i + 1]));
         }
         pairs_.erase(best.pair);
         std::sort(raised.begin(), raised.end());

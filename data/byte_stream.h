@@ -1,7 +1,7 @@
-// byte_stream.h - the bytes of a file or of standard input, decompressed, through buffers of fixed size
+// byte_stream.h - reads a file or standard input, decompressed, through buffers of fixed size
 //
-// zstd and gzip are seen by their first bytes, whatever the name; several frames or members one after another are one
-// stream.
+// zstd and gzip are recognized by their first bytes, whatever the name is. Several zstd frames or gzip members one
+// after another are read as one stream.
 #pragma once
 #include <zlib.h>
 #include <zstd.h>
@@ -19,14 +19,14 @@
 
 class ByteStream {
   public:
-    // path "-" is standard input.
+    // path: a file, or "-" for standard input. Throws InputError for an empty file and for one that holds no text.
     explicit ByteStream(const std::string& path)
         : path_(path == "-" ? "standard input" : path),
           in_(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close) {
         CHECK(in_, "cannot open {}: {}", path_, os_error());
         read_raw();
         CHECK(!raw_.empty(), "{} is empty", path_);
-        refuse_what_is_no_text();
+        refuse_other_files();
         if (raw_.substr(0, 4) == "\x28\xb5\x2f\xfd") zstd_.reset(ZSTD_createDStream());
         if (raw_.substr(0, 2) == "\x1f\x8b") {
             gzip_.reset(new z_stream{});
@@ -34,15 +34,15 @@ class ByteStream {
         }
     }
 
-    // The next bytes, valid until the next call; empty at the end.
+    // The next bytes, which are valid until the next call. Empty at the end. Throws InputError for damaged data.
     std::string_view next() {
         if (zstd_ || gzip_) return decompressed();
         if (raw_.empty() && !read_raw()) return {};
         return std::exchange(raw_, {});
     }
 
-    int64_t bytes_read() const { return bytes_read_; }  // of the file, so compressed where it is
-    uint32_t crc() const { return crc_; }               // CRC-32 of those
+    int64_t bytes_read() const { return bytes_read_; }  // bytes of the file, before decompression
+    uint32_t crc() const { return crc_; }               // CRC-32 of these bytes
 
   private:
     static constexpr size_t chunk = 1 << 18;
@@ -57,8 +57,8 @@ class ByteStream {
         }
     };
 
-    // Any bytes can be encoded, so a file of these kinds would become tokens that mean nothing.
-    void refuse_what_is_no_text() const {
+    // A byte-level vocabulary can encode any file, so one that is no text would silently become useless tokens.
+    void refuse_other_files() const {
         const auto begins = [&](std::string_view magic) { return raw_.substr(0, magic.size()) == magic; };
         CHECK(!begins("PAR1"),
               "{} is a Parquet file: python3 data/parquet_text.py FILE… | ./tokenize --input - --format jsonl …",
@@ -71,7 +71,7 @@ class ByteStream {
         uint32_t word = 0;
         std::memcpy(&word, raw_.data(), std::min<size_t>(4, raw_.size()));
         CHECK(word != 20240520 && word != 20240801 && !begins("MMIDIDX") && !begins("BIN.TOK\n"),
-              "{} holds tokens already: --decode turns them into text, and ./train_gpt reads them as they are", path_);
+              "{} holds tokens already; ./train_gpt reads them as they are, and --decode turns them into text", path_);
     }
 
     bool read_raw() {
@@ -87,7 +87,7 @@ class ByteStream {
     std::string_view decompressed() {
         text_buffer_.resize(chunk);
         for (;;) {
-            // The decoder may hold more text when its input is used up, so it is asked before the file is.
+            // The decoder may still hold text when its input is used up, so it is asked before the file is read.
             const size_t n = zstd_ ? step_zstd() : step_gzip();
             if (n > 0) return {text_buffer_.data(), n};
             if (!raw_.empty() || read_raw()) continue;
@@ -96,7 +96,7 @@ class ByteStream {
         }
     }
 
-    // Each takes from raw_, fills text_buffer_, returns how far, and notes whether the stream may end here.
+    // Each step decompresses from raw_ to text_buffer_, returns the number of bytes of text, and sets is_whole_.
     size_t step_zstd() {
         ZSTD_outBuffer out{text_buffer_.data(), chunk, 0};
         ZSTD_inBuffer in{raw_.data(), raw_.size(), 0};
@@ -121,38 +121,45 @@ class ByteStream {
     }
 
     std::string path_, raw_buffer_, text_buffer_;
-    std::string_view raw_;  // read and not yet used
+    std::string_view raw_;  // bytes of the file that have been read and not used
     std::unique_ptr<std::FILE, void (*)(std::FILE*)> in_;
     std::unique_ptr<ZSTD_DStream, End> zstd_;
     std::unique_ptr<z_stream, End> gzip_;
-    bool is_whole_      = false;
+    bool is_whole_      = false;  // a frame or member has just ended, so the file may end here
     int64_t bytes_read_ = 0;
     uint32_t crc_       = 0;
 };
 
-// Lines of a stream, each with its end.
+// Reads a stream line by line, or a long line in pieces.
 class Lines {
   public:
     explicit Lines(ByteStream& stream) : stream_(stream) {}
 
-    // Appends the rest of the line, at most about `most` bytes of it. False at the end of the stream.
+    // Appends the rest of the current line with its line break, or about `most` bytes of it if it is longer.
+    // False at the end of the stream.
     bool next(std::string& line, size_t most) {
         const size_t begin = line.size();
         for (;;) {
-            if (bytes_.empty()) bytes_ = stream_.next();
-            if (bytes_.empty()) return whole_ = true, line.size() > begin;
+            if (peek().empty()) return line_ended_ = true, line.size() > begin;
             const size_t end = bytes_.find('\n');
-            whole_           = end != std::string_view::npos;
-            const size_t n   = whole_ ? end + 1 : bytes_.size();
+            line_ended_      = end != std::string_view::npos;
+            const size_t n   = line_ended_ ? end + 1 : bytes_.size();
             line.append(bytes_.data(), n);
             bytes_.remove_prefix(n);
-            if (whole_ || line.size() - begin >= most) return true;
+            if (line_ended_ || line.size() - begin >= most) return true;
         }
     }
-    bool whole() const { return whole_; }  // whether what next() gave was the line to its end
+    // Whether the last call of next() read its line to the end.
+    bool line_ended() const { return line_ended_; }
+
+    // The bytes that come next, at least one unless the stream has ended.
+    std::string_view peek() {
+        if (bytes_.empty()) bytes_ = stream_.next();
+        return bytes_;
+    }
 
   private:
     ByteStream& stream_;
     std::string_view bytes_;
-    bool whole_ = true;
+    bool line_ended_ = true;
 };

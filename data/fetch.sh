@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# fetch.sh - downloads a data set, says its size first, goes on where it was interrupted, and checks what is published
+# fetch.sh - downloads a data set
 #
 #   data/fetch.sh NAME [--parts FIRST-LAST] [--mirror URL] [--out FOLDER] [--tokenizer FILE]
 #
-# Files go to FOLDER (data/sets/NAME). --tokenizer makes shards of text; of Parquet files with a python3 (PYTHON= names it) that
-# has pyarrow. --mirror URL/… stands for https://host/ of each address.
+#   --parts       downloads only these parts of a set that has several
+#   --mirror      replaces https://host in each address
+#   --out         is the folder for the files, data/sets/NAME if it is left out
+#   --tokenizer   also makes token shards of the text; for Parquet files PYTHON= names a python3 that has pyarrow
+#
+# The script prints the size before it starts, resumes an interrupted download, and compares sizes, and SHA-256 sums
+# where they are known.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hub=https://huggingface.co/datasets
@@ -21,7 +26,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-#  name              first part - last   address, with the part's number by printf           SHA-256, where one is known
+#  name              parts    address, in which printf puts the number of the part                SHA-256, if it is known
 table="
 tinyshakespeare      0-0      https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt
@@ -39,13 +44,16 @@ gpt2-tokenizer       0-0      https://huggingface.co/openai-community/gpt2/resol
 pythia-tokenizer     0-0      https://huggingface.co/EleutherAI/pythia-160m/resolve/main/tokenizer.json
 hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
 "
-rows=$(grep "^$name " <<<"$table") || die "no data set '$name'; there are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
+rows=$(grep "^$name " <<<"$table") || die "there is no data set '$name'; the sets are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 [ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
+if [ -z "$out" ] && [ -d "data/$name" ]; then   # where downloads were before data/sets/
+    echo "note: data/$name is not used; downloads are in data/sets/ now: mkdir -p data/sets && mv data/$name data/sets/" >&2
+fi
 out=${out:-data/sets/$name} python=${PYTHON:-python3}
-if [ -n "$tokenizer" ]; then   # said before anything is fetched
+if [ -n "$tokenizer" ]; then   # checked before anything is downloaded
     case $rows in
-        *.bin* | *.json | *.json\ * | hellaswag*) die "$name is used as it is, without --tokenizer" ;;
+        *.bin* | *.json | *.json\ * | hellaswag*) die "$name is used as it is, so leave --tokenizer out" ;;
         *.parquet*) "$python" -c 'import pyarrow' 2>/dev/null ||
             die "$name comes as Parquet files, and $python has no pyarrow: \
 python3 -m venv .venv && .venv/bin/pip install pyarrow, then PYTHON=.venv/bin/python data/fetch.sh …" ;;
@@ -55,7 +63,7 @@ fi
 urls=() sums=() sizes=() total=0
 while read -r _ range url sum; do
     first=${range%-*} last=${range#*-}
-    # A data set's single files, such as its validation part, come with any choice of its parts.
+    # The single files of a set, such as its validation part, are downloaded with any choice of parts.
     if [ -n "$parts" ] && [ "$first" != "$last" ]; then
         ((${parts%-*} >= first && ${parts#*-} <= last)) || die "--parts $parts: $name has $range"
         first=${parts%-*} last=${parts#*-}
@@ -65,7 +73,7 @@ while read -r _ range url sum; do
         u=$(printf "$url" "$i")
         [ -z "$mirror" ] || u=$mirror/${u#https://*/}
         head=$(curl --fail --silent --show-error --location --head --retry 3 "$u" | tr -d '\r') || die "cannot get $u" 1
-        # The hub answers with the SHA-256 of a large file in front of its redirection.
+        # For a large file the hub sends its SHA-256 with the redirection.
         published=$(sed -n 's/^x-linked-etag: "\?\([0-9a-f]\{64\}\)"\?$/\1/Ip' <<<"$head" | tail -1)
         size=$(sed -n 's/^content-length: //Ip' <<<"$head" | tail -1)
         urls+=("$u") sums+=("${sum:-$published}") sizes+=("${size:-0}")
@@ -85,17 +93,17 @@ for i in "${!urls[@]}"; do
         [ "${sizes[i]}" = 0 ] || [ "$got" = "${sizes[i]}" ] || { rm "$file.part"; die "$file: $got bytes, expected ${sizes[i]}" 1; }
         if [ -n "${sums[i]}" ] && ! echo "${sums[i]}  $file.part" | sha256sum --check --status; then
             rm "$file.part"
-            die "$file: what came from ${urls[i]} has another SHA-256 than ${sums[i]}" 1
+            die "$file: the file from ${urls[i]} has another SHA-256 than ${sums[i]}" 1
         fi
         mv "$file.part" "$file"
     fi
-    echo "$file: $(wc -c <"$file") bytes, $([ -n "${sums[i]}" ] && echo "SHA-256 right" || echo "no published checksum")"
+    echo "$file: $(wc -c <"$file") bytes, $([ -n "${sums[i]}" ] && echo "the SHA-256 is right" || echo "no SHA-256 is published")"
 done
 [ -n "$tokenizer" ] || exit 0
 shards() { "${BUILD:-build}/tokenize" --tokenizer "$tokenizer" --val-fraction 0.005 --output "$out/$name" --input "$@"; }
 if [[ ${files[0]} == *.parquet ]]; then
-    # A line that is no JSON makes tokenize refuse what comes from a reader that failed.
-    { "$python" data/parquet_text.py "${files[@]}" || echo "the text above is not whole"; } | shards - --format jsonl
+    # If the reader fails, a line that is no JSON makes tokenize refuse the incomplete text.
+    { "$python" data/parquet_text.py "${files[@]}" || echo "the text above is incomplete"; } | shards - --format jsonl
 else
     shards "${files[@]}"
 fi

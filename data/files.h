@@ -1,34 +1,41 @@
-// files.h - files as bytes: MappedFile to read, OutputFile to write so that a reader sees all of the new file or none
-// of it
+// files.h - reading, writing and finding files
+//
+//   MappedFile      a whole file in memory, read-only
+//   OutputFile      a new file that readers see complete or not at all
+//   glob_files      the files that a pattern names
 #pragma once
 #include <fcntl.h>
+#include <glob.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "kernels/check.h"
 
 namespace fs = std::filesystem;
 
-// The whole pages among these bytes of a mapped file leave this process's memory until they are touched again.
+// Drops the whole pages among these bytes of a mapped file from memory. Reading them again loads them again.
 inline void forget_pages(const std::byte* data, int64_t bytes) {
     const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), from = (uintptr_t(data) + page - 1) / page * page,
                     to = (uintptr_t(data) + uintptr_t(bytes)) / page * page;
     if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 
-// A whole file in memory, read by the operating system as it is touched.
+// A whole file mapped into memory. The operating system reads each page when it is first touched.
+// Throws InputError if the path cannot be opened or is no regular file.
 class MappedFile {
   public:
     explicit MappedFile(const std::string& path) : path_(path) {
-        const int file = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a pipe must not block
+        const int file = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // opening a pipe must not block
         CHECK(file >= 0, "cannot open {}: {}", path, os_error());
         struct stat s;
         const bool known = fstat(file, &s) == 0;
@@ -61,8 +68,9 @@ class MappedFile {
     int64_t size_           = 0;
 };
 
-// Writes PATH.tmp; commit() flushes it to disk and renames it to PATH. Without a commit nothing is left behind, and
-// whatever was at PATH is untouched. Every failure is a RunError that names the path.
+// Writes to PATH.tmp. commit() flushes that file to disk and renames it to PATH.
+// Without a commit the destructor removes PATH.tmp, and a file that was at PATH stays as it was.
+// Every failure throws a RunError that names the path.
 class OutputFile {
   public:
     explicit OutputFile(const std::string& path) : path_(path), temporary_(path + ".tmp") {
@@ -85,18 +93,18 @@ class OutputFile {
         while (bytes > 0) {
             const ssize_t n = ::write(file_, p, size_t(bytes));
             if (n < 0 && errno == EINTR) continue;
-            CHECK_RUN(n > 0, "cannot write {}: {} after {} bytes{}", path_, n < 0 ? os_error() : "nothing was taken",
+            CHECK_RUN(n > 0, "cannot write {}: {} after {} bytes{}", path_, n < 0 ? os_error() : "no byte was accepted",
                       written_, errno == ENOSPC || errno == EDQUOT ? "; free some space and try again" : "");
             p += n, bytes -= n, written_ += n;
         }
     }
     void write(std::string_view text) { write(text.data(), int64_t(text.size())); }
-    // Over bytes that are already there: a header that counts what follows it.
+    // Overwrites bytes that were written before, such as the count in a header.
     void write_at(int64_t at, const void* data, int64_t bytes) {
         CHECK_RUN(pwrite(file_, data, size_t(bytes), at) == bytes, "cannot write {}: {}", path_, os_error());
     }
 
-    // The end of writing: what is written is on disk, and the file is closed, under its temporary name.
+    // Flushes the bytes to disk and closes the file, which keeps its temporary name until commit().
     void finish() {
         CHECK_RUN(fsync(file_) == 0, "cannot write {} to disk: {}", path_, os_error());
         CHECK_RUN(close(std::exchange(file_, -1)) == 0, "cannot close {}: {}", temporary_, os_error());
@@ -109,11 +117,11 @@ class OutputFile {
         sync_folder(std::filesystem::path(path_).parent_path().string());
     }
 
-    // Makes renames and new names in a folder survive a power cut.
+    // Flushes a folder's list of names to disk, so that renames survive a power cut.
     static void sync_folder(const std::string& folder) {
         const int d = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         CHECK_RUN(d >= 0, "cannot open the folder {}: {}", folder, os_error());
-        const bool done       = fsync(d) == 0 || errno == EINVAL;  // EINVAL: a file system without folder fsync
+        const bool done       = fsync(d) == 0 || errno == EINVAL;  // EINVAL: this file system cannot flush folders
         const std::string why = os_error();
         close(d);
         CHECK_RUN(done, "cannot write the folder {} to disk: {}", folder, why);
@@ -124,6 +132,17 @@ class OutputFile {
     int file_        = -1;
     int64_t written_ = 0;
 };
+
+// The paths that a pattern of glob(3) matches, with {a,b} and ~ expanded, in byte order of their names.
+inline std::vector<std::string> glob_files(const std::string& pattern) {
+    glob_t found{};
+    std::vector<std::string> files;
+    if (glob(pattern.c_str(), GLOB_BRACE | GLOB_TILDE, nullptr, &found) == 0)
+        files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+    globfree(&found);
+    std::sort(files.begin(), files.end());  // glob's own order depends on the locale and on the order of braces
+    return files;
+}
 
 inline void write_file(const std::string& path, std::string_view text) {
     OutputFile f(path);

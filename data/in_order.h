@@ -1,4 +1,4 @@
-// in_order.h - many threads work, and the results arrive in the order of the work
+// in_order.h - spreads work over threads and delivers the results in the order of the input
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -10,10 +10,12 @@
 #include <utility>
 #include <vector>
 
-// produce(hand) runs on this thread and gives items to hand(); work(item, thread) turns each into a result, on
-// `threads` others; take(result) gets the results in the order of the items, one at a time. No more than 2 * threads +
-// 1 items exist at once. What the earliest item threw is thrown, after everything before it was taken; next, what
-// produce threw.
+// produce(hand) runs on the calling thread and passes each item to hand(). work(item, thread) turns an item into a
+// result, on one of `threads` other threads. take(result) gets the results one at a time, in the order of the items.
+// At most 2 * threads + 1 items exist at once.
+//
+// If work or take throws, the exception of the earliest item is rethrown after all results before it were taken.
+// Otherwise an exception of produce is rethrown at the end.
 template <class Item, class Produce, class Work, class Take>
 void in_order(int threads, Produce produce, Work work, Take take) {
     struct Stopped {};
@@ -42,7 +44,7 @@ void in_order(int threads, Produce produce, Work work, Take take) {
             lock.lock();
             changed.wait(lock, [&] { return taken == number || stopped; });
             if (stopped) return;
-            lock.unlock();  // nobody else has this turn
+            lock.unlock();  // safe: the other threads wait until `taken` changes
             try {
                 if (!thrown) take(std::move(result));
             } catch (...) { thrown = std::current_exception(); }

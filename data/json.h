@@ -1,4 +1,7 @@
-// json.h - JSON from strangers: strict, no key twice, bounded depth; errors name the file
+// json.h - reads JSON that others wrote
+//
+// The parser is strict: it refuses a key that appears twice in one object, and more than max_depth levels.
+// Errors name the file.
 #pragma once
 #include <nlohmann/json.hpp>
 #include <set>
@@ -31,7 +34,8 @@ inline nlohmann::json read_json(const std::string& path, int max_depth = 64) {
     return parse_json(f.text(), path, max_depth);
 }
 
-// One JSON object whose fields are asked for by name; says which file and field when something is off.
+// One JSON object. Each accessor checks the type of the field it returns; errors name the file and the field.
+// An accessor with an `absent` argument returns that for a field that is missing or null.
 class Fields {
   public:
     explicit Fields(const std::string& path) : path_(path) {
@@ -64,10 +68,10 @@ class Fields {
     }
     std::string text(const char* key, const std::string& absent) const {
         if (!has(key)) return absent;
-        CHECK(json_[key].is_string(), "{}: \"{}\" is {}, expected a text", path_, key, json_[key].dump());
+        CHECK(json_[key].is_string(), "{}: \"{}\" is {}, expected a string", path_, key, json_[key].dump());
         return json_[key].get<std::string>();
     }
-    // A feature that we do not have must be off.
+    // Refuses a file that asks for a feature which we do not have.
     void refuse_unless(const char* key, bool supported) const {
         CHECK(flag(key, supported) == supported, "{}: \"{}\": {} is not supported, only {}", path_, key, !supported,
               supported);

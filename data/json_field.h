@@ -1,7 +1,7 @@
-// json_field.h - one string out of a JSON object, of any size
+// json_field.h - reads one string out of a JSON object of any size
 //
-// Reads the object strictly, byte by byte, and keeps nothing but that string: a general parser builds the whole object
-// first, so a document of a gigabyte would need several, and a short one takes more time than its encoding.
+// The object is checked strictly, byte by byte, and nothing but that string is kept. A general parser builds the whole
+// object first, which takes several times the memory of a long document, and more time than encoding a short one.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -13,25 +13,26 @@
 
 class JsonField {
   public:
-    // The bytes of the object, then what more() gives until that is empty. `file` and `line` are for errors.
+    // The object is `bytes`, followed by what more() returns until that is empty. file and line are for errors.
     JsonField(std::string_view bytes, const std::string& file, int64_t line,
               std::function<std::string_view()> more = nullptr)
         : at_(bytes.data()), end_(at_ + bytes.size()), begin_(at_), file_(file), line_(line), more_(std::move(more)) {}
 
-    // Appends the string in `field` of the object to `out`. more() may meanwhile take away what is there.
+    // Appends the string in `field` of the object to `out`. more() may empty `out` while this runs.
+    // Throws InputError for bad JSON, and if the field is missing, repeated or no string.
     void read(const std::string& field, std::string& out) {
         bool found      = false;
         const int first = skip_space();
         std::string others;
         if (first < 0) bad("an object");
         if (first != '{')
-            fail("{} line {}: no field \"{}\" in {}; --field names the one with the text", file_, line_, field, kind());
+            fail("{} line {}: there is no field \"{}\" in {}, expected an object", file_, line_, field, kind());
         object([&](const std::string& key) {
             if (key != field) {
                 if (others.size() < 80) others += (others.empty() ? "" : ", ") + key;
                 return value(1);
             }
-            CHECK(!found, "{} line {}: the field \"{}\" is there twice", file_, line_, field);
+            CHECK(!found, "{} line {}: the field \"{}\" appears twice", file_, line_, field);
             const int begin = skip_space();
             if (begin < 0) bad("a value");
             CHECK(begin == '"', "{} line {}: field \"{}\" is {}, expected a string", file_, line_, field, kind());
@@ -39,8 +40,8 @@ class JsonField {
             string(out);
         });
         if (skip_space() >= 0) bad("nothing after the object");
-        CHECK(found, "{} line {}: no field \"{}\"; --field names the one with the text: {}", file_, line_, field,
-              others.empty() ? "there are none" : others);
+        CHECK(found, "{} line {}: there is no field \"{}\"; --field names the field with the text: {}", file_, line_,
+              field, others.empty() ? "there are none" : others);
     }
 
   private:
@@ -141,9 +142,10 @@ class JsonField {
         }
     }
 
-    // Bytes that stand for themselves in a string: ASCII but for control characters, the quote and the backslash.
+    // Whether a byte stands for itself in a string: ASCII except control characters, quote and backslash.
     static bool is_plain(char c) { return static_cast<signed char>(c) >= 0x20 && c != '"' && c != '\\'; }
-    // Whether eight are. The top bit of a byte tells; a borrow from the byte below may make it say no where it is yes.
+    // Whether eight bytes are plain. The top bit of each byte of the result tells. A borrow from a lower byte may turn
+    // a yes into a no, which only costs time.
     static bool are_plain(const char* bytes) {
         constexpr uint64_t low = 0x0101010101010101u, top = 0x80 * low;
         uint64_t w;
@@ -171,11 +173,11 @@ class JsonField {
             if (!keep) out.clear();
         }
     }
-    // One character of two to four bytes, well-formed (Unicode 15, table 3-7).
+    // Reads one well-formed character of two to four bytes (Unicode 15, table 3-7).
     void character(std::string& out) {
         const int lead = take();
         const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-        int low = 0x80, high = 0xbf;  // of the second byte
+        int low = 0x80, high = 0xbf;  // limits of the second byte
         if (lead == 0xe0) low = 0xa0;
         if (lead == 0xed) high = 0x9f;
         if (lead == 0xf0) low = 0x90;
@@ -231,7 +233,7 @@ class JsonField {
     }
 
     const char *at_, *end_, *begin_;
-    int64_t before_ = 0;  // bytes of the line before begin_
+    int64_t before_ = 0;  // bytes of the object before begin_
     const std::string& file_;
     int64_t line_;
     std::function<std::string_view()> more_;

@@ -1,13 +1,14 @@
-// loader.h - token shards → batches
+// loader.h - makes batches from token shards
 //
-// Each shard is cut into windows of T + 1 tokens, T apart: T inputs and the T tokens that follow them. (What is left at
-// the end of a shard, and a shard of T tokens or fewer, is not used.) The windows of all shards are numbered in the
-// order of the files' names; an epoch visits each once, in a shuffle that belongs to (seed, epoch). So the n-th window
-// of a run is the same for any batch size, number of processes or accumulation, and all there is to save is n.
+// Each shard is cut into windows of T + 1 tokens with a stride of T: the first T are inputs, the last T are targets.
+// Tokens that are left at the end of a shard are not used, nor are shards of T tokens or fewer. The windows of all
+// shards are numbered in the order of the file names. An epoch visits each window once, in a random order that depends
+// on the seed and the epoch. The n-th window of a run is therefore the same for any batch size, number of ranks and
+// accumulation, and a checkpoint needs only n to resume.
 //
-// Documents. A document begins at its end-of-text id, wherever that was written: what comes first is predicted from it,
-// be it the mark in front of this document (llm.c, ./tokenize) or behind the one before (Megatron, nanoGPT). Where a
-// Megatron pair has no marks, it begins where the index says.
+// Documents. A document begins at the end-of-text id from which its first token is predicted. llm.c and ./tokenize
+// write that id in front of the document; Megatron and nanoGPT write it behind the document before. Where a Megatron
+// pair has no such ids, its index says where documents begin.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -18,25 +19,27 @@
 #include "kernels/tensor.h"
 
 struct LoaderSettings {
-    std::string pattern;             // of glob(3)
-    int64_t batch = 1, context = 0;  // B sequences for this rank, T tokens each
-    int64_t vocab = 0;               // the model's; 0: any id is fine
-    uint64_t seed = 0;
-    int rank = 0, world = 1;        // of the processes that share each step
-    bool shuffle           = true;  // false: in file order, for validation
-    int64_t document_start = -1;    // the id that begins a document; -1: batches don't tell documents apart
+    std::string pattern;             // names the shards, as for glob(3)
+    int64_t batch = 1, context = 0;  // B sequences per rank, T tokens per sequence
+    int64_t vocab = 0;               // vocabulary of the model; 0 accepts every id
+    uint64_t seed = 0;               // of the random order
+    int rank = 0, world = 1;         // this process, and how many share each step
+    bool shuffle           = true;   // false: in file order, for validation
+    int64_t document_token = -1;     // the id that begins a document; -1: batches do not mark documents
 };
 
 struct LoaderPosition {
-    int64_t epoch = 0, index = 0;  // windows of this epoch that all ranks together have taken
+    int64_t epoch = 0, index = 0;  // index: windows of this epoch that all ranks together have used
     bool operator==(const LoaderPosition& o) const { return epoch == o.epoch && index == o.index; }
 };
 
-// A loader's lies in its own host memory and is valid until the next one; a model wants it in the device's.
+// The tensors that Loader::next() returns lie in host memory and are valid until its next call.
+// A model reads them from the memory of its device.
 struct Batch {
     Tensor tokens, targets;  // (B,T) int32; target t is token t + 1
-    Tensor starts    = {},
-           positions = {};  // (B,T) int32, or null: the row where t's document begins, and t counted from there
+    // (B,T) int32, or null where documents are not marked. At t, starts holds the index in the sequence where the
+    // document of t begins, and positions holds t minus that index.
+    Tensor starts = {}, positions = {};
 };
 
 class Loader {
@@ -48,40 +51,43 @@ class Loader {
         for (const std::string& path : files_matching(set_.pattern)) {
             shards_.emplace_back(path, set_.vocab);
             ids_.resize(std::min<int64_t>(shards_.back().tokens(), 4096));
-            shards_.back().read(0, int64_t(ids_.size()), ids_.data());  // another vocabulary shows before a run begins
+            shards_.back().read(0, int64_t(ids_.size()),
+                                ids_.data());  // refuses another vocabulary before training begins
             first_window_.push_back(windows_);
             windows_ += std::max<int64_t>(shards_.back().tokens() - 1, 0) / T;
         }
         const auto shorter = [](const Shard& a, const Shard& b) { return a.tokens() < b.tokens(); };
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
-        CHECK(windows_ > 0,
-              "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} in one shard, and the longest, {}, "
-              "has {}\n    use more text, or --context {} or less",
-              set_.pattern, tokens(), shards_.size(), T + 1, longest->path(), longest->tokens(),
-              std::max<int64_t>(longest->tokens() - 1, 1));
+        CHECK(
+            windows_ > 0,
+            "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} tokens of one shard, and the longest "
+            "shard, {}, has {}\n    use more text, or --context {} or less",
+            set_.pattern, tokens(), shards_.size(), T + 1, longest->path(), longest->tokens(),
+            std::max<int64_t>(longest->tokens() - 1, 1));
         ids_.resize(T + 1);
         const auto tensor = [&](std::vector<int32_t>& v) {
             v.resize(B * T);
             return Tensor{v.data(), DType::I32, {B, T}};
         };
         batch_ = {tensor(inputs_), tensor(targets_)};
-        if (set_.document_start >= 0) batch_.starts = tensor(starts_), batch_.positions = tensor(positions_);
+        if (set_.document_token >= 0) batch_.starts = tensor(starts_), batch_.positions = tensor(positions_);
     }
     Loader(Loader&&) = default;
 
-    // This rank's share of the next batch × world windows. An epoch that ends inside a batch goes on in the next epoch.
+    // This rank's share of the next batch × world windows. Where an epoch ends within a batch, the rest of the batch
+    // is from the next epoch.
     const Batch& next() {
         const int64_t B = set_.batch, T = set_.context;
         for (int64_t b = 0; b < B; b++) {
             const int64_t window = window_at(position_.epoch, position_.index + set_.rank * B + b);
             const auto after     = std::upper_bound(first_window_.begin(), first_window_.end(), window);
-            const int64_t number = after - first_window_.begin() - 1;
-            const Shard& shard   = shards_[number];
-            const int64_t first  = (window - first_window_[number]) * T;
+            const int64_t index  = after - first_window_.begin() - 1;
+            const Shard& shard   = shards_[index];
+            const int64_t first  = (window - first_window_[index]) * T;
             shard.read(first, T + 1, ids_.data());
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
             std::copy(ids_.begin() + 1, ids_.end(), targets_.begin() + b * T);
-            if (batch_.starts) find_documents(b, shard, first);
+            if (batch_.starts) mark_documents(b, shard, first);
         }
         position_.index += B * set_.world;
         position_.epoch += position_.index / windows_;
@@ -92,21 +98,21 @@ class Loader {
     LoaderPosition position() const { return position_; }
     void rewind() { position_ = {}; }
     void seek(LoaderPosition p) {
-        CHECK(p.epoch >= 0 && p.index >= 0 && p.index < windows_,
-              "'{}': cannot go on at window {} of epoch {}: there are {} windows; is this the data of the saved run?",
-              set_.pattern, p.index, p.epoch, windows_);
+        CHECK(
+            p.epoch >= 0 && p.index >= 0 && p.index < windows_,
+            "'{}': cannot resume at window {} of epoch {}, because there are {} windows; is this the data of the saved "
+            "run?",
+            set_.pattern, p.index, p.epoch, windows_);
         position_ = p;
     }
 
-    const LoaderSettings& settings() const { return set_; }
-    const std::vector<Shard>& shards() const { return shards_; }
     int64_t windows() const { return windows_; }
     int64_t tokens() const {
         int64_t n = 0;
         for (const Shard& s : shards_) n += s.tokens();
         return n;
     }
-    // Changes when a shard is added, renamed, resized or (as far as its first and last 4 KB tell) rewritten.
+    // Changes when a shard is added, renamed or resized, or when its first or last 4 KiB change.
     std::string fingerprint() const {
         uint64_t h = hash64("");
         for (const Shard& s : shards_) {
@@ -128,15 +134,16 @@ class Loader {
         return int64_t(permutation(uint64_t(index), uint64_t(windows_), key));
     }
 
-    // Of the window in ids_, which begins at id `first` of the shard, and is row b.
-    void find_documents(int64_t b, const Shard& shard, int64_t first) {
+    // Fills row b of starts_ and positions_ for the window in ids_, which begins at id `first` of the shard.
+    void mark_documents(int64_t b, const Shard& shard, int64_t first) {
         const int64_t T = set_.context;
         int32_t* starts = starts_.data() + b * T;
-        for (int64_t t = 0; t < T; t++) starts[t] = t == 0 || ids_[t] == set_.document_start ? int32_t(t) : 0;
+        for (int64_t t = 0; t < T; t++) starts[t] = t == 0 || ids_[t] == set_.document_token ? int32_t(t) : 0;
         shard.each_document(first, T, [&](int64_t t) {
-            if (t > 0 && ids_[t - 1] != set_.document_start) starts[t] = int32_t(t);  // no mark behind the one before
+            // A document whose predecessor ends with the token already begins there.
+            if (t > 0 && ids_[t - 1] != set_.document_token) starts[t] = int32_t(t);
         });
-        int32_t start = 0;  // here and not read back from starts[t - 1]: twice as fast
+        int32_t start = 0;  // a local variable is twice as fast as reading starts[t - 1] back
         for (int64_t t = 0; t < T; t++) {
             starts[t] = start     = std::max(start, starts[t]);
             positions_[b * T + t] = int32_t(t) - start;
@@ -145,7 +152,7 @@ class Loader {
 
     LoaderSettings set_;
     std::vector<Shard> shards_;
-    std::vector<int64_t> first_window_;  // of each shard
+    std::vector<int64_t> first_window_;  // number of the first window of each shard
     int64_t windows_ = 0;
     LoaderPosition position_;
     std::vector<int32_t> ids_, inputs_, targets_, starts_, positions_;

@@ -1,9 +1,9 @@
-# parquet_text.py - the text column of Parquet files, as the hub keeps many data sets, as JSON lines on standard output
+# parquet_text.py - prints a text column of Parquet files as JSON lines
 #
 #   python3 data/parquet_text.py [--field text] FILE.parquet… | ./tokenize --input - --format jsonl …
 #
-# Rows are read a thousand at a time, so memory does not grow. Needs pyarrow: pip install pyarrow. Exits with 2 if a file
-# cannot be read; data/fetch.sh then keeps ./tokenize from taking what came before for the whole.
+# It reads a thousand rows at a time, so memory does not grow. It needs pyarrow (pip install pyarrow). If a file cannot be
+# read it exits with 2, and data/fetch.sh then keeps ./tokenize from using the incomplete text.
 import argparse
 import json
 import os
@@ -16,10 +16,10 @@ except ImportError:
 
 
 def texts(path, field):
-    file = parquet.ParquetFile(path, pre_buffer=False)  # else all of the file is held
+    file = parquet.ParquetFile(path, pre_buffer=False)  # pre_buffer would hold all of the file in memory
     columns = file.schema_arrow.names
     if field not in columns:
-        raise ValueError(f"no column {field}; --field names the one with the text: {', '.join(columns)}")
+        raise ValueError(f"there is no column {field}; --field names the column with the text: {', '.join(columns)}")
     for rows in file.iter_batches(batch_size=1000, columns=[field]):
         for text in rows.column(0).to_pylist():
             if text is not None and not isinstance(text, str):
@@ -28,8 +28,8 @@ def texts(path, field):
 
 
 def main():
-    words = argparse.ArgumentParser(description="the text column of Parquet files as JSON lines")
-    words.add_argument("--field", default="text", help="the column with the text")
+    words = argparse.ArgumentParser(description="prints a text column of Parquet files as JSON lines")
+    words.add_argument("--field", default="text", help="the column with the text; text if it is left out")
     words.add_argument("files", nargs="+", metavar="FILE.parquet")
     asked = words.parse_args()
     empty = 0
@@ -42,10 +42,10 @@ def main():
                 else:
                     sys.stdout.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has stopped, and has said why
+        except BrokenPipeError:  # the reader has stopped and printed the reason
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        except (OSError, ValueError) as error:  # pyarrow's exceptions are derived from these
             print(f"error: {path}: {error}", file=sys.stderr)
             sys.exit(2)
     if empty:

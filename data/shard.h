@@ -1,15 +1,14 @@
-// shard.h - a file of token ids, recognised by what is in it and never by its name
+// shard.h - reads files of token ids, in the forms of four programs
 //
-//   llm.c     256 int32, then ids: 20240520, version 1, count → uint16 ids; 20240801, version 7, count → uint32 ids
-//   Megatron  PREFIX.bin beside PREFIX.idx, as GPT-NeoX writes them too: ids of the type that the index says (megatron.h)
-//   llmq      "BIN.TOK\n", int32 version 1 or 2, 4, count, vocabulary, whether there are masks; int32 ids from byte 1024
-//   raw       ids and nothing else, as nanoGPT writes them: uint16, or uint32 when the upper halves say so (raw_is_wide)
+//   llm.c     a header of 256 int32, then uint16 or uint32 ids (LlmcForm below); shard_writer.h writes this form
+//   Megatron  PREFIX.bin holds the ids and PREFIX.idx describes them (megatron.h); GPT-NeoX writes the same pair
+//   llmq      a header of 1024 bytes, then int32 ids: "BIN.TOK\n", int32 version 1 or 2, int32 4, int32 count,
+//             and in version 2 int32 vocabulary, int32 1 if loss masks follow the ids
+//   raw       ids without a header, as nanoGPT writes them: uint16, or uint32 where raw_is_wide() says so
 //
-// Everything is little-endian. Files of other programs are refused with their name, so that no model is ever trained on
-// somebody's weights, archive or plain text taken for ids.
+// All numbers are little-endian. The content of a file decides its form, never the name. A file of another program
+// is refused and called what it is, so that weights, archives or plain text are never taken for ids.
 #pragma once
-#include <glob.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -20,18 +19,29 @@
 #include "data/files.h"
 #include "data/megatron.h"
 
+// The header of an llm.c shard: int32 magic, version and count of ids, then zeros up to shard_header_bytes.
+struct LlmcForm {
+    uint32_t magic, version;
+    IdType ids;
+};
+constexpr LlmcForm llmc_narrow{20240520, 1, IdType::u16};
+constexpr LlmcForm llmc_wide{20240801, 7, IdType::u32};
+constexpr int64_t shard_header_bytes = 1024;
+
 class Shard {
   public:
-    // path: the file, of a pair either half or the prefix. vocab: ids must be smaller; 0 when that is not known.
+    // path: a shard; for a Megatron pair the .bin, the .idx or the prefix of both.
+    // vocab: the size of the vocabulary. read() refuses larger ids; 0 skips that check.
+    // Throws InputError for a file that is damaged or of another program.
     Shard(const std::string& path, int64_t vocab) : file_(ids_path(path)), vocab_(vocab) {
         const std::string idx = other_ending(file_.path(), ".bin", ".idx");
         const uint32_t magic  = word(0);
         if (has_magic(idx, megatron_magic))
             read_pair(idx);
-        else if (magic == 20240520)
-            read_llmc(1, IdType::u16);
-        else if (magic == 20240801)
-            read_llmc(7, IdType::u32);
+        else if (magic == llmc_narrow.magic)
+            read_llmc(llmc_narrow);
+        else if (magic == llmc_wide.magic)
+            read_llmc(llmc_wide);
         else if (starts_with("BIN.TOK\n"))
             read_llmq();
         else
@@ -40,10 +50,10 @@ class Shard {
 
     const std::string& path() const { return file_.path(); }
     int64_t tokens() const { return tokens_; }
-    int width() const { return width_of(type_); }  // bytes of an id
+    int width() const { return width_of(type_); }  // bytes per id
     const MappedFile& file() const { return file_; }
 
-    // out[0, count) = ids [first, first + count), each checked against the vocabulary.
+    // Copies ids [first, first + count) to `out`. Throws InputError for an id outside the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
         CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "{}: tokens {}..{} of {}", path(), first,
               first + count, tokens_);
@@ -58,7 +68,8 @@ class Shard {
         }
     }
 
-    // Calls each(i) for the ids first + i, i < count, with which a document begins, as far as the index of a pair says.
+    // Calls each(i), 0 <= i < count, where a document begins at id first + i according to the index of a Megatron pair.
+    // The other forms have no index, so nothing is called for them.
     template <class F>
     void each_document(int64_t first, int64_t count, F each) const {
         if (!index_) return;
@@ -70,24 +81,23 @@ class Shard {
     }
 
   private:
-    static constexpr int64_t header_bytes = 1024;
-
-    uint32_t word(int64_t i) const {  // 0 past the end
+    // The i-th uint32 of the file, or 0 past its end.
+    uint32_t word(int64_t i) const {
         uint32_t w = 0;
         if (4 * i + 4 <= file_.size()) std::memcpy(&w, file_.data() + 4 * i, 4);
         return w;
     }
     bool starts_with(std::string_view magic) const { return file_.text().substr(0, magic.size()) == magic; }
 
-    void read_llmc(uint32_t version, IdType type) {
+    void read_llmc(const LlmcForm& form) {
         expect_header("an llm.c shard");
-        CHECK(word(1) == version, "{}: an llm.c shard of version {}, expected {} for magic {}", path(), word(1),
-              version, word(0));
-        take("an llm.c shard", int32_t(word(2)), type);
+        CHECK(word(1) == form.version, "{}: an llm.c shard of version {}, expected {} for magic {}", path(), word(1),
+              form.version, word(0));
+        take("an llm.c shard", int32_t(word(2)), form.ids);
     }
 
-    // The loss masks that llmq may put behind the ids say which ids are worth learning. To train on the others would be
-    // to train on something else than was prepared.
+    // The loss masks that llmq may write behind the ids say which ids count in the loss.
+    // A file with masks is refused, because training without them would not be what its author prepared.
     void read_llmq() {
         expect_header("an llmq token file");
         CHECK(word(2) == 1 || word(2) == 2, "{}: an llmq token file of version {}, expected 1 or 2", path(), word(2));
@@ -98,15 +108,17 @@ class Shard {
     }
 
     void expect_header(const char* what) const {
-        CHECK(file_.size() >= header_bytes, "{}: {} begins with {} bytes of header, this has {} in all: truncated",
-              path(), what, header_bytes, file_.size());
+        CHECK(file_.size() >= shard_header_bytes,
+              "{}: {} has a header of {} bytes, but this file has {} in all: it is truncated", path(), what,
+              shard_header_bytes, file_.size());
     }
+    // The ids are the `count` numbers behind the header, and they must fill the file.
     void take(const char* what, int64_t count, IdType type) {
-        const int64_t bytes = header_bytes + count * width_of(type);
+        const int64_t bytes = shard_header_bytes + count * width_of(type);
         CHECK(count >= 0 && bytes == file_.size(),
-              "{}: the header says {} tokens, so {} bytes, and the file has {}: {}{}", path(), count, bytes,
+              "{}: the header says {} tokens, so {} bytes, but the file has {}: it is {}{}", path(), count, bytes,
               file_.size(), bytes > file_.size() ? "truncated" : "not ", bytes > file_.size() ? "" : what);
-        start_  = header_bytes;
+        start_  = shard_header_bytes;
         tokens_ = count;
         type_   = type;
     }
@@ -120,20 +132,19 @@ class Shard {
     void read_raw() {
         CHECK(file_.size() > 0, "{} is empty", path());
         const std::string other = foreign_format();
-        CHECK(
-            other.empty(),
-            "{} is {}\n    token shards have llm.c's form, as ./tokenize writes it, or are Megatron pairs, llmq's, or "
-            "raw uint16 or uint32 ids, as nanoGPT writes them; see data/README.md",
-            path(), other);
-        CHECK(file_.size() % 2 == 0, "{}: {} bytes: no whole number of uint16 ids, and no header that we know", path(),
-              file_.size());
+        CHECK(other.empty(),
+              "{} is {}\n    expected token ids: a shard of ./tokenize or llm.c, a Megatron pair, an llmq file, or raw "
+              "uint16 or uint32 ids, as nanoGPT writes them; see data/README.md",
+              path(), other);
+        CHECK(file_.size() % 2 == 0, "{}: {} bytes are no whole number of uint16 ids, and there is no known header",
+              path(), file_.size());
         type_   = raw_is_wide() ? IdType::u32 : IdType::u16;
         tokens_ = file_.size() / width();
     }
 
-    // uint32 ids have upper halves of at most vocab >> 16, which is 0 for vocabularies up to 2^16. When 99 % of every
-    // second uint16 are so small and the ones between them are not, the file is uint32; the hundredth leaves room for a
-    // wrong id, which read() then names. A quarter of a megabyte decides.
+    // Decides from the first 256 KiB whether headerless ids are uint32. The upper half of a uint32 id is at most
+    // (vocab - 1) >> 16, which is 0 for vocabularies up to 2^16. The file is uint32 if 99 % of the odd uint16 are so
+    // small and fewer of the even ones are. The last percent leaves room for wrong ids, which read() then names.
     bool raw_is_wide() const {
         if (file_.size() % 4) return false;
         const int64_t pairs  = std::min<int64_t>(file_.size() / 4, 1 << 16);
@@ -146,20 +157,20 @@ class Shard {
         return upper * 100 >= pairs * 99 && lower * 100 < pairs * 99;
     }
 
-    // What else this may be; empty when it looks like raw ids.
+    // What the file is if it is of another kind, or "" if it may hold raw ids.
     std::string foreign_format() const {
         switch (word(0)) {
-            case 20240522: return "an llm.c evaluation file (HellaSwag)";
-            case 20240326: return "an llm.c GPT-2 model";
-            case 20240327: return "an llm.c debug state";
-            case 20240328: return "an llm.c tokenizer";
-            case 20240527: return "an llm.c training state";
-            case 20240803: return "an llm.c Llama model";
+            case 20240522: return "an evaluation file of llm.c (HellaSwag)";
+            case 20240326: return "a GPT-2 model of llm.c";
+            case 20240327: return "a debug state of llm.c";
+            case 20240328: return "a tokenizer of llm.c";
+            case 20240527: return "a training state of llm.c";
+            case 20240803: return "a Llama model of llm.c";
         }
         const std::string idx = other_ending(path(), ".bin", ".idx");
-        if (starts_with(megatron_magic)) return "the index of a Megatron / GPT-NeoX pair: it belongs in a .idx";
+        if (starts_with(megatron_magic)) return "the index of a Megatron / GPT-NeoX pair, whose name must end in .idx";
         if (starts_with(old_megatron_magic) || has_magic(idx, old_megatron_magic))
-            return "of an old Megatron pair (TNTIDX), which is not supported: write it again with --dataset-impl mmap";
+            return "part of an old Megatron pair (TNTIDX), which is not supported; write it with --dataset-impl mmap";
         if (word(1) == 0 && word(2) % 256 == '{' && word(0) < file_.size()) return "a safetensors file";
         if (starts_with("\x93NUMPY")) return "a NumPy array";
         if (starts_with("PAR1")) return "a Parquet file; data/README.md says how its text becomes tokens";
@@ -169,9 +180,9 @@ class Shard {
         return "";
     }
 
-    // UTF-8 without control characters. 32 bytes of ids look like that about once in 10^9 files, more bytes less often.
+    // Whether the sample is UTF-8 without control characters. 32 bytes of ids look like that about once in 10^9 files.
     static bool is_prose(std::string_view sample) {
-        int more = 0;  // bytes that the character still lacks
+        int more = 0;  // bytes that are still missing from the current character
         for (unsigned char c : sample) {
             const bool inside = c >= 0x80 && c < 0xc0;
             if (inside != (more > 0)) return false;
@@ -184,7 +195,8 @@ class Shard {
 
     template <class Id>
     void read_as(int64_t first, int64_t count, int32_t* out) const {
-        using Wide = std::conditional_t<sizeof(Id) == 8, uint64_t, uint32_t>;  // makes a negative id a large one
+        using Wide          = std::conditional_t<sizeof(Id) == 8, uint64_t,
+                                        uint32_t>;  // unsigned, so that a negative id compares as a large one
         const std::byte* in = file_.data() + start_ + first * int64_t(sizeof(Id));
         const Wide vocab    = Wide(vocab_ ? std::min<int64_t>(vocab_, INT32_MAX) : INT32_MAX);
         Wide most           = 0;
@@ -201,45 +213,38 @@ class Shard {
         int64_t i = 0;
         while (Wide(at(i)) < vocab) i++;
         fail(
-            "{}: token {} at position {}, but this model has {} tokens\n    probably written with another tokenizer; "
-            "data/README.md lists which script writes which vocabulary",
+            "{}: token {} at position {}, but this model has {} tokens\n    the file was probably written with another "
+            "tokenizer; data/README.md lists which script writes which vocabulary",
             path(), int64_t(at(i)), first + i, vocab);
     }
 
     MappedFile file_;
     int64_t vocab_, start_ = 0, tokens_ = 0;
     IdType type_ = IdType::u16;
-    std::unique_ptr<MegatronIndex> index_;  // of a pair
+    std::unique_ptr<MegatronIndex> index_;  // null unless the file belongs to a Megatron pair
 };
 
-// The files that a pattern of glob(3) names, braces and ~ included, in the order of their names. Of a Megatron pair the
-// .bin, whether the pattern names one half, both, or the prefix.
+// The shards that a pattern of glob(3) names, sorted by path. A Megatron pair is listed once, as its .bin, whether the
+// pattern matches one half, both or the prefix. Throws InputError if nothing matches or a shard is unfinished.
 inline std::vector<std::string> files_matching(const std::string& pattern) {
     CHECK(!pattern.empty(), "no data given: the file pattern is empty");
-    const auto matching = [](const std::string& wanted) {
-        std::vector<std::string> files;
-        glob_t found;
-        if (glob(wanted.c_str(), GLOB_BRACE | GLOB_TILDE, nullptr, &found) == 0)
-            files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-        globfree(&found);
-        return files;
-    };
-    std::vector<std::string> files = matching(pattern);
-    if (files.empty()) files = matching(pattern + ".idx");
-    for (const std::string& unfinished : matching(pattern + ".tmp"))
+    std::vector<std::string> files = glob_files(pattern);
+    if (files.empty()) files = glob_files(pattern + ".idx");
+    for (const std::string& unfinished : glob_files(pattern + ".tmp"))
         fail(
-            "{}: ./tokenize is still writing these shards, or was stopped before it had all of them\n    wait for it, "
-            "or run it again; whoever means to train on what is there deletes the .tmp files",
+            "{}: ./tokenize is still writing these shards, or was stopped before it wrote all of them\n    wait for "
+            "it, "
+            "or run it again; to train on what is there, delete the .tmp files",
             unfinished);
     for (std::string& file : files) file = ids_path(file);
     for (const std::string& file : files)
         CHECK(!fs::is_directory(file), "{} is a folder: name the shards in it, such as '{}'", file,
               (fs::path(file) / "*_train_*.bin").string());
-    std::sort(files.begin(), files.end());  // glob's own order depends on the locale
+    std::sort(files.begin(), files.end());
     files.erase(std::unique(files.begin(), files.end()), files.end());
     CHECK(!files.empty(),
-          "no file matches '{}'\n    look at the folder and the spelling, and keep the quotes around a "
-          "pattern, or the shell expands it",
+          "no file matches '{}'\n    check the folder and the spelling; quote the pattern, so that the shell does not "
+          "expand it",
           pattern);
     return files;
 }

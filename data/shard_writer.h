@@ -1,8 +1,7 @@
-// shard_writer.h - token ids → shards PREFIX_000000.bin, PREFIX_000001.bin, … in llm.c's form
+// shard_writer.h - writes token ids to shards PREFIX_000000.bin, PREFIX_000001.bin, … in llm.c's form (shard.h)
 //
-// 256 int32 of header (20240520, 1, count → uint16 ids; 20240801, 7, count → uint32 ids, for vocabularies above 65536),
-// then the ids, all little-endian. Shards have temporary names until commit(), so that what has its name is whole; one
-// is open at a time, however many there are.
+// Ids are uint16, or uint32 for vocabularies above 65536. Shards have names ending in .tmp until commit(), so a file
+// with its final name is complete. Only the shard that is being written is open.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -12,12 +11,13 @@
 #include <vector>
 
 #include "data/files.h"
+#include "data/shard.h"
 
 class ShardWriter {
   public:
-    // shard_tokens: ids per file; the last has what is left.
+    // shard_tokens: ids per file; the last file has the rest.
     ShardWriter(std::string prefix, int vocab_size, int64_t shard_tokens)
-        : prefix_(std::move(prefix)), wide_(vocab_size > 65536), shard_tokens_(shard_tokens) {
+        : prefix_(std::move(prefix)), form_(vocab_size > 65536 ? llmc_wide : llmc_narrow), shard_tokens_(shard_tokens) {
         CHECK(shard_tokens > 0 && shard_tokens <= INT32_MAX,
               "{} tokens per shard, expected 1..{}: the header counts in 32 bits", shard_tokens, INT32_MAX);
     }
@@ -26,7 +26,7 @@ class ShardWriter {
         for (size_t from = 0; from < ids.size();) {
             if (shards_.empty() || in_shard_ == shard_tokens_) begin_shard();
             const size_t n = size_t(std::min<int64_t>(int64_t(ids.size() - from), shard_tokens_ - in_shard_));
-            if (wide_)
+            if (form_.ids == IdType::u32)
                 write_as<uint32_t>(ids.data() + from, n);
             else
                 write_as<uint16_t>(ids.data() + from, n);
@@ -36,12 +36,12 @@ class ShardWriter {
         tokens_ += int64_t(ids.size());
     }
 
-    // Gives the shards their names. What else was there under this prefix goes first, so that old and new are never
-    // side by side; a run that is killed among the renames leaves some of its shards with temporary names, which tells.
+    // Removes the shards that were there under this prefix, then gives the new ones their names.
+    // If the program is killed in between, a .tmp file is left, and the readers refuse the unfinished set by it.
     void commit() {
         end_shard();
         for (const std::string& path : existing(prefix_)) fs::remove(path);
-        for (const std::string& path : existing(prefix_, ".bin.tmp"))  // of a run that was killed and had more
+        for (const std::string& path : existing(prefix_, ".bin.tmp"))  // left by a run that was killed
             if (std::find(names_.begin(), names_.end(), path.substr(0, path.size() - 4)) == names_.end())
                 fs::remove(path);
         for (OutputFile& shard : shards_) shard.commit();
@@ -52,7 +52,7 @@ class ShardWriter {
 
     const std::vector<std::string>& names() const { return names_; }
 
-    // Shards that already have this prefix.
+    // The files PREFIX_NNNNNN + ending that exist, sorted.
     static std::vector<std::string> existing(const std::string& prefix, const std::string& ending = ".bin") {
         std::vector<std::string> found;
         const fs::path folder = fs::path(prefix).parent_path(), name = fs::path(prefix).filename();
@@ -70,15 +70,15 @@ class ShardWriter {
   private:
     void begin_shard() {
         end_shard();
-        const int32_t header[256] = {};
+        const char zeros[shard_header_bytes] = {};
         names_.push_back(fmt::format("{}_{:06}.bin", prefix_, shards_.size()));
         shards_.emplace_back(names_.back());
-        shards_.back().write(header, sizeof header);
+        shards_.back().write(zeros, sizeof zeros);
         in_shard_ = 0;
     }
     void end_shard() {
         if (shards_.empty()) return;
-        const int32_t header[3] = {wide_ ? 20240801 : 20240520, wide_ ? 7 : 1, int32_t(in_shard_)};
+        const uint32_t header[3] = {form_.magic, form_.version, uint32_t(in_shard_)};
         shards_.back().write_at(0, header, sizeof header);
         shards_.back().finish();
     }
@@ -89,8 +89,8 @@ class ShardWriter {
     }
 
     std::string prefix_;
-    bool wide_;
-    int64_t shard_tokens_, in_shard_ = 0, tokens_ = 0;
+    LlmcForm form_;
+    int64_t shard_tokens_, in_shard_ = 0, tokens_ = 0;  // in_shard_: ids in the last shard so far
     std::list<OutputFile> shards_;
     std::vector<std::string> names_;
 };

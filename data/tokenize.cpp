@@ -1,8 +1,8 @@
-// tokenize - text to token shards, shards to text, and byte-pair vocabularies out of text
+// tokenize.cpp - the program that turns text into token shards, shards into text, and text into vocabularies
 //
-// One thread reads, the others encode, and the results are written in the order of the input, so the number of threads
-// changes nothing but the time. What is held in memory is a few blocks of a megabyte for each thread. Shards get their
-// names when all of them are whole.
+// One thread reads, others encode, and the results are written in the order of the input, so the number of threads
+// changes only the time. Memory holds a few blocks of a megabyte per thread. Shards get their final names when all of
+// them are complete.
 #include <unistd.h>
 
 #include <chrono>
@@ -31,47 +31,47 @@ struct Options {
 
 static void list_options(Flags& f, Options& o) {
     f.group("input");
-    f.add("--input", o.input, "text or .jsonl, either as .zst or .gz; folders and 'globs' of them; - is standard input",
+    f.add("--input", o.input, "text or .jsonl files, plain, .zst or .gz; folders or 'patterns' of them; - for stdin",
           "FILE…");
-    f.add("--mix", o.mix, "instead: several inputs, documents taken by weight until the first ends", "WEIGHT:FILES…");
-    f.choose("--format", o.read.format, {"auto", "text", "jsonl"}, "auto: by the name; standard input is text");
-    f.add("--field", o.read.field, "of a .jsonl object that holds the text", "NAME");
-    f.add("--separator", o.read.separator,
-          "the line between two documents of a text file; '' for one document per file");
-    f.choose("--on-error", o.on_error, {"stop", "skip"}, "skip: leave bad documents out, and count them");
+    f.add("--mix", o.mix, "take documents from several inputs by weight until the first ends, instead of --input",
+          "WEIGHT:FILES…");
+    f.choose("--format", o.read.format, {"auto", "text", "jsonl"}, "auto decides by the name and takes stdin as text");
+    f.add("--field", o.read.field, "field of a .jsonl object that holds the text", "NAME");
+    f.add("--separator", o.read.separator, "line between two documents of a text file; '' makes a file one document");
+    f.choose("--on-error", o.on_error, {"stop", "skip"}, "skip leaves bad documents out and counts them");
     f.group("tokens");
-    f.add("--tokenizer", o.tokenizer, "tokenizer.json to encode or decode with", "FILE");
-    f.choose("--eot", o.eot, {"before", "after", "none"}, "where each document gets its <|endoftext|>");
+    f.add("--tokenizer", o.tokenizer, "the tokenizer.json to encode or decode with", "FILE");
+    f.choose("--eot", o.eot, {"before", "after", "none"}, "where each document gets an <|endoftext|>");
     f.group("output");
-    f.add("--output", o.output, "writes PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and PREFIX_summary.json",
+    f.add("--output", o.output, "write PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and PREFIX_summary.json",
           "PREFIX");
-    f.add("--val-fraction", o.read.val_fraction, "the part for validation");
+    f.add("--val-fraction", o.read.val_fraction, "share of the text that is held out for validation, 0 to 1");
     f.choose("--val-by", o.val_by, {"auto", "document", "tail"},
-             "document: whole ones, by a hash; tail: the end of each; auto: tail for fewer than 100");
-    f.add("--shard-tokens", o.shard_tokens, "tokens per file");
+             "hold out whole documents or the tail of each; auto takes tails of fewer than 100 documents");
+    f.add("--shard-tokens", o.shard_tokens, "tokens per shard");
     f.add("--overwrite", o.overwrite, "replace output that exists");
     f.group("instead of encoding");
-    f.add("--train-bpe", o.train_bpe, "learn a vocabulary of N entries; --output names the tokenizer.json to write");
+    f.add("--train-bpe", o.train_bpe, "learn a vocabulary of N entries and write it to --output, a tokenizer.json");
     f.add("--decode", o.decode, "print the text of the shards that --input names");
     f.group("machine");
-    f.add("--threads", o.threads, "0: one per core");
+    f.add("--threads", o.threads, "threads that encode; 0 for one per core");
 }
 
-// What has been done, as a line that holds still on a terminal, and the rate at the end.
+// Counts what has been done, and shows it on a terminal in one line that is rewritten.
 class Progress {
   public:
     int64_t documents = 0, bytes = 0, tokens = 0;
 
     double seconds() const { return since(start_); }
     double megabytes_per_second() const { return double(bytes) / 1e6 / std::max(seconds(), 1e-9); }
-    // part: of the input that has been read, 0..1, or -1 where that is not known.
-    void show(double part) {
+    // share: of the input that has been read, 0..1, or -1 if that is not known.
+    void show(double share) {
         if (!isatty(2) || since(shown_) < 0.2) return;
         shown_ = Clock::now();
         std::string left;
-        if (part > 0.001) {
-            const int64_t s = int64_t(seconds() / part * (1 - part));
-            left            = fmt::format("{:3.0f} %, {}:{:02}:{:02} left", 100 * part, s / 3600, s / 60 % 60, s % 60);
+        if (share > 0.001) {
+            const int64_t s = int64_t(seconds() / share * (1 - share));
+            left            = fmt::format("{:3.0f} %, {}:{:02}:{:02} left", 100 * share, s / 3600, s / 60 % 60, s % 60);
         }
         fmt::print(stderr, "\r{:>10.1f} MB {:>10.2f} M tokens {:>8.1f} MB/s  {:<24}", double(bytes) / 1e6,
                    double(tokens) / 1e6, megabytes_per_second(), left);
@@ -87,14 +87,14 @@ class Progress {
     Clock::time_point start_ = Clock::now(), shown_ = start_;
 };
 
-// Documents that were left out, said one by one up to ten.
+// Counts the documents that were left out, and prints the reasons for the first ten.
 class Skipped {
   public:
     void tell(const std::vector<std::string>& faults, const Progress& progress) {
         for (const std::string& why : faults) {
             if (++count_ > 10) continue;
             progress.clear();
-            fmt::print(stderr, "skipped: {}\n{}", why, count_ == 10 ? "    more of them are only counted\n" : "");
+            fmt::print(stderr, "skipped: {}\n{}", why, count_ == 10 ? "    further ones are only counted\n" : "");
         }
     }
     int64_t count() const { return count_; }
@@ -103,7 +103,7 @@ class Skipped {
     int64_t count_ = 0;
 };
 
-// Calls use(part, text) for the parts of a block. What is wrong with one is thrown, or where it is to be skipped kept.
+// Calls use(part, text) for the parts of a block. A bad part throws, or with --on-error skip its error is returned.
 template <class F>
 static std::vector<std::string> each_text(const Options& o, const Documents& documents, const Block& block,
                                           std::string& buffer, F use) {
@@ -123,11 +123,11 @@ static std::vector<std::string> each_text(const Options& o, const Documents& doc
 static void make_folder_of(const std::string& path) {
     std::error_code error;
     fs::create_directories(fs::absolute(path).parent_path(), error);
-    CHECK(!error, "--output {}: cannot make its folder: {}", path, error.message());
+    CHECK(!error, "--output {}: cannot create its folder: {}", path, error.message());
 }
 
 static std::vector<Source> sources(const Options& o) {
-    CHECK(o.input.empty() || o.mix.empty(), "--input and --mix both name the input; --mix 1:FILES takes all of a file");
+    CHECK(o.input.empty() || o.mix.empty(), "--input and --mix both name the input; give one of them");
     std::vector<Source> all;
     for (const std::string& word : o.mix) all.push_back(weighted_source(word));
     for (const std::string& word : o.input) {
@@ -146,7 +146,7 @@ static std::string count_of(size_t n, const std::string& thing) {
     return fmt::format("{} {}{}", n, thing, n == 1 ? "" : "s");
 }
 
-// What a block became.
+// The tokens of a block.
 struct Encoded {
     std::vector<int32_t> train, val;
     int64_t documents = 0, bytes = 0;
@@ -158,7 +158,7 @@ class Encoder {
     Encoder(const Options& o, const Tokenizer& tokenizer, const Documents& documents)
         : o_(o), tokenizer_(tokenizer), documents_(documents) {}
 
-    // by_tail: each document, or long part of one, gives its end to validation; else whole documents are chosen.
+    // by_tail: the end of each document, or of each part of a long one, is held out; else whole documents are.
     Encoded encode(const Block& block, bool by_tail) {
         Encoded e;
         const double fraction = o_.read.val_fraction;
@@ -180,7 +180,7 @@ class Encoder {
     }
 
   private:
-    // specials false: the text of a document is text, and <|endoftext|> inside a line of it ends nothing.
+    // The text of a document is plain text: <|endoftext|> inside a line does not end the document.
     void append(std::vector<int32_t>& ids, std::string_view text, bool begins, bool ends) {
         if (begins && o_.eot == "before") ids.push_back(tokenizer_.eot());
         tokenizer_.encode(text, false, ids, scratch_);
@@ -194,8 +194,8 @@ class Encoder {
     std::string buffer_;
 };
 
-// Holds the first blocks back until it is clear whether the input has at least 100 documents, as far as its first 32 MB
-// tell. A hash chooses well among many documents; of a few, such as one book, each gives its end.
+// Holds the first blocks back until the input has shown 100 documents or 32 MB, and then decides how --val-by auto
+// works: a hash chooses well among many documents, but of a few, such as one book, the tails are held out.
 class FirstBlocks {
   public:
     FirstBlocks(Documents::Hand hand, std::atomic<bool>& are_few) : hand_(std::move(hand)), are_few_(are_few) {}
@@ -254,9 +254,9 @@ static int threads_of(const Options& o) {
 
 static void make_shards(const Options& o) {
     CHECK(!o.tokenizer.empty(),
-          "--tokenizer FILE is missing: the tokenizer.json to encode with\n"
+          "--tokenizer FILE is missing; it names the tokenizer.json to encode with\n"
           "    data/fetch.sh gpt2-tokenizer fetches GPT-2's; --train-bpe learns one from your text");
-    CHECK(!o.output.empty(), "--output PREFIX is missing: where the shards go");
+    CHECK(!o.output.empty(), "--output PREFIX is missing; it names the shards to write");
     const double val_fraction = o.read.val_fraction;
     CHECK(val_fraction >= 0 && val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1", val_fraction);
     const std::string train_name = o.output + "_train", val_name = o.output + "_val";
@@ -265,7 +265,7 @@ static void make_shards(const Options& o) {
         for (const std::string& name : {train_name, val_name})
             for (const std::string& path : ShardWriter::existing(name))
                 fail("{} exists{}; choose another --output, or replace it with --overwrite", path,
-                     fs::exists(summary) ? "" : ", of a run that did not end: there is no " + summary);
+                     fs::exists(summary) ? "" : ", left by a run that did not end, because there is no " + summary);
 
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     CHECK(o.eot == "none" || tokenizer.eot() >= 0, "{} has no <|endoftext|>; say --eot none", o.tokenizer);
@@ -297,11 +297,12 @@ static void make_shards(const Options& o) {
         progress.show(documents.progress());
     };
     in_order<Block>(threads_of(o), read_all, encode, write);
-    CHECK(progress.tokens > 0, "no text in {}", names(o));
-    CHECK(train.tokens() > 0, "no text to train on in {}: all of it fell to --val-fraction {}", names(o), val_fraction);
-    CHECK(val_fraction == 0 || val.tokens() > 0, "none of {} documents fell to --val-fraction {}; use a larger one",
-          progress.documents, val_fraction);
-    // The summary goes first and comes last, so that shards beside one belong to it.
+    CHECK(progress.tokens > 0, "there is no text in {}", names(o));
+    CHECK(train.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", names(o),
+          val_fraction);
+    CHECK(val_fraction == 0 || val.tokens() > 0,
+          "--val-fraction {} holds out none of {} documents; use a larger fraction", val_fraction, progress.documents);
+    // The summary is removed first and written last, so that it belongs to the shards beside it.
     std::error_code absent;
     fs::remove(summary, absent);
     train.commit();
@@ -317,31 +318,25 @@ static void make_shards(const Options& o) {
     if (skipped.count() > 0) fmt::print("skipped {}\n", count_of(size_t(skipped.count()), "bad document"));
     for (const InputFile& f : documents.files())
         if (!o.mix.empty() && !f.read_to_end)
-            fmt::print("the mix ended before {} did: {} of {} bytes read\n", f.name(), f.bytes, f.size);
+            fmt::print("the mix ended before {} did, after {} of its {} bytes\n", f.name(), f.bytes, f.size);
 }
 
-// Where --train-bpe writes: --output itself, or tokenizer.json in the folder that it names.
+// The file that --train-bpe writes: --output itself, or tokenizer.json in the folder that it names.
 static std::string tokenizer_path(const std::string& output) {
-    CHECK(!output.empty(), "--output FILE is missing: the tokenizer.json to write");
+    CHECK(!output.empty(), "--output FILE is missing; it names the tokenizer.json to write");
     if (output.back() == '/' || fs::is_directory(output)) return (fs::path(output) / "tokenizer.json").string();
     CHECK(fs::path(output).extension() == ".json",
-          "--output {}: with --train-bpe this is the tokenizer.json to write, or its "
-          "folder",
-          output);
+          "--output {}: expected the tokenizer.json that --train-bpe writes, or its folder", output);
     return output;
 }
 
 static void train_bpe(const Options& o) {
-    CHECK(o.tokenizer.empty(), "--train-bpe makes a tokenizer; --output names the file, and --tokenizer is not used");
+    CHECK(o.tokenizer.empty(), "--train-bpe makes a tokenizer; name it with --output, and leave --tokenizer out");
     const std::string path = tokenizer_path(o.output);
     CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite", path);
 
     ReadSettings read = o.read;
-    read.last_cut     = [](std::string_view text, size_t from) {
-        for (size_t at = text.size(); at > from; at--)
-            if (unicode::always_splits(text, at)) return at;
-        return size_t(0);
-    };
+    read.last_cut     = unicode::last_split;
     Documents documents(sources(o), read);
     struct Counted {
         int64_t bytes;
@@ -367,7 +362,7 @@ static void train_bpe(const Options& o) {
     });
     WordCounts words;
     for (const WordCounts& part : of_thread) words.add(part);
-    CHECK(!words.count().empty(), "no text to learn from in {}", names(o));
+    CHECK(!words.count().empty(), "there is no text to learn from in {}", names(o));
     progress.clear();
     BpeTraining training(words);
     const std::string file = training.learn(o.train_bpe, [&](int entries) {
@@ -381,8 +376,9 @@ static void train_bpe(const Options& o) {
 }
 
 static void decode(const Options& o) {
-    CHECK(!o.tokenizer.empty(), "--tokenizer FILE is missing: the tokenizer.json that the shards were made with");
-    CHECK(!o.input.empty(), "--input FILE… is missing: the shards to read");
+    CHECK(!o.tokenizer.empty(),
+          "--tokenizer FILE is missing; it names the tokenizer.json that the shards were made with");
+    CHECK(!o.input.empty(), "--input FILE… is missing; it names the shards to read");
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     for (const std::string& path : o.input) {
         const Shard shard(path, tokenizer.vocab_size());
@@ -400,11 +396,11 @@ static void decode(const Options& o) {
 
 int main(int argc, char** argv) try {
     Options o;
-    Flags f("tokenize", "text to token shards, shards to text, and byte-pair vocabularies out of text");
+    Flags f("tokenize", "turns text into token shards, shards into text, and text into vocabularies");
     list_options(f, o);
     if (!f.parse(argc, argv)) return 0;
     CHECK(o.threads >= 0, "--threads {}: expected 0 (one per core) or more", o.threads);
-    CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe are two different jobs");
+    CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe exclude each other");
     if (o.decode)
         decode(o);
     else if (o.train_bpe != 0)

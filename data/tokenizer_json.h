@@ -1,5 +1,6 @@
-// tokenizer_json.h - a tokenizer as the text of a tokenizer.json: as it lies in a folder, or made from the pair
-// vocab.json and merges.txt, which is all that older GPT-2 and GPT-Neo folders have
+// tokenizer_json.h - the text of a tokenizer.json: read from a folder, or made from vocab.json and merges.txt
+//
+// Older folders of GPT-2 and GPT-Neo have only the pair of vocab.json and merges.txt.
 #pragma once
 #include <algorithm>
 #include <charconv>
@@ -12,7 +13,7 @@
 #include "data/files.h"
 #include "data/json.h"
 
-// GPT-2's kind of tokenizer with nothing in it yet: no tokens, no merges.
+// A tokenizer.json of GPT-2's kind without any tokens or merges.
 inline nlohmann::json empty_tokenizer_json() {
     return nlohmann::json::parse(R"({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
@@ -24,7 +25,7 @@ inline nlohmann::json empty_tokenizer_json() {
                   "vocab": {}, "merges": []}})");
 }
 
-// An entry of "added_tokens". fields: what the file that names the token says about it, or null.
+// An entry of "added_tokens". fields: an object whose flags replace the defaults, or null.
 inline nlohmann::json added_token(const std::string& content, int64_t id, bool special,
                                   const nlohmann::json& fields = nullptr) {
     nlohmann::json token = {{"content", content}, {"single_word", false},   {"lstrip", false},
@@ -36,8 +37,8 @@ inline nlohmann::json added_token(const std::string& content, int64_t id, bool s
     return token;
 }
 
-// Reads a folder's vocab.json and merges.txt, and what its other files say about added tokens: added_tokens.json,
-// added_tokens_decoder and add_prefix_space in tokenizer_config.json, special_tokens_map.json.
+// Makes a tokenizer.json from a folder's vocab.json and merges.txt. Added tokens come from added_tokens.json,
+// from added_tokens_decoder in tokenizer_config.json, and from special_tokens_map.json.
 class TokenizerPair {
   public:
     explicit TokenizerPair(const fs::path& folder) : folder_(folder) {
@@ -58,8 +59,8 @@ class TokenizerPair {
     }
     json object_if_there(const char* name) const { return fs::exists(path(name)) ? object(name) : json::object(); }
 
-    // A merge to a line, "left right", below a line with the version. Words that vocab.json lacks end here, so that
-    // what is no text never gets farther.
+    // merges.txt has a line with the version, then one merge "left right" per line. Words are checked against
+    // vocab.json here, so that errors can name the line.
     void read_merges() {
         const json& vocab = file_["model"]["vocab"];
         const MappedFile file(path("merges.txt"));
@@ -75,17 +76,18 @@ class TokenizerPair {
             const bool known = gap != line.npos && vocab.contains(line.substr(0, gap)) &&
                                vocab.contains(line.substr(gap + 1)) &&
                                vocab.contains(line.substr(0, gap) + line.substr(gap + 1));
-            CHECK(known, "{}:{}: expected two words that are in vocab.json, as is what they make together",
+            CHECK(known, "{}:{}: expected two words that are in vocab.json, as is their concatenation",
                   path("merges.txt"), line_number);
             file_["model"]["merges"].push_back(std::move(line));
         }
     }
 
     void read_added_tokens() {
-        std::map<std::string, json> tokens;  // by content
+        std::map<std::string, json> tokens;  // entries of added_tokens, by content
         const json more = object_if_there("added_tokens.json");
         for (const auto& [content, id] : more.items()) {
-            CHECK(id.is_number_integer(), "{}: the id of {} is {}", path("added_tokens.json"), content, id.dump());
+            CHECK(id.is_number_integer(), "{}: the id of {} is {}, expected a whole number", path("added_tokens.json"),
+                  content, id.dump());
             tokens[content] = added_token(content, id, false);
         }
         const json config = object_if_there("tokenizer_config.json");
@@ -117,16 +119,17 @@ class TokenizerPair {
                    "{}: {} is {}, but neither vocab.json nor added_tokens.json gives it an id",
                    path("special_tokens_map.json"), use, word);
             const json& id = added != tokens.end() ? added->second["id"] : vocab[word];
-            CHECK(id.is_number_integer(), "{}: the id of {} is {}", path("vocab.json"), word, id.dump());
+            CHECK(id.is_number_integer(), "{}: the id of {} is {}, expected a whole number", path("vocab.json"), word,
+                   id.dump());
             tokens[word] = added_token(word, id, true, token);
         };
         for (const auto& [use, value] : specials.items())
             for (const json& token : value.is_array() ? value : json::array({value}))
                 if (!token.is_null()) special(use, token);
         if (vocab.contains("<|endoftext|>") && !tokens.count("<|endoftext|>"))
-            special("eos_token", "<|endoftext|>");  // GPT-2's, whatever the other files say
+            special("eos_token", "<|endoftext|>");  // GPT-2's end of text is special even where no file says so
 
-        // Ids in order, as Hugging Face writes them.
+        // Hugging Face lists added tokens in the order of their ids.
         std::map<int64_t, json> by_id;
         for (const auto& [content, token] : tokens) {
             const auto [place, is_new] = by_id.emplace(token["id"].get<int64_t>(), token);
@@ -140,15 +143,14 @@ class TokenizerPair {
     json file_ = empty_tokenizer_json();
 };
 
-// The file that stands for the tokenizer of a folder: its tokenizer.json, else the vocab.json of a pair; "" for
-// neither.
+// The path of a folder's tokenizer: its tokenizer.json, else the vocab.json beside a merges.txt, else "".
 inline std::string tokenizer_in(const fs::path& folder) {
     if (fs::exists(folder / "tokenizer.json")) return (folder / "tokenizer.json").string();
     const bool pair = fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt");
     return pair ? (folder / "vocab.json").string() : "";
 }
 
-// The text of a tokenizer.json. path: such a file, or the vocab.json beside a merges.txt.
+// The text of a tokenizer.json. path: a tokenizer.json, or the vocab.json beside a merges.txt.
 inline std::string read_tokenizer_json(const fs::path& path) {
     if (path.filename() == "vocab.json") return TokenizerPair(path.parent_path()).tokenizer_json();
     return std::string(MappedFile(path.string()).text());

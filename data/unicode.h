@@ -1,14 +1,14 @@
-// unicode.h - what a tokenizer must know about characters: GPT-2's split pattern, and normal form C
+// unicode.h - GPT-2's split pattern and normal form C
 //
-//   next_piece(text, at)   the end of the piece that begins at `at`, by the pattern that GPT-2 and GPT-NeoX split with:
+//   next_piece(text, at)   the end of the piece that begins at `at`, by the pattern of GPT-2 and GPT-NeoX:
 //                          's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //   nfc(text, buffer)      the text in normal form C
 //
 // Text is UTF-8. A byte that is not part of a well-formed character (stray, cut off, overlong, surrogate, above
-// U+10FFFF) is kept as it is, counts as neither letter, number nor space, and nothing composes across it.
+// U+10FFFF) is kept as it is. It counts as neither letter, number nor space, and nothing composes across it.
 //
-// The pattern is followed by hand, without a regex engine, because it runs on every piece, and finding the piece takes
-// about as long as finding its tokens. Splitting takes time linear in the text, normal form C n log n in a run of marks.
+// The pattern is written out by hand, because a regex engine would take longer than merging the pieces does.
+// Splitting takes time linear in the text; normal form C takes n log n in the length of a run of marks.
 #pragma once
 #include <utf8proc.h>
 
@@ -26,7 +26,7 @@ enum Kind : uint8_t { other, letter, number, space };
 constexpr auto composing = utf8proc_option_t(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 
 struct Char {
-    int32_t code;  // -1: a byte that belongs to no character
+    int32_t code;  // code point, or -1 for a byte that belongs to no character
     int bytes;
 };
 
@@ -38,8 +38,8 @@ inline Char char_at(std::string_view text, size_t at) {
     return bytes > 0 ? Char{code, int(bytes)} : Char{-1, 1};
 }
 
-// Hugging Face tokenizers (0.23) splits by Unicode 16 but normalises by Unicode 9, and utf8proc comes with another
-// version on each system. These are the differences, found by asking the library about every code point.
+// Hugging Face tokenizers (0.23) splits by Unicode 16 but normalizes by Unicode 9, and the Unicode version of utf8proc
+// depends on the system. These lists hold the differences, found by comparing every code point with that library.
 struct Range {
     int32_t first, last;
 };
@@ -62,12 +62,12 @@ constexpr Range marks_since_unicode_10[]   = {
       {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
       {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
 
-// \s is the property White_Space, which general categories do not tell.
+// \s means the property White_Space, which is not derived from general categories.
 constexpr Range white_space[] = {{0x09, 0x0d},     {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},
                                  {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f},
                                  {0x205f, 0x205f}, {0x3000, 0x3000}};
 
-// Facts about every code point, from utf8proc's tables; made once, in some 10 milliseconds.
+// Facts about every code point, from utf8proc's tables. Making the table takes some 10 milliseconds, once per process.
 class Table {
   public:
     Table() : kind_(0x110000, other), moves_(0x110000, false) {
@@ -76,8 +76,8 @@ class Table {
             if (category == UTF8PROC_CATEGORY_CN) continue;  // unassigned
             if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) kind_[size_t(c)] = letter;
             if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) kind_[size_t(c)] = number;
-            // Only marks and Hangul vowels and finals ever join the character before them. U+11A7, the final that is no
-            // final, does not; utf8proc joins it, and so loses it.
+            // Only marks and Hangul vowels and finals join the character before them. U+11A7 lies in that range but is
+            // no final; utf8proc would join it and so lose it.
             const bool is_mark = category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
             const bool is_jamo = c >= 0x1100 && c <= 0x11ff && c != 0x11a7;
             moves_[size_t(c)]  = is_mark || is_jamo || !stays(c);
@@ -88,7 +88,7 @@ class Table {
         set(moves_, marks_since_unicode_10, false);
     }
     Kind kind(int32_t code) const { return code < 0 ? other : Kind(kind_[size_t(code)]); }
-    // Whether normal form C may change this character or join it to the one before.
+    // Whether normal form C may change this character or join it to the one before it.
     bool moves_in_nfc(int32_t code) const { return code >= 0 && moves_[size_t(code)]; }
 
   private:
@@ -111,7 +111,7 @@ inline const Table& table() {
     return t;
 }
 
-// Kinds of the ASCII characters, so that most text never leaves the first cache line or two; `wide` asks the table.
+// The kinds of ASCII characters, so that most text needs only two cache lines. Other bytes are `wide`: see table().
 constexpr uint8_t wide = 255;
 inline const std::array<uint8_t, 256>& byte_kinds() {
     static const auto kinds = [] {
@@ -122,7 +122,7 @@ inline const std::array<uint8_t, 256>& byte_kinds() {
     return kinds;
 }
 
-// The end of the run of characters of one kind that begins at `at`; with `last`, also where its last character begins.
+// The end of the run of characters of one kind that begins at `at`. Sets *last to where its last character begins.
 inline size_t run_of(Kind kind, std::string_view text, size_t at, size_t* last = nullptr) {
     const auto& kinds = byte_kinds();
     while (at < text.size()) {
@@ -145,7 +145,7 @@ inline Kind kind_at(std::string_view text, size_t at) {
     return k == wide ? table().kind(char_at(text, at).code) : Kind(k);
 }
 
-// Bytes of a contraction ('s 't 're 've 'm 'll 'd) at `at`, or 0.
+// The length of a contraction ('s 't 're 've 'm 'll 'd) that begins at `at`, or 0.
 inline size_t contraction(std::string_view text, size_t at) {
     if (text[at] != '\'' || at + 1 >= text.size()) return 0;
     const char a = text[at + 1], b = at + 2 < text.size() ? text[at + 2] : 0;
@@ -159,15 +159,15 @@ inline size_t next_piece(std::string_view text, size_t at) {
     if (kind != space) return run_of(kind, text, at);
     const bool blank_then_word = text[at] == ' ' && at + 1 < text.size() && kind_at(text, at + 1) != space;
     if (blank_then_word) return run_of(kind_at(text, at + 1), text, at + 1);
-    // White space up to the end of the text, or up to its last character, which belongs to what follows.
+    // A run of white space is one piece at the end of the text. Elsewhere its last character goes to the next piece.
     size_t last      = at;
     const size_t end = run_of(space, text, at, &last);
     return end == text.size() || last == at ? end : last;
 }
 
-// Whether every text with these bytes in it has a piece that ends at `at`, whatever stands before and behind them, and
-// normal form C joins nothing across. The four bytes behind `at` must be there. So it is between two kinds of characters
-// and before white space, but not behind white space, whose pieces look ahead, nor behind ', which may begin 's.
+// Whether every text that contains these bytes has a piece that ends at `at`, and normal form C joins nothing across.
+// At least four bytes must follow `at`. This holds between characters of different kinds, with two exceptions:
+// pieces of white space look ahead, and an apostrophe may begin a contraction.
 inline bool always_splits(std::string_view text, size_t at) {
     const auto continues = [&](size_t i) { return (uint8_t(text[i]) & 0xc0) == 0x80; };
     if (at == 0 || at + 4 > text.size() || continues(at)) return false;
@@ -181,10 +181,17 @@ inline bool always_splits(std::string_view text, size_t at) {
     return before != behind && left.code != '\'';
 }
 
+// The last position after `from` where always_splits() holds, or 0 if there is none.
+inline size_t last_split(std::string_view text, size_t from) {
+    for (size_t at = text.size(); at > from; at--)
+        if (always_splits(text, at)) return at;
+    return 0;
+}
+
 inline int combining_class(int32_t code) { return utf8proc_get_property(code)->combining_class; }
 
-// Appends the normal form C of one stretch: a character and those that may join it. Marks are put in order with a
-// stable sort, since utf8proc's own pass takes quadratic time on a long run of them.
+// Appends the normal form C of a stretch: a character and those that may join it.
+// Marks are ordered by a stable sort, because utf8proc's own ordering takes quadratic time on a long run of them.
 inline void compose(std::string_view text, std::string& out, std::vector<int32_t>& codes) {
     codes.clear();
     for (size_t at = 0; at < text.size();) {
@@ -209,14 +216,14 @@ inline void compose(std::string_view text, std::string& out, std::vector<int32_t
     }
 }
 
-// The text in normal form C: the text itself where nothing changes, else `buffer`.
+// The text in normal form C. Returns the text itself if nothing changes, else `buffer`.
 inline std::string_view nfc(std::string_view text, std::string& buffer) {
     const Table& facts = table();
     std::vector<int32_t> codes;
-    size_t copied = 0, base = 0;  // text[0, copied) is done; the last character before `at` begins at base
+    size_t copied = 0, base = 0;  // text[0, copied) is in the buffer; the character before `at` begins at base
     buffer.clear();
     for (size_t at = 0; at < text.size();) {
-        if (uint8_t(text[at]) < 0xcc) {  // below U+0300 nothing moves
+        if (uint8_t(text[at]) < 0xcc) {  // below U+0300 no character changes or joins
             while (at < text.size() && uint8_t(text[at]) < 0xcc) at++;
             base = at - 1;
             while (base > copied && (uint8_t(text[base]) & 0xc0) == 0x80) base--;
@@ -228,7 +235,7 @@ inline std::string_view nfc(std::string_view text, std::string& buffer) {
             at += size_t(c.bytes);
             continue;
         }
-        // From the character before, if it is one, to the next that stays apart.
+        // The stretch goes from the character before, if it can be joined, to the next that does not join.
         const Char before = char_at(text, base);
         const bool joins  = before.code >= 0 && base + size_t(before.bytes) == at && combining_class(before.code) == 0;
         const size_t from = joins ? base : at;

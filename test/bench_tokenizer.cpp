@@ -1,8 +1,7 @@
-// bench_tokenizer.cpp - text to tokens: how fast on one core, beside tiktoken, through the whole program, and at worst
+// bench_tokenizer.cpp - times text to tokens on one core: the encoder, the whole program, and the worst inputs
 //
-// Encoding is timed on each text as it is, not on repetitions of it, by an encoder that remembers nothing yet: what it
-// then learns of words helps no more than on any text of that size. Seconds are of the CPU, not of the clock: other
-// programs change them little. Of five times the smallest counts.
+// The encoder is timed on a text that is not repeated, and its cache is empty at first, so the cache helps as much as
+// on any text of that size. Times are CPU seconds, which other programs change little, and the least of five.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -16,7 +15,7 @@
 #include "gpt/cli.h"
 #include "test/scratch.h"
 
-constexpr int repeats = 8;  // of the documents for the whole program, so that its start does not count for much
+constexpr int repeats = 8;  // how often the program gets the documents, so that its start-up matters little
 
 struct BenchOptions {
     std::string tokenizer, prose, code, python, program;
@@ -41,7 +40,7 @@ static std::vector<int32_t> encode_once(const Tokenizer& tokenizer, const std::s
     return ids;
 }
 
-// What test/bench_tiktoken.py printed: CPU seconds, how many ids, and their CRC-32. seconds 0: there is no tiktoken.
+// What test/bench_tiktoken.py prints: CPU seconds, the number of ids, and their CRC-32. Without tiktoken seconds is 0.
 struct Tiktoken {
     double seconds    = 0;
     size_t ids        = 0;
@@ -80,8 +79,8 @@ static void bench_encoding(const BenchOptions& o, const Tokenizer& tokenizer, co
 // ---- the whole program ----------------------------------------------------------------------------------------------
 
 struct Used {
-    double seconds;  // of the CPU
-    int64_t bytes;   // of memory, at most
+    double seconds;  // CPU time
+    int64_t bytes;   // peak memory
 };
 static Used run(const std::string& line) {
     const pid_t child = fork();
@@ -96,7 +95,8 @@ static Used run(const std::string& line) {
     return {seconds(used.ru_utime) + seconds(used.ru_stime), int64_t(used.ru_maxrss) * 1024};
 }
 
-// A program's memory counts from that of the process which started it, so what takes much is done in another.
+// The peak memory of a child process includes that of its parent at the fork, so work that takes much memory is done
+// in another child.
 static void in_child(const std::function<void()>& work) {
     const pid_t child = fork();
     if (child == 0) {
@@ -139,7 +139,7 @@ static void write_documents(const BenchOptions& o, const Scratch& scratch) {
     write_text(scratch / "one.jsonl", as_json(documents[0]));
 }
 
-// Documents of 4 KB, from the file to the shard. What it takes to start is not counted.
+// Times documents of 4 KB from the file to the shard, without the start-up of the program.
 static void bench_program(const BenchOptions& o) {
     const Scratch scratch;
     in_child([&] { write_documents(o, scratch); });
@@ -189,8 +189,8 @@ static void bench_program(const BenchOptions& o) {
 
 // ---- the worst input ------------------------------------------------------------------------------------------------
 
-// Linear time is 4 times as long for 4 times the text, and more where the larger no longer fits into a cache; quadratic
-// time would be 16.
+// Four times the text takes 4 times as long in linear time, a little more where it no longer fits into a cache, and 16
+// times as long in quadratic time.
 static void bench_worst(const Tokenizer& tokenizer) {
     for (const auto& [name, unit] : {std::pair{"one letter", "a"},
                                      {"spaces", " "},
@@ -213,15 +213,15 @@ static void bench_worst(const Tokenizer& tokenizer) {
 
 int main(int argc, char** argv) try {
     BenchOptions o;
-    Flags f("bench_tokenizer", "time text to tokens on one core");
-    f.group("what");
-    f.add("--tokenizer", o.tokenizer, "vocabulary", "tokenizer.json");
-    f.add("--prose", o.prose, "a text", "FILE");
-    f.add("--code", o.code, "another", "FILE");
-    f.add("--program", o.program, "tokenize", "FILE");
-    f.add("--python", o.python, "a python3, with tiktoken or without it", "FILE");
+    Flags f("bench_tokenizer", "times text to tokens on one core");
+    f.group("input");
+    f.add("--tokenizer", o.tokenizer, "the tokenizer.json to encode with", "FILE");
+    f.add("--prose", o.prose, "a text of prose", "FILE");
+    f.add("--code", o.code, "a text of code", "FILE");
+    f.add("--program", o.program, "the tokenize program to time", "FILE");
+    f.add("--python", o.python, "a python3; tiktoken is timed too if it has it", "FILE");
     if (!f.parse(argc, argv)) return 0;
-    bench_program(o);  // first, while this process is small
+    bench_program(o);  // first, while this process needs little memory
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     bench_encoding(o, tokenizer, "prose", o.prose);
     bench_encoding(o, tokenizer, "code", o.code);

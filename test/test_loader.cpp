@@ -1,4 +1,4 @@
-// test_loader.cpp - token shards of all kinds, and batches that any reader gets alike
+// test_loader.cpp - token shards of all forms, and batches that do not depend on batch size, ranks or interruptions
 #include <sys/stat.h>
 
 #include <cmath>
@@ -20,7 +20,7 @@ template <class T>
 std::string bytes_of(const std::vector<T>& values) {
     return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
 }
-// An llm.c shard; count -1: the true one.
+// An llm.c shard. count: what its header says, -1 for the true number.
 template <class Id>
 std::string llmc(const std::vector<Id>& ids, int magic, int version, int64_t count = -1) {
     std::vector<int32_t> header(256);
@@ -66,10 +66,11 @@ TEST_CASE("shards are known by what is in them", "[loader]") {
     CHECK(read(bytes_of(narrow), 50257, 4) == small_ids);
     CHECK(read(bytes_of(wide), 128256, 4) == big_ids);
     CHECK(read(bytes_of(wide), 200000, 4) == big_ids);
-    CHECK(read(bytes_of(std::vector<uint16_t>(8)), 10, 2) == std::vector<int32_t>(8));  // all zero: nothing says uint32
-    CHECK(read(bytes_of(std::vector<uint16_t>{5, 0, 0}), 10, 2).size() == 3);           // 6 bytes cannot be uint32
+    CHECK(read(bytes_of(std::vector<uint16_t>(8)), 10, 2) ==
+          std::vector<int32_t>(8));                                            // all are zero, so nothing says uint32
+    CHECK(read(bytes_of(std::vector<uint16_t>{5, 0, 0}), 10, 2).size() == 3);  // 6 bytes cannot be uint32
     CHECK(read(bytes_of(std::vector<uint16_t>{7, 1, 2, 0, 1, 1}), 10, 2).size() == 6);
-    // Letters stored as ids of two bytes, as nanoGPT's character models do, are not text.
+    // Ids of letters in two bytes each, as nanoGPT's character models have them, are no text.
     CHECK(read(bytes_of(counting(65)), 65, 2).size() == 65);
 }
 
@@ -93,13 +94,13 @@ TEST_CASE("a file that is no shard is called by its name", "[loader]") {
     refused(llmc(ids, 20240520, 2), {"version 2", "expected 1"});
     refused(llmc(ids, 20240801, 1), {"version 1", "expected 7"});
     refused(llmc(ids, 20240522, 1), {"evaluation", "./tokenize"});
-    refused(llmc(ids, 20240326, 3), {"llm.c GPT-2 model"});
+    refused(llmc(ids, 20240326, 3), {"GPT-2 model of llm.c"});
     refused(llmc(ids, 20240327, 2), {"debug state"});
     refused(llmc(ids, 20240328, 2), {"tokenizer"});
     refused(llmc(ids, 20240527, 1), {"training state"});
     refused(llmc(ids, 20240803, 1), {"Llama model"});
     refused("BIN.TOK\n" + bytes_of(ids), {"llmq", "208 in all", "truncated"});
-    refused(std::string("MMIDIDX\0\0", 9) + "x", {"Megatron", "belongs in a .idx"});
+    refused(std::string("MMIDIDX\0\0", 9) + "x", {"Megatron", "must end in .idx"});
     refused(std::string("TNTIDX\0\0", 8), {"old Megatron", "mmap"});
     refused("\x93NUMPY\x01" + bytes_of(ids), {"NumPy"});
     refused(read_text("test/golden/gpt2/model.safetensors"), {"safetensors"});
@@ -109,7 +110,7 @@ TEST_CASE("a file that is no shard is called by its name", "[loader]") {
     refused("Мой дядя самых честных правил, когда не в шутку занемог", {"plain text"});
     refused(std::string(5000, 'a') + "é", {"plain text"});
     write_text(dir / "x.idx", "MMIDIDX");
-    CHECK_REFUSED((Shard{dir / "x.bin", 50257}), "x.idx", "34 bytes of header", "7 in all", "truncated");
+    CHECK_REFUSED((Shard{dir / "x.bin", 50257}), "x.idx", "header of 34 bytes", "7 in all", "truncated");
     write_text(dir / "x.idx", "TNTIDX");
     refused(bytes_of(ids), {"old Megatron", "mmap"});
 
@@ -128,7 +129,7 @@ TEST_CASE("llmq's token files", "[loader]") {
     };
     const std::vector<int32_t> ids = {5, 70000, 0, 128255};
     CHECK(all_ids(Shard(file({2, 4, 4, 128256, 0}, ids), 128256)) == ids);
-    CHECK(all_ids(Shard(file({1, 4, 4, 99, 99}, ids), 128256)) == ids);  // version 1 had two fields fewer
+    CHECK(all_ids(Shard(file({1, 4, 4, 99, 99}, ids), 128256)) == ids);  // version 1 had two fields less
     CHECK(Shard(file({2, 4, 0, 50257, 0}, {}), 50257).tokens() == 0);
     CHECK_REFUSED(Shard(file({3, 4, 4}, ids), 0), "x.bin", "version 3");
     CHECK_REFUSED(Shard(file({2, 2, 4}, ids), 0), "2 bytes per token");
@@ -141,16 +142,16 @@ TEST_CASE("llmq's token files", "[loader]") {
 
 namespace {
 
-// The .idx of a pair, with whatever each field is set to.
+// The .idx of a pair; a test sets its fields to wrong values.
 struct Idx {
     uint64_t version = 1;
     uint8_t code     = 8;
     std::vector<int32_t> lengths;
     std::vector<int64_t> offsets, documents;
-    int64_t s = -1, d = -1;  // -1: the true ones
+    int64_t s = -1, d = -1;  // what the header says of both counts; -1 for the true ones
     std::string modes;
 
-    // Sequences of these lengths, each a document, of ids of so many bytes.
+    // Each sequence is a document; `tokens` holds their lengths, and an id has `width` bytes.
     Idx(uint8_t code, int64_t width, const std::vector<int32_t>& tokens) : code(code), lengths(tokens) {
         int64_t at = 0;
         for (const int32_t n : tokens) documents.push_back(offsets.size()), offsets.push_back(at), at += n * width;
@@ -204,11 +205,11 @@ TEST_CASE("Megatron pairs of every type of id, by either half or the prefix", "[
     write_text(dir / "x.bin", bytes_of(std::vector<int64_t>{1, int64_t(1) << 32, 3}));
     write_text(dir / "x.idx", Idx(5, 8, {3}).bytes());
     CHECK_REFUSED(all_ids(Shard(dir / "x", 50257)), "token 4294967296 at position 1");
-    // What the .bin begins with says nothing when there is an index.
+    // Where there is an index, a header in the .bin is taken for ids.
     write_text(dir / "x.bin", llmc16(counting(100)));
     write_text(dir / "x.idx", Idx(8, 2, {612}).bytes());
     CHECK(Shard(dir / "x", 0).tokens() == 612);
-    // An .idx of another program is nobody's half.
+    // An .idx of another program makes no pair.
     write_text(dir / "x.idx", "something else");
     CHECK(Shard(dir / "x.bin", 0).tokens() == 100);
     write_text(dir / "empty.bin", "");
@@ -240,7 +241,7 @@ TEST_CASE("a damaged Megatron index is refused with the reason", "[loader]") {
     refused(with([](Idx& i) { i.code = 6; }), {"type code 6", "floating point"});
     refused(with([](Idx& i) { i.code = 7; }), {"type code 7", "floating point"});
     for (const int code : {0, 9, 100, 255}) refused(with([&](Idx& i) { i.code = uint8_t(code); }), {"type code"});
-    // Counts whose lists would overflow, or be larger than the file, or of another size.
+    // Counts whose lists would overflow, or would not fit into the file.
     for (const int64_t n : {int64_t(3), int64_t(1) << 32, int64_t(1) << 61, INT64_MAX}) {
         refused(with([&](Idx& i) { i.s = n; }), {"too many", "truncated"});
         refused(with([&](Idx& i) { i.d = std::max<int64_t>(n, 4); }), {"too many", "truncated"});
@@ -259,7 +260,7 @@ TEST_CASE("a damaged Megatron index is refused with the reason", "[loader]") {
     refused(with([](Idx& i) { i.documents = {0, 2, 1, 2}; }), {"document 2 begins at sequence 1, expected 2 or more"});
     refused(with([](Idx& i) { i.documents[2] = 1; }), {"end at sequence 1 of 2"});
     refused(with([](Idx& i) { i.documents[2] = -1; }), {"document 2"});
-    // Any byte changed: read as it was, or refused; never a crash (make check runs this under sanitizers).
+    // With any one byte changed the file is read or refused, without a crash (make check runs this under sanitizers).
     for (size_t at = 0; at < good.size(); at++)
         for (const char flip : {'\1', '\x80', '\xff'}) {
             std::string bad = good;
@@ -287,7 +288,7 @@ TEST_CASE("ids outside the vocabulary are found and named", "[loader]") {
     set.vocab = 50301;
     Loader fits(set);
     for (int i = 0; i < 100; i++) fits.next();
-    set.vocab = 1000;  // most ids are wrong: seen before the first batch
+    set.vocab = 1000;  // most ids are wrong, which shows before the first batch
     CHECK_REFUSED(Loader{set}, "b.bin: token 1000 at position 1000");
 
     write_text(dir / "c.bin", llmc(std::vector<uint32_t>{1, 2, 0xffffffff, 4}, 20240801, 7));
@@ -310,7 +311,7 @@ TEST_CASE("patterns", "[loader]") {
     CHECK(files_matching(dir / "t_*.bin") == std::vector<std::string>{dir / "t_10.bin", dir / "t_2.bin"});
     CHECK(files_matching(dir / "{v,T_1,v}.bin") == std::vector<std::string>{dir / "T_1.bin", dir / "v.bin"});
     CHECK(files_matching(dir / "v.bin").size() == 1);
-    CHECK_REFUSED(files_matching(dir / "x_*.bin"), "x_*.bin", "no file matches", "quotes");
+    CHECK_REFUSED(files_matching(dir / "x_*.bin"), "x_*.bin", "no file matches", "quote the pattern");
     CHECK_REFUSED(files_matching(""), "empty");
     LoaderSettings set;
     set.context = 4, set.pattern = dir.path;
@@ -329,7 +330,7 @@ TEST_CASE("shards that ./tokenize has not finished are not taken for all there a
 }
 
 TEST_CASE("a .bin that is cut into parts reads as the whole, without its index", "[loader]") {
-    const Scratch dir;  // as Pythia's Pile is published; the cut is inside a sequence of 2049
+    const Scratch dir;  // Pythia's Pile is published so; the cut is within a sequence of 2049
     std::vector<uint16_t> ids(3 * 2049);
     for (size_t i = 0; i < ids.size(); i++) ids[i] = uint16_t(i * 7919 % 50277);
     const std::string bytes = bytes_of(ids);
@@ -343,7 +344,7 @@ TEST_CASE("a .bin that is cut into parts reads as the whole, without its index",
 
 TEST_CASE("windows: none across shards, the last partial one left out, each once in an epoch", "[loader]") {
     const Scratch dir;
-    // 25 tokens make 6 windows of 4 + 1; 24 make 5; 4, 1 and none make no window.
+    // With windows of 4 + 1 tokens, 25 tokens have 6 windows, 24 have 5, and 4, 1 or none have no window.
     write_text(dir / "a.bin", llmc16(counting(25, 100)));
     write_text(dir / "b.bin", bytes_of(counting(4, 200)));
     write_text(dir / "c.bin", llmc16({}));
@@ -354,7 +355,6 @@ TEST_CASE("windows: none across shards, the last partial one left out, each once
     Loader in_order(set);
     CHECK(in_order.windows() == 11);
     CHECK(in_order.tokens() == 25 + 4 + 24 + 1);
-    CHECK(in_order.shards().size() == 5);
     for (int turn = 0; turn < 2; turn++)
         for (int first : {100, 104, 108, 112, 116, 120, 300, 304, 308, 312, 316}) {
             const Batch& b = in_order.next();
@@ -422,7 +422,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
         CHECK(together == one_by_one);
         for (Loader& rank : ranks) CHECK(rank.position() == LoaderPosition{240 / 37, 240 % 37});
     }
-    // A run that saved its position after 100 windows goes on with the 101st, with other batches too.
+    // A run that saved its position after 100 windows resumes at the 101st, whatever its batch size is.
     Loader before(set);
     for (int i = 0; i < 100; i++) before.next();
     set.batch = 7;
@@ -444,7 +444,7 @@ TEST_CASE("rows carry the starts of their documents", "[loader]") {
     LoaderSettings set;
     set.pattern = dir / "a.bin", set.context = 6, set.batch = 2, set.shuffle = false;
     CHECK_FALSE(Loader(set).next().starts);
-    set.document_start = 0;
+    set.document_token = 0;
     Loader loader(set);
     const Batch& batch = loader.next();
     CHECK(values(batch.tokens) == std::vector<int32_t>{7, 0, 1, 2, 0, 0, /**/ 3, 4, 5, 6, 7, 0});
@@ -455,16 +455,16 @@ TEST_CASE("rows carry the starts of their documents", "[loader]") {
 TEST_CASE("a pair's index begins documents that have no mark", "[loader]") {
     const Scratch dir;
     LoaderSettings set;
-    set.pattern = dir / "p", set.context = 6, set.batch = 2, set.shuffle = false, set.document_start = 0;
+    set.pattern = dir / "p", set.context = 6, set.batch = 2, set.shuffle = false, set.document_token = 0;
     Idx idx(8, 2, {3, 0, 2, 4, 4});
-    idx.documents = {0, 1, 3, 4, 5};  // the second has two sequences, the first of them empty: begins at 0, 3, 5, 9
+    idx.documents = {0, 1, 3, 4, 5};  // they begin at ids 0, 3, 5, 9; the second has an empty sequence in front
     write_text(dir / "p.idx", idx.bytes());
     write_text(dir / "p.bin", bytes_of(std::vector<uint16_t>{7, 8, 9, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4}));
     Loader pair(set);
     const Batch& bare = pair.next();
     CHECK(values(bare.starts) == std::vector<int32_t>{0, 0, 0, 3, 3, 5, /**/ 0, 0, 0, 3, 3, 3});
     CHECK(values(bare.positions) == std::vector<int32_t>{0, 1, 2, 0, 1, 0, /**/ 0, 1, 2, 0, 1, 2});
-    // Documents that end with the mark begin at the mark of the one before, index or not.
+    // Where documents end with the mark, the next begins at that mark, with or without an index.
     write_text(dir / "p.bin", bytes_of(std::vector<uint16_t>{7, 8, 0, 1, 0, 3, 4, 5, 0, 1, 2, 3, 0}));
     const std::vector<int32_t> marked = values(Loader(set).next().starts);
     CHECK(marked == std::vector<int32_t>{0, 0, 2, 2, 4, 4, /**/ 0, 0, 2, 2, 2, 2});
@@ -510,7 +510,7 @@ TEST_CASE("the fingerprint changes with the data", "[loader]") {
     CHECK(print() != first);
     write_text(moved / "a.bin", llmc16(ids));
     set.pattern = moved / "a.bin";
-    CHECK(print() == first);  // the folder has no part in it
+    CHECK(print() == first);  // the folder does not matter
     write_text(moved / "c.bin", llmc16(ids));
     set.pattern = moved / "c.bin";
     CHECK(print() != first);

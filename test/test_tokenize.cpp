@@ -1,4 +1,4 @@
-// test_tokenize.cpp - documents out of files, shards, and the program between them: order, memory, and every fault
+// test_tokenize.cpp - documents read from files, shards written from tokens, and the tokenize program as a whole
 #include "data/documents.h"
 
 #include <signal.h>
@@ -12,6 +12,7 @@
 #include "data/bpe_training.h"
 #include "data/shard.h"
 #include "data/shard_writer.h"
+#include "data/tokenizer.h"
 #include "test/data.h"
 #include "test/programs.h"
 #include "test/scratch.h"
@@ -44,15 +45,9 @@ std::string gzip(const std::string& text) {
     return out;
 }
 
-size_t last_split(std::string_view text, size_t from) {
-    for (size_t at = text.size(); at > from; at--)
-        if (unicode::always_splits(text, at)) return at;
-    return 0;
-}
-
-// The documents of some files, put together again from their parts; what is wrong with one is thrown.
+// The documents of some files, joined again from their parts. A fault throws.
 List texts(const std::vector<Source>& sources, ReadSettings settings = {}, List* parts = nullptr) {
-    if (!settings.last_cut) settings.last_cut = last_split;
+    if (!settings.last_cut) settings.last_cut = unicode::last_split;
     Documents documents(sources, settings);
     List all;
     std::string buffer;
@@ -92,7 +87,7 @@ Ids count_up(int n) {
     return ids;
 }
 
-// A tokenizer.json that knows some words, and sources of text for it.
+// A tokenizer.json that knows some words, and texts made of these words.
 std::string small_tokenizer() {
     WordCounts words;
     for (int i = 0; i < 3; i++)
@@ -141,7 +136,7 @@ TEST_CASE("documents from text and jsonl, plain, zstd and gzip", "[data]") {
     CHECK(texts({dir / "*.jsonl*"}).size() == 9);
     CHECK(texts({dir.path}).size() == 9 + 4);
 
-    // Longer than every buffer, in two frames, and in an unkind order of line ends.
+    // A text in two frames that is longer than every buffer, with line breaks at changing distances.
     std::string big;
     while (big.size() < 3000000) big += std::string(size_t(big.size() % 70001), 'x') + "\n";
     write_text(dir / "big.txt.zst", zstd(big.substr(0, 1000001)) + zstd(big.substr(1000001)));
@@ -210,7 +205,7 @@ TEST_CASE("the text of a JSON line, as a general parser reads it", "[data]") {
         REQUIRE(theirs(line) != "refused");
         for (const size_t step : {1, 2, 7, 1000}) CHECK(ours(line, step) == theirs(line));
     }
-    // Every prefix, and every byte changed: accepted by both or by neither.
+    // Both readers accept or both refuse every prefix, and lines with a byte changed.
     std::mt19937 rng(2);
     const std::string bytes = "\"\\{}[],:0e-+.tfnu \x01\x80\xc3\xff";
     for (const std::string& line : good) {
@@ -222,7 +217,7 @@ TEST_CASE("the text of a JSON line, as a general parser reads it", "[data]") {
             REQUIRE(ours(changed, 64) == theirs(changed));
         }
     }
-    CHECK(ours(R"({"text": "a", "text": "b"})", 9) == "refused");  // which is meant?
+    CHECK(ours(R"({"text": "a", "text": "b"})", 9) == "refused");  // nobody can tell which is meant
     CHECK(ours("{\"x\": " + std::string(100000, '['), 1000) == "refused");
 }
 
@@ -249,7 +244,7 @@ TEST_CASE("a long document comes in parts that change no token", "[data]") {
             while (text.size() < 1500) text += units[rng() % units.size()];
             write_text(dir / "x.txt", text);
             ReadSettings settings;
-            settings.part_bytes = 100 + i % 100;  // twice that never lacks a place to cut
+            settings.part_bytes = 100 + i % 100;  // twice as many bytes always have a place to cut
             settings.last_cut   = [&](std::string_view s, size_t from) { return t.last_cut(s, from); };
             List parts;
             CAPTURE(i, text);
@@ -272,8 +267,7 @@ TEST_CASE("a long document comes in parts that change no token", "[data]") {
     CHECK(texts({{1, {dir / "x.jsonl"}}}, settings, &parts) == List{text, "next"});
     CHECK(parts.size() > 4);
 
-    // Where parts end does not depend on how the bytes arrive: a decompressor hands over other amounts than a file
-    // does.
+    // Where parts end does not depend on how many bytes arrive at a time, which a decompressor changes.
     std::string words;
     for (int i = 0; words.size() < 3000000; i++) words += fmt::format("{:x}", mix64(uint64_t(i))) + (i % 9 ? "" : " ");
     settings.part_bytes = 300001;
@@ -329,7 +323,7 @@ TEST_CASE("validation parts", "[data]") {
     for (const double fraction : {0.01, 0.05, 0.5}) {
         const size_t at = tail_begin(book, fraction);
         CHECK(book[at - 1] == '\n');
-        if (fraction > 0.01) CHECK(book[at - 2] == '\n');  // a hundredth is one line or two, and may have no empty one
+        if (fraction > 0.01) CHECK(book[at - 2] == '\n');  // a hundredth may be one line without an empty one behind it
         CHECK(double(book.size() - at) <= fraction * double(book.size()));
         CHECK(double(book.size() - at) >= fraction * double(book.size()) / 2);
     }
@@ -353,7 +347,7 @@ TEST_CASE("shards in llm.c's form", "[data]") {
     w.add(count_up(70));
     w.add({});
     w.add(count_up(180));
-    CHECK(ShardWriter::existing(prefix).empty());  // not before commit
+    CHECK(ShardWriter::existing(prefix).empty());  // they appear at commit
     w.commit();
     CHECK(w.tokens() == 250);
     CHECK(w.shards() == 3);
@@ -374,7 +368,7 @@ TEST_CASE("shards in llm.c's form", "[data]") {
     CHECK(header[2] == 50);
     CHECK(std::all_of(header + 3, header + 256, [](int32_t h) { return h == 0; }));
 
-    // Replaced by fewer: nothing of the old set stays.
+    // Three shards are replaced by one, and nothing of the old set stays.
     ShardWriter wide(prefix, 65537, 100);
     wide.add({65536, 1});
     wide.commit();
@@ -437,7 +431,7 @@ TEST_CASE("tokenize: the same shards for any number of threads, from any form of
     CHECK(summary["tokenizer_fingerprint"] == Tokenizer::load(s / "tokenizer.json").fingerprint());
     CHECK(summary["shards"].size() == train.size() + val.size());
 
-    // Whatever order the documents come in, the same ones are for validation.
+    // The same documents are held out in any order of the input.
     std::string backwards;
     for (size_t i = documents.size(); i-- > 0;) backwards += json({{"text", documents[i]}}).dump() + "\n";
     write_text(s / "b.jsonl", backwards);
@@ -459,7 +453,7 @@ TEST_CASE("tokenize: the same shards for any number of threads, from any form of
     CHECK(documents_of(s / "back_val") == documents_of(s / "one_val"));
     CHECK(documents_of(s / "back_val").size() > 200);
 
-    // Where the mark of a document stands.
+    // --eot decides where the mark of a document is.
     const std::string text = "the sea\n<|endoftext|>\nthe wind\n";
     for (const char* eot : {"before", "after", "none"}) {
         REQUIRE(tokenize(s, std::string("--input - --overwrite --eot ") + eot + " --output " + quoted(s / "eot"), text)
@@ -530,7 +524,7 @@ TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks fin
     const std::string words =
         "--tokenizer " + quoted(s / "tokenizer.json") + " --shard-tokens 100000 --output " + quoted(s / "x");
 
-    // Its standard input stays open, so it is killed while it waits for more, with some shards written.
+    // Standard input stays open, so the program is killed while it waits for more, after some shards were written.
     REQUIRE(std::system(
                 ("bash -c " +
                  quoted("exec 3< <(cat " + quoted(s / "book.txt") + "; exec sleep 600); feeder=$!; " + build_folder() +
@@ -543,7 +537,7 @@ TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks fin
     REQUIRE(tokenize(s, "--input " + quoted(s / "book.txt") + " --output " + quoted(s / "x")).code == 0);
     CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
 
-    // A limit on the size of files stands in for a full disk.
+    // A limit on the size of files has the effect of a full disk.
     const std::string before = read_text(s / "x_train_000000.bin");
     const Ran full = tokenize(s, "--overwrite --input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"), "",
                               "bash -c 'trap \"\" XFSZ; ulimit -f 256; exec \"$0\" \"$@\"' ");
@@ -552,7 +546,7 @@ TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks fin
     CHECK(read_text(s / "x_train_000000.bin") == before);
     CHECK(left_in(s, "x") == List{"x_summary.json", "x_train_000000.bin"});
 
-    // What a kill between the renames leaves: some names, no summary. Neither program takes it for finished.
+    // A kill between the renames leaves some final names and no summary. Neither program takes that for complete.
     const std::string again =
         "--input " + quoted(s / "book.txt") + " --shard-tokens 100000 --output " + quoted(s / "x");
     REQUIRE(tokenize(s, again + " --overwrite").code == 0);
@@ -641,7 +635,8 @@ TEST_CASE("text out of Parquet files: the same shards as from JSON lines, and no
 
     CHECK(says(tokenize(s, "--input " + quoted(files + "/000_00000.parquet") + " --output " + quoted(s / "p")),
                {"Parquet", "parquet_text.py"}));
-    const std::string second = read_text(files + "/001_00000.parquet");  // cut off, after the first was read
+    const std::string second =
+        read_text(files + "/001_00000.parquet");  // truncated, which shows after the first file was read
     write_text(files + "/001_00000.parquet", second.substr(0, second.size() / 2));
     const Ran bad = fetch("bad");
     CHECK(bad.code != 0);

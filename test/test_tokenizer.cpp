@@ -1,4 +1,5 @@
-// test_tokenizer.cpp - exact to the id, on every input, and nothing slow; vocabularies that we learn
+// test_tokenizer.cpp - token ids against definitions and published vectors, time on bad inputs, and learned
+// vocabularies
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -35,7 +36,7 @@ std::string nfc(const std::string& text) {
     return std::string(unicode::nfc(text, buffer));
 }
 
-// A page with enough repetition to learn from.
+// A text with enough repetition to learn from.
 const char* page =
     "It was a bright cold day, and the clocks were striking; the cat sat on the mat, the cat's hat was on the cat.\n"
     "    for (int i = 0; i < 10; i++) { total += i; }   // the sum of the first ten numbers, 1234 and 1234 and 1234\n\n"
@@ -50,7 +51,7 @@ std::string learned_file(int entries = 340) {
     return BpeTraining(words).learn(entries);
 }
 
-// What tokenizers get wrong: pieces of words, marks, white space, and bytes that are no text.
+// Texts that tokenizers tend to get wrong: parts of words, marks, white space, and bytes that are no text.
 const std::vector<std::string>& hostile_kinds() {
     static const std::vector<std::string> kinds = {"the",
                                                    " the",
@@ -150,7 +151,7 @@ TEST_CASE("normal form C", "[tokenizer]") {
     CHECK(nfc("a\xe0\xa2\x98\xcc\xa3") == "a\xe0\xa2\x98\xcc\xa3");  // U+0898 was no mark in Unicode 9
     CHECK(nfc("") == "");
 
-    // A hundred thousand marks out of order: a second or more for a pass that moves them one place at a time.
+    // A pass that moves marks one place at a time would need seconds for a hundred thousand of them.
     std::string long_run = "a", sorted = "\xe1\xba\xa1";
     for (int i = 0; i < 100000; i++) long_run += "\xcc\x88\xcc\xa3";
     for (int i = 1; i < 100000; i++) sorted += "\xcc\xa3";
@@ -186,14 +187,15 @@ TEST_CASE("a learned vocabulary", "[tokenizer][bpe]") {
     }
     SECTION("joins the most frequent pair, the smaller ids among equals, as counted by hand") {
         WordCounts words;
-        // ab 4, xy 4, ba 2, yx 2, " x" 2, " a" 1; then " "+xy, ab+ab and xy+xy with 2 each, and the space is id 220.
+        // Counts at first: ab 4, xy 4, ba 2, yx 2, " x" 2, " a" 1. Then " "+xy, ab+ab and xy+xy have 2 each, and the
+        // space is id 220.
         words.add("abab abab xyxy xyxy");
         const json m = json::parse(BpeTraining(words).learn(256 + 4 + 1))["model"]["merges"];
         CHECK(m == json({"a b", "x y", "\xc4\xa0 xy", "ab ab"}));
     }
     SECTION("merges runs from the left") {
         WordCounts words;
-        words.add("aaaaa aaaaa");  // aa aa a, where aa+a and aa+aa are equal and a is id 64
+        words.add("aaaaa aaaaa");  // becomes aa aa a, where aa+a and aa+aa have equal counts and a is id 64
         const json m = json::parse(BpeTraining(words).learn(256 + 3 + 1))["model"]["merges"];
         CHECK(m == json({"a a", "aa a", "aa aaa"}));
     }
@@ -209,7 +211,7 @@ TEST_CASE("a learned vocabulary", "[tokenizer][bpe]") {
 
 namespace {
 
-// The split pattern as it is written, tried alternative by alternative at every character.
+// The split pattern, applied literally: at every character its alternatives are tried in order.
 class SplitByDefinition {
   public:
     explicit SplitByDefinition(const std::string& text) {
@@ -253,8 +255,8 @@ class SplitByDefinition {
     std::vector<std::pair<std::string, unicode::Kind>> chars_;
 };
 
-// Encoding as it is defined: in each piece the pair that comes first in the list of merges is merged, leftmost first,
-// until there is none.
+// Encoding by its definition: in each piece, the pair that comes first in the list of merges is merged, leftmost first,
+// until no pair is in the list.
 class EncodeByDefinition {
   public:
     explicit EncodeByDefinition(const json& file) {
@@ -302,7 +304,7 @@ class EncodeByDefinition {
 
 }  // namespace
 
-// Short texts reach as many kinds of neighbours as long ones in the same time, and a failure is read at a glance.
+// Short texts reach as many kinds of neighbours as long ones in the same time, and a failing one is easy to read.
 TEST_CASE("a million texts: as defined, and back to the input", "[tokenizer][fuzz]") {
 #ifdef __SANITIZE_ADDRESS__
     const int cases = 50000;
@@ -371,7 +373,7 @@ TEST_CASE("no input is slow", "[tokenizer]") {
     const Tokenizer t(learned_file());
     const json neox = with(json::parse(learned_file()), "/normalizer", {{"type", "NFC"}});
     const Tokenizer n(neox.dump());
-    // Quadratic time on a megabyte without a break would be minutes.
+    // Quadratic time would be minutes for a megabyte without a place to split.
     for (const std::string unit :
          {"a", " ", "\n", "\xcc\x81", "\xcc\x88\xcc\xa3", "'", "\xff", "\xe1\x84\x92", "<|endoftext|"}) {
         std::string text;
@@ -399,15 +401,15 @@ TEST_CASE("added tokens", "[tokenizer]") {
           token(345, "cafe\xcc\x81", false, true), token(346, "e\xcc\x81", false, false)})
         file["added_tokens"].push_back(t);
     const Tokenizer t(file.dump());
-    CHECK(t.vocab_size() == 347);  // 343 and 344 are gaps
+    CHECK(t.vocab_size() == 347);  // 343 and 344 are unused
     CHECK_REFUSED(t.bytes_of(343), "343");
     CHECK(t.encode("<|pad|><|endoftext|>") == Ids{340, 339});
     CHECK(t.encode("<|pad|>", false).size() > 1);
     CHECK(t.encode("          ") == Ids{341, 341, 341, t.encode(" ")[0]});  // 3 + 3 + 3 + 1
     CHECK(t.encode("        ") == Ids{341, 341, 342});
-    CHECK(t.encode("        ", false) == Ids{341, 341, 342});  // not special, so always found
+    CHECK(t.encode("        ", false) == Ids{341, 341, 342});  // always found, because it is not special
     CHECK(t.encode("caf\xc3\xa9") == Ids{345});                // found in the normal form
-    CHECK(t.encode("e\xcc\x81") == Ids{346});                  // found before normalising
+    CHECK(t.encode("e\xcc\x81") == Ids{346});                  // found before normalizing
     CHECK(t.encode("<|<|pad|>|>") == [&] {
         Ids ids = t.encode("<|");
         ids.push_back(340);
@@ -422,7 +424,7 @@ TEST_CASE("what a tokenizer.json may say, and what is refused by name", "[tokeni
     const auto load = [](const json& file) { return Tokenizer(file.dump(), "here.json"); };
     const Ids ids   = load(ok).encode(page);
 
-    // Merges as pairs; fields that change nothing.
+    // Merges may be pairs, and some fields change no token.
     json pairs = ok;
     for (json& m : pairs["model"]["merges"]) {
         const std::string line = m;
@@ -469,7 +471,7 @@ TEST_CASE("what a tokenizer.json may say, and what is refused by name", "[tokeni
     CHECK_REFUSED(load(lacking), "byte 97");
     CHECK_REFUSED(Tokenizer::load("/no/such/tokenizer.json"), "/no/such/tokenizer.json");
 
-    // GPT-NeoX has no token for bytes that UTF-8 never uses: they become U+FFFD.
+    // GPT-NeoX has no token for bytes that UTF-8 never uses. They become U+FFFD.
     json neox = ok;
     neox["model"]["vocab"].erase(byte_alphabet().write("\xff"));
     CHECK(load(neox).decode(load(neox).encode("a\xff"
@@ -478,7 +480,7 @@ TEST_CASE("what a tokenizer.json may say, and what is refused by name", "[tokeni
           "b\xc3");
 }
 
-// A tokenizer.json's vocabulary and merges as the pair that GPT-2 was published with.
+// Writes vocabulary and merges of a tokenizer.json as the pair of files that GPT-2 was published with.
 static void write_pair(const Scratch& s, const json& file) {
     write_text(s / "vocab.json", file["model"]["vocab"].dump());
     std::string lines = "#version: 0.2\n";
@@ -502,7 +504,7 @@ TEST_CASE("vocab.json and merges.txt are the tokenizer.json with the same words"
         CHECK(load().encode("a<|endoftext|>", false) == ours.encode("a<|endoftext|>", false));
         CHECK(load().fingerprint() == ours.fingerprint());
         CHECK(load().eot() == 339);
-        // As text it is a tokenizer.json, and the one to take where there are both.
+        // The pair can be written as a tokenizer.json, which is then preferred.
         write_text(s / "tokenizer.json", read_tokenizer_json(s / "vocab.json"));
         CHECK(tokenizer_in(s.path) == s / "tokenizer.json");
         CHECK(load().fingerprint() == ours.fingerprint());
@@ -525,7 +527,7 @@ TEST_CASE("vocab.json and merges.txt are the tokenizer.json with the same words"
         CHECK(load().encode("<|pad|>  <|late|><|mask|><|endoftext|>") == Ids{340, 341, 350, 342, 339});
         CHECK(load().encode("<|pad|>  <|late|><|mask|>", false) == [&] {
             Ids all = ours.encode("<|pad|>"), rest = ours.encode("<|late|><|mask|>");
-            all.push_back(341);  // not special, so always found
+            all.push_back(341);  // always found, because it is not special
             all.insert(all.end(), rest.begin(), rest.end());
             return all;
         }());
