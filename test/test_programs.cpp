@@ -5,6 +5,7 @@
 
 #include "data/bpe_training.h"
 #include "data/files.h"
+#include "data/tokenizer.h"
 #include "kernels/device.h"
 #include "test/data.h"
 #include "test/programs.h"
