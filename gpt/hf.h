@@ -267,18 +267,10 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, co
     std::vector<StoredRow> rows;
     for (const Piece& x : pieces) rows.push_back({name_of_piece(x), stored, x.where.shape});
     ModelWriter writer(folder, rows);
-    std::vector<float> host, theirs;
+    std::vector<float> theirs;
     for (const Piece& x : pieces) {
-        const ParamRow& r = *x.row;
-        host.resize(r.shape.numel());
-        for_dtype(r.tensor->dtype, [&](auto zero_) {
-            using T = decltype(zero_);
-            std::vector<T> raw(host.size());
-            to_host(raw.data(), *r.tensor, s);
-            cpu::parallel_ranges(r.shape.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
-                std::copy(raw.begin() + begin, raw.begin() + end, host.begin() + begin);
-            });
-        });
+        const ParamRow& r             = *x.row;
+        const std::vector<float> host = floats_of(*r.tensor, s);
         theirs.resize(unpadded(c, r).numel());
         reorder(theirs.data(), host.data(), c, unpadded(c, r), x.where.layout, false);
         const std::string bytes = stored_bytes(theirs.data() + x.index * x.where.shape.numel(), x.where.shape.numel(),

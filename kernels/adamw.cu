@@ -67,7 +67,6 @@ static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tenso
     }
 }
 
-template <class>  // w is bf16
 static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step) {
     bf16* w_at             = w.data<bf16>();
     const float* master_at = master.data<float>();
@@ -165,7 +164,6 @@ static __global__ void round_at_random_kernel(bf16* w, const float* master, int6
     for_grid<W>(n, [=](int64_t i, auto width) { store(w + i, at_random(load<width>(master + i), i, key, step)); });
 }
 
-template <class>  // w is bf16
 static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Queue& q) {
     const int64_t n = w.numel();
     for_width<float>(aligned(w.ptr, master.ptr), [&](auto width) {
@@ -183,7 +181,7 @@ AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(s
     dtype               = first.dtype;
     for (const AdamWRow& row : rows) {
         const Tensor &w = row.w, &master = row.master, &m = row.m, &v = row.v, &grad = row.grad;
-        expect(w, w.shape, dtype, first);
+        expect_dtype(w, dtype);
         expect(master, w.shape, DType::F32, w);
         expect(m, w.shape, DType::F32, w);
         expect(v, w.shape, DType::F32, w);
@@ -202,11 +200,11 @@ void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor updat
     expect_maybe(loss, Shape({1}), DType::F32, grad_norm2);
     static_assert(sizeof(AdamWUpdate) == 16, "four words");
     expect(update, Shape({4}), DType::I32, grad_norm2);
-    RUN_ON(s, adamw, table, grad_norm2, loss, update, rule);
+    RUN_ON(s, table.dtype, adamw, table, grad_norm2, loss, update, rule);
 }
 
 void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Stream s) {
-    expect(w, w.shape, DType::BF16, w);
+    expect_dtype(w, DType::BF16);
     expect(master, w.shape, DType::F32, w);
-    RUN_ON(s, round_at_random, w, master, key, step);
+    RUN_UNTYPED(s, round_at_random, w, master, key, step);
 }

@@ -46,8 +46,8 @@ static void add_forward(Tensor out, Tensor a, Tensor b, Queue& q) {
 #endif
 
 void add_forward(Tensor out, Tensor a, Tensor b, Stream s) {
-    expect(a, a.shape, a.dtype, a);
+    expect_there(a);
     expect(b, a.shape, a.dtype, a);
     expect(out, a.shape, a.dtype, a);
-    RUN_ON(s, add_forward, out, a, b);
+    RUN_ON(s, a.dtype, add_forward, out, a, b);
 }

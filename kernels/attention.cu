@@ -567,7 +567,7 @@ void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float 
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(lse, (Shape{B, H, T}), DType::F32, qkv);
     expect_maybe(starts, (Shape{B, T}), DType::I32, qkv);
-    RUN_ON(s, attention_forward, out, lse, qkv, starts, scale, window);
+    RUN_ON(s, qkv.dtype, attention_forward, out, lse, qkv, starts, scale, window);
 }
 
 void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
@@ -579,7 +579,7 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(lse, (Shape{B, H, T}), DType::F32, qkv);
     expect_maybe(starts, (Shape{B, T}), DType::I32, qkv);
-    RUN_ON(s, attention_backward, dqkv, dout, out, lse, qkv, starts, scale, window);
+    RUN_ON(s, qkv.dtype, attention_backward, dqkv, dout, out, lse, qkv, starts, scale, window);
 }
 
 void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window,
@@ -593,5 +593,5 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     expect(v_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
     CHECK(past >= 0 && past <= S - T && S < INT_MAX,
           "attention_cached: {} new rows at {} do not fit into k_cache {}: it holds {}", T, past, k_cache.str(), S);
-    RUN_ON(s, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
+    RUN_ON(s, qkv.dtype, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
 }

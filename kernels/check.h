@@ -4,8 +4,8 @@
 //   CHECK_RUN(cond, "format", values…)  the machine said no            RunError      exit code 1
 //   fail("format", values…)             as CHECK(false, …)
 //
-// Always on, in every build. Errors are thrown; only main() catches, with complain(). `assert` is for what cannot happen
-// whatever the user does.
+// Always on, in every build. Errors are thrown; only main() catches, with complain(). `assert` is for what cannot
+// happen whatever the user does.
 #pragma once
 #include <fmt/format.h>
 
@@ -40,7 +40,8 @@ template <class E, class... Args>
         if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__); \
     } while (0)
 
-// A function and not a macro, so that streams and libraries may keep their own fail(): the format brings its place along.
+// A function and not a macro, so that streams and libraries may keep their own fail(): the format brings its place
+// along.
 struct FormatHere {
     const char* text;
     const char* file;

@@ -45,7 +45,7 @@ static float row_exps(float* exps, const T* x, float top, int64_t V) {
 }
 
 template <class T>
-static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t V, float grad_scale) {
+static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale) {
     const int64_t N = logits.shape[0], Vp = logits.shape[1];
     T* all                = logits.data<T>();
     float* loss           = losses.data<float>();
@@ -156,7 +156,7 @@ static __global__ void __launch_bounds__(1024)
 }
 
 template <class T>
-static void cross_entropy(Tensor logits, Tensor losses, Tensor targets, int64_t V, float grad_scale, Queue& q) {
+static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Queue& q) {
     q.expect_ids(targets, -1, {wrong_target, "cross_entropy", 1, V, __FILE__, __LINE__});
     const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = ceil_div(Vp * int64_t(sizeof(T)), 16) * 16;
     const bool keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
@@ -176,5 +176,5 @@ void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, floa
           logits.shape[1], logits.str());
     expect(losses, Shape({logits.shape[0]}), DType::F32, logits);
     expect(targets, Shape({logits.shape[0]}), DType::I32, logits);
-    RUN_ON(s, cross_entropy, logits, losses, targets, V, grad_scale);
+    RUN_ON(s, logits.dtype, cross_entropy, losses, logits, targets, V, grad_scale);
 }

@@ -362,3 +362,18 @@ void from_host(Tensor dst, const std::vector<float>& src, Stream s) {
     copy(Tensor{rounded.data(), DType::BF16, dst.shape}, values, Stream{});
     from_host(dst, rounded.data(), s);
 }
+
+std::vector<float> floats_of(Tensor src, Stream s) {
+    std::vector<float> values(src.numel());
+    const Tensor dst{values.data(), DType::F32, src.shape};
+    if (s.where == Machine::cpu) {
+        copy(dst, src, s);
+    } else if (src.dtype == DType::F32) {
+        to_host(values.data(), src, s);
+    } else {
+        std::vector<char> stored(src.bytes());
+        to_host(stored.data(), src, s);
+        copy(dst, Tensor{stored.data(), src.dtype, src.shape}, Stream{});
+    }
+    return values;
+}

@@ -52,10 +52,10 @@ class Device {
 
 std::string backends();  // the libraries in this binary, for --version
 
-// Lets idle threads sleep after a few microseconds, by starting the program again with GOMP_SPINCOUNT=3000; call it first
-// in main(). The OpenMP library reads that once, before main. Spinning for longer, its default, makes a step four times
-// slower as soon as another program wants one of the cores; not spinning at all makes decoding a third slower.
-// An OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set already stays.
+// Lets idle threads sleep after a few microseconds, by starting the program again with GOMP_SPINCOUNT=3000; call it
+// first in main(). The OpenMP library reads that once, before main. Spinning for longer, its default, makes a step four
+// times slower as soon as another program wants one of the cores; not spinning at all makes decoding a third slower. An
+// OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set already stays.
 void let_idle_threads_sleep(char** argv);
 
 void copy(Tensor dst /*=*/, Tensor src, Stream s);  // same shape; converts between fp32 and bf16
@@ -66,6 +66,7 @@ void sync(Stream s);  // waits until all queued work is done
 void to_host(void* dst, Tensor src, Stream s);
 void from_host(Tensor dst, const void* src, Stream s);
 void from_host(Tensor dst, const std::vector<float>& src, Stream s);  // rounded to the dtype of dst
+std::vector<float> floats_of(Tensor src, Stream s);                   // every element of an fp32 or bf16 tensor
 
 namespace gpu {
 class Feed;
@@ -138,20 +139,24 @@ class Arena {
     int64_t planned_ = 0, used_ = 0;
 };
 
-// RUN_ON(s, op, x, args…): calls cpu::op<T>(x, args…) or gpu::op<T>(x, args…, queue) for the dtype T of x.
+// RUN_ON(s, dtype, op, args…) runs the half of an op that belongs to the stream's machine: cpu::op<T>(args…) or
+// gpu::op<T>(args…, queue), where T is the C++ type of `dtype`. RUN_UNTYPED(s, op, args…) is the same for an op whose
+// halves are no templates, because it knows one dtype only.
 #ifdef __CUDACC__
-#define RUN_ON(s, op, x, ...)                             \
-    for_dtype((x).dtype, [&](auto zero_) {                \
-        using T_ = decltype(zero_);                       \
-        if ((s).where == Machine::cpu)                    \
-            cpu::op<T_>(x, __VA_ARGS__);                  \
-        else                                              \
-            gpu::op<T_>(x, __VA_ARGS__, gpu::Op(s, #op)); \
-    })
+#define RUN_HALF_(s, name, op, ...)                 \
+    do {                                            \
+        if ((s).where == Machine::cpu)              \
+            cpu::op(__VA_ARGS__);                   \
+        else                                        \
+            gpu::op(__VA_ARGS__, gpu::Op(s, name)); \
+    } while (0)
 #else
-#define RUN_ON(s, op, x, ...)                                                                  \
-    for_dtype((x).dtype, [&](auto zero_) {                                                     \
-        CHECK((s).where == Machine::cpu, #op ": this binary was built without its CUDA half"); \
-        cpu::op<decltype(zero_)>(x, __VA_ARGS__);                                              \
-    })
+#define RUN_HALF_(s, name, op, ...)                                                             \
+    do {                                                                                        \
+        CHECK((s).where == Machine::cpu, name ": this binary was built without its CUDA half"); \
+        cpu::op(__VA_ARGS__);                                                                   \
+    } while (0)
 #endif
+#define RUN_ON(s, dtype, op, ...) \
+    for_dtype(dtype, [&](auto type_) { RUN_HALF_(s, #op, op<typename decltype(type_)::type>, __VA_ARGS__); })
+#define RUN_UNTYPED(s, op, ...) RUN_HALF_(s, #op, op, __VA_ARGS__)

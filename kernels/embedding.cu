@@ -64,7 +64,7 @@ static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tenso
 // Threads own columns, not rows: each walks all rows in order and adds its columns, so a token that occurs twice needs
 // neither atomics nor sorting, and every sum has one order.
 template <class T>
-static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tokens, Tensor positions) {
+static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions) {
     const Lookup at("embedding_backward", tokens, positions, dwte, dwpe);
     const int64_t N = tokens.numel(), C = dwte.shape[1];
     const T* rows = dout.data<T>();
@@ -238,7 +238,7 @@ static __global__ void add_by_time_kernel(float* table, const T* dout, int64_t N
 }
 
 template <class T>
-static void embedding_backward(Tensor dout, Tensor dwte, Tensor dwpe, Tensor tokens, Tensor positions, Queue& q) {
+static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Queue& q) {
     expect_ids("embedding_backward", tokens, positions, dwte, dwpe, q);
     const int64_t N = tokens.numel(), C = dwte.shape[1], length = tokens.shape[1];
     const T* rows  = dout.data<T>();
@@ -284,12 +284,12 @@ static void expect_lookup(const char* op, Tensor tokens, Tensor positions, Tenso
 void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Stream s) {
     expect_lookup(__func__, tokens, positions, wte, wpe);
     expect(out, Shape({tokens.shape[0], tokens.shape[1], wte.shape[1]}), wte.dtype, wte);
-    RUN_ON(s, embedding_forward, out, tokens, positions, wte, wpe);
+    RUN_ON(s, out.dtype, embedding_forward, out, tokens, positions, wte, wpe);
 }
 
 void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Stream s) {
     expect_lookup(__func__, tokens, positions, dwte, dwpe);
-    expect(dwte, dwte.shape, DType::F32, dwte);
+    expect_dtype(dwte, DType::F32);
     expect(dout, Shape({tokens.shape[0], tokens.shape[1], dwte.shape[1]}), dout.dtype, dwte);
-    RUN_ON(s, embedding_backward, dout, dwte, dwpe, tokens, positions);
+    RUN_ON(s, dout.dtype, embedding_backward, dwte, dwpe, dout, tokens, positions);
 }

@@ -147,14 +147,14 @@ static void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind, Queue& q) {
 #endif
 
 void gelu_forward(Tensor y, Tensor x, Gelu kind, Stream s) {
-    expect(x, x.shape, x.dtype, x);
+    expect_there(x);
     expect(y, x.shape, x.dtype, x);
-    RUN_ON(s, gelu_forward, y, x, kind);
+    RUN_ON(s, x.dtype, gelu_forward, y, x, kind);
 }
 
 void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind, Stream s) {
-    expect(x, x.shape, x.dtype, x);
+    expect_there(x);
     expect(dx, x.shape, x.dtype, x);
     expect(dy, x.shape, x.dtype, x);
-    RUN_ON(s, gelu_backward, dx, dy, x, kind);
+    RUN_ON(s, x.dtype, gelu_backward, dx, dy, x, kind);
 }

@@ -111,8 +111,8 @@ class Queue {
 };
 
 // The GPU's side of a Feed (device.h): the host writes into pinned memory, a stream of its own copies that to `landed`,
-// and arrive() moves it on when the step before no longer reads what came first. Two pinned buffers, so that the host may
-// write the next bytes while a copy is under way.
+// and arrive() moves it on when the step before no longer reads what came first. Two pinned buffers, so that the host
+// may write the next bytes while a copy is under way.
 class Feed {
   public:
     Feed(Queue& q, int64_t bytes);
@@ -160,6 +160,7 @@ class Recording {
 };
 
 inline Queue& queue_of(Stream s) { return *static_cast<Queue*>(s.handle); }
+inline Stream stream_of(Queue& q) { return {Machine::cuda, &q}; }
 
 // Names the op while its kernels are queued: in errors, and as a range for profilers.
 class Op {

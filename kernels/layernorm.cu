@@ -33,7 +33,7 @@ static void normalise_row(T* y, float& mean, float& rstd, const T* x, const T* w
 }
 
 template <class T>
-static void layernorm_forward(Tensor x, Tensor y, Tensor mean, Tensor rstd, Tensor w, Tensor b, float eps) {
+static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const T *in = x.data<T>(), *scale = w.data<T>(), *shift = b.data<T>();
     T* out   = y.data<T>();
@@ -45,7 +45,7 @@ static void layernorm_forward(Tensor x, Tensor y, Tensor mean, Tensor rstd, Tens
 
 // The sum is read back as it was stored, so rounding is that of the pair of ops.
 template <class T>
-static void add_layernorm_forward(Tensor a, Tensor b, Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor w,
+static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
                                   Tensor bias, float eps) {
     const int64_t N = a.shape[0], C = a.shape[1];
     const T *left = a.data<T>(), *right = b.data<T>(), *scale = w.data<T>(), *shift = bias.data<T>();
@@ -167,7 +167,7 @@ static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float
 }
 
 template <class T>
-static void add_layernorm_forward(Tensor a, Tensor b, Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor w,
+static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
                                   Tensor bias, float eps, Queue& q) {
     const int64_t N = a.shape[0], C = a.shape[1], row_bytes = ceil_div(C * int64_t(sizeof(T)), 16) * 16;
     const int64_t rows = std::clamp<int64_t>((48 << 10) / row_bytes, 1, 4);
@@ -178,8 +178,8 @@ static void add_layernorm_forward(Tensor a, Tensor b, Tensor sum, Tensor y, Tens
     });
 }
 template <class T>
-static void layernorm_forward(Tensor x, Tensor y, Tensor mean, Tensor rstd, Tensor w, Tensor b, float eps, Queue& q) {
-    add_layernorm_forward<T>(x, Tensor{}, Tensor{}, y, mean, rstd, w, b, eps, q);
+static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Queue& q) {
+    add_layernorm_forward<T>(Tensor{}, y, mean, rstd, x, Tensor{}, w, b, eps, q);
 }
 
 // Backward in two stages. A block takes a chunk of rows, and each of its threads V vectors of columns, the same in
@@ -344,7 +344,7 @@ void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, T
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
     expect(w, Shape({x.shape[1]}), x.dtype, x);
     expect(b, Shape({x.shape[1]}), x.dtype, x);
-    RUN_ON(s, layernorm_forward, x, y, mean, rstd, w, b, eps);
+    RUN_ON(s, x.dtype, layernorm_forward, y, mean, rstd, x, w, b, eps);
 }
 
 void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w, Tensor bias,
@@ -357,7 +357,7 @@ void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tenso
     expect(rstd, Shape({a.shape[0]}), DType::F32, a);
     expect(w, Shape({a.shape[1]}), a.dtype, a);
     expect(bias, Shape({a.shape[1]}), a.dtype, a);
-    RUN_ON(s, add_layernorm_forward, a, b, sum, y, mean, rstd, w, bias, eps);
+    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b, w, bias, eps);
 }
 
 void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
@@ -370,5 +370,5 @@ void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Te
     expect(w, Shape({x.shape[1]}), x.dtype, x);
     expect(mean, Shape({x.shape[0]}), DType::F32, x);
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
-    RUN_ON(s, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into);
+    RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into);
 }

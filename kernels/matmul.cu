@@ -10,6 +10,7 @@
 #include <dnnl.hpp>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <tuple>
 
 #include "cpu.h"
@@ -20,20 +21,21 @@
 #include "gpu.cuh"
 #endif
 
-// One product c (M,N) = a (M,K) · b (K,N), each operand row-major or transposed in memory. What a library prepares for
-// it is kept under it as the key.
+// One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.
 struct Product {
     int64_t M, N, K;
-    DType in, out;
-    bool a_transposed, b_transposed;
-    bool accumulate;        // c += instead of c =
-    bool bias;              // + bias (N), in the dtype of the inputs
-    int gelu;               // -1 none, else a Gelu
-    bool slope    = false;  // c = (a · b) ∘ gelu'(pre) and not gelu of it
-    bool sums     = false;  // sums (M) = row sums of a as well
-    int alignment = 0;      // of all pointers, in bytes, where it matters
+    DType in, out;                      // of a and b, and of c
+    bool a_transposed         = false;  // memory holds aᵀ, row-major
+    bool b_transposed         = false;  // memory holds bᵀ, row-major
+    bool accumulate           = false;  // c += in place of c =
+    bool bias                 = false;  // a vector (N), in the dtype of a and b, is added to every row
+    std::optional<Gelu> gelu  = {};     // c = gelu(a · b + bias)
+    std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
+    bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
+    int alignment             = 0;  // bytes that the addresses of all operands are multiples of; cuBLASLt asks for it
     auto key() const {
-        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, sums, alignment);
+        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
+                        alignment);
     }
     bool operator<(const Product& o) const { return key() < o.key(); }
     std::string str() const {
@@ -41,6 +43,22 @@ struct Product {
                            a_transposed ? "ᵀ" : "", name_of(in), K, N, b_transposed ? "ᵀ" : "", bias ? " + bias" : "");
     }
 };
+
+// The three products of the op, with w (OC,IC) as it is stored.
+static Product x_times_w_transposed(Tensor x, Tensor w) {  // forward: (N,OC)
+    Product p{x.shape[0], w.shape[0], x.shape[1], x.dtype, x.dtype};
+    p.b_transposed = true;
+    return p;
+}
+static Product dy_times_w(Tensor dy, Tensor w) {  // the gradient of x: (N,IC)
+    return {dy.shape[0], w.shape[1], w.shape[0], dy.dtype, dy.dtype};
+}
+static Product dy_transposed_times_x(Tensor dy, Tensor x, Into into) {  // the gradient of w: (OC,IC), fp32
+    Product p{dy.shape[1], x.shape[1], x.shape[0], dy.dtype, DType::F32};
+    p.a_transposed = true;
+    p.accumulate   = into == Into::add;
+    return p;
+}
 
 // ---- oneDNN ---------------------------------------------------------------------------------------------------------
 
@@ -67,32 +85,31 @@ static dnnl::matmul build(const Product& p, const dnnl::engine& engine) {
     const auto bias = p.bias ? matrix(1, p.N, p.in, false) : dnnl::memory::desc();
     dnnl::post_ops after;
     dnnl::primitive_attr attr;
-    const auto gelu =
-        Gelu(p.gelu) == Gelu::tanh ? dnnl::algorithm::eltwise_gelu_tanh : dnnl::algorithm::eltwise_gelu_erf;
+    const auto gelu = p.gelu == Gelu::tanh ? dnnl::algorithm::eltwise_gelu_tanh : dnnl::algorithm::eltwise_gelu_erf;
     if (p.accumulate) after.append_sum(1.f);
 #if DNNL_VERSION_MAJOR >= 3
-    if (p.gelu >= 0) after.append_eltwise(gelu, 0.f, 0.f);
+    if (p.gelu) after.append_eltwise(gelu, 0.f, 0.f);
     attr.set_post_ops(after);
     return dnnl::matmul(dnnl::matmul::primitive_desc(engine, a, b, bias, c, attr));
 #else
-    if (p.gelu >= 0) after.append_eltwise(1.f, gelu, 0.f, 0.f);
+    if (p.gelu) after.append_eltwise(1.f, gelu, 0.f, 0.f);
     attr.set_post_ops(after);
     return dnnl::matmul({dnnl::matmul::desc(a, b, bias, c), attr, engine});
 #endif
 }
 
-static void multiply(const Product& p, void* c, const void* a, const void* b, const void* bias) try {
+static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias = {}) try {
     static OneDnn dnn;  // a cache of compiled kernels; what it holds never changes a result
     const std::lock_guard<std::mutex> guard(dnn.lock);
     auto found = dnn.kernels.find(p);
     if (found == dnn.kernels.end()) found = dnn.kernels.emplace(p, build(p, dnn.engine)).first;
-    const auto wrap = [&](int64_t rows, int64_t cols, DType t, bool transposed, const void* ptr) {
-        return dnnl::memory(matrix(rows, cols, t, transposed), dnn.engine, const_cast<void*>(ptr));
+    const auto wrap = [&](int64_t rows, int64_t cols, bool transposed, Tensor t) {
+        return dnnl::memory(matrix(rows, cols, t.dtype, transposed), dnn.engine, t.ptr);
     };
-    std::unordered_map<int, dnnl::memory> args = {{DNNL_ARG_SRC, wrap(p.M, p.K, p.in, p.a_transposed, a)},
-                                                  {DNNL_ARG_WEIGHTS, wrap(p.K, p.N, p.in, p.b_transposed, b)},
-                                                  {DNNL_ARG_DST, wrap(p.M, p.N, p.out, false, c)}};
-    if (p.bias) args.emplace(DNNL_ARG_BIAS, wrap(1, p.N, p.in, false, bias));
+    std::unordered_map<int, dnnl::memory> args = {{DNNL_ARG_SRC, wrap(p.M, p.K, p.a_transposed, a)},
+                                                  {DNNL_ARG_WEIGHTS, wrap(p.K, p.N, p.b_transposed, b)},
+                                                  {DNNL_ARG_DST, wrap(p.M, p.N, false, c)}};
+    if (p.bias) args.emplace(DNNL_ARG_BIAS, wrap(1, p.N, false, bias));
     found->second.execute(dnn.stream, args);
     dnn.stream.wait();
 } catch (const dnnl::error& e) {
@@ -148,17 +165,25 @@ static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
 // ---- the op on the CPU --------------------------------------------------------------------------------------------
 
 template <class T>
-static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu) {
-    if (gelu < 0 && few_rows_forward<T>(out, x, w, b)) return;
-    multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, out.dtype, false, true, false, bool(b), gelu}, out.ptr,
-             x.ptr, w.ptr, b.ptr);
+static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
+    if (few_rows_forward<T>(out, x, w, b)) return;
+    Product p = x_times_w_transposed(x, w);
+    p.bias    = bool(b);
+    multiply(p, out, x, w, b);
 }
 
-// gelu(x wᵀ + b) inside oneDNN's product where that is as good as gelu.cu: its erf form is too coarse for fp32.
+// oneDNN's product ends in gelu where that is as accurate as gelu.cu: its erf form is too coarse for fp32.
 template <class T>
-static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done) {
-    *done = !pre && x.shape[0] > few_rows && kind == Gelu::tanh;
-    if (*done) matmul_forward<T>(act, x, w, b, int(kind));
+static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind) {
+    if (!pre && x.shape[0] > few_rows && kind == Gelu::tanh) {
+        Product p = x_times_w_transposed(x, w);
+        p.bias    = bool(b);
+        p.gelu    = kind;
+        return multiply(p, act, x, w, b);
+    }
+    const Tensor product = pre ? pre : act;
+    matmul_forward<T>(product, x, w, b);
+    gelu_forward(act, product, kind, Stream{});
 }
 
 // Column sums in slabs of 64 columns, rows in runs of 64, so that no sum is longer than 64 + N/64 terms.
@@ -186,18 +211,17 @@ static void column_sums(Tensor db, Tensor dy, Into into) {
 }
 
 template <class T>
-static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into into) {
-    const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
-    if (dx) multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr);
-    multiply({OC, IC, N, dy.dtype, DType::F32, true, false, into == Into::add, false, -1}, dw.ptr, dy.ptr, x.ptr,
-             nullptr);
+static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into) {
+    if (dx) multiply(dy_times_w(dy, w), dx, dy, w);
+    multiply(dy_transposed_times_x(dy, x, into), dw, dy, x);
     if (db) column_sums<T>(db, dy, into);
 }
 
-// oneDNN's products end in no slope of gelu.
 template <class T>
-static void fused_gelu_slope(Tensor, Tensor, Tensor, Tensor, Gelu, bool* done) {
-    *done = false;
+static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre,
+                                 Gelu kind, Into into) {
+    matmul_backward<T>(dpre, dw, db, dy, act, w, into);
+    gelu_backward(dpre, dpre, pre, kind, Stream{});
 }
 
 }  // namespace cpu
@@ -251,9 +275,9 @@ static cudaDataType_t type_of(DType t) { return t == DType::BF16 ? CUDA_R_16BF :
 
 static cublasLtEpilogue_t epilogue_of(const Product& p) {
     if (p.slope) return CUBLASLT_EPILOGUE_DGELU;
-    if (p.sums) return CUBLASLT_EPILOGUE_BGRADB;
-    if (p.gelu < 0) return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    if (p.row_sums) return CUBLASLT_EPILOGUE_BGRADB;
+    if (p.gelu) return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
 // cuBLASLt counts by columns, so our row-major c = a b is its cᵀ = bᵀ aᵀ: b comes first, and a matrix that lies in
@@ -271,7 +295,7 @@ static Plan plan_of(const Product& p, const Products& lt) {
     set(CUBLASLT_MATMUL_DESC_TRANSB, op_b);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.in));
-    if (p.sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+    if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
     if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
     const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
         LT_RUN(cublasLtMatrixLayoutCreate(m, type_of(t), rows, columns, rows), p);
@@ -298,16 +322,16 @@ static Plan plan_of(const Product& p, const Products& lt) {
     LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
     plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
     plan.algo  = best.algo;
-    CHECK_RUN(plan.found || p.gelu >= 0 || p.sums, "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}",
-              p.str(), p.alignment, cublasLtGetStatusName(status));
+    CHECK_RUN(plan.found || p.gelu || p.slope || p.row_sums,
+              "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(), p.alignment,
+              cublasLtGetStatusName(status));
     return plan;
 }
 
-// bias: what is added, or where the row sums of a go. False, and nothing done, when cuBLASLt has no algorithm with that
-// gelu or those sums.
-static bool multiply(Product p, void* c, const void* a, const void* b, const void* bias, Queue& q,
-                     const void* pre = nullptr) {
-    const uintptr_t all = uintptr_t(c) | uintptr_t(a) | uintptr_t(b) | uintptr_t(pre);
+// bias is read, or receives the row sums of a. pre is read for a slope. Returns false, having done nothing, when
+// cuBLASLt has no algorithm that ends in that gelu, slope or sum.
+static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor bias = {}, Tensor pre = {}) {
+    const uintptr_t all = uintptr_t(c.ptr) | uintptr_t(a.ptr) | uintptr_t(b.ptr) | uintptr_t(pre.ptr);
     p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
     if (!q.products) q.products = std::make_shared<Products>();
     Products& lt     = *q.products;
@@ -317,11 +341,11 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const void* pointer) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
     };
-    if (p.bias || p.sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre);
+    if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.ptr);
+    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre.ptr);
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
-    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b, plan.a, a, plan.b, &keep, c, plan.c, c, plan.c, &plan.algo,
-                          lt.workspace, workspace_bytes, q.stream),
+    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b.ptr, plan.a, a.ptr, plan.b, &keep, c.ptr, plan.c, c.ptr, plan.c,
+                          &plan.algo, lt.workspace, workspace_bytes, q.stream),
            p);
     const cudaError_t fault = q.fault();
     CHECK_RUN(fault == cudaSuccess, "{}: CUDA: {} ({}) in the product {}", q.op, cudaGetErrorName(fault),
@@ -330,29 +354,32 @@ static bool multiply(Product p, void* c, const void* a, const void* b, const voi
 }
 
 template <class T>
-static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, int gelu, Queue& q) {
-    multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, out.dtype, false, true, false, bool(b), gelu}, out.ptr,
-             x.ptr, w.ptr, b.ptr, q);
+static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
+    Product p = x_times_w_transposed(x, w);
+    p.bias    = bool(b);
+    multiply(p, out, x, w, q, b);
 }
 
-// In the product where it is free: cuBLASLt has the tanh form only, and says nothing of its accuracy, which bf16 hides
-// and fp32 would not. Not where `pre` is kept, though cuBLASLt could (GELU_AUX_BIAS): it takes gelu of the fp32 sums,
-// while a backward pass that recomputes act only has `pre` as it was rounded, and recomputing must not change a bit.
+// cuBLASLt has the tanh form of gelu only. It says nothing of its accuracy, which bf16 hides and fp32 would not.
 template <class T>
-static void fused_gelu(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, bool* done, Queue& q) {
-    *done = !pre && kind == Gelu::tanh && std::is_same_v<T, bf16> &&
-            multiply({x.shape[0], w.shape[0], x.shape[1], x.dtype, act.dtype, false, true, false, bool(b), int(kind)},
-                     act.ptr, x.ptr, w.ptr, b.ptr, q);
+constexpr bool can_fuse(Gelu kind) {
+    return kind == Gelu::tanh && std::is_same_v<T, bf16>;
 }
 
-// dpre = (dy w) ∘ gelu'(pre) in one product, for the tanh form in bf16 as above. Rows of `pre` have to be multiples of 16
-// bytes.
+// The product does not end in gelu where `pre` is kept, though cuBLASLt could do that (GELU_AUX_BIAS): it takes gelu of
+// the fp32 sums, while a backward pass that recomputes act only has `pre` as it was rounded. Recomputing must not
+// change a bit.
 template <class T>
-static void fused_gelu_slope(Tensor dpre, Tensor dy, Tensor w, Tensor pre, Gelu kind, bool* done, Queue& q) {
-    const int64_t N = dy.shape[0], OC = w.shape[0], IC = w.shape[1];
-    *done = kind == Gelu::tanh && std::is_same_v<T, bf16> && IC % wide<T> == 0 && aligned(dpre.ptr, pre.ptr) &&
-            multiply({N, IC, OC, dy.dtype, dpre.dtype, false, false, false, false, int(kind), true}, dpre.ptr, dy.ptr,
-                     w.ptr, nullptr, q, pre.ptr);
+static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
+    if (!pre && can_fuse<T>(kind)) {
+        Product p = x_times_w_transposed(x, w);
+        p.bias    = bool(b);
+        p.gelu    = kind;
+        if (multiply(p, act, x, w, q, b)) return;
+    }
+    const Tensor product = pre ? pre : act;
+    matmul_forward<T>(product, x, w, b, q);
+    gelu_forward(act, product, kind, stream_of(q));
 }
 
 // db = or += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side;
@@ -397,16 +424,30 @@ static void column_sums(Tensor db, Tensor dy, Into into, Queue& q) {
 }
 
 template <class T>
-static void matmul_backward(Tensor dy, Tensor x, Tensor w, Tensor dx, Tensor dw, Tensor db, Into into, Queue& q) {
-    const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
-    if (dx)
-        multiply({N, IC, OC, dy.dtype, dx.dtype, false, false, false, false, -1}, dx.ptr, dy.ptr, w.ptr, nullptr, q);
-    // The bias gradient comes with dw, which reads dy anyway; but cuBLASLt can only set it.
-    Product product{OC, IC, N, dy.dtype, DType::F32, true, false, into == Into::add, false, -1};
-    product.sums = db && into == Into::set;
-    if (multiply(product, dw.ptr, dy.ptr, x.ptr, db.ptr, q) && product.sums) return;
-    if (product.sums) product.sums = false, multiply(product, dw.ptr, dy.ptr, x.ptr, nullptr, q);
+static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Queue& q) {
+    if (dx) multiply(dy_times_w(dy, w), dx, dy, w, q);
+    // The product that makes dw reads dy and can sum its columns for db on the way, but only overwrite db with them.
+    Product p = dy_transposed_times_x(dy, x, into);
+    if (db && into == Into::set) {
+        p.row_sums = true;
+        if (multiply(p, dw, dy, x, q, db)) return;
+        p.row_sums = false;
+    }
+    multiply(p, dw, dy, x, q);
     if (db) column_sums<T>(db, dy, into, q);
+}
+
+// dpre comes out of one product where cuBLASLt can do it, which needs rows of `pre` that are multiples of 16 bytes.
+template <class T>
+static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre,
+                                 Gelu kind, Into into, Queue& q) {
+    if (can_fuse<T>(kind) && w.shape[1] % wide<T> == 0 && aligned(dpre.ptr, pre.ptr)) {
+        Product p = dy_times_w(dy, w);
+        p.slope   = kind;
+        if (multiply(p, dpre, dy, w, q, {}, pre)) return matmul_backward<T>({}, dw, db, dy, act, w, into, q);
+    }
+    matmul_backward<T>(dpre, dw, db, dy, act, w, into, q);
+    gelu_backward(dpre, dpre, pre, kind, stream_of(q));
 }
 
 }  // namespace gpu
@@ -425,18 +466,14 @@ static void expect_product(const char* op, Tensor out, Tensor x, Tensor w) {
 void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Stream s) {
     expect_product("matmul_forward", out, x, w);
     expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
-    RUN_ON(s, matmul_forward, out, x, w, b, -1);
+    RUN_ON(s, x.dtype, matmul_forward, out, x, w, b);
 }
 
 void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Stream s) {
     expect_product("matmul_gelu_forward", act, x, w);
     expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
     expect_maybe(pre, act.shape, act.dtype, act);
-    bool done = false;
-    RUN_ON(s, fused_gelu, act, pre, x, w, b, kind, &done);
-    if (done) return;
-    matmul_forward(pre ? pre : act, x, w, b, s);
-    gelu_forward(act, pre ? pre : act, kind, s);
+    RUN_ON(s, x.dtype, matmul_gelu_forward, act, pre, x, w, b, kind);
 }
 
 void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Stream s) {
@@ -444,7 +481,7 @@ void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tenso
     expect(dw, w.shape, DType::F32, w);
     expect_maybe(dx, x.shape, x.dtype, x);
     expect_maybe(db, Shape({w.shape[0]}), DType::F32, w);
-    RUN_ON(s, matmul_backward, dy, x, w, dx, dw, db, into);
+    RUN_ON(s, dy.dtype, matmul_backward, dx, dw, db, dy, x, w, into);
 }
 
 void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre, Gelu kind,
@@ -452,10 +489,7 @@ void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor a
     expect_product("matmul_gelu_backward", dy, act, w);
     expect(dpre, act.shape, act.dtype, act);
     expect(pre, act.shape, act.dtype, act);
-    bool done = false;
-    RUN_ON(s, fused_gelu_slope, dpre, dy, w, pre, kind, &done);
-    matmul_backward(done ? Tensor{} : dpre, dw, db, dy, act, w, into, s);
-    if (!done) gelu_backward(dpre, dpre, pre, kind, s);
+    RUN_ON(s, dy.dtype, matmul_gelu_backward, dpre, dw, db, dy, act, w, pre, kind, into);
 }
 
 int64_t matmul_workspace([[maybe_unused]] Stream s) {

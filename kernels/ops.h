@@ -1,21 +1,20 @@
 // ops.h - every operation once: what it computes, shapes, and whether results are written (=) or added to (+=)
 //
-//   B batch · T time · N = B·T rows · C width · H heads · D = C/H · F feed-forward width · V vocabulary · Vp padded vocabulary
+//   B batch · T time · N = B·T rows · C width · H heads · D = C/H · F feed-forward width · V vocabulary · Vp padded
+//   vocabulary
 //
-// Results first, then inputs, then numbers, stream last. Activations and weights share one dtype (fp32 or bf16) called x
-// below; gradients of weights, means, log-sum-exps, losses and optimizer state are fp32; ids are int32. Sums are fp32 in a fixed order, the
-// same for any number of threads. Every op checks its shapes and throws InputError.
-// A null tensor where "or null" is said means that the model has no such thing.
+// Results first, then inputs, then numbers, stream last. Activations and weights share one dtype (fp32 or bf16) called
+// x below; gradients of weights, means, log-sum-exps, losses and optimizer state are fp32; ids are int32. Sums are fp32
+// in a fixed order, the same for any number of threads. Every op checks its shapes and throws InputError. A null tensor
+// where "or null" is said means that the model has no such thing.
 #pragma once
-// clang-format off: shapes stand in a column beside the names
+// Shapes stand in a column beside the names, so:
+// clang-format off
 #include "device.h"
 #include "tensor.h"
 
 enum class Gelu : uint8_t { tanh, erf };  // "gelu_new" and "gelu" in Hugging Face's words
-enum class Into : uint8_t {
-    set,
-    add
-};  // what becomes of a gradient that is there: to set spares zeroing and reading it
+enum class Into : uint8_t { set, add };   // overwrite a gradient (the first micro-step of a step) or accumulate into it
 
 struct Rope {
     int64_t dim = 0;        // leading coordinates of each head that rotate; 0: none. Pairs are (i, i + dim/2)

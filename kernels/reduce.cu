@@ -31,13 +31,11 @@ static double sum_runs(const float* x, int64_t numel, F term) {
     return total;
 }
 
-template <class T>
-static void squared_norm(Tensor x, Tensor out) {
+static void squared_norm(Tensor out, Tensor x) {
     *out.data<float>() = float(sum_runs(x.data<float>(), x.numel(), [](floats v) { return v * v; }));
 }
 
-template <class T>
-static void sum(Tensor x, Tensor out, float scale) {
+static void sum(Tensor out, Tensor x, float scale) {
     *out.data<float>() += float(scale * sum_runs(x.data<float>(), x.numel(), [](floats v) { return v; }));
 }
 
@@ -89,26 +87,20 @@ static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue
     launch(finish_kernel, {1, 1024}, q, out.data<float>(), sums, int(blocks), scale, add);
 }
 
-template <class T>
-static void squared_norm(Tensor x, Tensor out, Queue& q) {
-    sum_into(out, x, 1, false, Square{}, q);
-}
-template <class T>
-static void sum(Tensor x, Tensor out, float scale, Queue& q) {
-    sum_into(out, x, scale, true, Same{}, q);
-}
+static void squared_norm(Tensor out, Tensor x, Queue& q) { sum_into(out, x, 1, false, Square{}, q); }
+static void sum(Tensor out, Tensor x, float scale, Queue& q) { sum_into(out, x, scale, true, Same{}, q); }
 
 }  // namespace gpu
 #endif
 
 void squared_norm(Tensor out, Tensor x, Stream s) {
-    expect(x, x.shape, DType::F32, x);
+    expect_dtype(x, DType::F32);
     expect(out, Shape({1}), DType::F32, x);
-    RUN_ON(s, squared_norm, x, out);
+    RUN_UNTYPED(s, squared_norm, out, x);
 }
 
 void sum(Tensor out, Tensor x, float scale, Stream s) {
-    expect(x, x.shape, DType::F32, x);
+    expect_dtype(x, DType::F32);
     expect(out, Shape({1}), DType::F32, x);
-    RUN_ON(s, sum, x, out, scale);
+    RUN_UNTYPED(s, sum, out, x, scale);
 }

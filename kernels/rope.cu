@@ -148,10 +148,10 @@ static void check_rope(const char* op, const Tensor& x, const Tensor& positions,
 
 void rope_forward(Tensor qkv, Tensor positions, Rope rope, Stream s) {
     check_rope(__func__, qkv, positions, rope);
-    if (rope.dim) RUN_ON(s, rope_forward, qkv, positions, rope);
+    if (rope.dim) RUN_ON(s, qkv.dtype, rope_forward, qkv, positions, rope);
 }
 
 void rope_backward(Tensor dqkv, Tensor positions, Rope rope, Stream s) {
     check_rope(__func__, dqkv, positions, rope);
-    if (rope.dim) RUN_ON(s, rope_backward, dqkv, positions, rope);
+    if (rope.dim) RUN_ON(s, dqkv.dtype, rope_backward, dqkv, positions, rope);
 }

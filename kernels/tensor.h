@@ -130,19 +130,30 @@ inline void expect_at(const char* file, int line, const char* op, const Tensor& 
     throw_at<InputError>(file, line, "{}: {} is {}, expected {} {} because {} is {}", op, name, t.str(), shape.str(),
                          name_of(dtype), because_name, because.str());
 }
-// expect(t, shape, dtype, because): t must be there and be exactly so. expect_maybe: t may be null.
+// expect(t, shape, dtype, because): t must be there and have that shape and dtype. expect_maybe: the same, or null.
 #define expect(t, shape, dtype, because) expect_at(__FILE__, __LINE__, __func__, t, #t, shape, dtype, because, #because)
+// expect_there(t): t must not be null.
+#define expect_there(t) CHECK(t, "{}: {} is null, expected a tensor", __func__, #t)
+// expect_dtype(t, dtype): t must be there, of any shape, and have that dtype.
+#define expect_dtype(t, of_dtype)                                                                           \
+    CHECK((t) && (t).dtype == (of_dtype), "{}: {} is {}, expected a tensor of {}", __func__, #t, (t).str(), \
+          name_of(of_dtype))
 #define expect_maybe(t, shape, dtype, because)   \
     do {                                         \
         if (t) expect(t, shape, dtype, because); \
     } while (0)
 
-// Calls f with a zero of the C++ type behind a floating dtype, so that an op picks its instance once.
+// Calls f with the TypeTag of the C++ type behind a floating dtype, so that an op picks its instance once:
+// for_dtype(t, [&](auto tag) { using T = typename decltype(tag)::type; … }).
+template <class T>
+struct TypeTag {
+    using type = T;
+};
 template <class F>
 inline void for_dtype(DType t, F f) {
     switch (t) {
-        case DType::F32: return f(float(0));
-        case DType::BF16: return f(bf16(0.f));
+        case DType::F32: return f(TypeTag<float>{});
+        case DType::BF16: return f(TypeTag<bf16>{});
         default: fail("this op works on fp32 and bf16, got {}", name_of(t));
     }
 }
