@@ -1,15 +1,15 @@
-// close.h - how the tests of ops feed them and judge them: devices(), Buffer, CHECK_CLOSE
+// close.h - how tests make the inputs of ops and judge their results: devices(), Buffer, CHECK_CLOSE
 //
-// Every op speaks with three voices: the reference in double, `plain`, the same formula in float, and ours. The
+// Every result exists three times: the reference in double, `plain`, which is the same formula in float, and ours. The
 // tolerance follows from the first two, so nobody tunes constants:
 //
 //   CHECK_CLOSE(ours, reference, plain)    |ours - reference| <= 2 · plain's error + 1 ulp
 //
-// Plain's error is the largest that plain, rounded to ours' dtype, makes anywhere in this case: on a single element it
-// may be right by luck, and then ours would have to be lucky too. So a case should hold values of one scale; values of
-// many scales make many cases. The ulp is one step of ours' dtype at the magnitude of the reference. Where the
-// reference, rounded to the dtype, is NaN or infinite, ours must be the same. Elements where plain alone overflows do
-// not widen anything.
+// Plain's error is the largest in the whole case, after rounding plain to the dtype of ours. On a single element plain
+// may be exact by luck, and then ours would have to be exact too. Therefore all values of a case should have one scale,
+// and other scales should be other cases. The ulp is one step of the dtype at the magnitude of the reference. Where the
+// rounded reference is NaN or infinite, ours must be the same. An element where only plain overflows does not widen the
+// tolerance.
 #pragma once
 #include <omp.h>
 
@@ -27,20 +27,23 @@
 
 using Values = std::vector<double>;
 
-// The machines that this binary and this computer have. A GPU may be the one that test/emulator plays.
+// The machines to test: the CPU, and a GPU if the binary and this computer have one. The GPU may be emulated.
 inline const std::vector<const Device*>& devices() {
     static const Device cpu("cpu");
     static const std::unique_ptr<Device> gpu = []() -> std::unique_ptr<Device> {
         try {
             return std::make_unique<Device>("cuda");
-        } catch (const Error& e) { return fmt::print(stderr, "tests run on the CPU alone: {}\n", e.what()), nullptr; }
+        } catch (const Error& e) {
+            fmt::print(stderr, "tests run on the CPU alone: {}\n", e.what());
+            return nullptr;
+        }
     }();
     static const std::vector<const Device*> all =
         gpu ? std::vector<const Device*>{&cpu, gpu.get()} : std::vector<const Device*>{&cpu};
     return all;
 }
 
-// Runs f with so many CPU threads.
+// Runs f with the given number of CPU threads.
 template <class F>
 void with_threads(int threads, F f) {
     const int before = omp_get_max_threads();
@@ -49,15 +52,14 @@ void with_threads(int threads, F f) {
     omp_set_num_threads(before);
 }
 
-// The bytes of all results, after `run` with so many threads.
+// run() makes its buffers, calls the op and returns the bytes of its results.
 using Bytes = std::vector<std::vector<unsigned char>>;
-template <class Make>
-Bytes bytes_with(int threads, Make run) {
+template <class Run>
+Bytes bytes_with(int threads, Run run) {
     Bytes b;
     with_threads(threads, [&] { b = run(); });
     return b;
 }
-// run() makes its buffers, calls the op and returns the bytes of its results.
 #define CHECK_SAME_FOR_ANY_THREADS(run)        \
     do {                                       \
         const Bytes one_ = bytes_with(1, run); \
@@ -76,7 +78,7 @@ struct StringMaker<DType> {
 };
 }  // namespace Catch
 
-// What an input holds. A row is the last dimension.
+// What an input holds. A row is along the last dimension.
 enum class Kind {
     ordinary,       // normal(0, 1)
     large_mean,     // 1000 + normal(0, 1): variance by subtraction loses everything
@@ -84,7 +86,7 @@ enum class Kind {
     huge,           // 1e15 · normal(0, 1): squares still fit into a float
     tiny,           // 1e-39 · normal(0, 1): denormal floats
     zeros,
-    garbage,  // NaN in every element: what an output holds before an op writes all of it
+    garbage,  // NaN in every element, as in an output that an op must write completely
 };
 namespace Catch {
 template <>
@@ -96,7 +98,7 @@ struct StringMaker<Kind> {
 };
 }  // namespace Catch
 
-// Numbers that depend on the seed alone, on every machine: splitmix64 (Steele, Lea, Flood 2014).
+// Random numbers that depend on the seed alone, on every machine: splitmix64 (Steele, Lea, Flood 2014).
 struct Dice {
     uint64_t state;
     explicit Dice(uint64_t seed) : state(seed * 0x2545f4914f6cdd1dull + 1) {}
@@ -114,16 +116,16 @@ struct Dice {
     }
 };
 
-inline double stored(double x, DType t) {  // x as an element of t keeps it
+inline double rounded(double x, DType t) {  // x as an element of dtype t holds it
     return t == DType::F32 ? double(float(x)) : t == DType::BF16 ? double(float(bf16(float(x)))) : std::nearbyint(x);
 }
-inline Values stored(Values v, DType t) {
-    for (double& x : v) x = stored(x, t);
+inline Values rounded(Values v, DType t) {
+    for (double& x : v) x = rounded(x, t);
     return v;
 }
 
-// A tensor in a device's memory with canaries on both sides. The canaries are 0xff bytes, a NaN in every dtype: reading
-// past an end poisons the result, and writing past one fails the test when the buffer goes away.
+// A tensor in a device's memory with canaries on both sides. A canary is bytes of 0xff, which are NaN in every floating
+// dtype: reading past an end makes the result NaN, and writing past an end fails the test when the buffer is destroyed.
 class Buffer {
   public:
     Buffer(const Device* dev, Shape shape, DType dtype, Kind kind = Kind::garbage, uint64_t seed = 1, double scale = 1)
@@ -157,9 +159,10 @@ class Buffer {
     }
     ~Buffer() noexcept(false) {
         if (!base_) return;
-        const bool whole = intact();
+        const bool unharmed = intact();
         dev_->release(base_);
-        if (!whole && !std::uncaught_exceptions()) FAIL_CHECK("canaries of " << tensor().str() << " were overwritten");
+        if (!unharmed && !std::uncaught_exceptions())
+            FAIL_CHECK("canaries of " << tensor().str() << " were overwritten");
     }
 
     Tensor tensor() const { return Tensor{base_ + guard, dtype_, shape_}; }
@@ -190,7 +193,7 @@ class Buffer {
         }
         return v;
     }
-    // The elements as they lie in memory, for "the same to the bit".
+    // The elements as they are in memory, for comparisons to the bit.
     std::vector<unsigned char> bytes() const {
         std::vector<unsigned char> b(shape_.numel() * size_of(dtype_));
         sync(dev_->stream());
@@ -202,13 +205,14 @@ class Buffer {
         std::vector<unsigned char> all(bytes + 2 * guard);
         sync(dev_->stream());
         to_host(all.data(), memory(), dev_->stream());
-        auto whole = [](unsigned char c) { return c == 0xff; };
-        return std::all_of(all.begin(), all.begin() + guard, whole) && std::all_of(all.end() - guard, all.end(), whole);
+        const auto canary = [](unsigned char c) { return c == 0xff; };
+        return std::all_of(all.begin(), all.begin() + guard, canary) &&
+               std::all_of(all.end() - guard, all.end(), canary);
     }
 
   private:
-    static constexpr int64_t guard = 256;  // keeps the tensor on the alignment that the device gave
-    Tensor memory() const {                // canaries included, counted in two-byte words
+    static constexpr int64_t guard = 256;  // bytes of a canary; a multiple of every alignment that a device gives
+    Tensor memory() const {                // the tensor with its canaries, as words of two bytes
         return Tensor{base_, DType::BF16, {(shape_.numel() * size_of(dtype_) + 2 * guard) / 2}};
     }
     const Device* dev_;
@@ -223,7 +227,7 @@ inline double ulp(double x, DType t) {  // one step of t at the magnitude of x
     return std::ldexp(1.0, exponent - (t == DType::F32 ? 23 : 7));
 }
 
-// The first element where ours is not close, in words; empty when all are.
+// Describes the first element where ours is not close; empty when all are close.
 inline std::string difference(const std::string& name, const Values& ours, const Shape& shape, DType dtype,
                               const Values& reference, const Values& plain) {
     if (ours.size() != reference.size() || ours.size() != plain.size())
@@ -231,15 +235,16 @@ inline std::string difference(const std::string& name, const Values& ours, const
                            plain.size());
     double plain_error = 0;
     for (size_t i = 0; i < plain.size(); i++) {
-        const double error = std::fabs(stored(plain[i], dtype) - reference[i]);
+        const double error = std::fabs(rounded(plain[i], dtype) - reference[i]);
         if (std::isfinite(error)) plain_error = std::max(plain_error, error);
     }
     for (size_t i = 0; i < ours.size(); i++) {
-        const double wanted = reference[i], ref = stored(wanted, dtype), allowed = 2 * plain_error + ulp(wanted, dtype);
-        const double error = std::fabs(ours[i] - wanted);
-        const bool close   = std::isnan(ref)   ? std::isnan(ours[i])
-                             : std::isinf(ref) ? ours[i] == ref
-                                               : !!(error <= allowed);  // false for a NaN
+        const double wanted = reference[i], ref = rounded(wanted, dtype),
+                     allowed = 2 * plain_error + ulp(wanted, dtype);
+        const double error   = std::fabs(ours[i] - wanted);
+        const bool close     = std::isnan(ref)   ? std::isnan(ours[i])
+                               : std::isinf(ref) ? ours[i] == ref
+                                                 : !!(error <= allowed);  // false for a NaN
         if (close) continue;
         std::string at;
         int64_t rest = int64_t(i);

@@ -1,8 +1,8 @@
-// reference.h - what every op should compute, as short as it can be said
+// reference.h - what every op should compute, in the shortest form
 //
-// One formula, two voices: with Real = double it is the reference, with Real = float it is `plain`, whose errors set
-// the tolerance (close.h). Sums run from first to last. Arrays are row-major; what an op adds to (+=) comes in as the
-// argument of that name and leaves in the result.
+// With Real = double a formula is the reference. With Real = float it is `plain`, whose errors set the tolerance
+// (close.h). Sums are taken from first to last. Arrays are row-major. Where an op adds to a tensor (+=), its old values
+// are an argument, and the result holds the new ones.
 #pragma once
 #include "kernels/ops.h"
 #include "test/close.h"
@@ -18,7 +18,7 @@ Values add(const Values& a, const Values& b) {
 
 // ---- embedding ------------------------------------------------------------------------------------------------------
 
-// The position of each row: given, or counted from the start of its sequence.
+// The position of each row: as given, or counted from the start of its sequence.
 inline Values positions_or_count(const Values& positions, size_t N, int64_t T) {
     Values p = positions;
     if (p.empty())
@@ -98,7 +98,7 @@ NormGrads layernorm_backward(NormGrads r, const Values& dy, const Values& x, con
 
 // ---- matmul ---------------------------------------------------------------------------------------------------------
 
-// (M,N) = a (M,K) · b (K,N) from whatever element functions say the operands are, added to `out` when there is one.
+// out (M,N) += a (M,K) b (K,N). Functions a(m,k) and b(k,n) give the elements; without `out` the sum starts at 0.
 template <class Real, class A, class B>
 Values product(int64_t M, int64_t N, int64_t K, A a, B b, Values out = {}) {
     out.resize(M * N, 0.0);
@@ -124,13 +124,13 @@ struct MatmulGrads {
 template <class Real>
 MatmulGrads matmul_backward(const Values& dw, const Values& db, const Values& dy, const Values& x, const Values& w,
                             int64_t N, int64_t IC, int64_t OC) {
-    auto dy_at  = [&](int64_t n, int64_t o) { return dy[n * OC + o]; };
-    auto w_at   = [&](int64_t o, int64_t i) { return w[o * IC + i]; };
-    auto x_at   = [&](int64_t n, int64_t i) { return x[n * IC + i]; };
-    auto turned = [&](int64_t o, int64_t n) { return dy[n * OC + o]; };
-    auto one    = [](int64_t, int64_t) { return 1.0; };
-    return {product<Real>(N, IC, OC, dy_at, w_at), product<Real>(OC, IC, N, turned, x_at, dw),
-            product<Real>(OC, 1, N, turned, one, db)};
+    auto dy_at         = [&](int64_t n, int64_t o) { return dy[n * OC + o]; };
+    auto dy_transposed = [&](int64_t o, int64_t n) { return dy[n * OC + o]; };
+    auto w_at          = [&](int64_t o, int64_t i) { return w[o * IC + i]; };
+    auto x_at          = [&](int64_t n, int64_t i) { return x[n * IC + i]; };
+    auto one           = [](int64_t, int64_t) { return 1.0; };
+    return {product<Real>(N, IC, OC, dy_at, w_at), product<Real>(OC, IC, N, dy_transposed, x_at, dw),
+            product<Real>(OC, 1, N, dy_transposed, one, db)};
 }
 
 // ---- gelu -----------------------------------------------------------------------------------------------------------

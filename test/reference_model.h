@@ -1,5 +1,5 @@
-// reference_model.h - the whole model in double, as plainly as it can be written: the loss that gradients are
-// differenced from
+// reference_model.h - the loss of the whole model in double, in the plainest form. Tests of gradients take its finite
+// differences.
 #pragma once
 #include <cmath>
 #include <functional>
@@ -21,7 +21,7 @@ inline Weights weights_in_double(Params& p, const Config& c, Stream s) {
     return w;
 }
 
-// Mean loss of one sequence after another. ids (B, T + 1).
+// The mean loss over B sequences. ids is (B, T + 1): token t + 1 of a sequence is the target of token t.
 inline double reference_loss(const Weights& w, const Config& c, const std::vector<int32_t>& ids, int64_t B, int64_t T) {
     const int64_t C = c.width, H = c.heads, D = c.head_size(), F = c.feed_forward;
     using Rows        = std::vector<std::vector<double>>;  // (T, …)

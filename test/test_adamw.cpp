@@ -1,4 +1,4 @@
-// test_adamw.cpp - the update of the weights against test/reference.h: rows, tables of them, rounding at random
+// test_adamw.cpp - AdamW against test/reference.h: one row, tables of rows, and rounding at random
 #include "kernels/ops.h"
 #include "test/reference.h"
 
@@ -42,7 +42,7 @@ TEST_CASE("adamw", "[ops]") {
     CHECK_CLOSE(m, want.m, plain.m);
     CHECK_CLOSE(v, want.v, plain.v);
     CHECK_CLOSE(master, want.master, plain.master);
-    if (dtype == BF16) CHECK(w_half.values() == stored(master.values(), BF16));
+    if (dtype == BF16) CHECK(w_half.values() == rounded(master.values(), BF16));
 }
 
 TEST_CASE("adamw leaves everything alone when the loss or the gradient is not finite", "[ops]") {
@@ -60,13 +60,14 @@ TEST_CASE("adamw leaves everything alone when the loss or the gradient is not fi
     CHECK(before == Bytes{w.bytes(), master.bytes(), m.bytes(), v.bytes()});
 }
 
-// The rows of a table and their memory: side by side, where most are at odd addresses, or each at 64 bytes.
+// The rows of a table, and their memory. Each row begins at a multiple of `alignment` elements: with 1 most rows have
+// odd addresses, with 32 each begins at 64 bytes or more.
 struct AdamWRows {
     Buffer w, master, m, v, grad;
     std::vector<AdamWRow> rows;
 
-    AdamWRows(const Device* dev, DType dtype, const std::vector<int64_t>& sizes, int64_t apart, bool own_master)
-        : w(dev, {total(sizes, apart)}, dtype, Kind::zeros),
+    AdamWRows(const Device* dev, DType dtype, const std::vector<int64_t>& sizes, int64_t alignment, bool own_master)
+        : w(dev, {total(sizes, alignment)}, dtype, Kind::zeros),
           master(dev, w.tensor().shape, F32, Kind::ordinary, 1),
           m(dev, w.tensor().shape, F32, Kind::ordinary, 2, 0.1),
           v(dev, w.tensor().shape, F32, Kind::ordinary, 3),
@@ -80,45 +81,46 @@ struct AdamWRows {
             const size_t i  = rows.size();
             const Tensor to = dtype == F32 && own_master ? row(master) : row(w);
             rows.push_back({to, row(master), row(m), row(v), row(grad), i % 2 ? 0.1f : 0.f, i % 3 ? 7 + i : 0});
-            at += ceil(n, apart);
+            at += ceil(n, alignment);
         }
     }
     Bytes bytes() const { return {w.bytes(), master.bytes(), m.bytes(), v.bytes()}; }
 
   private:
-    static int64_t ceil(int64_t n, int64_t apart) { return (n + apart - 1) / apart * apart; }
-    static int64_t total(const std::vector<int64_t>& sizes, int64_t apart) {
+    static int64_t ceil(int64_t n, int64_t alignment) { return (n + alignment - 1) / alignment * alignment; }
+    static int64_t total(const std::vector<int64_t>& sizes, int64_t alignment) {
         int64_t n = 0;
-        for (const int64_t size : sizes) n += ceil(size, apart);
+        for (const int64_t size : sizes) n += ceil(size, alignment);
         return n;
     }
 };
 
-TEST_CASE("adamw of a table of many rows is that of each row by itself, to the bit", "[ops]") {
+TEST_CASE("one update of a table equals updates of its rows one by one, to the bit", "[ops]") {
     const auto dev        = GENERATE(from_range(devices()));
     const auto dtype      = GENERATE(F32, BF16);
     const bool own_master = GENERATE(false, true);
     const bool many       = GENERATE(false, true);
-    const auto apart      = GENERATE(as<int64_t>{}, 1, 32);
-    CAPTURE(dev, dtype, own_master, many, apart);
+    const auto alignment  = GENERATE(as<int64_t>{}, 1, 32);
+    CAPTURE(dev, dtype, own_master, many, alignment);
     std::vector<int64_t> sizes = {1, 3, 4, 4095, 4096, 4097, 8192, 12289};
     if (many) sizes = std::vector<int64_t>(300, 5);
     const Buffer norm(dev, {1}, F32, Values{4});
     const AdamWUpdate update = adamw_update(1e-2f, 0.9f, 0.95f, 3);
     const AdamWRule rule{0.9f, 0.95f, 1e-8f, 1.f};
-    const AdamWRows together(dev, dtype, sizes, apart, own_master), alone(dev, dtype, sizes, apart, own_master);
-    const Bytes before = together.bytes();
-    CHECK(before == alone.bytes());
-    const AdamWTable table(together.rows, *dev);
+    const AdamWRows in_table(dev, dtype, sizes, alignment, own_master);
+    const AdamWRows one_by_one(dev, dtype, sizes, alignment, own_master);
+    const Bytes before = in_table.bytes();
+    CHECK(before == one_by_one.bytes());
+    const AdamWTable table(in_table.rows, *dev);
     for (int twice = 0; twice < 2; twice++) {
         adamw(table, norm, none, on_device(dev, update), rule, dev->stream());
-        for (const AdamWRow& row : alone.rows) adamw_row(dev, row, norm, update, rule);
+        for (const AdamWRow& row : one_by_one.rows) adamw_row(dev, row, norm, update, rule);
     }
-    CHECK(together.bytes() == alone.bytes());
-    CHECK(together.bytes() != before);
+    CHECK(in_table.bytes() == one_by_one.bytes());
+    CHECK(in_table.bytes() != before);
 }
 
-// With a rate of 0 the masters stay, so that rounding is all that happens.
+// One update with a learning rate of 0: the masters stay as they are, and are rounded to w.
 static std::vector<unsigned char> rounded_at_random(const Device* dev, const Values& masters, uint64_t key,
                                                     int64_t step) {
     const int64_t n = int64_t(masters.size());
@@ -131,16 +133,16 @@ static std::vector<unsigned char> rounded_at_random(const Device* dev, const Val
     const auto bytes = w.bytes();
     w.set(Values(masters.size(), 0.));
     round_at_random(w, master, key, uint32_t(step), dev->stream());
-    CHECK(w.bytes() == bytes);  // the update's rounding alone is the same
+    CHECK(w.bytes() == bytes);
     return bytes;
 }
 
-TEST_CASE("adamw rounds at random to a neighbour, the same one on every machine", "[ops]") {
+TEST_CASE("adamw rounds at random to one of two neighbours, the same on every device", "[ops]") {
     const auto dev = GENERATE(from_range(devices()));
     const auto n   = GENERATE(1, 3, 4, 63, 10001);
     CAPTURE(dev, n);
     Values masters = Buffer(devices()[0], {n}, F32, Kind::ordinary, 1).values();
-    for (size_t i = 0; i < masters.size(); i += 5) masters[i] = stored(masters[i], BF16);
+    for (size_t i = 0; i < masters.size(); i += 5) masters[i] = rounded(masters[i], BF16);
     const auto bytes = rounded_at_random(dev, masters, 42, 7);
     CHECK(bytes == rounded_at_random(devices()[0], masters, 42, 7));
     for (size_t i = 0; i < masters.size(); i++) {
@@ -155,13 +157,13 @@ TEST_CASE("adamw rounds at random to a neighbour, the same one on every machine"
     CHECK(bytes != rounded_at_random(dev, masters, 43, 7));
 }
 
-TEST_CASE("adamw's random rounding has the masters for its mean", "[ops]") {
+TEST_CASE("the mean of weights that adamw rounds at random is the master", "[ops]") {
     const auto dev     = GENERATE(from_range(devices()));
-    const auto dropped = GENERATE(0.02, 0.25, 0.5, 0.9);  // of the distance between neighbours
+    const auto dropped = GENERATE(0.02, 0.25, 0.5, 0.9);  // as a fraction of the distance between neighbours
     const auto sign    = GENERATE(1., -1.);
     const int64_t n    = 40000;
     const double below = 1.5, gap = ulp(below, BF16);
-    const auto bytes = rounded_at_random(dev, stored(Values(n, sign * (below + dropped * gap)), F32), 9, 3);
+    const auto bytes = rounded_at_random(dev, rounded(Values(n, sign * (below + dropped * gap)), F32), 9, 3);
     int64_t up       = 0;
     for (int64_t i = 0; i < n; i++) {
         bf16 w;

@@ -1,7 +1,7 @@
 // test_gradients_ops.cpp - the backward references against central finite differences, in double
 //
-// test_ops.cpp compares the ops with test/reference.h; here the references answer for themselves. Each forward formula
-// is reduced to one number, L = Σ weight_i y_i with random weights, so that the gradient of L by y is the weights.
+// test_ops.cpp compares the ops with test/reference.h; this file tests those references. Each forward formula is
+// reduced to one number, L = Σ weight_i y_i with random weights. The gradient of L by y is then the weights.
 #include <functional>
 
 #include "test/reference.h"
@@ -20,7 +20,7 @@ double dot(const Values& a, const Values& b) {
     return sum;
 }
 
-// dL/dx by central differences: their error is of the order of h², 1e-10, plus rounding over h, 1e-11.
+// dL/dx by central differences. Their error is of the order of h² = 1e-10, plus a rounding error divided by h, 1e-11.
 Values differences(const std::function<double(const Values&)>& L, Values x) {
     const double h = 1e-5;
     Values d(x.size());
@@ -35,7 +35,7 @@ Values differences(const std::function<double(const Values&)>& L, Values x) {
     return d;
 }
 
-// The largest difference, relative to the largest gradient.
+// The largest difference of a and b, relative to the largest element of b.
 double mismatch(const Values& a, const Values& b) {
     REQUIRE(a.size() == b.size());
     double worst = 0, size = 1e-3;
@@ -67,7 +67,7 @@ TEST_CASE("gradient of the embedding reference", "[gradients]") {
 
 TEST_CASE("gradient of the layernorm reference", "[gradients]") {
     const auto [N, C] = GENERATE(table<int, int>({{1, 2}, {3, 7}, {4, 16}}));
-    const double eps  = 1e-2;  // large enough to show in the gradient
+    const double eps  = 1e-2;  // large enough to matter in the gradient
     const Values x = normals(N * C, 1), w = normals(C, 2), b = normals(C, 3), dy = normals(N * C, 4);
     const auto saved = reference::layernorm_forward<double>(x, w, b, eps);
     const reference::NormGrads zeros{Values(N * C, 0.0), Values(C, 0.0), Values(C, 0.0)};
@@ -95,7 +95,7 @@ TEST_CASE("gradient of the matmul reference", "[gradients]") {
 TEST_CASE("gradient of the gelu reference", "[gradients]") {
     const auto form = GENERATE(Gelu::tanh, Gelu::erf);
     Values x        = normals(40, 1);
-    for (size_t i = 0; i < x.size(); i++) x[i] *= i % 4;  // zeros and values up to about ±9 among them
+    for (size_t i = 0; i < x.size(); i++) x[i] *= i % 4;  // some zeros, and values up to about ±9
     const Values dy = normals(x.size(), 2);
     auto by_x       = [&](const Values& v) { return dot(dy, reference::gelu_forward<double>(v, form)); };
     CHECK(mismatch(reference::gelu_backward<double>(dy, x, form), differences(by_x, x)) < close_enough);

@@ -1,6 +1,7 @@
 // test_ops.cpp - embedding, layernorm, matmul, gelu, add, cross entropy and sums against test/reference.h
 //
-// Attention and rope have test_attention.cpp, the update test_adamw.cpp. Every case runs on every device, in both dtypes where the op has both.
+// test_attention.cpp tests attention and rope, test_adamw.cpp AdamW. Every case runs on every device, and in both
+// dtypes where the op has both.
 #include "kernels/cpu.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
@@ -53,7 +54,7 @@ TEST_CASE("embedding", "[ops]") {
     const auto dtype     = GENERATE(F32, BF16);
     const auto [B, T, C] = GENERATE(table<int, int, int>({{1, 1, 1}, {2, 3, 7}, {3, 17, 65}, {2, 33, 768}}));
     const bool learned = GENERATE(true, false), given = GENERATE(false, true);
-    const int64_t Vp = 11, max_T = 40;  // few words, so that most occur more than once
+    const int64_t Vp = 11, max_T = 40;  // a small vocabulary, so that most tokens occur more than once
     CAPTURE(dev, dtype, B, T, C, learned, given);
     const Stream s = dev->stream();
 
@@ -103,7 +104,7 @@ TEST_CASE("embedding refuses ids outside its tables", "[ops][errors]") {
     const Buffer wte(dev, {11, 8}, F32, Kind::ordinary), wpe(dev, {11, 8}, F32, Kind::ordinary);
     Buffer out(dev, {2, 3, 8}, F32), dwte(dev, {11, 8}, F32, Kind::zeros), dwpe(dev, {11, 8}, F32, Kind::zeros);
     const std::string id = std::to_string(wrong);
-    // On a GPU the op does nothing, and the next wait says why.
+    // On a GPU the op does nothing, and the next sync() throws.
     CHECK_REFUSED((embedding_forward(out, bad, none, wte, wpe, s), sync(s)), "embedding_forward", "token", "(1, 2)",
                   id.c_str(), "11");
     CHECK_REFUSED((embedding_forward(out, good, bad, wte, wpe, s), sync(s)), "embedding_forward", "position", "(1, 2)",
@@ -155,7 +156,7 @@ TEST_CASE("layernorm_forward", "[ops]") {
     CHECK_CLOSE(y, want.y, plain.y);
 }
 
-TEST_CASE("layernorm keeps a NaN in its row", "[ops]") {
+TEST_CASE("in layernorm a NaN stays in its row", "[ops]") {
     const auto dev = GENERATE(from_range(devices()));
     const Buffer w(dev, {20}, F32, Kind::ordinary, 2), b(dev, {20}, F32, Kind::ordinary, 3);
     Values v(60, 1.0);
@@ -277,7 +278,7 @@ TEST_CASE("matmul_forward and matmul_gelu_forward", "[ops]") {
         matmul_gelu_forward(act, pre, x, w, b_tensor, kind, s);
         matmul_gelu_forward(act_alone, none, x, w, b_tensor, kind, s);
         const Values act_want  = reference::gelu_forward<double>(want, kind);
-        const Values act_plain = reference::gelu_forward<float>(stored(plain, dtype), kind);
+        const Values act_plain = reference::gelu_forward<float>(rounded(plain, dtype), kind);
         CHECK_CLOSE(pre, want, plain);
         CHECK_CLOSE(act, act_want, act_plain);
         CHECK_CLOSE(act_alone, act_want, act_plain);
@@ -307,7 +308,7 @@ TEST_CASE("matmul_backward", "[ops]") {
     CHECK_CLOSE(dw, want.dw, plain.dw);
     CHECK_CLOSE(db, want.db, plain.db);
 
-    // Again on top of the first time, without dx and db.
+    // A second call adds to dw again, without dx and db.
     const Values db_once = db.values();
     want  = reference::matmul_backward<double>(want.dw, want.db, dy.values(), x.values(), w.values(), N, IC, OC);
     plain = reference::matmul_backward<float>(plain.dw, plain.db, dy.values(), x.values(), w.values(), N, IC, OC);
@@ -347,7 +348,7 @@ TEST_CASE("matmul_backward and matmul_gelu_backward set or add to gradients", "[
         CHECK_CLOSE(db, want.db, plain.db);
         if (through_gelu)
             CHECK_CLOSE(dx, reference::gelu_backward<double>(want.dx, pre.values(), kind),
-                        reference::gelu_backward<float>(stored(plain.dx, dtype), pre.values(), kind));
+                        reference::gelu_backward<float>(rounded(plain.dx, dtype), pre.values(), kind));
         else
             CHECK_CLOSE(dx, want.dx, plain.dx);
     }
@@ -378,15 +379,15 @@ TEST_CASE("matmul refuses wrong shapes", "[ops][errors]") {
     const Buffer x(dev, {4, 8}, F32, Kind::ordinary), w(dev, {6, 8}, F32, Kind::ordinary),
         b(dev, {6}, F32, Kind::ordinary);
     const Buffer narrow(dev, {6, 7}, F32, Kind::ordinary), half_w(dev, {6, 8}, BF16, Kind::ordinary);
-    Buffer out(dev, {4, 6}, F32), turned(dev, {6, 4}, F32), half_out(dev, {4, 6}, BF16), dx(dev, {4, 8}, F32);
+    Buffer out(dev, {4, 6}, F32), transposed(dev, {6, 4}, F32), half_out(dev, {4, 6}, BF16), dx(dev, {4, 8}, F32);
     Buffer dw(dev, {6, 8}, F32, Kind::zeros), half_dw(dev, {6, 8}, BF16, Kind::zeros);
     CHECK_REFUSED(matmul_forward(out, x, narrow, b, s), "matmul_forward", "w is (6, 7)");
     CHECK_REFUSED(matmul_forward(out, x, half_w, b, s), "matmul_forward", "w is (6, 8) bf16");
     CHECK_REFUSED(matmul_forward(out, x, none, b, s), "matmul_forward", "w is null");
-    CHECK_REFUSED(matmul_forward(turned, x, w, b, s), "matmul_forward", "(6, 4)", "(4, 6)");
+    CHECK_REFUSED(matmul_forward(transposed, x, w, b, s), "matmul_forward", "(6, 4)", "(4, 6)");
     CHECK_REFUSED(matmul_forward(half_out, x, w, b, s), "matmul_forward", "bf16");
     CHECK_REFUSED(matmul_forward(out, x, w, x, s), "matmul_forward", "b is (4, 8)", "expected (6)");
-    CHECK_REFUSED(matmul_gelu_forward(out, turned, x, w, b, Gelu::tanh, s), "matmul_gelu_forward", "pre is (6, 4)");
+    CHECK_REFUSED(matmul_gelu_forward(out, transposed, x, w, b, Gelu::tanh, s), "matmul_gelu_forward", "pre is (6, 4)");
     CHECK_REFUSED(matmul_backward(dx, half_dw, none, out, x, w, Into::add, s), "matmul_backward", "dw is (6, 8) bf16");
     CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, Into::add, s), "matmul_backward", "dx is (4, 6)");
     CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, Into::add, s), "matmul_backward", "db is (6, 8)");
@@ -436,14 +437,14 @@ TEST_CASE("gelu of every bf16 number", "[ops]") {
     const Values y_ours = y.values(), slope_ours = slope.values();
     double worst = 0, worst_slope = 0;
     for (size_t i = 0; i < all.size(); i++) {
-        const double wanted       = stored(reference::gelu(all[i], form), F32),
+        const double wanted       = rounded(reference::gelu(all[i], form), F32),
                      slope_wanted = reference::gelu_slope(all[i], form);
         if (!std::isfinite(wanted)) {
             INFO("x = " << all[i]);
             CHECK((std::isnan(wanted) ? std::isnan(y_ours[i]) : y_ours[i] == wanted));
             continue;
         }
-        // Relative to x and to 1: what a rounding of Φ(x) costs.
+        // The error of y relative to x, and of the slope relative to 1, is that of Φ(x).
         worst       = std::max(worst, std::fabs(y_ours[i] - wanted) / std::max(std::fabs(all[i]), 1e-37));
         worst_slope = std::max(worst_slope, std::fabs(slope_ours[i] - slope_wanted));
     }
@@ -469,15 +470,15 @@ TEST_CASE("gelu and add refuse wrong shapes", "[ops][errors]") {
     const auto dev = devices()[0];
     const Stream s = dev->stream();
     const Buffer x(dev, {4, 8}, F32, Kind::ordinary), half(dev, {4, 8}, BF16, Kind::ordinary),
-        turned(dev, {8, 4}, F32, Kind::ordinary);
+        transposed(dev, {8, 4}, F32, Kind::ordinary);
     const Buffer ints(dev, {4, 8}, I32, Values(32, 1.0));
     Buffer y(dev, {4, 8}, F32);
-    CHECK_REFUSED(gelu_forward(y, turned, Gelu::tanh, s), "gelu_forward", "y is (4, 8) fp32, expected (8, 4)");
+    CHECK_REFUSED(gelu_forward(y, transposed, Gelu::tanh, s), "gelu_forward", "y is (4, 8) fp32, expected (8, 4)");
     CHECK_REFUSED(gelu_forward(y, none, Gelu::tanh, s), "gelu_forward", "x is null");
     CHECK_REFUSED(gelu_forward(ints, ints, Gelu::tanh, s), "int32");
     CHECK_REFUSED(gelu_backward(y, half, x, Gelu::erf, s), "gelu_backward", "dy is (4, 8) bf16");
     CHECK_REFUSED(gelu_backward(none, x, x, Gelu::erf, s), "gelu_backward", "dx is null");
-    CHECK_REFUSED(add_forward(y, x, turned, s), "add_forward", "b is (8, 4)");
+    CHECK_REFUSED(add_forward(y, x, transposed, s), "add_forward", "b is (8, 4)");
     CHECK_REFUSED(add_forward(half, x, x, s), "add_forward", "out is (4, 8) bf16");
 }
 
@@ -489,7 +490,7 @@ TEST_CASE("cross_entropy", "[ops]") {
     const auto [N, V, Vp] = GENERATE(
         table<int, int, int>({{1, 1, 1}, {1, 1, 8}, {3, 7, 7}, {5, 65, 128}, {4, 1000, 1008}, {2, 50257, 50304}}));
     const auto scale        = GENERATE(0.f, 1.f, 0.01f);
-    // Logits of sizes from none (all equal) to a run that has gone wrong.
+    // From logits that are all equal to those of a run that has diverged.
     const auto [kind, size] = GENERATE(table<Kind, double>({{Kind::ordinary, 1.},
                                                             {Kind::ordinary, 10.},
                                                             {Kind::ordinary, 1e4},
@@ -500,7 +501,7 @@ TEST_CASE("cross_entropy", "[ops]") {
     Buffer logits(dev, {N, Vp}, dtype, kind, 1, size), losses(dev, {N}, F32);
     Values l = logits.values();
     for (size_t i = 0; i < l.size(); i++)
-        if (int64_t(i % Vp) >= V) l[i] = NAN;  // the padding takes no part, whatever it holds
+        if (int64_t(i % Vp) >= V) l[i] = NAN;  // whatever the padding holds must not matter
     logits.set(l);
     Values target = ids(N, V, 7);
     if (N > 2) target[1] = -1;
@@ -516,19 +517,19 @@ TEST_CASE("cross_entropy", "[ops]") {
         CHECK_CLOSE(logits, want.dlogits, plain.dlogits);
 }
 
-TEST_CASE("cross_entropy of hostile rows", "[ops]") {
+TEST_CASE("cross_entropy of extreme rows", "[ops]") {
     const auto dev   = GENERATE(from_range(devices()));
     const auto dtype = GENERATE(F32, BF16);
     const int64_t V = 37, Vp = 48;
     const double inf = INFINITY;
     Values l(6 * Vp, 0.0);
     for (int64_t v = 0; v < V; v++) {
-        l[0 * Vp + v] = v == 5 ? 1e30 : -1e30;  // one far above the rest, and it is the target
-        l[1 * Vp + v] = v == 36 ? 1e30 : 0;     // one far above the rest, and it is not
-        l[2 * Vp + v] = v == 5 ? 2 : -inf;      // all but the target ruled out
-        l[3 * Vp + v] = v == 5 ? -inf : 1;      // the target ruled out: an infinite loss
-        l[4 * Vp + v] = v == 11 ? NAN : 1;      // a NaN somewhere: a NaN loss
-        l[5 * Vp + v] = -inf;                   // nothing left
+        l[0 * Vp + v] = v == 5 ? 1e30 : -1e30;  // one logit is far above the rest: the target
+        l[1 * Vp + v] = v == 36 ? 1e30 : 0;     // one logit is far above the rest: not the target
+        l[2 * Vp + v] = v == 5 ? 2 : -inf;      // all but the target have probability 0
+        l[3 * Vp + v] = v == 5 ? -inf : 1;      // the target has probability 0: infinite loss
+        l[4 * Vp + v] = v == 11 ? NAN : 1;      // one logit is NaN: NaN loss
+        l[5 * Vp + v] = -inf;                   // no probabilities at all: NaN loss
     }
     Buffer logits(dev, {6, Vp}, dtype, l), losses(dev, {6}, F32);
     const Values target(6, 5.0);
@@ -593,7 +594,7 @@ TEST_CASE("squared_norm and sum", "[ops]") {
     CHECK_CLOSE(total, reference::sum<double>({3}, x.values(), 0.25), reference::sum<float>({3}, x.values(), 0.25));
 }
 
-TEST_CASE("squared_norm and sum show what is not finite", "[ops]") {
+TEST_CASE("squared_norm and sum are not finite when an element is not", "[ops]") {
     const auto dev = GENERATE(from_range(devices()));
     const auto bad = GENERATE(double(NAN), double(INFINITY), -double(INFINITY));
     const auto at  = GENERATE(0, 4099, 9998);

@@ -8,7 +8,7 @@
 #include "kernels/random.h"
 #include "test/catch.h"
 
-TEST_CASE("philox gives the numbers of its authors", "[random]") {  // kat_vectors of Random123
+TEST_CASE("philox gives the numbers that its authors publish", "[random]") {  // kat_vectors of Random123
     const auto is = [](Philox p, std::initializer_list<uint32_t> words) {
         return std::equal(words.begin(), words.end(), p.word);
     };
@@ -19,24 +19,29 @@ TEST_CASE("philox gives the numbers of its authors", "[random]") {  // kat_vecto
              {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-TEST_CASE("random numbers are spread as they should be", "[random]") {
+TEST_CASE("random numbers have the right distributions", "[random]") {
     const Random random(1337, "test");
     const int n = 1 << 20;
-    double sum = 0, sum2 = 0, tail = 0, uniform = 0, most = 0;
+    double sum = 0, sum2 = 0, tail = 0, uniform = 0, largest = 0;
     float low = 1, high = 0;
     std::map<uint64_t, int> faces;
     for (int i = 0; i < n; i++) {
         const double z = random.normal(i), u = random.uniform(i);
-        sum += z, sum2 += z * z, tail += std::abs(z) > 2, uniform += u, most = std::max(most, std::abs(z));
-        low = std::min(low, float(u)), high = std::max(high, float(u));
+        sum += z;
+        sum2 += z * z;
+        tail += std::abs(z) > 2;
+        largest = std::max(largest, std::abs(z));
+        uniform += u;
+        low  = std::min(low, float(u));
+        high = std::max(high, float(u));
         faces[random.below(i, 6)]++;
     }
-    // Five standard deviations of each estimate.
+    // Each estimate may be off by five of its standard deviations.
     CHECK(std::abs(sum / n) < 5 / std::sqrt(n));
     CHECK(std::abs(sum2 / n - 1) < 5 * std::sqrt(2. / n));
     CHECK(std::abs(tail / n - 0.0455003) < 5 * std::sqrt(0.0455 / n));
     CHECK(std::abs(uniform / n - 0.5) < 5 * std::sqrt(1 / 12. / n));
-    CHECK((most > 4 && most < 6.8));
+    CHECK((largest > 4 && largest < 6.8));
     CHECK((low >= 0 && low < 1e-4f && high < 1 && high > 1 - 1e-4f));
     CHECK(faces.size() == 6);
     for (const auto& [face, times] : faces) CHECK(std::abs(times - n / 6.) < 5 * std::sqrt(n * 5 / 36.));
@@ -45,14 +50,14 @@ TEST_CASE("random numbers are spread as they should be", "[random]") {
 
 TEST_CASE("a random number depends on its key and index alone", "[random]") {
     const Random random(1, "weights", 7);
-    // In pieces that begin at any lane of a block, and far beyond 2^32.
+    // fill_normal() in chunks that begin anywhere in a block of Philox, at indices far beyond 2^32.
     const uint64_t far = (uint64_t(1) << 40) + 2;
-    std::vector<float> whole(41), piece(41);
-    random.fill_normal(whole.data(), far, whole.size(), 0.02f);
-    for (size_t i = 0; i < whole.size(); i++) CHECK(whole[i] == 0.02f * random.normal(far + i));
-    for (size_t at = 0, step = 1; at < piece.size(); at += step, step = step % 7 + 1)
-        random.fill_normal(&piece[at], far + at, std::min(step, piece.size() - at), 0.02f);
-    CHECK(piece == whole);
+    std::vector<float> at_once(41), in_chunks(41);
+    random.fill_normal(at_once.data(), far, at_once.size(), 0.02f);
+    for (size_t i = 0; i < at_once.size(); i++) CHECK(at_once[i] == 0.02f * random.normal(far + i));
+    for (size_t at = 0, step = 1; at < in_chunks.size(); at += step, step = step % 7 + 1)
+        random.fill_normal(&in_chunks[at], far + at, std::min(step, in_chunks.size() - at), 0.02f);
+    CHECK(in_chunks == at_once);
 
     std::set<uint64_t> seen;
     for (uint64_t seed : {0, 1, 2})
@@ -61,12 +66,12 @@ TEST_CASE("a random number depends on its key and index alone", "[random]") {
                 for (uint64_t i : {uint64_t(0), uint64_t(1), uint64_t(1) << 33})
                     seen.insert(Random(seed, purpose, step).word64(i));
     CHECK(seen.size() == 3 * 3 * 3 * 3);
-    // Fixed for good: a run is repeated from its seed.
+    // These values must never change, because a run is repeated from its seed.
     CHECK(Random(1337, "weights").word64(0) == 0x16dd1d44336ff7a3u);
     CHECK(permutation(0, 1000003, 42) == 719284);
 }
 
-TEST_CASE("permutation visits everything once, in an order of its own for each key", "[random]") {
+TEST_CASE("permutation visits every index once, in a different order for each key", "[random]") {
     for (uint64_t n : {1, 2, 3, 4, 5, 16, 17, 63, 64, 65, 1000, 4097}) {
         std::set<std::vector<uint64_t>> orders;
         for (uint64_t key : {0, 1, 2, 3}) {
@@ -79,18 +84,19 @@ TEST_CASE("permutation visits everything once, in an order of its own for each k
         }
         CHECK(orders.size() >= (n < 4 ? 1 : n < 5 ? 2 : 4));
     }
-    // Where 0 goes is spread evenly over the keys (chi-squared, 9 degrees of freedom: 33.7 once in 10^4).
+    // Over many keys, 0 goes to all places equally often. (Chi-squared with 9 degrees of freedom is above 33.7 once in
+    // 10^4 times.)
     std::vector<int> home(10);
-    int together = 0;
+    int still_neighbours = 0;
     for (uint64_t key = 0; key < 10000; key++) home[permutation(0, 10, key)]++;
     double chi2 = 0;
     for (int count : home) chi2 += (count - 1000.) * (count - 1000.) / 1000.;
     CHECK(chi2 < 33.7);
-    for (uint64_t i = 0; i + 1 < 100000; i++) {  // neighbours part
-        const int64_t apart = int64_t(permutation(i + 1, 100000, 5)) - int64_t(permutation(i, 100000, 5));
-        together += std::abs(apart) == 1;
+    for (uint64_t i = 0; i + 1 < 100000; i++) {
+        const int64_t distance = int64_t(permutation(i + 1, 100000, 5)) - int64_t(permutation(i, 100000, 5));
+        still_neighbours += std::abs(distance) == 1;
     }
-    CHECK(together < 20);  // 2 expected
+    CHECK(still_neighbours < 20);  // 2 are expected
     const uint64_t huge = uint64_t(1) << 62;
     CHECK(permutation(huge - 1, huge, 1) < huge);
     CHECK(permutation(~uint64_t(0) - 1, ~uint64_t(0), 1) < ~uint64_t(0));
