@@ -23,7 +23,16 @@ OPT      ?= -O3
 MARCH    := $(if $(filter 0,$(PORTABLE)),-march=native)
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
 LDLIBS   += -ldnnl -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
-CATCH3   := $(if $(wildcard /usr/include/catch2/catch_all.hpp /usr/local/include/catch2/catch_all.hpp),-lCatch2)
+# Libraries that scripts/setup.sh --local unpacked, for users without root. oneDNN's own dependency is named because a
+# RUNPATH serves only the libraries that the program itself names.
+DEPS     := $(wildcard build-deps/usr)
+ifneq ($(DEPS),)
+DEPS_LIB := lib/$(shell $(CXX) -print-multiarch)
+CXXFLAGS += -isystem $(DEPS)/include
+LDLIBS   += -L$(DEPS)/$(DEPS_LIB) -Wl,--enable-new-dtags -Wl,-rpath,'$$ORIGIN/../$(DEPS)/$(DEPS_LIB)' -Wl,--no-as-needed \
+            $(patsubst %,-l:%,$(notdir $(wildcard $(DEPS)/$(DEPS_LIB)/libOpenCL.so.1)))
+endif
+CATCH3   := $(if $(wildcard $(addsuffix /catch2/catch_all.hpp,/usr/include /usr/local/include $(DEPS)/include)),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
 
 # ---- CUDA ----------------------------------------------------------------------------------------------------------------

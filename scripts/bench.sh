@@ -3,6 +3,7 @@
 #   make bench                       everything (about six minutes on two cores)
 #   make bench ARGS='ops layernorm'  the ops whose name has that
 #   make bench ARGS=train            whole training steps;  decode: generation and start-up
+#   make bench ARGS=peers            GPT-2 124M steps beside PyTorch's, in turn; PYTHON= names a python3 with torch and transformers
 #   make bench ARGS=tokenize         text to tokens; PYTHON= names a python3 with tiktoken, TOKENIZER= GPT-2's tokenizer.json
 #   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
 #   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible (half a
@@ -47,6 +48,24 @@ if [ "$what" = all ] || [ "$what" = train ]; then
     train gpt2 bf16 4 1024 4
     train gpt2 fp32 4 1024 3
     train pythia-160m bf16 4 1024 3
+fi
+if [ "$what" = peers ]; then
+    for shape in "4 64 12" "1 1024 6"; do
+        read -r batch context steps <<<"$shape"
+        for dtype in bf16 fp32; do
+            for turn in 1 2 3; do  # the two take turns, so that other load on the machine meets both
+                run=peers-$dtype-$batch-$context-$turn
+                "$build/train_gpt" --model gpt2 --dtype $dtype --batch "$batch" --context "$context" --accumulate 1 --steps "$steps" \
+                    --train-data tokens.bin --save-every 0 --out "$run" >"$run.txt"
+                ours=$(median "$run" ms)
+                theirs=$("${PYTHON:-python3}" "$home/test/bench_pytorch.py" --batch "$batch" --context "$context" --dtype $dtype --steps "$steps" --threads "$(nproc)")
+                echo "$ours $theirs"
+            done >turns.txt
+            middle() { cut -d' ' -f"$1" turns.txt | sort -g | sed -n 2p; }
+            printf 'gpt2 %s B=%s T=%-5s %6.0f ms a step, %s %6.0f ms (medians of three turns): ours is %s times as fast\n' $dtype "$batch" "$context" \
+                "$(middle 1)" "$(cut -d' ' -f3,4 turns.txt | head -1)" "$(middle 2)" "$(awk "BEGIN {printf \"%.2f\", $(middle 2) / $(middle 1)}")"
+        done
+    done
 fi
 if [ "$what" = all ] || [ "$what" = decode ]; then
     "$build/train_gpt" --model gpt2 --dtype bf16 --batch 1 --context 64 --steps 1 --train-data tokens.bin --out model >/dev/null

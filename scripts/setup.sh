@@ -1,47 +1,88 @@
 #!/usr/bin/env bash
-# setup.sh - what the build needs from Debian or Ubuntu
-#   scripts/setup.sh              install what is missing, naming it first (sudo when not root)
-#   scripts/setup.sh --check      say what is missing and how to get it; exit 2 when something is
-#   scripts/setup.sh --versions   one line: the libraries that the build uses
+# setup.sh - brings what the build needs from Debian or Ubuntu
+#   scripts/setup.sh              installs what is missing, after naming it (with sudo when not root; see --local without it)
+#   scripts/setup.sh --local      needs no root: unpacks the same packages into build-deps, where the Makefile finds them
+#   scripts/setup.sh --check      says what is missing and how to get it; exit code 2 when something is
+#   scripts/setup.sh --versions   prints one line: the libraries that the build uses
+# CXX= names another compiler.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
-# header to look for                package
+# header to look for                   Debian and Ubuntu       Fedora               Arch            conda-forge
 needs="
-omp.h                               g++
-oneapi/dnnl/dnnl.hpp|dnnl.hpp       libdnnl-dev
-fmt/format.h                        libfmt-dev
-nlohmann/json.hpp                   nlohmann-json3-dev
-CLI/CLI.hpp                         libcli11-dev
-utf8proc.h                          libutf8proc-dev
-zstd.h                              libzstd-dev
-zlib.h                              zlib1g-dev
-stb/stb_image_write.h               libstb-dev
-catch2/catch.hpp|catch2/catch_all.hpp  catch2
+omp.h                                  g++                     gcc-c++              gcc             gxx
+oneapi/dnnl/dnnl.hpp|dnnl.hpp          libdnnl-dev             onednn-devel         onednn          onednn
+fmt/format.h                           libfmt-dev              fmt-devel            fmt             fmt
+nlohmann/json.hpp                      nlohmann-json3-dev      json-devel           nlohmann-json   nlohmann_json
+CLI/CLI.hpp                            libcli11-dev            cli11-devel          cli11           cli11
+utf8proc.h                             libutf8proc-dev         utf8proc-devel       libutf8proc     libutf8proc
+zstd.h                                 libzstd-dev             libzstd-devel        zstd            zstd
+zlib.h                                 zlib1g-dev              zlib-devel           zlib            zlib
+stb/stb_image_write.h                  libstb-dev              stb-devel            stb             stb
+catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel          catch2          catch2
 "
-cxx=${CXX:-g++}
+cxx=${CXX:-g++} deps=$PWD/build-deps
 
 finds() {  # finds 'a.h|b.h': does the compiler find one of these headers?
     local header
     for header in ${1//|/ }; do
-        echo "#include <$header>" | "$cxx" -x c++ -std=c++17 -fopenmp -M - >/dev/null 2>&1 && return 0
+        echo "#include <$header>" | $cxx -I"$deps/usr/include" -x c++ -std=c++17 -fopenmp -M - >/dev/null 2>&1 && return 0
     done
     return 1
 }
 
-missing=()
+missing=() rows=""
 look() {
-    missing=()
-    command -v make >/dev/null || missing+=(make)
-    while read -r headers package; do
-        [ -n "$headers" ] || continue
-        finds "$headers" || missing+=("$package")
+    missing=() rows=""
+    local header debian rest
+    command -v make >/dev/null || { missing+=(make); rows+="make make make make"$'\n'; }
+    if ! command -v "${cxx%% *}" >/dev/null; then  # without a compiler no header would be found
+        [ "$cxx" = g++ ] || { echo "error: the compiler CXX=$cxx is not here" >&2; exit 2; }
+        missing+=(g++) rows+="g++ gcc-c++ gcc gxx"$'\n'
+    fi
+    while read -r header debian rest; do
+        [ -n "$header" ] || continue
+        if [ "$debian" = g++ ] && [[ " ${missing[*]-} " == *" g++ "* ]]; then continue; fi
+        finds "$header" || { missing+=("$debian"); rows+="$debian $rest"$'\n'; }
     done <<<"$needs"
+}
+
+# What other systems call the missing packages.
+elsewhere() {
+    local column
+    column() { awk -v c="$1" 'NF {printf "%s ", $c}' <<<"$rows"; }
+    echo "This script installs with apt-get (Debian, Ubuntu). Elsewhere:" >&2
+    echo "    Fedora          dnf install $(column 2)" >&2
+    echo "    Arch            pacman -S $(column 3)" >&2
+    echo "    conda-forge     conda install -c conda-forge $(column 4)" >&2
+    exit 2
+}
+
+# Unpacks the missing packages and those that they depend on into $deps. apt-get keeps its lists there as well, because
+# those of the system may be missing or old.
+unpack() {
+    local apt=(apt-get -qq -o Debug::NoLocking=1 -o Dir::State::Lists="$deps/lists" -o Dir::Cache="$deps/cache"
+        -o APT::Sandbox::User="$(id -un)") names package
+    for package in make g++; do
+        if [[ " ${missing[*]} " == *" $package "* ]]; then
+            echo "error: $package is not installed, and only root can install it; please ask whoever runs this machine" >&2
+            exit 2
+        fi
+    done
+    echo "unpacking into $deps: ${missing[*]}"
+    mkdir -p "$deps"/{lists/partial,cache/archives/partial}
+    "${apt[@]}" update
+    names=$("${apt[@]}" install --print-uris --no-install-recommends "${missing[@]}" | awk '{print $2}' | sed 's/_.*//')
+    for package in $names; do
+        (cd "$deps/cache" && "${apt[@]}" download "$package" && dpkg-deb -x "${package}"_*.deb "$deps")
+    done
+    rm -rf "${deps:?}"/{lists,cache}
 }
 
 case "${1:-}" in
 --versions)
     version=$(printf '#include <%s>\nDNNL_VERSION_MAJOR DNNL_VERSION_MINOR DNNL_VERSION_PATCH\n' dnnl.hpp |
-        "$cxx" -x c++ -std=c++17 -E -P - 2>/dev/null | tail -1 | tr ' ' .)
+        $cxx -I"$deps/usr/include" -x c++ -std=c++17 -E -P - 2>/dev/null | tail -1 | tr ' ' .)
     echo "oneDNN $version, openmp"
     exit 0 ;;
 --check)
@@ -50,29 +91,36 @@ case "${1:-}" in
     echo "missing: ${missing[*]}" >&2
     echo "get them with: scripts/setup.sh        (or: apt-get install ${missing[*]})" >&2
     exit 2 ;;
-"") ;;
+--help)
+    sed -n '2,7s/^# //p' "$0"
+    exit 0 ;;
+"" | --local) ;;
 *)
-    echo "usage: scripts/setup.sh [--check | --versions]" >&2
+    echo "usage: scripts/setup.sh [--local | --check | --versions]" >&2
     exit 2 ;;
 esac
 
 look
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
-echo "installing: ${missing[*]}"
-if ! command -v apt-get >/dev/null; then
-    echo "this script knows apt-get (Debian, Ubuntu); please install the equivalents of: ${missing[*]}" >&2
-    exit 2
+command -v apt-get >/dev/null || { echo "missing: ${missing[*]}" >&2; elsewhere; }
+if [ "${1:-}" = --local ]; then
+    unpack
+elif [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+    echo "installing: ${missing[*]}"
+    if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }; then
+        echo "error: apt-get could not install them; without root: scripts/setup.sh --local" >&2
+        exit 1
+    fi
+else
+    echo "there is no sudo, so nothing is installed in the system"
+    unpack
 fi
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || { echo "please run as root: apt-get install ${missing[*]}" >&2; exit 2; }
-    as_root=(sudo)
-fi
-"${as_root[@]}" apt-get update -qq
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 look
 if [ ${#missing[@]} -gt 0 ]; then
-    echo "still missing after installing: ${missing[*]}" >&2
+    echo "error: still missing: ${missing[*]}" >&2
     exit 1
 fi
 echo "all libraries are here"
