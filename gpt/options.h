@@ -9,9 +9,9 @@
 
 #include "data/json.h"
 #include "gpt/cli.h"
-#include "gpt/config.h"
 #include "gpt/generate.h"
 #include "gpt/optimizer.h"
+#include "gpt/presets.h"
 
 struct Options {
     std::string model = "quickstart", train_data, val_data, hellaswag, tokenizer, out;

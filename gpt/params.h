@@ -1,7 +1,7 @@
 // params.h - the parameter table: name, shape, initial value and decay of every weight, stated once
 //
 // Allocate, initialise, load, save, decay, count, compare: each is one walk over each_param(). Adding a weight is
-// adding a row. Names are ours; hf.h knows what other programs call them.
+// adding a row. Names are ours; families.h has what other programs call them.
 #pragma once
 #include <fmt/format.h>
 

@@ -13,6 +13,7 @@
 #include "gpt/cli.h"
 #include "gpt/log.h"
 #include "gpt/optimizer.h"
+#include "gpt/presets.h"
 #include "kernels/measure.h"
 #include "test/counts.h"
 #include "test/scratch.h"

@@ -9,6 +9,7 @@
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/optimizer.h"
+#include "gpt/presets.h"
 #include "test/close.h"
 
 // Either block form, with odd sizes and small enough for finite differences.
@@ -47,15 +48,16 @@ inline std::vector<int32_t> ids_of(const SafetensorsReader& f, const std::string
 }
 // The gradient of one of our weights in our layout, padding included.
 inline std::vector<float> golden_gradient(const SafetensorsReader& golden, const Config& c, const ParamRow& r) {
+    const HfWeight weight = hf_weights(c).at(r.name);
     std::vector<float> theirs, ours(r.shape.numel());
-    for (const std::string& name : foreign(c, r).names) {
+    for (const std::string& name : weight.names) {
         // transformers 5 calls NeoX's head lm_head in memory, and still embed_out in files
         const bool renamed = !golden.find("grad." + name) && r.name == "head.weight";
         const auto piece   = floats_of(golden, "grad." + (renamed ? "lm_head.weight" : name));
         theirs.insert(theirs.end(), piece.begin(), piece.end());
     }
-    REQUIRE(int64_t(theirs.size()) == unpadded(c, r).numel());
-    reorder(ours.data(), theirs.data(), c, unpadded(c, r), foreign(c, r).layout, true);
+    REQUIRE(int64_t(theirs.size()) == weight.ours.numel());
+    to_our_layout(ours.data(), theirs.data(), c, weight.ours, weight.layout);
     return ours;
 }
 

@@ -3,6 +3,7 @@
 #include "test/counts.h"
 
 #include "gpt/optimizer.h"
+#include "gpt/presets.h"
 #include "kernels/measure.h"
 #include "test/programs.h"
 

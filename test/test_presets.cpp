@@ -3,6 +3,7 @@
 
 #include "gpt/hf.h"
 #include "gpt/model.h"
+#include "gpt/presets.h"
 #include "test/catch.h"
 #include "test/scratch.h"
 
