@@ -1,15 +1,18 @@
 // byte_stream.h - reads a file or standard input, decompressed, through buffers of fixed size
 //
 // zstd and gzip are recognized by their first bytes, whatever the name is. Several zstd frames or gzip members one
-// after another are read as one stream.
+// after another are read as one stream. Skippable zstd frames (pzstd writes them) are skipped, and a window may have up
+// to 2 GiB (zstd --long=31). Zeros behind a gzip member are ignored, because tapes pad with them.
 #pragma once
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,15 +22,20 @@
 
 class ByteStream {
   public:
-    // path: a file, or "-" for standard input. Throws InputError for an empty file and for one that holds no text.
+    static constexpr size_t chunk = 1 << 18;  // next() gives so many bytes of text, and less at the end only
+
+    // path: a file, or "-" for standard input. Throws InputError if it cannot be opened or is empty.
     explicit ByteStream(const std::string& path)
         : path_(path == "-" ? "standard input" : path),
           in_(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close) {
         CHECK(in_, "cannot open {}: {}", path_, os_error());
         read_raw();
         CHECK(!raw_.empty(), "{} is empty", path_);
-        refuse_other_files();
-        if (raw_.substr(0, 4) == "\x28\xb5\x2f\xfd") zstd_.reset(ZSTD_createDStream());
+        if (begins_zstd(raw_)) {
+            zstd_.reset(ZSTD_createDStream());
+            CHECK_RUN(zstd_ && !ZSTD_isError(ZSTD_DCtx_setParameter(zstd_.get(), ZSTD_d_windowLogMax, longest_window)),
+                      "zstd cannot start: out of memory");
+        }
         if (raw_.substr(0, 2) == "\x1f\x8b") {
             gzip_.reset(new z_stream{});
             CHECK_RUN(inflateInit2(gzip_.get(), 16 + MAX_WBITS) == Z_OK, "zlib cannot start: out of memory");
@@ -41,11 +49,19 @@ class ByteStream {
         return std::exchange(raw_, {});
     }
 
+    const std::string& name() const { return path_; }
     int64_t bytes_read() const { return bytes_read_; }  // bytes of the file, before decompression
     uint32_t crc() const { return crc_; }               // CRC-32 of these bytes
 
   private:
-    static constexpr size_t chunk = 1 << 18;
+    static constexpr int longest_window = 31;  // log2 of bytes, the limit of zstd itself on 64-bit machines
+
+    // A frame of zstd, or a skippable one in front of it.
+    static bool begins_zstd(std::string_view bytes) {
+        const bool skippable =
+            bytes.size() >= 4 && (uint8_t(bytes[0]) & 0xf0) == 0x50 && bytes.substr(1, 3) == "\x2a\x4d\x18";
+        return skippable || bytes.substr(0, 4) == "\x28\xb5\x2f\xfd";
+    }
     static void close(std::FILE* f) {
         if (f && f != stdin) std::fclose(f);
     }
@@ -57,23 +73,6 @@ class ByteStream {
         }
     };
 
-    // A byte-level vocabulary can encode any file, so one that is no text would silently become useless tokens.
-    void refuse_other_files() const {
-        const auto begins = [&](std::string_view magic) { return raw_.substr(0, magic.size()) == magic; };
-        CHECK(!begins("PAR1"),
-              "{} is a Parquet file: python3 data/parquet_text.py FILE… | ./tokenize --input - --format jsonl …",
-              path_);
-        CHECK(!begins("\3757zXZ"), "{} is xz data: xz -dc FILE… | ./tokenize --input - …", path_);
-        CHECK(!begins("BZh91AY&SY"), "{} is bzip2 data: bzip2 -dc FILE… | ./tokenize --input - …", path_);
-        CHECK(!begins("PK\3\4") && (raw_.size() < 512 || raw_.substr(256, 6) != std::string_view("\0ustar", 6)),
-              "{} is an archive; unpack it and give its text files", path_);
-        CHECK(!begins("%PDF-"), "{} is a PDF file; tools such as pdftotext take the text out of it", path_);
-        uint32_t word = 0;
-        std::memcpy(&word, raw_.data(), std::min<size_t>(4, raw_.size()));
-        CHECK(word != 20240520 && word != 20240801 && !begins("MMIDIDX") && !begins("BIN.TOK\n"),
-              "{} holds tokens already; ./train_gpt reads them as they are, and --decode turns them into text", path_);
-    }
-
     bool read_raw() {
         raw_buffer_.resize(chunk);
         const size_t n = std::fread(raw_buffer_.data(), 1, chunk, in_.get());
@@ -84,40 +83,65 @@ class ByteStream {
         return n > 0;
     }
 
+    // Fills the buffer, so that the caller gets the same chunks of text in whatever form the file is.
+    // Text in front of damaged data is returned before the error is thrown.
     std::string_view decompressed() {
+        if (error_) std::rethrow_exception(error_);
         text_buffer_.resize(chunk);
-        for (;;) {
-            // The decoder may still hold text when its input is used up, so it is asked before the file is read.
-            const size_t n = zstd_ ? step_zstd() : step_gzip();
-            if (n > 0) return {text_buffer_.data(), n};
-            if (!raw_.empty() || read_raw()) continue;
-            CHECK(is_whole_, "{}: ends in the middle of its {} data; fetch it again", path_, zstd_ ? "zstd" : "gzip");
-            return {};
+        size_t filled = 0;
+        try {
+            while (filled < chunk) {
+                // The decoder may still hold text when its input is used up, so it is asked before the file is read.
+                const size_t n = zstd_ ? step_zstd(filled) : step_gzip(filled);
+                filled += n;
+                if (n > 0 || !raw_.empty() || read_raw()) continue;
+                CHECK(is_whole_, "{}: the file ends in the middle of its {} data; download it again", path_,
+                      zstd_ ? "zstd" : "gzip");
+                break;
+            }
+        } catch (const InputError&) {
+            if (filled == 0) throw;
+            error_ = std::current_exception();
         }
+        return {text_buffer_.data(), filled};
     }
 
-    // Each step decompresses from raw_ to text_buffer_, returns the number of bytes of text, and sets is_whole_.
-    size_t step_zstd() {
-        ZSTD_outBuffer out{text_buffer_.data(), chunk, 0};
+    // Each step decompresses from raw_ to the buffer behind what is filled, returns the number of bytes of text, and
+    // sets is_whole_.
+    size_t step_zstd(size_t filled) {
+        ZSTD_outBuffer out{text_buffer_.data() + filled, chunk - filled, 0};
         ZSTD_inBuffer in{raw_.data(), raw_.size(), 0};
         const size_t hint = ZSTD_decompressStream(zstd_.get(), &out, &in);
-        CHECK(!ZSTD_isError(hint), "{}: damaged zstd data: {}", path_, ZSTD_getErrorName(hint));
+        if (ZSTD_isError(hint)) {
+            CHECK(ZSTD_getErrorCode(hint) != ZSTD_error_frameParameter_windowTooLarge,
+                  "{}: this zstd data needs a window of more than 2 GiB, which is not supported", path_);
+            fail("{}: damaged zstd data: {}", path_, ZSTD_getErrorName(hint));
+        }
         raw_.remove_prefix(in.pos);
         if (in.pos > 0) is_whole_ = hint == 0;
         return out.pos;
     }
-    size_t step_gzip() {
-        if (is_whole_ && !raw_.empty()) inflateReset(gzip_.get());
+    size_t step_gzip(size_t filled) {
+        if (is_whole_ && !raw_.empty() && !begin_member()) return 0;
         gzip_->next_in   = reinterpret_cast<Bytef*>(const_cast<char*>(raw_.data()));
         gzip_->avail_in  = uInt(raw_.size());
-        gzip_->next_out  = reinterpret_cast<Bytef*>(text_buffer_.data());
-        gzip_->avail_out = uInt(chunk);
+        gzip_->next_out  = reinterpret_cast<Bytef*>(text_buffer_.data() + filled);
+        gzip_->avail_out = uInt(chunk - filled);
         const int status = is_whole_ && raw_.empty() ? Z_BUF_ERROR : inflate(gzip_.get(), Z_NO_FLUSH);
         CHECK(status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR, "{}: damaged gzip data: {}", path_,
               gzip_->msg ? gzip_->msg : zError(status));
         if (status != Z_BUF_ERROR) is_whole_ = status == Z_STREAM_END;
         raw_.remove_prefix(raw_.size() - gzip_->avail_in);
-        return chunk - gzip_->avail_out;
+        return chunk - filled - gzip_->avail_out;
+    }
+    // Skips zeros behind a gzip member. Returns whether another member may begin.
+    bool begin_member() {
+        raw_.remove_prefix(std::min(raw_.find_first_not_of('\0'), raw_.size()));
+        if (raw_.empty()) return false;
+        CHECK(raw_[0] == '\x1f', "{}: other data follows the gzip data", path_);
+        inflateReset(gzip_.get());
+        is_whole_ = false;
+        return true;
     }
 
     std::string path_, raw_buffer_, text_buffer_;
@@ -125,41 +149,8 @@ class ByteStream {
     std::unique_ptr<std::FILE, void (*)(std::FILE*)> in_;
     std::unique_ptr<ZSTD_DStream, End> zstd_;
     std::unique_ptr<z_stream, End> gzip_;
+    std::exception_ptr error_;    // thrown by the next call
     bool is_whole_      = false;  // a frame or member has just ended, so the file may end here
     int64_t bytes_read_ = 0;
     uint32_t crc_       = 0;
-};
-
-// Reads a stream line by line, or a long line in pieces.
-class Lines {
-  public:
-    explicit Lines(ByteStream& stream) : stream_(stream) {}
-
-    // Appends the rest of the current line with its line break, or about `most` bytes of it if it is longer.
-    // False at the end of the stream.
-    bool next(std::string& line, size_t most) {
-        const size_t begin = line.size();
-        for (;;) {
-            if (peek().empty()) return line_ended_ = true, line.size() > begin;
-            const size_t end = bytes_.find('\n');
-            line_ended_      = end != std::string_view::npos;
-            const size_t n   = line_ended_ ? end + 1 : bytes_.size();
-            line.append(bytes_.data(), n);
-            bytes_.remove_prefix(n);
-            if (line_ended_ || line.size() - begin >= most) return true;
-        }
-    }
-    // Whether the last call of next() read its line to the end.
-    bool line_ended() const { return line_ended_; }
-
-    // The bytes that come next, at least one unless the stream has ended.
-    std::string_view peek() {
-        if (bytes_.empty()) bytes_ = stream_.next();
-        return bytes_;
-    }
-
-  private:
-    ByteStream& stream_;
-    std::string_view bytes_;
-    bool line_ended_ = true;
 };

@@ -2,6 +2,7 @@
 //
 //   text     a file is one document, or several that are separated by lines such as <|endoftext|>
 //   jsonl    each line is a JSON object, and one of its fields is the text of a document
+//   json     as jsonl, but objects may span lines or be the elements of a list
 //
 // Documents reads the files one after another and hands on blocks of about a megabyte. A block holds whole documents,
 // and parts of those that are longer than part_bytes (text_parts.h), so memory does not grow with the input.
@@ -15,11 +16,11 @@
 #include <string_view>
 #include <vector>
 
-#include "data/byte_stream.h"
 #include "data/files.h"
-#include "data/json_field.h"
+#include "data/json_reader.h"
 #include "data/sources.h"
 #include "data/text_parts.h"
+#include "data/text_stream.h"
 #include "data/validation.h"
 
 // A document or a part of one, as the file has it.
@@ -48,8 +49,49 @@ struct ReadSettings {
     size_t block_bytes  = 1 << 20;
     size_t part_bytes   = 1 << 20;  // longer documents come in parts
     double val_fraction = 0;        // share of the documents that is held out, by their hash
+    bool keep_any_bytes = false;    // take text that is not UTF-8 as it is
     TextParts::LastCut last_cut;    // where a long document may be cut
 };
+
+// How documents lie in a file of JSON.
+enum class JsonForm { none, lines, values };
+
+// begin: the first bytes of a file, all of it if is_whole. Text such as "[Scene 1]" or "{{Infobox" is no JSON.
+inline JsonForm json_form(std::string_view begin, bool is_whole) {
+    const std::string nowhere;
+    JsonReader json(begin, nowhere, 1);
+    const int first = json.skip_space();
+    if (first != '{' && first != '[') return JsonForm::none;
+    const size_t from = begin.size() - json.rest().size();
+    bool is_cut       = false;
+    try {
+        json.skip_value();
+    } catch (const JsonSyntaxError&) {
+        is_cut = json.rest().empty() && !is_whole;
+        if (!is_cut) return JsonForm::none;
+    }
+    const size_t to      = begin.size() - json.rest().size();
+    const bool spans     = begin.substr(from, to - from).find('\n') != std::string_view::npos;
+    const size_t behind  = begin.find_first_not_of(" \t\r", to);
+    const bool ends_line = behind == std::string_view::npos || begin[behind] == '\n';
+    const int next       = json.skip_space();
+    const bool more_json = next < 0 || next == '{' || next == '[';
+    if (!is_cut && !more_json) return JsonForm::none;
+    return first == '{' && !spans && ends_line ? JsonForm::lines : JsonForm::values;
+}
+
+// Whether text begins with an object, or with a list of objects. Such a file is not taken for text, even if it is
+// damaged.
+inline bool begins_like_json(std::string_view begin) {
+    const auto take = [&](char c) {
+        const size_t at = begin.find_first_not_of(" \t\r\n");
+        if (at == std::string_view::npos || begin[at] != c) return false;
+        begin.remove_prefix(at + 1);
+        return true;
+    };
+    take('[');
+    return take('{') && take('"');
+}
 
 class Documents {
   public:
@@ -85,6 +127,8 @@ class Documents {
     }
 
     const std::vector<InputFile>& files() const { return files_; }
+    // What the user should know about the files that were read, a sentence each.
+    const std::vector<std::string>& notes() const { return notes_; }
     // The share of the input that has been read, 0..1, or -1 if its size is not known.
     double progress() const { return total_ == 0 ? -1 : double(bytes_read_) / double(total_); }
 
@@ -92,7 +136,8 @@ class Documents {
     std::string_view text_of(const Block& block, const Part& part, std::string& buffer) const {
         if (part.kind == Part::text) return block.bytes_of(part);
         buffer.clear();
-        JsonField(block.bytes_of(part), files_[size_t(part.file)].name(), part.line).read(settings_.field, buffer);
+        JsonReader(block.bytes_of(part), files_[size_t(part.file)].name(), part.line)
+            .read_only_object(settings_.field, buffer);
         return buffer;
     }
 
@@ -103,16 +148,20 @@ class Documents {
         double weight = 1;
         std::vector<int32_t> files;
         size_t next_file = 0;
-        std::unique_ptr<ByteStream> stream;  // of the current file, null before it is opened
-        std::unique_ptr<Lines> lines;
-        bool is_jsonl = false;
+        std::unique_ptr<TextStream> stream;  // of the current file, null before it is opened
+        std::unique_ptr<Lines> lines;        // for text and JSON lines
+        std::unique_ptr<JsonReader> json;    // for other JSON
+        TextParts* document = nullptr;       // the one that `json` is reading
+        bool is_jsonl = false, in_list = false, has_read = false;
         int64_t line  = 0;  // lines of the current file that have been read
         int64_t bytes = 0;  // bytes of documents so far
 
         int32_t file() const { return files[next_file]; }
         void close() {
             lines.reset();
+            json.reset();
             stream.reset();
+            has_read = false;
             next_file++;
         }
     };
@@ -123,10 +172,11 @@ class Documents {
         for (; from.next_file < from.files.size(); from.close()) {
             try {
                 if (!from.stream) open(from);
-                const bool found = from.is_jsonl ? read_json_line(from) : read_text(from);
+                const bool found = from.json ? read_json(from) : from.is_jsonl ? read_json_line(from) : read_text(from);
                 note_progress(from);
                 if (found) return true;
                 files_[size_t(from.file())].read_to_end = true;
+                note_invalid_bytes(*from.stream);
             } catch (const InputError& e) {
                 note_progress(from);
                 add_fault(from, e.what());
@@ -136,15 +186,42 @@ class Documents {
     }
 
     void open(OpenSource& from) {
-        const InputFile& file = files_[size_t(from.file())];
-        from.line             = 0;
-        from.stream           = std::make_unique<ByteStream>(file.path);
-        from.lines            = std::make_unique<Lines>(*from.stream);
-        from.is_jsonl = settings_.format == "jsonl" || (settings_.format == "auto" && has_jsonl_name(file.path));
-        CHECK(settings_.format != "auto" || from.is_jsonl || from.lines->peek().substr(0, 2) != "{\"",
-              "{} begins like JSON lines: say --format jsonl, or --format text to take it as it stands", file.name());
+        const InputFile& file        = files_[size_t(from.file())];
+        const std::string& format    = settings_.format;
+        from.line                    = 0;
+        from.stream                  = std::make_unique<TextStream>(file.path, settings_.keep_any_bytes);
+        const std::string_view begin = from.stream->peek();
+        if (from.stream->had_mark())
+            notes_.push_back(file.name() + ": the UTF-8 byte-order mark in front was left out");
+        const bool named_jsonl = format == "jsonl" || (format == "auto" && has_jsonl_name(file.path));
+        const JsonForm form    = format == "text" ? JsonForm::none : json_form(begin, from.stream->is_whole());
+        if (form != JsonForm::none && !named_jsonl)
+            notes_.push_back(file.name() +
+                             " is JSON, so the text of its documents was read; --format text takes it as it is");
+        CHECK(named_jsonl || form != JsonForm::none || format == "text" || !begins_like_json(begin),
+              "{} begins like JSON, but is damaged; --format text takes it as it is", file.name());
+        from.is_jsonl = named_jsonl || form == JsonForm::lines;
+        if (form == JsonForm::values)
+            open_json(from);
+        else
+            from.lines = std::make_unique<Lines>(*from.stream, !from.is_jsonl);
+    }
+    void open_json(OpenSource& from) {
+        const auto more = [&from] {
+            if (from.document) from.document->hand_full_parts();
+            return from.stream->next();
+        };
+        from.json    = std::make_unique<JsonReader>("", files_[size_t(from.file())].name(), 1, more);
+        from.in_list = from.json->skip_space() == '[';
+        if (from.in_list) from.json->take();
     }
 
+    void note_invalid_bytes(const TextStream& stream) {
+        const Utf8Check& c = stream.checked();
+        if (c.invalid + c.zeros > 0)
+            notes_.push_back(fmt::format("{}: {} bytes are not UTF-8 or NUL, the first at byte {}, and were kept",
+                                         stream.name(), c.invalid + c.zeros, c.first));
+    }
     void note_progress(const OpenSource& from) {
         if (!from.stream) return;
         InputFile& file = files_[size_t(from.file())];
@@ -177,15 +254,53 @@ class Documents {
             if (!from.lines->line_ended()) from.lines->next(rest, chunk);
             return std::string_view(rest);
         };
-        JsonField object(line_, files_[size_t(from.file())].name(), from.line, next_chunk);
+        JsonReader object(line_, files_[size_t(from.file())].name(), from.line, next_chunk);
         try {
-            object.read(settings_.field, document.text);
+            object.read_only_object(settings_.field, document.text);
             document.finish();
         } catch (const InputError& e) {
             document.finish();
             add_fault(from, e.what());
             while (!from.lines->line_ended()) rest.clear(), from.lines->next(rest, chunk);
         }
+    }
+
+    // Reads the next object of a list, or of a file in which objects span lines. An object without the field is a
+    // fault.
+    bool read_json(OpenSource& from) {
+        JsonReader& json = *from.json;
+        int next         = json.skip_space();
+        if (from.in_list) {
+            if (from.has_read && next == ',')
+                json.take(), next = json.skip_space();
+            else if (from.has_read && next != ']')
+                json.bad("',' or ']'");
+            if (next == ']') {
+                json.take();
+                from.in_list = false;
+                next         = json.skip_space();
+                if (next >= 0) json.bad("nothing after the list");
+            }
+        }
+        if (next < 0 && from.in_list) json.bad("the end of the list");
+        if (next < 0) return false;
+        from.has_read      = true;
+        from.line          = json.line();
+        TextParts document = parts_of_document(from, from.line);
+        from.document      = &document;
+        try {
+            json.read_object(settings_.field, document.text);
+        } catch (const JsonSyntaxError&) {
+            from.document = nullptr;
+            document.finish();
+            throw;
+        } catch (const InputError& e) {
+            document.text.clear();
+            add_fault(from, e.what());
+        }
+        from.document = nullptr;
+        document.finish();
+        return true;
     }
 
     // Reads up to a separator line or the end of the file. Empty documents are skipped.
@@ -255,4 +370,5 @@ class Documents {
     Hand hand_;
     Block block_;
     std::string line_;
+    std::vector<std::string> notes_;
 };

@@ -14,7 +14,10 @@ struct InputFile {
     int64_t bytes    = 0;      // bytes read so far, compressed where the file is
     uint32_t crc     = 0;      // CRC-32 of these bytes
     bool read_to_end = false;  // false if a mix ended before the file did
-    std::string name() const { return path == "-" ? "standard input" : path; }
+    const std::string& name() const {
+        static const std::string standard_input = "standard input";
+        return path == "-" ? standard_input : path;
+    }
 };
 
 // Files that are read one after another, as a share of the whole.

@@ -38,7 +38,8 @@ static void list_options(Flags& f, Options& o) {
     f.choose("--format", o.read.format, {"auto", "text", "jsonl"}, "auto decides by the name and takes stdin as text");
     f.add("--field", o.read.field, "field of a .jsonl object that holds the text", "NAME");
     f.add("--separator", o.read.separator, "line between two documents of a text file; '' makes a file one document");
-    f.choose("--on-error", o.on_error, {"stop", "skip"}, "skip leaves bad documents out and counts them");
+    f.choose("--on-error", o.on_error, {"stop", "skip", "keep"},
+             "skip leaves bad documents out and counts them; keep also takes text that is not UTF-8 as it is");
     f.group("tokens");
     f.add("--tokenizer", o.tokenizer, "the tokenizer.json to encode or decode with", "FILE");
     f.choose("--eot", o.eot, {"before", "after", "none"}, "where each document gets an <|endoftext|>");
@@ -113,7 +114,7 @@ static std::vector<std::string> each_text(const Options& o, const Documents& doc
             if (part.kind == Part::fault) throw InputError(std::string(block.bytes_of(part)));
             use(part, documents.text_of(block, part, buffer));
         } catch (const InputError& e) {
-            if (o.on_error == "stop") throw;
+            if (o.on_error != "skip") throw;
             skipped.push_back(e.what());
         }
     }
@@ -140,6 +141,13 @@ static std::vector<Source> sources(const Options& o) {
 static std::string names(const Options& o) {
     const std::vector<std::string>& words = o.input.empty() ? o.mix : o.input;
     return words[0] + (words.size() > 1 ? fmt::format(" and {} more", words.size() - 1) : "");
+}
+
+// Prints what the user should know about the files that were read.
+static void tell_notes(const std::vector<std::string>& notes) {
+    constexpr size_t most = 10;
+    for (size_t i = 0; i < std::min(most, notes.size()); i++) fmt::print(stderr, "note: {}\n", notes[i]);
+    if (notes.size() > most) fmt::print(stderr, "note: {} more files were like these\n", notes.size() - most);
 }
 
 static std::string count_of(size_t n, const std::string& thing) {
@@ -297,11 +305,13 @@ static void make_shards(const Options& o) {
         progress.show(documents.progress());
     };
     in_order<Block>(threads_of(o), read_all, encode, write);
+    progress.clear();
     CHECK(progress.tokens > 0, "there is no text in {}", names(o));
     CHECK(train.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", names(o),
           val_fraction);
     CHECK(val_fraction == 0 || val.tokens() > 0,
           "--val-fraction {} holds out none of {} documents; use a larger fraction", val_fraction, progress.documents);
+    tell_notes(documents.notes());
     // The summary is removed first and written last, so that it belongs to the shards beside it.
     std::error_code absent;
     fs::remove(summary, absent);
@@ -362,8 +372,9 @@ static void train_bpe(const Options& o) {
     });
     WordCounts words;
     for (const WordCounts& part : of_thread) words.add(part);
-    CHECK(!words.count().empty(), "there is no text to learn from in {}", names(o));
     progress.clear();
+    tell_notes(documents.notes());
+    CHECK(!words.count().empty(), "there is no text to learn from in {}", names(o));
     BpeTraining training(words);
     const std::string file = training.learn(o.train_bpe, [&](int entries) {
         if (isatty(2) && entries % 64 == 0) fmt::print(stderr, "\r{:>8} of {} entries ", entries, o.train_bpe);
@@ -400,6 +411,7 @@ int main(int argc, char** argv) try {
     list_options(f, o);
     if (!f.parse(argc, argv)) return 0;
     CHECK(o.threads >= 0, "--threads {}: expected 0 (one per core) or more", o.threads);
+    o.read.keep_any_bytes = o.on_error == "keep";
     CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe exclude each other");
     if (o.decode)
         decode(o);

@@ -1,7 +1,8 @@
-// json_field.h - reads one string out of a JSON object of any size
+// json_reader.h - reads one string out of each JSON object of a stream, whatever their size
 //
-// The object is checked strictly, byte by byte, and nothing but that string is kept. A general parser builds the whole
+// Objects are checked strictly, byte by byte, and nothing but that string is kept. A general parser builds the whole
 // object first, which takes several times the memory of a long document, and more time than encoding a short one.
+// In other fields NaN, Infinity and -Infinity are accepted, because Python writes them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -11,45 +12,88 @@
 
 #include "kernels/check.h"
 
-class JsonField {
+// The text is no JSON, so what follows cannot be read either.
+struct JsonSyntaxError : InputError {
+    using InputError::InputError;
+};
+
+class JsonReader {
   public:
-    // The object is `bytes`, followed by what more() returns until that is empty. file and line are for errors.
-    JsonField(std::string_view bytes, const std::string& file, int64_t line,
-              std::function<std::string_view()> more = nullptr)
+    // The text is `bytes`, followed by what more() returns until that is empty. file and line are for errors.
+    JsonReader(std::string_view bytes, const std::string& file, int64_t line,
+               std::function<std::string_view()> more = nullptr)
         : at_(bytes.data()), end_(at_ + bytes.size()), begin_(at_), file_(file), line_(line), more_(std::move(more)) {}
 
-    // Appends the string in `field` of the object to `out`. more() may empty `out` while this runs.
-    // Throws InputError for bad JSON, and if the field is missing, repeated or no string.
-    void read(const std::string& field, std::string& out) {
-        bool found      = false;
-        const int first = skip_space();
-        std::string others;
+    // Reads one object, and nothing but space may follow it.
+    void read_only_object(const std::string& field, std::string& out) {
+        read_object(field, out);
+        if (skip_space() >= 0) bad("nothing after the object");
+    }
+
+    // Reads an object and appends the string in `field` to `out`. more() may empty `out` while this runs.
+    // Throws JsonSyntaxError for bad JSON. Throws InputError, having read the object to its end, if the field is
+    // missing, repeated or no string.
+    void read_object(const std::string& field, std::string& out) {
+        const int first    = skip_space();
+        const int64_t line = line_;
         if (first < 0) bad("an object");
-        if (first != '{')
-            fail("{} line {}: there is no field \"{}\" in {}, expected an object", file_, line_, field, kind());
+        if (first != '{') {
+            const char* what = kind();
+            if (!is_value(first)) bad("an object");
+            value(1);
+            fail("{} line {}: there is no field \"{}\" in {}, expected an object", file_, line, field, what);
+        }
+        int found = 0;
+        std::string others, other_kind;
         object([&](const std::string& key) {
             if (key != field) {
                 if (others.size() < 80) others += (others.empty() ? "" : ", ") + key;
                 return value(1);
             }
-            CHECK(!found, "{} line {}: the field \"{}\" appears twice", file_, line_, field);
             const int begin = skip_space();
             if (begin < 0) bad("a value");
-            CHECK(begin == '"', "{} line {}: field \"{}\" is {}, expected a string", file_, line_, field, kind());
-            found = true;
-            string(out);
+            if (++found == 1 && begin == '"') return string(out);
+            if (found == 1) other_kind = kind();
+            value(1);
         });
-        if (skip_space() >= 0) bad("nothing after the object");
-        CHECK(found, "{} line {}: there is no field \"{}\"; --field names the field with the text: {}", file_, line_,
+        CHECK(found > 0, "{} line {}: there is no field \"{}\"; --field names the field with the text: {}", file_, line,
               field, others.empty() ? "there are none" : others);
+        CHECK(found == 1, "{} line {}: the field \"{}\" appears twice", file_, line, field);
+        CHECK(other_kind.empty(), "{} line {}: field \"{}\" is {}, expected a string", file_, line, field, other_kind);
+    }
+
+    // Reads a value of any kind and keeps nothing.
+    void skip_value() { value(1); }
+
+    // Skips space, and returns the byte behind it without taking it, or -1 at the end.
+    int skip_space() {
+        int c         = peek();
+        int64_t lines = 0;
+        for (; c == ' ' || c == '\t' || c == '\r' || c == '\n'; c = peek()) {
+            lines += c == '\n';
+            at_++;
+        }
+        if (c >= 0) line_ += lines;
+        return c;
+    }
+    // Takes the next byte, or returns -1 at the end.
+    int take() {
+        const int c = peek();
+        at_ += c >= 0;
+        return c;
+    }
+    // What is left of the bytes that more() gave last.
+    std::string_view rest() const { return {at_, size_t(end_ - at_)}; }
+    int64_t line() const { return line_; }
+
+    [[noreturn]] void bad(const char* expected) {
+        throw_at<JsonSyntaxError>(__FILE__, __LINE__, "{} line {}: not JSON: expected {} at byte {}", file_, line_,
+                                  expected, before_ + (at_ - begin_));
     }
 
   private:
     static constexpr int deepest = 200;
 
-    [[noreturn]] void bad(const char* expected) {
-        fail("{} line {}: not JSON: expected {} at byte {}", file_, line_, expected, before_ + (at_ - begin_));
-    }
     // The next byte, or -1 at the end.
     int peek() {
         if (at_ != end_) return uint8_t(*at_);
@@ -60,15 +104,9 @@ class JsonField {
         end_         = at_ + bytes.size();
         return uint8_t(*at_);
     }
-    int take() {
-        const int c = peek();
-        at_ += c >= 0;
-        return c;
-    }
-    int skip_space() {
-        int c = peek();
-        for (; c == ' ' || c == '\t' || c == '\r' || c == '\n'; c = peek()) at_++;
-        return c;
+    static bool is_value(int c) {
+        return c == '{' || c == '[' || c == '"' || c == '-' || (c >= '0' && c <= '9') || c == 't' || c == 'f' ||
+               c == 'n' || c == 'N' || c == 'I';
     }
     const char* kind() {
         switch (peek()) {
@@ -79,6 +117,8 @@ class JsonField {
             case 'n': return "null";
             case 't':
             case 'f': return "a boolean";
+            case 'N':
+            case 'I': return "a number";
             default: return (peek() >= '0' && peek() <= '9') || peek() == '-' ? "a number" : "not JSON";
         }
     }
@@ -118,11 +158,16 @@ class JsonField {
                 take();
                 if (next == ']') return;
             }
-        } else if (c == 't' || c == 'f' || c == 'n') {
-            for (const char* w = c == 't' ? "true" : c == 'f' ? "false" : "null"; *w; w++)
-                if (take() != *w) bad("true, false or null");
-        } else
+        } else if (c == 't' || c == 'f' || c == 'n')
+            word(c == 't' ? "true" : c == 'f' ? "false" : "null");
+        else if (c == 'N' || c == 'I')
+            word(c == 'N' ? "NaN" : "Infinity");
+        else
             number();
+    }
+    void word(const char* w) {
+        for (; *w; w++)
+            if (take() != *w) bad("a value");
     }
     void digits() {
         if (peek() < '0' || peek() > '9') bad("a value");
@@ -130,6 +175,7 @@ class JsonField {
     }
     void number() {
         if (peek() == '-') take();
+        if (peek() == 'I') return word("Infinity");
         if (peek() == '0')
             take();
         else
