@@ -33,7 +33,7 @@ static void list_models() {
                    c.model_type, p.layers, p.width, p.heads, p.context, p.vocab, grouped(count_params(c)),
                    p.recipe.learning_rate, grouped(p.recipe.tokens_per_step),
                    p.recipe.published_steps ? grouped(p.recipe.warmup_steps) : "2 %", p.recipe.weight_decay,
-                   p.recipe.beta2, c.init == Init::gpt2 ? "gpt2" : "small/wang");
+                   p.recipe.beta2, c.initial_weights == InitialWeights::gpt2 ? "gpt2" : "small/wang");
     }
 }
 

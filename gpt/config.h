@@ -14,7 +14,7 @@
 // The standard deviations from which random weights are drawn; each_param() in params.h holds the formulas.
 //   gpt2: 0.02 for every matrix, 0.02/√(2L) for those that write into the residual stream (GPT-2 paper, section 2.3).
 //   neox: √(2/5C), called small_init, and 2/(L√C), called wang_init, for those matrices (GPT-NeoX-20B paper, 3.1.3).
-enum class Init : uint8_t { gpt2, neox };
+enum class InitialWeights : uint8_t { gpt2, neox };
 
 struct Config {
     std::string name;        // the preset or folder that these facts come from
@@ -35,7 +35,7 @@ struct Config {
     Gelu gelu              = Gelu::tanh;
     std::string activation = "gelu_new";  // the word of config.json for gelu, which has several words for each form
     float norm_eps         = 1e-5f;
-    Init init              = Init::gpt2;
+    InitialWeights initial_weights = InitialWeights::gpt2;
 
     static constexpr int64_t everything = INT64_C(1) << 40;  // a window wider than any context
 

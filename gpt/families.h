@@ -254,7 +254,7 @@ inline Family gptj_family() {
         c.rope.dim          = 64;
         // This is right for the matrices that write into the residual stream. mesh-transformer-jax draws the embedding
         // from 1/√V and all other matrices from 1/√C instead, and it cuts off every normal at two deviations.
-        c.init              = Init::neox;
+        c.initial_weights   = InitialWeights::neox;
     };
     f.layers       = "n_layer";
     f.width        = "n_embd";
@@ -334,7 +334,7 @@ inline Family gpt_neox_family() {
         c.parallel          = true;
         c.tied_head         = false;
         c.rope.dim          = rotary_dim(c, 0.25);
-        c.init              = Init::neox;
+        c.initial_weights   = InitialWeights::neox;
         // Pythia's trainer ran the tanh form, because it had bias_gelu_fusion on; --activation gelu_fast gives that.
         set_activation(c, "gelu", c.name);
     };

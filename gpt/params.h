@@ -32,7 +32,7 @@ struct Start {
 // clang-format off
 template <class P, class Row> void each_param(P& p, const Config& c, Row row) {
     const int64_t C = c.width, F = c.feed_forward, Vp = c.padded_vocab();
-    const bool    neox = c.init == Init::neox;
+    const bool    neox = c.initial_weights == InitialWeights::neox;
     const float   small = neox ? std::sqrt(2.f / (5.f * C)) : 0.02f;
     const float   into_residual = neox ? 2.f / (c.layers * std::sqrt(float(C))) : 0.02f / std::sqrt(2.f * c.layers);
     const Start   zero{Start::constant, 0.f}, one{Start::constant, 1.f};

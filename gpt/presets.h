@@ -31,8 +31,8 @@ struct Preset {
     std::string name;
     std::string family;  // the model_type of a row in families.h, from which all facts come that are not here
     int64_t layers = 0, width = 0, heads = 0, context = 0, vocab = 0;
-    int64_t end_of_text = -1;    // the id that begins and ends a text; -1 when the vocabulary has none
-    std::optional<Init> init;    // for a model whose init is not the family's
+    int64_t end_of_text = -1;  // the id that begins and ends a text; -1 when the vocabulary has none
+    std::optional<InitialWeights> initial_weights;  // for a model whose initialisation is not the family's
     const char* gelu = nullptr;  // for a model whose activation is not the family's: the word of config.json
     Recipe recipe;
 };
@@ -50,22 +50,22 @@ class PresetRow {
         return row;
     }
     // clang-format off
-    PresetRow& layers(int64_t x)          { p_.layers                 = x; return *this; }
-    PresetRow& width(int64_t x)           { p_.width                  = x; return *this; }
-    PresetRow& heads(int64_t x)           { p_.heads                  = x; return *this; }
-    PresetRow& context(int64_t x)         { p_.context                = x; return *this; }
-    PresetRow& vocab(int64_t x)           { p_.vocab                  = x; return *this; }
-    PresetRow& end_of_text(int64_t x)     { p_.end_of_text            = x; return *this; }
-    PresetRow& init(Init x)               { p_.init                   = x; return *this; }
-    PresetRow& gelu(const char* x)        { p_.gelu                   = x; return *this; }
-    PresetRow& rate(float x)              { p_.recipe.learning_rate   = x; return *this; }
-    PresetRow& tokens_per_step(int64_t x) { p_.recipe.tokens_per_step = x; return *this; }
-    PresetRow& warmup(int64_t x)          { p_.recipe.warmup_steps    = x; return *this; }
-    PresetRow& of(int64_t x)              { p_.recipe.published_steps = x; return *this; }
-    PresetRow& decay(float x)             { p_.recipe.weight_decay    = x; return *this; }
-    PresetRow& beta2(float x)             { p_.recipe.beta2           = x; return *this; }
-    PresetRow& final_share(float x)       { p_.recipe.final_share     = x; return *this; }
-    PresetRow& steps(int64_t x)           { p_.recipe.steps           = x; return *this; }
+    PresetRow& layers(int64_t x)                 { p_.layers                 = x; return *this; }
+    PresetRow& width(int64_t x)                  { p_.width                  = x; return *this; }
+    PresetRow& heads(int64_t x)                  { p_.heads                  = x; return *this; }
+    PresetRow& context(int64_t x)                { p_.context                = x; return *this; }
+    PresetRow& vocab(int64_t x)                  { p_.vocab                  = x; return *this; }
+    PresetRow& end_of_text(int64_t x)            { p_.end_of_text            = x; return *this; }
+    PresetRow& initial_weights(InitialWeights x) { p_.initial_weights        = x; return *this; }
+    PresetRow& gelu(const char* x)               { p_.gelu                   = x; return *this; }
+    PresetRow& rate(float x)                     { p_.recipe.learning_rate   = x; return *this; }
+    PresetRow& tokens_per_step(int64_t x)        { p_.recipe.tokens_per_step = x; return *this; }
+    PresetRow& warmup(int64_t x)                 { p_.recipe.warmup_steps    = x; return *this; }
+    PresetRow& of(int64_t x)                     { p_.recipe.published_steps = x; return *this; }
+    PresetRow& decay(float x)                    { p_.recipe.weight_decay    = x; return *this; }
+    PresetRow& beta2(float x)                    { p_.recipe.beta2           = x; return *this; }
+    PresetRow& final_share(float x)              { p_.recipe.final_share     = x; return *this; }
+    PresetRow& steps(int64_t x)                  { p_.recipe.steps           = x; return *this; }
     // clang-format on
 
   private:
@@ -134,8 +134,8 @@ inline const std::vector<Preset>& presets() {
         pythia.named("pythia-1b")  .layers(16).width(2048).heads( 8).rate(3e-4f),
         pythia.named("pythia-1.4b").layers(24).width(2048).heads(16).rate(2e-4f),
         pythia.named("pythia-2.8b").layers(32).width(2560).heads(32).rate(1.6e-4f),
-        pythia.named("pythia-6.9b").layers(32).width(4096).heads(32).rate(1.2e-4f).vocab(50432).init(Init::gpt2),
-        pythia.named("pythia-12b") .layers(36).width(5120).heads(40).rate(1.2e-4f).vocab(50688).init(Init::gpt2),
+        pythia.named("pythia-6.9b").layers(32).width(4096).heads(32).rate(1.2e-4f).vocab(50432).initial_weights(InitialWeights::gpt2),
+        pythia.named("pythia-12b") .layers(36).width(5120).heads(40).rate(1.2e-4f).vocab(50688).initial_weights(InitialWeights::gpt2),
 
         neox.named("gpt-neox-20b").layers(44).width(6144).heads(64).rate(0.97e-4f).tokens_per_step(3145728).of(150000),
     };
@@ -162,7 +162,7 @@ inline Config config_of(const Preset& p) {
     c.bos          = p.end_of_text;
     c.eot          = p.end_of_text;
     family_of(c).facts(c);
-    if (p.init) c.init = *p.init;
+    if (p.initial_weights) c.initial_weights = *p.initial_weights;
     if (p.gelu) set_activation(c, p.gelu, c.name);
     c.check();
     return c;

@@ -1,10 +1,11 @@
-// safetensors.h - read and write .safetensors files, and folders of them (github.com/huggingface/safetensors)
+// safetensors.h - reads and writes .safetensors files, and folders of them (github.com/huggingface/safetensors)
 //
-//   8 bytes   little-endian length of the header
+//   8 bytes   the length of the header, little-endian
 //   header    JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …}, padded with spaces
 //   data      the tensors back to back, without holes; offsets count from here
 //
-// Nothing in a file is believed: lengths, offsets, dtypes and shapes are checked against the bytes that are there.
+// The reader believes nothing that a file says: it checks lengths, offsets, dtypes and shapes against the bytes that
+// are there. Errors name the file and the tensor.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -20,7 +21,7 @@
 #include "data/json.h"
 #include "kernels/cpu.h"
 
-// Bytes of an element of a stored type, by its name in the header; 0 for a name that we don't know.
+// The bytes of an element, by the name of its dtype in a header; 0 for a name that we do not know.
 inline int64_t stored_size(const std::string& dtype) {
     static const std::map<std::string, int64_t> sizes = {
         {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4},
@@ -30,11 +31,12 @@ inline int64_t stored_size(const std::string& dtype) {
 }
 inline const char* stored_name(DType t) { return t == DType::F32 ? "F32" : t == DType::BF16 ? "BF16" : "I32"; }
 
-// IEEE half: 5 exponent bits, 10 stored bits of precision. Every value has an exact float, subnormal ones included.
+// The half precision of IEEE 754: 5 bits of exponent and 10 of fraction. Files may hold it; no op computes with it.
+// A float holds every value of it exactly, the subnormal ones too.
 struct fp16 {
     uint16_t bits;
     fp16() = default;
-    // Rounds to nearest, ties to even; what is too large becomes infinite.
+    // Rounds to the nearest value, and ties to even. A number that is too large becomes infinite.
     explicit fp16(float f) {
         uint32_t u;
         std::memcpy(&u, &f, 4);
@@ -50,7 +52,7 @@ struct fp16 {
     }
     operator float() const {
         const uint32_t sign = uint32_t(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
-        const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN keep their place
+        const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN stay what they are
         const uint32_t normal         = sign | ((rest << 13) + (exponent_shift << 23));
         float f;
         std::memcpy(&f, &normal, 4);
@@ -58,29 +60,29 @@ struct fp16 {
     }
 };
 
-// A tensor in a mapped file. Its bytes may start at any address.
+// A tensor in a mapped file. Its bytes may start at any address, aligned or not.
 struct StoredTensor {
     std::string name, dtype, file;
     Shape shape;
     const std::byte* data = nullptr;
     int64_t bytes         = 0;
 
-    // out[0, numel) = the elements, as T (float or bf16), rounded where T holds less than the file does.
+    // out[0, numel) = the elements as T, which is float or bf16. They are rounded where T holds less than the file.
     template <class T>
     void read_into(T* out) const {
         if (dtype == "F32") return convert<float>(out);
         if (dtype == "F16") return convert<fp16>(out);
         if (dtype == "BF16") return convert<bf16>(out);
-        fail("{}: tensor {} holds {}; weights can be read from F32, F16 and BF16", file, label(), dtype);
+        fail("{}: tensor {} has the dtype {}, but weights are read from F32, F16 and BF16 only", file, label(), dtype);
     }
     std::string label() const { return quoted(name); }
     static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
 
   private:
-    // Slab by slab, whose pages then leave memory: reading a model takes little more than the model.
+    // Works in slabs whose pages leave memory when they are done, so that reading takes little more than the model.
     template <class S, class T>
     void convert(T* out) const {
-        constexpr int64_t slab = 1 << 22;
+        constexpr int64_t slab = 1 << 22;  // elements
         const std::byte* in    = data;
         for (int64_t first = 0, n = shape.numel(); first < n; first += slab) {
             const int64_t count = std::min(slab, n - first);
@@ -100,7 +102,8 @@ struct StoredTensor {
     }
 };
 
-// Floats as the bytes of a stored type: F32, BF16 or F16. A finite number that F16 cannot hold is refused by name.
+// x[0, n) as the bytes of a dtype: F32, BF16 or F16. Throws a RunError that names the tensor when a finite number is
+// too large for F16.
 inline std::string stored_bytes(const float* x, int64_t n, const std::string& dtype, const std::string& name) {
     std::string bytes(size_t(n * stored_size(dtype)), '\0');
     const auto convert = [&](auto zero_) {
@@ -119,15 +122,16 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
     else if (dtype == "F16")
         convert(fp16(0.f));
     else
-        fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
+        fail("tensor \"{}\" is to be written as {}, but weights are written as F32, BF16 and F16 only", name, dtype);
     if (dtype == "F16")
         for (int64_t i = 0; i < n; i++)
             CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]),
-                      "tensor \"{}\" holds {}, too large for fp16; fp32 and bf16 hold it", name, x[i]);
+                      "tensor \"{}\" holds {}, which is too large for fp16 and fits in fp32 and bf16", name, x[i]);
     return bytes;
 }
 
-// Names of the files in a folder that hold weights, in whatever form, sorted. Not those of a trainer's state.
+// The names of the files in a folder that hold weights in any format, sorted. Files that hold a trainer's state are
+// left out.
 inline std::vector<std::string> weight_files(const std::string& folder) {
     static const std::set<std::string> endings = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ckpt"};
     std::vector<std::string> names;
@@ -142,7 +146,8 @@ inline std::vector<std::string> weight_files(const std::string& folder) {
     return names;
 }
 
-// The tensors of one .safetensors file, or of a model folder. Their bytes stay valid as long as the reader does.
+// The tensors of one .safetensors file, or those of a model folder: of model.safetensors, or of the files that
+// model.safetensors.index.json names. Their bytes are valid as long as the reader lives.
 class SafetensorsReader {
   public:
     explicit SafetensorsReader(const std::string& path) : path_(path) {
@@ -160,7 +165,7 @@ class SafetensorsReader {
     }
 
     const std::string& path() const { return path_; }
-    // Other weights in the folder that were not read.
+    // The other files with weights in the folder, which were not read.
     std::vector<std::string> unread() const {
         std::vector<std::string> names;
         if (std::filesystem::is_directory(path_)) names = weight_files(path_);
@@ -170,7 +175,7 @@ class SafetensorsReader {
         }
         return names;
     }
-    // What was read and what was not, in words.
+    // Says which files were read and which were not: "model.safetensors, not pytorch_model.bin".
     std::string description() const {
         std::string text = files_.size() > 1 ? fmt::format("model.safetensors.index.json, {} shards", files_.size())
                                              : std::filesystem::path(files_[0]->path()).filename().string();
@@ -185,12 +190,13 @@ class SafetensorsReader {
     }
     const StoredTensor& at(const std::string& name) const {
         const StoredTensor* t = find(name);
-        CHECK(t, "{}: there is no tensor {} among its {}", path_, StoredTensor::quoted(name), tensors_.size());
+        CHECK(t, "{}: there is no tensor {} among the {} in it", path_, StoredTensor::quoted(name), tensors_.size());
         return *t;
     }
     const StoredTensor& at(const std::string& name, const Shape& shape) const {
         const StoredTensor& t = at(name);
-        CHECK(t.shape == shape, "{}: tensor {} is {}, expected {}", t.file, t.label(), t.shape.str(), shape.str());
+        CHECK(t.shape == shape, "{}: tensor {} is {}, but {} is expected", t.file, t.label(), t.shape.str(),
+              shape.str());
         return t;
     }
 
@@ -200,13 +206,14 @@ class SafetensorsReader {
     void add_file(const std::string& path) {
         files_.push_back(std::make_unique<MappedFile>(path));
         const MappedFile& f = *files_.back();
-        CHECK(f.size() >= 8, "{}: {} bytes are too few for a safetensors file", path, f.size());
+        CHECK(f.size() >= 8, "{}: its {} bytes are too few for a safetensors file", path, f.size());
         uint64_t length;
         std::memcpy(&length, f.data(), 8);
         CHECK(length <= max_header && length <= uint64_t(f.size() - 8),
-              "{}: a header of {} bytes in a file of {}: truncated, or not a safetensors file", path, length, f.size());
+              "{}: it announces a header of {} bytes, but it has {} in all; it is truncated, or not a safetensors file",
+              path, length, f.size());
         const std::string_view text = f.text().substr(8, length);
-        CHECK(!text.empty() && text[0] == '{', "{}: its header is not JSON: not a safetensors file", path);
+        CHECK(!text.empty() && text[0] == '{', "{}: its header is not JSON, so it is not a safetensors file", path);
 
         const nlohmann::json header = parse_json(text, path, 4);
         const std::byte* data       = f.data() + 8 + length;
@@ -215,7 +222,7 @@ class SafetensorsReader {
         for (const auto& [name, entry] : header.items())
             if (name != "__metadata__") found.push_back(read_entry(entry, name, path, data, bytes));
 
-        // Back to back: each begins where the one before ends, and the last ends with the file.
+        // Each tensor must begin where the one before ends, and the last must end with the file.
         std::sort(found.begin(), found.end(), [](const StoredTensor& a, const StoredTensor& b) {
             return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
         });
@@ -225,12 +232,12 @@ class SafetensorsReader {
             const int64_t begin = t.data - data;
             CHECK(begin >= end, "{}: tensor {} begins at {} and overlaps {}, which ends at {}", path, t.label(), begin,
                   before, end);
-            CHECK(begin == end, "{}: {} bytes between {} and tensor {} belong to none", path, begin - end, before,
+            CHECK(begin == end, "{}: {} bytes between {} and tensor {} belong to no tensor", path, begin - end, before,
                   t.label());
             end    = begin + t.bytes;
             before = "tensor " + t.label();
         }
-        CHECK(end == bytes, "{}: {} bytes of data, but its tensors end at {}", path, bytes, end);
+        CHECK(end == bytes, "{}: it has {} bytes of data, but its tensors end at {}", path, bytes, end);
 
         for (StoredTensor& t : found) {
             const auto [old, is_new] = tensors_.emplace(t.name, t);
@@ -242,12 +249,12 @@ class SafetensorsReader {
                                    const std::byte* data, int64_t bytes) {
         const std::string where = fmt::format("{}: tensor {}", path, StoredTensor::quoted(name));
         const auto is           = [&](const char* key) { return entry.is_object() && entry.contains(key); };
-        CHECK(is("dtype") && is("shape") && is("data_offsets"), "{} needs dtype, shape and data_offsets, has {}", where,
-              entry.dump().substr(0, 200));
+        CHECK(is("dtype") && is("shape") && is("data_offsets"), "{} needs dtype, shape and data_offsets, but has {}",
+              where, entry.dump().substr(0, 200));
         const auto &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
         CHECK(dtype.is_string() && stored_size(dtype), "{} has the unknown dtype {}", where,
               dtype.dump().substr(0, 200));
-        CHECK(shape.is_array() && shape.size() <= Shape::max_dims, "{}: shape {} is not a list of at most {} sizes",
+        CHECK(shape.is_array() && shape.size() <= Shape::max_dims, "{}: the shape {} is not a list of at most {} sizes",
               where, shape.dump().substr(0, 200), int(Shape::max_dims));
 
         StoredTensor t;
@@ -256,18 +263,19 @@ class SafetensorsReader {
         t.file  = path;
         t.bytes = stored_size(t.dtype);
         for (const auto& d : shape) {
-            CHECK(is_size(d), "{}: {} is no size, in shape {}", where, d.dump(), shape.dump());
+            CHECK(is_size(d), "{}: {} is no size, in the shape {}", where, d.dump(), shape.dump());
             t.shape.dim[t.shape.dims++] = d;
-            CHECK(!__builtin_mul_overflow(t.bytes, d.get<int64_t>(), &t.bytes), "{}: a shape of {} overflows", where,
-                  shape.dump());
+            CHECK(!__builtin_mul_overflow(t.bytes, d.get<int64_t>(), &t.bytes),
+                  "{}: the number of bytes of the shape {} overflows", where, shape.dump());
         }
         CHECK(offsets.is_array() && offsets.size() == 2 && is_size(offsets[0]) && is_size(offsets[1]),
-              "{}: data_offsets {} are not two sizes", where, offsets.dump().substr(0, 200));
+              "{}: the data_offsets {} are not two sizes", where, offsets.dump().substr(0, 200));
         const int64_t begin = offsets[0], end = offsets[1];
-        CHECK(begin <= end && end <= bytes, "{}: data_offsets {} do not lie in the {} bytes of data: a truncated file?",
-              where, offsets.dump(), bytes);
-        CHECK(end - begin == t.bytes, "{}: {} of {} takes {} bytes, but data_offsets {} span {}", where, t.dtype,
-              t.shape.str(), t.bytes, offsets.dump(), end - begin);
+        CHECK(begin <= end && end <= bytes,
+              "{}: the data_offsets {} do not lie in the {} bytes of data; the file may be truncated", where,
+              offsets.dump(), bytes);
+        CHECK(end - begin == t.bytes, "{}: {} {} takes {} bytes, but the data_offsets {} span {}", where, t.shape.str(),
+              t.dtype, t.bytes, offsets.dump(), end - begin);
         t.data = data + begin;
         return t;
     }
@@ -282,31 +290,32 @@ class SafetensorsReader {
             const std::string shard = file.is_string() ? file.get<std::string>() : "";
             const bool plain        = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
             CHECK(plain && std::filesystem::path(shard).extension() == ".safetensors",
-                  "{}: tensor {} is said to be in {}, which is not the name of a .safetensors file in this folder",
-                  index, StoredTensor::quoted(name), file.dump().substr(0, 200));
+                  "{}: tensor {} should be in {}, which is not the name of a .safetensors file in this folder", index,
+                  StoredTensor::quoted(name), file.dump().substr(0, 200));
             shards.insert(shard);
         }
         for (const std::string& shard : shards) add_file(path_ + "/" + shard);
         for (const auto& [name, file] : map.items()) {
             const std::string shard = path_ + "/" + file.get<std::string>();
             const StoredTensor* t   = find(name);
-            CHECK(t && t->file == shard, "{}: tensor {} is not in {}, as it should be", index,
+            CHECK(t && t->file == shard, "{}: tensor {} is not in {}, where it should be", index,
                   StoredTensor::quoted(name), shard);
         }
     }
 
     [[noreturn]] void refuse_folder() const {
         const auto names = weight_files(path_);
-        CHECK(!names.empty(), "{}: this folder has neither model.safetensors nor model.safetensors.index.json", path_);
+        CHECK(!names.empty(), "{}: this folder holds neither model.safetensors nor model.safetensors.index.json",
+              path_);
         const std::string ending = std::filesystem::path(names[0]).extension().string();
         const bool pickle        = ending == ".bin" || ending == ".pt" || ending == ".pth" || ending == ".ckpt";
         fail(
-            "{}/{} is {}; {}:\n    python3 -c \"from transformers import AutoModelForCausalLM as A; "
+            "{}/{} is {}\n    {}: python3 -c \"from transformers import AutoModelForCausalLM as A; "
             "A.from_pretrained('{}').save_pretrained('{}')\"",
             path_, names[0],
             pickle ? "a Python pickle, which can run code when it is opened"
-                   : "not what we read, which is model.safetensors",
-            pickle ? "if you trust it, convert it" : "convert it", path_, path_);
+                   : "in a format that is not read; model.safetensors is",
+            pickle ? "If you trust it, this command converts it" : "This command converts it", path_, path_);
     }
 
     static bool is_size(const nlohmann::json& j) {
@@ -318,21 +327,22 @@ class SafetensorsReader {
     std::map<std::string, StoredTensor> tensors_;
 };
 
-// One tensor of a file to be written; dtype by its stored name, as stored_name(DType::BF16).
+// A tensor that is to be written.
 struct StoredRow {
-    std::string name, dtype;
+    std::string name, dtype;  // the dtype by its name in a header, such as BF16
     Shape shape;
     int64_t bytes() const { return shape.numel() * stored_size(dtype); }
 };
 
-// Writes one file as a stream: all the rows first, then the bytes of each row in that order, in any number of pieces.
-// Nothing appears at the path before close(), which flushes to disk and renames.
+// Writes one file as a stream. The constructor announces all tensors; then write() takes their bytes in the same order,
+// each in any number of parts. Nothing appears at the path before close(), which flushes to disk and renames.
 class SafetensorsWriter {
   public:
     SafetensorsWriter(const std::string& path, std::vector<StoredRow> rows)
         : path_(path), file_(path), rows_(std::move(rows)) {
-        nlohmann::ordered_json header = {{"__metadata__", {{"format", "pt"}}}};  // transformers insists on it
-        int64_t end                   = 0;
+        nlohmann::ordered_json header = {
+            {"__metadata__", {{"format", "pt"}}}};  // transformers refuses a file without it
+        int64_t end = 0;
         for (const StoredRow& r : rows_) {
             CHECK(stored_size(r.dtype), "{}: tensor \"{}\" has the unknown dtype {}", path, r.name, r.dtype);
             CHECK(!header.contains(r.name), "{}: two tensors are called \"{}\"", path, r.name);
@@ -347,19 +357,22 @@ class SafetensorsWriter {
         file_.write(text);
     }
 
-    // The next bytes of a row; rows come in the announced order.
+    // Appends the next bytes of the tensor `name`.
     void write(const std::string& name, const void* data, int64_t bytes) {
-        CHECK(!complete(), "{}: every announced tensor is written, and then comes \"{}\"", path_, name);
+        CHECK(!complete(), "{}: all announced tensors were written, and \"{}\" is not one of them", path_, name);
         const StoredRow& r = rows_[row_];
         CHECK(r.name == name && bytes >= 0 && bytes <= r.bytes() - written_,
-              "{}: got {} bytes of \"{}\", expected {} of \"{}\"", path_, bytes, name, r.bytes() - written_, r.name);
+              "{}: got {} bytes of \"{}\", but at most {} of \"{}\" come next", path_, bytes, name,
+              r.bytes() - written_, r.name);
         file_.write(data, bytes);
         written_ += bytes;
-        if (written_ == r.bytes()) row_++, written_ = 0;
+        if (written_ < r.bytes()) return;
+        row_++;
+        written_ = 0;
     }
     bool complete() const { return row_ == rows_.size(); }
     void close() {
-        CHECK(complete(), "{}: closed before tensor \"{}\" was written", path_, rows_[row_].name);
+        CHECK(complete(), "{}: the file was closed before tensor \"{}\" was written", path_, rows_[row_].name);
         file_.commit();
     }
 
@@ -371,15 +384,18 @@ class SafetensorsWriter {
     int64_t written_ = 0;  // bytes of rows_[row_]
 };
 
-// Writes the weights of a model folder in the same way: model.safetensors, or when that would exceed max_shard_bytes,
-// model-0000k-of-0000n.safetensors and their index. A tensor larger than the limit gets a shard to itself.
+// Writes the weights of a model folder in the same way. They go into model.safetensors or, when that would exceed
+// max_shard_bytes, into model-0000k-of-0000n.safetensors with an index. A larger tensor gets a shard to itself.
 class ModelWriter {
   public:
     ModelWriter(const std::string& folder, const std::vector<StoredRow>& rows, int64_t max_shard_bytes = 5'000'000'000)
         : folder_(folder), shards_(1) {
         int64_t in_shard = 0;
         for (const StoredRow& r : rows) {
-            if (!shards_.back().empty() && in_shard + r.bytes() > max_shard_bytes) shards_.emplace_back(), in_shard = 0;
+            if (!shards_.back().empty() && in_shard + r.bytes() > max_shard_bytes) {
+                shards_.emplace_back();
+                in_shard = 0;
+            }
             shards_.back().push_back(r);
             in_shard += r.bytes();
         }
@@ -395,13 +411,17 @@ class ModelWriter {
     }
 
     void close() {
-        CHECK(shard_ + 1 == shards_.size(), "{}: closed in shard {} of {}", folder_, shard_ + 1, shards_.size());
+        CHECK(shard_ + 1 == shards_.size(), "{}: the model was closed in shard {} of {}", folder_, shard_ + 1,
+              shards_.size());
         writer_->close();
         if (shards_.size() == 1) return;
         nlohmann::ordered_json map;
         int64_t total = 0;
         for (size_t s = 0; s < shards_.size(); s++)
-            for (const StoredRow& r : shards_[s]) map[r.name] = file_name(s), total += r.bytes();
+            for (const StoredRow& r : shards_[s]) {
+                map[r.name] = file_name(s);
+                total += r.bytes();
+            }
         const nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
         write_file(folder_ + "/model.safetensors.index.json", index.dump(2) + "\n");
     }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Trains each family a few steps with train_gpt and opens the checkpoints with transformers: nothing missing, nothing
-unexpected, the same logits, the same greedy text, the same tokens for a text.
+"""Trains each family a few steps with train_gpt and opens the checkpoints with transformers. No weight may be missing
+or unexpected, and the logits, the greedy text and the tokens of a text must be the same.
 
     python3 -m venv v && v/bin/pip install torch transformers numpy && make && v/bin/python test/check_transformers.py
 
-Also the other way round: a folder that save_pretrained() wrote goes in as it is. `make check-transformers` runs it with
-the python3 of $PYTHON. Exit code 1 when anything differs.
+It also goes the other way round: a folder that save_pretrained() wrote is opened as it is. `make check-transformers`
+runs this script with the python3 of $PYTHON. The exit code is 1 when anything differs.
 """
 import json
 import os
@@ -25,7 +25,7 @@ TEXT = "It is a truth universally acknowledged, that 1813 wasn't a leap year; na
 
 
 def configs():
-    """(name, what it shows, config) of each family; the sizes are such that no two are alike."""
+    """(name, what it shows, config) for each case. No two sizes of a model are the same."""
     gpt2_like = dict(vocab_size=515, n_positions=64, n_embd=48, n_layer=3, n_head=3, bos_token_id=0, eos_token_id=0)
     neox_like = dict(vocab_size=515, max_position_embeddings=64, hidden_size=48, intermediate_size=112,
                      num_hidden_layers=3, num_attention_heads=3, bos_token_id=0, eos_token_id=0)
@@ -60,7 +60,7 @@ def opened(folder):
 
 
 def compare(name, folder, ids):
-    """Largest difference of logits as a share of the largest logit; greedy text must be the same ids."""
+    """Returns the largest difference of logits as a share of the largest logit. Greedy text must be the same ids."""
     model = opened(folder)
     text = ",".join(map(str, ids))
     ours = numpy.array(json.loads(ran(BUILD / "infer_gpt", "--model", folder, "--dtype", "fp32", "--ids", text,
@@ -78,7 +78,7 @@ def compare(name, folder, ids):
 
 
 def write_pair(folder, tokenizer):
-    """A tokenizer as the hub's GPT-Neo and older GPT-2 folders have it: vocab.json and merges.txt."""
+    """Writes a tokenizer as vocab.json and merges.txt, as the hub's GPT-Neo and older GPT-2 folders have it."""
     model = json.loads(tokenizer.read_text())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(merge + "\n" for merge in model["merges"]))
@@ -91,7 +91,7 @@ def main():
     transformers.logging.disable_progress_bar()
     work = pathlib.Path(tempfile.mkdtemp())
     rng = numpy.random.default_rng(1)
-    data = numpy.cumsum(rng.integers(1, 4, 6000) ** 3) % 515  # each id is one of three after the one before
+    data = numpy.cumsum(rng.integers(1, 4, 6000) ** 3) % 515  # each id is one of three that may follow the one before
     data.astype("<u2").tofile(work / "tokens.bin")
     ids = data[:CONTEXT].tolist()
     (work / "text.txt").write_text(TEXT * 8)
@@ -109,7 +109,7 @@ def main():
             if name == "gpt-neo":
                 write_pair(hub, tokenizer)
             worst = {}
-            # From random weights of ours, and from the hub's folder; the last stored in 16 bits.
+            # The runs start from random weights of ours or from the hub's folder. The last stores 16 bits per weight.
             for start, dtype, stored in (empty, "fp32", "fp32"), (hub, "fp32", "fp32"), (hub, "bf16", "fp16"):
                 run = work / f"{name}-{start.name}-{dtype}-{stored}"
                 own = (start / "vocab.json").exists()
@@ -121,7 +121,7 @@ def main():
                 if own:
                     theirs = transformers.AutoTokenizer.from_pretrained(start)(TEXT * 8)["input_ids"]
                     assert theirs == tokens, f"{start.name}: the pair of files gives other ids:\n{theirs}\n{tokens}"
-                (run / "checkpoints/latest/tokenizer.json").unlink()  # so that infer_gpt prints ids
+                (run / "checkpoints/latest/tokenizer.json").unlink()  # without it, infer_gpt prints ids
                 worst[run.name] = compare(run.name, run / "checkpoints/latest", ids)
             print(f"{name:20s} {what:46s} hub folder {inward:.0e} · checkpoints {max(worst.values()):.0e} of the largest "
                   f"logit · {GREEDY} greedy tokens the same")

@@ -4,17 +4,18 @@
     python3 -m venv v && v/bin/pip install torch transformers numpy && v/bin/python test/make_golden.py
 
 Each folder holds
-    config.json, model.safetensors   a model as save_pretrained() writes it; the weights are float32
-    golden.safetensors               ids (B,T+1) int32; logits (B,T,V); grad.NAME for every weight NAME of the model;
-                                     train_ids (20,B,T+1) int32. Computed in float64, stored as float32
-    golden.json                      loss of `ids`; bf16_error: how far logits and each gradient lie from these, at most,
-                                     when PyTorch does all of it in bfloat16; the settings of a run of 20 AdamW steps on
-                                     train_ids, the learning rate of each step, and per step the loss before the update
-                                     and the gradient norm, in float64 and in float32
+    config.json, model.safetensors   a model as save_pretrained() writes it, with weights in float32
+    golden.safetensors               ids (B,T+1) int32, logits (B,T,V), grad.NAME for every weight NAME of the model,
+                                     and train_ids (20,B,T+1) int32; computed in float64 and stored as float32
+    golden.json                      the loss of `ids`; bf16_error, which is the largest difference of the logits and of
+                                     each gradient when PyTorch computes in bfloat16; and a run of 20 AdamW steps on
+                                     train_ids: its settings, and for each step the learning rate, the loss before the
+                                     update and the gradient norm, in float64 and in float32
 
-Position t of a row of ids predicts position t + 1, so tokens are ids[:, :T] and targets ids[:, 1:]. Not run by
-`make test`: the outputs are committed, and golden.json names the versions that made them. In the float64 run
-transformers still takes the rotary sines and cosines, and for GPT-Neo and GPT-J the scores, from float32.
+Position t of a row of ids predicts position t + 1, so the tokens are ids[:, :T] and the targets are ids[:, 1:].
+`make test` does not run this script. Its outputs are committed, and golden.json names the versions that made them.
+Even in the float64 run, transformers computes the rotary sines and cosines in float32, and also the scores of GPT-Neo
+and GPT-J.
 """
 import copy
 import json
@@ -33,7 +34,7 @@ DECAY, CLIP = 0.1, 1.0
 
 
 def learning_rate(step):
-    """Update `step` (0..19): linear over WARMUP updates to PEAK, then a cosine that is at FINAL in the last update."""
+    """The rate of update `step` (0..19). It rises to PEAK over WARMUP updates; a cosine ends at FINAL."""
     if step < WARMUP:
         return PEAK * (step + 1) / WARMUP
     progress = (step + 1 - WARMUP) / (STEPS - WARMUP)
@@ -54,7 +55,7 @@ def logits_and_gradients(model, ids):
 
 
 def train(model, batches):
-    """Losses and gradient norms of the run; decay on matrices and embeddings, none on biases and norms."""
+    """The losses and gradient norms of the run. Matrices and embeddings decay, biases and norms do not."""
     params = list(model.parameters())
     groups = [{"params": [p for p in params if p.dim() >= 2], "weight_decay": DECAY},
               {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0}]
@@ -75,7 +76,7 @@ def train(model, batches):
 def make(name, model, batch, seed):
     folder = pathlib.Path(__file__).parent / "golden" / name
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():  # larger than at initialisation, biases and norms too, so that every term counts
+    with torch.no_grad():  # larger values than at initialisation, for biases and norms too, so that every term matters
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * (0.15 if p.dim() >= 2 else 0.05))
     model.eval()
@@ -83,7 +84,7 @@ def make(name, model, batch, seed):
 
     T, V = model.config.max_position_embeddings, model.config.vocab_size
     ids = torch.randint(0, V, (batch, T + 1), generator=generator, dtype=torch.int32)
-    # Something to learn: each id follows from the one before, with one exception in eight.
+    # The model can learn that each id follows from the one before, with one exception in eight.
     batches = torch.randint(0, V, (STEPS, batch, T + 1), generator=generator, dtype=torch.int32)
     surprise = torch.rand(batches.shape, generator=generator) < 0.125
     for t in range(1, T + 1):
@@ -126,12 +127,12 @@ def main():
     make("gpt2", GPT2LMHeadModel(GPT2Config(
         vocab_size=61, n_positions=24, n_embd=32, n_head=4, n_layer=2, bos_token_id=0, eos_token_id=0, **no_dropout)),
         batch=3, seed=11)
-    # Nothing here is even: heads, their size, context, feed-forward, vocabulary.
+    # The number of heads, their size, the context, the feed-forward width and the vocabulary are all odd.
     torch.manual_seed(4)
     make("gpt2_odd", GPT2LMHeadModel(GPT2Config(
         vocab_size=83, n_positions=19, n_embd=33, n_head=3, n_layer=2, n_inner=57, bos_token_id=0, eos_token_id=0,
         **no_dropout)), batch=3, seed=14)
-    # Local attention over 5 of 21 positions.
+    # Local attention sees 5 of 21 positions.
     torch.manual_seed(5)
     make("gpt_neo", GPTNeoForCausalLM(GPTNeoConfig(
         vocab_size=61, max_position_embeddings=21, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=48,
@@ -153,7 +154,8 @@ def main():
 
     torch.manual_seed(2)
     make("gpt_neox", neox(), batch=2, seed=12)
-    # Sequential residual and a tied head; half of a head of 8 rotates, at another base; the tanh form of GELU.
+    # The residual is sequential, the head is tied, half of each head of 8 rotates with another base, and GELU has its
+    # tanh form.
     torch.manual_seed(3)
     make("gpt_neox_sequential", neox(use_parallel_residual=False, tie_word_embeddings=True, rotary_pct=0.5,
                                      rotary_emb_base=500, hidden_act="gelu_fast"), batch=2, seed=13)

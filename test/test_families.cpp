@@ -1,12 +1,14 @@
-// test_families.cpp - the five families in and out of Hugging Face's form: dtypes, shards, layouts, bf16 beside
-// PyTorch's, and the same numbers whichever way a model runs. That fp32 equals PyTorch is in test_model.cpp.
+// test_families.cpp - every family read from and written to a folder in the form of Hugging Face
+//
+// The cases cover dtypes, shards and layouts, the error of bf16 against PyTorch's, and generation with a cache. That
+// our fp32 equals PyTorch's is tested in test_model.cpp.
 #include "gpt/checkpoint.h"
 #include "test/golden.h"
 #include "test/scratch.h"
 
 static std::string golden_home(const std::string& name) { return "test/golden/" + name; }
 
-// A golden model's folder again, its weights in another dtype and in shards of at most so many bytes.
+// Copies the folder of a golden model, with its weights in another dtype and in shards of at most shard_bytes.
 static void rewrite(const std::string& from, const std::string& to, const std::string& dtype, int64_t shard_bytes) {
     const SafetensorsReader source(from);
     std::vector<StoredRow> rows;
@@ -26,8 +28,9 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
     const auto name    = GENERATE(from_range(golden_names()));
     const auto dtype   = GENERATE(as<std::string>{}, "F32", "F16", "BF16");
     const bool sharded = GENERATE(false, true);
-    const bool masters = GENERATE(false, true);  // a bf16 model keeps what it cannot hold in its fp32 masters
-    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded)) return;  // only the copies are the machine's
+    const bool masters = GENERATE(false, true);  // with a bf16 model, what bf16 cannot hold is in its fp32 masters
+    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded))
+        return;  // a GPU changes nothing here but the copies
     CAPTURE(dev, name, dtype, sharded, masters);
     const Scratch before_folder, after_folder;
     rewrite(golden_home(name), before_folder.path, dtype, sharded ? 20'000 : 1'000'000);
@@ -51,7 +54,7 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
         CHECK(std::memcmp(u.data, t.data, t.bytes) == 0);
     }
     CHECK(config_json(read_config(after_folder.path), dtype) == config_json(c, dtype));
-    // Every key that we write and that transformers wrote too has transformers' value.
+    // Where transformers wrote a field that we write too, we write the same value.
     const auto theirs = read_json(before_folder / "config.json"), ours = read_json(after_folder / "config.json");
     for (const auto& [key, value] : ours.items()) {
         CAPTURE(key);
@@ -79,7 +82,7 @@ TEST_CASE("bf16 logits and gradients are within twice the error of PyTorch's bf1
     CHECK(off <= 2 * plain["logits"].get<double>());
     const auto hf_names = hf_weights(c);
     for (const ParamRow& r : param_rows(m.grads, c)) {
-        double allowed = 0;  // the pieces of q, k and v have one error each
+        double allowed = 0;  // q, k and v have an error each
         for (const std::string& piece : hf_names.at(r.name).names) {
             const bool renamed = !plain.contains("grad." + piece) && r.name == "head.weight";
             allowed = std::max(allowed, 2 * plain.at("grad." + (renamed ? "lm_head.weight" : piece)).get<double>());
@@ -90,7 +93,7 @@ TEST_CASE("bf16 logits and gradients are within twice the error of PyTorch's bf1
     }
 }
 
-TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[families]") {
+TEST_CASE("logits and greedy text of every family are the same with a cache and without", "[families]") {
     const Device* dev = GENERATE(from_range(devices()));
     const auto name   = GENERATE(from_range(golden_names()));
     CAPTURE(dev, name);
@@ -101,11 +104,11 @@ TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[f
     Model m(c, DType::F32, {1, T, false}, *dev);
     load_weights(m.params, c, SafetensorsReader(golden_home(name)), m.stream);
 
-    // All at once, one by one, and in threes: each row of logits has seen the same keys.
+    // Feeding all tokens at once, one by one and in threes gives the same logits, because each sees the same keys.
     const auto whole = logits_of(m, ids, 1, T);
     for (int64_t step : {1, 3})
         CHECK(largest_difference(logits_of(m, ids, 1, T, step), whole) <= 1e-5 * largest_of(whole));
-    // What --score sums, without any cache, is the log-softmax of the same logits.
+    // --score uses no cache; its losses are the negative log-softmax of the same logits.
     const HostBatch host(ids.data(), 1, T);
     loss_of(m, host.batch);
     const auto losses = host_values(m.acts.losses, m.stream);
@@ -116,8 +119,9 @@ TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[f
         CAPTURE(t);
         CHECK(losses[t] == Approx(std::log(total) - row[host.targets[t]]).epsilon(1e-5));
     }
-    // Greedy text: a cache that grows, beside all of the text afresh for each token. Neo's window of 5 is passed.
-    const int64_t made = dev->where() == Machine::cuda ? 8 : T - 3;  // the emulator takes its time
+    // Greedy text with a growing cache equals that of feeding all tokens again for each new one. The text is longer
+    // than GPT-Neo's window of 5.
+    const int64_t made = dev->where() == Machine::cuda ? 8 : T - 3;  // the emulator is slow
     const Sampling greedy{0.f, 0, 1.f, 1};
     std::vector<int32_t> text(ids.begin(), ids.begin() + 3), with;
     generate(m, text, made, 1, greedy, [&](int64_t, int32_t id) { return with.push_back(id), true; });
@@ -132,9 +136,9 @@ TEST_CASE("a cache changes nothing: logits and greedy text of every family", "[f
 }
 
 TEST_CASE("GPT-J's rotary neighbours become halves and neighbours again", "[families]") {
-    Config c                     = read_config(golden_home("gptj"));  // 5 heads of 8, of which 6 rotate
-    c.rope.dim                   = 6;
-    const std::vector<int64_t> q = {0, 2, 4, 1, 3, 5, 6, 7};  // our row 1 is pair 1's first: their row 2
+    Config c   = read_config(golden_home("gptj"));  // it has 5 heads of size 8; 6 coordinates of each rotate
+    c.rope.dim = 6;
+    const std::vector<int64_t> q = {0, 2, 4, 1, 3, 5, 6, 7};  // our row 1 begins the second pair, which is their row 2
     for (int64_t head = 0; head < 5; head++)
         for (int64_t d = 0; d < 8; d++) {
             const int64_t at = head * 8;
@@ -153,7 +157,8 @@ TEST_CASE("GPT-J's rotary neighbours become halves and neighbours again", "[fami
     }
 }
 
-TEST_CASE("which file of a folder was read is said, and pickles are refused with their remedy", "[families]") {
+TEST_CASE("a reader says which file of a folder it read, and refuses pickles with the command that converts them",
+          "[families]") {
     const Scratch scratch;
     rewrite(golden_home("gptj"), scratch.path, "F16", 1'000'000);
     CHECK(SafetensorsReader(scratch.path).description() == "model.safetensors");
@@ -171,7 +176,7 @@ TEST_CASE("which file of a folder was read is said, and pickles are refused with
     rewrite(golden_home("gptj"), scratch.path, "F16", 20'000);
     CHECK_REFUSED(SafetensorsReader(scratch / "model-00001-of-00001.safetensors"), "model-00001");
     CHECK(SafetensorsReader(scratch.path).description().find("model.safetensors.index.json, ") == 0);
-    // Buffers of old versions do not decide which dtype the weights have.
+    // The buffers in files of old versions have no say in the dtype of the weights.
     SafetensorsWriter old(scratch / "old.safetensors", {{"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "F32", {2}},
                                                         {"gpt_neox.layers.0.attention.bias", "U8", {4}},
                                                         {"embed_out.weight", "F16", {2}}});
@@ -182,7 +187,8 @@ TEST_CASE("which file of a folder was read is said, and pickles are refused with
     CHECK(stored_dtype(SafetensorsReader(scratch / "old.safetensors")) == "F16");
 }
 
-TEST_CASE("fp16: every value there and back, rounding to nearest even, nothing too large", "[families]") {
+TEST_CASE("fp16 converts every value there and back, rounds to nearest even, and is refused for what is too large",
+          "[families]") {
     for (uint32_t bits = 0; bits < 0x10000; bits++) {
         fp16 x;
         x.bits        = uint16_t(bits);
@@ -192,10 +198,10 @@ TEST_CASE("fp16: every value there and back, rounding to nearest even, nothing t
         else if (fp16(f).bits != x.bits)
             FAIL_CHECK("fp16 " << bits << " becomes " << fp16(f).bits);
     }
-    CHECK(float(fp16(1.f + 0x1p-11f)) == 1.f);               // a tie, to even
-    CHECK(float(fp16(1.f + 0x3p-11f)) == 1.f + 0x1p-9f);     // a tie, to even
+    CHECK(float(fp16(1.f + 0x1p-11f)) == 1.f);               // a tie goes to even
+    CHECK(float(fp16(1.f + 0x3p-11f)) == 1.f + 0x1p-9f);     // a tie goes to even
     CHECK(float(fp16(1.f + 0x1.2p-11f)) == 1.f + 0x1p-10f);  // above the tie
-    CHECK(float(fp16(0x1p-25f)) == 0.f);                     // a tie with the smallest
+    CHECK(float(fp16(0x1p-25f)) == 0.f);                     // half of the smallest is a tie too
     CHECK(float(fp16(-0x1.8p-25f)) == -0x1p-24f);
     CHECK(float(fp16(65519.f)) == 65504.f);
     CHECK(std::isinf(float(fp16(65520.f))));

@@ -1,4 +1,6 @@
-// test_presets.cpp - every preset's table of parameters, built from shapes alone, has the published number of them
+// test_presets.cpp - presets and config.json: published sizes and recipes, and what a folder of a stranger may ask for
+//
+// Models are counted from their shapes; nothing is allocated for the large ones.
 #include <map>
 
 #include "gpt/hf.h"
@@ -23,7 +25,7 @@ TEST_CASE("presets have their published parameter counts", "[presets]") {
         REQUIRE(p);
         CHECK(count_params(config_of(*p)) == count);
     }
-    // The GPT-3 paper rounds; the sizes are these within 3 %.
+    // The GPT-3 paper rounds its sizes; ours are within 3 % of them.
     const std::map<std::string, double> rounded = {{"gpt3-125m", 125e6}, {"gpt3-350m", 356e6}, {"gpt3-760m", 760e6},
                                                    {"gpt3-1.3b", 1.3e9}, {"gpt3-2.7b", 2.7e9}, {"gpt3-6.7b", 6.7e9},
                                                    {"gpt3-13b", 13e9},   {"gpt3-175b", 175e9}};
@@ -41,8 +43,9 @@ TEST_CASE("presets carry their published recipes", "[presets]") {
         CHECK(p.recipe.learning_rate > 0);
         CHECK(p.recipe.tokens_per_step > 0);
         CHECK(p.recipe.tokens_per_step % p.context == 0);
-        CHECK(p.recipe.warmup_of(p.recipe.published_steps) == p.recipe.warmup_steps);  // the published run, exactly
-        CHECK(p.recipe.warmup_of(1000) <= 38);                                         // and no more in a short one
+        CHECK(p.recipe.warmup_of(p.recipe.published_steps) ==
+              p.recipe.warmup_steps);           // the published run has exactly its warm-up
+        CHECK(p.recipe.warmup_of(1000) <= 38);  // the largest published share is GPT-2's 700 of 18,865
         CHECK(p.recipe.warmup_of(10) == 0);
     }
     CHECK(recipe("pythia-160m").warmup_of(1000) == 20);
@@ -53,7 +56,7 @@ TEST_CASE("presets carry their published recipes", "[presets]") {
     CHECK(recipe("gpt-neox-20b").weight_decay == 0.01f);
     CHECK(recipe("pythia-12b").learning_rate == 1.2e-4f);
 
-    // The two published inits, with a depth and a width that tell them apart.
+    // These depths and widths tell the two published initialisations apart.
     const auto starts = [](const char* name, const std::string& weight) {
         Params none;
         const Config c = config_of(*find_preset(name));
@@ -81,11 +84,8 @@ TEST_CASE("every preset survives its own config.json", "[presets]") {
         CHECK(d.rope.dim == c.rope.dim);
         CHECK(d.windows == c.windows);
         CHECK(d.attn_scale() == c.attn_scale());
-        for (const ParamRow& r : [&] {
-                 static Params none;
-                 return param_rows(none, c);
-             }())
-            CHECK(r.shape.numel() > 0);
+        Params none;
+        for (const ParamRow& r : param_rows(none, c)) CHECK(r.shape.numel() > 0);
         Arena arena;
         CHECK(plan_activations(arena, c, {1, 128, true}, DType::BF16) > 0);
     }
@@ -174,7 +174,7 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     CHECK_REFUSED(read(R"({"n_inner":0})", gpt2), "n_inner", "0");
     CHECK_REFUSED(read(R"({"n_inner":20.5})", gpt2), "n_inner", "20.5", "whole number");
     CHECK_REFUSED(read(R"({"hidden_act":"quick_gelu"})", neox), "hidden_act", "quick_gelu", "gelu_new");
-    // Every dimension that rotates comes back from the fraction that we write.
+    // The number of dimensions that rotate is stored as a share of the head; each must come back from it.
     for (int64_t heads : {1, 2, 4})
         for (int64_t dim = 0; dim <= 196 / heads; dim += 2) {
             Config c =
@@ -182,7 +182,7 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
             c.rope.dim     = dim;
             const auto own = config_json(c, "F32");
             CHECK(read(own.dump(), neox).rope.dim == dim);
-            auto old = own;  // the spelling of transformers 4, and that of 5
+            auto old = own;  // only the spelling of transformers 4, then only that of 5
             old.erase("rope_parameters");
             write_text(scratch / "config.json", old.dump());
             CHECK(read_config(scratch.path).rope.dim == dim);
@@ -263,13 +263,13 @@ TEST_CASE("weights that do not fit their config are refused by name", "[presets]
                   "h.0.surprise", "no place");
     rewrite([](auto& rows) {
         rows.push_back({"transformer.h.0.attn.bias", "U8", {2}});
-    });  // a mask buffer of old files
+    });  // old files hold masks as buffers
     rewrite([](auto& rows) {
         rows.push_back({"lm_head.weight", "F32", rows.back().shape});
-    });  // the tied head, stored again
+    });  // some files store the tied head once more
     rewrite([](auto& rows) {
         for (auto& r : rows) r.name = r.name.substr(12);
-    });  // names as in the first files of the hub
+    });  // the hub's first files have no "transformer." before their names
     rewrite([](auto& rows) {
         for (auto& r : rows) r.dtype = "F16";
     });

@@ -1,4 +1,4 @@
-// test_safetensors.cpp - files that lie, files that don't, and what happens when the disk is full
+// test_safetensors.cpp - good files, files that lie, shards, and writing until the disk is full
 #include <sys/resource.h>
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 #include "gpt/safetensors.h"
 #include "test/scratch.h"
-//
+// Catch2 comes last, because its CHECK replaces ours.
 #include "test/catch.h"
 
 namespace {
@@ -31,7 +31,8 @@ std::string golden(const std::string& name) { return "test/golden/" + name + "/m
 TEST_CASE("safetensors reads what a file holds", "[safetensors]") {
     const Scratch dir;
     const std::string path   = dir / "ok.safetensors";
-    // Not in the order of their offsets, an empty tensor, a scalar, an odd start address, metadata and padding.
+    // The header is not in the order of the offsets and has metadata and padding. There are an empty tensor, a scalar
+    // and a tensor at an odd address.
     const std::string header = "{" + entry("b", "F32", "[2,1]", "[3,11]") + "," + entry("a", "U8", "[3]", "[0,3]") +
                                "," + entry("none", "F32", "[0,7]", "[3,3]") + "," +
                                entry("one", "BF16", "[]", "[11,13]") + R"(,"__metadata__":{"format":"pt"}}   )";
@@ -133,7 +134,8 @@ TEST_CASE("safetensors refuses every truncation of a good file", "[safetensors]"
         write_text(dir / "cut.safetensors", whole.substr(0, n));
         CHECK_REFUSED(SafetensorsReader{dir / "cut.safetensors"}, "cut.safetensors");
     }
-    // One byte changed anywhere in the header: read or refused, but never out of bounds (the sanitizers watch).
+    // With one byte of the header changed, the file is read or refused, but never read out of bounds (make check runs
+    // this under the sanitizers).
     uint64_t header;
     std::memcpy(&header, whole.data(), 8);
     for (size_t n = 0; n < 8 + header; n += 3) {
@@ -187,7 +189,7 @@ TEST_CASE("safetensors that transformers wrote are written again byte for byte",
     std::vector<StoredRow> rows;
     for (const auto& [key, t] : file.tensors()) rows.push_back({key, t.dtype, t.shape});
     ModelWriter writer(dir.path, rows);
-    for (const auto& [key, t] : file.tensors()) {  // in two pieces
+    for (const auto& [key, t] : file.tensors()) {  // in two parts
         writer.write(key, t.data, t.bytes / 8);
         writer.write(key, t.data + t.bytes / 8, t.bytes - t.bytes / 8);
     }
@@ -286,7 +288,7 @@ TEST_CASE("a failed write leaves the file that was there", "[safetensors]") {
         writer.close();
     };
     write_text(path, "precious");
-    // A limit on the size of files stands in for a full disk: write() takes a part, then fails.
+    // A limit on the size of files stands in for a full disk: write() takes a part and then fails.
     struct rlimit old;
     getrlimit(RLIMIT_FSIZE, &old);
     const auto handler        = std::signal(SIGXFSZ, SIG_IGN);
