@@ -74,12 +74,17 @@ static int64_t peak_bytes() {
     return int64_t(usage.ru_maxrss) * 1024;
 }
 
-static Plan plan_of(const Options& o, const Config& c, DType x, const Device& dev, int64_t batch, Recompute recompute) {
-    const int64_t sample = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
-    return plan_of(c, {batch, o.context, true, recompute}, x, o.accumulate, o.document_mask, sample, dev);
+static MemoryPlan plan_of(const Options& o, const Config& c, DType dtype, const Device& dev, int64_t batch,
+                          Recompute recompute) {
+    RunSize run{c, dtype, {batch, o.context, true, recompute}};
+    run.optimizer     = o.optimizer.kind;
+    run.micro_steps   = o.accumulate;
+    run.documents     = o.document_mask;
+    run.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
+    return plan_memory(run, dev);
 }
 
-static std::string describe(const Plan& p) {
+static std::string describe(const MemoryPlan& p) {
     return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{} · total {}",
                        gibibytes(p.weights), gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations),
                        gibibytes(p.buffers), p.program ? " · program " + gibibytes(p.program) : "",
@@ -108,7 +113,7 @@ static std::string room(const Options& o, const Config& c, DType x, const Device
 }
 
 static void header(Log& log, const Options& o, const Flags& flags, const Config& c, DType dtype, const Device& dev,
-                   int world, const Plan& plan, int64_t free, int64_t train_tokens, int64_t val_tokens) {
+                   int world, const MemoryPlan& plan, int64_t free, int64_t train_tokens, int64_t val_tokens) {
     const double flops   = train_flops_per_token(c, o.context);
     const int64_t tokens = tokens_of_step(o, world);
     log.say("run", fmt::format("{} · commit {} · seed {}", o.dry_run ? "(dry run)" : o.out, GPT_COMMIT, o.seed));
@@ -184,12 +189,12 @@ static void refuse_other_model(const Config& asked, const Config& saved, const O
 }
 
 // Gives the model its first weights: from the run's newest checkpoint, from a model folder, or random. Says which.
-static std::string begin(const Options& o, const Preset* preset, Model& model, AdamW& adamw, Loader& train,
+static std::string begin(const Options& o, const Preset* preset, Model& model, Optimizer& optimizer, Loader& train,
                          TrainState& state) {
     if (o.resume) {
         const std::string from = newest_checkpoint(o.out);
         refuse_other_model(model.config, read_config(from), o);
-        state = load_checkpoint(from, model, adamw);
+        state = load_checkpoint(from, model, optimizer);
         CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
         CHECK(state.data_fingerprint == train.fingerprint(),
               "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
@@ -198,16 +203,17 @@ static std::string begin(const Options& o, const Preset* preset, Model& model, A
         train.seek(state.position);
         return "continues " + from;
     }
-    state.stored = stored_name(model.dtype);
+    state.weights_dtype = stored_name(model.dtype);
     if (!preset && !weight_files(o.model).empty()) {
         const SafetensorsReader weights(o.model);
         load_weights(model.params, model.config, weights, model.stream,
-                     model.dtype == DType::F32 ? nullptr : &adamw.master);
-        state.stored = stored_dtype(weights);
-        return fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(), state.stored);
+                     model.dtype == DType::F32 ? nullptr : &optimizer.master());
+        state.weights_dtype = stored_dtype(weights);
+        return fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(),
+                           state.weights_dtype);
     }
     initialise_params(model.params, model.config, o.seed, model.stream);
-    adamw.start_from(model);
+    optimizer.start_from_weights();
     return preset ? "random weights" : "random weights, because there are none in " + o.model;
 }
 
@@ -250,11 +256,11 @@ static int run(int argc, char** argv) {
     const DType dtype = o.dtype == "auto"   ? (dev.fast_bf16() ? DType::BF16 : DType::F32)
                         : o.dtype == "bf16" ? DType::BF16
                                             : DType::F32;
-    CHECK(dtype == DType::BF16 || !o.adamw.stochastic_rounding,
+    CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     const BatchShape shape{o.batch, o.context, true, o.recompute};
-    const Plan plan    = plan_of(o, config, dtype, dev, o.batch, o.recompute);
-    const int64_t free = dev.free_bytes();
+    const MemoryPlan plan = plan_of(o, config, dtype, dev, o.batch, o.recompute);
+    const int64_t free    = dev.free_bytes();
     std::unique_ptr<Tokenizer> tokenizer =
         o.tokenizer.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(o.tokenizer));
     if (tokenizer) {
@@ -293,12 +299,13 @@ static int run(int argc, char** argv) {
     dev.peak_flops(dtype);  // measured while there is room for it
 
     Model model(config, dtype, shape, dev);
-    AdamW adamw(model, o.adamw);
+    const std::unique_ptr<Optimizer> optimizer = make_optimizer(model, o.optimizer);
     comm.join_gpus(model.stream);
     if (dev.where() == Machine::cuda) dev.reserve_scratch(scratch_bytes(config, shape));
     TrainState state{0, 0, {}, o.seed, train.fingerprint()};
-    const std::string start = begin(o, preset, model, adamw, train, state);
-    if (o.save_dtype != "auto") state.stored = o.save_dtype == "fp32" ? "F32" : o.save_dtype == "fp16" ? "F16" : "BF16";
+    const std::string start = begin(o, preset, model, *optimizer, train, state);
+    if (o.save_dtype != "auto")
+        state.weights_dtype = o.save_dtype == "fp32" ? "F32" : o.save_dtype == "fp16" ? "F16" : "BF16";
 
     state.world = ranks.world;
     fs::create_directories(o.out);
@@ -333,7 +340,7 @@ static int run(int argc, char** argv) {
     const int64_t first           = state.step;
     int64_t skips                 = 0;
     bool stopping                 = false;  // all processes at the same step
-    auto steps                    = std::make_unique<Step>(model, adamw, comm, train, o.schedule,
+    auto steps                    = std::make_unique<Step>(model, *optimizer, comm, train, o.schedule,
                                         StepSettings{o.accumulate, o.document_mask, o.graph});
     for (;; state.step++) {
         const int64_t step  = state.step;
@@ -355,7 +362,7 @@ static int run(int argc, char** argv) {
         const bool save_due = o.save_every && !again && (last || due(step, o.save_every));
         if (step > 0 && (save_due || (stopping && step > first))) {
             comm.expect_same([&] { return fingerprint(model); }, "the weights");
-            if (comm.first()) log.save(step, save_checkpoint(o.out, state, model, adamw, o.tokenizer, o.keep));
+            if (comm.first()) log.save(step, save_checkpoint(o.out, state, model, *optimizer, o.tokenizer, o.keep));
         }
         if (last) break;
 
@@ -365,7 +372,7 @@ static int run(int argc, char** argv) {
         const StepResult result = steps->run(step, stop_asked);
         const bool skip         = !result.finite();  // then the weights are as they were
         stopping                = result.stop;
-        if (!skip) state.rounded_at = adamw.rounds_at(step + 1);
+        if (!skip) state.rounded_at = optimizer->rounded_at(step + 1);
         state.position = steps->position();
         state.tokens += tokens_per_step;
         const double seconds = watch.seconds();

@@ -1,15 +1,16 @@
-// checkpoint.h - everything a run needs to go on as if it had never stopped, written so that a reader sees all of it or
-// nothing
+// checkpoint.h - everything that a run needs to go on as if it had never stopped
 //
 //   RUN/checkpoints/0001000/    config.json model.safetensors tokenizer.json    a model folder like any other
-//                               state.safetensors    m.NAME, v.NAME and, unless model.safetensors is fp32,
-//                                                    master.NAME, in fp32, in our names and layout
+//                               state.safetensors    the optimizer's state as KIND.WEIGHT, such as m.wte.weight, and
+//                                                    master.WEIGHT unless model.safetensors is fp32; all of it in fp32,
+//                                                    in our names and layout
 //                               state.json           step, tokens, position in the data, what the run was started with
 //                               COMPLETE             written last; a folder without it is not a checkpoint
 //   RUN/checkpoints/latest      link to the newest complete one
 //
-// A checkpoint is written to a hidden folder, flushed to disk file by file, and renamed. When that fails half way (a
-// full disk), the hidden folder is removed and the checkpoints before it are untouched.
+// A reader sees a whole checkpoint or none: it is written to a hidden folder, flushed to disk file by file, and
+// renamed. When that fails half way (a full disk), the hidden folder is removed and the checkpoints before it are
+// untouched.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -20,20 +21,21 @@
 #include "gpt/hf.h"
 #include "gpt/optimizer.h"
 
+// Where a run stands, beside its weights and its optimizer.
 struct TrainState {
     int64_t step = 0, tokens = 0;  // done so far
-    LoaderPosition position;       // in the training data
+    LoaderPosition position;       // in the training data, where the next step begins
     uint64_t seed = 0;
     std::string data_fingerprint;
-    int64_t rounded_at = 0;      // the update that rounded bf16 weights at random; 0: they are rounded to nearest
-    std::string stored = "F32";  // dtype of the model folder's weights; the masters are rounded to it
-    int world          = 1;      // processes of the run that saved it; another number may go on
+    int64_t rounded_at        = 0;  // the update that rounded bf16 weights at random; 0: they are rounded to nearest
+    std::string weights_dtype = "F32";  // of model.safetensors, as safetensors calls it: F32, BF16 or F16
+    int world                 = 1;      // processes of the run that saved it; another number may continue it
 };
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
 inline bool is_complete(const fs::path& folder) { return fs::exists(folder / "COMPLETE"); }
 
-// Steps of the complete checkpoints of a run, in order.
+// The steps of a run's complete checkpoints, in order.
 inline std::vector<int64_t> checkpoints_of(const std::string& run) {
     std::vector<int64_t> steps;
     std::error_code none;
@@ -48,7 +50,7 @@ inline std::vector<int64_t> checkpoints_of(const std::string& run) {
 inline std::string checkpoint_path(const std::string& run, int64_t step) {
     return run + "/checkpoints/" + checkpoint_name(step);
 }
-// What a new run with this model is called: the folder's or preset's name, of a checkpoint its run's.
+// Names a new run: the preset or folder; for a checkpoint, the run it came from.
 inline std::string run_name(const std::string& model) {
     fs::path path = fs::path(model + "/").lexically_normal().parent_path();
     if (path.parent_path().filename() == "checkpoints") path = path.parent_path().parent_path();
@@ -56,32 +58,25 @@ inline std::string run_name(const std::string& model) {
     return name.empty() || name == "." || name == ".." ? "model" : name;
 }
 
-// Optimizer state by name, in the order in which it is stored; masters where the model folder holds less.
-inline std::vector<std::pair<std::string, Tensor>> state_tensors(AdamW& adamw, const Model& model,
-                                                                 const std::string& stored) {
-    std::vector<std::pair<std::string, Tensor>> all;
-    const auto add = [&](const std::string& kind, Params& p) {
-        for (const ParamRow& r : param_rows(p, model.config)) all.emplace_back(kind + "." + r.name, *r.tensor);
-    };
-    add("m", adamw.m);
-    add("v", adamw.v);
-    if (stored != "F32") add("master", adamw.master);
+// What state.safetensors holds, by name and in its order.
+inline std::vector<std::pair<std::string, Tensor>> saved_state(Optimizer& optimizer, const std::string& weights_dtype) {
+    auto all = optimizer.state();
+    if (weights_dtype == "F32") return all;  // model.safetensors holds the masters
+    for (auto& master : optimizer.masters()) all.push_back(std::move(master));
     return all;
 }
 
-inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, AdamW& adamw,
+// tokenizer: the file that the model's tokenizer was read from, or "". It is copied, with the files that belong to it.
+inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
                              const std::string& tokenizer) {
-    save_model(folder.string(), adamw.master, model.config, state.stored, model.stream);
-    const auto copy_file = [&](const fs::path& from, const char* name) {
-        write_file((folder / name).string(), MappedFile(from.string()).text());
-    };
+    save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
     if (!tokenizer.empty()) {
         write_file((folder / "tokenizer.json").string(), read_tokenizer_json(tokenizer));
         for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
             if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
-                copy_file(beside, name);
+                write_file((folder / name).string(), MappedFile(beside.string()).text());
     }
-    const auto tensors = state_tensors(adamw, model, state.stored);
+    const auto tensors = saved_state(optimizer, state.weights_dtype);
     std::vector<StoredRow> rows;
     for (const auto& [name, t] : tensors) rows.push_back({name, "F32", t.shape});
     SafetensorsWriter writer((folder / "state.safetensors").string(), rows);
@@ -105,8 +100,8 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
     OutputFile::sync_folder(folder.string());
 }
 
-// Returns the path of the new checkpoint. Keeps the newest `keep` (0: all).
-inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, AdamW& adamw,
+// Writes a checkpoint of the run folder and removes all but the newest `keep` (0: none is removed). Returns its path.
+inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, Optimizer& optimizer,
                                    const std::string& tokenizer, int64_t keep) {
     const fs::path home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
     const std::string final_path = checkpoint_path(run, state.step);
@@ -114,8 +109,8 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
     try {
         fs::remove_all(hidden);
         fs::create_directories(hidden);
-        write_checkpoint(hidden, state, model, adamw, tokenizer);
-        fs::remove_all(final_path);  // an incomplete folder of that name is nobody's
+        write_checkpoint(hidden, state, model, optimizer, tokenizer);
+        fs::remove_all(final_path);  // a folder of that name without COMPLETE
         fs::rename(hidden, final_path);
         OutputFile::sync_folder(home.string());
         const fs::path link = home / ".latest.tmp";
@@ -135,9 +130,9 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
     const auto steps = checkpoints_of(run);
     for (size_t i = 0; keep > 0 && i + keep < steps.size(); i++) {
         std::error_code ignored;
-        fs::remove(fs::path(checkpoint_path(run, steps[i])) / "COMPLETE",
-                   ignored);  // first, so that half a folder never counts
-        fs::remove_all(checkpoint_path(run, steps[i]), ignored);
+        const fs::path old = checkpoint_path(run, steps[i]);
+        fs::remove(old / "COMPLETE", ignored);  // first, so that a folder half removed is no checkpoint
+        fs::remove_all(old, ignored);
     }
     return final_path;
 }
@@ -153,8 +148,9 @@ inline std::string newest_checkpoint(const std::string& run) {
     return checkpoint_path(run, steps.back());
 }
 
-// Weights, optimizer and position as they were; bit for bit when dtype, data and options are the same.
-inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW& adamw) {
+// Restores weights and optimizer, and returns where the run stood. It goes on to the bit when dtype, data and options
+// are the same.
+inline TrainState load_checkpoint(const std::string& folder, Model& model, Optimizer& optimizer) {
     const Fields f(folder + "/state.json");
     TrainState state;
     state.step             = f.integer("step");
@@ -177,16 +173,15 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, AdamW
     CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(),
           f.text("dtype", ""), name_of(model.dtype));
 
-    const SafetensorsReader weights(folder), stored(folder + "/state.safetensors");
-    state.stored = stored_dtype(weights);
-    if (state.stored == "F32") load_weights(adamw.master, model.config, weights, model.stream);
+    const SafetensorsReader weights(folder), saved(folder + "/state.safetensors");
+    state.weights_dtype = stored_dtype(weights);
+    if (state.weights_dtype == "F32") load_weights(optimizer.master(), model.config, weights, model.stream);
     std::vector<float> host;
-    for (const auto& [name, t] : state_tensors(adamw, model, state.stored)) {
-        const StoredTensor& saved = stored.at(name, t.shape);
+    for (const auto& [name, t] : saved_state(optimizer, state.weights_dtype)) {
         host.resize(t.numel());
-        saved.read_into(host.data());
+        saved.at(name, t.shape).read_into(host.data());
         from_host(t, host.data(), model.stream);
     }
-    adamw.round_into(model, state.rounded_at);
+    optimizer.round_into_weights(state.rounded_at);
     return state;
 }

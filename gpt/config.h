@@ -11,7 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/ops.h"
 
-// The standard deviations from which random weights are drawn; each_param() in params.h holds the formulas.
+// The standard deviations from which random weights are drawn; param_rows() in params.h holds the formulas.
 //   gpt2: 0.02 for every matrix, 0.02/√(2L) for those that write into the residual stream (GPT-2 paper, section 2.3).
 //   neox: √(2/5C), called small_init, and 2/(L√C), called wang_init, for those matrices (GPT-NeoX-20B paper, 3.1.3).
 enum class InitialWeights : uint8_t { gpt2, neox };

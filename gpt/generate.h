@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gpt/model.h"
-#include "kernels/cpu.h"
+#include "kernels/host.h"
 #include "kernels/random.h"
 
 struct Sampling {
@@ -29,10 +29,7 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
     if (s.temperature == 0) return best;
 
     std::vector<float> weight(V);  // probability relative to the best
-    cpu::for_lanes(V, [&](int64_t i, auto n) {
-        const cpu::floats below = cpu::load(logits + i, n) - logits[best];
-        cpu::store(&weight[i], cpu::exp(below / s.temperature), n);
-    });
+    host::exp_shifted(weight.data(), logits, V, logits[best], s.temperature);
     std::vector<int32_t> ids(V);
     std::iota(ids.begin(), ids.end(), 0);
     const auto total_of = [&] {

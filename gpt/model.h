@@ -283,10 +283,9 @@ void head(const Model& m, const Acts& a, Tensor lnf, Each each) {
 // The logits of every row of lnf (N,C) in host memory: each(n, vocab floats), without the padding of the vocabulary.
 inline void each_row_of_logits(const Model& m, const Acts& a, Tensor lnf,
                                const std::function<void(int64_t, const float*)>& each) {
-    const int64_t Vp = m.config.padded_vocab();
     head(m, a, lnf, [&](int64_t first, Tensor logits) {
         const std::vector<float> host = floats_of(logits, m.stream);
-        for (int64_t r = 0; r < logits.shape[0]; r++) each(first + r, host.data() + r * Vp);
+        for (int64_t r = 0; r < logits.shape[0]; r++) each(first + r, host.data() + r * m.config.padded_vocab());
     });
 }
 // acts.losses = the loss of every row of a batch; loss (1) += scale times their sum.

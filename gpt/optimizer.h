@@ -1,101 +1,153 @@
-// optimizer.h - AdamW over the parameter table, and the learning-rate schedule
+// optimizer.h - what every optimizer answers, and what all of them share: fp32 masters of bf16 weights
+//
+// An optimizer answers four questions:
+//   bytes     its state and working memory, before anything is allocated        optimizer_bytes() in optimizers.h
+//   state     what it remembers between updates, by name, for checkpoints       state()
+//   numbers   what is new in an update, sent to the device with the batches     numbers()
+//   step      one update of all weights by their gradients                      step()
+//
+// adamw.h and muon.h are optimizers, and optimizers.h lists them. Adding one is writing such a header, and adding its
+// name to that list and to OptimizerKind.
 #pragma once
-#include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "gpt/model.h"
+#include "gpt/schedule.h"
 
-struct AdamWSettings {
-    float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
-    float clip               = 1.f;    // largest gradient norm; 0: no limit
-    bool stochastic_rounding = false;  // of bf16 weights, by seed
+enum class OptimizerKind : uint8_t { adamw, muon };
+
+struct OptimizerSettings {
+    OptimizerKind kind = OptimizerKind::adamw;
+    float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;  // of AdamW
+    float weight_decay       = 0.1f;                 // of matrices and tables, decoupled from the gradient
+    float clip               = 1.f;                  // largest gradient norm; 0: no limit
+    bool stochastic_rounding = false;                // bf16 weights round up or down at random, by seed
     uint64_t seed            = 0;
+    float muon_learning_rate = 0.02f;  // peak for the matrices that Muon updates; follows the same schedule
+    float muon_momentum      = 0.95f;
 };
 
-// First and second moments, and fp32 master weights when the model's own are bf16. Of a model that trains: the table
-// holds where its weights and gradients are.
-struct AdamW {
-    AdamWSettings settings;
-    Arena m_memory{"adam m"}, v_memory{"adam v"}, master_memory{"master weights"};
-    Params m, v, master;
-    AdamWTable table;
+// One kind of state, in fp32: tensors shaped like those weights that have it. Checkpoints call them KIND.WEIGHT.
+struct StateKind {
+    const char* name;
+    HasRow has;
+};
 
-    AdamW(Model& model, const AdamWSettings& s) : settings(s) {
-        m = allocate_params(m_memory, model.config, DType::F32, *model.device);
-        v = allocate_params(v_memory, model.config, DType::F32, *model.device);
-        if (model.dtype != DType::F32)
-            master = allocate_params(master_memory, model.config, DType::F32, *model.device);
-        else
-            master = model.params;  // fp32 weights are their own masters
-        const Config& c = model.config;
-        const auto ws = param_rows(model.params, c), gs = param_rows(model.grads, c), ms = param_rows(m, c),
-                   vs = param_rows(v, c), masters = param_rows(master, c);
-        std::vector<AdamWRow> rows;
-        for (size_t i = 0; i < ws.size(); i++)
-            rows.push_back({*ws[i].tensor, *masters[i].tensor, *ms[i].tensor, *vs[i].tensor, *gs[i].tensor,
-                            ws[i].decays ? s.weight_decay : 0.f, s.stochastic_rounding ? rounding_key(ws[i]) : 0});
-        table = AdamWTable(std::move(rows), *model.device);
+class Optimizer {
+  public:
+    virtual ~Optimizer()                   = default;
+    Optimizer(const Optimizer&)            = delete;
+    Optimizer& operator=(const Optimizer&) = delete;
+
+    // The state by name, in the order in which it is stored.
+    std::vector<std::pair<std::string, Tensor>> state() {
+        std::vector<std::pair<std::string, Tensor>> all;
+        for (State& s : state_) append(all, s.kind.name, s.tensors);
+        return all;
+    }
+    // The masters likewise; checkpoints hold them where the model folder holds less than fp32.
+    std::vector<std::pair<std::string, Tensor>> masters() {
+        std::vector<std::pair<std::string, Tensor>> all;
+        append(all, "master", master_);
+        return all;
     }
 
-    // After weights were set: the masters take their values.
-    void start_from(Model& model) {
-        const auto from = param_rows(model.params, model.config), to = param_rows(master, model.config);
-        for (size_t i = 0; i < from.size(); i++)
-            if (from[i].tensor->ptr != to[i].tensor->ptr) copy(*to[i].tensor, *from[i].tensor, model.stream);
-    }
+    // Host memory for the numbers of update `step` (0 for the first), at most numbers_bytes of them.
+    virtual void numbers(void* to, const Schedule& schedule, int64_t step) const = 0;
+    static constexpr int64_t numbers_bytes                                       = 64;
 
-    // After masters were set: the model's weights are what they round to; not 0: as update `rounded_at` does at random.
-    void round_into(Model& model, int64_t rounded_at) {
-        const auto from = param_rows(master, model.config), to = param_rows(model.params, model.config);
-        for (size_t i = 0; i < from.size(); i++) {
-            const Tensor weights = *to[i].tensor, masters = *from[i].tensor;
-            if (masters.ptr == weights.ptr) continue;
+    // One update by the gradients, which it may overwrite. numbers: (16) int32 of device memory. Nothing changes when
+    // loss (1) or norm2 (1), the squared norm of all gradients, is not finite.
+    virtual void step(Tensor loss, Tensor norm2, Tensor numbers) = 0;
+
+    // The fp32 weights; the model's own when those are fp32.
+    Params& master() { return master_; }
+
+    // Copies the weights into the masters, after weights were set.
+    void start_from_weights() {
+        each_master([&](Tensor weight, Tensor master, const ParamRow&) { copy(master, weight, model_.stream); });
+    }
+    // Computes the weights again from the masters. rounded_at: the update whose random rounding is repeated; 0: they
+    // are rounded to nearest.
+    void round_into_weights(int64_t rounded_at) {
+        each_master([&](Tensor weight, Tensor master, const ParamRow& r) {
             if (rounded_at)
-                round_at_random(weights, masters, rounding_key(to[i]), uint32_t(rounded_at), model.stream);
+                round_at_random(weight, master, rounding_key(r), uint32_t(rounded_at), model_.stream);
             else
-                copy(weights, masters, model.stream);
+                copy(weight, master, model_.stream);
+        });
+    }
+    // The rounded_at that belongs to the weights after `updates` updates.
+    int64_t rounded_at(int64_t updates) const { return settings_.stochastic_rounding ? updates : 0; }
+
+  protected:
+    Optimizer(Model& model, const OptimizerSettings& settings, const std::vector<StateKind>& kinds)
+        : model_(model), settings_(settings) {
+        for (const StateKind& kind : kinds) {
+            State s{kind, Arena(std::string("optimizer ") + kind.name), {}};
+            s.tensors = allocate_params(s.memory, model.config, DType::F32, *model.device, kind.has);
+            state_.push_back(std::move(s));
+        }
+        master_ = model.dtype == DType::F32 ? model.params
+                                            : allocate_params(master_memory_, model.config, DType::F32, *model.device);
+    }
+    // Bytes of that state, masters included.
+    static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype) {
+        int64_t bytes = 0;
+        for (const StateKind& kind : kinds) {
+            Arena arena;
+            bytes += plan_params(arena, c, DType::F32, kind.has);
+        }
+        Arena masters;
+        return bytes + (dtype == DType::F32 ? 0 : plan_params(masters, c, DType::F32));
+    }
+
+    // each(row, tensors) for every weight: its row, and its tensors of weight, master, gradient and all kinds of state.
+    struct RowTensors {
+        Tensor weight, master, gradient;
+        std::vector<Tensor> state;  // in the order of the kinds; null where the weight has none
+    };
+    template <class Each>
+    void each_row(Each each) {
+        const Config& c    = model_.config;
+        const auto weights = param_rows(model_.params, c), masters = param_rows(master_, c),
+                   gradients = param_rows(model_.grads, c);
+        std::vector<std::vector<ParamRow>> states;
+        for (State& s : state_) states.push_back(param_rows(s.tensors, c));
+        for (size_t i = 0; i < weights.size(); i++) {
+            RowTensors t{*weights[i].tensor, *masters[i].tensor, *gradients[i].tensor, {}};
+            for (const auto& rows : states) t.state.push_back(*rows[i].tensor);
+            each(weights[i], t);
         }
     }
-    // What round_into() needs to be told after update `step` (1 for the first).
-    int64_t rounds_at(int64_t step) const { return settings.stochastic_rounding ? step : 0; }
+    float decay_of(const ParamRow& r) const { return r.decays ? settings_.weight_decay : 0.f; }
+    // The key of a weight's random rounding, 0 when it is rounded to nearest.
+    uint64_t rounding_of(const ParamRow& r) const { return settings_.stochastic_rounding ? rounding_key(r) : 0; }
 
-    AdamWUpdate update(float learning_rate, int64_t step) const {
-        return adamw_update(learning_rate, settings.beta1, settings.beta2, step);
-    }
-
-    // One update by the gradients, from an AdamWUpdate in device memory. When loss or norm2, the squared norm of all
-    // gradients, is not finite, nothing changes.
-    void step(Model& model, Tensor loss, Tensor norm2, Tensor update) {
-        adamw(table, norm2, loss, update, {settings.beta1, settings.beta2, settings.eps, settings.clip}, model.stream);
-    }
+    Model& model_;
+    const OptimizerSettings settings_;
 
   private:
-    uint64_t rounding_key(const ParamRow& r) const { return Random(settings.seed, "round " + r.name).key(); }
-};
+    struct State {
+        StateKind kind;
+        Arena memory;
+        Params tensors;
+    };
+    uint64_t rounding_key(const ParamRow& r) const { return Random(settings_.seed, "round " + r.name).key(); }
+    void append(std::vector<std::pair<std::string, Tensor>>& all, const std::string& kind, Params& p) const {
+        for (const ParamRow& r : param_rows(p, model_.config))
+            if (*r.tensor) all.emplace_back(kind + "." + r.name, *r.tensor);
+    }
+    template <class Each>
+    void each_master(Each each) {
+        if (model_.dtype == DType::F32) return;  // fp32 weights are their own masters
+        const auto weights = param_rows(model_.params, model_.config), masters = param_rows(master_, model_.config);
+        for (size_t i = 0; i < weights.size(); i++) each(*weights[i].tensor, *masters[i].tensor, weights[i]);
+    }
 
-struct Schedule {
-    enum class Kind : uint8_t { cosine, linear, constant, wsd };
-    Kind kind            = Kind::cosine;
-    float learning_rate  = 6e-4f;  // peak, reached at the end of warm-up
-    float final_rate     = 0.f;    // reached at the last step
-    int64_t warmup_steps = 0, steps = 1;
-    // wsd (warm-up, stable, decay; Hu et al. 2024, arXiv 2404.06395): the last fifth of the run decays linearly.
-    static constexpr double wsd_decay = 0.2;
+    std::vector<State> state_;
+    Arena master_memory_{"master weights"};
+    Params master_;
 };
-
-// The rate of step 0 … steps-1. Warm-up is linear and never 0; the last step has exactly final_rate (constant: the
-// peak).
-inline float learning_rate(const Schedule& s, int64_t step) {
-    if (step < s.warmup_steps) return float(s.learning_rate * double(step + 1) / double(s.warmup_steps));
-    if (s.kind == Schedule::Kind::constant) return s.learning_rate;
-    const int64_t decay_from =
-        s.kind == Schedule::Kind::wsd
-            ? std::max<int64_t>(s.warmup_steps, s.steps - std::max<int64_t>(1, std::llround(s.steps * s.wsd_decay)))
-            : s.warmup_steps;
-    if (step < decay_from) return s.learning_rate;
-    if (step + 1 >= s.steps) return s.final_rate;
-    // p runs from just above 0 to 1 at the last step
-    const double p    = double(step + 1 - decay_from) / double(s.steps - decay_from);
-    const double left = s.kind == Schedule::Kind::cosine ? 0.5 * (1 + std::cos(3.14159265358979323846 * p)) : 1 - p;
-    return float(s.final_rate + left * (double(s.learning_rate) - s.final_rate));
-}

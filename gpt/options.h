@@ -10,15 +10,18 @@
 #include "data/json.h"
 #include "gpt/cli.h"
 #include "gpt/generate.h"
-#include "gpt/optimizer.h"
+#include "gpt/optimizers.h"
 #include "gpt/presets.h"
 
 struct Options {
     std::string model = "quickstart", train_data, val_data, hellaswag, tokenizer, out;
     int64_t steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
     Schedule schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
-    std::string optimizer = "adamw";
-    AdamWSettings adamw{0.9f, -1.f, 1e-8f, -1.f, 1.f};
+    OptimizerSettings optimizer = [] {
+        OptimizerSettings s;
+        s.beta2 = s.weight_decay = -1;
+        return s;
+    }();
     std::string dtype = "auto", save_dtype = "auto", activation, device = "auto";
     Recompute recompute = Recompute::none;
     int threads         = 0;
@@ -50,18 +53,20 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--accumulate",         o.accumulate,     "micro-steps per optimizer step; 0: 1, without --batch what makes the tokens published for the preset");
     f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context × processes");
     f.group("optimizer");
-    f.choose("--optimizer",       o.optimizer,      {"adamw", "muon"}, "muon: not yet");
+    f.choose("--optimizer",       o.optimizer.kind,     optimizer_names(), "adamw for all weights; muon for hidden matrices and adamw for the others");
+    f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, "peak for the matrices that muon updates; follows the schedule of --learning-rate in proportion");
+    f.add("--muon-momentum",      o.optimizer.muon_momentum, "decay of muon's momentum");
     f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, 3e-5 for weights from a model folder, else 6e-4");
     f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: what was published for the preset, at most a fiftieth of the run");
     f.choose("--schedule",        o.schedule.kind,  Flags::Table<Kind>{{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
                                                     "after warm-up");
     f.add("--final-learning-rate",o.schedule.final_rate,    "at the last step; -1: what was published for the preset, else a tenth of the peak");
-    f.add("--weight-decay",       o.adamw.weight_decay,     "of matrices and embeddings; -1: what was published for the preset, else 0.1");
-    f.add("--beta1",              o.adamw.beta1,    "decay of the first moment");
-    f.add("--beta2",              o.adamw.beta2,    "decay of the second moment; -1: what was published for the preset, else 0.95");
-    f.add("--eps",                o.adamw.eps,      "added to the root of the second moment");
-    f.add("--clip",               o.adamw.clip,     "largest gradient norm; 0: no limit");
-    f.add("--stochastic-rounding",o.adamw.stochastic_rounding, "bf16 weights round up or down at random, so that small updates add up");
+    f.add("--weight-decay",       o.optimizer.weight_decay,     "of matrices and embeddings; -1: what was published for the preset, else 0.1");
+    f.add("--beta1",              o.optimizer.beta1,    "decay of the first moment");
+    f.add("--beta2",              o.optimizer.beta2,    "decay of the second moment; -1: what was published for the preset, else 0.95");
+    f.add("--eps",                o.optimizer.eps,      "added to the root of the second moment");
+    f.add("--clip",               o.optimizer.clip,     "largest gradient norm; 0: no limit");
+    f.add("--stochastic-rounding",o.optimizer.stochastic_rounding, "bf16 weights round up or down at random, so that small updates add up");
     f.add("--max-skips",          o.max_skips,      "steps in a row that may be skipped for a loss or norm that is not finite");
     f.group("machine");
     f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
@@ -135,8 +140,8 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     at_least("--tokens-per-step", o.tokens_per_step, 0);
     at_least("--learning-rate", o.schedule.learning_rate, 0.f);
     at_least("--warmup-steps", o.schedule.warmup_steps, -1);
-    at_least("--eps", o.adamw.eps, 0.f);
-    at_least("--clip", o.adamw.clip, 0.f);
+    at_least("--eps", o.optimizer.eps, 0.f);
+    at_least("--clip", o.optimizer.clip, 0.f);
     at_least("--eval-every", o.eval_every, -1);
     at_least("--eval-batches", o.eval_batches, 1);
     at_least("--hellaswag-questions", o.hellaswag_questions, 0);
@@ -146,14 +151,17 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     at_least("--keep", o.keep, 0);
     at_least("--log-every", o.log_every, 0);
     at_least("--max-skips", o.max_skips, 0);
-    CHECK(o.adamw.beta1 >= 0 && o.adamw.beta1 < 1, "--beta1 {}: expected 0 or more, less than 1", o.adamw.beta1);
-    CHECK(o.adamw.beta2 < 1 && (o.adamw.beta2 >= 0 || o.adamw.beta2 == -1),
-          "--beta2 {}: expected 0 or more, less than 1", o.adamw.beta2);
+    CHECK(o.optimizer.beta1 >= 0 && o.optimizer.beta1 < 1, "--beta1 {}: expected 0 or more, less than 1",
+          o.optimizer.beta1);
+    CHECK(o.optimizer.beta2 < 1 && (o.optimizer.beta2 >= 0 || o.optimizer.beta2 == -1),
+          "--beta2 {}: expected 0 or more, less than 1", o.optimizer.beta2);
     CHECK(!(o.accumulate && o.tokens_per_step), "--accumulate and --tokens-per-step say the same thing: give one");
-    CHECK(o.optimizer == "adamw", "--optimizer {}: not yet; use --optimizer adamw", o.optimizer);
+    CHECK(o.optimizer.muon_momentum >= 0 && o.optimizer.muon_momentum < 1,
+          "--muon-momentum {}: expected 0 or more, less than 1", o.optimizer.muon_momentum);
+    at_least("--muon-learning-rate", o.optimizer.muon_learning_rate, 0.f);
     CHECK(!o.graph || o.device != "cpu", "--graph: CUDA graphs are for --device cuda, not for the CPU");
     CHECK(!o.graph || !o.sync, "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
-    o.adamw.seed = o.seed;
+    o.optimizer.seed = o.seed;
     CHECK(!o.resume || !o.out.empty(), "--resume needs --out, the folder of the run to continue");
     return true;
 }
@@ -184,8 +192,8 @@ inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world
     if (!o.accumulate) o.accumulate = 1;
     o.tokens_per_step = 0;
     if (o.schedule.learning_rate == 0) o.schedule.learning_rate = recipe.learning_rate;
-    if (o.adamw.weight_decay < 0) o.adamw.weight_decay = recipe.weight_decay;
-    if (o.adamw.beta2 < 0) o.adamw.beta2 = recipe.beta2;
+    if (o.optimizer.weight_decay < 0) o.optimizer.weight_decay = recipe.weight_decay;
+    if (o.optimizer.beta2 < 0) o.optimizer.beta2 = recipe.beta2;
     if (o.schedule.final_rate < 0)  // to six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05
         o.schedule.final_rate =
             std::strtof(fmt::format("{:.6g}", double(o.schedule.learning_rate) * recipe.final_share).c_str(), nullptr);

@@ -1,7 +1,7 @@
-// params.h - the parameter table: name, shape, initial value and decay of every weight, stated once
+// params.h - the parameter table: everything that is to be known about every weight, stated once
 //
-// Allocate, initialise, load, save, decay, count, compare: each is one walk over each_param(). Adding a weight is
-// adding a row. Names are ours; families.h has what other programs call them.
+// Allocating, initialising, loading, saving, updating, counting and comparing weights are walks over param_rows().
+// Adding a weight is adding a row. Names are ours; families.h has what other programs call them.
 #pragma once
 #include <fmt/format.h>
 
@@ -10,6 +10,7 @@
 
 #include "gpt/config.h"
 #include "kernels/device.h"
+#include "kernels/host.h"
 #include "kernels/random.h"
 
 struct Block {
@@ -22,95 +23,121 @@ struct Params {
     Tensor lnf_w, lnf_b, head_w, head_b;  // (C) (C) (Vp,C) (Vp); head_w is wte when the head is tied
 };
 
-// Initial values: a constant, or N(0, std²).
-struct Start {
+// Initial values: a constant, or N(0, value²).
+struct Initializer {
     enum Kind { constant, normal } kind;
     float value;
 };
 
-// row(tensor, name, shape, start, decays) for every weight that the model owns, in the order of the forward pass.
-// clang-format off
-template <class P, class Row> void each_param(P& p, const Config& c, Row row) {
-    const int64_t C = c.width, F = c.feed_forward, Vp = c.padded_vocab();
-    const bool    neox = c.initial_weights == InitialWeights::neox;
-    const float   small = neox ? std::sqrt(2.f / (5.f * C)) : 0.02f;
-    const float   into_residual = neox ? 2.f / (c.layers * std::sqrt(float(C))) : 0.02f / std::sqrt(2.f * c.layers);
-    const Start   zero{Start::constant, 0.f}, one{Start::constant, 1.f};
-    const Start   std{Start::normal, small}, res{Start::normal, into_residual};   // res: writes into the residual stream
-    p.block.resize(c.layers);
+// What a weight is to an optimizer that treats weights differently (Muon).
+enum class Update : uint8_t {
+    matrix,  // a hidden matrix (out, in), from one activation to another
+    table,   // a row per token or position, the head included
+    vector,  // norms and biases
+};
 
-    //  tensor          name                shape          start  decays
-    row(p.wte,          "wte.weight",       Shape{Vp, C},  std,   true );
-    if (c.learned_positions)
-    row(p.wpe,          "wpe.weight",       Shape{c.context, C}, std, true );
-    for (int64_t l = 0; l < c.layers; l++) {
-        Block& b = p.block[l];
-        const auto in = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
-        row(b.ln1_w,  in("ln1.weight"),     Shape{C},        one,  false);
-        row(b.ln1_b,  in("ln1.bias"),       Shape{C},        zero, false);
-        row(b.qkv_w,  in("qkv.weight"),     Shape{3 * C, C}, std,  true );
-        if (c.qkv_bias)
-        row(b.qkv_b,  in("qkv.bias"),       Shape{3 * C},    zero, false);
-        row(b.proj_w, in("proj.weight"),    Shape{C, C},     res,  true );
-        if (c.proj_bias)
-        row(b.proj_b, in("proj.bias"),      Shape{C},        zero, false);
-        if (!c.shared_norm)
-        row(b.ln2_w,  in("ln2.weight"),     Shape{C},        one,  false);
-        if (!c.shared_norm)
-        row(b.ln2_b,  in("ln2.bias"),       Shape{C},        zero, false);
-        row(b.up_w,   in("up.weight"),      Shape{F, C},     std,  true );
-        row(b.up_b,   in("up.bias"),        Shape{F},        zero, false);
-        row(b.down_w, in("down.weight"),    Shape{C, F},     res,  true );
-        row(b.down_b, in("down.bias"),      Shape{C},        zero, false);
-    }
-    row(p.lnf_w,        "lnf.weight",       Shape{C},      one,   false);
-    row(p.lnf_b,        "lnf.bias",         Shape{C},      zero,  false);
-    if (!c.tied_head)
-    row(p.head_w,       "head.weight",      Shape{Vp, C},  std,   true );
-    if (c.head_bias)
-    row(p.head_b,       "head.bias",        Shape{Vp},     zero,  false);
-}
-// clang-format on
-
-// Weights that are other weights under a second name. Gradients are +=, so both uses add up by themselves.
-inline void alias_params(Params& p, const Config& c) {
-    if (c.tied_head) p.head_w = p.wte;
-    if (c.shared_norm)
-        for (Block& b : p.block) b.ln2_w = b.ln1_w, b.ln2_b = b.ln1_b;
-}
-
-// The same rows as a list, for walks over several sets of weights side by side.
 struct ParamRow {
     Tensor* tensor;
     std::string name;
     Shape shape;
-    Start start;
-    bool decays;
+    Initializer initial;
+    DType dtype;  // in which the model keeps it
+    Update update;
+    bool decays;    // weight decay applies
+    bool per_id;    // has a row per token id: rows from config.vocab on are padding, and stay zero
+    int parts = 1;  // independent matrices that lie behind each other in the rows: q, k and v
 };
-inline std::vector<ParamRow> param_rows(Params& p, const Config& c) {
+
+// Every weight that the model owns, in the order of the forward pass. dtype is that of the model.
+// clang-format off
+inline std::vector<ParamRow> param_rows(Params& p, const Config& c, DType dtype = DType::F32) {
+    using In = Initializer;
+    const int64_t C = c.width, F = c.feed_forward, Vp = c.padded_vocab();
+    const bool    neox = c.initial_weights == InitialWeights::neox;
+    const float   small = neox ? std::sqrt(2.f / (5.f * C)) : 0.02f;
+    const float   into_residual = neox ? 2.f / (c.layers * std::sqrt(float(C))) : 0.02f / std::sqrt(2.f * c.layers);
+    const In      zero{In::constant, 0.f}, one{In::constant, 1.f};
+    const In      std{In::normal, small}, res{In::normal, into_residual};   // res: writes into the residual stream
+    const Update  matrix = Update::matrix, table = Update::table, vector = Update::vector;
+    const DType   t = dtype;
     std::vector<ParamRow> rows;
-    each_param(p, c, [&](Tensor& t, const std::string& name, const Shape& s, Start start, bool decays) {
-        rows.push_back({&t, name, s, start, decays});
-    });
+    const auto row = [&](Tensor& tensor, const std::string& name, const Shape& shape, In initial, DType kept, Update update,
+                         bool decays, bool per_id, int parts = 1) {
+        rows.push_back({&tensor, name, shape, initial, kept, update, decays, per_id, parts});
+    };
+    p.block.resize(c.layers);
+
+    //  tensor          name                shape            initial  dtype  update  decays  per id  parts
+    row(p.wte,          "wte.weight",       Shape{Vp, C},    std,     t,     table,  true,   true );
+    if (c.learned_positions)
+    row(p.wpe,          "wpe.weight",       Shape{c.context, C}, std, t,     table,  true,   false);
+    for (int64_t l = 0; l < c.layers; l++) {
+        Block& b = p.block[l];
+        const auto in = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
+        row(b.ln1_w,  in("ln1.weight"),     Shape{C},        one,     t,     vector, false,  false);
+        row(b.ln1_b,  in("ln1.bias"),       Shape{C},        zero,    t,     vector, false,  false);
+        row(b.qkv_w,  in("qkv.weight"),     Shape{3 * C, C}, std,     t,     matrix, true,   false,  3);
+        if (c.qkv_bias)
+        row(b.qkv_b,  in("qkv.bias"),       Shape{3 * C},    zero,    t,     vector, false,  false);
+        row(b.proj_w, in("proj.weight"),    Shape{C, C},     res,     t,     matrix, true,   false);
+        if (c.proj_bias)
+        row(b.proj_b, in("proj.bias"),      Shape{C},        zero,    t,     vector, false,  false);
+        if (!c.shared_norm)
+        row(b.ln2_w,  in("ln2.weight"),     Shape{C},        one,     t,     vector, false,  false);
+        if (!c.shared_norm)
+        row(b.ln2_b,  in("ln2.bias"),       Shape{C},        zero,    t,     vector, false,  false);
+        row(b.up_w,   in("up.weight"),      Shape{F, C},     std,     t,     matrix, true,   false);
+        row(b.up_b,   in("up.bias"),        Shape{F},        zero,    t,     vector, false,  false);
+        row(b.down_w, in("down.weight"),    Shape{C, F},     res,     t,     matrix, true,   false);
+        row(b.down_b, in("down.bias"),      Shape{C},        zero,    t,     vector, false,  false);
+    }
+    row(p.lnf_w,        "lnf.weight",       Shape{C},        one,     t,     vector, false,  false);
+    row(p.lnf_b,        "lnf.bias",         Shape{C},        zero,    t,     vector, false,  false);
+    if (!c.tied_head)
+    row(p.head_w,       "head.weight",      Shape{Vp, C},    std,     t,     table,  true,   true );
+    if (c.head_bias)
+    row(p.head_b,       "head.bias",        Shape{Vp},       zero,    t,     vector, false,  true );
     return rows;
 }
+// clang-format on
 
-// The table with memory behind it: every tensor in one dtype, zero-filled, in one block.
-inline Params allocate_params(Arena& arena, const Config& c, DType dtype, const Device& device) {
-    Params p;
-    const auto rows = param_rows(p, c);
-    for (const ParamRow& r : rows) arena.plan(r.shape, dtype);
+// Gives weights that are other weights under a second name those weights' tensors. Such a tensor gets a gradient from
+// both uses: in the backward pass the one that comes first (the head, the second norm) sets it or adds to it as the
+// micro-step wants, and the other always adds.
+inline void alias_params(Params& p, const Config& c) {
+    if (c.tied_head) p.head_w = p.wte;
+    if (!c.shared_norm) return;
+    for (Block& b : p.block) {
+        b.ln2_w = b.ln1_w;
+        b.ln2_b = b.ln1_b;
+    }
+}
+
+// Allocates a set of tensors shaped like the rows of the table, zero-filled, in one block of memory. Rows that `has`
+// refuses keep a null tensor.
+using HasRow = bool (*)(const ParamRow&);
+inline bool every_row(const ParamRow&) { return true; }
+inline int64_t plan_params(Arena& arena, const Config& c, DType dtype, HasRow has = every_row) {
+    Params shapes;
+    for (const ParamRow& r : param_rows(shapes, c, dtype))
+        if (has(r)) arena.plan(r.shape, r.dtype);
+    return arena.bytes();
+}
+inline Params allocate_params(Arena& arena, const Config& c, DType dtype, const Device& device,
+                              HasRow has = every_row) {
+    plan_params(arena, c, dtype, has);
     arena.allocate(device);
-    for (const ParamRow& r : rows) *r.tensor = arena.take(r.shape, dtype);
+    Params p;
+    for (const ParamRow& r : param_rows(p, c, dtype))
+        if (has(r)) *r.tensor = arena.take(r.shape, r.dtype);
     alias_params(p, c);
     return p;
 }
 
-// A weight's shape without the padding of the vocabulary: the tables with a row per id have config.vocab rows that
-// count, and the ones behind them stay zero.
+// A weight's shape without the padding of the vocabulary.
 inline Shape unpadded(const Config& c, const ParamRow& r) {
     Shape s = r.shape;
-    if (r.name == "wte.weight" || r.name == "head.weight" || r.name == "head.bias") s.dim[0] = c.vocab;
+    if (r.per_id) s.dim[0] = c.vocab;
     return s;
 }
 
@@ -125,13 +152,14 @@ inline int64_t count_params(const Config& c) {
 // Values for a fresh model. The random stream is keyed by the weight's name, so it depends on no other weight.
 inline void initialise_params(Params& p, const Config& c, uint64_t seed, Stream s) {
     for (const ParamRow& r : param_rows(p, c)) {
-        const int64_t n = unpadded(c, r).numel();
-        std::vector<float> values(r.shape.numel(), r.start.kind == Start::constant ? r.start.value : 0.f);
-        if (r.start.kind == Start::normal) {
-            const Random random(seed, "initialise " + r.name);
-#pragma omp parallel for schedule(static)
-            for (int64_t i = 0; i < n; i += 4096)
-                random.fill_normal(values.data() + i, i, std::min<int64_t>(4096, n - i), r.start.value);
+        const int64_t n   = unpadded(c, r).numel();
+        const bool random = r.initial.kind == Initializer::normal;
+        std::vector<float> values(r.shape.numel(), random ? 0.f : r.initial.value);
+        if (random) {
+            const Random stream(seed, "initialise " + r.name);
+            host::parallel_ranges(n, 4096, [&](int64_t begin, int64_t end) {
+                stream.fill_normal(values.data() + begin, begin, end - begin, r.initial.value);
+            });
         }
         from_host(*r.tensor, values, s);
     }

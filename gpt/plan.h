@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "gpt/generate.h"
+#include "gpt/optimizers.h"
 #include "gpt/step.h"
 
 // Host memory that this process holds, in bytes.
@@ -27,33 +28,47 @@ inline int64_t scratch_bytes(const Config& c, const BatchShape& z) {
     return std::max({2 * N * 4, chunks * 2 * c.width * 4, z.batch * c.heads * z.context * 4, int64_t(8192)});
 }
 
-// Bytes. buffers: what products and other ops work in, the batches, and a sample's cache. program: code and libraries
-// in host memory, as they are now; on a GPU they take cuda_context_bytes, which are not in the total.
-struct Plan {
-    int64_t weights, gradients, optimizer, activations, buffers, program;
+// A run as far as its memory depends on it.
+struct RunSize {
+    Config config;
+    DType dtype;
+    BatchShape shape;
+    OptimizerKind optimizer = OptimizerKind::adamw;
+    int64_t micro_steps     = 1;
+    bool documents          = false;  // batches have starts and positions
+    int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
+};
+
+// The memory of a run, in bytes by group.
+struct MemoryPlan {
+    int64_t weights, gradients, optimizer, activations;
+    int64_t buffers;  // what products and other ops work in, the batches on their way, and a sample's cache
+    int64_t program;  // code and libraries in host memory, as they are now. On a GPU they take cuda_context_bytes,
+                      // which are not in the total.
     int64_t total() const { return weights + gradients + optimizer + activations + buffers + program; }
 };
 
-// sample_tokens: the length of samples while training, 0 for none.
-inline Plan plan_of(const Config& c, const BatchShape& z, DType x, int64_t micro_steps, bool documents,
-                    int64_t sample_tokens, const Device& device) {
-    const bool gpu = device.where() == Machine::cuda;
-    Params p;
-    Arena weights, fp32, acts;
-    for (const ParamRow& r : param_rows(p, c)) weights.plan(r.shape, x), fp32.plan(r.shape, DType::F32);
-    int64_t buffers = Feed::device_bytes(Step::room(z, micro_steps, documents).bytes(), device.where()) +
-                      Feed::device_bytes(Model::feed_room(z).bytes(), device.where()) +
-                      matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, z) : 0);
-    if (sample_tokens) buffers += Generator::bytes(c, x, 1, std::min(sample_tokens, c.context), device.where());
-    return {weights.bytes(),
-            fp32.bytes(),
-            (x == DType::F32 ? 2 : 3) * fp32.bytes(),
-            plan_activations(acts, c, z, x),
-            buffers,
-            gpu ? 0 : held_bytes()};
+inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
+    const Config& c     = run.config;
+    const Machine where = device.where();
+    const bool gpu      = where == Machine::cuda;
+    const auto feed     = [&](const BatchFeed::Room& room) { return Feed::device_bytes(room.bytes(), where); };
+    Arena weights, gradients, activations;
+    MemoryPlan plan{};
+    plan.weights     = plan_params(weights, c, run.dtype);
+    plan.gradients   = plan_params(gradients, c, DType::F32);
+    plan.optimizer   = optimizer_bytes(run.optimizer, c, run.dtype);
+    plan.activations = plan_activations(activations, c, run.shape, run.dtype);
+    plan.buffers     = feed(Step::room(run.shape, run.micro_steps, run.documents)) + feed(Model::feed_room(run.shape)) +
+                   matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, run.shape) : 0);
+    if (run.sample_tokens)
+        plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
+    plan.program = gpu ? 0 : held_bytes();
+    return plan;
 }
 
-// The largest batch whose bytes(batch) are at most `limit`; 0 when not even 1 is. bytes() grows with the batch.
+// The largest batch that takes at most `limit` bytes, or 0 when not even a batch of 1 does. bytes(batch) grows with the
+// batch.
 inline int64_t largest_batch(int64_t limit, const std::function<int64_t(int64_t)>& bytes) {
     int64_t fits = 0, step = 1;
     while (step < 1 << 20 && bytes(fits + step) <= limit) fits += step, step *= 2;

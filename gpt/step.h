@@ -32,7 +32,7 @@ struct StepSettings {
 
 class Step {
   public:
-    Step(Model& model, AdamW& optimizer, const Comm& comm, Loader& data, const Schedule& schedule,
+    Step(Model& model, Optimizer& optimizer, const Comm& comm, Loader& data, const Schedule& schedule,
          const StepSettings& settings)
         : model_(model),
           optimizer_(optimizer),
@@ -65,7 +65,7 @@ class Step {
     LoaderPosition position() const { return position_; }
 
     static BatchFeed::Room room(const BatchShape& shape, int64_t micro_steps, bool documents) {
-        return {shape.rows(), micro_steps, documents, int64_t(sizeof(AdamWUpdate))};
+        return {shape.rows(), micro_steps, documents, Optimizer::numbers_bytes};
     }
 
   private:
@@ -74,8 +74,7 @@ class Step {
     Tensor votes() const { return results_.rows(2, 1); }  // how many processes were asked to stop
 
     void send(int64_t step) {
-        const AdamWUpdate update = optimizer_.update(learning_rate(schedule_, step), step + 1);
-        std::memcpy(feed_.outgoing_numbers(), &update, sizeof update);
+        optimizer_.numbers(feed_.outgoing_numbers(), schedule_, step);
         for (int64_t i = 0; i < settings_.micro_steps; i++) feed_.put(i, data_.next());
         feed_.send();
         sent_ = step;
@@ -94,11 +93,11 @@ class Step {
         }
         comm_.sum({model_.all_grads, loss(), votes()});
         squared_norm(norm2(), model_.all_grads, model_.stream);
-        optimizer_.step(model_, loss(), norm2(), feed_.numbers());
+        optimizer_.step(loss(), norm2(), feed_.numbers());
     }
 
     Model& model_;
-    AdamW& optimizer_;
+    Optimizer& optimizer_;
     const Comm& comm_;
     Loader& data_;
     const Schedule schedule_;

@@ -60,6 +60,15 @@ static Product dy_transposed_times_x(Tensor dy, Tensor x, Into into) {  // the g
     return p;
 }
 
+static int64_t rows_of(const Factor& f) { return f.matrix.shape[f.transposed ? 1 : 0]; }
+static int64_t columns_of(const Factor& f) { return f.matrix.shape[f.transposed ? 0 : 1]; }
+static Product any_product(const Factor& a, const Factor& b) {
+    Product p{rows_of(a), columns_of(b), columns_of(a), a.matrix.dtype, a.matrix.dtype};
+    p.a_transposed = a.transposed;
+    p.b_transposed = b.transposed;
+    return p;
+}
+
 // ---- oneDNN ---------------------------------------------------------------------------------------------------------
 
 namespace cpu {
@@ -184,6 +193,10 @@ static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tens
     const Tensor product = pre ? pre : act;
     matmul_forward<T>(product, x, w, b);
     gelu_forward(act, product, kind, Stream{});
+}
+
+static void matmul(Tensor out, const Factor& a, const Factor& b) {
+    multiply(any_product(a, b), out, a.matrix, b.matrix);
 }
 
 // Column sums in slabs of 64 columns, rows in runs of 64, so that no sum is longer than 64 + N/64 terms.
@@ -382,6 +395,10 @@ static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tens
     gelu_forward(act, product, kind, stream_of(q));
 }
 
+static void matmul(Tensor out, const Factor& a, const Factor& b, Queue& q) {
+    multiply(any_product(a, b), out, a.matrix, b.matrix, q);
+}
+
 // db = or += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side;
 // its other lanes and warps take rows apart and meet at the end, always in the same order.
 constexpr int sum_threads = 512;
@@ -490,6 +507,15 @@ void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor a
     expect(dpre, act.shape, act.dtype, act);
     expect(pre, act.shape, act.dtype, act);
     RUN_ON(s, dy.dtype, matmul_gelu_backward, dpre, dw, db, dy, act, w, pre, kind, into);
+}
+
+void matmul(Tensor out, Factor a, Factor b, Stream s) {
+    CHECK(a.matrix && b.matrix && a.matrix.shape.dims == 2 && b.matrix.shape.dims == 2 && columns_of(a) == rows_of(b) &&
+              a.matrix.dtype == b.matrix.dtype,
+          "matmul: a is {}{} and b is {}{}, expected (M, K) and (K, N) of one dtype", a.matrix.str(),
+          a.transposed ? " transposed" : "", b.matrix.str(), b.transposed ? " transposed" : "");
+    expect(out, Shape({rows_of(a), columns_of(b)}), a.matrix.dtype, a.matrix);
+    RUN_UNTYPED(s, matmul, out, a, b);
 }
 
 int64_t matmul_workspace([[maybe_unused]] Stream s) {

@@ -62,6 +62,19 @@ void matmul_gelu_backward(Tensor dpre /*=*/, Tensor dw /*into*/,
 int64_t matmul_workspace(
     Stream s);  // bytes that products take on this machine beside their operands, from the first on
 
+// out = a b for any matrices of one dtype; transposed(a) stands for aᵀ.
+struct Factor {
+    Tensor matrix;
+    bool transposed = false;
+    Factor(Tensor t) : matrix(t) {}
+};
+inline Factor transposed(Tensor t) {
+    Factor f(t);
+    f.transposed = true;
+    return f;
+}
+void matmul(Tensor out /*=*/, Factor a, Factor b, Stream s);  // (M,N) x, (M,K) x, (K,N) x
+
 // ---- rope.cu (Su et al. 2021: arXiv 2104.09864) -------------------------------------------------------------------------
 // Rotates q and k in place: (a, b) → (a cos - b sin, b cos + a sin). Backward rotates the gradient the other way.
 // Position of row n is positions[n], or n mod T when positions is null.
@@ -135,6 +148,26 @@ void adamw(const AdamWTable& table /*+=*/, Tensor grad_norm2, Tensor loss,  // (
 // The rounding of update `step` by itself: w = master, up or down at random by the row's key.
 void round_at_random(Tensor w /*=*/, Tensor master, uint64_t key, uint32_t step,
                      Stream s);  // any one shape; bf16, fp32
+
+// ---- muon.cu (Jordan 2024: https://kellerjordan.github.io/posts/muon) -----------------------------------------------------
+struct MuonUpdate {
+    float lr;
+    uint32_t step;  // 1 for the first update
+};
+// Working memory of muon_orthogonalise; m is the smaller of R and C.
+struct MuonSpace {
+    Tensor product, gram, gram2, norm2;  // (R,C) x, (m,m) x, (m,m) x, (1) fp32
+};
+// With g = min(1, clip / norm) grad: momentum = β momentum + g, and grad = g + β momentum. Neither this nor muon_apply changes
+// anything when grad_norm2 or loss is not finite.
+void muon_momentum(Tensor momentum /*+=*/, Tensor grad /*in place*/, Tensor grad_norm2, Tensor loss,  // (…) fp32 ×2, (1) fp32, (1) fp32 or null
+                   float beta, float clip, Stream s);
+// x = u with singular values near 1, by five steps of the quintic Newton-Schulz iteration.
+void muon_orthogonalise(Tensor x /*=*/, Tensor u, const MuonSpace& space, Stream s);  // (R,C) x, (R,C) fp32
+// master -= lr (scale x + decay master); w = round(master), up or down at random when rounding is not 0.
+void muon_apply(Tensor w /*=*/, Tensor master /*+=*/, Tensor x,    // any one shape: x, fp32, x
+                Tensor grad_norm2, Tensor loss, Tensor update,     // (1) fp32, (1) fp32 or null, (2) int32: a MuonUpdate
+                float scale, float weight_decay, uint64_t rounding, Stream s);
 
 // ---- reduce.cu ------------------------------------------------------------------------------------------------------------
 void squared_norm(Tensor out /*=*/, Tensor x, Stream s);       // (1) fp32, any shape fp32

@@ -12,11 +12,11 @@
 
 #include "gpt/cli.h"
 #include "gpt/log.h"
-#include "gpt/optimizer.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
 #include "test/counts.h"
 #include "test/scratch.h"
+#include "test/update.h"
 
 struct BenchOptions {
     std::string only, device = "auto", counted, table;
@@ -307,15 +307,11 @@ static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions&
     c.layers = 2;
     Trained t(dev, x, c, o);
     AdamW adamw(t.model, {});
-    adamw.start_from(t.model);
-    const AdamWUpdate update = adamw.update(1e-4f, 1);
-    Pool make(dev);
-    const Tensor numbers = make({4}, DType::I32), norm2 = make({1}, DType::F32);
-    from_host(numbers, &update, dev.stream());
+    adamw.start_from_weights();
+    const UpdateInputs inputs(t.model, adamw, constant_rate(1e-4f), 0);
     b.row(name, x, t.costs(o).step(c, double(t.model.all_grads.numel())), [&] {
         t.pass();
-        squared_norm(norm2, t.model.all_grads, dev.stream());
-        adamw.step(t.model, t.model.acts.loss, norm2, numbers);
+        inputs.update(t.model, adamw);
     });
 }
 

@@ -8,9 +8,9 @@
 
 #include "gpt/generate.h"
 #include "gpt/hf.h"
-#include "gpt/optimizer.h"
 #include "gpt/presets.h"
 #include "test/close.h"
+#include "test/update.h"
 
 // Either block form, with odd sizes and small enough for finite differences.
 inline Config tiny_config(int64_t context, int64_t vocab, bool neox = false) {
@@ -110,18 +110,11 @@ inline float loss_and_gradients(Model& m, const Batch& batch) {
     backward(m, there, Into::set);
     return read_scalar(m.acts.loss, m.stream);
 }
-// One update by the gradients and the loss that are there; step 1 is the first. Returns the gradient norm.
-inline float update(Model& m, AdamW& optimizer, float rate, int64_t step) {
-    Arena memory;
-    memory.plan({1}, DType::F32);
-    memory.plan({4}, DType::I32);
-    memory.allocate(*m.device);
-    const Tensor norm2 = memory.take({1}, DType::F32), numbers = memory.take({4}, DType::I32);
-    const AdamWUpdate host = optimizer.update(rate, step);
-    from_host(numbers, &host, m.stream);
-    squared_norm(norm2, m.all_grads, m.stream);
-    optimizer.step(m, m.acts.loss, norm2, numbers);
-    return std::sqrt(read_scalar(norm2, m.stream));
+// Update `step` (0 for the first) by the gradients and the loss that are there. Returns the gradient norm.
+inline float update(Model& m, Optimizer& optimizer, const Schedule& schedule, int64_t step) {
+    const UpdateInputs inputs(m, optimizer, schedule, step);
+    inputs.update(m, optimizer);
+    return std::sqrt(read_scalar(inputs.norm2, m.stream));
 }
 // (B, T, vocab), through a cache. `step` tokens go in at a time; 0: all.
 inline std::vector<float> logits_of(Model& m, const std::vector<int32_t>& ids, int64_t B, int64_t T, int64_t step = 0) {

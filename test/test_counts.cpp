@@ -2,10 +2,11 @@
 // memory bounds, bank conflicts of attention
 #include "test/counts.h"
 
-#include "gpt/optimizer.h"
+#include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
 #include "test/programs.h"
+#include "test/update.h"
 
 // bench_ops on the emulated GPU: the ops named in `only`, of GPT-2 124M's width, on one sequence of `context` tokens.
 static std::vector<Counted> count_ops(const std::string& only, int context) {
@@ -47,17 +48,8 @@ static void count_block(const Device& dev, const char* name, DType x) {
     counted(m.stream, forward);
     for (const Into into : {Into::set, Into::add}) counted(m.stream, [&] { backward(into); });
     AdamW adamw(m, {});
-    Arena arena;
-    arena.plan({4}, DType::I32);
-    arena.plan({1}, DType::F32);
-    arena.allocate(dev);
-    const Tensor numbers = arena.take({4}, DType::I32), norm2 = arena.take({1}, DType::F32);
-    const AdamWUpdate update = adamw.update(1e-3f, 1);
-    from_host(numbers, &update, m.stream);
-    counted(m.stream, [&] {
-        squared_norm(norm2, m.all_grads, m.stream);
-        adamw.step(m, m.acts.loss, norm2, numbers);
-    });
+    const UpdateInputs inputs(m, adamw, constant_rate(1e-3f), 0);
+    counted(m.stream, [&] { inputs.update(m, adamw); });
 }
 
 // Started by the one below, in a process of its own for the profiler.

@@ -16,7 +16,7 @@ static void scatter(Params& p, const Config& c, Stream s,
         std::vector<float> v(r.shape.numel(), 0.f);
         const int64_t n = unpadded(c, r).numel();
         Random(7, r.name).fill_normal(v.data(), 0, n, std);
-        for (int64_t i = 0; i < n; i++) v[i] += r.start.kind == Start::constant ? r.start.value : 0.f;
+        for (int64_t i = 0; i < n; i++) v[i] += r.initial.kind == Initializer::constant ? r.initial.value : 0.f;
         from_host(*r.tensor, v, s);
     }
 }
@@ -67,7 +67,13 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
 
     const Config c = read_config(home);
     Model m(c, DType::F32, {B, T, true}, *dev);
-    AdamW adamw(m, {a["beta1"], a["beta2"], a["eps"], a["weight_decay"], a["clip"]});
+    OptimizerSettings settings;
+    settings.beta1        = a["beta1"];
+    settings.beta2        = a["beta2"];
+    settings.eps          = a["eps"];
+    settings.weight_decay = a["weight_decay"];
+    settings.clip         = a["clip"];
+    AdamW adamw(m, settings);
     load_weights(m.params, c, SafetensorsReader(home + "/model.safetensors"), m.stream);
     const Schedule schedule{Schedule::Kind::cosine, s["learning_rate"], s["final_learning_rate"], s["warmup_steps"],
                             s["steps"]};
@@ -76,7 +82,7 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
         const HostBatch host(ids.data() + step * B * (T + 1), B, T);
         const float loss    = loss_and_gradients(m, host.batch);
         const float rate    = learning_rate(schedule, step);
-        const float norm    = update(m, adamw, rate, step + 1);
+        const float norm    = update(m, adamw, schedule, step);
         const double wanted = facts.raw("losses_float64")[step], wanted_norm = facts.raw("norms_float64")[step];
         CAPTURE(name, step);
         CHECK(rate == Approx(facts.raw("learning_rates")[step].get<double>()).epsilon(1e-6));
@@ -161,7 +167,7 @@ static std::vector<unsigned char> trained(const Device& dev, const Config& c, DT
     Model m(c, dtype, z, dev);
     scatter(m.params, c, m.stream, 0.1f);
     AdamW adamw(m, {});
-    adamw.start_from(m);
+    adamw.start_from_weights();
     const Scratch scratch;
     std::vector<uint16_t> text(400);
     for (size_t i = 0; i < text.size(); i++) text[i] = uint16_t(Random(3, "text").below(i, c.vocab));
@@ -213,23 +219,24 @@ TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
 TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool random = GENERATE(false, true), skipped = GENERATE(false, true);
-    CAPTURE(dev, random, skipped);
+    const auto kind = GENERATE(OptimizerKind::adamw, OptimizerKind::muon);
+    CAPTURE(dev, random, skipped, int(kind));
     const Config c = tiny_config(7, 13, false);
     Model m(c, DType::BF16, {1, 4, true}, *dev);
     scatter(m.params, c, m.stream);
-    AdamWSettings settings;
+    OptimizerSettings settings{kind};
     settings.stochastic_rounding = random;
     settings.seed                = 5;
-    AdamW adamw(m, settings);
-    adamw.start_from(m);
+    const auto optimizer         = make_optimizer(m, settings);
+    optimizer->start_from_weights();
     const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
     TrainState state;
     for (int64_t step = 1; step <= 2; step++) {
         const bool skip = skipped && step == 2;
         loss_and_gradients(m, HostBatch(ids.data(), 1, 4).batch);
         if (skip) from_host(m.grads.lnf_b, std::vector<float>(size_t(c.width), NAN), m.stream);
-        CHECK(std::isfinite(update(m, adamw, 1e-2f, step)) == !skip);
-        if (!skip) state.rounded_at = adamw.rounds_at(step);
+        CHECK(std::isfinite(update(m, *optimizer, constant_rate(1e-2f), step - 1)) == !skip);
+        if (!skip) state.rounded_at = optimizer->rounded_at(step);
     }
     const auto bits = [&](Model& of) {
         std::vector<std::vector<char>> all;
@@ -240,16 +247,16 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
         return all;
     };
     const auto wanted = bits(m);
-    adamw.round_into(m, 0);
+    optimizer->round_into_weights(0);
     CHECK((bits(m) == wanted) == !random);
     const Scratch scratch;
-    state.step   = 2;
-    state.stored = "BF16";
-    write_checkpoint(scratch.path, state, m, adamw, "");
+    state.step          = 2;
+    state.weights_dtype = "BF16";
+    write_checkpoint(scratch.path, state, m, *optimizer, "");
 
     Model again(c, DType::BF16, {1, 4, true}, *dev);
-    AdamW other(again, settings);
-    CHECK(load_checkpoint(scratch.path, again, other).rounded_at == state.rounded_at);
+    const auto other = make_optimizer(again, settings);
+    CHECK(load_checkpoint(scratch.path, again, *other).rounded_at == state.rounded_at);
     CHECK((bits(again) == wanted));
 }
 
@@ -320,27 +327,30 @@ TEST_CASE("a step whose loss or gradients are not finite leaves everything as it
     const Device* dev = GENERATE(from_range(devices()));
     const auto where  = GENERATE(as<std::string>{}, "loss", "gradient");
     const float bad   = GENERATE(NAN, INFINITY);
-    CAPTURE(dev, where, bad);
+    const auto kind   = GENERATE(OptimizerKind::adamw, OptimizerKind::muon);
+    CAPTURE(dev, where, bad, int(kind));
     const Config c = tiny_config(7, 13, false);
     Model m(c, DType::BF16, {1, 4, true}, *dev);
     scatter(m.params, c, m.stream);
-    AdamW adamw(m, {});
-    adamw.start_from(m);
+    const auto optimizer = make_optimizer(m, {kind});
+    optimizer->start_from_weights();
     const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
     const HostBatch host(ids.data(), 1, 4);
     loss_and_gradients(m, host.batch);
     from_host(where == "loss" ? m.acts.loss : m.grads.lnf_b.rows(3, 1), std::vector<float>{bad}, m.stream);
     const auto everything = [&] {
         std::vector<std::vector<char>> all;
-        for (Params* p : {&m.params, &adamw.m, &adamw.v, &adamw.master})
-            for (const ParamRow& r : param_rows(*p, c)) {
-                all.emplace_back(size_t(r.tensor->bytes()));
-                to_host(all.back().data(), *r.tensor, m.stream);
-            }
+        const auto keep = [&](Tensor t) {
+            all.emplace_back(size_t(t.bytes()));
+            to_host(all.back().data(), t, m.stream);
+        };
+        for (const ParamRow& r : param_rows(m.params, c)) keep(*r.tensor);
+        for (const auto& [name, t] : optimizer->state()) keep(t);
+        for (const auto& [name, t] : optimizer->masters()) keep(t);
         return all;
     };
     const auto before = everything();
-    const float norm  = update(m, adamw, 1e-2f, 1);
+    const float norm  = update(m, *optimizer, constant_rate(1e-2f), 0);
     CHECK_FALSE((std::isfinite(norm) && std::isfinite(read_scalar(m.acts.loss, m.stream))));
     CHECK(everything() == before);
 }

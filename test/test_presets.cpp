@@ -61,7 +61,7 @@ TEST_CASE("presets carry their published recipes", "[presets]") {
         Params none;
         const Config c = config_of(*find_preset(name));
         for (const ParamRow& r : param_rows(none, c))
-            if (r.name == weight) return r.start.value;
+            if (r.name == weight) return r.initial.value;
         return -1.f;
     };
     CHECK(starts("gpt3-1.3b", "h.3.up.weight") == 0.02f);

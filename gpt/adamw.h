@@ -1,0 +1,32 @@
+// adamw.h - AdamW (Loshchilov & Hutter 2017: arXiv 1711.05101) for every weight; kernels/adamw.cu computes the update
+#pragma once
+#include "gpt/optimizer.h"
+
+class AdamW : public Optimizer {
+  public:
+    AdamW(Model& model, const OptimizerSettings& settings) : Optimizer(model, settings, kinds()) {
+        std::vector<AdamWRow> rows;
+        each_row([&](const ParamRow& r, const RowTensors& t) {
+            rows.push_back({t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding_of(r)});
+        });
+        table_ = AdamWTable(std::move(rows), *model.device);
+    }
+
+    static int64_t bytes(const Config& c, DType dtype) { return state_bytes(kinds(), c, dtype); }
+
+    void numbers(void* to, const Schedule& schedule, int64_t step) const override {
+        const AdamWUpdate update =
+            adamw_update(learning_rate(schedule, step), settings_.beta1, settings_.beta2, step + 1);
+        std::memcpy(to, &update, sizeof update);
+    }
+
+    void step(Tensor loss, Tensor norm2, Tensor numbers) override {
+        adamw(table_, norm2, loss, numbers.rows(0, 4),
+              {settings_.beta1, settings_.beta2, settings_.eps, settings_.clip}, model_.stream);
+    }
+
+  private:
+    static std::vector<StateKind> kinds() { return {{"m", every_row}, {"v", every_row}}; }
+
+    AdamWTable table_;
+};

@@ -1,0 +1,34 @@
+// optimizers.h - the list of optimizers: their names, and how each is made and planned
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpt/adamw.h"
+#include "gpt/muon.h"
+
+// For --optimizer.
+inline const std::vector<std::pair<std::string, OptimizerKind>>& optimizer_names() {
+    static const std::vector<std::pair<std::string, OptimizerKind>> names = {{"adamw", OptimizerKind::adamw},
+                                                                             {"muon", OptimizerKind::muon}};
+    return names;
+}
+
+// For a model that trains.
+inline std::unique_ptr<Optimizer> make_optimizer(Model& model, const OptimizerSettings& settings) {
+    switch (settings.kind) {
+        case OptimizerKind::adamw: return std::make_unique<AdamW>(model, settings);
+        case OptimizerKind::muon: return std::make_unique<Muon>(model, settings);
+    }
+    fail("optimizer {}: there is none of that number", int(settings.kind));
+}
+
+// The memory of an optimizer: state, masters of bf16 weights, and what it works in.
+inline int64_t optimizer_bytes(OptimizerKind kind, const Config& c, DType dtype) {
+    switch (kind) {
+        case OptimizerKind::adamw: return AdamW::bytes(c, dtype);
+        case OptimizerKind::muon: return Muon::bytes(c, dtype);
+    }
+    fail("optimizer {}: there is none of that number", int(kind));
+}

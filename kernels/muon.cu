@@ -1,0 +1,229 @@
+// muon.cu - the update of hidden matrices by an orthogonalised momentum (Jordan 2024:
+// https://kellerjordan.github.io/posts/muon)
+//
+//   g  = min(1, clip / norm) · grad                      norm: of all gradients of the model
+//   b  = β b + g                                         momentum
+//   u  = g + β b                                         Nesterov's form; it replaces grad in memory
+//   X  = u / (‖u‖ + 1e-7)                                Frobenius norm: no singular value is above 1
+//   X  = p X + (q A + r A²) X,   A = X Xᵀ                five times: the quintic Newton-Schulz iteration, which brings
+//                                                        the singular values to about 0.7 … 1.2 and keeps the
+//                                                        directions
+//   master -= lr (√max(1, rows / columns) · X + weight_decay · master)
+//   w  = master, rounded to w's dtype
+//
+//   Where X has more rows than columns, A = XᵀX and X (q A + r A²) cost less and give the same matrix. X, A and A² are
+//   stored in the dtype of w: the iteration is as forgiving of bf16 as Jordan reports. Every product sums in fp32.
+//   Memory moved is small beside the products: 5 (4 m² n + 2 m³) FLOPs for a matrix whose sides are m <= n.
+#include "cpu.h"
+#include "ops.h"
+#include "rounding.h"
+#ifdef __CUDACC__
+#include "gpu.cuh"
+#endif
+
+constexpr float newton_schulz[]   = {3.4445f, -4.7750f, 2.0315f};  // p, q, r: steepest at 0 of those that stay bounded
+constexpr int newton_schulz_steps = 5;
+
+// What a clipped gradient is multiplied by; a negative number when the step is bad and nothing may change.
+HD float muon_shrink(float norm2, const float* loss, float clip) {
+    const bool finite = norm2 - norm2 == 0.f && (!loss || *loss - *loss == 0.f);  // inf - inf and NaN are not 0
+    if (!finite) return -1.f;
+    const float norm = sqrtf(norm2);
+    return clip > 0 && norm > clip ? clip / norm : 1.f;
+}
+
+namespace cpu {
+
+static void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tensor loss, float beta, float clip) {
+    const float shrink = muon_shrink(*grad_norm2.data<float>(), static_cast<const float*>(loss.ptr), clip);
+    if (shrink < 0) return;
+    float* b = momentum.data<float>();
+    float* u = grad.data<float>();
+    parallel_lanes(grad.numel(), [=](int64_t i, auto n) {
+        const floats g   = load(u + i, n) * shrink;
+        const floats now = load(b + i, n) * beta + g;
+        store(b + i, now, n);
+        store(u + i, g + now * beta, n);
+    });
+}
+
+template <class T>
+static void normalise(Tensor x, Tensor u, Tensor norm2) {
+    T* out            = x.data<T>();
+    const float* in   = u.data<float>();
+    const float scale = 1.f / (std::sqrt(*norm2.data<float>()) + 1e-7f);
+    parallel_lanes(x.numel(), [=](int64_t i, auto n) { store(out + i, load(in + i, n) * scale, n); });
+}
+
+template <class T>
+static void blend(Tensor out, float alpha, Tensor a, float beta, Tensor b) {
+    T* to       = out.data<T>();
+    const T *pa = a.data<T>(), *pb = b.data<T>();
+    parallel_lanes(out.numel(),
+                   [=](int64_t i, auto n) { store(to + i, alpha * load(pa + i, n) + beta * load(pb + i, n), n); });
+}
+
+template <class T>
+static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
+                       float weight_decay, uint64_t rounding) {
+    if (muon_shrink(*grad_norm2.data<float>(), static_cast<const float*>(loss.ptr), 0.f) < 0) return;
+    const MuonUpdate u = *static_cast<const MuonUpdate*>(update.ptr);
+    T* to              = w.data<T>();
+    const T* direction = x.data<T>();
+    float* weights     = master.data<float>();
+    parallel_lanes(w.numel(), [=](int64_t i, auto n) {
+        const floats old = load(weights + i, n);
+        const floats now = old - u.lr * (scale * load(direction + i, n) + weight_decay * old);
+        store(weights + i, now, n);
+        if constexpr (std::is_same_v<T, bf16>)
+            if (rounding) return store_at_random(to, now, i, n, rounding, u.step);
+        store(to + i, now, n);
+    });
+}
+
+}  // namespace cpu
+
+#ifdef __CUDACC__
+namespace gpu {
+
+template <int W>
+static __global__ void muon_momentum_kernel(float* b, float* u, int64_t n, const float* norm2, const float* loss,
+                                            float beta, float clip) {
+    const float shrink = muon_shrink(*norm2, loss, clip);
+    if (shrink < 0) return;
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        Floats<width> g = load<width>(u + i), now = load<width>(b + i);
+        for (int k = 0; k < width; k++) {
+            g[k] *= shrink;
+            now[k] = now[k] * beta + g[k];
+            g[k] += now[k] * beta;
+        }
+        store(b + i, now);
+        store(u + i, g);
+    });
+}
+static void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tensor loss, float beta, float clip,
+                          Queue& q) {
+    const int64_t n = grad.numel();
+    for_width<float>(aligned(momentum.ptr, grad.ptr), [&](auto width) {
+        launch(muon_momentum_kernel<width>, grid_over(n, width), q, momentum.data<float>(), grad.data<float>(), n,
+               grad_norm2.data<float>(), static_cast<const float*>(loss.ptr), beta, clip);
+    });
+}
+
+template <int W, class T>
+static __global__ void normalise_kernel(T* x, const float* u, int64_t n, const float* norm2) {
+    const float scale = 1.f / (sqrtf(*norm2) + 1e-7f);
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        Floats<width> v = load<width>(u + i);
+        for (int k = 0; k < width; k++) v[k] *= scale;
+        store(x + i, v);
+    });
+}
+template <class T>
+static void normalise(Tensor x, Tensor u, Tensor norm2, Queue& q) {
+    const int64_t n = x.numel();
+    for_width<float>(aligned(x.ptr, u.ptr), [&](auto width) {
+        launch(normalise_kernel<width, T>, grid_over(n, width), q, x.data<T>(), u.data<float>(), n,
+               norm2.data<float>());
+    });
+}
+
+// out may be a or b.
+template <int W, class T>
+static __global__ void blend_kernel(T* out, float alpha, const T* a, float beta, const T* b, int64_t n) {
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        Floats<width> v = load<width>(a + i), more = load<width>(b + i);
+        for (int k = 0; k < width; k++) v[k] = alpha * v[k] + beta * more[k];
+        store(out + i, v);
+    });
+}
+template <class T>
+static void blend(Tensor out, float alpha, Tensor a, float beta, Tensor b, Queue& q) {
+    const int64_t n = out.numel();
+    for_width<T>(aligned(out.ptr, a.ptr, b.ptr), [&](auto width) {
+        launch(blend_kernel<width, T>, grid_over(n, width), q, out.data<T>(), alpha, a.data<T>(), beta, b.data<T>(), n);
+    });
+}
+
+// Weights may be their own masters, so neither is __restrict__.
+template <int W, class T>
+static __global__ void muon_apply_kernel(T* w, float* master, const T* x, int64_t n, const float* norm2,
+                                         const float* loss, const MuonUpdate* update, float scale, float weight_decay,
+                                         uint64_t rounding) {
+    if (muon_shrink(*norm2, loss, 0.f) < 0) return;
+    const MuonUpdate u = *update;
+    for_grid<W>(n, [=](int64_t i, auto width) {
+        const Floats<width> direction = load<width>(x + i);
+        Floats<width> now             = load<width>(master + i);
+        for (int k = 0; k < width; k++) now[k] -= u.lr * (scale * direction[k] + weight_decay * now[k]);
+        store(master + i, now);
+        if constexpr (std::is_same_v<T, bf16>) {
+            if (rounding) now = at_random(now, i, rounding, u.step);
+            store(w + i, now);
+        } else if (w != master) {
+            store(w + i, now);
+        }
+    });
+}
+template <class T>
+static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
+                       float weight_decay, uint64_t rounding, Queue& q) {
+    const int64_t n = w.numel();
+    for_width<float>(aligned(w.ptr, master.ptr, x.ptr), [&](auto width) {
+        launch(muon_apply_kernel<width, T>, grid_over(n, width), q, w.data<T>(), master.data<float>(), x.data<T>(), n,
+               grad_norm2.data<float>(), static_cast<const float*>(loss.ptr),
+               static_cast<const MuonUpdate*>(update.ptr), scale, weight_decay, rounding);
+    });
+}
+
+}  // namespace gpu
+#endif
+
+// ---- the doors ----------------------------------------------------------------------------------------------------
+
+void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tensor loss, float beta, float clip, Stream s) {
+    expect_dtype(grad, DType::F32);
+    expect(momentum, grad.shape, DType::F32, grad);
+    expect(grad_norm2, Shape({1}), DType::F32, grad);
+    expect_maybe(loss, Shape({1}), DType::F32, grad);
+    RUN_UNTYPED(s, muon_momentum, momentum, grad, grad_norm2, loss, beta, clip);
+}
+
+void muon_orthogonalise(Tensor x, Tensor u, const MuonSpace& space, Stream s) {
+    CHECK(x && x.shape.dims == 2, "muon_orthogonalise: x is {}, expected a matrix", x.str());
+    const int64_t rows = x.shape[0], columns = x.shape[1], m = std::min(rows, columns);
+    expect(u, x.shape, DType::F32, x);
+    expect(space.product, x.shape, x.dtype, x);
+    expect(space.gram, Shape({m, m}), x.dtype, x);
+    expect(space.gram2, Shape({m, m}), x.dtype, x);
+    expect(space.norm2, Shape({1}), DType::F32, x);
+    const float p = newton_schulz[0], q = newton_schulz[1], r = newton_schulz[2];
+    squared_norm(space.norm2, u, s);
+    RUN_ON(s, x.dtype, normalise, x, u, space.norm2);
+    for (int step = 0; step < newton_schulz_steps; step++) {
+        if (rows <= columns)
+            matmul(space.gram, x, transposed(x), s);
+        else
+            matmul(space.gram, transposed(x), x, s);
+        matmul(space.gram2, space.gram, space.gram, s);
+        RUN_ON(s, x.dtype, blend, space.gram, q, space.gram, r, space.gram2);
+        if (rows <= columns)
+            matmul(space.product, space.gram, x, s);
+        else
+            matmul(space.product, x, space.gram, s);
+        RUN_ON(s, x.dtype, blend, x, p, x, 1.f, space.product);
+    }
+}
+
+void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
+                float weight_decay, uint64_t rounding, Stream s) {
+    expect_there(w);
+    expect(master, w.shape, DType::F32, w);
+    expect(x, w.shape, w.dtype, w);
+    expect(grad_norm2, Shape({1}), DType::F32, w);
+    expect_maybe(loss, Shape({1}), DType::F32, w);
+    static_assert(sizeof(MuonUpdate) == 8, "two words");
+    expect(update, Shape({2}), DType::I32, w);
+    RUN_ON(s, w.dtype, muon_apply, w, master, x, grad_norm2, loss, update, scale, weight_decay, rounding);
+}
