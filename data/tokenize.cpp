@@ -5,9 +5,13 @@
 // them are complete.
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <map>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,7 +26,8 @@
 
 struct Options {
     std::vector<std::string> input, mix;
-    std::string tokenizer, output, eot = "before", on_error = "stop", val_by = "auto";
+    std::string tokenizer, output, eot = "before", eot_token = "auto", special_tokens = "text";
+    std::string on_error = "stop", val_by = "auto";
     ReadSettings read;
     int64_t shard_tokens = 100'000'000;
     int train_bpe = 0, threads = 0;
@@ -42,7 +47,11 @@ static void list_options(Flags& f, Options& o) {
              "skip leaves bad documents out and counts them; keep also takes text that is not UTF-8 as it is");
     f.group("tokens");
     f.add("--tokenizer", o.tokenizer, "the tokenizer.json to encode or decode with", "FILE");
-    f.choose("--eot", o.eot, {"before", "after", "none"}, "where each document gets an <|endoftext|>");
+    f.choose("--eot", o.eot, {"before", "after", "none"}, "where each document gets its end-of-text token");
+    f.add("--eot-token", o.eot_token,
+          "the end-of-text token; auto takes the eos_token named beside the tokenizer, else <|endoftext|>", "TOKEN");
+    f.choose("--special-tokens", o.special_tokens, {"text", "ids", "refuse"},
+             "take special tokens that are written in documents as plain text, as their ids, or as an error");
     f.group("output");
     f.add("--output", o.output, "write PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and PREFIX_summary.json",
           "PREFIX");
@@ -163,8 +172,14 @@ struct Encoded {
 
 class Encoder {
   public:
-    Encoder(const Options& o, const Tokenizer& tokenizer, const Documents& documents)
-        : o_(o), tokenizer_(tokenizer), documents_(documents) {}
+    // eot: the end-of-text token, or -1 for none.
+    Encoder(const Options& o, const Tokenizer& tokenizer, int32_t eot, const Documents& documents)
+        : o_(o),
+          tokenizer_(tokenizer),
+          documents_(documents),
+          eot_before_(o.eot == "before" && !begins_with(tokenizer.before(), eot) ? eot : -1),
+          eot_after_(o.eot == "after" && !ends_with(tokenizer.after(), eot) ? eot : -1),
+          separator_counts_(!tokenizer.is_special(tokenizer.id_of(o.read.separator))) {}
 
     // by_tail: the end of each document, or of each part of a long one, is held out; else whole documents are.
     Encoded encode(const Block& block, bool by_tail) {
@@ -173,6 +188,7 @@ class Encoder {
         e.skipped             = each_text(o_, documents_, block, buffer_, [&](const Part& part, std::string_view text) {
             const bool is_whole = part.first && part.last;
             if (is_whole && text.empty()) return;
+            if (o_.special_tokens == "refuse") refuse_special_tokens(part, text);
             if (by_tail && fraction > 0) {
                 const size_t cut = tail_begin(text, fraction);
                 if (cut > 0) append(e.train, text.substr(0, cut), true, true);
@@ -187,18 +203,46 @@ class Encoder {
         return e;
     }
 
+    // What the encoder met, for the report at the end.
+    const Tokenizer::Scratch& met() const { return scratch_; }
+    int64_t separators() const { return separators_; }
+
   private:
-    // The text of a document is plain text: <|endoftext|> inside a line does not end the document.
+    static bool begins_with(const std::vector<int32_t>& ids, int32_t id) { return !ids.empty() && ids.front() == id; }
+    static bool ends_with(const std::vector<int32_t>& ids, int32_t id) { return !ids.empty() && ids.back() == id; }
+
+    // A tokenizer.json may put ids of its own around a text. An end-of-text token among them is not written twice.
     void append(std::vector<int32_t>& ids, std::string_view text, bool begins, bool ends) {
-        if (begins && o_.eot == "before") ids.push_back(tokenizer_.eot());
-        tokenizer_.encode(text, false, ids, scratch_);
-        if (ends && o_.eot == "after") ids.push_back(tokenizer_.eot());
+        if (begins && eot_before_ >= 0) ids.push_back(eot_before_);
+        if (begins) ids.insert(ids.end(), tokenizer_.before().begin(), tokenizer_.before().end());
+        tokenizer_.encode(text, o_.special_tokens == "ids", ids, scratch_);
+        if (ends) ids.insert(ids.end(), tokenizer_.after().begin(), tokenizer_.after().end());
+        if (ends && eot_after_ >= 0) ids.push_back(eot_after_);
+        if (separator_counts_ && !o_.read.separator.empty()) count_separators(text);
+    }
+    void count_separators(std::string_view text) {
+        const std::string& separator = o_.read.separator;
+        for (size_t at = 0; (at = text.find(separator, at)) != text.npos; at += separator.size()) separators_++;
+    }
+    void refuse_special_tokens(const Part& part, std::string_view text) {
+        std::vector<int32_t> ids;
+        tokenizer_.encode(text, false, ids, strict_);
+        if (strict_.specials.empty()) return;
+        const std::string token = tokenizer_.bytes_of(strict_.specials.begin()->first);
+        strict_.specials.clear();
+        fail(
+            "{} line {}: the document that begins here holds the special token {}; --special-tokens text or ids takes "
+            "it",
+            documents_.files()[size_t(part.file)].name(), part.line, token);
     }
 
     const Options& o_;
     const Tokenizer& tokenizer_;
     const Documents& documents_;
-    Tokenizer::Scratch scratch_;
+    int32_t eot_before_, eot_after_;  // -1: none
+    bool separator_counts_;           // it is no special token, so the tokenizer does not count it
+    int64_t separators_ = 0;          // inside lines of documents
+    Tokenizer::Scratch scratch_, strict_;
     std::string buffer_;
 };
 
@@ -229,9 +273,65 @@ class FirstBlocks {
     bool decided_ = false;
 };
 
-static void write_summary(const Options& o, const std::string& path, const Tokenizer& tokenizer, const Progress& done,
-                          int64_t skipped, const Documents& documents, const ShardWriter& train,
-                          const ShardWriter& val) {
+// What all encoders met in documents.
+struct Met {
+    std::map<std::string, int64_t> specials;  // by content
+    int64_t separators = 0;
+    std::array<int64_t, 256> bytes_without_token{};
+
+    Met(const std::vector<Encoder>& encoders, const Tokenizer& tokenizer) {
+        for (const Encoder& e : encoders) {
+            for (const auto& [id, count] : e.met().specials) specials[tokenizer.bytes_of(id)] += count;
+            separators += e.separators();
+            for (size_t b = 0; b < 256; b++) bytes_without_token[b] += e.met().bytes_without_token[b];
+        }
+    }
+    void tell(const Options& o, const Tokenizer& tokenizer) const {
+        std::map<std::string, int64_t> in_text = specials;
+        if (separators > 0) in_text[o.read.separator] += separators;
+        for (const auto& [token, count] : in_text) {
+            const bool is_id = o.special_tokens == "ids" && specials.count(token);
+            fmt::print(stderr, "note: {} stands in documents {} time{} and was taken as {}\n", token, count,
+                       count == 1 ? "" : "s",
+                       is_id ? fmt::format("the token {}", tokenizer.id_of(token)) : "plain text");
+            if (!is_id && specials.count(token)) fmt::print(stderr, "    --special-tokens ids takes it as a token\n");
+            if (token == o.read.separator)
+                fmt::print(stderr, "    documents are separated only by lines that hold nothing but {}\n", token);
+        }
+        const int64_t lost = std::accumulate(bytes_without_token.begin(), bytes_without_token.end(), int64_t(0));
+        if (lost == 0) return;
+        std::vector<int> most(256);
+        std::iota(most.begin(), most.end(), 0);
+        std::stable_sort(most.begin(), most.end(),
+                         [&](int a, int b) { return bytes_without_token[size_t(a)] > bytes_without_token[size_t(b)]; });
+        std::string list;
+        for (size_t i = 0; i < 3 && bytes_without_token[size_t(most[i])] > 0; i++)
+            list += fmt::format("{}{:02X} {} times", i ? ", " : "", most[i], bytes_without_token[size_t(most[i])]);
+        fmt::print(stderr, "note: {} bytes have no token and {} ({})\n", lost,
+                   tokenizer.unknown() < 0 ? "were left out" : "became " + tokenizer.bytes_of(tokenizer.unknown()),
+                   list);
+    }
+};
+
+// The id of the end-of-text token, or -1 if no document gets one.
+static int32_t end_of_text(const Options& o, const Tokenizer& tokenizer) {
+    CHECK(!o.eot_token.empty(), "--eot-token '': expected a token, such as </s>");
+    if (o.eot == "none") return -1;
+    const int32_t id = o.eot_token == "auto" ? tokenizer.eot() : tokenizer.id_of(o.eot_token);
+    if (id >= 0) return id;
+    std::string list;
+    for (const int32_t special : tokenizer.special_ids()) list += " " + tokenizer.bytes_of(special);
+    CHECK(o.eot_token == "auto", "--eot-token {}: {} has no such token; its special tokens are:{}", o.eot_token,
+          o.tokenizer, list);
+    fail(
+        "{} has no <|endoftext|>, and no file beside it names an eos_token; say --eot-token TOKEN or --eot none\n"
+        "    its special tokens are:{}",
+        o.tokenizer, list);
+}
+
+static void write_summary(const Options& o, const std::string& path, const Tokenizer& tokenizer, int32_t eot,
+                          const Met& met, const Progress& done, int64_t skipped, const Documents& documents,
+                          const ShardWriter& train, const ShardWriter& val) {
     nlohmann::ordered_json inputs = nlohmann::json::array(), shards = nlohmann::json::array();
     for (const InputFile& f : documents.files())
         inputs.push_back({{"file", f.name()},
@@ -250,6 +350,9 @@ static void write_summary(const Options& o, const std::string& path, const Token
                                             {"tokenizer", o.tokenizer},
                                             {"tokenizer_fingerprint", tokenizer.fingerprint()},
                                             {"eot", o.eot},
+                                            {"eot_token", eot < 0 ? "" : tokenizer.bytes_of(eot)},
+                                            {"special_tokens", o.special_tokens},
+                                            {"special_tokens_met", met.specials},
                                             {"val_fraction", o.read.val_fraction},
                                             {"shards", shards},
                                             {"inputs", inputs}};
@@ -276,15 +379,15 @@ static void make_shards(const Options& o) {
                      fs::exists(summary) ? "" : ", left by a run that did not end, because there is no " + summary);
 
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
-    CHECK(o.eot == "none" || tokenizer.eot() >= 0, "{} has no <|endoftext|>; say --eot none", o.tokenizer);
-    ReadSettings read = o.read;
-    read.last_cut     = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
+    const int32_t eot         = end_of_text(o, tokenizer);
+    ReadSettings read         = o.read;
+    read.last_cut             = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
     Documents documents(sources(o), read);
     make_folder_of(o.output);
     ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens);
     ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens);
 
-    std::vector<Encoder> encoders(size_t(threads_of(o)), Encoder(o, tokenizer, documents));
+    std::vector<Encoder> encoders(size_t(threads_of(o)), Encoder(o, tokenizer, eot, documents));
     Skipped skipped;
     Progress progress;
     std::atomic<bool> by_tail{o.val_by == "tail"};
@@ -312,12 +415,14 @@ static void make_shards(const Options& o) {
     CHECK(val_fraction == 0 || val.tokens() > 0,
           "--val-fraction {} holds out none of {} documents; use a larger fraction", val_fraction, progress.documents);
     tell_notes(documents.notes());
+    const Met met(encoders, tokenizer);
+    met.tell(o, tokenizer);
     // The summary is removed first and written last, so that it belongs to the shards beside it.
     std::error_code absent;
     fs::remove(summary, absent);
     train.commit();
     val.commit();
-    write_summary(o, summary, tokenizer, progress, skipped.count(), documents, train, val);
+    write_summary(o, summary, tokenizer, eot, met, progress, skipped.count(), documents, train, val);
     progress.clear();
     fmt::print(
         "{}, {} bytes → {} tokens: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, "

@@ -1,15 +1,19 @@
 // tokenizer.h - turns text into token ids and back, with the same ids as Hugging Face tokenizers for the same file
 //
-// Encoding takes five steps:
+// Encoding takes six steps:
 //   1. Added tokens that match the text as it stands are taken out, leftmost and longest first (added_tokens.h).
-//   2. The text between them is brought to normal form C, if the file says so (unicode.h).
+//   2. The text between them is brought to the normal forms that the file names (unicode.h).
 //   3. Added tokens marked `normalized` are taken out.
-//   4. What remains is split into pieces by GPT-2's pattern (unicode.h).
-//   5. The bytes of each piece are merged (bpe.h).
+//   4. If the file says so, a space is put in front of each stretch that remains.
+//   5. The stretch is split into pieces by GPT-2's pattern (unicode.h).
+//   6. The bytes of each piece are merged (bpe.h).
 #pragma once
+#include <algorithm>
 #include <array>
 #include <bitset>
 #include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,14 +30,27 @@
 class Tokenizer {
   public:
     // path: a tokenizer.json, or the vocab.json beside a merges.txt. Throws InputError for what it cannot use.
-    static Tokenizer load(const std::string& path) { return Tokenizer(read_tokenizer_json(path), path); }
+    // The end of a text is the eos_token that a file beside it names, else <|endoftext|>.
+    static Tokenizer load(const std::string& path) {
+        Tokenizer tokenizer(read_tokenizer_json(path), path);
+        const int32_t eos = tokenizer.id_of(eos_token_beside(path));
+        if (eos >= 0) tokenizer.eot_ = eos;
+        return tokenizer;
+    }
 
     // text: a tokenizer.json. where: its name for errors.
     explicit Tokenizer(std::string_view text, const std::string& where = "tokenizer.json") : where_(where) {
         TokenizerFile file(text, where);
-        bpe_ = Bpe(file.byte_tokens, file.merges, file.bytes);
-        nfc_ = file.nfc;
-        eot_ = file.id_of("<|endoftext|>");
+        bpe_          = Bpe(file.byte_tokens, file.merges, file.bytes);
+        forms_        = file.forms;
+        prefix_space_ = file.prefix_space;
+        before_       = file.before;
+        after_        = file.after;
+        unknown_      = file.unknown;
+        fuse_unknown_ = file.fuse_unknown;
+        eot_          = file.id_of("<|endoftext|>");
+        for (const unicode::Form form : forms_) form_set_ |= form;
+        if (forms_.empty()) form_set_ = unicode::nfc_form;  // an upper limit, so that cuts do not depend on the file
         for (const AddedToken& token : file.added) add(token);
         for (int b = 0; b < 256; b++) {
             has_no_token_[size_t(b)] = file.byte_tokens[size_t(b)] < 0;
@@ -42,10 +59,12 @@ class Tokenizer {
         bytes_ = std::move(file.bytes);
     }
 
-    // Buffers and a cache that encoding reuses from one text to the next. Each thread needs its own.
+    // Buffers and a cache that encoding reuses from one text to the next, and what it met. Each thread needs its own.
     struct Scratch {
         Bpe::Recent recent;
-        std::string replaced, composed;
+        std::string replaced, normal[2], prefixed, known;
+        std::map<int32_t, int64_t> specials;             // how often each special token was met
+        std::array<int64_t, 256> bytes_without_token{};  // how often a byte was met that has no token
     };
 
     // specials: true turns a special token that is written in the text into its id, false takes it for plain text.
@@ -57,24 +76,35 @@ class Tokenizer {
     }
     // Appends to `ids`.
     void encode(std::string_view text, bool specials, std::vector<int32_t>& ids, Scratch& scratch) const {
-        const std::string_view known = with_known_bytes(text, scratch.replaced);
-        in_raw_.split(known, specials, ids, [&](std::string_view rest) {
-            if (nfc_) rest = unicode::nfc(rest, scratch.composed);
-            in_normal_.split(rest, specials, ids, [&](std::string_view plain) {
-                for (size_t at = 0, end = 0; at < plain.size(); at = end) {
-                    end = unicode::next_piece(plain, at);
+        const auto count_special = [&](int32_t id) { scratch.specials[id]++; };
+        const auto encode_plain  = [&](std::string_view plain) {
+            if (prefix_space_ && plain[0] != ' ') plain = scratch.prefixed.assign(1, ' ').append(plain);
+            for (size_t at = 0, end = 0; at < plain.size(); at = end) {
+                end = unicode::next_piece(plain, at);
+                if (all_bytes_known_)
                     bpe_.encode(plain, at, end, ids, scratch.recent);
-                }
-            });
-        });
+                else
+                    encode_known(plain.substr(at, end - at), ids, scratch);
+            }
+        };
+        const auto encode_raw = [&](std::string_view raw) {
+            for (size_t i = 0; i < forms_.size(); i++) raw = unicode::normalize(raw, forms_[i], scratch.normal[i % 2]);
+            in_normal_.split(raw, specials, ids, encode_plain, count_special);
+        };
+        in_raw_.split(without_bad_bytes(text, scratch.replaced), specials, ids, encode_raw, count_special);
     }
+
+    // Ids that the file puts in front of and behind a whole text, such as a beginning-of-sequence token.
+    const std::vector<int32_t>& before() const { return before_; }
+    const std::vector<int32_t>& after() const { return after_; }
 
     // The last position after `from` where the text may be cut, or 0 if there is none. Encoding the two parts
     // separately gives the ids of the whole, whatever text follows.
     size_t last_cut(std::string_view text, size_t from = 0) const {
         const auto inside_token = [&](size_t at) { return inner_pairs_[uint8_t(text[at - 1])][uint8_t(text[at])]; };
         for (size_t at = text.size(); at > from; at--)
-            if (unicode::always_splits(text, at) && !inside_token(at)) return at;
+            if (unicode::always_splits(text, at, form_set_) && !inside_token(at) && (!prefix_space_ || text[at] == ' '))
+                return at;
         return 0;
     }
 
@@ -92,7 +122,18 @@ class Tokenizer {
     }
 
     int vocab_size() const { return int(bytes_.size()); }  // the largest id + 1
-    int eot() const { return eot_; }                       // the id of <|endoftext|>, or -1
+    int eot() const { return eot_; }                       // the id of the token that ends a text, or -1
+
+    // The id of a token by its content, or -1.
+    int32_t id_of(const std::string& content) const {
+        const auto added = added_.find(content);
+        if (added != added_.end()) return added->second;
+        const auto found = content.empty() ? bytes_.end() : std::find(bytes_.begin(), bytes_.end(), content);
+        return found == bytes_.end() ? -1 : int32_t(found - bytes_.begin());
+    }
+    bool is_special(int32_t id) const { return special_.count(id) > 0; }
+    const std::set<int32_t>& special_ids() const { return special_; }
+    int32_t unknown() const { return unknown_; }  // the id for bytes without a token; -1: they are left out
 
     // A hash of vocabulary and merges.
     std::string fingerprint() const {
@@ -111,23 +152,55 @@ class Tokenizer {
 
   private:
     void add(const AddedToken& token) {
-        std::string composed;
-        const std::string content(token.normalized && nfc_ ? unicode::nfc(token.content, composed) : token.content);
+        std::string content = token.content, buffer;
+        if (token.normalized)
+            for (const unicode::Form form : forms_) content = std::string(unicode::normalize(content, form, buffer));
+        if (token.special) special_.insert(token.id);
+        added_[token.content] = token.id;
         (token.normalized ? in_normal_ : in_raw_).add(content, token.id, token.special);
         for (size_t i = 1; i < content.size(); i++) inner_pairs_[uint8_t(content[i - 1])].set(uint8_t(content[i]));
     }
 
-    // Replaces each byte that has no token by U+FFFD, the replacement character.
-    std::string_view with_known_bytes(std::string_view text, std::string& buffer) const {
+    // Replaces each byte that UTF-8 never uses and that has no token by U+FFFD, the replacement character.
+    std::string_view without_bad_bytes(std::string_view text, std::string& buffer) const {
         if (all_bytes_known_) return text;
         buffer.clear();
         size_t copied = 0;
         for (size_t at = 0; at < text.size(); at++) {
-            if (!has_no_token_[uint8_t(text[at])]) continue;
+            const uint8_t b = uint8_t(text[at]);
+            if (!has_no_token_[b] || (b != 0xc0 && b != 0xc1 && b < 0xf5)) continue;
             buffer.append(text, copied, at - copied).append("\xef\xbf\xbd");
             copied = at + 1;
         }
         return copied == 0 ? text : std::string_view(buffer.append(text, copied, text.size() - copied));
+    }
+
+    // Encodes a piece without the bytes that have no token. Its other bytes become neighbours, unless `unknown` stands
+    // between them.
+    void encode_known(std::string_view piece, std::vector<int32_t>& ids, Scratch& scratch) const {
+        const auto has_none = [&](char c) { return has_no_token_[uint8_t(c)]; };
+        if (std::none_of(piece.begin(), piece.end(), has_none))
+            return bpe_.encode(piece, 0, piece.size(), ids, scratch.recent);
+        std::string& known = scratch.known;
+        known.clear();
+        const auto flush = [&] {
+            if (!known.empty()) bpe_.encode(known, 0, known.size(), ids, scratch.recent);
+            known.clear();
+        };
+        bool after_unknown = false;
+        for (const char c : piece) {
+            if (!has_none(c)) {
+                known += c;
+                after_unknown = false;
+                continue;
+            }
+            scratch.bytes_without_token[uint8_t(c)]++;
+            if (unknown_ < 0) continue;
+            flush();
+            if (!(fuse_unknown_ && after_unknown)) ids.push_back(unknown_);
+            after_unknown = true;
+        }
+        flush();
     }
 
     std::string where_;
@@ -136,6 +209,11 @@ class Tokenizer {
     AddedTokens in_raw_, in_normal_;                 // searched before and after normalizing
     std::array<std::bitset<256>, 256> inner_pairs_;  // bytes that are neighbours in some added token
     std::array<bool, 256> has_no_token_{};
-    bool all_bytes_known_ = true, nfc_ = false;
-    int eot_ = -1;
+    bool all_bytes_known_ = true, prefix_space_ = false, fuse_unknown_ = false;
+    std::vector<unicode::Form> forms_;
+    uint8_t form_set_ = 0;
+    std::vector<int32_t> before_, after_;
+    std::set<int32_t> special_;
+    std::map<std::string, int32_t> added_;  // id of each added token
+    int32_t unknown_ = -1, eot_ = -1;
 };

@@ -1,7 +1,7 @@
-// tokenizer_file.h - reads a tokenizer.json: vocabulary, merges, added tokens and normal form
+// tokenizer_file.h - reads a tokenizer.json: vocabulary, merges, added tokens and the steps around them
 //
-// Byte-level BPE as GPT-2 and GPT-NeoX use it is supported. Whatever else the file asks for is refused by the name of
-// its field, because other token ids would come out without a word.
+// Byte-level BPE with GPT-2's split pattern is supported. Whatever else the file asks for is refused by the name of its
+// field, because other token ids would come out without a word.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -30,12 +30,18 @@ class TokenizerFile {
     TokenizerFile(std::string_view text, const std::string& where) : where_(where) {
         try {
             const json file = parse_json(text, where);
+            refuse_others(file);
             refuse_unknown_features(file);
             read_vocabulary(file.at("model").at("vocab"));
             find_byte_tokens();
             read_merges(file.at("model").at("merges"));
-            nfc = file.value("/normalizer/type"_json_pointer, json()) == "NFC";
+            read_unknown(file.at("model"));
+            read_normalizer(file.value("normalizer", json()));
+            read_pre_tokenizer(file.value("pre_tokenizer", json()), false);
+            CHECK(is_byte_level_ && is_split_, "{}: pre_tokenizer lacks {}, which this tokenizer needs", where,
+                  is_byte_level_ ? "GPT-2's split pattern" : "ByteLevel");
             read_added_tokens(file.value("added_tokens", json::array()));
+            read_post_processor(file.value("post_processor", json()));
         } catch (const json::exception& e) { fail("{}: not a tokenizer.json: {}", where, e.what()); }
     }
 
@@ -43,7 +49,11 @@ class TokenizerFile {
     std::array<int32_t, 256> byte_tokens;  // the id of each byte, or -1
     std::vector<Merge> merges;             // in order of rank
     std::vector<AddedToken> added;
-    bool nfc = false;  // texts are brought to normal form C
+    std::vector<unicode::Form> forms;    // normal forms that a text is brought to, one after another
+    bool prefix_space = false;           // a space goes in front of text that does not begin with one
+    std::vector<int32_t> before, after;  // ids around a whole text
+    int32_t unknown   = -1;              // stands for bytes without a token; -1: they are left out
+    bool fuse_unknown = false;           // one `unknown` stands for several such bytes in a row
 
     // The id of a token as the file spells it, or -1.
     int32_t id_of(const std::string& word) const {
@@ -55,26 +65,13 @@ class TokenizerFile {
     using json = nlohmann::json;
 
     void refuse_unknown_features(const json& file) const {
-        CHECK(file.is_object(), "{}: not a tokenizer.json: expected an object with \"model\"", where_);
-        // A field of a section that is not listed here must be null or false.
-        const auto fields = [&](const std::string& section, std::initializer_list<const char*> known) {
-            const json absent;
-            const json& part = section.empty() ? file : file.contains(section) ? file[section] : absent;
-            CHECK(part.is_null() || part.is_object(), "{}: {} is {}, expected an object", where_, section, brief(part));
-            for (const auto& item : part.items()) {
-                const bool is_off   = item.value().is_null() || item.value() == false;
-                const bool is_known = std::find(known.begin(), known.end(), item.key()) != known.end();
-                CHECK(is_known || is_off, "{}: {}/{} is {}, a feature that this tokenizer does not have", where_,
-                      section, item.key(), brief(item.value()));
-            }
-        };
         // truncation and padding shape batches and change no token.
-        fields("", {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-                    "decoder", "model"});
-        fields("model", {"type", "unk_token", "fuse_unk", "dropout", "continuing_subword_prefix", "end_of_word_suffix",
-                         "vocab", "merges"});
-        fields("normalizer", {"type"});
-        fields("pre_tokenizer", {"type", "trim_offsets", "use_regex"});
+        only_fields(file, "",
+                    {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+                     "post_processor", "decoder", "model"});
+        only_fields(file.value("model", json::object()), "model",
+                    {"type", "unk_token", "fuse_unk", "dropout", "continuing_subword_prefix", "end_of_word_suffix",
+                     "vocab", "merges"});
 
         // A listed field has one of these values; null also stands for an absent field.
         const auto only = [&](const char* field, std::initializer_list<json> known) {
@@ -90,15 +87,155 @@ class TokenizerFile {
         only("/model/dropout", {nullptr, 0.0});
         only("/model/continuing_subword_prefix", {nullptr, ""});
         only("/model/end_of_word_suffix", {nullptr, ""});
-        only("/normalizer/type", {nullptr, "NFC"});
-        only("/pre_tokenizer/type", {"ByteLevel"});
-        only("/pre_tokenizer/use_regex", {nullptr, true});
-        only("/decoder/type", {nullptr, "ByteLevel"});
-        only("/post_processor/type", {nullptr, "ByteLevel", "TemplateProcessing"});
-        for (const json& part : file.value("/post_processor/single"_json_pointer, json::array()))
-            CHECK(part.contains("Sequence"),
-                  "{}: post_processor/single adds {}, a feature that this tokenizer does not have", where_,
-                  brief(part));
+        only("/decoder/type", {nullptr, "ByteLevel", "Sequence"});
+    }
+
+    // Names other programs' tokenizers, which are JSON too.
+    void refuse_others(const json& file) const {
+        CHECK(file.is_object(), "{}: not a tokenizer.json: expected an object with \"model\"", where_);
+        const auto says = [&](const char* key) {
+            return file.value(key, json()).is_string() ? file[key].get<std::string>() : "";
+        };
+        CHECK(says("class_name") != "Tokenizer" && !file.contains("word_index"),
+              "{} is a tokenizer of Keras (keras.preprocessing), which splits text into whole words; "
+              "--train-bpe learns a vocabulary that fits your text",
+              where_);
+        const bool is_keras = says("module").rfind("keras", 0) == 0 || says("registered_name").rfind("keras", 0) == 0;
+        CHECK(!is_keras,
+              "{} describes a {} of KerasHub; its words are in vocabulary.json and merges.txt: copy them as vocab.json "
+              "and "
+              "merges.txt into one folder and name that vocab.json",
+              where_, says("class_name"));
+        const bool is_vocabulary =
+            !file.contains("model") && file.size() > 1 &&
+            std::all_of(file.begin(), file.end(), [](const json& id) { return id.is_number_integer(); });
+        CHECK(!is_vocabulary,
+              "{} is a vocabulary without merges; name the vocab.json beside a merges.txt, or a tokenizer.json",
+              where_);
+    }
+
+    [[noreturn]] void refuse(const std::string& field, const json& value, const std::string& known) const {
+        fail("{}: {} is {}, but this tokenizer knows only {}", where_, field, brief(value), known);
+    }
+    // Every field of `part` but those must be null or false.
+    void only_fields(const json& part, const std::string& section, std::initializer_list<const char*> known) const {
+        CHECK(part.is_object(), "{}: {} is {}, expected an object", where_, section, brief(part));
+        for (const auto& item : part.items()) {
+            const bool is_off   = item.value().is_null() || item.value() == false;
+            const bool is_known = std::find(known.begin(), known.end(), item.key()) != known.end();
+            CHECK(is_known || is_off, "{}: {}/{} is {}, a feature that this tokenizer does not have", where_, section,
+                  item.key(), brief(item.value()));
+        }
+    }
+
+    void read_normalizer(const json& part) {
+        if (part.is_null()) return;
+        only_fields(part, "normalizer", {"type", "normalizers"});
+        const json type = part.value("type", json());
+        if (type == "Sequence") {
+            for (const json& one : part.at("normalizers")) read_normalizer(one);
+            return;
+        }
+        const std::pair<const char*, unicode::Form> known[] = {{"NFC", unicode::nfc_form},
+                                                               {"NFD", unicode::nfd_form},
+                                                               {"NFKC", unicode::nfkc_form},
+                                                               {"NFKD", unicode::nfkd_form}};
+        for (const auto& [name, form] : known)
+            if (type == name) return forms.push_back(form);
+        refuse("normalizer/type", type, "null, NFC, NFD, NFKC, NFKD or a Sequence of these");
+    }
+
+    // GPT-2's pattern as its authors wrote it, and as tiktoken writes it.
+    static bool is_gpt2_pattern(const json& pattern) {
+        const json regex = pattern.is_object() ? pattern.value("Regex", json()) : json();
+        return regex == R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)" ||
+               regex == R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+    }
+
+    // ByteLevel, which splits by GPT-2's pattern unless use_regex is false, or that pattern as a Split in front of it.
+    void read_pre_tokenizer(const json& part, bool is_part) {
+        const json type = part.is_object() ? part.value("type", json()) : part;
+        CHECK(!is_byte_level_, "{}: pre_tokenizer has {} behind ByteLevel, a feature that this tokenizer does not have",
+              where_, brief(type));
+        if (type == "Sequence" && !is_part) {
+            only_fields(part, "pre_tokenizer", {"type", "pretokenizers"});
+            for (const json& one : part.at("pretokenizers")) read_pre_tokenizer(one, true);
+        } else if (type == "ByteLevel") {
+            only_fields(part, "pre_tokenizer", {"type", "trim_offsets", "use_regex", "add_prefix_space"});
+            prefix_space = part.value("add_prefix_space", json()) == true;
+            CHECK(!prefix_space || !is_split_,
+                  "{}: pre_tokenizer/add_prefix_space is true behind a Split, a feature that this tokenizer does not "
+                  "have",
+                  where_);
+            const bool use_regex = part.value("use_regex", json()) != false;
+            CHECK(use_regex || is_split_,
+                  "{}: pre_tokenizer/use_regex is false and nothing else splits, a feature that this tokenizer does "
+                  "not have",
+                  where_);
+            is_byte_level_ = is_split_ = true;
+        } else if (type == "Split") {
+            only_fields(part, "pre_tokenizer", {"type", "pattern", "behavior", "invert"});
+            const bool invert = part.value("invert", json()) == true;
+            CHECK(is_gpt2_pattern(part.value("pattern", json())),
+                  "{}: pre_tokenizer/pattern is {}, but this tokenizer knows only GPT-2's", where_,
+                  brief(part.value("pattern", json())));
+            const bool keeps_matches = part.value("behavior", json()) == (invert ? "Removed" : "Isolated");
+            CHECK(keeps_matches, "{}: pre_tokenizer/behavior is {}, a feature that this tokenizer does not have",
+                  where_, brief(part.value("behavior", json())));
+            is_split_ = true;
+        } else
+            refuse("pre_tokenizer/type", type, "ByteLevel, or a Sequence of GPT-2's pattern as a Split and ByteLevel");
+    }
+
+    // TemplateProcessing and RobertaProcessing put ids around a text; ByteLevel changes offsets alone.
+    void read_post_processor(const json& part) {
+        if (part.is_null()) return;
+        CHECK(part.is_object(), "{}: post_processor is {}, expected an object", where_, brief(part));
+        const json type = part.value("type", json());
+        if (type == "ByteLevel") return;
+        if (type == "Sequence") {
+            for (const json& one : part.at("processors")) read_post_processor(one);
+        } else if (type == "RobertaProcessing" || type == "BertProcessing") {
+            before.insert(before.begin(), known_id(part.at("cls").at(1), "post_processor/cls"));
+            after.push_back(known_id(part.at("sep").at(1), "post_processor/sep"));
+        } else if (type == "TemplateProcessing")
+            read_template(part);
+        else
+            refuse("post_processor/type", type,
+                   "null, ByteLevel, TemplateProcessing, RobertaProcessing or a Sequence of these");
+    }
+    // "single" lists tokens in front of the text, the text as a Sequence, and tokens behind it.
+    void read_template(const json& part) {
+        std::vector<int32_t> in_front, behind;
+        bool has_text = false;
+        for (const json& piece : part.at("single")) {
+            if (piece.contains("Sequence")) {
+                CHECK(!has_text, "{}: post_processor/single has the text twice", where_);
+                has_text = true;
+                continue;
+            }
+            const json& name = piece.at("SpecialToken").at("id");
+            const json list  = part.value("special_tokens", json::object());
+            CHECK(name.is_string() && list.contains(name.get<std::string>()),
+                  "{}: post_processor/single has {}, but post_processor/special_tokens does not", where_, brief(name));
+            for (const json& id : list[name.get<std::string>()].at("ids"))
+                (has_text ? behind : in_front).push_back(known_id(id, "post_processor/special_tokens"));
+        }
+        CHECK(has_text, "{}: post_processor/single does not have the text", where_);
+        before.insert(before.begin(), in_front.begin(), in_front.end());
+        after.insert(after.end(), behind.begin(), behind.end());
+    }
+    int32_t known_id(const json& id, const char* field) const {
+        const bool known =
+            id.is_number_integer() && id >= 0 && id < int64_t(bytes.size()) && !bytes[id.get<size_t>()].empty();
+        CHECK(known, "{}: {} has the id {}, which the vocabulary does not have", where_, field, brief(id));
+        return id.get<int32_t>();
+    }
+
+    void read_unknown(const json& model) {
+        const json token = model.value("unk_token", json());
+        if (token.is_string()) unknown = id_of(token.get<std::string>());
+        fuse_unknown = model.value("fuse_unk", json()) == true;
     }
 
     static std::string brief(const json& value) {
@@ -129,19 +266,19 @@ class TokenizerFile {
         }
     }
 
-    // GPT-NeoX has no token for the bytes that well-formed UTF-8 never uses.
+    // A vocabulary may lack tokens for bytes that its training text did not have.
     void find_byte_tokens() {
+        int found = 0;
         for (int b = 0; b < 256; b++) {
-            const int32_t id          = id_of(byte_alphabet().write(std::string(1, char(b))));
-            const bool never_in_utf_8 = b == 0xc0 || b == 0xc1 || b >= 0xf5;
-            CHECK(id >= 0 || never_in_utf_8, "{}: no token for byte {}, so not every text could be encoded", where_, b);
-            byte_tokens[size_t(b)] = id;
+            byte_tokens[size_t(b)] = id_of(byte_alphabet().write(std::string(1, char(b))));
+            found += byte_tokens[size_t(b)] >= 0;
         }
+        CHECK(found > 0, "{}: the vocabulary has no token for any byte, so it is not a byte-level one", where_);
     }
 
     // Each merge is "left right" or ["left", "right"].
     void read_merges(const json& list) {
-        const auto known_id = [&](const std::string& word, const json& merge) {
+        const auto word_id = [&](const std::string& word, const json& merge) {
             const int32_t id = id_of(word);
             CHECK(id >= 0, "{}: merge {} is {}, but the vocabulary has no {}", where_, merges.size(), brief(merge),
                   brief(word));
@@ -160,7 +297,7 @@ class TokenizerFile {
                 left  = words.substr(0, gap);
                 right = words.substr(gap + 1);
             }
-            merges.push_back({known_id(left, merge), known_id(right, merge), known_id(left + right, merge)});
+            merges.push_back({word_id(left, merge), word_id(right, merge), word_id(left + right, merge)});
         }
     }
 
@@ -182,5 +319,6 @@ class TokenizerFile {
     }
 
     std::string where_;
+    bool is_byte_level_ = false, is_split_ = false;
     std::unordered_map<std::string, int32_t> ids_;  // by the word as the file spells it
 };

@@ -92,10 +92,10 @@ class TokenizerPair {
         }
         const json config = object_if_there("tokenizer_config.json");
         const json prefix = config.value("add_prefix_space", json());
-        CHECK(prefix.is_null() || prefix == false,
-              "{}: add_prefix_space is {}, a feature that this tokenizer does not have", path("tokenizer_config.json"),
-              prefix.dump());
-        const json decoder = config.value("added_tokens_decoder", json::object());
+        CHECK(prefix.is_null() || prefix.is_boolean(), "{}: add_prefix_space is {}, expected true or false",
+              path("tokenizer_config.json"), prefix.dump());
+        file_["pre_tokenizer"]["add_prefix_space"] = prefix == true;
+        const json decoder                         = config.value("added_tokens_decoder", json::object());
         for (const auto& [digits, token] : decoder.items()) {
             int64_t id              = -1;
             const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
@@ -150,8 +150,46 @@ inline std::string tokenizer_in(const fs::path& folder) {
     return pair ? (folder / "vocab.json").string() : "";
 }
 
+// The token that ends a text: eos_token in tokenizer_config.json or special_tokens_map.json beside a tokenizer, or "".
+inline std::string eos_token_beside(const fs::path& tokenizer) {
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+        const fs::path path = tokenizer.parent_path() / name;
+        if (!fs::exists(path)) continue;
+        const nlohmann::json file = read_json(path.string());
+        nlohmann::json token      = file.is_object() ? file.value("eos_token", nlohmann::json()) : nlohmann::json();
+        if (token.is_object()) token = token.value("content", nlohmann::json());
+        if (token.is_string()) return token;
+    }
+    return "";
+}
+
+// Refuses tokenizers of other programs that are no JSON, and says which program they belong to.
+inline void refuse_other_tokenizers(std::string_view text, const std::string& path) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    const size_t gap            = line.rfind(' ');
+    const bool ends_in_number   = gap != line.npos && gap > 0 && gap + 1 < line.size() &&
+                                line.find_first_not_of("0123456789\r", gap + 1) == line.npos;
+    const auto begins = [&](std::string_view magic) { return text.substr(0, magic.size()) == magic; };
+    const char* hint  = "name a tokenizer.json, or the vocab.json beside a merges.txt";
+    CHECK(!begins("minbpe "), "{} is a model of minbpe, which has its own form; {}", path, hint);
+    CHECK(!(begins("[") && ends_in_number && line[gap - 1] == ']'),
+          "{} is a vocabulary of minbpe, written for people to read; {}", path, hint);
+    CHECK(!begins("#version"), "{} holds merges without a vocabulary; {}", path, hint);
+    const bool is_base64 =
+        ends_in_number && line.substr(0, gap).find_first_not_of(
+                              "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") == line.npos;
+    CHECK(!is_base64, "{} is a vocabulary of tiktoken, without merges; {}", path, hint);
+    CHECK(!begins("[PAD]") && !begins("[UNK]"), "{} is a word list of BERT; {}", path, hint);
+    const bool is_sentencepiece = begins("\n") && text.substr(0, 64).find("<unk>") != text.npos;
+    CHECK(!is_sentencepiece, "{} is a SentencePiece model; {}", path, hint);
+    CHECK(!begins("GGUF"), "{} is a GGUF model; {}", path, hint);
+    CHECK(!begins({"\x28\xe3\x34\x01", 4}), "{} is a tokenizer of llm.c; {}", path, hint);
+}
+
 // The text of a tokenizer.json. path: a tokenizer.json, or the vocab.json beside a merges.txt.
 inline std::string read_tokenizer_json(const fs::path& path) {
     if (path.filename() == "vocab.json") return TokenizerPair(path.parent_path()).tokenizer_json();
-    return std::string(MappedFile(path.string()).text());
+    const MappedFile file(path.string());
+    refuse_other_tokenizers(file.text(), path.string());
+    return std::string(file.text());
 }

@@ -1,14 +1,14 @@
-// unicode.h - GPT-2's split pattern and normal form C
+// unicode.h - GPT-2's split pattern and Unicode's normal forms
 //
 //   next_piece(text, at)   the end of the piece that begins at `at`, by the pattern of GPT-2 and GPT-NeoX:
 //                          's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-//   nfc(text, buffer)      the text in normal form C
+//   normalize(text, form, buffer)   the text in normal form C, D, KC or KD
 //
 // Text is UTF-8. A byte that is not part of a well-formed character (stray, cut off, overlong, surrogate, above
 // U+10FFFF) is kept as it is. It counts as neither letter, number nor space, and nothing composes across it.
 //
 // The pattern is written out by hand, because a regex engine would take longer than merging the pieces does.
-// Splitting takes time linear in the text; normal form C takes n log n in the length of a run of marks.
+// Splitting takes time linear in the text; a normal form takes n log n in the length of a run of marks.
 #pragma once
 #include <utf8proc.h>
 
@@ -24,6 +24,11 @@ namespace unicode {
 enum Kind : uint8_t { other, letter, number, space };
 
 constexpr auto composing = utf8proc_option_t(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+
+// Normal forms, as bits of a set. D decomposes, C composes again, and K also replaces compatible characters.
+enum Form : uint8_t { nfc_form = 1, nfd_form = 2, nfkc_form = 4, nfkd_form = 8 };
+constexpr bool composes(Form f) { return f == nfc_form || f == nfkc_form; }
+constexpr bool replaces_compatible(Form f) { return f == nfkc_form || f == nfkd_form; }
 
 struct Char {
     int32_t code;  // code point, or -1 for a byte that belongs to no character
@@ -61,54 +66,94 @@ constexpr Range marks_since_unicode_10[]   = {
       {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97},
       {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
       {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
+constexpr Range decompositions_since_unicode_10[] = {
+    {0x32ff, 0x32ff},   {0xa7f1, 0xa7f4},   {0xab69, 0xab69},   {0x105c9, 0x105c9}, {0x105e4, 0x105e4},
+    {0x10781, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x11383, 0x11383}, {0x11385, 0x11385},
+    {0x1138e, 0x1138e}, {0x11391, 0x11391}, {0x113c5, 0x113c5}, {0x113c7, 0x113c8}, {0x11938, 0x11938},
+    {0x16121, 0x16128}, {0x16d68, 0x16d6a}, {0x1ccd6, 0x1ccf9}, {0x1e030, 0x1e06d}, {0x1f16c, 0x1f16c},
+    {0x1fbf0, 0x1fbf9}};
 
 // \s means the property White_Space, which is not derived from general categories.
 constexpr Range white_space[] = {{0x09, 0x0d},     {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},
                                  {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f},
                                  {0x205f, 0x205f}, {0x3000, 0x3000}};
 
-// Facts about every code point, from utf8proc's tables. Making the table takes some 10 milliseconds, once per process.
+template <size_t n>
+inline void set_ranges(std::vector<uint8_t>& facts, const Range (&ranges)[n], uint8_t value) {
+    for (const Range& r : ranges) std::fill(facts.begin() + r.first, facts.begin() + r.last + 1, value);
+}
+
+// The kind of every code point, from utf8proc's tables.
 class Table {
   public:
-    Table() : kind_(0x110000, other), moves_(0x110000, false) {
+    Table() : kind_(0x110000, other) {
         for (int32_t c = 0; c < 0x110000; c++) {
             const auto category = utf8proc_category(c);
-            if (category == UTF8PROC_CATEGORY_CN) continue;  // unassigned
             if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) kind_[size_t(c)] = letter;
             if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) kind_[size_t(c)] = number;
-            // Only marks and Hangul vowels and finals join the character before them. U+11A7 lies in that range but is
-            // no final; utf8proc would join it and so lose it.
-            const bool is_mark = category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
-            const bool is_jamo = c >= 0x1100 && c <= 0x11ff && c != 0x11a7;
-            moves_[size_t(c)]  = is_mark || is_jamo || !stays(c);
         }
-        set(kind_, letters_since_unicode_15_1, letter);
-        set(kind_, numbers_since_unicode_16, number);
-        set(kind_, white_space, space);
-        set(moves_, marks_since_unicode_10, false);
+        set_ranges(kind_, letters_since_unicode_15_1, letter);
+        set_ranges(kind_, numbers_since_unicode_16, number);
+        set_ranges(kind_, white_space, space);
     }
     Kind kind(int32_t code) const { return code < 0 ? other : Kind(kind_[size_t(code)]); }
-    // Whether normal form C may change this character or join it to the one before it.
-    bool moves_in_nfc(int32_t code) const { return code >= 0 && moves_[size_t(code)]; }
 
   private:
-    template <size_t n>
-    static void set(std::vector<uint8_t>& facts, const Range (&ranges)[n], uint8_t value) {
-        for (const Range& r : ranges) std::fill(facts.begin() + r.first, facts.begin() + r.last + 1, value);
-    }
-    // Whether the character alone is its own normal form.
-    static bool stays(int32_t c) {
-        int32_t parts[16];
-        int boundary = 0;
-        const auto n = utf8proc_decompose_char(c, parts, 16, UTF8PROC_DECOMPOSE, &boundary);
-        return utf8proc_normalize_utf32(parts, n, composing) == 1 && parts[0] == c;
-    }
-    std::vector<uint8_t> kind_, moves_;
+    std::vector<uint8_t> kind_;
 };
 
 inline const Table& table() {
     static const Table t;
     return t;
+}
+
+// Writes the decomposition of a character that a form uses to `parts`, and returns the number of its characters.
+constexpr int most_parts = 32;  // U+FDFA has 18
+inline int decompose(int32_t code, Form form, int32_t (&parts)[most_parts]) {
+    for (const Range& r : decompositions_since_unicode_10)
+        if (code >= r.first && code <= r.last) return parts[0] = code, 1;
+    int boundary       = 0;
+    const auto options = replaces_compatible(form) ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE;
+    return int(utf8proc_decompose_char(code, parts, most_parts, utf8proc_option_t(options), &boundary));
+}
+
+// Whether a form may change each character or join it to the one before it. Making the table takes some 10
+// milliseconds.
+class Moves {
+  public:
+    explicit Moves(Form form) : moves_(0x110000, false) {
+        for (int32_t c = 0; c < 0x110000; c++) {
+            const auto category = utf8proc_category(c);
+            if (category == UTF8PROC_CATEGORY_CN) continue;  // unassigned
+            // Only marks and Hangul vowels and finals join the character before them. U+11A7 lies in that range but is
+            // no final; utf8proc would join it and so lose it.
+            const bool is_mark = category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
+            const bool is_jamo = c >= 0x1100 && c <= 0x11ff && c != 0x11a7;
+            moves_[size_t(c)]  = is_mark || is_jamo || !stays(c, form);
+        }
+        set_ranges(moves_, marks_since_unicode_10, false);
+    }
+    bool operator()(int32_t code) const { return code >= 0 && moves_[size_t(code)]; }
+
+  private:
+    // Whether the character alone is its own normal form.
+    static bool stays(int32_t c, Form form) {
+        int32_t parts[most_parts];
+        const int n = decompose(c, form, parts);
+        return (composes(form) ? utf8proc_normalize_utf32(parts, n, composing) : n) == 1 && parts[0] == c;
+    }
+    std::vector<uint8_t> moves_;
+};
+
+template <Form form>
+const Moves& moves_in() {
+    static const Moves moves(form);
+    return moves;
+}
+// Whether one of a set of forms may change the character or join it to the one before.
+inline bool moves_in_any(uint8_t forms, int32_t code) {
+    return ((forms & nfc_form) && moves_in<nfc_form>()(code)) || ((forms & nfd_form) && moves_in<nfd_form>()(code)) ||
+           ((forms & nfkc_form) && moves_in<nfkc_form>()(code)) || ((forms & nfkd_form) && moves_in<nfkd_form>()(code));
 }
 
 // The kinds of ASCII characters, so that most text needs only two cache lines. Other bytes are `wide`: see table().
@@ -165,10 +210,10 @@ inline size_t next_piece(std::string_view text, size_t at) {
     return end == text.size() || last == at ? end : last;
 }
 
-// Whether every text that contains these bytes has a piece that ends at `at`, and normal form C joins nothing across.
+// Whether every text that contains these bytes has a piece that ends at `at`, and the normal forms join nothing across.
 // At least four bytes must follow `at`. This holds between characters of different kinds, with two exceptions:
 // pieces of white space look ahead, and an apostrophe may begin a contraction.
-inline bool always_splits(std::string_view text, size_t at) {
+inline bool always_splits(std::string_view text, size_t at, uint8_t forms = nfc_form) {
     const auto continues = [&](size_t i) { return (uint8_t(text[i]) & 0xc0) == 0x80; };
     if (at == 0 || at + 4 > text.size() || continues(at)) return false;
     size_t from = at - 1;
@@ -177,7 +222,7 @@ inline bool always_splits(std::string_view text, size_t at) {
     const Char right = char_at(text, at);
     if (from + size_t(left.bytes) != at) left.code = -1;
     const Kind before = table().kind(left.code), behind = table().kind(right.code);
-    if (before == space || table().moves_in_nfc(left.code) || table().moves_in_nfc(right.code)) return false;
+    if (before == space || moves_in_any(forms, left.code) || moves_in_any(forms, right.code)) return false;
     return before != behind && left.code != '\'';
 }
 
@@ -190,15 +235,14 @@ inline size_t last_split(std::string_view text, size_t from) {
 
 inline int combining_class(int32_t code) { return utf8proc_get_property(code)->combining_class; }
 
-// Appends the normal form C of a stretch: a character and those that may join it.
+// Appends the normal form of a stretch: a character and those that may join it.
 // Marks are ordered by a stable sort, because utf8proc's own ordering takes quadratic time on a long run of them.
-inline void compose(std::string_view text, std::string& out, std::vector<int32_t>& codes) {
+inline void normalize_stretch(std::string_view text, Form form, std::string& out, std::vector<int32_t>& codes) {
     codes.clear();
     for (size_t at = 0; at < text.size();) {
         const Char c = char_at(text, at);
-        int32_t parts[16];
-        int boundary = 0;
-        const auto n = utf8proc_decompose_char(c.code, parts, 16, UTF8PROC_DECOMPOSE, &boundary);
+        int32_t parts[most_parts];
+        const int n = decompose(c.code, form, parts);
         codes.insert(codes.end(), parts, parts + n);
         at += size_t(c.bytes);
     }
@@ -208,7 +252,8 @@ inline void compose(std::string_view text, std::string& out, std::vector<int32_t
         std::stable_sort(from, to, [&](int32_t a, int32_t b) { return combining_class(a) < combining_class(b); });
         from = to == codes.end() ? to : to + 1;
     }
-    const auto n = utf8proc_normalize_utf32(codes.data(), utf8proc_ssize_t(codes.size()), composing);
+    auto n = utf8proc_ssize_t(codes.size());
+    if (composes(form)) n = utf8proc_normalize_utf32(codes.data(), n, composing);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
         uint8_t bytes[4];
         const auto length = utf8proc_encode_char(codes[size_t(i)], bytes);
@@ -216,21 +261,23 @@ inline void compose(std::string_view text, std::string& out, std::vector<int32_t
     }
 }
 
-// The text in normal form C. Returns the text itself if nothing changes, else `buffer`.
-inline std::string_view nfc(std::string_view text, std::string& buffer) {
-    const Table& facts = table();
+// The text in a normal form. Returns the text itself if nothing changes, else `buffer`.
+template <Form form>
+std::string_view normalize(std::string_view text, std::string& buffer) {
+    const Moves& moves         = moves_in<form>();
+    constexpr uint8_t first_to = form == nfc_form ? 0xcc : 0x80;  // C leaves all below U+0300 alone, the others ASCII
     std::vector<int32_t> codes;
     size_t copied = 0, base = 0;  // text[0, copied) is in the buffer; the character before `at` begins at base
     buffer.clear();
     for (size_t at = 0; at < text.size();) {
-        if (uint8_t(text[at]) < 0xcc) {  // below U+0300 no character changes or joins
-            while (at < text.size() && uint8_t(text[at]) < 0xcc) at++;
+        if (uint8_t(text[at]) < first_to) {
+            while (at < text.size() && uint8_t(text[at]) < first_to) at++;
             base = at - 1;
             while (base > copied && (uint8_t(text[base]) & 0xc0) == 0x80) base--;
             continue;
         }
         Char c = char_at(text, at);
-        if (!facts.moves_in_nfc(c.code)) {
+        if (!moves(c.code)) {
             base = at;
             at += size_t(c.bytes);
             continue;
@@ -239,14 +286,23 @@ inline std::string_view nfc(std::string_view text, std::string& buffer) {
         const Char before = char_at(text, base);
         const bool joins  = before.code >= 0 && base + size_t(before.bytes) == at && combining_class(before.code) == 0;
         const size_t from = joins ? base : at;
-        while (at < text.size() && facts.moves_in_nfc((c = char_at(text, at)).code)) at += size_t(c.bytes);
+        while (at < text.size() && moves((c = char_at(text, at)).code)) at += size_t(c.bytes);
         buffer.append(text, copied, from - copied);
-        compose(text.substr(from, at - from), buffer, codes);
+        normalize_stretch(text.substr(from, at - from), form, buffer, codes);
         copied = base = at;
     }
     if (copied == 0) return text;
     buffer.append(text, copied, text.size() - copied);
     return buffer;
+}
+inline std::string_view normalize(std::string_view text, Form form, std::string& buffer) {
+    switch (form) {
+        case nfc_form: return normalize<nfc_form>(text, buffer);
+        case nfd_form: return normalize<nfd_form>(text, buffer);
+        case nfkc_form: return normalize<nfkc_form>(text, buffer);
+        case nfkd_form: return normalize<nfkd_form>(text, buffer);
+    }
+    return text;
 }
 
 }  // namespace unicode
