@@ -1,4 +1,4 @@
-// adamw.cu - one fused update (Loshchilov & Hutter 2017: arXiv 1711.05101, algorithm 2)
+// adamw.cu - one update of a table of weights (Loshchilov & Hutter 2017: arXiv 1711.05101, algorithm 2)
 //
 //   g  = min(1, clip / norm) · grad
 //   m  = β1 m + (1 - β1) g           m̂ = m / (1 - β1^step)
@@ -6,8 +6,8 @@
 //   master -= lr (m̂ / (√v̂ + eps) + weight_decay · master)
 //   w  = master, rounded to w's dtype
 //
-//   The five tensors of a row share one shape; grad_norm2 is (1) and holds norm². Memory is the cost: 28 bytes a
-//   parameter in fp32, where w is its own master, and 30 in bf16.
+//   The five tensors of a row have one shape; grad_norm2 is (1) and holds norm². The op only moves memory: 28 bytes a
+//   weight in fp32, where w is its own master, and 30 in bf16.
 #include "cpu.h"
 #include "ops.h"
 #include "rounding.h"
@@ -23,55 +23,71 @@ AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step) {
     return {lr, hat(beta1), hat(beta2), uint32_t(step)};
 }
 
-// 1 - β, taken in double: close to 1, a float of β has few digits left of it.
-struct AdamWShares {
-    float m, v;
-    explicit AdamWShares(const AdamWRule& r) : m(float(1 - double(r.beta1))), v(float(1 - double(r.beta2))) {}
+// What the formula above needs, besides the numbers that change with every update. 1 - β is taken in double, because in
+// float few of its digits are left when β is close to 1.
+struct AdamWFactors {
+    float beta1, beta2, one_minus_beta1, one_minus_beta2, eps, clip;
+    explicit AdamWFactors(const AdamWRule& r)
+        : beta1(r.beta1),
+          beta2(r.beta2),
+          one_minus_beta1(float(1 - double(r.beta1))),
+          one_minus_beta2(float(1 - double(r.beta2))),
+          eps(r.eps),
+          clip(r.clip) {}
 };
 
-namespace cpu {
+HD float gradient_factor(float norm, float clip) { return clip > 0 && norm > clip ? clip / norm : 1.f; }
 
-inline floats root(floats x) {
-    for (int i = 0; i < lanes; i++) x[i] = std::sqrt(x[i]);
+HD float root_of(float x) { return sqrtf(x); }
+inline cpu::floats root_of(cpu::floats x) {
+    for (int i = 0; i < cpu::lanes; i++) x[i] = std::sqrt(x[i]);
     return x;
 }
 
+// The formula above, for one element on the GPU and for a vector of them on the CPU.
+template <class F>
+HD void adamw_element(F& master, F& m, F& v, F grad, float grad_factor, float weight_decay, const AdamWFactors& f,
+                      const AdamWUpdate& u) {
+    const F g = grad * grad_factor;
+    m         = m * f.beta1 + g * f.one_minus_beta1;
+    v         = v * f.beta2 + g * g * f.one_minus_beta2;
+    master    = master - u.lr * (m * u.m_hat / (root_of(v * u.v_hat) + f.eps) + weight_decay * master);
+}
+
+namespace cpu {
+
 template <class T>
-static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule r) {
+static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule) {
     const float norm2 = *grad_norm2.data<float>();
     if (!std::isfinite(norm2) || (loss && !std::isfinite(*loss.data<float>()))) return;
-    const float norm = std::sqrt(norm2), shrink = r.clip > 0 && norm > r.clip ? r.clip / norm : 1.f;
-    const AdamWUpdate u = *static_cast<const AdamWUpdate*>(update.ptr);
-    const AdamWShares share(r);
+    const float grad_factor   = gradient_factor(std::sqrt(norm2), rule.clip);
+    const AdamWUpdate numbers = *static_cast<const AdamWUpdate*>(update.ptr);
+    const AdamWFactors factors(rule);
     for (const AdamWRow& row : table.rows) {
-        T* w               = row.w.data<T>();
-        float* master      = row.master.data<float>();
-        float* m           = row.m.data<float>();
-        float* v           = row.v.data<float>();
-        const float* grad  = row.grad.data<float>();
-        const float decay  = row.weight_decay;
-        const uint64_t key = row.rounding;
+        T* w                     = row.w.data<T>();
+        float* master            = row.master.data<float>();
+        float* m                 = row.m.data<float>();
+        float* v                 = row.v.data<float>();
+        const float* grad        = row.grad.data<float>();
+        const float weight_decay = row.weight_decay;
+        const uint64_t key       = row.rounding;
         parallel_lanes(row.grad.numel(), [=](int64_t i, auto n) {
-            const floats g    = load(grad + i, n) * shrink;
-            const floats mean = load(m + i, n) * r.beta1 + g * share.m;
-            const floats var  = load(v + i, n) * r.beta2 + g * g * share.v;
-            const floats old  = load(master + i, n);
-            const floats now  = old - u.lr * (mean * u.m_hat / (root(var * u.v_hat) + r.eps) + decay * old);
-            store(m + i, mean, n);
-            store(v + i, var, n);
-            store(master + i, now, n);
+            floats master_i = load(master + i, n), m_i = load(m + i, n), v_i = load(v + i, n);
+            adamw_element(master_i, m_i, v_i, load(grad + i, n), grad_factor, weight_decay, factors, numbers);
+            store(m + i, m_i, n);
+            store(v + i, v_i, n);
+            store(master + i, master_i, n);
             if constexpr (std::is_same_v<T, bf16>)
-                if (key) return store_at_random(w, now, i, n, key, u.step);
-            store(w + i, now, n);
+                if (key) return store_at_random(w, master_i, i, n, key, numbers.step);
+            store(w + i, master_i, n);
         });
     }
 }
 
 static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step) {
-    bf16* w_at             = w.data<bf16>();
-    const float* master_at = master.data<float>();
-    parallel_lanes(w.numel(),
-                   [=](int64_t i, auto n) { store_at_random(w_at, load(master_at + i, n), i, n, key, step); });
+    bf16* to          = w.data<bf16>();
+    const float* from = master.data<float>();
+    parallel_lanes(w.numel(), [=](int64_t i, auto n) { store_at_random(to, load(from + i, n), i, n, key, step); });
 }
 
 }  // namespace cpu
@@ -79,84 +95,81 @@ static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step
 #ifdef __CUDACC__
 namespace gpu {
 
-// A table in device memory: an AdamWRow as the kernel reads it, and for each block elements [chunk · index,
-// chunk · (index + 1)) of a row. 4096 elements are 112 KB to move, beside which finding them costs little.
-struct Row {
+// The table as the kernel reads it. There is a TableRow for each AdamWRow, and a TableChunk for each block, which says
+// that the block updates elements [chunk · index, chunk · (index + 1)) of a row. A chunk of 4096 elements is 112 KB to
+// move, so reading its entry costs little beside it.
+struct TableRow {
     void* w;
     float *master, *m, *v;
     const float* grad;
     int64_t n;
     uint64_t rounding;
     float weight_decay;
-    int32_t wide;  // 4 elements at a time, 16 bytes of each fp32 tensor
+    int32_t is_wide;  // whether every tensor is aligned for 4 elements at a time, 16 bytes of fp32
 };
-struct Chunk {
+struct TableChunk {
     int32_t row, index;
 };
-static_assert(sizeof(Row) == 64 && sizeof(Chunk) == 8, "whole numbers of int32");
+static_assert(sizeof(TableRow) == 64 && sizeof(TableChunk) == 8, "both are sent as whole numbers of int32");
 constexpr int64_t chunk = 4096;
 
 static void upload(AdamWTable& t, const Device& device) {
-    std::vector<Row> rows;
-    std::vector<Chunk> chunks;
+    std::vector<TableRow> rows;
+    std::vector<TableChunk> chunks;
     for (const AdamWRow& r : t.rows) {
         for (int64_t i = 0; i < ceil_div(r.w.numel(), chunk); i++) chunks.push_back({int32_t(rows.size()), int32_t(i)});
         rows.push_back({r.w.ptr, r.master.data<float>(), r.m.data<float>(), r.v.data<float>(), r.grad.data<float>(),
                         r.w.numel(), r.rounding, r.weight_decay,
                         aligned(r.w.ptr, r.master.ptr, r.m.ptr, r.v.ptr, r.grad.ptr)});
     }
-    const Shape of_rows{int64_t(rows.size()), 16}, of_chunks{int64_t(chunks.size()), 2};
-    t.memory.plan(of_rows, DType::I32);
-    t.memory.plan(of_chunks, DType::I32);
+    const Shape rows_shape{int64_t(rows.size()), 16}, chunks_shape{int64_t(chunks.size()), 2};
+    t.memory.plan(rows_shape, DType::I32);
+    t.memory.plan(chunks_shape, DType::I32);
     t.memory.allocate(device);
-    t.gpu_rows   = t.memory.take(of_rows, DType::I32);
-    t.gpu_chunks = t.memory.take(of_chunks, DType::I32);
+    t.gpu_rows   = t.memory.take(rows_shape, DType::I32);
+    t.gpu_chunks = t.memory.take(chunks_shape, DType::I32);
     from_host(t.gpu_rows, rows.data(), device.stream());
     from_host(t.gpu_chunks, chunks.data(), device.stream());
 }
 
-// Weights may be their own masters, so neither is __restrict__.
+// Weights may be their own masters, so neither pointer is __restrict__.
 template <class T>
-static __global__ void adamw_kernel(const Row* rows, const Chunk* chunks, const float* grad_norm2, const float* loss,
-                                    const AdamWUpdate* update, AdamWRule r, AdamWShares share) {
+static __global__ void adamw_kernel(const TableRow* rows, const TableChunk* chunks, const float* grad_norm2,
+                                    const float* loss, const AdamWUpdate* update, AdamWFactors factors) {
     const float norm2 = *grad_norm2;
     if (!isfinite(norm2) || (loss && !isfinite(*loss))) return;
-    const float norm = sqrtf(norm2), shrink = r.clip > 0 && norm > r.clip ? r.clip / norm : 1.f;
-    const AdamWUpdate u = *update;
-    const Chunk mine    = chunks[blockIdx.x];
-    const Row row       = rows[mine.row];
-    T* const w          = static_cast<T*>(row.w);
-    const auto step     = [&](int64_t i, auto width) {
-        Floats<width> g = load<width>(row.grad + i), mean = load<width>(row.m + i), var = load<width>(row.v + i),
-                      now = load<width>(row.master + i);
-        for (int j = 0; j < width; j++) {
-            const float gj = g[j] * shrink;
-            mean[j]        = mean[j] * r.beta1 + gj * share.m;
-            var[j]         = var[j] * r.beta2 + gj * gj * share.v;
-            now[j] -= u.lr * (mean[j] * u.m_hat / (sqrtf(var[j] * u.v_hat) + r.eps) + row.weight_decay * now[j]);
-        }
-        store(row.m + i, mean);
-        store(row.v + i, var);
-        store(row.master + i, now);
+    const float grad_factor   = gradient_factor(sqrtf(norm2), factors.clip);
+    const AdamWUpdate numbers = *update;
+    const TableChunk mine     = chunks[blockIdx.x];
+    const TableRow row        = rows[mine.row];
+    T* const w                = static_cast<T*>(row.w);
+    const auto update_at      = [&](int64_t i, auto width) {
+        const Floats<width> grad = load<width>(row.grad + i);
+        Floats<width> m = load<width>(row.m + i), v = load<width>(row.v + i), master = load<width>(row.master + i);
+        for (int j = 0; j < width; j++)
+            adamw_element(master[j], m[j], v[j], grad[j], grad_factor, row.weight_decay, factors, numbers);
+        store(row.m + i, m);
+        store(row.v + i, v);
+        store(row.master + i, master);
         if constexpr (std::is_same_v<T, bf16>) {
-            if (row.rounding) now = at_random(now, i, row.rounding, u.step);
-            store(w + i, now);
+            if (row.rounding) master = at_random(master, i, row.rounding, numbers.step);
+            store(w + i, master);
         } else if (w != row.master) {
-            store(w + i, now);
+            store(w + i, master);
         }
     };
     const int64_t first = mine.index * chunk, end = min(row.n, first + chunk);
-    const int64_t wide_end = row.wide ? end / 4 * 4 : first;
-    for (int64_t i = first + 4 * threadIdx.x; i < wide_end; i += 4 * blockDim.x) step(i, Constant<4>{});
-    for (int64_t i = wide_end + threadIdx.x; i < end; i += blockDim.x) step(i, Constant<1>{});
+    const int64_t wide_end = row.is_wide ? end / 4 * 4 : first;
+    for (int64_t i = first + 4 * threadIdx.x; i < wide_end; i += 4 * blockDim.x) update_at(i, Constant<4>{});
+    for (int64_t i = wide_end + threadIdx.x; i < end; i += blockDim.x) update_at(i, Constant<1>{});
 }
 
 template <class T>
-static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule r, Queue& q) {
-    CHECK(t.gpu_rows, "adamw: this table was made for the CPU");
-    launch(adamw_kernel<T>, {t.gpu_chunks.shape[0], 256}, q, static_cast<const Row*>(t.gpu_rows.ptr),
-           static_cast<const Chunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(), static_cast<const float*>(loss.ptr),
-           static_cast<const AdamWUpdate*>(update.ptr), r, AdamWShares(r));
+static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Queue& q) {
+    CHECK(t.gpu_rows, "adamw: the table was made for the CPU, but the stream is of a GPU");
+    launch(adamw_kernel<T>, {t.gpu_chunks.shape[0], 256}, q, static_cast<const TableRow*>(t.gpu_rows.ptr),
+           static_cast<const TableChunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(),
+           static_cast<const float*>(loss.ptr), static_cast<const AdamWUpdate*>(update.ptr), AdamWFactors(rule));
 }
 
 template <int W>
@@ -176,7 +189,7 @@ static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step
 #endif
 
 AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(std::move(all)) {
-    CHECK(!rows.empty(), "adamw: a table without rows");
+    CHECK(!rows.empty(), "adamw: a table without rows, expected at least one");
     const Tensor& first = rows[0].w;
     dtype               = first.dtype;
     for (const AdamWRow& row : rows) {
@@ -195,10 +208,10 @@ AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(s
 }
 
 void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Stream s) {
-    CHECK(!table.rows.empty(), "adamw: a table without rows");
+    CHECK(!table.rows.empty(), "adamw: a table without rows, expected at least one");
     expect(grad_norm2, Shape({1}), DType::F32, grad_norm2);
     expect_maybe(loss, Shape({1}), DType::F32, grad_norm2);
-    static_assert(sizeof(AdamWUpdate) == 16, "four words");
+    static_assert(sizeof(AdamWUpdate) == 16, "it is sent as four int32");
     expect(update, Shape({4}), DType::I32, grad_norm2);
     RUN_ON(s, table.dtype, adamw, table, grad_norm2, loss, update, rule);
 }

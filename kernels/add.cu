@@ -1,6 +1,7 @@
 // add.cu - out = a + b, the residual stream's step
 //
-//   out, a, b share any one shape; out may be a or b. The sum is taken in float and rounded once to the tensor's dtype.
+//   out, a, b have one shape, which may be any; out may be a or b. The sum is taken in float and rounded once to the
+//   tensor's dtype.
 #include "cpu.h"
 #include "ops.h"
 #ifdef __CUDACC__
@@ -11,10 +12,10 @@ namespace cpu {
 
 template <class T>
 static void add_forward(Tensor out, Tensor a, Tensor b) {
-    T* to          = out.data<T>();
+    T* sums        = out.data<T>();
     const T* left  = a.data<T>();
     const T* right = b.data<T>();
-    parallel_lanes(a.numel(), [=](int64_t i, auto n) { store(to + i, load(left + i, n) + load(right + i, n), n); });
+    parallel_lanes(a.numel(), [=](int64_t i, auto n) { store(sums + i, load(left + i, n) + load(right + i, n), n); });
 }
 
 }  // namespace cpu
@@ -22,7 +23,7 @@ static void add_forward(Tensor out, Tensor a, Tensor b) {
 #ifdef __CUDACC__
 namespace gpu {
 
-// One thread per 16 bytes: the op only moves memory, so wide accesses are the whole optimisation.
+// Each thread moves 16 bytes. The op only moves memory, so wide accesses are the whole optimisation.
 template <int W, class T>
 static __global__ void add_kernel(T* out, const T* a, const T* b, int64_t n) {
     for_grid<W>(n, [=](int64_t i, auto width) {
@@ -34,11 +35,11 @@ static __global__ void add_kernel(T* out, const T* a, const T* b, int64_t n) {
 
 template <class T>
 static void add_forward(Tensor out, Tensor a, Tensor b, Queue& q) {
-    T* to          = out.data<T>();
+    T* sums        = out.data<T>();
     const T* left  = a.data<T>();
     const T* right = b.data<T>();
-    for_width<T>(aligned(to, left, right), [&](auto width) {
-        launch(add_kernel<width, T>, grid_over(out.numel(), width), q, to, left, right, out.numel());
+    for_width<T>(aligned(sums, left, right), [&](auto width) {
+        launch(add_kernel<width, T>, grid_over(out.numel(), width), q, sums, left, right, out.numel());
     });
 }
 

@@ -3,33 +3,33 @@
 //   tanh form   y = x/2 (1 + tanh u),   u = √(2/π) (x + 0.044715 x³)
 //   erf form    y = x/2 (1 + erf(x/√2))
 //
-// Both are computed in shapes that lose nothing where 1 + tanh u or 1 + erf cancels, for large negative x:
+// For large negative x, 1 + tanh u and 1 + erf cancel. So both forms are computed in terms that lose no digits there:
 //
 //   tanh form   (1 + tanh u)/2 = σ(2u), the logistic function, and σ' = σ(2u) σ(-2u)
 //               y' = σ(2u) + x σ(2u) σ(-2u) 2u',   2u' = 2√(2/π) (1 + 0.134145 x²)
 //   erf form    Φ(-a) = exp(-a²/2) R(a) for a >= 0, and Φ(a) = 1 - Φ(-a)
 //               y' = Φ(x) + x φ(x),   φ(x) = exp(-x²/2)/√(2π)
 //
-//   x, y, dx, dy share any one shape. Arithmetic in float, storage in the tensor's dtype.
+//   x, y, dx, dy have one shape, which may be any. Arithmetic is in float, storage in the tensor's dtype.
 #include "cpu.h"
 #include "ops.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
 
-// The maths is written once: F is a float on the GPU and 16 floats on the CPU.
+// The formulas are written once: F is a float on the GPU and a vector of floats on the CPU.
 HD float exp_of(float x) { return expf(x); }
 inline cpu::floats exp_of(cpu::floats x) { return cpu::exp(x); }
 
-// |x|, but at most 16, where both forms have reached 0 and x in float: x³ stays finite. A NaN passes through.
+// min(|x|, 16). From 16 on, both forms equal 0 or x in float, and with the limit x³ stays finite. A NaN stays a NaN.
 template <class F>
-HD F size_of_x(F x) {
+HD F limited_abs(F x) {
     const F a = x < 0.f ? -x : x;
     return a > 16.f ? F{} + 16.f : a;
 }
 
-// R(a) = exp(a²/2) Φ(-a), Mills' ratio over √(2π), as 1/2 and a polynomial in u = (a/4) / (1 + a/4). Coefficients
-// fitted for the smallest largest relative error over 0 <= a <= 5, which is 4e-9; in float Φ is within 0.6 · 2^-24.
+// R(a) = exp(a²/2) Φ(-a), which is Mills' ratio over √(2π), as a polynomial in u = (a/4) / (1 + a/4). Its coefficients
+// minimise the largest relative error over 0 <= a <= 5, which is 4e-9. In float Φ is within 0.6 · 2^-24.
 template <class F>
 HD F mills(F a) {
     const F u = 0.25f * a / (1.f + 0.25f * a);
@@ -46,7 +46,7 @@ HD F mills(F a) {
 
 template <Gelu kind, class F>
 HD F gelu(F x) {
-    const F a = size_of_x(x);
+    const F a = limited_abs(x);
     if constexpr (kind == Gelu::tanh) {
         const F e = exp_of(-1.5957691216f * a * (1.f + 0.044715f * a * a));  // exp(-|2u|), at most 1
         return x * (x < 0.f ? e : F{} + 1.f) / (1.f + e);
@@ -58,7 +58,7 @@ HD F gelu(F x) {
 
 template <Gelu kind, class F>
 HD F gelu_slope(F x) {
-    const F a = size_of_x(x);
+    const F a = limited_abs(x);
     if constexpr (kind == Gelu::tanh) {
         const F e = exp_of(-1.5957691216f * a * (1.f + 0.044715f * a * a)), s = 1.f / (1.f + e);  // s = σ(|2u|)
         return (x < 0.f ? e : F{} + 1.f) * s + x * (e * s) * s * (1.5957691216f + 0.2140644532f * a * a);

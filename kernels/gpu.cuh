@@ -194,8 +194,6 @@ void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
     q.launched(g);
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // ---- vectors --------------------------------------------------------------------------------------------------------
 
 // W elements in float. A thread moves 16 bytes at a time where it can: W is wide<T> when every pointer and row is

@@ -1,8 +1,8 @@
-// reduce.cu - a tensor to one number: Σ x² for the gradient norm, Σ x for the loss
+// reduce.cu - the sum of a tensor: Σ x² for the gradient norm, Σ x for the loss
 //
-//   Runs of 4096 elements are summed in float lanes, 64 terms to a lane, and the runs in double, first to last. The
-//   runs are the same for any number of threads, so the result is too. A NaN or an infinity anywhere, or a square
-//   beyond float's range, makes the result non-finite: that is how a bad step is seen.
+//   Chunks of 4096 elements are summed in the lanes of float vectors, and the sums of chunks are added in double, from
+//   first to last. The chunks are the same for any number of threads, so the result is too. A NaN or an infinity
+//   anywhere, or a square beyond float's range, makes the result non-finite: that is how a bad step is noticed.
 #include <vector>
 
 #include "cpu.h"
@@ -13,17 +13,18 @@
 
 namespace cpu {
 
-constexpr int64_t run = 4096;
+constexpr int64_t chunk = 4096;
 
+// Σ term(x_i)
 template <class F>
-static double sum_runs(const float* x, int64_t numel, F term) {
-    std::vector<double> sums((numel + run - 1) / run);
+static double sum_of(const float* x, int64_t numel, F term) {
+    std::vector<double> sums(ceil_div(numel, chunk));
     double* out = sums.data();
     parallel_ranges(int64_t(sums.size()), 16, [=](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; r++) {
-            const float* first = x + r * run;
-            out[r] =
-                sum_lanes(std::min(run, numel - r * run), [=](int64_t i, auto n) { return term(load(first + i, n)); });
+        for (int64_t c = begin; c < end; c++) {
+            const float* first   = x + c * chunk;
+            const int64_t length = std::min(chunk, numel - c * chunk);
+            out[c]               = sum_lanes(length, [=](int64_t i, auto n) { return term(load(first + i, n)); });
         }
     });
     double total = 0;
@@ -32,11 +33,11 @@ static double sum_runs(const float* x, int64_t numel, F term) {
 }
 
 static void squared_norm(Tensor out, Tensor x) {
-    *out.data<float>() = float(sum_runs(x.data<float>(), x.numel(), [](floats v) { return v * v; }));
+    *out.data<float>() = float(sum_of(x.data<float>(), x.numel(), [](floats v) { return v * v; }));
 }
 
 static void sum(Tensor out, Tensor x, float scale) {
-    *out.data<float>() += float(scale * sum_runs(x.data<float>(), x.numel(), [](floats v) { return v; }));
+    *out.data<float>() += float(scale * sum_of(x.data<float>(), x.numel(), [](floats v) { return v; }));
 }
 
 }  // namespace cpu
@@ -44,29 +45,33 @@ static void sum(Tensor out, Tensor x, float scale) {
 #ifdef __CUDACC__
 namespace gpu {
 
-// As on the CPU: runs in float, their sums in double. Each of at most 1024 blocks leaves one number, and the last
-// kernel, one block, adds them, so the host has nothing to wait for. The number of blocks depends on n alone.
+// As on the CPU, at most 64 terms are added in float, and their sums in double. Each of at most 1024 blocks leaves one
+// number; a second kernel of one block adds those, so that the host need not wait. The number of blocks depends on n
+// alone.
 struct Square {
     __device__ float operator()(float x) const { return x * x; }
 };
-struct Same {
+struct Identity {
     __device__ float operator()(float x) const { return x; }
 };
 
 template <int W, class F>
 static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F term) {
-    float of_lane[W] = {};
-    double total     = 0;
-    int in_run       = 0;
+    float sum[W] = {};  // of up to 64 terms each
+    double total = 0;
+    int terms    = 0;
     for_grid<W>(n, [&](int64_t i, auto width) {
         const Floats<width> v = load<width>(x + i);
-        for (int k = 0; k < width; k++) of_lane[k] += term(v[k]);
-        if (++in_run == 64) {  // no float sum grows longer than 64 terms
-            for (float& s : of_lane) total += s, s = 0;
-            in_run = 0;
+        for (int k = 0; k < width; k++) sum[k] += term(v[k]);
+        if (++terms == 64) {
+            for (float& s : sum) {
+                total += s;
+                s = 0;
+            }
+            terms = 0;
         }
     });
-    for (float s : of_lane) total += s;
+    for (float s : sum) total += s;
     total = block_sum(total);
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
@@ -88,7 +93,7 @@ static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue
 }
 
 static void squared_norm(Tensor out, Tensor x, Queue& q) { sum_into(out, x, 1, false, Square{}, q); }
-static void sum(Tensor out, Tensor x, float scale, Queue& q) { sum_into(out, x, scale, true, Same{}, q); }
+static void sum(Tensor out, Tensor x, float scale, Queue& q) { sum_into(out, x, scale, true, Identity{}, q); }
 
 }  // namespace gpu
 #endif

@@ -1,12 +1,12 @@
-// rope.cu - rotary position embedding: q and k turn with their position, so q·k depends on the distance between them
+// rope.cu - rotary position embedding: q and k are rotated by their position, so that q·k depends on their distance
 //
 //   for i < dim/2:   (a, b) = (x_i, x_{i + dim/2})   becomes   (a cos φ - b sin φ, b cos φ + a sin φ)
 //                    φ = position · base^(-2i/dim)
 //
-//   Coordinates from dim on, and v, stay as they are. Backward turns the other way: a rotation's transpose is its
-//   inverse. Angles are computed in double: at position 2047 the steps of a float are 1.2e-4.
+//   Coordinates from dim on, and v, stay as they are. Backward rotates the other way, because the transpose of a
+//   rotation is its inverse. Angles are computed in double: near 2047 neighbouring floats are 1.2e-4 apart.
 //
-// Rotates in place. Arithmetic in fp32, storage in the tensor's dtype.
+// The rotation is in place. Arithmetic is in fp32, storage in the tensor's dtype.
 #include <cmath>
 #include <vector>
 
@@ -16,20 +16,29 @@
 #include "gpu.cuh"
 #endif
 
-// Angle per step of position.
-inline double rope_speed(int64_t pair, Rope rope) {
+// φ / position, in radians.
+inline double radians_per_position(int64_t pair, Rope rope) {
     return pow(double(rope.base), -2. * double(pair) / double(rope.dim));
+}
+
+// One pair on the GPU, and a vector of pairs on the CPU.
+template <class F>
+HD void rotate_pair(F& a, F& b, F cosine, F sine) {
+    const F old_a = a;
+    a             = old_a * cosine - b * sine;
+    b             = b * cosine + old_a * sine;
 }
 
 namespace cpu {
 
-// a, b = a cos - b sin, b cos + a sin over the pairs of one head. cosine and sine are (dim/2).
+// Rotates one head. cosine and sine are (pairs).
 template <class X>
-void rotate(X* a, X* b, const float* cosine, const float* sine, int64_t pairs) {
+void rotate_head(X* head, const float* cosine, const float* sine, int64_t pairs) {
     for_lanes(pairs, [=](int64_t i, auto n) {
-        const floats ai = load(a + i, n), bi = load(b + i, n), c = load(cosine + i, n), s = load(sine + i, n);
-        store(a + i, ai * c - bi * s, n);
-        store(b + i, bi * c + ai * s, n);
+        floats a = load(head + i, n), b = load(head + pairs + i, n);
+        rotate_pair(a, b, load(cosine + i, n), load(sine + i, n));
+        store(head + i, a, n);
+        store(head + pairs + i, b, n);
     });
 }
 
@@ -41,9 +50,9 @@ void rope(Tensor qkv, Tensor positions, Rope rope, float direction) {
     X* const x        = qkv.data<X>();
 
     std::vector<double> speed(pairs);
-    for (int64_t i = 0; i < pairs; i++) speed[i] = rope_speed(i, rope);
+    for (int64_t i = 0; i < pairs; i++) speed[i] = radians_per_position(i, rope);
 
-    // The cosines and sines of a row serve all its heads and, without given positions, all sequences of the batch.
+    // All heads of a row share its cosines and sines. If no positions are given, all sequences of the batch do as well.
     parallel_ranges(T, 1, [&](int64_t begin, int64_t end) {
         std::vector<float> cosine(pairs), sine(pairs);
         for (int64_t t = begin; t < end; t++)
@@ -55,8 +64,7 @@ void rope(Tensor qkv, Tensor positions, Rope rope, float direction) {
                         sine[i]            = float(std::sin(angle)) * direction;
                     }
                 X* const q = x + (b * T + t) * 3 * H * D;  // H heads of q, then H heads of k
-                for (int64_t h = 0; h < 2 * H; h++)
-                    rotate(q + h * D, q + h * D + pairs, cosine.data(), sine.data(), pairs);
+                for (int64_t h = 0; h < 2 * H; h++) rotate_head(q + h * D, cosine.data(), sine.data(), pairs);
             }
     });
 }
@@ -76,13 +84,13 @@ namespace gpu {
 
 constexpr int max_pairs = 128;  // heads up to 256 wide
 
-// Angles per step of position, in half turns: they travel with the launch.
+// φ / position for each pair, in units of π: an argument of the kernel.
 struct Speeds {
     double of[max_pairs];
 };
 
-// A block per row (b,t): its cosines and sines once, then all heads of q and k. W pairs to a thread; the two halves of
-// the rotated part are W elements each, so accesses are 16 bytes where dim/2 and D allow.
+// A block per row (b,t) computes its cosines and sines once, and rotates all heads of q and k. A thread rotates W pairs
+// at a time, so that it accesses 16 bytes of a and of b where dim/2 and D allow it.
 template <int W, class X>
 static __global__ void rope_kernel(X* qkv, const int32_t* positions, Speeds speed, int T, int H, int D, int pairs,
                                    float direction) {
@@ -100,15 +108,11 @@ static __global__ void rope_kernel(X* qkv, const int32_t* positions, Speeds spee
     const int steps = pairs / W;
     for (int i = threadIdx.x; i < 2 * H * steps; i += blockDim.x) {
         const int pair = i % steps * W;
-        X* const at    = q + int64_t(i / steps) * D + pair;
-        Floats<W> a = load<W>(at), b = load<W>(at + pairs);
-        for (int k = 0; k < W; k++) {
-            const float c = cosine[pair + k], s = sine[pair + k], ak = a[k];
-            a[k] = ak * c - b[k] * s;
-            b[k] = b[k] * c + ak * s;
-        }
-        store(at, a);
-        store(at + pairs, b);
+        X* const head  = q + int64_t(i / steps) * D;
+        Floats<W> a = load<W>(head + pair), b = load<W>(head + pairs + pair);
+        for (int k = 0; k < W; k++) rotate_pair(a[k], b[k], cosine[pair + k], sine[pair + k]);
+        store(head + pair, a);
+        store(head + pairs + pair, b);
     }
 }
 
@@ -117,13 +121,14 @@ static void rope(Tensor qkv, Tensor positions, Rope r, float direction, Queue& q
     const int64_t T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], pairs = r.dim / 2;
     X* const x        = qkv.data<X>();
     const int32_t* at = positions ? positions.data<int32_t>() : nullptr;
-    CHECK(pairs <= max_pairs, "rope: {} coordinates rotate, at most {} on a GPU", r.dim, 2 * max_pairs);
+    CHECK(pairs <= max_pairs, "rope: rope.dim is {}, expected at most {} on a GPU", r.dim, 2 * max_pairs);
     Speeds speed{};
-    for (int64_t i = 0; i < pairs; i++) speed.of[i] = rope_speed(i, r) / 3.14159265358979323846;
+    for (int64_t i = 0; i < pairs; i++) speed.of[i] = radians_per_position(i, r) / 3.14159265358979323846;
     for_width<X>(aligned(x) && pairs % wide<X> == 0 && D % wide<X> == 0, [&](auto width) {
-        const int64_t busy = 2 * H * pairs / width;
-        launch(rope_kernel<width, X>, {qkv.shape[0] * T, int(std::clamp<int64_t>(ceil_div(busy, 32) * 32, 32, 256))}, q,
-               x, at, speed, int(T), int(H), int(D), int(pairs), direction);
+        const int64_t vectors = 2 * H * pairs / width;
+        const int threads     = int(std::clamp<int64_t>(ceil_div(vectors, 32) * 32, 32, 256));
+        launch(rope_kernel<width, X>, {qkv.shape[0] * T, threads}, q, x, at, speed, int(T), int(H), int(D), int(pairs),
+               direction);
     });
 }
 template <class X>

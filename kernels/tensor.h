@@ -15,6 +15,8 @@
 #define HD inline
 #endif
 
+HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 enum class DType : uint8_t { F32, BF16, I32 };
 
 inline int64_t size_of(DType t) { return t == DType::BF16 ? 2 : 4; }
