@@ -1,13 +1,14 @@
-// cross_entropy.cu - logits to losses, and to their own gradient in place
+// cross_entropy.cu - losses of logits, and the gradient of the logits in their place
 //
 //   loss_n  = log Σ_{v<V} exp(l_nv - max_n) + max_n - l_n,target
-//   l_nv    = grad_scale (exp(l_nv - max_n) / Σ - [v = target]), 0 for V <= v < Vp; only when grad_scale ≠ 0
+//   l_nv    = grad_scale (exp(l_nv - max_n) / Σ - [v = target]), and 0 for V <= v < Vp; only if grad_scale ≠ 0
 //
-//   losses (N) fp32, logits (N,Vp), targets (N) int32; a target of -1 counts for nothing: loss 0, gradient 0. A row
-//   that holds a NaN has a NaN loss and gradient.
+//   losses (N) fp32, logits (N,Vp), targets (N) int32. A target of -1 means that a row has none: its loss and gradient
+//   are 0. A row that holds a NaN has a NaN loss and gradient.
 //
-//   A row is read more than once but comes from memory once: 50304 columns take 200 KB at most, which second-level
-//   caches hold. The exponentials are kept in a row of floats, so each is taken once and rounded only as a gradient.
+//   A row is read more than once, but from memory only once: 50304 columns take at most 200 KB, which second-level
+//   caches hold. The CPU keeps the exponentials in a row of floats, so each is computed once and rounded only as a
+//   gradient.
 #include <vector>
 
 #include "cpu.h"
@@ -25,7 +26,7 @@ namespace cpu {
 template <class T>
 static float row_max(const T* x, int64_t V) {
     floats a = broadcast(-INFINITY), b = a;
-    const int64_t half = V / (2 * lanes) * lanes;  // two running maxima overlap
+    const int64_t half = V / (2 * lanes) * lanes;  // two running maxima, so that their latencies overlap
     for (int64_t i = 0; i < half; i += lanes) {
         a = max(a, load(x + i));
         b = max(b, load(x + half + i));
@@ -34,11 +35,11 @@ static float row_max(const T* x, int64_t V) {
     return max(max(a, b));
 }
 
-// exps receives exp(x - top), unless it is null; returns their sum.
+// Returns Σ exp(x - x_max), and writes the terms to exps unless it is null.
 template <class T>
-static float row_exps(float* exps, const T* x, float top, int64_t V) {
+static float row_exps(float* exps, const T* x, float x_max, int64_t V) {
     return sum_lanes(V, [=](int64_t i, auto n) {
-        const floats e = exp(load(x + i, n) - top);
+        const floats e = exp(load(x + i, n) - x_max);
         if (exps) store(exps + i, e, n);
         return e;
     });
@@ -62,8 +63,8 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
                 if (grad) std::fill(x, x + Vp, T(0.f));
                 continue;
             }
-            const float top = row_max(x, V), total = row_exps(grad ? exps.data() : nullptr, x, top, V);
-            loss[n] = float(std::log(double(total)) + double(top) - double(float(x[target[n]])));
+            const float x_max = row_max(x, V), total = row_exps(grad ? exps.data() : nullptr, x, x_max, V);
+            loss[n] = float(std::log(double(total)) + double(x_max) - double(float(x[target[n]])));
             if (!grad) continue;
             const float scale = grad_scale / total;
             exps[target[n]] -= total;  // exp / total - 1 = (exp - total) / total
@@ -78,76 +79,80 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
 #ifdef __CUDACC__
 namespace gpu {
 
-// The sum of exp(x - top) over what was seen so far, top its largest x. While nothing but -∞ was seen, top is -∞ and
-// the sum is relative to 0, so that -∞ - -∞ does not arise; a NaN makes the sum NaN.
-struct Exps {
-    float top = -INFINITY, sum = 0;
+// The largest of the numbers added so far, and Σ exp(x - max) over them. As long as all of them are -∞, the sum is
+// Σ exp(x - 0) instead, because -∞ - -∞ is NaN. A NaN makes the sum NaN.
+struct ExpSum {
+    float max = -INFINITY, sum = 0;
     template <int W>
     __device__ void add(const Floats<W>& x) {
-        float most = top;
-        for (int k = 0; k < W; k++) most = fmaxf(most, x[k]);
-        const float base = most == -INFINITY ? 0.f : most;
-        sum *= expf(top - base);
-        for (int k = 0; k < W; k++) sum += expf(x[k] - base);
-        top = most;
+        float new_max = max;
+        for (int k = 0; k < W; k++) new_max = fmaxf(new_max, x[k]);
+        const float shift = new_max == -INFINITY ? 0.f : new_max;
+        sum *= expf(max - shift);
+        for (int k = 0; k < W; k++) sum += expf(x[k] - shift);
+        max = new_max;
     }
-    __device__ void add(const Exps& o) {
-        const float most = fmaxf(top, o.top), base = most == -INFINITY ? 0.f : most;
-        sum = sum * expf(top - base) + o.sum * expf(o.top - base);
-        top = most;
+    __device__ void add(const ExpSum& o) {
+        const float new_max = fmaxf(max, o.max), shift = new_max == -INFINITY ? 0.f : new_max;
+        sum = sum * expf(max - shift) + o.sum * expf(o.max - shift);
+        max = new_max;
     }
-    __device__ Exps from_lane(int distance) const {
-        Exps o;
-        o.top = __shfl_xor_sync(~0u, top, distance);
-        o.sum = __shfl_xor_sync(~0u, sum, distance);
-        return o;
+    __device__ void add_over_warp() {
+        for (int w = 16; w; w /= 2) {
+            ExpSum other;
+            other.max = __shfl_xor_sync(~0u, max, w);
+            other.sum = __shfl_xor_sync(~0u, sum, w);
+            add(other);
+        }
     }
 };
 
-// A block per row. The row is kept in shared memory where it fits (50304 columns of bf16 are 98 KB; an H100's block may
-// have 227), so logits are read once and written once; where it does not, `row` is the row itself and comes from the
-// cache again.
+// A block per row. If the row fits into shared memory, it is kept there, so that logits are read once and written once:
+// 50304 columns of bf16 are 98 KB, and a block on an H100 may have 227 KB. If not, it is read from the cache again.
 template <int W, class T>
 static __global__ void __launch_bounds__(1024)
     cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale,
                          bool keep, const BadId* bad) {
     extern __shared__ uint4 memory[];
-    __shared__ float tops[32], sums[32];
+    __shared__ float maxs[32], sums[32];  // of each warp
     if (!ready(bad)) return;
     T* const x       = logits + blockIdx.x * Vp;
     T* const row     = keep ? reinterpret_cast<T*>(memory) : x;
     const int target = targets[blockIdx.x], lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    const auto each = [&](auto f) {
+    const auto each_vector = [&](auto f) {
         for (int64_t i = threadIdx.x * W; i < Vp; i += blockDim.x * W) f(i);
     };
     if (target < 0) {
         if (threadIdx.x == 0) losses[blockIdx.x] = 0;
-        if (grad_scale != 0) each([&](int64_t i) { store(x + i, Floats<W>{}); });
+        if (grad_scale != 0) each_vector([&](int64_t i) { store(x + i, Floats<W>{}); });
         return;
     }
-    const float at_target = threadIdx.x == 0 ? load<1>(x + target)[0] : 0.f;
-    Exps exps;
-    each([&](int64_t i) {
+    const float target_logit = threadIdx.x == 0 ? load<1>(x + target)[0] : 0.f;
+    ExpSum exps;
+    each_vector([&](int64_t i) {
         Floats<W> v = load<W>(x + i);
         if (keep) store(row + i, v);
         for (int k = 0; k < W; k++)
-            if (i + k >= V) v[k] = -INFINITY;  // padding takes no part
+            if (i + k >= V) v[k] = -INFINITY;  // the padding adds nothing
         exps.add(v);
     });
-    for (int w = 16; w; w /= 2) exps.add(exps.from_lane(w));
-    if (lane == 0) tops[threadIdx.x / 32] = exps.top, sums[threadIdx.x / 32] = exps.sum;
+    exps.add_over_warp();
+    if (lane == 0) {
+        maxs[threadIdx.x / 32] = exps.max;
+        sums[threadIdx.x / 32] = exps.sum;
+    }
     __syncthreads();
-    exps = lane < warps ? Exps{tops[lane], sums[lane]} : Exps();
-    for (int w = 16; w; w /= 2) exps.add(exps.from_lane(w));
+    exps = lane < warps ? ExpSum{maxs[lane], sums[lane]} : ExpSum();
+    exps.add_over_warp();
 
-    const float top = exps.top, total = exps.sum;
-    if (threadIdx.x == 0) losses[blockIdx.x] = float(log(double(total)) + double(top) - double(at_target));
+    const float x_max = exps.max, total = exps.sum;
+    if (threadIdx.x == 0) losses[blockIdx.x] = float(log(double(total)) + double(x_max) - double(target_logit));
     if (grad_scale == 0) return;
     const float scale = grad_scale / total;
-    each([&](int64_t i) {
+    each_vector([&](int64_t i) {
         Floats<W> v = load<W>(row + i);
         for (int k = 0; k < W; k++) {
-            const float e = expf(v[k] - top);
+            const float e = expf(v[k] - x_max);
             const float d = i + k == target ? e - total : e;  // exp / total - 1 = (exp - total) / total
             v[k]          = i + k < V ? d * scale : 0.f;
         }

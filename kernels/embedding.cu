@@ -3,7 +3,7 @@
 //   out[n] = wte[token[n]] + wpe[position[n]]        out (B,T,C), tokens (B,T), wte (Vp,C), wpe (maxT,C) or null
 //   dwte[token[n]] += dout[n],  dwpe[position[n]] += dout[n]
 //
-//   Without positions, position[n] is n mod T. Every id is checked before any memory is touched.
+//   If positions is null, position[n] is n mod T. Every id is checked before any memory is accessed with it.
 #include "cpu.h"
 #include "ops.h"
 #ifdef __CUDACC__
@@ -28,7 +28,7 @@ static void expect_ids(const char* op, Text wrong, Tensor ids, int64_t rows) {
         CHECK(id[n] >= 0 && id[n] < rows, "{}", wrong(op, n, ids.shape[-1], id[n], rows));
 }
 
-// The rows of both tables that row n reads.
+// Which rows of the two tables row n of the output reads.
 struct Lookup {
     const int32_t* token;
     const int32_t* position;  // null: n mod T
@@ -45,41 +45,42 @@ struct Lookup {
 
 template <class T>
 static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe) {
-    const Lookup at("embedding_forward", tokens, positions, wte, wpe);
+    const Lookup lookup("embedding_forward", tokens, positions, wte, wpe);
     const int64_t C = wte.shape[1];
     T* rows         = out.data<T>();
-    const T* words  = wte.data<T>();
-    const T* where  = wpe ? wpe.data<T>() : nullptr;
+    const T* wte_at = wte.data<T>();
+    const T* wpe_at = wpe ? wpe.data<T>() : nullptr;
     parallel_ranges(tokens.numel(), 16, [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; n++) {
-            const T* word = words + at.token[n] * C;
-            const T* here = where ? where + at.position_of(n) * C : nullptr;
+            const T* token_row    = wte_at + lookup.token[n] * C;
+            const T* position_row = wpe_at ? wpe_at + lookup.position_of(n) * C : nullptr;
             for_lanes(C, [=](int64_t i, auto k) {
-                store(rows + n * C + i, here ? load(word + i, k) + load(here + i, k) : load(word + i, k), k);
+                const floats token = load(token_row + i, k);
+                store(rows + n * C + i, position_row ? token + load(position_row + i, k) : token, k);
             });
         }
     });
 }
 
-// Threads own columns, not rows: each walks all rows in order and adds its columns, so a token that occurs twice needs
+// Threads own columns, not rows. Each visits all rows in order and adds its columns, so a token that occurs twice needs
 // neither atomics nor sorting, and every sum has one order.
 template <class T>
 static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions) {
-    const Lookup at("embedding_backward", tokens, positions, dwte, dwpe);
+    const Lookup lookup("embedding_backward", tokens, positions, dwte, dwpe);
     const int64_t N = tokens.numel(), C = dwte.shape[1];
     const T* rows = dout.data<T>();
-    float* words  = dwte.data<float>();
-    float* where  = dwpe ? dwpe.data<float>() : nullptr;
-    parallel_ranges((C + lanes - 1) / lanes, 4, [=](int64_t begin, int64_t end) {
+    float* wte_at = dwte.data<float>();
+    float* wpe_at = dwpe ? dwpe.data<float>() : nullptr;
+    parallel_ranges(ceil_div(C, lanes), 4, [=](int64_t begin, int64_t end) {
         const int64_t first = begin * lanes, count = std::min(end * lanes, C) - first;
         for (int64_t n = 0; n < N; n++) {
-            const T* row = rows + n * C + first;
-            float* word  = words + at.token[n] * C + first;
-            float* here  = where ? where + at.position_of(n) * C + first : nullptr;
+            const T* row        = rows + n * C + first;
+            float* token_row    = wte_at + lookup.token[n] * C + first;
+            float* position_row = wpe_at ? wpe_at + lookup.position_of(n) * C + first : nullptr;
             for_lanes(count, [=](int64_t i, auto k) {
                 const floats d = load(row + i, k);
-                store(word + i, load(word + i, k) + d, k);
-                if (here) store(here + i, load(here + i, k) + d, k);
+                store(token_row + i, load(token_row + i, k) + d, k);
+                if (position_row) store(position_row + i, load(position_row + i, k) + d, k);
             });
         }
     });
@@ -102,12 +103,12 @@ static __global__ void embedding_forward_kernel(T* out, const int32_t* token, co
                                                 const T* wpe, int64_t N, int64_t length, int64_t C, const BadId* bad) {
     const int64_t n = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
     if (n >= N || !ready(bad)) return;
-    const T* word = wte + token[n] * C;
-    const T* here = wpe ? wpe + (position ? position[n] : n % length) * C : nullptr;
+    const T* token_row    = wte + token[n] * C;
+    const T* position_row = wpe ? wpe + (position ? position[n] : n % length) * C : nullptr;
     for (int64_t i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
-        Floats<W> v = load<W>(word + i);
-        if (here) {
-            const Floats<W> p = load<W>(here + i);
+        Floats<W> v = load<W>(token_row + i);
+        if (position_row) {
+            const Floats<W> p = load<W>(position_row + i);
             for (int k = 0; k < W; k++) v[k] += p[k];
         }
         store(out + n * C + i, v);
@@ -125,78 +126,79 @@ static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tenso
     });
 }
 
-// Backward adds rows that share a token. Their numbers are sorted by token, stably, so each token's rows lie together
-// and in order; then one block per token adds them, and every sum has one order and one owner.
+// Backward adds up the rows of dout that have the same token. First their indices are sorted by token with a stable
+// sort, so that the rows of a token are consecutive and in order. Then one block per token adds its rows. So every sum
+// has one owner and one order.
 
-// order = 0..N-1 sorted by id, 8 bits of the id a pass: one block, whose 32 warps own a piece of the list each. A warp
-// counts how often each value of the 8 bits occurs in its piece; sums of these counts say where its rows go. It takes
-// 0.1 ms for 65536 ids at two dependent reads a row, 32 warps at a time - a bound, not measured - beside a training
-// step of that many tokens.
+// Writes 0..N-1, sorted by ids[n], to `order`: a radix sort by 8 bits of the id in each pass. It is one block, and each
+// of its 32 warps owns a chunk of the list. A warp counts how often each value of the 8 bits occurs in its chunk, and
+// running sums of these counts say where its rows go. 65536 ids take about 0.1 ms, little beside the training step of
+// that many tokens. (The time is a bound for two dependent reads a row and 32 warps at a time, not a measurement.)
 constexpr int sort_warps = 32, sort_values = 256;
 static __global__ void __launch_bounds__(32 * sort_warps)
     sort_kernel(int32_t* order, int32_t* other, const int32_t* ids, int64_t N, int passes, const BadId* bad) {
     __shared__ int counts[sort_warps][sort_values], totals[sort_warps];
     if (!ready(bad)) return;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int64_t piece = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32, begin = warp * piece,
-                  end = min(N, begin + piece);
+    const int64_t chunk = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32;
+    const int64_t begin = warp * chunk, end = min(N, begin + chunk);
 
     for (int pass = 0; pass < passes; pass++) {
         int32_t* const to         = (passes - pass) % 2 ? order : other;  // the last pass ends in order
         const int32_t* const from = to == order ? other : order;
-        // f(row, value, peers): the rows of the warp's piece, 32 at a time; peers are the lanes with the same value.
-        const auto each           = [&](auto f) {
+        // Calls f(row, value, peers) for the rows of the warp's chunk, one row in each lane, and counts the values.
+        // `peers` is the set of lanes that have the same value.
+        const auto each_row       = [&](auto f) {
             for (int64_t i = begin + lane; i - lane < end; i += 32) {
-                const bool here   = i < end;
-                const int32_t row = !here ? 0 : pass ? from[i] : int32_t(i);
-                const int value   = here ? ids[row] >> (8 * pass) & (sort_values - 1) : 0;
-                unsigned peers    = __ballot_sync(~0u, here);
+                const bool has_row = i < end;
+                const int32_t row  = !has_row ? 0 : pass ? from[i] : int32_t(i);
+                const int value    = has_row ? ids[row] >> (8 * pass) & (sort_values - 1) : 0;
+                unsigned peers     = __ballot_sync(~0u, has_row);
                 for (int bit = 1; bit < sort_values; bit *= 2) {
                     const unsigned set = __ballot_sync(~0u, value & bit);
                     peers &= value & bit ? set : ~set;
                 }
-                if (here) f(row, value, peers);
+                if (has_row) f(row, value, peers);
                 __syncwarp();
-                if (here && lane == __ffs(int(peers)) - 1) counts[warp][value] += __popc(peers);
+                if (has_row && lane == __ffs(int(peers)) - 1) counts[warp][value] += __popc(peers);
                 __syncwarp();
             }
         };
         for (int v = lane; v < sort_values; v += 32) counts[warp][v] = 0;
         __syncwarp();
-        each([](int32_t, int, unsigned) {});
+        each_row([](int32_t, int, unsigned) {});
         __syncthreads();
 
-        // Counts become places: a running sum over values, and for each value over warps. 8 warps of one value to a
-        // thread.
-        constexpr int share = sort_warps * sort_values / (32 * sort_warps), groups = sort_warps / share;
-        const int value = thread / groups, first = thread % groups * share;
+        // Each count becomes the index of its first row in the sorted list: the sum of all counts of smaller values,
+        // and of this value in the warps before. A thread handles one value in 8 warps.
+        constexpr int per_thread = sort_warps * sort_values / (32 * sort_warps), groups = sort_warps / per_thread;
+        const int value = thread / groups, first = thread % groups * per_thread;
         int sum = 0;
-        for (int w = first; w < first + share; w++) sum += counts[w][value];
-        int before = sum;  // of all threads up to this one
+        for (int w = first; w < first + per_thread; w++) sum += counts[w][value];
+        int index = sum;  // the sum over this thread and all before it
         for (int d = 1; d < 32; d *= 2) {
-            const int left = __shfl_up_sync(~0u, before, d);
-            if (lane >= d) before += left;
+            const int left = __shfl_up_sync(~0u, index, d);
+            if (lane >= d) index += left;
         }
-        if (lane == 31) totals[warp] = before;
+        if (lane == 31) totals[warp] = index;
         __syncthreads();
-        for (int w = 0; w < warp; w++) before += totals[w];
-        before -= sum;
-        for (int w = first; w < first + share; w++) {
+        for (int w = 0; w < warp; w++) index += totals[w];
+        index -= sum;
+        for (int w = first; w < first + per_thread; w++) {
             const int count  = counts[w][value];
-            counts[w][value] = before;
-            before += count;
+            counts[w][value] = index;
+            index += count;
         }
         __syncthreads();
 
-        each([&](int32_t row, int value, unsigned peers) {
+        each_row([&](int32_t row, int value, unsigned peers) {
             to[counts[warp][value] + __popc(peers & ((1u << lane) - 1))] = row;
         });
         __syncthreads();
     }
 }
 
-// to += rows[row_of(0)] + rows[row_of(1)] … until row_of gives -1: 8 rows on their way at a time, added one after
-// another.
+// to += rows[row_of(0)] + rows[row_of(1)] + … until row_of returns -1. 8 rows are loaded at a time, and added in order.
 template <int W, class T, class RowOf>
 static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_of) {
     Floats<W> sum = load<W>(to);
@@ -204,7 +206,10 @@ static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_o
     for (int64_t j = 0; more; j += 8) {
         int64_t row[8];
         Floats<W> v[8] = {};
-        for (int k = 0; k < 8; k++) row[k] = more ? row_of(j + k) : -1, more = row[k] >= 0;
+        for (int k = 0; k < 8; k++) {
+            row[k] = more ? row_of(j + k) : -1;
+            more   = row[k] >= 0;
+        }
         for (int k = 0; k < 8; k++)
             if (row[k] >= 0) v[k] = load<W>(rows + row[k] * C);
         for (int k = 0; k < 8; k++)
@@ -213,7 +218,8 @@ static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_o
     store(to, sum);
 }
 
-// Blocks (row, slab): table row ids[order[i]] belongs to the block of the first i that has it.
+// A block for each (i, slab), where a slab is a range of columns. Table row ids[order[i]] is added to by the block of
+// the first i that has this id.
 template <int W, class T>
 static __global__ void add_by_id_kernel(float* table, const T* dout, const int32_t* order, const int32_t* ids,
                                         int64_t N, int64_t C, int slabs, const BadId* bad) {
@@ -227,7 +233,7 @@ static __global__ void add_by_id_kernel(float* table, const T* dout, const int32
     });
 }
 
-// Blocks (t, slab), for positions that count 0..T-1 in each sequence.
+// A block for each (t, slab), for positions that are 0..T-1 in each sequence.
 template <int W, class T>
 static __global__ void add_by_time_kernel(float* table, const T* dout, int64_t N, int64_t length, int64_t C, int slabs,
                                           const BadId* bad) {
@@ -243,7 +249,7 @@ static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tok
     const int64_t N = tokens.numel(), C = dwte.shape[1], length = tokens.shape[1];
     const T* rows  = dout.data<T>();
     int32_t* order = q.scratch_of<int32_t>(2 * N);
-    // 4 columns to a thread: 16 bytes of the fp32 table, 8 or 16 of a row.
+    // A thread has 4 columns: 16 bytes of the fp32 table, and 8 or 16 of a row.
     for_width<float>(C % 4 == 0 && aligned(rows, dwte.ptr, dwpe.ptr), [&](auto width) {
         const int threads = int(std::min<int64_t>(ceil_div(C / width, 32) * 32, 256));
         const int slabs   = int(ceil_div(C / width, threads));
@@ -274,7 +280,7 @@ static void expect_lookup(const char* op, Tensor tokens, Tensor positions, Tenso
     CHECK(!wpe || (wpe.shape.dims == 2 && wpe.shape[1] == C && wpe.dtype == wte.dtype),
           "{}: the position table is {}, expected (maxT, {}) {} because the token table is {}", op, wpe.str(), C,
           name_of(wte.dtype), wte.str());
-    CHECK(!wpe || positions || T <= wpe.shape[0], "{}: {} tokens in a row, but the position table is {}", op, T,
+    CHECK(!wpe || positions || T <= wpe.shape[0], "{}: tokens has {} columns, but the position table is {}", op, T,
           wpe.str());
     CHECK(!positions || (positions.shape == tokens.shape && positions.dtype == DType::I32),
           "{}: positions is {}, expected {} int32 because tokens is {}", op, positions.str(), tokens.shape.str(),

@@ -1,4 +1,4 @@
-// layernorm.cu - each row to mean 0 and variance 1, then a scale and a shift per column
+// layernorm.cu - brings each row to mean 0 and variance 1, then scales and shifts its columns
 //
 //   forward    x̂ = (x - mean) rstd,  rstd = 1/√(variance + eps),  y = x̂ w + b
 //   backward   g = dy w:   dx += rstd (g - mean(g) - x̂ mean(g x̂)),   dw = or += Σ_n dy x̂,   db = or += Σ_n dy
@@ -12,6 +12,12 @@
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
+
+// The gradient of x by the formula above, for one element on the GPU and for a vector of them on the CPU.
+template <class F>
+HD F layernorm_dx(F g, F x, float mean, float rstd, float g_mean, float gx_mean) {
+    return rstd * (g - g_mean - (x - mean) * rstd * gx_mean);
+}
 
 namespace cpu {
 
@@ -43,26 +49,26 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
     });
 }
 
-// The sum is read back as it was stored, so rounding is that of the pair of ops.
+// The sum is read back as it was rounded, so the result is that of add_forward() and layernorm_forward() to the bit.
 template <class T>
 static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
                                   Tensor bias, float eps) {
     const int64_t N = a.shape[0], C = a.shape[1];
     const T *left = a.data<T>(), *right = b.data<T>(), *scale = w.data<T>(), *shift = bias.data<T>();
-    T *both = sum.data<T>(), *out = y.data<T>();
+    T *sums = sum.data<T>(), *out = y.data<T>();
     float *m = mean.data<float>(), *r = rstd.data<float>();
     parallel_ranges(N, row_grain(C), [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; n++) {
-            const int64_t at = n * C;
+            const int64_t row = n * C;
             for_lanes(C, [=](int64_t i, auto k) {
-                store(both + at + i, load(left + at + i, k) + load(right + at + i, k), k);
+                store(sums + row + i, load(left + row + i, k) + load(right + row + i, k), k);
             });
-            normalise_row(out + at, m[n], r[n], both + at, scale, shift, eps, C);
+            normalise_row(out + row, m[n], r[n], sums + row, scale, shift, eps, C);
         }
     });
 }
 
-// One row: dx, and what the row adds to dw and db. Lanes past the end of the row load dy = 0, so they add nothing.
+// Adds one row's dx, and its share of dw and db. Lanes past the end of the row load dy = 0, so they add nothing.
 template <class T>
 static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, const T* x, const T* w, float mean,
                                    float rstd, int64_t C) {
@@ -76,27 +82,27 @@ static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, con
     });
     const float g_mean = sum(g_sum) / C, gx_mean = sum(gx_sum) / C;
     for_lanes(C, [=](int64_t i, auto n) {
-        const floats xhat = (load(x + i, n) - mean) * rstd, g = load(dy + i, n) * load(w + i, n);
-        store(dx + i, load(dx + i, n) + rstd * (g - g_mean - xhat * gx_mean), n);
+        const floats x_i = load(x + i, n), g = load(dy + i, n) * load(w + i, n);
+        store(dx + i, load(dx + i, n) + layernorm_dx(g, x_i, mean, rstd, g_mean, gx_mean), n);
     });
 }
 
-// dw and db are sums down the columns. Rows are cut into at most 64 chunks whatever the number of threads; each chunk
-// has its own sums, which are then added in order.
+// dw and db are sums down the columns. The rows are split into at most 64 chunks, whatever the number of threads. Each
+// chunk has its own sums, which are then added in order.
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                                Into into) {
     const int64_t N = x.shape[0], C = x.shape[1];
-    const int64_t rows = std::max<int64_t>(8, (N + 63) / 64), chunks = (N + rows - 1) / rows;
+    const int64_t rows = std::max<int64_t>(8, ceil_div(N, 64)), chunks = ceil_div(N, rows);
     std::vector<float> partial(chunks * 2 * C);
-    float* sums = partial.data();
-    T* to       = dx.data<T>();
-    const T *d = dy.data<T>(), *in = x.data<T>(), *scale = w.data<T>();
+    float* sums     = partial.data();
+    T* x_grad       = dx.data<T>();
+    const T *y_grad = dy.data<T>(), *in = x.data<T>(), *scale = w.data<T>();
     const float *m = mean.data<float>(), *r = rstd.data<float>();
     parallel_ranges(chunks, 1, [=](int64_t begin, int64_t end) {
         for (int64_t n = begin * rows; n < std::min(end * rows, N); n++) {
             float* chunk = sums + n / rows * 2 * C;
-            layernorm_backward_row(to + n * C, chunk, chunk + C, d + n * C, in + n * C, scale, m[n], r[n], C);
+            layernorm_backward_row(x_grad + n * C, chunk, chunk + C, y_grad + n * C, in + n * C, scale, m[n], r[n], C);
         }
     });
     const auto add_chunks = [=](float* total, const float* first) {
@@ -115,8 +121,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 #ifdef __CUDACC__
 namespace gpu {
 
-// A row by one warp. `row` is its copy in shared memory, where every lane reads only what it wrote itself: the row
-// comes from memory once and needs no barrier.
+// One warp normalises one row. `row` is a copy in shared memory, so that memory is read once. Every lane reads only
+// what it wrote itself, so no barrier is needed.
 template <int W, class T>
 static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* row, const T* w, const T* b, float eps,
                                      int C) {
@@ -139,10 +145,13 @@ static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* ro
         for (int k = 0; k < W; k++) x[k] = (x[k] - m) * r * scale[k] + shift[k];
         store(y + i, x);
     }
-    if (lane == 0) *mean = m, *rstd = r;
+    if (lane == 0) {
+        *mean = m;
+        *rstd = r;
+    }
 }
 
-// With b: sum = a + b is written, and normalised as it was rounded. Without: a is.
+// Normalises sum = a + b, as it was rounded when it was written, or a alone if b is null.
 template <int W, class T>
 static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b,
                                                 const T* w, const T* bias, float eps, int64_t N, int C, int row_bytes) {
@@ -182,10 +191,10 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
     add_layernorm_forward<T>(Tensor{}, y, mean, rstd, x, Tensor{}, w, b, eps, q);
 }
 
-// Backward in two stages. A block takes a chunk of rows, and each of its threads V vectors of columns, the same in
-// every row: their sums for dw and db stay in registers and are written once per chunk; add_chunks_kernel adds the
-// chunks in order. R rows at a time are on their way from memory and share a barrier. 256 chunks at most, whatever the
-// GPU: at N = 8192, C = 768 their sums are 3 % of the bytes that the op has to move.
+// Backward has two stages. First, each block takes a chunk of rows. A thread of it has V vectors of W columns, the same
+// in every row, so their sums for dw and db stay in registers and are written once per chunk. Then add_chunks_kernel
+// adds the chunks in order. A block loads R rows at a time, which share a barrier. There are at most 256 chunks on
+// every GPU: at N = 8192, C = 768 their sums are 3 % of the bytes that the op has to move.
 constexpr int backward_threads = 512;
 constexpr int64_t most_chunks  = 256;
 
@@ -193,56 +202,57 @@ template <int W, int V, int R, class T>
 static __global__ void __launch_bounds__(backward_threads)
     layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
                               const float* rstd, int64_t N, int64_t C, int64_t chunk) {
-    __shared__ float2 of_warp[2][R][backward_threads / 32];
+    __shared__ float2 warp_sums[2][R][backward_threads / 32];  // Σ g and Σ g x̂ of each warp, in two alternating halves
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const int64_t end = min(N, (blockIdx.x + 1) * chunk);
     const auto column = [&](int v) { return (int64_t(v) * blockDim.x + threadIdx.x) * W; };
     Floats<W> dw[V] = {}, db[V] = {};
-    int turn = 0;
-    for (int64_t n = blockIdx.x * chunk; n < end; n += R, turn ^= 1) {
-        Packed<W, T> dy_of[R][V], x_of[R][V], dx_of[R][V];
+    int half = 0;
+    for (int64_t n = blockIdx.x * chunk; n < end; n += R, half ^= 1) {
+        Packed<W, T> dy_packed[R][V], x_packed[R][V], dx_packed[R][V];
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++)
                 if (n + r < end && column(v) < C) {
-                    const int64_t at = (n + r) * C + column(v);
-                    dy_of[r][v]      = load_packed<W>(dy + at);
-                    x_of[r][v]       = load_packed<W>(x + at);
-                    dx_of[r][v]      = load_packed<W>(dx + at);
+                    const int64_t i = (n + r) * C + column(v);
+                    dy_packed[r][v] = load_packed<W>(dy + i);
+                    x_packed[r][v]  = load_packed<W>(x + i);
+                    dx_packed[r][v] = load_packed<W>(dx + i);
                 }
         for (int r = 0; r < R; r++) {
             float g_sum = 0, gx_sum = 0;
             if (n + r < end) {
-                const float m = mean[n + r], s = rstd[n + r];
+                const float row_mean = mean[n + r], row_rstd = rstd[n + r];
                 for (int v = 0; v < V; v++)
                     if (column(v) < C) {
-                        const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]),
-                                        ws = load<W>(w + column(v));
+                        const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]);
+                        const Floats<W> w_v = load<W>(w + column(v));
                         for (int k = 0; k < W; k++) {
-                            const float xhat = (xs[k] - m) * s, g = d[k] * ws[k];
+                            const float xhat = (x_v[k] - row_mean) * row_rstd, g = dy_v[k] * w_v[k];
                             g_sum += g;
                             gx_sum += g * xhat;
-                            dw[v][k] += d[k] * xhat;
-                            db[v][k] += d[k];
+                            dw[v][k] += dy_v[k] * xhat;
+                            db[v][k] += dy_v[k];
                         }
                     }
             }
             g_sum  = warp_sum(g_sum);
             gx_sum = warp_sum(gx_sum);
-            if (lane == 0) of_warp[turn][r][warp] = {g_sum, gx_sum};
+            if (lane == 0) warp_sums[half][r][warp] = {g_sum, gx_sum};
         }
-        __syncthreads();  // one is enough: the next rows use the other half of of_warp
+        __syncthreads();  // one barrier is enough, because the next rows use the other half of warp_sums
         for (int r = 0; r < R; r++) {
-            const float2 part  = lane < warps ? of_warp[turn][r][lane] : float2{0, 0};
+            const float2 part  = lane < warps ? warp_sums[half][r][lane] : float2{0, 0};
             const float g_mean = warp_sum(part.x) / float(C), gx_mean = warp_sum(part.y) / float(C);
             if (n + r >= end) continue;
-            const float m = mean[n + r], s = rstd[n + r];
+            const float row_mean = mean[n + r], row_rstd = rstd[n + r];
             for (int v = 0; v < V; v++)
                 if (column(v) < C) {
-                    const Floats<W> d = unpack<W, T>(dy_of[r][v]), xs = unpack<W, T>(x_of[r][v]),
-                                    ws = load<W>(w + column(v));
-                    Floats<W> to       = unpack<W, T>(dx_of[r][v]);
-                    for (int k = 0; k < W; k++) to[k] += s * (d[k] * ws[k] - g_mean - (xs[k] - m) * s * gx_mean);
-                    store(dx + (n + r) * C + column(v), to);
+                    const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]);
+                    const Floats<W> w_v = load<W>(w + column(v));
+                    Floats<W> dx_v      = unpack<W, T>(dx_packed[r][v]);
+                    for (int k = 0; k < W; k++)
+                        dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean, row_rstd, g_mean, gx_mean);
+                    store(dx + (n + r) * C + column(v), dx_v);
                 }
         }
     }
@@ -253,56 +263,59 @@ static __global__ void __launch_bounds__(backward_threads)
         }
 }
 
-// The same for rows of any width: column sums in shared memory, one row at a time, read again from the cache for dx.
+// The same for rows of any width. The column sums are in shared memory, and a block takes one row at a time, which it
+// reads again from the cache for dx.
 template <int W, class T>
 static __global__ void __launch_bounds__(backward_threads)
     layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
                                    const float* rstd, int64_t N, int64_t C, int64_t chunk) {
     extern __shared__ uint4 memory[];
-    float* const of_chunk = reinterpret_cast<float*>(memory);  // dw (C), db (C)
-    const int64_t end     = min(N, (blockIdx.x + 1) * chunk);
-    const auto each       = [&](auto f) {
+    float* const chunk_sums = reinterpret_cast<float*>(memory);  // for dw (C), then for db (C)
+    const int64_t end       = min(N, (blockIdx.x + 1) * chunk);
+    const auto each_vector  = [&](auto f) {
         for (int64_t i = threadIdx.x * W; i < C; i += blockDim.x * W) f(i);
     };
-    for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) of_chunk[i] = 0;
+    for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) chunk_sums[i] = 0;
     __syncthreads();
     for (int64_t n = blockIdx.x * chunk; n < end; n++) {
-        const float m = mean[n], s = rstd[n];
+        const float row_mean = mean[n], row_rstd = rstd[n];
         float g_sum = 0, gx_sum = 0;
-        each([&](int64_t i) {
-            const Floats<W> d = load<W>(dy + n * C + i), xs = load<W>(x + n * C + i), ws = load<W>(w + i);
+        each_vector([&](int64_t i) {
+            const Floats<W> dy_v = load<W>(dy + n * C + i), x_v = load<W>(x + n * C + i), w_v = load<W>(w + i);
             for (int k = 0; k < W; k++) {
-                const float xhat = (xs[k] - m) * s, g = d[k] * ws[k];
+                const float xhat = (x_v[k] - row_mean) * row_rstd, g = dy_v[k] * w_v[k];
                 g_sum += g;
                 gx_sum += g * xhat;
-                of_chunk[i + k] += d[k] * xhat;
-                of_chunk[C + i + k] += d[k];
+                chunk_sums[i + k] += dy_v[k] * xhat;
+                chunk_sums[C + i + k] += dy_v[k];
             }
         });
         const float g_mean = block_sum(g_sum) / float(C), gx_mean = block_sum(gx_sum) / float(C);
-        each([&](int64_t i) {
-            const Floats<W> d = load<W>(dy + n * C + i), xs = load<W>(x + n * C + i), ws = load<W>(w + i);
-            Floats<W> to = load<W>(dx + n * C + i);
-            for (int k = 0; k < W; k++) to[k] += s * (d[k] * ws[k] - g_mean - (xs[k] - m) * s * gx_mean);
-            store(dx + n * C + i, to);
+        each_vector([&](int64_t i) {
+            const Floats<W> dy_v = load<W>(dy + n * C + i), x_v = load<W>(x + n * C + i), w_v = load<W>(w + i);
+            Floats<W> dx_v = load<W>(dx + n * C + i);
+            for (int k = 0; k < W; k++)
+                dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean, row_rstd, g_mean, gx_mean);
+            store(dx + n * C + i, dx_v);
         });
     }
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) sums[blockIdx.x * 2 * C + i] = of_chunk[i];
+    for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) sums[blockIdx.x * 2 * C + i] = chunk_sums[i];
 }
 
-// dw and db = or += the sums of all chunks. A block has 32 of the 2C columns; its 8 warps take every 8th chunk.
+// dw and db = or += the sums of all chunks. A block adds 32 of the 2 C columns; each of its 8 warps adds every 8th
+// chunk.
 static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums, int chunks, int64_t C, Into into) {
-    __shared__ float of_warp[8][32];
+    __shared__ float warp_sums[8][32];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int64_t column = int64_t(blockIdx.x) * 32 + lane;
     float sum            = 0;
     if (column < 2 * C)
         for (int c = warp; c < chunks; c += 8) sum += sums[c * 2 * C + column];
-    of_warp[warp][lane] = sum;
+    warp_sums[warp][lane] = sum;
     __syncthreads();
     if (warp != 0 || column >= 2 * C) return;
-    for (int i = 1; i < 8; i++) sum += of_warp[i][lane];
+    for (int i = 1; i < 8; i++) sum += warp_sums[i][lane];
     float& total = column < C ? dw[column] : db[column - C];
     total        = into == Into::add ? total + sum : sum;
 }

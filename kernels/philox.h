@@ -1,5 +1,6 @@
-// philox.h - Philox4x32-10: four random words for a counter and a key (Salmon et al. 2011, "Parallel random numbers: as
-// easy as 1, 2, 3")
+// philox.h - Philox4x32-10: four random words from a counter and a key, on both machines
+//
+//   Salmon, Moraes, Dror, Shaw 2011: Parallel random numbers: as easy as 1, 2, 3
 #pragma once
 #include <cstdint>
 

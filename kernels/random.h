@@ -1,8 +1,8 @@
-// random.h - random numbers that do not depend on who draws first
+// random.h - random numbers that do not depend on the order in which they are drawn
 //
-// A number is a function of (seed, purpose, step, index), so threads, processes, batch sizes and a resumed run all see
-// the same ones: Random(seed, "sample", step).uniform(i). The generator is Philox4x32-10 (kernels/philox.h): the key is
-// hashed from seed and purpose, the counter is (index, step).
+// A number is a function of (seed, purpose, step, index): Random(seed, "sample", step).uniform(i). So all threads,
+// processes, batch sizes and resumed runs see the same numbers. The generator is Philox4x32-10 (philox.h). Its key is a
+// hash of seed and purpose, and its counter is (index, step).
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -28,7 +28,7 @@ class Random {
         : key_(mix64(hash64(purpose) ^ mix64(seed + 0x9e3779b97f4a7c15u))), step_(step) {}
     uint64_t key() const { return key_; }
 
-    // The i-th number, each drawn on its own: any i, any order.
+    // The i-th number; i may take any values in any order.
     float uniform(uint64_t i) const { return float(block(i / 4).word[i % 4] >> 8) * 0x1p-24f; }  // [0, 1)
     float normal(uint64_t i) const { return normals(block(i / 4), int(i % 4 / 2)).of[i % 2]; }   // mean 0, variance 1
     uint64_t below(uint64_t i, uint64_t n) const {  // 0..n-1; n = 0 gives 0
@@ -39,7 +39,7 @@ class Random {
         return uint64_t(b.word[i % 2 * 2]) << 32 | b.word[i % 2 * 2 + 1];
     }
 
-    // out[j] = std · normal(first + j); four numbers from each block, so four times as fast as one by one.
+    // out[j] = std · normal(first + j). Takes four numbers from each block, so it is four times as fast as one by one.
     void fill_normal(float* out, uint64_t first, uint64_t n, float std) const {
         for (uint64_t j = 0; j < n;) {
             const uint64_t i = first + j;
@@ -60,9 +60,9 @@ class Random {
         return philox({{uint32_t(n), uint32_t(n >> 32), uint32_t(step_), uint32_t(step_ >> 32)}}, uint32_t(key_),
                       uint32_t(key_ >> 32));
     }
-    // Box and Muller 1958. In double, rounded once: the logarithms and cosines of different C libraries differ in the
-    // last bit of a double, which reaches a float about once in 2^28 draws. The half keeps the logarithm finite:
-    // |z| < 6.8.
+    // Box and Muller 1958, in double and rounded once. Logarithms and cosines of different C libraries differ in the
+    // last bit of a double, which changes a float about once in 2^28 draws. Adding 0.5 keeps the logarithm finite, and
+    // |z| below 6.8.
     static Pair normals(const Philox& b, int pair) {
         const double u = (b.word[2 * pair] + 0.5) * 0x1p-32, v = (b.word[2 * pair + 1] + 0.5) * 0x1p-32;
         const double r = std::sqrt(-2 * std::log(u)), angle = 6.283185307179586477 * v;
@@ -72,9 +72,9 @@ class Random {
     uint64_t key_, step_;
 };
 
-// Where i < n goes in the shuffle of 0..n-1 that belongs to the key: a bijection, in O(1) memory. A Feistel network
-// shuffles the smallest square 4^h >= n, and values that land outside are sent through again until they come home
-// ("cycle walking", Black and Rogaway 2002); 4^h < 4n, so it takes less than four trips on average.
+// The place of i < n in the shuffle of 0..n-1 that belongs to the key: a bijection, in O(1) memory. A Feistel network
+// permutes 0..4^h-1, where 4^h is the smallest such power that is n or more. A result outside 0..n-1 goes through it
+// again ("cycle walking", Black and Rogaway 2002). As 4^h < 4 n, this takes less than four passes on average.
 inline uint64_t permutation(uint64_t i, uint64_t n, uint64_t key) {
     int h = 1;
     while (h < 32 && n > uint64_t(1) << (2 * h)) h++;
