@@ -32,7 +32,7 @@ constexpr int64_t queries = 32;  // in a panel: one query per lane of a few vect
 constexpr int64_t keys    = 64;  // in a tile: 64 keys of D = 64 and the panel's scores share the 32 KB of L1
 constexpr int64_t max_D   = 256;
 
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+inline int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
 
 // ---- the product that all time goes into ----------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ Buffers& thread_buffers() {
 // The number of parts that one head's work is split into, at most `limit`, so that few heads still occupy many threads.
 // It depends on shapes alone: the order of sums, and so every bit of the result, is the same for any number of threads.
 inline int64_t parts_per_head(int64_t heads, int64_t limit) {
-    return std::clamp<int64_t>((16 + heads - 1) / heads, 1, limit);
+    return std::clamp<int64_t>(ceil_div(16, heads), 1, limit);
 }
 
 // ---- the mask -------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Row
 template <class X>
 void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
-    const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
+    const int64_t blocks = ceil_div(T, 2 * queries);
     parallel_tasks(B * H * blocks, [&](int64_t i) {
         const int64_t b = i / blocks / H, h = i / blocks % H;
         const int64_t block = blocks - 1 - i % blocks;  // the longest rows first
@@ -417,7 +417,7 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
     // A part of a head takes every parts-th panel. It has its own sums for dk and dv, (T + 8, Dp) each, because the
     // last tile is rounded up to 8 keys. If a head is one part, its sums are finished before the next head begins, so
     // each thread needs only one set.
-    const int64_t panels = (T + queries - 1) / queries, parts = parts_per_head(B * H, panels);
+    const int64_t panels = ceil_div(T, queries), parts = parts_per_head(B * H, panels);
     const int64_t half = (T + 8) * round_up(D, lanes), set = 2 * half;
     float* const sums = scratch(set * (parts == 1 ? omp_get_max_threads() : B * H * parts));
 
@@ -511,7 +511,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 
     if (T > 1) {
         const Mask mask{nullptr, window, past};
-        const int64_t blocks = (T + 2 * queries - 1) / (2 * queries);
+        const int64_t blocks = ceil_div(T, 2 * queries);
         return parallel_tasks(B * H * blocks, [&](int64_t task) {
             const int64_t i = task / blocks, block = blocks - 1 - task % blocks;
             forward_rows<X>(y(i), nullptr, q(i), to_const(k(i)), to_const(v(i)), block * 2 * queries, T, D, mask,
@@ -519,7 +519,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
         });
     }
     const int64_t begin = first_key(past, 0, window), end = past + 1;
-    const int64_t parts = parts_per_head(B * H, (end - begin + keys - 1) / keys);
+    const int64_t parts = parts_per_head(B * H, ceil_div(end - begin, keys));
     static thread_local std::vector<Partial> kept;
     kept.resize(std::max<size_t>(kept.size(), B * H * parts));
     Partial* const partial = kept.data();

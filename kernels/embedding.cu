@@ -140,7 +140,7 @@ static __global__ void __launch_bounds__(32 * sort_warps)
     __shared__ int counts[sort_warps][sort_values], totals[sort_warps];
     if (!ready(bad)) return;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int64_t chunk = (N + 32 * sort_warps - 1) / (32 * sort_warps) * 32;
+    const int64_t chunk = ceil_div(N, 32 * sort_warps) * 32;
     const int64_t begin = warp * chunk, end = min(N, begin + chunk);
 
     for (int pass = 0; pass < passes; pass++) {
