@@ -1,9 +1,9 @@
 // evaluation.h - HellaSwag and LAMBADA: how likely a model finds the end of a text
 //
-// Texts, tokens and scores are those of lm-evaluation-harness (tasks hellaswag and lambada_openai, no examples in the
-// prompt), so that figures may stand beside published ones:
-//   hellaswag  acc: the right ending is the likeliest; acc_norm: it is so per character
-//   lambada    acc: greedy decoding gives the last word; perplexity: exp of minus the mean log-likelihood of that word
+// Texts, tokens and scores are those of lm-evaluation-harness (its tasks hellaswag and lambada_openai, with no examples
+// in the prompt), so that our figures may stand beside published ones.
+//   hellaswag  acc: how often the right ending is the likeliest; acc_norm: how often it is the likeliest per character
+//   lambada    acc: how often greedy decoding gives the last word; perplexity: e to minus its mean log-likelihood
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -18,17 +18,17 @@
 
 // ---- the files ------------------------------------------------------------------------------------------------------
 
-// A text of which all ids from `given` on are to be predicted.
+// A text whose ids from index `given` on are to be predicted.
 struct Continuation {
     std::vector<int32_t> ids;
     int64_t given;
 };
 
-// As the harness cuts: both encoded together, and what lies beyond the context's own ids is the continuation. An empty
-// context is the end-of-text id.
+// Cuts as the harness does: context and ending are encoded together, and the ids after as many as the context alone has
+// are the continuation. An empty context becomes the end-of-text id.
 inline Continuation encode_pair(const Tokenizer& tokenizer, const std::string& context, const std::string& ending,
                                 const std::string& where) {
-    const size_t end = context.find_last_not_of(" \t\n\r\f\v") + 1;  // spaces at the end go with what follows them
+    const size_t end = context.find_last_not_of(" \t\n\r\f\v") + 1;  // spaces at the end belong to the ending
     const auto given = tokenizer.encode(std::string_view(context).substr(0, end));
     auto ids         = tokenizer.encode(context + ending);
     CHECK(ids.size() > given.size(), "{}: nothing is left to predict after the context", where);
@@ -39,7 +39,7 @@ inline Continuation encode_pair(const Tokenizer& tokenizer, const std::string& c
     return {ids, 1};
 }
 
-// each(object, "FILE line N") for every line of a .jsonl that is not empty.
+// Calls each(object, "FILE line N") for every line of a .jsonl file that is not empty.
 inline void each_json_line(const std::string& path,
                            const std::function<void(const nlohmann::json&, const std::string&)>& each) {
     const MappedFile file(path);
@@ -62,11 +62,11 @@ inline std::string text_field(const nlohmann::json& j, const char* key, const st
 
 struct Question {
     std::vector<Continuation> endings;
-    std::vector<double> lengths;  // of each ending in characters
-    int64_t label;
+    std::vector<double> lengths;  // the characters of each ending
+    int64_t label;                // the index of the right ending
 };
 
-// What the harness does to HellaSwag's texts, which carry the mark-up of WikiHow.
+// Removes the mark-up of WikiHow from a text of HellaSwag, as the harness does.
 inline std::string clean_hellaswag(std::string text) {
     const auto replace = [&](std::string_view from, std::string_view to) {
         for (size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size()) text.replace(at, from.size(), to);
@@ -86,15 +86,15 @@ inline std::string clean_hellaswag(std::string text) {
     return text;
 }
 
-// Lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label) or with the context ready
-// (ctx). most: only so many, the first; 0: all.
+// Reads lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label), or with a context that
+// is put together already (ctx). Stops after the first `most` questions (0: reads all).
 inline std::vector<Question> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t most = 0) {
     std::vector<Question> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
         if (most > 0 && int64_t(all.size()) == most) return;
         std::string context;
         if (j.contains("activity_label")) {
-            std::string b = text_field(j, "ctx_b", where);  // as Python's capitalize() leaves it, for ASCII
+            std::string b = text_field(j, "ctx_b", where);  // becomes what Python's capitalize() makes of ASCII
             for (size_t i = 0; i < b.size(); i++)
                 if (i == 0 ? b[i] >= 'a' && b[i] <= 'z' : b[i] >= 'A' && b[i] <= 'Z') b[i] = char(b[i] ^ 0x20);
             context = text_field(j, "activity_label", where) + ": " + text_field(j, "ctx_a", where) + " " + b;
@@ -125,7 +125,7 @@ inline std::vector<Question> read_hellaswag(const std::string& path, const Token
     return all;
 }
 
-// Lines with "text", whose last word is to be predicted.
+// Reads lines with a field "text", whose last word is to be predicted.
 inline std::vector<Continuation> read_lambada(const std::string& path, const Tokenizer& tokenizer) {
     std::vector<Continuation> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
@@ -141,15 +141,16 @@ inline std::vector<Continuation> read_lambada(const std::string& path, const Tok
 // ---- likelihoods ----------------------------------------------------------------------------------------------------
 
 struct Likelihood {
-    double log_likelihood = 0;     // of all ids from `given` on
-    bool greedy           = true;  // whether each is the likeliest (of equals the smallest), when that was asked for
+    double log_likelihood = 0;     // the sum over all ids from `given` on
+    bool greedy           = true;  // each of them is the likeliest id, the smallest among equals; only when asked for
 };
 
-// Texts lie behind each other in the rows of the model's batches and do not see each other: what a row costs does not
-// depend on how long the texts in it are. Of a text longer than the context the end is used.
+// Computes likelihoods of texts. Texts lie behind each other in the rows of a batch and do not see each other, so short
+// texts leave no rows unused. Of a text longer than the context, only the end is seen.
 class LikelihoodRun {
   public:
-    LikelihoodRun(Model& model, bool greedy) : m_(model), greedy_(greedy) { clear(); }
+    // greedy: whether each id is the likeliest is found out too, which costs the head's product a second time.
+    LikelihoodRun(Model& model, bool greedy) : model_(model), greedy_(greedy) { clear(); }
 
     std::vector<Likelihood> of(const std::vector<Continuation>& texts) {
         result_.assign(texts.size(), {});
@@ -165,17 +166,22 @@ class LikelihoodRun {
     };
 
     void clear() {
-        const int64_t N = m_.shape.rows();
-        tokens_.assign(N, 0), targets_.assign(N, -1), starts_.resize(N), positions_.assign(N, 0);
-        for (int64_t n = 0; n < N; n++) starts_[n] = int32_t(n % m_.shape.context);  // an unused row sees itself
+        const int64_t N = model_.shape.rows();
+        tokens_.assign(N, 0);
+        targets_.assign(N, -1);
+        starts_.resize(N);
+        positions_.assign(N, 0);
+        for (int64_t n = 0; n < N; n++) starts_[n] = int32_t(n % model_.shape.context);  // an unused row sees itself
         wanted_.clear();
         used_ = 0;
     }
 
+    // Puts a text into the next rows that are free; a text does not cross from one sequence of the batch into the next.
     void place(const Continuation& text, size_t index) {
-        const int64_t T = m_.shape.context, all = int64_t(text.ids.size()) - 1, n = std::min(all, T), skip = all - n;
+        const int64_t T = model_.shape.context, all = int64_t(text.ids.size()) - 1, n = std::min(all, T),
+                      skip = all - n;
         if (used_ % T + n > T) used_ += T - used_ % T;
-        if (used_ + n > m_.shape.rows()) run();
+        if (used_ + n > model_.shape.rows()) run();
         for (int64_t t = 0; t < n; t++) {
             const int64_t row = used_ + t;
             tokens_[row]      = text.ids[skip + t];
@@ -188,15 +194,17 @@ class LikelihoodRun {
         used_ += n;
     }
 
+    // Runs the batch that has been filled so far, and starts an empty one.
     void run() {
-        const Shape z{m_.shape.batch, m_.shape.context};
-        const auto tensor = [&](std::vector<int32_t>& v) { return Tensor{v.data(), DType::I32, z}; };
+        const Shape shape{model_.shape.batch, model_.shape.context};
+        const auto tensor = [&](std::vector<int32_t>& v) { return Tensor{v.data(), DType::I32, shape}; };
         if (wanted_.empty()) return;
-        const Batch& batch = m_.feed.bring({tensor(tokens_), tensor(targets_), tensor(starts_), tensor(positions_)});
-        forward(m_, batch, Keep::results);
-        head(m_, batch, m_.acts.loss, 1.f);
-        std::vector<float> losses(m_.shape.rows());
-        to_host(losses.data(), m_.acts.losses, m_.stream);
+        const Batch& batch =
+            model_.feed.bring({tensor(tokens_), tensor(targets_), tensor(starts_), tensor(positions_)});
+        forward(model_, batch, Keep::results);
+        head(model_, batch, model_.acts.loss, 1.f);
+        std::vector<float> losses(model_.shape.rows());
+        to_host(losses.data(), model_.acts.losses, model_.stream);
         for (const Target& w : wanted_) result_[w.text].log_likelihood -= losses[w.row];
         if (greedy_) find_greedy();
         clear();
@@ -205,22 +213,22 @@ class LikelihoodRun {
     // The head has overwritten its logits chunk by chunk. So this gathers the final norm of the wanted rows and
     // computes their logits again.
     void find_greedy() {
-        const Tensor lnf = m_.acts.lnf;
+        const Tensor lnf = model_.acts.lnf;
         for (size_t i = 0; i < wanted_.size(); i++)
-            if (int64_t(i) != wanted_[i].row) copy(lnf.rows(i, 1), lnf.rows(wanted_[i].row, 1), m_.stream);
-        each_row_of_logits(m_, m_.acts, lnf.rows(0, wanted_.size()), [&](int64_t i, const float* logits) {
+            if (int64_t(i) != wanted_[i].row) copy(lnf.rows(i, 1), lnf.rows(wanted_[i].row, 1), model_.stream);
+        each_row_of_logits(model_, model_.acts, lnf.rows(0, wanted_.size()), [&](int64_t i, const float* logits) {
             const Target& w        = wanted_[i];
-            const float* likeliest = std::max_element(logits, logits + m_.config.vocab);
+            const float* likeliest = std::max_element(logits, logits + model_.config.vocab);
             if (likeliest - logits != targets_[w.row]) result_[w.text].greedy = false;
         });
     }
 
-    Model& m_;
+    Model& model_;
     bool greedy_;
     std::vector<int32_t> tokens_, targets_, starts_, positions_;
     std::vector<Target> wanted_;
     std::vector<Likelihood> result_;
-    int64_t used_ = 0;  // rows
+    int64_t used_ = 0;  // rows of the batch
 };
 
 // ---- scores ---------------------------------------------------------------------------------------------------------
@@ -242,7 +250,8 @@ inline HellaSwagScore score_hellaswag(Model& model, const std::vector<Question>&
             if (of(i) > of(best)) best = i;
             if (of(i) / q.lengths[i] > of(best_norm) / q.lengths[best_norm]) best_norm = i;
         }
-        right += best == q.label, right_norm += best_norm == q.label;
+        right += best == q.label;
+        right_norm += best_norm == q.label;
         at += q.endings.size();
     }
     const double n = double(questions.size());
@@ -255,7 +264,10 @@ struct LambadaScore {
 };
 inline LambadaScore score_lambada(Model& model, const std::vector<Continuation>& texts) {
     double right = 0, total = 0;
-    for (const Likelihood& l : LikelihoodRun(model, true).of(texts)) right += l.greedy, total += l.log_likelihood;
+    for (const Likelihood& l : LikelihoodRun(model, true).of(texts)) {
+        right += l.greedy;
+        total += l.log_likelihood;
+    }
     const double n = double(texts.size());
     return {int64_t(texts.size()), right / n, std::exp(-total / n)};
 }

@@ -1,4 +1,4 @@
-// generate.h - a key/value cache, and choosing the next token
+// generate.h - writing text: a cache of keys and values, and the choice of the next token
 #pragma once
 #include <algorithm>
 #include <functional>
@@ -10,9 +10,9 @@
 #include "kernels/random.h"
 
 struct Sampling {
-    float temperature = 1.f;  // 0: always the likeliest
-    int64_t top_k     = 0;    // choose among so many; 0: all
-    float top_p       = 1.f;  // choose among the likeliest that together have this probability
+    float temperature = 1.f;  // logits are divided by it; 0: always the likeliest token
+    int64_t top_k     = 0;    // choose among so many of the likeliest tokens; 0: among all
+    float top_p       = 1.f;  // choose among the likeliest tokens that together have this probability
     uint64_t seed     = 1337;
 
     void check() const {
@@ -22,7 +22,8 @@ struct Sampling {
     }
 };
 
-// One id out of V logits. u in [0, 1) decides. Equal logits are ordered by id, so the choice is the same everywhere.
+// Chooses one id by its logits (V); u, uniform in [0, 1), decides. Equal logits are ordered by id, so that the choice
+// is the same everywhere.
 inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u) {
     const auto better  = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
     const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
@@ -44,7 +45,8 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
         total = total_of();
     }
     if (s.top_p < 1) {
-        // All ids below this weight together have less than 1 - p: they are never needed, and need not be sorted.
+        // All ids below this weight together have a probability of less than 1 - p, so none of them is ever chosen.
+        // Leaving them out here saves sorting them.
         const double floor = (1 - double(s.top_p)) * total / double(ids.size());
         ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return weight[id] < floor; }), ids.end());
         std::sort(ids.begin(), ids.end(), better);
@@ -167,8 +169,9 @@ class Generator {
     std::vector<float> logits_;
 };
 
-// Continues the prompt by up to `tokens` ids in each of `samples` sequences; each(sample, id) sees them as they come
-// and returns false to end that sample. When the cache is full, the newer half of the text becomes the new beginning.
+// Continues the prompt by up to `tokens` ids in each of `samples` sequences. each(sample, id) receives them as they
+// come, and returns false to end that sample. When the cache is full, the newer half of the text becomes its new
+// beginning.
 inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t tokens, int64_t samples, const Sampling& how,
                      const std::function<bool(int64_t, int32_t)>& each) {
     how.check();

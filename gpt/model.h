@@ -1,4 +1,9 @@
-// model.h - the activation table, the block every family shares, and the model's forward and backward
+// model.h - the activation table, the block that every family shares, and the model's three verbs: forward, head,
+// backward
+//
+// forward() runs the trunk: embedding, blocks, final norm. head() turns the final norm into logits, losses and their
+// gradients, a chunk of rows at a time. backward() computes the gradients of the trunk. Training, evaluation and
+// generation all run the same forward() and head().
 #pragma once
 #include <algorithm>
 #include <string>
@@ -14,13 +19,13 @@
 // ---- the activation table -----------------------------------------------------------------------------------------
 
 enum class Lives : uint8_t {
-    per_layer,  // kept for the backward pass: one for each layer (one for all of them when nothing is to be trained)
-    shared,     // overwritten by the next layer
-    backward,   // as shared, and only there when the model trains
+    per_layer,  // kept for the backward pass, one for each layer; one for all layers in a model that does not train
+    shared,     // the next layer overwrites it
+    backward,   // shared, and only there in a model that trains
 };
 
-// What the backward pass computes again instead of finding it kept; each level includes those before it. Nothing else
-// changes, not a bit: the same ops see the same inputs.
+// What the backward pass computes again instead of keeping it. Each level includes those before it. No bit of a result
+// changes, because the same ops see the same inputs.
 enum class Recompute : uint8_t {
     none,
     gelu,   // act, from up
@@ -34,25 +39,25 @@ struct BlockActs {
 };
 struct Acts {
     std::vector<BlockActs> block;
-    Tensor x, lnf, mean, rstd;  // x: what the last block hands to the final norm
+    Tensor x, lnf, mean, rstd;  // x: the last block's output, which the final norm reads
     Tensor logits, losses, loss;
     Tensor dlnf, dres;
 };
 
-// Sizes that a run chooses; everything else follows from the Config.
+// What a run chooses; all other sizes follow from the Config.
 struct BatchShape {
     int64_t batch = 1, context = 1;
-    bool train          = true;  // false: no gradients, no activations kept
+    bool train          = true;  // false: there are no gradients, and activations are not kept
     Recompute recompute = Recompute::none;
     int64_t rows() const { return batch * context; }
 };
 
-// Rows of logits that exist at a time. The head and its loss run in chunks of rows so that logits never take more than
-// this, whatever the batch; 64 MiB still leaves products of several hundred rows.
+// The rows of logits that exist at a time: as many as fit into logits_bytes, and at least 64. Whatever the batch, the
+// head works through chunks of so many rows. 64 MiB still leaves products of several hundred rows.
 constexpr int64_t logits_bytes = 64 << 20;
-inline int64_t logits_rows(const Config& c, const BatchShape& z, DType x) {
-    const int64_t fit = logits_bytes / (c.padded_vocab() * size_of(x));
-    return std::min(z.rows(), std::max<int64_t>(64, fit / 64 * 64));
+inline int64_t logits_rows(const Config& c, const BatchShape& shape, DType dtype) {
+    const int64_t fit = logits_bytes / (c.padded_vocab() * size_of(dtype));
+    return std::min(shape.rows(), std::max<int64_t>(64, fit / 64 * 64));
 }
 
 struct BlockActRow {
@@ -63,33 +68,33 @@ struct BlockActRow {
     Lives lives;
 };
 // clang-format off
-inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape& z, DType x) {
-    const int64_t B = z.batch, T = z.context, N = B * T, C = c.width, F = c.feed_forward, H = c.heads, D = c.head_size();
-    const DType   f = DType::F32;
+inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape& shape, DType dtype) {
+    const int64_t B = shape.batch, T = shape.context, N = B * T, C = c.width, F = c.feed_forward, H = c.heads, D = c.head_size();
+    const DType   t = dtype, f = DType::F32;
     using A         = BlockActs;
-    const auto  kept_below = [&](Recompute level) { return z.recompute < level ? Lives::per_layer : Lives::shared; };
+    const auto  kept_below = [&](Recompute level) { return shape.recompute < level ? Lives::per_layer : Lives::shared; };
     const Lives kept = Lives::per_layer, gelu = kept_below(Recompute::gelu), norm = kept_below(Recompute::norm),
                 block = kept_below(Recompute::block);
     return {
-        {&A::x,     "x",     {N, C},          x, kept},    // the residual stream as it enters
-        {&A::ln1,   "ln1",   {N, C},          x, norm},
+        {&A::x,     "x",     {N, C},          t, kept},    // the residual stream as it enters
+        {&A::ln1,   "ln1",   {N, C},          t, norm},
         {&A::mean1, "mean1", {N},             f, block},
         {&A::rstd1, "rstd1", {N},             f, block},
-        {&A::qkv,   "qkv",   {B, T, 3, H, D}, x, block},   // q and k after rotation
-        {&A::att,   "att",   {B, T, H, D},    x, block},
+        {&A::qkv,   "qkv",   {B, T, 3, H, D}, t, block},   // q and k after rotation
+        {&A::att,   "att",   {B, T, H, D},    t, block},
         {&A::lse,   "lse",   {B, H, T},       f, block},
-        {&A::proj,  "proj",  {N, C},          x, Lives::shared},
-        {&A::mid,   "mid",   {N, C},          x, block},   // the residual stream after attention
-        {&A::ln2,   "ln2",   {N, C},          x, norm},
+        {&A::proj,  "proj",  {N, C},          t, Lives::shared},
+        {&A::mid,   "mid",   {N, C},          t, block},   // the residual stream after attention
+        {&A::ln2,   "ln2",   {N, C},          t, norm},
         {&A::mean2, "mean2", {N},             f, block},
         {&A::rstd2, "rstd2", {N},             f, block},
-        {&A::up,    "up",    {N, F},          x, block},
-        {&A::act,   "act",   {N, F},          x, gelu},
-        {&A::down,  "down",  {N, C},          x, Lives::shared},
-        {&A::dup,   "dup",   {N, F},          x, Lives::backward},
-        {&A::dln,   "dln",   {N, C},          x, Lives::backward},
-        {&A::datt,  "datt",  {B, T, H, D},    x, Lives::backward},
-        {&A::dqkv,  "dqkv",  {B, T, 3, H, D}, x, Lives::backward},
+        {&A::up,    "up",    {N, F},          t, block},
+        {&A::act,   "act",   {N, F},          t, gelu},
+        {&A::down,  "down",  {N, C},          t, Lives::shared},
+        {&A::dup,   "dup",   {N, F},          t, Lives::backward},
+        {&A::dln,   "dln",   {N, C},          t, Lives::backward},
+        {&A::datt,  "datt",  {B, T, H, D},    t, Lives::backward},
+        {&A::dqkv,  "dqkv",  {B, T, 3, H, D}, t, Lives::backward},
     };
 }
 // clang-format on
@@ -102,47 +107,51 @@ struct ActRow {
     Lives lives;
 };
 // clang-format off
-inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& z, DType x) {
-    const int64_t N = z.rows(), C = c.width, R = logits_rows(c, z, x);
-    const DType   f = DType::F32;
+inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& shape, DType dtype) {
+    const int64_t N = shape.rows(), C = c.width, R = logits_rows(c, shape, dtype);
+    const DType   t = dtype, f = DType::F32;
     return {
-        {&Acts::x,          "x",          {N, C},                 x, Lives::shared},
-        {&Acts::lnf,        "lnf",        {N, C},                 x, Lives::shared},
+        {&Acts::x,          "x",          {N, C},                 t, Lives::shared},
+        {&Acts::lnf,        "lnf",        {N, C},                 t, Lives::shared},
         {&Acts::mean,       "mean",       {N},                    f, Lives::shared},
         {&Acts::rstd,       "rstd",       {N},                    f, Lives::shared},
-        {&Acts::logits,     "logits",     {R, c.padded_vocab()},  x, Lives::shared},
+        {&Acts::logits,     "logits",     {R, c.padded_vocab()},  t, Lives::shared},
         {&Acts::losses,     "losses",     {N},                    f, Lives::shared},
         {&Acts::loss,       "loss",       {1},                    f, Lives::shared},     // of all rows together
-        {&Acts::dlnf,       "dlnf",       {N, C},                 x, Lives::backward},
-        {&Acts::dres,       "dres",       {N, C},                 x, Lives::backward},   // gradient of the residual stream
+        {&Acts::dlnf,       "dlnf",       {N, C},                 t, Lives::backward},
+        {&Acts::dres,       "dres",       {N, C},                 t, Lives::backward},   // gradient of the residual stream
     };
 }
 // clang-format on
 
-// Walks both tables. take(shape, dtype) is called once for every tensor with memory of its own.
+// Fills both tables: take(shape, dtype) gives every tensor that has memory of its own; the others share one.
 template <class Take>
-void each_activation(Acts& a, const Config& c, const BatchShape& z, DType x, Take take) {
+void each_activation(Acts& a, const Config& c, const BatchShape& shape, DType dtype, Take take) {
     a.block.resize(c.layers);
     for (int64_t l = 0; l < c.layers; l++)
-        for (const BlockActRow& r : block_act_rows(c, z, x)) {
-            if (r.lives == Lives::backward && !z.train) continue;
-            const bool own       = l == 0 || (r.lives == Lives::per_layer && z.train);
+        for (const BlockActRow& r : block_act_rows(c, shape, dtype)) {
+            if (r.lives == Lives::backward && !shape.train) continue;
+            const bool own       = l == 0 || (r.lives == Lives::per_layer && shape.train);
             a.block[l].*r.tensor = own ? take(r.shape, r.dtype) : a.block[0].*r.tensor;
         }
-    for (const ActRow& r : act_rows(c, z, x))
-        if (z.train || r.lives != Lives::backward) a.*r.tensor = take(r.shape, r.dtype);
+    for (const ActRow& r : act_rows(c, shape, dtype))
+        if (shape.train || r.lives != Lives::backward) a.*r.tensor = take(r.shape, r.dtype);
 }
 
-inline int64_t plan_activations(Arena& arena, const Config& c, const BatchShape& z, DType x) {
+inline int64_t plan_activations(Arena& arena, const Config& c, const BatchShape& shape, DType dtype) {
     Acts a;
-    each_activation(a, c, z, x, [&](const Shape& s, DType t) { return arena.plan(s, t), Tensor{}; });
+    each_activation(a, c, shape, dtype, [&](const Shape& s, DType t) {
+        arena.plan(s, t);
+        return Tensor{};
+    });
     return arena.bytes();
 }
-inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape& z, DType x, const Device& device) {
-    plan_activations(arena, c, z, x);
+inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape& shape, DType dtype,
+                                 const Device& device) {
+    plan_activations(arena, c, shape, dtype);
     arena.allocate(device);
     Acts a;
-    each_activation(a, c, z, x, [&](const Shape& s, DType t) { return arena.take(s, t); });
+    each_activation(a, c, shape, dtype, [&](const Shape& s, DType t) { return arena.take(s, t); });
     return a;
 }
 
@@ -160,49 +169,57 @@ struct Model {
     Acts acts;
     BatchFeed feed;  // for batches that are evaluated
 
-    Model(const Config& c, DType t, const BatchShape& z, const Device& d)
-        : config(c), dtype(t), shape(z), device(&d), stream(d.stream()), feed(d, feed_room(z)) {
+    // Weights are zero until initialise_params() or load_weights() fills them.
+    Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d)
+        : config(c), dtype(dtype), shape(shape), device(&d), stream(d.stream()), feed(d, feed_room(shape)) {
         c.check();
-        CHECK(z.batch > 0 && z.context > 0, "--batch {} and --context {} must be positive", z.batch, z.context);
-        CHECK(!c.learned_positions || z.context <= c.context,
-              "--context {}: {} has learned positions for {} tokens; use --context {} or less", z.context, c.name,
+        CHECK(shape.batch > 0 && shape.context > 0, "--batch {} and --context {} must be positive", shape.batch,
+              shape.context);
+        CHECK(!c.learned_positions || shape.context <= c.context,
+              "--context {}: {} has learned positions for {} tokens; use --context {} or less", shape.context, c.name,
               c.context, c.context);
-        params = allocate_params(param_memory, c, t, d);
-        if (z.train) {
+        params = allocate_params(param_memory, c, dtype, d);
+        if (shape.train) {
             grads     = allocate_params(grad_memory, c, DType::F32, d);
             all_grads = grad_memory.flat(DType::F32);
         }
-        acts = allocate_activations(act_memory, c, z, t, d);
+        acts = allocate_activations(act_memory, c, shape, dtype, d);
     }
     static BatchFeed::Room feed_room(const BatchShape& shape) { return {shape.rows()}; }
     Model(const Model&)            = delete;
     Model& operator=(const Model&) = delete;
 };
 
-// One block: x → out. `attend` is attention over the whole sequence (training) or over a cache (generation). Without
-// out: as far as the backward pass needs it.
+// One block, from a.x to out. attend(a) computes a.att from a.qkv: over the batch itself, or over a cache of keys and
+// values. train: what the backward pass needs is written too. Without out the block stops where that is complete.
 template <class Attend>
 void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, const Config& c, bool train, Stream s,
                    Attend attend) {
     const int64_t N = a.x.shape[0], C = c.width;
+    // norm: the block's input, normalised
     layernorm_forward(a.ln1, a.mean1, a.rstd1, a.x, w.ln1_w, w.ln1_b, c.norm_eps, s);
+    // qkv: queries, keys and values of every token, rotated by its position
     matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
     rope_forward(a.qkv, positions, c.rope, s);
+    // attention: every token gathers the values of the tokens that it sees
     attend(a);
+    // projection: back into the residual stream. The one structural choice: the MLP of a parallel block reads the
+    // block's input, that of a sequential block the stream after attention.
     matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
-    if (c.parallel) {  // the one structural choice: the MLP reads the block's input, or the stream after attention
+    if (c.parallel) {
         add_forward(a.mid, a.x, a.proj, s);
         layernorm_forward(a.ln2, a.mean2, a.rstd2, a.x, w.ln2_w, w.ln2_b, c.norm_eps, s);
     } else {
         add_layernorm_forward(a.mid, a.ln2, a.mean2, a.rstd2, a.x, a.proj, w.ln2_w, w.ln2_b, c.norm_eps, s);
     }
+    // MLP: up, gelu, down, and into the residual stream again
     matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
     add_forward(out, a.mid, a.down, s);
 }
 
-// Puts back what the next layers have overwritten.
+// Computes again what the layers after this one have overwritten.
 template <class Attend>
 void block_recompute(Recompute level, const Block& w, BlockActs& a, Tensor positions, const Config& c, Stream s,
                      Attend attend) {
@@ -214,8 +231,8 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, Tensor posit
     if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
 }
 
-// dres arrives as the gradient of the block's output and leaves as the gradient of its input: each branch adds its
-// share.
+// dres (N,C) arrives as the gradient of the block's output and leaves as the gradient of its input, to which each
+// branch adds its share.
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Batch& batch, const Config& c,
                            int64_t layer, Into grads, Stream s) {
     const int64_t N = a.x.shape[0], C = c.width;
@@ -228,13 +245,13 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, grads, s);
     attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(), c.window(layer), s);
     rope_backward(a.dqkv, batch.positions, c.rope, s);
-    if (c.parallel) mlp_branch(a.dln);  // after dres was read above, before dln is reused
+    if (c.parallel) mlp_branch(a.dln);  // dres has been read above, and dln is overwritten below
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
     layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, c.shared_norm ? Into::add : grads,
                        s);
 }
 
-// Attention over a whole batch, as layer l has it.
+// The attention of layer l over a batch, for block_forward().
 inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
     return [&c, starts, l, s](BlockActs& a) {
         attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(), c.window(l), s);
@@ -352,9 +369,9 @@ inline float mean_loss(Model& m, Loader& data, int64_t batches) {
     return read_scalar(m.acts.loss, m.stream);
 }
 
-// FLOPs of one token's forward and backward pass: 6 per weight that takes part in a product, plus attention's two
-// products over what a token sees on average (causal: half the context, less in a window), forward once and backward
-// twice.
+// FLOPs of one token's forward and backward pass: 6 for every weight that takes part in a product, and attention's two
+// products, once forward and twice backward, over the keys that a token sees on average. Under a causal mask that is
+// half the context, and less in a window.
 inline double train_flops_per_token(const Config& c, int64_t context) {
     const double C = c.width, products = c.layers * (4 * C * C + 2 * C * c.feed_forward) + double(c.vocab) * C;
     double seen = 0;  // keys per query, summed over the layers

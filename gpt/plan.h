@@ -1,4 +1,6 @@
-// plan.h - the memory that a run takes, by group, from the tables that allocate it; and the largest batch that fits
+// plan.h - the memory that a run takes, by group, and the largest batch that fits
+//
+// The numbers come from the tables that later allocate the memory, so a plan cannot differ from the run.
 #pragma once
 #include <unistd.h>
 
@@ -10,15 +12,15 @@
 #include "gpt/optimizers.h"
 #include "gpt/step.h"
 
-// Host memory that this process holds, in bytes.
+// The host memory that this process holds now, in bytes.
 inline int64_t held_bytes() {
     int64_t pages = 0, resident = 0;
     std::ifstream("/proc/self/statm") >> pages >> resident;
     return resident * sysconf(_SC_PAGESIZE);
 }
 
-// What runs beside the tensors on a GPU: the driver's context and the kernels of our and NVIDIA's libraries. Nobody
-// says how much before it is loaded; this is an allowance, to which NCCL adds its buffers where there are several GPUs.
+// An allowance for what lies on a GPU beside the tensors: the driver's context and the kernels of our and NVIDIA's
+// libraries. Its size is not known before it is loaded. With several GPUs, NCCL's buffers come on top.
 constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
 
 // The most that an op of a training step asks Queue::scratch() for: embedding_backward two lists of rows,

@@ -1,15 +1,17 @@
 // step.h - one training step behind one call
 //
 //   Step steps(model, optimizer, comm, data, schedule, {micro_steps, documents, graph});
-//   const StepResult r = steps.run(step, stop_asked);      // step 0, 1, …; stop_asked is read before and after the
-//   work
+//   const StepResult r = steps.run(step, stop_asked);      // for step 0, 1, …
 //
-// run() brings `micro_steps` batches and the numbers of the update to the device, runs forward, head and backward on
-// each batch, adds up gradients and loss over all processes, updates the weights, and waits for the result. While the
-// device works, the batches of the next step are already on their way. A step whose loss or gradient norm is not finite
-// leaves weights and optimizer as they were.
+// run() brings `micro_steps` batches and the numbers of the update to the device, and runs forward, head and backward
+// on each batch. It sums gradients and loss over all processes, updates the weights, and waits for the result. While
+// the device works, the batches of the next step are already on their way. A step whose loss or gradient norm is not
+// finite leaves weights and optimizer as they were.
 //
-// A Step must be gone before Comm::finish(): NCCL ends only when no CUDA graph holds its sums any more.
+// stop_asked is read before the work and after it. Every process votes with what it read before, so that all of them
+// stop after the same step; a lone process also stops for what came during the step.
+//
+// A Step must be destroyed before Comm::finish(): NCCL ends only when no CUDA graph holds its sums any more.
 #pragma once
 #include <cmath>
 #include <csignal>
@@ -17,7 +19,6 @@
 #include "gpt/comm.h"
 #include "gpt/optimizer.h"
 
-// What a step says about itself.
 struct StepResult {
     float loss, norm;  // the mean loss of all tokens of the step, in nats, and the gradient norm before clipping
     bool stop;         // a process was asked to stop: all of them stop after the same step
