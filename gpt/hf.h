@@ -169,67 +169,157 @@ void to_their_layout(T* theirs, const T* ours, const Config& c, const Shape& sha
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 
+inline bool ends_with(const std::string& text, const std::string& end) {
+    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
 // Old versions of transformers stored masks and frequencies beside the weights; they can be computed again.
 inline bool is_buffer(const std::string& name) {
-    for (const std::string end : {".attn.bias", ".attention.bias", ".masked_bias", ".rotary_emb.inv_freq"})
-        if (name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0) return true;
+    for (const char* end : {".attn.bias", ".attention.bias", ".masked_bias", ".rotary_emb.inv_freq"})
+        if (ends_with(name, end)) return true;
     return false;
 }
 
-// The name of a tensor as a file has it, which may be without the family's prefix.
-inline std::string name_in(const SafetensorsReader& file, const std::string& name, const std::string& prefix) {
-    const std::string bare = name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : name;
-    return !file.find(name) && file.find(bare) ? bare : name;
-}
+// Finds the tensors of a family in a file, where two things may be different in front of all names. The family's own
+// prefix may be missing. A wrapper may come first: torch.compile calls a model "_orig_mod.", DistributedDataParallel
+// "module." and TRL "pretrained_model.".
+class HfNames {
+  public:
+    // `sample` is the name of a tensor that every model of the family has.
+    HfNames(const SafetensorsReader& file, const std::string& prefix, const std::string& sample)
+        : file_(file), prefix_(prefix), wrapper_(before(sample)) {
+        if (!found_) wrapper_ = before(bare(sample));
+    }
+    // What comes before all names, or nothing.
+    const std::string& wrapper() const { return wrapper_; }
+    // The name of a tensor in the file; nothing when the file lacks it.
+    std::string find(const std::string& name) const {
+        for (const std::string& front : {wrapper_, std::string()})
+            for (const std::string& known : {name, bare(name)})
+                if (file_.find(front + known)) return front + known;
+        return "";
+    }
 
-// Refuses a tensor that is no weight of this model. Buffers are passed over, and so is a stored copy of a tied head.
-inline void refuse_unknown_tensors(const SafetensorsReader& file, const std::set<std::string>& known, const Config& c,
-                                   const std::map<std::string, HfWeight>& weights) {
+  private:
+    std::string bare(const std::string& name) const {
+        return name.rfind(prefix_, 0) == 0 ? name.substr(prefix_.size()) : name;
+    }
+    // The shortest text that stands before `name` in the file and ends with a dot, or nothing.
+    std::string before(const std::string& name) {
+        std::string shortest;
+        for (const auto& [full, t] : file_.tensors()) {
+            if (!ends_with(full, name)) continue;
+            const std::string front = full.substr(0, full.size() - name.size());
+            if (!front.empty() && front.back() != '.') continue;
+            if (!found_ || front.size() < shortest.size()) shortest = front;
+            found_ = true;
+        }
+        return shortest;
+    }
+
+    const SafetensorsReader& file_;
+    std::string prefix_;
+    bool found_ = false;
+    std::string wrapper_;
+};
+
+// The names of the two tables of a tied pair in a file, which may hold only one of them. `head` is empty when the file
+// has no head. transformers 5 calls every family's head lm_head.weight in memory, and so do some files.
+struct TablesInFile {
+    std::string table, head;
+    TablesInFile(const HfNames& names, const std::map<std::string, HfWeight>& weights, bool tied)
+        : table(names.find(weights.at("wte.weight").names[0])), head(names.find(weights.at("head.weight").names[0])) {
+        if (head.empty()) head = names.find("lm_head.weight");
+        if (table.empty() && tied) table = head;
+    }
+};
+
+// The tensors of a file that are no weights of this model. Buffers do not count, and neither does a copy of a tied
+// head, which must equal the token table.
+inline std::vector<std::string> extra_tensors(const SafetensorsReader& file, const std::set<std::string>& known,
+                                              const TablesInFile& tables, const Config& c) {
+    std::vector<std::string> extra;
     for (const auto& [name, t] : file.tensors()) {
         if (known.count(name) || is_buffer(name)) continue;
-        // transformers 5 has "lm_head.weight" for every family in memory, and the family's own name in files.
-        const bool head = name == weights.at("head.weight").names[0] || name == "lm_head.weight";
-        CHECK(head && c.tied_head, "{}: the tensor \"{}\" {} has no place in a {} of {} layers", t.file, name,
-              t.shape.str(), c.model_type, c.layers);
-        const std::string table_name = weights.at("wte.weight").names[0];
-        const StoredTensor& table    = file.at(name_in(file, table_name, family_of(c).prefix));
+        if (!c.tied_head || name != tables.head) {
+            extra.push_back(name);
+            continue;
+        }
+        const StoredTensor& table = file.at(tables.table);
         CHECK(t.bytes == table.bytes && std::memcmp(t.data, table.data, t.bytes) == 0,
               "{}: \"{}\" differs from the token table \"{}\", but config.json says \"tie_word_embeddings\": true",
               t.file, name, table.name);
     }
+    return extra;
+}
+
+// "a", "b" and 3 more
+inline std::string list_of(const std::vector<std::string>& names) {
+    constexpr size_t most = 5;
+    std::string list;
+    for (size_t i = 0; i < std::min(names.size(), most); i++) list += (i ? ", " : "") + StoredTensor::quoted(names[i]);
+    if (names.size() > most) list += fmt::format(" and {} more", names.size() - most);
+    return list;
+}
+
+// out = one of our weights in our layout, with zeros for the padding of the vocabulary. `names` are the tensors of the
+// file that hold it. `scratch` is memory that is used again for the next weight.
+inline void read_weight(std::vector<float>& out, const Shape& padded, const HfWeight& w,
+                        const std::vector<std::string>& names, const SafetensorsReader& file, const Config& c,
+                        std::vector<float>& scratch) {
+    const bool same_layout = w.layout == Layout::as_is || w.layout == Layout::split;
+    out.resize(padded.numel());
+    std::fill(out.begin() + w.ours.numel(), out.end(), 0.f);
+    if (!same_layout) scratch.resize(w.ours.numel());
+    float* next = same_layout ? out.data() : scratch.data();
+    for (const std::string& name : names) {
+        file.at(name, w.theirs).read_into(next);
+        next += w.theirs.numel();
+    }
+    if (!same_layout) to_our_layout(out.data(), scratch.data(), c, w.ours, w.layout);
 }
 
 // Fills p (fp32 or bf16), and `masters` too when it is given, from a folder or file. Every weight must be there in its
-// shape, and every tensor must be a weight. Takes the memory of the largest weight in fp32 on the host, and twice that
-// where layouts differ.
-inline void load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s,
-                         Params* masters = nullptr) {
+// shape, but one of a tied pair is enough. A tensor that is no weight of the model is refused by name, or left out if
+// ignore_extra. Returns what the user should be warned of. Takes the memory of the largest weight in fp32 on the host,
+// and twice that where layouts differ.
+inline std::vector<std::string> load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s,
+                                             Params* masters = nullptr, bool ignore_extra = false) {
     const auto weights     = hf_weights(c);
     const auto rows        = param_rows(p, c);
     const auto master_rows = masters ? param_rows(*masters, c) : std::vector<ParamRow>();
+    const HfNames names(file, family_of(c).prefix, weights.at("lnf.weight").names[0]);
+    const TablesInFile tables(names, weights, c.tied_head);
     std::set<std::string> known;
-    std::vector<float> theirs, ours;
+    std::vector<float> host, scratch;
     for (size_t i = 0; i < rows.size(); i++) {
-        const HfWeight& w    = weights.at(rows[i].name);
-        const int64_t filled = w.ours.numel();
-        ours.resize(rows[i].shape.numel());
-        std::fill(ours.begin() + filled, ours.end(), 0.f);  // the padding of the vocabulary
-        const bool same_layout = w.layout == Layout::as_is || w.layout == Layout::split;
-        if (!same_layout) theirs.resize(filled);
-        float* out = same_layout ? ours.data() : theirs.data();
-        for (const std::string& expected : w.names) {
-            const std::string name = name_in(file, expected, family_of(c).prefix);
-            CHECK(file.find(name), "{}: the tensor \"{}\" {} is missing, which config.json asks for", file.path(), name,
-                  w.theirs.str());
-            file.at(name, w.theirs).read_into(out);
-            out += w.theirs.numel();
-            known.insert(name);
+        const ParamRow& r = rows[i];
+        const HfWeight& w = weights.at(r.name);
+        std::vector<std::string> in_file;
+        for (const std::string& name : w.names) {
+            in_file.push_back(r.name == "wte.weight"    ? tables.table
+                              : r.name == "head.weight" ? tables.head
+                                                        : names.find(name));
+            CHECK(!in_file.back().empty(), "{}: the tensor \"{}\" {} is missing, which config.json asks for{}",
+                  file.path(), name, w.theirs.str(), file.promise(name));
         }
-        if (!same_layout) to_our_layout(ours.data(), theirs.data(), c, w.ours, w.layout);
-        from_host(*rows[i].tensor, ours, s);
-        if (masters) from_host(*master_rows[i].tensor, ours, s);
+        read_weight(host, r.shape, w, in_file, file, c, scratch);
+        known.insert(in_file.begin(), in_file.end());
+        from_host(*r.tensor, host, s);
+        if (masters) from_host(*master_rows[i].tensor, host, s);
     }
-    refuse_unknown_tensors(file, known, c, weights);
+
+    const auto extra = extra_tensors(file, known, tables, c);
+    CHECK(extra.empty() || ignore_extra,
+          "{}: there is no place in a {} of {} layers for {}\n    --ignore-extra-tensors leaves out what a file holds "
+          "beside the weights, such as the head of a classifier.",
+          file.path(), c.model_type, c.layers, list_of(extra));
+    std::vector<std::string> warnings;
+    if (!names.wrapper().empty())
+        warnings.push_back(fmt::format("{}: the names of tensors begin with {}, which is left out", file.path(),
+                                       StoredTensor::quoted(names.wrapper())));
+    if (!extra.empty()) warnings.push_back(fmt::format("{}: left out {}", file.path(), list_of(extra)));
+    return warnings;
 }
 
 // The dtype that a folder's weights are stored in: F32, BF16 or F16. When they differ it is F32, which holds them all.

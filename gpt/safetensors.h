@@ -190,8 +190,15 @@ class SafetensorsReader {
     }
     const StoredTensor& at(const std::string& name) const {
         const StoredTensor* t = find(name);
-        CHECK(t, "{}: there is no tensor {} among the {} in it", path_, StoredTensor::quoted(name), tensors_.size());
+        CHECK(t, "{}: there is no tensor {} among the {} in it{}", path_, StoredTensor::quoted(name), tensors_.size(),
+              promise(name));
         return *t;
+    }
+    // For the error about a missing tensor: says so when the index promises it.
+    std::string promise(const std::string& name) const {
+        const auto shard = promised_.find(name);
+        if (shard == promised_.end()) return "";
+        return fmt::format("; model.safetensors.index.json says that it is in {}", shard->second);
     }
     const StoredTensor& at(const std::string& name, const Shape& shape) const {
         const StoredTensor& t = at(name);
@@ -242,6 +249,21 @@ class SafetensorsReader {
         for (StoredTensor& t : found) {
             const auto [old, is_new] = tensors_.emplace(t.name, t);
             CHECK(is_new, "tensor {} is in both {} and {}", t.label(), old->second.file, path);
+        }
+        add_aliases(header);
+    }
+
+    // safetensors.torch.save_model() stores tensors that share memory once. The metadata names the others:
+    // {"transformer.wte.weight": "lm_head.weight"} says that the first is the second.
+    void add_aliases(const nlohmann::json& header) {
+        const auto metadata = header.find("__metadata__");
+        if (metadata == header.end() || !metadata->is_object()) return;
+        for (const auto& [alias, name] : metadata->items()) {
+            const StoredTensor* t = name.is_string() ? find(name.get<std::string>()) : nullptr;
+            if (!t) continue;  // other metadata, such as {"format": "pt"}
+            StoredTensor copy = *t;
+            copy.name         = alias;
+            tensors_.emplace(alias, copy);
         }
     }
 
@@ -295,12 +317,9 @@ class SafetensorsReader {
             shards.insert(shard);
         }
         for (const std::string& shard : shards) add_file(path_ + "/" + shard);
-        for (const auto& [name, file] : map.items()) {
-            const std::string shard = path_ + "/" + file.get<std::string>();
-            const StoredTensor* t   = find(name);
-            CHECK(t && t->file == shard, "{}: tensor {} is not in {}, where it should be", index,
-                  StoredTensor::quoted(name), shard);
-        }
+        // An index may be stale. A tensor that it promises in vain is missed when somebody asks for it.
+        for (const auto& [name, file] : map.items())
+            if (!find(name)) promised_[name] = file.get<std::string>();
     }
 
     [[noreturn]] void refuse_folder() const {
@@ -325,6 +344,7 @@ class SafetensorsReader {
     std::string path_;
     std::vector<std::unique_ptr<MappedFile>> files_;
     std::map<std::string, StoredTensor> tensors_;
+    std::map<std::string, std::string> promised_;  // the shards of tensors that the index names and no file has
 };
 
 // A tensor that is to be written.

@@ -2,6 +2,8 @@
 //
 // The cases cover dtypes, shards and layouts, the error of bf16 against PyTorch's, and generation with a cache. That
 // our fp32 equals PyTorch's is tested in test_model.cpp.
+#include <sstream>
+
 #include "gpt/checkpoint.h"
 #include "test/golden.h"
 #include "test/scratch.h"
@@ -21,6 +23,114 @@ static void rewrite(const std::string& from, const std::string& to, const std::s
     }
     writer.close();
     write_text(to + "/config.json", read_text(from + "/config.json"));
+}
+
+// Copies the folder of a golden model, with other names for its tensors. A tensor whose new name is empty is left out,
+// and one that has several new names, separated by spaces, is stored under each.
+template <class Rename>
+static void rename_tensors(const std::string& from, const std::string& to, Rename rename) {
+    const SafetensorsReader source(from);
+    std::map<std::string, StoredTensor> renamed;
+    for (const auto& [name, t] : source.tensors()) {
+        std::istringstream names(rename(name));
+        for (std::string other; names >> other;) renamed[other] = t;
+    }
+    std::vector<StoredRow> rows;
+    for (const auto& [name, t] : renamed) rows.push_back({name, t.dtype, t.shape});
+    ModelWriter writer(to, rows);
+    for (const auto& [name, t] : renamed) writer.write(name, t.data, t.bytes);
+    writer.close();
+    write_text(to + "/config.json", read_text(from + "/config.json"));
+}
+
+// All weights of a folder, one after the other in our layout.
+static std::vector<float> weights_of(const std::string& folder, bool ignore_extra = false,
+                                     std::vector<std::string>* warnings = nullptr) {
+    static const Device dev("cpu");
+    const Config c = read_config(folder);
+    Model m(c, DType::F32, {1, 1, false}, dev);
+    const auto said = load_weights(m.params, c, SafetensorsReader(folder), m.stream, nullptr, ignore_extra);
+    if (warnings) *warnings = said;
+    std::vector<float> all;
+    for (const ParamRow& r : param_rows(m.params, c)) {
+        const auto values = host_values(*r.tensor, m.stream);
+        all.insert(all.end(), values.begin(), values.end());
+    }
+    return all;
+}
+
+TEST_CASE("names that other programs put in front of a model's names are found and left out", "[families]") {
+    const auto name    = GENERATE(from_range(golden_names()));
+    const auto wrapper = GENERATE(as<std::string>{}, "_orig_mod.", "module.", "module._orig_mod.", "model.");
+    const bool bare    = GENERATE(false, true);  // without the family's own prefix
+    CAPTURE(name, wrapper, bare);
+    const std::string prefix = family_of(read_config(golden_home(name))).prefix;
+    const Scratch scratch;
+    rename_tensors(golden_home(name), scratch.path, [&](const std::string& tensor) {
+        return wrapper + (bare && tensor.rfind(prefix, 0) == 0 ? tensor.substr(prefix.size()) : tensor);
+    });
+    std::vector<std::string> warnings;
+    CHECK(weights_of(scratch.path, false, &warnings) == weights_of(golden_home(name)));
+    REQUIRE(warnings.size() == 1);
+    CHECK(missing_words(warnings[0], {("\"" + wrapper + "\"").c_str()}) == "");
+    // TRL wraps the model, and puts the head that it trains beside it.
+    rename_tensors(golden_home(name), scratch.path, [&](const std::string& tensor) {
+        return "pretrained_model." + tensor + (ends_with(tensor, "h.0.ln_1.bias") ? " v_head.summary.bias" : "");
+    });
+    CHECK(weights_of(scratch.path, true) == weights_of(golden_home(name)));
+}
+
+TEST_CASE("of a tied pair, the token table or the head may be missing in a file", "[families]") {
+    struct Case {
+        std::string name, table, head;
+    };
+    const Case pair         = GENERATE(Case{"gpt2", "transformer.wte.weight", "lm_head.weight"},
+                                       Case{"gpt_neo", "transformer.wte.weight", "lm_head.weight"},
+                                       Case{"gpt_neox_tied", "gpt_neox.embed_in.weight", "embed_out.weight"},
+                                       Case{"gpt_neox_tied", "gpt_neox.embed_in.weight", "lm_head.weight"},
+                                       Case{"gpt_neox_sequential", "gpt_neox.embed_in.weight", "embed_out.weight"});
+    const std::string &name = pair.name, &table = pair.table, &head = pair.head;
+    CAPTURE(name, head);
+    const Scratch scratch;
+    const auto with_tables = [&](const std::string& names) {
+        rename_tensors(golden_home(name), scratch.path,
+                       [&](const std::string& tensor) { return tensor == table ? names : tensor; });
+        return weights_of(scratch.path);
+    };
+    const auto expected = weights_of(golden_home(name));
+    CHECK(with_tables(table) == expected);
+    CHECK(with_tables(head) == expected);
+    CHECK(with_tables(table + " " + head) == expected);
+    CHECK_REFUSED(with_tables(""), table.c_str(), "missing");
+    // Without tying, the head is a weight of its own.
+    auto config                   = read_json(scratch / "config.json");
+    config["tie_word_embeddings"] = false;
+    rename_tensors(golden_home(name), scratch.path,
+                   [&](const std::string& tensor) { return tensor == table ? head : tensor; });
+    write_text(scratch / "config.json", config.dump());
+    CHECK_REFUSED(weights_of(scratch.path), table.c_str(), "missing");
+}
+
+TEST_CASE("tensors beside the weights are refused by name, or left out when that is asked for", "[families]") {
+    const Scratch scratch;
+    const auto with = [&](const std::string& extra) {
+        rename_tensors(golden_home("gpt2"), scratch.path, [&](const std::string& tensor) {
+            return tensor == "transformer.ln_f.bias" ? tensor + " " + extra : tensor;
+        });
+    };
+    for (const char* extra :
+         {"score.weight", "v_head.summary.bias", "transformer.h.2.ln_1.bias", "multiple_choice_head.x"}) {
+        CAPTURE(extra);
+        with(extra);
+        CHECK_REFUSED(weights_of(scratch.path), scratch.path.c_str(), extra, "no place in a gpt2 of 2 layers",
+                      "--ignore-extra-tensors");
+        std::vector<std::string> warnings;
+        CHECK(weights_of(scratch.path, true, &warnings) == weights_of(golden_home("gpt2")));
+        REQUIRE(warnings.size() == 1);
+        CHECK(missing_words(warnings[0], {"left out", extra}) == "");
+    }
+    with("a.w b.w c.w d.w e.w f.w g.w");
+    CHECK_REFUSED(weights_of(scratch.path), "\"a.w\", \"b.w\", \"c.w\", \"d.w\", \"e.w\" and 2 more");
 }
 
 TEST_CASE("load then save gives back every byte of the weights, in the dtype they had", "[families]") {
