@@ -16,7 +16,7 @@ struct Options {
     int64_t tokens = 200, samples = 1, context = 0;
     int threads = 0;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
-    bool logits = false, json = false, stats = false, sync = false;
+    bool logits = false, json = false, stats = false, sync = false, ignore_extra_tensors = false;
 };
 
 // clang-format off
@@ -24,6 +24,7 @@ static void list_options(Flags& f, Options& o) {
     f.group("model");
     f.add("--model",       o.model,                "model folder, such as runs/NAME/checkpoints/latest", "DIR");
     f.add("--activation",  o.activation,           "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what config.json says", "NAME");
+    f.add("--ignore-extra-tensors", o.ignore_extra_tensors, "leave out the tensors of a model folder that are no weights of the model, such as the head of a classifier");
     f.add("--tokenizer",   o.tokenizer,            "tokenizer.json, or vocab.json beside merges.txt; none: what is in the model folder", "FILE");
     f.choose("--dtype",    o.dtype,                {"auto", "bf16", "fp32"}, "auto: bf16 where it is fast");
     f.choose("--device",   o.device,               {"auto", "cpu", "cuda"}, "where to run");
@@ -177,7 +178,9 @@ static int run(int argc, char** argv) {
     Model model(config, dtype, shape, dev);
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
-    load_weights(model.params, config, weights, model.stream);
+    for (const std::string& warning :
+         load_weights(model.params, config, weights, model.stream, nullptr, o.ignore_extra_tensors))
+        fmt::print(stderr, "warning: {}\n", warning);
     const auto warn_beyond = [&](int64_t tokens, const char* what) {
         if (tokens > config.context && !config.learned_positions)
             fmt::print(stderr, "warning: {} of {} tokens is more than the {} that {} was trained with\n", what, tokens,

@@ -206,8 +206,10 @@ static std::string begin(const Options& o, const Preset* preset, Model& model, O
     state.weights_dtype = stored_name(model.dtype);
     if (!preset && !weight_files(o.model).empty()) {
         const SafetensorsReader weights(o.model);
-        load_weights(model.params, model.config, weights, model.stream,
-                     model.dtype == DType::F32 ? nullptr : &optimizer.master());
+        const auto warnings =
+            load_weights(model.params, model.config, weights, model.stream,
+                         model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
+        for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
         state.weights_dtype = stored_dtype(weights);
         return fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(),
                            state.weights_dtype);

@@ -25,7 +25,7 @@ struct Options {
     std::string dtype = "auto", save_dtype = "auto", activation, device = "auto";
     Recompute recompute = Recompute::none;
     int threads         = 0;
-    bool sync = false, graph = false;
+    bool sync = false, graph = false, ignore_extra_tensors = false;
     uint64_t seed      = 1337;
     int64_t eval_every = -1, eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100,
             save_every = -1, keep = 2, log_every = 10;
@@ -40,6 +40,7 @@ inline void list_options(Flags& f, Options& o) {
     f.group("model and data");
     f.add("--model",              o.model,          "preset (random weights; --list-models) or model folder (its weights)", "NAME|DIR");
     f.add("--activation",         o.activation,     "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what preset or config.json say", "NAME");
+    f.add("--ignore-extra-tensors", o.ignore_extra_tensors, "leave out the tensors of a model folder that are no weights of the model, such as the head of a classifier");
     f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
     f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
     f.add("--document-mask",      o.document_mask,  "attention stays within a document and positions restart: each begins at its <|endoftext|>");
