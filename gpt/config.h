@@ -28,7 +28,8 @@ struct Config {
     bool tied_head         = true;   // the head is the token table
     bool head_bias         = false;
     bool qkv_bias = true, proj_bias = true;
-    bool scaled_scores = true;  // attention scores are q·k/√D; otherwise they are q·k
+    bool scaled_scores   = true;   // attention scores are q·k/√D; otherwise they are q·k
+    bool scores_by_layer = false;  // the scores of layer l are divided by l + 1 too
     std::vector<int64_t>
         windows;  // how many positions each layer sees, its own included; empty when all see everything
     Rope rope;
@@ -42,7 +43,10 @@ struct Config {
     int64_t head_size() const { return width / heads; }
     // Rows of the token table: a multiple of 64, so that the largest product has no ragged edge.
     int64_t padded_vocab() const { return (vocab + 63) / 64 * 64; }
-    float attn_scale() const { return scaled_scores ? 1.f / std::sqrt(float(head_size())) : 1.f; }
+    float attn_scale(int64_t layer) const {
+        const float scale = scaled_scores ? 1.f / std::sqrt(float(head_size())) : 1.f;
+        return scores_by_layer ? scale / float(layer + 1) : scale;
+    }
     int64_t window(int64_t layer) const { return windows.empty() ? everything : windows[layer]; }
 
     // Both throw an InputError that names the model and the fact. All other facts may rely on sizes that were checked.

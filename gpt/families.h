@@ -93,12 +93,10 @@ inline Family gpt2_family() {
     f.activation   = "activation_function";
     f.norm_eps     = "layer_norm_epsilon";
     f.dropouts     = {"attn_pdrop", "embd_pdrop", "resid_pdrop"};
-    f.read         = [](Config&, const Fields& json) {
-        json.refuse_unless("scale_attn_weights", true);
-        json.refuse_unless("scale_attn_by_inverse_layer_idx", false);
-    };
-    f.write  = [](nlohmann::ordered_json& json, const Config& c) { json["n_ctx"] = c.context; };
-    f.prefix = "transformer.";
+    f.flags        = {{"scale_attn_weights", &Config::scaled_scores},
+                      {"scale_attn_by_inverse_layer_idx", &Config::scores_by_layer}};
+    f.write        = [](nlohmann::ordered_json& json, const Config& c) { json["n_ctx"] = c.context; };
+    f.prefix       = "transformer.";
     // clang-format off
     f.weights = {
         {"wte.weight",       "transformer.wte.weight"},

@@ -154,7 +154,7 @@ class Generator {
         const Batch& batch =
             feed_.bring({{ids.data(), DType::I32, shape}, {}, {}, {positions.data(), DType::I32, shape}});
         forward(model_, acts_, batch.tokens, batch.positions, Keep::results, [&](BlockActs& a, int64_t l) {
-            attention_cached(a.att, k_[l], v_[l], a.qkv, past_, c.attn_scale(), c.window(l), model_.stream);
+            attention_cached(a.att, k_[l], v_[l], a.qkv, past_, c.attn_scale(l), c.window(l), model_.stream);
         });
         past_ += T;
     }

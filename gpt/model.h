@@ -243,7 +243,7 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     };
     if (!c.parallel) mlp_branch(a.dln);
     matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, grads, s);
-    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(), c.window(layer), s);
+    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(layer), c.window(layer), s);
     rope_backward(a.dqkv, batch.positions, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // dres has been read above, and dln is overwritten below
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
@@ -254,7 +254,7 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
 // The attention of layer l over a batch, for block_forward().
 inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
     return [&c, starts, l, s](BlockActs& a) {
-        attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(), c.window(l), s);
+        attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(l), c.window(l), s);
     };
 }
 

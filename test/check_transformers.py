@@ -32,6 +32,8 @@ def configs():
     T = transformers
     yield "gpt2", "tied head", T.GPT2Config(**gpt2_like)
     yield "gpt2-odd", "odd sizes", T.GPT2Config(**{**gpt2_like, "n_embd": 51, "n_inner": 75, "n_positions": 49})
+    yield "gpt2-by-layer", "scores divided by the layer, not by √D", T.GPT2Config(
+        **gpt2_like, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False)
     yield "gpt3", "GPT-3's shape in small", T.GPT2Config(**{**gpt2_like, "n_positions": 128, "n_head": 6})
     yield "gpt-neo", "a window of 7", T.GPTNeoConfig(
         vocab_size=515, max_position_embeddings=64, hidden_size=48, num_layers=3, num_heads=3, window_size=7,

@@ -84,7 +84,7 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
                     double most = -1e300, total = 0;
                     for (int64_t u = 0; u <= t; u++) {
                         for (int64_t i = 0; i < D; i++)
-                            p[u] += qkv[t][h * D + i] * qkv[u][C + h * D + i] * c.attn_scale();
+                            p[u] += qkv[t][h * D + i] * qkv[u][C + h * D + i] * c.attn_scale(l);
                         most = std::max(most, p[u]);
                     }
                     for (double& v : p) total += v = std::exp(v - most);

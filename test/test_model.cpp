@@ -95,9 +95,11 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     const Device* dev = GENERATE(from_range(devices()));
     CAPTURE(dev);
     const bool neox = GENERATE(false, true), parallel = GENERATE(false, true), tied = GENERATE(false, true);
-    Config c    = tiny_config(7, 13, neox);
-    c.parallel  = parallel;
-    c.tied_head = tied;
+    Config c          = tiny_config(7, 13, neox);
+    c.parallel        = parallel;
+    c.tied_head       = tied;
+    // In half of the cases, each layer has another scale of its scores.
+    c.scores_by_layer = tied;
     CAPTURE(neox, parallel, tied);
     const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;

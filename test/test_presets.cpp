@@ -83,7 +83,7 @@ TEST_CASE("every preset survives its own config.json", "[presets]") {
         CHECK(count_params(d) == count_params(c));
         CHECK(d.rope.dim == c.rope.dim);
         CHECK(d.windows == c.windows);
-        CHECK(d.attn_scale() == c.attn_scale());
+        CHECK(d.attn_scale(1) == c.attn_scale(1));
         Params none;
         for (const ParamRow& r : param_rows(none, c)) CHECK(r.shape.numel() > 0);
         Arena arena;
@@ -163,8 +163,13 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     CHECK_REFUSED(read(R"({"n_embd":4611686018427387904})", gpt2), "n_embd", "range");
     CHECK_REFUSED(read(R"({"n_embd":2251799813685248})", gpt2), "range");
     CHECK_REFUSED(read(R"({"activation_function":"relu"})", gpt2), "activation_function", "relu");
-    CHECK_REFUSED(read(R"({"scale_attn_by_inverse_layer_idx":true})", gpt2), "scale_attn_by_inverse_layer_idx");
-    CHECK_REFUSED(read(R"({"scale_attn_weights":false})", gpt2), "scale_attn_weights");
+    const Config by_layer = read(R"({"scale_attn_by_inverse_layer_idx":true})", gpt2);
+    CHECK(by_layer.attn_scale(0) == 0.5f);
+    CHECK(by_layer.attn_scale(1) == 0.25f);
+    CHECK(config_json(by_layer, "F32")["scale_attn_by_inverse_layer_idx"] == true);
+    CHECK(read(R"({"scale_attn_weights":false})", gpt2).attn_scale(1) == 1.f);
+    CHECK(read(R"({"scale_attn_weights":false,"scale_attn_by_inverse_layer_idx":true})", gpt2).attn_scale(1) == 0.5f);
+    CHECK_REFUSED(read(R"({"scale_attn_weights":0})", gpt2), "scale_attn_weights", "true or false");
     CHECK_REFUSED(read(R"({"add_cross_attention":true})", gpt2), "add_cross_attention");
     CHECK_REFUSED(read(R"({"rope_scaling":{"type":"linear","factor":2}})", neox), "rope_scaling");
     CHECK_REFUSED(read(R"({"rope_parameters":{"rope_type":"yarn"}})", neox), "rope_parameters", "yarn");
@@ -197,7 +202,7 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     const int64_t all = Config::everything;
     using Windows     = std::vector<int64_t>;
     CHECK(read("{}", neo).windows == Windows{all, 256, all, 256});
-    CHECK(read("{}", neo).attn_scale() == 1.f);
+    CHECK(read("{}", neo).attn_scale(1) == 1.f);
     CHECK(!read("{}", neo).qkv_bias);
     CHECK(read(R"({"attention_types":[[["global","local"],2]],"window_size":5})", neo).windows ==
           Windows{all, 5, all, 5});
