@@ -5,6 +5,7 @@
 # make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
 # make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
 #                     ARGS=tokenize text to tokens, ARGS=cuda counts what the GPU half does
+# make fuzz           with clang++: random inputs for every reader of foreign files, a minute each (SECONDS_EACH=60)
 # make check          warnings as errors, address and undefined-behaviour sanitizers, layering
 # make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
 #
@@ -71,7 +72,7 @@ KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
 TESTS    := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/test_*.cpp) test/main.cpp)
 PROGRAMS := train_gpt infer_gpt tokenize
 
-.PHONY: all quickstart setup libraries test ptxas bench check check-transformers clean FORCE
+.PHONY: all quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -146,6 +147,16 @@ BENCHED := $(if $(filter tokenize,$(firstword $(ARGS))),tokenize,$(PROGRAMS) ben
 bench: $(addprefix $(BUILD)/,$(BENCHED)) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) TOKENIZER=$(TOKENIZER) scripts/bench.sh $(ARGS)
+
+# clang brings libFuzzer. Targets need no kernels.
+FUZZ_CXX ?= clang++
+FUZZERS  := $(patsubst test/fuzz/%.cpp,$(BUILD)/fuzz/%,$(wildcard test/fuzz/fuzz_*.cpp))
+$(BUILD)/fuzz/%: test/fuzz/%.cpp
+	@mkdir -p $(@D)
+	$(FUZZ_CXX) -std=c++17 -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wall -Wextra -I. -MMD -MP $< \
+	    -lfmt -lutf8proc -lzstd -lz -o $@
+fuzz: $(FUZZERS)
+	@BUILD=$(BUILD) scripts/fuzz.sh
 
 check:
 	@scripts/check.sh

@@ -1,0 +1,208 @@
+// document_encoder.h - documents → token ids with their end-of-text tokens, for training and validation
+#pragma once
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "data/documents.h"
+#include "data/tokenizer.h"
+#include "data/validation.h"
+
+struct EncodeSettings {
+    enum Eot { before, after, none };            // where a document gets its end-of-text token
+    enum Specials { as_text, as_ids, refused };  // special tokens that are written in a document
+    static constexpr const char* eot_names[]     = {"before", "after", "none"};  // as the options spell them
+    static constexpr const char* special_names[] = {"text", "ids", "refuse"};
+
+    Eot eot           = before;
+    int32_t eot_token = -1;  // not used for Eot::none
+    Specials specials = as_text;
+    std::string separator;  // between documents of a text file
+    double val_fraction = 0;
+    bool skip_errors    = false;  // collects the errors of bad documents instead of throwing them
+};
+
+// Calls use(part, text) for the parts of a block. Returns the errors of bad parts, or throws the first.
+template <class F>
+std::vector<std::string> each_text(const Documents& documents, const Block& block, bool skip_errors,
+                                   std::string& buffer, F use) {
+    std::vector<std::string> skipped;
+    for (const Part& part : block.parts) {
+        try {
+            if (part.kind == Part::fault) throw InputError(std::string(block.bytes_of(part)));
+            use(part, documents.text_of(block, part, buffer));
+        } catch (const InputError& e) {
+            if (!skip_errors) throw;
+            skipped.push_back(e.what());
+        }
+    }
+    return skipped;
+}
+
+inline int64_t count_in(std::string_view text, std::string_view word) {
+    int64_t count = 0;
+    if (word.empty()) return 0;
+    for (size_t at = 0; (at = text.find(word, at)) != text.npos; at += word.size()) count++;
+    return count;
+}
+
+// The tokens of a block.
+struct Encoded {
+    std::vector<int32_t> train, val;
+    int64_t documents = 0, bytes = 0;
+    std::vector<std::string> skipped;
+};
+
+// Each thread has its own.
+class DocumentEncoder {
+  public:
+    DocumentEncoder(const EncodeSettings& settings, const Tokenizer& tokenizer, const Documents& documents)
+        : set_(settings),
+          tokenizer_(tokenizer),
+          documents_(documents),
+          separator_is_special_(tokenizer.is_special(tokenizer.id_of(settings.separator))) {}
+
+    // by_tail: the end of each document, or of each part of a long one, is held out; else whole documents are.
+    Encoded encode(const Block& block, bool by_tail) {
+        Encoded e;
+        e.skipped =
+            each_text(documents_, block, set_.skip_errors, buffer_, [&](const Part& part, std::string_view text) {
+                const bool is_whole = part.first && part.last;
+                if (is_whole && text.empty()) return;
+                if (set_.specials == EncodeSettings::refused) refuse_special_tokens(part, text);
+                if (by_tail && set_.val_fraction > 0) {
+                    const size_t cut = tail_begin(text, set_.val_fraction);
+                    if (cut > 0) append(e.train, text.substr(0, cut), true, true);
+                    if (cut < text.size()) append(e.val, text.substr(cut), true, true);
+                } else {
+                    const bool chosen = is_whole ? is_validation(text, set_.val_fraction) : part.for_validation;
+                    append(chosen ? e.val : e.train, text, part.first, part.last);
+                }
+                e.documents += part.first;
+                e.bytes += int64_t(text.size());
+            });
+        return e;
+    }
+
+    // What the encoder met in documents.
+    const Tokenizer::Scratch& met() const { return scratch_; }
+    int64_t separators() const { return separators_; }  // unless they are special tokens, which `met` counts
+
+  private:
+    // A tokenizer.json may put ids of its own around a text. An end-of-text token among them is not written twice.
+    void append(std::vector<int32_t>& ids, std::string_view text, bool begins, bool ends) {
+        const std::vector<int32_t>&in_front = tokenizer_.before(), &behind = tokenizer_.after();
+        const int32_t eot = set_.eot_token;
+        if (begins) {
+            if (set_.eot == EncodeSettings::before && (in_front.empty() || in_front.front() != eot)) ids.push_back(eot);
+            ids.insert(ids.end(), in_front.begin(), in_front.end());
+        }
+        tokenizer_.encode(text, set_.specials == EncodeSettings::as_ids, ids, scratch_);
+        if (ends) {
+            ids.insert(ids.end(), behind.begin(), behind.end());
+            if (set_.eot == EncodeSettings::after && (behind.empty() || behind.back() != eot)) ids.push_back(eot);
+        }
+        if (!separator_is_special_) separators_ += count_in(text, set_.separator);
+    }
+
+    void refuse_special_tokens(const Part& part, std::string_view text) {
+        std::vector<int32_t> ids;
+        tokenizer_.encode(text, false, ids, searched_);
+        if (searched_.specials.empty()) return;
+        const std::string token = tokenizer_.bytes_of(searched_.specials.begin()->first);
+        searched_.specials.clear();
+        fail(
+            "{} line {}: the document that begins here holds the special token {}; --special-tokens text or ids takes "
+            "it",
+            documents_.files()[size_t(part.file)].name(), part.line, token);
+    }
+
+    const EncodeSettings& set_;
+    const Tokenizer& tokenizer_;
+    const Documents& documents_;
+    const bool separator_is_special_;
+    int64_t separators_ = 0;
+    Tokenizer::Scratch scratch_, searched_;
+    std::string buffer_;
+};
+
+// What all encoders met in documents, for the report at the end.
+struct MetInDocuments {
+    std::map<std::string, int64_t> specials;  // by content
+    int64_t separators = 0;
+    std::array<int64_t, 256> bytes_without_token{};
+
+    MetInDocuments(const std::vector<DocumentEncoder>& encoders, const Tokenizer& tokenizer) {
+        for (const DocumentEncoder& e : encoders) {
+            for (const auto& [id, count] : e.met().specials) specials[tokenizer.bytes_of(id)] += count;
+            separators += e.separators();
+            for (size_t b = 0; b < 256; b++) bytes_without_token[b] += e.met().bytes_without_token[b];
+        }
+    }
+
+    void tell(const EncodeSettings& set, const Tokenizer& tokenizer) const {
+        std::map<std::string, int64_t> words = specials;
+        if (separators > 0) words[set.separator] += separators;
+        for (const auto& [word, count] : words) {
+            const bool is_special = specials.count(word) > 0,
+                       is_id      = is_special && set.specials == EncodeSettings::as_ids;
+            fmt::print(stderr, "note: {} stands in documents {} time{} and was taken as {}\n", word, count,
+                       count == 1 ? "" : "s",
+                       is_id ? fmt::format("the token {}", tokenizer.id_of(word)) : "plain text");
+            if (is_special && !is_id) fmt::print(stderr, "    --special-tokens ids takes it as a token\n");
+            if (word == set.separator)
+                fmt::print(stderr, "    documents are separated only by lines that hold nothing but {}\n", word);
+        }
+        const int64_t lost = std::accumulate(bytes_without_token.begin(), bytes_without_token.end(), int64_t(0));
+        if (lost > 0)
+            fmt::print(stderr, "note: {} bytes have no token and {} ({})\n", lost,
+                       tokenizer.unknown() < 0 ? "were left out" : "became " + tokenizer.bytes_of(tokenizer.unknown()),
+                       most_frequent());
+    }
+
+  private:
+    std::string most_frequent() const {
+        std::array<size_t, 256> bytes;
+        std::iota(bytes.begin(), bytes.end(), size_t(0));
+        std::stable_sort(bytes.begin(), bytes.end(),
+                         [&](size_t a, size_t b) { return bytes_without_token[a] > bytes_without_token[b]; });
+        std::string list;
+        for (size_t i = 0; i < 3 && bytes_without_token[bytes[i]] > 0; i++)
+            list += fmt::format("{}{:02X} {} times", i ? ", " : "", bytes[i], bytes_without_token[bytes[i]]);
+        return list;
+    }
+};
+
+// Holds the first blocks back until the input has shown 100 documents or 32 MB, and then decides how --val-by auto
+// works: a hash chooses well among many documents, but of a few, such as one book, the tails are held out.
+class FirstBlocks {
+  public:
+    FirstBlocks(Documents::Hand hand, std::atomic<bool>& are_few) : hand_(std::move(hand)), are_few_(are_few) {}
+    void add(Block block) {
+        if (decided_) return hand_(std::move(block));
+        for (const Part& p : block.parts) documents_ += p.first && p.kind != Part::fault;
+        bytes_ += block.bytes.size();
+        held_.push_back(std::move(block));
+        if (documents_ >= 100 || bytes_ >= (32 << 20)) decide();
+    }
+    void decide() {
+        are_few_ = documents_ < 100;
+        decided_ = true;
+        for (Block& block : held_) hand_(std::move(block));
+        held_.clear();
+    }
+
+  private:
+    Documents::Hand hand_;
+    std::atomic<bool>& are_few_;
+    std::vector<Block> held_;
+    size_t documents_ = 0, bytes_ = 0;
+    bool decided_ = false;
+};
