@@ -1,25 +1,25 @@
-// cli.h - the command line of a program: one line per option, and everything else follows from that list
+// cli.h - the command line of a program, from a list with one line per option
 //
-//   Flags f("train_gpt", "train a GPT");
+//   Flags f("train_gpt", "trains a GPT");
 //   f.group("batch");
-//   f.add("--batch", o.batch, "sequences per device per micro-step");     // the default is what o.batch holds now
-//   f.choose("--dtype", o.dtype, {"auto", "bf16", "fp32"}, "of weights and activations");
-//   if (!f.parse(argc, argv)) return 0;                                   // --help or --version was printed
+//   f.add("--batch", o.batch, at_least(1), "sequences per micro-batch; auto: 4");   // o.batch is an Auto<int64_t>
+//   f.add("--eps", o.eps, at_least(0), "added to the root of the second moment");   // the default is o.eps as it is
+//   now f.choose("--dtype", o.dtype, dtypes, "of weights and activations");             // one word of a table if
+//   (!f.parse(argc, argv)) return 0;                                             // --help or --version was printed
 //
-// The list gives the parser, --help (grouped, with defaults), the option table for run.json (list()) and the command
-// line that runs the same thing again (command()). Long names only; no environment variables. CLI11 splits the
-// arguments; numbers are read here, because CLI11 takes "010" for eight.
+// The parser, --help, the settings for run.json (list()) and the command that runs the same again (command()) all come
+// from this list. There are long names only, and no environment variables. CLI11 splits the arguments; the values are
+// read here, because CLI11 takes "010" for eight.
 #pragma once
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "kernels/check.h"
+#include "gpt/values.h"
 
 #ifndef GPT_VERSION
 #define GPT_VERSION "0.1"
@@ -28,7 +28,7 @@
 #define GPT_COMMIT "unknown"
 #endif
 
-// One option as it stands after parsing, in words that parse back to the same value.
+// One option after parsing. The value is written so that it parses back to the same value.
 struct Setting {
     std::string name, value;
     bool is_default;
@@ -36,11 +36,11 @@ struct Setting {
 
 class Flags {
   public:
-    using Words = std::vector<std::string>;
+    using Words = option_value::Words;
     template <class T>
-    using Table = std::vector<std::pair<std::string, T>>;
+    using Table = option_value::Table<T>;
 
-    // backends: what --version says after the compiler, e.g. "oneDNN 2.6.3, no CUDA".
+    // backends: the libraries that --version lists after the compiler, such as "oneDNN 2.6.3, no CUDA".
     Flags(std::string program, std::string about, std::string backends = "")
         : program_(std::move(program)), about_(std::move(about)), backends_(std::move(backends)), app_(about_) {
         app_.set_help_flag();
@@ -49,42 +49,38 @@ class Flags {
         app_.add_flag("--version", version_);
     }
 
+    // The heading in --help of the options that follow.
     void group(const std::string& name) { group_ = name; }
 
-    // A value of type bool, int, int64_t, uint64_t, float, double, std::string or std::vector<std::string>. form: what
-    // --help shows in place of the value.
+    // An option whose value is a bool, int, int64_t, uint64_t, float, double, std::string, an Auto of one of these, or
+    // a std::vector<std::string>. `form` stands for the value in --help.
+    template <class T>
+    void add(const std::string& name, T& value, const Range& range, const std::string& help,
+             const std::string& form = "") {
+        add_row(name, value, form.empty() ? option_value::form_of(value) : form, help, range);
+    }
     template <class T>
     void add(const std::string& name, T& value, const std::string& help, const std::string& form = "") {
-        add_row(
-            {group_, name, form.empty() ? form_of(value) : form, help}, [&value] { return show(value); },
-            [&value, name](const Words& words) { read(value, name, words); }, kind_of(value));
+        add(name, value, Range{}, help, form);
     }
 
-    // One of the listed words.
+    // An option that takes one of the listed words.
     void choose(const std::string& name, std::string& value, const Words& words, const std::string& help) {
         Table<std::string> table;
         for (const std::string& w : words) table.emplace_back(w, w);
         choose(name, value, table, help);
     }
-    // One of the listed words, each standing for a value, such as an enum's.
+    // The same where each word stands for a value, such as an enum's. An Auto takes the word auto as well.
     template <class T>
     void choose(const std::string& name, T& value, const Table<T>& table, const std::string& help) {
-        std::string form;
-        for (const auto& row : table) form += (form.empty() ? "" : "|") + row.first;
-        auto word_now = [&value, table] {
-            for (const auto& row : table)
-                if (row.second == value) return row.first;
-            return std::string("?");
-        };
-        auto set = [&value, table, name, form](const Words& words) {
-            for (const auto& row : table)
-                if (row.first == words[0]) return void(value = row.second);
-            wrong("{} {}: expected one of {}", name, words[0], form);
-        };
-        add_row({group_, name, form, help}, word_now, set, Kind::one);
+        add_row(name, value, option_value::form_of(table), help, table);
+    }
+    template <class T>
+    void choose(const std::string& name, Auto<T>& value, const Table<T>& table, const std::string& help) {
+        add_row(name, value, "auto|" + option_value::form_of(table), help, table);
     }
 
-    // Fills the values. False when --help or --version was asked for and has been printed. Throws InputError.
+    // Sets the values. Returns false after printing --help or --version. Throws InputError for whatever is wrong.
     bool parse(int argc, const char* const* argv) {
         refuse_missing_and_repeated(argc, argv);
         try {
@@ -110,7 +106,7 @@ class Flags {
         return all;
     }
 
-    // The command line that gives the same settings: all that differ from their defaults.
+    // The command line that gives the same settings. Options that have their default value are left out.
     std::string command() const {
         std::string line = "./" + program_;
         for (const Row& row : rows_) {
@@ -119,21 +115,30 @@ class Flags {
             if (row.kind == Kind::flag)
                 line += " " + row.name + (now == "true" ? "" : "=" + now);
             else
-                line += " " + row.name + (now[0] == '-' ? "=" : " ") + (row.kind == Kind::many ? now : quoted(now));
+                line += " " + row.name + (now[0] == '-' ? "=" : " ") +
+                        (row.kind == Kind::many ? now : option_value::quoted(now));
         }
         return line;
     }
 
+    // Every option with its help and, in brackets, its default; no line is wider than 120 columns.
     std::string help() const {
         size_t width = 0;
         for (const Row& row : rows_)
-            if (row.left().size() <= 34) width = std::max(width, row.left().size());
+            if (columns(row.left()) <= 34) width = std::max(width, columns(row.left()));
+        const std::string indent(width + 4, ' ');
         std::string text = fmt::format("{} - {}\n", program_, about_), group;
         for (const Row& row : rows_) {
             if (row.group != group) text += fmt::format("\n{}\n", row.group);
-            group = row.group;
-            text += fmt::format("  {:<{}}  {}", row.left(), width, row.help);
-            text += row.initial.empty() || row.kind == Kind::flag ? "\n" : fmt::format(" [{}]\n", row.initial);
+            group            = row.group;
+            std::string line = "  " + row.left();
+            if (columns(line) > width + 2) text += std::exchange(line, "") + "\n";
+            line.append(width + 2 - columns(line), ' ');
+            for (const std::string& word : words_of(row.full_help())) {
+                if (columns(line) + 1 + columns(word) > 120) text += std::exchange(line, indent.substr(1)) + "\n";
+                line += (columns(line) == width + 2 ? "  " : " ") + word;
+            }
+            text += line + "\n";
         }
         return text + "\n  --help, --version\n";
     }
@@ -146,81 +151,50 @@ class Flags {
   private:
     enum class Kind { flag, one, many };  // --resume; --batch 4; --input a b c
     struct Row {
-        std::string group, name, form, help, initial = "";
+        std::string group, name, form, help;         // form: what --help shows in place of the value
+        std::string initial                   = "";  // the default, in words
         Kind kind                             = Kind::one;
-        std::function<std::string()> show     = nullptr;
-        std::function<void(const Words&)> set = nullptr;
         CLI::Option* option                   = nullptr;
+        std::function<std::string()> show     = nullptr;  // the value now, in words
+        std::function<void(const Words&)> set = nullptr;
         std::string left() const { return form.empty() ? name : name + " " + form; }
+        std::string full_help() const {
+            return initial.empty() || kind == Kind::flag ? help : fmt::format("{} [{}]", help, initial);
+        }
     };
 
-    void add_row(Row row, std::function<std::string()> show, std::function<void(const Words&)> set, Kind kind) {
-        row.initial     = show();
-        row.show        = std::move(show);
-        row.set         = std::move(set);
-        row.kind        = kind;
-        const auto keep = [](const CLI::results_t&) { return true; };  // parse() reads values after unknown options
-        row.option      = app_.add_option(row.name, keep);
-        if (kind == Kind::flag) row.option->expected(0, 1);
-        if (kind == Kind::many) row.option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args();
+    // allowed: the Range or the Table that the value must be in.
+    template <class T, class Allowed>
+    void add_row(const std::string& name, T& value, const std::string& form, const std::string& help,
+                 const Allowed& allowed) {
+        Row row{group_, name, form, help};
+        row.show    = [&value, allowed] { return option_value::show(value, allowed); };
+        row.set     = [&value, name, allowed](const Words& words) { option_value::read(value, name, words, allowed); };
+        row.initial = row.show();
+        row.kind    = std::is_same_v<T, bool> ? Kind::flag : std::is_same_v<T, Words> ? Kind::many : Kind::one;
+        const auto keep = [](const CLI::results_t&) { return true; };  // parse() reads the values, in our own way
+        row.option      = app_.add_option(name, keep);
+        if (row.kind == Kind::flag) row.option->expected(0, 1);
+        if (row.kind == Kind::many) row.option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args();
         rows_.push_back(std::move(row));
     }
 
-    template <class... Args>
-    [[noreturn]] static void wrong(fmt::string_view format, const Args&... args) {
-        throw InputError(fmt::vformat(format, fmt::make_format_args(args...)));
+    // How many columns a terminal needs for UTF-8 text without wide characters: one for each code point.
+    static size_t columns(const std::string& text) {
+        return size_t(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
     }
-
-    template <class T>
-    static Kind kind_of(const T&) {
-        return Kind::one;
-    }
-    static Kind kind_of(bool) { return Kind::flag; }
-    static Kind kind_of(const Words&) { return Kind::many; }
-
-    template <class T>
-    static std::string form_of(const T&) {
-        return std::is_integral<T>::value ? "N" : "X";
-    }
-    static std::string form_of(bool) { return ""; }
-    static std::string form_of(const std::string&) { return "TEXT"; }
-    static std::string form_of(const Words&) { return "TEXT…"; }
-
-    // The shortest text that reads back as the same value.
-    template <class T>
-    static std::string show(const T& value) {
-        return fmt::format("{}", value);
-    }
-    static std::string show(const std::string& value) { return value; }
-    static std::string show(const Words& value) {
-        std::string all;
-        for (const std::string& v : value) all += (all.empty() ? "" : " ") + quoted(v);
-        return all;
-    }
-
-    template <class T>
-    static void read(T& value, const std::string& name, const Words& words) {
-        const std::string& w = words[0];
-        T parsed{};
-        const auto [end, error] = std::from_chars(w.data(), w.data() + w.size(), parsed);
-        const bool whole        = error == std::errc() && end == w.data() + w.size();
-        if (error == std::errc::result_out_of_range) wrong("{} {}: out of range", name, w);
-        if (std::is_integral<T>::value && !whole) {
-            wrong("{} {}: expected a whole number{}", name, w, std::is_signed<T>::value ? "" : ", not negative");
+    static Words words_of(const std::string& text) {
+        Words words;
+        for (size_t at = 0; at < text.size();) {
+            const size_t end = std::min(text.find(' ', at), text.size());
+            words.push_back(text.substr(at, end - at));
+            at = end + 1;
         }
-        if (!whole || parsed - parsed != T(0)) wrong("{} {}: expected a number, such as 0.5 or 6e-4", name, w);
-        value = parsed;
+        return words;
     }
-    static void read(bool& value, const std::string& name, const Words& words) {
-        const std::string w = words.empty() || words[0].empty() ? "true" : words[0];
-        if (w != "true" && w != "false") wrong("{} {}: takes no value (or =true, =false)", name, w);
-        value = w == "true";
-    }
-    static void read(std::string& value, const std::string&, const Words& words) { value = words[0]; }
-    static void read(Words& value, const std::string&, const Words& words) { value = words; }
 
-    // Two things that CLI11 lets pass or says badly. `--prompt --steps 5` would prompt with "--steps"; an option given
-    // twice is more often a slip of editing than a wish.
+    // Refuses what CLI11 would accept: `--prompt --steps 5` would prompt with "--steps", and of an option that is given
+    // twice the last would count, although that is more often a slip of editing than a wish.
     void refuse_missing_and_repeated(int argc, const char* const* argv) const {
         for (const Row& row : rows_) {
             int times = 0;
@@ -228,10 +202,10 @@ class Flags {
                 const std::string word = argv[i], next = i + 1 < argc ? argv[i + 1] : "";
                 times += name_in(word) == row.name;
                 if (word != row.name || row.kind == Kind::flag) continue;
-                if (i + 1 == argc) wrong("{} needs a value: {}", row.name, row.left());
-                if (has(name_in(next))) wrong("{} needs a value, but {} follows", row.name, next);
+                if (i + 1 == argc) option_value::wrong("{} needs a value: {}", row.name, row.left());
+                if (has(name_in(next))) option_value::wrong("{} needs a value, but {} follows", row.name, next);
             }
-            if (times > 1 && row.kind != Kind::many) wrong("{} is given {} times", row.name, times);
+            if (times > 1 && row.kind != Kind::many) option_value::wrong("{} is given {} times", row.name, times);
         }
     }
 
@@ -245,19 +219,19 @@ class Flags {
     [[noreturn]] void refuse_unknown(const std::string& word) const {
         const std::string name = name_in(word);
         if (word.size() < 2 || word[0] != '-')
-            wrong("unexpected '{}': every option has a name (--help lists them)", word);
+            option_value::wrong("unexpected '{}': every option has a name (--help lists them)", word);
         std::string best;
-        size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // farther off than this is no misspelling
+        size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // a name this far away is no misspelling
         for (const Row& row : rows_) {
             const bool begins = name.size() > 3 && row.name.rfind(name, 0) == 0;
             const size_t d    = begins ? 1 : distance(name, row.name);
             if (d < least) least = d, best = row.name;
         }
-        if (best.empty()) wrong("unknown option {} (--help lists all options)", name);
-        wrong("unknown option {}, did you mean {}?", name, best);
+        if (best.empty()) option_value::wrong("unknown option {} (--help lists all options)", name);
+        option_value::wrong("unknown option {}, did you mean {}?", name, best);
     }
 
-    // How many letters must be changed, added, dropped or swapped with their neighbour to turn a into b.
+    // The number of letters to change, add, drop or swap with a neighbour that turn a into b (Damerau-Levenshtein).
     static size_t distance(const std::string& a, const std::string& b) {
         std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
         for (size_t i = 0; i <= a.size(); i++) d[i][0] = i;
@@ -269,15 +243,6 @@ class Flags {
                 if (swapped) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
             }
         return d[a.size()][b.size()];
-    }
-
-    // As one word of a POSIX shell.
-    static std::string quoted(const std::string& word) {
-        const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,+=@%";
-        if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
-        std::string q = "'";
-        for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
-        return q + "'";
     }
 
     static std::string compiler() {

@@ -231,6 +231,26 @@ class LikelihoodRun {
     int64_t used_ = 0;  // rows of the batch
 };
 
+// Log-likelihoods of ids[1], ids[2], … Windows of the model's context begin with the last token of the window before,
+// so that every token but the first is predicted exactly once.
+inline std::vector<float> log_likelihoods(Model& model, const std::vector<int32_t>& ids) {
+    const int64_t T = model.shape.context, n = int64_t(ids.size());
+    std::vector<float> all, losses(T);
+    for (int64_t first = 0; first + 1 < n; first += T) {
+        const int64_t m = std::min(T, n - 1 - first);
+        std::vector<int32_t> tokens(T, 0), targets(T, -1);
+        std::copy_n(ids.begin() + first, m, tokens.begin());
+        std::copy_n(ids.begin() + first + 1, m, targets.begin());
+        const Batch& batch =
+            model.feed.bring({{tokens.data(), DType::I32, {1, T}}, {targets.data(), DType::I32, {1, T}}});
+        forward(model, batch, Keep::results);
+        head(model, batch, model.acts.loss, 1.f);
+        to_host(losses.data(), model.acts.losses, model.stream);
+        for (int64_t t = 0; t < m; t++) all.push_back(-losses[t]);
+    }
+    return all;
+}
+
 // ---- scores ---------------------------------------------------------------------------------------------------------
 
 struct HellaSwagScore {

@@ -1,8 +1,8 @@
-// log.h - what a run says: a header, a line per step and evaluation, the same as JSON records, and a picture of the
+// log.h - what a run says while it trains: a line per step and evaluation, each also a JSON record, and a plot of
 // losses
 //
-// The terminal gets a line every few seconds at most, plus one that is overwritten while you wait; log.jsonl in the run
-// folder gets every step.
+// log.jsonl in the run folder gets every step. The output gets every --log-every-th; a terminal also shows the newest
+// step, in a line that the next one overwrites.
 #pragma once
 #include <fcntl.h>
 #include <unistd.h>
@@ -17,7 +17,7 @@
 #include "data/json.h"
 #include "gpt/plot.h"
 
-// 1,234,567 · 12.3k · 4.56M · 1h02m: numbers for people
+// Numbers for people: 1,234,567 · 12.3k · 1h02m · 4.56 GiB.
 inline std::string grouped(int64_t n) {
     std::string s = std::to_string(n);
     for (int i = int(s.size()) - 3; i > (n < 0 ? 1 : 0); i -= 3) s.insert(i, ",");
@@ -55,24 +55,39 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+// A line "key      text", flushed at once.
+template <class... Args>
+void say(const std::string& key, fmt::string_view format, const Args&... args) {
+    fmt::print("{:<8} {}\n", key, fmt::vformat(format, fmt::make_format_args(args...)));
+    std::fflush(stdout);
+}
+
 struct StepRecord {
-    int64_t step;  // counts from 1 here: "after step"
-    float loss, norm, lr;
+    int64_t step;  // from 1: how many steps are done with this one
+    float loss, norm, rate;
     double seconds;
-    int64_t tokens_per_step, tokens;
-    double peak;  // share of the measured matrix-product peak
-    bool skipped = false;
+    int64_t tokens;  // of the run, up to and with this step
+    bool skipped;    // the loss or norm was not finite, so the weights did not change
+};
+
+struct LogSettings {
+    std::string folder;           // of the run; empty: nothing is written to files
+    std::string title;            // of the plot
+    int64_t steps           = 0;  // of the whole run
+    int64_t every           = 0;  // steps between lines of the output; 0: only the first and the last
+    // The step that a resumed run goes on from, -1 for a new run. Records of later steps are dropped: these steps will
+    // be done again.
+    int64_t resumed_at      = -1;
+    int64_t tokens_per_step = 0;
+    double seconds_at_peak  = 0;  // what a step would take at the measured rate of matrix products
 };
 
 class Log {
   public:
-    // folder: of the run, "" for none. A run that goes on after `resumed_at` steps (-1: a new one) keeps the records up
-    // to there, and drops those of steps that will be done again.
-    Log(const std::string& folder, const std::string& title, int64_t steps, int64_t every, int64_t resumed_at)
-        : folder_(folder), title_(title), steps_(steps), every_(every), terminal_(isatty(1)) {
-        if (folder_.empty()) return;
-        const std::string path = folder_ + "/log.jsonl";
-        write_file(path, resumed_at >= 0 ? records_until(path, resumed_at) : "");
+    explicit Log(const LogSettings& settings) : set_(settings), terminal_(isatty(1)) {
+        if (set_.folder.empty()) return;
+        const std::string path = set_.folder + "/log.jsonl";
+        write_file(path, set_.resumed_at >= 0 ? records_until(path, set_.resumed_at) : "");
         file_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
         CHECK_RUN(file_ >= 0, "cannot write {}: {}", path, os_error());
     }
@@ -82,11 +97,6 @@ class Log {
         if (file_ >= 0) close(file_);
     }
 
-    void say(const std::string& key, const std::string& text) {
-        clear();
-        fmt::print("{:<8} {}\n", key, text);
-        std::fflush(stdout);
-    }
     void columns() {
         fmt::print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}\n", "step", "loss", "norm", "lr", "ms", "tok/s",
                    "peak", "left");
@@ -94,28 +104,30 @@ class Log {
     }
 
     void step(const StepRecord& r) {
-        smooth_            = smooth_ > 0 ? 0.9 * smooth_ + 0.1 * r.seconds : r.seconds;
-        const double speed = r.tokens_per_step / r.seconds;
+        smooth_seconds_    = smooth_seconds_ > 0 ? 0.9 * smooth_seconds_ + 0.1 * r.seconds : r.seconds;
+        const double speed = double(set_.tokens_per_step) / r.seconds, peak = set_.seconds_at_peak / r.seconds;
         record({{"event", r.skipped ? "skip" : "step"},
                 {"step", r.step},
                 {"loss", number(r.loss)},
                 {"norm", number(r.norm)},
-                {"lr", number(r.lr)},
+                {"lr", number(r.rate)},
                 {"ms", std::round(r.seconds * 1e4) / 10},
                 {"tokens_per_s", std::round(speed * 10) / 10},
-                {"peak", std::round(r.peak * 1e4) / 1e4},
+                {"peak", std::round(peak * 1e4) / 1e4},
                 {"tokens", r.tokens}});
         if (!r.skipped) train_.push_back({double(r.tokens), double(r.loss)});
-        const std::string line =
-            fmt::format("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}", r.step, r.loss, r.norm, r.lr,
-                        r.seconds * 1e3, rounded(speed), 100 * r.peak, duration(smooth_ * double(steps_ - r.step)));
-        const bool keep = r.step == 1 || r.step == steps_ || r.skipped || (every_ > 0 && r.step % every_ == 0);
+
+        const bool keep =
+            r.step == 1 || r.step == set_.steps || r.skipped || (set_.every > 0 && r.step % set_.every == 0);
         clear();
-        if (keep || terminal_) fmt::print("{}{}", line, keep ? "\n" : "");
+        if (keep || terminal_)
+            fmt::print("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}", r.step, r.loss, r.norm,
+                       r.rate, r.seconds * 1e3, rounded(speed), 100 * peak,
+                       duration(smooth_seconds_ * double(set_.steps - r.step)), keep ? "\n" : "");
         if (r.skipped)
             fmt::print("{:>6} the loss or the gradient norm is not a finite number: weights left as they were\n",
                        "skip");
-        pending_ = terminal_ && !keep;
+        unfinished_line_ = terminal_ && !keep;
         std::fflush(stdout);
     }
     void eval(int64_t step, int64_t tokens, float val_loss, double seconds) {
@@ -125,10 +137,8 @@ class Log {
                 {"tokens", tokens},
                 {"ms", std::round(seconds * 1e4) / 10}});
         val_.push_back({double(tokens), double(val_loss)});
-        clear();
-        fmt::print("{:>6} {:>9.4f}  validation loss after {} steps\n", "eval", val_loss, step);
-        std::fflush(stdout);
-        if (!folder_.empty() && (train_.size() || val_.size())) loss_png(folder_ + "/loss.png", title_, train_, val_);
+        print("{:>6} {:>9.4f}  validation loss after {} steps\n", "eval", val_loss, step);
+        if (!set_.folder.empty()) loss_png(set_.folder + "/loss.png", set_.title, train_, val_);
     }
     void hellaswag(int64_t step, double acc, double acc_norm, int64_t questions, double seconds) {
         record({{"event", "hellaswag"},
@@ -137,50 +147,51 @@ class Log {
                 {"acc_norm", acc_norm},
                 {"questions", questions},
                 {"ms", std::round(seconds * 1e4) / 10}});
-        clear();
-        fmt::print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {} questions\n", "eval", 100 * acc,
-                   100 * acc_norm, questions);
-        std::fflush(stdout);
+        print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {} questions\n", "eval", 100 * acc, 100 * acc_norm,
+              questions);
     }
     void sample(int64_t step, const std::string& text) {
         record({{"event", "sample"}, {"step", step}, {"text", text}});
-        clear();
-        fmt::print("---- sample after {} steps {:-<60}\n{}\n{:-<86}\n", step, "", text, "");
-        std::fflush(stdout);
+        print("---- sample after {} steps {:-<60}\n{}\n{:-<86}\n", step, "", text, "");
     }
     void save(int64_t step, const std::string& path) {
         record({{"event", "save"}, {"step", step}, {"path", path}});
-        clear();
-        fmt::print("{:>6} {}\n", "saved", path);
-        std::fflush(stdout);
+        print("{:>6} {}\n", "saved", path);
     }
     void warn(int64_t step, const std::string& text) {
         record({{"event", "warning"}, {"step", step}, {"text", text}});
-        clear();
-        fmt::print("{:<8} {}\n", "warning", text);
-        std::fflush(stdout);
+        print("{:<8} {}\n", "warning", text);
     }
-    // One line of log.jsonl. A log that cannot be written is said once and does not end the run.
+    // A line of the output that is not an event.
+    void say(const std::string& key, const std::string& text) { print("{:<8} {}\n", key, text); }
+    // Appends one line to log.jsonl. When that fails, it says so once, and the run goes on without the file.
     void record(const nlohmann::ordered_json& j) {
         if (file_ < 0) return;
         const std::string line = j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
         if (::write(file_, line.data(), line.size()) == ssize_t(line.size())) return;
-        fmt::print(stderr, "warning: cannot write {}/log.jsonl: {}; the run goes on without it\n", folder_, os_error());
+        fmt::print(stderr, "warning: cannot write {}/log.jsonl: {}; the run goes on without it\n", set_.folder,
+                   os_error());
         close(file_);
         file_ = -1;
     }
 
   private:
-    // JSON has no NaN; the shortest digits that read back as the same float.
+    // The shortest digits that read back as the same float. JSON has no NaN and no infinity, so these are texts.
     static nlohmann::ordered_json number(float x) {
         if (!std::isfinite(x)) return fmt::format("{}", x);
         return std::stod(fmt::format("{}", x));
     }
-    void clear() {
-        if (pending_) fmt::print("\r\033[K");
-        pending_ = false;
+    template <class... Args>
+    void print(fmt::string_view format, const Args&... args) {
+        clear();
+        fmt::vprint(format, fmt::make_format_args(args...));
+        std::fflush(stdout);
     }
-    // The lines of an earlier log up to a step; their losses go back into the picture.
+    void clear() {
+        if (unfinished_line_) fmt::print("\r\033[K");
+        unfinished_line_ = false;
+    }
+    // The lines of an earlier log up to a step. Their losses go back into the plot.
     std::string records_until(const std::string& path, int64_t until) {
         std::string kept;
         if (!std::filesystem::exists(path)) return kept;
@@ -198,10 +209,9 @@ class Log {
         return kept;
     }
 
-    std::string folder_, title_;
-    int64_t steps_, every_;
-    bool terminal_, pending_ = false;
-    int file_      = -1;
-    double smooth_ = 0;
+    LogSettings set_;
+    bool terminal_, unfinished_line_ = false;  // a line that the next one overwrites
+    int file_              = -1;
+    double smooth_seconds_ = 0;  // of a step: a running mean, for the time that is left
     std::vector<PlotPoint> train_, val_;
 };

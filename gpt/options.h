@@ -1,7 +1,8 @@
-// options.h - every option of train_gpt, one line each
+// options.h - the options of train_gpt and of infer_gpt, one entry each
 //
-// A default of 0 with the words "0: …" means that the model or the machine decides; resolve() puts the decision in, so
-// that run.json and the re-runnable command line hold what was used.
+// An Auto is decided by the model or the machine unless the user gives it. resolve() and resolve_steps() decide, so
+// that run.json and the printed command hold the values that were used. Settings of a module are bound to its own
+// struct.
 #pragma once
 #include <set>
 #include <string>
@@ -12,89 +13,173 @@
 #include "gpt/generate.h"
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
+#include "kernels/device.h"
 
-struct Options {
-    std::string model = "quickstart", train_data, val_data, hellaswag, tokenizer, out;
-    int64_t steps = 0, batch = 0, context = 0, accumulate = 0, tokens_per_step = 0;
-    Schedule schedule{Schedule::Kind::cosine, 0.f, -1.f, -1, 0};
-    OptimizerSettings optimizer = [] {
-        OptimizerSettings s;
-        s.beta2 = s.weight_decay = -1;
-        return s;
-    }();
-    std::string dtype = "auto", save_dtype = "auto", activation, device = "auto";
-    Recompute recompute = Recompute::none;
-    int threads         = 0;
-    bool sync = false, graph = false, ignore_extra_tensors = false;
-    uint64_t seed      = 1337;
-    int64_t eval_every = -1, eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100,
-            save_every = -1, keep = 2, log_every = 10;
-    int64_t max_skips = 10;
-    std::string prompt;
-    bool document_mask = false, resume = false, dry_run = false, list_models = false;
+// ---- the machine: the same for both programs -----------------------------------------------------------------------
+
+struct MachineOptions {
+    Auto<DType> dtype;
+    Auto<Machine> device;
+    Auto<int> threads;
+    bool sync = false;
 };
 
-// clang-format off
+inline void list_machine_options(Flags& f, MachineOptions& o) {
+    f.group("machine");
+    f.choose(
+        "--dtype", o.dtype, Flags::Table<DType>{{"bf16", DType::BF16}, {"fp32", DType::F32}},
+        "of weights and activations; auto: bf16 where the device multiplies it at twice the speed of fp32, else fp32");
+    f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
+             "where to run; auto: on the GPU if there is one that works, else on the CPU");
+    f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core");
+    f.add("--sync", o.sync, "wait for the GPU after every kernel, so that an error names the op it happened in");
+}
+
+inline void list_ignore_extra_tensors(Flags& f, bool& ignore) {
+    f.add("--ignore-extra-tensors", ignore,
+          "leave out the tensors of a model folder that are no weights of the model, such as the head of a classifier");
+}
+
+// index: which of this machine's GPUs.
+inline Device open_device(const MachineOptions& o, int index = 0) {
+    const char* kind = o.device.is_auto() ? "auto" : o.device == Machine::cpu ? "cpu" : "cuda";
+    return Device(kind, index, o.threads.value_or(0), o.sync);
+}
+inline DType dtype_on(const Device& device, const MachineOptions& o) {
+    return o.dtype.value_or(device.fast_bf16() ? DType::BF16 : DType::F32);
+}
+
+// ---- train_gpt -----------------------------------------------------------------------------------------------------
+
+struct Options {
+    std::string model = "quickstart", hellaswag, prompt;
+    Auto<std::string> activation, train_data, val_data, tokenizer, out;
+    Auto<int64_t> steps, batch, context, accumulate, tokens_per_step, warmup_steps, eval_every, save_every;
+    Auto<float> learning_rate, final_learning_rate, weight_decay, beta2;
+    Schedule schedule;
+    OptimizerSettings optimizer;
+    MachineOptions machine;
+    Auto<std::string> save_dtype;  // as safetensors files name it
+    Recompute recompute  = Recompute::none;
+    uint64_t seed        = 1337;
+    int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
+            max_skips         = 10;
+    bool ignore_extra_tensors = false, document_mask = false, resume = false, graph = false, dry_run = false,
+         list_models = false;
+};
+
 inline void list_options(Flags& f, Options& o) {
     using Kind = Schedule::Kind;
     f.group("model and data");
-    f.add("--model",              o.model,          "preset (random weights; --list-models) or model folder (its weights)", "NAME|DIR");
-    f.add("--activation",         o.activation,     "gelu (erf form), gelu_new or gelu_fast (tanh form); none: what preset or config.json say", "NAME");
-    f.add("--ignore-extra-tensors", o.ignore_extra_tensors, "leave out the tensors of a model folder that are no weights of the model, such as the head of a classifier");
-    f.add("--train-data",         o.train_data,     "token shards; quotes keep the shell from expanding the pattern", "'GLOB'");
-    f.add("--val-data",           o.val_data,       "token shards for validation; none: no evaluation", "'GLOB'");
-    f.add("--document-mask",      o.document_mask,  "attention stays within a document and positions restart: each begins at its <|endoftext|>");
-    f.add("--tokenizer",          o.tokenizer,      "tokenizer.json, or vocab.json beside merges.txt, for samples and checkpoints; none: what lies beside data or model", "FILE");
-    f.add("--out",                o.out,            "run folder; none: runs/MODEL, numbered when taken", "DIR");
-    f.add("--resume",             o.resume,         "continue the newest complete checkpoint in --out, with its options unless given again");
+    f.add("--model", o.model,
+          "preset, which starts from random weights (--list-models shows all), or model folder, whose weights are "
+          "trained further",
+          "NAME|DIR");
+    f.add("--activation", o.activation,
+          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: as the preset or "
+          "config.json says",
+          "NAME");
+    list_ignore_extra_tensors(f, o.ignore_extra_tensors);
+    f.add("--train-data", o.train_data,
+          "token shards to train on; quote the pattern, so that the shell does not expand it; auto: the quick-start "
+          "text for --model quickstart, which alone has one",
+          "'GLOB'");
+    f.add("--val-data", o.val_data,
+          "token shards to evaluate on; auto: the quick-start text for --model quickstart, else no evaluation",
+          "'GLOB'");
+    f.add("--document-mask", o.document_mask,
+          "keep attention within a document and restart positions in each; a document begins at its <|endoftext|>");
+    f.add("--tokenizer", o.tokenizer,
+          "tokenizer.json, or vocab.json with merges.txt beside it, for samples, HellaSwag and checkpoints; auto: the "
+          "one in the model folder or beside the training data, if there is one",
+          "FILE");
+    f.add("--out", o.out,
+          "run folder for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that is taken",
+          "DIR");
+    f.add(
+        "--resume", o.resume,
+        "continue the run in --out from its newest complete checkpoint, with its options unless they are given again");
     f.group("batch");
-    f.add("--steps",              o.steps,          "optimizer steps in all; 0: one epoch of the training data");
-    f.add("--batch",              o.batch,          "sequences per micro-step, of each process; 0: 4");
-    f.add("--context",            o.context,        "tokens per sequence; 0: as long as the model allows");
-    f.add("--accumulate",         o.accumulate,     "micro-steps per optimizer step; 0: 1, without --batch what makes the tokens published for the preset");
-    f.add("--tokens-per-step",    o.tokens_per_step,"another way to say --accumulate: a multiple of batch × context × processes");
+    f.add("--steps", o.steps, at_least(1),
+          "optimizer steps of the whole run; auto: the preset's, else one epoch of the training data");
+    f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
+    f.add("--context", o.context, at_least(1).at_most(1 << 24),
+          "tokens per sequence; auto: as many as the model allows");
+    f.add("--accumulate", o.accumulate, at_least(1),
+          "micro-batches per optimizer step; auto: 1, or without --batch enough for the preset's published tokens per "
+          "step");
+    f.add("--tokens-per-step", o.tokens_per_step, at_least(1),
+          "tokens per optimizer step, instead of --accumulate: a multiple of batch × context × processes; auto: what "
+          "--accumulate makes");
     f.group("optimizer");
-    f.choose("--optimizer",       o.optimizer.kind,     optimizer_names(), "adamw for all weights; muon for hidden matrices and adamw for the others");
-    f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, "peak for the matrices that muon updates; follows the schedule of --learning-rate in proportion");
-    f.add("--muon-momentum",      o.optimizer.muon_momentum, "decay of muon's momentum");
-    f.add("--learning-rate",      o.schedule.learning_rate, "peak; 0: what was published for the preset, 3e-5 for weights from a model folder, else 6e-4");
-    f.add("--warmup-steps",       o.schedule.warmup_steps,  "linear from nearly 0; -1: what was published for the preset, at most a fiftieth of the run");
-    f.choose("--schedule",        o.schedule.kind,  Flags::Table<Kind>{{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
-                                                    "after warm-up");
-    f.add("--final-learning-rate",o.schedule.final_rate,    "at the last step; -1: what was published for the preset, else a tenth of the peak");
-    f.add("--weight-decay",       o.optimizer.weight_decay,     "of matrices and embeddings; -1: what was published for the preset, else 0.1");
-    f.add("--beta1",              o.optimizer.beta1,    "decay of the first moment");
-    f.add("--beta2",              o.optimizer.beta2,    "decay of the second moment; -1: what was published for the preset, else 0.95");
-    f.add("--eps",                o.optimizer.eps,      "added to the root of the second moment");
-    f.add("--clip",               o.optimizer.clip,     "largest gradient norm; 0: no limit");
-    f.add("--stochastic-rounding",o.optimizer.stochastic_rounding, "bf16 weights round up or down at random, so that small updates add up");
-    f.add("--max-skips",          o.max_skips,      "steps in a row that may be skipped for a loss or norm that is not finite");
-    f.group("machine");
-    f.choose("--dtype",           o.dtype,          {"auto", "bf16", "fp32"}, "of weights and activations; auto: bf16 where it is fast");
-    f.choose("--save-dtype",      o.save_dtype,     {"auto", "bf16", "fp16", "fp32"}, "of weights in checkpoints; auto: that of the model folder, or --dtype");
-    f.choose("--device",          o.device,         {"auto", "cpu", "cuda"}, "where to run; for several GPUs torchrun, mpirun or srun starts a process on each");
-    f.add("--threads",            o.threads,        "CPU threads; 0: one per core");
-    f.add("--sync",               o.sync,           "wait after every GPU kernel, so that an error names the op it happened in");
-    f.add("--seed",               o.seed,           "of weights, data order and samples");
-    f.choose("--recompute",       o.recompute,      Flags::Table<Recompute>{{"none", Recompute::none}, {"gelu", Recompute::gelu}, {"norm", Recompute::norm}, {"block", Recompute::block}},
-                                                    "activations to compute again instead of keeping: memory for time, the same bits");
-    f.add("--graph",              o.graph,          "on a GPU, record a step as a CUDA graph and play it: one launch a step");
+    f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
+             "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
+    f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),
+          "peak learning rate of the matrices that muon updates; it rises and falls like --learning-rate");
+    f.add("--muon-momentum", o.optimizer.muon_momentum, at_least(0).below(1),
+          "decay of muon's momentum, the running sum of gradients");
+    f.add("--learning-rate", o.learning_rate, more_than(0),
+          "peak learning rate; auto: as published for the preset, 3e-5 for weights from a model folder, else 6e-4");
+    f.add("--warmup-steps", o.warmup_steps, at_least(0),
+          "steps in which the learning rate rises linearly to its peak; auto: as published for the preset, but only "
+          "its share of a shorter run, else 2 % of the run");
+    f.choose("--schedule", o.schedule.kind,
+             Flags::Table<Kind>{
+                 {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
+             "how the learning rate goes on after warm-up: it falls along a cosine or a line, stays, or stays and "
+             "falls linearly in the last fifth of the run (wsd)");
+    f.add("--final-learning-rate", o.final_learning_rate, at_least(0),
+          "learning rate of the last step, unless it stays constant; auto: the preset's share of the peak, else a "
+          "tenth of it");
+    f.add("--weight-decay", o.weight_decay, at_least(0),
+          "decoupled decay of matrices and embeddings; auto: as published for the preset, else 0.1");
+    f.add("--beta1", o.optimizer.beta1, at_least(0).below(1),
+          "decay of the first moment, the running mean of gradients");
+    f.add("--beta2", o.beta2, at_least(0).below(1),
+          "decay of the second moment, the running mean of squared gradients; auto: as published for the preset, else "
+          "0.95");
+    f.add("--eps", o.optimizer.eps, at_least(0), "added to the root of the second moment");
+    f.add("--clip", o.optimizer.clip, at_least(0),
+          "gradients with a larger norm than this are scaled down to it; 0: never");
+    f.add("--stochastic-rounding", o.optimizer.stochastic_rounding,
+          "round new bf16 weights up or down at random, so that updates too small for bf16 add up");
+    f.add("--max-skips", o.max_skips, at_least(0),
+          "skip at most this many steps in a row whose loss or gradient norm is not finite, then end the run");
+    list_machine_options(f, o.machine);
+    f.choose("--save-dtype", o.save_dtype,
+             Flags::Table<std::string>{{"bf16", "BF16"}, {"fp16", "F16"}, {"fp32", "F32"}},
+             "of weights in checkpoints; auto: that of the model folder where training started, else --dtype");
+    f.add("--seed", o.seed, "of initial weights, data order, random rounding and samples");
+    f.choose("--recompute", o.recompute,
+             Flags::Table<Recompute>{{"none", Recompute::none},
+                                     {"gelu", Recompute::gelu},
+                                     {"norm", Recompute::norm},
+                                     {"block", Recompute::block}},
+             "activations to compute again in the backward pass instead of keeping them; each level includes those "
+             "before it; the losses stay the same to the bit");
+    f.add("--graph", o.graph, "on a GPU, record a step as a CUDA graph and replay it with one launch");
     f.group("along the way");
-    f.add("--eval-every",         o.eval_every,     "steps between evaluations; 0: never; -1: ten times in a run");
-    f.add("--eval-batches",       o.eval_batches,   "batches in an evaluation");
-    f.add("--hellaswag",          o.hellaswag,      "HellaSwag's .jsonl, scored at each evaluation as lm-evaluation-harness does", "FILE");
-    f.add("--hellaswag-questions", o.hellaswag_questions, "the first so many of them; 0: all, 10,042 in the published file");
-    f.add("--sample-every",       o.sample_every,   "steps between samples of text; 0: never");
-    f.add("--sample-tokens",      o.sample_tokens,  "length of a sample");
-    f.add("--prompt",             o.prompt,         "beginning of a sample; none: <|endoftext|>");
-    f.add("--save-every",         o.save_every,     "steps between checkpoints; 0: never; -1: as often as evaluations, and at the end");
-    f.add("--keep",               o.keep,           "checkpoints to keep, the newest; 0: all");
-    f.add("--log-every",          o.log_every,      "steps between lines on the terminal; log.jsonl has every step");
+    f.add("--eval-every", o.eval_every, at_least(0), "steps between evaluations; 0: never; auto: a tenth of the run");
+    f.add("--eval-batches", o.eval_batches, at_least(1),
+          "batches in an evaluation, or fewer when the validation data has no more");
+    f.add("--hellaswag", o.hellaswag,
+          "HellaSwag's .jsonl, to score at each evaluation as lm-evaluation-harness does; left out: no HellaSwag",
+          "FILE");
+    f.add("--hellaswag-questions", o.hellaswag_questions, at_least(0),
+          "how many of its questions to score, from the first; 0: all, 10,042 in the published file");
+    f.add("--sample-every", o.sample_every, at_least(0), "steps between samples of text; 0: never");
+    f.add("--sample-tokens", o.sample_tokens, at_least(1), "tokens in a sample");
+    f.add("--prompt", o.prompt, "the beginning of each sample; left out: <|endoftext|>");
+    f.add("--save-every", o.save_every, at_least(0),
+          "steps between checkpoints, of which one is written at the end; 0: only when a signal stops the run; auto: "
+          "as often as evaluations");
+    f.add("--keep", o.keep, at_least(0), "how many checkpoints to keep, from the newest; 0: all");
+    f.add("--log-every", o.log_every, at_least(0),
+          "steps between lines on the terminal; 0: only the first and the last; log.jsonl has every step");
     f.group("instead of training");
-    f.add("--dry-run",            o.dry_run,        "print parameters, memory by group, tokens and FLOPs, and allocate nothing");
-    f.add("--list-models",        o.list_models,    "print the table of presets");
+    f.add("--dry-run", o.dry_run, "print parameters, memory by group, tokens and FLOPs; allocate and train nothing");
+    f.add("--list-models", o.list_models, "print the table of presets");
 }
-// clang-format on
 
 // The words of a command line, with those of the run in --out put in front of them when it says --resume: what was
 // given for that run holds unless it is given again. In another number of processes a step keeps its tokens.
@@ -114,7 +199,7 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
     CHECK(run.has("options") && run.raw("options").is_object(), "{}: the field \"options\" is missing", run.path());
     const int64_t tokens = run.integer("world", 1) != world ? run.integer("tokens_per_step", 0) : 0;
     for (const auto& [name, value] : run.raw("options").items()) {
-        if (given.count(name) || !value.is_string()) continue;
+        if (given.count(name) || !value.is_string() || value.get<std::string>().empty()) continue;  // '' was auto
         const bool accumulate = name == "--accumulate";
         if (accumulate && given.count("--tokens-per-step")) continue;
         all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens)
@@ -124,51 +209,26 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
     return all;
 }
 
-// False when --help or --version was printed.
+// Returns false after printing --help or --version.
 inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int world) {
     const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world);
     std::vector<const char*> pointers;
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;
 
-    const auto at_least = [](const char* name, auto value, auto least) {
-        CHECK(value >= least, "{} {}: expected {} or more", name, value, least);
-    };
-    at_least("--steps", o.steps, 0);
-    at_least("--batch", o.batch, 0);
-    at_least("--context", o.context, 0);
-    at_least("--accumulate", o.accumulate, 0);
-    at_least("--tokens-per-step", o.tokens_per_step, 0);
-    at_least("--learning-rate", o.schedule.learning_rate, 0.f);
-    at_least("--warmup-steps", o.schedule.warmup_steps, -1);
-    at_least("--eps", o.optimizer.eps, 0.f);
-    at_least("--clip", o.optimizer.clip, 0.f);
-    at_least("--eval-every", o.eval_every, -1);
-    at_least("--eval-batches", o.eval_batches, 1);
-    at_least("--hellaswag-questions", o.hellaswag_questions, 0);
-    at_least("--sample-every", o.sample_every, 0);
-    at_least("--sample-tokens", o.sample_tokens, 1);
-    at_least("--save-every", o.save_every, -1);
-    at_least("--keep", o.keep, 0);
-    at_least("--log-every", o.log_every, 0);
-    at_least("--max-skips", o.max_skips, 0);
-    CHECK(o.optimizer.beta1 >= 0 && o.optimizer.beta1 < 1, "--beta1 {}: expected 0 or more, less than 1",
-          o.optimizer.beta1);
-    CHECK(o.optimizer.beta2 < 1 && (o.optimizer.beta2 >= 0 || o.optimizer.beta2 == -1),
-          "--beta2 {}: expected 0 or more, less than 1", o.optimizer.beta2);
-    CHECK(!(o.accumulate && o.tokens_per_step), "--accumulate and --tokens-per-step say the same thing: give one");
-    CHECK(o.optimizer.muon_momentum >= 0 && o.optimizer.muon_momentum < 1,
-          "--muon-momentum {}: expected 0 or more, less than 1", o.optimizer.muon_momentum);
-    at_least("--muon-learning-rate", o.optimizer.muon_learning_rate, 0.f);
-    CHECK(!o.graph || o.device != "cpu", "--graph: CUDA graphs are for --device cuda, not for the CPU");
-    CHECK(!o.graph || !o.sync, "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
+    CHECK(o.accumulate.is_auto() || o.tokens_per_step.is_auto(),
+          "--accumulate and --tokens-per-step say the same thing: give one");
+    const bool on_cpu = !o.machine.device.is_auto() && o.machine.device == Machine::cpu;
+    CHECK(!o.graph || !on_cpu, "--graph: CUDA graphs are for --device cuda, not for the CPU");
+    CHECK(!o.graph || !o.machine.sync,
+          "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
+    CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
-    CHECK(!o.resume || !o.out.empty(), "--resume needs --out, the folder of the run to continue");
     return true;
 }
 
-// The recipe of a preset, or one for a model folder. Trained weights start at a twentieth of the rate for random ones:
-// the peak of a pretraining run would undo some of it before it teaches anything.
+// The recipe of a preset, or the one for a model folder. Trained weights start at a twentieth of the rate for random
+// ones, because the peak of a pretraining run would undo some of what they have learnt.
 inline Recipe recipe_for(const Preset* preset, bool trained_weights) {
     if (preset) return preset->recipe;
     Recipe recipe;
@@ -176,37 +236,117 @@ inline Recipe recipe_for(const Preset* preset, bool trained_weights) {
     return recipe;
 }
 
-// Puts in what the model decides.
-inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world) {
-    const bool batch_given = o.batch;
-    if (!o.batch) o.batch = 4;
-    if (!o.context) o.context = c.context;
-    CHECK(o.batch <= 1 << 20 && o.context <= 1 << 24, "--batch {} --context {}: out of range", o.batch, o.context);
-    const int64_t micro = o.batch * o.context * world;
-    CHECK(o.tokens_per_step % micro == 0, "--tokens-per-step {}: not a multiple of batch × context{} = {}; {} would be",
-          o.tokens_per_step,
-          world == 1 ? fmt::format(" = {} × {}", o.batch, o.context)
-                     : fmt::format(" × processes = {} × {} × {}", o.batch, o.context, world),
-          micro, std::max<int64_t>(1, o.tokens_per_step / micro) * micro);
-    if (o.tokens_per_step) o.accumulate = o.tokens_per_step / micro;
-    if (!o.accumulate && !batch_given) o.accumulate = (recipe.tokens_per_step + micro / 2) / micro;
-    if (!o.accumulate) o.accumulate = 1;
-    o.tokens_per_step = 0;
-    if (o.schedule.learning_rate == 0) o.schedule.learning_rate = recipe.learning_rate;
-    if (o.optimizer.weight_decay < 0) o.optimizer.weight_decay = recipe.weight_decay;
-    if (o.optimizer.beta2 < 0) o.optimizer.beta2 = recipe.beta2;
-    if (o.schedule.final_rate < 0)  // to six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05
-        o.schedule.final_rate =
-            std::strtof(fmt::format("{:.6g}", double(o.schedule.learning_rate) * recipe.final_share).c_str(), nullptr);
-    if (!o.steps) o.steps = recipe.steps;
-}
 inline int64_t tokens_of_step(const Options& o, int world) { return o.batch * o.context * o.accumulate * world; }
+
+// Decides what depends on the model. What depends on the amount of data is left to resolve_steps().
+inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world) {
+    const bool batch_given = !o.batch.is_auto();
+    o.batch.decide(4);
+    o.context.decide(c.context);
+    CHECK(o.context <= 1 << 24, "--context {}: out of range", o.context);
+    const int64_t micro_batch = o.batch * o.context * world;  // tokens, over all processes
+    if (!o.tokens_per_step.is_auto()) {
+        const int64_t tokens = o.tokens_per_step, nearest = std::max<int64_t>(1, tokens / micro_batch) * micro_batch;
+        CHECK(tokens % micro_batch == 0, "--tokens-per-step {}: not a multiple of batch × context{} = {}; {} would be",
+              tokens,
+              world == 1 ? fmt::format(" = {} × {}", o.batch, o.context)
+                         : fmt::format(" × processes = {} × {} × {}", o.batch, o.context, world),
+              micro_batch, nearest);
+        o.accumulate      = tokens / micro_batch;
+        o.tokens_per_step = {};  // the printed command says it by --accumulate
+    }
+    const int64_t published = (recipe.tokens_per_step + micro_batch / 2) / micro_batch;
+    o.accumulate.decide(batch_given ? 1 : std::max<int64_t>(1, published));
+    if (recipe.steps) o.steps.decide(recipe.steps);
+
+    o.schedule.learning_rate = o.learning_rate.decide(recipe.learning_rate);
+    // Six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05.
+    const std::string last   = fmt::format("{:.6g}", double(o.learning_rate) * recipe.final_share);
+    o.schedule.final_rate    = o.final_learning_rate.decide(std::strtof(last.c_str(), nullptr));
+    o.optimizer.weight_decay = o.weight_decay.decide(recipe.weight_decay);
+    o.optimizer.beta2        = o.beta2.decide(recipe.beta2);
+}
+
+// Decides what depends on the amount of data: the length of the run, and what is a share of it.
 inline void resolve_steps(Options& o, const Recipe& recipe, int world, int64_t train_tokens) {
-    if (!o.steps) o.steps = std::max<int64_t>(1, train_tokens / tokens_of_step(o, world));
-    o.schedule.steps = o.steps;
-    if (o.schedule.warmup_steps < 0) o.schedule.warmup_steps = recipe.warmup_of(o.steps);
-    CHECK(o.schedule.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.schedule.warmup_steps,
-          o.steps);
-    if (o.eval_every < 0) o.eval_every = std::max<int64_t>(1, o.steps / 10);
-    if (o.save_every < 0) o.save_every = o.eval_every ? o.eval_every : std::max<int64_t>(1, o.steps / 10);
+    o.schedule.steps        = o.steps.decide(std::max<int64_t>(1, train_tokens / tokens_of_step(o, world)));
+    o.schedule.warmup_steps = o.warmup_steps.decide(recipe.warmup_of(o.steps));
+    CHECK(o.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.warmup_steps, o.steps);
+    const int64_t tenth = std::max<int64_t>(1, o.steps / 10);
+    o.eval_every.decide(tenth);
+    o.save_every.decide(o.eval_every > 0 ? int64_t(o.eval_every) : tenth);
+}
+
+// ---- infer_gpt -----------------------------------------------------------------------------------------------------
+
+struct InferOptions {
+    std::string model, prompt, prompt_file, score, ids;
+    Auto<std::string> activation, tokenizer;
+    Auto<int64_t> context;
+    std::vector<std::string> eval;  // the name of the benchmark, and its file
+    int64_t tokens = 200, samples = 1;
+    Sampling sampling{0.8f, 0, 0.95f, 1337};
+    MachineOptions machine;
+    bool ignore_extra_tensors = false, logits = false, json = false, stats = false;
+};
+
+inline void list_options(Flags& f, InferOptions& o) {
+    f.group("model");
+    f.add("--model", o.model, "model folder, such as runs/NAME/checkpoints/latest; it must be given", "DIR");
+    f.add("--activation", o.activation,
+          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: as config.json says",
+          "NAME");
+    list_ignore_extra_tensors(f, o.ignore_extra_tensors);
+    f.add("--tokenizer", o.tokenizer,
+          "tokenizer.json, or vocab.json with merges.txt beside it; auto: the one in the model folder, if there is one",
+          "FILE");
+    list_machine_options(f, o.machine);
+    f.group("continue a prompt");
+    f.add("--prompt", o.prompt, "the beginning of the text; without it and --prompt-file, standard input is read");
+    f.add("--prompt-file", o.prompt_file, "file with the beginning of the text", "FILE");
+    f.add("--tokens", o.tokens, at_least(0), "how many tokens to add");
+    f.add("--samples", o.samples, at_least(1).at_most(4096),
+          "how many continuations to write, each with random choices of its own");
+    f.add("--temperature", o.sampling.temperature, at_least(0),
+          "logits are divided by this before sampling; 0: always take the likeliest token");
+    f.add("--top-k", o.sampling.top_k, at_least(0), "sample among this many likeliest tokens; 0: among all");
+    f.add("--top-p", o.sampling.top_p, more_than(0).at_most(1),
+          "sample among the likeliest tokens that together have this probability; 1: among all");
+    f.add("--seed", o.sampling.seed, "of the sampling");
+    f.add("--stats", o.stats, "print the tokens per second to standard error at the end");
+    f.group("or measure");
+    f.add("--score", o.score, "print the log-likelihood and perplexity of a text file or token shard", "FILE");
+    f.add("--eval", o.eval, "print the accuracy on a benchmark's .jsonl, as lm-evaluation-harness defines it",
+          "hellaswag|lambada FILE");
+    f.add("--context", o.context, at_least(1),
+          "tokens per window of --score and --eval; auto: as many as the model allows");
+    f.add("--json", o.json, "print the result of --score, token by token, or of --eval as JSON");
+    f.add("--ids", o.ids, "token ids instead of a prompt", "1,2,3");
+    f.add("--logits", o.logits, "print the logits at every position of --ids or of the prompt as JSON");
+}
+
+// Returns false after printing --help or --version.
+inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) {
+    if (!flags.parse(argc, argv)) return false;
+    CHECK(!o.model.empty(), "--model is missing: a model folder, such as runs/NAME/checkpoints/latest");
+    CHECK(o.prompt.empty() || o.prompt_file.empty(), "--prompt and --prompt-file: give one");
+    CHECK(o.eval.empty() || (o.eval.size() == 2 && (o.eval[0] == "hellaswag" || o.eval[0] == "lambada")),
+          "--eval: expected hellaswag FILE or lambada FILE");
+    return true;
+}
+
+// The value of --ids, for a model with ids below `vocab`.
+inline std::vector<int32_t> parse_ids(const std::string& list, int64_t vocab) {
+    std::vector<int32_t> ids;
+    for (size_t at = 0; at <= list.size();) {
+        const size_t end         = std::min(list.find(',', at), list.size());
+        const std::string word   = list.substr(at, end - at);
+        int32_t id               = -1;
+        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+        CHECK(error == std::errc() && stop == word.data() + word.size() && id >= 0 && id < vocab,
+              "--ids: '{}' is no token id of this model (0 to {}); expected a list such as 1,2,3", word, vocab - 1);
+        ids.push_back(id);
+        at = end + 1;
+    }
+    return ids;
 }

@@ -18,6 +18,7 @@
 
 #include "gpt/comm.h"
 #include "gpt/optimizer.h"
+#include "kernels/measure.h"
 
 struct StepResult {
     float loss, norm;  // the mean loss of all tokens of the step, in nats, and the gradient norm before clipping
@@ -50,6 +51,7 @@ class Step {
     }
 
     StepResult run(int64_t step, const volatile std::sig_atomic_t& stop_asked) {
+        const ProfilerRange range("step");
         if (sent_ != step) send(step);
         position_ = data_.position();
         feed_.arrive();

@@ -1,14 +1,15 @@
-// test_cli.cpp - the command line: every kind of value, every kind of slip
+// test_cli.cpp - the command line: every kind of value, every kind of slip, and the options of train_gpt
+#include <sstream>
 #include <string>
 #include <vector>
 
-#include "gpt/cli.h"
+#include "gpt/options.h"
 //
 #include "test/catch.h"
 
 namespace {
 
-enum class Shape { cosine, linear };
+enum class Curve { cosine, linear };
 
 struct Line {
     int batch      = 4;
@@ -18,7 +19,11 @@ struct Line {
     double eps     = 1e-8;
     bool resume = false, shuffle = true;
     std::string prompt, dtype    = "auto";
-    Shape shape = Shape::cosine;
+    Curve shape = Curve::cosine;
+    Auto<int64_t> steps, warmup;
+    Auto<float> peak;
+    Auto<std::string> out;
+    Auto<Curve> form;
     std::vector<std::string> input;
 
     std::vector<Setting> list;
@@ -37,9 +42,14 @@ struct Line {
         f.add("--resume", resume, "go on");
         f.add("--shuffle", shuffle, "mix");
         f.choose("--dtype", dtype, {"auto", "bf16", "fp32"}, "of weights");
-        f.choose("--schedule", shape, Flags::Table<Shape>{{"cosine", Shape::cosine}, {"linear", Shape::linear}},
+        f.choose("--schedule", shape, Flags::Table<Curve>{{"cosine", Curve::cosine}, {"linear", Curve::linear}},
                  "of the rate");
+        f.add("--steps", steps, at_least(1), "of the run; auto: an epoch");
+        f.add("--warmup", warmup, at_least(0).below(100), "steps");
+        f.add("--peak", peak, more_than(0).at_most(2), "rate");
+        f.choose("--form", form, Flags::Table<Curve>{{"cosine", Curve::cosine}, {"linear", Curve::linear}}, "of it");
         f.group("text");
+        f.add("--out", out, "folder", "DIR");
         f.add("--prompt", prompt, "to begin with");
         f.add("--input", input, "files", "FILE…");
         words.insert(words.begin(), "trainer");
@@ -69,7 +79,7 @@ TEST_CASE("options are read", "[cli]") {
     CHECK(all.resume);
     CHECK_FALSE(all.shuffle);
     CHECK(all.dtype == "bf16");
-    CHECK(all.shape == Shape::linear);
+    CHECK(all.shape == Curve::linear);
     CHECK(all.input == std::vector<std::string>{"a b", "-", "c"});
     CHECK(all.prompt == "it's");
     CHECK(Line({"--prompt=--batch"}).prompt == "--batch");
@@ -93,7 +103,7 @@ TEST_CASE("the command line that runs the same again", "[cli]") {
         if (s.name == "--batch") CHECK(s.value == "4");
         if (s.name == "--schedule") CHECK(s.value == "cosine");
     }
-    CHECK(first.list.size() == 11);
+    CHECK(first.list.size() == 16);
 }
 
 TEST_CASE("help shows groups, values and defaults", "[cli]") {
@@ -125,4 +135,126 @@ TEST_CASE("every slip has an answer", "[cli]") {
     CHECK_REFUSED(Line({"--dtype", "fp16"}), "--dtype fp16: expected one of auto|bf16|fp32");
     CHECK_REFUSED(Line({"--schedule", ""}), "expected one of cosine|linear");
     CHECK_REFUSED(Line({"--resume=maybe"}), "--resume maybe");
+}
+
+TEST_CASE("auto is spelt auto, until the program or the user decides", "[cli]") {
+    const Line none({});
+    CHECK(missing_words(none.help, {"--steps N", "of the run; auto: an epoch [auto]", "--form auto|cosine|linear",
+                                    "--out DIR", "folder [auto]"}) == "");
+    for (const Setting& s : none.list)
+        if (s.name == "--steps" || s.name == "--peak" || s.name == "--out" || s.name == "--form") {
+            CAPTURE(s.name);
+            CHECK(s.value == "auto");
+            CHECK(s.is_default);
+        }
+    const Line said({"--steps", "auto", "--warmup=auto", "--peak", "auto", "--out", "auto", "--form", "auto"});
+    CHECK((said.steps.is_auto() && said.warmup.is_auto() && said.peak.is_auto() && said.out.is_auto() &&
+           said.form.is_auto()));
+    CHECK(said.command == "./trainer");
+    // As runs were written before auto had its name: the number just below the range, and the empty text.
+    const Line old({"--steps", "0", "--warmup=-1", "--peak", "0", "--out", ""});
+    CHECK((old.steps.is_auto() && old.warmup.is_auto() && old.peak.is_auto() && old.out.is_auto()));
+    CHECK(old.command == "./trainer");
+    const Line given({"--steps", "7", "--warmup", "0", "--peak", "0.5", "--out", "x", "--form", "linear"});
+    CHECK(given.steps == 7);
+    CHECK(given.warmup == 0);
+    CHECK(given.peak == 0.5f);
+    CHECK(given.form == Curve::linear);
+    CHECK(given.command == "./trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
+
+    Auto<int64_t> steps;
+    CHECK_THROWS_AS(int64_t(steps), RunError);
+    CHECK(steps.value_or(3) == 3);
+    CHECK(steps.is_auto());
+    CHECK(steps.decide(4) == 4);
+    CHECK(steps.decide(5) == 4);
+    CHECK(fmt::format("{}", steps) == "4");
+}
+
+TEST_CASE("a number outside its range is told the range", "[cli]") {
+    CHECK_REFUSED(Line({"--steps", "-1"}), "--steps -1: expected auto, or 1 or more");
+    CHECK_REFUSED(Line({"--warmup", "100"}), "--warmup 100: expected auto, or 0 or more, less than 100");
+    CHECK_REFUSED(Line({"--warmup", "-2"}), "--warmup -2: expected auto");
+    CHECK_REFUSED(Line({"--peak", "-1"}), "--peak -1: expected auto, or more than 0, at most 2");
+    CHECK_REFUSED(Line({"--peak", "2.5"}), "--peak 2.5: expected auto, or more than 0, at most 2");
+    CHECK_REFUSED(Line({"--steps", "many"}), "--steps many: expected auto, or a whole number");
+    CHECK_REFUSED(Line({"--form", "round"}), "--form round: expected one of auto|cosine|linear");
+    CHECK(Line({"--peak", "2"}).peak == 2.f);
+    CHECK(Line({"--warmup", "99"}).warmup == 99);
+}
+
+// ---- train_gpt's own -----------------------------------------------------------------------------------------------
+
+static Options train_options(std::vector<std::string> words) {
+    Options o;
+    Flags flags("train_gpt", "trains");
+    list_options(flags, o);
+    words.insert(words.begin(), "train_gpt");
+    std::vector<char*> argv;
+    for (std::string& w : words) argv.push_back(w.data());
+    parse_options(o, flags, int(argv.size()), argv.data(), 1);
+    return o;
+}
+
+TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[cli]") {
+    struct Case {
+        const char *option, *bad, *says;
+    };
+    const auto c = GENERATE(values<Case>({{"--batch", "-1", "1 or more, at most 1048576"},
+                                          {"--batch", "2000000", "at most 1048576"},
+                                          {"--context", "-1", "1 or more"},
+                                          {"--accumulate", "-3", "1 or more"},
+                                          {"--steps", "-5", "1 or more"},
+                                          {"--learning-rate", "-0.1", "more than 0"},
+                                          {"--warmup-steps", "-2", "0 or more"},
+                                          {"--final-learning-rate", "-2", "0 or more"},
+                                          {"--weight-decay", "-0.5", "0 or more"},
+                                          {"--beta1", "1", "0 or more, less than 1"},
+                                          {"--beta2", "1", "0 or more, less than 1"},
+                                          {"--eps", "-1", "0 or more"},
+                                          {"--clip", "-1", "0 or more"},
+                                          {"--max-skips", "-1", "0 or more"},
+                                          {"--threads", "-1", "1 or more"},
+                                          {"--eval-every", "-2", "0 or more"},
+                                          {"--eval-batches", "0", "1 or more"},
+                                          {"--hellaswag-questions", "-1", "0 or more"},
+                                          {"--sample-every", "-1", "0 or more"},
+                                          {"--sample-tokens", "0", "1 or more"},
+                                          {"--save-every", "-2", "0 or more"},
+                                          {"--keep", "-1", "0 or more"},
+                                          {"--log-every", "-1", "0 or more"}}));
+    CAPTURE(c.option);
+    CHECK_REFUSED(train_options({std::string(c.option) + "=" + c.bad}), c.option, c.bad, "expected", c.says);
+}
+
+TEST_CASE("what auto means is decided by the preset, the folder and the data", "[cli]") {
+    const Preset* preset = find_preset("pythia-160m");
+    REQUIRE(preset);
+    const Config c = config_of(*preset);
+    Options o      = train_options({});
+    resolve(o, c, recipe_for(preset, false), 1);
+    CHECK(o.batch == 4);
+    CHECK(o.context == 2048);
+    CHECK(o.accumulate == 256);
+    CHECK(o.learning_rate == 6e-4f);
+    CHECK(o.steps.is_auto());
+    resolve_steps(o, preset->recipe, 1, int64_t(3000) * 2097152 + 5);
+    CHECK(o.steps == 3000);
+    CHECK(o.warmup_steps == 60);
+    CHECK(o.eval_every == 300);
+    CHECK(o.save_every == 300);
+
+    Options given = train_options({"--batch", "2", "--context", "1024", "--tokens-per-step", "8192", "--eval-every",
+                                   "0", "--weight-decay", "0", "--final-learning-rate", "0", "--warmup-steps", "0"});
+    resolve(given, c, recipe_for(nullptr, true), 2);
+    resolve_steps(given, recipe_for(nullptr, true), 2, 81920);
+    CHECK(given.accumulate == 2);
+    CHECK(given.tokens_per_step.is_auto());
+    CHECK(given.learning_rate == 3e-5f);
+    CHECK(given.weight_decay == 0);
+    CHECK(given.final_learning_rate == 0);
+    CHECK(given.warmup_steps == 0);
+    CHECK(given.steps == 10);
+    CHECK(given.eval_every == 0);
+    CHECK(given.save_every == 1);
 }

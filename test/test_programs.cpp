@@ -1,6 +1,8 @@
 // test_programs.cpp - the programs as a user meets them: resume to the bit, stop on signals, and a clear error with
 // exit code 2 for every mistake, with nothing lost or overwritten
+#include <algorithm>
 #include <csignal>
+#include <sstream>
 #include <thread>
 
 #include "data/bpe_training.h"
@@ -76,6 +78,54 @@ TEST_CASE("results do not depend on the order of the day: the same run twice", "
     words.replace(words.find(was), was.size(), s / "d");
     REQUIRE(run(s, "train_gpt", words).code == 0);
     CHECK(losses(s / "a") == losses(s / "d"));
+}
+
+TEST_CASE("a run whose run.json has the old spellings of auto resumes to the bit", "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 3000);
+    const std::string words = small_run(s, "whole") + "--steps 20 --save-every 10 --keep 0";
+    REQUIRE(run(s, "train_gpt", words).code == 0);
+    const std::string old = s / "old";
+    fs::copy(s / "whole", old, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+    fs::remove_all(old + "/checkpoints/0000020");
+    auto json     = nlohmann::json::parse(read_text(old + "/run.json"));
+    auto& options = json["options"];
+    REQUIRE(options["--learning-rate"] == "0.001");  // what auto had become
+    for (const char* name : {"--learning-rate", "--threads", "--hellaswag-questions", "--tokens-per-step"})
+        options[name] = "0";
+    for (const char* name : {"--warmup-steps", "--final-learning-rate", "--weight-decay", "--beta2", "--eval-every"})
+        options[name] = "-1";
+    for (const char* name : {"--activation", "--tokenizer"}) options[name] = "";
+    write_text(old + "/run.json", json.dump());
+    const Ran resumed = run(s, "train_gpt", "--resume --out " + quoted(old));
+    CAPTURE(resumed.err);
+    REQUIRE(resumed.code == 0);
+    CHECK(losses(s / "whole") == losses(old));
+    CHECK(records(s / "whole", "end").back()["fingerprint"] == records(old, "end").back()["fingerprint"]);
+}
+
+TEST_CASE("--help is no wider than 120 columns, and says what auto means wherever it is a default", "[programs]") {
+    const Scratch s;
+    for (const char* program : {"train_gpt", "infer_gpt", "tokenize"}) {
+        const Ran r = run(s, program, "--help");
+        CAPTURE(program);
+        CHECK(r.code == 0);
+        std::istringstream lines(r.out);
+        std::string entry;  // an option with all of its lines
+        int entries = 0, automatic = 0;
+        for (std::string line; std::getline(lines, line);) {
+            CAPTURE(line);
+            CHECK(std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xc0) != 0x80; }) <= 120);
+            entry = line.rfind("  --", 0) == 0 ? line : entry + line;
+            entries += line.rfind("  --", 0) == 0;
+            if (line.size() < 6 || line.compare(line.size() - 6, 6, "[auto]") != 0) continue;
+            automatic++;
+            const size_t first = entry.find("auto", entry.find("auto|") + 1);  // not that of the list of words
+            CHECK(first < entry.rfind("[auto]"));
+        }
+        CHECK(entries > 10);
+        CHECK(automatic > (std::string(program) == "tokenize" ? 0 : 5));
+    }
 }
 
 TEST_CASE("SIGTERM finishes the step, saves and exits; the run then continues to the bit", "[programs]") {
@@ -373,7 +423,7 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", "--batch -1" + bare, {"--batch -1"});
     refused(s, "train_gpt", "gpt2", {"gpt2"});
     refused(s, "train_gpt", nano + data + " --dtype fp16", {"--dtype", "fp16", "bf16"});
-    refused(s, "train_gpt", nano + data + " --optimizer muon", {"muon", "not yet"});
+    refused(s, "train_gpt", nano + data + " --optimizer sgd", {"sgd", "expected one of", "adamw"});
     refused(s, "train_gpt", nano + data + " --recompute half", {"--recompute", "half", "block"});
     refused(s, "train_gpt", nano + data + " --device cpu --graph", {"--graph", "--device cuda"});
     refused(s, "train_gpt", nano + data + " --sync --graph", {"--graph", "--sync"});

@@ -1,0 +1,171 @@
+// report.h - what train_gpt prints before and after training: the presets, the header, how a run began and ended
+#pragma once
+#include <sys/resource.h>
+
+#include <string>
+
+#include "gpt/log.h"
+#include "gpt/run.h"
+
+inline void list_models() {
+    const char* row = "{:<14} {:<8} {:>6} {:>5} {:>5} {:>7} {:>5} {:>15} {:>8} {:>11} {:>7} {:>5} {:>5}  {}\n";
+    fmt::print(fmt::runtime(row), "model", "family", "layers", "width", "heads", "context", "vocab", "parameters",
+               "rate", "tokens/step", "warm-up", "decay", "beta2", "init");
+    for (const Preset& p : presets()) {
+        const Config c  = config_of(p);
+        const Recipe& r = p.recipe;
+        fmt::print(fmt::runtime(row), p.name, c.model_type, p.layers, p.width, p.heads, p.context, p.vocab,
+                   grouped(count_params(c)), fmt::format("{:.2e}", r.learning_rate), grouped(r.tokens_per_step),
+                   r.published_steps ? grouped(r.warmup_steps) : "2 %", r.weight_decay, r.beta2,
+                   c.initial_weights == InitialWeights::gpt2 ? "gpt2" : "small/wang");
+    }
+}
+
+inline std::string describe(const MemoryPlan& p) {
+    const std::string program = p.program ? " · program " + gibibytes(p.program) : "";
+    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{} · total {}",
+                       gibibytes(p.weights), gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations),
+                       gibibytes(p.buffers), program, gibibytes(p.total()));
+}
+
+inline std::string describe(const Schedule& s) {
+    std::string text = fmt::format("{}", s.learning_rate);
+    if (s.warmup_steps) text += fmt::format(" after {} steps of warm-up", s.warmup_steps);
+    switch (s.kind) {
+        case Schedule::Kind::cosine: return text + fmt::format(", then cosine to {}", s.final_rate);
+        case Schedule::Kind::linear: return text + fmt::format(", then linear to {}", s.final_rate);
+        case Schedule::Kind::wsd:
+            return text + fmt::format(", then constant, its last fifth linear, to {}", s.final_rate);
+        case Schedule::Kind::constant: break;
+    }
+    return text + ", then constant";
+}
+
+// The largest batch that the free memory has room for, as an option; or else one with everything recomputed.
+inline std::string room(const Run& run) {
+    const auto largest = [&](Recompute recompute) {
+        return largest_batch(run.free_bytes, [&](int64_t b) { return run.plan_with(b, recompute).total(); });
+    };
+    if (const int64_t b = largest(run.options.recompute)) return fmt::format("--batch {}", b);
+    if (const int64_t b = largest(Recompute::block)) return fmt::format("--recompute block --batch {}", b);
+    return "no --batch; a smaller --model or --context, or a device with more memory";
+}
+
+inline void refuse_too_large(const Run& run) {
+    CHECK_RUN(run.plan.total() <= run.free_bytes, "out of memory before the start: {}; {} has {} free, room for {}",
+              describe(run.plan), run.device.name(), gibibytes(run.free_bytes), room(run));
+}
+
+// What is trained, on what, with what, and at what cost. The command in it runs the same again.
+inline void header(const Run& run) {
+    const Options& o     = run.options;
+    const Config& c      = run.config;
+    const Device& dev    = run.device;
+    const int world      = run.ranks.world;
+    const bool gpu       = dev.where() == Machine::cuda;
+    const int64_t tokens = run.tokens_per_step(), rows = logits_rows(c, run.shape(), run.dtype);
+    const double flops = train_flops_per_token(c, o.context);
+
+    say("run", "{} · commit {} · seed {}", o.dry_run ? "(dry run)" : run.folder(), GPT_COMMIT, o.seed);
+    say("", "{}", run.flags.command());
+    say("model", "{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers, c.width, c.heads,
+        o.context, grouped(count_params(c)));
+    say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "", dev.name(),
+        gpu ? "" : fmt::format(" · {} threads", dev.threads()), world > 1 ? " · " + Collective::library() : "",
+        name_of(run.dtype),
+        o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", dev.peak_flops(run.dtype) / 1e9));
+    if (run.train)
+        say("data", "train {} tokens · val {}", grouped(run.train->tokens()),
+            run.val ? grouped(run.val->tokens()) : "none");
+    say("batch", "{} × {} × {} micro{} = {} tokens a step · {} steps = {} tokens", o.batch, o.context, o.accumulate,
+        world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), grouped(o.steps),
+        rounded(double(o.steps) * double(tokens)));
+    say("rate", "{}", describe(o.schedule));
+    say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
+    say("", "logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
+        double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), logits_bytes >> 20);
+    say("", "of {} free{} · room for {}", gibibytes(run.free_bytes),
+        gpu ? fmt::format(", which already leaves out the CUDA context (allow {} for it)",
+                          gibibytes(cuda_context_bytes))
+            : "",
+        room(run));
+    say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops), rounded(flops * double(tokens)),
+        rounded(flops * double(tokens) * double(o.steps)));
+}
+
+inline LogSettings log_settings(const Run& run, const TrainState& state) {
+    const Options& o = run.options;
+    LogSettings set;
+    set.folder          = run.ranks.rank == 0 ? run.folder() : "";
+    set.title           = run.config.name;
+    set.steps           = o.steps;
+    set.every           = o.log_every;
+    set.resumed_at      = o.resume ? state.step : -1;
+    set.tokens_per_step = run.tokens_per_step();
+    const double flops  = train_flops_per_token(run.config, o.context) * double(set.tokens_per_step) / run.ranks.world;
+    set.seconds_at_peak = flops / run.device.peak_flops(run.dtype);
+    return set;
+}
+
+// How the run begins, after the header, and its record in the log.
+inline void report_start(Log& log, const Run& run, const Beginning& start, double seconds) {
+    const Options& o     = run.options;
+    const int64_t step   = start.state.step;
+    const Recipe& recipe = run.recipe;
+    say("start", "{} · ready in {:.2f} s", start.weights, seconds);
+    if (run.preset && recipe.published_steps && recipe.tokens_per_step != run.tokens_per_step())
+        say("", "{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
+            grouped(recipe.tokens_per_step));
+    if (!run.config.learned_positions && o.context > run.config.context)
+        log.warn(step, fmt::format("--context {} is more than the {} that {} was made for", o.context,
+                                   run.config.context, run.config.name));
+    log.record({{"event", "start"},
+                {"step", step},
+                {"command", run.flags.command()},
+                {"model", run.config.name},
+                {"parameters", count_params(run.config)},
+                {"dtype", name_of(run.dtype)},
+                {"device", run.device.name()},
+                {"world", run.ranks.world},
+                {"threads", run.device.threads()},
+                {"peak_flops", run.device.peak_flops(run.dtype)},
+                {"planned_bytes", run.plan.total()},
+                {"startup_s", seconds}});
+    log.columns();
+}
+
+// Too many steps in a row were skipped.
+[[noreturn]] inline void give_up(const Run& run, int64_t skips) {
+    const auto saved = checkpoints_of(run.folder());
+    throw RunError(fmt::format(
+        "{} steps in a row gave a loss or gradient norm that is not finite; {}; try a lower --learning-rate", skips,
+        saved.empty() ? "nothing was saved before"
+                      : "the last good checkpoint is " + checkpoint_path(run.folder(), saved.back())));
+}
+
+// The most memory that the run has held, in bytes: of the process on a CPU; on a GPU all that was allocated is still
+// there.
+inline int64_t peak_bytes(const Run& run) {
+    if (run.device.where() == Machine::cuda) return run.free_bytes - run.device.free_bytes();
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return int64_t(usage.ru_maxrss) * 1024;
+}
+
+// How the run ended, and its record in the log.
+inline void report_end(Log& log, const Run& run, const TrainState& state, const std::string& weights) {
+    const Options& o   = run.options;
+    const int64_t peak = peak_bytes(run);
+    log.record({{"event", "end"},
+                {"step", state.step},
+                {"tokens", state.tokens},
+                {"fingerprint", weights},
+                {"peak_bytes", peak}});
+    if (state.step < o.steps)
+        log.say("\nstopped",
+                fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, run.folder()));
+    else
+        log.say("\ndone",
+                fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, weights, gibibytes(peak),
+                            o.save_every > 0 ? run.folder() + "/checkpoints/latest" : "not saved (--save-every 0)"));
+}

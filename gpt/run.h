@@ -1,0 +1,295 @@
+// run.h - a run of train_gpt: what its command means on this machine, its folder, its first weights, and its stop
+// signal
+//
+// Building a Run decides every option, opens the device and the data, and plans the memory. It allocates nothing of the
+// model, so that whatever is wrong with a command is found before anything is written. infer_gpt shares what is above
+// Run.
+#pragma once
+#include <csignal>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/tokenizer.h"
+#include "gpt/checkpoint.h"
+#include "gpt/comm.h"
+#include "gpt/evaluation.h"
+#include "gpt/options.h"
+#include "gpt/plan.h"
+
+// ---- of both programs ----------------------------------------------------------------------------------------------
+
+// Uses the tokenizer that lies in `folder`, unless another was given.
+inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
+    if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
+}
+// Null when there is no tokenizer. Throws InputError when it has ids that the model lacks.
+inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, const Config& c) {
+    if (file.is_auto()) return nullptr;
+    auto tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(file));
+    CHECK(tokenizer->vocab_size() <= c.vocab, "{}: ids up to {}, but {} has a vocabulary of {}", file,
+          tokenizer->vocab_size() - 1, c.name, c.vocab);
+    return tokenizer;
+}
+
+// Reads the weights of a model folder, and prints what they should make the user aware of.
+inline void read_weights(Model& model, const SafetensorsReader& file, Params* masters, bool ignore_extra_tensors) {
+    for (const std::string& warning :
+         load_weights(model.params, model.config, file, model.stream, masters, ignore_extra_tensors))
+        fmt::print(stderr, "warning: {}\n", warning);
+}
+
+// ---- the stop signal -----------------------------------------------------------------------------------------------
+
+// The first Ctrl-C or SIGTERM asks the loop to finish its step, save and stop. The second ends the program at once.
+inline volatile std::sig_atomic_t stop_asked = 0;
+inline void stop_on_signals() {
+    const auto handler = [](int signal) {
+        if (stop_asked) std::_Exit(128 + signal);
+        stop_asked = signal;
+    };
+    std::signal(SIGINT, handler);
+    std::signal(SIGTERM, handler);
+}
+
+// ---- a run ---------------------------------------------------------------------------------------------------------
+
+struct Run {
+    Options& options;    // every Auto that the model, the machine or the data decides has its value
+    const Flags& flags;  // the list that `options` was read by
+    const Ranks ranks;
+    const Preset* const preset;  // null for a model folder
+    Config config;
+    Recipe recipe;
+    const Device device;
+    const DType dtype;
+    std::unique_ptr<Tokenizer> tokenizer;  // null when there is none
+    std::unique_ptr<Loader> train, val;    // train is null only in a dry run; val when there is no validation data
+    std::vector<Question> hellaswag;
+    MemoryPlan plan;
+    int64_t free_bytes;  // of the device, before anything was allocated
+
+    Run(Options& o, const Flags& flags, const Ranks& ranks);
+    Run(const Run&)            = delete;
+    Run& operator=(const Run&) = delete;
+
+    std::string folder() const { return options.out; }
+    BatchShape shape() const { return {options.batch, options.context, true, options.recompute}; }
+    int64_t tokens_per_step() const { return tokens_of_step(options, ranks.world); }
+    // A number that all processes of this run have in common, and those of no other run.
+    uint64_t id() const { return hash64(flags.command(), hash64(GPT_COMMIT)); }
+    // The memory that another batch and another level of recomputation would take.
+    MemoryPlan plan_with(int64_t batch, Recompute recompute) const {
+        const Options& o = options;
+        RunSize size{config, dtype, {batch, o.context, true, recompute}};
+        size.optimizer     = o.optimizer.kind;
+        size.micro_steps   = o.accumulate;
+        size.documents     = o.document_mask;
+        size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
+        return plan_memory(size, device);
+    }
+    // Before anything else is queued on a GPU: what the ops of a step need between their kernels.
+    void reserve_scratch() const {
+        if (device.where() == Machine::cuda) device.reserve_scratch(scratch_bytes(config, shape()));
+    }
+
+  private:
+    std::unique_ptr<Loader> load(const std::string& pattern, bool shuffle) const {
+        return std::make_unique<Loader>(LoaderSettings{pattern, options.batch, options.context, config.vocab,
+                                                       options.seed, ranks.rank, ranks.world, shuffle,
+                                                       options.document_mask ? config.eot : -1});
+    }
+    Config read_model() const;
+    void find_files();
+    void read_data();
+    void refuse_world() const;
+};
+
+inline Config Run::read_model() const {
+    Config c = preset ? config_of(*preset) : read_config(options.model);
+    if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
+    return c;
+}
+
+// Finds the quick-start text when no data was asked for, and a tokenizer that lies beside the model or the data.
+inline void Run::find_files() {
+    Options& o             = options;
+    const std::string home = "data/sets/austen/";
+    if (o.train_data.is_auto() && o.model == "quickstart") {
+        CHECK(fs::exists(home + "austen_train_000000.bin"),
+              "no --train-data, and the quick-start text is not prepared; `make quickstart` prepares it and trains");
+        o.train_data = home + "austen_train_*.bin";
+        o.val_data.decide(home + "austen_val_*.bin");
+    }
+    CHECK(!o.train_data.is_auto() || o.dry_run,
+          "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
+    if (!preset) find_tokenizer(o.tokenizer, o.model);
+    find_tokenizer(o.tokenizer, fs::path(o.train_data.value_or("")).parent_path());
+}
+
+inline void Run::refuse_world() const {
+    if (ranks.world == 1) return;
+    CHECK(device.where() == Machine::cuda,
+          "{} processes on the CPU: not yet; start one, whose --threads use all cores, or use --device cuda",
+          ranks.world);
+    CHECK(!Collective::library().empty(),
+          "{} processes, but this binary was built without NCCL; install it and run make again, or start one process",
+          ranks.world);
+}
+
+// The tokenizer first: it knows the id that begins a document.
+inline void Run::read_data() {
+    Options& o = options;
+    tokenizer  = load_tokenizer(o.tokenizer, config);
+    if (tokenizer) {
+        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
+        if (preset || config.bos < 0) config.bos = config.eot;
+    }
+    CHECK(!o.document_mask || config.eot >= 0,
+          "--document-mask: the id of <|endoftext|> is not known; give a --tokenizer FILE that has it");
+    CHECK(o.dry_run || !o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
+    CHECK(o.dry_run || o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
+
+    if (!o.train_data.is_auto()) train = load(o.train_data, true);
+    if (!o.val_data.is_auto()) val = load(o.val_data, false);
+    resolve_steps(o, recipe, ranks.world, train ? train->tokens() : 0);
+    if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / (o.batch * ranks.world)));
+    if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
+}
+
+inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
+    : options(o),
+      flags(flags),
+      ranks(ranks),
+      preset(find_preset(o.model)),
+      config(read_model()),
+      recipe(recipe_for(preset, !preset && !weight_files(o.model).empty())),
+      device(open_device(o.machine, ranks.local)),
+      dtype(dtype_on(device, o.machine)) {
+    refuse_world();
+    CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
+          "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
+    find_files();
+    resolve(o, config, recipe, ranks.world);
+    plan       = plan_with(o.batch, o.recompute);
+    free_bytes = device.free_bytes();
+    read_data();
+}
+
+// ---- its folder ----------------------------------------------------------------------------------------------------
+
+// Chooses the folder: a new run needs one of its own, a resumed run has one. Nothing is written yet.
+inline void claim_folder(Options& o) {
+    if (o.resume) return;
+    const auto taken = [](const std::string& folder) {
+        return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
+    };
+    const std::string base = "runs/" + run_name(o.model);
+    std::string free       = base;
+    for (int n = 2; taken(free); n++) free = fmt::format("{}-{}", base, n);
+    o.out.decide(free);
+    CHECK(!taken(o.out), "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
+}
+
+// Makes the folder. A new run's run.json says what was run and how to run it again.
+inline void open_folder(const Run& run) {
+    fs::create_directories(run.folder());
+    if (run.options.resume || run.ranks.rank > 0) return;
+    nlohmann::ordered_json options;
+    for (const Setting& s : run.flags.list())
+        if (!s.is_default && s.name != "--resume") options[s.name] = s.value;
+    const nlohmann::ordered_json j = {
+        {"command", run.flags.command()},
+        {"options", options},
+        {"version", GPT_VERSION},
+        {"commit", GPT_COMMIT},
+        {"dtype", name_of(run.dtype)},
+        {"world", run.ranks.world},
+        {"tokens_per_step", run.tokens_per_step()},
+        {"parameters", count_params(run.config)},
+        {"data", {{"train", run.train->fingerprint()}, {"val", run.val ? run.val->fingerprint() : ""}}}};
+    write_file(run.folder() + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+// ---- its weights ---------------------------------------------------------------------------------------------------
+
+// A short number that changes when any weight does.
+inline std::string fingerprint(Model& m) {
+    uint64_t h = 0;
+    std::vector<char> host;
+    for (const ParamRow& r : param_rows(m.params, m.config)) {
+        host.resize(r.tensor->bytes());
+        to_host(host.data(), *r.tensor, m.stream);
+        uint64_t word = 0;
+        for (size_t i = 0; i + 8 <= host.size(); i += 8)
+            std::memcpy(&word, host.data() + i, 8), h = mix64(h ^ word) + i;
+    }
+    return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));
+}
+
+// Refuses --resume with another --model than the run was started with, and names the first field that differs.
+inline void refuse_other_model(const Run& run, const Config& saved) {
+    const auto ours = config_json(run.config, "F32"), theirs = config_json(saved, "F32");
+    for (const auto& [key, value] : theirs.items())
+        CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
+                  key == "eos_token_id",
+              "--model {} is not the model of the run in {}: {} is {} here and {} there", run.options.model,
+              run.folder(), key, ours[key].dump(), value.dump());
+}
+
+inline TrainState resume_from(const std::string& checkpoint, const Run& run, Model& model, Optimizer& optimizer) {
+    const Options& o = run.options;
+    refuse_other_model(run, read_config(checkpoint));
+    TrainState state = load_checkpoint(checkpoint, model, optimizer);
+    CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
+    CHECK(state.data_fingerprint == run.train->fingerprint(),
+          "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
+          o.train_data, o.out, checkpoint);
+    CHECK(state.step <= o.steps, "--steps {}: the run in {} has done {} already", o.steps, o.out, state.step);
+    run.train->seek(state.position);
+    return state;
+}
+
+struct Beginning {
+    TrainState state;
+    std::string weights;  // where they come from, in words
+};
+
+// Gives the model its first weights: from the run's newest checkpoint, from a model folder, or random.
+inline Beginning begin(const Run& run, Model& model, Optimizer& optimizer) {
+    const Options& o = run.options;
+    Beginning b{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
+    b.state.weights_dtype = stored_name(model.dtype);
+    if (o.resume) {
+        const std::string checkpoint = newest_checkpoint(o.out);
+        b.state                      = resume_from(checkpoint, run, model, optimizer);
+        b.weights                    = "continues " + checkpoint;
+    } else if (!run.preset && !weight_files(o.model).empty()) {
+        const SafetensorsReader weights(o.model);
+        read_weights(model, weights, model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
+        b.state.weights_dtype = stored_dtype(weights);
+        b.weights =
+            fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(), b.state.weights_dtype);
+    } else {
+        initialise_params(model.params, model.config, o.seed, model.stream);
+        optimizer.start_from_weights();
+        b.weights = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
+    }
+    b.state.weights_dtype = o.save_dtype.value_or(b.state.weights_dtype);
+    b.state.world         = run.ranks.world;
+    return b;
+}
+
+// A sample of what the model writes: the prompt and its continuation.
+inline std::string write_text(const Run& run, Model& model) {
+    const Options& o           = run.options;
+    const Tokenizer& tokenizer = *run.tokenizer;
+    std::string text           = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
+    std::vector<int32_t> ids   = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
+    generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
+        if (id == tokenizer.eot() || id >= tokenizer.vocab_size()) return false;
+        text += tokenizer.bytes_of(id);
+        return true;
+    });
+    return text;
+}

@@ -1,0 +1,197 @@
+// values.h - what an option holds and how it is written: numbers in a Range, texts, words of a table, and Auto
+#pragma once
+#include <charconv>
+#include <limits>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "kernels/check.h"
+
+// The value of an option that the program decides unless the user does. It is `auto` until one of them has.
+template <class T>
+class Auto {
+  public:
+    Auto() = default;
+    Auto(T value) : value_(std::move(value)) {}
+    bool is_auto() const { return !value_; }
+    // Returns the value. When it is still auto, it becomes `otherwise` first.
+    const T& decide(T otherwise) {
+        if (!value_) value_ = std::move(otherwise);
+        return *value_;
+    }
+    T value_or(T otherwise) const { return value_ ? *value_ : std::move(otherwise); }
+    operator const T&() const {
+        CHECK_RUN(value_, "an option was read before anything decided what its `auto` means");
+        return *value_;
+    }
+
+  private:
+    std::optional<T> value_;
+};
+template <class T>
+struct fmt::formatter<Auto<T>> {
+    constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
+    template <class Context>
+    auto format(const Auto<T>& value, Context& context) const {
+        return fmt::format_to(context.out(), "{}", static_cast<const T&>(value));
+    }
+};
+
+// The numbers that an option accepts: at_least(1), more_than(0).at_most(1), at_least(0).below(1).
+struct Range {
+    double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
+    bool with_low = true, with_high = true;  // whether the bounds themselves are accepted
+
+    Range at_most(double bound) const { return {low, bound, with_low, true}; }
+    Range below(double bound) const { return {low, bound, with_low, false}; }
+    bool holds(double x) const { return (with_low ? x >= low : x > low) && (with_high ? x <= high : x < high); }
+    // The number just below a range stood for `auto` before that was a word; the run.json of older runs still has it.
+    bool was_auto(double x) const { return x == (with_low ? low - 1 : low); }
+    std::string words() const {
+        const std::string from = with_low ? fmt::format("{} or more", low) : fmt::format("more than {}", low);
+        if (high > std::numeric_limits<double>::max()) return from;
+        return from + fmt::format(with_high ? ", at most {}" : ", less than {}", high);
+    }
+};
+inline Range at_least(double bound) { return Range{bound}; }
+inline Range more_than(double bound) {
+    Range range{bound};
+    range.with_low = false;
+    return range;
+}
+
+// What Flags (cli.h) is made of, for every type that an option can have. In errors, `name` is the option's name.
+namespace option_value {
+
+// The words behind an option on the command line: none for a flag, several for a list.
+using Words = std::vector<std::string>;
+// The words that an option may be, and what each stands for.
+template <class T>
+using Table = std::vector<std::pair<std::string, T>>;
+
+template <class... Args>
+[[noreturn]] inline void wrong(fmt::string_view format, const Args&... args) {
+    throw InputError(fmt::vformat(format, fmt::make_format_args(args...)));
+}
+
+// The word as a POSIX shell reads it back.
+inline std::string quoted(const std::string& word) {
+    const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,+=@%";
+    if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+    std::string q = "'";
+    for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
+    return q + "'";
+}
+
+// ---- form_of: what --help shows in place of a value
+
+inline std::string form_of(bool) { return ""; }
+inline std::string form_of(const std::string&) { return "TEXT"; }
+inline std::string form_of(const Words&) { return "TEXT…"; }
+template <class T>
+std::string form_of(const T&) {
+    return std::is_integral<T>::value ? "N" : "X";
+}
+template <class T>
+std::string form_of(const Auto<T>&) {
+    return form_of(T());
+}
+template <class T>
+std::string form_of(const Table<T>& table) {
+    std::string form;
+    for (const auto& row : table) form += (form.empty() ? "" : "|") + row.first;
+    return form;
+}
+
+// ---- show: the shortest text that reads back as the same value
+
+inline std::string show(const std::string& value) { return value; }
+inline std::string show(const Words& value) {
+    std::string all;
+    for (const std::string& v : value) all += (all.empty() ? "" : " ") + quoted(v);
+    return all;
+}
+template <class T>
+std::string show(const T& value) {
+    return fmt::format("{}", value);
+}
+template <class T>
+std::string show(const Auto<T>& value) {
+    return value.is_auto() ? "auto" : show(static_cast<const T&>(value));
+}
+template <class T>
+std::string show(const T& value, const Range&) {
+    return show(value);
+}
+template <class T>
+std::string show(const T& value, const Table<T>& table) {
+    for (const auto& row : table)
+        if (row.second == value) return row.first;
+    return "?";
+}
+template <class T>
+std::string show(const Auto<T>& value, const Table<T>& table) {
+    return value.is_auto() ? "auto" : show(static_cast<const T&>(value), table);
+}
+
+// ---- read: the value from the words of the command line; InputError when it is none
+
+// other: what the error names before the number, such as "auto, or ".
+template <class T>
+T read_number(const std::string& name, const std::string& word, const char* other = "") {
+    T parsed{};
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), parsed);
+    const bool complete     = error == std::errc() && end == word.data() + word.size();
+    if (error == std::errc::result_out_of_range) wrong("{} {}: out of range", name, word);
+    if (std::is_integral<T>::value && !complete)
+        wrong("{} {}: expected {}a whole number{}", name, word, other,
+              std::is_signed<T>::value ? "" : ", not negative");
+    if (!complete || parsed - parsed != T(0))
+        wrong("{} {}: expected {}a number, such as 0.5 or 6e-4", name, word, other);
+    return parsed;
+}
+inline void read(bool& value, const std::string& name, const Words& words, const Range&) {
+    const std::string w = words.empty() || words[0].empty() ? "true" : words[0];
+    if (w != "true" && w != "false") wrong("{} {}: takes no value (or =true, =false)", name, w);
+    value = w == "true";
+}
+inline void read(std::string& value, const std::string&, const Words& words, const Range&) { value = words[0]; }
+inline void read(Words& value, const std::string&, const Words& words, const Range&) { value = words; }
+inline void read(Auto<std::string>& value, const std::string&, const Words& words, const Range&) {
+    value = {};
+    if (words[0] != "auto" && !words[0].empty()) value = words[0];  // '' is how older runs spelt auto
+}
+template <class T>
+void read(T& value, const std::string& name, const Words& words, const Range& range) {
+    const T parsed = read_number<T>(name, words[0]);
+    if (!range.holds(double(parsed))) wrong("{} {}: expected {}", name, words[0], range.words());
+    value = parsed;
+}
+template <class T>
+void read(Auto<T>& value, const std::string& name, const Words& words, const Range& range) {
+    value = {};
+    if (words[0] == "auto") return;
+    const T parsed = read_number<T>(name, words[0], "auto, or ");
+    if (range.was_auto(double(parsed))) return;
+    if (!range.holds(double(parsed))) wrong("{} {}: expected auto, or {}", name, words[0], range.words());
+    value = parsed;
+}
+template <class T>
+void read(T& value, const std::string& name, const Words& words, const Table<T>& table) {
+    for (const auto& row : table)
+        if (row.first == words[0]) return void(value = row.second);
+    wrong("{} {}: expected one of {}", name, words[0], form_of(table));
+}
+template <class T>
+void read(Auto<T>& value, const std::string& name, const Words& words, const Table<T>& table) {
+    value = {};
+    if (words[0] == "auto") return;
+    for (const auto& row : table)
+        if (row.first == words[0]) return void(value = row.second);
+    wrong("{} {}: expected one of auto|{}", name, words[0], form_of(table));
+}
+
+}  // namespace option_value
