@@ -342,10 +342,9 @@ TEST_CASE("what several processes cannot do", "[.emulated][two]") {
 // -------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("the plan is what is then allocated, within 2 %", "[.emulated]") {
-    const auto how =
-        GENERATE(as<std::string>{}, "--model nano --batch 64 --context 64 --dtype fp32",
-                 "--model nano-neox --batch 64 --context 64 --dtype bf16 --recompute block --accumulate 3",
-                 "--model nano --batch 64 --context 64 --dtype bf16 --optimizer muon");
+    const auto how = GENERATE(as<std::string>{}, "--model nano --batch 64 --context 64 --dtype fp32",
+                              "--model nano-neox --batch 64 --context 64 --dtype bf16 --recompute block --accumulate 3",
+                              "--model nano --batch 64 --context 64 --dtype bf16 --optimizer muon");
     CAPTURE(how);
     const Scratch s;
     write_shard(s / "train.bin", 40000);
