@@ -7,6 +7,7 @@
 
 #include "gpt/log.h"
 #include "gpt/run.h"
+#include "gpt/start.h"
 
 struct Inference {
     const InferOptions& options;

@@ -5,6 +5,7 @@
 // is gpt/step.h, what is printed is gpt/report.h and gpt/log.h.
 #include "gpt/report.h"
 #include "gpt/run.h"
+#include "gpt/start.h"
 #include "gpt/step.h"
 
 // What the loop works on.
@@ -88,7 +89,7 @@ static int run(int argc, char** argv) {
     if (comm.first()) claim_folder(options);
     options.out = comm.share(options.out);
     refuse_too_large(run);
-    run.device.peak_flops(run.dtype);  // is measured while there is room for it
+    peak_flops(run.device, run.dtype);  // is measured while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device);
     const auto optimizer = make_optimizer(model, options.optimizer);
     comm.join_gpus(model.stream);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "data/loader.h"
-#include "kernels/device.h"
+#include "kernels/feed.h"
 
 // Carries a fixed number of batches, and a few numbers beside them, from the host to a fixed place on the device. Ops
 // recorded as a CUDA graph can therefore read the next batches from the same addresses.

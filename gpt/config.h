@@ -42,7 +42,7 @@ struct Config {
 
     int64_t head_size() const { return width / heads; }
     // Rows of the token table: a multiple of 64, so that the largest product has no ragged edge.
-    int64_t padded_vocab() const { return (vocab + 63) / 64 * 64; }
+    int64_t padded_vocab() const { return round_up(vocab, 64); }
     float attn_scale(int64_t layer) const {
         const float scale = scaled_scores ? 1.f / std::sqrt(float(head_size())) : 1.f;
         return scores_by_layer ? scale / float(layer + 1) : scale;

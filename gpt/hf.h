@@ -79,7 +79,7 @@ inline nlohmann::ordered_json config_json(const Config& c, const std::string& dt
     for (const char* dropout : family.dropouts) json[dropout] = 0.0;
     json["vocab_size"]          = c.vocab;
     json["tie_word_embeddings"] = c.tied_head;
-    json["torch_dtype"]         = dtype == "BF16" ? "bfloat16" : dtype == "F16" ? "float16" : "float32";
+    json["torch_dtype"]         = find_dtype(&DTypeRow::stored, dtype)->torch;
     json["use_cache"]           = true;
     json["bos_token_id"]        = c.bos >= 0 ? nlohmann::ordered_json(c.bos) : nullptr;
     json["eos_token_id"]        = c.eot >= 0 ? nlohmann::ordered_json(c.eot) : nullptr;
@@ -148,7 +148,7 @@ void for_each_run(const Config& c, const Shape& shape, Layout layout, Move move)
         return;
     }
     constexpr int64_t tile = 16;  // 16 floats are a cache line, which is used completely while the tile is in cache
-    cpu::parallel_ranges((rows + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
+    cpu::parallel_ranges(ceil_div(rows, tile), 1, [&](int64_t begin, int64_t end) {
         for (int64_t r0 = begin * tile; r0 < std::min(end * tile, rows); r0 += tile)
             for (int64_t k0 = 0; k0 < cols; k0 += tile)
                 for (int64_t r = r0; r < std::min(r0 + tile, rows); r++)
@@ -327,8 +327,8 @@ inline std::string stored_dtype(const SafetensorsReader& file) {
     std::set<std::string> kinds;
     for (const auto& [name, t] : file.tensors())
         if (!is_buffer(name)) kinds.insert(t.dtype);
-    const bool one = kinds.size() == 1 && (kinds.count("BF16") || kinds.count("F16"));
-    return one ? *kinds.begin() : "F32";
+    const DTypeRow* row = kinds.size() == 1 ? find_dtype(&DTypeRow::stored, *kinds.begin()) : nullptr;
+    return row && row->weights ? row->stored : row_of(DType::F32).stored;
 }
 
 // Writes config.json and model.safetensors of a model whose weights are p (fp32 or bf16). `dtype` is what the files

@@ -16,6 +16,7 @@
 
 #include "data/json.h"
 #include "gpt/plot.h"
+#include "kernels/check.h"
 
 // Numbers for people: 1,234,567 · 12.3k · 1h02m · 4.56 GiB.
 inline std::string grouped(int64_t n) {
@@ -41,10 +42,6 @@ inline std::string duration(double seconds) {
     if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
     if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
     return fmt::format("{}d{:02}h", s / 86400, s / 3600 % 24);
-}
-inline std::string gibibytes(int64_t bytes) {
-    const double g = double(bytes) / (1 << 30);
-    return g < 0.1 ? fmt::format("{:.1f} MiB", g * 1024) : fmt::format("{:.2f} GiB", g);
 }
 
 class Stopwatch {

@@ -13,7 +13,6 @@
 #include "gpt/batch_feed.h"
 #include "gpt/config.h"
 #include "gpt/params.h"
-#include "kernels/device.h"
 #include "kernels/ops.h"
 
 // ---- the activation table -----------------------------------------------------------------------------------------

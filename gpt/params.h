@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gpt/config.h"
-#include "kernels/device.h"
+#include "kernels/arena.h"
 #include "kernels/host.h"
 #include "kernels/random.h"
 

@@ -6,6 +6,7 @@
 
 #include "gpt/log.h"
 #include "gpt/run.h"
+#include "kernels/measure.h"
 
 inline void list_models() {
     const char* row = "{:<14} {:<8} {:>6} {:>5} {:>5} {:>7} {:>5} {:>15} {:>8} {:>11} {:>7} {:>5} {:>5}  {}\n";
@@ -73,7 +74,7 @@ inline void header(const Run& run) {
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "", dev.name(),
         gpu ? "" : fmt::format(" · {} threads", dev.threads()), world > 1 ? " · " + Collective::library() : "",
         name_of(run.dtype),
-        o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", dev.peak_flops(run.dtype) / 1e9));
+        o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", peak_flops(dev, run.dtype) / 1e9));
     if (run.train)
         say("data", "train {} tokens · val {}", grouped(run.train->tokens()),
             run.val ? grouped(run.val->tokens()) : "none");
@@ -103,7 +104,7 @@ inline LogSettings log_settings(const Run& run, const TrainState& state) {
     set.resumed_at      = o.resume ? state.step : -1;
     set.tokens_per_step = run.tokens_per_step();
     const double flops  = train_flops_per_token(run.config, o.context) * double(set.tokens_per_step) / run.ranks.world;
-    set.seconds_at_peak = flops / run.device.peak_flops(run.dtype);
+    set.seconds_at_peak = flops / peak_flops(run.device, run.dtype);
     return set;
 }
 
@@ -128,7 +129,7 @@ inline void report_start(Log& log, const Run& run, const Beginning& start, doubl
                 {"device", run.device.name()},
                 {"world", run.ranks.world},
                 {"threads", run.device.threads()},
-                {"peak_flops", run.device.peak_flops(run.dtype)},
+                {"peak_flops", peak_flops(run.device, run.dtype)},
                 {"planned_bytes", run.plan.total()},
                 {"startup_s", seconds}});
     log.columns();

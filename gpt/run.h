@@ -90,7 +90,7 @@ struct Run {
     }
     // Before anything else is queued on a GPU: what the ops of a step need between their kernels.
     void reserve_scratch() const {
-        if (device.where() == Machine::cuda) device.reserve_scratch(scratch_bytes(config, shape()));
+        if (device.where() == Machine::cuda) device.reserve_scratch(scratch_bytes(config, shape(), dtype));
     }
 
   private:

@@ -29,36 +29,7 @@ inline int64_t stored_size(const std::string& dtype) {
     const auto found = sizes.find(dtype);
     return found == sizes.end() ? 0 : found->second;
 }
-inline const char* stored_name(DType t) { return t == DType::F32 ? "F32" : t == DType::BF16 ? "BF16" : "I32"; }
-
-// The half precision of IEEE 754: 5 bits of exponent and 10 of fraction. Files may hold it; no op computes with it.
-// A float holds every value of it exactly, the subnormal ones too.
-struct fp16 {
-    uint16_t bits;
-    fp16() = default;
-    // Rounds to the nearest value, and ties to even. A number that is too large becomes infinite.
-    explicit fp16(float f) {
-        uint32_t u;
-        std::memcpy(&u, &f, 4);
-        const uint32_t sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
-        if (rest > 0x7f800000u)
-            bits = uint16_t(sign | 0x7e00u);  // NaN
-        else if (rest >= 0x477ff000u)
-            bits = uint16_t(sign | 0x7c00u);  // 65520 rounds up
-        else if (rest < 0x38800000u)
-            bits = uint16_t(sign | uint32_t(std::lrint(std::fabs(f) * 0x1p24f)));  // subnormal
-        else
-            bits = uint16_t(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
-    }
-    operator float() const {
-        const uint32_t sign = uint32_t(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
-        const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN stay what they are
-        const uint32_t normal         = sign | ((rest << 13) + (exponent_shift << 23));
-        float f;
-        std::memcpy(&f, &normal, 4);
-        return rest < 0x0400u ? (sign ? -0x1p-24f : 0x1p-24f) * float(rest) : f;
-    }
-};
+inline const char* stored_name(DType t) { return row_of(t).stored; }
 
 // A tensor in a mapped file. Its bytes may start at any address, aligned or not.
 struct StoredTensor {
@@ -70,10 +41,10 @@ struct StoredTensor {
     // out[0, numel) = the elements as T, which is float or bf16. They are rounded where T holds less than the file.
     template <class T>
     void read_into(T* out) const {
-        if (dtype == "F32") return convert<float>(out);
-        if (dtype == "F16") return convert<fp16>(out);
-        if (dtype == "BF16") return convert<bf16>(out);
-        fail("{}: tensor {} has the dtype {}, but weights are read from F32, F16 and BF16 only", file, label(), dtype);
+        const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype);
+        if (!row || !row->weights)
+            fail("{}: tensor {} holds {}; weights can be read from F32, F16 and BF16", file, label(), dtype);
+        for_float(row->dtype, [&](auto tag) { convert<typename decltype(tag)::type>(out); });
     }
     std::string label() const { return quoted(name); }
     static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
@@ -106,23 +77,17 @@ struct StoredTensor {
 // too large for F16.
 inline std::string stored_bytes(const float* x, int64_t n, const std::string& dtype, const std::string& name) {
     std::string bytes(size_t(n * stored_size(dtype)), '\0');
-    const auto convert = [&](auto zero_) {
-        using S = decltype(zero_);
+    const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype);
+    if (!row || !row->weights) fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
+    for_float(row->dtype, [&](auto tag) {
+        using S = typename decltype(tag)::type;
         cpu::parallel_ranges(n, 1 << 16, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; i++) {
                 const S y(x[i]);
                 std::memcpy(&bytes[size_t(i) * sizeof(S)], &y, sizeof(S));
             }
         });
-    };
-    if (dtype == "F32")
-        convert(float(0));
-    else if (dtype == "BF16")
-        convert(bf16(0.f));
-    else if (dtype == "F16")
-        convert(fp16(0.f));
-    else
-        fail("tensor \"{}\" is to be written as {}, but weights are written as F32, BF16 and F16 only", name, dtype);
+    });
     if (dtype == "F16")
         for (int64_t i = 0; i < n; i++)
             CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]),
@@ -371,7 +336,7 @@ class SafetensorsWriter {
             end += r.bytes();
         }
         std::string text = header.dump();
-        text.resize((text.size() + 7) / 8 * 8, ' ');
+        text.resize(round_up(text.size(), 8), ' ');
         const uint64_t length = text.size();
         file_.write(&length, 8);
         file_.write(text);

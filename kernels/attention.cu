@@ -32,8 +32,6 @@ constexpr int64_t queries = 32;  // in a panel: one query per lane of a few vect
 constexpr int64_t keys    = 64;  // in a tile: 64 keys of D = 64 and the panel's scores share the 32 KB of L1
 constexpr int64_t max_D   = 256;
 
-inline int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
-
 // ---- the product that all time goes into ----------------------------------------------------------------------------
 
 // The block of c that is summed in registers, in rows × vectors. AVX-512 has 32 registers, so there it is 16 sums,

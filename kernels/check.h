@@ -57,6 +57,12 @@ template <class... Args>
 // What the operating system said about the last call that failed.
 inline std::string os_error() { return std::strerror(errno); }
 
+// A number of bytes in the words of a message.
+inline std::string gibibytes(int64_t bytes) {
+    const double g = double(bytes) / (1 << 30);
+    return g < 0.1 ? fmt::format("{:.1f} MiB", g * 1024) : fmt::format("{:.2f} GiB", g);
+}
+
 // Prints the error as a person reads it and returns the exit code for main().
 inline int complain(const std::exception& e) {
     std::fflush(stdout);

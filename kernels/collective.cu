@@ -4,7 +4,7 @@
 #ifdef GPT_NCCL
 #include <nccl.h>
 
-#include "gpu.cuh"
+#include "queue.cuh"
 
 namespace gpu {
 

@@ -18,7 +18,7 @@ namespace cpu {
 // f(begin, end) over [0, n) in contiguous pieces of at least `grain`, one piece per thread.
 template <class F>
 inline void parallel_ranges(int64_t n, int64_t grain, F f) {
-    const int64_t pieces = std::min<int64_t>(omp_get_max_threads(), (n + grain - 1) / std::max<int64_t>(grain, 1));
+    const int64_t pieces = std::min<int64_t>(omp_get_max_threads(), ceil_div(n, std::max<int64_t>(grain, 1)));
     if (pieces <= 1) return n > 0 ? f(int64_t(0), n) : void();
 #pragma omp parallel for num_threads(pieces) schedule(static, 1)
     for (int64_t p = 0; p < pieces; p++) f(n * p / pieces, n * (p + 1) / pieces);
@@ -130,7 +130,7 @@ inline float sum_lanes(int64_t length, F f) {
 // f(i, n) over [0, length) as in for_lanes, shared by all threads; where the pieces meet does not change a result.
 template <class F>
 inline void parallel_lanes(int64_t length, F f) {
-    parallel_ranges((length + lanes - 1) / lanes, 1024, [=](int64_t begin, int64_t end) {
+    parallel_ranges(ceil_div(length, lanes), 1024, [=](int64_t begin, int64_t end) {
         const int64_t first = begin * lanes, last = std::min(end * lanes, length);
         for_lanes(last - first, [=](int64_t i, auto n) { f(first + i, n); });
     });

@@ -12,14 +12,14 @@
 #include <vector>
 
 #include "cpu.h"
+#include "ids.h"
 #include "ops.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
 
-static std::string wrong_target(const char* op, int64_t at, int64_t, int64_t id, int64_t V) {
-    return fmt::format("{}: target {} is {}, expected -1 or 0..{}", op, at, id, V - 1);
-}
+// A target of -1 means "none here".
+static IdRule target_rule(Tensor targets, int64_t V) { return {"cross_entropy", "target", targets, -1, V}; }
 
 namespace cpu {
 
@@ -51,8 +51,7 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
     T* all                = logits.data<T>();
     float* loss           = losses.data<float>();
     const int32_t* target = targets.data<int32_t>();
-    for (int64_t n = 0; n < N; n++)
-        CHECK(target[n] >= -1 && target[n] < V, "{}", wrong_target("cross_entropy", n, 1, target[n], V));
+    expect_ids(targets, target_rule(targets, V));
     const bool grad = grad_scale != 0;
     parallel_ranges(N, 1, [=](int64_t begin, int64_t end) {
         std::vector<float> exps(grad ? V : 0);
@@ -162,7 +161,7 @@ static __global__ void __launch_bounds__(1024)
 
 template <class T>
 static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Queue& q) {
-    q.expect_ids(targets, -1, {wrong_target, "cross_entropy", 1, V, __FILE__, __LINE__});
+    q.expect_ids(targets, target_rule(targets, V));
     const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = ceil_div(Vp * int64_t(sizeof(T)), 16) * 16;
     const bool keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {

@@ -1,4 +1,4 @@
-// device.cu - Device, Arena, and moving bytes
+// device.cu - see device.h
 #include "device.h"
 
 #include <omp.h>
@@ -6,12 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
-#include <thread>
 
 #include "cpu.h"
-#include "ops.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
@@ -89,8 +86,8 @@ static void* allocate(int64_t bytes) {  // null when there is no such memory
 #endif
 
 Device::Device(const std::string& kind, int index, int threads, bool sync_each) {
-    CHECK(kind == "auto" || kind == "cpu" || kind == "cuda", "--device {}: expected auto, cpu or cuda", kind);
-    CHECK(threads >= 0 && threads <= 4096, "--threads {}: expected 0 (one per core) up to 4096", threads);
+    CHECK(kind == "auto" || kind == "cpu" || kind == "cuda", "the device is {}, expected auto, cpu or cuda", kind);
+    CHECK(threads >= 0 && threads <= 4096, "{} CPU threads, expected 1 to 4096, or 0 for one per core", threads);
     threads_ = threads ? threads : int(std::max(1, omp_get_num_procs()));
     omp_set_num_threads(threads_);
     name_ = cpu_name();
@@ -101,8 +98,8 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
 #ifdef __CUDACC__
 void Device::use_gpu(int index, bool sync_each, bool insist) {
     const std::string obstacle = gpu::obstacle(index);
-    CHECK_RUN(obstacle.empty() || !insist, "--device cuda: {}; --device cpu runs on the CPU", obstacle);
-    if (!obstacle.empty()) return fmt::print(stderr, "--device auto: {}; running on the CPU\n", obstacle);
+    CHECK_RUN(obstacle.empty() || !insist, "cuda is not possible: {}; the device cpu is", obstacle);
+    if (!obstacle.empty()) return fmt::print(stderr, "no GPU is used: {}; running on the CPU\n", obstacle);
     const auto queue = std::make_shared<gpu::Queue>(index, sync_each);
     queue_           = queue;
     stream_          = {Machine::cuda, queue.get()};
@@ -110,17 +107,11 @@ void Device::use_gpu(int index, bool sync_each, bool insist) {
 }
 #else
 void Device::use_gpu(int, bool, bool insist) {
-    CHECK(!insist, "--device cuda: this binary was built without its CUDA half; use --device cpu");
+    CHECK(!insist, "cuda is not possible: this binary was built without its CUDA half; the device cpu is");
 }
 #endif
 
 Device::~Device() = default;
-
-void let_idle_threads_sleep(char** argv) {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    setenv("GOMP_SPINCOUNT", "3000", 1);
-    execv("/proc/self/exe", argv);  // returns only where there is no /proc; then threads spin
-}
 
 bool Device::fast_bf16() const {
     ON_GPU(stream_, true);
@@ -136,43 +127,7 @@ int64_t Device::free_bytes() const {
     return available_memory();
 }
 
-// The rate of one well-shaped product, a square against a square, the best of five. 1024 keeps a CPU busy for
-// milliseconds; on a GPU the squares grow until a product takes a millisecond, so that the time to start it does not
-// count. Not of zeros: a GPU takes less power for them and clocks higher.
-double Device::peak_flops(DType t) const {
-    double& rate = peak_[t];
-    if (rate > 0) return rate;
-    std::vector<float> tile(1 << 20);
-    for (uint32_t i = 0; i < tile.size(); i++) tile[i] = float(int32_t(i * 2654435761u)) * 0x1p-31f;
-    const auto fill = [&](Tensor square) {
-        const Tensor tiles = square.view({square.numel() >> 20, 1 << 20});
-        for (int64_t i = 0; i < tiles.shape[0]; i++) from_host(tiles.rows(i, 1).view({1 << 20}), tile, stream_);
-    };
-    for (int64_t n = 1024; n <= 8192; n *= 2) {
-        Arena arena("peak measurement");
-        for (int i = 0; i < 3; i++) arena.plan({n, n}, t);
-        arena.allocate(*this);
-        const Tensor x = arena.take({n, n}, t), w = arena.take({n, n}, t), y = arena.take({n, n}, t);
-        fill(x);
-        fill(w);
-        double best = 1e30;
-        for (int i = 0; i < 6; i++) {
-            sync(stream_);
-            const auto start = std::chrono::steady_clock::now();
-            matmul_forward(y, x, w, Tensor{}, stream_);
-            sync(stream_);
-            const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-            if (i > 0) best = std::min(best, seconds.count());  // the first run builds the kernel
-        }
-        rate = 2.0 * n * n * n / best;
-        if (where() == Machine::cpu || best > 1e-3) break;
-    }
-    return rate;
-}
-
 // ---- memory -------------------------------------------------------------------------------------------------------
-
-static std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", double(bytes) / (1 << 30)); }
 
 // On the CPU straight from the kernel, in huge pages where it can. The first page holds the size for release().
 static constexpr int64_t page = 4096;
@@ -182,15 +137,16 @@ void* Device::allocate(int64_t bytes) const {
 #ifdef __CUDACC__
     if (where() == Machine::cuda) {
         void* p = gpu::allocate(bytes);
-        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller --batch or --context takes less", name_,
-                  gib(bytes), gib(available));
+        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller batch or context takes less", name_,
+                  gibibytes(bytes), gibibytes(available));
         return p;
     }
 #endif
-    CHECK_RUN(bytes < available, "out of memory: {} wanted, {} free; a smaller --batch or --context takes less",
-              gib(bytes), gib(available));
+    CHECK_RUN(bytes < available, "out of memory: {} wanted, {} free; a smaller batch or context takes less",
+              gibibytes(bytes), gibibytes(available));
     void* base = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK_RUN(base != MAP_FAILED, "out of memory: {} wanted, {} free: {}", gib(bytes), gib(available), os_error());
+    CHECK_RUN(base != MAP_FAILED, "out of memory: {} wanted, {} free: {}", gibibytes(bytes), gibibytes(available),
+              os_error());
     madvise(base, bytes + page, MADV_HUGEPAGE);
     *static_cast<int64_t*>(base) = bytes + page;
     return static_cast<char*>(base) + page;
@@ -208,83 +164,17 @@ void Device::reserve_scratch(int64_t bytes) const {
     (void)bytes;
 }
 
-// ---- bytes sent ahead, work recorded once -------------------------------------------------------------------------
-
-Feed::Feed(const Device& device, int64_t bytes) : device_(device), bytes_(bytes), arrived_(device.allocate(bytes)) {
-#ifdef __CUDACC__
-    if (device.where() == Machine::cuda) {
-        gpu_ = std::make_shared<gpu::Feed>(gpu::queue_of(device.stream()), bytes);
-        return;
-    }
-#endif
-    host_.resize(size_t(bytes));
-}
-Feed::~Feed() {
-    gpu_.reset();
-    device_.release(arrived_);
-}
-void* Feed::outgoing() {
-    ON_GPU(device_.stream(), gpu_->outgoing());
-    return host_.data();
-}
-void Feed::send() { ON_GPU(device_.stream(), gpu_->send()); }
-void Feed::arrive() {
-    ON_GPU(device_.stream(), gpu_->arrive(arrived_));
-    std::memcpy(arrived_, host_.data(), size_t(bytes_));
-}
-
-Graph::Graph(const Device& device, bool record) {
-    if (!record) return;
-    CHECK(device.where() == Machine::cuda, "--graph: CUDA graphs are for --device cuda; this run is on {}",
-          device.name());
-#ifdef __CUDACC__
-    gpu::Queue& queue = gpu::queue_of(device.stream());
-    CHECK(!queue.sync_each(), "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
-    recording_ = std::make_shared<gpu::Recording>(queue);
-#endif
-}
-Graph::~Graph() = default;
-void Graph::run(const std::function<void()>& work) {
-#ifdef __CUDACC__
-    if (recording_) return recording_->run(work);
-#endif
-    work();
-}
-
-Arena& Arena::operator=(Arena&& o) noexcept {
-    std::swap(group_, o.group_);
-    std::swap(device_, o.device_);
-    std::swap(base_, o.base_);
-    std::swap(planned_, o.planned_);
-    std::swap(used_, o.used_);
-    return *this;
-}
-
-Arena::~Arena() {
-    if (device_) device_->release(base_);
-}
-
-void Arena::allocate(const Device& device) {
-    CHECK(!base_, "arena '{}' is allocated already", group_);
-    try {
-        base_   = static_cast<char*>(device.allocate(std::max<int64_t>(planned_, 64)));
-        device_ = &device;
-        if (device.where() == Machine::cuda)  // fresh pages of the CPU are zero already
-            zero(Tensor{base_, DType::BF16, {std::max<int64_t>(planned_, 64) / 2}}, device.stream());
-    } catch (const RunError& e) { throw RunError(group_ + ": " + e.what()); }
-}
-
-Tensor Arena::take(const Shape& shape, DType dtype) {
-    const int64_t bytes = padded(shape, dtype);
-    CHECK(base_ && used_ + bytes <= planned_, "arena '{}': {} {} was not planned", group_, shape.str(), name_of(dtype));
-    Tensor t{base_ + used_, dtype, shape};
-    used_ += bytes;
-    return t;
-}
-
-Tensor Arena::flat(DType dtype) const { return Tensor{base_, dtype, {used_ / size_of(dtype)}}; }
-
 // ---- moving bytes -------------------------------------------------------------------------------------------------
+
+// Calls f with the types of two different dtypes that ops compute in.
+template <class F>
+static void for_conversion(DType to, DType from, F f) {
+    for_dtype(to, [&](auto to_tag) {
+        for_dtype(from, [&](auto from_tag) {
+            if constexpr (!std::is_same_v<decltype(to_tag), decltype(from_tag)>) f(to_tag, from_tag);
+        });
+    });
+}
 
 namespace cpu {
 template <class To, class From>
@@ -319,8 +209,9 @@ static void convert(Tensor dst, Tensor src, Queue& q) {
 static void copy(Tensor dst, Tensor src, Queue& q) {
     if (dst.dtype == src.dtype)
         return CUDA_RUN(cudaMemcpyAsync(dst.ptr, src.ptr, size_t(src.bytes()), cudaMemcpyDeviceToDevice, q.stream));
-    if (dst.dtype == DType::BF16) return convert<bf16, float>(dst, src, q);
-    return convert<float, bf16>(dst, src, q);
+    for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
+        convert<typename decltype(to)::type, typename decltype(from)::type>(dst, src, q);
+    });
 }
 static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t(t.bytes()), q.stream)); }
 }  // namespace gpu
@@ -330,8 +221,9 @@ void copy(Tensor dst, Tensor src, Stream s) {
     CHECK(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
     ON_GPU(s, gpu::copy(dst, src, gpu::Op(s, "copy")));
     if (dst.dtype == src.dtype) return cpu::move_bytes(dst.ptr, src.ptr, src.bytes());
-    if (dst.dtype == DType::BF16) return cpu::convert<bf16, float>(dst, src);
-    return cpu::convert<float, bf16>(dst, src);
+    for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
+        cpu::convert<typename decltype(to)::type, typename decltype(from)::type>(dst, src);
+    });
 }
 
 void zero(Tensor t, Stream s) {
@@ -358,8 +250,8 @@ void from_host(Tensor dst, const std::vector<float>& src, Stream s) {
     const Tensor values{const_cast<float*>(src.data()), DType::F32, dst.shape};
     if (s.where == Machine::cpu) return copy(dst, values, s);
     if (dst.dtype == DType::F32) return from_host(dst, values.ptr, s);
-    std::vector<bf16> rounded(src.size());
-    copy(Tensor{rounded.data(), DType::BF16, dst.shape}, values, Stream{});
+    std::vector<char> rounded(dst.bytes());
+    copy(Tensor{rounded.data(), dst.dtype, dst.shape}, values, Stream{});
     from_host(dst, rounded.data(), s);
 }
 

@@ -5,28 +5,19 @@
 //
 //   If positions is null, position[n] is n mod T. Every id is checked before any memory is accessed with it.
 #include "cpu.h"
+#include "ids.h"
 #include "ops.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
 
-static std::string wrong_token(const char* op, int64_t at, int64_t columns, int64_t id, int64_t rows) {
-    return fmt::format("{}: token at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id,
-                       rows);
-}
-static std::string wrong_position(const char* op, int64_t at, int64_t columns, int64_t id, int64_t rows) {
-    return fmt::format("{}: position at ({}, {}) is {}, but the table has {} rows", op, at / columns, at % columns, id,
-                       rows);
+// tokens index the rows of wte, and positions, where they are given, those of wpe.
+static IdRule token_rule(const char* op, Tensor tokens, Tensor wte) { return {op, "token", tokens, 0, wte.shape[0]}; }
+static IdRule position_rule(const char* op, Tensor positions, Tensor wpe) {
+    return {op, "position", positions, 0, wpe.shape[0]};
 }
 
 namespace cpu {
-
-template <class Text>
-static void expect_ids(const char* op, Text wrong, Tensor ids, int64_t rows) {
-    const int32_t* id = ids.data<int32_t>();
-    for (int64_t n = 0; n < ids.numel(); n++)
-        CHECK(id[n] >= 0 && id[n] < rows, "{}", wrong(op, n, ids.shape[-1], id[n], rows));
-}
 
 // Which rows of the two tables row n of the output reads.
 struct Lookup {
@@ -37,8 +28,8 @@ struct Lookup {
         : token(tokens.data<int32_t>()),
           position(positions ? positions.data<int32_t>() : nullptr),
           T(tokens.shape[-1]) {
-        expect_ids(op, wrong_token, tokens, wte.shape[0]);
-        if (wpe && positions) expect_ids(op, wrong_position, positions, wpe.shape[0]);
+        expect_ids(tokens, token_rule(op, tokens, wte));
+        if (wpe && positions) expect_ids(positions, position_rule(op, positions, wpe));
     }
     int64_t position_of(int64_t n) const { return position ? position[n] : n % T; }
 };
@@ -92,9 +83,8 @@ static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tok
 namespace gpu {
 
 static void expect_ids(const char* op, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
-    const int64_t T = tokens.shape[1];
-    q.expect_ids(tokens, 0, {wrong_token, op, T, wte.shape[0], __FILE__, __LINE__});
-    if (wpe && positions) q.expect_ids(positions, 0, {wrong_position, op, T, wpe.shape[0], __FILE__, __LINE__});
+    q.expect_ids(tokens, token_rule(op, tokens, wte));
+    if (wpe && positions) q.expect_ids(positions, position_rule(op, positions, wpe));
 }
 
 // A warp per row.

@@ -1,198 +1,16 @@
-// gpu.cuh - what the CUDA half of every op is made of: Queue, launch(), vectors of 16 bytes, sums over warps and blocks
+// gpu.cuh - what the kernels of every op are made of: vectors of 16 bytes, loops over a grid, sums over warps and
+// blocks
 //
 // A sum adds in the order of its loop, then over the lanes of a warp and the warps of a block in a fixed tree. How work
 // is cut depends on shapes only, never on the number of multiprocessors, and no floating-point number is added
 // atomically: the same bits on every run and on every GPU.
 #pragma once
-#include <cuda_runtime.h>
-
-#include <memory>
+#include <algorithm>
 #include <type_traits>
-#include <vector>
 
-#if __has_include(<nvtx3/nvToolsExt.h>)
-#include <nvtx3/nvToolsExt.h>
-#endif
-
-#include "device.h"
+#include "queue.cuh"
 
 namespace gpu {
-
-// ---- every status is looked at --------------------------------------------------------------------------------------
-
-inline void check(cudaError_t status, const char* call, const char* file, int line) {
-    if (status == cudaSuccess) return;
-    throw_at<RunError>(file, line, "CUDA: {} ({}) from {}", cudaGetErrorName(status), cudaGetErrorString(status), call);
-}
-#define CUDA_RUN(...) gpu::check((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
-
-// ---- the queue behind a Stream --------------------------------------------------------------------------------------
-
-// How many blocks of how many threads, with so many bytes of shared memory each; remembers the line that said so.
-struct Grid {
-    int64_t blocks;
-    int threads;
-    int64_t shared;
-    const char* file;
-    int line;
-    Grid(int64_t blocks, int threads, int64_t shared = 0, const char* file = __builtin_FILE(),
-         int line = __builtin_LINE())
-        : blocks(blocks), threads(threads), shared(shared), file(file), line(line) {}
-};
-
-// Ids are checked on the GPU, before anything is read or written with them, and the host hears of a bad one when it
-// next waits: until then the op that met it, and every later one that asks ready(), does nothing.
-struct BadId {
-    int rule;  // 0: none so far; else the number of the IdRule that it breaks
-    int32_t id;
-    int64_t at;  // index in the tensor of ids
-};
-using IdText = std::string (*)(const char* op, int64_t at, int64_t columns, int64_t id, int64_t limit);
-struct IdRule {
-    IdText text;
-    const char* op;
-    int64_t columns, limit;
-    const char* file;
-    int line;
-};
-HD bool ready(const BadId* bad) { return bad->rule == 0; }
-
-struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
-
-// One CUDA stream and all that ops on it share. Kernels run in the order in which they are queued, so one piece of
-// scratch memory serves op after op. Belongs to a Device.
-class Queue {
-  public:
-    Queue(int index, bool sync_each);
-    ~Queue();
-    Queue(const Queue&)            = delete;
-    Queue& operator=(const Queue&) = delete;
-
-    cudaStream_t stream = nullptr;
-    cudaDeviceProp limits{};
-    const char* op = "";       // the op that queues work now
-    BadId* bad     = nullptr;  // in the GPU's memory
-    std::shared_ptr<Products> products;
-
-    // Memory for what one op keeps between its kernels; the next op overwrites it. Grows, which waits for the GPU, only
-    // when an op asks for more than ever before: from a model's second step on it never does.
-    void* scratch(int64_t bytes);
-    template <class T>
-    T* scratch_of(int64_t count) {
-        return static_cast<T*>(scratch(count * int64_t(sizeof(T))));
-    }
-
-    cudaError_t fault();                                           // of what was queued last; under --sync waits for it
-    void launched(const Grid& g);                                  // throws its fault
-    void expect_ids(Tensor ids, int64_t low, const IdRule& rule);  // low <= id < rule.limit for all of them
-    void upload(void* dst, const void* src, int64_t bytes);        // src may be touched when it returns
-    void download(void* dst, const void* src, int64_t bytes);      // wait() is part of it
-    void wait();                                                   // until the GPU has done all; throws what went wrong
-    bool sync_each() const { return sync_each_; }
-    const void* scratch_now() const { return scratch_; }
-
-  private:
-    struct Slot {  // pinned memory on its way to the GPU
-        char* memory     = nullptr;
-        cudaEvent_t gone = nullptr;
-    };
-    std::vector<Slot> slots_;
-    size_t next_slot_ = 0;
-    std::vector<IdRule> rules_;
-    struct Heard {  // pinned, so that reading it needs no wait of its own
-        BadId bad;
-        char bytes[256];
-    };
-    Heard* heard_          = nullptr;
-    void* scratch_         = nullptr;
-    int64_t scratch_bytes_ = 0;
-    int index_;
-    bool sync_each_;
-};
-
-// The GPU's side of a Feed (device.h): the host writes into pinned memory, a stream of its own copies that to `landed`,
-// and arrive() moves it on when the step before no longer reads what came first. Two pinned buffers, so that the host
-// may write the next bytes while a copy is under way.
-class Feed {
-  public:
-    Feed(Queue& q, int64_t bytes);
-    ~Feed();
-    Feed(const Feed&)            = delete;
-    Feed& operator=(const Feed&) = delete;
-
-    void* outgoing();
-    void send();
-    void arrive(void* to);
-
-  private:
-    struct Buffer {
-        void* memory     = nullptr;
-        cudaEvent_t gone = nullptr;
-    };
-    Queue& queue_;
-    size_t bytes_;
-    cudaStream_t stream_ = nullptr;
-    Buffer buffers_[2];
-    int turn_          = 0;
-    void* landed_      = nullptr;
-    cudaEvent_t taken_ = nullptr;  // landed may be written again
-};
-
-// A CUDA graph of the work that a Graph (device.h) runs.
-class Recording {
-  public:
-    explicit Recording(Queue& q) : queue_(q) {}
-    ~Recording() {
-        if (graph_) cudaGraphExecDestroy(graph_);  // a call that fails would be the next launch's last error
-    }
-    Recording(const Recording&)            = delete;
-    Recording& operator=(const Recording&) = delete;
-
-    void run(const std::function<void()>& work);
-
-  private:
-    void record(const std::function<void()>& work);
-
-    Queue& queue_;
-    cudaGraphExec_t graph_ = nullptr;
-    const void* scratch_   = nullptr;  // where it was when the graph was recorded
-    bool ran_              = false;
-};
-
-inline Queue& queue_of(Stream s) { return *static_cast<Queue*>(s.handle); }
-inline Stream stream_of(Queue& q) { return {Machine::cuda, &q}; }
-
-// Names the op while its kernels are queued: in errors, and as a range for profilers.
-class Op {
-  public:
-    Op(Stream s, const char* name) : queue_(queue_of(s)) {
-        queue_.op = name;
-#ifdef NVTX_VERSION
-        nvtxRangePushA(name);
-#endif
-    }
-    ~Op() {
-#ifdef NVTX_VERSION
-        nvtxRangePop();
-#endif
-    }
-    operator Queue&() const { return queue_; }
-
-  private:
-    Queue& queue_;
-};
-
-template <class... P, class... A>
-void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
-    if (g.blocks == 0) return;
-    if (g.blocks < 0 || g.blocks > INT32_MAX || g.shared > int64_t(q.limits.sharedMemPerBlockOptin))
-        throw_at<RunError>(g.file, g.line, "{}: {} blocks with {} bytes of shared memory each; {} allows {} and {}",
-                           q.op, g.blocks, g.shared, q.limits.name, INT32_MAX, q.limits.sharedMemPerBlockOptin);
-    if (g.shared > 48 << 10)
-        CUDA_RUN(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)));
-    kernel<<<unsigned(g.blocks), unsigned(g.threads), size_t(g.shared), q.stream>>>(P(args)...);
-    q.launched(g);
-}
 
 // ---- vectors --------------------------------------------------------------------------------------------------------
 
@@ -256,7 +74,11 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
     return word;
 }
 
-// W elements as they lie in memory: half the registers of their floats when T is bf16.
+// The types that unpack() and store() below convert: another 16-bit type needs a branch of its own in both.
+template <class T>
+constexpr bool has_vectors = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
+
+// W elements as memory holds them: half the registers of their floats when T is bf16.
 template <int W, class T>
 using Packed = Word<W* int(sizeof(T))>;
 template <int W, class T>
@@ -265,6 +87,7 @@ __device__ inline Packed<W, T> load_packed(const T* p) {
 }
 template <int W, class T>
 __device__ inline Floats<W> unpack(Packed<W, T> word) {
+    static_assert(has_vectors<T>);
     Floats<W> v;
     if constexpr (std::is_same_v<T, float>) {
         const float* f = reinterpret_cast<const float*>(&word);
@@ -287,6 +110,7 @@ __device__ inline Floats<W> load(const T* p) {
 
 template <int W, class T>
 __device__ inline void store(T* p, const Floats<W>& v) {
+    static_assert(has_vectors<T>);
     Packed<W, T> word;
     if constexpr (std::is_same_v<T, float>) {
         float* f = reinterpret_cast<float*>(&word);

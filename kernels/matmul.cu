@@ -1,12 +1,14 @@
 // matmul.cu - matrix products: oneDNN on the CPU, cuBLASLt on a GPU
 //
-//   forward    out (N,OC) = x (N,IC) · wᵀ (IC,OC) + b
-//   backward   dx (N,IC) = dy (N,OC) · w (OC,IC);   dw (OC,IC) += dyᵀ (OC,N) · x (N,IC);   db (OC) += Σ_n dy
-//              through gelu: x = gelu(pre), and dpre = dx ∘ gelu'(pre) is wanted in place of dx
+//   forward    out (N,OC) = x (N,IC) · wᵀ (IC,OC) + b, and gelu of it where that is wanted
+//   backward   dx (N,IC) = dy (N,OC) · w (OC,IC)
+//              dw (OC,IC) = or += dyᵀ (OC,N) · x (N,IC)
+//              db (OC) = or += Σ_n dy
+//              where x = gelu(pre): dpre = dx ∘ gelu'(pre) in place of dx
 //
-// A few rows against a large weight is what generation does one token at a time. There the weight is read once and that
-// is the whole cost, so up to `few_rows` rows take a kernel of our own, a dot product per output that streams w at the
-// speed of the memory; oneDNN would first rearrange w into blocks.
+// Generation multiplies a few rows by a large weight, one token at a time. Reading the weight once is then the whole
+// cost, so up to `few_rows` rows take a kernel of our own: a dot product per output, which streams w at the speed of
+// the memory. oneDNN would first rearrange w into blocks.
 #include <dnnl.hpp>
 #include <map>
 #include <mutex>
@@ -21,6 +23,24 @@
 #include "gpu.cuh"
 #endif
 
+// What the libraries call a dtype.
+static dnnl::memory::data_type onednn_type(DType t) {
+    switch (t) {
+        case DType::F32: return dnnl::memory::data_type::f32;
+        case DType::BF16: return dnnl::memory::data_type::bf16;
+        default: fail("oneDNN multiplies fp32 and bf16 here, not {}", name_of(t));
+    }
+}
+#ifdef __CUDACC__
+static cudaDataType_t cublaslt_type(DType t) {
+    switch (t) {
+        case DType::F32: return CUDA_R_32F;
+        case DType::BF16: return CUDA_R_16BF;
+        default: fail("cuBLASLt multiplies fp32 and bf16 here, not {}", name_of(t));
+    }
+}
+#endif
+
 // One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.
 struct Product {
     int64_t M, N, K;
@@ -32,7 +52,7 @@ struct Product {
     std::optional<Gelu> gelu  = {};     // c = gelu(a · b + bias)
     std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
     bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
-    int alignment             = 0;  // bytes that the addresses of all operands are multiples of; cuBLASLt asks for it
+    int alignment             = 0;      // in bytes, of all operands' addresses; asked for by cuBLASLt
     auto key() const {
         return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
                         alignment);
@@ -80,12 +100,9 @@ struct OneDnn {
     std::mutex lock;
 };
 
-static dnnl::memory::data_type type_of(DType t) {
-    return t == DType::BF16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
-}
 static dnnl::memory::desc matrix(int64_t rows, int64_t cols, DType t, bool transposed) {
     using tag = dnnl::memory::format_tag;
-    return {{rows, cols}, type_of(t), transposed ? tag::ba : tag::ab};
+    return {{rows, cols}, onednn_type(t), transposed ? tag::ba : tag::ab};
 }
 
 static dnnl::matmul build(const Product& p, const dnnl::engine& engine) {
@@ -134,7 +151,7 @@ constexpr int64_t few_rows = 4;
 template <int R, class T>
 static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t IC, int64_t OC) {
     constexpr int64_t G = 4;
-    parallel_ranges((OC + G - 1) / G, std::max<int64_t>(1, 16384 / (G * IC)), [=](int64_t begin, int64_t end) {
+    parallel_ranges(ceil_div(OC, G), std::max<int64_t>(1, 16384 / (G * IC)), [=](int64_t begin, int64_t end) {
         for (int64_t o = begin * G; o < std::min(end * G, OC); o += G) {
             const int64_t group = std::min(G, OC - o);
             floats acc[R][G]    = {};
@@ -206,21 +223,20 @@ static void column_sums(Tensor db, Tensor dy, Into into) {
     float* out             = db.data<float>();
     const T* in            = dy.data<T>();
     constexpr int64_t slab = 4 * lanes;
-    parallel_ranges((OC + slab - 1) / slab, std::max<int64_t>(1, 16384 / (slab * N + 1)),
-                    [=](int64_t begin, int64_t end) {
-                        for (int64_t c = begin * slab; c < std::min(end * slab, OC); c += lanes) {
-                            const int64_t n = std::min<int64_t>(lanes, OC - c);
-                            floats total    = {};
-                            if (n <= 0) break;
-                            for (int64_t r = 0; r < N; r += 64) {
-                                floats run = {};
-                                for (int64_t i = r; i < std::min(r + 64, N); i++)
-                                    run += n == lanes ? load(in + i * OC + c) : load(in + i * OC + c, n);
-                                total += run;
-                            }
-                            store(out + c, into == Into::add ? load(out + c, n) + total : total, n);
-                        }
-                    });
+    parallel_ranges(ceil_div(OC, slab), std::max<int64_t>(1, 16384 / (slab * N + 1)), [=](int64_t begin, int64_t end) {
+        for (int64_t c = begin * slab; c < std::min(end * slab, OC); c += lanes) {
+            const int64_t n = std::min<int64_t>(lanes, OC - c);
+            floats total    = {};
+            if (n <= 0) break;
+            for (int64_t r = 0; r < N; r += 64) {
+                floats run = {};
+                for (int64_t i = r; i < std::min(r + 64, N); i++)
+                    run += n == lanes ? load(in + i * OC + c) : load(in + i * OC + c, n);
+                total += run;
+            }
+            store(out + c, into == Into::add ? load(out + c, n) + total : total, n);
+        }
+    });
 }
 
 template <class T>
@@ -252,7 +268,7 @@ static void check(cublasStatus_t status, const char* call, const Product& p, con
 #define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
 
 // What cuBLASLt needs for one Product. Found once, then kept: asking for the best algorithm takes tens of microseconds.
-struct Plan {
+struct Prepared {
     cublasLtMatmulDesc_t op  = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algo{};
@@ -265,7 +281,7 @@ constexpr size_t workspace_bytes = 32 << 20;
 struct Products {
     cublasLtHandle_t handle = nullptr;
     void* workspace         = nullptr;
-    std::map<Product, Plan> plans;
+    std::map<Product, Prepared> prepared;
 
     Products() {
         const cublasStatus_t status = cublasLtCreate(&handle);
@@ -273,7 +289,7 @@ struct Products {
         CUDA_RUN(cudaMalloc(&workspace, workspace_bytes));
     }
     ~Products() {
-        for (auto& [product, plan] : plans) {
+        for (auto& [product, plan] : prepared) {
             cublasLtMatrixLayoutDestroy(plan.a);
             cublasLtMatrixLayoutDestroy(plan.b);
             cublasLtMatrixLayoutDestroy(plan.c);
@@ -284,8 +300,6 @@ struct Products {
     }
 };
 
-static cudaDataType_t type_of(DType t) { return t == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F; }
-
 static cublasLtEpilogue_t epilogue_of(const Product& p) {
     if (p.slope) return CUBLASLT_EPILOGUE_DGELU;
     if (p.row_sums) return CUBLASLT_EPILOGUE_BGRADB;
@@ -295,8 +309,8 @@ static cublasLtEpilogue_t epilogue_of(const Product& p) {
 
 // cuBLASLt counts by columns, so our row-major c = a b is its cᵀ = bᵀ aᵀ: b comes first, and a matrix that lies in
 // memory as we write it is one that cuBLASLt reads as it is. fp32 products are true fp32, not tf32.
-static Plan plan_of(const Product& p, const Products& lt) {
-    Plan plan;
+static Prepared prepare(const Product& p, const Products& lt) {
+    Prepared plan;
     const auto no_yes = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
     const auto op_a = no_yes(p.b_transposed), op_b = no_yes(p.a_transposed);
     const auto epilogue = epilogue_of(p);
@@ -307,11 +321,11 @@ static Plan plan_of(const Product& p, const Products& lt) {
     set(CUBLASLT_MATMUL_DESC_TRANSA, op_a);
     set(CUBLASLT_MATMUL_DESC_TRANSB, op_b);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-    if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.in));
+    if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cublaslt_type(p.in));
     if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
     if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
     const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
-        LT_RUN(cublasLtMatrixLayoutCreate(m, type_of(t), rows, columns, rows), p);
+        LT_RUN(cublasLtMatrixLayoutCreate(m, cublaslt_type(t), rows, columns, rows), p);
     };
     p.b_transposed ? matrix(&plan.a, p.in, p.K, p.N) : matrix(&plan.a, p.in, p.N, p.K);
     p.a_transposed ? matrix(&plan.b, p.in, p.M, p.K) : matrix(&plan.b, p.in, p.K, p.M);
@@ -347,9 +361,10 @@ static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor b
     const uintptr_t all = uintptr_t(c.ptr) | uintptr_t(a.ptr) | uintptr_t(b.ptr) | uintptr_t(pre.ptr);
     p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
     if (!q.products) q.products = std::make_shared<Products>();
-    Products& lt     = *q.products;
-    const auto known = lt.plans.find(p);
-    Plan& plan       = known != lt.plans.end() ? known->second : lt.plans.emplace(p, plan_of(p, lt)).first->second;
+    Products& lt = *q.products;
+    auto found   = lt.prepared.find(p);
+    if (found == lt.prepared.end()) found = lt.prepared.emplace(p, prepare(p, lt)).first;
+    const Prepared& plan = found->second;
     if (!plan.found) return false;
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const void* pointer) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);

@@ -1,4 +1,4 @@
-// measure.h - how long work takes where it runs, and which work a profiler should count
+// measure.h - how fast a device is, how long work takes on it, and which work a profiler should record
 #pragma once
 #include <functional>
 #include <vector>
@@ -7,13 +7,16 @@
 
 using Work = std::function<void()>;  // queues ops on a stream
 
-// Seconds from the beginning of each call's first op to the end of its last, after `warm_up` calls that do not count.
-// On a GPU between two events of the stream, with all calls queued before the first is waited for; on the CPU by the
-// clock.
-std::vector<double> seconds_of_each(Stream s, int warm_up, int calls, const Work& work);
+// The rate of a matrix product in FLOP/s: measured the first time for a device and dtype, then remembered.
+double peak_flops(const Device& device, DType dtype);
 
-// Names the work that is queued while it lives, for profilers (an NVTX range): nsys draws it, and the emulator's
-// --profile counts each "step" for itself. On the CPU nothing.
+// For each of `calls` calls the seconds from the beginning of its first op to the end of its last, after `warm_up`
+// calls that are not timed. On a GPU this is the time between two events of the stream, and all calls are queued before
+// the first is waited for.
+std::vector<double> seconds_per_call(Stream s, int warm_up, int calls, const Work& work);
+
+// Names the work that is queued while it lives, for profilers (an NVTX range). nsys draws it, and the emulator's
+// --profile counts each range by itself. On the CPU it does nothing.
 class ProfilerRange {
   public:
     explicit ProfilerRange(const char* name);
@@ -22,6 +25,6 @@ class ProfilerRange {
     ProfilerRange& operator=(const ProfilerRange&) = delete;
 };
 
-// One call of it between cudaProfilerStart and cudaProfilerStop: what ncu and nsys record when asked for that range,
-// and a section of the emulator's counts. On the CPU just the call.
-void counted(Stream s, const Work& work);
+// Does the work once, between cudaProfilerStart and cudaProfilerStop. ncu and nsys, asked for that range, record only
+// this; for the emulator's --profile it is a section of the counts. On the CPU it only does the work.
+void profiled(Stream s, const Work& work);

@@ -10,6 +10,7 @@
 #pragma once
 // Shapes stand in a column beside the names, so:
 // clang-format off
+#include "arena.h"
 #include "device.h"
 #include "tensor.h"
 
@@ -59,8 +60,8 @@ void matmul_gelu_backward(Tensor dpre /*=*/, Tensor dw /*into*/,
                           Tensor dy, Tensor act, Tensor w, Tensor pre,
                           Gelu kind,  // (N,OC) x, (N,IC) x, (OC,IC) x, (N,IC) x
                           Into into, Stream s);
-int64_t matmul_workspace(
-    Stream s);  // bytes that products take on this machine beside their operands, from the first on
+int64_t matmul_workspace(Stream s);  // bytes that products take on this machine beside their operands, from the first on
+std::string backends();              // the libraries that products run on, with their versions, and CUDA's
 
 // out = a b for any matrices of one dtype; transposed(a) stands for aᵀ.
 struct Factor {

@@ -1,9 +1,12 @@
-// tensor.h - DType, Shape and Tensor: a view of memory that somebody else owns
+// tensor.h - the table of dtypes; Shape; and Tensor, a view of memory that somebody else owns
 //
-// A Tensor is passed by value: pointer, element type, shape; row-major and contiguous. A null Tensor stands for "this
-// model has no such weight", and an op skips it. Which machine the memory lives on is the Stream's business (device.h).
+// A Tensor is a pointer, a dtype and a shape, row-major and contiguous, and is passed by value. A null Tensor means
+// that the model has no such weight; the op then skips it. The Stream knows which machine the memory belongs to
+// (device.h).
 #pragma once
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <string>
 
@@ -15,14 +18,16 @@
 #define HD inline
 #endif
 
-HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// n / d, rounded up; and the smallest multiple of `step` that is not below n. For n >= 0.
+HD constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+HD constexpr int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
 
-enum class DType : uint8_t { F32, BF16, I32 };
+// ---- dtypes ---------------------------------------------------------------------------------------------------------
+//
+// A new dtype is a row here with its C++ type, a load and a store in cpu.h and in gpu.cuh, and a case in matmul.cu,
+// which says what oneDNN and cuBLASLt call it.
 
-inline int64_t size_of(DType t) { return t == DType::BF16 ? 2 : 4; }
-inline const char* name_of(DType t) { return t == DType::F32 ? "fp32" : t == DType::BF16 ? "bf16" : "int32"; }
-
-// The upper half of an IEEE float: 8 exponent bits, 7 stored bits of precision. Rounds to nearest, ties to even; a NaN
+// The upper half of an IEEE float: 8 exponent bits, 7 stored bits of precision. Rounds to nearest, ties to even. A NaN
 // stays a NaN (quieted), so hostile values survive storage.
 struct bf16 {
     uint16_t bits;
@@ -44,22 +49,108 @@ struct bf16 {
         return x.f;
     }
 };
-static_assert(sizeof(bf16) == 2, "bf16 is two bytes in files and in memory");
 
+// IEEE half: 5 exponent bits, 10 stored bits of precision. Every value has an exact float, subnormal ones included. It
+// is a dtype of files only, which no op computes in.
+struct fp16 {
+    uint16_t bits;
+    fp16() = default;
+    // Rounds to nearest, ties to even; what is too large becomes infinite.
+    explicit fp16(float f) {
+        uint32_t u;
+        std::memcpy(&u, &f, 4);
+        const uint32_t sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
+        if (rest > 0x7f800000u)
+            bits = uint16_t(sign | 0x7e00u);  // NaN
+        else if (rest >= 0x477ff000u)
+            bits = uint16_t(sign | 0x7c00u);  // 65520 rounds up
+        else if (rest < 0x38800000u)
+            bits = uint16_t(sign | uint32_t(std::lrint(std::fabs(f) * 0x1p24f)));  // subnormal
+        else
+            bits = uint16_t(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13));
+    }
+    operator float() const {
+        const uint32_t sign = uint32_t(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+        const uint32_t exponent_shift = rest >= 0x7c00u ? 255 - 31 : 127 - 15;  // infinity and NaN stay what they are
+        const uint32_t normal         = sign | ((rest << 13) + (exponent_shift << 23));
+        float f;
+        std::memcpy(&f, &normal, 4);
+        return rest < 0x0400u ? (sign ? -0x1p-24f : 0x1p-24f) * float(rest) : f;
+    }
+};
+static_assert(sizeof(bf16) == 2 && sizeof(fp16) == 2, "two bytes in files and in memory");
+
+enum class DType : uint8_t { F32, BF16, F16, I32 };
+
+struct DTypeRow {
+    DType dtype;
+    int64_t size;        // bytes of an element
+    const char* name;    // in options, messages and the records of a run
+    const char* stored;  // in safetensors files
+    const char* torch;   // in a config.json of Hugging Face, as torch_dtype
+    bool computes;       // ops take it for activations and weights
+    bool weights;        // files may hold weights in it
+};
+// clang-format off
+constexpr DTypeRow dtype_rows[] = {
+    // dtype       size             name     stored  torch        computes  weights
+    {DType::F32,   sizeof(float),   "fp32",  "F32",  "float32",   true,     true },
+    {DType::BF16,  sizeof(bf16),    "bf16",  "BF16", "bfloat16",  true,     true },
+    {DType::F16,   sizeof(fp16),    "fp16",  "F16",  "float16",   false,    true },
+    {DType::I32,   sizeof(int32_t), "int32", "I32",  "int32",     false,    false},
+};
+template <class T> constexpr DType dtype_of = T::has_no_dtype;
+template <> inline constexpr DType dtype_of<float>   = DType::F32;
+template <> inline constexpr DType dtype_of<bf16>    = DType::BF16;
+template <> inline constexpr DType dtype_of<fp16>    = DType::F16;
+template <> inline constexpr DType dtype_of<int32_t> = DType::I32;
+// clang-format on
+
+constexpr const DTypeRow& row_of(DType t) { return dtype_rows[int(t)]; }
+static_assert(row_of(DType::F32).dtype == DType::F32 && row_of(DType::BF16).dtype == DType::BF16 &&
+                  row_of(DType::F16).dtype == DType::F16 && row_of(DType::I32).dtype == DType::I32,
+              "the rows stand in the order of the enum");
+constexpr int64_t size_of(DType t) { return row_of(t).size; }
+inline const char* name_of(DType t) { return row_of(t).name; }
+
+// The row with this text in a column, or null: find_dtype(&DTypeRow::stored, "BF16").
+inline const DTypeRow* find_dtype(const char* DTypeRow::*column, const std::string& text) {
+    for (const DTypeRow& row : dtype_rows)
+        if (row.*column == text) return &row;
+    return nullptr;
+}
+// The dtype that ops compute in and that has this name; InputError for any other name.
+inline DType parse_dtype(const std::string& name) {
+    const DTypeRow* found = find_dtype(&DTypeRow::name, name);
+    if (found && found->computes) return found->dtype;
+    std::string names;
+    for (const DTypeRow& row : dtype_rows)
+        if (row.computes) names += (names.empty() ? "" : " or ") + std::string(row.name);
+    fail("the dtype is {}, expected {}", name, names);
+}
+
+// Calls f with the TypeTag of a dtype's C++ type, so that the caller chooses a template's instance once:
+// for_dtype(t, [&](auto tag) { using T = typename decltype(tag)::type; … }). for_dtype is for the dtypes that ops
+// compute in, for_float for these and those that files hold.
 template <class T>
-struct dtype_of_type;
-template <>
-struct dtype_of_type<float> {
-    static constexpr DType value = DType::F32;
+struct TypeTag {
+    using type = T;
 };
-template <>
-struct dtype_of_type<bf16> {
-    static constexpr DType value = DType::BF16;
-};
-template <>
-struct dtype_of_type<int32_t> {
-    static constexpr DType value = DType::I32;
-};
+template <class F>
+void for_dtype(DType t, F f) {
+    switch (t) {
+        case DType::F32: return f(TypeTag<float>{});
+        case DType::BF16: return f(TypeTag<bf16>{});
+        default: fail("ops compute in fp32 or bf16, not in {}", name_of(t));
+    }
+}
+template <class F>
+void for_float(DType t, F f) {
+    if (t == DType::F16) return f(TypeTag<fp16>{});
+    for_dtype(t, f);
+}
+
+// ---- shapes and tensors ---------------------------------------------------------------------------------------------
 
 struct Shape {
     static constexpr int max_dims = 5;
@@ -99,11 +190,10 @@ struct Tensor {
     explicit operator bool() const { return ptr != nullptr; }
     int64_t numel() const { return shape.numel(); }
     int64_t bytes() const { return numel() * size_of(dtype); }
-    // Elements, after checking that they are what the caller thinks they are.
+    // The elements. Throws when they are of another type than T.
     template <class T>
     T* data() const {
-        CHECK(dtype == dtype_of_type<T>::value, "tensor {} holds {}, not {}", shape.str(), name_of(dtype),
-              name_of(dtype_of_type<T>::value));
+        CHECK(dtype == dtype_of<T>, "tensor {} holds {}, not {}", shape.str(), name_of(dtype), name_of(dtype_of<T>));
         return static_cast<T*>(ptr);
     }
     // The same elements under another shape.
@@ -125,37 +215,26 @@ struct Tensor {
     std::string str() const { return ptr ? shape.str() + " " + name_of(dtype) : "null"; }
 };
 
-// The door of every op: `expect(y, "y", {N, C}, x.dtype, "because x is …")`.
+// ---- what an op expects of its arguments ----------------------------------------------------------------------------
+//
+// Each throws an InputError that names the op, the tensor, what it is and what was expected.
+
 inline void expect_at(const char* file, int line, const char* op, const Tensor& t, const char* name, const Shape& shape,
                       DType dtype, const Tensor& because, const char* because_name) {
     if (t.ptr && t.shape == shape && t.dtype == dtype) return;
     throw_at<InputError>(file, line, "{}: {} is {}, expected {} {} because {} is {}", op, name, t.str(), shape.str(),
                          name_of(dtype), because_name, because.str());
 }
-// expect(t, shape, dtype, because): t must be there and have that shape and dtype. expect_maybe: the same, or null.
+// t has this shape and dtype. `because` is the tensor that they follow from: expect(y, x.shape, x.dtype, x).
 #define expect(t, shape, dtype, because) expect_at(__FILE__, __LINE__, __func__, t, #t, shape, dtype, because, #because)
-// expect_there(t): t must not be null.
-#define expect_there(t) CHECK(t, "{}: {} is null, expected a tensor", __func__, #t)
-// expect_dtype(t, dtype): t must be there, of any shape, and have that dtype.
-#define expect_dtype(t, of_dtype)                                                                           \
-    CHECK((t) && (t).dtype == (of_dtype), "{}: {} is {}, expected a tensor of {}", __func__, #t, (t).str(), \
-          name_of(of_dtype))
+// t is null or has this shape and dtype.
 #define expect_maybe(t, shape, dtype, because)   \
     do {                                         \
         if (t) expect(t, shape, dtype, because); \
     } while (0)
-
-// Calls f with the TypeTag of the C++ type behind a floating dtype, so that an op picks its instance once:
-// for_dtype(t, [&](auto tag) { using T = typename decltype(tag)::type; … }).
-template <class T>
-struct TypeTag {
-    using type = T;
-};
-template <class F>
-inline void for_dtype(DType t, F f) {
-    switch (t) {
-        case DType::F32: return f(TypeTag<float>{});
-        case DType::BF16: return f(TypeTag<bf16>{});
-        default: fail("this op works on fp32 and bf16, got {}", name_of(t));
-    }
-}
+// t is not null.
+#define expect_there(t) CHECK(t, "{}: {} is null, expected a tensor", __func__, #t)
+// t is not null and has this dtype.
+#define expect_dtype(t, of_dtype)                                                                           \
+    CHECK((t) && (t).dtype == (of_dtype), "{}: {} is {}, expected a tensor of {}", __func__, #t, (t).str(), \
+          name_of(of_dtype))

@@ -109,8 +109,8 @@ class Bench {
         const Tensor from = make({int64_t(64) << 20}, DType::F32), to = make({int64_t(64) << 20}, DType::F32);
         copy_rate_ = 2. * from.bytes() / seconds([&] { copy(to, from, dev.stream()); });
         fmt::print("{} · {} threads · {} · copy {:.1f} GB/s · products fp32 {:.0f}, bf16 {:.0f} GFLOP/s\n", dev.name(),
-                   dev.threads(), backends(), copy_rate_ / 1e9, dev.peak_flops(DType::F32) / 1e9,
-                   dev.peak_flops(DType::BF16) / 1e9);
+                   dev.threads(), backends(), copy_rate_ / 1e9, peak_flops(dev, DType::F32) / 1e9,
+                   peak_flops(dev, DType::BF16) / 1e9);
     }
 
     // Whether the name has one of the texts between the commas of --only.
@@ -126,11 +126,11 @@ class Bench {
     void row(const std::string& name, DType t, const Cost& least, const Work& op) {
         if (!wants(name)) return;
         if (counting_) {
-            counted(dev_.stream(), op);
+            profiled(dev_.stream(), op);
             counted_.push_back(json_of(name, name_of(t), least));
             return;
         }
-        const double s = seconds(op), peak = dev_.peak_flops(t);
+        const double s = seconds(op), peak = peak_flops(dev_, t);
         if (least.flops)
             fmt::print("{:<28} {:<5} {:>10.0f} us {:>9.1f} GFLOP/s {:>5.0f}% of {:.0f}\n", name, name_of(t), s * 1e6,
                        least.flops / s / 1e9, 100 * least.flops / s / peak, peak / 1e9);
@@ -145,9 +145,9 @@ class Bench {
   private:
     // About a third of a second of calls.
     double seconds(const Work& op) const {
-        const double one = seconds_of_each(dev_.stream(), 1, 1, op)[0];
+        const double one = seconds_per_call(dev_.stream(), 1, 1, op)[0];
         const int calls  = int(std::clamp(0.3 / one, 3., 100.));
-        auto all         = seconds_of_each(dev_.stream(), 0, calls, op);
+        auto all         = seconds_per_call(dev_.stream(), 0, calls, op);
         std::sort(all.begin(), all.end());
         return dev_.where() == Machine::cuda ? all[all.size() / 2] : all[0];
     }

@@ -45,11 +45,11 @@ static void count_block(const Device& dev, const char* name, DType x) {
                        m.stream);
     };
     forward();  // the first time, products are planned
-    counted(m.stream, forward);
-    for (const Into into : {Into::set, Into::add}) counted(m.stream, [&] { backward(into); });
+    profiled(m.stream, forward);
+    for (const Into into : {Into::set, Into::add}) profiled(m.stream, [&] { backward(into); });
     AdamW adamw(m, {});
     const UpdateInputs inputs(m, adamw, constant_rate(1e-3f), 0);
-    counted(m.stream, [&] { inputs.update(m, adamw); });
+    profiled(m.stream, [&] { inputs.update(m, adamw); });
 }
 
 // Started by the one below, in a process of its own for the profiler.

@@ -1,4 +1,5 @@
 // test_device.cpp - bytes sent ahead, and work recorded once
+#include "kernels/feed.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
 
@@ -50,5 +51,5 @@ TEST_CASE("work in a graph is done as often as it is run", "[ops]") {
 }
 
 TEST_CASE("graphs are for GPUs", "[ops][errors]") {
-    CHECK_REFUSED(Graph(*devices()[0], true), "--graph", "--device cuda");
+    CHECK_REFUSED(Graph(*devices()[0], true), "a CUDA graph needs a GPU");
 }

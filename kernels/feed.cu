@@ -1,0 +1,178 @@
+// feed.cu - see feed.h
+#include "feed.h"
+
+#ifdef __CUDACC__
+#include "queue.cuh"
+
+namespace gpu {
+
+// The GPU's side of a Feed. The host writes into pinned memory, and a stream of its own copies that to `landed_`.
+// arrive() copies it on to its fixed address once the step before has stopped reading there. There are two pinned
+// buffers, so that the host may write the next bytes while a copy is under way.
+class Upload {
+  public:
+    Upload(Queue& q, int64_t bytes) : queue_(q), bytes_(size_t(bytes)) {
+        CUDA_RUN(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+        for (Buffer& b : buffers_) {
+            CUDA_RUN(cudaMallocHost(&b.memory, bytes_));
+            CUDA_RUN(cudaEventCreateWithFlags(&b.copied, cudaEventDisableTiming));
+        }
+        CUDA_RUN(cudaMalloc(&landed_, bytes_));
+        CUDA_RUN(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming));
+    }
+    // Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
+    ~Upload() {
+        cudaStreamSynchronize(stream_);
+        cudaStreamSynchronize(queue_.stream);
+        for (Buffer& b : buffers_) {
+            cudaEventDestroy(b.copied);
+            cudaFreeHost(b.memory);
+        }
+        cudaFree(landed_);
+        cudaEventDestroy(taken_);
+        cudaStreamDestroy(stream_);
+    }
+    Upload(const Upload&)            = delete;
+    Upload& operator=(const Upload&) = delete;
+
+    // In a training loop the buffer's last copy ended with the step before last, so this does not wait.
+    void* outgoing() {
+        const Buffer& b          = buffers_[turn_];
+        const cudaError_t status = cudaEventQuery(b.copied);
+        if (status == cudaErrorNotReady) {
+            cudaGetLastError();  // clears it: a copy under way is no error
+            CUDA_RUN(cudaEventSynchronize(b.copied));
+        } else {
+            CUDA_RUN(status);
+        }
+        return b.memory;
+    }
+
+    void send() {
+        const Buffer& b = buffers_[turn_];
+        CUDA_RUN(cudaStreamWaitEvent(stream_, taken_, 0));
+        CUDA_RUN(cudaMemcpyAsync(landed_, b.memory, bytes_, cudaMemcpyHostToDevice, stream_));
+        CUDA_RUN(cudaEventRecord(b.copied, stream_));
+        turn_ ^= 1;
+    }
+
+    void arrive(void* to) {
+        CUDA_RUN(cudaStreamWaitEvent(queue_.stream, buffers_[turn_ ^ 1].copied, 0));
+        CUDA_RUN(cudaMemcpyAsync(to, landed_, bytes_, cudaMemcpyDeviceToDevice, queue_.stream));
+        CUDA_RUN(cudaEventRecord(taken_, queue_.stream));
+    }
+
+  private:
+    struct Buffer {
+        void* memory       = nullptr;
+        cudaEvent_t copied = nullptr;  // the buffer may be written again
+    };
+    Queue& queue_;
+    size_t bytes_;
+    cudaStream_t stream_ = nullptr;
+    Buffer buffers_[2];
+    int turn_          = 0;
+    void* landed_      = nullptr;
+    cudaEvent_t taken_ = nullptr;  // landed_ may be written again
+};
+
+// The CUDA graph behind a Graph. The first run finds out how much scratch memory the work needs and which algorithms
+// its products take, and neither can be done while recording. A graph holds addresses, so it is recorded again when
+// other work has made the scratch memory move.
+class Recording {
+  public:
+    explicit Recording(Queue& q) : queue_(q) {}
+    ~Recording() {
+        if (graph_) cudaGraphExecDestroy(graph_);  // a call that fails would be the next launch's last error
+    }
+    Recording(const Recording&)            = delete;
+    Recording& operator=(const Recording&) = delete;
+
+    void run(const std::function<void()>& work) {
+        if (!ran_) {
+            work();
+            ran_ = true;
+            return;
+        }
+        if (!graph_ || scratch_ != queue_.scratch_now()) record(work);
+        CUDA_RUN(cudaGraphLaunch(graph_, queue_.stream));
+    }
+
+  private:
+    void record(const std::function<void()>& work) {
+        if (graph_) CUDA_RUN(cudaGraphExecDestroy(graph_));
+        graph_            = nullptr;
+        cudaGraph_t graph = nullptr;
+        CUDA_RUN(cudaStreamBeginCapture(queue_.stream, cudaStreamCaptureModeThreadLocal));
+        try {
+            work();
+        } catch (...) {
+            cudaStreamEndCapture(queue_.stream, &graph);
+            if (graph) cudaGraphDestroy(graph);
+            cudaGetLastError();  // clears the error of the aborted capture
+            throw;
+        }
+        CUDA_RUN(cudaStreamEndCapture(queue_.stream, &graph));
+        const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+        CUDA_RUN(cudaGraphDestroy(graph));
+        CUDA_RUN(status);
+        scratch_ = queue_.scratch_now();
+    }
+
+    Queue& queue_;
+    cudaGraphExec_t graph_ = nullptr;
+    const void* scratch_   = nullptr;  // where the scratch memory was when the graph was recorded
+    bool ran_              = false;
+};
+
+}  // namespace gpu
+#endif
+
+Feed::Feed(const Device& device, int64_t bytes) : device_(device), bytes_(bytes), arrived_(device.allocate(bytes)) {
+#ifdef __CUDACC__
+    if (device.where() == Machine::cuda) {
+        upload_ = std::make_shared<gpu::Upload>(gpu::queue_of(device.stream()), bytes);
+        return;
+    }
+#endif
+    outgoing_.resize(size_t(bytes));
+}
+Feed::~Feed() {
+    upload_.reset();
+    device_.release(arrived_);
+}
+void* Feed::outgoing() {
+#ifdef __CUDACC__
+    if (upload_) return upload_->outgoing();
+#endif
+    return outgoing_.data();
+}
+void Feed::send() {
+#ifdef __CUDACC__
+    if (upload_) upload_->send();
+#endif
+}
+void Feed::arrive() {
+#ifdef __CUDACC__
+    if (upload_) return upload_->arrive(arrived_);
+#endif
+    std::memcpy(arrived_, outgoing_.data(), size_t(bytes_));
+}
+
+Graph::Graph(const Device& device, bool record) {
+    if (!record) return;
+    CHECK(device.where() == Machine::cuda, "a CUDA graph needs a GPU, and this device is {}", device.name());
+#ifdef __CUDACC__
+    gpu::Queue& queue = gpu::queue_of(device.stream());
+    CHECK(!queue.sync_each(),
+          "a CUDA graph is one launch, so this device cannot wait after every kernel in it: choose one of the two");
+    recording_ = std::make_shared<gpu::Recording>(queue);
+#endif
+}
+Graph::~Graph() = default;
+void Graph::run(const std::function<void()>& work) {
+#ifdef __CUDACC__
+    if (recording_) return recording_->run(work);
+#endif
+    work();
+}

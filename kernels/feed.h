@@ -1,0 +1,53 @@
+// feed.h - keeping a device busy: Feed brings the next bytes while it works, Graph queues recorded work in one launch
+#pragma once
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "device.h"
+
+namespace gpu {
+class Upload;
+class Recording;
+}  // namespace gpu
+
+// Brings bytes to a device while it works on the bytes before. Fill outgoing() and send(). Ops that are queued after
+// arrive() find the bytes at arrived(). On a GPU the copy starts at send(), in a stream of its own.
+class Feed {
+  public:
+    Feed(const Device& device, int64_t bytes);
+    ~Feed();
+    Feed(const Feed&)            = delete;
+    Feed& operator=(const Feed&) = delete;
+
+    void* outgoing();  // `bytes` of host memory for the next send()
+    void send();
+    void arrive();  // at most once per send()
+    void* arrived() const { return arrived_; }
+    // The memory that a Feed of `bytes` takes on the device.
+    static int64_t device_bytes(int64_t bytes, Machine where) { return where == Machine::cuda ? 2 * bytes : bytes; }
+
+  private:
+    const Device& device_;
+    int64_t bytes_;
+    void* arrived_;
+    std::vector<char> outgoing_;           // on the CPU
+    std::shared_ptr<gpu::Upload> upload_;  // on a GPU
+};
+
+// Work that is queued again and again unchanged: the same ops on the same tensors. On a GPU the second run records it
+// as a CUDA graph, and every run from then on is one launch.
+class Graph {
+  public:
+    // Without `record`, and always on the CPU, run() just does the work. A device that waits after every kernel has no
+    // graphs: InputError.
+    Graph(const Device& device, bool record);
+    ~Graph();
+    Graph(const Graph&)            = delete;
+    Graph& operator=(const Graph&) = delete;
+
+    void run(const std::function<void()>& work);
+
+  private:
+    std::shared_ptr<gpu::Recording> recording_;
+};

@@ -1,0 +1,136 @@
+// queue.cuh - the CUDA stream behind a Stream: checked statuses, scratch memory, checked ids, copies, and launch()
+#pragma once
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <vector>
+
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#endif
+
+#include "device.h"
+#include "ids.h"
+
+namespace gpu {
+
+// ---- every status is looked at --------------------------------------------------------------------------------------
+
+inline void check(cudaError_t status, const char* call, const char* file, int line) {
+    if (status == cudaSuccess) return;
+    throw_at<RunError>(file, line, "CUDA: {} ({}) from {}", cudaGetErrorName(status), cudaGetErrorString(status), call);
+}
+#define CUDA_RUN(...) gpu::check((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
+
+// ---- the queue behind a Stream --------------------------------------------------------------------------------------
+
+// How many blocks of how many threads, with so many bytes of shared memory each; remembers the line that said so.
+struct Grid {
+    int64_t blocks;
+    int threads;
+    int64_t shared;
+    const char* file;
+    int line;
+    Grid(int64_t blocks, int threads, int64_t shared = 0, const char* file = __builtin_FILE(),
+         int line = __builtin_LINE())
+        : blocks(blocks), threads(threads), shared(shared), file(file), line(line) {}
+};
+
+// Ids are checked on the GPU, before anything is read or written with them. The host learns of a bad id when it waits
+// the next time. Until then the op that met it, and every later one that asks ready(), does nothing.
+struct BadId {
+    int found;    // 0 or 1
+    int32_t id;   // the first bad one
+    int64_t at;   // its index in the tensor of ids
+    IdRule rule;  // as the host passed it; the GPU does not follow its pointers
+};
+HD bool ready(const BadId* bad) { return !bad->found; }
+
+struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
+
+// One CUDA stream and all that ops on it share. Kernels run in the order in which they are queued, so one piece of
+// scratch memory serves op after op. Belongs to a Device.
+class Queue {
+  public:
+    Queue(int index, bool sync_each);
+    ~Queue();
+    Queue(const Queue&)            = delete;
+    Queue& operator=(const Queue&) = delete;
+
+    cudaStream_t stream = nullptr;
+    cudaDeviceProp limits{};
+    const char* op = "";       // the op that queues work now
+    BadId* bad     = nullptr;  // in the GPU's memory
+    std::shared_ptr<Products> products;
+
+    // Memory for what one op keeps between its kernels; the next op overwrites it. Grows, which waits for the GPU, only
+    // when an op asks for more than ever before: from a model's second step on it never does.
+    void* scratch(int64_t bytes);
+    template <class T>
+    T* scratch_of(int64_t count) {
+        return static_cast<T*>(scratch(count * int64_t(sizeof(T))));
+    }
+
+    cudaError_t fault();                                       // of what was queued last; under --sync waits for it
+    void launched(const Grid& g);                              // throws its fault
+    void expect_ids(Tensor ids, const IdRule& rule);           // all of them
+    void upload(void* dst, const void* src, int64_t bytes);    // src may be touched when it returns
+    void download(void* dst, const void* src, int64_t bytes);  // wait() is part of it
+    void wait();                                               // until the GPU has done all; throws what went wrong
+    bool sync_each() const { return sync_each_; }
+    const void* scratch_now() const { return scratch_; }
+
+  private:
+    struct Slot {  // pinned memory on its way to the GPU
+        char* memory     = nullptr;
+        cudaEvent_t gone = nullptr;
+    };
+    std::vector<Slot> slots_;
+    size_t next_slot_ = 0;
+    struct Heard {  // pinned, so that reading it needs no wait of its own
+        BadId bad;
+        char bytes[256];
+    };
+    Heard* heard_          = nullptr;
+    void* scratch_         = nullptr;
+    int64_t scratch_bytes_ = 0;
+    int index_;
+    bool sync_each_;
+};
+
+inline Queue& queue_of(Stream s) { return *static_cast<Queue*>(s.handle); }
+inline Stream stream_of(Queue& q) { return {Machine::cuda, &q}; }
+
+// Names the op while its kernels are queued: in errors, and as a range for profilers.
+class Op {
+  public:
+    Op(Stream s, const char* name) : queue_(queue_of(s)) {
+        queue_.op = name;
+#ifdef NVTX_VERSION
+        nvtxRangePushA(name);
+#endif
+    }
+    ~Op() {
+#ifdef NVTX_VERSION
+        nvtxRangePop();
+#endif
+    }
+    operator Queue&() const { return queue_; }
+
+  private:
+    Queue& queue_;
+};
+
+template <class... P, class... A>
+void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
+    if (g.blocks == 0) return;
+    if (g.blocks < 0 || g.blocks > INT32_MAX || g.shared > int64_t(q.limits.sharedMemPerBlockOptin))
+        throw_at<RunError>(g.file, g.line, "{}: {} blocks with {} bytes of shared memory each; {} allows {} and {}",
+                           q.op, g.blocks, g.shared, q.limits.name, INT32_MAX, q.limits.sharedMemPerBlockOptin);
+    if (g.shared > 48 << 10)
+        CUDA_RUN(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)));
+    kernel<<<unsigned(g.blocks), unsigned(g.threads), size_t(g.shared), q.stream>>>(P(args)...);
+    q.launched(g);
+}
+
+}  // namespace gpu
