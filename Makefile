@@ -1,21 +1,20 @@
 # make                build train_gpt, infer_gpt and tokenize
 # make quickstart     from nothing to a small trained model that writes prose: set up, build, prepare text, train, sample
-# make test           every test this machine can run; make test ARGS='layernorm*' runs some
-# make emulator       libraries that run a CUDA binary on the CPU, checked (test/emulator/README.md); scripts/emulate PROGRAM
-# make test-cuda      with nvcc: the emulator's own tests, then every op and model of the GPU half under it
+# make test           run every test that this machine can run; make test ARGS='layernorm*' runs those of that name
+# make emulator       build the emulator, which runs a CUDA binary on the CPU (test/emulator/README.md); scripts/emulate PROGRAM
+# make test-cuda      with nvcc: run the emulator's own tests, then the tests of every op and model of the CUDA half under it
 # make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
 #                     ARGS=tokenize text to tokens, ARGS=cuda counts what the GPU half does
 # make fuzz           with clang++: random inputs for every reader of foreign files, a minute each (SECONDS_EACH=60)
-# make check          warnings as errors, address and undefined-behaviour sanitizers, layering
-# make check-transformers   with torch and transformers in $(PYTHON): train every family, compare the checkpoints with theirs
+# make check          compile with warnings as errors and with sanitizers, check the format and which way includes point
+# make check-transformers   with torch and transformers in $(PYTHON): train every family, compare its checkpoint's logits with theirs
+# make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
 #
-# make ptxas          registers, shared memory and spills of every CUDA kernel; fails on a spill
-#
-# PORTABLE=1 builds for any CPU of this architecture instead of for this machine's own instruction set.
-# With nvcc (on PATH or in /usr/local/cuda) the binaries hold both halves; CUDA=0 builds the CPU half alone. ARCH=90 or
-# ARCH='80 90' chooses the GPUs to make code for; else the GPU that is here, or with none that nvcc knows sm_80 and sm_90.
-# NVCC_CXX=g++-13 is for an nvcc that refuses $(CXX). Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0
-# leaves it out.
+# PORTABLE=1 builds for any CPU of this architecture, not for this machine's own instruction set.
+# With nvcc (on PATH or in /usr/local/cuda) the binaries have a CPU half and a CUDA half; CUDA=0 builds the CPU half alone.
+# ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
+# is none that nvcc knows. NVCC_CXX=g++-13 is for an nvcc that refuses $(CXX).
+# Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -46,13 +45,14 @@ CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-l
 KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)))
 GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
-# Code for each, and PTX for all later ones; uncompressed, so that test/emulator can read it.
+# Machine code for each of them, and PTX for later ones. It is not compressed, so that test/emulator can read it.
 GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 comma     := ,
 space     := $(subst ,, )
 NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
             -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))
-# The shared runtime, found through RUNPATH: LD_LIBRARY_PATH goes before it, so the emulator's libraries can take its place.
+# The CUDA runtime is linked as a shared library and found through RUNPATH. LD_LIBRARY_PATH goes before that, so the emulator's
+# libraries can take its place.
 LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,--enable-new-dtags -Wl,-rpath,$(CUDA_LIB)
 # NCCL, for several GPUs, where its header and library are.
 NCCL      ?= 1
@@ -90,7 +90,7 @@ $(BUILD)/test_gpt:  LDLIBS += $(CATCH3)
 $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops bench_tokenizer):
 	$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
-# What ptxas says about each kernel goes to a file beside the object; anything else that nvcc says is shown.
+# The lines of ptxas about each kernel go to a file beside the object. Everything else that nvcc says is shown.
 ifneq ($(NVCC),)
 $(BUILD)/kernels/%.o: kernels/%.cu | libraries
 	@mkdir -p $(@D)
@@ -105,13 +105,13 @@ $(BUILD)/%.o: %.cpp | libraries
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -c $< -o $@
 
-# Only the programs print the commit; the file changes when it does, so that a commit rebuilds those and nothing else.
+# Only the programs print the commit. This file changes when the commit does, so that a commit rebuilds them and nothing else.
 $(BUILD)/commit: FORCE
 	@mkdir -p $(BUILD); echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: $(BUILD)/commit
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += -DGPT_COMMIT='"$(COMMIT)"'
 
-# Tests are compiled faster than they would run.
+# At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1
 $(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
 
@@ -123,14 +123,14 @@ quickstart: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/austen
 	@BUILD=$(BUILD) scripts/quickstart.sh
 
-# make test ARGS='layernorm*' runs the tests of that name; the programs are built because tests run them.
+# The programs are built because some tests run them.
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
 	@$(if $(NVCC),scripts/ptxas.sh --spills $(BUILD)/kernels/*.ptxas)
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
 	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
 
-# The GPU half on a machine with or without a GPU: the emulator first, then our own binary under it, every access checked.
+# The CUDA half needs no GPU here: the emulator is tested first, and then runs our own binary with every access checked.
 ifneq ($(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),)
 include test/emulator/emulator.mk
 test-cuda: emulator-test
@@ -142,7 +142,7 @@ ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
 
 PYTHON ?= python3
-# Text to tokens needs no kernels.
+# Timing the tokenizer needs no kernels.
 BENCHED := $(if $(filter tokenize,$(firstword $(ARGS))),tokenize,$(PROGRAMS) bench_ops) austen bench_tokenizer
 bench: $(addprefix $(BUILD)/,$(BENCHED)) $(if $(NVCC),$(if $(filter cuda,$(firstword $(ARGS))),emulator) \
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))

@@ -23,11 +23,14 @@ inline int64_t held_bytes() {
 // libraries. Its size is not known before it is loaded. With several GPUs, NCCL's buffers come on top.
 constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
 
-// The most that an op of a training step asks Queue::scratch() for: embedding_backward two lists of rows,
-// layernorm_backward sums of up to 256 chunks of at least 8 rows, attention_backward a number for each query.
-inline int64_t scratch_bytes(const Config& c, const BatchShape& z) {
-    const int64_t N = z.rows(), chunks = std::min<int64_t>(256, (N + 7) / 8);
-    return std::max({2 * N * 4, chunks * 2 * c.width * 4, z.batch * c.heads * z.context * 4, int64_t(8192)});
+// The most scratch memory that an op of a training step asks for on a GPU.
+inline int64_t scratch_bytes(const Config& c, const BatchShape& z, DType x) {
+    const int64_t B = z.batch, T = z.context;
+    Arena gradients;
+    return std::max({embedding_backward_cost(B, T, c.width, x).scratch,
+                     layernorm_backward_cost(z.rows(), c.width, x).scratch,
+                     attention_backward_cost(B, T, c.heads, c.head_size(), x).scratch,
+                     sum_cost(plan_params(gradients, c, DType::F32) / size_of(DType::F32)).scratch});
 }
 
 // A run as far as its memory depends on it.
@@ -62,7 +65,7 @@ inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
     plan.optimizer   = optimizer_bytes(run.optimizer, c, run.dtype);
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers     = feed(Step::room(run.shape, run.micro_steps, run.documents)) + feed(Model::feed_room(run.shape)) +
-                   matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, run.shape) : 0);
+                   matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0);
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
     plan.program = gpu ? 0 : held_bytes();

@@ -221,3 +221,8 @@ void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Strea
     expect(master, w.shape, DType::F32, w);
     RUN_UNTYPED(s, round_at_random, w, master, key, step);
 }
+
+// Four fp32 numbers are read and three written for each weight, and w as well where it is not its own master.
+Cost adamw_cost(int64_t weights, DType x) {
+    return {double(weights) * double(7 * size_of(DType::F32) + (x == DType::F32 ? 0 : size_of(x)))};
+}

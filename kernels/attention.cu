@@ -541,6 +541,15 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 
 }  // namespace cpu
 
+// On a GPU, up to so many new rows attend to a cache by the kernels of decoding.
+constexpr int64_t most_decoded = 15;
+// These cut the keys of each query into parts: for about 512 blocks in all, but of 64 keys or more, and at most 64. The
+// shapes alone decide, so every GPU adds in the same order.
+static int64_t decode_parts(int64_t queries, int64_t keys) {
+    const int64_t wanted = std::min<int64_t>({512 / std::max<int64_t>(queries, 1), keys / 64, 64});
+    return std::max<int64_t>(wanted, 1);
+}
+
 #ifdef __CUDACC__
 #include "attention_gpu.cuh"
 #endif
@@ -592,4 +601,27 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     CHECK(past >= 0 && past <= S - T && S < INT_MAX,
           "attention_cached: {} new rows at {} do not fit into k_cache {}: it holds {}", T, past, k_cache.str(), S);
     RUN_ON(s, qkv.dtype, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
+}
+
+// A product of all pairs of a row and a row that it sees costs so many FLOPs; forward has two of them, backward five.
+static double attention_product(int64_t B, int64_t T, int64_t past, int64_t H, int64_t D) {
+    return 2. * double(B * H * D) * (double(T) * double(past) + double(T) * double(T + 1) / 2);
+}
+Cost attention_forward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x) {
+    const double rows = double(B * T * H);
+    return {4. * rows * double(D * size_of(x)) + 4. * rows, 2 * attention_product(B, T, 0, H, D)};
+}
+Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x) {
+    const double rows = double(B * T * H);
+    Cost cost{8. * rows * double(D * size_of(x)) + 4. * rows, 5 * attention_product(B, T, 0, H, D)};
+    cost.scratch = B * T * H * size_of(DType::F32);  // δ of each row
+    return cost;
+}
+// The caches are read up to `past`; qkv is read, its k and v are appended, and out is written.
+Cost attention_cached_cost(int64_t B, int64_t T, int64_t past, int64_t H, int64_t D, DType x) {
+    const double row = double(B * H * D * size_of(x));
+    Cost cost{row * double(2 * past + 6 * T), 2 * attention_product(B, T, past, H, D)};
+    if (T <= most_decoded)  // D sums, the maximum and their weight, of each part
+        cost.scratch = B * H * T * decode_parts(B * H * T, past + T) * (D + 2) * size_of(DType::F32);
+    return cost;
 }

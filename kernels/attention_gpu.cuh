@@ -114,7 +114,8 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
     const auto dq = heads_of_qkv<X>(dqkv, 0), dk = heads_of_qkv<X>(dqkv, 1), dv = heads_of_qkv<X>(dqkv, 2);
     const auto y = heads_of<const X>(out), dy = heads_of<const X>(dout);
     const float* const l = lse.data<float>();
-    float* const delta   = queue.scratch_of<float>(lse.numel());
+    const Cost cost      = attention_backward_cost(qkv.shape[0], p.T, p.H, p.D, qkv.dtype);
+    float* const delta   = queue.scratch<float>(cost.scratch);
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
@@ -155,7 +156,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     const Problem p   = problem(qkv, {}, past, scale, window, {out, k_cache, v_cache, qkv});
     const Inputs<X> x = inputs<X>(qkv);
-    if (T >= 16) {  // enough new rows to fill tiles of queries
+    if (T > most_decoded) {  // enough new rows to fill tiles of queries
         if (p.is_wide)
             append_rows<uint4, X>(k_cache, v_cache, qkv, p, queue);
         else
@@ -163,12 +164,9 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
         const Inputs<X> cached{x.q, heads_of_cache<const X>(k_cache), heads_of_cache<const X>(v_cache)};
         return forward_tiles<X>(heads_of<X>(out), nullptr, cached, p, qkv, queue);
     }
-    // Parts for about 512 blocks in all, but of 64 keys or more, and at most 64 parts to a query. The shapes alone
-    // decide, so every GPU adds in the same order.
-    const int64_t queries = B * H * T, keys = std::min(past + T, window);
-    const int64_t wanted = std::min<int64_t>({512 / std::max<int64_t>(queries, 1), keys / 64, 64});
-    const int count      = int(std::max<int64_t>(wanted, 1));
-    float* const parts   = queue.scratch_of<float>(queries * count * (D + 2));
+    const int64_t queries = B * H * T;
+    const int count       = int(decode_parts(queries, std::min(past + T, window)));
+    float* const parts    = queue.scratch<float>(attention_cached_cost(B, T, past, H, D, qkv.dtype).scratch);
     const Heads<X> k = heads_of_cache<X>(k_cache), v = heads_of_cache<X>(v_cache);
     for_size<1, 2, 4, 8, 16, 32>(ceil_div(D, 8), [&](auto L) {
         launch(attention_decode_kernel<X, L>, {queries * count, decode_threads}, queue, parts, x, k, v, p, count);

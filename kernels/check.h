@@ -1,11 +1,11 @@
 // check.h - errors: where, what we got, what we wanted, and what to do about it
 //
-//   CHECK(cond, "format", values…)      bad input or wrong use         InputError    exit code 2
-//   CHECK_RUN(cond, "format", values…)  the machine said no            RunError      exit code 1
-//   fail("format", values…)             as CHECK(false, …)
+//   CHECK(cond, "format", values…)      the input or the call is wrong    InputError    exit code 2
+//   CHECK_RUN(cond, "format", values…)  the machine refused               RunError      exit code 1
+//   fail("format", values…)             the same as CHECK(false, …)
 //
-// Always on, in every build. Errors are thrown; only main() catches, with complain(). `assert` is for what cannot
-// happen whatever the user does.
+// The checks are on in every build. Errors are thrown, and only main() catches them, with complain(). `assert` is for
+// what cannot happen whatever the user does.
 #pragma once
 #include <fmt/format.h>
 
@@ -40,8 +40,8 @@ template <class E, class... Args>
         if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__); \
     } while (0)
 
-// A function and not a macro, so that streams and libraries may keep their own fail(): the format brings its place
-// along.
+// fail() is a function, because a macro of that name would break the fail() of streams and libraries. Its format brings
+// the place of the call along.
 struct FormatHere {
     const char* text;
     const char* file;

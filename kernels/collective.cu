@@ -1,4 +1,4 @@
-// collective.cu - sums over processes that have a GPU each, by NCCL
+// collective.cu - see collective.h
 #include "collective.h"
 
 #ifdef GPT_NCCL
@@ -8,7 +8,7 @@
 
 namespace gpu {
 
-// communicator: to say more than the status does, or null.
+// NCCL's last error of the communicator, or of any when it is null, says more than the status.
 static void check(ncclResult_t status, ncclComm_t communicator, const char* call, const char* file, int line) {
     if (status == ncclSuccess) return;
     throw_at<RunError>(file, line, "NCCL: {} from {}: {}", ncclGetErrorString(status), call,
@@ -20,7 +20,7 @@ class Communicator {
   public:
     Communicator(const std::string& id, int rank, int world, cudaStream_t stream) : stream_(stream) {
         ncclUniqueId unique;
-        CHECK(id.size() == sizeof unique, "an id of NCCL's has {} bytes, not {}", sizeof unique, id.size());
+        CHECK(id.size() == sizeof unique, "an id of NCCL has {} bytes, this one has {}", sizeof unique, id.size());
         std::memcpy(&unique, id.data(), sizeof unique);
         NCCL_RUN(nullptr, ncclCommInitRank(&nccl_, world, unique, rank));
     }
@@ -57,7 +57,7 @@ std::string Collective::new_id() {
 }
 
 Collective::Collective(const std::string& id, int rank, int world, Stream s) {
-    CHECK(s.where == Machine::cuda, "NCCL adds up on GPUs; this stream is a CPU's");
+    CHECK(s.where == Machine::cuda, "NCCL sums on GPUs, and this stream belongs to the CPU");
     communicator_ = std::make_shared<gpu::Communicator>(id, rank, world, static_cast<gpu::Queue*>(s.handle)->stream);
 }
 void Collective::sum(std::initializer_list<Tensor> tensors) const {

@@ -10,25 +10,25 @@ namespace gpu {
 class Communicator;
 }
 
-// A process's place among `world` processes that add up tensors together.
+// One process's membership in a group of `world` processes, numbered by rank, that sum their tensors with each other.
 class Collective {
   public:
     // "NCCL 2.28.3", or "" for a binary without it.
     static std::string library();
-    // Names a new group: one process makes the id, and all of them build their Collective with it.
+    // The id of a new group. One process makes it, sends it to the others, and all build their Collective with it.
     static std::string new_id();
 
-    // Returns when all processes have come. s: a stream of this process's GPU.
+    // Returns when every process of the group has called it. s: a stream of this process's GPU.
     Collective(const std::string& id, int rank, int world, Stream s);
-    // What is under way is abandoned, as after an error, unless finish() was called.
+    // Aborts sums that are under way, unless finish() was called: after an error the other processes may never answer.
     ~Collective();
     Collective(const Collective&)            = delete;
     Collective& operator=(const Collective&) = delete;
 
-    // Every tensor, in fp32, becomes its sum over the processes: the same bits in each of them. Queued like any op, and
-    // all processes queue the same; may be recorded in a Graph.
+    // Replaces every tensor by its sum over the processes, with the same bits in each of them. The tensors are fp32.
+    // All processes must call it in the same order. It is queued like an op, and a Graph (feed.h) may record it.
     void sum(std::initializer_list<Tensor> tensors) const;
-    void finish();  // when all that was queued is done, in all processes
+    void finish();  // returns when all queued work is done in every process; no sum may follow
 
   private:
     std::shared_ptr<gpu::Communicator> communicator_;

@@ -1,8 +1,8 @@
 // cpu.h - what the CPU half of every op is made of: parallel ranges, vectors of one register, exp
 //
-// floats is a GCC/Clang vector as wide as a register of the machine that -march names: 16, 8 or 4 floats. The kernels
-// are written once in terms of `lanes`. Wherever a sum crosses pieces of work, their number does not depend on the
-// number of threads: results are the same to the bit for any --threads.
+// `floats` is a GCC/Clang vector as wide as a register of the machine that -march names: 16, 8 or 4 floats. The kernels
+// are written once in terms of `lanes`. Where a sum is cut into chunks, their number does not depend on the number of
+// threads, so results are the same to the bit for any number of threads.
 #pragma once
 #include <omp.h>
 
@@ -15,23 +15,24 @@
 
 namespace cpu {
 
-// f(begin, end) over [0, n) in contiguous pieces of at least `grain`, one piece per thread.
+// Calls f(begin, end) for contiguous chunks of [0, n), one per thread, of at least `grain` elements each.
 template <class F>
 inline void parallel_ranges(int64_t n, int64_t grain, F f) {
-    const int64_t pieces = std::min<int64_t>(omp_get_max_threads(), ceil_div(n, std::max<int64_t>(grain, 1)));
-    if (pieces <= 1) return n > 0 ? f(int64_t(0), n) : void();
-#pragma omp parallel for num_threads(pieces) schedule(static, 1)
-    for (int64_t p = 0; p < pieces; p++) f(n * p / pieces, n * (p + 1) / pieces);
+    const int64_t chunks = std::min<int64_t>(omp_get_max_threads(), ceil_div(n, std::max<int64_t>(grain, 1)));
+    if (chunks <= 1) return n > 0 ? f(int64_t(0), n) : void();
+#pragma omp parallel for num_threads(chunks) schedule(static, 1)
+    for (int64_t c = 0; c < chunks; c++) f(n * c / chunks, n * (c + 1) / chunks);
 }
 
-// f(i) for each i in [0, n), handed out one by one: for pieces of unequal work whose results do not meet.
+// Calls f(i) for each i in [0, n), handed out one by one: for tasks of unequal work that share no result.
 template <class F>
 inline void parallel_tasks(int64_t n, F f) {
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t i = 0; i < n; i++) f(i);
 }
 
-// Wider than a register and GCC keeps the vectors on the stack: attention then runs at a tenth of its speed on SSE.
+// Vectors wider than a register would be kept on the stack by GCC: with SSE, attention then ran at a tenth of its
+// speed.
 #if defined(__AVX512F__)
 constexpr int lanes = 16;
 #elif defined(__AVX__)
@@ -51,14 +52,14 @@ inline floats load(const bf16* p) {
     return reinterpret_cast<floats>(__builtin_convertvector(h, words) << 16);
 }
 inline void store(float* p, floats v) { *reinterpret_cast<floats*>(p) = v; }
-inline void store(bf16* p, floats v) {  // the rounding of bf16(float)
+inline void store(bf16* p, floats v) {  // rounds as bf16(float) does
     const words u                 = reinterpret_cast<words>(v);
     const words rounded           = u + 0x7fffu + ((u >> 16) & 1u);
     const words picked            = v != v ? u | 0x00400000u : rounded;
     const halves h                = __builtin_convertvector(picked >> 16, halves);
     *reinterpret_cast<halves*>(p) = h;
 }
-// The first n < lanes; the rest read as `fill` and are not written.
+// Load and store of the first n < lanes elements. The other lanes are read as `fill` and are not written.
 template <class T>
 inline floats load(const T* p, int64_t n, float fill = 0.f) {
     T tmp[lanes];
@@ -71,7 +72,7 @@ inline void store(T* p, floats v, int64_t n) {
     store(tmp, v);
     for (int64_t i = 0; i < n; i++) p[i] = tmp[i];
 }
-inline float sum(floats v) {  // pairwise, so the order does not depend on the instruction set
+inline float sum(floats v) {  // of pairs, then of pairs of pairs
     float x[lanes];
     store(x, v);
     for (int w = lanes / 2; w; w /= 2)
@@ -87,9 +88,9 @@ inline float max(floats v) {
     return x[0];
 }
 
-// f(i, n) along a row in steps of `lanes`: n is that, or what is left at the end. With load(p + i, n) it reads as one
-// loop. nvcc reads this file a second time for the GPU and would compile constexpr maths on vectors for it, which it
-// cannot: there f is never called, so it is never instantiated.
+// Calls f(i, n) along a row in steps of `lanes`: n is `lanes`, and at the end what is left. With load(p + i, n) the
+// body reads as one loop. nvcc compiles this file a second time for the GPU, for which it cannot compile vectors. f is
+// not called there, so it is never instantiated.
 template <class F>
 inline void for_lanes([[maybe_unused]] int64_t n, [[maybe_unused]] F f) {
 #ifndef __CUDA_ARCH__
@@ -107,14 +108,14 @@ inline void store(T* p, floats v, std::integral_constant<int64_t, lanes>) {
     store(p, v);
 }
 
-// The first n lanes of v, the others 0: what a sum may see of the end of a row.
+// v with 0 in all lanes from n on, so that a sum over the end of a row counts only the row.
 inline floats keep(floats v, int64_t n) {
     for (int64_t i = n; i < lanes; i++) v[i] = 0.f;
     return v;
 }
 inline floats keep(floats v, std::integral_constant<int64_t, lanes>) { return v; }
 
-// Σ f(i, n) over a row, in four running vectors so that the additions overlap; f sees the row as in for_lanes.
+// Σ f(i, n) over a row, with f called as by for_lanes. Four running vectors let the additions overlap.
 template <class F>
 inline float sum_lanes(int64_t length, F f) {
     constexpr std::integral_constant<int64_t, lanes> all{};
@@ -127,7 +128,7 @@ inline float sum_lanes(int64_t length, F f) {
     return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
-// f(i, n) over [0, length) as in for_lanes, shared by all threads; where the pieces meet does not change a result.
+// Calls f(i, n) over [0, length) as for_lanes does, on all threads. f must treat each element by itself.
 template <class F>
 inline void parallel_lanes(int64_t length, F f) {
     parallel_ranges(ceil_div(length, lanes), 1024, [=](int64_t begin, int64_t end) {
@@ -136,19 +137,19 @@ inline void parallel_lanes(int64_t length, F f) {
     });
 }
 
-// e^x: x = k ln2 + r with |r| <= ln2/2, a degree-7 polynomial for 2 e^r, times 2^(k-1). Within 1.2 ulp from -86.9
-// to 88.7; below that 0, above it inf; NaN stays NaN.
+// e^x as 2 e^r · 2^(k-1), where x = k ln2 + r with |r| <= ln2/2 and a polynomial of degree 7 gives 2 e^r. The error is
+// within 1.2 ulp for x from -86.9 to 88.7. Below that the result is 0, above it infinity; a NaN stays a NaN.
 inline floats exp(floats x) {
     const floats hi    = broadcast(89.f),
-                 lo    = broadcast(-87.f);  // here k - 1 is 127, and -127, whose exponent bits are all 0
-    floats c           = x > hi ? hi : x;   // a NaN compares false and passes through both
+                 lo    = broadcast(-87.f);  // k - 1 is 127 at hi, and at lo -127, whose exponent bits are all 0
+    floats c           = x > hi ? hi : x;   // a NaN compares false here and below, and so stays
     c                  = c < lo ? lo : c;
-    // Adding 1.5·2^23 rounds to an integer and leaves it in the low bits; 126 more makes k the exponent bits of
-    // 2^(k-1).
+    // Adding 1.5·2^23 rounds to an integer, which is then in the low bits. The 126 more make these the exponent bits
+    // of 2^(k-1).
     const floats magic = broadcast(12582912.f + 126.f);
     const floats t     = c * 1.44269504088896341f + magic;
     const floats k     = t - magic;
-    const floats r     = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // ln2 in two pieces (Cody and Waite)
+    const floats r     = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // ln2 as the sum of two floats (Cody and Waite)
     floats p           = r * (2 * 1.9875691500e-4f) + 2 * 1.3981999507e-3f;
     p                  = p * r + 2 * 8.3334519073e-3f;
     p                  = p * r + 2 * 4.1665795894e-2f;

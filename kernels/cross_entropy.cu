@@ -182,3 +182,7 @@ void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, floa
     expect(targets, Shape({logits.shape[0]}), DType::I32, logits);
     RUN_ON(s, logits.dtype, cross_entropy, losses, logits, targets, V, grad_scale);
 }
+
+Cost cross_entropy_cost(int64_t N, int64_t Vp, bool gradient, DType x) {
+    return {(gradient ? 2. : 1.) * double(N * Vp * size_of(x)) + 8. * double(N)};
+}

@@ -13,7 +13,7 @@
 #include "gpu.cuh"
 #endif
 
-// ---- what the machine is ------------------------------------------------------------------------------------------
+// ---- the machine ----------------------------------------------------------------------------------------------------
 
 static std::string cpu_name() {
     std::ifstream info("/proc/cpuinfo");
@@ -22,7 +22,7 @@ static std::string cpu_name() {
     return "CPU";
 }
 
-// Memory that may still be taken: the kernel's estimate, or what the control group leaves when that is less.
+// Memory that may still be taken: the operating system's estimate, or what the control group leaves when that is less.
 static int64_t available_memory() {
     int64_t available = int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     std::ifstream info("/proc/meminfo");
@@ -73,7 +73,7 @@ static void* allocate(int64_t bytes) {  // null when there is no such memory
     void* p                  = nullptr;
     const cudaError_t status = cudaMalloc(&p, size_t(bytes));
     if (status != cudaErrorMemoryAllocation) CUDA_RUN(status);
-    cudaGetLastError();  // this one is answered for
+    cudaGetLastError();  // clears the error, which the caller handles
     return p;
 }
 
@@ -127,9 +127,10 @@ int64_t Device::free_bytes() const {
     return available_memory();
 }
 
-// ---- memory -------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
-// On the CPU straight from the kernel, in huge pages where it can. The first page holds the size for release().
+// On the CPU memory comes from mmap(), in huge pages where that is possible. The first page holds the size for
+// release().
 static constexpr int64_t page = 4096;
 
 void* Device::allocate(int64_t bytes) const {
@@ -154,17 +155,17 @@ void* Device::allocate(int64_t bytes) const {
 
 void Device::release(void* p) const {
     if (!p) return;
-    ON_GPU(stream_, void(cudaFree(p)));  // at the end of a program that failed it cannot succeed
+    ON_GPU(stream_, void(cudaFree(p)));  // at the end of a program that failed this fails too
     char* base = static_cast<char*>(p) - page;
     munmap(base, *reinterpret_cast<int64_t*>(base));
 }
 
 void Device::reserve_scratch(int64_t bytes) const {
-    ON_GPU(stream_, void(gpu::queue_of(stream_).scratch(bytes)));
+    ON_GPU(stream_, void(gpu::queue_of(stream_).reserve_scratch(bytes)));
     (void)bytes;
 }
 
-// ---- moving bytes -------------------------------------------------------------------------------------------------
+// ---- copies ---------------------------------------------------------------------------------------------------------
 
 // Calls f with the types of two different dtypes that ops compute in.
 template <class F>
@@ -202,7 +203,7 @@ template <class To, class From>
 static void convert(Tensor dst, Tensor src, Queue& q) {
     To* const out  = dst.data<To>();
     const From* in = src.data<From>();
-    for_width<float>(aligned(out, in), [&](auto width) {  // 4 at a time: 16 bytes of floats on one side, 8 on the other
+    for_width<float>(aligned(out, in), [&](auto width) {  // 4 elements: 16 bytes on the fp32 side
         launch(convert_kernel<width, To, From>, grid_over(src.numel(), width), q, out, in, src.numel());
     });
 }
@@ -219,7 +220,7 @@ static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t
 
 void copy(Tensor dst, Tensor src, Stream s) {
     CHECK(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
-    ON_GPU(s, gpu::copy(dst, src, gpu::Op(s, "copy")));
+    ON_GPU(s, gpu::copy(dst, src, gpu::OpScope(s, "copy")));
     if (dst.dtype == src.dtype) return cpu::move_bytes(dst.ptr, src.ptr, src.bytes());
     for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
         cpu::convert<typename decltype(to)::type, typename decltype(from)::type>(dst, src);
@@ -227,7 +228,7 @@ void copy(Tensor dst, Tensor src, Stream s) {
 }
 
 void zero(Tensor t, Stream s) {
-    ON_GPU(s, gpu::zero(t, gpu::Op(s, "zero")));
+    ON_GPU(s, gpu::zero(t, gpu::OpScope(s, "zero")));
     cpu::parallel_ranges(t.bytes(), 1 << 20, [=](int64_t begin, int64_t end) {
         std::memset(static_cast<char*>(t.ptr) + begin, 0, end - begin);
     });

@@ -60,12 +60,12 @@ std::vector<float> floats_of(Tensor src, Stream s);                   // the ele
 // gpu::op<T>(args…, queue), where T is the C++ type of `dtype`. RUN_UNTYPED(s, op, args…) is the same for an op whose
 // halves are no templates, because it knows one dtype only.
 #ifdef __CUDACC__
-#define RUN_HALF_(s, name, op, ...)                 \
-    do {                                            \
-        if ((s).where == Machine::cpu)              \
-            cpu::op(__VA_ARGS__);                   \
-        else                                        \
-            gpu::op(__VA_ARGS__, gpu::Op(s, name)); \
+#define RUN_HALF_(s, name, op, ...)                      \
+    do {                                                 \
+        if ((s).where == Machine::cpu)                   \
+            cpu::op(__VA_ARGS__);                        \
+        else                                             \
+            gpu::op(__VA_ARGS__, gpu::OpScope(s, name)); \
     } while (0)
 #else
 #define RUN_HALF_(s, name, op, ...)                                                             \

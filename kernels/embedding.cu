@@ -237,8 +237,8 @@ template <class T>
 static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Queue& q) {
     expect_ids("embedding_backward", tokens, positions, dwte, dwpe, q);
     const int64_t N = tokens.numel(), C = dwte.shape[1], length = tokens.shape[1];
-    const T* rows  = dout.data<T>();
-    int32_t* order = q.scratch_of<int32_t>(2 * N);
+    const T* rows        = dout.data<T>();
+    int32_t* const order = q.scratch<int32_t>(embedding_backward_cost(tokens.shape[0], length, C, dout.dtype).scratch);
     // A thread has 4 columns: 16 bytes of the fp32 table, and 8 or 16 of a row.
     for_width<float>(C % 4 == 0 && aligned(rows, dwte.ptr, dwpe.ptr), [&](auto width) {
         const int threads = int(std::min<int64_t>(ceil_div(C / width, 32) * 32, 256));
@@ -288,4 +288,16 @@ void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Te
     expect_dtype(dwte, DType::F32);
     expect(dout, Shape({tokens.shape[0], tokens.shape[1], dwte.shape[1]}), dout.dtype, dwte);
     RUN_ON(s, dout.dtype, embedding_backward, dwte, dwpe, dout, tokens, positions);
+}
+
+Cost embedding_forward_cost(int64_t B, int64_t T, int64_t C, DType x) {
+    const double rows = double(B * T * C), e = double(size_of(x));
+    return {2 * e * rows + e * double(T * C) + 4. * double(B * T)};
+}
+// Each token's row of dwte is read and written; dwpe's rows are as many as positions.
+Cost embedding_backward_cost(int64_t B, int64_t T, int64_t C, DType x) {
+    const double rows = double(B * T * C), e = double(size_of(x));
+    Cost cost{(e + 8) * rows + 8. * double(T * C) + 4. * double(B * T)};
+    cost.scratch = 2 * B * T * size_of(DType::I32);  // two lists of rows, to sort them by token
+    return cost;
 }

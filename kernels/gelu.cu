@@ -158,3 +158,6 @@ void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind, Stream s) {
     expect(dy, x.shape, x.dtype, x);
     RUN_ON(s, x.dtype, gelu_backward, dx, dy, x, kind);
 }
+
+Cost gelu_forward_cost(int64_t numel, DType x) { return {2. * double(numel * size_of(x))}; }
+Cost gelu_backward_cost(int64_t numel, DType x) { return {3. * double(numel * size_of(x))}; }

@@ -14,8 +14,8 @@ namespace gpu {
 
 // ---- vectors --------------------------------------------------------------------------------------------------------
 
-// W elements in float. A thread moves 16 bytes at a time where it can: W is wide<T> when every pointer and row is
-// aligned to that, else 1.
+// W elements in float. A thread moves 16 bytes at a time where it can: W is wide<T> when all pointers and rows are
+// aligned to 16 bytes, else 1.
 template <int W>
 struct Floats {
     float at[W];
@@ -30,14 +30,14 @@ bool aligned(const P*... pointers) {
     return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
 }
 
-// A number known to the compiler, passed as an argument. (std::integral_constant would need --expt-relaxed-constexpr,
-// and with that nvcc 13.0 compiles the CPU half's lambdas for the GPU as well and fails on their vectors.)
+// A compile-time number passed as an argument. std::integral_constant would need --expt-relaxed-constexpr, with which
+// nvcc 13.0 compiles the lambdas of the CPU half for the GPU as well and fails on their vectors.
 template <int n>
 struct Constant {
     HD constexpr operator int() const { return n; }
 };
 
-// run(width) with wide<T> or 1.
+// Calls run(width) with wide<T> or 1.
 template <class T, class Run>
 void for_width(bool is_wide, Run run) {
     if (is_wide)
@@ -124,15 +124,15 @@ __device__ inline void store(T* p, const Floats<W>& v) {
     *reinterpret_cast<Packed<W, T>*>(p) = word;
 }
 
-// f(i, width) over [0, n), shared by the whole grid: W elements to a thread, and what is left at the end one by one.
-// With load<width>(p + i) it reads as one loop.
+// Calls f(i, width) over [0, n), shared by the whole grid: W elements at a time, and the last n mod W one by one. With
+// load<width>(p + i) the body reads as one loop.
 template <int W, class F>
 __device__ inline void for_grid(int64_t n, F f) {
     const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
     for (int64_t i = thread; i < n / W; i += threads) f(i * W, Constant<W>{});
     if (W > 1 && thread < n % W) f(n - n % W + thread, Constant<1>{});
 }
-// The grid for it: a thread for every W elements.
+// The grid for that: a thread for every W elements.
 inline Grid grid_over(int64_t n, int W, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     return Grid(n ? std::max<int64_t>(1, ceil_div(n / W, 256)) : 0, 256, 0, file, line);
 }
@@ -152,7 +152,7 @@ __device__ inline X block_sum(X x) {
     __shared__ X of_warp[32];
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_sum(x);
-    __syncthreads();  // of_warp may still be read from the sum before
+    __syncthreads();  // threads may still read of_warp for the sum before
     if (lane == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();
     return warp_sum(lane < warps ? of_warp[lane] : X(0));

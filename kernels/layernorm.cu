@@ -118,6 +118,9 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 
 }  // namespace cpu
 
+// Backward on a GPU cuts the rows into chunks of so many: 256 chunks at most, whatever the GPU, and 8 rows at least.
+static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(ceil_div(N, 256), 4)); }
+
 #ifdef __CUDACC__
 namespace gpu {
 
@@ -196,7 +199,6 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
 // adds the chunks in order. A block loads R rows at a time, which share a barrier. There are at most 256 chunks on
 // every GPU: at N = 8192, C = 768 their sums are 3 % of the bytes that the op has to move.
 constexpr int backward_threads = 512;
-constexpr int64_t most_chunks  = 256;
 
 template <int W, int V, int R, class T>
 static __global__ void __launch_bounds__(backward_threads)
@@ -324,8 +326,8 @@ template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                                Into into, Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
-    const int64_t chunk = std::max<int64_t>(8, ceil_div(ceil_div(N, most_chunks), 4) * 4), chunks = ceil_div(N, chunk);
-    float* const sums = q.scratch_of<float>(chunks * 2 * C);
+    const int64_t chunk = backward_chunk(N), chunks = ceil_div(N, chunk);
+    float* const sums = q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch);
     for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr), [&](auto width) {
         const int64_t vectors = C / width, warps_of_1 = ceil_div(vectors, 32), warps_of_2 = ceil_div(vectors, 64);
         const auto run = [&](auto kernel, const Grid& g) {
@@ -384,4 +386,19 @@ void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Te
     expect(mean, Shape({x.shape[0]}), DType::F32, x);
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
     RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into);
+}
+
+Cost layernorm_forward_cost(int64_t N, int64_t C, DType x) {
+    const double e = double(size_of(x));
+    return {2 * e * double(N * C) + 8. * double(N) + 2 * e * double(C)};
+}
+Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x) {
+    const double e = double(size_of(x));
+    return {4 * e * double(N * C) + 8. * double(N) + 2 * e * double(C)};
+}
+Cost layernorm_backward_cost(int64_t N, int64_t C, DType x) {
+    const double e = double(size_of(x));
+    Cost cost{4 * e * double(N * C) + 8. * double(N) + (e + 8) * double(C)};
+    cost.scratch = ceil_div(N, backward_chunk(N)) * 2 * C * size_of(DType::F32);  // dw and db of every chunk of rows
+    return cost;
 }

@@ -64,28 +64,19 @@ struct Product {
     }
 };
 
-// The three products of the op, with w (OC,IC) as it is stored.
-static Product x_times_w_transposed(Tensor x, Tensor w) {  // forward: (N,OC)
-    Product p{x.shape[0], w.shape[0], x.shape[1], x.dtype, x.dtype};
-    p.b_transposed = true;
-    return p;
-}
-static Product dy_times_w(Tensor dy, Tensor w) {  // the gradient of x: (N,IC)
-    return {dy.shape[0], w.shape[1], w.shape[0], dy.dtype, dy.dtype};
-}
-static Product dy_transposed_times_x(Tensor dy, Tensor x, Into into) {  // the gradient of w: (OC,IC), fp32
-    Product p{dy.shape[1], x.shape[1], x.shape[0], dy.dtype, DType::F32};
-    p.a_transposed = true;
-    p.accumulate   = into == Into::add;
-    return p;
-}
-
 static int64_t rows_of(const Factor& f) { return f.matrix.shape[f.transposed ? 1 : 0]; }
 static int64_t columns_of(const Factor& f) { return f.matrix.shape[f.transposed ? 0 : 1]; }
-static Product any_product(const Factor& a, const Factor& b) {
+static Product product_of(const Factor& a, const Factor& b) {
     Product p{rows_of(a), columns_of(b), columns_of(a), a.matrix.dtype, a.matrix.dtype};
     p.a_transposed = a.transposed;
     p.b_transposed = b.transposed;
+    return p;
+}
+// dw = or += dyᵀ x, in fp32.
+static Product product_for_dw(Tensor dy, Tensor x, Into into) {
+    Product p    = product_of(transposed(dy), x);
+    p.out        = DType::F32;
+    p.accumulate = into == Into::add;
     return p;
 }
 
@@ -96,7 +87,7 @@ namespace cpu {
 struct OneDnn {
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{engine};
-    std::map<Product, dnnl::matmul> kernels;  // building one takes about a millisecond
+    std::map<Product, dnnl::matmul> kernels;  // kept, because building one takes about a millisecond
     std::mutex lock;
 };
 
@@ -125,7 +116,7 @@ static dnnl::matmul build(const Product& p, const dnnl::engine& engine) {
 }
 
 static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias = {}) try {
-    static OneDnn dnn;  // a cache of compiled kernels; what it holds never changes a result
+    static OneDnn dnn;  // a cache of compiled kernels, which changes no result
     const std::lock_guard<std::mutex> guard(dnn.lock);
     auto found = dnn.kernels.find(p);
     if (found == dnn.kernels.end()) found = dnn.kernels.emplace(p, build(p, dnn.engine)).first;
@@ -142,12 +133,12 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
     throw_at<RunError>(__FILE__, __LINE__, "oneDNN: {} (status {}) for {}", e.what(), int(e.status), p.str());
 }
 
-// ---- a few rows ---------------------------------------------------------------------------------------------------
+// ---- a few rows -----------------------------------------------------------------------------------------------------
 
-// Measured on 2 cores of a Zen 4: 4 rows of a 768 × 50304 bf16 weight here take what oneDNN takes for 1.
+// Measured on 2 cores of a Zen 4: 4 rows times a 768 × 50304 bf16 weight take as long here as 1 row by oneDNN.
 constexpr int64_t few_rows = 4;
 
-// Four outputs at a time for R rows: 4 R running sums in registers, each weight read once for all rows.
+// R rows times four rows of w at a time: 4 R running sums stay in registers, and each weight is read once for all rows.
 template <int R, class T>
 static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t IC, int64_t OC) {
     constexpr int64_t G = 4;
@@ -160,8 +151,9 @@ static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t
                 for (int r = 0; r < R; r++) xs[r] = load(x + r * IC + i, n);
                 for (int g = 0; g < G; g++) {
                     const T* const at = w + (o + std::min<int64_t>(g, group - 1)) * IC + i;
-                    __builtin_prefetch(at + G * IC);  // the same place in the next group: rows are too short for the
-                    const floats ws = load(at, n);    // processor's own prefetching to get going
+                    // The same column of the next four rows. Rows are too short for the processor's own prefetching.
+                    __builtin_prefetch(at + G * IC);
+                    const floats ws = load(at, n);
                     for (int r = 0; r < R; r++) acc[r][g] += xs[r] * ws;
                 }
             });
@@ -188,21 +180,21 @@ static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     }
 }
 
-// ---- the op on the CPU --------------------------------------------------------------------------------------------
+// ---- the CPU half ---------------------------------------------------------------------------------------------------
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     if (few_rows_forward<T>(out, x, w, b)) return;
-    Product p = x_times_w_transposed(x, w);
+    Product p = product_of(x, transposed(w));
     p.bias    = bool(b);
     multiply(p, out, x, w, b);
 }
 
-// oneDNN's product ends in gelu where that is as accurate as gelu.cu: its erf form is too coarse for fp32.
+// oneDNN's product ends in gelu where that is as accurate as gelu.cu, which its erf form is not in fp32.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind) {
     if (!pre && x.shape[0] > few_rows && kind == Gelu::tanh) {
-        Product p = x_times_w_transposed(x, w);
+        Product p = product_of(x, transposed(w));
         p.bias    = bool(b);
         p.gelu    = kind;
         return multiply(p, act, x, w, b);
@@ -213,10 +205,11 @@ static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tens
 }
 
 static void matmul(Tensor out, const Factor& a, const Factor& b) {
-    multiply(any_product(a, b), out, a.matrix, b.matrix);
+    multiply(product_of(a, b), out, a.matrix, b.matrix);
 }
 
-// Column sums in slabs of 64 columns, rows in runs of 64, so that no sum is longer than 64 + N/64 terms.
+// Sums the columns of dy. Rows are summed in runs of 64 and the runs are then added, so that no sum of floats has more
+// than 64 or N/64 terms.
 template <class T>
 static void column_sums(Tensor db, Tensor dy, Into into) {
     const int64_t N = dy.shape[0], OC = dy.shape[1];
@@ -241,8 +234,8 @@ static void column_sums(Tensor db, Tensor dy, Into into) {
 
 template <class T>
 static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into) {
-    if (dx) multiply(dy_times_w(dy, w), dx, dy, w);
-    multiply(dy_transposed_times_x(dy, x, into), dw, dy, x);
+    if (dx) multiply(product_of(dy, w), dx, dy, w);
+    multiply(product_for_dw(dy, x, into), dw, dy, x);
     if (db) column_sums<T>(db, dy, into);
 }
 
@@ -267,15 +260,15 @@ static void check(cublasStatus_t status, const char* call, const Product& p, con
 }
 #define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
 
-// What cuBLASLt needs for one Product. Found once, then kept: asking for the best algorithm takes tens of microseconds.
+// What cuBLASLt needs for one Product. It is kept, because asking for the best algorithm takes tens of microseconds.
 struct Prepared {
     cublasLtMatmulDesc_t op  = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algo{};
-    bool found = false;
+    bool found = false;  // an algorithm
 };
 
-// Its workspace is as large as NVIDIA advises for Hopper; older GPUs need an eighth of it.
+// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it.
 constexpr size_t workspace_bytes = 32 << 20;
 
 struct Products {
@@ -307,19 +300,19 @@ static cublasLtEpilogue_t epilogue_of(const Product& p) {
     return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-// cuBLASLt counts by columns, so our row-major c = a b is its cᵀ = bᵀ aᵀ: b comes first, and a matrix that lies in
-// memory as we write it is one that cuBLASLt reads as it is. fp32 products are true fp32, not tf32.
+// cuBLASLt's matrices are column-major. Our row-major c = a b is its cᵀ = bᵀ aᵀ, so b is its first operand, and a
+// matrix that is not transposed for us is not transposed for it. fp32 products are true fp32, not tf32.
 static Prepared prepare(const Product& p, const Products& lt) {
     Prepared plan;
-    const auto no_yes = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
-    const auto op_a = no_yes(p.b_transposed), op_b = no_yes(p.a_transposed);
+    const auto operation = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
+    const auto first = operation(p.b_transposed), second = operation(p.a_transposed);
     const auto epilogue = epilogue_of(p);
     LT_RUN(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), p);
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &value, sizeof value), p);
     };
-    set(CUBLASLT_MATMUL_DESC_TRANSA, op_a);
-    set(CUBLASLT_MATMUL_DESC_TRANSB, op_b);
+    set(CUBLASLT_MATMUL_DESC_TRANSA, first);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, second);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cublaslt_type(p.in));
     if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
@@ -337,7 +330,7 @@ static Prepared prepare(const Product& p, const Products& lt) {
         LT_RUN(cublasLtMatmulPreferenceSetAttribute(want, what, &value, sizeof value), p);
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
-    // Parts of a sum are added in fp32 and in a fixed order, not in the output as they come.
+    // Partial sums must be added in fp32 and in a fixed order, not in the output in any order.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     for (const auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -383,7 +376,7 @@ static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor b
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
-    Product p = x_times_w_transposed(x, w);
+    Product p = product_of(x, transposed(w));
     p.bias    = bool(b);
     multiply(p, out, x, w, q, b);
 }
@@ -400,7 +393,7 @@ constexpr bool can_fuse(Gelu kind) {
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
     if (!pre && can_fuse<T>(kind)) {
-        Product p = x_times_w_transposed(x, w);
+        Product p = product_of(x, transposed(w));
         p.bias    = bool(b);
         p.gelu    = kind;
         if (multiply(p, act, x, w, q, b)) return;
@@ -411,11 +404,11 @@ static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tens
 }
 
 static void matmul(Tensor out, const Factor& a, const Factor& b, Queue& q) {
-    multiply(any_product(a, b), out, a.matrix, b.matrix, q);
+    multiply(product_of(a, b), out, a.matrix, b.matrix, q);
 }
 
-// db = or += column sums of dy, in one launch. A block has 64 bytes of columns of bf16 (or fp32): 4 lanes side by side;
-// its other lanes and warps take rows apart and meet at the end, always in the same order.
+// db = or += the column sums of dy, in one launch. A block sums 64 bytes of columns, which 4 lanes read at a time. Its
+// other lanes and its warps each take other rows, and their sums are added in a fixed order at the end.
 constexpr int sum_threads = 512;
 
 template <int W, int across, class T>
@@ -457,9 +450,9 @@ static void column_sums(Tensor db, Tensor dy, Into into, Queue& q) {
 
 template <class T>
 static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Queue& q) {
-    if (dx) multiply(dy_times_w(dy, w), dx, dy, w, q);
+    if (dx) multiply(product_of(dy, w), dx, dy, w, q);
     // The product that makes dw reads dy and can sum its columns for db on the way, but only overwrite db with them.
-    Product p = dy_transposed_times_x(dy, x, into);
+    Product p = product_for_dw(dy, x, into);
     if (db && into == Into::set) {
         p.row_sums = true;
         if (multiply(p, dw, dy, x, q, db)) return;
@@ -474,7 +467,7 @@ template <class T>
 static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre,
                                  Gelu kind, Into into, Queue& q) {
     if (can_fuse<T>(kind) && w.shape[1] % wide<T> == 0 && aligned(dpre.ptr, pre.ptr)) {
-        Product p = dy_times_w(dy, w);
+        Product p = product_of(dy, w);
         p.slope   = kind;
         if (multiply(p, dpre, dy, w, q, {}, pre)) return matmul_backward<T>({}, dw, db, dy, act, w, into, q);
     }
@@ -485,7 +478,7 @@ static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, T
 }  // namespace gpu
 #endif
 
-// ---- the doors ----------------------------------------------------------------------------------------------------
+// ---- the ops --------------------------------------------------------------------------------------------------------
 
 static void expect_product(const char* op, Tensor out, Tensor x, Tensor w) {
     CHECK(x && w && x.shape.dims == 2 && w.shape.dims == 2 && x.shape[1] == w.shape[1] && x.dtype == w.dtype,
@@ -531,6 +524,20 @@ void matmul(Tensor out, Factor a, Factor b, Stream s) {
           a.transposed ? " transposed" : "", b.matrix.str(), b.transposed ? " transposed" : "");
     expect(out, Shape({rows_of(a), columns_of(b)}), a.matrix.dtype, a.matrix);
     RUN_UNTYPED(s, matmul, out, a, b);
+}
+
+Cost matmul_forward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
+    return {double((N * IC + IC * OC + N * OC) * size_of(x)), 2. * double(N) * double(IC * OC)};
+}
+Cost matmul_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
+    return {double((N * OC + 2 * N * IC + IC * OC) * size_of(x)) + 4. * double(IC * OC + OC),
+            4. * double(N) * double(IC * OC)};
+}
+Cost matmul_gelu_forward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
+    return matmul_forward_cost(N, IC, OC, x) + Cost{double(N * OC * size_of(x))};
+}
+Cost matmul_gelu_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
+    return matmul_backward_cost(N, IC, OC, x) + Cost{double(N * IC * size_of(x))};
 }
 
 int64_t matmul_workspace([[maybe_unused]] Stream s) {

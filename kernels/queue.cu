@@ -5,7 +5,7 @@
 namespace gpu {
 
 constexpr int64_t slot_bytes = 1 << 20;
-constexpr size_t slot_count  = 8;  // the host runs at most so many copies ahead of the GPU
+constexpr size_t slot_count  = 8;  // the host may be so many copies ahead of the GPU
 
 Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaSetDevice(index_));
@@ -13,11 +13,11 @@ Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CUDA_RUN(cudaMalloc(&bad, sizeof(BadId)));
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
-    CUDA_RUN(cudaMallocHost(&heard_, sizeof(Heard)));
+    CUDA_RUN(cudaMallocHost(&answer_, sizeof(Answer)));
     slots_.resize(slot_count);
     for (Slot& s : slots_) {
         CUDA_RUN(cudaMallocHost(&s.memory, slot_bytes));
-        CUDA_RUN(cudaEventCreateWithFlags(&s.gone, cudaEventDisableTiming));
+        CUDA_RUN(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming));
     }
 }
 
@@ -26,16 +26,16 @@ Queue::~Queue() {
     cudaStreamSynchronize(stream);
     products.reset();
     for (Slot& s : slots_) {
-        cudaEventDestroy(s.gone);
+        cudaEventDestroy(s.copied);
         cudaFreeHost(s.memory);
     }
     cudaFree(scratch_);
     cudaFree(bad);
-    cudaFreeHost(heard_);
+    cudaFreeHost(answer_);
     cudaStreamDestroy(stream);
 }
 
-void* Queue::scratch(int64_t bytes) {
+void* Queue::reserve_scratch(int64_t bytes) {
     if (bytes <= scratch_bytes_) return scratch_;
     wait();
     CUDA_RUN(cudaFree(scratch_));
@@ -63,31 +63,31 @@ void Queue::upload(void* dst, const void* src, int64_t bytes) {
     for (int64_t done = 0; done < bytes; done += slot_bytes) {
         const int64_t part = std::min(slot_bytes, bytes - done);
         Slot& slot         = slots_[next_slot_++ % slot_count];
-        CUDA_RUN(cudaEventSynchronize(slot.gone));
+        CUDA_RUN(cudaEventSynchronize(slot.copied));
         std::memcpy(slot.memory, static_cast<const char*>(src) + done, part);
         CUDA_RUN(cudaMemcpyAsync(static_cast<char*>(dst) + done, slot.memory, part, cudaMemcpyHostToDevice, stream));
-        CUDA_RUN(cudaEventRecord(slot.gone, stream));
+        CUDA_RUN(cudaEventRecord(slot.copied, stream));
     }
 }
 
 void Queue::download(void* dst, const void* src, int64_t bytes) {
-    const bool few = bytes <= int64_t(sizeof heard_->bytes);
-    CUDA_RUN(cudaMemcpyAsync(few ? heard_->bytes : dst, src, size_t(bytes), cudaMemcpyDeviceToHost, stream));
+    const bool few = bytes <= int64_t(sizeof answer_->bytes);
+    CUDA_RUN(cudaMemcpyAsync(few ? answer_->bytes : dst, src, size_t(bytes), cudaMemcpyDeviceToHost, stream));
     wait();
-    if (few) std::memcpy(dst, heard_->bytes, size_t(bytes));
+    if (few) std::memcpy(dst, answer_->bytes, size_t(bytes));
 }
 
 void Queue::wait() {
-    CUDA_RUN(cudaMemcpyAsync(&heard_->bad, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
+    CUDA_RUN(cudaMemcpyAsync(&answer_->bad, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
     const cudaError_t status = cudaStreamSynchronize(stream);
     if (status != cudaSuccess)
         throw_at<RunError>(__FILE__, __LINE__,
                            "CUDA: {} ({}) in one of the ops up to {}; run again, waiting after every kernel (sync), to "
                            "learn in which",
                            cudaGetErrorName(status), cudaGetErrorString(status), op);
-    if (ready(&heard_->bad)) return;
+    if (ready(&answer_->bad)) return;
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
-    heard_->bad.rule.complain(heard_->bad.at, heard_->bad.id);
+    answer_->bad.rule.complain(answer_->bad.at, answer_->bad.id);
 }
 
 // One block reads a few tens of thousands of ids in microseconds, and finds the first bad one without atomics.

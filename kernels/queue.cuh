@@ -14,17 +14,19 @@
 
 namespace gpu {
 
-// ---- every status is looked at --------------------------------------------------------------------------------------
+// ---- statuses -------------------------------------------------------------------------------------------------------
 
 inline void check(cudaError_t status, const char* call, const char* file, int line) {
     if (status == cudaSuccess) return;
     throw_at<RunError>(file, line, "CUDA: {} ({}) from {}", cudaGetErrorName(status), cudaGetErrorString(status), call);
 }
+// Every call of CUDA goes through this.
 #define CUDA_RUN(...) gpu::check((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
 
 // ---- the queue behind a Stream --------------------------------------------------------------------------------------
 
-// How many blocks of how many threads, with so many bytes of shared memory each; remembers the line that said so.
+// The size of a launch: blocks, threads of each, and bytes of dynamic shared memory of each. It remembers the line that
+// made it, for messages.
 struct Grid {
     int64_t blocks;
     int threads;
@@ -48,8 +50,8 @@ HD bool ready(const BadId* bad) { return !bad->found; }
 
 struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
 
-// One CUDA stream and all that ops on it share. Kernels run in the order in which they are queued, so one piece of
-// scratch memory serves op after op. Belongs to a Device.
+// One CUDA stream, and what the ops on it share. It belongs to a Device. Kernels run in the order in which they are
+// queued, so one block of scratch memory serves op after op.
 class Queue {
   public:
     Queue(int index, bool sync_each);
@@ -59,39 +61,40 @@ class Queue {
 
     cudaStream_t stream = nullptr;
     cudaDeviceProp limits{};
-    const char* op = "";       // the op that queues work now
+    const char* op = "";       // the op that is queueing work
     BadId* bad     = nullptr;  // in the GPU's memory
     std::shared_ptr<Products> products;
 
-    // Memory for what one op keeps between its kernels; the next op overwrites it. Grows, which waits for the GPU, only
-    // when an op asks for more than ever before: from a model's second step on it never does.
-    void* scratch(int64_t bytes);
+    // Memory for what one op keeps between its kernels; the next op overwrites it. An op asks for the `scratch` of its
+    // Cost (ops.h). The memory grows, which waits for the GPU, when an op asks for more than ever before. From a
+    // model's second step on it never does.
     template <class T>
-    T* scratch_of(int64_t count) {
-        return static_cast<T*>(scratch(count * int64_t(sizeof(T))));
+    T* scratch(int64_t bytes) {
+        return static_cast<T*>(reserve_scratch(bytes));
     }
+    void* reserve_scratch(int64_t bytes);
 
-    cudaError_t fault();                                       // of what was queued last; under --sync waits for it
-    void launched(const Grid& g);                              // throws its fault
-    void expect_ids(Tensor ids, const IdRule& rule);           // all of them
+    cudaError_t fault();           // the error of what was queued last; with sync_each() it waits for it
+    void launched(const Grid& g);  // throws that error
+    void expect_ids(Tensor ids, const IdRule& rule);
     void upload(void* dst, const void* src, int64_t bytes);    // src may be touched when it returns
-    void download(void* dst, const void* src, int64_t bytes);  // wait() is part of it
-    void wait();                                               // until the GPU has done all; throws what went wrong
+    void download(void* dst, const void* src, int64_t bytes);  // waits, as wait() does
+    void wait();                                               // until all queued work is done; throws its error
     bool sync_each() const { return sync_each_; }
     const void* scratch_now() const { return scratch_; }
 
   private:
-    struct Slot {  // pinned memory on its way to the GPU
-        char* memory     = nullptr;
-        cudaEvent_t gone = nullptr;
+    struct Slot {  // pinned memory that upload() copies from
+        char* memory       = nullptr;
+        cudaEvent_t copied = nullptr;
     };
     std::vector<Slot> slots_;
     size_t next_slot_ = 0;
-    struct Heard {  // pinned, so that reading it needs no wait of its own
+    struct Answer {  // pinned, so that a copy into it does not block
         BadId bad;
-        char bytes[256];
+        char bytes[256];  // of a small download
     };
-    Heard* heard_          = nullptr;
+    Answer* answer_        = nullptr;
     void* scratch_         = nullptr;
     int64_t scratch_bytes_ = 0;
     int index_;
@@ -101,16 +104,17 @@ class Queue {
 inline Queue& queue_of(Stream s) { return *static_cast<Queue*>(s.handle); }
 inline Stream stream_of(Queue& q) { return {Machine::cuda, &q}; }
 
-// Names the op while its kernels are queued: in errors, and as a range for profilers.
-class Op {
+// Names the op, while it lives, in errors and as a range for profilers. RUN_ON passes one to every GPU half as its
+// Queue.
+class OpScope {
   public:
-    Op(Stream s, const char* name) : queue_(queue_of(s)) {
+    OpScope(Stream s, const char* name) : queue_(queue_of(s)) {
         queue_.op = name;
 #ifdef NVTX_VERSION
         nvtxRangePushA(name);
 #endif
     }
-    ~Op() {
+    ~OpScope() {
 #ifdef NVTX_VERSION
         nvtxRangePop();
 #endif

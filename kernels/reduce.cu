@@ -42,6 +42,9 @@ static void sum(Tensor out, Tensor x, float scale) {
 
 }  // namespace cpu
 
+// The number of blocks of a sum on a GPU. It depends on the number of elements alone.
+static int64_t sum_blocks(int64_t numel) { return std::clamp<int64_t>(ceil_div(numel, 4096), 1, 1024); }
+
 #ifdef __CUDACC__
 namespace gpu {
 
@@ -84,8 +87,8 @@ template <class F>
 static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue& q) {
     const float* in      = x.data<float>();
     const int64_t n      = x.numel();
-    const int64_t blocks = std::clamp<int64_t>(ceil_div(n, 4096), 1, 1024);
-    double* sums         = q.scratch_of<double>(blocks);
+    const int64_t blocks = sum_blocks(n);
+    double* const sums   = q.scratch<double>(sum_cost(n).scratch);
     for_width<float>(aligned(in), [&](auto width) {
         launch(sum_kernel<width, F>, {blocks, 256}, q, sums, in, n, term);
     });
@@ -108,4 +111,10 @@ void sum(Tensor out, Tensor x, float scale, Stream s) {
     expect_dtype(x, DType::F32);
     expect(out, Shape({1}), DType::F32, x);
     RUN_UNTYPED(s, sum, out, x, scale);
+}
+
+Cost sum_cost(int64_t numel) {
+    Cost cost{4. * double(numel)};
+    cost.scratch = sum_blocks(numel) * int64_t(sizeof(double));  // the sum of each block
+    return cost;
 }

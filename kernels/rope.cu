@@ -160,3 +160,6 @@ void rope_backward(Tensor dqkv, Tensor positions, Rope rope, Stream s) {
     check_rope(__func__, dqkv, positions, rope);
     if (rope.dim) RUN_ON(s, dqkv.dtype, rope_backward, dqkv, positions, rope);
 }
+
+// The rotating coordinates of q and k are read and written.
+Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x) { return {4. * double(N * H * dim * size_of(x))}; }

@@ -6,6 +6,7 @@
 #   make bench ARGS=peers            GPT-2 124M steps beside PyTorch's, in turn; PYTHON= names a python3 with torch and transformers
 #   make bench ARGS=tokenize         text to tokens; PYTHON= names a python3 with tiktoken, TOKENIZER= GPT-2's tokenizer.json
 #   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
+#   make bench ARGS=costs            no times: the table of kernels/README.md, what each op costs by its formula
 #   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible (half a
 #                                    minute on two quiet cores; the last digits of bytes vary with where memory lies)
 # Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
@@ -17,9 +18,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
+if [ "$what" = costs ]; then exec "$build/bench_ops" --costs; fi
 if [ "$what" = cuda ]; then  # make bench ARGS='cuda layernorm': the ops whose name has that
     EMU_CHECK=off "$home/scripts/emulate" --profile counts.json "$build/bench_ops" --device cuda --batch 1 --context 256 \
-        --only "${2:-}" --counted ops.json >log 2>&1 || { cat log >&2; exit 1; }
+        --only "${2:-}" --profiled ops.json >log 2>&1 || { cat log >&2; exit 1; }
     grep -o 'bounds for.*' log | head -1
     "$build/bench_ops" --table ops.json,counts.json
     exit 0

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# gpu_check.sh - everything that only a GPU can show, in one command and under ten minutes
+# gpu_check.sh - checks and measures everything that needs a GPU, in one command and under ten minutes
 #   scripts/gpu_check.sh                build, tests on the GPU, compute-sanitizer, a training run, every op's rate
 #   scripts/gpu_check.sh --emulated     the same steps on test/emulator: checks this script, measures nothing
-# The report goes to docs/measured/DATE-GPU.txt and ends with a verdict. A part whose tool is missing is skipped and says
-# why. Exit 0 when every part that ran passed, 1 when one failed or was stopped for its time, 2 without a GPU.
+# The report goes to docs/measured/DATE-GPU.txt and ends with a verdict. A part whose tool is missing is skipped, and the report
+# says why. The exit code is 0 when every part that ran passed, 1 when one failed or ran out of time, and 2 without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${BUILD:-build}
-limit=600  # seconds, all parts together
+limit=600  # seconds for all parts together
 
 emulated=
 case "${1:-}" in
@@ -23,7 +23,7 @@ nvcc=${NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || tru
 if [ "$emulated" ]; then
     on() { EMU_CHECK=${EMU_CHECK:-memory} scripts/emulate "$@"; }
     gpu="emulated-${EMU_GPU:-h100}"
-    report=$(mktemp -d)/$(date -I)-$gpu.txt  # not among the measured ones
+    report=$(mktemp -d)/$(date -I)-$gpu.txt  # docs/measured is for GPUs only
 else
     gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1) || true
     [ -n "$gpu" ] || {
@@ -36,12 +36,13 @@ else
     mkdir -p docs/measured
 fi
 work=$(mktemp -d)
-trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # a job that is stopped early would run it too
+trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # in this shell only, not in a job that is stopped early
 : >"$report"
 say() { echo "$*" | tee -a "$report"; }
-failed=()  # the names of the parts that did
+failed=()  # names of parts
 
-# part NAME SECONDS COMMAND...: its output goes into the report; at most so many seconds, and what is left of all.
+# part NAME SECONDS COMMAND...: runs the command and appends its output to the report. The command is stopped after so many
+# seconds, or when the limit for all parts is reached.
 part() {
     local name=$1 most=$2 start=$SECONDS left=$((limit - SECONDS)) code=0
     shift 2
@@ -76,21 +77,21 @@ compile() {
     scripts/ptxas.sh --spills "$build"/kernels/*.ptxas && echo "no kernel spills"
 }
 
-# Tests pass on a machine without a usable GPU too, and say so; here that is a failure.
+# On a machine without a usable GPU the tests pass and say that they ran on the CPU. Here that is a failure.
 on_the_gpu() { ! grep -A 2 'tests run on the CPU alone' "$1"; }
 
-# The tests that make tensors, each on both machines, and those that run the programs. Under the emulator two show that the
-# part works.
+# Runs the tests that make tensors, each of them on the CPU and on the GPU, and those that run the programs. Under the emulator
+# two tests are enough to try this part.
 tests() {
     local code=0 which='[ops],[attention],[rope],[gradients],[model],[families],[evaluation],[programs]'
     [ -z "$emulated" ] || which='gelu*,cross_entropy*'
-    trap 'tail -n 5 "$work/tests"; exit 143' TERM  # how far it came
+    trap 'tail -n 5 "$work/tests"; exit 143' TERM  # shows how far it came
     GPT_BUILD=$build on "$build/test_gpt" "$which" --durations yes >"$work/tests" 2>&1 || code=$?
     grep -v '^[0-9.]* s: ' "$work/tests" | tail -n 60
     on_the_gpu "$work/tests" && return $code
 }
 
-# Our own code looks at every status, so memcheck need not report calls that were expected to fail.
+# Our code checks every status itself, so memcheck need not report calls of the CUDA API that fail.
 sanitize() {  # sanitize TOOL OPTIONS...
     local tool=$1 code=0
     shift
@@ -104,7 +105,8 @@ sanitize() {  # sanitize TOOL OPTIONS...
 
 median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[0-9.e+-]*" | cut -d: -f2 | sort -g |
     awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
-train() {  # train OPTIONS...: GPT-2 124M on random tokens; with --graph last, it has to end in the weights of the run before
+# train OPTIONS...: trains GPT-2 124M on random tokens. With --graph last, it must end with the weights of the run before.
+train() {
     perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 400000' >"$work/tokens.bin"
     rm -rf "$work/run"
     on "$build/train_gpt" --model gpt2 --device cuda --train-data "$work/tokens.bin" --save-every 0 --out "$work/run" "$@" \
@@ -126,7 +128,7 @@ decode() {  # decode TOKENS
 }
 
 losses() { grep '"event":"step"' "$1/log.jsonl" | grep -o '"loss":[0-9.]*' | cut -d: -f2; }
-# Two GPUs with half the batch each, beside one with all of it.
+# Compares the losses of two GPUs, which have half the batch each, with those of one.
 two() {
     perl -e 'srand 1; print pack "v*", map { int rand 257 } 1 .. 20000' >"$work/bytes.bin"
     local words=(--model nano --dtype fp32 --device cuda --context 32 --steps 10 --eval-every 0 --save-every 0 --graph
@@ -177,7 +179,7 @@ if [ "$emulated" ] || [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
 else
     skip "two GPUs by NCCL" "there is one GPU"
 fi
-# Last, because they take what time is left.
+# These come last, because they take all the time that is left.
 if [ "$emulated" ]; then
     skip "compute-sanitizer" "the emulator checks every access itself"
 elif command -v compute-sanitizer >/dev/null; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# ptxas.sh - what ptxas -v said about our CUDA kernels
-#   scripts/ptxas.sh FILE...             a table: registers, shared memory, stack and spilled bytes; exit 1 when a kernel spills
-#   scripts/ptxas.sh --spills FILE...    only the kernels that spill; exit 1 when there is one
-#   scripts/ptxas.sh --others FILE...    what nvcc said besides: warnings
+# ptxas.sh - reads what ptxas -v wrote about our CUDA kernels
+#   scripts/ptxas.sh FILE...             prints registers, shared memory, stack and spilled bytes; exit code 1 when a kernel spills
+#   scripts/ptxas.sh --spills FILE...    prints only the kernels that spill; exit code 1 when there is one
+#   scripts/ptxas.sh --others FILE...    prints the other lines, which are warnings of nvcc
 set -euo pipefail
 
 mode=table

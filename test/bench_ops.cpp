@@ -1,12 +1,14 @@
-// bench_ops.cpp - every op on the shapes of GPT-2 124M: how long it takes and how near that is to the floor
+// bench_ops.cpp - every op on the shapes of GPT-2 124M: how long it takes, and how near that is to the limit of the
+// machine
 //
-//   build/bench_ops --only layernorm                 the ops whose name has that, on this machine
-//   build/bench_ops --counted OPS.json               each op once, for the emulator's --profile COUNTS.json
-//   build/bench_ops --table OPS.json,COUNTS.json     what was counted beside the fewest possible
+//   build/bench_ops --only layernorm                 times the ops whose name contains that, on this machine
+//   build/bench_ops --costs                          prints the table of kernels/README.md: costs by the formulas
+//   build/bench_ops --profiled OPS.json              runs each op once, for the emulator's --profile COUNTS.json
+//   build/bench_ops --table OPS.json,COUNTS.json     prints what was counted beside the costs
 //
-// Ops bound by memory count the fewest bytes they can move (each input once, each output once) against a measured copy;
-// products count the formula's FLOPs against the measured rate of one well-shaped product in the same dtype. Rates are
-// of the fastest call on a CPU, where other programs only ever add time, and of the median call on a GPU.
+// An op that memory bounds is compared, by the bytes of its Cost (kernels/ops.h), with a measured copy. An op with
+// matrix products is compared, by its FLOPs, with the measured rate of one square product in the same dtype. On a CPU,
+// where other programs only ever add time, the fastest call counts; on a GPU the median.
 #include <algorithm>
 #include <cstdio>
 
@@ -14,16 +16,18 @@
 #include "gpt/log.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
+#include "test/cost_table.h"
 #include "test/counts.h"
 #include "test/scratch.h"
 #include "test/update.h"
 
 struct BenchOptions {
-    std::string only, device = "auto", counted, table;
+    std::string only, device = "auto", profiled, table;
+    bool costs    = false;
     int64_t batch = 4, context = 1024;
 };
 
-// Tensors that live as long as the bench does, filled with a fixed pattern in [-1, 1) that repeats nowhere soon.
+// Tensors that live as long as the bench does. They hold a fixed sequence of pseudo-random numbers in [-1, 1).
 class Pool {
   public:
     explicit Pool(const Device& dev) : dev_(dev) {}
@@ -47,64 +51,39 @@ class Pool {
     std::vector<Arena> arenas_;
 };
 
-// ---- what an op has to do at least ----------------------------------------------------------------------------------
+// ---- costs of several ops together ----------------------------------------------------------------------------------
 
-struct Costs {
-    double B, T, C, H, F, e;  // e: bytes of an activation
-    double N = B * T;
-
-    Cost add() const { return {3 * e * N * C}; }
-    Cost layernorm_forward() const { return {2 * e * N * C + 8 * N + 2 * e * C}; }
-    Cost add_layernorm_forward() const { return {4 * e * N * C + 8 * N + 2 * e * C}; }
-    Cost layernorm_backward() const { return {4 * e * N * C + 8 * N + e * C + 8 * C}; }
-    Cost gelu_forward() const { return {2 * e * N * F}; }
-    Cost gelu_backward() const { return {3 * e * N * F}; }
-    Cost embedding_forward() const { return {4 * N + 2 * e * N * C + e * T * C}; }
-    Cost embedding_backward() const { return {4 * N + e * N * C + 8 * N * C + 8 * T * C}; }
-    Cost cross_entropy(double rows, double Vp, bool gradient) const {
-        return {(gradient ? 2 : 1) * e * rows * Vp + 8 * rows};
-    }
-    Cost matmul_forward(double rows, double IC, double OC, double kept = 0) const {
-        return {e * (rows * IC + IC * OC + rows * OC + kept), 2 * rows * IC * OC};
-    }
-    Cost matmul_backward(double rows, double IC, double OC) const {
-        return {e * (rows * OC + 2 * rows * IC + OC * IC) + 4 * OC * IC + 4 * OC, 4 * rows * IC * OC};
-    }
-    // The causal half of the square: 2 products forward, 5 backward.
-    double attention_product() const { return 2 * B * C * T * (T + 1) / 2; }
-    Cost attention_forward() const { return {4 * e * N * C + 4 * N * H, 2 * attention_product()}; }
-    Cost attention_backward() const { return {8 * e * N * C + 4 * N * H, 5 * attention_product()}; }
-    Cost prefill() const { return {6 * e * N * C, 2 * attention_product()}; }
-    Cost decode() const { return {2 * e * N * C + 4 * e * B * C}; }
-    Cost rope(double dim) const { return {4 * e * N * H * dim}; }
-    Cost adamw(double weights) const { return {(e == 4 ? 28 : 30) * weights}; }
-
-    Cost block_forward(const Config& c) const {
-        return layernorm_forward() + matmul_forward(N, C, 3 * C) + rope(double(c.rope.dim)) + attention_forward() +
-               matmul_forward(N, C, C) + (c.parallel ? add() + layernorm_forward() : add_layernorm_forward()) +
-               matmul_forward(N, C, F, N * F) + matmul_forward(N, F, C) + add();
-    }
-    Cost block_backward(const Config& c) const {
-        const Cost pre{e * N * F};
-        return matmul_backward(N, F, C) + pre + matmul_backward(N, C, F) + layernorm_backward() * 2 +
-               matmul_backward(N, C, C) + attention_backward() + rope(double(c.rope.dim)) +
-               matmul_backward(N, C, 3 * C);
-    }
-    // Forward, backward, the norm of the gradients, the update.
-    Cost step(const Config& c, double weights) const {
-        const double Vp = double(c.padded_vocab());
-        return embedding_forward() + (block_forward(c) + block_backward(c)) * double(c.layers) + layernorm_forward() +
-               matmul_forward(N, C, Vp) + cross_entropy(N, Vp, true) + matmul_backward(N, C, Vp) +
-               layernorm_backward() + embedding_backward() + Cost{4 * weights} + adamw(weights);
-    }
-};
+static Cost block_forward_cost(const Config& c, const BatchShape& z, DType x) {
+    const int64_t N = z.rows(), C = c.width, F = c.feed_forward;
+    const Cost add = add_forward_cost(N * C, x), norm = layernorm_forward_cost(N, C, x);
+    return norm + matmul_forward_cost(N, C, 3 * C, x) + rope_cost(N, c.heads, c.rope.dim, x) +
+           attention_forward_cost(z.batch, z.context, c.heads, c.head_size(), x) + matmul_forward_cost(N, C, C, x) +
+           (c.parallel ? add + norm : add_layernorm_forward_cost(N, C, x)) + matmul_gelu_forward_cost(N, C, F, x) +
+           matmul_forward_cost(N, F, C, x) + add;
+}
+static Cost block_backward_cost(const Config& c, const BatchShape& z, DType x) {
+    const int64_t N = z.rows(), C = c.width, F = c.feed_forward;
+    return matmul_gelu_backward_cost(N, F, C, x) + matmul_backward_cost(N, C, F, x) +
+           layernorm_backward_cost(N, C, x) * 2 + matmul_backward_cost(N, C, C, x) +
+           attention_backward_cost(z.batch, z.context, c.heads, c.head_size(), x) +
+           rope_cost(N, c.heads, c.rope.dim, x) + matmul_backward_cost(N, C, 3 * C, x);
+}
+// Forward, backward, the norm of the gradients and the update.
+static Cost step_cost(const Config& c, const BatchShape& z, DType x, int64_t weights) {
+    const int64_t N = z.rows(), C = c.width, Vp = c.padded_vocab();
+    return embedding_forward_cost(z.batch, z.context, C, x) +
+           (block_forward_cost(c, z, x) + block_backward_cost(c, z, x)) * double(c.layers) +
+           layernorm_forward_cost(N, C, x) + matmul_forward_cost(N, C, Vp, x) + cross_entropy_cost(N, Vp, true, x) +
+           matmul_backward_cost(N, C, Vp, x) + layernorm_backward_cost(N, C, x) +
+           embedding_backward_cost(z.batch, z.context, C, x) + sum_cost(weights) + adamw_cost(weights, x);
+}
 
 // ---- how it is measured ---------------------------------------------------------------------------------------------
 
 class Bench {
   public:
-    Bench(const Device& dev, const BenchOptions& o) : dev_(dev), only_(o.only), counting_(!o.counted.empty()) {
-        if (counting_) return;
+    Bench(const Device& dev, const BenchOptions& o) : dev_(dev), only_(o.only), profiling_(!o.profiled.empty()) {
+        if (profiling_) return;
         Pool make(dev);
         const Tensor from = make({int64_t(64) << 20}, DType::F32), to = make({int64_t(64) << 20}, DType::F32);
         copy_rate_ = 2. * from.bytes() / seconds([&] { copy(to, from, dev.stream()); });
@@ -123,24 +102,24 @@ class Bench {
         return false;
     }
 
-    void row(const std::string& name, DType t, const Cost& least, const Work& op) {
+    void row(const std::string& name, DType t, const Cost& cost, const Work& op) {
         if (!wants(name)) return;
-        if (counting_) {
+        if (profiling_) {
             profiled(dev_.stream(), op);
-            counted_.push_back(json_of(name, name_of(t), least));
+            profiled_.push_back(json_of(name, name_of(t), cost));
             return;
         }
         const double s = seconds(op), peak = peak_flops(dev_, t);
-        if (least.flops)
+        if (cost.flops)
             fmt::print("{:<28} {:<5} {:>10.0f} us {:>9.1f} GFLOP/s {:>5.0f}% of {:.0f}\n", name, name_of(t), s * 1e6,
-                       least.flops / s / 1e9, 100 * least.flops / s / peak, peak / 1e9);
+                       cost.flops / s / 1e9, 100 * cost.flops / s / peak, peak / 1e9);
         else
             fmt::print("{:<28} {:<5} {:>10.0f} us {:>9.1f} GB/s    {:>5.0f}% of {:.1f}\n", name, name_of(t), s * 1e6,
-                       least.bytes / s / 1e9, 100 * least.bytes / s / copy_rate_, copy_rate_ / 1e9);
+                       cost.bytes / s / 1e9, 100 * cost.bytes / s / copy_rate_, copy_rate_ / 1e9);
         std::fflush(stdout);
     }
 
-    const nlohmann::json& counted_ops() const { return counted_; }
+    const nlohmann::json& profiled_ops() const { return profiled_; }
 
   private:
     // About a third of a second of calls.
@@ -154,9 +133,9 @@ class Bench {
 
     const Device& dev_;
     std::string only_;
-    bool counting_;
-    double copy_rate_       = 0;  // bytes read plus bytes written, per second
-    nlohmann::json counted_ = nlohmann::json::array();
+    bool profiling_;
+    double copy_rate_        = 0;  // bytes read plus bytes written, per second
+    nlohmann::json profiled_ = nlohmann::json::array();
 };
 
 // ---- the ops --------------------------------------------------------------------------------------------------------
@@ -165,24 +144,23 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
     const int64_t B = o.batch, T = o.context, N = B * T, C = 768, H = 12, D = C / H, F = 3072, V = 50257, Vp = 50304,
                   R = std::min<int64_t>(N, 640);
     const Stream s  = dev.stream();
-    const Costs cost{double(B), double(T), double(C), double(H), double(F), double(size_of(x))};
-    const DType f = DType::F32;
+    const DType f   = DType::F32;
     const Tensor none;
     Pool make(dev);
     const Tensor a = make({N, C}, x), c = make({N, C}, x), d = make({N, C}, x), sum = make({N, C}, x), w = make({C}, x),
                  bias = make({C}, x), mean = make({N}, f), rstd = make({N}, f), dw = make({C}, f), db = make({C}, f),
                  wide = make({N, F}, x), wide2 = make({N, F}, x);
-    b.row("add", x, cost.add(), [&] { add_forward(d, a, c, s); });
-    b.row("layernorm forward", x, cost.layernorm_forward(),
+    b.row("add", x, add_forward_cost(N * C, x), [&] { add_forward(d, a, c, s); });
+    b.row("layernorm forward", x, layernorm_forward_cost(N, C, x),
           [&] { layernorm_forward(d, mean, rstd, a, w, bias, 1e-5f, s); });
-    b.row("add_layernorm forward", x, cost.add_layernorm_forward(),
+    b.row("add_layernorm forward", x, add_layernorm_forward_cost(N, C, x),
           [&] { add_layernorm_forward(d, sum, mean, rstd, a, c, w, bias, 1e-5f, s); });
-    b.row("layernorm backward", x, cost.layernorm_backward(),
+    b.row("layernorm backward", x, layernorm_backward_cost(N, C, x),
           [&] { layernorm_backward(d, dw, db, c, a, w, mean, rstd, Into::set, s); });
     for (Gelu kind : {Gelu::tanh, Gelu::erf}) {
         const std::string name = kind == Gelu::tanh ? "gelu tanh" : "gelu erf";
-        b.row(name + " forward", x, cost.gelu_forward(), [&] { gelu_forward(wide2, wide, kind, s); });
-        b.row(name + " backward", x, cost.gelu_backward(), [&] { gelu_backward(wide2, wide2, wide, kind, s); });
+        b.row(name + " forward", x, gelu_forward_cost(N * F, x), [&] { gelu_forward(wide2, wide, kind, s); });
+        b.row(name + " backward", x, gelu_backward_cost(N * F, x), [&] { gelu_backward(wide2, wide2, wide, kind, s); });
     }
     {
         const Tensor tokens = make({B, T}, DType::I32), wte = make({Vp, C}, x), wpe = make({T, C}, x),
@@ -190,19 +168,18 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         std::vector<int32_t> ids(N);
         for (int64_t i = 0; i < N; i++) ids[i] = int32_t(i * 7919 % V);
         from_host(tokens, ids.data(), s);
-        b.row("embedding forward", x, cost.embedding_forward(),
+        b.row("embedding forward", x, embedding_forward_cost(B, T, C, x),
               [&] { embedding_forward(rows, tokens, none, wte, wpe, s); });
-        b.row("embedding backward", x, cost.embedding_backward(),
+        b.row("embedding backward", x, embedding_backward_cost(B, T, C, x),
               [&] { embedding_backward(dwte, dwpe, rows, tokens, none, s); });
         const Tensor logits = make({R, Vp}, x), losses = make({R}, f), targets = Tensor{tokens.ptr, DType::I32, {R}};
-        b.row("cross_entropy loss only", x, cost.cross_entropy(R, Vp, false),
+        b.row("cross_entropy loss only", x, cross_entropy_cost(R, Vp, false, x),
               [&] { cross_entropy(losses, logits, targets, V, 0.f, s); });
-        b.row("cross_entropy with gradient", x, cost.cross_entropy(R, Vp, true),
+        b.row("cross_entropy with gradient", x, cross_entropy_cost(R, Vp, true, x),
               [&] { cross_entropy(losses, logits, targets, V, 1e-3f, s); });
         const Tensor one = make({1, C}, x), one_out = make({1, Vp}, x);
-        Cost one_row  = cost.matmul_forward(1, C, Vp);
-        one_row.flops = 0;  // the weight is read for two FLOPs each: memory is the bound
-        b.row("matmul head, 1 row", x, one_row, [&] { matmul_forward(one_out, one, wte, none, s); });
+        const Cost read_weight{matmul_forward_cost(1, C, Vp, x).bytes};  // memory is the bound, so no FLOPs
+        b.row("matmul head, 1 row", x, read_weight, [&] { matmul_forward(one_out, one, wte, none, s); });
     }
     {
         const int64_t P = int64_t(4) << 20;
@@ -213,10 +190,10 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         const Tensor numbers     = make({4}, DType::I32);
         from_host(numbers, &update, s);
         const AdamWTable table({{p, master, m, v, g, .1f}}, dev);
-        b.row("adamw, 4M weights", x, cost.adamw(P), [&] {
+        b.row("adamw, 4M weights", x, adamw_cost(P, x), [&] {
             adamw(table, norm2, none, numbers, {.9f, .95f, 1e-8f, 1.f}, s);
         });
-        if (x == f) b.row("squared_norm, 4M", x, {4. * P}, [&] { squared_norm(norm2, g, s); });
+        if (x == f) b.row("squared_norm, 4M", x, sum_cost(P), [&] { squared_norm(norm2, g, s); });
     }
     {
         const Tensor qkv = make({B, T, 3, H, D}, x), dqkv = make({B, T, 3, H, D}, x), out = make({B, T, H, D}, x),
@@ -224,13 +201,15 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
                      v = make({B, H, T, D}, x), row = make({B, 1, 3, H, D}, x), row_out = make({B, 1, H, D}, x);
         const float scale = 1.f / std::sqrt(float(D));
         const Rope rope{D / 4, 10000.f};
-        b.row("attention forward", x, cost.attention_forward(),
+        b.row("attention forward", x, attention_forward_cost(B, T, H, D, x),
               [&] { attention_forward(out, lse, qkv, none, scale, T, s); });
-        b.row("attention backward", x, cost.attention_backward(),
+        b.row("attention backward", x, attention_backward_cost(B, T, H, D, x),
               [&] { attention_backward(dqkv, dout, out, lse, qkv, none, scale, T, s); });
-        b.row("attention prefill", x, cost.prefill(), [&] { attention_cached(out, k, v, qkv, 0, scale, T, s); });
-        b.row("attention decode", x, cost.decode(), [&] { attention_cached(row_out, k, v, row, T - 1, scale, T, s); });
-        b.row("rope, a quarter of D", x, cost.rope(double(rope.dim)), [&] { rope_forward(qkv, none, rope, s); });
+        b.row("attention prefill", x, attention_cached_cost(B, T, 0, H, D, x),
+              [&] { attention_cached(out, k, v, qkv, 0, scale, T, s); });
+        const Cost read_cache{attention_cached_cost(B, 1, T - 1, H, D, x).bytes};  // memory is the bound, so no FLOPs
+        b.row("attention decode", x, read_cache, [&] { attention_cached(row_out, k, v, row, T - 1, scale, T, s); });
+        b.row("rope, a quarter of D", x, rope_cost(N, H, rope.dim, x), [&] { rope_forward(qkv, none, rope, s); });
     }
 
     struct Product {
@@ -243,15 +222,15 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
             continue;
         const Tensor in = make({q.N, q.IC}, x), weight = make({q.OC, q.IC}, x), out = make({q.N, q.OC}, x),
                      din = make({q.N, q.IC}, x), dweight = make({q.OC, q.IC}, f), dbias = make({q.OC}, f);
-        b.row(fmt::format("matmul {} forward", q.name), x, cost.matmul_forward(q.N, q.IC, q.OC),
+        b.row(fmt::format("matmul {} forward", q.name), x, matmul_forward_cost(q.N, q.IC, q.OC, x),
               [&] { matmul_forward(out, in, weight, none, s); });
-        b.row(fmt::format("matmul {} backward", q.name), x, cost.matmul_backward(q.N, q.IC, q.OC),
+        b.row(fmt::format("matmul {} backward", q.name), x, matmul_backward_cost(q.N, q.IC, q.OC, x),
               [&] { matmul_backward(din, dweight, dbias, out, in, weight, Into::set, s); });
     }
 }
 
-// A model with a batch on the device and everything that one forward and backward pass leaves behind; zeros in place of
-// that when work is counted, where only shapes and ids matter.
+// A model with a batch on the device, after one forward and backward pass. When work is counted the pass is left out,
+// because counts depend on shapes and ids only.
 struct Trained {
     Config config;
     Model model;
@@ -263,7 +242,7 @@ struct Trained {
         for (size_t i = 0; i < ids.size(); i++) ids[i] = int32_t(int64_t(i) * 7919 % c.vocab);
         const Shape rows{o.batch, o.context};
         batch = model.feed.bring({{ids.data(), DType::I32, rows}, {ids.data() + 1, DType::I32, rows}});
-        if (!o.counted.empty()) return;
+        if (!o.profiled.empty()) return;
         initialise_params(model.params, c, 1, dev.stream());
         pass();
     }
@@ -272,10 +251,6 @@ struct Trained {
         forward(model, batch, Keep::for_backward);
         head(model, batch, model.acts.loss, 1.f / float(model.shape.rows()), Into::set);
         backward(model, batch, Into::set);
-    }
-    Costs costs(const BenchOptions& o) const {
-        return {double(o.batch),      double(o.context),           double(config.width),
-                double(config.heads), double(config.feed_forward), double(size_of(model.dtype))};
     }
 };
 
@@ -287,19 +262,18 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     c.layers = 2;
     c.vocab  = 256;
     Trained t(dev, x, c, o);
-    Model& m         = t.model;
-    const Stream s   = dev.stream();
-    const Costs cost = t.costs(o);
-    b.row(forward_row, x, cost.block_forward(c), [&] {
+    Model& m       = t.model;
+    const Stream s = dev.stream();
+    b.row(forward_row, x, block_forward_cost(c, m.shape, x), [&] {
         block_forward(m.acts.block[1].x, m.params.block[0], m.acts.block[0], Tensor{}, c, true, s,
                       attend_all(Tensor{}, c, 0, s));
     });
-    b.row(backward_row, x, cost.block_backward(c), [&] {
+    b.row(backward_row, x, block_backward_cost(c, m.shape, x), [&] {
         block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);
     });
 }
 
-// A whole step of GPT-2 124M with few layers. On a CPU `make bench` times steps of the whole program.
+// A complete step of GPT-2 124M with two layers, on a GPU only. On a CPU `make bench` times the steps of train_gpt.
 static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions& o) {
     const std::string name = "gpt2 step, 2 layers";
     if (!b.wants(name) || dev.where() == Machine::cpu) return;
@@ -309,14 +283,14 @@ static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions&
     AdamW adamw(t.model, {});
     adamw.start_from_weights();
     const UpdateInputs inputs(t.model, adamw, constant_rate(1e-4f), 0);
-    b.row(name, x, t.costs(o).step(c, double(t.model.all_grads.numel())), [&] {
+    b.row(name, x, step_cost(c, t.model.shape, x, t.model.all_grads.numel()), [&] {
         t.pass();
         inputs.update(t.model, adamw);
     });
 }
 
-// Batches of GPT-2's context out of 100 M ids in random order, on one core: the file was just mapped, so every page is
-// touched for the first time, and lies in the system's cache, so that no disk is measured.
+// Batches of GPT-2's context in random order, out of a file of 100 M ids, on one core. The file was just mapped, so
+// every page is touched for the first time. It is in the system's cache, so no disk is measured.
 static void bench_loader(const Bench& b) {
     const Scratch scratch;
     const int64_t tokens = 100'000'000;
@@ -346,15 +320,14 @@ static void print_table(const std::string& ops, const std::string& counts) {
                "launches", "read MB", "write MB", "least MB", "ratio", "conflicts", "tensor GF", "formula GF", "ratio",
                "H100 us");
     for (const Counted& c : read_counts(ops, counts)) {
-        const double peak = c.dtype == "bf16" ? 989e12 : 67e12;
         fmt::print("{:<28} {:<5} {:>8.0f} {:>9.2f} {:>9.2f} {:>9.2f} {:>6.2f} {:>9.0f}", c.op, c.dtype, c.launches,
-                   c.read / 1e6, c.written / 1e6, c.least.bytes / 1e6, c.bytes() / c.least.bytes, c.conflicts);
-        if (c.least.flops && c.tensor_flops)
-            fmt::print(" {:>10.2f} {:>10.2f} {:>6.2f}", c.tensor_flops / 1e9, c.least.flops / 1e9,
-                       c.tensor_flops / c.least.flops);
+                   c.read / 1e6, c.written / 1e6, c.cost.bytes / 1e6, c.bytes() / c.cost.bytes, c.conflicts);
+        if (c.cost.flops && c.tensor_flops)
+            fmt::print(" {:>10.2f} {:>10.2f} {:>6.2f}", c.tensor_flops / 1e9, c.cost.flops / 1e9,
+                       c.tensor_flops / c.cost.flops);
         else
-            fmt::print(" {:>10} {:>10} {:>6}", "", c.least.flops ? fmt::format("{:.2f}", c.least.flops / 1e9) : "", "");
-        fmt::print(" {:>9.1f}\n", 1e6 * std::max(c.least.bytes / 3.35e12, c.least.flops / peak));
+            fmt::print(" {:>10} {:>10} {:>6}", "", c.cost.flops ? fmt::format("{:.2f}", c.cost.flops / 1e9) : "", "");
+        fmt::print(" {:>9.1f}\n", 1e6 * H100::bound(c.cost, parse_dtype(c.dtype)));
     }
     fmt::print(
         "\nread, write: DRAM behind an L2 that was empty before each op. conflicts: wavefronts of shared memory "
@@ -373,9 +346,15 @@ int main(int argc, char** argv) try {
     f.add("--batch", o.batch, "sequences");
     f.add("--context", o.context, "tokens in each");
     f.group("counts");
-    f.add("--counted", o.counted, "run each op once between profiler marks; what it costs at least goes here", "FILE");
-    f.add("--table", o.table, "print what --counted and the emulator's --profile wrote", "OPS.json,COUNTS.json");
+    f.add("--costs", o.costs, "print what each op costs by its formula");
+    f.add("--profiled", o.profiled, "run each op once between profiler marks, and write its cost by the formula here",
+          "FILE");
+    f.add("--table", o.table, "print what --profiled and the emulator's --profile wrote", "OPS.json,COUNTS.json");
     if (!f.parse(argc, argv)) return 0;
+    if (o.costs) {
+        fmt::print("{}", cost_table());
+        return 0;
+    }
     if (!o.table.empty()) {
         const size_t comma = o.table.find(',');
         CHECK(comma != std::string::npos, "--table takes two files: OPS.json,COUNTS.json, not '{}'", o.table);
@@ -388,7 +367,7 @@ int main(int argc, char** argv) try {
     for (const char* model : {"gpt2", "pythia-160m"})
         for (DType t : {DType::F32, DType::BF16}) bench_block(bench, dev, t, model, o);
     for (DType t : {DType::F32, DType::BF16}) bench_step(bench, dev, t, o);
-    if (o.counted.empty()) bench_loader(bench);
-    if (!o.counted.empty()) std::ofstream(o.counted) << bench.counted_ops();
+    if (o.profiled.empty()) bench_loader(bench);
+    if (!o.profiled.empty()) std::ofstream(o.profiled) << bench.profiled_ops();
     return 0;
 } catch (const std::exception& e) { return complain(e); }

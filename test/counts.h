@@ -1,32 +1,24 @@
-// counts.h - what an op has to do at least, and what the emulator counted that it did
+// counts.h - the cost of an op by its formula, beside what the emulator counted that it did
 //
-// bench_ops --counted OPS.json runs each op once between profiler marks and writes what it costs at least; the
-// emulator's --profile COUNTS.json has a section for each, in the same order.
+// bench_ops --profiled OPS.json runs each op once between profiler marks and writes its Cost (kernels/ops.h). The
+// emulator's --profile COUNTS.json has a section of counts for each op, in the same order.
 #pragma once
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "kernels/check.h"
-
-// Bytes: each input once, each output once (a += reads what it adds to). FLOPs: those of the formula; 0 where memory is
-// the bound.
-struct Cost {
-    double bytes = 0, flops = 0;
-    Cost operator+(const Cost& o) const { return {bytes + o.bytes, flops + o.flops}; }
-    Cost operator*(double n) const { return {bytes * n, flops * n}; }
-};
+#include "kernels/ops.h"
 
 struct Counted {
     std::string op, dtype;
-    Cost least;
+    Cost cost;  // by the formula
     double launches = 0, read = 0, written = 0, conflicts = 0, tensor_flops = 0;
     double bytes() const { return read + written; }
 };
 
-inline nlohmann::json json_of(const std::string& op, const std::string& dtype, const Cost& least) {
-    return {{"op", op}, {"dtype", dtype}, {"bytes", least.bytes}, {"flops", least.flops}};
+inline nlohmann::json json_of(const std::string& op, const std::string& dtype, const Cost& cost) {
+    return {{"op", op}, {"dtype", dtype}, {"bytes", cost.bytes}, {"flops", cost.flops}};
 }
 
 inline std::vector<Counted> read_counts(const std::string& ops_file, const std::string& counts_file) {
@@ -40,7 +32,7 @@ inline std::vector<Counted> read_counts(const std::string& ops_file, const std::
           ops.size(), counts_file, sections.size());
     std::vector<Counted> all;
     for (size_t i = 0; i < ops.size(); i++) {
-        Counted c{ops[i].at("op"), ops[i].at("dtype"), {ops[i].at("bytes"), ops[i].at("flops")}};
+        Counted c{ops[i].at("op"), ops[i].at("dtype"), {ops[i].at("bytes"), ops[i].at("flops"), 0}};
         for (const auto& kernel : sections[i]) {
             c.launches += double(kernel.at("launches"));
             c.read += double(kernel.at("dram_read"));

@@ -1,18 +1,27 @@
-// test_counts.cpp - what the GPU half may cost, by the emulator's counters: launches of a block, bytes of every op that
-// memory bounds, bank conflicts of attention
+// test_counts.cpp - limits on what the CUDA half does, by the emulator's counters: launches of a block, bytes of every
+// op that memory bounds, bank conflicts of attention; and the table of costs in kernels/README.md
 #include "test/counts.h"
 
+#include "data/files.h"
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
+#include "test/cost_table.h"
 #include "test/programs.h"
 #include "test/update.h"
 
-// bench_ops on the emulated GPU: the ops named in `only`, of GPT-2 124M's width, on one sequence of `context` tokens.
+TEST_CASE("the table of costs in kernels/README.md is what the ops say", "[ops]") {
+    const std::string page = read_text("kernels/README.md"), table = cost_table();
+    INFO("bench_ops --costs prints the table; it has to be\n" << table);
+    CHECK(page.find(table) != std::string::npos);
+}
+
+// Counts what the ops named in `only` do on the emulated GPU, in GPT-2 124M's width, on one sequence of `context`
+// tokens.
 static std::vector<Counted> count_ops(const std::string& only, int context) {
     const Scratch s;
     const Ran r = run(s, "bench_ops",
-                      fmt::format("--device cuda --batch 1 --context {} --only {} --counted {}", context, only,
+                      fmt::format("--device cuda --batch 1 --context {} --only {} --profiled {}", context, only,
                                   quoted(s / "ops.json")),
                       "", "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
     CAPTURE(only, r.out, r.err);
@@ -20,8 +29,8 @@ static std::vector<Counted> count_ops(const std::string& only, int context) {
     return read_counts(s / "ops.json", s / "counts.json");
 }
 
-// A block of every family: its head size, biases, norms and gelu; and the update of its model. Two heads each, since
-// launches do not depend on how many there are.
+// One block of every family, with its head size, biases, norms and gelu, and the update of its model. Two heads are
+// enough, because launches do not depend on the number of heads.
 static const auto block_models = {"gpt2", "pythia-160m", "pythia-1b", "gpt-j-6b", "gpt-neo-125m"};
 static const auto block_dtypes = {DType::F32, DType::BF16};
 static const auto block_passes = {"forward", "backward, set", "backward, add", "update"};
@@ -44,7 +53,7 @@ static void count_block(const Device& dev, const char* name, DType x) {
         block_backward(m.acts.dres, m.grads.block[1], m.params.block[1], m.acts.block[1], Batch{}, c, 1, into,
                        m.stream);
     };
-    forward();  // the first time, products are planned
+    forward();  // the first call asks cuBLASLt for algorithms
     profiled(m.stream, forward);
     for (const Into into : {Into::set, Into::add}) profiled(m.stream, [&] { backward(into); });
     AdamW adamw(m, {});
@@ -52,7 +61,7 @@ static void count_block(const Device& dev, const char* name, DType x) {
     profiled(m.stream, [&] { inputs.update(m, adamw); });
 }
 
-// Started by the one below, in a process of its own for the profiler.
+// The test below runs this one in a process of its own, under the profiler.
 TEST_CASE("blocks of all families between profiler marks", "[.blocks]") {
     const Device dev("cuda");
     for (const char* name : block_models)
@@ -74,7 +83,7 @@ TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 3
     for (const Counted& c : read_counts(s / "passes.json", s / "counts.json")) {
         CAPTURE(c.op, c.dtype, c.launches);
         if (c.op.find("update") != std::string::npos) {
-            CHECK(c.launches == 3);  // the norm takes two
+            CHECK(c.launches == 3);  // two of them belong to the norm
             continue;
         }
         CHECK(c.launches >= 8);
@@ -86,20 +95,20 @@ TEST_CASE("ops that memory bounds move at most 1.25 times the fewest bytes", "[.
     const auto rows = count_ops("add,layernorm,gelu,embedding,cross_entropy,adamw,norm,rope,decode", 128);
     int bounded     = 0;
     for (const Counted& c : rows) {
-        if (c.least.flops) continue;
+        if (c.cost.flops) continue;
         bounded++;
-        CAPTURE(c.op, c.dtype, c.bytes(), c.least.bytes);
-        CHECK(c.bytes() <= 1.25 * c.least.bytes);
-        CHECK(c.bytes() >= 0.9 * c.least.bytes);  // else the floor is wrong, or the op left something out
+        CAPTURE(c.op, c.dtype, c.bytes(), c.cost.bytes);
+        CHECK(c.bytes() <= 1.25 * c.cost.bytes);
+        CHECK(c.bytes() >= 0.9 * c.cost.bytes);  // else the formula is wrong, or the op left something out
     }
     CHECK(bounded >= 25);
 }
 
 TEST_CASE("attention has no bank conflicts and reads and writes everything once", "[.emulated][counts]") {
     for (const Counted& c : count_ops("attention", 128)) {
-        CAPTURE(c.op, c.dtype, c.conflicts, c.bytes(), c.least.bytes);
+        CAPTURE(c.op, c.dtype, c.conflicts, c.bytes(), c.cost.bytes);
         CHECK(c.conflicts == 0);
-        CHECK(c.bytes() <= 1.25 * c.least.bytes);
-        if (c.dtype == "bf16" && c.least.flops) CHECK(c.tensor_flops >= c.least.flops);
+        CHECK(c.bytes() <= 1.25 * c.cost.bytes);
+        if (c.dtype == "bf16" && c.cost.flops) CHECK(c.tensor_flops >= c.cost.flops);
     }
 }

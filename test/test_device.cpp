@@ -1,4 +1,4 @@
-// test_device.cpp - bytes sent ahead, and work recorded once
+// test_device.cpp - Feed, which sends the next bytes while the device works, and Graph, which records work
 #include "kernels/feed.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
@@ -32,7 +32,7 @@ TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops
     }
 }
 
-TEST_CASE("work in a graph is done as often as it is run", "[ops]") {
+TEST_CASE("a graph does its work every time that it is run", "[ops]") {
     const auto dev    = GENERATE(from_range(devices()));
     const bool record = dev->where() == Machine::cuda && GENERATE(true, false);
     CAPTURE(dev, record);
@@ -41,8 +41,8 @@ TEST_CASE("work in a graph is done as often as it is run", "[ops]") {
     const Buffer ones(dev, {10000}, F32, Values(10000, 1.0)), many(dev, {3000000}, F32, Kind::zeros);
     Graph graph(*dev, record);
     for (int i = 1; i <= 6; i++) {
-        graph.run([&] { sum(total, ones, 1.f, s); });  // in scratch memory
-        if (i == 4) {                                  // which moves here
+        graph.run([&] { sum(total, ones, 1.f, s); });  // uses scratch memory
+        if (i == 4) {                                  // makes the scratch memory move
             Buffer norm(dev, {1}, F32);
             squared_norm(norm, many, s);
         }
