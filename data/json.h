@@ -1,8 +1,9 @@
 // json.h - reads JSON that others wrote
 //
-// The parser is strict: it refuses a key that appears twice in one object, and more than max_depth levels.
-// Errors name the file.
+// The parser is strict: it refuses a key that appears twice in one object, and more than max_depth levels. It can also
+// take what Python's json module takes, for files that Python wrote. Errors name the file.
 #pragma once
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -11,40 +12,78 @@
 
 #include "data/files.h"
 
-inline nlohmann::json parse_json(std::string_view text, const std::string& path, int max_depth = 64) {
+// as_python: NaN, Infinity and -Infinity are numbers, and of a repeated key the last one counts, with a warning.
+enum class Json : uint8_t { strict, as_python };
+
+// Strings that stand for Python's numbers while the parser runs.
+inline const std::string python_nan = "\1NaN", python_infinity = "\1Infinity", python_minus_infinity = "\1-Infinity";
+
+// Puts such a string in place of each of Python's numbers.
+inline std::string mark_python_numbers(std::string_view text) {
+    std::string marked;
+    bool in_string = false;
+    for (size_t i = 0; i < text.size();) {
+        size_t bytes = 1;
+        if (in_string && text[i] == '\\') bytes = 2;
+        if (text[i] == '"') in_string = !in_string;
+        bool found = false;
+        for (const std::string& mark : {python_nan, python_infinity, python_minus_infinity}) {
+            const std::string_view word = std::string_view(mark).substr(1);
+            if (in_string || found || text.substr(i, word.size()) != word) continue;
+            marked += "\"\\u0001" + std::string(word) + "\"";
+            bytes = word.size();
+            found = true;
+        }
+        if (!found) marked += text.substr(i, bytes);
+        i += bytes;
+    }
+    return marked;
+}
+
+inline nlohmann::json parse_json(std::string_view text, const std::string& path, int max_depth = 64,
+                                 Json kind = Json::strict) {
     std::vector<std::set<std::string>> keys;  // of each object that is still open
-    const auto check = [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
+    const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
         using Event = nlohmann::json::parse_event_t;
         CHECK(depth <= max_depth, "{}: more than {} levels of JSON", path, max_depth);
         if (event == Event::object_start) keys.emplace_back();
         if (event == Event::object_end) keys.pop_back();
-        if (event != Event::key) return true;
-        CHECK(keys.back().insert(value).second, "{}: the key {} appears twice", path, value.dump().substr(0, 200));
+        if (event == Event::value && kind == Json::as_python) {
+            if (value == python_nan) value = std::numeric_limits<double>::quiet_NaN();
+            if (value == python_infinity) value = std::numeric_limits<double>::infinity();
+            if (value == python_minus_infinity) value = -std::numeric_limits<double>::infinity();
+        }
+        if (event != Event::key || keys.back().insert(value).second) return true;
+        const std::string key = value.dump().substr(0, 200);
+        CHECK(kind == Json::as_python, "{}: the key {} appears twice", path, key);
+        fmt::print(stderr, "warning: {}: the key {} appears twice, and the last one counts\n", path, key);
         return true;
     };
     try {
-        return nlohmann::json::parse(text.begin(), text.end(), check);
+        if (kind == Json::strict) return nlohmann::json::parse(text.begin(), text.end(), check);
+        return nlohmann::json::parse(mark_python_numbers(text), check);
     } catch (const nlohmann::json::exception& e) {
         fail("{}: not valid JSON: {}", path, std::string(e.what()).substr(0, 300));
     }
 }
 
-inline nlohmann::json read_json(const std::string& path, int max_depth = 64) {
+inline nlohmann::json read_json(const std::string& path, int max_depth = 64, Json kind = Json::strict) {
     const MappedFile f(path);
-    return parse_json(f.text(), path, max_depth);
+    return parse_json(f.text(), path, max_depth, kind);
 }
 
 // One JSON object. Each accessor checks the type of the field it returns; errors name the file and the field.
 // An accessor with an `absent` argument returns that for a field that is missing or null.
 class Fields {
   public:
-    explicit Fields(const std::string& path) : path_(path) {
-        json_ = read_json(path, 16);
+    explicit Fields(const std::string& path, Json kind = Json::strict) : path_(path) {
+        json_ = read_json(path, 16, kind);
         CHECK(json_.is_object(), "{}: expected a JSON object", path);
     }
     bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
     const nlohmann::json& raw(const char* key) const { return json_[key]; }
     const std::string& path() const { return path_; }
+    const nlohmann::json& object() const { return json_; }
 
     int64_t integer(const char* key) const {
         CHECK(has(key), "{}: the field \"{}\" is missing", path_, key);

@@ -72,7 +72,8 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
     save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
     if (!tokenizer.empty()) {
         write_file((folder / "tokenizer.json").string(), read_tokenizer_json(tokenizer));
-        for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
+        for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                                 "chat_template.jinja", "chat_template.json"})
             if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
                 write_file((folder / name).string(), MappedFile(beside.string()).text());
     }

@@ -37,6 +37,11 @@ struct Config {
     std::string activation = "gelu_new";  // the word of config.json for gelu, which has several words for each form
     float norm_eps         = 1e-5f;
     InitialWeights initial_weights = InitialWeights::gpt2;
+    // The texts of files that came with the model. What they say beside these facts is kept in the folders that we
+    // write.
+    struct Given {
+        std::string config, generation_config;  // config.json, generation_config.json
+    } given;
 
     static constexpr int64_t everything = INT64_C(1) << 40;  // a window wider than any context
 

@@ -25,12 +25,21 @@ inline int64_t id_field(const Fields& json, const char* field) {
     return json.has(field) && json.raw(field).is_number_integer() ? json.integer(field) : -1;
 }
 
+// Refuses by name the fields of any family that change what the weights mean. All others are kept and have no effect.
+inline void refuse_unknown_models(const Fields& json) {
+    for (const char* field : {"quantization_config", "compression_config", "rope_scaling", "pruned_heads"})
+        CHECK(!json.has(field) || json.raw(field).empty(), "{}: \"{}\" is {}, but only null is supported", json.path(),
+              field, json.raw(field).dump().substr(0, 200));
+    for (const char* field : {"add_cross_attention", "is_encoder_decoder"}) json.refuse_unless(field, false);
+    json.refuse_unless("rotary", true);  // GPT-J's
+}
+
 // The facts of the model in a folder. Throws an InputError that names the file and the field.
 inline Config read_config(const std::string& folder) {
     CHECK(fs::is_directory(folder),
           "{} is neither a preset nor a model folder; train_gpt --list-models prints the presets", folder);
     CHECK(fs::exists(folder + "/config.json"), "{}: there is no config.json in this folder", folder);
-    const Fields json(folder + "/config.json");
+    const Fields json(folder + "/config.json", Json::as_python);
     const Family& family = family_of(json.text("model_type", "(none)"), json.path());
     Config c;
     c.name         = fs::path(folder).lexically_normal().string();
@@ -55,16 +64,19 @@ inline Config read_config(const std::string& folder) {
     for (const Flag& flag : family.flags) c.*flag.fact = json.flag(flag.field, c.*flag.fact);
     set_activation(c, json.text(family.activation, c.activation),
                    fmt::format("{}: \"{}\"", json.path(), family.activation));
-    CHECK(!json.has("rope_scaling"), "{}: \"rope_scaling\" is {}, but only null is supported", json.path(),
-          json.raw("rope_scaling").dump().substr(0, 200));
-    json.refuse_unless("add_cross_attention", false);
+    refuse_unknown_models(json);
     family.read(c, json);
     c.check();
+
+    c.given.config               = json.object().dump();
+    const std::string generation = folder + "/generation_config.json";
+    if (fs::exists(generation)) c.given.generation_config = MappedFile(generation).text();
     return c;
 }
 
-// config.json for a model whose weights are stored in `dtype`, by its name in safetensors files.
-inline nlohmann::ordered_json config_json(const Config& c, const std::string& dtype) {
+// The fields of config.json that we know, for a model whose weights are stored in `dtype`, by its name in safetensors
+// files.
+inline nlohmann::ordered_json known_fields(const Config& c, const std::string& dtype) {
     const Family& family        = family_of(c);
     nlohmann::ordered_json json = {{"architectures", {family.architecture}}, {"model_type", c.model_type}};
     json[family.layers]         = c.layers;
@@ -83,6 +95,20 @@ inline nlohmann::ordered_json config_json(const Config& c, const std::string& dt
     json["use_cache"]           = true;
     json["bos_token_id"]        = c.bos >= 0 ? nlohmann::ordered_json(c.bos) : nullptr;
     json["eos_token_id"]        = c.eot >= 0 ? nlohmann::ordered_json(c.eot) : nullptr;
+    return json;
+}
+
+// config.json: the fields that we know, and behind them all others of the file that the model came with. Fields that
+// have no meaning for us, or more than we understand, keep the value that they came with.
+inline nlohmann::ordered_json config_json(const Config& c, const std::string& dtype) {
+    nlohmann::ordered_json json = known_fields(c, dtype);
+    if (c.given.config.empty()) return json;
+    const auto given = nlohmann::json::parse(c.given.config);
+    std::set<std::string> kept(family_of(c).dropouts.begin(), family_of(c).dropouts.end());
+    kept.insert({"use_cache", "bos_token_id", "eos_token_id"});  // an id may be a list
+    for (const auto& [field, value] : given.items())
+        if (!json.contains(field) || (kept.count(field) && !value.is_null())) json[field] = value;
+    if (given.contains("dtype")) json["dtype"] = json["torch_dtype"];  // the word of transformers 5
     return json;
 }
 
@@ -363,4 +389,5 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, co
     }
     writer.close();
     write_file(folder + "/config.json", config_json(c, dtype).dump(2) + "\n");
+    if (!c.given.generation_config.empty()) write_file(folder + "/generation_config.json", c.given.generation_config);
 }

@@ -229,7 +229,7 @@ inline std::string fingerprint(Model& m) {
 
 // Refuses --resume with another --model than the run was started with, and names the first field that differs.
 inline void refuse_other_model(const Run& run, const Config& saved) {
-    const auto ours = config_json(run.config, "F32"), theirs = config_json(saved, "F32");
+    const auto ours = known_fields(run.config, "F32"), theirs = known_fields(saved, "F32");
     for (const auto& [key, value] : theirs.items())
         CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
                   key == "eos_token_id",

@@ -164,12 +164,50 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
         CHECK(std::memcmp(u.data, t.data, t.bytes) == 0);
     }
     CHECK(config_json(read_config(after_folder.path), dtype) == config_json(c, dtype));
-    // Where transformers wrote a field that we write too, we write the same value.
+    // Every field that transformers wrote is there, with the same value.
     const auto theirs = read_json(before_folder / "config.json"), ours = read_json(after_folder / "config.json");
-    for (const auto& [key, value] : ours.items()) {
+    for (const auto& [key, value] : theirs.items()) {
         CAPTURE(key);
-        if (theirs.contains(key) && key != "n_inner") CHECK(theirs[key] == value);
+        REQUIRE(ours.contains(key));
+        const bool ours_to_say = key == "dtype" || (key == "n_inner" && value.is_null());
+        if (!ours_to_say) CHECK(ours[key] == value);
     }
+}
+
+TEST_CASE("what a folder says beside its facts is kept in the folders that we write", "[families]") {
+    const Device dev("cpu");
+    const Scratch first, second, third;
+    rewrite(golden_home("gpt_neox"), first.path, "F32", 1'000'000);
+    auto config                  = read_json(first / "config.json");
+    config["pad_token_id"]       = 1;
+    config["eos_token_id"]       = {2, 3};
+    config["hidden_dropout"]     = 0.25;
+    config["use_cache"]          = false;
+    config["unheard_of"]         = {{"deep", {1, 2.5, "three"}}};
+    config["torch_dtype"]        = "bfloat16";
+    config["architectures"]      = {"GPTNeoXForSequenceClassification"};
+    const std::string generation = "{\n  \"eos_token_id\": [2, 3],\n  \"temperature\": 0.7\n}";
+    write_text(first / "config.json", config.dump());
+    write_text(first / "generation_config.json", generation);
+    const auto copy = [&](const std::string& from, const std::string& to) {
+        const Config c = read_config(from);
+        Model m(c, DType::F32, {1, 1, false}, dev);
+        load_weights(m.params, c, SafetensorsReader(from), m.stream);
+        save_model(to, m.params, c, "F32", m.stream);
+    };
+    copy(first.path, second.path);
+    copy(second.path, third.path);
+    for (const std::string& folder : {second.path, third.path}) {
+        const auto written = read_json(folder + "/config.json");
+        for (const char* key : {"pad_token_id", "eos_token_id", "hidden_dropout", "use_cache", "unheard_of"}) {
+            CAPTURE(key);
+            CHECK(written[key] == config[key]);
+        }
+        CHECK(written["torch_dtype"] == "float32");                  // what the weights beside it are
+        CHECK(written["architectures"][0] == "GPTNeoXForCausalLM");  // and the class that they are of
+        CHECK(read_text(folder + "/generation_config.json") == generation);
+    }
+    CHECK(read_text(second / "config.json") == read_text(third / "config.json"));
 }
 
 TEST_CASE("bf16 logits and gradients are within twice the error of PyTorch's bf16", "[families]") {

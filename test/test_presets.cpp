@@ -127,7 +127,7 @@ TEST_CASE("config.json as the hub has it says the same as our presets", "[preset
         CAPTURE(name);
         write_text(scratch / "config.json", text);
         const Config theirs = read_config(scratch.path), ours = config_of(*find_preset(name));
-        CHECK(config_json(theirs, "F16") == config_json(ours, "F16"));
+        CHECK(known_fields(theirs, "F16") == known_fields(ours, "F16"));
         CHECK(theirs.windows == ours.windows);
         CHECK(count_params(theirs) == count_params(ours));
     }
@@ -176,6 +176,11 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     CHECK_REFUSED(read(R"({"rotary_pct":1.5})", neox), "1.5");
     CHECK_REFUSED(read(R"({"layer_norm_eps":0})", neox), "epsilon");
     CHECK_REFUSED(read(R"({"add_cross_attention":true})", neox), "add_cross_attention");
+    CHECK_REFUSED(read(R"({"is_encoder_decoder":true})", gpt2), "is_encoder_decoder");
+    CHECK_REFUSED(read(R"({"quantization_config":{"quant_method":"gptq","bits":4}})", neox), "quantization_config",
+                  "gptq");
+    CHECK_REFUSED(read(R"({"pruned_heads":{"0":[1]}})", gpt2), "pruned_heads", "{\"0\":[1]}");
+    CHECK(read(R"({"quantization_config":null,"pruned_heads":{},"rope_scaling":null})", gpt2).layers == 2);
     CHECK_REFUSED(read(R"({"n_inner":0})", gpt2), "n_inner", "0");
     CHECK_REFUSED(read(R"({"n_inner":20.5})", gpt2), "n_inner", "20.5", "whole number");
     CHECK_REFUSED(read(R"({"hidden_act":"quick_gelu"})", neox), "hidden_act", "quick_gelu", "gelu_new");
@@ -226,6 +231,8 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     CHECK(read("{}", gptj).rope.dim == 4);
     CHECK(read("{}", gptj).shared_norm);
     CHECK(read("{}", gptj).head_bias);
+    CHECK(read(R"({"rotary":true})", gptj).rope.dim == 4);
+    CHECK_REFUSED(read(R"({"rotary":false})", gptj), "rotary");
     CHECK_REFUSED(read(R"({"rotary_dim":null})", gptj), "rotary_dim", "missing");
     CHECK_REFUSED(read(R"({"rotary_dim":10})", gptj), "10", "head size 8");
     CHECK_REFUSED(read(R"({"rotary_dim":3})", gptj), "3", "even");
@@ -238,6 +245,33 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
     write_text(scratch / "config.json", "{");
     CHECK_REFUSED(read_config(scratch.path), "JSON");
     CHECK_REFUSED(read_config(scratch / "nowhere"), "nowhere", "preset");
+}
+
+TEST_CASE("config.json may hold what Python writes beside JSON", "[presets]") {
+    const Scratch scratch;
+    const auto read = [&](const std::string& more) {
+        write_text(
+            scratch / "config.json",
+            R"({"model_type":"gpt2","n_layer":2,"n_embd":8,"n_head":2,"n_positions":16,"vocab_size":11)" + more + "}");
+        return read_config(scratch.path);
+    };
+    // A number that nobody asks for may be anything; null is what JSON has for it.
+    const Config c = read(R"(,"a":NaN,"b":[Infinity,-Infinity],"c":"NaN \"NaN","d":{"NaN":1})");
+    const auto j   = config_json(c, "F32");
+    CHECK(j["a"].is_null());
+    CHECK(j["b"].dump() == "[null,null]");
+    CHECK(j["c"] == "NaN \"NaN");
+    CHECK(j["d"]["NaN"] == 1);
+    CHECK_REFUSED(read(R"(,"layer_norm_epsilon":NaN)"), "epsilon", "nan");
+    CHECK_REFUSED(read(R"(,"layer_norm_epsilon":Infinity)"), "epsilon", "inf");
+    CHECK_REFUSED(read(R"(,"n_inner":NaN)"), "n_inner", "whole number");
+    CHECK_REFUSED(read(R"(,"a":Nan)"), "not valid JSON");
+    CHECK_REFUSED(read(R"(,"a":+Infinity)"), "not valid JSON");
+    CHECK_REFUSED(read(R"(,"a":NaN1)"), "not valid JSON");
+    CHECK_REFUSED(read(R"(,"a":"NaN)"), "not valid JSON");
+    CHECK(read(R"(,"n_layer":3)").layers == 3);  // the last of repeated keys counts, as in Python
+    CHECK_REFUSED(parse_json(R"({"a":1,"a":2})", "strict.json"), "strict.json", "twice");
+    CHECK_REFUSED(parse_json(R"({"a":NaN})", "strict.json"), "not valid JSON");
 }
 
 TEST_CASE("weights that do not fit their config are refused by name", "[presets]") {
