@@ -30,8 +30,8 @@ struct Config {
     bool qkv_bias = true, proj_bias = true;
     bool scaled_scores   = true;   // attention scores are q·k/√D; otherwise they are q·k
     bool scores_by_layer = false;  // the scores of layer l are divided by l + 1 too
-    std::vector<int64_t>
-        windows;  // how many positions each layer sees, its own included; empty when all see everything
+    // How many positions each layer sees, its own included; empty when all see everything.
+    std::vector<int64_t> windows;
     Rope rope;
     Gelu gelu              = Gelu::tanh;
     std::string activation = "gelu_new";  // the word of config.json for gelu, which has several words for each form
@@ -53,6 +53,14 @@ struct Config {
         return scores_by_layer ? scale / float(layer + 1) : scale;
     }
     int64_t window(int64_t layer) const { return windows.empty() ? everything : windows[layer]; }
+
+    // Throws an InputError when a text has a token id that the model lacks. `where` begins the error. The ops cannot
+    // tell, because their tables have rows for padding.
+    void check_ids(const std::vector<int32_t>& ids, const std::string& where) const {
+        for (const int32_t id : ids)
+            CHECK(id >= 0 && id < vocab, "{}: the token id {} is outside the vocabulary of {} of {}", where, id, vocab,
+                  name);
+    }
 
     // Both throw an InputError that names the model and the fact. All other facts may rely on sizes that were checked.
     void check_sizes() const {

@@ -180,6 +180,7 @@ class LikelihoodRun {
     void place(const Continuation& text, size_t index) {
         const int64_t T = model_.shape.context, all = int64_t(text.ids.size()) - 1, n = std::min(all, T),
                       skip = all - n;
+        model_.config.check_ids(text.ids, "the text");
         if (used_ % T + n > T) used_ += T - used_ % T;
         if (used_ + n > model_.shape.rows()) run();
         for (int64_t t = 0; t < n; t++) {
@@ -234,6 +235,7 @@ class LikelihoodRun {
 // Log-likelihoods of ids[1], ids[2], … Windows of the model's context begin with the last token of the window before,
 // so that every token but the first is predicted exactly once.
 inline std::vector<float> log_likelihoods(Model& model, const std::vector<int32_t>& ids) {
+    model.config.check_ids(ids, "the text");
     const int64_t T = model.shape.context, n = int64_t(ids.size());
     std::vector<float> all, losses(T);
     for (int64_t first = 0; first + 1 < n; first += T) {

@@ -178,8 +178,7 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
     CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");
     CHECK(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
           tokens);
-    for (int32_t id : prompt)
-        CHECK(id >= 0 && id < m.config.vocab, "prompt: token {} is outside the vocabulary of {}", id, m.config.vocab);
+    m.config.check_ids(prompt, "the prompt");
     const int64_t wanted   = int64_t(prompt.size()) + tokens;
     const int64_t capacity = std::max<int64_t>(2, std::min(wanted, m.config.context));
     Generator g(m, samples, capacity);

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "gpt/checkpoint.h"
+#include "gpt/evaluation.h"
 #include "test/golden.h"
 #include "test/scratch.h"
 
@@ -267,6 +268,13 @@ TEST_CASE("logits and greedy text of every family are the same with a cache and 
         CAPTURE(t);
         CHECK(losses[t] == Approx(std::log(total) - row[host.targets[t]]).epsilon(1e-5));
     }
+    // An id that only the padding of the table has a row for is refused.
+    CHECK(int64_t(c.padded_vocab()) > c.vocab);
+    const std::vector<int32_t> outside = {1, int32_t(c.vocab), 2};
+    const std::string refused          = fmt::format("token id {}", c.vocab);
+    CHECK_REFUSED(generate(m, outside, 1, 1, {0.f, 0, 1.f, 1}, [](int64_t, int32_t) { return true; }), refused.c_str(),
+                  "vocabulary");
+    CHECK_REFUSED(log_likelihoods(m, outside), refused.c_str(), "vocabulary");
     // Greedy text with a growing cache equals that of feeding all tokens again for each new one. The text is longer
     // than GPT-Neo's window of 5.
     const int64_t made = dev->where() == Machine::cuda ? 8 : T - 3;  // the emulator is slow
