@@ -6,25 +6,10 @@
 
 namespace emu {
 
-// clang-format off: a list
-enum class Class : uint8_t {
-    Integer,
-    Float,
-    Double,
-    Half,
-    Special,
-    Convert,
-    Move,
-    Compare,
-    Load,
-    Store,
-    Atomic,
-    Shuffle,
-    Tensor,
-    Barrier,
-    Control,
-    Count
-};
+// clang-format off
+enum class Class : uint8_t { Integer, Float, Double, Half, Special, Convert, Move, Compare, Load, Store, Atomic, Shuffle, Tensor,
+                             Barrier, Control, Count };
+// clang-format on
 
 struct Counters {
     uint64_t launches = 0, blocks = 0, threads = 0;
@@ -41,7 +26,6 @@ struct Counters {
     uint32_t static_shared = 0, dynamic_shared = 0;
     void add(const Counters& other);
 };
-// clang-format on
 
 // Library calls count themselves under their own name: tensor_flops, bytes moved, launches.
 void count(const std::string& kernel, const Counters& counters);

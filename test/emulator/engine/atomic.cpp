@@ -35,23 +35,11 @@ template <class T> T integer_op(std::byte* at, int kind, T v) {
     }
 }
 
-// clang-format off: one row per type
-struct Int32 {
-    using T = int32_t;
-    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
-};
-struct Uint32 {
-    using T = uint32_t;
-    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
-};
-struct Int64 {
-    using T = int64_t;
-    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
-};
-struct Uint64 {
-    using T = uint64_t;
-    static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); }
-};
+// clang-format off
+struct Int32 { using T = int32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Uint32 { using T = uint32_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Int64 { using T = int64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
+struct Uint64 { using T = uint64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
 // clang-format on
 // Sums in global memory take subnormals for zeros, sums in shared memory do not (PTX manual, "atom").
 template <bool Ftz> struct Float32 {

@@ -9,35 +9,17 @@ namespace emu {
 namespace {
 
 // Storage types that C++ cannot tell apart by themselves.
-// clang-format off: one row per type
-struct Half {
-    uint16_t v;
-};
-struct Bf16 {
-    uint16_t v;
-};
-struct Byte8 {
-    uint16_t v;
-};  // u8 in a 16-bit register
-struct SByte8 {
-    uint16_t v;
-};
+// clang-format off
+struct Half { uint16_t v; };
+struct Bf16 { uint16_t v; };
+struct Byte8 { uint16_t v; };    // u8 in a 16-bit register
+struct SByte8 { uint16_t v; };
 
-template <class T> struct Load {
-    static T f(T x) { return x; }
-};
-template <> struct Load<Half> {
-    static float f(Half x) { return half_to_float(x.v); }
-};
-template <> struct Load<Bf16> {
-    static float f(Bf16 x) { return bf16_to_float(x.v); }
-};
-template <> struct Load<Byte8> {
-    static uint8_t f(Byte8 x) { return uint8_t(x.v); }
-};
-template <> struct Load<SByte8> {
-    static int8_t f(SByte8 x) { return int8_t(x.v); }
-};
+template <class T> struct Load { static T f(T x) { return x; } };
+template <> struct Load<Half> { static float f(Half x) { return half_to_float(x.v); } };
+template <> struct Load<Bf16> { static float f(Bf16 x) { return bf16_to_float(x.v); } };
+template <> struct Load<Byte8> { static uint8_t f(Byte8 x) { return uint8_t(x.v); } };
+template <> struct Load<SByte8> { static int8_t f(SByte8 x) { return int8_t(x.v); } };
 // clang-format on
 
 enum Mode { kRn = 0, kRz, kRm, kRp, kRni, kRzi, kRmi, kRpi, kRna };

@@ -14,7 +14,8 @@ inline double canonical(double x) { return x == x ? x : as_double(0xfff800000000
 
 template <bool Sat, class T> inline T finish(T x) { return Sat ? saturate(x) : canonical(x); }
 
-// clang-format off: the operations are a table, most of them one row each
+// The operations are a table, many of them a row each.
+// clang-format off
 template <bool Ftz, bool Sat> struct Add {
     template <class T> static T f(T a, T b) { return finish<Sat>(ftz<Ftz>(ftz<Ftz>(a) + ftz<Ftz>(b))); }
 };
@@ -33,36 +34,40 @@ template <bool Ftz, bool Sat> struct Fma {
     }
     static double f(double a, double b, double c) { return canonical(__builtin_fma(a, b, c)); }
 };
-template <bool Ftz, bool> struct Sqrt {
-    template <class T> static T f(T a) { return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a)))); }
+template <bool Ftz, bool>
+struct Sqrt {
+    template <class T>
+    static T f(T a) {
+        return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a))));
+    }
 };
-template <bool Ftz, bool> struct Rcp {
-    template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a))); }
+template <bool Ftz, bool>
+struct Rcp {
+    template <class T>
+    static T f(T a) {
+        return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a)));
+    }
 };
-template <bool Ftz, bool> struct Rsqrt {
-    template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a)))); }
+template <bool Ftz, bool>
+struct Rsqrt {
+    template <class T>
+    static T f(T a) {
+        return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a))));
+    }
 };
-template <bool Ftz, bool> struct Ex2 {
-    static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); }
-};
-template <bool Ftz, bool> struct Lg2 {
-    static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); }
-};
-template <bool Ftz, bool> struct Sin {
+template <bool Ftz, bool> struct Ex2 { static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); } };
+template <bool Ftz, bool> struct Lg2 { static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); } };
+template <bool Ftz, bool>
+struct Sin {
     static float f(float a) { return canonical(ftz<Ftz>(sin_approx(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool> struct Cos {
+template <bool Ftz, bool>
+struct Cos {
     static float f(float a) { return canonical(ftz<Ftz>(cos_approx(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool> struct Tanh {
-    static float f(float a) { return ftz<Ftz>(tanh_approx(ftz<Ftz>(a))); }
-};
-template <bool Ftz, bool> struct Abs {
-    template <class T> static T f(T a) { return ftz<Ftz>(std::abs(a)); }
-};
-template <bool Ftz, bool> struct Neg {
-    template <class T> static T f(T a) { return ftz<Ftz>(-a); }
-};
+template <bool Ftz, bool> struct Tanh { static float f(float a) { return ftz<Ftz>(tanh_approx(ftz<Ftz>(a))); } };
+template <bool Ftz, bool> struct Abs { template <class T> static T f(T a) { return ftz<Ftz>(std::abs(a)); } };
+template <bool Ftz, bool> struct Neg { template <class T> static T f(T a) { return ftz<Ftz>(-a); } };
 template <bool Ftz, bool Nan> struct Min {
     template <class T> static T f(T a, T b) {
         if (Nan && (a != a || b != b)) return canonical(a + b);
@@ -75,27 +80,13 @@ template <bool Ftz, bool Nan> struct Max {
         return canonical(max_number(ftz<Ftz>(a), ftz<Ftz>(b)));
     }
 };
-struct CopySign {
-    template <class T> static T f(T sign, T a) { return std::copysign(a, sign); }
-};
-struct TestFinite {
-    template <class T> static bool f(T a) { return std::isfinite(a); }
-};
-struct TestInfinite {
-    template <class T> static bool f(T a) { return std::isinf(a); }
-};
-struct TestNumber {
-    template <class T> static bool f(T a) { return a == a; }
-};
-struct TestNan {
-    template <class T> static bool f(T a) { return a != a; }
-};
-struct TestNormal {
-    template <class T> static bool f(T a) { return std::isnormal(a); }
-};
-struct TestSubnormal {
-    template <class T> static bool f(T a) { return std::fpclassify(a) == FP_SUBNORMAL; }
-};
+struct CopySign { template <class T> static T f(T sign, T a) { return std::copysign(a, sign); } };
+struct TestFinite { template <class T> static bool f(T a) { return std::isfinite(a); } };
+struct TestInfinite { template <class T> static bool f(T a) { return std::isinf(a); } };
+struct TestNumber { template <class T> static bool f(T a) { return a == a; } };
+struct TestNan { template <class T> static bool f(T a) { return a != a; } };
+struct TestNormal { template <class T> static bool f(T a) { return std::isnormal(a); } };
+struct TestSubnormal { template <class T> static bool f(T a) { return std::fpclassify(a) == FP_SUBNORMAL; } };
 // clang-format on
 
 template <class T> constexpr Type kType = sizeof(T) == 8 ? Type::f64 : Type::f32;

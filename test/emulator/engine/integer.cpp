@@ -15,47 +15,27 @@ using Wide =
                        std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>,
                                           std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>>>;
 
-// clang-format off: the operations are a table, most of them one row each
-template <class T> struct Add {
-    static T f(T a, T b) { return T(Wrap<T>(a) + Wrap<T>(b)); }
-};
-template <class T> struct Sub {
-    static T f(T a, T b) { return T(Wrap<T>(a) - Wrap<T>(b)); }
-};
-template <class T> struct Mul {
-    static T f(T a, T b) { return T(Wrap<T>(a) * Wrap<T>(b)); }
-};
-template <class T> struct MulHi {
-    static T f(T a, T b) { return T((Wide<T>(a) * Wide<T>(b)) >> (8 * sizeof(T))); }
-};
-template <class T> struct MulWide {
-    static Wide<T> f(T a, T b) { return Wide<T>(a) * Wide<T>(b); }
-};
-template <class T> struct Mad {
-    static T f(T a, T b, T c) { return T(Wrap<T>(a) * Wrap<T>(b) + Wrap<T>(c)); }
-};
-template <class T> struct MadHi {
-    static T f(T a, T b, T c) { return Add<T>::f(MulHi<T>::f(a, b), c); }
-};
+// The operations are a table, most of them a row each.
+// clang-format off
+template <class T> struct Add { static T f(T a, T b) { return T(Wrap<T>(a) + Wrap<T>(b)); } };
+template <class T> struct Sub { static T f(T a, T b) { return T(Wrap<T>(a) - Wrap<T>(b)); } };
+template <class T> struct Mul { static T f(T a, T b) { return T(Wrap<T>(a) * Wrap<T>(b)); } };
+template <class T> struct MulHi { static T f(T a, T b) { return T((Wide<T>(a) * Wide<T>(b)) >> (8 * sizeof(T))); } };
+template <class T> struct MulWide { static Wide<T> f(T a, T b) { return Wide<T>(a) * Wide<T>(b); } };
+template <class T> struct Mad { static T f(T a, T b, T c) { return T(Wrap<T>(a) * Wrap<T>(b) + Wrap<T>(c)); } };
+template <class T> struct MadHi { static T f(T a, T b, T c) { return Add<T>::f(MulHi<T>::f(a, b), c); } };
 template <class T> struct MadWide {
     static Wide<T> f(T a, T b, Wide<T> c) { return Add<Wide<T>>::f(Wide<T>(a) * Wide<T>(b), c); }
 };
 inline int32_t clamp32(int64_t v) { return int32_t(v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v); }
-struct AddSat {
-    static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) + b); }
-};
-struct SubSat {
-    static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) - b); }
-};
-struct MadHiSat {
-    static int32_t f(int32_t a, int32_t b, int32_t c) { return clamp32((int64_t(a) * b >> 32) + c); }
-};
-template <class T> struct Mul24 {
+struct AddSat { static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) + b); } };
+struct SubSat { static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) - b); } };
+struct MadHiSat { static int32_t f(int32_t a, int32_t b, int32_t c) { return clamp32((int64_t(a) * b >> 32) + c); } };
+template <class T>
+struct Mul24 {
     static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8)); }
 };
-template <class T> struct Mad24 {
-    static T f(T a, T b, T c) { return Add<T>::f(Mul24<T>::f(a, b), c); }
-};
+template <class T> struct Mad24 { static T f(T a, T b, T c) { return Add<T>::f(Mul24<T>::f(a, b), c); } };
 
 // x / 0 is unspecified in PTX; GPUs give all ones, and the dividend as remainder. INT_MIN / -1 wraps to INT_MIN.
 template <class T> struct Div {
@@ -72,41 +52,21 @@ template <class T> struct Rem {
         return T(a % b);
     }
 };
-template <class T> struct Min {
-    static T f(T a, T b) { return a < b ? a : b; }
-};
-template <class T> struct Max {
-    static T f(T a, T b) { return a > b ? a : b; }
-};
-template <class T> struct Abs {
-    static T f(T a) { return a < 0 ? T(Wrap<T>(0) - Wrap<T>(a)) : a; }
-};
-template <class T> struct Neg {
-    static T f(T a) { return T(Wrap<T>(0) - Wrap<T>(a)); }
-};
+template <class T> struct Min { static T f(T a, T b) { return a < b ? a : b; } };
+template <class T> struct Max { static T f(T a, T b) { return a > b ? a : b; } };
+template <class T> struct Abs { static T f(T a) { return a < 0 ? T(Wrap<T>(0) - Wrap<T>(a)) : a; } };
+template <class T> struct Neg { static T f(T a) { return T(Wrap<T>(0) - Wrap<T>(a)); } };
 template <class T> struct Sad {
     static T f(T a, T b, T c) { return Add<T>::f(c, a < b ? Sub<T>::f(b, a) : Sub<T>::f(a, b)); }
 };
-template <class T> struct And {
-    static T f(T a, T b) { return a & b; }
-};
-template <class T> struct Or {
-    static T f(T a, T b) { return a | b; }
-};
-template <class T> struct Xor {
-    static T f(T a, T b) { return a ^ b; }
-};
-template <class T> struct Not {
-    static T f(T a) { return T(~a); }
-};
-template <class T> struct Cnot {
-    static T f(T a) { return a == 0; }
-};
+template <class T> struct And { static T f(T a, T b) { return a & b; } };
+template <class T> struct Or { static T f(T a, T b) { return a | b; } };
+template <class T> struct Xor { static T f(T a, T b) { return a ^ b; } };
+template <class T> struct Not { static T f(T a) { return T(~a); } };
+template <class T> struct Cnot { static T f(T a) { return a == 0; } };
 
 // Counts at or beyond the width give 0, or the sign everywhere.
-template <class T> struct Shl {
-    static T f(T a, uint32_t n) { return n < 8 * sizeof(T) ? T(Wrap<T>(a) << n) : T(0); }
-};
+template <class T> struct Shl { static T f(T a, uint32_t n) { return n < 8 * sizeof(T) ? T(Wrap<T>(a) << n) : T(0); } };
 template <class T> struct Shr {
     static T f(T a, uint32_t n) {
         constexpr uint32_t top = 8 * sizeof(T) - 1;
@@ -121,9 +81,7 @@ template <bool Left, bool Wraps> struct Funnel {  // of the 64 bits b:a
         return uint32_t(Left ? v << n >> 32 : v >> n);
     }
 };
-template <class T> struct Popc {
-    static uint32_t f(T a) { return uint32_t(__builtin_popcountll(a)); }
-};
+template <class T> struct Popc { static uint32_t f(T a) { return uint32_t(__builtin_popcountll(a)); } };
 template <class T> struct Clz {
     static uint32_t f(T a) { return a ? uint32_t(__builtin_clzll(a)) - (64 - 8 * sizeof(T)) : uint32_t(8 * sizeof(T)); }
 };
@@ -178,9 +136,7 @@ struct Bmsk {
         return (b >= 32 ? ~0u : (1u << b) - 1) << a;
     }
 };
-template <bool Wraps> struct BmskOf {
-    static uint32_t f(uint32_t a, uint32_t b) { return Bmsk::f<Wraps>(a, b); }
-};
+template <bool Wraps> struct BmskOf { static uint32_t f(uint32_t a, uint32_t b) { return Bmsk::f<Wraps>(a, b); } };
 struct Fns {  // the n-th set bit from `base`, up for n > 0, down for n < 0
     static uint32_t f(uint32_t mask, uint32_t base, int32_t n) {
         if (n == 0) return base < 32 && mask >> base & 1 ? base : ~0u;
@@ -210,12 +166,12 @@ template <int Mode> struct PrmtMode {
         uint32_t s       = 0;
         for (uint32_t k = 0; k < 4; k++) {
             uint32_t byte = 0;
-            if (Mode == 0) byte = n + k;                 // f4e
-            else if (Mode == 1) byte = (n + 8 - k) & 7;  // b4e
-            else if (Mode == 2) byte = n;                // rc8
-            else if (Mode == 3) byte = k > n ? k : n;    // ecl
-            else if (Mode == 4) byte = k < n ? k : n;    // ecr
-            else byte = (n & 1) * 2 + (k & 1);           // rc16
+            if (Mode == 0) byte = n + k;                                  // f4e
+            else if (Mode == 1) byte = (n + 8 - k) & 7;                   // b4e
+            else if (Mode == 2) byte = n;                                 // rc8
+            else if (Mode == 3) byte = k > n ? k : n;                     // ecl
+            else if (Mode == 4) byte = k < n ? k : n;                     // ecr
+            else byte = (n & 1) * 2 + (k & 1);                            // rc16
             s |= (byte & 7) << (4 * k);
         }
         return Prmt::f(a, b, s);

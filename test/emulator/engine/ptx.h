@@ -16,34 +16,10 @@ struct SyntaxError : std::runtime_error {
         : std::runtime_error("PTX line " + std::to_string(line) + ": " + what) {}
 };
 
-// clang-format off: types in families, a row each
+// clang-format off
 enum class Type : uint8_t {
-    none,
-    pred,
-    b8,
-    b16,
-    b32,
-    b64,
-    b128,
-    u8,
-    u16,
-    u32,
-    u64,
-    s8,
-    s16,
-    s32,
-    s64,
-    f16,
-    f16x2,
-    bf16,
-    bf16x2,
-    tf32,
-    f32,
-    f64,
-    e4m3x2,
-    e5m2x2,
-    u16x2,
-    s16x2,
+    none, pred, b8, b16, b32, b64, b128, u8, u16, u32, u64, s8, s16, s32, s64,
+    f16, f16x2, bf16, bf16x2, tf32, f32, f64, e4m3x2, e5m2x2, u16x2, s16x2,
 };
 // clang-format on
 Type type_of(std::string_view name);  // "f32"; none when it is no type
