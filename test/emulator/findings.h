@@ -14,6 +14,7 @@ enum class Kind {
     Leak,
     Uninitialised,  // bytes or registers nobody wrote
     SharedRace,     // between warps without a barrier, between lanes without __syncwarp
+    WarpRace,       // in global memory, between warps of a block without a barrier
     GlobalRace,     // between blocks of a launch
     StreamRace,     // between operations of unordered streams
     BarrierDivergence,
@@ -25,6 +26,7 @@ enum class Kind {
     Collective,        // NCCL ranks that disagree
     UncheckedLaunch,   // info
     SameValueOverlap,  // info
+    WarpExchange,      // info: a read and a later write of one warp, ordered by an exchange of values alone
 };
 
 struct Finding {
@@ -42,8 +44,9 @@ bool is_info(Kind kind);
 const char* name(Kind kind);
 
 // Prints the finding on stderr (the same kind at the same place once, then counted). Unless it is an info or
-// --keep-going, flushes stdout, prints the summary and ends the program with _exit(86). Thread-safe.
-void report(const Finding& finding);
+// --keep-going, flushes stdout, prints the summary and ends the program with _exit(86). Thread-safe. Returns how often
+// it has been reported, for who wants to count it again without making it up again.
+uint64_t& report(const Finding& finding);
 
 // Findings that are not infos so far.
 uint64_t findings_count();

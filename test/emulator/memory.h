@@ -47,7 +47,8 @@ class Memory {
   public:
     static Memory& get();
 
-    // 0 when the emulated device is full. 512-byte aligned, poisoned (0xff: NaN in every float type), unwritten.
+    // 0 when the emulated device is full. 512-byte aligned, poisoned (0xff: NaN in every float type), unwritten. Behind
+    // it lies a gap as large as itself (512 bytes to 64 KiB), so that an overrun does not reach the next allocation.
     Address allocate(size_t bytes, Space space, const std::string& origin, bool variable = false);
     FreeResult free(Address begin, const std::string& by);  // reports DoubleFree / InvalidFree itself
     void register_host(void* begin, size_t bytes, const std::string& origin);
@@ -56,7 +57,8 @@ class Memory {
     // The live allocation that holds the byte; find_dead: a freed one. Pointers stay valid for ever.
     const Allocation* find(Address a) const;
     const Allocation* find_dead(Address a) const;
-    std::string describe(Address a) const;  // for a Finding: what is at, or nearest to, this address
+    // For a Finding: what is at, or nearest to, this address; or where it is as seen from an allocation.
+    std::string describe(Address a, const Allocation* from = nullptr) const;
     std::vector<const Allocation*> live() const;
 
     size_t used() const;      // bytes of Device, Async, Symbol and Heap allocations

@@ -49,7 +49,7 @@ int current_device();
 
 // "cudaMalloc from main.cu:31" for the API call that this thread is in. The address is looked up in the debug
 // information only when somebody reads the text: resolve_sites() replaces the marks that call_site() leaves.
-std::string call_site();
+std::string call_site(bool deep = false);
 std::string resolve_sites(const std::string& text);
 
 // An error that stays: every later call answers it, as after a fault in a kernel. cudaSuccess: none.
@@ -58,6 +58,7 @@ void set_sticky_error(cudaError_t error);
 
 void trace_line(const char* function, const std::string& arguments, const std::string& result);
 void before_first_call();  // --coverage ends the program here
+void note_call();          // the program is alive: see streams.h
 
 // The frame around every entry point: lock, trace, call site, last error.
 //     return CALL.run([&] { …; return cudaSuccess; }, pointer, bytes);       the arguments are for the trace

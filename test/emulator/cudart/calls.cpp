@@ -2,6 +2,7 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <elf.h>
+#include <execinfo.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -98,7 +99,7 @@ const ErrorText* find_text(cudaError_t error) {
 }
 
 // file:line of a return address, from the debug information if there is some, else the function's name, else the
-// offset.
+// offset. Empty in a function of CUDA's own header.
 std::string describe_address(uint64_t address) {
     Dl_info info{};
     if (!dladdr(reinterpret_cast<void*>(address), &info) || !info.dli_fname) return "an unknown place";
@@ -110,6 +111,7 @@ std::string describe_address(uint64_t address) {
     std::string path = info.dli_fname;
     if (n > 0 && path.find(".so") == std::string::npos) path.assign(exe, size_t(n));
     std::string found;
+    bool wrapper = false;
     if (path.find('\'') == std::string::npos) {
         char command[4400], line[4096];
         std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%llx 2>/dev/null", path.c_str(),
@@ -117,13 +119,15 @@ std::string describe_address(uint64_t address) {
         if (FILE* pipe = popen(command, "r")) {
             while (found.empty() && std::fgets(line, sizeof line, pipe)) {
                 std::string text(line);
-                text               = text.substr(0, text.find_first_of("\n "));
-                const bool wrapper = text.find("/cuda_runtime") != std::string::npos;  // cudaMalloc<T> and friends
-                if (text[0] != '?' && text.find(":?") == std::string::npos && !wrapper) found = text;
+                text = text.substr(0, text.find_first_of("\n "));
+                if (text[0] == '?' || text.find(":?") != std::string::npos) continue;
+                wrapper = text.find("/cuda_runtime") != std::string::npos;  // cudaMalloc<T> and friends
+                if (!wrapper) found = text;
             }
             pclose(pipe);
         }
     }
+    if (wrapper && found.empty()) return "";
     if (!found.empty()) {
         const size_t slash = found.rfind('/');
         return slash == std::string::npos ? found : found.substr(slash + 1);
@@ -150,8 +154,19 @@ std::mutex& runtime_lock() {
 cudaError_t sticky_error() { return sticky; }
 void set_sticky_error(cudaError_t error) { sticky = error; }
 
-std::string call_site() {
+std::string call_site(bool deep) {
     if (!current_function) return "the program";
+    // Without optimisation cudaMalloc<T>() of cuda_runtime.h is a function of its own: then its caller's place counts.
+    void* frames[16];
+    const int n = deep ? backtrace(frames, 16) : 0;
+    for (int k = 0; k + 1 < n; k++)
+        if (frames[k] == current_address) {
+            char text[200];
+            std::snprintf(text, sizeof text, "%s from @{%llx,%llx}", current_function,
+                          reinterpret_cast<unsigned long long>(current_address),
+                          reinterpret_cast<unsigned long long>(frames[k + 1]));
+            return text;
+        }
     char text[160];
     std::snprintf(text, sizeof text, "%s from @{%llx}", current_function,
                   reinterpret_cast<unsigned long long>(current_address));
@@ -159,17 +174,23 @@ std::string call_site() {
 }
 
 std::string resolve_sites(const std::string& text) {
-    static std::mutex lock;
-    static std::map<uint64_t, std::string> known;
+    // Never destroyed: what is reported at the end of the program has call sites, too.
+    static auto& lock  = *new std::mutex;
+    static auto& known = *new std::map<uint64_t, std::string>;
     std::string out;
     size_t from = 0;
     for (size_t mark; (mark = text.find("@{", from)) != std::string::npos;) {
-        const size_t end       = text.find('}', mark);
-        const uint64_t address = std::strtoull(text.c_str() + mark + 2, nullptr, 16);
+        const size_t end = text.find('}', mark);
+        char* more;
+        const uint64_t address = std::strtoull(text.c_str() + mark + 2, &more, 16);
+        const uint64_t caller  = *more == ',' ? std::strtoull(more + 1, nullptr, 16) : 0;
         std::lock_guard guard(lock);
         auto row = known.find(address);
         if (row == known.end()) row = known.emplace(address, describe_address(address)).first;
-        out += text.substr(from, mark - from) + row->second;
+        const bool wrapper = row->second.empty();
+        out += text.substr(from, mark - from) + (!wrapper ? row->second
+                                                 : caller ? describe_address(caller)
+                                                          : "a wrapper of the runtime's header");
         if (end == std::string::npos) return out;
         from = end + 1;
     }
@@ -183,6 +204,7 @@ void trace_line(const char* function, const std::string& arguments, const std::s
 Call::Call(const char* function, void* return_address)
     : function(function), outer_function(current_function), outer_address(current_address) {
     before_first_call();
+    note_call();
     if (!current_function) {  // a call inside a call (cublasCreate) is the outer one to the program
         current_function = function;
         current_address  = return_address;

@@ -56,7 +56,7 @@ cudaError_t allocate(void** out, size_t bytes, Space space) {
     if (!out || !hooked) return cudaErrorInvalidValue;
     *out = nullptr;
     if (bytes == 0) return cudaSuccess;
-    const Address address = Memory::get().allocate(bytes, space, call_site());
+    const Address address = Memory::get().allocate(bytes, space, call_site(true));
     if (!address) return cudaErrorMemoryAllocation;
     *out = pointer_of(address);
     return cudaSuccess;
@@ -355,7 +355,9 @@ static cudaError_t allocate_async(void** pointer, size_t bytes, cudaStream_t str
     Work work;
     work.type = cudaGraphNodeTypeMemAlloc;
     work.what = call_site();
-    work.run  = [address = address_of(*pointer), bytes](uint32_t) {
+    // To the race check both ends of its life are writes: nothing may touch it without an order before or after them.
+    work.run  = [address = address_of(*pointer), bytes, what = work.what](uint32_t op) {
+        Memory::get().check(address, bytes, Access::Write, what.c_str(), op);
         return Memory::get().mark_unwritten(address, bytes), cudaSuccess;
     };
     return submit(stream, std::move(work));
@@ -379,11 +381,14 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
             work.type = cudaGraphNodeTypeMemFree;
             work.what = call_site();
             if (!is_capturing(stream)) {
-                if (!Memory::get().find(address_of(pointer))) {
+                const Allocation* a = Memory::get().find(address_of(pointer));
+                if (!a) {
                     Memory::get().free(address_of(pointer), call_site());  // reports which mistake it is
                     return cudaErrorInvalidValue;
                 }
-                work.run = [pointer, by = call_site()](uint32_t) {
+                work.run = [pointer, bytes = a->bytes, by = call_site()](uint32_t op) {
+                    if (Memory::get().find(address_of(pointer)))
+                        Memory::get().check(address_of(pointer), bytes, Access::Write, by.c_str(), op);
                     return Memory::get().free(address_of(pointer), by) == FreeResult::Ok ? cudaSuccess
                                                                                          : cudaErrorInvalidValue;
                 };

@@ -23,7 +23,7 @@ std::map<const void*, CUfunc_st*>& functions() {  // by stub, and by handle
 
 emu::Module* module_of(CUlib_st& library) {
     if (!library.module) {
-        library.module = load_module(library.data);
+        library.module = load_module(library.data, library.units);
         for (CUlib_st::Variable& variable : library.variables)
             if (variable.managed)
                 if (const Variable* found = find_variable(library.module, variable.name))
@@ -206,7 +206,7 @@ extern "C" {
 struct FatBinaryWrapper {
     uint32_t magic, version;
     const void* data;
-    void* more;
+    const void** units;  // in version 2: what nvlink has linked
 };
 
 void** __cudaRegisterFatBinary(void* wrapper) {
@@ -215,6 +215,7 @@ void** __cudaRegisterFatBinary(void* wrapper) {
         give_up("__cudaRegisterFatBinary: this is no fat binary wrapper (magic 0x466243b1 expected)");
     auto* library = new CUlib_st;
     library->data = binary->data;
+    if (binary->version == 2) library->units = binary->units;
     libraries().push_back(library);
     return reinterpret_cast<void**>(library);
 }

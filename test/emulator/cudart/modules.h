@@ -25,6 +25,7 @@ struct CUfunc_st {
 // cudaLibrary_t, and what a fat binary registers: loaded when first used.
 struct CUlib_st {
     const void* data    = nullptr;
+    const void** units  = nullptr;  // -rdc=true: of each unit
     emu::Module* module = nullptr;
     std::string copy;  // cudaLibraryLoadFromFile: the file's bytes
     struct Variable {

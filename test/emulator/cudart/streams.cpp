@@ -1,6 +1,8 @@
 // streams.cpp - the queue of operations, streams and events
 #include "streams.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -18,6 +20,13 @@ void merge(Clock& into, const Clock& from) {
 }
 
 bool covers(const Clock& clock, uint32_t slot, uint32_t seq) { return slot < clock.size() && clock[slot] >= seq; }
+
+constexpr double kMoment = 0.2;  // seconds
+
+std::atomic<double>& last_progress() {  // when a call came or an operation ended
+    static auto* time = new std::atomic<double>(now());
+    return *time;
+}
 
 // How many operations the race check looks back on. Older ones count as ordered: a missed race, never a false one.
 constexpr size_t max_records = 1 << 16;
@@ -57,10 +66,11 @@ uint32_t Queue::new_slot() {
 NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) {
     auto node    = std::make_shared<Node>();
     node->number = next_number++;
-    node->work   = std::move(work);
-    node->slot   = slot;
-    node->seq    = ++last_seq[slot];
-    node->clock  = host_clock;
+    if (node->number == 1) std::thread([this] { watch(); }).detach();
+    node->work  = std::move(work);
+    node->slot  = slot;
+    node->seq   = ++last_seq[slot];
+    node->clock = host_clock;
     for (const NodePtr& dependency : after) {
         merge(node->clock, dependency->clock);
         if (dependency->state == Node::Done) continue;
@@ -94,9 +104,10 @@ bool Queue::ordered(uint32_t earlier, uint32_t later) const {
 
 void Queue::finish(const NodePtr& node, cudaError_t error) {
     if (error != cudaSuccess && sticky_error() == cudaSuccess) set_sticky_error(error);
-    node->state    = Node::Done;
-    node->finished = now();
-    node->work.run = nullptr;
+    node->state     = Node::Done;
+    node->finished  = now();
+    last_progress() = node->finished;
+    node->work.run  = nullptr;
     node->dependencies.clear();
     ready.erase(node->number);
     for (Node* dependent : node->dependents)
@@ -113,13 +124,8 @@ bool Queue::run(const NodePtr& node) {
     cudaError_t error = cudaSuccess;
     node->state       = Node::Running;
     if (node->work.run && sticky_error() == cudaSuccess) {
-        if (node->work.unlocked) {
-            runtime_lock().unlock();
-            error = node->work.run(node->number);
-            runtime_lock().lock();
-        } else {
-            error = node->work.run(node->number);
-        }
+        if (node->work.unlocked) return call_host(node), true;
+        error = node->work.run(node->number);
     }
     if (error == cudaErrorNotReady) {
         node->state = Node::Ready;
@@ -127,6 +133,55 @@ bool Queue::run(const NodePtr& node) {
     }
     finish(node, error);
     return true;
+}
+
+// The program's function may wait for something that this thread does next; mostly it ends at once, and then the order
+// of things is always the same. It may read what the operations before it wrote.
+void Queue::call_host(const NodePtr& node) {
+    seen(*node);
+    auto done = std::make_shared<std::atomic<bool>>(false);
+    std::thread([this, node, done] {
+        const cudaError_t error = node->work.run(node->number);
+        const std::lock_guard hold(runtime_lock());
+        finish(node, error);
+        done->store(true);
+        progress();
+    }).detach();
+    runtime_lock().unlock();
+    for (const double start = now(); !done->load() && now() - start < kMoment;)
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+    runtime_lock().lock();
+}
+
+std::string Queue::what_waits() const {
+    std::string text;
+    for (const auto& [ticket, wait] : waits) text += "; " + wait;
+    if (waits.empty()) text = "; the program waits outside of CUDA";
+    size_t shown = 0;
+    for (const auto& [number, node] : pending) {
+        if (shown++ == 4) return text + "; …";
+        text += "; " + node->work.what +
+                (node->state == Node::Running ? " has not returned"
+                 : node->dependencies.empty() ? " has not run"
+                                              : " is behind " + node->dependencies[0]->work.what);
+    }
+    return text + (pending.empty() ? "; nothing is queued" : "");
+}
+
+void Queue::watch() {
+    const double patience = options().timeout > 0 ? options().timeout : 600;
+    for (;;) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        if (now() - last_progress() < kMoment) continue;
+        const std::lock_guard hold(runtime_lock());
+        while (now() - last_progress() >= kMoment && run_one(0)) {}
+        if (now() - last_progress() < patience || (pending.empty() && options().timeout <= 0)) continue;
+        Finding f{};
+        f.kind = Kind::Deadlock;
+        f.what = "nothing has moved for --timeout seconds" + what_waits();
+        report(f);
+        _exit(86);
+    }
 }
 
 bool Queue::run_one(uint64_t ticket) {
@@ -192,17 +247,20 @@ void Queue::wait(const std::vector<NodePtr>& targets) {
     const bool anything = options().streams != Streams::Late;  // late runs what it must and nothing else
     auto finished       = [](const NodePtr& node) { return node->state == Node::Done; };
     double stuck        = 0;
+    auto waiting        = waits.end();
     while (!std::all_of(targets.begin(), targets.end(), finished)) {
         if (run_one(anything ? 0 : ticket)) {
             stuck = 0;
             continue;
         }
         if (stuck == 0) stuck = now();
+        if (waiting == waits.end()) waiting = waits.emplace(ticket, call_site() + " waits");
         // Work that waits for a peer in this process needs the peer's operation, which nobody here asked for.
         if (!anything && run_one(0)) continue;
         block_until_progress(stuck);
         ticket = want(targets);
     }
+    if (waiting != waits.end()) waits.erase(waiting);
     for (const NodePtr& target : targets) seen(*target);
 }
 
@@ -310,6 +368,8 @@ cudaError_t wait_device() {
     forget_unchecked_launches();
     return sticky_error();
 }
+
+void note_call() { last_progress() = now(); }
 
 bool is_capturing(cudaStream_t handle) {
     CUstream_st* stream = find_stream(handle);
@@ -464,7 +524,7 @@ cudaError_t cudaStreamCopyAttributes(cudaStream_t to, cudaStream_t from) {
         to, from);
 }
 
-// A callback runs without the lock: it may block on something the main thread does. It must not call CUDA.
+// A callback runs without the lock, and must not call CUDA.
 static Work host_work(const char* name, std::function<void()> function) {
     Work work;
     work.type     = cudaGraphNodeTypeHost;

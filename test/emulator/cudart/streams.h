@@ -3,8 +3,10 @@
 // Every operation is a Node. Its dependencies are exactly those CUDA promises: the operation before it in its stream,
 // the events it waits for, the legacy default stream, and the host calls that waited before it was queued. What may
 // run, in which order, is up to the --streams schedule: eager (at once), late (only when somebody waits, the newest
-// first) or random. Whatever the schedule, a vector clock per node remembers which operations are ordered, so that two
-// unordered ones that touch the same bytes are a finding even when they happened to run in the lucky order.
+// first) or random. A program may also wait where we do not see it, for a flag or another thread: when nothing has
+// moved for a moment, everything that may run does, and after --timeout the program ends. Whatever the schedule, a
+// vector clock per node remembers which operations are ordered, so that two unordered ones that touch the same bytes
+// are a finding even when they happened to run in the lucky order.
 #pragma once
 #include <map>
 #include <memory>
@@ -54,6 +56,9 @@ class Queue {
     uint64_t want(const std::vector<NodePtr>& targets);
     void seen(const Node& node);  // the host waited for it
     void block_until_progress(double since);
+    void call_host(const NodePtr& node);  // a function of the program: by a thread of its own
+    void watch();                         // another thread: what must happen while the program waits outside of CUDA
+    std::string what_waits() const;
 
     std::map<uint32_t, NodePtr> ready;    // by number
     std::map<uint32_t, NodePtr> pending;  // not done, ready or not
@@ -68,7 +73,8 @@ class Queue {
         uint32_t slot, seq;
     };
     std::vector<Owned> owned;
-    std::vector<uint32_t> last_seq;  // per slot
+    std::vector<uint32_t> last_seq;              // per slot
+    std::multimap<uint64_t, std::string> waits;  // by ticket: the calls that wait now, and for what
     uint32_t next_number = 1;
     uint64_t next_ticket = 1;
     uint64_t random_state;

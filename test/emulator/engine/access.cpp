@@ -1,6 +1,7 @@
 // access.cpp - see access.h
 #include "access.h"
 
+#include "checker.h"
 #include "handlers.h"
 #include "options.h"
 
@@ -28,6 +29,7 @@ void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_
         fail_launch(w, fault, what);
         return;
     }
+    report_unwritten(*w.block);  // an address may be wrong because of it
     Finding f    = finding_at(w, i, kind, lane, what);
     f.address    = address;
     f.allocation = allocation;
@@ -48,7 +50,14 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
                      "not a multiple of " + std::to_string(size), memory.describe(a));
             continue;
         }
-        const Allocation* in = memory.find(a);
+        const Allocation* in  = memory.find(a);
+        const Allocation* own = pointed_to(w, i, in);
+        if (in && own && in != own) {
+            bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
+                     "in another allocation than its pointer leads to",
+                     memory.describe(a) + "\n    its pointer leads to " + memory.describe(own->begin));
+            continue;
+        }
         if (in && in->holds(a, size)) {
             Site& site = w.worker->sites[i->site];
             site       = {in->begin, in->end(), memory.in_arena(in->begin) ? memory.work_delta : 0};
@@ -67,7 +76,7 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
                      "the memory has been freed by " + dead->freed_by, memory.describe(a));
         else
             bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "outside of every allocation",
-                     memory.describe(a));
+                     memory.describe(a, own));
     }
     return good;
 }

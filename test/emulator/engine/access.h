@@ -63,6 +63,10 @@ inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size, bool w
     return w.block->shared.data.get() + first;
 }
 
+// pointers.cpp: the allocation that the pointer behind this access leads to, `in` if that is one of several; null when
+// that is not known.
+const Allocation* pointed_to(Warp& w, const Instr* i, const Allocation* in);
+
 // One lane's bytes at a generic address, for builtins; null when they cannot be touched (a finding is then out).
 std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes);
 

@@ -86,14 +86,15 @@ bool vprintf_builtin(BuiltinCall& c) {
 }
 
 bool assert_builtin(BuiltinCall& c) {
-    const int l    = __builtin_ctz(c.w.mask);
-    auto text      = [&](size_t k) { return device_string(c.w, l, c.argument<uint64_t>(k, l)); };
     const Block& b = *c.w.block;
+    auto text      = [&](size_t k, int l) { return device_string(c.w, l, c.argument<uint64_t>(k, l)); };
     std::fflush(stdout);
-    std::fprintf(stderr, "%s:%u: %s: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `%s` failed.\n", text(1).c_str(),
-                 c.argument<uint32_t>(2, l), text(3).c_str(), b.ctaid[0], b.ctaid[1], b.ctaid[2], c.w.tid[0][l],
-                 c.w.tid[1][l], c.w.tid[2][l], text(0).c_str());
-    fail_launch(c.w, Fault::Assert, "device-side assert: " + text(0));
+    each_lane(c.w.mask, [&](int l) {
+        std::fprintf(stderr, "%s:%u: %s: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `%s` failed.\n",
+                     text(1, l).c_str(), c.argument<uint32_t>(2, l), text(3, l).c_str(), b.ctaid[0], b.ctaid[1],
+                     b.ctaid[2], c.w.tid[0][l], c.w.tid[1][l], c.w.tid[2][l], text(0, l).c_str());
+    });
+    fail_launch(c.w, Fault::Assert, "device-side assert: " + text(0, __builtin_ctz(c.w.mask)));
     return false;
 }
 

@@ -25,7 +25,7 @@ uint8_t* home_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_
     }
     if (window == Window::Shared && at + bytes <= b.shared_bytes) return b.shared_shadow.data() + at;
     if (window == Window::Local && at + bytes <= b.local_stride)
-        return b.local_shadow.data() + size_t(thread_of(w, lane)) * b.local_stride + at;
+        return b.shadow_of_local() + size_t(thread_of(w, lane)) * b.local_stride + at;
     return nullptr;
 }
 
@@ -197,11 +197,12 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     each_piece(r, size, shadow_of, [&](int, uint8_t* shadow, uint32_t bytes) {
         if (all_ones(shadow, bytes)) return;
         if (loads && !all_written(shadow, bytes)) {
-            const int lane = unwritten_lane(w, i, size, r, shadow_of);
-            if (lane >= 0) {
+            const bool first = w.block->unwritten.empty();
+            if (const int lane = first ? unwritten_lane(w, i, size, r, shadow_of) : -1; lane >= 0) {
                 Finding f    = unwritten(w, i, size, r, lane, "global");
                 f.allocation = Memory::get().describe(f.address);
-                report(f);
+                w.block->unwritten.push_back(f);
+                if (touch != Touch::Load) report_unwritten(*w.block);  // who waits for a flag may wait for ever
             }
             if (options().keep_going) std::memset(shadow, 1, bytes);
         }
@@ -212,6 +213,7 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     if (known_shared(w, size, touch, r)) return;
+    if (touch == Touch::Store && !w.worker->told.empty() && overlaps_again(w, i, size, r)) return;
     Block& b          = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
@@ -251,7 +253,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     Block& b = *w.block;
     each_lane(r.mask, [&](int l) {
-        uint8_t* shadow = b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
+        uint8_t* shadow = b.shadow_of_local() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
         if (writes(touch)) std::memset(shadow, 1, size);
         else if (!all_written(shadow, size) && !is_padding(w, i, size, shadow)) {
             report(unwritten(w, i, size, r, l, "local"));
@@ -260,14 +262,14 @@ void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reac
     });
     if (!writes(touch) && w.block->holds_unset && follows_idle_read(w, i))
         hold_idle_reads(w, i, size, r, "local", [&](int l) {
-            return b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
+            return b.shadow_of_local() + size_t(thread_of(w, l)) * b.local_stride + r.addr[l];
         });
 }
 
 void forget_local(Warp& w, uint32_t from, uint32_t bytes) {
     Block& b = *w.block;
     each_lane(w.mask, [&](int l) {
-        std::memset(b.local_shadow.data() + size_t(thread_of(w, l)) * b.local_stride + from, 0, bytes);
+        std::memset(b.shadow_of_local() + size_t(thread_of(w, l)) * b.local_stride + from, 0, bytes);
     });
 }
 
@@ -284,7 +286,7 @@ void note_pending(Warp& w, const AsyncCopy& copy, bool pending) {
     });
 }
 
-void report_unwritten_shared(Block& b) {
+void report_unwritten(Block& b) {
     for (const Finding& f : b.unwritten) report(f);
     b.unwritten.clear();
 }
@@ -293,7 +295,10 @@ void checker_block(Block& b) {
     b.shared_shadow.assign(b.shared_bytes + 64, 0);
     if (b.launch->code->layout.reserved_shared)
         std::memset(b.shared_shadow.data() + b.shared_bytes - kReservedShared, 1, kReservedShared);
-    b.local_shadow.assign(b.local.size, 0);
+    // Of a thread's call stack only what a function takes is cleared, when it is entered: see forget_local.
+    b.local_shadow.resize(b.local.size);
+    const uint32_t own = b.launch->function->local_bytes;
+    for (size_t at = 0; own && at < b.local.size; at += b.local_stride) std::memset(b.shadow_of_local() + at, 0, own);
     start_shared_races(b);
     start_global_races(b);
 }

@@ -17,8 +17,9 @@ uint8_t* home_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_
 void checker_launch(Launch& l);
 void checker_block(Block& b);
 void checker_barrier(Block& b, int id);  // a barrier of the block opens
-void report_unwritten_shared(Block& b);  // at barriers and at the end
+void report_unwritten(Block& b);         // at barriers and at the end
 void checker_warp_sync(Warp& w);         // __syncwarp
+void checker_exchange(Warp& w);          // shfl, vote, match, redux of the lanes w.mask
 void checker_fence(Warp& w, bool device_wide);
 
 // counters.cpp

@@ -184,21 +184,21 @@ struct Block {
     uint32_t ctaid[3];
     uint64_t index = 0;
     std::vector<Warp> warps;
-    AlignedBytes shared, local;
-    std::vector<uint8_t> shared_shadow, local_shadow;  // Check::All: written?
+    AlignedBytes shared, local, local_shadow;  // shadows: Check::All, see checker.h
+    std::vector<uint8_t> shared_shadow;
     uint32_t shared_bytes = 0, local_stride = 0;
     uint32_t live = 0;  // threads
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
-    GlobalActor* actor  = nullptr;  // in the launch's GlobalRaces
-    int next_warp       = 0;        // in the order of the schedule: who runs first in the next turn
-    bool pending_copies = false;    // a cp.async has been issued
-    bool holds_unset    = false;    // bytes of shared memory have been marked as holding what nobody wrote
-    std::vector<Finding>
-        unwritten;  // shared bytes read before anyone wrote them: a race if someone does before the barrier
+    GlobalActor* actor  = nullptr;     // in the launch's GlobalRaces
+    int next_warp       = 0;           // in the order of the schedule: who runs first in the next turn
+    bool pending_copies = false;       // a cp.async has been issued
+    bool holds_unset    = false;       // bytes of shared memory have been marked as holding what nobody wrote
+    std::vector<Finding> unwritten;    // a read of what nobody wrote: a race if somebody does before the next barrier
     std::vector<IdleRead> idle_reads;  // loads from shared memory that nobody wrote, as long as no harm came of it
     uint64_t issued = 0;
     bool done       = false;
+    uint8_t* shadow_of_local() { return reinterpret_cast<uint8_t*>(local_shadow.data.get()); }
 };
 
 // The last allocation each memory instruction touched, per host thread: an exact bounds check costs two comparisons.
@@ -223,7 +223,8 @@ struct Worker {
     std::unordered_map<const Function*, std::vector<SiteCounts>> profile;
     std::vector<SiteCounts>* profile_now = nullptr;
     std::vector<Frame*> spare_frames;
-    std::vector<Suspect> suspects;  // overlapping writes whose values are not known yet
+    std::vector<Suspect> suspects;                     // overlapping writes whose values are not known yet
+    std::unordered_map<const Instr*, uint64_t*> told;  // those that stored the same value: how often
     Worker();
     ~Worker();
 };

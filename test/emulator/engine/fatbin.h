@@ -30,4 +30,7 @@ std::string inflate_lz4(const uint8_t* in, size_t n, size_t expected);
 // Registers per thread of each kernel in a cubin: section .text.NAME keeps them in the top byte of sh_info.
 std::map<std::string, int> cubin_registers(const std::string& elf);
 
+// The PTX of several units of one program as one text (link.cpp). Units that no kernel needs are left out.
+std::string link_units(std::vector<std::string> texts);
+
 }  // namespace emu

@@ -21,7 +21,7 @@ __attribute__((weak)) std::string resolve_sites(const std::string& text);
 namespace {
 
 struct Seen {
-    uint64_t times;
+    uint64_t times = 0;
     bool info;
 };
 
@@ -81,6 +81,7 @@ const char* name(Kind kind) {
         case Kind::Leak: return "leak";
         case Kind::Uninitialised: return "uninitialised";
         case Kind::SharedRace: return "shared-memory race";
+        case Kind::WarpRace: return "race between warps";
         case Kind::GlobalRace: return "race between blocks";
         case Kind::StreamRace: return "race between streams";
         case Kind::BarrierDivergence: return "barrier divergence";
@@ -92,20 +93,21 @@ const char* name(Kind kind) {
         case Kind::Collective: return "collective mismatch";
         case Kind::UncheckedLaunch: return "unchecked launch";
         case Kind::SameValueOverlap: return "same-value overlap";
+        case Kind::WarpExchange: return "order by an exchange alone";
     }
     return "finding";
 }
 
-bool is_info(Kind kind) { return kind == Kind::UncheckedLaunch || kind == Kind::SameValueOverlap; }
+bool is_info(Kind kind) { return kind >= Kind::UncheckedLaunch; }
 
-void report(const Finding& f) {
+uint64_t& report(const Finding& f) {
     Reports& r = reports();
     const std::lock_guard hold(r.lock);
     const bool info = is_info(f.kind);
     Seen& seen      = r.places[std::string(name(f.kind)) + "|" + f.kernel + "|" + f.source];
     seen.info       = info;
     r.count += !info;
-    if (seen.times++ && options().keep_going) return;
+    if (seen.times++ && (info || options().keep_going)) return seen.times;
 
     std::fflush(stdout);
     std::string text = "emulate: " + std::string(info ? "info: " : "") + name(f.kind) + ": " + f.what + "\n";
@@ -118,7 +120,7 @@ void report(const Finding& f) {
     }
     if (!f.allocation.empty()) text += "    " + f.allocation + "\n";
     std::fputs((resolve_sites ? resolve_sites(text) : text).c_str(), stderr);
-    if (info || options().keep_going) return;
+    if (info || options().keep_going) return seen.times;
     print_summary();
     std::fflush(stderr);
     _exit(86);

@@ -1,11 +1,12 @@
 // global_races.cpp - races in global memory: between blocks of a launch, between operations of unordered streams
 //
 // Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
-// copy, library call), which block, which of the four bytes. Most of memory is touched whole warps at a time, so a line
-// of 64 bytes has one pair of records for all its words until somebody touches a part of it. Within a launch two blocks
-// are ordered only by what they do themselves: if the first has fenced (or released) since, and the second has used an
-// atomic, volatile or acquiring access, we take it that they agreed on it; so a missing fence is found, a wrong flag is
-// not. Between operations the runtime knows the order of streams and events.
+// copy, library call), which block and warp, when in the block's time, which of the four bytes. Most of memory is
+// touched whole warps at a time, so a line of 64 bytes has one pair of records for all its words until somebody touches
+// a part of it. Two warps of a block are ordered as in shared memory: by barriers, or by a fence and a flag. Two blocks
+// of a launch are ordered only by what they do themselves. If the first has fenced (or released) since, and the second
+// has used an atomic, volatile or acquiring access, we take it that they agreed on it: a missing fence is found, a
+// wrong flag is not. Between operations the runtime knows the order of streams and events.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -19,8 +20,9 @@ namespace emu {
 
 // What a block has done that orders it with others.
 struct GlobalActor {
-    std::atomic<uint8_t> fences{0};
-    std::atomic<uint8_t> signals{0};  // fences and anything another block could see: "I have read"
+    std::atomic<uint32_t> fenced{0};  // when it fenced last, in its own time
+    std::atomic<uint32_t> signalled{
+        0};                           // when it last fenced, or wrote what another block could wait for: "I have read"
     std::atomic<uint8_t> listens{0};  // it has acquired something
 };
 
@@ -51,10 +53,11 @@ struct GlobalRaces {
 
 namespace {
 
-// operation (24 bits) | block (24) | count of fences, in a reader of signals (8) | many (1) | synchronising (1) |
-// parted (1) | unused (1) | bytes (4)
-constexpr int kOperation = 40, kBlock = 16, kFence = 8;
-constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kBytes = 15, kBlockMask = (1u << 24) - 1;
+// operation (24 bits) | block (24) | turn (8) | many (1) | synchronising (1) | parted (1) | warps (1) | bytes (4)
+// many: other blocks have read it too; warps: another warp of this block has, and no barrier lies between.
+constexpr int kOperation = 40, kBlock = 16, kTurn = 8;
+constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kWarps = 1 << 4, kBytes = 15, kBlockMask = (1u << 24) - 1;
+constexpr uint64_t kWarp = 31ull << kTurn;  // of the turn: the warp's number
 
 struct Operation {
     uint64_t number;
@@ -65,6 +68,12 @@ struct Operation {
 struct Record {
     uint64_t writer, reader;
 };
+// When that was in the block's time (28 bits), and which of the bytes this last warp touched (4). A block that lives
+// longer than that has its later races between warps missed.
+struct When {
+    uint32_t writer, reader;
+};
+constexpr uint32_t kLastTime = (1u << 28) - 1;
 
 constexpr size_t kLineBytes = 64, kLineWords = kLineBytes / 4;
 constexpr uint64_t kParted = 1 << 5;  // both records of a line whose words have records of their own
@@ -73,21 +82,22 @@ struct Records {
     const Memory& memory = Memory::get();
     const Address begin  = memory.arena_begin;
     Record *lines = nullptr, *words = nullptr;  // of the whole arena; pages come when touched
+    When *line_times = nullptr, *word_times = nullptr;
     OrderedBefore before = nullptr;
     std::deque<Operation> recent;  // the last ones, oldest first
     uint64_t number = 0;
     Apart apart;  // from the last operation
 
     Records() {
-        auto reserve = [&](size_t count) {
-            void* p = mmap(nullptr, count * sizeof(Record), PROT_READ | PROT_WRITE,
+        auto reserve = [&]<class T>(T*& table, size_t count) {
+            void* p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (p == MAP_FAILED)
                 give_up("--check all needs address space for its records; raise the limit (ulimit -v)");
-            return static_cast<Record*>(p);
+            table = static_cast<T*>(p);
         };
-        lines = reserve(memory.arena_bytes / kLineBytes);
-        words = reserve(memory.arena_bytes / 4);
+        reserve(lines, memory.arena_bytes / kLineBytes), reserve(line_times, memory.arena_bytes / kLineBytes);
+        reserve(words, memory.arena_bytes / 4), reserve(word_times, memory.arena_bytes / 4);
     }
 };
 Records& records() {
@@ -111,23 +121,32 @@ uint64_t start_operation(uint32_t op, const std::string& what) {
 struct Self {
     uint64_t number, block;
     const Apart* apart;
-    uint64_t record, read_record;  // as they are stored, without bytes
-    bool write, sync, in_kernel;
-    GlobalRaces* races;
+    uint64_t record;               // as it is stored, without bytes
+    uint32_t time = 0, since = 0;  // the block's, and when all of it met last
+    bool write, sync;
+    GlobalRaces* races       = nullptr;
+    const SharedRaces* warps = nullptr;  // null: no kernel
 };
 
-enum class Verdict { Fine, Blocks, Streams };
-Verdict judge(const Self& me, uint64_t other, bool other_wrote, uint64_t bytes) {
+// `mask`: the bytes that are touched, `when`: of the other access.
+enum class Verdict { Fine, Warps, Blocks, Streams };
+Verdict judge(const Self& me, uint64_t other, uint32_t when, bool other_wrote, uint64_t mask) {
     const uint64_t number = other >> kOperation, block = other >> kBlock & kBlockMask;
-    if (!other || !(other & bytes & kBytes)) return Verdict::Fine;
+    if (!other || !(other & mask & kBytes)) return Verdict::Fine;
     if (number != me.number) return me.apart->has(number) ? Verdict::Streams : Verdict::Fine;
-    if (!me.in_kernel || block == me.block) return Verdict::Fine;
-    if (me.sync && other & kSynchronising) return Verdict::Fine;
+    if (!me.warps || (me.sync && other & kSynchronising)) return Verdict::Fine;
+    const uint32_t time = when >> 4;
+    if (block == me.block) {
+        const uint64_t mine = me.record & kWarp, theirs = other & kWarp;
+        if (time < me.since || time >= kLastTime || !(when & mask)) return Verdict::Fine;
+        if (mine == theirs) return other & kWarps && !me.warps->partial ? Verdict::Warps : Verdict::Fine;
+        return me.warps->ordered(mine >> kTurn, theirs >> kTurn, time + me.warps->start) ? Verdict::Fine
+                                                                                         : Verdict::Warps;
+    }
     const GlobalActor& that = me.races->of(block);
-    const auto& fences      = other_wrote ? that.fences : that.signals;
-    const bool fenced       = fences.load(std::memory_order_relaxed) != (other >> kFence & 255);
+    const auto& fence       = other_wrote ? that.fenced : that.signalled;
     const bool listens      = me.races->of(me.block).listens.load(std::memory_order_relaxed);
-    return fenced && listens ? Verdict::Fine : Verdict::Blocks;
+    return listens && fence.load(std::memory_order_relaxed) > time ? Verdict::Fine : Verdict::Blocks;
 }
 
 std::string operation_name(uint64_t number) {
@@ -142,6 +161,12 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
                   me.write ? "written" : "read", other_wrote ? "written" : "read");
     if (v == Verdict::Streams)
         return text + operation_name(other >> kOperation) + ", in a stream that nothing orders with this one";
+    if (v == Verdict::Warps) {
+        const uint64_t warp = other >> kTurn & 31;
+        return text +
+               (warp == (me.record >> kTurn & 31) ? std::string("another warp") : "warp " + std::to_string(warp)) +
+               " of the same block, with no barrier between";
+    }
     return text + std::string("block ") + std::to_string(other >> kBlock & kBlockMask) +
            " of the same launch (counted x first)" +
            (me.sync                  ? ", there without an atomic"
@@ -149,47 +174,66 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
                                      : "");
 }
 
+// The reader's record after one more read of the bytes in `mask`.
+uint64_t read_again(const Self& me, uint64_t reader, uint32_t when, uint64_t mask) {
+    const bool now  = reader >> kOperation == me.number;
+    const bool same = reader >> kBlock == me.record >> kBlock;
+    if (!now) return me.record | mask;
+    if (!same) return me.record | mask | (mask & ~reader ? 0 : kMany);
+    const bool mine = (reader & kWarp) == (me.record & kWarp), met = when >> 4 < me.since;
+    const bool both = !met && (mine ? reader & kWarps : !(mask & ~when));
+    return me.record | mask | (reader & (kBytes | kMany)) | (both ? kWarps : 0);
+}
+uint32_t touch_again(const Self& me, uint64_t before, uint32_t when, uint64_t mask) {
+    const bool same = (before ^ me.record) >> kTurn == 0 && when >> 4 == me.time;
+    return me.time << 4 | uint32_t(mask) | (same ? when & kBytes : 0);
+}
+
 // What one access of the bytes in `mask` means for the records of a word, or of all words of a line. `say` gets a
 // conflict, unless there has been one already.
-template <class Say> void touch_record(const Self& me, Record& r, uint64_t mask, Address at, bool& said, Say& say) {
+template <class Say>
+void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address at, bool& said, Say& say) {
     if (!said)
-        if (const Verdict v = judge(me, r.writer, true, mask); v != Verdict::Fine)
+        if (const Verdict v = judge(me, r.writer, when.writer, true, mask); v != Verdict::Fine)
             said = true, say(v, r.writer, true, at);
     if (me.write) {
-        if (!said && (r.reader & kMany || r.reader >> kBlock != me.record >> kBlock)) {
+        if (!said) {
             uint64_t seen = r.reader;
             if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
                 seen ^= 1ull << kBlock;  // some other block
-            if (const Verdict v = judge(me, seen, false, mask); v != Verdict::Fine)
+            if (const Verdict v = judge(me, seen, when.reader, false, mask); v != Verdict::Fine)
                 said = true, say(v, seen, false, at);
         }
         const bool same = r.writer >> kBlock == me.record >> kBlock;
+        when.writer     = touch_again(me, r.writer, when.writer, mask);
         r.writer        = me.record | mask | (same ? r.writer & kBytes : 0);
     }
     if (!me.write || me.sync) {
-        const bool now  = r.reader >> kOperation == me.number;
-        const bool same = r.reader >> kBlock == me.record >> kBlock;
-        r.reader        = me.read_record | mask | (now ? r.reader & kBytes : 0) |
-                   (now && !same ? kMany
-                    : now        ? r.reader & kMany
-                                 : 0);
+        const uint64_t reader = read_again(me, r.reader, when.reader, mask);
+        when.reader           = touch_again(me, r.reader, when.reader, mask);
+        r.reader              = reader;
     }
 }
 
 // The same access of the whole record was the last one: who came between has been judged when it came.
 bool repeated(const Self& me, const Record& r) {
-    return !me.sync && (me.write ? r.writer == (me.record | kBytes) : r.reader == (me.read_record | kBytes));
+    return !me.sync && (me.write ? r.writer : r.reader & ~(kMany | kWarps)) == (me.record | kBytes);
 }
 
-void part(Record& line, Record* words) {
-    for (size_t k = 0; k < kLineWords; k++) words[k] = line;
+void part(Records& r, size_t index) {
+    Record& line = r.lines[index];
+    std::fill_n(r.words + index * kLineWords, kLineWords, line);
+    std::fill_n(r.word_times + index * kLineWords, kLineWords, r.line_times[index]);
     line = {kParted, kParted};
 }
-void join(Record& line, const Record* words) {
-    uint64_t differ = 0;
+void join(Records& r, size_t index) {
+    const Record* words = r.words + index * kLineWords;
+    const When* times   = r.word_times + index * kLineWords;
+    uint64_t differ     = 0;
     for (size_t k = 1; k < kLineWords; k++)
-        differ |= (words[k].writer ^ words[0].writer) | (words[k].reader ^ words[0].reader);
-    if (!differ) line = words[0];
+        differ |= (words[k].writer ^ words[0].writer) | (words[k].reader ^ words[0].reader) |
+                  (times[k].writer ^ times[0].writer) | (times[k].reader ^ times[0].reader);
+    if (!differ) r.lines[index] = words[0], r.line_times[index] = times[0];
 }
 
 // [a, a+bytes) of one accessor: the records are brought up to date, `say` gets the first conflict.
@@ -209,25 +253,26 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say
                 continue;
             }
             if (whole) {
-                touch_record(me, line, kBytes, at, said, say);
+                touch_record(me, line, r.line_times[index], kBytes, at, said, say);
                 at = to;
                 continue;
             }
-            part(line, words);
+            part(r, index);
         }
         for (; at < to; at = std::min((at & ~Address(3)) + 4, to)) {
             uint64_t mask = kBytes << (at & 3) & kBytes;
             if (to - (at & ~Address(3)) < 4) mask &= kBytes >> (4 - (to & 3));
-            Record& word = words[(at - from) / 4];
-            if (!repeated(me, word)) touch_record(me, word, mask, at, said, say);
+            const size_t k = (at - from) / 4;
+            if (!repeated(me, words[k]))
+                touch_record(me, words[k], r.word_times[index * kLineWords + k], mask, at, said, say);
         }
-        if (whole) join(line, words);
+        if (whole) join(r, index);
     }
 }
 
-// The usual case: records that nobody else touched in this launch, and no unordered operation since. Brings them up to
-// date and says true, or leaves them alone.
-inline bool undisturbed(const Self& me, Record* r, size_t n) {
+// The usual case: records that nobody else touched in this launch, or only before all warps met, and no unordered
+// operation since. Brings them up to date and says true, or leaves them alone.
+inline bool undisturbed(const Self& me, Record* r, When* when, size_t n) {
     const uint64_t mine = me.record >> kBlock;
     if (!me.apart->rest.empty()) return false;
     auto counts = [&](uint64_t record) {  // 1: the order within this launch, or between streams, matters
@@ -236,49 +281,53 @@ inline bool undisturbed(const Self& me, Record* r, size_t n) {
         for (const uint64_t n : me.apart->few) hit |= n == number;
         return hit;
     };
+    auto foreign = [&](uint64_t record, uint32_t time, uint64_t many) {  // not of this block, or of another warp lately
+        return uint64_t(record >> kBlock != mine) | uint64_t((record & many) != 0) |
+               (uint64_t(time >> 4 >= me.since) & uint64_t((record ^ me.record) & kWarp || record & kWarps));
+    };
     uint64_t bad = 0;
-    for (size_t k = 0; k < n; k++) bad |= counts(r[k].writer) & uint64_t(r[k].writer >> kBlock != mine);
+    for (size_t k = 0; k < n; k++) bad |= counts(r[k].writer) & foreign(r[k].writer, when[k].writer, 0);
     if (me.write)
-        for (size_t k = 0; k < n; k++)
-            bad |= counts(r[k].reader) & (uint64_t(r[k].reader >> kBlock != mine) | (r[k].reader >> 7 & 1));
+        for (size_t k = 0; k < n; k++) bad |= counts(r[k].reader) & foreign(r[k].reader, when[k].reader, kMany);
     if (bad) return false;
-    if (me.write)
-        for (size_t k = 0; k < n; k++) r[k].writer = me.record | kBytes;
-    else
-        for (size_t k = 0; k < n; k++) {
-            const bool now  = r[k].reader >> kOperation == me.number;
-            const bool same = r[k].reader >> kBlock == mine;
-            r[k].reader     = me.read_record | kBytes | (now && !same ? kMany : now ? r[k].reader & kMany : 0);
-        }
+    const uint32_t time = me.time << 4 | uint32_t(kBytes);
+    for (size_t k = 0; k < n; k++)
+        if (me.write) r[k].writer = me.record | kBytes, when[k].writer = time;
+        else r[k].reader = read_again(me, r[k].reader, when[k].reader, kBytes), when[k].reader = time;
     return true;
 }
 
-uint64_t base_record(const Block& b) {
-    return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock;
+// The record of a plain access of this warp, without bytes.
+uint64_t base_record(const Warp& w) {
+    const Block& b = *w.block;
+    return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock |
+           uint64_t(b.races->turn[w.index]) << kTurn;
 }
 
-Self self_of(const Block& b, Touch how) {
+uint32_t time_of(const SharedRaces& s) { return uint32_t(std::min<uint64_t>(s.time - s.start, kLastTime)); }
+
+Self self_of(const Warp& w, Touch how) {
+    const Block& b = *w.block;
     Self me;
-    me.races  = b.launch->races.get();
+    me.races = b.launch->races.get(), me.warps = b.races.get();
     me.number = me.races->number, me.apart = &me.races->apart, me.block = b.index & kBlockMask;
-    me.write = writes(how), me.in_kernel = true;
-    me.sync             = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
-    const uint64_t base = base_record(b) | (me.sync ? kSynchronising : 0);
-    me.record           = base | uint64_t(b.actor->fences.load(std::memory_order_relaxed)) << kFence;
-    me.read_record      = base | uint64_t(b.actor->signals.load(std::memory_order_relaxed)) << kFence;
+    me.write  = writes(how);
+    me.sync   = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
+    me.record = base_record(w) | (me.sync ? kSynchronising : 0);
+    me.time   = time_of(*me.warps);
+    me.since  = uint32_t(std::min<uint64_t>(me.warps->all_since - me.warps->start, kLastTime));
     return me;
 }
 
 // One lane's words, each touched whole and not to synchronise.
 bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
-    Record& line = r.lines[(a - r.begin) / kLineBytes];
-    if (line.writer != kParted) {
-        if (repeated(me, line)) return true;
-        part(line, r.words + (a - r.begin) / kLineBytes * kLineWords);
+    const size_t line = (a - r.begin) / kLineBytes, word = (a - r.begin) / 4;
+    if (r.lines[line].writer != kParted) {
+        if (repeated(me, r.lines[line])) return true;
+        part(r, line);
     }
-    Record* word = r.words + (a - r.begin) / 4;
-    for (uint32_t k = 0; k < words; k++)
-        if (!repeated(me, word[k]) && !undisturbed(me, word + k, 1)) return false;
+    for (size_t k = word; k < word + words; k++)
+        if (!repeated(me, r.words[k]) && !undisturbed(me, r.words + k, r.word_times + k, 1)) return false;
     return true;
 }
 
@@ -291,42 +340,36 @@ void checker_launch(Launch& l) {
     l.races->apart = records().apart;
 }
 
-// The record of a plain access of this block.
-static uint64_t own_record(const Block& b, bool write) {
-    const auto& count = write ? b.actor->fences : b.actor->signals;
-    return base_record(b) | uint64_t(count.load(std::memory_order_relaxed)) << kFence | kBytes;
-}
-
 bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     const size_t bytes = size_t(size) * kLanes;
     static Records& r  = records();
-    const Block& b     = *w.block;
-    Record* line       = r.lines + (first - r.begin) / kLineBytes;
-    if (first % kLineBytes == 0 &&
-        bytes >= kLineBytes) {  // the same as last time: then the bytes have been written, too
-        const uint64_t mine = own_record(b, write);
+    size_t index       = (first - r.begin) / kLineBytes;
+    if (first % kLineBytes == 0 && bytes >= kLineBytes) {
+        // The same as last time: then the bytes have been written, too.
+        const uint64_t mine = base_record(w) | kBytes;
+        const Record* line  = r.lines + index;
         uint64_t news       = 0;
         for (size_t k = 0; k < bytes / kLineBytes; k++) news |= (write ? line[k].writer : line[k].reader) ^ mine;
-        if (!news) return true;
+        if (!(news & ~(write ? 0 : kMany | kWarps))) return true;
     }
     uint8_t* shadow = r.memory.shadow(first);
     if (!write && !all_ones(shadow, bytes)) return false;
-    const Self me = self_of(b, write ? Touch::Store : Touch::Load);
-    for (Address at = first; at < first + bytes; line++) {
-        const Address from = (at - r.begin) / kLineBytes * kLineBytes + r.begin;
-        const Address to   = std::min(from + kLineBytes, first + bytes);
-        const bool whole   = to - at == kLineBytes;
-        if (line->writer == kParted || !whole) {
-            Record* words = r.words + (from - r.begin) / 4;
-            if (line->writer != kParted && repeated(me, *line)) {
+    const Self me = self_of(w, write ? Touch::Store : Touch::Load);
+    for (Address at = first; at < first + bytes; index++) {
+        const Address from = index * kLineBytes + r.begin, to = std::min(from + kLineBytes, first + bytes);
+        const bool whole = to - at == kLineBytes;
+        Record& line     = r.lines[index];
+        if (line.writer == kParted || !whole) {
+            if (line.writer != kParted && repeated(me, line)) {
                 at = to;
                 continue;
             }
-            if (line->writer != kParted) part(*line, words);
+            if (line.writer != kParted) part(r, index);
             if (at & 3 || to & 3) return false;
-            if (!undisturbed(me, words + (at - from) / 4, (to - at) / 4)) return false;
-            if (whole) join(*line, words);
-        } else if (!repeated(me, *line) && !undisturbed(me, line, 1)) return false;
+            const size_t word = (at - r.begin) / 4;
+            if (!undisturbed(me, r.words + word, r.word_times + word, (to - at) / 4)) return false;
+            if (whole) join(r, index);
+        } else if (!repeated(me, line) && !undisturbed(me, &line, r.line_times + index, 1)) return false;
         at = to;
     }
     if (write) std::memset(shadow, 1, bytes);
@@ -346,13 +389,13 @@ template <int Words> static bool known_lanes(const Records& r, uint64_t mine, co
     if (reach.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
     else each_lane(reach.mask, lane);
-    return !news;
+    return !(news & ~(write ? 0 : kMany | kWarps));
 }
 
 bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach) {
     if (reach.shape != Reach::Scattered || (touch != Touch::Load && touch != Touch::Store)) return false;
     const bool write    = touch == Touch::Store;
-    const uint64_t mine = own_record(*w.block, write);
+    const uint64_t mine = base_record(w) | kBytes;
     switch (size) {
         case 4: return known_lanes<1>(records(), mine, reach, write);
         case 8: return known_lanes<2>(records(), mine, reach, write);
@@ -363,25 +406,36 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach)
 
 void start_global_races(Block& b) { b.actor = &b.launch->races->of(b.index); }
 
+static Finding race(Warp& w, const Instr* i, Touch how, int lane, uint64_t other, bool other_wrote, Address at) {
+    const Self me   = self_of(w, how);
+    const Verdict v = other >> kOperation != me.number             ? Verdict::Streams
+                      : (other >> kBlock & kBlockMask) == me.block ? Verdict::Warps
+                                                                   : Verdict::Blocks;
+    const Kind kind = v == Verdict::Streams ? Kind::StreamRace
+                      : v == Verdict::Warps ? Kind::WarpRace
+                                            : Kind::GlobalRace;
+    Finding f       = finding_at(w, i, kind, lane, sentence(v, me, other, other_wrote, at));
+    f.address       = at;
+    f.allocation    = Memory::get().describe(at);
+    return f;
+}
+
 void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const Reach& reach) {
-    const Self me = self_of(*w.block, how);
-    if (me.sync) w.block->actor->listens.store(1, std::memory_order_relaxed);
-    if (me.sync && me.write) w.block->actor->signals.fetch_add(1, std::memory_order_relaxed);
+    const Self me = self_of(w, how);
+    if (me.sync) {
+        w.block->actor->listens.store(1, std::memory_order_relaxed);
+        w.block->races->uses_flag(w.index);
+        if (me.write) w.block->actor->signalled.store(me.time + 1, std::memory_order_relaxed), w.block->races->time++;
+    }
     auto piece = [&](int lane, Address a, size_t bytes) {
         touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
             if (reach.shape == Reach::Contiguous) lane = int((at - reach.addr[0]) / size);
-            Suspect s{finding_at(w, i, v == Verdict::Streams ? Kind::StreamRace : Kind::GlobalRace, lane,
-                                 sentence(v, me, other, other_wrote, at)),
-                      nullptr,
-                      size,
-                      {}};
-            s.finding.address    = at;
-            s.finding.allocation = Memory::get().describe(at);
-            if (v == Verdict::Blocks && me.write && other_wrote && how != Touch::Atomic && size <= 16) {
-                s.at = Memory::get().host(reach.addr[lane]);
-                std::memcpy(s.before, s.at, size);
-                w.worker->suspects.push_back(s);
-            } else report(s.finding);
+            if (v != Verdict::Streams && how == Touch::Store && other_wrote && size <= 16) {
+                const auto write_race = [](const Suspect& s) {
+                    return race(*s.warp, s.at, Touch::Store, s.lane, s.other, true, s.address);
+                };
+                suspect({&w, i, lane, at, other, write_race, size, Memory::get().host(reach.addr[lane]), {}});
+            } else report(race(w, i, how, lane, other, other_wrote, at));
         });
     };
     if (reach.shape == Reach::Contiguous) return piece(0, reach.addr[0], size_t(size) * kLanes);
@@ -400,9 +454,10 @@ void checker_fence(Warp& w, bool device_wide) {
     if (!w.block->launch->check_all) return;
     shared_fence(w);
     if (!device_wide) return;
-    GlobalActor& actor = *w.block->actor;
-    actor.fences.fetch_add(1, std::memory_order_relaxed);
-    actor.signals.fetch_add(1, std::memory_order_relaxed);
+    GlobalActor& actor  = *w.block->actor;
+    const uint32_t time = time_of(*w.block->races);
+    actor.fenced.store(time, std::memory_order_relaxed);
+    actor.signalled.store(time, std::memory_order_relaxed);
     actor.listens.store(1, std::memory_order_relaxed);
 }
 
@@ -411,8 +466,8 @@ void note_api_access(Address a, size_t bytes, bool write, const char* what, uint
     // One call touches several ranges: it stays one operation.
     const bool again = op && !r.recent.empty() && r.recent.back().op == op;
     if (!again) start_operation(op, what);
-    const uint64_t number = r.recent.back().number, record = number << kOperation;
-    const Self me{number, 0, &r.apart, record, record, write, false, false, nullptr};
+    const uint64_t number = r.recent.back().number;
+    const Self me{number, 0, &r.apart, number << kOperation, 0, 0, write, false};
     touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
         Finding f;
         f.kind       = Kind::StreamRace;
@@ -428,6 +483,7 @@ void forget_races(Address a, size_t bytes) {
     if (options().check != Check::All) return;
     Records& r = records();
     madvise(r.words + (a - r.begin) / 4, bytes / 4 * sizeof(Record), MADV_DONTNEED);
+    madvise(r.word_times + (a - r.begin) / 4, bytes / 4 * sizeof(When), MADV_DONTNEED);
     // Of the lines only whole pages; the address is not used again, so what is left does no harm.
     constexpr uintptr_t page = 4096;
     const auto from          = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;

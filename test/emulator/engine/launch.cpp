@@ -67,7 +67,7 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
 }
 
 void end_block(Block& b) {
-    report_unwritten_shared(b);
+    report_unwritten(b);
     for (Warp& w : b.warps)
         for (Group& g : w.groups)
             if (g.state != State::Exited) release_frame(*w.worker, g.frame);
@@ -234,7 +234,7 @@ const Instr* fail_launch(Warp& w, Fault fault, const std::string& message) {
     const std::lock_guard hold(l.lock);
     if (l.fault == Fault::None) {
         l.fault   = fault;
-        l.message = l.kernel->pretty + ": " + message;
+        l.message = message;
     }
     l.stop->store(1);
     return kStop;

@@ -20,7 +20,7 @@ namespace emu {
 namespace {
 
 constexpr size_t kGiB    = size_t(1) << 30;
-constexpr uint64_t kPage = 4096, kAlign = 512;
+constexpr uint64_t kPage = 4096, kAlign = 512, kLargestGap = 64 << 10;
 constexpr size_t kPoisonOnly =
     16 << 20;  // without --check all only so much of an allocation is poisoned: it costs page faults
 
@@ -86,7 +86,7 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) *
                         (pages ? kPage : kAlign);
     if (room > arena_begin + arena_bytes - at) return 0;
-    s->next = at + room;
+    s->next = at + room + std::min(room, kLargestGap);
     if (pages) mprotect(reinterpret_cast<void*>(at), room, PROT_READ | PROT_WRITE);
     auto a   = std::make_unique<Allocation>();
     a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
@@ -166,7 +166,7 @@ const Allocation* Memory::find_dead(Address a) const {
     return a - found.begin < std::max<size_t>(found.bytes, 1) ? &found : nullptr;
 }
 
-std::string Memory::describe(Address a) const {
+std::string Memory::describe(Address a, const Allocation* from) const {
     if (const Allocation* in = find(a)) return text_of(*in);
     if (const Allocation* in = find_dead(a)) return text_of(*in);
     const std::shared_lock hold(s->lock);
@@ -174,6 +174,7 @@ std::string Memory::describe(Address a) const {
     auto it = s->live.upper_bound(a);
     if (it != s->live.end()) after = it->second.get();
     if (it != s->live.begin()) before = std::prev(it)->second.get();
+    if (from) before = from->begin < a ? from : nullptr, after = before ? nullptr : from;
     if (before && (!after || a - before->end() <= after->begin - a))
         return std::to_string(a - before->end()) + " bytes past the end of " + text_of(*before);
     if (after) return std::to_string(after->begin - a) + " bytes before " + text_of(*after);

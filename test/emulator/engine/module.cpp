@@ -159,12 +159,21 @@ Function* KernelCode::by_address(uint64_t address) {
     return nullptr;
 }
 
-Module* load_module(const void* fatbin) {
+Module* load_module(const void* fatbin, const void* const* units) {
     auto m = std::make_unique<Module>();
     try {
-        const auto entries = read_fatbin(fatbin);
+        auto entries = read_fatbin(fatbin);
         std::string found;
         const FatbinEntry* best = best_entry(entries, found);
+        std::vector<std::string> texts;
+        for (; units && *units; units++) {
+            const auto of_unit = read_fatbin(*units);
+            if (const FatbinEntry* e = best_entry(of_unit, found)) texts.push_back(e->data);
+        }
+        if (!texts.empty()) {
+            entries.push_back({true, 0, 0, link_units(std::move(texts))});
+            best = &entries.back();
+        }
         for (const auto& e : entries)
             if (!e.ptx)
                 for (const auto& [name, n] : cubin_registers(e.data)) m->registers[name] = n;
@@ -175,7 +184,8 @@ Module* load_module(const void* fatbin) {
         } else {
             m->trouble = "no PTX that " + std::string(device_spec().name) + " could run: the binary holds " +
                          (found.empty() ? "nothing" : found) +
-                         ". Build with -arch=sm_80 or add -gencode arch=compute_80,code=compute_80";
+                         ". Build with -arch=sm_80 or add -gencode arch=compute_80,code=compute_80" +
+                         (units ? ", to every unit of this -rdc=true program" : "");
         }
     } catch (const std::exception& e) {
         m->ptx     = nullptr;

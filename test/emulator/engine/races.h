@@ -7,6 +7,34 @@
 
 namespace emu {
 
+// What a block's race checks know of its warps, and the records of its shared memory. A record is
+// time (40 bits) | other reader (10) | flags (2) | thread (10).
+struct SharedRaces {
+    std::vector<uint64_t> writer, reader;
+    uint64_t time = 1, all_since = 1;  // all_since: when every thread met at a barrier last
+    uint64_t start = 0;                // of this block; times go on from one block to the next
+    std::vector<uint64_t> warp_since;  // per warp: its last __syncwarp or barrier
+    std::vector<uint64_t> knows;       // [w * warps + v]: w has met v at a barrier at this time
+    std::vector<uint64_t> fenced;      // per warp: its last fence
+    std::vector<uint64_t> agreed;      // per warp: its last fence that an atomic or volatile access came after
+    std::vector<uint64_t> exchanged;   // per warp: its last shuffle, vote … after a read
+    std::vector<uint32_t> exchangers;  // per warp: the lanes that took part
+    std::vector<uint8_t> listens;      // per warp: it has used atomics or volatile loads
+    std::vector<uint8_t> has_read;     // per warp: since then
+    std::vector<uint8_t> turn;         // per warp: its number, and 3 bits that change when it synchronises
+    bool partial = false;              // some warps met without the others, or fenced
+    int shift    = 2;
+
+    void synchronised(size_t warp) { turn[warp] = uint8_t((warp & 31) | time << 5); }
+    void uses_flag(size_t warp) { listens[warp] = 1, agreed[warp] = fenced[warp]; }
+    // Whether what warp v did at that time comes before what warp w does now.
+    bool ordered(size_t w, size_t v, uint64_t when) const {
+        if (when < all_since) return true;
+        if (w == v) return when < warp_since[w] || when < agreed[w];
+        return when < knows[w * fenced.size() + v] || (fenced[v] > when && listens[w]);
+    }
+};
+
 // Each lane did just this last, and nothing has happened since that could change the verdict: there is nothing to
 // check.
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r);
@@ -33,11 +61,23 @@ void install_fault_handler();
 
 // A write that met another write of the same epoch: a race, unless it turns out to have stored the same value.
 struct Suspect {
-    Finding finding;
-    std::byte* at;
+    Warp* warp;
+    const Instr* at;
+    int lane;
+    uint64_t address, other;  // the other's record
+    Finding (*finding)(const Suspect&);
     uint32_t bytes;
+    const std::byte* place;
     std::byte before[16];
 };
+inline void suspect(Suspect s) {
+    std::memcpy(s.before, s.place, s.bytes);
+    s.warp->worker->suspects.push_back(s);
+}
 void settle_suspects(Worker& worker);
+
+// The stores of an instruction of which it has been said that they overlap with others of the same value: true when
+// that is all there is to say again.
+bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r);
 
 }  // namespace emu

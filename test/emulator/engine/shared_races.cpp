@@ -13,18 +13,6 @@
 
 namespace emu {
 
-// time (40 bits) | other reader (10) | flags (2) | thread (10)
-struct SharedRaces {
-    std::vector<uint64_t> writer, reader;
-    uint64_t time = 1, all_since = 1;  // all_since: when every thread met at a barrier last
-    std::vector<uint64_t> warp_since;  // per warp: its last __syncwarp or barrier
-    std::vector<uint64_t> knows;       // [w * warps + v]: w has met v at a barrier at this time
-    std::vector<uint64_t> fenced;      // per warp: its last fence
-    std::vector<uint8_t> listens;      // per warp: it has used atomics or volatile loads
-    bool partial = false;              // some warps met without the others, or fenced
-    int shift    = 2;
-};
-
 namespace {
 
 constexpr uint64_t kThread = 1023, kSynchronising = 1 << 10, kMany = 1 << 11;
@@ -39,12 +27,8 @@ std::shared_ptr<SharedRaces>& spare_of(Worker& worker) {
     return spare;
 }
 
-bool ordered(const Block& b, const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
-    if (me == other || when < s.all_since) return true;
-    const uint32_t warps = uint32_t(b.warps.size()), w = me / kLanes, v = other / kLanes;
-    if (w == v) return when < s.warp_since[w];
-    if (when < s.knows[w * warps + v]) return true;
-    return s.fenced[v] > when && s.listens[w];
+bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
+    return me == other || s.ordered(me / kLanes, other / kLanes, when);
 }
 
 const char* verb(bool write) { return write ? "written" : "read"; }
@@ -69,29 +53,49 @@ bool stored_together(Warp& w, const Instr* i, int a, int b) {
     return true;
 }
 
-void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
-              bool other_wrote) {
-    Block& b         = *w.block;
-    const Warp& that = b.warps[other / kLanes];
-    if (write && other_wrote && other / kLanes == w.index && stored_together(w, i, lane, int(other % kLanes))) return;
+Finding race(Warp& w, const Instr* i, int lane, uint64_t offset, bool write, uint32_t other, bool other_wrote) {
+    const Warp& that = w.block->warps[other / kLanes];
+    const bool same  = &that == &w;
     char text[256];
     std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
                   (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
-                  that.tid[1][other % kLanes], that.tid[2][other % kLanes],
-                  other / kLanes == w.index ? " of the same warp" : "",
-                  other / kLanes == w.index ? "__syncwarp" : "barrier");
-    Suspect s{finding_at(w, i, Kind::SharedRace, lane, text), b.shared.data.get() + offset, size, {}};
-    s.finding.address = offset;
-    if (write && other_wrote && size <= 16) {
-        std::memcpy(s.before, s.at, size);
-        w.worker->suspects.push_back(s);
-    } else report(s.finding);
+                  that.tid[1][other % kLanes], that.tid[2][other % kLanes], same ? " of the same warp" : "",
+                  same ? "__syncwarp" : "barrier");
+    Finding f = finding_at(w, i, Kind::SharedRace, lane, text);
+    f.address = offset;
+    return f;
+}
+
+void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
+              bool other_wrote, uint64_t when) {
+    const SharedRaces& s  = *w.block->races;
+    const bool same_warp  = other / kLanes == w.index;
+    const uint32_t lanes  = 1u << lane | 1u << other % kLanes;
+    const auto write_race = [](const Suspect& x) {
+        return race(*x.warp, x.at, x.lane, x.address, true, uint32_t(x.other), true);
+    };
+    if (write && other_wrote) {
+        if (same_warp && stored_together(w, i, lane, int(other % kLanes))) return;
+        if (size <= 16)
+            return suspect({&w, i, lane, offset, other, write_race, size, w.block->shared.data.get() + offset, {}});
+    }
+    const bool exchanged = write && same_warp && when < s.exchanged[w.index] && !(lanes & ~s.exchangers[w.index]);
+    if (const auto told = w.worker->told.find(i); exchanged && told != w.worker->told.end()) {
+        ++*told->second;
+        return;
+    }
+    Finding f = race(w, i, lane, offset, write, other, other_wrote);
+    if (exchanged) {
+        f.kind = Kind::WarpExchange;
+        f.what += ", but the warp has exchanged values since, and so the read came first";
+    }
+    uint64_t& times = report(f);
+    if (exchanged) w.worker->told[i] = &times;
 }
 
 // One lane's access, granule by granule.
 void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offset, uint32_t size, bool write,
                 bool sync) {
-    Block& b            = *w.block;
     const uint32_t me   = thread_of(w, lane);
     const uint64_t mine = s.time << kTime | (sync ? kSynchronising : 0) | me;
     bool said           = false;
@@ -99,8 +103,8 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
         uint64_t &writer = s.writer[g], &reader = s.reader[g];
         const uint32_t by = uint32_t(writer & kThread);
         const bool both   = sync && writer & kSynchronising;
-        if (!said && writer && !both && !ordered(b, s, me, by, writer >> kTime)) {
-            conflict(w, i, lane, offset, size, write, by, true);
+        if (!said && writer && !both && !ordered(s, me, by, writer >> kTime)) {
+            conflict(w, i, lane, offset, size, write, by, true, writer >> kTime);
             said = true;
         }
         if (write) {
@@ -108,9 +112,9 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             if (!said && reader && !both_sync) {
                 const uint32_t last = uint32_t(reader & kThread), other = uint32_t(reader >> kOther & kThread);
                 const uint64_t when = reader >> kTime;
-                const bool clash    = !ordered(b, s, me, last, when);
-                if (clash || (reader & kMany && !ordered(b, s, me, other, when))) {
-                    conflict(w, i, lane, offset, size, true, clash ? last : other, false);
+                const bool clash    = !ordered(s, me, last, when);
+                if (clash || (reader & kMany && !ordered(s, me, other, when))) {
+                    conflict(w, i, lane, offset, size, true, clash ? last : other, false, when);
                     said = true;
                 }
             }
@@ -120,8 +124,8 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this
             // one too. Of those that are not, one is kept.
             const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
-            const bool last_done  = ordered(b, s, me, uint32_t(last), when),
-                       other_done = !(reader & kMany) || ordered(b, s, me, uint32_t(other), when);
+            const bool last_done  = ordered(s, me, uint32_t(last), when),
+                       other_done = !(reader & kMany) || ordered(s, me, uint32_t(other), when);
             reader = last_done && other_done ? mine : mine | kMany | (last_done ? other : last) << kOther;
         }
     }
@@ -185,7 +189,8 @@ template <int PerLane> static bool watch(Block& b, uint32_t first, size_t bytes,
 }
 
 bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
-    Block& b          = *w.block;
+    Block& b = *w.block;
+    if (!write) b.races->has_read[w.index] = 1;
     const auto bytes  = size_t(size) * kLanes;
     const uint64_t me = w.index * kLanes;
     switch (__builtin_ctz(size) - b.races->shift) {
@@ -235,6 +240,7 @@ void start_shared_races(Block& b) {
     // Times go on from the last block's: its records are all in the past, so nothing has to be cleared.
     s->time         = s->time + 2;
     s->all_since    = s->time;
+    s->start        = s->time - 1;
     const int shift = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
     if (shift != s->shift) {
         s->writer.clear(), s->reader.clear();
@@ -245,7 +251,13 @@ void start_shared_races(Block& b) {
     s->warp_since.assign(warps, s->time);
     s->knows.assign(warps * warps, s->time);
     s->fenced.assign(warps, 0);
+    s->agreed.assign(warps, 0);
     s->listens.assign(warps, 0);
+    s->exchanged.assign(warps, 0);
+    s->exchangers.assign(warps, 0);
+    s->has_read.assign(warps, 0);
+    s->turn.resize(warps);
+    for (size_t k = 0; k < warps; k++) s->synchronised(k);
     s->partial = false;
     b.races    = s;
 }
@@ -254,7 +266,8 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
     SharedRaces& s   = *w.block->races;
     const bool write = writes(touch);
     const bool sync  = touch == Touch::Atomic || touch == Touch::VolatileLoad || touch == Touch::VolatileStore;
-    if (sync) s.listens[w.index] = 1;
+    if (sync) s.uses_flag(w.index);
+    if (!write) s.has_read[w.index] = 1;
     auto lane = [&](int l) {
         const uint64_t first = r.addr[l] >> s.shift, last = (r.addr[l] + size - 1) >> s.shift;
         if (sync || !quick<kOneLane>(s, first, last - first + 1, thread_of(w, l), write))
@@ -267,26 +280,66 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
 }
 
 void settle_suspects(Worker& worker) {
-    auto list = std::move(worker.suspects);
-    worker.suspects.clear();
-    for (Suspect& s : list) {
-        if (std::memcmp(s.before, s.at, s.bytes) == 0) {
-            s.finding.kind = Kind::SameValueOverlap;
-            s.finding.what += "; both wrote the same value";
+    for (const Suspect& s : worker.suspects) {
+        const bool same = std::memcmp(s.before, s.place, s.bytes) == 0;
+        const auto told = same ? worker.told.find(s.at) : worker.told.end();
+        if (told != worker.told.end()) {
+            ++*told->second;
+            continue;
         }
-        report(s.finding);
+        Finding f = s.finding(s);
+        if (same) f.kind = Kind::SameValueOverlap, f.what += "; both wrote the same value";
+        uint64_t& times = report(f);
+        if (same) worker.told[s.at] = &times;
     }
+    worker.suspects.clear();
+}
+
+bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
+    const auto told = w.worker->told.find(i);
+    Block& b        = *w.block;
+    SharedRaces& s  = *b.races;
+    const auto& st  = *w.frame->function->origin[i->index];
+    if (told == w.worker->told.end() || b.pending_copies || b.holds_unset || size != 4 || s.shift != 2 || s.partial ||
+        st.ops.size() < 2 || st.ops[1].kind != ptx::Operand::Reg)
+        return false;
+    const uint32_t* value = w.reg<uint32_t>(i->b);
+    const uint64_t mine   = s.time << kTime | w.index * kLanes;
+    const auto* at        = reinterpret_cast<const uint32_t*>(b.shared.data.get());
+    const auto* shadow    = reinterpret_cast<const uint32_t*>(b.shared_shadow.data());
+    uint64_t news = 0, others = 0;
+    each_lane(r.mask, [&](int l) {
+        const uint64_t g = r.addr[l] >> 2, reader = s.reader[g], writer = s.writer[g];
+        news |=
+            uint64_t(at[g] ^ value[l]) | uint64_t(shadow[g] ^ 0x01010101) | uint64_t(reader >> kTime >= s.all_since);
+        others += writer >> kTime >= s.all_since && (writer & kThread) != w.index * kLanes + uint32_t(l);
+    });
+    if (news) return false;
+    each_lane(r.mask, [&](int l) { s.writer[r.addr[l] >> 2] = mine + uint64_t(l); });
+    *told->second += others;
+    return true;
+}
+
+// The warp's lanes gave each other values. Time moves on, so that what they read before it can be told from what
+// follows.
+void checker_exchange(Warp& w) {
+    if (!w.block->races) return;
+    SharedRaces& s = *w.block->races;
+    if (s.has_read[w.index]) s.exchanged[w.index] = ++s.time, s.exchangers[w.index] = w.mask;
+    else s.exchangers[w.index] |= w.mask;
+    s.has_read[w.index] = 0;
 }
 
 void checker_warp_sync(Warp& w) {
     if (!w.block->races) return;
     SharedRaces& s        = *w.block->races;
     s.warp_since[w.index] = ++s.time;
+    s.synchronised(w.index);
 }
 
 void checker_barrier(Block& b, int id) {
     if (!b.races) return;
-    report_unwritten_shared(b);
+    report_unwritten(b);
     SharedRaces& s     = *b.races;
     const uint64_t now = ++s.time;
     const size_t warps = b.warps.size();
@@ -301,6 +354,7 @@ void checker_barrier(Block& b, int id) {
     }
     if (lanes == b.live) {
         s.all_since = now;
+        for (size_t k = 0; k < warps; k++) s.synchronised(k);
         return;
     }
     s.partial = true;
@@ -311,6 +365,7 @@ void checker_barrier(Block& b, int id) {
     }
     for (size_t k : here) {
         s.warp_since[k] = now;
+        s.synchronised(k);
         for (size_t v : here) s.knows[k * warps + v] = now;
     }
 }
@@ -321,6 +376,7 @@ void shared_fence(Warp& w) {
     s.fenced[w.index]  = ++s.time;
     s.listens[w.index] = 1;
     s.partial          = true;
+    s.synchronised(w.index);
 }
 
 }  // namespace emu

@@ -18,7 +18,10 @@ template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
         same &= m;
         any |= w.mask >> l & 1 ? m : 0;
     }
-    if (same == kAll && w.mask == kAll) return Body(w, i);
+    if (same == kAll && w.mask == kAll) {
+        if (w.worker->checking) checker_exchange(w);
+        return Body(w, i);
+    }
     if ((w.live & any & ~w.mask) != 0 || w.groups.size() > 1)
         if (!gather(w, i, any)) return kStop;
     const uint32_t outside = w.mask & ~mask_of([=](int l) { return members[l] >> l & 1; });
@@ -30,6 +33,7 @@ template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
         const uint32_t set = members[__builtin_ctz(left)];
         w.mask             = left & mask_of([=](int l) { return members[l] == set; });
         left &= ~w.mask;
+        if (w.worker->checking) checker_exchange(w);
         Body(w, i);
     }
     w.mask = all;
