@@ -27,18 +27,18 @@ struct Counters {
     void add(const Counters& other);
 };
 
-// Library calls count themselves under their own name: tensor_flops, bytes moved, launches.
+// A library call counts itself under its own name: its tensor_flops, the bytes it moves, its launches.
 void count(const std::string& kernel, const Counters& counters);
 
-// Bytes that a library reads or writes, through the L2 model.
+// Counts bytes that a library reads or writes, after the L2 model.
 void count_bytes(uint64_t address, uint64_t bytes, bool write, Counters& counters);
 
 // cudaProfilerStart: a section begins, with an L2 that holds nothing. cudaProfilerStop: it ends, and what it left dirty
 // in the L2 is written to memory, as a line of its own.
 void count_section(bool begins);
 
-// What has been counted since the last call happened in `name`: a step of training that the program marks (nvtx.cpp),
-// or "" for what lies between steps.
+// Ends a step: what has been counted since the last call belongs to `name`, a training step that the program marks
+// (nvtx.cpp), or to "" between steps.
 void count_step(const std::string& name);
 
 // The table on stderr and the JSON of --profile; registered with at_exit by the core.

@@ -1,4 +1,5 @@
-// findings.h - what the checker found: one sentence each, exit 86 at the first unless --keep-going
+// findings.h - the mistakes that the checker finds; the first one ends the program with exit code 86 unless
+// --keep-going
 #pragma once
 #include <cstdint>
 #include <string>
@@ -43,20 +44,20 @@ struct Finding {
 bool is_info(Kind kind);
 const char* name(Kind kind);
 
-// Prints the finding on stderr (the same kind at the same place once, then counted). Unless it is an info or
-// --keep-going, flushes stdout, prints the summary and ends the program with _exit(86). Thread-safe. Returns how often
-// it has been reported, for who wants to count it again without making it up again.
+// Prints the finding on stderr; the same kind at the same place is printed once and then counted. Unless it is an info
+// or --keep-going is set, it then flushes stdout, prints the summary and ends the program with _exit(86). Returns the
+// count, so that a caller can count the same finding again without building it. Thread-safe.
 uint64_t& report(const Finding& finding);
 
-// Findings that are not infos so far.
+// The number of findings so far, without infos.
 uint64_t findings_count();
 
-// At the end of the program: "emulate: 12 launches of 3 kernels checked (all), 0 findings". Called by the core's own
-// atexit handler, after the hooks added here (leak checks, counters) ran. With findings under --keep-going the exit
-// status becomes 86.
+// Adds a hook that runs when the program ends, as leak checks and counters do. After all hooks the core prints its
+// summary: "emulate: 12 launches of 3 kernels, check all, 0 findings". Findings under --keep-going make the exit
+// code 86.
 void at_exit(void (*hook)());
 
-// Prints "emulate: …" and ends the program with exit code 1: for what the emulator lacks or cannot do at all.
+// Prints "emulate: …" and ends the program with exit code 1. It is for what the emulator lacks or cannot do at all.
 [[noreturn]] void give_up(const std::string& why);
 
 }  // namespace emu

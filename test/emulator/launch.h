@@ -1,4 +1,4 @@
-// launch.h - run one kernel to its end
+// launch.h - runs one kernel to its end
 #pragma once
 #include <cstddef>
 #include <string>
@@ -22,7 +22,7 @@ struct LaunchConfig {
     std::string where;          // call site, for messages
 };
 
-// What cudaGetLastError would say afterwards; the finding itself has been reported already.
+// The error that cudaGetLastError answers afterwards. The finding itself has been reported already.
 enum class Fault {
     None,
     IllegalAddress,      // cudaErrorIllegalAddress
@@ -39,15 +39,15 @@ struct LaunchResult {
     std::string message;
 };
 
-// The arguments, packed as the kernel's .param block: done when the launch is queued, because args point into the
-// caller's frame.
+// Packs the arguments as the kernel's .param block. It is done when the launch is queued, because `args` points into
+// the caller's stack frame.
 std::vector<std::byte> pack_arguments(const Kernel& kernel, void** args);
 
-// Runs the kernel, synchronously. Dimensions and shared memory have been validated by the caller. One at a time: the
-// caller holds its own lock.
+// Runs the kernel and returns when it has ended. The caller has validated dimensions and shared memory, and holds a
+// lock so that one launch runs at a time.
 LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vector<std::byte>& arguments);
 
-// Blocks of this kernel that fit one SM: the occupancy calculation from registers, threads and shared memory.
+// The number of blocks of this kernel that fit one SM, by registers, threads and shared memory.
 int blocks_per_sm(const Kernel& kernel, int block_threads, size_t dynamic_shared);
 
 }  // namespace emu

@@ -1,4 +1,4 @@
-// memory.h - device memory: one arena, and beside it one shadow byte per byte
+// memory.h - device memory is one arena, and beside it lies one shadow byte per byte
 //
 // An address is what the program sees. Device memory is mapped there without any permission, so a host that
 // dereferences it faults and we can say so; the emulator itself works through a second mapping of the same pages at
@@ -40,41 +40,43 @@ struct Allocation {
 enum class Access : uint8_t { Read, Write };
 enum class FreeResult { Ok, Unknown, Double };
 
-// Says whether operation `earlier` surely finished before `later` starts, whatever the streams do.
+// Whether operation `earlier` is sure to finish before `later` starts, in every order of the streams.
 using OrderedBefore = bool (*)(uint32_t earlier, uint32_t later);
 
 class Memory {
   public:
     static Memory& get();
 
-    // 0 when the emulated device is full. 512-byte aligned, poisoned (0xff: NaN in every float type), unwritten. Behind
-    // it lies a gap as large as itself (512 bytes to 64 KiB), so that an overrun does not reach the next allocation.
+    // Returns memory that is aligned to 512 bytes, filled with 0xff (NaN in every float type) and marked as unwritten;
+    // 0 when the emulated device is full. Behind it lies a gap as large as itself, 512 bytes to 64 KiB, which is never
+    // used, so that an overrun does not reach the next allocation.
     Address allocate(size_t bytes, Space space, const std::string& origin, bool variable = false);
     FreeResult free(Address begin, const std::string& by);  // reports DoubleFree / InvalidFree itself
     void register_host(void* begin, size_t bytes, const std::string& origin);
     bool unregister_host(void* begin);
 
-    // The live allocation that holds the byte; find_dead: a freed one. Pointers stay valid for ever.
+    // find() returns the live allocation that holds the byte, find_dead() a freed one. The pointers stay valid for
+    // ever.
     const Allocation* find(Address a) const;
     const Allocation* find_dead(Address a) const;
-    // For a Finding: what is at, or nearest to, this address; or where it is as seen from an allocation.
+    // Says in words which allocation is at, or nearest to, this address, or where it lies as seen from `from`.
     std::string describe(Address a, const Allocation* from = nullptr) const;
     std::vector<const Allocation*> live() const;
 
     size_t used() const;      // bytes of Device, Async, Symbol and Heap allocations
     size_t capacity() const;  // device_spec().memory_bytes
 
-    // Where the emulator reads and writes the byte; a registered or plain host pointer is its own place.
+    // The place at which the emulator reads and writes the byte. A registered or plain host pointer is its own place.
     std::byte* host(Address a) const { return reinterpret_cast<std::byte*>(in_arena(a) ? a + work_delta : a); }
     uint8_t* shadow(Address a) const { return reinterpret_cast<uint8_t*>(a + shadow_delta); }  // 1: written; arena only
     bool in_arena(Address a) const { return a - arena_begin < arena_bytes; }
 
-    // For runtime and library calls. Each reports what it finds (what: "cudaMemcpyAsync", "cublasLtMatmul: A") and says
-    // whether the range may be touched at all. Plain host memory is always fine. `op` is the operation's number for
-    // race checks between streams, 0 for one that is ordered with everything (a synchronous call).
+    // The check of runtime and library calls. It reports what it finds in the name of `what` ("cudaMemcpyAsync",
+    // "cublasLtMatmul: A") and returns whether the range may be touched at all; plain host memory always may. `op` is
+    // the operation's number for race checks between streams, and 0 for a synchronous call.
     bool check(Address a, size_t bytes, Access access, const char* what, uint32_t op = 0);
 
-    // check + memmove + shadow: unwritten bytes stay unwritten in the copy (copying them is no error by itself).
+    // Checks, copies the bytes, and copies their shadows: unwritten bytes may be copied and stay unwritten.
     bool copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op = 0);
     bool fill(Address dst, uint32_t value, size_t element_bytes, size_t count, const char* what, uint32_t op = 0);
 
@@ -82,8 +84,8 @@ class Memory {
     void mark_unwritten(Address a, size_t bytes);  // poison, too
     bool written(Address a, size_t bytes) const;   // every byte
 
-    // An operation that is not finished owns host-visible memory: a host access meanwhile is a HostRace. Pages are
-    // protected; the fault handler tells ours from the program's. Registered memory is not covered.
+    // An operation owns host-visible memory until it is finished, and a host access meanwhile is a HostRace. The pages
+    // are protected, and the fault handler tells our accesses from the program's. Registered memory is not covered.
     void own(Address a, size_t bytes, Access access, const char* what);
     void disown(Address a, size_t bytes);
 

@@ -42,10 +42,10 @@ struct Variable {
 
 struct Module;  // opaque; module.cpp
 
-// Reads the fat binary that a __cudaRegisterFatBinary wrapper points to (the pointer in its data field), picks the PTX
-// that suits the emulated device best, parses it and places its variables. A binary without usable PTX gives a module
-// whose kernels are missing, and says so when one is asked for. `units`: of a program built with -rdc=true the fat
-// binaries of its units, ending with null; their PTX is linked.
+// Reads the fat binary that the data field of a __cudaRegisterFatBinary wrapper points to. It picks the PTX that suits
+// the emulated device best, parses it and places its variables. A binary without usable PTX gives a module without
+// kernels, which says so when one is asked for. `units` lists, ending with null, the fat binaries of the units of a
+// program that was built with -rdc=true: their PTX is linked.
 Module* load_module(const void* fatbin, const void* const* units = nullptr);
 void unload_module(Module* module);
 Kernel* find_kernel(Module* module, const std::string& name);  // null: not there; why() says

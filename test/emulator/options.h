@@ -1,4 +1,4 @@
-// options.h - what scripts/emulate was asked for, read once from EMU_* in the environment
+// options.h - the options of scripts/emulate, read once from EMU_* in the environment
 #pragma once
 #include <cstdint>
 #include <string>
@@ -25,7 +25,7 @@ struct Options {
     bool coverage   = false;    // EMU_COVERAGE  list the instruction forms of every module loaded, then exit
 };
 
-// Read on first use. A value that makes no sense ends the program with a message that lists what would.
+// The options are read on first use. A value that makes no sense ends the program with a message that lists what does.
 const Options& options();
 
 }  // namespace emu

@@ -19,7 +19,8 @@
 
 namespace emu {
 
-// Pinned or managed memory that a queued operation reads or writes: the host must keep off until it has synchronised.
+// Pinned or managed memory that a queued operation reads or writes. The host must not touch it until it has
+// synchronised.
 struct HostRange {
     Address begin;
     size_t bytes;
@@ -38,21 +39,22 @@ struct Work {
 // Queues the work, or adds it to the graph when the stream is being captured. Call under the lock.
 cudaError_t submit(cudaStream_t stream, Work work);
 
-// Waits until everything queued in the stream so far is done; the lock is released while waiting for a peer.
+// Waits until everything that is queued in the stream is done. The lock is released while it waits for a peer.
 cudaError_t wait_stream(cudaStream_t stream);
 
-// The stream is being captured, so nothing may wait for it.
+// Whether the stream is being captured; then nothing may wait for it.
 bool is_capturing(cudaStream_t stream);
 
 std::mutex& runtime_lock();
 int current_device();
 
-// "cudaMalloc from main.cu:31" for the API call that this thread is in. The address is looked up in the debug
-// information only when somebody reads the text: resolve_sites() replaces the marks that call_site() leaves.
+// Names the API call that this thread is in: "cudaMalloc from main.cu:31". The place is a mark until somebody reads the
+// text; resolve_sites() then looks it up in the debug information. `deep` also marks the caller's caller, for calls
+// that a program without optimisation makes through a wrapper of CUDA's header.
 std::string call_site(bool deep = false);
 std::string resolve_sites(const std::string& text);
 
-// An error that stays: every later call answers it, as after a fault in a kernel. cudaSuccess: none.
+// An error that every later call answers, as after a fault in a kernel; cudaSuccess when there is none.
 cudaError_t sticky_error();
 void set_sticky_error(cudaError_t error);
 

@@ -1,4 +1,4 @@
-// spec.h - the GPU we pretend to be: what cudaGetDeviceProperties says, and the two peaks of the floors
+// spec.h - the emulated GPU: what cudaGetDeviceProperties answers, and the peak rates of the profile's lower bounds
 #pragma once
 #include <cstddef>
 #include <string>

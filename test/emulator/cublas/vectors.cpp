@@ -145,47 +145,10 @@ cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m,
     });
 }
 
-// swap, rot: both vectors are read and written.
-template <class T, class Body>
-cublasStatus_t on_both(const char* f, cublasHandle_t h, int n, T* x, int ix, T* y, int iy, Body body) {
-    std::vector<Vector> touched;
-    for (const Access access : {Access::Read, Access::Write}) {
-        touched.push_back({x, n, ix, sizeof(T), access});
-        touched.push_back({y, n, iy, sizeof(T), access});
-    }
-    return simple(f, h, touched, [=] {
-        for (int i = 0; i < n; i++)
-            body(on_host(x)[ix >= 0 ? i * ix : (i - n + 1) * ix], on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy]);
-    });
-}
-template <class T>
-cublasStatus_t rotate(const char* f, cublasHandle_t h, int n, T* x, int ix, T* y, int iy, const T* c, const T* s) {
-    NEED(h);
-    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
-    return on_both(f, h, n, x, ix, y, iy, [c = *c, s = *s](T& a, T& b) {
-        const T was = a;
-        a           = c * a + s * b;
-        b           = c * b - s * was;
-    });
-}
-
 // The columns of a matrix, a range each: what lies between them may be anything.
 template <class T>
 void touch_columns(std::vector<Vector>& touched, const T* a, int rows, int columns, int ld, Access access) {
     for (int c = 0; c < columns; c++) touched.push_back({a + int64_t(c) * ld, rows, 1, sizeof(T), access});
-}
-template <class T>
-cublasStatus_t outer(const char* f, cublasHandle_t h, int m, int n, const T* alpha, const T* x, int ix, const T* y,
-                     int iy, T* a, int lda) {
-    NEED(h);
-    if (lda < m || m < 0 || n < 0) return say(f, CUBLAS_STATUS_INVALID_VALUE, "lda < m, or a negative size");
-    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
-    std::vector<Vector> touched{{x, m, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Read}};
-    for (const Access access : {Access::Read, Access::Write}) touch_columns(touched, a, m, n, lda, access);
-    return simple(f, h, touched, [=, s = *alpha] {
-        for (int c = 0; c < n; c++)
-            for (int r = 0; r < m; r++) on_host(a)[r + int64_t(c) * lda] += s * at(x, r, m, ix) * at(y, c, n, iy);
-    });
 }
 template <class T>
 cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
@@ -216,61 +179,48 @@ cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t t
 
 using namespace emu;
 
-#define VECTOR_CALLS(L, I, T)                                                                                       \
-    cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {       \
-        SITE;                                                                                                       \
-        return dot(__func__, h, n, x, ix, y, iy, r);                                                                \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                          \
-        SITE;                                                                                                       \
-        return norm(__func__, h, n, x, ix, r);                                                                      \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                          \
-        SITE;                                                                                                       \
-        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                         \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {      \
-        SITE;                                                                                                       \
-        return axpy(__func__, h, n, a, x, ix, y, iy);                                                               \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                          \
-        SITE;                                                                                                       \
-        return scale(__func__, h, n, a, x, ix);                                                                     \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                  \
-        SITE;                                                                                                       \
-        return copy_vector(__func__, h, n, x, ix, y, iy);                                                           \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a,  \
-                                      int l, const T* x, int ix, const T* b, T* y, int iy) {                        \
-        SITE;                                                                                                       \
-        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                                \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##swap_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy) {                        \
-        SITE;                                                                                                       \
-        return on_both(__func__, h, n, x, ix, y, iy, [](T& a, T& b) { std::swap(a, b); });                          \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##rot_v2(cublasHandle_t h, int n, T* x, int ix, T* y, int iy, const T* c, const T* s) { \
-        SITE;                                                                                                       \
-        return rotate(__func__, h, n, x, ix, y, iy, c, s);                                                          \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##ger_v2(cublasHandle_t h, int m, int n, const T* s, const T* x, int ix, const T* y,    \
-                                     int iy, T* a, int l) {                                                         \
-        SITE;                                                                                                       \
-        return outer(__func__, h, m, n, s, x, ix, y, iy, a, l);                                                     \
-    }                                                                                                               \
-    cublasStatus_t cublas##L##geam(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,      \
-                                   const T* s, const T* a, int la, const T* t, const T* b, int lb, T* c, int lc) {  \
-        SITE;                                                                                                       \
-        return add_matrices(__func__, h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                  \
-    }                                                                                                               \
-    cublasStatus_t cublasI##I##amin_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                       \
-        SITE;                                                                                                       \
-        return index_of_extreme(__func__, h, n, x, ix, r, false);                                                   \
-    }                                                                                                               \
-    cublasStatus_t cublasI##I##amax_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                       \
-        SITE;                                                                                                       \
-        return index_of_extreme(__func__, h, n, x, ix, r, true);                                                    \
+#define VECTOR_CALLS(L, I, T)                                                                                      \
+    cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {      \
+        SITE;                                                                                                      \
+        return dot(__func__, h, n, x, ix, y, iy, r);                                                               \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
+        SITE;                                                                                                      \
+        return norm(__func__, h, n, x, ix, r);                                                                     \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
+        SITE;                                                                                                      \
+        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                        \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {     \
+        SITE;                                                                                                      \
+        return axpy(__func__, h, n, a, x, ix, y, iy);                                                              \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                         \
+        SITE;                                                                                                      \
+        return scale(__func__, h, n, a, x, ix);                                                                    \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                 \
+        SITE;                                                                                                      \
+        return copy_vector(__func__, h, n, x, ix, y, iy);                                                          \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a, \
+                                      int l, const T* x, int ix, const T* b, T* y, int iy) {                       \
+        SITE;                                                                                                      \
+        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                               \
+    }                                                                                                              \
+    cublasStatus_t cublas##L##geam(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,     \
+                                   const T* s, const T* a, int la, const T* t, const T* b, int lb, T* c, int lc) { \
+        SITE;                                                                                                      \
+        return add_matrices(__func__, h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                 \
+    }                                                                                                              \
+    cublasStatus_t cublasI##I##amin_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
+        SITE;                                                                                                      \
+        return index_of_extreme(__func__, h, n, x, ix, r, false);                                                  \
+    }                                                                                                              \
+    cublasStatus_t cublasI##I##amax_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
+        SITE;                                                                                                      \
+        return index_of_extreme(__func__, h, n, x, ix, r, true);                                                   \
     }
 VECTOR_CALLS(S, s, float)
 VECTOR_CALLS(D, d, double)

@@ -1,4 +1,4 @@
-// calls.cpp - the frame around every entry point: trace, last error, call sites; and the error calls themselves
+// calls.cpp - what every entry point does: trace, last error, call sites; and the calls that ask for errors
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <elf.h>
@@ -174,7 +174,7 @@ std::string call_site(bool deep) {
 }
 
 std::string resolve_sites(const std::string& text) {
-    // Never destroyed: what is reported at the end of the program has call sites, too.
+    // These are never destroyed, because findings at the end of the program have call sites, too.
     static auto& lock  = *new std::mutex;
     static auto& known = *new std::map<uint64_t, std::string>;
     std::string out;

@@ -1,4 +1,4 @@
-// capture.cpp - what is queued on a stream becomes the nodes of a graph instead
+// capture.cpp - a captured stream: what is queued on it becomes nodes of a graph
 //
 // A captured operation is the same Work that would have been queued.
 #include <algorithm>

@@ -1,4 +1,4 @@
-// device.cpp - the device that is pretended: properties, attributes, limits; what has no effect here; what is refused
+// device.cpp - the emulated device: properties, attributes, limits, and the calls that have no effect or are refused
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -297,7 +297,7 @@ cudaError_t cudaDriverGetVersion(int* version) {
     return CALL.run([&] { return *version = driver_version(), cudaSuccess; });
 }
 
-// --- other devices and processes: honestly not there -----------------------------------------------------------------
+// --- other devices and processes, which are refused ------------------------------------------------------------------
 
 cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
     return CALL.run(

@@ -49,7 +49,7 @@ cudaError_t instantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long l
     std::vector<size_t> leaves;
     if (!flatten(graph, exec->items, {}, leaves)) return cudaErrorInvalidValue;
     exec->flags = flags;
-    // A node continues the branch of its first dependency if nobody else did: so few clocks suffice.
+    // A node continues the branch of its first dependency if no other node does, so that few clocks are needed.
     std::set<size_t> continued;
     for (auto& item : exec->items) {
         bool found = false;

@@ -15,7 +15,7 @@ namespace {
 Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 void* pointer_of(Address address) { return reinterpret_cast<void*>(address); }
 
-// What the runtime knows a pointer as. Pinned, managed and registered memory is good on both sides.
+// The sides on which a pointer is valid. Pinned, managed and registered memory is valid on both.
 struct Place {
     bool host, device, pageable;
 };
@@ -94,7 +94,7 @@ bool run_copy(const Box& box, const char* what, uint32_t op) {
     return true;
 }
 
-// Inside one live allocation, or plain host memory. The report of what is wrong is the checker's.
+// Whether a range lies inside one live allocation, or in plain host memory. The checker reports what is wrong.
 bool in_bounds(Address address, size_t bytes, Access access) {
     Memory& memory      = Memory::get();
     const Allocation* a = memory.find(address);
@@ -350,15 +350,17 @@ cudaError_t cudaMallocManaged(void** pointer, size_t bytes, unsigned flags) {
 static cudaError_t allocate_async(void** pointer, size_t bytes, cudaStream_t stream) {
     if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
     if (const cudaError_t error = allocate(pointer, bytes, Space::Async)) return error;
-    if (!is_capturing(stream) || !*pointer) return cudaSuccess;
-    // In a graph the address is the same at every launch, and its bytes are fresh.
+    if (!*pointer) return cudaSuccess;
     Work work;
-    work.type = cudaGraphNodeTypeMemAlloc;
-    work.what = call_site();
-    // To the race check both ends of its life are writes: nothing may touch it without an order before or after them.
-    work.run  = [address = address_of(*pointer), bytes, what = work.what](uint32_t op) {
+    work.type        = cudaGraphNodeTypeMemAlloc;
+    work.what        = call_site();
+    // To the race check both ends of its life are writes: what touches it must be ordered between them. In a graph the
+    // address is the same at every launch, and its bytes are fresh.
+    const bool again = is_capturing(stream);
+    work.run         = [again, address = address_of(*pointer), bytes, what = work.what](uint32_t op) {
         Memory::get().check(address, bytes, Access::Write, what.c_str(), op);
-        return Memory::get().mark_unwritten(address, bytes), cudaSuccess;
+        if (again) Memory::get().mark_unwritten(address, bytes);
+        return cudaSuccess;
     };
     return submit(stream, std::move(work));
 }
@@ -523,22 +525,6 @@ cudaError_t cudaMemAdvise(const void* pointer, size_t bytes, cudaMemoryAdvise ad
             return a && a->space == Space::Managed ? cudaSuccess : cudaErrorInvalidValue;
         },
         pointer, bytes, advice);
-}
-
-// Advice changes nothing here, so the answers are those for memory that nobody gave advice for.
-cudaError_t cudaMemRangeGetAttribute(void* data, size_t bytes, cudaMemRangeAttribute attribute, const void* pointer,
-                                     size_t range) {
-    return CALL.run(
-        [&] {
-            const Allocation* a = Memory::get().find(address_of(pointer));
-            if (!data || bytes % sizeof(int) || !a || a->space != Space::Managed ||
-                !a->holds(address_of(pointer), range))
-                return cudaErrorInvalidValue;
-            const bool read_mostly = attribute == cudaMemRangeAttributeReadMostly;
-            std::fill_n(static_cast<int*>(data), bytes / sizeof(int), read_mostly ? 0 : cudaInvalidDeviceId);
-            return cudaSuccess;
-        },
-        pointer, range, attribute);
 }
 
 // --- copies ---------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 #include "modules.h"
 
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <set>
 
@@ -374,29 +372,6 @@ cudaError_t cudaFuncSetSharedMemConfig(const void* handle, cudaSharedMemConfig c
     return CALL.run([&] { return find_function(handle) ? cudaSuccess : cudaErrorInvalidDeviceFunction; }, handle,
                     config);
 }
-cudaError_t cudaFuncGetName(const char** name, const void* handle) {
-    return CALL.run(
-        [&] {
-            CUfunc_st* function = find_function(handle);
-            if (!function) return cudaErrorInvalidDeviceFunction;
-            *name = function->name.c_str();
-            return cudaSuccess;
-        },
-        handle);
-}
-cudaError_t cudaFuncGetParamInfo(const void* handle, size_t index, size_t* offset, size_t* bytes) {
-    return CALL.run(
-        [&] {
-            CUfunc_st* function = find_function(handle);
-            if (!function) return cudaErrorInvalidDeviceFunction;
-            if (const cudaError_t error = load(*function)) return error;
-            if (index >= function->kernel->params.size()) return cudaErrorInvalidValue;
-            *offset = function->kernel->params[index].offset;
-            if (bytes) *bytes = function->kernel->params[index].bytes;
-            return cudaSuccess;
-        },
-        handle, index);
-}
 cudaError_t cudaGetFuncBySymbol(cudaFunction_t* function, const void* symbol) {
     return CALL.run(
         [&] {
@@ -439,89 +414,6 @@ cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void
         },
         handle, blocks, threads);
 }
-cudaError_t cudaOccupancyMaxPotentialClusterSize(int* size, const void*, const cudaLaunchConfig_t*) {
-    return CALL.run([&] { return *size = 1, cudaSuccess; });
-}
-cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* handle, const cudaLaunchConfig_t* config) {
-    return CALL.run(
-        [&] {
-            CUfunc_st* function = find_function(handle);
-            if (!function) return cudaErrorInvalidDeviceFunction;
-            if (const cudaError_t error = load(*function)) return error;
-            const dim3 block = config->blockDim;
-            *clusters = blocks_per_sm(*function->kernel, int(block.x * block.y * block.z), config->dynamicSmemBytes) *
-                        device_spec().sms;
-            return cudaSuccess;
-        },
-        handle);
-}
-
-// --- libraries loaded at run time -----------------------------------------------------------------------------------
-#if CUDART_VERSION >= 12080
-
-static cudaError_t open_library(cudaLibrary_t* out, const void* data, std::string copy = {}) {
-    uint32_t magic = 0;
-    std::memcpy(&magic, data, sizeof magic);
-    if (magic == 0x466243b1) std::memcpy(&data, static_cast<const char*>(data) + 8, sizeof data);
-    std::memcpy(&magic, data, sizeof magic);
-    if (magic != 0xba55ed50) return cudaErrorInvalidKernelImage;
-    auto* library = new CUlib_st;
-    library->copy = std::move(copy);
-    library->data = library->copy.empty() ? data : library->copy.data();
-    libraries().push_back(library);
-    *out = library;
-    return cudaSuccess;
-}
-cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code, cudaJitOption*, void**, unsigned,
-                                cudaLibraryOption*, void**, unsigned) {
-    return CALL.run([&] { return code ? open_library(library, code) : cudaErrorInvalidValue; }, code);
-}
-cudaError_t cudaLibraryLoadFromFile(cudaLibrary_t* library, const char* path, cudaJitOption*, void**, unsigned,
-                                    cudaLibraryOption*, void**, unsigned) {
-    return CALL.run(
-        [&] {
-            std::ifstream file(path, std::ios::binary);
-            if (!file) return cudaErrorFileNotFound;
-            std::string bytes{std::istreambuf_iterator<char>(file), {}};
-            if (bytes.size() < 16) return cudaErrorInvalidKernelImage;
-            const void* data = bytes.data();
-            return open_library(library, data, std::move(bytes));
-        },
-        path);
-}
-cudaError_t cudaLibraryUnload(cudaLibrary_t library) {
-    return CALL.run([&] { return library ? wait_device() : cudaErrorInvalidResourceHandle; }, library);
-}
-cudaError_t cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t library, const char* name) {
-    return CALL.run(
-        [&] {
-            for (CUfunc_st* function : library->functions)
-                if (function->name == name) return *kernel = reinterpret_cast<cudaKernel_t>(function), cudaSuccess;
-            if (!find_kernel(module_of(*library), name)) return cudaErrorSymbolNotFound;
-            *kernel = reinterpret_cast<cudaKernel_t>(add_function(library, nullptr, name));
-            return cudaSuccess;
-        },
-        library, name);
-}
-cudaError_t cudaLibraryGetGlobal(void** pointer, size_t* bytes, cudaLibrary_t library, const char* name) {
-    return CALL.run(
-        [&] {
-            const Variable* variable = find_variable(module_of(*library), name);
-            if (!variable) return cudaErrorSymbolNotFound;
-            if (pointer) *pointer = reinterpret_cast<void*>(variable->address);
-            if (bytes) *bytes = variable->bytes;
-            return cudaSuccess;
-        },
-        library, name);
-}
-cudaError_t cudaLibraryGetManaged(void** pointer, size_t* bytes, cudaLibrary_t library, const char* name) {
-    return cudaLibraryGetGlobal(pointer, bytes, library, name);
-}
-cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribute attribute, int value, int) {
-    return cudaFuncSetAttribute(kernel, attribute, value);
-}
-#endif
-
 // --- variables ------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetSymbolAddress(void** pointer, const void* symbol) {

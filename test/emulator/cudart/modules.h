@@ -22,12 +22,11 @@ struct CUfunc_st {
     }
 };
 
-// cudaLibrary_t, and what a fat binary registers: loaded when first used.
+// What a fat binary registers. It is loaded when it is first used.
 struct CUlib_st {
     const void* data    = nullptr;
     const void** units  = nullptr;  // -rdc=true: of each unit
     emu::Module* module = nullptr;
-    std::string copy;  // cudaLibraryLoadFromFile: the file's bytes
     struct Variable {
         void* host;
         std::string name;
@@ -52,7 +51,7 @@ struct KernelLaunch {
     std::vector<void*> argument_pointers;  // into `arguments`, for cudaGraphKernelNodeGetParams
 };
 
-// Everything a launch is refused for before it reaches the device.
+// Checks everything that a launch is refused for before it reaches the device, and packs its arguments.
 cudaError_t prepare_launch(KernelLaunch& launch, const void* function, dim3 grid, dim3 block, void** args,
                            size_t shared, bool cooperative);
 Work launch_work(const KernelLaunch& launch);

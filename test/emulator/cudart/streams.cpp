@@ -28,7 +28,8 @@ std::atomic<double>& last_progress() {  // when a call came or an operation ende
     return *time;
 }
 
-// How many operations the race check looks back on. Older ones count as ordered: a missed race, never a false one.
+// The race check looks back on so many operations. Older ones count as ordered, so a race may be missed but none is
+// false.
 constexpr size_t max_records = 1 << 16;
 
 // Never destroyed: programs synchronise and free from static destructors, after ours would have run.
@@ -235,7 +236,8 @@ void Queue::seen(const Node& node) {
     });
 }
 
-// Nothing can run here until a peer process or another thread moves: leave them the lock and the processor for a while.
+// Nothing can run here until a peer process or another thread moves, so they get the lock and the processor for a
+// while.
 void Queue::block_until_progress(double since) {
     runtime_lock().unlock();
     std::this_thread::sleep_for(std::chrono::microseconds(now() - since < 0.01 ? 5 : 200));
@@ -463,28 +465,6 @@ cudaError_t cudaStreamGetPriority(cudaStream_t handle, int* priority) {
         },
         handle);
 }
-cudaError_t cudaStreamGetId(cudaStream_t handle, unsigned long long* id) {
-    return CALL.run(
-        [&] {
-            CUstream_st* stream = find_stream(handle);
-            if (!stream) return cudaErrorInvalidResourceHandle;
-            *id = stream->id;
-            return cudaSuccess;
-        },
-        handle);
-}
-#if CUDART_VERSION >= 12080
-cudaError_t cudaStreamGetDevice(cudaStream_t handle, int* device) {
-    return CALL.run(
-        [&] {
-            CUstream_st* stream = find_stream(handle);
-            if (!stream) return cudaErrorInvalidResourceHandle;
-            *device = stream->device;
-            return cudaSuccess;
-        },
-        handle);
-}
-#endif
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
     return CALL.run([&] {
         if (least) *least = 0;
@@ -514,16 +494,6 @@ cudaError_t cudaStreamGetAttribute(cudaStream_t stream, cudaStreamAttrID id, cud
         },
         stream, id);
 }
-cudaError_t cudaStreamCopyAttributes(cudaStream_t to, cudaStream_t from) {
-    return CALL.run(
-        [&] {
-            for (auto& [key, value] : std::map(stream_attributes))
-                if (key.first == from) stream_attributes[{to, key.second}] = value;
-            return cudaSuccess;
-        },
-        to, from);
-}
-
 // A callback runs without the lock, and must not call CUDA.
 static Work host_work(const char* name, std::function<void()> function) {
     Work work;

@@ -113,11 +113,11 @@ CUstream_st* legacy_stream(int device);
 const std::set<CUstream_st*>& all_streams();
 CUevent_st* find_event(cudaEvent_t handle);
 
-// Dependencies of the next operation in the stream, the legacy default stream's rule included.
+// The dependencies of the stream's next operation, those of the legacy default stream included.
 std::vector<NodePtr> dependencies_of(CUstream_st& stream);
 NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after = {});
 
-// A capture in progress forbids calls that wait or allocate; also marks the capture as spoilt.
+// Refuses a call that waits or allocates while a capture is in progress, and marks the capture as invalid.
 cudaError_t refuse_during_capture();
 cudaError_t capture_add(CUstream_st& stream, Work work);
 // The stream joins the event's capture and waits for what it recorded.

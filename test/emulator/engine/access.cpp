@@ -36,7 +36,7 @@ void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_
     report(f);
 }
 
-// Lanes whose global address is not in the allocation this instruction touched last.
+// The lanes whose address is not in the allocation that this instruction touched last. Returns those that may go on.
 uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r, uint32_t lanes) {
     Memory& memory = Memory::get();
     uint32_t good  = 0;
@@ -81,7 +81,7 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
     return good;
 }
 
-// Fills r.addr with base + displacement for all lanes (also the idle ones: cheaper than choosing).
+// Fills r.addr with base + displacement for all lanes. Choosing the active ones would cost more than computing all.
 inline void addresses(Warp& w, const Instr* i, Reach& r) {
     const auto add = uint64_t(i->imm);
     if (i->a.none()) {
@@ -178,7 +178,7 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
 void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     const Block& b       = *w.block;
     const uint32_t lanes = r.mask;
-    // Each thread owns a stack of frames; what lies above the running function's is nobody's.
+    // Each thread has a stack of frames. What lies above the running function's frame belongs to nobody.
     const uint64_t top   = w.frame->local_end();
     r.mask               = 0;
     r.shape              = Reach::Scattered;
@@ -223,7 +223,7 @@ void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touc
         case Window::Param: return param_from_addresses(w, i, size, touch, r);
         case Window::Generic: break;
     }
-    // Generic: usually one window for all lanes.
+    // Generic addresses usually lie in one window for all lanes.
     const uint32_t lanes = r.mask;
     const uint64_t top   = r.addr[__builtin_ctz(lanes)] >> kWindowShift;
     uint64_t differ      = 0;

@@ -1,4 +1,4 @@
-// access.h - from the lanes' addresses to the bytes behind them, checked
+// access.h - finds and checks the bytes behind the lanes' addresses
 #pragma once
 #include "exec.h"
 #include "memory.h"
@@ -10,8 +10,8 @@ enum class Window : uint8_t { Global = 0, Shared = 1, Local = 2, Param = 3, Gene
 
 constexpr uint8_t kAddress32 = 32;  // Instr::flags: the base register has 32 bits
 
-// Where a memory instruction of a warp goes. The two shapes that matter for speed are told apart: lane after lane
-// without a gap, and all lanes at one place; otherwise each lane has its own pointer.
+// The bytes that a memory instruction of a warp touches. Two shapes matter for speed: Contiguous, lane after lane
+// without a gap, and Uniform, all lanes at one place. Otherwise each lane has its own pointer.
 struct Reach {
     enum Shape : uint8_t { Scattered, Contiguous, Uniform };
     Shape shape      = Scattered;
@@ -21,27 +21,28 @@ struct Reach {
     alignas(64) uint64_t addr[kLanes];  // as in its window
 };
 
-// What kind of touching: also decides what the checker does with it.
+// The kind of access, which decides what the checker does with it.
 enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore };
 inline bool writes(Touch t) {
     return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore;
 }
 
-// Base register i->a (32 bits wide when i->flags has kAddress32; none: absolute) plus i->imm, `size` bytes per lane.
+// These compute each lane's address, base register i->a plus i->imm, and check `size` bytes there. The register has 32
+// bits when i->flags has kAddress32; without one the address is absolute.
 void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
 void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
 void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  // local, param, generic
 
-// The same from addresses already in r.addr (r.mask: lanes), in a window.
+// The same for addresses that are in r.addr already, for the lanes in r.mask.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
 
-// --check all for bytes in a row that one warp reads or writes in order of its lanes: true when nothing is wrong, and
-// the access has been recorded; else the long way does it again, and says what is wrong.
+// The fast path of --check all for bytes in a row that one warp touches in the order of its lanes. True means that
+// nothing is wrong and the access has been recorded. Otherwise the slow path repeats it and reports what is wrong.
 bool watch_global(Warp& w, Address first, uint32_t size, bool write);
 bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write);
 
-// The shortest way: where all 32 lanes go when they follow each other in the allocation this instruction touched last
-// and there is nothing to say about it, else null.
+// The fastest path: returns where 32 lanes go that follow each other in the allocation which this instruction touched
+// last, if there is nothing to report; else null.
 inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size, bool write) {
     if (w.mask != kAll || w.worker->profiling || i->a.none()) return nullptr;
     const uint64_t* a    = w.reg<uint64_t>(i->a);
@@ -63,17 +64,17 @@ inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size, bool w
     return w.block->shared.data.get() + first;
 }
 
-// pointers.cpp: the allocation that the pointer behind this access leads to, `in` if that is one of several; null when
-// that is not known.
+// pointers.cpp: returns the allocation that the pointer behind this access leads to, or `in` if that is one of several;
+// null when it is not known.
 const Allocation* pointed_to(Warp& w, const Instr* i, const Allocation* in);
 
-// One lane's bytes at a generic address, for builtins; null when they cannot be touched (a finding is then out).
+// Returns one lane's bytes at a generic address, for builtins; null when they are outside of every allocation.
 std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes);
 
 // checker.cpp, called for Check::All after the bounds were found good.
 void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
-// Shared bytes that a cp.async is going to write: nobody may touch them before its wait.
+// Marks shared bytes that a cp.async is going to write: nobody may touch them before its wait.
 void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
 // matrix_ops.cpp: carries out all cp.async of the active lanes.
 void finish_copies(Warp& w);

@@ -1,9 +1,9 @@
-// allocate.cpp - registers by liveness
+// allocate.cpp - places for registers, by liveness
 //
 // PTX has a register per value; a frame with all of them would not stay in the L1 cache (1,000 values are 128 KB per
 // warp). Lanes follow one control flow each and a masked write leaves the others alone, so ordinary liveness over the
-// flow graph is right for every lane however they diverge. Linear scan over one interval per register, last freed first
-// used again.
+// flow graph is right for every lane however they diverge. The places are given by a linear scan over one interval per
+// register, and the one that became free last is used first.
 #include <algorithm>
 
 #include "decode.h"

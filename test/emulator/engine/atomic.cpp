@@ -1,7 +1,6 @@
 // atomic.cpp - atom and red, of every type
 //
-// With --threads 1 nothing else runs, yet the operations are real atomics always: blocks on other host threads share
-// the memory.
+// The operations are real atomics, because blocks on other host threads share the memory when --threads is above 1.
 #include "access.h"
 #include "checker.h"
 #include "floats.h"
@@ -12,7 +11,7 @@ namespace {
 
 enum Kind2 { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
 
-// f(old) -> new, in a compare-and-swap loop; works for any type of 2, 4 or 8 bytes.
+// Replaces a value by f(value) in a compare-and-swap loop, for any type of 2, 4 or 8 bytes.
 template <class T, class F> T update(std::byte* at, F f) {
     T* p  = reinterpret_cast<T*>(at);
     T old = __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -41,7 +40,7 @@ struct Uint32 { using T = uint32_t; static T f(std::byte* at, int k, T v) { retu
 struct Int64 { using T = int64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
 struct Uint64 { using T = uint64_t; static T f(std::byte* at, int k, T v) { return integer_op<T>(at, k, v); } };
 // clang-format on
-// Sums in global memory take subnormals for zeros, sums in shared memory do not (PTX manual, "atom").
+// Sums in global memory flush subnormals to zero, sums in shared memory do not (PTX manual, "atom").
 template <bool Ftz> struct Float32 {
     using T = uint32_t;
     static T f(std::byte* at, int k, T v) {

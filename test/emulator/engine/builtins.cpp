@@ -9,7 +9,7 @@
 namespace emu {
 namespace {
 
-// A string in device memory, as far as it is readable; at most 64 KiB.
+// Reads a string in device memory, as far as it is readable, and at most 64 KiB of it.
 std::string device_string(Warp& w, int lane, uint64_t address) {
     std::string s;
     while (s.size() < 65536) {
@@ -20,7 +20,7 @@ std::string device_string(Warp& w, int lane, uint64_t address) {
     return s;
 }
 
-// C's format, taken apart: each conversion is printed by the host's own printf with the value the kernel stored.
+// Formats as printf does. The host's own printf prints each conversion, with the value that the kernel stored for it.
 std::string format_lane(Warp& w, int lane, const std::string& format, uint64_t args) {
     std::string out;
     auto take = [&](size_t bytes, void* to) {

@@ -1,4 +1,4 @@
-// checker.cpp - bytes and registers nobody wrote; which check an access goes through
+// checker.cpp - finds bytes and registers that nobody wrote, and sends each access through its checks
 #include "checker.h"
 
 #include <algorithm>
@@ -44,7 +44,8 @@ void report_unset(Warp& w, const Instr* i, int lane, uint32_t reg) {
 
 }  // namespace
 
-// A value that nobody wrote arrives where it does harm; imm: the register, target: the instruction that read it first.
+// Reports a register that nobody wrote where its value does harm. imm: the register, target: the instruction that read
+// it first.
 const Instr* check_set(Warp& w, const Instr* i) {
     if (const uint32_t bad = w.mask & ~w.pred(i->a)) {
         report_unset(w, i, __builtin_ctz(bad), uint32_t(i->imm));
@@ -53,9 +54,9 @@ const Instr* check_set(Warp& w, const Instr* i) {
     return i + 1;
 }
 
-// A value that nobody wrote goes to the block's own memory, where it does no harm before somebody uses it: blocks pass
-// on ragged tiles so. Its bytes are marked, and loads of them give unset registers again. b: the lanes that had been
-// set, imm3: the register, imm2: bytes; the address as in the store.
+// Marks the bytes of the block's own memory that get a value which nobody wrote. It does no harm there before somebody
+// uses it: kernels hand on ragged tiles that way. A load of such bytes gives an unset register again. b: the lanes that
+// had been set, imm3: the register, imm2: bytes; the address is the store's.
 const Instr* store_unset(Warp& w, const Instr* i) {
     each_lane(w.mask & ~w.pred(i->b), [&](int l) {
         Window window;
@@ -67,7 +68,7 @@ const Instr* store_unset(Warp& w, const Instr* i) {
     return i + 1;
 }
 
-// Comes before a load from such memory; d: the mask of the loaded register.
+// Runs before a load from such memory. d: the mask of the loaded register.
 const Instr* load_unset(Warp& w, const Instr* i) {
     uint32_t set = kAll;
     each_lane(w.mask, [&](int l) {
@@ -139,8 +140,8 @@ bool only_copied(const ptx::Function& f, int reg, std::set<int>& seen) {
     return true;
 }
 
-// Padding of a structure that is copied in larger pieces: part of what the lane reads has been written, and a register
-// without any such byte is only stored again.
+// Whether the lane reads the padding of a structure that is copied in larger pieces: part of what it reads has been
+// written, and a register without any such byte is only stored again.
 bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
     if (none_written(shadow, size)) return false;
     const auto& f    = *w.frame->function;
@@ -156,7 +157,7 @@ bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
     return true;
 }
 
-// The first lane that reads what nobody wrote, and is not only carrying padding along; -1: none.
+// Returns the first lane that reads what nobody wrote and does not only copy padding; -1 when there is none.
 template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
     for (uint32_t left = r.mask; left; left &= left - 1) {
         const int l           = __builtin_ctz(left);
@@ -295,7 +296,8 @@ void checker_block(Block& b) {
     b.shared_shadow.assign(b.shared_bytes + 64, 0);
     if (b.launch->code->layout.reserved_shared)
         std::memset(b.shared_shadow.data() + b.shared_bytes - kReservedShared, 1, kReservedShared);
-    // Of a thread's call stack only what a function takes is cleared, when it is entered: see forget_local.
+    // A function's part of the call stack is cleared when it is entered (forget_local): all of it would be 64 MB per
+    // block.
     b.local_shadow.resize(b.local.size);
     const uint32_t own = b.launch->function->local_bytes;
     for (size_t at = 0; own && at < b.local.size; at += b.local_stride) std::memset(b.shadow_of_local() + at, 0, own);

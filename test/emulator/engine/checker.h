@@ -1,17 +1,18 @@
-// checker.h - what --check all adds to bounds: bytes nobody wrote, races in shared and global memory
+// checker.h - what --check all checks besides bounds: bytes that nobody wrote, races in shared and global memory
 #pragma once
 #include "access.h"
 #include "exec.h"
 
 namespace emu {
 
-// Shadow of a byte of shared or local memory: written; it holds what nobody wrote, the upper bits then saying which of
-// Block::idle_reads it came from, counted from 1 (0: a register that never was set). A cp.async under way is 2.
+// Bits of the shadow of a byte of shared or local memory: it has been written; a cp.async to it is under way (2); the
+// value that was written is one that nobody set. The upper bits then say which of Block::idle_reads it came from,
+// counted from 1, and are 0 for a register that never was set.
 constexpr uint8_t kWritten = 1, kUnset = 4;
 constexpr int kReadShift = 3;
 
-// The shadow of `bytes` bytes, `offset` behind where a memory instruction's lane goes when that is shared or local
-// memory, else null.
+// Returns the shadow of `bytes` bytes at `offset` from a lane's address when that is in shared or local memory, else
+// null.
 uint8_t* home_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_t bytes, Window& window);
 
 void checker_launch(Launch& l);

@@ -29,7 +29,7 @@ const Instr* branch_guarded(Warp& w, const Instr* i) {
     const uint32_t taken = w.mask & (i->guard_negated ? ~guard : guard);
     if (taken == w.mask) return i->target;
     if (!taken) return i + 1;
-    // Those who only want to leave do so at once: otherwise they would be missing at the next barrier.
+    // Lanes that branch to an exit leave at once; otherwise they would be missing at the next barrier.
     if (i->target->run == leave || (i + 1)->run == leave) {
         const uint32_t all = w.mask;
         const bool jumpers = i->target->run == leave;
@@ -114,7 +114,7 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     return kStop;
 }
 
-// alloca: all lanes get the same place, as large as the largest asks for. imm: the alignment.
+// alloca gives all lanes the same place, as large as the largest request. imm: the alignment.
 template <class T> const Instr* allocate_local(Warp& w, const Instr* i) {
     Frame& f         = *w.groups[size_t(w.current)].frame;
     const T* sizes   = w.reg<T>(i->a);
@@ -144,7 +144,7 @@ template <class T> const Instr* save_stack(Warp& w, const Instr* i) {
     for_lanes(w, w.reg<T>(i->d), [=](int) { return top; });
     return i + 1;
 }
-// Lanes elsewhere in the function may still use theirs: then nothing is given back before the function returns.
+// When lanes elsewhere in the function may still use their part, nothing is given back before the function returns.
 template <class T> const Instr* restore_stack(Warp& w, const Instr* i) {
     Frame& f   = *w.groups[size_t(w.current)].frame;
     const T to = w.reg<T>(i->a)[__builtin_ctz(w.mask)];

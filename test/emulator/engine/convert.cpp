@@ -63,7 +63,7 @@ template <class To, class From> inline To int_to_int(From x, bool sat) {
 
 constexpr int kModeMask = 15, kFtz = 16, kSat = 32, kRelu = 64, kSatFinite = 128;
 
-// One conversion per pair of types; the modifiers are looked at once per warp, outside the lanes.
+// There is one conversion per pair of types. The modifiers are looked at once per warp, outside the loop over lanes.
 template <class To, class From> struct Pair {
     static const Instr* run(Warp& w, const Instr* i) {
         const From* a  = w.reg<From>(i->a);

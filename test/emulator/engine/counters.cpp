@@ -49,7 +49,7 @@ struct L2 {
         if (write) line->dirty |= bit;
         line->used = ++clock;
     }
-    // Everything leaves; the bytes that were dirty.
+    // Empties the cache and returns the bytes that were dirty.
     uint64_t empty() {
         uint64_t written = 0;
         for (Line& line : lines) written += 32u * uint64_t(__builtin_popcount(line.dirty)), line = {};

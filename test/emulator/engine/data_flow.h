@@ -1,4 +1,4 @@
-// data_flow.h - what an instruction does with values: of use to whoever follows those that nobody wrote
+// data_flow.h - what an instruction does with its operands, for the checks that follow values which nobody wrote
 #pragma once
 #include "ptx.h"
 
@@ -12,7 +12,7 @@ inline bool is_sink(const ptx::Instruction& i) {
     return false;
 }
 
-// What other lanes or a call contribute is not followed.
+// Whether a value is followed through the instruction; what other lanes or a call contribute is not.
 inline bool is_followed(const ptx::Instruction& i) {
     for (const char* s : {"shfl", "vote", "match", "redux", "mma", "wmma", "call", "activemask", "elect", "movmatrix"})
         if (i.mods[0] == s) return false;

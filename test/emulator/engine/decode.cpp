@@ -95,7 +95,7 @@ static uint64_t immediate(const Operand& o, Type t) {
 
 namespace {
 
-// Every register that the values of `roots` may reach.
+// Returns every register that the values of `roots` may reach.
 Builder::Unset follow_unset(const ptx::Function& f, const std::set<int>& roots) {
     Builder::Unset reached;
     for (int r : roots) reached[r] = nullptr;
@@ -237,7 +237,7 @@ int Builder::entry_param(const std::string& name) const {
     return -1;
 }
 
-// What a symbol stands for as a number: an address, an offset in shared memory, a place in the thread's local memory.
+// A symbol as a number: an address, an offset in shared memory, or a place in the thread's local memory.
 Builder::Place Builder::address(const Operand& o, bool may_be_narrow) {
     if (o.kind == Operand::Int) return {{}, o.memory ? o.offset : int64_t(o.bits)};
     if (o.kind == Operand::Reg) {

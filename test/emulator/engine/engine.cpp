@@ -1,4 +1,4 @@
-// engine.cpp - groups, warps, blocks: who runs next
+// engine.cpp - the scheduler: which group, warp and block runs next
 #include <algorithm>
 #include <ctime>
 #include <utility>
@@ -40,8 +40,8 @@ void join_groups(Warp& w) {
         }
 }
 
-// The deepest, then lowest ready group; with `unfair` set, the last in that order, so that a lane that spins on what a
-// sibling holds does not starve it.
+// Picks the ready group that is deepest in calls, and of those the lowest in the code. With `unfair` it picks the last
+// in that order, so that a lane which spins on what a sibling holds does not starve the sibling.
 int pick_group(Warp& w, bool unfair) {
     int best    = -1;
     auto before = [&](const Group& a, const Group& b) {
@@ -97,7 +97,7 @@ Frame* new_frame(Worker& worker, Function& f) {
     frame->local_base = 0;
     frame->allocated  = 0;
     std::memset(frame->regs, 0, f.pred_bytes);
-    // NaN in every type: what nobody wrote should not look like a zero.
+    // This is NaN in every type, so that what nobody wrote does not look like a zero.
     std::memset(frame->regs + f.pred_bytes, 0xff, f.frame_bytes - f.pred_bytes);
     return frame;
 }
@@ -179,7 +179,7 @@ void arrive(Warp& w, const Instr* i, int id, uint32_t expected, bool waits) {
 
 namespace {
 
-// Opens every barrier whose threads are all there. True when one opened.
+// Opens every barrier whose threads have all arrived, and returns whether one opened.
 bool open_barriers(Block& b) {
     bool opened = false;
     for (int id = 0; id < 16; id++) {
@@ -187,7 +187,7 @@ bool open_barriers(Block& b) {
         if (!bar.any) continue;
         const bool all = bar.expected ? bar.arrived >= bar.expected : bar.arrived >= b.live;
         if (!all) continue;
-        // Lanes of one warp at different places of an aligned barrier: they did not arrive together.
+        // Lanes of one warp are at different places of an aligned barrier, so they did not arrive together.
         for (Warp& w : b.warps) {
             const Group* first = nullptr;
             for (Group& g : w.groups) {
@@ -222,17 +222,14 @@ bool warp_ready(const Warp& w) {
 // Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it
 // polled.
 bool run_warp(Warp& w, int64_t& budget) {
-    w.polls          = 0;
-    bool unfair      = false;
     size_t fruitless = 0;  // groups in a row that only polled: what they wait for may be another warp's to do
     while (budget > 0 && !w.block->launch->stop->load(std::memory_order_relaxed)) {
         if (w.groups.size() > 1) {
             std::erase_if(w.groups, [](const Group& g) { return g.state == State::Exited; });
             join_groups(w);
         }
-        w.current = pick_group(w, unfair);
+        w.current = pick_group(w, w.unfair > 0);
         if (w.current < 0) return false;
-        unfair           = false;
         Group& g         = w.groups[w.current];
         Function& f      = *g.frame->function;
         const Instr* lo  = f.code.data();
@@ -263,16 +260,20 @@ bool run_warp(Warp& w, int64_t& budget) {
         budget -= before - turn;
         w.issued += uint64_t(before - turn);
         if (stopped) w.groups[w.current].pc = stopped;
-        const bool polled = w.polls > kPollLimit;
-        fruitless         = polled ? fruitless + 1 : 0;
+        const bool polled  = w.polls > kPollLimit;
+        fruitless          = polled ? fruitless + 1 : 0;
+        const bool goes_on = budget > 0 || polled;  // else its turn ended in the middle of what it does
+        w.unfair           = !goes_on ? std::max<int64_t>(0, w.unfair - (before - turn))
+                             : others && (polled || turn <= 0) && (budget > 0 || w.unfair == 0) ? kTurn
+                                                                                                : 0;
+        if (goes_on) w.polls = 0;
         if (polled && (!others || fruitless > w.groups.size())) return true;
-        unfair  = others && (polled || turn <= 0);
-        w.polls = 0;
     }
     return false;
 }
 
-// No warp of the block can go on: some lanes wait for others that never come. Says so and lets one of them go.
+// No warp of the block can go on, because some lanes wait for others that never come. Reports that and releases one
+// group.
 bool resolve_stall(Block& b) {
     for (Warp& w : b.warps)
         for (Group& g : w.groups)

@@ -31,8 +31,8 @@ struct Worker;
 struct Instr;
 using Handler = const Instr* (*)(Warp&, const Instr*);
 
-// Where an operand's lanes are: in the frame's registers, or among the function's constants (already spread over 32
-// lanes).
+// The place of an operand's lanes: in the frame's registers, or among the function's constants, which are stored once
+// per lane.
 struct Ref {
     int32_t offset = -1;
     uint32_t pool  = 0;
@@ -153,7 +153,8 @@ struct Warp {
     Frame* frame       = nullptr;  // of the running group
     uint32_t index     = 0;        // in the block
     int current        = 0;        // running group
-    uint32_t polls     = 0;        // volatile loads and atomics since it last got the machine: it may be waiting
+    uint32_t polls     = 0;        // volatile loads and atomics of late: it may be waiting
+    int64_t unfair     = 0;        // for so many instructions the group that is last in order goes first
     uint32_t carry     = 0;        // condition code register, a bit per lane
     uint32_t forced    = 0;        // lanes that need not wait for absent ones any more
     uint64_t issued    = 0;        // instructions
@@ -201,7 +202,8 @@ struct Block {
     uint8_t* shadow_of_local() { return reinterpret_cast<uint8_t*>(local_shadow.data.get()); }
 };
 
-// The last allocation each memory instruction touched, per host thread: an exact bounds check costs two comparisons.
+// The allocation that a memory instruction touched last, per host thread. It makes an exact bounds check cost two
+// comparisons.
 struct Site {
     uint64_t begin = 0, end = 0, delta = 0;
 };
@@ -255,11 +257,11 @@ struct Launch {
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr int kWindowShift = 56;
 
-// What the system keeps of a block's shared memory, behind the kernel's own and cleared; cooperative groups of several
-// warps meet there. Only kernels that ask for its place have it.
+// The system's part of a block's shared memory lies behind the kernel's own and is cleared. Cooperative groups of
+// several warps meet there. Only kernels that ask for its address have it.
 constexpr uint32_t kReservedShared = 1024;
 
-// A handler that stops its group: it has stored where the group goes on.
+// Returned by a handler that stops its group, after it has stored where the group goes on.
 constexpr const Instr* kStop = nullptr;
 
 template <class D, class F> inline void for_lanes(const Warp& w, D* d, F f) {
@@ -295,7 +297,7 @@ inline uint32_t mask_of(F f) {  // bit l: f(l); an or over a table, which compil
     return m;
 }
 
-// Ends the launch: the first fault wins. Returns kStop for handlers to return.
+// Ends the launch with this fault, unless another one was first. Returns kStop, which the handler returns.
 const Instr* fail_launch(Warp& w, Fault fault, const std::string& message);
 // "kernel.cu:41", or the PTX line.
 std::string place_of(const Function& f, const Instr* i);

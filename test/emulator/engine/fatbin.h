@@ -20,17 +20,17 @@ struct FatbinEntry {
     std::string data;  // decompressed
 };
 
-// Reads the region at `data`. Sizes come from its own headers: `limit` bounds them where the caller knows better
-// (files, fuzz). Throws DamagedBinary.
+// Reads the entries of the region at `data`. Sizes come from its own headers; `limit` bounds them where the caller
+// knows the size. Throws DamagedBinary.
 std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit = SIZE_MAX);
 
 std::string inflate_zstd(const uint8_t* in, size_t n, size_t expected);
 std::string inflate_lz4(const uint8_t* in, size_t n, size_t expected);
 
-// Registers per thread of each kernel in a cubin: section .text.NAME keeps them in the top byte of sh_info.
+// Returns the registers per thread of each kernel in a cubin: section .text.NAME has them in the top byte of sh_info.
 std::map<std::string, int> cubin_registers(const std::string& elf);
 
-// The PTX of several units of one program as one text (link.cpp). Units that no kernel needs are left out.
+// Links the PTX of several units of a program into one text (link.cpp), without the units that no kernel needs.
 std::string link_units(std::vector<std::string> texts);
 
 }  // namespace emu

@@ -14,8 +14,8 @@
 
 namespace emu {
 
-// The runtime library's: call sites in the text become file and line. Absent when only the core is linked, as in unit
-// tests.
+// The runtime library's function that turns call sites in the text into file and line. It is absent when only the core
+// is linked, as in the unit tests.
 __attribute__((weak)) std::string resolve_sites(const std::string& text);
 
 namespace {

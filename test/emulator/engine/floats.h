@@ -25,7 +25,7 @@ template <bool Ftz> inline double ftz(double x) { return x; }
 // .sat: to [0, 1], NaN to 0.
 template <class T> inline T saturate(T x) { return x > 0 ? (x < 1 ? x : T(1)) : T(0); }
 
-// NaN loses against a number; -0 is below +0.
+// A number wins against NaN, and -0 is less than +0.
 template <class T> inline T min_number(T a, T b) {
     const T m = std::signbit(a) > std::signbit(b) || (std::signbit(a) == std::signbit(b) && a < b) || a < b ? a : b;
     return b != b ? a : a != a ? b : m;

@@ -18,7 +18,7 @@
 
 namespace emu {
 
-// What a block has done that orders it with others.
+// What a block has done that may order it with others.
 struct GlobalActor {
     std::atomic<uint32_t> fenced{0};  // when it fenced last, in its own time
     std::atomic<uint32_t> signalled{
@@ -26,7 +26,7 @@ struct GlobalActor {
     std::atomic<uint8_t> listens{0};  // it has acquired something
 };
 
-// The numbers of earlier operations that nothing orders with the one that runs now: usually none or few.
+// The numbers of earlier operations that nothing orders with the one that runs now. There are usually none or few.
 struct Apart {
     static constexpr int kFew = 4;
     uint64_t few[kFew]        = {~0ull, ~0ull, ~0ull, ~0ull};
@@ -105,7 +105,7 @@ Records& records() {
     return *r;
 }
 
-// Gives the operation its number, and finds the recent ones that it is not ordered after.
+// Gives the operation its number, and finds the recent operations that it is not ordered after.
 uint64_t start_operation(uint32_t op, const std::string& what) {
     Records& r            = records();
     const uint64_t number = ++r.number & 0xffffff;
@@ -189,8 +189,8 @@ uint32_t touch_again(const Self& me, uint64_t before, uint32_t when, uint64_t ma
     return me.time << 4 | uint32_t(mask) | (same ? when & kBytes : 0);
 }
 
-// What one access of the bytes in `mask` means for the records of a word, or of all words of a line. `say` gets a
-// conflict, unless there has been one already.
+// Judges one access of the bytes in `mask` and updates the records of a word, or of all words of a line. `say` is
+// called with a conflict, unless there has been one already.
 template <class Say>
 void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address at, bool& said, Say& say) {
     if (!said)
@@ -215,7 +215,7 @@ void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address 
     }
 }
 
-// The same access of the whole record was the last one: who came between has been judged when it came.
+// Whether the last access of the whole record was the same. Any access between them has been judged when it came.
 bool repeated(const Self& me, const Record& r) {
     return !me.sync && (me.write ? r.writer : r.reader & ~(kMany | kWarps)) == (me.record | kBytes);
 }
@@ -236,7 +236,7 @@ void join(Records& r, size_t index) {
     if (!differ) r.lines[index] = words[0], r.line_times[index] = times[0];
 }
 
-// [a, a+bytes) of one accessor: the records are brought up to date, `say` gets the first conflict.
+// Brings the records of [a, a+bytes) up to date for one access, and calls `say` with the first conflict.
 template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say) {
     Records& r        = records();
     bool said         = false;
@@ -270,8 +270,8 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say
     }
 }
 
-// The usual case: records that nobody else touched in this launch, or only before all warps met, and no unordered
-// operation since. Brings them up to date and says true, or leaves them alone.
+// The usual case: nobody else touched the records in this launch, or only before all warps met at a barrier, and no
+// unordered operation came since. Then it brings them up to date and returns true; else it leaves them alone.
 inline bool undisturbed(const Self& me, Record* r, When* when, size_t n) {
     const uint64_t mine = me.record >> kBlock;
     if (!me.apart->rest.empty()) return false;
@@ -319,7 +319,7 @@ Self self_of(const Warp& w, Touch how) {
     return me;
 }
 
-// One lane's words, each touched whole and not to synchronise.
+// The same for the words of one lane, each touched whole by a plain access.
 bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
     const size_t line = (a - r.begin) / kLineBytes, word = (a - r.begin) / 4;
     if (r.lines[line].writer != kParted) {
@@ -345,7 +345,7 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     static Records& r  = records();
     size_t index       = (first - r.begin) / kLineBytes;
     if (first % kLineBytes == 0 && bytes >= kLineBytes) {
-        // The same as last time: then the bytes have been written, too.
+        // When the last access was the same, the bytes have been written, too.
         const uint64_t mine = base_record(w) | kBytes;
         const Record* line  = r.lines + index;
         uint64_t news       = 0;
@@ -463,7 +463,7 @@ void checker_fence(Warp& w, bool device_wide) {
 
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op) {
     Records& r       = records();
-    // One call touches several ranges: it stays one operation.
+    // A call that touches several ranges stays one operation.
     const bool again = op && !r.recent.empty() && r.recent.back().op == op;
     if (!again) start_operation(op, what);
     const uint64_t number = r.recent.back().number;
@@ -484,7 +484,7 @@ void forget_races(Address a, size_t bytes) {
     Records& r = records();
     madvise(r.words + (a - r.begin) / 4, bytes / 4 * sizeof(Record), MADV_DONTNEED);
     madvise(r.word_times + (a - r.begin) / 4, bytes / 4 * sizeof(When), MADV_DONTNEED);
-    // Of the lines only whole pages; the address is not used again, so what is left does no harm.
+    // Only whole pages of the lines are given back. The address is not used again, so what is left does no harm.
     constexpr uintptr_t page = 4096;
     const auto from          = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
     const auto to            = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;

@@ -1,4 +1,4 @@
-// handlers.h - the handlers that decoding and scheduling know by name; all others are behind the form table
+// handlers.h - the handlers that decoding and scheduling name; all others are reached through the table of forms
 #pragma once
 #include "exec.h"
 

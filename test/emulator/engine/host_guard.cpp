@@ -1,4 +1,5 @@
-// host_guard.cpp - faults of the host in memory it must not touch: the device's, and what an unfinished operation owns
+// host_guard.cpp - finds host accesses to device memory, and to memory that an unfinished operation owns, by their
+// faults
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -26,7 +27,7 @@ void protect(Address a, size_t bytes, int how) {
     mprotect(reinterpret_cast<void*>(from), to - from, how);
 }
 
-// What is still allowed on the pages of [a, a+bytes), given the owners that are left.
+// Sets the permissions of the pages of [a, a+bytes) to what the remaining owners allow.
 void refresh(Address a, size_t bytes) {
     for (Address page = a / kPage * kPage; page < a + bytes; page += kPage) {
         int how = PROT_READ | PROT_WRITE;
@@ -58,7 +59,8 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         const std::lock_guard hold(owners_lock);
         auto owner = std::find_if(owners.begin(), owners.end(),
                                   [&](const HostOwner& o) { return a >= o.begin && a < o.begin + o.bytes; });
-        // A neighbour on the same page, or the next bytes of the same access: let it pass, and watch the page no more.
+        // This is a neighbour on the same page, or the next bytes of the same access: it may pass, and the page is no
+        // longer watched.
         if (owner == owners.end()) return protect(a, 1, PROT_READ | PROT_WRITE);
         std::snprintf(text, sizeof text, "the host touches 0x%llx, which an unfinished %s %s", (unsigned long long)a,
                       owner->what.c_str(), owner->access == Access::Write ? "is going to write" : "is reading");

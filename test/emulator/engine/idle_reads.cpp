@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kMostReads = 31;  // of a block: what fits above the two lower bits and kUnset in a byte of shadow
 
-// Lanes of a register that hold what nobody wrote, and by which of the block's reads.
+// The lanes of a register that hold what nobody wrote, and the read of the block that it came from.
 struct Idle {
     uint32_t lanes = 0;
     uint8_t read   = 0;

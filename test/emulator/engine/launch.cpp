@@ -1,4 +1,4 @@
-// launch.cpp - one kernel from its first block to its last
+// launch.cpp - runs a kernel from its first block to its last
 #include "launch.h"
 
 #include <algorithm>
@@ -93,8 +93,8 @@ struct Blocks {
     uint64_t count, resident;
 };
 
-// Takes blocks until none is left. A block that waits for another one (a grid barrier, a flag) is put aside and the
-// next is started, as many as the device would hold at once.
+// Takes blocks until none is left. A block that waits for another one, at a grid barrier or for a flag, is put aside
+// and the next is started, up to as many as the device would hold at once.
 void work(Launch& launch, Worker& worker, Blocks& blocks) {
     std::deque<std::unique_ptr<Block>> waiting;
     const bool together = launch.config.cooperative;
@@ -119,8 +119,8 @@ void work(Launch& launch, Worker& worker, Blocks& blocks) {
     for (auto& b : waiting) end_block(*b);
 }
 
-// The grid barrier of cooperative groups: sizes and a counter, as its driver interface lays them out (the barrier word
-// at 4).
+// The memory of cooperative groups' grid barrier: sizes and a counter, in the layout of its driver interface, with the
+// barrier word at 4.
 uint64_t grid_workspace() {
     static const uint64_t address = [] {
         Memory& m        = Memory::get();

@@ -92,7 +92,7 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
     if (counts(space)) s->used += bytes;
     if (!variable) std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonOnly));
-    // The host writes pinned and managed memory where we do not see it.
+    // What the host writes to pinned and managed memory is not seen, so all of it counts as written.
     if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
     s->live[at] = std::move(a);
     return at;
@@ -121,7 +121,7 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     a->freed_by = by;
     s->live.erase(it);
     if (counts(a->space)) s->used -= a->bytes;
-    // The pages go back; the addresses stay taken. Only whole pages of ours: neighbours share the others.
+    // The pages are given back and the addresses stay taken. Neighbours share the pages that are not wholly ours.
     const Address from = (a->begin + kPage - 1) / kPage * kPage, to = a->end() / kPage * kPage;
     if (from < to) {
         fallocate(s->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(from - arena_begin), off_t(to - from));
@@ -228,7 +228,7 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
 bool Memory::copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op) {
     if (bytes == 0) return true;
     const bool all = options().check == Check::All;
-    // Unwritten bytes may be copied: look at bounds and races only.
+    // Unwritten bytes may be copied, so only bounds and races are checked.
     std::vector<uint8_t> state;
     if (all && in_arena(src)) {
         const Allocation* in = find(src);

@@ -36,8 +36,8 @@ std::string demangle(const std::string& name) {
     return good;
 }
 
-// The PTX a driver would compile for this device: the newest target that is not beyond it. Code for exactly one
-// architecture (sm_90a) only there.
+// Returns the PTX that a driver would compile for this device: the newest target that is not beyond it. Code for
+// exactly one architecture (sm_90a) is for that device only.
 const FatbinEntry* best_entry(const std::vector<FatbinEntry>& entries, std::string& found) {
     const int device        = device_spec().major * 10 + device_spec().minor;
     const FatbinEntry* best = nullptr;

@@ -152,7 +152,7 @@ uint64_t special_value(Warp& w, int what, int l) {
         case kSmId: return b.index % uint64_t(device_spec().sms);
         case kNsmId: return uint64_t(device_spec().sms);
         case kGridId: return b.launch->number;
-        // Time is instructions: a block's clock moves with what it has executed.
+        // The clock counts instructions: a block's time moves with what it has executed.
         case kClock:
         case kClock64: return b.launch->clock_base + b.issued + w.issued;
         case kTimer:

@@ -18,7 +18,8 @@ namespace {
 constexpr uint64_t kThread = 1023, kSynchronising = 1 << 10, kMany = 1 << 11;
 constexpr int kOther = 12, kTime = 22;
 
-// What tells whether a thread was the last to read or to write a place: of a reader's record not the one before.
+// The bits that tell whether a thread was the last to read or to write a place. A reader's record has another reader in
+// it.
 uint64_t told_by(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
 
 std::shared_ptr<SharedRaces>& spare_of(Worker& worker) {
@@ -33,7 +34,7 @@ bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
-// Two lanes that store the same value to the same place with one instruction: all of them say what one would.
+// Whether two lanes store the same value to the same place with one instruction, which is no conflict.
 bool stored_together(Warp& w, const Instr* i, int a, int b) {
     const auto& f  = *w.frame->function;
     const auto& st = *f.origin[i->index];
@@ -121,8 +122,8 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             writer = mine;
         }
         if (!write || sync) {
-            // Earlier reads that are ordered before this one need no record: who must wait for them must wait for this
-            // one too. Of those that are not, one is kept.
+            // Earlier reads that are ordered before this one need no record, because whoever must wait for them must
+            // wait for this one too. One of those that are not is kept.
             const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
             const bool last_done  = ordered(s, me, uint32_t(last), when),
                        other_done = !(reader & kMany) || ordered(s, me, uint32_t(other), when);
@@ -131,7 +132,7 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
     }
 }
 
-// Whether the same access was the last one of its kind and time stood still: who came between has been judged when it
+// Whether the last access of this kind was the same, at the same time. Any access between them has been judged when it
 // came, and the bytes have been written.
 template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
     return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me, told_by(write));
@@ -320,8 +321,7 @@ bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
     return true;
 }
 
-// The warp's lanes gave each other values. Time moves on, so that what they read before it can be told from what
-// follows.
+// The lanes in w.mask gave each other values. Time moves on, so that earlier reads can be told from later ones.
 void checker_exchange(Warp& w) {
     if (!w.block->races) return;
     SharedRaces& s = *w.block->races;

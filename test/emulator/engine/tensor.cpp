@@ -217,9 +217,9 @@ void build_mma(Builder& b, const ptx::Instruction& i) {
     throw Undecodable("this shape and type is not supported");
 }
 
-// wmma: which lane holds which element is nobody's business but ours, as long as load, mma and store agree: lane l
-// holds elements l·n … of the row-major matrix; where lanes have more room than elements (f16 inputs), they come round
-// again.
+// wmma: which lane holds which element is nobody's business but ours, as long as load, mma and store agree. Lane l
+// holds elements l·n … of a matrix; where lanes have more room than elements (f16 inputs), they come round again. A and
+// B are held in the order of memory, which the mma names too, accumulators row by row. All extents are powers of two.
 struct Shape {
     int m, n, k;
 };
@@ -236,38 +236,46 @@ Fragment fragment_of(char which, Shape s) {
 }
 int wmma_element_bytes(Type t) { return t == Type::tf32 ? 4 : ptx::bytes_of(t); }
 
-// a: address, b: stride in elements (none: dense); imm packs rows, columns, element bytes and layout; more: registers
+// a: address, b: stride in elements (none: dense); imm3: elements in a line and in all, bytes of one, the order; more:
+// registers
+constexpr uint32_t kTransposed = 1u << 31;
 const Instr* wmma_memory(Warp& w, const Instr* i) {
     whole_warp(w, i);
     const bool stores = i->imm2;
-    const int rows = int(i->imm3 & 255), columns = int(i->imm3 >> 8 & 255), bytes = int(i->imm3 >> 16 & 255);
-    const bool by_column = i->imm3 >> 24 & 1;
-    const int total      = rows * columns;
-    const Ref* more      = &w.frame->function->more[i->more];
+    const int line = int(i->imm3 & 255), total = int(i->imm3 >> 8 & 1023), bytes = int(i->imm3 >> 20 & 15);
+    const bool transposed = i->imm3 & kTransposed;
+    const Ref* more       = &w.frame->function->more[i->more];
     const int reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes, held = int(i->more_count) * per_reg;
+    // As many elements at once as lie behind each other, up to 16 bytes.
+    int step = transposed ? 1 : std::min({16 / bytes, line, held});
+    if (step < per_reg) step = 1;
     const uint64_t* base   = i->a.none() ? nullptr : w.reg<uint64_t>(i->a);
     const uint32_t* stride = i->b.none() ? nullptr : w.reg<uint32_t>(i->b);
-    for (int e = 0; e < held; e++) {
+    const int shift = __builtin_ctz(unsigned(line)), across = total / line, size = step * bytes;
+    for (int e = 0; e < held; e += step) {
         Reach r;
         r.mask         = w.mask;
         uint32_t again = 0;
         for (int l = 0; l < kLanes; l++) {
-            const int index = (l * held + e) % total, row = index / columns, column = index % columns;
-            const uint64_t pitch = stride ? stride[l] : uint64_t(by_column ? rows : columns);
-            const uint64_t at =
-                by_column ? uint64_t(column) * pitch + uint64_t(row) : uint64_t(row) * pitch + uint64_t(column);
-            r.addr[l] = (base ? base[l] : 0) + uint64_t(i->imm) + at * uint64_t(bytes);
+            const int index      = (l * held + e) & (total - 1);
+            const uint64_t outer = uint64_t(transposed ? index & (across - 1) : index >> shift);
+            const uint64_t inner = uint64_t(transposed ? index >> __builtin_ctz(unsigned(across)) : index & (line - 1));
+            const uint64_t at    = outer * (stride ? stride[l] : uint64_t(line)) + inner;
+            r.addr[l]            = (base ? base[l] : 0) + uint64_t(i->imm) + at * uint64_t(bytes);
             again |= uint32_t(l * held + e >= total) << l;
         }
         if (stores) r.mask &= ~again;
-        reach_addresses(w, i, Window(i->window), uint32_t(bytes), stores ? Touch::Store : Touch::Load, r);
-        std::byte* reg = w.reg<std::byte>(more[e / per_reg]);
+        reach_addresses(w, i, Window(i->window), uint32_t(size), stores ? Touch::Store : Touch::Load, r);
         each_lane(r.mask, [&](int l) {
             std::byte* memory = r.shape == Reach::Scattered ? r.at[l]
                                 : r.shape == Reach::Uniform ? r.first
-                                                            : r.first + size_t(l) * size_t(bytes);
-            std::byte* value  = reg + size_t(l) * size_t(reg_size) + size_t(e % per_reg) * size_t(bytes);
-            std::memcpy(stores ? memory : value, stores ? value : memory, size_t(bytes));
+                                                            : r.first + size_t(l) * size_t(size);
+            const int n       = std::min(size, reg_size);
+            for (int done = 0; done < size; done += n) {
+                std::byte* value =
+                    w.reg<std::byte>(more[e / per_reg + done / reg_size]) + l * reg_size + e % per_reg * bytes;
+                std::memcpy(stores ? memory + done : value, stores ? value : memory + done, size_t(n));
+            }
         });
     }
     return i + 1;
@@ -285,8 +293,10 @@ void build_wmma_memory(Builder& b, const ptx::Instruction& i) {
     const uint16_t site = b.site();
     Instr& x            = b.emit(wmma_memory);
     x.a = at.base, x.imm = at.offset, x.b = stride, x.site = site;
-    x.imm2             = stores;
-    x.imm3             = uint32_t(f.rows | f.columns << 8 | bytes << 16 | (has(i, "col") ? 1 << 24 : 0));
+    const bool by_column = has(i, "col"), input = i.mods[2] == "a" || i.mods[2] == "b";
+    x.imm2 = stores;
+    x.imm3 = uint32_t((by_column ? f.rows : f.columns) | f.rows * f.columns << 8 | bytes << 20) |
+             (by_column && !input ? kTransposed : 0);
     x.window           = uint8_t(has(i, "shared") || has(i, "shared::cta") ? Window::Shared
                                  : has(i, "global")                        ? Window::Global
                                                                            : Window::Generic);
@@ -296,61 +306,73 @@ void build_wmma_memory(Builder& b, const ptx::Instruction& i) {
     else b.more(x, refs, {});
 }
 
-double fragment_element(Warp& w, const Ref* regs, int count, Type t, int index) {
-    const int bytes = wmma_element_bytes(t), reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes,
-              held = count * per_reg;
-    const int lane = index / held, e = index % held;
-    const std::byte* at = w.reg<std::byte>(regs[e / per_reg]) + lane * reg_size + (e % per_reg) * bytes;
-    uint64_t v          = 0;
-    std::memcpy(&v, at, size_t(bytes));
+// The elements that the lanes hold, in their order.
+template <class T> void gather_fragment(Warp& w, const Ref* regs, int count, Type t, T* to) {
+    auto each = [&]<class Reg>(int per_reg, Reg, auto element) {
+        for (int r = 0; r < count; r++) {
+            const Reg* v = w.reg<Reg>(regs[r]);
+            T* at        = to + r * per_reg;
+            for (int l = 0; l < kLanes; l++)
+                for (int e = 0; e < per_reg; e++) at[l * count * per_reg + e] = T(element(v[l], e));
+        }
+    };
     switch (t) {
-        case Type::f16: return half_to_float(uint16_t(v));
-        case Type::bf16: return bf16_to_float(uint16_t(v));
-        case Type::tf32: return as_float(uint32_t(v) & ~0x1fffu);
-        case Type::f32: return as_float(uint32_t(v));
-        case Type::f64: return as_double(v);
-        case Type::s8: return int8_t(v);
-        case Type::u8: return uint8_t(v);
-        default: return int32_t(v);
+        case Type::f16: return each(2, uint32_t(), Unpack<Element::F16>::at);
+        case Type::bf16: return each(2, uint32_t(), Unpack<Element::Bf16>::at);
+        case Type::tf32: return each(1, uint32_t(), Unpack<Element::Tf32>::at);
+        case Type::f64: return each(1, uint64_t(), Unpack<Element::F64>::at);
+        case Type::s8: return each(4, uint32_t(), Unpack<Element::S8>::at);
+        case Type::u8: return each(4, uint32_t(), Unpack<Element::U8>::at);
+        case Type::f32: return each(1, uint32_t(), [](uint32_t v, int) { return as_float(v); });
+        default: return each(1, uint32_t(), [](uint32_t v, int) { return int32_t(v); });
     }
 }
-// more: d, a, b, c; b.offset … hold counts (pool 1: not registers)
-const Instr* wmma_mma(Warp& w, const Instr* i) {
+
+constexpr uint8_t kSaturated = 1, kLeftByColumn = 2, kRightByColumn = 4;
+
+// more: d, a, b, c; b.offset … hold counts (pool 1: not registers). T: float; double for f64, and for s32, exactly.
+template <class T, int N> const Instr* wmma_mma(Warp& w, const Instr* i) {
     whole_warp(w, i);
     const Ref* d = &w.frame->function->more[i->more];
     const int nd = i->more_defs, na = i->a.offset, nb = i->b.offset, nc = i->c.offset;
-    const int M = int(i->imm3 & 255), N = int(i->imm3 >> 8 & 255), K = int(i->imm3 >> 16 & 255);
+    const int M = int(i->imm3 & 255), K = int(i->imm3 >> 16 & 255);
     const Type td = Type(i->imm & 255), ta = Type(i->imm >> 8 & 255), tb = Type(i->imm >> 16 & 255),
                tc = Type(i->imm >> 24 & 255);
     const Ref *a = d + nd, *b = a + na, *c = b + nb;
-    double left[32][16], right[16][32], sum[32][32];
-    for (int m = 0; m < M; m++)
-        for (int k = 0; k < K; k++) left[m][k] = fragment_element(w, a, na, ta, m * K + k);
-    for (int k = 0; k < K; k++)
-        for (int n = 0; n < N; n++) right[k][n] = fragment_element(w, b, nb, tb, k * N + n);
-    for (int m = 0; m < M; m++)
-        for (int n = 0; n < N; n++) {
-            double s = fragment_element(w, c, nc, tc, m * N + n);
-            for (int k = 0; k < K; k++)
-                s = td == Type::f64 || td == Type::s32
-                        ? s + left[m][k] * right[k][n]
-                        : double(__builtin_fmaf(float(left[m][k]), float(right[k][n]), float(s)));
-            sum[m][n] = s;
+    constexpr int kMost = 1024;  // elements that 8 registers of 32 lanes hold
+    T left[kMost], right[kMost], sum[kMost], turned[kMost];
+    gather_fragment(w, a, na, ta, left);
+    gather_fragment(w, b, nb, tb, i->imm2 & kRightByColumn ? turned : right);
+    gather_fragment(w, c, nc, tc, sum);
+    if (i->imm2 & kRightByColumn)
+        for (int k = 0; k < K; k++)
+            for (int n = 0; n < N; n++) right[k * N + n] = turned[n * K + k];
+    const bool by_column = i->imm2 & kLeftByColumn;
+    for (int m = 0; m < M; m++) {
+        T row[N];
+        std::memcpy(row, sum + m * N, sizeof row);
+        for (int k = 0; k < K; k++) {
+            const T x = left[by_column ? k * M + m : m * K + k];
+            for (int n = 0; n < N; n++) row[n] = add_product(x, right[k * N + n], row[n]);
         }
-    const int bytes = wmma_element_bytes(td), reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes,
-              held = nd * per_reg;
-    for (int index = 0; index < M * N; index++) {
-        const int lane = index / held, e = index % held;
-        const double s = sum[index / N][index % N];
-        uint64_t v;
-        if (td == Type::f16) v = float_to_half(float(s));
-        else if (td == Type::f32) v = bits(float(s));
-        else if (td == Type::f64) v = bits(s);
-        else if (i->imm2) v = uint32_t(int32_t(s < INT32_MIN ? INT32_MIN : s > INT32_MAX ? INT32_MAX : s));
-        else v = uint32_t(int64_t(s));
-        std::memcpy(w.reg<std::byte>(d[e / per_reg]) + lane * reg_size + (e % per_reg) * bytes, &v, size_t(bytes));
+        std::memcpy(sum + m * N, row, sizeof row);
     }
+    const int per_reg = td == Type::f16 ? 2 : 1;
+    for (int r = 0; r < nd; r++)
+        for (int l = 0; l < kLanes; l++) {
+            const T* at = sum + (l * nd + r) * per_reg;
+            if (td == Type::f64) w.reg<uint64_t>(d[r])[l] = bits(double(at[0]));
+            else if (td == Type::f16)
+                w.reg<uint32_t>(d[r])[l] = uint32_t(float_to_half(float(at[1]))) << 16 | float_to_half(float(at[0]));
+            else if (td == Type::f32) w.reg<uint32_t>(d[r])[l] = bits(float(at[0]));
+            else if (i->imm2 & kSaturated)
+                w.reg<int32_t>(d[r])[l] = int32_t(std::clamp<double>(double(at[0]), INT32_MIN, INT32_MAX));
+            else w.reg<uint32_t>(d[r])[l] = uint32_t(int64_t(at[0]));
+        }
     return i + 1;
+}
+template <class T> Handler wmma_of(int n) {
+    return n == 8 ? wmma_mma<T, 8> : n == 16 ? wmma_mma<T, 16> : wmma_mma<T, 32>;
 }
 void build_wmma_mma(Builder& b, const ptx::Instruction& i) {
     auto types = element_types(i);
@@ -364,11 +386,13 @@ void build_wmma_mma(Builder& b, const ptx::Instruction& i) {
         counts[k] = parts_of(i.ops[k]).size();
         append(in, refs_of(b, i.ops[k], reg, false, counts[k]));
     }
-    const auto out = refs_of(b, i.ops[0], reg, true, parts_of(i.ops[0]).size());
-    Instr& x       = b.emit(wmma_mma);
+    const auto out    = refs_of(b, i.ops[0], reg, true, parts_of(i.ops[0]).size());
+    const bool narrow = types[0] == Type::f16 || types[0] == Type::f32;
+    Instr& x          = b.emit(narrow ? wmma_of<float>(s.n) : wmma_of<double>(s.n));
     x.a = {int32_t(counts[1]), 1}, x.b = {int32_t(counts[2]), 1}, x.c = {int32_t(counts[3]), 1};
     x.imm   = int64_t(types[0]) | int64_t(types[1]) << 8 | int64_t(types[2]) << 16 | int64_t(types[3]) << 24;
-    x.imm2  = has(i, "satfinite");
+    x.imm2  = uint8_t((has(i, "satfinite") ? kSaturated : 0) | (i.mods.at(4) == "col" ? kLeftByColumn : 0) |
+                      (i.mods.at(5) == "col" ? kRightByColumn : 0));
     x.imm3  = uint32_t(s.m | s.n << 8 | s.k << 16);
     x.flags = kSplits;
     b.more(x, out, in);

@@ -1,4 +1,4 @@
-// warp.cpp - what lanes do together: shfl, vote, match, redux, activemask, bar.warp.sync, elect
+// warp.cpp - the instructions of a whole warp: shfl, vote, match, redux, activemask, bar.warp.sync, elect
 #include "checker.h"
 #include "findings.h"
 #include "handlers.h"

@@ -1,8 +1,10 @@
 // test_programs.cpp - the collection in programs/, built by nvcc and run as a user runs it
 //
 // good/: must print "ok" and be clean under every schedule and check. bad/: each must be found, with the kind, the file
-// and line and, where the source says so, the block and thread; its fixed twin (the same program with an argument) is
-// clean.
+// and line and, where the source says so, the block and thread; its fixed twin (the same program with one argument
+// more) is clean. A program with several cases takes the case as its first argument. A line marked "// <- case" is that
+// case's.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,7 +29,8 @@ struct Result {
 };
 Result run(const std::string& command) {
     Result result{};
-    FILE* pipe = popen(("timeout 300 " + command + " 2>&1").c_str(), "r");
+    // glibc fills freed memory, so that nobody's use of it goes unnoticed.
+    FILE* pipe = popen(("MALLOC_PERTURB_=165 timeout 300 " + command + " 2>&1").c_str(), "r");
     REQUIRE(pipe);
     char buffer[4096];
     while (const size_t n = fread(buffer, 1, sizeof buffer, pipe)) result.output.append(buffer, n);
@@ -35,16 +38,22 @@ Result run(const std::string& command) {
     return result;
 }
 
-// What the head of a source says: "// finding: …", "// check: …", "// options: …"; and its marked lines.
+// What the head of a source says: "// finding: …", "// check: …", "// options: …", "// cases: …"; and its marked lines.
 struct Program {
     fs::path source;
     std::map<std::string, std::string> says;
-    std::vector<int> marked;
-    std::string place;  // "block (3,0,0) thread (232,0,0)"
+    std::vector<std::pair<int, std::string>> marked;  // the line, and what follows the mark
+    std::string place;                                // "block (3,0,0) thread (232,0,0)"
     std::string command(const std::string& options) const {
         const fs::path binary = programs / source.parent_path().filename() / source.stem();
         return "scripts/emulate " + (says.count("options") ? says.at("options") + " " : "") + options + " " +
                binary.string();
+    }
+    std::vector<std::string> list(const std::string& key) const {
+        std::vector<std::string> words;
+        std::stringstream text(says.count(key) ? says.at(key) : "");
+        for (std::string word; std::getline(text >> std::ws, word, ',');) words.push_back(word);
+        return words.empty() ? std::vector<std::string>{""} : words;
     }
     bool built() const { return fs::exists(programs / source.parent_path().filename() / source.stem()); }
 };
@@ -53,12 +62,12 @@ Program read(const fs::path& source) {
     std::ifstream file(source);
     std::string line;
     for (int number = 1; std::getline(file, line); number++) {
-        for (const char* key : {"finding", "info", "check", "options"})
+        for (const char* key : {"finding", "info", "check", "options", "cases", "costs"})
             if (line.rfind(std::string("// ") + key + ": ", 0) == 0)
                 program.says[key] = line.substr(std::strlen(key) + 5);
         const size_t mark = line.find("// <-");
         if (mark == std::string::npos) continue;
-        program.marked.push_back(number);
+        program.marked.push_back({number, line.substr(mark + 5)});
         int block = 0, thread = 0;
         if (std::sscanf(line.c_str() + mark, "// <- block %d, thread %d", &block, &thread) == 2)
             program.place = "block (" + std::to_string(block) + ",0,0) thread (" + std::to_string(thread) + ",0,0)";
@@ -109,21 +118,58 @@ TEST_CASE("known-bad programs are found, their fixed twins are clean, under ever
         const std::string kind = program.says.at(info ? "info" : "finding");
         const std::string check =
             "--check " + (program.says.count("check") ? program.says.at("check") : "memory") + " ";
-        for (const std::string options : schedules) {
-            const std::string command = program.command(check + options);
-            const Result bad = run(command), twin = run(command + " fixed");
-            INFO(command << "\n" << bad.output);
-            CHECK(has(bad.output, kind + ":"));
-            CHECK(bad.code == (info ? 0 : 86));
-            bool line = program.marked.empty();
-            for (const int number : program.marked)
-                line = line || has(bad.output, program.source.filename().string() + ":" + std::to_string(number));
-            CHECK(line);
-            CHECK(has(bad.output, program.place));
-            INFO("fixed twin:\n" << twin.output);
-            CHECK(twin.code == 0);
-            CHECK(!has(twin.output, kind + ":"));
-        }
+        for (const std::string& which : program.list("cases"))
+            for (const std::string options : schedules) {
+                const std::string command = program.command(check + options) + " " + which;
+                const Result bad = run(command), twin = run(command + " fixed");
+                INFO(command << "\n" << bad.output);
+                CHECK(has(bad.output, kind + ":"));
+                CHECK(bad.code == (info ? 0 : 86));
+                bool line = program.marked.empty();
+                for (const auto& [number, of] : program.marked)
+                    line =
+                        line || (has(bad.output, program.source.filename().string() + ":" + std::to_string(number)) &&
+                                 (of.empty() || of[1] == 'b' || has(of, which)));
+                CHECK(line);
+                CHECK(has(bad.output, program.place));
+                INFO("fixed twin:\n" << twin.output);
+                CHECK(twin.code == 0);
+                CHECK(!has(twin.output, kind + ":"));
+            }
+    }
+}
+
+TEST_CASE("a failed assertion is told for each lane, and the kernel named once", "[programs]") {
+    if (!fs::exists(programs / "good/asserts")) return;
+    const std::string text = run("scripts/emulate " + (programs / "good/asserts").string()).output;
+    INFO(text);
+    size_t lines = 0;
+    for (size_t at = 0; (at = text.find("Assertion `", at)) != std::string::npos; at++) lines++;
+    CHECK(lines == 4);
+    CHECK(has(text, "emulate: below(int): device-side assert"));
+}
+
+TEST_CASE("--check all costs at most three times what memory does, whatever the kernel does", "[programs][costs]") {
+    const Program program = read(sources / "good/costs.cu");
+    if (!program.built()) return;
+    for (const std::string& which : program.list("costs")) {
+        const auto seconds = [&](const std::string& check) {  // of the processor: the least of some runs
+            double least = 1e9;
+            for (int k = 0; k < 5; k++) {
+                rusage before, after;
+                getrusage(RUSAGE_CHILDREN, &before);
+                REQUIRE(run(program.command("--check " + check) + " " + which).code == 0);
+                getrusage(RUSAGE_CHILDREN, &after);
+                const auto used = [](const rusage& r) {
+                    return double(r.ru_utime.tv_sec) + 1e-6 * double(r.ru_utime.tv_usec);
+                };
+                least = std::min(least, used(after) - used(before));
+            }
+            return least;
+        };
+        const double all = seconds("all"), memory = seconds("memory");
+        INFO(which << ": " << all << " s and " << memory << " s");
+        CHECK(all <= 3 * memory + 0.02);
     }
 }
 
