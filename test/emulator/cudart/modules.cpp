@@ -79,7 +79,7 @@ struct PushedLaunch {
     size_t shared;
     cudaStream_t stream;
 };
-thread_local std::vector<PushedLaunch> pushed;
+thread_local auto& pushed         = *new std::vector<PushedLaunch>;
 thread_local void* launch_address = nullptr;  // of the <<<>>>, which the stub's own call no longer tells
 
 cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,

@@ -307,8 +307,8 @@ CUstream_st* legacy_stream(int device) {
 CUstream_st* find_stream(cudaStream_t handle) {
     if (handle == nullptr || handle == cudaStreamLegacy) return legacy_stream(current_device());
     if (handle == cudaStreamPerThread) {
-        thread_local std::map<int, CUstream_st*> mine;
-        CUstream_st*& stream = mine[current_device()];
+        thread_local auto& mine = *new std::map<int, CUstream_st*>;
+        CUstream_st*& stream    = mine[current_device()];
         if (!stream) stream = make_stream(0, 0);
         return stream;
     }

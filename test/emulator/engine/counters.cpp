@@ -187,8 +187,8 @@ void Counters::add(const Counters& o) {
 }
 
 void count_global(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach& r) {
-    static thread_local std::vector<uint64_t> sectors;
-    Counters& c = w.worker->counts;
+    static thread_local auto& sectors = *new std::vector<uint64_t>;
+    Counters& c                       = w.worker->counts;
     c.global_requests++;
     c.global_bytes += uint64_t(size) * uint64_t(__builtin_popcount(r.mask));
     c.global_sectors += sectors_of(r, size, sectors);

@@ -267,7 +267,7 @@ bool run_warp(Warp& w, int64_t& budget) {
                              : others && (polled || turn <= 0) && (budget > 0 || w.unfair == 0) ? kTurn
                                                                                                 : 0;
         if (goes_on) w.polls = 0;
-        if (polled && (!others || fruitless > w.groups.size())) return true;
+        if (polled && (!others || fruitless > w.groups.size())) return w.unfair = 0, true;
     }
     return false;
 }

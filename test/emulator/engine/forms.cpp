@@ -8,7 +8,8 @@
 namespace emu {
 namespace {
 
-const std::map<std::string, std::vector<std::string>, std::less<>> kFamilies = {
+// Never destroyed, as kernels may still be decoded when the program ends.
+const auto& kFamilies = *new std::map<std::string, std::vector<std::string>, std::less<>>{
     {"INT", {"u16", "s16", "u32", "s32", "u64", "s64"}},
     {"INT8", {"u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"}},
     {"BITS", {"b16", "b32", "b64"}},
@@ -100,7 +101,7 @@ struct Table {
 };
 
 const Table& table() {
-    static const Table t;
+    static const auto& t = *new Table;
     return t;
 }
 

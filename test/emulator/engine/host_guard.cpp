@@ -20,7 +20,7 @@ namespace {
 constexpr uint64_t kPage = 4096;
 struct sigaction previous;
 std::mutex owners_lock;
-std::list<HostOwner> owners;
+auto& owners = *new std::list<HostOwner>;
 
 void protect(Address a, size_t bytes, int how) {
     const Address from = a / kPage * kPage, to = (a + bytes + kPage - 1) / kPage * kPage;

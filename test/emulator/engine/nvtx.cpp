@@ -25,7 +25,7 @@ bool names_step(const std::string& name) {
 }
 
 // The open ranges of a thread, and the one of them that is the step.
-thread_local std::vector<std::string> open_ranges;
+thread_local auto& open_ranges = *new std::vector<std::string>;
 thread_local size_t step_depth = 0;
 
 int push(const char* name) {

@@ -54,8 +54,9 @@ const Allocation* pointed_to(Warp& w, const Instr* i, const Allocation* in) {
     const Launch& launch = *w.block->launch;
     const Function& f    = *w.frame->function;
     if (&f != launch.function || !f.origin[i->index]) return nullptr;
-    thread_local std::unordered_map<const Instr*, std::vector<uint32_t>> known;
-    auto row = known.find(i);
+    // Never destroyed, as kernels may still run when the program ends.
+    thread_local auto& known = *new std::unordered_map<const Instr*, std::vector<uint32_t>>;
+    auto row                 = known.find(i);
     if (row == known.end())
         row = known.emplace(i, parameters_behind(*launch.kernel, *f.source, *f.origin[i->index])).first;
     const Allocation* only = nullptr;

@@ -23,7 +23,7 @@ constexpr int kOther = 12, kTime = 22;
 uint64_t told_by(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
 
 std::shared_ptr<SharedRaces>& spare_of(Worker& worker) {
-    static thread_local std::shared_ptr<SharedRaces> spare;
+    static thread_local auto& spare = *new std::shared_ptr<SharedRaces>;
     (void)worker;
     return spare;
 }

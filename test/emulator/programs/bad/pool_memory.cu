@@ -19,15 +19,15 @@ int main(int argc, char** argv) {
         CUDA(cudaEventRecord(event, first));
         CUDA(cudaStreamWaitEvent(then, event));
     };
-    Device<int> sum(std::vector<int>(1)), more(std::vector<int>(1));
+    Device<int> sum(std::vector<int>(1));
     CUDA(cudaDeviceSynchronize());
     int* p;
     CUDA(cudaMallocAsync(&p, 4096, one));
+    CUDA(cudaMemsetAsync(p, 0, 4096, one));
     order("early", one, two);
     set<<<1, 32, 0, two>>>(p);
     order("filled", two, one);
-    get<<<1, 32, 0, one>>>(p, sum);
-    if (which == "freed") get<<<1, 32, 0, two>>>(p, more);
+    get<<<1, 32, 0, which == "freed" ? two : one>>>(p, sum);
     order("freed", two, one);
     CUDA(cudaFreeAsync(p, one));
     CUDA(cudaDeviceSynchronize());
