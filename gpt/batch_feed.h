@@ -1,4 +1,4 @@
-// batch_feed.h - the one way in which token ids reach the device: training, evaluation and generation all take it
+// batch_feed.h - copies batches of token ids to the device, for training, evaluation and generation
 #pragma once
 #include <cstring>
 #include <vector>
@@ -9,8 +9,8 @@
 // Carries a fixed number of batches, and a few numbers beside them, from the host to a fixed place on the device. Ops
 // recorded as a CUDA graph can therefore read the next batches from the same addresses.
 //
-//   put() each batch, send() them all, and after arrive() the ops queued on the device's stream read what was sent
-//   last. On a GPU send() copies at once, while the kernels that read the batches before still run.
+// Call put() for each batch, then send(), then arrive(). Ops that are queued after arrive() read what was sent last. On
+// a GPU send() copies at once, while kernels that read the batches before may still run.
 class BatchFeed {
   public:
     struct Room {
@@ -50,7 +50,7 @@ class BatchFeed {
     const Batch& batch(int64_t index) const { return batches_.at(size_t(index)); }
     Tensor numbers() const { return {feed_.arrived(), DType::I32, {room_.numbers_bytes / size_of(DType::I32)}}; }
 
-    // All three at once, for one batch that is not known before it is needed.
+    // Calls put(), send() and arrive() for a single batch.
     const Batch& bring(const Batch& batch) {
         put(0, batch);
         send();

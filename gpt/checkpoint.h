@@ -8,7 +8,7 @@
 //                               COMPLETE             written last; a folder without it is not a checkpoint
 //   RUN/checkpoints/latest      link to the newest complete one
 //
-// A reader sees a whole checkpoint or none: it is written to a hidden folder, flushed to disk file by file, and
+// A reader sees a complete checkpoint or none: it is written to a hidden folder, flushed to disk file by file, and
 // renamed. When that fails half way (a full disk), the hidden folder is removed and the checkpoints before it are
 // untouched.
 #pragma once
@@ -21,7 +21,7 @@
 #include "gpt/hf.h"
 #include "gpt/optimizer.h"
 
-// Where a run stands, beside its weights and its optimizer.
+// The state of a run beside its weights and its optimizer.
 struct TrainState {
     int64_t step = 0, tokens = 0;  // done so far
     LoaderPosition position;       // in the training data, where the next step begins
@@ -58,7 +58,7 @@ inline std::string run_name(const std::string& model) {
     return name.empty() || name == "." || name == ".." ? "model" : name;
 }
 
-// What state.safetensors holds, by name and in its order.
+// Returns the tensors of state.safetensors by name, in the order of the file.
 inline std::vector<std::pair<std::string, Tensor>> saved_state(Optimizer& optimizer, const std::string& weights_dtype) {
     auto all = optimizer.state();
     if (weights_dtype == "F32") return all;  // model.safetensors holds the masters
@@ -66,7 +66,8 @@ inline std::vector<std::pair<std::string, Tensor>> saved_state(Optimizer& optimi
     return all;
 }
 
-// tokenizer: the file that the model's tokenizer was read from, or "". It is copied, with the files that belong to it.
+// Writes all files of a checkpoint into `folder`. `tokenizer` is the file that the model's tokenizer was read from, or
+// "". It is copied together with the files that belong to it.
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
                              const std::string& tokenizer) {
     save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
@@ -101,7 +102,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
     OutputFile::sync_folder(folder.string());
 }
 
-// Writes a checkpoint of the run folder and removes all but the newest `keep` (0: none is removed). Returns its path.
+// Writes a checkpoint into the run folder and removes all but the newest `keep` (0: none is removed). Returns its path.
 inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, Optimizer& optimizer,
                                    const std::string& tokenizer, int64_t keep) {
     const fs::path home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
@@ -149,8 +150,8 @@ inline std::string newest_checkpoint(const std::string& run) {
     return checkpoint_path(run, steps.back());
 }
 
-// Restores weights and optimizer, and returns where the run stood. It goes on to the bit when dtype, data and options
-// are the same.
+// Restores weights and optimizer, and returns the rest of the run's state. With the same dtype, data and options the
+// run continues bit for bit.
 inline TrainState load_checkpoint(const std::string& folder, Model& model, Optimizer& optimizer) {
     const Fields f(folder + "/state.json");
     TrainState state;
@@ -163,7 +164,7 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
     const auto part = [&](const char* key) {
         const auto& p = f.raw("position");
         CHECK(p.contains(key) && p[key].is_number_integer() && p[key].get<int64_t>() >= 0,
-              "{}: \"position\": \"{}\" is no count", f.path(), key);
+              "{}: \"position\": \"{}\" must be an integer, 0 or more", f.path(), key);
         return p[key].get<int64_t>();
     };
     state.position.epoch = part("epoch");

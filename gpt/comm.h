@@ -1,8 +1,8 @@
-// comm.h - what the processes of a run do together: sums over their GPUs, a few words between hosts, and dying together
+// comm.h - how the processes of a run work together: they sum tensors, exchange short messages, and end together
 //
-// NCCL adds up tensors. For the little that hosts have to tell each other, every process keeps a TCP connection to rank
-// 0. When a process ends, however it ends, its connections close. A thread in every other process sees that and ends
-// its own, where NCCL would wait for ever.
+// NCCL sums tensors on GPUs. For short messages between hosts, every process keeps a TCP connection to rank 0. However
+// a process ends, its connections close. A thread in every other process sees that and ends its own process, where NCCL
+// would wait for ever.
 #pragma once
 #include <functional>
 #include <initializer_list>
@@ -14,12 +14,12 @@
 #include "gpt/rendezvous.h"
 #include "kernels/collective.h"
 
-// This process among the others. Every process makes the same calls in the same order. In a world of one, each call
-// returns at once what it was given, so that nobody has to ask how many there are.
+// Connects this process with the others. Every process makes the same calls in the same order. In a world of one, each
+// call returns at once what it was given, so callers need not ask how many processes there are.
 class Comm {
   public:
-    // Waits until all processes are there, for so many seconds. `run` is the same number in all processes of this run,
-    // and in no other.
+    // Waits up to `seconds` until all processes have connected. `run` is the same number in all processes of this run,
+    // and differs for another command.
     Comm(const Ranks& ranks, uint64_t run, int seconds = 600) : ranks_(ranks) {
         if (alone()) return;
         others_ = Rendezvous(ranks, run, seconds).connections();
@@ -35,13 +35,13 @@ class Comm {
     bool alone() const { return ranks_.world == 1; }
     bool first() const { return ranks_.rank == 0; }
 
-    // Returns in every process what rank 0 gave.
+    // Returns in every process the text that rank 0 gave.
     std::string share(const std::string& text) const {
         if (!first()) return others_[0].receive();
         for (const Connection& c : others_) c.send(text);
         return text;
     }
-    // Returns in every process the mean of what all gave, summed in the order of the ranks.
+    // Returns in every process the mean of all values, summed in the order of the ranks.
     double mean(double value) const {
         if (!first()) {
             others_[0].send(&value, sizeof value);
@@ -62,16 +62,18 @@ class Comm {
         if (!first()) return others_[0].send(text);
         for (const Connection& c : others_) {
             const std::string theirs = c.receive();
-            CHECK_RUN(theirs == text, "{} of rank {} are {}, and of rank 0 {}: they must be the same to the bit", what,
+            CHECK_RUN(theirs == text,
+                      "{} of rank {} are {}, but those of rank 0 are {}; they must be the same to the bit", what,
                       c.rank(), theirs, text);
         }
     }
-    // The same for a text that costs time to make. A process that is alone does not make it.
+    // Compares likewise a text that costs time to make. A process that is alone does not make it.
     void expect_same(const std::function<std::string()>& text, const char* what) const {
         if (!alone()) expect_same(text(), what);
     }
-    // Whether any process was asked to stop. `votes` is how many had been asked when a step began, a sum over the
-    // processes, so that all of them stop after the same step. A process that is alone need not wait for the next step.
+    // Returns whether the run should stop. `votes` is how many processes had been asked to when a step began, summed
+    // over all, so all of them stop after the same step. A process that is alone goes by `asked`, which may have been
+    // set during the step.
     bool any(float votes, bool asked) const { return alone() ? asked : votes > 0; }
 
     // Creates the NCCL communicator, which sum() needs.
@@ -85,7 +87,8 @@ class Comm {
         if (!alone()) gpus_->sum(tensors);
     }
 
-    // Ends a run: waits until all processes have come here. One that ends without this ends the others, too.
+    // Ends a run: waits until all processes have called it. A process that ends without calling it ends the others,
+    // too.
     void finish() {
         if (alone()) return;
         if (gpus_) gpus_->finish();
@@ -108,7 +111,7 @@ class Comm {
         for (const Connection& c : others_) all.push_back({c.socket(), POLLRDHUP, 0});
         while (poll(all.data(), all.size(), -1) <= 0) {}
         if (all[0].revents) return;
-        // Where all processes fail for one reason, each prints it and ends by itself. Two seconds are enough for that.
+        // When all processes fail for one reason, each prints it and ends by itself. Two seconds are enough for that.
         if (poll(all.data(), 1, 2000) > 0) return;
         for (size_t i = 1; i < all.size(); i++)
             if (all[i].revents)

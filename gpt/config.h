@@ -37,8 +37,7 @@ struct Config {
     std::string activation = "gelu_new";  // the word of config.json for gelu, which has several words for each form
     float norm_eps         = 1e-5f;
     InitialWeights initial_weights = InitialWeights::gpt2;
-    // The texts of files that came with the model. What they say beside these facts is kept in the folders that we
-    // write.
+    // The texts of files that came with the model. Folders that we write keep all their fields.
     struct Given {
         std::string config, generation_config;  // config.json, generation_config.json
     } given;
@@ -54,15 +53,16 @@ struct Config {
     }
     int64_t window(int64_t layer) const { return windows.empty() ? everything : windows[layer]; }
 
-    // Throws an InputError when a text has a token id that the model lacks. `where` begins the error. The ops cannot
-    // tell, because their tables have rows for padding.
+    // Throws an InputError that begins with `where` when a text has a token id that the model lacks. The ops cannot
+    // tell, because the token table also has rows of padding.
     void check_ids(const std::vector<int32_t>& ids, const std::string& where) const {
         for (const int32_t id : ids)
             CHECK(id >= 0 && id < vocab, "{}: the token id {} is outside the vocabulary of {} of {}", where, id, vocab,
                   name);
     }
 
-    // Both throw an InputError that names the model and the fact. All other facts may rely on sizes that were checked.
+    // check_sizes() and check() throw an InputError that names the model and the fact. Call check_sizes() before
+    // anything is computed from the sizes.
     void check_sizes() const {
         const std::string sizes =
             fmt::format("{} layers, width {}, {} heads, feed-forward width {}, context {} and a vocabulary of {}",

@@ -1,7 +1,7 @@
 // evaluation.h - HellaSwag and LAMBADA: how likely a model finds the end of a text
 //
 // Texts, tokens and scores are those of lm-evaluation-harness (its tasks hellaswag and lambada_openai, with no examples
-// in the prompt), so that our figures may stand beside published ones.
+// in the prompt), so that our figures can be compared with published ones.
 //   hellaswag  acc: how often the right ending is the likeliest; acc_norm: how often it is the likeliest per character
 //   lambada    acc: how often greedy decoding gives the last word; perplexity: e to minus its mean log-likelihood
 #pragma once
@@ -18,14 +18,14 @@
 
 // ---- the files ------------------------------------------------------------------------------------------------------
 
-// A text whose ids from index `given` on are to be predicted.
+// A text whose ids from index `given` on the model has to predict.
 struct Continuation {
     std::vector<int32_t> ids;
     int64_t given;
 };
 
-// Cuts as the harness does: context and ending are encoded together, and the ids after as many as the context alone has
-// are the continuation. An empty context becomes the end-of-text id.
+// Splits as the harness does. It encodes context and ending together, and the context alone, which gives n ids. The ids
+// from index n on are the continuation. An empty context becomes the end-of-text id.
 inline Continuation encode_pair(const Tokenizer& tokenizer, const std::string& context, const std::string& ending,
                                 const std::string& where) {
     const size_t end = context.find_last_not_of(" \t\n\r\f\v") + 1;  // spaces at the end belong to the ending
@@ -87,7 +87,7 @@ inline std::string clean_hellaswag(std::string text) {
 }
 
 // Reads lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label), or with a context that
-// is put together already (ctx). Stops after the first `most` questions (0: reads all).
+// is already joined (ctx). Stops after the first `most` questions (0: reads all).
 inline std::vector<Question> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t most = 0) {
     std::vector<Question> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
@@ -142,14 +142,14 @@ inline std::vector<Continuation> read_lambada(const std::string& path, const Tok
 
 struct Likelihood {
     double log_likelihood = 0;     // the sum over all ids from `given` on
-    bool greedy           = true;  // each of them is the likeliest id, the smallest among equals; only when asked for
+    bool greedy           = true;  // each of them is the likeliest id (the smallest of equals); set only when asked for
 };
 
-// Computes likelihoods of texts. Texts lie behind each other in the rows of a batch and do not see each other, so short
-// texts leave no rows unused. Of a text longer than the context, only the end is seen.
+// Computes likelihoods of texts. Several texts lie one after another in a sequence of the batch and do not see each
+// other, so that short texts fill the batch. Of a text longer than the context, the model sees only the end.
 class LikelihoodRun {
   public:
-    // greedy: whether each id is the likeliest is found out too, which costs the head's product a second time.
+    // greedy: also finds out whether each id is the likeliest, which computes the head's product a second time.
     LikelihoodRun(Model& model, bool greedy) : model_(model), greedy_(greedy) { clear(); }
 
     std::vector<Likelihood> of(const std::vector<Continuation>& texts) {
@@ -229,7 +229,7 @@ class LikelihoodRun {
     std::vector<int32_t> tokens_, targets_, starts_, positions_;
     std::vector<Target> wanted_;
     std::vector<Likelihood> result_;
-    int64_t used_ = 0;  // rows of the batch
+    int64_t used_ = 0;  // rows of the batch that are filled
 };
 
 // Log-likelihoods of ids[1], ids[2], … Windows of the model's context begin with the last token of the window before,

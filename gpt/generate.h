@@ -11,7 +11,7 @@
 
 struct Sampling {
     float temperature = 1.f;  // logits are divided by it; 0: always the likeliest token
-    int64_t top_k     = 0;    // choose among so many of the likeliest tokens; 0: among all
+    int64_t top_k     = 0;    // choose among this many of the likeliest tokens; 0: among all
     float top_p       = 1.f;  // choose among the likeliest tokens that together have this probability
     uint64_t seed     = 1337;
 
@@ -22,8 +22,8 @@ struct Sampling {
     }
 };
 
-// Chooses one id by its logits (V); u, uniform in [0, 1), decides. Equal logits are ordered by id, so that the choice
-// is the same everywhere.
+// Chooses one id from logits (V) by a random number u, uniform in [0, 1). Equal logits are ordered by id, so that the
+// choice is the same everywhere.
 inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u) {
     const auto better  = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
     const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
@@ -66,7 +66,7 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
 // so far.
 class Generator {
   public:
-    // tokens: how many the cache holds, prompt included.
+    // tokens: the most that the cache holds of each sequence, prompt included.
     Generator(Model& model, int64_t batch, int64_t tokens)
         : model_(model), batch_(batch), tokens_(tokens), feed_(*model.device, feed_room(batch, tokens)) {
         const Config& c = model_.config;
@@ -110,10 +110,10 @@ class Generator {
         });
         return logits_;
     }
-    // As feed(), for one sequence, with the logits of every position: each(position, vocab logits).
+    // Appends tokens to one sequence, as feed() does. each(position, logits) gets the logits (vocab) of every position.
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
         const int64_t n = int64_t(tokens.size()), most = most_at_once(batch_, tokens_);
-        CHECK(batch_ == 1, "logits of every position are for one sequence, not for {}", batch_);
+        CHECK(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
         expect_room(n);
         for (int64_t first = 0; first < n; first += most) {
             run(tokens.data(), n, first, std::min(most, n - first));
@@ -122,7 +122,8 @@ class Generator {
     }
 
   private:
-    // A long prompt goes through the model in parts of so many tokens of each sequence, which bounds the activations.
+    // The most tokens of each sequence that go through the model at once. A long prompt goes in several parts, which
+    // bounds the memory of activations.
     static int64_t most_at_once(int64_t batch, int64_t tokens) {
         return std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch));
     }
@@ -135,10 +136,10 @@ class Generator {
     void expect_room(int64_t n) const {
         CHECK(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
     }
-    // Columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
+    // Runs columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
     void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
         const Config& c = model_.config;
-        if (acts_T_ != T) {  // the same memory under the shapes of T tokens
+        if (acts_T_ != T) {  // the same memory gets the shapes of T tokens
             acts_memory_.rewind();
             each_activation(acts_, c, {batch_, T, false}, model_.dtype,
                             [&](const Shape& shape, DType dtype) { return acts_memory_.take(shape, dtype); });

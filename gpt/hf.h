@@ -2,7 +2,7 @@
 //
 // families.h says what each family calls our facts and our weights, and how the weights lie in its files. Reading
 // applies a layout and writing applies its inverse, so a folder that is loaded and saved comes back byte for byte.
-// What a folder asks for and we do not support is refused by name.
+// A feature that a folder asks for and we do not support is refused by name.
 #pragma once
 #include <fmt/format.h>
 
@@ -34,7 +34,7 @@ inline void refuse_unknown_models(const Fields& json) {
     json.refuse_unless("rotary", true);  // GPT-J's
 }
 
-// The facts of the model in a folder. Throws an InputError that names the file and the field.
+// Reads the facts of the model in a folder. Throws an InputError that names the file and the field.
 inline Config read_config(const std::string& folder) {
     CHECK(fs::is_directory(folder),
           "{} is neither a preset nor a model folder; train_gpt --list-models prints the presets", folder);
@@ -108,7 +108,7 @@ inline nlohmann::ordered_json config_json(const Config& c, const std::string& dt
     kept.insert({"use_cache", "bos_token_id", "eos_token_id"});  // an id may be a list
     for (const auto& [field, value] : given.items())
         if (!json.contains(field) || (kept.count(field) && !value.is_null())) json[field] = value;
-    if (given.contains("dtype")) json["dtype"] = json["torch_dtype"];  // the word of transformers 5
+    if (given.contains("dtype")) json["dtype"] = json["torch_dtype"];  // transformers 5 calls it dtype
     return json;
 }
 
@@ -118,11 +118,11 @@ inline nlohmann::ordered_json config_json(const Config& c, const std::string& dt
 struct HfWeight {
     std::vector<std::string> names;
     Layout layout = Layout::as_is;
-    Shape ours;    // of our weight without the padding of the vocabulary
-    Shape theirs;  // of each of their tensors
+    Shape ours;    // the shape of our weight, without the padding of the vocabulary
+    Shape theirs;  // the shape of each of their tensors
 };
 
-// For each name of ours. The names hold those of weights that this model does not own, with empty shapes.
+// Returns an HfWeight for each of our names. Weights that this model does not own are included, with empty shapes.
 inline std::map<std::string, HfWeight> hf_weights(const Config& c) {
     std::map<std::string, HfWeight> all;
     for (const WeightName& row : family_of(c).weights) {
@@ -152,7 +152,7 @@ inline std::map<std::string, HfWeight> hf_weights(const Config& c) {
     return all;
 }
 
-// The row of theirs that holds row r of our (3, H, D) rows of q, k and v.
+// Returns the row of theirs that holds row r of our (3, H, D) rows of q, k and v.
 inline int64_t their_row(const Config& c, Layout layout, int64_t r) {
     const int64_t D = c.head_size(), H = c.heads, half = c.rope.dim / 2;
     const int64_t which = r / (H * D), head = r / D % H, d = r % D;
@@ -199,15 +199,15 @@ inline bool ends_with(const std::string& text, const std::string& end) {
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-// Old versions of transformers stored masks and frequencies beside the weights; they can be computed again.
+// Old versions of transformers stored masks and frequencies beside the weights. We do not need them.
 inline bool is_buffer(const std::string& name) {
     for (const char* end : {".attn.bias", ".attention.bias", ".masked_bias", ".rotary_emb.inv_freq"})
         if (ends_with(name, end)) return true;
     return false;
 }
 
-// Finds the tensors of a family in a file, where two things may be different in front of all names. The family's own
-// prefix may be missing. A wrapper may come first: torch.compile calls a model "_orig_mod.", DistributedDataParallel
+// Finds the tensors of a family in a file, where all names may begin differently. The family's own prefix may be
+// missing. A wrapper may come first: torch.compile calls a model "_orig_mod.", DistributedDataParallel
 // "module." and TRL "pretrained_model.".
 class HfNames {
   public:
@@ -216,7 +216,7 @@ class HfNames {
         : file_(file), prefix_(prefix), wrapper_(before(sample)) {
         if (!found_) wrapper_ = before(bare(sample));
     }
-    // What comes before all names, or nothing.
+    // The wrapper that comes before all names, or nothing.
     const std::string& wrapper() const { return wrapper_; }
     // The name of a tensor in the file; nothing when the file lacks it.
     std::string find(const std::string& name) const {
@@ -249,8 +249,9 @@ class HfNames {
     std::string wrapper_;
 };
 
-// The names of the two tables of a tied pair in a file, which may hold only one of them. `head` is empty when the file
-// has no head. transformers 5 calls every family's head lm_head.weight in memory, and so do some files.
+// The names of the token table and the head in a file, which may hold only one of them when they are tied. `head` is
+// empty when the file has no head. transformers 5 calls every family's head lm_head.weight in memory, and so do some
+// files.
 struct TablesInFile {
     std::string table, head;
     TablesInFile(const HfNames& names, const std::map<std::string, HfWeight>& weights, bool tied)
@@ -260,8 +261,8 @@ struct TablesInFile {
     }
 };
 
-// The tensors of a file that are no weights of this model. Buffers do not count, and neither does a copy of a tied
-// head, which must equal the token table.
+// Returns the tensors of a file that are no weights of this model. Buffers do not count, and neither does a copy of a
+// tied head, which must equal the token table.
 inline std::vector<std::string> extra_tensors(const SafetensorsReader& file, const std::set<std::string>& known,
                                               const TablesInFile& tables, const Config& c) {
     std::vector<std::string> extra;
@@ -337,8 +338,8 @@ inline std::vector<std::string> load_weights(Params& p, const Config& c, const S
 
     const auto extra = extra_tensors(file, known, tables, c);
     CHECK(extra.empty() || ignore_extra,
-          "{}: there is no place in a {} of {} layers for {}\n    --ignore-extra-tensors leaves out what a file holds "
-          "beside the weights, such as the head of a classifier.",
+          "{}: there is no place in a {} of {} layers for {}\n    --ignore-extra-tensors leaves out tensors "
+          "that are not the model's, such as the head of a classifier.",
           file.path(), c.model_type, c.layers, list_of(extra));
     std::vector<std::string> warnings;
     if (!names.wrapper().empty())

@@ -1,5 +1,5 @@
-// model.h - the activation table, the block that every family shares, and the model's three verbs: forward, head,
-// backward
+// model.h - the activation table, the block that every family shares, and the three functions of a model: forward, head
+// and backward
 //
 // forward() runs the trunk: embedding, blocks, final norm. head() turns the final norm into logits, losses and their
 // gradients, a chunk of rows at a time. backward() computes the gradients of the trunk. Training, evaluation and
@@ -18,13 +18,13 @@
 // ---- the activation table -----------------------------------------------------------------------------------------
 
 enum class Lives : uint8_t {
-    per_layer,  // kept for the backward pass, one for each layer; one for all layers in a model that does not train
+    per_layer,  // kept for the backward pass, one per layer, or one for all layers in a model that does not train
     shared,     // the next layer overwrites it
-    backward,   // shared, and only there in a model that trains
+    backward,   // shared, and allocated only in a model that trains
 };
 
-// What the backward pass computes again instead of keeping it. Each level includes those before it. No bit of a result
-// changes, because the same ops see the same inputs.
+// What the backward pass computes again, because the forward pass did not keep it. Each level includes those before it.
+// No bit of a result changes, because the same ops see the same inputs.
 enum class Recompute : uint8_t {
     none,
     gelu,   // act, from up
@@ -43,7 +43,7 @@ struct Acts {
     Tensor dlnf, dres;
 };
 
-// What a run chooses; all other sizes follow from the Config.
+// The sizes that a run chooses. All others follow from the Config.
 struct BatchShape {
     int64_t batch = 1, context = 1;
     bool train          = true;  // false: there are no gradients, and activations are not kept
@@ -51,8 +51,8 @@ struct BatchShape {
     int64_t rows() const { return batch * context; }
 };
 
-// The rows of logits that exist at a time: as many as fit into logits_bytes, and at least 64. Whatever the batch, the
-// head works through chunks of so many rows. 64 MiB still leaves products of several hundred rows.
+// The head computes the logits of this many rows at a time: as many as fit into logits_bytes, but at least 64. Their
+// memory does not grow with the batch, and 64 MiB still make products of several hundred rows.
 constexpr int64_t logits_bytes = 64 << 20;
 inline int64_t logits_rows(const Config& c, const BatchShape& shape, DType dtype) {
     const int64_t fit = logits_bytes / (c.padded_vocab() * size_of(dtype));
@@ -116,14 +116,15 @@ inline std::vector<ActRow> act_rows(const Config& c, const BatchShape& shape, DT
         {&Acts::rstd,       "rstd",       {N},                    f, Lives::shared},
         {&Acts::logits,     "logits",     {R, c.padded_vocab()},  t, Lives::shared},
         {&Acts::losses,     "losses",     {N},                    f, Lives::shared},
-        {&Acts::loss,       "loss",       {1},                    f, Lives::shared},     // of all rows together
+        {&Acts::loss,       "loss",       {1},                    f, Lives::shared},     // the scaled sum over all rows
         {&Acts::dlnf,       "dlnf",       {N, C},                 t, Lives::backward},
         {&Acts::dres,       "dres",       {N, C},                 t, Lives::backward},   // gradient of the residual stream
     };
 }
 // clang-format on
 
-// Fills both tables: take(shape, dtype) gives every tensor that has memory of its own; the others share one.
+// Fills both tables. take(shape, dtype) returns a tensor with memory of its own. A tensor that layers share is taken
+// once, for layer 0.
 template <class Take>
 void each_activation(Acts& a, const Config& c, const BatchShape& shape, DType dtype, Take take) {
     a.block.resize(c.layers);
@@ -166,7 +167,7 @@ struct Model {
     Params params, grads;
     Tensor all_grads;  // every gradient as one flat tensor
     Acts acts;
-    BatchFeed feed;  // for batches that are evaluated
+    BatchFeed feed;  // brings batches of evaluation to the device
 
     // Weights are zero until initialise_params() or load_weights() fills them.
     Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d)
@@ -189,8 +190,9 @@ struct Model {
     Model& operator=(const Model&) = delete;
 };
 
-// One block, from a.x to out. attend(a) computes a.att from a.qkv: over the batch itself, or over a cache of keys and
-// values. train: what the backward pass needs is written too. Without out the block stops where that is complete.
+// Runs one block from a.x to out. attend(a) computes a.att from a.qkv, over the batch itself or over a cache of keys
+// and values. With `train` the tensors that only the backward pass needs are written too. When out is null, the block
+// stops after the last tensor that the backward pass needs.
 template <class Attend>
 void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, const Config& c, bool train, Stream s,
                    Attend attend) {
@@ -257,14 +259,14 @@ inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
     };
 }
 
-// What a forward pass leaves behind in the activations.
+// What a forward pass leaves in the activations.
 enum class Keep : uint8_t {
     results,       // the final norm of every row
-    for_backward,  // and all that backward() needs
+    for_backward,  // that, and everything that backward() needs
 };
 
-// First verb: the trunk. Embedding, blocks and final norm of (B,T) tokens, up to acts.lnf. attend(block, l) computes
-// the attention of layer l: over the batch itself, or over a cache of keys and values.
+// Runs the trunk, which is embedding, blocks and final norm, on tokens (B,T), and writes a.lnf. attend(block, l)
+// computes the attention of layer l, over the batch itself or over a cache of keys and values.
 template <class Attend>
 void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep, Attend attend) {
     const Config& c = m.config;
@@ -279,14 +281,14 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     }
     layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
 }
-// The trunk of a batch in device memory.
+// Runs the trunk on a batch in device memory.
 inline void forward(Model& m, const Batch& batch, Keep keep) {
     forward(m, m.acts, batch.tokens, batch.positions, keep,
             [&](BlockActs& block, int64_t l) { attend_all(batch.starts, m.config, l, m.stream)(block); });
 }
 
-// Second verb: the head. Logits are computed for a chunk of rows at a time, and the next chunk overwrites them:
-// each(first, logits) sees those of rows [first, first + logits.shape[0]) of lnf (N,C).
+// Computes the logits of lnf (N,C) for a chunk of rows at a time. each(first, logits) gets those of the rows from
+// `first` on. The next chunk overwrites them.
 template <class Each>
 void head(const Model& m, const Acts& a, Tensor lnf, Each each) {
     const int64_t N = lnf.shape[0], most = a.logits.shape[0];
@@ -296,7 +298,7 @@ void head(const Model& m, const Acts& a, Tensor lnf, Each each) {
         each(first, logits);
     }
 }
-// The logits of every row of lnf (N,C) in host memory: each(n, vocab floats), without the padding of the vocabulary.
+// Copies the logits of lnf (N,C) to the host. each(n, logits) gets those of row n, of which the first `vocab` are used.
 inline void each_row_of_logits(const Model& m, const Acts& a, Tensor lnf,
                                const std::function<void(int64_t, const float*)>& each) {
     head(m, a, lnf, [&](int64_t first, Tensor logits) {
@@ -304,7 +306,7 @@ inline void each_row_of_logits(const Model& m, const Acts& a, Tensor lnf,
         for (int64_t r = 0; r < logits.shape[0]; r++) each(first + r, host.data() + r * m.config.padded_vocab());
     });
 }
-// acts.losses = the loss of every row of a batch; loss (1) += scale times their sum.
+// Computes acts.losses, the loss of every row of a batch, and loss (1) += scale times their sum.
 inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
     Acts& a              = m.acts;
     const Tensor targets = batch.targets.view({m.shape.rows()});
@@ -314,8 +316,8 @@ inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
     });
     sum(loss, a.losses, scale, m.stream);
 }
-// The same, with the head's share of the backward pass: acts.dlnf and the gradients of the head, of scale times the sum
-// of the losses. It happens here because the logits of a chunk are gone when the next one comes.
+// Also computes the head's share of the backward pass, for scale times the sum of the losses: acts.dlnf and the
+// gradients of the head. It is done here because the next chunk overwrites the logits of this one.
 inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into into) {
     Acts& a              = m.acts;
     const Tensor targets = batch.targets.view({m.shape.rows()});
@@ -328,7 +330,7 @@ inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into in
     sum(loss, a.losses, scale, m.stream);
 }
 
-// Third verb: the gradients that head() of the same batch left to do.
+// Computes the gradients of the trunk, after head() of the same batch has written acts.dlnf.
 inline void backward(Model& m, const Batch& batch, Into into) {
     const Config& c = m.config;
     const Stream s  = m.stream;
@@ -336,7 +338,7 @@ inline void backward(Model& m, const Batch& batch, Into into) {
     zero(a.dres, s);
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
-        if (l + 1 < c.layers)  // the activations of the last layer are all still there
+        if (l + 1 < c.layers)  // nothing has overwritten the activations of the last layer
             block_recompute(m.shape.recompute, m.params.block[l], a.block[l], batch.positions, c, s,
                             attend_all(batch.starts, c, l, s));
         block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s);
@@ -355,7 +357,7 @@ inline float read_scalar(Tensor t, Stream s) {
     return value;
 }
 
-// Mean loss over `batches` batches of a loader, from its beginning.
+// Returns the mean loss, in nats per token, of the first `batches` batches of a loader.
 inline float mean_loss(Model& m, Loader& data, int64_t batches) {
     data.rewind();
     zero(m.acts.loss, m.stream);

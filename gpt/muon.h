@@ -2,8 +2,8 @@
 // weights
 //
 // A momentum buffer is the only state of a matrix, half of AdamW's. The three matrices in the rows of qkv are
-// orthogonalised one by one, as Jordan advises. The learning rate of the matrices is a setting of its own, 0.02 at its
-// peak as Jordan's, and follows AdamW's schedule in proportion. kernels/muon.cu computes the update.
+// orthogonalised one by one, as Jordan advises. The learning rate of the matrices is a setting of its own. Its peak is
+// 0.02 by default, as Jordan's, and it follows AdamW's schedule in proportion. kernels/muon.cu computes the update.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -1,13 +1,13 @@
-// optimizer.h - what every optimizer answers, and what all of them share: fp32 masters of bf16 weights
+// optimizer.h - the interface of an optimizer, and what all of them share: fp32 masters of bf16 weights
 //
-// An optimizer answers four questions:
+// An optimizer provides:
 //   bytes     its state and working memory, before anything is allocated        optimizer_bytes() in optimizers.h
 //   state     what it remembers between updates, by name, for checkpoints       state()
 //   numbers   what is new in an update, sent to the device with the batches     numbers()
 //   step      one update of all weights by their gradients                      step()
 //
-// adamw.h and muon.h are optimizers, and optimizers.h lists them. Adding one is writing such a header, and adding its
-// name to that list and to OptimizerKind.
+// adamw.h and muon.h are optimizers, and optimizers.h lists them. To add one, write such a header, and add its name to
+// that list and to OptimizerKind.
 #pragma once
 #include <string>
 #include <utility>
@@ -22,7 +22,7 @@ struct OptimizerSettings {
     OptimizerKind kind = OptimizerKind::adamw;
     float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;  // of AdamW
     float weight_decay       = 0.1f;                 // of matrices and tables, decoupled from the gradient
-    float clip               = 1.f;                  // largest gradient norm; 0: no limit
+    float clip               = 1.f;                  // gradients are scaled to at most this norm; 0: no limit
     bool stochastic_rounding = false;                // bf16 weights round up or down at random, by seed
     uint64_t seed            = 0;
     float muon_learning_rate = 0.02f;  // peak for the matrices that Muon updates; follows the same schedule
@@ -47,14 +47,14 @@ class Optimizer {
         for (State& s : state_) append(all, s.kind.name, s.tensors);
         return all;
     }
-    // The masters likewise; checkpoints hold them where the model folder holds less than fp32.
+    // The masters by name. A checkpoint holds them unless its model.safetensors is fp32.
     std::vector<std::pair<std::string, Tensor>> masters() {
         std::vector<std::pair<std::string, Tensor>> all;
         append(all, "master", master_);
         return all;
     }
 
-    // Host memory for the numbers of update `step` (0 for the first), at most numbers_bytes of them.
+    // Writes the numbers of update `step` (0 for the first) to host memory, at most numbers_bytes.
     virtual void numbers(void* to, const Schedule& schedule, int64_t step) const = 0;
     static constexpr int64_t numbers_bytes                                       = 64;
 
@@ -93,7 +93,7 @@ class Optimizer {
         master_ = model.dtype == DType::F32 ? model.params
                                             : allocate_params(master_memory_, model.config, DType::F32, *model.device);
     }
-    // Bytes of that state, masters included.
+    // Returns the bytes of the state and the masters.
     static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype) {
         int64_t bytes = 0;
         for (const StateKind& kind : kinds) {
@@ -104,7 +104,7 @@ class Optimizer {
         return bytes + (dtype == DType::F32 ? 0 : plan_params(masters, c, DType::F32));
     }
 
-    // each(row, tensors) for every weight: its row, and its tensors of weight, master, gradient and all kinds of state.
+    // Calls each(row, tensors) for every weight.
     struct RowTensors {
         Tensor weight, master, gradient;
         std::vector<Tensor> state;  // in the order of the kinds; null where the weight has none

@@ -8,27 +8,27 @@
 #include "gpt/adamw.h"
 #include "gpt/muon.h"
 
-// For --optimizer.
+// The values of --optimizer.
 inline const std::vector<std::pair<std::string, OptimizerKind>>& optimizer_names() {
     static const std::vector<std::pair<std::string, OptimizerKind>> names = {{"adamw", OptimizerKind::adamw},
                                                                              {"muon", OptimizerKind::muon}};
     return names;
 }
 
-// For a model that trains.
+// Creates the optimizer of a model that trains.
 inline std::unique_ptr<Optimizer> make_optimizer(Model& model, const OptimizerSettings& settings) {
     switch (settings.kind) {
         case OptimizerKind::adamw: return std::make_unique<AdamW>(model, settings);
         case OptimizerKind::muon: return std::make_unique<Muon>(model, settings);
     }
-    fail("optimizer {}: there is none of that number", int(settings.kind));
+    fail("there is no optimizer of kind {}", int(settings.kind));
 }
 
-// The memory of an optimizer: state, masters of bf16 weights, and what it works in.
+// Returns the bytes that an optimizer takes: state, masters of bf16 weights, and working memory.
 inline int64_t optimizer_bytes(OptimizerKind kind, const Config& c, DType dtype) {
     switch (kind) {
         case OptimizerKind::adamw: return AdamW::bytes(c, dtype);
         case OptimizerKind::muon: return Muon::bytes(c, dtype);
     }
-    fail("optimizer {}: there is none of that number", int(kind));
+    fail("there is no optimizer of kind {}", int(kind));
 }

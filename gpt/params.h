@@ -1,7 +1,7 @@
-// params.h - the parameter table: everything that is to be known about every weight, stated once
+// params.h - the parameter table, which states once the name, shape, initial value and other facts of every weight
 //
-// Allocating, initialising, loading, saving, updating, counting and comparing weights are walks over param_rows().
-// Adding a weight is adding a row. Names are ours; families.h has what other programs call them.
+// Allocating, initialising, loading, saving, updating and counting weights are loops over param_rows(). To add a
+// weight, add a row. Names are ours; families.h holds the names of other programs.
 #pragma once
 #include <fmt/format.h>
 
@@ -29,7 +29,7 @@ struct Initializer {
     float value;
 };
 
-// What a weight is to an optimizer that treats weights differently (Muon).
+// The kinds of weights, for an optimizer that treats them differently (Muon).
 enum class Update : uint8_t {
     matrix,  // a hidden matrix (out, in), from one activation to another
     table,   // a row per token or position, the head included
@@ -41,7 +41,7 @@ struct ParamRow {
     std::string name;
     Shape shape;
     Initializer initial;
-    DType dtype;  // in which the model keeps it
+    DType dtype;  // that of the model's tensor
     Update update;
     bool decays;    // weight decay applies
     bool per_id;    // has a row per token id: rows from config.vocab on are padding, and stay zero
@@ -101,9 +101,9 @@ inline std::vector<ParamRow> param_rows(Params& p, const Config& c, DType dtype 
 }
 // clang-format on
 
-// Gives weights that are other weights under a second name those weights' tensors. Such a tensor gets a gradient from
-// both uses: in the backward pass the one that comes first (the head, the second norm) sets it or adds to it as the
-// micro-step wants, and the other always adds.
+// Some weights are others under a second name; this gives them the same tensor. Both uses add to its gradient. The use
+// that comes first in the backward pass (the head, the second norm) sets or adds as the micro-batch asks, and the other
+// always adds.
 inline void alias_params(Params& p, const Config& c) {
     if (c.tied_head) p.head_w = p.wte;
     if (!c.shared_norm) return;
@@ -113,8 +113,8 @@ inline void alias_params(Params& p, const Config& c) {
     }
 }
 
-// Allocates a set of tensors shaped like the rows of the table, zero-filled, in one block of memory. Rows that `has`
-// refuses keep a null tensor.
+// Allocates a zero tensor for each row of the table, all in one block of memory. Rows for which has(row) is false keep
+// a null tensor.
 using HasRow = bool (*)(const ParamRow&);
 inline bool every_row(const ParamRow&) { return true; }
 inline int64_t plan_params(Arena& arena, const Config& c, DType dtype, HasRow has = every_row) {
@@ -141,7 +141,7 @@ inline Shape unpadded(const Config& c, const ParamRow& r) {
     return s;
 }
 
-// The number published for a model: every weight once, padding left out.
+// Returns the number of parameters as it is published: it counts every weight once, without padding.
 inline int64_t count_params(const Config& c) {
     Params p;
     int64_t n = 0;
@@ -149,7 +149,7 @@ inline int64_t count_params(const Config& c) {
     return n;
 }
 
-// Values for a fresh model. The random stream is keyed by the weight's name, so it depends on no other weight.
+// Gives a new model its weights. Each random stream is keyed by the weight's name, so it depends on no other weight.
 inline void initialise_params(Params& p, const Config& c, uint64_t seed, Stream s) {
     for (const ParamRow& r : param_rows(p, c)) {
         const int64_t n   = unpadded(c, r).numel();

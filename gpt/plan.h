@@ -33,7 +33,7 @@ inline int64_t scratch_bytes(const Config& c, const BatchShape& z, DType x) {
                      sum_cost(plan_params(gradients, c, DType::F32) / size_of(DType::F32)).scratch});
 }
 
-// A run as far as its memory depends on it.
+// The choices of a run that its memory depends on.
 struct RunSize {
     Config config;
     DType dtype;
@@ -47,9 +47,9 @@ struct RunSize {
 // The memory of a run, in bytes by group.
 struct MemoryPlan {
     int64_t weights, gradients, optimizer, activations;
-    int64_t buffers;  // what products and other ops work in, the batches on their way, and a sample's cache
-    int64_t program;  // code and libraries in host memory, as they are now. On a GPU they take cuda_context_bytes,
-                      // which are not in the total.
+    int64_t buffers;  // scratch memory of products and other ops, batches being sent, the cache of a sample
+    int64_t program;  // code and libraries in host memory, as measured now. On a GPU it is 0: there
+                      // cuda_context_bytes are an allowance outside the total.
     int64_t total() const { return weights + gradients + optimizer + activations + buffers + program; }
 };
 
@@ -72,8 +72,8 @@ inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
     return plan;
 }
 
-// The largest batch that takes at most `limit` bytes, or 0 when not even a batch of 1 does. bytes(batch) grows with the
-// batch.
+// Returns the largest batch that takes at most `limit` bytes, or 0 when a batch of 1 takes more. bytes(batch) must grow
+// with the batch.
 inline int64_t largest_batch(int64_t limit, const std::function<int64_t(int64_t)>& bytes) {
     int64_t fits = 0, step = 1;
     while (step < 1 << 20 && bytes(fits + step) <= limit) fits += step, step *= 2;

@@ -25,8 +25,8 @@
 #include "kernels/check.h"
 
 struct Ranks {
-    int rank = 0, world = 1;                            // of this process, and how many processes there are
-    int local           = 0;                            // its rank on its own machine, which is the number of its GPU
+    int rank = 0, world = 1;                            // the rank of this process, and the number of processes
+    int local           = 0;                            // its rank on its machine, which is the index of its GPU
     std::string address = "127.0.0.1", port = "29500";  // where rank 0 waits for the others
 };
 
@@ -41,8 +41,8 @@ inline Ranks ranks_from_environment() {
               "{} is '{}' in the environment, expected a number, 0 or more", name, value);
         return n;
     };
-    // The rows are those of torchrun, Open MPI and Slurm. Slurm sets the last for the tasks that srun starts; a batch
-    // script, which is one process, lacks them.
+    // The rows belong to torchrun, Open MPI and Slurm. Slurm sets SLURM_STEP_NUM_TASKS only for tasks that srun
+    // starts, so a batch script is a single process.
     static const char* const launchers[][3] = {
         {"WORLD_SIZE", "RANK", "LOCAL_RANK"},
         {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"},
@@ -54,12 +54,12 @@ inline Ranks ranks_from_environment() {
         r.rank = number(rank, -1), r.local = number(local, -1);
         CHECK(r.rank >= 0 && r.rank < r.world, "{} is {}, but {} is '{}', expected 0 to {}", world, r.world, rank,
               text(rank), r.world - 1);
-        CHECK(r.local >= 0, "{} is {}, but {} is not set: the number of this process on its machine", world, r.world,
-              local);
+        CHECK(r.local >= 0, "{} is {}, but {} is not set; it is the number of this process on its machine", world,
+              r.world, local);
         break;
     }
     if (r.world <= 1) return {};
-    // Where a launcher shows each process one GPU alone, as Slurm's --gpus-per-task=1 does, that GPU is number 0.
+    // When a launcher shows each process a single GPU, as Slurm's --gpus-per-task=1 does, that GPU is number 0.
     const std::string visible = text("CUDA_VISIBLE_DEVICES");
     if (!visible.empty() && visible.find(',') == visible.npos) r.local = 0;
     if (!text("MASTER_ADDR").empty()) r.address = text("MASTER_ADDR");
@@ -94,7 +94,7 @@ class Connection {
     }
     int socket() const { return socket_; }
     int rank() const { return rank_; }
-    void set_rank(int rank) { rank_ = rank; }  // once the other end has said who it is
+    void set_rank(int rank) { rank_ = rank; }  // called when the other end has told its rank
 
     void send(const void* data, size_t bytes) const {
         for (size_t done = 0; done < bytes;)
@@ -112,14 +112,14 @@ class Connection {
     std::string receive() const {
         uint64_t bytes = 0;
         receive(&bytes, sizeof bytes);
-        CHECK_RUN(bytes <= 1 << 20, "rank {} sends {} bytes at once: not a process of this run", rank_, bytes);
+        CHECK_RUN(bytes <= 1 << 20, "rank {} sends {} bytes at once, so it is not a process of this run", rank_, bytes);
         std::string text(bytes, '\0');
         receive(text.data(), bytes);
         return text;
     }
 
   private:
-    // The bytes that a call of send() or recv() has moved.
+    // Returns how many bytes a call of send() or recv() has moved. n is what that call returned.
     size_t moved(ssize_t n) const {
         if (n < 0 && errno == EINTR) return 0;
         CHECK_RUN(n > 0, "rank {} has ended, so this process cannot go on", rank_);
@@ -128,14 +128,14 @@ class Connection {
     int socket_, rank_;
 };
 
-// What both ends of a new connection send first. `run` is the same in all processes of a run, and in no other.
+// Both ends of a new connection send a Hello first. `run` is the same in all processes of a run.
 struct Hello {
     uint64_t magic = 0x7570672e636f6d6d, run = 0;
     int32_t rank = 0, world = 1;
 };
 
 // Finds the other processes of a run. Rank 0 gets a connection to every other rank, in their order; every other rank
-// gets one, to rank 0. Processes that are not there yet are waited for, for so many seconds.
+// gets one, to rank 0. It waits up to `seconds` for processes that have not started yet.
 class Rendezvous {
   public:
     Rendezvous(const Ranks& ranks, uint64_t run, int seconds)
@@ -158,7 +158,8 @@ class Rendezvous {
         return s;
     }
     bool in_time() const { return Clock::now() < start_ + std::chrono::seconds(seconds_); }
-    // Receives the other end's Hello. False when it is none of ours, or says nothing in time, as a stranger may.
+    // Receives the other end's Hello. Returns false when none comes in time or it is not ours: another program may have
+    // connected.
     static bool receive_hello(const Connection& c, Hello& theirs, int seconds) {
         timeval limit{seconds, 0};
         setsockopt(c.socket(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);

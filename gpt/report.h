@@ -1,4 +1,4 @@
-// report.h - what train_gpt prints before and after training: the presets, the header, how a run began and ended
+// report.h - what train_gpt prints before and after training: the list of presets, the header, the start and the end
 #pragma once
 #include <sys/resource.h>
 
@@ -42,7 +42,8 @@ inline std::string describe(const Schedule& s) {
     return text + ", then constant";
 }
 
-// The largest batch that the free memory has room for, as an option; or else one with everything recomputed.
+// Returns the options for the largest batch that fits into the free memory. When not even one sequence fits, it tries
+// again with all activations recomputed.
 inline std::string room(const Run& run) {
     const auto largest = [&](Recompute recompute) {
         return largest_batch(run.free_bytes, [&](int64_t b) { return run.plan_with(b, recompute).total(); });
@@ -57,7 +58,7 @@ inline void refuse_too_large(const Run& run) {
               describe(run.plan), run.device.name(), gibibytes(run.free_bytes), room(run));
 }
 
-// What is trained, on what, with what, and at what cost. The command in it runs the same again.
+// Prints what is trained, on which device and data, and at what cost, with the command that repeats the run.
 inline void header(const Run& run) {
     const Options& o     = run.options;
     const Config& c      = run.config;
@@ -86,9 +87,7 @@ inline void header(const Run& run) {
     say("", "logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), logits_bytes >> 20);
     say("", "of {} free{} · room for {}", gibibytes(run.free_bytes),
-        gpu ? fmt::format(", which already leaves out the CUDA context (allow {} for it)",
-                          gibibytes(cuda_context_bytes))
-            : "",
+        gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",
         room(run));
     say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops), rounded(flops * double(tokens)),
         rounded(flops * double(tokens) * double(o.steps)));
@@ -108,7 +107,7 @@ inline LogSettings log_settings(const Run& run, const TrainState& state) {
     return set;
 }
 
-// How the run begins, after the header, and its record in the log.
+// Prints how the run begins, after the header, and writes its record to the log.
 inline void report_start(Log& log, const Run& run, const Beginning& start, double seconds) {
     const Options& o     = run.options;
     const int64_t step   = start.state.step;
@@ -135,7 +134,7 @@ inline void report_start(Log& log, const Run& run, const Beginning& start, doubl
     log.columns();
 }
 
-// Too many steps in a row were skipped.
+// Ends a run in which too many steps in a row were skipped.
 [[noreturn]] inline void give_up(const Run& run, int64_t skips) {
     const auto saved = checkpoints_of(run.folder());
     throw RunError(fmt::format(
@@ -144,8 +143,8 @@ inline void report_start(Log& log, const Run& run, const Beginning& start, doubl
                       : "the last good checkpoint is " + checkpoint_path(run.folder(), saved.back())));
 }
 
-// The most memory that the run has held, in bytes: of the process on a CPU; on a GPU all that was allocated is still
-// there.
+// Returns the most memory that the run has held, in bytes. On a CPU it is the peak of the process. On a GPU nothing is
+// freed before the end, so it is what is allocated now.
 inline int64_t peak_bytes(const Run& run) {
     if (run.device.where() == Machine::cuda) return run.free_bytes - run.device.free_bytes();
     rusage usage{};
@@ -153,7 +152,7 @@ inline int64_t peak_bytes(const Run& run) {
     return int64_t(usage.ru_maxrss) * 1024;
 }
 
-// How the run ended, and its record in the log.
+// Prints how the run ended, and writes its record to the log.
 inline void report_end(Log& log, const Run& run, const TrainState& state, const std::string& weights) {
     const Options& o   = run.options;
     const int64_t peak = peak_bytes(run);

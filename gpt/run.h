@@ -1,9 +1,8 @@
-// run.h - a run of train_gpt: what its command means on this machine, its folder, its first weights, and its stop
-// signal
+// run.h - a run of train_gpt: its options, model and data, its folder, its first weights, and its stop signal
 //
 // Building a Run decides every option, opens the device and the data, and plans the memory. It allocates nothing of the
-// model, so that whatever is wrong with a command is found before anything is written. infer_gpt shares what is above
-// Run.
+// model, so that whatever is wrong with a command is found before anything is written. infer_gpt also uses the
+// functions above Run.
 #pragma once
 #include <csignal>
 #include <memory>
@@ -17,25 +16,26 @@
 #include "gpt/options.h"
 #include "gpt/plan.h"
 
-// ---- of both programs ----------------------------------------------------------------------------------------------
+// ---- for both programs ---------------------------------------------------------------------------------------------
 
 // Uses the tokenizer that lies in `folder`, unless another was given.
 inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
     if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
 }
-// Null when there is no tokenizer. It may have ids that the model lacks, such as that of a padding token that was added
-// to it alone. Whoever uses such an id gets an error.
+// Returns null when there is no tokenizer. A tokenizer may have ids that the model lacks, such as that of a padding
+// token. A text that uses such an id is an error.
 inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, const Config& c) {
     if (file.is_auto()) return nullptr;
     auto tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(file));
     if (tokenizer->vocab_size() > c.vocab)
-        fmt::print(stderr,
-                   "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text must not need the others\n",
-                   std::string(file), tokenizer->vocab_size() - 1, c.name, c.vocab);
+        fmt::print(
+            stderr,
+            "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused\n",
+            std::string(file), tokenizer->vocab_size() - 1, c.name, c.vocab);
     return tokenizer;
 }
 
-// Reads the weights of a model folder, and prints what they should make the user aware of.
+// Reads the weights of a model folder, and prints the warnings about them.
 inline void read_weights(Model& model, const SafetensorsReader& file, Params* masters, bool ignore_extra_tensors) {
     for (const std::string& warning :
          load_weights(model.params, model.config, file, model.stream, masters, ignore_extra_tensors))
@@ -59,7 +59,7 @@ inline void stop_on_signals() {
 
 struct Run {
     Options& options;    // every Auto that the model, the machine or the data decides has its value
-    const Flags& flags;  // the list that `options` was read by
+    const Flags& flags;  // the list that parsed `options`
     const Ranks ranks;
     const Preset* const preset;  // null for a model folder
     Config config;
@@ -79,7 +79,7 @@ struct Run {
     std::string folder() const { return options.out; }
     BatchShape shape() const { return {options.batch, options.context, true, options.recompute}; }
     int64_t tokens_per_step() const { return tokens_of_step(options, ranks.world); }
-    // A number that all processes of this run have in common, and those of no other run.
+    // All processes of a run have the same number. Another command or another commit has another.
     uint64_t id() const { return hash64(flags.command(), hash64(GPT_COMMIT)); }
     // The memory that another batch and another level of recomputation would take.
     MemoryPlan plan_with(int64_t batch, Recompute recompute) const {
@@ -91,7 +91,7 @@ struct Run {
         size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
         return plan_memory(size, device);
     }
-    // Before anything else is queued on a GPU: what the ops of a step need between their kernels.
+    // Reserves the scratch memory of a step's ops. Call it before anything else is queued on a GPU.
     void reserve_scratch() const {
         if (device.where() == Machine::cuda) device.reserve_scratch(scratch_bytes(config, shape(), dtype));
     }
@@ -133,14 +133,15 @@ inline void Run::find_files() {
 inline void Run::refuse_world() const {
     if (ranks.world == 1) return;
     CHECK(device.where() == Machine::cuda,
-          "{} processes on the CPU: not yet; start one, whose --threads use all cores, or use --device cuda",
+          "{} processes on the CPU: that is not yet possible; start one, whose --threads use all cores, or use "
+          "--device cuda",
           ranks.world);
     CHECK(!Collective::library().empty(),
           "{} processes, but this binary was built without NCCL; install it and run make again, or start one process",
           ranks.world);
 }
 
-// The tokenizer first: it knows the id that begins a document.
+// Reads the tokenizer first, because it knows the id that begins a document.
 inline void Run::read_data() {
     Options& o = options;
     tokenizer  = load_tokenizer(o.tokenizer, config);
@@ -179,9 +180,9 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     read_data();
 }
 
-// ---- its folder ----------------------------------------------------------------------------------------------------
+// ---- the run's folder ----------------------------------------------------------------------------------------------
 
-// Chooses the folder: a new run needs one of its own, a resumed run has one. Nothing is written yet.
+// Chooses a folder for a new run, and refuses one that holds a run already. Nothing is written yet.
 inline void claim_folder(Options& o) {
     if (o.resume) return;
     const auto taken = [](const std::string& folder) {
@@ -214,7 +215,7 @@ inline void open_folder(const Run& run) {
     write_file(run.folder() + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
-// ---- its weights ---------------------------------------------------------------------------------------------------
+// ---- the run's weights ---------------------------------------------------------------------------------------------
 
 // A short number that changes when any weight does.
 inline std::string fingerprint(Model& m) {
@@ -255,10 +256,10 @@ inline TrainState resume_from(const std::string& checkpoint, const Run& run, Mod
 
 struct Beginning {
     TrainState state;
-    std::string weights;  // where they come from, in words
+    std::string weights;  // says where the weights come from
 };
 
-// Gives the model its first weights: from the run's newest checkpoint, from a model folder, or random.
+// Gives the model its first weights. They come from the run's newest checkpoint or from a model folder, or are random.
 inline Beginning begin(const Run& run, Model& model, Optimizer& optimizer) {
     const Options& o = run.options;
     Beginning b{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
@@ -283,7 +284,7 @@ inline Beginning begin(const Run& run, Model& model, Optimizer& optimizer) {
     return b;
 }
 
-// A sample of what the model writes: the prompt and its continuation.
+// Returns a sample of the model's text: the prompt and its continuation.
 inline std::string write_text(const Run& run, Model& model) {
     const Options& o           = run.options;
     const Tokenizer& tokenizer = *run.tokenizer;

@@ -21,7 +21,7 @@
 #include "data/json.h"
 #include "kernels/cpu.h"
 
-// The bytes of an element, by the name of its dtype in a header; 0 for a name that we do not know.
+// Returns the bytes of an element, by the name of its dtype in a header, or 0 for a name that we do not know.
 inline int64_t stored_size(const std::string& dtype) {
     static const std::map<std::string, int64_t> sizes = {
         {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4},
@@ -50,7 +50,8 @@ struct StoredTensor {
     static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
 
   private:
-    // Works in slabs whose pages leave memory when they are done, so that reading takes little more than the model.
+    // Converts a slab at a time and drops the file's pages behind it, so that reading takes little more memory than the
+    // model.
     template <class S, class T>
     void convert(T* out) const {
         constexpr int64_t slab = 1 << 22;  // elements
@@ -73,8 +74,8 @@ struct StoredTensor {
     }
 };
 
-// x[0, n) as the bytes of a dtype: F32, BF16 or F16. Throws a RunError that names the tensor when a finite number is
-// too large for F16.
+// Returns x[0, n) as the bytes of a dtype: F32, BF16 or F16. Throws a RunError that names the tensor when a finite
+// number is too large for F16.
 inline std::string stored_bytes(const float* x, int64_t n, const std::string& dtype, const std::string& name) {
     std::string bytes(size_t(n * stored_size(dtype)), '\0');
     const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype);
@@ -95,8 +96,8 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
     return bytes;
 }
 
-// The names of the files in a folder that hold weights in any format, sorted. Files that hold a trainer's state are
-// left out.
+// Returns the names of the files in a folder that hold weights in any format, sorted. Files that hold a trainer's state
+// are left out.
 inline std::vector<std::string> weight_files(const std::string& folder) {
     static const std::set<std::string> endings = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ckpt"};
     std::vector<std::string> names;
@@ -159,7 +160,7 @@ class SafetensorsReader {
               promise(name));
         return *t;
     }
-    // For the error about a missing tensor: says so when the index promises it.
+    // Text for the error about a missing tensor: which shard the index names for it, or nothing.
     std::string promise(const std::string& name) const {
         const auto shard = promised_.find(name);
         if (shard == promised_.end()) return "";
@@ -282,7 +283,7 @@ class SafetensorsReader {
             shards.insert(shard);
         }
         for (const std::string& shard : shards) add_file(path_ + "/" + shard);
-        // An index may be stale. A tensor that it promises in vain is missed when somebody asks for it.
+        // An index may be stale and name tensors that its files lack. Asking for such a tensor is an error.
         for (const auto& [name, file] : map.items())
             if (!find(name)) promised_[name] = file.get<std::string>();
     }

@@ -9,7 +9,7 @@
 // finite leaves weights and optimizer as they were.
 //
 // stop_asked is read before the work and after it. Every process votes with what it read before, so that all of them
-// stop after the same step; a lone process also stops for what came during the step.
+// stop after the same step. A process that is alone also stops when it was asked during the step.
 //
 // A Step must be destroyed before Comm::finish(): NCCL ends only when no CUDA graph holds its sums any more.
 #pragma once
@@ -64,7 +64,7 @@ class Step {
         return {results[0], std::sqrt(results[1]), comm_.any(results[2], stop_asked)};
     }
 
-    // Where the data of the next step begins; what a checkpoint keeps.
+    // The position in the data where the next step begins. A checkpoint keeps it.
     LoaderPosition position() const { return position_; }
 
     static BatchFeed::Room room(const BatchShape& shape, int64_t micro_steps, bool documents) {
@@ -83,7 +83,7 @@ class Step {
         sent_ = step;
     }
 
-    // Everything that the device does in a step; always the same ops on the same memory.
+    // Queues all work of a step. It is always the same ops on the same memory, so that a graph can replay them.
     void work() {
         const float scale = 1.f / float(model_.shape.rows() * settings_.micro_steps * comm_.world());
         zero(loss(), model_.stream);
