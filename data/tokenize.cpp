@@ -43,36 +43,49 @@ static Flags::Table<Enum> named(const char* const (&names)[n]) {
 
 static void list_options(Flags& f, Options& o) {
     f.group("input");
-    f.add("--input", o.input, "text or .jsonl files, plain, .zst or .gz; folders or 'patterns' of them; - for stdin",
-          "FILE…");
-    f.add("--mix", o.mix, "take documents from several inputs by weight until the first ends, instead of --input",
-          "WEIGHT:FILES…");
-    f.choose("--format", o.read.format, {"auto", "text", "jsonl"}, "auto decides by the name and takes stdin as text");
+    f.add("--input", o.input,
+          "files of text or JSON lines, plain, .zst or .gz; folders; quoted patterns; - is standard input", "FILE…");
+    f.add(
+        "--mix", o.mix,
+        "inputs in place of --input, from which documents are taken in proportion to the weights, until the first ends",
+        "WEIGHT:FILES…");
+    f.choose("--format", o.read.format, {"auto", "text", "jsonl"},
+             "form of the input; auto: jsonl if the name or the content says so, else text");
     f.add("--field", o.read.field, "field of a .jsonl object that holds the text", "NAME");
-    f.add("--separator", o.read.separator, "line between two documents of a text file; '' makes a file one document");
-    f.choose("--on-error", o.on_error, {"stop", "skip", "keep"},
-             "skip leaves bad documents out and counts them; keep also takes text that is not UTF-8 as it is");
+    f.add("--separator", o.read.separator,
+          "line that separates two documents of a text file; '': each file is one document");
+    f.choose(
+        "--on-error", o.on_error, {"stop", "skip", "keep"},
+        "what to do about a bad document: stop the run; skip it and count it; keep stops too, but accepts text that is "
+        "not UTF-8 as it is");
     f.group("tokens");
-    f.add("--tokenizer", o.tokenizer, "the tokenizer.json to encode or decode with", "FILE");
+    f.add("--tokenizer", o.tokenizer,
+          "tokenizer.json, or vocab.json with merges.txt beside it; encoding and decoding need it", "FILE");
     f.choose("--eot", o.encode.eot, named<EncodeSettings::Eot>(EncodeSettings::eot_names),
-             "where each document gets its end-of-text token");
+             "where each document gets its end-of-text token: in front, behind, or nowhere");
     f.add("--eot-token", o.eot_token,
-          "the end-of-text token; auto takes the eos_token named beside the tokenizer, else <|endoftext|>", "TOKEN");
+          "end-of-text token; auto: the eos_token that a file beside the tokenizer names, else <|endoftext|>", "TOKEN");
     f.choose("--special-tokens", o.encode.specials, named<EncodeSettings::Specials>(EncodeSettings::special_names),
-             "take special tokens that are written in documents as plain text, as their ids, or as an error");
+             "how special tokens that are written in documents are encoded: as plain text or as their ids; refuse: "
+             "they are an error");
     f.group("output");
-    f.add("--output", o.output, "write PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and PREFIX_summary.json",
+    f.add("--output", o.output,
+          "beginning of the names of the shards: PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and "
+          "PREFIX_summary.json",
           "PREFIX");
-    f.add("--val-fraction", o.read.val_fraction, "share of the text that is held out for validation, 0 to 1");
-    f.choose("--val-by", o.val_by, {"auto", "document", "tail"},
-             "hold out whole documents or the tail of each; auto takes tails of fewer than 100 documents");
-    f.add("--shard-tokens", o.shard_tokens, "tokens per shard");
-    f.add("--overwrite", o.overwrite, "replace output that exists");
+    f.add("--val-fraction", o.read.val_fraction,
+          "share of the text that is held out for validation, 0 or more and less than 1");
+    f.choose(
+        "--val-by", o.val_by, {"auto", "document", "tail"},
+        "what is held out: whole documents, or the tail of each; auto: tails if there are fewer than 100 documents");
+    f.add("--shard-tokens", o.shard_tokens, "tokens per shard; the last shard has the rest");
+    f.add("--overwrite", o.overwrite, "replace output that exists; left out: it is an error");
     f.group("instead of encoding");
-    f.add("--train-bpe", o.train_bpe, "learn a vocabulary of N entries and write it to --output, a tokenizer.json");
-    f.add("--decode", o.decode, "print the text of the shards that --input names");
+    f.add("--train-bpe", o.train_bpe,
+          "learn a vocabulary of N entries from --input and write it to --output, a tokenizer.json; 0: do not");
+    f.add("--decode", o.decode, "print the text of the token shards that --input names");
     f.group("machine");
-    f.add("--threads", o.threads, "threads that encode; 0 for one per core");
+    f.add("--threads", o.threads, "CPU threads that encode; 0: one per core");
 }
 
 static void make_folder_of(const std::string& path) {

@@ -26,18 +26,20 @@ struct MachineOptions {
 
 inline void list_machine_options(Flags& f, MachineOptions& o) {
     f.group("machine");
-    f.choose(
-        "--dtype", o.dtype, Flags::Table<DType>{{"bf16", DType::BF16}, {"fp32", DType::F32}},
-        "of weights and activations; auto: bf16 where the device multiplies it at twice the speed of fp32, else fp32");
+    f.choose("--dtype", o.dtype, Flags::Table<DType>{{"bf16", DType::BF16}, {"fp32", DType::F32}},
+             "dtype of weights and activations; auto: bf16 on a GPU and on CPUs with instructions for it, else fp32");
     f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
-             "where to run; auto: on the GPU if there is one that works, else on the CPU");
+             "where to run; auto: on the GPU if there is a usable one, else on the CPU");
     f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core");
-    f.add("--sync", o.sync, "wait for the GPU after every kernel, so that an error names the op it happened in");
+    f.add("--sync", o.sync,
+          "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }
 
 inline void list_ignore_extra_tensors(Flags& f, bool& ignore) {
-    f.add("--ignore-extra-tensors", ignore,
-          "leave out the tensors of a model folder that are no weights of the model, such as the head of a classifier");
+    f.add(
+        "--ignore-extra-tensors", ignore,
+        "leave out the tensors of the model folder that are no weights of the model, such as the head of a classifier, "
+        "instead of refusing the folder");
 }
 
 // index: which of this machine's GPUs.
@@ -72,110 +74,121 @@ inline void list_options(Flags& f, Options& o) {
     using Kind = Schedule::Kind;
     f.group("model and data");
     f.add("--model", o.model,
-          "preset, which starts from random weights (--list-models shows all), or model folder, whose weights are "
-          "trained further",
+          "name of a preset (--list-models shows all), which starts from random weights, or a model folder, whose "
+          "weights "
+          "are trained on",
           "NAME|DIR");
     f.add("--activation", o.activation,
-          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: as the preset or "
+          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: what the preset or "
           "config.json says",
           "NAME");
     list_ignore_extra_tensors(f, o.ignore_extra_tensors);
     f.add("--train-data", o.train_data,
-          "token shards to train on; quote the pattern, so that the shell does not expand it; auto: the quick-start "
-          "text for --model quickstart, which alone has one",
+          "pattern of the token shards to train on, in quotes, so that the shell does not expand it; auto: the "
+          "quick-start text for --model quickstart; every other model needs this option",
           "'GLOB'");
-    f.add("--val-data", o.val_data,
-          "token shards to evaluate on; auto: the quick-start text for --model quickstart, else no evaluation",
-          "'GLOB'");
+    f.add(
+        "--val-data", o.val_data,
+        "pattern of the token shards to evaluate on; auto: the quick-start text for --model quickstart, else there is "
+        "no evaluation",
+        "'GLOB'");
     f.add("--document-mask", o.document_mask,
-          "keep attention within a document and restart positions in each; a document begins at its <|endoftext|>");
+          "keep attention within each document and count positions from its beginning; a document begins at its "
+          "<|endoftext|>; left out: attention crosses documents");
     f.add("--tokenizer", o.tokenizer,
           "tokenizer.json, or vocab.json with merges.txt beside it, for samples, HellaSwag and checkpoints; auto: the "
           "one in the model folder or beside the training data, if there is one",
           "FILE");
     f.add("--out", o.out,
-          "run folder for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that is taken",
+          "folder of the run, for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that exists",
           "DIR");
-    f.add(
-        "--resume", o.resume,
-        "continue the run in --out from its newest complete checkpoint, with its options unless they are given again");
+    f.add("--resume", o.resume,
+          "continue the run in --out from its newest complete checkpoint, with the options of that run unless they are "
+          "given again");
     f.group("batch");
     f.add("--steps", o.steps, at_least(1),
-          "optimizer steps of the whole run; auto: the preset's, else one epoch of the training data");
+          "optimizer steps of the whole run; auto: those of the preset if it has a number, else one epoch of the "
+          "training "
+          "data");
     f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
-    f.add("--context", o.context, at_least(1).at_most(1 << 24),
-          "tokens per sequence; auto: as many as the model allows");
+    f.add("--context", o.context, at_least(1).at_most(1 << 24), "tokens per sequence; auto: the context of the model");
     f.add("--accumulate", o.accumulate, at_least(1),
           "micro-batches per optimizer step; auto: 1, or without --batch enough for the preset's published tokens per "
           "step");
     f.add("--tokens-per-step", o.tokens_per_step, at_least(1),
-          "tokens per optimizer step, instead of --accumulate: a multiple of batch × context × processes; auto: what "
-          "--accumulate makes");
+          "tokens per optimizer step, instead of --accumulate: a multiple of batch × context × processes; auto: "
+          "--accumulate decides");
     f.group("optimizer");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),
           "peak learning rate of the matrices that muon updates; it rises and falls like --learning-rate");
     f.add("--muon-momentum", o.optimizer.muon_momentum, at_least(0).below(1),
-          "decay of muon's momentum, the running sum of gradients");
+          "decay of muon's momentum, which is the running sum of gradients");
     f.add("--learning-rate", o.learning_rate, more_than(0),
-          "peak learning rate; auto: as published for the preset, 3e-5 for weights from a model folder, else 6e-4");
+          "peak learning rate; auto: that published for the preset, 3e-5 for weights from a model folder, else 6e-4");
     f.add("--warmup-steps", o.warmup_steps, at_least(0),
-          "steps in which the learning rate rises linearly to its peak; auto: as published for the preset, but only "
-          "its share of a shorter run, else 2 % of the run");
-    f.choose("--schedule", o.schedule.kind,
-             Flags::Table<Kind>{
-                 {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
-             "how the learning rate goes on after warm-up: it falls along a cosine or a line, stays, or stays and "
-             "falls linearly in the last fifth of the run (wsd)");
+          "steps in which the learning rate rises linearly to its peak; auto: the number published for the preset, or "
+          "the same share of a shorter run; else 2 % of the run");
+    f.choose(
+        "--schedule", o.schedule.kind,
+        Flags::Table<Kind>{
+            {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
+        "learning rate after warm-up: cosine and linear let it fall until the last step, constant keeps it, and wsd "
+        "keeps it and lets it fall linearly in the last fifth of the run");
     f.add("--final-learning-rate", o.final_learning_rate, at_least(0),
-          "learning rate of the last step, unless it stays constant; auto: the preset's share of the peak, else a "
-          "tenth of it");
+          "learning rate of the last step, not used by a constant schedule; auto: the preset's share of the peak, else "
+          "a tenth of the peak");
     f.add("--weight-decay", o.weight_decay, at_least(0),
-          "decoupled decay of matrices and embeddings; auto: as published for the preset, else 0.1");
+          "decoupled weight decay of matrices and embeddings; auto: that published for the preset, else 0.1");
     f.add("--beta1", o.optimizer.beta1, at_least(0).below(1),
-          "decay of the first moment, the running mean of gradients");
+          "decay of adamw's first moment, the running mean of gradients");
     f.add("--beta2", o.beta2, at_least(0).below(1),
-          "decay of the second moment, the running mean of squared gradients; auto: as published for the preset, else "
-          "0.95");
-    f.add("--eps", o.optimizer.eps, at_least(0), "added to the root of the second moment");
+          "decay of adamw's second moment, the running mean of squared gradients; auto: that published for the preset, "
+          "else 0.95");
+    f.add("--eps", o.optimizer.eps, at_least(0), "adamw's epsilon, added to the square root of the second moment");
     f.add("--clip", o.optimizer.clip, at_least(0),
-          "gradients with a larger norm than this are scaled down to it; 0: never");
+          "largest norm of the gradients, which are scaled down to it when they are larger; 0: no limit");
     f.add("--stochastic-rounding", o.optimizer.stochastic_rounding,
-          "round new bf16 weights up or down at random, so that updates too small for bf16 add up");
+          "round new bf16 weights up or down at random, so that updates too small for bf16 add up; left out: round to "
+          "nearest");
     f.add("--max-skips", o.max_skips, at_least(0),
-          "skip at most this many steps in a row whose loss or gradient norm is not finite, then end the run");
+          "how many steps in a row may be skipped because their loss or gradient norm is not finite; one more ends the "
+          "run");
     list_machine_options(f, o.machine);
     f.choose("--save-dtype", o.save_dtype,
              Flags::Table<std::string>{{"bf16", "BF16"}, {"fp16", "F16"}, {"fp32", "F32"}},
-             "of weights in checkpoints; auto: that of the model folder where training started, else --dtype");
-    f.add("--seed", o.seed, "of initial weights, data order, random rounding and samples");
-    f.choose("--recompute", o.recompute,
-             Flags::Table<Recompute>{{"none", Recompute::none},
-                                     {"gelu", Recompute::gelu},
-                                     {"norm", Recompute::norm},
-                                     {"block", Recompute::block}},
-             "activations to compute again in the backward pass instead of keeping them; each level includes those "
-             "before it; the losses stay the same to the bit");
-    f.add("--graph", o.graph, "on a GPU, record a step as a CUDA graph and replay it with one launch");
-    f.group("along the way");
+             "dtype of the weights in checkpoints; auto: that of the model folder from which training started, else "
+             "--dtype");
+    f.add("--seed", o.seed, "seed of the initial weights, the order of the data, random rounding and samples");
+    f.choose(
+        "--recompute", o.recompute,
+        Flags::Table<Recompute>{{"none", Recompute::none},
+                                {"gelu", Recompute::gelu},
+                                {"norm", Recompute::norm},
+                                {"block", Recompute::block}},
+        "activations that the backward pass computes again, so that they need no memory: none, those after gelu, also "
+        "those after norms, or the whole block; the losses stay the same to the bit");
+    f.add("--graph", o.graph, "record a step as a CUDA graph and replay it with one launch; for GPUs only");
+    f.group("while training");
     f.add("--eval-every", o.eval_every, at_least(0), "steps between evaluations; 0: never; auto: a tenth of the run");
     f.add("--eval-batches", o.eval_batches, at_least(1),
           "batches in an evaluation, or fewer when the validation data has no more");
     f.add("--hellaswag", o.hellaswag,
-          "HellaSwag's .jsonl, to score at each evaluation as lm-evaluation-harness does; left out: no HellaSwag",
+          "HellaSwag's .jsonl, which each evaluation scores as lm-evaluation-harness does; left out: it is not scored",
           "FILE");
     f.add("--hellaswag-questions", o.hellaswag_questions, at_least(0),
-          "how many of its questions to score, from the first; 0: all, 10,042 in the published file");
+          "how many questions of --hellaswag to score, from the first; 0: all, 10,042 in the published file");
     f.add("--sample-every", o.sample_every, at_least(0), "steps between samples of text; 0: never");
     f.add("--sample-tokens", o.sample_tokens, at_least(1), "tokens in a sample");
-    f.add("--prompt", o.prompt, "the beginning of each sample; left out: <|endoftext|>");
-    f.add("--save-every", o.save_every, at_least(0),
-          "steps between checkpoints, of which one is written at the end; 0: only when a signal stops the run; auto: "
-          "as often as evaluations");
-    f.add("--keep", o.keep, at_least(0), "how many checkpoints to keep, from the newest; 0: all");
+    f.add("--prompt", o.prompt, "text with which each sample begins; left out: <|endoftext|>");
+    f.add(
+        "--save-every", o.save_every, at_least(0),
+        "steps between checkpoints, besides the one at the end of the run; 0: only when a signal stops the run; auto: "
+        "as many as between evaluations");
+    f.add("--keep", o.keep, at_least(0), "how many checkpoints to keep, counted from the newest; 0: all");
     f.add("--log-every", o.log_every, at_least(0),
-          "steps between lines on the terminal; 0: only the first and the last; log.jsonl has every step");
+          "steps between lines on the terminal; 0: only the first step and the last; log.jsonl has every step");
     f.group("instead of training");
     f.add("--dry-run", o.dry_run, "print parameters, memory by group, tokens and FLOPs; allocate and train nothing");
     f.add("--list-models", o.list_models, "print the table of presets");
@@ -292,37 +305,39 @@ struct InferOptions {
 
 inline void list_options(Flags& f, InferOptions& o) {
     f.group("model");
-    f.add("--model", o.model, "model folder, such as runs/NAME/checkpoints/latest; it must be given", "DIR");
+    f.add("--model", o.model, "model folder, such as runs/NAME/checkpoints/latest; this option must be given", "DIR");
     f.add("--activation", o.activation,
-          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: as config.json says",
+          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: what config.json says",
           "NAME");
     list_ignore_extra_tensors(f, o.ignore_extra_tensors);
     f.add("--tokenizer", o.tokenizer,
-          "tokenizer.json, or vocab.json with merges.txt beside it; auto: the one in the model folder, if there is one",
+          "tokenizer.json, or vocab.json with merges.txt beside it; auto: the one in the model folder; without one, "
+          "prompts are --ids, and ids are printed",
           "FILE");
     list_machine_options(f, o.machine);
     f.group("continue a prompt");
-    f.add("--prompt", o.prompt, "the beginning of the text; without it and --prompt-file, standard input is read");
-    f.add("--prompt-file", o.prompt_file, "file with the beginning of the text", "FILE");
+    f.add("--prompt", o.prompt, "text to continue; without it, --prompt-file and --ids, standard input is read");
+    f.add("--prompt-file", o.prompt_file, "file with the text to continue", "FILE");
     f.add("--tokens", o.tokens, at_least(0), "how many tokens to add");
     f.add("--samples", o.samples, at_least(1).at_most(4096),
-          "how many continuations to write, each with random choices of its own");
+          "how many continuations of the prompt to write, each with its own random choices");
     f.add("--temperature", o.sampling.temperature, at_least(0),
-          "logits are divided by this before sampling; 0: always take the likeliest token");
-    f.add("--top-k", o.sampling.top_k, at_least(0), "sample among this many likeliest tokens; 0: among all");
+          "number by which logits are divided before sampling; 0: always take the likeliest token");
+    f.add("--top-k", o.sampling.top_k, at_least(0), "sample among this many of the likeliest tokens; 0: among all");
     f.add("--top-p", o.sampling.top_p, more_than(0).at_most(1),
-          "sample among the likeliest tokens that together have this probability; 1: among all");
-    f.add("--seed", o.sampling.seed, "of the sampling");
+          "sample among the fewest likeliest tokens that together have this probability; 1: among all");
+    f.add("--seed", o.sampling.seed, "seed of the sampling");
     f.add("--stats", o.stats, "print the tokens per second to standard error at the end");
-    f.group("or measure");
-    f.add("--score", o.score, "print the log-likelihood and perplexity of a text file or token shard", "FILE");
+    f.group("instead of continuing a prompt");
+    f.add("--score", o.score, "print the loss and perplexity of a text file or token shard", "FILE");
     f.add("--eval", o.eval, "print the accuracy on a benchmark's .jsonl, as lm-evaluation-harness defines it",
           "hellaswag|lambada FILE");
     f.add("--context", o.context, at_least(1),
-          "tokens per window of --score and --eval; auto: as many as the model allows");
-    f.add("--json", o.json, "print the result of --score, token by token, or of --eval as JSON");
-    f.add("--ids", o.ids, "token ids instead of a prompt", "1,2,3");
-    f.add("--logits", o.logits, "print the logits at every position of --ids or of the prompt as JSON");
+          "tokens per window of --score and --eval; auto: the context of the model");
+    f.add("--json", o.json,
+          "print the result of --score or --eval as JSON; that of --score has the log-likelihood of every token");
+    f.add("--ids", o.ids, "token ids in place of --prompt, to continue or for --logits", "1,2,3");
+    f.add("--logits", o.logits, "print the logits at every position of the prompt or of --ids as JSON");
 }
 
 // Returns false after printing --help or --version.
