@@ -23,8 +23,8 @@ AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step) {
     return {lr, hat(beta1), hat(beta2), uint32_t(step)};
 }
 
-// What the formula above needs, besides the numbers that change with every update. 1 - β is taken in double, because in
-// float few of its digits are left when β is close to 1.
+// The numbers in the formula that stay the same from update to update. 1 - β is computed in double, because in float
+// few of its digits are left when β is close to 1.
 struct AdamWFactors {
     float beta1, beta2, one_minus_beta1, one_minus_beta2, eps, clip;
     explicit AdamWFactors(const AdamWRule& r)

@@ -4,8 +4,8 @@
 
 #include "device.h"
 
-// Walk the table once with plan() to learn the size, call allocate(), and walk it again with take(). Both walks see the
-// same rows, so the second gets the memory that the first asked for.
+// Call plan() for every tensor of a table, which adds up their sizes. Then call allocate(), and take() for every tensor
+// in the same order.
 class Arena {
   public:
     explicit Arena(std::string group = "") : group_(std::move(group)) {}  // group: its name in messages
@@ -16,9 +16,9 @@ class Arena {
     void plan(const Shape& shape, DType dtype) { planned_ += padded(shape, dtype); }
     void allocate(const Device& device);  // zero-filled
     Tensor take(const Shape& shape, DType dtype);
-    void rewind() { used_ = 0; }  // take() starts over: the same memory under other shapes
+    void rewind() { used_ = 0; }  // take() starts over, and gives the same memory other shapes
     int64_t bytes() const { return planned_; }
-    // All the elements taken so far as one flat tensor. The padding between rows is part of it and stays zero.
+    // Returns all elements taken so far as one flat tensor. The padding between rows is part of it and stays zero.
     Tensor flat(DType dtype) const;
 
   private:

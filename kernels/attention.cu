@@ -10,12 +10,13 @@
 //             dv_s = Σ_t p_ts dout_t,   dq_t = scale Σ_s ds_ts k_s,   dk_s = scale Σ_t ds_ts q_t
 //   decoding  One new query per sequence reads its whole cache. Memory bandwidth is everything, so there is one pass.
 //
-// Storage is in the tensors' dtype, arithmetic in fp32. The CPU half is this file, the CUDA half attention_gpu.cuh.
+// Storage is in the tensors' dtype, arithmetic in fp32. The CPU half is in this file, the CUDA half in
+// attention_gpu.cuh.
 //
-// On the CPU, a panel of 32 queries meets a tile of 64 keys. The queries lie in the lanes of vectors: scores are stored
-// as Sᵀ (keys, queries), so that the maxima, sums and rescaling of a query never cross lanes. All products are one
-// function, product(), on fp32 tiles padded with zeros. A NaN or infinity in k or v reaches every query of a panel that
-// its tile is multiplied with.
+// On the CPU, a panel of 32 queries is multiplied with tiles of 64 keys. The queries lie in the lanes of vectors:
+// scores are stored as Sᵀ (keys, queries), so that the maxima, sums and rescaling of a query never cross lanes. All
+// products are one function, product(), on fp32 tiles padded with zeros. A NaN or infinity in k or v reaches every
+// query of a panel that its tile is multiplied with.
 #include <algorithm>
 #include <cfloat>
 #include <climits>
@@ -193,8 +194,8 @@ struct Panel {
         }
     }
 
-    // Sets the hidden ones among the scores (n, queries) of keys [key, key + n) to -inf. Nothing is hidden where all
-    // queries see all the keys.
+    // Sets the scores (n, queries) of keys [key, key + n) to -inf where the query does not see the key. It does nothing
+    // when all queries see all the keys.
     void hide(float* scores, int64_t key, int64_t n) const {
         if (key >= all_begin && key + n <= all_end) return;
         for (int64_t s = 0; s < n; s++)
@@ -240,8 +241,8 @@ struct ForwardBuffers {
     alignas(64) float scores[keys * queries];
 };
 
-// Two panels of queries, [row, row + 64), against all the keys that they see. Each tile of keys is loaded once for
-// both.
+// Computes two panels of queries, [row, row + 64), against all the keys that they see. Each tile of keys is loaded once
+// for both.
 template <class X>
 void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Rows<const X> v, int64_t row, int64_t T,
                   int64_t D, const Mask& mask, float scale) {
@@ -308,7 +309,7 @@ struct BackwardBuffers {
     alignas(64) float lse[queries], delta[queries];
 };
 
-// In place: scores become p = exp(scale s - lse), and dp becomes ds = p (dp - δ).
+// Works in place: the scores in p become p = exp(scale s - lse), and the dp in ds becomes ds = p (dp - δ).
 inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale) {
     for (int64_t s = 0; s < n; s++)
         for (int v = 0; v < queries; v += lanes) {
@@ -327,7 +328,8 @@ struct Head {  // the inputs of one head, and where its gradients go
     int64_t T, D;
 };
 
-// One panel of queries against all the keys that it sees. Writes dq, and adds to dk and dv (T, Dp).
+// Computes the gradients of one panel of queries against all the keys that it sees. Writes dq, and adds to dk and dv
+// (T, Dp).
 template <class X>
 void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, float scale) {
     const int64_t Dp = round_up(h.D, lanes), n = panel.n;
@@ -366,7 +368,7 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
     store_columns(h.dq.from(panel.row), b.dq_columns, factor, n, h.D);
 }
 
-// Memory for the sums of one call; the calling thread keeps it for the next.
+// Returns memory for the sums of one call. The calling thread keeps it for the next call.
 inline float* scratch(int64_t n) {
     struct alignas(64) Line {
         float x[16];
@@ -444,14 +446,14 @@ struct Partial {
     alignas(64) float acc[max_D];
 };
 
-// One query against keys [begin, end) of a cache.
+// Computes one query against keys [begin, end) of a cache.
 template <class X>
 void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int64_t begin, int64_t end, int64_t D,
                 float scale) {
     alignas(64) float qf[max_D], score[keys];
     const int64_t Dp = round_up(D, lanes);
     load_tile(qf, Rows<const X>{q, 0}, 1, 1, D, Dp);
-    // Keys past the end are the last key again, with weight 0.
+    // Past the end, the last key is read again, with weight 0.
     const auto row_of = [=](int64_t key) { return std::min(key, end - 1); };
     std::fill_n(out.acc, Dp, 0.f);
     out.m = -FLT_MAX;
@@ -541,10 +543,10 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 
 }  // namespace cpu
 
-// On a GPU, up to so many new rows attend to a cache by the kernels of decoding.
+// On a GPU, the decode kernels serve at most this many new rows.
 constexpr int64_t most_decoded = 15;
-// These cut the keys of each query into parts: for about 512 blocks in all, but of 64 keys or more, and at most 64. The
-// shapes alone decide, so every GPU adds in the same order.
+// Returns the number of parts into which the decode kernels split the keys of each query. About 512 blocks are wanted
+// in all, with at most 64 parts of 64 keys or more. The shapes alone decide, so every GPU adds in the same order.
 static int64_t decode_parts(int64_t queries, int64_t keys) {
     const int64_t wanted = std::min<int64_t>({512 / std::max<int64_t>(queries, 1), keys / 64, 64});
     return std::max<int64_t>(wanted, 1);
@@ -603,7 +605,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     RUN_ON(s, qkv.dtype, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
 }
 
-// A product of all pairs of a row and a row that it sees costs so many FLOPs; forward has two of them, backward five.
+// Returns the FLOPs of one product over all pairs of a row and a row that it sees. Forward has two, backward five.
 static double attention_product(int64_t B, int64_t T, int64_t past, int64_t H, int64_t D) {
     return 2. * double(B * H * D) * (double(T) * double(past) + double(T) * double(T + 1) / 2);
 }
@@ -617,11 +619,11 @@ Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x
     cost.scratch = B * T * H * size_of(DType::F32);  // δ of each row
     return cost;
 }
-// The caches are read up to `past`; qkv is read, its k and v are appended, and out is written.
+// The op reads the caches up to `past` and all of qkv, appends k and v, and writes out.
 Cost attention_cached_cost(int64_t B, int64_t T, int64_t past, int64_t H, int64_t D, DType x) {
     const double row = double(B * H * D * size_of(x));
     Cost cost{row * double(2 * past + 6 * T), 2 * attention_product(B, T, past, H, D)};
-    if (T <= most_decoded)  // D sums, the maximum and their weight, of each part
+    if (T <= most_decoded)  // each part has D sums, its maximum and the sum of weights
         cost.scratch = B * H * T * decode_parts(B * H * T, past + T) * (D + 2) * size_of(DType::F32);
     return cost;
 }

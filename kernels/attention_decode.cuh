@@ -2,7 +2,7 @@
 //
 // One query reads all its keys and values once, so memory bandwidth is everything. The keys of a query are split into
 // `parts`, one block each, so that a few queries occupy the whole GPU. attention_decode_kernel leaves an unnormalised
-// result for every part; attention_combine_kernel adds them in order, so that the result is the same every time.
+// result for every part. attention_combine_kernel adds these in order, so that the result is the same every time.
 #pragma once
 #include "attention_tiles.cuh"
 
@@ -20,7 +20,7 @@ __global__ void attention_append_kernel(Heads<V> k_cache, Heads<V> v_cache, cons
     (which ? v_cache : k_cache).at(b, h)[p.past + t][d] = qkv[((row * 3 + 1 + which) * p.H + h) * p.D + d];
 }
 
-// Elements [8 i, 8 i + 8) of a row of D in fp32, with zeros past its end. Reads 16 bytes at a time when is_wide.
+// x = elements [8 i, 8 i + 8) of a row of D, with zeros past its end. It reads 16 bytes at a time if is_wide.
 template <class X>
 __device__ inline void load_eight(float (&x)[8], const X* row, int i, int D, bool is_wide) {
     constexpr int W = wide<X>;
@@ -35,12 +35,12 @@ __device__ inline void load_eight(float (&x)[8], const X* row, int i, int D, boo
     }
 }
 
-// One query against one part of its keys. A group of L lanes holds a row, 8 elements in each lane, so that a warp reads
-// 32 / L consecutive keys. Every group runs an online softmax over every groups-th key; in the end the block adds the
-// groups in order. The result of a part is D sums, the maximum m and the sum l.
+// Computes one query against one part of its keys. A group of L lanes holds a row, 8 elements in each lane, so that a
+// warp reads 32 / L consecutive keys. Every group runs an online softmax over every groups-th key; in the end the block
+// adds the groups in order. The result of a part is D sums, the maximum m and the sum l.
 //
-// New rows are read from qkv, not from the cache, because they are appended here: row t by the block that has the first
-// part of query t.
+// New rows are read from qkv, not from the cache, because this kernel also appends them. The block with the first part
+// of query t appends row t.
 constexpr int decode_threads = 128;
 
 template <class X, int L>
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(decode_threads)
         float k[keys_in_flight][8], v[keys_in_flight][8], s[keys_in_flight];
 #pragma unroll
         for (int u = 0; u < keys_in_flight; u++) {
-            const int at = min(key + u * groups + group, end - 1);  // past the end: the last key, with weight 0
+            const int at = min(key + u * groups + group, end - 1);  // past the end it is the last key, with weight 0
             load_eight(k[u], at < p.past ? old_k[at] : new_k[at - p.past], lane, p.D, p.is_wide);
             load_eight(v[u], at < p.past ? old_v[at] : new_v[at - p.past], lane, p.D, p.is_wide);
         }

@@ -43,7 +43,7 @@ Inputs<X> inputs(Tensor qkv) {
     return {heads_of_qkv<const X>(qkv, 0), heads_of_qkv<const X>(qkv, 1), heads_of_qkv<const X>(qkv, 2)};
 }
 
-// `tensors` are all those whose rows the kernels may access 16 bytes at a time.
+// `tensors` are those whose rows the kernels access 16 bytes at a time if alignment allows it.
 inline Problem problem(Tensor qkv, Tensor starts, int64_t past, float scale, int64_t window,
                        std::initializer_list<Tensor> tensors) {
     Problem p;
@@ -80,7 +80,7 @@ void for_plain_size(int64_t D, F f) {
     for_size<32, 64, 128, 256>(D, f);
 }
 
-// One block for each tile of `rows` rows of each head.
+// Returns the number of blocks: one for each tile of `rows` rows of each head.
 inline int64_t blocks_of(Tensor qkv, int rows) { return qkv.shape[0] * qkv.shape[3] * ceil_div(qkv.shape[1], rows); }
 
 template <class X>

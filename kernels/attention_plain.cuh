@@ -5,7 +5,7 @@
 // row is a reduction over lanes. In a product p b the lanes are the columns of b.
 //
 //   shared memory   the block's tile (forward: q, dq: q and dout, dk and dv: k and v), two streamed tiles, and
-//                   weights (rows, 32): p or ds of the current streamed tile, on their way from lanes to columns
+//                   weights (rows, 32): p or ds of the current streamed tile, which plain_product() reads
 //   registers       the sums of the result, R × D/32 in each lane, and the maximum and sum of each row
 //
 // D here is the head size rounded up to 32, 64, 128 or 256; tiles are padded with zeros.
@@ -26,8 +26,8 @@ struct PlainTiling {
     static_assert(2 * own_bytes + 2 * streamed_bytes + weights_bytes + 256 <= max_shared);
 };
 
-// Loads rows [first, first + rows) of a head into a tile, with zeros from row `end` and column p.D on. Before a thread
-// reads the tile, a barrier is due.
+// Loads rows [first, first + rows) of a head into a tile, with zeros from row `end` and column p.D on. A barrier is
+// needed before a thread reads the tile.
 template <int rows, int D, class X>
 __device__ inline void load_tile(Tile<float, D> tile, Rows<const X> head, int first, int end, const Problem& p) {
     if constexpr (std::is_same_v<X, float>)
@@ -89,7 +89,7 @@ __device__ inline void plain_clear(float (&c)[R][D / 32]) {
         for (float& x : row) x = 0.f;
 }
 
-// Rows [row, row + R) of a head = factor × c, as far as they are before `end` and `width`.
+// Stores factor × c to rows [row, row + R) of a head, for rows before `end` and columns before `width`.
 template <int R, int D, class X>
 __device__ inline void plain_store(Rows<X> head, const float (&c)[R][D / 32], const float (&factor)[R], int row,
                                    int end, int width) {

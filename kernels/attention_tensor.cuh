@@ -133,7 +133,7 @@ __device__ inline LeftOperand<M, N> round_to_bf16(const Sums<M, N>& c) {
     return p;
 }
 
-// f(x, row, column) for each element that this lane holds.
+// Calls f(x, row, column) for each element that this lane holds.
 template <int M, int N, class F>
 __device__ inline void for_each_element(Sums<M, N>& c, F f) {
     const int lane = threadIdx.x % 32;
@@ -145,8 +145,9 @@ __device__ inline void for_each_element(Sums<M, N>& c, F f) {
             for (int i = 0; i < 4; i++) f(c[m][n][i], 16 * m + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2);
 }
 
-// Rows [first + row, first + row + 16 M) of a head = factor × c. They pass through rows [row, row + 16 M) of a tile
-// that is no longer needed, and which only this warp touches here, so that global memory is written 16 bytes at a time.
+// Stores factor × c to rows [first + row, first + row + 16 M) of a head. The values go through rows [row, row + 16 M)
+// of a tile that is no longer needed, so that global memory is written 16 bytes at a time. Only this warp uses those
+// rows of the tile.
 template <int M, int D>
 __device__ inline void store_rows(Rows<bf16> head, Tile<bf16, D> tile, const Sums<M, D>& c, const float (&factor)[M][2],
                                   int first, int row, int end, int width) {
@@ -303,7 +304,7 @@ struct QueryTiling {
     static_assert(shared + 64 <= max_shared);
 };
 
-// p of a score s: exp(scale s - lse). Subtracting before multiplying by log2 e loses nothing for large scores.
+// Returns p = exp(scale s - lse) of a score s. Subtracting before multiplying by log2 e keeps large scores accurate.
 __device__ inline float probability(float s, float scale, float lse) { return exp2_fast(fmaf(s, scale, -lse) * log2e); }
 
 // Computes dq, and δ (B,H,T) for the kernel of dk and dv.
@@ -397,7 +398,7 @@ __device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16
     constexpr int M = Tiling::M, N = Tiling::queries, rows = Tiling::rows;
     const Tile<bf16, D> k_tile{shared_memory}, v_tile{k_tile.p + Tiling::tile_bytes};
     const Stages<D, N> streamed{v_tile.p + Tiling::tile_bytes};  // q and dout
-    // And of each streamed query, its lse, its δ and the start of its document, in two stages as well.
+    // For each streamed query, its lse, its δ and the start of its document are streamed too, in two stages.
     float* const numbers = reinterpret_cast<float*>(streamed.p + streamed.bytes);
     const auto lse_of    = [=](int stage) { return numbers + stage * 3 * N; };
     const auto delta_of  = [=](int stage) { return numbers + stage * 3 * N + N; };

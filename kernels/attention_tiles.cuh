@@ -1,4 +1,4 @@
-// attention_tiles.cuh - what the attention kernels are built from: views of heads, the mask, tiles in shared memory
+// attention_tiles.cuh - building blocks of the attention kernels: views of heads, the mask, tiles in shared memory
 //
 // A tile is a block of rows of D elements in shared memory, stored in chunks of 16 bytes. A row has
 // chunks = D · sizeof(X) / 16 of them, and chunk i of row r is stored in slot
@@ -80,7 +80,7 @@ struct Range {
     int min, max;
 };
 
-// The smallest and the largest value over the threads of a block; every thread gets both.
+// Returns in every thread the smallest and the largest value over the threads of a block.
 template <int threads>
 __device__ inline Range block_range(int value) {
     __shared__ int mins[threads / 32], maxs[threads / 32];
@@ -112,8 +112,8 @@ __device__ inline Range find_first_keys(int* first_keys, const Problem& p, OwnTi
     return block_range<threads>(first_key);
 }
 
-// One past the last query that sees any of the keys [first, last]. Starts may be in any order, so with starts all
-// queries within the window are tested.
+// Returns one past the last query that sees any of the keys [first, last]. Starts may be in any order, so with starts
+// all queries within the window are tested.
 template <int threads>
 __device__ inline int end_of_queries(const Problem& p, int b, int first, int last) {
     const int window_end = int(min(int64_t(p.T), last + p.window));
@@ -169,7 +169,7 @@ __device__ inline void copy_word_async(void* to, const void* from, bool valid) {
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Starts to copy rows [first, first + rows) of a head into a tile. Rows from `end` on and columns from `width` on are
-// filled with zeros. Before a thread reads the tile, wait_for_copies() and a barrier are due.
+// filled with zeros. Call wait_for_copies() and a barrier before a thread reads the tile.
 template <int threads, int rows, class X, int D>
 __device__ inline void load_tile_async(Tile<X, D> tile, Rows<const X> head, int first, int end, int width) {
     static_assert(Tile<X, D>::free_of_conflicts());

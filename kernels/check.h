@@ -54,10 +54,10 @@ template <class... Args>
     throw_at<InputError>(format.file, format.line, format.text, args...);
 }
 
-// What the operating system said about the last call that failed.
+// Returns what the operating system says about the last call that failed.
 inline std::string os_error() { return std::strerror(errno); }
 
-// A number of bytes in the words of a message.
+// Formats a number of bytes for a message.
 inline std::string gibibytes(int64_t bytes) {
     const double g = double(bytes) / (1 << 30);
     return g < 0.1 ? fmt::format("{:.1f} MiB", g * 1024) : fmt::format("{:.2f} GiB", g);

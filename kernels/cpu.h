@@ -1,4 +1,4 @@
-// cpu.h - what the CPU half of every op is made of: parallel ranges, vectors of one register, exp
+// cpu.h - the building blocks of every op's CPU half: parallel ranges, vectors of one register, exp
 //
 // `floats` is a GCC/Clang vector as wide as a register of the machine that -march names: 16, 8 or 4 floats. The kernels
 // are written once in terms of `lanes`. Where a sum is cut into chunks, their number does not depend on the number of
@@ -24,7 +24,8 @@ inline void parallel_ranges(int64_t n, int64_t grain, F f) {
     for (int64_t c = 0; c < chunks; c++) f(n * c / chunks, n * (c + 1) / chunks);
 }
 
-// Calls f(i) for each i in [0, n), handed out one by one: for tasks of unequal work that share no result.
+// Calls f(i) for each i in [0, n). Threads take one i at a time, which suits tasks of unequal work that share no
+// result.
 template <class F>
 inline void parallel_tasks(int64_t n, F f) {
 #pragma omp parallel for schedule(dynamic, 1)
@@ -72,7 +73,7 @@ inline void store(T* p, floats v, int64_t n) {
     store(tmp, v);
     for (int64_t i = 0; i < n; i++) p[i] = tmp[i];
 }
-inline float sum(floats v) {  // of pairs, then of pairs of pairs
+inline float sum(floats v) {  // adds the halves of the vector until one number is left
     float x[lanes];
     store(x, v);
     for (int w = lanes / 2; w; w /= 2)
@@ -88,9 +89,9 @@ inline float max(floats v) {
     return x[0];
 }
 
-// Calls f(i, n) along a row in steps of `lanes`: n is `lanes`, and at the end what is left. With load(p + i, n) the
-// body reads as one loop. nvcc compiles this file a second time for the GPU, for which it cannot compile vectors. f is
-// not called there, so it is never instantiated.
+// Calls f(i, n) along a row in steps of `lanes`: n is `lanes`, and in the last call what is left. With load(p + i, n)
+// the body reads as one loop. nvcc compiles this file a second time for the GPU, for which it cannot compile vectors. f
+// is not called there, so it is never instantiated.
 template <class F>
 inline void for_lanes([[maybe_unused]] int64_t n, [[maybe_unused]] F f) {
 #ifndef __CUDA_ARCH__
@@ -108,14 +109,14 @@ inline void store(T* p, floats v, std::integral_constant<int64_t, lanes>) {
     store(p, v);
 }
 
-// v with 0 in all lanes from n on, so that a sum over the end of a row counts only the row.
+// Returns v with 0 in all lanes from n on, so that a sum over the end of a row counts only the row.
 inline floats keep(floats v, int64_t n) {
     for (int64_t i = n; i < lanes; i++) v[i] = 0.f;
     return v;
 }
 inline floats keep(floats v, std::integral_constant<int64_t, lanes>) { return v; }
 
-// Σ f(i, n) over a row, with f called as by for_lanes. Four running vectors let the additions overlap.
+// Returns Σ f(i, n) over a row. f is called as for_lanes calls it. Four running vectors let the additions overlap.
 template <class F>
 inline float sum_lanes(int64_t length, F f) {
     constexpr std::integral_constant<int64_t, lanes> all{};

@@ -18,7 +18,7 @@
 #include "gpu.cuh"
 #endif
 
-// A target of -1 means "none here".
+// A target of -1 is allowed: it means that the row has no target.
 static IdRule target_rule(Tensor targets, int64_t V) { return {"cross_entropy", "target", targets, -1, V}; }
 
 namespace cpu {
@@ -106,8 +106,9 @@ struct ExpSum {
     }
 };
 
-// A block per row. If the row fits into shared memory, it is kept there, so that logits are read once and written once:
-// 50304 columns of bf16 are 98 KB, and a block on an H100 may have 227 KB. If not, it is read from the cache again.
+// Each block computes one row. If the row fits into shared memory, it is kept there, so that logits are read once and
+// written once: 50304 columns of bf16 are 98 KB, and a block on an H100 may have 227 KB. If not, it is read from the
+// cache again.
 template <int W, class T>
 static __global__ void __launch_bounds__(1024)
     cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale,

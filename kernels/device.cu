@@ -22,7 +22,8 @@ static std::string cpu_name() {
     return "CPU";
 }
 
-// Memory that may still be taken: the operating system's estimate, or what the control group leaves when that is less.
+// Returns the memory that may still be taken: the operating system's estimate, or less if the control group allows
+// less.
 static int64_t available_memory() {
     int64_t available = int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     std::ifstream info("/proc/meminfo");
@@ -37,7 +38,7 @@ static int64_t available_memory() {
 #ifdef __CUDACC__
 namespace gpu {
 
-// Why GPU number `index` cannot be used; empty when it can.
+// Returns why GPU number `index` cannot be used, or nothing when it can.
 static std::string obstacle(int index) {
     int count = 0, driver = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
@@ -155,7 +156,7 @@ void* Device::allocate(int64_t bytes) const {
 
 void Device::release(void* p) const {
     if (!p) return;
-    ON_GPU(stream_, void(cudaFree(p)));  // at the end of a program that failed this fails too
+    ON_GPU(stream_, void(cudaFree(p)));  // after an error this may fail as well, which is harmless
     char* base = static_cast<char*>(p) - page;
     munmap(base, *reinterpret_cast<int64_t*>(base));
 }

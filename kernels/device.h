@@ -9,7 +9,7 @@
 
 enum class Machine : uint8_t { cpu, cuda };
 
-// A queue of work on one machine. It is passed by value; what is behind it belongs to the Device that made it.
+// A queue of work on one machine. It is passed by value; its handle belongs to the Device that made it.
 struct Stream {
     Machine where = Machine::cpu;
     void* handle  = nullptr;  // a gpu::Queue when where == cuda
@@ -35,7 +35,8 @@ class Device {
 
     void* allocate(int64_t bytes) const;  // 64-byte aligned; RunError when there is too little memory
     void release(void* p) const;
-    // Makes the scratch memory of ops at least so large. It otherwise grows when an op asks, which waits for the GPU.
+    // Makes the scratch memory of ops at least this large. Otherwise it grows when an op asks for more, and that waits
+    // for the GPU.
     void reserve_scratch(int64_t bytes) const;
 
   private:
@@ -50,15 +51,16 @@ class Device {
 void copy(Tensor dst /*=*/, Tensor src, Stream s);  // same shape; converts between the dtypes that ops compute in
 void zero(Tensor t /*=*/, Stream s);
 void sync(Stream s);  // waits until all queued work is done
-// To and from ordinary host memory, which may be touched when the call returns. to_host() waits for all queued work.
+// Copy to and from ordinary host memory, which the host may use again when the call returns. to_host() waits for all
+// queued work.
 void to_host(void* dst, Tensor src, Stream s);                        // dst: src.bytes() of memory
 void from_host(Tensor dst, const void* src, Stream s);                // src: dst.bytes() of memory
 void from_host(Tensor dst, const std::vector<float>& src, Stream s);  // rounded to the dtype of dst
-std::vector<float> floats_of(Tensor src, Stream s);                   // the elements of a tensor in any such dtype
+std::vector<float> floats_of(Tensor src, Stream s);                   // as fp32, from any dtype that ops compute in
 
 // RUN_ON(s, dtype, op, args…) runs the half of an op that belongs to the stream's machine: cpu::op<T>(args…) or
 // gpu::op<T>(args…, queue), where T is the C++ type of `dtype`. RUN_UNTYPED(s, op, args…) is the same for an op whose
-// halves are no templates, because it knows one dtype only.
+// halves are not templates, because it has one dtype only.
 #ifdef __CUDACC__
 #define RUN_HALF_(s, name, op, ...)                      \
     do {                                                 \

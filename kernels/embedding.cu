@@ -11,7 +11,7 @@
 #include "gpu.cuh"
 #endif
 
-// tokens index the rows of wte, and positions, where they are given, those of wpe.
+// Tokens index the rows of wte. Positions, if they are given, index the rows of wpe.
 static IdRule token_rule(const char* op, Tensor tokens, Tensor wte) { return {op, "token", tokens, 0, wte.shape[0]}; }
 static IdRule position_rule(const char* op, Tensor positions, Tensor wpe) {
     return {op, "position", positions, 0, wpe.shape[0]};
@@ -19,7 +19,7 @@ static IdRule position_rule(const char* op, Tensor positions, Tensor wpe) {
 
 namespace cpu {
 
-// Which rows of the two tables row n of the output reads.
+// Says which rows of the two tables row n of the output reads.
 struct Lookup {
     const int32_t* token;
     const int32_t* position;  // null: n mod T
@@ -87,7 +87,7 @@ static void expect_ids(const char* op, Tensor tokens, Tensor positions, Tensor w
     if (wpe && positions) q.expect_ids(positions, position_rule(op, positions, wpe));
 }
 
-// A warp per row.
+// Each warp computes one row.
 template <int W, class T>
 static __global__ void embedding_forward_kernel(T* out, const int32_t* token, const int32_t* position, const T* wte,
                                                 const T* wpe, int64_t N, int64_t length, int64_t C, const BadId* bad) {
@@ -208,8 +208,8 @@ static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_o
     store(to, sum);
 }
 
-// A block for each (i, slab), where a slab is a range of columns. Table row ids[order[i]] is added to by the block of
-// the first i that has this id.
+// There is a block for each (i, slab), where a slab is a range of columns. The block of the first i with an id adds to
+// the table row of that id.
 template <int W, class T>
 static __global__ void add_by_id_kernel(float* table, const T* dout, const int32_t* order, const int32_t* ids,
                                         int64_t N, int64_t C, int slabs, const BadId* bad) {
@@ -223,7 +223,7 @@ static __global__ void add_by_id_kernel(float* table, const T* dout, const int32
     });
 }
 
-// A block for each (t, slab), for positions that are 0..T-1 in each sequence.
+// There is a block for each (t, slab). It serves positions that are 0..T-1 in each sequence.
 template <int W, class T>
 static __global__ void add_by_time_kernel(float* table, const T* dout, int64_t N, int64_t length, int64_t C, int slabs,
                                           const BadId* bad) {
@@ -294,7 +294,7 @@ Cost embedding_forward_cost(int64_t B, int64_t T, int64_t C, DType x) {
     const double rows = double(B * T * C), e = double(size_of(x));
     return {2 * e * rows + e * double(T * C) + 4. * double(B * T)};
 }
-// Each token's row of dwte is read and written; dwpe's rows are as many as positions.
+// A row of dwte is read and written for each token, and a row of dwpe for each position 0..T-1.
 Cost embedding_backward_cost(int64_t B, int64_t T, int64_t C, DType x) {
     const double rows = double(B * T * C), e = double(size_of(x));
     Cost cost{(e + 8) * rows + 8. * double(T * C) + 4. * double(B * T)};

@@ -35,12 +35,12 @@ class Upload {
     Upload(const Upload&)            = delete;
     Upload& operator=(const Upload&) = delete;
 
-    // In a training loop the buffer's last copy ended with the step before last, so this does not wait.
+    // The buffer was sent two send()s ago. In a training loop that copy has ended, so this does not wait.
     void* outgoing() {
         const Buffer& b          = buffers_[turn_];
         const cudaError_t status = cudaEventQuery(b.copied);
         if (status == cudaErrorNotReady) {
-            cudaGetLastError();  // clears it: a copy under way is no error
+            cudaGetLastError();  // clears it, because a copy under way is no error
             CUDA_RUN(cudaEventSynchronize(b.copied));
         } else {
             CUDA_RUN(status);
@@ -78,7 +78,7 @@ class Upload {
 
 // The CUDA graph behind a Graph. The first run finds out how much scratch memory the work needs and which algorithms
 // its products take, and neither can be done while recording. A graph holds addresses, so it is recorded again when
-// other work has made the scratch memory move.
+// other work has moved the scratch memory.
 class Recording {
   public:
     explicit Recording(Queue& q) : queue_(q) {}

@@ -1,4 +1,4 @@
-// feed.h - keeping a device busy: Feed brings the next bytes while it works, Graph queues recorded work in one launch
+// feed.h - keeps a device busy: a Feed copies the next bytes while it works, a Graph queues recorded work in one launch
 #pragma once
 #include <functional>
 #include <memory>
@@ -11,8 +11,8 @@ class Upload;
 class Recording;
 }  // namespace gpu
 
-// Brings bytes to a device while it works on the bytes before. Fill outgoing() and send(). Ops that are queued after
-// arrive() find the bytes at arrived(). On a GPU the copy starts at send(), in a stream of its own.
+// Copies bytes to a device while it works on the previous ones. Fill outgoing() and call send(). Ops that are queued
+// after arrive() find the bytes at arrived(). On a GPU the copy starts at send(), in a stream of its own.
 class Feed {
   public:
     Feed(const Device& device, int64_t bytes);
@@ -35,7 +35,7 @@ class Feed {
     std::shared_ptr<gpu::Upload> upload_;  // on a GPU
 };
 
-// Work that is queued again and again unchanged: the same ops on the same tensors. On a GPU the second run records it
+// Queues the same work again and again: the same ops on the same tensors. On a GPU the second run records it
 // as a CUDA graph, and every run from then on is one launch.
 class Graph {
   public:

@@ -1,9 +1,9 @@
-// gpu.cuh - what the kernels of every op are made of: vectors of 16 bytes, loops over a grid, sums over warps and
+// gpu.cuh - the building blocks of every op's kernels: vectors of 16 bytes, loops over a grid, sums over warps and
 // blocks
 //
 // A sum adds in the order of its loop, then over the lanes of a warp and the warps of a block in a fixed tree. How work
-// is cut depends on shapes only, never on the number of multiprocessors, and no floating-point number is added
-// atomically: the same bits on every run and on every GPU.
+// is split depends on shapes only, never on the number of multiprocessors, and no floating-point number is added
+// atomically. So every run and every GPU gives the same bits.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -132,7 +132,7 @@ __device__ inline void for_grid(int64_t n, F f) {
     for (int64_t i = thread; i < n / W; i += threads) f(i * W, Constant<W>{});
     if (W > 1 && thread < n % W) f(n - n % W + thread, Constant<1>{});
 }
-// The grid for that: a thread for every W elements.
+// Returns the grid for for_grid(): a thread for every W elements.
 inline Grid grid_over(int64_t n, int W, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     return Grid(n ? std::max<int64_t>(1, ceil_div(n / W, 256)) : 0, 256, 0, file, line);
 }

@@ -6,7 +6,7 @@
 
 namespace host {
 
-// f(begin, end) over [0, n), in contiguous ranges of at least `grain`, one range per thread.
+// Calls f(begin, end) for contiguous ranges of [0, n), one per thread, of at least `grain` elements each.
 using cpu::parallel_ranges;
 
 // out[i] = e^((x[i] - shift) / scale), within 1.2 ulp of the exponential of that argument in fp32.

@@ -2,7 +2,7 @@
 #pragma once
 #include "tensor.h"
 
-// A half-open range for the ids of one tensor (…, columns), and the words of the complaint about one outside it.
+// The half-open range of the ids in one tensor (…, columns), and the words of the error about an id outside it.
 struct IdRule {
     const char* op;     // "embedding_forward"
     const char* what;   // "token"
@@ -22,7 +22,7 @@ struct IdRule {
           file(file),
           line(line) {}
     HD bool allows(int32_t id) const { return id >= low && id < high; }
-    // at: the index of the id in its tensor.
+    // Throws the error about an id. `at` is the index of the id in its tensor.
     [[noreturn]] void complain(int64_t at, int32_t id) const {
         const std::string place = columns ? fmt::format("at ({}, {})", at / columns, at % columns) : std::to_string(at);
         throw_at<InputError>(file, line, "{}: {} {} is {}, expected {}..{}", op, what, place, id, low, high - 1);

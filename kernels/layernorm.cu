@@ -118,7 +118,7 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 
 }  // namespace cpu
 
-// Backward on a GPU cuts the rows into chunks of so many: 256 chunks at most, whatever the GPU, and 8 rows at least.
+// On a GPU, backward splits the rows into chunks of this many: at least 8 rows, and at most 256 chunks on every GPU.
 static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(ceil_div(N, 256), 4)); }
 
 #ifdef __CUDACC__
@@ -265,8 +265,8 @@ static __global__ void __launch_bounds__(backward_threads)
         }
 }
 
-// The same for rows of any width. The column sums are in shared memory, and a block takes one row at a time, which it
-// reads again from the cache for dx.
+// Computes the same for rows of any width. The column sums are in shared memory. A block takes one row at a time, and
+// reads it again from the cache for dx.
 template <int W, class T>
 static __global__ void __launch_bounds__(backward_threads)
     layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,

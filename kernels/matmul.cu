@@ -1,10 +1,10 @@
 // matmul.cu - matrix products: oneDNN on the CPU, cuBLASLt on a GPU
 //
-//   forward    out (N,OC) = x (N,IC) · wᵀ (IC,OC) + b, and gelu of it where that is wanted
+//   forward    out (N,OC) = x (N,IC) · wᵀ (IC,OC) + b, or gelu of that
 //   backward   dx (N,IC) = dy (N,OC) · w (OC,IC)
 //              dw (OC,IC) = or += dyᵀ (OC,N) · x (N,IC)
 //              db (OC) = or += Σ_n dy
-//              where x = gelu(pre): dpre = dx ∘ gelu'(pre) in place of dx
+//              if x = gelu(pre), dpre = dx ∘ gelu'(pre) takes the place of dx
 //
 // Generation multiplies a few rows by a large weight, one token at a time. Reading the weight once is then the whole
 // cost, so up to `few_rows` rows take a kernel of our own: a dot product per output, which streams w at the speed of
@@ -23,7 +23,7 @@
 #include "gpu.cuh"
 #endif
 
-// What the libraries call a dtype.
+// The names of a dtype in the libraries.
 static dnnl::memory::data_type onednn_type(DType t) {
     switch (t) {
         case DType::F32: return dnnl::memory::data_type::f32;
@@ -52,7 +52,7 @@ struct Product {
     std::optional<Gelu> gelu  = {};     // c = gelu(a · b + bias)
     std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
     bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
-    int alignment             = 0;      // in bytes, of all operands' addresses; asked for by cuBLASLt
+    int alignment             = 0;      // of all operands' addresses, in bytes; for cuBLASLt
     auto key() const {
         return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
                         alignment);
@@ -138,7 +138,8 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
 // Measured on 2 cores of a Zen 4: 4 rows times a 768 × 50304 bf16 weight take as long here as 1 row by oneDNN.
 constexpr int64_t few_rows = 4;
 
-// R rows times four rows of w at a time: 4 R running sums stay in registers, and each weight is read once for all rows.
+// Multiplies R rows of x by four rows of w at a time. The 4 R running sums stay in registers, and each weight is read
+// once for all rows.
 template <int R, class T>
 static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t IC, int64_t OC) {
     constexpr int64_t G = 4;
@@ -151,7 +152,7 @@ static void few_rows_forward(T* out, const T* x, const T* w, const T* b, int64_t
                 for (int r = 0; r < R; r++) xs[r] = load(x + r * IC + i, n);
                 for (int g = 0; g < G; g++) {
                     const T* const at = w + (o + std::min<int64_t>(g, group - 1)) * IC + i;
-                    // The same column of the next four rows. Rows are too short for the processor's own prefetching.
+                    // This is the same column of the next four rows. Rows are too short for the processor to prefetch.
                     __builtin_prefetch(at + G * IC);
                     const floats ws = load(at, n);
                     for (int r = 0; r < R; r++) acc[r][g] += xs[r] * ws;
@@ -190,7 +191,8 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     multiply(p, out, x, w, b);
 }
 
-// oneDNN's product ends in gelu where that is as accurate as gelu.cu, which its erf form is not in fp32.
+// oneDNN can apply gelu to its product. We use that for the tanh form only: its erf form is less accurate than gelu.cu
+// in fp32.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind) {
     if (!pre && x.shape[0] > few_rows && kind == Gelu::tanh) {
@@ -208,8 +210,8 @@ static void matmul(Tensor out, const Factor& a, const Factor& b) {
     multiply(product_of(a, b), out, a.matrix, b.matrix);
 }
 
-// Sums the columns of dy. Rows are summed in runs of 64 and the runs are then added, so that no sum of floats has more
-// than 64 or N/64 terms.
+// Sums the columns of dy. Rows are summed in groups of 64, and then the sums of the groups are added, so that no sum of
+// floats has more than 64 or N/64 terms.
 template <class T>
 static void column_sums(Tensor db, Tensor dy, Into into) {
     const int64_t N = dy.shape[0], OC = dy.shape[1];
@@ -265,7 +267,7 @@ struct Prepared {
     cublasLtMatmulDesc_t op  = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algo{};
-    bool found = false;  // an algorithm
+    bool found = false;  // cuBLASLt has an algorithm for it
 };
 
 // The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it.
@@ -348,8 +350,8 @@ static Prepared prepare(const Product& p, const Products& lt) {
     return plan;
 }
 
-// bias is read, or receives the row sums of a. pre is read for a slope. Returns false, having done nothing, when
-// cuBLASLt has no algorithm that ends in that gelu, slope or sum.
+// Computes c. bias is read, or receives the row sums of a; pre is read for a slope. When cuBLASLt has no algorithm that
+// includes the gelu, slope or sums, it does nothing and returns false.
 static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor bias = {}, Tensor pre = {}) {
     const uintptr_t all = uintptr_t(c.ptr) | uintptr_t(a.ptr) | uintptr_t(b.ptr) | uintptr_t(pre.ptr);
     p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
@@ -381,14 +383,15 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
     multiply(p, out, x, w, q, b);
 }
 
-// cuBLASLt has the tanh form of gelu only. It says nothing of its accuracy, which bf16 hides and fp32 would not.
+// cuBLASLt has only the tanh form of gelu, and does not document its accuracy. In bf16 rounding hides the error, in
+// fp32 it would not.
 template <class T>
 constexpr bool can_fuse(Gelu kind) {
     return kind == Gelu::tanh && std::is_same_v<T, bf16>;
 }
 
-// The product does not end in gelu where `pre` is kept, though cuBLASLt could do that (GELU_AUX_BIAS): it takes gelu of
-// the fp32 sums, while a backward pass that recomputes act only has `pre` as it was rounded. Recomputing must not
+// When `pre` is kept, gelu is an op of its own, though cuBLASLt could include it (GELU_AUX_BIAS). cuBLASLt would take
+// gelu of the fp32 sums, but a backward pass that recomputes act has only `pre`, which is rounded. Recomputing must not
 // change a bit.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
@@ -408,7 +411,7 @@ static void matmul(Tensor out, const Factor& a, const Factor& b, Queue& q) {
 }
 
 // db = or += the column sums of dy, in one launch. A block sums 64 bytes of columns, which 4 lanes read at a time. Its
-// other lanes and its warps each take other rows, and their sums are added in a fixed order at the end.
+// other lanes and its other warps take other rows, and their sums are added in a fixed order at the end.
 constexpr int sum_threads = 512;
 
 template <int W, int across, class T>
@@ -451,7 +454,7 @@ static void column_sums(Tensor db, Tensor dy, Into into, Queue& q) {
 template <class T>
 static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Queue& q) {
     if (dx) multiply(product_of(dy, w), dx, dy, w, q);
-    // The product that makes dw reads dy and can sum its columns for db on the way, but only overwrite db with them.
+    // The product for dw reads dy and can also sum its columns for db. But it can only overwrite db, not add to it.
     Product p = product_for_dw(dy, x, into);
     if (db && into == Into::set) {
         p.row_sums = true;
@@ -462,7 +465,7 @@ static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x
     if (db) column_sums<T>(db, dy, into, q);
 }
 
-// dpre comes out of one product where cuBLASLt can do it, which needs rows of `pre` that are multiples of 16 bytes.
+// cuBLASLt can compute dpre in one product if the rows of `pre` are multiples of 16 bytes.
 template <class T>
 static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre,
                                  Gelu kind, Into into, Queue& q) {

@@ -7,15 +7,16 @@
 
 using Work = std::function<void()>;  // queues ops on a stream
 
-// The rate of a matrix product in FLOP/s: measured the first time for a device and dtype, then remembered.
+// Returns the rate of a matrix product in FLOP/s. It is measured the first time for a device and dtype, then
+// remembered.
 double peak_flops(const Device& device, DType dtype);
 
-// For each of `calls` calls the seconds from the beginning of its first op to the end of its last, after `warm_up`
-// calls that are not timed. On a GPU this is the time between two events of the stream, and all calls are queued before
-// the first is waited for.
+// Returns the seconds of each of `calls` calls, from the beginning of its first op to the end of its last. Before them
+// come `warm_up` calls that are not timed. On a GPU this is the time between two events of the stream, and all calls
+// are queued before the first is waited for.
 std::vector<double> seconds_per_call(Stream s, int warm_up, int calls, const Work& work);
 
-// Names the work that is queued while it lives, for profilers (an NVTX range). nsys draws it, and the emulator's
+// While it lives, it names the work that is queued, for profilers (an NVTX range). nsys draws it, and the emulator's
 // --profile counts each range by itself. On the CPU it does nothing.
 class ProfilerRange {
   public:

@@ -12,7 +12,7 @@
 //   w  = master, rounded to w's dtype
 //
 //   Where X has more rows than columns, A = XᵀX and X (q A + r A²) cost less and give the same matrix. X, A and A² are
-//   stored in the dtype of w: the iteration is as forgiving of bf16 as Jordan reports. Every product sums in fp32.
+//   stored in the dtype of w. Jordan reports that the iteration is stable in bf16. Every product sums in fp32.
 //   Memory moved is small beside the products: 5 (4 m² n + 2 m³) FLOPs for a matrix whose sides are m <= n.
 #include "cpu.h"
 #include "ops.h"
@@ -21,10 +21,10 @@
 #include "gpu.cuh"
 #endif
 
-constexpr float newton_schulz[]   = {3.4445f, -4.7750f, 2.0315f};  // p, q, r: steepest at 0 of those that stay bounded
+constexpr float newton_schulz[]   = {3.4445f, -4.7750f, 2.0315f};  // p, q, r: Jordan's, steep at 0 and yet bounded
 constexpr int newton_schulz_steps = 5;
 
-// What a clipped gradient is multiplied by; a negative number when the step is bad and nothing may change.
+// Returns the factor that clips a gradient, or a negative number when the step is bad and nothing may change.
 HD float muon_shrink(float norm2, const float* loss, float clip) {
     const bool finite = norm2 - norm2 == 0.f && (!loss || *loss - *loss == 0.f);  // inf - inf and NaN are not 0
     if (!finite) return -1.f;
@@ -180,7 +180,7 @@ static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Ten
 }  // namespace gpu
 #endif
 
-// ---- the doors ----------------------------------------------------------------------------------------------------
+// ---- the ops --------------------------------------------------------------------------------------------------------
 
 void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tensor loss, float beta, float clip, Stream s) {
     expect_dtype(grad, DType::F32);

@@ -1,4 +1,4 @@
-// ops.h - every operation once: what it computes, the shapes, what it does to its results, and what it costs
+// ops.h - declares every operation: what it computes, its shapes, how it writes its results, and what it costs
 //
 //   B batch · T time · N = B·T rows · C width · H heads · D = C/H · F feed-forward width
 //   V vocabulary · Vp padded vocabulary
@@ -8,8 +8,8 @@
 // dtype, fp32 or bf16, which is called x below. Gradients of weights, means, log-sum-exps, losses and optimizer state
 // are fp32. Ids are int32. Sums are taken in fp32 and in a fixed order, the same for any number of threads.
 //
-// Every op checks its shapes and throws InputError. A tensor that may be null says so, and null then means that the
-// model has no such thing.
+// Every op checks its shapes and throws InputError. Tensors marked "or null" may be null: then the model lacks such a
+// tensor, or the result is not wanted.
 #pragma once
 #include "arena.h"
 #include "device.h"
@@ -18,7 +18,7 @@
 // clang-format off
 
 enum class Gelu : uint8_t { tanh, erf };  // "gelu_new" and "gelu" in Hugging Face's words
-enum class Into : uint8_t { set, add };   // overwrite a gradient, as the first micro-step of a step does, or add to it
+enum class Into : uint8_t { set, add };   // overwrite a gradient, as the first micro-batch of a step does, or add to it
 
 struct Rope {
     int64_t dim = 0;        // leading coordinates of each head that rotate; 0: none. Pairs are (i, i + dim/2)
@@ -45,7 +45,7 @@ void embedding_forward(Tensor out /*=*/,                                        
                        Tensor wte, Tensor wpe, Stream s);                         // (Vp,C) x, (maxT,C) x or null
 void embedding_backward(Tensor dwte /*+=*/, Tensor dwpe /*+=*/,                   // (Vp,C) fp32, (maxT,C) fp32 or null
                         Tensor dout, Tensor tokens, Tensor positions, Stream s);  // (B,T,C) x, (B,T), (B,T) or null
-// With a table of positions, and every token different.
+// These costs include a position table and assume that all tokens differ.
 Cost embedding_forward_cost (int64_t B, int64_t T, int64_t C, DType x);
 Cost embedding_backward_cost(int64_t B, int64_t T, int64_t C, DType x);
 
@@ -56,7 +56,7 @@ void layernorm_forward(Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,    
 void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*into*/, Tensor db /*into*/,  // (N,C) x, (C) fp32, (C) fp32
                         Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,   // (N,C) x, (N,C) x, (C) x, (N), (N)
                         Into into, Stream s);
-// sum = a + b, rounded to x, then y = layernorm(sum). One pass over memory; equals the pair of ops to the bit.
+// sum = a + b, rounded to x, then y = layernorm(sum). It reads memory once and gives the same bits as the two ops.
 void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/,                       // (N,C) x, (N,C) x
                            Tensor mean /*=*/, Tensor rstd /*=*/,                   // (N) fp32, (N) fp32
                            Tensor a, Tensor b, Tensor w, Tensor bias,              // (N,C) x, (N,C) x, (C) x, (C) x
@@ -77,12 +77,12 @@ void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*=*/,              // (N,
 void matmul_backward(Tensor dx /*=*/, Tensor dw /*into*/,                 // (N,IC) x or null, (OC,IC) fp32
                      Tensor db /*into*/,                                  // (OC) fp32 or null
                      Tensor dy, Tensor x, Tensor w, Into into, Stream s); // (N,OC) x, (N,IC) x, (OC,IC) x
-// The same where the input of the product is act = gelu(pre): dpre = (dy w) ∘ gelu'(pre).
+// Computes the same when the input x is act = gelu(pre). In place of dx it gives dpre = (dy w) ∘ gelu'(pre).
 void matmul_gelu_backward(Tensor dpre /*=*/, Tensor dw /*into*/,          // (N,IC) x, (OC,IC) fp32
                           Tensor db /*into*/,                             // (OC) fp32 or null
                           Tensor dy, Tensor act, Tensor w, Tensor pre,    // (N,OC) x, (N,IC) x, (OC,IC) x, (N,IC) x
                           Gelu kind, Into into, Stream s);
-// Without a forward bias, and with a gradient of one. matmul_gelu_forward_cost is with pre.
+// Forward costs leave out the bias, backward costs include its gradient. matmul_gelu_forward_cost includes pre.
 Cost matmul_forward_cost      (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_backward_cost     (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_gelu_forward_cost (int64_t N, int64_t IC, int64_t OC, DType x);
@@ -110,7 +110,7 @@ void rope_forward (Tensor qkv /*in place*/,                                // (B
                    Tensor positions, Rope rope, Stream s);                 // (B,T) int32 or null
 void rope_backward(Tensor dqkv /*in place*/,                               // (B,T,3,H,D) x
                    Tensor positions, Rope rope, Stream s);                 // (B,T) int32 or null
-Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x);                // of either
+Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x);                // of forward or backward
 
 // ---- attention.cu (Milakov & Gimelshein 2018: arXiv 1805.02867; Dao et al. 2022: arXiv 2205.14135) ------------------
 // Causal attention with an online softmax. Row t sees rows s with max(start, t - window + 1) <= s <= t, where start is
@@ -128,7 +128,7 @@ void attention_cached(Tensor out /*=*/,                                   // (B,
                       Tensor k_cache /*=*/, Tensor v_cache /*=*/,         // (B,H,S,D) x, (B,H,S,D) x
                       Tensor qkv, int64_t past,                           // (B,T,3,H,D) x
                       float scale, int64_t window, Stream s);
-// Without a window and without documents; attention_cached_cost is for T rows after `past`.
+// These costs assume no window and no documents. attention_cached_cost is that of T new rows after `past` cached ones.
 Cost attention_forward_cost (int64_t B, int64_t T, int64_t H, int64_t D, DType x);
 Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x);
 Cost attention_cached_cost  (int64_t B, int64_t T, int64_t past, int64_t H, int64_t D, DType x);
@@ -162,7 +162,7 @@ struct AdamWRow {
     float weight_decay;                                       // 0 for rows that don't decay
     uint64_t rounding = 0;  // not 0: bf16 weights are rounded up or down at random, by this key and the step
 };
-// The rows of an update. They are checked and brought to the GPU once, so that an update of all of them is one launch.
+// The rows that adamw() updates. They are checked and copied to the GPU once, so that each update is a single launch.
 struct AdamWTable {
     AdamWTable() = default;
     AdamWTable(std::vector<AdamWRow> rows, const Device& device);
@@ -184,7 +184,7 @@ AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step);
 // When grad_norm2 or loss is not finite it changes nothing, so that a bad step never reaches the weights.
 void adamw(const AdamWTable& table /*+=*/, Tensor grad_norm2, Tensor loss,  // (1) fp32, (1) fp32 or null
            Tensor update, AdamWRule rule, Stream s);                        // (4) int32: an AdamWUpdate
-// Only the rounding of update `step`: w = master, rounded up or down at random by the row's key.
+// Repeats only the rounding of update `step`: w = master, rounded up or down at random by the row's key.
 void round_at_random(Tensor w /*=*/, Tensor master,                  // any one shape; bf16, fp32
                      uint64_t key, uint32_t step, Stream s);
 Cost adamw_cost(int64_t weights, DType x);

@@ -5,7 +5,7 @@
 namespace gpu {
 
 constexpr int64_t slot_bytes = 1 << 20;
-constexpr size_t slot_count  = 8;  // the host may be so many copies ahead of the GPU
+constexpr size_t slot_count  = 8;  // the host may be this many copies ahead of the GPU
 
 Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaSetDevice(index_));

@@ -20,7 +20,7 @@ inline void check(cudaError_t status, const char* call, const char* file, int li
     if (status == cudaSuccess) return;
     throw_at<RunError>(file, line, "CUDA: {} ({}) from {}", cudaGetErrorName(status), cudaGetErrorString(status), call);
 }
-// Every call of CUDA goes through this.
+// Makes a CUDA call, and throws a RunError that names it when it fails.
 #define CUDA_RUN(...) gpu::check((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
 
 // ---- the queue behind a Stream --------------------------------------------------------------------------------------
@@ -74,12 +74,12 @@ class Queue {
     }
     void* reserve_scratch(int64_t bytes);
 
-    cudaError_t fault();           // the error of what was queued last; with sync_each() it waits for it
+    cudaError_t fault();           // the error of what was queued last; waits for that work if sync_each()
     void launched(const Grid& g);  // throws that error
     void expect_ids(Tensor ids, const IdRule& rule);
-    void upload(void* dst, const void* src, int64_t bytes);    // src may be touched when it returns
+    void upload(void* dst, const void* src, int64_t bytes);    // src may be changed when it returns
     void download(void* dst, const void* src, int64_t bytes);  // waits, as wait() does
-    void wait();                                               // until all queued work is done; throws its error
+    void wait();                                               // waits until all queued work is done; throws its error
     bool sync_each() const { return sync_each_; }
     const void* scratch_now() const { return scratch_; }
 

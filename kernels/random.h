@@ -28,7 +28,7 @@ class Random {
         : key_(mix64(hash64(purpose) ^ mix64(seed + 0x9e3779b97f4a7c15u))), step_(step) {}
     uint64_t key() const { return key_; }
 
-    // The i-th number; i may take any values in any order.
+    // These return the i-th number. i may take any values in any order.
     float uniform(uint64_t i) const { return float(block(i / 4).word[i % 4] >> 8) * 0x1p-24f; }  // [0, 1)
     float normal(uint64_t i) const { return normals(block(i / 4), int(i % 4 / 2)).of[i % 2]; }   // mean 0, variance 1
     uint64_t below(uint64_t i, uint64_t n) const {  // 0..n-1; n = 0 gives 0
@@ -72,9 +72,10 @@ class Random {
     uint64_t key_, step_;
 };
 
-// The place of i < n in the shuffle of 0..n-1 that belongs to the key: a bijection, in O(1) memory. A Feistel network
-// permutes 0..4^h-1, where 4^h is the smallest such power that is n or more. A result outside 0..n-1 goes through it
-// again ("cycle walking", Black and Rogaway 2002). As 4^h < 4 n, this takes less than four passes on average.
+// Returns the place of i < n in a shuffle of 0..n-1 that the key chooses. It is a bijection, in O(1) memory. A Feistel
+// network permutes 0..4^h-1, where 4^h is the smallest such power that is n or more. A result outside 0..n-1 goes
+// through it again ("cycle walking", Black and Rogaway 2002). As 4^h < 4 n, this takes less than four passes on
+// average.
 inline uint64_t permutation(uint64_t i, uint64_t n, uint64_t key) {
     int h = 1;
     while (h < 32 && n > uint64_t(1) << (2 * h)) h++;

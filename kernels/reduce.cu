@@ -2,7 +2,7 @@
 //
 //   Chunks of 4096 elements are summed in the lanes of float vectors, and the sums of chunks are added in double, from
 //   first to last. The chunks are the same for any number of threads, so the result is too. A NaN or an infinity
-//   anywhere, or a square beyond float's range, makes the result non-finite: that is how a bad step is noticed.
+//   anywhere, or a square beyond float's range, makes the result non-finite. The optimizer then skips the step.
 #include <vector>
 
 #include "cpu.h"
@@ -15,7 +15,7 @@ namespace cpu {
 
 constexpr int64_t chunk = 4096;
 
-// Σ term(x_i)
+// Returns Σ term(x_i).
 template <class F>
 static double sum_of(const float* x, int64_t numel, F term) {
     std::vector<double> sums(ceil_div(numel, chunk));
@@ -48,9 +48,8 @@ static int64_t sum_blocks(int64_t numel) { return std::clamp<int64_t>(ceil_div(n
 #ifdef __CUDACC__
 namespace gpu {
 
-// As on the CPU, at most 64 terms are added in float, and their sums in double. Each of at most 1024 blocks leaves one
-// number; a second kernel of one block adds those, so that the host need not wait. The number of blocks depends on n
-// alone.
+// At most 64 terms are added in float, and their sums in double. Each of at most 1024 blocks writes one number. A
+// second kernel of one block adds those, so that the host need not wait. The number of blocks depends on n alone.
 struct Square {
     __device__ float operator()(float x) const { return x * x; }
 };

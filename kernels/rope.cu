@@ -16,7 +16,7 @@
 #include "gpu.cuh"
 #endif
 
-// φ / position, in radians.
+// Returns φ / position, in radians.
 inline double radians_per_position(int64_t pair, Rope rope) {
     return pow(double(rope.base), -2. * double(pair) / double(rope.dim));
 }

@@ -1,8 +1,8 @@
 // rounding.h - rounding of fp32 master weights to bf16 up or down at random, for the ops that update weights
 //
-//   A weight goes up with the probability of what rounding to nearest would drop, so that its mean is the master.
-//   Element i of a weight takes the upper half of word i mod 4 of Philox block i / 4 of (key, step): the same for any
-//   number of threads, on both machines and in every process.
+//   The probability of rounding up is the fraction that truncation would drop, so that the mean is the master.
+//   Element i of a weight takes the upper half of word i mod 4 of Philox block i / 4 of (key, step). So it is the same
+//   for any number of threads, on both machines and in every process.
 #pragma once
 #include <algorithm>
 
@@ -29,7 +29,7 @@ HD bf16 up_or_down(float x, uint32_t random) {
 
 namespace cpu {
 
-// Stores `count` lanes at elements i, i + 1, …; i is a multiple of 4.
+// Rounds `count` lanes and stores them at elements i, i + 1, …; i is a multiple of 4.
 template <class Count>
 void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, uint32_t step) {
     for (int64_t j = 0; j < count; j += 4) {
@@ -43,7 +43,7 @@ void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, ui
 #ifdef __CUDACC__
 namespace gpu {
 
-// Element i, or elements i to i + 3 of one block of random numbers, rounded. Each word is compared for, because a
+// Rounds element i, or elements i to i + 3, which use one block of random numbers. The loop tests every word, because a
 // dynamic index would spill the array of words to local memory.
 template <int W>
 __device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t step) {

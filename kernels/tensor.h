@@ -18,14 +18,14 @@
 #define HD inline
 #endif
 
-// n / d, rounded up; and the smallest multiple of `step` that is not below n. For n >= 0.
+// ceil_div is n / d, rounded up. round_up is the smallest multiple of `step` that is not below n. Both need n >= 0.
 HD constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 HD constexpr int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
 
 // ---- dtypes ---------------------------------------------------------------------------------------------------------
 //
-// A new dtype is a row here with its C++ type, a load and a store in cpu.h and in gpu.cuh, and a case in matmul.cu,
-// which says what oneDNN and cuBLASLt call it.
+// To add a dtype, add a row and a C++ type here, a load and a store in cpu.h and in gpu.cuh, and a case in matmul.cu,
+// which holds the names of dtypes in oneDNN and cuBLASLt.
 
 // The upper half of an IEEE float: 8 exponent bits, 7 stored bits of precision. Rounds to nearest, ties to even. A NaN
 // stays a NaN (quieted), so hostile values survive storage.
@@ -190,7 +190,7 @@ struct Tensor {
     explicit operator bool() const { return ptr != nullptr; }
     int64_t numel() const { return shape.numel(); }
     int64_t bytes() const { return numel() * size_of(dtype); }
-    // The elements. Throws when they are of another type than T.
+    // Returns the elements. Throws InputError when they are of another type than T.
     template <class T>
     T* data() const {
         CHECK(dtype == dtype_of<T>, "tensor {} holds {}, not {}", shape.str(), name_of(dtype), name_of(dtype_of<T>));
