@@ -1,20 +1,23 @@
 # make                build train_gpt, infer_gpt and tokenize
-# make quickstart     from nothing to a small trained model that writes prose: set up, build, prepare text, train, sample
+# make quickstart     install what is missing, build, prepare a text, train a small model on it, and sample from the model
+# make setup          install the libraries that the build needs; scripts/setup.sh --help lists the other ways
 # make test           run every test that this machine can run; make test ARGS='layernorm*' runs those of that name
-# make emulator       build the emulator, which runs a CUDA binary on the CPU (test/emulator/README.md); scripts/emulate PROGRAM
-# make test-cuda      with nvcc: run the emulator's own tests, then the tests of every op and model of the CUDA half under it
-# make bench          time the ops and whole programs on realistic shapes, and the emulator; ARGS=emulator that alone,
-#                     ARGS=tokenize text to tokens, ARGS=cuda counts what the GPU half does
-# make fuzz           with clang++: random inputs for every reader of foreign files, a minute each (SECONDS_EACH=60)
-# make check          compile with warnings as errors and with sanitizers, check the format and which way includes point
-# make check-transformers   with torch and transformers in $(PYTHON): train every family, compare its checkpoint's logits with theirs
+# make emulator       build the emulator; scripts/emulate PROGRAM then runs a CUDA program on the CPU (test/emulator/README.md)
+# make test-cuda      run the emulator's own tests, then those of the CUDA half under it; needs nvcc and no GPU
+# make bench          time ops, training, decoding, tokenizing and the emulator. ARGS= chooses one part, such as 'ops gelu';
+#                     scripts/bench.sh lists them, and also peers, costs and cuda, which run only when they are chosen
+# make fuzz           give random input to every reader of foreign files, a minute each (SECONDS_EACH=60); needs clang++
+# make check          compile with warnings as errors, test under sanitizers, check the format and which way includes point
+# make check-transformers   train every family and compare its checkpoint with transformers, which $(PYTHON) must have
 # make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
+# make clean          remove what make has built
 #
 # PORTABLE=1 builds for any CPU of this architecture, not for this machine's own instruction set.
+# BUILD=DIR builds into DIR instead of build. CXX= names another compiler.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries have a CPU half and a CUDA half; CUDA=0 builds the CPU half alone.
 # ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
-# is none that nvcc knows. NVCC_CXX=g++-13 is for an nvcc that refuses $(CXX).
-# Where NCCL is installed, train_gpt runs on several GPUs; NCCL=0 leaves it out.
+# is none that nvcc knows. NVCC_CXX=g++-13 names another host compiler, for an nvcc that refuses $(CXX).
+# Where NCCL is installed, train_gpt can run on several GPUs; NCCL=0 leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -45,7 +48,7 @@ CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-l
 KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)))
 GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
-# Machine code for each of them, and PTX for later ones. It is not compressed, so that test/emulator can read it.
+# Machine code for each of these GPUs, and PTX for later ones. The PTX is not compressed, so that test/emulator can read it.
 GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 comma     := ,
 space     := $(subst ,, )
@@ -54,7 +57,7 @@ NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
 # The CUDA runtime is linked as a shared library and found through RUNPATH. LD_LIBRARY_PATH goes before that, so the emulator's
 # libraries can take its place.
 LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,--enable-new-dtags -Wl,-rpath,$(CUDA_LIB)
-# NCCL, for several GPUs, where its header and library are.
+# NCCL is used where both its header and its library are found.
 NCCL      ?= 1
 NCCL_H    := $(firstword $(wildcard $(addsuffix /nccl.h,$(CUDA_HOME)/include /usr/include /usr/local/include)))
 NCCL_LIB  := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) /usr/lib/x86_64-linux-gnu /usr/local/lib)))
@@ -130,7 +133,7 @@ test: setup
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
 	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
 
-# The CUDA half needs no GPU here: the emulator is tested first, and then runs our own binary with every access checked.
+# This needs no GPU. The emulator is tested first, and then runs our own binary with every access checked.
 ifneq ($(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),)
 include test/emulator/emulator.mk
 test-cuda: emulator-test
@@ -148,7 +151,7 @@ bench: $(addprefix $(BUILD)/,$(BENCHED)) $(if $(NVCC),$(if $(filter cuda,$(first
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) TOKENIZER=$(TOKENIZER) scripts/bench.sh $(ARGS)
 
-# clang brings libFuzzer. Targets need no kernels.
+# Fuzz targets need libFuzzer, which comes with clang, and no kernels.
 FUZZ_CXX ?= clang++
 FUZZERS  := $(patsubst test/fuzz/%.cpp,$(BUILD)/fuzz/%,$(wildcard test/fuzz/fuzz_*.cpp))
 $(BUILD)/fuzz/%: test/fuzz/%.cpp

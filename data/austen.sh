@@ -16,7 +16,7 @@ if [ -s "$out" ]; then
     echo "$out exists already"
     exit 0
 fi
-old=data/${out#data/sets/}   # where this file was before downloads went to data/sets/
+old=data/${out#data/sets/}   # where earlier versions put this file
 if [ "$old" != "data/$out" ] && [ -s "$old" ]; then
     echo "note: $old is not used; downloads are in data/sets/ now: mkdir -p data/sets && mv $(dirname "$old") data/sets/" >&2
 fi
@@ -37,7 +37,7 @@ HELP
     exit 1
 }
 
-try() {  # try COMMAND…: runs it in $work, and keeps its last line of output if it fails
+try() {  # try COMMAND…: runs it in $work; if it fails, its last line of output goes to `tried`
     local said
     if said=$(cd "$work" && "$@" 2>&1); then return 0; fi
     tried+=("$*: $(grep -v '^W:' <<<"$said" | tail -1)")
@@ -47,7 +47,7 @@ try() {  # try COMMAND…: runs it in $work, and keeps its last line of output i
 update_lists() {
     local root=()
     if [ "$(id -u)" != 0 ]; then root=(sudo); fi
-    echo "there are no package lists yet; running ${root:+sudo }apt-get update"
+    echo "there are no lists of packages yet; running ${root:+sudo }apt-get update"
     try "${root[@]}" apt-get update -q
 }
 fetch() { try apt-get download -q -o APT::Sandbox::User= "$package"; }

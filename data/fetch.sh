@@ -4,9 +4,11 @@
 #   data/fetch.sh NAME [--parts FIRST-LAST] [--mirror URL] [--out FOLDER] [--tokenizer FILE]
 #
 #   --parts       downloads only these parts of a set that has several
-#   --mirror      replaces https://host in each address
-#   --out         is the folder for the files, data/sets/NAME if it is left out
-#   --tokenizer   also makes token shards of the text; for Parquet files PYTHON= names a python3 that has pyarrow
+#   --mirror      replaces https://HOST in each address by URL
+#   --out         names the folder for the files; left out, it is data/sets/NAME
+#   --tokenizer   also makes token shards of the text with this tokenizer.json
+#
+# Without NAME it lists the sets. PYTHON= names a python3 that has pyarrow, which reads Parquet files for --tokenizer.
 #
 # The script prints the size before it starts, resumes an interrupted download, and compares sizes, and SHA-256 sums
 # where they are known.
@@ -47,7 +49,7 @@ hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag
 rows=$(grep "^$name " <<<"$table") || die "there is no data set '$name'; the sets are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 [ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
-if [ -z "$out" ] && [ -d "data/$name" ]; then   # where downloads were before data/sets/
+if [ -z "$out" ] && [ -d "data/$name" ]; then   # where earlier versions put downloads
     echo "note: data/$name is not used; downloads are in data/sets/ now: mkdir -p data/sets && mv data/$name data/sets/" >&2
 fi
 out=${out:-data/sets/$name} python=${PYTHON:-python3}
@@ -102,7 +104,7 @@ done
 [ -n "$tokenizer" ] || exit 0
 shards() { "${BUILD:-build}/tokenize" --tokenizer "$tokenizer" --val-fraction 0.005 --output "$out/$name" --input "$@"; }
 if [[ ${files[0]} == *.parquet ]]; then
-    # If the reader fails, a line that is no JSON makes tokenize refuse the incomplete text.
+    # If the reader fails, it is followed by a line that is no JSON, so tokenize refuses the incomplete text.
     { "$python" data/parquet_text.py "${files[@]}" || echo "the text above is incomplete"; } | shards - --format jsonl
 else
     shards "${files[@]}"

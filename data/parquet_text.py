@@ -2,8 +2,8 @@
 #
 #   python3 data/parquet_text.py [--field text] FILE.parquet… | ./tokenize --input - --format jsonl …
 #
-# It reads a thousand rows at a time, so memory does not grow. It needs pyarrow (pip install pyarrow). If a file cannot be
-# read it exits with 2, and data/fetch.sh then keeps ./tokenize from using the incomplete text.
+# It reads a thousand rows at a time, so memory does not grow with the file. It needs pyarrow (pip install pyarrow). If a file
+# cannot be read, the exit code is 2, and data/fetch.sh then keeps ./tokenize from using the incomplete text.
 import argparse
 import json
 import os
@@ -29,7 +29,7 @@ def texts(path, field):
 
 def main():
     words = argparse.ArgumentParser(description="prints a text column of Parquet files as JSON lines")
-    words.add_argument("--field", default="text", help="the column with the text; text if it is left out")
+    words.add_argument("--field", default="text", help="column that holds the text; left out: text")
     words.add_argument("files", nargs="+", metavar="FILE.parquet")
     asked = words.parse_args()
     empty = 0

@@ -2,14 +2,16 @@
 # bench.sh - times the ops, training steps, decoding, start-up and memory on this machine, all in one run
 #   make bench                       everything (about six minutes on two cores)
 #   make bench ARGS='ops layernorm'  the ops whose name has that
-#   make bench ARGS=train            whole training steps;  decode: generation and start-up
-#   make bench ARGS=peers            GPT-2 124M steps beside PyTorch's, in turn; PYTHON= names a python3 with torch and transformers
+#   make bench ARGS=train            training steps of whole models, and their memory
+#   make bench ARGS=decode           generation, and start-up from a model folder
 #   make bench ARGS=tokenize         text to tokens; PYTHON= names a python3 with tiktoken, TOKENIZER= GPT-2's tokenizer.json
-#   make bench ARGS=emulator         warp-instructions per second under test/emulator, where nvcc is
-#   make bench ARGS=costs            no times: the table of kernels/README.md, what each op costs by its formula
-#   make bench ARGS=cuda             no times: what the GPU half counts under test/emulator, beside the fewest possible (half a
-#                                    minute on two quiet cores; the last digits of bytes vary with where memory lies)
-# Figures are medians of the steps after the first; shares are of what this machine reached in the same process.
+#   make bench ARGS=emulator         instructions that a warp executes per second under test/emulator, where nvcc is installed
+# These run only when they are chosen:
+#   make bench ARGS=peers            GPT-2 124M steps of ours and of PyTorch in turn; PYTHON= names a python3 with torch and transformers
+#   make bench ARGS=costs            measures nothing: what each op costs by its formula, the table of kernels/README.md
+#   make bench ARGS=cuda             measures no time: what the emulator counts of the CUDA half, beside the fewest possible. It takes
+#                                    half a minute on two idle cores. The last digits of bytes vary with the addresses of memory.
+# Step times are medians without the first step. Percentages are of what the same process measured on this machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 home=$PWD build=$PWD/${BUILD:-build}
@@ -19,7 +21,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 if [ "$what" = costs ]; then exec "$build/bench_ops" --costs; fi
-if [ "$what" = cuda ]; then  # make bench ARGS='cuda layernorm': the ops whose name has that
+if [ "$what" = cuda ]; then  # ARGS='cuda layernorm' runs only the ops whose name contains that
     EMU_CHECK=off "$home/scripts/emulate" --profile counts.json "$build/bench_ops" --device cuda --batch 1 --context 256 \
         --only "${2:-}" --profiled ops.json >log 2>&1 || { cat log >&2; exit 1; }
     grep -o 'bounds for.*' log | head -1
@@ -30,8 +32,9 @@ if [ "$what" = tokenize ]; then program=tokenize; else program=train_gpt; fi
 echo "$(date -I) · $("$build/$program" --version)"
 perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 200000' >tokens.bin   # GPT-2 ids, as nanoGPT writes them
 
-# median of FIELD over the step records of a run, the first left out
+# median RUN FIELD: the median of a field over the step records of a run, without the first
 median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[0-9.e+-]*" | cut -d: -f2 | sort -g | awk '{v[NR]=$1} END {print v[int((NR+1)/2)]}'; }
+# field RUN EVENT FIELD: a field of the last record of that event
 field() { grep "\"event\":\"$2\"" "$1/log.jsonl" | tail -1 | grep -o "\"$3\":[0-9.e+-]*" | cut -d: -f2; }
 
 train() {  # train MODEL DTYPE BATCH CONTEXT STEPS
@@ -55,7 +58,7 @@ if [ "$what" = peers ]; then
     for shape in "4 64 12" "1 1024 6"; do
         read -r batch context steps <<<"$shape"
         for dtype in bf16 fp32; do
-            for turn in 1 2 3; do  # the two take turns, so that other load on the machine meets both
+            for turn in 1 2 3; do  # the two take turns, so that other load slows both
                 run=peers-$dtype-$batch-$context-$turn
                 "$build/train_gpt" --model gpt2 --dtype $dtype --batch "$batch" --context "$context" --accumulate 1 --steps "$steps" \
                     --train-data tokens.bin --save-every 0 --out "$run" >"$run.txt"
@@ -72,7 +75,7 @@ fi
 if [ "$what" = all ] || [ "$what" = decode ]; then
     "$build/train_gpt" --model gpt2 --dtype bf16 --batch 1 --context 64 --steps 1 --train-data tokens.bin --out model >/dev/null
     copy=$("$build/bench_ops" --only none | grep -o 'copy [0-9.]*' | cut -d' ' -f2)
-    weights=$((2 * $(field model start parameters)))   # bytes in bf16, each read once a token
+    weights=$((2 * $(field model start parameters)))   # bytes in bf16, which are read once for each token
     for i in 1 2 3; do "$build/infer_gpt" --model model/checkpoints/latest --dtype bf16 --ids 1,2,3 --tokens 200 --temperature 0 --stats 2>&1 >/dev/null; done | grep -o '[0-9.]* tokens/s' | sort -g | sed -n 2p |
         awk -v w="$weights" -v c="$copy" '{printf "gpt2         bf16  decoding   %.1f tokens/s   %.0f%% of copy %.1f GB/s / %.0f MB of weights a token\n", $1, 100 * $1 * w / (c * 1e9), c, w / 1e6}'
     for i in 1 2 3; do "$build/train_gpt" --model model/checkpoints/latest --dtype bf16 --batch 4 --context 64 --steps 1 --train-data tokens.bin --save-every 0 --out "start$i" >/dev/null; field "start$i" start startup_s; done |
@@ -86,11 +89,11 @@ if [ "$what" = all ] || [ "$what" = tokenize ]; then
     if [ -z "${TOKENIZER:=}" ] && [ -s "$home/data/sets/gpt2-tokenizer/tokenizer.json" ]; then
         TOKENIZER=$home/data/sets/gpt2-tokenizer/tokenizer.json
     elif [ -z "$TOKENIZER" ]; then
-        echo "no GPT-2 vocabulary (data/fetch.sh gpt2-tokenizer, or TOKENIZER=): with 8000 entries learned from the prose"
+        echo "there is no GPT-2 vocabulary (data/fetch.sh gpt2-tokenizer fetches it, or name it with TOKENIZER=), so this uses 8000 entries learned from the prose"
         "$build/tokenize" --train-bpe 8000 --input prose.txt --output tokenizer.json >/dev/null
         TOKENIZER=$PWD/tokenizer.json
     fi
-    echo "prose: Jane Austen's novels; code: the C++ and CUDA sources of this repository; seconds of one core"
+    echo "prose is Jane Austen's novels, and code is the C++ and CUDA sources of this repository; times are CPU seconds"
     (cd "$home" && "$build/bench_tokenizer" --tokenizer "$TOKENIZER" --prose "$work/prose.txt" --code "$work/code.txt" \
         --program "$build/tokenize" --python "${PYTHON:-python3}")
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# check.sh - what must hold before a change goes in: layering, no warnings, and the tests under address and undefined-behaviour sanitizers
+# check.sh - checks a change: which way includes point, the format, scripts, no warnings, and the tests under sanitizers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,14 +12,14 @@ points_up "$(echo kernels/*)" '(gpt|data|test)/'
 points_up "$(ls data/*.h)" '(gpt|test)/'
 points_up "$(ls gpt/*.h)" 'test/'
 points_up "$(ls gpt/*.h | grep -vE "$talkers")" "$talkers"
-# A circle would show as a header that cannot be compiled by itself.
+# Headers that include each other in a circle do not compile by themselves.
 for header in gpt/*.h data/*.h kernels/{tensor,check,device,ops,cpu,random}.h; do
     echo "#include \"$header\"" | g++ -std=c++17 -fopenmp -fsyntax-only -I. -x c++ - || { echo "$header does not stand alone" >&2; exit 1; }
 done
 
-echo "== format: every file as clang-format has it"
+echo "== format: clang-format changes no file"
 if ! clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
-    echo "skipped: clang-format 14 is not here (apt-get install clang-format-14, or pip install clang-format==14.0.6)"
+    echo "skipped: clang-format 14 is not installed (apt-get install clang-format-14, or pip install clang-format==14.0.6)"
 else
     git ls-files '*.h' '*.cu' '*.cuh' '*.cpp' | xargs clang-format --dry-run -Werror
 fi
@@ -29,12 +29,12 @@ for f in scripts/*.sh data/*.sh; do bash -n "$f"; done
 
 echo "== build with warnings as errors and sanitizers, and run the tests"
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-sanitize='-fsanitize=address -fsanitize=undefined'   # one option each: nvcc splits at commas what it hands to g++
-# GCC's manual: sanitizers make for false positives of -Wmaybe-uninitialized (libstdc++'s own <regex> gives one).
+sanitize='-fsanitize=address -fsanitize=undefined'   # two options, because nvcc splits options for g++ at commas
+# With sanitizers -Wmaybe-uninitialized has false positives, as GCC's manual says; libstdc++'s own <regex> is one.
 CXXFLAGS="-Werror -Wno-maybe-uninitialized -g1 $sanitize -fno-sanitize-recover=all" \
     make --no-print-directory -j"$(nproc)" BUILD=build-check OPT=-O1 LDFLAGS="$sanitize" \
     build-check/{train_gpt,infer_gpt,tokenize,austen,test_gpt} >build-check.log 2>&1 ||
     { tail -30 build-check.log >&2; exit 1; }
 rm -f build-check.log
 GPT_BUILD=build-check build-check/test_gpt
-echo "== all is well"
+echo "== every check passed"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # fuzz.sh - runs the fuzz targets that `make fuzz` built, each for SECONDS_EACH (60) seconds
 #
-# A target starts from test/fuzz/corpus/NAME. An input that crashes, takes 10 seconds or 1 GB stays in build/fuzz.
+# A target starts from the files in test/fuzz/corpus/NAME. An input that crashes, or takes 10 seconds or 1 GB, is kept in build/fuzz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${BUILD:-build}/fuzz
@@ -10,7 +10,7 @@ for target in "$out"/fuzz_*; do
     name=${target##*/fuzz_}
     mkdir -p "$out/found/$name"
     echo "== fuzz $name, ${SECONDS_EACH:-60} seconds"
-    # A zstd window may have 2 GB, which is reserved and not used.
+    # A zstd window may reserve 2 GB that it does not touch, hence the larger limit on one allocation.
     "$target" -max_total_time="${SECONDS_EACH:-60}" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=4096 -print_final_stats=1 \
         -artifact_prefix="$out/$name-" "$out/found/$name" "test/fuzz/corpus/$name" >"$out/$name.log" 2>&1 ||
         { tail -40 "$out/$name.log" >&2; exit 1; }

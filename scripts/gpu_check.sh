@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # gpu_check.sh - checks and measures everything that needs a GPU, in one command and under ten minutes
-#   scripts/gpu_check.sh                build, tests on the GPU, compute-sanitizer, a training run, every op's rate
-#   scripts/gpu_check.sh --emulated     the same steps on test/emulator: checks this script, measures nothing
-# The report goes to docs/measured/DATE-GPU.txt and ends with a verdict. A part whose tool is missing is skipped, and the report
+#   scripts/gpu_check.sh                builds, tests on the GPU, times every op, trains, decodes, and runs compute-sanitizer
+#   scripts/gpu_check.sh --emulated     does the same on test/emulator, which checks this script and measures nothing
+# The report is docs/measured/DATE-GPU.txt and ends with a verdict. A part whose tool is missing is skipped, and the report
 # says why. The exit code is 0 when every part that ran passed, 1 when one failed or ran out of time, and 2 without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${BUILD:-build}
-limit=600  # seconds for all parts together
+limit=600  # seconds, for all parts together
 
 emulated=
 case "${1:-}" in
@@ -29,7 +29,7 @@ else
     [ -n "$gpu" ] || {
         echo "gpu_check: nvidia-smi finds no GPU; scripts/gpu_check.sh --emulated tries the script itself" >&2; exit 2; }
     case "${LD_LIBRARY_PATH:-}" in
-    *emulator*) echo "gpu_check: LD_LIBRARY_PATH holds the emulator, so nothing here would be measured" >&2; exit 2 ;;
+    *emulator*) echo "gpu_check: LD_LIBRARY_PATH names the emulator, so the GPU would not be used" >&2; exit 2 ;;
     esac
     on() { "$@"; }
     report=docs/measured/$(date -I)-$(tr -cs 'A-Za-z0-9\n' - <<<"$gpu" | sed 's/-*$//').txt
@@ -48,11 +48,11 @@ part() {
     shift 2
     say "" && say "== $name"
     if ((left < 5)); then
-        say "NOT RUN: $limit seconds are over; a second run finds everything built"
+        say "NOT RUN: the $limit seconds are over; a second run need not build again"
         failed+=("$name (not run)")
         return
     fi
-    set -m  # each job a process group, so that all of it can be stopped
+    set -m  # each job is a process group, so that all of it can be stopped
     ( "$@" ) >"$work/out" 2>&1 &
     local pid=$!
     ( sleep $((most < left ? most : left)); kill -TERM -- -"$pid" ) 2>/dev/null &
@@ -63,7 +63,7 @@ part() {
     tee -a "$report" <"$work/out"
     case $code in
     0) say "-- $name: $((SECONDS - start)) s" ;;
-    143) say "-- $name: STOPPED after $((SECONDS - start)) s, its share of the time"; failed+=("$name (stopped)") ;;
+    143) say "-- $name: STOPPED after $((SECONDS - start)) s, the time that it may take"; failed+=("$name (stopped)") ;;
     *) say "-- $name: FAILED with exit code $code"; failed+=("$name") ;;
     esac
 }
@@ -98,14 +98,14 @@ sanitize() {  # sanitize TOOL OPTIONS...
     trap 'tail -n 5 "$work/$tool"; exit 143' TERM
     compute-sanitizer --tool "$tool" "$@" --error-exitcode 9 "$build/test_gpt" '[ops],[attention],[rope]' --durations yes \
         >"$work/$tool" 2>&1 || code=$?
-    grep -m 30 '^========= ' "$work/$tool" || { echo "compute-sanitizer said nothing:"; code=1; }
+    grep -m 30 '^========= ' "$work/$tool" || { echo "compute-sanitizer printed nothing:"; code=1; }
     grep -v -e '^[0-9.]* s: ' -e '^===' "$work/$tool" | tail -n 5
     on_the_gpu "$work/$tool" && return $code
 }
 
 median() { grep '"event":"step"' "$1/log.jsonl" | tail -n +2 | grep -o "\"$2\":[0-9.e+-]*" | cut -d: -f2 | sort -g |
     awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
-# train OPTIONS...: trains GPT-2 124M on random tokens. With --graph last, it must end with the weights of the run before.
+# train OPTIONS...: trains GPT-2 124M on random tokens. If the last option is --graph, the run must end with the weights of the run before.
 train() {
     perl -e 'srand 1; print pack "v*", map { int rand 50257 } 1 .. 400000' >"$work/tokens.bin"
     rm -rf "$work/run"
@@ -114,7 +114,7 @@ train() {
     grep -E 'memory|GiB' "$work/train" | head -5 || true
     grep -o '"fingerprint":"[^"]*"' "$work/run/log.jsonl" >"$work/weights"
     case "$*" in
-    *--graph) cmp -s "$work/weights" "$work/weights-before" || { echo "other weights than without a graph"; return 1; } ;;
+    *--graph) cmp -s "$work/weights" "$work/weights-before" || { echo "the weights differ from those without a graph"; return 1; } ;;
     *) mv "$work/weights" "$work/weights-before" ;;
     esac
     printf '%s: %.1f ms a step, %.0f tokens/s, %.1f %% of the product peak (medians)\n' "$*" "$(median "$work/run" ms)" \
@@ -128,7 +128,7 @@ decode() {  # decode TOKENS
 }
 
 losses() { grep '"event":"step"' "$1/log.jsonl" | grep -o '"loss":[0-9.]*' | cut -d: -f2; }
-# Compares the losses of two GPUs, which have half the batch each, with those of one.
+# Compares the losses of a run on two GPUs, each with half the batch, with those of a run on one.
 two() {
     perl -e 'srand 1; print pack "v*", map { int rand 257 } 1 .. 20000' >"$work/bytes.bin"
     local words=(--model nano --dtype fp32 --device cuda --context 32 --steps 10 --eval-every 0 --save-every 0 --graph
@@ -148,16 +148,16 @@ two() {
 
 say "gpu_check $(date -Iseconds) · $gpu · commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 if [ "$emulated" ]; then
-    say "EMULATED: no GPU took part. Every time and rate below is of the emulator on a CPU and says nothing of any GPU."
+    say "EMULATED: no GPU was used. Every time and rate below is of the emulator on a CPU and says nothing about a GPU."
 else
     nvidia-smi --format=csv,noheader \
         --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu | tee -a "$report" ||
-        say "nvidia-smi says no more of it"
+        say "nvidia-smi says nothing more about it"
 fi
 
 part "build" 400 compile
 if ((${#failed[@]})); then
-    say "" && say "verdict: FAILED: the build, so nothing else was run"
+    say "" && say "verdict: FAILED: the build failed, so nothing else was run"
     echo "report: $report"
     exit 1
 fi

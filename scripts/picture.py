@@ -5,7 +5,7 @@ usage: scripts/picture.py [--run FOLDER] [--output docs/quickstart.svg]
 
 Without --run it trains the quick-start model first (about three minutes on two cores), in a temporary folder; `make quickstart`
 must have prepared the text. With --run the folder must hold log.jsonl, checkpoints/, and the terminal output as terminal.txt.
-Needs python3 alone. The SVG holds text, so it stays sharp and can be searched.
+The script needs python3 and the built programs. The SVG holds text, so it stays sharp and can be searched.
 """
 import argparse
 import json
@@ -31,7 +31,7 @@ def train(folder):
 
 
 def sample(folder):
-    """Twenty lines from the newest checkpoint, wrapped as a page is."""
+    """Returns twenty lines that the newest checkpoint writes, wrapped like a printed page."""
     command = ["./infer_gpt", "--model", str(folder / "checkpoints/latest"), "--prompt", PROMPT, "--tokens", "500",
                "--temperature", "0.7"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -55,7 +55,7 @@ def terminal_lines(folder):
 
 
 def curve(folder, left, top, width, height):
-    """The loss of each step, smoothed, and the validation losses, as SVG."""
+    """Returns the SVG of the smoothed training loss and of the validation losses."""
     records = [json.loads(line) for line in open(folder / "log.jsonl")]
     steps = [(r["step"], r["loss"]) for r in records if r["event"] == "step"]
     evals = [(r["step"], r["val_loss"]) for r in records if r["event"] == "eval"]

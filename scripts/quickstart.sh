@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # quickstart.sh - prepares the text of Jane Austen's novels, learns a vocabulary, trains a small GPT, and lets it write.
-# `make quickstart` builds and calls it. What is there already is not made again; a new run gets a folder of its own.
+# `make quickstart` builds the programs and calls it. Files that exist already are used, and every run gets a new folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 home=data/sets/austen
@@ -28,12 +28,12 @@ step "what it writes"
 
 step "next"
 cat <<TXT
-see the losses             $run/loss.png, $run/log.jsonl
-another beginning          ./infer_gpt --model $run/checkpoints/latest --prompt "Mr. Darcy" --tokens 300 --temperature 0.7
+look at the losses         $run/loss.png, $run/log.jsonl
+use another prompt         ./infer_gpt --model $run/checkpoints/latest --prompt "Mr. Darcy" --tokens 300 --temperature 0.7
 train it longer            ./train_gpt --out $run --resume --steps 6000
-other sizes and families   ./train_gpt --list-models
-your own text              ./tokenize --train-bpe 4096 --input your.txt --output data/sets/your/tokenizer.json
+list sizes and families    ./train_gpt --list-models
+use your own text          ./tokenize --train-bpe 4096 --input your.txt --output data/sets/your/tokenizer.json
                            ./tokenize --tokenizer data/sets/your/tokenizer.json --input your.txt --val-fraction 0.05 --output data/sets/your/your
                            ./train_gpt --train-data 'data/sets/your/your_train_*.bin' --val-data 'data/sets/your/your_val_*.bin'
-all options                ./train_gpt --help
+list all options           ./train_gpt --help
 TXT

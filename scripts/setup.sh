@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh - brings what the build needs from Debian or Ubuntu
-#   scripts/setup.sh              installs what is missing, after naming it (with sudo when not root; see --local without it)
+# setup.sh - installs what the build needs, from the packages of Debian or Ubuntu
+#   scripts/setup.sh              names what is missing and installs it, with sudo when not root; without sudo it does as --local
 #   scripts/setup.sh --local      needs no root: unpacks the same packages into build-deps, where the Makefile finds them
-#   scripts/setup.sh --check      says what is missing and how to get it; exit code 2 when something is
-#   scripts/setup.sh --versions   prints one line: the libraries that the build uses
+#   scripts/setup.sh --check      says what is missing and how to get it; the exit code is 2 when something is missing
+#   scripts/setup.sh --versions   prints the versions of the libraries that the build uses, in one line
 # CXX= names another compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,7 @@ catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel      
 "
 cxx=${CXX:-g++} deps=$PWD/build-deps
 
-finds() {  # finds 'a.h|b.h': does the compiler find one of these headers?
+finds() {  # finds 'a.h|b.h': succeeds if the compiler finds one of these headers
     local header
     for header in ${1//|/ }; do
         echo "#include <$header>" | $cxx -I"$deps/usr/include" -x c++ -std=c++17 -fopenmp -M - >/dev/null 2>&1 && return 0
@@ -37,7 +37,7 @@ look() {
     local header debian rest
     command -v make >/dev/null || { missing+=(make); rows+="make make make make"$'\n'; }
     if ! command -v "${cxx%% *}" >/dev/null; then  # without a compiler no header would be found
-        [ "$cxx" = g++ ] || { echo "error: the compiler CXX=$cxx is not here" >&2; exit 2; }
+        [ "$cxx" = g++ ] || { echo "error: the compiler CXX=$cxx is not installed" >&2; exit 2; }
         missing+=(g++) rows+="g++ gcc-c++ gcc gxx"$'\n'
     fi
     while read -r header debian rest; do
@@ -47,11 +47,11 @@ look() {
     done <<<"$needs"
 }
 
-# What other systems call the missing packages.
+# Prints what other systems call the missing packages, and exits.
 elsewhere() {
     local column
     column() { awk -v c="$1" 'NF {printf "%s ", $c}' <<<"$rows"; }
-    echo "This script installs with apt-get (Debian, Ubuntu). Elsewhere:" >&2
+    echo "This script needs apt-get (Debian, Ubuntu). On other systems:" >&2
     echo "    Fedora          dnf install $(column 2)" >&2
     echo "    Arch            pacman -S $(column 3)" >&2
     echo "    conda-forge     conda install -c conda-forge $(column 4)" >&2
@@ -111,11 +111,11 @@ elif [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then
     echo "installing: ${missing[*]}"
     if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }; then
-        echo "error: apt-get could not install them; without root: scripts/setup.sh --local" >&2
+        echo "error: apt-get could not install them; scripts/setup.sh --local needs no root" >&2
         exit 1
     fi
 else
-    echo "there is no sudo, so nothing is installed in the system"
+    echo "there is no sudo, so the packages are unpacked here and not installed in the system"
     unpack
 fi
 look
@@ -123,4 +123,4 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "error: still missing: ${missing[*]}" >&2
     exit 1
 fi
-echo "all libraries are here"
+echo "everything that the build needs is installed"

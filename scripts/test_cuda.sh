@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# test_cuda.sh - the GPU half under the emulator (test/emulator): every op's and model's tests with the checker on, then the programs
-# beside themselves on the CPU. `make test-cuda` builds what it needs and calls it. On a machine with a GPU, `build/test_gpt` alone
-# runs on it.
+# test_cuda.sh - tests the CUDA half under the emulator (test/emulator): every op and model with all checks on, then the programs,
+# whose results are compared with those on the CPU. `make test-cuda` builds what it needs and calls it. On a machine with a GPU,
+# `build/test_gpt` by itself uses the GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export GPT_BUILD=${GPT_BUILD:-build}

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# scripts/transformers.sh - prints a python3 that has torch and transformers: the one on PATH, else one of its own in
-# ~/.cache, made from PyPI within ten minutes. Exit code 1 where neither is to be had.
+# transformers.sh - prints a python3 that has torch and transformers
 #
-# PyPI's torch for Linux is made for CUDA: 5 GB with all it asks for. To be imported it wants the libraries that it is
-# linked with; what it would load later, for a GPU, stays away: triton, cuSOLVER, cuDNN's engines. That leaves 3.0 GB. The
-# versions are those that the comparison was last made with, so that a new release cannot break a build.
+# That is the one on PATH, or else one in ~/.cache, which this script makes from PyPI within ten minutes. The exit code is 1
+# when there is neither.
+#
+# PyPI's torch for Linux is built for CUDA and takes 5 GB with all that it requires. Importing it needs only the libraries that
+# it is linked with. What it would load later, for a GPU, is left out: triton, cuSOLVER, cuDNN's engines. That leaves 3.0 GB.
+# The versions are fixed, so that a new release cannot break a build.
 set -euo pipefail
 
 has_both() { "$1" -c 'import torch, transformers' 2>/dev/null; }
