@@ -1,8 +1,8 @@
 // train_gpt - trains a GPT: options → model → loop → close
 //
 // The CUDA is in kernels/: one .cu file per operation, with its CPU half beside its GPU half; kernels/ops.h lists them.
-// Here is the order of events. What an option means is decided in gpt/run.h, the model is gpt/model.h, a training step
-// is gpt/step.h, what is printed is gpt/report.h and gpt/log.h.
+// This file is the order of events. gpt/options.h lists the options, gpt/run.h decides what they mean, gpt/model.h is
+// the model, gpt/step.h a training step, gpt/checkpoint.h what is saved, gpt/report.h and gpt/log.h what is printed.
 #include "gpt/report.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
@@ -47,9 +47,9 @@ static void save(Training& t) {
 static void train(Training& t) {
     const Options& o = t.run.options;
     Step steps(t.model, t.optimizer, t.comm, *t.run.train, o.schedule, {o.accumulate, o.document_mask, o.graph});
-    int64_t& step         = t.state.step;          // how many are done
-    const int64_t resumed = o.resume ? step : -1;  // what was due after this step has been done before
-    int64_t skips         = 0;                     // in a row
+    int64_t& step         = t.state.step;          // how many steps are done
+    const int64_t resumed = o.resume ? step : -1;  // what was due at this step was done before the run stopped
+    int64_t skips         = 0;                     // skipped steps in a row
     const auto due        = [&](int64_t every) {
         return every > 0 && step != resumed && (step == o.steps || step % every == 0);
     };
@@ -74,6 +74,7 @@ static void train(Training& t) {
 }
 
 static int run(int argc, char** argv) {
+    // Options. Whatever is wrong with them, the model, the data or the machine is found before anything is allocated.
     const Stopwatch since_start;
     const Ranks ranks = ranks_from_environment();
     silence_unless_first(ranks);
@@ -85,18 +86,20 @@ static int run(int argc, char** argv) {
     Run run(options, flags, ranks);
     if (options.dry_run) return header(run), 0;
 
+    // Model. Rank 0 chooses the folder for all processes, which is created once the model has its memory and weights.
     Comm comm(ranks, run.id());  // waits for the other processes
     if (comm.first()) claim_folder(options);
     options.out = comm.share(options.out);
     refuse_too_large(run);
-    peak_flops(run.device, run.dtype);  // is measured while there is room for it
+    peak_flops(run.device, run.dtype);  // measured while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device);
     const auto optimizer = make_optimizer(model, options.optimizer);
     comm.join_gpus(model.stream);
     run.reserve_scratch();
     Beginning start = begin(run, model, *optimizer);
-
     open_folder(run);
+
+    // Loop.
     Log log(log_settings(run, start.state));
     header(run);
     report_start(log, run, start, since_start.seconds());
@@ -104,6 +107,7 @@ static int run(int argc, char** argv) {
     Training training{run, model, *optimizer, start.state, comm, log};
     train(training);
 
+    // Close.
     const std::string weights = fingerprint(model);
     comm.expect_same(weights, "the weights");
     comm.finish();

@@ -29,7 +29,8 @@ struct Options {
     ReadSettings read;
     EncodeSettings encode;
     int64_t shard_tokens = 100'000'000;
-    int train_bpe = 0, threads = 0;
+    int train_bpe        = 0;
+    Auto<int> threads;
     bool decode = false, overwrite = false;
 };
 
@@ -85,7 +86,7 @@ static void list_options(Flags& f, Options& o) {
           "learn a vocabulary of N entries from --input and write it to --output, a tokenizer.json; 0: do not");
     f.add("--decode", o.decode, "print the text of the token shards that --input names");
     f.group("machine");
-    f.add("--threads", o.threads, "CPU threads that encode; 0: one per core");
+    f.add("--threads", o.threads, at_least(1), "threads that encode; auto: one per core");
 }
 
 static void make_folder_of(const std::string& path) {
@@ -158,7 +159,7 @@ static void write_summary(const Options& o, const std::string& path, const Token
 }
 
 static int threads_of(const Options& o) {
-    return o.threads > 0 ? o.threads : std::max(1, int(std::thread::hardware_concurrency()));
+    return o.threads.value_or(std::max(1, int(std::thread::hardware_concurrency())));
 }
 
 static void make_shards(Options o) {
@@ -322,7 +323,6 @@ int main(int argc, char** argv) try {
     Flags f("tokenize", "turns text into token shards, shards into text, and text into vocabularies");
     list_options(f, o);
     if (!f.parse(argc, argv)) return 0;
-    CHECK(o.threads >= 0, "--threads {}: expected 0 (one per core) or more", o.threads);
     o.read.keep_any_bytes = o.on_error == "keep";
     CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe exclude each other");
     if (o.decode)

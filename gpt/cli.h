@@ -1,14 +1,14 @@
-// cli.h - the command line of a program, from a list with one line per option
+// cli.h - the command line of a program, from a list with one entry per option
 //
 //   Flags f("train_gpt", "trains a GPT");
 //   f.group("batch");
-//   f.add("--batch", o.batch, at_least(1), "sequences per micro-batch; auto: 4");   // o.batch is an Auto<int64_t>
-//   f.add("--eps", o.eps, at_least(0), "added to the root of the second moment");   // the default is o.eps as it is
-//   now f.choose("--dtype", o.dtype, dtypes, "of weights and activations");             // one word of a table if
-//   (!f.parse(argc, argv)) return 0;                                             // --help or --version was printed
+//   f.add("--batch", o.batch, at_least(1), "sequences per micro-batch; auto: 4");  // an Auto<int64_t>
+//   f.add("--eps", o.eps, at_least(0), "added to the root of the second moment");  // a float; its value is the default
+//   f.choose("--dtype", o.dtype, dtypes, "of weights and activations");            // one word of a table
+//   if (!f.parse(argc, argv)) return 0;                                            // --help or --version was printed
 //
 // The parser, --help, the settings for run.json (list()) and the command that runs the same again (command()) all come
-// from this list. There are long names only, and no environment variables. CLI11 splits the arguments; the values are
+// from this list. There are long names only, and no environment variables. CLI11 splits the arguments. The values are
 // read here, because CLI11 takes "010" for eight.
 #pragma once
 #include <CLI/CLI.hpp>

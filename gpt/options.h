@@ -194,8 +194,8 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--list-models", o.list_models, "print the table of presets");
 }
 
-// The words of a command line, with those of the run in --out put in front of them when it says --resume: what was
-// given for that run holds unless it is given again. In another number of processes a step keeps its tokens.
+// The words of a command line. With --resume, the options of the run in --out come first, except those that are given
+// again. In another number of processes, a step keeps its number of tokens.
 inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args, int world) {
     std::string out;
     std::set<std::string> given;

@@ -1,4 +1,4 @@
-// plot.h - loss.png: training and validation loss over the tokens seen
+// plot.h - loss.png: the training and validation losses over the tokens seen so far
 #pragma once
 #define STB_IMAGE_WRITE_STATIC
 #define STB_IMAGE_WRITE_IMPLEMENTATION
@@ -17,14 +17,14 @@
 #include "data/files.h"
 
 struct PlotPoint {
-    double tokens, loss;  // a loss that is not finite leaves a gap
+    double tokens, loss;  // where the loss is not finite, the curve has a gap
 };
 
 struct Color {
     float r, g, b;
 };
 
-// A picture that is drawn on: boxes and text in whole pixels, strokes with soft edges.
+// A picture to draw on. Boxes and text fill whole pixels; strokes have soft edges.
 class Canvas {
   public:
     const int width, height;
@@ -35,7 +35,8 @@ class Canvas {
             for (int x = std::max(left, 0); x < std::min(right, width); x++) blend(x, y, c, 1);
     }
 
-    // Strokes collect as ink, at each pixel the strongest, and become visible together: crossings don't darken.
+    // A stroke leaves ink, which show_ink() turns into colour. A pixel keeps the most ink that one stroke gave it, so
+    // that lines do not get darker where they cross.
     void stroke(double x0, double y0, double x1, double y1, double thick) {
         const double dx = x1 - x0, dy = y1 - y0, length2 = dx * dx + dy * dy, reach = thick / 2 + 1;
         const int left   = int(std::max(0., std::min(x0, x1) - reach)),
@@ -59,7 +60,8 @@ class Canvas {
 
     enum Align { left, center, right };
     static int text_width(std::string s) { return 2 * stb_easy_font_width(printable(s).data()); }
-    // Capitals are 14 pixels high; (x, y) is the left, middle or right of their top. `up`: turned to read upwards.
+    // (x, y) is the left end, the middle or the right end of the top of the text, whose capitals are 14 pixels high.
+    // With `up` the text is rotated, so that it reads upwards.
     void text(int x, int y, std::string s, Color c, Align align = left, bool up = false) {
         s = printable(s);
         std::vector<float> corners(s.size() * 400);  // quads of 4 × 16 bytes; no character has more than 16
@@ -91,7 +93,7 @@ class Canvas {
     }
 
   private:
-    static std::string printable(std::string s) {  // the font has no other characters, and doesn't check
+    static std::string printable(std::string s) {  // the font has these characters only, and does not check
         for (char& c : s)
             if (c < ' ' || c > '~') c = '?';
         return s;
@@ -106,7 +108,7 @@ class Canvas {
     std::vector<float> ink_;
 };
 
-// The step of 1, 2 or 5 times a power of ten that divides `range` into at most `most` parts.
+// The distance between ticks, 1, 2 or 5 times a power of ten, that divides `range` into at most `most` parts.
 inline double tick_step(double range, int most) {
     const double power = std::pow(10, std::floor(std::log10(range / most)));
     for (double m : {1., 2., 5.})
@@ -126,7 +128,8 @@ inline std::string short_loss(double loss, int digits) {
     return std::abs(loss) < 1e4 ? fmt::format("{:.{}f}", loss, digits) : fmt::format("{:.3g}", loss);
 }
 
-// What to show of the losses: all of them, unless a few are far above the rest, which then leave through the top.
+// The lowest and highest loss of the plot. When a tenth of the losses or fewer lie far above the rest, the curve leaves
+// the plot through the top there, instead of being flat everywhere else.
 inline std::pair<double, double> loss_range(const std::vector<PlotPoint>& train, const std::vector<PlotPoint>& val) {
     std::vector<double> all;
     for (const auto* points : {&train, &val})
@@ -140,15 +143,16 @@ inline std::pair<double, double> loss_range(const std::vector<PlotPoint>& train,
     return {low - margin, high + margin};
 }
 
-// The points themselves; or when there are many, two hundred averages of neighbours, each over the middle half of
-// the sorted losses: the trend shows through the noise of batches, and a spike does not move it.
+// Few points are returned as they are. Of many, two hundred averages of neighbours remain, so that the trend shows
+// through the noise of batches. An average is over the middle half of the sorted losses, so that no spike moves it.
 inline std::vector<PlotPoint> trend(const std::vector<PlotPoint>& points) {
     const int64_t n = int64_t(points.size()), most = 200;
     if (n <= most) return points;
     std::vector<PlotPoint> averages;
     for (int64_t k = 0; k <= most; k++) {
         const int64_t at    = k * (n - 1) / most;
-        const int64_t reach = std::min({n / 100, at, n - 1 - at});  // symmetric: a falling curve is not shifted
+        // The same to both sides, so that a falling curve is not shifted.
+        const int64_t reach = std::min({n / 100, at, n - 1 - at});
         std::vector<double> near;
         for (int64_t j = at - reach; j <= at + reach; j++)
             if (std::isfinite(points[j].loss)) near.push_back(points[j].loss);
@@ -173,7 +177,7 @@ inline void loss_png(const std::string& path, const std::string& title, const st
     const auto [low, high] = loss_range(train, val);
     const auto x_of        = [&](double tokens) { return left + tokens / last_token * (right - left - 20); };
     const auto y_of        = [&, low = low, high = high](double loss) {
-        return std::max(bottom - (loss - low) / (high - low) * (bottom - top), -1e4);  // far above is far enough
+        return std::max(bottom - (loss - low) / (high - low) * (bottom - top), -1e4);  // a point far above the plot
     };
 
     c.text((left + right) / 2, 28, title.size() > 90 ? title.substr(0, 87) + "..." : title, black, Canvas::center);

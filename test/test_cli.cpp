@@ -151,7 +151,7 @@ TEST_CASE("auto is spelt auto, until the program or the user decides", "[cli]") 
     CHECK((said.steps.is_auto() && said.warmup.is_auto() && said.peak.is_auto() && said.out.is_auto() &&
            said.form.is_auto()));
     CHECK(said.command == "./trainer");
-    // As runs were written before auto had its name: the number just below the range, and the empty text.
+    // Older runs have auto in run.json as the number just below the range, or as the empty text.
     const Line old({"--steps", "0", "--warmup=-1", "--peak", "0", "--out", ""});
     CHECK((old.steps.is_auto() && old.warmup.is_auto() && old.peak.is_auto() && old.out.is_auto()));
     CHECK(old.command == "./trainer");

@@ -1,5 +1,5 @@
-// test_comm.cpp - the processes of a run: what launchers say, finding each other, and what happens when one is missing,
-// wrong or dead. Sums over GPUs are in test_emulated.cpp.
+// test_comm.cpp - the processes of a run: what launchers say, how processes find each other, and what happens when one
+// is missing, wrong or dead. Sums over GPUs are tested in test_emulated.cpp.
 #include <sys/wait.h>
 
 #include <functional>
@@ -127,7 +127,7 @@ TEST_CASE("a world of one gives back what it was given", "[comm]") {
 TEST_CASE("processes find each other, share, add up in order, and part", "[comm]") {
     const double values[3] = {1e16, 1, -1e16};  // another order gives another sum
     const auto all         = together(3, [&](const Ranks& r) {
-        if (r.rank == 0) usleep(300000);  // the others knock before there is a door
+        if (r.rank == 0) usleep(300000);  // the others connect before rank 0 listens
         Comm comm(r, 7, 60);
         const std::string name = comm.share(r.rank == 0 ? "runs/x-2" : "runs/x"), none = comm.share("");
         const double mean = comm.mean(values[r.rank]);
@@ -179,7 +179,7 @@ TEST_CASE("a process that does not come, one of another run, a port that is take
     CHECK(lost[1].text.find("rank 1 of 2 waited 1 s for rank 0 at 127.0.0.1 port") != std::string::npos);
     CHECK(lost[1].text.find("MASTER_ADDR") != std::string::npos);
 
-    // Rank 1 twice, the first time with other options: rank 0 waits for the right one.
+    // Two processes say that they are rank 1, the first with other options: rank 0 waits for the right one.
     const auto stranger = together(3, [](const Ranks& r) -> std::string {
         if (r.rank == 2) usleep(500000);
         Comm comm({std::min(r.rank, 1), 2, 0, r.address, r.port}, r.rank == 1 ? 8 : 7, 60);

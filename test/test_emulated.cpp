@@ -1,5 +1,5 @@
-// test_emulated.cpp - the programs on the emulated GPU (test/emulator), every access checked and streams as late as
-// they may be, beside themselves on the CPU. Hidden from a plain run; scripts/test_cuda.sh asks for [emulated].
+// test_emulated.cpp - the programs on the emulated GPU (test/emulator) do what they do on the CPU, with every access
+// checked and streams as late as they may be. A plain run leaves these tests out; scripts/test_cuda.sh asks for them.
 #include <csignal>
 #include <map>
 
@@ -21,7 +21,7 @@ static void train(const Scratch& s, const std::string& out, const std::string& m
     CAPTURE(out, more, r.out, r.err);
     REQUIRE(r.code == 0);
 }
-// As if the run had been stopped after this step.
+// Removes later checkpoints, as if the run had been stopped after this step.
 static void cut_after(const Scratch& s, const std::string& out, int64_t step) {
     const fs::path all = s / (out + "/checkpoints");
     for (const auto& e : fs::directory_iterator(all))
@@ -34,7 +34,7 @@ static void resume(const Scratch& s, const std::string& out, const std::string& 
     CAPTURE(out, r.out, r.err);
     REQUIRE(r.code == 0);
 }
-// The largest distance between the losses of two runs, as a share.
+// The largest relative difference between the losses of two runs.
 static double apart(const Scratch& s, const std::string& a, const std::string& b) {
     const auto x = records(s / a, "step"), y = records(s / b, "step");
     REQUIRE(x.size() == y.size());
@@ -66,9 +66,9 @@ TEST_CASE("20 steps on the GPU are the CPU's; a run moves from one to the other 
     resume(s, "both", "");
     CHECK(records(s / "both", "step").size() == 20);
     CHECK(apart(s, "cpu", "both") <= 1e-5);
-    CHECK(bits(s, "both") != bits(s, "cpu"));  // or it has never been on the GPU
+    CHECK(bits(s, "both") != bits(s, "cpu"));  // otherwise it never ran on the GPU
 
-    // What was trained writes the same text on both.
+    // The trained model writes the same text on both.
     const std::string words =
         "--dtype fp32 --ids 5,6,7 --tokens 24 --temperature 0 --model " + quoted(s / "gpu/checkpoints/latest");
     const Ran cpu = run(s, "infer_gpt", words + " --device cpu"),
@@ -93,7 +93,7 @@ TEST_CASE("20 steps in bf16 on the GPU are the CPU's, within twice what bf16 its
     REQUIRE(exact.size() == 20);
     REQUIRE(cpu.size() == 20);
     REQUIRE(gpu.size() == 20);
-    // At a single step the mean over its 32 tokens may come out right by chance, so bf16's own error is that of all 20.
+    // The mean over the 32 tokens of one step may be right by chance, so the error of bf16 itself is that of all steps.
     double plain = 0, off = 0, apart = 0;
     for (size_t i = 0; i < 20; i++) {
         const double want = exact[i]["loss"], ours = cpu[i]["loss"], theirs = gpu[i]["loss"];
@@ -129,7 +129,7 @@ TEST_CASE("on the GPU again, in a graph, recomputed: the same bits", "[.emulated
     cut_after(s, "again--graph", 3);
     resume(s, "again--graph", checked);
     CHECK(bits(s, "again--graph") == wanted);
-    // Rounding at random is another run, and one that can be repeated.
+    // Random rounding gives other losses, which can be repeated.
     if (dtype == "fp32") return;
     train(s, "random", how + " --stochastic-rounding", checked);
     train(s, "random too", how + " --stochastic-rounding --graph", checked);
@@ -141,7 +141,7 @@ TEST_CASE("a document mask on the GPU: the CPU's losses, and the same bits in a 
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
     CAPTURE(model);
     const Scratch s;
-    std::string ids;  // documents of 7, as nanoGPT writes them
+    std::string ids;  // documents of 7 tokens, as nanoGPT writes them
     for (int i = 0; i < 4000; i++) ids += i % 7 ? std::string{char(i * i % 251), '\0'} : std::string("\0\1", 2);
     write_text(s / "train.bin", ids);
     write_text(s / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
@@ -159,7 +159,7 @@ TEST_CASE("a document mask on the GPU: the CPU's losses, and the same bits in a 
     CHECK(bits(s, "graph") == wanted);
 }
 
-// How often each function of the CUDA runtime is called.
+// How often each function of the CUDA runtime was called.
 static std::map<std::string, int64_t> calls(const std::string& trace) {
     std::map<std::string, int64_t> count;
     const std::string mark = "emulate: ";
@@ -185,7 +185,7 @@ TEST_CASE("a step waits once and allocates nothing", "[.emulated]") {
         REQUIRE(r.code == 0);
         of[i] = calls(r.err);
     }
-    std::map<std::string, int64_t> five;  // what five more steps call
+    std::map<std::string, int64_t> five;  // calls of five more steps
     for (const auto& [name, count] : of[1])
         if (count != of[0][name]) five[name] = count - of[0][name];
     CAPTURE(five);
@@ -198,11 +198,10 @@ TEST_CASE("a step waits once and allocates nothing", "[.emulated]") {
     CHECK(five[graph.empty() ? "cudaLaunchKernel" : "cudaGraphLaunch"] >= 5);
 }
 
-// ---- two processes, a GPU each
-// ----------------------------------------------------------------------------------------
+// ---- two processes, a GPU each -------------------------------------------------------------------------------------
 
-// Starts rank 0 and rank 1 as torchrun would; `after` is shell that runs while they do, with their pids in $rank0,
-// $rank1.
+// Starts rank 0 and rank 1 as torchrun would. The shell commands in `after` run meanwhile, with the process ids in
+// $rank0 and $rank1.
 static std::vector<Ran> train_two(const Scratch& s, const std::string& words, const std::string& after = "") {
     const std::string port = std::to_string(20000 + getpid() % 20000), two =
                                                                            "scripts/emulate --devices 2 --check all "
@@ -255,13 +254,13 @@ TEST_CASE("two GPUs with half the batch each train what one does with all of it"
     words.replace(words.find("--batch 2"), 9, "--batch 4");
     REQUIRE(run(s, "train_gpt", words + " --device cuda", "", checked).code == 0);
     CHECK(apart(s, "one", "two") <= 1e-6);
-    CHECK(losses(s / "one") != losses(s / "two"));  // or they are not sums of two
+    CHECK(losses(s / "one") != losses(s / "two"));  // otherwise they are not sums of two
     const auto a = records(s / "one", "eval"), b = records(s / "two", "eval");
     REQUIRE(a.size() == b.size());
     for (size_t i = 0; i < a.size(); i++)
         CHECK(a[i]["val_loss"].get<double>() == Approx(b[i]["val_loss"].get<double>()).epsilon(1e-6));
 
-    // From two to one and back, with the same tokens in a step.
+    // A run moves from two processes to one and back, with the same tokens in a step.
     ran("moved", " --accumulate 2");
     cut_after(s, "moved", 4);
     resume(s, "moved", checked);
@@ -334,12 +333,11 @@ TEST_CASE("what several processes cannot do", "[.emulated][two]") {
     CHECK(!exists(s / "run"));
     const Ran plan =
         run(s, "train_gpt", words + "--device cuda --dry-run", "", "WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 " + checked);
-    CHECK(plan.code == 0);  // alone, without waiting for rank 1
+    CHECK(plan.code == 0);  // it does not wait for rank 1
     CHECK(missing_words(plan.out, {"2 × 16 × 1 micro × 2 processes = 64 tokens a step"}) == "");
 }
 
-// ---- memory
-// -------------------------------------------------------------------------------------------------------------
+// ---- memory --------------------------------------------------------------------------------------------------------
 
 TEST_CASE("the plan is what is then allocated, within 2 %", "[.emulated]") {
     const auto how = GENERATE(as<std::string>{}, "--model nano --batch 64 --context 64 --dtype fp32",
@@ -357,7 +355,7 @@ TEST_CASE("the plan is what is then allocated, within 2 %", "[.emulated]") {
     const double planned = records(s / "run", "start")[0]["planned_bytes"],
                  taken   = records(s / "run", "end")[0]["peak_bytes"];
     CHECK(std::fabs(planned - taken) <= 0.02 * taken);
-    const double products = 32 << 20;  // cuBLASLt's workspace aside, too
+    const double products = 32 << 20;  // the same holds without cuBLASLt's workspace
     CHECK(std::fabs(planned - taken) <= 0.02 * (taken - products));
 }
 
@@ -392,7 +390,7 @@ TEST_CASE("out of memory: which group takes how much, what is free, and the batc
               {"out of memory", "weights", "optimizer", "activations", "tiny", "0.25 GiB free", "no --batch"}) == "");
     const std::string large = answer("--model nano --batch 20000 --context 64");
     CHECK(missing_words(large, {"out of memory", "activations", "room for --batch "}) == "");
-    // The batch it names does fit, and one more does not.
+    // The batch that it names fits, and one a tenth larger does not.
     const int64_t batch = std::stoll(large.substr(large.find("room for --batch ") + 17));
     const auto plan     = [&](int64_t b) {
         const Ran r =
@@ -428,8 +426,8 @@ TEST_CASE("a GPU that cannot be used: what was found, and what works instead", "
     CHECK(missing_words(other.err, {"no GPU is used", c.says, "running on the CPU"}) == "");
 }
 
-// An op given memory that is nobody's; unchecked, the emulator answers as a GPU does. A fault ends everything on a
-// device, so each runs in a process of its own: these two are started by the one below.
+// Gives an op memory that nobody owns. With checks off, the emulator answers as a GPU does. A fault ends all work on a
+// device, so each of the two cases runs in a process of its own, which the test below starts.
 static void faulty(bool sync_each) {
     const Device dev("cuda", 0, 1, sync_each);
     const Tensor nowhere{reinterpret_cast<void*>(uintptr_t(1) << 40), DType::F32, {64}};

@@ -1,5 +1,5 @@
-// test_programs.cpp - the programs as a user meets them: resume to the bit, stop on signals, and a clear error with
-// exit code 2 for every mistake, with nothing lost or overwritten
+// test_programs.cpp - the programs as a user meets them: they resume to the bit, stop on signals, and answer every
+// mistake with a clear error and exit code 2, losing and overwriting nothing
 #include <algorithm>
 #include <csignal>
 #include <sstream>
@@ -39,11 +39,11 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     const Ran whole = run(s, "train_gpt", common + " --out " + quoted(s / "whole"));
     CAPTURE(whole.err);
     REQUIRE(whole.code == 0);
-    // The same run again, dead right after the checkpoint at step 10: what comes later is taken away.
+    // The same run again, as if it had died right after the checkpoint at step 10: everything later is removed.
     REQUIRE(run(s, "train_gpt", common + " --out " + quoted(s / "broken")).code == 0);
     fs::remove_all(s / "broken/checkpoints/0000020");
     fs::remove(s / "broken/checkpoints/latest");
-    fs::create_directory(s / "broken/checkpoints/0000015");  // half a checkpoint, without COMPLETE: nobody's
+    fs::create_directory(s / "broken/checkpoints/0000015");  // without COMPLETE it is no checkpoint
     const Ran resumed = run(s, "train_gpt", "--resume --out " + quoted(s / "broken"));
     CAPTURE(resumed.err, resumed.out);
     REQUIRE(resumed.code == 0);
@@ -55,7 +55,7 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
         CHECK(read_text(s / "whole/checkpoints/0000020/" + file) ==
               read_text(s / "broken/checkpoints/0000020/" + file));
     }
-    // And it learns.
+    // The loss falls.
     const auto evals = records(s / "whole", "eval");
     REQUIRE(evals.size() == 5);
     CHECK(evals.back()["val_loss"].get<double>() < evals.front()["val_loss"].get<double>() - 0.05);
@@ -70,7 +70,7 @@ TEST_CASE("results do not depend on the order of the day: the same run twice", "
     CHECK(!losses(s / "a").empty());
     REQUIRE(run(s, "train_gpt", small_run(s, "c") + "--steps 6 --seed 2").code == 0);
     CHECK(losses(s / "a") != losses(s / "c"));
-    // What run.json says reproduces the run.
+    // The command in run.json gives the same losses.
     const auto json       = nlohmann::json::parse(read_text(s / "a/run.json"));
     std::string words     = json["command"];
     words                 = words.substr(words.find(' '));
@@ -120,7 +120,7 @@ TEST_CASE("--help is no wider than 120 columns, and says what auto means whereve
             entries += line.rfind("  --", 0) == 0;
             if (line.size() < 6 || line.compare(line.size() - 6, 6, "[auto]") != 0) continue;
             automatic++;
-            const size_t first = entry.find("auto", entry.find("auto|") + 1);  // not that of the list of words
+            const size_t first = entry.find("auto", entry.find("auto|") + 1);  // the one in auto|… is a value
             CHECK(first < entry.rfind("[auto]"));
         }
         CHECK(entries > 10);
@@ -171,7 +171,7 @@ TEST_CASE("a checkpoint is a model: infer_gpt, scoring, fine-tuning from it", "[
     CHECK(a.out == b.out);
     CHECK(a.out != c.out);
     CHECK(a.out == d.out);
-    // The loss that --score finds is the evaluation's: one window after another over the same shard.
+    // --score predicts every token of the shard but the first.
     const Ran score = run(s, "infer_gpt", model + " --context 16 --json --score " + quoted(s / "train.bin"));
     CAPTURE(score.err);
     REQUIRE(score.code == 0);
@@ -191,7 +191,7 @@ TEST_CASE("a checkpoint is a model: infer_gpt, scoring, fine-tuning from it", "[
     CHECK(tuned.out.find("fine-tunes the weights of " + (s / "run/checkpoints/latest")) != std::string::npos);
     CHECK(records(s / "tuned", "step")[0]["loss"].get<double>() <
           records(s / "run", "step")[0]["loss"].get<double>() - 0.1);
-    // Weights that are trained already start low, unless told otherwise; a config.json alone is a model to pretrain.
+    // Trained weights start at a low rate unless another is given. A config.json without weights is pretrained.
     CHECK(missing_words(tuned.out, {"--learning-rate 3e-05", "rate     3e-05, then cosine to 3e-06"}) == "");
     const std::string folder = "--dry-run --context 16 --steps 200 --model ";
     CHECK(
@@ -255,7 +255,7 @@ TEST_CASE("a folder of each family trains, resumes to the bit, scores and prints
     CAPTURE(whole.out, whole.err);
     REQUIRE(whole.code == 0);
     CHECK(missing_words(whole.out, {"fine-tunes the weights of", folder.c_str(), "model.safetensors: F32"}) == "");
-    // fp16 checkpoints of the same run: the masters are beside them, so nothing is lost on the way.
+    // With --save-dtype fp16 the run is the same to the bit, because checkpoints hold the fp32 masters as well.
     REQUIRE(run(s, "train_gpt", common + quoted(s / "half") + " --save-dtype fp16").code == 0);
     CHECK(losses(s / "whole") == losses(s / "half"));
     const auto weights = [&](const char* out) { return s / out + "/checkpoints/0000006/model.safetensors"; };
@@ -267,7 +267,7 @@ TEST_CASE("a folder of each family trains, resumes to the bit, scores and prints
     CHECK(losses(s / "whole") == losses(s / "half"));
     CHECK(read_text(weights("half")) == before);
 
-    // The same ids through the cache (--logits) and without one (--score).
+    // --logits runs through the key/value cache, --score does not: both see the same probabilities.
     write_shard(s / "text.bin", 17, -1, 60);
     const std::string model = "--dtype fp32 --model " + quoted(s / "whole/checkpoints/latest");
     const Ran score         = run(s, "infer_gpt", model + " --json --context 16 --score " + quoted(s / "text.bin"));
@@ -296,7 +296,7 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
                " --batch 2 --steps 1 --save-every 0 --out " + quoted(s / "new") + " ";
     };
     const auto infer = [](const std::string& folder) { return "--model " + quoted(folder) + " --ids 1,2 --tokens 2 "; };
-    // Positions: a table ends, rotation only becomes unfamiliar.
+    // A table of positions ends, so a longer context is refused. Rotary positions go on, so it is a warning.
     refused(s, "train_gpt", train(neo) + "--context 22", {"--context 22", "21"});
     refused(s, "infer_gpt", "--model " + quoted(neo) + " --context 22 --score " + quoted(s / "train.bin"),
             {"--context 22", "21"});
@@ -308,14 +308,14 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
     const Ran scored = run(s, "infer_gpt", "--model " + quoted(j) + " --context 40 --score " + quoted(s / "train.bin"));
     CHECK(scored.code == 0);
     CHECK(missing_words(scored.err, {"warning", "40", "20"}) == "");
-    // Another nonlinearity, by its name.
+    // --activation replaces the form of GELU.
     const Ran tanh = run(s, "infer_gpt", infer(j) + "--logits"),
               erf  = run(s, "infer_gpt", infer(j) + "--logits --activation gelu");
     CHECK(erf.code == 0);
     CHECK(tanh.out != erf.out);
     refused(s, "infer_gpt", infer(j) + "--activation relu", {"--activation", "relu", "gelu_new"});
     refused(s, "train_gpt", train(j) + "--activation relu", {"--activation", "relu", "gelu_new"});
-    // A tokenizer with more ids than the model has.
+    // A tokenizer with more ids than the model has is refused.
     write_text(s / "book.txt", "the sea was calm and the wind was calm and the sea was deep");
     REQUIRE(run(s, "tokenize",
                 "--train-bpe 260 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "large.json"))
@@ -323,7 +323,8 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
     refused(s, "train_gpt", train(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
     refused(s, "infer_gpt", infer(j) + "--tokenizer " + quoted(s / "large.json"), {"large.json", "67"});
     CHECK(!exists(s / "new"));
-    // Several forms of weights: which one it was. One that we cannot read: how to convert it. None: a fresh model.
+    // With several forms of weights it says which it took, and with an unreadable one how to convert it. Without
+    // weights, training starts from random ones.
     write_text(j + "/pytorch_model.bin", "pickle");
     const Ran both = run(s, "train_gpt", train(j));
     CHECK(both.code == 0);
@@ -340,7 +341,7 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
     CHECK(fresh.code == 0);
     CHECK(missing_words(fresh.out, {"random weights", "there are none in"}) == "");
     refused(s, "infer_gpt", infer(j), {"model.safetensors"});
-    // A tensor of the wrong shape: which, where, what it is and should be.
+    // A tensor of the wrong shape is named with its file, its shape and the one it should have.
     fs::copy_file("test/golden/gpt_neo/model.safetensors", j + "/model.safetensors");
     refused(s, "infer_gpt", infer(j), {"model.safetensors", "transformer.wte.weight", "(61, 32)", "(67, 40)"});
 }
@@ -368,7 +369,7 @@ TEST_CASE("--model NAME alone is the published recipe; every part of it can be o
 
 TEST_CASE("--dry-run prints the plan and touches nothing", "[programs]") {
     const Scratch s;
-    // From a config.json alone, without weights.
+    // A config.json is enough, without weights.
     write_text(
         s / "config.json",
         R"({"model_type":"gpt_neox","num_hidden_layers":44,"hidden_size":6144,"num_attention_heads":64,)"
@@ -395,7 +396,8 @@ TEST_CASE("--dry-run shows what --recompute saves", "[programs]") {
         CHECK(missing_words(r.out, {"room for --batch"}) == "");
         activations.push_back(std::stod(r.out.substr(r.out.find("activations ") + 12)));
     }
-    // 16 widths of bf16 a row and layer, of which gelu gives back 4, norm 2 and block all but 1, for 11 layers of 12.
+    // A row of a layer keeps 16 widths of bf16. gelu saves 4 of them, norm 2 more, and block all but 1, in 11 of the 12
+    // layers.
     CHECK(activations[0] - activations[1] == Approx(11 * 8192. * 768 * 2 * 4 / (1 << 30)).epsilon(0.02));
     CHECK(activations[1] - activations[2] == Approx(11 * 8192. * 768 * 2 * 2 / (1 << 30)).epsilon(0.02));
     CHECK(activations[2] - activations[3] == Approx(11 * 8192. * 768 * 2 * 9 / (1 << 30)).epsilon(0.03));
@@ -428,7 +430,7 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", nano + data + " --device cpu --graph", {"--graph", "--device cuda"});
     refused(s, "train_gpt", nano + data + " --sync --graph", {"--graph", "--sync"});
     refused(s, "train_gpt", nano + data + " --dtype fp32 --stochastic-rounding", {"--stochastic-rounding", "bf16"});
-    // Without a GPU, a driver or that half in the binary: which it is, and what works instead.
+    // Without a GPU, a driver or the CUDA half, it says which is missing, and what works instead.
     if (devices_found("cuda") == 0) {
         const Ran r = run(s, "train_gpt", nano + data + " --device cuda");
         CAPTURE(r.err);
@@ -460,7 +462,7 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
                 quoted(s / "bad.bin"),
             {"bad.bin", "token 300", "position 1234", "257"});
 
-    // A folder that holds a run is not touched.
+    // A folder that holds a run stays as it is.
     REQUIRE(run(s, "train_gpt", nano + data).code == 0);
     const std::string before = read_text(s / "new/run.json") + read_text(s / "new/log.jsonl");
     refused(s, "train_gpt", nano + data, {"already holds a run", "--resume"});
@@ -491,7 +493,7 @@ TEST_CASE("a full disk loses nothing: the previous checkpoint is named and whole
     const Scratch s;
     write_shard(s / "train.bin", 3000);
     // A limit on the size of any file stands in for the disk; state.safetensors of `nano` takes more than 256 KiB.
-    // (On the CPU: a GPU's driver may keep files of its own.)
+    // It runs on the CPU, because the driver of a GPU may write files of its own.
     const std::string limited = "bash -c 'trap \"\" XFSZ; ulimit -f 256; exec \"$0\" \"$@\"' ";
     const std::string first   = small_run(s, "full") + "--device cpu --steps 5 --eval-every 0 --save-every 5 ",
                       rest    = "--resume --device cpu --steps 10 --out " + quoted(s / "full");
@@ -565,5 +567,5 @@ TEST_CASE("tokenize: text to shards that train, decode back to the text, and eve
     refused(s, "tokenize", "--train-bpe 100 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "y.json"),
             {"100", "257"});
     for (const auto& e : fs::directory_iterator(s.path))
-        CHECK(e.path().filename().string().rfind("x", 0) != 0);  // nothing half-made
+        CHECK(e.path().filename().string().rfind("x", 0) != 0);  // no refused call leaves files
 }
