@@ -96,22 +96,22 @@ static int run(int argc, char** argv) {
     const auto optimizer = make_optimizer(model, options.optimizer);
     comm.join_gpus(model.stream);
     run.reserve_scratch();
-    Beginning start = begin(run, model, *optimizer);
+    FirstWeights first = set_first_weights(run, model, *optimizer);
     open_folder(run);
 
     // Loop.
-    Log log(log_settings(run, start.state));
+    Log log(log_settings(run, first.state));
     header(run);
-    report_start(log, run, start, since_start.seconds());
+    report_start(log, run, first, since_start.seconds());
     stop_on_signals();
-    Training training{run, model, *optimizer, start.state, comm, log};
+    Training training{run, model, *optimizer, first.state, comm, log};
     train(training);
 
     // Close.
     const std::string weights = fingerprint(model);
     comm.expect_same(weights, "the weights");
     comm.finish();
-    report_end(log, run, start.state, weights);
+    report_end(log, run, first.state, weights);
     return 0;
 }
 

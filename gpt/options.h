@@ -24,9 +24,17 @@ struct MachineOptions {
     bool sync = false;
 };
 
+// The dtypes that have a mark in the table of kernels/tensor.h, by name.
+inline Flags::Table<DType> dtypes_that(bool DTypeRow::*mark) {
+    Flags::Table<DType> table;
+    for (const DTypeRow& row : dtype_rows)
+        if (row.*mark) table.emplace_back(row.name, row.dtype);
+    return table;
+}
+
 inline void list_machine_options(Flags& f, MachineOptions& o) {
     f.group("machine");
-    f.choose("--dtype", o.dtype, Flags::Table<DType>{{"bf16", DType::BF16}, {"fp32", DType::F32}},
+    f.choose("--dtype", o.dtype, dtypes_that(&DTypeRow::computes),
              "dtype of weights and activations; auto: bf16 on a GPU and on CPUs with instructions for it, else fp32");
     f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
              "where to run; auto: on the GPU if there is a usable one, else on the CPU");
@@ -61,7 +69,7 @@ struct Options {
     Schedule schedule;
     OptimizerSettings optimizer;
     MachineOptions machine;
-    Auto<std::string> save_dtype;  // as safetensors files name it
+    Auto<DType> save_dtype;
     Recompute recompute  = Recompute::none;
     uint64_t seed        = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
@@ -156,8 +164,7 @@ inline void list_options(Flags& f, Options& o) {
           "how many steps in a row may be skipped because their loss or gradient norm is not finite; one more ends the "
           "run");
     list_machine_options(f, o.machine);
-    f.choose("--save-dtype", o.save_dtype,
-             Flags::Table<std::string>{{"bf16", "BF16"}, {"fp16", "F16"}, {"fp32", "F32"}},
+    f.choose("--save-dtype", o.save_dtype, dtypes_that(&DTypeRow::weights),
              "dtype of the weights in checkpoints; auto: that of the model folder from which training started, else "
              "--dtype");
     f.add("--seed", o.seed, "seed of the initial weights, the order of the data, random rounding and samples");

@@ -108,11 +108,11 @@ inline LogSettings log_settings(const Run& run, const TrainState& state) {
 }
 
 // Prints how the run begins, after the header, and writes its record to the log.
-inline void report_start(Log& log, const Run& run, const Beginning& start, double seconds) {
+inline void report_start(Log& log, const Run& run, const FirstWeights& first, double seconds) {
     const Options& o     = run.options;
-    const int64_t step   = start.state.step;
+    const int64_t step   = first.state.step;
     const Recipe& recipe = run.recipe;
-    say("start", "{} · ready in {:.2f} s", start.weights, seconds);
+    say("start", "{} · ready in {:.2f} s", first.origin, seconds);
     if (run.preset && recipe.published_steps && recipe.tokens_per_step != run.tokens_per_step())
         say("", "{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
             grouped(recipe.tokens_per_step));

@@ -254,34 +254,34 @@ inline TrainState resume_from(const std::string& checkpoint, const Run& run, Mod
     return state;
 }
 
-struct Beginning {
-    TrainState state;
-    std::string weights;  // says where the weights come from
+struct FirstWeights {
+    TrainState state;    // where the run stands with them
+    std::string origin;  // says where they come from
 };
 
 // Gives the model its first weights. They come from the run's newest checkpoint or from a model folder, or are random.
-inline Beginning begin(const Run& run, Model& model, Optimizer& optimizer) {
+inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& optimizer) {
     const Options& o = run.options;
-    Beginning b{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
-    b.state.weights_dtype = stored_name(model.dtype);
+    FirstWeights first{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
+    first.state.weights_dtype = stored_name(model.dtype);
     if (o.resume) {
         const std::string checkpoint = newest_checkpoint(o.out);
-        b.state                      = resume_from(checkpoint, run, model, optimizer);
-        b.weights                    = "continues " + checkpoint;
+        first.state                  = resume_from(checkpoint, run, model, optimizer);
+        first.origin                 = "continues " + checkpoint;
     } else if (!run.preset && !weight_files(o.model).empty()) {
         const SafetensorsReader weights(o.model);
         read_weights(model, weights, model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
-        b.state.weights_dtype = stored_dtype(weights);
-        b.weights =
-            fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(), b.state.weights_dtype);
+        first.state.weights_dtype = stored_dtype(weights);
+        first.origin              = fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(),
+                                                first.state.weights_dtype);
     } else {
         initialise_params(model.params, model.config, o.seed, model.stream);
         optimizer.start_from_weights();
-        b.weights = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
+        first.origin = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
     }
-    b.state.weights_dtype = o.save_dtype.value_or(b.state.weights_dtype);
-    b.state.world         = run.ranks.world;
-    return b;
+    if (!o.save_dtype.is_auto()) first.state.weights_dtype = row_of(o.save_dtype).stored;
+    first.state.world = run.ranks.world;
+    return first;
 }
 
 // Returns a sample of the model's text: the prompt and its continuation.
