@@ -50,10 +50,16 @@ inline void list_ignore_extra_tensors(Flags& f, bool& ignore) {
         "instead of refusing the folder");
 }
 
-// index: which of this machine's GPUs.
+// index: which of this machine's GPUs. A GPU that was asked for and cannot be used is an error that names the option.
 inline Device open_device(const MachineOptions& o, int index = 0) {
-    const char* kind = o.device.is_auto() ? "auto" : o.device == Machine::cpu ? "cpu" : "cuda";
-    return Device(kind, index, o.threads.value_or(0), o.sync);
+    const int threads = o.threads.value_or(0);
+    if (o.device.is_auto()) return Device("auto", index, threads, o.sync);
+    if (o.device == Machine::cpu) return Device("cpu", index, threads, o.sync);
+    try {
+        return Device("cuda", index, threads, o.sync);
+    } catch (const Error& e) {
+        throw Error(e.exit_code, fmt::format("--device cuda: {}; --device cpu runs without a GPU", e.what()));
+    }
 }
 inline DType dtype_on(const Device& device, const MachineOptions& o) {
     return o.dtype.value_or(device.fast_bf16() ? DType::BF16 : DType::F32);
