@@ -79,12 +79,10 @@ class Tokenizer {
         const auto count_special = [&](int32_t id) { scratch.specials[id]++; };
         const auto encode_plain  = [&](std::string_view plain) {
             if (prefix_space_ && plain[0] != ' ') plain = scratch.prefixed.assign(1, ' ').append(plain);
+            if (!all_bytes_known_) return encode_known(plain, ids, scratch);
             for (size_t at = 0, end = 0; at < plain.size(); at = end) {
                 end = unicode::next_piece(plain, at);
-                if (all_bytes_known_)
-                    bpe_.encode(plain, at, end, ids, scratch.recent);
-                else
-                    encode_known(plain.substr(at, end - at), ids, scratch);
+                bpe_.encode(plain, at, end, ids, scratch.recent);
             }
         };
         const auto encode_raw = [&](std::string_view raw) {
@@ -175,32 +173,31 @@ class Tokenizer {
         return copied == 0 ? text : std::string_view(buffer.append(text, copied, text.size() - copied));
     }
 
-    // Encodes a piece without the bytes that have no token. Its other bytes become neighbours, unless `unknown` stands
-    // between them.
-    void encode_known(std::string_view piece, std::vector<int32_t>& ids, Scratch& scratch) const {
-        const auto has_none = [&](char c) { return has_no_token_[uint8_t(c)]; };
-        if (std::none_of(piece.begin(), piece.end(), has_none))
-            return bpe_.encode(piece, 0, piece.size(), ids, scratch.recent);
+    // Encodes a stretch without the bytes that have no token. The other bytes of a piece become neighbours, unless
+    // unknown_ stands between them.
+    [[gnu::noinline]] void encode_known(std::string_view plain, std::vector<int32_t>& ids, Scratch& scratch) const {
         std::string& known = scratch.known;
-        known.clear();
-        const auto flush = [&] {
+        const auto flush   = [&] {
             if (!known.empty()) bpe_.encode(known, 0, known.size(), ids, scratch.recent);
             known.clear();
         };
-        bool after_unknown = false;
-        for (const char c : piece) {
-            if (!has_none(c)) {
-                known += c;
-                after_unknown = false;
-                continue;
+        for (size_t at = 0, end = 0; at < plain.size(); at = end) {
+            end                = unicode::next_piece(plain, at);
+            bool after_unknown = false;
+            for (const char c : plain.substr(at, end - at)) {
+                if (!has_no_token_[uint8_t(c)]) {
+                    known += c;
+                    after_unknown = false;
+                    continue;
+                }
+                scratch.bytes_without_token[uint8_t(c)]++;
+                if (unknown_ < 0) continue;
+                flush();
+                if (!(fuse_unknown_ && after_unknown)) ids.push_back(unknown_);
+                after_unknown = true;
             }
-            scratch.bytes_without_token[uint8_t(c)]++;
-            if (unknown_ < 0) continue;
             flush();
-            if (!(fuse_unknown_ && after_unknown)) ids.push_back(unknown_);
-            after_unknown = true;
         }
-        flush();
     }
 
     std::string where_;

@@ -69,7 +69,7 @@ class TokenizerFile {
         only_fields(file, "",
                     {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                      "post_processor", "decoder", "model"});
-        only_fields(file.value("model", json::object()), "model",
+        only_fields(file.at("model"), "model",
                     {"type", "unk_token", "fuse_unk", "dropout", "continuing_subword_prefix", "end_of_word_suffix",
                      "vocab", "merges"});
 
