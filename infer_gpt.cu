@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "data/text_stream.h"
 #include "gpt/log.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
@@ -15,13 +16,12 @@ struct Inference {
     const Tokenizer* tokenizer;  // null when there is none
 };
 
-static std::string read_text(const std::string& path) {
+// Whether a file holds token ids. Ids soon have a NUL byte, in the header or in the upper half of a small id; so has
+// text in UTF-16, but no other text.
+static bool holds_ids(const std::string& path) {
     const MappedFile file(path);
-    return std::string(file.text());
+    return file.text().find('\0') != std::string_view::npos && !is_wide_text(file.text().substr(0, 4096));
 }
-
-// Text has no NUL bytes. A shard of ids soon has one, in its header or in the upper half of a small id.
-static bool is_text(const std::string& bytes) { return bytes.find('\0') == bytes.npos; }
 
 static const Tokenizer& tokenizer_of(const Inference& i) {
     CHECK(i.tokenizer,
@@ -61,9 +61,10 @@ static void run_benchmark(const Inference& i) {
 
 static void score(const Inference& i) {
     const std::string& file = i.options.score;
-    const std::string text  = read_text(file);
+    const bool is_text      = !holds_ids(file);
+    const std::string text  = is_text ? read_whole_text(file) : "";
     std::vector<int32_t> ids;
-    if (is_text(text)) {
+    if (is_text) {
         ids = tokenizer_of(i).encode(text);
     } else {
         const Shard shard(file, i.model.config.vocab);
@@ -79,7 +80,7 @@ static void score(const Inference& i) {
     for (float l : all) total -= l;
     const int64_t predicted    = int64_t(all.size());
     const double mean          = total / double(predicted);
-    const double bits_per_byte = is_text(text) ? total / std::log(2.0) / double(text.size()) : 0;
+    const double bits_per_byte = is_text ? total / std::log(2.0) / double(text.size()) : 0;
     if (i.options.json) {
         nlohmann::ordered_json j = {{"file", file},
                                     {"tokens", predicted},
@@ -108,7 +109,7 @@ static Prompt read_prompt(const Inference& i) {
     if (!o.ids.empty()) return {o.prompt, parse_ids(o.ids, i.model.config.vocab)};
     std::string text = o.prompt;
     if (!o.prompt_file.empty())
-        text = read_text(o.prompt_file);
+        text = read_whole_text(o.prompt_file);
     else if (text.empty())
         text.assign(std::istreambuf_iterator<char>(std::cin), {});
     if (text.empty() && i.tokenizer && i.tokenizer->eot() >= 0) return {text, {i.tokenizer->eot()}};

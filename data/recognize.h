@@ -131,6 +131,20 @@ inline std::string wide_encoding(std::string_view sample) {
     return "";
 }
 
+// Whether a file with NUL bytes is text in UTF-16 or UTF-32 and not token ids: it has a mark, or spaces between words.
+inline bool is_wide_text(std::string_view sample) {
+    const std::string encoding = wide_encoding(sample);
+    if (encoding.empty() || encoding.size() == 6) return !encoding.empty();
+    const size_t width = encoding[4] == '3' ? 4 : 2;
+    size_t spaces      = 0;
+    for (size_t at = 0; at + width <= sample.size(); at += width) {
+        std::string_view unit = sample.substr(at, width);
+        const char c          = encoding[6] == 'L' ? unit.front() : unit.back();
+        spaces += (c == ' ' || c == '\n') && std::count(unit.begin(), unit.end(), '\0') == int64_t(width) - 1;
+    }
+    return spaces * width * 20 >= sample.size();
+}
+
 // begin: the first bytes of the file, decompressed; 4 KiB are enough. any_bytes: a guess at the encoding is not wanted.
 inline FileKind recognize(std::string_view begin, bool any_bytes = false) {
     begin = begin.substr(0, 4096);

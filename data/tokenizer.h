@@ -112,10 +112,10 @@ class Tokenizer {
         return text;
     }
 
-    // The bytes of one token. Throws InputError for an id that is outside the vocabulary or unused.
+    // The bytes of one token, none for an id that is unused. Throws InputError for an id outside the vocabulary.
     const std::string& bytes_of(int32_t id) const {
-        const bool known = id >= 0 && id < vocab_size() && !bytes_[size_t(id)].empty();
-        CHECK(known, "token {} is not in the vocabulary of {}, which ends at {}", id, where_, vocab_size() - 1);
+        CHECK(id >= 0 && id < vocab_size(), "token {} is not in the vocabulary of {}, which ends at {}", id, where_,
+              vocab_size() - 1);
         return bytes_[size_t(id)];
     }
 

@@ -312,6 +312,37 @@ TEST_CASE("bytes that are not UTF-8: a few are kept and counted, more are refuse
     CHECK(at_once.invalid == invalid);
 }
 
+TEST_CASE("--score and --prompt-file take text alone, and ids for --score", "[data][foreign][shared][programs]") {
+    const std::string home = shared_data("bugreports");
+    if (home.empty()) return;
+    const Scratch s;
+    const auto infer = [&](const std::string& option, const std::string& bytes, const std::string& more = "") {
+        write_text(s / "t.txt", bytes);
+        return run(s, "infer_gpt",
+                   "--model " + quoted(home + "/eos-not-stopping/model") + " --context 16 " + option + " " +
+                       quoted(s / "t.txt") + " " + more);
+    };
+    const std::string text = "To be, or not to be.";
+    for (const bool big : {false, true})
+        for (const bool mark : {false, true}) {
+            CHECK(says(infer("--score", utf16(text, big, mark)), {"t.txt", "UTF-16", "iconv"}));
+            CHECK(says(infer("--prompt-file", utf16(text, big, mark), "--tokens 1"), {"t.txt", "UTF-16", "iconv"}));
+        }
+    CHECK(says(infer("--score", "%PDF-1.7 and so on"), {"t.txt", "PDF"}));
+    CHECK(says(infer("--prompt-file", "Gr\xfc\xdf dich", "--tokens 1"), {"t.txt", "not UTF-8"}));
+    const Ran plain = infer("--score", text), marked = infer("--score", "\xef\xbb\xbf" + text),
+              packed = infer("--score", gzip(text));
+    CHECK(plain.code == 0);
+    CHECK(marked.out == plain.out);
+    CHECK(packed.out == plain.out);
+    const Tokenizer t = Tokenizer::load(home + "/eos-not-stopping/model/tokenizer.json");
+    std::string ids;
+    for (const int32_t id : t.encode(text)) ids += char(id & 255), ids += char(id >> 8);
+    const Ran as_ids = infer("--score", ids);
+    CHECK(as_ids.code == 0);
+    CHECK(plain.out.find(as_ids.out.substr(0, as_ids.out.find(" nats"))) == 0);
+}
+
 TEST_CASE("files made after reports about other programs: text", "[data][foreign][shared][programs]") {
     const std::string home = shared_data("bugreports");
     const std::string gpt2 = shared_data("tokenizers/gpt2/tokenizer.json");

@@ -402,7 +402,9 @@ TEST_CASE("added tokens", "[tokenizer]") {
         file["added_tokens"].push_back(t);
     const Tokenizer t(file.dump());
     CHECK(t.vocab_size() == 347);  // 343 and 344 are unused
-    CHECK_REFUSED(t.bytes_of(343), "343");
+    CHECK(t.bytes_of(343).empty());
+    CHECK(t.decode({341, 343, 344, 340}) == "   <|pad|>");
+    CHECK_REFUSED(t.bytes_of(347), "347");
     CHECK(t.encode("<|pad|><|endoftext|>") == Ids{340, 339});
     CHECK(t.encode("<|pad|>", false).size() > 1);
     CHECK(t.encode("          ") == Ids{341, 341, 341, t.encode(" ")[0]});  // 3 + 3 + 3 + 1
