@@ -19,8 +19,9 @@ struct Inference {
 // Whether a file holds token ids. Ids soon have a NUL byte, in the header or in the upper half of a small id; so has
 // text in UTF-16, but no other text.
 static bool holds_ids(const std::string& path) {
-    const MappedFile file(path);
-    return file.text().find('\0') != std::string_view::npos && !is_wide_text(file.text().substr(0, 4096));
+    ByteStream file(path);
+    const std::string_view begin = file.next();
+    return begin.find('\0') != begin.npos && !is_wide_text(begin.substr(0, 4096));
 }
 
 static const Tokenizer& tokenizer_of(const Inference& i) {

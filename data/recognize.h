@@ -126,8 +126,12 @@ inline std::string wide_encoding(std::string_view sample) {
     if ((check.zeros + check.invalid + controls) * 5 < int64_t(sample.size())) return "";
     if (decodes_as(sample, 4, false)) return "UTF-32LE";
     if (decodes_as(sample, 4, true)) return "UTF-32BE";
-    if (decodes_as(sample, 2, false)) return "UTF-16LE";
-    if (decodes_as(sample, 2, true)) return "UTF-16BE";
+    // Either byte order may decode. The upper bytes, of which most of the zeros are, tell which is meant.
+    int64_t even_zeros = 0;
+    for (size_t i = 0; i < sample.size(); i += 2) even_zeros += sample[i] == '\0';
+    const bool big_first = 2 * even_zeros > check.zeros;
+    if (decodes_as(sample, 2, big_first)) return big_first ? "UTF-16BE" : "UTF-16LE";
+    if (decodes_as(sample, 2, !big_first)) return big_first ? "UTF-16LE" : "UTF-16BE";
     return "";
 }
 

@@ -155,7 +155,7 @@ inline std::string eos_token_beside(const fs::path& tokenizer) {
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
         const fs::path path = tokenizer.parent_path() / name;
         if (!fs::exists(path)) continue;
-        const nlohmann::json file = read_json(path.string());
+        const nlohmann::json file = read_json(path.string(), 64, Json::as_python);
         nlohmann::json token      = file.is_object() ? file.value("eos_token", nlohmann::json()) : nlohmann::json();
         if (token.is_object()) token = token.value("content", nlohmann::json());
         if (token.is_string()) return token;
