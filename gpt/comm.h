@@ -71,9 +71,13 @@ class Comm {
     void expect_same(const std::function<std::string()>& text, const char* what) const {
         if (!alone()) expect_same(text(), what);
     }
-    // Returns whether the run should stop. `votes` is how many processes had been asked to when a step began, summed
-    // over all, so all of them stop after the same step. A process that is alone goes by `asked`, which may have been
-    // set during the step.
+    // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which sum() then adds up over
+    // all processes. A process that is alone needs no vote, and its GPU is spared the copy.
+    void vote(Tensor vote, bool asked, Stream s) const {
+        if (!alone()) from_host(vote, std::vector<float>{asked ? 1.f : 0.f}, s);
+    }
+    // After a step: returns whether the run should stop. `votes` is the sum, so all processes stop after the same step.
+    // A process that is alone goes by `asked`, which may have been set during the step.
     bool any(float votes, bool asked) const { return alone() ? asked : votes > 0; }
 
     // Creates the NCCL communicator, which sum() needs.

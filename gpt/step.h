@@ -55,7 +55,7 @@ class Step {
         if (sent_ != step) send(step);
         position_ = data_.position();
         feed_.arrive();
-        from_host(votes(), {stop_asked ? 1.f : 0.f}, model_.stream);
+        comm_.vote(votes(), stop_asked, model_.stream);
         graph_.run([&] { work(); });
         if (step + 1 < schedule_.steps) send(step + 1);  // while the device works
 
