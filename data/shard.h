@@ -232,7 +232,8 @@ inline std::vector<std::string> files_matching(const std::string& pattern) {
     if (files.empty()) files = glob_files(pattern + ".idx");
     for (const std::string& unfinished : glob_files(pattern + ".tmp"))
         fail(
-            "{}: ./tokenize is still writing these shards, or was stopped before it wrote all of them\n    wait until it "
+            "{}: ./tokenize is still writing these shards, or was stopped before it wrote all of them\n    wait until "
+            "it "
             "ends, or run it again; to train on what is there, delete the .tmp files",
             unfinished);
     for (std::string& file : files) file = ids_path(file);
