@@ -1,7 +1,7 @@
 // infer_gpt - continues a prompt, scores a text, runs a benchmark, or prints logits: options → model → one of the four
 //
-// The CUDA is in kernels/: one .cu file per operation. The model is gpt/model.h, generation with its key/value cache is
-// gpt/generate.h, benchmarks are gpt/evaluation.h.
+// gpt/model.h holds the model, gpt/generate.h generation with its key/value cache, gpt/evaluation.h the benchmarks. The
+// CUDA code is in kernels/, with one .cu file per operation.
 #include <iostream>
 #include <iterator>
 
@@ -104,7 +104,7 @@ struct Prompt {
     std::string text;  // empty for --ids
     std::vector<int32_t> ids;
 };
-// From --ids, --prompt, --prompt-file or standard input. An empty text begins with <|endoftext|>.
+// Reads the prompt from --ids, --prompt, --prompt-file or standard input. An empty one becomes <|endoftext|>.
 static Prompt read_prompt(const Inference& i) {
     const InferOptions& o = i.options;
     if (!o.ids.empty()) return {o.prompt, parse_ids(o.ids, i.model.config.vocab)};
@@ -117,7 +117,7 @@ static Prompt read_prompt(const Inference& i) {
     return {text, tokenizer_of(i).encode(text)};
 }
 
-// {"ids": […], "logits": [[…] per position]} over the true vocabulary.
+// Prints {"ids": […], "logits": [[…] per position]}, without the padding of the vocabulary.
 static void print_logits(const Inference& i, const Prompt& prompt) {
     warn_beyond(i.model.config, int64_t(prompt.ids.size()), "a prompt");
     CHECK(!prompt.ids.empty(), "--logits: the prompt has no tokens");
@@ -131,13 +131,13 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
     fmt::print("]}}\n");
 }
 
-// What a token adds to the text. Without a tokenizer that is its id; an id that the tokenizer lacks is U+FFFD.
+// Returns what a token adds to the text. Without a tokenizer it is the id. An id that the tokenizer lacks gives U+FFFD.
 static std::string text_of(const Tokenizer* tokenizer, int32_t id) {
     if (!tokenizer) return fmt::format("{} ", id);
     return id < tokenizer->vocab_size() ? tokenizer->bytes_of(id) : "\xEF\xBF\xBD";
 }
 
-// One sample is printed as it is made, several when all are.
+// A single sample is printed as it is generated. Several are printed when all of them are complete.
 static void continue_prompt(const Inference& i, const Prompt& prompt) {
     const InferOptions& o = i.options;
     const bool live       = o.samples == 1;
@@ -165,7 +165,7 @@ static void continue_prompt(const Inference& i, const Prompt& prompt) {
     }
 }
 
-// ---- the story -----------------------------------------------------------------------------------------------------
+// ---- the order of events -------------------------------------------------------------------------------------------
 
 static int run(int argc, char** argv) {
     InferOptions o;
@@ -180,7 +180,8 @@ static int run(int argc, char** argv) {
     const auto tokenizer = load_tokenizer(o.tokenizer, config);
     o.context.decide(config.context);
 
-    // Generation has activations of its own. A benchmark's products have some thousand rows, which is as fast as any.
+    // A Generator allocates activations of its own. A benchmark runs batches of about 4096 rows, which is as fast as
+    // larger ones.
     BatchShape shape{1, 1, false};
     if (!o.eval.empty()) shape = {std::max<int64_t>(1, 4096 / o.context), o.context, false};
     if (!o.score.empty()) shape.context = o.context;

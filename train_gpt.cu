@@ -8,7 +8,7 @@
 #include "gpt/start.h"
 #include "gpt/step.h"
 
-// What the loop works on.
+// The objects that the training loop works on.
 struct Training {
     Run& run;
     Model& model;

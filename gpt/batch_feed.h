@@ -46,7 +46,8 @@ class BatchFeed {
     void send() { feed_.send(); }
     void arrive() { feed_.arrive(); }
 
-    // Where the batch that was put last at this index lies on the device once it has arrived.
+    // Returns the batch that was put last at this index, with tensors in device memory. They are valid once it has
+    // arrived.
     const Batch& batch(int64_t index) const { return batches_.at(size_t(index)); }
     Tensor numbers() const { return {feed_.arrived(), DType::I32, {room_.numbers_bytes / size_of(DType::I32)}}; }
 

@@ -49,11 +49,11 @@ class Flags {
         app_.add_flag("--version", version_);
     }
 
-    // The heading in --help of the options that follow.
+    // Sets the heading under which --help lists the options that follow.
     void group(const std::string& name) { group_ = name; }
 
-    // An option whose value is a bool, int, int64_t, uint64_t, float, double, std::string, an Auto of one of these, or
-    // a std::vector<std::string>. `form` stands for the value in --help.
+    // Adds an option whose value is a bool, int, int64_t, uint64_t, float, double, std::string, an Auto of one of
+    // these, or a std::vector<std::string>. `form` stands for the value in --help.
     template <class T>
     void add(const std::string& name, T& value, const Range& range, const std::string& help,
              const std::string& form = "") {
@@ -64,13 +64,13 @@ class Flags {
         add(name, value, Range{}, help, form);
     }
 
-    // An option that takes one of the listed words.
+    // Adds an option that takes one of the listed words.
     void choose(const std::string& name, std::string& value, const Words& words, const std::string& help) {
         Table<std::string> table;
         for (const std::string& w : words) table.emplace_back(w, w);
         choose(name, value, table, help);
     }
-    // The same where each word stands for a value, such as an enum's. An Auto takes the word auto as well.
+    // Adds an option of which each word stands for a value, such as an enum's. An Auto takes the word auto as well.
     template <class T>
     void choose(const std::string& name, T& value, const Table<T>& table, const std::string& help) {
         add_row(name, value, option_value::form_of(table), help, table);
@@ -106,7 +106,7 @@ class Flags {
         return all;
     }
 
-    // The command line that gives the same settings. Options that have their default value are left out.
+    // Returns the command line that gives the same settings. It leaves out options that have their default value.
     std::string command() const {
         std::string line = "./" + program_;
         for (const Row& row : rows_) {
@@ -121,7 +121,7 @@ class Flags {
         return line;
     }
 
-    // Every option with its help and, in brackets, its default; no line is wider than 120 columns.
+    // Returns the help of every option, with its default in brackets. No line is wider than 120 columns.
     std::string help() const {
         size_t width = 0;
         for (const Row& row : rows_)
@@ -163,7 +163,7 @@ class Flags {
         }
     };
 
-    // allowed: the Range or the Table that the value must be in.
+    // `allowed` is the Range or the Table that the value must be in.
     template <class T, class Allowed>
     void add_row(const std::string& name, T& value, const std::string& form, const std::string& help,
                  const Allowed& allowed) {
@@ -179,7 +179,7 @@ class Flags {
         rows_.push_back(std::move(row));
     }
 
-    // How many columns a terminal needs for UTF-8 text without wide characters: one for each code point.
+    // Returns the columns that UTF-8 text without wide characters takes on a terminal: one for each code point.
     static size_t columns(const std::string& text) {
         return size_t(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
     }
@@ -193,8 +193,8 @@ class Flags {
         return words;
     }
 
-    // Refuses what CLI11 would accept: `--prompt --steps 5` would prompt with "--steps", and of an option that is given
-    // twice the last would count, although that is more often a slip of editing than a wish.
+    // Refuses what CLI11 would accept. `--prompt --steps 5` would prompt with "--steps". An option that is given twice
+    // would keep the last value, although that is more often a mistake than a wish.
     void refuse_missing_and_repeated(int argc, const char* const* argv) const {
         for (const Row& row : rows_) {
             int times = 0;
@@ -231,7 +231,7 @@ class Flags {
         option_value::wrong("unknown option {}, did you mean {}?", name, best);
     }
 
-    // The number of letters to change, add, drop or swap with a neighbour that turn a into b (Damerau-Levenshtein).
+    // Returns how many letters to change, add, drop or swap with a neighbour to turn a into b (Damerau-Levenshtein).
     static size_t distance(const std::string& a, const std::string& b) {
         std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
         for (size_t i = 0; i <= a.size(); i++) d[i][0] = i;

@@ -1,7 +1,7 @@
 // families.h - the families of models on the Hugging Face hub, one row for each
 //
-// A row says what is true of every model of a family, what the family's config.json calls each fact, and what its files
-// call each weight and how it lies in them. The presets, the reader and the writer of model folders (hf.h) all start
+// A row says what is true of every model of a family, the names of these facts in its config.json, and the name and
+// layout of each weight in its files. The presets, the reader and the writer of model folders (hf.h) all start
 // from the row. A family whose blocks are ours needs one function here and its line in families().
 #pragma once
 #include <cmath>
@@ -18,8 +18,7 @@ enum class Layout : uint8_t {
     transposed,   // (in, out), as GPT-2's Conv1D stores it
     per_head,     // the rows of q, k and v head by head: (H, 3, D)
     split,        // q, k and v are three tensors
-    split_pairs,  // three tensors, and the coordinates that rotate together are 2i and 2i + 1 instead of i and i +
-                  // dim/2
+    split_pairs,  // three tensors, in which coordinates 2i and 2i + 1 rotate together instead of i and i + dim/2
 };
 
 struct WeightName {
@@ -37,7 +36,7 @@ struct Family {
     const char* model_type   = "";  // names the family in config.json
     const char* architecture = "";  // the class of transformers that opens a folder
 
-    // Sets what is true of each model unless its config.json says otherwise. The sizes are there already.
+    // Sets what is true of each model unless its config.json says otherwise. It is called when the sizes are set.
     void (*facts)(Config&) = nullptr;
 
     // The fields of config.json for the sizes and numbers that every family has.
@@ -84,7 +83,7 @@ inline Family gpt2_family() {
     Family f;
     f.model_type   = "gpt2";
     f.architecture = "GPT2LMHeadModel";
-    f.facts        = [](Config&) {};  // those of a Config that nobody changed
+    f.facts        = [](Config&) {};  // the defaults of a Config
     f.layers       = "n_layer";
     f.width        = "n_embd";
     f.heads        = "n_head";
@@ -122,7 +121,7 @@ inline Family gpt2_family() {
 }
 
 // ---- GPT-Neo --------------------------------------------------------------------------------------------------------
-// Its layers see either everything ("global") or a window of positions ("local").
+// A layer sees either everything ("global") or a window of positions ("local").
 constexpr int64_t gpt_neo_window = 256;
 
 inline std::vector<std::string> attention_kinds(const Config& c) {
@@ -134,8 +133,8 @@ inline std::vector<std::string> attention_kinds(const Config& c) {
 // Appends a list of kinds, such as ["global", "local"].
 inline void append_kinds(std::vector<std::string>& kinds, const nlohmann::json& list, const char* field,
                          const Fields& json) {
-    CHECK(list.is_array(), "{}: \"{}\" holds {}, but expected is a list of \"global\" and \"local\"", json.path(),
-          field, list.dump().substr(0, 200));
+    CHECK(list.is_array(), "{}: \"{}\" holds {}, expected a list of \"global\" and \"local\"", json.path(), field,
+          list.dump().substr(0, 200));
     for (const auto& kind : list) {
         CHECK(kind == "global" || kind == "local",
               "{}: \"{}\" holds {}, but the supported kinds of attention are \"global\" and \"local\"", json.path(),
@@ -145,7 +144,8 @@ inline void append_kinds(std::vector<std::string>& kinds, const nlohmann::json& 
 }
 
 // Two fields can say which kind each layer has. attention_layers is a list with a kind for each layer. attention_types
-// is a list of pairs [kinds, count], such as [[["global", "local"], 12]]: the kinds follow each other `count` times.
+// is a list of pairs [kinds, count], such as [[["global", "local"], 12]], in which the kinds are repeated `count`
+// times.
 inline std::vector<std::string> read_attention_kinds(const Config& c, const Fields& json) {
     const char *layers = "attention_layers", *types = "attention_types";
     if (!json.has(layers) && !json.has(types)) return attention_kinds(c);
@@ -157,7 +157,7 @@ inline std::vector<std::string> read_attention_kinds(const Config& c, const Fiel
         CHECK(json.raw(types).is_array(), "{}: \"{}\" is not a list", json.path(), types);
         for (const auto& pair : json.raw(types)) {
             CHECK(pair.is_array() && pair.size() == 2 && pair[1].is_number_unsigned() && pair[1] <= c.layers,
-                  "{}: \"{}\" holds {}, but expected is a list of kinds and how often they repeat, at most {} times",
+                  "{}: \"{}\" holds {}, expected a list of kinds and how often they repeat, at most {} times",
                   json.path(), types, pair.dump().substr(0, 200), c.layers);
             for (int64_t i = 0; i < pair[1].get<int64_t>() && int64_t(kinds.size()) <= c.layers; i++)
                 append_kinds(kinds, pair[0], types, json);
@@ -250,8 +250,8 @@ inline Family gptj_family() {
         c.qkv_bias          = false;
         c.proj_bias         = false;
         c.rope.dim          = 64;
-        // This is right for the matrices that write into the residual stream. mesh-transformer-jax draws the embedding
-        // from 1/√V and all other matrices from 1/√C instead, and it cuts off every normal at two deviations.
+        // This is GPT-J's for the matrices that write into the residual stream. mesh-transformer-jax draws the
+        // embedding from 1/√V and all other matrices from 1/√C instead, and it cuts off every normal at two deviations.
         c.initial_weights   = InitialWeights::neox;
     };
     f.layers       = "n_layer";
@@ -289,8 +289,8 @@ inline Family gptj_family() {
 // rotary_pct is the share of each head that rotates.
 inline int64_t rotary_dim(const Config& c, double share) { return int64_t(double(c.head_size()) * share); }
 
-// The share and the base have two spellings: fields of their own, which transformers 4 writes, and the object
-// rope_parameters of transformers 5.
+// Reads the share and the base. transformers 4 writes them as fields of their own, transformers 5 in the object
+// rope_parameters.
 inline void read_rotary(Config& c, const Fields& json) {
     double share = json.number("rotary_pct", json.number("partial_rotary_factor", 0.25));
     double base  = json.number("rotary_emb_base", json.number("rope_theta", 10000));
@@ -301,8 +301,8 @@ inline void read_rotary(Config& c, const Fields& json) {
               rope.dump().substr(0, 200));
         const auto number = [&](const char* key, double absent) {
             if (!rope.contains(key)) return absent;
-            CHECK(rope[key].is_number(), "{}: in \"rope_parameters\", \"{}\" is {}, but expected is a number",
-                  json.path(), key, rope[key].dump().substr(0, 200));
+            CHECK(rope[key].is_number(), "{}: in \"rope_parameters\", \"{}\" is {}, expected a number", json.path(),
+                  key, rope[key].dump().substr(0, 200));
             return rope[key].get<double>();
         };
         share = number("partial_rotary_factor", share);
@@ -379,7 +379,7 @@ inline const std::vector<Family>& families() {
     return all;
 }
 
-// The row of a model_type. `where` begins the error: the file that asks for it.
+// Returns the row of a model_type. `where` begins the error: it is the file that names the model_type.
 inline const Family& family_of(const std::string& model_type, const std::string& where) {
     std::string known;
     for (const Family& f : families()) {

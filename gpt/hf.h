@@ -114,7 +114,7 @@ inline nlohmann::ordered_json config_json(const Config& c, const std::string& dt
 
 // ---- names and layouts ----------------------------------------------------------------------------------------------
 
-// Where one of our weights lies in a family's files: in one tensor, or in three for q, k and v.
+// Says where one of our weights lies in a family's files: in one tensor, or in three for q, k and v.
 struct HfWeight {
     std::vector<std::string> names;
     Layout layout = Layout::as_is;

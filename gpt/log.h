@@ -1,8 +1,7 @@
-// log.h - what a run says while it trains: a line per step and evaluation, each also a JSON record, and a plot of
-// losses
+// log.h - what a run prints while it trains: a line per step and evaluation, each also a JSON record, and a loss plot
 //
-// log.jsonl in the run folder gets every step. The output gets every --log-every-th; a terminal also shows the newest
-// step, in a line that the next one overwrites.
+// log.jsonl in the run folder gets every step. The output gets a line every --log-every steps. A terminal also shows
+// the newest step, in a line that the next step overwrites.
 #pragma once
 #include <fcntl.h>
 #include <unistd.h>
@@ -52,7 +51,7 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// A line "key      text", flushed at once.
+// Prints a line "key      text" and flushes it.
 template <class... Args>
 void say(const std::string& key, fmt::string_view format, const Args&... args) {
     fmt::print("{:<8} {}\n", key, fmt::vformat(format, fmt::make_format_args(args...)));
@@ -60,10 +59,10 @@ void say(const std::string& key, fmt::string_view format, const Args&... args) {
 }
 
 struct StepRecord {
-    int64_t step;  // from 1: how many steps are done with this one
+    int64_t step;  // from 1: the number of steps done, this one included
     float loss, norm, rate;
     double seconds;
-    int64_t tokens;  // of the run, up to and with this step
+    int64_t tokens;  // of the run, this step included
     bool skipped;    // the loss or norm was not finite, so the weights did not change
 };
 
@@ -72,11 +71,11 @@ struct LogSettings {
     std::string title;            // of the plot
     int64_t steps           = 0;  // of the whole run
     int64_t every           = 0;  // steps between lines of the output; 0: only the first and the last
-    // The step that a resumed run goes on from, -1 for a new run. Records of later steps are dropped: these steps will
-    // be done again.
+    // The step that a resumed run continues from, or -1 for a new run. Records of later steps are dropped, because
+    // these steps are done again.
     int64_t resumed_at      = -1;
     int64_t tokens_per_step = 0;
-    double seconds_at_peak  = 0;  // what a step would take at the measured rate of matrix products
+    double seconds_at_peak  = 0;  // the time of a step at the measured rate of matrix products
 };
 
 class Log {
@@ -122,7 +121,7 @@ class Log {
                        r.rate, r.seconds * 1e3, rounded(speed), 100 * peak,
                        duration(smooth_seconds_ * double(set_.steps - r.step)), keep ? "\n" : "");
         if (r.skipped)
-            fmt::print("{:>6} the loss or the gradient norm is not a finite number: weights left as they were\n",
+            fmt::print("{:>6} the loss or the gradient norm is not a finite number, so the weights stay as they were\n",
                        "skip");
         unfinished_line_ = terminal_ && !keep;
         std::fflush(stdout);
@@ -159,7 +158,7 @@ class Log {
         record({{"event", "warning"}, {"step", step}, {"text", text}});
         print("{:<8} {}\n", "warning", text);
     }
-    // A line of the output that is not an event.
+    // Prints a line that is not an event.
     void say(const std::string& key, const std::string& text) { print("{:<8} {}\n", key, text); }
     // Appends one line to log.jsonl. When that fails, it says so once, and the run goes on without the file.
     void record(const nlohmann::ordered_json& j) {
@@ -173,7 +172,8 @@ class Log {
     }
 
   private:
-    // The shortest digits that read back as the same float. JSON has no NaN and no infinity, so these are texts.
+    // Returns the shortest digits that read back as the same float. JSON has no NaN and no infinity, so these become
+    // texts.
     static nlohmann::ordered_json number(float x) {
         if (!std::isfinite(x)) return fmt::format("{}", x);
         return std::stod(fmt::format("{}", x));
@@ -188,7 +188,7 @@ class Log {
         if (unfinished_line_) fmt::print("\r\033[K");
         unfinished_line_ = false;
     }
-    // The lines of an earlier log up to a step. Their losses go back into the plot.
+    // Returns the lines of an earlier log up to a step, and puts their losses back into the plot.
     std::string records_until(const std::string& path, int64_t until) {
         std::string kept;
         if (!std::filesystem::exists(path)) return kept;

@@ -1,5 +1,4 @@
-// model.h - the activation table, the block that every family shares, and the three functions of a model: forward, head
-// and backward
+// model.h - the activation table, the block that every family shares, and a model's functions forward, head, backward
 //
 // forward() runs the trunk: embedding, blocks, final norm. head() turns the final norm into logits, losses and their
 // gradients, a chunk of rows at a time. backward() computes the gradients of the trunk. Training, evaluation and
@@ -259,7 +258,7 @@ inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
     };
 }
 
-// What a forward pass leaves in the activations.
+// The tensors that a forward pass leaves in the activations.
 enum class Keep : uint8_t {
     results,       // the final norm of every row
     for_backward,  // that, and everything that backward() needs

@@ -50,7 +50,8 @@ inline void list_ignore_extra_tensors(Flags& f, bool& ignore) {
         "instead of refusing the folder");
 }
 
-// index: which of this machine's GPUs. A GPU that was asked for and cannot be used is an error that names the option.
+// Opens the device of --device. `index` says which of this machine's GPUs. A GPU that was asked for and cannot be used
+// is an error that names the option.
 inline Device open_device(const MachineOptions& o, int index = 0) {
     const int threads = o.threads.value_or(0);
     if (o.device.is_auto()) return Device("auto", index, threads, o.sync);

@@ -87,7 +87,7 @@ class Canvas {
             static_cast<std::string*>(to)->append(static_cast<const char*>(data), size);
         };
         const int done = stbi_write_png_to_func(append, &png, width, height, 3, rgb_.data(), 3 * width);
-        CHECK_RUN(done, "no memory to encode {}", path);
+        CHECK_RUN(done, "not enough memory to encode {}", path);
         file.write(png);
         file.commit();
     }

@@ -8,9 +8,8 @@
 #include "gpt/config.h"
 #include "gpt/families.h"
 
-// How its authors trained a model, as far as models differ. The options of train_gpt take these values when they are
-// left out. All recipes have β1 0.9, ε 1e-8, a gradient norm of at most 1, and a cosine that ends at final_share of the
-// peak rate.
+// How the authors trained a model, as far as models differ. These are the defaults of train_gpt's options. All recipes
+// have β1 0.9, ε 1e-8, a gradient norm of at most 1, and a cosine that ends at final_share of the peak rate.
 struct Recipe {
     float learning_rate     = 6e-4f;  // the peak
     int64_t tokens_per_step = 0;
@@ -18,8 +17,8 @@ struct Recipe {
     float weight_decay = 0.1f, beta2 = 0.95f, final_share = 0.1f;
     int64_t steps = 0;  // of a new run; 0 is one epoch of whatever data there is
 
-    // The steps of warm-up for a run of `run` steps. A long run has the published number. A shorter one has at most the
-    // published share of its steps, or a fiftieth where that is more.
+    // Returns the steps of warm-up for a run of `run` steps. A long run has the published number. A shorter one has at
+    // most the published share of its steps, or a fiftieth where that is more.
     int64_t warmup_of(int64_t run) const {
         const double share = std::max(0.02, published_steps ? double(warmup_steps) / double(published_steps) : 0);
         const int64_t most = int64_t(share * double(run) + 1e-6);

@@ -19,8 +19,8 @@ struct Schedule {
     static constexpr double wsd_decay = 0.2;
 };
 
-// The rate of step 0 … steps-1. Warm-up is linear and never 0. The last step has exactly final_rate, or the peak when
-// the schedule is constant.
+// Returns the learning rate of step 0 … steps-1. Warm-up is linear and never 0. The last step has exactly final_rate,
+// or the peak when the schedule is constant.
 inline float learning_rate(const Schedule& s, int64_t step) {
     if (step < s.warmup_steps) return float(s.learning_rate * double(step + 1) / double(s.warmup_steps));
     if (s.kind == Schedule::Kind::constant) return s.learning_rate;
@@ -30,7 +30,7 @@ inline float learning_rate(const Schedule& s, int64_t step) {
             : s.warmup_steps;
     if (step < decay_from) return s.learning_rate;
     if (step + 1 >= s.steps) return s.final_rate;
-    // p runs from just above 0 to 1 at the last step
+    // p grows from just above 0 to 1 at the last step.
     const double p    = double(step + 1 - decay_from) / double(s.steps - decay_from);
     const double left = s.kind == Schedule::Kind::cosine ? 0.5 * (1 + std::cos(3.14159265358979323846 * p)) : 1 - p;
     return float(s.final_rate + left * (double(s.learning_rate) - s.final_rate));

@@ -10,7 +10,7 @@
 
 #include "kernels/check.h"
 
-// The value of an option that the program decides unless the user does. It is `auto` until one of them has.
+// The value of an option that the program decides unless the user does. Until one of them decides, it is `auto`.
 template <class T>
 class Auto {
   public:
@@ -63,7 +63,8 @@ inline Range more_than(double bound) {
     return range;
 }
 
-// What Flags (cli.h) is made of, for every type that an option can have. In errors, `name` is the option's name.
+// The functions that Flags (cli.h) needs for every type that an option can have. In errors, `name` is the option's
+// name.
 namespace option_value {
 
 // The words behind an option on the command line: none for a flag, several for a list.
@@ -77,7 +78,7 @@ template <class... Args>
     throw InputError(fmt::vformat(format, fmt::make_format_args(args...)));
 }
 
-// The word as a POSIX shell reads it back.
+// Quotes a word so that a POSIX shell reads it back.
 inline std::string quoted(const std::string& word) {
     const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,+=@%";
     if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
@@ -137,9 +138,9 @@ std::string show(const Auto<T>& value, const Table<T>& table) {
     return value.is_auto() ? "auto" : show(static_cast<const T&>(value), table);
 }
 
-// ---- read: the value from the words of the command line; InputError when it is none
+// ---- read: sets the value from the words of the command line; InputError when they are not valid
 
-// other: what the error names before the number, such as "auto, or ".
+// `other` is what the error names before the number, such as "auto, or ".
 template <class T>
 T read_number(const std::string& name, const std::string& word, const char* other = "") {
     T parsed{};

@@ -25,7 +25,7 @@ struct Rope {
     float base  = 10000.f;  // angle of pair i at position p: p · base^(-2i/dim)
 };
 
-// What one call of an op costs by its formula, with Into::set.
+// The cost of one call of an op by its formula, with Into::set.
 //   bytes    every input is read once, every result written once, and a result that is added to is read as well
 //   flops    multiplications and additions of matrix products
 //   scratch  bytes of Queue::scratch() that the GPU half needs between its kernels
@@ -123,7 +123,8 @@ void attention_backward(Tensor dqkv /*=*/,                                // (B,
                         Tensor dout, Tensor out, Tensor lse,              // (B,T,H,D) x, (B,T,H,D) x, (B,H,T) fp32
                         Tensor qkv, Tensor starts,                        // (B,T,3,H,D) x, (B,T) int32 or null
                         float scale, int64_t window, Stream s);
-// For generation: appends the k and v of T new rows to the caches at [past, past + T), then attends to all rows so far.
+// Appends the k and v of T new rows to the caches at [past, past + T), then attends to all rows so far. Generation uses
+// it.
 void attention_cached(Tensor out /*=*/,                                   // (B,T,H,D) x
                       Tensor k_cache /*=*/, Tensor v_cache /*=*/,         // (B,H,S,D) x, (B,H,S,D) x
                       Tensor qkv, int64_t past,                           // (B,T,3,H,D) x
