@@ -1,5 +1,5 @@
 // Kinds of kernels whose checks have cost too much: --check all may take at most three times as long as memory.
-// costs: calls, prints, shared_infos, global_infos, wmma, mbarriers
+// costs: calls, prints, shared_infos, global_infos, wmma
 #include <cuda_fp16.h>
 #include <mma.h>
 
