@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-// A trie of the tokens. Among matches the leftmost is taken, and among those the longest.
+// Finds the tokens with a trie. Of all matches it takes the leftmost, and of several that begin there the longest.
 class AddedTokens {
   public:
     void add(const std::string& content, int32_t id, bool special) {
@@ -63,5 +63,5 @@ class AddedTokens {
         bool special = false;
     };
     std::vector<Node> nodes_;
-    int first_byte_ = no_byte;  // with which all tokens begin
+    int first_byte_ = no_byte;  // the byte with which all tokens begin, if they share one
 };

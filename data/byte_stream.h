@@ -22,7 +22,7 @@
 
 class ByteStream {
   public:
-    static constexpr size_t chunk = 1 << 18;  // next() gives so many bytes of text, and less at the end only
+    static constexpr size_t chunk = 1 << 18;  // next() returns this many bytes of text, and fewer only at the end
 
     // path: a file, or "-" for standard input. Throws InputError if it cannot be opened or is empty.
     explicit ByteStream(const std::string& path)
@@ -56,7 +56,7 @@ class ByteStream {
   private:
     static constexpr int longest_window = 31;  // log2 of bytes, the limit of zstd itself on 64-bit machines
 
-    // A frame of zstd, or a skippable one in front of it.
+    // Whether a zstd frame begins here, or a skippable frame.
     static bool begins_zstd(std::string_view bytes) {
         const bool skippable =
             bytes.size() >= 4 && (uint8_t(bytes[0]) & 0xf0) == 0x50 && bytes.substr(1, 3) == "\x2a\x4d\x18";
@@ -106,7 +106,7 @@ class ByteStream {
         return {text_buffer_.data(), filled};
     }
 
-    // Each step decompresses from raw_ to the buffer behind what is filled, returns the number of bytes of text, and
+    // Each step decompresses from raw_ into the free part of the buffer, returns the number of bytes that it wrote, and
     // sets is_whole_.
     size_t step_zstd(size_t filled) {
         ZSTD_outBuffer out{text_buffer_.data() + filled, chunk - filled, 0};

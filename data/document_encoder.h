@@ -60,7 +60,7 @@ struct Encoded {
     std::vector<std::string> skipped;
 };
 
-// Each thread has its own.
+// Encodes blocks. Each thread needs an encoder of its own.
 class DocumentEncoder {
   public:
     DocumentEncoder(const EncodeSettings& settings, const Tokenizer& tokenizer, const Documents& documents)
@@ -93,7 +93,7 @@ class DocumentEncoder {
 
     // What the encoder met in documents.
     const Tokenizer::Scratch& met() const { return scratch_; }
-    int64_t separators() const { return separators_; }  // unless they are special tokens, which `met` counts
+    int64_t separators() const { return separators_; }  // not counted if it is a special token, which met() counts
 
   private:
     // A tokenizer.json may put ids of its own around a text. An end-of-text token among them is not written twice.

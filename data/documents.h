@@ -56,7 +56,7 @@ struct ReadSettings {
 // How documents lie in a file of JSON.
 enum class JsonForm { none, lines, values };
 
-// begin: the first bytes of a file, all of it if is_whole. Text such as "[Scene 1]" or "{{Infobox" is no JSON.
+// begin: the first bytes of a file, or all of them if is_whole. Text such as "[Scene 1]" or "{{Infobox" is not JSON.
 inline JsonForm json_form(std::string_view begin, bool is_whole) {
     const std::string nowhere;
     JsonReader json(begin, nowhere, 1);

@@ -190,8 +190,8 @@ class JsonReader {
 
     // Whether a byte stands for itself in a string: ASCII except control characters, quote and backslash.
     static bool is_plain(char c) { return static_cast<signed char>(c) >= 0x20 && c != '"' && c != '\\'; }
-    // Whether eight bytes are plain. The top bit of each byte of the result tells. A borrow from a lower byte may turn
-    // a yes into a no, which only costs time.
+    // Whether eight bytes are plain, tested all at once by the top bit of each byte. A borrow from a lower byte may
+    // make a plain byte look special, which only costs time.
     static bool are_plain(const char* bytes) {
         constexpr uint64_t low = 0x0101010101010101u, top = 0x80 * low;
         uint64_t w;

@@ -12,7 +12,7 @@
 
 #include "data/utf8.h"
 
-// What a file is, and the command or the step that makes text of it. `what` is empty for a file that may be text.
+// What a file is, and what to do to get its text. `what` is empty for a file that may be text.
 struct FileKind {
     std::string what, advice;
 };
@@ -149,7 +149,7 @@ inline bool is_wide_text(std::string_view sample) {
     return spaces * width * 20 >= sample.size();
 }
 
-// begin: the first bytes of the file, decompressed; 4 KiB are enough. any_bytes: a guess at the encoding is not wanted.
+// begin: the first bytes of the file, decompressed; 4 KiB are enough. any_bytes: the encoding is not guessed.
 inline FileKind recognize(std::string_view begin, bool any_bytes = false) {
     begin = begin.substr(0, 4096);
     for (const Magic& m : magics)

@@ -28,10 +28,11 @@ class TextParts {
             if (end == 0) {
                 no_cut_in_one_ = true;
                 if (text.size() < 2 * most_) return;
-                // A place near the end of the first half may need the bytes behind it to be seen, hence the overlap.
+                // The searches overlap by 8 bytes, because a place is recognized by the bytes behind it too.
                 end = cut_before(2 * most_, most_ - std::min<size_t>(most_, 8));
             }
-            // Where nothing splits for two parts, as in two megabytes of one letter, a part ends between characters.
+            // Where two parts have no place to split, as in two megabytes of one letter, a part ends between
+            // characters.
             if (end == 0) end = character_begin(2 * most_ - 4);
             hand_on(end, false);
         }

@@ -50,7 +50,7 @@ class TextStream {
     int64_t bytes_read() const { return bytes_.bytes_read(); }
     uint32_t crc() const { return bytes_.crc(); }
     bool had_mark() const { return had_mark_; }  // there was a UTF-8 byte-order mark, which next() leaves out
-    bool is_whole() const { return is_whole_; }  // what peek() showed first is all of the text
+    bool is_whole() const { return is_whole_; }  // the first peek() showed all of the text
     const Utf8Check& checked() const { return checked_; }
 
   private:

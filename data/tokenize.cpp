@@ -34,7 +34,7 @@ struct Options {
     bool decode = false, overwrite = false;
 };
 
-// The words of an option with the enum values 0, 1, 2.
+// The words of an option, which stand for the enum's values 0, 1, 2.
 template <class Enum, size_t n>
 static Flags::Table<Enum> named(const char* const (&names)[n]) {
     Flags::Table<Enum> table;
@@ -122,7 +122,7 @@ static int32_t end_of_text(const Options& o, const Tokenizer& tokenizer) {
     CHECK(o.eot_token == "auto", "--eot-token {}: {} has no such token; its special tokens are:{}", o.eot_token,
           o.tokenizer, list);
     fail(
-        "{} has no <|endoftext|>, and no file beside it names an eos_token; say --eot-token TOKEN or --eot none\n"
+        "{} has no <|endoftext|>, and no file beside it names an eos_token; give --eot-token TOKEN or --eot none\n"
         "    its special tokens are:{}",
         o.tokenizer, list);
 }

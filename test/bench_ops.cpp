@@ -1,7 +1,6 @@
-// bench_ops.cpp - every op on the shapes of GPT-2 124M: how long it takes, and how near that is to the limit of the
-// machine
+// bench_ops.cpp - times every op on the shapes of GPT-2 124M, and says how near that is to the limit of the machine
 //
-//   build/bench_ops --only layernorm                 times the ops whose name contains that, on this machine
+//   build/bench_ops --only layernorm                 times the ops whose names contain that, on this machine
 //   build/bench_ops --costs                          prints the table of kernels/README.md: costs by the formulas
 //   build/bench_ops --profiled OPS.json              runs each op once, for the emulator's --profile COUNTS.json
 //   build/bench_ops --table OPS.json,COUNTS.json     prints what was counted beside the costs
@@ -273,7 +272,7 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     });
 }
 
-// A complete step of GPT-2 124M with two layers, on a GPU only. On a CPU `make bench` times the steps of train_gpt.
+// A complete step of GPT-2 124M with two layers, only on a GPU. On a CPU `make bench` times the steps of train_gpt.
 static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions& o) {
     const std::string name = "gpt2 step, 2 layers";
     if (!b.wants(name) || dev.where() == Machine::cpu) return;
@@ -289,8 +288,8 @@ static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions&
     });
 }
 
-// Batches of GPT-2's context in random order, out of a file of 100 M ids, on one core. The file was just mapped, so
-// every page is touched for the first time. It is in the system's cache, so no disk is measured.
+// Batches of GPT-2's context in random order, from a file of 100 million ids, on one core. The file was just mapped, so
+// every page is read for the first time, but from the system's cache and not from a disk.
 static void bench_loader(const Bench& b) {
     const Scratch scratch;
     const int64_t tokens = 100'000'000;

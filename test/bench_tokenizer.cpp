@@ -1,7 +1,8 @@
 // bench_tokenizer.cpp - times text to tokens on one core: the encoder, the whole program, and the worst inputs
 //
 // The encoder is timed on a text that is not repeated, and its cache is empty at first, so the cache helps as much as
-// on any text of that size. Times are CPU seconds, which other programs change little, and the least of five.
+// on any text of that size. Times are CPU seconds, because other programs change them little, and the least of five
+// runs.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -15,7 +16,7 @@
 #include "gpt/cli.h"
 #include "test/scratch.h"
 
-constexpr int repeats = 8;  // how often the program gets the documents, so that its start-up matters little
+constexpr int repeats = 8;  // the documents are repeated so often that the program's start-up matters little
 
 struct BenchOptions {
     std::string tokenizer, prose, code, python, program;
@@ -221,7 +222,7 @@ int main(int argc, char** argv) try {
     f.add("--program", o.program, "the tokenize program to time", "FILE");
     f.add("--python", o.python, "a python3; tiktoken is timed too if it has it", "FILE");
     if (!f.parse(argc, argv)) return 0;
-    bench_program(o);  // first, while this process needs little memory
+    bench_program(o);  // this comes first, while this process needs little memory
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
     bench_encoding(o, tokenizer, "prose", o.prose);
     bench_encoding(o, tokenizer, "code", o.code);

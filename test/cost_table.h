@@ -1,17 +1,16 @@
-// cost_table.h - the costs of every op as the table of kernels/README.md: bench_ops --costs prints it, a test compares
-// it
+// cost_table.h - the costs of the ops as the table of kernels/README.md, which bench_ops --costs prints and a test
+// compares
 #pragma once
 #include <functional>
 #include <string>
 
 #include "kernels/ops.h"
 
-// What an H100 (SXM) can do at most, by NVIDIA's data sheet: bytes of its memory and FLOPs of dense products per
-// second.
+// The limits of an H100 (SXM) by NVIDIA's data sheet: bytes of memory and FLOPs of dense products, per second.
 struct H100 {
     static constexpr double bytes = 3.35e12;
     static double flops(DType x) { return x == DType::BF16 ? 989e12 : 67e12; }
-    // Seconds that it cannot beat.
+    // The seconds that it needs at least.
     static double bound(const Cost& cost, DType x) { return std::max(cost.bytes / bytes, cost.flops / flops(x)); }
 };
 

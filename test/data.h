@@ -1,10 +1,10 @@
-// data.h - tests that need more than a bare clone: $GPT_DATA, or ../shared beside the clone
+// data.h - finds files that some tests need and the repository does not have: in $GPT_DATA, or else in ../shared
 #pragma once
 #include <cstdlib>
 #include <filesystem>
 #include <string>
 
-// The path of a file or folder there; "" when it is absent, after saying that the test skips.
+// The path of a file or folder there. When it is absent, says that the test is skipped and returns "".
 inline std::string shared_data(const std::string& name) {
     const char* home       = std::getenv("GPT_DATA");
     const std::string path = std::string(home ? home : "../shared") + "/" + name;

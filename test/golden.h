@@ -1,4 +1,4 @@
-// golden.h - the models in test/golden (test/make_golden.py), a smaller one, and running models on batches of theirs
+// golden.h - the models in test/golden (test/make_golden.py), a smaller one, and what runs them on batches
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 #include "test/close.h"
 #include "test/update.h"
 
-// Either block form, with odd sizes and small enough for finite differences.
+// A model of either form of block, with odd sizes, and small enough for finite differences.
 inline Config tiny_config(int64_t context, int64_t vocab, bool neox = false) {
     Config c       = config_of(*find_preset(neox ? "nano-neox" : "nano"));
     c.layers       = 2;
@@ -71,7 +71,7 @@ inline double largest_difference(const std::vector<float>& a, const std::vector<
     double most = 0;
     for (size_t i = 0; i < a.size(); i++) {
         const double off = std::fabs(double(a[i]) - b[i]);
-        if (!(off <= most)) most = off;  // a NaN too
+        if (!(off <= most)) most = off;  // also true for a NaN
     }
     return most;
 }
@@ -110,7 +110,7 @@ inline float loss_and_gradients(Model& m, const Batch& batch) {
     backward(m, there, Into::set);
     return read_scalar(m.acts.loss, m.stream);
 }
-// Update `step` (0 for the first) by the gradients and the loss that are there. Returns the gradient norm.
+// Does update `step` (0 for the first) with the gradients and the loss that the model holds. Returns the gradient norm.
 inline float update(Model& m, Optimizer& optimizer, const Schedule& schedule, int64_t step) {
     const UpdateInputs inputs(m, optimizer, schedule, step);
     inputs.update(m, optimizer);

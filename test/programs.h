@@ -1,5 +1,6 @@
-// programs.h - running the programs as a user does, on small data, and reading what they leave. The folder they are in
-// is $GPT_BUILD, default build.
+// programs.h - runs the programs as a user does, on small data, and reads what they write
+//
+// The programs are in the folder $GPT_BUILD, or in build when that is not set.
 #pragma once
 #include <sys/wait.h>
 
@@ -22,7 +23,7 @@ inline std::string quoted(const std::string& word) {
     for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
     return q + "'";
 }
-// Runs `program words…` through the shell; `in` is its standard input, and `under` what starts it.
+// Runs `program words…` through the shell; `in` is its standard input, and `under` is put in front of the command.
 inline Ran run(const Scratch& scratch, const std::string& program, const std::string& words, const std::string& in = "",
                const std::string& under = "") {
     write_text(scratch / "stdin", in);
@@ -32,7 +33,7 @@ inline Ran run(const Scratch& scratch, const std::string& program, const std::st
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"),
             read_text(scratch / "stderr")};
 }
-// A shard of a text that repeats with variations.
+// Writes a shard of ids that repeat with variations.
 inline void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1, int64_t vocab = 257) {
     std::vector<uint16_t> ids(512 + tokens);
     const int32_t header[3] = {20240520, 1, int32_t(tokens)};

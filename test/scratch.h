@@ -1,4 +1,4 @@
-// scratch.h - a folder that lasts as long as a test, and small files in it
+// scratch.h - a folder that is removed when a test ends, and small files in it
 #pragma once
 #include <unistd.h>
 

@@ -45,7 +45,7 @@ TEST_CASE("adamw", "[ops]") {
     if (dtype == BF16) CHECK(w_half.values() == rounded(master.values(), BF16));
 }
 
-TEST_CASE("adamw leaves everything alone when the loss or the gradient is not finite", "[ops]") {
+TEST_CASE("adamw changes nothing when the loss or a gradient is not finite", "[ops]") {
     const auto dev     = GENERATE(from_range(devices()));
     const float bad    = GENERATE(NAN, INFINITY, -INFINITY);
     const bool in_loss = GENERATE(false, true);

@@ -167,8 +167,8 @@ Buffer starts_buffer(const Device* dev, const Sizes& sizes, const Values& starts
                           : Buffer(dev, {sizes.B, sizes.T}, DType::I32, starts);
 }
 
-// T is around the panels of 32 queries and the tiles of 64 keys, D around the 16 lanes, and the window is smaller or
-// larger than T. Every case has hundreds of rows, so that plain's largest error does not depend on luck.
+// T is near multiples of the panels of 32 queries and the tiles of 64 keys, D near multiples of the 16 lanes, and the
+// window is smaller or larger than T. Every case has hundreds of rows, so plain's largest error hardly depends on luck.
 const std::vector<Sizes>& all_sizes() {
     static const std::vector<Sizes> sizes = {
         {500, 1, 1, 1, 1, false},   {90, 2, 3, 3, 2, false},        {20, 31, 1, 8, 31, false},

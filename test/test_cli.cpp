@@ -1,4 +1,4 @@
-// test_cli.cpp - the command line: every kind of value, every kind of slip, and the options of train_gpt
+// test_cli.cpp - the command line: every kind of value, every kind of mistake, and the options of train_gpt
 #include <sstream>
 #include <string>
 #include <vector>
@@ -113,7 +113,7 @@ TEST_CASE("help shows groups, values and defaults", "[cli]") {
                                "--input FILE…", "--prompt TEXT"}) == "");
 }
 
-TEST_CASE("every slip has an answer", "[cli]") {
+TEST_CASE("every mistake has an answer", "[cli]") {
     CHECK_REFUSED(Line({"--bacth", "3"}), "unknown option --bacth, did you mean --batch?");
     CHECK_REFUSED(Line({"--bacth=3"}), "unknown option --bacth, did you mean --batch?");
     CHECK_REFUSED(Line({"--learning_rate", "3"}), "did you mean --learning-rate?");
@@ -137,7 +137,7 @@ TEST_CASE("every slip has an answer", "[cli]") {
     CHECK_REFUSED(Line({"--resume=maybe"}), "--resume maybe");
 }
 
-TEST_CASE("auto is spelt auto, until the program or the user decides", "[cli]") {
+TEST_CASE("an option is shown as auto until the program or the user decides", "[cli]") {
     const Line none({});
     CHECK(missing_words(none.help, {"--steps N", "of the run; auto: an epoch [auto]", "--form auto|cosine|linear",
                                     "--out DIR", "folder [auto]"}) == "");
@@ -171,7 +171,7 @@ TEST_CASE("auto is spelt auto, until the program or the user decides", "[cli]") 
     CHECK(fmt::format("{}", steps) == "4");
 }
 
-TEST_CASE("a number outside its range is told the range", "[cli]") {
+TEST_CASE("the error about a number outside its range names the range", "[cli]") {
     CHECK_REFUSED(Line({"--steps", "-1"}), "--steps -1: expected auto, or 1 or more");
     CHECK_REFUSED(Line({"--warmup", "100"}), "--warmup 100: expected auto, or 0 or more, less than 100");
     CHECK_REFUSED(Line({"--warmup", "-2"}), "--warmup -2: expected auto");

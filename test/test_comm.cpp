@@ -27,7 +27,7 @@ Ranks ranks_with(const Environment& all) {
     }
 }
 
-// A port that nobody listens on.
+// A port on which nobody listens.
 std::string free_port() {
     sockaddr_in a{};
     a.sin_family      = AF_INET;
@@ -40,7 +40,7 @@ std::string free_port() {
     return std::to_string(ntohs(a.sin_port));
 }
 
-// Each rank as a process of its own; what work() says, or the error, and its exit code.
+// Runs work() for each rank in a process of its own. Returns what each returned, or its error, and its exit code.
 struct Said {
     int code;
     std::string text;
@@ -80,7 +80,7 @@ std::vector<Said> together(int world, const std::function<std::string(const Rank
 
 }  // namespace
 
-TEST_CASE("who is who, from torchrun, Open MPI and Slurm", "[comm]") {
+TEST_CASE("ranks are read from what torchrun, Open MPI and Slurm set", "[comm]") {
     const auto is = [](const Ranks& r, int rank, int world, int local) {
         CHECK(r.rank == rank);
         CHECK(r.world == world);
@@ -125,7 +125,7 @@ TEST_CASE("a world of one gives back what it was given", "[comm]") {
 }
 
 TEST_CASE("processes find each other, share, add up in order, and part", "[comm]") {
-    const double values[3] = {1e16, 1, -1e16};  // another order gives another sum
+    const double values[3] = {1e16, 1, -1e16};  // in another order the sum would differ
     const auto all         = together(3, [&](const Ranks& r) {
         if (r.rank == 0) usleep(300000);  // the others connect before rank 0 listens
         Comm comm(r, 7, 60);
@@ -141,7 +141,7 @@ TEST_CASE("processes find each other, share, add up in order, and part", "[comm]
     }
 }
 
-TEST_CASE("a process with other weights, and one that dies, end all", "[comm]") {
+TEST_CASE("a process with other weights ends all, and so does one that dies", "[comm]") {
     const auto differ = together(3, [](const Ranks& r) -> std::string {
         Comm comm(r, 7, 60);
         comm.expect_same(r.rank == 2 ? "beef" : "1234", "the weights");
@@ -154,7 +154,7 @@ TEST_CASE("a process with other weights, and one that dies, end all", "[comm]") 
     const auto dead = together(3, [](const Ranks& r) -> std::string {
         Comm comm(r, 7, 60);
         if (r.rank == 2) _exit(9);
-        for (;;) pause();  // as in a sum that never ends
+        for (;;) pause();  // stands for a sum that never ends
     });
     CHECK(dead[2].code == 9);
     CHECK(dead[0].code == 1);
@@ -163,7 +163,7 @@ TEST_CASE("a process with other weights, and one that dies, end all", "[comm]") 
     CHECK(dead[1].text == "error: rank 0 has ended, so this process cannot go on\n");
 }
 
-TEST_CASE("a process that does not come, one of another run, a port that is taken", "[comm]") {
+TEST_CASE("a process that does not come, one of another run, and a port that is taken are named", "[comm]") {
     const auto alone = together(2, [](const Ranks& r) -> std::string {
         if (r.rank == 1) return "";
         Comm comm(r, 7, 1);

@@ -1,5 +1,5 @@
-// test_counts.cpp - limits on what the CUDA half does, by the emulator's counters: launches of a block, bytes of every
-// op that memory bounds, bank conflicts of attention; and the table of costs in kernels/README.md
+// test_counts.cpp - limits on what the CUDA half does, as the emulator counts it: the launches of a block, the bytes of
+// every op that memory bounds, and the bank conflicts of attention. Also the table of costs in kernels/README.md.
 #include "test/counts.h"
 
 #include "data/files.h"
@@ -10,7 +10,7 @@
 #include "test/programs.h"
 #include "test/update.h"
 
-TEST_CASE("the table of costs in kernels/README.md is what the ops say", "[ops]") {
+TEST_CASE("the table of costs in kernels/README.md equals the costs of the ops", "[ops]") {
     const std::string page = read_text("kernels/README.md"), table = cost_table();
     INFO("bench_ops --costs prints the table; it has to be\n" << table);
     CHECK(page.find(table) != std::string::npos);
@@ -99,7 +99,7 @@ TEST_CASE("ops that memory bounds move at most 1.25 times the fewest bytes", "[.
         bounded++;
         CAPTURE(c.op, c.dtype, c.bytes(), c.cost.bytes);
         CHECK(c.bytes() <= 1.25 * c.cost.bytes);
-        CHECK(c.bytes() >= 0.9 * c.cost.bytes);  // else the formula is wrong, or the op left something out
+        CHECK(c.bytes() >= 0.9 * c.cost.bytes);  // less: a wrong formula, or an op that left something out
     }
     CHECK(bounded >= 25);
 }

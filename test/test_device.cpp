@@ -42,7 +42,7 @@ TEST_CASE("a graph does its work every time that it is run", "[ops]") {
     Graph graph(*dev, record);
     for (int i = 1; i <= 6; i++) {
         graph.run([&] { sum(total, ones, 1.f, s); });  // uses scratch memory
-        if (i == 4) {                                  // makes the scratch memory move
+        if (i == 4) {                                  // needs more scratch memory, so that it moves
             Buffer norm(dev, {1}, F32);
             squared_norm(norm, many, s);
         }

@@ -50,7 +50,7 @@ static std::string bits(const Scratch& s, const std::string& out) {
     return losses(s / out) + records(s / out, "end").back()["fingerprint"].get<std::string>();
 }
 
-TEST_CASE("20 steps on the GPU are the CPU's; a run moves from one to the other and back", "[.emulated]") {
+TEST_CASE("20 steps on the GPU equal the CPU's, and a run moves from one to the other and back", "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
     CAPTURE(model);
     const Scratch s;
@@ -80,7 +80,7 @@ TEST_CASE("20 steps on the GPU are the CPU's; a run moves from one to the other 
     CHECK(cpu.out == gpu.out);
 }
 
-TEST_CASE("20 steps in bf16 on the GPU are the CPU's, within twice what bf16 itself is off", "[.emulated]") {
+TEST_CASE("20 steps in bf16 on the GPU equal the CPU's within twice bf16's own error", "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
     CAPTURE(model);
     const Scratch s;
@@ -110,7 +110,7 @@ TEST_CASE("20 steps in bf16 on the GPU are the CPU's, within twice what bf16 its
     CHECK(std::sqrt(apart) <= 2 * std::sqrt(off));
 }
 
-TEST_CASE("on the GPU again, in a graph, recomputed: the same bits", "[.emulated]") {
+TEST_CASE("a second run, a graph and recomputing give the same bits on the GPU", "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
     const auto dtype = GENERATE(as<std::string>{}, "bf16", "fp32");
     CAPTURE(model, dtype);
@@ -137,7 +137,8 @@ TEST_CASE("on the GPU again, in a graph, recomputed: the same bits", "[.emulated
     CHECK(bits(s, "random") == bits(s, "random too"));
 }
 
-TEST_CASE("a document mask on the GPU: the CPU's losses, and the same bits in a graph and recomputed", "[.emulated]") {
+TEST_CASE("with a document mask the GPU has the CPU's losses, and the same bits in a graph and with recomputing",
+          "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
     CAPTURE(model);
     const Scratch s;
@@ -226,7 +227,7 @@ static std::string of_two(const Scratch& s, const std::string& out, const std::s
     return training(s, out, "--model nano --eval-every 4 --save-every 4 --steps 8 " + more);
 }
 
-TEST_CASE("two GPUs with half the batch each train what one does with all of it", "[.emulated][two]") {
+TEST_CASE("two GPUs with half the batch each train like one with all of it", "[.emulated][two]") {
     const auto dtype = GENERATE(as<std::string>{}, "fp32", "bf16 --stochastic-rounding");
     CAPTURE(dtype);
     const Scratch s;
@@ -320,7 +321,7 @@ TEST_CASE("a gradient that is not finite on one GPU is skipped on both", "[.emul
     CHECK(records(s / "run", "skip").size() == 4);
 }
 
-TEST_CASE("what several processes cannot do", "[.emulated][two]") {
+TEST_CASE("what several processes cannot do is refused", "[.emulated][two]") {
     const Scratch s;
     write_shard(s / "train.bin", 4000);
     const std::string words = training(s, "run", "--model nano --steps 1 ");
@@ -339,7 +340,7 @@ TEST_CASE("what several processes cannot do", "[.emulated][two]") {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-TEST_CASE("the plan is what is then allocated, within 2 %", "[.emulated]") {
+TEST_CASE("a run allocates what was planned, within 2 %", "[.emulated]") {
     const auto how = GENERATE(as<std::string>{}, "--model nano --batch 64 --context 64 --dtype fp32",
                               "--model nano-neox --batch 64 --context 64 --dtype bf16 --recompute block --accumulate 3",
                               "--model nano --batch 64 --context 64 --dtype bf16 --optimizer muon");
@@ -372,7 +373,7 @@ TEST_CASE("GPT-2 124M in bf16 with a batch of 8 fits into 24 GB", "[.emulated]")
     CHECK(room >= 8);
 }
 
-TEST_CASE("out of memory: which group takes how much, what is free, and the batch that fits", "[.emulated]") {
+TEST_CASE("the error about memory names each group, what is free, and the batch that fits", "[.emulated]") {
     const Scratch s;
     write_shard(s / "train.bin", 4000);
     const auto answer = [&](const std::string& words) {
@@ -403,7 +404,7 @@ TEST_CASE("out of memory: which group takes how much, what is free, and the batc
     CHECK(plan(batch + batch / 10) > 0.25);
 }
 
-TEST_CASE("a GPU that cannot be used: what was found, and what works instead", "[.emulated]") {
+TEST_CASE("for a GPU that cannot be used, the error says what was found and what works instead", "[.emulated]") {
     const Scratch s;
     write_shard(s / "train.bin", 4000);
     struct Case {

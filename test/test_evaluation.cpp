@@ -12,7 +12,7 @@ static Tokenizer tokenizer_of(const std::string& text, int entries) {
     words.add(text);
     return Tokenizer(BpeTraining(words).learn(entries));
 }
-// A model for which every token has the same probability at every place: its weight over the sum of all weights.
+// A model that ignores what came before: a token's probability is its weight divided by the sum of all weights.
 static void make_unigram(Model& m, const std::vector<float>& weights) {
     for (const ParamRow& r : param_rows(m.params, m.config)) {
         std::vector<float> v(r.shape.numel(), 0.f);
@@ -32,7 +32,7 @@ TEST_CASE("HellaSwag by hand: likeliest ending, and per character", "[evaluation
     const std::string q = R"("ctx": "x", "endings": ["aaaa", "b", "cc"])";
     write_text(s / "h.jsonl", "{" + q + R"(, "label": 1})" + "\n\n{" + q + R"(, "label": "0"})" + "\n{" + q +
                                   R"(, "label": 2})" + "\n" +
-                                  // é is one character and two bytes: per byte the first would win
+                                  // é is one character of two bytes; divided by bytes, the first ending would win
                                   R"({"ctx": "x", "endings": ["\u00e9\u00e9", "cc"], "label": 1})");
     const auto questions = read_hellaswag(s / "h.jsonl", t);
     REQUIRE(questions.size() == 4);
@@ -65,7 +65,7 @@ TEST_CASE("LAMBADA by hand: last word and perplexity", "[evaluation]") {
                               "\n");
     const auto texts = read_lambada(s / "l.jsonl", t);
     REQUIRE(texts.size() == 3);
-    CHECK(texts[2].ids == std::vector<int32_t>{t.eot(), t.encode(" a")[0]});  // nothing before the word
+    CHECK(texts[2].ids == std::vector<int32_t>{t.eot(), t.encode(" a")[0]});  // there is nothing before the word
     Model m(tiny_config(32, 258), DType::F32, {1, 16, false}, *dev);
     std::vector<float> weights(258, 1.f);
     weights[t.encode(" a")[0]] = 16, weights[t.encode(" ")[0]] = 2;  // 274 in all
@@ -77,7 +77,7 @@ TEST_CASE("LAMBADA by hand: last word and perplexity", "[evaluation]") {
           Approx(std::exp(-(2 * std::log(16 / 274.) + std::log(2 / 274.) + std::log(1 / 274.)) / 3)));
 }
 
-TEST_CASE("texts packed into batches score as each alone", "[evaluation]") {
+TEST_CASE("texts that are packed into batches have the scores of each alone", "[evaluation]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool neox   = GENERATE(false, true);
     CAPTURE(dev, neox);
@@ -96,7 +96,7 @@ TEST_CASE("texts packed into batches score as each alone", "[evaluation]") {
         Continuation x{{}, given};
         for (int64_t k = 0; k < (i % 2 ? given : n); k++)
             x.ids.push_back(int32_t(Random(5, "ids", i).below(k, c.vocab)));
-        if (i % 2 && n <= T)  // what greedy decoding gives
+        if (i % 2 && n <= T)  // the ending is what greedy decoding gives
             generate(m, x.ids, n - given, 1, Sampling{0.f, 0, 1.f, 1},
                      [&](int64_t, int32_t id) { return x.ids.push_back(id), true; });
         if (int64_t(x.ids.size()) > given) texts.push_back(x);
@@ -125,12 +125,12 @@ TEST_CASE("texts packed into batches score as each alone", "[evaluation]") {
     CHECK((greedy > 5 && greedy < int(texts.size()) - 5));
 }
 
-TEST_CASE("texts are cut and cleaned as the harness does", "[evaluation]") {
+TEST_CASE("texts are cut and cleaned as in lm-evaluation-harness", "[evaluation]") {
     CHECK(clean_hellaswag(" a [title] b  c [x]d ") == "a. b c d");
     CHECK(clean_hellaswag("[a]b [c\nd] [header] e [open") == "b [c\nd] e [open");
     CHECK(clean_hellaswag("") == "");
     const Tokenizer t    = tokenizer_of("a a a a", 258);
-    // A space at the end of the context goes with the ending: " a" is one id, of the ending.
+    // A space at the end of the context belongs to the ending, where " a" is one id.
     const Continuation x = encode_pair(t, "b ", "a", "");
     CHECK(x.ids == t.encode("b a"));
     CHECK(x.given == 1);

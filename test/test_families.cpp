@@ -140,8 +140,7 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
     const auto dtype   = GENERATE(as<std::string>{}, "F32", "F16", "BF16");
     const bool sharded = GENERATE(false, true);
     const bool masters = GENERATE(false, true);  // with a bf16 model, what bf16 cannot hold is in its fp32 masters
-    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded))
-        return;  // a GPU changes nothing here but the copies
+    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded)) return;  // on a GPU only the copies differ
     CAPTURE(dev, name, dtype, sharded, masters);
     const Scratch before_folder, after_folder;
     rewrite(golden_home(name), before_folder.path, dtype, sharded ? 20'000 : 1'000'000);
@@ -204,8 +203,8 @@ TEST_CASE("what a folder says beside its facts is kept in the folders that we wr
             CAPTURE(key);
             CHECK(written[key] == config[key]);
         }
-        CHECK(written["torch_dtype"] == "float32");                  // what the weights beside it are
-        CHECK(written["architectures"][0] == "GPTNeoXForCausalLM");  // and the class that they are of
+        CHECK(written["torch_dtype"] == "float32");                  // the dtype of the weights beside it
+        CHECK(written["architectures"][0] == "GPTNeoXForCausalLM");  // and their class
         CHECK(read_text(folder + "/generation_config.json") == generation);
     }
     CHECK(read_text(second / "config.json") == read_text(third / "config.json"));
@@ -231,7 +230,7 @@ TEST_CASE("bf16 logits and gradients are within twice the error of PyTorch's bf1
     CHECK(off <= 2 * plain["logits"].get<double>());
     const auto hf_names = hf_weights(c);
     for (const ParamRow& r : param_rows(m.grads, c)) {
-        double allowed = 0;  // q, k and v have an error each
+        double allowed = 0;  // q, k and v have separate errors
         for (const std::string& piece : hf_names.at(r.name).names) {
             const bool renamed = !plain.contains("grad." + piece) && r.name == "head.weight";
             allowed = std::max(allowed, 2 * plain.at("grad." + (renamed ? "lm_head.weight" : piece)).get<double>());
@@ -332,7 +331,7 @@ TEST_CASE("a reader says which file of a folder it read, and refuses pickles wit
     rewrite(golden_home("gptj"), scratch.path, "F16", 20'000);
     CHECK_REFUSED(SafetensorsReader(scratch / "model-00001-of-00001.safetensors"), "model-00001");
     CHECK(SafetensorsReader(scratch.path).description().find("model.safetensors.index.json, ") == 0);
-    // The buffers in files of old versions have no say in the dtype of the weights.
+    // Buffers in files of old versions do not count for the dtype of the weights.
     SafetensorsWriter old(scratch / "old.safetensors", {{"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "F32", {2}},
                                                         {"gpt_neox.layers.0.attention.bias", "U8", {4}},
                                                         {"embed_out.weight", "F16", {2}}});

@@ -1,5 +1,5 @@
-// test_foreign_text.cpp - text files as other programs leave them: archives with odd frames, other encodings, JSON of
-// all layouts, and what is no text at all
+// test_foreign_text.cpp - text files that other programs wrote: compressed files with unusual frames, other encodings,
+// JSON of all layouts, and files that are not text
 #include "test/tokenize.h"
 
 #include <random>
@@ -95,7 +95,7 @@ TEST_CASE("a UTF-8 byte-order mark is left out and reported", "[data][foreign][p
             CHECK(p.ids() == expected);
         }
     }
-    // Within a text the same character is text.
+    // Inside a text the same character is kept.
     REQUIRE(p.run_on("n.txt", "the " + mark + "sea").code == 0);
     CHECK(t.decode(p.ids()) == "<|endoftext|>the " + mark + "sea");
     CHECK(says(p.run_on("only.txt", mark), {"no text"}));
@@ -128,7 +128,7 @@ TEST_CASE("JSON is recognized by its content", "[data][foreign]") {
         }
     CHECK(read(list.dump(), "x.txt", "text") == List{list.dump()});
 
-    // Text that begins with a bracket.
+    // Text that begins with a bracket is not JSON.
     for (const std::string text : {"[Scene 1] Enter Hamlet.", "{{Infobox book}}\n", "[1] Smith, J.\n",
                                    "[1, 2] show that\n", "[\"Hello\", she said]", "{ x | x > 0 }", "[]()", "{a: 1}"})
         CHECK(read(text) == List{text});
@@ -169,7 +169,7 @@ TEST_CASE("NaN and Infinity in other fields of JSON, as Python writes them", "[d
     CHECK_REFUSED(texts({dir / "z.jsonl"}), "z.jsonl line 1", "a number");
 }
 
-TEST_CASE("what is not text is refused, named, and can be converted", "[data][foreign][programs]") {
+TEST_CASE("what is not text is refused with its kind and the way to convert it", "[data][foreign][programs]") {
     Program p;
     const auto refused = [&](const std::string& bytes, const List& words) {
         for (const char* name : {"x.txt", "x.jsonl"}) {
@@ -230,7 +230,7 @@ TEST_CASE("what is not text is refused, named, and can be converted", "[data][fo
     for (const std::string text : {"BZh is not enough", "MZ is a pair of letters", "II* is not a picture", "ID3 tags"})
         CHECK(p.run_on("x.txt", text).code == 0);
 
-    // --train-bpe reads in the same way.
+    // --train-bpe reads its input in the same way.
     write_text(p.s / "wide.txt", utf16(text, false, false));
     const Ran trained =
         run(p.s, "tokenize",
@@ -239,7 +239,7 @@ TEST_CASE("what is not text is refused, named, and can be converted", "[data][fo
     CHECK(says(trained, {"UTF-16LE"}));
 }
 
-TEST_CASE("bytes that are not UTF-8: a few are kept and counted, more are refused", "[data][foreign][programs]") {
+TEST_CASE("a few bytes that are not UTF-8 are kept and counted, more are refused", "[data][foreign][programs]") {
     Program p;
     std::string text;
     for (int i = 0; i < 400; i++) text += story(i) + "\n";
@@ -285,7 +285,7 @@ TEST_CASE("bytes that are not UTF-8: a few are kept and counted, more are refuse
     CHECK(both.code == 0);
     CHECK(says(both, {"latin1.txt", "skipped 1 bad document", "1 document,"}));
 
-    // Characters that two reads share are not counted as cut off.
+    // A character that begins in one chunk and ends in the next is not counted as cut off.
     std::string wide;
     while (wide.size() < 1000000) wide += "\u4e16\u754c\U0001f600a";
     for (int shift = 0; shift < 4; shift++) {
@@ -303,7 +303,7 @@ TEST_CASE("bytes that are not UTF-8: a few are kept and counted, more are refuse
     CHECK(by_byte.invalid == at_once.invalid);
     CHECK(by_byte.zeros == at_once.zeros);
     CHECK(by_byte.first == at_once.first);
-    int64_t invalid = 0;  // as the splitter of text sees it
+    int64_t invalid = 0;  // the bytes that the splitter of text finds invalid
     for (size_t at = 0; at < random.size();) {
         const unicode::Char c = unicode::char_at(random, at);
         invalid += c.code < 0;

@@ -1,5 +1,5 @@
-// test_foreign_tokenizers.cpp - tokenizers of many habits give the ids of Hugging Face's library, special tokens in
-// documents are counted, and the end of a text is what the folder says
+// test_foreign_tokenizers.cpp - tokenizers with many different settings give the ids of Hugging Face's library, special
+// tokens in documents are counted, and the folder names the end-of-text token
 #include "test/tokenize.h"
 
 #include "test/data.h"
@@ -59,7 +59,7 @@ TEST_CASE("prefix space, normal forms, splits, ids around a text, missing bytes:
     }
 }
 
-TEST_CASE("long documents come in parts that change no token, with any habit", "[tokenizer][foreign]") {
+TEST_CASE("long documents come in parts that change no token, with any tokenizer", "[tokenizer][foreign]") {
     const Scratch dir;
     for (const json& c : golden()["cases"]) {
         const std::string name = c["name"];
@@ -92,7 +92,7 @@ TEST_CASE("bytes without a token are counted and reported", "[tokenizer][foreign
     CHECK(dropping.run_on("the sun").err.empty());
 }
 
-TEST_CASE("what no tokenizer of ours can read is refused by the name of what it is", "[tokenizer][foreign]") {
+TEST_CASE("a tokenizer of another kind is refused by the name of its kind", "[tokenizer][foreign]") {
     const Scratch s;
     const auto refused = [&](const std::string& text, std::initializer_list<const char*> words) {
         write_text(s / "t.json", text);
@@ -163,7 +163,7 @@ TEST_CASE("special tokens in documents: plain text, ids, or refused, and always 
     CHECK(summary["special_tokens"] == "text");
     CHECK(summary["special_tokens_met"] == json({{"<|user|>", 2}, {"<|endoftext|>", 1}}));
 
-    // A separator with anything else in its line separates nothing, which is said. So it is of one that is no token.
+    // A separator with other text in its line separates nothing, and that is reported, also if it is not a token.
     for (const char* line : {"a<|endoftext|>\nb", "a\n<|endoftext|> \nb", "a\n\t<|endoftext|>\nb"}) {
         const Ran r = f.run_on(line);
         CHECK(says(r, {"1 document,", "<|endoftext|> stands in documents 1 time", "lines that hold nothing but"}));

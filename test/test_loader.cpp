@@ -43,7 +43,7 @@ std::vector<int32_t> all_ids(const Shard& s) {
 
 }  // namespace
 
-TEST_CASE("shards are known by what is in them", "[loader]") {
+TEST_CASE("the form of a shard is known by its content", "[loader]") {
     const Scratch dir;
     const auto read = [&](const std::string& bytes, int64_t vocab, int width) {
         write_text(dir / "x.bin", bytes);
@@ -67,14 +67,14 @@ TEST_CASE("shards are known by what is in them", "[loader]") {
     CHECK(read(bytes_of(wide), 128256, 4) == big_ids);
     CHECK(read(bytes_of(wide), 200000, 4) == big_ids);
     CHECK(read(bytes_of(std::vector<uint16_t>(8)), 10, 2) ==
-          std::vector<int32_t>(8));                                            // all are zero, so nothing says uint32
+          std::vector<int32_t>(8));  // all ids are zero, so nothing shows that they are uint32
     CHECK(read(bytes_of(std::vector<uint16_t>{5, 0, 0}), 10, 2).size() == 3);  // 6 bytes cannot be uint32
     CHECK(read(bytes_of(std::vector<uint16_t>{7, 1, 2, 0, 1, 1}), 10, 2).size() == 6);
-    // Ids of letters in two bytes each, as nanoGPT's character models have them, are no text.
+    // Ids of single letters, two bytes each, as nanoGPT's character models have them, are not taken for text.
     CHECK(read(bytes_of(counting(65)), 65, 2).size() == 65);
 }
 
-TEST_CASE("a file that is no shard is called by its name", "[loader]") {
+TEST_CASE("a file that is no shard is refused as what it is", "[loader]") {
     const Scratch dir;
     const std::string path = dir / "x.bin";
     const auto refused     = [&](const std::string& bytes, std::initializer_list<const char*> words) {
@@ -129,7 +129,7 @@ TEST_CASE("llmq's token files", "[loader]") {
     };
     const std::vector<int32_t> ids = {5, 70000, 0, 128255};
     CHECK(all_ids(Shard(file({2, 4, 4, 128256, 0}, ids), 128256)) == ids);
-    CHECK(all_ids(Shard(file({1, 4, 4, 99, 99}, ids), 128256)) == ids);  // version 1 had two fields less
+    CHECK(all_ids(Shard(file({1, 4, 4, 99, 99}, ids), 128256)) == ids);  // version 1 had two fields fewer
     CHECK(Shard(file({2, 4, 0, 50257, 0}, {}), 50257).tokens() == 0);
     CHECK_REFUSED(Shard(file({3, 4, 4}, ids), 0), "x.bin", "version 3");
     CHECK_REFUSED(Shard(file({2, 2, 4}, ids), 0), "2 bytes per token");
@@ -148,7 +148,7 @@ struct Idx {
     uint8_t code     = 8;
     std::vector<int32_t> lengths;
     std::vector<int64_t> offsets, documents;
-    int64_t s = -1, d = -1;  // what the header says of both counts; -1 for the true ones
+    int64_t s = -1, d = -1;  // the counts that the header states; -1: the true ones
     std::string modes;
 
     // Each sequence is a document; `tokens` holds their lengths, and an id has `width` bytes.
@@ -205,7 +205,7 @@ TEST_CASE("Megatron pairs of every type of id, by either half or the prefix", "[
     write_text(dir / "x.bin", bytes_of(std::vector<int64_t>{1, int64_t(1) << 32, 3}));
     write_text(dir / "x.idx", Idx(5, 8, {3}).bytes());
     CHECK_REFUSED(all_ids(Shard(dir / "x", 50257)), "token 4294967296 at position 1");
-    // Where there is an index, a header in the .bin is taken for ids.
+    // Where there is an index, what looks like a header in the .bin is ids.
     write_text(dir / "x.bin", llmc16(counting(100)));
     write_text(dir / "x.idx", Idx(8, 2, {612}).bytes());
     CHECK(Shard(dir / "x", 0).tokens() == 612);
@@ -288,7 +288,7 @@ TEST_CASE("ids outside the vocabulary are found and named", "[loader]") {
     set.vocab = 50301;
     Loader fits(set);
     for (int i = 0; i < 100; i++) fits.next();
-    set.vocab = 1000;  // most ids are wrong, which shows before the first batch
+    set.vocab = 1000;  // most ids are wrong, which is found before the first batch
     CHECK_REFUSED(Loader{set}, "b.bin: token 1000 at position 1000");
 
     write_text(dir / "c.bin", llmc(std::vector<uint32_t>{1, 2, 0xffffffff, 4}, 20240801, 7));
@@ -329,8 +329,8 @@ TEST_CASE("shards that ./tokenize has not finished are not taken for all there a
     CHECK(files_matching(dir / "x_train_*.bin").size() == 1);
 }
 
-TEST_CASE("a .bin that is cut into parts reads as the whole, without its index", "[loader]") {
-    const Scratch dir;  // Pythia's Pile is published so; the cut is within a sequence of 2049
+TEST_CASE("a .bin that is cut into parts is read like the whole, without its index", "[loader]") {
+    const Scratch dir;  // Pythia's Pile is published like this; the cut is within a sequence of 2049 ids
     std::vector<uint16_t> ids(3 * 2049);
     for (size_t i = 0; i < ids.size(); i++) ids[i] = uint16_t(i * 7919 % 50277);
     const std::string bytes = bytes_of(ids);
@@ -342,7 +342,7 @@ TEST_CASE("a .bin that is cut into parts reads as the whole, without its index",
     CHECK(joined == std::vector<int32_t>(ids.begin(), ids.end()));
 }
 
-TEST_CASE("windows: none across shards, the last partial one left out, each once in an epoch", "[loader]") {
+TEST_CASE("no window crosses shards, the last partial one is left out, and each is used once in an epoch", "[loader]") {
     const Scratch dir;
     // With windows of 4 + 1 tokens, 25 tokens have 6 windows, 24 have 5, and 4, 1 or none have no window.
     write_text(dir / "a.bin", llmc16(counting(25, 100)));
@@ -438,7 +438,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     CHECK_REFUSED(Loader{set}, "rank 2 of 2");
 }
 
-TEST_CASE("rows carry the starts of their documents", "[loader]") {
+TEST_CASE("rows have the starts of their documents", "[loader]") {
     const Scratch dir;
     write_text(dir / "a.bin", bytes_of(std::vector<uint16_t>{7, 0, 1, 2, 0, 0, 3, 4, 5, 6, 7, 0, 9}));
     LoaderSettings set;
@@ -452,7 +452,7 @@ TEST_CASE("rows carry the starts of their documents", "[loader]") {
     CHECK(values(batch.positions) == std::vector<int32_t>{0, 0, 1, 2, 0, 0, /**/ 0, 1, 2, 3, 4, 0});
 }
 
-TEST_CASE("a pair's index begins documents that have no mark", "[loader]") {
+TEST_CASE("the index of a pair says where documents without a mark begin", "[loader]") {
     const Scratch dir;
     LoaderSettings set;
     set.pattern = dir / "p", set.context = 6, set.batch = 2, set.shuffle = false, set.document_token = 0;
@@ -473,7 +473,7 @@ TEST_CASE("a pair's index begins documents that have no mark", "[loader]") {
     CHECK(values(Loader(set).next().starts) == marked);
 }
 
-TEST_CASE("more sequences in a step than there are windows", "[loader]") {
+TEST_CASE("a step may have more sequences than there are windows", "[loader]") {
     const Scratch dir;
     write_text(dir / "a.bin", llmc16(counting(9)));  // two windows
     LoaderSettings set;
@@ -487,7 +487,7 @@ TEST_CASE("more sequences in a step than there are windows", "[loader]") {
         }
         CHECK(loader.position() == LoaderPosition{5 * 24 / 2, 0});
     }
-    CHECK(times == std::map<int32_t, int>{{0, 60}, {4, 60}});  // both equally often
+    CHECK(times == std::map<int32_t, int>{{0, 60}, {4, 60}});  // both are used equally often
 }
 
 TEST_CASE("the fingerprint changes with the data", "[loader]") {
@@ -521,7 +521,7 @@ TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
     const std::string path = dir / "big.bin";
     const int64_t tokens   = (int64_t(1) << 31) + 5000;
     write_text(path, bytes_of(counting(4096, 1)));
-    if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole, where the file system has them
+    if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole in the file, where the file system supports that
         WARN("skipped: no room for a sparse file of 4 GB");
         return;
     }
@@ -586,7 +586,7 @@ TEST_CASE("a Megatron pair beyond 2 GB and 2^31 tokens", "[loader]") {
     const std::string path = dir / "big.bin";
     const int64_t each = 1 << 30, tokens = 2 * each + 7;
     write_text(path, "");
-    if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole, where the file system has them
+    if (truncate(path.c_str(), 2 * tokens) != 0) {  // a hole in the file, where the file system supports that
         WARN("skipped: no room for a sparse file of 4 GB");
         return;
     }

@@ -11,7 +11,7 @@
 #include "test/scratch.h"
 
 static void scatter(Params& p, const Config& c, Stream s,
-                    float std = 0.3f) {  // every weight matters, biases and norms too
+                    float std = 0.3f) {  // large enough for every weight to matter, biases and norms too
     for (const ParamRow& r : param_rows(p, c)) {
         std::vector<float> v(r.shape.numel(), 0.f);
         const int64_t n = unpadded(c, r).numel();
@@ -77,7 +77,7 @@ TEST_CASE("20 AdamW steps equal PyTorch's, step by step", "[model]") {
     load_weights(m.params, c, SafetensorsReader(home + "/model.safetensors"), m.stream);
     const Schedule schedule{Schedule::Kind::cosine, s["learning_rate"], s["final_learning_rate"], s["warmup_steps"],
                             s["steps"]};
-    const int64_t steps = dev->where() == Machine::cuda ? 10 : shape[0];  // the emulator takes its time
+    const int64_t steps = dev->where() == Machine::cuda ? 10 : shape[0];  // fewer on the emulator, which is slow
     for (int64_t step = 0; step < steps; step++) {
         const HostBatch host(ids.data() + step * B * (T + 1), B, T);
         const float loss    = loss_and_gradients(m, host.batch);
@@ -98,7 +98,7 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     Config c          = tiny_config(7, 13, neox);
     c.parallel        = parallel;
     c.tied_head       = tied;
-    // In half of the cases, each layer has another scale of its scores.
+    // In half of the cases the scale of the attention scores differs from layer to layer.
     c.scores_by_layer = tied;
     CAPTURE(neox, parallel, tied);
     const int64_t B = 2, T = 6;
@@ -129,7 +129,7 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
             CAPTURE(r.name, i, ours, wanted, most);
             CHECK(std::fabs(ours - wanted) <= 1e-5 * most + 1e-9);
         }
-        for (int64_t i = n; i < r.shape.numel(); i++) REQUIRE(g.at(r.name)[i] == 0);  // padding learns nothing
+        for (int64_t i = n; i < r.shape.numel(); i++) REQUIRE(g.at(r.name)[i] == 0);  // padding has no gradient
     }
 }
 
@@ -162,7 +162,7 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
 
 static const volatile std::sig_atomic_t not_asked = 0;
 
-// Three steps of two micro-steps each; every loss, norm and weight to the bit.
+// Runs three steps of two micro-batches each. Returns every loss, norm and weight.
 static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute,
                                           bool mask, int64_t* activations) {
     const BatchShape z{2, 6, true, recompute};
@@ -285,7 +285,7 @@ TEST_CASE("with a document mask, loss and gradients are those of the documents a
     const int64_t B = 3, T = 37, end = 5;
     std::vector<uint16_t> text(B * T + 1);
     for (size_t i = 0; i < text.size(); i++) text[i] = uint16_t(Random(3, "text").below(i, c.vocab));
-    text[0] = text[1] = text[T] = end;  // a document that is nothing but its mark, and one from the first row on
+    text[0] = text[1] = text[T] = end;  // a document that has only its mark, and one that begins at the first row
     const Scratch scratch;
     write_text(scratch / "text.bin", {reinterpret_cast<const char*>(text.data()), 2 * text.size()});
     Loader data({scratch / "text.bin", B, T, c.vocab, 1, 0, 1, false, end});
@@ -320,7 +320,7 @@ TEST_CASE("with a document mask, loss and gradients are those of the documents a
         CAPTURE(name, off, most);
         CHECK(off <= 1e-5 * most);
     }
-    // Without the mask it is another loss.
+    // Without the mask the loss differs.
     const Batch unmasked{batch.tokens, batch.targets};
     CHECK(std::fabs(loss_and_gradients(m, unmasked) * double(B * T) - apart) > 1e-3 * apart);
 }
@@ -402,7 +402,7 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
         CAPTURE(neox, n);
         REQUIRE(text.back() == with[n]);
     }
-    // Several samples at once are what each would be alone.
+    // Several samples at once equal those that are made one at a time.
     std::vector<std::vector<int32_t>> samples(3);
     generate(m, {1, 5, 2}, 20, 3, Sampling{1.f, 0, 1.f, 9},
              [&](int64_t i, int32_t id) { return samples[i].push_back(id), true; });
@@ -411,7 +411,7 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
              [&](int64_t, int32_t id) { return first.push_back(id), true; });
     CHECK(samples[0] == first);
     CHECK(samples[0] != samples[1]);
-    // Past the context the newer half goes on.
+    // When the context is full, generation goes on from its newer half.
     int64_t made = 0;
     generate(m, {1, 5, 2}, 200, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t) { return made++, true; });
     CHECK(made == 200);
@@ -429,7 +429,7 @@ TEST_CASE("choosing a token", "[model]") {
     CHECK(count[0] == Approx(1e4 * std::exp(1) / total).margin(2));
     CHECK(count[1] == Approx(1e4 * std::exp(3) / total).margin(2));
     CHECK(count[3] == 0);
-    // Against the definition: the shortest prefix of the sorted probabilities that reaches p, for logits of many kinds.
+    // top-p is compared with its definition, the shortest prefix of the sorted probabilities that reaches p.
     for (int trial = 0; trial < 300; trial++) {
         const Random random(5, "choose", trial);
         const int64_t V = 1 + int64_t(random.below(0, 300));

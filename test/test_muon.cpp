@@ -46,8 +46,8 @@ TEST_CASE("six updates by Muon equal those of torch.optim.Muon and AdamW in floa
     }
 }
 
-// The iteration on u (R,C), through its transpose when it has more rows than columns. In double exactly; in float with
-// every matrix rounded to dtype.
+// The iteration on u (R,C), or on its transpose when u has more rows than columns. In float, every matrix is rounded to
+// dtype; in double, none is.
 template <class Number>
 static Values newton_schulz_of(const Values& u, int64_t R, int64_t C, DType dtype) {
     if (R > C) {

@@ -1,6 +1,7 @@
-// test_presets.cpp - presets and config.json: published sizes and recipes, and what a folder of a stranger may ask for
+// test_presets.cpp - presets and config.json: published sizes and recipes, and which foreign config.json is read or
+// refused
 //
-// Models are counted from their shapes; nothing is allocated for the large ones.
+// Parameters are counted from shapes, so nothing is allocated for the large models.
 #include <map>
 
 #include "gpt/hf.h"
@@ -133,7 +134,7 @@ TEST_CASE("config.json as the hub has it says the same as our presets", "[preset
     }
 }
 
-TEST_CASE("config.json of a stranger: what we lack is refused by name", "[presets]") {
+TEST_CASE("a foreign config.json is refused by the name of the feature that we lack", "[presets]") {
     const Scratch scratch;
     const auto read = [&](const std::string& change, const std::string& base) {
         nlohmann::json j = nlohmann::json::parse(base);
@@ -192,7 +193,7 @@ TEST_CASE("config.json of a stranger: what we lack is refused by name", "[preset
             c.rope.dim     = dim;
             const auto own = config_json(c, "F32");
             CHECK(read(own.dump(), neox).rope.dim == dim);
-            auto old = own;  // only the spelling of transformers 4, then only that of 5
+            auto old = own;  // first with the field names of transformers 4 alone, then with those of 5
             old.erase("rope_parameters");
             write_text(scratch / "config.json", old.dump());
             CHECK(read_config(scratch.path).rope.dim == dim);
@@ -255,7 +256,7 @@ TEST_CASE("config.json may hold what Python writes beside JSON", "[presets]") {
             R"({"model_type":"gpt2","n_layer":2,"n_embd":8,"n_head":2,"n_positions":16,"vocab_size":11)" + more + "}");
         return read_config(scratch.path);
     };
-    // A number that nobody asks for may be anything; null is what JSON has for it.
+    // A number that is not used may be NaN or infinite. It is written as null, because JSON has no such numbers.
     const Config c = read(R"(,"a":NaN,"b":[Infinity,-Infinity],"c":"NaN \"NaN","d":{"NaN":1})");
     const auto j   = config_json(c, "F32");
     CHECK(j["a"].is_null());

@@ -62,7 +62,7 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     CHECK(fs::file_size(s / "whole/loss.png") > 1000);
 }
 
-TEST_CASE("results do not depend on the order of the day: the same run twice", "[programs]") {
+TEST_CASE("the same command twice gives the same losses, and another seed others", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
     for (const char* out : {"a", "b"}) REQUIRE(run(s, "train_gpt", small_run(s, out) + "--steps 6").code == 0);
@@ -90,7 +90,7 @@ TEST_CASE("a run whose run.json has the old spellings of auto resumes to the bit
     fs::remove_all(old + "/checkpoints/0000020");
     auto json     = nlohmann::json::parse(read_text(old + "/run.json"));
     auto& options = json["options"];
-    REQUIRE(options["--learning-rate"] == "0.001");  // what auto had become
+    REQUIRE(options["--learning-rate"] == "0.001");  // the value that auto stood for
     for (const char* name : {"--learning-rate", "--threads", "--hellaswag-questions", "--tokens-per-step"})
         options[name] = "0";
     for (const char* name : {"--warmup-steps", "--final-learning-rate", "--weight-decay", "--beta2", "--eval-every"})
@@ -111,7 +111,7 @@ TEST_CASE("--help is no wider than 120 columns, and says what auto means whereve
         CAPTURE(program);
         CHECK(r.code == 0);
         std::istringstream lines(r.out);
-        std::string entry;  // an option with all of its lines
+        std::string entry;  // the help of one option, over all of its lines
         int entries = 0, automatic = 0;
         for (std::string line; std::getline(lines, line);) {
             CAPTURE(line);
@@ -233,7 +233,7 @@ TEST_CASE("a folder with vocab.json and merges.txt is prompted, trained and save
           Tokenizer::load(s / "tokenizer.json").fingerprint());
 }
 
-// A folder of test/golden with what a test changes in it. The models have 61 to 83 ids.
+// A copy of a folder of test/golden, which a test may change. The models have 61 to 83 ids.
 static std::string family_folder(const Scratch& s, const std::string& name) {
     const std::string folder = s / name;
     fs::create_directories(folder);
@@ -353,7 +353,7 @@ TEST_CASE("model folders with something wrong or missing", "[programs]") {
     refused(s, "infer_gpt", infer(j), {"model.safetensors", "transformer.wte.weight", "(61, 32)", "(67, 40)"});
 }
 
-TEST_CASE("--model NAME alone is the published recipe; every part of it can be overridden", "[programs]") {
+TEST_CASE("--model NAME alone gives the published recipe, and every part of it can be overridden", "[programs]") {
     const Scratch s;
     const Ran plain = run(s, "train_gpt", "--model pythia-160m --dry-run --steps 143000 --context 2048");
     CHECK(plain.code == 0);
@@ -496,7 +496,7 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "infer_gpt", model + " --ids 1", {"model.safetensors", "truncated"});
 }
 
-TEST_CASE("a full disk loses nothing: the previous checkpoint is named and whole", "[programs]") {
+TEST_CASE("on a full disk nothing is lost, and the error names the previous checkpoint", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
     // A limit on the size of any file stands in for the disk; state.safetensors of `nano` takes more than 256 KiB.
@@ -550,7 +550,7 @@ TEST_CASE("tokenize: text to shards that train, decode back to the text, and eve
     const Ran trained = run(s, "train_gpt",
                             "--model nano --context 16 --batch 2 --steps 2 --out " + quoted(s / "run") +
                                 " --train-data " + quoted(s / "piped_train_*.bin"));
-    CHECK(trained.code == 2);  // ids of 300 entries, a model of 257
+    CHECK(trained.code == 2);  // the ids are of 300 entries, but the model has 257
     CHECK(missing_words(trained.err, {"tokenizer.json", "299", "257"}) == "");
 
     const std::string before = read_text(s / "plain_train_000000.bin");

@@ -1,4 +1,4 @@
-// test_safetensors.cpp - good files, files that lie, shards, and writing until the disk is full
+// test_safetensors.cpp - good files, files with a false header, shards, and writing until the disk is full
 #include <sys/resource.h>
 
 #include <cmath>
@@ -31,8 +31,8 @@ std::string golden(const std::string& name) { return "test/golden/" + name + "/m
 TEST_CASE("safetensors reads what a file holds", "[safetensors]") {
     const Scratch dir;
     const std::string path   = dir / "ok.safetensors";
-    // The header is not in the order of the offsets and has metadata and padding. There are an empty tensor, a scalar
-    // and a tensor at an odd address.
+    // The header has metadata and padding, and its order is not that of the offsets. The file has an empty tensor, a
+    // scalar, and a tensor at an odd address.
     const std::string header = "{" + entry("b", "F32", "[2,1]", "[3,11]") + "," + entry("a", "U8", "[3]", "[0,3]") +
                                "," + entry("none", "F32", "[0,7]", "[3,3]") + "," +
                                entry("one", "BF16", "[]", "[11,13]") + R"(,"__metadata__":{"format":"pt"}}   )";
@@ -70,12 +70,12 @@ TEST_CASE("the metadata of a safetensors file names tensors that share memory", 
     CHECK(file.at("c").name == "c");
     CHECK(file.at("c").data == file.at("a").data);
     CHECK(tensors(R"({"a":"a"})") == 1);             // a tensor is itself already
-    CHECK(tensors(R"({"b":"absent","c":7})") == 1);  // these name nothing
+    CHECK(tensors(R"({"b":"absent","c":7})") == 1);  // these name no tensor
     CHECK(tensors("[]") == 1);
     CHECK(tensors("null") == 1);
 }
 
-TEST_CASE("safetensors refuses files that lie, and says how", "[safetensors]") {
+TEST_CASE("safetensors refuses files whose header is false, and says what is false", "[safetensors]") {
     struct Lie {
         std::string name, text;
         std::vector<std::string> words;
@@ -259,7 +259,7 @@ TEST_CASE("shards and their index", "[safetensors]") {
     refused(R"({"weight_map":{"a":"pytorch_model.bin")" + rest, {"pytorch_model.bin"});
     refused(R"({"weight_map":{"a":"x.safetensors","a":"x.safetensors"}})", {"twice"});
 
-    // A stale index names the files to read; what else it says matters when a tensor is missing.
+    // Of an outdated index, only the names of the files are used, until a tensor is missing.
     write_text(index,
                R"({"weight_map":{"d":"model-00001-of-00003.safetensors","e":"model-00003-of-00003.safetensors"}})");
     const SafetensorsReader stale(dir.path);

@@ -28,7 +28,7 @@ TEST_CASE("documents from text and jsonl, plain, zstd and gzip", "[data]") {
     CHECK(texts({dir / "*.jsonl*"}).size() == 9);
     CHECK(texts({dir.path}).size() == 9 + 4);
 
-    // A text in two frames that is longer than every buffer, with line breaks at changing distances.
+    // A text in two zstd frames, longer than every buffer, with line breaks at varying distances.
     std::string big;
     while (big.size() < 3000000) big += std::string(size_t(big.size() % 70001), 'x') + "\n";
     write_text(dir / "big.txt.zst", zstd(big.substr(0, 1000001)) + zstd(big.substr(1000001)));
@@ -66,7 +66,7 @@ TEST_CASE("documents from text and jsonl, plain, zstd and gzip", "[data]") {
     CHECK_REFUSED(texts(List{}), "--input");
 }
 
-TEST_CASE("the text of a JSON line, as a general parser reads it", "[data]") {
+TEST_CASE("the text of a JSON line equals what a general parser reads", "[data]") {
     const auto ours = [](const std::string& line, size_t step) -> std::string {
         size_t at = 0;
         std::string out, chunk;
@@ -98,7 +98,7 @@ TEST_CASE("the text of a JSON line, as a general parser reads it", "[data]") {
         REQUIRE(theirs(line) != "refused");
         for (const size_t step : {1, 2, 7, 1000}) CHECK(ours(line, step) == theirs(line));
     }
-    // Both readers accept or both refuse every prefix, and lines with a byte changed.
+    // Both readers accept, or both refuse, every prefix and every line with one byte changed.
     std::mt19937 rng(2);
     const std::string bytes = "\"\\{}[],:0e-+.tfnu \x01\x80\xc3\xff";
     for (const std::string& line : good) {
@@ -110,7 +110,7 @@ TEST_CASE("the text of a JSON line, as a general parser reads it", "[data]") {
             REQUIRE(ours(changed, 64) == theirs(changed));
         }
     }
-    CHECK(ours(R"({"text": "a", "text": "b"})", 9) == "refused");  // nobody can tell which is meant
+    CHECK(ours(R"({"text": "a", "text": "b"})", 9) == "refused");  // it is not clear which is meant
     CHECK(ours("{\"x\": " + std::string(100000, '['), 1000) == "refused");
 }
 
@@ -217,7 +217,7 @@ TEST_CASE("validation parts", "[data]") {
     for (const double fraction : {0.01, 0.05, 0.5}) {
         const size_t at = tail_begin(book, fraction);
         CHECK(book[at - 1] == '\n');
-        if (fraction > 0.01) CHECK(book[at - 2] == '\n');  // a hundredth may be one line without an empty one behind it
+        if (fraction > 0.01) CHECK(book[at - 2] == '\n');  // a hundredth may be one line, with no empty line behind it
         CHECK(double(book.size() - at) <= fraction * double(book.size()));
         CHECK(double(book.size() - at) >= fraction * double(book.size()) / 2);
     }
@@ -241,7 +241,7 @@ TEST_CASE("shards in llm.c's form", "[data]") {
     w.add(count_up(70));
     w.add({});
     w.add(count_up(180));
-    CHECK(ShardWriter::existing(prefix).empty());  // they appear at commit
+    CHECK(ShardWriter::existing(prefix).empty());  // they appear only at commit()
     w.commit();
     CHECK(w.tokens() == 250);
     CHECK(w.shards() == 3);
@@ -362,7 +362,7 @@ TEST_CASE("tokenize: the same shards for any number of threads, from any form of
     }
 }
 
-TEST_CASE("tokenize: bad documents stop the run, or are left out and counted", "[programs][data]") {
+TEST_CASE("tokenize stops at bad documents, or leaves them out and counts them", "[programs][data]") {
     const Scratch s;
     write_text(s / "tokenizer.json", small_tokenizer());
     std::string lines;
@@ -407,7 +407,7 @@ TEST_CASE("tokenize: bad documents stop the run, or are left out and counted", "
     CHECK(left_in(s, "v").empty());
 }
 
-TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks finished", "[programs][data]") {
+TEST_CASE("tokenize leaves nothing that looks complete when it is killed or the disk is full", "[programs][data]") {
     const Scratch s;
     write_text(s / "tokenizer.json", small_tokenizer());
     std::string text;
@@ -454,7 +454,7 @@ TEST_CASE("tokenize: killed, or on a full disk, it leaves nothing that looks fin
     CHECK(left_in(s, "x") == whole);
 }
 
-TEST_CASE("data/fetch.sh says the size, goes on where it stopped, and refuses what is not the file",
+TEST_CASE("data/fetch.sh prints the size, resumes where it stopped, and refuses a file that is not the right one",
           "[programs][data]") {
     if (std::system("command -v curl >/dev/null") != 0)
         return void(std::fprintf(stderr, "skipped: there is no curl\n"));
@@ -486,8 +486,7 @@ TEST_CASE("data/fetch.sh says the size, goes on where it stopped, and refuses wh
     CHECK(!exists(s / "out/input.txt"));
 }
 
-TEST_CASE("text out of Parquet files: the same shards as from JSON lines, and none from a file that is cut off",
-          "[programs][data]") {
+TEST_CASE("Parquet files give the same shards as JSON lines, and one that is cut off gives none", "[programs][data]") {
     const char* named        = std::getenv("PYTHON");
     const std::string python = named ? named : "python3";
     if (std::system((quoted(python) + " -c 'import pyarrow' 2>/dev/null").c_str()) != 0)
@@ -528,7 +527,7 @@ TEST_CASE("text out of Parquet files: the same shards as from JSON lines, and no
     CHECK(says(tokenize(s, "--input " + quoted(files + "/000_00000.parquet") + " --output " + quoted(s / "p")),
                {"Parquet", "parquet_text.py"}));
     const std::string second =
-        read_text(files + "/001_00000.parquet");  // truncated, which shows after the first file was read
+        read_text(files + "/001_00000.parquet");  // a truncated second file, which is found after the first was read
     write_text(files + "/001_00000.parquet", second.substr(0, second.size() / 2));
     const Ran bad = fetch("bad");
     CHECK(bad.code != 0);

@@ -51,7 +51,7 @@ std::string learned_file(int entries = 340) {
     return BpeTraining(words).learn(entries);
 }
 
-// Texts that tokenizers tend to get wrong: parts of words, marks, white space, and bytes that are no text.
+// Texts that tokenizers tend to get wrong: parts of words, marks, white space, and bytes that are not UTF-8.
 const std::vector<std::string>& hostile_kinds() {
     static const std::vector<std::string> kinds = {"the",
                                                    " the",
@@ -125,7 +125,7 @@ TEST_CASE("GPT-2's split pattern", "[tokenizer]") {
                  "b\xe3\x80\x80\xe2\x80\xa8"
                  "c") == List{"a", "\xc2\xa0", "b", "\xe3\x80\x80", "\xe2\x80\xa8", "c"});
     CHECK(pieces("a\xff\xfe"
-                 "b") == List{"a", "\xff\xfe", "b"});  // bytes that are no text are "other"
+                 "b") == List{"a", "\xff\xfe", "b"});  // bytes that are not UTF-8 are "other"
     CHECK(pieces(" \xc3") == List{" \xc3"});
     CHECK(pieces("\xed\xa0\x80!") == List{"\xed\xa0\x80!"});  // a surrogate is no character
     CHECK(pieces("\xf0\xb3\x8d\x89") == List{"\xf0\xb3\x8d\x89"});
@@ -175,7 +175,7 @@ TEST_CASE("a learned vocabulary", "[tokenizer][bpe]") {
     CHECK(form["pre_tokenizer"]["add_prefix_space"] == false);
     CHECK(t.encode(page).size() < std::strlen(page) / 2);
 
-    SECTION("does not depend on how the text came") {
+    SECTION("does not depend on how the text arrives") {
         std::string text = page;
         WordCounts parts, whole, first;
         const size_t middle = text.find("The other day");
@@ -305,7 +305,7 @@ class EncodeByDefinition {
 }  // namespace
 
 // Short texts reach as many kinds of neighbours as long ones in the same time, and a failing one is easy to read.
-TEST_CASE("a million texts: as defined, and back to the input", "[tokenizer][fuzz]") {
+TEST_CASE("a million texts are encoded by the definition, and decoded back to the input", "[tokenizer][fuzz]") {
 #ifdef __SANITIZE_ADDRESS__
     const int cases = 50000;
 #else
@@ -373,7 +373,7 @@ TEST_CASE("no input is slow", "[tokenizer]") {
     const Tokenizer t(learned_file());
     const json neox = with(json::parse(learned_file()), "/normalizer", {{"type", "NFC"}});
     const Tokenizer n(neox.dump());
-    // Quadratic time would be minutes for a megabyte without a place to split.
+    // In quadratic time, a megabyte without a place to split would take minutes.
     for (const std::string unit :
          {"a", " ", "\n", "\xcc\x81", "\xcc\x88\xcc\xa3", "'", "\xff", "\xe1\x84\x92", "<|endoftext|"}) {
         std::string text;
@@ -506,7 +506,7 @@ TEST_CASE("vocab.json and merges.txt are the tokenizer.json with the same words"
         CHECK(load().encode("a<|endoftext|>", false) == ours.encode("a<|endoftext|>", false));
         CHECK(load().fingerprint() == ours.fingerprint());
         CHECK(load().eot() == 339);
-        // The pair can be written as a tokenizer.json, which is then preferred.
+        // The pair can be saved as a tokenizer.json, which is read first when all three files exist.
         write_text(s / "tokenizer.json", read_tokenizer_json(s / "vocab.json"));
         CHECK(tokenizer_in(s.path) == s / "tokenizer.json");
         CHECK(load().fingerprint() == ours.fingerprint());

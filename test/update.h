@@ -1,4 +1,4 @@
-// update.h - one update of a model's weights by the gradients that are there
+// update.h - one update of a model's weights by the gradients that it holds
 #pragma once
 #include "gpt/optimizers.h"
 
