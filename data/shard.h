@@ -233,8 +233,7 @@ inline std::vector<std::string> files_matching(const std::string& pattern) {
     for (const std::string& unfinished : glob_files(pattern + ".tmp"))
         fail(
             "{}: ./tokenize is still writing these shards, or was stopped before it wrote all of them\n    wait until "
-            "it "
-            "ends, or run it again; to train on what is there, delete the .tmp files",
+            "it ends, or run it again; to train on what is there, delete the .tmp files",
             unfinished);
     for (std::string& file : files) file = ids_path(file);
     for (const std::string& file : files)

@@ -343,7 +343,8 @@ inline void list_options(Flags& f, InferOptions& o) {
     f.add("--seed", o.sampling.seed, "seed of the sampling");
     f.add("--stats", o.stats, "print the tokens per second to standard error at the end");
     f.group("instead of continuing a prompt");
-    f.add("--score", o.score, "print the loss and perplexity of a text file or token shard", "FILE");
+    f.add("--score", o.score, "print the loss and perplexity of a text file, plain, .zst or .gz, or of a token shard",
+          "FILE");
     f.add("--eval", o.eval, "print the accuracy on a benchmark's .jsonl, as lm-evaluation-harness defines it",
           "hellaswag|lambada FILE");
     f.add("--context", o.context, at_least(1),
