@@ -16,8 +16,8 @@ struct Inference {
     const Tokenizer* tokenizer;  // null when there is none
 };
 
-// Whether a file holds token ids. Ids soon have a NUL byte, in the header or in the upper half of a small id; so has
-// text in UTF-16, but no other text.
+// Returns whether a file holds token ids. Their header and the upper halves of small ids have NUL bytes. Of texts, only
+// those in UTF-16 have any.
 static bool holds_ids(const std::string& path) {
     ByteStream file(path);
     const std::string_view begin = file.next();

@@ -1,8 +1,8 @@
 // config.h - the facts of a model
 //
-// A Config states facts and never asks which family a model belongs to. Neutral values and absence do the work that
-// branches would do elsewhere: a window as wide as any context is full attention, rope.dim = 0 rotates nothing, and a
-// bias that a model lacks is a null tensor. `parallel` is the only fact that changes the structure of a block.
+// A Config states facts and never asks which family a model belongs to. Neutral values make branches unnecessary. A
+// window as wide as any context is full attention, rope.dim = 0 rotates nothing, and a bias that a model lacks is a
+// null tensor. `parallel` is the only fact that changes the structure of a block.
 #pragma once
 #include <cmath>
 #include <string>

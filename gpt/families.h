@@ -144,8 +144,7 @@ inline void append_kinds(std::vector<std::string>& kinds, const nlohmann::json& 
 }
 
 // Two fields can say which kind each layer has. attention_layers is a list with a kind for each layer. attention_types
-// is a list of pairs [kinds, count], such as [[["global", "local"], 12]], in which the kinds are repeated `count`
-// times.
+// is a list of pairs [kinds, count], such as [[["global", "local"], 12]]. It repeats the kinds `count` times.
 inline std::vector<std::string> read_attention_kinds(const Config& c, const Fields& json) {
     const char *layers = "attention_layers", *types = "attention_types";
     if (!json.has(layers) && !json.has(types)) return attention_kinds(c);

@@ -101,8 +101,8 @@ inline std::vector<ParamRow> param_rows(Params& p, const Config& c, DType dtype 
 }
 // clang-format on
 
-// Some weights are others under a second name; this gives them the same tensor. Both uses add to its gradient. The use
-// that comes first in the backward pass (the head, the second norm) sets or adds as the micro-batch asks, and the other
+// Some weights are others under a second name; this gives them the same tensor. Both uses add to its gradient. In the
+// backward pass one use comes first (the head, the second norm): it sets or adds as the micro-batch asks. The other
 // always adds.
 inline void alias_params(Params& p, const Config& c) {
     if (c.tied_head) p.head_w = p.wte;

@@ -77,10 +77,10 @@ inline const std::vector<Preset>& presets() {
     const PresetRow tiny_neox = PresetRow("gpt_neox").context(64).vocab(257).rate(1e-3f).tokens_per_step(2048);
     // GPT-2: Radford et al. 2019, who published no learning rate. The recipes are those of llm.c's reproduction.
     const PresetRow gpt2      = PresetRow("gpt2").context(1024).vocab(50257).end_of_text(50256).warmup(700);
-    // GPT-3: Brown et al. 2020, table 2.1 and appendix B, with a warm-up over 375M of 300B tokens. In the paper's
-    // table, 24 heads do not divide the width 2048 of the 1.3B model, and the width 5140 of the 13B model is no
-    // multiple of its heads. These rows have the usual 16 heads and width 5120. The paper's alternating banded layers
-    // were never published in detail, so all layers here see everything.
+    // GPT-3: Brown et al. 2020, table 2.1 and appendix B, with a warm-up over 375M of 300B tokens. Two rows of the
+    // paper's table are inconsistent: the width 2048 of the 1.3B model is no multiple of its 24 heads, nor is the 5140
+    // of the 13B model one of its 40. These rows have the usual 16 heads and width 5120. The paper's alternating banded
+    // layers were never published in detail, so all layers here see everything.
     const PresetRow gpt3      = PresetRow("gpt2").context(2048).vocab(50257).end_of_text(50256);
     // GPT-Neo: the configurations in EleutherAI/gpt-neo and the model cards.
     const PresetRow neo    = PresetRow("gpt_neo").context(2048).vocab(50257).end_of_text(50256).warmup(3000).decay(0.f);

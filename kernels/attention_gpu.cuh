@@ -10,8 +10,8 @@
 //
 // So every sum has one owner and a fixed order: there are no atomics, and the bits are the same every time. The price
 // is that backward computes S and dP twice: 7 products, where atomic additions to dq would need 5. A block does not
-// visit tiles that the mask hides from all its rows, and tests single elements only in tiles on the mask's border (for
-// dk and dv, in all tiles when documents have starts).
+// visit tiles that the mask hides from all its rows. It tests single elements only in tiles on the mask's border; for
+// dk and dv it tests them in all tiles when documents have starts.
 //
 // Generation runs attention_decode.cuh.
 #pragma once

@@ -99,7 +99,7 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
 #ifdef __CUDACC__
 void Device::use_gpu(int index, bool sync_each, bool insist) {
     const std::string obstacle = gpu::obstacle(index);
-    CHECK_RUN(obstacle.empty() || !insist, "cuda is not possible: {}; the device cpu is", obstacle);
+    CHECK_RUN(obstacle.empty() || !insist, "no GPU can be used: {}", obstacle);
     if (!obstacle.empty()) return fmt::print(stderr, "no GPU is used: {}; running on the CPU\n", obstacle);
     const auto queue = std::make_shared<gpu::Queue>(index, sync_each);
     queue_           = queue;
@@ -108,7 +108,7 @@ void Device::use_gpu(int index, bool sync_each, bool insist) {
 }
 #else
 void Device::use_gpu(int, bool, bool insist) {
-    CHECK(!insist, "cuda is not possible: this binary was built without its CUDA half; the device cpu is");
+    CHECK(!insist, "no GPU can be used: this binary was built without its CUDA half");
 }
 #endif
 

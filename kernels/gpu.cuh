@@ -2,7 +2,7 @@
 // blocks
 //
 // A sum adds in the order of its loop, then over the lanes of a warp and the warps of a block in a fixed tree. How work
-// is split depends on shapes only, never on the number of multiprocessors, and no floating-point number is added
+// is split depends on shapes only, never on the number of multiprocessors. No floating-point number is added
 // atomically. So every run and every GPU gives the same bits.
 #pragma once
 #include <algorithm>

@@ -7,8 +7,8 @@
 //              if x = gelu(pre), dpre = dx ∘ gelu'(pre) takes the place of dx
 //
 // Generation multiplies a few rows by a large weight, one token at a time. Reading the weight once is then the whole
-// cost, so up to `few_rows` rows take a kernel of our own: a dot product per output, which streams w at the speed of
-// the memory. oneDNN would first rearrange w into blocks.
+// cost. So up to `few_rows` rows on the CPU take a kernel of our own, which computes a dot product per output and
+// streams w at the speed of the memory. oneDNN would first rearrange w into blocks.
 #include <dnnl.hpp>
 #include <map>
 #include <mutex>
