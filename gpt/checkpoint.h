@@ -180,6 +180,10 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
     if (state.weights_dtype == "F32") load_weights(optimizer.master(), model.config, weights, model.stream);
     std::vector<float> host;
     for (const auto& [name, t] : saved_state(optimizer, state.weights_dtype)) {
+        CHECK(
+            saved.find(name),
+            "{}: it has no {}, which this optimizer needs; a run goes on with the --optimizer that it was started with",
+            saved.path(), name);
         host.resize(t.numel());
         saved.at(name, t.shape).read_into(host.data());
         from_host(t, host.data(), model.stream);

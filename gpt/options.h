@@ -121,10 +121,9 @@ inline void list_options(Flags& f, Options& o) {
           "continue the run in --out from its newest complete checkpoint, with the options of that run unless they are "
           "given again");
     f.group("batch");
-    f.add("--steps", o.steps, at_least(1),
+    f.add("--steps", o.steps, at_least(1).at_most(UINT32_MAX),
           "optimizer steps of the whole run; auto: those of the preset if it has a number, else one epoch of the "
-          "training "
-          "data");
+          "training data");
     f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
     f.add("--context", o.context, at_least(1).at_most(1 << 24), "tokens per sequence; auto: the context of the model");
     f.add("--accumulate", o.accumulate, at_least(1),
@@ -284,6 +283,10 @@ inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world
     }
     const int64_t published = (recipe.tokens_per_step + micro_batch / 2) / micro_batch;
     o.accumulate.decide(batch_given ? 1 : std::max<int64_t>(1, published));
+    // So that no product of these options overflows.
+    CHECK(o.accumulate <= (int64_t(1) << 40) / micro_batch,
+          "--batch {} × --context {} × --accumulate {}: expected at most 2^40 tokens per step", o.batch, o.context,
+          o.accumulate);
     if (recipe.steps) o.steps.decide(recipe.steps);
 
     o.schedule.learning_rate = o.learning_rate.decide(recipe.learning_rate);
@@ -299,6 +302,8 @@ inline void resolve_steps(Options& o, const Recipe& recipe, int world, int64_t t
     o.schedule.steps        = o.steps.decide(std::max<int64_t>(1, train_tokens / tokens_of_step(o, world)));
     o.schedule.warmup_steps = o.warmup_steps.decide(recipe.warmup_of(o.steps));
     CHECK(o.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.warmup_steps, o.steps);
+    CHECK(o.steps <= INT64_MAX / tokens_of_step(o, world), "--steps {} of {} tokens: expected less than 2^63 tokens",
+          o.steps, tokens_of_step(o, world));
     const int64_t tenth = std::max<int64_t>(1, o.steps / 10);
     o.eval_every.decide(tenth);
     o.save_every.decide(o.eval_every > 0 ? int64_t(o.eval_every) : tenth);

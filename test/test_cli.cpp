@@ -205,6 +205,7 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--context", "-1", "1 or more"},
                                           {"--accumulate", "-3", "1 or more"},
                                           {"--steps", "-5", "1 or more"},
+                                          {"--steps", "4294967296", "at most 4294967295"},
                                           {"--learning-rate", "-0.1", "more than 0"},
                                           {"--warmup-steps", "-2", "0 or more"},
                                           {"--final-learning-rate", "-2", "0 or more"},
@@ -225,6 +226,24 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--log-every", "-1", "0 or more"}}));
     CAPTURE(c.option);
     CHECK_REFUSED(train_options({std::string(c.option) + "=" + c.bad}), c.option, c.bad, "expected", c.says);
+}
+
+TEST_CASE("train_gpt refuses a run with more tokens than can be counted", "[cli]") {
+    const Config c         = config_of(*find_preset("nano"));
+    const auto decided_for = [&](const std::vector<std::string>& words) {
+        Options o = train_options(words);
+        resolve(o, c, recipe_for(nullptr, false), 2);
+        resolve_steps(o, recipe_for(nullptr, false), 2, 1000);
+        return o;
+    };
+    CHECK_REFUSED(decided_for({"--batch=2", "--context=16", "--accumulate=4611686018427387904"}), "--accumulate",
+                  "4611686018427387904", "2^40");
+    CHECK_REFUSED(decided_for({"--batch=2", "--context=16", "--tokens-per-step=4611686018427387904"}), "--accumulate",
+                  "2^40");
+    CHECK_REFUSED(decided_for({"--batch=1048576", "--context=16777216"}), "--batch", "2^40");
+    const std::string most = "--accumulate=17179869184";
+    CHECK_REFUSED(decided_for({"--batch=2", "--context=16", most, "--steps=4294967295"}), "--steps", "2^63");
+    CHECK(tokens_of_step(decided_for({"--batch=2", "--context=16", most}), 2) == int64_t(1) << 40);
 }
 
 TEST_CASE("what auto means is decided by the preset, the folder and the data", "[cli]") {
