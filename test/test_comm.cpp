@@ -148,7 +148,7 @@ TEST_CASE("a process with other weights ends all, and so does one that dies", "[
         comm.finish();
         return "";
     });
-    CHECK(differ[0].text.find("the weights of rank 2 are beef, and of rank 0 1234") != std::string::npos);
+    CHECK(differ[0].text.find("the weights of rank 2 are beef, but those of rank 0 are 1234") != std::string::npos);
     for (const Said& s : differ) CHECK(s.code == 1);
 
     const auto dead = together(3, [](const Ranks& r) -> std::string {
