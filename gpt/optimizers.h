@@ -32,3 +32,10 @@ inline int64_t optimizer_bytes(OptimizerKind kind, const Config& c, DType dtype)
     }
     fail("there is no optimizer of kind {}", int(kind));
 }
+
+// Returns what a run's header adds to the learning rate, for an optimizer that has more than one.
+inline std::string other_rates(const OptimizerSettings& settings) {
+    return settings.kind == OptimizerKind::muon
+               ? fmt::format(" · {} for the matrices of the blocks, along the same curve", settings.muon_learning_rate)
+               : "";
+}

@@ -82,11 +82,11 @@ inline void header(const Run& run) {
     say("batch", "{} × {} × {} micro{} = {} tokens a step · {} steps = {} tokens", o.batch, o.context, o.accumulate,
         world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), grouped(o.steps),
         rounded(double(o.steps) * double(tokens)));
-    say("rate", "{}", describe(o.schedule));
+    say("rate", "{}{}", describe(o.schedule), other_rates(o.optimizer));
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
     say("", "logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), logits_bytes >> 20);
-    say("", "of {} free{} · room for {}", gibibytes(run.free_bytes),
+    say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
         gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",
         room(run));
     say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops), rounded(flops * double(tokens)),

@@ -366,7 +366,7 @@ TEST_CASE("GPT-2 124M in bf16 with a batch of 8 fits into 24 GB", "[.emulated]")
                       "scripts/emulate --gpu rtx4090 ");
     CAPTURE(r.out, r.err);
     REQUIRE(r.code == 0);
-    CHECK(missing_words(r.out, {"CUDA context", "of 24.00 GiB free", "room for --batch "}) == "");
+    CHECK(missing_words(r.out, {"CUDA context", "24.00 GiB are free", "room for --batch "}) == "");
     const double total = std::stod(r.out.substr(r.out.find("total ") + 6)),
                  room  = std::stod(r.out.substr(r.out.find("room for --batch ") + 17));
     CHECK(total < 23.5);

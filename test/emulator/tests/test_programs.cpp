@@ -149,7 +149,7 @@ TEST_CASE("a failed assertion is told for each lane, and the kernel named once",
     CHECK(has(text, "emulate: below(int): device-side assert"));
 }
 
-TEST_CASE("--check all costs at most three times what memory does, whatever the kernel does", "[programs][costs]") {
+TEST_CASE("--check all costs at most three times what memory does, whatever the kernel does", "[.costs]") {
     const Program program = read(sources / "good/costs.cu");
     if (!program.built()) return;
     for (const std::string& which : program.list("costs")) {
