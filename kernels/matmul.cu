@@ -529,6 +529,9 @@ void matmul(Tensor out, Factor a, Factor b, Stream s) {
     RUN_UNTYPED(s, matmul, out, a, b);
 }
 
+Cost matmul_cost(int64_t M, int64_t N, int64_t K, DType x) {
+    return {double((M * K + K * N + M * N) * size_of(x)), 2. * double(M) * double(N * K)};
+}
 Cost matmul_forward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
     return {double((N * IC + IC * OC + N * OC) * size_of(x)), 2. * double(N) * double(IC * OC)};
 }

@@ -227,3 +227,20 @@ void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor los
     expect(update, Shape({2}), DType::I32, w);
     RUN_ON(s, w.dtype, muon_apply, w, master, x, grad_norm2, loss, update, scale, weight_decay, rounding);
 }
+
+// Momentum and gradient are read and written.
+Cost muon_momentum_cost(int64_t numel) { return {double(numel) * 4 * size_of(DType::F32)}; }
+
+// The bytes are those of the direction and the result. The iterates between the products may stay in the cache.
+Cost muon_orthogonalise_cost(int64_t R, int64_t C, DType x) {
+    const int64_t small = std::min(R, C), large = std::max(R, C);
+    const double step = matmul_cost(small, small, large, x).flops + matmul_cost(small, small, small, x).flops +
+                        matmul_cost(small, large, small, x).flops;
+    return {double(R * C) * double(size_of(DType::F32) + size_of(x)), newton_schulz_steps * step,
+            sum_cost(R * C).scratch};
+}
+
+// The direction is read, the master is read and written, and w is written where it is not its own master.
+Cost muon_apply_cost(int64_t numel, DType x) {
+    return {double(numel) * double(size_of(x) + 2 * size_of(DType::F32) + (x == DType::F32 ? 0 : size_of(x)))};
+}

@@ -102,6 +102,7 @@ inline Factor transposed(Tensor t) {
     return f;
 }
 void matmul(Tensor out /*=*/, Factor a, Factor b, Stream s);              // (M,N) x, (M,K) x, (K,N) x
+Cost matmul_cost(int64_t M, int64_t N, int64_t K, DType x);
 
 // ---- rope.cu (Su et al. 2021: arXiv 2104.09864) ---------------------------------------------------------------------
 // Rotates q and k in place: (a, b) becomes (a cos - b sin, b cos + a sin). Backward rotates the gradient the other way.
@@ -210,6 +211,9 @@ void muon_orthogonalise(Tensor x /*=*/, Tensor u, const MuonSpace& space, Stream
 void muon_apply(Tensor w /*=*/, Tensor master /*+=*/, Tensor x,    // any one shape: x, fp32, x
                 Tensor grad_norm2, Tensor loss, Tensor update,     // (1) fp32, (1) fp32 or null, (2) int32: a MuonUpdate
                 float scale, float weight_decay, uint64_t rounding, Stream s);
+Cost muon_momentum_cost     (int64_t numel);
+Cost muon_orthogonalise_cost(int64_t R, int64_t C, DType x);
+Cost muon_apply_cost        (int64_t numel, DType x);
 
 // ---- reduce.cu ------------------------------------------------------------------------------------------------------
 void squared_norm(Tensor out /*=*/, Tensor x, Stream s);       // (1) fp32, any shape fp32

@@ -43,6 +43,9 @@ inline std::string cost_table() {
         {"cross_entropy, loss only", [&](DType x) { return cross_entropy_cost(N, Vp, false, x); }},
         {"cross_entropy, with gradient", [&](DType x) { return cross_entropy_cost(N, Vp, true, x); }},
         {"adamw, all weights", [&](DType x) { return adamw_cost(weights, x); }},
+        {"muon_momentum, F × C", [&](DType) { return muon_momentum_cost(F * C); }},
+        {"muon_orthogonalise, F × C", [&](DType x) { return muon_orthogonalise_cost(F, C, x); }},
+        {"muon_apply, F × C", [&](DType x) { return muon_apply_cost(F * C, x); }},
         {"squared_norm, all gradients", [&](DType) { return sum_cost(weights); }},
     };
     std::string table =
