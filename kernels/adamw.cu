@@ -72,7 +72,8 @@ static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tenso
         const float weight_decay = row.weight_decay;
         const uint64_t key       = row.rounding;
         parallel_lanes(row.grad.numel(), [=](int64_t i, auto n) {
-            floats master_i = load(master + i, n), m_i = load(m + i, n), v_i = load(v + i, n);
+            // A template argument loses the aligned(4) of floats, so a reference to F needs a whole vector's alignment.
+            alignas(4 * lanes) floats master_i = load(master + i, n), m_i = load(m + i, n), v_i = load(v + i, n);
             adamw_element(master_i, m_i, v_i, load(grad + i, n), grad_factor, weight_decay, factors, numbers);
             store(m + i, m_i, n);
             store(v + i, v_i, n);

@@ -35,7 +35,8 @@ namespace cpu {
 template <class X>
 void rotate_head(X* head, const float* cosine, const float* sine, int64_t pairs) {
     for_lanes(pairs, [=](int64_t i, auto n) {
-        floats a = load(head + i, n), b = load(head + pairs + i, n);
+        // A reference to the template argument F needs a whole vector's alignment.
+        alignas(4 * lanes) floats a = load(head + i, n), b = load(head + pairs + i, n);
         rotate_pair(a, b, load(cosine + i, n), load(sine + i, n));
         store(head + i, a, n);
         store(head + pairs + i, b, n);
