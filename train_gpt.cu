@@ -48,7 +48,7 @@ static void train(Training& t) {
     const Options& o = t.run.options;
     Step steps(t.model, t.optimizer, t.comm, *t.run.train, o.schedule, {o.accumulate, o.document_mask, o.graph});
     int64_t& step         = t.state.step;          // how many steps are done
-    const int64_t resumed = o.resume ? step : -1;  // what was due at this step was done before the run stopped
+    const int64_t resumed = o.resume ? step : -1;  // the run did what was due at this step before it stopped
     int64_t skips         = 0;                     // skipped steps in a row
     const auto due        = [&](int64_t every) {
         return every > 0 && step != resumed && (step == o.steps || step % every == 0);

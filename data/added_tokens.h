@@ -58,8 +58,8 @@ class AddedTokens {
     }
 
     struct Node {
-        std::array<int32_t, 256> next{};  // by byte; 0 means none, because no edge leads to the root
-        int32_t id   = -1;                // of the token that ends here, or -1
+        std::array<int32_t, 256> next{};  // maps a byte to a node; 0 is no edge, because none leads to the root
+        int32_t id   = -1;                // the token that ends here, or -1
         bool special = false;
     };
     std::vector<Node> nodes_;

@@ -16,10 +16,6 @@ if [ -s "$out" ]; then
     echo "$out exists already"
     exit 0
 fi
-old=data/${out#data/sets/}   # where earlier versions put this file
-if [ "$old" != "data/$out" ] && [ -s "$old" ]; then
-    echo "note: $old is not used; downloads are in data/sets/ now: mkdir -p data/sets && mv $(dirname "$old") data/sets/" >&2
-fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -86,7 +86,7 @@ class Bpe {
 
   private:
     static constexpr size_t short_piece = 48;       // up to this many bytes scanning is faster than the heap
-    static constexpr size_t huge_piece  = 1 << 18;  // from this many bytes memory matters
+    static constexpr size_t huge_piece  = 1 << 18;  // a longer piece is merged on its own, to save memory
 
     struct PairHash {
         uint64_t operator()(uint64_t pair) const { return (pair ^ (pair >> 29)) * 0x9e3779b97f4a7c15u; }
@@ -128,7 +128,7 @@ class Bpe {
     void merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
         int n = int(piece.size());
         int32_t id[short_piece];
-        uint32_t rank[short_piece];  // of the pair (i, i + 1); unsigned, so that -1, "no merge", is the largest
+        uint32_t rank[short_piece];  // rank[i] is that of the pair (i, i + 1); "no merge" is -1, the largest
         for (int i = 0; i < n; i++) id[i] = byte_id_[uint8_t(piece[size_t(i)])];
         for (size_t i = 0; i + 1 < piece.size(); i++)
             rank[i] = byte_pair_rank_[size_t(uint8_t(piece[i])) << 8 | uint8_t(piece[i + 1])];

@@ -55,7 +55,7 @@ class ByteAlphabet {
     }
 
     std::array<std::string, 256> written_;
-    std::unordered_map<int32_t, uint8_t> byte_;  // by code point
+    std::unordered_map<int32_t, uint8_t> byte_;  // the key is a code point
     std::string order_;
 };
 

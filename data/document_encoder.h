@@ -16,13 +16,13 @@
 #include "data/validation.h"
 
 struct EncodeSettings {
-    enum Eot { before, after, none };            // where a document gets its end-of-text token
+    enum Eot { before, after, none };            // the place of the end-of-text token of a document
     enum Specials { as_text, as_ids, refused };  // special tokens that are written in a document
-    static constexpr const char* eot_names[]     = {"before", "after", "none"};  // as the options spell them
+    static constexpr const char* eot_names[]     = {"before", "after", "none"};  // the options use these words
     static constexpr const char* special_names[] = {"text", "ids", "refuse"};
 
     Eot eot           = before;
-    int32_t eot_token = -1;  // not used for Eot::none
+    int32_t eot_token = -1;  // Eot::none ignores it
     Specials specials = as_text;
     std::string separator;  // between documents of a text file
     double val_fraction = 0;
@@ -93,7 +93,7 @@ class DocumentEncoder {
 
     // What the encoder met in documents.
     const Tokenizer::Scratch& met() const { return scratch_; }
-    int64_t separators() const { return separators_; }  // not counted if it is a special token, which met() counts
+    int64_t separators() const { return separators_; }  // met() counts those that are special tokens
 
   private:
     // A tokenizer.json may put ids of its own around a text. An end-of-text token among them is not written twice.
@@ -135,7 +135,7 @@ class DocumentEncoder {
 
 // What all encoders met in documents, for the report at the end.
 struct MetInDocuments {
-    std::map<std::string, int64_t> specials;  // by content
+    std::map<std::string, int64_t> specials;  // the key is the text of the token
     int64_t separators = 0;
     std::array<int64_t, 256> bytes_without_token{};
 

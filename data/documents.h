@@ -35,7 +35,7 @@ struct Part {
     int32_t file;       // index in Documents::files()
     Kind kind;
     bool first, last;             // whether it is the first, the last part of its document
-    bool for_validation = false;  // of a document in several parts; a whole document is not decided here
+    bool for_validation = false;  // this part belongs to a document that is cut into several
 };
 
 struct Block {
@@ -50,7 +50,7 @@ struct ReadSettings {
     size_t part_bytes   = 1 << 20;  // longer documents come in parts
     double val_fraction = 0;        // share of the documents that is held out, by their hash
     bool keep_any_bytes = false;    // take text that is not UTF-8 as it is
-    TextParts::LastCut last_cut;    // where a long document may be cut
+    TextParts::LastCut last_cut;    // finds the place to cut a long document
 };
 
 // How documents lie in a file of JSON.
@@ -148,9 +148,9 @@ class Documents {
         double weight = 1;
         std::vector<int32_t> files;
         size_t next_file = 0;
-        std::unique_ptr<TextStream> stream;  // of the current file, null before it is opened
-        std::unique_ptr<Lines> lines;        // for text and JSON lines
-        std::unique_ptr<JsonReader> json;    // for other JSON
+        std::unique_ptr<TextStream> stream;  // reads the current file; null before that is open
+        std::unique_ptr<Lines> lines;        // is used for text and JSON lines
+        std::unique_ptr<JsonReader> json;    // is used for other JSON
         TextParts* document = nullptr;       // the one that `json` is reading
         bool is_jsonl = false, in_list = false, has_read = false;
         int64_t line  = 0;  // lines of the current file that have been read

@@ -49,9 +49,6 @@ hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag
 rows=$(grep "^$name " <<<"$table") || die "there is no data set '$name'; the sets are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 [ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
-if [ -z "$out" ] && [ -d "data/$name" ]; then   # where earlier versions put downloads
-    echo "note: data/$name is not used; downloads are in data/sets/ now: mkdir -p data/sets && mv data/$name data/sets/" >&2
-fi
 out=${out:-data/sets/$name} python=${PYTHON:-python3}
 if [ -n "$tokenizer" ]; then   # checked before anything is downloaded
     case $rows in

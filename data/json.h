@@ -42,7 +42,7 @@ inline std::string mark_python_numbers(std::string_view text) {
 
 inline nlohmann::json parse_json(std::string_view text, const std::string& path, int max_depth = 64,
                                  Json kind = Json::strict) {
-    std::vector<std::set<std::string>> keys;  // of each object that is still open
+    std::vector<std::set<std::string>> keys;  // one set for each object that is still open
     const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
         using Event = nlohmann::json::parse_event_t;
         CHECK(depth <= max_depth, "{}: more than {} levels of JSON", path, max_depth);

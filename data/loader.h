@@ -22,7 +22,7 @@ struct LoaderSettings {
     std::string pattern;             // names the shards, as for glob(3)
     int64_t batch = 1, context = 0;  // B sequences per rank, T tokens per sequence
     int64_t vocab = 0;               // vocabulary of the model; 0 accepts every id
-    uint64_t seed = 0;               // of the random order
+    uint64_t seed = 0;               // selects the random order
     int rank = 0, world = 1;         // this process, and how many share each step
     bool shuffle           = true;   // false: in file order, for validation
     int64_t document_token = -1;     // the id that begins a document; -1: batches do not mark documents

@@ -201,7 +201,7 @@ class Tokenizer {
     }
 
     std::string where_;
-    std::vector<std::string> bytes_;  // of each id; "" for an unused id
+    std::vector<std::string> bytes_;  // the index is the id; an unused id has ""
     Bpe bpe_;
     AddedTokens in_raw_, in_normal_;                 // searched before and after normalizing
     std::array<std::bitset<256>, 256> inner_pairs_;  // bytes that are neighbours in some added token

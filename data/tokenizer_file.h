@@ -45,9 +45,9 @@ class TokenizerFile {
         } catch (const json::exception& e) { fail("{}: not a tokenizer.json: {}", where, e.what()); }
     }
 
-    std::vector<std::string> bytes;        // of each id; "" for an unused id
+    std::vector<std::string> bytes;        // the index is the id; an unused id has ""
     std::array<int32_t, 256> byte_tokens;  // the id of each byte, or -1
-    std::vector<Merge> merges;             // in order of rank
+    std::vector<Merge> merges;             // the first has the best rank
     std::vector<AddedToken> added;
     std::vector<unicode::Form> forms;    // normal forms that a text is brought to, one after another
     bool prefix_space = false;           // a space goes in front of text that does not begin with one
@@ -320,5 +320,5 @@ class TokenizerFile {
 
     std::string where_;
     bool is_byte_level_ = false, is_split_ = false;
-    std::unordered_map<std::string, int32_t> ids_;  // by the word as the file spells it
+    std::unordered_map<std::string, int32_t> ids_;  // the key is the word as the file spells it
 };

@@ -34,7 +34,7 @@ struct Utf8Check {
                 missing_--, held_++;
                 at++;
             } else {
-                end_cut_character(bytes + (at - p));  // and look at this byte again
+                end_cut_character(bytes + (at - p));  // the byte is then read once more
             }
         }
         bytes += int64_t(text.size());

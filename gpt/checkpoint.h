@@ -24,11 +24,11 @@
 // The state of a run beside its weights and its optimizer.
 struct TrainState {
     int64_t step = 0, tokens = 0;  // done so far
-    LoaderPosition position;       // in the training data, where the next step begins
+    LoaderPosition position;       // the next step begins here in the training data
     uint64_t seed = 0;
     std::string data_fingerprint;
     int64_t rounded_at        = 0;  // the update that rounded bf16 weights at random; 0: they are rounded to nearest
-    std::string weights_dtype = "F32";  // of model.safetensors, as safetensors calls it: F32, BF16 or F16
+    std::string weights_dtype = "F32";  // the dtype in model.safetensors: F32, BF16 or F16
     int world                 = 1;      // processes of the run that saved it; another number may continue it
 };
 

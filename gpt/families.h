@@ -22,8 +22,8 @@ enum class Layout : uint8_t {
 };
 
 struct WeightName {
-    const char* ours;    // as params.h has it; {} stands for the layer in both names
-    const char* theirs;  // for the split layouts, ? stands for the letters q, k and v
+    const char* ours;    // the name in params.h; {} stands for the layer in both names
+    const char* theirs;  // ? stands for q, k and v in the split layouts
     Layout layout = Layout::as_is;
 };
 // A field of config.json that states one yes-or-no fact.

@@ -365,7 +365,7 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, co
         std::string name;
         Tensor tensor;
         const HfWeight* weight;
-        int64_t index;  // which of weight->names this is
+        int64_t index;  // this tensor is weight->names[index]
     };
     const auto weights = hf_weights(c);
     std::vector<Part> parts;

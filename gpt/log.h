@@ -59,17 +59,17 @@ void say(const std::string& key, fmt::string_view format, const Args&... args) {
 }
 
 struct StepRecord {
-    int64_t step;  // from 1: the number of steps done, this one included
+    int64_t step;  // counts from 1: the steps done, this one included
     float loss, norm, rate;
     double seconds;
-    int64_t tokens;  // of the run, this step included
+    int64_t tokens;  // the tokens of the run, this step included
     bool skipped;    // the loss or norm was not finite, so the weights did not change
 };
 
 struct LogSettings {
-    std::string folder;           // of the run; empty: nothing is written to files
-    std::string title;            // of the plot
-    int64_t steps           = 0;  // of the whole run
+    std::string folder;           // the run folder; empty: nothing is written to files
+    std::string title;            // stands above the plot
+    int64_t steps           = 0;  // the length of the whole run
     int64_t every           = 0;  // steps between lines of the output; 0: only the first and the last
     // The step that a resumed run continues from, or -1 for a new run. Records of later steps are dropped, because
     // these steps are done again.
@@ -209,6 +209,6 @@ class Log {
     LogSettings set_;
     bool terminal_, unfinished_line_ = false;  // a line that the next one overwrites
     int file_              = -1;
-    double smooth_seconds_ = 0;  // of a step: a running mean, for the time that is left
+    double smooth_seconds_ = 0;  // the running mean of a step, for the time that is left
     std::vector<PlotPoint> train_, val_;
 };

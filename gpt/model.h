@@ -261,7 +261,7 @@ inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
 // The tensors that a forward pass leaves in the activations.
 enum class Keep : uint8_t {
     results,       // the final norm of every row
-    for_backward,  // that, and everything that backward() needs
+    for_backward,  // keeps that, and everything that backward() needs
 };
 
 // Runs the trunk, which is embedding, blocks and final norm, on tokens (B,T), and writes a.lnf. attend(block, l)

@@ -79,9 +79,9 @@ class Muon : public Optimizer {
 
     // Working memory that serves one matrix after another, as large as the largest of them needs.
     struct Work {
-        Tensor direction;    // of a weight with all its parts
-        Tensor product;      // of one part
-        Tensor gram, gram2;  // of a part's smaller side, squared
+        Tensor direction;    // holds a weight with all its parts
+        Tensor product;      // holds one part
+        Tensor gram, gram2;  // hold the square of a part's smaller side
         Tensor norm2;
     };
     template <class Take>

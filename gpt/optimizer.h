@@ -20,8 +20,8 @@ enum class OptimizerKind : uint8_t { adamw, muon };
 
 struct OptimizerSettings {
     OptimizerKind kind = OptimizerKind::adamw;
-    float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;  // of AdamW
-    float weight_decay       = 0.1f;                 // of matrices and tables, decoupled from the gradient
+    float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;  // AdamW has these three
+    float weight_decay       = 0.1f;                 // applies to matrices and tables, decoupled from the gradient
     float clip               = 1.f;                  // gradients are scaled to at most this norm; 0: no limit
     bool stochastic_rounding = false;                // bf16 weights round up or down at random, by seed
     uint64_t seed            = 0;
@@ -107,7 +107,7 @@ class Optimizer {
     // Calls each(row, tensors) for every weight.
     struct RowTensors {
         Tensor weight, master, gradient;
-        std::vector<Tensor> state;  // in the order of the kinds; null where the weight has none
+        std::vector<Tensor> state;  // one per kind, in their order; null where the weight has none
     };
     template <class Each>
     void each_row(Each each) {

@@ -41,7 +41,7 @@ struct ParamRow {
     std::string name;
     Shape shape;
     Initializer initial;
-    DType dtype;  // that of the model's tensor
+    DType dtype;  // the dtype of the model's tensor
     Update update;
     bool decays;    // weight decay applies
     bool per_id;    // has a row per token id: rows from config.vocab on are padding, and stay zero

@@ -17,7 +17,7 @@
 #include "data/files.h"
 
 struct PlotPoint {
-    double tokens, loss;  // where the loss is not finite, the curve has a gap
+    double tokens, loss;  // a loss that is not finite leaves a gap in the curve
 };
 
 struct Color {

@@ -13,9 +13,9 @@
 struct Recipe {
     float learning_rate     = 6e-4f;  // the peak
     int64_t tokens_per_step = 0;
-    int64_t warmup_steps = 0, published_steps = 0;  // of the published run; 0 when there is none
+    int64_t warmup_steps = 0, published_steps = 0;  // the published run; 0 when there is none
     float weight_decay = 0.1f, beta2 = 0.95f, final_share = 0.1f;
-    int64_t steps = 0;  // of a new run; 0 is one epoch of whatever data there is
+    int64_t steps = 0;  // the length of a new run; 0 is one epoch of the data
 
     // Returns the steps of warm-up for a run of `run` steps. A long run has the published number. A shorter one has at
     // most the published share of its steps, or a fiftieth where that is more.
@@ -31,8 +31,8 @@ struct Preset {
     std::string family;  // the model_type of a row in families.h, from which all facts come that are not here
     int64_t layers = 0, width = 0, heads = 0, context = 0, vocab = 0;
     int64_t end_of_text = -1;  // the id that begins and ends a text; -1 when the vocabulary has none
-    std::optional<InitialWeights> initial_weights;  // for a model whose initialisation is not the family's
-    const char* gelu = nullptr;  // for a model whose activation is not the family's: the word of config.json
+    std::optional<InitialWeights> initial_weights;  // replaces the family's initialisation
+    const char* gelu = nullptr;                     // replaces the family's activation, by its word in config.json
     Recipe recipe;
 };
 

@@ -27,7 +27,7 @@
 struct Ranks {
     int rank = 0, world = 1;                            // the rank of this process, and the number of processes
     int local           = 0;                            // its rank on its machine, which is the index of its GPU
-    std::string address = "127.0.0.1", port = "29500";  // where rank 0 waits for the others
+    std::string address = "127.0.0.1", port = "29500";  // rank 0 waits here for the others
 };
 
 // Reads what the launcher says. A value that is no number, or a rank outside the world, is an InputError.

@@ -70,7 +70,7 @@ struct Run {
     std::unique_ptr<Loader> train, val;    // train is null only in a dry run; val when there is no validation data
     std::vector<Question> hellaswag;
     MemoryPlan plan;
-    int64_t free_bytes;  // of the device, before anything was allocated
+    int64_t free_bytes;  // the free memory of the device before anything was allocated
 
     Run(Options& o, const Flags& flags, const Ranks& ranks);
     Run(const Run&)            = delete;
@@ -255,7 +255,7 @@ inline TrainState resume_from(const std::string& checkpoint, const Run& run, Mod
 }
 
 struct FirstWeights {
-    TrainState state;    // where the run stands with them
+    TrainState state;    // the place of the run that belongs to them
     std::string origin;  // says where they come from
 };
 

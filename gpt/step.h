@@ -29,7 +29,7 @@ struct StepResult {
 struct StepSettings {
     int64_t micro_steps = 1;      // batches that make one step
     bool documents      = false;  // batches have starts and positions
-    bool graph          = false;  // on a GPU: record the step as a CUDA graph and replay it
+    bool graph          = false;  // a GPU records the step as a CUDA graph and replays it
 };
 
 class Step {

@@ -29,8 +29,8 @@
 
 namespace cpu {
 
-constexpr int64_t queries = 32;  // in a panel: one query per lane of a few vectors
-constexpr int64_t keys    = 64;  // in a tile: 64 keys of D = 64 and the panel's scores share the 32 KB of L1
+constexpr int64_t queries = 32;  // a panel has this many: one per lane of a few vectors
+constexpr int64_t keys    = 64;  // a tile has this many: with D = 64, they and the panel's scores fit into 32 KB of L1
 constexpr int64_t max_D   = 256;
 
 // ---- the product that all time goes into ----------------------------------------------------------------------------
@@ -169,7 +169,7 @@ inline int64_t parts_per_head(int64_t heads, int64_t limit) {
 
 // Which keys the queries of one sequence see. Query t is at position past + t among the keys.
 struct Mask {
-    const int32_t* starts;  // of this sequence, or null
+    const int32_t* starts;  // belongs to this sequence; may be null
     int64_t window, past;
     int64_t first_key(int64_t t) const { return ::first_key(past + t, starts ? starts[t] : 0, window); }
 };

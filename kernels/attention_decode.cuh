@@ -14,7 +14,7 @@ template <class V>
 __global__ void attention_append_kernel(Heads<V> k_cache, Heads<V> v_cache, const V* qkv, Problem p, int B) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= int64_t(B) * p.T * 2 * p.H * p.D) return;
-    const int d = i % p.D, h = i / p.D % p.H, which = i / p.D / p.H % 2;  // which: 0 for k, 1 for v
+    const int d = i % p.D, h = i / p.D % p.H, which = i / p.D / p.H % 2;  // 0 means k, 1 means v
     const int64_t row = i / p.D / p.H / 2;
     const int b = row / p.T, t = row % p.T;
     (which ? v_cache : k_cache).at(b, h)[p.past + t][d] = qkv[((row * 3 + 1 + which) * p.H + h) * p.D + d];

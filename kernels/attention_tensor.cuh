@@ -66,9 +66,9 @@ struct Fragments {
     __device__ const auto& operator[](int m) const { return at[m]; }
 };
 template <int M, int N>
-using Sums = Fragments<float, M, N, 8>;  // what mma adds to
+using Sums = Fragments<float, M, N, 8>;  // mma adds to these
 template <int M, int N>
-using LeftOperand = Fragments<uint32_t, M, N, 16>;  // what mma multiplies from the left, in pairs of bf16
+using LeftOperand = Fragments<uint32_t, M, N, 16>;  // mma multiplies these from the left, in pairs of bf16
 
 template <int M, int N>
 __device__ inline void clear(Sums<M, N>& c) {
@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(tensor_threads, 2)
     wait_for_copies();
     __syncthreads();
 
-    float row_lse[M][2], row_delta[M][2], factor[M][2];  // of rows 16 m + lane/4 + 8 i
+    float row_lse[M][2], row_delta[M][2], factor[M][2];  // [m][i] is row 16 m + lane/4 + 8 i
 #pragma unroll
     for (int m = 0; m < M; m++) {
         // δ is the diagonal of a product like dP, so that a row which sees only itself has ds = p (dp - δ) = 0 exactly.

@@ -24,7 +24,7 @@ namespace gpu {
 template <class X>
 struct Rows {
     X* p;
-    int stride;  // in elements
+    int stride;  // counts elements
     __device__ X* operator[](int t) const { return p + int64_t(t) * stride; }
 };
 

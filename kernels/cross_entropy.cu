@@ -114,7 +114,7 @@ static __global__ void __launch_bounds__(1024)
     cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale,
                          bool keep, const BadId* bad) {
     extern __shared__ uint4 memory[];
-    __shared__ float maxs[32], sums[32];  // of each warp
+    __shared__ float maxs[32], sums[32];  // one per warp
     if (!ready(bad)) return;
     T* const x       = logits + blockIdx.x * Vp;
     T* const row     = keep ? reinterpret_cast<T*>(memory) : x;

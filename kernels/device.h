@@ -43,7 +43,7 @@ class Device {
     void use_gpu(int index, bool sync_each, bool insist);
 
     Stream stream_;
-    std::shared_ptr<void> queue_;  // what stream_ points to on a GPU
+    std::shared_ptr<void> queue_;  // owns what stream_ points to on a GPU
     std::string name_;
     int threads_ = 1;
 };
@@ -56,7 +56,7 @@ void sync(Stream s);  // waits until all queued work is done
 void to_host(void* dst, Tensor src, Stream s);                        // dst: src.bytes() of memory
 void from_host(Tensor dst, const void* src, Stream s);                // src: dst.bytes() of memory
 void from_host(Tensor dst, const std::vector<float>& src, Stream s);  // rounded to the dtype of dst
-std::vector<float> floats_of(Tensor src, Stream s);                   // as fp32, from any dtype that ops compute in
+std::vector<float> floats_of(Tensor src, Stream s);                   // converts any dtype that ops compute in to fp32
 
 // RUN_ON(s, dtype, op, args…) runs the half of an op that belongs to the stream's machine: cpu::op<T>(args…) or
 // gpu::op<T>(args…, queue), where T is the C++ type of `dtype`. RUN_UNTYPED(s, op, args…) is the same for an op whose

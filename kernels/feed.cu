@@ -121,7 +121,7 @@ class Recording {
 
     Queue& queue_;
     cudaGraphExec_t graph_ = nullptr;
-    const void* scratch_   = nullptr;  // where the scratch memory was when the graph was recorded
+    const void* scratch_   = nullptr;  // the address of the scratch memory when the graph was recorded
     bool ran_              = false;
 };
 

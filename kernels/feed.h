@@ -22,7 +22,7 @@ class Feed {
 
     void* outgoing();  // `bytes` of host memory for the next send()
     void send();
-    void arrive();  // at most once per send()
+    void arrive();  // is called at most once per send()
     void* arrived() const { return arrived_; }
     // The memory that a Feed of `bytes` takes on the device.
     static int64_t device_bytes(int64_t bytes, Machine where) { return where == Machine::cuda ? 2 * bytes : bytes; }
@@ -31,8 +31,8 @@ class Feed {
     const Device& device_;
     int64_t bytes_;
     void* arrived_;
-    std::vector<char> outgoing_;           // on the CPU
-    std::shared_ptr<gpu::Upload> upload_;  // on a GPU
+    std::vector<char> outgoing_;           // is used on the CPU
+    std::shared_ptr<gpu::Upload> upload_;  // is used on a GPU
 };
 
 // Queues the same work again and again: the same ops on the same tensors. On a GPU the second run records it

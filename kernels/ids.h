@@ -6,9 +6,9 @@
 struct IdRule {
     const char* op;     // "embedding_forward"
     const char* what;   // "token"
-    int64_t columns;    // of the tensor of ids; 0 when it has one dimension
+    int64_t columns;    // the width of the tensor of ids; 0 when it has one dimension
     int64_t low, high;  // low <= id < high
-    const char* file;   // where the rule is made
+    const char* file;   // the source that made the rule
     int line;
 
     IdRule() = default;

@@ -272,7 +272,7 @@ static __global__ void __launch_bounds__(backward_threads)
     layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
                                    const float* rstd, int64_t N, int64_t C, int64_t chunk) {
     extern __shared__ uint4 memory[];
-    float* const chunk_sums = reinterpret_cast<float*>(memory);  // for dw (C), then for db (C)
+    float* const chunk_sums = reinterpret_cast<float*>(memory);  // holds dw (C), then db (C)
     const int64_t end       = min(N, (blockIdx.x + 1) * chunk);
     const auto each_vector  = [&](auto f) {
         for (int64_t i = threadIdx.x * W; i < C; i += blockDim.x * W) f(i);

@@ -44,7 +44,7 @@ static cudaDataType_t cublaslt_type(DType t) {
 // One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.
 struct Product {
     int64_t M, N, K;
-    DType in, out;                      // of a and b, and of c
+    DType in, out;                      // in is the dtype of a and b, out that of c
     bool a_transposed         = false;  // memory holds aᵀ, row-major
     bool b_transposed         = false;  // memory holds bᵀ, row-major
     bool accumulate           = false;  // c += in place of c =
@@ -52,7 +52,7 @@ struct Product {
     std::optional<Gelu> gelu  = {};     // c = gelu(a · b + bias)
     std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
     bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
-    int alignment             = 0;      // of all operands' addresses, in bytes; for cuBLASLt
+    int alignment             = 0;      // divides all operands' addresses, in bytes; cuBLASLt needs it
     auto key() const {
         return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
                         alignment);

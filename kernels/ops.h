@@ -111,7 +111,7 @@ void rope_forward (Tensor qkv /*in place*/,                                // (B
                    Tensor positions, Rope rope, Stream s);                 // (B,T) int32 or null
 void rope_backward(Tensor dqkv /*in place*/,                               // (B,T,3,H,D) x
                    Tensor positions, Rope rope, Stream s);                 // (B,T) int32 or null
-Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x);                // of forward or backward
+Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x);                // forward and backward cost the same
 
 // ---- attention.cu (Milakov & Gimelshein 2018: arXiv 1805.02867; Dao et al. 2022: arXiv 2205.14135) ------------------
 // Causal attention with an online softmax. Row t sees rows s with max(start, t - window + 1) <= s <= t, where start is
@@ -162,7 +162,7 @@ struct AdamWRule {
 struct AdamWRow {
     Tensor w /*=*/, master /*+=*/, m /*+=*/, v /*+=*/, grad;  // x, fp32, fp32, fp32, fp32
     float weight_decay;                                       // 0 for rows that don't decay
-    uint64_t rounding = 0;  // not 0: bf16 weights are rounded up or down at random, by this key and the step
+    uint64_t rounding = 0;  // the key of random rounding of bf16 weights; 0: to nearest
 };
 // The rows that adamw() updates. They are checked and copied to the GPU once, so that each update is a single launch.
 struct AdamWTable {
@@ -170,7 +170,7 @@ struct AdamWTable {
     AdamWTable(std::vector<AdamWRow> rows, const Device& device);
 
     std::vector<AdamWRow> rows;
-    DType dtype = DType::F32;  // of the weights
+    DType dtype = DType::F32;  // the dtype of the weights
     Arena memory{"adamw table"};
     Tensor gpu_rows, gpu_chunks;  // int32, as the kernel reads them; null on the CPU
 };
@@ -218,4 +218,4 @@ Cost muon_apply_cost        (int64_t numel, DType x);
 // ---- reduce.cu ------------------------------------------------------------------------------------------------------
 void squared_norm(Tensor out /*=*/, Tensor x, Stream s);       // (1) fp32, any shape fp32
 void sum(Tensor out /*+=*/, Tensor x, float scale, Stream s);  // (1) fp32, any shape fp32; out += scale Σ x
-Cost sum_cost(int64_t numel);                                  // of either
+Cost sum_cost(int64_t numel);                                  // both cost the same

@@ -44,7 +44,7 @@ struct BadId {
     int found;    // 0 or 1
     int32_t id;   // the first bad one
     int64_t at;   // its index in the tensor of ids
-    IdRule rule;  // as the host passed it; the GPU does not follow its pointers
+    IdRule rule;  // a copy of the host's; the GPU does not follow its pointers
 };
 HD bool ready(const BadId* bad) { return !bad->found; }
 
@@ -62,7 +62,7 @@ class Queue {
     cudaStream_t stream = nullptr;
     cudaDeviceProp limits{};
     const char* op = "";       // the op that is queueing work
-    BadId* bad     = nullptr;  // in the GPU's memory
+    BadId* bad     = nullptr;  // lies in the GPU's memory
     std::shared_ptr<Products> products;
 
     // Memory for what one op keeps between its kernels; the next op overwrites it. An op asks for the `scratch` of its
@@ -92,7 +92,7 @@ class Queue {
     size_t next_slot_ = 0;
     struct Answer {  // pinned, so that a copy into it does not block
         BadId bad;
-        char bytes[256];  // of a small download
+        char bytes[256];  // holds a small download
     };
     Answer* answer_        = nullptr;
     void* scratch_         = nullptr;

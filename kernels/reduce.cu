@@ -59,7 +59,7 @@ struct Identity {
 
 template <int W, class F>
 static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F term) {
-    float sum[W] = {};  // of up to 64 terms each
+    float sum[W] = {};  // each has up to 64 terms
     double total = 0;
     int terms    = 0;
     for_grid<W>(n, [&](int64_t i, auto width) {

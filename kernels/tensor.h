@@ -85,9 +85,9 @@ enum class DType : uint8_t { F32, BF16, F16, I32 };
 struct DTypeRow {
     DType dtype;
     int64_t size;        // bytes of an element
-    const char* name;    // in options, messages and the records of a run
-    const char* stored;  // in safetensors files
-    const char* torch;   // in a config.json of Hugging Face, as torch_dtype
+    const char* name;    // the name in options, messages and the records of a run
+    const char* stored;  // the name in safetensors files
+    const char* torch;   // the torch_dtype in a config.json of Hugging Face
     bool computes;       // ops take it for activations and weights
     bool weights;        // files may hold weights in it
 };

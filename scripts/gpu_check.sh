@@ -36,7 +36,7 @@ else
     mkdir -p docs/measured
 fi
 work=$(mktemp -d)
-trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # in this shell only, not in a job that is stopped early
+trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # a job that is stopped early must not remove it
 : >"$report"
 say() { echo "$*" | tee -a "$report"; }
 failed=()  # names of parts

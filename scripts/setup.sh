@@ -36,7 +36,7 @@ look() {
     missing=() rows=""
     local header debian rest
     command -v make >/dev/null || { missing+=(make); rows+="make make make make"$'\n'; }
-    if ! command -v "${cxx%% *}" >/dev/null; then  # without a compiler no header would be found
+    if ! command -v "${cxx%% *}" >/dev/null; then  # every header would seem to be missing
         [ "$cxx" = g++ ] || { echo "error: the compiler CXX=$cxx is not installed" >&2; exit 2; }
         missing+=(g++) rows+="g++ gcc-c++ gcc gxx"$'\n'
     fi

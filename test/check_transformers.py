@@ -123,7 +123,7 @@ def main():
                 if own:
                     theirs = transformers.AutoTokenizer.from_pretrained(start)(TEXT * 8)["input_ids"]
                     assert theirs == tokens, f"{start.name}: the pair of files gives other ids:\n{theirs}\n{tokens}"
-                (run / "checkpoints/latest/tokenizer.json").unlink()  # without it, infer_gpt prints ids
+                (run / "checkpoints/latest/tokenizer.json").unlink()  # infer_gpt then prints ids
                 worst[run.name] = compare(run.name, run / "checkpoints/latest", ids)
             print(f"{name:20s} {what:46s} hub folder {inward:.0e} · checkpoints {max(worst.values()):.0e} of the largest "
                   f"logit · {GREEDY} greedy tokens the same")

@@ -12,7 +12,7 @@
 
 struct Counted {
     std::string op, dtype;
-    Cost cost;  // by the formula
+    Cost cost;  // the cost by the formula
     double launches = 0, read = 0, written = 0, conflicts = 0, tensor_flops = 0;
     double bytes() const { return read + written; }
 };

@@ -159,7 +159,7 @@ TEST_CASE("adamw rounds at random to one of two neighbours, the same on every de
 
 TEST_CASE("the mean of weights that adamw rounds at random is the master", "[ops]") {
     const auto dev     = GENERATE(from_range(devices()));
-    const auto dropped = GENERATE(0.02, 0.25, 0.5, 0.9);  // as a fraction of the distance between neighbours
+    const auto dropped = GENERATE(0.02, 0.25, 0.5, 0.9);  // is a fraction of the distance between neighbours
     const auto sign    = GENERATE(1., -1.);
     const int64_t n    = 40000;
     const double below = 1.5, gap = ulp(below, BF16);

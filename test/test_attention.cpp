@@ -28,7 +28,7 @@ int64_t first_seen(const Sizes& sizes, const Values& starts, int64_t b, int64_t 
     return std::max({start, t - sizes.window + 1, int64_t(0)});
 }
 
-struct Indices {  // of the layouts in ops.h
+struct Indices {  // follows the layouts in ops.h
     Sizes sizes;
     int64_t qkv(int64_t b, int64_t t, int64_t which, int64_t h, int64_t d) const {
         return (((b * sizes.T + t) * 3 + which) * sizes.H + h) * sizes.D + d;

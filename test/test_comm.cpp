@@ -125,7 +125,7 @@ TEST_CASE("a world of one gives back what it was given", "[comm]") {
 }
 
 TEST_CASE("processes find each other, share, add up in order, and part", "[comm]") {
-    const double values[3] = {1e16, 1, -1e16};  // in another order the sum would differ
+    const double values[3] = {1e16, 1, -1e16};  // the sum would differ in another order
     const auto all         = together(3, [&](const Ranks& r) {
         if (r.rank == 0) usleep(300000);  // the others connect before rank 0 listens
         Comm comm(r, 7, 60);

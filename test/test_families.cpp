@@ -63,7 +63,7 @@ static std::vector<float> weights_of(const std::string& folder, bool ignore_extr
 TEST_CASE("names that other programs put in front of a model's names are found and left out", "[families]") {
     const auto name    = GENERATE(from_range(golden_names()));
     const auto wrapper = GENERATE(as<std::string>{}, "_orig_mod.", "module.", "module._orig_mod.", "model.");
-    const bool bare    = GENERATE(false, true);  // without the family's own prefix
+    const bool bare    = GENERATE(false, true);  // names lack the family's own prefix
     CAPTURE(name, wrapper, bare);
     const std::string prefix = family_of(read_config(golden_home(name))).prefix;
     const Scratch scratch;
@@ -139,8 +139,8 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
     const auto name    = GENERATE(from_range(golden_names()));
     const auto dtype   = GENERATE(as<std::string>{}, "F32", "F16", "BF16");
     const bool sharded = GENERATE(false, true);
-    const bool masters = GENERATE(false, true);  // with a bf16 model, what bf16 cannot hold is in its fp32 masters
-    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded)) return;  // on a GPU only the copies differ
+    const bool masters = GENERATE(false, true);  // fp32 masters hold what the bf16 weights cannot
+    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded)) return;  // only the copies differ on a GPU
     CAPTURE(dev, name, dtype, sharded, masters);
     const Scratch before_folder, after_folder;
     rewrite(golden_home(name), before_folder.path, dtype, sharded ? 20'000 : 1'000'000);
@@ -204,7 +204,7 @@ TEST_CASE("what a folder says beside its facts is kept in the folders that we wr
             CHECK(written[key] == config[key]);
         }
         CHECK(written["torch_dtype"] == "float32");                  // the dtype of the weights beside it
-        CHECK(written["architectures"][0] == "GPTNeoXForCausalLM");  // and their class
+        CHECK(written["architectures"][0] == "GPTNeoXForCausalLM");  // their class too
         CHECK(read_text(folder + "/generation_config.json") == generation);
     }
     CHECK(read_text(second / "config.json") == read_text(third / "config.json"));

@@ -149,7 +149,7 @@ TEST_CASE("muon_momentum and muon_apply", "[ops][muon]") {
 
     Buffer master(dev, {n}, F32, Kind::ordinary, 3), w_half(dev, {n}, BF16);
     const Buffer x(dev, {n}, dtype, Kind::ordinary, 4), update(dev, {2}, DType::I32);
-    const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();  // in fp32 the weights are their own masters
+    const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();  // fp32 weights are their own masters
     const MuonUpdate numbers{lr, 3};
     from_host(update, &numbers, dev->stream());
     const Values before = master.values(), direction = x.values();

@@ -43,7 +43,7 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     REQUIRE(run(s, "train_gpt", common + " --out " + quoted(s / "broken")).code == 0);
     fs::remove_all(s / "broken/checkpoints/0000020");
     fs::remove(s / "broken/checkpoints/latest");
-    fs::create_directory(s / "broken/checkpoints/0000015");  // without COMPLETE it is no checkpoint
+    fs::create_directory(s / "broken/checkpoints/0000015");  // it has no COMPLETE, so it is no checkpoint
     const Ran resumed = run(s, "train_gpt", "--resume --out " + quoted(s / "broken"));
     CAPTURE(resumed.err, resumed.out);
     REQUIRE(resumed.code == 0);

@@ -210,7 +210,7 @@ TEST_CASE("safetensors that transformers wrote are written again byte for byte",
     std::vector<StoredRow> rows;
     for (const auto& [key, t] : file.tensors()) rows.push_back({key, t.dtype, t.shape});
     ModelWriter writer(dir.path, rows);
-    for (const auto& [key, t] : file.tensors()) {  // in two parts
+    for (const auto& [key, t] : file.tensors()) {  // each tensor is written in two parts
         writer.write(key, t.data, t.bytes / 8);
         writer.write(key, t.data + t.bytes / 8, t.bytes - t.bytes / 8);
     }
