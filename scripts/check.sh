@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 echo "== layering: programs -> gpt/ -> data/ -> kernels/; the model knows nothing of options"
-points_up() {  # points_up FILES... -- PATTERN: fails when one of the files includes what it must not know
+points_up() {  # points_up "FILES" PATTERN: fails when one of the files includes a header of that pattern
     if grep -nE "#include \"$2" $1; then echo "these includes point the wrong way" >&2; exit 1; fi
 }
 talkers='gpt/(options|report|run|log|cli|values|plot)\.h'
@@ -14,7 +14,7 @@ points_up "$(ls gpt/*.h)" 'test/'
 points_up "$(ls gpt/*.h | grep -vE "$talkers")" "$talkers"
 # Headers that include each other in a circle do not compile by themselves.
 for header in gpt/*.h data/*.h kernels/{tensor,check,device,ops,cpu,random}.h; do
-    echo "#include \"$header\"" | g++ -std=c++17 -fopenmp -fsyntax-only -I. -x c++ - || { echo "$header does not stand alone" >&2; exit 1; }
+    echo "#include \"$header\"" | ${CXX:-g++} -std=c++17 -fopenmp -fsyntax-only -I. -isystem build-deps/usr/include -x c++ - || { echo "$header does not stand alone" >&2; exit 1; }
 done
 
 echo "== format: clang-format changes no file"

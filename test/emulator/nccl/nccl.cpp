@@ -211,10 +211,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id, int 
 }
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t*) {
     SITE;
-    if (name_in(id).empty())
-        return complain(ncclInvalidArgument,
-                        "the id does not come from ncclGetUniqueId; was it broadcast to every rank?");
-    return join(comm, name_in(id), ranks, rank);
+    return ncclCommInitRank(comm, ranks, id, rank);
 }
 ncclResult_t ncclCommInitAll(ncclComm_t* comms, int ranks, const int* devices) {
     SITE;
