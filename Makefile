@@ -6,7 +6,7 @@
 # make test-cuda      run the emulator's own tests, then those of the CUDA half under it; needs nvcc and no GPU
 # make bench          time ops, training, decoding, tokenizing and the emulator. ARGS= chooses one part, such as 'ops gelu';
 #                     scripts/bench.sh lists them, and also peers, costs and cuda, which run only when they are chosen
-# make fuzz           give random input to every reader of foreign files, a minute each (SECONDS_EACH=60); needs clang++
+# make fuzz           give random input to the readers of texts, tokenizers and shards, a minute each (SECONDS_EACH=60); needs clang++
 # make check          compile with warnings as errors, test under sanitizers, check the format and which way includes point
 # make check-transformers   train every family and compare its checkpoint with transformers, which $(PYTHON) must have
 # make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
