@@ -53,9 +53,9 @@ inline Problem problem(Tensor qkv, Tensor starts, int64_t past, float scale, int
     p.past    = int(past);
     p.scale   = scale;
     p.window  = std::min<int64_t>(window, INT_MAX);  // positions are below INT_MAX, so this hides nothing more
-    p.starts  = starts ? starts.data<int32_t>() : nullptr;
+    p.starts  = starts.data_or_null<int32_t>();
     p.is_wide = qkv.shape[4] * size_of(qkv.dtype) % 16 == 0;
-    for (const Tensor& t : tensors) p.is_wide = p.is_wide && aligned(static_cast<char*>(t.ptr));
+    for (const Tensor& t : tensors) p.is_wide = p.is_wide && aligned(t.ptr);
     return p;
 }
 

@@ -196,6 +196,11 @@ struct Tensor {
         CHECK(dtype == dtype_of<T>, "tensor {} holds {}, not {}", shape.str(), name_of(dtype), name_of(dtype_of<T>));
         return static_cast<T*>(ptr);
     }
+    // The same, or null for a null tensor.
+    template <class T>
+    T* data_or_null() const {
+        return ptr ? data<T>() : nullptr;
+    }
     // The same elements under another shape.
     Tensor view(Shape s) const {
         CHECK(s.numel() == numel(), "cannot view {} as {}: {} elements against {}", shape.str(), s.str(), numel(),
