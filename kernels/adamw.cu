@@ -10,7 +10,7 @@
 //   weight in fp32, where w is its own master, and 30 in bf16.
 #include "cpu.h"
 #include "ops.h"
-#include "rounding.h"
+#include "update.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
@@ -36,8 +36,6 @@ struct AdamWFactors {
           clip(r.clip) {}
 };
 
-HD float gradient_factor(float norm, float clip) { return clip > 0 && norm > clip ? clip / norm : 1.f; }
-
 HD float root_of(float x) { return sqrtf(x); }
 inline cpu::floats root_of(cpu::floats x) {
     for (int i = 0; i < cpu::lanes; i++) x[i] = std::sqrt(x[i]);
@@ -46,21 +44,25 @@ inline cpu::floats root_of(cpu::floats x) {
 
 // The formula above, for one element on the GPU and for a vector of them on the CPU.
 template <class F>
-HD void adamw_element(F& master, F& m, F& v, F grad, float grad_factor, float weight_decay, const AdamWFactors& f,
-                      const AdamWUpdate& u) {
+struct AdamWElement {
+    F master, m, v;
+};
+template <class F>
+HD AdamWElement<F> adamw_element(F master, F m, F v, F grad, float grad_factor, float weight_decay,
+                                 const AdamWFactors& f, const AdamWUpdate& u) {
     const F g = grad * grad_factor;
     m         = m * f.beta1 + g * f.one_minus_beta1;
     v         = v * f.beta2 + g * g * f.one_minus_beta2;
     master    = master - u.lr * (m * u.m_hat / (root_of(v * u.v_hat) + f.eps) + weight_decay * master);
+    return {master, m, v};
 }
 
 namespace cpu {
 
 template <class T>
 static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule) {
-    const float norm2 = *grad_norm2.data<float>();
-    if (!std::isfinite(norm2) || (loss && !std::isfinite(*loss.data<float>()))) return;
-    const float grad_factor   = gradient_factor(std::sqrt(norm2), rule.clip);
+    const float grad_factor = clip_factor(*grad_norm2.data<float>(), loss.data_or_null<float>(), rule.clip);
+    if (grad_factor < 0) return;
     const AdamWUpdate numbers = *static_cast<const AdamWUpdate*>(update.ptr);
     const AdamWFactors factors(rule);
     for (const AdamWRow& row : table.rows) {
@@ -72,15 +74,11 @@ static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tenso
         const float weight_decay = row.weight_decay;
         const uint64_t key       = row.rounding;
         parallel_lanes(row.grad.numel(), [=](int64_t i, auto n) {
-            // A template argument loses the aligned(4) of floats, so a reference to F needs a whole vector's alignment.
-            alignas(4 * lanes) floats master_i = load(master + i, n), m_i = load(m + i, n), v_i = load(v + i, n);
-            adamw_element(master_i, m_i, v_i, load(grad + i, n), grad_factor, weight_decay, factors, numbers);
-            store(m + i, m_i, n);
-            store(v + i, v_i, n);
-            store(master + i, master_i, n);
-            if constexpr (std::is_same_v<T, bf16>)
-                if (key) return store_at_random(w, master_i, i, n, key, numbers.step);
-            store(w + i, master_i, n);
+            const auto next = adamw_element(load(master + i, n), load(m + i, n), load(v + i, n), load(grad + i, n),
+                                            grad_factor, weight_decay, factors, numbers);
+            store(m + i, next.m, n);
+            store(v + i, next.v, n);
+            store_weights(w, master, next.master, i, n, key, numbers.step);
         });
     }
 }
@@ -137,9 +135,8 @@ static void upload(AdamWTable& t, const Device& device) {
 template <class T>
 static __global__ void adamw_kernel(const TableRow* rows, const TableChunk* chunks, const float* grad_norm2,
                                     const float* loss, const AdamWUpdate* update, AdamWFactors factors) {
-    const float norm2 = *grad_norm2;
-    if (!isfinite(norm2) || (loss && !isfinite(*loss))) return;
-    const float grad_factor   = gradient_factor(sqrtf(norm2), factors.clip);
+    const float grad_factor = clip_factor(*grad_norm2, loss, factors.clip);
+    if (grad_factor < 0) return;
     const AdamWUpdate numbers = *update;
     const TableChunk mine     = chunks[blockIdx.x];
     const TableRow row        = rows[mine.row];
@@ -147,17 +144,16 @@ static __global__ void adamw_kernel(const TableRow* rows, const TableChunk* chun
     const auto update_at      = [&](int64_t i, auto width) {
         const Floats<width> grad = load<width>(row.grad + i);
         Floats<width> m = load<width>(row.m + i), v = load<width>(row.v + i), master = load<width>(row.master + i);
-        for (int j = 0; j < width; j++)
-            adamw_element(master[j], m[j], v[j], grad[j], grad_factor, row.weight_decay, factors, numbers);
+        for (int j = 0; j < width; j++) {
+            const auto next =
+                adamw_element(master[j], m[j], v[j], grad[j], grad_factor, row.weight_decay, factors, numbers);
+            master[j] = next.master;
+            m[j]      = next.m;
+            v[j]      = next.v;
+        }
         store(row.m + i, m);
         store(row.v + i, v);
-        store(row.master + i, master);
-        if constexpr (std::is_same_v<T, bf16>) {
-            if (row.rounding) master = at_random(master, i, row.rounding, numbers.step);
-            store(w + i, master);
-        } else if (w != row.master) {
-            store(w + i, master);
-        }
+        store_weights(w, row.master, master, i, row.rounding, numbers.step);
     };
     const int64_t first = mine.index * chunk, end = min(row.n, first + chunk);
     const int64_t wide_end = row.is_wide ? end / 4 * 4 : first;
@@ -169,8 +165,8 @@ template <class T>
 static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Queue& q) {
     CHECK(t.gpu_rows, "adamw: the table was made for the CPU, but the stream is of a GPU");
     launch(adamw_kernel<T>, {t.gpu_chunks.shape[0], 256}, q, static_cast<const TableRow*>(t.gpu_rows.ptr),
-           static_cast<const TableChunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(),
-           static_cast<const float*>(loss.ptr), static_cast<const AdamWUpdate*>(update.ptr), AdamWFactors(rule));
+           static_cast<const TableChunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(), loss.data_or_null<float>(),
+           static_cast<const AdamWUpdate*>(update.ptr), AdamWFactors(rule));
 }
 
 template <int W>

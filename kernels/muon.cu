@@ -16,34 +16,24 @@
 //   Memory moved is small beside the products: 5 (4 m² n + 2 m³) FLOPs for a matrix whose sides are m <= n.
 #include "cpu.h"
 #include "ops.h"
-#include "rounding.h"
+#include "update.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
 
-constexpr float newton_schulz[]   = {3.4445f, -4.7750f, 2.0315f};  // p, q, r: Jordan's, steep at 0 and yet bounded
 constexpr int newton_schulz_steps = 5;
-
-// Returns the factor that clips a gradient, or a negative number when the step is bad and nothing may change.
-HD float muon_shrink(float norm2, const float* loss, float clip) {
-    const bool finite = norm2 - norm2 == 0.f && (!loss || *loss - *loss == 0.f);  // inf - inf and NaN are not 0
-    if (!finite) return -1.f;
-    const float norm = sqrtf(norm2);
-    return clip > 0 && norm > clip ? clip / norm : 1.f;
-}
 
 namespace cpu {
 
 static void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tensor loss, float beta, float clip) {
-    const float shrink = muon_shrink(*grad_norm2.data<float>(), static_cast<const float*>(loss.ptr), clip);
-    if (shrink < 0) return;
+    const float grad_factor = clip_factor(*grad_norm2.data<float>(), loss.data_or_null<float>(), clip);
+    if (grad_factor < 0) return;
     float* b = momentum.data<float>();
     float* u = grad.data<float>();
     parallel_lanes(grad.numel(), [=](int64_t i, auto n) {
-        const floats g   = load(u + i, n) * shrink;
-        const floats now = load(b + i, n) * beta + g;
-        store(b + i, now, n);
-        store(u + i, g + now * beta, n);
+        const floats g = load(u + i, n) * grad_factor, b_i = load(b + i, n) * beta + g;
+        store(b + i, b_i, n);
+        store(u + i, g + b_i * beta, n);
     });
 }
 
@@ -66,18 +56,15 @@ static void blend(Tensor out, float alpha, Tensor a, float beta, Tensor b) {
 template <class T>
 static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
                        float weight_decay, uint64_t rounding) {
-    if (muon_shrink(*grad_norm2.data<float>(), static_cast<const float*>(loss.ptr), 0.f) < 0) return;
+    if (clip_factor(*grad_norm2.data<float>(), loss.data_or_null<float>(), 0.f) < 0) return;
     const MuonUpdate u = *static_cast<const MuonUpdate*>(update.ptr);
     T* to              = w.data<T>();
     const T* direction = x.data<T>();
-    float* weights     = master.data<float>();
+    float* masters     = master.data<float>();
     parallel_lanes(w.numel(), [=](int64_t i, auto n) {
-        const floats old = load(weights + i, n);
-        const floats now = old - u.lr * (scale * load(direction + i, n) + weight_decay * old);
-        store(weights + i, now, n);
-        if constexpr (std::is_same_v<T, bf16>)
-            if (rounding) return store_at_random(to, now, i, n, rounding, u.step);
-        store(to + i, now, n);
+        const floats old     = load(masters + i, n);
+        const floats updated = old - u.lr * (scale * load(direction + i, n) + weight_decay * old);
+        store_weights(to, masters, updated, i, n, rounding, u.step);
     });
 }
 
@@ -89,16 +76,16 @@ namespace gpu {
 template <int W>
 static __global__ void muon_momentum_kernel(float* b, float* u, int64_t n, const float* norm2, const float* loss,
                                             float beta, float clip) {
-    const float shrink = muon_shrink(*norm2, loss, clip);
-    if (shrink < 0) return;
+    const float grad_factor = clip_factor(*norm2, loss, clip);
+    if (grad_factor < 0) return;
     for_grid<W>(n, [=](int64_t i, auto width) {
-        Floats<width> g = load<width>(u + i), now = load<width>(b + i);
+        Floats<width> g = load<width>(u + i), b_i = load<width>(b + i);
         for (int k = 0; k < width; k++) {
-            g[k] *= shrink;
-            now[k] = now[k] * beta + g[k];
-            g[k] += now[k] * beta;
+            g[k] *= grad_factor;
+            b_i[k] = b_i[k] * beta + g[k];
+            g[k] += b_i[k] * beta;
         }
-        store(b + i, now);
+        store(b + i, b_i);
         store(u + i, g);
     });
 }
@@ -107,7 +94,7 @@ static void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tenso
     const int64_t n = grad.numel();
     for_width<float>(aligned(momentum.ptr, grad.ptr), [&](auto width) {
         launch(muon_momentum_kernel<width>, grid_over(n, width), q, momentum.data<float>(), grad.data<float>(), n,
-               grad_norm2.data<float>(), static_cast<const float*>(loss.ptr), beta, clip);
+               grad_norm2.data<float>(), loss.data_or_null<float>(), beta, clip);
     });
 }
 
@@ -151,19 +138,13 @@ template <int W, class T>
 static __global__ void muon_apply_kernel(T* w, float* master, const T* x, int64_t n, const float* norm2,
                                          const float* loss, const MuonUpdate* update, float scale, float weight_decay,
                                          uint64_t rounding) {
-    if (muon_shrink(*norm2, loss, 0.f) < 0) return;
+    if (clip_factor(*norm2, loss, 0.f) < 0) return;
     const MuonUpdate u = *update;
     for_grid<W>(n, [=](int64_t i, auto width) {
         const Floats<width> direction = load<width>(x + i);
-        Floats<width> now             = load<width>(master + i);
-        for (int k = 0; k < width; k++) now[k] -= u.lr * (scale * direction[k] + weight_decay * now[k]);
-        store(master + i, now);
-        if constexpr (std::is_same_v<T, bf16>) {
-            if (rounding) now = at_random(now, i, rounding, u.step);
-            store(w + i, now);
-        } else if (w != master) {
-            store(w + i, now);
-        }
+        Floats<width> updated         = load<width>(master + i);
+        for (int k = 0; k < width; k++) updated[k] -= u.lr * (scale * direction[k] + weight_decay * updated[k]);
+        store_weights(w, master, updated, i, rounding, u.step);
     });
 }
 template <class T>
@@ -172,8 +153,8 @@ static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Ten
     const int64_t n = w.numel();
     for_width<float>(aligned(w.ptr, master.ptr, x.ptr), [&](auto width) {
         launch(muon_apply_kernel<width, T>, grid_over(n, width), q, w.data<T>(), master.data<float>(), x.data<T>(), n,
-               grad_norm2.data<float>(), static_cast<const float*>(loss.ptr),
-               static_cast<const MuonUpdate*>(update.ptr), scale, weight_decay, rounding);
+               grad_norm2.data<float>(), loss.data_or_null<float>(), static_cast<const MuonUpdate*>(update.ptr), scale,
+               weight_decay, rounding);
     });
 }
 
@@ -198,7 +179,7 @@ void muon_orthogonalise(Tensor x, Tensor u, const MuonSpace& space, Stream s) {
     expect(space.gram, Shape({m, m}), x.dtype, x);
     expect(space.gram2, Shape({m, m}), x.dtype, x);
     expect(space.norm2, Shape({1}), DType::F32, x);
-    const float p = newton_schulz[0], q = newton_schulz[1], r = newton_schulz[2];
+    constexpr float p = 3.4445f, q = -4.7750f, r = 2.0315f;  // Jordan's: steep at 0 and yet bounded
     squared_norm(space.norm2, u, s);
     RUN_ON(s, x.dtype, normalise, x, u, space.norm2);
     for (int step = 0; step < newton_schulz_steps; step++) {

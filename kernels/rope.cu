@@ -23,10 +23,12 @@ inline double radians_per_position(int64_t pair, Rope rope) {
 
 // One pair on the GPU, and a vector of pairs on the CPU.
 template <class F>
-HD void rotate_pair(F& a, F& b, F cosine, F sine) {
-    const F old_a = a;
-    a             = old_a * cosine - b * sine;
-    b             = b * cosine + old_a * sine;
+struct Pair {
+    F a, b;
+};
+template <class F>
+HD Pair<F> rotated(F a, F b, F cosine, F sine) {
+    return {a * cosine - b * sine, b * cosine + a * sine};
 }
 
 namespace cpu {
@@ -35,11 +37,9 @@ namespace cpu {
 template <class X>
 void rotate_head(X* head, const float* cosine, const float* sine, int64_t pairs) {
     for_lanes(pairs, [=](int64_t i, auto n) {
-        // A reference to the template argument F needs a whole vector's alignment.
-        alignas(4 * lanes) floats a = load(head + i, n), b = load(head + pairs + i, n);
-        rotate_pair(a, b, load(cosine + i, n), load(sine + i, n));
-        store(head + i, a, n);
-        store(head + pairs + i, b, n);
+        const auto pair = rotated(load(head + i, n), load(head + pairs + i, n), load(cosine + i, n), load(sine + i, n));
+        store(head + i, pair.a, n);
+        store(head + pairs + i, pair.b, n);
     });
 }
 
@@ -47,7 +47,7 @@ void rotate_head(X* head, const float* cosine, const float* sine, int64_t pairs)
 template <class X>
 void rope(Tensor qkv, Tensor positions, Rope rope, float direction) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], pairs = rope.dim / 2;
-    const int32_t* at = positions ? positions.data<int32_t>() : nullptr;
+    const int32_t* at = positions.data_or_null<int32_t>();
     X* const x        = qkv.data<X>();
 
     std::vector<double> speed(pairs);
@@ -111,7 +111,11 @@ static __global__ void rope_kernel(X* qkv, const int32_t* positions, Speeds spee
         const int pair = i % steps * W;
         X* const head  = q + int64_t(i / steps) * D;
         Floats<W> a = load<W>(head + pair), b = load<W>(head + pairs + pair);
-        for (int k = 0; k < W; k++) rotate_pair(a[k], b[k], cosine[pair + k], sine[pair + k]);
+        for (int k = 0; k < W; k++) {
+            const auto next = rotated(a[k], b[k], cosine[pair + k], sine[pair + k]);
+            a[k]            = next.a;
+            b[k]            = next.b;
+        }
         store(head + pair, a);
         store(head + pairs + pair, b);
     }
@@ -121,13 +125,13 @@ template <class X>
 static void rope(Tensor qkv, Tensor positions, Rope r, float direction, Queue& q) {
     const int64_t T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], pairs = r.dim / 2;
     X* const x        = qkv.data<X>();
-    const int32_t* at = positions ? positions.data<int32_t>() : nullptr;
+    const int32_t* at = positions.data_or_null<int32_t>();
     CHECK(pairs <= max_pairs, "rope: rope.dim is {}, expected at most {} on a GPU", r.dim, 2 * max_pairs);
     Speeds speed{};
     for (int64_t i = 0; i < pairs; i++) speed.of[i] = radians_per_position(i, r) / 3.14159265358979323846;
     for_width<X>(aligned(x) && pairs % wide<X> == 0 && D % wide<X> == 0, [&](auto width) {
         const int64_t vectors = 2 * H * pairs / width;
-        const int threads     = int(std::clamp<int64_t>(ceil_div(vectors, 32) * 32, 32, 256));
+        const int threads     = int(std::clamp<int64_t>(round_up(vectors, 32), 32, 256));
         launch(rope_kernel<width, X>, {qkv.shape[0] * T, threads}, q, x, at, speed, int(T), int(H), int(D), int(pairs),
                direction);
     });

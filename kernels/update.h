@@ -1,6 +1,7 @@
-// rounding.h - rounding of fp32 master weights to bf16 up or down at random, for the ops that update weights
+// update.h - what the ops that update weights share: clipping, skipping a bad step, and rounding masters to weights
 //
-//   The probability of rounding up is the fraction that truncation would drop, so that the mean is the master.
+//   A bf16 weight is its fp32 master rounded to nearest or, when the weight has a key, up or down at random. The
+//   probability of rounding up is then the fraction that truncation would drop, so that the mean is the master.
 //   Element i of a weight takes the upper half of word i mod 4 of Philox block i / 4 of (key, step). So it is the same
 //   for any number of threads, on both machines and in every process.
 #pragma once
@@ -11,6 +12,15 @@
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
+
+// Returns the factor min(1, clip / norm) of all gradients, or 1 when clip is 0. When the norm or the loss is not finite
+// it is negative, and nothing may change.
+HD float clip_factor(float norm2, const float* loss, float clip) {
+    const bool finite = norm2 - norm2 == 0.f && (!loss || *loss - *loss == 0.f);  // inf - inf and NaN are not 0
+    if (!finite) return -1.f;
+    const float norm = sqrtf(norm2);
+    return clip > 0 && norm > clip ? clip / norm : 1.f;
+}
 
 HD Philox rounding_bits(uint64_t key, uint32_t step, int64_t block) {
     return philox({{uint32_t(block), uint32_t(block >> 32), step, 0}}, uint32_t(key), uint32_t(key >> 32));
@@ -38,6 +48,16 @@ void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, ui
     }
 }
 
+// Stores `count` masters at elements i, i + 1, … of `to`, and rounded at those of w, which may be the same memory in
+// fp32. Key 0 rounds to nearest.
+template <class T, class Count>
+void store_weights(T* w, float* to, floats masters, int64_t i, Count count, uint64_t key, uint32_t step) {
+    store(to + i, masters, count);
+    if constexpr (std::is_same_v<T, bf16>)
+        if (key) return store_at_random(w, masters, i, count, key, step);
+    store(w + i, masters, count);
+}
+
 }  // namespace cpu
 
 #ifdef __CUDACC__
@@ -51,6 +71,18 @@ __device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t st
     for (int k = 0; k < 4; k++)
         if (W == 4 || i % 4 == k) x[k % W] = float(up_or_down(x[k % W], bits.word[k]));
     return x;
+}
+
+// The same for W masters.
+template <int W, class T>
+__device__ void store_weights(T* w, float* to, Floats<W> masters, int64_t i, uint64_t key, uint32_t step) {
+    store(to + i, masters);
+    if constexpr (std::is_same_v<T, bf16>) {
+        if (key) masters = at_random(masters, i, key, step);
+        store(w + i, masters);
+    } else if (w != to) {
+        store(w + i, masters);
+    }
 }
 
 }  // namespace gpu
