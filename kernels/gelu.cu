@@ -68,31 +68,36 @@ HD F gelu_slope(F x) {
     }
 }
 
+// Calls f(form), where decltype(form)::value is the kind at compile time.
+template <class F>
+static void for_form(Gelu kind, F f) {
+    if (kind == Gelu::tanh)
+        f(std::integral_constant<Gelu, Gelu::tanh>{});
+    else
+        f(std::integral_constant<Gelu, Gelu::erf>{});
+}
+
 namespace cpu {
 
-template <class T, Gelu kind>
-static void gelu_forward(T* y, const T* x, int64_t numel) {
-    parallel_lanes(numel, [=](int64_t i, auto n) { store(y + i, gelu<kind>(load(x + i, n)), n); });
-}
 template <class T>
 static void gelu_forward(Tensor y, Tensor x, Gelu kind) {
-    if (kind == Gelu::tanh)
-        gelu_forward<T, Gelu::tanh>(y.data<T>(), x.data<T>(), x.numel());
-    else
-        gelu_forward<T, Gelu::erf>(y.data<T>(), x.data<T>(), x.numel());
+    T* out      = y.data<T>();
+    const T* in = x.data<T>();
+    for_form(kind, [&](auto form) {
+        constexpr Gelu k = decltype(form)::value;
+        parallel_lanes(x.numel(), [=](int64_t i, auto n) { store(out + i, gelu<k>(load(in + i, n)), n); });
+    });
 }
 
-template <class T, Gelu kind>
-static void gelu_backward(T* dx, const T* dy, const T* x, int64_t numel) {
-    parallel_lanes(numel,
-                   [=](int64_t i, auto n) { store(dx + i, load(dy + i, n) * gelu_slope<kind>(load(x + i, n)), n); });
-}
 template <class T>
 static void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind) {
-    if (kind == Gelu::tanh)
-        gelu_backward<T, Gelu::tanh>(dx.data<T>(), dy.data<T>(), x.data<T>(), x.numel());
-    else
-        gelu_backward<T, Gelu::erf>(dx.data<T>(), dy.data<T>(), x.data<T>(), x.numel());
+    T* out      = dx.data<T>();
+    const T *in = x.data<T>(), *d = dy.data<T>();
+    for_form(kind, [&](auto form) {
+        constexpr Gelu k = decltype(form)::value;
+        parallel_lanes(x.numel(),
+                       [=](int64_t i, auto n) { store(out + i, load(d + i, n) * gelu_slope<k>(load(in + i, n)), n); });
+    });
 }
 
 }  // namespace cpu
@@ -108,17 +113,15 @@ static __global__ void gelu_forward_kernel(T* y, const T* x, int64_t n) {
         store(y + i, v);
     });
 }
-template <class T, Gelu kind>
-static void gelu_forward(T* y, const T* x, int64_t n, Queue& q) {
-    for_width<T>(aligned(y, x),
-                 [&](auto width) { launch(gelu_forward_kernel<width, kind, T>, grid_over(n, width), q, y, x, n); });
-}
 template <class T>
 static void gelu_forward(Tensor y, Tensor x, Gelu kind, Queue& q) {
-    if (kind == Gelu::tanh)
-        gelu_forward<T, Gelu::tanh>(y.data<T>(), x.data<T>(), x.numel(), q);
-    else
-        gelu_forward<T, Gelu::erf>(y.data<T>(), x.data<T>(), x.numel(), q);
+    const int64_t n = x.numel();
+    for_form(kind, [&](auto form) {
+        for_width<T>(aligned(y.ptr, x.ptr), [&](auto width) {
+            launch(gelu_forward_kernel<width, decltype(form)::value, T>, grid_over(n, width), q, y.data<T>(),
+                   x.data<T>(), n);
+        });
+    });
 }
 
 template <int W, Gelu kind, class T>
@@ -129,18 +132,15 @@ static __global__ void gelu_backward_kernel(T* dx, const T* dy, const T* x, int6
         store(dx + i, d);
     });
 }
-template <class T, Gelu kind>
-static void gelu_backward(T* dx, const T* dy, const T* x, int64_t n, Queue& q) {
-    for_width<T>(aligned(dx, dy, x), [&](auto width) {
-        launch(gelu_backward_kernel<width, kind, T>, grid_over(n, width), q, dx, dy, x, n);
-    });
-}
 template <class T>
 static void gelu_backward(Tensor dx, Tensor dy, Tensor x, Gelu kind, Queue& q) {
-    if (kind == Gelu::tanh)
-        gelu_backward<T, Gelu::tanh>(dx.data<T>(), dy.data<T>(), x.data<T>(), x.numel(), q);
-    else
-        gelu_backward<T, Gelu::erf>(dx.data<T>(), dy.data<T>(), x.data<T>(), x.numel(), q);
+    const int64_t n = x.numel();
+    for_form(kind, [&](auto form) {
+        for_width<T>(aligned(dx.ptr, dy.ptr, x.ptr), [&](auto width) {
+            launch(gelu_backward_kernel<width, decltype(form)::value, T>, grid_over(n, width), q, dx.data<T>(),
+                   dy.data<T>(), x.data<T>(), n);
+        });
+    });
 }
 
 }  // namespace gpu
