@@ -72,6 +72,12 @@ static Product product_of(const Factor& a, const Factor& b) {
     p.b_transposed = b.transposed;
     return p;
 }
+// out = x wᵀ + b, where b may be null.
+static Product product_for_out(Tensor x, Tensor w, Tensor b) {
+    Product p = product_of(x, transposed(w));
+    p.bias    = bool(b);
+    return p;
+}
 // dw = or += dyᵀ x, in fp32.
 static Product product_for_dw(Tensor dy, Tensor x, Into into) {
     Product p    = product_of(transposed(dy), x);
@@ -87,19 +93,26 @@ namespace cpu {
 struct OneDnn {
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{engine};
-    std::map<Product, dnnl::matmul> kernels;  // kept, because building one takes about a millisecond
+    std::map<Product, dnnl::matmul> kernels;  // kept, because oneDNN compiles code for each
     std::mutex lock;
 };
 
-static dnnl::memory::desc matrix(int64_t rows, int64_t cols, DType t, bool transposed) {
-    using tag = dnnl::memory::format_tag;
-    return {{rows, cols}, onednn_type(t), transposed ? tag::ba : tag::ab};
-}
+// How memory holds the operands of a product.
+struct Layouts {
+    dnnl::memory::desc a, b, c, bias;
+    explicit Layouts(const Product& p)
+        : a(matrix(p.M, p.K, p.in, p.a_transposed)),
+          b(matrix(p.K, p.N, p.in, p.b_transposed)),
+          c(matrix(p.M, p.N, p.out)),
+          bias(p.bias ? matrix(1, p.N, p.in) : dnnl::memory::desc()) {}
+    static dnnl::memory::desc matrix(int64_t rows, int64_t columns, DType t, bool transposed = false) {
+        using tag = dnnl::memory::format_tag;
+        return {{rows, columns}, onednn_type(t), transposed ? tag::ba : tag::ab};
+    }
+};
 
 static dnnl::matmul build(const Product& p, const dnnl::engine& engine) {
-    const auto a = matrix(p.M, p.K, p.in, p.a_transposed), b = matrix(p.K, p.N, p.in, p.b_transposed);
-    const auto c    = matrix(p.M, p.N, p.out, false);
-    const auto bias = p.bias ? matrix(1, p.N, p.in, false) : dnnl::memory::desc();
+    const Layouts l(p);
     dnnl::post_ops after;
     dnnl::primitive_attr attr;
     const auto gelu = p.gelu == Gelu::tanh ? dnnl::algorithm::eltwise_gelu_tanh : dnnl::algorithm::eltwise_gelu_erf;
@@ -107,11 +120,11 @@ static dnnl::matmul build(const Product& p, const dnnl::engine& engine) {
 #if DNNL_VERSION_MAJOR >= 3
     if (p.gelu) after.append_eltwise(gelu, 0.f, 0.f);
     attr.set_post_ops(after);
-    return dnnl::matmul(dnnl::matmul::primitive_desc(engine, a, b, bias, c, attr));
+    return dnnl::matmul(dnnl::matmul::primitive_desc(engine, l.a, l.b, l.bias, l.c, attr));
 #else
     if (p.gelu) after.append_eltwise(1.f, gelu, 0.f, 0.f);
     attr.set_post_ops(after);
-    return dnnl::matmul({dnnl::matmul::desc(a, b, bias, c), attr, engine});
+    return dnnl::matmul({dnnl::matmul::desc(l.a, l.b, l.bias, l.c), attr, engine});
 #endif
 }
 
@@ -120,13 +133,11 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
     const std::lock_guard<std::mutex> guard(dnn.lock);
     auto found = dnn.kernels.find(p);
     if (found == dnn.kernels.end()) found = dnn.kernels.emplace(p, build(p, dnn.engine)).first;
-    const auto wrap = [&](int64_t rows, int64_t cols, bool transposed, Tensor t) {
-        return dnnl::memory(matrix(rows, cols, t.dtype, transposed), dnn.engine, t.ptr);
-    };
-    std::unordered_map<int, dnnl::memory> args = {{DNNL_ARG_SRC, wrap(p.M, p.K, p.a_transposed, a)},
-                                                  {DNNL_ARG_WEIGHTS, wrap(p.K, p.N, p.b_transposed, b)},
-                                                  {DNNL_ARG_DST, wrap(p.M, p.N, false, c)}};
-    if (p.bias) args.emplace(DNNL_ARG_BIAS, wrap(1, p.N, false, bias));
+    const Layouts l(p);
+    std::unordered_map<int, dnnl::memory> args = {{DNNL_ARG_SRC, {l.a, dnn.engine, a.ptr}},
+                                                  {DNNL_ARG_WEIGHTS, {l.b, dnn.engine, b.ptr}},
+                                                  {DNNL_ARG_DST, {l.c, dnn.engine, c.ptr}}};
+    if (p.bias) args.emplace(DNNL_ARG_BIAS, dnnl::memory(l.bias, dnn.engine, bias.ptr));
     found->second.execute(dnn.stream, args);
     dnn.stream.wait();
 } catch (const dnnl::error& e) {
@@ -135,7 +146,8 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
 
 // ---- a few rows -----------------------------------------------------------------------------------------------------
 
-// Measured on 2 cores of a Zen 4: 4 rows times a 768 × 50304 bf16 weight take as long here as 1 row by oneDNN.
+// Measured on 2 cores of a Zen 4 (2026-11-22): 4 rows times a 768 × 50304 bf16 weight take as long here as 1 row by
+// oneDNN.
 constexpr int64_t few_rows = 4;
 
 // Multiplies R rows of x by four rows of w at a time. The 4 R running sums stay in registers, and each weight is read
@@ -168,8 +180,7 @@ template <class T>
 static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     const auto run = [&](auto rows) {
-        few_rows_forward<decltype(rows)::value>(out.data<T>(), x.data<T>(), w.data<T>(), b ? b.data<T>() : nullptr, IC,
-                                                OC);
+        few_rows_forward<decltype(rows)::value>(out.data<T>(), x.data<T>(), w.data<T>(), b.data_or_null<T>(), IC, OC);
     };
     static_assert(few_rows == 4, "one case per number of rows");
     switch (N) {
@@ -186,9 +197,7 @@ static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
     if (few_rows_forward<T>(out, x, w, b)) return;
-    Product p = product_of(x, transposed(w));
-    p.bias    = bool(b);
-    multiply(p, out, x, w, b);
+    multiply(product_for_out(x, w, b), out, x, w, b);
 }
 
 // oneDNN can apply gelu to its product. We use that for the tanh form only: its erf form is less accurate than gelu.cu
@@ -196,8 +205,7 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b) {
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind) {
     if (!pre && x.shape[0] > few_rows && kind == Gelu::tanh) {
-        Product p = product_of(x, transposed(w));
-        p.bias    = bool(b);
+        Product p = product_for_out(x, w, b);
         p.gelu    = kind;
         return multiply(p, act, x, w, b);
     }
@@ -219,18 +227,17 @@ static void column_sums(Tensor db, Tensor dy, Into into) {
     const T* in            = dy.data<T>();
     constexpr int64_t slab = 4 * lanes;
     parallel_ranges(ceil_div(OC, slab), std::max<int64_t>(1, 16384 / (slab * N + 1)), [=](int64_t begin, int64_t end) {
-        for (int64_t c = begin * slab; c < std::min(end * slab, OC); c += lanes) {
-            const int64_t n = std::min<int64_t>(lanes, OC - c);
+        const int64_t first = begin * slab;
+        for_lanes(std::min(end * slab, OC) - first, [=](int64_t i, auto n) {
+            float* const to = out + first + i;
             floats total    = {};
-            if (n <= 0) break;
-            for (int64_t r = 0; r < N; r += 64) {
-                floats run = {};
-                for (int64_t i = r; i < std::min(r + 64, N); i++)
-                    run += n == lanes ? load(in + i * OC + c) : load(in + i * OC + c, n);
-                total += run;
+            for (int64_t group = 0; group < N; group += 64) {
+                floats of_group = {};
+                for (int64_t r = group; r < std::min(group + 64, N); r++) of_group += load(in + r * OC + first + i, n);
+                total += of_group;
             }
-            store(out + c, into == Into::add ? load(out + c, n) + total : total, n);
-        }
+            store(to, into == Into::add ? load(to, n) + total : total, n);
+        });
     });
 }
 
@@ -262,7 +269,7 @@ static void check(cublasStatus_t status, const char* call, const Product& p, con
 }
 #define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
 
-// What cuBLASLt needs for one Product. It is kept, because asking for the best algorithm takes tens of microseconds.
+// What cuBLASLt needs for one Product. It is kept, so that cuBLASLt is asked for the best algorithm once.
 struct Prepared {
     cublasLtMatmulDesc_t op  = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
@@ -378,9 +385,7 @@ static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor b
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
-    Product p = product_of(x, transposed(w));
-    p.bias    = bool(b);
-    multiply(p, out, x, w, q, b);
+    multiply(product_for_out(x, w, b), out, x, w, q, b);
 }
 
 // cuBLASLt has only the tanh form of gelu, and does not document its accuracy. In bf16 rounding hides the error, in
@@ -396,8 +401,7 @@ constexpr bool can_fuse(Gelu kind) {
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
     if (!pre && can_fuse<T>(kind)) {
-        Product p = product_of(x, transposed(w));
-        p.bias    = bool(b);
+        Product p = product_for_out(x, w, b);
         p.gelu    = kind;
         if (multiply(p, act, x, w, q, b)) return;
     }
@@ -492,20 +496,20 @@ static void expect_product(const char* op, Tensor out, Tensor x, Tensor w) {
 }
 
 void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Stream s) {
-    expect_product("matmul_forward", out, x, w);
+    expect_product(__func__, out, x, w);
     expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
     RUN_ON(s, x.dtype, matmul_forward, out, x, w, b);
 }
 
 void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Stream s) {
-    expect_product("matmul_gelu_forward", act, x, w);
+    expect_product(__func__, act, x, w);
     expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
     expect_maybe(pre, act.shape, act.dtype, act);
     RUN_ON(s, x.dtype, matmul_gelu_forward, act, pre, x, w, b, kind);
 }
 
 void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Stream s) {
-    expect_product("matmul_backward", dy, x, w);
+    expect_product(__func__, dy, x, w);
     expect(dw, w.shape, DType::F32, w);
     expect_maybe(dx, x.shape, x.dtype, x);
     expect_maybe(db, Shape({w.shape[0]}), DType::F32, w);
@@ -514,7 +518,7 @@ void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tenso
 
 void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre, Gelu kind,
                           Into into, Stream s) {
-    expect_product("matmul_gelu_backward", dy, act, w);
+    expect_product(__func__, dy, act, w);
     expect(dpre, act.shape, act.dtype, act);
     expect(pre, act.shape, act.dtype, act);
     RUN_ON(s, dy.dtype, matmul_gelu_backward, dpre, dw, db, dy, act, w, pre, kind, into);
@@ -532,12 +536,10 @@ void matmul(Tensor out, Factor a, Factor b, Stream s) {
 Cost matmul_cost(int64_t M, int64_t N, int64_t K, DType x) {
     return {double((M * K + K * N + M * N) * size_of(x)), 2. * double(M) * double(N * K)};
 }
-Cost matmul_forward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
-    return {double((N * IC + IC * OC + N * OC) * size_of(x)), 2. * double(N) * double(IC * OC)};
-}
+Cost matmul_forward_cost(int64_t N, int64_t IC, int64_t OC, DType x) { return matmul_cost(N, OC, IC, x); }
 Cost matmul_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
     return {double((N * OC + 2 * N * IC + IC * OC) * size_of(x)) + 4. * double(IC * OC + OC),
-            4. * double(N) * double(IC * OC)};
+            2 * matmul_cost(N, OC, IC, x).flops};
 }
 Cost matmul_gelu_forward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
     return matmul_forward_cost(N, IC, OC, x) + Cost{double(N * OC * size_of(x))};
