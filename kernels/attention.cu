@@ -53,10 +53,10 @@ struct Matrix {
 
 // One block: c[i][j] = or += Σ_k a(i,k) b[k][j], for `wide` vectors j. Rows of b and c have stride N.
 template <int wide>
-inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
+inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float* b, Into into) {
     floats acc[block_rows][wide];
     for (int i = 0; i < block_rows; i++)
-        for (int j = 0; j < wide; j++) acc[i][j] = add ? load(c + i * N + j * lanes) : floats{};
+        for (int j = 0; j < wide; j++) acc[i][j] = into == Into::add ? load(c + i * N + j * lanes) : floats{};
     for (int64_t k = 0; k < K; k++, a.p += a.column_stride, b += N) {
         floats bk[wide];
         for (int j = 0; j < wide; j++) bk[j] = load(b + j * lanes);
@@ -70,11 +70,11 @@ inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float*
 }
 
 // c (M,N) = or += a (M,K) b (K,N). M is a multiple of 8, N of the number of lanes.
-inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, bool add) {
+inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, Into into) {
     const auto column = [&](int64_t j, auto wide) {
         for (int64_t i = 0; i < M; i += block_rows)
             product_block<wide>(c + i * N + j, N, K, {a.p + i * a.row_stride, a.row_stride, a.column_stride}, b + j,
-                                add);
+                                into);
     };
     int64_t j = 0;
     for (; j + block_wide * lanes <= N; j += block_wide * lanes) column(j, std::integral_constant<int, block_wide>{});
@@ -265,10 +265,10 @@ void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Row
             const Panel& p = panels[i];
             if (p.n == 0 || key >= p.end || key + n <= p.begin) continue;
             const int64_t seen = round_up(std::min(n, p.end - key), 8);
-            product(b.scores, seen, queries, Dp, {b.k, Dp, 1}, b.panel[i].q, false);
+            product(b.scores, seen, queries, Dp, {b.k, Dp, 1}, b.panel[i].q, Into::set);
             p.hide(b.scores, key, seen);
             online_softmax(b.panel[i], b.scores, seen, scale, Dp);
-            product(b.panel[i].acc, Dp, queries, seen, {b.v, 1, Dp}, b.scores, true);
+            product(b.panel[i].acc, Dp, queries, seen, {b.v, 1, Dp}, b.scores, Into::add);
         }
     }
 
@@ -355,13 +355,13 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
         load_tile(b.k, h.k.from(key), count, seen, h.D, Dp);
         load_tile(b.v, h.v.from(key), count, seen, h.D, Dp);
         const Matrix k{b.k, Dp, 1}, v{b.v, Dp, 1}, p{b.p, queries, 1}, ds{b.ds, queries, 1};
-        product(b.p, seen, queries, Dp, k, b.q_columns, false);
+        product(b.p, seen, queries, Dp, k, b.q_columns, Into::set);
         panel.hide(b.p, key, seen);
-        product(b.ds, seen, queries, Dp, v, b.dout_columns, false);
+        product(b.ds, seen, queries, Dp, v, b.dout_columns, Into::set);
         softmax_backward(b.p, b.ds, b.lse, b.delta, seen, scale);
-        product(dv + key * Dp, seen, Dp, queries, p, b.dout, true);
-        product(dk + key * Dp, seen, Dp, queries, ds, b.q, true);
-        product(b.dq_columns, Dp, queries, seen, k.transposed(), b.ds, true);
+        product(dv + key * Dp, seen, Dp, queries, p, b.dout, Into::add);
+        product(dk + key * Dp, seen, Dp, queries, ds, b.q, Into::add);
+        product(b.dq_columns, Dp, queries, seen, k.transposed(), b.ds, Into::add);
     }
     float factor[queries];
     std::fill_n(factor, queries, scale);
@@ -374,7 +374,7 @@ inline float* scratch(int64_t n) {
         float x[16];
     };
     static thread_local std::vector<Line> lines;
-    if (int64_t(lines.size()) * 16 < n) lines = std::vector<Line>(round_up(n, 16) / 16);
+    if (int64_t(lines.size()) * 16 < n) lines = std::vector<Line>(ceil_div(n, 16));
     return lines.data()->x;
 }
 

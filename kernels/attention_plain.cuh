@@ -147,10 +147,9 @@ __global__ void __launch_bounds__(plain_threads, 2)
     float factor[R];
 #pragma unroll
     for (int i = 0; i < R; i++) {
-        float sum = row_sum[i];
-        for (int j = 16; j; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
-        factor[i]   = 1.f / sum;
-        const int t = own.row + row + i;
+        const float sum = warp_sum(row_sum[i]);
+        const int t     = own.row + row + i;
+        factor[i]       = 1.f / sum;
         if (lse && lane == 0 && t < p.T) lse[own.head_offset(p) + t] = row_max[i] + logf(sum);
     }
     plain_store<R, D>(out.at(own.b, own.h), acc, factor, own.row + row, p.T, p.D);
@@ -240,7 +239,7 @@ __global__ void __launch_bounds__(plain_threads, 2)
 #pragma unroll
         for (int i = 0; i < R; i++) {
             const int key = own.row + row + i;
-            s[i]          = key >= first_key && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;  // now p
+            s[i]          = key >= first_key && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;  // s becomes p
             weights[i * streamed_rows + lane] = s[i];
         }
         plain_product<R>(dv_sums, weights, dout_tile);

@@ -146,8 +146,8 @@ __device__ inline void for_each_element(Sums<M, N>& c, F f) {
 }
 
 // Stores factor × c to rows [first + row, first + row + 16 M) of a head. The values go through rows [row, row + 16 M)
-// of a tile that is no longer needed, so that global memory is written 16 bytes at a time. Only this warp uses those
-// rows of the tile.
+// of a tile that has been read for the last time, so that global memory is written 16 bytes at a time. Only this warp
+// uses those rows of the tile.
 template <int M, int D>
 __device__ inline void store_rows(Rows<bf16> head, Tile<bf16, D> tile, const Sums<M, D>& c, const float (&factor)[M][2],
                                   int first, int row, int end, int width) {

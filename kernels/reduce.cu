@@ -43,13 +43,12 @@ static void sum(Tensor out, Tensor x, float scale) {
 }  // namespace cpu
 
 // The number of blocks of a sum on a GPU. It depends on the number of elements alone.
-static int64_t sum_blocks(int64_t numel) { return std::clamp<int64_t>(ceil_div(numel, 4096), 1, 1024); }
+constexpr int most_blocks = 1024;
+static int64_t sum_blocks(int64_t numel) { return std::clamp<int64_t>(ceil_div(numel, 4096), 1, most_blocks); }
 
 #ifdef __CUDACC__
 namespace gpu {
 
-// At most 64 terms are added in float, and their sums in double. Each of at most 1024 blocks writes one number. A
-// second kernel of one block adds those, so that the host need not wait. The number of blocks depends on n alone.
 struct Square {
     __device__ float operator()(float x) const { return x * x; }
 };
@@ -57,6 +56,8 @@ struct Identity {
     __device__ float operator()(float x) const { return x; }
 };
 
+// At most 64 terms are added in float, and their sums in double. Each block writes one number. A second kernel of one
+// block adds those, so that the host need not wait.
 template <int W, class F>
 static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F term) {
     float sum[W] = {};  // each has up to 64 terms
@@ -77,13 +78,13 @@ static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F ter
     total = block_sum(total);
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
-static __global__ void finish_kernel(float* out, const double* sums, int count, double scale, bool add) {
+static __global__ void finish_kernel(float* out, const double* sums, int count, double scale, Into into) {
     const double total = block_sum(int(threadIdx.x) < count ? sums[threadIdx.x] : 0.);
-    if (threadIdx.x == 0) *out = (add ? *out : 0.f) + float(scale * total);
+    if (threadIdx.x == 0) *out = (into == Into::add ? *out : 0.f) + float(scale * total);
 }
 
 template <class F>
-static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue& q) {
+static void sum_into(Tensor out, Tensor x, double scale, Into into, F term, Queue& q) {
     const float* in      = x.data<float>();
     const int64_t n      = x.numel();
     const int64_t blocks = sum_blocks(n);
@@ -91,11 +92,11 @@ static void sum_into(Tensor out, Tensor x, double scale, bool add, F term, Queue
     for_width<float>(aligned(in), [&](auto width) {
         launch(sum_kernel<width, F>, {blocks, 256}, q, sums, in, n, term);
     });
-    launch(finish_kernel, {1, 1024}, q, out.data<float>(), sums, int(blocks), scale, add);
+    launch(finish_kernel, {1, most_blocks}, q, out.data<float>(), sums, int(blocks), scale, into);
 }
 
-static void squared_norm(Tensor out, Tensor x, Queue& q) { sum_into(out, x, 1, false, Square{}, q); }
-static void sum(Tensor out, Tensor x, float scale, Queue& q) { sum_into(out, x, scale, true, Identity{}, q); }
+static void squared_norm(Tensor out, Tensor x, Queue& q) { sum_into(out, x, 1, Into::set, Square{}, q); }
+static void sum(Tensor out, Tensor x, float scale, Queue& q) { sum_into(out, x, scale, Into::add, Identity{}, q); }
 
 }  // namespace gpu
 #endif
