@@ -58,7 +58,7 @@ std::string Collective::new_id() {
 
 Collective::Collective(const std::string& id, int rank, int world, Stream s) {
     CHECK(s.where == Machine::cuda, "NCCL sums on GPUs, and this stream belongs to the CPU");
-    communicator_ = std::make_shared<gpu::Communicator>(id, rank, world, static_cast<gpu::Queue*>(s.handle)->stream);
+    communicator_ = std::make_shared<gpu::Communicator>(id, rank, world, gpu::queue_of(s).stream);
 }
 void Collective::sum(std::initializer_list<Tensor> tensors) const {
     for (const Tensor& t : tensors) expect_dtype(t, DType::F32);

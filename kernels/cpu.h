@@ -32,8 +32,7 @@ inline void parallel_tasks(int64_t n, F f) {
     for (int64_t i = 0; i < n; i++) f(i);
 }
 
-// Vectors wider than a register would be kept on the stack by GCC: with SSE, attention then ran at a tenth of its
-// speed.
+// Vectors wider than a register would be kept on the stack by GCC, so that every operation loads and stores them.
 #if defined(__AVX512F__)
 constexpr int lanes = 16;
 #elif defined(__AVX__)

@@ -183,13 +183,20 @@ template <class To, class From>
 static void convert(Tensor dst, Tensor src) {
     To* out        = dst.data<To>();
     const From* in = src.data<From>();
-    parallel_ranges(dst.numel(), 1 << 14, [=](int64_t begin, int64_t end) {
-        for_lanes(end - begin, [=](int64_t i, auto n) { store(out + begin + i, load(in + begin + i, n), n); });
+    parallel_lanes(dst.numel(), [=](int64_t i, auto n) { store(out + i, load(in + i, n), n); });
+}
+static void copy(Tensor dst, Tensor src) {
+    if (dst.dtype == src.dtype)
+        return parallel_ranges(src.bytes(), 1 << 20, [=](int64_t begin, int64_t end) {
+            std::memcpy(static_cast<char*>(dst.ptr) + begin, static_cast<const char*>(src.ptr) + begin, end - begin);
+        });
+    for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
+        convert<typename decltype(to)::type, typename decltype(from)::type>(dst, src);
     });
 }
-static void move_bytes(void* dst, const void* src, int64_t bytes) {
-    parallel_ranges(bytes, 1 << 20, [=](int64_t begin, int64_t end) {
-        std::memcpy(static_cast<char*>(dst) + begin, static_cast<const char*>(src) + begin, end - begin);
+static void zero(Tensor t) {
+    parallel_ranges(t.bytes(), 1 << 20, [=](int64_t begin, int64_t end) {
+        std::memset(static_cast<char*>(t.ptr) + begin, 0, end - begin);
     });
 }
 }  // namespace cpu
@@ -221,19 +228,10 @@ static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t
 
 void copy(Tensor dst, Tensor src, Stream s) {
     CHECK(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
-    ON_GPU(s, gpu::copy(dst, src, gpu::OpScope(s, "copy")));
-    if (dst.dtype == src.dtype) return cpu::move_bytes(dst.ptr, src.ptr, src.bytes());
-    for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
-        cpu::convert<typename decltype(to)::type, typename decltype(from)::type>(dst, src);
-    });
+    RUN_UNTYPED(s, copy, dst, src);
 }
 
-void zero(Tensor t, Stream s) {
-    ON_GPU(s, gpu::zero(t, gpu::OpScope(s, "zero")));
-    cpu::parallel_ranges(t.bytes(), 1 << 20, [=](int64_t begin, int64_t end) {
-        std::memset(static_cast<char*>(t.ptr) + begin, 0, end - begin);
-    });
-}
+void zero(Tensor t, Stream s) { RUN_UNTYPED(s, zero, t); }
 
 void sync(Stream s) { ON_GPU(s, gpu::queue_of(s).wait()); }
 

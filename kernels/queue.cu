@@ -90,7 +90,7 @@ void Queue::wait() {
     answer_->bad.rule.complain(answer_->bad.at, answer_->bad.id);
 }
 
-// One block reads a few tens of thousands of ids in microseconds, and finds the first bad one without atomics.
+// One block reads all ids, so that it finds the first bad one without atomics.
 static __global__ void check_ids_kernel(BadId* bad, const int32_t* ids, int64_t n, IdRule rule) {
     __shared__ int64_t firsts[32];
     int64_t first    = n;
