@@ -163,10 +163,10 @@ static __global__ void __launch_bounds__(1024)
 template <class T>
 static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Queue& q) {
     q.expect_ids(targets, target_rule(targets, V));
-    const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = ceil_div(Vp * int64_t(sizeof(T)), 16) * 16;
+    const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = round_up(Vp * int64_t(sizeof(T)), 16);
     const bool keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
-        const int threads = int(std::clamp<int64_t>(ceil_div(Vp / width, 32) * 32, 32, 1024));
+        const int threads = int(std::clamp<int64_t>(round_up(Vp / width, 32), 32, 1024));
         launch(cross_entropy_kernel<width, T>, {N, threads, keep ? row_bytes : 0}, q, logits.data<T>(),
                losses.data<float>(), targets.data<int32_t>(), V, Vp, grad_scale, keep, q.bad);
     });
@@ -184,6 +184,8 @@ void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, floa
     RUN_ON(s, logits.dtype, cross_entropy, losses, logits, targets, V, grad_scale);
 }
 
-Cost cross_entropy_cost(int64_t N, int64_t Vp, bool gradient, DType x) {
-    return {(gradient ? 2. : 1.) * double(N * Vp * size_of(x)) + 8. * double(N)};
+// The logits are read, a target and a loss are 8 bytes a row, and the gradient overwrites the logits.
+Cost cross_entropy_loss_cost(int64_t N, int64_t Vp, DType x) { return {double(N * Vp * size_of(x)) + 8. * double(N)}; }
+Cost cross_entropy_cost(int64_t N, int64_t Vp, DType x) {
+    return cross_entropy_loss_cost(N, Vp, x) + Cost{double(N * Vp * size_of(x))};
 }

@@ -151,7 +151,8 @@ Cost add_forward_cost(int64_t numel, DType x);
 // means that the row has none: its loss and its gradient are 0.
 void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,  // (N) fp32, (N,Vp) x
                    Tensor targets, int64_t V, float grad_scale, Stream s);    // (N) int32
-Cost cross_entropy_cost(int64_t N, int64_t Vp, bool gradient, DType x);
+Cost cross_entropy_cost     (int64_t N, int64_t Vp, DType x);                 // with the gradient
+Cost cross_entropy_loss_cost(int64_t N, int64_t Vp, DType x);                 // without, when grad_scale is 0
 
 // ---- adamw.cu (Loshchilov & Hutter 2017: arXiv 1711.05101) ----------------------------------------------------------
 struct AdamWRule {

@@ -52,29 +52,29 @@ class Pool {
 
 // ---- costs of several ops together ----------------------------------------------------------------------------------
 
-static Cost block_forward_cost(const Config& c, const BatchShape& z, DType x) {
-    const int64_t N = z.rows(), C = c.width, F = c.feed_forward;
+static Cost block_forward_cost(const Config& c, const BatchShape& shape, DType x) {
+    const int64_t N = shape.rows(), C = c.width, F = c.feed_forward;
     const Cost add = add_forward_cost(N * C, x), norm = layernorm_forward_cost(N, C, x);
     return norm + matmul_forward_cost(N, C, 3 * C, x) + rope_cost(N, c.heads, c.rope.dim, x) +
-           attention_forward_cost(z.batch, z.context, c.heads, c.head_size(), x) + matmul_forward_cost(N, C, C, x) +
-           (c.parallel ? add + norm : add_layernorm_forward_cost(N, C, x)) + matmul_gelu_forward_cost(N, C, F, x) +
-           matmul_forward_cost(N, F, C, x) + add;
+           attention_forward_cost(shape.batch, shape.context, c.heads, c.head_size(), x) +
+           matmul_forward_cost(N, C, C, x) + (c.parallel ? add + norm : add_layernorm_forward_cost(N, C, x)) +
+           matmul_gelu_forward_cost(N, C, F, x) + matmul_forward_cost(N, F, C, x) + add;
 }
-static Cost block_backward_cost(const Config& c, const BatchShape& z, DType x) {
-    const int64_t N = z.rows(), C = c.width, F = c.feed_forward;
+static Cost block_backward_cost(const Config& c, const BatchShape& shape, DType x) {
+    const int64_t N = shape.rows(), C = c.width, F = c.feed_forward;
     return matmul_gelu_backward_cost(N, F, C, x) + matmul_backward_cost(N, C, F, x) +
            layernorm_backward_cost(N, C, x) * 2 + matmul_backward_cost(N, C, C, x) +
-           attention_backward_cost(z.batch, z.context, c.heads, c.head_size(), x) +
+           attention_backward_cost(shape.batch, shape.context, c.heads, c.head_size(), x) +
            rope_cost(N, c.heads, c.rope.dim, x) + matmul_backward_cost(N, C, 3 * C, x);
 }
 // Forward, backward, the norm of the gradients and the update.
-static Cost step_cost(const Config& c, const BatchShape& z, DType x, int64_t weights) {
-    const int64_t N = z.rows(), C = c.width, Vp = c.padded_vocab();
-    return embedding_forward_cost(z.batch, z.context, C, x) +
-           (block_forward_cost(c, z, x) + block_backward_cost(c, z, x)) * double(c.layers) +
-           layernorm_forward_cost(N, C, x) + matmul_forward_cost(N, C, Vp, x) + cross_entropy_cost(N, Vp, true, x) +
+static Cost step_cost(const Config& c, const BatchShape& shape, DType x, int64_t weights) {
+    const int64_t N = shape.rows(), C = c.width, Vp = c.padded_vocab();
+    return embedding_forward_cost(shape.batch, shape.context, C, x) +
+           (block_forward_cost(c, shape, x) + block_backward_cost(c, shape, x)) * double(c.layers) +
+           layernorm_forward_cost(N, C, x) + matmul_forward_cost(N, C, Vp, x) + cross_entropy_cost(N, Vp, x) +
            matmul_backward_cost(N, C, Vp, x) + layernorm_backward_cost(N, C, x) +
-           embedding_backward_cost(z.batch, z.context, C, x) + sum_cost(weights) + adamw_cost(weights, x);
+           embedding_backward_cost(shape.batch, shape.context, C, x) + sum_cost(weights) + adamw_cost(weights, x);
 }
 
 // ---- how it is measured ---------------------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         b.row("embedding backward", x, embedding_backward_cost(B, T, C, x),
               [&] { embedding_backward(dwte, dwpe, rows, tokens, none, s); });
         const Tensor logits = make({R, Vp}, x), losses = make({R}, f), targets = Tensor{tokens.ptr, DType::I32, {R}};
-        b.row("cross_entropy loss only", x, cross_entropy_cost(R, Vp, false, x),
+        b.row("cross_entropy loss only", x, cross_entropy_loss_cost(R, Vp, x),
               [&] { cross_entropy(losses, logits, targets, V, 0.f, s); });
-        b.row("cross_entropy with gradient", x, cross_entropy_cost(R, Vp, true, x),
+        b.row("cross_entropy with gradient", x, cross_entropy_cost(R, Vp, x),
               [&] { cross_entropy(losses, logits, targets, V, 1e-3f, s); });
         const Tensor one = make({1, C}, x), one_out = make({1, Vp}, x);
         const Cost read_weight{matmul_forward_cost(1, C, Vp, x).bytes};  // memory is the bound, so no FLOPs
