@@ -1,6 +1,7 @@
 // recognize.h - says what a file is that holds no text, from its first bytes
 //
 // A byte-level vocabulary can encode any file, so one that is no text would silently become useless tokens.
+// A text that merely begins with the word of a form, such as "GGUF is a format", is text.
 #pragma once
 #include <utf8proc.h>
 
@@ -21,16 +22,14 @@ struct Magic {
     size_t at;
     std::string_view bytes;
     const char *what, *advice;
+    bool may_look_like_text = false;  // files of this form can hold nothing but characters of text
 };
 
-// clang-format off: a table
+// clang-format off
 inline constexpr Magic magics[] = {
     {0, "PAR1", "a Parquet file", "python3 data/parquet_text.py FILE… | ./tokenize --input - --format jsonl …"},
     {0, "ARROW1", "an Arrow file", "pyarrow or Hugging Face datasets (to_json) write it as JSON lines"},
-    {0,
-     {"\xff\xff\xff\xff", 4},
-     "an Arrow stream",
-     "pyarrow or Hugging Face datasets (to_json) write it as JSON lines"},
+    {0, {"\xff\xff\xff\xff", 4}, "an Arrow stream", "pyarrow or Hugging Face datasets (to_json) write it as JSON lines"},
     {0, {"SQLite format 3\0", 16}, "an SQLite database", "sqlite3 FILE 'select …' prints its text"},
     {0, "\x89HDF\r\n\x1a\n", "an HDF5 file", "h5py reads its text"},
     {0, "\x93NUMPY", "a NumPy array", "./train_gpt reads ids without a header, as ndarray.tofile() writes them"},
@@ -55,9 +54,9 @@ inline constexpr Magic magics[] = {
     {0, "7z\xbc\xaf\x27\x1c", "an archive (7z)", "unpack it and give its text files"},
     {0, "Rar!\x1a\x07", "an archive (rar)", "unpack it and give its text files"},
     {257, "ustar", "an archive (tar)", "unpack it and give its text files"},
-    {0, "!<arch>\n", "an archive (ar)", "unpack it and give its text files"},
-    {0, "%PDF-", "a PDF file", "pdftotext takes the text out of it"},
-    {0, "{\\rtf", "a rich-text file (RTF)", "save it as plain text"},
+    {0, "!<arch>\n", "an archive (ar)", "unpack it and give its text files", true},
+    {0, "%PDF-", "a PDF file", "pdftotext takes the text out of it", true},
+    {0, "{\\rtf", "a rich-text file (RTF)", "save it as plain text", true},
     {0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file", "save it as plain text"},
     {0, "\x89PNG\r\n", "an image (PNG)", "give text"},
     {0, "\xff\xd8\xff", "an image (JPEG)", "give text"},
@@ -70,22 +69,20 @@ inline constexpr Magic magics[] = {
     {0, "OggS", "sound (Ogg)", "give text"},
     {0, "fLaC", "sound (FLAC)", "give text"},
     {4, "ftyp", "a film (MP4)", "give text"},
-    {0,
-     "\x7f"
-     "ELF",
-     "an executable (ELF)", "give text"},
+    {0, "\177ELF", "an executable (ELF)", "give text"},
     {0, {"\0asm", 4}, "an executable (WebAssembly)", "give text"},
     {0, "\xcf\xfa\xed\xfe", "an executable (Mach-O)", "give text"},
     {0, "\xce\xfa\xed\xfe", "an executable (Mach-O)", "give text"},
     {0, "\xca\xfe\xba\xbe", "an executable (Java or Mach-O)", "give text"},
-    {0, "version https://git-lfs.github.com/spec/", "a pointer of Git LFS", "git lfs pull downloads the file itself"},
+    {0, "version https://git-lfs.github.com/spec/", "a pointer of Git LFS", "git lfs pull downloads the file itself", true},
     {0, "MMIDIDX", "the index of token ids", "./train_gpt reads the pair as it is"},
-    {0, "BIN.TOK\n", "a file that holds tokens already",
-     "./train_gpt reads it as it is, and --decode turns it into text"},
+    {0, "BIN.TOK\n", "a file that holds tokens already", "./train_gpt reads it as it is, and --decode turns it into text"},
 };
 // clang-format on
 
 // Whether the bytes decode as UTF-16 (width 2) or UTF-32 (width 4) into characters that occur in text.
+// Without a NUL byte there is no space and no line break, so the text must be Chinese or Japanese, which has many
+// characters below U+8100. GBK, Big5 and Shift-JIS, whose lead bytes begin at 0x81, decode to hardly any of these.
 inline bool decodes_as(std::string_view bytes, size_t width, bool big_endian) {
     const auto unit = [&](size_t i) {
         uint32_t u = 0;
@@ -94,6 +91,7 @@ inline bool decodes_as(std::string_view bytes, size_t width, bool big_endian) {
         return u;
     };
     const size_t units = bytes.size() / width;
+    size_t east_asian  = 0;
     for (size_t i = 0; i < units; i++) {
         uint32_t code = unit(i);
         if (width == 2 && code >= 0xd800 && code < 0xdc00 && i + 1 < units) {
@@ -107,8 +105,9 @@ inline bool decodes_as(std::string_view bytes, size_t width, bool big_endian) {
         if (category == UTF8PROC_CATEGORY_CN || category == UTF8PROC_CATEGORY_CO || category == UTF8PROC_CATEGORY_CS)
             return false;
         if (category == UTF8PROC_CATEGORY_CC && !is_break) return false;
+        east_asian += code >= 0x3000 && code < 0x8100;
     }
-    return units > 0;
+    return units > 0 && (bytes.find('\0') != bytes.npos || east_asian * 4 >= units);
 }
 
 // Recognizes UTF-16 and UTF-32, by their byte-order mark, or by their characters where a fifth of the bytes is no part
@@ -153,10 +152,9 @@ inline bool is_wide_text(std::string_view sample) {
 inline FileKind recognize(std::string_view begin, bool any_bytes = false) {
     begin = begin.substr(0, 4096);
     for (const Magic& m : magics)
-        if (begin.size() > m.at && begin.substr(m.at, m.bytes.size()) == m.bytes) {
-            const bool is_bzip2 = m.bytes != "BZh" || begin.find("1AY&SY") == 4;
-            if (is_bzip2) return {m.what, m.advice};
-        }
+        if (begin.size() > m.at && begin.substr(m.at, m.bytes.size()) == m.bytes &&
+            (m.may_look_like_text || !looks_like_text(begin)))
+            return {m.what, m.advice};
     uint32_t word = 0;
     std::memcpy(&word, begin.data(), std::min<size_t>(4, begin.size()));
     if (word == 20240520 || word == 20240801)

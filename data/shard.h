@@ -18,6 +18,7 @@
 
 #include "data/files.h"
 #include "data/megatron.h"
+#include "data/utf8.h"
 
 // The header of an llm.c shard: int32 magic, version and count of ids, then zeros up to shard_header_bytes.
 struct LlmcForm {
@@ -176,21 +177,10 @@ class Shard {
         if (starts_with("PAR1")) return "a Parquet file; data/README.md says how its text becomes tokens";
         if (starts_with("\x1f\x8b\x08") || starts_with("\x28\xb5\x2f\xfd") || starts_with("PK\3\4"))
             return "a compressed archive; turn the text in it into ids with ./tokenize";
-        if (is_prose(file_.text().substr(0, 4096))) return "plain text; turn it into ids with ./tokenize";
+        // 32 bytes of ids look like text about once in 10^9 files.
+        const std::string_view begin = file_.text().substr(0, 4096);
+        if (begin.size() >= 32 && looks_like_text(begin)) return "plain text; turn it into ids with ./tokenize";
         return "";
-    }
-
-    // Whether the sample is UTF-8 without control characters. 32 bytes of ids look like that about once in 10^9 files.
-    static bool is_prose(std::string_view sample) {
-        int more = 0;  // bytes that are still missing from the current character
-        for (unsigned char c : sample) {
-            const bool inside = c >= 0x80 && c < 0xc0;
-            if (inside != (more > 0)) return false;
-            if (c < 0x80 && (c < '\t' || (c > '\r' && c < ' ') || c == 127)) return false;
-            if (c == 0xc0 || c == 0xc1 || c > 0xf4) return false;
-            more = inside ? more - 1 : c < 0x80 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
-        }
-        return sample.size() >= 32;
     }
 
     template <class Id>

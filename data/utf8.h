@@ -1,5 +1,6 @@
 // utf8.h - counts the bytes of a text that are not UTF-8
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
@@ -63,3 +64,12 @@ struct Utf8Check {
     int missing_ = 0, held_ = 0;  // bytes of the current character that are still to come, and that have come
     uint8_t low_ = 0, high_ = 0;  // limits of its next byte
 };
+
+// Whether the beginning of a file looks like text: UTF-8 with hardly an invalid byte, and without control characters
+// except those that end lines and set tabs.
+inline bool looks_like_text(std::string_view begin) {
+    Utf8Check check;
+    check.add(begin);
+    const auto is_control = [](unsigned char c) { return c < '\t' || (c > '\r' && c < ' ') || c == 127; };
+    return check.invalid * 1000 <= check.bytes && std::none_of(begin.begin(), begin.end(), is_control);
+}

@@ -227,8 +227,29 @@ TEST_CASE("what is not text is refused with its kind and the way to convert it",
                                      {read_text("test/golden/gpt2/model.safetensors"), {"safetensors"}},
                                      {"version https://git-lfs.github.com/spec/v1\n", {"Git LFS"}}})
         refused(c.bytes, c.words);
-    for (const std::string text : {"BZh is not enough", "MZ is a pair of letters", "II* is not a picture", "ID3 tags"})
+
+    // Every word of the table that is text by itself may begin a text, or stand where the table looks for it.
+    for (const std::string text : {"BZh is not enough", "MZ is a pair of letters", "II* is not a picture", "ID3 tags",
+                                   "GGUF is a format", "LZIP is another", "OggS, too", "fLaC and GIF89a", "GIF87a",
+                                   "PAR1 and PAR2", "ARROW1 is the magic word\n", "MMIDIDX\n", "BIN.TOK\n",
+                                   "The ftyp box", "I think WEBP is small", "A WAV: (WAVEfmt chunk)", "Rar! said Rar."})
         CHECK(p.run_on("x.txt", text).code == 0);
+    for (const Magic& m : magics) {
+        const std::string text = std::string(m.at, 'm') + std::string(m.bytes);
+        if (!m.may_look_like_text && looks_like_text(text)) CHECK(recognize(text + " and so on").what.empty());
+    }
+    CHECK(p.run_on("x.txt", std::string(256, 'a') + "mustard").code == 0);
+
+    // Double-byte encodings are no UTF-16: GBK, Big5, EUC-KR and Shift-JIS, each without and with line breaks.
+    for (const std::string two_bytes :
+         {"\xd5\xe2\xca\xc7\xd2\xbb\xb8\xf6\xb2\xe2\xca\xd4\xa3\xac", "\xa4\xd1\xa6\x61\xa5\xc8\xb6\xc0\xa1\x41",
+          "\xc0\xcc\xb0\xcd\xc0\xba\xbd\xc3\xc7\xe8", "\x82\xb1\x82\xea\x82\xcd\x83\x65"})
+        for (const char* end : {"", "\r\n"}) {
+            std::string lines;
+            for (int i = 0; i < 8; i++) lines += two_bytes + two_bytes + end;
+            CHECK(recognize(lines).what.empty());
+            CHECK(says(p.run_on("x.txt", lines), {"x.txt", "are not UTF-8"}));
+        }
 
     // --train-bpe reads its input in the same way.
     write_text(p.s / "wide.txt", utf16(text, false, false));
