@@ -3,8 +3,6 @@
 // A tokenizer.json writes each byte as one printable character: as itself where Latin-1 has a glyph for it, else as the
 // next free code point from U+0100 on. A space, for example, is written U+0120.
 #pragma once
-#include <utf8proc.h>
-
 #include <array>
 #include <cstdint>
 #include <string>
@@ -12,6 +10,7 @@
 #include <unordered_map>
 
 #include "data/unicode.h"
+#include "data/utf8.h"
 
 class ByteAlphabet {
   public:
@@ -47,9 +46,7 @@ class ByteAlphabet {
 
   private:
     void add(uint8_t byte, int32_t code) {
-        uint8_t utf8[4];
-        const auto n = utf8proc_encode_char(code, utf8);
-        written_[byte].assign(reinterpret_cast<char*>(utf8), size_t(n));
+        append_utf8(written_[byte], code);
         byte_[code] = byte;
         order_ += char(byte);
     }

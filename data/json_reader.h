@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "data/utf8.h"
 #include "kernels/check.h"
 
 // The text is no JSON, so what follows cannot be read either.
@@ -219,20 +220,15 @@ class JsonReader {
             if (!keep) out.clear();
         }
     }
-    // Reads one well-formed character of two to four bytes (Unicode 15, table 3-7).
+    // Reads one well-formed character of two to four bytes.
     void character(std::string& out) {
-        const int lead = take();
-        const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-        int low = 0x80, high = 0xbf;  // limits of the second byte
-        if (lead == 0xe0) low = 0xa0;
-        if (lead == 0xed) high = 0x9f;
-        if (lead == 0xf0) low = 0x90;
-        if (lead == 0xf4) high = 0x8f;
-        if (lead < 0xc2 || lead > 0xf4) bad("UTF-8");
-        out += char(lead);
-        for (int i = 0; i < more; i++, low = 0x80, high = 0xbf) {
+        const int first = take();
+        Utf8Lead lead   = utf8_lead(uint8_t(first));
+        if (lead.more == 0) bad("UTF-8");
+        out += char(first);
+        for (; lead.more > 0; lead = {lead.more - 1, 0x80, 0xbf}) {
             const int c = take();
-            if (c < low || c > high) bad("UTF-8");
+            if (c < lead.low || c > lead.high) bad("UTF-8");
             out += char(c);
         }
     }
@@ -259,10 +255,7 @@ class JsonReader {
             code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
         } else if (code >= 0xdc00 && code < 0xe000)
             bad("no lone half of a surrogate pair");
-        if (code < 0x80) return void(out += char(code));
-        const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        out += char((more == 1 ? 0xc0 : more == 2 ? 0xe0 : 0xf0) | (code >> (6 * more)));
-        for (int i = more - 1; i >= 0; i--) out += char(0x80 | ((code >> (6 * i)) & 0x3f));
+        append_utf8(out, int32_t(code));
     }
     uint32_t hex() {
         uint32_t code = 0;

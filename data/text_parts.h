@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "data/utf8.h"
+
 // The reader appends to `text` and calls hand_full_parts() now and then, and finish() at the end of the document.
 // A document shorter than part_bytes is one part. Parts end where cutting changes no token. Where a part ends depends
 // on the bytes of the document alone, not on how many bytes were appended at a time.
@@ -48,7 +50,7 @@ class TextParts {
     }
     size_t character_begin(size_t at) const {
         size_t begin = at;
-        while (begin > at - 4 && (uint8_t(text[begin]) & 0xc0) == 0x80) begin--;
+        while (begin > at - 4 && continues_character(text[begin])) begin--;
         return begin;
     }
     void hand_on(size_t size, bool last) {

@@ -19,6 +19,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/utf8.h"
+
 namespace unicode {
 
 enum Kind : uint8_t { other, letter, number, space };
@@ -215,10 +217,9 @@ inline size_t contraction(std::string_view text, size_t at) {
 // At least four bytes must follow `at`. This holds between characters of different kinds, with two exceptions:
 // pieces of white space look ahead, and an apostrophe may begin a contraction.
 inline bool always_splits(std::string_view text, size_t at, uint8_t forms = nfc_form) {
-    const auto continues = [&](size_t i) { return (uint8_t(text[i]) & 0xc0) == 0x80; };
-    if (at == 0 || at + 4 > text.size() || continues(at)) return false;
+    if (at == 0 || at + 4 > text.size() || continues_character(text[at])) return false;
     size_t from = at - 1;
-    while (from > 0 && at - from < 4 && continues(from)) from--;
+    while (from > 0 && at - from < 4 && continues_character(text[from])) from--;
     Char left        = char_at(text.substr(0, at), from);
     const Char right = char_at(text, at);
     if (from + size_t(left.bytes) != at) left.code = -1;
@@ -255,11 +256,7 @@ inline void normalize_stretch(std::string_view text, Form form, std::string& out
     }
     auto n = utf8proc_ssize_t(codes.size());
     if (composes(form)) n = utf8proc_normalize_utf32(codes.data(), n, composing);
-    for (utf8proc_ssize_t i = 0; i < n; i++) {
-        uint8_t bytes[4];
-        const auto length = utf8proc_encode_char(codes[size_t(i)], bytes);
-        out.append(reinterpret_cast<char*>(bytes), size_t(length));
-    }
+    for (utf8proc_ssize_t i = 0; i < n; i++) append_utf8(out, codes[size_t(i)]);
 }
 
 // The text in a normal form. Returns the text itself if nothing changes, else `buffer`.
@@ -274,7 +271,7 @@ std::string_view normalize(std::string_view text, std::string& buffer) {
         if (uint8_t(text[at]) < first_to) {
             while (at < text.size() && uint8_t(text[at]) < first_to) at++;
             base = at - 1;
-            while (base > copied && (uint8_t(text[base]) & 0xc0) == 0x80) base--;
+            while (base > copied && continues_character(text[base])) base--;
             continue;
         }
         Char c = char_at(text, at);

@@ -1,14 +1,38 @@
-// utf8.h - counts the bytes of a text that are not UTF-8
+// utf8.h - which bytes are UTF-8 (Unicode 15, table 3-7)
 #pragma once
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 
-// Takes a text in chunks of any size. A character may span chunks.
+// Whether a byte continues a character, and does not begin one.
+inline bool continues_character(char byte) { return (uint8_t(byte) & 0xc0) == 0x80; }
+
+// What a lead byte from 0x80 up says about its character. A further byte after the second is in 0x80..0xbf.
+struct Utf8Lead {
+    int more;           // bytes that must follow; 0: no character begins so
+    uint8_t low, high;  // limits of the second byte
+};
+inline Utf8Lead utf8_lead(uint8_t lead) {
+    const int more     = lead < 0xc2 ? 0 : lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : lead < 0xf5 ? 3 : 0;
+    const uint8_t low  = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    const uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    return {more, low, high};
+}
+
+inline void append_utf8(std::string& out, int32_t code) {
+    uint8_t bytes[4];
+    const auto n = utf8proc_encode_char(code, bytes);
+    out.append(reinterpret_cast<const char*>(bytes), size_t(n));
+}
+
+// Counts the bytes of a text that are not UTF-8. Takes the text in chunks of any size; a character may span chunks.
 struct Utf8Check {
     int64_t bytes   = 0;
-    int64_t invalid = 0;   // bytes that belong to no well-formed character (Unicode 15, table 3-7)
+    int64_t invalid = 0;   // bytes that belong to no well-formed character
     int64_t zeros   = 0;   // NUL bytes
     int64_t first   = -1;  // position of the first invalid or NUL byte, or -1
 
@@ -17,7 +41,7 @@ struct Utf8Check {
         const auto* end = p + text.size();
         const auto* at  = p;
         while (at < end) {
-            if (missing_ == 0) {
+            if (rest_.more == 0) {
                 // Eight bytes of ASCII without a NUL need no further look.
                 for (uint64_t w; end - at >= 8; at += 8) {
                     std::memcpy(&w, at, 8);
@@ -25,14 +49,16 @@ struct Utf8Check {
                 }
                 if (at == end) break;
                 const uint8_t c = *at;
-                if (c >= 0x80)
-                    begin(c, bytes + (at - p));
-                else if (c == 0)
-                    zeros++, note(bytes + (at - p));
+                if (c >= 0x80) {
+                    rest_ = utf8_lead(c);
+                    held_ = 1;
+                    if (rest_.more == 0) invalid++, note(bytes + (at - p));
+                }
+                if (c == 0) zeros++, note(bytes + (at - p));
                 at++;
-            } else if (*at >= low_ && *at <= high_) {
-                low_ = 0x80, high_ = 0xbf;
-                missing_--, held_++;
+            } else if (*at >= rest_.low && *at <= rest_.high) {
+                rest_ = {rest_.more - 1, 0x80, 0xbf};
+                held_++;
                 at++;
             } else {
                 end_cut_character(bytes + (at - p));  // the byte is then read once more
@@ -42,31 +68,24 @@ struct Utf8Check {
     }
     // The text ends here.
     void finish() {
-        if (missing_ > 0) end_cut_character(bytes);
+        if (rest_.more > 0) end_cut_character(bytes);
     }
 
   private:
     void note(int64_t at) {
         if (first < 0) first = at;
     }
-    void begin(uint8_t c, int64_t at) {
-        low_     = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-        high_    = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-        missing_ = c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : 0;
-        held_    = 1;
-        if (missing_ == 0) invalid++, note(at);
-    }
     void end_cut_character(int64_t at) {
         invalid += held_;
         note(at - held_);
-        missing_ = 0;
+        rest_.more = 0;
     }
-    int missing_ = 0, held_ = 0;  // bytes of the current character that are still to come, and that have come
-    uint8_t low_ = 0, high_ = 0;  // limits of its next byte
+    Utf8Lead rest_{};  // what must follow in the current character
+    int held_ = 0;     // bytes of it that have come
 };
 
-// Whether the beginning of a file looks like text: UTF-8 with hardly an invalid byte, and without control characters
-// except those that end lines and set tabs.
+// Whether the beginning of a file looks like text: at most one byte in a thousand is not UTF-8, and there are no
+// control characters but tabs and those that end lines and pages.
 inline bool looks_like_text(std::string_view begin) {
     Utf8Check check;
     check.add(begin);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "data/utf8.h"
 #include "kernels/random.h"
 
 // Whether a whole document is held out. A hash of its first 64 KiB decides, so that `fraction` of all documents are,
@@ -32,6 +33,6 @@ inline size_t tail_begin(std::string_view text, double fraction) {
         if (at != std::string_view::npos && at + end.size() <= near) return at + end.size();
     }
     size_t at = target;
-    while (at < text.size() && (uint8_t(text[at]) & 0xc0) == 0x80) at++;
+    while (at < text.size() && continues_character(text[at])) at++;
     return at;
 }
