@@ -36,10 +36,13 @@ struct MegatronIndex {
         std::memcpy(&value, file.data() + at, sizeof value);
         return value;
     }
+    int64_t length_of(int64_t sequence) const { return number<int32_t>(header + 4 * sequence); }  // in tokens
+    int64_t offset_of(int64_t sequence) const { return number<int64_t>(header + 4 * sequences + 8 * sequence); }
+    int64_t first_sequence(int64_t d) const { return number<int64_t>(header + 12 * sequences + 8 * d); }
     // The position of the first id of document d. For d = documents, the position where the last document ends.
     int64_t document_start(int64_t d) const {
-        const int64_t sequence = number<int64_t>(header + 12 * sequences + 8 * d);
-        return sequence == sequences ? tokens : number<int64_t>(header + 4 * sequences + 8 * sequence) / width_of(type);
+        const int64_t sequence = first_sequence(d);
+        return sequence == sequences ? tokens : offset_of(sequence) / width_of(type);
     }
     // The first document that begins at position `id` or later.
     int64_t document_from(int64_t id) const {
@@ -60,22 +63,19 @@ constexpr std::string_view megatron_magic = "MMIDIDX", old_megatron_magic = "TNT
 // Checks the index against itself and against the size of the .bin. Sequences must lie back to back from byte 0 to the
 // end, as both programs write them, so that the .bin is one run of ids. Throws InputError if anything is off.
 inline MegatronIndex read_megatron_index(MappedFile idx, const std::string& bin, int64_t bin_bytes) {
+    MegatronIndex m{std::move(idx), IdType(), 0, 0, 0};
+    const std::string path   = m.file.path();
     constexpr int64_t header = MegatronIndex::header;
-    const std::byte* bytes   = idx.data();
-    const auto number        = [bytes](int64_t at, auto value) {
-        std::memcpy(&value, bytes + at, sizeof value);
-        return value;
-    };
-    const std::string path = idx.path();
-    CHECK(idx.size() >= header,
+    CHECK(m.file.size() >= header,
           "{}: a Megatron index has a header of {} bytes, but this file has {} in all: it is truncated", path, header,
-          idx.size());
-    CHECK(number(9, uint64_t()) == 1, "{}: a Megatron index of version {}, expected 1", path, number(9, uint64_t()));
-    const int code = number(17, uint8_t());
+          m.file.size());
+    const uint64_t version = m.number<uint64_t>(9);
+    CHECK(version == 1, "{}: a Megatron index of version {}, expected 1", path, version);
+    const int code = m.number<uint8_t>(17);
     CHECK(code != 6 && code != 7, "{}: type code {} is floating point, but token ids are integers", path, code);
     CHECK((code >= 1 && code <= 5) || code == 8,
           "{}: type code {}, expected 1 (uint8), 2 (int8), 3 (int16), 4 (int32), 5 (int64) or 8 (uint16)", path, code);
-    const uint64_t all = uint64_t(idx.size()), s = number(18, uint64_t()), d = number(26, uint64_t());
+    const uint64_t all = uint64_t(m.file.size()), s = m.number<uint64_t>(18), d = m.number<uint64_t>(26);
     CHECK(s <= all / 12 && d <= all / 8 && header + 12 * s + 8 * d <= all,
           "{}: the header says {} sequences and {} entries of the document index, too many for the {} bytes of the "
           "file: it is truncated",
@@ -84,12 +84,13 @@ inline MegatronIndex read_megatron_index(MappedFile idx, const std::string& bin,
     CHECK(all == listed || all == listed + s,
           "{}: {} sequences and {} entries of the document index take {} bytes, or {} with modes; the file has {}",
           path, s, d, listed, listed + s, all);
-
-    MegatronIndex m{std::move(idx), IdType(code), int64_t(s), int64_t(d) - 1, 0};
-    const int64_t width = width_of(m.type), offsets = header + 4 * m.sequences, starts = offsets + 8 * m.sequences;
-    int64_t end = 0;
+    m.type              = IdType(code);
+    m.sequences         = int64_t(s);
+    m.documents         = int64_t(d) - 1;
+    const int64_t width = width_of(m.type);
+    int64_t end         = 0;
     for (int64_t i = 0; i < m.sequences; i++) {
-        const int64_t length = number(header + 4 * i, int32_t()), offset = number(offsets + 8 * i, int64_t());
+        const int64_t length = m.length_of(i), offset = m.offset_of(i);
         CHECK(length >= 0, "{}: sequence {} has {} tokens", path, i, length);
         CHECK(offset == end, "{}: sequence {} begins at byte {} of {}, but the one before it ends at {}", path, i,
               offset, bin, end);
@@ -105,7 +106,7 @@ inline MegatronIndex read_megatron_index(MappedFile idx, const std::string& bin,
     CHECK(m.documents >= 0, "{}: the document index is empty, expected at least the entry 0", path);
     int64_t before = 0;
     for (int64_t i = 0; i <= m.documents; i++) {
-        const int64_t start = number(starts + 8 * i, int64_t());
+        const int64_t start = m.first_sequence(i);
         CHECK(i == 0 ? start == 0 : start >= before, "{}: document {} begins at sequence {}, expected {}{}", path, i,
               start, before, i ? " or more" : "");
         before = start;
