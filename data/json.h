@@ -3,6 +3,8 @@
 // The parser is strict: it refuses a key that appears twice in one object, and more than max_depth levels. It can also
 // take what Python's json module takes, for files that Python wrote. Errors name the file.
 #pragma once
+#include <algorithm>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,26 +17,31 @@
 // as_python: NaN, Infinity and -Infinity are numbers, and of a repeated key the last one counts, with a warning.
 enum class Json : uint8_t { strict, as_python };
 
-// Strings that stand for Python's numbers while the parser runs.
-inline const std::string python_nan = "\1NaN", python_infinity = "\1Infinity", python_minus_infinity = "\1-Infinity";
+// Numbers that Python writes and JSON does not have. While the parser runs, a string stands for each of them: its name
+// behind a byte 1.
+struct PythonNumber {
+    std::string_view name;
+    double value;
+};
+constexpr PythonNumber python_numbers[] = {{"NaN", std::numeric_limits<double>::quiet_NaN()},
+                                           {"Infinity", std::numeric_limits<double>::infinity()},
+                                           {"-Infinity", -std::numeric_limits<double>::infinity()}};
 
 // Puts such a string in place of each of Python's numbers.
 inline std::string mark_python_numbers(std::string_view text) {
     std::string marked;
     bool in_string = false;
     for (size_t i = 0; i < text.size();) {
-        size_t bytes = 1;
-        if (in_string && text[i] == '\\') bytes = 2;
+        size_t bytes = in_string && text[i] == '\\' ? 2 : 1;
         if (text[i] == '"') in_string = !in_string;
-        bool found = false;
-        for (const std::string& mark : {python_nan, python_infinity, python_minus_infinity}) {
-            const std::string_view word = std::string_view(mark).substr(1);
-            if (in_string || found || text.substr(i, word.size()) != word) continue;
-            marked += "\"\\u0001" + std::string(word) + "\"";
-            bytes = word.size();
-            found = true;
-        }
-        if (!found) marked += text.substr(i, bytes);
+        const auto* number =
+            std::find_if(std::begin(python_numbers), std::end(python_numbers),
+                         [&](const PythonNumber& n) { return text.substr(i, n.name.size()) == n.name; });
+        if (!in_string && number != std::end(python_numbers)) {
+            marked.append("\"\\u0001").append(number->name).append("\"");
+            bytes = number->name.size();
+        } else
+            marked += text.substr(i, bytes);
         i += bytes;
     }
     return marked;
@@ -48,10 +55,10 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& path,
         CHECK(depth <= max_depth, "{}: more than {} levels of JSON", path, max_depth);
         if (event == Event::object_start) keys.emplace_back();
         if (event == Event::object_end) keys.pop_back();
-        if (event == Event::value && kind == Json::as_python) {
-            if (value == python_nan) value = std::numeric_limits<double>::quiet_NaN();
-            if (value == python_infinity) value = std::numeric_limits<double>::infinity();
-            if (value == python_minus_infinity) value = -std::numeric_limits<double>::infinity();
+        if (event == Event::value && kind == Json::as_python && value.is_string()) {
+            const std::string word = value;
+            for (const PythonNumber& number : python_numbers)
+                if (word[0] == '\1' && word.substr(1) == number.name) value = number.value;
         }
         if (event != Event::key || keys.back().insert(value).second) return true;
         const std::string key = value.dump().substr(0, 200);
