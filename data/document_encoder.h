@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "data/documents.h"
+#include "data/progress.h"
 #include "data/tokenizer.h"
 #include "data/validation.h"
 
@@ -153,8 +154,7 @@ struct MetInDocuments {
         for (const auto& [word, count] : words) {
             const bool is_special = specials.count(word) > 0,
                        is_id      = is_special && set.specials == EncodeSettings::as_ids;
-            fmt::print(stderr, "note: {} stands in documents {} time{} and was taken as {}\n", word, count,
-                       count == 1 ? "" : "s",
+            fmt::print(stderr, "note: {} stands in documents {} and was taken as {}\n", word, count_of(count, "time"),
                        is_id ? fmt::format("the token {}", tokenizer.id_of(word)) : "plain text");
             if (is_special && !is_id) fmt::print(stderr, "    --special-tokens ids takes it as a token\n");
             if (word == set.separator)
