@@ -1,7 +1,6 @@
 // recognize.h - says what a file is that holds no text, from its first bytes
 //
 // A byte-level vocabulary can encode any file, so one that is no text would silently become useless tokens.
-// A text that merely begins with the word of a form, such as "GGUF is a format", is text.
 #pragma once
 #include <utf8proc.h>
 
@@ -80,6 +79,16 @@ inline constexpr Magic magics[] = {
 };
 // clang-format on
 
+// The first form of at least `least` bytes of magic that a file has, or null. A text that merely begins with the word
+// of a form, such as "GGUF is a format", is text.
+inline const Magic* magic_of(std::string_view begin, size_t least = 0) {
+    for (const Magic& m : magics)
+        if (m.bytes.size() >= least && begin.size() > m.at && begin.substr(m.at, m.bytes.size()) == m.bytes &&
+            (m.may_look_like_text || !looks_like_text(begin)))
+            return &m;
+    return nullptr;
+}
+
 // Whether the bytes decode as UTF-16 (width 2) or UTF-32 (width 4) into characters that occur in text.
 // Without a NUL byte there is no space and no line break, so the text must be Chinese or Japanese, which has many
 // characters below U+8100. GBK, Big5 and Shift-JIS, whose lead bytes begin at 0x81, decode to hardly any of these.
@@ -151,10 +160,7 @@ inline bool is_wide_text(std::string_view sample) {
 // begin: the first bytes of the file, decompressed; 4 KiB are enough. any_bytes: the encoding is not guessed.
 inline FileKind recognize(std::string_view begin, bool any_bytes = false) {
     begin = begin.substr(0, 4096);
-    for (const Magic& m : magics)
-        if (begin.size() > m.at && begin.substr(m.at, m.bytes.size()) == m.bytes &&
-            (m.may_look_like_text || !looks_like_text(begin)))
-            return {m.what, m.advice};
+    if (const Magic* m = magic_of(begin)) return {m->what, m->advice};
     uint32_t word = 0;
     std::memcpy(&word, begin.data(), std::min<size_t>(4, begin.size()));
     if (word == 20240520 || word == 20240801)

@@ -18,7 +18,7 @@
 
 #include "data/files.h"
 #include "data/megatron.h"
-#include "data/utf8.h"
+#include "data/recognize.h"
 
 // The header of an llm.c shard: int32 magic, version and count of ids, then zeros up to shard_header_bytes.
 struct LlmcForm {
@@ -173,12 +173,12 @@ class Shard {
         if (starts_with(old_megatron_magic) || has_magic(idx, old_megatron_magic))
             return "part of an old Megatron pair (TNTIDX), which is not supported; write it with --dataset-impl mmap";
         if (word(1) == 0 && word(2) % 256 == '{' && word(0) < file_.size()) return "a safetensors file";
-        if (starts_with("\x93NUMPY")) return "a NumPy array";
-        if (starts_with("PAR1")) return "a Parquet file; data/README.md says how its text becomes tokens";
-        if (starts_with("\x1f\x8b\x08") || starts_with("\x28\xb5\x2f\xfd") || starts_with("PK\3\4"))
+        if (starts_with("\x1f\x8b\x08") || starts_with("\x28\xb5\x2f\xfd"))
             return "a compressed archive; turn the text in it into ids with ./tokenize";
-        // 32 bytes of ids look like text about once in 10^9 files.
         const std::string_view begin = file_.text().substr(0, 4096);
+        // Fewer than four bytes of magic may be ids.
+        if (const Magic* m = magic_of(begin, 4)) return m->what;
+        // 32 bytes of ids look like text about once in 10^9 files.
         if (begin.size() >= 32 && looks_like_text(begin)) return "plain text; turn it into ids with ./tokenize";
         return "";
     }

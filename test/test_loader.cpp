@@ -104,6 +104,8 @@ TEST_CASE("a file that is no shard is refused as what it is", "[loader]") {
     refused(std::string("TNTIDX\0\0", 8), {"old Megatron", "mmap"});
     refused("\x93NUMPY\x01" + bytes_of(ids), {"NumPy"});
     refused(read_text("test/golden/gpt2/model.safetensors"), {"safetensors"});
+    refused("GGUF\3" + bytes_of(ids), {"GGUF"});
+    refused("\x89PNG\r\n\x1a\n" + bytes_of(ids), {"PNG"});
     refused("\x1f\x8b\x08 compressed", {"archive"});
     refused("\x28\xb5\x2f\xfd compressed", {"archive"});
     refused("It is a truth universally acknowledged, that a single man", {"plain text", "./tokenize"});
