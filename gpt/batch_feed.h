@@ -13,7 +13,7 @@
 // a GPU send() copies at once, while kernels that read the batches before may still run.
 class BatchFeed {
   public:
-    struct Room {
+    struct Capacity {
         int64_t rows          = 1;     // the most tokens of one batch
         int64_t batches       = 1;     // how many are sent together
         bool documents        = true;  // false: batches have no starts and positions
@@ -21,22 +21,23 @@ class BatchFeed {
         int64_t bytes() const { return numbers_bytes + batches * tensors() * rows * size_of(DType::I32); }
         int64_t tensors() const { return documents ? 4 : 2; }
     };
-    BatchFeed(const Device& device, const Room& room)
-        : room_(room), batches_(size_t(room.batches)), feed_(device, room.bytes()) {}
+    BatchFeed(const Device& device, const Capacity& capacity)
+        : capacity_(capacity), batches_(size_t(capacity.batches)), feed_(device, capacity.bytes()) {}
 
     // Host memory for the numbers of the next send().
     void* outgoing_numbers() { return feed_.outgoing(); }
     // Copies a batch of host memory into the next send(). A tensor that it lacks stays null on the device.
     void put(int64_t index, const Batch& batch) {
-        const int64_t first  = room_.numbers_bytes + index * room_.tensors() * room_.rows * size_of(DType::I32);
+        const int64_t first =
+            capacity_.numbers_bytes + index * capacity_.tensors() * capacity_.rows * size_of(DType::I32);
         char* const outgoing = static_cast<char*>(feed_.outgoing());
         char* const arrived  = static_cast<char*>(feed_.arrived());
         const auto place     = [&](Tensor from, int64_t slot) {
             if (!from) return Tensor{};
-            CHECK(slot < room_.tensors() && from.numel() <= room_.rows,
-                      "a batch of {} does not fit: there is room for {} tokens{}", from.str(), room_.rows,
-                  room_.documents ? "" : " without starts and positions");
-            const int64_t at = first + slot * room_.rows * size_of(DType::I32);
+            CHECK(slot < capacity_.tensors() && from.numel() <= capacity_.rows,
+                      "a batch of {} does not fit: there is room for {} tokens{}", from.str(), capacity_.rows,
+                  capacity_.documents ? "" : " without starts and positions");
+            const int64_t at = first + slot * capacity_.rows * size_of(DType::I32);
             std::memcpy(outgoing + at, from.ptr, size_t(from.bytes()));
             return Tensor{arrived + at, DType::I32, from.shape};
         };
@@ -49,7 +50,7 @@ class BatchFeed {
     // Returns the batch that was put last at this index, with tensors in device memory. They are valid once it has
     // arrived.
     const Batch& batch(int64_t index) const { return batches_.at(size_t(index)); }
-    Tensor numbers() const { return {feed_.arrived(), DType::I32, {room_.numbers_bytes / size_of(DType::I32)}}; }
+    Tensor numbers() const { return {feed_.arrived(), DType::I32, {capacity_.numbers_bytes / size_of(DType::I32)}}; }
 
     // Calls put(), send() and arrive() for a single batch.
     const Batch& bring(const Batch& batch) {
@@ -60,7 +61,7 @@ class BatchFeed {
     }
 
   private:
-    Room room_;
+    Capacity capacity_;
     std::vector<Batch> batches_;
     Feed feed_;
 };

@@ -68,7 +68,7 @@ class Generator {
   public:
     // tokens: the most that the cache holds of each sequence, prompt included.
     Generator(Model& model, int64_t batch, int64_t tokens)
-        : model_(model), batch_(batch), tokens_(tokens), feed_(*model.device, feed_room(batch, tokens)) {
+        : model_(model), batch_(batch), tokens_(tokens), feed_(*model.device, feed_capacity(batch, tokens)) {
         const Config& c = model_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);
@@ -87,7 +87,7 @@ class Generator {
     static int64_t bytes(const Config& c, DType dtype, int64_t batch, int64_t tokens, Machine where) {
         Arena acts, cache;
         plan(acts, cache, c, dtype, batch, tokens);
-        return acts.bytes() + cache.bytes() + Feed::device_bytes(feed_room(batch, tokens).bytes(), where);
+        return acts.bytes() + cache.bytes() + Feed::device_bytes(feed_capacity(batch, tokens).bytes(), where);
     }
 
     int64_t past() const { return past_; }
@@ -127,7 +127,9 @@ class Generator {
     static int64_t most_at_once(int64_t batch, int64_t tokens) {
         return std::min<int64_t>(tokens, std::max<int64_t>(1, 256 / batch));
     }
-    static BatchFeed::Room feed_room(int64_t batch, int64_t tokens) { return {batch * most_at_once(batch, tokens)}; }
+    static BatchFeed::Capacity feed_capacity(int64_t batch, int64_t tokens) {
+        return {batch * most_at_once(batch, tokens)};
+    }
     static void plan(Arena& acts, Arena& cache, const Config& c, DType dtype, int64_t batch, int64_t tokens) {
         plan_activations(acts, c, {batch, most_at_once(batch, tokens), false}, dtype);
         for (int64_t l = 0; l < 2 * c.layers; l++) cache.plan({batch, c.heads, tokens, c.head_size()}, dtype);

@@ -17,6 +17,7 @@
 #include "gpt/families.h"
 #include "gpt/params.h"
 #include "gpt/safetensors.h"
+#include "kernels/host.h"
 
 // ---- config.json ----------------------------------------------------------------------------------------------------
 
@@ -168,13 +169,13 @@ template <class Move>
 void for_each_run(const Config& c, const Shape& shape, Layout layout, Move move) {
     const int64_t rows = shape[0], cols = shape.dims == 2 ? shape[1] : 1;
     if (layout != Layout::transposed) {
-        cpu::parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
+        host::parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
             for (int64_t r = begin; r < end; r++) move(r * cols, their_row(c, layout, r) * cols, cols);
         });
         return;
     }
     constexpr int64_t tile = 16;  // 16 floats are a cache line, which is used completely while the tile is in cache
-    cpu::parallel_ranges(ceil_div(rows, tile), 1, [&](int64_t begin, int64_t end) {
+    host::parallel_ranges(ceil_div(rows, tile), 1, [&](int64_t begin, int64_t end) {
         for (int64_t r0 = begin * tile; r0 < std::min(end * tile, rows); r0 += tile)
             for (int64_t k0 = 0; k0 < cols; k0 += tile)
                 for (int64_t r = r0; r < std::min(r0 + tile, rows); r++)

@@ -170,7 +170,7 @@ struct Model {
 
     // Weights are zero until initialise_params() or load_weights() fills them.
     Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d)
-        : config(c), dtype(dtype), shape(shape), device(&d), stream(d.stream()), feed(d, feed_room(shape)) {
+        : config(c), dtype(dtype), shape(shape), device(&d), stream(d.stream()), feed(d, feed_capacity(shape)) {
         c.check();
         CHECK(shape.batch > 0 && shape.context > 0, "--batch {} and --context {} must be positive", shape.batch,
               shape.context);
@@ -184,7 +184,7 @@ struct Model {
         }
         acts = allocate_activations(act_memory, c, shape, dtype, d);
     }
-    static BatchFeed::Room feed_room(const BatchShape& shape) { return {shape.rows()}; }
+    static BatchFeed::Capacity feed_capacity(const BatchShape& shape) { return {shape.rows()}; }
     Model(const Model&)            = delete;
     Model& operator=(const Model&) = delete;
 };

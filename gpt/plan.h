@@ -24,12 +24,12 @@ inline int64_t held_bytes() {
 constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
 
 // The most scratch memory that an op of a training step asks for on a GPU.
-inline int64_t scratch_bytes(const Config& c, const BatchShape& z, DType x) {
-    const int64_t B = z.batch, T = z.context;
+inline int64_t scratch_bytes(const Config& c, const BatchShape& shape, DType dtype) {
+    const int64_t B = shape.batch, T = shape.context;
     Arena gradients;
-    return std::max({embedding_backward_cost(B, T, c.width, x).scratch,
-                     layernorm_backward_cost(z.rows(), c.width, x).scratch,
-                     attention_backward_cost(B, T, c.heads, c.head_size(), x).scratch,
+    return std::max({embedding_backward_cost(B, T, c.width, dtype).scratch,
+                     layernorm_backward_cost(shape.rows(), c.width, dtype).scratch,
+                     attention_backward_cost(B, T, c.heads, c.head_size(), dtype).scratch,
                      sum_cost(plan_params(gradients, c, DType::F32) / size_of(DType::F32)).scratch});
 }
 
@@ -57,15 +57,16 @@ inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
     const Config& c     = run.config;
     const Machine where = device.where();
     const bool gpu      = where == Machine::cuda;
-    const auto feed     = [&](const BatchFeed::Room& room) { return Feed::device_bytes(room.bytes(), where); };
+    const auto feed = [&](const BatchFeed::Capacity& capacity) { return Feed::device_bytes(capacity.bytes(), where); };
     Arena weights, gradients, activations;
     MemoryPlan plan{};
     plan.weights     = plan_params(weights, c, run.dtype);
     plan.gradients   = plan_params(gradients, c, DType::F32);
     plan.optimizer   = optimizer_bytes(run.optimizer, c, run.dtype);
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
-    plan.buffers     = feed(Step::room(run.shape, run.micro_steps, run.documents)) + feed(Model::feed_room(run.shape)) +
-                   matmul_workspace(device.stream()) + (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0);
+    plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents)) +
+                   feed(Model::feed_capacity(run.shape)) + matmul_workspace(device.stream()) +
+                   (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0);
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
     plan.program = gpu ? 0 : held_bytes();

@@ -263,7 +263,7 @@ struct FirstWeights {
 inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& optimizer) {
     const Options& o = run.options;
     FirstWeights first{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
-    first.state.weights_dtype = stored_name(model.dtype);
+    first.state.weights_dtype = row_of(model.dtype).stored;
     if (o.resume) {
         const std::string checkpoint = newest_checkpoint(o.out);
         first.state                  = resume_from(checkpoint, run, model, optimizer);

@@ -19,17 +19,18 @@
 
 #include "data/files.h"
 #include "data/json.h"
-#include "kernels/cpu.h"
+#include "kernels/host.h"
 
 // Returns the bytes of an element, by the name of its dtype in a header, or 0 for a name that we do not know.
 inline int64_t stored_size(const std::string& dtype) {
-    static const std::map<std::string, int64_t> sizes = {
-        {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4},
-        {"I16", 2}, {"I8", 1},  {"U64", 8}, {"U32", 4},  {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
-    const auto found = sizes.find(dtype);
-    return found == sizes.end() ? 0 : found->second;
+    if (const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype)) return row->size;
+    // Tensors of these dtypes may lie in a file beside the weights.
+    static const std::map<std::string, int64_t> others = {{"F64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},
+                                                          {"I16", 2}, {"I8", 1},      {"U64", 8},     {"U32", 4},
+                                                          {"U16", 2}, {"U8", 1},      {"BOOL", 1}};
+    const auto found                                   = others.find(dtype);
+    return found == others.end() ? 0 : found->second;
 }
-inline const char* stored_name(DType t) { return row_of(t).stored; }
 
 // A tensor in a mapped file. Its bytes may start at any address, aligned or not.
 struct StoredTensor {
@@ -58,7 +59,7 @@ struct StoredTensor {
         const std::byte* in    = data;
         for (int64_t first = 0, n = shape.numel(); first < n; first += slab) {
             const int64_t count = std::min(slab, n - first);
-            cpu::parallel_ranges(count, 1 << 16, [=](int64_t begin, int64_t end) {
+            host::parallel_ranges(count, 1 << 16, [=](int64_t begin, int64_t end) {
                 if constexpr (std::is_same_v<S, T>) {
                     std::memcpy(out + first + begin, in + (first + begin) * sizeof(S), (end - begin) * sizeof(S));
                 } else {
@@ -82,7 +83,7 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
     if (!row || !row->weights) fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
     for_float(row->dtype, [&](auto tag) {
         using S = typename decltype(tag)::type;
-        cpu::parallel_ranges(n, 1 << 16, [&](int64_t begin, int64_t end) {
+        host::parallel_ranges(n, 1 << 16, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; i++) {
                 const S y(x[i]);
                 std::memcpy(&bytes[size_t(i) * sizeof(S)], &y, sizeof(S));

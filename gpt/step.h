@@ -43,7 +43,7 @@ class Step {
           schedule_(schedule),
           settings_(settings),
           position_(data.position()),
-          feed_(*model.device, room(model.shape, settings.micro_steps, settings.documents)),
+          feed_(*model.device, feed_capacity(model.shape, settings.micro_steps, settings.documents)),
           graph_(*model.device, settings.graph) {
         memory_.plan({3}, DType::F32);
         memory_.allocate(*model.device);
@@ -67,7 +67,7 @@ class Step {
     // The position in the data where the next step begins. A checkpoint keeps it.
     LoaderPosition position() const { return position_; }
 
-    static BatchFeed::Room room(const BatchShape& shape, int64_t micro_steps, bool documents) {
+    static BatchFeed::Capacity feed_capacity(const BatchShape& shape, int64_t micro_steps, bool documents) {
         return {shape.rows(), micro_steps, documents, Optimizer::numbers_bytes};
     }
 
