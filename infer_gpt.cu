@@ -101,7 +101,7 @@ static void score(const Inference& i) {
 // ---- a prompt ------------------------------------------------------------------------------------------------------
 
 struct Prompt {
-    std::string text;  // empty for --ids
+    std::string text;  // is printed before what continues it
     std::vector<int32_t> ids;
 };
 // Reads the prompt from --ids, --prompt, --prompt-file or standard input. An empty one becomes <|endoftext|>.

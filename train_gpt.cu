@@ -88,8 +88,7 @@ static int run(int argc, char** argv) {
 
     // Model. Rank 0 chooses the folder for all processes, which is created once the model has its memory and weights.
     Comm comm(ranks, run.id());  // waits for the other processes
-    if (comm.first()) claim_folder(options);
-    options.out = comm.share(options.out.value_or(""));
+    choose_folder(options, comm);
     refuse_too_large(run);
     peak_flops(run.device, run.dtype);  // measured while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device);

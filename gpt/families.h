@@ -37,7 +37,7 @@ struct Family {
     const char* architecture = "";  // the class of transformers that opens a folder
 
     // Sets what is true of each model unless its config.json says otherwise. It is called when the sizes are set.
-    void (*facts)(Config&) = nullptr;
+    void (*facts)(Config&) = [](Config&) {};
 
     // The fields of config.json for the sizes and numbers that every family has.
     const char *layers = "", *width = "", *heads = "", *feed_forward = "", *context = "";
@@ -82,8 +82,7 @@ inline void set_activation(Config& c, const std::string& word, const std::string
 inline Family gpt2_family() {
     Family f;
     f.model_type   = "gpt2";
-    f.architecture = "GPT2LMHeadModel";
-    f.facts        = [](Config&) {};  // the defaults of a Config
+    f.architecture = "GPT2LMHeadModel";  // its facts are the defaults of a Config
     f.layers       = "n_layer";
     f.width        = "n_embd";
     f.heads        = "n_head";

@@ -27,7 +27,7 @@ inline int64_t id_field(const Fields& json, const char* field) {
 }
 
 // Refuses by name the fields of any family that change what the weights mean. All others are kept and have no effect.
-inline void refuse_unknown_models(const Fields& json) {
+inline void refuse_unsupported_fields(const Fields& json) {
     for (const char* field : {"quantization_config", "compression_config", "rope_scaling", "pruned_heads"})
         CHECK(!json.has(field) || json.raw(field).empty(), "{}: \"{}\" is {}, but only null is supported", json.path(),
               field, json.raw(field).dump().substr(0, 200));
@@ -65,7 +65,7 @@ inline Config read_config(const std::string& folder) {
     for (const Flag& flag : family.flags) c.*flag.fact = json.flag(flag.field, c.*flag.fact);
     set_activation(c, json.text(family.activation, c.activation),
                    fmt::format("{}: \"{}\"", json.path(), family.activation));
-    refuse_unknown_models(json);
+    refuse_unsupported_fields(json);
     family.read(c, json);
     c.check();
 

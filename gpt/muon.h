@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "gpt/adamw.h"
+#include "gpt/optimizer.h"
 
 class Muon : public Optimizer {
   public:
@@ -31,6 +31,10 @@ class Muon : public Optimizer {
         Arena work;
         plan_work(work, c, dtype);
         return state_bytes(kinds(), c, dtype) + work.bytes();
+    }
+
+    static std::string other_rates(const OptimizerSettings& settings) {
+        return fmt::format(" · {} for the matrices of the blocks, along the same curve", settings.muon_learning_rate);
     }
 
     void numbers(void* to, const Schedule& schedule, int64_t step) const override {

@@ -1,13 +1,13 @@
 // optimizer.h - the interface of an optimizer, and what all of them share: fp32 masters of bf16 weights
 //
 // An optimizer provides:
-//   bytes     its state and working memory, before anything is allocated        optimizer_bytes() in optimizers.h
+//   bytes     its state and working memory, before anything is allocated        bytes()
 //   state     what it remembers between updates, by name, for checkpoints       state()
 //   numbers   what is new in an update, sent to the device with the batches     numbers()
 //   step      one update of all weights by their gradients                      step()
 //
-// adamw.h and muon.h are optimizers, and optimizers.h lists them. To add one, write such a header, and add its name to
-// that list and to OptimizerKind.
+// adamw.h and muon.h are optimizers, and optimizers.h lists them. To add one, write such a header, and add a row to
+// that list and a value to OptimizerKind.
 #pragma once
 #include <string>
 #include <utility>
@@ -29,6 +29,8 @@ struct OptimizerSettings {
     float muon_momentum      = 0.95f;
 };
 
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
 // One kind of state, in fp32: tensors shaped like those weights that have it. Checkpoints call them KIND.WEIGHT.
 struct StateKind {
     const char* name;
@@ -42,14 +44,14 @@ class Optimizer {
     Optimizer& operator=(const Optimizer&) = delete;
 
     // The state by name, in the order in which it is stored.
-    std::vector<std::pair<std::string, Tensor>> state() {
-        std::vector<std::pair<std::string, Tensor>> all;
+    NamedTensors state() {
+        NamedTensors all;
         for (State& s : state_) append(all, s.kind.name, s.tensors);
         return all;
     }
     // The masters by name. A checkpoint holds them unless its model.safetensors is fp32.
-    std::vector<std::pair<std::string, Tensor>> masters() {
-        std::vector<std::pair<std::string, Tensor>> all;
+    NamedTensors masters() {
+        NamedTensors all;
         append(all, "master", master_);
         return all;
     }
@@ -61,6 +63,10 @@ class Optimizer {
     // One update by the gradients, which it may overwrite. numbers: (16) int32 of device memory. Nothing changes when
     // loss (1) or norm2 (1), the squared norm of all gradients, is not finite.
     virtual void step(Tensor loss, Tensor norm2, Tensor numbers) = 0;
+
+    // What a run's header says about learning rates beside that of the schedule, for an optimizer that has more than
+    // one.
+    static std::string other_rates(const OptimizerSettings&) { return ""; }
 
     // The fp32 weights; the model's own when those are fp32.
     Params& master() { return master_; }
@@ -136,7 +142,7 @@ class Optimizer {
         Params tensors;
     };
     uint64_t rounding_key(const ParamRow& r) const { return Random(settings_.seed, "round " + r.name).key(); }
-    void append(std::vector<std::pair<std::string, Tensor>>& all, const std::string& kind, Params& p) const {
+    void append(NamedTensors& all, const std::string& kind, Params& p) const {
         for (const ParamRow& r : param_rows(p, model_.config))
             if (*r.tensor) all.emplace_back(kind + "." + r.name, *r.tensor);
     }

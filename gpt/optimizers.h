@@ -1,4 +1,4 @@
-// optimizers.h - the list of optimizers: their names, and how each is made and planned
+// optimizers.h - the list of optimizers, one row for each
 #pragma once
 #include <memory>
 #include <string>
@@ -8,34 +8,34 @@
 #include "gpt/adamw.h"
 #include "gpt/muon.h"
 
-// The values of --optimizer.
-inline const std::vector<std::pair<std::string, OptimizerKind>>& optimizer_names() {
-    static const std::vector<std::pair<std::string, OptimizerKind>> names = {{"adamw", OptimizerKind::adamw},
-                                                                             {"muon", OptimizerKind::muon}};
-    return names;
+struct OptimizerRow {
+    OptimizerKind kind;
+    const char* name;  // the value of --optimizer
+    std::unique_ptr<Optimizer> (*make)(Model&, const OptimizerSettings&);
+    int64_t (*bytes)(const Config&, DType);
+    std::string (*other_rates)(const OptimizerSettings&);
+};
+template <class T>
+OptimizerRow optimizer_row(OptimizerKind kind, const char* name) {
+    const auto make = [](Model& model, const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
+        return std::make_unique<T>(model, settings);
+    };
+    return {kind, name, make, T::bytes, T::other_rates};
+}
+
+inline const std::vector<OptimizerRow>& optimizers() {
+    static const std::vector<OptimizerRow> all = {optimizer_row<AdamW>(OptimizerKind::adamw, "adamw"),
+                                                  optimizer_row<Muon>(OptimizerKind::muon, "muon")};
+    return all;
+}
+
+inline const OptimizerRow& row_of(OptimizerKind kind) {
+    for (const OptimizerRow& row : optimizers())
+        if (row.kind == kind) return row;
+    fail("there is no optimizer of kind {}", int(kind));
 }
 
 // Creates the optimizer of a model that trains.
 inline std::unique_ptr<Optimizer> make_optimizer(Model& model, const OptimizerSettings& settings) {
-    switch (settings.kind) {
-        case OptimizerKind::adamw: return std::make_unique<AdamW>(model, settings);
-        case OptimizerKind::muon: return std::make_unique<Muon>(model, settings);
-    }
-    fail("there is no optimizer of kind {}", int(settings.kind));
-}
-
-// Returns the bytes that an optimizer takes: state, masters of bf16 weights, and working memory.
-inline int64_t optimizer_bytes(OptimizerKind kind, const Config& c, DType dtype) {
-    switch (kind) {
-        case OptimizerKind::adamw: return AdamW::bytes(c, dtype);
-        case OptimizerKind::muon: return Muon::bytes(c, dtype);
-    }
-    fail("there is no optimizer of kind {}", int(kind));
-}
-
-// Returns what a run's header adds to the learning rate, for an optimizer that has more than one.
-inline std::string other_rates(const OptimizerSettings& settings) {
-    return settings.kind == OptimizerKind::muon
-               ? fmt::format(" · {} for the matrices of the blocks, along the same curve", settings.muon_learning_rate)
-               : "";
+    return row_of(settings.kind).make(model, settings);
 }

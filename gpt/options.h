@@ -43,9 +43,15 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }
 
-inline void list_ignore_extra_tensors(Flags& f, bool& ignore) {
+// The options about a model's facts and files that both programs have. `otherwise` says what decides --activation.
+inline void list_model_options(Flags& f, Auto<std::string>& activation, bool& ignore_extra_tensors,
+                               const std::string& otherwise) {
+    f.add("--activation", activation,
+          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: what " + otherwise +
+              " says",
+          "NAME");
     f.add(
-        "--ignore-extra-tensors", ignore,
+        "--ignore-extra-tensors", ignore_extra_tensors,
         "leave out the tensors of the model folder that are no weights of the model, such as the head of a classifier, "
         "instead of refusing the folder");
 }
@@ -85,19 +91,21 @@ struct Options {
          list_models = false;
 };
 
+// The values of --optimizer.
+inline Flags::Table<OptimizerKind> optimizer_names() {
+    Flags::Table<OptimizerKind> table;
+    for (const OptimizerRow& row : optimizers()) table.emplace_back(row.name, row.kind);
+    return table;
+}
+
 inline void list_options(Flags& f, Options& o) {
     using Kind = Schedule::Kind;
     f.group("model and data");
     f.add("--model", o.model,
           "name of a preset (--list-models shows all), which starts from random weights, or a model folder, whose "
-          "weights "
-          "are trained on",
+          "weights are trained on",
           "NAME|DIR");
-    f.add("--activation", o.activation,
-          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: what the preset or "
-          "config.json says",
-          "NAME");
-    list_ignore_extra_tensors(f, o.ignore_extra_tensors);
+    list_model_options(f, o.activation, o.ignore_extra_tensors, "the preset or config.json");
     f.add("--train-data", o.train_data,
           "pattern of the token shards to train on, in quotes, so that the shell does not expand it; auto: the "
           "quick-start text for --model quickstart; every other model needs this option",
@@ -225,7 +233,7 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
     CHECK(run.has("options") && run.raw("options").is_object(), "{}: the field \"options\" is missing", run.path());
     const int64_t tokens = run.integer("world", 1) != world ? run.integer("tokens_per_step", 0) : 0;
     for (const auto& [name, value] : run.raw("options").items()) {
-        if (given.count(name) || !value.is_string() || value.get<std::string>().empty()) continue;  // '' was auto
+        if (given.count(name) || !value.is_string() || value.get<std::string>().empty()) continue;  // '' is auto
         const bool accumulate = name == "--accumulate";
         if (accumulate && given.count("--tokens-per-step")) continue;
         all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens)
@@ -325,10 +333,7 @@ struct InferOptions {
 inline void list_options(Flags& f, InferOptions& o) {
     f.group("model");
     f.add("--model", o.model, "model folder, such as runs/NAME/checkpoints/latest; this option must be given", "DIR");
-    f.add("--activation", o.activation,
-          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: what config.json says",
-          "NAME");
-    list_ignore_extra_tensors(f, o.ignore_extra_tensors);
+    list_model_options(f, o.activation, o.ignore_extra_tensors, "config.json");
     f.add("--tokenizer", o.tokenizer,
           "tokenizer.json, or vocab.json with merges.txt beside it; auto: the one in the model folder; without one, "
           "prompts are --ids, and ids are printed",

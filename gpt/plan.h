@@ -62,7 +62,7 @@ inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
     MemoryPlan plan{};
     plan.weights     = plan_params(weights, c, run.dtype);
     plan.gradients   = plan_params(gradients, c, DType::F32);
-    plan.optimizer   = optimizer_bytes(run.optimizer, c, run.dtype);
+    plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype);
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents)) +
                    feed(Model::feed_capacity(run.shape)) + matmul_workspace(device.stream()) +

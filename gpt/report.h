@@ -82,7 +82,7 @@ inline void header(const Run& run) {
     say("batch", "{} × {} × {} micro{} = {} tokens a step · {} steps = {} tokens", o.batch, o.context, o.accumulate,
         world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), grouped(o.steps),
         rounded(double(o.steps) * double(tokens)));
-    say("rate", "{}{}", describe(o.schedule), other_rates(o.optimizer));
+    say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
     say("", "logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), logits_bytes >> 20);

@@ -63,6 +63,7 @@ struct Run {
     const Ranks ranks;
     const Preset* const preset;  // null for a model folder
     Config config;
+    const bool trained_weights;  // the model folder has weights, from which training starts
     Recipe recipe;
     const Device device;
     const DType dtype;
@@ -167,7 +168,8 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
       ranks(ranks),
       preset(find_preset(o.model)),
       config(read_model()),
-      recipe(recipe_for(preset, !preset && !weight_files(o.model).empty())),
+      trained_weights(!preset && !weight_files(o.model).empty()),
+      recipe(recipe_for(preset, trained_weights)),
       device(open_device(o.machine, ranks.local)),
       dtype(dtype_on(device, o.machine)) {
     refuse_world();
@@ -183,7 +185,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
 // ---- the run's folder ----------------------------------------------------------------------------------------------
 
 // Chooses a folder for a new run, and refuses one that holds a run already. Nothing is written yet.
-inline void claim_folder(Options& o) {
+inline void choose_folder(Options& o) {
     if (o.resume) return;
     const auto taken = [](const std::string& folder) {
         return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
@@ -193,6 +195,12 @@ inline void claim_folder(Options& o) {
     for (int n = 2; taken(free); n++) free = fmt::format("{}-{}", base, n);
     o.out.decide(free);
     CHECK(!taken(o.out), "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
+}
+
+// Rank 0 chooses the folder for all processes.
+inline void choose_folder(Options& o, const Comm& comm) {
+    if (comm.first()) choose_folder(o);
+    o.out = comm.share(o.out.value_or(""));
 }
 
 // Makes the folder. A new run's run.json says what was run and how to run it again.
@@ -268,7 +276,7 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
         const std::string checkpoint = newest_checkpoint(o.out);
         first.state                  = resume_from(checkpoint, run, model, optimizer);
         first.origin                 = "continues " + checkpoint;
-    } else if (!run.preset && !weight_files(o.model).empty()) {
+    } else if (run.trained_weights) {
         const SafetensorsReader weights(o.model);
         read_weights(model, weights, model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
         first.state.weights_dtype = stored_dtype(weights);

@@ -48,8 +48,8 @@ struct Range {
     Range at_most(double bound) const { return {low, bound, with_low, true}; }
     Range below(double bound) const { return {low, bound, with_low, false}; }
     bool holds(double x) const { return (with_low ? x >= low : x > low) && (with_high ? x <= high : x < high); }
-    // The number just below a range stood for `auto` before that was a word; the run.json of older runs still has it.
-    bool was_auto(double x) const { return x == (with_low ? low - 1 : low); }
+    // The number just below a range means `auto` too, because there are runs whose run.json says it so.
+    bool means_auto(double x) const { return x == (with_low ? low - 1 : low); }
     std::string words() const {
         const std::string from = with_low ? fmt::format("{} or more", low) : fmt::format("more than {}", low);
         if (high > std::numeric_limits<double>::max()) return from;
@@ -140,7 +140,7 @@ std::string show(const Auto<T>& value, const Table<T>& table) {
 
 // ---- read: sets the value from the words of the command line; InputError when they are not valid
 
-// `other` is what the error names before the number, such as "auto, or ".
+// `other` is what the error names before the number or the words, such as "auto, or ".
 template <class T>
 T read_number(const std::string& name, const std::string& word, const char* other = "") {
     T parsed{};
@@ -163,7 +163,7 @@ inline void read(std::string& value, const std::string&, const Words& words, con
 inline void read(Words& value, const std::string&, const Words& words, const Range&) { value = words; }
 inline void read(Auto<std::string>& value, const std::string&, const Words& words, const Range&) {
     value = {};
-    if (words[0] != "auto" && !words[0].empty()) value = words[0];  // '' is how older runs spelt auto
+    if (words[0] != "auto" && !words[0].empty()) value = words[0];  // there are runs whose run.json says '' for auto
 }
 template <class T>
 void read(T& value, const std::string& name, const Words& words, const Range& range) {
@@ -176,23 +176,24 @@ void read(Auto<T>& value, const std::string& name, const Words& words, const Ran
     value = {};
     if (words[0] == "auto") return;
     const T parsed = read_number<T>(name, words[0], "auto, or ");
-    if (range.was_auto(double(parsed))) return;
+    if (range.means_auto(double(parsed))) return;
     if (!range.holds(double(parsed))) wrong("{} {}: expected auto, or {}", name, words[0], range.words());
     value = parsed;
 }
 template <class T>
-void read(T& value, const std::string& name, const Words& words, const Table<T>& table) {
+const T& find_word(const std::string& name, const std::string& word, const Table<T>& table, const char* other = "") {
     for (const auto& row : table)
-        if (row.first == words[0]) return void(value = row.second);
-    wrong("{} {}: expected one of {}", name, words[0], form_of(table));
+        if (row.first == word) return row.second;
+    wrong("{} {}: expected one of {}{}", name, word, other, form_of(table));
+}
+template <class T>
+void read(T& value, const std::string& name, const Words& words, const Table<T>& table) {
+    value = find_word(name, words[0], table);
 }
 template <class T>
 void read(Auto<T>& value, const std::string& name, const Words& words, const Table<T>& table) {
     value = {};
-    if (words[0] == "auto") return;
-    for (const auto& row : table)
-        if (row.first == words[0]) return void(value = row.second);
-    wrong("{} {}: expected one of auto|{}", name, words[0], form_of(table));
+    if (words[0] != "auto") value = find_word(name, words[0], table, "auto|");
 }
 
 }  // namespace option_value

@@ -119,15 +119,6 @@ inline const DTypeRow* find_dtype(const char* DTypeRow::*column, const std::stri
         if (row.*column == text) return &row;
     return nullptr;
 }
-// The dtype that ops compute in and that has this name; InputError for any other name.
-inline DType parse_dtype(const std::string& name) {
-    const DTypeRow* found = find_dtype(&DTypeRow::name, name);
-    if (found && found->computes) return found->dtype;
-    std::string names;
-    for (const DTypeRow& row : dtype_rows)
-        if (row.computes) names += (names.empty() ? "" : " or ") + std::string(row.name);
-    fail("the dtype is {}, expected {}", name, names);
-}
 
 // Calls f with the TypeTag of a dtype's C++ type, so that the caller chooses a template's instance once:
 // for_dtype(t, [&](auto tag) { using T = typename decltype(tag)::type; … }). for_dtype is for the dtypes that ops

@@ -338,7 +338,7 @@ static void print_table(const std::string& ops, const std::string& counts) {
                        c.tensor_flops / c.cost.flops);
         else
             fmt::print(" {:>10} {:>10} {:>6}", "", c.cost.flops ? fmt::format("{:.2f}", c.cost.flops / 1e9) : "", "");
-        fmt::print(" {:>9.1f}\n", 1e6 * H100::bound(c.cost, parse_dtype(c.dtype)));
+        fmt::print(" {:>9.1f}\n", 1e6 * H100::bound(c.cost, find_dtype(&DTypeRow::name, c.dtype)->dtype));
     }
     fmt::print(
         "\nread, write: DRAM behind an L2 that was empty before each op. conflicts: wavefronts of shared memory "

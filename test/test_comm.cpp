@@ -4,9 +4,10 @@
 
 #include <functional>
 
-#include "gpt/comm.h"
+#include "gpt/run.h"
 //
 #include "test/catch.h"
+#include "test/scratch.h"
 
 namespace {
 
@@ -139,6 +140,33 @@ TEST_CASE("processes find each other, share, add up in order, and part", "[comm]
         CHECK(s.code == 0);
         CHECK(s.text == fmt::format("runs/x-2 {}", (1e16 + 1 - 1e16) / 3));
     }
+}
+
+TEST_CASE("processes without --out use the folder that rank 0 chooses", "[comm]") {
+    const Scratch s;
+    fs::create_directories(s / "runs/gpt2/checkpoints");
+    const auto folders = [&](const std::string& out, bool resume) {
+        return together(2, [&](const Ranks& r) {
+            // Rank 1 is on a machine that cannot see rank 0's folders.
+            fs::current_path(r.rank == 0 ? s.path : "/");
+            Options o;
+            o.model  = "gpt2";
+            o.resume = resume;
+            if (!out.empty()) o.out = out;
+            Comm comm(r, 7, 60);
+            choose_folder(o, comm);
+            comm.finish();
+            return std::string(o.out);
+        });
+    };
+    for (const Said& said : folders("", false)) {
+        CHECK(said.code == 0);
+        CHECK(said.text == "runs/gpt2-2");
+    }
+    for (const Said& said : folders("runs/gpt2", true)) CHECK(said.text == "runs/gpt2");
+    const auto taken = folders("runs/gpt2", false);
+    CHECK(taken[0].text.find("--out runs/gpt2 already holds a run") != std::string::npos);
+    for (const Said& said : taken) CHECK(said.code != 0);
 }
 
 TEST_CASE("a process with other weights ends all, and so does one that dies", "[comm]") {
