@@ -27,9 +27,9 @@ struct TrainState {
     LoaderPosition position;       // the next step begins here in the training data
     uint64_t seed = 0;
     std::string data_fingerprint;
-    int64_t rounded_at        = 0;  // the update that rounded bf16 weights at random; 0: they are rounded to nearest
-    std::string weights_dtype = "F32";  // the dtype in model.safetensors: F32, BF16 or F16
-    int world                 = 1;      // processes of the run that saved it; another number may continue it
+    int64_t rounded_at  = 0;           // the update that rounded bf16 weights at random; 0: they are rounded to nearest
+    DType weights_dtype = DType::F32;  // the dtype in model.safetensors: F32, BF16 or F16
+    int world           = 1;           // processes of the run that saved it; another number may continue it
 };
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
@@ -59,9 +59,9 @@ inline std::string run_name(const std::string& model) {
 }
 
 // Returns the tensors of state.safetensors by name, in the order of the file.
-inline std::vector<std::pair<std::string, Tensor>> saved_state(Optimizer& optimizer, const std::string& weights_dtype) {
+inline NamedTensors saved_state(Optimizer& optimizer, DType weights_dtype) {
     auto all = optimizer.state();
-    if (weights_dtype == "F32") return all;  // model.safetensors holds the masters
+    if (weights_dtype == DType::F32) return all;  // model.safetensors holds the masters
     for (auto& master : optimizer.masters()) all.push_back(std::move(master));
     return all;
 }
@@ -177,7 +177,7 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
 
     const SafetensorsReader weights(folder), saved(folder + "/state.safetensors");
     state.weights_dtype = stored_dtype(weights);
-    if (state.weights_dtype == "F32") load_weights(optimizer.master(), model.config, weights, model.stream);
+    if (state.weights_dtype == DType::F32) load_weights(optimizer.master(), model.config, weights, model.stream);
     std::vector<float> host;
     for (const auto& [name, t] : saved_state(optimizer, state.weights_dtype)) {
         CHECK(

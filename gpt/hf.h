@@ -75,9 +75,8 @@ inline Config read_config(const std::string& folder) {
     return c;
 }
 
-// The fields of config.json that we know, for a model whose weights are stored in `dtype`, by its name in safetensors
-// files.
-inline nlohmann::ordered_json known_fields(const Config& c, const std::string& dtype) {
+// The fields of config.json that we know, for a model whose weights are stored in `dtype`.
+inline nlohmann::ordered_json known_fields(const Config& c, DType dtype) {
     const Family& family        = family_of(c);
     nlohmann::ordered_json json = {{"architectures", {family.architecture}}, {"model_type", c.model_type}};
     json[family.layers]         = c.layers;
@@ -92,7 +91,7 @@ inline nlohmann::ordered_json known_fields(const Config& c, const std::string& d
     for (const char* dropout : family.dropouts) json[dropout] = 0.0;
     json["vocab_size"]          = c.vocab;
     json["tie_word_embeddings"] = c.tied_head;
-    json["torch_dtype"]         = find_dtype(&DTypeRow::stored, dtype)->torch;
+    json["torch_dtype"]         = row_of(dtype).torch;
     json["use_cache"]           = true;
     json["bos_token_id"]        = c.bos >= 0 ? nlohmann::ordered_json(c.bos) : nullptr;
     json["eos_token_id"]        = c.eot >= 0 ? nlohmann::ordered_json(c.eot) : nullptr;
@@ -101,7 +100,7 @@ inline nlohmann::ordered_json known_fields(const Config& c, const std::string& d
 
 // config.json: the fields that we know, and behind them all others of the file that the model came with. Fields that
 // have no meaning for us, or more than we understand, keep the value that they came with.
-inline nlohmann::ordered_json config_json(const Config& c, const std::string& dtype) {
+inline nlohmann::ordered_json config_json(const Config& c, DType dtype) {
     nlohmann::ordered_json json = known_fields(c, dtype);
     if (c.given.config.empty()) return json;
     const auto given = nlohmann::json::parse(c.given.config);
@@ -351,17 +350,17 @@ inline std::vector<std::string> load_weights(Params& p, const Config& c, const S
 }
 
 // The dtype that a folder's weights are stored in: F32, BF16 or F16. When they differ it is F32, which holds them all.
-inline std::string stored_dtype(const SafetensorsReader& file) {
+inline DType stored_dtype(const SafetensorsReader& file) {
     std::set<std::string> kinds;
     for (const auto& [name, t] : file.tensors())
         if (!is_buffer(name)) kinds.insert(t.dtype);
     const DTypeRow* row = kinds.size() == 1 ? find_dtype(&DTypeRow::stored, *kinds.begin()) : nullptr;
-    return row && row->weights ? row->stored : row_of(DType::F32).stored;
+    return row && row->weights ? row->dtype : DType::F32;
 }
 
 // Writes config.json and model.safetensors of a model whose weights are p (fp32 or bf16). `dtype` is what the files
 // hold: F32, BF16 or F16.
-inline void save_model(const std::string& folder, Params& p, const Config& c, const std::string& dtype, Stream s) {
+inline void save_model(const std::string& folder, Params& p, const Config& c, DType dtype, Stream s) {
     struct Part {
         std::string name;
         Tensor tensor;
@@ -378,7 +377,7 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, co
     std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.name < b.name; });
 
     std::vector<StoredRow> rows;
-    for (const Part& part : parts) rows.push_back({part.name, dtype, part.weight->theirs});
+    for (const Part& part : parts) rows.push_back({part.name, row_of(dtype).stored, part.weight->theirs});
     ModelWriter writer(folder, rows);
     std::vector<float> theirs;
     for (const Part& part : parts) {

@@ -241,7 +241,7 @@ inline std::string fingerprint(Model& m) {
 
 // Refuses --resume with another --model than the run was started with, and names the first field that differs.
 inline void refuse_other_model(const Run& run, const Config& saved) {
-    const auto ours = known_fields(run.config, "F32"), theirs = known_fields(saved, "F32");
+    const auto ours = known_fields(run.config, DType::F32), theirs = known_fields(saved, DType::F32);
     for (const auto& [key, value] : theirs.items())
         CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
                   key == "eos_token_id",
@@ -271,7 +271,7 @@ struct FirstWeights {
 inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& optimizer) {
     const Options& o = run.options;
     FirstWeights first{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
-    first.state.weights_dtype = row_of(model.dtype).stored;
+    first.state.weights_dtype = model.dtype;
     if (o.resume) {
         const std::string checkpoint = newest_checkpoint(o.out);
         first.state                  = resume_from(checkpoint, run, model, optimizer);
@@ -281,13 +281,13 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
         read_weights(model, weights, model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
         first.state.weights_dtype = stored_dtype(weights);
         first.origin              = fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(),
-                                                first.state.weights_dtype);
+                                                row_of(first.state.weights_dtype).stored);
     } else {
         initialise_params(model.params, model.config, o.seed, model.stream);
         optimizer.start_from_weights();
         first.origin = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
     }
-    if (!o.save_dtype.is_auto()) first.state.weights_dtype = row_of(o.save_dtype).stored;
+    if (!o.save_dtype.is_auto()) first.state.weights_dtype = o.save_dtype;
     first.state.world = run.ranks.world;
     return first;
 }

@@ -77,11 +77,11 @@ struct StoredTensor {
 
 // Returns x[0, n) as the bytes of a dtype: F32, BF16 or F16. Throws a RunError that names the tensor when a finite
 // number is too large for F16.
-inline std::string stored_bytes(const float* x, int64_t n, const std::string& dtype, const std::string& name) {
-    std::string bytes(size_t(n * stored_size(dtype)), '\0');
-    const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype);
-    if (!row || !row->weights) fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, dtype);
-    for_float(row->dtype, [&](auto tag) {
+inline std::string stored_bytes(const float* x, int64_t n, DType dtype, const std::string& name) {
+    const DTypeRow& row = row_of(dtype);
+    if (!row.weights) fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, row.stored);
+    std::string bytes(size_t(n * row.size), '\0');
+    for_float(dtype, [&](auto tag) {
         using S = typename decltype(tag)::type;
         host::parallel_ranges(n, 1 << 16, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; i++) {
@@ -90,7 +90,7 @@ inline std::string stored_bytes(const float* x, int64_t n, const std::string& dt
             }
         });
     });
-    if (dtype == "F16")
+    if (dtype == DType::F16)
         for (int64_t i = 0; i < n; i++)
             CHECK_RUN(std::fabs(x[i]) < 65520.f || !std::isfinite(x[i]),
                       "tensor \"{}\" holds {}, which is too large for fp16 and fits in fp32 and bf16", name, x[i]);

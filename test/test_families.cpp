@@ -12,10 +12,10 @@
 static std::string golden_home(const std::string& name) { return "test/golden/" + name; }
 
 // Copies the folder of a golden model, with its weights in another dtype and in shards of at most shard_bytes.
-static void rewrite(const std::string& from, const std::string& to, const std::string& dtype, int64_t shard_bytes) {
+static void rewrite(const std::string& from, const std::string& to, DType dtype, int64_t shard_bytes) {
     const SafetensorsReader source(from);
     std::vector<StoredRow> rows;
-    for (const auto& [name, t] : source.tensors()) rows.push_back({name, dtype, t.shape});
+    for (const auto& [name, t] : source.tensors()) rows.push_back({name, row_of(dtype).stored, t.shape});
     ModelWriter writer(to, rows, shard_bytes);
     for (const StoredRow& r : rows) {
         const auto values = floats_of(source, r.name);
@@ -137,10 +137,10 @@ TEST_CASE("tensors beside the weights are refused by name, or left out when that
 TEST_CASE("load then save gives back every byte of the weights, in the dtype they had", "[families]") {
     const Device* dev  = GENERATE(from_range(devices()));
     const auto name    = GENERATE(from_range(golden_names()));
-    const auto dtype   = GENERATE(as<std::string>{}, "F32", "F16", "BF16");
+    const auto dtype   = GENERATE(DType::F32, DType::F16, DType::BF16);
     const bool sharded = GENERATE(false, true);
     const bool masters = GENERATE(false, true);  // fp32 masters hold what the bf16 weights cannot
-    if (dev->where() == Machine::cuda && (dtype != "F16" || sharded)) return;  // only the copies differ on a GPU
+    if (dev->where() == Machine::cuda && (dtype != DType::F16 || sharded)) return;  // only the copies differ on a GPU
     CAPTURE(dev, name, dtype, sharded, masters);
     const Scratch before_folder, after_folder;
     rewrite(golden_home(name), before_folder.path, dtype, sharded ? 20'000 : 1'000'000);
@@ -177,7 +177,7 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
 TEST_CASE("what a folder says beside its facts is kept in the folders that we write", "[families]") {
     const Device dev("cpu");
     const Scratch first, second, third;
-    rewrite(golden_home("gpt_neox"), first.path, "F32", 1'000'000);
+    rewrite(golden_home("gpt_neox"), first.path, DType::F32, 1'000'000);
     auto config                  = read_json(first / "config.json");
     config["pad_token_id"]       = 1;
     config["eos_token_id"]       = {2, 3};
@@ -193,7 +193,7 @@ TEST_CASE("what a folder says beside its facts is kept in the folders that we wr
         const Config c = read_config(from);
         Model m(c, DType::F32, {1, 1, false}, dev);
         load_weights(m.params, c, SafetensorsReader(from), m.stream);
-        save_model(to, m.params, c, "F32", m.stream);
+        save_model(to, m.params, c, DType::F32, m.stream);
     };
     copy(first.path, second.path);
     copy(second.path, third.path);
@@ -315,7 +315,7 @@ TEST_CASE("GPT-J's rotary neighbours become halves and neighbours again", "[fami
 TEST_CASE("a reader says which file of a folder it read, and refuses pickles with the command that converts them",
           "[families]") {
     const Scratch scratch;
-    rewrite(golden_home("gptj"), scratch.path, "F16", 1'000'000);
+    rewrite(golden_home("gptj"), scratch.path, DType::F16, 1'000'000);
     CHECK(SafetensorsReader(scratch.path).description() == "model.safetensors");
     write_text(scratch / "pytorch_model.bin", "pickle");
     write_text(scratch / "training_args.bin", "pickle");
@@ -328,7 +328,7 @@ TEST_CASE("a reader says which file of a folder it read, and refuses pickles wit
     write_text(scratch / "tf_model.h5", "");
     CHECK_REFUSED(SafetensorsReader(scratch.path), "tf_model.h5", "model.safetensors", "save_pretrained");
     fs::remove(scratch / "tf_model.h5");
-    rewrite(golden_home("gptj"), scratch.path, "F16", 20'000);
+    rewrite(golden_home("gptj"), scratch.path, DType::F16, 20'000);
     CHECK_REFUSED(SafetensorsReader(scratch / "model-00001-of-00001.safetensors"), "model-00001");
     CHECK(SafetensorsReader(scratch.path).description().find("model.safetensors.index.json, ") == 0);
     // Buffers in files of old versions do not count for the dtype of the weights.
@@ -339,7 +339,7 @@ TEST_CASE("a reader says which file of a folder it read, and refuses pickles wit
          {"gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.bias", "embed_out.weight"})
         old.write(name, "12345678", std::string(name).back() == 'q' ? 8 : 4);
     old.close();
-    CHECK(stored_dtype(SafetensorsReader(scratch / "old.safetensors")) == "F16");
+    CHECK(stored_dtype(SafetensorsReader(scratch / "old.safetensors")) == DType::F16);
 }
 
 TEST_CASE("fp16 converts every value there and back, rounds to nearest even, and is refused for what is too large",
@@ -361,7 +361,7 @@ TEST_CASE("fp16 converts every value there and back, rounds to nearest even, and
     CHECK(float(fp16(65519.f)) == 65504.f);
     CHECK(std::isinf(float(fp16(65520.f))));
     const float large[] = {1.f, -7e4f};
-    CHECK_THROWS_AS(stored_bytes(large, 2, "F16", "h.0.up"), RunError);
-    CHECK(stored_bytes(large, 2, "BF16", "h.0.up").size() == 4);
-    CHECK_REFUSED(stored_bytes(large, 2, "I64", "h.0.up"), "I64", "h.0.up", "F16");
+    CHECK_THROWS_AS(stored_bytes(large, 2, DType::F16, "h.0.up"), RunError);
+    CHECK(stored_bytes(large, 2, DType::BF16, "h.0.up").size() == 4);
+    CHECK_REFUSED(stored_bytes(large, 2, DType::I32, "h.0.up"), "I32", "h.0.up", "F16");
 }

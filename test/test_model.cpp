@@ -253,7 +253,7 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     CHECK((bits(m) == wanted) == !random);
     const Scratch scratch;
     state.step          = 2;
-    state.weights_dtype = "BF16";
+    state.weights_dtype = DType::BF16;
     write_checkpoint(scratch.path, state, m, *optimizer, "");
 
     Model again(c, DType::BF16, {1, 4, true}, *dev);

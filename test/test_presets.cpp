@@ -78,9 +78,9 @@ TEST_CASE("every preset survives its own config.json", "[presets]") {
         CAPTURE(p.name);
         const Scratch scratch;
         const Config c = config_of(p);
-        write_file(scratch / "config.json", config_json(c, "BF16").dump());
+        write_file(scratch / "config.json", config_json(c, DType::BF16).dump());
         const Config d = read_config(scratch.path);
-        CHECK(config_json(d, "BF16") == config_json(c, "BF16"));
+        CHECK(config_json(d, DType::BF16) == config_json(c, DType::BF16));
         CHECK(count_params(d) == count_params(c));
         CHECK(d.rope.dim == c.rope.dim);
         CHECK(d.windows == c.windows);
@@ -128,7 +128,7 @@ TEST_CASE("config.json as the hub has it says the same as our presets", "[preset
         CAPTURE(name);
         write_text(scratch / "config.json", text);
         const Config theirs = read_config(scratch.path), ours = config_of(*find_preset(name));
-        CHECK(known_fields(theirs, "F16") == known_fields(ours, "F16"));
+        CHECK(known_fields(theirs, DType::F16) == known_fields(ours, DType::F16));
         CHECK(theirs.windows == ours.windows);
         CHECK(count_params(theirs) == count_params(ours));
     }
@@ -167,7 +167,7 @@ TEST_CASE("a foreign config.json is refused by the name of the feature that we l
     const Config by_layer = read(R"({"scale_attn_by_inverse_layer_idx":true})", gpt2);
     CHECK(by_layer.attn_scale(0) == 0.5f);
     CHECK(by_layer.attn_scale(1) == 0.25f);
-    CHECK(config_json(by_layer, "F32")["scale_attn_by_inverse_layer_idx"] == true);
+    CHECK(config_json(by_layer, DType::F32)["scale_attn_by_inverse_layer_idx"] == true);
     CHECK(read(R"({"scale_attn_weights":false})", gpt2).attn_scale(1) == 1.f);
     CHECK(read(R"({"scale_attn_weights":false,"scale_attn_by_inverse_layer_idx":true})", gpt2).attn_scale(1) == 0.5f);
     CHECK_REFUSED(read(R"({"scale_attn_weights":0})", gpt2), "scale_attn_weights", "true or false");
@@ -191,7 +191,7 @@ TEST_CASE("a foreign config.json is refused by the name of the feature that we l
             Config c =
                 read(fmt::format(R"({{"hidden_size":196,"num_attention_heads":{},"rotary_pct":0}})", heads), neox);
             c.rope.dim     = dim;
-            const auto own = config_json(c, "F32");
+            const auto own = config_json(c, DType::F32);
             CHECK(read(own.dump(), neox).rope.dim == dim);
             auto old = own;  // first with the field names of transformers 4 alone, then with those of 5
             old.erase("rope_parameters");
@@ -215,8 +215,8 @@ TEST_CASE("a foreign config.json is refused by the name of the feature that we l
     CHECK(read(R"({"attention_types":[[["local"],3],[["global"],1]]})", neo).windows == Windows{256, 256, 256, all});
     CHECK(read(R"({"attention_layers":["local","global","global","local"]})", neo).windows ==
           Windows{256, all, all, 256});
-    CHECK(config_json(read("{}", neo), "F32")["attention_types"].dump() == R"([[["global","local"],2]])");
-    CHECK(config_json(read(R"({"attention_types":[[["local"],3],[["global"],1]]})", neo), "F32")["attention_types"]
+    CHECK(config_json(read("{}", neo), DType::F32)["attention_types"].dump() == R"([[["global","local"],2]])");
+    CHECK(config_json(read(R"({"attention_types":[[["local"],3],[["global"],1]]})", neo), DType::F32)["attention_types"]
               .dump() == R"([[["local","local","local","global"],1]])");
     CHECK_REFUSED(read(R"({"attention_types":[[["global","local"],1]]})", neo), "attention_types", "2 layers",
                   "num_layers");
@@ -241,7 +241,7 @@ TEST_CASE("a foreign config.json is refused by the name of the feature that we l
     Config c = read("{}", gptj);
     set_activation(c, "gelu", "--activation");
     CHECK(c.gelu == Gelu::erf);
-    CHECK(config_json(c, "F32")["activation_function"] == "gelu");
+    CHECK(config_json(c, DType::F32)["activation_function"] == "gelu");
     CHECK_REFUSED(set_activation(c, "relu", "--activation"), "--activation", "relu", "gelu_new");
     write_text(scratch / "config.json", "{");
     CHECK_REFUSED(read_config(scratch.path), "JSON");
@@ -258,7 +258,7 @@ TEST_CASE("config.json may hold what Python writes beside JSON", "[presets]") {
     };
     // A number that is not used may be NaN or infinite. It is written as null, because JSON has no such numbers.
     const Config c = read(R"(,"a":NaN,"b":[Infinity,-Infinity],"c":"NaN \"NaN","d":{"NaN":1})");
-    const auto j   = config_json(c, "F32");
+    const auto j   = config_json(c, DType::F32);
     CHECK(j["a"].is_null());
     CHECK(j["b"].dump() == "[null,null]");
     CHECK(j["c"] == "NaN \"NaN");
