@@ -32,13 +32,13 @@ enum class Kind {
 
 struct Finding {
     Kind kind;
-    std::string what;    // one sentence: "read of 4 bytes at 0x… is 4 bytes past the end"
-    std::string kernel;  // or the API call
-    std::string source;  // "file.cu:41", or "PTX line 312" without -lineinfo
+    std::string what   = {};  // one sentence: "read of 4 bytes at 0x… is 4 bytes past the end"
+    std::string kernel = {};  // or the API call
+    std::string source = {};  // "file.cu:41", or "PTX line 312" without -lineinfo
     uint32_t block[3] = {}, thread[3] = {};
-    bool in_kernel   = false;  // block and thread mean something
-    uint64_t address = 0;      // 0: none
-    std::string allocation;    // "4096 bytes at 0x… by cudaMalloc from train.cu:31", or empty
+    bool in_kernel         = false;  // block and thread mean something
+    uint64_t address       = 0;      // 0: none
+    std::string allocation = {};     // "4096 bytes at 0x… by cudaMalloc from train.cu:31", or empty
 };
 
 bool is_info(Kind kind);

@@ -14,6 +14,7 @@
 namespace emu {
 
 using Address = uint64_t;
+inline Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 
 enum class Space : uint8_t {
     Device,      // cudaMalloc
@@ -35,6 +36,8 @@ struct Allocation {
     std::string freed_by;  // "cudaFree from main.cu:80"
     Address end() const { return begin + bytes; }
     bool holds(Address a, size_t n) const { return a >= begin && n <= bytes && a - begin <= bytes - n; }
+    // Whether the program allocated it and has to free it.
+    bool to_be_freed() const { return !variable && space <= Space::Managed; }
 };
 
 enum class Access : uint8_t { Read, Write };
@@ -75,6 +78,8 @@ class Memory {
     // "cublasLtMatmul: A") and returns whether the range may be touched at all; plain host memory always may. `op` is
     // the operation's number for race checks between streams, and 0 for a synchronous call.
     bool check(Address a, size_t bytes, Access access, const char* what, uint32_t op = 0);
+    // The same for a call that takes device memory only: a plain host pointer is a finding.
+    bool check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op);
 
     // Checks, copies the bytes, and copies their shadows: unwritten bytes may be copied and stay unwritten.
     bool copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op = 0);

@@ -28,4 +28,7 @@ struct Options {
 // The options are read on first use. A value that makes no sense ends the program with a message that lists what does.
 const Options& options();
 
+double now();       // seconds of a clock that only goes forward
+double patience();  // --timeout, or its default: seconds until a launch or a wait fails
+
 }  // namespace emu

@@ -28,12 +28,13 @@ struct HostRange {
 };
 
 struct Work {
-    cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
-    std::string what;                             // "cudaMemcpyAsync from main.cu:31", for messages
-    std::function<cudaError_t(uint32_t op)> run;  // cudaErrorNotReady: waits for a peer, ask again later
-    std::vector<HostRange> host;
-    std::any params;        // what cudaGraphKernelNodeGetParams and its sisters answer
-    bool unlocked = false;  // a callback into the program: run without the lock
+    cudaGraphNodeType type                      = cudaGraphNodeTypeEmpty;
+    std::string what                            = {};  // for messages: "cudaMemcpyAsync from main.cu:31"
+    // Answers cudaErrorNotReady while it waits for a peer; then it is called again later.
+    std::function<cudaError_t(uint32_t op)> run = {};
+    std::vector<HostRange> host                 = {};
+    std::any params                             = {};     // the answer of cudaGraphKernelNodeGetParams and the like
+    bool unlocked                               = false;  // a callback into the program, which runs without the lock
 };
 
 // Queues the work, or adds it to the graph when the stream is being captured. Call under the lock.
@@ -53,6 +54,12 @@ int current_device();
 // that a program without optimisation makes through a wrapper of CUDA's header.
 std::string call_site(bool deep = false);
 std::string resolve_sites(const std::string& text);
+
+// The whole of many calls: gives one value.
+template <class T, class Value> cudaError_t answer(T* out, const Value& value) {
+    *out = value;
+    return cudaSuccess;
+}
 
 // An error that every later call answers, as after a fault in a kernel; cudaSuccess when there is none.
 cudaError_t sticky_error();
@@ -105,5 +112,7 @@ class Call {
     void* outer_address;
 };
 #define CALL ::emu::Call(__func__, __builtin_return_address(0))
+// Names the call site in the functions of the other libraries, which answer no cudaError_t.
+#define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
 
 }  // namespace emu

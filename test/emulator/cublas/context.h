@@ -15,8 +15,6 @@ struct cublasContext {
 
 namespace emu {
 
-inline Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
-
 // A device pointer's bytes, for the host.
 template <class T> T* on_host(const T* pointer) {
     return reinterpret_cast<T*>(Memory::get().host(address_of(pointer)));
@@ -29,6 +27,5 @@ inline cublasStatus_t say(const char* function, cublasStatus_t status, const std
 
 }  // namespace emu
 
-#define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
 #define NEED(handle) \
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED

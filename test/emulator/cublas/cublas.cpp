@@ -10,14 +10,7 @@ struct Operand {
     int64_t ld, stride;
 };
 
-Scalar scalar_of(cublasHandle_t handle, const void* value, cudaDataType type) {
-    if (handle->pointer == CUBLAS_POINTER_MODE_DEVICE) return {0, address_of(value)};
-    if (type == CUDA_R_64F) return {*static_cast<const double*>(value), 0};
-    if (type == CUDA_R_16F) return {double(*static_cast<const _Float16*>(value)), 0};
-    return {double(*static_cast<const float*>(value)), 0};
-}
-
-// Call under the lock.
+// The caller holds the lock.
 cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int64_t m,
                     int64_t n, int64_t k, const void* alpha, Operand a, Operand b, const void* beta, Operand c,
                     int batches, cublasComputeType_t compute) {
@@ -44,9 +37,10 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
     if (a.type != CUDA_R_32F && (compute == CUBLAS_COMPUTE_32F_FAST_16F || compute == CUBLAS_COMPUTE_32F_FAST_16BF ||
                                  compute == CUBLAS_COMPUTE_32F_FAST_TF32))
         compute = CUBLAS_COMPUTE_32F;  // cublas, unlike cublasLt, takes the fast modes for any input
-    p.compute = compute;
-    p.alpha   = scalar_of(handle, alpha, p.scale_type);
-    p.beta    = scalar_of(handle, beta, p.scale_type);
+    p.compute            = compute;
+    const bool on_device = handle->pointer == CUBLAS_POINTER_MODE_DEVICE;
+    p.alpha              = scalar_of(alpha, p.scale_type, on_device);
+    p.beta               = scalar_of(beta, p.scale_type, on_device);
     std::string why;
     if (k == 0) return say(function, CUBLAS_STATUS_NOT_SUPPORTED, "k = 0");
     cublasStatus_t status = check_product(p, why);
@@ -73,47 +67,32 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasGetVersion_v2(cublasHandle_t, int* version) {
-    return *version = CUBLAS_VERSION, CUBLAS_STATUS_SUCCESS;
+    *version = CUBLAS_VERSION;
+    return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasGetProperty(libraryPropertyType type, int* value) { return cublasLtGetProperty(type, value); }
 size_t cublasGetCudartVersion() { return CUDART_VERSION; }
 const char* cublasGetStatusName(cublasStatus_t status) { return cublasLtGetStatusName(status); }
 const char* cublasGetStatusString(cublasStatus_t status) { return cublasLtGetStatusString(status); }
-cublasStatus_t cublasSetStream_v2(cublasHandle_t h, cudaStream_t stream) {
-    NEED(h);
-    return h->stream = stream, CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasGetStream_v2(cublasHandle_t h, cudaStream_t* stream) {
-    NEED(h);
-    return *stream = h->stream, CUBLAS_STATUS_SUCCESS;
-}
+#define SETTING(NAME, T, MEMBER)                                 \
+    cublasStatus_t cublasSet##NAME(cublasHandle_t h, T value) {  \
+        NEED(h);                                                 \
+        h->MEMBER = value;                                       \
+        return CUBLAS_STATUS_SUCCESS;                            \
+    }                                                            \
+    cublasStatus_t cublasGet##NAME(cublasHandle_t h, T* value) { \
+        NEED(h);                                                 \
+        *value = h->MEMBER;                                      \
+        return CUBLAS_STATUS_SUCCESS;                            \
+    }
+SETTING(Stream_v2, cudaStream_t, stream)
+SETTING(MathMode, cublasMath_t, math)
+SETTING(PointerMode_v2, cublasPointerMode_t, pointer)
+SETTING(AtomicsMode, cublasAtomicsMode_t, atomics)
+#undef SETTING
 cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t h, void*, size_t) {
     NEED(h);
     return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasSetMathMode(cublasHandle_t h, cublasMath_t mode) {
-    NEED(h);
-    return h->math = mode, CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasGetMathMode(cublasHandle_t h, cublasMath_t* mode) {
-    NEED(h);
-    return *mode = h->math, CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasSetPointerMode_v2(cublasHandle_t h, cublasPointerMode_t mode) {
-    NEED(h);
-    return h->pointer = mode, CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasGetPointerMode_v2(cublasHandle_t h, cublasPointerMode_t* mode) {
-    NEED(h);
-    return *mode = h->pointer, CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasSetAtomicsMode(cublasHandle_t h, cublasAtomicsMode_t mode) {
-    NEED(h);
-    return h->atomics = mode, CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasGetAtomicsMode(cublasHandle_t h, cublasAtomicsMode_t* mode) {
-    NEED(h);
-    return *mode = h->atomics, CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasSetSmCountTarget(cublasHandle_t h, int) {
     NEED(h);
@@ -122,7 +101,8 @@ cublasStatus_t cublasSetSmCountTarget(cublasHandle_t h, int) {
 cublasStatus_t cublasLoggerConfigure(int, int, int, const char*) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetLoggerCallback(cublasLogCallback) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasGetLoggerCallback(cublasLogCallback* callback) {
-    return *callback = nullptr, CUBLAS_STATUS_SUCCESS;
+    *callback = nullptr;
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 // --- matrix products ------------------------------------------------------------------------------------------------

@@ -154,57 +154,48 @@ cublasStatus_t get(const void* object, const Field (&fields)[N], int id, void* v
 // Descriptors and layouts as a Product. Strange things end in `why`.
 cublasStatus_t describe(Product& p, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                         cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, std::string& why) {
-    if (!op || !a || !b || !c || !d) return why = "a descriptor is null", CUBLAS_STATUS_INVALID_VALUE;
+    auto invalid = [&](const std::string& text) { return refuse(why, CUBLAS_STATUS_INVALID_VALUE, text); };
+    auto lacking = [&](const std::string& text) { return refuse(why, CUBLAS_STATUS_NOT_SUPPORTED, text); };
+    if (!op || !a || !b || !c || !d) return invalid("a descriptor is null");
     const cublasLtMatrixLayout_t layouts[] = {a, b, c, d};
     Matrix* matrices[]                     = {&p.a, &p.b, &p.c, &p.d};
     for (int i = 0; i < 4; i++) {
         const Layout& x = in(layouts[i]);
-        if (x.magic != layout_magic) return why = "a layout that was never created", CUBLAS_STATUS_INVALID_VALUE;
+        if (x.magic != layout_magic) return invalid("a layout that was never created");
         if (x.order != CUBLASLT_ORDER_COL && x.order != CUBLASLT_ORDER_ROW)
-            return why = "memory order " + std::to_string(x.order), CUBLAS_STATUS_NOT_SUPPORTED;
-        if (x.plane_offset || x.batch_mode)
-            return why = "planar complex data or arrays of pointers", CUBLAS_STATUS_NOT_SUPPORTED;
+            return lacking("memory order " + std::to_string(x.order));
+        if (x.plane_offset || x.batch_mode) return lacking("planar complex data or arrays of pointers");
         *matrices[i] = {cudaDataType(x.type),          int64_t(x.rows), int64_t(x.cols), x.ld,
                         x.order == CUBLASLT_ORDER_ROW, x.batches,       x.batch_stride,  0};
     }
     const Desc& o = in(op);
     for (const void* scale : o.scale)
-        if (scale) return why = "scale and amax pointers, which are for fp8", CUBLAS_STATUS_NOT_SUPPORTED;
-    if (o.transpose_c != CUBLAS_OP_N) return why = "a transposed C", CUBLAS_STATUS_NOT_SUPPORTED;
-    if (o.fill_mode != CUBLAS_FILL_MODE_FULL) return why = "a fill mode", CUBLAS_STATUS_NOT_SUPPORTED;
+        if (scale) return lacking("scale and amax pointers, which are for fp8");
+    if (o.transpose_c != CUBLAS_OP_N) return lacking("a transposed C");
+    if (o.fill_mode != CUBLAS_FILL_MODE_FULL) return lacking("a fill mode");
     if (o.pointer_mode != CUBLASLT_POINTER_MODE_HOST && o.pointer_mode != CUBLASLT_POINTER_MODE_DEVICE)
-        return why = "pointer mode " + std::to_string(o.pointer_mode), CUBLAS_STATUS_NOT_SUPPORTED;
+        return lacking("pointer mode " + std::to_string(o.pointer_mode));
     for (int t : {o.transpose_a, o.transpose_b})
-        if (t != CUBLAS_OP_N && t != CUBLAS_OP_T && t != CUBLAS_OP_C)
-            return why = "operation " + std::to_string(t), CUBLAS_STATUS_INVALID_VALUE;
+        if (t != CUBLAS_OP_N && t != CUBLAS_OP_T && t != CUBLAS_OP_C) return invalid("operation " + std::to_string(t));
     p.transpose_a       = o.transpose_a != CUBLAS_OP_N;
     p.transpose_b       = o.transpose_b != CUBLAS_OP_N;
     p.compute           = cublasComputeType_t(o.compute);
     p.scale_type        = cudaDataType(o.scale_type);
     p.epilogue          = o.epilogue;
-    p.bias              = reinterpret_cast<Address>(o.bias);
+    p.bias              = address_of(o.bias);
     p.bias_type         = o.bias_type >= 0 ? cudaDataType(o.bias_type) : p.d.type;
     p.bias_batch_stride = o.bias_batch_stride;
-    p.aux               = reinterpret_cast<Address>(o.aux);
+    p.aux               = address_of(o.aux);
     p.aux_type          = o.aux_type >= 0 ? cudaDataType(o.aux_type) : p.d.type;
     p.aux_ld            = o.aux_ld;
     p.aux_batch_stride  = o.aux_batch_stride;
     return check_product(p, why);
 }
 
-double host_scalar(const void* value, cudaDataType type) {
-    switch (type) {
-        case CUDA_R_64F: return *static_cast<const double*>(value);
-        case CUDA_R_16F: return double(*static_cast<const _Float16*>(value));
-        default: return double(*static_cast<const float*>(value));
-    }
-}
-
 }  // namespace
 }  // namespace emu
 
 using namespace emu;
-#define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
     if (!handle) return CUBLAS_STATUS_INVALID_VALUE;
@@ -257,7 +248,10 @@ cublasStatus_t cublasLtGetProperty(libraryPropertyType type, int* value) {
     *value = type == MAJOR_VERSION ? CUBLAS_VER_MAJOR : type == MINOR_VERSION ? CUBLAS_VER_MINOR : CUBLAS_VER_PATCH;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtHeuristicsCacheGetCapacity(size_t* capacity) { return *capacity = 0, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasLtHeuristicsCacheGetCapacity(size_t* capacity) {
+    *capacity = 0;
+    return CUBLAS_STATUS_SUCCESS;
+}
 cublasStatus_t cublasLtHeuristicsCacheSetCapacity(size_t) { return CUBLAS_STATUS_SUCCESS; }
 unsigned cublasLtDisableCpuInstructionsSetMask(unsigned) { return 0; }
 cublasStatus_t cublasLtLoggerSetCallback(cublasLtLoggerCallback_t) { return CUBLAS_STATUS_SUCCESS; }
@@ -456,11 +450,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     if (const cublasStatus_t status = describe(p, op, a_layout, b_layout, c_layout, d_layout, why))
         return say(__func__, status, why);
     if (!alpha || !beta) return say(__func__, CUBLAS_STATUS_INVALID_VALUE, "alpha or beta is a null pointer");
-    const auto address   = [](const void* pointer) { return reinterpret_cast<Address>(pointer); };
     const bool on_device = in(op).pointer_mode == CUBLASLT_POINTER_MODE_DEVICE;
-    p.alpha              = on_device ? Scalar{0, address(alpha)} : Scalar{host_scalar(alpha, p.scale_type), 0};
-    p.beta               = on_device ? Scalar{0, address(beta)} : Scalar{host_scalar(beta, p.scale_type), 0};
-    p.a.data = address(a), p.b.data = address(b), p.c.data = address(c), p.d.data = address(d);
+    p.alpha              = scalar_of(alpha, p.scale_type, on_device);
+    p.beta               = scalar_of(beta, p.scale_type, on_device);
+    p.a.data             = address_of(a);
+    p.b.data             = address_of(b);
+    p.c.data             = address_of(c);
+    p.d.data             = address_of(d);
     if (const cublasStatus_t status = check_pointers(p, why)) return say(__func__, status, why);
 
     if (chosen) {
@@ -476,7 +472,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
                                std::to_string(algo.alignment[i]) + " bytes, and it is not; say so in the preference " +
                                "(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_…_BYTES)");
     }
-    if (workspace_bytes && (!workspace || address(workspace) % 16))
+    if (workspace_bytes && (!workspace || address_of(workspace) % 16))
         return say(__func__, CUBLAS_STATUS_INVALID_VALUE, "the workspace is null or not aligned to 16 bytes");
     std::lock_guard guard(runtime_lock());
     return submit_product(p, stream);
@@ -494,10 +490,12 @@ cublasStatus_t cublasLtMatrixTransformDescInit_internal(cublasLtMatrixTransformD
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatrixTransformDescCreate(cublasLtMatrixTransformDesc_t* desc, cudaDataType) {
-    return *desc = new cublasLtMatrixTransformDescOpaque_t{}, CUBLAS_STATUS_SUCCESS;
+    *desc = new cublasLtMatrixTransformDescOpaque_t{};
+    return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatrixTransformDescDestroy(cublasLtMatrixTransformDesc_t desc) {
-    return delete desc, CUBLAS_STATUS_SUCCESS;
+    delete desc;
+    return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatrixTransformDescSetAttribute(cublasLtMatrixTransformDesc_t,
                                                        cublasLtMatrixTransformDescAttributes_t, const void*, size_t) {

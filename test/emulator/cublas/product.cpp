@@ -339,15 +339,7 @@ void run_product(const Product& p) {
 // --- checks ---------------------------------------------------------------------------------------------------------
 
 bool check_range(Address a, size_t bytes, Access access, const std::string& what, uint32_t op) {
-    if (Memory::get().in_arena(a) || Memory::get().find(a))
-        return Memory::get().check(a, bytes, access, what.c_str(), op);
-    Finding finding{};
-    finding.kind    = Kind::OutOfBounds;
-    finding.what    = "a host pointer where device memory is wanted";
-    finding.kernel  = what;
-    finding.address = a;
-    report(finding);
-    return false;
+    return Memory::get().check_device(a, bytes, access, what.c_str(), op);
 }
 
 bool check_matrix(const Matrix& x, Access access, const std::string& what, uint32_t op) {
@@ -455,9 +447,18 @@ const char* name_of(cudaDataType type) {
     }
 }
 
+Scalar scalar_of(const void* value, cudaDataType type, bool on_device) {
+    if (on_device) return {0, address_of(value)};
+    switch (type) {
+        case CUDA_R_64F: return {*static_cast<const double*>(value), 0};
+        case CUDA_R_16F: return {*static_cast<const Half*>(value), 0};
+        default: return {*static_cast<const float*>(value), 0};
+    }
+}
+
 cublasStatus_t check_product(const Product& p, std::string& why) {
-    auto invalid = [&](const std::string& text) { return why = text, CUBLAS_STATUS_INVALID_VALUE; };
-    auto lacking = [&](const std::string& text) { return why = text, CUBLAS_STATUS_NOT_SUPPORTED; };
+    auto invalid = [&](const std::string& text) { return refuse(why, CUBLAS_STATUS_INVALID_VALUE, text); };
+    auto lacking = [&](const std::string& text) { return refuse(why, CUBLAS_STATUS_NOT_SUPPORTED, text); };
     auto shape   = [](const Matrix& x) {
         std::string text = "(";
         return text.append(std::to_string(x.rows)).append(",").append(std::to_string(x.cols)).append(")");
@@ -515,7 +516,7 @@ cublasStatus_t check_product(const Product& p, std::string& why) {
 }
 
 cublasStatus_t check_pointers(const Product& p, std::string& why) {
-    auto invalid = [&](const std::string& text) { return why = text, CUBLAS_STATUS_INVALID_VALUE; };
+    auto invalid = [&](const std::string& text) { return refuse(why, CUBLAS_STATUS_INVALID_VALUE, text); };
     const struct {
         const char* name;
         Address at;
@@ -539,24 +540,20 @@ cublasStatus_t check_pointers(const Product& p, std::string& why) {
 }
 
 cublasStatus_t submit_product(const Product& product, cudaStream_t stream) {
-    Work work;
-    work.type = cudaGraphNodeTypeKernel;
-    work.what = call_site();
-    work.run  = [product, where = work.what](uint32_t op) {
-        if (options().check != Check::Off ? check_memory(product, where, op) : true) {
-            if (options().check == Check::Off) {
-                for (int b = 0; b < product.d.batches; b++)
-                    for (int64_t v = 0; v < product.d.vectors(); v++)
-                        Memory::get().mark_written(
-                             product.d.data +
-                                 size_t(b * product.d.batch_stride + v * product.d.ld) * size_of(product.d.type),
-                             size_t(product.d.length()) * size_of(product.d.type));
-            }
-            run_product(product);
-            if (!options().profile.empty()) count_product(product);
-            return cudaSuccess;
+    Work work{cudaGraphNodeTypeKernel, call_site()};
+    work.run = [product, where = work.what](uint32_t op) {
+        const Matrix& d = product.d;
+        if (options().check != Check::Off) {
+            if (!check_memory(product, where, op)) return cudaErrorIllegalAddress;
+        } else {
+            for (int b = 0; b < d.batches; b++)
+                for (int64_t v = 0; v < d.vectors(); v++)
+                    Memory::get().mark_written(d.data + size_t(b * d.batch_stride + v * d.ld) * size_of(d.type),
+                                               size_t(d.length()) * size_of(d.type));
         }
-        return cudaErrorIllegalAddress;
+        run_product(product);
+        if (!options().profile.empty()) count_product(product);
+        return cudaSuccess;
     };
     return submit(stream, std::move(work)) == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

@@ -27,6 +27,7 @@ struct Scalar {
     double value   = 0;
     Address device = 0;
 };
+Scalar scalar_of(const void* value, cudaDataType type, bool on_device);
 
 struct Product {
     Matrix a, b, c, d;
@@ -53,6 +54,11 @@ cublasStatus_t check_product(const Product& product, std::string& why);
 
 // The pointers: there, and aligned to their elements.
 cublasStatus_t check_pointers(const Product& product, std::string& why);
+
+inline cublasStatus_t refuse(std::string& why, cublasStatus_t status, const std::string& text) {
+    why = text;
+    return status;
+}
 
 cublasStatus_t submit_product(const Product& product, cudaStream_t stream);
 

@@ -15,12 +15,10 @@ struct Vector {
 };
 template <class Body>
 cublasStatus_t simple(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
-    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+    NEED(handle);
     std::lock_guard guard(runtime_lock());
-    Work work;
-    work.type = cudaGraphNodeTypeKernel;
-    work.what = call_site();
-    work.run  = [function, vectors, body](uint32_t op) {
+    Work work{cudaGraphNodeTypeKernel, call_site()};
+    work.run = [function, vectors, body](uint32_t op) {
         for (const Vector& v : vectors) {
             const bool dense = std::abs(v.stride) == 1;
             for (int64_t i = 0; i < (dense ? 1 : v.n); i++) {
@@ -36,14 +34,14 @@ cublasStatus_t simple(const char* function, cublasHandle_t handle, std::vector<V
     return submit(handle->stream, std::move(work)) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
 template <class T>
-T at(const T* x, int64_t i, int64_t n, int64_t stride) {  // BLAS: a negative stride starts at the far end
+T& at(const T* x, int64_t i, int64_t n, int64_t stride) {  // In BLAS a negative stride starts at the far end.
     return on_host(x)[stride >= 0 ? i * stride : (i - n + 1) * stride];
 }
 
 // A result goes to the host at once, or to the device in stream order.
 template <class R, class Body>
 cublasStatus_t reduce(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, R* result, Body body) {
-    if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+    NEED(handle);
     if (!result) return CUBLAS_STATUS_INVALID_VALUE;
     if (handle->pointer == CUBLAS_POINTER_MODE_DEVICE) {
         vectors.push_back({result, 1, 1, sizeof(R), Access::Write});
@@ -90,7 +88,7 @@ cublasStatus_t index_of_extreme(const char* f, cublasHandle_t h, int n, const T*
 }
 template <class T>
 cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, const T* x, int ix, T* y, int iy) {
-    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    NEED(h);
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
     return simple(f, h,
@@ -100,13 +98,13 @@ cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, cons
                   [=] {
                       const T a = device ? *on_host(alpha) : value;
                       for (int i = 0; i < n; i++) {
-                          T& to = on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy];
+                          T& to = at(y, i, n, iy);
                           to    = T(std::fma(a, at(x, i, n, ix), to));
                       }
                   });
 }
 template <class T> cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
-    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    NEED(h);
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
     return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
@@ -117,13 +115,13 @@ template <class T> cublasStatus_t scale(const char* f, cublasHandle_t h, int n, 
 template <class T>
 cublasStatus_t copy_vector(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {
     return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
-        for (int i = 0; i < n; i++) on_host(y)[iy >= 0 ? i * iy : (i - n + 1) * iy] = at(x, i, n, ix);
+        for (int i = 0; i < n; i++) at(y, i, n, iy) = at(x, i, n, ix);
     });
 }
 template <class T>
 cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a,
                     int lda, const T* x, int ix, const T* beta, T* y, int iy) {
-    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    NEED(h);
     if (lda < m || m < 0 || n < 0) return say(f, CUBLAS_STATUS_INVALID_VALUE, "lda < m, or a negative size");
     if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
     const T s = *alpha, b = *beta;
@@ -139,7 +137,7 @@ cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m,
             for (int c = 0; c < length; c++)
                 sum += double(on_host(a)[t == CUBLAS_OP_N ? r + int64_t(c) * lda : c + int64_t(r) * lda]) *
                        double(at(x, c, length, ix));
-            T& to = on_host(y)[iy >= 0 ? r * iy : (r - rows + 1) * iy];
+            T& to = at(y, r, rows, iy);
             to    = T(double(s) * sum + (b != T(0) ? double(b) * double(to) : 0));
         }
     });

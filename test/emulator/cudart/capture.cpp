@@ -126,19 +126,6 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
         handle);
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
-    return CALL.run(
-        [&] {
-            CUstream_st* stream = find_stream(handle);
-            if (!stream || !status) return stream ? cudaErrorInvalidValue : cudaErrorInvalidResourceHandle;
-            *status = !stream->capture          ? cudaStreamCaptureStatusNone
-                      : stream->capture->spoilt ? cudaStreamCaptureStatusInvalidated
-                                                : cudaStreamCaptureStatusActive;
-            return cudaSuccess;
-        },
-        handle);
-}
-
 static cudaError_t capture_info(cudaStream_t handle, cudaStreamCaptureStatus* status, unsigned long long* id,
                                 cudaGraph_t* graph, const cudaGraphNode_t** after, size_t* count) {
     CUstream_st* stream = find_stream(handle);
@@ -152,6 +139,9 @@ static cudaError_t capture_info(cudaStream_t handle, cudaStreamCaptureStatus* st
     if (after) *after = stream->capture_tail.data();
     if (count) *count = stream->capture_tail.size();
     return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    return CALL.run([&] { return capture_info(stream, status, nullptr, nullptr, nullptr, nullptr); }, stream);
 }
 static cudaError_t update_capture(cudaStream_t handle, cudaGraphNode_t* after, size_t count, unsigned flags) {
     CUstream_st* stream = find_stream(handle);
@@ -184,5 +174,5 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNo
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
     thread_local cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
-    return CALL.run([&] { return std::swap(*mode, current), cudaSuccess; });
+    return CALL.run([&] { return answer(mode, std::exchange(current, *mode)); });
 }

@@ -175,12 +175,15 @@ using namespace emu;
 cudaError_t cudaGetDeviceCount(int* count) {
     return CALL.run([&] {
         *count = device_count();
-        if (driver_version() / 1000 < CUDART_VERSION / 1000) return *count = 0, cudaErrorInsufficientDriver;
+        if (driver_version() / 1000 < CUDART_VERSION / 1000) {
+            *count = 0;
+            return cudaErrorInsufficientDriver;
+        }
         return *count ? cudaSuccess : cudaErrorNoDevice;
     });
 }
 cudaError_t cudaGetDevice(int* device) {
-    return CALL.run([&] { return *device = device_now, cudaSuccess; });
+    return CALL.run([&] { return answer(device, device_now); });
 }
 static cudaError_t set_device(int device) {
     if (!is_device(device)) return cudaErrorInvalidDevice;
@@ -210,7 +213,7 @@ cudaError_t cudaSetValidDevices(int* devices, int count) {
         count);
 }
 cudaError_t cudaChooseDevice(int* device, const cudaDeviceProp*) {
-    return CALL.run([&] { return *device = 0, cudaSuccess; });
+    return CALL.run([&] { return answer(device, 0); });
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     return CALL.run(
@@ -227,7 +230,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device)
         [&] {
             if (!value) return cudaErrorInvalidValue;
             if (!is_device(device)) return cudaErrorInvalidDevice;
-            if (which == cudaDevAttrPciBusId) return *value = device + 1, cudaSuccess;
+            if (which == cudaDevAttrPciBusId) return answer(value, device + 1);
             return attribute(value, which);
         },
         which, device);
@@ -254,22 +257,22 @@ cudaError_t cudaDeviceSetCacheConfig(cudaFuncCache config) {
     return CALL.run([] { return cudaSuccess; }, config);
 }
 cudaError_t cudaDeviceGetCacheConfig(cudaFuncCache* config) {
-    return CALL.run([&] { return *config = cudaFuncCachePreferNone, cudaSuccess; });
+    return CALL.run([&] { return answer(config, cudaFuncCachePreferNone); });
 }
 cudaError_t cudaDeviceSetSharedMemConfig(cudaSharedMemConfig config) {
     return CALL.run([] { return cudaSuccess; }, config);
 }
 cudaError_t cudaDeviceGetSharedMemConfig(cudaSharedMemConfig* config) {
-    return CALL.run([&] { return *config = cudaSharedMemBankSizeFourByte, cudaSuccess; });
+    return CALL.run([&] { return answer(config, cudaSharedMemBankSizeFourByte); });
 }
 cudaError_t cudaCtxResetPersistingL2Cache() {
     return CALL.run([] { return cudaSuccess; });
 }
 cudaError_t cudaSetDeviceFlags(unsigned flags) {
-    return CALL.run([&] { return device_flags = flags, cudaSuccess; }, flags);
+    return CALL.run([&] { return answer(&device_flags, flags); }, flags);
 }
 cudaError_t cudaGetDeviceFlags(unsigned* flags) {
-    return CALL.run([&] { return *flags = device_flags | cudaDeviceMapHost, cudaSuccess; });
+    return CALL.run([&] { return answer(flags, device_flags | cudaDeviceMapHost); });
 }
 
 // Frees everything and forgets the sticky error, as a new context would.
@@ -277,9 +280,7 @@ cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
         if (sticky_error() == cudaSuccess) wait_device();
         for (const Allocation* a : Memory::get().live())
-            if (!a->variable && (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
-                                 a->space == Space::Managed))
-                Memory::get().free(a->begin, call_site());
+            if (a->to_be_freed()) Memory::get().free(a->begin, call_site());
         set_sticky_error(cudaSuccess);
         return cudaSuccess;
     });
@@ -291,10 +292,10 @@ cudaError_t cudaThreadExit() { return cudaDeviceReset(); }
 #endif
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
-    return CALL.run([&] { return *version = CUDART_VERSION, cudaSuccess; });
+    return CALL.run([&] { return answer(version, CUDART_VERSION); });
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-    return CALL.run([&] { return *version = driver_version(), cudaSuccess; });
+    return CALL.run([&] { return answer(version, driver_version()); });
 }
 
 // --- other devices and processes, which are refused ------------------------------------------------------------------
@@ -315,7 +316,7 @@ cudaError_t cudaDeviceDisablePeerAccess(int peer) {
     return CALL.run([&] { return is_device(peer) ? cudaErrorPeerAccessNotEnabled : cudaErrorInvalidDevice; }, peer);
 }
 cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int, int) {
-    return CALL.run([&] { return *value = 0, cudaSuccess; });
+    return CALL.run([&] { return answer(value, 0); });
 }
 cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
     return CALL.run(
@@ -332,7 +333,7 @@ cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
             unsigned domain = 0, bus = 0;
             if (!text || std::sscanf(text, "%x:%x", &domain, &bus) != 2 || !is_device(int(bus) - 1))
                 return cudaErrorInvalidValue;
-            return *device = int(bus) - 1, cudaSuccess;
+            return answer(device, int(bus) - 1);
         },
         text);
 }
@@ -341,10 +342,16 @@ cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
 
 // What counts: --profile has a section for each pair.
 extern "C" cudaError_t cudaProfilerStart() {
-    return CALL.run([] { return count_section(true), cudaSuccess; });
+    return CALL.run([] {
+        count_section(true);
+        return cudaSuccess;
+    });
 }
 extern "C" cudaError_t cudaProfilerStop() {
-    return CALL.run([] { return count_section(false), cudaSuccess; });
+    return CALL.run([] {
+        count_section(false);
+        return cudaSuccess;
+    });
 }
 
 // There is no driver underneath: every entry point is answered as not found, which programs must be ready for.

@@ -42,22 +42,26 @@ struct Capture {
 
 namespace emu {
 
-cudaError_t memcpy_work(const cudaMemcpy3DParms& params, Work& work);  // memory.cpp
-cudaError_t memset_work(const cudaMemsetParams& params, Work& work);
-
-// graphs.cpp
 std::set<cudaGraph_t>& graphs();
 cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode_t> after);
-cudaError_t kernel_work(const cudaKernelNodeParams& p, Work& work);
-cudaError_t host_work(const cudaHostNodeParams& p, Work& work);
-cudaError_t event_work(cudaEvent_t event, cudaGraphNodeType type, Work& work);
 cudaMemcpy3DParms line_params(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind);
 
-// Other parameters for a node of this type, in a graph or in an executable one.
-template <class Make> cudaError_t set_params(Work* work, cudaGraphNodeType type, Make make) {
+// Makes the work of a node from the parameters that the program gives.
+struct EventParams {
+    cudaEvent_t event;
+    cudaGraphNodeType type;
+};
+cudaError_t make_work(const cudaKernelNodeParams& p, Work& work);
+cudaError_t make_work(const cudaMemcpy3DParms& p, Work& work);
+cudaError_t make_work(const cudaMemsetParams& p, Work& work);
+cudaError_t make_work(const cudaHostNodeParams& p, Work& work);
+cudaError_t make_work(const EventParams& p, Work& work);
+
+// Gives a node of this type other parameters, in a graph or in an executable one.
+template <class Params> cudaError_t set_params(Work* work, cudaGraphNodeType type, const Params& params) {
     if (!work || work->type != type) return cudaErrorInvalidValue;
     Work fresh;
-    if (const cudaError_t error = make(fresh)) return error;
+    if (const cudaError_t error = make_work(params, fresh)) return error;
     *work = std::move(fresh);
     return cudaSuccess;
 }

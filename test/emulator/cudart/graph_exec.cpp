@@ -121,7 +121,7 @@ cudaError_t cudaGraphInstantiateWithParams(cudaGraphExec_t* exec, cudaGraph_t gr
         graph);
 }
 cudaError_t cudaGraphExecGetFlags(cudaGraphExec_t exec, unsigned long long* flags) {
-    return CALL.run([&] { return *flags = exec->flags, cudaSuccess; }, exec);
+    return CALL.run([&] { return answer(flags, exec->flags); }, exec);
 }
 cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
     return CALL.run([&] { return exec && find_stream(stream) ? cudaSuccess : cudaErrorInvalidValue; }, exec, stream);
@@ -188,20 +188,10 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGra
 #endif
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
                                              const cudaKernelNodeParams* p) {
-    return CALL.run(
-        [&] {
-            return set_params(work_of(exec, node), cudaGraphNodeTypeKernel,
-                              [&](Work& w) { return kernel_work(*p, w); });
-        },
-        exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeKernel, *p); }, exec, node);
 }
 cudaError_t cudaGraphExecMemcpyNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaMemcpy3DParms* p) {
-    return CALL.run(
-        [&] {
-            return set_params(work_of(exec, node), cudaGraphNodeTypeMemcpy,
-                              [&](Work& w) { return memcpy_work(*p, w); });
-        },
-        exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeMemcpy, *p); }, exec, node);
 }
 cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t exec, cudaGraphNode_t node, void* dst, const void* src,
                                                size_t bytes, cudaMemcpyKind kind) {
@@ -209,31 +199,18 @@ cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t exec, cudaGraphNo
     return cudaGraphExecMemcpyNodeSetParams(exec, node, &p);
 }
 cudaError_t cudaGraphExecMemsetNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaMemsetParams* p) {
-    return CALL.run(
-        [&] {
-            return set_params(work_of(exec, node), cudaGraphNodeTypeMemset,
-                              [&](Work& w) { return memset_work(*p, w); });
-        },
-        exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeMemset, *p); }, exec, node);
 }
 cudaError_t cudaGraphExecHostNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaHostNodeParams* p) {
-    return CALL.run(
-        [&] {
-            return set_params(work_of(exec, node), cudaGraphNodeTypeHost, [&](Work& w) { return host_work(*p, w); });
-        },
-        exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeHost, *p); }, exec, node);
 }
 cudaError_t cudaGraphExecEventRecordNodeSetEvent(cudaGraphExec_t exec, cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeEventRecord;
-    return CALL.run(
-        [&] { return set_params(work_of(exec, node), type, [&](Work& w) { return event_work(event, type, w); }); },
-        exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), type, EventParams{event, type}); }, exec, node);
 }
 cudaError_t cudaGraphExecEventWaitNodeSetEvent(cudaGraphExec_t exec, cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeWaitEvent;
-    return CALL.run(
-        [&] { return set_params(work_of(exec, node), type, [&](Work& w) { return event_work(event, type, w); }); },
-        exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), type, EventParams{event, type}); }, exec, node);
 }
 cudaError_t cudaGraphNodeSetEnabled(cudaGraphExec_t exec, cudaGraphNode_t node, unsigned enabled) {
     return CALL.run(

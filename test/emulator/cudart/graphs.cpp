@@ -28,7 +28,7 @@ cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode
     return node;
 }
 
-cudaError_t kernel_work(const cudaKernelNodeParams& p, Work& work) {
+cudaError_t make_work(const cudaKernelNodeParams& p, Work& work) {
     KernelLaunch launch;
     if (p.extra) return cudaErrorNotSupported;
     if (const cudaError_t error =
@@ -38,13 +38,10 @@ cudaError_t kernel_work(const cudaKernelNodeParams& p, Work& work) {
     return cudaSuccess;
 }
 
-cudaError_t host_work(const cudaHostNodeParams& p, Work& work) {
+cudaError_t make_work(const cudaHostNodeParams& p, Work& work) {
     if (!p.fn) return cudaErrorInvalidValue;
-    work.type     = cudaGraphNodeTypeHost;
-    work.what     = "host function of a graph";
-    work.unlocked = true;
-    work.run      = [p](uint32_t) { return p.fn(p.userData), cudaSuccess; };
-    work.params   = p;
+    work        = host_work("host function of a graph", [p] { p.fn(p.userData); });
+    work.params = p;
     return cudaSuccess;
 }
 
@@ -57,10 +54,10 @@ cudaMemcpy3DParms line_params(void* dst, const void* src, size_t bytes, cudaMemc
     return p;
 }
 
-cudaError_t event_work(cudaEvent_t event, cudaGraphNodeType type, Work& work) {
-    if (!find_event(event)) return cudaErrorInvalidResourceHandle;
-    work.type   = type;
-    work.params = event;
+cudaError_t make_work(const EventParams& p, Work& work) {
+    if (!find_event(p.event)) return cudaErrorInvalidResourceHandle;
+    work.type   = p.type;
+    work.params = p.event;
     return cudaSuccess;
 }
 
@@ -81,20 +78,41 @@ cudaGraph_t clone(cudaGraph_t from) {
 
 cudaError_t symbol_params(const void* symbol, size_t offset, const void* other, size_t bytes, bool to_symbol,
                           cudaMemcpyKind kind, cudaMemcpy3DParms& p) {
-    Variable* variable;
-    if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
-    if (offset > variable->bytes || bytes > variable->bytes - offset) return cudaErrorInvalidValue;
-    void* place = reinterpret_cast<void*>(variable->address + offset);
+    void* place;
+    if (const cudaError_t error = symbol_range(symbol, offset, bytes, &place)) return error;
     p = to_symbol ? line_params(place, other, bytes, kind) : line_params(const_cast<void*>(other), place, bytes, kind);
     return cudaSuccess;
 }
 
-// Makes the Work, then adds it: the pattern of every cudaGraphAdd…Node.
-template <class Make>
-cudaError_t add(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count, Make make) {
+#if CUDART_VERSION >= 12020
+cudaError_t make_work(const cudaGraphNodeParams& p, Work& work) {
+    const auto& k = p.kernel;
+    const auto& m = p.memset;
+    switch (p.type) {
+        case cudaGraphNodeTypeEmpty: return cudaSuccess;
+        case cudaGraphNodeTypeKernel:
+            return make_work(
+                cudaKernelNodeParams{k.func, k.gridDim, k.blockDim, k.sharedMemBytes, k.kernelParams, k.extra}, work);
+        case cudaGraphNodeTypeMemcpy: return make_work(p.memcpy.copyParams, work);
+        case cudaGraphNodeTypeMemset:
+            return make_work(cudaMemsetParams{m.dst, m.pitch, m.value, m.elementSize, m.width, m.height}, work);
+        case cudaGraphNodeTypeHost: return make_work(cudaHostNodeParams{p.host.fn, p.host.userData}, work);
+        case cudaGraphNodeTypeEventRecord: return make_work(EventParams{p.eventRecord.event, p.type}, work);
+        case cudaGraphNodeTypeWaitEvent: return make_work(EventParams{p.eventWait.event, p.type}, work);
+        default: return cudaErrorNotSupported;
+    }
+}
+#endif
+struct NoParams {};
+cudaError_t make_work(const NoParams&, Work&) { return cudaSuccess; }
+
+// The work of every cudaGraphAdd…Node.
+template <class Params>
+cudaError_t add(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
+                const Params& params) {
     if (!out || !graphs().count(graph) || (count && !after)) return cudaErrorInvalidValue;
     Work work;
-    if (const cudaError_t error = make(work)) return error;
+    if (const cudaError_t error = make_work(params, work)) return error;
     *out = add_node(graph, std::move(work), {after, after + count});
     return cudaSuccess;
 }
@@ -158,7 +176,7 @@ cudaError_t cudaGraphNodeFindInClone(cudaGraphNode_t* out, cudaGraphNode_t node,
     return CALL.run(
         [&] {
             for (cudaGraphNode_t candidate : graph->nodes)
-                if (candidate->original == node) return *out = candidate, cudaSuccess;
+                if (candidate->original == node) return answer(out, candidate);
             return cudaErrorInvalidValue;
         },
         node, graph);
@@ -260,23 +278,20 @@ cudaError_t cudaGraphDestroyNode(cudaGraphNode_t node) {
 
 cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                   size_t count) {
-    return CALL.run([&] { return add(node, graph, after, count, [](Work&) { return cudaSuccess; }); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, NoParams{}); }, graph);
 }
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                    const cudaKernelNodeParams* params) {
-    return CALL.run([&] { return add(node, graph, after, count, [&](Work& w) { return kernel_work(*params, w); }); },
-                    graph);
+    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
 }
 cudaError_t cudaGraphAddMemcpyNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                    const cudaMemcpy3DParms* params) {
-    return CALL.run([&] { return add(node, graph, after, count, [&](Work& w) { return memcpy_work(*params, w); }); },
-                    graph);
+    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
 }
 cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                      size_t count, void* dst, const void* src, size_t bytes, cudaMemcpyKind kind) {
     const cudaMemcpy3DParms params = line_params(dst, src, bytes, kind);
-    return CALL.run([&] { return add(node, graph, after, count, [&](Work& w) { return memcpy_work(params, w); }); },
-                    graph);
+    return CALL.run([&] { return add(node, graph, after, count, params); }, graph);
 }
 cudaError_t cudaGraphAddMemcpyNodeToSymbol(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                            size_t count, const void* symbol, const void* src, size_t bytes,
@@ -285,7 +300,7 @@ cudaError_t cudaGraphAddMemcpyNodeToSymbol(cudaGraphNode_t* node, cudaGraph_t gr
         [&] {
             cudaMemcpy3DParms p;
             if (const cudaError_t error = symbol_params(symbol, offset, src, bytes, true, kind, p)) return error;
-            return add(node, graph, after, count, [&](Work& w) { return memcpy_work(p, w); });
+            return add(node, graph, after, count, p);
         },
         graph);
 }
@@ -296,26 +311,24 @@ cudaError_t cudaGraphAddMemcpyNodeFromSymbol(cudaGraphNode_t* node, cudaGraph_t 
         [&] {
             cudaMemcpy3DParms p;
             if (const cudaError_t error = symbol_params(symbol, offset, dst, bytes, false, kind, p)) return error;
-            return add(node, graph, after, count, [&](Work& w) { return memcpy_work(p, w); });
+            return add(node, graph, after, count, p);
         },
         graph);
 }
 cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                    const cudaMemsetParams* params) {
-    return CALL.run([&] { return add(node, graph, after, count, [&](Work& w) { return memset_work(*params, w); }); },
-                    graph);
+    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
 }
 cudaError_t cudaGraphAddHostNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                  const cudaHostNodeParams* params) {
-    return CALL.run([&] { return add(node, graph, after, count, [&](Work& w) { return host_work(*params, w); }); },
-                    graph);
+    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
 }
 cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                        size_t count, cudaGraph_t child) {
     return CALL.run(
         [&] {
             if (!graphs().count(child)) return cudaErrorInvalidValue;
-            if (const cudaError_t e = add(node, graph, after, count, [](Work&) { return cudaSuccess; })) return e;
+            if (const cudaError_t e = add(node, graph, after, count, NoParams{})) return e;
             (*node)->child = clone(child);
             return cudaSuccess;
         },
@@ -325,8 +338,7 @@ cudaError_t cudaGraphAddEventRecordNode(cudaGraphNode_t* node, cudaGraph_t graph
                                         size_t count, cudaEvent_t event) {
     return CALL.run(
         [&] {
-            return add(node, graph, after, count,
-                       [&](Work& w) { return event_work(event, cudaGraphNodeTypeEventRecord, w); });
+            return add(node, graph, after, count, EventParams{event, cudaGraphNodeTypeEventRecord});
         },
         graph);
 }
@@ -334,8 +346,7 @@ cudaError_t cudaGraphAddEventWaitNode(cudaGraphNode_t* node, cudaGraph_t graph, 
                                       size_t count, cudaEvent_t event) {
     return CALL.run(
         [&] {
-            return add(node, graph, after, count,
-                       [&](Work& w) { return event_work(event, cudaGraphNodeTypeWaitEvent, w); });
+            return add(node, graph, after, count, EventParams{event, cudaGraphNodeTypeWaitEvent});
         },
         graph);
 }
@@ -349,29 +360,7 @@ cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cud
 #if CUDART_VERSION >= 12020
     if (!p) return cudaErrorInvalidValue;
     if (p->type == cudaGraphNodeTypeGraph) return cudaGraphAddChildGraphNode(node, graph, after, count, p->graph.graph);
-    return CALL.run(
-        [&] {
-            return add(node, graph, after, count, [&](Work& work) {
-                switch (p->type) {
-                    case cudaGraphNodeTypeEmpty: return cudaSuccess;
-                    case cudaGraphNodeTypeKernel: {
-                        const auto& k = p->kernel;
-                        return kernel_work({k.func, k.gridDim, k.blockDim, k.sharedMemBytes, k.kernelParams, k.extra},
-                                           work);
-                    }
-                    case cudaGraphNodeTypeMemcpy: return memcpy_work(p->memcpy.copyParams, work);
-                    case cudaGraphNodeTypeMemset: {
-                        const auto& m = p->memset;
-                        return memset_work({m.dst, m.pitch, m.value, m.elementSize, m.width, m.height}, work);
-                    }
-                    case cudaGraphNodeTypeHost: return host_work({p->host.fn, p->host.userData}, work);
-                    case cudaGraphNodeTypeEventRecord: return event_work(p->eventRecord.event, p->type, work);
-                    case cudaGraphNodeTypeWaitEvent: return event_work(p->eventWait.event, p->type, work);
-                    default: return cudaErrorNotSupported;
-                }
-            });
-        },
-        graph, p->type);
+    return CALL.run([&] { return add(node, graph, after, count, *p); }, graph, p->type);
 }
 #endif
 
@@ -411,13 +400,11 @@ cudaError_t cudaGraphEventWaitNodeGetEvent(cudaGraphNode_t node, cudaEvent_t* ou
 }
 cudaError_t cudaGraphEventRecordNodeSetEvent(cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeEventRecord;
-    return CALL.run(
-        [&] { return set_params(work_of(node), type, [&](Work& w) { return event_work(event, type, w); }); }, node);
+    return CALL.run([&] { return set_params(work_of(node), type, EventParams{event, type}); }, node);
 }
 cudaError_t cudaGraphEventWaitNodeSetEvent(cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeWaitEvent;
-    return CALL.run(
-        [&] { return set_params(work_of(node), type, [&](Work& w) { return event_work(event, type, w); }); }, node);
+    return CALL.run([&] { return set_params(work_of(node), type, EventParams{event, type}); }, node);
 }
 cudaError_t cudaGraphChildGraphNodeGetGraph(cudaGraphNode_t node, cudaGraph_t* out) {
     return CALL.run(
@@ -430,14 +417,10 @@ cudaError_t cudaGraphChildGraphNodeGetGraph(cudaGraphNode_t node, cudaGraph_t* o
 }
 
 cudaError_t cudaGraphKernelNodeSetParams(cudaGraphNode_t node, const cudaKernelNodeParams* p) {
-    return CALL.run(
-        [&] { return set_params(work_of(node), cudaGraphNodeTypeKernel, [&](Work& w) { return kernel_work(*p, w); }); },
-        node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeKernel, *p); }, node);
 }
 cudaError_t cudaGraphMemcpyNodeSetParams(cudaGraphNode_t node, const cudaMemcpy3DParms* p) {
-    return CALL.run(
-        [&] { return set_params(work_of(node), cudaGraphNodeTypeMemcpy, [&](Work& w) { return memcpy_work(*p, w); }); },
-        node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeMemcpy, *p); }, node);
 }
 cudaError_t cudaGraphMemcpyNodeSetParams1D(cudaGraphNode_t node, void* dst, const void* src, size_t bytes,
                                            cudaMemcpyKind kind) {
@@ -445,12 +428,8 @@ cudaError_t cudaGraphMemcpyNodeSetParams1D(cudaGraphNode_t node, void* dst, cons
     return cudaGraphMemcpyNodeSetParams(node, &p);
 }
 cudaError_t cudaGraphMemsetNodeSetParams(cudaGraphNode_t node, const cudaMemsetParams* p) {
-    return CALL.run(
-        [&] { return set_params(work_of(node), cudaGraphNodeTypeMemset, [&](Work& w) { return memset_work(*p, w); }); },
-        node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeMemset, *p); }, node);
 }
 cudaError_t cudaGraphHostNodeSetParams(cudaGraphNode_t node, const cudaHostNodeParams* p) {
-    return CALL.run(
-        [&] { return set_params(work_of(node), cudaGraphNodeTypeHost, [&](Work& w) { return host_work(*p, w); }); },
-        node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeHost, *p); }, node);
 }

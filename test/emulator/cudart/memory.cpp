@@ -12,7 +12,6 @@ struct CUmemPoolHandle_st {
 namespace emu {
 namespace {
 
-Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 void* pointer_of(Address address) { return reinterpret_cast<void*>(address); }
 
 // The sides on which a pointer is valid. Pinned, managed and registered memory is valid on both.
@@ -35,8 +34,7 @@ void report_leaks() {
     size_t count = 0, bytes = 0;
     const Allocation* first = nullptr;
     for (const Allocation* a : Memory::get().live())
-        if (!a->variable && (a->space == Space::Device || a->space == Space::Async || a->space == Space::Pinned ||
-                             a->space == Space::Managed)) {
+        if (a->to_be_freed()) {
             if (!first) first = a;
             count++, bytes += a->bytes;
         }
@@ -85,13 +83,14 @@ Box line(void* dst, const void* src, size_t bytes) {
     return {address_of(dst), address_of(src), bytes, bytes, bytes, bytes, bytes};
 }
 
-bool run_copy(const Box& box, const char* what, uint32_t op) {
+// A copy that the checker refuses ends with a finding, not with an error.
+cudaError_t run_copy(const Box& box, const char* what, uint32_t op) {
     for (size_t z = 0; z < box.depth; z++)
         for (size_t y = 0; y < box.height; y++)
             if (!Memory::get().copy(box.dst + z * box.dst_slice + y * box.dst_pitch,
                                     box.src + z * box.src_slice + y * box.src_pitch, box.width, what, op))
-                return false;
-    return true;
+                return cudaSuccess;
+    return cudaSuccess;
 }
 
 // Whether a range lies inside one live allocation, or in plain host memory. The checker reports what is wrong.
@@ -122,14 +121,12 @@ cudaError_t check_direction(const Box& box, cudaMemcpyKind kind) {
 }
 
 Work copy_work(const Box& box) {
-    Work work;
-    work.type = cudaGraphNodeTypeMemcpy;
-    work.what = call_site();
+    Work work{cudaGraphNodeTypeMemcpy, call_site()};
     if (place_of(box.dst).host && !place_of(box.dst).pageable)
         work.host.push_back({box.dst, box.dst_span(), Access::Write});
     if (place_of(box.src).host && !place_of(box.src).pageable)
         work.host.push_back({box.src, box.src_span(), Access::Read});
-    work.run = [box, what = work.what](uint32_t op) { return run_copy(box, what.c_str(), op), cudaSuccess; };
+    work.run = [box, what = work.what](uint32_t op) { return run_copy(box, what.c_str(), op); };
     return work;
 }
 
@@ -161,9 +158,7 @@ cudaError_t copy(Box box, cudaMemcpyKind kind, cudaStream_t stream, bool asynchr
         out.src_pitch = in.dst_pitch;
         out.src_slice = in.dst_slice;
         Work work     = copy_work(out);
-        work.run      = [out, staging, what = work.what](uint32_t op) {
-            return run_copy(out, what.c_str(), op), cudaSuccess;
-        };
+        work.run      = [out, staging, what = work.what](uint32_t op) { return run_copy(out, what.c_str(), op); };
         return submit(stream, std::move(work));
     }
     Work work = copy_work(box);
@@ -181,9 +176,7 @@ struct Fill {
 };
 
 Work fill_work(const Fill& fill) {
-    Work work;
-    work.type = cudaGraphNodeTypeMemset;
-    work.what = call_site();
+    Work work{cudaGraphNodeTypeMemset, call_site()};
     if (place_of(fill.dst).host) work.host.push_back({fill.dst, fill.span(), Access::Write});
     work.run = [fill, what = work.what](uint32_t op) {
         for (size_t z = 0; z < fill.depth; z++)
@@ -223,14 +216,6 @@ cudaError_t box_of(const cudaMemcpy3DParms& p, Box& box) {
     return box.width > box.dst_pitch || box.width > box.src_pitch ? cudaErrorInvalidPitchValue : cudaSuccess;
 }
 
-cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void** out) {
-    Variable* variable;
-    if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
-    if (offset > variable->bytes || bytes > variable->bytes - offset) return cudaErrorInvalidValue;
-    *out = pointer_of(variable->address + offset);
-    return cudaSuccess;
-}
-
 auto& pool_of_device = *new std::map<int, cudaMemPool_t>;
 cudaMemPool_t default_pool(int device) {
     static auto& pools = *new std::map<int, CUmemPoolHandle_st>;
@@ -240,7 +225,7 @@ cudaMemPool_t default_pool(int device) {
 }  // namespace
 
 // For graph nodes.
-cudaError_t memcpy_work(const cudaMemcpy3DParms& params, Work& work) {
+cudaError_t make_work(const cudaMemcpy3DParms& params, Work& work) {
     Box box;
     if (const cudaError_t error = box_of(params, box)) return error;
     if (const cudaError_t error = check_direction(box, params.kind)) return error;
@@ -248,7 +233,7 @@ cudaError_t memcpy_work(const cudaMemcpy3DParms& params, Work& work) {
     work.params = params;
     return cudaSuccess;
 }
-cudaError_t memset_work(const cudaMemsetParams& p, Work& work) {
+cudaError_t make_work(const cudaMemsetParams& p, Work& work) {
     if (p.elementSize != 1 && p.elementSize != 2 && p.elementSize != 4) return cudaErrorInvalidValue;
     if (!place_of(address_of(p.dst)).device) return cudaErrorInvalidValue;
     work = fill_work({address_of(p.dst), p.pitch, p.pitch * p.height, p.width, p.height, 1, p.value, p.elementSize});
@@ -351,9 +336,7 @@ static cudaError_t allocate_async(void** pointer, size_t bytes, cudaStream_t str
     if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
     if (const cudaError_t error = allocate(pointer, bytes, Space::Async)) return error;
     if (!*pointer) return cudaSuccess;
-    Work work;
-    work.type        = cudaGraphNodeTypeMemAlloc;
-    work.what        = call_site();
+    Work work{cudaGraphNodeTypeMemAlloc, call_site()};
     // To the race check both ends of its life are writes: what touches it must be ordered between them. In a graph the
     // address is the same at every launch, and its bytes are fresh.
     const bool again = is_capturing(stream);
@@ -379,9 +362,7 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
     return CALL.run(
         [&] {
             if (!pointer) return cudaSuccess;
-            Work work;
-            work.type = cudaGraphNodeTypeMemFree;
-            work.what = call_site();
+            Work work{cudaGraphNodeTypeMemFree, call_site()};
             if (!is_capturing(stream)) {
                 const Allocation* a = Memory::get().find(address_of(pointer));
                 if (!a) {
@@ -401,21 +382,18 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
-    return CALL.run([&] { return *pool = default_pool(device), cudaSuccess; }, device);
+    return CALL.run([&] { return answer(pool, default_pool(device)); }, device);
 }
 cudaError_t cudaDeviceGetMemPool(cudaMemPool_t* pool, int device) {
     return CALL.run(
-        [&] {
-            *pool = pool_of_device.count(device) ? pool_of_device[device] : default_pool(device);
-            return cudaSuccess;
-        },
+        [&] { return answer(pool, pool_of_device.count(device) ? pool_of_device[device] : default_pool(device)); },
         device);
 }
 cudaError_t cudaDeviceSetMemPool(int device, cudaMemPool_t pool) {
-    return CALL.run([&] { return pool_of_device[device] = pool, cudaSuccess; }, device, pool);
+    return CALL.run([&] { return answer(&pool_of_device[device], pool); }, device, pool);
 }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
-    return CALL.run([&] { return *pool = new CUmemPoolHandle_st, cudaSuccess; });
+    return CALL.run([&] { return answer(pool, new CUmemPoolHandle_st); });
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
     return CALL.run(
@@ -464,7 +442,7 @@ cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const cudaMemAccessDesc*, s
     return CALL.run([&] { return pool ? cudaSuccess : cudaErrorInvalidValue; }, pool);
 }
 cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t pool, cudaMemLocation*) {
-    return CALL.run([&] { return *flags = cudaMemAccessFlagsProtReadWrite, cudaSuccess; }, pool);
+    return CALL.run([&] { return answer(flags, cudaMemAccessFlagsProtReadWrite); }, pool);
 }
 
 // --- what a pointer is ----------------------------------------------------------------------------------------------

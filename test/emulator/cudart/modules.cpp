@@ -132,6 +132,14 @@ cudaError_t find_symbol(const void* symbol, Variable** found) {
     return cudaErrorInvalidSymbol;
 }
 
+cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void** out) {
+    Variable* variable;
+    if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
+    if (offset > variable->bytes || bytes > variable->bytes - offset) return cudaErrorInvalidValue;
+    *out = reinterpret_cast<void*>(variable->address + offset);
+    return cudaSuccess;
+}
+
 cudaError_t prepare_launch(KernelLaunch& launch, const void* handle, dim3 grid, dim3 block, void** args, size_t shared,
                            bool cooperative) {
     CUfunc_st* function = find_function(handle);
@@ -172,9 +180,7 @@ cudaError_t prepare_launch(KernelLaunch& launch, const void* handle, dim3 grid, 
 }
 
 Work launch_work(const KernelLaunch& launch) {
-    Work work;
-    work.type   = cudaGraphNodeTypeKernel;
-    work.what   = launch.function->kernel->pretty;
+    Work work{cudaGraphNodeTypeKernel, launch.function->kernel->pretty};
     work.params = launch;
     LaunchConfig config;
     config.grid           = {launch.grid.x, launch.grid.y, launch.grid.z};
@@ -417,14 +423,7 @@ cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void
 // --- variables ------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetSymbolAddress(void** pointer, const void* symbol) {
-    return CALL.run(
-        [&] {
-            Variable* variable;
-            if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
-            *pointer = reinterpret_cast<void*>(variable->address);
-            return cudaSuccess;
-        },
-        symbol);
+    return CALL.run([&] { return symbol_range(symbol, 0, 0, pointer); }, symbol);
 }
 cudaError_t cudaGetSymbolSize(size_t* bytes, const void* symbol) {
     return CALL.run(

@@ -42,6 +42,9 @@ CUfunc_st* find_function(const void* stub_or_handle);              // null: not 
 cudaError_t load(CUfunc_st& function);                             // sets kernel, or prints why it can't
 cudaError_t find_symbol(const void* symbol, Variable** variable);  // symbol: &variable on the host
 
+// The address of `bytes` bytes that lie `offset` bytes into the variable.
+cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void** out);
+
 struct KernelLaunch {
     CUfunc_st* function = nullptr;
     dim3 grid, block;

@@ -12,8 +12,6 @@
 namespace emu {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 void merge(Clock& into, const Clock& from) {
     if (into.size() < from.size()) into.resize(from.size());
     for (size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
@@ -125,7 +123,10 @@ bool Queue::run(const NodePtr& node) {
     cudaError_t error = cudaSuccess;
     node->state       = Node::Running;
     if (node->work.run && sticky_error() == cudaSuccess) {
-        if (node->work.unlocked) return call_host(node), true;
+        if (node->work.unlocked) {
+            call_host(node);
+            return true;
+        }
         error = node->work.run(node->number);
     }
     if (error == cudaErrorNotReady) {
@@ -170,13 +171,12 @@ std::string Queue::what_waits() const {
 }
 
 void Queue::watch() {
-    const double patience = options().timeout > 0 ? options().timeout : 600;
     for (;;) {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
         if (now() - last_progress() < kMoment) continue;
         const std::lock_guard hold(runtime_lock());
         while (now() - last_progress() >= kMoment && run_one(0)) {}
-        if (now() - last_progress() < patience || (pending.empty() && options().timeout <= 0)) continue;
+        if (now() - last_progress() < patience() || (pending.empty() && options().timeout <= 0)) continue;
         Finding f{};
         f.kind = Kind::Deadlock;
         f.what = "nothing has moved for --timeout seconds" + what_waits();
@@ -371,6 +371,16 @@ cudaError_t wait_device() {
     return sticky_error();
 }
 
+Work host_work(const char* name, std::function<void()> function) {
+    Work work{cudaGraphNodeTypeHost, name};
+    work.unlocked = true;
+    work.run      = [function](uint32_t) {
+        function();
+        return cudaSuccess;
+    };
+    return work;
+}
+
 void note_call() { last_progress() = now(); }
 
 bool is_capturing(cudaStream_t handle) {
@@ -436,10 +446,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t handle_of_event
             if (!stream || !event) return cudaErrorInvalidResourceHandle;
             if (event->capture || stream->capture) return capture_wait(*stream, *event);
             if (!event->node) return cudaSuccess;
-            Work work;
-            work.type = cudaGraphNodeTypeWaitEvent;
-            work.what = call_site();
-            enqueue(*stream, std::move(work), {event->node});
+            enqueue(*stream, {cudaGraphNodeTypeWaitEvent, call_site()}, {event->node});
             return cudaSuccess;
         },
         handle, handle_of_event, flags);
@@ -493,15 +500,6 @@ cudaError_t cudaStreamGetAttribute(cudaStream_t stream, cudaStreamAttrID id, cud
             return cudaSuccess;
         },
         stream, id);
-}
-// A callback runs without the lock, and must not call CUDA.
-static Work host_work(const char* name, std::function<void()> function) {
-    Work work;
-    work.type     = cudaGraphNodeTypeHost;
-    work.what     = name;
-    work.unlocked = true;
-    work.run      = [function](uint32_t) { return function(), cudaSuccess; };
-    return work;
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
     return CALL.run(
@@ -565,9 +563,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t handle, cudaStream_t handle_of_
                 return cudaSuccess;
             }
             event->capture = nullptr;
-            Work work;
-            work.type = cudaGraphNodeTypeEventRecord;
-            work.what = call_site();
+            Work work{cudaGraphNodeTypeEventRecord, call_site()};
             if (stream->capture) {
                 work.params = handle;
                 return capture_add(*stream, std::move(work));

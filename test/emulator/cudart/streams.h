@@ -115,6 +115,8 @@ CUevent_st* find_event(cudaEvent_t handle);
 
 // The dependencies of the stream's next operation, those of the legacy default stream included.
 std::vector<NodePtr> dependencies_of(CUstream_st& stream);
+// A function of the program. It runs without the lock and must not call CUDA.
+Work host_work(const char* name, std::function<void()> function);
 NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after = {});
 
 // Refuses a call that waits or allocates while a capture is in progress, and marks the capture as invalid.

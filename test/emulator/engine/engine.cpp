@@ -1,6 +1,5 @@
 // engine.cpp - the scheduler: which group, warp and block runs next
 #include <algorithm>
-#include <ctime>
 #include <utility>
 
 #include "checker.h"
@@ -14,12 +13,6 @@ namespace {
 constexpr uint32_t kPollLimit = 24;       // volatile loads or atomics in one turn before the warp lets others on
 constexpr int64_t kTurn       = 1 << 14;  // instructions before other groups, or those a warp polls for, get a turn
 constexpr int64_t kForEver    = int64_t(1) << 62;
-
-double now() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
-}
 
 uint64_t next_random(uint64_t& state) {  // splitmix64
     uint64_t z = state += 0x9e3779b97f4a7c15ull;
@@ -267,7 +260,10 @@ bool run_warp(Warp& w, int64_t& budget) {
                              : others && (polled || turn <= 0) && (budget > 0 || w.unfair == 0) ? kTurn
                                                                                                 : 0;
         if (goes_on) w.polls = 0;
-        if (polled && (!others || fruitless > w.groups.size())) return w.unfair = 0, true;
+        if (polled && (!others || fruitless > w.groups.size())) {
+            w.unfair = 0;
+            return true;
+        }
     }
     return false;
 }

@@ -2,7 +2,6 @@
 #include "launch.h"
 
 #include <algorithm>
-#include <ctime>
 #include <deque>
 #include <thread>
 
@@ -17,16 +16,9 @@
 namespace emu {
 namespace {
 
-constexpr uint32_t kCallStack    = 64 << 10;  // local memory per thread when a kernel calls functions
-constexpr int64_t kBlockTurn     = 1 << 20;   // instructions before the next block gets a turn
-constexpr int64_t kCooperative   = 1 << 14;   // the same when blocks wait for each other
-constexpr double kDefaultTimeout = 600;
-
-double now() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
-}
+constexpr uint32_t kCallStack  = 64 << 10;  // local memory per thread when a kernel calls functions
+constexpr int64_t kBlockTurn   = 1 << 20;   // instructions before the next block gets a turn
+constexpr int64_t kCooperative = 1 << 14;   // the same when blocks wait for each other
 
 std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index) {
     auto b         = std::make_unique<Block>();
@@ -179,7 +171,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     l.profiling    = !o.profile.empty();
     l.number       = ++launches;
     l.stop         = &stop;
-    l.deadline     = now() + (o.timeout > 0 ? o.timeout : kDefaultTimeout);
+    l.deadline     = now() + patience();
     l.clock_base   = clock_so_far;
     if (config.cooperative) l.workspace = grid_workspace();
     if (l.check_all) checker_launch(l);

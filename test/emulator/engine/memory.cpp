@@ -225,6 +225,16 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
     return true;
 }
 
+bool Memory::check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op) {
+    if (bytes == 0 || in_arena(a) || find(a)) return check(a, bytes, access, what, op);
+    Finding f{Kind::OutOfBounds};
+    f.what    = "a host pointer where device memory is wanted";
+    f.kernel  = what;
+    f.address = a;
+    report(f);
+    return false;
+}
+
 bool Memory::copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op) {
     if (bytes == 0) return true;
     const bool all = options().check == Check::All;

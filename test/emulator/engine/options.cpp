@@ -1,6 +1,7 @@
 // options.cpp - options from the environment, and the table of GPUs
 #include "options.h"
 
+#include <chrono>
 #include <cstdlib>
 
 #include "findings.h"
@@ -142,6 +143,9 @@ const Options& options() {
     static const auto* o = new Options(read_environment());  // never destroyed: read at exit
     return *o;
 }
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double patience() { return options().timeout > 0 ? options().timeout : 600; }
 
 const DeviceSpec* find_spec(const std::string& key) {
     for (const auto& s : kSpecs)

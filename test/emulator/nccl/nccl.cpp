@@ -53,10 +53,8 @@ void count_operations(const Batch& batch) {
 ncclResult_t submit_batch(Batch batch) {
     const CommPtr comm = batch.comm;
     auto shared        = std::make_shared<Batch>(std::move(batch));
-    Work work;
-    work.type = cudaGraphNodeTypeKernel;
-    work.what = call_site();
-    work.run  = [shared](uint32_t op) {
+    Work work{cudaGraphNodeTypeKernel, call_site()};
+    work.run = [shared](uint32_t op) {
         if (!advance(*shared, op)) return cudaErrorNotReady;
         if (!options().profile.empty()) count_operations(*shared);
         for (Operation& o : shared->operations) {  // a graph may run it again
@@ -185,13 +183,13 @@ ncclResult_t enqueue(Collective kind, const char* function, const void* send, vo
 }  // namespace emu
 
 using namespace emu;
-#define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
 
 // --- communicators --------------------------------------------------------------------------------------------------
 
 ncclResult_t ncclGetVersion(int* version) {
     if (!version) return ncclInvalidArgument;
-    return *version = NCCL_VERSION_CODE, ncclSuccess;
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
@@ -297,25 +295,23 @@ ncclResult_t ncclCommSplit(ncclComm_t handle, int color, int key, ncclComm_t* ou
                 int(place - members.begin()));
 }
 
-ncclResult_t ncclCommCount(const ncclComm_t handle, int* count) {
+static ncclResult_t get(ncclComm_t handle, int ncclComm::*member, int* out) {
     const CommPtr comm = find(handle);
-    return comm && count ? (*count = comm->ranks, ncclSuccess) : ncclInvalidArgument;
+    if (!comm || !out) return ncclInvalidArgument;
+    *out = (*comm).*member;
+    return ncclSuccess;
 }
-ncclResult_t ncclCommCuDevice(const ncclComm_t handle, int* device) {
-    const CommPtr comm = find(handle);
-    return comm && device ? (*device = comm->device, ncclSuccess) : ncclInvalidArgument;
-}
-ncclResult_t ncclCommUserRank(const ncclComm_t handle, int* rank) {
-    const CommPtr comm = find(handle);
-    return comm && rank ? (*rank = comm->rank, ncclSuccess) : ncclInvalidArgument;
-}
+ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) { return get(comm, &ncclComm::ranks, count); }
+ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int* device) { return get(comm, &ncclComm::device, device); }
+ncclResult_t ncclCommUserRank(const ncclComm_t comm, int* rank) { return get(comm, &ncclComm::rank, rank); }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t* error) {
     const CommPtr comm = find(handle);
     if (!comm || !error) return ncclInvalidArgument;
     if (comm->error == ncclSuccess && comm->segment->header->aborted)
         fail(*comm, ncclRemoteError,
              "rank " + std::to_string(comm->segment->header->aborted - 1) + " aborted the communicator", false);
-    return *error = comm->error, ncclSuccess;
+    *error = comm->error;
+    return ncclSuccess;
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
@@ -334,7 +330,8 @@ const char* ncclGetErrorString(ncclResult_t result) {
 const char* ncclGetLastError(ncclComm_t) { return last_error_text.c_str(); }
 
 ncclResult_t ncclCommRegister(const ncclComm_t, void* buffer, size_t, void** handle) {
-    return *handle = buffer, ncclSuccess;
+    *handle = buffer;
+    return ncclSuccess;
 }
 ncclResult_t ncclCommDeregister(const ncclComm_t, void*) { return ncclSuccess; }
 ncclResult_t ncclMemAlloc(void** pointer, size_t bytes) {
@@ -362,7 +359,10 @@ ncclResult_t ncclRedOpDestroy(ncclRedOp_t op, ncclComm_t) {
 
 // --- groups ---------------------------------------------------------------------------------------------------------
 
-ncclResult_t ncclGroupStart() { return group.depth++, ncclSuccess; }
+ncclResult_t ncclGroupStart() {
+    group.depth++;
+    return ncclSuccess;
+}
 ncclResult_t ncclGroupEnd() {
     SITE;
     if (group.depth == 0) return complain(ncclInvalidUsage, "no ncclGroupStart before it");

@@ -4,7 +4,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <set>
@@ -12,9 +11,6 @@
 #include "reduce.h"
 
 namespace emu::nccl {
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-double patience() { return options().timeout > 0 ? options().timeout : 600; }
 
 std::string& last_error_text = *new std::string("no error");
 
@@ -93,18 +89,9 @@ static size_t received(const Operation& o, const ncclComm& comm) {
 static bool device_range(Address a, size_t bytes, Access access, const Operation& o, uint32_t op) {
     if (bytes == 0) return true;
     const std::string what = std::string(o.call.function) + (access == Access::Read ? ": sendbuff" : ": recvbuff");
-    if (Memory::get().in_arena(a) || Memory::get().find(a)) {
-        if (!Memory::get().check(a, bytes, access, what.c_str(), op)) return false;
-        if (access == Access::Write) Memory::get().mark_written(a, bytes);
-        return true;
-    }
-    Finding f{};
-    f.kind    = Kind::OutOfBounds;
-    f.what    = "a host pointer where device memory is wanted";
-    f.kernel  = what;
-    f.address = a;
-    report(f);
-    return false;
+    if (!Memory::get().check_device(a, bytes, access, what.c_str(), op)) return false;
+    if (access == Access::Write) Memory::get().mark_written(a, bytes);
+    return true;
 }
 
 // The part of this rank's result that lies in bytes [from, from + n) of every contribution.
@@ -222,8 +209,10 @@ static bool advance_send(Operation& o, ncclComm& comm, uint32_t op) {
     const size_t total = o.call.count * element(o);
     if (!o.started) {
         o.started = true;
-        if (!device_range(o.send, total, Access::Read, o, op))
-            return fail(comm, ncclInvalidArgument, "ncclSend", false), true;
+        if (!device_range(o.send, total, Access::Read, o, op)) {
+            fail(comm, ncclInvalidArgument, "ncclSend on memory that is not there", false);
+            return true;
+        }
     }
     while (c.written == c.taken) {
         const size_t n = std::min(comm.segment->channel_bytes, total - o.offset);
@@ -243,8 +232,10 @@ static bool advance_recv(Operation& o, ncclComm& comm, uint32_t op) {
     const size_t total = o.call.count * element(o);
     if (!o.started) {
         o.started = true;
-        if (!device_range(o.receive, total, Access::Write, o, op))
-            return fail(comm, ncclInvalidArgument, "ncclRecv", false), true;
+        if (!device_range(o.receive, total, Access::Write, o, op)) {
+            fail(comm, ncclInvalidArgument, "ncclRecv on memory that is not there", false);
+            return true;
+        }
     }
     while (c.written.load(std::memory_order_acquire) > c.taken) {
         if (c.call.count != o.call.count || c.call.type != o.call.type) {

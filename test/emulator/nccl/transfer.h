@@ -29,9 +29,6 @@ using CommPtr = std::shared_ptr<ncclComm>;
 
 namespace emu::nccl {
 
-double now();       // in seconds
-double patience();  // the seconds after which a wait for another rank fails
-
 extern std::string& last_error_text;
 
 // Breaks the communicator: its operations end at once, and the program learns of it from the next call or from
