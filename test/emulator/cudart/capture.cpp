@@ -2,6 +2,7 @@
 //
 // A captured operation is the same Work that would have been queued.
 #include <algorithm>
+#include <utility>
 
 #include "graph.h"
 
