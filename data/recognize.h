@@ -84,14 +84,15 @@ inline constexpr Magic magics[] = {
 inline const Magic* magic_of(std::string_view begin, size_t least = 0) {
     for (const Magic& m : magics)
         if (m.bytes.size() >= least && begin.size() > m.at && begin.substr(m.at, m.bytes.size()) == m.bytes &&
-            (m.may_look_like_text || !looks_like_text(begin)))
+            (m.may_look_like_text || !looks_like_text(m.bytes) || !looks_like_text(begin)))
             return &m;
     return nullptr;
 }
 
 // Whether the bytes decode as UTF-16 (width 2) or UTF-32 (width 4) into characters that occur in text.
-// Without a NUL byte there is no space and no line break, so the text must be Chinese or Japanese, which has many
-// characters below U+8100. GBK, Big5 and Shift-JIS, whose lead bytes begin at 0x81, decode to hardly any of these.
+// Without a NUL byte there is no space and no line break, so the text must be Chinese or Japanese: three quarters are
+// ideographs, kana or wide punctuation, and a quarter is below U+8100. GBK, Big5 and EUC-KR decode to Hangul and
+// private characters, and Shift-JIS, whose lead bytes begin at 0x81, to ideographs from U+8100 on.
 inline bool decodes_as(std::string_view bytes, size_t width, bool big_endian) {
     const auto unit = [&](size_t i) {
         uint32_t u = 0;
@@ -100,7 +101,7 @@ inline bool decodes_as(std::string_view bytes, size_t width, bool big_endian) {
         return u;
     };
     const size_t units = bytes.size() / width;
-    size_t east_asian  = 0;
+    size_t east_asian = 0, common = 0;
     for (size_t i = 0; i < units; i++) {
         uint32_t code = unit(i);
         if (width == 2 && code >= 0xd800 && code < 0xdc00 && i + 1 < units) {
@@ -114,9 +115,10 @@ inline bool decodes_as(std::string_view bytes, size_t width, bool big_endian) {
         if (category == UTF8PROC_CATEGORY_CN || category == UTF8PROC_CATEGORY_CO || category == UTF8PROC_CATEGORY_CS)
             return false;
         if (category == UTF8PROC_CATEGORY_CC && !is_break) return false;
-        east_asian += code >= 0x3000 && code < 0x8100;
+        east_asian += (code >= 0x3000 && code < 0xa000) || (code >= 0xff00 && code < 0xfff0);
+        common += code >= 0x3000 && code < 0x8100;
     }
-    return units > 0 && (bytes.find('\0') != bytes.npos || east_asian * 4 >= units);
+    return units > 0 && (bytes.find('\0') != bytes.npos || (common * 4 >= units && east_asian * 4 >= units * 3));
 }
 
 // Recognizes UTF-16 and UTF-32, by their byte-order mark, or by their characters where a fifth of the bytes is no part

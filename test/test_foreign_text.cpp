@@ -236,7 +236,9 @@ TEST_CASE("what is not text is refused with its kind and the way to convert it",
         CHECK(p.run_on("x.txt", text).code == 0);
     for (const Magic& m : magics) {
         const std::string text = std::string(m.at, 'm') + std::string(m.bytes);
-        if (!m.may_look_like_text && looks_like_text(text)) CHECK(recognize(text + " and so on").what.empty());
+        CAPTURE(text);
+        if (!m.may_look_like_text && looks_like_text(text + " and so on"))
+            CHECK(recognize(text + " and so on").what.empty());
     }
     CHECK(p.run_on("x.txt", std::string(256, 'a') + "mustard").code == 0);
 

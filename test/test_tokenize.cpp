@@ -397,7 +397,7 @@ TEST_CASE("tokenize stops at bad documents, or leaves them out and counts them",
     CHECK(says(tokenize(s, good + " --field body"), {"good.jsonl line 1", "no field \"body\"", "text: text"}));
     write_text(s / "v.bin", std::string("\x88\xd8\x34\x01", 4) + std::string(2000, '\0'));  // llm.c's 20240520
     for (const auto& [begin, hint] :
-         {std::pair{"PAR1", "parquet_text.py"}, {"\3757zXZ", "xz -dc"}, {"PK\3\4", "unpack"}}) {
+         {std::pair{"PAR1\x15\4\x15", "parquet_text.py"}, {"\3757zXZ", "xz -dc"}, {"PK\3\4", "unpack"}}) {
         write_text(s / "v.txt", begin + std::string(2000, 'x'));
         CHECK(says(tokenize(s, "--input " + quoted(s / "v.txt") + " --output " + quoted(s / "v")), {hint}));
     }
