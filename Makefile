@@ -11,9 +11,10 @@
 # make check-transformers   train every family and compare its checkpoint with transformers, which $(PYTHON) must have
 # make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
 # make clean          remove what make has built
+# make help           print these lines
 #
 # PORTABLE=1 builds for any CPU of this architecture, not for this machine's own instruction set.
-# BUILD=DIR builds into DIR instead of build. CXX= names another compiler.
+# BUILD=DIR builds into DIR instead of build. CXX= names another compiler. V=1 shows whole commands.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries have a CPU half and a CUDA half; CUDA=0 builds the CPU half alone.
 # ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
 # is none that nvcc knows. NVCC_CXX=g++-13 names another host compiler, for an nvcc that refuses $(CXX).
@@ -75,7 +76,13 @@ KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
 TESTS    := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/test_*.cpp) test/main.cpp)
 PROGRAMS := train_gpt infer_gpt tokenize
 
-.PHONY: all quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
+# $(call doing,WORDS) begins a recipe: it prints WORDS in place of the command, and a heading before the first of them.
+V        ?= 0
+Q        := $(if $(filter 0,$(V)),@)
+doing     = @$(if $(Q),$(if $(begun),,$(eval begun := yes)echo '$(heading)';) echo '    $(1)',:)
+heading  := building, about $(if $(NVCC),two minutes,a minute) on two cores (V=1 shows the commands):
+
+.PHONY: all help quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -91,22 +98,25 @@ $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(KERNELS)
 $(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt:  LDLIBS += $(CATCH3)
 $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops bench_tokenizer):
-	$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
+	$(call doing,$(CXX) -o $@)
+	$(Q)$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
 # The lines of ptxas about each kernel go to a file beside the object. Everything else that nvcc says is shown.
 ifneq ($(NVCC),)
 $(BUILD)/kernels/%.o: kernels/%.cu | libraries
 	@mkdir -p $(@D)
-	@echo '$(NVCC) $(NVFLAGS) -c $< -o $@'
-	@$(NVCC) -ccbin $(NVCC_CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
+	$(call doing,$(notdir $(NVCC)) $<)
+	$(Q)$(NVCC) -ccbin $(NVCC_CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
 	@scripts/ptxas.sh --others $(@:.o=.ptxas) >&2
 endif
 $(BUILD)/%.o: %.cu | libraries
 	@mkdir -p $(@D)
-	$(CXX) -x c++ $(CXXFLAGS) -c $< -o $@
+	$(call doing,$(CXX) $<)
+	$(Q)$(CXX) -x c++ $(CXXFLAGS) -c $< -o $@
 $(BUILD)/%.o: %.cpp | libraries
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) -c $< -o $@
+	$(call doing,$(CXX) $<)
+	$(Q)$(CXX) $(CXXFLAGS) -c $< -o $@
 
 # Only the programs print the commit. This file changes when the commit does, so that a commit rebuilds them and nothing else.
 $(BUILD)/commit: FORCE
@@ -117,6 +127,9 @@ $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += 
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1
 $(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
+
+help:
+	@sed -n '/^# make /,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 libraries:
 	@scripts/setup.sh --check
