@@ -10,6 +10,8 @@
 # make check          compile with warnings as errors, test under sanitizers, check the format and which way includes point
 # make check-transformers   train every family and compare its checkpoint with transformers, which $(PYTHON) must have
 # make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
+# make install        install the programs, their man pages and their completion for bash into PREFIX=/usr/local
+# make uninstall      remove what make install with the same PREFIX= (and DESTDIR=) installed
 # make clean          remove what make has built
 # make help           print these lines
 #
@@ -18,15 +20,20 @@
 # With nvcc (on PATH or in /usr/local/cuda) the binaries have a CPU half and a CUDA half; CUDA=0 builds the CPU half alone.
 # ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
 # is none that nvcc knows. NVCC_CXX=g++-13 names another host compiler, for an nvcc that refuses $(CXX).
+# ONEDNN=0 builds without oneDNN, for machines that only run on GPUs: such programs refuse to run on the CPU.
 # Where NCCL is installed, train_gpt can run on several GPUs; NCCL=0 leaves it out.
 
 CXX      ?= g++
 BUILD    ?= build
 PORTABLE ?= 0
+ONEDNN   ?= 1
 OPT      ?= -O3
 MARCH    := $(if $(filter 0,$(PORTABLE)),-march=native)
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
-LDLIBS   += -ldnnl -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
+ifeq ($(ONEDNN),0)
+CXXFLAGS += -DGPT_NO_ONEDNN
+endif
+LDLIBS   += $(if $(filter-out 0,$(ONEDNN)),-ldnnl) -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
 # Libraries that scripts/setup.sh --local unpacked, for users without root. oneDNN's own dependency is named because a
 # RUNPATH serves only the libraries that the program itself names.
 DEPS     := $(wildcard build-deps/usr)
@@ -70,6 +77,9 @@ endif
 HALVES    := cpu and cuda halves ($(notdir $(NVCC)) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(patsubst %,sm_%,$(ARCH))$(WITH_NCCL))
 else
 HALVES    := cpu half
+ifeq ($(ONEDNN),0)
+$(error ONEDNN=0 leaves matrix products to the CUDA half, and this build has none: it needs nvcc on PATH or in /usr/local/cuda, and no CUDA=0)
+endif
 endif
 
 KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
@@ -82,7 +92,7 @@ Q        := $(if $(filter 0,$(V)),@)
 doing     = @$(if $(Q),$(if $(begun),,$(eval begun := yes)echo '$(heading)';) echo '    $(1)',:)
 heading  := building, about $(if $(NVCC),two minutes,a minute) on two cores (V=1 shows the commands):
 
-.PHONY: all help quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
+.PHONY: all help install uninstall quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -131,6 +141,27 @@ $(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
 help:
 	@sed -n '/^# make /,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
+# Man pages and completion are made from the list of options that a program prints itself. Libraries that are not the system's
+# own are installed too, where the programs find them.
+PREFIX    ?= /usr/local
+ROOT       = $(DESTDIR)$(PREFIX)
+COMPLETION = share/bash-completion/completions
+$(BUILD)/man/%.1: docs/%.1 scripts/manual.sh $(BUILD)/%
+	@mkdir -p $(@D)
+	@scripts/manual.sh man $(BUILD)/$* > $@
+$(BUILD)/completion/%: scripts/manual.sh $(BUILD)/%
+	@mkdir -p $(@D)
+	@scripts/manual.sh bash $(BUILD)/$* > $@
+install: $(foreach p,$(PROGRAMS),$(BUILD)/$p $(BUILD)/man/$p.1 $(BUILD)/completion/$p)
+	@install -d '$(ROOT)/bin' '$(ROOT)/share/man/man1' '$(ROOT)/$(COMPLETION)'
+	@install $(PROGRAMS:%=$(BUILD)/%) '$(ROOT)/bin'
+	@install -m 644 $(PROGRAMS:%=$(BUILD)/man/%.1) '$(ROOT)/share/man/man1'
+	@install -m 644 $(PROGRAMS:%=$(BUILD)/completion/%) '$(ROOT)/$(COMPLETION)'
+	@echo "installed $(PROGRAMS) in $(ROOT)/bin, with man pages and completion for bash"
+uninstall:
+	@rm -f $(foreach p,$(PROGRAMS),'$(ROOT)/bin/$p' '$(ROOT)/share/man/man1/$p.1' '$(ROOT)/$(COMPLETION)/$p')
+	@rm -rf '$(ROOT)/lib/gpt.cu'
+
 libraries:
 	@scripts/setup.sh --check
 setup:
@@ -139,11 +170,12 @@ quickstart: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/austen
 	@BUILD=$(BUILD) scripts/quickstart.sh
 
-# The programs are built because some tests run them.
+# The programs are built because some tests run them. With ONEDNN=0 and no GPU, only tests that multiply nothing can run.
+WITHOUT_PRODUCTS := '[shared],[tokenizer],[presets],[cli],[data],[plot],[comm]'
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
 	@$(if $(NVCC),scripts/ptxas.sh --spills $(BUILD)/kernels/*.ptxas)
-	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(ARGS)
+	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(or $(ARGS),$(if $(filter 0,$(ONEDNN)),$(if $(GPUS),,$(WITHOUT_PRODUCTS))))
 	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
 
 # This needs no GPU. The emulator is tested first, and then runs our own binary with every access checked.

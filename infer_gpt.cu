@@ -174,7 +174,8 @@ static int run(int argc, char** argv) {
     if (!parse_options(o, flags, argc, argv)) return 0;
 
     const Device device = open_device(o.machine);
-    Config config       = read_config(o.model);
+    refuse_without_products(device);
+    Config config = read_config(o.model);
     if (!o.activation.is_auto()) set_activation(config, o.activation, "--activation");
     find_tokenizer(o.tokenizer, o.model);
     const auto tokenizer = load_tokenizer(o.tokenizer, config);

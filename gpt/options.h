@@ -68,6 +68,12 @@ inline Device open_device(const MachineOptions& o, int index = 0) {
         throw Error(e.exit_code, fmt::format("--device cuda: {}; --device cpu runs without a GPU", e.what()));
     }
 }
+// Refuses a device on which this program cannot compute.
+inline void refuse_without_products(const Device& device) {
+    CHECK(
+        device.where() == Machine::cuda || has_cpu_products(),
+        "the CPU cannot be used: this program was built without oneDNN (make ONEDNN=0), so it multiplies on GPUs only");
+}
 inline DType dtype_on(const Device& device, const MachineOptions& o) {
     return o.dtype.value_or(device.fast_bf16() ? DType::BF16 : DType::F32);
 }

@@ -173,6 +173,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
       device(open_device(o.machine, ranks.local)),
       dtype(dtype_on(device, o.machine)) {
     refuse_world();
+    if (!o.dry_run) refuse_without_products(device);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();

@@ -9,7 +9,11 @@
 // Generation multiplies a few rows by a large weight, one token at a time. Reading the weight once is then the whole
 // cost. So up to `few_rows` rows on the CPU take a kernel of our own, which computes a dot product per output and
 // streams w at the speed of the memory. oneDNN would first rearrange w into blocks.
+//
+// A build with ONEDNN=0 defines GPT_NO_ONEDNN. It trains and runs on GPUs only.
+#ifndef GPT_NO_ONEDNN
 #include <dnnl.hpp>
+#endif
 #include <map>
 #include <mutex>
 #include <optional>
@@ -24,6 +28,7 @@
 #endif
 
 // The names of a dtype in the libraries.
+#ifndef GPT_NO_ONEDNN
 static dnnl::memory::data_type onednn_type(DType t) {
     switch (t) {
         case DType::F32: return dnnl::memory::data_type::f32;
@@ -31,6 +36,7 @@ static dnnl::memory::data_type onednn_type(DType t) {
         default: fail("oneDNN multiplies fp32 and bf16 here, not {}", name_of(t));
     }
 }
+#endif
 #ifdef __CUDACC__
 static cudaDataType_t cublaslt_type(DType t) {
     switch (t) {
@@ -90,6 +96,11 @@ static Product product_for_dw(Tensor dy, Tensor x, Into into) {
 
 namespace cpu {
 
+#ifdef GPT_NO_ONEDNN
+static void multiply(const Product& p, Tensor, Tensor, Tensor, Tensor = {}) {
+    fail("{} on the CPU: this program was built without oneDNN (ONEDNN=0), so it multiplies on GPUs only", p.str());
+}
+#else
 struct OneDnn {
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{engine};
@@ -143,6 +154,7 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
 } catch (const dnnl::error& e) {
     throw_at<RunError>(__FILE__, __LINE__, "oneDNN: {} (status {}) for {}", e.what(), int(e.status), p.str());
 }
+#endif
 
 // ---- a few rows -----------------------------------------------------------------------------------------------------
 
@@ -555,9 +567,21 @@ int64_t matmul_workspace([[maybe_unused]] Stream s) {
     return 0;
 }
 
+bool has_cpu_products() {
+#ifdef GPT_NO_ONEDNN
+    return false;
+#else
+    return true;
+#endif
+}
+
 std::string backends() {
+#ifdef GPT_NO_ONEDNN
+    const std::string cpu = "without oneDNN";
+#else
     const dnnl_version_t* v = dnnl_version();
     const std::string cpu   = fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
+#endif
 #ifdef __CUDACC__
     const size_t lt = cublasLtGetVersion();
     return fmt::format("{}, CUDA {}.{}, cuBLASLt {}.{}.{}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,

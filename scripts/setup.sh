@@ -4,8 +4,9 @@
 #   scripts/setup.sh --local      needs no root: unpacks the same packages into build-deps, where the Makefile finds them
 #   scripts/setup.sh --check      says what is missing and how to get it; the exit code is 2 when something is missing
 #   scripts/setup.sh --versions   prints the versions of the libraries that the build uses, in one line
-# CXX= names another compiler.
+# CXX= names another compiler. ONEDNN=0 leaves oneDNN out, as in make ONEDNN=0.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 cd "$(dirname "$0")/.."
 
 # header to look for                   Debian and Ubuntu       Fedora               Arch            conda-forge
@@ -21,6 +22,7 @@ zlib.h                                 zlib1g-dev              zlib-devel       
 stb/stb_image_write.h                  libstb-dev              stb-devel            stb             stb
 catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel          catch2          catch2
 "
+[ "${ONEDNN:-1}" != 0 ] || needs=$(grep -v dnnl <<<"$needs")
 cxx=${CXX:-g++} deps=$PWD/build-deps
 
 finds() {  # finds 'a.h|b.h': succeeds if the compiler finds one of these headers
@@ -81,6 +83,7 @@ unpack() {
 
 case "${1:-}" in
 --versions)
+    [ "${ONEDNN:-1}" != 0 ] || { echo "no oneDNN, openmp"; exit 0; }
     version=$(printf '#include <%s>\nDNNL_VERSION_MAJOR DNNL_VERSION_MINOR DNNL_VERSION_PATCH\n' dnnl.hpp |
         $cxx -I"$deps/usr/include" -x c++ -std=c++17 -E -P - 2>/dev/null | tail -1 | tr ' ' .)
     echo "oneDNN $version, openmp"
@@ -91,12 +94,9 @@ case "${1:-}" in
     echo "missing: ${missing[*]}" >&2
     echo "get them with: scripts/setup.sh        (or: apt-get install ${missing[*]})" >&2
     exit 2 ;;
---help)
-    sed -n '2,7s/^# //p' "$0"
-    exit 0 ;;
 "" | --local) ;;
 *)
-    echo "usage: scripts/setup.sh [--local | --check | --versions]" >&2
+    echo "error: $1 is unknown; --help shows the usage" >&2
     exit 2 ;;
 esac
 

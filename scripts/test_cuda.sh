@@ -3,6 +3,8 @@
 # whose results are compared with those on the CPU. `make test-cuda` builds what it needs and calls it. On a machine with a GPU,
 # `build/test_gpt` by itself uses the GPU.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+[ $# -eq 0 ] || { echo "error: $1: scripts/test_cuda.sh takes no arguments (--help says what it does)" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 export GPT_BUILD=${GPT_BUILD:-build}
 
@@ -10,6 +12,10 @@ echo "== ops and models on the emulated GPU, every access checked, streams as la
 scripts/emulate --check all --streams late "$GPT_BUILD/test_gpt" '~[.]~[programs]~[shared]~[tokenizer]~[presets]~[cli]~[data]~[plot]~[comm]'
 
 echo "== the programs on the emulated GPU"
+if "$GPT_BUILD/train_gpt" --version | grep -q 'without oneDNN'; then
+    echo "skipped: this build has no oneDNN (ONEDNN=0), so there is no result of the CPU to compare with"
+    exit
+fi
 which='[.emulated]'
 if ! ldd "$GPT_BUILD/test_gpt" | grep -q libnccl; then
     which+='~[two]'

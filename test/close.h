@@ -23,11 +23,13 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/ops.h"
 #include "test/catch.h"
 
 using Values = std::vector<double>;
 
-// The machines to test: the CPU, and a GPU if the binary and this computer have one. The GPU may be emulated.
+// The machines to test: the CPU, and a GPU if the binary and this computer have one. The GPU may be emulated. A build
+// without products on the CPU (ONEDNN=0) tests the GPU alone.
 inline const std::vector<const Device*>& devices() {
     static const Device cpu("cpu");
     static const std::unique_ptr<Device> gpu = []() -> std::unique_ptr<Device> {
@@ -38,8 +40,9 @@ inline const std::vector<const Device*>& devices() {
             return nullptr;
         }
     }();
-    static const std::vector<const Device*> all =
-        gpu ? std::vector<const Device*>{&cpu, gpu.get()} : std::vector<const Device*>{&cpu};
+    static const std::vector<const Device*> all = !gpu                 ? std::vector<const Device*>{&cpu}
+                                                  : has_cpu_products() ? std::vector<const Device*>{&cpu, gpu.get()}
+                                                                       : std::vector<const Device*>{gpu.get()};
     return all;
 }
 
