@@ -6,6 +6,9 @@
 # The novels are in the Debian and Ubuntu package r-cran-janeaustenr (MIT; texts of Project Gutenberg). This script takes
 # the data file out of the package without installing it, and build/austen turns that file into text (austen.cpp).
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+case ${1:-} in -*) echo "error: $1: expected a file to write (--help shows the usage)" >&2; exit 2 ;; esac
+[ $# -le 1 ] || { echo "error: $2: expected one file to write" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 out=${1:-data/sets/austen/austen.txt}
 build=${BUILD:-build}

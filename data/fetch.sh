@@ -13,6 +13,7 @@
 # The script prints the size before it starts, resumes an interrupted download, and compares sizes, and SHA-256 sums
 # where they are known.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 cd "$(dirname "$0")/.."
 hub=https://huggingface.co/datasets
 
@@ -23,7 +24,7 @@ while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || die "$1 needs a value"
     case $1 in
         --parts) parts=$2 ;; --mirror) mirror=${2%/} ;; --out) out=$2 ;; --tokenizer) tokenizer=$2 ;;
-        *) die "unknown option $1" ;;
+        *) die "$1 is unknown; --help shows the usage" ;;
     esac
     shift 2
 done
@@ -46,7 +47,7 @@ gpt2-tokenizer       0-0      https://huggingface.co/openai-community/gpt2/resol
 pythia-tokenizer     0-0      https://huggingface.co/EleutherAI/pythia-160m/resolve/main/tokenizer.json
 hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
 "
-rows=$(grep "^$name " <<<"$table") || die "there is no data set '$name'; the sets are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ')"
+rows=$(grep "^$name " <<<"$table") || die "there is no data set '$name'; the sets are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ') (--help shows the usage)"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 [ -z "$parts" ] || [[ $parts =~ ^[0-9]+-[0-9]+$ ]] || die "--parts $parts: expected FIRST-LAST, such as 1-10"
 out=${out:-data/sets/$name} python=${PYTHON:-python3}

@@ -86,11 +86,11 @@ class Flags {
         try {
             app_.parse(argc, argv);
         } catch (const CLI::ParseError& e) { throw InputError(std::string(e.what()) + " (--help lists all options)"); }
-        if (help_)
-            fmt::print("{}", help());
+        if (!help_.empty())
+            fmt::print("{}", help_ == "table" ? table() : help());
         else if (version_)
             fmt::print("{}", version());
-        if (help_ || version_) return false;
+        if (!help_.empty() || version_) return false;
         for (const std::string& word : app_.remaining()) refuse_unknown(word);
         for (Row& row : rows_)
             if (row.option->count() > 0) row.set(row.option->results());
@@ -141,6 +141,15 @@ class Flags {
             text += line + "\n";
         }
         return text + "\n  --help, --version\n";
+    }
+
+    // Returns what --help=table prints: group, name, form and help of each option, with tabs between them.
+    // scripts/manual.sh makes the man page and the completion for bash from it.
+    std::string table() const {
+        std::string text;
+        for (const Row& row : rows_)
+            text += fmt::format("{}\t{}\t{}\t{}\n", row.group, row.name, row.form, row.full_help());
+        return text;
     }
 
     std::string version() const {
@@ -256,7 +265,8 @@ class Flags {
     }
 
     std::string program_, about_, backends_, group_ = "options";
-    bool help_ = false, version_ = false;
+    std::string help_;  // what follows --help=, or "true"
+    bool version_ = false;
     CLI::App app_;
     std::vector<Row> rows_;
 };

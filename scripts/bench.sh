@@ -13,6 +13,11 @@
 #                                    half a minute on two idle cores. The last digits of bytes vary with the addresses of memory.
 # Step times are medians without the first step. Percentages are of what the same process measured on this machine.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+case ${1:-all} in
+all | ops | train | decode | tokenize | emulator | peers | costs | cuda) ;;
+*) echo "error: $1 is no part of the benchmark; --help lists them" >&2; exit 2 ;;
+esac
 cd "$(dirname "$0")/.."
 home=$PWD build=$PWD/${BUILD:-build}
 what=${1:-all}

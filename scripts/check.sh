@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # check.sh - checks a change: which way includes point, the format, scripts, no warnings, and the tests under sanitizers
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+[ $# -eq 0 ] || { echo "error: $1: scripts/check.sh takes no arguments (--help says what it does)" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 
 echo "== layering: programs -> gpt/ -> data/ -> kernels/; the model knows nothing of options"

@@ -3,6 +3,8 @@
 #
 # A target starts from the files in test/fuzz/corpus/NAME. An input that crashes, or takes 10 seconds or 1 GB, is kept in build/fuzz.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+[ $# -eq 0 ] || { echo "error: $1: scripts/fuzz.sh takes no arguments (--help says what it does)" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 out=${BUILD:-build}/fuzz
 for target in "$out"/fuzz_*; do

@@ -5,6 +5,7 @@
 # The report is docs/measured/DATE-GPU.txt and ends with a verdict. A part whose tool is missing is skipped, and the report
 # says why. The exit code is 0 when every part that ran passed, 1 when one failed or ran out of time, and 2 without a GPU.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 cd "$(dirname "$0")/.."
 build=${BUILD:-build}
 limit=600  # seconds, for all parts together
@@ -13,7 +14,7 @@ emulated=
 case "${1:-}" in
 "") ;;
 --emulated) emulated=1 ;;
-*) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
+*) echo "error: $1 is unknown; --help shows the usage" >&2; exit 2 ;;
 esac
 
 # ---- where it runs ------------------------------------------------------------------------------------------------------

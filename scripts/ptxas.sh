@@ -4,11 +4,13 @@
 #   scripts/ptxas.sh --spills FILE...    prints only the kernels that spill; exit code 1 when there is one
 #   scripts/ptxas.sh --others FILE...    prints the other lines, which are warnings of nvcc
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 
 mode=table
 case "${1:-}" in
 --spills | --others) mode=${1#--}; shift ;;
-"" | -*) sed -n '2,5s/^# *//p' "$0" >&2; exit 2 ;;
+"") echo "error: FILE is missing; --help shows the usage" >&2; exit 2 ;;
+-*) echo "error: $1 is unknown; --help shows the usage" >&2; exit 2 ;;
 esac
 
 if [ "$mode" = others ]; then

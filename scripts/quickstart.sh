@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # quickstart.sh - prepares the text of Jane Austen's novels, learns a vocabulary, trains a small GPT, and lets it write.
-# `make quickstart` builds the programs and calls it. Files that exist already are used, and every run gets a new folder.
+# `make quickstart` builds the programs and calls it. Files that exist already are used. A run that was stopped goes on,
+# and a run after one that is complete gets a folder of its own.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+[ $# -eq 0 ] || { echo "error: $1: scripts/quickstart.sh takes no arguments (--help says what it does)" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 home=data/sets/austen
 
@@ -18,9 +21,20 @@ step "shards: the text as token ids, a twentieth of it for validation"
     ./tokenize --tokenizer $home/tokenizer.json --input $home/austen.txt --val-fraction 0.05 --output $home/austen
 
 step "training: about three minutes on two cores (Ctrl-C stops and saves)"
-run=runs/quickstart
-for ((n = 2; ; n++)); do [ -e $run/run.json ] || break; run=runs/quickstart-$n; done
-./train_gpt --out $run
+run=runs/quickstart newest=
+for ((n = 2; ; n++)); do
+    [ -e $run/run.json ] || break
+    newest=$run run=runs/quickstart-$n
+done
+saved=$(readlink "$newest/checkpoints/latest" || true)
+steps=$(sed -n 's/^ *"--steps": "\([0-9]*\)".*/\1/p' "$newest/run.json" 2>/dev/null || true)
+if [ "$saved" ] && [ "$steps" ] && ((10#$saved < steps)); then
+    run=$newest
+    echo "$run was stopped after step $((10#$saved)) of $steps and goes on from there (./train_gpt starts a new run)"
+    ./train_gpt --out $run --resume
+else
+    ./train_gpt --out $run
+fi
 
 [ -e $run/checkpoints/latest ] || { echo "no checkpoint was saved, so there is nothing to sample from"; exit 1; }
 step "what it writes"

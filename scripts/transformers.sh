@@ -8,6 +8,8 @@
 # it is linked with. What it would load later, for a GPU, is left out: triton, cuSOLVER, cuDNN's engines. That leaves 3.0 GB.
 # The versions are fixed, so that a new release cannot break a build.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+[ $# -eq 0 ] || { echo "error: $1: scripts/transformers.sh takes no arguments (--help says what it does)" >&2; exit 2; }
 
 has_both() { "$1" -c 'import torch, transformers' 2>/dev/null; }
 home=${XDG_CACHE_HOME:-$HOME/.cache}/gpt.cu/transformers

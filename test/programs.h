@@ -23,15 +23,19 @@ inline std::string quoted(const std::string& word) {
     for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
     return q + "'";
 }
-// Runs `program words…` through the shell; `in` is its standard input, and `under` is put in front of the command.
-inline Ran run(const Scratch& scratch, const std::string& program, const std::string& words, const std::string& in = "",
-               const std::string& under = "") {
+// Runs a line of the shell; `in` is its standard input.
+inline Ran shell(const Scratch& scratch, const std::string& line, const std::string& in = "") {
     write_text(scratch / "stdin", in);
-    const std::string line = under + build_folder() + "/" + program + " " + words + " <" + quoted(scratch / "stdin") +
-                             " >" + quoted(scratch / "stdout") + " 2>" + quoted(scratch / "stderr");
-    const int status = std::system(line.c_str());
+    const std::string all = "{ " + line + "\n} <" + quoted(scratch / "stdin") + " >" + quoted(scratch / "stdout") +
+                            " 2>" + quoted(scratch / "stderr");
+    const int status = std::system(all.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(scratch / "stdout"),
             read_text(scratch / "stderr")};
+}
+// Runs `program words…` through the shell; `under` is put in front of the command.
+inline Ran run(const Scratch& scratch, const std::string& program, const std::string& words, const std::string& in = "",
+               const std::string& under = "") {
+    return shell(scratch, under + build_folder() + "/" + program + " " + words, in);
 }
 // Writes a shard of ids that repeat with variations.
 inline void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1, int64_t vocab = 257) {
