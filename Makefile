@@ -30,9 +30,6 @@ ONEDNN   ?= 1
 OPT      ?= -O3
 MARCH    := $(if $(filter 0,$(PORTABLE)),-march=native)
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
-ifeq ($(ONEDNN),0)
-CXXFLAGS += -DGPT_NO_ONEDNN
-endif
 LDLIBS   += $(if $(filter-out 0,$(ONEDNN)),-ldnnl) -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
 # Libraries that scripts/setup.sh --local unpacked, for users without root. oneDNN's own dependency is named because a
 # RUNPATH serves only the libraries that the program itself names.
@@ -133,6 +130,10 @@ $(BUILD)/commit: FORCE
 	@mkdir -p $(BUILD); echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: $(BUILD)/commit
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += -DGPT_COMMIT='"$(COMMIT)"'
+
+ifeq ($(ONEDNN),0)
+$(BUILD)/kernels/matmul.o: CXXFLAGS += -DGPT_NO_ONEDNN
+endif
 
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1
