@@ -47,14 +47,13 @@ struct BatchShape {
     int64_t batch = 1, context = 1;
     bool train          = true;  // false: there are no gradients, and activations are not kept
     Recompute recompute = Recompute::none;
+    int64_t logits_mib  = 64;  // memory of the logits, which does not grow with the batch
     int64_t rows() const { return batch * context; }
 };
 
-// The head computes the logits of this many rows at a time: as many as fit into logits_bytes, but at least 64. Their
-// memory does not grow with the batch, and 64 MiB still make products of several hundred rows.
-constexpr int64_t logits_bytes = 64 << 20;
+// The head computes the logits of this many rows at a time: as many as fit into logits_mib, but at least 64.
 inline int64_t logits_rows(const Config& c, const BatchShape& shape, DType dtype) {
-    const int64_t fit = logits_bytes / (c.padded_vocab() * size_of(dtype));
+    const int64_t fit = (shape.logits_mib << 20) / (c.padded_vocab() * size_of(dtype));
     return std::min(shape.rows(), std::max<int64_t>(64, fit / 64 * 64));
 }
 

@@ -83,7 +83,8 @@ inline DType dtype_on(const Device& device, const MachineOptions& o) {
 struct Options {
     std::string model = "quickstart", hellaswag, prompt;
     Auto<std::string> activation, train_data, val_data, tokenizer, out;
-    Auto<int64_t> steps, batch, context, accumulate, tokens_per_step, warmup_steps, eval_every, save_every;
+    Auto<int64_t> steps, batch, context, accumulate, tokens_per_step, warmup_steps, eval_every, save_every,
+        logits_memory;
     Auto<float> learning_rate, final_learning_rate, weight_decay, beta2;
     Schedule schedule;
     OptimizerSettings optimizer;
@@ -196,6 +197,11 @@ inline void list_options(Flags& f, Options& o) {
                                 {"block", Recompute::block}},
         "activations that the backward pass computes again, so that they need no memory: none, those after gelu, also "
         "those after norms, or the whole block; the losses stay the same to the bit");
+    f.add(
+        "--logits-memory", o.logits_memory, at_least(1).at_most(1 << 20),
+        "MiB of logits that the head computes at a time, or those of 64 tokens if that is more; the order of sums, and "
+        "so the last bits of gradients, depend on it; auto: 64 on a CPU, on a GPU 1024 or as much less as its memory "
+        "demands");
     f.add("--graph", o.graph, "record a step as a CUDA graph and replay it with one launch; for GPUs only");
     f.group("while training");
     f.add("--eval-every", o.eval_every, at_least(0), "steps between evaluations; 0: never; auto: a tenth of the run");
@@ -245,6 +251,9 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
         all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens)
                                            : name + "=" + value.get<std::string>());
     }
+    // Runs that do not name it were started when it was always 64.
+    if (!run.raw("options").contains("--logits-memory") && !given.count("--logits-memory"))
+        all.push_back("--logits-memory=64");
     all.insert(all.end(), args.begin() + 1, args.end());
     return all;
 }

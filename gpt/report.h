@@ -84,8 +84,8 @@ inline void header(const Run& run) {
         rounded(double(o.steps) * double(tokens)));
     say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
-    say("", "logits of {} rows at a time: {:.0f} MiB, at most {} MiB or 64 rows", rows,
-        double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), logits_bytes >> 20);
+    say("", "logits of {} rows at a time: {:.0f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
+        double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));
     say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
         gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",
         room(run));

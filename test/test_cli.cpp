@@ -216,6 +216,7 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--clip", "-1", "0 or more"},
                                           {"--max-skips", "-1", "0 or more"},
                                           {"--threads", "-1", "1 or more"},
+                                          {"--logits-memory", "-2", "1 or more"},
                                           {"--eval-every", "-2", "0 or more"},
                                           {"--eval-batches", "0", "1 or more"},
                                           {"--hellaswag-questions", "-1", "0 or more"},

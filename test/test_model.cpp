@@ -218,6 +218,45 @@ TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
     }
 }
 
+TEST_CASE("the loss and the gradients do not depend on how many logits are computed at a time", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const bool tied   = GENERATE(false, true);
+    CAPTURE(dev, tied);
+    Config c        = tiny_config(7, 6000, true);
+    c.tied_head     = tied;
+    const int64_t B = 1, T = 150;
+    c.context = T;
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
+    const HostBatch host(ids.data(), B, T);
+    Weights first;
+    double loss     = 0;
+    int64_t largest = 0;
+    for (const auto& [mib, rows] : {std::pair<int64_t, int64_t>{64, 150}, {3, 128}, {1, 64}}) {
+        const BatchShape shape{B, T, true, Recompute::none, mib};
+        CAPTURE(mib);
+        CHECK(logits_rows(c, shape, DType::F32) == rows);
+        Model m(c, DType::F32, shape, *dev);
+        scatter(m.params, c, m.stream);
+        const double now = loss_and_gradients(m, host.batch);
+        if (first.empty()) {
+            loss    = now;
+            first   = weights_in_double(m.grads, c, m.stream);
+            largest = m.act_memory.bytes();
+            continue;
+        }
+        CHECK(m.act_memory.bytes() < largest);
+        CHECK(std::fabs(now - loss) <= 1e-6 * loss);
+        for (const auto& [name, g] : weights_in_double(m.grads, c, m.stream)) {
+            double most = 0, off = 0;
+            for (size_t i = 0; i < g.size(); i++)
+                most = std::max(most, std::fabs(g[i])), off = std::max(off, std::fabs(g[i] - first[name][i]));
+            CAPTURE(name, off, most);
+            CHECK(off <= 1e-5 * most);
+        }
+    }
+}
+
 TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool random = GENERATE(false, true), skipped = GENERATE(false, true);

@@ -70,8 +70,9 @@ TEST_CASE("the same command twice gives the same losses, and another seed others
     CHECK(!losses(s / "a").empty());
     REQUIRE(run(s, "train_gpt", small_run(s, "c") + "--steps 6 --seed 2").code == 0);
     CHECK(losses(s / "a") != losses(s / "c"));
-    // The command in run.json gives the same losses.
-    const auto json       = nlohmann::json::parse(read_text(s / "a/run.json"));
+    // The command in run.json gives the same losses. It says what was decided, such as the memory of the logits.
+    const auto json = nlohmann::json::parse(read_text(s / "a/run.json"));
+    CHECK(json["options"]["--logits-memory"] == "64");
     std::string words     = json["command"];
     words                 = words.substr(words.find(' '));
     const std::string was = s / "a";
