@@ -15,7 +15,8 @@
 # make clean          remove what make has built
 # make help           print these lines
 #
-# PORTABLE=1 builds for any CPU of this architecture, not for this machine's own instruction set.
+# PORTABLE=1 builds for any CPU of this architecture, not for this machine's own instruction set. On x86-64 it builds the kernels
+# for the levels v2, v3 and v4 (SSE, AVX2, AVX-512), and programs choose when they start; --cpu v2 asks for one of them.
 # BUILD=DIR builds into DIR instead of build. CXX= names another compiler. V=1 shows whole commands.
 # With nvcc (on PATH or in /usr/local/cuda) the binaries have a CPU half and a CUDA half; CUDA=0 builds the CPU half alone.
 # ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
@@ -28,7 +29,12 @@ BUILD    ?= build
 PORTABLE ?= 0
 ONEDNN   ?= 1
 OPT      ?= -O3
-MARCH    := $(if $(filter 0,$(PORTABLE)),-march=native)
+# With PORTABLE=1 on x86-64, the kernels become a library for each level of CPUs, in folders that glibc's loader knows: it takes the
+# library of the highest level that the CPU has. Everything else is compiled for v2, so no inline function of a higher level can
+# end up in a program. This Makefile calls itself with CPU_LEVEL= to make a library.
+LEVELS   := $(if $(filter-out 0,$(PORTABLE)),$(if $(filter x86_64-%,$(shell $(CXX) -dumpmachine)),$(if $(CPU_LEVEL),,v2 v3 v4)))
+MARCH    := $(if $(CPU_LEVEL),-march=x86-64-$(CPU_LEVEL) -DGPT_CPU_LEVEL=$(CPU_LEVEL:v%=%) -fPIC -fno-semantic-interposition,$\
+            $(if $(LEVELS),-march=x86-64-v2,$(if $(filter 0,$(PORTABLE)),-march=native)))
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
 LDLIBS   += $(if $(filter-out 0,$(ONEDNN)),-ldnnl) -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
 # Libraries that scripts/setup.sh --local unpacked, for users without root. oneDNN's own dependency is named because a
@@ -79,7 +85,9 @@ $(error ONEDNN=0 leaves matrix products to the CUDA half, and this build has non
 endif
 endif
 
-KERNELS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
+OBJECTS  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/*.cu))
+KERNELS  := $(if $(LEVELS),$(LEVELS:%=$(BUILD)/glibc-hwcaps/x86-64-%/libgpt_kernels.so),$(OBJECTS))
+PTXAS    := $(BUILD)/$(if $(LEVELS),glibc-hwcaps/x86-64-v2/)kernels/*.ptxas
 TESTS    := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/test_*.cpp) test/main.cpp)
 PROGRAMS := train_gpt infer_gpt tokenize
 
@@ -101,12 +109,25 @@ $(BUILD)/infer_gpt: $(BUILD)/infer_gpt.o $(KERNELS)
 $(BUILD)/tokenize:  $(BUILD)/data/tokenize.o
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
+$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention device gradients_ops muon ops random)) $(KERNELS)
 $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(KERNELS)
 $(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
-$(BUILD)/test_gpt:  LDLIBS += $(CATCH3)
-$(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt bench_ops bench_tokenizer):
+$(BUILD)/test_gpt $(BUILD)/test_ops: LDLIBS += $(CATCH3)
+$(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt test_ops bench_ops bench_tokenizer):
 	$(call doing,$(CXX) -o $@)
 	$(Q)$(CXX) $(CXXFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
+
+# The library refers to its own functions, even where a program has an inline function of the same name (-Bsymbolic).
+ifneq ($(CPU_LEVEL),)
+$(BUILD)/libgpt_kernels.so: $(OBJECTS)
+	$(call doing,$(CXX) -o $@)
+	$(Q)$(CXX) $(CXXFLAGS) -shared -Wl,-Bsymbolic -Wl,-soname,$(@F) $^ $(LDFLAGS) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/../..' -o $@
+endif
+ifneq ($(LEVELS),)
+LDLIBS   += -Wl,-rpath,'$$ORIGIN'
+$(BUILD)/glibc-hwcaps/x86-64-%/libgpt_kernels.so: FORCE
+	@$(MAKE) --no-print-directory $(if $(Q),-s) BUILD=$(@D) CPU_LEVEL=$* heading='building the kernels for x86-64-$*:' $@
+endif
 
 # The lines of ptxas about each kernel go to a file beside the object. Everything else that nvcc says is shown.
 ifneq ($(NVCC),)
@@ -175,7 +196,7 @@ quickstart: setup
 WITHOUT_PRODUCTS := '[shared],[tokenizer],[presets],[cli],[data],[plot],[comm]'
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
-	@$(if $(NVCC),scripts/ptxas.sh --spills $(BUILD)/kernels/*.ptxas)
+	@$(if $(NVCC),scripts/ptxas.sh --spills $(PTXAS))
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(or $(ARGS),$(if $(filter 0,$(ONEDNN)),$(if $(GPUS),,$(WITHOUT_PRODUCTS))))
 	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
 
@@ -188,7 +209,7 @@ test-cuda: emulator-test
 endif
 
 ptxas: $(KERNELS)
-	@scripts/ptxas.sh $(BUILD)/kernels/*.ptxas
+	@scripts/ptxas.sh $(PTXAS)
 
 PYTHON ?= python3
 # Timing the tokenizer needs no kernels.
@@ -214,6 +235,6 @@ check-transformers: all
 	@GPT_BUILD=$(BUILD) $(PYTHON) test/check_transformers.py
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-check $(PROGRAMS)
+	rm -rf $(BUILD) $(addprefix build-,check portable clang g++-11 aarch64) $(PROGRAMS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -14,13 +14,14 @@
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "kernels/device.h"
+#include "kernels/host.h"
 
 // ---- the machine: the same for both programs -----------------------------------------------------------------------
 
 struct MachineOptions {
     Auto<DType> dtype;
     Auto<Machine> device;
-    Auto<int> threads;
+    Auto<int> threads, cpu;  // cpu: a level of x86-64, as in kernels/host.h
     bool sync = false;
 };
 
@@ -39,6 +40,9 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
     f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
              "where to run; auto: on the GPU if there is a usable one, else on the CPU");
     f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core");
+    f.choose("--cpu", o.cpu, Flags::Table<int>{{"v2", 2}, {"v3", 3}, {"v4", 4}},
+             "level of x86-64 whose instructions run: v2 has SSE4, v3 AVX2, v4 AVX-512; a build without PORTABLE=1 has "
+             "only the machine's own; auto: the highest that the CPU has");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }
@@ -265,6 +269,7 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;
 
+    if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
     CHECK(o.accumulate.is_auto() || o.tokens_per_step.is_auto(),
           "--accumulate and --tokens-per-step say the same thing: give one");
     const bool on_cpu = !o.machine.device.is_auto() && o.machine.device == Machine::cpu;
@@ -383,6 +388,7 @@ inline void list_options(Flags& f, InferOptions& o) {
 // Returns false after printing --help or --version.
 inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) {
     if (!flags.parse(argc, argv)) return false;
+    if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
     CHECK(!o.model.empty(), "--model is missing: a model folder, such as runs/NAME/checkpoints/latest");
     CHECK(o.prompt.empty() || o.prompt_file.empty(), "--prompt and --prompt-file: give one");
     CHECK(o.eval.empty() || (o.eval.size() == 2 && (o.eval[0] == "hellaswag" || o.eval[0] == "lambada")),

@@ -4,25 +4,16 @@
 // are written once in terms of `lanes`. Where a sum is cut into chunks, their number does not depend on the number of
 // threads, so results are the same to the bit for any number of threads.
 #pragma once
-#include <omp.h>
-
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "host.h"
 #include "tensor.h"
 
 namespace cpu {
 
-// Calls f(begin, end) for contiguous chunks of [0, n), one per thread, of at least `grain` elements each.
-template <class F>
-inline void parallel_ranges(int64_t n, int64_t grain, F f) {
-    const int64_t chunks = std::min<int64_t>(omp_get_max_threads(), ceil_div(n, std::max<int64_t>(grain, 1)));
-    if (chunks <= 1) return n > 0 ? f(int64_t(0), n) : void();
-#pragma omp parallel for num_threads(chunks) schedule(static, 1)
-    for (int64_t c = 0; c < chunks; c++) f(n * c / chunks, n * (c + 1) / chunks);
-}
+using host::parallel_ranges;
 
 // Calls f(i) for each i in [0, n). Threads take one i at a time, which suits tasks of unequal work that share no
 // result.
@@ -40,24 +31,30 @@ constexpr int lanes = 8;
 #else
 constexpr int lanes = 4;
 #endif
-typedef float floats __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-typedef uint32_t words __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-typedef uint16_t halves __attribute__((vector_size(2 * lanes), aligned(2), may_alias));
+typedef float floats __attribute__((vector_size(4 * lanes)));
+typedef int32_t ints __attribute__((vector_size(4 * lanes)));
+typedef uint32_t words __attribute__((vector_size(4 * lanes)));
+typedef uint16_t halves __attribute__((vector_size(2 * lanes)));
+// Vectors in a tensor, which are aligned no better than their elements. Only load and store use these types: a variable
+// or a template's argument of such a type would lose its attributes in places, and clang would then access it as if it
+// were aligned.
+typedef float floats_in_memory __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+typedef uint16_t halves_in_memory __attribute__((vector_size(2 * lanes), aligned(2), may_alias));
 
 inline floats broadcast(float x) { return x - floats{}; }
-inline floats load(const float* p) { return *reinterpret_cast<const floats*>(p); }
+inline floats load(const float* p) { return *reinterpret_cast<const floats_in_memory*>(p); }
 inline floats load(const bf16* p) {
-    const halves h = *reinterpret_cast<const halves*>(p);
+    const halves h = *reinterpret_cast<const halves_in_memory*>(p);
     return reinterpret_cast<floats>(__builtin_convertvector(h, words) << 16);
 }
-inline void store(float* p, floats v) { *reinterpret_cast<floats*>(p) = v; }
+inline void store(float* p, floats v) { *reinterpret_cast<floats_in_memory*>(p) = v; }
 inline void store(bf16* p, floats v) {  // rounds as bf16(float) does
-    const words u                 = reinterpret_cast<words>(v);
-    const words rounded           = u + 0x7fffu + ((u >> 16) & 1u);
-    const words picked            = v != v ? u | 0x00400000u : rounded;
-    const halves h                = __builtin_convertvector(picked >> 16, halves);
-    *reinterpret_cast<halves*>(p) = h;
+    const words u       = reinterpret_cast<words>(v);
+    const words rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    const words picked  = v != v ? u | 0x00400000u : rounded;
+    const halves h      = __builtin_convertvector(picked >> 16, halves);
+
+    *reinterpret_cast<halves_in_memory*>(p) = h;
 }
 // Load and store of the first n < lanes elements. The other lanes are read as `fill` and are not written.
 template <class T>
@@ -115,17 +112,26 @@ inline floats keep(floats v, int64_t n) {
 }
 inline floats keep(floats v, std::integral_constant<int64_t, lanes>) { return v; }
 
-// Returns Σ f(i, n) over a row. f is called as for_lanes calls it. Four running vectors let the additions overlap.
+// Returns Σ f(i, n) over a row. f is called as for_lanes calls it. There are 64 running sums for any number of lanes,
+// and they are added in the same order, so the error does not grow where vectors are short.
 template <class F>
 inline float sum_lanes(int64_t length, F f) {
     constexpr std::integral_constant<int64_t, lanes> all{};
-    floats acc[4] = {};
-    int64_t i     = 0;
-    for (; i + 4 * lanes <= length; i += 4 * lanes)
-        for (int k = 0; k < 4; k++) acc[k] += f(i + k * lanes, all);
-    for (; i + lanes <= length; i += lanes) acc[0] += f(i, all);
-    if (i < length) acc[1] += keep(f(i, length - i), length - i);
-    return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    constexpr int parts  = 16 / lanes;  // vectors that hold 16 sums
+    floats acc[4][parts] = {};
+    int64_t i            = 0;
+    for (; i + 64 <= length; i += 64)
+        for (int k = 0; k < 4; k++)
+            for (int p = 0; p < parts; p++) acc[k][p] += f(i + k * 16 + p * lanes, all);
+    for (; i + 16 <= length; i += 16)
+        for (int p = 0; p < parts; p++) acc[0][p] += f(i + p * lanes, all);
+    for (int p = 0; i + lanes <= length; i += lanes, p++) acc[1][p] += f(i, all);
+    if (i < length) acc[1][(length % 16) / lanes] += keep(f(i, length - i), length - i);
+    floats total[parts];
+    for (int p = 0; p < parts; p++) total[p] = (acc[0][p] + acc[1][p]) + (acc[2][p] + acc[3][p]);
+    for (int w = parts / 2; w; w /= 2)
+        for (int p = 0; p < w; p++) total[p] += total[p + w];
+    return sum(total[0]);
 }
 
 // Calls f(i, n) over [0, length) as for_lanes does, on all threads. f must treat each element by itself.

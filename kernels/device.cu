@@ -92,6 +92,7 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
     threads_ = threads ? threads : int(std::max(1, omp_get_num_procs()));
     omp_set_num_threads(threads_);
     name_ = cpu_name();
+    if (host::cpu_level()) name_ += fmt::format(", x86-64-v{} kernels", host::cpu_level());
     if (kind != "cpu") use_gpu(index, sync_each, kind == "cuda");
     CHECK(where() == Machine::cuda || index == 0, "there is one CPU device, number 0, not {}", index);
 }
@@ -117,7 +118,7 @@ Device::~Device() = default;
 bool Device::fast_bf16() const {
     ON_GPU(stream_, true);
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512bf16");
+    return __builtin_cpu_supports("avx512bf16") && (host::cpu_level() == 0 || host::cpu_level() == 4);
 #else
     return false;
 #endif

@@ -15,6 +15,7 @@
 #include <dnnl.hpp>
 #endif
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <tuple>
@@ -101,13 +102,6 @@ static void multiply(const Product& p, Tensor, Tensor, Tensor, Tensor = {}) {
     fail("{} on the CPU: this program was built without oneDNN (ONEDNN=0), so it multiplies on GPUs only", p.str());
 }
 #else
-struct OneDnn {
-    dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-    dnnl::stream stream{engine};
-    std::map<Product, dnnl::matmul> kernels;  // kept, because oneDNN compiles code for each
-    std::mutex lock;
-};
-
 // How memory holds the operands of a product.
 struct Layouts {
     dnnl::memory::desc a, b, c, bias;
@@ -139,8 +133,40 @@ static dnnl::matmul build(const Product& p, const dnnl::engine& engine) {
 #endif
 }
 
+struct OneDnn {
+    dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+    dnnl::stream stream{engine};
+    std::map<Product, dnnl::matmul> kernels;  // kept, because oneDNN compiles code for each
+    std::mutex lock;
+    const bool has_bf16 = multiplies_bf16();
+
+    bool multiplies_bf16() const try {
+        build({1, 1, 1, DType::BF16, DType::BF16}, engine);
+        return true;
+    } catch (const dnnl::error&) { return false; }
+};
+
+// oneDNN multiplies bf16 only where the CPU has AVX-512, or on Arm its own instructions for bf16. Elsewhere the product
+// is one in fp32, of operands that are widened for this call.
+static Tensor widened(std::unique_ptr<float[]>& memory, Tensor t) {
+    if (!t || t.dtype == DType::F32) return t;
+    memory.reset(new float[t.numel()]);
+    const Tensor wide{memory.get(), DType::F32, t.shape};
+    copy(wide, t, Stream{});
+    return wide;
+}
+
 static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias = {}) try {
     static OneDnn dnn;  // a cache of compiled kernels, which changes no result
+    if (p.in == DType::BF16 && !dnn.has_bf16) {
+        std::unique_ptr<float[]> memory[4];
+        Product wide = p;
+        wide.in = wide.out = DType::F32;
+        const Tensor out   = widened(memory[0], c);
+        multiply(wide, out, widened(memory[1], a), widened(memory[2], b), widened(memory[3], bias));
+        if (out.ptr != c.ptr) copy(c, out, Stream{});
+        return;
+    }
     const std::lock_guard<std::mutex> guard(dnn.lock);
     auto found = dnn.kernels.find(p);
     if (found == dnn.kernels.end()) found = dnn.kernels.emplace(p, build(p, dnn.engine)).first;

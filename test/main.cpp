@@ -1,4 +1,7 @@
-// main.cpp - runs the tests: build/test_gpt [NAME or [tag]]; `make test ARGS='layernorm*'`
+// main.cpp - runs the tests: build/test_gpt [--cpu v2|v3|v4] [NAME or [tag]]; `make test ARGS='layernorm*'`
+#include "kernels/host.h"
+
+#undef CHECK
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 #else
@@ -6,4 +9,10 @@
 #include <catch2/catch.hpp>
 #endif
 
-int main(int argc, char** argv) { return Catch::Session().run(argc, argv); }
+int main(int argc, char** argv) try {
+    if (argc > 2 && std::string(argv[1]) == "--cpu") {
+        host::use_cpu_level(std::string(argv[2]) == "v2" ? 2 : std::string(argv[2]) == "v3" ? 3 : 4, argv);
+        argv[2] = argv[0], argv += 2, argc -= 2;
+    }
+    return Catch::Session().run(argc, argv);
+} catch (const std::exception& e) { return complain(e); }

@@ -1,6 +1,8 @@
-// test_device.cpp - Feed, which sends the next bytes while the device works, and Graph, which records work
+// test_device.cpp - Feed, which sends the next bytes while the device works; Graph, which records work; and --cpu
 #include "kernels/feed.h"
+#include "kernels/host.h"
 #include "kernels/ops.h"
+#include "test/programs.h"
 #include "test/reference.h"
 
 constexpr auto F32 = DType::F32;
@@ -52,4 +54,23 @@ TEST_CASE("a graph does its work every time that it is run", "[ops]") {
 
 TEST_CASE("graphs are for GPUs", "[ops][errors]") {
     CHECK_REFUSED(Graph(*devices()[0], true), "a CUDA graph needs a GPU");
+}
+
+TEST_CASE("--cpu runs the kernels for a level of x86-64, or says why it cannot", "[programs][machine]") {
+    const Scratch scratch;
+    const auto level      = GENERATE(2, 3, 4);
+    const std::string cpu = fmt::format("v{}", level);
+    const Ran ran         = run(scratch, "train_gpt", "--model gpt2 --device cpu --dry-run --cpu " + cpu);
+    CAPTURE(ran.out, ran.err);
+    if (host::cpu_level() == 0) {  // these tests are from a build like that of the programs
+        CHECK(ran.code == 2);
+        CHECK(ran.err.find("PORTABLE=1") != std::string::npos);
+    } else if (ran.code == 2) {
+        CHECK(level > host::cpu_level());
+        CHECK(ran.err.find("this CPU has not all instructions of x86-64-" + cpu) != std::string::npos);
+    } else {
+        CHECK(ran.code == 0);
+        CHECK(ran.out.find("x86-64-" + cpu + " kernels") != std::string::npos);
+        CHECK(ran.out.find("--cpu " + cpu) != std::string::npos);
+    }
 }
