@@ -41,7 +41,8 @@ inline Config read_config(const std::string& folder) {
           "{} is neither a preset nor a model folder; train_gpt --list-models prints the presets", folder);
     CHECK(fs::exists(folder + "/config.json"), "{}: there is no config.json in this folder", folder);
     const Fields json(folder + "/config.json", Json::as_python);
-    const Family& family = family_of(json.text("model_type", "(none)"), json.path());
+    const std::string type = json.text("model_type", "(none)");
+    const Family& family   = family_of(type, json.path());
     Config c;
     c.name         = fs::path(folder).lexically_normal().string();
     c.model_type   = family.model_type;
