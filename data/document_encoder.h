@@ -32,7 +32,7 @@ struct EncodeSettings {
 
 // Calls use(part, text) for the parts of a block. Returns the errors of bad parts, or throws the first.
 template <class F>
-std::vector<std::string> each_text(const Documents& documents, const Block& block, bool skip_errors,
+std::vector<std::string> each_text(const Documents& documents, const TextBlock& block, bool skip_errors,
                                    std::string& buffer, F use) {
     std::vector<std::string> skipped;
     for (const Part& part : block.parts) {
@@ -71,7 +71,7 @@ class DocumentEncoder {
           separator_is_special_(tokenizer.is_special(tokenizer.id_of(settings.separator))) {}
 
     // by_tail: the end of each document, or of each part of a long one, is held out; else whole documents are.
-    Encoded encode(const Block& block, bool by_tail) {
+    Encoded encode(const TextBlock& block, bool by_tail) {
         Encoded e;
         e.skipped =
             each_text(documents_, block, set_.skip_errors, buffer_, [&](const Part& part, std::string_view text) {
@@ -185,7 +185,7 @@ struct MetInDocuments {
 class FirstBlocks {
   public:
     FirstBlocks(Documents::Hand hand, std::atomic<bool>& are_few) : hand_(std::move(hand)), are_few_(are_few) {}
-    void add(Block block) {
+    void add(TextBlock block) {
         if (decided_) return hand_(std::move(block));
         for (const Part& p : block.parts) documents_ += p.first && p.kind != Part::fault;
         bytes_ += block.bytes.size();
@@ -195,14 +195,14 @@ class FirstBlocks {
     void decide() {
         are_few_ = documents_ < 100;
         decided_ = true;
-        for (Block& block : held_) hand_(std::move(block));
+        for (TextBlock& block : held_) hand_(std::move(block));
         held_.clear();
     }
 
   private:
     Documents::Hand hand_;
     std::atomic<bool>& are_few_;
-    std::vector<Block> held_;
+    std::vector<TextBlock> held_;
     size_t documents_ = 0, bytes_ = 0;
     bool decided_ = false;
 };

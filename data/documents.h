@@ -30,7 +30,7 @@ struct Part {
         json,  // a line from which text_of() reads the text
         fault  // an error message in place of input that could not be read
     };
-    size_t begin, end;  // its bytes are Block::bytes[begin, end)
+    size_t begin, end;  // its bytes are TextBlock::bytes[begin, end)
     int64_t line;       // the line of the file where it begins
     int32_t file;       // index in Documents::files()
     Kind kind;
@@ -38,7 +38,7 @@ struct Part {
     bool for_validation = false;  // this part belongs to a document that is cut into several
 };
 
-struct Block {
+struct TextBlock {
     std::string bytes;
     std::vector<Part> parts;
     std::string_view bytes_of(const Part& p) const { return std::string_view(bytes).substr(p.begin, p.end - p.begin); }
@@ -95,7 +95,7 @@ inline bool begins_like_json(std::string_view begin) {
 
 class Documents {
   public:
-    using Hand = std::function<void(Block)>;
+    using Hand = std::function<void(TextBlock)>;
 
     Documents(const std::vector<Source>& sources, ReadSettings settings) : settings_(std::move(settings)) {
         CHECK(!sources.empty(), "no input: give --input FILE…, or - for standard input");
@@ -133,7 +133,7 @@ class Documents {
     double progress() const { return total_ == 0 ? -1 : double(bytes_read_) / double(total_); }
 
     // The text of a part. `buffer` holds it if it had to be taken out of JSON. Throws InputError for bad JSON.
-    std::string_view text_of(const Block& block, const Part& part, std::string& buffer) const {
+    std::string_view text_of(const TextBlock& block, const Part& part, std::string& buffer) const {
         if (part.kind == Part::text) return block.bytes_of(part);
         buffer.clear();
         JsonReader(block.bytes_of(part), files_[size_t(part.file)].name(), part.line)
@@ -359,7 +359,7 @@ class Documents {
     void add_fault(OpenSource& from, const std::string& why) { add(from, why, Part::fault, from.line, true, true); }
     void hand_over() {
         hand_(std::move(block_));
-        block_ = Block();
+        block_ = TextBlock();
     }
 
     ReadSettings settings_;
@@ -368,7 +368,7 @@ class Documents {
     int64_t total_ = 0;                   // bytes of all files on disk
     std::atomic<int64_t> bytes_read_{0};  // the writing thread shows it
     Hand hand_;
-    Block block_;
+    TextBlock block_;
     std::string line_;
     std::vector<std::string> notes_;
 };

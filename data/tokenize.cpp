@@ -196,11 +196,13 @@ static void make_shards(Options o) {
     const auto read_all = [&](const Documents::Hand& hand) {
         if (val_fraction == 0 || o.val_by != "auto") return documents.read(hand);
         FirstBlocks first(hand, by_tail);
-        documents.read([&](Block block) { first.add(std::move(block)); });
+        documents.read([&](TextBlock block) { first.add(std::move(block)); });
         first.decide();
     };
-    const auto encode = [&](const Block& block, int thread) { return encoders[size_t(thread)].encode(block, by_tail); };
-    const auto write  = [&](const Encoded& e) {
+    const auto encode = [&](const TextBlock& block, int thread) {
+        return encoders[size_t(thread)].encode(block, by_tail);
+    };
+    const auto write = [&](const Encoded& e) {
         train.add(e.train);
         val.add(e.val);
         skipped.tell(e.skipped, progress);
@@ -209,7 +211,7 @@ static void make_shards(Options o) {
         progress.tokens = train.tokens() + val.tokens();
         progress.show(documents.progress());
     };
-    in_order<Block>(threads_of(o), read_all, encode, write);
+    in_order<TextBlock>(threads_of(o), read_all, encode, write);
     progress.clear();
     CHECK(progress.tokens > 0, "there is no text in {}", names(o));
     CHECK(train.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", names(o),
@@ -264,7 +266,7 @@ static void train_bpe(const Options& o) {
     int64_t separators = 0;
     std::vector<WordCounts> of_thread(size_t(threads_of(o)));
     const auto read_all = [&](const Documents::Hand& hand) { documents.read(hand); };
-    const auto count    = [&](const Block& block, int thread) {
+    const auto count    = [&](const TextBlock& block, int thread) {
         Counted c{};
         std::string buffer;
         c.skipped = each_text(documents, block, o.on_error == "skip", buffer, [&](const Part&, std::string_view text) {
@@ -274,7 +276,7 @@ static void train_bpe(const Options& o) {
         });
         return c;
     };
-    in_order<Block>(threads_of(o), read_all, count, [&](const Counted& c) {
+    in_order<TextBlock>(threads_of(o), read_all, count, [&](const Counted& c) {
         progress.bytes += c.bytes;
         separators += c.separators;
         skipped.tell(c.skipped, progress);

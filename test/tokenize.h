@@ -48,7 +48,7 @@ inline List texts(const std::vector<Source>& sources, ReadSettings settings = {}
     Documents documents(sources, settings);
     List all;
     std::string buffer;
-    documents.read([&](const Block& block) {
+    documents.read([&](const TextBlock& block) {
         for (const Part& p : block.parts) {
             if (p.kind == Part::fault) throw InputError(std::string(block.bytes_of(p)));
             const std::string text(documents.text_of(block, p, buffer));

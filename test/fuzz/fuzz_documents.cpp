@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return expecting_errors([&] {
         Documents documents({{1, {file.path()}}}, settings);
         std::string buffer;
-        documents.read([&](const Block& block) {
+        documents.read([&](const TextBlock& block) {
             for (const Part& part : block.parts)
                 if (part.kind != Part::fault) expecting_errors([&] { documents.text_of(block, part, buffer); });
         });
