@@ -131,10 +131,9 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
     fmt::print("]}}\n");
 }
 
-// Returns what a token adds to the text. Without a tokenizer it is the id. An id that the tokenizer lacks gives U+FFFD.
+// Returns what a token adds to the text. Without a tokenizer it is the id.
 static std::string text_of(const Tokenizer* tokenizer, int32_t id) {
-    if (!tokenizer) return fmt::format("{} ", id);
-    return id < tokenizer->vocab_size() ? tokenizer->bytes_of(id) : "\xEF\xBF\xBD";
+    return tokenizer ? tokenizer->text_of(id) : fmt::format("{} ", id);
 }
 
 // A single sample is printed as it is generated. Several are printed when all of them are complete.
@@ -149,7 +148,7 @@ static void continue_prompt(const Inference& i, const Prompt& prompt) {
     if (live) show(prompt.text);
     generate(i.model, prompt.ids, o.tokens, o.samples, o.sampling, [&](int64_t sample, int32_t id) {
         if (made++ == 0) first_token = watch.seconds();
-        if (i.tokenizer && id == i.tokenizer->eot()) return false;
+        if (i.model.config.is_end(id)) return false;
         if (live)
             show(text_of(i.tokenizer, id));
         else

@@ -65,7 +65,9 @@ static void list_options(Flags& f, Options& o) {
     f.choose("--eot", o.encode.eot, named<EncodeSettings::Eot>(EncodeSettings::eot_names),
              "where each document gets its end-of-text token: in front, behind, or nowhere");
     f.add("--eot-token", o.eot_token,
-          "end-of-text token; auto: the eos_token that a file beside the tokenizer names, else <|endoftext|>", "TOKEN");
+          "end-of-text token; auto: the eos_token or eos_token_id that a file beside the tokenizer names, else "
+          "<|endoftext|>",
+          "TOKEN");
     f.choose("--special-tokens", o.encode.specials, named<EncodeSettings::Specials>(EncodeSettings::special_names),
              "how special tokens that are written in documents are encoded: as plain text or as their ids; refuse: "
              "they are an error");
@@ -122,7 +124,8 @@ static int32_t end_of_text(const Options& o, const Tokenizer& tokenizer) {
     CHECK(o.eot_token == "auto", "--eot-token {}: {} has no such token; its special tokens are:{}", o.eot_token,
           o.tokenizer, list);
     fail(
-        "{} has no <|endoftext|>, and no file beside it names an eos_token; give --eot-token TOKEN or --eot none\n"
+        "{} has no <|endoftext|>, and no file beside it names an eos_token or eos_token_id; give --eot-token TOKEN or "
+        "--eot none\n"
         "    its special tokens are:{}",
         o.tokenizer, list);
 }

@@ -30,11 +30,9 @@
 class Tokenizer {
   public:
     // path: a tokenizer.json, or the vocab.json beside a merges.txt. Throws InputError for what it cannot use.
-    // The end of a text is the eos_token that a file beside it names, else <|endoftext|>.
     static Tokenizer load(const std::string& path) {
         Tokenizer tokenizer(read_tokenizer_json(path), path);
-        const int32_t eos = tokenizer.id_of(eos_token_beside(path));
-        if (eos >= 0) tokenizer.eot_ = eos;
+        tokenizer.find_end(path);
         return tokenizer;
     }
 
@@ -119,8 +117,14 @@ class Tokenizer {
         return bytes_[size_t(id)];
     }
 
+    // What an id adds to a text: U+FFFD for an id outside the vocabulary, which a model may have.
+    std::string text_of(int32_t id) const { return id < vocab_size() ? bytes_of(id) : "\xEF\xBF\xBD"; }
+
     int vocab_size() const { return int(bytes_.size()); }  // the largest id + 1
-    int eot() const { return eot_; }                       // the id of the token that ends a text, or -1
+    // The id of the token that separates documents, or -1. It is the eos_token that a file beside the tokenizer names,
+    // else the special token that the model's config.json ends a text with, else <|endoftext|>.
+    int eot() const { return eot_; }
+    int eos() const { return eos_; }  // the id of the eos_token that a file beside the tokenizer names, or -1
 
     // The id of a token by its content, or -1.
     int32_t id_of(const std::string& content) const {
@@ -149,6 +153,22 @@ class Tokenizer {
     }
 
   private:
+    // Finds the token that ends a text in the files beside the tokenizer. Models are often saved with an eos_token_id
+    // that is only a default, so an id that is no special token counts only where there is no <|endoftext|>.
+    void find_end(const std::string& path) {
+        const auto ids     = end_ids_in(fs::path(path).parent_path());
+        const auto special = std::find_if(ids.begin(), ids.end(), [&](int64_t id) { return special_.count(id) > 0; });
+        const auto known   = std::find_if(ids.begin(), ids.end(),
+                                          [&](int64_t id) { return id < vocab_size() && !bytes_[size_t(id)].empty(); });
+        eos_               = id_of(eos_token_beside(path));
+        if (eos_ >= 0)
+            eot_ = eos_;
+        else if (special != ids.end())
+            eot_ = int32_t(*special);
+        else if (eot_ < 0 && known != ids.end())
+            eot_ = int32_t(*known);
+    }
+
     void add(const AddedToken& token) {
         std::string content = token.content, buffer;
         if (token.normalized)
@@ -212,5 +232,5 @@ class Tokenizer {
     std::vector<int32_t> before_, after_;
     std::set<int32_t> special_;
     std::map<std::string, int32_t> added_;  // id of each added token
-    int32_t unknown_ = -1, eot_ = -1;
+    int32_t unknown_ = -1, eot_ = -1, eos_ = -1;
 };

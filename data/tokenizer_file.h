@@ -92,6 +92,11 @@ class TokenizerFile {
 
     // Names other programs' tokenizers, which are JSON too.
     void refuse_others(const json& file) const {
+        // Keras returns JSON as a text, which many programs then write as JSON once more.
+        if (file.is_string()) {
+            const json inner = json::parse(file.get<std::string>(), nullptr, false);
+            if (inner.is_object()) return refuse_others(inner);
+        }
         CHECK(file.is_object(), "{}: not a tokenizer.json: expected an object with \"model\"", where_);
         const auto says = [&](const char* key) {
             return file.value(key, json()).is_string() ? file[key].get<std::string>() : "";

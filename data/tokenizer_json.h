@@ -4,14 +4,17 @@
 #pragma once
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "data/files.h"
 #include "data/json.h"
+#include "data/recognize.h"
 
 // A tokenizer.json of GPT-2's kind without any tokens or merges.
 inline nlohmann::json empty_tokenizer_json() {
@@ -163,14 +166,33 @@ inline std::string eos_token_beside(const fs::path& tokenizer) {
     return "";
 }
 
+// The ids that end a text, as a model folder says: "eos_token_id", which is a number or a list, of its
+// generation_config.json, else of its config.json. A file that is no JSON object says nothing.
+inline std::vector<int64_t> end_ids_in(const fs::path& folder) {
+    std::vector<int64_t> ids;
+    for (const char* name : {"generation_config.json", "config.json"}) {
+        std::error_code unknown;
+        if (!ids.empty() || !fs::is_regular_file(folder / name, unknown)) continue;
+        const MappedFile file((folder / name).string());
+        const auto json = nlohmann::json::parse(mark_python_numbers(file.text()), nullptr, false);
+        if (!json.is_object() || !json.contains("eos_token_id")) continue;
+        const auto& value = json["eos_token_id"];
+        for (const auto& id : value.is_array() ? value : nlohmann::json::array({value}))
+            if (id.is_number_integer() && id >= 0 && id <= std::numeric_limits<int32_t>::max()) ids.push_back(id);
+    }
+    return ids;
+}
+
 // Refuses tokenizers of other programs that are no JSON, and says which program they belong to.
 inline void refuse_other_tokenizers(std::string_view text, const std::string& path) {
     const std::string_view line = text.substr(0, text.find('\n'));
     const size_t gap            = line.rfind(' ');
     const bool ends_in_number   = gap != line.npos && gap > 0 && gap + 1 < line.size() &&
                                 line.find_first_not_of("0123456789\r", gap + 1) == line.npos;
-    const auto begins = [&](std::string_view magic) { return text.substr(0, magic.size()) == magic; };
-    const char* hint  = "name a tokenizer.json, or the vocab.json beside a merges.txt";
+    const auto begins   = [&](std::string_view magic) { return text.substr(0, magic.size()) == magic; };
+    const char* hint    = "name a tokenizer.json, or the vocab.json beside a merges.txt";
+    const FileKind kind = recognize(text);
+    CHECK(kind.what.empty(), "{} is {}; {}", path, kind.what, hint);
     CHECK(!begins("minbpe "), "{} is a model of minbpe, which has its own form; {}", path, hint);
     CHECK(!(begins("[") && ends_in_number && line[gap - 1] == ']'),
           "{} is a vocabulary of minbpe, written for people to read; {}", path, hint);
@@ -182,7 +204,9 @@ inline void refuse_other_tokenizers(std::string_view text, const std::string& pa
     CHECK(!begins("[PAD]") && !begins("[UNK]"), "{} is a word list of BERT; {}", path, hint);
     const bool is_sentencepiece = begins("\n") && text.substr(0, 64).find("<unk>") != text.npos;
     CHECK(!is_sentencepiece, "{} is a SentencePiece model; {}", path, hint);
-    CHECK(!begins("GGUF"), "{} is a GGUF model; {}", path, hint);
+    const size_t tab = line.find('\t');
+    CHECK(tab == line.npos || tab + 1 >= line.size() || line.find_first_not_of("0123456789.-\r", tab + 1) != line.npos,
+          "{} is a vocabulary of SentencePiece, written for people to read; {}", path, hint);
     CHECK(!begins({"\x28\xe3\x34\x01", 4}), "{} is a tokenizer of llm.c; {}", path, hint);
 }
 

@@ -4,6 +4,7 @@
 // window as wide as any context is full attention, rope.dim = 0 rotates nothing, and a bias that a model lacks is a
 // null tensor. `parallel` is the only fact that changes the structure of a block.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -21,7 +22,8 @@ struct Config {
     std::string model_type;  // the family, as config.json spells it; a row of families.h reads and writes its folders
     int64_t layers = 0, width = 0, heads = 0, feed_forward = 0, context = 0;
     int64_t vocab = 0;           // token ids that exist; the tables have padded_vocab() rows
-    int64_t bos = -1, eot = -1;  // ids of the beginning and of the end of a text; -1 when unknown
+    int64_t bos = -1, eot = -1;  // ids of the beginning of a text and between documents; -1 when unknown
+    std::vector<int64_t> ends;   // each of these ids ends a text that the model writes
     bool learned_positions = true;
     bool parallel          = false;  // the MLP reads the block's input instead of attention's output
     bool shared_norm       = false;  // one layernorm feeds both attention and MLP
@@ -52,6 +54,8 @@ struct Config {
         return scores_by_layer ? scale / float(layer + 1) : scale;
     }
     int64_t window(int64_t layer) const { return windows.empty() ? everything : windows[layer]; }
+
+    bool is_end(int32_t id) const { return std::find(ends.begin(), ends.end(), id) != ends.end(); }
 
     // Throws an InputError that begins with `where` when a text has a token id that the model lacks. The ops cannot
     // tell, because the token table also has rows of padding.

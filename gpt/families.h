@@ -61,10 +61,8 @@ inline void set_activation(Config& c, const std::string& word, const std::string
     static const struct {
         const char* word;
         Gelu form;
-    } known[] = {{"gelu_new", Gelu::tanh},
-                 {"gelu_fast", Gelu::tanh},
-                 {"gelu_pytorch_tanh", Gelu::tanh},
-                 {"gelu", Gelu::erf},
+    } known[] = {{"gelu_new", Gelu::tanh},         {"gelu_fast", Gelu::tanh},     {"gelu_pytorch_tanh", Gelu::tanh},
+                 {"gelu_python_tanh", Gelu::tanh}, {"gelu_accurate", Gelu::tanh}, {"gelu", Gelu::erf},
                  {"gelu_python", Gelu::erf}};
     for (const auto& row : known) {
         if (word != row.word) continue;
@@ -73,8 +71,9 @@ inline void set_activation(Config& c, const std::string& word, const std::string
         return;
     }
     fail(
-        "{}: the activation \"{}\" is not supported\n    The supported ones are gelu_new, gelu_fast and "
-        "gelu_pytorch_tanh, which are the tanh form of GELU, and gelu and gelu_python, which are the erf form.",
+        "{}: the activation \"{}\" is not supported\n    The supported ones are gelu_new, gelu_fast, "
+        "gelu_pytorch_tanh, gelu_python_tanh and gelu_accurate, which are the tanh form of GELU, and gelu and "
+        "gelu_python, which are the erf form.",
         where, word);
 }
 

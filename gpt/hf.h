@@ -14,6 +14,7 @@
 
 #include "data/files.h"
 #include "data/json.h"
+#include "data/tokenizer_json.h"
 #include "gpt/families.h"
 #include "gpt/params.h"
 #include "gpt/safetensors.h"
@@ -24,6 +25,34 @@
 // A token id, or -1 when the field is absent or holds a list of several.
 inline int64_t id_field(const Fields& json, const char* field) {
     return json.has(field) && json.raw(field).is_number_integer() ? json.integer(field) : -1;
+}
+
+// Sets the ids that end a text, and keeps generation_config.json. Ids that the model lacks are left out, because
+// transformers writes GPT-2's 50256 for models of any vocabulary. A generation_config.json that cannot be read has no
+// effect, as in transformers, and the user is told.
+inline void read_ends(Config& c, const std::string& folder) {
+    for (const int64_t id : end_ids_in(folder))
+        if (id < c.vocab) c.ends.push_back(id);
+    if (!c.ends.empty()) c.eot = c.ends[0];
+    const std::string generation = folder + "/generation_config.json";
+    if (!fs::exists(generation)) return;
+    try {
+        Fields(generation, Json::as_python);
+    } catch (const InputError& e) { fmt::print(stderr, "warning: {}\n    This file has no effect.\n", e.what()); }
+    c.given.generation_config = MappedFile(generation).text();
+}
+
+// Refuses the folder of an adapter, which changes the weights of another model and may lie beside a config.json.
+inline void refuse_adapter(const std::string& folder) {
+    const std::string path = folder + "/adapter_config.json";
+    if (!fs::exists(path)) return;
+    const Fields adapter(path, Json::as_python);
+    fail(
+        "{}: this folder holds an adapter ({}) for the weights of {}, not a model\n    This command merges the two: "
+        "python3 -c \"from peft import AutoPeftModelForCausalLM as A; "
+        "A.from_pretrained('{}').merge_and_unload().save_pretrained('{}-merged')\"",
+        path, adapter.text("peft_type", "of an unknown kind"), adapter.text("base_model_name_or_path", "another model"),
+        folder, folder);
 }
 
 // Refuses by name the fields of any family that change what the weights mean. All others are kept and have no effect.
@@ -39,17 +68,22 @@ inline void refuse_unsupported_fields(const Fields& json) {
 inline Config read_config(const std::string& folder) {
     CHECK(fs::is_directory(folder),
           "{} is neither a preset nor a model folder; train_gpt --list-models prints the presets", folder);
+    refuse_adapter(folder);
     CHECK(fs::exists(folder + "/config.json"), "{}: there is no config.json in this folder", folder);
     const Fields json(folder + "/config.json", Json::as_python);
     const std::string type = json.text("model_type", "(none)");
     const Family& family   = family_of(type, json.path());
     Config c;
-    c.name         = fs::path(folder).lexically_normal().string();
-    c.model_type   = family.model_type;
-    c.layers       = json.integer(family.layers);
-    c.width        = json.integer(family.width);
-    c.heads        = json.integer(family.heads);
-    c.context      = json.integer(!json.has(family.context) && json.has("n_ctx") ? "n_ctx" : family.context);
+    c.name          = fs::path(folder).lexically_normal().string();
+    c.model_type    = family.model_type;
+    // transformers takes these sizes by one name for all families too, and old files call the context n_ctx.
+    const auto size = [&](const char* field, const char* common) {
+        return json.integer(!json.has(field) && json.has(common) ? common : field);
+    };
+    c.layers       = size(family.layers, "num_hidden_layers");
+    c.width        = size(family.width, "hidden_size");
+    c.heads        = size(family.heads, "num_attention_heads");
+    c.context      = size(family.context, json.has("n_ctx") ? "n_ctx" : "max_position_embeddings");
     c.vocab        = json.integer("vocab_size");
     c.feed_forward = json.integer(family.feed_forward, 4 * c.width);
     CHECK(c.feed_forward > 0, "{}: \"{}\" is {}, but it must be null or 1 or more", json.path(), family.feed_forward,
@@ -62,7 +96,7 @@ inline Config read_config(const std::string& folder) {
     c.norm_eps  = float(json.number(family.norm_eps, c.norm_eps));
     c.tied_head = json.flag("tie_word_embeddings", c.tied_head);
     c.bos       = id_field(json, "bos_token_id");
-    c.eot       = id_field(json, "eos_token_id");
+    read_ends(c, folder);
     for (const Flag& flag : family.flags) c.*flag.fact = json.flag(flag.field, c.*flag.fact);
     set_activation(c, json.text(family.activation, c.activation),
                    fmt::format("{}: \"{}\"", json.path(), family.activation));
@@ -70,9 +104,7 @@ inline Config read_config(const std::string& folder) {
     family.read(c, json);
     c.check();
 
-    c.given.config               = json.object().dump();
-    const std::string generation = folder + "/generation_config.json";
-    if (fs::exists(generation)) c.given.generation_config = MappedFile(generation).text();
+    c.given.config = json.object().dump();
     return c;
 }
 
@@ -106,9 +138,11 @@ inline nlohmann::ordered_json config_json(const Config& c, DType dtype) {
     if (c.given.config.empty()) return json;
     const auto given = nlohmann::json::parse(c.given.config);
     std::set<std::string> kept(family_of(c).dropouts.begin(), family_of(c).dropouts.end());
-    kept.insert({"use_cache", "bos_token_id", "eos_token_id"});  // an id may be a list
-    for (const auto& [field, value] : given.items())
-        if (!json.contains(field) || (kept.count(field) && !value.is_null())) json[field] = value;
+    kept.insert("use_cache");
+    for (const auto& [field, value] : given.items()) {
+        const bool is_id = field == "bos_token_id" || field == "eos_token_id";  // may be a list, or null
+        if (!json.contains(field) || is_id || (kept.count(field) && !value.is_null())) json[field] = value;
+    }
     if (given.contains("dtype")) json["dtype"] = json["torch_dtype"];  // transformers 5 calls it dtype
     return json;
 }
@@ -281,6 +315,15 @@ inline std::vector<std::string> extra_tensors(const SafetensorsReader& file, con
     return extra;
 }
 
+// Text for the error about a missing tensor: whether the file holds quantized weights instead, or nothing.
+inline std::string quantized_hint(const SafetensorsReader& file) {
+    for (const auto& [name, t] : file.tensors())
+        for (const char* end : {".qweight", ".absmax", ".SCB", ".weight_scale", ".weight_packed"})
+            if (ends_with(name, end))
+                return fmt::format("\n    {} shows that its weights are quantized, which is not supported.", t.label());
+    return "";
+}
+
 // "a", "b" and 3 more
 inline std::string list_of(const std::vector<std::string>& names) {
     constexpr size_t most = 5;
@@ -328,8 +371,8 @@ inline std::vector<std::string> load_weights(Params& p, const Config& c, const S
             in_file.push_back(r.name == "wte.weight"    ? tables.table
                               : r.name == "head.weight" ? tables.head
                                                         : names.find(name));
-            CHECK(!in_file.back().empty(), "{}: the tensor \"{}\" {} is missing, which config.json asks for{}",
-                  file.path(), name, w.theirs.str(), file.promise(name));
+            CHECK(!in_file.back().empty(), "{}: the tensor \"{}\" {} is missing, which config.json asks for{}{}",
+                  file.path(), name, w.theirs.str(), file.promise(name), quantized_hint(file));
         }
         read_weight(host, r.shape, w, in_file, file, c, scratch);
         known.insert(in_file.begin(), in_file.end());

@@ -23,8 +23,9 @@ inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
     if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
 }
 // Returns null when there is no tokenizer. A tokenizer may have ids that the model lacks, such as that of a padding
-// token. A text that uses such an id is an error.
-inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, const Config& c) {
+// token. A text that uses such an id is an error. The end-of-text token that a file names beside the tokenizer becomes
+// one of the model's. Where no file says how a text ends, it ends with <|endoftext|>.
+inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, Config& c) {
     if (file.is_auto()) return nullptr;
     auto tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(file));
     if (tokenizer->vocab_size() > c.vocab)
@@ -32,6 +33,8 @@ inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, 
             stderr,
             "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused\n",
             std::string(file), tokenizer->vocab_size() - 1, c.name, c.vocab);
+    const int32_t end = tokenizer->eos() >= 0 || !c.ends.empty() ? tokenizer->eos() : tokenizer->eot();
+    if (end >= 0 && !c.is_end(end)) c.ends.push_back(end);
     return tokenizer;
 }
 
@@ -316,8 +319,8 @@ inline std::string write_text(const Run& run, Model& model) {
     std::string text           = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
     std::vector<int32_t> ids   = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
     generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
-        if (id == tokenizer.eot() || id >= tokenizer.vocab_size()) return false;
-        text += tokenizer.bytes_of(id);
+        if (model.config.is_end(id)) return false;
+        text += tokenizer.text_of(id);
         return true;
     });
     return text;

@@ -43,8 +43,9 @@ struct StoredTensor {
     template <class T>
     void read_into(T* out) const {
         const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype);
+        if (dtype == "F64") return convert<double>(out);
         if (!row || !row->weights)
-            fail("{}: tensor {} holds {}; weights can be read from F32, F16 and BF16", file, label(), dtype);
+            fail("{}: tensor {} holds {}; weights can be read from F64, F32, F16 and BF16", file, label(), dtype);
         for_float(row->dtype, [&](auto tag) { convert<typename decltype(tag)::type>(out); });
     }
     std::string label() const { return quoted(name); }

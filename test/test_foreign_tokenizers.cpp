@@ -104,7 +104,16 @@ TEST_CASE("a tokenizer of another kind is refused by the name of its kind", "[to
     refused("#version: 0.2\nt h\n", {"merges"});
     refused("[PAD]\n[unused0]\n", {"BERT"});
     refused("\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n", {"SentencePiece"});
+    refused("<unk>\t0\n<s>\t0\n\xe2\x96\x81the\t-3.2\n", {"SentencePiece"});
+    refused("\xe2\x96\x81\t-2.01\n", {"SentencePiece"});
+    refused("GGUF\3\0\0\0", {"GGUF"});
+    refused("\x80\x04\x95\x10\0\0\0", {"pickle"});
+    refused("PK\3\4\x14\0\0\0", {"zip"});
+    refused(gzip("{}"), {"gzip"});
+    refused(R"({"version": "1.0", "model": {"type": "WordPiece", "vocab": {}}})", {"model/type", "WordPiece"});
+    refused(R"({"version": "1.0", "model": {"type": "Unigram", "vocab": []}})", {"model/type", "Unigram"});
     refused(R"({"class_name": "Tokenizer", "config": {"num_words": 100, "word_index": "{}"}})", {"Keras", "words"});
+    refused(R"("{\"class_name\": \"Tokenizer\", \"config\": {}}")", {"Keras", "words"});
     refused(R"({"module": "keras_hub.src.models.gpt2.gpt2_tokenizer", "class_name": "GPT2Tokenizer", "config": {}})",
             {"KerasHub", "vocab.json"});
     refused(R"({"module": "keras_nlp.src.models", "class_name": "GPT2Tokenizer", "config": {}})", {"KerasHub"});
