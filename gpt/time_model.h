@@ -1,0 +1,192 @@
+// time_model.h - predicts how long a training step takes on a GPU, without that GPU
+//
+// The floor of an op is the larger of its bytes / the rate of a copy and its FLOPs / the rate of large products.
+// Kernels reach a share of this floor that was measured for each kind of op. Each launch also takes a fixed time.
+//
+//   seconds of an op = floor / share of its kind + kernels × seconds of a launch
+//
+// The share of attention is one of the rate of products alone, because its bytes are few.
+// The shares are those of one H100. test/test_time_model.cpp holds the model to the step times that were measured
+// there.
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gpt/optimizer.h"
+
+enum class OpKind : uint8_t {
+    product,
+    attention_forward,
+    attention_backward,
+    layernorm_forward,
+    layernorm_backward,
+    embedding_forward,
+    embedding_backward,
+    cross_entropy,
+    rope,
+    gelu,
+    copy,  // add, zero, and all that moves bytes as simply
+    sum,
+    adamw,
+};
+
+struct KindShare {
+    OpKind kind;
+    double bf16, fp32;
+};
+
+// One NVIDIA H100 80GB HBM3, 2026-11-26, `bench_ops --device cuda --batch 32`, T 1024. The shares of products and of
+// attention, and the time of a launch, are fitted to whole steps.
+// clang-format off: columns of numbers
+inline constexpr KindShare h100_shares[] = {
+    // kind                       bf16  fp32
+    {OpKind::product, 0.81, 0.90},
+    {OpKind::attention_forward, 0.50, 0.49},   // times T / (T + 800), because short rows fill its tiles badly
+    {OpKind::attention_backward, 0.40, 0.42},  // the same
+    {OpKind::layernorm_forward, 0.81, 0.95},
+    {OpKind::layernorm_backward, 0.61, 0.90},
+    {OpKind::embedding_forward, 0.62, 0.73},
+    {OpKind::embedding_backward, 0.28, 0.32},
+    {OpKind::cross_entropy, 0.60, 0.75},
+    {OpKind::rope, 0.36, 0.57},
+    {OpKind::gelu, 0.93, 0.95},
+    {OpKind::copy, 0.95, 0.95},
+    {OpKind::sum, 0.53, 0.53},
+    {OpKind::adamw, 0.86, 0.95},
+};
+// clang-format on
+
+// A GPU. Rates are those that were measured, not those of a data sheet.
+struct Card {
+    const char* name;             // what --gpu calls it
+    const char* driver_name;      // what the driver's name of it contains
+    int64_t memory;               // bytes
+    double copy_rate;             // bytes/s, read and written
+    double bf16_rate, fp32_rate;  // FLOP/s of a large product
+    double launch;                // seconds of a kernel beside its floor: its launch, its first loads, its last wave
+    double launch_in_graph;       // the same in a CUDA graph
+    const KindShare (&shares)[13];
+};
+inline constexpr Card cards[] = {
+    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares},
+};
+inline const Card* find_card(const std::string& driver_name) {
+    for (const Card& card : cards)
+        if (driver_name.find(card.driver_name) != std::string::npos) return &card;
+    return nullptr;
+}
+
+// An op of a step.
+struct StepOp {
+    const char* name;
+    OpKind kind;
+    Cost cost;     // of one call
+    int kernels;   // that a call launches
+    double calls;  // in a step
+};
+
+// Every op of a training step, in its order, as Step::work() queues them on a GPU.
+inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
+                                    OptimizerKind optimizer) {
+    using K         = OpKind;
+    const int64_t B = shape.batch, T = shape.context, N = shape.rows(), C = c.width, F = c.feed_forward, H = c.heads,
+                  D = c.head_size(), Vp = c.padded_vocab();
+    const double micro = double(micro_steps), layers = micro * double(c.layers);
+    std::vector<StepOp> ops;
+    const auto add = [&](const char* name, K kind, const Cost& cost, int kernels, double calls) {
+        if (calls > 0) ops.push_back({name, kind, cost, kernels, calls});
+    };
+    // The gradient of a product's input is a product in the dtype of the model. That of its weights is written in fp32
+    // by the first of the products that add to it, and read and written by the others.
+    const auto backward = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
+        const Cost both = matmul_backward_cost(rows, IC, OC, x), dx = matmul_cost(rows, IC, OC, x);
+        const Cost dw{both.bytes - dx.bytes, both.flops - dx.flops};
+        add(name, K::product, dx, 1, calls);
+        add(name, K::product, dw, 1, first);
+        add(name, K::product, dw + Cost{4. * double(IC * OC)}, 1, calls - first);
+    };
+    const Cost norm = layernorm_forward_cost(N, C, x), norm_backward = layernorm_backward_cost(N, C, x),
+               residual = add_forward_cost(N * C, x), gelu = gelu_forward_cost(N * F, x);
+    const Recompute level = shape.recompute;
+    const double again    = micro * double(c.layers - 1);  // nothing overwrites the activations of the last layer
+
+    // The forward pass, with what the backward pass computes again.
+    const double blocks = layers + (level == Recompute::block ? again : 0);
+    add("embedding", K::embedding_forward, embedding_forward_cost(B, T, C, x), 2, micro);
+    add("norms", K::layernorm_forward, norm, 1, blocks + (level == Recompute::norm ? 2 * again : 0));
+    add("qkv", K::product, matmul_forward_cost(N, C, 3 * C, x), 1, blocks);
+    if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
+    add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks);
+    add("projection", K::product, matmul_forward_cost(N, C, C, x), 1, blocks);
+    if (c.parallel) {
+        add("residual", K::copy, residual, 1, blocks);
+        add("norms", K::layernorm_forward, norm, 1, blocks);
+    } else {
+        add("residual and norm", K::copy, add_layernorm_forward_cost(N, C, x), 1, blocks);
+    }
+    add("up", K::product, matmul_forward_cost(N, C, F, x), 1, blocks);
+    add("gelu", K::gelu, gelu, 1, blocks + (level == Recompute::gelu || level == Recompute::norm ? again : 0));
+    add("down", K::product, matmul_forward_cost(N, F, C, x), 1, layers);
+    add("residual", K::copy, residual, 1, layers);
+    add("norms", K::layernorm_forward, norm, 1, micro);
+
+    // The head, a chunk of rows at a time.
+    const int64_t rows  = std::min(N, logits_rows(c, shape, x));
+    const double chunks = micro * double(N) / double(rows);
+    add("head", K::product, matmul_forward_cost(rows, C, Vp, x), 1, chunks);
+    add("loss", K::cross_entropy, cross_entropy_cost(rows, Vp, x), 2, chunks);
+    backward("head, backward", rows, C, Vp, chunks, 1);
+    add("sums", K::sum, sum_cost(N), 2, micro);
+
+    // The backward pass.
+    add("zero", K::copy, Cost{double(N * C * size_of(x))}, 1, micro);
+    add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers + micro);
+    const double first = double(c.layers);
+    add("gelu, backward", K::copy, Cost{double(N * F * size_of(x))}, 0, layers);  // inside the product of down
+    backward("down, backward", N, F, C, layers, first);
+    backward("up, backward", N, C, F, layers, first);
+    backward("projection, backward", N, C, C, layers, first);
+    backward("qkv, backward", N, C, 3 * C, layers, first);
+    add("attention, backward", K::attention_backward, attention_backward_cost(B, T, H, D, x), 2, layers);
+    if (c.rope.dim) add("rope, backward", K::rope, rope_cost(N, H, c.rope.dim, x), 1, layers);
+    add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 4, micro);
+
+    // The update.
+    Params shapes;
+    int64_t all = 0, others = 0;
+    for (const ParamRow& r : param_rows(shapes, c)) {
+        all += r.shape.numel();
+        if (optimizer == OptimizerKind::adamw || r.update != Update::matrix) {
+            others += r.shape.numel();
+            continue;
+        }
+        const int64_t n = r.shape.numel(), part = r.shape[0] / r.parts;
+        add("muon", K::copy, muon_momentum_cost(n), 1, 1);
+        add("muon", K::product, muon_orthogonalise_cost(part, r.shape[1], x), 28, double(r.parts));
+        add("muon", K::copy, muon_apply_cost(n, x), 1, 1);
+    }
+    add("gradient norm", K::sum, sum_cost(all), 2, 1);
+    add("adamw", K::adamw, adamw_cost(others, x), 1, 1);
+    return ops;
+}
+
+inline double seconds_of(const StepOp& op, const Card& card, DType x, int64_t context, bool graph) {
+    const bool bf16      = x == DType::BF16;
+    const auto row       = std::find_if(std::begin(card.shares), std::end(card.shares),
+                                        [&](const KindShare& s) { return s.kind == op.kind; });
+    double share         = bf16 ? row->bf16 : row->fp32;
+    const double bytes   = op.cost.bytes / card.copy_rate,
+                 flops   = op.cost.flops / (bf16 ? card.bf16_rate : card.fp32_rate);
+    const bool attention = op.kind == OpKind::attention_forward || op.kind == OpKind::attention_backward;
+    if (attention) share *= double(context) / double(context + 800);
+    const double kernel = attention ? std::max(bytes, flops / share) : std::max(bytes, flops) / share;
+    return op.calls * (kernel + op.kernels * (graph ? card.launch_in_graph : card.launch));
+}
+
+// The seconds of a training step on one card.
+inline double seconds_of_step(const std::vector<StepOp>& ops, const Card& card, DType x, int64_t context, bool graph) {
+    double seconds = 0;
+    for (const StepOp& op : ops) seconds += seconds_of(op, card, x, context, graph);
+    return seconds;
+}
