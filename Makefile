@@ -12,6 +12,7 @@
 # make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
 # make install        install the programs, their man pages and their completion for bash into PREFIX=/usr/local
 # make uninstall      remove what make install with the same PREFIX= (and DESTDIR=) installed
+# make dist           make an archive with all libraries, for any x86-64 Linux with a glibc as new as this one (scripts/dist.sh)
 # make clean          remove what make has built
 # make help           print these lines
 #
@@ -37,14 +38,18 @@ MARCH    := $(if $(CPU_LEVEL),-march=x86-64-$(CPU_LEVEL) -DGPT_CPU_LEVEL=$(CPU_L
             $(if $(LEVELS),-march=x86-64-v2,$(if $(filter 0,$(PORTABLE)),-march=native)))
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
 LDLIBS   += $(if $(filter-out 0,$(ONEDNN)),-ldnnl) -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
-# Libraries that scripts/setup.sh --local unpacked, for users without root. oneDNN's own dependency is named because a
-# RUNPATH serves only the libraries that the program itself names.
+# Where make install and make dist put libraries that are not the system's own. With BUNDLE=1 (make dist) those are all but
+# glibc's. oneDNN's own dependency is named because a RUNPATH serves only the libraries that the program itself names.
+BUNDLE   ?= 0
+LDLIBS   += -Wl,--enable-new-dtags -Wl,-rpath,'$$ORIGIN/../lib/gpt.cu' $(if $(filter-out 0,$(BUNDLE)),$(OPENCL))
+OPENCL    = -Wl,--no-as-needed $(patsubst %,-l:%,$(notdir $(firstword $(wildcard $(addsuffix /libOpenCL.so.1, \
+            $(DEPS)/$(DEPS_LIB) /usr/lib/$(shell $(CXX) -print-multiarch))))))
+# Libraries that scripts/setup.sh --local unpacked, for users without root.
 DEPS     := $(wildcard build-deps/usr)
 ifneq ($(DEPS),)
 DEPS_LIB := lib/$(shell $(CXX) -print-multiarch)
 CXXFLAGS += -isystem $(DEPS)/include
-LDLIBS   += -L$(DEPS)/$(DEPS_LIB) -Wl,--enable-new-dtags -Wl,-rpath,'$$ORIGIN/../$(DEPS)/$(DEPS_LIB)' -Wl,--no-as-needed \
-            $(patsubst %,-l:%,$(notdir $(wildcard $(DEPS)/$(DEPS_LIB)/libOpenCL.so.1)))
+LDLIBS   += -L$(DEPS)/$(DEPS_LIB) -Wl,-rpath,'$$ORIGIN/../$(DEPS)/$(DEPS_LIB)' $(OPENCL)
 endif
 CATCH3   := $(if $(wildcard $(addsuffix /catch2/catch_all.hpp,/usr/include /usr/local/include $(DEPS)/include)),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
@@ -67,7 +72,7 @@ NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
             -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))
 # The CUDA runtime is linked as a shared library and found through RUNPATH. LD_LIBRARY_PATH goes before that, so the emulator's
 # libraries can take its place.
-LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,--enable-new-dtags -Wl,-rpath,$(CUDA_LIB)
+LDLIBS    += -L$(CUDA_LIB) -lcublasLt -lcudart -Wl,-rpath,$(CUDA_LIB)
 # NCCL is used where both its header and its library are found.
 NCCL      ?= 1
 NCCL_H    := $(firstword $(wildcard $(addsuffix /nccl.h,$(CUDA_HOME)/include /usr/include /usr/local/include)))
@@ -97,7 +102,7 @@ Q        := $(if $(filter 0,$(V)),@)
 doing     = @$(if $(Q),$(if $(begun),,$(eval begun := yes)echo '$(heading)';) echo '    $(1)',:)
 heading  := building, about $(if $(NVCC),two minutes,a minute) on two cores (V=1 shows the commands):
 
-.PHONY: all help install uninstall quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
+.PHONY: all help install uninstall dist quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -121,7 +126,7 @@ $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt test_ops bench_ops bench_token
 ifneq ($(CPU_LEVEL),)
 $(BUILD)/libgpt_kernels.so: $(OBJECTS)
 	$(call doing,$(CXX) -o $@)
-	$(Q)$(CXX) $(CXXFLAGS) -shared -Wl,-Bsymbolic -Wl,-soname,$(@F) $^ $(LDFLAGS) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/../..' -o $@
+	$(Q)$(CXX) $(CXXFLAGS) -shared -Wl,-Bsymbolic -Wl,-soname,$(@F) $^ $(LDFLAGS) $(LDLIBS) -Wl,-rpath,'$$ORIGIN/../..:$$ORIGIN/../../..' -o $@
 endif
 ifneq ($(LEVELS),)
 LDLIBS   += -Wl,-rpath,'$$ORIGIN'
@@ -163,11 +168,13 @@ $(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
 help:
 	@sed -n '/^# make /,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
-# Man pages and completion are made from the list of options that a program prints itself. Libraries that are not the system's
-# own are installed too, where the programs find them.
+# Man pages and completion are made from the list of options that a program prints itself. Kernels that are a library of their
+# own and libraries in build-deps are installed too, and with BUNDLE=1 all libraries but those of glibc.
 PREFIX    ?= /usr/local
 ROOT       = $(DESTDIR)$(PREFIX)
 COMPLETION = share/bash-completion/completions
+GLIBC     := /(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so
+bundled   := $(if $(filter 0,$(BUNDLE)),grep /build-deps/,grep -vE 'libgpt_kernels|$(GLIBC)')
 $(BUILD)/man/%.1: docs/%.1 scripts/manual.sh $(BUILD)/%
 	@mkdir -p $(@D)
 	@scripts/manual.sh man $(BUILD)/$* > $@
@@ -179,10 +186,17 @@ install: $(foreach p,$(PROGRAMS),$(BUILD)/$p $(BUILD)/man/$p.1 $(BUILD)/completi
 	@install $(PROGRAMS:%=$(BUILD)/%) '$(ROOT)/bin'
 	@install -m 644 $(PROGRAMS:%=$(BUILD)/man/%.1) '$(ROOT)/share/man/man1'
 	@install -m 644 $(PROGRAMS:%=$(BUILD)/completion/%) '$(ROOT)/$(COMPLETION)'
+	@for level in $(LEVELS:%=glibc-hwcaps/x86-64-%); do \
+	    install -D -m 644 -t "$(ROOT)/lib/gpt.cu/$$level" $(BUILD)/$$level/libgpt_kernels.so; done
+	@ldd $(PROGRAMS:%=$(BUILD)/%) | awk '$$2 == "=>" && $$3 ~ "^/" {print $$3}' | sort -u | $(bundled) | tr '\n' '\0' | \
+	    xargs -0 -r install -D -m 644 -t '$(ROOT)/lib/gpt.cu'
 	@echo "installed $(PROGRAMS) in $(ROOT)/bin, with man pages and completion for bash"
 uninstall:
 	@rm -f $(foreach p,$(PROGRAMS),'$(ROOT)/bin/$p' '$(ROOT)/share/man/man1/$p.1' '$(ROOT)/$(COMPLETION)/$p')
 	@rm -rf '$(ROOT)/lib/gpt.cu'
+
+dist: setup
+	@BUILD=$(BUILD)-dist CUDA=$(if $(NVCC),1,0) scripts/dist.sh
 
 libraries:
 	@scripts/setup.sh --check
@@ -235,6 +249,6 @@ check-transformers: all
 	@GPT_BUILD=$(BUILD) $(PYTHON) test/check_transformers.py
 
 clean:
-	rm -rf $(BUILD) $(addprefix build-,check portable clang g++-11 aarch64) $(PROGRAMS)
+	rm -rf $(BUILD) $(addprefix build-,check dist portable clang g++-11 aarch64) $(PROGRAMS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

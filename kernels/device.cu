@@ -109,7 +109,9 @@ void Device::use_gpu(int index, bool sync_each, bool insist) {
 }
 #else
 void Device::use_gpu(int, bool, bool insist) {
-    CHECK(!insist, "no GPU can be used: this binary was built without its CUDA half");
+    const std::string obstacle = host::use_cuda_half();
+    CHECK(!insist, "no GPU can be used: {}", obstacle);
+    if (host::has_nvidia_driver()) fmt::print(stderr, "no GPU is used: {}; running on the CPU\n", obstacle);
 }
 #endif
 

@@ -2,9 +2,13 @@
 #include "host.h"
 
 #include <dlfcn.h>
+#include <glob.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <vector>
 
 #include "cpu.h"
 
@@ -57,6 +61,65 @@ void use_cpu_level(int level, char**) {
         "v4",
         level);
 }
+#endif
+
+// ---- the CUDA half -------------------------------------------------------------------------------------------------
+
+bool has_nvidia_driver() { return dlopen("libcuda.so.1", RTLD_LAZY); }
+
+#if defined(GPT_CPU_LEVEL) && !defined(__CUDACC__)
+// Returns the path of a library of NVIDIA's in the folders of Python's packages or of the toolkit, or "".
+static std::string find_nvidia(const std::string& library) {
+    const auto below = [](const char* variable) {
+        return std::string(getenv(variable) ? getenv(variable) : "/dev/null");
+    };
+    const std::string packages = "/lib/python3*/*-packages/nvidia/*/lib";
+    for (const std::string& folders :
+         {below("VIRTUAL_ENV") + packages, below("CONDA_PREFIX") + packages, below("CONDA_PREFIX") + "/lib",
+          below("HOME") + "/.local" + packages, "/usr/local" + packages, std::string("/usr/local/cuda*/lib64"),
+          std::string("/opt/cuda/lib64")}) {
+        glob_t found{};
+        const bool any         = glob((folders + "/" + library).c_str(), 0, nullptr, &found) == 0;
+        const std::string path = any ? found.gl_pathv[0] : "";
+        globfree(&found);
+        if (any) return path;
+    }
+    return "";
+}
+
+std::string use_cuda_half() {
+    // The libraries are …/glibc-hwcaps/x86-64-v3/libgpt_kernels.so and …/cuda/glibc-hwcaps/x86-64-v3/libgpt_kernels.so.
+    Dl_info here;
+    if (!dladdr(reinterpret_cast<void*>(&use_cuda_half), &here)) return "the loader does not say where the kernels are";
+    std::string kernels = here.dli_fname;
+    kernels.insert(kernels.rfind("/glibc-hwcaps/"), "/cuda");
+    const std::string folder = kernels.substr(0, kernels.rfind('/'));
+    if (access(kernels.c_str(), R_OK) != 0) return "this program was built without its CUDA half";
+    std::string path = getenv("LD_LIBRARY_PATH") ? std::string(":") + getenv("LD_LIBRARY_PATH") : "";
+    if (path.rfind(":" + folder, 0) == 0) return "the loader did not take the kernels of " + folder;
+    path = folder + path;
+    while (!dlopen(kernels.c_str(), RTLD_NOW)) {  // the loader names a library that it lacks, and then a colon
+        const std::string said = dlerror(), library = said.substr(0, said.find(':')), found = find_nvidia(library);
+        if (found.empty() || !dlopen(found.c_str(), RTLD_NOW))
+            return !has_nvidia_driver() ? "there is no NVIDIA driver on this machine"
+                                        : fmt::format(
+                                              "{}; it belongs to CUDA, and is looked for in LD_LIBRARY_PATH, in the "
+                                              "system's folders, in "
+                                              "/usr/local/cuda*/lib64 and among Python's packages (nvidia/*/lib)",
+                                              said);
+        path += ":" + found.substr(0, found.rfind('/'));
+    }
+    setenv("LD_LIBRARY_PATH", path.c_str(), 1);
+    std::ifstream line("/proc/self/cmdline");
+    std::string words{std::istreambuf_iterator<char>(line), {}};
+    std::vector<char*> argv;
+    for (size_t at = 0; at < words.size(); at = words.find('\0', at) + 1) argv.push_back(&words[at]);
+    argv.push_back(nullptr);
+    execv("/proc/self/exe", argv.data());
+    return "the program could not be started again: " + os_error();
+}
+#else
+std::string use_cuda_half() { return "this program was built without its CUDA half"; }
 #endif
 
 }  // namespace host

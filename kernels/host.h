@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include "tensor.h"
 
@@ -31,5 +32,11 @@ int cpu_level();
 // Starts the program again with the kernels for another level, and with oneDNN restricted to its instructions. It
 // returns when these run already. A level that the build or the CPU does not have is an InputError.
 void use_cpu_level(int level, char** argv);
+
+// In an archive that `make dist` made, the kernels with a CUDA half are a library of their own, because the dynamic
+// loader starts no program that lacks one of its libraries, and NVIDIA's are not everywhere. Programs begin with the
+// kernels without it. This starts the program again with the others, or returns why they cannot be used.
+std::string use_cuda_half();
+bool has_nvidia_driver();
 
 }  // namespace host
