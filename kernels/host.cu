@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <utility>
 #include <vector>
 
 #include "cpu.h"
@@ -87,26 +88,34 @@ static std::string find_nvidia(const std::string& library) {
     return "";
 }
 
-std::string use_cuda_half() {
-    // The libraries are …/glibc-hwcaps/x86-64-v3/libgpt_kernels.so and …/cuda/glibc-hwcaps/x86-64-v3/libgpt_kernels.so.
+// The libraries are HOME/glibc-hwcaps/x86-64-v3/libgpt_kernels.so and
+// HOME/cuda/glibc-hwcaps/x86-64-v3/libgpt_kernels.so. Returns HOME and the latter, or two empty texts where it does not
+// exist.
+static std::pair<std::string, std::string> cuda_kernels() {
     Dl_info here;
-    if (!dladdr(reinterpret_cast<void*>(&use_cuda_half), &here)) return "the loader does not say where the kernels are";
-    std::string kernels = here.dli_fname;
-    kernels.insert(kernels.rfind("/glibc-hwcaps/"), "/cuda");
+    if (!dladdr(reinterpret_cast<void*>(&cuda_kernels), &here)) return {};
+    const std::string own = here.dli_fname, home = own.substr(0, own.rfind("/glibc-hwcaps/"));
+    const std::string kernels = home + "/cuda" + own.substr(home.size());
+    if (access(kernels.c_str(), R_OK) != 0) return {};
+    return {home, kernels};
+}
+bool has_cuda_half() { return !cuda_kernels().second.empty(); }
+
+std::string use_cuda_half() {
+    const auto [home, kernels] = cuda_kernels();
+    if (kernels.empty()) return "this program was built without its CUDA half";
     const std::string folder = kernels.substr(0, kernels.rfind('/'));
-    if (access(kernels.c_str(), R_OK) != 0) return "this program was built without its CUDA half";
-    std::string path = getenv("LD_LIBRARY_PATH") ? std::string(":") + getenv("LD_LIBRARY_PATH") : "";
-    if (path.rfind(":" + folder, 0) == 0) return "the loader did not take the kernels of " + folder;
-    path = folder + path;
+    // `home` has the archive's other libraries, which must not come from a folder in which NVIDIA's are found.
+    const char* before       = getenv("LD_LIBRARY_PATH");
+    std::string path         = folder + ":" + home + (before ? std::string(":") + before : "");
+    if (before && std::string(before).rfind(folder, 0) == 0) return "the loader did not take the kernels of " + folder;
     while (!dlopen(kernels.c_str(), RTLD_NOW)) {  // the loader names a library that it lacks, and then a colon
         const std::string said = dlerror(), library = said.substr(0, said.find(':')), found = find_nvidia(library);
-        if (found.empty() || !dlopen(found.c_str(), RTLD_NOW))
-            return !has_nvidia_driver() ? "there is no NVIDIA driver on this machine"
-                                        : fmt::format(
-                                              "{}; it belongs to CUDA, and is looked for in LD_LIBRARY_PATH, in the "
-                                              "system's folders, in "
-                                              "/usr/local/cuda*/lib64 and among Python's packages (nvidia/*/lib)",
-                                              said);
+        if (found.empty() || !dlopen(found.c_str(), RTLD_NOW)) {
+            if (!has_nvidia_driver()) return "there is no NVIDIA driver on this machine";
+            return said + "; libraries of CUDA are looked for in LD_LIBRARY_PATH, in the system's folders, in " +
+                   "/usr/local/cuda*/lib64 and among Python's packages (nvidia/*/lib)";
+        }
         path += ":" + found.substr(0, found.rfind('/'));
     }
     setenv("LD_LIBRARY_PATH", path.c_str(), 1);
@@ -119,6 +128,7 @@ std::string use_cuda_half() {
     return "the program could not be started again: " + os_error();
 }
 #else
+bool has_cuda_half() { return false; }
 std::string use_cuda_half() { return "this program was built without its CUDA half"; }
 #endif
 

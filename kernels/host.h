@@ -37,6 +37,7 @@ void use_cpu_level(int level, char** argv);
 // loader starts no program that lacks one of its libraries, and NVIDIA's are not everywhere. Programs begin with the
 // kernels without it. This starts the program again with the others, or returns why they cannot be used.
 std::string use_cuda_half();
+bool has_cuda_half();  // whether there is such a library
 bool has_nvidia_driver();
 
 }  // namespace host

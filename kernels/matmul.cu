@@ -21,6 +21,7 @@
 #include <tuple>
 
 #include "cpu.h"
+#include "host.h"
 #include "ops.h"
 #ifdef __CUDACC__
 #include <cublasLt.h>
@@ -613,6 +614,6 @@ std::string backends() {
     return fmt::format("{}, CUDA {}.{}, cuBLASLt {}.{}.{}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,
                        lt / 10000, lt % 10000 / 100, lt % 100);
 #else
-    return cpu + ", without a CUDA half";
+    return cpu + (host::has_cuda_half() ? ", a CUDA half for GPUs" : ", without a CUDA half");
 #endif
 }
