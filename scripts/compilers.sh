@@ -8,6 +8,7 @@
 # --install before the name installs a compiler that is missing, with apt-get as root. Without it, the script names what is
 # missing and goes on. Libraries for aarch64 are always unpacked into build-aarch64, and never installed.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 cd "$(dirname "$0")/.."
 
 install=no
@@ -84,6 +85,5 @@ portable) test_portable ;;
 clang) test_clang ;;
 g++-11) test_gcc11 ;;
 aarch64) test_aarch64 ;;
---help) sed -n '2,9s/^# //p' "$0" ;;
-*) echo "usage: scripts/compilers.sh [--install] [portable | clang | g++-11 | aarch64]" >&2; exit 2 ;;
+*) echo "error: $1 is unknown; --help shows the usage" >&2; exit 2 ;;
 esac
