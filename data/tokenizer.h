@@ -84,7 +84,11 @@ class Tokenizer {
             }
         };
         const auto encode_raw = [&](std::string_view raw) {
-            for (size_t i = 0; i < forms_.size(); i++) raw = unicode::normalize(raw, forms_[i], scratch.normal[i % 2]);
+            for (const unicode::Form form : forms_) {
+                // A text that has the form already stays in its buffer, which the next form must not overwrite.
+                const bool in_first = raw.data() == scratch.normal[0].data();
+                raw                 = unicode::normalize(raw, form, scratch.normal[in_first ? 1 : 0]);
+            }
             in_normal_.split(raw, specials, ids, encode_plain, count_special);
         };
         in_raw_.split(without_bad_bytes(text, scratch.replaced), specials, ids, encode_raw, count_special);

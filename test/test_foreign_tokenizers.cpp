@@ -59,6 +59,20 @@ TEST_CASE("prefix space, normal forms, splits, ids around a text, missing bytes:
     }
 }
 
+TEST_CASE("normal forms follow each other, also where one of them changes nothing", "[tokenizer][foreign]") {
+    const auto with_forms = [](std::initializer_list<const char*> names) {
+        json forms = json::array();
+        for (const char* name : names) forms.push_back({{"type", name}});
+        return Tokenizer(with_change({{"normalizer", {{"type", "Sequence"}, {"normalizers", forms}}}}).dump());
+    };
+    // NFD makes U+03A9 of the ohm sign, NFC leaves that alone, and NFKD takes the half apart.
+    const std::string text = "\u00bder \u2126", normal = "1\u20442er \u03a9";
+    const Ids expected = with_forms({}).encode(normal);
+    CHECK(with_forms({"NFD", "NFC", "NFKD"}).encode(text) == expected);
+    CHECK(with_forms({"NFD", "NFC", "NFC", "NFKC"}).encode(text) == expected);
+    CHECK(with_forms({"NFC", "NFD", "NFC", "NFC", "NFKD", "NFKC"}).encode(text) == expected);
+}
+
 TEST_CASE("long documents come in parts that change no token, with any tokenizer", "[tokenizer][foreign]") {
     const Scratch dir;
     for (const json& c : golden()["cases"]) {
