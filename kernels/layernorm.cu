@@ -80,6 +80,9 @@ static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, con
         store(dw + i, load(dw + i, n) + d * xhat, n);
         store(db + i, load(db + i, n) + d, n);
     });
+    // A single element is normalised to 0, whatever it is, so its gradient is 0. The formula would give it the rounding
+    // error of g where the compiler fuses g's product with the subtraction of g_mean, which is a sum of rounded g.
+    if (C == 1) return;
     const float g_mean = sum(g_sum) / C, gx_mean = sum(gx_sum) / C;
     for_lanes(C, [=](int64_t i, auto n) {
         const floats x_i = load(x + i, n), g = load(dy + i, n) * load(w + i, n);

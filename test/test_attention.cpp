@@ -123,9 +123,9 @@ Values qkv_values(const Sizes& sizes, ScoreKind kind, DType dtype, double scale,
             double &q = x[at.qkv(b, t, 0, h, d)], &k = x[at.qkv(b, t, 1, h, d)], &v = x[at.qkv(b, t, 2, h, d)];
             switch (kind) {
                 case ScoreKind::ordinary: break;
-                case ScoreKind::large:
-                    q *= to_1e4;
-                    k *= to_1e4;
+                case ScoreKind::large:  // whole numbers, so that scores are exact, in whatever order they are summed
+                    q = std::nearbyint(q * to_1e4);
+                    k = std::nearbyint(k * to_1e4);
                     break;
                 case ScoreKind::equal:
                     q = 0.5;

@@ -131,7 +131,7 @@ TEST_CASE("muon_momentum and muon_apply", "[ops][muon]") {
     Buffer momentum(dev, {n}, F32, Kind::ordinary, 1), grad(dev, {n}, F32, Kind::ordinary, 2);
     const Buffer norm(dev, {1}, F32, Values{norm2});
     const Values b = momentum.values(), g = grad.values();
-    const auto momentum_of = [&](auto zero) {
+    const auto momentum_of = [&, norm2 = norm2, clip = clip](auto zero) {
         using Number        = decltype(zero);
         const Number shrink = clip > 0 && norm2 > clip * clip ? Number(clip) / std::sqrt(Number(norm2)) : Number(1);
         std::pair<Values, Values> out;

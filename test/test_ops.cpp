@@ -375,12 +375,13 @@ TEST_CASE("matmul is the same for any number of threads", "[ops]") {
     const Shape x_shape = {N, IC}, w_shape = {OC, IC}, y_shape = {N, OC}, b_shape = {OC};
     const Buffer x(dev, x_shape, dtype, Kind::ordinary, 1), w(dev, w_shape, dtype, Kind::ordinary, 2);
     const Buffer dy(dev, y_shape, dtype, Kind::ordinary, 3);
-    auto run = [&] {
+    const bool few_rows = N <= 4;  // a kernel of our own
+    auto run            = [&] {
         Buffer y(dev, y_shape, dtype), dx(dev, x_shape, dtype), dw(dev, w_shape, F32, Kind::zeros),
             db(dev, b_shape, F32, Kind::zeros);
         matmul_forward(y, x, w, none, dev->stream());
         matmul_backward(dx, dw, db, dy, x, w, Into::add, dev->stream());
-        if (!onednn_keeps_order()) return Bytes{N <= 4 ? y.bytes() : Bytes::value_type(), db.bytes()};
+        if (!onednn_keeps_order()) return Bytes{few_rows ? y.bytes() : Bytes::value_type(), db.bytes()};
         return Bytes{y.bytes(), dx.bytes(), dw.bytes(), db.bytes()};
     };
     CHECK_SAME_FOR_ANY_THREADS(run);
