@@ -3,6 +3,7 @@
 // The CUDA is in kernels/: one .cu file per operation, with its CPU half beside its GPU half; kernels/ops.h lists them.
 // This file is the order of events. gpt/options.h lists the options, gpt/run.h decides what they mean, gpt/model.h is
 // the model, gpt/step.h a training step, gpt/checkpoint.h what is saved, gpt/report.h and gpt/log.h what is printed.
+#include "gpt/busy.h"
 #include "gpt/report.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
@@ -16,61 +17,96 @@ struct Training {
     TrainState& state;
     Comm& comm;
     Log& log;
+    int64_t saved;      // the step of the newest checkpoint; 0 before the first one
+    int64_t skips = 0;  // skipped steps in a row, up to now
+
+    bool asked_to_stop() const { return comm.any(stop_asked); }  // the same in all processes
 };
 
-static void evaluate(Training& t) {
-    if (t.run.val) {
-        const Stopwatch watch;
-        const float loss = float(t.comm.mean(mean_loss(t.model, *t.run.val, t.run.options.eval_batches)));
-        t.log.eval(t.state.step, t.state.tokens, loss, watch.seconds());
-    }
-    if (!t.run.hellaswag.empty() && t.comm.first()) {
-        const Stopwatch watch;
-        const HellaSwagScore score = score_hellaswag(t.model, t.run.hellaswag);
-        t.log.hellaswag(t.state.step, score.acc, score.acc_norm, score.questions, watch.seconds());
-    }
+// Each of these three does what is due at this step, unless the run is asked to stop meanwhile. It returns whether it
+// did.
+static bool validate(Training& t) {
+    if (!t.run.val) return true;
+    const int64_t batches = t.run.options.eval_batches;
+    const Stopwatch watch;
+    Busy busy("evaluating, batch", batches);
+    const auto go_on = [&](int64_t done) { return busy.done(done), !stop_asked; };
+    const float loss = float(t.comm.mean(mean_loss(t.model, *t.run.val, batches, go_on)));
+    busy.end();
+    if (t.asked_to_stop()) return false;
+    if (!std::isfinite(loss)) give_up(t.run, t.state.step - t.skips, "the validation loss is not a finite number");
+    t.log.eval(t.state.step, t.state.tokens, loss, watch.seconds());
+    return true;
 }
 
-static void sample(Training& t) {
-    if (t.comm.first()) t.log.sample(t.state.step, write_text(t.run, t.model));
+static bool score(Training& t) {
+    if (t.run.hellaswag.empty()) return true;
+    const Stopwatch watch;
+    Busy busy("HellaSwag, question", int64_t(t.run.hellaswag.size()));
+    const auto go_on = [&](int64_t done) { return busy.done(done), !stop_asked; };
+    HellaSwagScore score{};
+    if (t.comm.first()) score = score_hellaswag(t.model, t.run.hellaswag, go_on);
+    busy.end();
+    if (t.asked_to_stop()) return false;
+    t.log.hellaswag(t.state.step, score.acc, score.acc_norm, score.questions, watch.seconds());
+    return true;
 }
 
+static bool sample(Training& t) {
+    const std::string text = t.comm.first() ? write_text(t.run, t.model) : "";
+    if (t.asked_to_stop()) return false;
+    t.log.sample(t.state.step, text);
+    return true;
+}
+
+// Saves a checkpoint, unless this step is saved already. After a skipped step nothing is saved, because the weights
+// that it found may be the reason why it was skipped.
 static void save(Training& t) {
-    const Options& o = t.run.options;
+    if (t.saved == t.state.step || t.skips > 0) return;
     t.comm.expect_same([&] { return fingerprint(t.model); }, "the weights");
+    t.saved = t.state.step;
     if (!t.comm.first()) return;
-    const std::string tokenizer = o.tokenizer.value_or("");
-    t.log.save(t.state.step, save_checkpoint(o.out, t.state, t.model, t.optimizer, tokenizer, o.keep));
+    Busy busy("saving");
+    const std::string path = save_checkpoint(t.run.folder(), t.state, t.model, t.optimizer, t.run.tokenizer_files);
+    busy.end();
+    t.log.save(t.state.step, path);
 }
 
 // Trains from t.state.step on, until the last step or until a process of the run is asked to stop.
 static void train(Training& t) {
-    const Options& o = t.run.options;
+    const Options& o  = t.run.options;
+    TrainState& state = t.state;
     Step steps(t.model, t.optimizer, t.comm, *t.run.train, o.schedule, {o.accumulate, o.document_mask, o.graph});
-    int64_t& step         = t.state.step;          // how many steps are done
-    const int64_t resumed = o.resume ? step : -1;  // the run did what was due at this step before it stopped
-    int64_t skips         = 0;                     // skipped steps in a row
+    int64_t& step         = state.step;                               // how many steps are done
+    const int64_t resumed = o.resume && state.evaluated ? step : -1;  // what was due at this step is done
     const auto due        = [&](int64_t every) {
         return every > 0 && step != resumed && (step == o.steps || step % every == 0);
     };
     for (bool stop = false;; step++) {
-        if (due(o.eval_every)) evaluate(t);
-        if (due(o.sample_every) && step > 0) sample(t);
-        if ((due(o.save_every) || stop) && step > 0) save(t);
-        if (step == o.steps || stop) break;
+        const bool evaluated = !due(o.eval_every) || (!stop && validate(t) && score(t));
+        const bool sampled   = !due(o.sample_every) || step == 0 || (evaluated && !stop && sample(t));
+        state.evaluated      = evaluated && sampled;
+        if (due(o.save_every) || stop || !state.evaluated) save(t);
+        if (due(o.save_every)) stop |= t.asked_to_stop();
+        if (step == o.steps || stop || !state.evaluated) break;
 
         const Stopwatch watch;
         const float rate   = learning_rate(o.schedule, step);
         const StepResult r = steps.run(step, stop_asked);  // batch × context × accumulate × processes tokens
-        t.state.tokens += t.run.tokens_per_step();
-        t.state.position = steps.position();
-        if (r.finite()) t.state.rounded_at = t.optimizer.rounded_at(step + 1);
-        t.log.step({step + 1, r.loss, r.norm, rate, watch.seconds(), t.state.tokens, !r.finite()});
+        state.tokens += t.run.tokens_per_step();
+        state.position = steps.position();
+        if (r.finite()) state.rounded_at = t.optimizer.rounded_at(step + 1);
+        t.log.step({step + 1, r.loss, r.norm, rate, watch.seconds(), state.tokens, !r.finite()});
 
-        stop  = r.stop;
-        skips = r.finite() ? 0 : skips + 1;
-        if (skips > o.max_skips) give_up(t.run, skips);
+        stop    = r.stop;
+        t.skips = r.finite() ? 0 : t.skips + 1;
+        if (t.skips > o.max_skips)
+            give_up(t.run, step + 1 - t.skips,
+                    fmt::format("{} steps in a row gave a loss or gradient norm that is not finite", t.skips));
+        // The newest checkpoint has now given a finite loss, so older ones can go.
+        if (t.saved == step && r.finite() && t.comm.first()) remove_old_checkpoints(t.run.folder(), o.keep);
     }
+    if (t.saved == o.steps && t.comm.first()) remove_old_checkpoints(t.run.folder(), o.keep);
 }
 
 static int run(int argc, char** argv) {
@@ -85,10 +121,13 @@ static int run(int argc, char** argv) {
     if (options.list_models) return list_models(), 0;
     Run run(options, flags, ranks);
     if (options.dry_run) return header(run), 0;
+    if (run.finished()) return report_finished(run), 0;
 
-    // Model. Rank 0 chooses the folder for all processes, which is created once the model has its memory and weights.
+    // Model. Rank 0 chooses the folder for all processes, and keeps others off it. run.json is written once the model
+    // has its memory and weights.
+    Busy busy("getting ready");
     Comm comm(ranks, run.id());  // waits for the other processes
-    choose_folder(options, comm);
+    const FolderLock lock = choose_folder(options, comm, run.checkpoint);
     refuse_too_large(run);
     peak_flops(run.device, run.dtype);  // measured while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device);
@@ -96,14 +135,15 @@ static int run(int argc, char** argv) {
     comm.join_gpus(model.stream);
     run.reserve_scratch();
     FirstWeights first = set_first_weights(run, model, *optimizer);
-    open_folder(run);
+    write_run_json(run);
+    busy.end();
 
     // Loop.
     Log log(log_settings(run, first.state));
     header(run);
     report_start(log, run, first, since_start.seconds());
-    stop_on_signals();
-    Training training{run, model, *optimizer, first.state, comm, log};
+    stop_on_signals(comm.first());
+    Training training{run, model, *optimizer, first.state, comm, log, first.state.step};
     train(training);
 
     // Close.

@@ -4,7 +4,7 @@
 // Tokens that are left at the end of a shard are not used, nor are shards of T tokens or fewer. The windows of all
 // shards are numbered in the order of the file names. An epoch visits each window once, in a random order that depends
 // on the seed and the epoch. The n-th window of a run is therefore the same for any batch size, number of ranks and
-// accumulation, and a checkpoint needs only n to resume.
+// accumulation, and a checkpoint needs only n to resume. With another T it goes on after as many tokens of the epoch.
 //
 // Documents. A document begins at the end-of-text id from which its first token is predicted. llm.c and ./tokenize
 // write that id in front of the document; Megatron and nanoGPT write it behind the document before. Where a Megatron
@@ -97,7 +97,14 @@ class Loader {
 
     LoaderPosition position() const { return position_; }
     void rewind() { position_ = {}; }
-    void seek(LoaderPosition p) {
+    // `context` is the number of tokens of the windows that p counts; 0: the same as here. With another number the
+    // order of the data is another one, and as large a share of the epoch counts as used.
+    void seek(LoaderPosition p, int64_t context = 0) {
+        const bool same = context == 0 || context == set_.context;
+        if (!same && p.epoch >= 0 && p.index >= 0 && p.index <= INT64_MAX / context) {
+            const int64_t windows = p.index * context / set_.context;
+            p                     = {p.epoch + windows / windows_, windows % windows_};
+        }
         CHECK(
             p.epoch >= 0 && p.index >= 0 && p.index < windows_,
             "'{}': cannot resume at window {} of epoch {}, because there are {} windows; is this the data of the saved "

@@ -12,8 +12,12 @@
 // renamed. When that fails half way (a full disk), the hidden folder is removed and the checkpoints before it are
 // untouched.
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "data/json.h"
 #include "data/loader.h"
@@ -30,7 +34,21 @@ struct TrainState {
     int64_t rounded_at  = 0;           // the update that rounded bf16 weights at random; 0: they are rounded to nearest
     DType weights_dtype = DType::F32;  // the dtype in model.safetensors: F32, BF16 or F16
     int world           = 1;           // processes of the run that saved it; another number may continue it
+    int64_t context     = 0;           // tokens of the windows that `position` counts; 0: not known
+    bool evaluated      = true;        // the evaluation and the sample that were due at this step are done
 };
+
+// The texts of the files that belong to a tokenizer, by name. They are read when a run starts, so that a save does not
+// depend on a folder that may be gone by then.
+using TokenizerFiles = std::vector<std::pair<std::string, std::string>>;
+inline TokenizerFiles read_tokenizer_files(const std::string& tokenizer) {
+    TokenizerFiles files = {{"tokenizer.json", read_tokenizer_json(tokenizer)}};
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                             "chat_template.jinja", "chat_template.json"})
+        if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
+            files.emplace_back(name, MappedFile(beside.string()).text());
+    return files;
+}
 
 inline std::string checkpoint_name(int64_t step) { return fmt::format("{:07}", step); }
 inline bool is_complete(const fs::path& folder) { return fs::exists(folder / "COMPLETE"); }
@@ -66,18 +84,19 @@ inline NamedTensors saved_state(Optimizer& optimizer, DType weights_dtype) {
     return all;
 }
 
-// Writes all files of a checkpoint into `folder`. `tokenizer` is the file that the model's tokenizer was read from, or
-// "". It is copied together with the files that belong to it.
+// Refuses to save a number that is not finite. Everything that is saved in fp32 passes through here.
+inline void check_finite(const std::vector<float>& values, const std::string& name) {
+    const bool finite = std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+    CHECK_RUN(finite, "{} has a value that is not finite, and such a checkpoint would be of no use", name);
+}
+
+// Writes all files of a checkpoint into `folder`.
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
-                             const std::string& tokenizer) {
+                             const TokenizerFiles& tokenizer) {
+    for (const ParamRow& r : param_rows(optimizer.master(), model.config))
+        check_finite(floats_of(*r.tensor, model.stream), r.name);
     save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
-    if (!tokenizer.empty()) {
-        write_file((folder / "tokenizer.json").string(), read_tokenizer_json(tokenizer));
-        for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                                 "chat_template.jinja", "chat_template.json"})
-            if (const fs::path beside = fs::path(tokenizer).parent_path() / name; fs::exists(beside))
-                write_file((folder / name).string(), MappedFile(beside.string()).text());
-    }
+    for (const auto& [name, text] : tokenizer) write_file((folder / name).string(), text);
     const auto tensors = saved_state(optimizer, state.weights_dtype);
     std::vector<StoredRow> rows;
     for (const auto& [name, t] : tensors) rows.push_back({name, "F32", t.shape});
@@ -86,6 +105,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
     for (const auto& [name, t] : tensors) {
         host.resize(t.numel());
         to_host(host.data(), t, model.stream);
+        check_finite(host, name);
         writer.write(name, host.data(), t.bytes());
     }
     writer.close();
@@ -96,30 +116,44 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, Mo
                                       {"dtype", name_of(model.dtype)},
                                       {"rounded_at", state.rounded_at},
                                       {"world", state.world},
+                                      {"context", state.context},
+                                      {"evaluated", state.evaluated},
                                       {"data", state.data_fingerprint}};
     write_file((folder / "state.json").string(), j.dump(2) + "\n");
     write_file((folder / "COMPLETE").string(), "");
     OutputFile::sync_folder(folder.string());
 }
 
-// Writes a checkpoint into the run folder and removes all but the newest `keep` (0: none is removed). Returns its path.
+// Makes checkpoints/latest a link to a checkpoint.
+inline void point_latest_to(const fs::path& home, int64_t step) {
+    const fs::path link = home / ".latest.tmp";
+    fs::remove(link);
+    fs::create_symlink(checkpoint_name(step), link);
+    fs::rename(link, home / "latest");
+    OutputFile::sync_folder(home.string());
+}
+
+// Removes the hidden folders of saves that a kill ended.
+inline void remove_unfinished_saves(const fs::path& home) {
+    for (const auto& e : fs::directory_iterator(home))
+        if (const std::string name = e.path().filename().string(); name[0] == '.' && e.path().extension() == ".tmp")
+            fs::remove_all(e.path());
+}
+
+// Writes a checkpoint into the run folder. Returns its path.
 inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, Optimizer& optimizer,
-                                   const std::string& tokenizer, int64_t keep) {
+                                   const TokenizerFiles& tokenizer) {
     const fs::path home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
     const std::string final_path = checkpoint_path(run, state.step);
-    if (is_complete(final_path)) return final_path;  // saved at this step already: the bytes would be the same
     try {
-        fs::remove_all(hidden);
-        fs::create_directories(hidden);
+        fs::create_directories(home);
+        remove_unfinished_saves(home);
+        fs::create_directory(hidden);
         write_checkpoint(hidden, state, model, optimizer, tokenizer);
         fs::remove_all(final_path);  // a folder of that name without COMPLETE
         fs::rename(hidden, final_path);
         OutputFile::sync_folder(home.string());
-        const fs::path link = home / ".latest.tmp";
-        fs::remove(link);
-        fs::create_symlink(checkpoint_name(state.step), link);
-        fs::rename(link, home / "latest");
-        OutputFile::sync_folder(home.string());
+        point_latest_to(home, state.step);
     } catch (const std::exception& e) {
         std::error_code ignored;
         fs::remove_all(hidden, ignored);
@@ -129,6 +163,11 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
                                                 : "the last complete one is " + checkpoint_path(run, left.back()) +
                                                       "; --resume continues from there"));
     }
+    return final_path;
+}
+
+// Removes all checkpoints but the newest `keep` (0: none is removed).
+inline void remove_old_checkpoints(const std::string& run, int64_t keep) {
     const auto steps = checkpoints_of(run);
     for (size_t i = 0; keep > 0 && i + keep < steps.size(); i++) {
         std::error_code ignored;
@@ -136,23 +175,36 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
         fs::remove(old / "COMPLETE", ignored);  // first, so that a folder half removed is no checkpoint
         fs::remove_all(old, ignored);
     }
-    return final_path;
 }
 
-// The newest complete checkpoint of a run folder.
+// Takes back the checkpoints from `step` on, because their weights give a loss that is not finite. Their files stay,
+// but without COMPLETE they are no checkpoints, and --resume goes on from the one before. Returns its path, or "".
+inline std::string retract_checkpoints(const std::string& run, int64_t step) {
+    std::string good;
+    for (const int64_t saved : checkpoints_of(run)) {
+        if (saved < step) good = checkpoint_path(run, saved);
+        if (saved >= step) fs::remove(checkpoint_path(run, saved) + "/COMPLETE");
+    }
+    if (const auto left = checkpoints_of(run); !left.empty()) point_latest_to(run + "/checkpoints", left.back());
+    return good;
+}
+
+// The newest complete checkpoint of a run folder, or "" when the run ended before its first one.
 inline std::string newest_checkpoint(const std::string& run) {
     CHECK(fs::is_directory(run), "--resume: there is no run in {}", run);
     const auto steps = checkpoints_of(run);
-    CHECK(!steps.empty(),
+    if (!steps.empty()) return checkpoint_path(run, steps.back());
+    const std::string log = run + "/log.jsonl";
+    const bool saved = fs::exists(log) && MappedFile(log).text().find("\"event\":\"save\"") != std::string_view::npos;
+    CHECK(!saved && fs::exists(run + "/run.json"),
           "--resume: there is no complete checkpoint in {}/checkpoints; start again without --resume and with another "
           "--out",
           run);
-    return checkpoint_path(run, steps.back());
+    return "";
 }
 
-// Restores weights and optimizer, and returns the rest of the run's state. With the same dtype, data and options the
-// run continues bit for bit.
-inline TrainState load_checkpoint(const std::string& folder, Model& model, Optimizer& optimizer) {
+// Reads the state of a run that a checkpoint holds beside its weights. Errors name the field.
+inline TrainState read_state(const std::string& folder) {
     const Fields f(folder + "/state.json");
     TrainState state;
     state.step             = f.integer("step");
@@ -160,6 +212,7 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
     state.seed             = uint64_t(f.integer("seed"));
     state.rounded_at       = f.integer("rounded_at", 0);
     state.data_fingerprint = f.text("data", "");
+    state.evaluated        = f.flag("evaluated", true);
     CHECK(f.has("position") && f.raw("position").is_object(), "{}: the field \"position\" is missing", f.path());
     const auto part = [&](const char* key) {
         const auto& p = f.raw("position");
@@ -172,8 +225,20 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
     CHECK(state.step >= 0 && state.tokens >= 0, "{}: negative step or tokens", f.path());
     CHECK(state.rounded_at >= 0 && state.rounded_at <= std::min<int64_t>(state.step, UINT32_MAX),
           "{}: \"rounded_at\" is {}, expected 0 to the step, {}", f.path(), state.rounded_at, state.step);
-    CHECK(f.text("dtype", "") == name_of(model.dtype), "{}: saved with --dtype {}, this run has --dtype {}", f.path(),
-          f.text("dtype", ""), name_of(model.dtype));
+    // Versions that did not write the context had counted tokens and windows alike, so it follows in the first epoch.
+    const bool first_epoch = state.position.epoch == 0 && state.position.index > 0;
+    state.context          = f.integer("context", first_epoch ? state.tokens / state.position.index : 0);
+    CHECK(state.context >= 0, "{}: \"context\" is {}, expected 0 or more", f.path(), state.context);
+    return state;
+}
+
+// Restores weights and optimizer, and returns the rest of the run's state. With the same dtype, data and options the
+// run continues bit for bit.
+inline TrainState load_checkpoint(const std::string& folder, Model& model, Optimizer& optimizer) {
+    TrainState state        = read_state(folder);
+    const std::string dtype = Fields(folder + "/state.json").text("dtype", "");
+    CHECK(dtype == name_of(model.dtype), "{}/state.json: saved with --dtype {}, this run has --dtype {}", folder, dtype,
+          name_of(model.dtype));
 
     const SafetensorsReader weights(folder), saved(folder + "/state.safetensors");
     state.weights_dtype = stored_dtype(weights);

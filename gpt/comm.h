@@ -79,6 +79,8 @@ class Comm {
     // After a step: returns whether the run should stop. `votes` is the sum, so all processes stop after the same step.
     // A process that is alone goes by `asked`, which may have been set during the step.
     bool any(float votes, bool asked) const { return alone() ? asked : votes > 0; }
+    // Returns in every process whether any of them was asked to stop. It costs a message to and from each.
+    bool any(bool asked) const { return alone() ? asked : mean(asked ? 1 : 0) > 0; }
 
     // Creates the NCCL communicator, which sum() needs.
     void join_gpus(Stream s) {

@@ -152,9 +152,10 @@ class LikelihoodRun {
     // greedy: also finds out whether each id is the likeliest, which computes the head's product a second time.
     LikelihoodRun(Model& model, bool greedy) : model_(model), greedy_(greedy) { clear(); }
 
-    std::vector<Likelihood> of(const std::vector<Continuation>& texts) {
+    // When it ends early, the results mean nothing.
+    std::vector<Likelihood> of(const std::vector<Continuation>& texts, const GoOn& go_on = nullptr) {
         result_.assign(texts.size(), {});
-        for (size_t i = 0; i < texts.size(); i++) place(texts[i], i);
+        for (size_t i = 0; i < texts.size() && (!go_on || go_on(int64_t(i))); i++) place(texts[i], i);
         run();
         return std::move(result_);
     }
@@ -259,10 +260,14 @@ struct HellaSwagScore {
     int64_t questions;
     double acc, acc_norm;
 };
-inline HellaSwagScore score_hellaswag(Model& model, const std::vector<Question>& questions) {
+inline HellaSwagScore score_hellaswag(Model& model, const std::vector<Question>& questions,
+                                      const GoOn& go_on = nullptr) {
     std::vector<Continuation> texts;
     for (const Question& q : questions) texts.insert(texts.end(), q.endings.begin(), q.endings.end());
-    const std::vector<Likelihood> all = LikelihoodRun(model, false).of(texts);
+    const auto questions_done = [&](int64_t text) {
+        return !go_on || go_on(text * int64_t(questions.size()) / int64_t(texts.size()));
+    };
+    const std::vector<Likelihood> all = LikelihoodRun(model, false).of(texts, questions_done);
     int64_t right = 0, right_norm = 0;
     size_t at = 0;
     for (const Question& q : questions) {

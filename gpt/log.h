@@ -11,9 +11,11 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/json.h"
+#include "data/progress.h"
 #include "gpt/plot.h"
 #include "kernels/check.h"
 
@@ -23,16 +25,17 @@ inline std::string grouped(int64_t n) {
     for (int i = int(s.size()) - 3; i > (n < 0 ? 1 : 0); i -= 3) s.insert(i, ",");
     return s;
 }
-inline std::string rounded(double x) {
+// space: stands between the number and its unit, such as k.
+inline std::string rounded(double x, const char* space = "") {
     const char* unit = "";
     for (const char* u : {"k", "M", "G", "T", "P", "E"}) {
         if (std::fabs(x) < 999.5) break;
         x /= 1000, unit = u;
     }
-    return fmt::format(std::fabs(x) < 9.995 && *unit   ? "{:.2f}{}"
-                       : std::fabs(x) < 99.95 && *unit ? "{:.1f}{}"
-                                                       : "{:.0f}{}",
-                       x, unit);
+    return fmt::format(std::fabs(x) < 9.995 && *unit   ? "{:.2f}{}{}"
+                       : std::fabs(x) < 99.95 && *unit ? "{:.1f}{}{}"
+                                                       : "{:.0f}{}{}",
+                       x, space, unit);
 }
 inline std::string duration(double seconds) {
     if (!(seconds >= 0 && seconds < 1e9)) return "-";
@@ -51,11 +54,17 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Prints a line "key      text" and flushes it.
+// Prints a text and flushes it. What cannot be printed is lost, because a run should outlive its terminal.
+inline void print_text(const std::string& text, std::FILE* to = stdout) {
+    std::fwrite(text.data(), 1, text.size(), to);
+    std::fflush(to);
+    std::clearerr(to);
+}
+
+// Prints a line "key      text".
 template <class... Args>
 void say(const std::string& key, fmt::string_view format, const Args&... args) {
-    fmt::print("{:<8} {}\n", key, fmt::vformat(format, fmt::make_format_args(args...)));
-    std::fflush(stdout);
+    print_text(fmt::format("{:<8} {}\n", key, fmt::vformat(format, fmt::make_format_args(args...))));
 }
 
 struct StepRecord {
@@ -74,6 +83,7 @@ struct LogSettings {
     // The step that a resumed run continues from, or -1 for a new run. Records of later steps are dropped, because
     // these steps are done again.
     int64_t resumed_at      = -1;
+    bool evaluates_again    = false;  // drops the evaluation and the sample of that step, too
     int64_t tokens_per_step = 0;
     double seconds_at_peak  = 0;  // the time of a step at the measured rate of matrix products
 };
@@ -94,13 +104,14 @@ class Log {
     }
 
     void columns() {
-        fmt::print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}\n", "step", "loss", "norm", "lr", "ms", "tok/s",
-                   "peak", "left");
-        std::fflush(stdout);
+        print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}\n", "step", "loss", "norm", "lr", "ms", "tok/s",
+              "peak", "left");
     }
 
     void step(const StepRecord& r) {
-        smooth_seconds_    = smooth_seconds_ > 0 ? 0.9 * smooth_seconds_ + 0.1 * r.seconds : r.seconds;
+        smooth_seconds_      = smooth_seconds_ > 0 ? 0.9 * smooth_seconds_ + 0.1 * r.seconds : r.seconds;
+        // A step that is faster than the measured peak shows that the machine was busy when that was measured.
+        set_.seconds_at_peak = std::min(set_.seconds_at_peak, r.seconds);
         const double speed = double(set_.tokens_per_step) / r.seconds, peak = set_.seconds_at_peak / r.seconds;
         record({{"event", r.skipped ? "skip" : "step"},
                 {"step", r.step},
@@ -115,16 +126,14 @@ class Log {
 
         const bool keep =
             r.step == 1 || r.step == set_.steps || r.skipped || (set_.every > 0 && r.step % set_.every == 0);
-        clear();
         if (keep || terminal_)
-            fmt::print("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}", r.step, r.loss, r.norm,
-                       r.rate, r.seconds * 1e3, rounded(speed), 100 * peak,
-                       duration(smooth_seconds_ * double(set_.steps - r.step)), keep ? "\n" : "");
+            print("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}", r.step, r.loss, r.norm, r.rate,
+                  r.seconds * 1e3, rounded(speed), 100 * peak, duration(smooth_seconds_ * double(set_.steps - r.step)),
+                  keep ? "\n" : "");
         if (r.skipped)
-            fmt::print("{:>6} the loss or the gradient norm is not a finite number, so the weights stay as they were\n",
-                       "skip");
+            print("{:>6} the loss or the gradient norm is not a finite number, so the weights stay as they were\n",
+                  "skip");
         unfinished_line_ = terminal_ && !keep;
-        std::fflush(stdout);
     }
     void eval(int64_t step, int64_t tokens, float val_loss, double seconds) {
         record({{"event", "eval"},
@@ -133,7 +142,7 @@ class Log {
                 {"tokens", tokens},
                 {"ms", std::round(seconds * 1e4) / 10}});
         val_.push_back({double(tokens), double(val_loss)});
-        print("{:>6} {:>9.4f}  validation loss after {} steps\n", "eval", val_loss, step);
+        print("{:>6} {:>9.4f}  validation loss after {}\n", "eval", val_loss, count_of(step, "step"));
         if (!set_.folder.empty()) loss_png(set_.folder + "/loss.png", set_.title, train_, val_);
     }
     void hellaswag(int64_t step, double acc, double acc_norm, int64_t questions, double seconds) {
@@ -148,7 +157,7 @@ class Log {
     }
     void sample(int64_t step, const std::string& text) {
         record({{"event", "sample"}, {"step", step}, {"text", text}});
-        print("---- sample after {} steps {:-<60}\n{}\n{:-<86}\n", step, "", text, "");
+        print("---- sample after {} {:-<60}\n{}\n{:-<86}\n", count_of(step, "step"), "", text, "");
     }
     void save(int64_t step, const std::string& path) {
         record({{"event", "save"}, {"step", step}, {"path", path}});
@@ -165,8 +174,9 @@ class Log {
         if (file_ < 0) return;
         const std::string line = j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
         if (::write(file_, line.data(), line.size()) == ssize_t(line.size())) return;
-        fmt::print(stderr, "warning: cannot write {}/log.jsonl: {}; the run goes on without it\n", set_.folder,
-                   os_error());
+        print_text(fmt::format("warning: cannot write {}/log.jsonl: {}; the run goes on without it\n", set_.folder,
+                               os_error()),
+                   stderr);
         close(file_);
         file_ = -1;
     }
@@ -180,13 +190,8 @@ class Log {
     }
     template <class... Args>
     void print(fmt::string_view format, const Args&... args) {
-        clear();
-        fmt::vprint(format, fmt::make_format_args(args...));
-        std::fflush(stdout);
-    }
-    void clear() {
-        if (unfinished_line_) fmt::print("\r\033[K");
-        unfinished_line_ = false;
+        const char* clear = std::exchange(unfinished_line_, false) ? "\r\033[K" : "";
+        print_text(clear + fmt::vformat(format, fmt::make_format_args(args...)));
     }
     // Returns the lines of an earlier log up to a step, and puts their losses back into the plot.
     std::string records_until(const std::string& path, int64_t until) {
@@ -199,6 +204,10 @@ class Log {
             const auto j   = nlohmann::json::parse(line, nullptr, false);
             const auto has = [&](const char* key) { return j.is_object() && j.contains(key) && j[key].is_number(); };
             if (!has("step") || j["step"] > until) continue;
+            const auto event = j.find("event");
+            const bool evaluation =
+                event != j.end() && (*event == "eval" || *event == "hellaswag" || *event == "sample");
+            if (set_.evaluates_again && evaluation && j["step"] == until) continue;
             kept.append(line).push_back('\n');
             if (has("tokens") && has("loss")) train_.push_back({j["tokens"], j["loss"]});
             if (has("tokens") && has("val_loss")) val_.push_back({j["tokens"], j["val_loss"]});

@@ -5,6 +5,7 @@
 // generation all run the same forward() and head().
 #pragma once
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -355,12 +356,16 @@ inline float read_scalar(Tensor t, Stream s) {
     return value;
 }
 
-// Returns the mean loss, in nats per token, of the first `batches` batches of a loader.
-inline float mean_loss(Model& m, Loader& data, int64_t batches) {
+// A long job calls it between its parts with the number of those that are done, and ends early when it returns false.
+using GoOn = std::function<bool(int64_t done)>;
+
+// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. When it ends early, the result
+// means nothing.
+inline float mean_loss(Model& m, Loader& data, int64_t batches, const GoOn& go_on = nullptr) {
     data.rewind();
     zero(m.acts.loss, m.stream);
     const float scale = 1.f / (float(m.shape.rows()) * float(batches));
-    for (int64_t i = 0; i < batches; i++) {
+    for (int64_t i = 0; i < batches && (!go_on || go_on(i)); i++) {
         const Batch& batch = m.feed.bring(data.next());
         forward(m, batch, Keep::results);
         head(m, batch, m.acts.loss, scale);

@@ -4,15 +4,14 @@
 // that run.json and the printed command hold the values that were used. Settings of a module are bound to its own
 // struct.
 #pragma once
-#include <set>
 #include <string>
 #include <vector>
 
-#include "data/json.h"
 #include "gpt/cli.h"
 #include "gpt/generate.h"
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
+#include "gpt/resume.h"
 #include "kernels/device.h"
 #include "kernels/host.h"
 
@@ -100,6 +99,8 @@ struct Options {
             max_skips         = 10;
     bool ignore_extra_tensors = false, document_mask = false, resume = false, graph = false, dry_run = false,
          list_models = false;
+    std::string program;    // the path by which this program runs from any folder
+    EarlierStarts earlier;  // what run.json says, with --resume
 };
 
 // The values of --optimizer.
@@ -110,7 +111,6 @@ inline Flags::Table<OptimizerKind> optimizer_names() {
 }
 
 inline void list_options(Flags& f, Options& o) {
-    using Kind = Schedule::Kind;
     f.group("model and data");
     f.add("--model", o.model,
           "name of a preset (--list-models shows all), which starts from random weights, or a model folder, whose "
@@ -136,12 +136,14 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--out", o.out,
           "folder of the run, for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that exists",
           "DIR");
-    f.add("--resume", o.resume,
-          "continue the run in --out from its newest complete checkpoint, with the options of that run unless they are "
-          "given again");
+    f.add(
+        "--resume", o.resume,
+        "continue the run in --out from its newest complete checkpoint; its options hold unless they are given again, "
+        "which then holds for the next --resume");
     f.group("batch");
     f.add("--steps", o.steps, at_least(1).at_most(UINT32_MAX),
-          "optimizer steps of the whole run; auto: those of the preset if it has a number, else one epoch of the "
+          "optimizer steps of the whole run; with --resume and another number the learning rate goes on from where it "
+          "stands and falls until the new end; auto: those of the preset if it has a number, else one epoch of the "
           "training data");
     f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
     f.add("--context", o.context, at_least(1).at_most(1 << 24), "tokens per sequence; auto: the context of the model");
@@ -159,14 +161,13 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--muon-momentum", o.optimizer.muon_momentum, at_least(0).below(1),
           "decay of muon's momentum, which is the running sum of gradients");
     f.add("--learning-rate", o.learning_rate, more_than(0),
-          "peak learning rate; auto: that published for the preset, 3e-5 for weights from a model folder, else 6e-4");
+          "peak learning rate; with --resume, the rate from which a new schedule begins at this step; auto: that "
+          "published for the preset, 3e-5 for weights from a model folder, else 6e-4");
     f.add("--warmup-steps", o.warmup_steps, at_least(0),
           "steps in which the learning rate rises linearly to its peak; auto: the number published for the preset, or "
           "the same share of a shorter run; else 2 % of the run");
     f.choose(
-        "--schedule", o.schedule.kind,
-        Flags::Table<Kind>{
-            {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"constant", Kind::constant}, {"wsd", Kind::wsd}},
+        "--schedule", o.schedule.kind, schedule_kinds(),
         "learning rate after warm-up: cosine and linear let it fall until the last step, constant keeps it, and wsd "
         "keeps it and lets it fall linearly in the last fifth of the run");
     f.add("--final-learning-rate", o.final_learning_rate, at_least(0),
@@ -231,40 +232,10 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--list-models", o.list_models, "print the table of presets");
 }
 
-// The words of a command line. With --resume, the options of the run in --out come first, except those that are given
-// again. In another number of processes, a step keeps its number of tokens.
-inline std::vector<std::string> with_resumed_options(const std::vector<std::string>& args, int world) {
-    std::string out;
-    std::set<std::string> given;
-    bool resume = false;
-    for (size_t i = 1; i < args.size(); i++) {
-        const std::string name = args[i].substr(0, args[i].find('='));
-        given.insert(name);
-        resume |= args[i] == "--resume" || args[i] == "--resume=true";
-        if (name == "--out") out = args[i].size() > 6 ? args[i].substr(6) : i + 1 < args.size() ? args[i + 1] : "";
-    }
-    if (!resume || out.empty() || !fs::exists(out + "/run.json")) return args;
-    const Fields run(out + "/run.json");
-    std::vector<std::string> all = {args[0]};
-    CHECK(run.has("options") && run.raw("options").is_object(), "{}: the field \"options\" is missing", run.path());
-    const int64_t tokens = run.integer("world", 1) != world ? run.integer("tokens_per_step", 0) : 0;
-    for (const auto& [name, value] : run.raw("options").items()) {
-        if (given.count(name) || !value.is_string() || value.get<std::string>().empty()) continue;  // '' is auto
-        const bool accumulate = name == "--accumulate";
-        if (accumulate && given.count("--tokens-per-step")) continue;
-        all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens)
-                                           : name + "=" + value.get<std::string>());
-    }
-    // Runs that do not name it were started when it was always 64.
-    if (!run.raw("options").contains("--logits-memory") && !given.count("--logits-memory"))
-        all.push_back("--logits-memory=64");
-    all.insert(all.end(), args.begin() + 1, args.end());
-    return all;
-}
-
 // Returns false after printing --help or --version.
 inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int world) {
-    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world);
+    o.program                            = program_path(argv[0]);
+    const std::vector<std::string> words = with_resumed_options({argv, argv + argc}, world, o.earlier);
     std::vector<const char*> pointers;
     for (const std::string& w : words) pointers.push_back(w.c_str());
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;

@@ -151,10 +151,10 @@ inline std::vector<PlotPoint> trend(const std::vector<PlotPoint>& points) {
     std::vector<PlotPoint> averages;
     for (int64_t k = 0; k <= most; k++) {
         const int64_t at    = k * (n - 1) / most;
-        // The same to both sides, so that a falling curve is not shifted.
-        const int64_t reach = std::min({n / 100, at, n - 1 - at});
+        // The same to both sides, so that a falling curve is not shifted. The end has only one side.
+        const int64_t reach = std::min(n / 100, at), last = std::min(at + reach, n - 1);
         std::vector<double> near;
-        for (int64_t j = at - reach; j <= at + reach; j++)
+        for (int64_t j = last - 2 * reach; j <= last; j++)
             if (std::isfinite(points[j].loss)) near.push_back(points[j].loss);
         if (near.empty()) continue;
         std::sort(near.begin(), near.end());
@@ -225,7 +225,7 @@ inline void loss_png(const std::string& path, const std::string& title, const st
         c.text(x + 56, line, name, black);
         c.text(x + 246, line, points.empty() ? "-" : short_loss(points.back().loss, 4), black, Canvas::right);
     };
-    legend(y + 16, "training", 2.4, 0, blue, train);
+    legend(y + 16, "training", 2.4, 0, blue, averages);
     legend(y + 46, "validation", 1.6, 9, orange, val);
     c.save(path);
 }

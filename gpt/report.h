@@ -30,8 +30,9 @@ inline std::string describe(const MemoryPlan& p) {
 }
 
 inline std::string describe(const Schedule& s) {
-    std::string text = fmt::format("{}", s.learning_rate);
-    if (s.warmup_steps) text += fmt::format(" after {} steps of warm-up", s.warmup_steps);
+    std::string text = fmt::format("{}", s.peak());
+    if (s.start) text = fmt::format("from {} at step {}: {}", s.start_rate, s.start, s.peak());
+    if (s.warmup_steps) text += fmt::format(" after {} of warm-up", count_of(s.warmup_steps, "step"));
     switch (s.kind) {
         case Schedule::Kind::cosine: return text + fmt::format(", then cosine to {}", s.final_rate);
         case Schedule::Kind::linear: return text + fmt::format(", then linear to {}", s.final_rate);
@@ -75,22 +76,24 @@ inline void header(const Run& run) {
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "", dev.name(),
         gpu ? "" : fmt::format(" · {} threads", dev.threads()), world > 1 ? " · " + Collective::library() : "",
         name_of(run.dtype),
-        o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", peak_flops(dev, run.dtype) / 1e9));
-    if (run.train)
-        say("data", "train {} tokens · val {}", grouped(run.train->tokens()),
+        o.dry_run ? ""
+                  : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
+                                peak_flops(dev, run.dtype) / 1e9));
+    if (run.train || run.val)
+        say("data", "train {} · val {}", run.train ? grouped(run.train->tokens()) + " tokens" : "none",
             run.val ? grouped(run.val->tokens()) : "none");
-    say("batch", "{} × {} × {} micro{} = {} tokens a step · {} steps = {} tokens", o.batch, o.context, o.accumulate,
+    say("batch", "{} × {} × {} micro{} = {} tokens a step · {} step{} = {} tokens", o.batch, o.context, o.accumulate,
         world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), grouped(o.steps),
-        rounded(double(o.steps) * double(tokens)));
+        o.steps == 1 ? "" : "s", rounded(double(o.steps) * double(tokens)));
     say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
-    say("", "logits of {} rows at a time: {:.0f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
+    say("", "logits of {} rows at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));
     say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
         gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",
         room(run));
-    say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops), rounded(flops * double(tokens)),
-        rounded(flops * double(tokens) * double(o.steps)));
+    say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops, " "),
+        rounded(flops * double(tokens), " "), rounded(flops * double(tokens) * double(o.steps), " "));
 }
 
 inline LogSettings log_settings(const Run& run, const TrainState& state) {
@@ -101,6 +104,7 @@ inline LogSettings log_settings(const Run& run, const TrainState& state) {
     set.steps           = o.steps;
     set.every           = o.log_every;
     set.resumed_at      = o.resume ? state.step : -1;
+    set.evaluates_again = !state.evaluated;
     set.tokens_per_step = run.tokens_per_step();
     const double flops  = train_flops_per_token(run.config, o.context) * double(set.tokens_per_step) / run.ranks.world;
     set.seconds_at_peak = flops / peak_flops(run.device, run.dtype);
@@ -113,6 +117,7 @@ inline void report_start(Log& log, const Run& run, const FirstWeights& first, do
     const int64_t step   = first.state.step;
     const Recipe& recipe = run.recipe;
     say("start", "{} · ready in {:.2f} s", first.origin, seconds);
+    if (!run.schedule_change.empty()) say("", "{}", run.schedule_change);
     if (run.preset && recipe.published_steps && recipe.tokens_per_step != run.tokens_per_step())
         say("", "{} was published with {} tokens a step, which --tokens-per-step can keep", o.model,
             grouped(recipe.tokens_per_step));
@@ -134,13 +139,14 @@ inline void report_start(Log& log, const Run& run, const FirstWeights& first, do
     log.columns();
 }
 
-// Ends a run in which too many steps in a row were skipped.
-[[noreturn]] inline void give_up(const Run& run, int64_t skips) {
-    const auto saved = checkpoints_of(run.folder());
+// Ends a run whose loss is no longer finite. The weights are bad since `step`, so checkpoints from there on are, too.
+[[noreturn]] inline void give_up(const Run& run, int64_t step, const std::string& why) {
+    const bool first       = run.ranks.rank == 0;
+    const std::string good = first ? retract_checkpoints(run.folder(), step) : "";
     throw RunError(fmt::format(
-        "{} steps in a row gave a loss or gradient norm that is not finite; {}; try a lower --learning-rate", skips,
-        saved.empty() ? "nothing was saved before"
-                      : "the last good checkpoint is " + checkpoint_path(run.folder(), saved.back())));
+        "{}; {}; try a lower --learning-rate", why,
+        good.empty() ? first ? "there is no good checkpoint of this run" : "rank 0 says which checkpoint is good"
+                     : "the last good checkpoint is " + good + ", from which --resume goes on"));
 }
 
 // Returns the most memory that the run has held, in bytes. On a CPU it is the peak of the process. On a GPU nothing is
@@ -152,6 +158,13 @@ inline int64_t peak_bytes(const Run& run) {
     return int64_t(usage.ru_maxrss) * 1024;
 }
 
+// The command that continues a run, for any working folder.
+inline std::string resume_command(const Run& run) {
+    const fs::path folder = fs::absolute(run.folder()).lexically_normal();
+    return fmt::format("{} --out {} --resume", option_value::quoted(run.options.program),
+                       option_value::quoted(folder.string()));
+}
+
 // Prints how the run ended, and writes its record to the log.
 inline void report_end(Log& log, const Run& run, const TrainState& state, const std::string& weights) {
     const Options& o   = run.options;
@@ -161,11 +174,21 @@ inline void report_end(Log& log, const Run& run, const TrainState& state, const 
                 {"tokens", state.tokens},
                 {"fingerprint", weights},
                 {"peak_bytes", peak}});
-    if (state.step < o.steps)
-        log.say("\nstopped",
-                fmt::format("after step {}; continue with: ./train_gpt --out {} --resume", state.step, run.folder()));
+    const std::string done = count_of(state.step, "step");
+    const bool saved = is_complete(checkpoint_path(run.folder(), state.step)), all = state.step == o.steps;
+    const std::string unsaved =
+        all && o.save_every == 0 ? "not saved (--save-every 0)" : "not saved, because the last step was skipped";
+    if (all && state.evaluated)
+        log.say("\ndone", fmt::format("{} · weights {} · peak memory {} · {}", done, weights, gibibytes(peak),
+                                      saved ? run.folder() + "/checkpoints/latest" : unsaved));
     else
-        log.say("\ndone",
-                fmt::format("{} steps · weights {} · peak memory {} · {}", state.step, weights, gibibytes(peak),
-                            o.save_every > 0 ? run.folder() + "/checkpoints/latest" : "not saved (--save-every 0)"));
+        log.say("\nstopped",
+                fmt::format("after {}{}; continue{} with: {}", done, saved || state.step == 0 ? "" : ", " + unsaved,
+                            run.ranks.world > 1 ? " under the same launcher" : "", resume_command(run)));
+}
+
+// Prints that there is nothing left to do, for --resume of a run that has done all its steps.
+inline void report_finished(const Run& run) {
+    say("done", "the run in {} has done its {} already; this trains it longer: {} --steps {}", run.folder(),
+        count_of(run.saved.step, "step"), resume_command(run), 2 * run.saved.step);
 }

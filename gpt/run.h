@@ -4,12 +4,18 @@
 // model, so that whatever is wrong with a command is found before anything is written. infer_gpt also uses the
 // functions above Run.
 #pragma once
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <csignal>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "data/tokenizer.h"
+#include "gpt/busy.h"
 #include "gpt/checkpoint.h"
 #include "gpt/comm.h"
 #include "gpt/evaluation.h"
@@ -47,15 +53,25 @@ inline void read_weights(Model& model, const SafetensorsReader& file, Params* ma
 
 // ---- the stop signal -----------------------------------------------------------------------------------------------
 
-// The first Ctrl-C or SIGTERM asks the loop to finish its step, save and stop. The second ends the program at once.
+// The first Ctrl-C or SIGTERM, or a terminal or a pipe that closes, asks the loop to finish its step, save and stop.
+// Evaluations and samples end at their next batch. The second signal ends the program at once.
 inline volatile std::sig_atomic_t stop_asked = 0;
-inline void stop_on_signals() {
-    const auto handler = [](int signal) {
-        if (stop_asked) std::_Exit(128 + signal);
-        stop_asked = signal;
-    };
+template <bool says>  // whether this process tells what happens
+void ask_to_stop(int signal) {
+    if (signal == SIGPIPE && stop_asked) return;  // every line that is printed to a closed pipe raises it again
+    if (stop_asked) std::_Exit(128 + signal);
+    stop_asked = signal;
+    constexpr char words[] =
+        "\nstopping: the step or batch that runs is finished, then the run is saved. "
+        "Ctrl-C again ends it at once, without saving.\n";
+    if (says && write(2, words, sizeof words - 1) < 0) return;  // there is nobody to tell
+}
+inline void stop_on_signals(bool says) {
+    const auto handler = says ? ask_to_stop<true> : ask_to_stop<false>;
     std::signal(SIGINT, handler);
     std::signal(SIGTERM, handler);
+    std::signal(SIGPIPE, handler);
+    if (std::signal(SIGHUP, handler) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup asked to go on
 }
 
 // ---- a run ---------------------------------------------------------------------------------------------------------
@@ -64,15 +80,19 @@ struct Run {
     Options& options;    // every Auto that the model, the machine or the data decides has its value
     const Flags& flags;  // the list that parsed `options`
     const Ranks ranks;
-    const Preset* const preset;  // null for a model folder
+    const std::string checkpoint;  // where a resumed run goes on; "" for a new run, or one that begins again
+    const TrainState saved;        // the state in that checkpoint
+    const Preset* const preset;    // null for a model folder
     Config config;
     const bool trained_weights;  // the model folder has weights, from which training starts
     Recipe recipe;
     const Device device;
     const DType dtype;
     std::unique_ptr<Tokenizer> tokenizer;  // null when there is none
+    TokenizerFiles tokenizer_files;        // for checkpoints; empty when there is none
     std::unique_ptr<Loader> train, val;    // train is null only in a dry run; val when there is no validation data
     std::vector<Question> hellaswag;
+    std::string schedule_change;  // says what the learning rate does where a resumed run gets another schedule
     MemoryPlan plan;
     int64_t free_bytes;  // the free memory of the device before anything was allocated
 
@@ -81,6 +101,7 @@ struct Run {
     Run& operator=(const Run&) = delete;
 
     std::string folder() const { return options.out; }
+    bool finished() const { return !checkpoint.empty() && saved.step == options.steps && saved.evaluated; }
     BatchShape shape() const { return shape_with(options.batch, options.recompute); }
     BatchShape shape_with(int64_t batch, Recompute recompute) const {
         return {batch, options.context, true, recompute, options.logits_memory};
@@ -109,15 +130,32 @@ struct Run {
                                                        options.seed, ranks.rank, ranks.world, shuffle,
                                                        options.document_mask ? config.eot : -1});
     }
+    std::string model_folder() const;
+    std::string tokenizer_file() const;
     Config read_model() const;
     void find_files();
     void read_data();
     void refuse_world() const;
     void choose_memory();
+    void refuse_other_run() const;
+    void go_on_with_schedule();
 };
 
+// A run folder is enough to resume: what --model and --tokenizer named when the run began is read from the newest
+// checkpoint when it is gone.
+inline std::string Run::model_folder() const {
+    const bool gone = !preset && !options.earlier.gives("--model") && !fs::exists(options.model + "/config.json");
+    return gone && !checkpoint.empty() ? checkpoint : options.model;
+}
+inline std::string Run::tokenizer_file() const {
+    const std::string file = options.tokenizer.value_or(""), saved_file = checkpoint + "/tokenizer.json";
+    const bool gone = !file.empty() && !options.earlier.gives("--tokenizer") && !fs::exists(file);
+    return gone && !checkpoint.empty() && fs::exists(saved_file) ? saved_file : file;
+}
+
 inline Config Run::read_model() const {
-    Config c = preset ? config_of(*preset) : read_config(options.model);
+    Config c = preset ? config_of(*preset) : read_config(model_folder());
+    if (!preset) c.name = fs::path(options.model).lexically_normal().string();
     if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
     return c;
 }
@@ -134,7 +172,7 @@ inline void Run::find_files() {
     }
     CHECK(!o.train_data.is_auto() || o.dry_run,
           "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
-    if (!preset) find_tokenizer(o.tokenizer, o.model);
+    if (!preset) find_tokenizer(o.tokenizer, model_folder());
     find_tokenizer(o.tokenizer, fs::path(o.train_data.value_or("")).parent_path());
 }
 
@@ -163,9 +201,12 @@ inline void Run::choose_memory() {
 
 // Reads the tokenizer first, because it knows the id that begins a document.
 inline void Run::read_data() {
-    Options& o = options;
-    tokenizer  = load_tokenizer(o.tokenizer, config);
-    if (tokenizer) {
+    const Busy busy("reading the data");
+    Options& o             = options;
+    const std::string file = tokenizer_file();
+    if (!file.empty()) {
+        tokenizer       = load_tokenizer(file, config);
+        tokenizer_files = read_tokenizer_files(file);
         if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
         if (preset || config.bos < 0) config.bos = config.eot;
     }
@@ -185,14 +226,19 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     : options(o),
       flags(flags),
       ranks(ranks),
+      checkpoint(o.resume ? newest_checkpoint(o.out) : ""),
+      saved(checkpoint.empty() ? TrainState() : read_state(checkpoint)),
       preset(find_preset(o.model)),
       config(read_model()),
-      trained_weights(!preset && !weight_files(o.model).empty()),
+      trained_weights(!preset && !weight_files(model_folder()).empty()),
       recipe(recipe_for(preset, trained_weights)),
       device(open_device(o.machine, ranks.local)),
       dtype(dtype_on(device, o.machine)) {
     refuse_world();
     if (!o.dry_run) refuse_without_products(device);
+    CHECK(o.steps.is_auto() || o.steps >= saved.step,
+          "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,
+          saved.step);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();
@@ -200,38 +246,169 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     free_bytes = device.free_bytes();
     choose_memory();
     read_data();
+    if (checkpoint.empty()) return;
+    refuse_other_run();
+    go_on_with_schedule();
+}
+
+// Refuses --resume with another model, seed or data than the run was started with.
+inline void Run::refuse_other_run() const {
+    const Options& o  = options;
+    const auto theirs = known_fields(read_config(checkpoint), DType::F32), ours = known_fields(config, DType::F32);
+    for (const auto& [key, value] : theirs.items())
+        CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
+                  key == "eos_token_id",
+              "--model {} is not the model of the run in {}: {} is {} here and {} there", o.model, o.out, key,
+              ours[key].dump(), value.dump());
+    CHECK(saved.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, saved.seed);
+    CHECK(!train || saved.data_fingerprint == train->fingerprint(),
+          "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
+          o.train_data, o.out, checkpoint);
+}
+
+// Decides the schedule of a resumed run from the one before and from the options that were given again.
+inline void Run::go_on_with_schedule() {
+    Options& o = options;
+    NewSchedule now{o.schedule};
+    const Schedule before = schedule_at(saved.step, o.earlier, o.schedule);
+    now.changed           = before.steps != o.steps;
+    for (const Setting& s : flags.list()) {
+        const bool of_schedule = s.name == "--schedule" || s.name == "--learning-rate" ||
+                                 s.name == "--final-learning-rate" || s.name == "--warmup-steps";
+        if (of_schedule && o.earlier.gives(s.name)) now.changed |= o.earlier.differs(s);
+    }
+    now.peak_given   = o.earlier.gives("--learning-rate");
+    now.warmup_given = o.earlier.gives("--warmup-steps");
+    o.schedule       = continued(before, now, saved.step);
+    // A final rate that was not given again may be more than the new peak.
+    if (now.changed && !o.earlier.gives("--final-learning-rate") && o.schedule.final_rate > o.schedule.peak())
+        o.schedule.final_rate = o.final_learning_rate = o.schedule.peak();
+    CHECK(saved.step == o.steps || o.schedule.peak() > 0,
+          "--steps {}: the learning rate of the run in {} has fallen to 0, and steps at that rate change nothing; give "
+          "--learning-rate the rate from which it should fall again",
+          o.steps, o.out);
+    if (!now.changed || finished()) return;
+    const float was = saved.step ? learning_rate(before, saved.step - 1) : 0.f,
+                is = learning_rate(o.schedule, saved.step), last = learning_rate(o.schedule, o.steps - 1);
+    schedule_change =
+        was == is && is == last
+            ? fmt::format(
+                  "the learning rate stays at {:.3g} from step {} to {}; with --learning-rate it would rise to "
+                  "that and fall from there",
+                  is, saved.step, o.steps)
+            : fmt::format("the learning rate was {:.3g} until step {}, is {:.3g} now, and falls to {:.3g} at step {}",
+                          was, saved.step, is, last, o.steps);
 }
 
 // ---- the run's folder ----------------------------------------------------------------------------------------------
 
-// Chooses a folder for a new run, and refuses one that holds a run already. Nothing is written yet.
-inline void choose_folder(Options& o) {
-    if (o.resume) return;
-    const auto taken = [](const std::string& folder) {
-        return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
-    };
+// Keeps other processes off a run's folder while it lives. The lock ends with the process, however that ends. A folder
+// that it made and that stays empty is removed with it, so that a start that fails leaves nothing behind.
+class FolderLock {
+  public:
+    FolderLock() = default;
+    explicit FolderLock(const std::string& folder) : folder_(folder) {
+        do {
+            std::error_code error;
+            made_ |= fs::create_directories(folder, error);
+            CHECK(!error, "--out {}: cannot make this folder: {}", folder, error.message());
+            if (file_ >= 0) close(file_);
+            file_ = open(path().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+            CHECK(file_ >= 0, "--out {}: cannot write in this folder: {}", folder, os_error());
+            if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+                refuse_or_warn();
+                return;
+            }
+        } while (removed());  // by a process that ended just now
+        char host[100] = "";
+        gethostname(host, sizeof host - 1);
+        const std::string us = fmt::format("process {} on {}", getpid(), host);
+        if (ftruncate(file_, 0) == 0 && pwrite(file_, us.data(), us.size(), 0) < 0) return;  // it is only a hint
+    }
+    FolderLock(FolderLock&& o) noexcept
+        : folder_(std::move(o.folder_)), file_(std::exchange(o.file_, -1)), made_(o.made_) {}
+    FolderLock& operator=(FolderLock&&) = delete;
+    ~FolderLock() {
+        if (file_ < 0) return;
+        unlink(path().c_str());
+        if (made_) rmdir(folder_.c_str());  // fails when there is anything in it
+        close(file_);
+    }
+
+  private:
+    std::string path() const { return folder_ + "/lock"; }
+    bool removed() const {
+        struct stat s;
+        return fstat(file_, &s) == 0 && s.st_nlink == 0;
+    }
+    void refuse_or_warn() {
+        const int error = errno;
+        char by[200]    = "";
+        const bool read = pread(file_, by, sizeof by - 1, 0) > 0;
+        close(std::exchange(file_, -1));
+        CHECK(error != EWOULDBLOCK, "--out {} is in use by {}", folder_, read ? by : "another process");
+        fmt::print(stderr,
+                   "warning: --out {}: a second process could use this folder too, because there are no locks "
+                   "on this file system: {}\n",
+                   folder_, std::strerror(error));
+    }
+
+    std::string folder_;
+    int file_  = -1;
+    bool made_ = false;
+};
+
+inline bool holds_run(const std::string& folder) {
+    return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
+}
+
+// Locks the folder of the run. A new run without --out takes the first free name, and one with --out is refused when
+// the folder holds a run already.
+inline FolderLock lock_folder(Options& o) {
     const std::string base = "runs/" + run_name(o.model);
     std::string free       = base;
-    for (int n = 2; taken(free); n++) free = fmt::format("{}-{}", base, n);
+    for (int n = 2; o.out.is_auto() && holds_run(free); n++) free = fmt::format("{}-{}", base, n);
     o.out.decide(free);
-    CHECK(!taken(o.out), "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
+    const auto refuse_run = [&] {
+        CHECK(o.resume || !holds_run(o.out),
+              "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
+    };
+    refuse_run();
+    FolderLock lock(o.out);
+    refuse_run();  // another process may have begun one a moment ago
+    return lock;
 }
 
-// Rank 0 chooses the folder for all processes.
-inline void choose_folder(Options& o, const Comm& comm) {
-    if (comm.first()) choose_folder(o);
-    o.out = comm.share(o.out.value_or(""));
+// Rank 0 chooses the folder for all processes, and locks it. `checkpoint` is where a resumed run goes on.
+inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string& checkpoint = "") {
+    FolderLock lock          = comm.first() ? lock_folder(o) : FolderLock();
+    o.out                    = comm.share(o.out.value_or(""));
+    const auto steps         = comm.first() ? checkpoints_of(o.out) : std::vector<int64_t>();
+    const std::string newest = steps.empty() ? "" : checkpoint_path(o.out, steps.back());
+    CHECK(!o.resume || !comm.first() || newest == checkpoint,
+          "--out {}: another process has just saved a checkpoint here; try again", o.out);
+    return lock;
 }
 
-// Makes the folder. A new run's run.json says what was run and how to run it again.
-inline void open_folder(const Run& run) {
-    fs::create_directories(run.folder());
-    if (run.options.resume || run.ranks.rank > 0) return;
+// Writes run.json. It says how to run the same again, and gets a record of each start.
+inline void write_run_json(const Run& run) {
+    if (run.ranks.rank > 0) return;
+    Options& o = run.options;
     nlohmann::ordered_json options;
     for (const Setting& s : run.flags.list())
         if (!s.is_default && s.name != "--resume") options[s.name] = s.value;
+    const std::string folder = fs::current_path().string(), command = run.flags.command();
+    nlohmann::ordered_json history = o.earlier.history;
+    history.push_back({{"step", run.saved.step},
+                       {"date", date_and_time()},
+                       {"commit", GPT_COMMIT},
+                       {"folder", folder},
+                       {"command", command},
+                       {"schedule", json_of(o.schedule)}});
+    const bool resumed             = std::exchange(o.resume, false);
     const nlohmann::ordered_json j = {
         {"command", run.flags.command()},
+        {"folder", folder},
         {"options", options},
         {"version", GPT_VERSION},
         {"commit", GPT_COMMIT},
@@ -239,7 +416,9 @@ inline void open_folder(const Run& run) {
         {"world", run.ranks.world},
         {"tokens_per_step", run.tokens_per_step()},
         {"parameters", count_params(run.config)},
-        {"data", {{"train", run.train->fingerprint()}, {"val", run.val ? run.val->fingerprint() : ""}}}};
+        {"data", {{"train", run.train->fingerprint()}, {"val", run.val ? run.val->fingerprint() : ""}}},
+        {"history", history}};
+    o.resume = resumed;
     write_file(run.folder() + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
@@ -259,29 +438,6 @@ inline std::string fingerprint(Model& m) {
     return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));
 }
 
-// Refuses --resume with another --model than the run was started with, and names the first field that differs.
-inline void refuse_other_model(const Run& run, const Config& saved) {
-    const auto ours = known_fields(run.config, DType::F32), theirs = known_fields(saved, DType::F32);
-    for (const auto& [key, value] : theirs.items())
-        CHECK(!ours.contains(key) || ours[key] == value || key == "architectures" || key == "bos_token_id" ||
-                  key == "eos_token_id",
-              "--model {} is not the model of the run in {}: {} is {} here and {} there", run.options.model,
-              run.folder(), key, ours[key].dump(), value.dump());
-}
-
-inline TrainState resume_from(const std::string& checkpoint, const Run& run, Model& model, Optimizer& optimizer) {
-    const Options& o = run.options;
-    refuse_other_model(run, read_config(checkpoint));
-    TrainState state = load_checkpoint(checkpoint, model, optimizer);
-    CHECK(state.seed == o.seed, "--seed {}: the run in {} has seed {}", o.seed, o.out, state.seed);
-    CHECK(state.data_fingerprint == run.train->fingerprint(),
-          "--train-data {} is not what the run in {} was trained on; a new --out with --model {} fine-tunes on it",
-          o.train_data, o.out, checkpoint);
-    CHECK(state.step <= o.steps, "--steps {}: the run in {} has done {} already", o.steps, o.out, state.step);
-    run.train->seek(state.position);
-    return state;
-}
-
 struct FirstWeights {
     TrainState state;    // the place of the run that belongs to them
     std::string origin;  // says where they come from
@@ -292,10 +448,12 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
     const Options& o = run.options;
     FirstWeights first{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
     first.state.weights_dtype = model.dtype;
-    if (o.resume) {
-        const std::string checkpoint = newest_checkpoint(o.out);
-        first.state                  = resume_from(checkpoint, run, model, optimizer);
-        first.origin                 = "continues " + checkpoint;
+    first.state.evaluated     = false;
+    if (!run.checkpoint.empty()) {
+        first.state = load_checkpoint(run.checkpoint, model, optimizer);
+        run.train->seek(first.state.position, first.state.context);
+        first.state.position = run.train->position();
+        first.origin         = "continues " + run.checkpoint;
     } else if (run.trained_weights) {
         const SafetensorsReader weights(o.model);
         read_weights(model, weights, model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
@@ -308,7 +466,8 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
         first.origin = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
     }
     if (!o.save_dtype.is_auto()) first.state.weights_dtype = o.save_dtype;
-    first.state.world = run.ranks.world;
+    first.state.world   = run.ranks.world;
+    first.state.context = o.context;
     return first;
 }
 
@@ -316,11 +475,14 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
 inline std::string write_text(const Run& run, Model& model) {
     const Options& o           = run.options;
     const Tokenizer& tokenizer = *run.tokenizer;
-    std::string text           = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
-    std::vector<int32_t> ids   = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
+    Busy busy("sampling, token", o.sample_tokens);
+    int64_t made             = 0;
+    std::string text         = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
+    std::vector<int32_t> ids = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
     generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
-        if (model.config.is_end(id)) return false;
+        if (stop_asked || model.config.is_end(id)) return false;
         text += tokenizer.text_of(id);
+        busy.done(++made);
         return true;
     });
     return text;

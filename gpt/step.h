@@ -16,6 +16,7 @@
 #include <cmath>
 #include <csignal>
 
+#include "gpt/busy.h"
 #include "gpt/comm.h"
 #include "gpt/optimizer.h"
 #include "kernels/measure.h"
@@ -52,6 +53,7 @@ class Step {
 
     StepResult run(int64_t step, const volatile std::sig_atomic_t& stop_asked) {
         const ProfilerRange range("step");
+        const Busy busy(fmt::format("step {}", step + 1));
         if (sent_ != step) send(step);
         position_ = data_.position();
         feed_.arrive();

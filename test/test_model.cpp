@@ -293,7 +293,7 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     const Scratch scratch;
     state.step          = 2;
     state.weights_dtype = DType::BF16;
-    write_checkpoint(scratch.path, state, m, *optimizer, "");
+    write_checkpoint(scratch.path, state, m, *optimizer, {});
 
     Model again(c, DType::BF16, {1, 4, true}, *dev);
     const auto other = make_optimizer(again, settings);

@@ -96,3 +96,13 @@ TEST_CASE("numbers at the axes", "[plot]") {
     CHECK(short_loss(3.14159, 2) == "3.14");
     CHECK(short_loss(1e30, 4) == "1e+30");
 }
+
+TEST_CASE("the curve of a noisy loss ends in an average, not in one step", "[plot]") {
+    std::vector<PlotPoint> noisy;
+    for (int i = 0; i < 2000; i++) noisy.push_back({double(i), 3 + (i % 2 ? 0.5 : -0.5)});
+    noisy.back().loss   = 9;
+    const auto averages = trend(noisy);
+    CHECK(averages.back().tokens == 1999);
+    CHECK(averages.back().loss == Approx(3).margin(0.1));
+    CHECK(averages.size() == 201);
+}

@@ -475,7 +475,7 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     const std::string before = read_text(s / "new/run.json") + read_text(s / "new/log.jsonl");
     refused(s, "train_gpt", nano + data, {"already holds a run", "--resume"});
     refused(s, "train_gpt", nano + data + " --resume --seed 7", {"seed"});
-    refused(s, "train_gpt", "--resume --optimizer muon --out " + quoted(s / "new"),
+    refused(s, "train_gpt", "--resume --steps 2 --optimizer muon --out " + quoted(s / "new"),
             {"momentum.h.0.qkv.weight", "--optimizer that it was started with"});
     refused(s, "train_gpt", "--resume --model nano-neox --out " + quoted(s / "new"),
             {"nano-neox", "model_type", "gpt2"});

@@ -1,0 +1,567 @@
+// test_runs.cpp - the life of a run: it is stopped in every way, resumed from anywhere with other options, and killed
+#include <algorithm>
+#include <csignal>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "data/bpe_training.h"
+#include "data/files.h"
+#include "gpt/schedule.h"
+#include "test/programs.h"
+#include "test/terminal.h"
+
+namespace {
+
+// A small run. Data and folder are named relative to the scratch folder.
+const std::string tiny = " --model nano --train-data train.bin --batch 3 --context 16 --threads 1 --eval-every 0 ";
+
+struct Place : Scratch {
+    std::string program = fs::absolute(build_folder() + "/train_gpt").string();
+    Place() { write_shard(*this / "train.bin", 3000); }
+    // Runs train_gpt in a folder, which is the scratch folder unless another is named.
+    Ran train(const std::string& words, const std::string& folder = ".") const {
+        return shell(*this, "cd " + quoted(path) + " && cd " + quoted(folder) + " && " + quoted(program) + words);
+    }
+    nlohmann::ordered_json run_json(const std::string& out) const {
+        return nlohmann::ordered_json::parse(read_text(*this / (out + "/run.json")));
+    }
+    std::vector<std::string> checkpoints(const std::string& out) const {
+        std::vector<std::string> names;
+        for (const auto& e : fs::directory_iterator(*this / (out + "/checkpoints")))
+            if (fs::exists(e.path() / "COMPLETE") && !e.is_symlink()) names.push_back(e.path().filename().string());
+        std::sort(names.begin(), names.end());
+        return names;
+    }
+    std::string weights(const std::string& out, const std::string& checkpoint = "latest") const {
+        return read_text(*this / (out + "/checkpoints/" + checkpoint + "/model.safetensors"));
+    }
+    double rate(const std::string& out, int64_t step) const {
+        for (const auto& j : records(*this / out, "step"))
+            if (j["step"] == step) return j["lr"];
+        return -1;
+    }
+};
+
+std::string after(const std::string& text, const std::string& words) {
+    const size_t at = text.rfind(words);
+    return at == text.npos ? "" : text.substr(at + words.size(), text.find('\n', at) - at - words.size());
+}
+
+}  // namespace
+
+TEST_CASE("what --resume was given holds for the next --resume, and run.json has the history", "[runs]") {
+    const Place p;
+    REQUIRE(p.train(tiny + "--steps 6 --save-every 3 --out run").code == 0);
+    REQUIRE(p.train(" --out run --resume --steps 12 --log-every 3 --keep 0").code == 0);
+    fs::remove_all(p / "run/checkpoints/0000012");
+    const Ran again = p.train(" --out run --resume");
+    CAPTURE(again.out, again.err);
+    REQUIRE(again.code == 0);
+    CHECK(records(p / "run", "step").size() == 12);
+    const auto j = p.run_json("run");
+    CHECK(j["options"]["--steps"] == "12");
+    CHECK(j["options"]["--log-every"] == "3");
+    CHECK(j["options"]["--save-every"] == "3");
+    CHECK(missing_words(j["command"], {"--steps 12", "--log-every 3", "--train-data train.bin"}) == "");
+    CHECK(j["command"].get<std::string>().find("--resume") == std::string::npos);
+    CHECK(j["folder"] == fs::canonical(p.path).string());
+    REQUIRE(j["history"].size() == 3);
+    const std::vector<int64_t> begins = {0, 6, 9};
+    for (size_t i = 0; i < 3; i++) {
+        const auto& start = j["history"][i];
+        CHECK(start["step"] == begins[i]);
+        CHECK(start["date"].get<std::string>().size() == 20);
+        CHECK(start["commit"] == j["commit"]);
+        CHECK((start["command"].get<std::string>().find("--resume") != std::string::npos) == (i > 0));
+        CHECK(missing_words(start["command"], {i == 0 ? "--steps 6" : "--steps 12"}) == "");
+    }
+    // A run of an older version has no history: its command is the first record.
+    auto old = j;
+    for (const char* key : {"history", "folder"}) old.erase(key);
+    write_text(p / "run/run.json", old.dump());
+    REQUIRE(p.train(" --out run --resume --steps 13").code == 0);
+    REQUIRE(p.run_json("run")["history"].size() == 2);
+    CHECK(p.run_json("run")["history"][0]["command"] == j["command"]);
+}
+
+TEST_CASE("the command that a stopped run prints works as it stands, from any folder", "[runs]") {
+    const Place p;
+    const bool on_path = GENERATE(false, true);
+    CAPTURE(on_path);
+    fs::create_directories(p / "my data (1)");
+    fs::create_symlink(p.program, p / "my data (1)/train_gpt");
+    const std::string words = tiny + "--steps 2000 --save-every 0 --log-every 0 --out 'my data (1)/run '\\''9'";
+    const Ran r =
+        shell(p, "cd " + quoted(p.path) + " && " +
+                     (on_path ? "PATH=\"$PWD/my data (1):$PATH\" train_gpt" : "'my data (1)/train_gpt'") + words +
+                     " >log 2>&1 & pid=$!; until grep -q '\"step\":3' " + quoted(p / "my data (1)/run '9/log.jsonl") +
+                     " 2>/dev/null || ! kill -0 $pid; do sleep 0.05; done; kill $pid; wait $pid");
+    const std::string log = read_text(p / "log"), command = after(log, "continue with: ");
+    CAPTURE(log, r.err);
+    REQUIRE(r.code == 0);
+    CHECK(missing_words(log, {"stopping:", "stopped after"}) == "");
+    REQUIRE(!command.empty());
+    const Ran more = shell(p, "cd / && " + command + " --steps 2001");
+    CAPTURE(command, more.err);
+    CHECK(more.code == 0);
+    CHECK(records(p / "my data (1)/run '9", "step").size() == 2001);
+}
+
+TEST_CASE("a run folder is enough: another working folder, a moved tree, a base folder that is gone", "[runs]") {
+    const Place p;
+    fs::create_directories(p / "base");
+    for (const char* file : {"config.json", "model.safetensors"})
+        fs::copy_file(std::string("test/golden/gpt2/") + file, p / "base/" + file);
+    write_text(p / "base/tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    write_shard(p / "train.bin", 1000, -1, 60);
+    const std::string start =
+        " --model base --train-data train.bin --context 16 --batch 2 --eval-every 0 --steps 6 "
+        "--save-every 3 --keep 0 --threads 1 --out run";
+    REQUIRE(p.train(start).code == 0);
+    const std::string whole = p.weights("run");
+    const auto cut          = [&] { fs::remove_all(p / "run/checkpoints/0000006"); };
+    cut();
+    REQUIRE(p.train(" --out ../run --resume", "base").code == 0);
+    CHECK(p.weights("run") == whole);
+
+    fs::rename(p / "base", p / "elsewhere");
+    for (const char* folder : {"elsewhere", "."}) {
+        CAPTURE(folder);
+        cut();
+        const Ran r = p.train(" --out " + quoted(p / "run") + " --resume --keep 1", folder);
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(p.weights("run") == whole);
+        CHECK(read_text(p / "run/checkpoints/latest/tokenizer.json") == read_text(p / "elsewhere/tokenizer.json"));
+        REQUIRE(p.train(" --out " + quoted(p / "run") + " --resume --keep 0 --steps 7", folder).code == 0);
+        fs::remove_all(p / "run");
+        fs::rename(p / "elsewhere", p / "base");
+        REQUIRE(p.train(start).code == 0);
+        fs::rename(p / "base", p / "elsewhere");
+    }
+    // What is named again must be there.
+    const Ran named = p.train(" --out run --resume --steps 8 --model base");
+    CHECK(named.code == 2);
+    CHECK(missing_words(named.err, {"base"}) == "");
+    // A tree that was moved as a whole goes on, too.
+    fs::create_directories(p / "old");
+    fs::rename(p / "elsewhere", p / "old/base");
+    fs::rename(p / "train.bin", p / "old/train.bin");
+    fs::remove_all(p / "run");
+    REQUIRE(p.train(start, "old").code == 0);
+    fs::remove_all(p / "old/run/checkpoints/0000006");
+    fs::rename(p / "old", p / "new");
+    const Ran moved = p.train(" --out run --resume", "new");
+    CAPTURE(moved.out, moved.err);
+    REQUIRE(moved.code == 0);
+    CHECK(p.weights("new/run") == whole);
+}
+
+TEST_CASE("a run that gets more steps goes on at the rate where it stands", "[runs]") {
+    const Place p;
+    const auto kind = GENERATE(as<std::string>{}, "cosine", "linear", "wsd", "constant");
+    CAPTURE(kind);
+    const std::string start = tiny +
+                              "--learning-rate 1e-2 --final-learning-rate 1e-3 --warmup-steps 2 --save-every 5 "
+                              "--keep 0 --schedule " +
+                              kind + " --steps 10 --out ";
+    REQUIRE(p.train(start + "run").code == 0);
+    const Ran longer = p.train(" --out run --resume --steps 20");
+    CAPTURE(longer.out, longer.err);
+    REQUIRE(longer.code == 0);
+    for (int64_t step = 4; step <= 20; step++) CHECK(p.rate("run", step) <= p.rate("run", step - 1) * (1 + 1e-6));
+    CHECK(p.rate("run", 20) == Approx(kind == "constant" ? 1e-2 : 1e-3));
+    CHECK(missing_words(longer.out, {"the learning rate ", " step 10", " 20"}) == "");
+    // The run that was made longer resumes to the bit, also with the same options given again.
+    const std::string whole = p.weights("run"), log = losses(p / "run");
+    for (const char* again : {" --out run --resume", " --out run --resume --steps 20 --learning-rate 0.01"}) {
+        fs::remove_all(p / "run/checkpoints/0000020");
+        const Ran r = p.train(again);
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(r.out.find("the learning rate ") == std::string::npos);
+        CHECK(losses(p / "run") == log);
+        CHECK(p.weights("run") == whole);
+    }
+    // One that is made longer in the middle, or during warm-up, does not jump either.
+    REQUIRE(p.train(start + "middle").code == 0);
+    fs::remove_all(p / "middle/checkpoints/0000010");
+    REQUIRE(p.train(" --out middle --resume --steps 30").code == 0);
+    for (int64_t step = 4; step <= 30; step++) CHECK(p.rate("middle", step) <= p.rate("middle", step - 1) * (1 + 1e-6));
+    CHECK(p.rate("middle", 30) == Approx(kind == "constant" ? 1e-2 : 1e-3));
+}
+
+TEST_CASE("a new learning rate begins at the step where the run is resumed", "[runs]") {
+    const Place p;
+    REQUIRE(p.train(tiny + "--learning-rate 1e-2 --final-learning-rate 0 --warmup-steps 2 --save-every 5 --keep 0 "
+                           "--steps 10 --out run")
+                .code == 0);
+    // The rate has fallen to 0: more steps would change nothing.
+    const Ran zero = p.train(" --out run --resume --steps 20");
+    CHECK(zero.code == 2);
+    CHECK(missing_words(zero.err, {"fallen to 0", "--learning-rate"}) == "");
+    CHECK(p.run_json("run")["history"].size() == 1);
+    const Ran r = p.train(" --out run --resume --steps 20 --learning-rate 4e-3 --warmup-steps 4");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    for (int i = 1; i <= 4; i++) CHECK(p.rate("run", 10 + i) == Approx(1e-3 * i));
+    CHECK(p.rate("run", 15) < 4e-3);
+    CHECK(p.rate("run", 20) == 0);
+    // In the middle of a run, without warm-up, it is there at once.
+    fs::remove_all(p / "run/checkpoints/0000020");
+    REQUIRE(p.train(" --out run --resume --learning-rate 1e-5 --schedule constant").code == 0);
+    CHECK(p.rate("run", 16) == Approx(1e-5));
+    CHECK(p.rate("run", 20) == Approx(1e-5));
+    // From a checkpoint before that, the schedule of that time is in force.
+    for (const char* later : {"0000010", "0000015", "0000020"}) fs::remove_all(p / "run/checkpoints/" + later);
+    REQUIRE(p.train(" --out run --resume").code == 0);
+    CHECK(p.rate("run", 6) <= p.rate("run", 5));
+    CHECK(p.rate("run", 6) > 1e-3);
+}
+
+TEST_CASE("--resume of a run that has done its steps says so, and refuses fewer steps", "[runs]") {
+    const Place p;
+    REQUIRE(p.train(tiny + "--steps 50 --warmup-steps 5 --out run").code == 0);
+    const std::string before = read_text(p / "run/run.json");
+    const Ran done           = p.train(" --out run --resume");
+    CHECK(done.code == 0);
+    CHECK(missing_words(done.out, {"has done its 50 steps already", "--steps 100"}) == "");
+    const Ran fewer = p.train(" --out run --resume --steps 3");
+    CHECK(fewer.code == 2);
+    CHECK(missing_words(fewer.err, {"--steps 3", "50 steps already"}) == "");
+    CHECK(read_text(p / "run/run.json") == before);
+    const Ran longer = shell(p, after(done.out, "longer: "));
+    CAPTURE(longer.out, longer.err);
+    CHECK(longer.code == 0);
+    CHECK(records(p / "run", "step").size() == 100);
+}
+
+TEST_CASE("with another context or batch a run goes on after the same tokens", "[runs]") {
+    const Place p;
+    REQUIRE(p.train(tiny + "--steps 10 --save-every 10 --keep 0 --out run").code == 0);
+    const auto position = [&](const char* step) {
+        return nlohmann::json::parse(read_text(p / "run/checkpoints/" + step + "/state.json"));
+    };
+    CHECK(position("0000010")["position"]["index"] == 30);
+    CHECK(position("0000010")["context"] == 16);
+    REQUIRE(p.train(" --out run --resume --steps 12 --context 8 --batch 5").code == 0);
+    CHECK(position("0000012")["position"]["index"] == 30 * 2 + 2 * 5);
+    CHECK(position("0000012")["tokens"] == 480 + 80);
+    // A checkpoint that does not name its context was written by an older version.
+    auto state = position("0000012");
+    state.erase("context");
+    write_text(p / "run/checkpoints/0000012/state.json", state.dump());
+    REQUIRE(p.train(" --out run --resume --steps 13 --context 16 --batch 1").code == 0);
+    CHECK(position("0000013")["position"]["index"] == 35 + 1);
+}
+
+TEST_CASE("a second process on a run's folder is refused, and a crash leaves no lock", "[runs]") {
+    const Place p;
+    Terminal first("env -C " + quoted(p.path) + " " + p.program + tiny +
+                   "--steps 100000000 --warmup-steps 0 --save-every 5 --out run");
+    REQUIRE(first.shows("saved"));
+    for (const char* words : {" --out run --resume", " --out run --resume --steps 200000000"}) {
+        const Ran r = p.train(words);
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == 2);
+        CHECK(missing_words(r.err, {"--out run is in use by process", " on "}) == "");
+    }
+    const Ran other = p.train(tiny + "--steps 2 --out run");
+    CHECK(other.code == 2);
+    CHECK(missing_words(other.err, {"already holds a run"}) == "");
+    first.send(SIGKILL);
+    CHECK(first.end() == 128 + SIGKILL);
+    const int64_t done = std::stoll(p.checkpoints("run").back());
+    CHECK(p.train(fmt::format(" --out run --resume --steps {}", done + 3)).code == 0);
+    CHECK(!exists(p / "run/lock"));
+}
+
+TEST_CASE("of processes that start on one folder at the same instant, one trains", "[runs]") {
+    const Place p;
+    for (int i = 0; i < 4; i++) {
+        const std::string out = fmt::format("run{}", i), line = quoted(p.program) + tiny + "--steps 3 --out " + out;
+        const Ran r =
+            shell(p, "cd " + quoted(p.path) + "; for seed in 1 2 3; do (" + line +
+                         " --seed $seed >/dev/null 2>err$seed; echo $? $seed >code$seed) & done; wait; cat code*");
+        CAPTURE(r.out, r.err, read_text(p / "err1"), read_text(p / "err2"), read_text(p / "err3"));
+        std::string winner;
+        int won = 0;
+        for (const char* seed : {"1", "2", "3"})
+            if (r.out.find(std::string("0 ") + seed) != std::string::npos) winner = seed, won++;
+        REQUIRE(won == 1);
+        CHECK(p.run_json(out)["options"]["--seed"] == winner);
+        CHECK(records(p / out, "step").size() == 3);
+        CHECK(p.train(" --resume --steps 4 --out " + out).code == 0);
+    }
+}
+
+// ---- stops ----------------------------------------------------------------------------------------------------------
+
+TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from there", "[runs]") {
+    const Place p;
+    write_shard(p / "long.bin", 10000000);
+    // No token ends a text, so that a sample is as long as it was asked for.
+    std::string tokenizer = BpeTraining(WordCounts()).learn(257);
+    for (size_t at = 0; (at = tokenizer.find("<|endoftext|>", at)) != tokenizer.npos;)
+        tokenizer.replace(at, 13, "<|other|>");
+    write_text(p / "tokenizer.json", tokenizer);
+    std::string questions;
+    for (int i = 0; i < 20000; i++)
+        questions +=
+            "{\"ctx\": \"The sea\", \"endings\": [\"is calm\", \"is deep\", \"ends\", \"waits\"], \"label\": 0}\n";
+    write_text(p / "questions.jsonl", questions);
+    struct Stage {
+        std::string words, shows, less;  // less: options with which the rest of the run is short
+        bool saved;
+    };
+    const Stage stages[] = {
+        {"--val-data long.bin --eval-every 2 --eval-batches 500000", "evaluating, batch", "--eval-batches 1", false},
+        {"--val-data long.bin --eval-every 3 --eval-batches 1 --tokenizer tokenizer.json --hellaswag questions.jsonl",
+         "HellaSwag, question", "--hellaswag-questions 1", false},
+        {"--sample-every 2 --sample-tokens 10000000 --tokenizer tokenizer.json", "sampling, token", "--sample-tokens 3",
+         true},
+        {"--accumulate 8000", "step 1 ", "--accumulate 1", true},
+    };
+    const Stage& stage = stages[GENERATE(0, 1, 2, 3)];
+    const bool twice   = GENERATE(false, true);
+    CAPTURE(stage.shows, twice);
+    Terminal t("env -C " + quoted(p.path) + " " + p.program +
+               " --model nano --train-data train.bin --batch 3 --context "
+               "16 --threads 1 --steps 4 --save-every 2 --out run " +
+               stage.words + (stage.words.find("--eval-every") == std::string::npos ? " --eval-every 0" : ""));
+    REQUIRE(t.shows(stage.shows));
+    t.ctrl_c();
+    REQUIRE(t.shows("Ctrl-C again ends it at once, without saving"));
+    if (twice) {
+        t.ctrl_c();
+        const int code = t.end();
+        CHECK((code == 128 + SIGINT || code == 0));  // 0: it had ended by then
+    } else {
+        CHECK(t.shows("stopped"));
+        CHECK(t.end() == 0);
+        CHECK(exists(p / "run/checkpoints/latest/COMPLETE") == stage.saved);
+    }
+    const Ran rest = p.train(" --out run --resume " + stage.less);
+    CAPTURE(t.shown(), rest.out, rest.err);
+    REQUIRE(rest.code == 0);
+    CHECK(records(p / "run", "step").size() == 4);
+    // What the stop interrupted is done once.
+    std::set<std::string> once;
+    for (const char* event : {"eval", "hellaswag", "sample"})
+        for (const auto& j : records(p / "run", event)) CHECK(once.insert(event + j["step"].dump()).second);
+    CHECK(once.count("eval0") == (stage.words.find("--val-data") != std::string::npos));
+}
+
+TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[runs]") {
+    const Place p;
+    const std::string words = tiny + "--steps 3000 --save-every 0 --log-every 1 --keep 0 --out ";
+    REQUIRE(p.train(words + "whole").code == 0);
+    SECTION("the terminal") {
+        Terminal t("env -C " + quoted(p.path) + " " + p.program + words + "run");
+        REQUIRE(t.shows("    3  "));
+        t.hang_up();
+        CHECK(t.end() == 0);
+    }
+    SECTION("the pipe, of output alone and of messages too") {
+        const std::string both = GENERATE(as<std::string>{}, "", " 2>&1");
+        CAPTURE(both);
+        CHECK(p.train(words + "run" + both + " | head -n 17").code == 0);
+    }
+    SECTION("SIGHUP under nohup goes on") {
+        Terminal t("env -C " + quoted(p.path) + " nohup " + p.program + words + "run");
+        for (int i = 0; i < 6000 && records(p / "run", "step").empty(); i++)
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        t.send(SIGHUP);
+        CHECK(t.end() == 0);
+        CHECK(records(p / "run", "step").size() == 3000);
+        return;
+    }
+    const int64_t saved = records(p / "run", "save").at(0)["step"];
+    CHECK(saved < 3000);
+    REQUIRE(p.train(" --out run --resume").code == 0);
+    CHECK(losses(p / "run") == losses(p / "whole"));
+}
+
+TEST_CASE("kill -9 at any moment leaves a complete checkpoint, and the run resumes to the bit", "[runs]") {
+    const Place p;
+    const char* times = std::getenv("GPT_KILLS");
+    const int kills   = times ? std::stoi(times) : 5;
+    // Most of the time goes into saving and evaluating.
+    const std::string words =
+        " --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 "
+        "--threads 1 --steps 120 --eval-every 7 --eval-batches 2 --save-every 1 --out ";
+    REQUIRE(p.train(words + "whole").code == 0);
+    std::mt19937 random(std::random_device{}());
+    int killed      = 0;
+    std::string now = words + "run";
+    for (int i = 0; killed < kills && i < 20 * kills; i++) {
+        Terminal t("env -C " + quoted(p.path) + " " + p.program + now);
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 500000));
+        t.send(SIGKILL);
+        killed += t.end() == 128 + SIGKILL;
+        if (exists(p / "run/run.json")) now = " --resume --out run";
+        if (!exists(p / "run/checkpoints/latest")) continue;
+        const auto complete = p.checkpoints("run");
+        REQUIRE(!complete.empty());
+        CHECK(p.train(" --dry-run --model run/checkpoints/" + complete.back()).code == 0);
+        if (complete.back() == "0000120") fs::remove_all(p / "run"), now = words + "run";
+    }
+    CHECK(killed == kills);
+    const Ran rest = p.train(now);
+    CAPTURE(rest.out, rest.err);
+    REQUIRE(rest.code == 0);
+    CHECK(losses(p / "run") == losses(p / "whole"));
+    for (const char* file : {"model.safetensors", "state.safetensors", "state.json"})
+        CHECK(read_text(p / "run/checkpoints/latest/" + std::string(file)) ==
+              read_text(p / "whole/checkpoints/latest/" + std::string(file)));
+    for (const auto& e : fs::directory_iterator(p / "run/checkpoints"))
+        CHECK(e.path().filename().string()[0] != '.');  // no unfinished save is left
+}
+
+TEST_CASE("a disk that is full at any write of a save loses nothing", "[runs]") {
+    const Place p;
+    // Lets the first $WRITES calls that change something below checkpoints/ succeed, and no later one.
+    write_text(p / "full.c", R"(#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+static int full(const char* path) {
+    static long left = -1;
+    if (!strstr(path, "/checkpoints/")) return 0;
+    if (left < 0) left = atol(getenv("WRITES"));
+    if (left > 0) return left--, 0;
+    errno = ENOSPC;
+    return 1;
+}
+ssize_t write(int file, const void* data, size_t bytes) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    const ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    if (full(path)) return -1;
+    return ((ssize_t(*)(int, const void*, size_t))dlsym(RTLD_NEXT, "write"))(file, data, bytes);
+}
+int open(const char* path, int flags, ...) {
+    va_list list;
+    va_start(list, flags);
+    const int mode = va_arg(list, int);
+    if ((flags & O_CREAT) && full(path)) return -1;
+    return ((int (*)(const char*, int, ...))dlsym(RTLD_NEXT, "open"))(path, flags, mode);
+}
+int mkdir(const char* path, mode_t mode) {
+    return full(path) ? -1 : ((int (*)(const char*, mode_t))dlsym(RTLD_NEXT, "mkdir"))(path, mode);
+}
+int symlink(const char* to, const char* path) {
+    return full(path) ? -1 : ((int (*)(const char*, const char*))dlsym(RTLD_NEXT, "symlink"))(to, path);
+}
+)");
+    if (shell(p, "cc -shared -fPIC -o " + quoted(p / "full.so") + " " + quoted(p / "full.c") + " -ldl").code != 0) {
+        std::fprintf(stderr, "skipped: there is no cc, which builds a full disk\n");
+        return;
+    }
+    fs::create_directories(p / "base");  // a model of few tensors
+    auto config       = nlohmann::json::parse(read_text("test/golden/gpt2/config.json"));
+    config["n_layer"] = 1;
+    write_text(p / "base/config.json", config.dump());
+    write_shard(p / "train.bin", 1000, -1, 60);
+    const std::string start =
+        " --model base --train-data train.bin --context 16 --batch 1 --eval-every 0 --threads 1 "
+        "--save-every 1 --keep 1 --steps ";
+    REQUIRE(p.train(start + "3 --out whole").code == 0);
+    REQUIRE(p.train(start + "2 --schedule constant --learning-rate 1e-3 --out run").code == 0);
+    const std::string before = p.weights("run", "0000002");
+    int writes               = 0;
+    for (;; writes++) {
+        fs::remove_all(p / "try");
+        fs::copy(p / "run", p / "try", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        const Ran r = shell(p, fmt::format("cd {} && WRITES={} LD_PRELOAD={} ASAN_OPTIONS=verify_asan_link_order=0 {} "
+                                           "--out try --resume --steps 3",
+                                           quoted(p.path), writes, quoted(p / "full.so"), quoted(p.program)));
+        CAPTURE(writes, r.out, r.err);
+        if (r.code == 0) break;
+        REQUIRE(r.code == 1);
+        const bool renamed = exists(p / "try/checkpoints/0000003/COMPLETE");  // only `latest` could not be made
+        CHECK(missing_words(r.err, {"step 3 could not be saved", "No space left", renamed ? "0000003" : "0000002"}) ==
+              "");
+        CHECK(p.weights("try", "0000002") == before);
+        CHECK(p.checkpoints("try").size() == (renamed ? 2u : 1u));
+        CHECK(p.train(" --dry-run --model try/checkpoints/latest").code == 0);
+        if (writes % 10 == 0) REQUIRE(p.train(" --out try --resume --steps 3").code == 0);
+        REQUIRE(writes < 200);
+    }
+    CHECK(writes > 40);
+}
+
+// ---- losses that are not finite -------------------------------------------------------------------------------------
+
+TEST_CASE("a run that diverges keeps its good checkpoints and names the newest", "[runs]") {
+    const Place p;
+    const int every = GENERATE(5, 1);
+    CAPTURE(every);
+    const std::string save = fmt::format(" --save-every {} ", every);
+    REQUIRE(p.train(tiny + "--steps 10 --learning-rate 1e-3 --schedule constant --dtype fp32 --out run" + save).code ==
+            0);
+    const Ran wild = p.train(" --out run --resume --steps 60 --learning-rate 1e30 --max-skips 6 --keep 1");
+    CAPTURE(wild.out, wild.err);
+    CHECK(wild.code == 1);
+    const std::string good = after(wild.err, "the last good checkpoint is ").substr(0, 23);
+    CHECK(good == "run/checkpoints/0000010");
+    CHECK(p.checkpoints("run").back() == "0000010");
+    CHECK(fs::read_symlink(p / "run/checkpoints/latest") == "0000010");
+    for (const auto& skip : records(p / "run", "skip"))
+        for (const auto& save : records(p / "run", "save")) CHECK(save["step"] < skip["step"]);
+    const Ran tame = p.train(" --out run --resume --steps 20 --learning-rate 1e-3");
+    CAPTURE(tame.out, tame.err);
+    CHECK(tame.code == 0);
+    CHECK(records(p / "run", "step").size() == 20);
+}
+
+TEST_CASE("a stop after a skipped step saves nothing, and a validation loss that is not finite ends a run", "[runs]") {
+    const Place p;
+    const std::string words = tiny + "--dtype fp32 --schedule constant --warmup-steps 0 --clip 0 --weight-decay 0 ";
+    Terminal t("env -C " + quoted(p.path) + " " + p.program + words +
+               "--learning-rate 1e30 --max-skips 1000000000 --steps 1000000000 --save-every 10 --out run");
+    REQUIRE(t.shows("skip"));
+    t.ctrl_c();
+    CHECK(t.shows("not saved, because the last step was skipped"));
+    CHECK(t.end() == 0);
+    CHECK(!exists(p / "run/checkpoints"));
+
+    const Ran evaluated = p.train(
+        " --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 --threads "
+        "1 --dtype fp32 --schedule constant --warmup-steps 0 --clip 0 --weight-decay 0 "
+        "--learning-rate 1e30 --steps 60 --eval-every 3 --out val");
+    CAPTURE(evaluated.out, evaluated.err);
+    CHECK(evaluated.code == 1);
+    CHECK(missing_words(evaluated.err, {"the validation loss is not a finite number"}) == "");
+    CHECK(records(p / "val", "eval").size() == 1);
+}
+
+TEST_CASE("the rate of a schedule that begins again", "[schedule]") {
+    const auto kind = GENERATE(Schedule::Kind::cosine, Schedule::Kind::linear, Schedule::Kind::wsd);
+    const Schedule first{kind, 1e-2f, 1e-3f, 4, 20};
+    CHECK(learning_rate(continued(first, {first}, 20), 19) == learning_rate(first, 19));
+    Schedule longer = first;
+    longer.steps    = 60;
+    for (int64_t at = 0; at <= 20; at++) {
+        const Schedule s = continued(first, {longer, true}, at);
+        CAPTURE(int(kind), at);
+        if (at < 4) CHECK(s.start == 0);
+        for (int64_t step = at; step < 60; step++) {
+            const float before = step > at ? learning_rate(s, step - 1) : at > 0 ? learning_rate(first, at - 1) : 0.f;
+            CAPTURE(step);
+            if (step < 4)
+                CHECK(learning_rate(s, step) == learning_rate(first, step));
+            else
+                CHECK(learning_rate(s, step) <= before);
+        }
+        CHECK(learning_rate(s, 59) == 1e-3f);
+    }
+}
