@@ -251,4 +251,4 @@ check-transformers: all
 clean:
 	rm -rf $(BUILD) $(addprefix build-,check dist portable clang g++-11 aarch64) $(PROGRAMS)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' -type f 2>/dev/null)
