@@ -6,7 +6,7 @@
 # make test-cuda      run the emulator's own tests, then those of the CUDA half under it; needs nvcc and no GPU
 # make bench          time ops, training, decoding, tokenizing and the emulator. ARGS= chooses one part, such as 'ops gelu';
 #                     scripts/bench.sh lists them, and also peers, costs and cuda, which run only when they are chosen
-# make fuzz           give random input to the readers of texts, tokenizers and shards, a minute each (SECONDS_EACH=60); needs clang++
+# make fuzz           give random input to the readers of files from elsewhere, a minute each (SECONDS_EACH=60); needs clang++
 # make check          compile with warnings as errors, test under sanitizers, check the format and which way includes point
 # make check-transformers   train every family and compare its checkpoint with transformers, which $(PYTHON) must have
 # make ptxas          print registers, shared memory and spills of every CUDA kernel; a spill is an error
@@ -232,15 +232,28 @@ bench: $(addprefix $(BUILD)/,$(BENCHED)) $(if $(NVCC),$(if $(filter cuda,$(first
        $(if $(filter-out emulator,$(firstword $(ARGS))),,$(EMU_OUT)/bench))
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) TOKENIZER=$(TOKENIZER) scripts/bench.sh $(ARGS)
 
-# Fuzz targets need libFuzzer, which comes with clang, and no kernels.
+# Fuzz targets need libFuzzer, which comes with clang, and no kernels. Kernels' headers include omp.h: clang has its own only
+# where libomp is installed, and g++ always has one.
 FUZZ_CXX ?= clang++
+FUZZFLAGS := -std=c++17 -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wall -Wextra -Wno-unknown-pragmas \
+             -I. -idirafter $(shell $(CXX) -print-file-name=include)
+FUZZLIBS  := -lfmt -lutf8proc -lzstd -lz -lgomp
+ifneq ($(DEPS),)
+FUZZFLAGS += -isystem $(DEPS)/include
+FUZZLIBS  += -L$(DEPS)/$(DEPS_LIB) -Wl,-rpath,$(abspath $(DEPS)/$(DEPS_LIB))
+endif
 FUZZERS  := $(patsubst test/fuzz/%.cpp,$(BUILD)/fuzz/%,$(wildcard test/fuzz/fuzz_*.cpp))
-$(BUILD)/fuzz/%: test/fuzz/%.cpp
+$(BUILD)/fuzz/%.o: test/fuzz/%.cpp
 	@mkdir -p $(@D)
-	$(FUZZ_CXX) -std=c++17 -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wall -Wextra -I. -MMD -MP $< \
-	    -lfmt -lutf8proc -lzstd -lz -o $@
-fuzz: $(FUZZERS)
-	@BUILD=$(BUILD) scripts/fuzz.sh
+	$(FUZZ_CXX) $(FUZZFLAGS) -MMD -MP -c $< -o $@
+$(FUZZERS): %: %.o
+	$(FUZZ_CXX) $(FUZZFLAGS) $< $(FUZZLIBS) -o $@
+.SECONDARY: $(FUZZERS:=.o)
+ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
+LIBFUZZER := $(wildcard $(shell $(FUZZ_CXX) -print-resource-dir 2>/dev/null)/lib/*/libclang_rt.fuzzer*.a)
+endif
+fuzz: $(if $(LIBFUZZER),$(FUZZERS))
+	@$(if $(LIBFUZZER),BUILD=$(BUILD) scripts/fuzz.sh,echo "skipped: fuzz targets need $(FUZZ_CXX) with libFuzzer (apt-get install clang)")
 
 check:
 	@scripts/check.sh
