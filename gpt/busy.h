@@ -15,7 +15,7 @@
 #include <fmt/format.h>
 
 // While it lives and standard output is a terminal, a thread rewrites one line every half second, such as
-// "evaluating · 3 of 20 · 12 s". The first line comes after a second, so that short jobs print nothing. Another line
+// "evaluating, batch 3 of 20 · 12 s". The first line comes after a second, so that short jobs print nothing. Another line
 // may be printed over it, because the cursor stays at its beginning.
 class Busy {
   public:
@@ -47,7 +47,7 @@ class Busy {
         bool shown = false;
         for (auto wait = 1000ms; !end_.wait_for(lock, wait, [this] { return ended_; }); wait = 500ms) {
             const auto seconds     = std::chrono::steady_clock::now() - start;
-            const std::string part = all_ ? fmt::format(" · {} of {}", done_.load(), all_) : "";
+            const std::string part = all_ ? fmt::format(" {} of {}", done_.load(), all_) : "";
             print(fmt::format("\r\033[K{}{} · {} s\r", what_, part,
                               std::chrono::duration_cast<std::chrono::seconds>(seconds).count()));
             shown = true;

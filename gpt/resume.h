@@ -24,7 +24,9 @@ struct EarlierStarts {
     nlohmann::ordered_json history = nlohmann::ordered_json::array();
 
     bool gives(const std::string& option) const { return given.count(option) > 0; }
-    bool differs(const Setting& now) const {
+    // Whether an option was given again with another value.
+    bool changes(const Setting& now) const {
+        if (!gives(now.name) || options.empty()) return false;
         return options.contains(now.name) ? options[now.name] != now.value : !now.is_default;
     }
 };
@@ -130,6 +132,7 @@ inline Schedule schedule_at(int64_t step, const EarlierStarts& earlier, const Sc
         if (known && start->at("step") <= step) return read_schedule(start->at("schedule"), now);
     }
     Schedule s = now;
+    if (earlier.options.empty()) return s;  // run.json was lost
     if (!earlier.options.contains("--schedule")) s.kind = Schedule().kind;
     return read_schedule(earlier.options, s, true);
 }

@@ -275,7 +275,7 @@ inline void Run::go_on_with_schedule() {
     for (const Setting& s : flags.list()) {
         const bool of_schedule = s.name == "--schedule" || s.name == "--learning-rate" ||
                                  s.name == "--final-learning-rate" || s.name == "--warmup-steps";
-        if (of_schedule && o.earlier.gives(s.name)) now.changed |= o.earlier.differs(s);
+        now.changed |= of_schedule && o.earlier.changes(s);
     }
     now.peak_given   = o.earlier.gives("--learning-rate");
     now.warmup_given = o.earlier.gives("--warmup-steps");
@@ -347,6 +347,7 @@ class FolderLock {
         const bool read = pread(file_, by, sizeof by - 1, 0) > 0;
         close(std::exchange(file_, -1));
         CHECK(error != EWOULDBLOCK, "--out {} is in use by {}", folder_, read ? by : "another process");
+        unlink(path().c_str());
         fmt::print(stderr,
                    "warning: --out {}: a second process could use this folder too, because there are no locks "
                    "on this file system: {}\n",

@@ -50,7 +50,7 @@ std::string after(const std::string& text, const std::string& words) {
 
 }  // namespace
 
-TEST_CASE("what --resume was given holds for the next --resume, and run.json has the history", "[runs]") {
+TEST_CASE("what --resume was given holds for the next --resume, and run.json has the history", "[programs][runs]") {
     const Place p;
     REQUIRE(p.train(tiny + "--steps 6 --save-every 3 --out run").code == 0);
     REQUIRE(p.train(" --out run --resume --steps 12 --log-every 3 --keep 0").code == 0);
@@ -85,7 +85,7 @@ TEST_CASE("what --resume was given holds for the next --resume, and run.json has
     CHECK(p.run_json("run")["history"][0]["command"] == j["command"]);
 }
 
-TEST_CASE("the command that a stopped run prints works as it stands, from any folder", "[runs]") {
+TEST_CASE("the command that a stopped run prints works as it stands, from any folder", "[programs][runs]") {
     const Place p;
     const bool on_path = GENERATE(false, true);
     CAPTURE(on_path);
@@ -108,7 +108,8 @@ TEST_CASE("the command that a stopped run prints works as it stands, from any fo
     CHECK(records(p / "my data (1)/run '9", "step").size() == 2001);
 }
 
-TEST_CASE("a run folder is enough: another working folder, a moved tree, a base folder that is gone", "[runs]") {
+TEST_CASE("a run folder is enough: another working folder, a moved tree, a base folder that is gone",
+          "[programs][runs]") {
     const Place p;
     fs::create_directories(p / "base");
     for (const char* file : {"config.json", "model.safetensors"})
@@ -158,7 +159,7 @@ TEST_CASE("a run folder is enough: another working folder, a moved tree, a base 
     CHECK(p.weights("new/run") == whole);
 }
 
-TEST_CASE("a run that gets more steps goes on at the rate where it stands", "[runs]") {
+TEST_CASE("a run that gets more steps goes on at the rate where it stands", "[programs][runs]") {
     const Place p;
     const auto kind = GENERATE(as<std::string>{}, "cosine", "linear", "wsd", "constant");
     CAPTURE(kind);
@@ -192,7 +193,7 @@ TEST_CASE("a run that gets more steps goes on at the rate where it stands", "[ru
     CHECK(p.rate("middle", 30) == Approx(kind == "constant" ? 1e-2 : 1e-3));
 }
 
-TEST_CASE("a new learning rate begins at the step where the run is resumed", "[runs]") {
+TEST_CASE("a new learning rate begins at the step where the run is resumed", "[programs][runs]") {
     const Place p;
     REQUIRE(p.train(tiny + "--learning-rate 1e-2 --final-learning-rate 0 --warmup-steps 2 --save-every 5 --keep 0 "
                            "--steps 10 --out run")
@@ -220,7 +221,7 @@ TEST_CASE("a new learning rate begins at the step where the run is resumed", "[r
     CHECK(p.rate("run", 6) > 1e-3);
 }
 
-TEST_CASE("--resume of a run that has done its steps says so, and refuses fewer steps", "[runs]") {
+TEST_CASE("--resume of a run that has done its steps says so, and refuses fewer steps", "[programs][runs]") {
     const Place p;
     REQUIRE(p.train(tiny + "--steps 50 --warmup-steps 5 --out run").code == 0);
     const std::string before = read_text(p / "run/run.json");
@@ -237,7 +238,7 @@ TEST_CASE("--resume of a run that has done its steps says so, and refuses fewer 
     CHECK(records(p / "run", "step").size() == 100);
 }
 
-TEST_CASE("with another context or batch a run goes on after the same tokens", "[runs]") {
+TEST_CASE("with another context or batch a run goes on after the same tokens", "[programs][runs]") {
     const Place p;
     REQUIRE(p.train(tiny + "--steps 10 --save-every 10 --keep 0 --out run").code == 0);
     const auto position = [&](const char* step) {
@@ -256,7 +257,7 @@ TEST_CASE("with another context or batch a run goes on after the same tokens", "
     CHECK(position("0000013")["position"]["index"] == 35 + 1);
 }
 
-TEST_CASE("a second process on a run's folder is refused, and a crash leaves no lock", "[runs]") {
+TEST_CASE("a second process on a run's folder is refused, and a crash leaves no lock", "[programs][runs]") {
     const Place p;
     Terminal first("env -C " + quoted(p.path) + " " + p.program + tiny +
                    "--steps 100000000 --warmup-steps 0 --save-every 5 --out run");
@@ -277,7 +278,7 @@ TEST_CASE("a second process on a run's folder is refused, and a crash leaves no 
     CHECK(!exists(p / "run/lock"));
 }
 
-TEST_CASE("of processes that start on one folder at the same instant, one trains", "[runs]") {
+TEST_CASE("of processes that start on one folder at the same instant, one trains", "[programs][runs]") {
     const Place p;
     for (int i = 0; i < 4; i++) {
         const std::string out = fmt::format("run{}", i), line = quoted(p.program) + tiny + "--steps 3 --out " + out;
@@ -298,7 +299,7 @@ TEST_CASE("of processes that start on one folder at the same instant, one trains
 
 // ---- stops ----------------------------------------------------------------------------------------------------------
 
-TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from there", "[runs]") {
+TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from there", "[programs][runs]") {
     const Place p;
     write_shard(p / "long.bin", 10000000);
     // No token ends a text, so that a sample is as long as it was asked for.
@@ -353,7 +354,7 @@ TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from t
     CHECK(once.count("eval0") == (stage.words.find("--val-data") != std::string::npos));
 }
 
-TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[runs]") {
+TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[programs][runs]") {
     const Place p;
     const std::string words = tiny + "--steps 3000 --save-every 0 --log-every 1 --keep 0 --out ";
     REQUIRE(p.train(words + "whole").code == 0);
@@ -384,7 +385,8 @@ TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[runs
 }
 
 // Also while a run starts or saves. Most of the time goes into starts, evaluations and saves.
-TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the run resumes to the bit", "[runs]") {
+TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the run resumes to the bit",
+          "[programs][runs]") {
     const Place p;
     const int signal  = GENERATE(SIGKILL, SIGINT);
     const char* often = std::getenv("GPT_KILLS");
@@ -423,7 +425,7 @@ TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the
         CHECK(e.path().filename().string()[0] != '.');  // no unfinished save is left
 }
 
-TEST_CASE("a disk that is full at any write of a save loses nothing", "[runs]") {
+TEST_CASE("a disk that is full at any write of a save loses nothing", "[programs][runs]") {
     const Place p;
     // Lets the first $WRITES calls that change something below checkpoints/ succeed, and no later one.
     write_text(p / "full.c", R"(#define _GNU_SOURCE
@@ -505,7 +507,7 @@ int symlink(const char* to, const char* path) {
 
 // ---- losses that are not finite -------------------------------------------------------------------------------------
 
-TEST_CASE("a run that diverges keeps its good checkpoints and names the newest", "[runs]") {
+TEST_CASE("a run that diverges keeps its good checkpoints and names the newest", "[programs][runs]") {
     const Place p;
     const int every = GENERATE(5, 1);
     CAPTURE(every);
@@ -527,7 +529,8 @@ TEST_CASE("a run that diverges keeps its good checkpoints and names the newest",
     CHECK(records(p / "run", "step").size() == 20);
 }
 
-TEST_CASE("a stop after a skipped step saves nothing, and a validation loss that is not finite ends a run", "[runs]") {
+TEST_CASE("a stop after a skipped step saves nothing, and a validation loss that is not finite ends a run",
+          "[programs][runs]") {
     const Place p;
     const std::string words = tiny + "--dtype fp32 --schedule constant --warmup-steps 0 --clip 0 --weight-decay 0 ";
     Terminal t("env -C " + quoted(p.path) + " " + p.program + words +
