@@ -34,13 +34,18 @@ build() {
 
 test_portable() {
     build portable PORTABLE=1
-    local level
+    local level cpu
     for level in v2 v3 v4; do
         if ! grep -qw "$([ $level = v2 ] && echo sse4_2 || { [ $level = v3 ] && echo avx2 || echo avx512vl; })" /proc/cpuinfo; then
             echo "skipped: this CPU does not have x86-64-$level"
             continue
         fi
         build-portable/test_ops --cpu $level "$tests"
+    done
+    # Emulated CPUs without AVX and without AVX-512 would stop at an instruction of a higher level.
+    needs qemu-x86_64-static qemu-user-static || return 0
+    for cpu in Nehalem Haswell; do
+        OMP_NUM_THREADS=1 qemu-x86_64-static -cpu $cpu build-portable/test_ops 'exp_shifted,layernorm*,matmul_b*,gelu*'
     done
 }
 
