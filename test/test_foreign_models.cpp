@@ -302,3 +302,47 @@ TEST_CASE("files made after reports about other programs: model folders", "[fore
     CHECK(pad.code == 2);
     CHECK(says(pad, {"512", "vocabulary"}));
 }
+
+TEST_CASE("files made after reports about other programs: runs", "[foreign][shared][programs]") {
+    const std::string home = shared_data("bugreports");
+    if (home.empty()) return;
+    const Scratch s;
+    const std::string nan = home + "/nan-streak-loses-checkpoints/", out = " --out " + quoted(s / "run");
+    const auto loss = [&](const std::string& model) {
+        const Ran r = run(s, "infer_gpt",
+                          "--dtype fp32 --json --model " + quoted(model) + " --score " + quoted(nan + "train.bin"));
+        CAPTURE(r.err);
+        REQUIRE(r.code == 0);
+        return json::parse(r.out)["loss"];
+    };
+    REQUIRE(run(s, "train_gpt",
+                "--model " + quoted(nan + "model") + " --train-data " + quoted(nan + "train.bin") +
+                    " --context 64 --batch 1 --steps 40 --learning-rate 1e-3 --schedule constant --save-every 5 "
+                    "--eval-every 0 --dtype fp32" +
+                    out)
+                .code == 0);
+    const json before = loss(s / "run/checkpoints/0000040");
+    REQUIRE(before.is_number());
+    const Ran diverged = run(s, "train_gpt", out + " --resume --steps 80 --learning-rate 3e4");
+    CHECK(diverged.code != 0);
+    const size_t named = diverged.err.rfind("/checkpoints/00");
+    REQUIRE(named != std::string::npos);
+    CHECK(loss(s / ("run" + diverged.err.substr(named, 20))) == before);
+    CHECK(loss(s / "run/checkpoints/latest") == before);
+
+    const std::string base = home + "/resume-without-base-folder/";
+    fs::copy(base + "model", s / "model");
+    const std::string moved = " --out " + quoted(s / "moved");
+    REQUIRE(run(s, "train_gpt",
+                "--model " + quoted(s / "model") + " --train-data " + quoted(base + "train.bin") +
+                    " --context 64 --batch 1 --steps 4 --save-every 2 --keep 0 --eval-every 0" + moved)
+                .code == 0);
+    fs::rename(s / "model", s / "elsewhere");
+    const Ran resumed = run(s, "train_gpt", moved + " --resume --steps 8");
+    CAPTURE(resumed.err);
+    CHECK(resumed.code == 0);
+    CHECK(says(resumed, {"rate"}));  // the schedule has become another one
+    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json"})
+        CHECK(read_text(s / (std::string("moved/checkpoints/0000008/") + name)) ==
+              read_text(s / (std::string("moved/checkpoints/0000004/") + name)));
+}
