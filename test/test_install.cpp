@@ -225,3 +225,20 @@ echo "train_gpt $*"
     CHECK(missing_words(quick_start("0000010"), {"train_gpt --out runs/quickstart-2\n"}) == "");
     CHECK(missing_words(quick_start("0001900"), {"runs/quickstart-2 was stopped after step 10 of 1900"}) == "");
 }
+
+TEST_CASE("a program without a CUDA half says so where there is a driver", "[install]") {
+    const Scratch s;
+    if (run(s, "train_gpt", "--version").out.find("without a CUDA half") == std::string::npos) return;
+    write_text(s / "driver.cpp", "");
+    REQUIRE(shell(s, "${CXX:-g++} -shared -o " + quoted(s / "libcuda.so.1") + " " + quoted(s / "driver.cpp")).code ==
+            0);
+    const std::string driver = "LD_LIBRARY_PATH=" + quoted(s.path) + " ";
+    const Ran any            = run(s, "train_gpt", "--model nano --context 32 --dry-run", "", driver);
+    CHECK(any.code == 0);
+    CHECK(missing_words(any.err, {"no GPU is used", "built without its CUDA half", "running on the CPU"}) == "");
+    const Ran cpu = run(s, "train_gpt", "--model nano --context 32 --dry-run --device cpu", "", driver);
+    CHECK(cpu.err == "");
+    const Ran cuda = run(s, "train_gpt", "--model nano --context 32 --dry-run --device cuda", "", driver);
+    CHECK(cuda.code == 2);
+    CHECK(missing_words(cuda.err, {"--device cuda: ", "built without its CUDA half"}) == "");
+}
