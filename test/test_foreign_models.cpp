@@ -1,5 +1,6 @@
 // test_foreign_models.cpp - model folders as other people save them: what ends a text, which weights are stored under
 // which names, and what the folders that we write keep
+#include "gpt/evaluation.h"
 #include "gpt/hf.h"
 #include "test/data.h"
 #include "test/tokenize.h"
@@ -272,6 +273,45 @@ TEST_CASE("sizes may have the names that transformers uses for every family", "[
     neo["num_hidden_layers"] = neo["num_layers"];
     neo.erase("num_layers");
     CHECK(known_fields(read(neo), DType::F32) == known_fields(d, DType::F32));
+}
+
+TEST_CASE("weights may be stored in fp64, and GELU may have any of transformers' names for its two forms",
+          "[foreign]") {
+    const Scratch s;
+    const double values[] = {0.1, -2, 1e-300};
+    SafetensorsWriter writer(s / "x.safetensors", {{"x", "F64", {3}}});
+    writer.write("x", values, sizeof values);
+    writer.close();
+    const SafetensorsReader file(s / "x.safetensors");
+    float x[3];
+    file.at("x").read_into(x);
+    CHECK((x[0] == 0.1f && x[1] == -2.f && x[2] == 0.f));
+    CHECK(stored_dtype(file) == DType::F32);
+    json gpt2 = json::parse(read_text("test/golden/gpt2/config.json"));
+    for (const auto& [word, form] : {std::pair{"gelu_accurate", Gelu::tanh},
+                                     {"gelu_python_tanh", Gelu::tanh},
+                                     {"gelu_pytorch_tanh", Gelu::tanh},
+                                     {"gelu_python", Gelu::erf}}) {
+        gpt2["activation_function"] = word;
+        write_text(s / "config.json", gpt2.dump());
+        const Config c = read_config(s.path);
+        CHECK((c.gelu == form && known_fields(c, DType::F32)["activation_function"] == word));
+    }
+}
+
+TEST_CASE("the files of benchmarks may begin with a byte-order mark", "[foreign]") {
+    const Scratch s;
+    const Tokenizer t(plain_tokenizer().dump());
+    for (const std::string mark : {"", "\xEF\xBB\xBF"}) {
+        write_text(s / "lambada.jsonl", mark + "{\"text\": \"the cat sat\"}\n{\"text\": \"the hat\"}\n");
+        const auto texts = read_lambada(s / "lambada.jsonl", t);
+        REQUIRE(texts.size() == 2);
+        CHECK(texts[0].ids == t.encode("the cat sat"));
+        write_text(s / "hellaswag.jsonl", mark + R"({"ctx": "the cat", "endings": ["sat", "ran"], "label": 1})");
+        const auto questions = read_hellaswag(s / "hellaswag.jsonl", t);
+        REQUIRE(questions.size() == 1);
+        CHECK(questions[0].endings[0].ids == t.encode("the cat sat"));
+    }
 }
 
 TEST_CASE("files made after reports about other programs: model folders", "[foreign][shared][programs]") {
