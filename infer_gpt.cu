@@ -185,7 +185,9 @@ static int run(int argc, char** argv) {
     BatchShape shape{1, 1, false};
     if (!o.eval.empty()) shape = {std::max<int64_t>(1, 4096 / o.context), o.context, false};
     if (!o.score.empty()) shape.context = o.context;
-    Model model(config, dtype_on(device, o.machine), shape, device);
+    const DType dtype = dtype_on(device, o.machine);
+    use_tf32(o.machine, device, dtype);
+    Model model(config, dtype, shape, device);
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
     read_weights(model, weights, nullptr, o.ignore_extra_tensors);

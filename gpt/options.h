@@ -21,7 +21,7 @@ struct MachineOptions {
     Auto<DType> dtype;
     Auto<Machine> device;
     Auto<int> threads, cpu;  // cpu: a level of x86-64, as in kernels/host.h
-    bool sync = false;
+    bool tf32 = false, sync = false;
 };
 
 // The dtypes that have a mark in the table of kernels/tensor.h, by name.
@@ -42,6 +42,10 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
     f.choose("--cpu", o.cpu, Flags::Table<int>{{"v2", 2}, {"v3", 3}, {"v4", 4}},
              "level of x86-64 whose instructions run: v2 has SSE4, v3 AVX2, v4 AVX-512; a build without PORTABLE=1 has "
              "only the machine's own; auto: the highest that the CPU has");
+    f.add(
+        "--tf32", o.tf32,
+        "let products in fp32 on a GPU round their operands to TF32, whose 11 bits of precision tensor cores multiply; "
+        "left out: they are exact to fp32");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }
@@ -70,6 +74,12 @@ inline Device open_device(const MachineOptions& o, int index = 0) {
     } catch (const Error& e) {
         throw Error(e.exit_code, fmt::format("--device cuda: {}; --device cpu runs without a GPU", e.what()));
     }
+}
+// Obeys --tf32, which needs a GPU and weights in fp32.
+inline void use_tf32(const MachineOptions& o, const Device& device, DType dtype) {
+    if (!o.tf32) return;
+    CHECK(dtype == DType::F32, "--tf32 is for weights in fp32; these are in {} (--dtype fp32)", name_of(dtype));
+    device.use_tf32();
 }
 // Refuses a device on which this program cannot compute.
 inline void refuse_without_products(const Device& device) {

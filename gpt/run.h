@@ -239,6 +239,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
           "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,
           saved.step);
+    use_tf32(o.machine, device, dtype);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();

@@ -117,6 +117,13 @@ void Device::use_gpu(int, bool, bool insist) {
 
 Device::~Device() = default;
 
+void Device::use_tf32() const {
+    CHECK(where() == Machine::cuda, "--tf32: TF32 is a format of GPUs, and {} is none", name_);
+#ifdef __CUDACC__
+    gpu::queue_of(stream_).tf32 = true;
+#endif
+}
+
 bool Device::fast_bf16() const {
     ON_GPU(stream_, true);
 #if defined(__x86_64__)

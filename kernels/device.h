@@ -38,6 +38,9 @@ class Device {
     // Makes the scratch memory of ops at least this large. Otherwise it grows when an op asks for more, and that waits
     // for the GPU.
     void reserve_scratch(int64_t bytes) const;
+    // From now on, products in fp32 on a GPU round their operands to TF32, which has 11 bits of precision, and add in
+    // fp32. They run on tensor cores then. InputError on a CPU.
+    void use_tf32() const;
 
   private:
     void use_gpu(int index, bool sync_each, bool insist);

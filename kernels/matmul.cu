@@ -61,9 +61,10 @@ struct Product {
     std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
     bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
     int alignment             = 0;      // divides all operands' addresses, in bytes; cuBLASLt needs it
+    bool tf32                 = false;  // operands in fp32 are rounded to TF32
     auto key() const {
         return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
-                        alignment);
+                        alignment, tf32);
     }
     bool operator<(const Product& o) const { return key() < o.key(); }
     std::string str() const {
@@ -355,7 +356,8 @@ static Prepared prepare(const Product& p, const Products& lt) {
     const auto operation = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
     const auto first = operation(p.b_transposed), second = operation(p.a_transposed);
     const auto epilogue = epilogue_of(p);
-    LT_RUN(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), p);
+    LT_RUN(cublasLtMatmulDescCreate(&plan.op, p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
+           p);
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &value, sizeof value), p);
     };
@@ -401,6 +403,7 @@ static Prepared prepare(const Product& p, const Products& lt) {
 static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor bias = {}, Tensor pre = {}) {
     const uintptr_t all = uintptr_t(c.ptr) | uintptr_t(a.ptr) | uintptr_t(b.ptr) | uintptr_t(pre.ptr);
     p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
+    p.tf32              = q.tf32 && p.in == DType::F32;
     if (!q.products) q.products = std::make_shared<Products>();
     Products& lt = *q.products;
     auto found   = lt.prepared.find(p);

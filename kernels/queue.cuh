@@ -63,6 +63,7 @@ class Queue {
     cudaDeviceProp limits{};
     const char* op = "";       // the op that is queueing work
     BadId* bad     = nullptr;  // lies in the GPU's memory
+    bool tf32      = false;    // products in fp32 round their operands to TF32
     std::shared_ptr<Products> products;
 
     // Memory for what one op keeps between its kernels; the next op overwrites it. An op asks for the `scratch` of its

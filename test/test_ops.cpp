@@ -288,6 +288,40 @@ TEST_CASE("matmul_forward and matmul_gelu_forward", "[ops]") {
     }
 }
 
+TEST_CASE("products in TF32 have its precision, on a GPU alone", "[ops]") {
+    const Device* any = GENERATE(from_range(devices()));
+    if (any->where() == Machine::cpu) {
+        CHECK_REFUSED(any->use_tf32(), "--tf32", "GPU");
+        return;
+    }
+    const Device own("cuda");  // the others go on in fp32
+    own.use_tf32();
+    const int N = 65, IC = 96, OC = 40;
+    for (const DType dtype : {F32, BF16}) {
+        CAPTURE(dtype);
+        const Buffer x(&own, {N, IC}, dtype, Kind::ordinary, 1), w(&own, {OC, IC}, dtype, Kind::ordinary, 2, 0.1);
+        const Values want = reference::matmul_forward<double>(x.values(), w.values(), {}, N, IC, OC);
+        const Values sums = [&] {  // Σ |x| |w|
+            Values a = x.values(), b = w.values();
+            for (double& v : a) v = std::fabs(v);
+            for (double& v : b) v = std::fabs(v);
+            return reference::matmul_forward<double>(a, b, {}, N, IC, OC);
+        }();
+        Buffer out(&own, {N, OC}, dtype);
+        matmul_forward(out, x, w, none, own.stream());
+        double worst     = 0;  // error / Σ |x| |w|, of which rounding both operands to 11 bits gives at most 2^-10
+        const Values got = out.values();
+        for (size_t i = 0; i < got.size(); i++) worst = std::max(worst, std::fabs(got[i] - want[i]) / sums[i]);
+        CAPTURE(worst);
+        if (dtype == F32) {
+            CHECK(worst < 0x1p-10);
+            CHECK(worst > 0x1p-18);  // fp32 would be closer
+        } else {
+            CHECK(worst < 0x1p-8);  // of the result's own rounding
+        }
+    }
+}
+
 TEST_CASE("matmul_backward", "[ops]") {
     const auto dev         = GENERATE(from_range(devices()));
     const auto dtype       = GENERATE(F32, BF16);
