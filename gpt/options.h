@@ -12,6 +12,7 @@
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "gpt/resume.h"
+#include "gpt/time_model.h"
 #include "kernels/device.h"
 #include "kernels/host.h"
 
@@ -103,6 +104,7 @@ struct Options {
     OptimizerSettings optimizer;
     MachineOptions machine;
     Auto<DType> save_dtype;
+    Auto<const Card*> gpu;
     Recompute recompute  = Recompute::none;
     uint64_t seed        = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
@@ -239,6 +241,12 @@ inline void list_options(Flags& f, Options& o) {
           "steps between lines on the terminal; 0: only the first step and the last; log.jsonl has every step");
     f.group("instead of training");
     f.add("--dry-run", o.dry_run, "print parameters, memory by group, tokens and FLOPs; allocate and train nothing");
+    Flags::Table<const Card*> gpus;
+    for (const Card& card : cards) gpus.emplace_back(card.name, &card);
+    f.choose(
+        "--gpu", o.gpu, gpus,
+        "plan for this GPU, which the machine need not have, and predict the time of a step on it; with --dry-run; "
+        "auto: plan for this machine");
     f.add("--list-models", o.list_models, "print the table of presets");
 }
 
@@ -257,6 +265,7 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     CHECK(!o.graph || !on_cpu, "--graph: CUDA graphs are for --device cuda, not for the CPU");
     CHECK(!o.graph || !o.machine.sync,
           "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
+    CHECK(o.gpu.is_auto() || o.dry_run, "--gpu is for --dry-run; --device says where a run trains");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
     return true;

@@ -53,10 +53,9 @@ struct MemoryPlan {
     int64_t total() const { return weights + gradients + optimizer + activations + buffers + program; }
 };
 
-inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
-    const Config& c     = run.config;
-    const Machine where = device.where();
-    const bool gpu      = where == Machine::cuda;
+inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
+    const Config& c = run.config;
+    const bool gpu  = where == Machine::cuda;
     const auto feed = [&](const BatchFeed::Capacity& capacity) { return Feed::device_bytes(capacity.bytes(), where); };
     Arena weights, gradients, activations;
     MemoryPlan plan{};
@@ -65,7 +64,7 @@ inline MemoryPlan plan_memory(const RunSize& run, const Device& device) {
     plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype);
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents)) +
-                   feed(Model::feed_capacity(run.shape)) + matmul_workspace(device.stream()) +
+                   feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
                    (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0);
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);

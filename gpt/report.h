@@ -59,13 +59,20 @@ inline void refuse_too_large(const Run& run) {
               describe(run.plan), run.device.name(), gibibytes(run.free_bytes), room(run));
 }
 
+// The seconds of a step on the GPU that the run is planned for. Its processes take as long as one of them.
+inline double predicted_seconds(const Run& run) {
+    const Options& o = run.options;
+    const auto ops   = step_ops(run.config, run.shape(), run.dtype, o.accumulate, o.optimizer.kind);
+    return seconds_of_step(ops, *run.card, run.dtype, o.context, o.graph);
+}
+
 // Prints what is trained, on which device and data, and at what cost, with the command that repeats the run.
 inline void header(const Run& run) {
     const Options& o     = run.options;
     const Config& c      = run.config;
     const Device& dev    = run.device;
     const int world      = run.ranks.world;
-    const bool gpu       = dev.where() == Machine::cuda;
+    const bool gpu       = run.machine() == Machine::cuda;
     const int64_t tokens = run.tokens_per_step(), rows = logits_rows(c, run.shape(), run.dtype);
     const double flops = train_flops_per_token(c, o.context);
 
@@ -73,9 +80,9 @@ inline void header(const Run& run) {
     say("", "{}", run.flags.command());
     say("model", "{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers, c.width, c.heads,
         o.context, grouped(count_params(c)));
-    say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "", dev.name(),
-        gpu ? "" : fmt::format(" · {} threads", dev.threads()), world > 1 ? " · " + Collective::library() : "",
-        name_of(run.dtype),
+    say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "",
+        o.gpu.is_auto() ? dev.name() : run.card->driver_name, gpu ? "" : fmt::format(" · {} threads", dev.threads()),
+        world > 1 ? " · " + Collective::library() : "", name_of(run.dtype),
         o.dry_run ? ""
                   : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
                                 peak_flops(dev, run.dtype) / 1e9));
@@ -94,6 +101,14 @@ inline void header(const Run& run) {
         room(run));
     say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops, " "),
         rounded(flops * double(tokens), " "), rounded(flops * double(tokens) * double(o.steps), " "));
+    if (run.card && o.dry_run) {
+        const double seconds = predicted_seconds(run);
+        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products · {} in all, as predicted{}",
+            seconds < 10 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.1f} s", seconds),
+            rounded(double(tokens) / seconds),
+            100 * flops * double(tokens) / world / seconds / run.card->product_rate(run.dtype),
+            duration(seconds * double(o.steps)), world > 1 ? " without communication" : "");
+    }
 }
 
 inline LogSettings log_settings(const Run& run, const TrainState& state) {

@@ -87,6 +87,7 @@ struct Run {
     const bool trained_weights;  // the model folder has weights, from which training starts
     Recipe recipe;
     const Device device;
+    const Card* const card;  // the GPU, when time_model.h knows it: that of --gpu, or else the device; or null
     const DType dtype;
     std::unique_ptr<Tokenizer> tokenizer;  // null when there is none
     TokenizerFiles tokenizer_files;        // for checkpoints; empty when there is none
@@ -101,6 +102,8 @@ struct Run {
     Run& operator=(const Run&) = delete;
 
     std::string folder() const { return options.out; }
+    // Where the run would train: on the device, unless --gpu names another.
+    Machine machine() const { return options.gpu.is_auto() ? device.where() : Machine::cuda; }
     bool finished() const { return !checkpoint.empty() && saved.step == options.steps && saved.evaluated; }
     BatchShape shape() const { return shape_with(options.batch, options.recompute); }
     BatchShape shape_with(int64_t batch, Recompute recompute) const {
@@ -117,7 +120,7 @@ struct Run {
         size.micro_steps   = o.accumulate;
         size.documents     = o.document_mask;
         size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
-        return plan_memory(size, device);
+        return plan_memory(size, machine());
     }
     // Reserves the scratch memory of a step's ops. Call it before anything else is queued on a GPU.
     void reserve_scratch() const {
@@ -191,7 +194,7 @@ inline void Run::refuse_world() const {
 // the head's weights is read and written once for each chunk. More than a gigabyte gains nothing on an H100.
 inline void Run::choose_memory() {
     const bool decided = !options.logits_memory.is_auto();
-    if (!decided) options.logits_memory = device.where() == Machine::cuda ? 1024 : 64;
+    if (!decided) options.logits_memory = machine() == Machine::cuda ? 1024 : 64;
     plan = plan_with(options.batch, options.recompute);
     while (!decided && options.logits_memory > 64 && plan.total() > free_bytes) {
         options.logits_memory = options.logits_memory / 2;
@@ -233,18 +236,19 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
       trained_weights(!preset && !weight_files(model_folder()).empty()),
       recipe(recipe_for(preset, trained_weights)),
       device(open_device(o.machine, ranks.local)),
-      dtype(dtype_on(device, o.machine)) {
+      card(o.gpu.value_or(find_card(device.name()))),
+      dtype(o.gpu.is_auto() ? dtype_on(device, o.machine) : o.machine.dtype.value_or(DType::BF16)) {
     refuse_world();
     if (!o.dry_run) refuse_without_products(device);
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
           "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,
           saved.step);
-    use_tf32(o.machine, device, dtype);
+    if (o.gpu.is_auto()) use_tf32(o.machine, device, dtype);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();
     resolve(o, config, recipe, ranks.world);
-    free_bytes = device.free_bytes();
+    free_bytes = o.gpu.is_auto() ? device.free_bytes() : card->memory - cuda_context_bytes;
     choose_memory();
     read_data();
     if (checkpoint.empty()) return;

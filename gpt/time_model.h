@@ -67,6 +67,7 @@ struct Card {
     double launch;                // seconds of a kernel beside its floor: its launch, its first loads, its last wave
     double launch_in_graph;       // the same in a CUDA graph
     const KindShare (&shares)[13];
+    double product_rate(DType x) const { return x == DType::BF16 ? bf16_rate : fp32_rate; }
 };
 inline constexpr Card cards[] = {
     {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares},
@@ -172,12 +173,11 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
 }
 
 inline double seconds_of(const StepOp& op, const Card& card, DType x, int64_t context, bool graph) {
-    const bool bf16      = x == DType::BF16;
-    const auto row       = std::find_if(std::begin(card.shares), std::end(card.shares),
-                                        [&](const KindShare& s) { return s.kind == op.kind; });
-    double share         = bf16 ? row->bf16 : row->fp32;
-    const double bytes   = op.cost.bytes / card.copy_rate,
-                 flops   = op.cost.flops / (bf16 ? card.bf16_rate : card.fp32_rate);
+    const bool bf16    = x == DType::BF16;
+    const auto row     = std::find_if(std::begin(card.shares), std::end(card.shares),
+                                      [&](const KindShare& s) { return s.kind == op.kind; });
+    double share       = bf16 ? row->bf16 : row->fp32;
+    const double bytes = op.cost.bytes / card.copy_rate, flops = op.cost.flops / card.product_rate(x);
     const bool attention = op.kind == OpKind::attention_forward || op.kind == OpKind::attention_backward;
     if (attention) share *= double(context) / double(context + 800);
     const double kernel = attention ? std::max(bytes, flops / share) : std::max(bytes, flops) / share;

@@ -49,6 +49,9 @@ static cudaDataType_t cublaslt_type(DType t) {
 }
 #endif
 
+// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it.
+constexpr size_t workspace_bytes = 32 << 20;
+
 // One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.
 struct Product {
     int64_t M, N, K;
@@ -316,9 +319,6 @@ struct Prepared {
     cublasLtMatmulAlgo_t algo{};
     bool found = false;  // cuBLASLt has an algorithm for it
 };
-
-// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it.
-constexpr size_t workspace_bytes = 32 << 20;
 
 struct Products {
     cublasLtHandle_t handle = nullptr;
@@ -590,12 +590,7 @@ Cost matmul_gelu_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
     return matmul_backward_cost(N, IC, OC, x) + Cost{double(N * IC * size_of(x))};
 }
 
-int64_t matmul_workspace([[maybe_unused]] Stream s) {
-#ifdef __CUDACC__
-    if (s.where == Machine::cuda) return gpu::workspace_bytes;
-#endif
-    return 0;
-}
+int64_t matmul_workspace(Machine where) { return where == Machine::cuda ? workspace_bytes : 0; }
 
 bool has_cpu_products() {
 #ifdef GPT_NO_ONEDNN

@@ -87,7 +87,7 @@ Cost matmul_forward_cost      (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_backward_cost     (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_gelu_forward_cost (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_gelu_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x);
-int64_t matmul_workspace(Stream s);  // bytes that products take beside their operands, from the first product on
+int64_t matmul_workspace(Machine where);  // bytes that products take beside their operands, from the first one on
 std::string backends();              // the libraries that products run on: "oneDNN 3.7.1, CUDA 13.0, …"
 bool has_cpu_products();             // false in a build with ONEDNN=0
 

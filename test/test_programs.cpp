@@ -62,6 +62,20 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     CHECK(fs::file_size(s / "whole/loss.png") > 1000);
 }
 
+TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs]") {
+    const Scratch s;
+    const Ran planned = run(s, "train_gpt", "--model gpt2 --batch 32 --steps 1000 --dry-run --gpu h100-80gb");
+    CAPTURE(planned.out, planned.err);
+    CHECK(planned.code == 0);
+    CHECK(missing_words(planned.out, {"H100 80GB", "bf16", "time", "ms a step", "as predicted", "--gpu h100-80gb",
+                                      "--logits-memory 1024", "78.50 GiB are free"}) == "");
+    // 162 GB of weights, gradients and moments do not fit.
+    CHECK(missing_words(run(s, "train_gpt", "--model gpt-j-6b --dry-run --gpu h100-80gb").out,
+                        {"room for no --batch"}) == "");
+    refused(s, "train_gpt", "--model gpt2 --gpu h100-80gb --train-data x.bin", {"--gpu", "--dry-run"});
+    refused(s, "train_gpt", "--model gpt2 --gpu h100 --dry-run", {"--gpu h100", "h100-80gb"});
+}
+
 TEST_CASE("the same command twice gives the same losses, and another seed others", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
