@@ -11,7 +11,9 @@
 
 int main(int argc, char** argv) try {
     if (argc > 2 && std::string(argv[1]) == "--cpu") {
-        host::use_cpu_level(std::string(argv[2]) == "v2" ? 2 : std::string(argv[2]) == "v3" ? 3 : 4, argv);
+        const std::string level = argv[2];
+        if (level != "v2" && level != "v3" && level != "v4") throw InputError("--cpu: expected v2, v3 or v4");
+        host::use_cpu_level(level[1] - '0', argv);
         argv[2] = argv[0], argv += 2, argc -= 2;
     }
     return Catch::Session().run(argc, argv);
