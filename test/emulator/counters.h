@@ -14,11 +14,11 @@ enum class Class : uint8_t { Integer, Float, Double, Half, Special, Convert, Mov
 struct Counters {
     uint64_t launches = 0, blocks = 0, threads = 0;
     uint64_t warp_instructions = 0, lane_instructions = 0;
-    uint64_t by_class[size_t(Class::Count)] = {};                        // warp instructions
-    uint64_t global_requests = 0, global_bytes = 0, global_sectors = 0;  // bytes asked; sectors of 32 bytes touched
-    uint64_t dram_read = 0, dram_written = 0;                            // bytes that miss the L2 model
+    uint64_t by_class[size_t(Class::Count)] = {};                        // warp instructions of each class
+    uint64_t global_requests = 0, global_bytes = 0, global_sectors = 0;  // sectors have 32 bytes
+    uint64_t dram_read = 0, dram_written = 0;                            // bytes that miss in the L2 model
     uint64_t shared_requests = 0, shared_wavefronts = 0;
-    uint64_t shared_conflicts = 0;  // wavefronts beyond the fewest for accesses of that size
+    uint64_t shared_conflicts = 0;  // wavefronts beyond the fewest that accesses of their size take
     uint64_t local_bytes = 0, atomics = 0, barriers = 0;
     double flops = 0, tensor_flops = 0;
     double seconds         = 0;  // host time spent emulating
@@ -27,21 +27,21 @@ struct Counters {
     void add(const Counters& other);
 };
 
-// A library call counts itself under its own name: its tensor_flops, the bytes it moves, its launches.
+// Adds to the counters of a kernel. Library calls count themselves under their own names.
 void count(const std::string& kernel, const Counters& counters);
 
-// Counts bytes that a library reads or writes, after the L2 model.
+// Passes bytes that a library reads or writes through the L2 model.
 void count_bytes(uint64_t address, uint64_t bytes, bool write, Counters& counters);
 
-// cudaProfilerStart: a section begins, with an L2 that holds nothing. cudaProfilerStop: it ends, and what it left dirty
-// in the L2 is written to memory, as a line of its own.
+// Begins a section with an empty L2 (cudaProfilerStart), or ends it (cudaProfilerStop). At its end the dirty lines of
+// the L2 count as written, under a name of their own.
 void count_section(bool begins);
 
-// Ends a step: what has been counted since the last call belongs to `name`, a training step that the program marks
-// (nvtx.cpp), or to "" between steps.
+// Ends a step. All that has been counted since the last call belongs to `name`: a training step that the program marks
+// (nvtx.cpp), or "" between two steps.
 void count_step(const std::string& name);
 
-// The table on stderr and the JSON of --profile; registered with at_exit by the core.
+// Prints the table on stderr and writes the JSON file of --profile. The core calls it through at_exit.
 void print_counters();
 
 }  // namespace emu

@@ -9,13 +9,13 @@ EMU_OUT   := build/emulator
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda) /usr)
 NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
 EMU_CUDA_INCLUDE := $(firstword $(wildcard $(CUDA_HOME)/include) /usr/include)
-# g++ looks into /usr/include by itself; named again, it comes too early for libstdc++'s own headers.
+# g++ searches /usr/include by itself. As an option it would be searched before the headers of libstdc++.
 EMU_SYSTEM := $(if $(filter-out /usr/include,$(EMU_CUDA_INCLUDE)),-isystem $(EMU_CUDA_INCLUDE))
 EMU_N     := $(shell sed -n 's/^.define CUDART_VERSION *\([0-9]*\)[0-9]\{3\}$$/\1/p' \
                         $(EMU_CUDA_INCLUDE)/cuda_runtime_api.h)
 
 EMU_CXX      ?= g++
-# 32 lanes are two vectors of 512 bits; compilers prefer 256 unless told.
+# A register of 32 lanes fills two vectors of 512 bits, but compilers prefer vectors of 256 bits by default.
 EMU_VECTOR   := $(shell echo | $(EMU_CXX) -march=native -mprefer-vector-width=512 -E - >/dev/null 2>&1 && \
                         echo -mprefer-vector-width=512)
 EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-trapping-math -ffp-contract=off \
@@ -30,7 +30,7 @@ EMU_BLAS := $(wildcard $(EMU)/cublas/*.cpp)
 EMU_NCCL := $(wildcard $(EMU)/nccl/*.cpp)
 emu_obj   = $(patsubst $(EMU)/%.cpp,$(EMU_OUT)/obj/%.o,$(1))
 EMU_LIBS := $(EMU_OUT)/libcudart.so.$(EMU_N) $(EMU_OUT)/libcublasLt.so.$(EMU_N) $(EMU_OUT)/libcublas.so.$(EMU_N)
-# NCCL comes by itself, not with the toolkit: without its header nothing here wants it.
+# NCCL is not a part of the toolkit. Without its header, its library and its tests are left out.
 EMU_NCCL_H := $(firstword $(wildcard $(EMU_CUDA_INCLUDE)/nccl.h /usr/include/nccl.h))
 ifneq ($(EMU_NCCL_H),)
 EMU_LIBS += $(EMU_OUT)/libnccl.so.2
@@ -39,15 +39,15 @@ endif
 .PHONY: emulator emulator-programs emulator-test emulator-check emulator-bench
 emulator: $(EMU_LIBS)
 
-# oneDNN's threads are OpenMP's, and the passes around it use the same.
+# oneDNN uses the threads of OpenMP, and so do the passes before and after its products.
 $(call emu_obj,$(EMU_BLAS)): EMU_FLAGS += -fopenmp
 
 $(EMU_OUT)/obj/%.o: $(EMU)/%.cpp
 	@mkdir -p $(@D)
 	$(EMU_CXX) $(EMU_FLAGS) -c $< -o $@
 
-# What the toolkit's headers declare: the two missing.cpp answer for what we lack. The runtime has some names that are in
-# no header of this toolkit, and variants of others for a default stream per thread and for other versions.
+# The names that the toolkit's headers declare, from which the two missing.cpp make functions. The real runtime also has
+# names that no header of this toolkit declares, and variants for a default stream per thread and for other versions.
 EMU_INTEROP := $(wildcard $(addprefix $(EMU_CUDA_INCLUDE)/cuda_,runtime_api.h gl_interop.h egl_interop.h vdpau_interop.h))
 EMU_UNDECLARED := __cudaGetProcAddress cudaBindTexture cudaLaunchCooperativeKernelMultiDevice cudaSetDoubleForDevice \
                   cudaSetDoubleForHost cudaThreadGetCacheConfig cudaThreadGetLimit cudaThreadSetCacheConfig \
@@ -66,7 +66,7 @@ $(EMU_OUT)/cublas_names.inc: $(wildcard $(EMU_CUDA_INCLUDE)/cublas_api.h $(EMU_C
 $(EMU_OUT)/obj/cublas/missing.o: EMU_FLAGS += -I$(EMU_OUT)
 $(EMU_OUT)/obj/cublas/missing.o: $(EMU_OUT)/cublas_names.inc
 
-# The loader wants the versioned names of the real libraries: one node, everything in it.
+# Programs ask for the versioned symbols of the real libraries, so all symbols get one version node.
 $(EMU_OUT)/%.map:
 	@mkdir -p $(@D)
 	@echo '$* { global: *; };' > $@
@@ -77,14 +77,14 @@ $(EMU_OUT)/libcudart.so.$(EMU_N): $(call emu_obj,$(EMU_CORE) $(EMU_RT)) | $(EMU_
 $(EMU_OUT)/libcublasLt.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | \
         $(EMU_OUT)/libcublasLt.so.$(EMU_N).map
 	$(EMU_LINK) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
-# cublas and cublasLt are one library under two names; each carries its own version node.
+# cublas and cublasLt are made of the same objects. Each has its own name and version node.
 $(EMU_OUT)/libcublas.so.$(EMU_N): $(call emu_obj,$(EMU_BLAS)) $(EMU_OUT)/libcudart.so.$(EMU_N) | \
         $(EMU_OUT)/libcublas.so.$(EMU_N).map
 	$(EMU_LINK) -Wl,--version-script=$@.map -Wl,-rpath,'$$ORIGIN' -o $@ $^ -ldnnl -lgomp
 $(EMU_OUT)/libnccl.so.2: $(call emu_obj,$(EMU_NCCL)) $(EMU_OUT)/libcudart.so.$(EMU_N)
 	$(EMU_LINK) -Wl,-rpath,'$$ORIGIN' -o $@ $^ -lrt
 
-# --- tests: our own units, then the programs as a user runs them ------------------------------------------------------
+# --- tests: unit tests, then the programs as a user runs them ---------------------------------------------------------
 EMU_PROGRAMS := $(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(wildcard $(EMU)/programs/*/*.cu))
 EMU_TESTS    := $(wildcard $(EMU)/tests/*.cpp)
 ifeq ($(EMU_NCCL_H),)
@@ -98,7 +98,7 @@ $(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
 	@mkdir -p $(@D)
 	$(EMU_NVCC) -o $@ $< $(shell sed -n 's|^// libraries: ||p' $(EMU)/programs/$*.cu)
 
-# Unoptimised: Catch2 costs more to optimise than the tests to run.
+# The tests are not optimised, because compiling Catch2 with optimisation takes longer than running them without.
 $(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0 -DCUDA_INCLUDE='"$(EMU_CUDA_INCLUDE)"'
 $(EMU_OUT)/test: $(call emu_obj,$(EMU_TESTS)) $(EMU_LIBS)
 	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
@@ -112,7 +112,7 @@ $(EMU_OUT)/bench: $(EMU_OUT)/obj/bench/bench_engine.o $(EMU_OUT)/libcudart.so.$(
 emulator-bench: $(EMU_OUT)/bench
 	$<
 
-# The units again under the address and undefined-behaviour sanitizers. Our own fault handler fences device memory.
+# The unit tests under the address and undefined-behaviour sanitizers, which must leave SIGSEGV to the emulator's handler.
 emulator-check:
 	$(MAKE) -f $(EMU)/emulator.mk EMU_OUT=$(EMU_OUT)-san EMU_EXTRA=-O1 $(EMU_OUT)-san/test \
 	        EMU_CXX="$(EMU_CXX) -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1"

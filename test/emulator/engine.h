@@ -1,7 +1,7 @@
 // engine.h - everything the API libraries need from the core
 //
-// The core (reader, engine, memory, checker, counters) is linked into libcudart.so.N, which exports it; libcublasLt,
-// libcublas and libnccl link against our libcudart, so one process has one memory and one list of findings.
+// The core (reader, engine, memory, checker, counters) is a part of the emulator's libcudart, which exports it. The
+// other libraries link against this libcudart, so a process has one memory and one list of findings.
 #pragma once
 #include "counters.h"
 #include "findings.h"

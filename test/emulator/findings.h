@@ -7,46 +7,47 @@
 namespace emu {
 
 enum class Kind {
-    OutOfBounds,  // global, shared, local, constant or an API call's range
+    OutOfBounds,  // in global, shared, local or constant memory, or by a call of the API
     Misaligned,
     UseAfterFree,
     DoubleFree,
     InvalidFree,
     Leak,
-    Uninitialised,  // bytes or registers nobody wrote
-    SharedRace,     // between warps without a barrier, between lanes without __syncwarp
+    Uninitialised,  // bytes or registers that were never written
+    SharedRace,     // between warps without a barrier, or between lanes without __syncwarp
     WarpRace,       // in global memory, between warps of a block without a barrier
     GlobalRace,     // between blocks of a launch
     StreamRace,     // between operations of unordered streams
     BarrierDivergence,
-    AbsentLane,        // shfl / vote / match / redux with lanes that never come or a source that takes no part
-    AsyncCopyRace,     // cp.async data touched before its wait
-    HostRace,          // host access to memory that an unfinished operation owns
-    HostDereference,   // host access to device memory
-    Deadlock,          // includes the watchdog
-    Collective,        // NCCL ranks that disagree
-    UncheckedLaunch,   // info
-    SameValueOverlap,  // info
-    WarpExchange,      // info: a read and a later write of one warp, ordered by an exchange of values alone
+    AbsentLane,       // a lane of the member mask does not take part in shfl, vote, match or redux
+    AsyncCopyRace,    // the data of a cp.async is touched before its wait
+    HostRace,         // the host touches memory that an unfinished operation uses
+    HostDereference,  // the host touches device memory
+    Deadlock,         // or no progress for --timeout seconds
+    Collective,       // NCCL ranks call different operations
+    // The following are infos, which do not end the program.
+    UncheckedLaunch,
+    SameValueOverlap,
+    WarpExchange,  // a read and a later write of one warp, ordered by an exchange of values alone
 };
 
 struct Finding {
     Kind kind;
-    std::string what   = {};  // one sentence: "read of 4 bytes at 0x… is 4 bytes past the end"
-    std::string kernel = {};  // or the API call
+    std::string what   = {};  // "read of 4 bytes at 0x…: outside of every allocation"
+    std::string kernel = {};  // the kernel, or the call of the API
     std::string source = {};  // "file.cu:41", or "PTX line 312" without -lineinfo
     uint32_t block[3] = {}, thread[3] = {};
-    bool in_kernel         = false;  // block and thread mean something
-    uint64_t address       = 0;      // 0: none
+    bool in_kernel         = false;  // block and thread are valid
+    uint64_t address       = 0;      // 0 when the finding has none
     std::string allocation = {};     // "4096 bytes at 0x… by cudaMalloc from train.cu:31", or empty
 };
 
 bool is_info(Kind kind);
 const char* name(Kind kind);
 
-// Prints the finding on stderr; the same kind at the same place is printed once and then counted. Unless it is an info
-// or --keep-going is set, it then flushes stdout, prints the summary and ends the program with _exit(86). Returns the
-// count, so that a caller can count the same finding again without building it. Thread-safe.
+// Prints the finding on stderr. The same kind at the same place is printed once and counted from then on. Unless it is
+// an info or --keep-going is set, this flushes stdout, prints the summary and ends the program with _exit(86). Returns
+// the count, so that a caller can count the same finding again without building it. It may be called from any thread.
 uint64_t& report(const Finding& finding);
 
 // The number of findings so far, without infos.
@@ -57,7 +58,7 @@ uint64_t findings_count();
 // code 86.
 void at_exit(void (*hook)());
 
-// Prints "emulate: …" and ends the program with exit code 1. It is for what the emulator lacks or cannot do at all.
+// Prints "emulate: …" and ends the program with exit code 1, when the emulator cannot go on.
 [[noreturn]] void give_up(const std::string& why);
 
 }  // namespace emu

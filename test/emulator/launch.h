@@ -22,7 +22,7 @@ struct LaunchConfig {
     std::string where;          // call site, for messages
 };
 
-// The error that cudaGetLastError answers afterwards. The finding itself has been reported already.
+// Why a launch has ended early, and the error that cudaGetLastError then returns. Findings have been reported already.
 enum class Fault {
     None,
     IllegalAddress,      // cudaErrorIllegalAddress
@@ -31,7 +31,7 @@ enum class Fault {
     Assert,              // cudaErrorAssert
     Trap,                // cudaErrorLaunchFailure
     Timeout,             // cudaErrorLaunchTimeout
-    Missing,             // a form we lack: cudaErrorUnsupportedPtxVersion; the message names it
+    Missing,             // cudaErrorUnsupportedPtxVersion: the emulator lacks an instruction, which the message names
 };
 
 struct LaunchResult {
@@ -39,15 +39,15 @@ struct LaunchResult {
     std::string message;
 };
 
-// Packs the arguments as the kernel's .param block. It is done when the launch is queued, because `args` points into
+// Packs the arguments as the kernel's .param block. This is done when the launch is queued, because `args` points into
 // the caller's stack frame.
 std::vector<std::byte> pack_arguments(const Kernel& kernel, void** args);
 
-// Runs the kernel and returns when it has ended. The caller has validated dimensions and shared memory, and holds a
-// lock so that one launch runs at a time.
+// Runs the kernel and returns when it has ended. The caller has validated the dimensions and the shared memory, and
+// holds a lock so that one launch runs at a time.
 LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vector<std::byte>& arguments);
 
-// The number of blocks of this kernel that fit one SM, by registers, threads and shared memory.
+// Returns how many blocks of this kernel fit on one SM, by registers, threads and shared memory.
 int blocks_per_sm(const Kernel& kernel, int block_threads, size_t dynamic_shared);
 
 }  // namespace emu

@@ -14,19 +14,19 @@ struct Param {
     uint32_t offset, bytes;
 };
 
-struct Function;  // decoded code, engine's own
+struct Function;  // the decoded code: exec.h
 
 struct Kernel {
-    std::string name;    // mangled, as __cudaRegisterFunction says it
-    std::string pretty;  // demangled, for people
+    std::string name;    // mangled, as __cudaRegisterFunction gives it
+    std::string pretty;  // demangled, for messages
     std::vector<Param> params;
     uint32_t param_bytes   = 0;
     uint32_t static_shared = 0;
     uint32_t local_bytes   = 0;  // per thread
     uint32_t const_bytes   = 0;
-    int registers          = 0;     // from the cubin, else our estimate
-    int max_threads        = 1024;  // .maxntid, or what registers allow
-    uint32_t maxntid[3]    = {};    // 0: not given
+    int registers          = 0;     // from the cubin, else an estimate
+    int max_threads        = 1024;  // by .maxntid, or by the registers
+    uint32_t maxntid[3]    = {};    // 0 when not given
     uint32_t reqntid[3]    = {};
     int ptx_version = 0, ptx_target = 0;  // 80, 90: cudaFuncAttributes
     std::shared_ptr<Function> code;       // decoded at first launch
@@ -43,9 +43,9 @@ struct Variable {
 struct Module;  // opaque; module.cpp
 
 // Reads the fat binary that the data field of a __cudaRegisterFatBinary wrapper points to. It picks the PTX that suits
-// the emulated device best, parses it and places its variables. A binary without usable PTX gives a module without
-// kernels, which says so when one is asked for. `units` lists, ending with null, the fat binaries of the units of a
-// program that was built with -rdc=true: their PTX is linked.
+// the emulated device best, parses it and allocates its variables. A binary without usable PTX gives a module without
+// kernels, and why_missing() tells the reason. For a program that was built with -rdc=true, `units` lists the fat
+// binaries of its units and ends with null. Their PTX is linked.
 Module* load_module(const void* fatbin, const void* const* units = nullptr);
 void unload_module(Module* module);
 Kernel* find_kernel(Module* module, const std::string& name);  // null: not there; why() says

@@ -18,17 +18,17 @@ struct Options {
     Streams streams       = Streams::Eager;     // EMU_STREAMS eager | late | random:SEED
     uint64_t streams_seed = 0;
     int threads           = 1;  // EMU_THREADS   host threads that share the blocks of a launch
-    std::string profile;        // EMU_PROFILE   JSON file; empty: no counters
+    std::string profile;        // EMU_PROFILE   JSON file; empty: nothing is counted
     bool trace      = false;    // EMU_TRACE     print API calls
     double timeout  = 0;        // EMU_TIMEOUT   seconds for one launch; 0: 600
     bool keep_going = false;    // EMU_KEEP_GOING
     bool coverage   = false;    // EMU_COVERAGE  list the instruction forms of every module loaded, then exit
 };
 
-// The options are read on first use. A value that makes no sense ends the program with a message that lists what does.
+// The options are read on first use. An invalid value ends the program with a message that lists the valid ones.
 const Options& options();
 
-double now();       // seconds of a clock that only goes forward
-double patience();  // --timeout, or its default: seconds until a launch or a wait fails
+double now();       // seconds of a monotonic clock
+double patience();  // seconds until a launch or a wait fails: --timeout or its default
 
 }  // namespace emu

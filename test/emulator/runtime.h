@@ -1,8 +1,8 @@
 // runtime.h - what libcudart shares with libcublasLt and libnccl: operations in streams, errors, the trace
 //
-// Work is anything a stream does: a kernel, a copy, a matrix product, a collective. It is queued by submit() and run
-// when the --streams schedule says so, never before what it depends on. One lock guards everything; run() is called
-// under it.
+// Work is anything that a stream does: a kernel, a copy, a matrix product, a collective. submit() queues it, and the
+// --streams schedule decides when it runs, after everything it depends on. One lock guards all of the runtime's state,
+// and Work::run is called under it.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -19,8 +19,7 @@
 
 namespace emu {
 
-// Pinned or managed memory that a queued operation reads or writes. The host must not touch it until it has
-// synchronised.
+// Pinned or managed memory that a queued operation uses. The host must not touch it before it has synchronised.
 struct HostRange {
     Address begin;
     size_t bytes;
@@ -30,47 +29,47 @@ struct HostRange {
 struct Work {
     cudaGraphNodeType type                      = cudaGraphNodeTypeEmpty;
     std::string what                            = {};  // for messages: "cudaMemcpyAsync from main.cu:31"
-    // Answers cudaErrorNotReady while it waits for a peer; then it is called again later.
+    // Returns cudaErrorNotReady when it must wait for a peer, and is then called again later.
     std::function<cudaError_t(uint32_t op)> run = {};
     std::vector<HostRange> host                 = {};
-    std::any params                             = {};     // the answer of cudaGraphKernelNodeGetParams and the like
-    bool unlocked                               = false;  // a callback into the program, which runs without the lock
+    std::any params                             = {};     // what cudaGraphKernelNodeGetParams and the like return
+    bool unlocked                               = false;  // it calls a function of the program, without the lock
 };
 
-// Queues the work, or adds it to the graph when the stream is being captured. Call under the lock.
+// Queues the work, or adds it to the graph when the stream is being captured. The caller holds the lock.
 cudaError_t submit(cudaStream_t stream, Work work);
 
 // Waits until everything that is queued in the stream is done. The lock is released while it waits for a peer.
 cudaError_t wait_stream(cudaStream_t stream);
 
-// Whether the stream is being captured; then nothing may wait for it.
+// Returns whether the stream is being captured. In that case nothing may wait for it.
 bool is_capturing(cudaStream_t stream);
 
 std::mutex& runtime_lock();
 int current_device();
 
-// Names the API call that this thread is in: "cudaMalloc from main.cu:31". The place is a mark until somebody reads the
-// text; resolve_sites() then looks it up in the debug information. `deep` also marks the caller's caller, for calls
-// that a program without optimisation makes through a wrapper of CUDA's header.
+// Names the API call that this thread is in: "cudaMalloc from main.cu:31". The text holds the return address in place
+// of file and line, until resolve_sites() looks it up in the debug information. `deep` adds the caller's caller,
+// because a program without optimisation makes some calls through a wrapper in CUDA's header.
 std::string call_site(bool deep = false);
 std::string resolve_sites(const std::string& text);
 
-// The whole of many calls: gives one value.
+// Returns one value through a pointer, which is all that many calls do.
 template <class T, class Value> cudaError_t answer(T* out, const Value& value) {
     *out = value;
     return cudaSuccess;
 }
 
-// An error that every later call answers, as after a fault in a kernel; cudaSuccess when there is none.
+// The error that every later call returns, as after a fault in a kernel. It is cudaSuccess when there is none.
 cudaError_t sticky_error();
 void set_sticky_error(cudaError_t error);
 
 void trace_line(const char* function, const std::string& arguments, const std::string& result);
-void before_first_call();  // --coverage ends the program here
-void note_call();          // the program is alive: see streams.h
+void before_first_call();  // --coverage prints its list here and ends the program
+void note_call();          // tells the watch in streams.cpp that the program makes progress
 
-// The frame around every entry point: lock, trace, call site, last error.
-//     return CALL.run([&] { …; return cudaSuccess; }, pointer, bytes);       the arguments are for the trace
+// What every entry point does around its own work: lock, trace, call site, last error. The arguments after the body are
+// for the trace: return CALL.run([&] { …; return cudaSuccess; }, pointer, bytes);
 class Call {
   public:
     Call(const char* function, void* return_address);
@@ -80,7 +79,7 @@ class Call {
         const cudaError_t sticky = sticky_error();
         return finish(sticky != cudaSuccess ? sticky : body(), args...);
     }
-    // For the few calls that answer even after a sticky error.
+    // Does the same for the few calls that work even after a sticky error.
     template <class Body, class... Args> cudaError_t always(Body body, const Args&... args) {
         std::unique_lock guard(runtime_lock());
         return finish(body(), args...);
@@ -112,7 +111,7 @@ class Call {
     void* outer_address;
 };
 #define CALL ::emu::Call(__func__, __builtin_return_address(0))
-// Names the call site in the functions of the other libraries, which answer no cudaError_t.
+// Marks the call site in functions of the other libraries, which do not return a cudaError_t.
 #define SITE ::emu::Call site_(__func__, __builtin_return_address(0))
 
 }  // namespace emu

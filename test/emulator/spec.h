@@ -1,4 +1,4 @@
-// spec.h - the emulated GPU: what cudaGetDeviceProperties answers, and the peak rates of the profile's lower bounds
+// spec.h - the emulated GPU: what cudaGetDeviceProperties returns, and the peak rates for the profile's lower bounds
 #pragma once
 #include <cstddef>
 #include <string>
@@ -12,7 +12,7 @@ struct DeviceSpec {
     int sms;
     size_t memory_bytes;
     size_t l2_bytes;
-    int shared_per_block;        // without opting in
+    int shared_per_block;        // bytes, without opting in
     int shared_per_block_optin;  // with cudaFuncAttributeMaxDynamicSharedMemorySize
     int shared_per_sm;
     int registers_per_sm;
@@ -26,7 +26,7 @@ struct DeviceSpec {
     int async_engines;
 };
 
-const DeviceSpec* find_spec(const std::string& key);  // null when unknown
-const DeviceSpec& device_spec();                      // options().gpu with options().sms applied
+const DeviceSpec* find_spec(const std::string& key);  // null when there is no such GPU
+const DeviceSpec& device_spec();                      // that of --gpu, with the SMs of --sms
 
 }  // namespace emu

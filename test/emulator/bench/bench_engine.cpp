@@ -1,9 +1,9 @@
-// bench_engine.cpp - warp-instructions per second of the streams that matter, beside what they should reach
+// bench_engine.cpp - warp-instructions per second of important instructions, and the figures that they should reach
 //
-// Each kernel is a loop of unrolled instructions of one kind; what is counted is what the warps issued, address
-// arithmetic included. bench SOME runs the streams whose name has SOME. Options are read once per process, so the bench
-// starts itself for each way of running; what is compared runs one right after the other, several rounds of it, because
-// the machine's own speed changes meanwhile.
+// A kernel is a loop of unrolled instructions of one kind. All instructions that the warps issue are counted, including
+// those of the loop. "bench TEXT" runs the streams of instructions whose name contains TEXT. Options are read once per
+// process, so the bench starts itself for each way of running. The ways that are compared run one right after the
+// other, in several rounds, because the speed of the machine varies.
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,21 +20,21 @@ using namespace emu::test;
 
 namespace {
 
-constexpr int kUnroll = 16, kOverhead = 3;      // of the loop: sub, setp, bra
-constexpr double kSlower = 2.5, kFaster = 1.7;  // wanted of --check all and of --threads 2
+constexpr int kUnroll = 16, kOverhead = 3;      // the instructions of the loop itself are sub, setp and bra
+constexpr double kSlower = 2.5, kFaster = 1.7;  // the figures that --check all and --threads 2 should reach
 constexpr int kRounds = 5;
 
 struct Stream {
     const char* name;
-    double wanted;     // warp-instructions per second, 0: no figure is asked for
+    double wanted;     // warp-instructions per second, or 0
     std::string body;  // the unrolled instructions
     int count      = kUnroll;
     uint32_t loops = 20000;
 };
 
-// Each block has 64 KiB at %q of its own. Thread t's addresses: %q + 4 t in %rd, + 2 t in %half, + 16 t in %wide,
-// + 512 t in %far; in shared memory 4 t in %s, 16 t in %t, 132 (t mod 32) in %u. %f0 … %f19 are floats, %a0 … %a3
-// words.
+// Each block has 64 KiB of its own at %q. The addresses of thread t are %q + 4 t in %rd, %q + 2 t in %half, %q + 16 t
+// in %wide and %q + 512 t in %far. Its addresses in shared memory are 4 t in %s, 16 t in %t and 132 (t mod 32) in %u.
+// %f0 … %f19 are floats, and %a0 … %a3 are words.
 std::string kernel_of(const Stream& stream) {
     std::string text =
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 buffer, .param .u32 count)\n{\n"
@@ -52,7 +52,7 @@ std::string kernel_of(const Stream& stream) {
            "sub.u32 %n, %n, 1;\nsetp.ne.u32 %p, %n, 0;\n@%p bra LOOP;\nret;\n}\n";
 }
 
-// The text 16 times: # is a register of its own, @ an offset of its own times `stride`.
+// Repeats the text 16 times. # becomes a register, and @ an offset, a multiple of `stride`, that differ each time.
 std::string unrolled(const std::string& text, int stride = 0) {
     std::string all;
     for (int k = 0; k < kUnroll; k++)
@@ -105,7 +105,7 @@ void measure(const Stream& stream) {
     DeviceArray<float> buffer(1 << 18);
     std::memset(buffer.host(), 0, sizeof(float) << 18);
     Memory::get().mark_written(buffer.address, sizeof(float) << 18);
-    run(k, grid, block, buffer.address, 1u);  // decode, touch the pages
+    run(k, grid, block, buffer.address, 1u);  // decodes the kernel and touches the pages
     const double issued =
         double(stream.loops) * (stream.count + kOverhead) * double(grid.count()) * double(block.count()) / 32;
     const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), wall = seconds(CLOCK_MONOTONIC);
@@ -114,7 +114,7 @@ void measure(const Stream& stream) {
                 issued / (seconds(CLOCK_MONOTONIC) - wall));
 }
 
-// One way of running: `programs` copies at once, each with `threads`.
+// A way of running: so many programs at once, each with so many threads.
 struct Way {
     const char* check;
     int threads, programs;
@@ -123,7 +123,7 @@ constexpr Way kOne{"memory", 1, 1}, kAll{"all", 1, 1}, kTwo{"memory", 2, 1}, kTw
     kPrograms{"memory", 1, 2};
 
 struct Rates {
-    double cpu = 0, wall = 0;  // of all copies together
+    double cpu = 0, wall = 0;  // the sums over all programs
 };
 Rates run_as(const Way& way, const std::string& program, const Stream& stream) {
     setenv("EMU_CHECK", way.check, 1);
@@ -155,12 +155,11 @@ int main(int argc, char** argv) {
         return 0;
     }
     std::printf(
-        "M warp-instructions/s of one thread with bounds checks, by processor time; how much slower --check all is\n"
-        "(wanted: at most %.1f); by the clock, how much more two threads do than one, with either check (wanted: at "
-        "least\n"
-        "%.1f), and beside it how much more two programs at once do, which is what the machine has to give. Medians of "
-        "%d\n"
-        "rounds, in each of which these run one after the other.\n\n",
+        "M/s: millions of warp-instructions per second of processor time, with one thread and bounds checks.\n"
+        "check all: how many times slower --check all is (wanted: at most %.1f).\n"
+        "2 threads: how many times faster two threads are, with either check (wanted: at least %.1f).\n"
+        "2 programs: how many times more two programs at once do, which is the most that the machine can give.\n"
+        "All figures are medians of %d rounds, in each of which the ways run one after the other.\n\n",
         kSlower, kFaster, kRounds);
     std::printf("%-26s %8s %8s %12s %12s %14s %14s\n", "stream", "M/s", "wanted", "check all", "2 threads",
                 "2, check all", "2 programs");
@@ -185,5 +184,5 @@ int main(int argc, char** argv) {
         std::printf("%13.2f%c %13.2f\n", median(faster_checked), mark(median(faster_checked) >= kFaster),
                     median(machine));
     }
-    if (!good) std::printf("\n! misses what is wanted\n");
+    if (!good) std::printf("\n! is worse than wanted\n");
 }

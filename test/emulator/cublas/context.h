@@ -15,7 +15,7 @@ struct cublasContext {
 
 namespace emu {
 
-// A device pointer's bytes, for the host.
+// Returns the emulator's own pointer for a device pointer.
 template <class T> T* on_host(const T* pointer) {
     return reinterpret_cast<T*>(Memory::get().host(address_of(pointer)));
 }

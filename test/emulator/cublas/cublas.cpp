@@ -1,4 +1,4 @@
-// cublas.cpp - libcublas: the handle, matrix products and moving data, in column-major order as BLAS has it
+// cublas.cpp - libcublas: the handle, matrix products and copies, in BLAS's column-major order
 #include "context.h"
 
 namespace emu {
@@ -36,7 +36,7 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
         compute = CUBLAS_COMPUTE_32F_FAST_TF32;
     if (a.type != CUDA_R_32F && (compute == CUBLAS_COMPUTE_32F_FAST_16F || compute == CUBLAS_COMPUTE_32F_FAST_16BF ||
                                  compute == CUBLAS_COMPUTE_32F_FAST_TF32))
-        compute = CUBLAS_COMPUTE_32F;  // cublas, unlike cublasLt, takes the fast modes for any input
+        compute = CUBLAS_COMPUTE_32F;  // cublas accepts the fast modes for any input; cublasLt does not
     p.compute            = compute;
     const bool on_device = handle->pointer == CUBLAS_POINTER_MODE_DEVICE;
     p.alpha              = scalar_of(alpha, p.scale_type, on_device);
@@ -107,7 +107,7 @@ cublasStatus_t cublasGetLoggerCallback(cublasLogCallback* callback) {
 
 // --- matrix products ------------------------------------------------------------------------------------------------
 
-// The pointers lie on the device, so the products can only be described when they run.
+// The arrays of pointers are in device memory, so the call waits until it can read them.
 static cublasStatus_t batched(const char* function, cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m,
                               int n, int k, const void* alpha, const void* const* a, cudaDataType at, int lda,
                               const void* const* b, cudaDataType bt, int ldb, const void* beta, void* const* c,

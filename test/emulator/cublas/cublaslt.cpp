@@ -1,7 +1,7 @@
 // cublaslt.cpp - libcublasLt: descriptors, heuristics, matmul
 //
-// A permissive library would hide mistakes that the real one rejects, so what its documentation forbids is refused here
-// with the same status, and the reason is printed: cuBLASLt itself leaves one guessing.
+// Calls that cuBLASLt's documentation forbids are refused with the same status, so that the emulator does not hide
+// mistakes. Unlike cuBLASLt, the emulator prints the reason.
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -11,7 +11,7 @@
 namespace emu {
 namespace {
 
-// The semi-opaque structs of the API hold these in place: they are copied and freed by the program.
+// These structs lie inside of the API's opaque structs, which the program may copy and free.
 struct Layout {
     uint32_t magic;
     int32_t type, order;
@@ -32,7 +32,7 @@ struct Desc {
     int64_t aux_ld, aux_batch_stride, alpha_batch_stride;
     int32_t sm_target, aux_type, bias_type;
     uint8_t fast_accumulation, unused[3];
-    const void* scale[8];  // A, B, C, D, amax D, aux scale, aux amax, D out: fp8 only
+    const void* scale[8];  // of A, B, C, D, amax of D, aux scale, aux amax, D out; for fp8 only
 };
 
 struct Preference {
@@ -45,7 +45,7 @@ constexpr uint32_t layout_magic = 0x4c61796f;
 constexpr uint64_t algo_magic   = 0x656d75416c676f00;
 struct Algo {
     uint64_t magic;
-    uint32_t alignment[4];  // what the heuristic was told A, B, C and D would have
+    uint32_t alignment[4];  // of A, B, C and D, as the preference promised it
 };
 
 static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t));
@@ -57,7 +57,7 @@ Layout& in(cublasLtMatrixLayout_t x) { return *reinterpret_cast<Layout*>(x); }
 Desc& in(cublasLtMatmulDesc_t x) { return *reinterpret_cast<Desc*>(x); }
 Preference& in(cublasLtMatmulPreference_t x) { return *reinterpret_cast<Preference*>(x); }
 
-// An attribute is a field: its number, place and size.
+// An attribute of the API is a field of a struct, with this number, offset and size.
 struct Field {
     int id;
     size_t offset, bytes;
@@ -151,7 +151,7 @@ cublasStatus_t get(const void* object, const Field (&fields)[N], int id, void* v
     return CUBLAS_STATUS_INVALID_VALUE;
 }
 
-// Descriptors and layouts as a Product. Strange things end in `why`.
+// Describes the call as a Product. When that is refused, `why` gets the reason.
 cublasStatus_t describe(Product& p, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                         cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, std::string& why) {
     auto invalid = [&](const std::string& text) { return refuse(why, CUBLAS_STATUS_INVALID_VALUE, text); };
@@ -161,22 +161,24 @@ cublasStatus_t describe(Product& p, cublasLtMatmulDesc_t op, cublasLtMatrixLayou
     Matrix* matrices[]                     = {&p.a, &p.b, &p.c, &p.d};
     for (int i = 0; i < 4; i++) {
         const Layout& x = in(layouts[i]);
-        if (x.magic != layout_magic) return invalid("a layout that was never created");
+        if (x.magic != layout_magic) return invalid("a layout was never created");
         if (x.order != CUBLASLT_ORDER_COL && x.order != CUBLASLT_ORDER_ROW)
-            return lacking("memory order " + std::to_string(x.order));
-        if (x.plane_offset || x.batch_mode) return lacking("planar complex data or arrays of pointers");
+            return lacking("the emulator lacks memory order " + std::to_string(x.order));
+        if (x.plane_offset || x.batch_mode)
+            return lacking("the emulator lacks planar complex data and arrays of pointers");
         *matrices[i] = {cudaDataType(x.type),          int64_t(x.rows), int64_t(x.cols), x.ld,
                         x.order == CUBLASLT_ORDER_ROW, x.batches,       x.batch_stride,  0};
     }
     const Desc& o = in(op);
     for (const void* scale : o.scale)
-        if (scale) return lacking("scale and amax pointers, which are for fp8");
-    if (o.transpose_c != CUBLAS_OP_N) return lacking("a transposed C");
-    if (o.fill_mode != CUBLAS_FILL_MODE_FULL) return lacking("a fill mode");
+        if (scale) return lacking("the emulator lacks scale and amax pointers, which are for fp8");
+    if (o.transpose_c != CUBLAS_OP_N) return lacking("the emulator lacks a transposed C");
+    if (o.fill_mode != CUBLAS_FILL_MODE_FULL) return lacking("the emulator lacks fill modes");
     if (o.pointer_mode != CUBLASLT_POINTER_MODE_HOST && o.pointer_mode != CUBLASLT_POINTER_MODE_DEVICE)
-        return lacking("pointer mode " + std::to_string(o.pointer_mode));
+        return lacking("the emulator lacks pointer mode " + std::to_string(o.pointer_mode));
     for (int t : {o.transpose_a, o.transpose_b})
-        if (t != CUBLAS_OP_N && t != CUBLAS_OP_T && t != CUBLAS_OP_C) return invalid("operation " + std::to_string(t));
+        if (t != CUBLAS_OP_N && t != CUBLAS_OP_T && t != CUBLAS_OP_C)
+            return invalid("unknown operation " + std::to_string(t));
     p.transpose_a       = o.transpose_a != CUBLAS_OP_N;
     p.transpose_b       = o.transpose_b != CUBLAS_OP_N;
     p.compute           = cublasComputeType_t(o.compute);
@@ -363,7 +365,7 @@ cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t p
 
 static void fill_algo(cublasLtMatmulAlgo_t& out, const uint32_t (&alignment)[4]) {
     Algo algo{algo_magic, {}};
-    // No kernel of cuBLASLt asks for more than 16-byte loads; less than that was promised only if the program said so.
+    // No kernel of cuBLASLt needs an alignment of more than 16 bytes. The preference may have promised less.
     for (int i = 0; i < 4; i++) algo.alignment[i] = std::min(alignment[i], 16u);
     std::memset(&out, 0, sizeof out);
     std::memcpy(&out, &algo, sizeof algo);
@@ -417,8 +419,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
 }
 cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t* algo, cublasLtMatmulAlgoConfigAttributes_t,
                                                     const void*, size_t) {
-    return algo ? CUBLAS_STATUS_SUCCESS
-                : CUBLAS_STATUS_INVALID_VALUE;  // tiles and stages: nothing here depends on them
+    return algo ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;  // tiles and stages do not matter here
 }
 cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algo,
                                                     cublasLtMatmulAlgoConfigAttributes_t, void* value, size_t bytes,
@@ -478,7 +479,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     return submit_product(p, stream);
 }
 
-// --- conversions of layout: not here --------------------------------------------------------------------------------
+// --- conversions of layout, which the emulator lacks
+// -------------------------------------------------------------------
 
 cublasStatus_t cublasLtMatrixTransform(cublasLtHandle_t, cublasLtMatrixTransformDesc_t, const void*, const void*,
                                        cublasLtMatrixLayout_t, const void*, const void*, cublasLtMatrixLayout_t, void*,

@@ -1,6 +1,5 @@
-// missing.cpp - every other name that the headers of cublas and cublasLt declare, so that a program that only mentions
-// them loads. Each says its name and answers CUBLAS_STATUS_NOT_SUPPORTED (15). The list is made from the toolkit's
-// headers; a name that we have is stronger. This file does not include them: its arguments do not matter.
+// missing.cpp - the functions of cublas and cublasLt that the emulator lacks. Each prints its name and returns
+// CUBLAS_STATUS_NOT_SUPPORTED (15); cudart/missing.cpp explains how.
 #include <cstdio>
 
 extern "C" {

@@ -1,8 +1,8 @@
 // product.cpp - the matrix product behind every cublas and cublasLt call
 //
-// oneDNN multiplies; what it lacks (f16 inputs, tf32 rounding, epilogues) happens in passes before and after.
-// Column-major Column-major D = op(A) op(B) is, read row by row, Dᵀ = op(B)ᵀ op(A)ᵀ, so no operand is ever moved for
-// its layout.
+// oneDNN computes the product. Passes before and after it do what oneDNN lacks: f16 inputs, tf32 rounding, epilogues.
+// oneDNN's matrices are row-major. A column-major D = op(A) op(B) is the row-major Dᵀ = op(B)ᵀ op(A)ᵀ, so no operand
+// has to be transposed in memory.
 #include "product.h"
 
 #include <immintrin.h>
@@ -24,7 +24,7 @@ struct Bf16 {
         std::memcpy(&f, &u, 4);
         return f;
     }
-    Bf16(float f) {  // to nearest, ties to even; NaN stays NaN
+    Bf16(float f) {  // rounds to the nearest, ties to even
         uint32_t u;
         std::memcpy(&u, &f, 4);
         bits = f != f ? 0x7fff : uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
@@ -36,7 +36,7 @@ struct Half {
     Half(float f) : bits(_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT)) {}
 };
 
-// tf32 keeps 10 of 23 bits of mantissa; the tensor cores get it rounded to nearest, ties away.
+// tf32 keeps 10 of the 23 bits of mantissa. The value is rounded to the nearest, ties away from zero.
 float to_tf32(float f) {
     uint32_t u;
     std::memcpy(&u, &f, 4);
@@ -57,7 +57,7 @@ template <class Body> void with_type(cudaDataType type, Body body) {
 
 std::byte* host(Address a) { return Memory::get().host(a); }
 
-// Reads or writes element i of a vector of any type.
+// These read or write element i of a vector of any type.
 double get(cudaDataType type, Address base, int64_t i) {
     double value = 0;
     with_type(type, [&]<class T>(T) { value = double(reinterpret_cast<T*>(host(base))[i]); });
@@ -67,7 +67,7 @@ void put(cudaDataType type, Address base, int64_t i, double value) {
     with_type(type, [&]<class T>(T) { reinterpret_cast<T*>(host(base))[i] = T(value); });
 }
 
-// tanh form, as cuBLASLt documents GELU; u = sqrt(2/pi) (x + 0.044715 x^3)
+// cuBLASLt documents the tanh form: gelu(x) = x/2 (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3).
 constexpr float gelu_scale = 0.7978845608f;
 float gelu(float x) { return 0.5f * x * (1 + std::tanh(gelu_scale * (x + 0.044715f * x * x * x))); }
 float gelu_slope(float x) {
@@ -112,7 +112,7 @@ bool is_32f(cublasComputeType_t c) { return c == CUBLAS_COMPUTE_32F || c == CUBL
 
 // --- the multiplication ---------------------------------------------------------------------------------------------
 
-// What oneDNN sees: `rows` x `cols` with any strides, f32 or bf16.
+// A matrix as oneDNN takes it: `rows` x `cols` with any strides, in f32 or bf16.
 struct View {
     const void* data;
     bool bf16;
@@ -120,7 +120,7 @@ struct View {
 };
 
 View view_of(const Matrix& x, bool transpose) {
-    const bool swap = x.row_major != transpose;  // then neighbours along a row of op(X) are adjacent
+    const bool swap = x.row_major != transpose;  // whether the elements of a row of op(X) are adjacent in memory
     View v{host(x.data), x.type == CUDA_R_16BF, x.rows, x.cols, 1, x.ld, x.batches, x.batch_stride};
     if (transpose) std::swap(v.rows, v.cols);
     if (swap) std::swap(v.row_stride, v.col_stride);
@@ -132,14 +132,14 @@ dnnl::engine& cpu() {
     return *engine;
 }
 
-// dst (rows, cols), row-major in memory with leading dimension dst_ld.
+// Computes dst = left * right. dst is row-major with the leading dimension dst_ld.
 void multiply(const View& left, const View& right, void* dst, bool dst_bf16, int64_t dst_ld, int64_t dst_batch_stride) {
     using namespace dnnl;
     const int64_t batches = std::max(left.batches, right.batches);
     auto describe         = [&](const View& v) {
         const auto type = v.bf16 ? memory::data_type::bf16 : memory::data_type::f32;
         if (batches == 1) return memory::desc({v.rows, v.cols}, type, {v.row_stride, v.col_stride});
-        const bool same = v.batches == 1 || v.batch_stride == 0;  // one matrix for all of the batch
+        const bool same = v.batches == 1 || v.batch_stride == 0;  // the whole batch shares one matrix
         return memory::desc({same ? 1 : batches, v.rows, v.cols}, type,
                                     {same ? v.rows * v.cols : v.batch_stride, v.row_stride, v.col_stride});
     };
@@ -157,7 +157,7 @@ void multiply(const View& left, const View& right, void* dst, bool dst_bf16, int
     s.wait();
 }
 
-// A copy of the operand in float, rounded as the compute type says, contiguous; for what oneDNN has no type for.
+// Makes a contiguous copy of the operand in float, rounded by the compute type, for types that oneDNN lacks.
 View rounded(const Matrix& x, bool transpose, cublasComputeType_t compute, std::vector<float>& storage) {
     const int64_t vectors = x.vectors(), length = x.length();
     const int batches = x.batch_stride == 0 ? 1 : x.batches;
@@ -188,7 +188,7 @@ View rounded(const Matrix& x, bool transpose, cublasComputeType_t compute, std::
     return v;
 }
 
-// A view of D, transposed when D is column-major: rows of D as it lies in memory.
+// The operands of the row-major product: A and B, or when D is column-major the transposed B and A.
 struct Operands {
     View left, right;
     std::vector<float> left_storage, right_storage;
@@ -205,13 +205,12 @@ void prepare(const Product& p, Operands& o) {
         o.left  = take(p.b, !p.transpose_b, o.left_storage);
         o.right = take(p.a, !p.transpose_a, o.right_storage);
     }
-    // oneDNN wants both of one type.
     if (o.left.bf16 != o.right.bf16) give_up("internal: A and B of different types reached the matrix product");
 }
 
 double scalar(const Scalar& s, cudaDataType type) { return s.device ? get(type, s.device, 0) : s.value; }
 
-// f64, for programs that check themselves with it: rows in parallel, no tricks.
+// Computes a product in f64, plainly. Programs use it to check other results.
 void run_double(const Product& p, double alpha, double beta) {
     auto at = [](const Matrix& x, bool transpose, int64_t r, int64_t c) {
         if (transpose) std::swap(r, c);
@@ -232,7 +231,7 @@ void run_double(const Product& p, double alpha, double beta) {
     }
 }
 
-// alpha, beta, bias, activation, conversion: over the float sums, one run of adjacent elements of D at a time.
+// Applies alpha, beta, bias, activation and conversion to the float sums, one run of adjacent elements of D at a time.
 void finish(const Product& p, const float* sums, float alpha, float beta) {
     const int64_t vectors = p.d.vectors(), length = p.d.length();
     const bool column = !p.d.row_major;
@@ -271,12 +270,12 @@ void finish(const Product& p, const float* sums, float alpha, float beta) {
                     });
                 }
                 if (has(p, CUBLASLT_EPILOGUE_RELU))
-                    for (int64_t i = 0; i < length; i++) line[i] = line[i] < 0 ? 0 : line[i];  // NaN passes
+                    for (int64_t i = 0; i < length; i++) line[i] = line[i] < 0 ? 0 : line[i];  // keeps NaN
                 if (has(p, CUBLASLT_EPILOGUE_GELU))
                     for (int64_t i = 0; i < length; i++) line[i] = gelu(line[i]);
                 for (int64_t i = 0; i < length; i++) d[v * p.d.ld + i] = T(line[i]);
             };
-            if (has(p, 16)) {  // the sum over columns needs them in order
+            if (has(p, 16)) {  // the bias gradient sums over the columns, which are added in order
                 std::vector<float> line(static_cast<size_t>(length));
                 std::fill(gradient.begin(), gradient.end(), 0);
                 for (int64_t v = 0; v < vectors; v++) {
@@ -297,11 +296,11 @@ void finish(const Product& p, const float* sums, float alpha, float beta) {
     }
 }
 
-// BGRADA, BGRADB: sums of an input over k.
+// The epilogues BGRADA and BGRADB sum an input over k.
 void input_gradient(const Product& p) {
     const bool of_a     = has(p, CUBLASLT_EPILOGUE_BGRADA);
     const Matrix& x     = of_a ? p.a : p.b;
-    const bool sum_rows = of_a ? p.transpose_a : !p.transpose_b;  // k runs over the rows as stored
+    const bool sum_rows = of_a ? p.transpose_a : !p.transpose_b;  // k runs over the rows as they are stored
     for (int batch = 0; batch < p.d.batches; batch++) {
         std::vector<double> sum(size_t(of_a ? p.m() : p.n()));
         with_type(x.type, [&]<class T>(T) {
@@ -322,11 +321,11 @@ void run_product(const Product& p) {
     const bool direct = alpha == 1 && beta == 0 && (p.d.type == CUDA_R_32F || p.d.type == CUDA_R_16BF) &&
                         (p.epilogue == CUBLASLT_EPILOGUE_DEFAULT || p.epilogue == CUBLASLT_EPILOGUE_BGRADA ||
                          p.epilogue == CUBLASLT_EPILOGUE_BGRADB);
-    static std::vector<float> sums;  // under the runtime's lock
+    static std::vector<float> sums;  // the caller holds the runtime's lock
     Operands o;
     prepare(p, o);
     if (direct) {
-        // bf16 x bf16 and f32 x f32 may both end in either type, except f32 -> bf16, which check_product refuses.
+        // The result has the type of the inputs, or is f32 for bf16 inputs: check_product refuses all else.
         multiply(o.left, o.right, host(p.d.data), p.d.type == CUDA_R_16BF && o.left.bf16, p.d.ld, p.d.batch_stride);
     } else {
         sums.resize(size_t(vectors * length * p.d.batches));
@@ -407,7 +406,8 @@ void count_product(const Product& p) {
     counters.launches  = 1;
     const double flops = 2.0 * double(p.m()) * double(p.n()) * double(p.k()) * p.d.batches;
     (p.a.type == CUDA_R_32F && !is_fast(p.compute) ? counters.flops : counters.tensor_flops) = flops;
-    const auto pass = [&](Address from, double bytes, bool write) {  // each operand once: a floor
+    // Each operand counts once, which is a lower bound.
+    const auto pass = [&](Address from, double bytes, bool write) {
         counters.global_bytes += uint64_t(bytes);
         count_bytes(from, uint64_t(bytes), write, counters);
     };
@@ -465,23 +465,26 @@ cublasStatus_t check_product(const Product& p, std::string& why) {
     };
 
     for (const Matrix* x : {&p.a, &p.b, &p.c, &p.d}) {
-        if (x->rows <= 0 || x->cols <= 0) return invalid("a matrix of shape " + shape(*x));
+        if (x->rows <= 0 || x->cols <= 0) return invalid("a matrix has the shape " + shape(*x));
         if (x->ld < x->length())
-            return invalid("leading dimension " + std::to_string(x->ld) + " < " + std::to_string(x->length()));
-        if (x->batches < 1) return invalid("batch count " + std::to_string(x->batches));
+            return invalid("the leading dimension " + std::to_string(x->ld) + " is less than " +
+                           std::to_string(x->length()));
+        if (x->batches < 1) return invalid("the batch count is " + std::to_string(x->batches));
         if (x->batches != p.d.batches) return invalid("A, B, C and D have different batch counts");
-        if (!size_of(x->type)) return lacking("data type " + std::to_string(x->type) + " (fp8, integer or complex)");
+        if (!size_of(x->type))
+            return lacking("the emulator lacks data type " + std::to_string(x->type) + " (fp8, integer or complex)");
     }
     const int64_t kb = p.transpose_b ? p.b.cols : p.b.rows;
     if ((p.transpose_a ? p.a.cols : p.a.rows) != p.m() || (p.transpose_b ? p.b.rows : p.b.cols) != p.n() || kb != p.k())
-        return invalid("op(A) and op(B) make no D: A " + shape(p.a) + (p.transpose_a ? "ᵀ" : "") + ", B " + shape(p.b) +
-                       (p.transpose_b ? "ᵀ" : "") + ", D " + shape(p.d));
+        return invalid("the shapes of op(A), op(B) and D do not match: A " + shape(p.a) + (p.transpose_a ? "ᵀ" : "") +
+                       ", B " + shape(p.b) + (p.transpose_b ? "ᵀ" : "") + ", D " + shape(p.d));
     if (p.c.rows != p.d.rows || p.c.cols != p.d.cols) return invalid("C is " + shape(p.c) + ", D is " + shape(p.d));
     if (p.c.row_major != p.d.row_major) return invalid("C and D have different orders");
 
     const std::string types = std::string("A ") + name_of(p.a.type) + ", B " + name_of(p.b.type) + ", C " +
                               name_of(p.c.type) + ", D " + name_of(p.d.type);
-    if (p.a.type != p.b.type || p.c.type != p.d.type) return lacking("types " + types);
+    if (p.a.type != p.b.type || p.c.type != p.d.type)
+        return lacking("the combination of types is not supported: " + types);
     bool known = false;
     if (is_32f(p.compute)) {
         known =
@@ -489,28 +492,30 @@ cublasStatus_t check_product(const Product& p, std::string& why) {
         if (is_fast(p.compute) && p.a.type != CUDA_R_32F) known = false;
     } else if (p.compute == CUBLAS_COMPUTE_64F || p.compute == CUBLAS_COMPUTE_64F_PEDANTIC) {
         known = p.scale_type == CUDA_R_64F && p.a.type == CUDA_R_64F && p.d.type == CUDA_R_64F;
-        if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT) return lacking("an epilogue in f64");
+        if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT) return lacking("epilogues are not supported in f64");
     } else if (p.compute == CUBLAS_COMPUTE_16F || p.compute == CUBLAS_COMPUTE_16F_PEDANTIC) {
         known = p.scale_type == CUDA_R_16F && p.a.type == CUDA_R_16F && p.d.type == CUDA_R_16F;
     }
-    if (!known) return lacking("compute type " + std::to_string(p.compute) + " with " + types);
+    if (!known) return lacking("compute type " + std::to_string(p.compute) + " is not supported with " + types);
 
-    if (!known_epilogue(p.epilogue)) return invalid("epilogue " + std::to_string(p.epilogue));
+    if (!known_epilogue(p.epilogue)) return invalid("unknown epilogue " + std::to_string(p.epilogue));
     if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && p.d.row_major)
-        return lacking("an epilogue with D in row-major order");
+        return lacking("epilogues are not supported with D in row-major order");
     if ((forward_bias(p) || bias_gradient(p)) && p.bias_type != p.d.type && p.bias_type != CUDA_R_32F)
-        return lacking(std::string("a bias of ") + name_of(p.bias_type) + " with D of " + name_of(p.d.type));
+        return lacking(std::string("a bias of ") + name_of(p.bias_type) + " is not supported with D of " +
+                       name_of(p.d.type));
     if (uses_relu_mask(p)) {
         if (p.aux_ld % 128 || p.aux_ld < p.m())
-            return invalid("aux leading dimension " + std::to_string(p.aux_ld) + ", expected a multiple of 128 ≥ " +
-                           std::to_string(p.m()));
-        if (p.d.batches > 1 && p.aux_batch_stride % 128) return invalid("aux batch stride is no multiple of 128");
+            return invalid("the leading dimension of aux is " + std::to_string(p.aux_ld) +
+                           ", expected a multiple of 128 ≥ " + std::to_string(p.m()));
+        if (p.d.batches > 1 && p.aux_batch_stride % 128)
+            return invalid("the batch stride of aux is not a multiple of 128");
     } else if (uses_aux(p)) {
         if (p.aux_ld % 8 || p.aux_ld < p.m())
-            return invalid("aux leading dimension " + std::to_string(p.aux_ld) + ", expected a multiple of 8 ≥ " +
-                           std::to_string(p.m()));
-        if (p.d.batches > 1 && p.aux_batch_stride % 8) return invalid("aux batch stride is no multiple of 8");
-        if (p.aux_type != p.d.type) return lacking("an aux matrix of another type than D");
+            return invalid("the leading dimension of aux is " + std::to_string(p.aux_ld) +
+                           ", expected a multiple of 8 ≥ " + std::to_string(p.m()));
+        if (p.d.batches > 1 && p.aux_batch_stride % 8) return invalid("the batch stride of aux is not a multiple of 8");
+        if (p.aux_type != p.d.type) return lacking("an aux matrix of another type than D is not supported");
     }
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -535,7 +540,7 @@ cublasStatus_t check_pointers(const Product& p, std::string& why) {
     }
     if (p.c.data == p.d.data && (p.beta.device || p.beta.value != 0) &&
         (p.c.ld != p.d.ld || (p.d.batches > 1 && p.c.batch_stride != p.d.batch_stride)))
-        return invalid("C is D, but with another leading dimension or batch stride");
+        return invalid("C and D share their memory but have different leading dimensions or batch strides");
     return CUBLAS_STATUS_SUCCESS;
 }
 

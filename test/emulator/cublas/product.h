@@ -1,7 +1,7 @@
 // product.h - D = epilogue(alpha op(A) op(B) + beta C) on device memory, at the processor's full speed
 //
-// cublasLtMatmul and the cublas GEMMs describe what they want as one Product; plan() checks it the way cuBLASLt's
-// documentation says it is checked, submit_product() queues it.
+// cublasLtMatmul and the GEMMs of cublas describe their work as a Product. check_product() and check_pointers() check
+// it as cuBLASLt's documentation says, and submit_product() queues it.
 #pragma once
 #include <cublasLt.h>
 
@@ -16,13 +16,14 @@ struct Matrix {
     int64_t rows = 0, cols = 0, ld = 0;
     bool row_major       = false;
     int batches          = 1;
-    int64_t batch_stride = 0;  // elements
+    int64_t batch_stride = 0;  // in elements
     Address data         = 0;
-    int64_t vectors() const { return row_major ? rows : cols; }  // runs of adjacent elements, ld apart
+    // The matrix is stored as vectors() runs of length() adjacent elements, which begin ld apart.
+    int64_t vectors() const { return row_major ? rows : cols; }
     int64_t length() const { return row_major ? cols : rows; }
 };
 
-// alpha and beta: a value, or where on the device it will stand when the product runs.
+// The value of alpha or beta, or else its address on the device, from which it is read when the product runs.
 struct Scalar {
     double value   = 0;
     Address device = 0;
@@ -46,13 +47,13 @@ struct Product {
     int64_t k() const { return transpose_a ? a.rows : a.cols; }
 };
 
-size_t size_of(cudaDataType type);  // bytes; 0: a type we lack
+size_t size_of(cudaDataType type);  // bytes; 0 for a type that the emulator lacks
 const char* name_of(cudaDataType type);
 
-// Shapes, types, layouts and epilogue, without looking at pointers. `why` names what is wrong in words.
+// Checks shapes, types, layouts and the epilogue. When one is wrong, `why` gets the reason.
 cublasStatus_t check_product(const Product& product, std::string& why);
 
-// The pointers: there, and aligned to their elements.
+// Checks that no pointer is missing and that all are aligned to their elements.
 cublasStatus_t check_pointers(const Product& product, std::string& why);
 
 inline cublasStatus_t refuse(std::string& why, cublasStatus_t status, const std::string& text) {

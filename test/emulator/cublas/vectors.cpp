@@ -1,4 +1,4 @@
-// vectors.cpp - libcublas: vectors, and a matrix with a vector
+// vectors.cpp - libcublas: operations on vectors, products of a matrix and a vector, sums of matrices
 #include <cmath>
 
 #include "context.h"
@@ -6,15 +6,16 @@
 namespace emu {
 namespace {
 
-// A small operation on device vectors: check the ranges, compute on the host's view of them.
+// A range of elements that an operation touches.
 struct Vector {
     const void* data;
     int64_t n, stride;
     size_t element;
     Access access;
 };
+// Queues an operation that checks its ranges and then runs the body.
 template <class Body>
-cublasStatus_t simple(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
+cublasStatus_t submit_vectors(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
     NEED(handle);
     std::lock_guard guard(runtime_lock());
     Work work{cudaGraphNodeTypeKernel, call_site()};
@@ -33,21 +34,22 @@ cublasStatus_t simple(const char* function, cublasHandle_t handle, std::vector<V
     };
     return submit(handle->stream, std::move(work)) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
-template <class T>
-T& at(const T* x, int64_t i, int64_t n, int64_t stride) {  // In BLAS a negative stride starts at the far end.
+// In BLAS a vector with a negative stride begins at its far end.
+template <class T> T& at(const T* x, int64_t i, int64_t n, int64_t stride) {
     return on_host(x)[stride >= 0 ? i * stride : (i - n + 1) * stride];
 }
 
-// A result goes to the host at once, or to the device in stream order.
+// Queues an operation that has one result. A result on the host is complete when the call returns.
 template <class R, class Body>
 cublasStatus_t reduce(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, R* result, Body body) {
     NEED(handle);
     if (!result) return CUBLAS_STATUS_INVALID_VALUE;
     if (handle->pointer == CUBLAS_POINTER_MODE_DEVICE) {
         vectors.push_back({result, 1, 1, sizeof(R), Access::Write});
-        return simple(function, handle, vectors, [=] { *on_host(result) = body(); });
+        return submit_vectors(function, handle, vectors, [=] { *on_host(result) = body(); });
     }
-    if (const cublasStatus_t status = simple(function, handle, vectors, [=] { *result = body(); })) return status;
+    if (const cublasStatus_t status = submit_vectors(function, handle, vectors, [=] { *result = body(); }))
+        return status;
     std::lock_guard guard(runtime_lock());
     return wait_stream(handle->stream) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
@@ -91,30 +93,30 @@ cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, cons
     NEED(h);
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
-    return simple(f, h,
-                  {{x, n, ix, sizeof(T), Access::Read},
-                   {y, n, iy, sizeof(T), Access::Read},
-                   {y, n, iy, sizeof(T), Access::Write}},
-                  [=] {
-                      const T a = device ? *on_host(alpha) : value;
-                      for (int i = 0; i < n; i++) {
-                          T& to = at(y, i, n, iy);
-                          to    = T(std::fma(a, at(x, i, n, ix), to));
-                      }
-                  });
+    return submit_vectors(f, h,
+                          {{x, n, ix, sizeof(T), Access::Read},
+                           {y, n, iy, sizeof(T), Access::Read},
+                           {y, n, iy, sizeof(T), Access::Write}},
+                          [=] {
+                              const T a = device ? *on_host(alpha) : value;
+                              for (int i = 0; i < n; i++) {
+                                  T& to = at(y, i, n, iy);
+                                  to    = T(std::fma(a, at(x, i, n, ix), to));
+                              }
+                          });
 }
 template <class T> cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
     NEED(h);
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
-    return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
+    return submit_vectors(f, h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
         const T a = device ? *on_host(alpha) : value;
         for (int i = 0; i < n; i++) on_host(x)[i * std::abs(ix)] *= a;
     });
 }
 template <class T>
 cublasStatus_t copy_vector(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {
-    return simple(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
+    return submit_vectors(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
         for (int i = 0; i < n; i++) at(y, i, n, iy) = at(x, i, n, ix);
     });
 }
@@ -128,10 +130,10 @@ cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m,
     const int rows = t == CUBLAS_OP_N ? m : n, length = t == CUBLAS_OP_N ? n : m;
     std::vector<Vector> touched{{a, int64_t(lda) * (n - 1) + m, 1, sizeof(T), Access::Read},
                                 {x, length, ix, sizeof(T), Access::Read}};
-    if (lda != m) touched.erase(touched.begin());  // the gaps between columns may be anything
+    if (lda != m) touched.erase(touched.begin());  // the gaps between the columns need not be accessible
     if (b != T(0)) touched.push_back({y, rows, iy, sizeof(T), Access::Read});
     touched.push_back({y, rows, iy, sizeof(T), Access::Write});
-    return simple(f, h, touched, [=] {
+    return submit_vectors(f, h, touched, [=] {
         for (int r = 0; r < rows; r++) {
             double sum = 0;
             for (int c = 0; c < length; c++)
@@ -143,7 +145,7 @@ cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m,
     });
 }
 
-// The columns of a matrix, a range each: what lies between them may be anything.
+// Adds a range for each column of a matrix, because the gaps between the columns need not be accessible.
 template <class T>
 void touch_columns(std::vector<Vector>& touched, const T* a, int rows, int columns, int ld, Access access) {
     for (int c = 0; c < columns; c++) touched.push_back({a + int64_t(c) * ld, rows, 1, sizeof(T), access});
@@ -162,7 +164,7 @@ cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t t
     if (*alpha != T(0)) touch_columns(touched, a, flip_a ? n : m, flip_a ? m : n, lda, Access::Read);
     if (*beta != T(0)) touch_columns(touched, b, flip_b ? n : m, flip_b ? m : n, ldb, Access::Read);
     touch_columns(touched, c, m, n, ldc, Access::Write);
-    return simple(f, h, touched, [=, p = *alpha, q = *beta] {
+    return submit_vectors(f, h, touched, [=, p = *alpha, q = *beta] {
         for (int64_t j = 0; j < n; j++)
             for (int64_t i = 0; i < m; i++) {
                 const T left            = p != T(0) ? p * on_host(a)[flip_a ? j + i * lda : i + j * lda] : T(0);

@@ -98,15 +98,15 @@ const ErrorText* find_text(cudaError_t error) {
     return nullptr;
 }
 
-// file:line of a return address, from the debug information if there is some, else the function's name, else the
-// offset. Empty in a function of CUDA's own header.
+// Returns file:line of a return address from the debug information. Without it, this is the function's name or else the
+// offset in the file. The text is empty for an address in CUDA's own header.
 std::string describe_address(uint64_t address) {
     Dl_info info{};
     if (!dladdr(reinterpret_cast<void*>(address), &info) || !info.dli_fname) return "an unknown place";
     const auto base   = reinterpret_cast<uint64_t>(info.dli_fbase);
     const auto* elf   = static_cast<const Elf64_Ehdr*>(info.dli_fbase);
     const uint64_t at = elf->e_type == ET_EXEC ? address - 1 : address - 1 - base;
-    char exe[4096];  // argv[0] may be relative to a folder that is no longer the current one
+    char exe[4096];  // because argv[0] may be relative to another folder than the current one
     const ssize_t n  = readlink("/proc/self/exe", exe, sizeof exe - 1);
     std::string path = info.dli_fname;
     if (n > 0 && path.find(".so") == std::string::npos) path.assign(exe, size_t(n));
@@ -147,7 +147,7 @@ std::string describe_address(uint64_t address) {
 }  // namespace
 
 std::mutex& runtime_lock() {
-    static std::mutex* lock = new std::mutex;  // outlives static destructors, in which programs free their memory
+    static std::mutex* lock = new std::mutex;  // never destroyed: programs free memory in static destructors
     return *lock;
 }
 
@@ -156,7 +156,7 @@ void set_sticky_error(cudaError_t error) { sticky = error; }
 
 std::string call_site(bool deep) {
     if (!current_function) return "the program";
-    // Without optimisation cudaMalloc<T>() of cuda_runtime.h is a function of its own: then its caller's place counts.
+    // Without optimisation cudaMalloc<T>() of cuda_runtime.h is a function of its own, and the site is in its caller.
     void* frames[16];
     const int n = deep ? backtrace(frames, 16) : 0;
     for (int k = 0; k + 1 < n; k++)
@@ -174,7 +174,7 @@ std::string call_site(bool deep) {
 }
 
 std::string resolve_sites(const std::string& text) {
-    // These are never destroyed, because findings at the end of the program have call sites, too.
+    // Both are never destroyed, because findings at the end of the program have call sites, too.
     static auto& lock  = *new std::mutex;
     static auto& known = *new std::map<uint64_t, std::string>;
     std::string out;
@@ -205,7 +205,7 @@ Call::Call(const char* function, void* return_address)
     : function(function), outer_function(current_function), outer_address(current_address) {
     before_first_call();
     note_call();
-    if (!current_function) {  // a call inside a call (cublasCreate) is the outer one to the program
+    if (!current_function) {  // of calls inside of each other, the program made the outer one
         current_function = function;
         current_address  = return_address;
     }

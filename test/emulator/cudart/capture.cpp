@@ -1,6 +1,4 @@
-// capture.cpp - a captured stream: what is queued on it becomes nodes of a graph
-//
-// A captured operation is the same Work that would have been queued.
+// capture.cpp - captured streams: their operations become nodes of a graph, with the same Work
 #include <algorithm>
 #include <utility>
 
@@ -11,7 +9,7 @@ namespace {
 
 auto& captures = *new std::set<std::shared_ptr<Capture>>;
 
-void spoil(Capture& capture) { capture.spoilt = true; }
+void spoil(Capture& capture) { capture.invalidated = true; }
 
 }  // namespace
 
@@ -29,7 +27,7 @@ cudaError_t refuse_during_capture() {
 }
 
 cudaError_t capture_add(CUstream_st& stream, Work work) {
-    if (stream.capture->spoilt) return cudaErrorStreamCaptureInvalidated;
+    if (stream.capture->invalidated) return cudaErrorStreamCaptureInvalidated;
     stream.capture_tail = {add_node(stream.capture->graph, std::move(work), stream.capture_tail)};
     return cudaSuccess;
 }
@@ -102,7 +100,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
                 spoil(*capture);
                 return cudaErrorStreamCaptureUnmatched;
             }
-            // Every other stream that joined must have come back: its last node is an ancestor of ours.
+            // Every other stream of the capture must have been joined: its last nodes are ancestors of this stream's.
             std::set<cudaGraphNode_t> reached;
             std::vector<cudaGraphNode_t> stack = stream->capture_tail;
             while (!stack.empty()) {
@@ -119,7 +117,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
             }
             capture->over = true;
             captures.erase(capture);
-            if (capture->spoilt) return cudaErrorStreamCaptureInvalidated;
+            if (capture->invalidated) return cudaErrorStreamCaptureInvalidated;
             if (!joined) return cudaErrorStreamCaptureUnjoined;
             *graph = capture->graph;
             return cudaSuccess;
@@ -131,9 +129,9 @@ static cudaError_t capture_info(cudaStream_t handle, cudaStreamCaptureStatus* st
                                 cudaGraph_t* graph, const cudaGraphNode_t** after, size_t* count) {
     CUstream_st* stream = find_stream(handle);
     if (!stream || !status) return stream ? cudaErrorInvalidValue : cudaErrorInvalidResourceHandle;
-    *status = !stream->capture          ? cudaStreamCaptureStatusNone
-              : stream->capture->spoilt ? cudaStreamCaptureStatusInvalidated
-                                        : cudaStreamCaptureStatusActive;
+    *status = !stream->capture               ? cudaStreamCaptureStatusNone
+              : stream->capture->invalidated ? cudaStreamCaptureStatusInvalidated
+                                             : cudaStreamCaptureStatusActive;
     if (!stream->capture) return cudaSuccess;
     if (id) *id = stream->capture->id;
     if (graph) *graph = stream->capture->graph;

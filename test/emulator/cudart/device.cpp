@@ -157,7 +157,7 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
         case cudaDevAttrCooperativeLaunch:
         case cudaDevAttrHostRegisterSupported:
         case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
-        default:  // textures, interoperation, NUMA: nothing of it is here
+        default:  // textures, interoperation, NUMA and other features that the emulated device lacks
             if (which <= 0 || which >= cudaDevAttrMax) return cudaErrorInvalidValue;
             *value = 0;
     }
@@ -275,7 +275,7 @@ cudaError_t cudaGetDeviceFlags(unsigned* flags) {
     return CALL.run([&] { return answer(flags, device_flags | cudaDeviceMapHost); });
 }
 
-// Frees everything and forgets the sticky error, as a new context would.
+// Frees all memory and clears the sticky error, as a new context would.
 cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
         if (sticky_error() == cudaSuccess) wait_device();
@@ -340,7 +340,7 @@ cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
 
 // --- tools -----------------------------------------------------------------------------------------------------------
 
-// What counts: --profile has a section for each pair.
+// --profile has a section for each pair of these calls.
 extern "C" cudaError_t cudaProfilerStart() {
     return CALL.run([] {
         count_section(true);
@@ -354,7 +354,7 @@ extern "C" cudaError_t cudaProfilerStop() {
     });
 }
 
-// There is no driver underneath: every entry point is answered as not found, which programs must be ready for.
+// There is no driver, so no entry point is ever found. Programs must be prepared for that.
 static cudaError_t no_entry_point(const char* symbol, void** function, cudaDriverEntryPointQueryResult* status) {
     if (!symbol || !function) return cudaErrorInvalidValue;
     *function = nullptr;

@@ -1,4 +1,4 @@
-// graph.h - what a graph, an executable graph and a capture are
+// graph.h - graphs, executable graphs and captures
 #pragma once
 #include <thread>
 
@@ -9,8 +9,8 @@ struct CUgraphNode_st {
     CUgraph_st* graph = nullptr;
     emu::Work work;
     std::vector<cudaGraphNode_t> after;
-    cudaGraph_t child        = nullptr;  // our own clone
-    cudaGraphNode_t original = nullptr;  // in the graph this one was cloned from
+    cudaGraph_t child        = nullptr;  // a clone that the node owns
+    cudaGraphNode_t original = nullptr;  // the node that this one was cloned from
 };
 
 struct CUgraph_st {
@@ -20,14 +20,14 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
     struct Item {
-        cudaGraphNode_t node;  // where it came from, for cudaGraphExecKernelNodeSetParams and the like
+        cudaGraphNode_t node;  // the node it was made from, for cudaGraphExecKernelNodeSetParams and the like
         emu::Work work;
         std::vector<size_t> after;
         uint32_t slot = 0;
         bool enabled  = true;
     };
     std::vector<Item> items;  // in an order that respects `after`
-    emu::NodePtr last;        // a graph never overlaps itself
+    emu::NodePtr last;        // of the last launch: launches of one graph never overlap
     unsigned long long flags = 0;
 };
 
@@ -36,7 +36,7 @@ struct Capture {
     cudaStreamCaptureMode mode{};
     CUstream_st* origin = nullptr;
     std::thread::id thread;
-    bool spoilt = false, over = false;
+    bool invalidated = false, over = false;
     unsigned long long id = 0;
 };
 
@@ -46,18 +46,18 @@ std::set<cudaGraph_t>& graphs();
 cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode_t> after);
 cudaMemcpy3DParms line_params(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind);
 
-// Makes the work of a node from the parameters that the program gives.
 struct EventParams {
     cudaEvent_t event;
     cudaGraphNodeType type;
 };
+// Makes the work of a node from the parameters that the program gives.
 cudaError_t make_work(const cudaKernelNodeParams& p, Work& work);
 cudaError_t make_work(const cudaMemcpy3DParms& p, Work& work);
 cudaError_t make_work(const cudaMemsetParams& p, Work& work);
 cudaError_t make_work(const cudaHostNodeParams& p, Work& work);
 cudaError_t make_work(const EventParams& p, Work& work);
 
-// Gives a node of this type other parameters, in a graph or in an executable one.
+// Gives a node of this type new parameters, in a graph or in an executable graph.
 template <class Params> cudaError_t set_params(Work* work, cudaGraphNodeType type, const Params& params) {
     if (!work || work->type != type) return cudaErrorInvalidValue;
     Work fresh;

@@ -1,7 +1,7 @@
 // graph_exec.cpp - executable graphs: instantiated, launched, updated
 //
-// A launch queues the nodes with the graph's own dependencies, so the branches of a graph may run in any order the
-// --streams schedule can think of.
+// A launch queues the nodes with the dependencies of the graph, and the --streams schedule chooses the order of
+// branches.
 #include <algorithm>
 #include <cstring>
 
@@ -10,7 +10,7 @@
 namespace emu {
 namespace {
 
-// Appends the graph's nodes, children unfolded, in an order that respects the edges. False: there is a cycle.
+// Appends the nodes of the graph and its child graphs in an order that respects the edges. Returns false for a cycle.
 bool flatten(cudaGraph_t graph, std::vector<CUgraphExec_st::Item>& items, const std::vector<size_t>& before,
              std::vector<size_t>& leaves) {
     std::map<cudaGraphNode_t, size_t> place;
@@ -49,7 +49,7 @@ cudaError_t instantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long l
     std::vector<size_t> leaves;
     if (!flatten(graph, exec->items, {}, leaves)) return cudaErrorInvalidValue;
     exec->flags = flags;
-    // A node continues the branch of its first dependency if no other node does, so that few clocks are needed.
+    // A node takes the slot of its first dependency that no other node has taken, so that the clocks stay short.
     std::set<size_t> continued;
     for (auto& item : exec->items) {
         bool found = false;
@@ -76,7 +76,7 @@ void launch_graph(CUgraphExec_st& exec, CUstream_st& stream) {
         const auto* handle = item.enabled ? std::any_cast<cudaEvent_t>(&work.params) : nullptr;
         CUevent_st* event  = handle ? find_event(*handle) : nullptr;
         const bool records = work.type == cudaGraphNodeTypeEventRecord;
-        if (event && !records && event->node) after.push_back(event->node);  // what it stands for at the launch
+        if (event && !records && event->node) after.push_back(event->node);  // its last record before the launch
         queued.push_back(Queue::get().add(std::move(work), after, item.slot));
         if (event && records) event->node = queued.back(), event->capture = nullptr;
     }
@@ -131,7 +131,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
         [&] {
             CUstream_st* stream = find_stream(handle);
             if (!stream || !exec) return cudaErrorInvalidValue;
-            if (stream->capture) {  // becomes part of the graph being captured, dependencies and all
+            if (stream->capture) {  // the nodes are added to the graph that is being captured
                 std::vector<cudaGraphNode_t> added;
                 for (auto& item : exec->items) {
                     std::vector<cudaGraphNode_t> after;
@@ -151,7 +151,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
     return CALL.run(
         [&] {
             if (!exec) return cudaErrorInvalidValue;
-            delete exec;  // a launch under way has its own copies
+            delete exec;  // the nodes of a launch have copies of the work
             return cudaSuccess;
         },
         exec);
@@ -177,7 +177,7 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGra
                     return cudaErrorGraphExecUpdateFailure;
                 }
             }
-            // The nodes stay known under the handles of the graph that was instantiated.
+            // The items keep the nodes of the graph that was instantiated, because the program has those handles.
             for (size_t i = 0; i < items.size(); i++) exec->items[i].work = std::move(items[i].work);
             *info        = {};
             info->result = cudaGraphExecUpdateSuccess;

@@ -106,7 +106,7 @@ cudaError_t make_work(const cudaGraphNodeParams& p, Work& work) {
 struct NoParams {};
 cudaError_t make_work(const NoParams&, Work&) { return cudaSuccess; }
 
-// The work of every cudaGraphAdd…Node.
+// Does the work of every cudaGraphAdd…Node.
 template <class Params>
 cudaError_t add(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                 const Params& params) {
@@ -126,7 +126,7 @@ template <class Params> cudaError_t get_params(cudaGraphNode_t node, Params* out
     return cudaSuccess;
 }
 
-// The answer of a call that fills an array of `*count` handles, or only counts when there is no array.
+// Fills an array of `*count` handles, or only counts them when there is no array.
 cudaError_t give(const std::vector<cudaGraphNode_t>& nodes, cudaGraphNode_t* out, size_t* count) {
     if (!count) return cudaErrorInvalidValue;
     if (out) {

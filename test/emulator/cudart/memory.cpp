@@ -14,7 +14,7 @@ namespace {
 
 void* pointer_of(Address address) { return reinterpret_cast<void*>(address); }
 
-// The sides on which a pointer is valid. Pinned, managed and registered memory is valid on both.
+// Where a pointer is valid. Pinned, managed and registered memory is valid on the host and on the device.
 struct Place {
     bool host, device, pageable;
 };
@@ -28,7 +28,7 @@ Place place_of(Address address) {
 void report_leaks() {
     if (sticky_error() == cudaSuccess) {
         std::lock_guard guard(runtime_lock());
-        Queue::get().wait_all();  // what is still queued may hold findings too
+        Queue::get().wait_all();  // operations that are still queued may have findings, too
     }
     if (options().check != Check::All) return;
     size_t count = 0, bytes = 0;
@@ -41,8 +41,9 @@ void report_leaks() {
     if (!count) return;
     Finding finding{};
     finding.kind = Kind::Leak;
-    finding.what = std::to_string(count) + (count == 1 ? " allocation of " : " allocations, in all ") +
-                   std::to_string(bytes) + " bytes, never freed" + (count == 1 ? "" : "; the first one follows");
+    finding.what = std::to_string(count) + (count == 1 ? " allocation of " : " allocations with a total of ") +
+                   std::to_string(bytes) + " bytes " +
+                   (count == 1 ? "was never freed" : "were never freed; the first one follows");
     finding.kernel     = "end of the program";
     finding.address    = first->begin;
     finding.allocation = Memory::get().describe(first->begin);
@@ -64,13 +65,13 @@ cudaError_t free_memory(void* pointer, bool host) {
     if (!pointer) return cudaSuccess;
     if (const Allocation* a = Memory::get().find(address_of(pointer)))
         if (host != (a->space == Space::Pinned)) return cudaErrorInvalidValue;
-    const cudaError_t error = wait_device();  // freeing waits: queued operations may still use the memory
+    const cudaError_t error = wait_device();  // because queued operations may still use the memory
     if (error != cudaSuccess) return error;
     const FreeResult result = Memory::get().free(address_of(pointer), call_site());
     return result == FreeResult::Ok ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// A copy of boxes, which all copies are: rows of `width` bytes, `height` per slice, `depth` slices.
+// A copy. All of them are copies of boxes: `depth` slices of `height` rows of `width` bytes.
 struct Box {
     Address dst, src;
     size_t dst_pitch, src_pitch, dst_slice, src_slice;
@@ -83,7 +84,7 @@ Box line(void* dst, const void* src, size_t bytes) {
     return {address_of(dst), address_of(src), bytes, bytes, bytes, bytes, bytes};
 }
 
-// A copy that the checker refuses ends with a finding, not with an error.
+// When the checker refuses a part, the copy ends there with a finding and without an error.
 cudaError_t run_copy(const Box& box, const char* what, uint32_t op) {
     for (size_t z = 0; z < box.depth; z++)
         for (size_t y = 0; y < box.height; y++)
@@ -93,7 +94,7 @@ cudaError_t run_copy(const Box& box, const char* what, uint32_t op) {
     return cudaSuccess;
 }
 
-// Whether a range lies inside one live allocation, or in plain host memory. The checker reports what is wrong.
+// Returns whether a range lies inside one live allocation or in plain host memory. Otherwise the checker reports it.
 bool in_bounds(Address address, size_t bytes, Access access) {
     Memory& memory      = Memory::get();
     const Allocation* a = memory.find(address);
@@ -111,7 +112,7 @@ cudaError_t check_direction(const Box& box, cudaMemcpyKind kind) {
     if (kind == cudaMemcpyDefault) return cudaSuccess;
     if ((to_device ? dst.device : dst.host) && (from_device ? src.device : src.host)) return cudaSuccess;
     if (Memory::get().in_arena(box.dst) && !dst.device && !dst.host)
-        return cudaSuccess;  // freed: the checker's business
+        return cudaSuccess;  // the memory has been freed, which the checker reports
     if (Memory::get().in_arena(box.src) && !src.device && !src.host) return cudaSuccess;
     std::fprintf(stderr, "emulate: %s: the %s pointer %p is not %s memory, as the copy's direction says\n",
                  resolve_sites(call_site()).c_str(), (to_device ? dst.device : dst.host) ? "source" : "destination",
@@ -130,8 +131,8 @@ Work copy_work(const Box& box) {
     return work;
 }
 
-// What CUDA promises about waiting (the "API synchronization behavior" page): a copy from pageable memory has read it
-// when the call returns, one into pageable memory is complete, and only device-to-device and pinned copies go on later.
+// CUDA's documentation ("API synchronization behavior") promises when a copy is done. A copy from pageable memory has
+// read it when the call returns, and a copy into pageable memory is complete. Others may go on after the call.
 cudaError_t copy(Box box, cudaMemcpyKind kind, cudaStream_t stream, bool asynchronous) {
     if (box.width == 0 || box.height == 0 || box.depth == 0) return cudaSuccess;
     if (const cudaError_t error = check_direction(box, kind)) return error;
@@ -142,11 +143,11 @@ cudaError_t copy(Box box, cudaMemcpyKind kind, cudaStream_t stream, bool asynchr
     if (!asynchronous || is_capturing(stream)) {
         Work work        = copy_work(box);
         const bool waits = !asynchronous && (dst.host || src.host);
-        if (waits) work.host.clear();  // the host is in this call and touches nothing
+        if (waits) work.host.clear();  // the host waits in this call and cannot touch the memory meanwhile
         if (const cudaError_t error = submit(stream, std::move(work))) return error;
         return waits ? wait_stream(stream) : cudaSuccess;
     }
-    if (src.pageable && !dst.host) {  // staged
+    if (src.pageable && !dst.host) {  // the bytes go through a staging buffer
         auto staging = std::make_shared<std::vector<std::byte>>(box.width * box.height * box.depth);
         Box in       = box;
         in.dst       = address_of(staging->data());
@@ -198,7 +199,7 @@ cudaError_t fill(const Fill& fill, cudaStream_t stream, bool asynchronous) {
     return waits ? wait_stream(stream) : cudaSuccess;
 }
 
-// The two ends of a 3-D copy without arrays.
+// Describes a 3-D copy as a box. Copies of arrays are not supported.
 cudaError_t box_of(const cudaMemcpy3DParms& p, Box& box) {
     if (p.srcArray || p.dstArray) return cudaErrorNotSupported;
     const auto at = [](const cudaPitchedPtr& ptr, const cudaPos& pos) {
@@ -224,7 +225,6 @@ cudaMemPool_t default_pool(int device) {
 
 }  // namespace
 
-// For graph nodes.
 cudaError_t make_work(const cudaMemcpy3DParms& params, Work& work) {
     Box box;
     if (const cudaError_t error = box_of(params, box)) return error;
@@ -337,8 +337,8 @@ static cudaError_t allocate_async(void** pointer, size_t bytes, cudaStream_t str
     if (const cudaError_t error = allocate(pointer, bytes, Space::Async)) return error;
     if (!*pointer) return cudaSuccess;
     Work work{cudaGraphNodeTypeMemAlloc, call_site()};
-    // To the race check both ends of its life are writes: what touches it must be ordered between them. In a graph the
-    // address is the same at every launch, and its bytes are fresh.
+    // The race check treats allocation and freeing as writes, so every access must be ordered between them. In a graph
+    // the address is the same at every launch, and its bytes become uninitialised again.
     const bool again = is_capturing(stream);
     work.run         = [again, address = address_of(*pointer), bytes, what = work.what](uint32_t op) {
         Memory::get().check(address, bytes, Access::Write, what.c_str(), op);
@@ -366,7 +366,7 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
             if (!is_capturing(stream)) {
                 const Allocation* a = Memory::get().find(address_of(pointer));
                 if (!a) {
-                    Memory::get().free(address_of(pointer), call_site());  // reports which mistake it is
+                    Memory::get().free(address_of(pointer), call_site());  // reports the mistake
                     return cudaErrorInvalidValue;
                 }
                 work.run = [pointer, bytes = a->bytes, by = call_site()](uint32_t op) {
@@ -463,7 +463,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
             out->type           = cudaMemoryTypeUnregistered;
             const Allocation* a = Memory::get().find(address_of(pointer));
             if (!a) {
-                out->device      = -2;  // cudaInvalidDeviceId; a plain host pointer has no device
+                out->device      = -2;  // cudaInvalidDeviceId, because a plain host pointer has no device
                 out->hostPointer = Memory::get().in_arena(address_of(pointer)) ? nullptr : const_cast<void*>(pointer);
                 return cudaSuccess;
             }
@@ -477,7 +477,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
         pointer);
 }
 
-// Placement hints: one memory serves both sides here.
+// Hints about placement change nothing, because host and device share one memory here.
 #if CUDART_VERSION >= 13000
 cudaError_t cudaMemPrefetchAsync(const void* pointer, size_t bytes, cudaMemLocation, unsigned, cudaStream_t stream) {
 #else

@@ -1,9 +1,9 @@
-// missing.cpp - every other name that the runtime's headers declare, so that a program that only mentions them loads
+// missing.cpp - the functions of the runtime that the emulator lacks, so that programs that link against them can start
 //
-// Each says its own name on standard error and answers cudaErrorNotSupported (801): arrays and textures, other graphics
-// and compute interfaces, memory shared between processes, memory and conditional nodes built by hand. The list is made
-// from the toolkit's headers, and a name that we have is stronger. This file does not include them: what a function
-// takes does not matter to one that looks at nothing.
+// Each prints its name and returns cudaErrorNotSupported (801). Among them are arrays and textures, graphics
+// interfaces, memory shared between processes, and memory and conditional nodes in graphs built by hand. The list has
+// every name in the toolkit's headers, and the functions are weak, so the ones that the emulator has are used instead.
+// The headers are not included, because these functions ignore their arguments.
 #include <cstdio>
 
 extern "C" {

@@ -11,10 +11,10 @@ namespace emu {
 namespace {
 
 std::vector<CUlib_st*>& libraries() {
-    static auto* all = new std::vector<CUlib_st*>;  // filled before main, used after it
+    static auto* all = new std::vector<CUlib_st*>;  // never destroyed: used before and after main
     return *all;
 }
-std::map<const void*, CUfunc_st*>& functions() {  // by stub, and by handle
+std::map<const void*, CUfunc_st*>& functions() {  // both by their stubs and by their handles
     static auto* all = new std::map<const void*, CUfunc_st*>;
     return *all;
 }
@@ -69,7 +69,7 @@ void report_unchecked_launch() {
     if (unchecked_site.empty() || options().check != Check::All) return;
     Finding finding{};
     finding.kind   = Kind::UncheckedLaunch;
-    finding.what   = "the last launch was never followed by a call that would tell of an error in it";
+    finding.what   = "no call after the last launch would have returned an error of it";
     finding.kernel = unchecked_site;
     report(finding);
 }
@@ -80,7 +80,7 @@ struct PushedLaunch {
     cudaStream_t stream;
 };
 thread_local auto& pushed         = *new std::vector<PushedLaunch>;
-thread_local void* launch_address = nullptr;  // of the <<<>>>, which the stub's own call no longer tells
+thread_local void* launch_address = nullptr;  // the place of the <<<>>>, because the launch itself is in the stub
 
 cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,
                       bool cooperative) {
@@ -210,7 +210,7 @@ extern "C" {
 struct FatBinaryWrapper {
     uint32_t magic, version;
     const void* data;
-    const void** units;  // in version 2: what nvlink has linked
+    const void** units;  // in version 2: the fat binaries of the units that nvlink has linked
 };
 
 void** __cudaRegisterFatBinary(void* wrapper) {
@@ -296,8 +296,8 @@ cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 bl
     return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, true);
 }
 
-// Priorities, carve-outs, L2 windows and programmatic serialisation change when a kernel runs, not what it computes; a
-// stream in order is one of the orders they allow.
+// Priorities, carve-outs, L2 windows and programmatic serialisation are ignored. They change when a kernel runs, and
+// the order of the stream is one that they allow.
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** args) {
     if (!config) return cudaErrorInvalidValue;
     bool cooperative = false;
@@ -319,7 +319,8 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
                        config->dynamicSmemBytes, config->stream, cooperative);
 }
 
-// --- kernels as objects ---------------------------------------------------------------------------------------------
+// --- attributes and occupancy of kernels
+// -------------------------------------------------------------------------------
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* handle) {
     return CALL.run(

@@ -1,4 +1,4 @@
-// modules.h - the program's kernels and variables, found by the addresses nvcc's host code knows them by
+// modules.h - the program's kernels and variables, by the addresses that nvcc's host code uses for them
 #pragma once
 #include <algorithm>
 #include <string>
@@ -6,13 +6,13 @@
 
 #include "runtime.h"
 
-// cudaFunction_t, cudaKernel_t: one per registered kernel.
+// A registered kernel: the object behind cudaFunction_t and cudaKernel_t.
 struct CUfunc_st {
     const void* stub = nullptr;  // the host function that launches it
     std::string name;
     struct CUlib_st* library  = nullptr;
-    emu::Kernel* kernel       = nullptr;  // null until first used
-    int raised_shared         = -1;       // cudaFuncAttributeMaxDynamicSharedMemorySize; -1: not set
+    emu::Kernel* kernel       = nullptr;  // null until it is first used
+    int raised_shared         = -1;       // cudaFuncAttributeMaxDynamicSharedMemorySize; -1 when not set
     int preferred_carveout    = -1;
     bool non_portable_cluster = false;
 
@@ -22,15 +22,15 @@ struct CUfunc_st {
     }
 };
 
-// What a fat binary registers. It is loaded when it is first used.
+// A registered fat binary. It is loaded when it is first used.
 struct CUlib_st {
     const void* data    = nullptr;
-    const void** units  = nullptr;  // -rdc=true: of each unit
+    const void** units  = nullptr;  // with -rdc=true: the fat binaries of the units
     emu::Module* module = nullptr;
     struct Variable {
         void* host;
         std::string name;
-        void** managed;  // where the program keeps the address of a __managed__ variable
+        void** managed;  // where the program keeps the address of a __managed__ variable, else null
     };
     std::vector<Variable> variables;
     std::vector<CUfunc_st*> functions;
@@ -42,7 +42,7 @@ CUfunc_st* find_function(const void* stub_or_handle);              // null: not 
 cudaError_t load(CUfunc_st& function);                             // sets kernel, or prints why it can't
 cudaError_t find_symbol(const void* symbol, Variable** variable);  // symbol: &variable on the host
 
-// The address of `bytes` bytes that lie `offset` bytes into the variable.
+// Finds the address of `bytes` bytes at `offset` in the variable.
 cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void** out);
 
 struct KernelLaunch {
@@ -54,7 +54,7 @@ struct KernelLaunch {
     std::vector<void*> argument_pointers;  // into `arguments`, for cudaGraphKernelNodeGetParams
 };
 
-// Checks everything that a launch is refused for before it reaches the device, and packs its arguments.
+// Checks everything for which a launch is refused before it reaches the device, and packs its arguments.
 cudaError_t prepare_launch(KernelLaunch& launch, const void* function, dim3 grid, dim3 block, void** args,
                            size_t shared, bool cooperative);
 Work launch_work(const KernelLaunch& launch);

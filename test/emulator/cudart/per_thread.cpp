@@ -1,4 +1,4 @@
-// per_thread.cpp - the names that nvcc --default-stream per-thread calls: stream 0 means the calling thread's own
+// per_thread.cpp - the functions for nvcc --default-stream per-thread, where stream 0 is the calling thread's own
 // stream
 #include "streams.h"
 
@@ -52,7 +52,7 @@ cudaError_t cudaLaunchKernelExC_ptsz(const cudaLaunchConfig_t* config, const voi
     return cudaLaunchKernelExC(&own, function, arguments);
 }
 
-// The waiting copies and fills.
+// These copies and fills wait until they are done.
 #define PTDS(name, parameters, call) \
     cudaError_t name##_ptds parameters { return then_wait(call); }
 PTDS(cudaMemcpy, (void* d, const void* s, size_t n, cudaMemcpyKind k), cudaMemcpyAsync(d, s, n, k, cudaStreamPerThread))

@@ -19,18 +19,18 @@ void merge(Clock& into, const Clock& from) {
 
 bool covers(const Clock& clock, uint32_t slot, uint32_t seq) { return slot < clock.size() && clock[slot] >= seq; }
 
-constexpr double kMoment = 0.2;  // seconds
+constexpr double kMoment = 0.2;  // seconds without progress after which watch() runs what is ready
 
-std::atomic<double>& last_progress() {  // when a call came or an operation ended
+std::atomic<double>& last_progress() {  // the time of the last call, or of the last operation that ended
     static auto* time = new std::atomic<double>(now());
     return *time;
 }
 
-// The race check looks back on so many operations. Older ones count as ordered, so a race may be missed but none is
+// The race check remembers this many operations. Older ones count as ordered, so a race may be missed, but none is
 // false.
 constexpr size_t max_records = 1 << 16;
 
-// Never destroyed: programs synchronise and free from static destructors, after ours would have run.
+// These are never destroyed, because programs synchronise and free in static destructors, which may run later.
 auto& streams           = *new std::set<CUstream_st*>;
 auto& events            = *new std::set<CUevent_st*>;
 uint64_t next_stream_id = 1;
@@ -118,7 +118,7 @@ void Queue::finish(const NodePtr& node, cudaError_t error) {
     pending.erase(node->number);
 }
 
-// False when the operation waits for a peer. After an error that stays, nothing runs any more.
+// Returns false when the operation must wait for a peer. After a sticky error the work is skipped.
 bool Queue::run(const NodePtr& node) {
     cudaError_t error = cudaSuccess;
     node->state       = Node::Running;
@@ -137,8 +137,9 @@ bool Queue::run(const NodePtr& node) {
     return true;
 }
 
-// The program's function may wait for something that this thread does next; mostly it ends at once, and then the order
-// of things is always the same. It may read what the operations before it wrote.
+// Runs a function of the program in a thread of its own, because it may wait for something that this thread does next.
+// Usually it ends at once, and this thread waits for that, so that every run has the same order. The function may read
+// what the operations before it wrote.
 void Queue::call_host(const NodePtr& node) {
     seen(*node);
     auto done = std::make_shared<std::atomic<bool>>(false);
@@ -179,7 +180,7 @@ void Queue::watch() {
         if (now() - last_progress() < patience() || (pending.empty() && options().timeout <= 0)) continue;
         Finding f{};
         f.kind = Kind::Deadlock;
-        f.what = "nothing has moved for --timeout seconds" + what_waits();
+        f.what = "there was no progress for --timeout seconds" + what_waits();
         report(f);
         _exit(86);
     }
@@ -236,8 +237,7 @@ void Queue::seen(const Node& node) {
     });
 }
 
-// Nothing can run here until a peer process or another thread moves, so they get the lock and the processor for a
-// while.
+// Nothing can run here before another process or thread makes progress, so they get the lock and the processor.
 void Queue::block_until_progress(double since) {
     runtime_lock().unlock();
     std::this_thread::sleep_for(std::chrono::microseconds(now() - since < 0.01 ? 5 : 200));
@@ -246,7 +246,7 @@ void Queue::block_until_progress(double since) {
 
 void Queue::wait(const std::vector<NodePtr>& targets) {
     uint64_t ticket     = want(targets);
-    const bool anything = options().streams != Streams::Late;  // late runs what it must and nothing else
+    const bool anything = options().streams != Streams::Late;  // late runs only what the wait needs
     auto finished       = [](const NodePtr& node) { return node->state == Node::Done; };
     double stuck        = 0;
     auto waiting        = waits.end();
@@ -257,7 +257,7 @@ void Queue::wait(const std::vector<NodePtr>& targets) {
         }
         if (stuck == 0) stuck = now();
         if (waiting == waits.end()) waiting = waits.emplace(ticket, call_site() + " waits");
-        // Work that waits for a peer in this process needs the peer's operation, which nobody here asked for.
+        // Work that waits for a peer in this process needs the peer's operation, which the wait does not include.
         if (!anything && run_one(0)) continue;
         block_until_progress(stuck);
         ticket = want(targets);
@@ -355,7 +355,7 @@ cudaError_t wait_stream(cudaStream_t handle) {
     if (!stream) return cudaErrorInvalidResourceHandle;
     if (stream->capture || stream->legacy)
         if (const cudaError_t error = refuse_during_capture()) return error;
-    // The default stream is done when the operations it would wait for are.
+    // The default stream is done when the operations that its next one would wait for are done.
     std::vector<NodePtr> targets;
     if (stream->legacy) targets = dependencies_of(*stream);
     else if (stream->tail) targets = {stream->tail};
@@ -406,12 +406,12 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
     return cudaStreamCreateWithPriority(stream, flags, 0);
 }
 
-// Destroying a stream lets its work finish; the call itself doesn't wait.
+// The work of a destroyed stream still finishes. The call itself usually does not wait.
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
     return CALL.run(
         [&] {
             if (!streams.count(handle) || handle->legacy) return cudaErrorInvalidResourceHandle;
-            // A blocking stream's last operation still holds back the default stream.
+            // The default stream has to wait for a blocking stream's last operation, which it could no longer find.
             if (handle->blocking() && handle->tail && handle->tail->state != Node::Done)
                 Queue::get().wait({handle->tail});
             streams.erase(handle);
@@ -480,7 +480,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
     });
 }
 
-// L2 policy and priority are hints; they are remembered so that a program that reads them back finds them.
+// L2 policy and priority are hints. They are remembered for programs that read them back.
 static auto& stream_attributes = *new std::map<std::pair<cudaStream_t, int>, cudaStreamAttrValue>;
 cudaError_t cudaStreamSetAttribute(cudaStream_t stream, cudaStreamAttrID id, const cudaStreamAttrValue* value) {
     return CALL.run(
@@ -602,7 +602,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
         handle);
 }
 
-// Host time between the two operations' ends: the emulator's speed, not a GPU's.
+// The time between the ends of the two operations is measured on the host: it is the emulator's speed, not a GPU's.
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
     return CALL.run(
         [&] {

@@ -1,12 +1,15 @@
-// streams.h - the order of operations: streams, events, and who must wait for whom
+// streams.h - the order of operations: streams, events, and which operation must wait for which
 //
-// Every operation is a Node. Its dependencies are exactly those CUDA promises: the operation before it in its stream,
-// the events it waits for, the legacy default stream, and the host calls that waited before it was queued. What may
-// run, in which order, is up to the --streams schedule: eager (at once), late (only when somebody waits, the newest
-// first) or random. A program may also wait where we do not see it, for a flag or another thread: when nothing has
-// moved for a moment, everything that may run does, and after --timeout the program ends. Whatever the schedule, a
-// vector clock per node remembers which operations are ordered, so that two unordered ones that touch the same bytes
-// are a finding even when they happened to run in the lucky order.
+// Every operation is a Node. Its dependencies are exactly those that CUDA promises: the operation before it in its
+// stream, the events it waits for, the legacy default stream, and the host calls that waited before it was queued.
+//
+// The --streams schedule decides when a node runs whose dependencies are done: eager (at once), late (only when the
+// program waits for it, the newest first) or random. A program may also wait for a flag or for another thread, which
+// the emulator does not see. After a moment without progress every ready node is run, and after --timeout the program
+// ends.
+//
+// A vector clock per node remembers which operations are ordered. Two unordered operations that touch the same bytes
+// are a finding, even if they ran in the right order this time.
 #pragma once
 #include <map>
 #include <memory>
@@ -16,7 +19,8 @@
 
 namespace emu {
 
-using Clock = std::vector<uint32_t>;  // per slot (a stream, or a branch of a graph): the newest operation it has seen
+// A vector clock: the newest operation of each slot that came before. A slot is a stream or a branch of a graph.
+using Clock = std::vector<uint32_t>;
 
 struct Node {
     enum State { Waiting, Ready, Running, Done };
@@ -25,10 +29,10 @@ struct Node {
     uint32_t slot = 0, seq = 0;
     Clock clock;
     State state     = Waiting;
-    int unmet       = 0;                              // dependencies that are not done
-    uint64_t wanted = 0;                              // ticket of the wait that needs it
-    double finished = 0;                              // seconds, for cudaEventElapsedTime
-    std::vector<std::shared_ptr<Node>> dependencies;  // emptied when done
+    int unmet       = 0;                              // the number of dependencies that are not done
+    uint64_t wanted = 0;                              // the ticket of the last wait that needs it
+    double finished = 0;                              // the time in seconds, for cudaEventElapsedTime
+    std::vector<std::shared_ptr<Node>> dependencies;  // emptied when the node is done
     std::vector<Node*> dependents;
 };
 using NodePtr = std::shared_ptr<Node>;
@@ -40,28 +44,28 @@ class Queue {
     NodePtr add(Work work, const std::vector<NodePtr>& after, uint32_t slot);
     uint32_t new_slot();
 
-    void wait(const std::vector<NodePtr>& targets);  // run what they need, then the host has seen them
-    bool poll(const NodePtr& target);                // done? if not, lets one operation happen
+    void wait(const std::vector<NodePtr>& targets);  // runs what the targets need until they are done
+    bool poll(const NodePtr& target);                // runs one operation if the target is not done; returns if it is
     void wait_all();
 
-    // Ops that were ordered before everything the host has not seen yet.
+    // Returns whether the operation with one number is ordered before that with the other.
     bool ordered(uint32_t earlier, uint32_t later) const;
 
   private:
     Queue();
-    bool run_one(uint64_t ticket);  // something wanted (0: anything) that is ready; false: nothing could
+    bool run_one(uint64_t ticket);  // runs a ready node that this wait needs (0: any); false when none could run
     bool run(const NodePtr& node);
     void finish(const NodePtr& node, cudaError_t error);
     void progress();  // what the schedule does by itself after each submission
     uint64_t want(const std::vector<NodePtr>& targets);
     void seen(const Node& node);  // the host waited for it
     void block_until_progress(double since);
-    void call_host(const NodePtr& node);  // a function of the program: by a thread of its own
-    void watch();                         // another thread: what must happen while the program waits outside of CUDA
+    void call_host(const NodePtr& node);
+    void watch();  // runs in a thread of its own, for programs that wait outside of CUDA
     std::string what_waits() const;
 
     std::map<uint32_t, NodePtr> ready;    // by number
-    std::map<uint32_t, NodePtr> pending;  // not done, ready or not
+    std::map<uint32_t, NodePtr> pending;  // all nodes that are not done, by number
     Clock host_clock;
     struct Record {
         uint32_t slot, seq;
@@ -74,7 +78,7 @@ class Queue {
     };
     std::vector<Owned> owned;
     std::vector<uint32_t> last_seq;              // per slot
-    std::multimap<uint64_t, std::string> waits;  // by ticket: the calls that wait now, and for what
+    std::multimap<uint64_t, std::string> waits;  // the calls that wait now, by ticket
     uint32_t next_number = 1;
     uint64_t next_ticket = 1;
     uint64_t random_state;
@@ -82,40 +86,41 @@ class Queue {
 
 }  // namespace emu
 
-// The runtime's handles are pointers to these.
 struct Capture;
 
+// The runtime's handles are pointers to the following.
 struct CUstream_st {
     int device     = 0;
     unsigned flags = 0;
     int priority   = 0;
     uint64_t id    = 0;
     uint32_t slot  = 0;
-    bool legacy    = false;  // the default stream: ordered with every blocking stream of its device
-    emu::NodePtr tail;       // the newest operation, done or not; null: none yet
+    bool legacy    = false;  // the default stream, which is ordered with every blocking stream of its device
+    emu::NodePtr tail;       // the newest operation, done or not; null before the first one
     std::shared_ptr<Capture> capture;
-    std::vector<cudaGraphNode_t> capture_tail;  // what the next captured node depends on
+    std::vector<cudaGraphNode_t> capture_tail;  // the nodes on which the next captured node depends
     bool blocking() const { return !(flags & cudaStreamNonBlocking); }
 };
 
 struct CUevent_st {
     unsigned flags = 0;
     int device     = 0;
-    emu::NodePtr node;  // null: never recorded
+    emu::NodePtr node;  // null when it was never recorded
     std::shared_ptr<Capture> capture;
     std::vector<cudaGraphNode_t> capture_tail;
 };
 
 namespace emu {
 
-CUstream_st* find_stream(cudaStream_t handle);  // null when it is no live stream; 0, legacy and per-thread resolved
+// Returns null when the handle is no live stream. The handles 0, legacy and per-thread give the stream they stand for.
+CUstream_st* find_stream(cudaStream_t handle);
 CUstream_st* legacy_stream(int device);
 const std::set<CUstream_st*>& all_streams();
 CUevent_st* find_event(cudaEvent_t handle);
 
-// The dependencies of the stream's next operation, those of the legacy default stream included.
+// Returns the dependencies of the stream's next operation, including those through the legacy default stream.
 std::vector<NodePtr> dependencies_of(CUstream_st& stream);
-// A function of the program. It runs without the lock and must not call CUDA.
+// The work of calling a function of the program. It runs without the lock and must not call CUDA.
 Work host_work(const char* name, std::function<void()> function);
 NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after = {});
 

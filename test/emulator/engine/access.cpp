@@ -29,14 +29,14 @@ void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_
         fail_launch(w, fault, what);
         return;
     }
-    report_unwritten(*w.block);  // an address may be wrong because of it
+    report_unwritten(*w.block);  // an uninitialised value may be the reason for a wrong address
     Finding f    = finding_at(w, i, kind, lane, what);
     f.address    = address;
     f.allocation = allocation;
     report(f);
 }
 
-// The lanes whose address is not in the allocation that this instruction touched last. Returns those that may go on.
+// Checks the lanes one by one. Returns those whose access is good and whose pointer in r.at has been set.
 uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r, uint32_t lanes) {
     Memory& memory = Memory::get();
     uint32_t good  = 0;
@@ -47,21 +47,21 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
         left &= left - 1;
         if (a & (size - 1)) {
             bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
-                     "not a multiple of " + std::to_string(size), memory.describe(a));
+                     "the address is not a multiple of " + std::to_string(size), memory.describe(a));
             continue;
         }
         const Allocation* in  = memory.find(a);
         const Allocation* own = pointed_to(w, i, in);
         if (in && own && in != own) {
             bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
-                     "in another allocation than its pointer leads to",
-                     memory.describe(a) + "\n    its pointer leads to " + memory.describe(own->begin));
+                     "in another allocation than its pointer points to",
+                     memory.describe(a) + "\n    its pointer points to " + memory.describe(own->begin));
             continue;
         }
         if (in && in->holds(a, size)) {
             Site& site = w.worker->sites[i->site];
             site       = {in->begin, in->end(), memory.in_arena(in->begin) ? memory.work_delta : 0};
-            for (uint32_t rest = left | 1u << l; rest; rest &= rest - 1) {  // all lanes in the same allocation, at once
+            for (uint32_t rest = left | 1u << l; rest; rest &= rest - 1) {  // handles all lanes in this allocation
                 const int k = __builtin_ctz(rest);
                 if (!in->holds(r.addr[k], size) || r.addr[k] & (size - 1)) continue;
                 r.at[k] = reinterpret_cast<std::byte*>(r.addr[k] + site.delta);
@@ -70,7 +70,7 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
             }
             continue;
         }
-        const Allocation* dead = in ? nullptr : memory.find_dead(a);
+        const Allocation* dead = in ? nullptr : memory.find_freed(a);
         if (dead)
             bad_lane(w, i, Kind::UseAfterFree, Fault::IllegalAddress, l, a, size, touch,
                      "the memory has been freed by " + dead->freed_by, memory.describe(a));
@@ -81,7 +81,7 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
     return good;
 }
 
-// Fills r.addr with base + displacement for all lanes. Choosing the active ones would cost more than computing all.
+// Fills r.addr with base + displacement for all lanes. To compute only the active ones would take longer.
 inline void addresses(Warp& w, const Instr* i, Reach& r) {
     const auto add = uint64_t(i->imm);
     if (i->a.none()) {
@@ -98,7 +98,7 @@ inline void addresses(Warp& w, const Instr* i, Reach& r) {
 inline Reach::Shape shape_of(const Reach& r, uint32_t mask, uint32_t size) {
     if (mask == kAll) {
         const uint64_t first = r.addr[0];
-        const int shift      = __builtin_ctz(size);  // sizes are powers of two; a 64-bit multiplication is slow
+        const int shift      = __builtin_ctz(size);  // sizes are powers of two, and a 64-bit multiplication is slow
         uint64_t gaps = 0, moves = 0;
         for (int l = 0; l < kLanes; l++) {
             gaps |= r.addr[l] ^ (first + (uint64_t(l) << shift));
@@ -158,7 +158,7 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
                                      std::to_string(b.launch->config.dynamic_shared) + " of them dynamic)";
             if (a & (size - 1))
                 bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
-                         "shared, not a multiple of " + std::to_string(size), have);
+                         "the shared address is not a multiple of " + std::to_string(size), have);
             else if (a > bytes || a + size > bytes)
                 bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
                          "beyond the end of shared memory", have);
@@ -178,7 +178,7 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
 void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     const Block& b       = *w.block;
     const uint32_t lanes = r.mask;
-    // Each thread has a stack of frames. What lies above the running function's frame belongs to nobody.
+    // Each thread has a stack of frames. The memory above the frame of the running function is not in use.
     const uint64_t top   = w.frame->local_end();
     r.mask               = 0;
     r.shape              = Reach::Scattered;
@@ -186,7 +186,7 @@ void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, R
         const uint64_t a = r.addr[l];
         if (a & (size - 1))
             return bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
-                            "local, not a multiple of " + std::to_string(size), "");
+                            "the local address is not a multiple of " + std::to_string(size), "");
         if (a > top || a + size > top)
             return bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
                             "beyond the thread's local memory",
@@ -230,7 +230,7 @@ void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touc
     for (int l = 0; l < kLanes; l++) differ |= lanes >> l & 1 ? (r.addr[l] >> kWindowShift) ^ top : 0;
     constexpr uint64_t inside = (1ull << kWindowShift) - 1;
     if (!differ) {
-        if (top > 3) return reach_addresses(w, i, Window::Global, size, touch, r);  // wild: reported there
+        if (top > 3) return reach_addresses(w, i, Window::Global, size, touch, r);  // a wild address is reported there
         if (top)
             for (int l = 0; l < kLanes; l++) r.addr[l] &= inside;
         return reach_addresses(w, i, Window(top), size, touch, r);

@@ -1,4 +1,4 @@
-// access.h - finds and checks the bytes behind the lanes' addresses
+// access.h - finds and checks the bytes that the lanes of a warp access
 #pragma once
 #include "exec.h"
 #include "memory.h"
@@ -6,6 +6,7 @@
 
 namespace emu {
 
+// A state space of PTX.
 enum class Window : uint8_t { Global = 0, Shared = 1, Local = 2, Param = 3, Generic = 4 };
 
 constexpr uint8_t kAddress32 = 32;  // Instr::flags: the base register has 32 bits
@@ -15,13 +16,13 @@ constexpr uint8_t kAddress32 = 32;  // Instr::flags: the base register has 32 bi
 struct Reach {
     enum Shape : uint8_t { Scattered, Contiguous, Uniform };
     Shape shape      = Scattered;
-    uint32_t mask    = 0;  // lanes that may touch their bytes
+    uint32_t mask    = 0;  // the lanes that may touch their bytes
     std::byte* first = nullptr;
     alignas(64) std::byte* at[kLanes];
     alignas(64) uint64_t addr[kLanes];  // as in its window
 };
 
-// The kind of access, which decides what the checker does with it.
+// The kind of an access, which decides how the checker treats it.
 enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore };
 inline bool writes(Touch t) {
     return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore;
@@ -31,18 +32,18 @@ inline bool writes(Touch t) {
 // bits when i->flags has kAddress32; without one the address is absolute.
 void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
 void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
-void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  // local, param, generic
+void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  // local, param and generic addresses
 
-// The same for addresses that are in r.addr already, for the lanes in r.mask.
+// Does the same for addresses that are in r.addr already, for the lanes in r.mask.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
 
-// The fast path of --check all for bytes in a row that one warp touches in the order of its lanes. True means that
-// nothing is wrong and the access has been recorded. Otherwise the slow path repeats it and reports what is wrong.
+// The fast path of --check all, for adjacent bytes that a warp touches in the order of its lanes. True means that
+// nothing is wrong and the access has been recorded. Otherwise the slow path checks it again and reports what is wrong.
 bool watch_global(Warp& w, Address first, uint32_t size, bool write);
 bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write);
 
-// The fastest path: returns where 32 lanes go that follow each other in the allocation which this instruction touched
-// last, if there is nothing to report; else null.
+// The fastest path, for 32 adjacent lanes in the allocation that this instruction touched last. Returns the address of
+// the first lane, or null when the access is of another kind or may have to be reported.
 inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size, bool write) {
     if (w.mask != kAll || w.worker->profiling || i->a.none()) return nullptr;
     const uint64_t* a    = w.reg<uint64_t>(i->a);
@@ -64,21 +65,21 @@ inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size, bool w
     return w.block->shared.data.get() + first;
 }
 
-// pointers.cpp: returns the allocation that the pointer behind this access leads to, or `in` if that is one of several;
-// null when it is not known.
+// pointers.cpp: returns the allocation into which the pointer behind this access points. When there are several such
+// pointers and one points into `in`, it returns `in`. It returns null when the allocation is not known.
 const Allocation* pointed_to(Warp& w, const Instr* i, const Allocation* in);
 
-// Returns one lane's bytes at a generic address, for builtins; null when they are outside of every allocation.
+// Returns one lane's bytes at a generic address, for builtins, or null when they are outside of every allocation.
 std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes);
 
-// checker.cpp, called for Check::All after the bounds were found good.
+// checker.cpp: called for --check all after the check of bounds.
 void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
-// Marks shared bytes that a cp.async is going to write: nobody may touch them before its wait.
+// Marks shared bytes that a cp.async is going to write. They must not be touched before its wait.
 void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
 // matrix_ops.cpp: carries out all cp.async of the active lanes.
 void finish_copies(Warp& w);
-void forget_local(Warp& w, uint32_t from, uint32_t bytes);  // a call's fresh frame
+void forget_local(Warp& w, uint32_t from, uint32_t bytes);  // makes the frame of a call uninitialised
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 // counters.cpp, called for --profile.
 void count_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);

@@ -1,9 +1,9 @@
-// allocate.cpp - places for registers, by liveness
+// allocate.cpp - register allocation
 //
-// PTX has a register per value; a frame with all of them would not stay in the L1 cache (1,000 values are 128 KB per
-// warp). Lanes follow one control flow each and a masked write leaves the others alone, so ordinary liveness over the
-// flow graph is right for every lane however they diverge. The places are given by a linear scan over one interval per
-// register, and the one that became free last is used first.
+// PTX has a register per value. A frame with all of them would not stay in the L1 cache: 1,000 values are 128 KB per
+// warp. Each lane follows its own control flow, and a masked write leaves the other lanes alone, so ordinary liveness
+// over the flow graph is right for every lane. A linear scan over one interval per register assigns the places in the
+// frame. It uses the place that became free last.
 #include <algorithm>
 
 #include "decode.h"
@@ -24,7 +24,7 @@ struct FlowBlock {
 
 }  // namespace
 
-// Calls fn(ref, written, read) for every operand that still names a virtual register.
+// Calls fn(ref, written, read) for every operand that names a virtual register.
 template <class F> void Builder::each_ref(Instr& i, F fn) {
     auto visit = [&](Ref& r, bool written, bool read) {
         if (!r.none() && r.pool == 0) fn(r, written, read);
@@ -72,7 +72,7 @@ void Builder::allocate() {
             each_ref(i, [&](Ref& r, bool, bool read) {
                 if (read && !has(b.kills, r.offset)) set(b.uses, r.offset);
             });
-            if (!i.inner)  // a guarded write leaves the other lanes' values alive
+            if (!i.inner)  // a guarded write keeps the values of the other lanes
                 each_ref(i, [&](Ref& r, bool written, bool) {
                     if (written) set(b.kills, r.offset);
                 });
@@ -109,7 +109,7 @@ void Builder::allocate() {
         if (live && reg_of_virtual[v] >= 0 && bytes_of_virtual[v]) entry_live.insert(reg_of_virtual[v]);
     }
 
-    // Linear scan, one pool of places per width. An operand may share the place of a result of its own width only.
+    // Each width has its own pool of places, so an operand shares its place only with results of its own width.
     std::vector<int> order;
     for (int v = 0; v < count; v++)
         if (last[v] >= 0) order.push_back(v);
@@ -117,7 +117,7 @@ void Builder::allocate() {
     constexpr int kWidths[] = {0, 2, 4, 8, 16};
     auto class_of = [&](int v) { return int(std::find(kWidths, kWidths + 5, bytes_of_virtual[v]) - kWidths); };
     std::vector<int> place(count, -1), spare[5], used(5, 0);
-    std::vector<std::pair<int, int>> ends;  // heap of (last, virtual)
+    std::vector<std::pair<int, int>> ends;  // a heap of (-last, virtual register)
     uint32_t live_words = 0;
     for (int v : order) {
         while (!ends.empty() && -ends.front().first < first[v]) {

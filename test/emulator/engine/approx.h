@@ -1,7 +1,7 @@
 // approx.h - the approximate functions of the special function unit, as polynomials that vectorise
 //
-// A GPU's are table-driven and good to about 1-2 units in the last place; these are as good, not bit-equal.
-// Coefficients: minimax fits on the reduced interval, errors beside each.
+// A GPU uses tables, and its results are good to 1 or 2 units in the last place. These are as good but have other bits.
+// The coefficients are minimax fits on the reduced interval.
 #pragma once
 #include "floats.h"
 
@@ -9,7 +9,7 @@ namespace emu {
 
 inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
-// 2^x: split into integer and [-1/2, 1/2]; degree 6, 2e-8 relative.
+// 2^x: x is split into an integer and a rest in [-1/2, 1/2], for which the polynomial of degree 6 has an error of 2e-8.
 inline float exp2_approx(float x) {
     const float clamped = x > 129.f ? 129.f : x < -151.f ? -151.f : x == x ? x : 0.f;
     const float whole   = __builtin_rintf(clamped);
@@ -21,14 +21,14 @@ inline float exp2_approx(float x) {
     p                   = fused(p, r, 2.4022648e-1f);
     p                   = fused(p, r, 6.9314718e-1f);
     p                   = fused(p, r, 1.f);
-    // In two steps, so that subnormal and overflowing results come out right.
+    // The power of two is applied in two steps, so that subnormal and overflowing results are right.
     const int e = int(whole), half = e >> 1;
     const float lo = as_float(uint32_t(half + 127) << 23), hi = as_float(uint32_t(e - half + 127) << 23);
     const float v = p * lo * hi;
     return x == x ? v : as_float(0x7fffffff);
 }
 
-// log2: mantissa in [√½, √2), then 2 atanh(s)/ln 2 with s = (m-1)/(m+1).
+// log2: with the mantissa m in [√½, √2), log2(m) is 2 atanh(s)/ln 2 for s = (m-1)/(m+1).
 inline float log2_approx(float x) {
     const bool tiny  = std::abs(x) < FLT_MIN;
     const float y    = tiny ? x * 0x1p24f : x;
@@ -45,7 +45,7 @@ inline float log2_approx(float x) {
     return x > 0 && x < HUGE_VALF ? v : special;
 }
 
-// tanh: 1 - 2/(e^2x + 1), and an odd polynomial near zero where that cancels.
+// tanh: 1 - 2/(e^2x + 1). Near zero, where the subtraction cancels, it is an odd polynomial.
 inline float tanh_approx(float x) {
     const float a = std::abs(x), z = x * x;
     const float big   = 1.f - 2.f / (exp2_approx(a * 2.88539008f) + 1.f);

@@ -1,6 +1,6 @@
 // atomic.cpp - atom and red, of every type
 //
-// The operations are real atomics, because blocks on other host threads share the memory when --threads is above 1.
+// The operations are atomic on the host, because with --threads above 1 blocks on other host threads share the memory.
 #include "access.h"
 #include "checker.h"
 #include "floats.h"
@@ -9,7 +9,7 @@
 namespace emu {
 namespace {
 
-enum Kind2 { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
+enum AtomicOp { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
 
 // Replaces a value by f(value) in a compare-and-swap loop, for any type of 2, 4 or 8 bytes.
 template <class T, class F> T update(std::byte* at, F f) {
@@ -90,14 +90,14 @@ std::byte* place(const Reach& r, int l, uint32_t size) {
 
 void reach_window(Warp& w, const Instr* i, uint32_t size, Reach& r) {
     w.polls++;
-    if (i->imm3) checker_fence(w, true);  // .release, .acq_rel
+    if (i->imm3) checker_fence(w, true);  // for .release, .acq_rel and .sc
     const Window window = Window(i->window);
     if (window == Window::Global) reach_global(w, i, size, Touch::Atomic, r);
     else if (window == Window::Shared) reach_shared(w, i, size, Touch::Atomic, r);
     else reach_any(w, i, size, Touch::Atomic, r);
 }
 
-// a: address, b: value; d none for red. c.offset is the kind (pool 1: not a register).
+// a: the address, b: the value, d: the old value or none for red, c.offset: the AtomicOp (c is not a register).
 template <class Op> const Instr* atomic(Warp& w, const Instr* i) {
     using T = typename Op::T;
     Reach r;
@@ -125,7 +125,7 @@ const Instr* atomic_generic_float(Warp& w, const Instr* i) {
     w.mask = all;
     return i + 1;
 }
-// red.v2/v4.f32 and the like: several values per lane
+// red.v2.f32, red.v4.f32 and the like, with several values per lane.
 template <class Op, int V> const Instr* atomic_vector(Warp& w, const Instr* i) {
     using T = typename Op::T;
     Reach r;
@@ -137,7 +137,8 @@ template <class Op, int V> const Instr* atomic_vector(Warp& w, const Instr* i) {
     });
     return i + 1;
 }
-template <class T> const Instr* compare_and_swap(Warp& w, const Instr* i) {  // b: expected, c: new
+// b: the expected value, c: the new one.
+template <class T> const Instr* compare_and_swap(Warp& w, const Instr* i) {
     Reach r;
     reach_window(w, i, sizeof(T), r);
     const T *expected = w.reg<T>(i->b), *fresh = w.reg<T>(i->c);
@@ -202,7 +203,7 @@ template <class Op> Handler vector_of(int v) {
 }
 Handler vector_handler(Type t, int v) {
     switch (t) {
-        case Type::f32: return vector_of<Float32<true>>(v);  // they exist for global memory alone
+        case Type::f32: return vector_of<Float32<true>>(v);  // vectors exist in global memory only
         case Type::f16: return vector_of<Float16<true>>(v);
         case Type::bf16: return vector_of<Float16<false>>(v);
         case Type::f16x2: return vector_of<Float16x2<true>>(v);
@@ -234,7 +235,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     const auto place    = b.address(i.ops[at], shared);
     std::vector<Ref> values;
     if (v > 1) {
-        if (!red) throw Undecodable("vector atom with a result is not supported; red is");
+        if (!red) throw Undecodable("atom is not supported on vectors; red is");
         for (const auto& p : i.ops[at + 1].parts) values.push_back(b.read(p, r));
         if (int(values.size()) != v) throw Undecodable("wrong number of vector parts");
     }

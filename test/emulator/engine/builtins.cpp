@@ -9,7 +9,7 @@
 namespace emu {
 namespace {
 
-// Reads a string in device memory, as far as it is readable, and at most 64 KiB of it.
+// Reads a string in device memory up to 64 KiB, or up to the first byte that is not readable.
 std::string device_string(Warp& w, int lane, uint64_t address) {
     std::string s;
     while (s.size() < 65536) {
@@ -20,7 +20,7 @@ std::string device_string(Warp& w, int lane, uint64_t address) {
     return s;
 }
 
-// Formats as printf does. The host's own printf prints each conversion, with the value that the kernel stored for it.
+// Formats as printf does. Each conversion is done by the host's printf, with the value that the kernel stored for it.
 std::string format_lane(Warp& w, int lane, const std::string& format, uint64_t args) {
     std::string out;
     auto take = [&](size_t bytes, void* to) {

@@ -1,4 +1,4 @@
-// builtins.h - device functions the driver provides: vprintf, __assertfail, malloc, free
+// builtins.h - device functions that the driver provides: vprintf, __assertfail, malloc, free
 #pragma once
 #include "exec.h"
 
@@ -7,7 +7,7 @@ namespace emu {
 struct BuiltinCall {
     Warp& w;
     const Instr* i;
-    std::vector<std::byte*> arguments;  // 32 lanes each
+    std::vector<std::byte*> arguments;  // each points to the values of 32 lanes
     std::byte* result;
     template <class T> T argument(size_t k, int lane) const {
         T v;
@@ -18,10 +18,10 @@ struct BuiltinCall {
 
 struct Builtin {
     const char* name;
-    bool (*run)(BuiltinCall&);  // false: the launch has ended
+    bool (*run)(BuiltinCall&);  // returns false when the launch has ended
     size_t arguments;
 };
 extern const Builtin kBuiltins[];
-int find_builtin(const std::string& name);  // -1: none
+int find_builtin(const std::string& name);  // returns an index, or -1
 
 }  // namespace emu

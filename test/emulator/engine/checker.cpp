@@ -1,4 +1,4 @@
-// checker.cpp - finds bytes and registers that nobody wrote, and sends each access through its checks
+// checker.cpp - finds uninitialised bytes and registers, and passes each access through its checks
 #include "checker.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace emu {
 
-uint8_t* home_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_t bytes, Window& window) {
+uint8_t* block_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_t bytes, Window& window) {
     Block& b    = *w.block;
     uint64_t at = uint64_t(i->imm) + offset;
     if (i->flags & kAddress32) at = uint32_t(at + w.reg<uint32_t>(i->a)[lane]);
@@ -37,30 +37,29 @@ void report_unset(Warp& w, const Instr* i, int lane, uint32_t reg) {
     const auto& f     = *w.frame->function;
     const auto& here  = *f.origin[i->index];
     const auto* first = reinterpret_cast<const ptx::Instruction*>(i->target);
-    std::string what  = here.form + " uses register " + f.source->regs[reg].name + ", whose value nobody wrote";
-    if (first && first != &here) what += "; it comes from " + first->form + " at " + place_of(f, *first);
+    std::string what  = here.form + " uses register " + f.source->regs[reg].name + ", which was never set";
+    if (first && first != &here) what += "; the value comes from " + first->form + " at " + place_of(f, *first);
     report(finding_at(w, i, Kind::Uninitialised, lane, what));
 }
 
 }  // namespace
 
-// Reports a register that nobody wrote where its value does harm. imm: the register, target: the instruction that read
-// it first.
+// Reports an unset register where its value matters. imm: the register, target: the instruction that read it first.
 const Instr* check_set(Warp& w, const Instr* i) {
     if (const uint32_t bad = w.mask & ~w.pred(i->a)) {
         report_unset(w, i, __builtin_ctz(bad), uint32_t(i->imm));
-        w.pred(i->a) |= bad;  // once is enough
+        w.pred(i->a) |= bad;  // it is reported only once
     }
     return i + 1;
 }
 
-// Marks the bytes of the block's own memory that get a value which nobody wrote. It does no harm there before somebody
-// uses it: kernels hand on ragged tiles that way. A load of such bytes gives an unset register again. b: the lanes that
-// had been set, imm3: the register, imm2: bytes; the address is the store's.
+// Runs after a store to shared or local memory and marks the bytes that got an unset value. That is no finding yet,
+// because kernels exchange tiles that are partly unset. A load of such bytes makes its register unset again. b: the
+// lanes that were set, imm3: the register, imm2: the number of bytes. The address operands are those of the store.
 const Instr* store_unset(Warp& w, const Instr* i) {
     each_lane(w.mask & ~w.pred(i->b), [&](int l) {
         Window window;
-        if (uint8_t* shadow = home_shadow(w, i, l, 0, i->imm2, window)) {
+        if (uint8_t* shadow = block_shadow(w, i, l, 0, i->imm2, window)) {
             std::memset(shadow, kWritten | kUnset, i->imm2);
             w.block->holds_unset = true;
         } else if (window == Window::Global) report_unset(w, i, l, i->imm3);
@@ -68,18 +67,19 @@ const Instr* store_unset(Warp& w, const Instr* i) {
     return i + 1;
 }
 
-// Runs before a load from such memory. d: the mask of the loaded register.
+// Runs before a load from shared or local memory. d: the mask of set lanes of the loaded register.
 const Instr* load_unset(Warp& w, const Instr* i) {
     uint32_t set = kAll;
     each_lane(w.mask, [&](int l) {
         Window window;
-        if (const uint8_t* shadow = home_shadow(w, i, l, 0, i->imm2, window))
+        if (const uint8_t* shadow = block_shadow(w, i, l, 0, i->imm2, window))
             for (int k = 0; k < i->imm2; k++) set &= shadow[k] & kUnset ? ~(1u << l) : kAll;
     });
     uint32_t& mask = w.pred(i->d);
     mask           = (mask & ~w.mask) | (set & w.mask);
     return i + 1;
 }
+// A result is set in the lanes in which all of its tracked sources are. more: the masks of the sources.
 const Instr* mark_set(Warp& w, const Instr* i) {
     uint32_t set = kAll;
     for (uint32_t k = 0; k < i->more_count; k++) set &= w.pred(w.frame->function->more[i->more + k]);
@@ -88,6 +88,7 @@ const Instr* mark_set(Warp& w, const Instr* i) {
     return i + 1;
 }
 
+// The result of selp is set in the lanes in which the chosen source is. c: the predicate.
 const Instr* mark_chosen(Warp& w, const Instr* i) {
     const uint32_t p = w.pred(i->c) ^ (i->imm ? kAll : 0), set = (w.pred(i->a) & p) | (w.pred(i->b) & ~p);
     uint32_t& mask = w.pred(i->d);
@@ -125,13 +126,13 @@ bool none_written(const uint8_t* shadow, uint32_t n) {
     return true;
 }
 
-// Whether a register's value only ever goes from memory to memory.
+// Returns whether the value of a register is only stored again.
 bool only_copied(const ptx::Function& f, int reg, std::set<int>& seen) {
     if (!seen.insert(reg).second) return true;
     for (const auto& i : f.code)
         for (size_t k = 0; k < i.ops.size(); k++) {
             const bool stores = i.mods[0] == "st", moves = i.mods[0] == "mov" || i.mods[0] == "shfl";
-            if (k == 0 && !stores) continue;  // a result
+            if (k == 0 && !stores) continue;  // operand 0 is the result
             bool used = i.ops[k].reg == reg;
             for (const auto& part : i.ops[k].parts) used |= part.reg == reg;
             if (!used || (stores && k == 1)) continue;
@@ -140,8 +141,8 @@ bool only_copied(const ptx::Function& f, int reg, std::set<int>& seen) {
     return true;
 }
 
-// Whether the lane reads the padding of a structure that is copied in larger pieces: part of what it reads has been
-// written, and a register without any such byte is only stored again.
+// Returns whether the lane copies a structure with padding. Then a part of what it reads has been written, and
+// registers that hold only padding are only stored again.
 bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
     if (none_written(shadow, size)) return false;
     const auto& f    = *w.frame->function;
@@ -157,7 +158,7 @@ bool is_padding(Warp& w, const Instr* i, uint32_t size, const uint8_t* shadow) {
     return true;
 }
 
-// Returns the first lane that reads what nobody wrote and does not only copy padding; -1 when there is none.
+// Returns the first lane that reads uninitialised bytes and does not only copy padding, or -1.
 template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size, const Reach& r, Place shadow_of) {
     for (uint32_t left = r.mask; left; left &= left - 1) {
         const int l           = __builtin_ctz(left);
@@ -170,12 +171,12 @@ template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size
 Finding unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const char* space) {
     const uint64_t address = r.addr[lane];
     const std::string what = "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address);
-    Finding f              = finding_at(w, i, Kind::Uninitialised, lane, what + ", which nobody wrote");
+    Finding f              = finding_at(w, i, Kind::Uninitialised, lane, what + ", which were never written");
     f.address              = address;
     return f;
 }
 
-// Follows the lanes of a load that read what nobody wrote, padding left out.
+// Begins to follow the lanes of a load that read uninitialised bytes other than padding.
 template <class Place>
 void hold_idle_reads(Warp& w, const Instr* i, uint32_t size, const Reach& r, const char* space, Place shadow_of) {
     each_lane(r.mask, [&](int l) {
@@ -203,7 +204,8 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
                 Finding f    = unwritten(w, i, size, r, lane, "global");
                 f.allocation = Memory::get().describe(f.address);
                 w.block->unwritten.push_back(f);
-                if (touch != Touch::Load) report_unwritten(*w.block);  // who waits for a flag may wait for ever
+                if (touch != Touch::Load)
+                    report_unwritten(*w.block);  // now, because a loop that waits for a flag may never end
             }
             if (options().keep_going) std::memset(shadow, 1, bytes);
         }
@@ -221,7 +223,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     bool idle         = false;
     auto shadow_of    = [&](int l) { return b.shared_shadow.data() + r.addr[l]; };
     each_piece(r, size, shadow_of, [&](int lane, uint8_t* shadow, uint32_t bytes) {
-        if (all_ones(shadow, bytes)) return;  // written, by values that were set, and no copy under way
+        if (all_ones(shadow, bytes)) return;  // all bytes have set values, and no cp.async is going to write them
         if (touch != Touch::AsyncCopy && b.pending_copies) {
             uint8_t any = 0;
             for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
@@ -231,7 +233,7 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
                 if (r.shape == Reach::Contiguous) lane = int(k / size);
                 report(finding_at(w, i, Kind::AsyncCopyRace, lane,
                                   (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
-                                      ", where a cp.async is under way that has not been waited for"));
+                                      ", to which a cp.async copies that has not been waited for"));
                 for (k = 0; k < bytes; k++) shadow[k] = 1;
             }
         }
@@ -279,7 +281,7 @@ void note_pending(Warp& w, const AsyncCopy& copy, bool pending) {
     if (!b.launch->check_all) return;
     b.pending_copies = true;
     each_lane(copy.mask, [&](int l) {
-        if (copy.dst[l] + copy.bytes > b.shared_bytes) return;  // reported when it is carried out
+        if (copy.dst[l] + copy.bytes > b.shared_bytes) return;  // this is reported when the copy is made
         for (uint32_t k = 0; k < copy.bytes; k++) {
             uint8_t& shadow = b.shared_shadow[copy.dst[l] + k];
             shadow          = pending ? shadow | 2 : shadow & 1;
@@ -296,7 +298,7 @@ void checker_block(Block& b) {
     b.shared_shadow.assign(b.shared_bytes + 64, 0);
     if (b.launch->code->layout.reserved_shared)
         std::memset(b.shared_shadow.data() + b.shared_bytes - kReservedShared, 1, kReservedShared);
-    // A function's part of the call stack is cleared when it is entered (forget_local): all of it would be 64 MB per
+    // The shadow of a called function's frame is cleared by forget_local. To clear the whole stack would be 64 MB per
     // block.
     b.local_shadow.resize(b.local.size);
     const uint32_t own = b.launch->function->local_bytes;

@@ -1,4 +1,4 @@
-// compare.h - setp and set for any type: d|e = (a cmp b) bool c
+// compare.h - setp and set for any type: d is (a cmp b) bool c, and e is (not (a cmp b)) bool c
 #pragma once
 #include "lanes.h"
 
@@ -19,7 +19,7 @@ inline int comparison(const ptx::Instruction& i) {
 }
 inline int int_comparison(const ptx::Instruction& i) {
     const int c = comparison(i);
-    if (c > kGe) throw Undecodable("a comparison of floats");
+    if (c > kGe) throw Undecodable("this comparison is for floats only");
     return c;
 }
 
@@ -34,7 +34,7 @@ inline void finish_comparison(Warp& w, const Instr* i, uint32_t r) {
             default: r ^= c, opposite ^= c;
         }
     }
-    if (i->imm & 4) {  // set: all ones, or 1.0
+    if (i->imm & 4) {  // set gives all ones, or 1.0
         const uint32_t yes = i->imm & 8 ? 0x3f800000u : kAll;
         for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) { return r >> l & 1 ? yes : 0u; });
         return;

@@ -29,7 +29,7 @@ const Instr* branch_guarded(Warp& w, const Instr* i) {
     const uint32_t taken = w.mask & (i->guard_negated ? ~guard : guard);
     if (taken == w.mask) return i->target;
     if (!taken) return i + 1;
-    // Lanes that branch to an exit leave at once; otherwise they would be missing at the next barrier.
+    // Lanes that branch to an exit leave at once, so that the next barrier does not wait for them.
     if (i->target->run == leave || (i + 1)->run == leave) {
         const uint32_t all = w.mask;
         const bool jumpers = i->target->run == leave;
@@ -100,7 +100,7 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     frame->back       = i + 1;
     frame->depth      = caller->depth + 1;
     frame->local_base = caller->local_end();
-    const auto& spots = caller->function->tables[size_t(i->imm)];  // results, then arguments: blobs of the caller
+    const auto& spots = caller->function->tables[size_t(i->imm)];  // the caller's blobs: results, then arguments
     frame->results.assign(spots.begin(), spots.begin() + i->imm2);
     for (size_t k = 0; k < f.params.size() && k + i->imm2 < spots.size(); k++) {
         const uint32_t size   = f.params[k].bytes;
@@ -114,7 +114,7 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
     return kStop;
 }
 
-// alloca gives all lanes the same place, as large as the largest request. imm: the alignment.
+// alloca gives all lanes the same place in their local memory, as large as the largest request. imm: the alignment.
 template <class T> const Instr* allocate_local(Warp& w, const Instr* i) {
     Frame& f         = *w.groups[size_t(w.current)].frame;
     const T* sizes   = w.reg<T>(i->a);
@@ -144,7 +144,7 @@ template <class T> const Instr* save_stack(Warp& w, const Instr* i) {
     for_lanes(w, w.reg<T>(i->d), [=](int) { return top; });
     return i + 1;
 }
-// When lanes elsewhere in the function may still use their part, nothing is given back before the function returns.
+// If other lanes of the function may still use their memory, it is freed only when the function returns.
 template <class T> const Instr* restore_stack(Warp& w, const Instr* i) {
     Frame& f   = *w.groups[size_t(w.current)].frame;
     const T to = w.reg<T>(i->a)[__builtin_ctz(w.mask)];
@@ -175,13 +175,13 @@ const Instr* call_indirect(Warp& w, const Instr* i) {
     const uint64_t* to  = w.reg<uint64_t>(i->a);
     const uint64_t want = to[__builtin_ctz(w.mask)];
     const uint32_t same = w.mask & mask_of([&](int l) { return to[l] == want; });
-    if (same != w.mask) {  // the others call for themselves later
+    if (same != w.mask) {  // the other lanes make their call later
         split(w, w.mask & ~same, i);
         w.mask = same;
     }
     Function* f = w.block->launch->code->by_address(want);
     return f ? enter(w, i, *f)
-             : fail_launch(w, Fault::IllegalInstruction, "indirect call of an address that is no function");
+             : fail_launch(w, Fault::IllegalInstruction, "indirect call of an address that is not a function");
 }
 
 const Instr* call_builtin(Warp& w, const Instr* i) {
@@ -199,7 +199,7 @@ void build_call(Builder& b, const ptx::Instruction& i) {
     for (const auto* list : {&i.results, &i.arguments})
         for (const auto& o : *list) {
             const ParamBlob* blob = b.blob(o.name);
-            if (!blob) throw Undecodable("call with an argument that is no .param variable");
+            if (!blob) throw Undecodable("call with an argument that is not a .param variable");
             spots.push_back(blob->offset);
         }
     b.f.tables.push_back(spots);
@@ -276,7 +276,8 @@ void build_fence(Builder& b, const ptx::Instruction& i) {
 
 enum Reduction { kNone, kAnd, kOr, kPopc };
 
-// a: id, b: thread count or none, c: predicate of a reduction; imm: Reduction, +8 for arrive
+// a: the barrier's number, b: the number of threads or none, c: the predicate of a reduction. imm: Reduction, 8:
+// arrive, 16: the result is a predicate, 32: aligned, 64: the predicate is negated.
 const Instr* barrier(Warp& w, const Instr* i) {
     const int lane       = __builtin_ctz(w.mask);
     const uint32_t id    = w.reg<uint32_t>(i->a)[lane];
@@ -284,7 +285,7 @@ const Instr* barrier(Warp& w, const Instr* i) {
     if (id > 15) return fail_launch(w, Fault::IllegalInstruction, "barrier " + std::to_string(id) + ": there are 16");
     if (count % kLanes)
         return fail_launch(w, Fault::IllegalInstruction,
-                           "barrier for " + std::to_string(count) + " threads: must be a multiple of the warp size");
+                           "barrier for " + std::to_string(count) + " threads, which is no multiple of the warp size");
     BarrierState& bar = w.block->barriers[id];
     const int kind    = int(i->imm & 7);
     if (kind != kNone) {
@@ -292,7 +293,7 @@ const Instr* barrier(Warp& w, const Instr* i) {
         const uint32_t absent = w.mask & ~p;
         if (kind == kPopc) bar.reduced += uint32_t(__builtin_popcount(here));
         else if (kind == kOr) bar.reduced |= here != 0;
-        else bar.reduced |= absent != 0;  // inverted: a fresh barrier starts at zero
+        else bar.reduced |= absent != 0;  // is inverted, because a new barrier starts at zero
     }
     arrive(w, i, int(id), count, !(i->imm & 8));
     return kStop;

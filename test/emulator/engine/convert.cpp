@@ -8,12 +8,12 @@
 namespace emu {
 namespace {
 
-// Storage types that C++ cannot tell apart by themselves.
+// These types stand for formats that share a C++ type.
 // clang-format off
 struct Half { uint16_t v; };
 struct Bf16 { uint16_t v; };
-struct Byte8 { uint16_t v; };    // u8 in a 16-bit register
-struct SByte8 { uint16_t v; };
+struct Byte8 { uint16_t v; };   // u8 in a 16-bit register
+struct SByte8 { uint16_t v; };  // s8 in a 16-bit register
 
 template <class T> struct Load { static T f(T x) { return x; } };
 template <> struct Load<Half> { static float f(Half x) { return half_to_float(x.v); } };
@@ -41,18 +41,17 @@ inline float to_whole(float x, int mode) {
     }
 }
 
-// Float to integer saturates; NaN gives 0 (and the top bit alone for 64-bit results, as the hardware does: we follow
-// PTX, 0 for 32 bits and below, 0x8000000000000000 for 64).
+// Conversions from float to integer saturate. NaN gives 0, or 0x8000000000000000 for results of 64 bits, as PTX says.
 template <class I, class F> inline I saturate_int(F x) {
     constexpr F low    = F(std::numeric_limits<I>::min());
-    // max + 1 is a power of two and exact, max itself may not be
+    // max + 1 is a power of two and therefore exact, which max may not be.
     constexpr F beyond = F(2) * F(std::numeric_limits<I>::max() / 2 + 1);
     if (!(x == x)) return sizeof(I) == 8 ? I(1ull << 63) : I(0);
     if (x < low) return std::numeric_limits<I>::min();
     return x >= beyond ? std::numeric_limits<I>::max() : I(x);
 }
 
-// Narrowing with .sat clamps, else it wraps.
+// With .sat a narrowing conversion clamps, and without it wraps.
 template <class To, class From> inline To int_to_int(From x, bool sat) {
     if (!sat) return To(x);
     __int128 v = x;
@@ -63,7 +62,7 @@ template <class To, class From> inline To int_to_int(From x, bool sat) {
 
 constexpr int kModeMask = 15, kFtz = 16, kSat = 32, kRelu = 64, kSatFinite = 128;
 
-// There is one conversion per pair of types. The modifiers are looked at once per warp, outside the loop over lanes.
+// The conversion between a pair of types. The modifiers are read once per warp, outside of the loop over lanes.
 template <class To, class From> struct Pair {
     static const Instr* run(Warp& w, const Instr* i) {
         const From* a  = w.reg<From>(i->a);
@@ -113,7 +112,7 @@ template <class To, class From> struct Pair {
         return i + 1;
     }
 
-    // A 64-bit integer does not fit a double: its low bits are folded into the last one, which rounds the same.
+    // A double may be too narrow for a 64-bit integer. Its low bits are then folded into one, which rounds the same.
     template <class I> static double integer_as_double(I x) {
         if constexpr (sizeof(I) < 8) return double(x);
         else {
@@ -125,8 +124,8 @@ template <class To, class From> struct Pair {
         }
     }
 
-    // To f16 or bf16, all modes: nearest directly, the others by stepping from the truncated value. `finite` makes the
-    // largest number of an infinity.
+    // Rounds to f16 or bf16 in any mode. Directed modes round to the nearest first and then step to the neighbour if
+    // needed. `finite` turns an infinity into the largest number.
     template <class T> static T narrow(double x, int mode, bool relu, bool sat, bool finite = false) {
         constexpr bool half = std::is_same_v<T, Half>;
         if (relu) x = x > 0 ? x : x == x ? 0.0 : x;
@@ -206,12 +205,11 @@ int modifiers(const ptx::Instruction& i) {
 
 void build_cvt(Builder& b, const ptx::Instruction& i) {
     const Type to = type_at(i, 0), from = type_at(i, 1);
-    // Without a mode, float to integer of the same PTX text would not assemble; integer pairs have none.
     Instr& x = emit_op(b, i, pair_of(to, from), to, {from});
     x.imm    = modifiers(i);
 }
 
-// Two floats packed: the first operand goes to the upper half.
+// Packs two floats. The first operand goes to the upper half.
 template <class T> const Instr* pack2(Warp& w, const Instr* i) {
     const float *a = w.reg<float>(i->a), *b = w.reg<float>(i->b);
     const int mode  = int(i->imm) & kModeMask;
@@ -234,7 +232,7 @@ void build_pack2(Builder& b, const ptx::Instruction& i) {
     x.imm           = modifiers(i);
 }
 
-// 10 bits of mantissa stay; .rna: halves away from zero, .rn: to even, .rz: what is beyond them goes.
+// tf32 keeps 10 bits of mantissa. Ties go away from zero with .rna and to even with .rn; .rz truncates.
 const Instr* tf32(Warp& w, const Instr* i) {
     const uint32_t* a = w.reg<uint32_t>(i->a);
     const int mode    = int(i->imm) & kModeMask;
@@ -289,7 +287,7 @@ void build_fp8(Builder& b, const ptx::Instruction& i) {
     else emit_op(b, i, e4 ? fp8_to_half2<4> : fp8_to_half2<5>, Type::b32, {Type::b16}).imm = modifiers(i);
 }
 
-// cvt.pack: two s32 to 16 bits or less with saturation, before what is in c.
+// cvt.pack saturates two s32 to 16 or 8 bits each and appends them to the lower bits of c.
 template <class To> const Instr* pack_int(Warp& w, const Instr* i) {
     const int32_t *a = w.reg<int32_t>(i->a), *b = w.reg<int32_t>(i->b);
     const uint32_t* c  = i->c.none() ? nullptr : w.reg<uint32_t>(i->c);

@@ -1,4 +1,4 @@
-// convert8.h - fp8, both kinds
+// convert8.h - conversions of fp8
 #pragma once
 #include <algorithm>
 
@@ -6,8 +6,8 @@
 
 namespace emu {
 
-// fp8: sign, 4 or 5 bits of exponent, 3 or 2 of mantissa. e4m3 has no infinity; .satfinite clamps to the largest
-// number.
+// fp8 has 4 or 5 bits of exponent and 3 or 2 of mantissa. Conversions to it always have .satfinite, so numbers that are
+// too large become the largest one.
 template <int Exponent> inline uint8_t to_fp8(float x, bool relu) {
     constexpr int mantissa = 7 - Exponent, bias = (1 << (Exponent - 1)) - 1;
     constexpr uint8_t largest = Exponent == 4 ? 0x7e : 0x7b, nan = 0x7f;

@@ -1,8 +1,8 @@
 // counters.cpp - see counters.h
 //
-// Instructions are counted per place in the code while it runs and sorted into classes at the end of a launch; memory
-// is counted where it is reached. The L2 model: 128-byte lines, 16 ways, least recently used, of the device's L2 size,
-// kept across launches; a miss reads a 32-byte sector from DRAM, and a dirty sector that leaves is written.
+// Instructions are counted per place in the code while it runs, and are sorted into classes at the end of a launch. The
+// L2 model has the device's L2 size, 128-byte lines and 16 ways, replaces the least recently used line, and keeps its
+// contents across launches. A miss reads a 32-byte sector from DRAM, and replacing a line writes its dirty sectors.
 #include "counters.h"
 
 #include <algorithm>
@@ -111,7 +111,7 @@ Class class_of(const ptx::Instruction& i) {
     return typed({"f32"}) ? Class::Float : Class::Integer;
 }
 
-// FLOPs of one instruction: per lane outside the tensor cores, per warp inside.
+// Returns the FLOPs of one instruction: those of a lane, or for the tensor cores those of the warp.
 double flops_of(const ptx::Instruction& i, Class c) {
     if (c == Class::Tensor) {
         int m = 0, n = 0, k = 0;
@@ -276,7 +276,7 @@ void count_launch(Launch& l, std::vector<std::unique_ptr<Worker>>& workers, int 
                 const SiteCounts s = counts[at];
                 const auto* origin = f->origin[at];
                 if (!s.warps || !origin) continue;
-                if (at && f->origin[at - 1] == origin) continue;  // helpers of one PTX instruction count once
+                if (at && f->origin[at - 1] == origin) continue;  // several handlers of one PTX instruction count once
                 const Class kind = class_of(*origin);
                 c.warp_instructions += s.warps, c.lane_instructions += s.lanes;
                 c.by_class[size_t(kind)] += s.warps;
@@ -321,7 +321,7 @@ static void json_of(std::ostream& out, const Table& kernels) {
 }
 
 void print_counters() {
-    constexpr size_t kStepsShown = 20;  // at either end
+    constexpr size_t kStepsShown = 20;  // at the beginning and at the end
     Report& r                    = totals();
     const DeviceSpec& d          = device_spec();
     if (!r.steps.empty()) {

@@ -1,4 +1,4 @@
-// coverage.h - --coverage: which instruction forms a module needs, and which of them we lack
+// coverage.h - --coverage lists the instruction forms that a module needs, and those of them that the emulator lacks
 #pragma once
 #include "ptx.h"
 

@@ -95,7 +95,7 @@ static uint64_t immediate(const Operand& o, Type t) {
 
 namespace {
 
-// Returns every register that the values of `roots` may reach.
+// Returns every register into which the values of `roots` may get, with the instruction that first reads such a value.
 Builder::Unset follow_unset(const ptx::Function& f, const std::set<int>& roots) {
     Builder::Unset reached;
     for (int r : roots) reached[r] = nullptr;
@@ -104,9 +104,9 @@ Builder::Unset follow_unset(const ptx::Function& f, const std::set<int>& roots) 
         changed = false;
         for (const auto& i : f.code) {
             const ptx::Instruction* origin = nullptr;
-            if (stores_at_home(i) && i.ops.size() > 1)
+            if (stores_to_block(i) && i.ops.size() > 1)
                 each_register(i.ops[1], [&](int r) { stored |= reached.count(r) > 0; });
-            if (stored && loads_from_home(i) && !i.ops.empty())
+            if (stored && loads_from_block(i) && !i.ops.empty())
                 each_register(i.ops[0], [&](int r) { changed |= reached.emplace(r, &i).second; });
             for (size_t k = is_sink(i) ? 0 : 1; k < i.ops.size(); k++)
                 each_register(i.ops[k], [&](int r) {
@@ -137,7 +137,7 @@ void Builder::check_unset(int reg) {
 }
 
 void Builder::mark_loaded(const Operand& to, Place from, int64_t offset, int bytes, int window) {
-    if (!unset.count(to.reg) || !loads_from_home(*now)) return;
+    if (!unset.count(to.reg) || !loads_from_block(*now)) return;
     Instr& x = emit(op::load_unset);
     x.a = from.base, x.d = unset_mask[to.reg];
     x.imm = from.offset + offset, x.imm2 = uint8_t(bytes), x.window = uint8_t(window);
@@ -163,7 +163,7 @@ Ref Builder::read(const Operand& o, Type t) {
     switch (o.kind) {
         case Operand::Reg: {
             const int v = virtual_of(o.reg), have = bytes_of_virtual[v];
-            if (stores_at_home(*now)) stored.push_back(o.reg);
+            if (stores_to_block(*now)) stored.push_back(o.reg);
             else check_unset(o.reg);
             if (have == bytes) return {v, 0};
             if (have < bytes) throw Undecodable("register " + source.regs[o.reg].name + " is too narrow");
@@ -195,7 +195,7 @@ Ref Builder::read(const Operand& o, Type t) {
 Ref Builder::write(const Operand& o, Type t) {
     const int bytes = reg_bytes(t);
     if (o.kind == Operand::Discard) return scratch(bytes);
-    if (o.kind != Operand::Reg) throw Undecodable("the result is no register");
+    if (o.kind != Operand::Reg) throw Undecodable("the result is not a register");
     const int v = virtual_of(o.reg), have = bytes_of_virtual[v];
     if (unset.count(o.reg)) marks.push_back(o.reg);
     if (have == bytes) return {v, 0};
@@ -237,7 +237,7 @@ int Builder::entry_param(const std::string& name) const {
     return -1;
 }
 
-// A symbol as a number: an address, an offset in shared memory, or a place in the thread's local memory.
+// A symbol stands for an address, an offset in shared memory, or a place in the thread's local memory.
 Builder::Place Builder::address(const Operand& o, bool may_be_narrow) {
     if (o.kind == Operand::Int) return {{}, o.memory ? o.offset : int64_t(o.bits)};
     if (o.kind == Operand::Reg) {
@@ -286,8 +286,8 @@ void Builder::decode_one(const ptx::Instruction& i) {
         Instr& x = emit(op::resize(reg_bytes(e.type), e.bytes, ptx::is_signed(e.type)));
         x.a = e.from, x.d = e.to;
     }
-    if (loads_from_home(i)) marks.clear();  // mark_loaded
-    for (int reg : marks) {                 // set, as far as the sources were; of selp, the one that was chosen
+    if (loads_from_block(i)) marks.clear();  // mark_loaded has handled them
+    for (int reg : marks) {
         auto mask_of_operand = [&](const Operand& o) {
             auto it = o.kind == Operand::Reg ? unset_mask.find(o.reg) : unset_mask.end();
             return it == unset_mask.end() ? constant(kAll, 4) : it->second;
@@ -307,7 +307,7 @@ void Builder::decode_one(const ptx::Instruction& i) {
     for (size_t k = first; k < f.code.size(); k++)
         splits |= f.code[k].flags & kSplits && !(f.code[k].flags & kOwnGuard);
     const Ref guard{virtual_of(i.guard), 0};
-    if (splits) {  // @p X  →  @!p bra around; X
+    if (splits) {  // @p X becomes: @!p bra to the instruction after X; X
         Instr bra;
         bra.run   = op::branch_guarded;
         bra.guard = guard, bra.guard_negated = !i.guard_negated;

@@ -17,33 +17,32 @@ struct Undecodable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Where a kernel finds the module's variables: shared ones at offsets in the block's shared memory, the others at
-// addresses.
+// Where a kernel finds the module's variables: shared ones at offsets in shared memory, the others at addresses.
 struct Layout {
     std::unordered_map<std::string, uint64_t> addresses;
     std::unordered_map<std::string, uint32_t> shared;
-    uint32_t shared_bytes = 0;                                 // static
-    bool reserved_shared  = false;                             // %reserved_smem_offset_1 and its kin
-    std::function<uint64_t(const std::string&)> code_address;  // of a function; 0 when unknown
-    bool track_unset = false;                                  // check registers nobody wrote
+    uint32_t shared_bytes = 0;                                 // of the static variables
+    bool reserved_shared  = false;                             // the kernel reads %reserved_smem_offset_…
+    std::function<uint64_t(const std::string&)> code_address;  // of a function; 0 when it is unknown
+    bool track_unset = false;                                  // unset registers are to be reported
 };
 
 class Builder {
   public:
-    // Registers that may hold what nobody wrote, with the instruction that first reads such a value: see follow_unset.
+    // Registers that may be unset, each with the instruction that first reads the unset value: see follow_unset.
     using Unset = std::map<int, const ptx::Instruction*>;
     Builder(Function& f, const Layout& layout, Unset unset = {});
     void build();
 
-    // Operands. `t` says how an immediate is to be understood and how wide the instruction works; a wider register is
-    // cut on reading and extended on writing, as PTX wants it for ld, st and cvt.
+    // Operands. `t` is the type in which the instruction works, and that of an immediate. A wider register is truncated
+    // when it is read and extended when it is written, as PTX requires for ld, st and cvt.
     Ref read(const Operand& o, Type t);
     Ref write(const Operand& o, Type t);
     Ref read_pred(const Operand& o, bool& negated);
     Ref write_pred(int reg);
-    Ref scratch(int bytes);  // a hidden register; 0 bytes: a predicate
+    Ref scratch(int bytes);  // a register of the emulator's own; 0 bytes: a predicate
     Ref constant(uint64_t bits, int bytes);
-    Type reg_type(const Operand& o) const;  // none when o is no register
+    Type reg_type(const Operand& o) const;  // none when o is not a register
 
     Instr& emit(Handler h);  // the reference holds until the next emit
     void more(Instr& i, const std::vector<Ref>& results, const std::vector<Ref>& sources);
@@ -51,16 +50,16 @@ class Builder {
     const std::vector<std::string>& branch_table(const std::string& label) const;
     uint16_t site();
 
-    // A memory operand: base register in `a` (none: absolute), displacement in `imm`.
+    // The address of a memory operand. Without a base register it is absolute.
     struct Place {
         Ref base;
         int64_t offset;
-        bool narrow = false;
+        bool narrow = false;  // the base has 32 bits
     };
     void mark_loaded(const Operand& to, Place from, int64_t offset, int bytes, int window);  // for --check all
-    Place address(const Operand& o, bool may_be_narrow = false);  // narrow: the base has 32 bits
+    Place address(const Operand& o, bool may_be_narrow = false);
     const ParamBlob* blob(const std::string& name) const;
-    int entry_param(const std::string& name) const;  // byte offset, or -1
+    int entry_param(const std::string& name) const;  // the offset in bytes, or -1
 
     Function& f;
     const Layout& layout;
@@ -80,12 +79,12 @@ class Builder {
     template <class F> void each_ref(Instr& i, F f);
 
     const ptx::Function& source;
-    std::vector<int> bytes_of_virtual;  // 0: predicate
-    std::vector<int> virtual_of_reg;    // -1: not met yet
+    std::vector<int> bytes_of_virtual;  // 0 for a predicate
+    std::vector<int> virtual_of_reg;    // -1 before its first use
     std::vector<int> reg_of_virtual;
     std::vector<std::pair<uint32_t, std::string>> label_uses;
-    std::vector<std::pair<uint32_t, uint32_t>> skips;  // a guard's branch around: code index -> target index
-    std::vector<int> start_of;                         // PTX instruction -> code index
+    std::vector<std::pair<uint32_t, uint32_t>> skips;  // branches around guarded instructions: code index, target
+    std::vector<int> start_of;                         // the code index of each PTX instruction
     struct Extension {
         Ref from;
         Ref to;
@@ -107,7 +106,7 @@ class Builder {
     std::vector<int> stored;  // registers that the st at hand stores, in order
 };
 
-// Decodes a function. What cannot be decoded is remembered in Function::missing: it matters only when launched.
+// Decodes a function. When that fails, Function::missing says why, which matters only if the function is launched.
 void decode(Function& f, ptx::Module& m, ptx::Function& source, const Layout& layout);
 
 int reg_bytes(Type t);

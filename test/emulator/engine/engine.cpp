@@ -10,9 +10,9 @@
 namespace emu {
 namespace {
 
-constexpr uint32_t kPollLimit = 24;       // volatile loads or atomics in one turn before the warp lets others on
-constexpr int64_t kTurn       = 1 << 14;  // instructions before other groups, or those a warp polls for, get a turn
-constexpr int64_t kForEver    = int64_t(1) << 62;
+constexpr uint32_t kPollLimit = 24;       // volatile loads or atomics in one turn before other warps get theirs
+constexpr int64_t kTurn       = 1 << 14;  // instructions before other groups of the warp get a turn
+constexpr int64_t kForever    = int64_t(1) << 62;
 
 uint64_t next_random(uint64_t& state) {  // splitmix64
     uint64_t z = state += 0x9e3779b97f4a7c15ull;
@@ -33,8 +33,8 @@ void join_groups(Warp& w) {
         }
 }
 
-// Picks the ready group that is deepest in calls, and of those the lowest in the code. With `unfair` it picks the last
-// in that order, so that a lane which spins on what a sibling holds does not starve the sibling.
+// Picks the ready group that is deepest in calls, and of those the one that is lowest in the code. `unfair` reverses
+// that order, so that a lane that spins on a lock does not starve the lane of the same warp that holds the lock.
 int pick_group(Warp& w, bool unfair) {
     int best    = -1;
     auto before = [&](const Group& a, const Group& b) {
@@ -90,7 +90,7 @@ Frame* new_frame(Worker& worker, Function& f) {
     frame->local_base = 0;
     frame->allocated  = 0;
     std::memset(frame->regs, 0, f.pred_bytes);
-    // This is NaN in every type, so that what nobody wrote does not look like a zero.
+    // Unset registers are NaN in every type, so that they do not look like zeros.
     std::memset(frame->regs + f.pred_bytes, 0xff, f.frame_bytes - f.pred_bytes);
     return frame;
 }
@@ -113,7 +113,7 @@ Group& split(Warp& w, uint32_t mask, const Instr* pc) {
 
 bool gather(Warp& w, const Instr* i, uint32_t members) {
     Group& me = w.groups[w.current];
-    for (size_t k = 0; k < w.groups.size(); k++) {  // those who wait here join us
+    for (size_t k = 0; k < w.groups.size(); k++) {  // groups that wait here join this one
         Group& other = w.groups[k];
         if (int(k) == w.current || other.pc != i || other.frame != me.frame || other.state != State::Sync) continue;
         me.mask |= other.mask;
@@ -180,7 +180,7 @@ bool open_barriers(Block& b) {
         if (!bar.any) continue;
         const bool all = bar.expected ? bar.arrived >= bar.expected : bar.arrived >= b.live;
         if (!all) continue;
-        // Lanes of one warp are at different places of an aligned barrier, so they did not arrive together.
+        // The lanes of a warp must arrive at an aligned barrier together, at the same instruction.
         for (Warp& w : b.warps) {
             const Group* first = nullptr;
             for (Group& g : w.groups) {
@@ -212,10 +212,9 @@ bool warp_ready(const Warp& w) {
     return false;
 }
 
-// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns true when it
-// polled.
+// Runs the warp until all its groups wait or have ended, the budget is used up, or it polls. Returns whether it polled.
 bool run_warp(Warp& w, int64_t& budget) {
-    size_t fruitless = 0;  // groups in a row that only polled: what they wait for may be another warp's to do
+    size_t fruitless = 0;  // the number of groups in a row that only polled, and may wait for another warp
     while (budget > 0 && !w.block->launch->stop->load(std::memory_order_relaxed)) {
         if (w.groups.size() > 1) {
             std::erase_if(w.groups, [](const Group& g) { return g.state == State::Exited; });
@@ -229,7 +228,7 @@ bool run_warp(Warp& w, int64_t& budget) {
         const Instr* end = lo + f.code.size();
         int64_t turn     = std::min(budget, kTurn);
         bool others      = false;
-        for (int k = 0; k < int(w.groups.size()); k++) {  // stop where another group waits to be joined
+        for (int k = 0; k < int(w.groups.size()); k++) {  // the turn ends where another group can be joined
             const Group& o = w.groups[k];
             if (k == w.current || o.state != State::Ready) continue;
             others = true;
@@ -255,7 +254,7 @@ bool run_warp(Warp& w, int64_t& budget) {
         if (stopped) w.groups[w.current].pc = stopped;
         const bool polled  = w.polls > kPollLimit;
         fruitless          = polled ? fruitless + 1 : 0;
-        const bool goes_on = budget > 0 || polled;  // else its turn ended in the middle of what it does
+        const bool goes_on = budget > 0 || polled;  // otherwise the warp's turn has ended
         w.unfair           = !goes_on ? std::max<int64_t>(0, w.unfair - (before - turn))
                              : others && (polled || turn <= 0) && (budget > 0 || w.unfair == 0) ? kTurn
                                                                                                 : 0;
@@ -268,15 +267,15 @@ bool run_warp(Warp& w, int64_t& budget) {
     return false;
 }
 
-// No warp of the block can go on, because some lanes wait for others that never come. Reports that and releases one
-// group.
+// Called when no warp of the block can go on. If lanes wait for others that never come, it reports one group of them
+// and lets it go on.
 bool resolve_stall(Block& b) {
     for (Warp& w : b.warps)
         for (Group& g : w.groups)
             if (g.state == State::Sync) {
                 const uint32_t absent = g.members & w.live & ~g.mask;
                 report(finding_at(w, g.pc, Kind::AbsentLane, __builtin_ctz(absent ? absent : g.mask),
-                                  "named in the member mask, but never comes to this instruction"));
+                                  "this lane is named in the member mask but never reaches the instruction"));
                 w.forced |= g.mask;
                 g.state = State::Ready;
                 return true;
@@ -297,14 +296,14 @@ std::string waiting_text(const Block& b) {
 
 }  // namespace
 
-// Runs the block for about `budget` instructions. True when it ended.
+// Runs the block for about `budget` instructions. Returns whether it has ended.
 static bool run_block_inside(Block& b, int64_t budget) {
     const Options& o = options();
     const int n      = int(b.warps.size());
     Worker& worker   = *b.warps[0].worker;
     std::vector<int> order(n);
     for (int k = 0; k < n; k++) order[k] = o.schedule == Schedule::Reverse ? n - 1 - k : k;
-    int64_t quantum = kForEver;
+    int64_t quantum = kForever;
     if (o.schedule == Schedule::RoundRobin) quantum = int64_t(std::max<uint64_t>(1, o.schedule_arg));
     while (budget > 0) {
         if (b.launch->stop->load(std::memory_order_relaxed)) return true;
@@ -325,12 +324,12 @@ static bool run_block_inside(Block& b, int64_t budget) {
             worker.instructions += uint64_t(before - turn);
             progress = true;
             if (budget > 0) continue;
-            b.next_warp = (first + at + 1) % n;  // or a warp that polls would use up the next turn as well
+            b.next_warp = (first + at + 1) % n;  // so that a warp that polls does not use up the next turn, too
             break;
         }
         if (b.live == 0) return true;
         const bool opened = open_barriers(b);
-        if (polled && !opened) return false;  // it waits for another block, perhaps: let that one on
+        if (polled && !opened) return false;  // it may wait for another block, which gets a turn
         if (!progress && !opened && !resolve_stall(b)) {
             Warp* stuck     = nullptr;
             const Group* at = nullptr;

@@ -1,9 +1,9 @@
 // exec.h - the machine: decoded instructions, warps of 32 lanes, blocks
 //
-// A register is 32 lanes of its natural width in a row; a predicate is a 32-bit mask. A handler runs one decoded
-// instruction for all active lanes and returns the next one. Lanes of a warp that went different ways are groups, each
-// with its own place; the scheduler (engine.cpp) runs the group that is deepest in calls and lowest in the code, and
-// joins groups that meet.
+// A register is an array of 32 lanes, and a predicate is a 32-bit mask. A handler runs one decoded instruction for all
+// active lanes and returns the next one. When the lanes of a warp diverge, they form groups, each with its own program
+// counter. The scheduler (engine.cpp) runs the group that is deepest in calls and lowest in the code, and joins groups
+// that meet.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -31,8 +31,7 @@ struct Worker;
 struct Instr;
 using Handler = const Instr* (*)(Warp&, const Instr*);
 
-// The place of an operand's lanes: in the frame's registers, or among the function's constants, which are stored once
-// per lane.
+// The place of an operand: in the registers of the frame (pool 0) or among the constants of the function (pool 1).
 struct Ref {
     int32_t offset = -1;
     uint32_t pool  = 0;
@@ -41,40 +40,41 @@ struct Ref {
 
 struct Instr {
     Handler run   = nullptr;
-    Handler inner = nullptr;  // what a guard guards
+    Handler inner = nullptr;  // the guarded handler, when `run` is op::guarded
     Ref d, a, b, c;
-    int64_t imm         = 0;        // address offset, comparison, shift …: the handler's own business
+    int64_t imm         = 0;        // an address offset, a comparison …: each handler says what
     const Instr* target = nullptr;  // of a branch
     Ref guard;
     bool guard_negated  = false;
-    uint8_t flags       = 0;  // kSplits …
-    uint8_t imm2        = 0;  // more of imm, for handlers that need it
+    uint8_t flags       = 0;  // kSplits and the following
+    uint8_t imm2        = 0;  // more immediates, for handlers that need them
     uint32_t imm3       = 0;
     int64_t imm4        = 0;
-    uint8_t window      = 0;  // of a memory instruction: access.h
-    uint8_t more_defs   = 0;  // of `more`, so many are written, the rest read
-    uint16_t site       = 0;  // memory instructions: their allocation cache
-    uint32_t more       = 0;  // further operands: Function::more[more …]
+    uint8_t window      = 0;  // of a memory instruction: the Window in access.h
+    uint8_t more_defs   = 0;  // the number of further operands that are written; they come first
+    uint16_t site       = 0;  // of a memory instruction: its index in Worker::sites
+    uint32_t more       = 0;  // the index of the first further operand in Function::more
     uint32_t more_count = 0;
     uint32_t index      = 0;  // in Function::code
 };
 
 // Instr::flags
-constexpr uint8_t kSplits = 1;  // may change the group (branch, barrier, call …): a guard becomes a branch around it
-constexpr uint8_t kOwnGuard = 2;   // reads its guard itself
+constexpr uint8_t kSplits   = 1;   // may change the group, so a guard becomes a branch around it
+constexpr uint8_t kOwnGuard = 2;   // the handler reads the guard itself
 constexpr uint8_t kWritesC  = 4;   // c is a second result
 constexpr uint8_t kLeaves   = 8;   // never goes on to the next instruction
-constexpr uint8_t kReadsD   = 16;  // d is read as well
+constexpr uint8_t kReadsD   = 16;  // d is read as well as written
 
 struct AlignedBytes {
     std::unique_ptr<std::byte[], void (*)(std::byte*)> data{nullptr, [](std::byte*) {}};
     size_t size = 0;
-    void resize(size_t n);  // 64-byte aligned, contents undefined
+    void resize(size_t n);  // aligned to 64 bytes, with undefined contents
 };
 
+// A parameter or result of a device function: 32 lanes of `bytes` bytes, at an offset from Function::blob_base.
 struct ParamBlob {
     std::string name;
-    uint32_t offset, bytes;  // from Function::blob_base: 32 lanes × bytes
+    uint32_t offset, bytes;
 };
 
 struct Function {
@@ -92,11 +92,11 @@ struct Function {
     uint32_t live_regs   = 0;                   // estimate of what ptxas would need
     uint32_t local_bytes = 0;
     bool calls           = false;
-    uint32_t pred_bytes  = 0;                // the predicates come first in a frame; cleared when it is made
-    std::vector<ParamBlob> params, results;  // device functions only
-    uint32_t sites = 0;                      // memory instructions
-    std::string missing;                     // not empty: the first form we lack, with its line
-    int shared_granule = 2;                  // log2 bytes of the smallest shared access: race records are per granule
+    uint32_t pred_bytes  = 0;                // the predicates come first in a frame and are cleared when it is made
+    std::vector<ParamBlob> params, results;  // of device functions
+    uint32_t sites = 0;                      // the number of memory instructions
+    std::string missing;                     // why the function cannot be decoded, else empty
+    int shared_granule = 2;  // log2 of the bytes of the smallest access to shared memory, for which races are recorded
 };
 
 enum class State : uint8_t { Ready, Barrier, Sync, Exited };
@@ -120,48 +120,48 @@ struct Group {
     const Instr* pc;
     Frame* frame;
     State state      = State::Ready;
-    uint32_t members = 0;  // Sync: the lanes it waits for
-    uint16_t barrier = 0;  // Barrier: which
+    uint32_t members = 0;  // in State::Sync: the lanes that it waits for
+    uint16_t barrier = 0;  // in State::Barrier: the number of the barrier
 };
 
-// cp.async is carried out at its wait, so that a missing wait shows.
+// A cp.async that has been issued. The copy is made at its wait, so that a missing wait gives a wrong result.
 struct AsyncCopy {
     uint32_t mask, group;
     const Instr* instr;
     uint64_t dst[kLanes], src[kLanes];
-    uint32_t bytes, from[kLanes];  // `from` bytes of the source, then zeros
+    uint32_t bytes, from[kLanes];  // `from` bytes come from the source, and the others are zeros
 };
 
-// A register with lanes that hold what nobody wrote: idle_reads.cpp.
+// A register with lanes that hold an uninitialised value from shared memory: idle_reads.cpp.
 struct IdleValue {
     Frame* frame;
-    int reg;  // of the PTX
+    int reg;  // the PTX register
     uint32_t lanes;
-    uint8_t read;  // in Block::idle_reads
+    uint8_t read;  // the index in Block::idle_reads
 };
 struct IdleRead {
     const Instr* at;
-    Finding finding;  // if its value does harm
+    Finding finding;  // to report when the value is used
 };
 
 struct Warp {
-    std::byte* base[2] = {};  // Ref::pool selects: registers, constants
-    uint32_t mask      = 0;   // lanes of the running group (and of its guard)
-    uint32_t live      = 0;
+    std::byte* base[2] = {};  // of the registers and of the constants, by Ref::pool
+    uint32_t mask      = 0;   // the active lanes: those of the running group whose guard holds
+    uint32_t live      = 0;   // the lanes that have not ended
     Block* block       = nullptr;
     Worker* worker     = nullptr;
     Frame* frame       = nullptr;  // of the running group
     uint32_t index     = 0;        // in the block
-    int current        = 0;        // running group
-    uint32_t polls     = 0;        // volatile loads and atomics of late: it may be waiting
-    int64_t unfair     = 0;        // for so many instructions the group that is last in order goes first
-    uint32_t carry     = 0;        // condition code register, a bit per lane
+    int current        = 0;        // the index of the running group
+    uint32_t polls     = 0;        // the number of volatile loads and atomics in this turn
+    int64_t unfair     = 0;        // for so many instructions the order of the groups is reversed: pick_group
+    uint32_t carry     = 0;        // the carry flag of each lane
     uint32_t forced    = 0;        // lanes that need not wait for absent ones any more
-    uint64_t issued    = 0;        // instructions
+    uint64_t issued    = 0;        // the number of instructions that were run
     std::vector<Group> groups;
     std::vector<AsyncCopy> copies;
     std::vector<IdleValue> idle;
-    uint32_t committed[kLanes] = {};  // cp.async groups per lane
+    uint32_t committed[kLanes] = {};  // the number of cp.async groups of each lane
     uint32_t tid[3][kLanes];
 
     template <class T> T* reg(Ref r) { return reinterpret_cast<T*>(base[r.pool] + r.offset); }
@@ -169,14 +169,14 @@ struct Warp {
 };
 
 struct BarrierState {
-    uint32_t arrived  = 0;  // threads
-    uint32_t expected = 0;  // 0: every live thread
-    uint32_t reduced  = 0;  // bar.red: and / or / popc so far
+    uint32_t arrived  = 0;  // the number of threads
+    uint32_t expected = 0;  // the number of threads; 0 for every live one
+    uint32_t reduced  = 0;  // the result of bar.red so far
     bool any          = false;
 };
 
 struct Launch;
-struct SharedRaces;  // checker.h
+struct SharedRaces;  // races.h
 struct GlobalRaces;
 struct GlobalActor;
 
@@ -185,30 +185,30 @@ struct Block {
     uint32_t ctaid[3];
     uint64_t index = 0;
     std::vector<Warp> warps;
-    AlignedBytes shared, local, local_shadow;  // shadows: Check::All, see checker.h
+    AlignedBytes shared, local, local_shadow;  // the shadows are for --check all: checker.h
     std::vector<uint8_t> shared_shadow;
     uint32_t shared_bytes = 0, local_stride = 0;
-    uint32_t live = 0;  // threads
+    uint32_t live = 0;  // the number of threads that have not ended
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
-    GlobalActor* actor  = nullptr;     // in the launch's GlobalRaces
-    int next_warp       = 0;           // in the order of the schedule: who runs first in the next turn
-    bool pending_copies = false;       // a cp.async has been issued
-    bool holds_unset    = false;       // bytes of shared memory have been marked as holding what nobody wrote
-    std::vector<Finding> unwritten;    // a read of what nobody wrote: a race if somebody does before the next barrier
-    std::vector<IdleRead> idle_reads;  // loads from shared memory that nobody wrote, as long as no harm came of it
+    GlobalActor* actor  = nullptr;   // in the launch's GlobalRaces
+    int next_warp       = 0;         // the warp that runs first in the next turn, in the order of the schedule
+    bool pending_copies = false;     // a cp.async has been issued
+    bool holds_unset    = false;     // a byte of shared or local memory is marked with kUnset
+    std::vector<Finding> unwritten;  // uninitialised reads, reported at the next barrier unless a race is found before
+    std::vector<IdleRead> idle_reads;  // loads from uninitialised shared memory whose values are followed
     uint64_t issued = 0;
     bool done       = false;
     uint8_t* shadow_of_local() { return reinterpret_cast<uint8_t*>(local_shadow.data.get()); }
 };
 
-// The allocation that a memory instruction touched last, per host thread. It makes an exact bounds check cost two
+// The allocation that a memory instruction touched last, per host thread. It reduces an exact bounds check to two
 // comparisons.
 struct Site {
     uint64_t begin = 0, end = 0, delta = 0;
 };
 
-struct SiteCounts {  // --profile: per code index
+struct SiteCounts {  // for --profile, per element of Function::code
     uint64_t warps = 0, lanes = 0;
 };
 
@@ -231,7 +231,7 @@ struct Worker {
     ~Worker();
 };
 
-struct KernelCode;  // module.h's Kernel::code: the functions of one kernel, decoded
+struct KernelCode;  // the decoded functions of one kernel: kernel_code.h
 
 struct Launch {
     Kernel* kernel;
@@ -241,10 +241,10 @@ struct Launch {
     const std::byte* params;
     uint32_t param_bytes;
     uint32_t shared_bytes, local_stride;
-    uint64_t workspace = 0;  // cooperative groups: address of the grid barrier
+    uint64_t workspace = 0;  // the address of cooperative groups' grid barrier
     bool check_all, profiling;
     uint32_t number;         // of this launch in the process
-    std::atomic<int>* stop;  // not zero: a Fault ended the launch
+    std::atomic<int>* stop;  // not 0 when a fault has ended the launch
     Fault fault = Fault::None;
     std::string message;
     std::mutex lock;
@@ -253,15 +253,15 @@ struct Launch {
     uint64_t clock_base;
 };
 
-// The windows of generic addresses: not canonical on x86, so no host pointer lies in them.
+// The windows of generic addresses. These are not canonical on x86, so no host pointer lies in them.
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr int kWindowShift = 56;
 
-// The system's part of a block's shared memory lies behind the kernel's own and is cleared. Cooperative groups of
-// several warps meet there. Only kernels that ask for its address have it.
+// Kernels that ask for its address have an area for the system behind their own shared memory. It is cleared.
+// Cooperative groups of several warps synchronise there.
 constexpr uint32_t kReservedShared = 1024;
 
-// Returned by a handler that stops its group, after it has stored where the group goes on.
+// A handler returns this to stop its group, after it has stored where the group goes on.
 constexpr const Instr* kStop = nullptr;
 
 template <class D, class F> inline void for_lanes(const Warp& w, D* d, F f) {
@@ -289,20 +289,20 @@ inline constexpr struct LaneBits {
     }
 } kLaneBit;
 
-template <class F>
-inline uint32_t mask_of(F f) {  // bit l: f(l); an or over a table, which compilers turn into vector code
+// Returns a mask with f(l) in bit l. Compilers turn an or over a table into vector code.
+template <class F> inline uint32_t mask_of(F f) {
     uint32_t m = 0;
 #pragma GCC ivdep
     for (int l = 0; l < kLanes; l++) m |= f(l) ? kLaneBit.of[l] : 0u;
     return m;
 }
 
-// Ends the launch with this fault, unless another one was first. Returns kStop, which the handler returns.
+// Ends the launch with this fault, unless it has another one already. Returns kStop, for the handler to return.
 const Instr* fail_launch(Warp& w, Fault fault, const std::string& message);
-// "kernel.cu:41", or the PTX line.
+// Returns "kernel.cu:41", or the PTX line without -lineinfo.
 std::string place_of(const Function& f, const Instr* i);
 std::string place_of(const Function& f, const ptx::Instruction& i);
-// A Finding with kernel, source, block and thread filled in for this lane.
+// Returns a Finding with the kernel, source, block and thread of this lane.
 Finding finding_at(Warp& w, const Instr* i, Kind kind, int lane, const std::string& what);
 inline uint32_t thread_of(const Warp& w, int lane) { return w.index * kLanes + lane; }
 

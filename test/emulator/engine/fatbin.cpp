@@ -1,4 +1,4 @@
-// fatbin.cpp - see fatbin.h; the layout was learned from nvcc 12 and 13 output, all fields little-endian
+// fatbin.cpp - see fatbin.h. The layout was found in the output of nvcc 12 and 13; all fields are little-endian.
 #include "fatbin.h"
 
 #include <elf.h>
@@ -17,7 +17,8 @@ template <class T> T at(const uint8_t* p, size_t offset) {
 
 constexpr uint32_t kMagic        = 0xba55ed50;
 constexpr size_t kMinEntryHeader = 64;
-constexpr size_t kMaxInflated    = size_t(1) << 32;  // no module comes near: a damaged size must not take all memory
+constexpr size_t kMaxInflated    = size_t(1)
+                                << 32;  // larger than any module, so that a damaged size does not take all memory
 constexpr uint64_t kFlagLz4 = 0x2000, kFlagZstd = 0x8000;
 
 std::string payload(const uint8_t* entry, size_t header, size_t size) {
@@ -41,7 +42,8 @@ std::string inflate_zstd(const uint8_t* in, size_t n, size_t expected) {
     return out;
 }
 
-// An LZ4 block: token (literal count, match length - 4), literals, 16-bit distance; 15 in a nibble continues in bytes.
+// A sequence of LZ4 is a token (number of literals, length of the match - 4), the literals and a 16-bit distance. A
+// nibble of 15 continues in the following bytes.
 std::string inflate_lz4(const uint8_t* in, size_t n, size_t expected) {
     std::string out;
     out.reserve(expected);
@@ -93,7 +95,7 @@ std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit) {
         if (kind == 1 || kind == 2) {
             FatbinEntry entry{kind == 1, int(at<uint32_t>(e, 28)), 0, payload(e, length, bytes)};
             if (entry.ptx) {
-                entry.data.resize(std::strlen(entry.data.c_str()));  // NUL padding
+                entry.data.resize(std::strlen(entry.data.c_str()));  // without the padding
                 const size_t target = entry.data.find(".target sm_");
                 const size_t after =
                     target == std::string::npos ? target : entry.data.find_first_not_of("0123456789", target + 11);

@@ -14,23 +14,22 @@ struct DamagedBinary : std::runtime_error {
 };
 
 struct FatbinEntry {
-    bool ptx;          // else a cubin (ELF)
-    int arch;          // 80, 90
-    char suffix = 0;   // 'a' or 'f': made for exactly this architecture
+    bool ptx;          // otherwise a cubin (ELF)
+    int arch;          // 80 for sm_80
+    char suffix = 0;   // 'a' when it is for this architecture only, 'f' for its family
     std::string data;  // decompressed
 };
 
-// Reads the entries of the region at `data`. Sizes come from its own headers; `limit` bounds them where the caller
-// knows the size. Throws DamagedBinary.
+// Reads the entries of the fat binary at `data`, which is not longer than `limit`. Throws DamagedBinary.
 std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit = SIZE_MAX);
 
 std::string inflate_zstd(const uint8_t* in, size_t n, size_t expected);
 std::string inflate_lz4(const uint8_t* in, size_t n, size_t expected);
 
-// Returns the registers per thread of each kernel in a cubin: section .text.NAME has them in the top byte of sh_info.
+// Returns the registers per thread of each kernel in a cubin, from the top byte of sh_info of the section .text.NAME.
 std::map<std::string, int> cubin_registers(const std::string& elf);
 
-// Links the PTX of several units of a program into one text (link.cpp), without the units that no kernel needs.
+// link.cpp: links the PTX of several units of a program into one text, without the units that no kernel needs.
 std::string link_units(std::vector<std::string> texts);
 
 }  // namespace emu

@@ -14,8 +14,7 @@
 
 namespace emu {
 
-// The runtime library's function that turns call sites in the text into file and line. It is absent when only the core
-// is linked, as in the unit tests.
+// A function of cudart/ that turns the call sites in a text into file and line. It is null without cudart/.
 __attribute__((weak)) std::string resolve_sites(const std::string& text);
 
 namespace {
@@ -27,14 +26,14 @@ struct Seen {
 
 struct Reports {
     std::mutex lock;
-    std::map<std::string, Seen> places;  // kind, kernel and source: said once, then counted
+    std::map<std::string, Seen> places;  // by kind, kernel and source: each is printed once and then counted
     uint64_t count = 0;
     std::vector<void (*)()> hooks;
     Summary summary;
     bool closing = false;
 };
 Reports& reports() {
-    static auto* r = new Reports;  // never destroyed: findings come from atexit handlers too
+    static auto* r = new Reports;  // never destroyed, because atexit handlers report findings, too
     return *r;
 }
 
@@ -64,7 +63,7 @@ void finish() {
     }
 }
 
-// Registered when the library is loaded, so that it runs after the program's own handlers.
+// Registers finish() when the library is loaded, so that it runs after the program's own handlers.
 __attribute__((constructor)) void install() { std::atexit(finish); }
 
 }  // namespace

@@ -8,13 +8,12 @@
 namespace emu {
 namespace {
 
-// One template per operation; Ftz and Sat are the modifiers. NaN results are the canonical one, as GPUs give it.
+// There is a template per operation, with the modifiers Ftz and Sat. A NaN result is the canonical NaN, as on GPUs.
 inline float canonical(float x) { return x == x ? x : as_float(0x7fffffff); }
 inline double canonical(double x) { return x == x ? x : as_double(0xfff8000000000000ull); }
 
 template <bool Sat, class T> inline T finish(T x) { return Sat ? saturate(x) : canonical(x); }
 
-// The operations are a table, many of them a row each.
 // clang-format off
 template <bool Ftz, bool Sat> struct Add {
     template <class T> static T f(T a, T b) { return finish<Sat>(ftz<Ftz>(ftz<Ftz>(a) + ftz<Ftz>(b))); }
@@ -34,26 +33,14 @@ template <bool Ftz, bool Sat> struct Fma {
     }
     static double f(double a, double b, double c) { return canonical(__builtin_fma(a, b, c)); }
 };
-template <bool Ftz, bool>
-struct Sqrt {
-    template <class T>
-    static T f(T a) {
-        return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a))));
-    }
+template <bool Ftz, bool> struct Sqrt {
+    template <class T> static T f(T a) { return canonical(ftz<Ftz>(std::sqrt(ftz<Ftz>(a)))); }
 };
-template <bool Ftz, bool>
-struct Rcp {
-    template <class T>
-    static T f(T a) {
-        return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a)));
-    }
+template <bool Ftz, bool> struct Rcp {
+    template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / ftz<Ftz>(a))); }
 };
-template <bool Ftz, bool>
-struct Rsqrt {
-    template <class T>
-    static T f(T a) {
-        return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a))));
-    }
+template <bool Ftz, bool> struct Rsqrt {
+    template <class T> static T f(T a) { return canonical(ftz<Ftz>(T(1) / std::sqrt(ftz<Ftz>(a)))); }
 };
 template <bool Ftz, bool> struct Ex2 { static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); } };
 template <bool Ftz, bool> struct Lg2 { static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); } };
@@ -91,7 +78,7 @@ struct TestSubnormal { template <class T> static bool f(T a) { return std::fpcla
 
 template <class T> constexpr Type kType = sizeof(T) == 8 ? Type::f64 : Type::f32;
 
-// Chooses between the four (.ftz, .sat) versions; doubles have neither.
+// Chooses between the four versions (.ftz, .sat) of an operation. Doubles have neither modifier.
 template <template <bool, bool> class Op, class Pick>
 Handler by_modifiers(Builder&, const ptx::Instruction& i, bool second, Pick pick) {
     if (type_of(i) == Type::f64) return pick.template operator()<Op<false, false>, double>();
@@ -106,8 +93,8 @@ Rounding rounding_of(const ptx::Instruction& i) {
     return has(i, "rz") ? kZero : has(i, "rm") ? kDown : has(i, "rp") ? kUp : kNearest;
 }
 
-// Directed rounding changes the processor's mode around the lanes. Not inlined, and told so: the compiler must not move
-// arithmetic across the change.
+// Directed rounding sets the processor's rounding mode for the loop over lanes. The function is not inlined, so that
+// the compiler does not move arithmetic across the change of the mode.
 template <Handler Inner> __attribute__((noinline)) const Instr* rounded(Warp& w, const Instr* i) {
     std::fesetround(fenv_of(Rounding(i->imm)));
     const Instr* next = Inner(w, i);
@@ -123,7 +110,7 @@ template <template <bool, bool> class Op> void build1(Builder& b, const ptx::Ins
 
     emit_op(b, i, h, type_of(i), {type_of(i)}).imm = r;
 }
-// rcp.approx.ftz.f64 and rsqrt.approx.ftz.f64 look at the upper 32 bits, and give no more.
+// rcp.approx.ftz.f64 and rsqrt.approx.ftz.f64 read the upper 32 bits only, and their results have no more.
 double upper_half(double x) {
     uint64_t bits;
     std::memcpy(&bits, &x, 8);
@@ -131,11 +118,11 @@ double upper_half(double x) {
     std::memcpy(&x, &bits, 8);
     return x;
 }
-template <template <bool, bool> class Op> struct Gross {
+template <template <bool, bool> class Op> struct Coarse {
     static double f(double a) { return upper_half(Op<false, false>::f(upper_half(a))); }
 };
-template <template <bool, bool> class Op> void build_gross(Builder& b, const ptx::Instruction& i) {
-    emit_op(b, i, &unary<Gross<Op>, double, double>, Type::f64, {Type::f64});
+template <template <bool, bool> class Op> void build_coarse(Builder& b, const ptx::Instruction& i) {
+    emit_op(b, i, &unary<Coarse<Op>, double, double>, Type::f64, {Type::f64});
 }
 template <template <bool, bool> class Op> void build2(Builder& b, const ptx::Instruction& i) {
     const Rounding r = rounding_of(i);
@@ -226,12 +213,12 @@ std::vector<Row> float_rows() {
         {"div .{ROUND} .f64", build2<Div>},
         {"rcp .{ROUND,approx} .ftz? .f32", build1<Rcp>},
         {"rcp .{ROUND} .f64", build1<Rcp>},
-        {"rcp .approx .ftz .f64", build_gross<Rcp>},
+        {"rcp .approx .ftz .f64", build_coarse<Rcp>},
         {"sqrt .{ROUND,approx} .ftz? .f32", build1<Sqrt>},
         {"sqrt .{ROUND} .f64", build1<Sqrt>},
         {"rsqrt .approx .ftz? .f32", build1<Rsqrt>},
         {"rsqrt .approx .f64", build1<Rsqrt>},
-        {"rsqrt .approx .ftz .f64", build_gross<Rsqrt>},
+        {"rsqrt .approx .ftz .f64", build_coarse<Rsqrt>},
         {"ex2 .approx .ftz? .f32", build1<Ex2>},
         {"lg2 .approx .ftz? .f32", build1<Lg2>},
         {"sin .approx .ftz? .f32", build1<Sin>},

@@ -1,4 +1,4 @@
-// forms.cpp - the lookup; the rows are with their handlers
+// forms.cpp - the lookup in the instruction table, whose rows are in the files of their handlers
 #include "forms.h"
 
 #include <atomic>
@@ -8,7 +8,7 @@
 namespace emu {
 namespace {
 
-// Never destroyed, as kernels may still be decoded when the program ends.
+// This is never destroyed, because kernels may still be decoded when the program ends.
 const auto& kFamilies = *new std::map<std::string, std::vector<std::string>, std::less<>>{
     {"INT", {"u16", "s16", "u32", "s32", "u64", "s64"}},
     {"INT8", {"u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"}},
@@ -69,7 +69,7 @@ std::vector<Slot> compile(const char* text) {
     return slots;
 }
 
-// Assemblers take modifiers in any order (atom.add.release.gpu.u32); only types mean something by theirs.
+// Assemblers accept modifiers in any order (atom.add.release.gpu.u32). Only the order of types matters.
 bool matches(const std::vector<Slot>& slots, const std::vector<std::string_view>& mods, size_t m, uint32_t used,
              size_t last_type) {
     if (m == mods.size()) {

@@ -1,12 +1,14 @@
 // global_races.cpp - races in global memory: between blocks of a launch, between operations of unordered streams
 //
-// Every 4-byte word of device memory has two records, its last writer and its last reader: which operation (launch,
-// copy, library call), which block and warp, when in the block's time, which of the four bytes. Most of memory is
-// touched whole warps at a time, so a line of 64 bytes has one pair of records for all its words until somebody touches
-// a part of it. Two warps of a block are ordered as in shared memory: by barriers, or by a fence and a flag. Two blocks
-// of a launch are ordered only by what they do themselves. If the first has fenced (or released) since, and the second
-// has used an atomic, volatile or acquiring access, we take it that they agreed on it: a missing fence is found, a
-// wrong flag is not. Between operations the runtime knows the order of streams and events.
+// Every 4-byte word of device memory has two records, of its last writer and its last reader. A record holds the
+// operation (launch, copy, library call), the block and warp, the block's time and the bytes of the word. Warps mostly
+// touch whole lines of 64 bytes, so a line has one pair of records for all its words until a part of it is touched
+// alone.
+//
+// Two warps of a block are ordered as in shared memory: by barriers, or by a fence and a flag. Two blocks of a launch
+// are ordered only by their own accesses. If the first has fenced (or released) since its access, and the second has
+// used an atomic, volatile or acquiring access, they are taken to be ordered. So a missing fence is found, but a wrong
+// flag is not. The order of operations comes from their streams and events.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -20,14 +22,14 @@ namespace emu {
 
 // What a block has done that may order it with others.
 struct GlobalActor {
-    std::atomic<uint32_t> fenced{0};  // when it fenced last, in its own time
-    std::atomic<uint32_t> signalled{
-        0};                           // when it last fenced, or wrote what another block could wait for: "I have read"
-    std::atomic<uint8_t> listens{0};  // it has acquired something
+    std::atomic<uint32_t> fenced{0};  // the block's time of its last fence
+    // The block's time of its last fence, or of its last write that another block could wait for.
+    std::atomic<uint32_t> signalled{0};
+    std::atomic<uint8_t> listens{0};  // 1 after an acquiring access
 };
 
-// The numbers of earlier operations that nothing orders with the one that runs now. There are usually none or few.
-struct Apart {
+// The numbers of earlier operations that are not ordered with the one that runs now. There are usually none or few.
+struct Unordered {
     static constexpr int kFew = 4;
     uint64_t few[kFew]        = {~0ull, ~0ull, ~0ull, ~0ull};
     std::vector<uint64_t> rest;
@@ -44,20 +46,21 @@ struct Apart {
 };
 
 struct GlobalRaces {
-    std::vector<GlobalActor> actors;  // of the blocks, modulo their number
+    std::vector<GlobalActor> actors;  // of the blocks, modulo the size of this vector
     uint64_t number = 0;              // of the operation
-    Apart apart;
+    Unordered unordered;
     explicit GlobalRaces(size_t blocks) : actors(blocks) {}
     GlobalActor& of(uint64_t block) { return actors[block % actors.size()]; }
 };
 
 namespace {
 
-// operation (24 bits) | block (24) | turn (8) | many (1) | synchronising (1) | parted (1) | warps (1) | bytes (4)
-// many: other blocks have read it too; warps: another warp of this block has, and no barrier lies between.
+// A record: operation (24 bits) | block (24) | turn (8) | many (1) | synchronising (1) | split (1) | warps (1) | bytes
+// (4). many: other blocks have read it, too. warps: another warp of this block has read it, too, with no barrier
+// between. split: the words of the line have records of their own.
 constexpr int kOperation = 40, kBlock = 16, kTurn = 8;
 constexpr uint64_t kMany = 1 << 7, kSynchronising = 1 << 6, kWarps = 1 << 4, kBytes = 15, kBlockMask = (1u << 24) - 1;
-constexpr uint64_t kWarp = 31ull << kTurn;  // of the turn: the warp's number
+constexpr uint64_t kWarp = 31ull << kTurn;  // the part of the turn that is the warp's number
 
 struct Operation {
     uint64_t number;
@@ -68,25 +71,25 @@ struct Operation {
 struct Record {
     uint64_t writer, reader;
 };
-// When that was in the block's time (28 bits), and which of the bytes this last warp touched (4). A block that lives
-// longer than that has its later races between warps missed.
+// The block's time of the access (28 bits) and the bytes that the last warp touched (4). When a block's time exceeds 28
+// bits, races between its warps are missed.
 struct When {
     uint32_t writer, reader;
 };
 constexpr uint32_t kLastTime = (1u << 28) - 1;
 
 constexpr size_t kLineBytes = 64, kLineWords = kLineBytes / 4;
-constexpr uint64_t kParted = 1 << 5;  // both records of a line whose words have records of their own
+constexpr uint64_t kLineSplit = 1 << 5;  // the value of both records of a line that is split
 
 struct Records {
     const Memory& memory = Memory::get();
     const Address begin  = memory.arena_begin;
-    Record *lines = nullptr, *words = nullptr;  // of the whole arena; pages come when touched
+    Record *lines = nullptr, *words = nullptr;  // for the whole arena; pages are allocated when they are touched
     When *line_times = nullptr, *word_times = nullptr;
     OrderedBefore before = nullptr;
-    std::deque<Operation> recent;  // the last ones, oldest first
+    std::deque<Operation> recent;  // the oldest one comes first
     uint64_t number = 0;
-    Apart apart;  // from the last operation
+    Unordered unordered;  // of the last operation
 
     Records() {
         auto reserve = [&]<class T>(T*& table, size_t count) {
@@ -105,35 +108,36 @@ Records& records() {
     return *r;
 }
 
-// Gives the operation its number, and finds the recent operations that it is not ordered after.
+// Gives the operation its number, and finds the recent operations that are not ordered before it.
 uint64_t start_operation(uint32_t op, const std::string& what) {
     Records& r            = records();
     const uint64_t number = ++r.number & 0xffffff;
-    r.apart               = {};
+    r.unordered           = {};
     if (r.before && op)
         for (const Operation& o : r.recent)
-            if (o.op && o.number < number && !r.before(o.op, op)) r.apart.add(o.number);
+            if (o.op && o.number < number && !r.before(o.op, op)) r.unordered.add(o.number);
     r.recent.push_back({number, op, what});
     if (r.recent.size() > 256) r.recent.pop_front();
     return number;
 }
 
+// The access that is being checked.
 struct Self {
     uint64_t number, block;
-    const Apart* apart;
-    uint64_t record;               // as it is stored, without bytes
-    uint32_t time = 0, since = 0;  // the block's, and when all of it met last
+    const Unordered* unordered;
+    uint64_t record;               // its record, without bytes
+    uint32_t time = 0, since = 0;  // the block's time, and the time of its last barrier with all warps
     bool write, sync;
     GlobalRaces* races       = nullptr;
-    const SharedRaces* warps = nullptr;  // null: no kernel
+    const SharedRaces* warps = nullptr;  // null when it is not an access of a kernel
 };
 
-// `mask`: the bytes that are touched, `when`: of the other access.
+// Decides whether an access to the bytes in `mask` races with an earlier one: `other`, at the time `when`.
 enum class Verdict { Fine, Warps, Blocks, Streams };
 Verdict judge(const Self& me, uint64_t other, uint32_t when, bool other_wrote, uint64_t mask) {
     const uint64_t number = other >> kOperation, block = other >> kBlock & kBlockMask;
     if (!other || !(other & mask & kBytes)) return Verdict::Fine;
-    if (number != me.number) return me.apart->has(number) ? Verdict::Streams : Verdict::Fine;
+    if (number != me.number) return me.unordered->has(number) ? Verdict::Streams : Verdict::Fine;
     if (!me.warps || (me.sync && other & kSynchronising)) return Verdict::Fine;
     const uint32_t time = when >> 4;
     if (block == me.block) {
@@ -174,7 +178,7 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
                                      : "");
 }
 
-// The reader's record after one more read of the bytes in `mask`.
+// Returns the reader's record after one more read of the bytes in `mask`.
 uint64_t read_again(const Self& me, uint64_t reader, uint32_t when, uint64_t mask) {
     const bool now  = reader >> kOperation == me.number;
     const bool same = reader >> kBlock == me.record >> kBlock;
@@ -189,8 +193,8 @@ uint32_t touch_again(const Self& me, uint64_t before, uint32_t when, uint64_t ma
     return me.time << 4 | uint32_t(mask) | (same ? when & kBytes : 0);
 }
 
-// Judges one access of the bytes in `mask` and updates the records of a word, or of all words of a line. `say` is
-// called with a conflict, unless there has been one already.
+// Checks one access of the bytes in `mask` and updates the records of a word, or of all words of a line. It calls `say`
+// for a race, unless `said` is set.
 template <class Say>
 void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address at, bool& said, Say& say) {
     if (!said)
@@ -200,7 +204,7 @@ void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address 
         if (!said) {
             uint64_t seen = r.reader;
             if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
-                seen ^= 1ull << kBlock;  // some other block
+                seen ^= 1ull << kBlock;  // stands for any other block
             if (const Verdict v = judge(me, seen, when.reader, false, mask); v != Verdict::Fine)
                 said = true, say(v, seen, false, at);
         }
@@ -215,7 +219,8 @@ void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address 
     }
 }
 
-// Whether the last access of the whole record was the same. Any access between them has been judged when it came.
+// Returns whether the last access of this kind was the same. Then nothing has to be checked again, because any access
+// in between has been checked against it.
 bool repeated(const Self& me, const Record& r) {
     return !me.sync && (me.write ? r.writer : r.reader & ~(kMany | kWarps)) == (me.record | kBytes);
 }
@@ -224,7 +229,7 @@ void part(Records& r, size_t index) {
     Record& line = r.lines[index];
     std::fill_n(r.words + index * kLineWords, kLineWords, line);
     std::fill_n(r.word_times + index * kLineWords, kLineWords, r.line_times[index]);
-    line = {kParted, kParted};
+    line = {kLineSplit, kLineSplit};
 }
 void join(Records& r, size_t index) {
     const Record* words = r.words + index * kLineWords;
@@ -236,7 +241,7 @@ void join(Records& r, size_t index) {
     if (!differ) r.lines[index] = words[0], r.line_times[index] = times[0];
 }
 
-// Brings the records of [a, a+bytes) up to date for one access, and calls `say` with the first conflict.
+// Updates the records of [a, a+bytes) for one access, and calls `say` for the first race.
 template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say) {
     Records& r        = records();
     bool said         = false;
@@ -247,7 +252,7 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say
         Record& line     = r.lines[index];
         Record* words    = r.words + index * kLineWords;
         const bool whole = at == from && to - from == kLineBytes;
-        if (line.writer != kParted) {
+        if (line.writer != kLineSplit) {
             if (repeated(me, line)) {
                 at = to;
                 continue;
@@ -270,18 +275,20 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say
     }
 }
 
-// The usual case: nobody else touched the records in this launch, or only before all warps met at a barrier, and no
-// unordered operation came since. Then it brings them up to date and returns true; else it leaves them alone.
+// The usual case: in this launch no other warp has touched the records since the last barrier of all warps, and no
+// unordered operation has. Then this updates the records and returns true. Otherwise it changes nothing.
 inline bool undisturbed(const Self& me, Record* r, When* when, size_t n) {
     const uint64_t mine = me.record >> kBlock;
-    if (!me.apart->rest.empty()) return false;
-    auto counts = [&](uint64_t record) {  // 1: the order within this launch, or between streams, matters
+    if (!me.unordered->rest.empty()) return false;
+    // 1 when the record is from this launch or from an unordered operation.
+    auto counts = [&](uint64_t record) {
         const uint64_t number = record >> kOperation;
         uint64_t hit          = number == me.number;
-        for (const uint64_t n : me.apart->few) hit |= n == number;
+        for (const uint64_t n : me.unordered->few) hit |= n == number;
         return hit;
     };
-    auto foreign = [&](uint64_t record, uint32_t time, uint64_t many) {  // not of this block, or of another warp lately
+    // 1 when the record is from another block, or from another warp after the last barrier of all warps.
+    auto foreign = [&](uint64_t record, uint32_t time, uint64_t many) {
         return uint64_t(record >> kBlock != mine) | uint64_t((record & many) != 0) |
                (uint64_t(time >> 4 >= me.since) & uint64_t((record ^ me.record) & kWarp || record & kWarps));
     };
@@ -297,7 +304,7 @@ inline bool undisturbed(const Self& me, Record* r, When* when, size_t n) {
     return true;
 }
 
-// The record of a plain access of this warp, without bytes.
+// Returns the record of a plain access by this warp, without bytes.
 uint64_t base_record(const Warp& w) {
     const Block& b = *w.block;
     return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock |
@@ -310,7 +317,7 @@ Self self_of(const Warp& w, Touch how) {
     const Block& b = *w.block;
     Self me;
     me.races = b.launch->races.get(), me.warps = b.races.get();
-    me.number = me.races->number, me.apart = &me.races->apart, me.block = b.index & kBlockMask;
+    me.number = me.races->number, me.unordered = &me.races->unordered, me.block = b.index & kBlockMask;
     me.write  = writes(how);
     me.sync   = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
     me.record = base_record(w) | (me.sync ? kSynchronising : 0);
@@ -319,10 +326,10 @@ Self self_of(const Warp& w, Touch how) {
     return me;
 }
 
-// The same for the words of one lane, each touched whole by a plain access.
+// Does the same as undisturbed() for the words of one lane, in a plain access of whole words.
 bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
     const size_t line = (a - r.begin) / kLineBytes, word = (a - r.begin) / 4;
-    if (r.lines[line].writer != kParted) {
+    if (r.lines[line].writer != kLineSplit) {
         if (repeated(me, r.lines[line])) return true;
         part(r, line);
     }
@@ -337,7 +344,7 @@ void checker_launch(Launch& l) {
     l.races         = std::make_shared<GlobalRaces>(std::min<uint64_t>(l.config.grid.count(), 1 << 20));
     l.races->number = start_operation(
         l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where));
-    l.races->apart = records().apart;
+    l.races->unordered = records().unordered;
 }
 
 bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
@@ -345,7 +352,7 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
     static Records& r  = records();
     size_t index       = (first - r.begin) / kLineBytes;
     if (first % kLineBytes == 0 && bytes >= kLineBytes) {
-        // When the last access was the same, the bytes have been written, too.
+        // When the last access was the same, the bytes have been written, so the shadow need not be checked.
         const uint64_t mine = base_record(w) | kBytes;
         const Record* line  = r.lines + index;
         uint64_t news       = 0;
@@ -359,12 +366,12 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
         const Address from = index * kLineBytes + r.begin, to = std::min(from + kLineBytes, first + bytes);
         const bool whole = to - at == kLineBytes;
         Record& line     = r.lines[index];
-        if (line.writer == kParted || !whole) {
-            if (line.writer != kParted && repeated(me, line)) {
+        if (line.writer == kLineSplit || !whole) {
+            if (line.writer != kLineSplit && repeated(me, line)) {
                 at = to;
                 continue;
             }
-            if (line.writer != kParted) part(r, index);
+            if (line.writer != kLineSplit) part(r, index);
             if (at & 3 || to & 3) return false;
             const size_t word = (at - r.begin) / 4;
             if (!undisturbed(me, r.words + word, r.word_times + word, (to - at) / 4)) return false;
@@ -379,12 +386,12 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
 template <int Words> static bool known_lanes(const Records& r, uint64_t mine, const Reach& reach, bool write) {
     uint64_t news = 0;
     auto lane     = [&](int l) {
-        const size_t word  = (reach.addr[l] - r.begin) / 4;
-        const Record* line = r.lines + word / kLineWords;
-        const bool parted  = line->writer == kParted;
-        const Record* own  = parted ? r.words + word : line;
+        const size_t word   = (reach.addr[l] - r.begin) / 4;
+        const Record* line  = r.lines + word / kLineWords;
+        const bool is_split = line->writer == kLineSplit;
+        const Record* own   = is_split ? r.words + word : line;
         for (int k = 0; k < Words; k++)
-            news |= (write ? own[parted ? k : 0].writer : own[parted ? k : 0].reader) ^ mine;
+            news |= (write ? own[is_split ? k : 0].writer : own[is_split ? k : 0].reader) ^ mine;
     };
     if (reach.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
@@ -467,7 +474,7 @@ void note_api_access(Address a, size_t bytes, bool write, const char* what, uint
     const bool again = op && !r.recent.empty() && r.recent.back().op == op;
     if (!again) start_operation(op, what);
     const uint64_t number = r.recent.back().number;
-    const Self me{number, 0, &r.apart, number << kOperation, 0, 0, write, false};
+    const Self me{number, 0, &r.unordered, number << kOperation, 0, 0, write, false};
     touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
         Finding f;
         f.kind       = Kind::StreamRace;
@@ -484,7 +491,7 @@ void forget_races(Address a, size_t bytes) {
     Records& r = records();
     madvise(r.words + (a - r.begin) / 4, bytes / 4 * sizeof(Record), MADV_DONTNEED);
     madvise(r.word_times + (a - r.begin) / 4, bytes / 4 * sizeof(When), MADV_DONTNEED);
-    // Only whole pages of the lines are given back. The address is not used again, so what is left does no harm.
+    // Only whole pages of line records are freed. The addresses are not used again, so the other records do not matter.
     constexpr uintptr_t page = 4096;
     const auto from          = (uintptr_t(r.lines + (a - r.begin) / kLineBytes) + page - 1) / page * page;
     const auto to            = uintptr_t(r.lines + (a + bytes - r.begin) / kLineBytes) / page * page;

@@ -1,7 +1,7 @@
 // half.cpp - f16 and bf16, one or two to a register
 //
-// Sums, products and roots go through float: twice the precision plus two bits, so rounding twice is rounding once. A
-// fused product needs more: the product is exact in double, the sum is rounded to odd, and then once to 16 bits.
+// Sums and products are computed in float. It has more than twice the precision plus two bits, so rounding twice gives
+// the same as rounding once. For fma the product is exact in double, and the sum is rounded to odd and then to 16 bits.
 #include "approx.h"
 #include "compare.h"
 #include "floats.h"
@@ -14,7 +14,6 @@ struct F16 {
     static float wide(uint16_t v) { return half_to_float(v); }
     static uint16_t narrow(float f) { return float_to_half(f); }
     static uint16_t narrow(double f) { return double_to_half(f); }
-    // A subnormal f16 is flushed by .ftz.
     static uint16_t flush(uint16_t v) { return v & 0x7c00 ? v : v & 0x8000; }
     static constexpr uint16_t one = 0x3c00;
 };
@@ -85,7 +84,7 @@ struct Ex2 {
     template <class H> static uint16_t f(uint16_t a, Mods m) { return H::narrow(exp2_approx(in<H>(a, m))); }
 };
 
-// R is uint16_t, or uint32_t for two at once.
+// R is uint16_t for one number, or uint32_t for two.
 template <class F, class R> inline R each_half(F f) {
     if constexpr (sizeof(R) == 2) return f(0);
     else return R(f(0)) | R(f(16)) << 16;
@@ -120,7 +119,7 @@ template <class Op, class H, class R> const Instr* run3(Warp& w, const Instr* i)
     return i + 1;
 }
 
-// The four types, as (format, register).
+// Calls `pick` with the format and the register type of one of the four types.
 template <class Pick> Handler by_type(Type t, Pick pick) {
     switch (t) {
         case Type::f16: return pick.template operator()<F16, uint16_t>();
@@ -203,7 +202,8 @@ template <class H> const Instr* setp2(Warp& w, const Instr* i) {  // setp.….f1
     }
     return i + 1;
 }
-template <class H, class R> const Instr* set_half(Warp& w, const Instr* i) {  // set: 1.0 or all ones per half
+// set gives 1.0 or all ones per half.
+template <class H, class R> const Instr* set_half(Warp& w, const Instr* i) {
     const R *a = w.reg<R>(i->a), *b = w.reg<R>(i->b);
     const int cmp      = int(i->imm >> 8);
     const uint16_t yes = i->imm & 128 ? 0xffff : H::one;
@@ -227,7 +227,8 @@ void build_setp(Builder& b, const ptx::Instruction& i) {
                          t == Type::f16 ? setp_handler<HalfCompare<F16>, uint16_t>(cmp)
                                         : setp_handler<HalfCompare<B16>, uint16_t>(cmp));
 }
-template <class H> const Instr* set_word(Warp& w, const Instr* i) {  // the same into 32 bits
+// set of one 16-bit float into a register of 32 bits.
+template <class H> const Instr* set_word(Warp& w, const Instr* i) {
     const uint16_t *a = w.reg<uint16_t>(i->a), *b = w.reg<uint16_t>(i->b);
     const int cmp = int(i->imm >> 8);
     for_lanes(w, w.reg<uint32_t>(i->d),

@@ -1,4 +1,4 @@
-// handlers.h - the handlers that decoding and scheduling name; all others are reached through the table of forms
+// handlers.h - the handlers that decoder and scheduler use by name; the instruction table has all others
 #pragma once
 #include "exec.h"
 
@@ -23,7 +23,7 @@ const Instr* local_base(Warp& w, const Instr* i);
 void special(Builder& b, Ref to, const std::string& name, int bytes);
 
 // checker.cpp
-const Instr* check_set(Warp& w, const Instr* i);  // a: mask of the lanes that have been written
+const Instr* check_set(Warp& w, const Instr* i);  // a: the predicate of the lanes that are set
 const Instr* store_unset(Warp& w, const Instr* i);
 const Instr* load_unset(Warp& w, const Instr* i);
 const Instr* mark_set(Warp& w, const Instr* i);
@@ -31,16 +31,16 @@ const Instr* mark_chosen(Warp& w, const Instr* i);
 
 }  // namespace op
 
-// engine.cpp: groups of a warp
-Group& split(Warp& w, uint32_t mask, const Instr* pc);  // takes these lanes out of the running group
+// engine.cpp: the groups of a warp
+Group& split(Warp& w, uint32_t mask, const Instr* pc);  // moves these lanes from the running group to a new one
 Frame* new_frame(Worker& worker, Function& f);
 void release_frame(Worker& worker, Frame* frame);
-// For shfl and the like: true when every live lane of `members` takes part, w.mask then being all of them here; else
-// the group has been parked and the handler returns kStop.
+// For shfl and the like. Returns true when every live lane of `members` has arrived; w.mask then has all of them.
+// Otherwise the group waits, and the handler must return kStop.
 bool gather(Warp& w, const Instr* i, uint32_t members);
 void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits);
 void leave_lanes(Warp& w);
-bool run_block(Block& b, int64_t budget);  // true: it ended
+bool run_block(Block& b, int64_t budget);  // returns whether the block has ended
 bool aligned_barrier(const Instr* i);
 void finish_reduction(Warp& w, Group& g, uint32_t counts);  // control.cpp: bar.red's result
 

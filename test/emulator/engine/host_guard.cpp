@@ -1,5 +1,4 @@
-// host_guard.cpp - finds host accesses to device memory, and to memory that an unfinished operation owns, by their
-// faults
+// host_guard.cpp - the fault handler, which finds host accesses to device memory and to memory that is in use
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -33,20 +32,19 @@ void refresh(Address a, size_t bytes) {
         int how = PROT_READ | PROT_WRITE;
         for (const auto& o : owners)
             if (o.begin < page + kPage && o.begin + o.bytes > page)
-                how &= o.access == Access::Write ? PROT_NONE : PROT_READ;  // one who only reads lets the host read too
+                how &= o.access == Access::Write ? PROT_NONE : PROT_READ;  // the host may read what an owner reads
         protect(page, 1, how);
     }
 }
 
-// Not async-signal-safe in general, but the program is about to end, or the fault came from its own plain load or
-// store.
+// This is not async-signal-safe in general. But the fault comes from a plain load or store of the program.
 void on_fault(int signal, siginfo_t* info, void* context) {
     const auto a   = reinterpret_cast<Address>(info->si_addr);
     Memory& memory = Memory::get();
     auto chain     = [&] {
         if (previous.sa_flags & SA_SIGINFO && previous.sa_sigaction)
             return previous.sa_sigaction(signal, info, context);
-        sigaction(signal, &previous, nullptr);  // the instruction faults again and meets the default
+        sigaction(signal, &previous, nullptr);  // the instruction faults again, with the default action
     };
     if (!memory.in_arena(a)) return chain();
     const Allocation* in = memory.find(a);
@@ -59,7 +57,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         const std::lock_guard hold(owners_lock);
         auto owner = std::find_if(owners.begin(), owners.end(),
                                   [&](const HostOwner& o) { return a >= o.begin && a < o.begin + o.bytes; });
-        // This is a neighbour on the same page, or the next bytes of the same access: it may pass, and the page is no
+        // The page holds memory of an owner, but the address is beside it. The access may pass, and the page is no
         // longer watched.
         if (owner == owners.end()) return protect(a, 1, PROT_READ | PROT_WRITE);
         std::snprintf(text, sizeof text, "the host touches 0x%llx, which an unfinished %s %s", (unsigned long long)a,
@@ -72,7 +70,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     }
     f.what              = text;
     const auto* machine = static_cast<const ucontext_t*>(context);
-    char site[64];  // resolve_sites makes file and line of it; one beyond the faulting instruction, as for a call
+    char site[64];  // for resolve_sites, which expects a return address, one byte after the instruction
     std::snprintf(site, sizeof site, "the program at @{%llx}",
                   (unsigned long long)machine->uc_mcontext.gregs[REG_RIP] + 1);
     f.kernel = site;

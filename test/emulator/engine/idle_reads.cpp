@@ -1,9 +1,9 @@
-// idle_reads.cpp - loads from shared memory that nobody wrote, reported where their value does harm
+// idle_reads.cpp - uninitialised values from shared memory, which are reported where they are used
 //
-// Merges look one element too far and throw away what they see there: that is no fault. After such a load the warp runs
-// instruction by instruction here, and every register that depends on the value is followed, lane by lane, until it is
-// overwritten or does harm: as an address, in a branch, in another lane, in global memory. Of and, or, setp with a
-// second predicate, and selp only what decides counts.
+// A merge may read one element too far and discard the value, which is no mistake. After such a load the warp runs
+// instruction by instruction in this file. Every register that depends on the value is followed, lane by lane, until it
+// is overwritten or used: as an address, in a branch, in another lane, in global memory. The result of and, or, selp,
+// and setp with a second predicate depends only on the operands that decide it.
 #include "idle_reads.h"
 
 #include <algorithm>
@@ -17,9 +17,9 @@
 namespace emu {
 namespace {
 
-constexpr size_t kMostReads = 31;  // of a block: what fits above the two lower bits and kUnset in a byte of shadow
+constexpr size_t kMostReads = 31;  // of a block: the index has five bits in a byte of shadow
 
-// The lanes of a register that hold what nobody wrote, and the read of the block that it came from.
+// The lanes of a register that hold an uninitialised value, and the index of the read that it came from.
 struct Idle {
     uint32_t lanes = 0;
     uint8_t read   = 0;
@@ -44,8 +44,8 @@ void set_idle(Warp& w, int reg, uint32_t lanes, Idle to) {
     if (!v->lanes) w.idle.erase(v);
 }
 
-// The read becomes a finding at the next barrier, unless a race is found before.
-void do_harm(Warp& w, const Instr* i, Idle idle) {
+// The value is used: the read becomes a finding at the next barrier, unless a race is found before.
+void report_use(Warp& w, const Instr* i, Idle idle) {
     Block& b             = *w.block;
     const auto& function = *w.frame->function;
     const auto& here     = *function.origin[i->index];
@@ -53,7 +53,7 @@ void do_harm(Warp& w, const Instr* i, Idle idle) {
         b.unwritten.push_back(b.idle_reads[idle.read].finding);
         b.unwritten.back().what += "; " + here.form + " at " + place_of(function, here) + " uses it";
     }
-    std::erase_if(w.idle, [&](IdleValue& v) {  // once is enough
+    std::erase_if(w.idle, [&](IdleValue& v) {  // it is reported only once
         if (v.read == idle.read) v.lanes &= ~idle.lanes;
         return !v.lanes;
     });
@@ -63,7 +63,7 @@ bool first_of_its_instruction(const Function& f, const Instr* i) {
     return i->index == 0 || f.origin[i->index - 1] != f.origin[i->index];
 }
 
-// Lanes that run the instruction, or may: those whose guard is idle could do either.
+// Returns the lanes that run the instruction or may run it, because their guard is uninitialised.
 uint32_t running(Warp& w, const Instr* i, const ptx::Instruction& x, Idle& guard) {
     if (x.guard < 0) return w.mask;
     guard = idle_of(w, x.guard);
@@ -79,13 +79,13 @@ bool has_result(const ptx::Instruction& x) {
     return x.mods[0] != "wmma" || x.mods[1] != "store";
 }
 
-// The value of a predicate that the instruction reads as its last operand, as it is written there.
+// Returns the value of the predicate that is the instruction's last operand.
 uint32_t last_predicate(Warp& w, const Instr* i, const ptx::Instruction& x) {
     while (i->c.none()) i++;
     return w.pred(i->c) ^ (x.ops.back().negated ? kAll : 0);
 }
 
-// What comes of the sources; i: the first of the instruction's handlers.
+// Returns which lanes of the result are uninitialised. i: the first handler of the instruction.
 Idle combined(Warp& w, const Instr* i, const ptx::Instruction& x) {
     Idle all;
     std::vector<uint32_t> of(x.ops.size());
@@ -103,15 +103,16 @@ Idle combined(Warp& w, const Instr* i, const ptx::Instruction& x) {
         if (x.mods[0] == "selp") all.lanes = (of[1] & p) | (of[2] & ~p) | of[3];
         else if (has(x, "and") || has(x, "or")) all.lanes = ((of[1] | of[2]) & (has(x, "and") ? p : ~p)) | of[3];
     } else if (x.mods.back() == "pred" && (x.mods[0] == "and" || x.mods[0] == "or")) {
-        const uint32_t flip = x.mods[0] == "and" ? 0 : kAll;  // a false or, for `or`, a true side alone decides
-        const uint32_t a    = w.pred(i->a) ^ (x.ops[1].negated ? kAll : 0) ^ flip;
-        const uint32_t b    = w.pred(i->b) ^ (x.ops[2].negated ? kAll : 0) ^ flip;
-        all.lanes           = (of[1] & (b | of[2])) | (of[2] & (a | of[1]));
+        const uint32_t flip =
+            x.mods[0] == "and" ? 0 : kAll;  // a false operand of `and`, or a true one of `or`, decides alone
+        const uint32_t a = w.pred(i->a) ^ (x.ops[1].negated ? kAll : 0) ^ flip;
+        const uint32_t b = w.pred(i->b) ^ (x.ops[2].negated ? kAll : 0) ^ flip;
+        all.lanes        = (of[1] & (b | of[2])) | (of[2] & (a | of[1]));
     }
     return all;
 }
 
-// Before an instruction runs.
+// Follows the values through an instruction, before it runs.
 void follow(Warp& w, const Instr* i, const ptx::Instruction& x) {
     Idle guard;
     const uint32_t on = running(w, i, x, guard);
@@ -122,24 +123,24 @@ void follow(Warp& w, const Instr* i, const ptx::Instruction& x) {
         if (!x.ops.empty()) each_register(x.ops[0], [&](int reg) { set_idle(w, reg, on, now); });
         return;
     }
-    if (guard.lanes) do_harm(w, i, guard);
+    if (guard.lanes) report_use(w, i, guard);
     auto use = [&](int reg) {
         Idle v = idle_of(w, reg);
         v.lanes &= on;
-        if (v.lanes) do_harm(w, i, v);
+        if (v.lanes) report_use(w, i, v);
     };
     const bool result = has_result(x);
     for (size_t k = result; k < x.ops.size(); k++)
-        if (k != 1 || !stores_at_home(x)) each_register(x.ops[k], use);
+        if (k != 1 || !stores_to_block(x)) each_register(x.ops[k], use);
     for (const auto& o : x.arguments) each_register(o, use);
     if (result && !x.ops.empty()) each_register(x.ops[0], [&](int reg) { set_idle(w, reg, on, {}); });
     if (x.mods[0] == "ret" || x.mods[0] == "exit")
         std::erase_if(w.idle, [&](IdleValue& v) { return v.frame == w.frame && !(v.lanes &= ~on); });
 }
 
-// After a store to shared or local memory: its bytes hold what the registers held.
+// Marks the bytes that a store has written to shared or local memory, when the registers were uninitialised.
 void mark_stored(Warp& w, const Instr* i, const ptx::Instruction& x) {
-    if (!stores_at_home(x) || !i->d.none() || i->b.none() || (i->inner ? i->inner : i->run) == op::store_unset) return;
+    if (!stores_to_block(x) || !i->d.none() || i->b.none() || (i->inner ? i->inner : i->run) == op::store_unset) return;
     Idle guard;
     const uint32_t on    = running(w, i, x, guard);
     const auto& parts    = x.ops[1].parts;
@@ -148,9 +149,9 @@ void mark_stored(Warp& w, const Instr* i, const ptx::Instruction& x) {
         const Idle v = idle_of(w, parts.empty() ? x.ops[1].reg : parts[k].reg);
         each_lane(v.lanes & on, [&](int l) {
             Window window;
-            if (uint8_t* shadow = home_shadow(w, i, l, uint32_t(k) * bytes, bytes, window))
+            if (uint8_t* shadow = block_shadow(w, i, l, uint32_t(k) * bytes, bytes, window))
                 std::memset(shadow, kWritten | kUnset | (v.read + 1) << kReadShift, bytes);
-            else if (window == Window::Global) do_harm(w, i, {1u << l, v.read});
+            else if (window == Window::Global) report_use(w, i, {1u << l, v.read});
         });
     }
 }
@@ -181,7 +182,7 @@ void hold_idle_read(Warp& w, const Instr* i, int lane, const uint8_t* shadow, ui
             if (reg >= 0) set_idle(w, reg, 1u << lane, {1u << lane, read});
             break;
         }
-    b.holds_unset = true;  // no short way round the checks from here on
+    b.holds_unset = true;  // turns off the fast paths of the checks
 }
 
 const Instr* run_following(Warp& w, const Instr* i, const Instr* begin, uintptr_t span, int64_t& budget) {

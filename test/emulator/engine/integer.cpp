@@ -7,7 +7,7 @@
 namespace emu {
 namespace {
 
-// Arithmetic wraps: it is done in the unsigned type, wide enough that int promotion cannot overflow.
+// Arithmetic wraps, so its type is unsigned. It has at least 32 bits, because a promotion to int could overflow.
 template <class T> using Wrap = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
 template <class T>
 using Wide =
@@ -15,7 +15,6 @@ using Wide =
                        std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>,
                                           std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>>>;
 
-// The operations are a table, most of them a row each.
 // clang-format off
 template <class T> struct Add { static T f(T a, T b) { return T(Wrap<T>(a) + Wrap<T>(b)); } };
 template <class T> struct Sub { static T f(T a, T b) { return T(Wrap<T>(a) - Wrap<T>(b)); } };
@@ -31,13 +30,12 @@ inline int32_t clamp32(int64_t v) { return int32_t(v < INT32_MIN ? INT32_MIN : v
 struct AddSat { static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) + b); } };
 struct SubSat { static int32_t f(int32_t a, int32_t b) { return clamp32(int64_t(a) - b); } };
 struct MadHiSat { static int32_t f(int32_t a, int32_t b, int32_t c) { return clamp32((int64_t(a) * b >> 32) + c); } };
-template <class T>
-struct Mul24 {
+template <class T> struct Mul24 {
     static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8)); }
 };
 template <class T> struct Mad24 { static T f(T a, T b, T c) { return Add<T>::f(Mul24<T>::f(a, b), c); } };
 
-// x / 0 is unspecified in PTX; GPUs give all ones, and the dividend as remainder. INT_MIN / -1 wraps to INT_MIN.
+// PTX does not specify x / 0. GPUs return all ones, and x as the remainder. INT_MIN / -1 wraps to INT_MIN.
 template <class T> struct Div {
     static T f(T a, T b) {
         if (b == 0) return T(~T(0));
@@ -65,7 +63,7 @@ template <class T> struct Xor { static T f(T a, T b) { return a ^ b; } };
 template <class T> struct Not { static T f(T a) { return T(~a); } };
 template <class T> struct Cnot { static T f(T a) { return a == 0; } };
 
-// Counts at or beyond the width give 0, or the sign everywhere.
+// A shift by the width or more gives 0, or all sign bits.
 template <class T> struct Shl { static T f(T a, uint32_t n) { return n < 8 * sizeof(T) ? T(Wrap<T>(a) << n) : T(0); } };
 template <class T> struct Shr {
     static T f(T a, uint32_t n) {
@@ -94,7 +92,7 @@ template <class T> struct Brev {
         return T(__builtin_bswap64(v) >> (64 - 8 * sizeof(T)));
     }
 };
-// The highest bit that differs from the sign (signed) or from zero; -1 when there is none.
+// Finds the highest bit that differs from the sign, or for unsigned types from zero. It is -1 when there is none.
 template <class T, bool ShiftAmount> struct Bfind {
     static uint32_t f(T a) {
         using U   = std::make_unsigned_t<T>;
@@ -146,7 +144,7 @@ struct Fns {  // the n-th set bit from `base`, up for n > 0, down for n < 0
         return ~0u;
     }
 };
-// prmt: each nibble of the selector names one of the 8 bytes of b:a; bit 3 copies its sign over the byte.
+// prmt: each nibble of the selector names one of the 8 bytes of b:a. Bit 3 replicates the sign of that byte instead.
 struct Prmt {
     static uint32_t f(uint32_t a, uint32_t b, uint32_t selector) {
         const uint64_t bytes = uint64_t(b) << 32 | a;
@@ -177,7 +175,7 @@ template <int Mode> struct PrmtMode {
         return Prmt::f(a, b, s);
     }
 };
-// dp4a: four byte products added to c; dp2a: two, of the lower or upper half of b.
+// dp4a adds four products of bytes to c. dp2a adds two products of a's halves and bytes in the lower or upper half of b.
 template <class A, class B> struct Dp4a {
     static uint32_t f(uint32_t a, uint32_t b, uint32_t c) {
         int32_t sum = 0;
@@ -289,7 +287,7 @@ void build_bfi(Builder& b, const ptx::Instruction& i) {
     x.d = d, x.a = a, x.b = to, x.c = pos;
     b.more(x, {}, {length});
 }
-// Any function of three bits, as its 8-entry truth table: an or over the rows that give one.
+// lop3 is any function of three bits. imm is its truth table, and the result is an or over the rows that give one.
 const Instr* lop3(Warp& w, const Instr* i) {
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b), *c = w.reg<uint32_t>(i->c);
     uint32_t row[8];
@@ -337,8 +335,8 @@ void build_dp(Builder& b, const ptx::Instruction& i) {
     }
 }
 
-// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry. A subtraction is
-// a + ~b + 1, so it leaves 1 where nothing was borrowed: nvcc's 128-bit division reads that with addc.
+// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry. A subtraction is a + ~b +
+// 1, so its carry is 1 when nothing was borrowed. nvcc's 128-bit division reads that carry with addc.
 enum Extended { kAdd = 0, kSub = 1, kMad = 2, kMadHi = 3, kTakes = 4, kGives = 8 };
 template <class U> const Instr* extended(Warp& w, const Instr* i) {
     const U *a = w.reg<U>(i->a), *b = w.reg<U>(i->b), *c = i->c.none() ? nullptr : w.reg<U>(i->c);
@@ -388,7 +386,7 @@ void build_set(Builder& b, const ptx::Instruction& i) {
     build_comparison(b, i, t, with_int(t, [&]<class T> { return setp_handler<IntCompare<T>, T>(int_comparison(i)); }));
 }
 
-// and.pred and its kin work on whole masks.
+// and.pred and the like work on the masks of all lanes.
 enum Logic { kAnd, kOr, kXor, kNot, kMov };
 const Instr* pred_logic(Warp& w, const Instr* i) {
     const uint32_t a = w.pred(i->a) ^ (i->imm & 8 ? kAll : 0);

@@ -1,4 +1,4 @@
-// kernel_code.h - the functions one kernel can reach, decoded against its own shared-memory layout
+// kernel_code.h - the functions that one kernel can reach, decoded for its layout of shared memory
 #pragma once
 #include <mutex>
 
@@ -13,10 +13,10 @@ struct KernelCode {
     std::unordered_map<const ptx::Function*, std::unique_ptr<Function>> functions;
     std::recursive_mutex lock;
 
-    Function* get(const ptx::Function* f);   // decodes on first use; null for what is only declared
-    Function* by_address(uint64_t address);  // of an indirect call: code addresses are ptx::Function pointers
+    Function* get(const ptx::Function* f);   // decodes on first use; null when it is only declared
+    Function* by_address(uint64_t address);  // for indirect calls; the addresses are those of ptx::Function
 };
 
-std::shared_ptr<KernelCode> code_of(Kernel& kernel);  // null: its module has trouble
+std::shared_ptr<KernelCode> code_of(Kernel& kernel);  // null when the module could not be read
 
 }  // namespace emu

@@ -31,7 +31,7 @@ inline void put_pred(Warp& w, Ref d, uint32_t value) {
     p           = (p & ~w.mask) | (value & w.mask);
 }
 
-// d = op(operands …), operand k understood as types[k].
+// Emits d = op(operands …), where operand k has the type types[k].
 inline Instr& emit_op(Builder& b, const ptx::Instruction& i, Handler h, Type d, std::initializer_list<Type> types) {
     if (i.ops.size() != types.size() + 1)
         throw Undecodable(std::to_string(types.size() + 1) + " operands expected, found " +
@@ -61,7 +61,7 @@ inline Type type_at(const ptx::Instruction& i, int n) {
 }
 inline Type type_of(const ptx::Instruction& i) { return type_at(i, 0); }
 
-// switch over the C++ type of a PTX type; `use` is called as use.operator()<T>().
+// Calls use.operator()<T>() with the C++ type of a PTX type.
 template <class F> Handler with_int(Type t, F use) {
     switch (t) {
         case Type::u16:

@@ -18,7 +18,7 @@ namespace {
 
 constexpr uint32_t kCallStack  = 64 << 10;  // local memory per thread when a kernel calls functions
 constexpr int64_t kBlockTurn   = 1 << 20;   // instructions before the next block gets a turn
-constexpr int64_t kCooperative = 1 << 14;   // the same when blocks wait for each other
+constexpr int64_t kCooperative = 1 << 14;   // the same in a cooperative launch, where blocks wait for each other
 
 std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index) {
     auto b         = std::make_unique<Block>();
@@ -65,12 +65,12 @@ void end_block(Block& b) {
             if (g.state != State::Exited) release_frame(*w.worker, g.frame);
 }
 
-// The order in which a worker takes the blocks it is given.
+// Returns the index of the n-th block to run.
 uint64_t nth_block(uint64_t n, uint64_t count) {
     const Options& o = options();
     if (o.schedule == Schedule::Reverse) return count - 1 - n;
     if (o.schedule != Schedule::Random || count < 2) return n;
-    // A permutation without a table: multiplication by a number that shares no factor with count, from a seeded start.
+    // Multiplication by a number that has no common factor with count is a permutation.
     uint64_t step = (o.schedule_arg * 2654435761u + 0x9e3779b9u) % count | 1;
     auto gcd      = [](uint64_t a, uint64_t b) {
         while (b) std::swap(a %= b, b);
@@ -85,8 +85,8 @@ struct Blocks {
     uint64_t count, resident;
 };
 
-// Takes blocks until none is left. A block that waits for another one, at a grid barrier or for a flag, is put aside
-// and the next is started, up to as many as the device would hold at once.
+// Runs blocks until none is left. When a block waits for another one, at a grid barrier or for a flag, the next block
+// is started, up to as many as the device would hold at once.
 void work(Launch& launch, Worker& worker, Blocks& blocks) {
     std::deque<std::unique_ptr<Block>> waiting;
     const bool together = launch.config.cooperative;
@@ -111,8 +111,7 @@ void work(Launch& launch, Worker& worker, Blocks& blocks) {
     for (auto& b : waiting) end_block(*b);
 }
 
-// The memory of cooperative groups' grid barrier: sizes and a counter, in the layout of its driver interface, with the
-// barrier word at 4.
+// Returns the memory of cooperative groups' grid barrier. The layout is that of its driver interface: the word is at 4.
 uint64_t grid_workspace() {
     static const uint64_t address = [] {
         Memory& m        = Memory::get();
@@ -193,7 +192,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
         w.profiling    = l.profiling;
         w.instructions = 0;
         w.rng          = o.schedule_arg * 1000003 + l.number * 97 + uint64_t(k);
-        w.sites.assign(65536, Site{});  // callees have sites of their own, numbered from 0 as well: they share
+        w.sites.assign(65536, Site{});  // functions share the sites, because each numbers its own from 0
     }
     if (n == 1) work(l, *workers()[0], blocks);
     else {
@@ -212,8 +211,7 @@ int blocks_per_sm(const Kernel& kernel, int threads, size_t dynamic_shared) {
     if (threads < 1 || threads > kernel.max_threads) return 0;
     const size_t shared = kernel.static_shared + dynamic_shared;
     if (shared > size_t(d.shared_per_block_optin)) return 0;
-    // Registers are given to warps in units of 256, shared memory to blocks in units of 128 bytes plus 1 KiB of the
-    // system's.
+    // A warp gets registers in units of 256. A block gets shared memory in units of 128 bytes and 1 KiB for the system.
     const int registers = (std::max(kernel.registers, 1) * kLanes + 255) / 256 * 256;
     const int by_regs   = d.registers_per_sm / (registers * warps);
     const int by_warps  = d.threads_per_sm / (warps * kLanes);

@@ -1,7 +1,7 @@
-// link.cpp - one PTX text of several: what nvlink does for programs built with -rdc=true
+// link.cpp - links several PTX texts into one, as nvlink does for programs built with -rdc=true
 //
-// The reader takes a definition wherever it stands and the first of several weak ones, so texts can follow each other.
-// Two things have to be told apart: names that only their own unit knows, and the numbers of source files.
+// The texts are concatenated. The parser finds a definition anywhere and takes the first of several weak ones. Only the
+// names that are local to a unit and the numbers of source files are made unique.
 #include <cctype>
 #include <cstring>
 #include <set>
@@ -11,7 +11,7 @@
 namespace emu {
 namespace {
 
-// Calls f(word, where) for each word of a PTX text, outside of strings and comments.
+// Calls f(word, offset) for each word of a PTX text outside of strings and comments.
 template <class F> void each_word(const std::string& text, F f) {
     auto in_word = [](char c) { return std::isalnum(uint8_t(c)) || c == '_' || c == '$' || c == '.' || c == '%'; };
     for (size_t at = 0; at < text.size();) {
@@ -40,7 +40,7 @@ Unit unit_of(const std::string& text) {
     std::string linkage, name;
     bool declares = false;
     size_t depth = 0, from = 0;
-    auto close = [&](size_t to) {  // what stands between two words
+    auto close = [&](size_t to) {  // reads the characters between two words
         for (; from < to; from++) {
             const char c = text[from];
             if (c == '{') depth++;
@@ -72,7 +72,7 @@ Unit unit_of(const std::string& text) {
 std::string link_units(std::vector<std::string> texts) {
     std::vector<Unit> units;
     for (const std::string& text : texts) units.push_back(unit_of(text));
-    // Units that nobody needs stay out: the device runtime is among them.
+    // Units that no kernel needs are left out, such as the device runtime.
     std::vector<bool> used(texts.size());
     std::set<std::string> wanted;
     for (bool more = true; more;) {
@@ -91,7 +91,7 @@ std::string link_units(std::vector<std::string> texts) {
         if (!used[k]) continue;
         const std::string suffix = "$unit" + std::to_string(k);
         size_t copied            = 0;
-        bool number              = false;  // the next word is one of a file
+        bool number              = false;  // the next word is the number of a file
         each_word(texts[k], [&](const std::string& word, size_t at) {
             out.append(texts[k], copied, at - copied);
             copied = at + word.size();

@@ -1,12 +1,13 @@
-// matrix_ops.cpp - ldmatrix, stmatrix, movmatrix, and cp.async, the ways data reaches the tensor cores
+// matrix_ops.cpp - instructions that move data for the tensor cores: ldmatrix, stmatrix, movmatrix, cp.async
 #include "access.h"
 #include "lanes.h"
 
 namespace emu {
 namespace {
 
-// Matrix j of 8×8 halves: lane 8j + row has the address of a row of 16 bytes; lane l holds elements 2(l%4), 2(l%4)+1 of
-// row l/4, or, transposed, of column l/4. a: address; imm2: transposed; more: a register per matrix
+// ldmatrix and stmatrix of up to four matrices of 8×8 halves. Lane 8j + row has the address of a row of matrix j. Lane
+// l holds the elements 2(l%4) and 2(l%4)+1 of row l/4, or with .trans of column l/4. a: the address, imm2: whether it
+// is transposed, more: a register per matrix.
 template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
     const int count = int(i->more_count);
     Reach r;
@@ -18,7 +19,7 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
     r.mask                = wanted & w.mask;
     if (r.mask != wanted)
         report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(wanted & ~r.mask),
-                          "does not take part, but has the address of a matrix row"));
+                          "this lane does not take part but holds the address of a matrix row"));
     reach_addresses(w, i, Window(i->window), 16, Stores ? Touch::Store : Touch::Load, r);
     const Ref* more = &w.frame->function->more[i->more];
     uint16_t matrix[8][8];
@@ -46,7 +47,7 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
                     return uint32_t(matrix[(l % 4) * 2 + 1][l / 4]) << 16 | matrix[(l % 4) * 2][l / 4];
                 });
             else {
-                uint32_t pairs[kLanes];  // as it lies: lane l's pair is the l-th word
+                uint32_t pairs[kLanes];  // lane l's pair is the l-th word of the matrix
                 std::memcpy(pairs, matrix, sizeof pairs);
                 for_lanes(w, v, [&](int l) { return pairs[l]; });
             }
@@ -86,8 +87,8 @@ void build_movmatrix(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, movmatrix, Type::b32, {Type::b32}).flags = kSplits;
 }
 
-// cp.async is remembered, and done when its group is waited for. a: shared address, b: global address, c: source size
-// or none, imm/imm4: displacements, imm3: bytes
+// cp.async is remembered, and the copy is made when its group is waited for. a: the shared address, b: the global
+// address, c: the source's size or none, imm and imm4: displacements, imm3: the number of bytes.
 const Instr* async_copy(Warp& w, const Instr* i) {
     AsyncCopy copy;
     copy.instr           = i;
@@ -101,12 +102,12 @@ const Instr* async_copy(Warp& w, const Instr* i) {
         copy.src[l]  = uint64_t(i->imm4) + (from ? from[l] : 0);
         copy.from[l] = size ? std::min(size[l], copy.bytes) : copy.bytes;
     }
-    if (i->imm2) {  // a predicate that says "ignore the source"
+    if (i->imm2) {  // there is a predicate that tells to ignore the source
         const uint32_t ignore = w.pred(w.frame->function->more[i->more]);
         for (int l = 0; l < kLanes; l++)
             if (ignore >> l & 1) copy.from[l] = 0;
     }
-    // Lanes may have committed different numbers of groups: an entry per number.
+    // Lanes may have committed different numbers of groups. Each number gets an entry of its own.
     uint32_t left = w.mask;
     while (left) {
         copy.group = w.committed[__builtin_ctz(left)];
@@ -157,8 +158,8 @@ const Instr* async_commit(Warp& w, const Instr* i) {
     each_lane(w.mask, [&](int l) { w.committed[l]++; });
     return i + 1;
 }
-const Instr* async_wait(Warp& w,
-                        const Instr* i) {  // imm: groups that may stay open; -1: wait_all, uncommitted ones too
+// imm: the number of groups that may stay open, or -1 for wait_all, which includes copies that are not committed.
+const Instr* async_wait(Warp& w, const Instr* i) {
     for (AsyncCopy& copy : w.copies) {
         uint32_t due = 0;
         each_lane(copy.mask & w.mask, [&](int l) {
@@ -179,7 +180,8 @@ void build_async_copy(Builder& b, const ptx::Instruction& i) {
             bool negated;
             ignore = b.read_pred(i.ops[3], negated);
             if (negated) throw Undecodable("a negated ignore-src predicate is not supported");
-        } else if (b.reg_type(i.ops[3]) != Type::b64) size = b.read(i.ops[3], Type::b32);  // 64 bits: a cache policy
+        } else if (b.reg_type(i.ops[3]) != Type::b64)
+            size = b.read(i.ops[3], Type::b32);  // an operand of 64 bits is a cache policy
     }
     const uint16_t site = b.site();
     Instr& x            = b.emit(async_copy);

@@ -1,9 +1,9 @@
 // mbarrier.cpp - barriers that are objects in shared memory, as cuda::barrier uses them on compute_80
 //
-// The 64 bits are opaque to programs. Ours: arrivals still missing in this phase (20 bits), arrivals of a phase (20),
-// number of the phase (24). A token that arrive returns is the word before; its phase is over when the word has
-// another. Arriving releases and a wait that succeeds acquires, which the checker takes like fences with a flag. What
-// .expect_tx needs (bulk copies) belongs to compute_90 and is missing.
+// The 64 bits of a barrier are opaque to programs. Here they are the arrivals that this phase still needs (20 bits),
+// the arrivals of a phase (20) and the number of the phase (24). The token that arrive returns is the word before the
+// arrival. Its phase is over when the barrier's word has another phase. An arrival releases, and a wait that succeeds
+// acquires, which the checker treats like fences with a flag. .expect_tx is missing, because it counts bulk copies.
 #include "access.h"
 #include "checker.h"
 #include "handlers.h"
@@ -94,8 +94,8 @@ const Instr* pending_count(Warp& w, const Instr* i) {
     return i + 1;
 }
 
-// The thread's copies are made here, not at the wait: another thread's access before its wait is a race all the same.
-// Without .noinc the phase expects one arrival more, and this is it.
+// The thread's copies are made here and not at the wait, because another thread's access before its wait is a race
+// anyway. Without .noinc the instruction adds an arrival to the phase and makes it, which changes nothing.
 const Instr* arrive_after_copies(Warp& w, const Instr* i) {
     finish_copies(w);
     return i->imm2 ? arrive_at(w, i) : i + 1;

@@ -21,8 +21,8 @@ namespace {
 
 constexpr size_t kGiB    = size_t(1) << 30;
 constexpr uint64_t kPage = 4096, kAlign = 512, kLargestGap = 64 << 10;
-constexpr size_t kPoisonOnly =
-    16 << 20;  // without --check all only so much of an allocation is poisoned: it costs page faults
+constexpr size_t kPoisonLimit =
+    16 << 20;  // bytes of an allocation that are poisoned without --check all, because page faults take time
 
 bool host_visible(Space s) { return s == Space::Pinned || s == Space::Managed || s == Space::Registered; }
 bool counts(Space s) { return s != Space::Pinned && s != Space::Registered; }
@@ -50,29 +50,29 @@ struct Memory::State {
 };
 
 Memory& Memory::get() {
-    static auto* m = new Memory;  // never destroyed: atexit handlers use it
+    static auto* m = new Memory;  // never destroyed, because atexit handlers use it
     return *m;
 }
 
 Memory::Memory() : s(new State) {
     s->file = memfd_create("emulated device memory", MFD_CLOEXEC);
     if (s->file < 0) give_up("memfd_create failed: cannot make device memory");
-    // Addresses are not used again while checking, so the arena is larger than any device; pages come when touched.
+    // Addresses are not used again, so the arena is larger than any device. Pages are allocated when they are touched.
     for (arena_bytes = 2048 * kGiB; arena_bytes >= 4 * kGiB; arena_bytes /= 2) {
         if (ftruncate(s->file, off_t(arena_bytes))) continue;
         void* view = mmap(nullptr, arena_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, s->file, 0);
         void* work = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->file, 0);
-        void* dark =
+        void* shadows =
             mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (view != MAP_FAILED && work != MAP_FAILED && dark != MAP_FAILED) {
+        if (view != MAP_FAILED && work != MAP_FAILED && shadows != MAP_FAILED) {
             arena_begin  = reinterpret_cast<Address>(view);
             work_delta   = reinterpret_cast<Address>(work) - arena_begin;
-            shadow_delta = reinterpret_cast<Address>(dark) - arena_begin;
+            shadow_delta = reinterpret_cast<Address>(shadows) - arena_begin;
             s->next      = arena_begin + kPage;
             install_fault_handler();
             return;
         }
-        for (void* p : {view, work, dark})
+        for (void* p : {view, work, shadows})
             if (p != MAP_FAILED) munmap(p, arena_bytes);
     }
     give_up("cannot reserve address space for device memory; raise the limit (ulimit -v)");
@@ -91,8 +91,8 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     auto a   = std::make_unique<Allocation>();
     a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
     if (counts(space)) s->used += bytes;
-    if (!variable) std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonOnly));
-    // What the host writes to pinned and managed memory is not seen, so all of it counts as written.
+    if (!variable) std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonLimit));
+    // The emulator does not see what the host writes to pinned and managed memory, so all of it counts as written.
     if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
     s->live[at] = std::move(a);
     return at;
@@ -103,7 +103,7 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     auto it = s->live.find(begin);
     if (it == s->live.end() || it->second->variable) {
         hold.unlock();
-        const Allocation* dead = find_dead(begin);
+        const Allocation* dead = find_freed(begin);
         const bool twice       = dead && dead->begin == begin;
         if (options().check != Check::Off) {
             Finding f;
@@ -158,7 +158,7 @@ const Allocation* Memory::find(Address a) const {
     return a - found.begin < std::max<size_t>(found.bytes, 1) ? &found : nullptr;
 }
 
-const Allocation* Memory::find_dead(Address a) const {
+const Allocation* Memory::find_freed(Address a) const {
     const std::shared_lock hold(s->lock);
     auto it = s->dead.upper_bound(a);
     if (it == s->dead.begin()) return nullptr;
@@ -168,7 +168,7 @@ const Allocation* Memory::find_dead(Address a) const {
 
 std::string Memory::describe(Address a, const Allocation* from) const {
     if (const Allocation* in = find(a)) return text_of(*in);
-    if (const Allocation* in = find_dead(a)) return text_of(*in);
+    if (const Allocation* in = find_freed(a)) return text_of(*in);
     const std::shared_lock hold(s->lock);
     const Allocation *before = nullptr, *after = nullptr;
     auto it = s->live.upper_bound(a);
@@ -203,7 +203,7 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
     };
     const std::string verb = access == Access::Read ? "reads " : "writes ";
     if (!in || !in->holds(a, bytes)) {
-        const bool dead = !in && find_dead(a);
+        const bool dead = !in && find_freed(a);
         say(dead ? Kind::UseAfterFree : Kind::OutOfBounds,
             verb + std::to_string(bytes) + " bytes at " + hex(a) +
                 (dead ? ", freed memory"
@@ -228,7 +228,7 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
 bool Memory::check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op) {
     if (bytes == 0 || in_arena(a) || find(a)) return check(a, bytes, access, what, op);
     Finding f{Kind::OutOfBounds};
-    f.what    = "a host pointer where device memory is wanted";
+    f.what    = "a host pointer was given where device memory is expected";
     f.kernel  = what;
     f.address = a;
     report(f);
@@ -238,7 +238,7 @@ bool Memory::check_device(Address a, size_t bytes, Access access, const char* wh
 bool Memory::copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op) {
     if (bytes == 0) return true;
     const bool all = options().check == Check::All;
-    // Unwritten bytes may be copied, so only bounds and races are checked.
+    // Unwritten bytes may be copied, so the source counts as written while its bounds and races are checked.
     std::vector<uint8_t> state;
     if (all && in_arena(src)) {
         const Allocation* in = find(src);

@@ -1,4 +1,4 @@
-// memory_ops.cpp - ld, st, ldu, and parameter blobs
+// memory_ops.cpp - ld, st and ldu, and the parameters of functions
 #include "access.h"
 #include "checker.h"
 #include "handlers.h"
@@ -24,9 +24,9 @@ template <Window S> inline std::byte* straight(Warp& w, const Instr* i, uint32_t
     else return nullptr;
 }
 
-constexpr int kPoll = 1;  // Instr::c.pool: a volatile, acquiring or relaxed access; the warp may be waiting
+constexpr int kPoll = 1;  // Instr::c.pool of a volatile, relaxed or acquiring access, with which the warp may poll
 
-// The registers of a vector's parts.
+// The registers of a vector operand.
 template <class R, int V> struct Parts {
     R* of[V];
     Parts(Warp& w, const Instr* i, Ref only) {
@@ -75,11 +75,11 @@ template <class M, class R, int V, Window S>
         });
     }
     if (w.idle.empty()) return i + 1;
-    w.groups[w.current].pc = i + 1;  // it goes on in run_following
+    w.groups[w.current].pc = i + 1;  // the group goes on in run_following
     return kStop;
 }
 
-// M in memory, R in a register, V of them per lane
+// Loads V values per lane, which have the type M in memory and R in a register.
 template <class M, class R, int V, Window S> const Instr* load(Warp& w, const Instr* i) {
     if (i->c.pool == kPoll) {
         w.polls++;
@@ -98,7 +98,7 @@ template <class M, class R, int V, Window S>
     reach<S>(w, i, sizeof(M) * V, touch, r);
     const Parts<R, V> v(w, i, i->b);
     if (r.shape == Reach::Contiguous) store_row(reinterpret_cast<M*>(r.first), v);
-    else if (r.mask) {  // in lane order: the last one wins, as good as any
+    else if (r.mask) {  // when lanes write the same place, the last one wins, which CUDA allows
         each_lane(r.mask, [&](int l) {
             M* to = reinterpret_cast<M*>(r.shape == Reach::Uniform ? r.first : r.at[l]);
             for (int k = 0; k < V; k++) to[k] = M(v.of[k][l]);
@@ -110,7 +110,7 @@ template <class M, class R, int V, Window S>
 }
 
 template <class M, class R, int V, Window S> const Instr* store(Warp& w, const Instr* i) {
-    if (i->imm2) checker_fence(w, true);  // st.release
+    if (i->imm2) checker_fence(w, true);  // for st.release
     if (i->c.pool == kPoll) return store_anywhere<M, R, V, S>(w, i, Touch::VolatileStore);
     if (std::byte* to = straight<S>(w, i, sizeof(M) * V, true)) {
         store_row(reinterpret_cast<M*>(to), Parts<R, V>(w, i, i->b));
@@ -119,7 +119,7 @@ template <class M, class R, int V, Window S> const Instr* store(Warp& w, const I
     return store_anywhere<M, R, V, S>(w, i, Touch::Store);
 }
 
-// A kernel's parameter: the same for every lane.
+// Loads a kernel's parameter, which is the same for every lane.
 template <class M, class R> const Instr* load_param(Warp& w, const Instr* i) {
     M v;
     std::memcpy(&v, w.block->launch->params + i->imm, sizeof v);
@@ -128,7 +128,7 @@ template <class M, class R> const Instr* load_param(Warp& w, const Instr* i) {
     return i + 1;
 }
 
-// A blob in the frame: parameters and results of device functions; b.offset: bytes per lane.
+// Loads or stores a parameter or result of a device function. c.offset: the bytes per lane.
 template <class M, class R, bool Store> const Instr* blob(Warp& w, const Instr* i) {
     std::byte* at      = w.frame->regs + w.frame->function->blob_base + i->imm;
     const size_t pitch = size_t(i->c.offset);
@@ -141,7 +141,7 @@ template <class M, class R, bool Store> const Instr* blob(Warp& w, const Instr* 
     return i + 1;
 }
 
-// The handler for memory type M and register width, by kind.
+// The following choose the handler for a kind of access, a type in memory and a width of the register.
 enum class Op { Load, Store, Param, BlobLoad, BlobStore };
 template <class M, class R, int V> Handler by_window(Op op, Window s) {
     if (op == Op::Load)

@@ -23,7 +23,7 @@ struct Module {
     std::map<std::string, Variable> variables;
     std::unordered_map<std::string, uint64_t> addresses;
     std::map<std::string, std::shared_ptr<KernelCode>> codes;
-    std::string trouble;  // why there are no kernels
+    std::string trouble;  // why there are no kernels, or empty
 };
 
 namespace {
@@ -62,7 +62,7 @@ void place_variables(Module& m) {
                                               demangle(v.name),
                                           true);
         if (!a) give_up("device memory is full: no room for variable " + v.name);
-        // Static storage starts as zeros.
+        // Variables without an initial value are zero.
         std::memset(memory.host(a), 0, v.bytes);
         std::memcpy(memory.host(a), v.init.data(), std::min<size_t>(v.init.size(), v.bytes));
         memory.mark_written(a, v.bytes);
@@ -81,7 +81,7 @@ void place_variables(Module& m) {
         }
 }
 
-// The shared variables that a kernel can reach, through calls too.
+// Gives places to the shared variables that a kernel can reach, including through calls.
 void lay_out_shared(Module& m, KernelCode& code) {
     std::vector<ptx::Function*> todo{code.source};
     std::set<const ptx::Function*> seen{code.source};
@@ -122,7 +122,7 @@ void lay_out_shared(Module& m, KernelCode& code) {
             for (const auto& o : i.ops) visit(o, visit);
     }
     layout.shared_bytes = at;
-    for (const auto* v : dynamic) layout.shared[v->name] = (at + 15) / 16 * 16;  // all extern arrays start at one place
+    for (const auto* v : dynamic) layout.shared[v->name] = (at + 15) / 16 * 16;  // all extern arrays share one place
 }
 
 std::shared_ptr<KernelCode> make_code(Module& m, ptx::Function* source) {

@@ -33,105 +33,41 @@ template <class T> const Instr* fill(Warp& w, const Instr* i) {  // mov of a con
     return i + 1;
 }
 
+// clang-format off
 enum Special {
-    kTidX,
-    kTidY,
-    kTidZ,
-    kNtidX,
-    kNtidY,
-    kNtidZ,
-    kCtaidX,
-    kCtaidY,
-    kCtaidZ,
-    kNctaidX,
-    kNctaidY,
-    kNctaidZ,
-    kLaneId,
-    kWarpId,
-    kNwarpId,
-    kSmId,
-    kNsmId,
-    kGridId,
-    kClock,
-    kClock64,
-    kClockHi,
-    kTimer,
-    kTimerLo,
-    kTimerHi,
-    kEqMask,
-    kLeMask,
-    kLtMask,
-    kGeMask,
-    kGtMask,
-    kDynamicSmem,
-    kTotalSmem,
-    kReservedBegin,
-    kReservedEnd,
-    kReservedCap,
-    kEnvreg1,
-    kEnvreg2,
-    kZero,
-    kOne
+    kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
+    kLaneId, kWarpId, kNwarpId, kSmId, kNsmId, kGridId,
+    kClock, kClock64, kClockHi, kTimer, kTimerLo, kTimerHi,
+    kEqMask, kLeMask, kLtMask, kGeMask, kGtMask,
+    kDynamicSmem, kTotalSmem, kReservedBegin, kReservedEnd, kReservedCap,
+    kEnvreg1, kEnvreg2, kZero, kOne
 };
 constexpr struct {
     const char* name;
     Special what;
 } kSpecials[] = {
-    {"tid.x", kTidX},
-    {"tid.y", kTidY},
-    {"tid.z", kTidZ},
-    {"ntid.x", kNtidX},
-    {"ntid.y", kNtidY},
-    {"ntid.z", kNtidZ},
-    {"ctaid.x", kCtaidX},
-    {"ctaid.y", kCtaidY},
-    {"ctaid.z", kCtaidZ},
-    {"nctaid.x", kNctaidX},
-    {"nctaid.y", kNctaidY},
-    {"nctaid.z", kNctaidZ},
-    {"laneid", kLaneId},
-    {"warpid", kWarpId},
-    {"nwarpid", kNwarpId},
-    {"smid", kSmId},
-    {"nsmid", kNsmId},
-    {"gridid", kGridId},
-    {"clock", kClock},
-    {"clock64", kClock64},
-    {"clock_hi", kClockHi},
-    {"globaltimer", kTimer},
-    {"globaltimer_lo", kTimerLo},
-    {"globaltimer_hi", kTimerHi},
-    {"lanemask_eq", kEqMask},
-    {"lanemask_le", kLeMask},
-    {"lanemask_lt", kLtMask},
-    {"lanemask_ge", kGeMask},
-    {"lanemask_gt", kGtMask},
-    {"dynamic_smem_size", kDynamicSmem},
-    {"total_smem_size", kTotalSmem},
-    {"aggr_smem_size", kTotalSmem},
-    {"reserved_smem_offset_begin", kReservedBegin},
-    {"reserved_smem_offset_end", kReservedEnd},
+    {"tid.x", kTidX},       {"tid.y", kTidY},       {"tid.z", kTidZ},
+    {"ntid.x", kNtidX},     {"ntid.y", kNtidY},     {"ntid.z", kNtidZ},
+    {"ctaid.x", kCtaidX},   {"ctaid.y", kCtaidY},   {"ctaid.z", kCtaidZ},
+    {"nctaid.x", kNctaidX}, {"nctaid.y", kNctaidY}, {"nctaid.z", kNctaidZ},
+    {"laneid", kLaneId},    {"warpid", kWarpId},    {"nwarpid", kNwarpId},
+    {"smid", kSmId},        {"nsmid", kNsmId},      {"gridid", kGridId},
+    {"clock", kClock},      {"clock64", kClock64},  {"clock_hi", kClockHi},
+    {"globaltimer", kTimer}, {"globaltimer_lo", kTimerLo}, {"globaltimer_hi", kTimerHi},
+    {"lanemask_eq", kEqMask}, {"lanemask_le", kLeMask}, {"lanemask_lt", kLtMask},
+    {"lanemask_ge", kGeMask}, {"lanemask_gt", kGtMask},
+    {"dynamic_smem_size", kDynamicSmem}, {"total_smem_size", kTotalSmem}, {"aggr_smem_size", kTotalSmem},
+    {"reserved_smem_offset_begin", kReservedBegin}, {"reserved_smem_offset_end", kReservedEnd},
     {"reserved_smem_offset_cap", kReservedCap},
-    {"reserved_smem_offset_0", kReservedBegin},
-    {"reserved_smem_offset_1", kReservedBegin},
-    {"envreg1", kEnvreg1},
-    {"envreg2", kEnvreg2},
-    // clusters of one
-    {"clusterid.x", kCtaidX},
-    {"clusterid.y", kCtaidY},
-    {"clusterid.z", kCtaidZ},
-    {"nclusterid.x", kNctaidX},
-    {"nclusterid.y", kNctaidY},
-    {"nclusterid.z", kNctaidZ},
-    {"cluster_ctaid.x", kZero},
-    {"cluster_ctaid.y", kZero},
-    {"cluster_ctaid.z", kZero},
-    {"cluster_ctarank", kZero},
-    {"cluster_nctaid.x", kOne},
-    {"cluster_nctaid.y", kOne},
-    {"cluster_nctaid.z", kOne},
-    {"cluster_nctarank", kOne},
+    {"reserved_smem_offset_0", kReservedBegin}, {"reserved_smem_offset_1", kReservedBegin},
+    {"envreg1", kEnvreg1}, {"envreg2", kEnvreg2},
+    // Every cluster has one block.
+    {"clusterid.x", kCtaidX},   {"clusterid.y", kCtaidY},   {"clusterid.z", kCtaidZ},
+    {"nclusterid.x", kNctaidX}, {"nclusterid.y", kNctaidY}, {"nclusterid.z", kNctaidZ},
+    {"cluster_ctaid.x", kZero}, {"cluster_ctaid.y", kZero}, {"cluster_ctaid.z", kZero}, {"cluster_ctarank", kZero},
+    {"cluster_nctaid.x", kOne}, {"cluster_nctaid.y", kOne}, {"cluster_nctaid.z", kOne}, {"cluster_nctarank", kOne},
 };
+// clang-format on
 
 uint64_t special_value(Warp& w, int what, int l) {
     const Block& b  = *w.block;
@@ -152,7 +88,7 @@ uint64_t special_value(Warp& w, int what, int l) {
         case kSmId: return b.index % uint64_t(device_spec().sms);
         case kNsmId: return uint64_t(device_spec().sms);
         case kGridId: return b.launch->number;
-        // The clock counts instructions: a block's time moves with what it has executed.
+        // The clock counts the instructions that the block has run.
         case kClock:
         case kClock64: return b.launch->clock_base + b.issued + w.issued;
         case kTimer:
@@ -183,14 +119,14 @@ template <class T> const Instr* read_special(Warp& w, const Instr* i) {
     } else if ((i->imm >= kEqMask && i->imm <= kGtMask) || i->imm == kLaneId) {
         each_lane(w.mask, [&](int l) { d[l] = T(special_value(w, int(i->imm), l)); });
     } else {
-        if (i->imm >= kClock && i->imm <= kTimerHi) w.polls += 2;  // a loop on the clock waits for others
+        if (i->imm >= kClock && i->imm <= kTimerHi) w.polls += 2;  // a loop that reads the clock is waiting
         const T v = T(special_value(w, int(i->imm), 0));
         for_lanes(w, d, [=](int) { return v; });
     }
     return i + 1;
 }
 
-// {a,b,…} = d and d = {a,b,…}: n parts of equal width
+// mov d, {a, b, …} and mov {a, b, …}, d, with n parts of equal width.
 template <class Part, class Whole> const Instr* pack(Warp& w, const Instr* i) {
     Whole* d        = w.reg<Whole>(i->d);
     const Ref* r    = &w.frame->function->more[i->more];
@@ -217,7 +153,7 @@ template <class Part, class Whole> const Instr* unpack(Warp& w, const Instr* i) 
     });
     return i + 1;
 }
-// The common case, two halves of a word, vectorises.
+// This is the usual case, two halves of a word, in a form that vectorises.
 const Instr* pack2x16(Warp& w, const Instr* i) {
     const Ref* r       = &w.frame->function->more[i->more];
     const uint16_t *lo = w.reg<uint16_t>(r[0]), *hi = w.reg<uint16_t>(r[1]);
@@ -265,7 +201,7 @@ void build_mov(Builder& b, const ptx::Instruction& i) {
     x.a = a, x.d = d;
 }
 
-// Shared, local and param addresses get their window; global and const ones are generic already.
+// cvta adds the window to shared, local and param addresses. Global and const addresses are generic already.
 const Instr* to_generic(Warp& w, const Instr* i) {
     const uint64_t* a     = w.reg<uint64_t>(i->a);
     const uint64_t window = uint64_t(i->imm);
@@ -291,7 +227,8 @@ void build_cvta(Builder& b, const ptx::Instruction& i) {
     Instr& x               = emit_op(b, i, to ? from_generic : to_generic, Type::u64, {Type::u64});
     x.imm = to ? int64_t(window && window != kParamWindow ? (1ull << kWindowShift) - 1 : ~0ull) : int64_t(window);
 }
-void build_mapa(Builder& b, const ptx::Instruction& i) {  // clusters of one: rank 0 is ourselves
+// A cluster has one block, so mapa returns the address itself.
+void build_mapa(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
     if (i.ops.size() != 3) throw Undecodable("3 operands expected");
     const Ref a = b.read(i.ops[1], t), d = b.write(i.ops[0], t);

@@ -1,9 +1,9 @@
-// nvtx.cpp - steps of training, as the program marks them for any profiler: NVTX ranges
+// nvtx.cpp - steps of training, which programs mark with NVTX ranges
 //
-// NVTX is headers only. At its first call it loads the library that NVTX_INJECTION64_PATH names (scripts/emulate names
-// ours when it counts) and calls InitializeInjectionNvtx2 there, which may put functions into NVTX's tables. A range
-// whose name has the word "step" in it is a step, "Train step 3" as well as "step"; ranges inside of one are a part of
-// it. A launch belongs to the step in which it runs, so count with --streams eager.
+// NVTX consists of headers. Its first call loads the library that NVTX_INJECTION64_PATH names and calls its function
+// InitializeInjectionNvtx2, which may put functions into NVTX's tables. scripts/emulate --profile puts the emulator's
+// path there. A range whose name has the word "step" in it is a step, such as "Train step 3". Ranges inside of a step
+// belong to it. A launch belongs to the step in which it runs, so --streams eager is needed.
 #include <cctype>
 #include <cstdint>
 #include <cstring>
@@ -53,7 +53,7 @@ struct Attributes {  // nvtxEventAttributes_t, version 2 and later
     uint32_t color;
     int32_t payload_type, reserved;
     uint64_t payload;
-    int32_t message_type;  // 1: ASCII
+    int32_t message_type;  // 1 for ASCII
     const char* message;
 };
 int push_attributes(const Attributes* a) { return push(a && a->message_type == 1 ? a->message : ""); }
@@ -61,7 +61,7 @@ int push_in_domain(void*, const Attributes* a) { return push_attributes(a); }
 int pop_in_domain(void*) { return pop(); }
 
 using Function      = void (*)();
-using FunctionTable = Function**;  // slots of function pointers, by number
+using FunctionTable = Function**;  // pointers to the function pointers, by slot
 struct Callbacks {
     size_t size;
     int (*table)(int module, FunctionTable* table, unsigned* slots);

@@ -14,8 +14,11 @@ constexpr size_t kGiB = size_t(1) << 30;
 constexpr size_t kMiB = size_t(1) << 20;
 constexpr int kKiB    = 1024;
 
-// Data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090, V100 SXM2 32 GB. Peaks are dense, clocks are boost
-// clocks.
+// The figures come from the data sheets of the H100 SXM5 80 GB, A100 SXM4 80 GB, GeForce RTX 4090 and V100 SXM2 32 GB.
+// The lines of each entry: names, compute capability and SMs; sizes of memory and L2; shared memory per block, with
+// opting in, and per SM; registers, threads and blocks per SM; clocks of the cores and the memory (kHz) and bus width;
+// bandwidth, peaks and copy engines.
+// clang-format off
 constexpr DeviceSpec kSpecs[] = {
     {"h100",     "NVIDIA H100 80GB HBM3",
      9,          0,
@@ -75,12 +78,13 @@ constexpr DeviceSpec kSpecs[] = {
      1e12,      2e12,
      1},
 };
+// clang-format on
 
 [[noreturn]] void bad(const char* name, const std::string& value, const char* wanted) {
     give_up(std::string(name) + "=" + value + ": " + wanted);
 }
 
-// NAME or NAME:NUMBER
+// Returns whether the text is NAME or, with `number`, NAME:NUMBER.
 bool takes(const std::string& text, const std::string& word, uint64_t* number = nullptr) {
     if (text == word) return true;
     if (!number || text.rfind(word + ":", 0)) return false;
@@ -100,33 +104,33 @@ Options read_environment() {
         if (v.empty()) return otherwise;
         char* end;
         const double x = std::strtod(v.c_str(), &end);
-        if (*end || !(x >= low && x <= high)) bad(name, v, "a number is wanted");
+        if (*end || !(x >= low && x <= high)) bad(name, v, "a number in its range is expected");
         return x;
     };
     auto flag = [&](const char* name) { return !get(name).empty() && get(name) != "0"; };
     if (const auto v = get("EMU_GPU"); !v.empty()) {
         o.gpu = v;
-        if (!find_spec(v)) bad("EMU_GPU", v, "h100, a100, rtx4090, v100 and tiny exist");
+        if (!find_spec(v)) bad("EMU_GPU", v, "the GPUs are h100, a100, rtx4090, v100 and tiny");
     }
     o.sms = int(number("EMU_SMS", 1, 1024, 0));
     if (const auto v = get("EMU_CHECK"); !v.empty()) {
         if (v == "off") o.check = Check::Off;
         else if (v == "memory") o.check = Check::Memory;
         else if (v == "all") o.check = Check::All;
-        else bad("EMU_CHECK", v, "off, memory and all exist");
+        else bad("EMU_CHECK", v, "the checks are off, memory and all");
     }
     if (const auto v = get("EMU_SCHEDULE"); !v.empty()) {
         if (takes(v, "barrier")) o.schedule = Schedule::Barrier;
         else if (takes(v, "rr", &o.schedule_arg) && o.schedule_arg) o.schedule = Schedule::RoundRobin;
         else if (takes(v, "reverse")) o.schedule = Schedule::Reverse;
         else if (takes(v, "random", &o.schedule_arg)) o.schedule = Schedule::Random;
-        else bad("EMU_SCHEDULE", v, "barrier, rr:N, reverse and random:SEED exist");
+        else bad("EMU_SCHEDULE", v, "the schedules are barrier, rr:N, reverse and random:SEED");
     }
     if (const auto v = get("EMU_STREAMS"); !v.empty()) {
         if (takes(v, "eager")) o.streams = Streams::Eager;
         else if (takes(v, "late")) o.streams = Streams::Late;
         else if (takes(v, "random", &o.streams_seed)) o.streams = Streams::Random;
-        else bad("EMU_STREAMS", v, "eager, late and random:SEED exist");
+        else bad("EMU_STREAMS", v, "the orders of streams are eager, late and random:SEED");
     }
     o.threads    = int(number("EMU_THREADS", 1, 256, 1));
     o.profile    = get("EMU_PROFILE");
@@ -140,7 +144,7 @@ Options read_environment() {
 }  // namespace
 
 const Options& options() {
-    static const auto* o = new Options(read_environment());  // never destroyed: read at exit
+    static const auto* o = new Options(read_environment());  // never destroyed, because it is read at exit
     return *o;
 }
 
@@ -156,7 +160,7 @@ const DeviceSpec* find_spec(const std::string& key) {
 const DeviceSpec& device_spec() {
     static const DeviceSpec spec = [] {
         DeviceSpec s = *find_spec(options().gpu);
-        if (options().sms) {  // the peaks go with the SMs, memory does not
+        if (options().sms) {  // the peaks are proportional to the SMs, but the bandwidth is not
             const double share = double(options().sms) / s.sms;
             s.fp32_peak *= share, s.tf32_peak *= share, s.bf16_peak *= share;
             s.sms = options().sms;

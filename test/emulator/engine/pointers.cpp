@@ -1,4 +1,4 @@
-// pointers.cpp - the allocation that an address should lie in: the one its pointer, a parameter of the kernel, leads to
+// pointers.cpp - finds the allocation in which an access should be, from the pointer parameters of the kernel
 #include "access.h"
 
 namespace emu {
@@ -10,8 +10,8 @@ bool one_of(std::string_view word, std::initializer_list<std::string_view> list)
     return false;
 }
 
-// Offsets of the 64-bit parameters that an instruction's address is a sum of. Empty when it may come from elsewhere:
-// from memory, from another lane, from a call. Products, shifts and conversions are taken for indices, not pointers.
+// Returns the offsets of the 64-bit parameters from which an instruction's address is computed. The list is empty when
+// the address may come from memory, another lane or a call. Products, shifts and conversions are taken for indices.
 std::vector<uint32_t> parameters_behind(const Kernel& kernel, const ptx::Function& f, const ptx::Instruction& access) {
     std::vector<uint32_t> found;
     std::vector<int> todo;
@@ -54,7 +54,7 @@ const Allocation* pointed_to(Warp& w, const Instr* i, const Allocation* in) {
     const Launch& launch = *w.block->launch;
     const Function& f    = *w.frame->function;
     if (&f != launch.function || !f.origin[i->index]) return nullptr;
-    // Never destroyed, as kernels may still run when the program ends.
+    // This is never destroyed, because kernels may still run when the program ends.
     thread_local auto& known = *new std::unordered_map<const Instr*, std::vector<uint32_t>>;
     auto row                 = known.find(i);
     if (row == known.end())

@@ -22,45 +22,45 @@ enum class Type : uint8_t {
     f16, f16x2, bf16, bf16x2, tf32, f32, f64, e4m3x2, e5m2x2, u16x2, s16x2,
 };
 // clang-format on
-Type type_of(std::string_view name);  // "f32"; none when it is no type
-int bytes_of(Type t);                 // as memory and registers hold it; pred: 0
+Type type_of(std::string_view name);  // none when the name is not a type
+int bytes_of(Type t);                 // 0 for a predicate
 bool is_float(Type t);
 bool is_signed(Type t);
 
 struct Operand {
     enum Kind : uint8_t { None, Reg, Int, Float, Symbol, Special, Vector, Discard };
     Kind kind      = None;
-    bool negated   = false;      // !p
-    bool memory    = false;      // [ ... ]
-    int reg        = -1;         // Reg, or the base register of a memory operand
-    int also       = -1;         // d|p: the second destination
-    uint64_t bits  = 0;          // Int: value; Float: double bits, or exact f32 bits when single
-    bool single    = false;      // Float given as 0f…
+    bool negated   = false;      // written as !p
+    bool memory    = false;      // written in brackets
+    int reg        = -1;         // of a Reg, or the base register of a memory operand
+    int also       = -1;         // the second destination p of d|p
+    uint64_t bits  = 0;          // of an Int: its value; of a Float: the bits of a double, or of a float when single
+    bool single    = false;      // the Float was written as 0f…
     int64_t offset = 0;          // of memory operands and symbols
-    std::string name;            // Symbol, Special, label
-    std::vector<Operand> parts;  // Vector
+    std::string name;            // of a Symbol, Special or label
+    std::vector<Operand> parts;  // of a Vector
 };
 
 struct Instruction {
-    std::string form;                    // "fma.rn.ftz.f32", as written
-    std::vector<std::string_view> mods;  // "fma", "rn", "ftz", "f32": views into form
+    std::string form;                    // as it is written: "fma.rn.ftz.f32"
+    std::vector<std::string_view> mods;  // the parts of the form: "fma", "rn", "ftz", "f32"
     int guard          = -1;
     bool guard_negated = false;
     std::vector<Operand> ops;
     std::vector<Operand> results, arguments;  // of call
     int line = 0;                             // in the PTX text
-    int file = 0, source_line = 0;            // .loc
-    int outer_file = 0, outer_line = 0;       // where that was inlined into the kernel's own code
+    int file = 0, source_line = 0;            // from .loc
+    int outer_file = 0, outer_line = 0;       // the place in the kernel's own code where that was inlined
 };
 
 struct Variable {
     std::string name;
-    std::string space;  // global, const, shared, local, param
+    std::string space;  // global, const, shared, local or param
     Type type      = Type::b8;
     uint64_t bytes = 0;
     uint32_t align = 1;
     bool external = false, managed = false;
-    std::string init;  // initial bytes, shorter than `bytes` means zeros follow
+    std::string init;  // the initial bytes, which are followed by zeros
     struct Address {
         uint64_t offset;
         std::string symbol;
@@ -86,9 +86,9 @@ struct Function {
     bool parsed = false;
     std::vector<Register> regs;
     std::vector<Instruction> code;
-    std::vector<Variable> variables;  // local, shared, param: made unique with a scope suffix where redeclared
-    std::unordered_map<std::string, int> labels;                        // instruction index
-    std::unordered_map<std::string, std::vector<std::string>> targets;  // .branchtargets / brx.idx tables
+    std::vector<Variable> variables;  // local, shared and param ones; names that are declared again get a suffix
+    std::unordered_map<std::string, int> labels;                        // the index of an instruction
+    std::unordered_map<std::string, std::vector<std::string>> targets;  // of .branchtargets, for brx.idx
 };
 
 struct Module {
@@ -97,10 +97,10 @@ struct Module {
     std::vector<Variable> variables;
     std::vector<std::unique_ptr<Function>> functions;
     std::unordered_map<std::string, Function*> by_name;
-    std::map<int, std::string> files;  // .file
+    std::map<int, std::string> files;  // from .file
 };
 
-// Declarations at once, bodies when parse_body is called. Both throw SyntaxError.
+// parse() reads the declarations, and parse_body() the body of a function. Both throw SyntaxError.
 std::unique_ptr<Module> parse(std::string text);
 void parse_body(Module& module, Function& f);
 

@@ -8,14 +8,14 @@ namespace emu::ptx {
 namespace {
 
 constexpr size_t kMaxRegisters = 1 << 22;
-constexpr int kMaxDepth        = 200;  // scopes and vector operands, so that a damaged text cannot overflow our stack
+constexpr int kMaxDepth        = 200;  // of scopes and operands, so that a damaged text cannot overflow the stack
 
-// Inline assembly opens `{ }` scopes that redeclare registers, variables and labels of outer ones.
+// Inline assembly opens scopes in braces, which may redeclare the registers, variables and labels of outer scopes.
 struct Scope {
     int parent;
     std::unordered_map<std::string, int> registers;
-    std::unordered_map<std::string, std::pair<int, int>> ranges;  // %r<9>: prefix -> first register, count
-    std::unordered_map<std::string, std::string> variables;       // name as written -> unique name
+    std::unordered_map<std::string, std::pair<int, int>> ranges;  // of %r<9>: prefix, first register, count
+    std::unordered_map<std::string, std::string> variables;       // the unique name of each name
 };
 
 class BodyParser {
@@ -36,7 +36,7 @@ class BodyParser {
     Function& f;
     Lexer lex;
     std::vector<Scope> scopes;
-    std::vector<int> scope_of;  // per instruction
+    std::vector<int> scope_of;  // of each instruction
     int scope = 0, depth = 0;
     int file = 0, source_line = 0, outer_file = 0, outer_line = 0;
     using Place = std::array<int, 3>;  // file, line, column
@@ -63,7 +63,7 @@ class BodyParser {
         else if (t.kind == Token::Directive) directive();
         else if (t.is("@")) instruction();
         else if (t.kind == Token::Word) {
-            // A label is a name followed by a colon; an opcode is read again with its modifiers.
+            // A name followed by a colon is a label. Otherwise it is an opcode, which is read again with its modifiers.
             Lexer before     = lex;
             const Token name = lex.take();
             if (lex.accept(":")) {
@@ -97,7 +97,7 @@ class BodyParser {
                 const std::string name = v.name;
                 const bool taken       = std::any_of(f.variables.begin(), f.variables.end(),
                                                      [&](const Variable& o) { return o.name == name; });
-                // callseq scopes reuse param0, retval0 … : they become param0'17
+                // The scopes of calls reuse param0, retval0 and so on, which become param0'17.
                 if (taken) v.name.append(1, '\'').append(std::to_string(scope));
                 scopes[scope].variables[name] = v.name;
                 f.variables.push_back(std::move(v));
@@ -105,7 +105,7 @@ class BodyParser {
             lex.expect(";");
         } else if (t.text == ".loc") {
             const Place place = take_place();
-            // , function_name label+offset, inlined_at file line column: that place's own .loc came earlier
+            // ", function_name label+offset, inlined_at file line column" may follow. That place had an earlier .loc.
             while (lex.accept(",")) {
                 if (lex.accept("function_name")) {
                     lex.take();
@@ -120,7 +120,7 @@ class BodyParser {
             file = place[0], source_line = place[1];
             outer_file = outer[0], outer_line = outer[1];
         } else {
-            // .pragma "nounroll"; and the like change nothing here
+            // .pragma "nounroll"; and the like are ignored.
             while (!lex.accept(";")) {
                 if (lex.peek().kind == Token::End) throw SyntaxError(t.line, "';' expected");
                 lex.take();
@@ -157,7 +157,7 @@ class BodyParser {
         for (int s = scope; s >= 0; s = scopes[s].parent) {
             if (auto it = scopes[s].registers.find(name); it != scopes[s].registers.end()) return it->second;
             if (!numbered) continue;
-            // The prefix of a range may end in digits itself (%r1<3>): try every split.
+            // The prefix of a range may end in digits (%r1<3>), so every split of the name is tried.
             for (size_t cut = digits; cut < name.size(); cut++) {
                 auto it = scopes[s].ranges.find(name.substr(0, cut));
                 if (it == scopes[s].ranges.end()) continue;
@@ -209,7 +209,7 @@ class BodyParser {
         if (lex.accept(",")) {
             if (lex.peek().is("(")) list(i.arguments);
             else i.ops.push_back(operand(0));
-            if (lex.accept(",")) i.ops.push_back(operand(0));  // prototype of an indirect call
+            if (lex.accept(",")) i.ops.push_back(operand(0));  // the prototype of an indirect call
         }
     }
 
@@ -231,7 +231,7 @@ class BodyParser {
         }
         if (lex.accept("[")) {
             o = operand(nesting + 1);
-            if (lex.accept(",")) {  // tensor coordinates: kept so that the form is named, not understood
+            if (lex.accept(",")) {  // tensor coordinates are only parsed, so that a message can name the instruction
                 o.parts.push_back(operand(nesting + 1));
                 while (lex.accept(",")) o.parts.push_back(operand(nesting + 1));
             }

@@ -31,7 +31,7 @@ void Lexer::next() {
         token.kind = Token::Word;
         p++;
         while (p < end && in_word(*p)) p++;
-        // %tid.x is one name; x.y of anything else is not
+        // %tid.x is one name, but x.y is not.
         if (*start == '%' && end - p > 1 && *p == '.' && starts_word(p[1])) {
             p++;
             while (p < end && in_word(*p)) p++;
@@ -87,7 +87,7 @@ std::string Lexer::opcode() {
 }
 
 std::string_view Lexer::braces(int& first_line) {
-    // The token at hand is the first after the brace: rewind to it.
+    // The current token is the first one after the brace, so the text begins there.
     p                 = token.text.data() - (token.kind == Token::Text ? 1 : 0);
     line              = token.line;
     first_line        = line;

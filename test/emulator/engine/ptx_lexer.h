@@ -27,9 +27,9 @@ class Lexer {
     }
     void expect(std::string_view s);
     Token word();
-    // The word at hand with all its .modifiers and ::qualifiers, which the ordinary tokens would split.
+    // Takes the current word with its .modifiers and ::qualifiers, which are tokens of their own elsewhere.
     std::string opcode();
-    // From an opening brace, consumed already, to its partner: the text between.
+    // Takes the text up to the closing brace. The opening one has been taken.
     std::string_view braces(int& first_line);
     void skip_line();
     const char* place() const { return token.text.data(); }

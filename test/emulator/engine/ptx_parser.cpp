@@ -1,4 +1,4 @@
-// ptx_parser.cpp - declarations of a module; bodies are in ptx_body.cpp
+// ptx_parser.cpp - the declarations of a module; ptx_body.cpp parses the bodies of functions
 #include "ptx_parser.h"
 
 #include <cstring>
@@ -21,7 +21,7 @@ constexpr TypeRow kTypes[] = {
     {"s16x2", Type::s16x2, 4},
 };
 
-constexpr uint64_t kMaxVariable = uint64_t(1) << 36;  // a damaged array size is refused here, not at allocation
+constexpr uint64_t kMaxVariable = uint64_t(1) << 36;  // larger array sizes are damaged
 
 }  // namespace
 
@@ -54,7 +54,7 @@ uint64_t parse_integer(const Token& t) {
     return v;
 }
 
-// 0fXXXXXXXX (exact single), 0dXXXXXXXXXXXXXXXX (exact double), decimal; anything else is an integer.
+// A number is 0fXXXXXXXX (the bits of a float), 0dXXXXXXXXXXXXXXXX (of a double), a decimal fraction or an integer.
 Operand parse_number(Lexer& lex) {
     Operand o;
     const bool minus = lex.accept("-");
@@ -91,7 +91,7 @@ void store(Variable& v, uint64_t offset, const void* bytes, size_t n, int line) 
     std::memcpy(v.init.data() + offset, bytes, n);
 }
 
-// One initial value: a number, a symbol, generic(symbol), symbol+4, or 0xFF00(symbol), one byte of an address.
+// An initial value is a number, an address (symbol, generic(symbol), symbol+4) or a byte of one (0xFF00(symbol)).
 void parse_value(Lexer& lex, Variable& v, uint64_t& offset) {
     const int size  = bytes_of(v.type);
     const int line  = lex.peek().line;
@@ -145,7 +145,7 @@ void parse_initialiser(Lexer& lex, Variable& v, uint64_t& offset) {
 
 }  // namespace
 
-// After the space: .align 8 .b8 name[16][4] = {…}; the part before the name may have .ptr and .v4 as well.
+// Parses what follows the state space: .align 8 .b8 name[16][4] = {…}. Before the name there may also be .ptr and .v4.
 Variable parse_variable(Lexer& lex, const std::string& space) {
     Variable v;
     v.space      = space;
@@ -167,7 +167,7 @@ Variable parse_variable(Lexer& lex, const std::string& space) {
                 lex.take();
             }
         } else if (t.text == ".ptr") {
-            // what the pointer points to, not the variable itself: .ptr .global .align 4
+            // .ptr .global .align 4 describes the memory that the pointer points to.
             if (lex.peek().is(".global") || lex.peek().is(".shared") || lex.peek().is(".const") ||
                 lex.peek().is(".local"))
                 lex.take();
@@ -192,7 +192,7 @@ Variable parse_variable(Lexer& lex, const std::string& space) {
         v.bytes *= n;
         lex.expect("]");
     }
-    if (open) v.bytes = 0;  // extern shared: the launch decides
+    if (open) v.bytes = 0;  // the size of an extern shared array is given at the launch
     if (lex.accept("=")) {
         if (open) v.bytes = kMaxVariable;
         uint64_t offset = 0;
@@ -252,7 +252,7 @@ void parse_function(Lexer& lex, Module& m, bool entry) {
         } else if (t.kind != Token::Directive) throw SyntaxError(t.line, "'{' expected in " + f->name);
     }
     Function*& slot = m.by_name[f->name];
-    if (slot && slot->defined) return;  // a declaration after the definition
+    if (slot && slot->defined) return;  // this is a declaration after the definition
     slot = f.get();
     m.functions.push_back(std::move(f));
 }

@@ -1,11 +1,11 @@
-// ptx_parser.h - what the two halves of the parser share
+// ptx_parser.h - what ptx_parser.cpp and ptx_body.cpp share
 #pragma once
 #include "ptx_lexer.h"
 
 namespace emu::ptx {
 
 uint64_t parse_integer(const Token& t);
-Operand parse_number(Lexer& lex);  // with sign
+Operand parse_number(Lexer& lex);  // with its sign
 Variable parse_variable(Lexer& lex, const std::string& space);
 
 }  // namespace emu::ptx

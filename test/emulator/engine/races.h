@@ -1,4 +1,4 @@
-// races.h - who touched a word last: the records behind races between threads, blocks, streams and the host
+// races.h - the checks for races between threads, blocks, streams and the host
 #pragma once
 #include <string>
 
@@ -7,8 +7,8 @@
 
 namespace emu {
 
-// What a block's race checks know of its warps, and the records of its shared memory. A record is
-// time (40 bits) | other reader (10) | flags (2) | thread (10).
+// The state of a block's race checks: records of its shared memory, and what orders its warps. A record is
+// time (42 bits) | other reader (10) | flags (2) | thread (10).
 struct SharedRaces {
     std::vector<uint64_t> writer, reader;
     uint64_t time = 1, all_since = 1;  // all_since: when every thread met at a barrier last
@@ -27,7 +27,7 @@ struct SharedRaces {
 
     void synchronised(size_t warp) { turn[warp] = uint8_t((warp & 31) | time << 5); }
     void uses_flag(size_t warp) { listens[warp] = 1, agreed[warp] = fenced[warp]; }
-    // Whether what warp v did at that time comes before what warp w does now.
+    // Returns whether an access by warp v at the time `when` is ordered before one that warp w makes now.
     bool ordered(size_t w, size_t v, uint64_t when) const {
         if (when < all_since) return true;
         if (w == v) return when < warp_since[w] || when < agreed[w];
@@ -35,8 +35,7 @@ struct SharedRaces {
     }
 };
 
-// Each lane did just this last, and nothing has happened since that could change the verdict: there is nothing to
-// check.
+// These return true when the last access to each lane's bytes was the same one, so that nothing has to be checked.
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 
@@ -48,9 +47,9 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
 void start_global_races(Block& b);
 void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op);
-void forget_races(Address a, size_t bytes);  // the memory has been freed
+void forget_races(Address a, size_t bytes);  // called when the memory is freed
 
-// host_guard.cpp: the host must keep off; see Memory::own.
+// host_guard.cpp: memory that the host must not touch; see Memory::own.
 struct HostOwner {
     Address begin;
     size_t bytes;
@@ -59,12 +58,13 @@ struct HostOwner {
 };
 void install_fault_handler();
 
-// A write that met another write of the same epoch: a race, unless it turns out to have stored the same value.
+// A write that is not ordered with another write to the same place. It is a race unless both store the same value,
+// which is known only after the store.
 struct Suspect {
     Warp* warp;
     const Instr* at;
     int lane;
-    uint64_t address, other;  // the other's record
+    uint64_t address, other;  // `other` identifies the other access
     Finding (*finding)(const Suspect&);
     uint32_t bytes;
     const std::byte* place;
@@ -76,8 +76,8 @@ inline void suspect(Suspect s) {
 }
 void settle_suspects(Worker& worker);
 
-// The stores of an instruction of which it has been said that they overlap with others of the same value: true when
-// that is all there is to say again.
+// Returns true when this store only adds to the count of an info that has been reported for the instruction:
+// overlapping stores of the same value.
 bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r);
 
 }  // namespace emu

@@ -1,10 +1,10 @@
-// shared_races.cpp - races in shared memory, between warps and between the lanes of one
+// shared_races.cpp - races in shared memory, between warps and between the lanes of a warp
 //
-// Each granule (the smallest access the kernel makes, 1 to 4 bytes) has a record of its last writer and its last two
-// readers with the block's time. Time moves at every barrier and every __syncwarp. An access of thread a is ordered
-// before one of b when it is the same thread; in the same warp, when a __syncwarp or barrier lies between; else when a
-// barrier both took part in does. Fences with volatile or atomic flags order too; that is taken on trust as soon as
-// both sides used them.
+// A granule has the size of the kernel's smallest access, 1 to 4 bytes. Each granule has a record of its last writer
+// and of its last two readers, with the block's time, which advances at every barrier and every __syncwarp. Two
+// accesses of a thread are ordered. Those of two lanes of a warp are ordered by a __syncwarp or barrier between them,
+// and others by a barrier in which both threads took part. A fence with a volatile or atomic flag orders, too: when
+// both sides have used one, they are taken to be ordered.
 #include <algorithm>
 
 #include "checker.h"
@@ -18,9 +18,8 @@ namespace {
 constexpr uint64_t kThread = 1023, kSynchronising = 1 << 10, kMany = 1 << 11;
 constexpr int kOther = 12, kTime = 22;
 
-// The bits that tell whether a thread was the last to read or to write a place. A reader's record has another reader in
-// it.
-uint64_t told_by(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
+// The bits of a record that identify the last access. The other reader in a reader's record does not count.
+uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
 
 std::shared_ptr<SharedRaces>& spare_of(Worker& worker) {
     static thread_local auto& spare = *new std::shared_ptr<SharedRaces>;
@@ -34,7 +33,7 @@ bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
-// Whether two lanes store the same value to the same place with one instruction, which is no conflict.
+// Returns whether two lanes store the same value to the same place with one instruction, which is no race.
 bool stored_together(Warp& w, const Instr* i, int a, int b) {
     const auto& f  = *w.frame->function;
     const auto& st = *f.origin[i->index];
@@ -94,7 +93,7 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
     if (exchanged) w.worker->told[i] = &times;
 }
 
-// One lane's access, granule by granule.
+// Checks one lane's access, granule by granule.
 void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offset, uint32_t size, bool write,
                 bool sync) {
     const uint32_t me   = thread_of(w, lane);
@@ -122,8 +121,8 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             writer = mine;
         }
         if (!write || sync) {
-            // Earlier reads that are ordered before this one need no record, because whoever must wait for them must
-            // wait for this one too. One of those that are not is kept.
+            // Earlier reads that are ordered before this one need no record, because a write that must wait for them
+            // must wait for this one, too. One of the other reads is kept.
             const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
             const bool last_done  = ordered(s, me, uint32_t(last), when),
                        other_done = !(reader & kMany) || ordered(s, me, uint32_t(other), when);
@@ -132,15 +131,15 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
     }
 }
 
-// Whether the last access of this kind was the same, at the same time. Any access between them has been judged when it
-// came, and the bytes have been written.
+// Returns whether the last access of this kind was the same, at the same time. Then nothing has to be checked: any
+// access in between has been checked, and the bytes have been written.
 template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint64_t me, bool write) {
-    return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me, told_by(write));
+    return in_order<PerLane>((write ? s.writer : s.reader).data() + first, s.time << kTime | me, compared_bits(write));
 }
 
-// The usual cases of an access that is not synchronising, without going through all of ordered(): `count` granules in a
-// row from `first` on, 1 << PerLane of them for each lane from thread `me` on; kOneLane: all are of thread `me`. True
-// when there is no conflict, and the records are up to date.
+// A faster check than ordered() for the usual accesses that do not synchronise, to `count` adjacent granules from
+// `first` on. Each lane from thread `me` on has 1 << PerLane of them; with kOneLane all belong to thread `me`. Returns
+// true when there is no race, after it has updated the records.
 constexpr int kOneLane = -1;
 template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
     uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
@@ -148,14 +147,14 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
     auto lane            = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
     const uint64_t mine  = s.time << kTime | me;
     const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
-    auto after = [=](uint64_t record, uint64_t k) {  // 1: it may not be ordered before us
+    auto after = [=](uint64_t record, uint64_t k) {  // 1 when that access may not be ordered before this one
         const uint64_t when = record >> kTime, who = record & kThread;
         return uint64_t(when >= since) & uint64_t(who != me + lane(k)) &
                (uint64_t(who / kLanes != warp) | uint64_t(when >= warp_since));
     };
     uint64_t bad = 0;
     for (uint64_t k = 0; k < n; k++) bad |= after(writer[k], k);
-    if (!write && s.partial)  // which of the readers are ordered before us is then a longer question
+    if (!write && s.partial)  // then only ordered() can tell which readers are ordered before this access
         for (uint64_t k = 0; k < n; k++) bad |= after(reader[k], k);
     if (write)
         for (uint64_t k = 0; k < n; k++)
@@ -215,7 +214,7 @@ template <int Granules> static bool known_lanes(const SharedRaces& s, const Reac
     if (r.mask == kAll)
         for (int l = 0; l < kLanes; l++) lane(l);
     else each_lane(r.mask, lane);
-    return !(news & told_by(write));
+    return !(news & compared_bits(write));
 }
 
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
@@ -274,7 +273,7 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
         if (sync || !quick<kOneLane>(s, first, last - first + 1, thread_of(w, l), write))
             touch_lane(w, i, s, l, r.addr[l], size, write, sync);
     };
-    if (r.shape == Reach::Uniform && !write) {  // a broadcast: first and last lane stand for all
+    if (r.shape == Reach::Uniform && !write) {  // all lanes read one place: the first and the last stand for all
         lane(__builtin_ctz(r.mask));
         if (r.mask & (r.mask - 1)) lane(31 - __builtin_clz(r.mask));
     } else each_lane(r.mask, lane);
@@ -321,7 +320,7 @@ bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
     return true;
 }
 
-// The lanes in w.mask gave each other values. Time moves on, so that earlier reads can be told from later ones.
+// The lanes in w.mask have exchanged values. The time advances, so that earlier reads can be told from later ones.
 void checker_exchange(Warp& w) {
     if (!w.block->races) return;
     SharedRaces& s = *w.block->races;
@@ -358,7 +357,7 @@ void checker_barrier(Block& b, int id) {
         return;
     }
     s.partial = true;
-    for (size_t x = 0; x < warps; x++) {  // what any of them knew, all of them know now
+    for (size_t x = 0; x < warps; x++) {  // each of these warps is now ordered after all that any of them was
         uint64_t best = 0;
         for (size_t k : here) best = std::max(best, s.knows[k * warps + x]);
         for (size_t k : here) s.knows[k * warps + x] = best;

@@ -1,4 +1,4 @@
-// summary.h - what the last line at exit counts
+// summary.h - the counts in the summary that is printed at the end
 #pragma once
 #include <cstdint>
 #include <set>

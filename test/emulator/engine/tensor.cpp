@@ -1,10 +1,12 @@
 // tensor.cpp - mma.sync and wmma: small matrix products across the lanes of a warp
 //
-// A lane holds elements of each matrix: with g = lane / 4, t = lane % 4 and E elements to a 32-bit register, register r
-// of A holds row g (+8 for odd r when there are 16 rows), columns 4E·(r/2) + E·t …; B: rows 4E·r + E·t …, column g; C:
-// row g + 8·(r/2), column 2t + r%2 (PTX manual, "matrix fragments"). We gather whole matrices of floats, multiply, and
-// scatter. Sums run over k in order with one rounding each; tensor cores add in another order and precision, so last
-// bits differ.
+// The PTX manual ("matrix fragments") says which elements a lane holds. With g = lane / 4, t = lane % 4 and E elements
+// in a 32-bit register, register r of A holds row g (+8 for odd r when there are 16 rows) and the columns from 4E·(r/2)
+// + E·t on. Register r of B holds the rows from 4E·r + E·t on and column g. Register r of C holds row g + 8·(r/2) and
+// column 2t + r%2.
+//
+// The handlers gather whole matrices, multiply them and scatter the result. A sum runs over k in order and is rounded
+// at each step. Tensor cores add in another order and precision, so the last bits differ.
 #include "access.h"
 #include "convert8.h"
 #include "floats.h"
@@ -38,7 +40,7 @@ inline float add_product(float x, float y, float sum) { return __builtin_fmaf(x,
 inline double add_product(double x, double y, double sum) { return __builtin_fma(x, y, sum); }
 inline int32_t add_product(int32_t x, int32_t y, int32_t sum) { return int32_t(uint32_t(sum) + uint32_t(x * y)); }
 
-// c (8×8) += a (8×K) · b (K×8), each sum over k in order. Eight rows at once hide the latency of the additions.
+// c (8×8) += a (8×K) · b (K×8). Eight rows are computed at once, which hides the latency of the additions.
 template <class T, int K, int Pitch>
 inline void multiply(T (&c)[8][8], const T* __restrict a, const T (&__restrict b)[K][8]) {
     T sum[8][8];
@@ -64,7 +66,7 @@ template <int K, int Pitch> void saturating_multiply(int32_t (&c)[8][8], const i
         }
 }
 
-bool whole_warp(Warp& w, const Instr* i) {
+bool check_whole_warp(Warp& w, const Instr* i) {
     if (w.mask == w.live) return true;
     report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(w.live & ~w.mask),
                       "does not take part in a matrix operation of the whole warp"));
@@ -73,9 +75,9 @@ bool whole_warp(Warp& w, const Instr* i) {
 
 constexpr int kHalfAccumulator = 1, kSaturate = 2;
 
-// more: d registers, then a, b, c; imm: flags
+// more: the registers of d, a, b and c. imm: flags.
 template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const Instr* i) {
-    if (!whole_warp(w, i)) return kStop;
+    if (!check_whole_warp(w, i)) return kStop;
     using UA        = Unpack<EA>;
     using UB        = Unpack<EB>;
     using T         = typename UA::T;
@@ -85,7 +87,7 @@ template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const 
     const Ref* refs  = &w.frame->function->more[i->more];
     const Ref *ra = refs + regs_c, *rb = ra + regs_a, *rc = rb + regs_b;
     constexpr int pitch = 4 * E, halves = M / 8;
-    // A register of A is an 8×4E block, lane after lane row by row; of B, the same with rows and columns exchanged.
+    // A register of A is an 8×4E block, in which the lanes follow each other row by row. That of B is transposed.
     alignas(64) T a[halves][K / pitch][8][pitch], b[K][8], c[halves][8][8], block[kLanes * E];
     for (int r = 0; r < regs_a; r++) {
         const auto* v = w.reg<typename UA::Reg>(ra[r]);
@@ -171,8 +173,8 @@ const MmaRow kMma[] = {
     {"m16n8k16", Type::e5m2x2, Type::e5m2x2, 2, 1, 4, false, mma<Element::E5m2, Element::E5m2, 16, 16>},
 };
 
-// The element types among the modifiers: e4m3 is no register type, so it has no Type of its own; its packed pair stands
-// for it.
+// Returns the element types among the modifiers. e4m3 and e5m2 have no Type, because registers hold only pairs of them,
+// so the types of the pairs are returned.
 std::vector<Type> element_types(const ptx::Instruction& i) {
     std::vector<Type> list;
     for (auto m : i.mods) {
@@ -217,9 +219,10 @@ void build_mma(Builder& b, const ptx::Instruction& i) {
     throw Undecodable("this shape and type is not supported");
 }
 
-// wmma: which lane holds which element is nobody's business but ours, as long as load, mma and store agree. Lane l
-// holds elements l·n … of a matrix; where lanes have more room than elements (f16 inputs), they come round again. A and
-// B are held in the order of memory, which the mma names too, accumulators row by row. All extents are powers of two.
+// In wmma it is not specified which lane holds which element; only load, mma and store must agree. Here lane l holds n
+// elements from l·n on. When the registers have more room than there are elements (f16 inputs), the elements are
+// repeated. A and B are held in the order of memory, which the mma names, too. Accumulators are held row by row. All
+// extents are powers of two.
 struct Shape {
     int m, n, k;
 };
@@ -236,17 +239,17 @@ Fragment fragment_of(char which, Shape s) {
 }
 int wmma_element_bytes(Type t) { return t == Type::tf32 ? 4 : ptx::bytes_of(t); }
 
-// a: address, b: stride in elements (none: dense); imm3: elements in a line and in all, bytes of one, the order; more:
-// registers
+// a: the address, b: the stride in elements or none, imm3: the elements of a line and of the matrix, the bytes of one
+// and the order, more: the registers.
 constexpr uint32_t kTransposed = 1u << 31;
 const Instr* wmma_memory(Warp& w, const Instr* i) {
-    whole_warp(w, i);
+    check_whole_warp(w, i);
     const bool stores = i->imm2;
     const int line = int(i->imm3 & 255), total = int(i->imm3 >> 8 & 1023), bytes = int(i->imm3 >> 20 & 15);
     const bool transposed = i->imm3 & kTransposed;
     const Ref* more       = &w.frame->function->more[i->more];
     const int reg_size = bytes == 8 ? 8 : 4, per_reg = reg_size / bytes, held = int(i->more_count) * per_reg;
-    // As many elements at once as lie behind each other, up to 16 bytes.
+    // Each access is for as many adjacent elements as possible, up to 16 bytes.
     int step = transposed ? 1 : std::min({16 / bytes, line, held});
     if (step < per_reg) step = 1;
     const uint64_t* base   = i->a.none() ? nullptr : w.reg<uint64_t>(i->a);
@@ -306,7 +309,7 @@ void build_wmma_memory(Builder& b, const ptx::Instruction& i) {
     else b.more(x, refs, {});
 }
 
-// The elements that the lanes hold, in their order.
+// Gathers the elements that the lanes hold, in their order.
 template <class T> void gather_fragment(Warp& w, const Ref* regs, int count, Type t, T* to) {
     auto each = [&]<class Reg>(int per_reg, Reg, auto element) {
         for (int r = 0; r < count; r++) {
@@ -330,9 +333,10 @@ template <class T> void gather_fragment(Warp& w, const Ref* regs, int count, Typ
 
 constexpr uint8_t kSaturated = 1, kLeftByColumn = 2, kRightByColumn = 4;
 
-// more: d, a, b, c; b.offset … hold counts (pool 1: not registers). T: float; double for f64, and for s32, exactly.
+// more: the registers of d, a, b and c. The offsets of the operands a, b and c are the numbers of these registers. T is
+// float, or double for f64 and s32, which it holds exactly.
 template <class T, int N> const Instr* wmma_mma(Warp& w, const Instr* i) {
-    whole_warp(w, i);
+    check_whole_warp(w, i);
     const Ref* d = &w.frame->function->more[i->more];
     const int nd = i->more_defs, na = i->a.offset, nb = i->b.offset, nc = i->c.offset;
     const int M = int(i->imm3 & 255), K = int(i->imm3 >> 16 & 255);
@@ -376,7 +380,8 @@ template <class T> Handler wmma_of(int n) {
 }
 void build_wmma_mma(Builder& b, const ptx::Instruction& i) {
     auto types = element_types(i);
-    if (types.size() == 2) types = {types[0], Type::f16, Type::f16, types[1]};  // f16 inputs go without saying
+    if (types.size() == 2)
+        types = {types[0], Type::f16, Type::f16, types[1]};  // the types of f16 inputs are not written
     if (types.size() != 4 || i.ops.size() != 4) throw Undecodable("4 operands expected");
     const Shape s  = shape_of(i);
     const Type reg = types[0] == Type::f64 ? Type::b64 : Type::b32;

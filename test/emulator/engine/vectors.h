@@ -1,7 +1,7 @@
-// vectors.h - tests over many lanes or bytes that end in one yes or no
+// vectors.h - tests of many lanes or bytes with one result
 //
-// With AVX-512 a vector is tested at once; or-ing its parts together, as compilers do for a plain loop, takes five
-// dependent shuffles more, a third of a checked load.
+// AVX-512 tests a vector with one instruction. For a plain loop, compilers combine the parts of the vector with five
+// dependent shuffles, which take a third of the time of a checked load.
 #pragma once
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -27,7 +27,7 @@ inline bool all_zero(const Vector64& v) {
 #endif
 }
 
-// Whether a[l] = a[0] + l << shift for all lanes.
+// Returns whether a[l] is a[0] + (l << shift) in all lanes.
 template <class A> inline bool in_a_row(const A* a, int shift) {
     constexpr int n = 64 / int(sizeof(A));
     typedef A Lanes __attribute__((vector_size(64), aligned(sizeof(A))));
@@ -38,7 +38,7 @@ template <class A> inline bool in_a_row(const A* a, int shift) {
     return all_zero(Vector64(gaps));
 }
 
-// Whether numbers[k] = first + (k >> Shift), 32 << Shift of them, in the bits that count.
+// Returns whether numbers[k] is first + (k >> Shift) for 32 << Shift numbers, compared in the given bits.
 template <int Shift> inline bool in_order(const uint64_t* numbers, uint64_t first, uint64_t bits) {
     typedef uint64_t Numbers __attribute__((vector_size(64), aligned(8)));
     Numbers step{}, gaps{};
@@ -49,7 +49,7 @@ template <int Shift> inline bool in_order(const uint64_t* numbers, uint64_t firs
     return all_zero(Vector64(gaps));
 }
 
-// Whether all bytes are 1; n is a power of two up to 512.
+// Returns whether all bytes are 1. n is a power of two up to 512.
 inline bool all_ones(const uint8_t* bytes, size_t n) {
     constexpr uint64_t ones = 0x0101010101010101ull;
     if (n >= 64) {

@@ -1,4 +1,4 @@
-// video.cpp - the SIMD video instructions: 2 halves or 4 bytes of a word at once, as __vabsdiffu4 and its kin use them
+// video.cpp - the SIMD video instructions on 2 halves or 4 bytes of a word, which __vabsdiffu4 and the like use
 #include <algorithm>
 
 #include "forms.h"
@@ -14,10 +14,10 @@ struct VideoOp {
     Video op;
     int parts;  // 2 or 4
     bool a_signed, b_signed, d_signed, saturates;
-    bool sums;  // .add: d = c + the parts' results
+    bool sums;  // with .add, d is c + the results of the parts
     int cmp;
 };
-constexpr const char* kComparisons[] = {"eq", "ne", "lt", "le", "gt", "ge"};
+constexpr const char* kComparisons[] = {"eq", "ne", "lt", "le", "gt", "ge"};  // in the order of Comparison
 
 int64_t part(uint32_t word, int k, int bits, bool sign) {
     const uint32_t x = bits == 8 ? word >> (8 * k) & 0xff : word >> (16 * k) & 0xffff;

@@ -8,8 +8,9 @@
 namespace emu {
 namespace {
 
-// Runs Body once all members have come. Lanes side by side may belong to different sets (tiles of a warp): each set on
-// its own. The member mask is in i->guard: these instructions are never guarded, a guard becomes a branch around them.
+// Runs Body when all members have arrived. Lanes may belong to different sets, such as the tiles of a warp, and Body
+// runs once per set. The member mask is in i->guard, because a guard of these instructions becomes a branch around
+// them.
 template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
     const uint32_t* members = w.reg<uint32_t>(i->guard);
     uint32_t same = kAll, any = 0;
@@ -27,7 +28,7 @@ template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
     const uint32_t outside = w.mask & ~mask_of([=](int l) { return members[l] >> l & 1; });
     if (outside && options().check != Check::Off)
         report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(outside),
-                          "executes the instruction but is not in its member mask"));
+                          "this lane executes the instruction but is not in its member mask"));
     const uint32_t all = w.mask;
     for (uint32_t left = all; left;) {
         const uint32_t set = members[__builtin_ctz(left)];
@@ -42,7 +43,7 @@ template <Handler Body> const Instr* collective(Warp& w, const Instr* i) {
 
 enum ShuffleMode { kUp, kDown, kBfly, kIdx };
 
-// a: value, b: lane or distance, more[0]: clamp and segment mask, more[1]: members; d value, c predicate (or none)
+// a: the value, b: the lane or distance, more[0]: clamp and segment mask, d: the result, c: the predicate or none.
 template <int Mode> const Instr* shfl(Warp& w, const Instr* i) {
     const Ref* more   = &w.frame->function->more[i->more];
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b), *c = w.reg<uint32_t>(more[0]);
@@ -85,7 +86,7 @@ void build_shfl(Builder& b, const ptx::Instruction& i) {
 }
 
 enum Vote { kVoteAll, kVoteAny, kVoteUni, kVoteBallot };
-const Instr* vote(Warp& w, const Instr* i) {  // a: predicate, b: members
+const Instr* vote(Warp& w, const Instr* i) {  // a: the predicate
     const uint32_t p = w.pred(i->a) ^ (i->imm & 8 ? kAll : 0), yes = p & w.mask;
     switch (i->imm & 7) {
         case kVoteAll: put_pred(w, i->d, yes == w.mask ? kAll : 0); break;
@@ -188,7 +189,7 @@ void build_warp_barrier(Builder& b, const ptx::Instruction& i) {
     x.guard = members, x.flags = kSplits;
 }
 
-const Instr* elect(Warp& w, const Instr* i) {  // d|p: the lowest member leads
+const Instr* elect(Warp& w, const Instr* i) {  // elects the lowest lane of the set
     const uint32_t leader = uint32_t(__builtin_ctz(w.mask));
     for_lanes(w, w.reg<uint32_t>(i->d), [=](int) { return leader; });
     if (!i->c.none()) put_pred(w, i->c, 1u << leader);

@@ -1,8 +1,8 @@
-// nccl.cpp - libnccl: the calls of the program, which make communicators and put operations into streams
+// nccl.cpp - libnccl: the calls of the program, which make communicators and queue operations in streams
 //
-// An operation is Work in its stream like any other: it starts when what comes before it in the stream is done, moves
-// as far as the other ranks allow each time it is asked, and ends when its part is complete. All ranks compare what
-// they called first, so a mismatch is an error that names both calls, where the real library hangs.
+// An operation is Work in its stream like any other. Each time it runs, it goes as far as the other ranks allow, and it
+// is run again until its part is complete. The ranks compare their calls before a byte is moved. A mismatch is an error
+// that names both calls, where the real library hangs.
 #include <nccl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -24,13 +24,13 @@ namespace emu {
 using namespace nccl;
 namespace {
 
-std::mutex table_lock;
+std::mutex communicators_lock;
 std::map<ncclComm_t, CommPtr>& table() {
     static auto* all = new std::map<ncclComm_t, CommPtr>;
     return *all;
 }
 CommPtr find(ncclComm_t comm) {
-    std::lock_guard guard(table_lock);
+    std::lock_guard guard(communicators_lock);
     const auto row = table().find(comm);
     return row == table().end() ? nullptr : row->second;
 }
@@ -57,7 +57,7 @@ ncclResult_t submit_batch(Batch batch) {
     work.run = [shared](uint32_t op) {
         if (!advance(*shared, op)) return cudaErrorNotReady;
         if (!options().profile.empty()) count_operations(*shared);
-        for (Operation& o : shared->operations) {  // a graph may run it again
+        for (Operation& o : shared->operations) {  // are reset, because a graph may run them again
             const Operation fresh{o.kind, o.call, o.send, o.receive, o.peer, o.scale};
             o = fresh;
         }
@@ -70,7 +70,7 @@ ncclResult_t submit_batch(Batch batch) {
 struct Group {
     int depth = 0;
     std::vector<Batch> batches;
-    std::vector<CommPtr> joining;  // made by ncclCommInitRank in this group: wait for the others at its end
+    std::vector<CommPtr> joining;  // made in this group; its end waits for the other ranks
 };
 thread_local Group group;
 
@@ -111,7 +111,7 @@ ncclResult_t join(ncclComm_t* out, const std::string& name, int ranks, int rank)
         comm->segment = std::make_unique<Segment>(name, ranks, rank);
     } catch (const std::exception& e) { return complain(ncclSystemError, e.what()); }
     {
-        std::lock_guard guard(table_lock);
+        std::lock_guard guard(communicators_lock);
         table()[comm.get()] = comm;
     }
     *out = comm.get();
@@ -142,12 +142,12 @@ ncclResult_t end_group() {
 ncclResult_t enqueue(Collective kind, const char* function, const void* send, void* receive, size_t count,
                      ncclDataType_t type, int op, int root, int peer, ncclComm_t handle, cudaStream_t stream) {
     const CommPtr comm = find(handle);
-    if (!comm) return complain(ncclInvalidArgument, "this is no communicator");
+    if (!comm) return complain(ncclInvalidArgument, "the handle is not a communicator");
     if (comm->error != ncclSuccess) return comm->error;
     if (comm->finalized) return complain(ncclInvalidUsage, "the communicator was finalized");
-    if (!size_of(type)) return complain(ncclInvalidArgument, "data type " + std::to_string(type));
+    if (!size_of(type)) return complain(ncclInvalidArgument, "unknown data type " + std::to_string(type));
     if (op >= ncclNumOps && size_t(op - ncclNumOps) >= comm->scales.size())
-        return complain(ncclInvalidArgument, "reduction " + std::to_string(op));
+        return complain(ncclInvalidArgument, "unknown reduction " + std::to_string(op));
     if (root >= comm->ranks || peer >= comm->ranks ||
         (peer < 0 && (kind == Collective::Send || kind == Collective::Recv)))
         return complain(ncclInvalidArgument, "root or peer beyond the " + std::to_string(comm->ranks) + " ranks");
@@ -223,7 +223,7 @@ ncclResult_t ncclCommInitAll(ncclComm_t* comms, int ranks, const int* devices) {
             return complain(ncclInvalidArgument, "device " + std::to_string(device) + ", but there are " +
                                                      std::to_string(available) + " (scripts/emulate --devices N)");
         if (!used.insert(device).second)
-            return complain(ncclInvalidUsage, "device " + std::to_string(device) + " given twice");
+            return complain(ncclInvalidUsage, "device " + std::to_string(device) + " is given twice");
     }
     ncclUniqueId id;
     ncclGetUniqueId(&id);
@@ -242,9 +242,9 @@ static ncclResult_t leave(ncclComm_t handle, bool abort) {
     const CommPtr comm = find(handle);
     if (!comm) return ncclInvalidArgument;
     if (abort && !comm->segment->header->aborted) comm->segment->header->aborted = 1 + comm->rank;
-    if (abort) comm->error = ncclRemoteError;  // what is queued ends
+    if (abort) comm->error = ncclRemoteError;  // ends the operations that are queued
     comm->segment->header->slots[comm->rank].left = abort;
-    std::lock_guard guard(table_lock);
+    std::lock_guard guard(communicators_lock);
     table().erase(handle);
     return ncclSuccess;
 }
@@ -261,18 +261,19 @@ ncclResult_t ncclCommSplit(ncclComm_t handle, int color, int key, ncclComm_t* ou
     SITE;
     const CommPtr comm = find(handle);
     if (!comm || !out || (color < 0 && color != NCCL_SPLIT_NOCOLOR))
-        return complain(ncclInvalidArgument, "bad argument");
+        return complain(ncclInvalidArgument, "the communicator, the color or the result pointer is invalid");
     *out = nullptr;
     CallRecord call{};
     std::snprintf(call.function, sizeof call.function, "ncclCommSplit");
     call.sequence = ++comm->split;
     call.root = call.op = -1;
     Slot& own           = comm->segment->header->slots[comm->rank];
-    // Two steps per split: posted (odd), read (even). Nobody posts the next one before all have read this one.
+    // A split has two steps: a rank has written its color (odd), and has read all colors (even). A rank writes the next
+    // color after all ranks have read this one.
     auto wait_for_all   = [&](uint64_t step) {
         double since = 0;
         for (;;) {
-            const auto absent = behind(*comm, &Slot::split_step, step);
+            const auto absent = ranks_behind(*comm, &Slot::split_step, step);
             if (absent.empty()) return true;
             if (check_peers(*comm, call, since, absent)) return false;
             std::this_thread::sleep_for(std::chrono::microseconds(100));
@@ -343,10 +344,11 @@ ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar, ncclDataTyp
                                       ncclScalarResidence_t residence, ncclComm_t handle) {
     SITE;
     const CommPtr comm = find(handle);
-    if (!comm || !op || !scalar || !size_of(type)) return complain(ncclInvalidArgument, "bad argument");
+    if (!comm || !op || !scalar || !size_of(type))
+        return complain(ncclInvalidArgument, "the communicator, a pointer or the data type is invalid");
     const void* value = scalar;
     if (residence == ncclScalarDevice) {
-        cudaDeviceSynchronize();  // read now; the program may not change it between here and the collective
+        cudaDeviceSynchronize();  // the scalar is read now, and the program must not change it before the collective
         value = Memory::get().host(reinterpret_cast<Address>(scalar));
     }
     comm->scales.push_back(scalar_of(value, type));
@@ -365,7 +367,7 @@ ncclResult_t ncclGroupStart() {
 }
 ncclResult_t ncclGroupEnd() {
     SITE;
-    if (group.depth == 0) return complain(ncclInvalidUsage, "no ncclGroupStart before it");
+    if (group.depth == 0) return complain(ncclInvalidUsage, "there was no ncclGroupStart before it");
     if (--group.depth) return ncclSuccess;
     return end_group();
 }

@@ -11,14 +11,14 @@
 namespace emu {
 namespace {
 
-// The type to compute in.
+// The type in which a reduction computes.
 template <class T> using Wide = std::conditional_t<std::is_integral_v<T> || std::is_same_v<T, double>, T, float>;
 
 template <class T>
 void reduce_as(T* out, const std::vector<const void*>& inputs, size_t count, ncclRedOp_t op,
                const std::vector<double>& scale) {
     using W = Wide<T>;
-    // Unsigned arithmetic for sums and products of integers: they wrap, as on the GPU.
+    // Sums and products of integers wrap as on the GPU, so they are computed in the unsigned type.
     using A = typename std::conditional_t<std::is_integral_v<W>, std::make_unsigned<W>, std::type_identity<W>>::type;
     for (size_t i = 0; i < count; i++) {
         auto value = [&](size_t rank) {

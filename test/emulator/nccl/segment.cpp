@@ -10,7 +10,7 @@
 
 namespace emu {
 
-// 32 MB per communicator whatever its size: containers often limit /dev/shm to 64 MB.
+// A communicator takes 32 MB whatever its size, because containers often limit /dev/shm to 64 MB.
 constexpr size_t staging_total = 16 << 20, channels_total = 16 << 20;
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -23,7 +23,7 @@ Segment::Segment(const std::string& name, int ranks, int rank) : name(name), ran
     total         = channels_at + channels_total;
     const int fd  = shm_open(name.c_str(), O_CREAT | O_RDWR, 0600);
     if (fd < 0) throw std::runtime_error("shared memory " + name + ": " + std::strerror(errno));
-    const int error = posix_fallocate(fd, 0, off_t(total));  // zero-filled; a second time changes nothing
+    const int error = posix_fallocate(fd, 0, off_t(total));  // filled with zeros by the first rank
     void* memory    = error ? MAP_FAILED : mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     close(fd);
     if (memory == MAP_FAILED)

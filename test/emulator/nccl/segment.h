@@ -1,9 +1,10 @@
 // segment.h - the shared memory in which the ranks of one communicator meet
 //
-// Every collective moves in rounds of one chunk: each rank puts its share of the round into its staging area and
-// publishes the round; when all have, each takes what it needs and says so; the next round overwrites. Point-to-point
-// messages have a channel of their own per ordered pair. Ranks may be processes, threads, or one thread's several
-// communicators: nobody ever blocks here, a rank that must wait is asked again.
+// A collective moves its data in rounds of one chunk. Each rank copies its share of the round into its staging area and
+// publishes the round. When all have done that, each takes what it needs and marks the round as consumed. The next
+// round overwrites the staging areas. Point-to-point messages have a channel for each ordered pair of ranks. Ranks may
+// be processes, threads, or several communicators of one thread, so nothing blocks here: a rank that must wait tries
+// again later.
 #pragma once
 #include <sys/types.h>
 
@@ -15,7 +16,7 @@
 
 namespace emu {
 
-// What a rank called: compared before a byte is moved.
+// The call of a rank, which the other ranks compare with their own before a byte is moved.
 struct CallRecord {
     char function[24];
     uint64_t count, sequence;
@@ -24,16 +25,16 @@ struct CallRecord {
 
 struct Slot {
     std::atomic<uint64_t> published, consumed;  // rounds, counted over the communicator's life
-    std::atomic<int32_t> pid;                   // 0: not here yet
-    std::atomic<int32_t> left;                  // destroyed its communicator
+    std::atomic<int32_t> pid;                   // 0 before the rank has joined
+    std::atomic<int32_t> left;                  // not 0 when the rank has aborted its communicator
     CallRecord call;
     std::atomic<uint64_t> split_step;
     int32_t split_color, split_key;
 };
 
 struct Channel {
-    std::atomic<uint64_t> written, taken;  // chunks
-    CallRecord call;                       // of the message under way
+    std::atomic<uint64_t> written, taken;  // the numbers of chunks
+    CallRecord call;                       // that sends the chunk
     uint64_t chunk_bytes;
 };
 
@@ -41,18 +42,18 @@ constexpr int max_ranks = 64;
 
 struct Header {
     std::atomic<uint32_t> attached;
-    std::atomic<int32_t> aborted;  // 1 + the rank that gave up
+    std::atomic<int32_t> aborted;  // 1 + the rank that aborted, else 0
     int32_t ranks;
     Slot slots[max_ranks];
 };
 
 class Segment {
   public:
-    // Creates or joins. Throws std::runtime_error with a sentence.
+    // Creates the segment or joins it. Throws std::runtime_error with a sentence for the user.
     Segment(const std::string& name, int ranks, int rank);
     ~Segment();
     bool complete() const { return header->attached == uint32_t(header->ranks); }
-    void unlink();  // the name; the memory lives as long as somebody maps it
+    void unlink();  // removes the name; the memory lives as long as a process maps it
 
     Header* header;
     size_t chunk_bytes, channel_bytes;

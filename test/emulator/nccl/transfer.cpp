@@ -56,11 +56,12 @@ bool check_peers(ncclComm& comm, const CallRecord& mine, double& since, const st
         const CallRecord& theirs = header.slots[rank].call;
         const std::string last =
             theirs.sequence ? "; the last call of that rank was " + describe(theirs) : std::string();
-        fail(comm, ncclRemoteError,
-             "waits in " + describe(mine) + " for rank " + std::to_string(rank) +
-                 (gone ? ", which has ended" : ", which has not come for " + std::to_string(int(patience())) + " s") +
-                 last,
-             true);
+        fail(
+            comm, ncclRemoteError,
+            "this rank waits in " + describe(mine) + " for rank " + std::to_string(rank) +
+                (gone ? ", which has ended" : ", which has not arrived for " + std::to_string(int(patience())) + " s") +
+                last,
+            true);
         return true;
     }
     return false;
@@ -68,7 +69,7 @@ bool check_peers(ncclComm& comm, const CallRecord& mine, double& since, const st
 
 size_t element(const Operation& o) { return size_of(ncclDataType_t(o.call.type)); }
 
-// Bytes this rank contributes in all, and receives in all.
+// Returns how many bytes this rank contributes in all, if it contributes. received() does the same for the result.
 static size_t contribution(const Operation& o, const ncclComm& comm) {
     const size_t bytes = o.call.count * element(o);
     const bool wide =
@@ -94,13 +95,13 @@ static bool device_range(Address a, size_t bytes, Access access, const Operation
     return true;
 }
 
-// The part of this rank's result that lies in bytes [from, from + n) of every contribution.
+// Writes the part of this rank's result that comes from bytes [from, from + n) of every contribution.
 static void take_round(const Operation& o, ncclComm& comm, size_t from, size_t n) {
     const Segment& s   = *comm.segment;
     const size_t bytes = o.call.count * element(o);
     std::byte* out     = Memory::get().host(o.receive);
     const size_t mine  = size_t(comm.rank) * bytes;
-    // Overlap of the round with this rank's own part of a wide contribution.
+    // The overlap of the round with this rank's part of contributions that have a part for each rank.
     const size_t low = std::max(from, mine), high = std::min(from + n, mine + bytes);
     std::vector<const void*> inputs;
     std::vector<double> scale;
@@ -140,14 +141,14 @@ static void apply_scale(std::byte* data, size_t bytes, const Operation& o) {
     reduce(data, {data}, bytes / element(o), ncclDataType_t(o.call.type), ncclSum, {o.scale});
 }
 
-std::vector<int> behind(const ncclComm& comm, std::atomic<uint64_t> Slot::*counter, uint64_t round) {
+std::vector<int> ranks_behind(const ncclComm& comm, std::atomic<uint64_t> Slot::*counter, uint64_t round) {
     std::vector<int> ranks;
     for (int rank = 0; rank < comm.ranks; rank++)
         if (comm.segment->header->slots[rank].*counter < round) ranks.push_back(rank);
     return ranks;
 }
 
-// As far as the others allow. True: finished (or failed).
+// Goes as far as the other ranks allow. Returns true when the operation has finished or failed.
 static bool advance_collective(Operation& o, ncclComm& comm, uint32_t op) {
     Segment& s         = *comm.segment;
     Slot& own          = s.header->slots[comm.rank];
@@ -157,7 +158,8 @@ static bool advance_collective(Operation& o, ncclComm& comm, uint32_t op) {
         const bool fine = (!contributes(o, comm) || device_range(o.send, total, Access::Read, o, op)) &&
                           device_range(o.receive, received(o, comm), Access::Write, o, op);
         if (!fine) {
-            fail(comm, ncclInvalidArgument, std::string(o.call.function) + " on memory that is not there", false);
+            fail(comm, ncclInvalidArgument, std::string(o.call.function) + " was given memory that is not allocated",
+                 false);
             return true;
         }
     }
@@ -166,7 +168,7 @@ static bool advance_collective(Operation& o, ncclComm& comm, uint32_t op) {
         const uint64_t round = comm.round + 1;
         const size_t n       = std::min(chunk, total - o.offset);
         if (!o.posted) {
-            const auto slow = behind(comm, &Slot::consumed, round - 1);
+            const auto slow = ranks_behind(comm, &Slot::consumed, round - 1);
             if (!slow.empty()) {
                 if (check_peers(comm, o.call, o.waiting_since, slow)) return true;
                 return false;
@@ -180,7 +182,7 @@ static bool advance_collective(Operation& o, ncclComm& comm, uint32_t op) {
             o.posted        = true;
             o.waiting_since = 0;
         }
-        const auto absent = behind(comm, &Slot::published, round);
+        const auto absent = ranks_behind(comm, &Slot::published, round);
         if (!absent.empty()) {
             if (check_peers(comm, o.call, o.waiting_since, absent)) return true;
             return false;
@@ -210,7 +212,7 @@ static bool advance_send(Operation& o, ncclComm& comm, uint32_t op) {
     if (!o.started) {
         o.started = true;
         if (!device_range(o.send, total, Access::Read, o, op)) {
-            fail(comm, ncclInvalidArgument, "ncclSend on memory that is not there", false);
+            fail(comm, ncclInvalidArgument, "ncclSend was given memory that is not allocated", false);
             return true;
         }
     }
@@ -233,7 +235,7 @@ static bool advance_recv(Operation& o, ncclComm& comm, uint32_t op) {
     if (!o.started) {
         o.started = true;
         if (!device_range(o.receive, total, Access::Write, o, op)) {
-            fail(comm, ncclInvalidArgument, "ncclRecv on memory that is not there", false);
+            fail(comm, ncclInvalidArgument, "ncclRecv was given memory that is not allocated", false);
             return true;
         }
     }

@@ -1,4 +1,4 @@
-// check.h - what the collection shares: every call checked, and a verdict at the end
+// check.h - macros that end the program after a failed call or check, device arrays, and numbers
 #pragma once
 #include <cmath>
 #include <cstdio>
@@ -40,7 +40,7 @@ template <class T> struct Device {
     }
 };
 
-// Small whole numbers: sums of them are exact in float, so results can be compared with ==.
+// Returns small whole numbers. Their sums are exact in float, so results can be compared with ==.
 inline std::vector<float> whole_numbers(size_t n, unsigned seed = 1) {
     std::vector<float> x(n);
     for (float& v : x) v = float(int((seed = seed * 1664525u + 1013904223u) >> 24) % 17 - 8);

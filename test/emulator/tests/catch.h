@@ -1,4 +1,4 @@
-// catch.h - Catch2 of either generation, without the product's own CHECK: these tests know nothing of the product
+// catch.h - Catch2, version 2 or 3. test/catch.h of gpt.cu is not used, because these tests need nothing of gpt.cu.
 #pragma once
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>

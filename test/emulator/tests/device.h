@@ -1,4 +1,4 @@
-// device.h - device arrays for the tests that call our libraries straight from C++, without nvcc
+// device.h - device arrays for the tests that call the emulator's libraries from C++, without nvcc
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -28,7 +28,7 @@ template <class T> struct DeviceArray {
     }
 };
 
-// Reproducible, in (-1, 1), with few enough bits that every 16-bit float holds it.
+// Returns reproducible numbers in [-1, 1) with so few bits that every 16-bit float represents them exactly.
 inline std::vector<double> numbers(size_t n, unsigned seed) {
     std::vector<double> x(n);
     for (double& v : x) v = (int((seed = seed * 1664525u + 1013904223u) >> 24) - 128) / 128.0;

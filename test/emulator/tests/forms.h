@@ -1,7 +1,7 @@
-// forms.h - one instruction form over every combination of edge values and some random ones, against a reference
+// forms.h - tests an instruction form on all combinations of edge values and some random values, against a reference
 //
-// References share no code with the engine: they work in a wider type (128-bit integers, long double) and round once at
-// the end, or step through bits one at a time.
+// The references share no code with the engine. They compute in a wider type (128-bit integers, long double) and round
+// once at the end, or they go through the bits one at a time.
 #pragma once
 #include <cfenv>
 #include <climits>
@@ -41,46 +41,23 @@ inline std::vector<uint64_t> edges(int bytes, bool floats) {
         v = {0,      1,      2,       3,          31,         32,         33,         255,        256,       0x7fff,
              0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0x80000001, 0xfffffffe, 0xffffffff, 0x12345678};
     else if (floats)
-        v = {0,
-             1ull << 63,
-             1,
-             0x000fffffffffffff,
-             0x3ff0000000000000,
-             0xbff0000000000000,
-             0x3fe0000000000000,
-             0x4004000000000000,
-             0x7fefffffffffffff,
-             0x7ff0000000000000,
-             0xfff0000000000000,
-             0x7ff8000000000000,
-             0x41e0000000000000,
-             0xc1e0000000000000,
-             0x43e0000000000000};
+        // clang-format off
+        v = {0, 1ull << 63, 1, 0x000fffffffffffff, 0x3ff0000000000000, 0xbff0000000000000, 0x3fe0000000000000,
+             0x4004000000000000, 0x7fefffffffffffff, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000,
+             0x41e0000000000000, 0xc1e0000000000000, 0x43e0000000000000};
     else
-        v = {0,
-             1,
-             2,
-             31,
-             32,
-             63,
-             64,
-             65,
-             0x7fffffff,
-             0x80000000,
-             0xffffffff,
-             0x100000000,
-             0x7fffffffffffffff,
-             0x8000000000000000,
-             0xffffffffffffffff};
+        v = {0, 1, 2, 31, 32, 63, 64, 65, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffffffff,
+             0x8000000000000000, 0xffffffffffffffff};
+    // clang-format on
     return v;
 }
 
-// d = form a[, b[, c]] for all combinations; a name with %d in it is the instructions as they are (%p, %e, %t, %u
-// free); widths in bytes, 0: operand absent. `same` compares got and wanted bits.
+// An instruction form, which is run as "name %d, %a, %b, %c". A name that has %d in it is run as it is and may use the
+// registers %p, %e, %t and %u. The widths of the operands are in bytes, and an absent operand has the width 0.
 struct Form {
     std::string name;
     int d, a, b, c;
-    bool fa = false, fb = false, fc = false;  // edge values of floats
+    bool fa = false, fb = false, fc = false;  // whether the operands get the edge values of floats
 };
 using Reference = std::function<uint64_t(uint64_t, uint64_t, uint64_t)>;
 using Same      = std::function<bool(uint64_t, uint64_t)>;
@@ -140,7 +117,7 @@ inline void check(const Form& f, const Reference& want, const Same& same = equal
     }
 }
 
-// Integers of a PTX type as 128-bit numbers.
+// Returns an integer of a PTX type as a 128-bit number.
 inline i128 value(uint64_t v, int bytes, bool sign) {
     const uint64_t mask = bytes == 8 ? ~0ull : (1ull << (8 * bytes)) - 1;
     v &= mask;
@@ -162,7 +139,7 @@ inline bool same64(uint64_t x, uint64_t y) {
     return x == y || (std::isnan(from_bits<double>(x)) && std::isnan(from_bits<double>(y)));
 }
 
-// A number rounded to a binary format, by trying: the format's neighbours are enumerated from its bits.
+// The values of the 16-bit formats, from their bits.
 inline long double half_value(uint64_t h) {
     const int e = int(h >> 10 & 31), m = int(h & 1023);
     const long double v = e == 31 ? (m ? NAN : INFINITY)

@@ -1,4 +1,4 @@
-// ptx_program.h - PTX text in a fat binary of our own making, loaded and launched through the core, without nvcc
+// ptx_program.h - makes a fat binary of PTX text, loads it and launches its kernels through the core, without nvcc
 #pragma once
 #include <cstring>
 #include <stdexcept>
@@ -36,7 +36,7 @@ template <class T> struct DeviceArray {
     T& operator[](size_t i) { return host()[i]; }
 };
 
-// Kernels called `name` in modules that stay loaded.
+// Loads the PTX and returns the kernel called `name`. The module stays loaded.
 inline Kernel& load_kernel(const std::string& ptx, const std::string& name) {
     static auto* kept = new std::vector<std::string>;
     kept->push_back(fatbin_of(ptx));

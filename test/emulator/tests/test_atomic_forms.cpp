@@ -1,4 +1,4 @@
-// test_atomic_forms.cpp - atomics, and copies that arrive later
+// test_atomic_forms.cpp - atomics and asynchronous copies
 #include "warp_forms.h"
 
 using namespace emu;
@@ -31,6 +31,7 @@ uint64_t add_half(uint64_t a, uint64_t b) {
     std::memcpy(&u, &sum, 2);
     return u;
 }
+// The sum is computed in float and rounded to the nearest bf16, ties to even.
 uint64_t add_bf16(uint64_t a, uint64_t b) {
     const uint64_t sum = bits_of_float(float_of((a & 0xffff) << 16) + float_of((b & 0xffff) << 16));
     return ((sum >> 15 & 1) && (sum & 0x17fff) != 0 ? (sum >> 16) + ((sum & 0x7fff) || (sum >> 16 & 1)) : sum >> 16) &
@@ -108,7 +109,7 @@ std::vector<AtomicForm> atomic_forms() {
 
 }  // namespace
 
-// A cell per lane, in all spaces, with and without a result; then one cell for a whole warp.
+// Each lane has a cell of its own, in all state spaces, with and without a result.
 TEST_CASE("atomics", "[warp]") {
     for (const AtomicForm& f : atomic_forms()) {
         Planes in(3);
@@ -163,8 +164,7 @@ TEST_CASE("atomics on one cell", "[warp]") {
     const size_t warps = 16, n = warps * 32;
     Planes in(2, std::vector<uint64_t>(n));
     for (size_t t = 0; t < n; t++) in[0][t] = uint32_t(random_bits()()), in[1][t] = t & 1;
-    // Tickets: every lane gets another number. The sum and the largest come out whatever the order; so do odd lanes
-    // alone.
+    // The first atomic gives every lane another number. The sum, and the maximum of the odd lanes, depend on no order.
     const Planes out = run_lanes(
         "st.shared.v4.b32 [tile], {%y0, %y0, %y0, %y0};\nmov.u32 %t0, 0;\nst.shared.b32 [tile], %t0;\n"
         "st.shared.b32 [tile+4], %t0;\nst.shared.b32 [tile+8], %t0;\nbar.sync 0;\n"
@@ -191,9 +191,9 @@ TEST_CASE("cp.async arrives with its group", "[warp]") {
     Planes in(4, std::vector<uint64_t>(n));
     for (auto& plane : in)
         for (uint64_t& v : plane) v = random_bits()();
-    for (size_t t = 0; t < n; t++) in[3][t] = t % 17;  // bytes that are copied, the rest is zero
+    for (size_t t = 0; t < n; t++) in[3][t] = t % 17;  // the number of bytes that are copied; the others become zero
     const std::string plane = number(n * 8), second = number(n * 16);
-    // %a: a 16-byte aligned place among the inputs, lane - 1 without its lowest bit.
+    // %a is the address of an input that is aligned to 16 bytes, that of lane - 1 without its lowest bit.
     std::string body =
         "mad.lo.s32 %at, %lane, 8, %tile;\nmad.lo.s32 %t0, %lane, 16, %tile;\nadd.u32 %t0, %t0, 1024;\n"
         "sub.u32 %t1, %lane, 1;\nand.b32 %t1, %t1, 30;\nmul.wide.u32 %a, %lane, 8;\n"
@@ -215,9 +215,9 @@ TEST_CASE("cp.async arrives with its group", "[warp]") {
     }
 }
 
-// Each lane's 16 bytes of global memory are its words of outputs 0 and 1, seen as one array.
+// Each lane uses 16 bytes of global memory, which are the memory of outputs 0 and 1 taken as one array.
 TEST_CASE("reductions of vectors and swaps of 128 bits", "[warp]") {
-    const size_t n = 32;  // one block: the outputs go where the 16 bytes were
+    const size_t n = 32;  // there is only one block, because the outputs overwrite the 16 bytes
     Planes in(6, std::vector<uint64_t>(n));
     for (size_t t = 0; t < n; t++) {
         for (size_t k = 0; k < 4; k++) in[k][t] = encoded(int(random_bits()() % 2000) - 1000, kF32);
@@ -239,7 +239,7 @@ TEST_CASE("reductions of vectors and swaps of 128 bits", "[warp]") {
         for (size_t t = 0; t < n; t++)
             for (size_t k = 0; k < 2; k++) same_or_fail(form, t, out[k][t], pairs(add_half, in[4 + k][t], in[5][t]));
     }
-    // Even lanes find what they expect.
+    // The even lanes find the expected value and swap.
     const Planes swapped = run_lanes(
         mine +
             "{%x0, %x1, %x2, %x3};\n{.reg .b128 old, want, fresh;\n.reg .b64 l, h, o;\nand.b32 %t0, %lane, 1;\n"

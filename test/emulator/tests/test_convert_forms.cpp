@@ -1,4 +1,4 @@
-// test_convert_forms.cpp - cvt from every type to every other
+// test_convert_forms.cpp - cvt between all types
 #include "forms.h"
 
 using namespace emu;
@@ -96,7 +96,7 @@ TEST_CASE("conversions", "[forms]") {
             {"cvt.rn.satfinite." + s + "x2.f32", 4, 4, 4, 0, true, true},
             [=](auto a, auto b, auto) { return finite(nearest(f(a))) << 16 | finite(nearest(f(b))); }, same2);
     }
-    auto tf32 = [](auto round) {  // 10 bits of mantissa remain
+    auto tf32 = [](auto round) {  // tf32 has 10 bits of mantissa
         return [=](uint64_t a, uint64_t, uint64_t) {
             const uint32_t u = uint32_t(a);
             if ((u & 0x7f800000) == 0x7f800000) return u & 0x7fffff ? uint64_t(0x7fffffff) : uint64_t(u);
@@ -143,7 +143,8 @@ TEST_CASE("fp8", "[forms]") {
             else if (!e4 && e == 31) v = INFINITY;
             return code & 0x80 ? -v : v;
         };
-        auto nearest = [=](long double x) -> uint64_t {  // of all codes the closest, of two the even one
+        // Tries all codes and takes the closest one, or of two that are equally close the even one.
+        auto nearest = [=](long double x) -> uint64_t {
             if (std::isnan(x)) return 0x7f;
             const long double a = std::min(std::fabs(x), value_of(top));
             uint64_t best       = 0;

@@ -1,4 +1,4 @@
-// test_cublas.cpp - every product against ten lines of double precision, and what the real library would refuse
+// test_cublas.cpp - the products against references in double precision, and the calls that the real library refuses
 #include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
@@ -11,7 +11,7 @@
 
 namespace {
 
-// A matrix of any type as raw bytes, so that one test covers all of them.
+// Matrices of every type are raw bytes, so that one test covers all types.
 size_t bytes_of(cudaDataType t) { return t == CUDA_R_64F ? 8 : t == CUDA_R_32F ? 4 : 2; }
 void store(std::vector<char>& to, size_t i, cudaDataType t, double x) {
     switch (t) {

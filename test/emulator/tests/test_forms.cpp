@@ -108,7 +108,7 @@ TEST_CASE("bits", "[forms]") {
     });
 }
 
-TEST_CASE("carries, tables of three bits, bytes", "[forms]") {
+TEST_CASE("carries, lop3, dot products, bit fields, prmt", "[forms]") {
     const std::string halves = "{.reg .b32 al, ah, bl, bh, cl, ch;\nmov.b64 {al, ah}, %a;\nmov.b64 {bl, bh}, %b;\n";
     check({halves + "add.cc.u32 cl, al, bl;\naddc.u32 ch, ah, bh;\nmov.b64 %d, {cl, ch};}", 8, 8, 8, 0},
           [](auto a, auto b, auto) { return a + b; });
@@ -163,7 +163,7 @@ TEST_CASE("carries, tables of three bits, bytes", "[forms]") {
                           return b;
                       });
     }
-    // prmt's modes, as the manual's table: which bytes, from the highest down, for each value of c's lowest two bits.
+    // The manual's table of prmt's modes has the selected bytes, highest first, for each value of c's lowest two bits.
     const std::pair<const char*, std::array<const char*, 4>> modes[] = {
         {"f4e", {"3210", "4321", "5432", "6543"}}, {"b4e", {"5670", "6701", "7012", "0123"}},
         {"rc8", {"0000", "1111", "2222", "3333"}}, {"ecl", {"3210", "3211", "3222", "3333"}},
@@ -177,7 +177,7 @@ TEST_CASE("carries, tables of three bits, bytes", "[forms]") {
 }
 
 TEST_CASE("comparisons", "[forms]") {
-    // For each name: whether it holds below, at and above equality, and with a NaN.
+    // For each comparison: whether it holds for a < b, a == b and a > b, and when an operand is NaN.
     struct Comparison {
         const char* name;
         bool below, equal, above, nan;
@@ -213,7 +213,7 @@ TEST_CASE("comparisons", "[forms]") {
             check({std::string("setp.") + c.name + "." + t.name + " %p, %a, %b;\nselp.u32 %d, 1, 0, %p", 4, t.bytes,
                    t.bytes, 0},
                   [=](auto a, auto b, auto) { return is(a, b); });
-            // The second result is the opposite, and both are joined with a third predicate.
+            // The second result is that of the opposite comparison. Both are combined with a third predicate.
             for (const std::string join : {"and", "or", "xor"})
                 check({"setp.ne.u32 %p, %c, 0;\nsetp." + std::string(c.name) + "." + join + "." + t.name +
                            " %p|%e, %a, %b, !%p;\nselp.u32 %d, 1, 0, %p;\nselp.u32 %t, 2, 0, %e;\nor.b32 %d, %d, %t",
@@ -240,7 +240,7 @@ TEST_CASE("comparisons", "[forms]") {
               [is = is](auto a, auto, auto) { return is(from_bits<float>(a)); });
 }
 
-TEST_CASE("a borrow is a carry that is missing", "[forms]") {
+TEST_CASE("a subtraction without a borrow sets the carry", "[forms]") {
     for (const bool wide : {false, true}) {
         const int bytes     = wide ? 8 : 4;
         const std::string t = wide ? ".u64" : ".u32";
@@ -251,7 +251,8 @@ TEST_CASE("a borrow is a carry that is missing", "[forms]") {
     }
 }
 
-// vadd4.s32.u32.s32.sat and the like, from the manual's words: take the parts, combine, clamp, put back or add up.
+// vadd4.s32.u32.s32.sat and the like. As the manual says, the parts are extracted, combined and clamped, and the
+// results are inserted or added up.
 TEST_CASE("SIMD video", "[forms]") {
     const std::vector<std::pair<std::string, std::function<i128(i128, i128)>>> ops = {
         {"vadd", [](i128 a, i128 b) { return a + b; }},

@@ -1,6 +1,6 @@
 // test_matrix_forms.cpp - mma, wmma and the loads and stores of their fragments
 //
-// Matrices hold small integers: every format has them, and every order of summation gives the same.
+// Matrices hold small integers, which every format represents exactly, so the order of summation does not matter.
 #include "warp_forms.h"
 
 using namespace emu;
@@ -11,11 +11,11 @@ namespace {
 struct Place {
     int row, column;
 };
-// A lane's element i, with g = lane / 4 and t = lane % 4: the manual's formulas for each shape.
+// The place of a lane's element i in the matrix, by the manual's formulas: g = lane / 4 and t = lane % 4.
 using Layout = Place (*)(int i, int g, int t);
 struct Mma {
     const char* shape;
-    int m, n, k, elements_a, elements_b;  // elements a lane holds
+    int m, n, k, elements_a, elements_b;  // elements of A and of B that one lane holds
     Layout a, b;
     std::vector<std::array<Number, 4>> types;      // d a b c
     std::array<const char*, 2> around = {"", ""};  // what stands before and behind the types
@@ -23,6 +23,7 @@ struct Mma {
 
 Place c_of(int i, int g, int t) { return {i < 2 ? g : g + 8, t * 2 + (i & 1)}; }
 
+// clang-format off
 const Mma kMma[] = {
     {"m16n8k8",
      16,
@@ -50,18 +51,9 @@ const Mma kMma[] = {
          return Place{t * 2 + (i & 1) + (i >= 2 ? 8 : 0), g};
      },
      {{kF32, kF16, kF16, kF32}, {kF16, kF16, kF16, kF16}, {kF32, kBf16, kBf16, kF32}}},
-    {"m16n8k4",
-     16,
-     8,
-     4,
-     2,
-     1,
-     [](int i, int g, int t) {
-         return Place{i == 0 ? g : g + 8, t};
-     },
-     [](int, int g, int t) {
-         return Place{t, g};
-     },
+    {"m16n8k4", 16, 8, 4, 2, 1,
+     [](int i, int g, int t) { return Place{i == 0 ? g : g + 8, t}; },
+     [](int, int g, int t) { return Place{t, g}; },
      {{kF32, kTf32, kTf32, kF32}, {kF64, kF64, kF64, kF64}}},
     {"m16n8k8",
      16,
@@ -89,44 +81,17 @@ const Mma kMma[] = {
          return Place{t + i * 4, g};
      },
      {{kF64, kF64, kF64, kF64}}},
-    {"m8n8k4",
-     8,
-     8,
-     4,
-     1,
-     1,
-     [](int, int g, int t) {
-         return Place{g, t};
-     },
-     [](int, int g, int t) {
-         return Place{t, g};
-     },
+    {"m8n8k4", 8, 8, 4, 1, 1,
+     [](int, int g, int t) { return Place{g, t}; },
+     [](int, int g, int t) { return Place{t, g}; },
      {{kF64, kF64, kF64, kF64}}},
-    {"m8n8k16",
-     8,
-     8,
-     16,
-     4,
-     4,
-     [](int i, int g, int t) {
-         return Place{g, t * 4 + i};
-     },
-     [](int i, int g, int t) {
-         return Place{t * 4 + i, g};
-     },
+    {"m8n8k16", 8, 8, 16, 4, 4,
+     [](int i, int g, int t) { return Place{g, t * 4 + i}; },
+     [](int i, int g, int t) { return Place{t * 4 + i, g}; },
      {{kS32, kS8, kS8, kS32}, {kS32, kU8, kU8, kS32}}},
-    {"m16n8k16",
-     16,
-     8,
-     16,
-     8,
-     4,
-     [](int i, int g, int t) {
-         return Place{i < 4 ? g : g + 8, t * 4 + (i & 3)};
-     },
-     [](int i, int g, int t) {
-         return Place{t * 4 + i, g};
-     },
+    {"m16n8k16", 16, 8, 16, 8, 4,
+     [](int i, int g, int t) { return Place{i < 4 ? g : g + 8, t * 4 + (i & 3)}; },
+     [](int i, int g, int t) { return Place{t * 4 + i, g}; },
      {{kS32, kS8, kS8, kS32}, {kS32, kU8, kU8, kS32}, {kS32, kS8, kU8, kS32}, {kS32, kU8, kS8, kS32}}},
     {"m16n8k32",
      16,
@@ -148,8 +113,9 @@ const Mma kMma[] = {
       {kF32, kE5m2, kE4m3, kF32},
       {kF16, kE4m3, kE5m2, kF16}}},
 };
+// clang-format on
 
-// Registers of a fragment: elements side by side from the low end.
+// A register of a fragment holds several elements, the first in its lowest bits.
 int element_bytes(Number x) { return kFormats[x].bytes; }
 int registers(int elements, Number x) { return x == kF64 ? elements : elements * element_bytes(x) / 4; }
 
@@ -210,7 +176,7 @@ TEST_CASE("mma fragments", "[warp]") {
         }
 }
 
-// A in the first quarter of the tile, B in the second, C and then D in the third; each with room between its rows.
+// The tile in shared memory holds A at 0, B at 2048, and C and then D at 4096. Their rows have gaps between them.
 TEST_CASE("wmma", "[warp]") {
     struct Wmma {
         int m, n, k;
@@ -293,7 +259,7 @@ TEST_CASE("wmma", "[warp]") {
 
 TEST_CASE("ldmatrix, stmatrix and movmatrix", "[warp]") {
     const size_t warps = 8, n = warps * 32;
-    Planes in(6, std::vector<uint64_t>(n));  // two planes: 16 bytes of shared memory; the row's address; registers
+    Planes in(6, std::vector<uint64_t>(n));  // 0, 1: shared memory, 2: address of a row, 3 to 5: registers
     for (size_t w = 0; w < warps; w++) {
         std::vector<uint64_t> rows(32);
         for (size_t l = 0; l < 32; l++) rows[l] = l * 16;
@@ -305,7 +271,7 @@ TEST_CASE("ldmatrix, stmatrix and movmatrix", "[warp]") {
     }
     const std::string fill = "mad.lo.s32 %at, %lane, 16, %tile;\nst.shared.v2.b64 [%at], {%w0, %w1};\nbar.sync 0;\n";
     const std::string row  = "add.u32 %t0, %tile, %x2;\n";
-    // Half-word h of slot `at` bytes into the tile, as filled.
+    // Returns the h-th half-word of the 16 bytes at offset `at` of the tile, as it was filled.
     auto tile              = [&](size_t warp, uint64_t at, int h) {
         return uint16_t(in[size_t(h / 4)][warp * 32 + at / 16] >> (h % 4 * 16));
     };
@@ -356,5 +322,3 @@ TEST_CASE("ldmatrix, stmatrix and movmatrix", "[warp]") {
         same_or_fail("movmatrix", t, moved[0][t], element(e, g) | element(e + 1, g) << 16);
     }
 }
-
-// --- atomics ---------------------------------------------------------------------------------------------------------

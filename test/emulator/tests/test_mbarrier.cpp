@@ -1,11 +1,11 @@
-// test_mbarrier.cpp - barriers in shared memory, one instruction after another, against the manual's account of phases
+// test_mbarrier.cpp - the phases of a barrier in shared memory, as the manual describes them
 #include "catch.h"
 #include "ptx_program.h"
 
 using namespace emu;
 using namespace emu::test;
 
-// One thread, so that what each instruction must give is known: out[k] as numbered.
+// Only one thread runs, so the result of each instruction is known. It is stored in out.
 static const char* const kPhases = R"(.version 8.0
 .target sm_80
 .address_size 64
@@ -60,14 +60,14 @@ TEST_CASE("phases of a barrier in shared memory", "[forms]") {
     DeviceArray<uint32_t> out(10), in(std::vector<uint32_t>{7, 8, 9, 10});
     const auto result = run(load_kernel(kPhases, "k"), {1, 1, 1}, {1, 1, 1}, out.address, in.address);
     REQUIRE(result.message == "");
-    CHECK(out[0] == 3);  // arrivals that were missing before this one
+    CHECK(out[0] == 3);  // the arrivals that were pending before the first one
     CHECK(out[1] == 0);  // the phase is not over
     CHECK(out[2] == 2);
-    CHECK(out[3] == 0);  // nor is phase 0 by its parity
-    CHECK(out[4] == 1);  // the third arrival ends it
+    CHECK(out[3] == 0);  // phase 0 is not over by its parity, either
+    CHECK(out[4] == 1);  // the third arrival has ended it
     CHECK(out[5] == 1);
     CHECK(out[6] == 0);   // phase 1 has begun
-    CHECK(out[7] == 2);   // with one participant less: that one dropped out
-    CHECK(out[8] == 1);   // the copies' arrival was the last
-    CHECK(out[9] == 10);  // and they had been made
+    CHECK(out[7] == 2);   // it expects one arrival less, because one has dropped out
+    CHECK(out[8] == 1);   // the arrival of the copies was the last one
+    CHECK(out[9] == 10);  // the copies had been made before
 }

@@ -1,4 +1,4 @@
-// test_nccl.cpp - NCCL between threads; between processes: programs/good/nccl_ring.cu
+// test_nccl.cpp - NCCL between threads; programs/good/nccl_ring.cu tests it between processes
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
@@ -35,7 +35,7 @@ TEST_CASE("NCCL between threads: sums in rank order, every type, abort", "[nccl]
             for (int q = 0; q < ranks; q++) expect(b[size_t(q * n + i)] == i * (q + 1), "gather");
             expect(c[size_t(i)] == i * (r + 1), "scatter");
         }
-        ncclGroupStart();  // everybody to everybody
+        ncclGroupStart();  // every rank sends to every rank
         for (int q = 0; q < ranks; q++) {
             ncclSend(in.data + q, 1, ncclInt64, q, comm, s);
             ncclRecv(all.data + q, 1, ncclInt64, q, comm, s);

@@ -1,4 +1,4 @@
-// test_other_forms.cpp - control, address spaces, barriers, hints, and the rest of arithmetic
+// test_other_forms.cpp - control flow, address spaces, barriers, hints, and arithmetic that the other tests leave out
 #include "forms.h"
 #include "warp_forms.h"
 
@@ -34,7 +34,7 @@ TEST_CASE("signs of doubles, predicates, comparisons into registers", "[forms]")
     });
 }
 
-// Bit by bit, in the manual's words.
+// The references go through the bits, as the manual describes it.
 TEST_CASE("bmsk and fns", "[forms]") {
     for (const bool wraps : {false, true})
         check({wraps ? "bmsk.wrap.b32" : "bmsk.clamp.b32", 4, 4, 4, 0}, [=](uint64_t a, uint64_t b, uint64_t) {
@@ -70,8 +70,8 @@ TEST_CASE("approximations that only hardware has", "[forms]") {
     check(
         {below_two + "cos.approx.ftz.f32 %d, %t", 4, 4, 0, 0, true},
         [&](uint64_t a, uint64_t, uint64_t) { return bits_of(float(std::cos(angle(a)))); }, within(0x1p-20, 0));
-    // Of the result's 64 bits the lower half is zero.
-    const Same gross = [](uint64_t got, uint64_t want) {
+    // The lower half of the result's 64 bits is zero.
+    const Same coarse = [](uint64_t got, uint64_t want) {
         const double g = from_bits<double>(got), w = from_bits<double>(want);
         return (got & 0xffffffff) == 0 && std::fabs(g - w) <= 0x1p-19 * std::fabs(w);
     };
@@ -79,10 +79,10 @@ TEST_CASE("approximations that only hardware has", "[forms]") {
     auto one_to_two = [](uint64_t a) { return from_bits<double>((a & 0x3fefffffffffffff) | 0x3ff0000000000000); };
     check(
         {positive + "rcp.approx.ftz.f64 %d, %o", 8, 8, 0, 0},
-        [&](uint64_t a, uint64_t, uint64_t) { return bits_of(1 / one_to_two(a)); }, gross);
+        [&](uint64_t a, uint64_t, uint64_t) { return bits_of(1 / one_to_two(a)); }, coarse);
     check(
         {positive + "rsqrt.approx.ftz.f64 %d, %o", 8, 8, 0, 0},
-        [&](uint64_t a, uint64_t, uint64_t) { return bits_of(1 / std::sqrt(one_to_two(a))); }, gross);
+        [&](uint64_t a, uint64_t, uint64_t) { return bits_of(1 / std::sqrt(one_to_two(a))); }, coarse);
     check(
         {positive + "rsqrt.approx.f64 %d, %o", 8, 8, 0, 0},
         [&](uint64_t a, uint64_t, uint64_t) { return bits_of(1 / std::sqrt(one_to_two(a))); },
@@ -151,11 +151,12 @@ TEST_CASE("trap ends the launch", "[forms]") {
     CHECK(run(k, {1, 1, 1}, {32, 1, 1}).message != "");
 }
 
-// Blocks of one warp: what arrives here must be joined by itself.
+// A block has one warp, which has to complete every barrier by itself.
 TEST_CASE("barriers that reduce, barriers that only arrive, one lane of a warp", "[warp]") {
     Planes in(1, std::vector<uint64_t>(64 * 32));
-    for (auto& v : in[0]) v = random_bits()() % 3;                                               // %q0: not zero
-    for (auto& v : std::vector<size_t>{0, 1}) std::fill_n(in[0].begin() + long(v * 32), 32, v);  // none, and all
+    for (auto& v : in[0]) v = random_bits()() % 3;  // %q0 tells that it is not zero
+    for (auto& v : std::vector<size_t>{0, 1})
+        std::fill_n(in[0].begin() + long(v * 32), 32, v);  // two warps without and with all
     const Planes out = run_lanes(
         "bar.red.popc.u32 %y0, 1, %q0;\nbarrier.red.and.pred %pr0, 2, %q0;\nselp.b32 %y1, 1, 0, %pr0;\n"
         "bar.red.or.pred %pr1, 3, %q0;\nselp.b32 %y2, 1, 0, %pr1;\nbar.arrive 4, 64;\nbar.sync 4, 64;\n"

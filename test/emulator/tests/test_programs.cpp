@@ -1,9 +1,9 @@
-// test_programs.cpp - the collection in programs/, built by nvcc and run as a user runs it
+// test_programs.cpp - the programs in programs/, built by nvcc and run as a user runs them
 //
-// good/: must print "ok" and be clean under every schedule and check. bad/: each must be found, with the kind, the file
-// and line and, where the source says so, the block and thread; its fixed twin (the same program with one argument
-// more) is clean. A program with several cases takes the case as its first argument. A line marked "// <- case" is that
-// case's.
+// A program in good/ must print "ok" and have no finding under every schedule. The mistake of a program in bad/ must be
+// found with its kind, file and line and, if the source names them, its block and thread. The same program with one
+// argument more is its fixed twin, which must have no finding. A program with several cases takes the case as its first
+// argument, and the line of a case is marked "// <- case".
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -29,7 +29,7 @@ struct Result {
 };
 Result run(const std::string& command, const std::string& environment = "MALLOC_PERTURB_=165") {
     Result result{};
-    // glibc fills freed memory, so that nobody's use of it goes unnoticed.
+    // MALLOC_PERTURB_ lets glibc overwrite freed memory, so that a use after free in the emulator itself is noticed.
     FILE* pipe = popen((environment + " timeout 300 " + command + " 2>&1").c_str(), "r");
     REQUIRE(pipe);
     char buffer[4096];
@@ -38,11 +38,11 @@ Result run(const std::string& command, const std::string& environment = "MALLOC_
     return result;
 }
 
-// What the head of a source says: "// finding: …", "// check: …", "// options: …", "// cases: …"; and its marked lines.
+// A source's head ("// finding: …", "// check: …", "// options: …", "// cases: …") and its marked lines.
 struct Program {
     fs::path source;
     std::map<std::string, std::string> says;
-    std::vector<std::pair<int, std::string>> marked;  // the line, and what follows the mark
+    std::vector<std::pair<int, std::string>> marked;  // the number of a line, and the text after its mark
     std::string place;                                // "block (3,0,0) thread (232,0,0)"
     std::string command(const std::string& options) const {
         const fs::path binary = programs / source.parent_path().filename() / source.stem();
@@ -139,7 +139,7 @@ TEST_CASE("known-bad programs are found, their fixed twins are clean, under ever
     }
 }
 
-TEST_CASE("a failed assertion is told for each lane, and the kernel named once", "[programs]") {
+TEST_CASE("a failed assertion is printed for each lane, and the kernel is named once", "[programs]") {
     if (!fs::exists(programs / "good/asserts")) return;
     const std::string text = run("scripts/emulate " + (programs / "good/asserts").string()).output;
     INFO(text);
@@ -153,7 +153,7 @@ TEST_CASE("--check all costs at most three times what memory does, whatever the 
     const Program program = read(sources / "good/costs.cu");
     if (!program.built()) return;
     for (const std::string& which : program.list("costs")) {
-        const auto seconds = [&](const std::string& check) {  // of the processor: the least of some runs
+        const auto seconds = [&](const std::string& check) {  // returns the least processor time of three runs
             double least = 1e9;
             for (int k = 0; k < 3; k++) {
                 rusage before, after;
@@ -194,7 +194,7 @@ TEST_CASE("--profile counts each step that the program marks", "[programs]") {
     CHECK(has(steps, "{\"name\":\"\"," + kernel + "1,"));  // the evaluation at the end
 }
 
-TEST_CASE("scripts/emulate refuses what makes no sense, in words", "[programs]") {
+TEST_CASE("scripts/emulate refuses invalid options and says why", "[programs]") {
     const std::map<std::string, std::string> mistakes{
         {"--cehck all x", "did you mean --check?"},
         {"--check some x", "--check takes off, memory or all, not 'some'"},

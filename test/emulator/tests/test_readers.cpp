@@ -1,4 +1,4 @@
-// test_readers.cpp - damaged fat binaries and PTX are errors that say so, never crashes
+// test_readers.cpp - the readers of fat binaries and PTX: damaged files are errors and never crashes
 #include <random>
 
 #include "catch.h"
@@ -51,7 +51,7 @@ END:
 .file 1 "kernel.cu"
 )";
 
-// Parsing everything of a text: throws or works.
+// Parses a text with all its functions.
 void read_all(const std::string& text) {
     auto m = ptx::parse(text);
     for (auto& f : m->functions) ptx::parse_body(*m, *f);
@@ -59,7 +59,7 @@ void read_all(const std::string& text) {
 
 }  // namespace
 
-TEST_CASE("a whole text is read", "[readers]") {
+TEST_CASE("a complete text is read", "[readers]") {
     auto m = ptx::parse(kText);
     CHECK(m->version == 84);
     CHECK(m->target == 80);
@@ -119,7 +119,7 @@ TEST_CASE("damaged texts that still parse do not break the decoder", "[readers]"
         const std::string binary = fatbin_of(text);
         Module* m                = load_module(binary.data());
         if (Kernel* k = find_kernel(m, "k")) {
-            // Decoded, not run: a damaged program may do anything.
+            // An empty grid decodes the kernel without running it, because a damaged program could do anything.
             LaunchConfig nothing;
             nothing.grid = {0, 1, 1};
             launch(*k, nothing, std::vector<std::byte>(k->param_bytes + 1));
@@ -146,7 +146,7 @@ TEST_CASE("damaged fat binaries are errors", "[readers]") {
 }
 
 TEST_CASE("lz4 blocks", "[readers]") {
-    // "abcabcabc…": three literals, a match of 27 at distance 3, and five last literals
+    // The block has three literals "abc", a match of 27 bytes at distance 3, and five last literals.
     const uint8_t block[] = {0x3f, 'a', 'b', 'c', 3, 0, 27 - 4 - 15, 0x50, 'x', 'y', 'z', 'x', 'y'};
     std::string want;
     for (int k = 0; k < 10; k++) want += "abc";

@@ -83,7 +83,7 @@ TEST_CASE("a captured graph repeats its copies; an unjoined capture is refused",
     cudaStreamDestroy(side);
 }
 
-TEST_CASE("every function of the toolkit's runtime header is there, if only to say that it is missing", "[runtime]") {
+TEST_CASE("every function of the toolkit's runtime header can be linked", "[runtime]") {
     std::ifstream header(CUDA_INCLUDE "/cuda_runtime_api.h");
     REQUIRE(header);
     const std::string text{std::istreambuf_iterator<char>(header), {}};

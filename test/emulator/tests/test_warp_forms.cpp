@@ -31,7 +31,7 @@ TEST_CASE("shfl", "[warp]") {
             same_or_fail("shfl." + mode + " without predicate", t, out[2][t], out[0][t]);
         }
     }
-    // Segments of a width, as the C functions of CUDA see them: the neighbours inside the segment, or oneself.
+    // The functions of CUDA C work in segments of a width. A lane without a source in its segment reads itself.
     for (int width : {1, 2, 4, 8, 16, 32})
         for (int by : {0, 1, 3, 8, 31}) {
             const std::string c = number(size_t((32 - width) << 8)), down = number(size_t((32 - width) << 8 | 31)),
@@ -54,7 +54,7 @@ TEST_CASE("shfl", "[warp]") {
 
 TEST_CASE("shfl, vote and activemask in a branch", "[warp]") {
     const size_t warps = 64, n = warps * 32;
-    Planes in(4, std::vector<uint64_t>(n));  // value, source lane, whether it goes in, the set that does
+    Planes in(4, std::vector<uint64_t>(n));  // value, source lane, whether the lane takes the branch, the lanes that do
     for (size_t w = 0; w < warps; w++) {
         const uint32_t set = uint32_t(random_bits()()) | 1u << (w % 32);
         for (size_t l = 0; l < 32; l++) {
@@ -144,5 +144,3 @@ TEST_CASE("vote, match and redux in sets of lanes", "[warp]") {
         {folded(0u, std::plus<>()), folded(0u, std::plus<>()), folded(0u, low), folded(0, low), folded(0u, top),
          folded(0, top), folded(0u, std::bit_and<>()), folded(0u, std::bit_or<>()), folded(0u, std::bit_xor<>())});
 }
-
-// --- matrix fragments ------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-// warp_forms.h - what the lanes of a warp do together, against scalar references
+// warp_forms.h - tests the instructions of a whole warp against scalar references
 //
-// References follow the formulas of the PTX manual element by element. Every case runs on many warps at once, a warp
-// per block.
+// The references follow the formulas of the PTX manual element by element. A case runs on many blocks of one warp.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -24,9 +23,9 @@ inline std::mt19937_64& random_bits() {
 inline uint64_t bits_in(int bytes, uint64_t v) { return bytes == 8 ? v : v & ((1ull << (8 * bytes)) - 1); }
 inline std::string number(size_t n) { return std::to_string(n); }
 
-// Runs `body` in every lane. Value k of the inputs is in %w<k> (64 bits), %x<k> (32), %h<k> (16) and %q<k> (nonzero);
-// %y<k> (`wide`: %z<k>, 64 bits) are the outputs. %p and %pr<4> are free predicates, `tile` is shared memory, %tile its
-// address there, %cell the address of the thread's word of output 0.
+// Runs `body` in every lane. Input k is in %w<k> (64 bits), %x<k> (32 bits) and %h<k> (16 bits), and %q<k> tells that
+// it is not zero. Output k is %y<k>, or with `wide` %z<k> (64 bits). %p and %pr<4> are free predicates. %tile is the
+// address of `tile` in shared memory, and %cell that of the thread's word of output 0.
 inline Planes run_lanes(const std::string& body, const Planes& in, size_t outputs, bool wide = false) {
     const size_t n = in[0].size(), inputs = in.size();
     std::string text =
@@ -73,7 +72,7 @@ inline void same_or_fail(const std::string& what, size_t thread, uint64_t got, u
     FAIL(s.str());
 }
 
-// Member masks for all warps: each lane's own set, of one to three that divide the warp.
+// Returns a member mask for each lane. One to three sets divide each warp.
 inline std::vector<uint64_t> random_sets(size_t warps) {
     std::vector<uint64_t> sets(warps * 32);
     for (size_t w = 0; w < warps; w++) {
@@ -93,9 +92,9 @@ inline const NumberFormat kFormats[] = {
     {"f16", 2, -8, 8}, {"bf16", 2, -8, 8}, {"tf32", 4, -8, 8}, {"f64", 8, -99, 99}, {"s8", 1, -128, 127},
     {"u8", 1, 0, 255}, {"e4m3", 1, -2, 2}, {"e5m2", 1, -2, 2}, {"f32", 4, -99, 99}, {"s32", 4, -99, 99}};
 
-// A small whole number in that format.
+// Returns a small whole number in that format.
 inline uint64_t encoded(int value, Number as) {
-    auto small = [&](int exponent_bits, int mantissa_bits) {  // a float of these widths, from its definition
+    auto small = [&](int exponent_bits, int mantissa_bits) {  // encodes a float with these widths
         if (value == 0) return uint64_t(0);
         int a = std::abs(value), e = 0;
         while (a >> (e + 1)) e++;

@@ -1,4 +1,4 @@
-// A shuffle names all lanes, but half of them are in the other branch.
+// The member mask of a shuffle names all lanes, but half of them take the other branch.
 // finding: absent lane
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// Freed twice, in a program whose host code is not optimised: where it was allocated is told all the same.
+// Memory is freed twice. The host code is not optimised, and the finding must still name the line of the allocation.
 // finding: double free
 // cases: device, managed, pinned
 // libraries: -Xcompiler -O0

@@ -1,4 +1,4 @@
-// Data brought in by cp.async is used before it is waited for.
+// The data of a cp.async is used before the wait for it.
 // finding: cp.async data before its wait
 // check: all
 #include "../check.h"

@@ -1,5 +1,5 @@
-// Found when the program ends, by which time what its static objects held is gone: after infos that name call sites, of
-// work that was still queued, of pinned memory.
+// Memory leaks are reported when the program ends and its static objects are gone: after infos that name call sites,
+// with work that is still queued, and for pinned memory.
 // finding: leak
 // check: all
 // cases: infos, queued, pinned

@@ -1,4 +1,4 @@
-// A barrier inside a branch that only some threads take.
+// The barrier is inside of a branch that only some threads take.
 // finding: barrier divergence
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// Two ranks that disagree about the size of a reduction. (Both ranks in one process: two threads.)
+// Two ranks, which are threads of one process, disagree about the size of a reduction.
 // finding: collective mismatch
 // options: --devices 2
 // libraries: -lnccl

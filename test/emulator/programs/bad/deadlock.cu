@@ -1,4 +1,4 @@
-// A thread waits for a flag that nobody sets.
+// A thread waits for a flag that is never set.
 // finding: deadlock
 // options: --timeout 1
 #include "../check.h"

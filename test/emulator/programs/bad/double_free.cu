@@ -1,4 +1,4 @@
-// Freed twice.
+// Memory is freed twice.
 // finding: double free
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// Not what cudaMalloc returned.
+// cudaFree gets a pointer that cudaMalloc did not return.
 // finding: invalid free
 #include "../check.h"
 

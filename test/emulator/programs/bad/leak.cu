@@ -1,4 +1,4 @@
-// Never freed.
+// Memory is never freed.
 // finding: leak
 // check: all
 #include "../check.h"

@@ -1,4 +1,4 @@
-// A vector load from an address that is only aligned to its elements.
+// A vector is loaded from an address that is aligned only to the elements.
 // finding: misaligned access
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// An index into __constant__ memory that the table does not have.
+// An index is beyond the end of a table in __constant__ memory.
 // finding: out of bounds
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// A copy of bytes that counts elements of the wrong type.
+// The size of a copy is computed from the wrong element type.
 // finding: out of bounds
 #include "../check.h"
 

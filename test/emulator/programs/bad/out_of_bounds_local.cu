@@ -1,4 +1,4 @@
-// A thread's own array has eight elements, the loop writes n.
+// A thread's own array has eight elements, but the loop writes n.
 // finding: out of bounds
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// Memory of a stream's pool goes to another stream: used before it is there, freed while it is in use, filled too late.
+// Another stream uses memory of a stream's pool: before it is allocated, while it is freed, or while it is read again.
 // finding: race between streams
 // check: all
 // cases: early, freed, filled

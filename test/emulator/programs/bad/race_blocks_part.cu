@@ -1,4 +1,4 @@
-// All blocks read the whole table, as warps and again and again, while the last one changes a single word of it.
+// All blocks read the whole table several times, while the last one changes a single word of it.
 // finding: race between blocks
 // check: all
 #include "../check.h"

@@ -1,5 +1,5 @@
-// Rows of 33 floats, one per block: they begin in the middle of the lines that the checker keeps records of. Each block
-// writes one element more than its own.
+// Each block writes a row of 33 floats and one element more. The rows begin inside of the lines of 64 bytes that have
+// records in the checker.
 // finding: race between blocks
 // check: all
 #include "../check.h"

@@ -1,4 +1,4 @@
-// Lanes write, the warp exchanges other values, then they read what others wrote: an exchange orders no memory.
+// Lanes read what other lanes wrote before the warp exchanged values. An exchange does not order accesses to memory.
 // finding: shared-memory race
 // check: all
 // cases: shuffle, vote, match

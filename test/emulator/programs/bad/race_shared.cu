@@ -1,4 +1,4 @@
-// A reversal through shared memory that forgets the barrier: right whenever the other warp happens to be ahead.
+// A reversal through shared memory has no barrier. Its result is right whenever the other warp ran first.
 // finding: shared-memory race
 // check: all
 #include "../check.h"

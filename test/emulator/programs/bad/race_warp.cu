@@ -1,4 +1,4 @@
-// Lanes of one warp talk through shared memory; since Volta they need __syncwarp between write and read.
+// Lanes of one warp exchange values through shared memory. Since Volta this needs a __syncwarp between write and read.
 // finding: shared-memory race
 // check: all
 #include "../check.h"

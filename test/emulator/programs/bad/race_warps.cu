@@ -1,4 +1,4 @@
-// Warps of one block meet in global memory without a barrier: two write, one reads what another writes, one sums up.
+// Warps of one block race in global memory: two write a word, one reads what another writes, one sums up.
 // finding: race between warps
 // check: all
 // cases: write, hand_over, sum

@@ -1,4 +1,4 @@
-// Two blocks write the same value to the same place: harmless here, and a sign that the work is done twice.
+// Two blocks write the same value to the same place. That is harmless here, but the work may be done twice.
 // info: same-value overlap
 // check: all
 #include "../check.h"

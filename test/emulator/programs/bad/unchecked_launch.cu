@@ -1,4 +1,4 @@
-// Nothing after the launch would tell that it was refused or failed.
+// No call after the launch would return an error of it.
 // info: unchecked launch
 // check: all
 #include "../check.h"

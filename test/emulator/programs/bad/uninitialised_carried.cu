@@ -1,4 +1,4 @@
-// A value that nobody wrote goes through arithmetic, a store to shared memory and another warp before it does harm.
+// An uninitialised value goes through arithmetic, a store to shared memory and another warp before it is used.
 // finding: uninitialised
 // check: all
 #include "../check.h"

@@ -1,4 +1,4 @@
-// cudaMalloc does not clear: the accumulator starts from whatever was there.
+// cudaMalloc does not clear memory, so the accumulator starts with an arbitrary value.
 // finding: uninitialised
 // check: all
 #include "../check.h"

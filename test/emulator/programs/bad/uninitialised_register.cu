@@ -1,4 +1,4 @@
-// A register that was declared and never set.
+// A register is declared but never set.
 // finding: uninitialised
 // check: all
 #include "../check.h"

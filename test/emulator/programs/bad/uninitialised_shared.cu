@@ -1,4 +1,4 @@
-// A ragged tile: the threads beyond the end leave their place in shared memory unwritten, and the sum reads it.
+// The last tile is not full: threads beyond the end write nothing to shared memory, but the sum reads their elements.
 // finding: uninitialised
 // check: all
 #include "../check.h"

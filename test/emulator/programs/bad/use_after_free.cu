@@ -1,4 +1,4 @@
-// A kernel is given memory that has been freed.
+// A kernel gets memory that has been freed.
 // finding: use after free
 #include "../check.h"
 

@@ -1,5 +1,5 @@
-// The host waits for what never comes: in a call of CUDA for a function of the stream that does not return, and outside
-// of CUDA, with work queued and without any.
+// The host waits forever: in a call of CUDA for a host function that does not return, and outside of CUDA, with queued
+// work or without.
 // finding: deadlock
 // options: --timeout 1
 // cases: function, condition, nothing

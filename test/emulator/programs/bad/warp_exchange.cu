@@ -1,4 +1,4 @@
-// Lanes read a word, the warp exchanges what it read, then one lane writes the word: only the values make an order.
+// Lanes read a word, the warp exchanges values, and one lane writes the word. Only the exchange orders the accesses.
 // info: order by an exchange alone
 // check: all
 // cases: shuffle, vote, match

@@ -1,4 +1,4 @@
-// An assertion that fails in four lanes of a warp: one line for each lane, the launch is told of it, and no more runs.
+// An assertion fails in four lanes of a warp. Each lane prints a line, and the launch ends with an error.
 #include <cassert>
 
 #include "../check.h"

@@ -1,5 +1,5 @@
-// What block libraries do and a checker must understand: ragged tiles exchanged before anyone looks at the rest, padded
-// structures copied whole, lanes that store one value together, warps that poll for each other, memory from alloca.
+// Correct things that block libraries do: they exchange tiles that are partly uninitialised, copy structures with
+// padding, store one value with all lanes, poll for other warps, and use alloca.
 #include <alloca.h>
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
@@ -8,7 +8,7 @@
 
 namespace cg = cooperative_groups;
 
-// Each thread loads two neighbours if they are there, and gets the two that lie a block apart.
+// Each thread loads two adjacent elements if they exist, and gets two that are 128 elements apart.
 __global__ void exchange(float* out, const float* x, int n) {
     __shared__ float tile[256];
     float mine[2];
@@ -33,7 +33,7 @@ __global__ void reverse(Padded* to, const Padded* from, int n) { to[threadIdx.x]
 
 __global__ void any_above(int* found, const float* x, float limit) {
     __shared__ int any;
-    any = 0;  // all threads, one value
+    any = 0;  // all threads store the same value
     __syncthreads();
     if (x[threadIdx.x] > limit) any = 1;
     __syncthreads();

@@ -1,4 +1,4 @@
-// Kinds of kernels whose checks have cost too much: --check all may take at most three times as long as memory.
+// Kernels whose checks once took too long. With --check all they may take at most three times as long as with memory.
 // costs: calls, prints, shared_infos, global_infos, wmma
 #include <cuda_fp16.h>
 #include <mma.h>
@@ -49,7 +49,7 @@ __global__ void mbarriers(float* p, int n) {
 
 int main(int argc, char** argv) {
     const std::string which = argc > 1 ? argv[1] : "";
-    const int n = 1 << 18, some = argc > 1 ? 1 : 0;  // without an argument all of them, shortly
+    const int n = 1 << 18, some = argc > 1 ? 1 : 0;  // without an argument all kernels run with small sizes
     Device<float> p(std::vector<float>(n, 1.0f));
     Device<half> a(std::vector<half>(256)), b(std::vector<half>(256));
     const auto runs = [&](const char* name) { return which.empty() || which == name; };

@@ -1,4 +1,4 @@
-// errors.cu - what a launch and a call are refused for, and an error that stays
+// errors.cu - refused launches and calls, and a sticky error
 #include <cstring>
 
 #include "../check.h"

@@ -1,4 +1,4 @@
-// histogram.cu - atomics on global and on shared memory, and a warp that counts without any
+// histogram.cu - atomics on global and shared memory, and a warp that counts without atomics
 #include "../check.h"
 
 constexpr int bins = 64;
@@ -18,8 +18,8 @@ __global__ void shared_atomics(unsigned* counts, const unsigned char* data, int 
     for (int b = threadIdx.x; b < bins; b += blockDim.x) atomicAdd(&counts[b], own[b]);
 }
 
-// place[i]: how many of data[0..i) have i's value. All lanes with a value read its count; after that the first adds
-// them.
+// place[i] becomes the number of elements in data[0..i) with the value of data[i]. All lanes with a value read its
+// count, and then the first of them adds their number.
 __global__ void by_match(unsigned* counts, unsigned* place, const unsigned char* data, int n) {
     __shared__ unsigned own[bins];
     const unsigned lane = threadIdx.x;

@@ -1,5 +1,5 @@
-// The host reads what a copy wrote: in a function that the stream calls, and after such a function has told it so, by a
-// condition variable, a future, and a mutex that it held meanwhile. No call of CUDA waits.
+// The host reads what a copy wrote, without a call of CUDA that waits: in a host function of the stream, and after such
+// a function has notified it by a condition variable or a future.
 #include <condition_variable>
 #include <future>
 #include <thread>
@@ -47,7 +47,7 @@ int main() {
             std::condition_variable c;
             bool ready = false;
         } flag;
-        std::unique_lock hold(flag.m);  // held while the function is queued, which takes it too
+        std::unique_lock hold(flag.m);  // it is held while the function is queued, which locks it, too
         CUDA(cudaLaunchHostFunc(
             b.stream,
             [](void* p) {

@@ -1,5 +1,4 @@
-// Barriers in shared memory (cuda::barrier): a row comes by an asynchronous copy, phases follow each other, threads
-// drop out.
+// Barriers in shared memory (cuda::barrier): with an asynchronous copy, with many phases, with threads that drop out.
 #include <cuda/barrier>
 
 #include "../check.h"
@@ -25,7 +24,7 @@ __global__ void rotate(int* out, const int4* in, int rounds) {
         barrier.wait(std::move(token));
     }
     out[t] = row[t].x + sum;
-    if (t >= n / 2) {  // the lower half goes on alone
+    if (t >= n / 2) {  // the other half goes on alone
         barrier.arrive_and_drop();
         return;
     }

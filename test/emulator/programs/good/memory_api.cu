@@ -1,4 +1,4 @@
-// memory_api.cu - managed, pinned, pitched and pooled memory, 2-D copies, fills, what a pointer is
+// memory_api.cu - managed, pinned, pitched and pooled memory, 2-D copies, fills, attributes of pointers
 #include <cstring>
 
 #include "../check.h"

@@ -1,4 +1,4 @@
-// nccl_ring.cu - two processes: every collective, a ring of send and receive, groups
+// nccl_ring.cu - collectives, groups, and a ring of send and receive between two processes
 // options: --devices 2
 // libraries: -lnccl
 #include <nccl.h>
@@ -52,7 +52,7 @@ static int run(int rank, int ranks, const ncclUniqueId& id) {
     }
     NCCL(ncclReduce(x, y, n, ncclFloat, ncclSum, 0, comm, s));
 
-    // A ring: everybody sends to the next and receives from the previous.
+    // In a ring each rank sends to the next one and receives from the previous one.
     NCCL(ncclGroupStart());
     NCCL(ncclSend(x, n, ncclFloat, (rank + 1) % ranks, comm, s));
     NCCL(ncclRecv(wide, n, ncclFloat, (rank + ranks - 1) % ranks, comm, s));

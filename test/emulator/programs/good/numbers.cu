@@ -1,4 +1,4 @@
-// numbers.cu - half, bfloat16, double, 64-bit integers and the special functions against the host's
+// numbers.cu - half, bfloat16, double, 64-bit integers and special functions against the host's results
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -1,5 +1,5 @@
-// What orders lanes of one warp besides __syncwarp: a fence and an atomic, cuda::atomic_ref, and libcu++'s barrier and
-// pipeline, when the roles of the lanes differ.
+// Lanes of one warp can also be ordered without __syncwarp: by a fence and an atomic, by cuda::atomic_ref, and by
+// cuda::barrier and cuda::pipeline when lanes have different roles.
 #include <cooperative_groups.h>
 
 #include <cuda/atomic>

@@ -1,12 +1,12 @@
-// Merges of two sorted halves that look one element too far, into shared memory that nobody wrote, and throw away what
-// they saw: by a second predicate, by the one that chooses, by a guard, and through local memory.
+// Merges of two sorted lists read one element too far, which is uninitialised shared memory. They discard the value: by
+// a second predicate, by a selection, by a guard, and after it went through local memory.
 #include <algorithm>
 
 #include "../check.h"
 
 constexpr int kEach = 24, kThreads = 32;
 
-// Each thread takes its rank in the merged order; `a` and `b` have a place behind their ends that stays unwritten.
+// Each thread outputs the element of its rank. The last elements of `a` and `b` are never written.
 __global__ void merge(int* out, const int* x, int n, int m) {
     __shared__ int a[kEach + 1], b[kEach + 1];
     const int t = threadIdx.x;
@@ -15,7 +15,7 @@ __global__ void merge(int* out, const int* x, int n, int m) {
     __syncthreads();
     int i = 0, j = 0, taken[2 * kEach];
     for (int k = 0; k < n + m; k++) {
-        const int left = a[i], right = b[j];  // one of them may be behind its end
+        const int left = a[i], right = b[j];  // one of them may be past the end of its list
         const bool first = j >= m || (i < n && left <= right);
         taken[k]         = first ? left : right;
         first ? i++ : j++;
@@ -26,7 +26,7 @@ __global__ void merge(int* out, const int* x, int n, int m) {
         for (int k = 0; k < n + m; k++) out[k] = taken[k];
 }
 
-// The same choice, spelled in PTX so that the compiler does not find a way round the read.
+// The same choice is written in PTX, so that the compiler does not remove the read.
 __global__ void choose(int* out, int n) {
     __shared__ int words[64];
     const int t = threadIdx.x;
@@ -46,7 +46,7 @@ __global__ void choose(int* out, int n) {
         "selp.b32 %1, sum, -1, in;\n\t"
         "mov.b32 %2, -1;\n\t"
         "@in mov.b32 %2, far;\n\t"
-        "st.shared.b32 [%4+128], far;\n\t"  // passed on, and read again
+        "st.shared.b32 [%4+128], far;\n\t"  // stored and loaded again
         "ld.shared.b32 %3, [%4+128];\n\t"
         "@!in mov.b32 %3, 0;\n\t}"
         : "=r"(by_and), "=r"(by_selp), "=r"(by_guard), "=r"(moved)

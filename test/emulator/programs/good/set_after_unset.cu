@@ -1,4 +1,4 @@
-// A place in shared memory gets a value, then one that nobody wrote, then a value again: what is read has been written.
+// A word of shared memory gets a value, then an uninitialised one, then a value again. The last one is read.
 #include "../check.h"
 
 __global__ void overwrite(int* out, int n) {

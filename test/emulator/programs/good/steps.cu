@@ -1,4 +1,4 @@
-// Steps of training marked as NVTX ranges, with the ranges of their parts inside: --profile has a table for each step.
+// NVTX ranges mark steps of training and, inside of them, their parts. --profile has a table for each step.
 #include <nvtx3/nvToolsExt.h>
 
 #include <string>

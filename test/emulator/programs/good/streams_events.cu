@@ -1,4 +1,4 @@
-// streams_events.cu - a pipeline over two streams that only events hold together, and a host function at its end
+// streams_events.cu - a pipeline over two streams that are ordered only by events, with a host function at its end
 #include <cstring>
 
 #include "../check.h"

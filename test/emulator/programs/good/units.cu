@@ -1,5 +1,5 @@
-// Relocatable device code, as CMake's CUDA_SEPARABLE_COMPILATION makes it: functions, variables and constants of one
-// more unit, and names that both units have for themselves.
+// Relocatable device code, as CMake's CUDA_SEPARABLE_COMPILATION makes it. The program uses functions, variables and
+// constants of another unit, and both units have local names that are the same.
 // libraries: -rdc=true test/emulator/programs/good/units/other.cu
 #include "../check.h"
 

@@ -1,4 +1,4 @@
-// A program of one unit built with -rdc=true for sm_80: its PTX is not where it is without.
+// A program of one unit is built with -rdc=true for sm_80, which puts its PTX into another place of the binary.
 // libraries: -rdc=true -code=sm_80,compute_80
 #include "../check.h"
 

@@ -1,5 +1,4 @@
-// Words of shared memory that several lanes read, and after a __syncwarp one of them writes: ordered, so no race,
-// whether the readers were one or many.
+// One or several lanes read a word of shared memory, and after a __syncwarp one lane writes it. That is no race.
 #include "../check.h"
 
 __global__ void exchange(int* out) {

@@ -16,7 +16,7 @@ __global__ void primitives(int* out) {
     o[7]           = fibonacci(lane % 10);
     if (lane % 2) o[8] = __popc(__activemask());
     else o[8] = -__popc(__ballot_sync(0x55555555, lane > 7));
-    int steps = 0;  // Collatz: every lane leaves the loop at its own time
+    int steps = 0;  // the Collatz sequence: each lane leaves the loop at another time
     for (int x = lane + 1; x != 1; x = x % 2 ? 3 * x + 1 : x / 2) steps++;
     o[9]  = steps;
     o[10] = __shfl_up_sync(~0u, lane, 4);
@@ -24,7 +24,7 @@ __global__ void primitives(int* out) {
 }
 
 __device__ int locked, total;
-__global__ void lock() {  // each lane in turn: needs independent thread scheduling
+__global__ void lock() {  // each lane takes the lock in turn, which needs independent thread scheduling
     for (bool done = false; !done;) {
         if (atomicCAS(&locked, 0, 1) == 0) {
             __threadfence();

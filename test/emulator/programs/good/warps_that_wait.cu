@@ -1,4 +1,4 @@
-// In a cooperative launch all warps but the last wait for a flag in shared memory: every warp must get its turn.
+// In a cooperative launch all warps but the last wait for a flag in shared memory, so every warp must get a turn.
 #include <cooperative_groups.h>
 
 #include "../check.h"

@@ -1,4 +1,4 @@
-// wmma.cu - the same through nvcuda::wmma with half inputs
+// wmma.cu - a matrix product through nvcuda::wmma with half inputs
 #include <cuda_fp16.h>
 #include <mma.h>
 
