@@ -50,8 +50,7 @@ const char* name(Kind kind);
 // the count, so that a caller can count the same finding again without building it. It may be called from any thread.
 uint64_t& report(const Finding& finding);
 
-// The number of findings so far, without infos.
-uint64_t findings_count();
+std::string hex(uint64_t value);  // "0x1f"
 
 // Adds a hook that runs when the program ends, as leak checks and counters do. After all hooks the core prints its
 // summary: "emulate: 12 launches of 3 kernels, check all, 0 findings". Findings under --keep-going make the exit

@@ -17,9 +17,8 @@ struct LaunchConfig {
     Dim grid, block;
     size_t dynamic_shared = 0;
     bool cooperative      = false;
-    uint32_t op           = 0;  // the operation's number, see Memory::check
-    uint64_t stream       = 0;  // for messages
-    std::string where;          // call site, for messages
+    uint32_t op           = 0;  // the operation's number, as in Memory::check
+    std::string where;          // the call site, for messages
 };
 
 // Why a launch has ended early, and the error that cudaGetLastError then returns. Findings have been reported already.

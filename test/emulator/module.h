@@ -28,8 +28,8 @@ struct Kernel {
     int max_threads        = 1024;  // by .maxntid, or by the registers
     uint32_t maxntid[3]    = {};    // 0 when not given
     uint32_t reqntid[3]    = {};
-    int ptx_version = 0, ptx_target = 0;  // 80, 90: cudaFuncAttributes
-    std::shared_ptr<Function> code;       // decoded at first launch
+    int ptx_target         = 0;      // 80 for sm_80
+    std::shared_ptr<Function> code;  // decoded at the first launch
     struct Module* module = nullptr;
 };
 
@@ -47,9 +47,11 @@ struct Module;  // opaque; module.cpp
 // kernels, and why_missing() tells the reason. For a program that was built with -rdc=true, `units` lists the fat
 // binaries of its units and ends with null. Their PTX is linked.
 Module* load_module(const void* fatbin, const void* const* units = nullptr);
-void unload_module(Module* module);
-Kernel* find_kernel(Module* module, const std::string& name);  // null: not there; why() says
+Kernel* find_kernel(Module* module, const std::string& name);  // null when it is missing
 Variable* find_variable(Module* module, const std::string& name);
 std::string why_missing(Module* module, const std::string& name);  // "no PTX: built with -arch=sm_80 -code=sm_80; …"
+
+// Returns a C++ name as people read it; any other name comes back unchanged.
+std::string demangle(const std::string& name);
 
 }  // namespace emu

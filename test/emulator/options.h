@@ -11,7 +11,9 @@ enum class Streams { Eager, Late, Random };
 
 struct Options {
     std::string gpu       = "h100";             // EMU_GPU
-    int sms               = 0;                  // EMU_SMS       0: as the GPU has
+    int sms               = 0;                  // EMU_SMS       0: those of the GPU
+    int devices           = 1;                  // EMU_DEVICES   0 is a machine without one
+    int driver            = -1;                 // EMU_DRIVER    12040 for 12.4; 0: none; -1: as new as the runtime
     Check check           = Check::Memory;      // EMU_CHECK     off | memory | all
     Schedule schedule     = Schedule::Barrier;  // EMU_SCHEDULE  barrier | rr:N | reverse | random:SEED
     uint64_t schedule_arg = 0;                  //               N or SEED

@@ -87,7 +87,7 @@ class Call {
 
   private:
     template <class... Args> cudaError_t finish(cudaError_t error, const Args&... args) {
-        if (options().trace) trace_line(function, join(args...), error_name(error));
+        if (options().trace) trace_line(function, join(args...), cudaGetErrorName(error));
         return record(error);
     }
     template <class... Args> static std::string join(const Args&... args) {
@@ -103,7 +103,6 @@ class Call {
         else if constexpr (std::is_enum_v<T>) out << int(value);
         else out << value;
     }
-    static const char* error_name(cudaError_t error);
     static cudaError_t record(cudaError_t error);  // remembers it for cudaGetLastError
 
     const char* function;

@@ -19,10 +19,9 @@ struct DeviceSpec {
     int threads_per_sm;
     int blocks_per_sm;
     int clock_khz, memory_clock_khz, bus_bits;
-    double bandwidth;  // bytes/s, data sheet
-    double fp32_peak;  // FLOP/s outside the tensor cores
-    double tf32_peak;  // dense tensor peaks
-    double bf16_peak;  // f16 too
+    double bandwidth;  // bytes/s
+    double fp32_peak;  // FLOP/s outside of the tensor cores
+    double bf16_peak;  // FLOP/s of the tensor cores in bf16 and f16, without sparsity
     int async_engines;
 };
 

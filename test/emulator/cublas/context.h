@@ -2,8 +2,6 @@
 #pragma once
 #include <cublas_v2.h>
 
-#include <cstdio>
-
 #include "product.h"
 
 struct cublasContext {
@@ -18,11 +16,6 @@ namespace emu {
 // Returns the emulator's own pointer for a device pointer.
 template <class T> T* on_host(const T* pointer) {
     return reinterpret_cast<T*>(Memory::get().host(address_of(pointer)));
-}
-
-inline cublasStatus_t say(const char* function, cublasStatus_t status, const std::string& why) {
-    std::fprintf(stderr, "emulate: %s: %s: %s\n", function, cublasLtGetStatusName(status), why.c_str());
-    return status;
 }
 
 }  // namespace emu

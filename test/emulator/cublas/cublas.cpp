@@ -16,7 +16,7 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
                     int batches, cublasComputeType_t compute) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (m < 0 || n < 0 || k < 0 || batches < 0 || !alpha || !beta)
-        return say(function, CUBLAS_STATUS_INVALID_VALUE, "a negative size, or alpha or beta is null");
+        return say(CUBLAS_STATUS_INVALID_VALUE, "a size is negative, or alpha or beta is null");
     if (m == 0 || n == 0 || batches == 0) return CUBLAS_STATUS_SUCCESS;
     Product p;
     p.function    = function;
@@ -42,10 +42,10 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
     p.alpha              = scalar_of(alpha, p.scale_type, on_device);
     p.beta               = scalar_of(beta, p.scale_type, on_device);
     std::string why;
-    if (k == 0) return say(function, CUBLAS_STATUS_NOT_SUPPORTED, "k = 0");
+    if (k == 0) return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks products with k = 0");
     cublasStatus_t status = check_product(p, why);
     if (!status) status = check_pointers(p, why);
-    return status ? say(function, status, why) : submit_product(p, handle->stream);
+    return status ? say(status, why) : submit_product(p, handle->stream);
 }
 
 }  // namespace

@@ -116,26 +116,19 @@ const Field preference_fields[] = {
 };
 #undef FIELD
 
-cublasStatus_t say(const char* function, cublasStatus_t status, const std::string& why) {
-    std::fprintf(stderr, "emulate: %s from %s: %s: %s\n", function,
-                 resolve_sites(call_site()).substr(resolve_sites(call_site()).find("from ") + 5).c_str(),
-                 cublasLtGetStatusName(status), why.c_str());
-    return status;
-}
-
 template <size_t N>
 cublasStatus_t set(void* object, const Field (&fields)[N], int id, const void* value, size_t bytes) {
     if (!object || !value) return CUBLAS_STATUS_INVALID_VALUE;
     for (const Field& field : fields) {
         if (field.id != id) continue;
         if (bytes != field.bytes)
-            return say("Set…Attribute", CUBLAS_STATUS_INVALID_VALUE,
-                       "attribute " + std::to_string(id) + " has " + std::to_string(field.bytes) + " bytes, given " +
-                           std::to_string(bytes));
+            return say(CUBLAS_STATUS_INVALID_VALUE, "attribute " + std::to_string(id) + " has " +
+                                                        std::to_string(field.bytes) + " bytes, not " +
+                                                        std::to_string(bytes));
         std::memcpy(static_cast<char*>(object) + field.offset, value, bytes);
         return CUBLAS_STATUS_SUCCESS;
     }
-    return say("Set…Attribute", CUBLAS_STATUS_INVALID_VALUE, "unknown attribute " + std::to_string(id));
+    return say(CUBLAS_STATUS_INVALID_VALUE, "unknown attribute " + std::to_string(id));
 }
 template <size_t N>
 cublasStatus_t get(const void* object, const Field (&fields)[N], int id, void* value, size_t bytes, size_t* written) {
@@ -379,11 +372,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     SITE;
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!preference || requested <= 0 || !results || !returned)
-        return say(__func__, CUBLAS_STATUS_INVALID_VALUE, "a null pointer, or no results requested");
+        return say(CUBLAS_STATUS_INVALID_VALUE, "a pointer is null, or no results are requested");
     *returned = 0;
     Product p;
     std::string why;
-    if (const cublasStatus_t status = describe(p, op, a, b, c, d, why)) return say(__func__, status, why);
+    if (const cublasStatus_t status = describe(p, op, a, b, c, d, why)) return say(status, why);
     fill_algo(results[0].algo, in(preference).alignment);
     results[0].workspaceSize = 0;
     results[0].state         = CUBLAS_STATUS_SUCCESS;
@@ -449,8 +442,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     Product p;
     std::string why;
     if (const cublasStatus_t status = describe(p, op, a_layout, b_layout, c_layout, d_layout, why))
-        return say(__func__, status, why);
-    if (!alpha || !beta) return say(__func__, CUBLAS_STATUS_INVALID_VALUE, "alpha or beta is a null pointer");
+        return say(status, why);
+    if (!alpha || !beta) return say(CUBLAS_STATUS_INVALID_VALUE, "alpha or beta is a null pointer");
     const bool on_device = in(op).pointer_mode == CUBLASLT_POINTER_MODE_DEVICE;
     p.alpha              = scalar_of(alpha, p.scale_type, on_device);
     p.beta               = scalar_of(beta, p.scale_type, on_device);
@@ -458,23 +451,23 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     p.b.data             = address_of(b);
     p.c.data             = address_of(c);
     p.d.data             = address_of(d);
-    if (const cublasStatus_t status = check_pointers(p, why)) return say(__func__, status, why);
+    if (const cublasStatus_t status = check_pointers(p, why)) return say(status, why);
 
     if (chosen) {
         Algo algo;
         std::memcpy(&algo, chosen, sizeof algo);
         if (algo.magic != algo_magic)
-            return say(__func__, CUBLAS_STATUS_INVALID_VALUE, "an algo that no heuristic or AlgoInit has filled");
+            return say(CUBLAS_STATUS_INVALID_VALUE, "the algo comes neither from a heuristic nor from AlgoInit");
         const Address pointers[] = {p.a.data, p.b.data, p.c.data, p.d.data};
         for (int i = 0; i < 4; i++)
             if (algo.alignment[i] && pointers[i] % algo.alignment[i])
-                return say(__func__, CUBLAS_STATUS_NOT_SUPPORTED,
-                           std::string("the algo was chosen for ") + "ABCD"[i] + " aligned to " +
-                               std::to_string(algo.alignment[i]) + " bytes, and it is not; say so in the preference " +
-                               "(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_…_BYTES)");
+                return say(CUBLAS_STATUS_NOT_SUPPORTED, std::string("the algo was chosen for ") + "ABCD"[i] +
+                                                            " aligned to " + std::to_string(algo.alignment[i]) +
+                                                            " bytes, and it is not; say so in the preference " +
+                                                            "(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_…_BYTES)");
     }
     if (workspace_bytes && (!workspace || address_of(workspace) % 16))
-        return say(__func__, CUBLAS_STATUS_INVALID_VALUE, "the workspace is null or not aligned to 16 bytes");
+        return say(CUBLAS_STATUS_INVALID_VALUE, "the workspace is null or not aligned to 16 bytes");
     std::lock_guard guard(runtime_lock());
     return submit_product(p, stream);
 }
@@ -486,7 +479,7 @@ cublasStatus_t cublasLtMatrixTransform(cublasLtHandle_t, cublasLtMatrixTransform
                                        cublasLtMatrixLayout_t, const void*, const void*, cublasLtMatrixLayout_t, void*,
                                        cublasLtMatrixLayout_t, cudaStream_t) {
     SITE;
-    return say(__func__, CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks it");
+    return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks it");
 }
 cublasStatus_t cublasLtMatrixTransformDescInit_internal(cublasLtMatrixTransformDesc_t, size_t, cudaDataType) {
     return CUBLAS_STATUS_SUCCESS;

@@ -447,6 +447,12 @@ const char* name_of(cudaDataType type) {
     }
 }
 
+cublasStatus_t say(cublasStatus_t status, const std::string& why) {
+    std::fprintf(stderr, "emulate: %s: %s: %s\n", resolve_sites(call_site()).c_str(), cublasLtGetStatusName(status),
+                 why.c_str());
+    return status;
+}
+
 Scalar scalar_of(const void* value, cudaDataType type, bool on_device) {
     if (on_device) return {0, address_of(value)};
     switch (type) {

@@ -56,6 +56,9 @@ cublasStatus_t check_product(const Product& product, std::string& why);
 // Checks that no pointer is missing and that all are aligned to their elements.
 cublasStatus_t check_pointers(const Product& product, std::string& why);
 
+// Prints why the program's call is answered with this status, and returns the status.
+cublasStatus_t say(cublasStatus_t status, const std::string& why);
+
 inline cublasStatus_t refuse(std::string& why, cublasStatus_t status, const std::string& text) {
     why = text;
     return status;

@@ -124,8 +124,9 @@ template <class T>
 cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a,
                     int lda, const T* x, int ix, const T* beta, T* y, int iy) {
     NEED(h);
-    if (lda < m || m < 0 || n < 0) return say(f, CUBLAS_STATUS_INVALID_VALUE, "lda < m, or a negative size");
-    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
+    if (lda < m || m < 0 || n < 0) return say(CUBLAS_STATUS_INVALID_VALUE, "lda is less than m, or a size is negative");
+    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE)
+        return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks scalars on the device here");
     const T s = *alpha, b = *beta;
     const int rows = t == CUBLAS_OP_N ? m : n, length = t == CUBLAS_OP_N ? n : m;
     std::vector<Vector> touched{{a, int64_t(lda) * (n - 1) + m, 1, sizeof(T), Access::Read},
@@ -156,10 +157,12 @@ cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t t
     NEED(h);
     const bool flip_a = ta != CUBLAS_OP_N, flip_b = tb != CUBLAS_OP_N;
     if (m < 0 || n < 0 || ldc < m || lda < (flip_a ? n : m) || ldb < (flip_b ? n : m))
-        return say(f, CUBLAS_STATUS_INVALID_VALUE, "a leading dimension is too small, or a size negative");
+        return say(CUBLAS_STATUS_INVALID_VALUE, "a leading dimension is too small, or a size is negative");
     if ((c == a && (flip_a || lda != ldc)) || (c == b && (flip_b || ldb != ldc)))
-        return say(f, CUBLAS_STATUS_INVALID_VALUE, "in place only without transposition and with equal strides");
-    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE) return say(f, CUBLAS_STATUS_NOT_SUPPORTED, "scalars on the device");
+        return say(CUBLAS_STATUS_INVALID_VALUE,
+                   "C may be A or B only without transposition and with equal leading dimensions");
+    if (h->pointer == CUBLAS_POINTER_MODE_DEVICE)
+        return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks scalars on the device here");
     std::vector<Vector> touched;
     if (*alpha != T(0)) touch_columns(touched, a, flip_a ? n : m, flip_a ? m : n, lda, Access::Read);
     if (*beta != T(0)) touch_columns(touched, b, flip_b ? n : m, flip_b ? m : n, ldb, Access::Read);

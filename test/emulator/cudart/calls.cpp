@@ -1,5 +1,4 @@
-// calls.cpp - what every entry point does: trace, last error, call sites; and the calls that ask for errors
-#include <cxxabi.h>
+// calls.cpp - what every entry point does (trace, last error, call sites), and the calls that ask for errors
 #include <dlfcn.h>
 #include <elf.h>
 #include <execinfo.h>
@@ -134,13 +133,7 @@ std::string describe_address(uint64_t address) {
     }
     char offset[32];
     std::snprintf(offset, sizeof offset, "+0x%llx", static_cast<unsigned long long>(at));
-    if (info.dli_sname) {
-        int status      = 0;
-        char* demangled = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
-        std::string name(status == 0 ? demangled : info.dli_sname);
-        free(demangled);
-        return name;
-    }
+    if (info.dli_sname) return demangle(info.dli_sname);
     return path.substr(path.rfind('/') + 1) + offset;
 }
 
@@ -214,11 +207,6 @@ Call::Call(const char* function, void* return_address)
 Call::~Call() {
     current_function = outer_function;
     current_address  = outer_address;
-}
-
-const char* Call::error_name(cudaError_t error) {
-    const ErrorText* row = find_text(error);
-    return row ? row->name : "unrecognized error code";
 }
 
 cudaError_t Call::record(cudaError_t error) {

@@ -9,7 +9,7 @@ namespace {
 
 auto& captures = *new std::set<std::shared_ptr<Capture>>;
 
-void spoil(Capture& capture) { capture.invalidated = true; }
+void invalidate(Capture& capture) { capture.invalidated = true; }
 
 }  // namespace
 
@@ -19,7 +19,7 @@ cudaError_t refuse_during_capture() {
         const bool mine = capture->thread == std::this_thread::get_id();
         if (capture->mode == cudaStreamCaptureModeGlobal ||
             (capture->mode == cudaStreamCaptureModeThreadLocal && mine)) {
-            spoil(*capture);
+            invalidate(*capture);
             error = cudaErrorStreamCaptureUnsupported;
         }
     }
@@ -33,8 +33,8 @@ cudaError_t capture_add(CUstream_st& stream, Work work) {
 }
 
 cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event) {
-    if (!event.capture) {  // recorded outside: the graph could not repeat that wait
-        spoil(*stream.capture);
+    if (!event.capture) {  // it was recorded outside of the capture, so the graph could not repeat the wait
+        invalidate(*stream.capture);
         return cudaErrorStreamCaptureIsolation;
     }
     if (event.capture->over) return cudaErrorCapturedEvent;
@@ -44,8 +44,8 @@ cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event) {
         stream.capture_tail = {};
     }
     if (stream.capture != event.capture) {
-        spoil(*stream.capture);
-        spoil(*event.capture);
+        invalidate(*stream.capture);
+        invalidate(*event.capture);
         return cudaErrorStreamCaptureMerge;
     }
     for (cudaGraphNode_t node : event.capture_tail)
@@ -97,7 +97,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
             if (!capture) return cudaErrorIllegalState;
             *graph = nullptr;
             if (capture->origin != stream) {
-                spoil(*capture);
+                invalidate(*capture);
                 return cudaErrorStreamCaptureUnmatched;
             }
             // Every other stream of the capture must have been joined: its last nodes are ancestors of this stream's.

@@ -19,32 +19,10 @@ auto& limits                = *new std::map<int, size_t>{{cudaLimitStackSize, 10
                                                          {cudaLimitPersistingL2CacheSize, 0}};
 unsigned device_flags       = cudaDeviceScheduleAuto;
 
-// EMU_DEVICES: how many equal devices there are, 0 for none. They share one memory, so nothing that reaches across is
-// refused.
-int device_count() {
-    static const int count = [] {
-        const char* text = std::getenv("EMU_DEVICES");
-        if (!text) return 1;
-        const int n = std::atoi(text);
-        if (n < 0 || n > 16) give_up("EMU_DEVICES is '" + std::string(text) + "', expected 0..16");
-        return n;
-    }();
-    return count;
-}
+// All devices share one memory, so a pointer is valid on each of them.
+int device_count() { return options().devices; }
 
-// EMU_DRIVER: the newest CUDA that the driver knows, such as 12.4, or 0 for no driver; without it as new as we are.
-int driver_version() {
-    static const int version = [] {
-        const char* text = std::getenv("EMU_DRIVER");
-        int major = 0, minor = 0, end = 0;
-        if (!text) return CUDART_VERSION;
-        std::sscanf(text, "%d.%d%n", &major, &minor, &end);
-        if (std::string(text) != "0" && (end == 0 || text[end] || major < 1 || minor < 0 || minor > 99))
-            give_up("EMU_DRIVER is '" + std::string(text) + "', expected a version such as 12.4, or 0");
-        return major * 1000 + minor * 10;
-    }();
-    return version;
-}
+int driver_version() { return options().driver < 0 ? CUDART_VERSION : options().driver; }
 
 bool is_device(int device) { return device >= 0 && device < device_count(); }
 

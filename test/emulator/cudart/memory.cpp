@@ -579,33 +579,22 @@ cudaError_t cudaMemcpyFromSymbolAsync(void* dst, const void* symbol, size_t byte
 
 // --- fills ----------------------------------------------------------------------------------------------------------
 
+static Fill rows(void* dst, size_t pitch, int value, size_t width, size_t height) {
+    return {address_of(dst), pitch, 0, width, height, 1, uint8_t(value)};
+}
 cudaError_t cudaMemset(void* dst, int value, size_t bytes) {
-    return CALL.run(
-        [&] {
-            return fill({address_of(dst), bytes, bytes, bytes, 1, 1, uint8_t(value)}, nullptr, false);
-        },
-        dst, value, bytes);
+    return CALL.run([&] { return fill(rows(dst, bytes, value, bytes, 1), nullptr, false); }, dst, value, bytes);
 }
 cudaError_t cudaMemsetAsync(void* dst, int value, size_t bytes, cudaStream_t stream) {
-    return CALL.run(
-        [&] {
-            return fill({address_of(dst), bytes, bytes, bytes, 1, 1, uint8_t(value)}, stream, true);
-        },
-        dst, value, bytes, stream);
+    return CALL.run([&] { return fill(rows(dst, bytes, value, bytes, 1), stream, true); }, dst, value, bytes, stream);
 }
 cudaError_t cudaMemset2D(void* dst, size_t pitch, int value, size_t width, size_t height) {
-    return CALL.run(
-        [&] {
-            return fill({address_of(dst), pitch, 0, width, height, 1, uint8_t(value)}, nullptr, false);
-        },
-        dst, pitch, value, width, height);
+    return CALL.run([&] { return fill(rows(dst, pitch, value, width, height), nullptr, false); }, dst, pitch, value,
+                    width, height);
 }
 cudaError_t cudaMemset2DAsync(void* dst, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
-    return CALL.run(
-        [&] {
-            return fill({address_of(dst), pitch, 0, width, height, 1, uint8_t(value)}, stream, true);
-        },
-        dst, pitch, value, width, height, stream);
+    return CALL.run([&] { return fill(rows(dst, pitch, value, width, height), stream, true); }, dst, pitch, value,
+                    width, height, stream);
 }
 static cudaError_t fill_3d(const cudaPitchedPtr& p, int value, const cudaExtent& e, cudaStream_t stream,
                            bool asynchronous) {

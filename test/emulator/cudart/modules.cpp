@@ -113,12 +113,15 @@ CUfunc_st* find_function(const void* stub_or_handle) {
     return row == functions().end() ? nullptr : row->second;
 }
 
-cudaError_t load(CUfunc_st& function) {
-    if (function.kernel) return cudaSuccess;
-    emu::Module* module = module_of(*function.library);
-    function.kernel     = find_kernel(module, function.name);
-    if (function.kernel) return cudaSuccess;
-    std::fprintf(stderr, "emulate: kernel %s: %s\n", function.name.c_str(), why_missing(module, function.name).c_str());
+cudaError_t load(const void* stub_or_handle, CUfunc_st*& function) {
+    function = find_function(stub_or_handle);
+    if (!function) return cudaErrorInvalidDeviceFunction;
+    if (function->kernel) return cudaSuccess;
+    emu::Module* module = module_of(*function->library);
+    function->kernel    = find_kernel(module, function->name);
+    if (function->kernel) return cudaSuccess;
+    const std::string& name = function->name;
+    std::fprintf(stderr, "emulate: kernel %s: %s\n", name.c_str(), why_missing(module, name).c_str());
     return cudaErrorNoKernelImageForDevice;
 }
 
@@ -142,9 +145,8 @@ cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void**
 
 cudaError_t prepare_launch(KernelLaunch& launch, const void* handle, dim3 grid, dim3 block, void** args, size_t shared,
                            bool cooperative) {
-    CUfunc_st* function = find_function(handle);
-    if (!function) return cudaErrorInvalidDeviceFunction;
-    if (const cudaError_t error = load(*function)) return error;
+    CUfunc_st* function;
+    if (const cudaError_t error = load(handle, function)) return error;
     launch                 = {function, grid, block, shared, cooperative, {}, {}};
     const Kernel& kernel   = *function->kernel;
     const DeviceSpec& gpu  = device_spec();
@@ -325,10 +327,9 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* handle) {
     return CALL.run(
         [&] {
-            CUfunc_st* function = find_function(handle);
+            CUfunc_st* function;
             if (!attributes) return cudaErrorInvalidValue;
-            if (!function) return cudaErrorInvalidDeviceFunction;
-            if (const cudaError_t error = load(*function)) return error;
+            if (const cudaError_t error = load(handle, function)) return error;
             const Kernel& kernel                      = *function->kernel;
             *attributes                               = {};
             attributes->sharedSizeBytes               = kernel.static_shared;
@@ -349,9 +350,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ha
 cudaError_t cudaFuncSetAttribute(const void* handle, cudaFuncAttribute attribute, int value) {
     return CALL.run(
         [&] {
-            CUfunc_st* function = find_function(handle);
-            if (!function) return cudaErrorInvalidDeviceFunction;
-            if (const cudaError_t error = load(*function)) return error;
+            CUfunc_st* function;
+            if (const cudaError_t error = load(handle, function)) return error;
             switch (attribute) {
                 case cudaFuncAttributeMaxDynamicSharedMemorySize:
                     if (value < 0 ||
@@ -395,10 +395,9 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
                                                                    size_t shared, unsigned) {
     return CALL.run(
         [&] {
-            CUfunc_st* function = find_function(handle);
-            if (!function) return cudaErrorInvalidDeviceFunction;
+            CUfunc_st* function;
+            if (const cudaError_t error = load(handle, function)) return error;
             if (!blocks || threads <= 0) return cudaErrorInvalidValue;
-            if (const cudaError_t error = load(*function)) return error;
             *blocks = blocks_per_sm(*function->kernel, threads, shared);
             return cudaSuccess;
         },
@@ -410,10 +409,9 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void* handle, int blocks, int threads) {
     return CALL.run(
         [&] {
-            CUfunc_st* function = find_function(handle);
-            if (!function) return cudaErrorInvalidDeviceFunction;
+            CUfunc_st* function;
+            if (const cudaError_t error = load(handle, function)) return error;
             if (!shared || blocks <= 0 || threads <= 0) return cudaErrorInvalidValue;
-            if (const cudaError_t error = load(*function)) return error;
             for (*shared = device_spec().shared_per_block_optin - function->kernel->static_shared; *shared >= 128;
                  *shared -= 128)
                 if (blocks_per_sm(*function->kernel, threads, *shared) >= blocks) break;

@@ -38,9 +38,12 @@ struct CUlib_st {
 
 namespace emu {
 
-CUfunc_st* find_function(const void* stub_or_handle);              // null: not registered
-cudaError_t load(CUfunc_st& function);                             // sets kernel, or prints why it can't
-cudaError_t find_symbol(const void* symbol, Variable** variable);  // symbol: &variable on the host
+// Returns the function that is known by this stub or handle; null when it was never registered.
+CUfunc_st* find_function(const void* stub_or_handle);
+// Finds the function and loads its kernel. When the kernel can't be loaded, it prints why.
+cudaError_t load(const void* stub_or_handle, CUfunc_st*& function);
+// Finds a variable of the device by the address of its counterpart on the host.
+cudaError_t find_symbol(const void* symbol, Variable** variable);
 
 // Finds the address of `bytes` bytes at `offset` in the variable.
 cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void** out);
@@ -59,7 +62,7 @@ cudaError_t prepare_launch(KernelLaunch& launch, const void* function, dim3 grid
                            size_t shared, bool cooperative);
 Work launch_work(const KernelLaunch& launch);
 
-void forget_unchecked_launches();  // the program looked at the error state
 void note_unchecked_launch(const std::string& site);
+void forget_unchecked_launches();  // called when the program has looked at the error state
 
 }  // namespace emu

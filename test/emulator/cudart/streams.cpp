@@ -141,7 +141,7 @@ bool Queue::run(const NodePtr& node) {
 // Usually it ends at once, and this thread waits for that, so that every run has the same order. The function may read
 // what the operations before it wrote.
 void Queue::call_host(const NodePtr& node) {
-    seen(*node);
+    host_waited_for(*node);
     auto done = std::make_shared<std::atomic<bool>>(false);
     std::thread([this, node, done] {
         const cudaError_t error = node->work.run(node->number);
@@ -228,7 +228,7 @@ uint64_t Queue::want(const std::vector<NodePtr>& targets) {
     return ticket;
 }
 
-void Queue::seen(const Node& node) {
+void Queue::host_waited_for(const Node& node) {
     merge(host_clock, node.clock);
     std::erase_if(owned, [&](const Owned& o) {
         const bool released = covers(host_clock, o.slot, o.seq);
@@ -263,7 +263,7 @@ void Queue::wait(const std::vector<NodePtr>& targets) {
         ticket = want(targets);
     }
     if (waiting != waits.end()) waits.erase(waiting);
-    for (const NodePtr& target : targets) seen(*target);
+    for (const NodePtr& target : targets) host_waited_for(*target);
 }
 
 void Queue::wait_all() {
@@ -271,8 +271,8 @@ void Queue::wait_all() {
     for (auto& [number, node] : pending) everything.push_back(node);
     wait(everything);
     for (CUstream_st* stream : streams)
-        if (stream->tail) seen(*stream->tail);
-    if (!pending.empty()) return;  // another thread queued more meanwhile
+        if (stream->tail) host_waited_for(*stream->tail);
+    if (!pending.empty()) return;  // another thread has queued more
     for (uint32_t slot = 0; slot < last_seq.size(); slot++) {
         if (host_clock.size() <= slot) host_clock.resize(slot + 1);
         host_clock[slot] = last_seq[slot];
@@ -289,7 +289,7 @@ bool Queue::poll(const NodePtr& target) {
         if (options().streams == Streams::Late && target->state != Node::Done) return false;
     }
     if (target->state != Node::Done) return false;
-    seen(*target);
+    host_waited_for(*target);
     return true;
 }
 
@@ -452,25 +452,15 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t handle_of_event
         handle, handle_of_event, flags);
 }
 
-cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
-    return CALL.run(
-        [&] {
-            CUstream_st* stream = find_stream(handle);
-            if (!stream) return cudaErrorInvalidResourceHandle;
-            *flags = stream->flags;
-            return cudaSuccess;
-        },
-        handle);
+template <class T> static cudaError_t get(cudaStream_t handle, T CUstream_st::*member, T* out) {
+    const CUstream_st* stream = find_stream(handle);
+    return stream ? answer(out, stream->*member) : cudaErrorInvalidResourceHandle;
 }
-cudaError_t cudaStreamGetPriority(cudaStream_t handle, int* priority) {
-    return CALL.run(
-        [&] {
-            CUstream_st* stream = find_stream(handle);
-            if (!stream) return cudaErrorInvalidResourceHandle;
-            *priority = stream->priority;
-            return cudaSuccess;
-        },
-        handle);
+cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned* flags) {
+    return CALL.run([&] { return get(stream, &CUstream_st::flags, flags); }, stream);
+}
+cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
+    return CALL.run([&] { return get(stream, &CUstream_st::priority, priority); }, stream);
 }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
     return CALL.run([&] {

@@ -56,9 +56,9 @@ class Queue {
     bool run_one(uint64_t ticket);  // runs a ready node that this wait needs (0: any); false when none could run
     bool run(const NodePtr& node);
     void finish(const NodePtr& node, cudaError_t error);
-    void progress();  // what the schedule does by itself after each submission
-    uint64_t want(const std::vector<NodePtr>& targets);
-    void seen(const Node& node);  // the host waited for it
+    void progress();  // runs what the schedule wants to run after an operation was queued
+    uint64_t want(const std::vector<NodePtr>& targets);  // marks what the targets need with a new ticket
+    void host_waited_for(const Node& node);
     void block_until_progress(double since);
     void call_host(const NodePtr& node);
     void watch();  // runs in a thread of its own, for programs that wait outside of CUDA

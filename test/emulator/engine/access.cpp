@@ -8,12 +8,6 @@
 namespace emu {
 namespace {
 
-std::string hex(uint64_t v) {
-    char text[32];
-    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
-    return text;
-}
-
 const char* verb(Touch t) {
     return t == Touch::Atomic      ? "atomic operation on"
            : t == Touch::AsyncCopy ? "cp.async of"
@@ -70,10 +64,10 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
             }
             continue;
         }
-        const Allocation* dead = in ? nullptr : memory.find_freed(a);
-        if (dead)
+        const Allocation* freed = in ? nullptr : memory.find_freed(a);
+        if (freed)
             bad_lane(w, i, Kind::UseAfterFree, Fault::IllegalAddress, l, a, size, touch,
-                     "the memory has been freed by " + dead->freed_by, memory.describe(a));
+                     "the memory has been freed by " + freed->freed_by, memory.describe(a));
         else
             bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch, "outside of every allocation",
                      memory.describe(a, own));
@@ -138,7 +132,7 @@ inline void global_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
     }
     const Launch& launch = *w.block->launch;
     if (launch.check_all && r.mask) check_global(w, i, size, touch, r);
-    if (launch.profiling && r.mask) count_global(w, i, size, touch, r);
+    if (launch.profiling && r.mask) count_global(w, size, touch, r);
 }
 
 inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
@@ -172,7 +166,7 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
     if (r.shape == Reach::Scattered)
         for (int l = 0; l < kLanes; l++) r.at[l] = base + r.addr[l];
     if (b.launch->check_all) check_shared(w, i, size, touch, r);
-    if (b.launch->profiling) count_shared(w, i, size, touch, r);
+    if (b.launch->profiling) count_shared(w, size, touch, r);
 }
 
 void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
@@ -244,12 +238,7 @@ void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touc
         left &= ~part.mask;
         for (int l = 0; l < kLanes; l++) part.addr[l] = here && here <= 3 ? r.addr[l] & inside : r.addr[l];
         reach_addresses(w, i, here <= 3 ? Window(here) : Window::Global, size, touch, part);
-        std::byte* base = part.first;
-        each_lane(part.mask, [&](int l) {
-            r.at[l] = part.shape == Reach::Scattered ? part.at[l]
-                      : part.shape == Reach::Uniform ? base
-                                                     : base + size_t(l) * size;
-        });
+        each_lane(part.mask, [&](int l) { r.at[l] = part.place(l, size); });
         good |= part.mask;
     }
     r.shape = Reach::Scattered;

@@ -19,7 +19,12 @@ struct Reach {
     uint32_t mask    = 0;  // the lanes that may touch their bytes
     std::byte* first = nullptr;
     alignas(64) std::byte* at[kLanes];
-    alignas(64) uint64_t addr[kLanes];  // as in its window
+    alignas(64) uint64_t addr[kLanes];  // the lane's address inside of its window
+
+    // The bytes of one lane, when every lane touches `size` of them.
+    std::byte* place(int lane, size_t size) const {
+        return shape == Scattered ? at[lane] : shape == Uniform ? first : first + size_t(lane) * size;
+    }
 };
 
 // The kind of an access, which decides how the checker treats it.
@@ -81,9 +86,9 @@ void note_pending(Warp& w, const AsyncCopy& copy, bool pending);
 void finish_copies(Warp& w);
 void forget_local(Warp& w, uint32_t from, uint32_t bytes);  // makes the frame of a call uninitialised
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
-// counters.cpp, called for --profile.
-void count_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
-void count_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// counters.cpp: called for --profile.
+void count_global(Warp& w, uint32_t size, Touch touch, const Reach& r);
+void count_shared(Warp& w, uint32_t size, Touch touch, const Reach& r);
 void count_local(Warp& w, uint32_t size, const Reach& r);
 
 }  // namespace emu

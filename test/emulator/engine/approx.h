@@ -59,7 +59,4 @@ inline float tanh_approx(float x) {
     return x == x ? std::copysign(v, x) : as_float(0x7fffffff);
 }
 
-inline float sin_approx(float x) { return std::sin(x); }
-inline float cos_approx(float x) { return std::cos(x); }
-
 }  // namespace emu

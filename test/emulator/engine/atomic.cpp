@@ -84,10 +84,6 @@ template <bool Half> struct Float16x2 {
     }
 };
 
-std::byte* place(const Reach& r, int l, uint32_t size) {
-    return r.shape == Reach::Scattered ? r.at[l] : r.shape == Reach::Uniform ? r.first : r.first + size_t(l) * size;
-}
-
 void reach_window(Warp& w, const Instr* i, uint32_t size, Reach& r) {
     w.polls++;
     if (i->imm3) checker_fence(w, true);  // for .release, .acq_rel and .sc
@@ -106,7 +102,7 @@ template <class Op> const Instr* atomic(Warp& w, const Instr* i) {
     T* d           = i->d.none() ? nullptr : w.reg<T>(i->d);
     const int kind = i->c.offset;
     each_lane(r.mask, [&](int l) {
-        const T old = Op::f(place(r, l, sizeof(T)), kind, v[l]);
+        const T old = Op::f(r.place(l, sizeof(T)), kind, v[l]);
         if (d) d[l] = old;
     });
     return i + 1;
@@ -133,7 +129,7 @@ template <class Op, int V> const Instr* atomic_vector(Warp& w, const Instr* i) {
     const Ref* more = &w.frame->function->more[i->more];
     each_lane(r.mask, [&](int l) {
         for (int k = 0; k < V; k++)
-            Op::f(place(r, l, sizeof(T) * V) + size_t(k) * sizeof(T), i->c.offset, w.reg<T>(more[k])[l]);
+            Op::f(r.place(l, sizeof(T) * V) + size_t(k) * sizeof(T), i->c.offset, w.reg<T>(more[k])[l]);
     });
     return i + 1;
 }
@@ -145,16 +141,14 @@ template <class T> const Instr* compare_and_swap(Warp& w, const Instr* i) {
     T* d = i->d.none() ? nullptr : w.reg<T>(i->d);
     each_lane(r.mask, [&](int l) {
         T old = expected[l];
-        __atomic_compare_exchange_n(reinterpret_cast<T*>(place(r, l, sizeof(T))), &old, fresh[l], false,
+        __atomic_compare_exchange_n(reinterpret_cast<T*>(r.place(l, sizeof(T))), &old, fresh[l], false,
                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED);
         if (d) d[l] = old;
     });
     return i + 1;
 }
-struct Bits128 {
-    uint64_t lo, hi;
-};
-const Instr* swap128(Warp& w, const Instr* i) {  // atom.{cas,exch}.b128; one host thread at a time holds the lock
+// atom.cas.b128 and atom.exch.b128, which the host does under a lock.
+const Instr* swap128(Warp& w, const Instr* i) {
     Reach r;
     reach_window(w, i, 16, r);
     const bool cas      = i->imm2;
@@ -164,8 +158,8 @@ const Instr* swap128(Warp& w, const Instr* i) {  // atom.{cas,exch}.b128; one ho
     const std::lock_guard hold(w.block->launch->lock);
     each_lane(r.mask, [&](int l) {
         Bits128 old;
-        std::memcpy(&old, place(r, l, 16), 16);
-        if (!cas || (old.lo == want[l].lo && old.hi == want[l].hi)) std::memcpy(place(r, l, 16), &now[l], 16);
+        std::memcpy(&old, r.place(l, 16), 16);
+        if (!cas || (old.lo == want[l].lo && old.hi == want[l].hi)) std::memcpy(r.place(l, 16), &now[l], 16);
         if (d) d[l] = old;
     });
     return i + 1;
@@ -215,10 +209,7 @@ Handler vector_handler(Type t, int v) {
 void build_atomic(Builder& b, const ptx::Instruction& i) {
     const bool red  = i.mods[0] == "red";
     const Type t    = type_of(i);
-    const Type r    = reg_bytes(t) == 2   ? Type::b16
-                      : reg_bytes(t) == 4 ? Type::b32
-                      : reg_bytes(t) == 8 ? Type::b64
-                                          : Type::b128;
+    const Type r    = bits_type(reg_bytes(t));
     const size_t at = red ? 0 : 1;
     const bool cas  = has(i, "cas");
     const int v     = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;

@@ -100,13 +100,7 @@ const Instr* mark_chosen(Warp& w, const Instr* i) {
 
 namespace {
 
-std::string hex(uint64_t v) {
-    char text[32];
-    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
-    return text;
-}
-
-// Calls f(lane, shadow, bytes) for each piece of the access: one piece when it is contiguous or uniform.
+// Calls f(lane, shadow, bytes) for each range of the access. A contiguous or uniform access is one range.
 template <class Place, class F> void each_piece(const Reach& r, uint32_t size, Place shadow_of, F f) {
     if (r.shape == Reach::Contiguous) return f(0, shadow_of(0), size * kLanes);
     if (r.shape == Reach::Uniform) {
@@ -216,7 +210,7 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     if (known_shared(w, size, touch, r)) return;
-    if (touch == Touch::Store && !w.worker->told.empty() && overlaps_again(w, i, size, r)) return;
+    if (touch == Touch::Store && !w.worker->reported_infos.empty() && overlaps_again(w, i, size, r)) return;
     Block& b          = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;

@@ -23,7 +23,27 @@ inline int int_comparison(const ptx::Instruction& i) {
     return c;
 }
 
-// What becomes of the comparison: a predicate, its opposite for the second one, or (set) a number per lane.
+// An ordered comparison with a NaN is false, an unordered one (kEqu and following) is true.
+template <class T> inline bool compare(int comparison, T a, T b) {
+    switch (comparison) {
+        case kEq: return a == b;
+        case kNe: return a < b || a > b;
+        case kLt: return a < b;
+        case kLe: return a <= b;
+        case kGt: return a > b;
+        case kGe: return a >= b;
+        case kEqu: return !(a < b || a > b);
+        case kNeu: return !(a == b);
+        case kLtu: return !(a >= b);
+        case kLeu: return !(a > b);
+        case kGtu: return !(a <= b);
+        case kGeu: return !(a < b);
+        case kNum: return a == a && b == b;
+        default: return a != a || b != b;
+    }
+}
+
+// Writes the result: a predicate, and for the second one its opposite, or for `set` a number per lane.
 inline void finish_comparison(Warp& w, const Instr* i, uint32_t r) {
     uint32_t opposite = ~r;
     if (!i->c.none()) {

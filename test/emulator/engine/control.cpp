@@ -65,10 +65,10 @@ const Instr* leave(Warp& w, const Instr*) {
     return kStop;
 }
 
-const Instr* back(Warp& w, const Instr*) {
+const Instr* return_to_caller(Warp& w, const Instr*) {
     Group& g      = w.groups[w.current];
     Frame* frame  = g.frame;
-    g.pc          = frame->back;
+    g.pc          = frame->return_pc;
     Frame* parent = frame->parent;
     const auto& f = *frame->function;
     for (size_t k = 0; k < f.results.size() && k < frame->results.size(); k++) {
@@ -97,7 +97,7 @@ const Instr* enter(Warp& w, const Instr* i, Function& f) {
             "stack overflow in " + f.name + ": recursion deeper than " + std::to_string(caller->depth) + " calls");
     Frame* frame      = new_frame(*w.worker, f);
     frame->parent     = caller;
-    frame->back       = i + 1;
+    frame->return_pc  = i + 1;
     frame->depth      = caller->depth + 1;
     frame->local_base = caller->local_end();
     const auto& spots = caller->function->tables[size_t(i->imm)];  // the caller's blobs: results, then arguments
@@ -247,7 +247,7 @@ void build_branch_table(Builder& b, const ptx::Instruction& i) {
 }
 
 void build_leave(Builder& b, const ptx::Instruction& i) {
-    b.emit(b.entry || i.mods[0] == "exit" ? leave : back).flags = kSplits | kLeaves;
+    b.emit(b.entry || i.mods[0] == "exit" ? leave : return_to_caller).flags = kSplits | kLeaves;
 }
 
 const Instr* trap(Warp& w, const Instr* i) {
@@ -327,7 +327,7 @@ void build_barrier(Builder& b, const ptx::Instruction& i) {
 
 bool aligned_barrier(const Instr* i) { return i->run == op::barrier && i->imm & 32; }
 
-void finish_reduction(Warp& w, Group& g, uint32_t reduced) {
+void finish_reduction(Group& g, uint32_t reduced) {
     const Instr* i = g.pc - 1;
     const int kind = int(i->imm & 7);
     if (i->run != op::barrier || kind == op::kNone) return;
@@ -339,7 +339,6 @@ void finish_reduction(Warp& w, Group& g, uint32_t reduced) {
         auto& p        = *reinterpret_cast<uint32_t*>(at);
         p              = yes ? p | g.mask : p & ~g.mask;
     }
-    (void)w;
 }
 
 std::vector<Row> control_rows() {

@@ -24,15 +24,7 @@ template <> struct Load<SByte8> { static int8_t f(SByte8 x) { return int8_t(x.v)
 
 enum Mode { kRn = 0, kRz, kRm, kRp, kRni, kRzi, kRmi, kRpi, kRna };
 
-inline double to_whole(double x, int mode) {
-    switch (mode) {
-        case kRzi: return std::trunc(x);
-        case kRmi: return std::floor(x);
-        case kRpi: return std::ceil(x);
-        default: return std::nearbyint(x);
-    }
-}
-inline float to_whole(float x, int mode) {
+template <class F> inline F to_whole(F x, int mode) {
     switch (mode) {
         case kRzi: return std::trunc(x);
         case kRmi: return std::floor(x);
@@ -135,10 +127,10 @@ template <class To, class From> struct Pair {
         if (mode == kRz || mode == kRm || mode == kRp) {
             v                 = half ? double_to_half(x) : double_to_bf16(x);
             const double back = half ? half_to_float(v) : bf16_to_float(v);
-            const bool beyond = std::abs(back) > std::abs(x), short_ = std::abs(back) < std::abs(x);
+            const bool beyond = std::abs(back) > std::abs(x), below = std::abs(back) < std::abs(x);
             const bool up = mode == kRp ? x > 0 : mode == kRm ? x < 0 : false;  // away from zero
             if (beyond && !up) v--;
-            if (short_ && up) v++;
+            if (below && up) v++;
         } else v = half ? double_to_half(x) : double_to_bf16(x);
         if (finite && (v & 0x7fff) == (half ? 0x7c00 : 0x7f80)) v--;
         return {v};

@@ -186,7 +186,7 @@ void Counters::add(const Counters& o) {
     dynamic_shared = std::max(dynamic_shared, o.dynamic_shared);
 }
 
-void count_global(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach& r) {
+void count_global(Warp& w, uint32_t size, Touch touch, const Reach& r) {
     static thread_local auto& sectors = *new std::vector<uint64_t>;
     Counters& c                       = w.worker->counts;
     c.global_requests++;
@@ -197,9 +197,9 @@ void count_global(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach
     for (uint64_t s : sectors) l2().touch(s, writes(touch), c);
 }
 
-// 32 banks of 4 bytes; lanes at the same word share it. Accesses of 8 and 16 bytes go in halves and quarters of the
-// warp.
-void count_shared(Warp& w, const Instr*, uint32_t size, Touch touch, const Reach& r) {
+// Shared memory has 32 banks of 4 bytes. Lanes that access the same word share it. Accesses of 8 and 16 bytes are made
+// for a half or a quarter of the warp at a time.
+void count_shared(Warp& w, uint32_t size, Touch touch, const Reach& r) {
     Counters& c = w.worker->counts;
     c.shared_requests++;
     if (touch == Touch::Atomic) c.atomics += uint64_t(__builtin_popcount(r.mask));

@@ -15,7 +15,7 @@ void print_coverage(ptx::Module& m) {
     };
     std::map<std::string, Count> forms;
     for (auto& f : m.functions) {
-        ptx::parse_body(m, *f);
+        ptx::parse_body(*f);
         for (const auto& i : f->code) {
             Count& c = forms[i.form];
             if (!c.uses++) c.row = find_row(i), c.where = f->name + ", PTX line " + std::to_string(i.line);

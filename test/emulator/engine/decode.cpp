@@ -79,15 +79,15 @@ static uint64_t immediate(const Operand& o, Type t) {
     const bool wants_single = t == Type::f32 || t == Type::b32 || t == Type::u32 || t == Type::s32 || t == Type::tf32;
     if (o.single == wants_single) return o.bits;
     float single;
-    double twice;
+    double wide;
     uint64_t bits = 0;
     if (o.single) {
         std::memcpy(&single, &o.bits, 4);
-        twice = single;
-        std::memcpy(&bits, &twice, 8);
+        wide = single;
+        std::memcpy(&bits, &wide, 8);
     } else {
-        std::memcpy(&twice, &o.bits, 8);
-        single = float(twice);
+        std::memcpy(&wide, &o.bits, 8);
+        single = float(wide);
         std::memcpy(&bits, &single, 4);
     }
     return bits;
@@ -377,7 +377,7 @@ void Builder::build() {
     }
     now = nullptr;
     start_of.push_back(int(f.code.size()));
-    emit(entry ? op::leave : op::back).flags = kSplits | kLeaves;
+    emit(entry ? op::leave : op::return_to_caller).flags = kSplits | kLeaves;
     resolve_labels();
     allocate();
 
@@ -399,7 +399,7 @@ void decode(Function& f, ptx::Module& m, ptx::Function& source, const Layout& la
     f.module = &m;
     f.name   = source.name;
     try {
-        ptx::parse_body(m, source);
+        ptx::parse_body(source);
         Builder first(f, layout);
         first.build();
         if (!layout.track_unset || first.live_at_entry().empty()) return;

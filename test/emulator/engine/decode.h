@@ -91,8 +91,12 @@ class Builder {
         Type type;
         int bytes;
     };
-    std::vector<Extension> extensions;  // after the instruction at hand
-    std::vector<int> marks;             // virtual registers it defines that are tracked
+    // Of the instruction that is being decoded:
+    std::vector<Extension> extensions;  // results to extend after it
+    std::vector<int> marks;             // results that are tracked by unset_mask
+    std::vector<Ref> sources_unset;     // the masks of its tracked sources
+    std::vector<int> stored;            // the registers that st stores, in order
+
     std::unordered_map<std::string, uint32_t> constant_place;
     std::vector<std::pair<uint64_t, int>> constants;
     uint32_t pool_bytes = 0;
@@ -100,10 +104,8 @@ class Builder {
     uint32_t blob_bytes = 0;
     std::unordered_map<std::string, uint32_t> locals;
     Unset unset;
-    std::set<int> entry_live;        // PTX registers
-    std::vector<Ref> sources_unset;  // of the instruction at hand: the masks of its tracked sources
-    std::unordered_map<int, Ref> unset_mask;
-    std::vector<int> stored;  // registers that the st at hand stores, in order
+    std::set<int> entry_live;                 // PTX registers that are read before they are written
+    std::unordered_map<int, Ref> unset_mask;  // per tracked register: a predicate of the lanes that are set
 };
 
 // Decodes a function. When that fails, Function::missing says why, which matters only if the function is launched.

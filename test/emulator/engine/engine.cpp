@@ -197,7 +197,7 @@ bool open_barriers(Block& b) {
             for (Group& g : w.groups)
                 if (g.state == State::Barrier && g.barrier == id) {
                     g.state = State::Ready;
-                    finish_reduction(w, g, result);
+                    finish_reduction(g, result);
                 }
         bar = {};
         if (b.launch->profiling) b.warps[0].worker->counts.barriers++;

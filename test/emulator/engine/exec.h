@@ -81,15 +81,14 @@ struct Function {
     const ptx::Function* source = nullptr;
     ptx::Module* module         = nullptr;
     std::string name;
-    std::vector<Instr> code;                      // one per PTX instruction, plus helpers; ends with an exit
-    std::vector<const ptx::Instruction*> origin;  // per code index
-    std::vector<uint8_t> counter_class;           // per code index: Class, or 255 for helpers
-    std::vector<Ref> more;
-    std::vector<std::vector<uint32_t>> tables;  // brx.idx
-    AlignedBytes pool;                          // constants, 32 lanes each
-    uint32_t frame_bytes = 0;                   // registers and parameter blobs of one warp
-    uint32_t blob_base   = 0;                   // parameter blobs come after the registers
-    uint32_t live_regs   = 0;                   // estimate of what ptxas would need
+    std::vector<Instr> code;                      // one or more per PTX instruction; ends with an exit
+    std::vector<const ptx::Instruction*> origin;  // per element of code
+    std::vector<Ref> more;                        // operands beyond those in Instr
+    std::vector<std::vector<uint32_t>> tables;    // targets of brx.idx, and the blobs of calls
+    AlignedBytes pool;                            // the constants, 32 lanes each
+    uint32_t frame_bytes = 0;                     // the registers and parameter blobs of one warp
+    uint32_t blob_base   = 0;                     // the parameter blobs come after the registers
+    uint32_t live_regs   = 0;                     // an estimate of the registers that ptxas would need
     uint32_t local_bytes = 0;
     bool calls           = false;
     uint32_t pred_bytes  = 0;                // the predicates come first in a frame and are cleared when it is made
@@ -102,15 +101,15 @@ struct Function {
 enum class State : uint8_t { Ready, Barrier, Sync, Exited };
 
 struct Frame {
-    Frame* parent       = nullptr;
-    const Instr* back   = nullptr;  // where the caller goes on
-    Function* function  = nullptr;
-    std::byte* regs     = nullptr;
-    uint32_t local_base = 0;
-    uint32_t allocated  = 0;  // alloca: bytes behind the function's own
-    int depth           = 0;
-    std::vector<uint32_t> results;  // the caller's blobs for our results
-    int users = 0;                  // groups in it, and frames called from it
+    Frame* parent          = nullptr;
+    const Instr* return_pc = nullptr;  // where the caller goes on
+    Function* function     = nullptr;
+    std::byte* regs        = nullptr;
+    uint32_t local_base    = 0;
+    uint32_t allocated     = 0;  // the bytes of alloca, which follow those of the function
+    int depth              = 0;
+    std::vector<uint32_t> results;  // the caller's blobs that receive the results
+    int users = 0;                  // the number of groups in the frame and of frames called from it
     AlignedBytes memory;
     uint32_t local_end() const { return local_base + function->local_bytes + allocated; }
 };
@@ -215,8 +214,6 @@ struct SiteCounts {  // for --profile, per element of Function::code
 struct Suspect;  // races.h
 
 struct Worker {
-    Launch* launch = nullptr;
-    int number     = 0;
     bool checking = false, profiling = false;  // --check all, --profile
     std::vector<Site> sites;
     uint64_t instructions = 0;
@@ -225,8 +222,9 @@ struct Worker {
     std::unordered_map<const Function*, std::vector<SiteCounts>> profile;
     std::vector<SiteCounts>* profile_now = nullptr;
     std::vector<Frame*> spare_frames;
-    std::vector<Suspect> suspects;                     // overlapping writes whose values are not known yet
-    std::unordered_map<const Instr*, uint64_t*> told;  // those that stored the same value: how often
+    std::vector<Suspect> suspects;  // overlapping writes whose values are not known yet
+    // The instructions of which an info has been reported, with the count of that info.
+    std::unordered_map<const Instr*, uint64_t*> reported_infos;
     Worker();
     ~Worker();
 };

@@ -125,9 +125,10 @@ uint64_t& report(const Finding& f) {
     _exit(86);
 }
 
-uint64_t findings_count() {
-    const std::lock_guard hold(reports().lock);
-    return reports().count;
+std::string hex(uint64_t v) {
+    char text[32];
+    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
+    return text;
 }
 
 void at_exit(void (*hook)()) { reports().hooks.push_back(hook); }

@@ -44,14 +44,8 @@ template <bool Ftz, bool> struct Rsqrt {
 };
 template <bool Ftz, bool> struct Ex2 { static float f(float a) { return ftz<Ftz>(exp2_approx(ftz<Ftz>(a))); } };
 template <bool Ftz, bool> struct Lg2 { static float f(float a) { return ftz<Ftz>(log2_approx(ftz<Ftz>(a))); } };
-template <bool Ftz, bool>
-struct Sin {
-    static float f(float a) { return canonical(ftz<Ftz>(sin_approx(ftz<Ftz>(a)))); }
-};
-template <bool Ftz, bool>
-struct Cos {
-    static float f(float a) { return canonical(ftz<Ftz>(cos_approx(ftz<Ftz>(a)))); }
-};
+template <bool Ftz, bool> struct Sin { static float f(float a) { return canonical(ftz<Ftz>(std::sin(ftz<Ftz>(a)))); } };
+template <bool Ftz, bool> struct Cos { static float f(float a) { return canonical(ftz<Ftz>(std::cos(ftz<Ftz>(a)))); } };
 template <bool Ftz, bool> struct Tanh { static float f(float a) { return ftz<Ftz>(tanh_approx(ftz<Ftz>(a))); } };
 template <bool Ftz, bool> struct Abs { template <class T> static T f(T a) { return ftz<Ftz>(std::abs(a)); } };
 template <bool Ftz, bool> struct Neg { template <class T> static T f(T a) { return ftz<Ftz>(-a); } };
@@ -80,7 +74,7 @@ template <class T> constexpr Type kType = sizeof(T) == 8 ? Type::f64 : Type::f32
 
 // Chooses between the four versions (.ftz, .sat) of an operation. Doubles have neither modifier.
 template <template <bool, bool> class Op, class Pick>
-Handler by_modifiers(Builder&, const ptx::Instruction& i, bool second, Pick pick) {
+Handler by_modifiers(const ptx::Instruction& i, bool second, Pick pick) {
     if (type_of(i) == Type::f64) return pick.template operator()<Op<false, false>, double>();
     if (has(i, "ftz"))
         return second ? pick.template operator()<Op<true, true>, float>()
@@ -103,7 +97,7 @@ template <Handler Inner> __attribute__((noinline)) const Instr* rounded(Warp& w,
 }
 template <template <bool, bool> class Op> void build1(Builder& b, const ptx::Instruction& i) {
     const Rounding r = rounding_of(i);
-    const Handler h  = by_modifiers<Op>(b, i, has(i, "sat"), [&]<class O, class T> {
+    const Handler h  = by_modifiers<Op>(i, has(i, "sat"), [&]<class O, class T> {
         constexpr Handler plain = &unary<O, T, T>;
         return r == kNearest ? plain : Handler(&rounded<plain>);
     });
@@ -126,7 +120,7 @@ template <template <bool, bool> class Op> void build_coarse(Builder& b, const pt
 }
 template <template <bool, bool> class Op> void build2(Builder& b, const ptx::Instruction& i) {
     const Rounding r = rounding_of(i);
-    const Handler h  = by_modifiers<Op>(b, i, has(i, "sat") || has(i, "NaN"), [&]<class O, class T> {
+    const Handler h  = by_modifiers<Op>(i, has(i, "sat") || has(i, "NaN"), [&]<class O, class T> {
         constexpr Handler plain = &binary<O, T, T, T>;
         return r == kNearest ? plain : Handler(&rounded<plain>);
     });
@@ -134,7 +128,7 @@ template <template <bool, bool> class Op> void build2(Builder& b, const ptx::Ins
 }
 template <template <bool, bool> class Op> void build3(Builder& b, const ptx::Instruction& i) {
     const Rounding r = rounding_of(i);
-    const Handler h  = by_modifiers<Op>(b, i, has(i, "sat"), [&]<class O, class T> {
+    const Handler h  = by_modifiers<Op>(i, has(i, "sat"), [&]<class O, class T> {
         constexpr Handler plain = &ternary<O, T, T, T, T>;
         return r == kNearest ? plain : Handler(&rounded<plain>);
     });
@@ -168,25 +162,7 @@ void build_testp(Builder& b, const ptx::Instruction& i) {
 }
 
 template <bool Ftz, class T> struct FloatCompare {
-    template <int Cmp> static bool f(T a, T b) {
-        a = ftz<Ftz>(a), b = ftz<Ftz>(b);
-        switch (Cmp) {
-            case kEq: return a == b;
-            case kNe: return a < b || a > b;
-            case kLt: return a < b;
-            case kLe: return a <= b;
-            case kGt: return a > b;
-            case kGe: return a >= b;
-            case kEqu: return !(a < b || a > b);
-            case kNeu: return !(a == b);
-            case kLtu: return !(a >= b);
-            case kLeu: return !(a > b);
-            case kGtu: return !(a <= b);
-            case kGeu: return !(a < b);
-            case kNum: return a == a && b == b;
-            default: return a != a || b != b;
-        }
-    }
+    template <int Cmp> static bool f(T a, T b) { return compare(Cmp, ftz<Ftz>(a), ftz<Ftz>(b)); }
 };
 void build_setp(Builder& b, const ptx::Instruction& i) {
     const Type t    = type_at(i, i.mods[0] == "set" ? 1 : 0);

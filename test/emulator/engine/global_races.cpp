@@ -225,13 +225,13 @@ bool repeated(const Self& me, const Record& r) {
     return !me.sync && (me.write ? r.writer : r.reader & ~(kMany | kWarps)) == (me.record | kBytes);
 }
 
-void part(Records& r, size_t index) {
+void split_line(Records& r, size_t index) {
     Record& line = r.lines[index];
     std::fill_n(r.words + index * kLineWords, kLineWords, line);
     std::fill_n(r.word_times + index * kLineWords, kLineWords, r.line_times[index]);
     line = {kLineSplit, kLineSplit};
 }
-void join(Records& r, size_t index) {
+void join_line(Records& r, size_t index) {
     const Record* words = r.words + index * kLineWords;
     const When* times   = r.word_times + index * kLineWords;
     uint64_t differ     = 0;
@@ -262,7 +262,7 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say
                 at = to;
                 continue;
             }
-            part(r, index);
+            split_line(r, index);
         }
         for (; at < to; at = std::min((at & ~Address(3)) + 4, to)) {
             uint64_t mask = kBytes << (at & 3) & kBytes;
@@ -271,7 +271,7 @@ template <class Say> void touch(const Self& me, Address a, size_t bytes, Say say
             if (!repeated(me, words[k]))
                 touch_record(me, words[k], r.word_times[index * kLineWords + k], mask, at, said, say);
         }
-        if (whole) join(r, index);
+        if (whole) join_line(r, index);
     }
 }
 
@@ -331,7 +331,7 @@ bool watch_words(const Self& me, Records& r, Address a, uint32_t words) {
     const size_t line = (a - r.begin) / kLineBytes, word = (a - r.begin) / 4;
     if (r.lines[line].writer != kLineSplit) {
         if (repeated(me, r.lines[line])) return true;
-        part(r, line);
+        split_line(r, line);
     }
     for (size_t k = word; k < word + words; k++)
         if (!repeated(me, r.words[k]) && !undisturbed(me, r.words + k, r.word_times + k, 1)) return false;
@@ -371,11 +371,11 @@ bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
                 at = to;
                 continue;
             }
-            if (line.writer != kLineSplit) part(r, index);
+            if (line.writer != kLineSplit) split_line(r, index);
             if (at & 3 || to & 3) return false;
             const size_t word = (at - r.begin) / 4;
             if (!undisturbed(me, r.words + word, r.word_times + word, (to - at) / 4)) return false;
-            if (whole) join(r, index);
+            if (whole) join_line(r, index);
         } else if (!repeated(me, line) && !undisturbed(me, &line, r.line_times + index, 1)) return false;
         at = to;
     }

@@ -151,47 +151,15 @@ void build_fma(Builder& b, const ptx::Instruction& i) {
 }
 
 template <class H> struct HalfCompare {
-    template <int Cmp> static bool f(uint16_t x, uint16_t y) {
-        const float a = H::wide(x), b = H::wide(y);
-        switch (Cmp) {
-            case kEq: return a == b;
-            case kNe: return a < b || a > b;
-            case kLt: return a < b;
-            case kLe: return a <= b;
-            case kGt: return a > b;
-            case kGe: return a >= b;
-            case kEqu: return !(a < b || a > b);
-            case kNeu: return !(a == b);
-            case kLtu: return !(a >= b);
-            case kLeu: return !(a > b);
-            case kGtu: return !(a <= b);
-            case kGeu: return !(a < b);
-            case kNum: return a == a && b == b;
-            default: return a != a || b != b;
-        }
-    }
+    template <int Cmp> static bool f(uint16_t x, uint16_t y) { return compare(Cmp, H::wide(x), H::wide(y)); }
 };
-// Runs the comparison on the lower or the upper halves.
-bool compare_halves(int cmp, float a, float b) {
-    const bool nan = a != a || b != b;
-    if (cmp == kNum) return !nan;
-    if (cmp == kNan) return nan;
-    if (nan) return cmp >= kEqu;
-    switch (cmp >= kEqu ? cmp - kEqu : cmp) {
-        case kEq: return a == b;
-        case kNe: return a != b;
-        case kLt: return a < b;
-        case kLe: return a <= b;
-        case kGt: return a > b;
-        default: return a >= b;
-    }
-}
-template <class H> const Instr* setp2(Warp& w, const Instr* i) {  // setp.….f16x2 d|e: a predicate per half
+// setp.f16x2 d|e, with a predicate per half.
+template <class H> const Instr* setp2(Warp& w, const Instr* i) {
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b);
     const int cmp = int(i->imm >> 8);
     for (int half = 0; half < 2; half++) {
         uint32_t r = mask_of([=](int l) {
-            return compare_halves(cmp, H::wide(uint16_t(a[l] >> (16 * half))), H::wide(uint16_t(b[l] >> (16 * half))));
+            return compare(cmp, H::wide(uint16_t(a[l] >> (16 * half))), H::wide(uint16_t(b[l] >> (16 * half))));
         });
         if (!i->c.none()) {
             const uint32_t c = w.pred(i->c) ^ (i->imm & 16 ? kAll : 0);
@@ -210,7 +178,7 @@ template <class H, class R> const Instr* set_half(Warp& w, const Instr* i) {
     R* d               = w.reg<R>(i->d);
     each_lane(w.mask, [&](int l) {
         auto f = [&](int s) {
-            return uint16_t(compare_halves(cmp, H::wide(uint16_t(a[l] >> s)), H::wide(uint16_t(b[l] >> s))) ? yes : 0);
+            return uint16_t(compare(cmp, H::wide(uint16_t(a[l] >> s)), H::wide(uint16_t(b[l] >> s))) ? yes : 0);
         };
         d[l] = each_half<decltype(f), R>(f);
     });
@@ -231,8 +199,7 @@ void build_setp(Builder& b, const ptx::Instruction& i) {
 template <class H> const Instr* set_word(Warp& w, const Instr* i) {
     const uint16_t *a = w.reg<uint16_t>(i->a), *b = w.reg<uint16_t>(i->b);
     const int cmp = int(i->imm >> 8);
-    for_lanes(w, w.reg<uint32_t>(i->d),
-              [=](int l) { return compare_halves(cmp, H::wide(a[l]), H::wide(b[l])) ? ~0u : 0u; });
+    for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) { return compare(cmp, H::wide(a[l]), H::wide(b[l])) ? ~0u : 0u; });
     return i + 1;
 }
 void build_set(Builder& b, const ptx::Instruction& i) {

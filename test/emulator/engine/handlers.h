@@ -13,8 +13,8 @@ const Instr* guarded(Warp& w, const Instr* i);  // runs i->inner for the lanes w
 const Instr* branch(Warp& w, const Instr* i);
 const Instr* branch_guarded(Warp& w, const Instr* i);
 const Instr* branch_table(Warp& w, const Instr* i);
-const Instr* leave(Warp& w, const Instr* i);  // exit, or ret of a kernel
-const Instr* back(Warp& w, const Instr* i);   // ret of a device function
+const Instr* leave(Warp& w, const Instr* i);             // exit, or ret of a kernel
+const Instr* return_to_caller(Warp& w, const Instr* i);  // ret of a device function
 
 // move.cpp
 Handler resize(int from_bytes, int to_bytes, bool sign);
@@ -42,6 +42,6 @@ void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits)
 void leave_lanes(Warp& w);
 bool run_block(Block& b, int64_t budget);  // returns whether the block has ended
 bool aligned_barrier(const Instr* i);
-void finish_reduction(Warp& w, Group& g, uint32_t counts);  // control.cpp: bar.red's result
+void finish_reduction(Group& g, uint32_t reduced);  // control.cpp: writes the result of bar.red
 
 }  // namespace emu

@@ -127,15 +127,14 @@ template <class T> struct Bfi {
         return T((b & ~mask) | (T(a << position) & mask));
     }
 };
-struct Bmsk {
-    template <bool Wraps> static uint32_t f(uint32_t a, uint32_t b) {
+template <bool Wraps> struct Bmsk {
+    static uint32_t f(uint32_t a, uint32_t b) {
         if (Wraps) a &= 31, b &= 31;
         if (a >= 32) return 0;
         return (b >= 32 ? ~0u : (1u << b) - 1) << a;
     }
 };
-template <bool Wraps> struct BmskOf { static uint32_t f(uint32_t a, uint32_t b) { return Bmsk::f<Wraps>(a, b); } };
-struct Fns {  // the n-th set bit from `base`, up for n > 0, down for n < 0
+struct Fns {  // finds the n-th set bit from `base` on, upwards for n > 0 and downwards for n < 0
     static uint32_t f(uint32_t mask, uint32_t base, int32_t n) {
         if (n == 0) return base < 32 && mask >> base & 1 ? base : ~0u;
         const int step = n > 0 ? 1 : -1;
@@ -366,16 +365,7 @@ void build_extended(Builder& b, const ptx::Instruction& i) {
 }
 
 template <class T> struct IntCompare {
-    template <int Cmp> static bool f(T a, T b) {
-        switch (Cmp) {
-            case kEq: return a == b;
-            case kNe: return a != b;
-            case kLt: return a < b;
-            case kLe: return a <= b;
-            case kGt: return a > b;
-            default: return a >= b;
-        }
-    }
+    template <int Cmp> static bool f(T a, T b) { return compare(Cmp, a, b); }
 };
 void build_setp(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
@@ -458,8 +448,8 @@ std::vector<Row> integer_rows() {
         {"brev .{b32,b64}", build1<Brev>},
         {"bfe .{u32,s32,u64,s64}", build_bfe},
         {"bfi .{b32,b64}", build_bfi},
-        {"bmsk .clamp .b32", build_u32x2<BmskOf<false>>},
-        {"bmsk .wrap .b32", build_u32x2<BmskOf<true>>},
+        {"bmsk .clamp .b32", build_u32x2<Bmsk<false>>},
+        {"bmsk .wrap .b32", build_u32x2<Bmsk<true>>},
         {"fns .b32", build_fns<Fns>},
         {"prmt .b32 .{f4e,b4e,rc8,ecl,ecr,rc16}?", build_prmt},
         {"dp4a .{u32,s32} .{u32,s32}", build_dp},

@@ -51,7 +51,19 @@ inline bool has(const ptx::Instruction& i, std::string_view mod) {
     return false;
 }
 
-// The types among the modifiers, in order: cvt.rn.f32.s32 has two.
+// The registers of a vector operand, or the operand itself.
+inline std::vector<Operand> parts_of(const Operand& o) {
+    return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o};
+}
+
+inline Type bits_type(int bytes) {
+    return bytes == 2 ? Type::b16 : bytes == 4 ? Type::b32 : bytes == 8 ? Type::b64 : Type::b128;
+}
+struct Bits128 {
+    uint64_t lo, hi;
+};
+
+// The n-th type among the modifiers: cvt.rn.f32.s32 has two.
 inline Type type_at(const ptx::Instruction& i, int n) {
     for (size_t k = 1; k < i.mods.size(); k++) {
         const Type t = ptx::type_of(i.mods[k]);

@@ -186,8 +186,6 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     while (int(workers().size()) < n) workers().push_back(std::make_unique<Worker>());
     for (int k = 0; k < n; k++) {
         Worker& w      = *workers()[size_t(k)];
-        w.launch       = &l;
-        w.number       = k;
         w.checking     = l.check_all;
         w.profiling    = l.profiling;
         w.instructions = 0;

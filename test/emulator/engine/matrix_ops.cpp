@@ -25,12 +25,6 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
     uint16_t matrix[8][8];
     for (int j = 0; j < count; j++) {
         uint32_t* v = w.reg<uint32_t>(more[j]);
-        auto row_of = [&](int row) {
-            const int l = 8 * j + row;
-            return r.shape == Reach::Scattered ? r.at[l]
-                   : r.shape == Reach::Uniform ? r.first
-                                               : r.first + size_t(l) * 16;
-        };
         if (Stores) {
             for (int l = 0; l < kLanes; l++)
                 for (int e = 0; e < 2; e++) {
@@ -38,10 +32,10 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
                     (i->imm2 ? matrix[y][x] : matrix[x][y]) = uint16_t(v[l] >> (16 * e));
                 }
             for (int row = 0; row < 8; row++)
-                if (r.mask >> (8 * j + row) & 1) std::memcpy(row_of(row), matrix[row], 16);
+                if (r.mask >> (8 * j + row) & 1) std::memcpy(r.place(8 * j + row, 16), matrix[row], 16);
         } else {
             for (int row = 0; row < 8; row++)
-                if (r.mask >> (8 * j + row) & 1) std::memcpy(matrix[row], row_of(row), 16);
+                if (r.mask >> (8 * j + row) & 1) std::memcpy(matrix[row], r.place(8 * j + row, 16), 16);
             if (i->imm2)
                 for_lanes(w, v, [&](int l) {
                     return uint32_t(matrix[(l % 4) * 2 + 1][l / 4]) << 16 | matrix[(l % 4) * 2][l / 4];
@@ -58,7 +52,7 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
 void build_matrix_memory(Builder& b, const ptx::Instruction& i) {
     const bool stores    = i.mods[0] == "stmatrix";
     const Operand &place = i.ops.at(stores ? 0 : 1), &regs = i.ops.at(stores ? 1 : 0);
-    const auto parts = regs.kind == Operand::Vector ? regs.parts : std::vector<Operand>{regs};
+    const auto parts = parts_of(regs);
     if (parts.size() != (has(i, "x4") ? 4u : has(i, "x2") ? 2u : 1u)) throw Undecodable("wrong number of registers");
     const bool shared = has(i, "shared") || has(i, "shared::cta");
     const auto at     = b.address(place, shared);
@@ -102,7 +96,7 @@ const Instr* async_copy(Warp& w, const Instr* i) {
         copy.src[l]  = uint64_t(i->imm4) + (from ? from[l] : 0);
         copy.from[l] = size ? std::min(size[l], copy.bytes) : copy.bytes;
     }
-    if (i->imm2) {  // there is a predicate that tells to ignore the source
+    if (i->imm2) {  // a predicate can ask to ignore the source
         const uint32_t ignore = w.pred(w.frame->function->more[i->more]);
         for (int l = 0; l < kLanes; l++)
             if (ignore >> l & 1) copy.from[l] = 0;
@@ -129,27 +123,22 @@ void carry_out(Warp& w, AsyncCopy& copy, uint32_t lanes) {
     done.mask      = lanes;
     note_pending(w, done, false);
     reach_addresses(w, copy.instr, Window::Shared, copy.bytes, Touch::AsyncCopy, to);
-    auto place = [&](const Reach& r, int l) {
-        return r.shape == Reach::Scattered ? r.at[l]
-               : r.shape == Reach::Uniform ? r.first
-                                           : r.first + size_t(l) * copy.bytes;
-    };
     Reach from;
     from.mask = 0;
     std::memcpy(from.addr, copy.src, sizeof from.addr);
     each_lane(to.mask, [&](int l) { from.mask |= uint32_t(copy.from[l] == copy.bytes) << l; });
     uint32_t partial = to.mask & ~from.mask;
     if (from.mask) reach_addresses(w, copy.instr, Window::Global, copy.bytes, Touch::Load, from);
-    each_lane(from.mask, [&](int l) { std::memcpy(place(to, l), place(from, l), copy.bytes); });
+    each_lane(from.mask, [&](int l) { std::memcpy(to.place(l, copy.bytes), from.place(l, copy.bytes), copy.bytes); });
     each_lane(partial, [&](int l) {
-        std::byte* at = place(to, l);
+        std::byte* at = to.place(l, copy.bytes);
         std::memset(at, 0, copy.bytes);
         for (uint32_t k = 0; k < copy.from[l]; k++) {
             Reach one;
             one.mask    = 1u << l;
             one.addr[l] = copy.src[l] + k;
             reach_addresses(w, copy.instr, Window::Global, 1, Touch::Load, one);
-            if (one.mask) at[k] = *(one.shape == Reach::Scattered ? one.at[l] : one.first);
+            if (one.mask) at[k] = *one.place(l, 1);
         }
     });
 }

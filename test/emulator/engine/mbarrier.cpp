@@ -16,12 +16,7 @@ constexpr uint64_t kCount = (1 << 20) - 1;
 constexpr int kExpected = 20, kPhase = 40;
 constexpr uint8_t kDrop = 1, kStays = 2, kParity = 1;  // Instr::imm2
 
-uint64_t* word_of(const Reach& r, int l) {
-    std::byte* at = r.shape == Reach::Scattered ? r.at[l]
-                    : r.shape == Reach::Uniform ? r.first
-                                                : r.first + size_t(l) * 8;
-    return reinterpret_cast<uint64_t*>(at);
-}
+uint64_t* word_of(const Reach& r, int l) { return reinterpret_cast<uint64_t*>(r.place(l, 8)); }
 
 void reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
     if (Window(i->window) == Window::Shared) reach_shared(w, i, 8, touch, r);

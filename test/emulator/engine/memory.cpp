@@ -25,13 +25,7 @@ constexpr size_t kPoisonLimit =
     16 << 20;  // bytes of an allocation that are poisoned without --check all, because page faults take time
 
 bool host_visible(Space s) { return s == Space::Pinned || s == Space::Managed || s == Space::Registered; }
-bool counts(Space s) { return s != Space::Pinned && s != Space::Registered; }
-
-std::string hex(uint64_t v) {
-    char text[32];
-    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
-    return text;
-}
+bool uses_device_memory(Space s) { return s != Space::Pinned && s != Space::Registered; }
 
 std::string text_of(const Allocation& a) {
     return std::to_string(a.bytes) + " bytes at " + hex(a.begin) + " by " + a.origin +
@@ -43,7 +37,7 @@ std::string text_of(const Allocation& a) {
 struct Memory::State {
     mutable std::shared_mutex lock;
     std::map<Address, std::unique_ptr<Allocation>> live;
-    std::multimap<Address, std::unique_ptr<Allocation>> dead;
+    std::multimap<Address, std::unique_ptr<Allocation>> freed;
     Address next = 0;
     size_t used  = 0;
     int file     = -1;
@@ -80,7 +74,7 @@ Memory::Memory() : s(new State) {
 
 Address Memory::allocate(size_t bytes, Space space, const std::string& origin, bool variable) {
     const std::lock_guard hold(s->lock);
-    if (counts(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
+    if (uses_device_memory(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
     const bool pages  = host_visible(space);
     const Address at  = pages ? (s->next + kPage - 1) / kPage * kPage : s->next;
     const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) *
@@ -90,7 +84,7 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     if (pages) mprotect(reinterpret_cast<void*>(at), room, PROT_READ | PROT_WRITE);
     auto a   = std::make_unique<Allocation>();
     a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
-    if (counts(space)) s->used += bytes;
+    if (uses_device_memory(space)) s->used += bytes;
     if (!variable) std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonLimit));
     // The emulator does not see what the host writes to pinned and managed memory, so all of it counts as written.
     if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
@@ -103,13 +97,13 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     auto it = s->live.find(begin);
     if (it == s->live.end() || it->second->variable) {
         hold.unlock();
-        const Allocation* dead = find_freed(begin);
-        const bool twice       = dead && dead->begin == begin;
+        const Allocation* freed = find_freed(begin);
+        const bool twice        = freed && freed->begin == begin;
         if (options().check != Check::Off) {
             Finding f;
             f.kind = twice ? Kind::DoubleFree : Kind::InvalidFree;
             f.what = by + " of " + hex(begin) +
-                     (twice ? ", which was freed by " + dead->freed_by : ", which is no allocation");
+                     (twice ? ", which was freed by " + freed->freed_by : ", which is not the begin of an allocation");
             f.address    = begin;
             f.allocation = describe(begin);
             report(f);
@@ -120,8 +114,8 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     a->freed    = true;
     a->freed_by = by;
     s->live.erase(it);
-    if (counts(a->space)) s->used -= a->bytes;
-    // The pages are given back and the addresses stay taken. Neighbours share the pages that are not wholly ours.
+    if (uses_device_memory(a->space)) s->used -= a->bytes;
+    // The pages are freed, but the addresses are not used again. Pages that are shared with a neighbour are kept.
     const Address from = (a->begin + kPage - 1) / kPage * kPage, to = a->end() / kPage * kPage;
     if (from < to) {
         fallocate(s->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(from - arena_begin), off_t(to - from));
@@ -130,7 +124,7 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     }
     if (host_visible(a->space))
         mprotect(reinterpret_cast<void*>(begin), (a->bytes + kPage - 1) / kPage * kPage, PROT_NONE);
-    s->dead.emplace(begin, std::move(a));
+    s->freed.emplace(begin, std::move(a));
     return FreeResult::Ok;
 }
 
@@ -150,20 +144,20 @@ bool Memory::unregister_host(void* begin) {
     return true;
 }
 
-const Allocation* Memory::find(Address a) const {
-    const std::shared_lock hold(s->lock);
-    auto it = s->live.upper_bound(a);
-    if (it == s->live.begin()) return nullptr;
+// Returns the allocation of the map that holds the byte, or null.
+template <class Map> static const Allocation* find_in(const Map& allocations, Address a) {
+    auto it = allocations.upper_bound(a);
+    if (it == allocations.begin()) return nullptr;
     const Allocation& found = *std::prev(it)->second;
     return a - found.begin < std::max<size_t>(found.bytes, 1) ? &found : nullptr;
 }
-
+const Allocation* Memory::find(Address a) const {
+    const std::shared_lock hold(s->lock);
+    return find_in(s->live, a);
+}
 const Allocation* Memory::find_freed(Address a) const {
     const std::shared_lock hold(s->lock);
-    auto it = s->dead.upper_bound(a);
-    if (it == s->dead.begin()) return nullptr;
-    const Allocation& found = *std::prev(it)->second;
-    return a - found.begin < std::max<size_t>(found.bytes, 1) ? &found : nullptr;
+    return find_in(s->freed, a);
 }
 
 std::string Memory::describe(Address a, const Allocation* from) const {
@@ -203,12 +197,12 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
     };
     const std::string verb = access == Access::Read ? "reads " : "writes ";
     if (!in || !in->holds(a, bytes)) {
-        const bool dead = !in && find_freed(a);
-        say(dead ? Kind::UseAfterFree : Kind::OutOfBounds,
+        const bool freed = !in && find_freed(a);
+        say(freed ? Kind::UseAfterFree : Kind::OutOfBounds,
             verb + std::to_string(bytes) + " bytes at " + hex(a) +
-                (dead ? ", freed memory"
-                 : in ? ", more than there are"
-                      : ", no allocation"),
+                (freed ? " of freed memory"
+                 : in  ? ", past the end of the allocation"
+                       : ", outside of every allocation"),
             in ? in->begin : a);
         return false;
     }
@@ -217,8 +211,8 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
         size_t k = 0;
         while (shadow(a)[k]) k++;
         say(Kind::Uninitialised,
-            "reads " + std::to_string(bytes) + " bytes at " + hex(a) + "; nobody wrote the one at offset " +
-                std::to_string(k),
+            "reads " + std::to_string(bytes) + " bytes at " + hex(a) + "; the byte at offset " + std::to_string(k) +
+                " was never written",
             a + k);
     }
     note_api_access(a, bytes, access == Access::Write, what, op);

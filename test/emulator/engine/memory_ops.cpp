@@ -8,10 +8,6 @@
 namespace emu {
 namespace {
 
-struct Bits128 {
-    uint64_t lo, hi;
-};
-
 template <Window S> inline void reach(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     if constexpr (S == Window::Global) reach_global(w, i, size, touch, r);
     else if constexpr (S == Window::Shared) reach_shared(w, i, size, touch, r);
@@ -200,18 +196,11 @@ Window window_of(const ptx::Instruction& i) {
     return Window::Generic;
 }
 
-// Registers of the vector, all of one width: { a, b } or a single one. `narrow` is the width the handler works with.
-std::vector<Operand> parts_of(const Operand& o) {
-    return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o};
-}
-
+// The width of the registers that are loaded or stored. It may be larger than that of the type in memory.
 int width_of(Builder& b, const std::vector<Operand>& parts, Type t) {
     for (const Operand& p : parts)
         if (const Type r = b.reg_type(p); r != Type::none) return reg_bytes(r);
     return reg_bytes(t);
-}
-Type type_of_width(int bytes) {
-    return bytes == 2 ? Type::b16 : bytes == 4 ? Type::b32 : bytes == 8 ? Type::b64 : Type::b128;
 }
 
 void build_memory(Builder& b, const ptx::Instruction& i) {
@@ -226,7 +215,7 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
     Window window = window_of(i);
 
     const int reg   = width_of(b, parts, t);
-    const Type wide = type_of_width(reg);
+    const Type wide = bits_type(reg);
     std::vector<Ref> refs;
     for (const Operand& p : parts) refs.push_back(stores ? b.read(p, wide) : b.write(p, wide));
 

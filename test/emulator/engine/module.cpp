@@ -28,16 +28,8 @@ struct Module {
 
 namespace {
 
-std::string demangle(const std::string& name) {
-    int status       = 0;
-    char* text       = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
-    std::string good = text && status == 0 ? text : name;
-    std::free(text);
-    return good;
-}
-
-// Returns the PTX that a driver would compile for this device: the newest target that is not beyond it. Code for
-// exactly one architecture (sm_90a) is for that device only.
+// Returns the PTX that a driver would compile for this device: that with the newest target that the device supports.
+// `found` gets a list of all entries.
 const FatbinEntry* best_entry(const std::vector<FatbinEntry>& entries, std::string& found) {
     const int device        = device_spec().major * 10 + device_spec().minor;
     const FatbinEntry* best = nullptr;
@@ -112,7 +104,7 @@ void lay_out_shared(Module& m, KernelCode& code) {
     while (!todo.empty()) {
         ptx::Function* f = todo.back();
         todo.pop_back();
-        ptx::parse_body(*m.ptx, *f);
+        ptx::parse_body(*f);
         for (const auto& v : f->variables)
             if (v.space == "shared") {
                 if (v.bytes) place(v);
@@ -141,6 +133,14 @@ std::shared_ptr<KernelCode> make_code(Module& m, ptx::Function* source) {
 }
 
 }  // namespace
+
+std::string demangle(const std::string& name) {
+    int status       = 0;
+    char* text       = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
+    std::string good = text && status == 0 ? text : name;
+    std::free(text);
+    return good;
+}
 
 Function* KernelCode::get(const ptx::Function* f) {
     const std::lock_guard hold(lock);
@@ -194,8 +194,6 @@ Module* load_module(const void* fatbin, const void* const* units) {
     return m.release();
 }
 
-void unload_module(Module*) {}  // code and variables stay: a handle to a kernel may outlive its module's registration
-
 Kernel* find_kernel(Module* m, const std::string& name) {
     if (auto it = m->kernels.find(name); it != m->kernels.end()) return it->second.get();
     if (!m->ptx) return nullptr;
@@ -214,8 +212,8 @@ Kernel* find_kernel(Module* m, const std::string& name) {
     k->param_bytes = at;
     std::copy_n(f->second->maxntid, 3, k->maxntid);
     std::copy_n(f->second->reqntid, 3, k->reqntid);
-    k->ptx_version = k->ptx_target = m->ptx->target;
-    const auto* limit              = k->reqntid[0] ? k->reqntid : k->maxntid[0] ? k->maxntid : nullptr;
+    k->ptx_target     = m->ptx->target;
+    const auto* limit = k->reqntid[0] ? k->reqntid : k->maxntid[0] ? k->maxntid : nullptr;
     if (limit) k->max_threads = int(std::min<uint64_t>(1024, uint64_t(limit[0]) * limit[1] * limit[2]));
     try {
         auto code        = make_code(*m, f->second);

@@ -10,26 +10,14 @@
 namespace emu {
 namespace {
 
-template <class T> struct Copy {
-    static T f(T a) { return a; }
-};
 template <class From, class To> struct Cast {
     static To f(From a) { return To(a); }
-};
-struct Bits128 {
-    uint64_t lo, hi;
 };
 
 template <class T> const Instr* add_offset_of(Warp& w, const Instr* i) {
     const uint64_t* a = w.reg<uint64_t>(i->a);
     const T add       = T(i->imm);
     for_lanes(w, w.reg<T>(i->d), [=](int l) { return T(T(a[l]) + add); });
-    return i + 1;
-}
-
-template <class T> const Instr* fill(Warp& w, const Instr* i) {  // mov of a constant
-    const T v = T(i->imm);
-    for_lanes(w, w.reg<T>(i->d), [=](int) { return v; });
     return i + 1;
 }
 
@@ -167,10 +155,6 @@ Handler pack_handler(int part, int whole, bool packs) {
     if (part == 4 && whole == 16) return packs ? pack<uint32_t, Bits128> : unpack<uint32_t, Bits128>;
     if (part == 8 && whole == 16) return packs ? pack<uint64_t, Bits128> : unpack<uint64_t, Bits128>;
     throw Undecodable("parts of " + std::to_string(part) + " bytes in a register of " + std::to_string(whole));
-}
-
-Type bits_type(int bytes) {
-    return bytes == 2 ? Type::b16 : bytes == 4 ? Type::b32 : bytes == 8 ? Type::b64 : Type::b128;
 }
 
 void build_mov(Builder& b, const ptx::Instruction& i) {

@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 
 #include "findings.h"
@@ -20,63 +21,23 @@ constexpr int kKiB    = 1024;
 // bandwidth, peaks and copy engines.
 // clang-format off
 constexpr DeviceSpec kSpecs[] = {
-    {"h100",     "NVIDIA H100 80GB HBM3",
-     9,          0,
-     132,        80 * kGiB,
-     50 * kMiB,  48 * kKiB,
-     227 * kKiB, 228 * kKiB,
-     65536,      2048,
-     32,         1980000,
-     2619000,    5120,
-     3.35e12,    66.9e12,
-     494.7e12,   989.4e12,
-     3},
-    {"a100",     "NVIDIA A100-SXM4-80GB",
-     8,          0,
-     108,        80 * kGiB,
-     40 * kMiB,  48 * kKiB,
-     163 * kKiB, 164 * kKiB,
-     65536,      2048,
-     32,         1410000,
-     1593000,    5120,
-     2.039e12,   19.5e12,
-     156e12,     312e12,
-     3},
-    {"rtx4090", "NVIDIA GeForce RTX 4090",
-     8,         9,
-     128,       24 * kGiB,
-     72 * kMiB, 48 * kKiB,
-     99 * kKiB, 100 * kKiB,
-     65536,     1536,
-     24,        2520000,
-     10501000,  384,
-     1.008e12,  82.6e12,
-     82.6e12,   165.2e12,
-     2},
-    // Older than bf16: to see what a program says.
-    {"v100",    "Tesla V100-SXM2-32GB",
-     7,         0,
-     80,        32 * kGiB,
-     6 * kMiB,  48 * kKiB,
-     96 * kKiB, 96 * kKiB,
-     65536,     2048,
-     32,        1530000,
-     877000,    4096,
-     0.9e12,    15.7e12,
-     15.7e12,   125e12,
-     6},
-    // Small enough that running out of anything is easy to try.
-    {"tiny",    "Emulated tiny GPU",
-     8,         0,
-     2,         256 * kMiB,
-     1 * kMiB,  48 * kKiB,
-     99 * kKiB, 100 * kKiB,
-     65536,     1536,
-     16,        1000000,
-     1000000,   64,
-     16e9,      0.5e12,
-     1e12,      2e12,
-     1},
+    {"h100", "NVIDIA H100 80GB HBM3", 9, 0, 132,
+     80 * kGiB, 50 * kMiB, 48 * kKiB, 227 * kKiB, 228 * kKiB, 65536, 2048, 32,
+     1980000, 2619000, 5120, 3.35e12, 66.9e12, 989.4e12, 3},
+    {"a100", "NVIDIA A100-SXM4-80GB", 8, 0, 108,
+     80 * kGiB, 40 * kMiB, 48 * kKiB, 163 * kKiB, 164 * kKiB, 65536, 2048, 32,
+     1410000, 1593000, 5120, 2.039e12, 19.5e12, 312e12, 3},
+    {"rtx4090", "NVIDIA GeForce RTX 4090", 8, 9, 128,
+     24 * kGiB, 72 * kMiB, 48 * kKiB, 99 * kKiB, 100 * kKiB, 65536, 1536, 24,
+     2520000, 10501000, 384, 1.008e12, 82.6e12, 165.2e12, 2},
+    // The V100 is older than bf16 and shows what a program says to such a GPU.
+    {"v100", "Tesla V100-SXM2-32GB", 7, 0, 80,
+     32 * kGiB, 6 * kMiB, 48 * kKiB, 96 * kKiB, 96 * kKiB, 65536, 2048, 32,
+     1530000, 877000, 4096, 0.9e12, 15.7e12, 125e12, 6},
+    // The tiny GPU is so small that a program easily runs out of anything.
+    {"tiny", "Emulated tiny GPU", 8, 0, 2,
+     256 * kMiB, 1 * kMiB, 48 * kKiB, 99 * kKiB, 100 * kKiB, 65536, 1536, 16,
+     1000000, 1000000, 64, 16e9, 0.5e12, 2e12, 1},
 };
 // clang-format on
 
@@ -112,7 +73,15 @@ Options read_environment() {
         o.gpu = v;
         if (!find_spec(v)) bad("EMU_GPU", v, "the GPUs are h100, a100, rtx4090, v100 and tiny");
     }
-    o.sms = int(number("EMU_SMS", 1, 1024, 0));
+    o.sms     = int(number("EMU_SMS", 1, 1024, 0));
+    o.devices = int(number("EMU_DEVICES", 0, 16, 1));
+    if (const auto v = get("EMU_DRIVER"); !v.empty()) {
+        int major = 0, minor = 0, end = 0;
+        std::sscanf(v.c_str(), "%d.%d%n", &major, &minor, &end);
+        if (v != "0" && (end == 0 || v[size_t(end)] || major < 1 || minor < 0 || minor > 99))
+            bad("EMU_DRIVER", v, "a version such as 12.4, or 0, is expected");
+        o.driver = major * 1000 + minor * 10;
+    }
     if (const auto v = get("EMU_CHECK"); !v.empty()) {
         if (v == "off") o.check = Check::Off;
         else if (v == "memory") o.check = Check::Memory;
@@ -162,7 +131,7 @@ const DeviceSpec& device_spec() {
         DeviceSpec s = *find_spec(options().gpu);
         if (options().sms) {  // the peaks are proportional to the SMs, but the bandwidth is not
             const double share = double(options().sms) / s.sms;
-            s.fp32_peak *= share, s.tf32_peak *= share, s.bf16_peak *= share;
+            s.fp32_peak *= share, s.bf16_peak *= share;
             s.sms = options().sms;
         }
         return s;

@@ -79,8 +79,8 @@ struct Function {
     std::string name;
     bool entry = false, defined = false;
     std::vector<Variable> params, results;
-    uint32_t maxntid[3] = {}, reqntid[3] = {}, minnctapersm = 0;
-    std::string_view body_text;  // between the braces, parsed on demand
+    uint32_t maxntid[3] = {}, reqntid[3] = {};
+    std::string_view body_text;  // the text between the braces, which is parsed on demand
     int body_line = 0;
 
     bool parsed = false;
@@ -102,6 +102,6 @@ struct Module {
 
 // parse() reads the declarations, and parse_body() the body of a function. Both throw SyntaxError.
 std::unique_ptr<Module> parse(std::string text);
-void parse_body(Module& module, Function& f);
+void parse_body(Function& f);
 
 }  // namespace emu::ptx

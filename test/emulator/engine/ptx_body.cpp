@@ -20,10 +20,7 @@ struct Scope {
 
 class BodyParser {
   public:
-    BodyParser(Module& m, Function& f) : f(f), lex(f.body_text, f.body_line) {
-        scopes.push_back({-1, {}, {}, {}});
-        (void)m;
-    }
+    explicit BodyParser(Function& f) : f(f), lex(f.body_text, f.body_line) { scopes.push_back({-1, {}, {}, {}}); }
 
     void run() {
         while (lex.peek().kind != Token::End) statement();
@@ -300,10 +297,10 @@ class BodyParser {
 
 }  // namespace
 
-void parse_body(Module& m, Function& f) {
+void parse_body(Function& f) {
     if (f.parsed || !f.defined) return;
-    BodyParser(m, f).run();
-    // Only now: f.code moved while it grew, and short strings move with it.
+    BodyParser(f).run();
+    // The views are made last, because f.code moves its strings while it grows.
     for (auto& i : f.code) {
         const std::string_view form = i.form;
         for (size_t from = 0; from <= form.size();) {

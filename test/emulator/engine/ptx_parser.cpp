@@ -244,8 +244,9 @@ void parse_function(Lexer& lex, Module& m, bool entry) {
         uint32_t ignored[3];
         if (t.text == ".maxntid") parse_limits(lex, f->maxntid);
         else if (t.text == ".reqntid") parse_limits(lex, f->reqntid);
-        else if (t.text == ".minnctapersm") f->minnctapersm = uint32_t(parse_integer(lex.take()));
-        else if (t.text == ".maxnreg" || t.text == ".maxnctapersm" || t.text == ".maxclusterrank") lex.take();
+        else if (t.text == ".minnctapersm" || t.text == ".maxnctapersm" || t.text == ".maxnreg" ||
+                 t.text == ".maxclusterrank")
+            lex.take();
         else if (t.text == ".reqnctapercluster") parse_limits(lex, ignored);
         else if (t.text == ".pragma") {
             while (!lex.peek().is(";") && lex.peek().kind != Token::End) lex.take();

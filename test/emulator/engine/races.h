@@ -11,19 +11,20 @@ namespace emu {
 // time (42 bits) | other reader (10) | flags (2) | thread (10).
 struct SharedRaces {
     std::vector<uint64_t> writer, reader;
-    uint64_t time = 1, all_since = 1;  // all_since: when every thread met at a barrier last
-    uint64_t start = 0;                // of this block; times go on from one block to the next
-    std::vector<uint64_t> warp_since;  // per warp: its last __syncwarp or barrier
-    std::vector<uint64_t> knows;       // [w * warps + v]: w has met v at a barrier at this time
-    std::vector<uint64_t> fenced;      // per warp: its last fence
-    std::vector<uint64_t> agreed;      // per warp: its last fence that an atomic or volatile access came after
-    std::vector<uint64_t> exchanged;   // per warp: its last shuffle, vote … after a read
-    std::vector<uint32_t> exchangers;  // per warp: the lanes that took part
-    std::vector<uint8_t> listens;      // per warp: it has used atomics or volatile loads
-    std::vector<uint8_t> has_read;     // per warp: since then
-    std::vector<uint8_t> turn;         // per warp: its number, and 3 bits that change when it synchronises
-    bool partial = false;              // some warps met without the others, or fenced
-    int shift    = 2;
+    uint64_t time = 1, all_since = 1;  // now, and the last barrier of all threads
+    uint64_t start = 0;                // of this block; the time goes on from one block to the next
+    std::vector<uint64_t> knows;       // [w * warps + v]: the last barrier at which warps w and v met
+    // Per warp:
+    std::vector<uint64_t> warp_since;  // its last __syncwarp or barrier
+    std::vector<uint64_t> fenced;      // its last fence
+    std::vector<uint64_t> agreed;      // its last fence that was followed by an atomic or volatile access
+    std::vector<uint64_t> exchanged;   // its last exchange (shuffle, vote …) after a read
+    std::vector<uint32_t> exchangers;  // the lanes that took part in it
+    std::vector<uint8_t> has_read;     // 1 when it has read since then
+    std::vector<uint8_t> listens;      // 1 after an atomic or volatile access, or a fence
+    std::vector<uint8_t> turn;         // its number, and 3 bits that change when it synchronises
+    bool partial = false;              // there was a fence, or a barrier of some of the warps
+    int shift    = 2;                  // log2 of the bytes of a granule
 
     void synchronised(size_t warp) { turn[warp] = uint8_t((warp & 31) | time << 5); }
     void uses_flag(size_t warp) { listens[warp] = 1, agreed[warp] = fenced[warp]; }

@@ -21,12 +21,6 @@ constexpr int kOther = 12, kTime = 22;
 // The bits of a record that identify the last access. The other reader in a reader's record does not count.
 uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
 
-std::shared_ptr<SharedRaces>& spare_of(Worker& worker) {
-    static thread_local auto& spare = *new std::shared_ptr<SharedRaces>;
-    (void)worker;
-    return spare;
-}
-
 bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
     return me == other || s.ordered(me / kLanes, other / kLanes, when);
 }
@@ -80,8 +74,8 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
             return suspect({&w, i, lane, offset, other, write_race, size, w.block->shared.data.get() + offset, {}});
     }
     const bool exchanged = write && same_warp && when < s.exchanged[w.index] && !(lanes & ~s.exchangers[w.index]);
-    if (const auto told = w.worker->told.find(i); exchanged && told != w.worker->told.end()) {
-        ++*told->second;
+    if (const auto known = w.worker->reported_infos.find(i); exchanged && known != w.worker->reported_infos.end()) {
+        ++*known->second;
         return;
     }
     Finding f = race(w, i, lane, offset, write, other, other_wrote);
@@ -90,7 +84,7 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
         f.what += ", but the warp has exchanged values since, and so the read came first";
     }
     uint64_t& times = report(f);
-    if (exchanged) w.worker->told[i] = &times;
+    if (exchanged) w.worker->reported_infos[i] = &times;
 }
 
 // Checks one lane's access, granule by granule.
@@ -234,14 +228,14 @@ bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
 }
 
 void start_shared_races(Block& b) {
-    auto& spare     = spare_of(*b.warps[0].worker);
-    auto s          = spare && spare.use_count() == 1 ? spare : std::make_shared<SharedRaces>();
-    spare           = s;
-    // Times go on from the last block's: its records are all in the past, so nothing has to be cleared.
-    s->time         = s->time + 2;
-    s->all_since    = s->time;
-    s->start        = s->time - 1;
-    const int shift = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
+    static thread_local auto& spare = *new std::shared_ptr<SharedRaces>;  // the records of this thread's last block
+    auto s                          = spare && spare.use_count() == 1 ? spare : std::make_shared<SharedRaces>();
+    spare                           = s;
+    // The time goes on from the last block's, so its records are in the past and need not be cleared.
+    s->time                         = s->time + 2;
+    s->all_since                    = s->time;
+    s->start                        = s->time - 1;
+    const int shift                 = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
     if (shift != s->shift) {
         s->writer.clear(), s->reader.clear();
         s->shift = shift;
@@ -281,27 +275,27 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
 
 void settle_suspects(Worker& worker) {
     for (const Suspect& s : worker.suspects) {
-        const bool same = std::memcmp(s.before, s.place, s.bytes) == 0;
-        const auto told = same ? worker.told.find(s.at) : worker.told.end();
-        if (told != worker.told.end()) {
-            ++*told->second;
+        const bool same  = std::memcmp(s.before, s.place, s.bytes) == 0;
+        const auto known = same ? worker.reported_infos.find(s.at) : worker.reported_infos.end();
+        if (known != worker.reported_infos.end()) {
+            ++*known->second;
             continue;
         }
         Finding f = s.finding(s);
         if (same) f.kind = Kind::SameValueOverlap, f.what += "; both wrote the same value";
         uint64_t& times = report(f);
-        if (same) worker.told[s.at] = &times;
+        if (same) worker.reported_infos[s.at] = &times;
     }
     worker.suspects.clear();
 }
 
 bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
-    const auto told = w.worker->told.find(i);
-    Block& b        = *w.block;
-    SharedRaces& s  = *b.races;
-    const auto& st  = *w.frame->function->origin[i->index];
-    if (told == w.worker->told.end() || b.pending_copies || b.holds_unset || size != 4 || s.shift != 2 || s.partial ||
-        st.ops.size() < 2 || st.ops[1].kind != ptx::Operand::Reg)
+    const auto known = w.worker->reported_infos.find(i);
+    Block& b         = *w.block;
+    SharedRaces& s   = *b.races;
+    const auto& st   = *w.frame->function->origin[i->index];
+    if (known == w.worker->reported_infos.end() || b.pending_copies || b.holds_unset || size != 4 || s.shift != 2 ||
+        s.partial || st.ops.size() < 2 || st.ops[1].kind != ptx::Operand::Reg)
         return false;
     const uint32_t* value = w.reg<uint32_t>(i->b);
     const uint64_t mine   = s.time << kTime | w.index * kLanes;
@@ -316,7 +310,7 @@ bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
     });
     if (news) return false;
     each_lane(r.mask, [&](int l) { s.writer[r.addr[l] >> 2] = mine + uint64_t(l); });
-    *told->second += others;
+    *known->second += others;
     return true;
 }
 

@@ -66,18 +66,17 @@ template <int K, int Pitch> void saturating_multiply(int32_t (&c)[8][8], const i
         }
 }
 
-bool check_whole_warp(Warp& w, const Instr* i) {
-    if (w.mask == w.live) return true;
-    report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(w.live & ~w.mask),
-                      "does not take part in a matrix operation of the whole warp"));
-    return true;
+void check_whole_warp(Warp& w, const Instr* i) {
+    if (w.mask != w.live)
+        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(w.live & ~w.mask),
+                          "this lane does not take part in a matrix operation of the whole warp"));
 }
 
 constexpr int kHalfAccumulator = 1, kSaturate = 2;
 
 // more: the registers of d, a, b and c. imm: flags.
 template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const Instr* i) {
-    if (!check_whole_warp(w, i)) return kStop;
+    check_whole_warp(w, i);
     using UA        = Unpack<EA>;
     using UB        = Unpack<EB>;
     using T         = typename UA::T;
@@ -184,10 +183,6 @@ std::vector<Type> element_types(const ptx::Instruction& i) {
     return list;
 }
 
-std::vector<Operand> parts_of(const Operand& o) {
-    return o.kind == Operand::Vector ? o.parts : std::vector<Operand>{o};
-}
-
 std::vector<Ref> refs_of(Builder& b, const Operand& o, Type t, bool writes, size_t count) {
     std::vector<Ref> list;
     const auto parts = parts_of(o);
@@ -270,9 +265,7 @@ const Instr* wmma_memory(Warp& w, const Instr* i) {
         if (stores) r.mask &= ~again;
         reach_addresses(w, i, Window(i->window), uint32_t(size), stores ? Touch::Store : Touch::Load, r);
         each_lane(r.mask, [&](int l) {
-            std::byte* memory = r.shape == Reach::Scattered ? r.at[l]
-                                : r.shape == Reach::Uniform ? r.first
-                                                            : r.first + size_t(l) * size_t(size);
+            std::byte* memory = r.place(l, size_t(size));
             const int n       = std::min(size, reg_size);
             for (int done = 0; done < size; done += n) {
                 std::byte* value =
@@ -343,14 +336,14 @@ template <class T, int N> const Instr* wmma_mma(Warp& w, const Instr* i) {
     const Type td = Type(i->imm & 255), ta = Type(i->imm >> 8 & 255), tb = Type(i->imm >> 16 & 255),
                tc = Type(i->imm >> 24 & 255);
     const Ref *a = d + nd, *b = a + na, *c = b + nb;
-    constexpr int kMost = 1024;  // elements that 8 registers of 32 lanes hold
-    T left[kMost], right[kMost], sum[kMost], turned[kMost];
+    constexpr int kMost = 1024;  // the most elements of a matrix, with repeated ones
+    T left[kMost], right[kMost], sum[kMost], transposed[kMost];
     gather_fragment(w, a, na, ta, left);
-    gather_fragment(w, b, nb, tb, i->imm2 & kRightByColumn ? turned : right);
+    gather_fragment(w, b, nb, tb, i->imm2 & kRightByColumn ? transposed : right);
     gather_fragment(w, c, nc, tc, sum);
     if (i->imm2 & kRightByColumn)
         for (int k = 0; k < K; k++)
-            for (int n = 0; n < N; n++) right[k * N + n] = turned[n * K + k];
+            for (int n = 0; n < N; n++) right[k * N + n] = transposed[n * K + k];
     const bool by_column = i->imm2 & kLeftByColumn;
     for (int m = 0; m < M; m++) {
         T row[N];

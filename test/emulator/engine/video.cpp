@@ -1,6 +1,7 @@
 // video.cpp - the SIMD video instructions on 2 halves or 4 bytes of a word, which __vabsdiffu4 and the like use
 #include <algorithm>
 
+#include "compare.h"
 #include "forms.h"
 #include "handlers.h"
 #include "lanes.h"
@@ -34,8 +35,7 @@ int64_t combine(const VideoOp& v, int64_t a, int64_t b) {
         case Video::Max: return std::max(a, b);
         case Video::Set: break;
     }
-    const bool results[] = {a == b, a != b, a<b, a <= b, a> b, a >= b};
-    return results[v.cmp];
+    return compare(v.cmp, a, b);
 }
 
 uint32_t video(const VideoOp& v, uint32_t a, uint32_t b, uint32_t c) {

@@ -25,14 +25,14 @@ using namespace nccl;
 namespace {
 
 std::mutex communicators_lock;
-std::map<ncclComm_t, CommPtr>& table() {
+std::map<ncclComm_t, CommPtr>& communicators() {
     static auto* all = new std::map<ncclComm_t, CommPtr>;
     return *all;
 }
 CommPtr find(ncclComm_t comm) {
     std::lock_guard guard(communicators_lock);
-    const auto row = table().find(comm);
-    return row == table().end() ? nullptr : row->second;
+    const auto row = communicators().find(comm);
+    return row == communicators().end() ? nullptr : row->second;
 }
 
 ncclResult_t complain(ncclResult_t result, const std::string& text) {
@@ -112,7 +112,7 @@ ncclResult_t join(ncclComm_t* out, const std::string& name, int ranks, int rank)
     } catch (const std::exception& e) { return complain(ncclSystemError, e.what()); }
     {
         std::lock_guard guard(communicators_lock);
-        table()[comm.get()] = comm;
+        communicators()[comm.get()] = comm;
     }
     *out = comm.get();
     if (group.depth) {
@@ -245,7 +245,7 @@ static ncclResult_t leave(ncclComm_t handle, bool abort) {
     if (abort) comm->error = ncclRemoteError;  // ends the operations that are queued
     comm->segment->header->slots[comm->rank].left = abort;
     std::lock_guard guard(communicators_lock);
-    table().erase(handle);
+    communicators().erase(handle);
     return ncclSuccess;
 }
 ncclResult_t ncclCommFinalize(ncclComm_t handle) {

@@ -17,17 +17,7 @@ namespace emu::test {
 
 using i128 = __int128;
 
-template <class T> T from_bits(uint64_t v) {
-    T x;
-    std::memcpy(&x, &v, sizeof x);
-    return x;
-}
-template <class T> uint64_t bits_of(T x) {
-    uint64_t v = 0;
-    std::memcpy(&v, &x, sizeof x);
-    return v;
-}
-
+// The values of a type at which something changes: zeros, ones, limits and their neighbours, infinities, NaN.
 inline std::vector<uint64_t> edges(int bytes, bool floats) {
     std::vector<uint64_t> v;
     if (bytes == 2)
@@ -133,6 +123,21 @@ struct IntType {
 inline const IntType kInts[] = {{"u16", 2, false}, {"s16", 2, true},  {"u32", 4, false},
                                 {"s32", 4, true},  {"u64", 8, false}, {"s64", 8, true}};
 
+inline const std::pair<const char*, int> kRoundings[] = {
+    {"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
+
+// The reference for compute(a, b, c) on numbers of type From, rounded to T in this mode. The numbers are volatile, so
+// that the compiler computes nothing before the mode is set.
+template <class T, class From = T, class F> Reference rounded(int mode, F compute) {
+    return [=](uint64_t a, uint64_t b, uint64_t c) {
+        volatile From x = from_bits<From>(a), y = from_bits<From>(b), z = from_bits<From>(c);
+        std::fesetround(mode);
+        volatile T r = T(compute(x, y, z));
+        std::fesetround(FE_TONEAREST);
+        return bits_of(T(r));
+    };
+}
+
 inline bool nan32(uint64_t v) { return std::isnan(from_bits<float>(v)); }
 inline bool same32(uint64_t x, uint64_t y) { return x == y || (nan32(x) && nan32(y)); }
 inline bool same64(uint64_t x, uint64_t y) {
@@ -148,24 +153,38 @@ inline long double half_value(uint64_t h) {
     return h & 0x8000 ? -v : v;
 }
 inline long double bf16_value(uint64_t h) { return from_bits<float>(uint32_t(h) << 16); }
-// `rest` is what x lost when it was computed: it decides ties. `truncated`: toward zero instead.
-inline uint64_t nearest16(long double x, long double (*value_of)(uint64_t), int infinity, long double rest = 0,
-                          bool truncated = false) {
-    if (std::isnan(x)) return 0x7fff;
-    const uint64_t sign = std::signbit(x) ? 0x8000 : 0;
-    const long double a = std::fabs(x);
-    uint64_t low = 0, high = uint64_t(infinity);  // bits of positive numbers are in order
-    while (high - low > 1) {
-        const uint64_t mid                = (low + high) / 2;
-        (value_of(mid) <= a ? low : high) = mid;
+
+struct Format16 {
+    const char* name;  // in PTX
+    long double (*value)(uint64_t bits);
+    uint64_t infinity;
+
+    bool same(uint64_t x, uint64_t y) const { return x == y || (std::isnan(value(x)) && std::isnan(value(y))); }
+    bool same2(uint64_t x, uint64_t y) const { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); }
+
+    // Rounds to the nearest number, or toward zero. `rest` is the rounding error of x itself, which decides ties.
+    uint64_t rounded(long double x, long double rest = 0, bool toward_zero = false) const {
+        if (std::isnan(x)) return 0x7fff;
+        const uint64_t sign = std::signbit(x) ? 0x8000 : 0;
+        const long double a = std::fabs(x);
+        uint64_t low = 0, high = infinity;  // bits of positive numbers are in order
+        while (high - low > 1) {
+            const uint64_t mid             = (low + high) / 2;
+            (value(mid) <= a ? low : high) = mid;
+        }
+        if (toward_zero) return sign | (std::isinf(x) ? high : low);
+        // Above the largest number, the next step of the same size decides whether the result is infinity.
+        const long double bottom = value(low), top = high == infinity ? 2 * bottom - value(low - 1) : value(high);
+        const bool tie = a - bottom == top - a, away = rest != 0 ? (rest > 0) == (x > 0) : low & 1;
+        const bool up = a - bottom > top - a || (tie && away);
+        return sign | (up ? high : low);
     }
-    if (truncated) return sign | (std::isinf(x) ? high : low);
-    // Beyond the largest number the next step decides about infinity.
-    const long double top    = high == uint64_t(infinity) ? 2 * value_of(low) - value_of(low - 1) : value_of(high),
-                      bottom = value_of(low);
-    const bool tie = a - bottom == top - a, away = rest != 0 ? (rest > 0) == (x > 0) : low & 1;
-    const bool up = a - bottom > top - a || (tie && away);
-    return sign | (up ? high : low);
-}
+    // a * b + c. The product is exact in a long double; the rounding error of the sum is computed by Knuth's two-sum.
+    uint64_t fused(uint64_t a, uint64_t b, uint64_t c) const {
+        const long double x = value(a) * value(b), y = value(c), sum = x + y, part = sum - x;
+        return rounded(sum, std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0);
+    }
+};
+inline const Format16 kHalf{"f16", half_value, 0x7c00}, kBrain{"bf16", bf16_value, 0x7f80};
 
 }  // namespace emu::test

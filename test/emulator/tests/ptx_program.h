@@ -9,7 +9,18 @@
 
 namespace emu::test {
 
-// An uncompressed fat binary with one PTX entry: the layout is described in engine/fatbin.cpp.
+template <class T> T from_bits(uint64_t v) {
+    T x;
+    std::memcpy(&x, &v, sizeof x);
+    return x;
+}
+template <class T> uint64_t bits_of(T x) {
+    uint64_t v = 0;
+    std::memcpy(&v, &x, sizeof x);
+    return v;
+}
+
+// Returns an uncompressed fat binary with one PTX entry. engine/fatbin.cpp describes the layout.
 inline std::string fatbin_of(const std::string& ptx, uint32_t arch = 80) {
     std::string entry(80, 0), text = ptx + '\0';
     auto put = [](std::string& to, size_t at, auto v) { std::memcpy(&to[at], &v, sizeof v); };

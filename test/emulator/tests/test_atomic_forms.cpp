@@ -6,36 +6,15 @@ using namespace emu::test;
 
 namespace {
 
-float float_of(uint64_t v) {
-    const uint32_t u = uint32_t(v);
-    float f;
-    std::memcpy(&f, &u, 4);
-    return f;
-}
-uint64_t bits_of_float(float f) {
-    uint32_t u;
-    std::memcpy(&u, &f, 4);
-    return u;
-}
-// Global memory adds floats with subnormals as zeros, shared memory with subnormals as they are (PTX manual, "atom").
+// Sums in global memory flush subnormals to zero, and sums in shared memory do not (PTX manual, "atom").
 uint64_t flushed(uint64_t v) { return v & 0x7f800000 ? v : v & 0x80000000; }
 uint64_t add_half(uint64_t a, uint64_t b) {
-    auto value = [](uint64_t v) {
-        _Float16 h;
-        const uint16_t u = uint16_t(v);
-        std::memcpy(&h, &u, 2);
-        return double(h);
-    };
-    const _Float16 sum = _Float16(value(a) + value(b));
-    uint16_t u;
-    std::memcpy(&u, &sum, 2);
-    return u;
+    return bits_of(_Float16(double(from_bits<_Float16>(a)) + double(from_bits<_Float16>(b))));
 }
 // The sum is computed in float and rounded to the nearest bf16, ties to even.
 uint64_t add_bf16(uint64_t a, uint64_t b) {
-    const uint64_t sum = bits_of_float(float_of((a & 0xffff) << 16) + float_of((b & 0xffff) << 16));
-    return ((sum >> 15 & 1) && (sum & 0x17fff) != 0 ? (sum >> 16) + ((sum & 0x7fff) || (sum >> 16 & 1)) : sum >> 16) &
-           0xffff;
+    const uint64_t sum = bits_of(from_bits<float>((a & 0xffff) << 16) + from_bits<float>((b & 0xffff) << 16));
+    return (sum + 0x7fff + (sum >> 16 & 1)) >> 16 & 0xffff;
 }
 uint64_t pairs(uint64_t (*f)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
     return f(a >> 16 & 0xffff, b >> 16 & 0xffff) << 16 | f(a & 0xffff, b & 0xffff);
@@ -86,16 +65,10 @@ std::vector<AtomicForm> atomic_forms() {
     list.push_back({"cas.b16", 2, swapped, {0, 1, 2, 0x7fff, 0xffff, 0x8000}});
     list.push_back({"cas.b32", 4, swapped, words});
     list.push_back({"cas.b64", 8, swapped, longs});
-    list.push_back(
-        {"add.f32", 4, [](auto a, auto b, auto) { return bits_of_float(float_of(a) + float_of(b)); }, floats});
+    list.push_back({"add.f32", 4,
+                    [](auto a, auto b, auto) { return bits_of(from_bits<float>(a) + from_bits<float>(b)); }, floats});
     list.push_back({"add.f64", 8,
-                    [](uint64_t a, uint64_t b, uint64_t) {
-                        double x, y;
-                        std::memcpy(&x, &a, 8), std::memcpy(&y, &b, 8);
-                        x += y;
-                        std::memcpy(&a, &x, 8);
-                        return a;
-                    },
+                    [](auto a, auto b, auto) { return bits_of(from_bits<double>(a) + from_bits<double>(b)); },
                     doubles});
     std::vector<uint64_t> half, brain;
     for (uint64_t v : halves) half.push_back(v & 0xffff), half.push_back(v >> 16);
@@ -153,7 +126,7 @@ TEST_CASE("atomics", "[warp]") {
                     same_or_fail(s.str() + " returns", t, out[1][t], a);
                     uint64_t want = f.fresh(a, b, in[2][t]);
                     if (f.name == "add.f32" && where != ".shared" && where != "generic, shared")
-                        want = flushed(bits_of_float(float_of(flushed(a)) + float_of(flushed(b))));
+                        want = flushed(bits_of(from_bits<float>(flushed(a)) + from_bits<float>(flushed(b))));
                     same_or_fail(s.str() + " leaves", t, out[0][t], bits_in(f.bytes, want));
                 }
             }
@@ -232,7 +205,7 @@ TEST_CASE("reductions of vectors and swaps of 128 bits", "[warp]") {
             run_lanes(mine + "{%x0, %x1, %x2, %x3};\n" + form + " [%a], {%x3, %x2, %x1, %x0};\n" + back, in, 4);
         for (size_t t = 0; t < n; t++)
             for (size_t k = 0; k < 4; k++)
-                same_or_fail(form, t, out[k][t], bits_of_float(float_of(in[k][t]) + float_of(in[3 - k][t])));
+                same_or_fail(form, t, out[k][t], bits_of(from_bits<float>(in[k][t]) + from_bits<float>(in[3 - k][t])));
     }
     for (const std::string form : {"red.global.add.noftz.v2.f16x2", "red.global.v2.f16x2.add.noftz"}) {
         const Planes out = run_lanes(mine + "{%x4, %x5, %x4, %x5};\n" + form + " [%a], {%x5, %x5};\n" + back, in, 4);

@@ -27,74 +27,51 @@ TEST_CASE("conversions", "[forms]") {
               [=](auto a, auto, auto) { return bits_of(float(value(a, t.bytes, t.sign))); });
         check({"cvt.rn.f64." + s, 8, t.bytes, 0, 0},
               [=](auto a, auto, auto) { return bits_of(double(value(a, t.bytes, t.sign))); });
-        check({"cvt.rn.f16." + s, 2, t.bytes, 0, 0}, [=](auto a, auto, auto) {
-            return nearest16((long double)value(a, t.bytes, t.sign), half_value, 0x7c00);
-        });
+        check({"cvt.rn.f16." + s, 2, t.bytes, 0, 0},
+              [=](auto a, auto, auto) { return kHalf.rounded((long double)value(a, t.bytes, t.sign)); });
         for (const IntType& from : kInts)
             check({"cvt." + s + "." + from.name, t.bytes, from.bytes, 0, 0},
                   [=](auto a, auto, auto) { return uint64_t(value(a, from.bytes, from.sign)); });
     }
-    for (const auto& [name, mode] :
-         {std::pair{"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}}) {
-        const int m = mode;
-        check(
-            {std::string("cvt.") + name + ".f32.f64", 4, 8, 0, 0, true},
-            [=](auto a, auto, auto) {
-                std::fesetround(m);
-                volatile float r = float(from_bits<double>(a));
-                std::fesetround(FE_TONEAREST);
-                return bits_of(float(r));
-            },
-            same32);
-        check(
-            {std::string("cvt.") + name + ".f32.s32", 4, 4, 0, 0},
-            [=](auto a, auto, auto) {
-                std::fesetround(m);
-                volatile int32_t i = int32_t(a);
-                volatile float r   = float(i);
-                std::fesetround(FE_TONEAREST);
-                return bits_of(float(r));
-            },
-            same32);
+    for (const auto& [name, mode] : kRoundings) {
+        auto itself = [](auto a, auto, auto) { return a; };
+        check({std::string("cvt.") + name + ".f32.f64", 4, 8, 0, 0, true}, rounded<float, double>(mode, itself),
+              same32);
+        check({std::string("cvt.") + name + ".f32.s32", 4, 4, 0, 0}, rounded<float, int32_t>(mode, itself), same32);
     }
-    // Both 16-bit formats: directed modes, and what becomes of negative and too large numbers.
-    for (const bool half : {true, false}) {
-        const std::string s = half ? "f16" : "bf16";
-        auto* v             = half ? half_value : bf16_value;
-        const int infinity  = half ? 0x7c00 : 0x7f80;
-        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
-        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
-        auto f     = [](uint64_t a) { return (long double)from_bits<float>(a); };
-        auto toward_zero = [=](long double x) { return nearest16(x, v, infinity, 0, true); };
-        auto relu        = [](long double x) { return x <= 0 ? 0 : x; };
-        // The sign of a clamped zero is nobody's promise.
-        auto same_relu   = [=](uint64_t x, uint64_t y) {
+    // Both 16-bit formats in all rounding modes, with negative numbers and with numbers that are too large.
+    for (const Format16& t : {kHalf, kBrain}) {
+        const std::string s = t.name;
+        auto same           = [=](uint64_t x, uint64_t y) { return t.same(x, y); };
+        auto same2          = [=](uint64_t x, uint64_t y) { return t.same2(x, y); };
+        auto f              = [](uint64_t a) { return (long double)from_bits<float>(a); };
+        auto toward_zero    = [=](long double x) { return t.rounded(x, 0, true); };
+        auto relu           = [](long double x) { return x <= 0 ? 0 : x; };
+        // PTX does not say which sign a clamped zero has.
+        auto same_relu      = [=](uint64_t x, uint64_t y) {
             for (uint64_t sign : {0x8000u, 0x80000000u})
                 if (!(x & (sign - (sign >> 15)))) x &= ~sign;
             return same2(x, y);
         };
-        auto finite  = [=](uint64_t h) { return (h & 0x7fff) == uint64_t(infinity) ? h - 1 : h; };
-        auto nearest = [=](long double x) { return nearest16(x, v, infinity); };
+        auto finite  = [=](uint64_t h) { return (h & 0x7fff) == t.infinity ? h - 1 : h; };
+        auto nearest = [=](long double x) { return t.rounded(x); };
+        auto pair    = [=](auto convert) {
+            return [=](uint64_t a, uint64_t b, uint64_t) { return convert(f(a)) << 16 | convert(f(b)); };
+        };
+        auto nearest_relu   = [=](long double x) { return nearest(relu(x)); };
+        auto nearest_finite = [=](long double x) { return finite(nearest(x)); };
         check(
             {"cvt.rz." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return toward_zero(f(a)); }, same);
         check(
-            {"cvt.rn.relu." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(relu(f(a))); },
+            {"cvt.rn.relu." + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest_relu(f(a)); },
             same_relu);
         check(
             {"cvt.rn.satfinite." + s + ".f32", 2, 4, 0, 0, true},
-            [=](auto a, auto, auto) { return finite(nearest(f(a))); }, same);
-        check(
-            {"cvt.rn." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return nearest(f(a)) << 16 | nearest(f(b)); }, same2);
-        check(
-            {"cvt.rz." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return toward_zero(f(a)) << 16 | toward_zero(f(b)); }, same2);
-        check(
-            {"cvt.rn.relu." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return nearest(relu(f(a))) << 16 | nearest(relu(f(b))); }, same_relu);
-        check(
-            {"cvt.rn.satfinite." + s + "x2.f32", 4, 4, 4, 0, true, true},
-            [=](auto a, auto b, auto) { return finite(nearest(f(a))) << 16 | finite(nearest(f(b))); }, same2);
+            [=](auto a, auto, auto) { return nearest_finite(f(a)); }, same);
+        check({"cvt.rn." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(nearest), same2);
+        check({"cvt.rz." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(toward_zero), same2);
+        check({"cvt.rn.relu." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(nearest_relu), same_relu);
+        check({"cvt.rn.satfinite." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(nearest_finite), same2);
     }
     auto tf32 = [](auto round) {  // tf32 has 10 bits of mantissa
         return [=](uint64_t a, uint64_t, uint64_t) {
@@ -168,8 +145,7 @@ TEST_CASE("fp8", "[forms]") {
         check({"cvt.rn.satfinite." + s + ".f16x2", 2, 4, 0, 0},
               [=](auto a, auto, auto) { return nearest(half_value(a >> 16)) << 8 | nearest(half_value(a & 0xffff)); });
         check({"cvt.rn.f16x2." + s, 4, 2, 0, 0}, [=](auto a, auto, auto) {
-            return nearest16(value_of(a >> 8), half_value, 0x7c00) << 16 |
-                   nearest16(value_of(a & 0xff), half_value, 0x7c00);
+            return kHalf.rounded(value_of(a >> 8)) << 16 | kHalf.rounded(value_of(a & 0xff));
         });
     }
 }

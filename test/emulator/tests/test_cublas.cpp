@@ -13,48 +13,27 @@ namespace {
 
 // Matrices of every type are raw bytes, so that one test covers all types.
 size_t bytes_of(cudaDataType t) { return t == CUDA_R_64F ? 8 : t == CUDA_R_32F ? 4 : 2; }
-void store(std::vector<char>& to, size_t i, cudaDataType t, double x) {
+template <class F> void with_type(cudaDataType t, F f) {
     switch (t) {
-        case CUDA_R_64F: std::memcpy(&to[i * 8], &x, 8); break;
-        case CUDA_R_32F: {
-            const float f = float(x);
-            std::memcpy(&to[i * 4], &f, 4);
-            break;
-        }
-        case CUDA_R_16F: {
-            const __half h = __float2half(float(x));
-            std::memcpy(&to[i * 2], &h, 2);
-            break;
-        }
-        default: {
-            const __nv_bfloat16 b = __float2bfloat16(float(x));
-            std::memcpy(&to[i * 2], &b, 2);
-        }
+        case CUDA_R_64F: return f(double());
+        case CUDA_R_32F: return f(float());
+        case CUDA_R_16F: return f(__half());
+        default: return f(__nv_bfloat16());
     }
 }
+void store(std::vector<char>& to, size_t i, cudaDataType t, double x) {
+    with_type(t, [&]<class T>(T value) {
+        value = T(x);
+        std::memcpy(&to[i * sizeof value], &value, sizeof value);
+    });
+}
 double load(const std::vector<char>& from, size_t i, cudaDataType t) {
-    switch (t) {
-        case CUDA_R_64F: {
-            double d;
-            std::memcpy(&d, &from[i * 8], 8);
-            return d;
-        }
-        case CUDA_R_32F: {
-            float f;
-            std::memcpy(&f, &from[i * 4], 4);
-            return f;
-        }
-        case CUDA_R_16F: {
-            __half h;
-            std::memcpy(&h, &from[i * 2], 2);
-            return __half2float(h);
-        }
-        default: {
-            __nv_bfloat16 b;
-            std::memcpy(&b, &from[i * 2], 2);
-            return __bfloat162float(b);
-        }
-    }
+    double x = 0;
+    with_type(t, [&]<class T>(T value) {
+        std::memcpy(&value, &from[i * sizeof value], sizeof value);
+        x = double(value);
+    });
+    return x;
 }
 std::vector<char> bytes(const std::vector<double>& x, cudaDataType t) {
     std::vector<char> out(x.size() * bytes_of(t));

@@ -4,60 +4,33 @@
 using namespace emu;
 using namespace emu::test;
 
-TEST_CASE("single precision", "[forms]") {
-    auto f       = [](uint64_t v) { return from_bits<float>(v); };
-    auto ld      = [](uint64_t v) { return (long double)from_bits<float>(v); };
-    auto rounded = [](int mode,
-                      auto compute) {  // a long double holds sums and products of floats well enough to round once
-        return [=](uint64_t a, uint64_t b, uint64_t c) {
-            std::fesetround(mode);
-            volatile float r = compute(a, b, c);
-            std::fesetround(FE_TONEAREST);
-            return bits_of(float(r));
-        };
+// The operations that floats and doubles share, in one rounding mode.
+template <class T> static void check_arithmetic(const std::string& suffix, int mode, const Same& same) {
+    const int n = sizeof(T);
+    auto two    = [&](const char* name, auto f) {
+        check({name + suffix, n, n, n, 0, true, true}, rounded<T>(mode, f), same);
     };
-    const std::pair<const char*, int> modes[] = {
-        {"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
-    for (const auto& [name, mode] : modes) {
-        const std::string m = std::string(".") + name + ".f32";
-        check({"add" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x + y;
-                      }),
-              same32);
-        check({"sub" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x - y;
-                      }),
-              same32);
-        check({"mul" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x * y;
-                      }),
-              same32);
-        check({"div" + m, 4, 4, 4, 0, true, true},
-              rounded(mode,
-                      [=](auto a, auto b, auto) {
-                          volatile float x = f(a), y = f(b);
-                          return x / y;
-                      }),
-              same32);
-        check({"fma" + m, 4, 4, 4, 4, true, true, true},
-              rounded(mode, [=](auto a, auto b, auto c) { return std::fma(f(a), f(b), f(c)); }), same32);
-        check({"sqrt" + m, 4, 4, 0, 0, true},
-              rounded(mode,
-                      [=](auto a, auto, auto) {
-                          volatile float x = f(a);
-                          return std::sqrt(x);
-                      }),
-              same32);
+    auto one = [&](const char* name, auto f) { check({name + suffix, n, n, 0, 0, true}, rounded<T>(mode, f), same); };
+    two("add", [](T x, T y, T) { return x + y; });
+    two("sub", [](T x, T y, T) { return x - y; });
+    two("mul", [](T x, T y, T) { return x * y; });
+    two("div", [](T x, T y, T) { return x / y; });
+    one("rcp", [](T x, T, T) { return 1 / x; });
+    one("sqrt", [](T x, T, T) { return std::sqrt(x); });
+    check({"fma" + suffix, n, n, n, n, true, true, true},
+          rounded<T>(mode, [](T x, T y, T z) { return std::fma(x, y, z); }), same);
+}
+
+TEST_CASE("arithmetic in all rounding modes", "[forms]") {
+    for (const auto& [name, mode] : kRoundings) {
+        check_arithmetic<float>(std::string(".") + name + ".f32", mode, same32);
+        check_arithmetic<double>(std::string(".") + name + ".f64", mode, same64);
     }
+}
+
+TEST_CASE("single precision", "[forms]") {
+    auto f     = [](uint64_t v) { return from_bits<float>(v); };
+    auto ld    = [](uint64_t v) { return (long double)from_bits<float>(v); };
     auto flush = [=](float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x; };
     check(
         {"add.ftz.f32", 4, 4, 4, 0, true, true},
@@ -111,53 +84,13 @@ TEST_CASE("single precision", "[forms]") {
           close(3e-7, 0));
 }
 
-TEST_CASE("double precision", "[forms]") {
-    auto d = [](uint64_t v) { return from_bits<double>(v); };
-    check(
-        {"add.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) + d(b)); }, same64);
-    check(
-        {"mul.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) * d(b)); }, same64);
-    check(
-        {"div.rn.f64", 8, 8, 8, 0, true, true}, [=](auto a, auto b, auto) { return bits_of(d(a) / d(b)); }, same64);
-    check(
-        {"fma.rn.f64", 8, 8, 8, 8, true, true, true},
-        [=](auto a, auto b, auto c) { return bits_of(std::fma(d(a), d(b), d(c))); }, same64);
-    check(
-        {"sqrt.rn.f64", 8, 8, 0, 0, true}, [=](auto a, auto, auto) { return bits_of(std::sqrt(d(a))); }, same64);
-    for (const auto& [name, mode] : {std::pair{".rz", FE_TOWARDZERO}, {".rm", FE_DOWNWARD}, {".rp", FE_UPWARD}}) {
-        const std::string m = std::string(name) + ".f64";
-        auto rounded        = [d, mode = mode](auto compute) {  // volatile: the mode is no constant to the compiler
-            return [=](uint64_t a, uint64_t b, uint64_t c) {
-                volatile double x = d(a), y = d(b), z = d(c);
-                std::fesetround(mode);
-                volatile double r = compute(x, y, z);
-                std::fesetround(FE_TONEAREST);
-                return bits_of(double(r));
-            };
-        };
-        check({"add" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x + y; }), same64);
-        check({"sub" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x - y; }), same64);
-        check({"mul" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x * y; }), same64);
-        check({"div" + m, 8, 8, 8, 0, true, true}, rounded([](double x, double y, double) { return x / y; }), same64);
-        check({"fma" + m, 8, 8, 8, 8, true, true, true},
-              rounded([](double x, double y, double z) { return std::fma(x, y, z); }), same64);
-        check({"sqrt" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return std::sqrt(x); }), same64);
-        check({"rcp" + m, 8, 8, 0, 0, true}, rounded([](double x, double, double) { return 1 / x; }), same64);
-    }
-}
-
 TEST_CASE("16-bit floats", "[forms]") {
-    for (const bool half : {true, false}) {
-        const std::string s = half ? ".f16" : ".bf16";
-        auto* v             = half ? half_value : bf16_value;
-        const int infinity  = half ? 0x7c00 : 0x7f80;
-        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
-        auto fused = [=](uint64_t a, uint64_t b, uint64_t c) {  // the product is exact in a long double, the sum is not
-            const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
-            const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
-            return nearest16(sum, v, infinity, rest);
-        };
-        auto same = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
+    for (const Format16& t : {kHalf, kBrain}) {
+        const std::string s = std::string(".") + t.name;
+        auto v              = t.value;
+        auto nearest        = [=](long double x) { return t.rounded(x); };
+        auto fused          = [=](uint64_t a, uint64_t b, uint64_t c) { return t.fused(a, b, c); };
+        auto same           = [=](uint64_t x, uint64_t y) { return t.same(x, y); };
         check(
             {"add.rn" + s, 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(v(a) + v(b)); }, same);
         check(
@@ -170,13 +103,13 @@ TEST_CASE("16-bit floats", "[forms]") {
         check(
             {"abs" + s, 2, 2, 0, 0}, [](auto a, auto, auto) { return a & 0x7fff; }, same);
         check(
-            {"fma.rn" + s + "x2", 4, 4, 4, 0 + 4},
+            {"fma.rn" + s + "x2", 4, 4, 4, 4},
             [=](auto a, auto b, auto c) {
                 uint64_t r = 0;
                 for (int k = 0; k < 32; k += 16) r |= fused(a >> k & 0xffff, b >> k & 0xffff, c >> k & 0xffff) << k;
                 return r;
             },
-            [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); });
+            [=](uint64_t x, uint64_t y) { return t.same2(x, y); });
         check(
             {"cvt.rn" + s + ".f32", 2, 4, 0, 0, true}, [=](auto a, auto, auto) { return nearest(from_bits<float>(a)); },
             same);
@@ -209,14 +142,13 @@ TEST_CASE("saturation and minima", "[forms]") {
     check({"cvt.pack.sat.u8.s32.b32", 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
         return c << 16 | clamped(value(a, 4, true), 1, false) << 8 | clamped(value(b, 4, true), 1, false);
     });
-    for (const bool half : {true, false}) {
-        const std::string s = half ? "f16" : "bf16";
-        auto* v             = half ? half_value : bf16_value;
-        const int infinity  = half ? 0x7c00 : 0x7f80;
-        auto nearest        = [=](long double x) { return nearest16(x, v, infinity); };
-        auto same           = [=](uint64_t x, uint64_t y) { return x == y || (std::isnan(v(x)) && std::isnan(v(y))); };
-        auto same2 = [=](uint64_t x, uint64_t y) { return same(x & 0xffff, y & 0xffff) && same(x >> 16, y >> 16); };
-        auto clamp = [](long double x) { return std::isnan(x) || x <= 0 ? 0 : x >= 1 ? 1 : x; };
+    for (const Format16& t16 : {kHalf, kBrain}) {
+        const std::string s = t16.name;
+        auto v              = t16.value;
+        auto nearest        = [=](long double x) { return t16.rounded(x); };
+        auto same           = [=](uint64_t x, uint64_t y) { return t16.same(x, y); };
+        auto same2          = [=](uint64_t x, uint64_t y) { return t16.same2(x, y); };
+        auto clamp          = [](long double x) { return std::isnan(x) || x <= 0 ? 0 : x >= 1 ? 1 : x; };
         for (const bool larger : {false, true})
             for (const bool nan : {false, true}) {
                 const std::string form = std::string(larger ? "max" : "min") + (nan ? ".NaN." : ".") + s;
@@ -236,18 +168,14 @@ TEST_CASE("saturation and minima", "[forms]") {
             }
         check(
             {"fma.rn.relu." + s, 2, 2, 2, 2},
-            [=](auto a, auto b, auto c) {
-                const long double x = v(a) * v(b), y = v(c), sum = x + y, part = sum - x;
-                const long double rest = std::isfinite(sum) ? (x - (sum - part)) + (y - part) : 0;
-                return sum < 0 ? 0 : nearest16(sum, v, infinity, rest);
-            },
+            [=](auto a, auto b, auto c) { return v(a) * v(b) + v(c) < 0 ? 0 : t16.fused(a, b, c); },
             [=](uint64_t x, uint64_t y) { return same(x, y) || ((x | y) & 0x7fff) == 0; });
         check(
             {"cvt.rn." + s + ".f64", 2, 8, 0, 0, true},
             [=](auto a, auto, auto) { return nearest(from_bits<double>(a)); }, same);
         check(
             {"cvt.f64." + s, 8, 2, 0, 0}, [=](auto a, auto, auto) { return bits_of(double(v(a))); }, same64);
-        if (!half) continue;
+        if (s != "f16") continue;
         check(
             {"add.sat.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return nearest(clamp(v(a) + v(b))); }, same);
         check(

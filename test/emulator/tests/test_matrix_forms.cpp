@@ -17,69 +17,31 @@ struct Mma {
     const char* shape;
     int m, n, k, elements_a, elements_b;  // elements of A and of B that one lane holds
     Layout a, b;
-    std::vector<std::array<Number, 4>> types;      // d a b c
-    std::array<const char*, 2> around = {"", ""};  // what stands before and behind the types
+    std::vector<std::array<Number, 4>> types;  // of D, A, B and C
 };
 
 Place c_of(int i, int g, int t) { return {i < 2 ? g : g + 8, t * 2 + (i & 1)}; }
 
 // clang-format off
 const Mma kMma[] = {
-    {"m16n8k8",
-     16,
-     8,
-     8,
-     4,
-     2,
-     [](int i, int g, int t) {
-         return Place{i < 2 ? g : g + 8, t * 2 + (i & 1)};
-     },
-     [](int i, int g, int t) {
-         return Place{t * 2 + i, g};
-     },
+    {"m16n8k8", 16, 8, 8, 4, 2, c_of,
+     [](int i, int g, int t) { return Place{t * 2 + i, g}; },
      {{kF32, kF16, kF16, kF32}, {kF16, kF16, kF16, kF16}, {kF32, kBf16, kBf16, kF32}}},
-    {"m16n8k16",
-     16,
-     8,
-     16,
-     8,
-     4,
-     [](int i, int g, int t) {
-         return Place{i < 2 || (i >= 4 && i < 6) ? g : g + 8, t * 2 + (i & 1) + (i >= 4 ? 8 : 0)};
-     },
-     [](int i, int g, int t) {
-         return Place{t * 2 + (i & 1) + (i >= 2 ? 8 : 0), g};
-     },
+    {"m16n8k16", 16, 8, 16, 8, 4,
+     [](int i, int g, int t) { return Place{i % 4 < 2 ? g : g + 8, t * 2 + (i & 1) + (i >= 4 ? 8 : 0)}; },
+     [](int i, int g, int t) { return Place{t * 2 + (i & 1) + (i >= 2 ? 8 : 0), g}; },
      {{kF32, kF16, kF16, kF32}, {kF16, kF16, kF16, kF16}, {kF32, kBf16, kBf16, kF32}}},
     {"m16n8k4", 16, 8, 4, 2, 1,
      [](int i, int g, int t) { return Place{i == 0 ? g : g + 8, t}; },
      [](int, int g, int t) { return Place{t, g}; },
      {{kF32, kTf32, kTf32, kF32}, {kF64, kF64, kF64, kF64}}},
-    {"m16n8k8",
-     16,
-     8,
-     8,
-     4,
-     2,
-     [](int i, int g, int t) {
-         return Place{i == 0 || i == 2 ? g : g + 8, i < 2 ? t : t + 4};
-     },
-     [](int i, int g, int t) {
-         return Place{i == 0 ? t : t + 4, g};
-     },
+    {"m16n8k8", 16, 8, 8, 4, 2,
+     [](int i, int g, int t) { return Place{i % 2 == 0 ? g : g + 8, i < 2 ? t : t + 4}; },
+     [](int i, int g, int t) { return Place{i == 0 ? t : t + 4, g}; },
      {{kF32, kTf32, kTf32, kF32}, {kF64, kF64, kF64, kF64}}},
-    {"m16n8k16",
-     16,
-     8,
-     16,
-     8,
-     4,
-     [](int i, int g, int t) {
-         return Place{i % 2 == 0 ? g : g + 8, i % 2 == 0 ? i * 2 + t : i * 2 - 2 + t};
-     },
-     [](int i, int g, int t) {
-         return Place{t + i * 4, g};
-     },
+    {"m16n8k16", 16, 8, 16, 8, 4,
+     [](int i, int g, int t) { return Place{i % 2 == 0 ? g : g + 8, i / 2 * 4 + t}; },
+     [](int i, int g, int t) { return Place{t + i * 4, g}; },
      {{kF64, kF64, kF64, kF64}}},
     {"m8n8k4", 8, 8, 4, 1, 1,
      [](int, int g, int t) { return Place{g, t}; },
@@ -93,25 +55,11 @@ const Mma kMma[] = {
      [](int i, int g, int t) { return Place{i < 4 ? g : g + 8, t * 4 + (i & 3)}; },
      [](int i, int g, int t) { return Place{t * 4 + i, g}; },
      {{kS32, kS8, kS8, kS32}, {kS32, kU8, kU8, kS32}, {kS32, kS8, kU8, kS32}, {kS32, kU8, kS8, kS32}}},
-    {"m16n8k32",
-     16,
-     8,
-     32,
-     16,
-     8,
-     [](int i, int g, int t) {
-         return Place{i < 4 || (i >= 8 && i < 12) ? g : g + 8, t * 4 + (i & 3) + (i >= 8 ? 16 : 0)};
-     },
-     [](int i, int g, int t) {
-         return Place{t * 4 + (i & 3) + (i >= 4 ? 16 : 0), g};
-     },
-     {{kS32, kS8, kS8, kS32},
-      {kS32, kU8, kU8, kS32},
-      {kS32, kS8, kU8, kS32},
-      {kS32, kU8, kS8, kS32},
-      {kF32, kE4m3, kE4m3, kF32},
-      {kF32, kE5m2, kE4m3, kF32},
-      {kF16, kE4m3, kE5m2, kF16}}},
+    {"m16n8k32", 16, 8, 32, 16, 8,
+     [](int i, int g, int t) { return Place{i % 8 < 4 ? g : g + 8, t * 4 + (i & 3) + (i >= 8 ? 16 : 0)}; },
+     [](int i, int g, int t) { return Place{t * 4 + (i & 3) + (i >= 4 ? 16 : 0), g}; },
+     {{kS32, kS8, kS8, kS32}, {kS32, kU8, kU8, kS32}, {kS32, kS8, kU8, kS32}, {kS32, kU8, kS8, kS32},
+      {kF32, kE4m3, kE4m3, kF32}, {kF32, kE5m2, kE4m3, kF32}, {kF16, kE4m3, kE5m2, kF16}}},
 };
 // clang-format on
 

@@ -54,7 +54,7 @@ END:
 // Parses a text with all its functions.
 void read_all(const std::string& text) {
     auto m = ptx::parse(text);
-    for (auto& f : m->functions) ptx::parse_body(*m, *f);
+    for (auto& f : m->functions) ptx::parse_body(*f);
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ TEST_CASE("a complete text is read", "[readers]") {
     CHECK(m->target == 80);
     REQUIRE(m->by_name.count("k"));
     auto& k = *m->by_name["k"];
-    ptx::parse_body(*m, k);
+    ptx::parse_body(k);
     CHECK(k.params.size() == 2);
     CHECK(k.params[1].bytes == 16);
     CHECK(k.maxntid[0] == 128);

@@ -23,8 +23,8 @@ inline std::mt19937_64& random_bits() {
 inline uint64_t bits_in(int bytes, uint64_t v) { return bytes == 8 ? v : v & ((1ull << (8 * bytes)) - 1); }
 inline std::string number(size_t n) { return std::to_string(n); }
 
-// Runs `body` in every lane. Input k is in %w<k> (64 bits), %x<k> (32 bits) and %h<k> (16 bits), and %q<k> tells that
-// it is not zero. Output k is %y<k>, or with `wide` %z<k> (64 bits). %p and %pr<4> are free predicates. %tile is the
+// Runs `body` in every lane. Input k is in %w<k> (64 bits), %x<k> (32 bits) and %h<k> (16 bits), and %q<k> is true
+// if it is not zero. Output k is %y<k>, or with `wide` %z<k> (64 bits). %p and %pr<4> are free predicates. %tile is the
 // address of `tile` in shared memory, and %cell that of the thread's word of output 0.
 inline Planes run_lanes(const std::string& body, const Planes& in, size_t outputs, bool wide = false) {
     const size_t n = in[0].size(), inputs = in.size();
