@@ -35,9 +35,11 @@ static bool cpu_has(int level) {
 
 void use_cpu_level(int level, char** argv) {
     if (level == cpu_level()) return;
-    CHECK(cpu_has(level),
-          "--cpu v{}: this CPU has not all instructions of x86-64-v{}; --cpu auto runs the kernels for it", level,
-          level);
+    if (!cpu_has(level))
+        throw InputError(
+            fmt::format("--cpu v{}: this CPU has not all instructions of x86-64-v{}; --cpu auto takes the highest "
+                        "level that it has",
+                        level, level));
     // The libraries are …/glibc-hwcaps/x86-64-v2/libgpt_kernels.so and the same for v3 and v4. LD_LIBRARY_PATH comes
     // before the folders that the loader chooses from by itself.
     Dl_info here;
@@ -57,10 +59,10 @@ void use_cpu_level(int level, char** argv) {
 #else
 int cpu_level() { return 0; }
 void use_cpu_level(int level, char**) {
-    fail(
-        "--cpu v{}: this program has its kernels once, for one CPU; make PORTABLE=1 builds them for x86-64-v2, v3 and "
-        "v4",
-        level);
+    throw InputError(
+        fmt::format("--cpu v{}: this program has its kernels once, for one CPU; make PORTABLE=1 builds them for "
+                    "x86-64-v2, v3 and v4",
+                    level));
 }
 #endif
 
