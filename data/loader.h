@@ -60,10 +60,10 @@ class Loader {
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
         CHECK(
             windows_ > 0,
-            "'{}': {} tokens in {} shards, but a sequence needs context + 1 = {} tokens of one shard, and the longest "
+            "'{}': {} tokens in {} shard{}, but a sequence needs context + 1 = {} tokens of one shard, and the longest "
             "shard, {}, has {}\n    use more text, or --context {} or less",
-            set_.pattern, tokens(), shards_.size(), T + 1, longest->path(), longest->tokens(),
-            std::max<int64_t>(longest->tokens() - 1, 1));
+            set_.pattern, tokens(), shards_.size(), shards_.size() == 1 ? "" : "s", T + 1, longest->path(),
+            longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
         ids_.resize(T + 1);
         const auto tensor = [&](std::vector<int32_t>& v) {
             v.resize(B * T);

@@ -15,8 +15,8 @@
 #include <fmt/format.h>
 
 // While it lives and standard output is a terminal, a thread rewrites one line every half second, such as
-// "evaluating, batch 3 of 20 · 12 s". The first line comes after a second, so that short jobs print nothing. Another line
-// may be printed over it, because the cursor stays at its beginning.
+// "evaluating, batch 3 of 20 · 12 s". The first line comes after a second, so that short jobs print nothing. Another
+// line may be printed over it, because the cursor stays at its beginning.
 class Busy {
   public:
     // all: how many parts the job has; 0 when it is not known.

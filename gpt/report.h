@@ -89,9 +89,12 @@ inline void header(const Run& run) {
     if (run.train || run.val)
         say("data", "train {} · val {}", run.train ? grouped(run.train->tokens()) + " tokens" : "none",
             run.val ? grouped(run.val->tokens()) : "none");
-    say("batch", "{} × {} × {} micro{} = {} tokens a step · {} step{} = {} tokens", o.batch, o.context, o.accumulate,
-        world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), grouped(o.steps),
-        o.steps == 1 ? "" : "s", rounded(double(o.steps) * double(tokens)));
+    const bool length_known = run.train || o.steps > 1;  // without data, a dry run knows it from the options alone
+    say("batch", "{} × {} × {} micro{} = {} tokens a step{}", o.batch, o.context, o.accumulate,
+        world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens),
+        length_known ? fmt::format(" · {} step{} = {} tokens", grouped(o.steps), o.steps == 1 ? "" : "s",
+                                   rounded(double(o.steps) * double(tokens)))
+                     : "");
     say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
     say("", "logits of {} rows at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
@@ -99,15 +102,16 @@ inline void header(const Run& run) {
     say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
         gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",
         room(run));
-    say("compute", "{}FLOP a token · {}FLOP a step · {}FLOP in all", rounded(flops, " "),
-        rounded(flops * double(tokens), " "), rounded(flops * double(tokens) * double(o.steps), " "));
+    say("compute", "{}FLOP a token · {}FLOP a step{}", rounded(flops, " "), rounded(flops * double(tokens), " "),
+        length_known ? fmt::format(" · {}FLOP in all", rounded(flops * double(tokens) * double(o.steps), " ")) : "");
     if (run.card && o.dry_run) {
         const double seconds = predicted_seconds(run);
-        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products · {} in all, as predicted{}",
+        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products{}, as predicted{}",
             seconds < 10 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.1f} s", seconds),
             rounded(double(tokens) / seconds),
             100 * flops * double(tokens) / world / seconds / run.card->product_rate(run.dtype),
-            duration(seconds * double(o.steps)), world > 1 ? " without communication" : "");
+            length_known ? fmt::format(" · {} in all", duration(seconds * double(o.steps))) : "",
+            world > 1 ? " without communication" : "");
     }
 }
 

@@ -399,6 +399,11 @@ TEST_CASE("--dry-run prints the plan and touches nothing", "[programs]") {
     const Ran folder = run(s, "train_gpt", "--dry-run --batch 1 --model " + quoted(s.path));
     CHECK(folder.code == 0);
     CHECK(missing_words(folder.out, {"20,554,567,680", "optimizer", "FLOP"}) == "");
+    CHECK(folder.out.find(" 1 step") == std::string::npos);  // without data nobody knows how many
+    write_shard(s / "val.bin", 3000);
+    const std::string nano = "--model nano --dry-run --val-data ";
+    CHECK(missing_words(run(s, "train_gpt", nano + quoted(s / "val.bin")).out, {"train none · val 3,000"}) == "");
+    refused(s, "train_gpt", nano + quoted(s / "none_*.bin"), {"no file matches", "none_*.bin"});
     const Ran r = run(s, "train_gpt", "--model gpt-neox-20b --dry-run --batch 1 --out " + quoted(s / "run"));
     CHECK(r.code == 0);
     CHECK(missing_words(r.out, {"20,554,567,680", "weights", "gradients", "optimizer", "activations", "FLOP",
