@@ -211,10 +211,10 @@ class Flags {
                 const std::string word = argv[i], next = i + 1 < argc ? argv[i + 1] : "";
                 times += name_in(word) == row.name;
                 if (word != row.name || row.kind == Kind::flag) continue;
-                if (i + 1 == argc) option_value::wrong("{} needs a value: {}", row.name, row.left());
-                if (has(name_in(next))) option_value::wrong("{} needs a value, but {} follows", row.name, next);
+                if (i + 1 == argc) fail("{} needs a value: {}", row.name, row.left());
+                if (has(name_in(next))) fail("{} needs a value, but {} follows", row.name, next);
             }
-            if (times > 1 && row.kind != Kind::many) option_value::wrong("{} is given {} times", row.name, times);
+            if (times > 1 && row.kind != Kind::many) fail("{} is given {} times", row.name, times);
         }
     }
 
@@ -228,7 +228,7 @@ class Flags {
     [[noreturn]] void refuse_unknown(const std::string& word) const {
         const std::string name = name_in(word);
         if (word.size() < 2 || word[0] != '-')
-            option_value::wrong("unexpected '{}': every option has a name (--help lists them)", word);
+            fail("unexpected '{}': every option has a name (--help lists them)", word);
         std::string best;
         size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // a name this far away is no misspelling
         for (const Row& row : rows_) {
@@ -236,8 +236,8 @@ class Flags {
             const size_t d    = begins ? 1 : distance(name, row.name);
             if (d < least) least = d, best = row.name;
         }
-        if (best.empty()) option_value::wrong("unknown option {} (--help lists all options)", name);
-        option_value::wrong("unknown option {}, did you mean {}?", name, best);
+        if (best.empty()) fail("unknown option {} (--help lists all options)", name);
+        fail("unknown option {}, did you mean {}?", name, best);
     }
 
     // Returns how many letters to change, add, drop or swap with a neighbour to turn a into b (Damerau-Levenshtein).

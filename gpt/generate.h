@@ -16,9 +16,9 @@ struct Sampling {
     uint64_t seed     = 1337;
 
     void check() const {
-        CHECK(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
-        CHECK(top_k >= 0, "--top-k {}: expected 0 (all) or more", top_k);
-        CHECK(top_p > 0 && top_p <= 1, "--top-p {}: expected more than 0, at most 1", top_p);
+        CHECK_CALL(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
+        CHECK_CALL(top_k >= 0, "--top-k {}: expected 0 (all) or more", top_k);
+        CHECK_CALL(top_p > 0 && top_p <= 1, "--top-p {}: expected more than 0, at most 1", top_p);
     }
 };
 
@@ -113,7 +113,7 @@ class Generator {
     // Appends tokens to one sequence, as feed() does. each(position, logits) gets the logits (vocab) of every position.
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
         const int64_t n = int64_t(tokens.size()), most = most_at_once(batch_, tokens_);
-        CHECK(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
+        CHECK_CALL(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
         expect_room(n);
         for (int64_t first = 0; first < n; first += most) {
             run(tokens.data(), n, first, std::min(most, n - first));
@@ -136,7 +136,7 @@ class Generator {
         cache.plan({batch, c.width}, dtype);
     }
     void expect_room(int64_t n) const {
-        CHECK(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
+        CHECK_CALL(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
     }
     // Runs columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
     void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
@@ -179,8 +179,8 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
                      const std::function<bool(int64_t, int32_t)>& each) {
     how.check();
     CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");
-    CHECK(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
-          tokens);
+    CHECK_CALL(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
+               tokens);
     m.config.check_ids(prompt, "the prompt");
     const int64_t wanted   = int64_t(prompt.size()) + tokens;
     const int64_t capacity = std::max<int64_t>(2, std::min(wanted, m.config.context));

@@ -177,7 +177,7 @@ inline std::map<std::string, HfWeight> hf_weights(const Config& c) {
     }
     Params none;
     for (const ParamRow& r : param_rows(none, c)) {
-        CHECK(all.count(r.name), "families.h has no name for {} in the row of {}", r.name, c.model_type);
+        CHECK_CALL(all.count(r.name), "families.h has no name for {} in the row of {}", r.name, c.model_type);
         HfWeight& w = all[r.name];
         w.ours      = unpadded(c, r);
         w.theirs    = w.ours;

@@ -24,7 +24,7 @@ class Auto {
     }
     T value_or(T otherwise) const { return value_ ? *value_ : std::move(otherwise); }
     operator const T&() const {
-        CHECK_RUN(value_, "an option was read before anything decided what its `auto` means");
+        CHECK_CALL(value_, "an option was read before anything decided what its `auto` means");
         return *value_;
     }
 
@@ -72,11 +72,6 @@ using Words = std::vector<std::string>;
 // The words that an option may be, and what each stands for.
 template <class T>
 using Table = std::vector<std::pair<std::string, T>>;
-
-template <class... Args>
-[[noreturn]] inline void wrong(fmt::string_view format, const Args&... args) {
-    throw InputError(fmt::vformat(format, fmt::make_format_args(args...)));
-}
 
 // Quotes a word so that a POSIX shell reads it back.
 inline std::string quoted(const std::string& word) {
@@ -146,17 +141,16 @@ T read_number(const std::string& name, const std::string& word, const char* othe
     T parsed{};
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), parsed);
     const bool complete     = error == std::errc() && end == word.data() + word.size();
-    if (error == std::errc::result_out_of_range) wrong("{} {}: out of range", name, word);
+    if (error == std::errc::result_out_of_range) fail("{} {}: out of range", name, word);
     if (std::is_integral<T>::value && !complete)
-        wrong("{} {}: expected {}a whole number{}", name, word, other,
-              std::is_signed<T>::value ? "" : ", not negative");
+        fail("{} {}: expected {}a whole number{}", name, word, other, std::is_signed<T>::value ? "" : ", not negative");
     if (!complete || parsed - parsed != T(0))
-        wrong("{} {}: expected {}a number, such as 0.5 or 6e-4", name, word, other);
+        fail("{} {}: expected {}a number, such as 0.5 or 6e-4", name, word, other);
     return parsed;
 }
 inline void read(bool& value, const std::string& name, const Words& words, const Range&) {
     const std::string w = words.empty() || words[0].empty() ? "true" : words[0];
-    if (w != "true" && w != "false") wrong("{} {}: takes no value (or =true, =false)", name, w);
+    if (w != "true" && w != "false") fail("{} {}: takes no value (or =true, =false)", name, w);
     value = w == "true";
 }
 inline void read(std::string& value, const std::string&, const Words& words, const Range&) { value = words[0]; }
@@ -168,7 +162,7 @@ inline void read(Auto<std::string>& value, const std::string&, const Words& word
 template <class T>
 void read(T& value, const std::string& name, const Words& words, const Range& range) {
     const T parsed = read_number<T>(name, words[0]);
-    if (!range.holds(double(parsed))) wrong("{} {}: expected {}", name, words[0], range.words());
+    if (!range.holds(double(parsed))) fail("{} {}: expected {}", name, words[0], range.words());
     value = parsed;
 }
 template <class T>
@@ -177,14 +171,14 @@ void read(Auto<T>& value, const std::string& name, const Words& words, const Ran
     if (words[0] == "auto") return;
     const T parsed = read_number<T>(name, words[0], "auto, or ");
     if (range.means_auto(double(parsed))) return;
-    if (!range.holds(double(parsed))) wrong("{} {}: expected auto, or {}", name, words[0], range.words());
+    if (!range.holds(double(parsed))) fail("{} {}: expected auto, or {}", name, words[0], range.words());
     value = parsed;
 }
 template <class T>
 const T& find_word(const std::string& name, const std::string& word, const Table<T>& table, const char* other = "") {
     for (const auto& row : table)
         if (row.first == word) return row.second;
-    wrong("{} {}: expected one of {}{}", name, word, other, form_of(table));
+    fail("{} {}: expected one of {}{}", name, word, other, form_of(table));
 }
 template <class T>
 void read(T& value, const std::string& name, const Words& words, const Table<T>& table) {

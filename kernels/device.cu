@@ -228,7 +228,7 @@ static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t
 #endif
 
 void copy(Tensor dst, Tensor src, Stream s) {
-    CHECK(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
+    CHECK_CALL(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
     RUN_UNTYPED(s, copy, dst, src);
 }
 
@@ -247,7 +247,7 @@ void from_host(Tensor dst, const void* src, Stream s) {
 }
 
 void from_host(Tensor dst, const std::vector<float>& src, Stream s) {
-    CHECK(int64_t(src.size()) == dst.numel(), "from_host: {} values for {}", src.size(), dst.str());
+    CHECK_CALL(int64_t(src.size()) == dst.numel(), "from_host: {} values for {}", src.size(), dst.str());
     const Tensor values{const_cast<float*>(src.data()), DType::F32, dst.shape};
     if (s.where == Machine::cpu) return copy(dst, values, s);
     if (dst.dtype == DType::F32) return from_host(dst, values.ptr, s);

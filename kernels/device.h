@@ -70,10 +70,10 @@ std::vector<float> floats_of(Tensor src, Stream s);                   // convert
             gpu::op(__VA_ARGS__, gpu::OpScope(s, name)); \
     } while (0)
 #else
-#define RUN_HALF_(s, name, op, ...)                                                             \
-    do {                                                                                        \
-        CHECK((s).where == Machine::cpu, name ": this binary was built without its CUDA half"); \
-        cpu::op(__VA_ARGS__);                                                                   \
+#define RUN_HALF_(s, name, op, ...)                                                                  \
+    do {                                                                                             \
+        CHECK_CALL((s).where == Machine::cpu, name ": this binary was built without its CUDA half"); \
+        cpu::op(__VA_ARGS__);                                                                        \
     } while (0)
 #endif
 #define RUN_ON(s, dtype, op, ...) \

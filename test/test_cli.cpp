@@ -163,7 +163,7 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
     CHECK(given.command == "./trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
 
     Auto<int64_t> steps;
-    CHECK_THROWS_AS(int64_t(steps), RunError);
+    CHECK_THROWS_AS(int64_t(steps), CallError);
     CHECK(steps.value_or(3) == 3);
     CHECK(steps.is_auto());
     CHECK(steps.decide(4) == 4);
