@@ -68,7 +68,7 @@ static void list_options(Flags& f, Options& o) {
           "end-of-text token; auto: the eos_token or eos_token_id that a file beside the tokenizer names, else "
           "<|endoftext|>",
           "TOKEN");
-    f.choose("--special-tokens", o.encode.specials, named<EncodeSettings::Specials>(EncodeSettings::special_names),
+    f.choose("--special-tokens", o.encode.specials, named<SpecialTokens>(special_token_words),
              "how special tokens that are written in documents are encoded: as plain text or as their ids; refuse: "
              "they are an error");
     f.group("output");
@@ -153,7 +153,7 @@ static void write_summary(const Options& o, const std::string& path, const Token
                                             {"tokenizer_fingerprint", tokenizer.fingerprint()},
                                             {"eot", EncodeSettings::eot_names[o.encode.eot]},
                                             {"eot_token", eot < 0 ? "" : tokenizer.bytes_of(eot)},
-                                            {"special_tokens", EncodeSettings::special_names[o.encode.specials]},
+                                            {"special_tokens", special_token_words[int(o.encode.specials)]},
                                             {"special_tokens_met", met.specials},
                                             {"val_fraction", o.read.val_fraction},
                                             {"shards", shards},

@@ -70,12 +70,13 @@ inline void header(const Run& run) {
 
     say("run", "{} · commit {} · seed {}", o.dry_run ? "(dry run)" : run.folder(), GPT_COMMIT, o.seed);
     say("", "{}", run.flags.command());
-    say("model", "{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers, c.width, c.heads,
-        o.context, grouped(count_params(c)));
+    say("model", "{} · {} layers × {} wide × {} heads · context {} · vocabulary {} · {} parameters", c.name, c.layers,
+        c.width, c.heads, o.context, c.vocab, grouped(count_params(c)));
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "", dev.name(),
         gpu ? "" : fmt::format(" · {} threads", dev.threads()), world > 1 ? " · " + Collective::library() : "",
         name_of(run.dtype),
         o.dry_run ? "" : fmt::format(" · {:.0f} GFLOP/s measured", peak_flops(dev, run.dtype) / 1e9));
+    if (!dev.no_gpu().empty()) say("", "{}", dev.no_gpu());
     if (run.train)
         say("data", "train {} tokens · val {}", grouped(run.train->tokens()),
             run.val ? grouped(run.val->tokens()) : "none");

@@ -18,24 +18,51 @@
 
 // ---- for both programs ---------------------------------------------------------------------------------------------
 
+// Returns the folder that --model means: of a run or its checkpoints the newest complete checkpoint, and of a
+// config.json its folder. The name of a preset stays. Throws an InputError for a name that is neither.
+inline std::string model_folder(const std::string& name) {
+    const fs::path path(name);
+    if (find_preset(name)) return name;
+    if (path.filename() == "config.json" && fs::is_regular_file(path))
+        return path.has_parent_path() ? path.parent_path().string() : ".";
+    if (fs::is_directory(path)) {
+        if (fs::exists(path / "config.json")) return name;
+        const fs::path own     = path.filename().empty() ? path.parent_path() : path;
+        const fs::path run     = own.filename() == "checkpoints" ? own.parent_path() : own;
+        const std::string home = run.empty() ? "." : run.string();
+        if (const auto steps = checkpoints_of(home); !steps.empty()) return checkpoint_path(home, steps.back());
+        CHECK(!fs::exists(own / "run.json"), "{}: this run has no complete checkpoint yet", name);
+        fail("{}: there is no config.json in this folder, and no checkpoint of a run", name);
+    }
+    CHECK(!fs::exists(path), "{} is a file; --model takes the folder of a model or of a run", name);
+    std::vector<std::string> names;
+    for (const Preset& p : presets()) names.push_back(p.name);
+    std::string last = path.filename().string();
+    std::transform(last.begin(), last.end(), last.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+    const std::string near = nearest_name(last, names);
+    fail("{} is neither a preset nor a model folder{}; train_gpt --list-models prints the presets", name,
+         near.empty() ? "" : ", did you mean " + near + "?");
+}
+
 // Uses the tokenizer that lies in `folder`, unless another was given.
 inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
     if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
 }
-// Returns null when there is no tokenizer. A tokenizer may have ids that the model lacks, such as that of a padding
-// token. A text that uses such an id is an error. The end-of-text token that a file names beside the tokenizer becomes
-// one of the model's. Where no file says how a text ends, it ends with <|endoftext|>.
-inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, Config& c) {
-    if (file.is_auto()) return nullptr;
-    auto tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(file));
-    if (tokenizer->vocab_size() > c.vocab)
+// Returns null when there is no tokenizer.
+inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file) {
+    return file.is_auto() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(file));
+}
+// A tokenizer may have ids that the model lacks, such as that of a padding token. A text that uses one is an error. The
+// end-of-text token that a file names beside the tokenizer becomes one of the model's. Where no file says how a text
+// ends, it ends with <|endoftext|>.
+inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file) {
+    if (tokenizer.vocab_size() > c.vocab)
         fmt::print(
             stderr,
             "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused\n",
-            std::string(file), tokenizer->vocab_size() - 1, c.name, c.vocab);
-    const int32_t end = tokenizer->eos() >= 0 || !c.ends.empty() ? tokenizer->eos() : tokenizer->eot();
+            file, tokenizer.vocab_size() - 1, c.name, c.vocab);
+    const int32_t end = tokenizer.eos() >= 0 || !c.ends.empty() ? tokenizer.eos() : tokenizer.eot();
     if (end >= 0 && !c.is_end(end)) c.ends.push_back(end);
-    return tokenizer;
 }
 
 // Reads the weights of a model folder, and prints the warnings about them.
@@ -65,8 +92,8 @@ struct Run {
     const Flags& flags;  // the list that parsed `options`
     const Ranks ranks;
     const Preset* const preset;  // null for a model folder
-    Config config;
     const bool trained_weights;  // the model folder has weights, from which training starts
+    Config config;
     Recipe recipe;
     const Device device;
     const DType dtype;
@@ -111,13 +138,20 @@ struct Run {
     }
     Config read_model() const;
     void find_files();
+    void read_tokenizer();
+    void refuse_other_tokenizer(const std::string& pattern) const;
     void read_data();
     void refuse_world() const;
     void choose_memory();
 };
 
+// A model with random weights may have sizes of its own, and gets positions for the whole --context.
 inline Config Run::read_model() const {
-    Config c = preset ? config_of(*preset) : read_config(options.model);
+    const Sizes& sizes = options.sizes;
+    CHECK(!trained_weights || !sizes.are_given(),
+          "--layers, --width, --heads and --vocab are for random weights, but {} has trained ones", options.model);
+    Config c = preset ? config_of(*preset, sizes) : read_config(options.model, sizes);
+    if (!trained_weights) c.context = std::max(c.context, options.context.value_or(0));
     if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
     return c;
 }
@@ -161,19 +195,53 @@ inline void Run::choose_memory() {
     }
 }
 
-// Reads the tokenizer first, because it knows the id that begins a document.
+// Reads the tokenizer, which knows the id that begins a document. A preset gets a vocabulary for its ids, unless its
+// own has room for them and at most 511 rows more: published models pad theirs by up to 411.
+inline void Run::read_tokenizer() {
+    Options& o = options;
+    tokenizer  = load_tokenizer(o.tokenizer);
+    if (!tokenizer) return;
+    const int64_t ids = tokenizer->vocab_size();
+    const bool suits  = ids <= config.vocab && config.vocab - ids < 512;
+    if (preset && !o.resume && !suits && o.sizes.vocab.is_auto()) {
+        config.vocab = o.sizes.vocab.decide(round_up(ids, 64));
+        if (config.eot >= config.vocab) config.bos = config.eot = -1;
+    }
+    join(config, *tokenizer, o.tokenizer);
+    if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
+    if (preset || config.bos < 0) config.bos = config.eot;
+}
+
+// tokenize writes PREFIX_summary.json beside the shards PREFIX_train_000000.bin and PREFIX_val_000000.bin. Its ids mean
+// nothing to a model with another tokenizer.
+inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
+    if (!tokenizer || options.trust_data) return;
+    std::set<std::string> summaries;
+    for (const std::string& path : files_matching(pattern)) {
+        const std::string stem = path.substr(0, std::min(path.rfind('_'), path.size()));
+        for (const char* part : {"_train", "_val"})
+            if (ends_with(stem, part)) summaries.insert(stem.substr(0, stem.rfind('_')) + "_summary.json");
+    }
+    for (const std::string& path : summaries) {
+        if (!fs::exists(path)) continue;
+        const Fields summary(path);
+        const std::string theirs = summary.text("tokenizer_fingerprint", "");
+        CHECK(theirs.empty() || theirs == tokenizer->fingerprint(),
+              "{}: the shards were made with {}, which is not the same tokenizer as {}\n"
+              "    ./tokenize --tokenizer {} makes shards for this model; --trust-data trains on these",
+              path, summary.text("tokenizer", "another tokenizer"), options.tokenizer, options.tokenizer);
+    }
+}
+
 inline void Run::read_data() {
     Options& o = options;
-    tokenizer  = load_tokenizer(o.tokenizer, config);
-    if (tokenizer) {
-        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
-        if (preset || config.bos < 0) config.bos = config.eot;
-    }
     CHECK(!o.document_mask || config.eot >= 0,
           "--document-mask: the id of <|endoftext|> is not known; give a --tokenizer FILE that has it");
     CHECK(o.dry_run || !o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.dry_run || o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
 
+    for (const Auto<std::string>& pattern : {o.train_data, o.val_data})
+        if (!pattern.is_auto()) refuse_other_tokenizer(pattern);
     if (!o.train_data.is_auto()) train = load(o.train_data, true);
     if (!o.val_data.is_auto()) val = load(o.val_data, false);
     resolve_steps(o, recipe, ranks.world, train ? train->tokens() : 0);
@@ -185,9 +253,9 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     : options(o),
       flags(flags),
       ranks(ranks),
-      preset(find_preset(o.model)),
-      config(read_model()),
+      preset(find_preset(o.model = model_folder(o.model))),
       trained_weights(!preset && !weight_files(o.model).empty()),
+      config(read_model()),
       recipe(recipe_for(preset, trained_weights)),
       device(open_device(o.machine, ranks.local)),
       dtype(dtype_on(device, o.machine)) {
@@ -196,6 +264,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();
+    read_tokenizer();
     resolve(o, config, recipe, ranks.world);
     free_bytes = device.free_bytes();
     choose_memory();

@@ -101,7 +101,10 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
 void Device::use_gpu(int index, bool sync_each, bool insist) {
     const std::string obstacle = gpu::obstacle(index);
     CHECK_RUN(obstacle.empty() || !insist, "no GPU can be used: {}", obstacle);
-    if (!obstacle.empty()) return fmt::print(stderr, "no GPU is used: {}; running on the CPU\n", obstacle);
+    if (!obstacle.empty()) {
+        no_gpu_ = fmt::format("no GPU is used: {}; running on the CPU", obstacle);
+        return;
+    }
     const auto queue = std::make_shared<gpu::Queue>(index, sync_each);
     queue_           = queue;
     stream_          = {Machine::cuda, queue.get()};
