@@ -54,7 +54,7 @@ static void run_benchmark(const Inference& i) {
         const LambadaScore s = score_lambada(i.model, read_lambada(file, encoder));
         result.update({{"texts", s.texts}, {"acc", s.acc}, {"perplexity", s.perplexity}});
     }
-    if (i.options.json) return fmt::print("{}\n", result.dump());
+    if (i.options.json) return fmt::print("{}\n", json_text(result));
     for (const auto& [key, value] : result.items())
         fmt::print("{:<10} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
 }
@@ -95,7 +95,7 @@ static void score(const Inference& i) {
         if (bits_per_byte > 0) j["bits_per_byte"] = bits_per_byte;
         j["ids"]             = ids;
         j["log_likelihoods"] = all;
-        return fmt::print("{}\n", j.dump());
+        return fmt::print("{}\n", json_text(j));
     }
     fmt::print("{} tokens · loss {:.4f} nats per token · perplexity {:.2f}", grouped(predicted), mean, std::exp(mean));
     if (bits_per_byte > 0) fmt::print(" · {:.4f} bits per byte", bits_per_byte);

@@ -46,6 +46,7 @@ inline std::string model_folder(const std::string& name) {
 
 // Uses the tokenizer that lies in `folder`, unless another was given.
 inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
+    if (!file.is_auto()) file = tokenizer_at(file);
     if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
 }
 // Returns null when there is no tokenizer.
