@@ -2,9 +2,6 @@
 //
 // gpt/model.h holds the model, gpt/generate.h generation with its key/value cache, gpt/evaluation.h the benchmarks. The
 // CUDA code is in kernels/, with one .cu file per operation.
-#include <iostream>
-#include <iterator>
-
 #include "data/text_stream.h"
 #include "gpt/log.h"
 #include "gpt/run.h"
@@ -32,6 +29,10 @@ static const Tokenizer& tokenizer_of(const Inference& i) {
     return *i.tokenizer;
 }
 
+static TextEncoder encoder_of(const Inference& i, SpecialTokens otherwise) {
+    return {tokenizer_of(i), i.options.special_tokens.value_or(otherwise)};
+}
+
 // Rotary positions do not end, but a model has learnt nothing about those beyond its own context.
 static void warn_beyond(const Config& c, int64_t tokens, const char* what) {
     if (tokens <= c.context || c.learned_positions) return;
@@ -43,17 +44,17 @@ static void warn_beyond(const Config& c, int64_t tokens, const char* what) {
 
 static void run_benchmark(const Inference& i) {
     const std::string &name = i.options.eval[0], &file = i.options.eval[1];
-    const Tokenizer& tokenizer = tokenizer_of(i);
+    const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
     warn_beyond(i.model.config, i.model.shape.context, "--context");
     nlohmann::ordered_json result = {{"eval", name}, {"file", file}};
     if (name == "hellaswag") {
-        const HellaSwagScore s = score_hellaswag(i.model, read_hellaswag(file, tokenizer));
+        const HellaSwagScore s = score_hellaswag(i.model, read_hellaswag(file, encoder));
         result.update({{"questions", s.questions}, {"acc", s.acc}, {"acc_norm", s.acc_norm}});
     } else {
-        const LambadaScore s = score_lambada(i.model, read_lambada(file, tokenizer));
+        const LambadaScore s = score_lambada(i.model, read_lambada(file, encoder));
         result.update({{"texts", s.texts}, {"acc", s.acc}, {"perplexity", s.perplexity}});
     }
-    if (i.options.json) return fmt::print("{}\n", result.dump());
+    if (i.options.json) return fmt::print("{}\n", json_text(result));
     for (const auto& [key, value] : result.items())
         fmt::print("{:<10} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
 }
@@ -61,12 +62,15 @@ static void run_benchmark(const Inference& i) {
 // ---- scoring -------------------------------------------------------------------------------------------------------
 
 static void score(const Inference& i) {
-    const std::string& file = i.options.score;
+    const std::string& file = *i.options.score;
     const bool is_text      = !holds_ids(file);
     const std::string text  = is_text ? read_whole_text(file) : "";
     std::vector<int32_t> ids;
     if (is_text) {
-        ids = tokenizer_of(i).encode(text);
+        TextEncoder encoder = encoder_of(i, SpecialTokens::text);
+        encoder.count(text, file);
+        encoder.tell(file);
+        ids = encoder.encode(text);
     } else {
         const Shard shard(file, i.model.config.vocab);
         ids.resize(shard.tokens());
@@ -91,7 +95,7 @@ static void score(const Inference& i) {
         if (bits_per_byte > 0) j["bits_per_byte"] = bits_per_byte;
         j["ids"]             = ids;
         j["log_likelihoods"] = all;
-        return fmt::print("{}\n", j.dump());
+        return fmt::print("{}\n", json_text(j));
     }
     fmt::print("{} tokens · loss {:.4f} nats per token · perplexity {:.2f}", grouped(predicted), mean, std::exp(mean));
     if (bits_per_byte > 0) fmt::print(" · {:.4f} bits per byte", bits_per_byte);
@@ -104,17 +108,42 @@ struct Prompt {
     std::string text;  // is printed before what continues it
     std::vector<int32_t> ids;
 };
-// Reads the prompt from --ids, --prompt, --prompt-file or standard input. An empty one becomes <|endoftext|>.
+// Reads standard input until its end. A user at a terminal is told that the program waits for it.
+static std::string read_standard_input() {
+    if (isatty(0)) fmt::print(stderr, "type the prompt; Ctrl-D on an empty line ends it (or give --prompt TEXT)\n");
+    const int first = std::getc(stdin);
+    if (first == EOF) return "";
+    std::ungetc(first, stdin);
+    return read_whole_text("-");
+}
+// Leaves out one line break at the end, which editors and `echo` put there.
+static std::string without_line_break(std::string text) {
+    for (const char c : {'\n', '\r'})
+        if (!text.empty() && text.back() == c) text.pop_back();
+    return text;
+}
+// Reads the prompt from --ids, --prompt, --prompt-file or standard input. In front of a text come the tokens that the
+// tokenizer.json puts there. A prompt without any token becomes the end-of-text token.
 static Prompt read_prompt(const Inference& i) {
     const InferOptions& o = i.options;
-    if (!o.ids.empty()) return {o.prompt, parse_ids(o.ids, i.model.config.vocab)};
-    std::string text = o.prompt;
-    if (!o.prompt_file.empty())
-        text = read_whole_text(o.prompt_file);
-    else if (text.empty())
-        text.assign(std::istreambuf_iterator<char>(std::cin), {});
-    if (text.empty() && i.tokenizer && i.tokenizer->eot() >= 0) return {text, {i.tokenizer->eot()}};
-    return {text, tokenizer_of(i).encode(text)};
+    if (o.ids) return {"", parse_ids(*o.ids, i.model.config.vocab)};
+    const std::string text =
+        o.prompt ? *o.prompt
+                 : without_line_break(o.prompt_file ? read_whole_text(*o.prompt_file) : read_standard_input());
+    Prompt prompt{text, {}};
+    if (i.tokenizer) prompt.ids = i.tokenizer->before();
+    if (!text.empty()) {
+        TextEncoder encoder = encoder_of(i, SpecialTokens::ids);
+        encoder.count(text, "the prompt");
+        encoder.tell("the prompt");
+        const auto ids = encoder.encode(text);
+        prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+    } else if (prompt.ids.empty()) {
+        const int64_t eot = i.tokenizer && i.tokenizer->eot() >= 0 ? i.tokenizer->eot() : i.model.config.eot;
+        CHECK(eot >= 0, "the prompt is empty, and {} names no end-of-text token to stand for it", i.options.model);
+        prompt.ids = {int32_t(eot)};
+    }
+    return prompt;
 }
 
 // Prints {"ids": […], "logits": [[…] per position]}, without the padding of the vocabulary.
@@ -124,6 +153,7 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
     Generator g(i.model, 1, int64_t(prompt.ids.size()));
     fmt::print("{{\"ids\":{},\"logits\":[", nlohmann::json(prompt.ids).dump());
     g.feed_all(prompt.ids, [&](int64_t t, const float* logits) {
+        expect_finite(logits, i.model.config.vocab, t + 1);
         fmt::print("{}[", t ? "," : "");
         for (int64_t v = 0; v < i.model.config.vocab; v++) fmt::print("{}{}", v ? "," : "", logits[v]);
         fmt::print("]");
@@ -136,31 +166,59 @@ static std::string text_of(const Tokenizer* tokenizer, int32_t id) {
     return tokenizer ? tokenizer->text_of(id) : fmt::format("{} ", id);
 }
 
-// A single sample is printed as it is generated. Several are printed when all of them are complete.
-static void continue_prompt(const Inference& i, const Prompt& prompt) {
+// Leaves out what the model cannot read at once of a prompt, and says so.
+static void shorten(Prompt& prompt, const Inference& i) {
+    const int64_t all = int64_t(prompt.ids.size()), most = i.options.context;
+    if (all <= most) return;
+    const bool may_go_beyond = !i.model.config.learned_positions;
+    fmt::print(stderr, "note: of the {} tokens of the prompt, {} reads the newest {}{}\n", grouped(all),
+               i.options.model, grouped(most), may_go_beyond ? "; --context takes more" : "");
+    prompt.ids.erase(prompt.ids.begin(), prompt.ids.end() - most);
+    if (!i.tokenizer || i.options.ids) return;
+    prompt.text.clear();
+    for (const int32_t id : prompt.ids) prompt.text += text_of(i.tokenizer, id);
+    size_t cut = 0;  // the first token may begin within a character
+    while (cut < prompt.text.size() && continues_character(prompt.text[cut])) cut++;
+    prompt.text.erase(0, cut);
+}
+
+// A single sample is printed as it is generated. Several are printed when all of them are complete; on a terminal a
+// counter shows how far they are.
+static void continue_prompt(const Inference& i, Prompt prompt) {
     const InferOptions& o = i.options;
-    const bool live       = o.samples == 1;
+    const bool live = o.samples == 1, counts = !live && isatty(2);
+    warn_beyond(i.model.config, o.context, "--context");
+    shorten(prompt, i);
     std::vector<std::string> texts(o.samples, prompt.text);
+    std::vector<UntilStop> until(o.samples, UntilStop(o.stop));
     int64_t made       = 0;
     double first_token = 0;  // seconds
     const Stopwatch watch;
-    const auto show = [](const std::string& text) { fmt::print("{}", text), std::fflush(stdout); };
-    if (live) show(prompt.text);
-    generate(i.model, prompt.ids, o.tokens, o.samples, o.sampling, [&](int64_t sample, int32_t id) {
-        if (made++ == 0) first_token = watch.seconds();
-        if (i.model.config.is_end(id)) return false;
-        if (live)
-            show(text_of(i.tokenizer, id));
-        else
-            texts[sample] += text_of(i.tokenizer, id);
-        return true;
-    });
-    if (live) show("\n");
+    const auto add = [&](int64_t sample, const std::string& text) {
+        if (!live) return void(texts[sample] += text);
+        fmt::print("{}", text);
+        std::fflush(stdout);
+    };
+    if (live) add(0, prompt.text);
+    generate(
+        i.model, prompt.ids, o.tokens, o.samples, o.sampling,
+        [&](int64_t sample, int32_t id) {
+            if (made++ == 0) first_token = watch.seconds();
+            if (counts && sample == 0) fmt::print(stderr, "\r{} of {} tokens ", made / o.samples + 1, o.tokens);
+            if (i.model.config.is_end(id)) return false;
+            add(sample, until[sample].add(text_of(i.tokenizer, id)));
+            return !until[sample].stopped();
+        },
+        o.context);
+    if (counts) fmt::print(stderr, "\r{:40}\r", "");
+    for (int64_t s = 0; s < o.samples; s++) add(s, until[s].rest());
+    if (live) add(0, "\n");
     for (int64_t s = 0; !live && s < o.samples; s++) fmt::print("---- {} of {} ----\n{}\n", s + 1, o.samples, texts[s]);
     if (o.stats && made > 1) {
         std::fflush(stdout);
-        fmt::print(stderr, "{} tokens of prompt in {:.3f} s · {} tokens at {:.1f} tokens/s\n", prompt.ids.size(),
-                   first_token, made, double(made - 1) / (watch.seconds() - first_token));
+        fmt::print(stderr, "{} of prompt in {:.3f} s · {} at {:.1f} tokens/s\n",
+                   count_of(int64_t(prompt.ids.size()), "token"), first_token, count_of(made, "token"),
+                   double(made - 1) / (watch.seconds() - first_token));
     }
 }
 
@@ -172,19 +230,24 @@ static int run(int argc, char** argv) {
     list_options(flags, o);
     if (!parse_options(o, flags, argc, argv)) return 0;
 
+    o.model             = model_folder(o.model);
     const Device device = open_device(o.machine);
     refuse_without_products(device);
+    if (!o.prints_json() && isatty(2) && !device.no_gpu().empty()) fmt::print(stderr, "{}\n", device.no_gpu());
     Config config = read_config(o.model);
     if (!o.activation.is_auto()) set_activation(config, o.activation, "--activation");
     find_tokenizer(o.tokenizer, o.model);
-    const auto tokenizer = load_tokenizer(o.tokenizer, config);
+    const auto tokenizer = load_tokenizer(o.tokenizer);
+    if (tokenizer) join(config, *tokenizer, o.tokenizer);
     o.context.decide(config.context);
+    CHECK(!config.learned_positions || o.context <= config.context,
+          "--context {} is more than the {} positions that {} has", o.context, config.context, o.model);
 
     // A Generator allocates activations of its own. A benchmark runs batches of about 4096 rows, which is as fast as
     // larger ones.
     BatchShape shape{1, 1, false};
     if (!o.eval.empty()) shape = {std::max<int64_t>(1, 4096 / o.context), o.context, false};
-    if (!o.score.empty()) shape.context = o.context;
+    if (o.score) shape.context = o.context;
     const DType dtype = dtype_on(device, o.machine);
     use_tf32(o.machine, device, dtype);
     Model model(config, dtype, shape, device);
@@ -194,7 +257,7 @@ static int run(int argc, char** argv) {
 
     const Inference inference{o, model, tokenizer.get()};
     if (!o.eval.empty()) return run_benchmark(inference), 0;
-    if (!o.score.empty()) return score(inference), 0;
+    if (o.score) return score(inference), 0;
     const Prompt prompt = read_prompt(inference);
     if (o.logits) return print_logits(inference, prompt), 0;
     continue_prompt(inference, prompt);

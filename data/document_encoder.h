@@ -17,14 +17,12 @@
 #include "data/validation.h"
 
 struct EncodeSettings {
-    enum Eot { before, after, none };            // the place of the end-of-text token of a document
-    enum Specials { as_text, as_ids, refused };  // special tokens that are written in a document
-    static constexpr const char* eot_names[]     = {"before", "after", "none"};  // the options use these words
-    static constexpr const char* special_names[] = {"text", "ids", "refuse"};
+    enum Eot { before, after, none };  // the place of the end-of-text token of a document
+    static constexpr const char* eot_names[] = {"before", "after", "none"};  // the options use these words
 
-    Eot eot           = before;
-    int32_t eot_token = -1;  // Eot::none ignores it
-    Specials specials = as_text;
+    Eot eot                = before;
+    int32_t eot_token      = -1;  // Eot::none ignores it
+    SpecialTokens specials = SpecialTokens::text;
     std::string separator;  // between documents of a text file
     double val_fraction = 0;
     bool skip_errors    = false;  // collects the errors of bad documents instead of throwing them
@@ -45,13 +43,6 @@ std::vector<std::string> each_text(const Documents& documents, const TextBlock& 
         }
     }
     return skipped;
-}
-
-inline int64_t count_in(std::string_view text, std::string_view word) {
-    int64_t count = 0;
-    if (word.empty()) return 0;
-    for (size_t at = 0; (at = text.find(word, at)) != text.npos; at += word.size()) count++;
-    return count;
 }
 
 // The tokens of a block.
@@ -77,7 +68,7 @@ class DocumentEncoder {
             each_text(documents_, block, set_.skip_errors, buffer_, [&](const Part& part, std::string_view text) {
                 const bool is_whole = part.first && part.last;
                 if (is_whole && text.empty()) return;
-                if (set_.specials == EncodeSettings::refused) refuse_special_tokens(part, text);
+                if (set_.specials == SpecialTokens::refuse) refuse_special_tokens(part, text);
                 if (by_tail && set_.val_fraction > 0) {
                     const size_t cut = tail_begin(text, set_.val_fraction);
                     if (cut > 0) append(e.train, text.substr(0, cut), true, true);
@@ -105,7 +96,7 @@ class DocumentEncoder {
             if (set_.eot == EncodeSettings::before && (in_front.empty() || in_front.front() != eot)) ids.push_back(eot);
             ids.insert(ids.end(), in_front.begin(), in_front.end());
         }
-        tokenizer_.encode(text, set_.specials == EncodeSettings::as_ids, ids, scratch_);
+        tokenizer_.encode(text, set_.specials == SpecialTokens::ids, ids, scratch_);
         if (ends) {
             ids.insert(ids.end(), behind.begin(), behind.end());
             if (set_.eot == EncodeSettings::after && (behind.empty() || behind.back() != eot)) ids.push_back(eot);
@@ -152,8 +143,7 @@ struct MetInDocuments {
         std::map<std::string, int64_t> words = specials;
         if (separators > 0) words[set.separator] += separators;
         for (const auto& [word, count] : words) {
-            const bool is_special = specials.count(word) > 0,
-                       is_id      = is_special && set.specials == EncodeSettings::as_ids;
+            const bool is_special = specials.count(word) > 0, is_id = is_special && set.specials == SpecialTokens::ids;
             fmt::print(stderr, "note: {} stands in documents {} and was taken as {}\n", word, count_of(count, "time"),
                        is_id ? fmt::format("the token {}", tokenizer.id_of(word)) : "plain text");
             if (is_special && !is_id) fmt::print(stderr, "    --special-tokens ids takes it as a token\n");

@@ -79,6 +79,12 @@ inline nlohmann::json read_json(const std::string& path, int max_depth = 64, Jso
     return parse_json(f.text(), path, max_depth, kind);
 }
 
+// The text of a JSON value. Bytes that are not UTF-8, as names of files may have, become U+FFFD.
+template <class J>
+std::string json_text(const J& value, int indent = -1) {
+    return value.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 // One JSON object. Each accessor checks the type of the field it returns; errors name the file and the field.
 // An accessor with an `absent` argument returns that for a field that is missing or null.
 class Fields {

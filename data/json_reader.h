@@ -88,8 +88,8 @@ class JsonReader {
     int64_t line() const { return line_; }
 
     [[noreturn]] void bad(const char* expected) {
-        throw_at<JsonSyntaxError>(__FILE__, __LINE__, "{} line {}: not JSON: expected {} at byte {}", file_, line_,
-                                  expected, before_ + (at_ - begin_));
+        throw_error<JsonSyntaxError>("{} line {}: not JSON: expected {} at byte {}", file_, line_, expected,
+                                     before_ + (at_ - begin_));
     }
 
   private:

@@ -47,7 +47,7 @@ class Loader {
     explicit Loader(const LoaderSettings& settings) : set_(settings) {
         const int64_t B = set_.batch, T = set_.context;
         CHECK(B > 0 && T > 0 && B <= INT32_MAX / T, "batch {} × context {} is out of range", B, T);
-        CHECK(set_.world > 0 && set_.rank >= 0 && set_.rank < set_.world, "rank {} of {}", set_.rank, set_.world);
+        CHECK_CALL(set_.world > 0 && set_.rank >= 0 && set_.rank < set_.world, "rank {} of {}", set_.rank, set_.world);
         for (const std::string& path : files_matching(set_.pattern)) {
             shards_.emplace_back(path, set_.vocab);
             ids_.resize(std::min<int64_t>(shards_.back().tokens(), 4096));

@@ -56,8 +56,8 @@ class Shard {
 
     // Copies ids [first, first + count) to `out`. Throws InputError for an id outside the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
-        CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "{}: tokens {}..{} of {}", path(), first,
-              first + count, tokens_);
+        CHECK_CALL(first >= 0 && count >= 0 && first <= tokens_ - count, "{}: tokens {}..{} of {}", path(), first,
+                   first + count, tokens_);
         switch (type_) {
             case IdType::u8: return read_as<uint8_t>(first, count, out);
             case IdType::i8: return read_as<int8_t>(first, count, out);

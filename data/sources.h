@@ -32,24 +32,45 @@ inline bool ends_in(std::string_view name, std::string_view end) {
 inline bool has_jsonl_name(std::string_view name) {
     return ends_in(name, ".jsonl") || ends_in(name, ".jsonl.zst") || ends_in(name, ".jsonl.gz");
 }
-inline bool has_txt_name(std::string_view name) {
-    return ends_in(name, ".txt") || ends_in(name, ".txt.zst") || ends_in(name, ".txt.gz");
+inline bool has_text_name(std::string_view name) {
+    for (const std::string kind : {".txt", ".md", ".markdown", ".rst"})
+        for (const char* packed : {"", ".zst", ".gz"})
+            if (ends_in(name, kind + packed)) return true;
+    return false;
 }
 
-// The files that a word of the command line stands for, in the order of their names: a file, the .txt and .jsonl files
-// (plain, .zst or .gz) in a folder and its subfolders, or the matches of a pattern. Throws InputError if there are
-// none.
+// Names the files of a folder that are not read.
+inline std::string left_out(const std::string& folder, std::vector<std::string> files) {
+    constexpr size_t most = 5;
+    std::sort(files.begin(), files.end());
+    std::string list;
+    for (size_t i = 0; i < std::min(most, files.size()); i++) list += (i ? ", " : "") + files[i];
+    if (files.size() > most) list += fmt::format(" and {} more", files.size() - most);
+    return fmt::format(
+        "{}: of a folder, only .txt, .md, .rst and .jsonl files are read, plain or as .zst or .gz; left out: {}\n"
+        "    a pattern reads others, such as '{}/*.html'",
+        folder, list, folder);
+}
+
+// The files that a word of the command line stands for, in the order of their names: a file, the files of text and of
+// JSON lines in a folder and its subfolders, or the matches of a pattern. Says which files of a folder are left out,
+// but for hidden ones. Throws InputError if there are none.
 inline std::vector<std::string> files_of(const std::string& name) {
     if (name == "-") return {name};
     std::vector<std::string> files;
     std::error_code error;
     if (fs::is_directory(name, error)) {
+        std::vector<std::string> others;
         for (const auto& entry : fs::recursive_directory_iterator(name)) {
             const std::string path = entry.path().string();
-            if (entry.is_regular_file() && (has_txt_name(path) || has_jsonl_name(path))) files.push_back(path);
+            if (!entry.is_regular_file()) continue;
+            const bool is_read = has_text_name(path) || has_jsonl_name(path);
+            if (is_read || path.find("/.") == path.npos) (is_read ? files : others).push_back(path);
         }
         std::sort(files.begin(), files.end());
-        CHECK(!files.empty(), "{}: this folder has no .txt or .jsonl file, plain or as .zst or .gz", name);
+        CHECK(!files.empty() || !others.empty(), "{}: this folder has no files", name);
+        CHECK(!files.empty(), "{}", left_out(name, others));
+        if (!others.empty()) fmt::print(stderr, "note: {}\n", left_out(name, others));
         return files;
     }
     if (fs::exists(name, error)) return {name};

@@ -64,13 +64,15 @@ class TextStream {
     bool keep_any_bytes_, had_mark_ = false, is_whole_ = false;
 };
 
-// All of a file as text, decompressed and without a byte-order mark. An empty file is an empty text.
+// All of a file as text, decompressed. A byte-order mark is left out, and said. An empty file is an empty text.
 // Throws InputError for a file that is not text.
 inline std::string read_whole_text(const std::string& path) {
     std::string text;
     std::error_code unknown;
     if (fs::is_regular_file(path, unknown) && fs::file_size(path, unknown) == 0) return text;
     TextStream stream(path, false);
+    if (stream.had_mark())
+        fmt::print(stderr, "note: {}: the UTF-8 byte-order mark in front was left out\n", stream.name());
     for (std::string_view bytes = stream.next();; bytes = stream.next()) {
         stream.check(bytes);
         if (bytes.empty()) return text;

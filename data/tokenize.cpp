@@ -45,7 +45,10 @@ static Flags::Table<Enum> named(const char* const (&names)[n]) {
 static void list_options(Flags& f, Options& o) {
     f.group("input");
     f.add("--input", o.input,
-          "files of text or JSON lines, plain, .zst or .gz; folders; quoted patterns; - is standard input", "FILE…");
+          "files of text or JSON, plain, .zst or .gz; folders, of which .txt, .md, .rst and .jsonl files are read; "
+          "quoted "
+          "patterns; - is standard input",
+          "FILE…");
     f.add(
         "--mix", o.mix,
         "inputs in place of --input, from which documents are taken in proportion to the weights, until the first ends",
@@ -53,7 +56,7 @@ static void list_options(Flags& f, Options& o) {
     f.choose("--format", o.read.format, {"auto", "text", "jsonl"},
              "form of the input; auto: jsonl if the name or the content says so, else text");
     f.add("--field", o.read.field, "field of a .jsonl object that holds the text", "NAME");
-    f.add("--separator", o.read.separator,
+    f.add("--separator", o.read.separator, any_text(),
           "line that separates two documents of a text file; '': each file is one document");
     f.choose(
         "--on-error", o.on_error, {"stop", "skip", "keep"},
@@ -61,14 +64,15 @@ static void list_options(Flags& f, Options& o) {
         "not UTF-8 as it is");
     f.group("tokens");
     f.add("--tokenizer", o.tokenizer,
-          "tokenizer.json, or vocab.json with merges.txt beside it; encoding and decoding need it", "FILE");
+          "tokenizer.json, or vocab.json with merges.txt beside it, or their folder; encoding and decoding need it",
+          "FILE");
     f.choose("--eot", o.encode.eot, named<EncodeSettings::Eot>(EncodeSettings::eot_names),
              "where each document gets its end-of-text token: in front, behind, or nowhere");
     f.add("--eot-token", o.eot_token,
           "end-of-text token; auto: the eos_token or eos_token_id that a file beside the tokenizer names, else "
           "<|endoftext|>",
           "TOKEN");
-    f.choose("--special-tokens", o.encode.specials, named<EncodeSettings::Specials>(EncodeSettings::special_names),
+    f.choose("--special-tokens", o.encode.specials, named<SpecialTokens>(special_token_words),
              "how special tokens that are written in documents are encoded: as plain text or as their ids; refuse: "
              "they are an error");
     f.group("output");
@@ -89,6 +93,12 @@ static void list_options(Flags& f, Options& o) {
     f.add("--decode", o.decode, "print the text of the token shards that --input names");
     f.group("machine");
     f.add("--threads", o.threads, at_least(1), "threads that encode; auto: one per core");
+    f.apart({"--input", "--mix"});
+    f.apart({"--decode", "--tokenizer"}, {"--train-bpe"});
+    f.apart({"--decode"}, {"--mix", "--output", "--val-fraction", "--val-by", "--shard-tokens", "--overwrite", "--eot",
+                           "--eot-token", "--special-tokens", "--format", "--field", "--separator", "--on-error"});
+    f.apart({"--train-bpe"},
+            {"--eot", "--eot-token", "--special-tokens", "--val-fraction", "--val-by", "--shard-tokens"});
 }
 
 static void make_folder_of(const std::string& path) {
@@ -98,7 +108,6 @@ static void make_folder_of(const std::string& path) {
 }
 
 static std::vector<Source> sources(const Options& o) {
-    CHECK(o.input.empty() || o.mix.empty(), "--input and --mix both name the input; give one of them");
     std::vector<Source> all;
     for (const std::string& word : o.mix) all.push_back(weighted_source(word));
     for (const std::string& word : o.input) {
@@ -115,7 +124,6 @@ static std::string names(const Options& o) {
 
 // The id of the end-of-text token, or -1 if no document gets one.
 static int32_t end_of_text(const Options& o, const Tokenizer& tokenizer) {
-    CHECK(!o.eot_token.empty(), "--eot-token '': expected a token, such as </s>");
     if (o.encode.eot == EncodeSettings::none) return -1;
     const int32_t id = o.eot_token == "auto" ? tokenizer.eot() : tokenizer.id_of(o.eot_token);
     if (id >= 0) return id;
@@ -153,12 +161,12 @@ static void write_summary(const Options& o, const std::string& path, const Token
                                             {"tokenizer_fingerprint", tokenizer.fingerprint()},
                                             {"eot", EncodeSettings::eot_names[o.encode.eot]},
                                             {"eot_token", eot < 0 ? "" : tokenizer.bytes_of(eot)},
-                                            {"special_tokens", EncodeSettings::special_names[o.encode.specials]},
+                                            {"special_tokens", special_token_words[int(o.encode.specials)]},
                                             {"special_tokens_met", met.specials},
                                             {"val_fraction", o.read.val_fraction},
                                             {"shards", shards},
                                             {"inputs", inputs}};
-    write_file(path, summary.dump(2) + "\n");
+    write_file(path, json_text(summary, 2) + "\n");
 }
 
 static int threads_of(const Options& o) {
@@ -248,12 +256,13 @@ static std::string tokenizer_path(const std::string& output) {
     CHECK(!output.empty(), "--output FILE is missing; it names the tokenizer.json to write");
     if (output.back() == '/' || fs::is_directory(output)) return (fs::path(output) / "tokenizer.json").string();
     CHECK(fs::path(output).extension() == ".json",
-          "--output {}: expected the tokenizer.json that --train-bpe writes, or its folder", output);
+          "--output {}: --train-bpe writes a tokenizer.json: give a name that ends in .json, or a folder's, with / "
+          "behind",
+          output);
     return output;
 }
 
 static void train_bpe(const Options& o) {
-    CHECK(o.tokenizer.empty(), "--train-bpe makes a tokenizer; name it with --output, and leave --tokenizer out");
     const std::string path = tokenizer_path(o.output);
     CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite", path);
 
@@ -329,7 +338,7 @@ int main(int argc, char** argv) try {
     list_options(f, o);
     if (!f.parse(argc, argv)) return 0;
     o.read.keep_any_bytes = o.on_error == "keep";
-    CHECK(!o.decode || o.train_bpe == 0, "--decode and --train-bpe exclude each other");
+    if (!o.tokenizer.empty()) o.tokenizer = tokenizer_at(o.tokenizer);
     if (o.decode)
         decode(o);
     else if (o.train_bpe != 0)

@@ -27,6 +27,10 @@
 #include "kernels/check.h"
 #include "kernels/random.h"
 
+// How special tokens that are written in a text are encoded: as plain text, as their ids, or not at all.
+enum class SpecialTokens : uint8_t { text, ids, refuse };
+constexpr const char* special_token_words[] = {"text", "ids", "refuse"};  // of an option
+
 class Tokenizer {
   public:
     // path: a tokenizer.json, or the vocab.json beside a merges.txt. Throws InputError for what it cannot use.

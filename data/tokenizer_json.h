@@ -153,6 +153,14 @@ inline std::string tokenizer_in(const fs::path& folder) {
     return pair ? (folder / "vocab.json").string() : "";
 }
 
+// The tokenizer that a path names: a file itself, or the one in a folder. Throws InputError for a folder without one.
+inline std::string tokenizer_at(const std::string& path) {
+    if (!fs::is_directory(path)) return path;
+    const std::string file = tokenizer_in(path);
+    CHECK(!file.empty(), "{}: this folder has no tokenizer.json, and no vocab.json with merges.txt", path);
+    return file;
+}
+
 // The token that ends a text: eos_token in tokenizer_config.json or special_tokens_map.json beside a tokenizer, or "".
 inline std::string eos_token_beside(const fs::path& tokenizer) {
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {

@@ -92,3 +92,11 @@ inline bool looks_like_text(std::string_view begin) {
     const auto is_control = [](unsigned char c) { return c < '\t' || (c > '\r' && c < ' ') || c == 127; };
     return check.invalid * 1000 <= check.bytes && std::none_of(begin.begin(), begin.end(), is_control);
 }
+
+// How often a word stands in a text.
+inline int64_t count_in(std::string_view text, std::string_view word) {
+    int64_t count = 0;
+    if (word.empty()) return 0;
+    for (size_t at = 0; (at = text.find(word, at)) != text.npos; at += word.size()) count++;
+    return count;
+}

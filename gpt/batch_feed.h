@@ -34,9 +34,9 @@ class BatchFeed {
         char* const arrived  = static_cast<char*>(feed_.arrived());
         const auto place     = [&](Tensor from, int64_t slot) {
             if (!from) return Tensor{};
-            CHECK(slot < capacity_.tensors() && from.numel() <= capacity_.rows,
-                      "a batch of {} does not fit: there is room for {} tokens{}", from.str(), capacity_.rows,
-                  capacity_.documents ? "" : " without starts and positions");
+            CHECK_CALL(slot < capacity_.tensors() && from.numel() <= capacity_.rows,
+                           "a batch of {} does not fit: there is room for {} tokens{}", from.str(), capacity_.rows,
+                       capacity_.documents ? "" : " without starts and positions");
             const int64_t at = first + slot * capacity_.rows * size_of(DType::I32);
             std::memcpy(outgoing + at, from.ptr, size_t(from.bytes()));
             return Tensor{arrived + at, DType::I32, from.shape};

@@ -8,13 +8,14 @@
 //   if (!f.parse(argc, argv)) return 0;                                            // --help or --version was printed
 //
 // The parser, --help, the settings for run.json (list()) and the command that runs the same again (command()) all come
-// from this list. There are long names only, and no environment variables. CLI11 splits the arguments. The values are
-// read here, because CLI11 takes "010" for eight.
+// from this list. There are long names only, but for -h, and no environment variables. CLI11 splits the arguments. The
+// values are read here, because CLI11 takes "010" for eight. Only an option with any_text() takes an empty text.
 #pragma once
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +35,31 @@ struct Setting {
     bool is_default;
 };
 
+// Returns how many letters to change, add, drop or swap with a neighbour to turn a into b (Damerau-Levenshtein).
+inline size_t letters_apart(const std::string& a, const std::string& b) {
+    std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+    for (size_t i = 0; i <= a.size(); i++) d[i][0] = i;
+    for (size_t j = 0; j <= b.size(); j++) d[0][j] = j;
+    for (size_t i = 1; i <= a.size(); i++)
+        for (size_t j = 1; j <= b.size(); j++) {
+            d[i][j]            = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
+            const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (swapped) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+        }
+    return d[a.size()][b.size()];
+}
+// Returns the known name of which `name` is probably a misspelling or the beginning, or nothing.
+inline std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
+    std::string best;
+    size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // a name this far away is no misspelling
+    for (const std::string& k : known) {
+        const bool begins = name.size() > 3 && k.rfind(name, 0) == 0;
+        const size_t d    = begins ? 1 : letters_apart(name, k);
+        if (d < least) least = d, best = k;
+    }
+    return best;
+}
+
 class Flags {
   public:
     using Words = option_value::Words;
@@ -45,7 +71,7 @@ class Flags {
         : program_(std::move(program)), about_(std::move(about)), backends_(std::move(backends)), app_(about_) {
         app_.set_help_flag();
         app_.allow_extras();
-        app_.add_flag("--help", help_);
+        app_.add_flag("-h,--help", help_);
         app_.add_flag("--version", version_);
     }
 
@@ -53,7 +79,7 @@ class Flags {
     void group(const std::string& name) { group_ = name; }
 
     // Adds an option whose value is a bool, int, int64_t, uint64_t, float, double, std::string, an Auto of one of
-    // these, or a std::vector<std::string>. `form` stands for the value in --help.
+    // these, a std::optional<std::string> or a std::vector<std::string>. `form` stands for the value in --help.
     template <class T>
     void add(const std::string& name, T& value, const Range& range, const std::string& help,
              const std::string& form = "") {
@@ -80,11 +106,26 @@ class Flags {
         add_row(name, value, "auto|" + option_value::form_of(table), help, table);
     }
 
+    // Says what to answer to an option of another program. `answer` is the name of ours, or a sentence. A name that
+    // this list lacks is no answer, so that programs can share a table.
+    void elsewhere(const std::string& name, const std::string& answer) { elsewhere_.emplace_back(name, answer); }
+    // Refuses a command that gives one of `these` together with one of `those`, because one would have no effect.
+    void apart(const Words& these, const Words& those) { apart_.emplace_back(these, those); }
+    // Refuses a command that gives two of `these`.
+    void apart(const Words& these) {
+        for (size_t i = 1; i < these.size(); i++) apart({these.begin(), these.begin() + i}, {these[i]});
+    }
+    // Refuses a command that gives `name` and none of `those`.
+    void only_with(const std::string& name, const Words& those) { only_with_.emplace_back(name, those); }
+
     // Sets the values. Returns false after printing --help or --version. Throws InputError for whatever is wrong.
     bool parse(int argc, const char* const* argv) {
-        refuse_missing_and_repeated(argc, argv);
+        const Words words = separate_values(argc, argv);
+        refuse_missing_and_repeated(words);
+        std::vector<const char*> pointers = {argv[0]};
+        for (const std::string& word : words) pointers.push_back(word.c_str());
         try {
-            app_.parse(argc, argv);
+            app_.parse(int(pointers.size()), pointers.data());
         } catch (const CLI::ParseError& e) { throw InputError(std::string(e.what()) + " (--help lists all options)"); }
         if (!help_.empty())
             fmt::print("{}", help_ == "table" ? table() : help());
@@ -94,6 +135,7 @@ class Flags {
         for (const std::string& word : app_.remaining()) refuse_unknown(word);
         for (Row& row : rows_)
             if (row.option->count() > 0) row.set(row.option->results());
+        refuse_without_effect();
         return true;
     }
 
@@ -140,7 +182,7 @@ class Flags {
             }
             text += line + "\n";
         }
-        return text + "\n  --help, --version\n";
+        return text + "\n  -h, --help, --version\n";
     }
 
     // Returns what --help=table prints: group, name, form and help of each option, with tabs between them.
@@ -166,6 +208,10 @@ class Flags {
         CLI::Option* option                   = nullptr;
         std::function<std::string()> show     = nullptr;  // the value now, in words
         std::function<void(const Words&)> set = nullptr;
+        bool is_given() const {
+            const bool undecided = initial == "auto" || kind == Kind::flag;
+            return option->count() > 0 && !(undecided && show() == initial);
+        }
         std::string left() const { return form.empty() ? name : name + " " + form; }
         std::string full_help() const {
             return initial.empty() || kind == Kind::flag ? help : fmt::format("{} [{}]", help, initial);
@@ -202,56 +248,88 @@ class Flags {
         return words;
     }
 
+    // The words of the command, in which `--prompt=TEXT` becomes two words. CLI11 would take the word behind
+    // `--prompt=` for the value.
+    Words separate_values(int argc, const char* const* argv) const {
+        Words words;
+        for (int i = 1; i < argc; i++) {
+            const std::string word = argv[i], name = name_in(word);
+            const Row* row = find(name);
+            if (name == word || !row) {
+                words.push_back(word);
+                continue;
+            }
+            const std::string value = word.substr(name.size() + 1);
+            if (row->kind == Kind::flag && value.empty()) fail("{}: takes no value (or =true, =false)", word);
+            if (row->kind == Kind::flag || value[0] == '-')
+                words.push_back(word);
+            else
+                words.insert(words.end(), {name, value});
+        }
+        return words;
+    }
+
     // Refuses what CLI11 would accept. `--prompt --steps 5` would prompt with "--steps". An option that is given twice
     // would keep the last value, although that is more often a mistake than a wish.
-    void refuse_missing_and_repeated(int argc, const char* const* argv) const {
+    void refuse_missing_and_repeated(const Words& words) const {
         for (const Row& row : rows_) {
             int times = 0;
-            for (int i = 1; i < argc; i++) {
-                const std::string word = argv[i], next = i + 1 < argc ? argv[i + 1] : "";
-                times += name_in(word) == row.name;
-                if (word != row.name || row.kind == Kind::flag) continue;
-                if (i + 1 == argc) option_value::wrong("{} needs a value: {}", row.name, row.left());
-                if (has(name_in(next))) option_value::wrong("{} needs a value, but {} follows", row.name, next);
+            for (size_t i = 0; i < words.size(); i++) {
+                const bool is_last = i + 1 == words.size();
+                times += name_in(words[i]) == row.name;
+                if (words[i] != row.name || row.kind == Kind::flag) continue;
+                if (is_last) fail("{} needs a value: {}", row.name, row.left());
+                if (has(name_in(words[i + 1]))) fail("{} needs a value, but {} follows", row.name, words[i + 1]);
             }
-            if (times > 1 && row.kind != Kind::many) option_value::wrong("{} is given {} times", row.name, times);
+            if (times > 1 && row.kind != Kind::many) fail("{} is given {} times", row.name, times);
         }
+    }
+
+    void refuse_without_effect() const {
+        const auto given = [&](const std::string& name) { return find(name)->is_given(); };
+        for (const auto& [these, those] : apart_)
+            for (const std::string& a : these)
+                for (const std::string& b : those)
+                    if (given(a) && given(b)) fail("{} and {}: one has no effect beside the other; give one", a, b);
+        for (const auto& [name, those] : only_with_)
+            if (given(name) && std::none_of(those.begin(), those.end(), given))
+                fail("{} has an effect only with {}", name, joined(those));
+    }
+    // "--score, --eval or --logits"
+    static std::string joined(const Words& words) {
+        std::string all;
+        for (size_t i = 0; i < words.size(); i++)
+            all += (i == 0 ? "" : i + 1 < words.size() ? ", " : " or ") + words[i];
+        return all;
     }
 
     static std::string name_in(const std::string& word) { return word.substr(0, word.find('=')); }
 
+    const Row* find(const std::string& name) const {
+        for (const Row& row : rows_)
+            if (row.name == name) return &row;
+        return nullptr;
+    }
     bool has(const std::string& name) const {
-        return name == "--help" || name == "--version" ||
-               std::any_of(rows_.begin(), rows_.end(), [&](const Row& row) { return row.name == name; });
+        return name == "-h" || name == "--help" || name == "--version" || find(name);
     }
 
     [[noreturn]] void refuse_unknown(const std::string& word) const {
-        const std::string name = name_in(word);
         if (word.size() < 2 || word[0] != '-')
-            option_value::wrong("unexpected '{}': every option has a name (--help lists them)", word);
-        std::string best;
-        size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // a name this far away is no misspelling
-        for (const Row& row : rows_) {
-            const bool begins = name.size() > 3 && row.name.rfind(name, 0) == 0;
-            const size_t d    = begins ? 1 : distance(name, row.name);
-            if (d < least) least = d, best = row.name;
+            fail("unexpected '{}': every option has a name (--help lists them)", word);
+        std::string name = name_in(word), like_ours = name;
+        std::replace(like_ours.begin(), like_ours.end(), '_', '-');
+        Words names;
+        for (const Row& row : rows_) names.push_back(row.name);
+        std::string best = find(like_ours) ? like_ours : "";
+        for (const auto& [theirs, answer] : elsewhere_) {
+            if (theirs != like_ours) continue;
+            if (answer[0] != '-') fail("unknown option {}: {}", name, answer);
+            if (find(answer)) best = answer;
         }
-        if (best.empty()) option_value::wrong("unknown option {} (--help lists all options)", name);
-        option_value::wrong("unknown option {}, did you mean {}?", name, best);
-    }
-
-    // Returns how many letters to change, add, drop or swap with a neighbour to turn a into b (Damerau-Levenshtein).
-    static size_t distance(const std::string& a, const std::string& b) {
-        std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
-        for (size_t i = 0; i <= a.size(); i++) d[i][0] = i;
-        for (size_t j = 0; j <= b.size(); j++) d[0][j] = j;
-        for (size_t i = 1; i <= a.size(); i++)
-            for (size_t j = 1; j <= b.size(); j++) {
-                d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-                const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-                if (swapped) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
-            }
-        return d[a.size()][b.size()];
+        if (best.empty()) best = nearest_name(name, names);
+        if (best.empty()) fail("unknown option {} (--help lists all options)", name);
+        fail("unknown option {}, did you mean {}?", name, best);
     }
 
     static std::string compiler() {
@@ -269,4 +347,7 @@ class Flags {
     bool version_ = false;
     CLI::App app_;
     std::vector<Row> rows_;
+    std::vector<std::pair<std::string, std::string>> elsewhere_;
+    std::vector<std::pair<Words, Words>> apart_;
+    std::vector<std::pair<std::string, Words>> only_with_;
 };

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "gpt/values.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
 
@@ -16,6 +17,12 @@
 //   gpt2: 0.02 for every matrix, 0.02/√(2L) for those that write into the residual stream (GPT-2 paper, section 2.3).
 //   neox: √(2/5C), called small_init, and 2/(L√C), called wang_init, for those matrices (GPT-NeoX-20B paper, 3.1.3).
 enum class InitialWeights : uint8_t { gpt2, neox };
+
+// Sizes that replace those of a preset or of a config.json; auto: they stay.
+struct Sizes {
+    Auto<int64_t> layers, width, heads, vocab;
+    bool are_given() const { return !(layers.is_auto() && width.is_auto() && heads.is_auto() && vocab.is_auto()); }
+};
 
 struct Config {
     std::string name;        // the preset or folder that these facts come from
@@ -43,6 +50,16 @@ struct Config {
     struct Given {
         std::string config, generation_config;  // config.json, generation_config.json
     } given;
+
+    // The feed-forward width keeps its ratio to the width.
+    void replace(const Sizes& sizes) {
+        if (!sizes.width.is_auto() && width > 0)
+            feed_forward = std::llround(double(feed_forward) * double(sizes.width) / double(width));
+        layers = sizes.layers.value_or(layers);
+        width  = sizes.width.value_or(width);
+        heads  = sizes.heads.value_or(heads);
+        vocab  = sizes.vocab.value_or(vocab);
+    }
 
     static constexpr int64_t everything = INT64_C(1) << 40;  // a window wider than any context
 
@@ -76,7 +93,8 @@ struct Config {
               "{}: the sizes are out of range: the model is said to have {}", name, sizes);
         CHECK(layers > 0 && width > 0 && heads > 0 && feed_forward > 0 && context > 0 && vocab > 0,
               "{}: every size must be positive, but the model is said to have {}", name, sizes);
-        CHECK(width % heads == 0, "{}: the width {} is not a multiple of the {} heads", name, width, heads);
+        CHECK(width % heads == 0, "{}: the width {} is not a multiple of the {} heads{}", name, width, heads,
+              width % 64 ? "" : fmt::format("; {} heads are 64 wide each", width / 64));
     }
     void check() const {
         check_sizes();

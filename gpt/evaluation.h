@@ -13,8 +13,9 @@
 #include <vector>
 
 #include "data/json.h"
-#include "data/tokenizer.h"
+#include "gpt/generate.h"
 #include "gpt/model.h"
+#include "gpt/text.h"
 
 // ---- the files ------------------------------------------------------------------------------------------------------
 
@@ -26,25 +27,31 @@ struct Continuation {
 
 // Splits as the harness does. It encodes context and ending together, and the context alone, which gives n ids. The ids
 // from index n on are the continuation. An empty context becomes the end-of-text id.
-inline Continuation encode_pair(const Tokenizer& tokenizer, const std::string& context, const std::string& ending,
+inline Continuation encode_pair(const TextEncoder& encoder, const std::string& context, const std::string& ending,
                                 const std::string& where) {
     const size_t end = context.find_last_not_of(" \t\n\r\f\v") + 1;  // spaces at the end belong to the ending
-    const auto given = tokenizer.encode(std::string_view(context).substr(0, end));
-    auto ids         = tokenizer.encode(context + ending);
+    const auto given = encoder.encode(std::string_view(context).substr(0, end));
+    auto ids         = encoder.encode(context + ending);
     CHECK(ids.size() > given.size(), "{}: nothing is left to predict after the context", where);
     if (!given.empty()) return {ids, int64_t(given.size())};
-    CHECK(tokenizer.eot() >= 0, "{}: the context is empty, and the tokenizer has no <|endoftext|> to stand for it",
-          where);
-    ids.insert(ids.begin(), tokenizer.eot());
+    const int32_t eot = encoder.tokenizer().eot();
+    CHECK(eot >= 0, "{}: the context is empty, and the tokenizer has no end-of-text token to stand for it", where);
+    ids.insert(ids.begin(), eot);
     return {ids, 1};
 }
 
-// Calls each(object, "FILE line N") for every line of a .jsonl file that is not empty.
+// Calls each(object, "FILE line N") for every line of a .jsonl file that is not empty. A UTF-8 byte-order mark in front
+// is left out.
 inline void each_json_line(const std::string& path,
                            const std::function<void(const nlohmann::json&, const std::string&)>& each) {
     const MappedFile file(path);
-    int64_t number = 0;
-    for (std::string_view text = file.text(); !text.empty();) {
+    int64_t number        = 0;
+    std::string_view text = file.text();
+    if (text.substr(0, 3) == "\xef\xbb\xbf") {
+        text.remove_prefix(3);
+        tell_notes({path + ": the UTF-8 byte-order mark in front was left out"});
+    }
+    while (!text.empty()) {
         const std::string_view line = text.substr(0, text.find('\n'));
         text.remove_prefix(std::min(line.size() + 1, text.size()));
         const std::string where = fmt::format("{} line {}", path, ++number);
@@ -88,7 +95,7 @@ inline std::string clean_hellaswag(std::string text) {
 
 // Reads lines as Zellers et al. published them (activity_label, ctx_a, ctx_b, endings, label), or with a context that
 // is already joined (ctx). Stops after the first `most` questions (0: reads all).
-inline std::vector<Question> read_hellaswag(const std::string& path, const Tokenizer& tokenizer, int64_t most = 0) {
+inline std::vector<Question> read_hellaswag(const std::string& path, TextEncoder encoder, int64_t most = 0) {
     std::vector<Question> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
         if (most > 0 && int64_t(all.size()) == most) return;
@@ -102,6 +109,7 @@ inline std::vector<Question> read_hellaswag(const std::string& path, const Token
             context = text_field(j, "ctx", where);
         }
         context = clean_hellaswag(context);
+        encoder.count(context, where);
         CHECK(j.contains("endings") && j["endings"].is_array() && j["endings"].size() >= 2,
               "{}: the field \"endings\" is {}, expected a list of two or more", where,
               j.contains("endings") ? j["endings"].dump().substr(0, 80) : "missing");
@@ -110,7 +118,8 @@ inline std::vector<Question> read_hellaswag(const std::string& path, const Token
             CHECK(ending.is_string(), "{}: an ending is {}, expected a text", where, ending.dump().substr(0, 80));
             const std::string text = clean_hellaswag(ending.get<std::string>());
             CHECK(!text.empty(), "{}: an ending is empty", where);
-            q.endings.push_back(encode_pair(tokenizer, context, " " + text, where));
+            encoder.count(text, where);
+            q.endings.push_back(encode_pair(encoder, context, " " + text, where));
             q.lengths.push_back(
                 double(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; })));
         }
@@ -122,23 +131,32 @@ inline std::vector<Question> read_hellaswag(const std::string& path, const Token
         all.push_back(q);
     });
     CHECK(!all.empty(), "{}: no questions", path);
+    encoder.tell(path);
     return all;
 }
 
 // Reads lines with a field "text", whose last word is to be predicted.
-inline std::vector<Continuation> read_lambada(const std::string& path, const Tokenizer& tokenizer) {
+inline std::vector<Continuation> read_lambada(const std::string& path, TextEncoder encoder) {
     std::vector<Continuation> all;
     each_json_line(path, [&](const nlohmann::json& j, const std::string& where) {
         const std::string text = text_field(j, "text", where);
         const size_t last      = text.rfind(' ');
         CHECK(last != text.npos && last + 1 < text.size(), "{}: no last word after a space", where);
-        all.push_back(encode_pair(tokenizer, text.substr(0, last), text.substr(last), where));
+        encoder.count(text, where);
+        all.push_back(encode_pair(encoder, text.substr(0, last), text.substr(last), where));
     });
     CHECK(!all.empty(), "{}: no texts", path);
+    encoder.tell(path);
     return all;
 }
 
 // ---- likelihoods ----------------------------------------------------------------------------------------------------
+
+// Throws a RunError for a loss that follows from `tokens` tokens, when it is not finite.
+inline void expect_finite(float loss, int64_t tokens, const std::string& of) {
+    CHECK_RUN(std::isfinite(loss),
+              "the model's logits after token {} {} are not finite numbers: its weights are damaged", tokens, of);
+}
 
 struct Likelihood {
     double log_likelihood = 0;     // the sum over all ids from `given` on
@@ -207,7 +225,10 @@ class LikelihoodRun {
         head(model_, batch, model_.acts.loss, 1.f);
         std::vector<float> losses(model_.shape.rows());
         to_host(losses.data(), model_.acts.losses, model_.stream);
-        for (const Target& w : wanted_) result_[w.text].log_likelihood -= losses[w.row];
+        for (const Target& w : wanted_) {
+            expect_finite(losses[w.row], positions_[w.row] + 1, fmt::format("of text {}", w.text + 1));
+            result_[w.text].log_likelihood -= losses[w.row];
+        }
         if (greedy_) find_greedy();
         clear();
     }
@@ -249,7 +270,10 @@ inline std::vector<float> log_likelihoods(Model& model, const std::vector<int32_
         forward(model, batch, Keep::results);
         head(model, batch, model.acts.loss, 1.f);
         to_host(losses.data(), model.acts.losses, model.stream);
-        for (int64_t t = 0; t < m; t++) all.push_back(-losses[t]);
+        for (int64_t t = 0; t < m; t++) {
+            expect_finite(losses[t], first + t + 1, "of the text");
+            all.push_back(-losses[t]);
+        }
     }
     return all;
 }

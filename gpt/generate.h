@@ -16,14 +16,20 @@ struct Sampling {
     uint64_t seed     = 1337;
 
     void check() const {
-        CHECK(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
-        CHECK(top_k >= 0, "--top-k {}: expected 0 (all) or more", top_k);
-        CHECK(top_p > 0 && top_p <= 1, "--top-p {}: expected more than 0, at most 1", top_p);
+        CHECK_CALL(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
+        CHECK_CALL(top_k >= 0, "--top-k {}: expected 0 (all) or more", top_k);
+        CHECK_CALL(top_p > 0 && top_p <= 1, "--top-p {}: expected more than 0, at most 1", top_p);
     }
 };
 
-// Chooses one id from logits (V) by a random number u, uniform in [0, 1). Equal logits are ordered by id, so that the
-// choice is the same everywhere.
+// Throws a RunError when logits (V) are not finite. They follow from `tokens` tokens of a text.
+inline void expect_finite(const float* logits, int64_t V, int64_t tokens) {
+    CHECK_RUN(std::all_of(logits, logits + V, [](float x) { return std::isfinite(x); }),
+              "the model's logits after token {} of the text are not finite numbers: its weights are damaged", tokens);
+}
+
+// Chooses one id from finite logits (V) by a random number u, uniform in [0, 1). Equal logits are ordered by id, so
+// that the choice is the same everywhere.
 inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u) {
     const auto better  = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
     const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
@@ -37,7 +43,6 @@ inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u
         return std::accumulate(ids.begin(), ids.end(), 0.0, [&](double t, int32_t id) { return t + weight[id]; });
     };
     double total = total_of();
-    CHECK_RUN(std::isfinite(total), "the model's logits are not finite numbers: its weights are damaged");
     if (s.top_k > 0 && s.top_k < V) {
         std::nth_element(ids.begin(), ids.begin() + (s.top_k - 1), ids.end(), better);
         ids.resize(s.top_k);
@@ -113,7 +118,7 @@ class Generator {
     // Appends tokens to one sequence, as feed() does. each(position, logits) gets the logits (vocab) of every position.
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
         const int64_t n = int64_t(tokens.size()), most = most_at_once(batch_, tokens_);
-        CHECK(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
+        CHECK_CALL(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
         expect_room(n);
         for (int64_t first = 0; first < n; first += most) {
             run(tokens.data(), n, first, std::min(most, n - first));
@@ -136,7 +141,7 @@ class Generator {
         cache.plan({batch, c.width}, dtype);
     }
     void expect_room(int64_t n) const {
-        CHECK(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
+        CHECK_CALL(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
     }
     // Runs columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
     void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
@@ -173,17 +178,18 @@ class Generator {
 };
 
 // Continues the prompt by up to `tokens` ids in each of `samples` sequences. each(sample, id) receives them as they
-// come, and returns false to end that sample. When the cache is full, the newer half of the text becomes its new
-// beginning.
+// come, and returns false to end that sample. The cache holds `context` tokens (0: as many as the model's context). Of
+// a longer prompt, the model reads the newest. When the cache is full, the newer half of the text becomes its new
+// beginning. Throws a RunError when logits are not finite.
 inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t tokens, int64_t samples, const Sampling& how,
-                     const std::function<bool(int64_t, int32_t)>& each) {
+                     const std::function<bool(int64_t, int32_t)>& each, int64_t context = 0) {
     how.check();
     CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");
-    CHECK(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
-          tokens);
+    CHECK_CALL(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
+               tokens);
     m.config.check_ids(prompt, "the prompt");
     const int64_t wanted   = int64_t(prompt.size()) + tokens;
-    const int64_t capacity = std::max<int64_t>(2, std::min(wanted, m.config.context));
+    const int64_t capacity = std::min(wanted, context > 0 ? context : m.config.context);
     Generator g(m, samples, capacity);
 
     std::vector<std::vector<int32_t>> text(samples, prompt);
@@ -195,13 +201,14 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
         return g.feed(ids.data(), keep);
     };
     if (tokens == 0) return;
-    const std::vector<float>* logits = &restart(
-        std::min<int64_t>(prompt.size(), prompt.size() < size_t(capacity) ? prompt.size() : (capacity + 1) / 2));
+    const std::vector<float>* logits = &restart(std::min<int64_t>(prompt.size(), capacity));
     for (int64_t n = 0; n < tokens; n++) {
         std::vector<int32_t> next(samples);
         for (int64_t i = 0; i < samples; i++) {
             const Random random(how.seed, "sample", uint64_t(i));
-            next[i] = choose(logits->data() + i * m.config.vocab, m.config.vocab, how, random.uniform(uint64_t(n)));
+            const float* row = logits->data() + i * m.config.vocab;
+            expect_finite(row, m.config.vocab, int64_t(text[i].size()));
+            next[i] = choose(row, m.config.vocab, how, random.uniform(uint64_t(n)));
             text[i].push_back(next[i]);
             if (open[i] && !each(i, next[i])) open[i] = false;
         }

@@ -65,7 +65,7 @@ inline void refuse_unsupported_fields(const Fields& json) {
 }
 
 // Reads the facts of the model in a folder. Throws an InputError that names the file and the field.
-inline Config read_config(const std::string& folder) {
+inline Config read_config(const std::string& folder, const Sizes& sizes = {}) {
     CHECK(fs::is_directory(folder),
           "{} is neither a preset nor a model folder; train_gpt --list-models prints the presets", folder);
     refuse_adapter(folder);
@@ -86,6 +86,7 @@ inline Config read_config(const std::string& folder) {
     c.context      = size(family.context, json.has("n_ctx") ? "n_ctx" : "max_position_embeddings");
     c.vocab        = json.integer("vocab_size");
     c.feed_forward = json.integer(family.feed_forward, 4 * c.width);
+    c.replace(sizes);
     CHECK(c.feed_forward > 0, "{}: \"{}\" is {}, but it must be null or 1 or more", json.path(), family.feed_forward,
           c.feed_forward);
     CHECK(c.heads > 0 && c.width > 0 && c.width % c.heads == 0, "{}: \"{}\" {} is not a multiple of \"{}\" {}",
@@ -177,7 +178,7 @@ inline std::map<std::string, HfWeight> hf_weights(const Config& c) {
     }
     Params none;
     for (const ParamRow& r : param_rows(none, c)) {
-        CHECK(all.count(r.name), "families.h has no name for {} in the row of {}", r.name, c.model_type);
+        CHECK_CALL(all.count(r.name), "families.h has no name for {} in the row of {}", r.name, c.model_type);
         HfWeight& w = all[r.name];
         w.ours      = unpadded(c, r);
         w.theirs    = w.ours;

@@ -172,8 +172,8 @@ struct Model {
     Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d)
         : config(c), dtype(dtype), shape(shape), device(&d), stream(d.stream()), feed(d, feed_capacity(shape)) {
         c.check();
-        CHECK(shape.batch > 0 && shape.context > 0, "--batch {} and --context {} must be positive", shape.batch,
-              shape.context);
+        CHECK_CALL(shape.batch > 0 && shape.context > 0, "--batch {} and --context {} must be positive", shape.batch,
+                   shape.context);
         CHECK(!c.learned_positions || shape.context <= c.context,
               "--context {}: {} has learned positions for {} tokens; use --context {} or less", shape.context, c.name,
               c.context, c.context);

@@ -32,7 +32,7 @@ inline const std::vector<OptimizerRow>& optimizers() {
 inline const OptimizerRow& row_of(OptimizerKind kind) {
     for (const OptimizerRow& row : optimizers())
         if (row.kind == kind) return row;
-    fail("there is no optimizer of kind {}", int(kind));
+    CHECK_CALL(false, "there is no optimizer of kind {}", int(kind));
 }
 
 // Creates the optimizer of a model that trains.

@@ -4,9 +4,11 @@
 // that run.json and the printed command hold the values that were used. Settings of a module are bound to its own
 // struct.
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data/tokenizer.h"
 #include "gpt/cli.h"
 #include "gpt/generate.h"
 #include "gpt/optimizers.h"
@@ -15,6 +17,55 @@
 #include "gpt/time_model.h"
 #include "kernels/device.h"
 #include "kernels/host.h"
+
+// ---- names of other programs ----------------------------------------------------------------------------------------
+
+// What nanoGPT, llm.c, transformers and others call our options, and answers for what we do not have.
+inline void list_foreign_names(Flags& f) {
+    // clang-format off
+    static const std::pair<const char*, std::vector<const char*>> table[] = {
+        {"--learning-rate",       {"--lr", "--max-lr"}},
+        {"--final-learning-rate", {"--min-lr"}},
+        {"--warmup-steps",        {"--warmup", "--warmup-iters"}},
+        {"--schedule",            {"--lr-scheduler-type", "--lr-decay-style"}},
+        {"--batch",               {"--batch-size", "--micro-batch-size", "--per-device-train-batch-size"}},
+        {"--tokens-per-step",     {"--total-batch-size", "--global-batch-size"}},
+        {"--accumulate",          {"--gradient-accumulation-steps", "--grad-accum"}},
+        {"--context",             {"--block-size", "--seq-len", "--seq-length", "--sequence-length", "--context-length",
+                                   "--max-seq-len", "--n-ctx"}},
+        {"--steps",               {"--max-iters", "--max-steps", "--iters", "--iterations", "--num-iterations"}},
+        {"--layers",              {"--n-layer", "--n-layers", "--num-layers", "--num-hidden-layers", "--depth"}},
+        {"--width",               {"--n-embd", "--hidden-size", "--d-model", "--dim"}},
+        {"--heads",               {"--n-head", "--n-heads", "--num-heads", "--num-attention-heads"}},
+        {"--vocab",               {"--vocab-size"}},
+        {"--train-data",          {"--data", "--dataset", "--train-file"}},
+        {"--val-data",            {"--val", "--validation-file"}},
+        {"--out",                 {"--out-dir", "--output", "--output-dir"}},
+        {"--clip",                {"--grad-clip", "--max-grad-norm"}},
+        {"--weight-decay",        {"--wd"}},
+        {"--eval-every",          {"--eval-interval", "--eval-steps"}},
+        {"--eval-batches",        {"--eval-iters"}},
+        {"--save-every",          {"--save-interval", "--save-steps"}},
+        {"--log-every",           {"--log-interval", "--logging-steps"}},
+        {"--model",               {"--init-from", "--model-name-or-path"}},
+        {"--dtype",               {"--precision", "--bf16"}},
+        {"--recompute",           {"--gradient-checkpointing"}},
+        {"--tokens",              {"--max-new-tokens", "--max-tokens", "--n-predict"}},
+        {"--samples",             {"--num-samples"}},
+        {"--prompt",              {"--start"}},
+        {"--prompt-file",         {"--file"}},
+        {"--temperature",         {"--temp"}},
+        {"--stop",                {"--stop-sequence", "--reverse-prompt"}},
+        {"the length of a run is --steps; auto is one epoch of the training data", {"--epochs", "--num-train-epochs"}},
+        {"no model is trained with dropout here; against overfitting, --weight-decay and fewer --steps help",
+                                  {"--dropout"}},
+        {"there is nothing to compile; leave it out", {"--compile"}},
+        {"there is none; --temperature, --top-k and --top-p shape the choice of tokens", {"--repetition-penalty"}},
+    };
+    // clang-format on
+    for (const auto& [answer, names] : table)
+        for (const char* theirs : names) f.elsewhere(theirs, answer);
+}
 
 // ---- the machine: the same for both programs -----------------------------------------------------------------------
 
@@ -97,6 +148,7 @@ inline DType dtype_on(const Device& device, const MachineOptions& o) {
 struct Options {
     std::string model = "quickstart", hellaswag, prompt;
     Auto<std::string> activation, train_data, val_data, tokenizer, out;
+    Sizes sizes;
     Auto<int64_t> steps, batch, context, accumulate, tokens_per_step, warmup_steps, eval_every, save_every,
         logits_memory;
     Auto<float> learning_rate, final_learning_rate, weight_decay, beta2;
@@ -110,7 +162,7 @@ struct Options {
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             max_skips         = 10;
     bool ignore_extra_tensors = false, document_mask = false, resume = false, graph = false, dry_run = false,
-         list_models = false;
+         list_models = false, trust_data = false;
     std::string program;    // the path by which this program runs from any folder
     EarlierStarts earlier;  // what run.json says, with --resume
 };
@@ -128,6 +180,16 @@ inline void list_options(Flags& f, Options& o) {
           "name of a preset (--list-models shows all), which starts from random weights, or a model folder, whose "
           "weights are trained on",
           "NAME|DIR");
+    f.add("--layers", o.sizes.layers, at_least(1).at_most(10000),
+          "layers of a model of your own size, whose weights are random; auto: as many as --model has");
+    f.add("--width", o.sizes.width, at_least(1).at_most(1 << 20),
+          "width of a model of your own size, a multiple of its heads; auto: that of --model");
+    f.add("--heads", o.sizes.heads, at_least(1).at_most(1 << 20),
+          "attention heads of a model of your own size; auto: as many as --model has");
+    f.add(
+        "--vocab", o.sizes.vocab, at_least(1).at_most(1 << 28),
+        "token ids of a model of your own size; auto: as many as --model has, or what the tokenizer needs, rounded up "
+        "to a multiple of 64, if a preset's number does not suit it");
     list_model_options(f, o.activation, o.ignore_extra_tensors, "the preset or config.json");
     f.add("--train-data", o.train_data,
           "pattern of the token shards to train on, in quotes, so that the shell does not expand it; auto: the "
@@ -145,6 +207,8 @@ inline void list_options(Flags& f, Options& o) {
           "tokenizer.json, or vocab.json with merges.txt beside it, for samples, HellaSwag and checkpoints; auto: the "
           "one in the model folder or beside the training data, if there is one",
           "FILE");
+    f.add("--trust-data", o.trust_data,
+          "train although the summary beside the token shards names another tokenizer than the model's");
     f.add("--out", o.out,
           "folder of the run, for the log, the plot and checkpoints; auto: runs/MODEL, with a number when that exists",
           "DIR");
@@ -158,7 +222,9 @@ inline void list_options(Flags& f, Options& o) {
           "stands and falls until the new end; auto: those of the preset if it has a number, else one epoch of the "
           "training data");
     f.add("--batch", o.batch, at_least(1).at_most(1 << 20), "sequences in a micro-batch of one process; auto: 4");
-    f.add("--context", o.context, at_least(1).at_most(1 << 24), "tokens per sequence; auto: the context of the model");
+    f.add("--context", o.context, at_least(1).at_most(1 << 24),
+          "tokens per sequence; a model with random weights gets at least as many positions; auto: the context of the "
+          "model");
     f.add("--accumulate", o.accumulate, at_least(1),
           "micro-batches per optimizer step; auto: 1, or without --batch enough for the preset's published tokens per "
           "step");
@@ -231,7 +297,7 @@ inline void list_options(Flags& f, Options& o) {
           "how many questions of --hellaswag to score, from the first; 0: all, 10,042 in the published file");
     f.add("--sample-every", o.sample_every, at_least(0), "steps between samples of text; 0: never");
     f.add("--sample-tokens", o.sample_tokens, at_least(1), "tokens in a sample");
-    f.add("--prompt", o.prompt, "text with which each sample begins; left out: <|endoftext|>");
+    f.add("--prompt", o.prompt, any_text(), "text with which each sample begins; left out: <|endoftext|>");
     f.add(
         "--save-every", o.save_every, at_least(0),
         "steps between checkpoints, besides the one at the end of the run; 0: only when a signal stops the run; auto: "
@@ -248,6 +314,9 @@ inline void list_options(Flags& f, Options& o) {
         "plan for this GPU, which the machine need not have, and predict the time of a step on it; with --dry-run; "
         "auto: plan for this machine");
     f.add("--list-models", o.list_models, "print the table of presets");
+    list_foreign_names(f);
+    f.apart({"--accumulate", "--tokens-per-step"});
+    f.apart({"--graph", "--sync"});
 }
 
 // Returns false after printing --help or --version.
@@ -259,12 +328,8 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     if (!flags.parse(int(pointers.size()), pointers.data())) return false;
 
     if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
-    CHECK(o.accumulate.is_auto() || o.tokens_per_step.is_auto(),
-          "--accumulate and --tokens-per-step say the same thing: give one");
     const bool on_cpu = !o.machine.device.is_auto() && o.machine.device == Machine::cpu;
     CHECK(!o.graph || !on_cpu, "--graph: CUDA graphs are for --device cuda, not for the CPU");
-    CHECK(!o.graph || !o.machine.sync,
-          "--graph and --sync: a graph is one launch, with nothing to wait for inside; give one");
     CHECK(o.gpu.is_auto() || o.dry_run, "--gpu is for --dry-run; --device says where a run trains");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
@@ -330,29 +395,47 @@ inline void resolve_steps(Options& o, const Recipe& recipe, int world, int64_t t
 // ---- infer_gpt -----------------------------------------------------------------------------------------------------
 
 struct InferOptions {
-    std::string model, prompt, prompt_file, score, ids;
+    std::string model;
+    std::optional<std::string> prompt, prompt_file, ids, score;
     Auto<std::string> activation, tokenizer;
     Auto<int64_t> context;
+    Auto<SpecialTokens> special_tokens;
     std::vector<std::string> eval;  // the name of the benchmark, and its file
+    std::vector<std::string> stop;
     int64_t tokens = 200, samples = 1;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
     MachineOptions machine;
     bool ignore_extra_tensors = false, logits = false, json = false, stats = false;
+
+    bool prints_json() const { return json || logits; }
 };
 
 inline void list_options(Flags& f, InferOptions& o) {
     f.group("model");
-    f.add("--model", o.model, "model folder, such as runs/NAME/checkpoints/latest; this option must be given", "DIR");
+    f.add("--model", o.model,
+          "model folder, or the folder of a run, which stands for its newest checkpoint; this option must be given",
+          "DIR");
     list_model_options(f, o.activation, o.ignore_extra_tensors, "config.json");
-    f.add("--tokenizer", o.tokenizer,
-          "tokenizer.json, or vocab.json with merges.txt beside it; auto: the one in the model folder; without one, "
-          "prompts are --ids, and ids are printed",
-          "FILE");
+    f.add(
+        "--tokenizer", o.tokenizer,
+        "tokenizer.json, or vocab.json with merges.txt beside it, or their folder; auto: the one in the model folder; "
+        "without one, prompts are --ids, and ids are printed",
+        "FILE");
+    f.choose("--special-tokens", o.special_tokens,
+             Flags::Table<SpecialTokens>{
+                 {"text", SpecialTokens::text}, {"ids", SpecialTokens::ids}, {"refuse", SpecialTokens::refuse}},
+             "how special tokens that are written in a text are encoded: as plain text or as their ids; refuse: they "
+             "are an error; auto: ids in a prompt, text in --score and --eval, as tokenize does");
     list_machine_options(f, o.machine);
     f.group("continue a prompt");
-    f.add("--prompt", o.prompt, "text to continue; without it, --prompt-file and --ids, standard input is read");
-    f.add("--prompt-file", o.prompt_file, "file with the text to continue", "FILE");
+    f.add(
+        "--prompt", o.prompt, any_text(),
+        "text to continue; an empty one is the end-of-text token; without --prompt, --prompt-file and --ids, standard "
+        "input is read");
+    f.add("--prompt-file", o.prompt_file,
+          "file with the text to continue; a line break at its end, or at that of standard input, is left out", "FILE");
     f.add("--tokens", o.tokens, at_least(0), "how many tokens to add");
+    f.add("--stop", o.stop, "end a continuation before this text, or before the first of several", "TEXT…");
     f.add("--samples", o.samples, at_least(1).at_most(4096),
           "how many continuations of the prompt to write, each with its own random choices");
     f.add("--temperature", o.sampling.temperature, at_least(0),
@@ -367,20 +450,34 @@ inline void list_options(Flags& f, InferOptions& o) {
           "FILE");
     f.add("--eval", o.eval, "print the accuracy on a benchmark's .jsonl, as lm-evaluation-harness defines it",
           "hellaswag|lambada FILE");
-    f.add("--context", o.context, at_least(1),
-          "tokens per window of --score and --eval; auto: the context of the model");
+    f.add("--context", o.context, at_least(1).at_most(1 << 24),
+          "most tokens that the model reads at once; the newest ones of a longer prompt, and windows of --score and "
+          "--eval; auto: the context of the model");
     f.add("--json", o.json,
           "print the result of --score or --eval as JSON; that of --score has the log-likelihood of every token");
     f.add("--ids", o.ids, "token ids in place of --prompt, to continue or for --logits", "1,2,3");
     f.add("--logits", o.logits, "print the logits at every position of the prompt or of --ids as JSON");
+    list_foreign_names(f);
+    const Flags::Words prompts  = {"--prompt", "--prompt-file", "--ids"};
+    const Flags::Words sampling = {"--tokens", "--stop",  "--samples", "--temperature",
+                                   "--top-k",  "--top-p", "--seed",    "--stats"};
+    f.apart({"--score", "--eval", "--logits"});
+    f.apart(prompts);
+    f.apart({"--score", "--eval"}, prompts);
+    f.apart({"--score", "--eval", "--logits"}, sampling);
+    f.apart({"--context"}, {"--logits"});
+    f.apart({"--ids"}, {"--special-tokens"});
+    f.only_with("--json", {"--score", "--eval"});
 }
 
 // Returns false after printing --help or --version.
 inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) {
     if (!flags.parse(argc, argv)) return false;
     if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
-    CHECK(!o.model.empty(), "--model is missing: a model folder, such as runs/NAME/checkpoints/latest");
-    CHECK(o.prompt.empty() || o.prompt_file.empty(), "--prompt and --prompt-file: give one");
+    CHECK(!o.model.empty(), "--model is missing: the folder of a model or of a run, such as runs/NAME");
+    CHECK(!find_preset(o.model) || fs::exists(o.model + "/config.json"),
+          "--model {}: a preset has no weights; train_gpt --model {} trains one, and infer_gpt --model runs/{} runs it",
+          o.model, o.model, o.model);
     CHECK(o.eval.empty() || (o.eval.size() == 2 && (o.eval[0] == "hellaswag" || o.eval[0] == "lambada")),
           "--eval: expected hellaswag FILE or lambada FILE");
     return true;

@@ -148,7 +148,8 @@ inline const Preset* find_preset(const std::string& name) {
     return nullptr;
 }
 
-inline Config config_of(const Preset& p) {
+// The model of a preset, with some sizes replaced. What a family derives from its sizes follows them.
+inline Config config_of(const Preset& p, const Sizes& sizes = {}) {
     Config c;
     c.name         = p.name;
     c.model_type   = p.family;
@@ -158,8 +159,9 @@ inline Config config_of(const Preset& p) {
     c.feed_forward = 4 * p.width;
     c.context      = p.context;
     c.vocab        = p.vocab;
-    c.bos          = p.end_of_text;
-    c.eot          = p.end_of_text;
+    c.replace(sizes);
+    c.check_sizes();
+    c.bos = c.eot = p.end_of_text < c.vocab ? p.end_of_text : -1;
     family_of(c).facts(c);
     if (p.initial_weights) c.initial_weights = *p.initial_weights;
     if (p.gelu) set_activation(c, p.gelu, c.name);

@@ -78,14 +78,15 @@ inline void header(const Run& run) {
 
     say("run", "{} · commit {} · seed {}", o.dry_run ? "(dry run)" : run.folder(), GPT_COMMIT, o.seed);
     say("", "{}", run.flags.command());
-    say("model", "{} · {} layers × {} wide × {} heads · context {} · {} parameters", c.name, c.layers, c.width, c.heads,
-        o.context, grouped(count_params(c)));
+    say("model", "{} · {} layers × {} wide × {} heads · context {} · vocabulary {} · {} parameters", c.name, c.layers,
+        c.width, c.heads, o.context, c.vocab, grouped(count_params(c)));
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "",
         o.gpu.is_auto() ? dev.name() : run.card->driver_name, gpu ? "" : fmt::format(" · {} threads", dev.threads()),
         world > 1 ? " · " + Collective::library() : "", name_of(run.dtype),
         o.dry_run ? ""
                   : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
                                 peak_flops(dev, run.dtype) / 1e9));
+    if (o.gpu.is_auto() && !dev.no_gpu().empty()) say("", "{}", dev.no_gpu());
     if (run.train || run.val)
         say("data", "train {} · val {}", run.train ? grouped(run.train->tokens()) + " tokens" : "none",
             run.val ? grouped(run.val->tokens()) : "none");

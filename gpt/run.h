@@ -23,24 +23,52 @@
 
 // ---- for both programs ---------------------------------------------------------------------------------------------
 
+// Returns the folder that --model means: of a run or its checkpoints the newest complete checkpoint, and of a
+// config.json its folder. The name of a preset stays. Throws an InputError for a name that is neither.
+inline std::string model_folder(const std::string& name) {
+    const fs::path path(name);
+    if (find_preset(name)) return name;
+    if (path.filename() == "config.json" && fs::is_regular_file(path))
+        return path.has_parent_path() ? path.parent_path().string() : ".";
+    if (fs::is_directory(path)) {
+        if (fs::exists(path / "config.json")) return name;
+        const fs::path own     = path.filename().empty() ? path.parent_path() : path;
+        const fs::path run     = own.filename() == "checkpoints" ? own.parent_path() : own;
+        const std::string home = run.empty() ? "." : run.string();
+        if (const auto steps = checkpoints_of(home); !steps.empty()) return checkpoint_path(home, steps.back());
+        CHECK(!fs::exists(own / "run.json"), "{}: this run has no complete checkpoint yet", name);
+        fail("{}: there is no config.json in this folder, and no checkpoint of a run", name);
+    }
+    CHECK(!fs::exists(path), "{} is a file; --model takes the folder of a model or of a run", name);
+    std::vector<std::string> names;
+    for (const Preset& p : presets()) names.push_back(p.name);
+    std::string last = path.filename().string();
+    std::transform(last.begin(), last.end(), last.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+    const std::string near = nearest_name(last, names);
+    fail("{} is neither a preset nor a model folder{}; train_gpt --list-models prints the presets", name,
+         near.empty() ? "" : ", did you mean " + near + "?");
+}
+
 // Uses the tokenizer that lies in `folder`, unless another was given.
 inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
+    if (!file.is_auto()) file = tokenizer_at(file);
     if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
 }
-// Returns null when there is no tokenizer. A tokenizer may have ids that the model lacks, such as that of a padding
-// token. A text that uses such an id is an error. The end-of-text token that a file names beside the tokenizer becomes
-// one of the model's. Where no file says how a text ends, it ends with <|endoftext|>.
-inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file, Config& c) {
-    if (file.is_auto()) return nullptr;
-    auto tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(file));
-    if (tokenizer->vocab_size() > c.vocab)
+// Returns null when there is no tokenizer.
+inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file) {
+    return file.is_auto() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(file));
+}
+// A tokenizer may have ids that the model lacks, such as that of a padding token. A text that uses one is an error. The
+// end-of-text token that a file names beside the tokenizer becomes one of the model's. Where no file says how a text
+// ends, it ends with <|endoftext|>.
+inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file) {
+    if (tokenizer.vocab_size() > c.vocab)
         fmt::print(
             stderr,
             "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused\n",
-            std::string(file), tokenizer->vocab_size() - 1, c.name, c.vocab);
-    const int32_t end = tokenizer->eos() >= 0 || !c.ends.empty() ? tokenizer->eos() : tokenizer->eot();
+            file, tokenizer.vocab_size() - 1, c.name, c.vocab);
+    const int32_t end = tokenizer.eos() >= 0 || !c.ends.empty() ? tokenizer.eos() : tokenizer.eot();
     if (end >= 0 && !c.is_end(end)) c.ends.push_back(end);
-    return tokenizer;
 }
 
 // Reads the weights of a model folder, and prints the warnings about them.
@@ -82,8 +110,9 @@ struct Run {
     const std::string checkpoint;  // where a resumed run goes on; "" for a new run, or one that begins again
     const TrainState saved;        // the state in that checkpoint
     const Preset* const preset;    // null for a model folder
+    const std::string home;        // the folder that the model is read from; "" for a preset
+    const bool trained_weights;    // the model folder has weights, from which training starts
     Config config;
-    const bool trained_weights;  // the model folder has weights, from which training starts
     Recipe recipe;
     const Device device;
     const Card* const card;  // the GPU, when time_model.h knows it: that of --gpu, or else the device; or null
@@ -132,10 +161,12 @@ struct Run {
                                                        options.seed, ranks.rank, ranks.world, shuffle,
                                                        options.document_mask ? config.eot : -1});
     }
-    std::string model_folder() const;
+    std::string find_home() const;
     std::string tokenizer_file() const;
     Config read_model() const;
     void find_files();
+    void read_tokenizer();
+    void refuse_other_tokenizer(const std::string& pattern) const;
     void read_data();
     void refuse_world() const;
     void choose_memory();
@@ -145,9 +176,10 @@ struct Run {
 
 // A run folder is enough to resume: what --model and --tokenizer named when the run began is read from the newest
 // checkpoint when it is gone.
-inline std::string Run::model_folder() const {
-    const bool gone = !preset && !options.earlier.gives("--model") && !fs::exists(options.model + "/config.json");
-    return gone && !checkpoint.empty() ? checkpoint : options.model;
+inline std::string Run::find_home() const {
+    const bool as_before = !checkpoint.empty() && !options.earlier.gives("--model");
+    if (as_before && !fs::exists(options.model + "/config.json")) return checkpoint;
+    return options.model = model_folder(options.model);
 }
 inline std::string Run::tokenizer_file() const {
     const std::string file = options.tokenizer.value_or(""), saved_file = checkpoint + "/tokenizer.json";
@@ -155,9 +187,14 @@ inline std::string Run::tokenizer_file() const {
     return gone && !checkpoint.empty() && fs::exists(saved_file) ? saved_file : file;
 }
 
+// A model with random weights may have sizes of its own, and gets positions for the whole --context.
 inline Config Run::read_model() const {
-    Config c = preset ? config_of(*preset) : read_config(model_folder());
+    const Sizes& sizes = options.sizes;
+    CHECK(!trained_weights || !sizes.are_given() || !checkpoint.empty(),
+          "--layers, --width, --heads and --vocab are for random weights, but {} has trained ones", options.model);
+    Config c = preset ? config_of(*preset, sizes) : read_config(home, sizes);
     if (!preset) c.name = fs::path(options.model).lexically_normal().string();
+    if (!trained_weights) c.context = std::max(c.context, options.context.value_or(0));
     if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
     return c;
 }
@@ -174,7 +211,7 @@ inline void Run::find_files() {
     }
     CHECK(!o.train_data.is_auto() || o.dry_run,
           "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");
-    if (!preset) find_tokenizer(o.tokenizer, model_folder());
+    if (!preset) find_tokenizer(o.tokenizer, home);
     find_tokenizer(o.tokenizer, fs::path(o.train_data.value_or("")).parent_path());
 }
 
@@ -201,22 +238,57 @@ inline void Run::choose_memory() {
     }
 }
 
-// Reads the tokenizer first, because it knows the id that begins a document.
-inline void Run::read_data() {
-    const Busy busy("reading the data");
+// Reads the tokenizer, which knows the id that begins a document. A preset gets a vocabulary for its ids, unless its
+// own has room for them and at most 511 rows more: published models pad theirs by up to 411.
+inline void Run::read_tokenizer() {
+    const Busy busy("reading the tokenizer");
     Options& o             = options;
     const std::string file = tokenizer_file();
-    if (!file.empty()) {
-        tokenizer       = load_tokenizer(file, config);
-        tokenizer_files = read_tokenizer_files(file);
-        if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
-        if (preset || config.bos < 0) config.bos = config.eot;
+    if (file.empty()) return;
+    tokenizer         = load_tokenizer(file);
+    tokenizer_files   = read_tokenizer_files(file);
+    const int64_t ids = tokenizer->vocab_size();
+    const bool suits  = ids <= config.vocab && config.vocab - ids < 512;
+    if (preset && !o.resume && !suits && o.sizes.vocab.is_auto()) {
+        config.vocab = o.sizes.vocab.decide(round_up(ids, 64));
+        if (config.eot >= config.vocab) config.bos = config.eot = -1;
     }
+    join(config, *tokenizer, file);
+    if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
+    if (preset || config.bos < 0) config.bos = config.eot;
+}
+
+// tokenize writes PREFIX_summary.json beside the shards PREFIX_train_000000.bin and PREFIX_val_000000.bin. Its ids mean
+// nothing to a model with another tokenizer.
+inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
+    if (!tokenizer || options.trust_data) return;
+    std::set<std::string> summaries;
+    for (const std::string& path : files_matching(pattern)) {
+        const std::string stem = path.substr(0, std::min(path.rfind('_'), path.size()));
+        for (const char* part : {"_train", "_val"})
+            if (ends_with(stem, part)) summaries.insert(stem.substr(0, stem.rfind('_')) + "_summary.json");
+    }
+    for (const std::string& path : summaries) {
+        if (!fs::exists(path)) continue;
+        const Fields summary(path);
+        const std::string theirs = summary.text("tokenizer_fingerprint", "");
+        CHECK(theirs.empty() || theirs == tokenizer->fingerprint(),
+              "{}: the shards were made with {}, which is not the same tokenizer as {}\n"
+              "    ./tokenize --tokenizer {} makes shards for this model; --trust-data trains on these",
+              path, summary.text("tokenizer", "another tokenizer"), options.tokenizer, options.tokenizer);
+    }
+}
+
+inline void Run::read_data() {
+    const Busy busy("reading the data");
+    Options& o = options;
     CHECK(!o.document_mask || config.eot >= 0,
           "--document-mask: the id of <|endoftext|> is not known; give a --tokenizer FILE that has it");
     CHECK(o.dry_run || !o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.dry_run || o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
 
+    for (const Auto<std::string>& pattern : {o.train_data, o.val_data})
+        if (!pattern.is_auto()) refuse_other_tokenizer(pattern);
     if (!o.train_data.is_auto()) train = load(o.train_data, true);
     if (!o.val_data.is_auto()) val = load(o.val_data, false);
     resolve_steps(o, recipe, ranks.world, train ? train->tokens() : 0);
@@ -231,8 +303,9 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
       checkpoint(o.resume ? newest_checkpoint(o.out) : ""),
       saved(checkpoint.empty() ? TrainState() : read_state(checkpoint)),
       preset(find_preset(o.model)),
+      home(preset ? "" : find_home()),
+      trained_weights(!preset && !weight_files(home).empty()),
       config(read_model()),
-      trained_weights(!preset && !weight_files(model_folder()).empty()),
       recipe(recipe_for(preset, trained_weights)),
       device(open_device(o.machine, ranks.local)),
       card(o.gpu.value_or(find_card(device.name()))),
@@ -246,6 +319,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();
+    read_tokenizer();
     resolve(o, config, recipe, ranks.world);
     free_bytes = o.gpu.is_auto() ? device.free_bytes() : card->memory - cuda_context_bytes;
     choose_memory();

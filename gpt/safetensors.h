@@ -80,7 +80,7 @@ struct StoredTensor {
 // number is too large for F16.
 inline std::string stored_bytes(const float* x, int64_t n, DType dtype, const std::string& name) {
     const DTypeRow& row = row_of(dtype);
-    if (!row.weights) fail("tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, row.stored);
+    CHECK_CALL(row.weights, "tensor \"{}\" cannot be written as {}; F32, BF16 and F16 can", name, row.stored);
     std::string bytes(size_t(n * row.size), '\0');
     for_float(dtype, [&](auto tag) {
         using S = typename decltype(tag)::type;
@@ -332,8 +332,8 @@ class SafetensorsWriter {
             {"__metadata__", {{"format", "pt"}}}};  // transformers refuses a file without it
         int64_t end = 0;
         for (const StoredRow& r : rows_) {
-            CHECK(stored_size(r.dtype), "{}: tensor \"{}\" has the unknown dtype {}", path, r.name, r.dtype);
-            CHECK(!header.contains(r.name), "{}: two tensors are called \"{}\"", path, r.name);
+            CHECK_CALL(stored_size(r.dtype), "{}: tensor \"{}\" has the unknown dtype {}", path, r.name, r.dtype);
+            CHECK_CALL(!header.contains(r.name), "{}: two tensors are called \"{}\"", path, r.name);
             const std::vector<int64_t> shape(r.shape.dim, r.shape.dim + r.shape.dims);
             header[r.name] = {{"dtype", r.dtype}, {"shape", shape}, {"data_offsets", {end, end + r.bytes()}}};
             end += r.bytes();
@@ -347,11 +347,11 @@ class SafetensorsWriter {
 
     // Appends the next bytes of the tensor `name`.
     void write(const std::string& name, const void* data, int64_t bytes) {
-        CHECK(!complete(), "{}: all announced tensors were written, and \"{}\" is not one of them", path_, name);
+        CHECK_CALL(!complete(), "{}: all announced tensors were written, and \"{}\" is not one of them", path_, name);
         const StoredRow& r = rows_[row_];
-        CHECK(r.name == name && bytes >= 0 && bytes <= r.bytes() - written_,
-              "{}: got {} bytes of \"{}\", but at most {} of \"{}\" come next", path_, bytes, name,
-              r.bytes() - written_, r.name);
+        CHECK_CALL(r.name == name && bytes >= 0 && bytes <= r.bytes() - written_,
+                   "{}: got {} bytes of \"{}\", but at most {} of \"{}\" come next", path_, bytes, name,
+                   r.bytes() - written_, r.name);
         file_.write(data, bytes);
         written_ += bytes;
         if (written_ < r.bytes()) return;
@@ -360,7 +360,7 @@ class SafetensorsWriter {
     }
     bool complete() const { return row_ == rows_.size(); }
     void close() {
-        CHECK(complete(), "{}: the file was closed before tensor \"{}\" was written", path_, rows_[row_].name);
+        CHECK_CALL(complete(), "{}: the file was closed before tensor \"{}\" was written", path_, rows_[row_].name);
         file_.commit();
     }
 
@@ -399,8 +399,8 @@ class ModelWriter {
     }
 
     void close() {
-        CHECK(shard_ + 1 == shards_.size(), "{}: the model was closed in shard {} of {}", folder_, shard_ + 1,
-              shards_.size());
+        CHECK_CALL(shard_ + 1 == shards_.size(), "{}: the model was closed in shard {} of {}", folder_, shard_ + 1,
+                   shards_.size());
         writer_->close();
         if (shards_.size() == 1) return;
         nlohmann::ordered_json map;

@@ -24,7 +24,7 @@ class Auto {
     }
     T value_or(T otherwise) const { return value_ ? *value_ : std::move(otherwise); }
     operator const T&() const {
-        CHECK_RUN(value_, "an option was read before anything decided what its `auto` means");
+        CHECK_CALL(value_, "an option was read before anything decided what its `auto` means");
         return *value_;
     }
 
@@ -40,10 +40,12 @@ struct fmt::formatter<Auto<T>> {
     }
 };
 
-// The numbers that an option accepts: at_least(1), more_than(0).at_most(1), at_least(0).below(1).
+// The numbers that an option accepts: at_least(1), more_than(0).at_most(1), at_least(0).below(1). Of texts, all but the
+// empty one; any_text() accepts that one too.
 struct Range {
     double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
     bool with_low = true, with_high = true;  // whether the bounds themselves are accepted
+    bool any_text = false;
 
     Range at_most(double bound) const { return {low, bound, with_low, true}; }
     Range below(double bound) const { return {low, bound, with_low, false}; }
@@ -57,6 +59,11 @@ struct Range {
     }
 };
 inline Range at_least(double bound) { return Range{bound}; }
+inline Range any_text() {
+    Range range;
+    range.any_text = true;
+    return range;
+}
 inline Range more_than(double bound) {
     Range range{bound};
     range.with_low = false;
@@ -73,11 +80,6 @@ using Words = std::vector<std::string>;
 template <class T>
 using Table = std::vector<std::pair<std::string, T>>;
 
-template <class... Args>
-[[noreturn]] inline void wrong(fmt::string_view format, const Args&... args) {
-    throw InputError(fmt::vformat(format, fmt::make_format_args(args...)));
-}
-
 // Quotes a word so that a POSIX shell reads it back.
 inline std::string quoted(const std::string& word) {
     const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,+=@%";
@@ -91,6 +93,7 @@ inline std::string quoted(const std::string& word) {
 
 inline std::string form_of(bool) { return ""; }
 inline std::string form_of(const std::string&) { return "TEXT"; }
+inline std::string form_of(const std::optional<std::string>&) { return "TEXT"; }
 inline std::string form_of(const Words&) { return "TEXT…"; }
 template <class T>
 std::string form_of(const T&) {
@@ -110,6 +113,7 @@ std::string form_of(const Table<T>& table) {
 // ---- show: the shortest text that reads back as the same value
 
 inline std::string show(const std::string& value) { return value; }
+inline std::string show(const std::optional<std::string>& value) { return value.value_or(""); }
 inline std::string show(const Words& value) {
     std::string all;
     for (const std::string& v : value) all += (all.empty() ? "" : " ") + quoted(v);
@@ -138,6 +142,9 @@ std::string show(const Auto<T>& value, const Table<T>& table) {
     return value.is_auto() ? "auto" : show(static_cast<const T&>(value), table);
 }
 
+// A word in an error: an empty one is shown as ''.
+inline std::string shown(const std::string& word) { return word.empty() ? "''" : word; }
+
 // ---- read: sets the value from the words of the command line; InputError when they are not valid
 
 // `other` is what the error names before the number or the words, such as "auto, or ".
@@ -146,29 +153,44 @@ T read_number(const std::string& name, const std::string& word, const char* othe
     T parsed{};
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), parsed);
     const bool complete     = error == std::errc() && end == word.data() + word.size();
-    if (error == std::errc::result_out_of_range) wrong("{} {}: out of range", name, word);
+    if (error == std::errc::result_out_of_range) fail("{} {}: out of range", name, shown(word));
     if (std::is_integral<T>::value && !complete)
-        wrong("{} {}: expected {}a whole number{}", name, word, other,
-              std::is_signed<T>::value ? "" : ", not negative");
+        fail("{} {}: expected {}a whole number{}", name, shown(word), other,
+             std::is_signed<T>::value ? "" : ", not negative");
     if (!complete || parsed - parsed != T(0))
-        wrong("{} {}: expected {}a number, such as 0.5 or 6e-4", name, word, other);
+        fail("{} {}: expected {}a number, such as 0.5 or 6e-4", name, shown(word), other);
     return parsed;
 }
 inline void read(bool& value, const std::string& name, const Words& words, const Range&) {
     const std::string w = words.empty() || words[0].empty() ? "true" : words[0];
-    if (w != "true" && w != "false") wrong("{} {}: takes no value (or =true, =false)", name, w);
+    if (w != "true" && w != "false") fail("{} {}: takes no value (or =true, =false)", name, w);
     value = w == "true";
 }
-inline void read(std::string& value, const std::string&, const Words& words, const Range&) { value = words[0]; }
-inline void read(Words& value, const std::string&, const Words& words, const Range&) { value = words; }
-inline void read(Auto<std::string>& value, const std::string&, const Words& words, const Range&) {
+inline void refuse_empty(const std::string& name, const Words& words, const Range& range) {
+    for (const std::string& word : words)
+        if (word.empty() && !range.any_text) fail("{} '': expected a text that is not empty", name);
+}
+inline void read(std::string& value, const std::string& name, const Words& words, const Range& range) {
+    refuse_empty(name, words, range);
+    value = words[0];
+}
+inline void read(std::optional<std::string>& value, const std::string& name, const Words& words, const Range& range) {
+    refuse_empty(name, words, range);
+    value = words[0];
+}
+inline void read(Words& value, const std::string& name, const Words& words, const Range& range) {
+    refuse_empty(name, words, range);
+    value = words;
+}
+inline void read(Auto<std::string>& value, const std::string& name, const Words& words, const Range& range) {
+    refuse_empty(name, words, range);
     value = {};
-    if (words[0] != "auto" && !words[0].empty()) value = words[0];  // there are runs whose run.json says '' for auto
+    if (words[0] != "auto") value = words[0];
 }
 template <class T>
 void read(T& value, const std::string& name, const Words& words, const Range& range) {
     const T parsed = read_number<T>(name, words[0]);
-    if (!range.holds(double(parsed))) wrong("{} {}: expected {}", name, words[0], range.words());
+    if (!range.holds(double(parsed))) fail("{} {}: expected {}", name, shown(words[0]), range.words());
     value = parsed;
 }
 template <class T>
@@ -177,14 +199,14 @@ void read(Auto<T>& value, const std::string& name, const Words& words, const Ran
     if (words[0] == "auto") return;
     const T parsed = read_number<T>(name, words[0], "auto, or ");
     if (range.means_auto(double(parsed))) return;
-    if (!range.holds(double(parsed))) wrong("{} {}: expected auto, or {}", name, words[0], range.words());
+    if (!range.holds(double(parsed))) fail("{} {}: expected auto, or {}", name, shown(words[0]), range.words());
     value = parsed;
 }
 template <class T>
 const T& find_word(const std::string& name, const std::string& word, const Table<T>& table, const char* other = "") {
     for (const auto& row : table)
         if (row.first == word) return row.second;
-    wrong("{} {}: expected one of {}{}", name, word, other, form_of(table));
+    fail("{} {}: expected one of {}{}", name, shown(word), other, form_of(table));
 }
 template <class T>
 void read(T& value, const std::string& name, const Words& words, const Table<T>& table) {

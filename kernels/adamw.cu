@@ -16,9 +16,9 @@
 #endif
 
 AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step) {
-    CHECK(step >= 1 && step <= UINT32_MAX, "adamw: step is {}, expected 1 (the first update) to 2^32 - 1", step);
-    CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "adamw: beta1 is {} and beta2 {}, expected [0, 1)", beta1,
-          beta2);
+    CHECK_CALL(step >= 1 && step <= UINT32_MAX, "adamw: step is {}, expected 1 (the first update) to 2^32 - 1", step);
+    CHECK_CALL(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "adamw: beta1 is {} and beta2 {}, expected [0, 1)",
+               beta1, beta2);
     const auto hat = [&](double beta) { return float(1 / (1 - std::pow(beta, double(step)))); };
     return {lr, hat(beta1), hat(beta2), uint32_t(step)};
 }
@@ -163,7 +163,7 @@ static __global__ void adamw_kernel(const TableRow* rows, const TableChunk* chun
 
 template <class T>
 static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Queue& q) {
-    CHECK(t.gpu_rows, "adamw: the table was made for the CPU, but the stream is of a GPU");
+    CHECK_CALL(t.gpu_rows, "adamw: the table was made for the CPU, but the stream is of a GPU");
     launch(adamw_kernel<T>, {t.gpu_chunks.shape[0], 256}, q, static_cast<const TableRow*>(t.gpu_rows.ptr),
            static_cast<const TableChunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(), loss.data_or_null<float>(),
            static_cast<const AdamWUpdate*>(update.ptr), AdamWFactors(rule));
@@ -186,7 +186,7 @@ static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step
 #endif
 
 AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(std::move(all)) {
-    CHECK(!rows.empty(), "adamw: a table without rows, expected at least one");
+    CHECK_CALL(!rows.empty(), "adamw: a table without rows, expected at least one");
     const Tensor& first = rows[0].w;
     dtype               = first.dtype;
     for (const AdamWRow& row : rows) {
@@ -205,7 +205,7 @@ AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(s
 }
 
 void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Stream s) {
-    CHECK(!table.rows.empty(), "adamw: a table without rows, expected at least one");
+    CHECK_CALL(!table.rows.empty(), "adamw: a table without rows, expected at least one");
     expect(grad_norm2, Shape({1}), DType::F32, grad_norm2);
     expect_maybe(loss, Shape({1}), DType::F32, grad_norm2);
     static_assert(sizeof(AdamWUpdate) == 16, "it is sent as four int32");

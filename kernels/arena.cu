@@ -17,7 +17,7 @@ Arena::~Arena() {
 }
 
 void Arena::allocate(const Device& device) {
-    CHECK(!base_, "arena '{}' is allocated already", group_);
+    CHECK_CALL(!base_, "arena '{}' is allocated already", group_);
     try {
         base_   = static_cast<char*>(device.allocate(std::max<int64_t>(planned_, 64)));
         device_ = &device;
@@ -28,7 +28,8 @@ void Arena::allocate(const Device& device) {
 
 Tensor Arena::take(const Shape& shape, DType dtype) {
     const int64_t bytes = padded(shape, dtype);
-    CHECK(base_ && used_ + bytes <= planned_, "arena '{}': {} {} was not planned", group_, shape.str(), name_of(dtype));
+    CHECK_CALL(base_ && used_ + bytes <= planned_, "arena '{}': {} {} was not planned", group_, shape.str(),
+               name_of(dtype));
     Tensor t{base_ + used_, dtype, shape};
     used_ += bytes;
     return t;

@@ -559,15 +559,15 @@ static int64_t decode_parts(int64_t queries, int64_t keys) {
 // ---- both halves ----------------------------------------------------------------------------------------------------
 
 static void check_attention(const char* op, const Tensor& qkv, float scale, int64_t window) {
-    CHECK(qkv && qkv.shape.dims == 5 && qkv.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, qkv.str());
-    CHECK(qkv.numel() > 0, "{}: qkv is {}, expected at least one row and one head", op, qkv.str());
+    CHECK_CALL(qkv && qkv.shape.dims == 5 && qkv.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, qkv.str());
+    CHECK_CALL(qkv.numel() > 0, "{}: qkv is {}, expected at least one row and one head", op, qkv.str());
     CHECK(qkv.shape[4] >= 1 && qkv.shape[4] <= cpu::max_D, "{}: head width {} in qkv {}, expected 1..{}", op,
           qkv.shape[4], qkv.str(), cpu::max_D);
-    CHECK(qkv.shape[1] < INT_MAX, "{}: qkv is {} with {} rows, but positions have 32 bits", op, qkv.str(),
-          qkv.shape[1]);
-    CHECK(scale > 0 && std::isfinite(scale), "{}: scale is {}, expected a positive number such as 1/sqrt(D)", op,
-          scale);
-    CHECK(window >= 1, "{}: window is {}, expected at least 1: every row sees itself", op, window);
+    CHECK_CALL(qkv.shape[1] < INT_MAX, "{}: qkv is {} with {} rows, but positions have 32 bits", op, qkv.str(),
+               qkv.shape[1]);
+    CHECK_CALL(scale > 0 && std::isfinite(scale), "{}: scale is {}, expected a positive number such as 1/sqrt(D)", op,
+               scale);
+    CHECK_CALL(window >= 1, "{}: window is {}, expected at least 1: every row sees itself", op, window);
 }
 
 void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window, Stream s) {
@@ -595,13 +595,15 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
                       Stream s) {
     check_attention(__func__, qkv, scale, window);
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
-    CHECK(k_cache && k_cache.shape.dims == 4, "attention_cached: k_cache is {}, expected (B,H,S,D)", k_cache.str());
+    CHECK_CALL(k_cache && k_cache.shape.dims == 4, "attention_cached: k_cache is {}, expected (B,H,S,D)",
+               k_cache.str());
     const int64_t S = k_cache.shape[2];
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(k_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
     expect(v_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
-    CHECK(past >= 0 && past <= S - T && S < INT_MAX,
-          "attention_cached: {} new rows at {} do not fit into k_cache {}: it holds {}", T, past, k_cache.str(), S);
+    CHECK_CALL(past >= 0 && past <= S - T && S < INT_MAX,
+               "attention_cached: {} new rows at {} do not fit into k_cache {}: it holds {}", T, past, k_cache.str(),
+               S);
     RUN_ON(s, qkv.dtype, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
 }
 

@@ -1,11 +1,13 @@
 // check.h - errors: where, what we got, what we wanted, and what to do about it
 //
-//   CHECK(cond, "format", values…)      the input or the call is wrong    InputError    exit code 2
-//   CHECK_RUN(cond, "format", values…)  the machine refused               RunError      exit code 1
-//   fail("format", values…)             the same as CHECK(false, …)
+//   CHECK(cond, "format", values…)       the input is wrong             InputError    exit code 2
+//   CHECK_RUN(cond, "format", values…)   the machine refused            RunError      exit code 1
+//   CHECK_CALL(cond, "format", values…)  our code called it wrongly     CallError     exit code 1
+//   fail("format", values…)              the same as CHECK(false, …)
 //
-// The checks are on in every build. Errors are thrown, and only main() catches them, with complain(). `assert` is for
-// what cannot happen whatever the user does.
+// CHECK_CALL is for what no input can cause, such as the shapes that an op gets. Only its message begins with the place
+// in our source, because only we can mend that. The checks are on in every build. Errors are thrown, and only main()
+// catches them, with complain().
 #pragma once
 #include <fmt/format.h>
 
@@ -25,33 +27,37 @@ struct InputError : Error {
 struct RunError : Error {
     explicit RunError(const std::string& text) : Error(1, text) {}
 };
+struct CallError : Error {
+    explicit CallError(const std::string& text) : Error(1, text) {}
+};
 
+template <class E, class... Args>
+[[noreturn]] inline void throw_error(fmt::string_view format, const Args&... args) {
+    throw E(fmt::vformat(format, fmt::make_format_args(args...)));
+}
+// The same with a place in our source in front.
 template <class E, class... Args>
 [[noreturn]] inline void throw_at(const char* file, int line, fmt::string_view format, const Args&... args) {
     throw E(fmt::format("{}:{} {}", file, line, fmt::vformat(format, fmt::make_format_args(args...))));
 }
 
-#define CHECK(cond, ...)                                                    \
-    do {                                                                    \
-        if (!(cond)) throw_at<InputError>(__FILE__, __LINE__, __VA_ARGS__); \
+#define CHECK(cond, ...)                                   \
+    do {                                                   \
+        if (!(cond)) throw_error<InputError>(__VA_ARGS__); \
     } while (0)
-#define CHECK_RUN(cond, ...)                                              \
-    do {                                                                  \
-        if (!(cond)) throw_at<RunError>(__FILE__, __LINE__, __VA_ARGS__); \
+#define CHECK_RUN(cond, ...)                             \
+    do {                                                 \
+        if (!(cond)) throw_error<RunError>(__VA_ARGS__); \
+    } while (0)
+#define CHECK_CALL(cond, ...)                                              \
+    do {                                                                   \
+        if (!(cond)) throw_at<CallError>(__FILE__, __LINE__, __VA_ARGS__); \
     } while (0)
 
-// fail() is a function, because a macro of that name would break the fail() of streams and libraries. Its format brings
-// the place of the call along.
-struct FormatHere {
-    const char* text;
-    const char* file;
-    int line;
-    FormatHere(const char* text, const char* file = __builtin_FILE(), int line = __builtin_LINE())
-        : text(text), file(file), line(line) {}
-};
+// A function, because a macro of that name would break the fail() of streams and libraries.
 template <class... Args>
-[[noreturn]] inline void fail(FormatHere format, const Args&... args) {
-    throw_at<InputError>(format.file, format.line, format.text, args...);
+[[noreturn]] inline void fail(fmt::string_view format, const Args&... args) {
+    throw_error<InputError>(format, args...);
 }
 
 // Returns what the operating system says about the last call that failed.

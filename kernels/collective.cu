@@ -20,7 +20,7 @@ class Communicator {
   public:
     Communicator(const std::string& id, int rank, int world, cudaStream_t stream) : stream_(stream) {
         ncclUniqueId unique;
-        CHECK(id.size() == sizeof unique, "an id of NCCL has {} bytes, this one has {}", sizeof unique, id.size());
+        CHECK_CALL(id.size() == sizeof unique, "an id of NCCL has {} bytes, this one has {}", sizeof unique, id.size());
         std::memcpy(&unique, id.data(), sizeof unique);
         NCCL_RUN(nullptr, ncclCommInitRank(&nccl_, world, unique, rank));
     }
@@ -57,7 +57,7 @@ std::string Collective::new_id() {
 }
 
 Collective::Collective(const std::string& id, int rank, int world, Stream s) {
-    CHECK(s.where == Machine::cuda, "NCCL sums on GPUs, and this stream belongs to the CPU");
+    CHECK_CALL(s.where == Machine::cuda, "NCCL sums on GPUs, and this stream belongs to the CPU");
     communicator_ = std::make_shared<gpu::Communicator>(id, rank, world, gpu::queue_of(s).stream);
 }
 void Collective::sum(std::initializer_list<Tensor> tensors) const {

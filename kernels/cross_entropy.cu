@@ -176,9 +176,9 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
 #endif
 
 void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Stream s) {
-    CHECK(logits && logits.shape.dims == 2, "cross_entropy: logits is {}, expected (N, Vp)", logits.str());
-    CHECK(V >= 1 && V <= logits.shape[1], "cross_entropy: V is {}, expected 1..{} because logits is {}", V,
-          logits.shape[1], logits.str());
+    CHECK_CALL(logits && logits.shape.dims == 2, "cross_entropy: logits is {}, expected (N, Vp)", logits.str());
+    CHECK_CALL(V >= 1 && V <= logits.shape[1], "cross_entropy: V is {}, expected 1..{} because logits is {}", V,
+               logits.shape[1], logits.str());
     expect(losses, Shape({logits.shape[0]}), DType::F32, logits);
     expect(targets, Shape({logits.shape[0]}), DType::I32, logits);
     RUN_ON(s, logits.dtype, cross_entropy, losses, logits, targets, V, grad_scale);

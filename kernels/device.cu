@@ -101,7 +101,10 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
 void Device::use_gpu(int index, bool sync_each, bool insist) {
     const std::string obstacle = gpu::obstacle(index);
     CHECK_RUN(obstacle.empty() || !insist, "no GPU can be used: {}", obstacle);
-    if (!obstacle.empty()) return fmt::print(stderr, "no GPU is used: {}; running on the CPU\n", obstacle);
+    if (!obstacle.empty()) {
+        no_gpu_ = fmt::format("no GPU is used: {}; running on the CPU", obstacle);
+        return;
+    }
     const auto queue = std::make_shared<gpu::Queue>(index, sync_each);
     queue_           = queue;
     stream_          = {Machine::cuda, queue.get()};
@@ -237,7 +240,7 @@ static void zero(Tensor t, Queue& q) { CUDA_RUN(cudaMemsetAsync(t.ptr, 0, size_t
 #endif
 
 void copy(Tensor dst, Tensor src, Stream s) {
-    CHECK(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
+    CHECK_CALL(dst && src && dst.shape == src.shape, "copy: {} into {}", src.str(), dst.str());
     RUN_UNTYPED(s, copy, dst, src);
 }
 
@@ -256,7 +259,7 @@ void from_host(Tensor dst, const void* src, Stream s) {
 }
 
 void from_host(Tensor dst, const std::vector<float>& src, Stream s) {
-    CHECK(int64_t(src.size()) == dst.numel(), "from_host: {} values for {}", src.size(), dst.str());
+    CHECK_CALL(int64_t(src.size()) == dst.numel(), "from_host: {} values for {}", src.size(), dst.str());
     const Tensor values{const_cast<float*>(src.data()), DType::F32, dst.shape};
     if (s.where == Machine::cpu) return copy(dst, values, s);
     if (dst.dtype == DType::F32) return from_host(dst, values.ptr, s);

@@ -30,8 +30,9 @@ class Device {
     Machine where() const { return stream_.where; }
     std::string name() const { return name_; }  // "AMD EPYC" or "H100 80GB"
     int threads() const { return threads_; }
-    bool fast_bf16() const;      // products in bf16 run at twice the rate of fp32 or better
-    int64_t free_bytes() const;  // memory that a run could still take
+    std::string no_gpu() const { return no_gpu_; }  // why kind auto chose the CPU; "" where there is no reason to say
+    bool fast_bf16() const;                         // products in bf16 run at twice the rate of fp32 or better
+    int64_t free_bytes() const;                     // memory that a run could still take
 
     void* allocate(int64_t bytes) const;  // 64-byte aligned; RunError when there is too little memory
     void release(void* p) const;
@@ -47,7 +48,7 @@ class Device {
 
     Stream stream_;
     std::shared_ptr<void> queue_;  // owns what stream_ points to on a GPU
-    std::string name_;
+    std::string name_, no_gpu_;
     int threads_ = 1;
 };
 
@@ -73,10 +74,10 @@ std::vector<float> floats_of(Tensor src, Stream s);                   // convert
             gpu::op(__VA_ARGS__, gpu::OpScope(s, name)); \
     } while (0)
 #else
-#define RUN_HALF_(s, name, op, ...)                                                             \
-    do {                                                                                        \
-        CHECK((s).where == Machine::cpu, name ": this binary was built without its CUDA half"); \
-        cpu::op(__VA_ARGS__);                                                                   \
+#define RUN_HALF_(s, name, op, ...)                                                                  \
+    do {                                                                                             \
+        CHECK_CALL((s).where == Machine::cpu, name ": this binary was built without its CUDA half"); \
+        cpu::op(__VA_ARGS__);                                                                        \
     } while (0)
 #endif
 #define RUN_ON(s, dtype, op, ...) \

@@ -259,18 +259,18 @@ static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tok
 #endif
 
 static void expect_lookup(const char* op, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe) {
-    CHECK(tokens && tokens.shape.dims == 2 && tokens.dtype == DType::I32, "{}: tokens is {}, expected (B, T) int32", op,
-          tokens.str());
-    CHECK(wte && wte.shape.dims == 2, "{}: the token table is {}, expected (Vp, C)", op, wte.str());
+    CHECK_CALL(tokens && tokens.shape.dims == 2 && tokens.dtype == DType::I32,
+               "{}: tokens is {}, expected (B, T) int32", op, tokens.str());
+    CHECK_CALL(wte && wte.shape.dims == 2, "{}: the token table is {}, expected (Vp, C)", op, wte.str());
     const int64_t C = wte.shape[1], T = tokens.shape[1];
-    CHECK(!wpe || (wpe.shape.dims == 2 && wpe.shape[1] == C && wpe.dtype == wte.dtype),
-          "{}: the position table is {}, expected (maxT, {}) {} because the token table is {}", op, wpe.str(), C,
-          name_of(wte.dtype), wte.str());
-    CHECK(!wpe || positions || T <= wpe.shape[0], "{}: tokens has {} columns, but the position table is {}", op, T,
-          wpe.str());
-    CHECK(!positions || (positions.shape == tokens.shape && positions.dtype == DType::I32),
-          "{}: positions is {}, expected {} int32 because tokens is {}", op, positions.str(), tokens.shape.str(),
-          tokens.str());
+    CHECK_CALL(!wpe || (wpe.shape.dims == 2 && wpe.shape[1] == C && wpe.dtype == wte.dtype),
+               "{}: the position table is {}, expected (maxT, {}) {} because the token table is {}", op, wpe.str(), C,
+               name_of(wte.dtype), wte.str());
+    CHECK_CALL(!wpe || positions || T <= wpe.shape[0], "{}: tokens has {} columns, but the position table is {}", op, T,
+               wpe.str());
+    CHECK_CALL(!positions || (positions.shape == tokens.shape && positions.dtype == DType::I32),
+               "{}: positions is {}, expected {} int32 because tokens is {}", op, positions.str(), tokens.shape.str(),
+               tokens.str());
 }
 
 void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Stream s) {

@@ -25,7 +25,7 @@ struct IdRule {
     // Throws the error about an id. `at` is the index of the id in its tensor.
     [[noreturn]] void complain(int64_t at, int32_t id) const {
         const std::string place = columns ? fmt::format("at ({}, {})", at / columns, at % columns) : std::to_string(at);
-        throw_at<InputError>(file, line, "{}: {} {} is {}, expected {}..{}", op, what, place, id, low, high - 1);
+        throw_at<CallError>(file, line, "{}: {} {} is {}, expected {}..{}", op, what, place, id, low, high - 1);
     }
 };
 

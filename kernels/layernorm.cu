@@ -352,7 +352,7 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 #endif
 
 static void expect_rows(const char* op, Tensor x) {
-    CHECK(x && x.shape.dims == 2 && x.shape[1] > 0, "{}: x is {}, expected (N, C)", op, x.str());
+    CHECK_CALL(x && x.shape.dims == 2 && x.shape[1] > 0, "{}: x is {}, expected (N, C)", op, x.str());
 }
 
 void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Stream s) {

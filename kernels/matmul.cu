@@ -35,7 +35,7 @@ static dnnl::memory::data_type onednn_type(DType t) {
     switch (t) {
         case DType::F32: return dnnl::memory::data_type::f32;
         case DType::BF16: return dnnl::memory::data_type::bf16;
-        default: fail("oneDNN multiplies fp32 and bf16 here, not {}", name_of(t));
+        default: CHECK_CALL(false, "oneDNN multiplies fp32 and bf16 here, not {}", name_of(t));
     }
 }
 #endif
@@ -44,7 +44,7 @@ static cudaDataType_t cublaslt_type(DType t) {
     switch (t) {
         case DType::F32: return CUDA_R_32F;
         case DType::BF16: return CUDA_R_16BF;
-        default: fail("cuBLASLt multiplies fp32 and bf16 here, not {}", name_of(t));
+        default: CHECK_CALL(false, "cuBLASLt multiplies fp32 and bf16 here, not {}", name_of(t));
     }
 }
 #endif
@@ -530,11 +530,11 @@ static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, T
 // ---- the ops --------------------------------------------------------------------------------------------------------
 
 static void expect_product(const char* op, Tensor out, Tensor x, Tensor w) {
-    CHECK(x && w && x.shape.dims == 2 && w.shape.dims == 2 && x.shape[1] == w.shape[1] && x.dtype == w.dtype,
-          "{}: x is {} and w is {}, expected (N, IC) and (OC, IC) of one dtype", op, x.str(), w.str());
-    CHECK(out && out.shape == Shape({x.shape[0], w.shape[0]}) && out.dtype == x.dtype,
-          "{}: the (N, OC) side is {}, expected {} {} because x is {} and w is {}", op, out.str(),
-          Shape({x.shape[0], w.shape[0]}).str(), name_of(x.dtype), x.str(), w.str());
+    CHECK_CALL(x && w && x.shape.dims == 2 && w.shape.dims == 2 && x.shape[1] == w.shape[1] && x.dtype == w.dtype,
+               "{}: x is {} and w is {}, expected (N, IC) and (OC, IC) of one dtype", op, x.str(), w.str());
+    CHECK_CALL(out && out.shape == Shape({x.shape[0], w.shape[0]}) && out.dtype == x.dtype,
+               "{}: the (N, OC) side is {}, expected {} {} because x is {} and w is {}", op, out.str(),
+               Shape({x.shape[0], w.shape[0]}).str(), name_of(x.dtype), x.str(), w.str());
 }
 
 void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Stream s) {
@@ -567,10 +567,10 @@ void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor a
 }
 
 void matmul(Tensor out, Factor a, Factor b, Stream s) {
-    CHECK(a.matrix && b.matrix && a.matrix.shape.dims == 2 && b.matrix.shape.dims == 2 && columns_of(a) == rows_of(b) &&
-              a.matrix.dtype == b.matrix.dtype,
-          "matmul: a is {}{} and b is {}{}, expected (M, K) and (K, N) of one dtype", a.matrix.str(),
-          a.transposed ? " transposed" : "", b.matrix.str(), b.transposed ? " transposed" : "");
+    CHECK_CALL(a.matrix && b.matrix && a.matrix.shape.dims == 2 && b.matrix.shape.dims == 2 &&
+                   columns_of(a) == rows_of(b) && a.matrix.dtype == b.matrix.dtype,
+               "matmul: a is {}{} and b is {}{}, expected (M, K) and (K, N) of one dtype", a.matrix.str(),
+               a.transposed ? " transposed" : "", b.matrix.str(), b.transposed ? " transposed" : "");
     expect(out, Shape({rows_of(a), columns_of(b)}), a.matrix.dtype, a.matrix);
     RUN_UNTYPED(s, matmul, out, a, b);
 }

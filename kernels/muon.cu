@@ -172,7 +172,7 @@ void muon_momentum(Tensor momentum, Tensor grad, Tensor grad_norm2, Tensor loss,
 }
 
 void muon_orthogonalise(Tensor x, Tensor u, const MuonSpace& space, Stream s) {
-    CHECK(x && x.shape.dims == 2, "muon_orthogonalise: x is {}, expected a matrix", x.str());
+    CHECK_CALL(x && x.shape.dims == 2, "muon_orthogonalise: x is {}, expected a matrix", x.str());
     const int64_t rows = x.shape[0], columns = x.shape[1], m = std::min(rows, columns);
     expect(u, x.shape, DType::F32, x);
     expect(space.product, x.shape, x.dtype, x);

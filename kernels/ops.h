@@ -8,7 +8,7 @@
 // dtype, fp32 or bf16, which is called x below. Gradients of weights, means, log-sum-exps, losses and optimizer state
 // are fp32. Ids are int32. Sums are taken in fp32 and in a fixed order, the same for any number of threads.
 //
-// Every op checks its shapes and throws InputError. Tensors marked "or null" may be null: then the model lacks such a
+// Every op checks its shapes and throws CallError. Tensors marked "or null" may be null: then the model lacks such a
 // tensor, or the result is not wanted.
 #pragma once
 #include "arena.h"

@@ -149,10 +149,11 @@ static void rope_backward(Tensor dqkv, Tensor positions, Rope r, Queue& q) {
 #endif
 
 static void check_rope(const char* op, const Tensor& x, const Tensor& positions, const Rope& rope) {
-    CHECK(x && x.shape.dims == 5 && x.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, x.str());
-    CHECK(rope.dim >= 0 && rope.dim % 2 == 0 && rope.dim <= x.shape[4],
-          "{}: rope.dim is {}, expected an even number up to the head width {}", op, rope.dim, x.shape[4]);
-    CHECK(rope.base > 0 && std::isfinite(rope.base), "{}: rope.base is {}, expected a positive number", op, rope.base);
+    CHECK_CALL(x && x.shape.dims == 5 && x.shape[2] == 3, "{}: qkv is {}, expected (B,T,3,H,D)", op, x.str());
+    CHECK_CALL(rope.dim >= 0 && rope.dim % 2 == 0 && rope.dim <= x.shape[4],
+               "{}: rope.dim is {}, expected an even number up to the head width {}", op, rope.dim, x.shape[4]);
+    CHECK_CALL(rope.base > 0 && std::isfinite(rope.base), "{}: rope.base is {}, expected a positive number", op,
+               rope.base);
     expect_maybe(positions, (Shape{x.shape[0], x.shape[1]}), DType::I32, x);
 }
 

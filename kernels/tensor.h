@@ -132,7 +132,7 @@ void for_dtype(DType t, F f) {
     switch (t) {
         case DType::F32: return f(TypeTag<float>{});
         case DType::BF16: return f(TypeTag<bf16>{});
-        default: fail("ops compute in fp32 or bf16, not in {}", name_of(t));
+        default: CHECK_CALL(false, "ops compute in fp32 or bf16, not in {}", name_of(t));
     }
 }
 template <class F>
@@ -150,7 +150,7 @@ struct Shape {
 
     Shape() = default;
     Shape(std::initializer_list<int64_t> list) {
-        CHECK(list.size() <= max_dims, "a shape has at most {} dimensions, got {}", max_dims, list.size());
+        CHECK_CALL(list.size() <= max_dims, "a shape has at most {} dimensions, got {}", max_dims, list.size());
         for (int64_t d : list) dim[dims++] = d;
     }
     int64_t operator[](int i) const { return dim[i < 0 ? dims + i : i]; }
@@ -181,10 +181,11 @@ struct Tensor {
     explicit operator bool() const { return ptr != nullptr; }
     int64_t numel() const { return shape.numel(); }
     int64_t bytes() const { return numel() * size_of(dtype); }
-    // Returns the elements. Throws InputError when they are of another type than T.
+    // Returns the elements. Throws CallError when they are of another type than T.
     template <class T>
     T* data() const {
-        CHECK(dtype == dtype_of<T>, "tensor {} holds {}, not {}", shape.str(), name_of(dtype), name_of(dtype_of<T>));
+        CHECK_CALL(dtype == dtype_of<T>, "tensor {} holds {}, not {}", shape.str(), name_of(dtype),
+                   name_of(dtype_of<T>));
         return static_cast<T*>(ptr);
     }
     // The same, or null for a null tensor.
@@ -194,15 +195,15 @@ struct Tensor {
     }
     // The same elements under another shape.
     Tensor view(Shape s) const {
-        CHECK(s.numel() == numel(), "cannot view {} as {}: {} elements against {}", shape.str(), s.str(), numel(),
-              s.numel());
+        CHECK_CALL(s.numel() == numel(), "cannot view {} as {}: {} elements against {}", shape.str(), s.str(), numel(),
+                   s.numel());
         return Tensor{ptr, dtype, s};
     }
     // Rows [first, first + count) of the leading dimension; a null tensor has null rows.
     Tensor rows(int64_t first, int64_t count) const {
         if (!ptr) return *this;
-        CHECK(first >= 0 && count >= 0 && first + count <= shape[0], "rows {}..{} of {}", first, first + count,
-              shape.str());
+        CHECK_CALL(first >= 0 && count >= 0 && first + count <= shape[0], "rows {}..{} of {}", first, first + count,
+                   shape.str());
         Tensor t       = *this;
         t.shape.dim[0] = count;
         t.ptr          = static_cast<char*>(ptr) + first * (shape[0] ? numel() / shape[0] : 0) * size_of(dtype);
@@ -213,13 +214,13 @@ struct Tensor {
 
 // ---- what an op expects of its arguments ----------------------------------------------------------------------------
 //
-// Each throws an InputError that names the op, the tensor, what it is and what was expected.
+// Each throws a CallError that names the op, the tensor, what it is and what was expected.
 
 inline void expect_at(const char* file, int line, const char* op, const Tensor& t, const char* name, const Shape& shape,
                       DType dtype, const Tensor& because, const char* because_name) {
     if (t.ptr && t.shape == shape && t.dtype == dtype) return;
-    throw_at<InputError>(file, line, "{}: {} is {}, expected {} {} because {} is {}", op, name, t.str(), shape.str(),
-                         name_of(dtype), because_name, because.str());
+    throw_at<CallError>(file, line, "{}: {} is {}, expected {} {} because {} is {}", op, name, t.str(), shape.str(),
+                        name_of(dtype), because_name, because.str());
 }
 // t has this shape and dtype. `because` is the tensor that they follow from: expect(y, x.shape, x.dtype, x).
 #define expect(t, shape, dtype, because) expect_at(__FILE__, __LINE__, __func__, t, #t, shape, dtype, because, #because)
@@ -229,8 +230,8 @@ inline void expect_at(const char* file, int line, const char* op, const Tensor& 
         if (t) expect(t, shape, dtype, because); \
     } while (0)
 // t is not null.
-#define expect_there(t) CHECK(t, "{}: {} is null, expected a tensor", __func__, #t)
+#define expect_there(t) CHECK_CALL(t, "{}: {} is null, expected a tensor", __func__, #t)
 // t is not null and has this dtype.
-#define expect_dtype(t, of_dtype)                                                                           \
-    CHECK((t) && (t).dtype == (of_dtype), "{}: {} is {}, expected a tensor of {}", __func__, #t, (t).str(), \
-          name_of(of_dtype))
+#define expect_dtype(t, of_dtype)                                                                                \
+    CHECK_CALL((t) && (t).dtype == (of_dtype), "{}: {} is {}, expected a tensor of {}", __func__, #t, (t).str(), \
+               name_of(of_dtype))

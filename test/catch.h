@@ -23,13 +23,16 @@ inline std::string missing_words(const std::string& text, std::initializer_list<
     return missing.empty() ? "" : "does not say" + missing + ": " + text;
 }
 
-// CHECK_REFUSED((op(a, b)), "op", "b is"): the statement must throw an InputError whose text holds all the words.
+// CHECK_REFUSED((op(a, b)), "op", "b is"): the statement must throw an InputError or a
+// CallError whose text holds all the words.
 #define CHECK_REFUSED(statement, ...)                                                                    \
     do {                                                                                                 \
         std::string complaint_ = "was accepted";                                                         \
         try {                                                                                            \
             statement;                                                                                   \
         } catch (const InputError& e) {                                                                  \
+            complaint_ = missing_words(e.what(), {__VA_ARGS__});                                         \
+        } catch (const CallError& e) {                                                                   \
             complaint_ = missing_words(e.what(), {__VA_ARGS__});                                         \
         } catch (const std::exception& e) { complaint_ = std::string("is no InputError: ") + e.what(); } \
         if (complaint_.empty())                                                                          \

@@ -13,16 +13,17 @@ enum class Curve { cosine, linear };
 
 struct Line {
     int batch      = 4;
-    int64_t tokens = 1;
-    uint64_t seed  = 1337;
-    float rate     = 6e-4f;
-    double eps     = 1e-8;
-    bool resume = false, shuffle = true;
-    std::string prompt, dtype    = "auto";
+    int64_t tokens = 1, left = 0, right = 0;
+    uint64_t seed = 1337;
+    float rate    = 6e-4f;
+    double eps    = 1e-8;
+    bool resume = false, shuffle = true, shout = false;
+    std::string prompt, dtype = "auto";
     Curve shape = Curve::cosine;
     Auto<int64_t> steps, warmup;
     Auto<float> peak;
     Auto<std::string> out;
+    std::optional<std::string> suffix;
     Auto<Curve> form;
     std::vector<std::string> input;
 
@@ -48,10 +49,20 @@ struct Line {
         f.add("--warmup", warmup, at_least(0).below(100), "steps");
         f.add("--peak", peak, more_than(0).at_most(2), "rate");
         f.choose("--form", form, Flags::Table<Curve>{{"cosine", Curve::cosine}, {"linear", Curve::linear}}, "of it");
+        f.add("--left", left, "side");
+        f.add("--right", right, "side");
+        f.add("--shout", shout, "aloud");
         f.group("text");
         f.add("--out", out, "folder", "DIR");
-        f.add("--prompt", prompt, "to begin with");
+        f.add("--prompt", prompt, any_text(), "to begin with");
+        f.add("--suffix", suffix, any_text(), "to end with");
         f.add("--input", input, "files", "FILE…");
+        f.elsewhere("--lr", "--learning-rate");
+        f.elsewhere("--n-layer", "--layers");
+        f.elsewhere("--dropout", "there is none");
+        f.apart({"--suffix", "--left", "--right"});
+        f.apart({"--suffix", "--left"}, {"--eps"});
+        f.only_with("--shout", {"--left", "--right", "--suffix"});
         words.insert(words.begin(), "trainer");
         std::vector<const char*> argv;
         for (const std::string& w : words) argv.push_back(w.c_str());
@@ -103,14 +114,14 @@ TEST_CASE("the command line that runs the same again", "[cli]") {
         if (s.name == "--batch") CHECK(s.value == "4");
         if (s.name == "--schedule") CHECK(s.value == "cosine");
     }
-    CHECK(first.list.size() == 16);
+    CHECK(first.list.size() == 20);
 }
 
 TEST_CASE("help shows groups, values and defaults", "[cli]") {
     const std::string help = Line({}).help;
     CHECK(missing_words(help, {"trainer - trains", "\nbatch\n", "--batch N", "sequences [4]", "--learning-rate X",
                                "peak [0.0006]", "--dtype auto|bf16|fp32", "[auto]", "--schedule cosine|linear",
-                               "--input FILE…", "--prompt TEXT"}) == "");
+                               "--input FILE…", "--prompt TEXT", "-h, --help"}) == "");
 }
 
 TEST_CASE("every mistake has an answer", "[cli]") {
@@ -135,6 +146,38 @@ TEST_CASE("every mistake has an answer", "[cli]") {
     CHECK_REFUSED(Line({"--dtype", "fp16"}), "--dtype fp16: expected one of auto|bf16|fp32");
     CHECK_REFUSED(Line({"--schedule", ""}), "expected one of cosine|linear");
     CHECK_REFUSED(Line({"--resume=maybe"}), "--resume maybe");
+    CHECK_REFUSED(Line({"--lr", "3"}), "unknown option --lr, did you mean --learning-rate?");
+    CHECK_REFUSED(Line({"--warm_up=3"}), "unknown option --warm_up, did you mean --warmup?");
+    CHECK_REFUSED(Line({"--n_layer", "3"}), "unknown option --n_layer (--help");  // there is no --layers here
+    CHECK_REFUSED(Line({"--dropout", "0.1"}), "unknown option --dropout: there is none");
+    CHECK_FALSE(Line({"-h"}).parsed);
+}
+
+TEST_CASE("an option that is given empty is refused, or is an empty text", "[cli]") {
+    for (const char* name : {"--out", "--dtype", "--batch", "--steps", "--eps", "--form", "--schedule"}) {
+        CAPTURE(name);
+        CHECK_REFUSED(Line({name, ""}), name, " '': expected");
+        CHECK_REFUSED(Line({std::string(name) + "=", "8"}), "8");  // the 8 is no value of it
+    }
+    CHECK_REFUSED(Line({"--input", "a", "", "b"}), "--input '': expected");
+    CHECK_REFUSED(Line({"--input=", "b"}), "--input '': expected");
+    CHECK_REFUSED(Line({"--resume="}), "--resume=: takes no value");
+    CHECK(Line({"--suffix", ""}).suffix.value_or("none") == "");
+    CHECK(Line({"--suffix=", "--batch", "8"}).suffix.value_or("none") == "");
+    CHECK(Line({"--suffix", "auto"}).suffix.value_or("none") == "auto");
+    CHECK_FALSE(Line({}).suffix);
+    CHECK_REFUSED(Line({"--suffix", "auto", "--left", "1"}), "--suffix and --left");
+    CHECK(Line({"--prompt=", "--batch=8"}).batch == 8);
+}
+
+TEST_CASE("options that have no effect together are refused", "[cli]") {
+    CHECK_REFUSED(Line({"--left", "1", "--right", "2"}), "--left and --right", "give one");
+    CHECK_REFUSED(Line({"--right", "1", "--suffix", ""}), "--suffix and --right");
+    CHECK_REFUSED(Line({"--suffix", "x", "--eps", "1"}), "--suffix and --eps");
+    CHECK_REFUSED(Line({"--shout", "--batch", "3"}), "--shout has an effect only with --left, --right or --suffix");
+    CHECK(Line({"--right", "1", "--eps", "1", "--shout"}).right == 1);
+    CHECK(Line({"--shout=false"}).parsed);
+    CHECK(Line({"--left", "0", "--shout"}).parsed);
 }
 
 TEST_CASE("an option is shown as auto until the program or the user decides", "[cli]") {
@@ -151,8 +194,8 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
     CHECK((said.steps.is_auto() && said.warmup.is_auto() && said.peak.is_auto() && said.out.is_auto() &&
            said.form.is_auto()));
     CHECK(said.command == "./trainer");
-    // Older runs have auto in run.json as the number just below the range, or as the empty text.
-    const Line old({"--steps", "0", "--warmup=-1", "--peak", "0", "--out", ""});
+    // Older runs have auto in run.json as the number just below the range.
+    const Line old({"--steps", "0", "--warmup=-1", "--peak", "0"});
     CHECK((old.steps.is_auto() && old.warmup.is_auto() && old.peak.is_auto() && old.out.is_auto()));
     CHECK(old.command == "./trainer");
     const Line given({"--steps", "7", "--warmup", "0", "--peak", "0.5", "--out", "x", "--form", "linear"});
@@ -163,7 +206,7 @@ TEST_CASE("an option is shown as auto until the program or the user decides", "[
     CHECK(given.command == "./trainer --steps 7 --warmup 0 --peak 0.5 --form linear --out x");
 
     Auto<int64_t> steps;
-    CHECK_THROWS_AS(int64_t(steps), RunError);
+    CHECK_THROWS_AS(int64_t(steps), CallError);
     CHECK(steps.value_or(3) == 3);
     CHECK(steps.is_auto());
     CHECK(steps.decide(4) == 4);

@@ -424,7 +424,7 @@ TEST_CASE("for a GPU that cannot be used, the error says what was found and what
     const Ran other = run(s, "train_gpt", training(s, "run", "--model nano --steps 1 --device auto"), "", under);
     CAPTURE(other.out, other.err);
     CHECK(other.code == 0);
-    CHECK(missing_words(other.err, {"no GPU is used", c.says, "running on the CPU"}) == "");
+    CHECK(missing_words(other.out, {"no GPU is used", c.says, "running on the CPU"}) == "");
 }
 
 // Gives an op memory that nobody owns. With checks off, the emulator answers as a GPU does. A fault ends all work on a

@@ -22,6 +22,7 @@ static void refused(const Scratch& s, const std::string& program, const std::str
     CAPTURE(program, words, r.out, r.err);
     CHECK(r.code == code);
     CHECK(missing_words(r.err, says) == "");
+    for (const char* line_of_source : {".h:", ".cu:", ".cpp:"}) CHECK(r.err.find(line_of_source) == std::string::npos);
 }
 
 TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[programs]") {
@@ -570,7 +571,7 @@ TEST_CASE("tokenize: text to shards that train, decode back to the text, and eve
     CHECK(back.out == text);
     REQUIRE(run(s, "tokenize", use + "--val-fraction 0.1 --input - --output " + quoted(s / "piped"), text).code == 0);
     const Ran trained = run(s, "train_gpt",
-                            "--model nano --context 16 --batch 2 --steps 2 --out " + quoted(s / "run") +
+                            "--model nano --vocab 257 --context 16 --batch 2 --steps 2 --out " + quoted(s / "run") +
                                 " --train-data " + quoted(s / "piped_train_*.bin"));
     CHECK(trained.code == 2);  // the ids are of 300 entries, but the model has 257
     CHECK(missing_words(trained.err, {"tokenizer.json", "299", "257"}) == "");

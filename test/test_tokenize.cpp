@@ -534,3 +534,61 @@ TEST_CASE("Parquet files give the same shards as JSON lines, and one that is cut
     CHECK(says(bad, {"001_00000.parquet", "standard input line 3001"}));
     CHECK(!exists(s / "bad/fineweb-edu_train_000000.bin"));
 }
+
+TEST_CASE("of a folder, text files of several names are read, and the others are named", "[data][programs]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    fs::create_directories(s / "notes/more");
+    fs::create_directories(s / "notes/.git");
+    for (const char* name : {"a.txt", "b.md", "more/c.rst", "d.markdown"}) write_text(s / "notes/" + name, "the sea\n");
+    for (const char* name : {"page.html", "more/book.pdf", ".git/HEAD"}) write_text(s / "notes/" + name, "the sea\n");
+    const Ran r = tokenize(s, "--input " + quoted(s / "notes") + " --output " + quoted(s / "x"));
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 0);
+    CHECK(says(r, {"4 documents", "left out:", "notes/page.html", "book.pdf", "/*.html'"}));
+    CHECK(r.err.find("HEAD") == std::string::npos);
+    fs::create_directories(s / "pages");
+    write_text(s / "pages/page.html", "the sea\n");
+    const Ran none = tokenize(s, "--input " + quoted(s / "pages") + " --output " + quoted(s / "y"));
+    CHECK(none.code == 2);
+    CHECK(says(none, {"only .txt, .md, .rst and .jsonl", "pages/page.html"}));
+}
+
+TEST_CASE("tokenize takes a tokenizer's folder and paths that are not UTF-8, and refuses options without effect",
+          "[data][programs]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    write_text(s / "t.txt", "the sea was calm\n");
+    const std::string input = "--input " + quoted(s / "t.txt") + " ";
+    REQUIRE(run(s, "tokenize", input + "--tokenizer " + quoted(s.path) + " --output " + quoted(s / "x")).code == 0);
+    fs::create_directories(s / "empty");
+    const Ran no = run(s, "tokenize", input + "--tokenizer " + quoted(s / "empty") + " --output " + quoted(s / "y"));
+    CHECK(no.code == 2);
+    CHECK(says(no, {"empty", "no tokenizer.json"}));
+
+    const std::string odd = s / "caf\xe9";
+    fs::create_directories(odd);
+    fs::copy_file(s / "t.txt", odd + "/t.txt");
+    fs::copy_file(s / "tokenizer.json", odd + "/tokenizer.json");
+    const Ran path = run(s, "tokenize",
+                         "--input " + quoted(odd + "/t.txt") + " --tokenizer " + quoted(odd + "/tokenizer.json") +
+                             " --output " + quoted(odd + "/x"));
+    CAPTURE(path.err);
+    CHECK(path.code == 0);
+    const json summary = json::parse(read_text(odd + "/x_summary.json"));
+    CHECK(summary["inputs"][0]["file"].get<std::string>().find("caf\xef\xbf\xbd/t.txt") != std::string::npos);
+
+    const auto refused = [&](const std::string& words, const List& expected) {
+        const Ran r = run(s, "tokenize", words);
+        CAPTURE(words, r.err);
+        CHECK(r.code == 2);
+        CHECK(says(r, expected));
+    };
+    refused(input + "--mix 1:" + quoted(s / "t.txt"), {"--input and --mix"});
+    refused(input + "--train-bpe 300 --tokenizer x", {"--tokenizer and --train-bpe"});
+    refused(input + "--train-bpe 300 --decode", {"--decode and --train-bpe"});
+    refused(input + "--decode --tokenizer x --val-fraction 0.1", {"--decode and --val-fraction"});
+    refused(input + "--tokenizer ''", {"--tokenizer '': expected"});
+    refused(input + "--eot-token ''", {"--eot-token '': expected"});
+    refused(input + "--train-bpe 300 --output " + quoted(s / "tok"), {"ends in .json", "with / behind"});
+}
