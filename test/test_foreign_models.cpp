@@ -386,3 +386,27 @@ TEST_CASE("files made after reports about other programs: runs", "[foreign][shar
         CHECK(read_text(s / (std::string("moved/checkpoints/0000008/") + name)) ==
               read_text(s / (std::string("moved/checkpoints/0000004/") + name)));
 }
+
+TEST_CASE("files made after reports about other programs: prompts and weights that are not finite",
+          "[foreign][shared][programs]") {
+    const std::string home = shared_data("bugreports");
+    if (home.empty()) return;
+    const Scratch s;
+    const auto infer = [&](const std::string& model, const std::string& words) {
+        return run(s, "infer_gpt", "--model " + quoted(home + "/" + model + "/model") + " " + words, "not this");
+    };
+    const Ran empty = infer("eos-not-stopping", "--prompt '' --tokens 3");
+    CHECK(empty.code == 0);
+    CHECK(empty.out.find("not this") == std::string::npos);
+
+    const std::string nan = home + "/nan-weights-silent/";
+    for (const std::string& words :
+         List{"--prompt Hello --tokens 10 --temperature 0", "--score " + quoted(nan + "text.txt"),
+              "--eval hellaswag " + quoted(nan + "hellaswag.jsonl"),
+              "--eval lambada " + quoted(nan + "lambada.jsonl")}) {
+        const Ran r = infer("nan-weights-silent", words);
+        CAPTURE(words, r.out);
+        CHECK(r.code != 0);
+        CHECK(says(r, {"not finite"}));
+    }
+}
