@@ -75,7 +75,8 @@ class ByteStream {
 
     bool read_raw() {
         raw_buffer_.resize(chunk);
-        const size_t n = std::fread(raw_buffer_.data(), 1, chunk, in_.get());
+        // At a terminal, a read after the end would wait for more.
+        const size_t n = std::feof(in_.get()) ? 0 : std::fread(raw_buffer_.data(), 1, chunk, in_.get());
         CHECK_RUN(!std::ferror(in_.get()), "cannot read {}: {}", path_, os_error());
         raw_ = {raw_buffer_.data(), n};
         crc_ = uint32_t(crc32(crc_, reinterpret_cast<const Bytef*>(raw_.data()), uInt(n)));

@@ -246,7 +246,7 @@ inline Family gptj_family() {
         c.head_bias         = true;
         c.qkv_bias          = false;
         c.proj_bias         = false;
-        c.rope.dim          = 64;
+        c.rope.dim          = std::min<int64_t>(64, c.head_size());
         // This is GPT-J's for the matrices that write into the residual stream. mesh-transformer-jax draws the
         // embedding from 1/√V and all other matrices from 1/√C instead, and it cuts off every normal at two deviations.
         c.initial_weights   = InitialWeights::neox;

@@ -201,13 +201,13 @@ inline Config Run::read_model() const {
 
 // Finds the quick-start text when no data was asked for, and a tokenizer that lies beside the model or the data.
 inline void Run::find_files() {
-    Options& o             = options;
-    const std::string home = "data/sets/austen/";
+    Options& o              = options;
+    const std::string texts = "data/sets/austen/";
     if (o.train_data.is_auto() && o.model == "quickstart") {
-        CHECK(fs::exists(home + "austen_train_000000.bin"),
+        CHECK(fs::exists(texts + "austen_train_000000.bin"),
               "no --train-data, and the quick-start text is not prepared; `make quickstart` prepares it and trains");
-        o.train_data = home + "austen_train_*.bin";
-        o.val_data.decide(home + "austen_val_*.bin");
+        o.train_data = texts + "austen_train_*.bin";
+        o.val_data.decide(texts + "austen_val_*.bin");
     }
     CHECK(!o.train_data.is_auto() || o.dry_run,
           "--train-data is missing: token shards, such as --train-data 'data/stories_train_*.bin'");

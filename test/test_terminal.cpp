@@ -54,7 +54,7 @@ const std::string greedy = " --temperature 0 --tokens 12 ";
 
 // Runs a command with a pseudo-terminal as the standard streams that are named, and types `input` there.
 Ran at_terminal(const SmallRun& r, const std::string& words, const std::string& input) {
-    write_text(r.s / "pty.py", R"(import os, pty, sys
+    write_text(r.s / "at_terminal.py", R"(import os, pty, sys
 out = b""
 def read(fd):
     global out
@@ -74,8 +74,8 @@ sys.stdout.buffer.write(out)
 sys.exit(os.waitstatus_to_exitcode(status))
 )");
     const std::string line = build_folder() + "/infer_gpt --dtype fp32 --model " + quoted(r.model) + " " + words;
-    const std::string all  = "python3 " + quoted(r.s / "pty.py") + " " + quoted(line) + " " + quoted(input) + " >" +
-                            quoted(r.s / "stdout") + " 2>" + quoted(r.s / "stderr");
+    const std::string all  = "python3 " + quoted(r.s / "at_terminal.py") + " " + quoted(line) + " " + quoted(input) +
+                            " >" + quoted(r.s / "stdout") + " 2>" + quoted(r.s / "stderr");
     const int status = std::system(all.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 255, read_text(r.s / "stdout"), read_text(r.s / "stderr")};
 }
@@ -384,7 +384,7 @@ TEST_CASE("the vocabulary of a preset follows the tokenizer, and shards name the
     const Scratch s;
     const auto make = [&](const std::string& name, int entries) {
         WordCounts words;
-        for (int i = 0; i < 400; i++) words.add(fmt::format("word{} and{} other{}\n", i * 7919, i * 104729, i % 90));
+        for (int i = 0; i < 3000; i++) words.add(fmt::format("word{} and{} other{}\n", i * 7919, i * 104729, i % 90));
         write_text(s / name, BpeTraining(words).learn(entries));
     };
     make("a.json", 1000);
