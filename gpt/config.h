@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "gpt/values.h"
+#include "gpt/auto.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
 
