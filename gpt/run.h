@@ -187,14 +187,16 @@ inline std::string Run::tokenizer_file() const {
     return gone && !checkpoint.empty() && fs::exists(saved_file) ? saved_file : file;
 }
 
-// A model with random weights may have sizes of its own, and gets positions for the whole --context.
+// A model with random weights may have sizes of its own, and gets positions for the whole --context. A resumed run
+// keeps the number that it was started with.
 inline Config Run::read_model() const {
     const Sizes& sizes = options.sizes;
     CHECK(!trained_weights || !sizes.are_given() || !checkpoint.empty(),
           "--layers, --width, --heads and --vocab are for random weights, but {} has trained ones", options.model);
     Config c = preset ? config_of(*preset, sizes) : read_config(home, sizes);
     if (!preset) c.name = fs::path(options.model).lexically_normal().string();
-    if (!trained_weights) c.context = std::max(c.context, options.context.value_or(0));
+    const int64_t wanted = checkpoint.empty() ? options.context.value_or(0) : read_config(checkpoint).context;
+    if (!trained_weights) c.context = std::max(c.context, wanted);
     if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
     return c;
 }

@@ -10,11 +10,13 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/files.h"
@@ -98,6 +100,17 @@ inline std::string stored_bytes(const float* x, int64_t n, DType dtype, const st
     return bytes;
 }
 
+// Whether a .bin file holds weights. Token shards have that ending, too. torch.save() writes a zip archive, or in old
+// versions a pickle of protocol 2 that begins with a long number. A file with "model" in its name that has neither form
+// is probably damaged, and counts.
+inline bool is_torch_file(const std::filesystem::path& path) {
+    char begin[4] = {};
+    std::ifstream(path, std::ios::binary).read(begin, sizeof begin);
+    const std::string_view bytes(begin, sizeof begin);
+    return bytes == "PK\x03\x04" || bytes.substr(0, 3) == "\x80\x02\x8a" ||
+           path.filename().string().find("model") != std::string::npos;
+}
+
 // Returns the names of the files in a folder that hold weights in any format, sorted. Files that hold a trainer's state
 // are left out.
 inline std::vector<std::string> weight_files(const std::string& folder) {
@@ -108,7 +121,8 @@ inline std::vector<std::string> weight_files(const std::string& folder) {
         const std::string name = e.path().filename().string(), stem = name.substr(0, name.find('.'));
         const bool state = stem == "state" || stem == "optimizer" || stem == "scheduler" || stem == "training_args" ||
                            stem.rfind("rng_state", 0) == 0;
-        if (!state && endings.count(e.path().extension().string())) names.push_back(name);
+        const std::string ending = e.path().extension().string();
+        if (!state && endings.count(ending) && (ending != ".bin" || is_torch_file(e.path()))) names.push_back(name);
     }
     std::sort(names.begin(), names.end());
     return names;

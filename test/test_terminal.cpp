@@ -434,3 +434,50 @@ TEST_CASE("names of other programs' options have an answer", "[programs]") {
     for (const char* program : {"train_gpt", "infer_gpt", "tokenize"})
         CHECK(run(s, program, "-h").out == run(s, program, "--help").out);
 }
+
+TEST_CASE("a run with more positions than its preset goes on with another --context, as far as they reach",
+          "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    REQUIRE(run(s, "train_gpt",
+                "--model nano --context 100 --batch 2 --steps 2 --save-every 2 --train-data " +
+                    quoted(s / "train.bin") + " --out " + quoted(s / "run"))
+                .code == 0);
+    const std::string resume = "--resume --out " + quoted(s / "run");
+    for (const char* other : {" --context 90 --steps 4", " --context 30 --steps 6", " --context 100 --steps 8"}) {
+        const Ran r = run(s, "train_gpt", resume + other);
+        CAPTURE(other, r.err);
+        CHECK(r.code == 0);
+    }
+    const Ran beyond = run(s, "train_gpt", resume + " --context 101 --steps 9");
+    CAPTURE(beyond.err);
+    CHECK(beyond.code == 2);
+    CHECK(missing_words(beyond.err, {"101", "100"}) == "");
+    CHECK(nlohmann::json::parse(read_text(s / "run/checkpoints/latest/config.json"))["n_positions"] == 100);
+}
+
+TEST_CASE("token shards beside a config.json are no weights, and PyTorch's files are", "[programs]") {
+    const Scratch s;
+    fs::create_directories(s / "mix");
+    fs::copy_file("test/golden/gpt2_odd/config.json", s / "mix/config.json");
+    write_shard(s / "mix/sh_train_000000.bin", 1000, -1, 60);
+    std::string raw;  // ids of nanoGPT's form, without a header
+    for (int i = 0; i < 1000; i++) raw += char(i % 60), raw += '\0';
+    write_text(s / "mix/train.bin", raw);
+    const std::string train = "--context 16 --batch 2 --steps 1 --model " + quoted(s / "mix") + " --out " +
+                              quoted(s / "run") + " --train-data " + quoted(s / "mix/sh_train_*.bin");
+    const Ran r = run(s, "train_gpt", train);
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 0);
+    CHECK(r.out.find("random weights, because there are none") != std::string::npos);
+    const Ran none = run(s, "infer_gpt", "--ids 1 --model " + quoted(s / "mix"));
+    CHECK(none.code == 2);
+    CHECK(missing_words(none.err, {"neither model.safetensors nor"}) == "");
+    for (const std::string& begin : {std::string("PK\x03\x04"), std::string("\x80\x02\x8a\x0a")}) {
+        write_text(s / "mix/other.bin", begin + "and so on");
+        const Ran pickle = run(s, "train_gpt", train + " --seed 2");
+        CHECK(pickle.code == 2);
+    }
+    CHECK(missing_words(run(s, "infer_gpt", "--ids 1 --model " + quoted(s / "mix")).err, {"other.bin", "pickle"}) ==
+          "");
+}
