@@ -153,7 +153,7 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
     Generator g(i.model, 1, int64_t(prompt.ids.size()));
     fmt::print("{{\"ids\":{},\"logits\":[", nlohmann::json(prompt.ids).dump());
     g.feed_all(prompt.ids, [&](int64_t t, const float* logits) {
-        expect_finite(logits, i.model.config.vocab, t + 1);
+        expect_finite_logits(logits, i.model.config.vocab, t + 1);
         fmt::print("{}[", t ? "," : "");
         for (int64_t v = 0; v < i.model.config.vocab; v++) fmt::print("{}{}", v ? "," : "", logits[v]);
         fmt::print("]");

@@ -36,7 +36,7 @@ struct MegatronIndex {
         std::memcpy(&value, file.data() + at, sizeof value);
         return value;
     }
-    int64_t length_of(int64_t sequence) const { return number<int32_t>(header + 4 * sequence); }  // in tokens
+    int64_t length_of(int64_t sequence) const { return number<int32_t>(header + 4 * sequence); }  // counts tokens
     int64_t offset_of(int64_t sequence) const { return number<int64_t>(header + 4 * sequences + 8 * sequence); }
     int64_t first_sequence(int64_t d) const { return number<int64_t>(header + 12 * sequences + 8 * d); }
     // The position of the first id of document d. For d = documents, the position where the last document ends.

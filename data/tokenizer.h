@@ -29,7 +29,7 @@
 
 // How special tokens that are written in a text are encoded: as plain text, as their ids, or not at all.
 enum class SpecialTokens : uint8_t { text, ids, refuse };
-constexpr const char* special_token_words[] = {"text", "ids", "refuse"};  // of an option
+constexpr const char* special_token_words[] = {"text", "ids", "refuse"};  // name the values in options
 
 class Tokenizer {
   public:

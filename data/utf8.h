@@ -80,8 +80,8 @@ struct Utf8Check {
         note(at - held_);
         rest_.more = 0;
     }
-    Utf8Lead rest_{};  // what must follow in the current character
-    int held_ = 0;     // bytes of it that have come
+    Utf8Lead rest_{};  // says what must follow in the current character
+    int held_ = 0;     // counts the bytes of this character that have come
 };
 
 // Whether the beginning of a file looks like text: at most one byte in a thousand is not UTF-8, and there are no

@@ -84,17 +84,9 @@ inline NamedTensors saved_state(Optimizer& optimizer, DType weights_dtype) {
     return all;
 }
 
-// Refuses to save a number that is not finite. Everything that is saved in fp32 passes through here.
-inline void check_finite(const std::vector<float>& values, const std::string& name) {
-    const bool finite = std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
-    CHECK_RUN(finite, "{} has a value that is not finite, and such a checkpoint would be of no use", name);
-}
-
-// Writes all files of a checkpoint into `folder`.
+// Writes all files of a checkpoint into `folder`. Throws a RunError for a number that is not finite.
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
                              const TokenizerFiles& tokenizer) {
-    for (const ParamRow& r : param_rows(optimizer.master(), model.config))
-        check_finite(floats_of(*r.tensor, model.stream), r.name);
     save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
     for (const auto& [name, text] : tokenizer) write_file((folder / name).string(), text);
     const auto tensors = saved_state(optimizer, state.weights_dtype);

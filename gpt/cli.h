@@ -148,12 +148,13 @@ class Flags {
         return all;
     }
 
-    // Returns the command line that gives the same settings. It leaves out options that have their default value.
-    std::string command() const {
+    // Returns the command line that gives the same settings. It leaves out options that have their default value, and
+    // the option `without`.
+    std::string command(const std::string& without = "") const {
         std::string line = "./" + program_;
         for (const Row& row : rows_) {
             const std::string now = row.show();
-            if (now == row.initial) continue;
+            if (now == row.initial || row.name == without) continue;
             if (row.kind == Kind::flag)
                 line += " " + row.name + (now == "true" ? "" : "=" + now);
             else

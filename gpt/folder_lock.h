@@ -30,7 +30,7 @@ class FolderLock {
                 refuse_or_warn();
                 return;
             }
-        } while (removed());  // by a process that ended just now
+        } while (removed());  // a process that ended just now may have removed it
         char host[100] = "";
         gethostname(host, sizeof host - 1);
         const std::string us = fmt::format("process {} on {}", getpid(), host);

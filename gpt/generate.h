@@ -22,10 +22,14 @@ struct Sampling {
     }
 };
 
-// Throws a RunError when logits (V) are not finite. They follow from `tokens` tokens of a text.
-inline void expect_finite(const float* logits, int64_t V, int64_t tokens) {
-    CHECK_RUN(std::all_of(logits, logits + V, [](float x) { return std::isfinite(x); }),
-              "the model's logits after token {} of the text are not finite numbers: its weights are damaged", tokens);
+// Throws a RunError when logits, or a loss that was computed from them, are not finite. They follow from `tokens`
+// tokens `of` a text.
+inline void expect_finite(bool finite, int64_t tokens, const std::string& of = "of the text") {
+    CHECK_RUN(finite, "the model's logits after token {} {} are not finite numbers: its weights are damaged", tokens,
+              of);
+}
+inline void expect_finite_logits(const float* logits, int64_t V, int64_t tokens) {
+    expect_finite(std::all_of(logits, logits + V, [](float x) { return std::isfinite(x); }), tokens);
 }
 
 // Chooses one id from finite logits (V) by a random number u, uniform in [0, 1). Equal logits are ordered by id, so
@@ -207,7 +211,7 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
         for (int64_t i = 0; i < samples; i++) {
             const Random random(how.seed, "sample", uint64_t(i));
             const float* row = logits->data() + i * m.config.vocab;
-            expect_finite(row, m.config.vocab, int64_t(text[i].size()));
+            expect_finite_logits(row, m.config.vocab, int64_t(text[i].size()));
             next[i] = choose(row, m.config.vocab, how, random.uniform(uint64_t(n)));
             text[i].push_back(next[i]);
             if (open[i] && !each(i, next[i])) open[i] = false;

@@ -427,8 +427,10 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, DT
     std::vector<float> theirs;
     for (const Part& part : parts) {
         const HfWeight& w = *part.weight;
+        const auto ours   = floats_of(part.tensor, s);
+        check_finite(ours, part.name);
         theirs.resize(w.ours.numel());
-        to_their_layout(theirs.data(), floats_of(part.tensor, s).data(), c, w.ours, w.layout);
+        to_their_layout(theirs.data(), ours.data(), c, w.ours, w.layout);
         const int64_t n         = w.theirs.numel();
         const std::string bytes = stored_bytes(theirs.data() + part.index * n, n, dtype, part.name);
         writer.write(part.name, bytes.data(), int64_t(bytes.size()));

@@ -164,7 +164,7 @@ struct Options {
     bool ignore_extra_tensors = false, document_mask = false, resume = false, graph = false, dry_run = false,
          list_models = false, trust_data = false;
     std::string program;    // the path by which this program runs from any folder
-    EarlierStarts earlier;  // what run.json says, with --resume
+    EarlierStarts earlier;  // holds what run.json says, with --resume
 };
 
 // The values of --optimizer.
@@ -317,6 +317,7 @@ inline void list_options(Flags& f, Options& o) {
     list_foreign_names(f);
     f.apart({"--accumulate", "--tokens-per-step"});
     f.apart({"--graph", "--sync"});
+    f.only_with("--gpu", {"--dry-run"});
 }
 
 // Returns false after printing --help or --version.
@@ -330,7 +331,6 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
     const bool on_cpu = !o.machine.device.is_auto() && o.machine.device == Machine::cpu;
     CHECK(!o.graph || !on_cpu, "--graph: CUDA graphs are for --device cuda, not for the CPU");
-    CHECK(o.gpu.is_auto() || o.dry_run, "--gpu is for --dry-run; --device says where a run trains");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
     return true;

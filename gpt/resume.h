@@ -77,7 +77,7 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
         if (accumulate && given.count("--tokens-per-step")) continue;
         all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens) : name + "=" + value);
     }
-    // Runs that do not name it were started when it was always 64.
+    // A run.json without this option is of a run with 64 MiB of logits at a time.
     if (!earlier.options.contains("--logits-memory") && !given.count("--logits-memory"))
         all.push_back("--logits-memory=64");
     all.insert(all.end(), args.begin() + 1, args.end());

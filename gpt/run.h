@@ -118,7 +118,7 @@ struct Run {
     const Card* const card;  // the GPU, when time_model.h knows it: that of --gpu, or else the device; or null
     const DType dtype;
     std::unique_ptr<Tokenizer> tokenizer;  // null when there is none
-    TokenizerFiles tokenizer_files;        // for checkpoints; empty when there is none
+    TokenizerFiles tokenizer_files;        // go into checkpoints; empty when there is none
     std::unique_ptr<Loader> train, val;    // train is null only in a dry run; val when there is no validation data
     std::vector<Question> hellaswag;
     std::string schedule_change;  // says what the learning rate does where a resumed run gets another schedule
@@ -417,21 +417,20 @@ inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string&
 // Writes run.json. It says how to run the same again, and gets a record of each start.
 inline void write_run_json(const Run& run) {
     if (run.ranks.rank > 0) return;
-    Options& o = run.options;
+    const Options& o = run.options;
     nlohmann::ordered_json options;
     for (const Setting& s : run.flags.list())
         if (!s.is_default && s.name != "--resume") options[s.name] = s.value;
-    const std::string folder = fs::current_path().string(), command = run.flags.command();
+    const std::string folder       = fs::current_path().string();
     nlohmann::ordered_json history = o.earlier.history;
     history.push_back({{"step", run.saved.step},
                        {"date", date_and_time()},
                        {"commit", GPT_COMMIT},
                        {"folder", folder},
-                       {"command", command},
+                       {"command", run.flags.command()},
                        {"schedule", json_of(o.schedule)}});
-    const bool resumed             = std::exchange(o.resume, false);
     const nlohmann::ordered_json j = {
-        {"command", run.flags.command()},
+        {"command", run.flags.command("--resume")},
         {"folder", folder},
         {"options", options},
         {"version", GPT_VERSION},
@@ -442,7 +441,6 @@ inline void write_run_json(const Run& run) {
         {"parameters", count_params(run.config)},
         {"data", {{"train", run.train->fingerprint()}, {"val", run.val ? run.val->fingerprint() : ""}}},
         {"history", history}};
-    o.resume = resumed;
     write_file(run.folder() + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 

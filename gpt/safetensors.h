@@ -78,6 +78,12 @@ struct StoredTensor {
     }
 };
 
+// Throws a RunError when a value is not finite.
+inline void check_finite(const std::vector<float>& values, const std::string& name) {
+    const bool finite = std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+    CHECK_RUN(finite, "tensor \"{}\" has a value that is not finite, so saving it would be of no use", name);
+}
+
 // Returns x[0, n) as the bytes of a dtype: F32, BF16 or F16. Throws a RunError that names the tensor when a finite
 // number is too large for F16.
 inline std::string stored_bytes(const float* x, int64_t n, DType dtype, const std::string& name) {

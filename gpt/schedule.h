@@ -18,7 +18,7 @@ struct Schedule {
     float learning_rate  = 6e-4f;  // the peak, reached at the end of warm-up
     float final_rate     = 0.f;    // reached at the last step
     int64_t warmup_steps = 0;      // counted from `start`
-    int64_t steps        = 1;      // of the whole run
+    int64_t steps        = 1;      // the length of the whole run
     // A run that was resumed with other options may have begun a new schedule at a step, from the rate that it had
     // there. Its warm-up leads from that rate to `top`, which stands in for the peak.
     int64_t start        = 0;

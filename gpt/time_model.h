@@ -59,8 +59,8 @@ inline constexpr KindShare h100_shares[] = {
 
 // A GPU. Rates are those that were measured, not those of a data sheet.
 struct Card {
-    const char* name;             // what --gpu calls it
-    const char* driver_name;      // what the driver's name of it contains
+    const char* name;             // its name for --gpu
+    const char* driver_name;      // a part of the name that the driver gives it
     int64_t memory;               // bytes
     double copy_rate;             // bytes/s, read and written
     double bf16_rate, fp32_rate;  // FLOP/s of a large product

@@ -101,10 +101,7 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
 void Device::use_gpu(int index, bool sync_each, bool insist) {
     const std::string obstacle = gpu::obstacle(index);
     CHECK_RUN(obstacle.empty() || !insist, "no GPU can be used: {}", obstacle);
-    if (!obstacle.empty()) {
-        no_gpu_ = fmt::format("no GPU is used: {}; running on the CPU", obstacle);
-        return;
-    }
+    if (!obstacle.empty()) return void(no_gpu_ = "no GPU is used: " + obstacle + "; running on the CPU");
     const auto queue = std::make_shared<gpu::Queue>(index, sync_each);
     queue_           = queue;
     stream_          = {Machine::cuda, queue.get()};
@@ -114,7 +111,7 @@ void Device::use_gpu(int index, bool sync_each, bool insist) {
 void Device::use_gpu(int, bool, bool insist) {
     const std::string obstacle = host::use_cuda_half();
     CHECK(!insist, "no GPU can be used: {}", obstacle);
-    if (host::has_nvidia_driver()) fmt::print(stderr, "no GPU is used: {}; running on the CPU\n", obstacle);
+    if (host::has_nvidia_driver()) no_gpu_ = "no GPU is used: " + obstacle + "; running on the CPU";
 }
 #endif
 

@@ -35,11 +35,9 @@ static bool cpu_has(int level) {
 
 void use_cpu_level(int level, char** argv) {
     if (level == cpu_level()) return;
-    if (!cpu_has(level))
-        throw InputError(
-            fmt::format("--cpu v{}: this CPU has not all instructions of x86-64-v{}; --cpu auto takes the highest "
-                        "level that it has",
-                        level, level));
+    CHECK(cpu_has(level),
+          "--cpu v{}: this CPU has not all instructions of x86-64-v{}; --cpu auto takes the highest level that it has",
+          level, level);
     // The libraries are …/glibc-hwcaps/x86-64-v2/libgpt_kernels.so and the same for v3 and v4. LD_LIBRARY_PATH comes
     // before the folders that the loader chooses from by itself.
     Dl_info here;
@@ -54,15 +52,15 @@ void use_cpu_level(int level, char** argv) {
     setenv("LD_LIBRARY_PATH", (before ? folder + ":" + before : folder).c_str(), 1);
     if (level < 4) setenv("DNNL_MAX_CPU_ISA", level == 2 ? "SSE41" : "AVX2", 0);
     execv("/proc/self/exe", argv);
-    throw_at<RunError>(__FILE__, __LINE__, "--cpu v{}: the program could not be started again: {}", level, os_error());
+    CHECK_RUN(false, "--cpu v{}: the program could not be started again: {}", level, os_error());
 }
 #else
 int cpu_level() { return 0; }
 void use_cpu_level(int level, char**) {
-    throw InputError(
-        fmt::format("--cpu v{}: this program has its kernels once, for one CPU; make PORTABLE=1 builds them for "
-                    "x86-64-v2, v3 and v4",
-                    level));
+    fail(
+        "--cpu v{}: this program has its kernels once, for one CPU; make PORTABLE=1 builds them for x86-64-v2, v3 and "
+        "v4",
+        level);
 }
 #endif
 

@@ -235,9 +235,10 @@ TEST_CASE("a program without a CUDA half says so where there is a driver", "[ins
     const std::string driver = "LD_LIBRARY_PATH=" + quoted(s.path) + " ";
     const Ran any            = run(s, "train_gpt", "--model nano --context 32 --dry-run", "", driver);
     CHECK(any.code == 0);
-    CHECK(missing_words(any.err, {"no GPU is used", "built without its CUDA half", "running on the CPU"}) == "");
+    CHECK(missing_words(any.out, {"no GPU is used", "built without its CUDA half", "running on the CPU"}) == "");
+    CHECK(any.err == "");
     const Ran cpu = run(s, "train_gpt", "--model nano --context 32 --dry-run --device cpu", "", driver);
-    CHECK(cpu.err == "");
+    CHECK((cpu.out + cpu.err).find("no GPU") == std::string::npos);
     const Ran cuda = run(s, "train_gpt", "--model nano --context 32 --dry-run --device cuda", "", driver);
     CHECK(cuda.code == 2);
     CHECK(missing_words(cuda.err, {"--device cuda: ", "built without its CUDA half"}) == "");

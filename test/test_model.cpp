@@ -257,6 +257,39 @@ TEST_CASE("the loss and the gradients do not depend on how many logits are compu
     }
 }
 
+TEST_CASE("a save refuses a weight or a moment that is not finite, and names it", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    const float bad   = GENERATE(NAN, INFINITY);
+    CAPTURE(dev, dtype, bad);
+    const Config c = tiny_config(7, 13, false);
+    Model m(c, dtype, {1, 4, true}, *dev);
+    AdamW adamw(m, {});
+    TrainState state;
+    state.weights_dtype = dtype;
+    const auto saved    = [&] {
+        const Scratch scratch;
+        write_checkpoint(scratch.path, state, m, adamw, {});
+        return fs::exists(scratch / "COMPLETE");
+    };
+    const auto refused_for = [&](Tensor t, const std::string& name) {
+        const std::vector<float> before = floats_of(t, m.stream);
+        std::vector<float> damaged      = before;
+        damaged.back()                  = bad;
+        from_host(t, damaged, m.stream);
+        std::string said = "it was saved";
+        try {
+            saved();
+        } catch (const RunError& e) { said = e.what(); }
+        CHECK(missing_words(said, {name.c_str(), "not finite"}) == "");
+        from_host(t, before, m.stream);
+    };
+    CHECK(saved());
+    refused_for(adamw.master().lnf_w, "ln_f.weight");
+    for (const auto& [name, t] : adamw.state()) refused_for(t, name);
+    CHECK(saved());
+}
+
 TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     const Device* dev = GENERATE(from_range(devices()));
     const bool random = GENERATE(false, true), skipped = GENERATE(false, true);
@@ -494,8 +527,8 @@ TEST_CASE("choosing a token", "[model]") {
     }
     std::vector<float> damaged(40, 0);
     damaged[39] = GENERATE(NAN, INFINITY, -INFINITY);
-    CHECK_THROWS_AS(expect_finite(damaged.data(), 40, 3), RunError);
-    expect_finite(damaged.data(), 39, 3);
+    CHECK_THROWS_AS(expect_finite_logits(damaged.data(), 40, 3), RunError);
+    expect_finite_logits(damaged.data(), 39, 3);
 }
 
 TEST_CASE("bf16 model stays near the fp32 one", "[model]") {
