@@ -47,7 +47,8 @@ struct OneWordModel {
 
 std::vector<float> logits_in(const std::string& text) {
     std::vector<float> all;
-    for (const json& row : json::parse(text)["logits"])
+    const json parsed = json::parse(text);
+    for (const json& row : parsed.at("logits"))
         for (const json& x : row) all.push_back(x);
     return all;
 }
