@@ -20,7 +20,7 @@
 
 namespace gpu {
 
-constexpr float log2e = 1.44269504f, ln2 = 0.693147181f;
+constexpr float ln2 = 0.693147181f;
 
 // Two blocks fit on a multiprocessor, with 255 registers a thread. A warp with 32 rows instead of 16 reads the streamed
 // tiles half as often; up to D = 64 its sums leave enough registers for that.
@@ -49,12 +49,6 @@ __device__ inline void load_matrices_transposed(uint32_t (&m)[4], uint32_t addre
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                  : "r"(address)
                  : "memory");
-}
-
-__device__ inline float exp2_fast(float x) {  // 2 ulp; exact at 0, 0 at -inf
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 // What a lane holds of a warp's matrix of 16 M rows and N columns, in blocks of 16 × `columns`. These are structures

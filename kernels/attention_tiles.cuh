@@ -157,16 +157,12 @@ struct Tile {
     __device__ uint32_t address() const { return uint32_t(__cvta_generic_to_shared(p)); }
 };
 
-// Asynchronous copies from global to shared memory. Where `valid` is false they write zeros and read nothing.
-__device__ inline void copy_chunk_async(uint32_t to, const void* from, bool valid) {  // 16 bytes
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
-}
-__device__ inline void copy_word_async(void* to, const void* from, bool valid) {  // 4 bytes
+// Does for 4 bytes what copy_chunk_async() of gpu.cuh does for 16.
+__device__ inline void copy_word_async(void* to, const void* from, bool valid) {
     const uint32_t address = uint32_t(__cvta_generic_to_shared(to));
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(valid ? 4 : 0)
                  : "memory");
 }
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Starts to copy rows [first, first + rows) of a head into a tile. Rows from `end` on and columns from `width` on are
 // filled with zeros. Call wait_for_copies() and a barrier before a thread reads the tile.

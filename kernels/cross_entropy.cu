@@ -6,9 +6,9 @@
 //   losses (N) fp32, logits (N,Vp), targets (N) int32. A target of -1 means that a row has none: its loss and gradient
 //   are 0. A row that holds a NaN has a NaN loss and gradient.
 //
-//   A row is read more than once, but from memory only once: 50304 columns take at most 200 KB, which second-level
-//   caches hold. The CPU keeps the exponentials in a row of floats, so each is computed once and rounded only as a
-//   gradient.
+//   A row is used more than once, but read from memory only once: 50304 columns take at most 200 KB, which a CPU's
+//   second-level cache and an H100's shared memory hold. The CPU keeps the exponentials in a row of floats, so each is
+//   computed once and rounded only as a gradient.
 #include <vector>
 
 #include "cpu.h"
@@ -78,22 +78,24 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
 #ifdef __CUDACC__
 namespace gpu {
 
+__device__ inline float exp_of(float x) { return exp2_fast(x * log2e); }
+
 // The largest of the numbers added so far, and Σ exp(x - max) over them. As long as all of them are -∞, the sum is
 // Σ exp(x - 0) instead, because -∞ - -∞ is NaN. A NaN makes the sum NaN.
 struct ExpSum {
     float max = -INFINITY, sum = 0;
-    template <int W>
-    __device__ void add(const Floats<W>& x) {
+    template <int n>
+    __device__ void add(const Floats<n>& x) {
         float new_max = max;
-        for (int k = 0; k < W; k++) new_max = fmaxf(new_max, x[k]);
+        for (int k = 0; k < n; k++) new_max = fmaxf(new_max, x[k]);
         const float shift = new_max == -INFINITY ? 0.f : new_max;
-        sum *= expf(max - shift);
-        for (int k = 0; k < W; k++) sum += expf(x[k] - shift);
+        sum *= exp_of(max - shift);
+        for (int k = 0; k < n; k++) sum += exp_of(x[k] - shift);
         max = new_max;
     }
     __device__ void add(const ExpSum& o) {
         const float new_max = fmaxf(max, o.max), shift = new_max == -INFINITY ? 0.f : new_max;
-        sum = sum * expf(max - shift) + o.sum * expf(o.max - shift);
+        sum = sum * exp_of(max - shift) + o.sum * exp_of(o.max - shift);
         max = new_max;
     }
     __device__ void add_over_warp() {
@@ -106,69 +108,89 @@ struct ExpSum {
     }
 };
 
-// Each block computes one row. If the row fits into shared memory, it is kept there, so that logits are read once and
-// written once: 50304 columns of bf16 are 98 KB, and a block on an H100 may have 227 KB. If not, it is read from the
-// cache again.
+// Each block computes one row. It copies the row into shared memory, so that logits are read once and written once:
+// 50304 columns of bf16 are 98 KB. An H100 has 227 KB for its blocks, so two of them share a multiprocessor, and one
+// waits for its row (98 KB in flight, where 40 KB are enough) while the other computes. Of a row that is too long for
+// shared memory, the first `kept` vectors are copied, and the rest is read a second time.
+//
+// A logit costs two exponentials, one for the sum and one for the gradient. The exponential functions of a row take 40
+// % of the time in which an H100 reads and writes the row in bf16, and keeping the terms in fp32 would take twice the
+// shared memory.
+constexpr int row_threads = 512;
+
 template <int W, class T>
-static __global__ void __launch_bounds__(1024)
-    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int64_t V, int64_t Vp, float grad_scale,
-                         bool keep, const BadId* bad) {
+static __global__ void __launch_bounds__(row_threads, 2)
+    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int V, int Vp, float grad_scale, int kept,
+                         const BadId* bad) {
     extern __shared__ uint4 memory[];
     __shared__ float maxs[32], sums[32];  // one per warp
     if (!ready(bad)) return;
-    T* const x       = logits + blockIdx.x * Vp;
-    T* const row     = keep ? reinterpret_cast<T*>(memory) : x;
-    const int target = targets[blockIdx.x], lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    const auto each_vector = [&](auto f) {
-        for (int64_t i = threadIdx.x * W; i < Vp; i += blockDim.x * W) f(i);
-    };
+    T* const x       = logits + int64_t(blockIdx.x) * Vp;
+    T* const row     = reinterpret_cast<T*>(memory);
+    const int target = targets[blockIdx.x], thread = threadIdx.x, lane = thread % 32, warps = blockDim.x / 32;
+    const int full = V / W;              // vectors that hold no padding; a thread has the same ones in every loop below
+    const int last = full * W + thread;  // a column that is in no such vector, or none
     if (target < 0) {
-        if (threadIdx.x == 0) losses[blockIdx.x] = 0;
-        if (grad_scale != 0) each_vector([&](int64_t i) { store(x + i, Floats<W>{}); });
+        if (thread == 0) losses[blockIdx.x] = 0;
+        for (int i = thread * W; i < Vp && grad_scale != 0; i += blockDim.x * W) store(x + i, Floats<W>{});
         return;
     }
-    const float target_logit = threadIdx.x == 0 ? load<1>(x + target)[0] : 0.f;
+    const float target_logit = load<1>(x + target)[0];
+
+    const uint32_t row_address = uint32_t(__cvta_generic_to_shared(memory));
+    for (int v = thread; v < kept; v += blockDim.x) copy_chunk_async(row_address + v * 16, x + v * W);
+    wait_for_copies();  // a thread reads only what it copied itself, so no barrier is needed
+    const auto vector = [&](int v) { return v < kept ? load<W>(row + v * W) : load<W>(x + v * W); };
+
     ExpSum exps;
-    each_vector([&](int64_t i) {
-        Floats<W> v = load<W>(x + i);
-        if (keep) store(row + i, v);
-        for (int k = 0; k < W; k++)
-            if (i + k >= V) v[k] = -INFINITY;  // the padding adds nothing
-        exps.add(v);
-    });
+    constexpr int at_once = 16 / W;  // vectors whose terms are added together, which shares the change of the maximum
+    int first             = thread;
+    for (; first + (at_once - 1) * int(blockDim.x) < full; first += at_once * blockDim.x) {
+        Floats<at_once * W> logit;
+        for (int u = 0; u < at_once; u++) {
+            const Floats<W> l = vector(first + u * blockDim.x);
+            for (int k = 0; k < W; k++) logit[u * W + k] = l[k];
+        }
+        exps.add(logit);
+    }
+    for (; first < full; first += blockDim.x) exps.add(vector(first));
+    const float last_logit = last < V ? load<1>(x + last)[0] : -INFINITY;
+    exps.add(Floats<1>{{last_logit}});
     exps.add_over_warp();
     if (lane == 0) {
-        maxs[threadIdx.x / 32] = exps.max;
-        sums[threadIdx.x / 32] = exps.sum;
+        maxs[thread / 32] = exps.max;
+        sums[thread / 32] = exps.sum;
     }
     __syncthreads();
     exps = lane < warps ? ExpSum{maxs[lane], sums[lane]} : ExpSum();
     exps.add_over_warp();
 
-    const float x_max = exps.max, total = exps.sum;
-    if (threadIdx.x == 0) losses[blockIdx.x] = float(log(double(total)) + double(x_max) - double(target_logit));
-    if (grad_scale == 0) return;
-    const float scale = grad_scale / total;
-    each_vector([&](int64_t i) {
-        Floats<W> v = load<W>(row + i);
-        for (int k = 0; k < W; k++) {
-            const float e = expf(v[k] - x_max);
-            const float d = i + k == target ? e - total : e;  // exp / total - 1 = (exp - total) / total
-            v[k]          = i + k < V ? d * scale : 0.f;
+    const float max = exps.max, total = exps.sum, scale = grad_scale / total;
+    if (grad_scale != 0) {
+        for (int v = thread; v < full; v += blockDim.x) {
+            Floats<W> l = vector(v);
+            for (int k = 0; k < W; k++) l[k] = exp_of(l[k] - max) * scale;
+            store(x + v * W, l);
         }
-        store(x + i, v);
-    });
+        if (last < V) store(x + last, Floats<1>{{exp_of(last_logit - max) * scale}});
+        for (int i = V + thread; i < Vp; i += blockDim.x) store(x + i, Floats<1>{});
+        // The thread that has stored the target's column corrects it: exp / total - 1 = (exp - total) / total.
+        if (thread == (target < full * W ? target / W % int(blockDim.x) : target - full * W))
+            store(x + target, Floats<1>{{(exp_of(target_logit - max) - total) * scale}});
+    }
+    if (thread == 0) losses[blockIdx.x] = float(log(double(total)) + double(max) - double(target_logit));
 }
 
 template <class T>
 static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Queue& q) {
     q.expect_ids(targets, target_rule(targets, V));
-    const int64_t N = logits.shape[0], Vp = logits.shape[1], row_bytes = round_up(Vp * int64_t(sizeof(T)), 16);
-    const bool keep = grad_scale != 0 && row_bytes + 1024 <= int64_t(q.limits.sharedMemPerBlockOptin);
+    const int64_t N = logits.shape[0], Vp = logits.shape[1];
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
-        const int threads = int(std::clamp<int64_t>(round_up(Vp / width, 32), 32, 1024));
-        launch(cross_entropy_kernel<width, T>, {N, threads, keep ? row_bytes : 0}, q, logits.data<T>(),
-               losses.data<float>(), targets.data<int32_t>(), V, Vp, grad_scale, keep, q.bad);
+        const int threads  = int(std::clamp<int64_t>(round_up(Vp / width, 32), 32, row_threads));
+        const int64_t room = (int64_t(q.limits.sharedMemPerBlockOptin) - 1024) / 16;
+        const int64_t kept = width == 1 ? 0 : std::min(V / width, room);
+        launch(cross_entropy_kernel<width, T>, {N, threads, kept * 16}, q, logits.data<T>(), losses.data<float>(),
+               targets.data<int32_t>(), int(V), int(Vp), grad_scale, int(kept), q.bad);
     });
 }
 

@@ -124,6 +124,20 @@ __device__ inline void store(T* p, const Floats<W>& v) {
     *reinterpret_cast<Packed<W, T>*>(p) = word;
 }
 
+// Starts to copy 16 bytes from global to shared memory, whose address `to` __cvta_generic_to_shared() gives. Where
+// `valid` is false it writes zeros and reads nothing. wait_for_copies() waits for the copies of the calling thread.
+__device__ inline void copy_chunk_async(uint32_t to, const void* from, bool valid = true) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+constexpr float log2e = 1.44269504f;
+__device__ inline float exp2_fast(float x) {  // 2 ulp; exact at 0, 0 at -inf; results below 2^-126 are 0
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Calls f(i, width) over [0, n), shared by the whole grid: W elements at a time, and the last n mod W one by one. With
 // load<width>(p + i) the body reads as one loop.
 template <int W, class F>
