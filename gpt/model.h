@@ -189,15 +189,30 @@ struct Model {
     Model& operator=(const Model&) = delete;
 };
 
-// Runs one block from a.x to out. attend(a) computes a.att from a.qkv, over the batch itself or over a cache of keys
-// and values. With `train` the tensors that only the backward pass needs are written too. When out is null, the block
-// stops after the last tensor that the backward pass needs.
+// A layernorm of the residual stream: what it writes, and its weights.
+struct Norm {
+    Tensor out, mean, rstd, w, b;
+};
+inline Norm first_norm(const Block& w, const BlockActs& a) { return {a.ln1, a.mean1, a.rstd1, w.ln1_w, w.ln1_b}; }
+inline Norm second_norm(const Block& w, const BlockActs& a) { return {a.ln2, a.mean2, a.rstd2, w.ln2_w, w.ln2_b}; }
+inline Norm final_norm(const Params& w, const Acts& a) { return {a.lnf, a.mean, a.rstd, w.lnf_w, w.lnf_b}; }
+
+inline void normalise(const Norm& n, Tensor x, const Config& c, Stream s) {
+    layernorm_forward(n.out, n.mean, n.rstd, x, n.w, n.b, c.norm_eps, s);
+}
+// Computes sum = a + b and its norm in one pass over memory.
+inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, const Config& c, Stream s) {
+    add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s);
+}
+
+// Runs one block from a.x, of which a.ln1 is the norm, to out and `next`, the norm of out that the next block or the
+// head reads. attend(a) computes a.att from a.qkv, over the batch itself or over a cache of keys and values. With
+// `train` the tensors that only the backward pass needs are written too. When out is null, the block stops after the
+// last tensor that the backward pass needs.
 template <class Attend>
-void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, const Config& c, bool train, Stream s,
-                   Attend attend) {
+void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, Tensor positions, const Config& c,
+                   bool train, Stream s, Attend attend) {
     const int64_t N = a.x.shape[0], C = c.width;
-    // norm: the block's input, normalised
-    layernorm_forward(a.ln1, a.mean1, a.rstd1, a.x, w.ln1_w, w.ln1_b, c.norm_eps, s);
     // qkv: queries, keys and values of every token, rotated by its position
     matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
     rope_forward(a.qkv, positions, c.rope, s);
@@ -208,26 +223,24 @@ void block_forward(Tensor out, const Block& w, BlockActs& a, Tensor positions, c
     matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
     if (c.parallel) {
         add_forward(a.mid, a.x, a.proj, s);
-        layernorm_forward(a.ln2, a.mean2, a.rstd2, a.x, w.ln2_w, w.ln2_b, c.norm_eps, s);
+        normalise(second_norm(w, a), a.x, c, s);
     } else {
-        add_layernorm_forward(a.mid, a.ln2, a.mean2, a.rstd2, a.x, a.proj, w.ln2_w, w.ln2_b, c.norm_eps, s);
+        add_and_normalise(a.mid, second_norm(w, a), a.x, a.proj, c, s);
     }
     // MLP: up, gelu, down, and into the residual stream again
     matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
-    add_forward(out, a.mid, a.down, s);
+    add_and_normalise(out, next, a.mid, a.down, c, s);
 }
 
 // Computes again what the layers after this one have overwritten.
 template <class Attend>
 void block_recompute(Recompute level, const Block& w, BlockActs& a, Tensor positions, const Config& c, Stream s,
                      Attend attend) {
-    if (level == Recompute::block) return block_forward(Tensor{}, w, a, positions, c, true, s, attend);
-    if (level >= Recompute::norm) {
-        layernorm_forward(a.ln1, a.mean1, a.rstd1, a.x, w.ln1_w, w.ln1_b, c.norm_eps, s);
-        layernorm_forward(a.ln2, a.mean2, a.rstd2, c.parallel ? a.x : a.mid, w.ln2_w, w.ln2_b, c.norm_eps, s);
-    }
+    if (level >= Recompute::norm) normalise(first_norm(w, a), a.x, c, s);
+    if (level == Recompute::block) return block_forward(Tensor{}, Norm{}, w, a, positions, c, true, s, attend);
+    if (level >= Recompute::norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
     if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
 }
 
@@ -272,13 +285,15 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     const Stream s  = m.stream;
     embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
                       m.params.wpe, s);
+    normalise(first_norm(m.params.block[0], a.block[0]), a.block[0].x, c, s);
     for (int64_t l = 0; l < c.layers; l++) {
+        const bool last  = l + 1 == c.layers;
         // When nothing is kept, all layers share one x, and a block's output replaces its input, which was read before.
-        const Tensor out = l + 1 < c.layers ? a.block[l + 1].x : a.x;
-        block_forward(out, m.params.block[l], a.block[l], positions, c, keep == Keep::for_backward, s,
+        const Tensor out = last ? a.x : a.block[l + 1].x;
+        const Norm next  = last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
+        block_forward(out, next, m.params.block[l], a.block[l], positions, c, keep == Keep::for_backward, s,
                       [&](BlockActs& block) { attend(block, l); });
     }
-    layernorm_forward(a.lnf, a.mean, a.rstd, a.x, m.params.lnf_w, m.params.lnf_b, c.norm_eps, s);
 }
 // Runs the trunk on a batch in device memory.
 inline void forward(Model& m, const Batch& batch, Keep keep) {

@@ -54,11 +54,12 @@ class Pool {
 
 static Cost block_forward_cost(const Config& c, const BatchShape& shape, DType x) {
     const int64_t N = shape.rows(), C = c.width, F = c.feed_forward;
-    const Cost add = add_forward_cost(N * C, x), norm = layernorm_forward_cost(N, C, x);
-    return norm + matmul_forward_cost(N, C, 3 * C, x) + rope_cost(N, c.heads, c.rope.dim, x) +
+    const Cost add_norm = add_layernorm_forward_cost(N, C, x);
+    return matmul_forward_cost(N, C, 3 * C, x) + rope_cost(N, c.heads, c.rope.dim, x) +
            attention_forward_cost(shape.batch, shape.context, c.heads, c.head_size(), x) +
-           matmul_forward_cost(N, C, C, x) + (c.parallel ? add + norm : add_layernorm_forward_cost(N, C, x)) +
-           matmul_gelu_forward_cost(N, C, F, x) + matmul_forward_cost(N, F, C, x) + add;
+           matmul_forward_cost(N, C, C, x) +
+           (c.parallel ? add_forward_cost(N * C, x) + layernorm_forward_cost(N, C, x) : add_norm) +
+           matmul_gelu_forward_cost(N, C, F, x) + matmul_forward_cost(N, F, C, x) + add_norm;
 }
 static Cost block_backward_cost(const Config& c, const BatchShape& shape, DType x) {
     const int64_t N = shape.rows(), C = c.width, F = c.feed_forward;
@@ -278,8 +279,8 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     Model& m       = t.model;
     const Stream s = dev.stream();
     b.row(forward_row, x, block_forward_cost(c, m.shape, x), [&] {
-        block_forward(m.acts.block[1].x, m.params.block[0], m.acts.block[0], Tensor{}, c, true, s,
-                      attend_all(Tensor{}, c, 0, s));
+        block_forward(m.acts.block[1].x, first_norm(m.params.block[1], m.acts.block[1]), m.params.block[0],
+                      m.acts.block[0], Tensor{}, c, true, s, attend_all(Tensor{}, c, 0, s));
     });
     b.row(backward_row, x, block_backward_cost(c, m.shape, x), [&] {
         block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);
