@@ -197,75 +197,109 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
     add_layernorm_forward<T>(Tensor{}, y, mean, rstd, x, Tensor{}, w, b, eps, q);
 }
 
-// Backward has two stages. First, each block takes a chunk of rows. A thread of it has V vectors of W columns, the same
-// in every row, so their sums for dw and db stay in registers and are written once per chunk. Then add_chunks_kernel
-// adds the chunks in order. A block loads R rows at a time, which share a barrier. There are at most 256 chunks on
-// every GPU: at N = 8192, C = 768 in bf16 their sums are 3 % of the bytes that the op has to move.
-constexpr int backward_threads = 512;
+// Backward has two stages. First, each block takes a chunk of rows. Its threads are groups of P, and each group takes R
+// rows at a time: a thread has V vectors of W columns, the same in every row, so its sums for dw and db stay in
+// registers until the block adds up those of its groups and writes them. Then add_chunks_kernel adds the chunks in
+// order. There are at most 256 chunks on every GPU: at N = 8192, C = 768 in bf16 their sums are 3 % of the bytes that
+// the op has to move.
+//
+// A multiprocessor of an H100 needs 40 KB of loads in flight. At C = 768 in bf16 a block has 4 groups of 96 threads,
+// and each thread loads 96 bytes of R = 2 rows: 72 KB in the two blocks that share a multiprocessor, which leave 80
+// registers to a thread. A row that takes more than half of such a block has a block to itself, which loads more rows.
+constexpr int backward_threads = 512, group_threads = 384;  // of a block at most, with one group and with several
 
 template <int W, int V, int R, class T>
-static __global__ void __launch_bounds__(backward_threads)
+static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : backward_threads, R == 2 && V == 1 ? 2 : 1)
     layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
-                              const float* rstd, int64_t N, int64_t C, int64_t chunk) {
+                              const float* rstd, int64_t N, int C, int64_t chunk, int P) {
+    extern __shared__ uint4 memory[];
     __shared__ float2 warp_sums[2][R][backward_threads / 32];  // Σ g and Σ g x̂ of each warp, in two alternating halves
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    const int64_t end = min(N, (blockIdx.x + 1) * chunk);
-    const auto column = [&](int v) { return (int64_t(v) * blockDim.x + threadIdx.x) * W; };
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, groups = blockDim.x / P, group = threadIdx.x / P,
+              first_warp = group * P / 32;
+    const int64_t end    = min(N, (blockIdx.x + 1) * chunk);
+    const auto column    = [&](int v) { return (v * P + int(threadIdx.x) % P) * W; };
+    Packed<W, T> w_packed[V];
+    for (int v = 0; v < V; v++)
+        if (column(v) < C) w_packed[v] = load_packed<W>(w + column(v));
     Floats<W> dw[V] = {}, db[V] = {};
     int half = 0;
-    for (int64_t n = blockIdx.x * chunk; n < end; n += R, half ^= 1) {
+    for (int64_t first = blockIdx.x * chunk; first < end; first += groups * R, half ^= 1) {
+        const int64_t n = first + group * R;  // this group's first row
         Packed<W, T> dy_packed[R][V], x_packed[R][V], dx_packed[R][V];
+        float row_mean[R], row_rstd[R];
         for (int r = 0; r < R; r++)
-            for (int v = 0; v < V; v++)
-                if (n + r < end && column(v) < C) {
-                    const int64_t i = (n + r) * C + column(v);
-                    dy_packed[r][v] = load_packed<W>(dy + i);
-                    x_packed[r][v]  = load_packed<W>(x + i);
-                    dx_packed[r][v] = load_packed<W>(dx + i);
-                }
-        for (int r = 0; r < R; r++) {
-            float g_sum = 0, gx_sum = 0;
             if (n + r < end) {
-                const float row_mean = mean[n + r], row_rstd = rstd[n + r];
                 for (int v = 0; v < V; v++)
                     if (column(v) < C) {
-                        const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]);
-                        const Floats<W> w_v = load<W>(w + column(v));
-                        for (int k = 0; k < W; k++) {
-                            const float xhat = (x_v[k] - row_mean) * row_rstd, g = dy_v[k] * w_v[k];
-                            g_sum += g;
-                            gx_sum += g * xhat;
-                            dw[v][k] += dy_v[k] * xhat;
-                            db[v][k] += dy_v[k];
-                        }
+                        const int64_t i = (n + r) * C + column(v);
+                        dy_packed[r][v] = load_packed<W>(dy + i);
+                        x_packed[r][v]  = load_packed<W>(x + i);
+                        dx_packed[r][v] = load_packed<W>(dx + i);
                     }
+                row_mean[r] = mean[n + r];
+                row_rstd[r] = rstd[n + r];
             }
+        for (int r = 0; r < R; r++) {
+            float g_sum = 0, gx_sum = 0;
+            for (int v = 0; v < V; v++)
+                if (n + r < end && column(v) < C) {
+                    const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]),
+                                    w_v = unpack<W, T>(w_packed[v]);
+                    for (int k = 0; k < W; k++) {
+                        const float xhat = (x_v[k] - row_mean[r]) * row_rstd[r], g = dy_v[k] * w_v[k];
+                        g_sum += g;
+                        gx_sum += g * xhat;
+                        dw[v][k] += dy_v[k] * xhat;
+                        db[v][k] += dy_v[k];
+                    }
+                }
             g_sum  = warp_sum(g_sum);
             gx_sum = warp_sum(gx_sum);
             if (lane == 0) warp_sums[half][r][warp] = {g_sum, gx_sum};
         }
         __syncthreads();  // one barrier is enough, because the next rows use the other half of warp_sums
-        for (int r = 0; r < R; r++) {
-            const float2 part  = lane < warps ? warp_sums[half][r][lane] : float2{0, 0};
-            const float g_mean = warp_sum(part.x) / float(C), gx_mean = warp_sum(part.y) / float(C);
-            if (n + r >= end) continue;
-            const float row_mean = mean[n + r], row_rstd = rstd[n + r];
+        for (int r = 0; r < R && n + r < end; r++) {
+            float g_mean = 0, gx_mean = 0;
+            for (int i = first_warp; i < first_warp + P / 32; i++) {
+                g_mean += warp_sums[half][r][i].x;
+                gx_mean += warp_sums[half][r][i].y;
+            }
+            g_mean /= float(C);
+            gx_mean /= float(C);
             for (int v = 0; v < V; v++)
                 if (column(v) < C) {
-                    const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]);
-                    const Floats<W> w_v = load<W>(w + column(v));
+                    const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]),
+                                    w_v = unpack<W, T>(w_packed[v]);
                     Floats<W> dx_v      = unpack<W, T>(dx_packed[r][v]);
                     for (int k = 0; k < W; k++)
-                        dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean, row_rstd, g_mean, gx_mean);
+                        dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean[r], row_rstd[r], g_mean, gx_mean);
                     store(dx + (n + r) * C + column(v), dx_v);
                 }
         }
     }
+    // The sums of this block are dw (C), then db (C). One group has them already; those of several meet in shared
+    // memory.
+    float* const of_block  = sums + int64_t(blockIdx.x) * 2 * C;
+    float* const of_groups = reinterpret_cast<float*>(memory);
+    float* const of_group  = groups == 1 ? of_block : of_groups + group * 2 * C;
+    constexpr int at_once  = W < 4 ? W : 4;  // 16 bytes
     for (int v = 0; v < V; v++)
-        for (int k = 0; k < W && column(v) < C; k++) {
-            sums[blockIdx.x * 2 * C + column(v) + k]     = dw[v][k];
-            sums[blockIdx.x * 2 * C + C + column(v) + k] = db[v][k];
+        for (int k = 0; k < W && column(v) < C; k += at_once) {
+            Floats<at_once> dw_part, db_part;
+            for (int i = 0; i < at_once; i++) {
+                dw_part[i] = dw[v][k + i];
+                db_part[i] = db[v][k + i];
+            }
+            store(of_group + column(v) + k, dw_part);
+            store(of_group + C + column(v) + k, db_part);
         }
+    if (groups == 1) return;
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
+        float sum = of_groups[i];
+        for (int g = 1; g < groups; g++) sum += of_groups[g * 2 * C + i];
+        of_block[i] = sum;
+    }
 }
 
 // Computes the same for rows of any width. The column sums are in shared memory. A block takes one row at a time, and
@@ -332,17 +366,24 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
     const int64_t chunk = backward_chunk(N), chunks = ceil_div(N, chunk);
     float* const sums = q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch);
     for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr), [&](auto width) {
-        const int64_t vectors = C / width, warps_of_1 = ceil_div(vectors, 32), warps_of_2 = ceil_div(vectors, 64);
-        const auto run = [&](auto kernel, const Grid& g) {
+        const int64_t vectors = C / width, threads_of_1 = round_up(vectors, 32),
+                      threads_of_2 = round_up(ceil_div(vectors, 2), 32);
+        const auto run             = [&](auto kernel, const Grid& g, auto... more) {
             launch(kernel, g, q, dx.data<T>(), sums, dy.data<T>(), x.data<T>(), w.data<T>(), mean.data<float>(),
-                   rstd.data<float>(), N, C, chunk);
+                               rstd.data<float>(), N, C, chunk, more...);
         };
-        if (32 * warps_of_1 <= backward_threads)
-            run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(32 * warps_of_1)});
-        else if (32 * warps_of_2 <= backward_threads)
-            run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(32 * warps_of_2)});
-        else
+        if (2 * threads_of_1 <= group_threads) {
+            constexpr int R      = 2;
+            const int64_t groups = std::clamp<int64_t>(chunk / R, 1, group_threads / threads_of_1);
+            run(layernorm_backward_kernel<width, 1, R, T>,
+                {chunks, int(groups * threads_of_1), groups * 2 * C * int64_t(sizeof(float))}, int(threads_of_1));
+        } else if (threads_of_1 <= backward_threads) {
+            run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(threads_of_1)}, int(threads_of_1));
+        } else if (threads_of_2 <= backward_threads) {
+            run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(threads_of_2)}, int(threads_of_2));
+        } else {
             run(layernorm_backward_wide_kernel<width, T>, {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
+        }
     });
     launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C,
            into);
