@@ -119,6 +119,7 @@ static int run(int argc, char** argv) {
     list_options(flags, options);
     if (!parse_options(options, flags, argc, argv, ranks.world)) return 0;
     if (options.list_models) return list_models(), 0;
+    if (ranks.rank == 0) end_on_signals();
     Run run(options, flags, ranks);
     if (options.dry_run) return header(run), 0;
     if (run.finished()) return report_finished(run), 0;

@@ -144,6 +144,16 @@ inline std::vector<std::string> glob_files(const std::string& pattern) {
     return files;
 }
 
+// The pattern that matches this path alone.
+inline std::string without_wildcards(const std::string& path) {
+    std::string pattern;
+    for (const char c : path) {
+        if (std::string_view("*?[]{},~\\").find(c) != std::string_view::npos) pattern += '\\';
+        pattern += c;
+    }
+    return pattern;
+}
+
 inline void write_file(const std::string& path, std::string_view text) {
     OutputFile f(path);
     f.write(text);

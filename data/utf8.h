@@ -84,6 +84,13 @@ struct Utf8Check {
     int held_ = 0;     // counts the bytes of this character that have come
 };
 
+inline bool is_utf8(std::string_view text) {
+    Utf8Check check;
+    check.add(text);
+    check.finish();
+    return check.invalid == 0;
+}
+
 // Whether the beginning of a file looks like text: at most one byte in a thousand is not UTF-8, and there are no
 // control characters but tabs and those that end lines and pages.
 inline bool looks_like_text(std::string_view begin) {

@@ -64,6 +64,8 @@ inline void refuse_unsupported_fields(const Fields& json) {
     json.refuse_unless("rotary", true);  // GPT-J's
 }
 
+inline void untie_other_head(Config& c, const std::string& folder);
+
 // Reads the facts of the model in a folder. Throws an InputError that names the file and the field.
 inline Config read_config(const std::string& folder, const Sizes& sizes = {}) {
     CHECK(fs::is_directory(folder),
@@ -104,6 +106,7 @@ inline Config read_config(const std::string& folder, const Sizes& sizes = {}) {
     refuse_unsupported_fields(json);
     family.read(c, json);
     c.check();
+    untie_other_head(c, folder);
 
     c.given.config = json.object().dump();
     return c;
@@ -297,22 +300,31 @@ struct TablesInFile {
     }
 };
 
+// A file may hold a head that differs from the token table, although config.json ties the two. Then the head is used,
+// as transformers 5 does, and the user is told.
+inline void untie_other_head(Config& c, const std::string& folder) {
+    if (!c.tied_head || !SafetensorsReader::can_read(folder)) return;
+    const SafetensorsReader file(folder);
+    const auto weights = hf_weights(c);
+    const HfNames names(file, family_of(c).prefix, weights.at("lnf.weight").names[0]);
+    const TablesInFile tables(names, weights, true);
+    if (tables.table.empty() || tables.head.empty() || tables.table == tables.head) return;
+    const StoredTensor &table = file.at(tables.table), &head = file.at(tables.head);
+    if (head.bytes == table.bytes && std::memcmp(head.data, table.data, head.bytes) == 0) return;
+    c.tied_head = false;
+    fmt::print(stderr,
+               "warning: {}: {} differs from the token table {}, although config.json says \"tie_word_embeddings\": "
+               "true; they are used as two weights\n",
+               head.file, head.label(), table.label());
+}
+
 // Returns the tensors of a file that are no weights of this model. Buffers do not count, and neither does a copy of a
-// tied head, which must equal the token table.
+// tied head.
 inline std::vector<std::string> extra_tensors(const SafetensorsReader& file, const std::set<std::string>& known,
                                               const TablesInFile& tables, const Config& c) {
     std::vector<std::string> extra;
-    for (const auto& [name, t] : file.tensors()) {
-        if (known.count(name) || is_buffer(name)) continue;
-        if (!c.tied_head || name != tables.head) {
-            extra.push_back(name);
-            continue;
-        }
-        const StoredTensor& table = file.at(tables.table);
-        CHECK(t.bytes == table.bytes && std::memcmp(t.data, table.data, t.bytes) == 0,
-              "{}: \"{}\" differs from the token table \"{}\", but config.json says \"tie_word_embeddings\": true",
-              t.file, name, table.name);
-    }
+    for (const auto& [name, t] : file.tensors())
+        if (!known.count(name) && !is_buffer(name) && !(c.tied_head && name == tables.head)) extra.push_back(name);
     return extra;
 }
 

@@ -13,9 +13,24 @@
 #include <vector>
 
 #include "data/json.h"
+#include "data/utf8.h"
 #include "gpt/cli.h"
 #include "gpt/presets.h"
 #include "gpt/schedule.h"
+
+// JSON holds UTF-8 alone, and a path may be anything else. Such a text becomes an object with the list of its bytes.
+inline nlohmann::ordered_json json_of(const std::string& text) {
+    if (is_utf8(text)) return text;
+    return {{"bytes", std::vector<uint8_t>(text.begin(), text.end())}};
+}
+// Returns the text that json_of() has written, or "" for anything else.
+inline std::string text_in(const nlohmann::ordered_json& j) {
+    if (j.is_string()) return j;
+    std::string text;
+    if (!j.is_object() || !j.contains("bytes") || !j["bytes"].is_array()) return text;
+    for (const auto& byte : j["bytes"]) text += char(byte.is_number_unsigned() ? byte.get<uint64_t>() : 0);
+    return text;
+}
 
 // What run.json says of the starts of a run before this one. It is empty for a new run.
 struct EarlierStarts {
@@ -27,19 +42,22 @@ struct EarlierStarts {
     // Whether an option was given again with another value.
     bool changes(const Setting& now) const {
         if (!gives(now.name) || options.empty()) return false;
-        return options.contains(now.name) ? options[now.name] != now.value : !now.is_default;
+        return options.contains(now.name) ? text_in(options[now.name]) != now.value : !now.is_default;
     }
 };
 
 // Returns the value of an option as this working folder sees it. A relative path is meant from the folder of the last
 // start. When that folder is gone, the whole tree may have been moved, and the path is meant from here.
 inline std::string seen_from_here(const std::string& option, const std::string& value, const fs::path& folder) {
-    static const std::set<std::string> paths = {"--model", "--train-data", "--val-data", "--tokenizer", "--hellaswag"};
-    const bool relative = paths.count(option) && fs::path(value).is_relative() && !find_preset(value);
+    static const std::set<std::string> patterns = {"--train-data", "--val-data"},
+                                       paths    = {"--model", "--tokenizer", "--hellaswag"};
+    const bool is_pattern = patterns.count(option), relative = fs::path(value).is_relative() && !find_preset(value);
     std::error_code none;
-    if (!relative || folder.empty() || !fs::is_directory(folder, none) || fs::equivalent(folder, ".", none))
+    if (!(is_pattern || paths.count(option)) || !relative || folder.empty() || !fs::is_directory(folder, none) ||
+        fs::equivalent(folder, ".", none))
         return value;
-    return (folder / value).lexically_normal().string();
+    const fs::path from = is_pattern ? fs::path(without_wildcards(folder.string())) : folder;
+    return (from / value).lexically_normal().string();
 }
 
 // The words of a command line. With --resume, the options of the run in --out come first, except those that are given
@@ -69,10 +87,11 @@ inline std::vector<std::string> with_resumed_options(const std::vector<std::stri
             {{"step", 0}, {"commit", run.text("commit", "")}, {"command", run.text("command", "")}});
 
     std::vector<std::string> all = {args[0]};
+    const std::string folder     = run.has("folder") ? text_in(run.raw("folder")) : "";
     const int64_t tokens         = run.integer("world", 1) != world ? run.integer("tokens_per_step", 0) : 0;
     for (const auto& [name, json] : earlier.options.items()) {
-        if (given.count(name) || !json.is_string() || json.get<std::string>().empty()) continue;  // '' is auto
-        const std::string value = seen_from_here(name, json, run.text("folder", ""));
+        if (given.count(name) || text_in(json).empty()) continue;  // '' is auto
+        const std::string value = seen_from_here(name, text_in(json), folder);
         const bool accumulate   = name == "--accumulate";
         if (accumulate && given.count("--tokens-per-step")) continue;
         all.push_back(accumulate && tokens ? fmt::format("--tokens-per-step={}", tokens) : name + "=" + value);

@@ -93,6 +93,16 @@ void ask_to_stop(int signal) {
         "Ctrl-C again ends it at once, without saving.\n";
     if (says && write(2, words, sizeof words - 1) < 0) return;  // there is nobody to tell
 }
+// Until the loop begins there is nothing to save, so the first signal ends the program at once.
+inline void end_before_first_step(int signal) {
+    constexpr char words[]              = "\nended before the first step; nothing is lost\n";
+    [[maybe_unused]] const auto written = write(2, words, sizeof words - 1);  // or there is nobody to tell
+    std::_Exit(128 + signal);
+}
+inline void end_on_signals() {
+    std::signal(SIGINT, end_before_first_step);
+    std::signal(SIGTERM, end_before_first_step);
+}
 inline void stop_on_signals(bool says) {
     const auto handler = says ? ask_to_stop<true> : ask_to_stop<false>;
     std::signal(SIGINT, handler);
@@ -420,18 +430,18 @@ inline void write_run_json(const Run& run) {
     const Options& o = run.options;
     nlohmann::ordered_json options;
     for (const Setting& s : run.flags.list())
-        if (!s.is_default && s.name != "--resume") options[s.name] = s.value;
+        if (!s.is_default && s.name != "--resume") options[s.name] = json_of(s.value);
     const std::string folder       = fs::current_path().string();
     nlohmann::ordered_json history = o.earlier.history;
     history.push_back({{"step", run.saved.step},
                        {"date", date_and_time()},
                        {"commit", GPT_COMMIT},
-                       {"folder", folder},
+                       {"folder", json_of(folder)},
                        {"command", run.flags.command()},
                        {"schedule", json_of(o.schedule)}});
     const nlohmann::ordered_json j = {
         {"command", run.flags.command("--resume")},
-        {"folder", folder},
+        {"folder", json_of(folder)},
         {"options", options},
         {"version", GPT_VERSION},
         {"commit", GPT_COMMIT},

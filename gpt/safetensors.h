@@ -140,16 +140,18 @@ class SafetensorsReader {
   public:
     explicit SafetensorsReader(const std::string& path) : path_(path) {
         std::error_code none;
-        const auto exists        = [&](const std::string& p) { return std::filesystem::exists(p, none); };
-        const std::string single = path + "/model.safetensors", index = path + "/model.safetensors.index.json";
         if (!std::filesystem::is_directory(path, none))
             add_file(path);
-        else if (exists(single))
-            add_file(single);
-        else if (exists(index))
-            add_shards(index);
+        else if (std::filesystem::exists(single_in(path), none))
+            add_file(single_in(path));
+        else if (std::filesystem::exists(index_in(path), none))
+            add_shards(index_in(path));
         else
             refuse_folder();
+    }
+    static bool can_read(const std::string& folder) {
+        std::error_code none;
+        return std::filesystem::exists(single_in(folder), none) || std::filesystem::exists(index_in(folder), none);
     }
 
     const std::string& path() const { return path_; }
@@ -196,6 +198,8 @@ class SafetensorsReader {
     }
 
   private:
+    static std::string single_in(const std::string& folder) { return folder + "/model.safetensors"; }
+    static std::string index_in(const std::string& folder) { return folder + "/model.safetensors.index.json"; }
     static constexpr uint64_t max_header = 100'000'000;  // the limit of the reference implementation
 
     void add_file(const std::string& path) {

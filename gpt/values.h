@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/utf8.h"
 #include "gpt/auto.h"
 #include "kernels/check.h"
 
@@ -51,12 +52,17 @@ using Words = std::vector<std::string>;
 template <class T>
 using Table = std::vector<std::pair<std::string, T>>;
 
-// Quotes a word so that a POSIX shell reads it back.
+// Quotes a word so that a shell reads it back. A word that is not UTF-8 becomes $'…' with its bytes in octal.
 inline std::string quoted(const std::string& word) {
     const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,+=@%";
     if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
-    std::string q = "'";
-    for (char c : word) q += c == '\'' ? "'\\''" : std::string(1, c);
+    const bool as_it_is = is_utf8(word);
+    std::string q       = as_it_is ? "'" : "$'";
+    for (const char c : word)
+        if (as_it_is)
+            q += c == '\'' ? "'\\''" : std::string(1, c);
+        else
+            q += c < ' ' || c == '\'' || c == '\\' ? fmt::format("\\{:03o}", uint8_t(c)) : std::string(1, c);
     return q + "'";
 }
 

@@ -31,6 +31,8 @@ def configs():
                      num_hidden_layers=3, num_attention_heads=3, bos_token_id=0, eos_token_id=0)
     T = transformers
     yield "gpt2", "tied head", T.GPT2Config(**gpt2_like)
+    yield "gpt2-two-tables", "called tied, with another head stored", T.GPT2Config(
+        **gpt2_like, tie_word_embeddings=False)
     yield "gpt2-odd", "odd sizes", T.GPT2Config(**{**gpt2_like, "n_embd": 51, "n_inner": 75, "n_positions": 49})
     yield "gpt2-by-layer", "scores divided by the layer, not by √D", T.GPT2Config(
         **gpt2_like, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False)
@@ -107,6 +109,9 @@ def main():
             hub, empty = work / f"{name}-hub", work / f"{name}-config"
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(hub, max_shard_size="100KB")
             config.save_pretrained(empty)
+            if name == "gpt2-two-tables":
+                facts = json.loads((hub / "config.json").read_text())
+                (hub / "config.json").write_text(json.dumps({**facts, "tie_word_embeddings": True}))
             inward = compare(name, hub, ids)
             if name == "gpt-neo":
                 write_pair(hub, tokenizer)

@@ -300,6 +300,50 @@ TEST_CASE("weights may be stored in fp64, and GELU may have any of transformers'
     }
 }
 
+TEST_CASE("a head that differs from the token table is used, whatever config.json says", "[foreign][programs]") {
+    // GPT-NeoX's folder has a head of its own. Config.json calls it tied, and the two tables differ or are the same.
+    const Scratch s;
+    const std::string untied = s / "untied", tied = s / "tied", copied = s / "copied";
+    const std::string golden = "test/golden/gpt_neox/";
+    for (const std::string& folder : {untied, tied, copied}) {
+        fs::create_directories(folder);
+        fs::copy_file(golden + "model.safetensors", folder + "/model.safetensors");
+        json config                   = json::parse(read_text(golden + "config.json"));
+        config["tie_word_embeddings"] = folder != untied;
+        write_text(folder + "/config.json", config.dump());
+    }
+    {
+        const SafetensorsReader file(golden);
+        std::vector<StoredRow> rows;
+        for (const auto& [name, t] : file.tensors()) rows.push_back({name, t.dtype, t.shape});
+        fs::remove(copied + "/model.safetensors");
+        ModelWriter writer(copied, rows);
+        for (const StoredRow& r : rows)
+            writer.write(r.name, file.at(r.name == "embed_out.weight" ? "gpt_neox.embed_in.weight" : r.name).data,
+                         r.bytes());
+        writer.close();
+    }
+    const std::string words = "--dtype fp32 --ids 1,5,9,2 --logits --model ";
+    const Ran apart = run(s, "infer_gpt", words + quoted(untied)), called = run(s, "infer_gpt", words + quoted(tied)),
+              same = run(s, "infer_gpt", words + quoted(copied));
+    CAPTURE(apart.err, called.err, same.err);
+    CHECK((apart.code == 0 && called.code == 0 && same.code == 0));
+    CHECK(apart.out == called.out);
+    CHECK(apart.out != same.out);
+    CHECK(says(called, {"warning", "embed_out.weight", "gpt_neox.embed_in.weight", "tie_word_embeddings"}));
+    CHECK((apart.err.find("warning") == std::string::npos && same.err.find("warning") == std::string::npos));
+    CHECK((!read_config(tied).tied_head && read_config(copied).tied_head));
+    // A run from it keeps the two tables, and says so in its config.json.
+    write_shard(s / "train.bin", 300, -1, 60);
+    const Ran trained = run(s, "train_gpt",
+                            "--dtype fp32 --model " + quoted(tied) + " --train-data " + quoted(s / "train.bin") +
+                                " --context 16 --batch 1 --steps 1 --out " + quoted(s / "run"));
+    CAPTURE(trained.err);
+    REQUIRE(trained.code == 0);
+    const json saved = json::parse(read_text(s / "run/checkpoints/latest/config.json"));
+    CHECK(saved["tie_word_embeddings"] == false);
+}
+
 TEST_CASE("the files of benchmarks may begin with a byte-order mark", "[foreign]") {
     const Scratch s;
     const Tokenizer t(plain_tokenizer().dump());

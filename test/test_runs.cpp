@@ -1,12 +1,14 @@
 // test_runs.cpp - the life of a run: it is stopped in every way, resumed from anywhere with other options, and killed
 #include <algorithm>
 #include <csignal>
+#include <fstream>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "data/bpe_training.h"
 #include "data/files.h"
+#include "gpt/resume.h"
 #include "gpt/schedule.h"
 #include "test/programs.h"
 #include "test/terminal.h"
@@ -157,6 +159,34 @@ TEST_CASE("a run folder is enough: another working folder, a moved tree, a base 
     CAPTURE(moved.out, moved.err);
     REQUIRE(moved.code == 0);
     CHECK(p.weights("new/run") == whole);
+}
+
+TEST_CASE("paths that are not UTF-8, or look like patterns, hold for a resume from elsewhere", "[programs][runs]") {
+    const Place p;
+    const std::string folder = GENERATE("d\xff\xc3 'x", "[1] {a,b} *?");
+    CAPTURE(folder);
+    fs::create_directories(p / folder);
+    fs::rename(p / "train.bin", p / (folder + "/train.bin"));
+    const std::string out = p / (folder + "/run");
+    const Ran first       = p.train(tiny + "--steps 2 --save-every 1 --keep 0 --out run", folder);
+    CAPTURE(first.err);
+    REQUIRE(first.code == 0);
+    const std::string whole = p.weights(folder + "/run");
+    CHECK(fs::path(text_in(p.run_json(folder + "/run")["folder"])).filename() == folder);
+    for (const char* from : {".", "/"}) {  // the second resume reads what the first has written
+        fs::remove_all(out + "/checkpoints/0000002");
+        const Ran r =
+            shell(p, "cd " + std::string(from) + " && " + quoted(p.program) + " --resume --out " + quoted(out));
+        CAPTURE(from, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(p.weights(folder + "/run") == whole);
+    }
+    // The command that run.json holds works as it stands in bash, which knows the quotes of bytes.
+    const std::string command = p.run_json(folder + "/run")["command"];
+    fs::remove_all(out);
+    write_text(p / "again.sh", "cd / && " + quoted(fs::path(p.program).parent_path().string()) + command.substr(1));
+    REQUIRE(shell(p, "bash " + quoted(p / "again.sh")).code == 0);
+    CHECK(p.weights(folder + "/run") == whole);
 }
 
 TEST_CASE("a run that gets more steps goes on at the rate where it stands", "[programs][runs]") {
@@ -352,6 +382,31 @@ TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from t
     for (const char* event : {"eval", "hellaswag", "sample"})
         for (const auto& j : records(p / "run", event)) CHECK(once.insert(event + j["step"].dump()).second);
     CHECK(once.count("eval0") == (stage.words.find("--val-data") != std::string::npos));
+}
+
+TEST_CASE("Ctrl-C before the first step ends the program at once, with a word", "[programs][runs]") {
+    const Place p;
+    write_text(p / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    {
+        std::ofstream questions(p / "questions");  // are read for several seconds
+        for (int i = 0; i < 400000; i++)
+            questions << "{\"ctx\": \"The sea\", \"endings\": [\"is calm\", \"is deep\", \"ends\", \"waits\"], "
+                         "\"label\": 0}\n";
+    }
+    for (const bool resume : {false, true}) {
+        if (resume) REQUIRE(p.train(tiny + "--steps 2 --save-every 1 --keep 0 --out run").code == 0);
+        const std::string words = resume ? " --resume" : tiny;
+        write_text(p / "start.sh", "trap : INT\ncd " + quoted(p.path) + "\n" + p.program + words +
+                                       " --out run --tokenizer tokenizer.json --hellaswag questions\necho code $?\n");
+        Terminal t("sh " + quoted(p / "start.sh"));  // a shell, as a user has, keeps the terminal open
+        REQUIRE(t.shows("reading the data"));
+        t.ctrl_c();
+        CHECK(t.shows("ended before the first step; nothing is lost"));
+        CHECK(t.shows("code 130"));
+        CHECK(t.end() == 0);
+        CHECK(exists(p / "run") == resume);
+    }
+    CHECK(p.checkpoints("run").size() == 2);
 }
 
 TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[programs][runs]") {
