@@ -114,7 +114,7 @@ $(BUILD)/infer_gpt: $(BUILD)/infer_gpt.o $(KERNELS)
 $(BUILD)/tokenize:  $(BUILD)/data/tokenize.o
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
-$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention device gradients_ops muon ops random)) $(KERNELS)
+$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops muon ops random)) $(KERNELS)
 $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(KERNELS)
 $(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt $(BUILD)/test_ops: LDLIBS += $(CATCH3)

@@ -1,26 +1,10 @@
-// generate.h - writing text: a cache of keys and values, and the choice of the next token
+// generate.h - writing text: a cache of keys and values, and the loop that appends chosen tokens
 #pragma once
 #include <algorithm>
 #include <functional>
-#include <numeric>
 #include <vector>
 
 #include "gpt/model.h"
-#include "kernels/host.h"
-#include "kernels/random.h"
-
-struct Sampling {
-    float temperature = 1.f;  // logits are divided by it; 0: always the likeliest token
-    int64_t top_k     = 0;    // choose among this many of the likeliest tokens; 0: among all
-    float top_p       = 1.f;  // choose among the likeliest tokens that together have this probability
-    uint64_t seed     = 1337;
-
-    void check() const {
-        CHECK_CALL(temperature >= 0, "--temperature {}: expected 0 (greedy) or more", temperature);
-        CHECK_CALL(top_k >= 0, "--top-k {}: expected 0 (all) or more", top_k);
-        CHECK_CALL(top_p > 0 && top_p <= 1, "--top-p {}: expected more than 0, at most 1", top_p);
-    }
-};
 
 // Throws a RunError when logits, or a loss that was computed from them, are not finite. They follow from `tokens`
 // tokens `of` a text.
@@ -30,45 +14,6 @@ inline void expect_finite(bool finite, int64_t tokens, const std::string& of = "
 }
 inline void expect_finite_logits(const float* logits, int64_t V, int64_t tokens) {
     expect_finite(std::all_of(logits, logits + V, [](float x) { return std::isfinite(x); }), tokens);
-}
-
-// Chooses one id from finite logits (V) by a random number u, uniform in [0, 1). Equal logits are ordered by id, so
-// that the choice is the same everywhere.
-inline int32_t choose(const float* logits, int64_t V, const Sampling& s, float u) {
-    const auto better  = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-    const int32_t best = int32_t(std::max_element(logits, logits + V) - logits);
-    if (s.temperature == 0) return best;
-
-    std::vector<float> weight(V);  // probability relative to the best
-    host::exp_shifted(weight.data(), logits, V, logits[best], s.temperature);
-    std::vector<int32_t> ids(V);
-    std::iota(ids.begin(), ids.end(), 0);
-    const auto total_of = [&] {
-        return std::accumulate(ids.begin(), ids.end(), 0.0, [&](double t, int32_t id) { return t + weight[id]; });
-    };
-    double total = total_of();
-    if (s.top_k > 0 && s.top_k < V) {
-        std::nth_element(ids.begin(), ids.begin() + (s.top_k - 1), ids.end(), better);
-        ids.resize(s.top_k);
-        std::sort(ids.begin(), ids.end());
-        total = total_of();
-    }
-    if (s.top_p < 1) {
-        // All ids below this weight together have a probability of less than 1 - p, so none of them is ever chosen.
-        // Leaving them out here saves sorting them.
-        const double floor = (1 - double(s.top_p)) * total / double(ids.size());
-        ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return weight[id] < floor; }), ids.end());
-        std::sort(ids.begin(), ids.end(), better);
-        double kept = 0;
-        size_t n    = 0;
-        while (n < ids.size() && kept < s.top_p * total) kept += weight[ids[n++]];
-        ids.resize(n);
-        total = kept;
-    }
-    double left = u * total;
-    for (int32_t id : ids)
-        if ((left -= weight[id]) < 0) return id;
-    return ids.back();
 }
 
 // Runs a model a few tokens at a time on `batch` sequences of equal length, and keeps the keys and values of all tokens
@@ -89,7 +34,10 @@ class Generator {
             k_.push_back(cache_memory_.take(cache, model_.dtype));
             v_.push_back(cache_memory_.take(cache, model_.dtype));
         }
-        last_ = cache_memory_.take({batch, c.width}, model_.dtype);
+        last_   = cache_memory_.take({batch, c.width}, model_.dtype);
+        chosen_ = cache_memory_.take({batch}, DType::I32);
+        drawn_  = cache_memory_.take({batch}, DType::I32);
+        ids_.resize(batch);
     }
 
     // The memory that a Generator takes on the device, in bytes.
@@ -102,9 +50,9 @@ class Generator {
     int64_t past() const { return past_; }
     void reset() { past_ = 0; }
 
-    // Appends n tokens to every sequence; tokens is (batch, n). Returns the logits (batch, vocab) after the last of
-    // them.
-    const std::vector<float>& feed(const int32_t* tokens, int64_t n) {
+    // Appends n tokens to every sequence; tokens is (batch, n). logits() and choose() are about what follows the last
+    // of them.
+    void feed(const int32_t* tokens, int64_t n) {
         expect_room(n);
         const int64_t most = most_at_once(batch_, tokens_);
         int64_t T          = 0;
@@ -113,11 +61,23 @@ class Generator {
             run(tokens, n, first, T);
         }
         for (int64_t b = 0; b < batch_; b++) copy(last_.rows(b, 1), acts_.lnf.rows(b * T + T - 1, 1), model_.stream);
-        logits_.clear();
-        each_row_of_logits(model_, acts_, last_, [&](int64_t, const float* row) {
-            logits_.insert(logits_.end(), row, row + model_.config.vocab);
+    }
+    // Returns the logits (batch, vocab).
+    std::vector<float> logits() const {
+        std::vector<float> all;
+        each_row_of_logits(model_, acts_, last_,
+                           [&](int64_t, const float* row) { all.insert(all.end(), row, row + model_.config.vocab); });
+        return all;
+    }
+    // Returns a token for every sequence, or -1 where a logit is not a finite number. Only these ids come to the host.
+    const std::vector<int32_t>& choose(const Sampling& how) {
+        head(model_, acts_, last_, [&](int64_t first, Tensor logits) {
+            const int64_t n = logits.shape[0];
+            ::choose(chosen_.rows(first, n), drawn_.rows(first, n), {}, logits, model_.config.vocab, first, how,
+                     model_.stream);
         });
-        return logits_;
+        to_host(ids_.data(), chosen_, model_.stream);
+        return ids_;
     }
     // Appends tokens to one sequence, as feed() does. each(position, logits) gets the logits (vocab) of every position.
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
@@ -143,6 +103,7 @@ class Generator {
         plan_activations(acts, c, {batch, most_at_once(batch, tokens), false}, dtype);
         for (int64_t l = 0; l < 2 * c.layers; l++) cache.plan({batch, c.heads, tokens, c.head_size()}, dtype);
         cache.plan({batch, c.width}, dtype);
+        for (int i = 0; i < 2; i++) cache.plan({batch}, DType::I32);
     }
     void expect_room(int64_t n) const {
         CHECK_CALL(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
@@ -178,7 +139,8 @@ class Generator {
     BatchFeed feed_;
     std::vector<Tensor> k_, v_;  // (batch,H,tokens,D) for each layer
     Tensor last_;                // (batch,C): the final norm of the last token of each sequence
-    std::vector<float> logits_;
+    Tensor chosen_, drawn_;      // (batch): the tokens chosen last, and how many were chosen before
+    std::vector<int32_t> ids_;   // a copy of chosen_ on the host
 };
 
 // Continues the prompt by up to `tokens` ids in each of `samples` sequences. each(sample, id) receives them as they
@@ -187,7 +149,6 @@ class Generator {
 // beginning. Throws a RunError when logits are not finite.
 inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t tokens, int64_t samples, const Sampling& how,
                      const std::function<bool(int64_t, int32_t)>& each, int64_t context = 0) {
-    how.check();
     CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");
     CHECK_CALL(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
                tokens);
@@ -198,25 +159,25 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
 
     std::vector<std::vector<int32_t>> text(samples, prompt);
     std::vector<bool> open(samples, true);
-    const auto restart = [&](int64_t keep) -> const std::vector<float>& {
+    const auto restart = [&](int64_t keep) {
         std::vector<int32_t> ids;
         for (const auto& t : text) ids.insert(ids.end(), t.end() - keep, t.end());
         g.reset();
-        return g.feed(ids.data(), keep);
+        g.feed(ids.data(), keep);
     };
     if (tokens == 0) return;
-    const std::vector<float>* logits = &restart(std::min<int64_t>(prompt.size(), capacity));
+    restart(std::min<int64_t>(prompt.size(), capacity));
     for (int64_t n = 0; n < tokens; n++) {
-        std::vector<int32_t> next(samples);
+        const std::vector<int32_t>& next = g.choose(how);
         for (int64_t i = 0; i < samples; i++) {
-            const Random random(how.seed, "sample", uint64_t(i));
-            const float* row = logits->data() + i * m.config.vocab;
-            expect_finite_logits(row, m.config.vocab, int64_t(text[i].size()));
-            next[i] = choose(row, m.config.vocab, how, random.uniform(uint64_t(n)));
+            expect_finite(next[i] >= 0, int64_t(text[i].size()));
             text[i].push_back(next[i]);
             if (open[i] && !each(i, next[i])) open[i] = false;
         }
         if (n + 1 == tokens || std::none_of(open.begin(), open.end(), [](bool o) { return o; })) break;
-        logits = g.past() < capacity ? &g.feed(next.data(), 1) : &restart((capacity + 1) / 2);
+        if (g.past() < capacity)
+            g.feed(next.data(), 1);
+        else
+            restart((capacity + 1) / 2);
     }
 }

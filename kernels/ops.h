@@ -155,6 +155,23 @@ void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,  //
 Cost cross_entropy_cost     (int64_t N, int64_t Vp, DType x);                 // with the gradient
 Cost cross_entropy_loss_cost(int64_t N, int64_t Vp, DType x);                 // without, when grad_scale is 0
 
+// ---- choose.cu (top-p: Holtzman et al. 2019: arXiv 1904.09751) --------------------------------------------------------
+struct Sampling {
+    float temperature = 1.f;  // logits are divided by it; 0: always the likeliest token
+    int64_t top_k     = 0;    // choose among this many of the likeliest tokens; 0: among all
+    float top_p       = 1.f;  // choose among the fewest likeliest tokens that together have this probability
+    uint64_t seed     = 1337;
+};
+// Chooses an id from the first V logits of each row, by the softmax of logits / temperature. Of equal logits, the one
+// with the smaller id counts as likelier. A row in which one of the V logits is not finite gets the id -1.
+// Row n belongs to sequence first + n, and the choice takes the random number drawn[n] of that sequence,
+// Random(seed, "sample", first + n).uniform(drawn[n]). Then drawn[n] and positions[n] are increased by 1, so that a CUDA
+// graph of a step of generation can be launched again as it is. Both machines choose the same ids.
+void choose(Tensor ids /*=*/, Tensor drawn /*+= 1*/, Tensor positions /*+= 1*/,  // (N) int32, the last one or null
+            Tensor logits, int64_t V, int64_t first,                             // (N,Vp) x
+            const Sampling& how, Stream s);
+Cost choose_cost(int64_t N, int64_t V, DType x);
+
 // ---- adamw.cu (Loshchilov & Hutter 2017: arXiv 1711.05101) ----------------------------------------------------------
 struct AdamWRule {
     float beta1, beta2, eps;

@@ -20,3 +20,10 @@ HD Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
     }
     return counter;
 }
+
+// Returns the i-th of the numbers of (key, step), uniform in [0, 1) and a multiple of 2^-24.
+HD float philox_uniform(uint64_t key, uint64_t step, uint64_t i) {
+    const Philox b = philox({{uint32_t(i / 4), uint32_t(i / 4 >> 32), uint32_t(step), uint32_t(step >> 32)}},
+                            uint32_t(key), uint32_t(key >> 32));
+    return float(b.word[i % 4] >> 8) * 0x1p-24f;
+}

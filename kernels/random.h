@@ -29,9 +29,9 @@ class Random {
     uint64_t key() const { return key_; }
 
     // These return the i-th number. i may take any values in any order.
-    float uniform(uint64_t i) const { return float(block(i / 4).word[i % 4] >> 8) * 0x1p-24f; }  // [0, 1)
-    float normal(uint64_t i) const { return normals(block(i / 4), int(i % 4 / 2)).of[i % 2]; }   // mean 0, variance 1
-    uint64_t below(uint64_t i, uint64_t n) const {  // 0..n-1; n = 0 gives 0
+    float uniform(uint64_t i) const { return philox_uniform(key_, step_, i); }                  // [0, 1)
+    float normal(uint64_t i) const { return normals(block(i / 4), int(i % 4 / 2)).of[i % 2]; }  // mean 0, variance 1
+    uint64_t below(uint64_t i, uint64_t n) const {                                              // 0..n-1; n = 0 gives 0
         return uint64_t((static_cast<unsigned __int128>(word64(i)) * n) >> 64);
     }
     uint64_t word64(uint64_t i) const {

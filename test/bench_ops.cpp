@@ -180,6 +180,12 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
         const Tensor one = make({1, C}, x), one_out = make({1, Vp}, x);
         const Cost read_weight{matmul_forward_cost(1, C, Vp, x).bytes};  // memory is the bound, so no FLOPs
         b.row("matmul head, 1 row", x, read_weight, [&] { matmul_forward(one_out, one, wte, none, s); });
+        const Tensor id = make({1}, DType::I32), drawn = make({1}, DType::I32);
+        const auto choose_by = [&](const char* name, const Sampling& how) {
+            b.row(name, x, choose_cost(1, V, x), [&] { choose(id, drawn, none, one_out, V, 0, how, s); });
+        };
+        choose_by("choose greedily, 1 row", {0, 0, 1});
+        choose_by("choose by top-p, 1 row", {0.8f, 0, 0.95f});
     }
     {
         const int64_t P = int64_t(4) << 20;

@@ -42,6 +42,7 @@ inline std::string cost_table() {
         {"add_forward", [&](DType x) { return add_forward_cost(N * C, x); }},
         {"cross_entropy, loss only", [&](DType x) { return cross_entropy_loss_cost(N, Vp, x); }},
         {"cross_entropy, with gradient", [&](DType x) { return cross_entropy_cost(N, Vp, x); }},
+        {"choose, one row", [&](DType x) { return choose_cost(1, Vp, x); }},
         {"adamw, all weights", [&](DType x) { return adamw_cost(weights, x); }},
         {"muon_momentum, F × C", [&](DType) { return muon_momentum_cost(F * C); }},
         {"muon_orthogonalise, F × C", [&](DType x) { return muon_orthogonalise_cost(F, C, x); }},

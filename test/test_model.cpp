@@ -469,8 +469,8 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
     generate(m, text, 40, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t id) { return with.push_back(id), true; });
     for (int64_t n = 0; n < 40; n++) {
         Generator g(m, 1, 64);
-        const auto& logits = g.feed(text.data(), int64_t(text.size()));
-        text.push_back(choose(logits.data(), c.vocab, Sampling{0.f, 0, 1.f, 1}, 0.f));
+        g.feed(text.data(), int64_t(text.size()));
+        text.push_back(g.choose(Sampling{0.f, 0, 1.f, 1})[0]);
         CAPTURE(neox, n);
         REQUIRE(text.back() == with[n]);
     }
@@ -489,42 +489,7 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
     CHECK(made == 200);
 }
 
-TEST_CASE("choosing a token", "[model]") {
-    const std::vector<float> logits = {1.f, 3.f, 2.f, -INFINITY};
-    CHECK(choose(logits.data(), 4, Sampling{0.f, 0, 1.f, 0}, 0.9f) == 1);
-    CHECK(choose(logits.data(), 4, Sampling{1.f, 1, 1.f, 0}, 0.99f) == 1);
-    CHECK(choose(logits.data(), 4, Sampling{1.f, 2, 1.f, 0}, 0.99f) == 2);
-    CHECK(choose(logits.data(), 4, Sampling{1.f, 0, 0.5f, 0}, 0.99f) == 1);
-    int count[4] = {};
-    for (int i = 0; i < 10000; i++) count[choose(logits.data(), 4, Sampling{1.f, 0, 1.f, 0}, (i + 0.5f) / 10000)]++;
-    const double total = std::exp(1) + std::exp(3) + std::exp(2);
-    CHECK(count[0] == Approx(1e4 * std::exp(1) / total).margin(2));
-    CHECK(count[1] == Approx(1e4 * std::exp(3) / total).margin(2));
-    CHECK(count[3] == 0);
-    // top-p is compared with its definition, the shortest prefix of the sorted probabilities that reaches p.
-    for (int trial = 0; trial < 300; trial++) {
-        const Random random(5, "choose", trial);
-        const int64_t V = 1 + int64_t(random.below(0, 300));
-        std::vector<float> l(V);
-        random.fill_normal(l.data(), 100, V, 3.f);
-        for (int64_t i = 0; i < V; i += 7) l[i] = l[0];  // ties
-        const Sampling how{0.5f + random.uniform(1), int64_t(random.below(1, 40)), 0.05f + 0.95f * random.uniform(3),
-                           0};
-        std::vector<int32_t> sorted(V);
-        std::iota(sorted.begin(), sorted.end(), 0);
-        std::stable_sort(sorted.begin(), sorted.end(), [&](int32_t a, int32_t b) { return l[a] > l[b]; });
-        if (how.top_k) sorted.resize(std::min(how.top_k, V));
-        double total = 0, kept = 0;
-        for (int32_t id : sorted) total += std::exp((double(l[id]) - l[sorted[0]]) / how.temperature);
-        size_t n = 0;
-        while (n < sorted.size() && kept < how.top_p * total * (1 + 1e-6))
-            kept += std::exp((double(l[sorted[n++]]) - l[sorted[0]]) / how.temperature);
-        for (float u = 0.01f; u < 1; u += 0.07f) {
-            const int32_t id = choose(l.data(), V, how, u);
-            CAPTURE(trial, V, how.top_k, how.top_p, u, id);
-            REQUIRE(std::find(sorted.begin(), sorted.begin() + n, id) != sorted.begin() + n);
-        }
-    }
+TEST_CASE("logits that are not finite are refused", "[model]") {
     std::vector<float> damaged(40, 0);
     damaged[39] = GENERATE(NAN, INFINITY, -INFINITY);
     CHECK_THROWS_AS(expect_finite_logits(damaged.data(), 40, 3), RunError);
