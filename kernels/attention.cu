@@ -171,7 +171,7 @@ inline int64_t parts_per_head(int64_t heads, int64_t limit) {
 struct Mask {
     const int32_t* starts;  // belongs to this sequence; may be null
     int64_t window, past;
-    int64_t first_key(int64_t t) const { return ::first_key(past + t, starts ? starts[t] : 0, window); }
+    int64_t first_key(int64_t t) const { return ::first_key<int64_t>(past + t, starts ? starts[t] : 0, window); }
 };
 
 // Up to 32 queries, and which keys they see.
@@ -518,7 +518,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
                             scale);
         });
     }
-    const int64_t begin = first_key(past, 0, window), end = past + 1;
+    const int64_t begin = first_key<int64_t>(past, 0, window), end = past + 1;
     const int64_t parts = parts_per_head(B * H, ceil_div(end - begin, keys));
     static thread_local std::vector<Partial> kept;
     kept.resize(std::max<size_t>(kept.size(), B * H * parts));

@@ -4,8 +4,9 @@
 
 // The query at position t sees the keys s with first_key(t, start, window) <= s <= t, where `start` is the first
 // position of its document. Every query sees itself: a start outside [0, t] is moved to the nearer end.
-HD int64_t first_key(int64_t t, int64_t start, int64_t window) {
-    const int64_t document_start = start < 0 ? 0 : start > t ? t : start;
-    const int64_t window_start   = t - window + 1;
+template <class I>
+HD I first_key(I t, I start, I window) {
+    const I document_start = start < 0 ? 0 : start > t ? t : start;
+    const I window_start   = t - window + 1;
     return window_start > document_start ? window_start : document_start;
 }

@@ -1,12 +1,17 @@
 // attention_tensor.cuh - attention on tensor cores: bf16, D a multiple of 8 up to 256
 //
 // A block has 4 warps, and each warp owns 16 M rows of the block's tile, with M = 1 or 2. Rows of the other side are
-// streamed through shared memory in tiles of N rows.
+// streamed through shared memory in tiles of N rows. A warp skips the tiles that the mask hides from all of its rows.
 //
-//   shared memory   the block's tile (forward: q, dq: q and dout, dk and dv: k and v), and two stages of streamed
-//                   tiles: the block computes on one stage while asynchronous copies fill the other
+//   shared memory   the block's tile (forward: q, dq: q and dout, dk and dv: k and v), and two or more stages of
+//                   streamed tiles: the block computes on one stage while asynchronous copies fill the others
 //   registers       the scores of a warp's rows against one streamed tile (16 M × N), the sums of its result
-//                   (16 M × D), and the maximum and sum of each row
+//                   (16 M × D), and, where there is room, its own rows of q, dout or k as operands
+//
+// What limits these kernels is how many cycles pass between two products on tensor cores (on an H100 at D = 64, 13 to
+// 16 where 4 to 7 would do), because few warps run at a time. So the fewest instructions and reads of shared memory per
+// product are wanted: M = 2 reads the streamed tiles half as often as M = 1, and own rows in registers are not read
+// again for each tile. The structs named *Tiling say how each kernel divides its work at each D.
 //
 // Only two kinds of product occur, and scores never pass through shared memory:
 //
@@ -22,9 +27,7 @@ namespace gpu {
 
 constexpr float ln2 = 0.693147181f;
 
-// Two blocks fit on a multiprocessor, with 255 registers a thread. A warp with 32 rows instead of 16 reads the streamed
-// tiles half as often; up to D = 64 its sums leave enough registers for that.
-constexpr int tensor_threads = 128;
+constexpr int tensor_threads = 128;  // two such blocks fit on a multiprocessor with 255 registers a thread
 
 // ---- products on tensor cores --------------------------------------------------------------------------------------
 
@@ -35,6 +38,13 @@ __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// c = a b, the same without a sum to add to.
+__device__ inline void mma_first(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
 }
 
 // Loads four 8 × 8 matrices of bf16. Lane l gives the address of row l%8 of matrix l/8.
@@ -71,27 +81,61 @@ __device__ inline void clear(Sums<M, N>& c) {
             for (float& x : block) x = 0.f;
 }
 
-// c = rows [row, row + 16 M) of a · (rows [0, N) of b)ᵀ.
-template <int M, int N, int D>
-__device__ inline void product_transposed(Sums<M, N>& c, Tile<bf16, D> a, int row, Tile<bf16, D> b) {
+// Rows [row, row + 16 M) of a tile as left operand: loaded once into 4 M D/16 registers, or a column of 16 at a time
+// whenever it is used.
+template <int M, int D, bool in_registers>
+class OwnOperand {
+  public:
+    __device__ OwnOperand(Tile<bf16, D> tile, int row)
+        : tile_(tile), offset_(tile.slot(row + threadIdx.x % 16, threadIdx.x % 32 / 16) * 16) {}
+    __device__ void load() {
+        if constexpr (in_registers)
+#pragma unroll
+            for (int k = 0; k < D / 16; k++) load(at_[k], k);
+    }
+    __device__ void column(uint32_t (&x)[M][4], int k) const {
+        if constexpr (in_registers)
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) x[m][i] = at_[k][m][i];
+        else
+            load(x, k);
+    }
+
+  private:
+    __device__ void load(uint32_t (&x)[M][4], int k) const {
+#pragma unroll
+        for (int m = 0; m < M; m++)
+            load_matrices(x[m], tile_.address() + tile_.skip_chunks(offset_, 2 * k) + tile_.bytes(16 * m));
+    }
+    Tile<bf16, D> tile_;
+    uint32_t offset_;
+    uint32_t at_[in_registers ? D / 16 : 1][M][4];
+};
+
+// c = a · (rows [0, N) of b)ᵀ.
+template <int M, int N, int D, bool in_registers>
+__device__ inline void product_transposed(Sums<M, N>& c, const OwnOperand<M, D, in_registers>& a, Tile<bf16, D> b) {
     const int lane          = threadIdx.x % 32;
-    const uint32_t a_offset = a.slot(row + lane % 16, lane / 16) * 16;
     const uint32_t b_offset = b.slot(lane / 16 * 8 + lane % 8, lane / 8 % 2) * 16;
-    clear<M, N>(c);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t x[M][4];
-#pragma unroll
-        for (int m = 0; m < M; m++) load_matrices(x[m], a.address() + a.skip_chunks(a_offset, 2 * k) + a.bytes(16 * m));
+        a.column(x, k);
 #pragma unroll
         for (int n = 0; n < N / 16; n++) {
             uint32_t y[4];
             load_matrices(y, b.address() + b.skip_chunks(b_offset, 2 * k) + b.bytes(16 * n));
 #pragma unroll
-            for (int m = 0; m < M; m++) {
-                mma(c[m][2 * n], x[m], y[0], y[1]);
-                mma(c[m][2 * n + 1], x[m], y[2], y[3]);
-            }
+            for (int m = 0; m < M; m++)
+                if (k == 0) {
+                    mma_first(c[m][2 * n], x[m], y[0], y[1]);
+                    mma_first(c[m][2 * n + 1], x[m], y[2], y[3]);
+                } else {
+                    mma(c[m][2 * n], x[m], y[0], y[1]);
+                    mma(c[m][2 * n + 1], x[m], y[2], y[3]);
+                }
         }
     }
 }
@@ -127,17 +171,44 @@ __device__ inline LeftOperand<M, N> round_to_bf16(const Sums<M, N>& c) {
     return p;
 }
 
-// Calls f(x, row, column) for each element that this lane holds.
-template <int M, int N, class F>
-__device__ inline void for_each_element(Sums<M, N>& c, F f) {
-    const int lane = threadIdx.x % 32;
+// Which keys the 16 M queries of a warp see, from query t on. Queries past the end of the sequence see what its last
+// one sees.
+template <int M>
+struct SeenByWarp {
+    int position;   // that of query t among the keys
+    int first;      // the first key that query t + lane % (16 M) sees
+    int begin;      // keys before it are hidden from all of the queries
+    int all_begin;  // keys from here on are hidden from a query only if they come after it
+
+    __device__ SeenByWarp(const Problem& p, int b, int t)
+        : position(p.past + t),
+          first(p.first_key(b, min(t + int(threadIdx.x) % (16 * M), p.T - 1))),
+          begin(__reduce_min_sync(~0u, first)),
+          all_begin(__reduce_max_sync(~0u, first)) {}
+
+    // Whether the queries see none, or each of them all, of the keys [key, key + n).
+    __device__ bool none_of(int key, int n) const { return key >= position + 16 * M || key + n <= begin; }
+    __device__ bool all_of(int key, int n) const { return key >= all_begin && key + n <= position + 1; }
+
+    // Sets the scores of hidden keys to -inf, for the keys [key, key + N).
+    template <int N>
+    __device__ void hide(Sums<M, N>& s, int key) const {
+        const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int m = 0; m < M; m++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < N / 8; n++)
+            for (int i = 0; i < 2; i++) {
+                const int row = 16 * m + lane / 4 + 8 * i, low = __shfl_sync(~0u, first, row);
+                const int column    = key + lane % 4 * 2 - low;
+                const unsigned seen = position + row - low;  // so many keys after `low` are visible
 #pragma unroll
-            for (int i = 0; i < 4; i++) f(c[m][n][i], 16 * m + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2);
-}
+                for (int n = 0; n < N / 8; n++)
+#pragma unroll
+                    for (int j = 0; j < 2; j++)
+                        if (unsigned(column + 8 * n + j) > seen) s[m][n][2 * i + j] = -INFINITY;
+            }
+    }
+};
 
 // Stores factor × c to rows [first + row, first + row + 16 M) of a head. The values go through rows [row, row + 16 M)
 // of a tile that has been read for the last time, so that global memory is written 16 bytes at a time. Only this warp
@@ -145,81 +216,183 @@ __device__ inline void for_each_element(Sums<M, N>& c, F f) {
 template <int M, int D>
 __device__ inline void store_rows(Rows<bf16> head, Tile<bf16, D> tile, const Sums<M, D>& c, const float (&factor)[M][2],
                                   int first, int row, int end, int width) {
-    constexpr int chunks = Tile<bf16, D>::chunks;
-    const int lane       = threadIdx.x % 32;
+    constexpr int chunks  = Tile<bf16, D>::chunks;
+    const int lane        = threadIdx.x % 32;
+    const uint32_t offset = tile.slot(row + lane / 4, 0) * 16;
     __syncwarp();
 #pragma unroll
-    for (int m = 0; m < M; m++)
+    for (int n = 0; n < D / 8; n++)
 #pragma unroll
-        for (int n = 0; n < D / 8; n++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
             for (int i = 0; i < 2; i++)
-                reinterpret_cast<uint32_t*>(tile.at(row + 16 * m + lane / 4 + 8 * i, n))[lane % 4] =
+                *reinterpret_cast<uint32_t*>(tile.p + tile.skip_chunks(offset, n) + tile.bytes(16 * m + 8 * i) +
+                                             lane % 4 * 4) =
                     bf16_pair(c[m][n][2 * i] * factor[m][i], c[m][n][2 * i + 1] * factor[m][i]);
     __syncwarp();
-    for (int i = lane; i < 16 * M * chunks; i += 32) {
-        const int r = row + i / chunks, column = i % chunks;
-        if (first + r < end && 8 * column < width)
-            *reinterpret_cast<uint4*>(head[first + r] + 8 * column) =
-                *reinterpret_cast<const uint4*>(tile.at(r, column));
+    if constexpr (32 % chunks == 0) {  // a lane stores one column of chunks
+        constexpr int step = 32 / chunks;
+        const int column = lane % chunks, own = first + row + lane / chunks;
+        const int rows_left = 8 * column < width ? end - own : 0;
+        bf16* const to      = head[own] + 8 * column;
+#pragma unroll
+        for (int i = 0; i < 16 * M; i += step)
+            if (i < rows_left)
+                *reinterpret_cast<uint4*>(to + int64_t(i) * head.stride) =
+                    *reinterpret_cast<const uint4*>(tile.at(row + lane / chunks + i, column));
+    } else {
+        for (int i = lane; i < 16 * M * chunks; i += 32) {
+            const int r = row + i / chunks, column = i % chunks;
+            if (first + r < end && 8 * column < width)
+                *reinterpret_cast<uint4*>(head[first + r] + 8 * column) =
+                    *reinterpret_cast<const uint4*>(tile.at(r, column));
+        }
     }
 }
 
-// The streamed tiles: two stages of a pair of tiles a and b, which are k and v, or q and dout.
-template <int D, int rows>
-struct Stages {
-    static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows), bytes = 4 * tile_bytes;
-    char* p;
-    __device__ Tile<bf16, D> a(int stage) const { return {p + 2 * stage * tile_bytes}; }
-    __device__ Tile<bf16, D> b(int stage) const { return {p + (2 * stage + 1) * tile_bytes}; }
-    __device__ void load_async(int stage, Rows<const bf16> a_head, Rows<const bf16> b_head, int first, int end,
-                               int width) const {
-        load_tile_async<tensor_threads, rows>(a(stage), a_head, first, end, width);
-        load_tile_async<tensor_threads, rows>(b(stage), b_head, first, end, width);
+// Streams two heads together, a and b, which are k and v, or q and dout: tiles of `rows` rows of both, from row `first`
+// to row `end`, through a ring of stages in shared memory. While the block computes on one stage, copies fill the
+// others. `more(stage, row)` copies what else belongs to the rows from `row` on.
+//
+//   stream.start(first, more);
+//   for (int row = first; row < end; row += rows, stream.next()) {
+//       stream.wait(row, more);  // now this stage is loaded, and no warp reads the one before any more
+//       … stream.a(), stream.b() …
+//   }
+template <int D, int rows, int stages>
+class Stream {
+    static_assert(stages >= 2);
+    using Plan = CopyPlan<bf16, D, tensor_threads>;
+
+  public:
+    static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows), bytes = 2 * stages * tile_bytes;
+
+    __device__ Stream(char* p, Rows<const bf16> a, Rows<const bf16> b, int first, int end, int width)
+        : p_(p), a_(a), b_(b), end_(end), width_(width) {
+        if constexpr (Plan::by_columns) {
+            const int row = threadIdx.x / Plan::chunks, column = threadIdx.x % Plan::chunks;
+            a_.p = a[first + row] + 8 * column;
+            b_.p = b[first + row] + 8 * column;
+        }
     }
+    __device__ int stage() const { return stage_; }
+    __device__ Tile<bf16, D> a() const { return {p_ + 2 * stage_ * tile_bytes}; }
+    __device__ Tile<bf16, D> b() const { return {p_ + (2 * stage_ + 1) * tile_bytes}; }
+
+    template <class More>
+    __device__ void start(int first, More more) {
+        for (int i = 0; i < stages - 1; i++) load(i, first + i * rows, more);
+    }
+    template <class More>
+    __device__ void wait(int row, More more) {
+        wait_for_groups<stages - 2>();
+        __syncthreads();
+        load(after(stages - 1), row + (stages - 1) * rows, more);
+    }
+    __device__ void next() { stage_ = after(1); }
+
+  private:
+    __device__ int after(int n) const {
+        if constexpr (stages == 2) return stage_ ^ n;
+        return stage_ + n < stages ? stage_ + n : stage_ + n - stages;
+    }
+    template <class More>
+    __device__ void load(int stage, int first, More more) {
+        if (first < end_) {
+            const Tile<bf16, D> a{p_ + 2 * stage * tile_bytes}, b{a.p + tile_bytes};
+            if constexpr (Plan::by_columns) {
+                load_columns(a, a_, first);
+                load_columns(b, b_, first);
+            } else {
+                load_tile_async<tensor_threads, rows>(a, a_, first, end_, width_);
+                load_tile_async<tensor_threads, rows>(b, b_, first, end_, width_);
+            }
+            more(stage, first);
+        }
+        commit_copies();
+    }
+    // As load_tile_async() does, but the pointer moves on from tile to tile.
+    __device__ void load_columns(Tile<bf16, D> tile, Rows<const bf16>& head, int first) {
+        const int row = threadIdx.x / Plan::chunks, column = threadIdx.x % Plan::chunks;
+        const int valid_rows = 8 * column < width_ ? end_ - first - row : 0;
+        const uint32_t to    = tile.address() + tile.slot(row, column) * 16;
+#pragma unroll
+        for (int i = 0; i < rows; i += Plan::step)
+            if ((rows % Plan::step == 0 || row + i < rows) &&
+                (Plan::threads_used == tensor_threads || threadIdx.x < Plan::threads_used))
+                copy_chunk_async(to + tile.bytes(i), head[i], i < valid_rows);
+        head.p += int64_t(rows) * head.stride;
+    }
+    char* p_;
+    Rows<const bf16> a_, b_;
+    int end_, width_;
+    int stage_ = 0;
+};
+
+struct NothingMore {
+    __device__ void operator()(int, int) const {}
 };
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-template <int D>
+// How attention_forward_kernel divides its work. Each of the 4 warps of a block owns 16 M queries and multiplies them
+// with N keys at a time, which are streamed through `stages` stages. The compiler limits registers so that `blocks`
+// blocks fit on a multiprocessor.
+template <int D_, int M_, int N_, int stages_, int blocks_, bool q_in_registers_>
 struct ForwardTiling {
-    static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, keys = D <= 128 ? 64 : 32;
-    static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows);
-    static constexpr int shared     = tile_bytes + Stages<D, keys>::bytes + rows * int(sizeof(int));
+    static constexpr int D = D_, M = M_, N = N_, stages = stages_, blocks = blocks_, rows = 64 * M;
+    static constexpr bool q_in_registers = q_in_registers_;
+    static constexpr int tile_bytes      = Tile<bf16, D>::bytes(rows);
+    static constexpr int shared          = tile_bytes + Stream<D, N, stages>::bytes;
     static_assert(shared + 64 <= max_shared);
 };
+template <int D>
+using ForwardTilingOf = ForwardTiling<D, D <= 128 ? 2 : 1, D <= 64 ? 64 : 32, 2, 2, (D <= 80 || D == 192)>;
 
-// The power of 2 that a score stands for: exp(scale · s) = 2^exponent(s, scale · log2 e). It is finite, so that the
-// difference of two is never NaN.
-__device__ inline float exponent(float s, float scale_log2e) { return fmaxf(s * scale_log2e, -FLT_MAX); }
+// The online softmax of a warp's rows. Row [m][i] is row 16 m + lane/4 + 8 i of the warp. Its weights are
+// exp(scale · (s - top)), where `top` is a score near the largest one so far, and `sum` is this lane's share of the sum
+// of weights.
+//
+// To find the largest score of each step, and to rescale the sums to it, would take a third of the instructions between
+// the products. But a weight need not be at most 1, as long as nothing overflows. So a row keeps its top until the
+// weights of a step add up to more than most_weight in some lane. Then the step is repeated, with the row's largest
+// score as its new top. Scores of standard deviation 1 need that in the first step alone. Each row decides for itself,
+// so its bits do not depend on the other rows of the warp.
+template <int M>
+struct Softmax {
+    float scale_log2e;  // exp(scale · s) = 2^(scale_log2e · s)
+    float top[M][2], sum[M][2];
 
-// One step of the online softmax. Scores become exp(scale · s - m) for the new maximum m of each row, and row_sum and
-// acc, which are relative to the old maximum, are rescaled to the new one. Row [m][i] is row 16 m + lane/4 + 8 i of the
-// warp. row_max is the largest score before scaling, and row_sum is this lane's share of the sum.
+    __device__ explicit Softmax(float scale) : scale_log2e(scale * log2e) {
+        // This is the least top for which shift() is finite. With it, the differences of two shifts are never NaN.
+        const float least = -FLT_MAX / fmaxf(scale_log2e, 1.f);
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < 2; i++) {
+                top[m][i] = least;
+                sum[m][i] = 0.f;
+            }
+    }
+    __device__ float shift(int m, int i) const { return top[m][i] * scale_log2e; }
+};
+constexpr float most_weight = 1024.f;
+
+// Raises the tops of some rows to their largest score, and rescales what was summed with the tops before. Bit 2 m + i
+// of `rows` says whether row [m][i] takes part.
 template <int M, int N, int D>
-__device__ inline void online_softmax(Sums<M, N>& s, Sums<M, D>& acc, float (&row_max)[M][2], float (&row_sum)[M][2],
-                                      float scale_log2e) {
+__device__ inline void raise_tops(unsigned rows, Softmax<M>& softmax, Sums<M, D>& acc, const Sums<M, N>& s) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float new_max = row_max[m][i];
+            float top = softmax.top[m][i];
 #pragma unroll
-            for (int n = 0; n < N / 8; n++) new_max = fmaxf(new_max, fmaxf(s[m][n][2 * i], s[m][n][2 * i + 1]));
-            new_max             = fmaxf(new_max, __shfl_xor_sync(~0u, new_max, 1));
-            new_max             = fmaxf(new_max, __shfl_xor_sync(~0u, new_max, 2));
-            const float shift   = exponent(new_max, scale_log2e);
-            const float rescale = exp2_fast(exponent(row_max[m][i], scale_log2e) - shift);
-            float sum           = 0.f;
-#pragma unroll
-            for (int n = 0; n < N / 8; n++)
-#pragma unroll
-                for (int j = 2 * i; j < 2 * i + 2; j++) {
-                    s[m][n][j] = exp2_fast(fmaf(s[m][n][j], scale_log2e, -shift));
-                    sum += s[m][n][j];
-                }
-            row_max[m][i] = new_max;
-            row_sum[m][i] = row_sum[m][i] * rescale + sum;
+            for (int n = 0; n < N / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * i], s[m][n][2 * i + 1]));
+            top                = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+            top                = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+            const float before = softmax.shift(m, i);
+            if (rows >> (2 * m + i) & 1) softmax.top[m][i] = top;
+            const float rescale = exp2_fast(before - softmax.shift(m, i));
+            softmax.sum[m][i] *= rescale;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
                 acc[m][n][2 * i] *= rescale;
@@ -228,45 +401,85 @@ __device__ inline void online_softmax(Sums<M, N>& s, Sums<M, D>& acc, float (&ro
         }
 }
 
-template <int D>
-__global__ void __launch_bounds__(tensor_threads, 2)
+// Turns scores into weights, and returns this lane's sum for each row.
+template <int M, int N>
+__device__ inline void weigh(float (&sum)[M][2], Sums<M, N>& s, const Softmax<M>& softmax) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float shift = softmax.shift(m, i);
+            sum[m][i]         = 0.f;
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+#pragma unroll
+                for (int j = 2 * i; j < 2 * i + 2; j++) {
+                    s[m][n][j] = exp2_fast(fmaf(s[m][n][j], softmax.scale_log2e, -shift));
+                    sum[m][i] += s[m][n][j];
+                }
+        }
+}
+
+// Returns whether some row of the warp has more than most_weight in a lane, and bit 2 m + i of `rows` says whether row
+// [m][i] has, which all four lanes of the row agree on.
+template <int M>
+__device__ inline bool too_heavy(unsigned& rows, const float (&sum)[M][2]) {
+    float most = 0.f;
+#pragma unroll
+    for (int m = 0; m < M; m++) most = fmaxf(most, fmaxf(sum[m][0], sum[m][1]));
+    if (!__any_sync(~0u, most > most_weight)) return false;
+    rows = 0;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const unsigned lanes = __ballot_sync(~0u, sum[m][i] > most_weight);
+            if (lanes >> (threadIdx.x % 32 / 4 * 4) & 15) rows |= 1 << (2 * m + i);
+        }
+    return true;
+}
+
+template <class Tiling>
+__global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p) {
-    using Tiling    = ForwardTiling<D>;
-    constexpr int M = Tiling::M, N = Tiling::keys, rows = Tiling::rows;
+    constexpr int D = Tiling::D, M = Tiling::M, N = Tiling::N, rows = Tiling::rows;
     const Tile<bf16, D> q_tile{shared_memory};
-    const Stages<D, N> kv{q_tile.p + Tiling::tile_bytes};
-    int* const first_keys = reinterpret_cast<int*>(kv.p + kv.bytes);
 
     const OwnTile own(p, rows, TileOrder::last_to_first);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;  // the warp's first row within the tile
-    const auto k_head = x.k.at(own.b, own.h), v_head = x.v.at(own.b, own.h);
-    const Range seen = find_first_keys<tensor_threads, rows>(first_keys, p, own);
-    const int end    = min(p.past + own.row + rows, p.keys());
-    const int common = p.past + own.row + 1;  // keys before it come after no row of the tile
+    const SeenByWarp<M> seen(p, own.b, own.row + row);
+    const int begin = block_range<tensor_threads>(seen.begin).min, end = min(p.past + own.row + rows, p.keys());
 
     Sums<M, D> acc;
-    float row_max[M][2], row_sum[M][2];
+    Softmax<M> softmax(p.scale);
     clear<M, D>(acc);
-    for (int m = 0; m < M; m++) {
-        row_max[m][0] = row_max[m][1] = -FLT_MAX;
-        row_sum[m][0] = row_sum[m][1] = 0.f;
-    }
 
-    const float scale_log2e = p.scale * log2e;
     load_tile_async<tensor_threads, rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p.D);
-    kv.load_async(0, k_head, v_head, seen.min, end, p.D);
-    for (int key = seen.min, stage = 0; key < end; key += N, stage ^= 1) {
-        wait_for_copies();
-        __syncthreads();  // this stage is loaded, and no warp reads the other any more
-        if (key + N < end) kv.load_async(stage ^ 1, k_head, v_head, key + N, end, p.D);
+    Stream<D, N, Tiling::stages> kv(q_tile.p + Tiling::tile_bytes, x.k.at(own.b, own.h), x.v.at(own.b, own.h), begin,
+                                    end, p.D);
+    kv.start(begin, NothingMore{});
+    OwnOperand<M, D, Tiling::q_in_registers> q(q_tile, row);
+    if (Tiling::q_in_registers) {
+        wait_for_groups<Tiling::stages - 2>();
+        __syncthreads();
+        q.load();
+    }
+    for (int key = begin; key < end; key += N, kv.next()) {
+        kv.wait(key, NothingMore{});
+        if (seen.none_of(key, N)) continue;
         Sums<M, N> s;
-        product_transposed<M, N, D>(s, q_tile, row, kv.a(stage));
-        if (key < seen.max || key + N > common)
-            for_each_element<M, N>(s, [&](float& score, int i, int j) {
-                if (key + j < first_keys[row + i] || key + j > p.past + own.row + row + i) score = -INFINITY;
-            });
-        online_softmax<M, N, D>(s, acc, row_max, row_sum, scale_log2e);
-        product<M, N, D>(acc, round_to_bf16<M, N>(s), kv.b(stage));
+        float sum[M][2];
+        unsigned raised = ~0u;
+        for (bool raise = key <= seen.begin;; raise = true) {
+            product_transposed<M, N, D>(s, q, kv.a());
+            if (!seen.all_of(key, N)) seen.template hide<N>(s, key);
+            if (raise) raise_tops<M, N, D>(raised, softmax, acc, s);
+            weigh<M, N>(sum, s, softmax);
+            if (raise || !too_heavy<M>(raised, sum)) break;
+        }
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < 2; i++) softmax.sum[m][i] += sum[m][i];
+        product<M, N, D>(acc, round_to_bf16<M, N>(s), kv.b());
     }
 
     float factor[M][2];
@@ -274,63 +487,66 @@ __global__ void __launch_bounds__(tensor_threads, 2)
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float sum = row_sum[m][i];
+            float sum = softmax.sum[m][i];
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
             factor[m][i] = 1.f / sum;
             const int t  = own.row + row + 16 * m + lane / 4 + 8 * i;
             if (!lse || lane % 4 || t >= p.T) continue;
-            // online_softmax() subtracted a rounded exponent. With scores of 1e4 the rounding matters, so it is taken
-            // back here.
-            const float rounding        = fmaf(row_max[m][i], scale_log2e, -exponent(row_max[m][i], scale_log2e));
-            lse[own.head_offset(p) + t] = fmaf(row_max[m][i], p.scale, logf(sum) - rounding * ln2);
+            // The weights were computed with a rounded exponent of the top. With scores of 1e4 the rounding matters, so
+            // it is taken back here.
+            const float top             = softmax.top[m][i];
+            const float rounding        = fmaf(top, softmax.scale_log2e, -softmax.shift(m, i));
+            lse[own.head_offset(p) + t] = fmaf(top, p.scale, logf(sum) - rounding * ln2);
         }
     store_rows<M, D>(out.at(own.b, own.h), q_tile, acc, factor, own.row, row, p.T, p.D);
 }
 
 // ---- backward: dq --------------------------------------------------------------------------------------------------
 
-template <int D>
+// How attention_backward_q_kernel divides its work, as ForwardTiling does.
+template <int D_, int M_, int N_, int stages_, int blocks_, bool q_in_registers_, bool dout_in_registers_>
 struct QueryTiling {
-    static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, keys = D <= 64 ? 32 : D <= 96 ? 64 : D <= 192 ? 32 : 16;
-    static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows);
-    static constexpr int shared     = 2 * tile_bytes + Stages<D, keys>::bytes + rows * int(sizeof(int));
+    static constexpr int D = D_, M = M_, N = N_, stages = stages_, blocks = blocks_, rows = 64 * M;
+    static constexpr bool q_in_registers = q_in_registers_, dout_in_registers = dout_in_registers_;
+    static constexpr int tile_bytes   = Tile<bf16, D>::bytes(rows);
+    static constexpr int stream_bytes = std::max(Stream<D, N, stages>::bytes, tile_bytes);  // out is there at first
+    static constexpr int shared       = 2 * tile_bytes + stream_bytes;
     static_assert(shared + 64 <= max_shared);
 };
+template <int D>
+using QueryTilingOf = QueryTiling<D, D <= 64 ? 2 : 1, D <= 192 ? 32 : 16, 2, 2, D <= 128, D <= 128>;
 
-// Returns p = exp(scale s - lse) of a score s. Subtracting before multiplying by log2 e keeps large scores accurate.
-__device__ inline float probability(float s, float scale, float lse) { return exp2_fast(fmaf(s, scale, -lse) * log2e); }
+// Returns p = exp(scale s - lse) of a score s.
+__device__ inline float probability(float s, float scale_log2e, float lse_log2e) {
+    return exp2_fast(fmaf(s, scale_log2e, -lse_log2e));
+}
 
 // Computes dq, and δ (B,H,T) for the kernel of dk and dv.
-template <int D>
-__global__ void __launch_bounds__(tensor_threads, 2)
+template <class Tiling>
+__global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out,
                                 const float* lse, Inputs<bf16> x, Problem p) {
-    using Tiling    = QueryTiling<D>;
-    constexpr int M = Tiling::M, N = Tiling::keys, rows = Tiling::rows;
+    constexpr int D = Tiling::D, M = Tiling::M, N = Tiling::N, rows = Tiling::rows;
     const Tile<bf16, D> q_tile{shared_memory}, dout_tile{q_tile.p + Tiling::tile_bytes};
-    const Stages<D, N> kv{dout_tile.p + Tiling::tile_bytes};
-    int* const first_keys = reinterpret_cast<int*>(kv.p + kv.bytes);
+    const Tile<bf16, D> out_tile{dout_tile.p + Tiling::tile_bytes};  // δ alone needs it, before the first keys come
 
     const OwnTile own(p, rows, TileOrder::last_to_first);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;
-    const auto k_head = x.k.at(own.b, own.h), v_head = x.v.at(own.b, own.h);
-    const Tile<bf16, D> out_tile{kv.p};  // needed for δ alone, before the first keys are loaded
-    static_assert(Tiling::tile_bytes <= kv.bytes);
     load_tile_async<tensor_threads, rows>(dout_tile, dout.at(own.b, own.h), own.row, p.T, p.D);
     load_tile_async<tensor_threads, rows>(out_tile, out.at(own.b, own.h), own.row, p.T, p.D);
     load_tile_async<tensor_threads, rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p.D);
-    const Range seen = find_first_keys<tensor_threads, rows>(first_keys, p, own);
-    const int end = min(own.row + rows, p.T), common = own.row + 1;
+    const SeenByWarp<M> seen(p, own.b, own.row + row);
+    const int begin = block_range<tensor_threads>(seen.begin).min, end = min(own.row + rows, p.T);
     wait_for_copies();
     __syncthreads();
 
-    float row_lse[M][2], row_delta[M][2], factor[M][2];  // [m][i] is row 16 m + lane/4 + 8 i
+    float row_lse[M][2], row_delta[M][2], factor[M][2];  // [m][i] is row 16 m + lane/4 + 8 i; lse is in units of ln 2
 #pragma unroll
     for (int m = 0; m < M; m++) {
         // δ is the diagonal of a product like dP, so that a row which sees only itself has ds = p (dp - δ) = 0 exactly.
         Sums<1, 16> d;
-        product_transposed<1, 16, D>(d, dout_tile, row + 16 * m,
+        product_transposed<1, 16, D>(d, OwnOperand<1, D, false>(dout_tile, row + 16 * m),
                                      Tile<bf16, D>{out_tile.p + Tile<bf16, D>::bytes(row + 16 * m)});
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -338,27 +554,29 @@ __global__ void __launch_bounds__(tensor_threads, 2)
             // The diagonal element of a row is held by the one of its four lanes for which lane%4 = lane/8.
             const float diagonal = lane / 4 % 2 ? d[0][i][2 * i + 1] : d[0][i][2 * i];
             row_delta[m][i]      = __shfl_sync(~0u, diagonal, lane / 4 * 4 + lane / 8);
-            row_lse[m][i]        = t < p.T ? lse[own.head_offset(p) + t] : 0.f;
+            row_lse[m][i]        = t < p.T ? lse[own.head_offset(p) + t] * log2e : 0.f;
             factor[m][i]         = p.scale;
             if (lane % 4 == 0 && t < p.T) delta[own.head_offset(p) + t] = row_delta[m][i];
         }
     }
     __syncthreads();
-    kv.load_async(0, k_head, v_head, seen.min, end, p.D);
+    Stream<D, N, Tiling::stages> kv(out_tile.p, x.k.at(own.b, own.h), x.v.at(own.b, own.h), begin, end, p.D);
+    kv.start(begin, NothingMore{});
+    OwnOperand<M, D, Tiling::q_in_registers> q(q_tile, row);
+    OwnOperand<M, D, Tiling::dout_in_registers> dout_rows(dout_tile, row);
+    q.load();
+    dout_rows.load();
 
     Sums<M, D> acc;
     clear<M, D>(acc);
-    for (int key = seen.min, stage = 0; key < end; key += N, stage ^= 1) {
-        wait_for_copies();
-        __syncthreads();
-        if (key + N < end) kv.load_async(stage ^ 1, k_head, v_head, key + N, end, p.D);
+    const float scale_log2e = p.scale * log2e;
+    for (int key = begin; key < end; key += N, kv.next()) {
+        kv.wait(key, NothingMore{});
+        if (seen.none_of(key, N)) continue;
         Sums<M, N> s, dp;
-        product_transposed<M, N, D>(s, q_tile, row, kv.a(stage));
-        if (key < seen.max || key + N > common)
-            for_each_element<M, N>(s, [&](float& score, int i, int j) {
-                if (key + j < first_keys[row + i] || key + j > own.row + row + i) score = -INFINITY;
-            });
-        product_transposed<M, N, D>(dp, dout_tile, row, kv.b(stage));
+        product_transposed<M, N, D>(s, q, kv.a());
+        product_transposed<M, N, D>(dp, dout_rows, kv.b());
+        if (!seen.all_of(key, N)) seen.template hide<N>(s, key);
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -366,45 +584,49 @@ __global__ void __launch_bounds__(tensor_threads, 2)
 #pragma unroll
                 for (int i = 0; i < 4; i++)  // s becomes ds
                     s[m][n][i] =
-                        probability(s[m][n][i], p.scale, row_lse[m][i / 2]) * (dp[m][n][i] - row_delta[m][i / 2]);
-        product<M, N, D>(acc, round_to_bf16<M, N>(s), kv.a(stage));
+                        probability(s[m][n][i], scale_log2e, row_lse[m][i / 2]) * (dp[m][n][i] - row_delta[m][i / 2]);
+        product<M, N, D>(acc, round_to_bf16<M, N>(s), kv.a());
     }
     store_rows<M, D>(dq.at(own.b, own.h), q_tile, acc, factor, own.row, row, p.T, p.D);
 }
 
 // ---- backward: dk and dv -------------------------------------------------------------------------------------------
 
-// The sums of dk and dv take D registers each. Above D = 128 both do not fit into one block, so each has a block of its
-// own.
-template <int D>
+// How attention_backward_kv_kernel divides its work: a warp owns 16 M keys and multiplies them with N queries at a
+// time. The sums of dk and dv take M · D registers together. Where they do not fit into one block, each has a block of
+// its own.
+template <int D_, int M_, int N_, int blocks_, bool k_in_registers_>
 struct KeyTiling {
-    static constexpr bool in_one_block = D <= 128;
-    static constexpr int M = D <= 64 ? 2 : 1, rows = 64 * M, queries = D == 80 ? 64 : D <= 192 ? 32 : 16;
+    static constexpr int D = D_, M = M_, N = N_, blocks = blocks_, rows = 64 * M;
+    static constexpr bool k_in_registers = k_in_registers_, in_one_block = M * D <= 128;
     static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows);
-    static constexpr int shared     = 2 * tile_bytes + Stages<D, queries>::bytes + 6 * queries * int(sizeof(float));
-    static_assert(shared + 64 <= max_shared);
+    static constexpr int shared     = 2 * tile_bytes + Stream<D, N, 2>::bytes + 6 * N * int(sizeof(float));
+    static_assert(N <= 64 && shared + 64 <= max_shared);
 };
+template <int D>
+using KeyTilingOf = KeyTiling<D, D <= 64 ? 2 : 1,
+                              D == 80    ? 64
+                              : D <= 192 ? 32
+                                         : 16,
+                              2, (D == 96 || D == 128)>;
 
-template <int D, bool want_k, bool want_v>
-__device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout,
+template <class Tiling, bool want_k, bool want_v>
+__device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout,
                                       const float* delta, const float* lse, Inputs<bf16> x, Problem p) {
-    using Tiling    = KeyTiling<D>;
-    constexpr int M = Tiling::M, N = Tiling::queries, rows = Tiling::rows;
+    constexpr int D = Tiling::D, M = Tiling::M, N = Tiling::N, rows = Tiling::rows;
     const Tile<bf16, D> k_tile{shared_memory}, v_tile{k_tile.p + Tiling::tile_bytes};
-    const Stages<D, N> streamed{v_tile.p + Tiling::tile_bytes};  // q and dout
+    char* const stages   = v_tile.p + Tiling::tile_bytes;
     // For each streamed query, its lse, its δ and the start of its document are streamed too, in two stages.
-    float* const numbers = reinterpret_cast<float*>(streamed.p + streamed.bytes);
+    float* const numbers = reinterpret_cast<float*>(stages + Stream<D, N, 2>::bytes);
     const auto lse_of    = [=](int stage) { return numbers + stage * 3 * N; };
     const auto delta_of  = [=](int stage) { return numbers + stage * 3 * N + N; };
     const auto starts_of = [=](int stage) { return reinterpret_cast<int*>(numbers + stage * 3 * N + 2 * N); };
 
-    const OwnTile own(p, rows, TileOrder::first_to_last, block);
+    const OwnTile own(p, rows, TileOrder::first_to_last, block, blocks);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last_key = min(own.row + rows, p.T) - 1;
-    const auto q_head = x.q.at(own.b, own.h), dout_head = dout.at(own.b, own.h);
     const int64_t offset    = own.head_offset(p);
     const int end           = end_of_queries<tensor_threads>(p, own.b, own.row, last_key);
-    const auto load_queries = [&](int query, int stage) {
-        streamed.load_async(stage, q_head, dout_head, query, p.T, p.D);
+    const auto load_numbers = [&](int stage, int query) {
         // The threads form groups of N: group 0 loads lse, group 1 δ, group 2 starts. If there are only two groups,
         // group 0 loads starts as well.
         const int i = threadIdx.x % N, t = min(query + i, p.T - 1), group = threadIdx.x / N;
@@ -415,45 +637,77 @@ __device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16
             copy_word_async(starts_of(stage) + i, p.starts + int64_t(own.b) * p.T + t, valid);
     };
 
+    load_tile_async<tensor_threads, rows>(k_tile, x.k.at(own.b, own.h), own.row, p.T, p.D);
+    if (want_k) load_tile_async<tensor_threads, rows>(v_tile, x.v.at(own.b, own.h), own.row, p.T, p.D);
+    Stream<D, N, 2> stream(stages, x.q.at(own.b, own.h), dout.at(own.b, own.h), own.row, end, p.D);
+    stream.start(own.row, load_numbers);
+    OwnOperand<M, D, Tiling::k_in_registers> k(k_tile, row);
+    const OwnOperand<M, D, false> v(v_tile, row);
+    if (Tiling::k_in_registers) {
+        wait_for_copies();
+        __syncthreads();
+        k.load();
+    }
+
     Sums<M, D> dk_sums, dv_sums;
     clear<M, D>(dk_sums);
     clear<M, D>(dv_sums);
-    load_tile_async<tensor_threads, rows>(k_tile, x.k.at(own.b, own.h), own.row, p.T, p.D);
-    if (want_k) load_tile_async<tensor_threads, rows>(v_tile, x.v.at(own.b, own.h), own.row, p.T, p.D);
-    load_queries(own.row, 0);
-    for (int query = own.row, stage = 0; query < end; query += N, stage ^= 1) {
-        wait_for_copies();
-        __syncthreads();
-        if (query + N < end) load_queries(query + N, stage ^ 1);
+    const float scale_log2e = p.scale * log2e;
+    const int first_of_warp = own.row + row, last_of_warp = first_of_warp + 16 * M - 1;
+    for (int query = own.row; query < end; query += N, stream.next()) {
+        stream.wait(query, load_numbers);
+
+        // The range of the first keys that these queries see. With documents it depends on where they start.
+        Range first_keys = {query - p.window + 1, query - p.window + N};
+        if (p.starts) {
+            const int i = lane % N, first = first_key(query + i, starts_of(stream.stage())[i], p.window);
+            first_keys = {__reduce_min_sync(~0u, first), __reduce_max_sync(~0u, first)};
+            if constexpr (N > 32) {
+                const int other = first_key(query + i + 32, starts_of(stream.stage())[i + 32], p.window);
+                first_keys      = {min(first_keys.min, __reduce_min_sync(~0u, other)),
+                                   max(first_keys.max, __reduce_max_sync(~0u, other))};
+            }
+        }
+        if (query + N <= first_of_warp || first_keys.min > last_of_warp) continue;  // all is hidden from this warp
 
         Sums<M, N> s, dp;  // rows are keys, columns are queries
-        product_transposed<M, N, D>(s, k_tile, row, streamed.a(stage));
-        // Without documents, most tiles have nothing to hide: every query comes after every key, within the window.
-        if (p.starts || query < last_key || query + N - p.window > own.row)
-            for_each_element<M, N>(s, [&](float& score, int i, int j) {
-                const int t = query + j, key = own.row + row + i;
-                if (key > t || key < first_key(t, p.starts ? starts_of(stage)[j] : 0, p.window)) score = -INFINITY;
-            });
+        product_transposed<M, N, D>(s, k, stream.a());
+        if (want_k) product_transposed<M, N, D>(dp, v, stream.b());
+        if (query < last_of_warp || first_keys.max > first_of_warp)
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    const int i = 8 * n + lane % 4 * 2 + j, t = query + i;
+                    const int first     = first_key(t, p.starts ? starts_of(stream.stage())[i] : 0, p.window);
+                    const int key       = first_of_warp + lane / 4 - first;
+                    const unsigned seen = t - first;  // so many keys after `first` are visible
+#pragma unroll
+                    for (int m = 0; m < M; m++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++)
+                            if (unsigned(key + 16 * m + 8 * i) > seen) s[m][n][2 * i + j] = -INFINITY;
+                }
 #pragma unroll
         for (int n = 0; n < N / 8; n++) {  // s becomes p
-            const float2 lses = *reinterpret_cast<const float2*>(lse_of(stage) + 8 * n + lane % 4 * 2);
+            const float2 lses = *reinterpret_cast<const float2*>(lse_of(stream.stage()) + 8 * n + lane % 4 * 2);
+            const float even = lses.x * log2e, odd = lses.y * log2e;
 #pragma unroll
             for (int m = 0; m < M; m++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) s[m][n][i] = probability(s[m][n][i], p.scale, i % 2 ? lses.y : lses.x);
+                for (int i = 0; i < 4; i++) s[m][n][i] = probability(s[m][n][i], scale_log2e, i % 2 ? odd : even);
         }
-        if (want_v) product<M, N, D>(dv_sums, round_to_bf16<M, N>(s), streamed.b(stage));
+        if (want_v) product<M, N, D>(dv_sums, round_to_bf16<M, N>(s), stream.b());
         if (want_k) {
-            product_transposed<M, N, D>(dp, v_tile, row, streamed.b(stage));
 #pragma unroll
             for (int n = 0; n < N / 8; n++) {  // s becomes ds
-                const float2 deltas = *reinterpret_cast<const float2*>(delta_of(stage) + 8 * n + lane % 4 * 2);
+                const float2 deltas = *reinterpret_cast<const float2*>(delta_of(stream.stage()) + 8 * n + lane % 4 * 2);
 #pragma unroll
                 for (int m = 0; m < M; m++)
 #pragma unroll
                     for (int i = 0; i < 4; i++) s[m][n][i] *= dp[m][n][i] - (i % 2 ? deltas.y : deltas.x);
             }
-            product<M, N, D>(dk_sums, round_to_bf16<M, N>(s), streamed.a(stage));
+            product<M, N, D>(dk_sums, round_to_bf16<M, N>(s), stream.a());
         }
     }
     float one[M][2], scales[M][2];
@@ -465,17 +719,17 @@ __device__ void attention_backward_kv(unsigned block, Heads<bf16> dk, Heads<bf16
     if (want_v) store_rows<M, D>(dv.at(own.b, own.h), k_tile, dv_sums, one, own.row, row, p.T, p.D);
 }
 
-template <int D>
-__global__ void __launch_bounds__(tensor_threads, 2)
+template <class Tiling>
+__global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
                                  const float* lse, Inputs<bf16> x, Problem p) {
-    const unsigned block = blockIdx.x;
-    if constexpr (KeyTiling<D>::in_one_block)
-        attention_backward_kv<D, true, true>(block, dk, dv, dout, delta, lse, x, p);
+    const int block = blockIdx.x, blocks = gridDim.x;
+    if constexpr (Tiling::in_one_block)
+        attention_backward_kv<Tiling, true, true>(block, blocks, dk, dv, dout, delta, lse, x, p);
     else if (block % 2 == 0)  // neighbouring blocks read the same tiles, so the second finds them in the cache
-        attention_backward_kv<D, true, false>(block / 2, dk, dv, dout, delta, lse, x, p);
+        attention_backward_kv<Tiling, true, false>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
     else
-        attention_backward_kv<D, false, true>(block / 2, dk, dv, dout, delta, lse, x, p);
+        attention_backward_kv<Tiling, false, true>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
 }
 
 }  // namespace gpu

@@ -47,25 +47,31 @@ struct Problem {
     int T, H, D;  // T queries in each sequence
     int past;     // cached keys before the first query; 0 in training
     float scale;
-    int64_t window;
+    int window;
     const int32_t* starts;  // (B,T) or null
     bool is_wide;           // rows begin at multiples of 16 bytes and are multiples of 16 bytes long
 
     __device__ int keys() const { return past + T; }
     __device__ int first_key(int b, int t) const {
-        return int(::first_key(past + t, starts ? starts[int64_t(b) * T + t] : 0, window));
+        return ::first_key(past + t, starts ? starts[int64_t(b) * T + t] : 0, window);
     }
 };
 
-// Later queries see more keys, so kernels that own queries take the tiles of a head from last to first: the longest
-// work should not begin last.
+// The last tile of queries sees the most keys, and the first tile of keys is seen by the most queries.
 enum class TileOrder { first_to_last, last_to_first };
 
 // The tile that a block owns: rows [row, row + rows) of head h of sequence b.
+//
+// The longest work should not begin last, or a few blocks run at the end while the rest of the GPU has nothing to do.
+// On the other hand, blocks of one head should run at about the same time, so that they find each other's rows in the
+// L2 cache. So heads are taken in groups of about 512 tiles, a few times as many as run at a time, and a group begins
+// with the longest tile of each of its heads.
 struct OwnTile {
     int b, h, row;
-    __device__ OwnTile(const Problem& p, int rows, TileOrder order, unsigned block = blockIdx.x) {
-        const int tiles = (p.T + rows - 1) / rows, tile = block % tiles, head = block / tiles;
+    __device__ OwnTile(const Problem& p, int rows, TileOrder order, int block = blockIdx.x, int blocks = gridDim.x) {
+        const int tiles = (p.T + rows - 1) / rows, heads = blocks / tiles, size = max(1, 512 / tiles);
+        const int first = block / (size * tiles) * size, in_group = min(size, heads - first);
+        const int i = block - first * tiles, tile = i / in_group, head = first + i % in_group;
         b   = head / p.H;
         h   = head % p.H;
         row = (order == TileOrder::last_to_first ? tiles - 1 - tile : tile) * rows;
@@ -116,7 +122,7 @@ __device__ inline Range find_first_keys(int* first_keys, const Problem& p, OwnTi
 // all queries within the window are tested.
 template <int threads>
 __device__ inline int end_of_queries(const Problem& p, int b, int first, int last) {
-    const int window_end = int(min(int64_t(p.T), last + p.window));
+    const int window_end = int(min(int64_t(p.T), int64_t(last) + p.window));
     if (!p.starts) return window_end;
     int end = first;
     for (int t = first + threadIdx.x; t < window_end; t += threads)
@@ -144,7 +150,8 @@ struct Tile {
         return true;
     }
 
-    // The byte offset of chunk i + n of a row, given that of chunk i, for i = 0 or 1 and even n. Then i + n = i ^ n, so
+    // The byte offset of chunk i + n of a row, given that of chunk i, for i = 0 or for i = 1 and even n. Then i + n = i
+    // ^ n, so
     //   slot(r, i + n) = (slot(r, i) ^ n mod swizzle) + n / swizzle · swizzle
     // For a constant n this takes one instruction or none, where slot() takes five. (Rows need no such function: the
     // swizzle repeats after 8 rows, so row r + 8 j is bytes(8 j) after row r.)
@@ -163,28 +170,44 @@ __device__ inline void copy_word_async(void* to, const void* from, bool valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(valid ? 4 : 0)
                  : "memory");
 }
+// Copies belong to groups: all that a thread has begun since the last commit. A thread can wait until at most `open` of
+// its groups are unfinished.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int open>
+__device__ inline void wait_for_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(open) : "memory");
+}
+
+// How the threads of a block copy a tile: thread i < threads_used copies column i % chunks of every step-th row.
+template <class X, int D, int threads>
+struct CopyPlan {
+    static constexpr int chunks = Tile<X, D>::chunks, step = threads / chunks / 8 * 8, threads_used = step * chunks;
+    static constexpr bool by_columns = step > 0;  // else a row has too many chunks, and threads take any of them
+};
 
 // Starts to copy rows [first, first + rows) of a head into a tile. Rows from `end` on and columns from `width` on are
 // filled with zeros. Call wait_for_copies() and a barrier before a thread reads the tile.
 template <int threads, int rows, class X, int D>
 __device__ inline void load_tile_async(Tile<X, D> tile, Rows<const X> head, int first, int end, int width) {
     static_assert(Tile<X, D>::free_of_conflicts());
-    constexpr int chunks = Tile<X, D>::chunks, per_chunk = Tile<X, D>::per_chunk, step = threads / chunks;
-    if constexpr (threads % chunks == 0 && step % 8 == 0) {  // a thread copies one column of chunks, every step-th row
+    using Plan           = CopyPlan<X, D, threads>;
+    constexpr int chunks = Plan::chunks, per_chunk = Tile<X, D>::per_chunk, step = Plan::step;
+    if constexpr (Plan::by_columns) {
         const int row = threadIdx.x / chunks, column = threadIdx.x % chunks;
         const int valid_rows = per_chunk * column < width ? end - first - row : 0;
         uint32_t to          = tile.address() + tile.slot(row, column) * 16;
         const X* from        = head[first + row] + per_chunk * column;
+        if (Plan::threads_used < threads && threadIdx.x >= Plan::threads_used) return;
 #pragma unroll
         for (int i = 0; i < rows; i += step, to += tile.bytes(step), from += int64_t(step) * head.stride)
-            copy_chunk_async(to, i < valid_rows ? from : head.p, i < valid_rows);
+            if (rows % step == 0 || row + i < rows) copy_chunk_async(to, from, i < valid_rows);
     } else {
 #pragma unroll 1
         for (int i = threadIdx.x; i < rows * chunks; i += threads) {
             const int row = i / chunks, column = i % chunks;
             const bool valid = first + row < end && per_chunk * column < width;
-            const X* from    = valid ? head[first + row] + per_chunk * column : head.p;
-            copy_chunk_async(tile.address() + tile.slot(row, column) * 16, from, valid);
+            copy_chunk_async(tile.address() + tile.slot(row, column) * 16, head[first + row] + per_chunk * column,
+                             valid);
         }
     }
 }

@@ -109,7 +109,7 @@ Values backward_formula(const Sizes& sizes, const Values& dout, const Values& ou
 
 // ---- inputs ---------------------------------------------------------------------------------------------------------
 
-enum class ScoreKind { ordinary, large, equal, alternating, tiny };
+enum class ScoreKind { ordinary, large, equal, alternating, tiny, rising };
 
 Values qkv_values(const Sizes& sizes, ScoreKind kind, DType dtype, double scale, uint64_t seed = 7) {
     Dice random(seed);
@@ -139,6 +139,10 @@ Values qkv_values(const Sizes& sizes, ScoreKind kind, DType dtype, double scale,
                     q *= 1e-39;
                     k *= 1e-39;
                     v *= 1e-39;
+                    break;
+                case ScoreKind::rising:  // by 1 per key, so that the sums of an online softmax soon need another scale
+                    q = 1 + q / 16;
+                    k = double(t) / scale / double(sizes.D);
                     break;
             }
         }
@@ -187,7 +191,8 @@ struct Case {
 std::vector<Case> all_cases() {
     std::vector<Case> cases;
     for (const Sizes& sizes : all_sizes()) cases.push_back({sizes, ScoreKind::ordinary});
-    for (ScoreKind kind : {ScoreKind::large, ScoreKind::equal, ScoreKind::alternating, ScoreKind::tiny}) {
+    for (ScoreKind kind :
+         {ScoreKind::large, ScoreKind::equal, ScoreKind::alternating, ScoreKind::tiny, ScoreKind::rising}) {
         cases.push_back({{2, 130, 2, 64, 130, false}, kind});
         cases.push_back({{8, 65, 1, 20, 50, true}, kind});
     }
@@ -277,16 +282,18 @@ TEST_CASE("attention_backward", "[attention]") {
 
 TEST_CASE("a key that the mask hides from a row does not change one bit of it", "[attention]") {
     const auto* dev     = GENERATE(from_range(devices()));
-    const Sizes sizes   = {1, 200, 1, 32, 50, true};
+    const auto dtype    = GENERATE(DType::F32, DType::BF16);
+    const Sizes sizes   = GENERATE(Sizes{1, 200, 1, 32, 50, true}, Sizes{1, 200, 1, 128, 200, false});
     const float scale   = default_scale(sizes);
-    const Values starts = document_starts(sizes), qkv = qkv_values(sizes, ScoreKind::ordinary, DType::F32, scale);
+    const Values starts = document_starts(sizes), qkv = qkv_values(sizes, ScoreKind::ordinary, dtype, scale);
+    CAPTURE(dev, dtype, sizes);
     const Indices at{sizes};
     const Buffer s  = starts_buffer(dev, sizes, starts);
     const auto rows = [&](const Values& values) {
-        const Buffer x(dev, {sizes.B, sizes.T, 3, sizes.H, sizes.D}, DType::F32, values);
-        const Buffer out(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, DType::F32),
+        const Buffer x(dev, {sizes.B, sizes.T, 3, sizes.H, sizes.D}, dtype, values);
+        const Buffer out(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, dtype),
             lse(dev, {sizes.B, sizes.H, sizes.T}, DType::F32);
-        attention_forward(out, lse, x, s, scale, sizes.window, dev->stream());
+        attention_forward(out, lse, x, sizes.documents ? s.tensor() : Tensor{}, scale, sizes.window, dev->stream());
         return out.values();
     };
     const Values before = rows(qkv);
@@ -413,7 +420,8 @@ TEST_CASE("attention_cached, called for a few rows at a time, gives the rows of 
 TEST_CASE("attention_cached with extreme scores", "[attention]") {
     const auto* dev  = GENERATE(from_range(devices()));
     const auto dtype = GENERATE(DType::F32, DType::BF16);
-    const auto kind  = GENERATE(ScoreKind::large, ScoreKind::equal, ScoreKind::alternating, ScoreKind::tiny);
+    const auto kind =
+        GENERATE(ScoreKind::large, ScoreKind::equal, ScoreKind::alternating, ScoreKind::tiny, ScoreKind::rising);
     CAPTURE(dev, dtype, int(kind));
     const Sizes sizes   = {1, 150, 1, 24, 150, false};
     const float scale   = default_scale(sizes);
