@@ -235,15 +235,16 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
     const SafetensorsReader weights(folder), saved(folder + "/state.safetensors");
     state.weights_dtype = stored_dtype(weights);
     if (state.weights_dtype == DType::F32) load_weights(optimizer.master(), model.config, weights, model.stream);
-    std::vector<float> host;
     for (const auto& [name, t] : saved_state(optimizer, state.weights_dtype)) {
         CHECK(
             saved.find(name),
             "{}: it has no {}, which this optimizer needs; a run goes on with the --optimizer that it was started with",
             saved.path(), name);
-        host.resize(t.numel());
-        saved.at(name, t.shape).read_into(host.data());
-        from_host(t, host.data(), model.stream);
+        const StoredTensor& stored = saved.at(name, t.shape);
+        const Fill fill            = [&](void* out, int64_t first, int64_t count) {
+            stored.read_into(static_cast<float*>(out), first, count);
+        };
+        from_host(t, fill, model.stream);
     }
     optimizer.round_into_weights(state.rounded_at);
     return state;

@@ -346,27 +346,51 @@ inline std::string list_of(const std::vector<std::string>& names) {
     return list;
 }
 
-// out = one of our weights in our layout, with zeros for the padding of the vocabulary. `names` are the tensors of the
-// file that hold it. `scratch` is memory that is used again for the next weight.
-inline void read_weight(std::vector<float>& out, const Shape& padded, const HfWeight& w,
-                        const std::vector<std::string>& names, const SafetensorsReader& file, const Config& c,
-                        std::vector<float>& scratch) {
-    const bool same_layout = w.layout == Layout::as_is || w.layout == Layout::split;
-    out.resize(padded.numel());
-    std::fill(out.begin() + w.ours.numel(), out.end(), 0.f);
-    if (!same_layout) scratch.resize(w.ours.numel());
-    float* next = same_layout ? out.data() : scratch.data();
-    for (const std::string& name : names) {
-        file.at(name, w.theirs).read_into(next);
-        next += w.theirs.numel();
+// Where a weight is read from: the tensors of a file that hold it, one or three.
+struct WeightInFile {
+    const HfWeight& weight;
+    std::vector<const StoredTensor*> tensors;
+
+    // out[0, count) = the elements of all tensors from `first` on, as T, and zeros behind the last.
+    template <class T>
+    void read_into(T* out, int64_t first, int64_t count) const {
+        const int64_t each = weight.theirs.numel();
+        for (int64_t n; count > 0; out += n, first += n, count -= n) {
+            const size_t which = each ? size_t(first / each) : tensors.size();
+            n                  = which < tensors.size() ? std::min(count, each - first % each) : count;
+            if (which < tensors.size())
+                tensors[which]->read_into(out, first % each, n);
+            else
+                std::fill(out, out + n, T(0.f));
+        }
     }
-    if (!same_layout) to_our_layout(out.data(), scratch.data(), c, w.ours, w.layout);
+};
+
+// Fills one of our weights, in our layout, with zeros for the padding of the vocabulary. Where the layouts are the
+// same, the file's pages are converted to where the weight belongs. `host` and `theirs` are memory that is used again
+// for the next weight.
+inline void read_weight(Tensor out, const WeightInFile& in, const Config& c, std::vector<float>& host,
+                        std::vector<float>& theirs, Stream s) {
+    const HfWeight& w = in.weight;
+    if (w.layout == Layout::as_is || w.layout == Layout::split) {
+        const Fill fill = [&](void* to, int64_t first, int64_t count) {
+            for_dtype(out.dtype,
+                      [&](auto tag) { in.read_into(static_cast<typename decltype(tag)::type*>(to), first, count); });
+        };
+        return from_host(out, fill, s);
+    }
+    host.resize(out.numel());
+    theirs.resize(w.ours.numel());
+    in.read_into(theirs.data(), 0, w.ours.numel());
+    to_our_layout(host.data(), theirs.data(), c, w.ours, w.layout);
+    std::fill(host.begin() + w.ours.numel(), host.end(), 0.f);
+    from_host(out, host, s);
 }
 
 // Fills p (fp32 or bf16), and `masters` too when it is given, from a folder or file. Every weight must be there in its
 // shape, but one of a tied pair is enough. A tensor that is no weight of the model is refused by name, or left out if
-// ignore_extra. Returns what the user should be warned of. Takes the memory of the largest weight in fp32 on the host,
-// and twice that where layouts differ.
+// ignore_extra. Returns what the user should be warned of. Where layouts differ, it takes twice the memory of the
+// largest weight in fp32 on the host.
 inline std::vector<std::string> load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s,
                                              Params* masters = nullptr, bool ignore_extra = false) {
     const auto weights     = hf_weights(c);
@@ -375,22 +399,22 @@ inline std::vector<std::string> load_weights(Params& p, const Config& c, const S
     const HfNames names(file, family_of(c).prefix, weights.at("lnf.weight").names[0]);
     const TablesInFile tables(names, weights, c.tied_head);
     std::set<std::string> known;
-    std::vector<float> host, scratch;
+    std::vector<float> host, theirs;
     for (size_t i = 0; i < rows.size(); i++) {
         const ParamRow& r = rows[i];
         const HfWeight& w = weights.at(r.name);
-        std::vector<std::string> in_file;
+        WeightInFile in_file{w, {}};
         for (const std::string& name : w.names) {
-            in_file.push_back(r.name == "wte.weight"    ? tables.table
-                              : r.name == "head.weight" ? tables.head
-                                                        : names.find(name));
-            CHECK(!in_file.back().empty(), "{}: the tensor \"{}\" {} is missing, which config.json asks for{}{}",
-                  file.path(), name, w.theirs.str(), file.promise(name), quantized_hint(file));
+            const std::string found = r.name == "wte.weight"    ? tables.table
+                                      : r.name == "head.weight" ? tables.head
+                                                                : names.find(name);
+            CHECK(!found.empty(), "{}: the tensor \"{}\" {} is missing, which config.json asks for{}{}", file.path(),
+                  name, w.theirs.str(), file.promise(name), quantized_hint(file));
+            in_file.tensors.push_back(&file.at(found, w.theirs));
+            known.insert(found);
         }
-        read_weight(host, r.shape, w, in_file, file, c, scratch);
-        known.insert(in_file.begin(), in_file.end());
-        from_host(*r.tensor, host, s);
-        if (masters) from_host(*master_rows[i].tensor, host, s);
+        read_weight(*r.tensor, in_file, c, host, theirs, s);
+        if (masters) read_weight(*master_rows[i].tensor, in_file, c, host, theirs, s);
     }
 
     const auto extra = extra_tensors(file, known, tables, c);

@@ -149,18 +149,27 @@ inline int64_t count_params(const Config& c) {
     return n;
 }
 
-// Gives a new model its weights. Each random stream is keyed by the weight's name, so it depends on no other weight.
+// Gives a new model its weights. Each random stream is keyed by the weight's name, so it depends on no other weight,
+// and every number by its place, so all threads draw at once and write where the weights belong.
 inline void initialise_params(Params& p, const Config& c, uint64_t seed, Stream s) {
     for (const ParamRow& r : param_rows(p, c)) {
-        const int64_t n   = unpadded(c, r).numel();
-        const bool random = r.initial.kind == Initializer::normal;
-        std::vector<float> values(r.shape.numel(), random ? 0.f : r.initial.value);
-        if (random) {
-            const Random stream(seed, "initialise " + r.name);
-            host::parallel_ranges(n, 4096, [&](int64_t begin, int64_t end) {
-                stream.fill_normal(values.data() + begin, begin, end - begin, r.initial.value);
+        const Tensor t      = *r.tensor;
+        const bool random   = r.initial.kind == Initializer::normal;
+        const int64_t drawn = random ? unpadded(c, r).numel() : 0;  // padding is zero
+        const Random stream(seed, "initialise " + r.name);
+        const auto fill = [&](void* out, int64_t first, int64_t count) {
+            host::parallel_ranges(count, 4096, [&](int64_t begin, int64_t end) {
+                float values[1024];
+                for (int64_t at = begin, n; at < end; at += n) {
+                    n               = std::min<int64_t>(1024, end - at);
+                    const int64_t k = std::clamp<int64_t>(drawn - first - at, 0, n);
+                    stream.fill_normal(values, uint64_t(first + at), uint64_t(k), r.initial.value);
+                    std::fill(values + k, values + n, random ? 0.f : r.initial.value);
+                    copy(Tensor{static_cast<char*>(out) + at * size_of(t.dtype), t.dtype, {n}},
+                         Tensor{values, DType::F32, {n}}, Stream{});
+                }
             });
-        }
-        from_host(*r.tensor, values, s);
+        };
+        from_host(t, fill, s);
     }
 }

@@ -41,14 +41,19 @@ struct StoredTensor {
     const std::byte* data = nullptr;
     int64_t bytes         = 0;
 
-    // out[0, numel) = the elements as T, which is float or bf16. They are rounded where T holds less than the file.
+    // out[0, count) = the elements from `first` on, as T, which is float or bf16. They are rounded where T holds less
+    // than the file.
     template <class T>
-    void read_into(T* out) const {
+    void read_into(T* out, int64_t first, int64_t count) const {
         const DTypeRow* row = find_dtype(&DTypeRow::stored, dtype);
-        if (dtype == "F64") return convert<double>(out);
+        if (dtype == "F64") return convert<double>(out, first, count);
         if (!row || !row->weights)
             fail("{}: tensor {} holds {}; weights can be read from F64, F32, F16 and BF16", file, label(), dtype);
-        for_float(row->dtype, [&](auto tag) { convert<typename decltype(tag)::type>(out); });
+        for_float(row->dtype, [&](auto tag) { convert<typename decltype(tag)::type>(out, first, count); });
+    }
+    template <class T>
+    void read_into(T* out) const {
+        read_into(out, 0, shape.numel());
     }
     std::string label() const { return quoted(name); }
     static std::string quoted(const std::string& name) { return nlohmann::json(name).dump().substr(0, 200); }
@@ -57,23 +62,23 @@ struct StoredTensor {
     // Converts a slab at a time and drops the file's pages behind it, so that reading takes little more memory than the
     // model.
     template <class S, class T>
-    void convert(T* out) const {
+    void convert(T* out, int64_t first, int64_t count) const {
         constexpr int64_t slab = 1 << 22;  // elements
-        const std::byte* in    = data;
-        for (int64_t first = 0, n = shape.numel(); first < n; first += slab) {
-            const int64_t count = std::min(slab, n - first);
-            host::parallel_ranges(count, 1 << 16, [=](int64_t begin, int64_t end) {
+        const std::byte* in    = data + first * int64_t(sizeof(S));
+        for (int64_t at = 0; at < count; at += slab) {
+            const int64_t n = std::min(slab, count - at);
+            host::parallel_ranges(n, 1 << 14, [=](int64_t begin, int64_t end) {
                 if constexpr (std::is_same_v<S, T>) {
-                    std::memcpy(out + first + begin, in + (first + begin) * sizeof(S), (end - begin) * sizeof(S));
+                    std::memcpy(out + at + begin, in + (at + begin) * sizeof(S), (end - begin) * sizeof(S));
                 } else {
-                    for (int64_t i = first + begin; i < first + end; i++) {
+                    for (int64_t i = at + begin; i < at + end; i++) {
                         S x;
                         std::memcpy(&x, in + i * sizeof(S), sizeof(S));
                         out[i] = T(float(x));
                     }
                 }
             });
-            forget_pages(in + first * int64_t(sizeof(S)), count * int64_t(sizeof(S)));
+            forget_pages(in + at * int64_t(sizeof(S)), n * int64_t(sizeof(S)));
         }
     }
 };

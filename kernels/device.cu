@@ -197,7 +197,7 @@ static void convert(Tensor dst, Tensor src) {
 }
 static void copy(Tensor dst, Tensor src) {
     if (dst.dtype == src.dtype)
-        return parallel_ranges(src.bytes(), 1 << 20, [=](int64_t begin, int64_t end) {
+        return parallel_ranges(src.bytes(), 1 << 16, [=](int64_t begin, int64_t end) {
             std::memcpy(static_cast<char*>(dst.ptr) + begin, static_cast<const char*>(src.ptr) + begin, end - begin);
         });
     for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
@@ -250,19 +250,26 @@ void to_host(void* dst, Tensor src, Stream s) {
     std::memcpy(dst, src.ptr, src.bytes());
 }
 
+void from_host(Tensor dst, const Fill& fill, Stream s) {
+    ON_GPU(s, gpu::queue_of(s).upload(dst, fill));
+    if (dst.numel()) fill(dst.ptr, 0, dst.numel());
+}
+
+// Fills with a part of a tensor in host memory, rounded to the dtype of the result.
+static Fill part_of(Tensor src, DType dtype) {
+    return [=](void* out, int64_t first, int64_t count) {
+        const Tensor part{static_cast<char*>(src.ptr) + first * size_of(src.dtype), src.dtype, {count}};
+        cpu::copy(Tensor{out, dtype, {count}}, part);
+    };
+}
+
 void from_host(Tensor dst, const void* src, Stream s) {
-    ON_GPU(s, gpu::queue_of(s).upload(dst.ptr, src, dst.bytes()));
-    std::memcpy(dst.ptr, src, dst.bytes());
+    from_host(dst, part_of(Tensor{const_cast<void*>(src), dst.dtype, dst.shape}, dst.dtype), s);
 }
 
 void from_host(Tensor dst, const std::vector<float>& src, Stream s) {
     CHECK_CALL(int64_t(src.size()) == dst.numel(), "from_host: {} values for {}", src.size(), dst.str());
-    const Tensor values{const_cast<float*>(src.data()), DType::F32, dst.shape};
-    if (s.where == Machine::cpu) return copy(dst, values, s);
-    if (dst.dtype == DType::F32) return from_host(dst, values.ptr, s);
-    std::vector<char> rounded(dst.bytes());
-    copy(Tensor{rounded.data(), dst.dtype, dst.shape}, values, Stream{});
-    from_host(dst, rounded.data(), s);
+    from_host(dst, part_of(Tensor{const_cast<float*>(src.data()), DType::F32, dst.shape}, dst.dtype), s);
 }
 
 std::vector<float> floats_of(Tensor src, Stream s) {

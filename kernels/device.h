@@ -1,6 +1,7 @@
 // device.h - where memory lives and where ops run: Device, Stream, copies, and RUN_ON, the one place that chooses a
 // machine
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,7 +61,12 @@ void sync(Stream s);  // waits until all queued work is done
 void to_host(void* dst, Tensor src, Stream s);                        // dst: src.bytes() of memory
 void from_host(Tensor dst, const void* src, Stream s);                // src: dst.bytes() of memory
 void from_host(Tensor dst, const std::vector<float>& src, Stream s);  // rounded to the dtype of dst
-std::vector<float> floats_of(Tensor src, Stream s);                   // converts any dtype that ops compute in to fp32
+// Lets the host write dst where it lies, or, for a GPU, into the memory that is copied to it, while the part before is
+// on its way. fill(out, first, count) writes elements [first, first + count) of dst, in its dtype, to `out`. It is
+// called for one part after another and should use all cores.
+using Fill = std::function<void(void* out, int64_t first, int64_t count)>;
+void from_host(Tensor dst, const Fill& fill, Stream s);
+std::vector<float> floats_of(Tensor src, Stream s);  // converts any dtype that ops compute in to fp32
 
 // RUN_ON(s, dtype, op, args…) runs the half of an op that belongs to the stream's machine: cpu::op<T>(args…) or
 // gpu::op<T>(args…, queue), where T is the C++ type of `dtype`. RUN_UNTYPED(s, op, args…) is the same for an op whose

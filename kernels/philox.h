@@ -10,13 +10,18 @@ struct Philox {
     uint32_t word[4];
 };
 
+// One of the 10 rounds. The keys grow from round to round by the authors' Weyl constants, the golden ratio and √3 - 1.
+constexpr int philox_rounds     = 10;
+constexpr uint32_t philox_weyl0 = 0x9E3779B9u, philox_weyl1 = 0xBB67AE85u;
+HD Philox philox_round(const Philox& c, uint32_t key0, uint32_t key1) {
+    const uint64_t p0 = uint64_t(0xD2511F53u) * c.word[0], p1 = uint64_t(0xCD9E8D57u) * c.word[2];
+    return {{uint32_t(p1 >> 32) ^ c.word[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ c.word[3] ^ key1, uint32_t(p0)}};
+}
 HD Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
-    uint32_t* c = counter.word;
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
-        counter = {{uint32_t(p1 >> 32) ^ c[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ key1, uint32_t(p0)}};
-        key0 += 0x9E3779B9u;  // the golden ratio and √3 - 1, the authors' Weyl constants
-        key1 += 0xBB67AE85u;
+    for (int round = 0; round < philox_rounds; round++) {
+        counter = philox_round(counter, key0, key1);
+        key0 += philox_weyl0;
+        key1 += philox_weyl1;
     }
     return counter;
 }

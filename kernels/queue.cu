@@ -4,8 +4,8 @@
 
 namespace gpu {
 
-constexpr int64_t slot_bytes = 1 << 20;
-constexpr size_t slot_count  = 8;  // the host may be this many copies ahead of the GPU
+constexpr int64_t slot_bytes = 1 << 20;  // enough for a copy at the full rate, and for 16 cores to share
+constexpr size_t slot_count  = 8;        // the host may be this many copies ahead of the GPU
 
 Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaSetDevice(index_));
@@ -59,13 +59,15 @@ void Queue::launched(const Grid& g) {
                        cudaGetErrorName(status), cudaGetErrorString(status), g.blocks, g.threads, g.shared);
 }
 
-void Queue::upload(void* dst, const void* src, int64_t bytes) {
-    for (int64_t done = 0; done < bytes; done += slot_bytes) {
-        const int64_t part = std::min(slot_bytes, bytes - done);
-        Slot& slot         = slots_[next_slot_++ % slot_count];
+void Queue::upload(Tensor dst, const Fill& fill) {
+    const int64_t size = size_of(dst.dtype), most = slot_bytes / size;  // elements of a slot
+    for (int64_t first = 0, count; first < dst.numel(); first += count) {
+        count      = std::min(most, dst.numel() - first);
+        Slot& slot = slots_[next_slot_++ % slot_count];
         CUDA_RUN(cudaEventSynchronize(slot.copied));
-        std::memcpy(slot.memory, static_cast<const char*>(src) + done, part);
-        CUDA_RUN(cudaMemcpyAsync(static_cast<char*>(dst) + done, slot.memory, part, cudaMemcpyHostToDevice, stream));
+        fill(slot.memory, first, count);
+        CUDA_RUN(cudaMemcpyAsync(static_cast<char*>(dst.ptr) + first * size, slot.memory, size_t(count * size),
+                                 cudaMemcpyHostToDevice, stream));
         CUDA_RUN(cudaEventRecord(slot.copied, stream));
     }
 }

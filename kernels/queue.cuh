@@ -78,7 +78,7 @@ class Queue {
     cudaError_t fault();           // the error of what was queued last; waits for that work if sync_each()
     void launched(const Grid& g);  // throws that error
     void expect_ids(Tensor ids, const IdRule& rule);
-    void upload(void* dst, const void* src, int64_t bytes);    // src may be changed when it returns
+    void upload(Tensor dst, const Fill& fill);                 // has called fill() for everything when it returns
     void download(void* dst, const void* src, int64_t bytes);  // waits, as wait() does
     void wait();                                               // waits until all queued work is done; throws its error
     bool sync_each() const { return sync_each_; }

@@ -39,17 +39,8 @@ class Random {
         return uint64_t(b.word[i % 2 * 2]) << 32 | b.word[i % 2 * 2 + 1];
     }
 
-    // out[j] = std · normal(first + j). Takes four numbers from each block, so it is four times as fast as one by one.
-    void fill_normal(float* out, uint64_t first, uint64_t n, float std) const {
-        for (uint64_t j = 0; j < n;) {
-            const uint64_t i = first + j;
-            const Philox b   = block(i / 4);
-            for (int pair = int(i % 4 / 2), lane = int(i % 2); pair < 2 && j < n; pair++, lane = 0) {
-                const Pair z = normals(b, pair);
-                for (; lane < 2 && j < n; lane++) out[j++] = std * z.of[lane];
-            }
-        }
-    }
+    // out[j] = std · normal(first + j), to the bit, in an eighth of the time (random.cu).
+    void fill_normal(float* out, uint64_t first, uint64_t n, float std) const;
 
   private:
     struct Pair {

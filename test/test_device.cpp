@@ -1,4 +1,6 @@
-// test_device.cpp - Feed, which sends the next bytes while the device works; Graph, which records work; and --cpu
+// test_device.cpp - from_host(); Feed, which sends the next bytes while the device works; Graph, which records work;
+// and
+// --cpu
 #include "kernels/feed.h"
 #include "kernels/host.h"
 #include "kernels/ops.h"
@@ -6,6 +8,34 @@
 #include "test/reference.h"
 
 constexpr auto F32 = DType::F32;
+
+TEST_CASE("from_host writes every element once, in the dtype of the tensor", "[ops]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, DType::BF16);
+    const int64_t n  = GENERATE(1, 1000, 12'000'001);  // the last is more than a GPU's queue can hold at once
+    CAPTURE(dev, dtype, n);
+    const auto value = [](int64_t i) { return float(i % 8191) - 4000.5f; };
+    std::vector<float> values(n);
+    for (int64_t i = 0; i < n; i++) values[i] = value(i);
+    Buffer copied(dev, {n}, dtype), filled(dev, {n}, dtype);
+    from_host(copied, values, dev->stream());
+    int64_t next    = 0;
+    const Fill fill = [&](void* out, int64_t first, int64_t count) {
+        REQUIRE(first == next);
+        next = first + count;
+        for (int64_t i = 0; i < count; i++)
+            if (dtype == F32)
+                static_cast<float*>(out)[i] = value(first + i);
+            else
+                static_cast<bf16*>(out)[i] = bf16(value(first + i));
+    };
+    from_host(filled, fill, dev->stream());
+    CHECK(next == n);
+    CHECK(filled.bytes() == copied.bytes());
+    const std::vector<float> back = floats_of(copied, dev->stream());
+    for (int64_t i = 0; i < n; i++)
+        if (back[i] != (dtype == F32 ? value(i) : float(bf16(value(i))))) FAIL("element " << i << " is " << back[i]);
+}
 
 TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops]") {
     const auto dev  = GENERATE(from_range(devices()));
