@@ -77,6 +77,14 @@ static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tok
 
 }  // namespace cpu
 
+// On a GPU, backward sorts the rows by id. 64 chunks of the list at most are sorted at once, and each block adds up a
+// tile of the sorted list.
+struct RowOfId {
+    int32_t id, row;
+};
+constexpr int sort_values = 256, tile_rows = 16;
+static int64_t sort_chunk(int64_t N) { return std::max<int64_t>(1024, round_up(ceil_div(N, 64), 1024)); }
+
 #ifdef __CUDACC__
 namespace gpu {
 
@@ -85,172 +93,269 @@ static void expect_ids(const char* op, Tensor tokens, Tensor positions, Tensor w
     if (wpe && positions) q.expect_ids(positions, position_rule(op, positions, wpe));
 }
 
-// Each warp computes one row.
+// A block computes 4 rows. A thread loads a vector of each of them before it adds and stores, so that 128 bytes of it
+// are in flight.
+constexpr int rows_at_once = 4;
+
 template <int W, class T>
 static __global__ void embedding_forward_kernel(T* out, const int32_t* token, const int32_t* position, const T* wte,
-                                                const T* wpe, int64_t N, int64_t length, int64_t C, const BadId* bad) {
-    const int64_t n = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-    if (n >= N || !ready(bad)) return;
-    const T* token_row    = wte + token[n] * C;
-    const T* position_row = wpe ? wpe + (position ? position[n] : n % length) * C : nullptr;
-    for (int64_t i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
-        Floats<W> v = load<W>(token_row + i);
-        if (position_row) {
-            const Floats<W> p = load<W>(position_row + i);
-            for (int k = 0; k < W; k++) v[k] += p[k];
+                                                const T* wpe, int64_t N, uint32_t length, int C, const BadId* bad) {
+    if (!ready(bad)) return;
+    int64_t n[rows_at_once], token_row[rows_at_once], position_row[rows_at_once];
+    for (int r = 0; r < rows_at_once; r++) {
+        n[r]            = min(int64_t(blockIdx.x) * rows_at_once + r, N - 1);  // the last row may be written twice
+        token_row[r]    = int64_t(token[n[r]]) * C;
+        position_row[r] = wpe ? int64_t(position ? position[n[r]] : uint32_t(n[r]) % length) * C : 0;
+    }
+    for (int i = threadIdx.x * W; i < C; i += blockDim.x * W) {
+        Packed<W, T> of_token[rows_at_once], of_position[rows_at_once];
+        for (int r = 0; r < rows_at_once; r++) {
+            of_token[r] = load_packed<W>(wte + token_row[r] + i);
+            if (wpe) of_position[r] = load_packed<W>(wpe + position_row[r] + i);
         }
-        store(out + n * C + i, v);
+        for (int r = 0; r < rows_at_once; r++) {
+            Floats<W> v = unpack<W, T>(of_token[r]);
+            if (wpe) {
+                const Floats<W> p = unpack<W, T>(of_position[r]);
+                for (int k = 0; k < W; k++) v[k] += p[k];
+            }
+            store(out + n[r] * C + i, v);
+        }
     }
 }
+
+// The threads of a block, of which each has vectors of W columns.
+static int threads_for(int64_t C, int W) { return int(std::min<int64_t>(round_up(C / W, 32), 256)); }
 
 template <class T>
 static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
     expect_ids("embedding_forward", tokens, positions, wte, wpe, q);
     const int64_t N = tokens.numel(), C = wte.shape[1];
     for_width<T>(C % wide<T> == 0 && aligned(out.ptr, wte.ptr, wpe.ptr), [&](auto width) {
-        launch(embedding_forward_kernel<width, T>, {ceil_div(N, 4), 128}, q, out.data<T>(), tokens.data<int32_t>(),
-               positions.data_or_null<int32_t>(), wte.data<T>(), wpe.data_or_null<T>(), N, tokens.shape[1], C, q.bad);
+        launch(embedding_forward_kernel<width, T>, {ceil_div(N, rows_at_once), threads_for(C, width)}, q, out.data<T>(),
+               tokens.data<int32_t>(), positions.data_or_null<int32_t>(), wte.data<T>(), wpe.data_or_null<T>(), N,
+               uint32_t(tokens.shape[1]), int(C), q.bad);
     });
 }
 
-// Backward adds up the rows of dout that have the same token. First their indices are sorted by token with a stable
-// sort, so that the rows of a token are consecutive and in order. Then one block per token adds its rows. So every sum
-// has one owner and one order.
+// Backward adds up the rows of dout that have the same id. First the rows are sorted by id with a stable sort, so that
+// the rows of an id are consecutive, a run, and in order. Then the sums of runs are taken in tiles of the sorted list.
+// So every sum has one owner and one order, and a token that is a twentieth of the text keeps no block busy alone.
 
-// Writes 0..N-1, sorted by ids[n], to `order`: a radix sort by 8 bits of the id in each pass. It is one block, and each
-// of its 32 warps owns a chunk of the list. A warp counts how often each value of the 8 bits occurs in its chunk, and
-// running sums of these counts say where its rows go. On an H100, 32768 ids took 151 us (2026-11-26).
-constexpr int sort_warps = 32, sort_values = 256;
-static __global__ void __launch_bounds__(32 * sort_warps)
-    sort_kernel(int32_t* order, int32_t* other, const int32_t* ids, int64_t N, int passes, const BadId* bad) {
-    __shared__ int counts[sort_warps][sort_values], totals[sort_warps];
+// The sort is a radix sort by 8 bits of the id in each pass, from the lowest. Blocks own chunks of the list. In a pass
+// count_kernel counts how often each value of the 8 bits occurs in each chunk, and scatter_kernel adds these counts up
+// to where the rows of its chunk go.
+constexpr int sort_threads = 1024, sort_warps = sort_threads / 32;
+
+static __global__ void __launch_bounds__(sort_threads)
+    count_kernel(int32_t* counts, const RowOfId* from, const int32_t* ids, int64_t N, int64_t chunk, int shift,
+                 const BadId* bad) {
+    __shared__ int32_t of_value[sort_values];
+    if (!ready(bad)) return;
+    const int thread = threadIdx.x;
+    if (thread < sort_values) of_value[thread] = 0;
+    __syncthreads();
+    const int64_t begin = blockIdx.x * chunk, end = min(N, begin + chunk);
+    for (int64_t i = begin + thread; i < end; i += sort_threads)
+        atomicAdd(&of_value[(from ? from[i].id : ids[i]) >> shift & (sort_values - 1)], 1);
+    __syncthreads();
+    if (thread < sort_values) counts[blockIdx.x * sort_values + thread] = of_value[thread];
+}
+
+static __global__ void __launch_bounds__(sort_threads)
+    scatter_kernel(RowOfId* to, const int32_t* counts, const RowOfId* from, const int32_t* ids, int64_t N,
+                   int64_t chunk, int shift, const BadId* bad) {
+    // place: where the next row with a value goes. of_warps: how often a value occurs among the 32 rows of a warp, and
+    // then where the first of these rows goes.
+    __shared__ int32_t place[sort_values], of_warps[sort_warps][sort_values];
     if (!ready(bad)) return;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int64_t chunk = ceil_div(N, 32 * sort_warps) * 32;
-    const int64_t begin = warp * chunk, end = min(N, begin + chunk);
 
-    for (int pass = 0; pass < passes; pass++) {
-        int32_t* const to         = (passes - pass) % 2 ? order : other;  // the last pass ends in order
-        const int32_t* const from = to == order ? other : order;
-        // Calls f(row, value, peers) for the rows of the warp's chunk, one row in each lane, and counts the values.
-        // `peers` is the set of lanes that have the same value.
-        const auto each_row       = [&](auto f) {
-            for (int64_t i = begin + lane; i - lane < end; i += 32) {
-                const bool has_row = i < end;
-                const int32_t row  = !has_row ? 0 : pass ? from[i] : int32_t(i);
-                const int value    = has_row ? ids[row] >> (8 * pass) & (sort_values - 1) : 0;
-                unsigned peers     = __ballot_sync(~0u, has_row);
-                for (int bit = 1; bit < sort_values; bit *= 2) {
-                    const unsigned set = __ballot_sync(~0u, value & bit);
-                    peers &= value & bit ? set : ~set;
-                }
-                if (has_row) f(row, value, peers);
-                __syncwarp();
-                if (has_row && lane == __ffs(int(peers)) - 1) counts[warp][value] += __popc(peers);
-                __syncwarp();
-            }
-        };
-        for (int v = lane; v < sort_values; v += 32) counts[warp][v] = 0;
-        __syncwarp();
-        each_row([](int32_t, int, unsigned) {});
+    // place = the rows with smaller values, and those with this value in the chunks before. Four threads add for each
+    // value, and of_warps holds their sums meanwhile.
+    {
+        constexpr int parts = sort_threads / sort_values;
+        const int value = thread % sort_values, part = thread / sort_values;
+        int before = 0, all = 0;
+#pragma unroll 8
+        for (int b = part; b < int(gridDim.x); b += parts) {
+            const int count = counts[b * sort_values + value];
+            before += b < int(blockIdx.x) ? count : 0;
+            all += count;
+        }
+        of_warps[part][value]         = all;
+        of_warps[parts + part][value] = before;
         __syncthreads();
-
-        // Each count becomes the index of its first row in the sorted list: the sum of all counts of smaller values,
-        // and of this value in the warps before. A thread handles one value in 8 warps.
-        constexpr int per_thread = sort_warps * sort_values / (32 * sort_warps), groups = sort_warps / per_thread;
-        const int value = thread / groups, first = thread % groups * per_thread;
         int sum = 0;
-        for (int w = first; w < first + per_thread; w++) sum += counts[w][value];
-        int index = sum;  // the sum over this thread and all before it
-        for (int d = 1; d < 32; d *= 2) {
-            const int left = __shfl_up_sync(~0u, index, d);
-            if (lane >= d) index += left;
-        }
-        if (lane == 31) totals[warp] = index;
-        __syncthreads();
-        for (int w = 0; w < warp; w++) index += totals[w];
-        index -= sum;
-        for (int w = first; w < first + per_thread; w++) {
-            const int count  = counts[w][value];
-            counts[w][value] = index;
-            index += count;
+        if (thread < sort_values) {
+            all = before = 0;
+            for (int p = 0; p < parts; p++) {
+                all += of_warps[p][value];
+                before += of_warps[parts + p][value];
+            }
+            sum = all;  // over this value and the smaller ones of its warp
+            for (int d = 1; d < 32; d *= 2) {
+                const int left = __shfl_up_sync(~0u, sum, d);
+                if (lane >= d) sum += left;
+            }
+            if (lane == 31) of_warps[2 * parts][warp] = sum;
         }
         __syncthreads();
+        if (thread < sort_values) {
+            for (int w = 0; w < warp; w++) sum += of_warps[2 * parts][w];
+            place[value] = sum - all + before;
+        }
+        __syncthreads();
+    }
 
-        each_row([&](int32_t row, int value, unsigned peers) {
-            to[counts[warp][value] + __popc(peers & ((1u << lane) - 1))] = row;
-        });
+    const int64_t begin = blockIdx.x * chunk, end = min(N, begin + chunk);
+    for (int64_t first = begin; first < end; first += sort_threads) {
+        const int64_t i    = first + thread;
+        const bool has_row = i < end;
+        RowOfId row{0, 0};
+        if (has_row) row = from ? from[i] : RowOfId{ids[i], int32_t(i)};
+        const int value = row.id >> shift & (sort_values - 1);
+        unsigned peers  = __ballot_sync(~0u, has_row);  // the lanes whose rows have the same value
+        for (int bit = 1; bit < sort_values; bit *= 2) {
+            const unsigned set = __ballot_sync(~0u, value & bit);
+            peers &= value & bit ? set : ~set;
+        }
+        const unsigned earlier = peers & ((1u << lane) - 1);
+        for (int v = lane; v < sort_values; v += 32) of_warps[warp][v] = 0;
+        __syncwarp();
+        if (has_row && !earlier) of_warps[warp][value] = __popc(peers);
         __syncthreads();
+        if (thread < sort_values) {
+            int next = place[thread];
+            for (int w = 0; w < sort_warps; w++) {
+                const int count     = of_warps[w][thread];
+                of_warps[w][thread] = next;
+                next += count;
+            }
+            place[thread] = next;
+        }
+        __syncthreads();
+        if (has_row) to[of_warps[warp][value] + __popc(earlier)] = row;
     }
 }
 
-// to += rows[row_of(0)] + rows[row_of(1)] + … until row_of returns -1. 8 rows are loaded at a time, and added in order.
-template <int W, class T, class RowOf>
-static __device__ void add_rows(float* to, const T* rows, int64_t C, RowOf row_of) {
-    Floats<W> sum = load<W>(to);
-    bool more     = true;
-    for (int64_t j = 0; more; j += 8) {
-        int64_t row[8];
-        Floats<W> v[8] = {};
-        for (int k = 0; k < 8; k++) {
-            row[k] = more ? row_of(j + k) : -1;
-            more   = row[k] >= 0;
+// There is a block for each (tile, slab): a slab is a range of columns. It adds the runs that begin in its tile to the
+// table. The end of a run that began in a tile before is written to `heads`.
+template <int W, class T>
+static __global__ void add_runs_kernel(float* table, float* heads, const T* dout, const RowOfId* sorted, int64_t N,
+                                       int C, int slabs, const BadId* bad) {
+    const int64_t tile = blockIdx.x / slabs, first = tile * tile_rows, end = min(N, first + tile_rows);
+    const int column = (int(blockIdx.x) % slabs * int(blockDim.x) + int(threadIdx.x)) * W;
+    if (!ready(bad) || column >= C) return;
+    table += column;
+    dout += column;
+    constexpr int at_once = 4;  // rows that are in flight together
+    int32_t id            = first ? sorted[first - 1].id : -1;
+    float* to             = sorted[first].id == id ? heads + tile * C + column : nullptr;
+    Floats<W> sum         = {};
+    for (int64_t i = first; i < end; i += at_once) {
+        bool begins[at_once];
+        float* of_run[at_once];
+        Packed<W, T> row[at_once];
+        Floats<W> before[at_once];
+        for (int k = 0; k < at_once; k++) {
+            const RowOfId next = sorted[min(i + k, end - 1)];
+            begins[k]          = next.id != id;
+            id                 = next.id;
+            of_run[k]          = table + int64_t(id) * C;
+            row[k]             = load_packed<W>(dout + int64_t(next.row) * C);
+            if (begins[k]) before[k] = load<W>(of_run[k]);
         }
-        for (int k = 0; k < 8; k++)
-            if (row[k] >= 0) v[k] = load<W>(rows + row[k] * C);
-        for (int k = 0; k < 8; k++)
-            for (int e = 0; e < W && row[k] >= 0; e++) sum[e] += v[k][e];
+        for (int k = 0; k < at_once && i + k < end; k++) {
+            if (begins[k]) {
+                if (to) store(to, sum);
+                to  = of_run[k];
+                sum = before[k];
+            }
+            const Floats<W> v = unpack<W, T>(row[k]);
+            for (int e = 0; e < W; e++) sum[e] += v[e];
+        }
     }
     store(to, sum);
 }
 
-// There is a block for each (i, slab), where a slab is a range of columns. The block of the first i with an id adds to
-// the table row of that id.
+// to += rows[0] + rows[stride] + …, `count` rows. 8 rows are loaded at a time, and added in order.
 template <int W, class T>
-static __global__ void add_by_id_kernel(float* table, const T* dout, const int32_t* order, const int32_t* ids,
-                                        int64_t N, int64_t C, int slabs, const BadId* bad) {
-    const int64_t i = blockIdx.x / slabs, column = (blockIdx.x % slabs * int64_t(blockDim.x) + threadIdx.x) * W;
+static __device__ void add_rows(float* to, const T* rows, int64_t stride, int count) {
+    constexpr int at_once = 8;
+    Floats<W> sum         = load<W>(to);
+    for (int j = 0; j < count; j += at_once) {
+        Packed<W, T> row[at_once];
+        for (int k = 0; k < at_once; k++)
+            if (j + k < count) row[k] = load_packed<W>(rows + (j + k) * stride);
+        for (int k = 0; k < at_once && j + k < count; k++) {
+            const Floats<W> v = unpack<W, T>(row[k]);
+            for (int e = 0; e < W; e++) sum[e] += v[e];
+        }
+    }
+    store(to, sum);
+}
+
+// There is a block for each (tile, slab). That of the first tile after the one in which a run began adds the rest of
+// the run, from `heads`.
+template <int W>
+static __global__ void add_heads_kernel(float* table, const float* heads, const RowOfId* sorted, int64_t N, int C,
+                                        int slabs, const BadId* bad) {
+    const int64_t tile = blockIdx.x / slabs + 1, first = tile * tile_rows;
+    const int column = (int(blockIdx.x) % slabs * int(blockDim.x) + int(threadIdx.x)) * W;
     if (!ready(bad) || column >= C) return;
-    const int32_t id = ids[order[i]];
-    if (i > 0 && ids[order[i - 1]] == id) return;
-    add_rows<W>(table + id * C + column, dout + column, C, [=](int64_t j) -> int64_t {
-        const int32_t row = i + j < N ? order[i + j] : -1;
-        return row >= 0 && ids[row] == id ? row : -1;
-    });
+    const int32_t id = sorted[first].id;
+    if (sorted[first - 1].id != id || (tile > 1 && sorted[first - tile_rows - 1].id == id)) return;
+    int tiles = 1;
+    while (first + tiles * tile_rows < N && sorted[first + tiles * tile_rows].id == id) tiles++;
+    add_rows<W>(table + int64_t(id) * C + column, heads + tile * C + column, C, tiles);
 }
 
 // There is a block for each (t, slab). It serves positions that are 0..T-1 in each sequence.
 template <int W, class T>
-static __global__ void add_by_time_kernel(float* table, const T* dout, int64_t N, int64_t length, int64_t C, int slabs,
+static __global__ void add_by_time_kernel(float* table, const T* dout, int B, int64_t length, int C, int slabs,
                                           const BadId* bad) {
-    const int64_t t = blockIdx.x / slabs, column = (blockIdx.x % slabs * int64_t(blockDim.x) + threadIdx.x) * W;
+    const int64_t t  = blockIdx.x / slabs;
+    const int column = (int(blockIdx.x) % slabs * int(blockDim.x) + int(threadIdx.x)) * W;
     if (!ready(bad) || column >= C) return;
-    add_rows<W>(table + t * C + column, dout + column, C,
-                [=](int64_t j) -> int64_t { return t + j * length < N ? t + j * length : -1; });
+    add_rows<W>(table + t * C + column, dout + t * C + column, length * C, B);
 }
 
 template <class T>
 static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Queue& q) {
     expect_ids("embedding_backward", tokens, positions, dwte, dwpe, q);
-    const int64_t N = tokens.numel(), C = dwte.shape[1], length = tokens.shape[1];
-    const T* rows        = dout.data<T>();
-    int32_t* const order = q.scratch<int32_t>(embedding_backward_cost(tokens.shape[0], length, C, dout.dtype).scratch);
-    // A thread has 4 columns: 16 bytes of the fp32 table, and 8 or 16 of a row.
-    for_width<float>(C % 4 == 0 && aligned(rows, dwte.ptr, dwpe.ptr), [&](auto width) {
-        const int threads = int(std::min<int64_t>(round_up(C / width, 32), 256));
-        const int slabs   = int(ceil_div(C / width, threads));
-        const auto by_id  = [&](Tensor table, Tensor ids) {
-            int passes = 1;
-            while (table.shape[0] - 1 >> 8 * passes) passes++;
-            launch(sort_kernel, {1, 32 * sort_warps}, q, order, order + N, ids.data<int32_t>(), N, passes, q.bad);
-            launch(add_by_id_kernel<width, T>, {N * slabs, threads}, q, table.data<float>(), rows, order,
-                    ids.data<int32_t>(), N, C, slabs, q.bad);
+    const int64_t B = tokens.shape[0], length = tokens.shape[1], N = B * length, C = dwte.shape[1];
+    const int64_t chunk = sort_chunk(N), chunks = ceil_div(N, chunk), tiles = ceil_div(N, tile_rows);
+    const T* rows         = dout.data<T>();
+    float* const heads    = q.scratch<float>(embedding_backward_cost(B, length, C, dout.dtype).scratch);
+    RowOfId* const lists  = reinterpret_cast<RowOfId*>(heads + round_up(tiles * C, 2));
+    int32_t* const counts = reinterpret_cast<int32_t*>(lists + 2 * N);
+    for_width<T>(C % wide<T> == 0 && aligned(rows, dwte.ptr, dwpe.ptr), [&](auto width) {
+        const int threads = threads_for(C, width), slabs = int(ceil_div(C / width, threads));
+        const auto by_id = [&](Tensor table, Tensor ids) {
+            const RowOfId* from = nullptr;
+            RowOfId* to         = lists;
+            for (int shift = 0; shift == 0 || table.shape[0] - 1 >> shift; shift += 8) {
+                launch(count_kernel, {chunks, sort_threads}, q, counts, from, ids.data<int32_t>(), N, chunk, shift,
+                       q.bad);
+                launch(scatter_kernel, {chunks, sort_threads}, q, to, counts, from, ids.data<int32_t>(), N, chunk,
+                       shift, q.bad);
+                from = to;
+                to   = from == lists ? lists + N : lists;
+            }
+            launch(add_runs_kernel<width, T>, {tiles * slabs, threads}, q, table.data<float>(), heads, rows, from, N, C,
+                   slabs, q.bad);
+            constexpr int four  = width < 4 ? 1 : 4;  // 16 bytes of fp32
+            const int of_heads  = threads_for(C, four);
+            const int64_t parts = ceil_div(C / four, of_heads);
+            launch(add_heads_kernel<four>, {std::max<int64_t>(tiles - 1, 0) * parts, of_heads}, q, table.data<float>(),
+                   heads, from, N, C, int(parts), q.bad);
         };
         by_id(dwte, tokens);
         if (dwpe && positions)
             by_id(dwpe, positions);
         else if (dwpe)
-            launch(add_by_time_kernel<width, T>, {length * slabs, threads}, q, dwpe.data<float>(), rows, N, length, C,
+            launch(add_by_time_kernel<width, T>, {length * slabs, threads}, q, dwpe.data<float>(), rows, B, length, C,
                    slabs, q.bad);
     });
 }
@@ -294,6 +399,8 @@ Cost embedding_forward_cost(int64_t B, int64_t T, int64_t C, DType x) {
 Cost embedding_backward_cost(int64_t B, int64_t T, int64_t C, DType x) {
     const double rows = double(B * T * C), e = double(size_of(x));
     Cost cost{(e + 8) * rows + 8. * double(T * C) + 4. * double(B * T)};
-    cost.scratch = 2 * B * T * size_of(DType::I32);  // two lists of rows, to sort them by token
+    // The heads of the tiles, two lists of rows, and the counts of each chunk.
+    const int64_t N = B * T, heads = round_up(ceil_div(N, tile_rows) * C, 2), chunks = ceil_div(N, sort_chunk(N));
+    cost.scratch = 4 * heads + 2 * N * int64_t(sizeof(RowOfId)) + 4 * chunks * sort_values;
     return cost;
 }

@@ -103,25 +103,44 @@ __device__ inline Floats<W> unpack(Packed<W, T> word) {
     }
     return v;
 }
+// load() and store() of more than 16 bytes are two accesses or more.
 template <int W, class T>
 __device__ inline Floats<W> load(const T* p) {
-    return unpack<W, T>(load_packed<W>(p));
+    if constexpr (W > wide<T>) {
+        Floats<W> v;
+        for (int i = 0; i < W; i += wide<T>) {
+            const Floats<wide<T>> part = load<wide<T>>(p + i);
+            for (int k = 0; k < wide<T>; k++) v[i + k] = part[k];
+        }
+        return v;
+    } else {
+        return unpack<W, T>(load_packed<W>(p));
+    }
 }
 
 template <int W, class T>
 __device__ inline void store(T* p, const Floats<W>& v) {
     static_assert(has_vectors<T>);
-    Packed<W, T> word;
-    if constexpr (std::is_same_v<T, float>) {
-        float* f = reinterpret_cast<float*>(&word);
-        for (int i = 0; i < W; i++) f[i] = v[i];
-    } else if constexpr (W == 1) {
-        word = uint16_t(bf16_pair(v[0], 0.f));
+    if constexpr (W > wide<T>) {
+        for (int i = 0; i < W; i += wide<T>) {
+            Floats<wide<T>> part;
+            for (int k = 0; k < wide<T>; k++) part[k] = v[i + k];
+            store(p + i, part);
+        }
+        return;
     } else {
-        uint32_t* pair = reinterpret_cast<uint32_t*>(&word);
-        for (int i = 0; i < W; i += 2) pair[i / 2] = bf16_pair(v[i], v[i + 1]);
+        Packed<W, T> word;
+        if constexpr (std::is_same_v<T, float>) {
+            float* f = reinterpret_cast<float*>(&word);
+            for (int i = 0; i < W; i++) f[i] = v[i];
+        } else if constexpr (W == 1) {
+            word = uint16_t(bf16_pair(v[0], 0.f));
+        } else {
+            uint32_t* pair = reinterpret_cast<uint32_t*>(&word);
+            for (int i = 0; i < W; i += 2) pair[i / 2] = bf16_pair(v[i], v[i + 1]);
+        }
+        *reinterpret_cast<Packed<W, T>*>(p) = word;
     }
-    *reinterpret_cast<Packed<W, T>*>(p) = word;
 }
 
 // Starts to copy 16 bytes from global to shared memory, whose address `to` __cvta_generic_to_shared() gives. Where

@@ -282,16 +282,10 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
     float* const of_block  = sums + int64_t(blockIdx.x) * 2 * C;
     float* const of_groups = reinterpret_cast<float*>(memory);
     float* const of_group  = groups == 1 ? of_block : of_groups + group * 2 * C;
-    constexpr int at_once  = W < 4 ? W : 4;  // 16 bytes
     for (int v = 0; v < V; v++)
-        for (int k = 0; k < W && column(v) < C; k += at_once) {
-            Floats<at_once> dw_part, db_part;
-            for (int i = 0; i < at_once; i++) {
-                dw_part[i] = dw[v][k + i];
-                db_part[i] = db[v][k + i];
-            }
-            store(of_group + column(v) + k, dw_part);
-            store(of_group + C + column(v) + k, db_part);
+        if (column(v) < C) {
+            store(of_group + column(v), dw[v]);
+            store(of_group + C + column(v), db[v]);
         }
     if (groups == 1) return;
     __syncthreads();

@@ -1,6 +1,6 @@
 // queue.cu - see queue.cuh
 #ifdef __CUDACC__
-#include "queue.cuh"
+#include "gpu.cuh"
 
 namespace gpu {
 
@@ -92,13 +92,21 @@ void Queue::wait() {
     answer_->bad.rule.complain(answer_->bad.at, answer_->bad.id);
 }
 
-// One block reads all ids, so that it finds the first bad one without atomics.
-static __global__ void check_ids_kernel(BadId* bad, const int32_t* ids, int64_t n, IdRule rule) {
+// One block reads all ids, so that it finds the first bad one without atomics. A thread has 8 loads in flight.
+template <int W>
+static __global__ void __launch_bounds__(1024)
+    check_ids_kernel(BadId* bad, const int32_t* ids, int64_t n, IdRule rule) {
     __shared__ int64_t firsts[32];
     int64_t first    = n;
     const bool asked = ready(bad);
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-        if (!rule.allows(ids[i]) && i < first) first = i;
+#pragma unroll 8
+    for (int64_t i = threadIdx.x; i < n / W; i += blockDim.x) {
+        const Word<4 * W> word = reinterpret_cast<const Word<4 * W>*>(ids)[i];
+        for (int k = 0; k < W; k++)
+            if (!rule.allows(reinterpret_cast<const int32_t*>(&word)[k])) first = min(first, i * W + k);
+    }
+    for (int64_t i = n - n % W + threadIdx.x; i < n; i += blockDim.x)
+        if (!rule.allows(ids[i])) first = min(first, i);
     for (int w = 16; w; w /= 2) first = min(first, __shfl_xor_sync(~0u, first, w));
     if (threadIdx.x % 32 == 0) firsts[threadIdx.x / 32] = first;
     __syncthreads();
@@ -108,7 +116,10 @@ static __global__ void check_ids_kernel(BadId* bad, const int32_t* ids, int64_t 
 }
 
 void Queue::expect_ids(Tensor ids, const IdRule& rule) {
-    launch(check_ids_kernel, {1, 1024, 0, rule.file, rule.line}, *this, bad, ids.data<int32_t>(), ids.numel(), rule);
+    for_width<float>(aligned(ids.ptr), [&](auto width) {
+        launch(check_ids_kernel<width>, {1, 1024, 0, rule.file, rule.line}, *this, bad, ids.data<int32_t>(),
+               ids.numel(), rule);
+    });
     if (sync_each_) wait();
 }
 

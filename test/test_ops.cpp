@@ -87,6 +87,34 @@ TEST_CASE("embedding", "[ops]") {
         CHECK(dwpe.values() == dwpe_before);
 }
 
+// On a GPU the rows are sorted by 8 bits of the id at a time, in chunks, and added up in tiles of 16.
+TEST_CASE("embedding_backward adds the rows of ids that are frequent, rare and large", "[ops]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const int64_t B = 2, T = GENERATE(8, 16, 17, 2111), C = GENERATE(8, 9), N = B * T;
+    using IdOf             = int64_t (*)(int64_t);
+    const auto [Vp, id_of] = GENERATE(table<int64_t, IdOf>({
+        {1, [](int64_t) { return int64_t(0); }},
+        {70001, [](int64_t n) { return 70000 - 16 * n; }},
+        {70001, [](int64_t n) { return n % 2 ? int64_t(70000) : int64_t(255); }},
+        {257, [](int64_t n) { return n % 3 ? int64_t(256) : n % 256; }},
+    }));
+    CAPTURE(dev, dtype, T, C, Vp, id_of(0), id_of(1));
+    Values token(N), position(N);
+    for (int64_t n = 0; n < N; n++) {
+        token[n]    = double(id_of(n));
+        position[n] = double(n % T);
+    }
+    const Buffer tokens(dev, {B, T}, I32, token), dout(dev, {B, T, C}, dtype, Kind::ordinary, 5);
+    Buffer dwte(dev, {Vp, C}, F32, Kind::ordinary, 6), dwpe(dev, {T, C}, F32, Kind::ordinary, 7);
+    const Values dwte_before = dwte.values(), dwpe_before = dwpe.values();
+    embedding_backward(dwte, dwpe, dout, tokens, none, dev->stream());
+    CHECK_CLOSE(dwte, reference::add_rows<double>(dwte_before, dout.values(), token, C),
+                reference::add_rows<float>(dwte_before, dout.values(), token, C));
+    CHECK_CLOSE(dwpe, reference::add_rows<double>(dwpe_before, dout.values(), position, C),
+                reference::add_rows<float>(dwpe_before, dout.values(), position, C));
+}
+
 TEST_CASE("embedding is the same for any number of threads", "[ops]") {
     const auto dev  = devices()[0];
     const int64_t B = 4, T = 61, C = 200, Vp = 13;
