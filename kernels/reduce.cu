@@ -57,23 +57,29 @@ struct Identity {
 };
 
 // At most 64 terms are added in float, and their sums in double. Each block writes one number. A second kernel of one
-// block adds those, so that the host need not wait.
+// block adds those, so that the host need not wait. A thread has 64 bytes in flight.
 template <int W, class F>
-static __global__ void sum_kernel(double* sums, const float* x, int64_t n, F term) {
-    float sum[W] = {};  // each has up to 64 terms
+static __global__ void __launch_bounds__(256, 8) sum_kernel(double* sums, const float* x, int64_t n, F term) {
+    constexpr int at_once = 4;
+    const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
+    float sum[W] = {};
     double total = 0;
-    int terms    = 0;
-    for_grid<W>(n, [&](int64_t i, auto width) {
-        const Floats<width> v = load<width>(x + i);
-        for (int k = 0; k < width; k++) sum[k] += term(v[k]);
-        if (++terms == 64) {
-            for (float& s : sum) {
-                total += s;
-                s = 0;
-            }
-            terms = 0;
+    int terms    = 0;  // that each of sum[] has
+    for (int64_t i = thread; i < n / W; i += at_once * threads) {
+        Floats<W> v[at_once];
+        for (int u = 0; u < at_once; u++)
+            v[u] = i + u * threads < n / W ? load<W>(x + (i + u * threads) * W) : Floats<W>{};
+        for (int u = 0; u < at_once; u++)
+            for (int k = 0; k < W; k++) sum[k] += term(v[u][k]);
+        terms += at_once;
+        if (terms < 64) continue;
+        for (float& s : sum) {
+            total += s;
+            s = 0;
         }
-    });
+        terms = 0;
+    }
+    if (thread < n % W) sum[0] += term(x[n - n % W + thread]);
     for (float s : sum) total += s;
     total = block_sum(total);
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
