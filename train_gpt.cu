@@ -4,6 +4,7 @@
 // This file is the order of events. gpt/options.h lists the options, gpt/run.h decides what they mean, gpt/model.h is
 // the model, gpt/step.h a training step, gpt/checkpoint.h what is saved, gpt/report.h and gpt/log.h what is printed.
 #include "gpt/busy.h"
+#include "gpt/products.h"
 #include "gpt/report.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
@@ -137,6 +138,7 @@ static int run(int argc, char** argv) {
     run.reserve_scratch();
     FirstWeights first = set_first_weights(run, model, *optimizer);
     write_run_json(run);
+    choose_products(run);
     busy.end();
 
     // Loop.

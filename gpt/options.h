@@ -161,8 +161,8 @@ struct Options {
     uint64_t seed        = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             max_skips         = 10;
-    bool ignore_extra_tensors = false, document_mask = false, resume = false, graph = false, dry_run = false,
-         list_models = false, trust_data = false;
+    bool ignore_extra_tensors = false, document_mask = false, resume = false, tune = false, graph = false,
+         dry_run = false, list_models = false, trust_data = false;
     std::string program;    // the path by which this program runs from any folder
     EarlierStarts earlier;  // holds what run.json says, with --resume
 };
@@ -285,6 +285,9 @@ inline void list_options(Flags& f, Options& o) {
         "MiB of logits that the head computes at a time, or those of 64 tokens if that is more; the order of sums, and "
         "so the last bits of gradients, depend on it; auto: 64 on a CPU, on a GPU 1024 or as much less as its memory "
         "demands");
+    f.add("--tune", o.tune,
+          "time the algorithms that cuBLASLt has for each product, in the first step, and keep the fastest in "
+          "products.json of the run's folder; a run that finds this file uses it; for one GPU");
     f.add("--graph", o.graph, "record a step as a CUDA graph and replay it with one launch; for GPUs only");
     f.group("while training");
     f.add("--eval-every", o.eval_every, at_least(0), "steps between evaluations; 0: never; auto: a tenth of the run");
@@ -317,6 +320,7 @@ inline void list_options(Flags& f, Options& o) {
     list_foreign_names(f);
     f.apart({"--accumulate", "--tokens-per-step"});
     f.apart({"--graph", "--sync"});
+    f.apart({"--tune", "--dry-run"});
     f.only_with("--gpu", {"--dry-run"});
 }
 

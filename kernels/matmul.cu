@@ -11,92 +11,17 @@
 // streams w at the speed of the memory. oneDNN would first rearrange w into blocks.
 //
 // A build with ONEDNN=0 defines GPT_NO_ONEDNN. It trains and runs on GPUs only.
-#ifndef GPT_NO_ONEDNN
-#include <dnnl.hpp>
-#endif
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
-#include <tuple>
 
 #include "cpu.h"
 #include "host.h"
 #include "ops.h"
+#include "product.h"
 #ifdef __CUDACC__
-#include <cublasLt.h>
-
-#include "gpu.cuh"
+#include "cublaslt.cuh"
 #endif
-
-// The names of a dtype in the libraries.
-#ifndef GPT_NO_ONEDNN
-static dnnl::memory::data_type onednn_type(DType t) {
-    switch (t) {
-        case DType::F32: return dnnl::memory::data_type::f32;
-        case DType::BF16: return dnnl::memory::data_type::bf16;
-        default: CHECK_CALL(false, "oneDNN multiplies fp32 and bf16 here, not {}", name_of(t));
-    }
-}
-#endif
-#ifdef __CUDACC__
-static cudaDataType_t cublaslt_type(DType t) {
-    switch (t) {
-        case DType::F32: return CUDA_R_32F;
-        case DType::BF16: return CUDA_R_16BF;
-        default: CHECK_CALL(false, "cuBLASLt multiplies fp32 and bf16 here, not {}", name_of(t));
-    }
-}
-#endif
-
-// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it.
-constexpr size_t workspace_bytes = 32 << 20;
-
-// One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.
-struct Product {
-    int64_t M, N, K;
-    DType in, out;                      // in is the dtype of a and b, out that of c
-    bool a_transposed         = false;  // memory holds aᵀ, row-major
-    bool b_transposed         = false;  // memory holds bᵀ, row-major
-    bool accumulate           = false;  // c += in place of c =
-    bool bias                 = false;  // a vector (N), in the dtype of a and b, is added to every row
-    std::optional<Gelu> gelu  = {};     // c = gelu(a · b + bias)
-    std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
-    bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
-    int alignment             = 0;      // divides all operands' addresses, in bytes; cuBLASLt needs it
-    bool tf32                 = false;  // operands in fp32 are rounded to TF32
-    auto key() const {
-        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
-                        alignment, tf32);
-    }
-    bool operator<(const Product& o) const { return key() < o.key(); }
-    std::string str() const {
-        return fmt::format("({}, {}) {} = ({}, {}){} {} · ({}, {}){}{}", M, N, name_of(out), M, K,
-                           a_transposed ? "ᵀ" : "", name_of(in), K, N, b_transposed ? "ᵀ" : "", bias ? " + bias" : "");
-    }
-};
-
-static int64_t rows_of(const Factor& f) { return f.matrix.shape[f.transposed ? 1 : 0]; }
-static int64_t columns_of(const Factor& f) { return f.matrix.shape[f.transposed ? 0 : 1]; }
-static Product product_of(const Factor& a, const Factor& b) {
-    Product p{rows_of(a), columns_of(b), columns_of(a), a.matrix.dtype, a.matrix.dtype};
-    p.a_transposed = a.transposed;
-    p.b_transposed = b.transposed;
-    return p;
-}
-// out = x wᵀ + b, where b may be null.
-static Product product_for_out(Tensor x, Tensor w, Tensor b) {
-    Product p = product_of(x, transposed(w));
-    p.bias    = bool(b);
-    return p;
-}
-// dw = or += dyᵀ x, in fp32.
-static Product product_for_dw(Tensor dy, Tensor x, Into into) {
-    Product p    = product_of(transposed(dy), x);
-    p.out        = DType::F32;
-    p.accumulate = into == Into::add;
-    return p;
-}
 
 // ---- oneDNN ---------------------------------------------------------------------------------------------------------
 
@@ -305,126 +230,6 @@ static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, T
 #ifdef __CUDACC__
 namespace gpu {
 
-static void check(cublasStatus_t status, const char* call, const Product& p, const char* file, int line) {
-    if (status == CUBLAS_STATUS_SUCCESS) return;
-    throw_at<RunError>(file, line, "cuBLASLt: {} from {}\n    {}, pointers aligned to {} bytes",
-                       cublasLtGetStatusName(status), call, p.str(), p.alignment);
-}
-#define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
-
-// What cuBLASLt needs for one Product. It is kept, so that cuBLASLt is asked for the best algorithm once.
-struct Prepared {
-    cublasLtMatmulDesc_t op  = nullptr;
-    cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
-    cublasLtMatmulAlgo_t algo{};
-    bool found = false;  // cuBLASLt has an algorithm for it
-};
-
-struct Products {
-    cublasLtHandle_t handle = nullptr;
-    void* workspace         = nullptr;
-    std::map<Product, Prepared> prepared;
-
-    Products() {
-        const cublasStatus_t status = cublasLtCreate(&handle);
-        CHECK_RUN(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: {} from cublasLtCreate", cublasLtGetStatusName(status));
-        CUDA_RUN(cudaMalloc(&workspace, workspace_bytes));
-    }
-    ~Products() {
-        for (auto& [product, plan] : prepared) {
-            cublasLtMatrixLayoutDestroy(plan.a);
-            cublasLtMatrixLayoutDestroy(plan.b);
-            cublasLtMatrixLayoutDestroy(plan.c);
-            cublasLtMatmulDescDestroy(plan.op);
-        }
-        cudaFree(workspace);
-        cublasLtDestroy(handle);
-    }
-};
-
-static cublasLtEpilogue_t epilogue_of(const Product& p) {
-    if (p.slope) return CUBLASLT_EPILOGUE_DGELU;
-    if (p.row_sums) return CUBLASLT_EPILOGUE_BGRADB;
-    if (p.gelu) return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-    return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-}
-
-// cuBLASLt's matrices are column-major. Our row-major c = a b is its cᵀ = bᵀ aᵀ, so b is its first operand, and a
-// matrix that is not transposed for us is not transposed for it. fp32 products are true fp32, not tf32.
-static Prepared prepare(const Product& p, const Products& lt) {
-    Prepared plan;
-    const auto operation = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
-    const auto first = operation(p.b_transposed), second = operation(p.a_transposed);
-    const auto epilogue = epilogue_of(p);
-    LT_RUN(cublasLtMatmulDescCreate(&plan.op, p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
-           p);
-    const auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
-        LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &value, sizeof value), p);
-    };
-    set(CUBLASLT_MATMUL_DESC_TRANSA, first);
-    set(CUBLASLT_MATMUL_DESC_TRANSB, second);
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-    if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cublaslt_type(p.in));
-    if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
-    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
-    const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
-        LT_RUN(cublasLtMatrixLayoutCreate(m, cublaslt_type(t), rows, columns, rows), p);
-    };
-    p.b_transposed ? matrix(&plan.a, p.in, p.K, p.N) : matrix(&plan.a, p.in, p.N, p.K);
-    p.a_transposed ? matrix(&plan.b, p.in, p.M, p.K) : matrix(&plan.b, p.in, p.K, p.M);
-    matrix(&plan.c, p.out, p.N, p.M);
-
-    cublasLtMatmulPreference_t want = nullptr;
-    LT_RUN(cublasLtMatmulPreferenceCreate(&want), p);
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
-        LT_RUN(cublasLtMatmulPreferenceSetAttribute(want, what, &value, sizeof value), p);
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
-    // Partial sums must be added in fp32 and in a fixed order, not in the output in any order.
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    for (const auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-        prefer(what, uint32_t(p.alignment));
-    cublasLtMatmulHeuristicResult_t best{};
-    int count = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.op, plan.a, plan.b, plan.c, plan.c, want, 1, &best, &count);
-    LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
-    plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
-    plan.algo  = best.algo;
-    CHECK_RUN(plan.found || p.gelu || p.slope || p.row_sums,
-              "cuBLASLt has no algorithm for {}, pointers aligned to {} bytes: {}", p.str(), p.alignment,
-              cublasLtGetStatusName(status));
-    return plan;
-}
-
-// Computes c. bias is read, or receives the row sums of a; pre is read for a slope. When cuBLASLt has no algorithm that
-// includes the gelu, slope or sums, it does nothing and returns false.
-static bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor bias = {}, Tensor pre = {}) {
-    const uintptr_t all = uintptr_t(c.ptr) | uintptr_t(a.ptr) | uintptr_t(b.ptr) | uintptr_t(pre.ptr);
-    p.alignment         = int(std::min<uintptr_t>(all & -all, 16));
-    p.tf32              = q.tf32 && p.in == DType::F32;
-    if (!q.products) q.products = std::make_shared<Products>();
-    Products& lt = *q.products;
-    auto found   = lt.prepared.find(p);
-    if (found == lt.prepared.end()) found = lt.prepared.emplace(p, prepare(p, lt)).first;
-    const Prepared& plan = found->second;
-    if (!plan.found) return false;
-    const auto set = [&](cublasLtMatmulDescAttributes_t what, const void* pointer) {
-        LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
-    };
-    if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.ptr);
-    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre.ptr);
-    const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
-    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, b.ptr, plan.a, a.ptr, plan.b, &keep, c.ptr, plan.c, c.ptr, plan.c,
-                          &plan.algo, lt.workspace, workspace_bytes, q.stream),
-           p);
-    const cudaError_t fault = q.fault();
-    CHECK_RUN(fault == cudaSuccess, "{}: CUDA: {} ({}) in the product {}", q.op, cudaGetErrorName(fault),
-              cudaGetErrorString(fault), p.str());
-    return true;
-}
-
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
     multiply(product_for_out(x, w, b), out, x, w, q, b);
@@ -600,6 +405,24 @@ bool has_cpu_products() {
 #endif
 }
 
+std::string product_library([[maybe_unused]] const Device& device) {
+#ifdef __CUDACC__
+    if (device.where() == Machine::cuda) return fmt::format("{} on {}", gpu::version_of_cublaslt(), device.name());
+#endif
+    return "";
+}
+void choose_products([[maybe_unused]] const Device& device, [[maybe_unused]] const std::vector<ProductChoice>& choices,
+                     [[maybe_unused]] const std::string& origin,
+                     [[maybe_unused]] std::function<void(const ProductChoice&)> timed) {
+    CHECK_CALL(device.where() == Machine::cuda, "choose_products: only the products of a GPU can be chosen");
+#ifdef __CUDACC__
+    gpu::Products& lt = gpu::products_of(gpu::queue_of(device.stream()));
+    for (const ProductChoice& choice : choices) lt.chosen[choice.product] = choice;
+    lt.origin = origin;
+    lt.timed  = std::move(timed);
+#endif
+}
+
 std::string backends() {
 #ifdef GPT_NO_ONEDNN
     const std::string cpu = "without oneDNN";
@@ -608,9 +431,8 @@ std::string backends() {
     const std::string cpu   = fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
 #endif
 #ifdef __CUDACC__
-    const size_t lt = cublasLtGetVersion();
-    return fmt::format("{}, CUDA {}.{}, cuBLASLt {}.{}.{}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,
-                       lt / 10000, lt % 10000 / 100, lt % 100);
+    return fmt::format("{}, CUDA {}.{}, {}", cpu, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,
+                       gpu::version_of_cublaslt());
 #else
     return cpu + (host::has_cuda_half() ? ", a CUDA half for GPUs" : ", without a CUDA half");
 #endif

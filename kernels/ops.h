@@ -11,6 +11,10 @@
 // Every op checks its shapes and throws CallError. Tensors marked "or null" may be null: then the model lacks such a
 // tensor, or the result is not wanted.
 #pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
 #include "arena.h"
 #include "device.h"
 #include "tensor.h"
@@ -90,6 +94,18 @@ Cost matmul_gelu_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x);
 int64_t matmul_workspace(Machine where);  // bytes that products take beside their operands, from the first one on
 std::string backends();              // the libraries that products run on: "oneDNN 3.7.1, CUDA 13.0, …"
 bool has_cpu_products();             // false in a build with ONEDNN=0
+
+// The algorithm that a product takes on a GPU. It means something to one version of cuBLASLt on one kind of GPU.
+struct ProductChoice {
+    std::string product, algorithm;     // sizes, dtypes and what else it does; cublasLtMatmulAlgo_t in hexadecimal
+    double seconds = 0, seconds_of_first = 0;  // medians of it and of cuBLASLt's first choice; 0: not timed
+};
+// From now on the products of a GPU take these algorithms. Any other product takes cuBLASLt's first choice or, when
+// `timed` is given, the fastest of its candidates: they are timed when the product is met first, for a few milliseconds
+// on memory of its own, and `timed` hears of the choice. `origin` says in messages where the choices come from.
+void choose_products(const Device& device, const std::vector<ProductChoice>& choices, const std::string& origin,
+                     std::function<void(const ProductChoice&)> timed);
+std::string product_library(const Device& device);  // what choices hold for: "cuBLASLt 13.1.0 on NVIDIA H100"
 
 // out = a b for any matrices of one dtype; transposed(a) stands for aᵀ.
 struct Factor {

@@ -160,6 +160,59 @@ TEST_CASE("with a document mask the GPU has the CPU's losses, and the same bits 
     CHECK(bits(s, "graph") == wanted);
 }
 
+TEST_CASE("--tune writes products.json, which later runs use and other machines refuse", "[.emulated]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how  = "--model nano --steps 4 --eval-every 2 --save-every 2 --graph ",
+                      path = s / "a/products.json";
+    train(s, "plain", how, checked);
+    CHECK(!fs::exists(s / "plain/products.json"));
+    train(s, "a", how + "--tune", checked);
+    CHECK(losses(s / "a") == losses(s / "plain"));  // all algorithms of the emulator compute the same
+    const std::string chosen = read_text(path);
+    auto file                = nlohmann::json::parse(chosen);
+    CHECK(file["for"].get<std::string>().find("cuBLASLt") == 0);
+    CHECK(file["products"].size() > 10);
+    CHECK((file["products"][0]["us"] > 0 && file["products"][0]["us"] <= file["products"][0]["first_us"]));
+    // A resumed run times nothing again, and a run without --tune adds nothing.
+    cut_after(s, "a", 2);
+    resume(s, "a", checked);
+    CHECK(read_text(path) == chosen);
+    CHECK(losses(s / "a") == losses(s / "plain"));
+    fs::create_directories(s / "b");
+    file["products"].erase(0);
+    write_text(s / "b/products.json", file.dump());
+    train(s, "b", how, checked);
+    CHECK(nlohmann::json::parse(read_text(s / "b/products.json")) == file);
+
+    const auto refused = [&](const std::string& options) {
+        const Ran r = run(s, "train_gpt", training(s, "b2", options), "", checked);
+        CAPTURE(r.err);
+        CHECK(r.code == 2);
+        CHECK(!fs::exists(s / "b2/checkpoints/latest"));
+        return r.err;
+    };
+    const auto with = [&](const char* field, const nlohmann::json& value) {
+        fs::remove_all(s / "b2");
+        fs::create_directories(s / "b2");
+        auto changed   = file;
+        changed[field] = value;
+        write_text(s / "b2/products.json", changed.dump());
+    };
+    with("for", "cuBLASLt 1.2.3 on another GPU");
+    CHECK(missing_words(refused(how), {"b2/products.json", "1.2.3 on another GPU", "--tune"}) == "");
+    with("products", 3);
+    CHECK(missing_words(refused(how), {"b2/products.json", "products"}) == "");
+    with("products", {{{"product", "(1, 1)"}}});
+    CHECK(missing_words(refused(how), {"b2/products.json", "algorithm"}) == "");
+    auto rows = file["products"];
+    for (auto& row : rows) row["algorithm"] = std::string(128, '1');
+    with("products", rows);
+    CHECK(missing_words(refused(how), {"b2/products.json", "is no algorithm of cuBLASLt"}) == "");
+    fs::remove_all(s / "b2");
+    CHECK(missing_words(refused("--model nano --device cpu --tune"), {"--tune is for GPUs"}) == "");
+}
+
 // How often each function of the CUDA runtime was called.
 static std::map<std::string, int64_t> calls(const std::string& trace) {
     std::map<std::string, int64_t> count;

@@ -2,6 +2,8 @@
 //
 // test_attention.cpp tests attention and rope, test_adamw.cpp AdamW. Every case runs on every device, and in both
 // dtypes where the op has both.
+#include <set>
+
 #include "kernels/host.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
@@ -350,6 +352,62 @@ TEST_CASE("products in TF32 have its precision, on a GPU alone", "[ops]") {
         } else {
             CHECK(worst < 0x1p-8);  // of the result's own rounding
         }
+    }
+}
+
+TEST_CASE("the products of a GPU are timed once, and take the algorithms that were chosen before", "[ops]") {
+    const Device* const any = devices().back();
+    if (any->where() == Machine::cpu) {
+        CHECK_REFUSED(choose_products(*any, {}, "", nullptr), "only the products of a GPU");
+        CHECK(product_library(*any).empty());
+        return;
+    }
+    CHECK(product_library(*any).find("cuBLASLt") == 0);
+    const int N = 40, IC = 48, OC = 24;
+    const DType dtype = GENERATE(F32, BF16);
+    CAPTURE(dtype);
+    // Runs one product of each kind on a device of its own, and returns all results.
+    const auto results = [&](const std::vector<ProductChoice>& choices, std::vector<ProductChoice>* timed) {
+        const Device own("cuda");
+        const Stream s = own.stream();
+        std::function<void(const ProductChoice&)> hear;
+        if (timed) hear = [=](const ProductChoice& choice) { timed->push_back(choice); };
+        choose_products(own, choices, "choices of the test", hear);
+        const Buffer x(&own, {N, IC}, dtype, Kind::ordinary, 1), w(&own, {OC, IC}, dtype, Kind::ordinary, 2),
+            b(&own, {OC}, dtype, Kind::ordinary, 3), dy(&own, {N, OC}, dtype, Kind::ordinary, 4);
+        Buffer out(&own, {N, OC}, dtype), act(&own, {N, OC}, dtype), dx(&own, {N, IC}, dtype), dw(&own, {OC, IC}, F32),
+            db(&own, {OC}, F32), dpre(&own, {N, IC}, dtype);
+        for (int twice = 0; twice < 2; twice++) {
+            matmul_forward(out, x, w, b, s);
+            matmul_gelu_forward(act, none, x, w, b, Gelu::tanh, s);
+            matmul_backward(dx, dw, db, dy, x, w, Into::set, s);
+            matmul_backward(none, dw, db, dy, x, w, Into::add, s);
+            matmul_gelu_backward(dpre, dw, db, dy, x, w, x, Gelu::tanh, Into::add, s);
+        }
+        Values all;
+        for (const Buffer* r : {&out, &act, &dx, &dw, &db, &dpre})
+            for (const double v : r->values()) all.push_back(v);
+        return all;
+    };
+    std::vector<ProductChoice> timed, again;
+    const Values wanted = results({}, nullptr);
+    CHECK(results({}, &timed) == wanted);  // timing touches no operand of ours
+    REQUIRE(timed.size() >= 4);
+    std::set<std::string> once;
+    for (const ProductChoice& choice : timed) {
+        CHECK(once.insert(choice.product).second);
+        CHECK((choice.seconds > 0 && choice.seconds <= choice.seconds_of_first));
+        CHECK(choice.algorithm.size() == 128);
+    }
+    CHECK(results(timed, &again) == wanted);
+    CHECK(again.empty());
+    const ProductChoice last = timed.back();
+    timed.pop_back();
+    results(timed, &again);  // only what is missing is timed
+    CHECK((again.size() == 1 && again[0].product == last.product));
+    for (const std::string& wrong : {std::string("zz"), std::string(128, '0'), last.algorithm + "0"}) {
+        CAPTURE(wrong);
+        CHECK_REFUSED(results({{last.product, wrong}}, nullptr), "choices of the test", last.product.c_str());
     }
 }
 

@@ -46,6 +46,7 @@ constexpr uint64_t algo_magic   = 0x656d75416c676f00;
 struct Algo {
     uint64_t magic;
     uint32_t alignment[4];  // of A, B, C and D, as the preference promised it
+    uint32_t number;        // of the candidate: all of them compute the same
 };
 
 static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t));
@@ -356,8 +357,8 @@ cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t p
     return get(preference, preference_fields, id, value, bytes, written);
 }
 
-static void fill_algo(cublasLtMatmulAlgo_t& out, const uint32_t (&alignment)[4]) {
-    Algo algo{algo_magic, {}};
+static void fill_algo(cublasLtMatmulAlgo_t& out, const uint32_t (&alignment)[4], uint32_t number = 0) {
+    Algo algo{algo_magic, {}, number};
     // No kernel of cuBLASLt needs an alignment of more than 16 bytes. The preference may have promised less.
     for (int i = 0; i < 4; i++) algo.alignment[i] = std::min(alignment[i], 16u);
     std::memset(&out, 0, sizeof out);
@@ -377,11 +378,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     Product p;
     std::string why;
     if (const cublasStatus_t status = describe(p, op, a, b, c, d, why)) return say(status, why);
-    fill_algo(results[0].algo, in(preference).alignment);
-    results[0].workspaceSize = 0;
-    results[0].state         = CUBLAS_STATUS_SUCCESS;
-    results[0].wavesCount    = 1;
-    *returned                = 1;
+    *returned = std::min(requested, 3);  // a program that times its candidates has some
+    for (int i = 0; i < *returned; i++) {
+        results[i] = {{}, 0, CUBLAS_STATUS_SUCCESS, 1, {}};
+        fill_algo(results[i].algo, in(preference).alignment, uint32_t(i));
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulAlgoGetIds(cublasLtHandle_t, cublasComputeType_t, cudaDataType_t, cudaDataType_t,
@@ -403,7 +404,9 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
                                        cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                        const cublasLtMatmulAlgo_t* algo, cublasLtMatmulHeuristicResult_t* result) {
     SITE;
-    if (!handle || !algo) return CUBLAS_STATUS_INVALID_VALUE;
+    Algo ours;
+    if (algo) std::memcpy(&ours, algo, sizeof ours);
+    if (!handle || !algo || ours.magic != algo_magic) return CUBLAS_STATUS_INVALID_VALUE;
     Product p;
     std::string why;
     const cublasStatus_t status = describe(p, op, a, b, c, d, why);
