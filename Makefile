@@ -115,7 +115,7 @@ $(BUILD)/tokenize:  $(BUILD)/data/tokenize.o
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
 $(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops muon ops random)) $(KERNELS)
-$(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(KERNELS)
+$(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(BUILD)/test/attention_variants.o $(KERNELS)
 $(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt $(BUILD)/test_ops: LDLIBS += $(CATCH3)
 $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt test_ops bench_ops bench_tokenizer):
@@ -136,11 +136,16 @@ endif
 
 # The lines of ptxas about each kernel go to a file beside the object. Everything else that nvcc says is shown.
 ifneq ($(NVCC),)
-$(BUILD)/kernels/%.o: kernels/%.cu | libraries
+define compile_cuda
 	@mkdir -p $(@D)
 	$(call doing,$(notdir $(NVCC)) $<)
 	$(Q)$(NVCC) -ccbin $(NVCC_CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
 	@scripts/ptxas.sh --others $(@:.o=.ptxas) >&2
+endef
+$(BUILD)/kernels/%.o: kernels/%.cu | libraries
+	$(compile_cuda)
+$(BUILD)/test/%.o: test/%.cu | libraries
+	$(compile_cuda)
 endif
 $(BUILD)/%.o: %.cu | libraries
 	@mkdir -p $(@D)
@@ -163,7 +168,7 @@ endif
 
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1
-$(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o: OPT = -O3
+$(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o $(BUILD)/test/attention_variants.o: OPT = -O3
 
 help:
 	@sed -n '/^# make /,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))

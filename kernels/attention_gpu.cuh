@@ -23,44 +23,6 @@
 
 namespace gpu {
 
-// ---- views of tensors ----------------------------------------------------------------------------------------------
-
-template <class X>
-Heads<X> heads_of_qkv(Tensor qkv, int64_t which) {
-    const int64_t T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
-    return {qkv.data<std::remove_const_t<X>>() + which * H * D, T * 3 * H * D, D, int(3 * H * D)};
-}
-template <class X>
-Heads<X> heads_of(Tensor x) {  // (B,T,H,D)
-    const int64_t T = x.shape[1], H = x.shape[2], D = x.shape[3];
-    return {x.data<std::remove_const_t<X>>(), T * H * D, D, int(H * D)};
-}
-template <class X>
-Heads<X> heads_of_cache(Tensor x) {  // (B,H,S,D)
-    const int64_t H = x.shape[1], S = x.shape[2], D = x.shape[3];
-    return {x.data<std::remove_const_t<X>>(), H * S * D, S * D, int(D)};
-}
-template <class X>
-Inputs<X> inputs(Tensor qkv) {
-    return {heads_of_qkv<const X>(qkv, 0), heads_of_qkv<const X>(qkv, 1), heads_of_qkv<const X>(qkv, 2)};
-}
-
-// `tensors` are those whose rows the kernels access 16 bytes at a time if alignment allows it.
-inline Problem problem(Tensor qkv, Tensor starts, int64_t past, float scale, int64_t window,
-                       std::initializer_list<Tensor> tensors) {
-    Problem p;
-    p.T       = int(qkv.shape[1]);
-    p.H       = int(qkv.shape[3]);
-    p.D       = int(qkv.shape[4]);
-    p.past    = int(past);
-    p.scale   = scale;
-    p.window  = int(std::min<int64_t>(window, INT_MAX));  // positions are below INT_MAX, so this hides nothing more
-    p.starts  = starts.data_or_null<int32_t>();
-    p.is_wide = qkv.shape[4] * size_of(qkv.dtype) % 16 == 0;
-    for (const Tensor& t : tensors) p.is_wide = p.is_wide && aligned(t.ptr);
-    return p;
-}
-
 // ---- launches ------------------------------------------------------------------------------------------------------
 
 // Calls f with the smallest of the given sizes that D fits into, as a compile-time constant.
@@ -82,17 +44,13 @@ void for_plain_size(int64_t D, F f) {
     for_size<32, 64, 128, 256>(D, f);
 }
 
-// Returns the number of blocks: one for each tile of `rows` rows of each head.
-inline int64_t blocks_of(Tensor qkv, int rows) { return qkv.shape[0] * qkv.shape[3] * ceil_div(qkv.shape[1], rows); }
-
 template <class X>
 void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv, Queue& queue) {
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
-                using Tiling = ForwardTilingOf<D>;
-                const Grid grid(blocks_of(qkv, Tiling::rows), tensor_threads, Tiling::shared);
-                launch(attention_forward_kernel<Tiling>, grid, queue, out, lse, x, p);
+                const auto kernel = attention_forward_kernel<ForwardTilingOf<D>>;
+                launch(kernel, grid_of<ForwardTilingOf<D>>(qkv), queue, out, lse, x, p);
             });
     }
     for_plain_size(p.D, [&](auto D) {
@@ -123,11 +81,8 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
             return for_tensor_size(p.D, [&](auto D) {
                 using Queries = QueryTilingOf<D>;
                 using Keys    = KeyTilingOf<D>;
-                const Grid for_queries(blocks_of(qkv, Queries::rows), tensor_threads, Queries::shared);
-                const Grid for_keys(blocks_of(qkv, Keys::rows) * (Keys::in_one_block ? 1 : 2), tensor_threads,
-                                    Keys::shared);
-                launch(attention_backward_q_kernel<Queries>, for_queries, queue, dq, delta, dy, y, l, x, p);
-                launch(attention_backward_kv_kernel<Keys>, for_keys, queue, dk, dv, dy, delta, l, x, p);
+                launch(attention_backward_q_kernel<Queries>, grid_of<Queries>(qkv), queue, dq, delta, dy, y, l, x, p);
+                launch(attention_backward_kv_kernel<Keys>, grid_of<Keys>(qkv), queue, dk, dv, dy, delta, l, x, p);
             });
     }
     for_plain_size(p.D, [&](auto D) {

@@ -8,18 +8,10 @@
 //   registers       the scores of a warp's rows against one streamed tile (16 M × N), the sums of its result
 //                   (16 M × D), and, where there is room, its own rows of q, dout or k as operands
 //
-// What limits these kernels is how many cycles pass between two products on tensor cores (on an H100 at D = 64, 13 to
-// 16 where 4 to 7 would do), because few warps run at a time. So the fewest instructions and reads of shared memory per
-// product are wanted: M = 2 reads the streamed tiles half as often as M = 1, and own rows in registers are not read
-// again for each tile. The structs named *Tiling say how each kernel divides its work at each D.
-//
-// Only two kinds of product occur, and scores never pass through shared memory:
-//
-//   product_transposed   c = a bᵀ, both in shared memory                          S = Q Kᵀ, dP = dO Vᵀ, Sᵀ = K Qᵀ, …
-//   product              c += p b, p in registers and b in shared memory          O += P V, dQ += dS K, dV += Pᵀ dO, …
-//
-// The tensor cores leave the sums of the first in the same lanes in which they take the left operand of the second, so
-// all that happens in between is arithmetic on registers and rounding to bf16.
+// What limits these kernels is how many cycles pass between two products on tensor cores, because few warps run at a
+// time (README.md has numbers). So the fewest instructions and reads of shared memory per product are wanted: M = 2
+// reads the streamed tiles half as often as M = 1, and own rows in registers are not read again for each tile. The
+// structs named *Tiling say how each kernel divides its work at each D.
 #pragma once
 #include "attention_tiles.cuh"
 
@@ -260,14 +252,14 @@ __device__ inline void store_rows(Rows<bf16> head, Tile<bf16, D> tile, const Sum
 //       … stream.a(), stream.b() …
 //   }
 template <int D, int rows, int stages>
-class Stream {
+class StreamedTiles {
     static_assert(stages >= 2);
     using Plan = CopyPlan<bf16, D, tensor_threads>;
 
   public:
     static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows), bytes = 2 * stages * tile_bytes;
 
-    __device__ Stream(char* p, Rows<const bf16> a, Rows<const bf16> b, int first, int end, int width)
+    __device__ StreamedTiles(char* p, Rows<const bf16> a, Rows<const bf16> b, int first, int end, int width)
         : p_(p), a_(a), b_(b), end_(end), width_(width) {
         if constexpr (Plan::by_columns) {
             const int row = threadIdx.x / Plan::chunks, column = threadIdx.x % Plan::chunks;
@@ -343,7 +335,7 @@ struct ForwardTiling {
     static constexpr int D = D_, M = M_, N = N_, stages = stages_, blocks = blocks_, rows = 64 * M;
     static constexpr bool q_in_registers = q_in_registers_;
     static constexpr int tile_bytes      = Tile<bf16, D>::bytes(rows);
-    static constexpr int shared          = tile_bytes + Stream<D, N, stages>::bytes;
+    static constexpr int shared          = tile_bytes + StreamedTiles<D, N, stages>::bytes;
     static_assert(shared + 64 <= max_shared);
 };
 template <int D>
@@ -455,8 +447,8 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     clear<M, D>(acc);
 
     load_tile_async<tensor_threads, rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p.D);
-    Stream<D, N, Tiling::stages> kv(q_tile.p + Tiling::tile_bytes, x.k.at(own.b, own.h), x.v.at(own.b, own.h), begin,
-                                    end, p.D);
+    StreamedTiles<D, N, Tiling::stages> kv(q_tile.p + Tiling::tile_bytes, x.k.at(own.b, own.h), x.v.at(own.b, own.h),
+                                           begin, end, p.D);
     kv.start(begin, NothingMore{});
     OwnOperand<M, D, Tiling::q_in_registers> q(q_tile, row);
     if (Tiling::q_in_registers) {
@@ -509,9 +501,10 @@ template <int D_, int M_, int N_, int stages_, int blocks_, bool q_in_registers_
 struct QueryTiling {
     static constexpr int D = D_, M = M_, N = N_, stages = stages_, blocks = blocks_, rows = 64 * M;
     static constexpr bool q_in_registers = q_in_registers_, dout_in_registers = dout_in_registers_;
-    static constexpr int tile_bytes   = Tile<bf16, D>::bytes(rows);
-    static constexpr int stream_bytes = std::max(Stream<D, N, stages>::bytes, tile_bytes);  // out is there at first
-    static constexpr int shared       = 2 * tile_bytes + stream_bytes;
+    static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows);
+    static constexpr int stream_bytes =
+        std::max(StreamedTiles<D, N, stages>::bytes, tile_bytes);  // out is there at first
+    static constexpr int shared = 2 * tile_bytes + stream_bytes;
     static_assert(shared + 64 <= max_shared);
 };
 template <int D>
@@ -560,7 +553,7 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
         }
     }
     __syncthreads();
-    Stream<D, N, Tiling::stages> kv(out_tile.p, x.k.at(own.b, own.h), x.v.at(own.b, own.h), begin, end, p.D);
+    StreamedTiles<D, N, Tiling::stages> kv(out_tile.p, x.k.at(own.b, own.h), x.v.at(own.b, own.h), begin, end, p.D);
     kv.start(begin, NothingMore{});
     OwnOperand<M, D, Tiling::q_in_registers> q(q_tile, row);
     OwnOperand<M, D, Tiling::dout_in_registers> dout_rows(dout_tile, row);
@@ -600,7 +593,7 @@ struct KeyTiling {
     static constexpr int D = D_, M = M_, N = N_, blocks = blocks_, rows = 64 * M;
     static constexpr bool k_in_registers = k_in_registers_, in_one_block = M * D <= 128;
     static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows);
-    static constexpr int shared     = 2 * tile_bytes + Stream<D, N, 2>::bytes + 6 * N * int(sizeof(float));
+    static constexpr int shared     = 2 * tile_bytes + StreamedTiles<D, N, 2>::bytes + 6 * N * int(sizeof(float));
     static_assert(N <= 64 && shared + 64 <= max_shared);
 };
 template <int D>
@@ -617,7 +610,7 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
     const Tile<bf16, D> k_tile{shared_memory}, v_tile{k_tile.p + Tiling::tile_bytes};
     char* const stages   = v_tile.p + Tiling::tile_bytes;
     // For each streamed query, its lse, its δ and the start of its document are streamed too, in two stages.
-    float* const numbers = reinterpret_cast<float*>(stages + Stream<D, N, 2>::bytes);
+    float* const numbers = reinterpret_cast<float*>(stages + StreamedTiles<D, N, 2>::bytes);
     const auto lse_of    = [=](int stage) { return numbers + stage * 3 * N; };
     const auto delta_of  = [=](int stage) { return numbers + stage * 3 * N + N; };
     const auto starts_of = [=](int stage) { return reinterpret_cast<int*>(numbers + stage * 3 * N + 2 * N); };
@@ -639,7 +632,7 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
 
     load_tile_async<tensor_threads, rows>(k_tile, x.k.at(own.b, own.h), own.row, p.T, p.D);
     if (want_k) load_tile_async<tensor_threads, rows>(v_tile, x.v.at(own.b, own.h), own.row, p.T, p.D);
-    Stream<D, N, 2> stream(stages, x.q.at(own.b, own.h), dout.at(own.b, own.h), own.row, end, p.D);
+    StreamedTiles<D, N, 2> stream(stages, x.q.at(own.b, own.h), dout.at(own.b, own.h), own.row, end, p.D);
     stream.start(own.row, load_numbers);
     OwnOperand<M, D, Tiling::k_in_registers> k(k_tile, row);
     const OwnOperand<M, D, false> v(v_tile, row);
@@ -730,6 +723,16 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
         attention_backward_kv<Tiling, true, false>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
     else
         attention_backward_kv<Tiling, false, true>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
+}
+
+// Returns the grid for a kernel that divides its work so. Only a KeyTiling may need two blocks for each tile.
+template <class Tiling, class = void>
+constexpr int blocks_per_tile = 1;
+template <class Tiling>
+constexpr int blocks_per_tile<Tiling, std::enable_if_t<!Tiling::in_one_block>> = 2;
+template <class Tiling>
+Grid grid_of(Tensor qkv, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return Grid(blocks_of(qkv, Tiling::rows) * blocks_per_tile<Tiling>, tensor_threads, Tiling::shared, file, line);
 }
 
 }  // namespace gpu

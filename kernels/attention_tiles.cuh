@@ -57,6 +57,45 @@ struct Problem {
     }
 };
 
+template <class X>
+Heads<X> heads_of_qkv(Tensor qkv, int64_t which) {
+    const int64_t T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
+    return {qkv.data<std::remove_const_t<X>>() + which * H * D, T * 3 * H * D, D, int(3 * H * D)};
+}
+template <class X>
+Heads<X> heads_of(Tensor x) {  // (B,T,H,D)
+    const int64_t T = x.shape[1], H = x.shape[2], D = x.shape[3];
+    return {x.data<std::remove_const_t<X>>(), T * H * D, D, int(H * D)};
+}
+template <class X>
+Heads<X> heads_of_cache(Tensor x) {  // (B,H,S,D)
+    const int64_t H = x.shape[1], S = x.shape[2], D = x.shape[3];
+    return {x.data<std::remove_const_t<X>>(), H * S * D, S * D, int(D)};
+}
+template <class X>
+Inputs<X> inputs(Tensor qkv) {
+    return {heads_of_qkv<const X>(qkv, 0), heads_of_qkv<const X>(qkv, 1), heads_of_qkv<const X>(qkv, 2)};
+}
+
+// `tensors` are those whose rows the kernels access 16 bytes at a time if alignment allows it.
+inline Problem problem(Tensor qkv, Tensor starts, int64_t past, float scale, int64_t window,
+                       std::initializer_list<Tensor> tensors) {
+    Problem p;
+    p.T       = int(qkv.shape[1]);
+    p.H       = int(qkv.shape[3]);
+    p.D       = int(qkv.shape[4]);
+    p.past    = int(past);
+    p.scale   = scale;
+    p.window  = int(std::min<int64_t>(window, INT_MAX));  // positions are below INT_MAX, so this hides nothing more
+    p.starts  = starts.data_or_null<int32_t>();
+    p.is_wide = qkv.shape[4] * size_of(qkv.dtype) % 16 == 0;
+    for (const Tensor& t : tensors) p.is_wide = p.is_wide && aligned(t.ptr);
+    return p;
+}
+
+// Returns the number of blocks: one for each tile of `rows` rows of each head.
+inline int64_t blocks_of(Tensor qkv, int rows) { return qkv.shape[0] * qkv.shape[3] * ceil_div(qkv.shape[1], rows); }
+
 // The last tile of queries sees the most keys, and the first tile of keys is seen by the most queries.
 enum class TileOrder { first_to_last, last_to_first };
 

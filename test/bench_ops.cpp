@@ -4,6 +4,9 @@
 //   build/bench_ops --costs                          prints the table of kernels/README.md: costs by the formulas
 //   build/bench_ops --profiled OPS.json              runs each op once, for the emulator's --profile COUNTS.json
 //   build/bench_ops --table OPS.json,COUNTS.json     prints what was counted beside the costs
+//   build/bench_ops --variants                       times the attention kernels with other tilings than the ops use;
+//   it
+//                                                    goes with --profiled and --table, too
 //
 // An op that memory bounds is compared, by the bytes of its Cost (kernels/ops.h), with a measured copy. An op with
 // matrix products is compared, by its FLOPs, with the measured rate of one square product in the same dtype. On a CPU,
@@ -15,6 +18,7 @@
 #include "gpt/log.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
+#include "test/attention_variants.h"
 #include "test/cost_table.h"
 #include "test/counts.h"
 #include "test/scratch.h"
@@ -22,7 +26,7 @@
 
 struct BenchOptions {
     std::string only, device = "auto", profiled, table;
-    bool costs    = false;
+    bool costs = false, variants = false;
     int64_t batch = 4, context = 1024;
 };
 
@@ -333,6 +337,49 @@ static void bench_loader(const Bench& b) {
     }
 }
 
+// ---- variants of attention ------------------------------------------------------------------------------------------
+
+// Every kernel and tiling of attention on tensor cores. Each must give what the ops give, but for rounding.
+static void bench_variants(Bench& b, const Device& dev, const BenchOptions& o) {
+    const std::vector<AttentionVariant> variants = attention_variants();
+    CHECK(!variants.empty() && dev.where() == Machine::cuda, "--variants needs a CUDA half and --device cuda");
+    const int64_t B = o.batch, T = o.context;
+    const Stream s = dev.stream();
+    for (const int64_t D : {64, 128}) {
+        const int64_t H = 768 / D;
+        Pool make(dev);
+        const Tensor expected_dqkv = make({B, T, 3, H, D}, DType::BF16), expected_out = make({B, T, H, D}, DType::BF16);
+        const AttentionTensors t{make({B, T, 3, H, D}, DType::BF16), make({B, T, H, D}, DType::BF16),
+                                 make({B, T, H, D}, DType::BF16),    make({B, H, T}, DType::F32),
+                                 make({B, T, 3, H, D}, DType::BF16), make({B, H, T}, DType::F32),
+                                 1.f / std::sqrt(float(D))};
+        attention_forward(expected_out, t.lse, t.qkv, {}, t.scale, T, s);
+        attention_backward(expected_dqkv, t.dout, expected_out, t.lse, t.qkv, {}, t.scale, T, s);
+        const std::vector<float> out = floats_of(expected_out, s), dqkv = floats_of(expected_dqkv, s);
+        copy(t.out, expected_out, s);
+        const auto first_dq = std::find_if(variants.begin(), variants.end(),
+                                           [&](const AttentionVariant& v) { return v.D == D && v.products == 3; });
+        first_dq->run(t, s);  // writes δ, which dk and dv need
+        const double pairs = attention_forward_cost(B, T, H, D, DType::BF16).flops / 2;
+        for (const AttentionVariant& v : variants) {
+            const std::string name =
+                fmt::format("attention {} · {} registers, {} blocks", v.name, v.registers, v.blocks);
+            if (v.D != D || !b.wants(name)) continue;
+            b.row(name, DType::BF16, {0, v.products * pairs}, [&] { v.run(t, s); });
+            const bool forward = v.products == 2, for_q = v.products == 3;
+            const std::vector<float> ours = floats_of(forward ? t.out : t.dqkv, s), &right = forward ? out : dqkv;
+            double difference = 0, largest = 0;
+            for (size_t i = 0; i < ours.size(); i++) {
+                if (!forward && (int64_t(i) / (H * D) % 3 == 0) != for_q) continue;
+                difference = std::max(difference, double(std::fabs(ours[i] - right[i])));
+                largest    = std::max(largest, double(std::fabs(right[i])));
+            }
+            CHECK_RUN(difference <= largest / 64, "{} is off by {}, where the largest number is {}", v.name, difference,
+                      largest);
+        }
+    }
+}
+
 // ---- the table of counts --------------------------------------------------------------------------------------------
 
 static void print_table(const std::string& ops, const std::string& counts) {
@@ -357,6 +404,18 @@ static void print_table(const std::string& ops, const std::string& counts) {
         "TFLOP/s. Library products count what they must: the emulator has no kernels of cuBLASLt.\n");
 }
 
+static void print_variants(const std::string& ops, const std::string& counts) {
+    fmt::print("{:<84} {:>13} {:>11} {:>9} {:>10} {:>6}\n", "", "instructions", "wavefronts", "conflicts", "tensor GF",
+               "ratio");
+    for (const Counted& c : read_counts(ops, counts))
+        fmt::print("{:<84} {:>13.0f} {:>11.0f} {:>9.0f} {:>10.2f} {:>6.2f}\n", c.op, c.instructions, c.wavefronts,
+                   c.conflicts, c.tensor_flops / 1e9, c.tensor_flops / c.cost.flops);
+    fmt::print(
+        "\ninstructions: PTX, of warps. wavefronts: of shared memory. ratio: FLOPs of the tensor cores to those of "
+        "the\n"
+        "formula. The emulator knows registers and blocks only as far as the machine code in the program tells it.\n");
+}
+
 int main(int argc, char** argv) try {
     BenchOptions o;
     Flags f("bench_ops", "time every op, or count what it does", backends());
@@ -370,6 +429,8 @@ int main(int argc, char** argv) try {
     f.add("--profiled", o.profiled, "run each op once between profiler marks, and write its cost by the formula here",
           "FILE");
     f.add("--table", o.table, "print what --profiled and the emulator's --profile wrote", "OPS.json,COUNTS.json");
+    f.group("variants");
+    f.add("--variants", o.variants, "time the attention kernels with other tilings than the ops use, on a GPU");
     if (!f.parse(argc, argv)) return 0;
     if (o.costs) {
         fmt::print("{}", cost_table());
@@ -378,11 +439,16 @@ int main(int argc, char** argv) try {
     if (!o.table.empty()) {
         const size_t comma = o.table.find(',');
         CHECK(comma != std::string::npos, "--table takes two files: OPS.json,COUNTS.json, not '{}'", o.table);
-        print_table(o.table.substr(0, comma), o.table.substr(comma + 1));
+        (o.variants ? print_variants : print_table)(o.table.substr(0, comma), o.table.substr(comma + 1));
         return 0;
     }
     const Device dev(o.device);
     Bench bench(dev, o);
+    if (o.variants) {
+        bench_variants(bench, dev, o);
+        if (!o.profiled.empty()) std::ofstream(o.profiled) << bench.profiled_ops();
+        return 0;
+    }
     for (DType t : {DType::F32, DType::BF16}) bench_dtype(bench, dev, t, o);
     for (const char* model : {"gpt2", "pythia-160m"})
         for (DType t : {DType::F32, DType::BF16}) bench_block(bench, dev, t, model, o);

@@ -13,7 +13,7 @@
 struct Counted {
     std::string op, dtype;
     Cost cost;  // the cost by the formula
-    double launches = 0, read = 0, written = 0, conflicts = 0, tensor_flops = 0;
+    double launches = 0, read = 0, written = 0, instructions = 0, wavefronts = 0, conflicts = 0, tensor_flops = 0;
     double bytes() const { return read + written; }
 };
 
@@ -37,6 +37,8 @@ inline std::vector<Counted> read_counts(const std::string& ops_file, const std::
             c.launches += double(kernel.at("launches"));
             c.read += double(kernel.at("dram_read"));
             c.written += double(kernel.at("dram_written"));
+            c.instructions += double(kernel.at("warp_instructions"));
+            c.wavefronts += double(kernel.at("shared_wavefronts"));
             c.conflicts += double(kernel.at("shared_conflicts"));
             c.tensor_flops += double(kernel.at("tensor_flops"));
         }
