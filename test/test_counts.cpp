@@ -112,3 +112,19 @@ TEST_CASE("attention has no bank conflicts and reads and writes everything once"
         if (c.dtype == "bf16" && c.cost.flops) CHECK(c.tensor_flops >= c.cost.flops);
     }
 }
+
+TEST_CASE("every tiling of attention gives what the ops give, without bank conflicts", "[.emulated][counts]") {
+    const Scratch s;
+    const Ran r =
+        run(s, "bench_ops", "--device cuda --batch 1 --context 130 --variants --profiled " + quoted(s / "ops.json"), "",
+            "EMU_CHECK=all scripts/emulate --profile " + quoted(s / "counts.json") + " ");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);  // bench_ops compares the results
+    const auto variants = read_counts(s / "ops.json", s / "counts.json");
+    CHECK(variants.size() >= 20);
+    for (const Counted& c : variants) {
+        CAPTURE(c.op);
+        CHECK(c.conflicts == 0);
+        CHECK(c.tensor_flops >= c.cost.flops);
+    }
+}
