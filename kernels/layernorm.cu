@@ -282,10 +282,22 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
     float* const of_block  = sums + int64_t(blockIdx.x) * 2 * C;
     float* const of_groups = reinterpret_cast<float*>(memory);
     float* const of_group  = groups == 1 ? of_block : of_groups + group * 2 * C;
+    // Of 8 numbers, every second group of 4 lanes stores the upper half first, so that 8 lanes at a time use all banks.
+    const auto put         = [&](float* to, const Floats<W>& v) {
+        if constexpr (W == 8)
+            for (int h = 0; h < 8; h += 4) {
+                const int first = h ^ (lane & 4);
+                Floats<4> part;
+                for (int k = 0; k < 4; k++) part[k] = first ? v[4 + k] : v[k];
+                store(to + first, part);
+            }
+        else
+            store(to, v);
+    };
     for (int v = 0; v < V; v++)
         if (column(v) < C) {
-            store(of_group + column(v), dw[v]);
-            store(of_group + C + column(v), db[v]);
+            put(of_group + column(v), dw[v]);
+            put(of_group + C + column(v), db[v]);
         }
     if (groups == 1) return;
     __syncthreads();
