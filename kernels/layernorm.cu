@@ -207,6 +207,9 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
 // and each thread loads 96 bytes of R = 2 rows: 72 KB in the two blocks that share a multiprocessor, which leave 80
 // registers to a thread. A row that takes more than half of such a block has a block to itself, which loads more rows.
 constexpr int backward_threads = 512, group_threads = 384;  // of a block at most, with one group and with several
+HD int group_sums(int W, int P) {
+    return W * (P + 32 / W);
+}  // floats of shared memory for a group's dw; db has as many
 
 template <int W, int V, int R, class T>
 static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : backward_threads, R == 2 && V == 1 ? 2 : 1)
@@ -277,33 +280,31 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
                 }
         }
     }
-    // The sums of this block are dw (C), then db (C). One group has them already; those of several meet in shared
-    // memory.
-    float* const of_block  = sums + int64_t(blockIdx.x) * 2 * C;
-    float* const of_groups = reinterpret_cast<float*>(memory);
-    float* const of_group  = groups == 1 ? of_block : of_groups + group * 2 * C;
-    // Of 8 numbers, every second group of 4 lanes stores the upper half first, so that 8 lanes at a time use all banks.
-    const auto put         = [&](float* to, const Floats<W>& v) {
-        if constexpr (W == 8)
-            for (int h = 0; h < 8; h += 4) {
-                const int first = h ^ (lane & 4);
-                Floats<4> part;
-                for (int k = 0; k < 4; k++) part[k] = first ? v[4 + k] : v[k];
-                store(to + first, part);
+    // The sums of the block are dw (C), then db (C).
+    float* const of_block = sums + int64_t(blockIdx.x) * 2 * C;
+    if (groups == 1) {
+        for (int v = 0; v < V; v++)
+            if (column(v) < C) {
+                store(of_block + column(v), dw[v]);
+                store(of_block + C + column(v), db[v]);
             }
-        else
-            store(to, v);
-    };
-    for (int v = 0; v < V; v++)
-        if (column(v) < C) {
-            put(of_group + column(v), dw[v]);
-            put(of_group + C + column(v), db[v]);
-        }
-    if (groups == 1) return;
+        return;
+    }
+    // Those of several groups, which have V = 1, meet in shared memory. Column c of a group is at [c % W][c / W] of a
+    // matrix, whose rows are so long that neither writing nor reading it has conflicts of banks.
+    float* const of_groups = reinterpret_cast<float*>(memory);
+    const int row = group_sums(W, P) / W, matrix = W * row;
+    for (int k = 0; k < W && column(0) < C; k++) {
+        float* const place = of_groups + group * 2 * matrix + k * row + threadIdx.x % P;
+        place[0]           = dw[0][k];
+        place[matrix]      = db[0][k];
+    }
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
-        float sum = of_groups[i];
-        for (int g = 1; g < groups; g++) sum += of_groups[g * 2 * C + i];
+        const int c              = i % C;
+        const float* const place = of_groups + i / C * matrix + c % W * row + c / W;
+        float sum                = place[0];
+        for (int g = 1; g < groups; g++) sum += place[g * 2 * matrix];
         of_block[i] = sum;
     }
 }
@@ -382,7 +383,9 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
             constexpr int R      = 2;
             const int64_t groups = std::clamp<int64_t>(chunk / R, 1, group_threads / threads_of_1);
             run(layernorm_backward_kernel<width, 1, R, T>,
-                {chunks, int(groups * threads_of_1), groups * 2 * C * int64_t(sizeof(float))}, int(threads_of_1));
+                {chunks, int(groups * threads_of_1),
+                 groups * 2 * group_sums(width, int(threads_of_1)) * int64_t(sizeof(float))},
+                int(threads_of_1));
         } else if (threads_of_1 <= backward_threads) {
             run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(threads_of_1)}, int(threads_of_1));
         } else if (threads_of_2 <= backward_threads) {
