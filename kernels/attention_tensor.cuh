@@ -345,9 +345,9 @@ using ForwardTilingOf = ForwardTiling<D, D <= 128 ? 2 : 1, D <= 64 ? 64 : 32, 2,
 // exp(scale · (s - top)), where `top` is a score near the largest one so far, and `sum` is this lane's share of the sum
 // of weights.
 //
-// To find the largest score of each step, and to rescale the sums to it, would take a third of the instructions between
-// the products. But a weight need not be at most 1, as long as nothing overflows. So a row keeps its top until the
-// weights of a step add up to more than most_weight in some lane. Then the step is repeated, with the row's largest
+// To find the largest score of each step, and to rescale the sums to it, would take a quarter of the instructions
+// between the products. But a weight need not be at most 1, as long as nothing overflows. So a row keeps its top until
+// the weights of a step add up to more than most_weight in some lane. Then the step is repeated, with the row's largest
 // score as its new top. Scores of standard deviation 1 need that in the first step alone. Each row decides for itself,
 // so its bits do not depend on the other rows of the warp.
 template <int M>

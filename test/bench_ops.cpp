@@ -405,15 +405,14 @@ static void print_table(const std::string& ops, const std::string& counts) {
 }
 
 static void print_variants(const std::string& ops, const std::string& counts) {
-    fmt::print("{:<84} {:>13} {:>11} {:>9} {:>10} {:>6}\n", "", "instructions", "wavefronts", "conflicts", "tensor GF",
+    fmt::print("{:<94} {:>13} {:>11} {:>9} {:>10} {:>6}\n", "", "instructions", "wavefronts", "conflicts", "tensor GF",
                "ratio");
     for (const Counted& c : read_counts(ops, counts))
-        fmt::print("{:<84} {:>13.0f} {:>11.0f} {:>9.0f} {:>10.2f} {:>6.2f}\n", c.op, c.instructions, c.wavefronts,
+        fmt::print("{:<94} {:>13.0f} {:>11.0f} {:>9.0f} {:>10.2f} {:>6.2f}\n", c.op, c.instructions, c.wavefronts,
                    c.conflicts, c.tensor_flops / 1e9, c.tensor_flops / c.cost.flops);
     fmt::print(
-        "\ninstructions: PTX, of warps. wavefronts: of shared memory. ratio: FLOPs of the tensor cores to those of "
-        "the\n"
-        "formula. The emulator knows registers and blocks only as far as the machine code in the program tells it.\n");
+        "\ninstructions: PTX, of warps. wavefronts: of shared memory. ratio: FLOPs of the tensor cores to those of the "
+        "formula.\n");
 }
 
 int main(int argc, char** argv) try {

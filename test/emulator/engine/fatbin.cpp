@@ -121,10 +121,29 @@ std::map<std::string, int> cubin_registers(const std::string& elf) {
     };
     Elf64_Shdr names, s;
     if (!section(header.e_shstrndx, names) || names.sh_offset > elf.size()) return registers;
+    Elf64_Shdr info{}, symbols{}, strings{};
     for (size_t i = 0; i < header.e_shnum && section(i, s); i++) {
         if (s.sh_name >= elf.size() - names.sh_offset) continue;
         const std::string name = elf.c_str() + names.sh_offset + s.sh_name;
         if (name.starts_with(".text.")) registers[name.substr(6)] = int(s.sh_info >> 24);
+        if (s.sh_offset > elf.size() || s.sh_size > elf.size() - s.sh_offset) continue;
+        if (name == ".nv.info") info = s;
+        if (name == ".symtab") symbols = s;
+        if (name == ".strtab") strings = s;
+    }
+    // An attribute is a byte of format, a byte of kind and two bytes. With format 4 these are the length of what
+    // follows: for the number of registers, the index of the kernel's symbol and the number.
+    constexpr uint8_t kWithData = 4, kRegisters = 0x2f;
+    for (uint64_t at_byte = 0; at_byte + 4 <= info.sh_size;) {
+        const uint8_t* const attribute = p + info.sh_offset + at_byte;
+        const size_t length            = attribute[0] == kWithData ? at<uint16_t>(attribute, 2) : 0;
+        at_byte += 4 + length;
+        if (attribute[1] != kRegisters || length != 8 || at_byte > info.sh_size) continue;
+        const uint32_t symbol = at<uint32_t>(attribute, 4);
+        if ((symbol + 1ull) * sizeof(Elf64_Sym) > symbols.sh_size) continue;
+        const auto kernel = at<Elf64_Sym>(p, symbols.sh_offset + symbol * sizeof(Elf64_Sym));
+        if (kernel.st_name < strings.sh_size)
+            registers[elf.c_str() + strings.sh_offset + kernel.st_name] = int(at<uint32_t>(attribute, 8));
     }
     return registers;
 }

@@ -26,7 +26,8 @@ std::vector<FatbinEntry> read_fatbin(const void* data, size_t limit = SIZE_MAX);
 std::string inflate_zstd(const uint8_t* in, size_t n, size_t expected);
 std::string inflate_lz4(const uint8_t* in, size_t n, size_t expected);
 
-// Returns the registers per thread of each kernel in a cubin, from the top byte of sh_info of the section .text.NAME.
+// Returns the registers per thread of each kernel in a cubin. Up to sm_89 they are the top byte of sh_info of the
+// section .text.NAME, from sm_90 on an attribute in the section .nv.info.
 std::map<std::string, int> cubin_registers(const std::string& elf);
 
 // link.cpp: links the PTX of several units of a program into one text, without the units that no kernel needs.
