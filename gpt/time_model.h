@@ -10,6 +10,7 @@
 // there.
 #pragma once
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -78,8 +79,12 @@ inline const Card* find_card(const std::string& driver_name) {
     return nullptr;
 }
 
+// Where in a step an op belongs. The blocks' parts are those of all layers together.
+enum class Part : uint8_t { beginning, block_forward, head, block_backward, end };
+
 // An op of a step.
 struct StepOp {
+    Part part;
     const char* name;
     OpKind kind;
     Cost cost;     // of one call
@@ -95,8 +100,9 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
                   D = c.head_size(), Vp = c.padded_vocab();
     const double micro = double(micro_steps), layers = micro * double(c.layers);
     std::vector<StepOp> ops;
+    Part part      = Part::beginning;
     const auto add = [&](const char* name, K kind, const Cost& cost, int kernels, double calls) {
-        if (calls > 0) ops.push_back({name, kind, cost, kernels, calls});
+        if (calls > 0) ops.push_back({part, name, kind, cost, kernels, calls});
     };
     // The gradient of a product's input is a product in the dtype of the model. That of its weights is written in fp32
     // by the first of the products that add to it, and read and written by the others.
@@ -107,32 +113,36 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         add(name, K::product, dw, 1, first);
         add(name, K::product, dw + Cost{4. * double(IC * OC)}, 1, calls - first);
     };
-    const Cost norm = layernorm_forward_cost(N, C, x), norm_backward = layernorm_backward_cost(N, C, x),
-               residual = add_forward_cost(N * C, x), gelu = gelu_forward_cost(N * F, x);
+    const Cost norm = layernorm_forward_cost(N, C, x), add_and_norm = add_layernorm_forward_cost(N, C, x),
+               gelu       = gelu_forward_cost(N * F, x);
     const Recompute level = shape.recompute;
     const double again    = micro * double(c.layers - 1);  // nothing overwrites the activations of the last layer
 
-    // The forward pass, with what the backward pass computes again.
-    const double blocks = layers + (level == Recompute::block ? again : 0);
     add("embedding", K::embedding_forward, embedding_forward_cost(B, T, C, x), 2, micro);
-    add("norms", K::layernorm_forward, norm, 1, blocks + (level == Recompute::norm ? 2 * again : 0));
+    add("norm", K::layernorm_forward, norm, 1, micro);
+
+    // The blocks' forward pass, with what the backward pass computes again.
+    part                = Part::block_forward;
+    const double blocks = layers + (level == Recompute::block ? again : 0);
+    const int norms     = level == Recompute::block ? 1 : level == Recompute::norm ? 2 : 0;
+    add("norms again", K::layernorm_forward, norm, 1, norms * again);
     add("qkv", K::product, matmul_forward_cost(N, C, 3 * C, x), 1, blocks);
     if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
     add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks);
     add("projection", K::product, matmul_forward_cost(N, C, C, x), 1, blocks);
     if (c.parallel) {
-        add("residual", K::copy, residual, 1, blocks);
-        add("norms", K::layernorm_forward, norm, 1, blocks);
+        add("residual", K::copy, add_forward_cost(N * C, x), 1, blocks);
+        add("norm", K::layernorm_forward, norm, 1, blocks);
     } else {
-        add("residual and norm", K::copy, add_layernorm_forward_cost(N, C, x), 1, blocks);
+        add("residual and norm", K::copy, add_and_norm, 1, blocks);
     }
     add("up", K::product, matmul_forward_cost(N, C, F, x), 1, blocks);
     add("gelu", K::gelu, gelu, 1, blocks + (level == Recompute::gelu || level == Recompute::norm ? again : 0));
     add("down", K::product, matmul_forward_cost(N, F, C, x), 1, layers);
-    add("residual", K::copy, residual, 1, layers);
-    add("norms", K::layernorm_forward, norm, 1, micro);
+    add("residual and next norm", K::copy, add_and_norm, 1, layers);
 
     // The head, a chunk of rows at a time.
+    part                = Part::head;
     const int64_t rows  = std::min(N, logits_rows(c, shape, x));
     const double chunks = micro * double(N) / double(rows);
     add("head", K::product, matmul_forward_cost(rows, C, Vp, x), 1, chunks);
@@ -140,17 +150,23 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     backward("head, backward", rows, C, Vp, chunks, 1);
     add("sums", K::sum, sum_cost(N), 2, micro);
 
-    // The backward pass.
     add("zero", K::copy, Cost{double(N * C * size_of(x))}, 1, micro);
-    add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers + micro);
+    const Cost norm_backward = layernorm_backward_cost(N, C, x);
+    add("norm, backward", K::layernorm_backward, norm_backward, 2, micro);
+
+    // The blocks' backward pass.
+    part               = Part::block_backward;
     const double first = double(c.layers);
     add("gelu, backward", K::copy, Cost{double(N * F * size_of(x))}, 0, layers);  // inside the product of down
     backward("down, backward", N, F, C, layers, first);
     backward("up, backward", N, C, F, layers, first);
+    add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers);
     backward("projection, backward", N, C, C, layers, first);
-    backward("qkv, backward", N, C, 3 * C, layers, first);
     add("attention, backward", K::attention_backward, attention_backward_cost(B, T, H, D, x), 2, layers);
     if (c.rope.dim) add("rope, backward", K::rope, rope_cost(N, H, c.rope.dim, x), 1, layers);
+    backward("qkv, backward", N, C, 3 * C, layers, first);
+
+    part = Part::end;
     add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 4, micro);
 
     // The update.
@@ -162,14 +178,22 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
             others += r.shape.numel();
             continue;
         }
-        const int64_t n = r.shape.numel(), part = r.shape[0] / r.parts;
+        const int64_t n = r.shape.numel(), height = r.shape[0] / r.parts;
         add("muon", K::copy, muon_momentum_cost(n), 1, 1);
-        add("muon", K::product, muon_orthogonalise_cost(part, r.shape[1], x), 28, double(r.parts));
+        add("muon", K::product, muon_orthogonalise_cost(height, r.shape[1], x), 28, double(r.parts));
         add("muon", K::copy, muon_apply_cost(n, x), 1, 1);
     }
     add("gradient norm", K::sum, sum_cost(all), 2, 1);
     add("adamw", K::adamw, adamw_cost(others, x), 1, 1);
     return ops;
+}
+
+// The cost of one part of a step, or of all of it.
+inline Cost cost_of(const std::vector<StepOp>& ops, std::optional<Part> part = {}) {
+    Cost total;
+    for (const StepOp& op : ops)
+        if (!part || op.part == *part) total = total + op.cost * op.calls;
+    return total;
 }
 
 inline double seconds_of(const StepOp& op, const Card& card, DType x, int64_t context, bool graph) {

@@ -3,6 +3,7 @@
 #   make dist            build-dist/gpt.cu-VERSION-linux-x86_64-cuda13.tar.gz, with a CUDA half, where there is nvcc
 #   make dist CUDA=0     build-dist/gpt.cu-VERSION-linux-x86_64.tar.gz, without one
 #
+# The archive with a CUDA half also has libexec/gpu_check.sh, with the tests and the bench that it runs on a GPU.
 # The kernels are in the archive once for each level of x86-64. NVIDIA's libraries are not: programs find those of the machine
 # (kernels/host.cu), and without them they run on the CPU. Licences come from Debian's packages, so dpkg is needed.
 set -euo pipefail
@@ -28,6 +29,10 @@ if [ "$cuda" != 0 ]; then
     for level in v2 v3 v4; do
         install -D -m 644 -t "$stage/lib/gpt.cu/cuda/glibc-hwcaps/x86-64-$level" "$build/cuda/glibc-hwcaps/x86-64-$level/libgpt_kernels.so"
     done
+    make BUILD="$build" CUDA=0 NVCC= BUNDLE=1 "$build"/{test_gpt,bench_ops}
+    install -D -s -t "$stage/libexec" "$build"/{test_gpt,bench_ops}
+    install -t "$stage/libexec" scripts/gpu_check.sh
+    mkdir "$stage/libexec/test" && cp -r test/golden "$stage/libexec/test"
 fi
 
 # The licences of what the archive holds: its libraries, and the headers that are compiled in.

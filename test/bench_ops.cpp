@@ -17,6 +17,7 @@
 #include "gpt/cli.h"
 #include "gpt/log.h"
 #include "gpt/presets.h"
+#include "gpt/time_model.h"
 #include "kernels/measure.h"
 #include "test/attention_variants.h"
 #include "test/cost_table.h"
@@ -53,34 +54,6 @@ class Pool {
     const Device& dev_;
     std::vector<Arena> arenas_;
 };
-
-// ---- costs of several ops together ----------------------------------------------------------------------------------
-
-static Cost block_forward_cost(const Config& c, const BatchShape& shape, DType x) {
-    const int64_t N = shape.rows(), C = c.width, F = c.feed_forward;
-    const Cost add_norm = add_layernorm_forward_cost(N, C, x);
-    return matmul_forward_cost(N, C, 3 * C, x) + rope_cost(N, c.heads, c.rope.dim, x) +
-           attention_forward_cost(shape.batch, shape.context, c.heads, c.head_size(), x) +
-           matmul_forward_cost(N, C, C, x) +
-           (c.parallel ? add_forward_cost(N * C, x) + layernorm_forward_cost(N, C, x) : add_norm) +
-           matmul_gelu_forward_cost(N, C, F, x) + matmul_forward_cost(N, F, C, x) + add_norm;
-}
-static Cost block_backward_cost(const Config& c, const BatchShape& shape, DType x) {
-    const int64_t N = shape.rows(), C = c.width, F = c.feed_forward;
-    return matmul_gelu_backward_cost(N, F, C, x) + matmul_backward_cost(N, C, F, x) +
-           layernorm_backward_cost(N, C, x) * 2 + matmul_backward_cost(N, C, C, x) +
-           attention_backward_cost(shape.batch, shape.context, c.heads, c.head_size(), x) +
-           rope_cost(N, c.heads, c.rope.dim, x) + matmul_backward_cost(N, C, 3 * C, x);
-}
-// Forward, backward, the norm of the gradients and the update.
-static Cost step_cost(const Config& c, const BatchShape& shape, DType x, int64_t weights) {
-    const int64_t N = shape.rows(), C = c.width, Vp = c.padded_vocab();
-    return embedding_forward_cost(shape.batch, shape.context, C, x) +
-           (block_forward_cost(c, shape, x) + block_backward_cost(c, shape, x)) * double(c.layers) +
-           layernorm_forward_cost(N, C, x) + matmul_forward_cost(N, C, Vp, x) + cross_entropy_cost(N, Vp, x) +
-           matmul_backward_cost(N, C, Vp, x) + layernorm_backward_cost(N, C, x) +
-           embedding_backward_cost(shape.batch, shape.context, C, x) + sum_cost(weights) + adamw_cost(weights, x);
-}
 
 // ---- how it is measured ---------------------------------------------------------------------------------------------
 
@@ -286,13 +259,15 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     c.layers = 2;
     c.vocab  = 256;
     Trained t(dev, x, c, o);
-    Model& m       = t.model;
-    const Stream s = dev.stream();
-    b.row(forward_row, x, block_forward_cost(c, m.shape, x), [&] {
+    Model& m           = t.model;
+    const Stream s     = dev.stream();
+    const auto ops     = step_ops(c, m.shape, x, 1, OptimizerKind::adamw);
+    const double layer = 1 / double(c.layers);
+    b.row(forward_row, x, cost_of(ops, Part::block_forward) * layer, [&] {
         block_forward(m.acts.block[1].x, first_norm(m.params.block[1], m.acts.block[1]), m.params.block[0],
                       m.acts.block[0], Tensor{}, c, true, s, attend_all(Tensor{}, c, 0, s));
     });
-    b.row(backward_row, x, block_backward_cost(c, m.shape, x), [&] {
+    b.row(backward_row, x, cost_of(ops, Part::block_backward) * layer, [&] {
         block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);
     });
 }
@@ -307,7 +282,7 @@ static void bench_step(Bench& b, const Device& dev, DType x, const BenchOptions&
     AdamW adamw(t.model, {});
     adamw.start_from_weights();
     const UpdateInputs inputs(t.model, adamw, constant_rate(1e-4f), 0);
-    b.row(name, x, step_cost(c, t.model.shape, x, t.model.all_grads.numel()), [&] {
+    b.row(name, x, cost_of(step_ops(c, t.model.shape, x, 1, OptimizerKind::adamw)), [&] {
         t.pass();
         inputs.update(t.model, adamw);
     });
