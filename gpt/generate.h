@@ -16,13 +16,18 @@ inline void expect_finite_logits(const float* logits, int64_t V, int64_t tokens)
     expect_finite(std::all_of(logits, logits + V, [](float x) { return std::isfinite(x); }), tokens);
 }
 
-// Runs a model a few tokens at a time on `batch` sequences of equal length, and keeps the keys and values of all tokens
-// so far.
+// Runs a model a few tokens at a time on `batch` sequences, which may differ in length, and keeps the keys and values
+// of all tokens so far.
 class Generator {
   public:
     // tokens: the most that the cache holds of each sequence, prompt included.
-    Generator(Model& model, int64_t batch, int64_t tokens)
-        : model_(model), batch_(batch), tokens_(tokens), feed_(*model.device, feed_capacity(batch, tokens)) {
+    Generator(Model& model, int64_t batch, int64_t tokens, const Sampling& how = {})
+        : model_(model),
+          batch_(batch),
+          tokens_(tokens),
+          how_(how),
+          feed_(*model.device, feed_capacity(batch, tokens)),
+          step_(*model.device, model.device->has_graphs()) {
         const Config& c = model_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);
@@ -34,9 +39,11 @@ class Generator {
             k_.push_back(cache_memory_.take(cache, model_.dtype));
             v_.push_back(cache_memory_.take(cache, model_.dtype));
         }
-        last_   = cache_memory_.take({batch, c.width}, model_.dtype);
-        chosen_ = cache_memory_.take({batch}, DType::I32);
-        drawn_  = cache_memory_.take({batch}, DType::I32);
+        last_      = cache_memory_.take({batch, c.width}, model_.dtype);
+        chosen_    = cache_memory_.take({batch, 1}, DType::I32);
+        positions_ = cache_memory_.take({batch, 1}, DType::I32);
+        drawn_     = cache_memory_.take({batch}, DType::I32);
+        lengths_.resize(batch);
         ids_.resize(batch);
     }
 
@@ -47,20 +54,30 @@ class Generator {
         return acts.bytes() + cache.bytes() + Feed::device_bytes(feed_capacity(batch, tokens).bytes(), where);
     }
 
-    int64_t past() const { return past_; }
-    void reset() { past_ = 0; }
+    int32_t longest() const { return *std::max_element(lengths_.begin(), lengths_.end()); }  // tokens in the cache
+    void reset() { std::fill(lengths_.begin(), lengths_.end(), 0); }
 
-    // Appends n tokens to every sequence; tokens is (batch, n). logits() and choose() are about what follows the last
-    // of them.
-    void feed(const int32_t* tokens, int64_t n) {
+    // Appends texts[b] to sequence b. The cache must have room for the longest text in every sequence. logits() and
+    // choose() are about what follows the last token of each text.
+    void feed(const std::vector<std::vector<int32_t>>& texts) {
+        CHECK_CALL(int64_t(texts.size()) == batch_, "{} texts for {} sequences", texts.size(), batch_);
+        int64_t n = 0;
+        for (const auto& text : texts) {
+            CHECK_CALL(!text.empty(), "one of {} texts has no tokens", texts.size());
+            n = std::max(n, int64_t(text.size()));
+        }
         expect_room(n);
         const int64_t most = most_at_once(batch_, tokens_);
-        int64_t T          = 0;
-        for (int64_t first = 0; first < n; first += T) {
-            T = std::min(most, n - first);
-            run(tokens, n, first, T);
+        for (int64_t first = 0; first < n; first += most) {
+            const int64_t T = std::min(most, n - first);
+            run(texts, first, T);
+            for (int64_t b = 0; b < batch_; b++) {
+                const int64_t t = int64_t(texts[b].size()) - 1 - first;
+                if (t >= 0 && t < T) copy(last_.rows(b, 1), acts_.lnf.rows(b * T + t, 1), model_.stream);
+            }
         }
-        for (int64_t b = 0; b < batch_; b++) copy(last_.rows(b, 1), acts_.lnf.rows(b * T + T - 1, 1), model_.stream);
+        for (int64_t b = 0; b < batch_; b++) lengths_[b] += int32_t(texts[b].size());
+        from_host(positions_, lengths_.data(), model_.stream);
     }
     // Returns the logits (batch, vocab).
     std::vector<float> logits() const {
@@ -69,15 +86,23 @@ class Generator {
                            [&](int64_t, const float* row) { all.insert(all.end(), row, row + model_.config.vocab); });
         return all;
     }
-    // Returns a token for every sequence, or -1 where a logit is not a finite number. Only these ids come to the host.
-    const std::vector<int32_t>& choose(const Sampling& how) {
-        head(model_, acts_, last_, [&](int64_t first, Tensor logits) {
-            const int64_t n = logits.shape[0];
-            ::choose(chosen_.rows(first, n), drawn_.rows(first, n), {}, logits, model_.config.vocab, first, how,
-                     model_.stream);
+    // Returns the next token of every sequence, or -1 where a logit is not a finite number.
+    const std::vector<int32_t>& choose() {
+        choose_from(last_, {});
+        return chosen();
+    }
+    // Appends the tokens that were chosen last, and chooses those that follow. On a GPU this is the launch of one
+    // graph, which finds tokens and positions in the device's memory. Only the chosen ids come to the host, which waits
+    // for them, so the GPU idles between two tokens for the time of a copy and a launch.
+    const std::vector<int32_t>& next() {
+        expect_room(1);
+        shape_activations(1);
+        step_.run([&] {
+            trunk(chosen_, positions_);
+            choose_from(acts_.lnf, positions_);
         });
-        to_host(ids_.data(), chosen_, model_.stream);
-        return ids_;
+        for (int32_t& length : lengths_) length++;
+        return chosen();
     }
     // Appends tokens to one sequence, as feed() does. each(position, logits) gets the logits (vocab) of every position.
     void feed_all(const std::vector<int32_t>& tokens, const std::function<void(int64_t, const float*)>& each) {
@@ -85,9 +110,10 @@ class Generator {
         CHECK_CALL(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
         expect_room(n);
         for (int64_t first = 0; first < n; first += most) {
-            run(tokens.data(), n, first, std::min(most, n - first));
+            run({tokens}, first, std::min(most, n - first));
             each_row_of_logits(model_, acts_, acts_.lnf, [&](int64_t t, const float* row) { each(first + t, row); });
         }
+        lengths_[0] += int32_t(n);
     }
 
   private:
@@ -103,44 +129,66 @@ class Generator {
         plan_activations(acts, c, {batch, most_at_once(batch, tokens), false}, dtype);
         for (int64_t l = 0; l < 2 * c.layers; l++) cache.plan({batch, c.heads, tokens, c.head_size()}, dtype);
         cache.plan({batch, c.width}, dtype);
-        for (int i = 0; i < 2; i++) cache.plan({batch}, DType::I32);
+        for (int i = 0; i < 3; i++) cache.plan({batch}, DType::I32);
     }
     void expect_room(int64_t n) const {
-        CHECK_CALL(n > 0 && past_ + n <= tokens_, "{} tokens after {}: the cache holds {}", n, past_, tokens_);
+        CHECK_CALL(n > 0 && longest() + n <= tokens_, "{} tokens after {}: the cache holds {}", n, longest(), tokens_);
     }
-    // Runs columns [first, first + T) of tokens (batch, stride) through all blocks, up to the final norm.
-    void run(const int32_t* tokens, int64_t stride, int64_t first, int64_t T) {
-        const Config& c = model_.config;
-        if (acts_T_ != T) {  // the same memory gets the shapes of T tokens
-            acts_memory_.rewind();
-            each_activation(acts_, c, {batch_, T, false}, model_.dtype,
-                            [&](const Shape& shape, DType dtype) { return acts_memory_.take(shape, dtype); });
-            acts_T_ = T;
-        }
+    void shape_activations(int64_t T) {  // the same memory gets the shapes of T tokens
+        if (acts_T_ == T) return;
+        acts_memory_.rewind();
+        each_activation(acts_, model_.config, {batch_, T, false}, model_.dtype,
+                        [&](const Shape& shape, DType dtype) { return acts_memory_.take(shape, dtype); });
+        acts_T_ = T;
+    }
+    // Runs tokens [first, first + T) of the texts through all blocks, up to the final norm. Rows past the end of a text
+    // compute nothing that another row sees. What they leave in the cache is overwritten when its place is used.
+    void run(const std::vector<std::vector<int32_t>>& texts, int64_t first, int64_t T) {
+        shape_activations(T);
         std::vector<int32_t> ids(batch_ * T), positions(batch_ * T);
         for (int64_t b = 0; b < batch_; b++)
             for (int64_t t = 0; t < T; t++) {
-                ids[b * T + t]       = tokens[b * stride + first + t];
-                positions[b * T + t] = int32_t(past_ + t);
+                ids[b * T + t]       = first + t < int64_t(texts[b].size()) ? texts[b][first + t] : 0;
+                positions[b * T + t] = int32_t(lengths_[b] + first + t);
             }
         const Shape shape{batch_, T};
         const Batch& batch =
             feed_.bring({{ids.data(), DType::I32, shape}, {}, {}, {positions.data(), DType::I32, shape}});
-        forward(model_, acts_, batch.tokens, batch.positions, Keep::results, [&](BlockActs& a, int64_t l) {
-            attention_cached(a.att, k_[l], v_[l], a.qkv, past_, c.attn_scale(l), c.window(l), model_.stream);
+        trunk(batch.tokens, batch.positions);
+    }
+    void trunk(Tensor tokens, Tensor positions) {
+        const Config& c = model_.config;
+        forward(model_, acts_, tokens, positions, Keep::results, [&](BlockActs& a, int64_t l) {
+            attention_cached(a.att, k_[l], v_[l], a.qkv, positions, c.rope, c.attn_scale(l), c.window(l),
+                             model_.stream);
         });
-        past_ += T;
+    }
+    void choose_from(Tensor lnf, Tensor positions) {
+        head(model_, acts_, lnf, [&](int64_t first, Tensor logits) {
+            const int64_t n   = logits.shape[0];
+            const auto column = [&](Tensor t) { return t ? t.view({batch_}).rows(first, n) : t; };
+            ::choose(column(chosen_), column(drawn_), column(positions), logits, model_.config.vocab, first, how_,
+                     model_.stream);
+        });
+    }
+    const std::vector<int32_t>& chosen() {
+        to_host(ids_.data(), chosen_, model_.stream);
+        return ids_;
     }
 
     Model& model_;
-    int64_t batch_, tokens_, past_ = 0, acts_T_ = 0;
+    int64_t batch_, tokens_, acts_T_ = 0;
+    Sampling how_;
     Arena acts_memory_{"generation"}, cache_memory_{"key/value cache"};
     Acts acts_;
     BatchFeed feed_;
-    std::vector<Tensor> k_, v_;  // (batch,H,tokens,D) for each layer
-    Tensor last_;                // (batch,C): the final norm of the last token of each sequence
-    Tensor chosen_, drawn_;      // (batch): the tokens chosen last, and how many were chosen before
-    std::vector<int32_t> ids_;   // a copy of chosen_ on the host
+    Graph step_;
+    std::vector<Tensor> k_, v_;     // (batch,H,tokens,D) for each layer
+    Tensor last_;                   // (batch,C): the final norm of the last token of each text
+    Tensor chosen_, positions_;     // (batch,1): the tokens that were chosen last, and the place of the next ones
+    Tensor drawn_;                  // (batch): how many random numbers were drawn for each sequence
+    std::vector<int32_t> lengths_;  // of each sequence: its tokens in the cache
+    std::vector<int32_t> ids_;      // a copy of chosen_ on the host
 };
 
 // Continues the prompt by up to `tokens` ids in each of `samples` sequences. each(sample, id) receives them as they
@@ -155,29 +203,27 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
     m.config.check_ids(prompt, "the prompt");
     const int64_t wanted   = int64_t(prompt.size()) + tokens;
     const int64_t capacity = std::min(wanted, context > 0 ? context : m.config.context);
-    Generator g(m, samples, capacity);
+    Generator g(m, samples, capacity, how);
 
     std::vector<std::vector<int32_t>> text(samples, prompt);
     std::vector<bool> open(samples, true);
-    const auto restart = [&](int64_t keep) {
-        std::vector<int32_t> ids;
-        for (const auto& t : text) ids.insert(ids.end(), t.end() - keep, t.end());
+    const auto restart = [&](int64_t keep) -> const std::vector<int32_t>& {
+        std::vector<std::vector<int32_t>> ends;
+        for (const auto& t : text) ends.emplace_back(t.end() - keep, t.end());
         g.reset();
-        g.feed(ids.data(), keep);
+        g.feed(ends);
+        return g.choose();
     };
     if (tokens == 0) return;
-    restart(std::min<int64_t>(prompt.size(), capacity));
+    const std::vector<int32_t>* next = &restart(std::min<int64_t>(prompt.size(), capacity));
     for (int64_t n = 0; n < tokens; n++) {
-        const std::vector<int32_t>& next = g.choose(how);
         for (int64_t i = 0; i < samples; i++) {
-            expect_finite(next[i] >= 0, int64_t(text[i].size()));
-            text[i].push_back(next[i]);
-            if (open[i] && !each(i, next[i])) open[i] = false;
+            const int32_t id = (*next)[i];
+            expect_finite(id >= 0, int64_t(text[i].size()));
+            text[i].push_back(id);
+            if (open[i] && !each(i, id)) open[i] = false;
         }
         if (n + 1 == tokens || std::none_of(open.begin(), open.end(), [](bool o) { return o; })) break;
-        if (g.past() < capacity)
-            g.feed(next.data(), 1);
-        else
-            restart((capacity + 1) / 2);
+        next = g.longest() < capacity ? &g.next() : &restart((capacity + 1) / 2);
     }
 }

@@ -206,16 +206,15 @@ inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, con
 }
 
 // Runs one block from a.x, of which a.ln1 is the norm, to out and `next`, the norm of out that the next block or the
-// head reads. attend(a) computes a.att from a.qkv, over the batch itself or over a cache of keys and values. With
-// `train` the tensors that only the backward pass needs are written too. When out is null, the block stops after the
-// last tensor that the backward pass needs.
+// head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a cache
+// of keys and values. With `train` the tensors that only the backward pass needs are written too. When out is null, the
+// block stops after the last tensor that the backward pass needs.
 template <class Attend>
-void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, Tensor positions, const Config& c,
-                   bool train, Stream s, Attend attend) {
+void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, const Config& c, bool train, Stream s,
+                   Attend attend) {
     const int64_t N = a.x.shape[0], C = c.width;
-    // qkv: queries, keys and values of every token, rotated by its position
+    // qkv: queries, keys and values of every token
     matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
-    rope_forward(a.qkv, positions, c.rope, s);
     // attention: every token gathers the values of the tokens that it sees
     attend(a);
     // projection: back into the residual stream. The one structural choice: the MLP of a parallel block reads the
@@ -236,10 +235,9 @@ void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, T
 
 // Computes again what the layers after this one have overwritten.
 template <class Attend>
-void block_recompute(Recompute level, const Block& w, BlockActs& a, Tensor positions, const Config& c, Stream s,
-                     Attend attend) {
+void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
     if (level >= Recompute::norm) normalise(first_norm(w, a), a.x, c, s);
-    if (level == Recompute::block) return block_forward(Tensor{}, Norm{}, w, a, positions, c, true, s, attend);
+    if (level == Recompute::block) return block_forward(Tensor{}, Norm{}, w, a, c, true, s, attend);
     if (level >= Recompute::norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
     if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
 }
@@ -265,8 +263,9 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
 }
 
 // The attention of layer l over a batch, for block_forward().
-inline auto attend_all(Tensor starts, const Config& c, int64_t l, Stream s) {
-    return [&c, starts, l, s](BlockActs& a) {
+inline auto attend_all(Tensor positions, Tensor starts, const Config& c, int64_t l, Stream s) {
+    return [&c, positions, starts, l, s](BlockActs& a) {
+        rope_forward(a.qkv, positions, c.rope, s);
         attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(l), c.window(l), s);
     };
 }
@@ -291,14 +290,15 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
         // When nothing is kept, all layers share one x, and a block's output replaces its input, which was read before.
         const Tensor out = last ? a.x : a.block[l + 1].x;
         const Norm next  = last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
-        block_forward(out, next, m.params.block[l], a.block[l], positions, c, keep == Keep::for_backward, s,
+        block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s,
                       [&](BlockActs& block) { attend(block, l); });
     }
 }
 // Runs the trunk on a batch in device memory.
 inline void forward(Model& m, const Batch& batch, Keep keep) {
-    forward(m, m.acts, batch.tokens, batch.positions, keep,
-            [&](BlockActs& block, int64_t l) { attend_all(batch.starts, m.config, l, m.stream)(block); });
+    forward(m, m.acts, batch.tokens, batch.positions, keep, [&](BlockActs& block, int64_t l) {
+        attend_all(batch.positions, batch.starts, m.config, l, m.stream)(block);
+    });
 }
 
 // Computes the logits of lnf (N,C) for a chunk of rows at a time. each(first, logits) gets those of the rows from
@@ -353,8 +353,8 @@ inline void backward(Model& m, const Batch& batch, Into into) {
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
         if (l + 1 < c.layers)  // nothing has overwritten the activations of the last layer
-            block_recompute(m.shape.recompute, m.params.block[l], a.block[l], batch.positions, c, s,
-                            attend_all(batch.starts, c, l, s));
+            block_recompute(m.shape.recompute, m.params.block[l], a.block[l], c, s,
+                            attend_all(batch.positions, batch.starts, c, l, s));
         block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s);
     }
     if (into == Into::set) {  // embedding_backward adds

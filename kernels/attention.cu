@@ -25,7 +25,11 @@
 
 #include "attention_mask.h"
 #include "cpu.h"
+#include "ids.h"
 #include "ops.h"
+
+// The rows of a cache that new keys and values may be written to.
+static IdRule position_rule(Tensor positions, int64_t S) { return {"attention_cached", "position", positions, 0, S}; }
 
 namespace cpu {
 
@@ -493,7 +497,7 @@ void attend_one(Partial& out, const X* q, Rows<const X> k, Rows<const X> v, int6
 }
 
 template <class X>
-void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale,
+void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, Tensor positions, Rope rope, float scale,
                       int64_t window) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], S = k_cache.shape[2];
     const auto q = [&](int64_t i) { return Rows<const X>{qkv.data<X>() + (i / H * T * 3 * H + i % H) * D, 3 * H * D}; };
@@ -501,35 +505,45 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     const auto k = [&](int64_t i) { return Rows<X>{k_cache.data<X>() + i * S * D, D}; };
     const auto v = [&](int64_t i) { return Rows<X>{v_cache.data<X>() + i * S * D, D}; };
     const auto to_const = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
+    const auto past     = [at = positions.data<int32_t>(), H, T](int64_t i) { return int64_t(at[i / H * T]); };
+    expect_ids(positions, position_rule(positions, S));
+    rope_forward(qkv, positions, rope, Stream{});
     parallel_ranges(B * H, 64 / T + 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             for (int64_t t = 0; t < T; t++) {
-                std::copy_n(q(i)[t] + H * D, D, k(i)[past + t]);
-                std::copy_n(q(i)[t] + 2 * H * D, D, v(i)[past + t]);
+                std::copy_n(q(i)[t] + H * D, D, k(i)[past(i) + t]);
+                std::copy_n(q(i)[t] + 2 * H * D, D, v(i)[past(i) + t]);
             }
     });
 
     if (T > 1) {
-        const Mask mask{nullptr, window, past};
         const int64_t blocks = ceil_div(T, 2 * queries);
         return parallel_tasks(B * H * blocks, [&](int64_t task) {
             const int64_t i = task / blocks, block = blocks - 1 - task % blocks;
+            const Mask mask{nullptr, window, past(i)};
             forward_rows<X>(y(i), nullptr, q(i), to_const(k(i)), to_const(v(i)), block * 2 * queries, T, D, mask,
                             scale);
         });
     }
-    const int64_t begin = first_key<int64_t>(past, 0, window), end = past + 1;
-    const int64_t parts = parts_per_head(B * H, ceil_div(end - begin, keys));
+    // The keys of each sequence are split into parts by their own number, so that it does not matter what the other
+    // sequences of the batch are.
+    const auto begin_of = [&](int64_t i) { return first_key<int64_t>(past(i), 0, window); };
+    const auto parts_of = [&](int64_t i) { return parts_per_head(B * H, ceil_div(past(i) + 1 - begin_of(i), keys)); };
+    int64_t most        = 1;
+    for (int64_t i = 0; i < B * H; i += H) most = std::max(most, parts_of(i));
     static thread_local std::vector<Partial> kept;
-    kept.resize(std::max<size_t>(kept.size(), B * H * parts));
+    kept.resize(std::max<size_t>(kept.size(), B * H * most));
     Partial* const partial = kept.data();
-    parallel_tasks(B * H * parts, [&](int64_t task) {
-        const int64_t i = task / parts, p = task % parts, n = end - begin;
+    parallel_tasks(B * H * most, [&](int64_t task) {
+        const int64_t i = task / most, p = task % most, parts = parts_of(i), begin = begin_of(i),
+                      n = past(i) + 1 - begin;
+        if (p >= parts) return;
         attend_one<X>(partial[task], q(i)[0], to_const(k(i)), to_const(v(i)), begin + n * p / parts,
                       begin + n * (p + 1) / parts, D, scale);
     });
     for (int64_t i = 0; i < B * H; i++) {  // the parts of each head, in order
-        const Partial* part = partial + i * parts;
+        const Partial* part = partial + i * most;
+        const int64_t parts = parts_of(i);
         float m = -FLT_MAX, l = 0;
         for (int64_t p = 0; p < parts; p++) m = std::max(m, part[p].m);
         for (int64_t p = 0; p < parts; p++) l += part[p].l * std::exp(part[p].m - m);
@@ -543,13 +557,12 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
 
 }  // namespace cpu
 
-// On a GPU, the decode kernels serve at most this many new rows.
-constexpr int64_t most_decoded = 15;
-// Returns the number of parts into which the decode kernels split the keys of each query. About 512 blocks are wanted
-// in all, with at most 64 parts of 64 keys or more. The shapes alone decide, so every GPU adds in the same order.
-static int64_t decode_parts(int64_t queries, int64_t keys) {
-    const int64_t wanted = std::min<int64_t>({512 / std::max<int64_t>(queries, 1), keys / 64, 64});
-    return std::max<int64_t>(wanted, 1);
+// On a GPU, the decode kernel splits the cache of S rows into parts of this many keys, one block for each part and
+// query. Few queries get short parts, so that they occupy the whole GPU. The shapes alone decide, so every GPU adds in
+// the same order.
+static int64_t decode_part(int64_t queries, int64_t S) {
+    const int64_t wanted = std::max<int64_t>(1, 2048 / queries);  // parts of each query
+    return std::clamp<int64_t>(round_up(ceil_div(S, wanted), 64), 64, 1024);
 }
 
 #ifdef __CUDACC__
@@ -591,8 +604,8 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
     RUN_ON(s, qkv.dtype, attention_backward, dqkv, dout, out, lse, qkv, starts, scale, window);
 }
 
-void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window,
-                      Stream s) {
+void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, Tensor positions, Rope rope, float scale,
+                      int64_t window, Stream s) {
     check_attention(__func__, qkv, scale, window);
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     CHECK_CALL(k_cache && k_cache.shape.dims == 4, "attention_cached: k_cache is {}, expected (B,H,S,D)",
@@ -601,10 +614,10 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(k_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
     expect(v_cache, (Shape{B, H, S, D}), qkv.dtype, qkv);
-    CHECK_CALL(past >= 0 && past <= S - T && S < INT_MAX,
-               "attention_cached: {} new rows at {} do not fit into k_cache {}: it holds {}", T, past, k_cache.str(),
-               S);
-    RUN_ON(s, qkv.dtype, attention_cached, out, k_cache, v_cache, qkv, past, scale, window);
+    expect(positions, (Shape{B, T}), DType::I32, qkv);
+    CHECK_CALL(T <= S && S < INT_MAX, "attention_cached: {} new rows do not fit into k_cache {}: it holds {}", T,
+               k_cache.str(), S);
+    RUN_ON(s, qkv.dtype, attention_cached, out, k_cache, v_cache, qkv, positions, rope, scale, window);
 }
 
 // Returns the FLOPs of one product over all pairs of a row and a row that it sees. Forward has two, backward five.
@@ -621,11 +634,11 @@ Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x
     cost.scratch = B * T * H * size_of(DType::F32);  // δ of each row
     return cost;
 }
-// The op reads the caches up to `past` and all of qkv, appends k and v, and writes out.
-Cost attention_cached_cost(int64_t B, int64_t T, int64_t past, int64_t H, int64_t D, DType x) {
+// The op reads the caches up to `past` and all of qkv, appends k and v, and writes out. S is the size of the caches.
+Cost attention_cached_cost(int64_t B, int64_t T, int64_t past, int64_t S, int64_t H, int64_t D, DType x) {
     const double row = double(B * H * D * size_of(x));
     Cost cost{row * double(2 * past + 6 * T), 2 * attention_product(B, T, past, H, D)};
-    if (T <= most_decoded)  // each part has D sums, its maximum and the sum of weights
-        cost.scratch = B * H * T * decode_parts(B * H * T, past + T) * (D + 2) * size_of(DType::F32);
+    if (T == 1)  // each part has D sums, its maximum and the sum of weights
+        cost.scratch = B * H * ceil_div(S, decode_part(B * H, S)) * (D + 2) * size_of(DType::F32);
     return cost;
 }

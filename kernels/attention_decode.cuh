@@ -1,10 +1,13 @@
-// attention_decode.cuh - attention of a few new rows against a long cache, for generation
+// attention_decode.cuh - attention of one new row of each sequence over a cache, for generation
 //
-// One query reads all its keys and values once, so memory bandwidth is everything. The keys of a query are split into
-// `parts`, one block each, so that a few queries occupy the whole GPU. attention_decode_kernel leaves an unnormalised
-// result for every part. attention_combine_kernel adds these in order, so that the result is the same every time.
+// A query reads all its keys and values once, so memory bandwidth is everything: a block begins its loads before it
+// rotates the query, and so many blocks are in flight that others load while it adds. The cache is split into parts of
+// part_keys rows. There is a block for each part, head and sequence, and blocks whose part has no keys yet end at once,
+// so that the launch is the same for every length. Each block leaves an unnormalised result. The block that ends last
+// adds the results of its head in order, so that the bits are the same every time.
 #pragma once
 #include "attention_tiles.cuh"
+#include "rotation.h"
 
 namespace gpu {
 
@@ -17,71 +20,145 @@ __global__ void attention_append_kernel(Heads<V> k_cache, Heads<V> v_cache, cons
     const int d = i % p.D, h = i / p.D % p.H, which = i / p.D / p.H % 2;  // 0 means k, 1 means v
     const int64_t row = i / p.D / p.H / 2;
     const int b = row / p.T, t = row % p.T;
+    p.begin(b);
     (which ? v_cache : k_cache).at(b, h)[p.past + t][d] = qkv[((row * 3 + 1 + which) * p.H + h) * p.D + d];
 }
 
-// x = elements [8 i, 8 i + 8) of a row of D, with zeros past its end. It reads 16 bytes at a time if is_wide.
+// 8 elements of a row as memory holds them.
 template <class X>
-__device__ inline void load_eight(float (&x)[8], const X* row, int i, int D, bool is_wide) {
+struct Eight {
+    static constexpr int W = wide<X>;
+    uint4 words[8 / W];
+    __device__ void to_floats(float (&x)[8]) const {
+        for (int j = 0; j < 8; j += W) {
+            const Floats<W> some = unpack<W, X>(words[j / W]);
+            for (int u = 0; u < W; u++) x[j + u] = some[u];
+        }
+    }
+};
+// Elements [8 i, 8 i + 8) of a row of D, with zeros past its end. They are read 16 bytes at a time if is_wide.
+template <class X>
+__device__ inline Eight<X> load_eight(const X* row, int i, int D, bool is_wide) {
+    Eight<X> e;
     constexpr int W = wide<X>;
     for (int j = 0; j < 8; j += W) {
         const int d = 8 * i + j;
         if (is_wide) {
-            const Floats<W> some = d < D ? load<W>(row + d) : Floats<W>{};
-            for (int u = 0; u < W; u++) x[j + u] = some[u];
+            e.words[j / W] = d < D ? load_packed<W>(row + d) : uint4{};
         } else {
-            for (int u = 0; u < W; u++) x[j + u] = d + u < D ? float(row[d + u]) : 0.f;
+            const auto at = [&](int u) { return d + u < D ? float(row[d + u]) : 0.f; };
+            if constexpr (W == 4)
+                e.words[j / W] = {__float_as_uint(at(0)), __float_as_uint(at(1)), __float_as_uint(at(2)),
+                                  __float_as_uint(at(3))};
+            else
+                e.words[j / W] = {bf16_pair(at(0), at(1)), bf16_pair(at(2), at(3)), bf16_pair(at(4), at(5)),
+                                  bf16_pair(at(6), at(7))};
         }
     }
+    return e;
 }
 
-// Computes one query against one part of its keys. A group of L lanes holds a row, 8 elements in each lane, so that a
-// warp reads 32 / L consecutive keys. Every group runs an online softmax over every groups-th key; in the end the block
-// adds the groups in order. The result of a part is D sums, the maximum m and the sum l.
-//
-// New rows are read from qkv, not from the cache, because this kernel also appends them. The block with the first part
-// of query t appends row t.
+// A row of floats in shared memory, of which each of L lanes has 8: two chunks of 16 bytes. The first chunks of all
+// lanes lie side by side, and the second chunks begin half of the banks later. So neither accessing chunks nor
+// accessing columns has conflicts.
+template <int L>
+struct alignas(16) LaneRow {
+    static constexpr int second_chunks = 4 * L + (L >= 8 ? 16 : 0);
+    float at[second_chunks + 4 * L];
+    __device__ float& operator[](int d) { return at[d / 4 % 2 * second_chunks + d / 8 * 4 + d % 4]; }
+    __device__ void store(int lane, const float (&x)[8]) {
+        *reinterpret_cast<float4*>(at + 4 * lane)                 = {x[0], x[1], x[2], x[3]};
+        *reinterpret_cast<float4*>(at + second_chunks + 4 * lane) = {x[4], x[5], x[6], x[7]};
+    }
+    __device__ void load(int lane, float (&x)[8]) const {
+        const float4 a = *reinterpret_cast<const float4*>(at + 4 * lane),
+                     b = *reinterpret_cast<const float4*>(at + second_chunks + 4 * lane);
+        x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    }
+};
+
+// How the decode kernel shares its work.
+struct DecodeParts {
+    int part_keys, parts;  // rows of the cache in each part, and parts of the cache
+    float* results;        // (B,H,parts,D+2): D sums, the maximum m and the sum l of each part
+    uint32_t* counters;    // (B,H)
+};
+
+// A group of L lanes holds a row, 8 elements in each lane, so that a warp reads 32 / L consecutive keys. Every group
+// runs an online softmax over every groups-th key of the part; in the end the block adds the groups in order. The block
+// whose part has the new row's place appends it.
 constexpr int decode_threads = 128;
 
 template <class X, int L>
-__global__ void __launch_bounds__(decode_threads)
-    attention_decode_kernel(float* parts, Inputs<X> x, Heads<X> k_cache, Heads<X> v_cache, Problem p, int count) {
-    constexpr int groups = decode_threads / L, keys_in_flight = 4;  // keys that a group loads before it uses the first
-    // In shared memory, the 8 sums of a lane are two chunks of 16 bytes. The first chunks of all lanes lie side by
-    // side, and the second chunks begin half of the banks later. So neither writing chunks nor reading columns has
-    // conflicts.
-    constexpr int second_chunks = 4 * L + (L >= 8 ? 16 : 0);
-    __shared__ __align__(16) float sums[groups][second_chunks + 4 * L];
+__global__ void __launch_bounds__(decode_threads, sizeof(X) == 2 && L > 1 ? 8 : 6)
+    attention_decode_kernel(Heads<X> out, Inputs<X> x, Heads<X> k_cache, Heads<X> v_cache, Problem p, DecodeParts work,
+                            Speeds speed, int pairs, BadId* bad, IdRule rule) {
+    constexpr int groups = decode_threads / L, in_flight = 16 / int(sizeof(X)) / 2;  // keys that a group loads at once
+    __shared__ LaneRow<L> sums[groups], q_row, k_row;
     __shared__ float maxs[groups], ls[groups];
-    const int part = blockIdx.x % count, t = blockIdx.x / count % p.T, head = blockIdx.x / count / p.T;
-    const int b = head / p.H, h = head % p.H;
+    __shared__ bool is_last;
+    const int part = blockIdx.x % work.parts, head = blockIdx.x / work.parts, b = head / p.H, h = head % p.H;
     const int lane = threadIdx.x % L, group = threadIdx.x / L;
-    const int first_key = p.first_key(b, t), n = p.past + t + 1 - first_key;
-    const int begin  = first_key + int(int64_t(n) * part / count);
-    const int end    = first_key + int(int64_t(n) * (part + 1) / count);
-    const auto new_k = x.k.at(b, h), new_v = x.v.at(b, h);
+    if (threadIdx.x == 0 && part == 0 && h == 0 && !rule.allows(p.positions[b])) report(bad, p.positions[b], b, rule);
+    p.begin(b);
+    const int first_key = p.first_key(b, 0), first_part = first_key / work.part_keys;
+    const int begin = max(first_key, part * work.part_keys), end = min(p.past + 1, (part + 1) * work.part_keys);
+    if (begin >= end) return;
+    const int count      = p.past / work.part_keys - first_part + 1;  // parts that have keys
+    const bool appends   = end == p.past + 1;
+    const X *const new_q = x.q.at(b, h)[0], *const new_k = x.k.at(b, h)[0], *const new_v = x.v.at(b, h)[0];
     const auto old_k = k_cache.at(b, h), old_v = v_cache.at(b, h);
-    if (part == 0)
+
+    Eight<X> k[in_flight], v[in_flight];
+    const auto key_at = [&](int key, int u) { return min(key + u * groups + group, end - 1); };
+    const auto fetch  = [&](int key) {
+#pragma unroll
+        for (int u = 0; u < in_flight; u++) {
+            const int at = key_at(key, u);  // past the end it is the last key, with weight 0
+            k[u]         = load_eight<X>(at < p.past ? old_k[at] : new_k, lane, p.D, p.is_wide);
+            v[u]         = load_eight<X>(at < p.past ? old_v[at] : new_v, lane, p.D, p.is_wide);
+        }
+    };
+    fetch(begin);
+
+    // The rotated query and key are rounded as rope_forward rounds them.
+    for (int d = threadIdx.x; d < p.D; d += decode_threads) {
+        if (d < pairs) {
+            float c, s;
+            direction(speed.of[d] * p.past, c, s);
+            const auto rotate = [&](LaneRow<L>& to, const X* from) {
+                const auto pair = rotated(float(from[d]), float(from[d + pairs]), c, s);
+                to[d]           = float(X(pair.a));
+                to[d + pairs]   = float(X(pair.b));
+            };
+            rotate(q_row, new_q);
+            if (appends) rotate(k_row, new_k);
+        } else if (d >= 2 * pairs) {
+            q_row[d] = float(new_q[d]);
+            if (appends) k_row[d] = float(new_k[d]);
+        }
+    }
+    for (int d = p.D + threadIdx.x; d < 8 * L; d += decode_threads) q_row[d] = k_row[d] = 0.f;
+    __syncthreads();
+    if (appends)
         for (int d = threadIdx.x; d < p.D; d += decode_threads) {
-            old_k[p.past + t][d] = new_k[t][d];
-            old_v[p.past + t][d] = new_v[t][d];
+            old_k[p.past][d] = X(k_row[d]);
+            old_v[p.past][d] = new_v[d];
         }
 
     float q[8], acc[8] = {}, m = -FLT_MAX, l = 0.f;
-    load_eight(q, x.q.at(b, h)[t], lane, p.D, p.is_wide);
-    for (int key = begin; key < end; key += groups * keys_in_flight) {
-        float k[keys_in_flight][8], v[keys_in_flight][8], s[keys_in_flight];
+    q_row.load(lane, q);
+    for (int key = begin;;) {
+        float s[in_flight], new_max = m;
 #pragma unroll
-        for (int u = 0; u < keys_in_flight; u++) {
-            const int at = min(key + u * groups + group, end - 1);  // past the end it is the last key, with weight 0
-            load_eight(k[u], at < p.past ? old_k[at] : new_k[at - p.past], lane, p.D, p.is_wide);
-            load_eight(v[u], at < p.past ? old_v[at] : new_v[at - p.past], lane, p.D, p.is_wide);
-        }
-        float new_max = m;
-#pragma unroll
-        for (int u = 0; u < keys_in_flight; u++) {
+        for (int u = 0; u < in_flight; u++) {
+            float key_row[8];
+            if (pairs && key_at(key, u) == p.past)
+                k_row.load(lane, key_row);
+            else
+                k[u].to_floats(key_row);
             s[u] = 0.f;
-            for (int j = 0; j < 8; j++) s[u] = fmaf(q[j], k[u][j], s[u]);
+            for (int j = 0; j < 8; j++) s[u] = fmaf(q[j], key_row[j], s[u]);
             for (int j = L / 2; j; j /= 2) s[u] += __shfl_xor_sync(~0u, s[u], j);
             s[u]    = key + u * groups + group < end ? s[u] * p.scale : -INFINITY;
             new_max = fmaxf(new_max, s[u]);
@@ -91,16 +168,19 @@ __global__ void __launch_bounds__(decode_threads)
         l *= rescale;
         for (float& a : acc) a *= rescale;
 #pragma unroll
-        for (int u = 0; u < keys_in_flight; u++) {
+        for (int u = 0; u < in_flight; u++) {
             const float weight = expf(s[u] - m);
+            float value[8];
+            v[u].to_floats(value);
             l += weight;
-            for (int j = 0; j < 8; j++) acc[j] = fmaf(weight, v[u][j], acc[j]);
+            for (int j = 0; j < 8; j++) acc[j] = fmaf(weight, value[j], acc[j]);
         }
+        key += groups * in_flight;
+        if (key >= end) break;
+        fetch(key);
     }
 
-    float* const group_sums                                           = sums[group];
-    *reinterpret_cast<float4*>(group_sums + 4 * lane)                 = {acc[0], acc[1], acc[2], acc[3]};
-    *reinterpret_cast<float4*>(group_sums + second_chunks + 4 * lane) = {acc[4], acc[5], acc[6], acc[7]};
+    sums[group].store(lane, acc);
     if (lane == 0) {
         maxs[group] = m;
         ls[group]   = l;
@@ -109,32 +189,39 @@ __global__ void __launch_bounds__(decode_threads)
     float block_max = -FLT_MAX, block_l = 0.f;
     for (int g = 0; g < groups; g++) block_max = fmaxf(block_max, maxs[g]);
     for (int g = 0; g < groups; g++) block_l += expf(maxs[g] - block_max) * ls[g];
-    float* const result = parts + int64_t(blockIdx.x) * (p.D + 2);
+    const auto y        = out.at(b, h)[0];
+    float* const result = work.results + int64_t(blockIdx.x) * (p.D + 2);
     for (int d = threadIdx.x; d < p.D; d += decode_threads) {
         float total = 0.f;
-        for (int g = 0; g < groups; g++)
-            total += expf(maxs[g] - block_max) * sums[g][d / 4 % 2 * second_chunks + d / 8 * 4 + d % 4];
-        result[d] = total;
+        for (int g = 0; g < groups; g++) total += expf(maxs[g] - block_max) * sums[g][d];
+        if (count == 1)
+            y[d] = X(total / block_l);
+        else
+            result[d] = total;
     }
+    if (count == 1) return;
     if (threadIdx.x == 0) {
         result[p.D]     = block_max;
         result[p.D + 1] = block_l;
     }
-}
 
-// out = the parts of each query, added in order.
-template <class X>
-__global__ void __launch_bounds__(64) attention_combine_kernel(Heads<X> out, const float* parts, Problem p, int count) {
-    const int t = blockIdx.x % p.T, head = blockIdx.x / p.T, D = p.D;
-    const float* first = parts + int64_t(blockIdx.x) * count * (D + 2);
-    const auto of_part = [=](int c, int d) { return first[c * (D + 2) + d]; };  // d = D: m, d = D + 1: l
-    float m = -FLT_MAX, l = 0.f;
-    for (int c = 0; c < count; c++) m = fmaxf(m, of_part(c, D));
-    for (int c = 0; c < count; c++) l += expf(of_part(c, D) - m) * of_part(c, D + 1);
-    for (int d = threadIdx.x; d < D; d += 64) {
+    // The last block of this head adds the results of its parts in order.
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0)  // the last block's increment makes it 0 again
+        is_last = atomicInc(&work.counters[head], uint32_t(count - 1)) == uint32_t(count - 1);
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+    const float* const first = work.results + (int64_t(head) * work.parts + first_part) * (p.D + 2);
+    const auto of_part       = [&](int c, int d) { return __ldcg(first + c * (p.D + 2) + d); };
+    float all_max = -FLT_MAX, all_l = 0.f;
+    for (int c = 0; c < count; c++) all_max = fmaxf(all_max, of_part(c, p.D));
+    for (int c = 0; c < count; c++) all_l += expf(of_part(c, p.D) - all_max) * of_part(c, p.D + 1);
+    for (int d = threadIdx.x; d < p.D; d += decode_threads) {
         float total = 0.f;
-        for (int c = 0; c < count; c++) total += expf(of_part(c, D) - m) * of_part(c, d);
-        out.at(head / p.H, head % p.H)[t][d] = X(total / l);
+        for (int c = 0; c < count; c++) total += expf(of_part(c, p.D) - all_max) * of_part(c, d);
+        y[d] = X(total / all_l);
     }
 }
 

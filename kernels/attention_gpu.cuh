@@ -108,12 +108,17 @@ void append_rows(Tensor k_cache, Tensor v_cache, Tensor qkv, Problem p, Queue& q
 }
 
 template <class X>
-void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, int64_t past, float scale, int64_t window,
-                      Queue& queue) {
-    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
-    const Problem p   = problem(qkv, {}, past, scale, window, {out, k_cache, v_cache, qkv});
+void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, Tensor positions, Rope rope, float scale,
+                      int64_t window, Queue& queue) {
+    const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4], S = k_cache.shape[2];
+    const IdRule rule = position_rule(positions, S);
+    Problem p         = problem(qkv, {}, 0, scale, window, {out, k_cache, v_cache, qkv});
+    p.positions       = positions.data<int32_t>();
+    p.most_past       = int(S - T);
     const Inputs<X> x = inputs<X>(qkv);
-    if (T > most_decoded) {  // enough new rows to fill tiles of queries
+    if (T > 1) {
+        queue.expect_ids(positions, rule);
+        rope_forward(qkv, positions, rope, stream_of(queue));
         if (p.is_wide)
             append_rows<uint4, X>(k_cache, v_cache, qkv, p, queue);
         else
@@ -121,14 +126,18 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, in
         const Inputs<X> cached{x.q, heads_of_cache<const X>(k_cache), heads_of_cache<const X>(v_cache)};
         return forward_tiles<X>(heads_of<X>(out), nullptr, cached, p, qkv, queue);
     }
-    const int64_t queries = B * H * T;
-    const int count       = int(decode_parts(queries, std::min(past + T, window)));
-    float* const parts    = queue.scratch<float>(attention_cached_cost(B, T, past, H, D, qkv.dtype).scratch);
-    const Heads<X> k = heads_of_cache<X>(k_cache), v = heads_of_cache<X>(v_cache);
+    DecodeParts work;
+    work.part_keys = int(decode_part(B * H, S));
+    work.parts     = int(ceil_div(S, work.part_keys));
+    work.results   = queue.scratch<float>(attention_cached_cost(B, T, 0, S, H, D, qkv.dtype).scratch);
+    work.counters  = queue.counters;
+    CHECK(B * H <= Queue::most_counters, "attention_cached: {} sequences of {} heads, expected at most {} in all", B, H,
+          Queue::most_counters);
     for_size<1, 2, 4, 8, 16, 32>(ceil_div(D, 8), [&](auto L) {
-        launch(attention_decode_kernel<X, L>, {queries * count, decode_threads}, queue, parts, x, k, v, p, count);
+        launch(attention_decode_kernel<X, L>, {B * H * work.parts, decode_threads}, queue, heads_of<X>(out), x,
+               heads_of_cache<X>(k_cache), heads_of_cache<X>(v_cache), p, work, speeds_of(rope), int(rope.dim / 2),
+               queue.bad, rule);
     });
-    launch(attention_combine_kernel<X>, {queries, 64}, queue, heads_of<X>(out), parts, p, count);
 }
 
 }  // namespace gpu

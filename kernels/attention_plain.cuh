@@ -110,6 +110,7 @@ __global__ void __launch_bounds__(plain_threads, 2)
     const Tile<float, D> q_tile{shared_memory};
     const Tile<float, D> k_tile{q_tile.p + Tiling::own_bytes}, v_tile{k_tile.p + Tiling::streamed_bytes};
     const OwnTile own(p, rows, TileOrder::last_to_first);
+    p.begin(own.b);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;  // the warp's first row within the tile
     float* const weights = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
     const Range seen     = find_first_keys<plain_threads, rows>(first_keys, p, own);

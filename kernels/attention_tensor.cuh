@@ -438,6 +438,7 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     const Tile<bf16, D> q_tile{shared_memory};
 
     const OwnTile own(p, rows, TileOrder::last_to_first);
+    p.begin(own.b);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;  // the warp's first row within the tile
     const SeenByWarp<M> seen(p, own.b, own.row + row);
     const int begin = block_range<tensor_threads>(seen.begin).min, end = min(p.past + own.row + rows, p.keys());

@@ -45,12 +45,18 @@ struct Inputs {
 // What one call of attention computes. The keys have positions 0 to past + T - 1, and query t is at position past + t.
 struct Problem {
     int T, H, D;  // T queries in each sequence
-    int past;     // cached keys before the first query; 0 in training
+    int past;     // cached keys before the first query; 0 in training, and with a cache until begin() is called
     float scale;
     int window;
-    const int32_t* starts;  // (B,T) or null
-    bool is_wide;           // rows begin at multiples of 16 bytes and are multiples of 16 bytes long
+    const int32_t* starts;               // (B,T) or null
+    bool is_wide;                        // rows begin at multiples of 16 bytes and are multiples of 16 bytes long
+    const int32_t* positions = nullptr;  // (B,T) with a cache: query 0 of sequence b is at positions[b T]
+    int most_past            = 0;        // the cache ends T rows after it
 
+    // A block that works on sequence b of a cache calls it first.
+    __device__ void begin(int b) {
+        if (positions) past = max(0, min(positions[int64_t(b) * T], most_past));
+    }
     __device__ int keys() const { return past + T; }
     __device__ int first_key(int b, int t) const {
         return ::first_key(past + t, starts ? starts[int64_t(b) * T + t] : 0, window);

@@ -133,6 +133,11 @@ bool Device::fast_bf16() const {
 #endif
 }
 
+bool Device::has_graphs() const {
+    ON_GPU(stream_, !gpu::queue_of(stream_).sync_each());
+    return false;
+}
+
 int64_t Device::free_bytes() const {
     ON_GPU(stream_, gpu::free_bytes());
     return available_memory();

@@ -33,6 +33,7 @@ class Device {
     int threads() const { return threads_; }
     std::string no_gpu() const { return no_gpu_; }  // why kind auto chose the CPU; "" where there is no reason to say
     bool fast_bf16() const;                         // products in bf16 run at twice the rate of fp32 or better
+    bool has_graphs() const;                        // work can be recorded as a CUDA graph (feed.h)
     int64_t free_bytes() const;                     // memory that a run could still take
 
     void* allocate(int64_t bytes) const;  // 64-byte aligned; RunError when there is too little memory

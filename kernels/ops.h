@@ -141,16 +141,19 @@ void attention_backward(Tensor dqkv /*=*/,                                // (B,
                         Tensor dout, Tensor out, Tensor lse,              // (B,T,H,D) x, (B,T,H,D) x, (B,H,T) fp32
                         Tensor qkv, Tensor starts,                        // (B,T,3,H,D) x, (B,T) int32 or null
                         float scale, int64_t window, Stream s);
-// Appends the k and v of T new rows to the caches at [past, past + T), then attends to all rows so far. Generation uses
-// it.
+// Rotates q and k as rope_forward does, appends the k and v of T new rows to the caches, and attends to all rows so far.
+// Row t of sequence b goes to row positions[b,0] + t of the caches, and sees the rows up to there; so sequences may have
+// any lengths. positions is read from the device's memory, so that the CUDA graph of a step can be launched again as it
+// is. Generation uses it.
 void attention_cached(Tensor out /*=*/,                                   // (B,T,H,D) x
                       Tensor k_cache /*=*/, Tensor v_cache /*=*/,         // (B,H,S,D) x, (B,H,S,D) x
-                      Tensor qkv, int64_t past,                           // (B,T,3,H,D) x
-                      float scale, int64_t window, Stream s);
-// These costs assume no window and no documents. attention_cached_cost is that of T new rows after `past` cached ones.
+                      Tensor qkv /*is overwritten*/, Tensor positions,    // (B,T,3,H,D) x, (B,T) int32
+                      Rope rope, float scale, int64_t window, Stream s);
+// These costs assume no window and no documents. attention_cached_cost is that of T new rows after
+// `past` cached ones, in caches of S rows.
 Cost attention_forward_cost (int64_t B, int64_t T, int64_t H, int64_t D, DType x);
 Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x);
-Cost attention_cached_cost  (int64_t B, int64_t T, int64_t past, int64_t H, int64_t D, DType x);
+Cost attention_cached_cost  (int64_t B, int64_t T, int64_t past, int64_t S, int64_t H, int64_t D, DType x);
 
 // ---- gelu.cu (Hendrycks & Gimpel 2016: arXiv 1606.08415) ------------------------------------------------------------
 void gelu_forward(Tensor y /*=*/, Tensor x, Gelu kind, Stream s);               // any one shape, x

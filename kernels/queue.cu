@@ -13,6 +13,8 @@ Queue::Queue(int index, bool sync_each) : index_(index), sync_each_(sync_each) {
     CUDA_RUN(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CUDA_RUN(cudaMalloc(&bad, sizeof(BadId)));
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
+    CUDA_RUN(cudaMalloc(&counters, most_counters * sizeof(uint32_t)));
+    CUDA_RUN(cudaMemsetAsync(counters, 0, most_counters * sizeof(uint32_t), stream));
     CUDA_RUN(cudaMallocHost(&answer_, sizeof(Answer)));
     slots_.resize(slot_count);
     for (Slot& s : slots_) {
@@ -31,6 +33,7 @@ Queue::~Queue() {
     }
     cudaFree(scratch_);
     cudaFree(bad);
+    cudaFree(counters);
     cudaFreeHost(answer_);
     cudaStreamDestroy(stream);
 }

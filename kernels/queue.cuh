@@ -47,6 +47,15 @@ struct BadId {
     IdRule rule;  // a copy of the host's; the GPU does not follow its pointers
 };
 HD bool ready(const BadId* bad) { return !bad->found; }
+#ifdef __CUDACC__
+// Tells the host of a bad id that a kernel met. If several threads do, one of them is heard.
+__device__ inline void report(BadId* bad, int32_t id, int64_t at, const IdRule& rule) {
+    if (atomicCAS(&bad->found, 0, 1)) return;
+    bad->id   = id;
+    bad->at   = at;
+    bad->rule = rule;
+}
+#endif
 
 struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
 
@@ -61,9 +70,13 @@ class Queue {
 
     cudaStream_t stream = nullptr;
     cudaDeviceProp limits{};
-    const char* op = "";       // the op that is queueing work
-    BadId* bad     = nullptr;  // lies in the GPU's memory
-    bool tf32      = false;    // products in fp32 round their operands to TF32
+    const char* op                         = "";       // the op that is queueing work
+    BadId* bad                             = nullptr;  // lies in the GPU's memory
+    bool tf32                              = false;    // products in fp32 round their operands to TF32
+    // Numbers that are 0 between ops. Blocks that share a result count themselves in one of them, so that the last one
+    // can combine the parts. It sets the number to 0 again.
+    uint32_t* counters                     = nullptr;
+    static constexpr int64_t most_counters = 1 << 18;
     std::shared_ptr<Products> products;
 
     // Memory for what one op keeps between its kernels; the next op overwrites it. An op asks for the `scratch` of its

@@ -11,25 +11,10 @@
 #include <vector>
 
 #include "cpu.h"
-#include "ops.h"
+#include "rotation.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
-
-// Returns φ / position, in radians.
-inline double radians_per_position(int64_t pair, Rope rope) {
-    return pow(double(rope.base), -2. * double(pair) / double(rope.dim));
-}
-
-// One pair on the GPU, and a vector of pairs on the CPU.
-template <class F>
-struct Pair {
-    F a, b;
-};
-template <class F>
-HD Pair<F> rotated(F a, F b, F cosine, F sine) {
-    return {a * cosine - b * sine, b * cosine + a * sine};
-}
 
 namespace cpu {
 
@@ -82,25 +67,6 @@ void rope_backward(Tensor dqkv, Tensor positions, Rope r) {
 
 #ifdef __CUDACC__
 namespace gpu {
-
-constexpr int max_pairs = 128;  // heads up to 256 wide
-
-// φ / position for each pair, in units of π: an argument of the kernel.
-struct Speeds {
-    double of[max_pairs];
-};
-
-// Cosine and sine of π x. x is brought to [-1, 1] in double and then split in two floats, because a single one would
-// leave an error of 1e-7. Three operations in double are enough so; sincospi() in double takes some fifty, which are
-// slow on GPUs for graphics.
-__device__ inline void direction(double x, float& cosine, float& sine) {
-    const double turn = x - 2 * rint(0.5 * x);
-    const float high = float(turn), low = 3.14159265f * float(turn - double(high));
-    float s, c;
-    sincospif(high, &s, &c);
-    cosine = c - s * low;
-    sine   = s + c * low;
-}
 
 // A block rotates all heads of q and k of a few rows, and each thread W pairs at a time, so that it accesses 16 bytes
 // of a and of b where dim/2 and D allow it. Two of these are in flight while the block computes the cosines and sines
@@ -159,11 +125,9 @@ static __global__ void __launch_bounds__(rope_threads, 4)
 template <class X>
 static void rope(Tensor qkv, Tensor positions, Rope r, float direction, Queue& q) {
     const int64_t T = qkv.shape[1], N = qkv.shape[0] * T, H = qkv.shape[3], D = qkv.shape[4], pairs = r.dim / 2;
-    X* const x        = qkv.data<X>();
-    const int32_t* at = positions.data_or_null<int32_t>();
-    CHECK(pairs <= max_pairs, "rope: rope.dim is {}, expected at most {} on a GPU", r.dim, 2 * max_pairs);
-    Speeds speed{};
-    for (int64_t i = 0; i < pairs; i++) speed.of[i] = radians_per_position(i, r) / 3.14159265358979323846;
+    X* const x         = qkv.data<X>();
+    const int32_t* at  = positions.data_or_null<int32_t>();
+    const Speeds speed = speeds_of(r);
     for_width<X>(aligned(x) && pairs % wide<X> == 0 && D % wide<X> == 0, [&](auto width) {
         const int64_t per_row = 2 * H * pairs / width;
         const int64_t rows    = std::clamp<int64_t>(2 * rope_threads / per_row, 1, std::clamp<int64_t>(N, 1, 32));

@@ -202,10 +202,18 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
               [&] { attention_forward(out, lse, qkv, none, scale, T, s); });
         b.row("attention backward", x, attention_backward_cost(B, T, H, D, x),
               [&] { attention_backward(dqkv, dout, out, lse, qkv, none, scale, T, s); });
-        b.row("attention prefill", x, attention_cached_cost(B, T, 0, H, D, x),
-              [&] { attention_cached(out, k, v, qkv, 0, scale, T, s); });
-        const Cost read_cache{attention_cached_cost(B, 1, T - 1, H, D, x).bytes};  // memory is the bound, so no FLOPs
-        b.row("attention decode", x, read_cache, [&] { attention_cached(row_out, k, v, row, T - 1, scale, T, s); });
+        const Tensor all_rows = make({B, T}, DType::I32), last_row = make({B, 1}, DType::I32);  // their positions
+        std::vector<int32_t> at(size_t(B * T));
+        for (int64_t n = 0; n < B * T; n++) at[n] = int32_t(n % T);
+        from_host(all_rows, at.data(), s);
+        at.assign(size_t(B), int32_t(T - 1));
+        from_host(last_row, at.data(), s);
+        b.row("attention prefill", x, attention_cached_cost(B, T, 0, T, H, D, x),
+              [&] { attention_cached(out, k, v, qkv, all_rows, Rope{}, scale, T, s); });
+        // Memory is the bound of decoding, so it counts no FLOPs.
+        const Cost read_cache{attention_cached_cost(B, 1, T - 1, T, H, D, x).bytes};
+        b.row("attention decode", x, read_cache,
+              [&] { attention_cached(row_out, k, v, row, last_row, Rope{}, scale, T, s); });
         b.row("rope, a quarter of D", x, rope_cost(N, H, rope.dim, x), [&] { rope_forward(qkv, none, rope, s); });
     }
 
@@ -265,7 +273,7 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     const double layer = 1 / double(c.layers);
     b.row(forward_row, x, cost_of(ops, Part::block_forward) * layer, [&] {
         block_forward(m.acts.block[1].x, first_norm(m.params.block[1], m.acts.block[1]), m.params.block[0],
-                      m.acts.block[0], Tensor{}, c, true, s, attend_all(Tensor{}, c, 0, s));
+                      m.acts.block[0], c, true, s, attend_all(Tensor{}, Tensor{}, c, 0, s));
     });
     b.row(backward_row, x, cost_of(ops, Part::block_backward) * layer, [&] {
         block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);

@@ -201,6 +201,13 @@ std::vector<Case> all_cases() {
 
 float default_scale(const Sizes& sizes) { return 1.f / std::sqrt(float(sizes.D)); }
 
+// The positions (B,T) of rows that go to `past` and after it in a cache.
+Buffer positions_from(const Device* dev, int64_t B, int64_t T, int64_t past) {
+    Values at;
+    for (int64_t n = 0; n < B * T; n++) at.push_back(double(past + n % T));
+    return Buffer(dev, {B, T}, DType::I32, at);
+}
+
 }  // namespace
 
 // ---- attention ------------------------------------------------------------------------------------------------------
@@ -355,8 +362,10 @@ TEST_CASE("attention is the same for any number of threads", "[attention]") {
         const Buffer cached(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, dtype),
             one(dev, {sizes.B, 1, sizes.H, sizes.D}, dtype);
         const Buffer row(dev, {sizes.B, 1, 3, sizes.H, sizes.D}, dtype, Kind::ordinary, 9);
-        attention_cached(cached, k, v, x, 0, scale, sizes.window, dev->stream());
-        attention_cached(one, k, v, row, sizes.T - 1, scale, sizes.window, dev->stream());
+        attention_cached(cached, k, v, x, positions_from(dev, sizes.B, sizes.T, 0), {}, scale, sizes.window,
+                         dev->stream());
+        attention_cached(one, k, v, row, positions_from(dev, sizes.B, 1, sizes.T - 1), {}, scale, sizes.window,
+                         dev->stream());
         return Bytes{out.bytes(), lse.bytes(), dx.bytes(), cached.bytes(), one.bytes()};
     };
     CHECK_SAME_FOR_ANY_THREADS(run);
@@ -388,7 +397,8 @@ TEST_CASE("attention_cached, called for a few rows at a time, gives the rows of 
             });
         const Buffer x(dev, {small.B, small.T, 3, small.H, small.D}, dtype, rows);
         const Buffer out(dev, {small.B, small.T, small.H, small.D}, dtype);
-        attention_cached(out, k, v, x, past, scale, sizes.window, dev->stream());
+        attention_cached(out, k, v, x, positions_from(dev, small.B, small.T, past), {}, scale, sizes.window,
+                         dev->stream());
         const Values y = out.values();
         each_row(small, [&](int64_t b, int64_t h, int64_t t) {
             for (int64_t d = 0; d < sizes.D; d++) ours[at.out(b, past + t, h, d)] = y[in.out(b, t, h, d)];
@@ -432,8 +442,8 @@ TEST_CASE("attention_cached with extreme scores", "[attention]") {
     const Buffer head(dev, {1, split, 3, sizes.H, sizes.D}, dtype, Values(qkv.begin(), qkv.begin() + split * row));
     const Buffer tail(dev, {1, 1, 3, sizes.H, sizes.D}, dtype, Values(qkv.begin() + split * row, qkv.end()));
     const Buffer first(dev, {1, split, sizes.H, sizes.D}, dtype), last(dev, {1, 1, sizes.H, sizes.D}, dtype);
-    attention_cached(first, k, v, head, 0, scale, sizes.window, dev->stream());
-    attention_cached(last, k, v, tail, split, scale, sizes.window, dev->stream());
+    attention_cached(first, k, v, head, positions_from(dev, 1, split, 0), {}, scale, sizes.window, dev->stream());
+    attention_cached(last, k, v, tail, positions_from(dev, 1, 1, split), {}, scale, sizes.window, dev->stream());
     Values ours      = first.values();
     const Values end = last.values();
     ours.insert(ours.end(), end.begin(), end.end());
@@ -469,10 +479,27 @@ TEST_CASE("attention says what is wrong with its arguments", "[attention]") {
     CHECK_REFUSED((attention_forward(out, lse, qkv, {}, 1, 0, s)), "window is 0");
     CHECK_REFUSED((attention_backward(out, out, out, lse, qkv, {}, 1, 3, s)), "attention_backward", "dqkv is");
     CHECK_REFUSED((attention_backward(qkv, short_out, out, lse, qkv, {}, 1, 3, s)), "dout is");
-    CHECK_REFUSED((attention_cached(out, cache, other_cache, qkv, 0, 1, 3, s)), "v_cache is (2, 4, 6, 8)");
-    CHECK_REFUSED((attention_cached(out, cache, cache, qkv, 3, 1, 3, s)), "3 new rows at 3", "holds 5");
-    CHECK_REFUSED((attention_cached(out, cache, cache, qkv, -1, 1, 3, s)), "3 new rows at -1");
-    CHECK_REFUSED((attention_cached(out, cache, cache, qkv, INT64_MAX, 1, 3, s)), "new rows at");
+    const Buffer at = positions_from(dev, 2, 3, 0), beyond = positions_from(dev, 2, 3, 3),
+                 before = positions_from(dev, 2, 3, -1), tall(dev, {2, 4, 2, 8}, f);
+    CHECK_REFUSED((attention_cached(out, cache, other_cache, qkv, at, {}, 1, 3, s)), "v_cache is (2, 4, 6, 8)");
+    CHECK_REFUSED((attention_cached(out, cache, cache, qkv, starts, {}, 1, 3, s)), "positions is (3, 2)");
+    CHECK_REFUSED((attention_cached(out, tall, tall, qkv, at, {}, 1, 3, s)), "3 new rows", "holds 2");
+    CHECK_REFUSED((attention_cached(out, cache, cache, qkv, beyond, {}, 1, 3, s)), "position at (0, 2) is 5", "0..4");
+    CHECK_REFUSED((attention_cached(out, cache, cache, qkv, before, {}, 1, 3, s)), "position at (0, 0) is -1");
+}
+
+TEST_CASE("attention_cached refuses a place outside of its cache", "[attention][errors]") {
+    const auto* dev    = GENERATE(from_range(devices()));
+    const int64_t T    = GENERATE(1, 3);
+    const int64_t past = GENERATE(5, -1, 1 << 30);
+    CAPTURE(dev, T, past);
+    const Buffer qkv(dev, {2, T, 3, 4, 8}, DType::F32, Kind::ordinary), out(dev, {2, T, 4, 8}, DType::F32),
+        cache(dev, {2, 4, 5, 8}, DType::F32, Kind::zeros), positions = positions_from(dev, 2, T, past);
+    const auto run = [&] {
+        attention_cached(out, cache, cache, qkv, positions, {}, 1, 3, dev->stream());
+        sync(dev->stream());
+    };
+    CHECK_REFUSED(run(), "attention_cached: position at (0, 0) is", "0..4");
 }
 
 // ---- rope -----------------------------------------------------------------------------------------------------------

@@ -285,9 +285,9 @@ TEST_CASE("logits and greedy text of every family are the same with a cache and 
     generate(m, text, made, 1, greedy, [&](int64_t, int32_t id) { return with.push_back(id), true; });
     REQUIRE(int64_t(with.size()) == made);
     for (const int32_t id : with) {
-        Generator fresh(m, 1, T);
-        fresh.feed(text.data(), int64_t(text.size()));
-        text.push_back(fresh.choose(greedy)[0]);
+        Generator fresh(m, 1, T, greedy);
+        fresh.feed({text});
+        text.push_back(fresh.choose()[0]);
         CAPTURE(text.size());
         REQUIRE(text.back() == id);
     }

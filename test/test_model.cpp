@@ -468,9 +468,9 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
     std::vector<int32_t> with, text = {1, 5, 2};
     generate(m, text, 40, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t id) { return with.push_back(id), true; });
     for (int64_t n = 0; n < 40; n++) {
-        Generator g(m, 1, 64);
-        g.feed(text.data(), int64_t(text.size()));
-        text.push_back(g.choose(Sampling{0.f, 0, 1.f, 1})[0]);
+        Generator g(m, 1, 64, Sampling{0.f, 0, 1.f, 1});
+        g.feed({text});
+        text.push_back(g.choose()[0]);
         CAPTURE(neox, n);
         REQUIRE(text.back() == with[n]);
     }
@@ -487,6 +487,58 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
     int64_t made = 0;
     generate(m, {1, 5, 2}, 200, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t) { return made++, true; });
     CHECK(made == 200);
+}
+
+TEST_CASE("sequences of unequal length in one batch equal those that run alone", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const bool neox   = GENERATE(false, true);
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    CAPTURE(dev, neox, dtype);
+    Config c  = tiny_config(7, 13, neox);
+    c.context = 160;
+    Model m(c, dtype, {1, 1, false}, *dev);
+    scatter(m.params, c, m.stream);
+    // Five texts of 1 to 70 tokens. Together they go through the model in parts of 51 tokens.
+    std::vector<std::vector<int32_t>> texts;
+    for (const int64_t n : {70, 1, 51, 2, 52}) {
+        texts.emplace_back(n);
+        for (int64_t t = 0; t < n; t++) texts.back()[t] = int32_t(Random(n, "text").below(t, c.vocab));
+    }
+    const Sampling how{1.f, 0, 0.9f, 3};
+    const auto difference_of = [&](const std::vector<float>& all, size_t b, const std::vector<float>& alone) {
+        return largest_difference({all.begin() + b * c.vocab, all.begin() + (b + 1) * c.vocab}, alone);
+    };
+    Generator together(m, 5, 100, how);
+    together.feed(texts);
+    const std::vector<float> logits = together.logits();
+    std::vector<std::vector<int32_t>> made(5);
+    for (int n = 0; n < 12; n++) {
+        const std::vector<int32_t> ids = n ? together.next() : together.choose();
+        for (size_t b = 0; b < 5; b++) made[b].push_back(ids[b]);
+    }
+    // The logits that follow are compared too, after the chosen tokens were appended as a text.
+    Generator again(m, 5, 100, how);
+    again.feed(texts);
+    again.feed(made);
+    const std::vector<float> later = again.logits();
+    for (size_t b = 0; b < 5; b++) {
+        Generator alone(m, 1, 100, how);
+        alone.feed({texts[b]});
+        const auto first = alone.logits();
+        CAPTURE(b);
+        const double close = dtype == DType::F32 ? 1e-5 : 2e-2;
+        CHECK(difference_of(logits, b, first) <= close * largest_of(first));
+        alone.feed({made[b]});
+        const auto second = alone.logits();
+        CHECK(difference_of(later, b, second) <= close * largest_of(second));
+        if (dtype != DType::F32) continue;  // in bf16 a choice may fall on the other side of a rounding
+        if (b > 0) continue;                // the other sequences draw other random numbers alone
+        Generator chooses(m, 1, 100, how);
+        chooses.feed({texts[b]});
+        std::vector<int32_t> ids = chooses.choose();
+        for (int n = 1; n < 12; n++) ids.push_back(chooses.next()[0]);
+        CHECK(ids == made[b]);
+    }
 }
 
 TEST_CASE("logits that are not finite are refused", "[model]") {
