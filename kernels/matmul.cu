@@ -21,6 +21,7 @@
 #include "product.h"
 #ifdef __CUDACC__
 #include "cublaslt.cuh"
+#include "matmul_few_rows.cuh"
 #endif
 
 // ---- oneDNN ---------------------------------------------------------------------------------------------------------
@@ -232,6 +233,7 @@ namespace gpu {
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
+    if (few_rows_forward<T>(out, x, w, b, {}, q)) return;
     multiply(product_for_out(x, w, b), out, x, w, q, b);
 }
 
@@ -247,6 +249,7 @@ constexpr bool can_fuse(Gelu kind) {
 // change a bit.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
+    if (!pre && few_rows_forward<T>(act, x, w, b, kind, q)) return;
     if (!pre && can_fuse<T>(kind)) {
         Product p = product_for_out(x, w, b);
         p.gelu    = kind;

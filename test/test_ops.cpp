@@ -293,8 +293,15 @@ TEST_CASE("layernorm refuses wrong shapes", "[ops][errors]") {
 TEST_CASE("matmul_forward and matmul_gelu_forward", "[ops]") {
     const auto dev         = GENERATE(from_range(devices()));
     const auto dtype       = GENERATE(F32, BF16);
-    const auto [N, IC, OC] = GENERATE(table<int, int, int>(
-        {{1, 1, 1}, {3, 7, 5}, {2, 768, 33}, {4, 65, 7}, {5, 1, 9}, {65, 33, 17}, {129, 768, 40}}));
+    const auto [N, IC, OC] = GENERATE(table<int, int, int>({{1, 1, 1},
+                                                            {3, 7, 5},
+                                                            {2, 768, 33},
+                                                            {4, 65, 7},
+                                                            {5, 1, 9},
+                                                            {8, 2056, 11},
+                                                            {3, 1033, 6},
+                                                            {65, 33, 17},
+                                                            {129, 768, 40}}));
     const bool bias        = GENERATE(true, false);
     CAPTURE(dev, dtype, N, IC, OC, bias);
     const Stream s = dev->stream();
@@ -318,6 +325,30 @@ TEST_CASE("matmul_forward and matmul_gelu_forward", "[ops]") {
         CHECK_CLOSE(pre, want, plain);
         CHECK_CLOSE(act, act_want, act_plain);
         CHECK_CLOSE(act_alone, act_want, act_plain);
+    }
+}
+
+TEST_CASE("a row of a few has the same bits alone", "[ops]") {
+    const auto dev      = GENERATE(from_range(devices()));
+    const auto dtype    = GENERATE(F32, BF16);
+    const auto [IC, OC] = GENERATE(table<int, int>({{65, 7}, {768, 33}, {3072, 5}, {16, 8300}}));
+    const int most      = dev->where() == Machine::cpu ? 4 : 8;  // rows that take a kernel of our own
+    CAPTURE(dev, dtype, IC, OC);
+    const Buffer w(dev, {OC, IC}, dtype, Kind::ordinary, 2), b(dev, {OC}, dtype, Kind::ordinary, 3);
+    const Buffer x(dev, {most, IC}, dtype, Kind::ordinary, 1);
+    Bytes alone;
+    for (int n = 0; n < most; n++) {
+        const Buffer out(dev, {1, OC}, dtype);
+        matmul_forward(out, x.tensor().rows(n, 1), w, b, dev->stream());
+        alone.push_back(out.bytes());
+    }
+    for (int N = 1; N <= most; N++) {
+        const Buffer out(dev, {N, OC}, dtype);
+        matmul_forward(out, x.tensor().rows(0, N), w, b, dev->stream());
+        const auto together = out.bytes();
+        std::vector<unsigned char> rows;
+        for (int n = 0; n < N; n++) rows.insert(rows.end(), alone[n].begin(), alone[n].end());
+        CHECK(together == rows);
     }
 }
 

@@ -1,0 +1,102 @@
+// matmul_few_rows.cuh - the product of a few rows with a large weight on a GPU, for generation
+//
+//   out (N,OC) = x (N,IC) wᵀ (IC,OC) + b, or gelu of that, for N <= few_rows
+//
+// Each weight is read once, and that is the whole cost. A weight of GPT-2 124M has 1.2 to 4.7 MB, and an H100 moves 2
+// MB in the time that one load takes. So loads are what counts: a warp computes one output at a time, and a lane has
+// four loads of 16 bytes on their way before it uses the first. Where rows of w are long, the four warps of a block
+// share an output. The order of an output's sum depends on IC alone, so a row gets the same bits whatever rows are
+// beside it.
+#pragma once
+#include <climits>
+#include <optional>
+
+#include "gelu.h"
+#include "gpu.cuh"
+
+namespace gpu {
+
+constexpr int64_t few_rows      = 8;
+constexpr int few_rows_warps    = 4;
+constexpr int64_t few_rows_grid = 2048;  // blocks; with more outputs, a warp computes several
+
+// R is N, rounded up; rows past the end repeat the last one. `sharers` warps share an output.
+template <int W, int R, int sharers, class T>
+static __global__ void __launch_bounds__(32 * few_rows_warps)
+    few_rows_kernel(T* out, const T* x, const T* w, const T* b, int N, int IC, int64_t OC, bool has_gelu, Gelu kind) {
+    constexpr int outputs = few_rows_warps / sharers, loads = 4, stride = 32 * W * sharers;
+    __shared__ float of_warp[few_rows_warps][R];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int64_t o = int64_t(blockIdx.x) * outputs + warp / sharers; o < OC; o += int64_t(gridDim.x) * outputs) {
+        const T* const row = w + o * IC;
+        float sums[R]      = {};
+        for (int first = (warp % sharers * 32 + lane) * W; first < IC; first += loads * stride) {
+            Packed<W, T> weights[loads];
+#pragma unroll
+            for (int u = 0; u < loads; u++)
+                if (first + u * stride < IC) weights[u] = load_packed<W>(row + first + u * stride);
+#pragma unroll
+            for (int u = 0; u < loads; u++) {
+                const int i = first + u * stride;
+                if (i >= IC) continue;
+                const Floats<W> weight = unpack<W, T>(weights[u]);
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    const Floats<W> v = load<W>(x + int64_t(min(r, N - 1)) * IC + i);
+                    for (int k = 0; k < W; k++) sums[r] = fmaf(v[k], weight[k], sums[r]);
+                }
+            }
+        }
+        float mine = 0;  // of row `lane`
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            sums[r] = warp_sum(sums[r]);
+            if (lane == r) mine = sums[r];
+        }
+        if constexpr (sharers > 1) {
+            __syncthreads();  // the output before has been read
+            if (lane < R) of_warp[warp][lane] = mine;
+            __syncthreads();
+            if (warp != 0) continue;
+            mine = 0;
+            if (lane < R)
+                for (int i = 0; i < few_rows_warps; i++) mine += of_warp[i][lane];
+        }
+        if (lane >= N) continue;
+        if (b) mine += float(b[o]);
+        if (has_gelu) mine = kind == Gelu::tanh ? gelu<Gelu::tanh>(mine) : gelu<Gelu::erf>(mine);
+        out[lane * OC + o] = T(mine);
+    }
+}
+
+// Computes the product, or does nothing and returns false where x has more rows.
+template <class T>
+static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b, std::optional<Gelu> kind, Queue& q) {
+    const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
+    if (N > few_rows || IC > INT_MAX / 2) return false;
+    for_width<T>(IC % wide<T> == 0 && aligned(x.ptr, w.ptr), [&](auto width) {
+        const auto run = [&](auto rows, auto sharers) {
+            const int64_t blocks = std::min(few_rows_grid, ceil_div(OC * sharers, few_rows_warps));
+            launch(few_rows_kernel<width, rows, sharers, T>, {blocks, 32 * few_rows_warps}, q, out.data<T>(),
+                   x.data<T>(), w.data<T>(), b.data_or_null<T>(), int(N), int(IC), OC, kind.has_value(),
+                   kind.value_or(Gelu::tanh));
+        };
+        const auto run_rows = [&](auto rows) {  // a lane has 8 loads or more of a long row
+            if (IC >= 8 * 32 * width)
+                run(rows, Constant<few_rows_warps>{});
+            else
+                run(rows, Constant<1>{});
+        };
+        if (N <= 1)
+            run_rows(Constant<1>{});
+        else if (N <= 2)
+            run_rows(Constant<2>{});
+        else if (N <= 4)
+            run_rows(Constant<4>{});
+        else
+            run_rows(Constant<8>{});
+    });
+    return true;
+}
+
+}  // namespace gpu
