@@ -137,6 +137,35 @@ TEST_CASE("<|endoftext|> ends a text where no file says what does", "[foreign][p
     CHECK(out() == "the\n");
 }
 
+TEST_CASE("a tokenizer may have more ids than the model, as long as no text uses them", "[foreign][programs]") {
+    // One id just above the vocabulary, as a padding token has, or many far above it.
+    const int64_t first = GENERATE(420, 900), count = first == 420 ? 1 : 5;
+    CAPTURE(first);
+    const OneWordModel m(0);
+    json tokenizer = plain_tokenizer();
+    for (int64_t i = 0; i < count; i++)
+        tokenizer["added_tokens"].push_back({{"id", first + i},
+                                             {"content", "<more" + std::to_string(i) + ">"},
+                                             {"special", true},
+                                             {"single_word", false},
+                                             {"lstrip", false},
+                                             {"rstrip", false},
+                                             {"normalized", false}});
+    m.write("tokenizer.json", tokenizer);
+    const std::string last = std::to_string(first + count - 1);
+    const Ran r            = m.infer();
+    CHECK((r.code == 0 && r.out == "the\n"));
+    CHECK(says(r, {"warning", ("ids up to " + last).c_str(), "vocabulary of 420"}));
+    const Ran used = m.infer("--prompt 'the<more0>' --tokens 4");
+    CAPTURE(used.err);
+    CHECK(used.code == 2);
+    CHECK(says(used, {std::to_string(first).c_str(), "420"}));
+    write_text(m.s / "text.txt", "the<more0>");
+    const std::string scored = "--model " + quoted(m.s.path) + " --score " + quoted(m.s / "text.txt");
+    CHECK(run(m.s, "infer_gpt", scored + " --special-tokens ids").code == 2);
+    CHECK(run(m.s, "infer_gpt", scored).code == 0);  // as plain text it has other ids
+}
+
 TEST_CASE("an unused id prints nothing and ends no text", "[foreign][programs]") {
     // The tokenizer has ids up to 429, of which 420 to 428 are unused.
     const OneWordModel m(425, 430);
