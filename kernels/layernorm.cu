@@ -207,9 +207,8 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
 // and each thread loads 96 bytes of R = 2 rows: 72 KB in the two blocks that share a multiprocessor, which leave 80
 // registers to a thread. A row that takes more than half of such a block has a block to itself, which loads more rows.
 constexpr int backward_threads = 512, group_threads = 384;  // of a block at most, with one group and with several
-HD int group_sums(int W, int P) {
-    return W * (P + 32 / W);
-}  // floats of shared memory for a group's dw; db has as many
+// The floats of shared memory that a group's sums for dw take; those for db take as many.
+HD int group_sums(int W, int P) { return W * (P + 32 / W); }
 
 template <int W, int V, int R, class T>
 static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : backward_threads, R == 2 && V == 1 ? 2 : 1)

@@ -9,8 +9,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "host.h"
-
 namespace {
 
 // As many numbers as are computed together: 64 blocks of Philox, whose arrays fit into the first-level cache.
