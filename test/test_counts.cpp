@@ -3,6 +3,7 @@
 #include "test/counts.h"
 
 #include "data/files.h"
+#include "gpt/generate.h"
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
@@ -88,6 +89,53 @@ TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 3
         }
         CHECK(c.launches >= 8);
         CHECK(c.launches <= (c.op.find("forward") != std::string::npos ? 14 : 20));
+    }
+}
+
+// Tokens of models with one and with two layers, for a batch that takes our own products and for one that does not.
+static const auto token_models  = {"gpt2", "pythia-160m"};
+static const auto token_batches = {1, 9};
+
+TEST_CASE("tokens of generation between profiler marks", "[.tokens]") {
+    const Device dev("cuda");
+    for (const char* name : token_models)
+        for (const int64_t batch : token_batches)
+            for (const int64_t layers : {1, 2}) {
+                Config c = config_of(*find_preset(name));
+                c.layers = layers;
+                c.vocab  = 64;
+                Model m(c, DType::BF16, {1, 1, false}, dev);
+                initialise_params(m.params, c, 1, m.stream);
+                Generator g(m, batch, 300, Sampling{0.8f, 0, 0.95f});
+                g.feed(std::vector<std::vector<int32_t>>(size_t(batch), std::vector<int32_t>(200, 5)));
+                g.choose();
+                g.next();
+                g.next();  // records the graph
+                profiled(m.stream, [&] { g.next(); });
+            }
+}
+
+TEST_CASE("launches of a token: 7 of a sequential block, 8 or 9 of a parallel one, and 6 more", "[.emulated][counts]") {
+    const Scratch s;
+    const Ran r = run(s, "test_gpt", "'tokens of generation between profiler marks'", "",
+                      "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    nlohmann::json tokens;
+    for (const char* name : token_models)
+        for (const int batch : token_batches)
+            for (const int layers : {1, 2})
+                tokens.push_back(json_of(fmt::format("{} {} {}", name, batch, layers), "bf16", {}));
+    write_text(s / "tokens.json", tokens.dump());
+    const auto counted = read_counts(s / "tokens.json", s / "counts.json");
+    for (size_t i = 0; i < counted.size(); i += 2) {
+        const Counted &one = counted[i], &two = counted[i + 1];
+        CAPTURE(one.op, one.launches, two.launches);
+        const bool parallel = one.op.find("pythia") != std::string::npos, few = one.op.find(" 1 ") != std::string::npos;
+        const double block  = parallel ? (few ? 8 : 9) : 7;  // cuBLASLt's products do not end in the erf form of gelu
+        const double beside = parallel ? 5 : 6;              // rotary models check no positions
+        CHECK(two.launches - one.launches == block);
+        CHECK(one.launches == block + beside);
     }
 }
 
