@@ -493,13 +493,15 @@ TEST_CASE("attention_cached refuses a place outside of its cache", "[attention][
     const int64_t T    = GENERATE(1, 3);
     const int64_t past = GENERATE(5, -1, 1 << 30);
     CAPTURE(dev, T, past);
+    Values at;  // the first of the two sequences is in its place
+    for (int64_t n = 0; n < 2 * T; n++) at.push_back(double(n < T ? n : past + n - T));
     const Buffer qkv(dev, {2, T, 3, 4, 8}, DType::F32, Kind::ordinary), out(dev, {2, T, 4, 8}, DType::F32),
-        cache(dev, {2, 4, 5, 8}, DType::F32, Kind::zeros), positions = positions_from(dev, 2, T, past);
+        cache(dev, {2, 4, 5, 8}, DType::F32, Kind::zeros), positions(dev, {2, T}, DType::I32, at);
     const auto run = [&] {
         attention_cached(out, cache, cache, qkv, positions, {}, 1, 3, dev->stream());
         sync(dev->stream());
     };
-    CHECK_REFUSED(run(), "attention_cached: position at (0, 0) is", "0..4");
+    CHECK_REFUSED(run(), "attention_cached: position at (1, 0) is", "0..4");
 }
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
