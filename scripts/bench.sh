@@ -28,7 +28,7 @@ cd "$work"
 if [ "$what" = costs ]; then exec "$build/bench_ops" --costs; fi
 if [ "$what" = cuda ]; then  # ARGS='cuda layernorm' runs only the ops whose name contains that
     EMU_CHECK=off "$home/scripts/emulate" --profile counts.json "$build/bench_ops" --device cuda --batch 1 --context 256 \
-        --only "${2:-}" --profiled ops.json >log 2>&1 || { cat log >&2; exit 1; }
+        ${2:+--only "$2"} --profiled ops.json >log 2>&1 || { cat log >&2; exit 1; }
     grep -o 'bounds for.*' log | head -1
     "$build/bench_ops" --table ops.json,counts.json
     exit 0
@@ -51,7 +51,7 @@ train() {  # train MODEL DTYPE BATCH CONTEXT STEPS
         "$(awk "BEGIN {print $peak / 2^30}")" "$(awk "BEGIN {print $planned / 2^30}")" "$(awk "BEGIN {print 100 * ($peak / $planned - 1)}")"
 }
 
-if [ "$what" = all ] || [ "$what" = ops ]; then "$build/bench_ops" --only "${2:-}"; fi
+if [ "$what" = all ] || [ "$what" = ops ]; then "$build/bench_ops" ${2:+--only "$2"}; fi
 if [ "$what" = all ] || [ "$what" = train ]; then
     train gpt2 bf16 4 64 20
     train gpt2 fp32 4 64 10
