@@ -90,7 +90,9 @@ struct DecodeParts {
 constexpr int decode_threads = 128;
 
 template <class X, int L>
-__global__ void __launch_bounds__(decode_threads, L <= 2 ? 3 : sizeof(X) == 2 ? 8 : 6)
+__global__ void __launch_bounds__(decode_threads, L <= 2           ? 3
+                                                  : sizeof(X) == 2 ? 8
+                                                                   : 6)
     attention_decode_kernel(Heads<X> out, Inputs<X> x, Heads<X> k_cache, Heads<X> v_cache, Problem p, DecodeParts work,
                             Speeds speed, int pairs, BadId* bad, IdRule rule) {
     constexpr int groups = decode_threads / L, in_flight = 16 / int(sizeof(X)) / 2;  // keys that a group loads at once
