@@ -236,6 +236,7 @@ static __global__ void __launch_bounds__(sort_threads)
         }
         __syncthreads();
         if (has_row) to[of_warps[warp][value] + __popc(earlier)] = row;
+        __syncwarp();  // before the warp sets its counts to 0 again
     }
 }
 
