@@ -531,8 +531,9 @@ Values rope_formula(const Sizes& sizes, Values x, const std::function<double(int
 TEST_CASE("rope rotates q and k, and backward rotates them back", "[rope]") {
     const auto* dev  = GENERATE(from_range(devices()));
     const auto dtype = GENERATE(DType::F32, DType::BF16);
-    const auto sizes = GENERATE(Sizes{1, 1, 1, 2, 0, false}, Sizes{2, 7, 3, 80, 0, false},
-                                Sizes{1, 300, 1, 64, 0, false}, Sizes{3, 5, 2, 9, 0, false});
+    const auto sizes =
+        GENERATE(Sizes{1, 1, 1, 2, 0, false}, Sizes{2, 7, 3, 80, 0, false}, Sizes{1, 300, 1, 64, 0, false},
+                 Sizes{3, 5, 2, 9, 0, false}, Sizes{1, 2, 40, 130, 0, false}, Sizes{1, 3, 48, 128, 0, false});
     const auto part  = GENERATE(1., 0.5, 0.25);
     const bool given = GENERATE(false, true);
     const Rope rope{int64_t(double(sizes.D) * part) / 2 * 2, GENERATE(10000.f, 500.f)};

@@ -55,9 +55,10 @@ TEST_CASE("exp_shifted", "[ops]") {
 // ---- embedding ------------------------------------------------------------------------------------------------------
 
 TEST_CASE("embedding", "[ops]") {
-    const auto dev       = GENERATE(from_range(devices()));
-    const auto dtype     = GENERATE(F32, BF16);
-    const auto [B, T, C] = GENERATE(table<int, int, int>({{1, 1, 1}, {2, 3, 7}, {3, 17, 65}, {2, 33, 768}}));
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const auto [B, T, C] =
+        GENERATE(table<int, int, int>({{1, 1, 1}, {2, 3, 7}, {3, 17, 65}, {2, 33, 768}, {1, 5, 2056}}));
     const bool learned = GENERATE(true, false), given = GENERATE(false, true);
     const int64_t Vp = 11, max_T = 40;  // a small vocabulary, so that most tokens occur more than once
     CAPTURE(dev, dtype, B, T, C, learned, given);
