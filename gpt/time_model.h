@@ -167,7 +167,7 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     backward("qkv, backward", N, C, 3 * C, layers, first);
 
     part = Part::end;
-    add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 4, micro);
+    add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 8, micro);
 
     // The update.
     Params shapes;
