@@ -132,6 +132,27 @@ dnnl::engine& cpu() {
     return *engine;
 }
 
+dnnl::matmul::primitive_desc plan_of(const dnnl::memory::desc& src, const dnnl::memory::desc& weights,
+                                     const dnnl::memory::desc& result) {
+#if DNNL_VERSION_MAJOR >= 3
+    return {cpu(), src, weights, result};
+#else
+    return {dnnl::matmul::desc(src, weights, result), cpu()};
+#endif
+}
+
+// oneDNN refuses products of bf16 where the processor has no AVX-512, or where DNNL_MAX_CPU_ISA forbids it.
+bool multiplies_bf16() {
+    static const bool yes = [] {
+        const dnnl::memory::desc one({1, 1}, dnnl::memory::data_type::bf16, {1, 1});
+        try {
+            plan_of(one, one, one);
+        } catch (const dnnl::error&) { return false; }
+        return true;
+    }();
+    return yes;
+}
+
 // Computes dst = left * right. dst is row-major with the leading dimension dst_ld.
 void multiply(const View& left, const View& right, void* dst, bool dst_bf16, int64_t dst_ld, int64_t dst_batch_stride) {
     using namespace dnnl;
@@ -145,16 +166,16 @@ void multiply(const View& left, const View& right, void* dst, bool dst_bf16, int
     };
     const View out{dst, dst_bf16, left.rows, right.cols, dst_ld, 1, batches, dst_batch_stride};
     const auto src = describe(left), weights = describe(right), result = describe(out);
-#if DNNL_VERSION_MAJOR >= 3
-    const matmul::primitive_desc plan(cpu(), src, weights, result);
-#else
-    const matmul::primitive_desc plan(matmul::desc(src, weights, result), cpu());
-#endif
-    stream s(cpu());
-    matmul(plan).execute(s, {{DNNL_ARG_SRC, memory(src, cpu(), const_cast<void*>(left.data))},
-                             {DNNL_ARG_WEIGHTS, memory(weights, cpu(), const_cast<void*>(right.data))},
-                             {DNNL_ARG_DST, memory(result, cpu(), dst)}});
-    s.wait();
+    try {
+        stream s(cpu());
+        matmul(plan_of(src, weights, result))
+            .execute(s, {{DNNL_ARG_SRC, memory(src, cpu(), const_cast<void*>(left.data))},
+                         {DNNL_ARG_WEIGHTS, memory(weights, cpu(), const_cast<void*>(right.data))},
+                         {DNNL_ARG_DST, memory(result, cpu(), dst)}});
+        s.wait();
+    } catch (const dnnl::error& e) {  // must not reach the program, which would wait for this product for ever
+        give_up(std::string("a matrix product: oneDNN says \"") + e.what() + '"');
+    }
 }
 
 // Makes a contiguous copy of the operand in float, rounded by the compute type, for types that oneDNN lacks.
@@ -195,8 +216,9 @@ struct Operands {
 };
 void prepare(const Product& p, Operands& o) {
     auto take = [&](const Matrix& x, bool transpose, std::vector<float>& storage) {
-        const bool direct = x.type == CUDA_R_16BF || (x.type == CUDA_R_32F && !is_fast(p.compute));
-        return direct ? view_of(x, transpose) : rounded(x, transpose, p.compute, storage);
+        const bool bf16   = x.type == CUDA_R_16BF;
+        const bool direct = bf16 ? multiplies_bf16() : x.type == CUDA_R_32F && !is_fast(p.compute);
+        return direct ? view_of(x, transpose) : rounded(x, transpose, bf16 ? CUBLAS_COMPUTE_32F : p.compute, storage);
     };
     if (p.d.row_major) {
         o.left  = take(p.a, p.transpose_a, o.left_storage);
@@ -318,7 +340,8 @@ void run_product(const Product& p) {
     const double alpha = scalar(p.alpha, p.scale_type), beta = scalar(p.beta, p.scale_type);
     if (p.a.type == CUDA_R_64F) return run_double(p, alpha, beta);
     const int64_t vectors = p.d.vectors(), length = p.d.length();
-    const bool direct = alpha == 1 && beta == 0 && (p.d.type == CUDA_R_32F || p.d.type == CUDA_R_16BF) &&
+    const bool direct = alpha == 1 && beta == 0 &&
+                        (p.d.type == CUDA_R_32F || (p.d.type == CUDA_R_16BF && multiplies_bf16())) &&
                         (p.epilogue == CUBLASLT_EPILOGUE_DEFAULT || p.epilogue == CUBLASLT_EPILOGUE_BGRADA ||
                          p.epilogue == CUBLASLT_EPILOGUE_BGRADB);
     static std::vector<float> sums;  // the caller holds the runtime's lock

@@ -258,11 +258,8 @@ void build_trap(Builder& b, const ptx::Instruction&) { b.emit(trap).flags = kSpl
 const Instr* nothing(Warp&, const Instr* i) { return i + 1; }
 void build_nothing(Builder& b, const ptx::Instruction&) { b.emit(nothing); }
 
-const Instr* sleep(Warp& w, const Instr* i) {
-    w.polls += 8;
-    return i + 1;
-}
-void build_sleep(Builder& b, const ptx::Instruction&) { b.emit(sleep); }
+const Instr* sleep(Warp& w, const Instr* i) { return give_way(w, i + 1); }
+void build_sleep(Builder& b, const ptx::Instruction&) { b.emit(sleep).flags = kSplits; }
 
 const Instr* fence(Warp& w, const Instr* i) {
     checker_fence(w, i->imm != 0);

@@ -138,6 +138,12 @@ bool gather(Warp& w, const Instr* i, uint32_t members) {
     return false;
 }
 
+const Instr* give_way(Warp& w, const Instr* next) {
+    w.polls                = kPollLimit + 1;
+    w.groups[w.current].pc = next;
+    return kStop;
+}
+
 void leave_lanes(Warp& w) {
     Group& g = w.groups[w.current];
     for (const Group& other : w.groups)

@@ -40,6 +40,8 @@ void release_frame(Worker& worker, Frame* frame);
 bool gather(Warp& w, const Instr* i, uint32_t members);
 void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits);
 void leave_lanes(Warp& w);
+// For an instruction that waits: ends the warp's turn, so that others run, and goes on at `next` in its next one.
+const Instr* give_way(Warp& w, const Instr* next);
 bool run_block(Block& b, int64_t budget);  // returns whether the block has ended
 bool aligned_barrier(const Instr* i);
 void finish_reduction(Group& g, uint32_t reduced);  // control.cpp: writes the result of bar.red

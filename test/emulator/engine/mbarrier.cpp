@@ -67,8 +67,8 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
                               "mbarrier.arrive: more arrivals than the phase has left, or no barrier here");
 }
 
+// A loop around a wait that has failed would only use up the rest of the turn.
 const Instr* test_wait(Warp& w, const Instr* i) {
-    w.polls++;
     Reach r;
     reach_barrier(w, i, Touch::VolatileLoad, r);
     uint32_t over = 0;
@@ -80,7 +80,7 @@ const Instr* test_wait(Warp& w, const Instr* i) {
     });
     put_pred(w, i->d, over);
     if (over && w.block->launch->check_all) checker_warp_sync(w);
-    return i + 1;
+    return over == r.mask ? i + 1 : give_way(w, i + 1);
 }
 
 const Instr* pending_count(Warp& w, const Instr* i) {
@@ -133,6 +133,7 @@ void build_wait(Builder& b, const ptx::Instruction& i) {
     const Ref what = b.read(i.ops[2], parity ? Type::b32 : Type::b64), over = b.write_pred(i.ops[0].reg);
     Instr& x = emit_at(b, i, i.ops[1], test_wait);
     x.b = what, x.d = over, x.imm2 = parity ? kParity : 0;
+    x.flags |= kSplits;
 }
 void build_pending_count(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, pending_count, Type::b32, {Type::b64});

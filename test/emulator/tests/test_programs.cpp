@@ -139,6 +139,17 @@ TEST_CASE("known-bad programs are found, their fixed twins are clean, under ever
     }
 }
 
+TEST_CASE("products of bf16 are right on processors for which oneDNN has none", "[programs]") {
+    if (!fs::exists(programs / "good/cublaslt_layer")) return;
+    for (const char* most : {"SSE41", "AVX2"}) {
+        const Result result =
+            run("scripts/emulate build/emulator/programs/good/cublaslt_layer", std::string("DNNL_MAX_CPU_ISA=") + most);
+        INFO(most << "\n" << result.output);
+        CHECK(result.code == 0);
+        CHECK(has(result.output, "ok\n"));
+    }
+}
+
 TEST_CASE("a failed assertion is printed for each lane, and the kernel is named once", "[programs]") {
     if (!fs::exists(programs / "good/asserts")) return;
     const std::string text = run("scripts/emulate " + (programs / "good/asserts").string()).output;
