@@ -137,8 +137,8 @@ static int run(int argc, char** argv) {
     comm.join_gpus(model.stream);
     run.reserve_scratch();
     FirstWeights first = set_first_weights(run, model, *optimizer);
-    write_run_json(run);
     choose_products(run);
+    write_run_json(run);
     busy.end();
 
     // Loop.

@@ -201,6 +201,7 @@ TEST_CASE("--tune writes products.json, which later runs use and other machines 
     };
     with("for", "cuBLASLt 1.2.3 on another GPU");
     CHECK(missing_words(refused(how), {"b2/products.json", "1.2.3 on another GPU", "--tune"}) == "");
+    CHECK(!fs::exists(s / "b2/run.json"));  // so that the same command runs when the file is right
     with("products", 3);
     CHECK(missing_words(refused(how), {"b2/products.json", "products"}) == "");
     with("products", {{{"product", "(1, 1)"}}});
