@@ -352,7 +352,8 @@ void choose(Tensor ids, Tensor drawn, Tensor positions, Tensor logits, int64_t V
     expect(ids, rows, DType::I32, logits);
     expect(drawn, rows, DType::I32, logits);
     expect_maybe(positions, rows, DType::I32, logits);
-    CHECK_CALL(how.temperature >= 0, "choose: the temperature is {}, expected 0 (greedy) or more", how.temperature);
+    CHECK_CALL(how.temperature >= 0 && std::isfinite(how.temperature),
+               "choose: the temperature is {}, expected 0 (greedy) or a positive number", how.temperature);
     CHECK_CALL(how.top_k >= 0, "choose: top_k is {}, expected 0 (all) or more", how.top_k);
     CHECK_CALL(how.top_p > 0 && how.top_p <= 1, "choose: top_p is {}, expected more than 0, at most 1", how.top_p);
     const Rule rule{how.temperature, how.top_p, how.top_k ? std::min(how.top_k, V) : V,

@@ -154,6 +154,7 @@ TEST_CASE("choose says what is wrong with its arguments", "[ops][choose][errors]
     CHECK_REFUSED(choose(ids, ids, {}, logits, 9, 0, {}, s), "V is 9", "1..8");
     CHECK_REFUSED(choose(ids, ids, {}, logits, 8, 0, Sampling{-1, 0, 1}, s), "temperature is -1");
     CHECK_REFUSED(choose(ids, ids, {}, logits, 8, 0, Sampling{NAN, 0, 1}, s), "temperature is nan");
+    CHECK_REFUSED(choose(ids, ids, {}, logits, 8, 0, Sampling{INFINITY, 0, 1}, s), "temperature is inf");
     CHECK_REFUSED(choose(ids, ids, {}, logits, 8, 0, Sampling{1, -1, 1}, s), "top_k is -1");
     CHECK_REFUSED(choose(ids, ids, {}, logits, 8, 0, Sampling{1, 0, 0}, s), "top_p is 0");
     CHECK_REFUSED(choose(ids, ids, {}, logits, 8, 0, Sampling{1, 0, 1.5f}, s), "top_p is 1.5");
