@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 
@@ -69,9 +70,17 @@ inline std::string gibibytes(int64_t bytes) {
     return g < 0.1 ? fmt::format("{:.1f} MiB", g * 1024) : fmt::format("{:.2f} GiB", g);
 }
 
-// Prints the error as a person reads it and returns the exit code for main().
+// Prints the error as a person reads it and returns the exit code for main(). A path that the system does not let the
+// program reach is bad input.
 inline int complain(const std::exception& e) {
     std::fflush(stdout);
+    if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&e)) {
+        fmt::print(stderr, "error: {}: {}\n", file->path1().string(), file->code().message());
+        for (const auto bad_path : {std::errc::permission_denied, std::errc::filename_too_long,
+                                    std::errc::not_a_directory, std::errc::too_many_symbolic_link_levels})
+            if (file->code() == bad_path) return 2;
+        return 1;
+    }
     fmt::print(stderr, "error: {}\n", e.what());
     const auto* known = dynamic_cast<const Error*>(&e);
     return known ? known->exit_code : 1;

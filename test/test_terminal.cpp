@@ -140,6 +140,9 @@ TEST_CASE("--model takes a run, its checkpoints, a checkpoint and a config.json,
     refused("train_gpt", r.s / "empty", "there is no config.json in this folder, and no checkpoint");
     write_text(r.s / "empty/run.json", "{}");
     refused("train_gpt", r.s / "empty", "no complete checkpoint yet");
+    fs::create_symlink("loop", r.s / "loop");
+    refused("train_gpt", r.s / "loop", "loop: Too many levels of symbolic links");
+    refused("train_gpt", std::string(300, 'x'), "x: File name too long");
     const Ran preset = run(r.s, "infer_gpt", "--model gpt2 --ids 1");
     CHECK(preset.code == 2);
     CHECK(missing_words(preset.err, {"a preset has no weights", "train_gpt --model gpt2", "runs/gpt2"}) == "");
