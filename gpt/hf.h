@@ -310,7 +310,8 @@ inline void untie_other_head(Config& c, const std::string& folder) {
     const TablesInFile tables(names, weights, true);
     if (tables.table.empty() || tables.head.empty() || tables.table == tables.head) return;
     const StoredTensor &table = file.at(tables.table), &head = file.at(tables.head);
-    if (head.bytes == table.bytes && std::memcmp(head.data, table.data, head.bytes) == 0) return;
+    if (head.shape == table.shape && head.bytes == table.bytes && std::memcmp(head.data, table.data, head.bytes) == 0)
+        return;
     c.tied_head = false;
     fmt::print(stderr,
                "warning: {}: {} differs from the token table {}, although config.json says \"tie_word_embeddings\": "
