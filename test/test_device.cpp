@@ -11,7 +11,7 @@ constexpr auto F32 = DType::F32;
 
 TEST_CASE("from_host writes every element once, in the dtype of the tensor", "[ops]") {
     const auto dev   = GENERATE(from_range(devices()));
-    const auto dtype = GENERATE(F32, DType::BF16);
+    const auto dtype = GENERATE(DType::F32, DType::BF16);
     const int64_t n  = GENERATE(1, 1000, 5'000'001);  // the last is more than a GPU's queue can hold at once
     CAPTURE(dev, dtype, n);
     const auto value = [](int64_t i) { return float(i % 8191) - 4000.5f; };
