@@ -33,6 +33,7 @@ if [ "$cuda" != 0 ]; then
     install -D -s -t "$stage/libexec" "$build"/{test_gpt,bench_ops}
     install -t "$stage/libexec" scripts/gpu_check.sh
     mkdir "$stage/libexec/test" && cp -r test/golden "$stage/libexec/test"
+    install -D -m 644 -t "$stage/libexec/kernels" kernels/README.md  # a test compares its table of costs
 fi
 
 # The licences of what the archive holds: its libraries, and the headers that are compiled in.
