@@ -187,7 +187,7 @@ class Generator {
     Tensor last_;                   // (batch,C): the final norm of the last token of each text
     Tensor chosen_, positions_;     // (batch,1): the tokens that were chosen last, and the place of the next ones
     Tensor drawn_;                  // (batch): how many random numbers were drawn for each sequence
-    std::vector<int32_t> lengths_;  // of each sequence: its tokens in the cache
+    std::vector<int32_t> lengths_;  // counts the tokens of each sequence in the cache
     std::vector<int32_t> ids_;      // a copy of chosen_ on the host
 };
 

@@ -96,7 +96,7 @@ void ask_to_stop(int signal) {
 // Until the loop begins there is nothing to save, so the first signal ends the program at once.
 inline void end_before_first_step(int signal) {
     constexpr char words[]              = "\nended before the first step; nothing is lost\n";
-    [[maybe_unused]] const auto written = write(2, words, sizeof words - 1);  // or there is nobody to tell
+    [[maybe_unused]] const auto written = write(2, words, sizeof words - 1);  // fails where nobody is left to tell
     std::_Exit(128 + signal);
 }
 inline void end_on_signals() {

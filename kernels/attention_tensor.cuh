@@ -167,7 +167,7 @@ __device__ inline LeftOperand<M, N> round_to_bf16(const Sums<M, N>& c) {
 // one sees.
 template <int M>
 struct SeenByWarp {
-    int position;   // that of query t among the keys
+    int position;   // says where query t stands among the keys
     int first;      // the first key that query t + lane % (16 M) sees
     int begin;      // keys before it are hidden from all of the queries
     int all_begin;  // keys from here on are hidden from a query only if they come after it
@@ -192,7 +192,7 @@ struct SeenByWarp {
             for (int i = 0; i < 2; i++) {
                 const int row = 16 * m + lane / 4 + 8 * i, low = __shfl_sync(~0u, first, row);
                 const int column    = key + lane % 4 * 2 - low;
-                const unsigned seen = position + row - low;  // so many keys after `low` are visible
+                const unsigned seen = position + row - low;  // counts the visible keys after `low`
 #pragma unroll
                 for (int n = 0; n < N / 8; n++)
 #pragma unroll
@@ -675,7 +675,7 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
                     const int i = 8 * n + lane % 4 * 2 + j, t = query + i;
                     const int first     = first_key(t, p.starts ? starts_of(stream.stage())[i] : 0, p.window);
                     const int key       = first_of_warp + lane / 4 - first;
-                    const unsigned seen = t - first;  // so many keys after `first` are visible
+                    const unsigned seen = t - first;  // counts the visible keys after `first`
 #pragma unroll
                     for (int m = 0; m < M; m++)
 #pragma unroll

@@ -78,7 +78,7 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
 #ifdef __CUDACC__
 namespace gpu {
 
-__device__ inline float exp_of(float x) { return exp2_fast(x * log2e); }
+__device__ inline float exp_fast(float x) { return exp2_fast(x * log2e); }
 
 // The largest of the numbers added so far, and Σ exp(x - max) over them. As long as all of them are -∞, the sum is
 // Σ exp(x - 0) instead, because -∞ - -∞ is NaN. A NaN makes the sum NaN.
@@ -89,13 +89,13 @@ struct ExpSum {
         float new_max = max;
         for (int k = 0; k < n; k++) new_max = fmaxf(new_max, x[k]);
         const float shift = new_max == -INFINITY ? 0.f : new_max;
-        sum *= exp_of(max - shift);
-        for (int k = 0; k < n; k++) sum += exp_of(x[k] - shift);
+        sum *= exp_fast(max - shift);
+        for (int k = 0; k < n; k++) sum += exp_fast(x[k] - shift);
         max = new_max;
     }
     __device__ void add(const ExpSum& o) {
         const float new_max = fmaxf(max, o.max), shift = new_max == -INFINITY ? 0.f : new_max;
-        sum = sum * exp_of(max - shift) + o.sum * exp_of(o.max - shift);
+        sum = sum * exp_fast(max - shift) + o.sum * exp_fast(o.max - shift);
         max = new_max;
     }
     __device__ void add_over_warp() {
@@ -169,14 +169,14 @@ static __global__ void __launch_bounds__(row_threads, 2)
     if (grad_scale != 0) {
         for (int v = thread; v < full; v += blockDim.x) {
             Floats<W> l = vector(v);
-            for (int k = 0; k < W; k++) l[k] = exp_of(l[k] - max) * scale;
+            for (int k = 0; k < W; k++) l[k] = exp_fast(l[k] - max) * scale;
             store(x + v * W, l);
         }
-        if (last < V) store(x + last, Floats<1>{{exp_of(last_logit - max) * scale}});
+        if (last < V) store(x + last, Floats<1>{{exp_fast(last_logit - max) * scale}});
         for (int i = V + thread; i < Vp; i += blockDim.x) store(x + i, Floats<1>{});
         // The thread that has stored the target's column corrects it: exp / total - 1 = (exp - total) / total.
         if (thread == (target < full * W ? target / W % int(blockDim.x) : target - full * W))
-            store(x + target, Floats<1>{{(exp_of(target_logit - max) - total) * scale}});
+            store(x + target, Floats<1>{{(exp_fast(target_logit - max) - total) * scale}});
     }
     if (thread == 0) losses[blockIdx.x] = float(log(double(total)) + double(max) - double(target_logit));
 }

@@ -45,6 +45,11 @@ struct OneWordModel {
     }
 };
 
+json special_token(int64_t id, const std::string& content) {
+    return {{"id", id},        {"content", content}, {"special", true},    {"single_word", false},
+            {"lstrip", false}, {"rstrip", false},    {"normalized", false}};
+}
+
 std::vector<float> logits_in(const std::string& text) {
     std::vector<float> all;
     const json parsed = json::parse(text);
@@ -144,13 +149,7 @@ TEST_CASE("a tokenizer may have more ids than the model, as long as no text uses
     const OneWordModel m(0);
     json tokenizer = plain_tokenizer();
     for (int64_t i = 0; i < count; i++)
-        tokenizer["added_tokens"].push_back({{"id", first + i},
-                                             {"content", "<more" + std::to_string(i) + ">"},
-                                             {"special", true},
-                                             {"single_word", false},
-                                             {"lstrip", false},
-                                             {"rstrip", false},
-                                             {"normalized", false}});
+        tokenizer["added_tokens"].push_back(special_token(first + i, "<more" + std::to_string(i) + ">"));
     m.write("tokenizer.json", tokenizer);
     const std::string last = std::to_string(first + count - 1);
     const Ran r            = m.infer();
@@ -170,13 +169,7 @@ TEST_CASE("an unused id prints nothing and ends no text", "[foreign][programs]")
     // The tokenizer has ids up to 429, of which 420 to 428 are unused.
     const OneWordModel m(425, 430);
     json tokenizer = plain_tokenizer();
-    tokenizer["added_tokens"].push_back({{"id", 429},
-                                         {"content", "<last>"},
-                                         {"special", true},
-                                         {"single_word", false},
-                                         {"lstrip", false},
-                                         {"rstrip", false},
-                                         {"normalized", false}});
+    tokenizer["added_tokens"].push_back(special_token(429, "<last>"));
     m.write("tokenizer.json", tokenizer);
     const Ran r = m.infer("--prompt the --tokens 4 --stats");
     CHECK(r.out == "the\n");

@@ -14,7 +14,7 @@ std::vector<CUlib_st*>& libraries() {
     static auto* all = new std::vector<CUlib_st*>;  // never destroyed: used before and after main
     return *all;
 }
-std::map<const void*, CUfunc_st*>& functions() {  // has each by its stub and by its handle
+std::map<const void*, CUfunc_st*>& functions() {  // finds a kernel by its stub and by its handle
     static auto* all = new std::map<const void*, CUfunc_st*>;
     return *all;
 }
@@ -80,7 +80,7 @@ struct PushedLaunch {
     cudaStream_t stream;
 };
 thread_local auto& pushed         = *new std::vector<PushedLaunch>;
-thread_local void* launch_address = nullptr;  // where the <<<>>> stands; the launch itself is in the stub
+thread_local void* launch_address = nullptr;  // is that of the <<<>>>, because the launch itself lies in the stub
 
 cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,
                       bool cooperative) {
