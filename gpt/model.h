@@ -189,10 +189,7 @@ struct Model {
     Model& operator=(const Model&) = delete;
 };
 
-// A layernorm of the residual stream: what it writes, and its weights.
-struct Norm {
-    Tensor out, mean, rstd, w, b;
-};
+// The layernorms of the residual stream.
 inline Norm first_norm(const Block& w, const BlockActs& a) { return {a.ln1, a.mean1, a.rstd1, w.ln1_w, w.ln1_b}; }
 inline Norm second_norm(const Block& w, const BlockActs& a) { return {a.ln2, a.mean2, a.rstd2, w.ln2_w, w.ln2_b}; }
 inline Norm final_norm(const Params& w, const Acts& a) { return {a.lnf, a.mean, a.rstd, w.lnf_w, w.lnf_b}; }
@@ -231,6 +228,18 @@ void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, c
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
     add_and_normalise(out, next, a.mid, a.down, c, s);
+}
+
+// The same for a few rows, as generation has them, without what the backward pass needs. On a GPU a block is then five
+// kernels: a norm is part of the product that reads it, and a sum of the product that it adds. `next` is left out.
+template <class Attend>
+void block_of_few_rows(Tensor out, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
+    const int64_t N = a.x.shape[0], C = c.width;
+    norm_matmul_forward(a.qkv.view({N, 3 * C}), first_norm(w, a), a.x, w.qkv_w, w.qkv_b, {}, c.norm_eps, s);
+    attend(a);
+    matmul_add_forward(a.mid, a.x, a.att.view({N, C}), w.proj_w, w.proj_b, s);
+    norm_matmul_forward(a.act, second_norm(w, a), c.parallel ? a.x : a.mid, w.up_w, w.up_b, c.gelu, c.norm_eps, s);
+    matmul_add_forward(out, a.mid, a.act, w.down_w, w.down_b, s);
 }
 
 // Computes again what the layers after this one have overwritten.
@@ -284,15 +293,20 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     const Stream s  = m.stream;
     embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
                       m.params.wpe, s);
-    normalise(first_norm(m.params.block[0], a.block[0]), a.block[0].x, c, s);
+    const bool few = keep == Keep::results && tokens.numel() <= few_rows;
+    if (!few) normalise(first_norm(m.params.block[0], a.block[0]), a.block[0].x, c, s);
     for (int64_t l = 0; l < c.layers; l++) {
-        const bool last  = l + 1 == c.layers;
+        const bool last     = l + 1 == c.layers;
         // When nothing is kept, all layers share one x, and a block's output replaces its input, which was read before.
-        const Tensor out = last ? a.x : a.block[l + 1].x;
-        const Norm next  = last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
-        block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s,
-                      [&](BlockActs& block) { attend(block, l); });
+        const Tensor out    = last ? a.x : a.block[l + 1].x;
+        const Norm next     = last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
+        const auto of_layer = [&](BlockActs& block) { attend(block, l); };
+        if (few)
+            block_of_few_rows(out, m.params.block[l], a.block[l], c, s, of_layer);
+        else
+            block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer);
     }
+    if (few) normalise(final_norm(m.params, a), a.x, c, s);
 }
 // Runs the trunk on a batch in device memory.
 inline void forward(Model& m, const Batch& batch, Keep keep) {

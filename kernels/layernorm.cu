@@ -10,7 +10,7 @@
 #include "cpu.h"
 #include "ops.h"
 #ifdef __CUDACC__
-#include "gpu.cuh"
+#include "normalise_row.cuh"
 #endif
 
 // The gradient of x by the formula above, for one element on the GPU and for a vector of them on the CPU.
@@ -127,36 +127,6 @@ static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(
 #ifdef __CUDACC__
 namespace gpu {
 
-// One warp normalises one row. `row` is a copy in shared memory, so that memory is read once. Every lane reads only
-// what it wrote itself, so no barrier is needed.
-template <int W, class T>
-static __device__ void normalise_row(T* y, float* mean, float* rstd, const T* row, const T* w, const T* b, float eps,
-                                     int C) {
-    const int lane = threadIdx.x % 32;
-    float sum      = 0;
-    for (int i = lane * W; i < C; i += 32 * W) {
-        const Floats<W> x = load<W>(row + i);
-        for (int k = 0; k < W; k++) sum += x[k];
-    }
-    const float m = warp_sum(sum) / float(C);
-    float squares = 0;
-    for (int i = lane * W; i < C; i += 32 * W) {
-        const Floats<W> x = load<W>(row + i);
-        for (int k = 0; k < W; k++) squares += (x[k] - m) * (x[k] - m);
-    }
-    const float r = 1.f / sqrtf(warp_sum(squares) / float(C) + eps);
-    for (int i = lane * W; i < C; i += 32 * W) {
-        Floats<W> x           = load<W>(row + i);
-        const Floats<W> scale = load<W>(w + i), shift = load<W>(b + i);
-        for (int k = 0; k < W; k++) x[k] = (x[k] - m) * r * scale[k] + shift[k];
-        store(y + i, x);
-    }
-    if (lane == 0) {
-        *mean = m;
-        *rstd = r;
-    }
-}
-
 // Normalises sum = a + b, as it was rounded when it was written, or a alone if b is null.
 template <int W, class T>
 static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b,
@@ -178,7 +148,10 @@ static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float
             *reinterpret_cast<Packed<W, T>*>(row + i) = load_packed<W>(a + i);
         }
     }
-    normalise_row<W>(y + n * C, mean + n, rstd + n, row, w, bias, eps, C);
+    const auto [m, r] = normalise_row<W>(y + n * C, row, w, bias, eps, C);
+    if (threadIdx.x % 32) return;
+    mean[n] = m;
+    rstd[n] = r;
 }
 
 template <class T>

@@ -117,7 +117,7 @@ static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias
 
 // Measured on 2 cores of a Zen 4 (2026-11-22): 4 rows times a 768 × 50304 bf16 weight take as long here as 1 row by
 // oneDNN.
-constexpr int64_t few_rows = 4;
+constexpr int64_t few_rows = 4;  // less than that of ops.h, which is for GPUs
 
 // Multiplies R rows of x by four rows of w at a time. The 4 R running sums stay in registers, and each weight is read
 // once for all rows.
@@ -183,6 +183,22 @@ static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tens
     gelu_forward(act, product, kind, Stream{});
 }
 
+template <class T>
+static void norm_matmul_forward(Tensor out, const Norm& norm, Tensor x, Tensor w, Tensor b, std::optional<Gelu> kind,
+                                float eps) {
+    layernorm_forward(norm.out, norm.mean, norm.rstd, x, norm.w, norm.b, eps, Stream{});
+    if (kind)
+        matmul_gelu_forward<T>(out, Tensor{}, norm.out, w, b, *kind);
+    else
+        matmul_forward<T>(out, norm.out, w, b);
+}
+
+template <class T>
+static void matmul_add_forward(Tensor out, Tensor residual, Tensor x, Tensor w, Tensor b) {
+    matmul_forward<T>(out, x, w, b);
+    add_forward(out, residual, out, Stream{});
+}
+
 static void matmul(Tensor out, const Factor& a, const Factor& b) {
     multiply(product_of(a, b), out, a.matrix, b.matrix);
 }
@@ -233,7 +249,7 @@ namespace gpu {
 
 template <class T>
 static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
-    if (few_rows_forward<T>(out, x, w, b, {}, q)) return;
+    if (few_rows_forward<T>(out, x, w, b, {}, 0.f, {}, {}, q)) return;
     multiply(product_for_out(x, w, b), out, x, w, q, b);
 }
 
@@ -249,7 +265,7 @@ constexpr bool can_fuse(Gelu kind) {
 // change a bit.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
-    if (!pre && few_rows_forward<T>(act, x, w, b, kind, q)) return;
+    if (!pre && few_rows_forward<T>(act, x, w, b, {}, 0.f, kind, {}, q)) return;
     if (!pre && can_fuse<T>(kind)) {
         Product p = product_for_out(x, w, b);
         p.gelu    = kind;
@@ -258,6 +274,24 @@ static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tens
     const Tensor product = pre ? pre : act;
     matmul_forward<T>(product, x, w, b, q);
     gelu_forward(act, product, kind, stream_of(q));
+}
+
+template <class T>
+static void norm_matmul_forward(Tensor out, const Norm& norm, Tensor x, Tensor w, Tensor b, std::optional<Gelu> kind,
+                                float eps, Queue& q) {
+    if (few_rows_forward<T>(out, x, w, b, norm, eps, kind, {}, q)) return;
+    layernorm_forward(norm.out, norm.mean, norm.rstd, x, norm.w, norm.b, eps, stream_of(q));
+    if (kind)
+        matmul_gelu_forward<T>(out, Tensor{}, norm.out, w, b, *kind, q);
+    else
+        matmul_forward<T>(out, norm.out, w, b, q);
+}
+
+template <class T>
+static void matmul_add_forward(Tensor out, Tensor residual, Tensor x, Tensor w, Tensor b, Queue& q) {
+    if (few_rows_forward<T>(out, x, w, b, {}, 0.f, {}, residual, q)) return;
+    matmul_forward<T>(out, x, w, b, q);
+    add_forward(out, residual, out, stream_of(q));
 }
 
 static void matmul(Tensor out, const Factor& a, const Factor& b, Queue& q) {
@@ -356,6 +390,24 @@ void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, G
     expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
     expect_maybe(pre, act.shape, act.dtype, act);
     RUN_ON(s, x.dtype, matmul_gelu_forward, act, pre, x, w, b, kind);
+}
+
+void norm_matmul_forward(Tensor out, const Norm& norm, Tensor x, Tensor w, Tensor b, std::optional<Gelu> gelu,
+                         float eps, Stream s) {
+    expect_product(__func__, out, x, w);
+    expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
+    for (const Tensor& weight : {norm.w, norm.b}) expect(weight, Shape({x.shape[1]}), x.dtype, x);
+    for (const Tensor& of_row : {norm.mean, norm.rstd}) expect(of_row, Shape({x.shape[0]}), DType::F32, x);
+    expect(norm.out, x.shape, x.dtype, x);
+    RUN_ON(s, x.dtype, norm_matmul_forward, out, norm, x, w, b, gelu, eps);
+}
+
+void matmul_add_forward(Tensor out, Tensor residual, Tensor x, Tensor w, Tensor b, Stream s) {
+    expect_product(__func__, out, x, w);
+    expect_maybe(b, Shape({w.shape[0]}), w.dtype, w);
+    expect(residual, out.shape, out.dtype, out);
+    CHECK_CALL(residual.ptr != out.ptr, "matmul_add_forward: out and residual are the same tensor");
+    RUN_ON(s, x.dtype, matmul_add_forward, out, residual, x, w, b);
 }
 
 void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Into into, Stream s) {

@@ -1,36 +1,70 @@
 // matmul_few_rows.cuh - the product of a few rows with a large weight on a GPU, for generation
 //
-//   out (N,OC) = x (N,IC) wᵀ (IC,OC) + b, or gelu of that, for N <= few_rows
+//   out (N,OC) = x (N,IC) wᵀ (IC,OC) + b for N <= few_rows. x may go through a layernorm before, out through gelu, and
+//   out may be added to the residual stream.
 //
 // Each weight is read once, and that is the whole cost. A weight of GPT-2 124M has 1.2 to 4.7 MB, and an H100 moves 2
 // MB in the time that one load takes. So loads are what counts: a warp computes one output at a time, and a lane has
 // four loads of 16 bytes on their way before it uses the first. Where rows of w are long, the four warps of a block
 // share an output. The order of an output's sum depends on IC alone, so a row gets the same bits whatever rows are
 // beside it.
+//
+// Every block computes the layernorm of all rows for itself, in shared memory, while its first weights are on
+// their way to the L2 cache. A launch of its own would take longer than these 1.5 KB a row from the L2 cache.
 #pragma once
 #include <climits>
 #include <optional>
 
 #include "gelu.h"
-#include "gpu.cuh"
+#include "normalise_row.cuh"
+#include "ops.h"
 
 namespace gpu {
 
-constexpr int64_t few_rows      = 8;
-constexpr int few_rows_warps    = 4;
-constexpr int64_t few_rows_grid = 2048;  // blocks; with more outputs, a warp computes several
+constexpr int few_rows_warps         = 4;
+constexpr int64_t few_rows_grid      = 2048;      // blocks; with more outputs, a warp computes several
+constexpr int64_t few_rows_norm_room = 48 << 10;  // bytes of shared memory for normalised rows
+
+// What a product of few rows does beside the product.
+template <class T>
+struct FewRowsExtras {
+    const T *norm_w, *norm_b;  // null: x is not normalised
+    float eps;
+    bool has_gelu;
+    Gelu gelu;
+    const T* residual;  // null: nothing is added
+};
+
+// Asks for a line of 128 bytes to be brought into the L2 cache.
+static __device__ void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
 // R is N, rounded up; rows past the end repeat the last one. `sharers` warps share an output.
-template <int W, int R, int sharers, class T>
-static __global__ void __launch_bounds__(32 * few_rows_warps)
-    few_rows_kernel(T* out, const T* x, const T* w, const T* b, int N, int IC, int64_t OC, bool has_gelu, Gelu kind) {
+template <int W, int R, int sharers, bool normalises, class T>
+static __global__ void __launch_bounds__(32 * few_rows_warps, R <= 4 ? 8 : 5)
+    few_rows_kernel(T* out, const T* x, const T* w, const T* b, int N, int IC, int64_t OC, FewRowsExtras<T> also) {
     constexpr int outputs = few_rows_warps / sharers, loads = 4, stride = 32 * W * sharers;
+    extern __shared__ uint4 normalised[];
     __shared__ float of_warp[few_rows_warps][R];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int64_t o = int64_t(blockIdx.x) * outputs + warp / sharers; o < OC; o += int64_t(gridDim.x) * outputs) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, begin = (warp % sharers * 32 + lane) * W;
+    int64_t o = int64_t(blockIdx.x) * outputs + warp / sharers;
+
+    if constexpr (normalises) {
+        for (int u = 0; u < loads; u++)
+            if (o < OC && begin + u * stride < IC) prefetch(w + o * IC + begin + u * stride);
+        T* const rows = reinterpret_cast<T*>(normalised);
+        for (int r = warp; r < N; r += few_rows_warps) {
+            T* const row = rows + r * IC;
+            for (int i = lane * W; i < IC; i += 32 * W)
+                *reinterpret_cast<Packed<W, T>*>(row + i) = load_packed<W>(x + int64_t(r) * IC + i);
+            normalise_row<W>(row, row, also.norm_w, also.norm_b, also.eps, IC);
+        }
+        __syncthreads();
+        x = rows;
+    }
+    for (; o < OC; o += int64_t(gridDim.x) * outputs) {
         const T* const row = w + o * IC;
         float sums[R]      = {};
-        for (int first = (warp % sharers * 32 + lane) * W; first < IC; first += loads * stride) {
+        for (int first = begin; first < IC; first += loads * stride) {
             Packed<W, T> weights[loads];
 #pragma unroll
             for (int u = 0; u < loads; u++)
@@ -64,22 +98,30 @@ static __global__ void __launch_bounds__(32 * few_rows_warps)
         }
         if (lane >= N) continue;
         if (b) mine += float(b[o]);
-        if (has_gelu) mine = kind == Gelu::tanh ? gelu<Gelu::tanh>(mine) : gelu<Gelu::erf>(mine);
+        if (also.has_gelu) mine = also.gelu == Gelu::tanh ? gelu<Gelu::tanh>(mine) : gelu<Gelu::erf>(mine);
+        if (also.residual) mine = float(also.residual[lane * OC + o]) + float(T(mine));
         out[lane * OC + o] = T(mine);
     }
 }
 
-// Computes the product, or does nothing and returns false where x has more rows.
+// Computes the product, or does nothing and returns false where x has more rows, or where they do not fit into a
+// block's shared memory to be normalised. norm: null, or with its weights.
 template <class T>
-static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b, std::optional<Gelu> kind, Queue& q) {
+static bool few_rows_forward(Tensor out, Tensor x, Tensor w, Tensor b, const Norm& norm, float eps,
+                             std::optional<Gelu> kind, Tensor residual, Queue& q) {
     const int64_t N = x.shape[0], IC = x.shape[1], OC = w.shape[0];
     if (N > few_rows || IC > INT_MAX / 2) return false;
-    for_width<T>(IC % wide<T> == 0 && aligned(x.ptr, w.ptr), [&](auto width) {
+    const int64_t room = norm.w ? N * IC * int64_t(sizeof(T)) : 0;
+    if (room > few_rows_norm_room) return false;
+    const FewRowsExtras<T> also = {norm.w.data_or_null<T>(), norm.b.data_or_null<T>(),  eps,
+                                   kind.has_value(),         kind.value_or(Gelu::tanh), residual.data_or_null<T>()};
+    for_width<T>(IC % wide<T> == 0 && aligned(x.ptr, w.ptr, norm.w.ptr, norm.b.ptr), [&](auto width) {
         const auto run = [&](auto rows, auto sharers) {
             const int64_t blocks = std::min(few_rows_grid, ceil_div(OC * sharers, few_rows_warps));
-            launch(few_rows_kernel<width, rows, sharers, T>, {blocks, 32 * few_rows_warps}, q, out.data<T>(),
-                   x.data<T>(), w.data<T>(), b.data_or_null<T>(), int(N), int(IC), OC, kind.has_value(),
-                   kind.value_or(Gelu::tanh));
+            const auto kernel    = norm.w ? few_rows_kernel<width, rows, sharers, true, T>
+                                          : few_rows_kernel<width, rows, sharers, false, T>;
+            launch(kernel, {blocks, 32 * few_rows_warps, room}, q, out.data<T>(), x.data<T>(), w.data<T>(),
+                   b.data_or_null<T>(), int(N), int(IC), OC, also);
         };
         const auto run_rows = [&](auto rows) {  // a lane has 8 loads or more of a long row
             if (IC >= 8 * 32 * width)

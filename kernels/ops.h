@@ -12,6 +12,7 @@
 // tensor, or the result is not wanted.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,10 @@ void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/,                    
                            Tensor mean /*=*/, Tensor rstd /*=*/,                   // (N) fp32, (N) fp32
                            Tensor a, Tensor b, Tensor w, Tensor bias,              // (N,C) x, (N,C) x, (C) x, (C) x
                            float eps, Stream s);
+// What a layernorm writes, and its weights.
+struct Norm {
+    Tensor out, mean, rstd, w, b;                                                  // (N,C) x, (N), (N), (C) x, (C) x
+};
 Cost layernorm_forward_cost    (int64_t N, int64_t C, DType x);
 Cost layernorm_backward_cost   (int64_t N, int64_t C, DType x);
 Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x);
@@ -77,6 +82,16 @@ void matmul_forward(Tensor out /*=*/,                                     // (N,
 void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*=*/,              // (N,OC) x, (N,OC) x or null
                          Tensor x, Tensor w, Tensor b,                    // (N,IC) x, (OC,IC) x, (OC) x or null
                          Gelu kind, Stream s);
+// The two products of each half of a block, for generation. With few rows the time of a GPU goes into launches, so up to
+// few_rows rows take one kernel each. The bits are those of the ops apart, for any number of rows.
+//   norm_matmul_forward    out = y wᵀ + b, or gelu of that, for y = layernorm(x). y may be left in norm.out, or nowhere.
+//   matmul_add_forward     out = residual + (x wᵀ + b), with the product rounded to x. out is not the residual.
+constexpr int64_t few_rows = 8;
+void norm_matmul_forward(Tensor out /*=*/, const Norm& norm /*=*/,        // (N,OC) x, of x
+                         Tensor x, Tensor w, Tensor b,                    // (N,IC) x, (OC,IC) x, (OC) x or null
+                         std::optional<Gelu> gelu, float eps, Stream s);
+void matmul_add_forward(Tensor out /*=*/, Tensor residual,                // (N,OC) x, (N,OC) x
+                        Tensor x, Tensor w, Tensor b, Stream s);          // (N,IC) x, (OC,IC) x, (OC) x or null
 // dx = dy w; dw and db = or += dyᵀ x and the column sums of dy. A null dx is not computed.
 void matmul_backward(Tensor dx /*=*/, Tensor dw /*into*/,                 // (N,IC) x or null, (OC,IC) fp32
                      Tensor db /*into*/,                                  // (OC) fp32 or null

@@ -353,6 +353,42 @@ TEST_CASE("a row of a few has the same bits alone", "[ops]") {
     }
 }
 
+TEST_CASE("norm_matmul_forward and matmul_add_forward equal the ops apart to the bit", "[ops]") {
+    const auto dev         = GENERATE(from_range(devices()));
+    const auto dtype       = GENERATE(F32, BF16);
+    const auto [N, IC, OC] = GENERATE(table<int, int, int>({{1, 1, 1},
+                                                            {3, 65, 7},
+                                                            {1, 768, 33},
+                                                            {8, 768, 40},
+                                                            {2, 3072, 17},  // long rows: four warps share an output
+                                                            {8, 1600, 9},   // 51 KB of rows in fp32
+                                                            {2, 16, 8300},  // more outputs than warps
+                                                            {9, 24, 5}}));  // more rows than few
+    const auto kind        = GENERATE(values<std::optional<Gelu>>({{}, Gelu::tanh, Gelu::erf}));
+    const bool has_bias    = !kind || *kind == Gelu::tanh;
+    CAPTURE(dev, dtype, N, IC, OC, int(kind.value_or(Gelu(9))));
+    const Stream s = dev->stream();
+    const Buffer x(dev, {N, IC}, dtype, Kind::large_mean, 1), w(dev, {OC, IC}, dtype, Kind::ordinary, 2);
+    const Buffer bias(dev, {OC}, dtype, Kind::ordinary, 3), residual(dev, {N, OC}, dtype, Kind::ordinary, 4);
+    const Buffer norm_w(dev, {IC}, dtype, Kind::ordinary, 5), norm_b(dev, {IC}, dtype, Kind::ordinary, 6);
+    const Tensor b = has_bias ? bias.tensor() : none;
+    Buffer y(dev, {N, IC}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
+    Buffer out(dev, {N, OC}, dtype), apart(dev, {N, OC}, dtype);
+
+    norm_matmul_forward(out, {y, mean, rstd, norm_w, norm_b}, x, w, b, kind, 1e-5f, s);
+    layernorm_forward(y, mean, rstd, x, norm_w, norm_b, 1e-5f, s);
+    if (kind)
+        matmul_gelu_forward(apart, none, y, w, b, *kind, s);
+    else
+        matmul_forward(apart, y, w, b, s);
+    CHECK(out.bytes() == apart.bytes());
+
+    matmul_add_forward(out, residual, x, w, b, s);
+    matmul_forward(apart, x, w, b, s);
+    add_forward(apart, residual, apart, s);
+    CHECK(out.bytes() == apart.bytes());
+}
+
 TEST_CASE("products in TF32 have its precision, on a GPU alone", "[ops]") {
     const Device* any = GENERATE(from_range(devices()));
     if (any->where() == Machine::cpu) {
@@ -557,6 +593,14 @@ TEST_CASE("matmul refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(matmul_forward(half_out, x, w, b, s), "matmul_forward", "bf16");
     CHECK_REFUSED(matmul_forward(out, x, w, x, s), "matmul_forward", "b is (4, 8)", "expected (6)");
     CHECK_REFUSED(matmul_gelu_forward(out, transposed, x, w, b, Gelu::tanh, s), "matmul_gelu_forward", "pre is (6, 4)");
+    Buffer mean(dev, {4}, F32), rstd(dev, {4}, F32), y(dev, {4, 8}, F32);
+    const Buffer scale(dev, {8}, F32, Kind::ordinary);
+    const auto norm_matmul = [&](const Norm& n) { norm_matmul_forward(out, n, x, w, b, {}, 1e-5f, s); };
+    CHECK_REFUSED(norm_matmul({y, mean, rstd, scale, b}), "norm_matmul_forward", "(6)", "expected (8)");
+    CHECK_REFUSED(norm_matmul({y, scale, rstd, scale, scale}), "norm_matmul_forward", "(8)", "expected (4)");
+    CHECK_REFUSED(norm_matmul({out, mean, rstd, scale, scale}), "norm.out is (4, 6)", "expected (4, 8)");
+    CHECK_REFUSED(matmul_add_forward(out, x, x, w, b, s), "matmul_add_forward", "residual is (4, 8)");
+    CHECK_REFUSED(matmul_add_forward(out, out, x, w, b, s), "matmul_add_forward", "the same tensor");
     CHECK_REFUSED(matmul_backward(dx, half_dw, none, out, x, w, Into::add, s), "matmul_backward", "dw is (6, 8) bf16");
     CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, Into::add, s), "matmul_backward", "dx is (4, 6)");
     CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, Into::add, s), "matmul_backward", "db is (6, 8)");
