@@ -169,13 +169,22 @@ decode() {
     done
 }
 variants() { on "$build/bench_ops" --device cuda --variants --only attention; }
-# What the hardware counts for every op at the sizes of the table of kernels/README.md, whose columns are the emulator's counts.
+# What the hardware counts for every op at the sizes of the table of kernels/README.md, beside what the emulator counts, which runs
+# meanwhile on CPU cores.
 count() {
-    ncu --profile-from-start off --cache-control all --csv --page raw --metrics \
+    local size=(--device cuda --batch 1 --context 256) emulator=
+    if [ ! "$archive" ] && make -j"$(nproc)" emulator >"$work/make" 2>&1; then
+        EMU_CHECK=off scripts/emulate --profile "$work/counts.json" "$build/bench_ops" "${size[@]}" --profiled "$work/emulated.json" \
+            >"$work/emulated.txt" 2>&1 &
+        emulator=$!
+    fi
+    ncu --profile-from-start off --cache-control all --csv --page raw --print-units base --metrics \
 gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,l1tex__data_bank_conflicts_pipe_lsu.sum,launch__registers_per_thread,sm__warps_active.avg.pct_of_peak_sustained_active \
-        "$build/bench_ops" --device cuda --profiled "$work/ops.json" --batch 1 >"$work/ncu.csv" 2>"$work/ncu.txt" ||
+        "$build/bench_ops" "${size[@]}" --profiled "$work/ops.json" >"$work/ncu.csv" 2>"$work/ncu.txt" ||
         { tail -5 "$work/ncu.txt" "$work/ncu.csv"; return 1; }
-    grep '^"' "$work/ncu.csv" | head -400
+    if [ ! "$emulator" ]; then grep '^"' "$work/ncu.csv" | head -400; return; fi
+    wait "$emulator" || { tail -5 "$work/emulated.txt"; return 1; }
+    "$build/bench_ops" --hardware "$work/counts.json,$work/ncu.csv"
 }
 
 losses() { grep '"event":"step"' "$1/log.jsonl" | grep -o '"loss":[0-9.]*' | cut -d: -f2; }

@@ -4,6 +4,7 @@
 //   build/bench_ops --costs                          prints the table of kernels/README.md: costs by the formulas
 //   build/bench_ops --profiled OPS.json              runs each op once, for the emulator's --profile COUNTS.json
 //   build/bench_ops --table OPS.json,COUNTS.json     prints what was counted beside the costs
+//   build/bench_ops --hardware COUNTS.json,NCU.csv   sets what ncu counted on a GPU beside the emulator's counts
 //   build/bench_ops --variants                       times the attention kernels with other tilings than the ops use;
 //   it
 //                                                    goes with --profiled and --table, too
@@ -26,7 +27,7 @@
 #include "test/update.h"
 
 struct BenchOptions {
-    std::string only, device = "auto", profiled, table;
+    std::string only, device = "auto", profiled, table, hardware;
     bool costs = false, variants = false;
     int64_t batch = 4, context = 1024;
 };
@@ -398,6 +399,39 @@ static void print_variants(const std::string& ops, const std::string& counts) {
         "formula.\n");
 }
 
+// The kernels that took longest come first. Those of NVIDIA's libraries have no counts of the emulator.
+static void print_hardware(const std::string& counts, const std::string& csv) {
+    const auto emulated = kernels_of_emulator(counts), measured = kernels_of_ncu(csv);
+    std::vector<std::string> names;
+    int unknown = 0, differ = 0;
+    for (const auto& [name, k] : measured)
+        if (emulated.count(name))
+            names.push_back(name);
+        else
+            unknown++;
+    std::sort(names.begin(), names.end(),
+              [&](const auto& a, const auto& b) { return measured.at(a).seconds > measured.at(b).seconds; });
+    fmt::print("{:<60} {:>8} {:>10} {:>18} {:>6} {:>21}\n", "kernel", "launches", "us", "MB read, counted", "ratio",
+               "conflicts, counted");
+    for (const std::string& name : names) {
+        const KernelCounts e = emulated.at(name), m = measured.at(name);
+        const bool same_launches = e.launches == m.launches;
+        const bool same          = same_launches && std::abs(m.read - e.read) <= .1 * e.read + 1e5 &&
+                          std::abs(m.conflicts - e.conflicts) <= .05 * e.conflicts;
+        differ += !same;
+        fmt::print("{:<60} {:>8.0f} {:>10.1f} {:>9.2f} {:>8.2f} {:>6.2f} {:>10.0f} {:>10.0f}{}\n", name, m.launches,
+                   m.seconds * 1e6, m.read / 1e6, e.read / 1e6, e.read ? m.read / e.read : 1., m.conflicts, e.conflicts,
+                   same            ? ""
+                   : same_launches ? " !"
+                                   : fmt::format(" ! {:.0f} launches", e.launches));
+    }
+    fmt::print(
+        "\n!: bytes differ by more than a tenth and 0.1 MB, conflicts by more than a twentieth, or launches: {} of {} "
+        "kernels.\nncu empties the caches before each kernel, the emulator before each op. {} kernels of libraries are "
+        "left out.\n",
+        differ, names.size(), unknown);
+}
+
 int main(int argc, char** argv) try {
     BenchOptions o;
     Flags f("bench_ops", "time every op, or count what it does", backends());
@@ -411,6 +445,7 @@ int main(int argc, char** argv) try {
     f.add("--profiled", o.profiled, "run each op once between profiler marks, and write its cost by the formula here",
           "FILE");
     f.add("--table", o.table, "print what --profiled and the emulator's --profile wrote", "OPS.json,COUNTS.json");
+    f.add("--hardware", o.hardware, "print what ncu counted beside the emulator's --profile", "COUNTS.json,NCU.csv");
     f.group("variants");
     f.add("--variants", o.variants, "time the attention kernels with other tilings than the ops use, on a GPU");
     if (!f.parse(argc, argv)) return 0;
@@ -418,12 +453,15 @@ int main(int argc, char** argv) try {
         fmt::print("{}", cost_table());
         return 0;
     }
-    if (!o.table.empty()) {
-        const size_t comma = o.table.find(',');
-        CHECK(comma != std::string::npos, "--table takes two files: OPS.json,COUNTS.json, not '{}'", o.table);
-        (o.variants ? print_variants : print_table)(o.table.substr(0, comma), o.table.substr(comma + 1));
+    const auto two_files = [](const char* option, const std::string& value, const char* want, auto print) {
+        const size_t comma = value.find(',');
+        CHECK(comma != std::string::npos, "{} takes two files: {}, not '{}'", option, want, value);
+        print(value.substr(0, comma), value.substr(comma + 1));
         return 0;
-    }
+    };
+    if (!o.table.empty())
+        return two_files("--table", o.table, "OPS.json,COUNTS.json", o.variants ? print_variants : print_table);
+    if (!o.hardware.empty()) return two_files("--hardware", o.hardware, "COUNTS.json,NCU.csv", print_hardware);
     const Device dev(o.device);
     Bench bench(dev, o);
     if (o.variants) {

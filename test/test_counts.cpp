@@ -17,6 +17,43 @@ TEST_CASE("the table of costs in kernels/README.md equals the costs of the ops",
     CHECK(page.find(table) != std::string::npos);
 }
 
+TEST_CASE("bench_ops --hardware sets what ncu counted beside the emulator's counts", "[cli][counts]") {
+    const Scratch s;
+    const auto emulated = [](const char* name, int launches, double read, int conflicts) {
+        return nlohmann::json{
+            {"kernel", name}, {"launches", launches}, {"dram_read", read}, {"shared_conflicts", conflicts}};
+    };
+    const std::string add       = "void gpu::add_kernel<8, bf16>(bf16*, bf16 const*, bf16 const*, long)",
+                      rows      = "void gpu::few_rows_kernel<8, 1, 4, true, bf16>(bf16*, gpu::FewRowsExtras<bf16>)";
+    const nlohmann::json counts = {{"kernels", {emulated(add.c_str(), 2, 2e6, 0), emulated(rows.c_str(), 1, 4e6, 40)}}};
+    write_text(s / "counts.json", counts.dump());
+    write_text(s / "ncu.csv", R"csv(==PROF== Connected to process 7
+"ID","Kernel Name","Device","gpu__time_duration.sum","dram__bytes_read.sum","l1tex__data_bank_conflicts_pipe_lsu.sum"
+"","","","ns","byte",""
+"0","void gpu::add_kernel<(int)8, bf16>(T2 *, const T2 *, const T2 *, long)","0","1,500","1,010,000","0"
+"1","void gpu::add_kernel<(int)8, bf16>(T2 *, const T2 *, const T2 *, long)","0","1,500","1,000,000","0"
+"2","void gpu::few_rows_kernel<(int)8, (int)1, (int)4, (bool)1, bf16>(T5 *)","0","9,000","4,100,000","60"
+"3","nvjet_tst_128x64","0","9,000","4,100,000","0"
+)csv");
+    const auto compare = [&](const std::string& csv) {
+        return run(s, "bench_ops", "--hardware " + quoted(s / "counts.json") + "," + quoted(s / csv));
+    };
+    const Ran r = compare("ncu.csv");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    const size_t slow = r.out.find("few_rows_kernel<8, 1, 4, true, bf16>"), fast = r.out.find("add_kernel<8, bf16>");
+    REQUIRE((slow != std::string::npos && fast != std::string::npos && slow < fast));
+    const auto line = [&](size_t at) { return r.out.substr(at, r.out.find('\n', at) - at); };
+    CHECK_THAT(line(slow), Catch::Contains("4.10     4.00") && Catch::Contains("60         40 !"));
+    CHECK_THAT(line(fast), Catch::Contains("3.0") && Catch::Contains("2.01     2.00") && !Catch::Contains("!"));
+    CHECK_THAT(r.out, Catch::Contains("1 of 2 kernels") && Catch::Contains("1 kernels of libraries"));
+
+    write_text(s / "empty.csv", "==ERROR== The user does not have permission\n");
+    const Ran refused = compare("empty.csv");
+    CHECK(refused.code == 2);
+    CHECK_THAT(refused.err, Catch::Contains("there is no line of names"));
+}
+
 // Counts what the ops named in `only` do on the emulated GPU, in GPT-2 124M's width, on one sequence of `context`
 // tokens.
 static std::vector<Counted> count_ops(const std::string& only, int context) {
@@ -115,7 +152,8 @@ TEST_CASE("tokens of generation between profiler marks", "[.tokens]") {
             }
 }
 
-TEST_CASE("launches of a token: 7 of a sequential block, 8 or 9 of a parallel one, and 6 more", "[.emulated][counts]") {
+TEST_CASE("launches of a token: 5 of a block for few rows, 7 or 9 for more, and 6 beside the blocks",
+          "[.emulated][counts]") {
     const Scratch s;
     const Ran r = run(s, "test_gpt", "'tokens of generation between profiler marks'", "",
                       "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
@@ -132,8 +170,8 @@ TEST_CASE("launches of a token: 7 of a sequential block, 8 or 9 of a parallel on
         const Counted &one = counted[i], &two = counted[i + 1];
         CAPTURE(one.op, one.launches, two.launches);
         const bool parallel = one.op.find("pythia") != std::string::npos, few = one.op.find(" 1 ") != std::string::npos;
-        const double block  = parallel ? (few ? 8 : 9) : 7;  // cuBLASLt's products do not end in the erf form of gelu
-        const double beside = parallel ? 5 : 6;              // rotary models check no positions
+        const double block  = few ? 5 : parallel ? 9 : 7;  // cuBLASLt's products do not end in the erf form of gelu
+        const double beside = parallel ? 5 : 6;            // rotary models check no positions
         CHECK(two.launches - one.launches == block);
         CHECK(one.launches == block + beside);
     }
