@@ -167,6 +167,9 @@ struct Model {
     Tensor all_grads;  // every gradient as one flat tensor
     Acts acts;
     BatchFeed feed;  // brings batches of evaluation to the device
+    // In inference it is called with the residual stream x (N,C) after the embedding (layer 0) and after each block
+    // (layers 1 to L). It returns whether it changed x. Its work must be on the model's stream.
+    std::function<bool(int64_t layer, Tensor x)> observe;
 
     // Weights are zero until initialise_params() or load_weights() fills them.
     Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d)
@@ -294,6 +297,7 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
                       m.params.wpe, s);
     const bool few = keep == Keep::results && tokens.numel() <= few_rows;
+    if (m.observe) m.observe(0, a.block[0].x);
     if (!few) normalise(first_norm(m.params.block[0], a.block[0]), a.block[0].x, c, s);
     for (int64_t l = 0; l < c.layers; l++) {
         const bool last     = l + 1 == c.layers;
@@ -305,6 +309,7 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
             block_of_few_rows(out, m.params.block[l], a.block[l], c, s, of_layer);
         else
             block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer);
+        if (m.observe && m.observe(l + 1, out) && !few) normalise(next, out, c, s);
     }
     if (few) normalise(final_norm(m.params, a), a.x, c, s);
 }

@@ -180,6 +180,11 @@ Cost gelu_backward_cost(int64_t numel, DType x);
 void add_forward(Tensor out /*=*/, Tensor a, Tensor b, Stream s);  // any one shape, x; out may be a or b
 Cost add_forward_cost(int64_t numel, DType x);
 
+// ---- scale_shift.cu -------------------------------------------------------------------------------------------------
+// x = x · scale + shift, by column. It has no backward pass: only generation uses it.
+void scale_shift(Tensor x /*in place*/, Tensor scale, Tensor shift, Stream s);  // (N,C) x, (C) fp32, (C) fp32
+Cost scale_shift_cost(int64_t N, int64_t C, DType x);
+
 // ---- cross_entropy.cu -----------------------------------------------------------------------------------------------
 // losses = log Σ_v exp(logits_v) - logits_target over the first V columns; the padding [V, Vp) takes no part. When
 // grad_scale ≠ 0, the logits are overwritten with grad_scale (softmax - onehot), and the padding with 0. A target of -1

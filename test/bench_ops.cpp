@@ -129,6 +129,7 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
                  bias = make({C}, x), mean = make({N}, f), rstd = make({N}, f), dw = make({C}, f), db = make({C}, f),
                  wide = make({N, F}, x), wide2 = make({N, F}, x);
     b.row("add", x, add_forward_cost(N * C, x), [&] { add_forward(d, a, c, s); });
+    b.row("scale_shift", x, scale_shift_cost(N, C, x), [&] { scale_shift(d, dw, db, s); });
     b.row("layernorm forward", x, layernorm_forward_cost(N, C, x),
           [&] { layernorm_forward(d, mean, rstd, a, w, bias, 1e-5f, s); });
     b.row("add_layernorm forward", x, add_layernorm_forward_cost(N, C, x),

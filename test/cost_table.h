@@ -40,6 +40,7 @@ inline std::string cost_table() {
         {"gelu_forward", [&](DType x) { return gelu_forward_cost(N * F, x); }},
         {"gelu_backward", [&](DType x) { return gelu_backward_cost(N * F, x); }},
         {"add_forward", [&](DType x) { return add_forward_cost(N * C, x); }},
+        {"scale_shift", [&](DType x) { return scale_shift_cost(N, C, x); }},
         {"cross_entropy, loss only", [&](DType x) { return cross_entropy_loss_cost(N, Vp, x); }},
         {"cross_entropy, with gradient", [&](DType x) { return cross_entropy_cost(N, Vp, x); }},
         {"choose, one row", [&](DType x) { return choose_cost(1, Vp, x); }},

@@ -16,6 +16,15 @@ Values add(const Values& a, const Values& b) {
     return out;
 }
 
+// x (N,C) times scale (C) plus shift (C)
+template <class Real>
+Values scale_shift(const Values& x, const Values& scale, const Values& shift) {
+    Values out(x.size());
+    for (size_t i = 0; i < x.size(); i++)
+        out[i] = Real(x[i]) * Real(scale[i % scale.size()]) + Real(shift[i % shift.size()]);
+    return out;
+}
+
 // ---- embedding ------------------------------------------------------------------------------------------------------
 
 // The position of each row: as given, or counted from the start of its sequence.

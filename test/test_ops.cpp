@@ -679,7 +679,32 @@ TEST_CASE("add_forward", "[ops]") {
     CHECK(in_place.bytes() == out.bytes());
 }
 
-TEST_CASE("gelu and add refuse wrong shapes", "[ops][errors]") {
+TEST_CASE("scale_shift", "[ops]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const auto N     = GENERATE(1, 3, 37);
+    const auto C     = GENERATE(1, 7, 48, 769);
+    const auto kind  = GENERATE(Kind::ordinary, Kind::tiny, Kind::huge);
+    CAPTURE(dev, dtype, N, C, kind);
+    const Stream s = dev->stream();
+    const Buffer scale(dev, {C}, F32, Kind::ordinary, 1), shift(dev, {C}, F32, Kind::ordinary, 2);
+    const Values start = Buffer(dev, {N, C}, dtype, kind, 3).values();
+    Buffer x(dev, {N, C}, dtype, start);
+    scale_shift(x, scale, shift, s);
+    CHECK_CLOSE(x, reference::scale_shift<double>(start, scale.values(), shift.values()),
+                reference::scale_shift<float>(start, scale.values(), shift.values()));
+
+    // One column is set, and the others keep their values to the bit.
+    Values ones(C, 1.), zeros(C, 0.), expected = start;
+    ones[C / 2]  = 0;
+    zeros[C / 2] = -1.5;
+    for (int64_t n = 0; n < N; n++) expected[n * C + C / 2] = -1.5;
+    Buffer y(dev, {N, C}, dtype, start);
+    scale_shift(y, Buffer(dev, {C}, F32, ones), Buffer(dev, {C}, F32, zeros), s);
+    CHECK(y.values() == expected);
+}
+
+TEST_CASE("gelu, add and scale_shift refuse wrong shapes", "[ops][errors]") {
     const auto dev = devices()[0];
     const Stream s = dev->stream();
     const Buffer x(dev, {4, 8}, F32, Kind::ordinary), half(dev, {4, 8}, BF16, Kind::ordinary),
@@ -693,6 +718,9 @@ TEST_CASE("gelu and add refuse wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(gelu_backward(none, x, x, Gelu::erf, s), "gelu_backward", "dx is null");
     CHECK_REFUSED(add_forward(y, x, transposed, s), "add_forward", "b is (8, 4)");
     CHECK_REFUSED(add_forward(half, x, x, s), "add_forward", "out is (4, 8) bf16");
+    const Buffer column(dev, {8}, F32, Kind::ordinary), short_column(dev, {4}, F32, Kind::ordinary);
+    CHECK_REFUSED(scale_shift(y, column, short_column, s), "scale_shift", "shift is (4) fp32, expected (8)");
+    CHECK_REFUSED(scale_shift(y, none, column, s), "scale_shift", "scale is null");
 }
 
 // ---- cross entropy --------------------------------------------------------------------------------------------------
