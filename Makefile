@@ -23,7 +23,8 @@
 # ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
 # is none that nvcc knows. NVCC_CXX=g++-13 names another host compiler, for an nvcc that refuses $(CXX).
 # ONEDNN=0 builds without oneDNN, for machines that only run on GPUs: such programs refuse to run on the CPU.
-# Where NCCL is installed, train_gpt can run on several GPUs; NCCL=0 leaves it out.
+# Where NCCL is installed, train_gpt can run on several GPUs; NCCL=0 leaves it out. Where Open MPI's headers are, it can run as
+# several processes on CPUs; MPI=0 leaves that out. Open MPI's library is not linked: a program opens it when it needs it.
 
 CXX      ?= g++
 BUILD    ?= build
@@ -37,7 +38,7 @@ LEVELS   := $(if $(filter-out 0,$(PORTABLE)),$(if $(filter x86_64-%,$(shell $(CX
 MARCH    := $(if $(CPU_LEVEL),-march=x86-64-$(CPU_LEVEL) -DGPT_CPU_LEVEL=$(CPU_LEVEL:v%=%) -fPIC -fno-semantic-interposition,$\
             $(if $(LEVELS),-march=x86-64-v2,$(if $(filter 0,$(PORTABLE)),-march=native)))
 CXXFLAGS += -std=c++17 $(OPT) $(MARCH) -fopenmp -fno-math-errno -ffp-contract=fast -Wall -Wextra -Wno-psabi -I. -MMD -MP
-LDLIBS   += $(if $(filter-out 0,$(ONEDNN)),-ldnnl) -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread
+LDLIBS   += $(if $(filter-out 0,$(ONEDNN)),-ldnnl) -lfmt -lutf8proc -lzstd -lz -fopenmp -lpthread -ldl
 # Where make install and make dist put libraries that are not the system's own. With BUNDLE=1 (make dist) those are all but
 # glibc's. oneDNN's own dependency is named because a RUNPATH serves only the libraries that the program itself names.
 BUNDLE   ?= 0
@@ -51,6 +52,10 @@ DEPS_LIB := lib/$(shell $(CXX) -print-multiarch)
 CXXFLAGS += -isystem $(DEPS)/include
 LDLIBS   += -L$(DEPS)/$(DEPS_LIB) -Wl,-rpath,'$$ORIGIN/../$(DEPS)/$(DEPS_LIB)' $(OPENCL)
 endif
+MPI      ?= 1
+MPI_H    := $(if $(filter-out 0,$(MPI)),$(firstword $(wildcard $(addsuffix /mpi.h,$(addprefix $(or $(DEPS),/usr)/lib/$(shell $(CXX) \
+            -print-multiarch)/,openmpi/include) /usr/lib/$(shell $(CXX) -print-multiarch)/openmpi/include /usr/include \
+            /usr/local/include /usr/include/openmpi-x86_64))))
 CATCH3   := $(if $(wildcard $(addsuffix /catch2/catch_all.hpp,/usr/include /usr/local/include $(DEPS)/include)),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
 
@@ -162,6 +167,9 @@ $(BUILD)/commit: FORCE
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: $(BUILD)/commit
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += -DGPT_COMMIT='"$(COMMIT)"'
 
+ifneq ($(MPI_H),)
+$(BUILD)/kernels/collective.o: CXXFLAGS += -DGPT_MPI -isystem $(dir $(MPI_H))
+endif
 ifeq ($(ONEDNN),0)
 $(BUILD)/kernels/matmul.o: CXXFLAGS += -DGPT_NO_ONEDNN
 endif

@@ -116,7 +116,8 @@ static int run(int argc, char** argv) {
     const Ranks ranks = ranks_from_environment();
     silence_unless_first(ranks);
     Options options;
-    Flags flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models", backends());
+    Flags flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models",
+                backends() + ", " + Collective::backends());
     list_options(flags, options);
     if (!parse_options(options, flags, argc, argv, ranks.world)) return 0;
     if (options.list_models) return list_models(), 0;
@@ -129,12 +130,13 @@ static int run(int argc, char** argv) {
     // has its memory and weights.
     Busy busy("getting ready");
     Comm comm(ranks, run.id());  // waits for the other processes
+    comm.agree(run.facts());
+    comm.join(run.device.stream());
     const FolderLock lock = choose_folder(options, comm, run.checkpoint);
     refuse_too_large(run);
     peak_flops(run.device, run.dtype);  // measured while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device);
     const auto optimizer = make_optimizer(model, options.optimizer);
-    comm.join_gpus(model.stream);
     run.reserve_scratch();
     FirstWeights first = set_first_weights(run, model, *optimizer);
     choose_products(run);

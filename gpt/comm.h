@@ -1,8 +1,8 @@
 // comm.h - how the processes of a run work together: they sum tensors, exchange short messages, and end together
 //
-// NCCL sums tensors on GPUs. For short messages between hosts, every process keeps a TCP connection to rank 0. However
-// a process ends, its connections close. A thread in every other process sees that and ends its own process, where NCCL
-// would wait for ever.
+// NCCL moves tensors between GPUs, and MPI those of CPUs. For short messages, every process keeps a TCP connection to
+// rank 0. However a process ends, its connections close. A thread in every other process sees that and ends its own
+// process, where NCCL and MPI would wait for ever.
 #pragma once
 #include <functional>
 #include <initializer_list>
@@ -71,8 +71,26 @@ class Comm {
     void expect_same(const std::function<std::string()>& text, const char* what) const {
         if (!alone()) expect_same(text(), what);
     }
-    // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which sum() then adds up over
-    // all processes. A process that is alone needs no vote, and its GPU is spared the copy.
+    // Throws a RunError in every process, with the same words, unless all give the same facts. It names the first rank
+    // that differs from rank 0, and in what.
+    using Facts = std::vector<std::pair<std::string, std::string>>;  // what, and its value
+    void agree(const Facts& facts) const {
+        if (alone()) return;
+        std::string refusal;
+        if (first()) {
+            for (const Connection& c : others_)
+                for (const auto& [what, value] : facts)
+                    if (const std::string theirs = c.receive(); theirs != value && refusal.empty())
+                        refusal = fmt::format("rank {} has another {} than rank 0\n    rank {}: {}\n    rank 0: {}",
+                                              c.rank(), what, c.rank(), theirs, value);
+        } else {
+            for (const auto& [what, value] : facts) others_[0].send(value);
+        }
+        refusal = share(refusal);
+        CHECK_RUN(refusal.empty(), "{}", refusal);
+    }
+    // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which the step adds up over all
+    // processes. A process that is alone needs no vote, and its GPU is spared the copy.
     void vote(Tensor vote, bool asked, Stream s) const {
         if (!alone()) from_host(vote, std::vector<float>{asked ? 1.f : 0.f}, s);
     }
@@ -82,22 +100,25 @@ class Comm {
     // Returns in every process whether any of them was asked to stop. It costs a message to and from each.
     bool any(bool asked) const { return alone() ? asked : mean(asked ? 1 : 0) > 0; }
 
-    // Creates the NCCL communicator, which sum() needs.
-    void join_gpus(Stream s) {
+    // Connects the processes by NCCL or MPI, for the tensors of this stream's machine. group() needs it.
+    void join(Stream s) {
         if (alone()) return;
-        const std::string id = share(first() ? Collective::new_id() : "");
-        gpus_                = std::make_unique<Collective>(id, rank(), world(), s);
+        const std::string id = share(first() ? Collective::new_id(s.where) : "");
+        group_               = std::make_unique<Collective>(id, rank(), world(), s);
     }
-    // Replaces each tensor, in fp32, by its sum over the processes. Queued on the stream like an op.
-    void sum(std::initializer_list<Tensor> tensors) const {
-        if (!alone()) gpus_->sum(tensors);
+    // What all processes compute together (collective.h). Null in a process that is alone.
+    Collective* group() const { return group_.get(); }
+
+    // Returns in every process when all have called it.
+    void barrier() const {
+        if (!alone()) mean(0);
     }
 
     // Ends a run: waits until all processes have called it. A process that ends without calling it ends the others,
     // too.
     void finish() {
         if (alone()) return;
-        if (gpus_) gpus_->finish();
+        if (group_) group_->finish();
         char done = 0;
         if (first()) {
             for (const Connection& c : others_) c.receive(&done, 1);
@@ -132,7 +153,7 @@ class Comm {
     }
 
     Ranks ranks_;
-    std::unique_ptr<Collective> gpus_;
+    std::unique_ptr<Collective> group_;
     std::vector<Connection> others_;  // rank 0 holds one per peer; every peer holds one, to rank 0
     int end_[2] = {-1, -1};           // a pipe: closing its second end ends the watcher
     std::thread watcher_;

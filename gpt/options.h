@@ -4,6 +4,9 @@
 // that run.json and the printed command hold the values that were used. Settings of a module are bound to its own
 // struct.
 #pragma once
+#include <omp.h>
+#include <unistd.h>
+
 #include <optional>
 #include <string>
 #include <vector>
@@ -90,7 +93,7 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
              "dtype of weights and activations; auto: bf16 on a GPU and on CPUs with instructions for it, else fp32");
     f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
              "where to run; auto: on the GPU if there is a usable one, else on the CPU");
-    f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core");
+    f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core, or this process's share of the cores");
     f.choose("--cpu", o.cpu, Flags::Table<int>{{"v2", 2}, {"v3", 3}, {"v4", 4}},
              "level of x86-64 whose instructions run: v2 has SSE4, v3 AVX2, v4 AVX-512; a build without PORTABLE=1 has "
              "only the machine's own; auto: the highest that the CPU has");
@@ -115,10 +118,25 @@ inline void list_model_options(Flags& f, Auto<std::string>& activation, bool& ig
         "instead of refusing the folder");
 }
 
-// Opens the device of --device. `index` says which of this machine's GPUs. A GPU that was asked for and cannot be used
-// is an error that names the option.
-inline Device open_device(const MachineOptions& o, int index = 0) {
-    const int threads = o.threads.value_or(0);
+// The threads of a process that shares its machine with others. A launcher may have bound it to some of the cores. Open
+// MPI binds each of two processes to one core, however many there are.
+inline int threads_beside(int neighbours) {
+    if (neighbours <= 1) return 0;
+    const int all = int(sysconf(_SC_NPROCESSORS_ONLN)), own = omp_get_num_procs(),
+              share = std::max(1, all / neighbours);
+    if (own < share)
+        fmt::print(stderr,
+                   "warning: the launcher lets this process use {} of {} cores, and {} processes share them; mpirun "
+                   "--bind-to none, or --threads, gives it more\n",
+                   own, all, neighbours);
+    return std::min(own, share);
+}
+
+// Opens the device of --device. `local` is the number of this process on its machine, and so of its GPU; `neighbours`
+// counts the processes there. A GPU that was asked for and cannot be used is an error that names the option.
+inline Device open_device(const MachineOptions& o, int local = 0, int neighbours = 1) {
+    const int threads = o.threads.value_or(threads_beside(neighbours));
+    const int index   = o.device.is_auto() || o.device == Machine::cuda ? local : 0;
     if (o.device.is_auto()) return Device("auto", index, threads, o.sync);
     if (o.device == Machine::cpu) return Device("cpu", index, threads, o.sync);
     try {

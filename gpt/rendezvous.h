@@ -27,6 +27,7 @@
 struct Ranks {
     int rank = 0, world = 1;                            // the rank of this process, and the number of processes
     int local           = 0;                            // its rank on its machine, which is the index of its GPU
+    int neighbours      = 1;                            // the processes on its machine, itself included
     std::string address = "127.0.0.1", port = "29500";  // rank 0 waits here for the others
 };
 
@@ -43,12 +44,12 @@ inline Ranks ranks_from_environment() {
     };
     // The rows belong to torchrun, Open MPI and Slurm. Slurm sets SLURM_STEP_NUM_TASKS only for tasks that srun
     // starts, so a batch script is a single process.
-    static const char* const launchers[][3] = {
-        {"WORLD_SIZE", "RANK", "LOCAL_RANK"},
-        {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"},
-        {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"}};
+    static const char* const launchers[][4] = {
+        {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
+        {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
+        {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"}};
     Ranks r;
-    for (const auto& [world, rank, local] : launchers) {
+    for (const auto& [world, rank, local, neighbours] : launchers) {
         r.world = number(world, 1);
         if (r.world <= 1) continue;
         r.rank = number(rank, -1), r.local = number(local, -1);
@@ -56,6 +57,7 @@ inline Ranks ranks_from_environment() {
               text(rank), r.world - 1);
         CHECK(r.local >= 0, "{} is {}, but {} is not set; it is the number of this process on its machine", world,
               r.world, local);
+        r.neighbours = std::max(number(neighbours, 1), r.local + 1);
         break;
     }
     if (r.world <= 1) return {};
@@ -68,6 +70,15 @@ inline Ranks ranks_from_environment() {
     CHECK(port > 0 && port < 65536, "MASTER_PORT is {} in the environment, expected 1 to 65535", port);
     r.port = std::to_string(port);
     return r;
+}
+
+// Names the launch that this process belongs to, as the launcher does; "" when it does not. Two launches on one machine
+// have two names.
+inline std::string launch_from_environment() {
+    std::string name;
+    for (const char* part : {"PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID"})
+        if (const char* value = std::getenv(part)) name += fmt::format("{}={} ", part, value);
+    return name;
 }
 
 // Only rank 0 prints: the output of the other processes goes to /dev/null.

@@ -82,7 +82,7 @@ inline void header(const Run& run) {
         c.width, c.heads, o.context, c.vocab, grouped(count_params(c)));
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "",
         o.gpu.is_auto() ? dev.name() : run.card->driver_name, gpu ? "" : fmt::format(" · {} threads", dev.threads()),
-        world > 1 ? " · " + Collective::library() : "", name_of(run.dtype),
+        world > 1 ? " · " + Collective::library(run.machine()) : "", name_of(run.dtype),
         o.dry_run ? ""
                   : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
                                 peak_flops(dev, run.dtype) / 1e9));

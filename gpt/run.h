@@ -148,8 +148,10 @@ struct Run {
         return {batch, options.context, true, recompute, options.logits_memory};
     }
     int64_t tokens_per_step() const { return tokens_of_step(options, ranks.world); }
-    // All processes of a run have the same number. Another command or another commit has another.
-    uint64_t id() const { return hash64(flags.command(), hash64(GPT_COMMIT)); }
+    // All processes of a launch have the same number. agree() then compares what they are about to do.
+    static uint64_t id() { return hash64(launch_from_environment()); }
+    // What all processes must have in common, in words that an error can show.
+    Comm::Facts facts() const;
     // The memory that another batch and another level of recomputation would take.
     MemoryPlan plan_with(int64_t batch, Recompute recompute) const {
         const Options& o = options;
@@ -229,13 +231,24 @@ inline void Run::find_files() {
 
 inline void Run::refuse_world() const {
     if (ranks.world == 1) return;
-    CHECK(device.where() == Machine::cuda,
-          "{} processes on the CPU: that is not yet possible; start one, whose --threads use all cores, or use "
-          "--device cuda",
-          ranks.world);
-    CHECK(!Collective::library().empty(),
-          "{} processes, but this binary was built without NCCL; install it and run make again, or start one process",
-          ranks.world);
+    const bool gpu = device.where() == Machine::cuda;
+    CHECK(!Collective::library(device.where()).empty() || options.dry_run,
+          "{} processes, but {} is not installed here, or this binary was built without it; install it ({}) and run "
+          "make again, or start one process",
+          ranks.world, gpu ? "NCCL" : "Open MPI", gpu ? "libnccl-dev" : "apt-get install openmpi-bin libopenmpi-dev");
+}
+
+inline Comm::Facts Run::facts() const {
+    Comm::Facts all = {
+        {"commit", GPT_COMMIT},
+        {"build", flags.version()},
+        {"command", flags.command()},
+        {"model", fmt::format("{}, {} parameters", known_fields(config, dtype).dump(), count_params(config))},
+        {"training data", train ? train->fingerprint() : ""},
+        {"validation data", val ? val->fingerprint() : ""},
+        {"checkpoint", checkpoint.empty() ? "none" : fmt::format("{}, step {}", checkpoint, saved.step)},
+        {"step", fmt::format("{} tokens", tokens_per_step())}};
+    return all;
 }
 
 // Plans the memory. Many rows of logits at a time make the products of the head faster on a GPU, where the gradient of
@@ -319,7 +332,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
       trained_weights(!preset && !weight_files(home).empty()),
       config(read_model()),
       recipe(recipe_for(preset, trained_weights)),
-      device(open_device(o.machine, ranks.local)),
+      device(open_device(o.machine, ranks.local, ranks.neighbours)),
       card(o.gpu.value_or(find_card(device.name()))),
       dtype(o.gpu.is_auto() ? dtype_on(device, o.machine) : o.machine.dtype.value_or(DType::BF16)) {
     refuse_world();

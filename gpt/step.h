@@ -96,7 +96,12 @@ class Step {
             head(model_, batch, loss(), scale, into);
             backward(model_, batch, into);
         }
-        comm_.sum({model_.all_grads, loss(), votes()});
+        if (Collective* group = comm_.group()) {
+            group->follow(model_.stream);
+            group->sum({model_.all_grads, loss(), votes()});
+            group->mark(0);
+            group->wait(0, model_.stream);
+        }
         squared_norm(norm2(), model_.all_grads, model_.stream);
         optimizer_.step(loss(), norm2(), feed_.numbers());
     }

@@ -1,11 +1,175 @@
 // collective.cu - see collective.h
 #include "collective.h"
 
+#include <algorithm>
+#include <cstring>
+
+#include "host.h"
+#ifdef GPT_MPI
+#include "open_mpi.h"
+#endif
 #ifdef GPT_NCCL
 #include <nccl.h>
 
 #include "queue.cuh"
+#endif
 
+Cut Cut::even(int64_t elements, int world) {
+    Cut cut;
+    for (int r = 0; r < world; r++) {
+        cut.first.push_back(elements * r / world);
+        cut.count.push_back(elements * (r + 1) / world - cut.first[r]);
+    }
+    return cut;
+}
+bool Cut::is_even() const {
+    for (size_t r = 0; r < count.size(); r++)
+        if (count[r] != count[0] || first[r] != int64_t(r) * count[0]) return false;
+    return true;
+}
+
+// What each of the two libraries does for a Collective.
+class CollectiveHalf {
+  public:
+    virtual ~CollectiveHalf()                                                       = default;
+    virtual void sum(std::initializer_list<Tensor> tensors)                         = 0;
+    virtual void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum in) = 0;
+    virtual void all_gather(Tensor whole, Tensor slice, const Cut& cut)             = 0;
+    virtual void gather(Tensor whole, Tensor slice, const Cut& cut, int root)       = 0;
+    virtual void follow(Stream) {}
+    virtual void mark(int) {}
+    virtual void wait(int, Stream) {}
+    virtual void finish() = 0;
+};
+
+// ---- MPI ------------------------------------------------------------------------------------------------------------
+
+#ifdef GPT_MPI
+namespace cpu {
+
+class MpiHalf : public CollectiveHalf {
+  public:
+    MpiHalf(int rank, int world) : rank_(rank), world_(world) { mpi::start(rank, world); }
+
+    // Small tensors travel together, each process's to all, because a message costs as much time as 10,000 numbers.
+    void sum(std::initializer_list<Tensor> tensors) override {
+        std::vector<float> mine;
+        for (const Tensor& t : tensors)
+            if (t.numel() <= most_small) mine.insert(mine.end(), t.data<float>(), t.data<float>() + t.numel());
+        const size_t small = mine.size();
+        std::vector<float> all(small * size_t(world_));
+        MPI_CALL(MPI_Allgather, mine.data(), int(small), type(4), all.data(), int(small), type(4), mpi::everybody());
+        const float* terms = all.data();
+        for (const Tensor& t : tensors) {
+            if (t.numel() > most_small) {
+                const Cut cut      = Cut::even(t.numel(), world_);
+                const Tensor whole = t.view({t.numel()}), slice = whole.rows(cut.first[rank_], cut.count[rank_]);
+                reduce_scatter(slice, whole, cut, Sum::set);
+                all_gather(whole, slice, cut);
+                continue;
+            }
+            add_in_order(t.data<float>(), t.numel(), Sum::set, [&](int r) { return terms + size_t(r) * small; });
+            terms += t.numel();
+        }
+    }
+
+    // A slice goes in parts, so that the other ranks' terms of a part fit into the scratch memory.
+    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) override {
+        const int64_t most = std::max<int64_t>(scratch_floats / world_, 1024);
+        for (int64_t at = 0; at < longest(cut); at += most) {
+            const Parts sent(cut, at, most, rank_);
+            const int64_t n = std::clamp<int64_t>(cut.count[rank_] - at, 0, most);
+            std::vector<int> counts, places;
+            for (int r = 0; r < world_; r++) {
+                counts.push_back(r == rank_ ? 0 : int(n));
+                places.push_back(int(r * n));
+            }
+            scratch_.resize(std::max(scratch_.size(), size_t(n * world_)));
+            MPI_CALL(MPI_Alltoallv, whole.ptr, sent.counts.data(), sent.places.data(), type(4), scratch_.data(),
+                     counts.data(), places.data(), type(4), mpi::everybody());
+            if (n == 0) continue;
+            const float* own = whole.data<float>() + cut.first[rank_] + at;
+            add_in_order(slice.data<float>() + at, n, into,
+                         [&](int r) { return r == rank_ ? own : scratch_.data() + r * n; });
+        }
+    }
+
+    void all_gather(Tensor whole, Tensor slice, const Cut& cut) override {
+        place_own(whole, slice, cut);
+        for (int64_t at = 0; at < longest(cut); at += most_at_once) {
+            const Parts parts(cut, at, most_at_once);
+            const MPI_Datatype element = type(size_of(whole.dtype));
+            MPI_CALL(MPI_Allgatherv, MPI_IN_PLACE, 0, element, whole.ptr, parts.counts.data(), parts.places.data(),
+                     element, mpi::everybody());
+        }
+    }
+
+    void gather(Tensor whole, Tensor slice, const Cut& cut, int root) override {
+        const bool here = rank_ == root;
+        if (here) place_own(whole, slice, cut);
+        const int64_t bytes = size_of(slice.dtype);
+        for (int64_t at = 0; at < longest(cut); at += most_at_once) {
+            const Parts parts(cut, at, most_at_once);
+            MPI_CALL(MPI_Gatherv, here ? MPI_IN_PLACE : static_cast<const char*>(slice.ptr) + at * bytes,
+                     parts.counts[rank_], type(bytes), whole.ptr, parts.counts.data(), parts.places.data(), type(bytes),
+                     root, mpi::everybody());
+        }
+    }
+
+    void finish() override { MPI_CALL(MPI_Finalize); }
+
+  private:
+    static constexpr int64_t most_small     = 4096;
+    static constexpr int64_t scratch_floats = 4 << 20;           // 16 MiB
+    static constexpr int64_t most_at_once   = int64_t(1) << 28;  // elements of a slice; MPI counts in int
+
+    // Of each slice, the part of at most `most` elements that begins `at` elements behind its beginning.
+    struct Parts {
+        std::vector<int> counts, places;
+        Parts(const Cut& cut, int64_t at, int64_t most, int without = -1) {
+            for (size_t r = 0; r < cut.first.size(); r++) {
+                const int64_t place = cut.first[r] + std::min(at, cut.count[r]);
+                CHECK_CALL(place <= INT32_MAX, "MPI numbers the elements of a tensor up to 2^31, not to {}", place);
+                places.push_back(int(place));
+                counts.push_back(int(r) == without ? 0 : int(std::clamp<int64_t>(cut.count[r] - at, 0, most)));
+            }
+        }
+    };
+    static int64_t longest(const Cut& cut) { return *std::max_element(cut.count.begin(), cut.count.end()); }
+    static MPI_Datatype type(int64_t bytes) { return mpi::type_of(bytes); }
+
+    // to[0, n) = or += term(0) + term(1) + …: pointers to n numbers of each rank.
+    template <class Term>
+    void add_in_order(float* to, int64_t n, Sum into, Term term) const {
+        host::parallel_ranges(n, 1 << 14, [&](int64_t begin, int64_t end) {
+            float sums[1024];  // stay in the cache while one rank's terms after another's are added
+            for (int64_t i = begin, k; i < end; i += k) {
+                k = std::min<int64_t>(1024, end - i);
+                std::copy(term(0) + i, term(0) + i + k, sums);
+                for (int r = 1; r < world_; r++) {
+                    const float* x = term(r) + i;
+                    for (int64_t j = 0; j < k; j++) sums[j] += x[j];
+                }
+                for (int64_t j = 0; j < k; j++) to[i + j] = into == Sum::set ? sums[j] : to[i + j] + sums[j];
+            }
+        });
+    }
+    void place_own(Tensor whole, Tensor slice, const Cut& cut) const {
+        if (cut.count[rank_] == 0) return;
+        const Tensor own = whole.rows(cut.first[rank_], cut.count[rank_]);
+        if (own.ptr != slice.ptr) copy(own, slice, Stream{});
+    }
+
+    int rank_, world_;
+    std::vector<float> scratch_;
+};
+
+}  // namespace cpu
+#endif
+
+// ---- NCCL -----------------------------------------------------------------------------------------------------------
+
+#ifdef GPT_NCCL
 namespace gpu {
 
 // NCCL's last error of the communicator, or of any when it is null, says more than the status.
@@ -16,64 +180,195 @@ static void check(ncclResult_t status, ncclComm_t communicator, const char* call
 }
 #define NCCL_RUN(communicator, ...) gpu::check((__VA_ARGS__), communicator, #__VA_ARGS__, __FILE__, __LINE__)
 
-class Communicator {
+static ncclDataType_t nccl_type(const Tensor& t) { return t.dtype == DType::BF16 ? ncclBfloat16 : ncclFloat; }
+static char* element_of(const Tensor& t, int64_t i) { return static_cast<char*>(t.ptr) + i * size_of(t.dtype); }
+
+static __global__ void add_kernel(float* to, const float* from, int64_t n) {
+    const int64_t threads = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += threads) to[i] += from[i];
+}
+
+class NcclHalf : public CollectiveHalf {
   public:
-    Communicator(const std::string& id, int rank, int world, cudaStream_t stream) : stream_(stream) {
+    NcclHalf(const std::string& id, int rank, int world) : rank_(rank), world_(world) {
         ncclUniqueId unique;
         CHECK_CALL(id.size() == sizeof unique, "an id of NCCL has {} bytes, this one has {}", sizeof unique, id.size());
         std::memcpy(&unique, id.data(), sizeof unique);
+        CUDA_RUN(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+        CUDA_RUN(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming));
         NCCL_RUN(nullptr, ncclCommInitRank(&nccl_, world, unique, rank));
     }
     // Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
-    ~Communicator() {
+    ~NcclHalf() override {
         if (nccl_) ncclCommAbort(nccl_);
+        for (cudaEvent_t e : marks_) cudaEventDestroy(e);
+        cudaEventDestroy(followed_);
+        cudaStreamDestroy(stream_);
     }
 
-    void sum(std::initializer_list<Tensor> tensors) {
+    void sum(std::initializer_list<Tensor> tensors) override {
         NCCL_RUN(nccl_, ncclGroupStart());
         for (const Tensor& t : tensors)
             NCCL_RUN(nccl_, ncclAllReduce(t.ptr, t.ptr, size_t(t.numel()), ncclFloat, ncclSum, nccl_, stream_));
         NCCL_RUN(nccl_, ncclGroupEnd());
     }
-    void finish() { NCCL_RUN(nullptr, ncclCommDestroy(std::exchange(nccl_, nullptr))); }
+    // The sum of the own slice comes to lie within `whole`, where no memory beside it is needed.
+    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) override {
+        const int64_t n = cut.count[rank_];
+        float* own      = whole.data<float>() + cut.first[rank_];
+        if (cut.is_even()) {
+            NCCL_RUN(nccl_, ncclReduceScatter(whole.ptr, own, size_t(n), ncclFloat, ncclSum, nccl_, stream_));
+        } else {
+            NCCL_RUN(nccl_, ncclGroupStart());
+            for (int r = 0; r < world_; r++) {
+                char* part = element_of(whole, cut.first[r]);
+                if (cut.count[r])
+                    NCCL_RUN(nccl_,
+                             ncclReduce(part, part, size_t(cut.count[r]), ncclFloat, ncclSum, r, nccl_, stream_));
+            }
+            NCCL_RUN(nccl_, ncclGroupEnd());
+        }
+        if (n == 0 || own == slice.ptr) return;
+        if (into == Sum::set)
+            return CUDA_RUN(cudaMemcpyAsync(slice.ptr, own, size_t(n) * 4, cudaMemcpyDeviceToDevice, stream_));
+        add_kernel<<<unsigned(std::min<int64_t>(ceil_div(n, int64_t(256)), 1024)), 256, 0, stream_>>>(
+            slice.data<float>(), own, n);
+        CUDA_RUN(cudaGetLastError());
+    }
+    void all_gather(Tensor whole, Tensor slice, const Cut& cut) override {
+        const ncclDataType_t type = nccl_type(whole);
+        if (cut.is_even())
+            return NCCL_RUN(nccl_, ncclAllGather(slice.ptr, whole.ptr, size_t(cut.count[0]), type, nccl_, stream_));
+        NCCL_RUN(nccl_, ncclGroupStart());
+        for (int r = 0; r < world_; r++) {
+            char* part = element_of(whole, cut.first[r]);
+            if (cut.count[r])
+                NCCL_RUN(nccl_, ncclBroadcast(r == rank_ ? slice.ptr : part, part, size_t(cut.count[r]), type, r, nccl_,
+                                              stream_));
+        }
+        NCCL_RUN(nccl_, ncclGroupEnd());
+    }
+    void gather(Tensor whole, Tensor slice, const Cut& cut, int root) override {
+        const int64_t mine = cut.count[rank_];
+        NCCL_RUN(nccl_, ncclGroupStart());
+        for (int r = 0; r < world_ && rank_ == root; r++)
+            if (r != rank_ && cut.count[r])
+                NCCL_RUN(nccl_, ncclRecv(element_of(whole, cut.first[r]), size_t(cut.count[r]), nccl_type(whole), r,
+                                         nccl_, stream_));
+        if (mine && rank_ != root)
+            NCCL_RUN(nccl_, ncclSend(slice.ptr, size_t(mine), nccl_type(slice), root, nccl_, stream_));
+        NCCL_RUN(nccl_, ncclGroupEnd());
+        if (mine && rank_ == root && element_of(whole, cut.first[rank_]) != slice.ptr)
+            CUDA_RUN(cudaMemcpyAsync(element_of(whole, cut.first[rank_]), slice.ptr, size_t(slice.bytes()),
+                                     cudaMemcpyDeviceToDevice, stream_));
+    }
+
+    void follow(Stream s) override {
+        CUDA_RUN(cudaEventRecord(followed_, queue_of(s).stream));
+        CUDA_RUN(cudaStreamWaitEvent(stream_, followed_, 0));
+    }
+    void mark(int number) override {
+        while (int(marks_.size()) <= number) {
+            marks_.push_back(nullptr);
+            CUDA_RUN(cudaEventCreateWithFlags(&marks_.back(), cudaEventDisableTiming));
+        }
+        CUDA_RUN(cudaEventRecord(marks_[size_t(number)], stream_));
+    }
+    void wait(int number, Stream s) override {
+        CUDA_RUN(cudaStreamWaitEvent(queue_of(s).stream, marks_[size_t(number)], 0));
+    }
+    void finish() override { NCCL_RUN(nullptr, ncclCommDestroy(std::exchange(nccl_, nullptr))); }
 
   private:
-    ncclComm_t nccl_ = nullptr;
-    cudaStream_t stream_;
+    int rank_, world_;
+    ncclComm_t nccl_      = nullptr;
+    cudaStream_t stream_  = nullptr;
+    cudaEvent_t followed_ = nullptr;
+    std::vector<cudaEvent_t> marks_;
 };
 
 }  // namespace gpu
+#endif
 
-std::string Collective::library() {
+// ---- both -----------------------------------------------------------------------------------------------------------
+
+std::string Collective::library(Machine where) {
+#ifdef GPT_MPI
+    if (where == Machine::cpu) return mpi::version();
+#endif
+#ifdef GPT_NCCL
     int version = 0;
-    NCCL_RUN(nullptr, ncclGetVersion(&version));
-    return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+    if (where == Machine::cuda) {
+        NCCL_RUN(nullptr, ncclGetVersion(&version));
+        return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+    }
+#endif
+    (void)where;
+    return "";
 }
 
-std::string Collective::new_id() {
+std::string Collective::backends() {
+    std::string nccl, mpi = "no MPI";
+#ifdef GPT_NCCL
+    nccl = fmt::format("NCCL {}.{}, ", NCCL_MAJOR, NCCL_MINOR);
+#endif
+#ifdef GPT_MPI
+    mpi = fmt::format("Open MPI {}.{}.{}", OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION, OMPI_RELEASE_VERSION);
+#endif
+    return nccl + mpi;
+}
+
+// MPI needs none, because the launcher has put the processes into a group.
+std::string Collective::new_id(Machine where) {
+#ifdef GPT_NCCL
     ncclUniqueId id;
-    NCCL_RUN(nullptr, ncclGetUniqueId(&id));
-    return std::string(reinterpret_cast<const char*>(&id), sizeof id);
+    if (where == Machine::cuda) {
+        NCCL_RUN(nullptr, ncclGetUniqueId(&id));
+        return std::string(reinterpret_cast<const char*>(&id), sizeof id);
+    }
+#endif
+    (void)where;
+    return "";
 }
 
 Collective::Collective(const std::string& id, int rank, int world, Stream s) {
-    CHECK_CALL(s.where == Machine::cuda, "NCCL sums on GPUs, and this stream belongs to the CPU");
-    communicator_ = std::make_shared<gpu::Communicator>(id, rank, world, gpu::queue_of(s).stream);
+#ifdef GPT_NCCL
+    if (s.where == Machine::cuda) half_ = std::make_shared<gpu::NcclHalf>(id, rank, world);
+#endif
+#ifdef GPT_MPI
+    if (s.where == Machine::cpu) half_ = std::make_shared<cpu::MpiHalf>(rank, world);
+#endif
+    (void)id;
+    CHECK(half_, "rank {} of {}: this binary was built without {}", rank, world,
+          s.where == Machine::cpu ? "MPI" : "NCCL");
 }
+Collective::~Collective() = default;
+
 void Collective::sum(std::initializer_list<Tensor> tensors) const {
     for (const Tensor& t : tensors) expect_dtype(t, DType::F32);
-    communicator_->sum(tensors);
+    half_->sum(tensors);
 }
-void Collective::finish() { communicator_->finish(); }
 
-#else
-
-static const char* const without = "this binary was built without NCCL, so its processes cannot work together";
-std::string Collective::library() { return ""; }
-std::string Collective::new_id() { fail(without); }
-Collective::Collective(const std::string&, int, int, Stream) { fail(without); }
-void Collective::sum(std::initializer_list<Tensor>) const { fail(without); }
-void Collective::finish() { fail(without); }
-#endif
-
-Collective::~Collective() = default;
+static void expect_slices(const Tensor& whole, const Cut& cut) {
+    for (size_t r = 0; r < cut.first.size(); r++)
+        CHECK_CALL(cut.first[r] >= 0 && cut.count[r] >= 0 && cut.first[r] + cut.count[r] <= whole.numel(),
+                   "rank {} has elements {} to {} of {}", r, cut.first[r], cut.first[r] + cut.count[r], whole.str());
+}
+void Collective::reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) const {
+    expect_dtype(whole, DType::F32);
+    expect_slices(whole, cut);
+    half_->reduce_scatter(slice, whole, cut, into);
+}
+void Collective::all_gather(Tensor whole, Tensor slice, const Cut& cut) const {
+    expect_there(whole);
+    expect_slices(whole, cut);
+    half_->all_gather(whole, slice, cut);
+}
+void Collective::gather(Tensor whole, Tensor slice, const Cut& cut, int root) const {
+    if (whole) expect_slices(whole, cut);
+    half_->gather(whole, slice, cut, root);
+}
+void Collective::follow(Stream s) const { half_->follow(s); }
+void Collective::mark(int number) const { half_->mark(number); }
+void Collective::wait(int number, Stream s) const { half_->wait(number, s); }
+void Collective::finish() { half_->finish(); }

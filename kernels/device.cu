@@ -94,7 +94,7 @@ Device::Device(const std::string& kind, int index, int threads, bool sync_each) 
     name_ = cpu_name();
     if (host::cpu_level()) name_ += fmt::format(", x86-64-v{} kernels", host::cpu_level());
     if (kind != "cpu") use_gpu(index, sync_each, kind == "cuda");
-    CHECK(where() == Machine::cuda || index == 0, "there is one CPU device, number 0, not {}", index);
+    CHECK(where() == Machine::cuda || index == 0 || kind == "auto", "there is one CPU device, number 0, not {}", index);
 }
 
 #ifdef __CUDACC__

@@ -4,7 +4,9 @@
 #   scripts/setup.sh --local      needs no root: unpacks the same packages into build-deps, where the Makefile finds them
 #   scripts/setup.sh --check      says what is missing and how to get it; the exit code is 2 when something is missing
 #   scripts/setup.sh --versions   prints the versions of the libraries that the build uses, in one line
-# CXX= names another compiler. ONEDNN=0 leaves oneDNN out, as in make ONEDNN=0.
+# CXX= names another compiler. ONEDNN=0 leaves oneDNN out, as in make ONEDNN=0, and MPI=0 leaves Open MPI out. The build does
+# without Open MPI where it is missing, so --check does not ask for it, and --local leaves it out, because it works only where
+# it was built for.
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 cd "$(dirname "$0")/.."
@@ -23,12 +25,15 @@ stb/stb_image_write.h                  libstb-dev              stb-devel        
 catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel          catch2          catch2
 "
 [ "${ONEDNN:-1}" != 0 ] || needs=$(grep -v dnnl <<<"$needs")
+if [ "${MPI:-1}" != 0 ] && [ -z "${1:-}" ]; then
+    needs+="mpi.h                          libopenmpi-dev          openmpi-devel        openmpi         openmpi"$'\n'
+fi
 cxx=${CXX:-g++} deps=$PWD/build-deps
 
 finds() {  # finds 'a.h|b.h': succeeds if the compiler finds one of these headers
     local header
     for header in ${1//|/ }; do
-        echo "#include <$header>" | $cxx -I"$deps/usr/include" -x c++ -std=c++17 -fopenmp -M - >/dev/null 2>&1 && return 0
+        echo "#include <$header>" | $cxx -I"$deps/usr/include" -I"/usr/lib/$($cxx -print-multiarch)/openmpi/include" -x c++ -std=c++17 -fopenmp -M - >/dev/null 2>&1 && return 0
     done
     return 1
 }

@@ -58,7 +58,7 @@ std::vector<Said> together(int world, const std::function<std::string(const Rank
             std::string text;
             int code = 0;
             try {
-                text = work({rank, world, rank, "127.0.0.1", port});
+                text = work({rank, world, rank, world, "127.0.0.1", port});
             } catch (const Error& e) { text = e.what(), code = e.exit_code; }
             if (write(ends[1], text.data(), text.size()) < 0) code = 99;
             std::_Exit(code);
@@ -87,6 +87,12 @@ TEST_CASE("ranks are read from what torchrun, Open MPI and Slurm set", "[comm]")
         CHECK(r.world == world);
         CHECK(r.local == local);
     };
+    CHECK(ranks_with({}).neighbours == 1);
+    CHECK(ranks_with({{"OMPI_COMM_WORLD_SIZE", "4"},
+                      {"OMPI_COMM_WORLD_RANK", "3"},
+                      {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                      {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}})
+              .neighbours == 2);
     is(ranks_with({}), 0, 1, 0);
     is(ranks_with({{"WORLD_SIZE", "1"}, {"RANK", "0"}, {"LOCAL_RANK", "0"}}), 0, 1, 0);
     is(ranks_with({{"WORLD_SIZE", "8"}, {"RANK", "5"}, {"LOCAL_RANK", "1"}}), 5, 8, 1);
@@ -139,6 +145,23 @@ TEST_CASE("processes find each other, share, add up in order, and part", "[comm]
     for (const Said& s : all) {
         CHECK(s.code == 0);
         CHECK(s.text == fmt::format("runs/x-2 {}", (1e16 + 1 - 1e16) / 3));
+    }
+}
+
+TEST_CASE("all processes say which of them is about to do something else, and what", "[comm]") {
+    const auto facts = [](const Ranks& r, int odd) {
+        return Comm::Facts{{"commit", "abc"}, {"command", r.rank == odd ? "train --batch 3" : "train --batch 2"}};
+    };
+    const auto all = together(3, [&](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60);
+        comm.agree(facts(r, -1));
+        comm.agree(facts(r, 2));
+        return "";
+    });
+    for (const Said& s : all) {
+        CHECK(s.code == 1);
+        CHECK(s.text ==
+              "rank 2 has another command than rank 0\n    rank 2: train --batch 3\n    rank 0: train --batch 2");
     }
 }
 
@@ -210,7 +233,7 @@ TEST_CASE("a process that does not come, one of another run, and a port that is 
     // Two processes say that they are rank 1, the first with other options: rank 0 waits for the right one.
     const auto stranger = together(3, [](const Ranks& r) -> std::string {
         if (r.rank == 2) usleep(500000);
-        Comm comm({std::min(r.rank, 1), 2, 0, r.address, r.port}, r.rank == 1 ? 8 : 7, 60);
+        Comm comm({std::min(r.rank, 1), 2, 0, 1, r.address, r.port}, r.rank == 1 ? 8 : 7, 60);
         comm.finish();
         return "met";
     });
@@ -222,7 +245,7 @@ TEST_CASE("a process that does not come, one of another run, and a port that is 
 
     const auto taken = together(2, [](const Ranks& r) -> std::string {
         if (r.rank == 1) usleep(500000);
-        Comm comm({0, 2, 0, r.address, r.port}, 7, 2);
+        Comm comm({0, 2, 0, 1, r.address, r.port}, 7, 2);
         return "";
     });
     CHECK(taken[1].text.find("cannot listen on port") != std::string::npos);
