@@ -1,11 +1,16 @@
-// infer_gpt - continues a prompt, scores a text, runs a benchmark, or prints logits: options → model → one of the four
+// infer_gpt - continues a prompt, scores a text, runs a benchmark, or looks inside: options → model → one of these
 //
-// gpt/model.h holds the model, gpt/generate.h generation with its key/value cache, gpt/evaluation.h the benchmarks. The
-// CUDA code is in kernels/, with one .cu file per operation.
+// gpt/model.h holds the model, gpt/generate.h generation with its key/value cache, gpt/evaluation.h the benchmarks,
+// gpt/probe.h, gpt/lens.h and gpt/steer.h what looks inside. The CUDA code is in kernels/, with one .cu file per
+// operation.
 #include "data/text_stream.h"
+#include "gpt/lens.h"
 #include "gpt/log.h"
+#include "gpt/probe.h"
+#include "gpt/probe_plot.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
+#include "gpt/steer.h"
 
 struct Inference {
     const InferOptions& options;
@@ -222,6 +227,71 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
     }
 }
 
+// ---- looking inside ------------------------------------------------------------------------------------------------
+
+// Prints what each layer would say after the prompt.
+static void print_lens(const Inference& i, Prompt prompt) {
+    shorten(prompt, i);
+    const auto layers = parse_layers(i.options.layers, i.model.config.layers);
+    std::vector<LensRow> rows;
+    for (const LensRow& row : lens(i.model, prompt.ids, 5))
+        if (std::binary_search(layers.begin(), layers.end(), row.layer)) rows.push_back(row);
+    if (i.options.json) return fmt::print("{}\n", json_text(lens_json(rows, i.tokenizer)));
+    fmt::print("{}", lens_table(rows, i.tokenizer));
+}
+
+// Encodes texts as documents of training data begin: with the tokens that the tokenizer.json puts in front, or else
+// the end-of-text token.
+static std::vector<TextIds> ids_of(const LabelledTexts& texts, TextEncoder encoder) {
+    std::vector<int32_t> front = encoder.tokenizer().before();
+    if (front.empty() && encoder.tokenizer().eot() >= 0) front = {encoder.tokenizer().eot()};
+    std::vector<TextIds> all;
+    for (size_t k = 0; k < texts.texts.size(); k++) {
+        const std::string where = fmt::format("{} text {}", texts.file, k + 1);
+        encoder.count(texts.texts[k], where);
+        TextIds text{front, int64_t(front.size())};
+        for (const int32_t id : encoder.encode(texts.texts[k])) text.ids.push_back(id);
+        CHECK(int64_t(text.ids.size()) > text.front, "{}: the tokenizer has no token for any of its bytes", where);
+        all.push_back(text);
+    }
+    encoder.tell(texts.file);
+    return all;
+}
+
+// Finds where in the model the labels of texts can be told apart, and prints it, or writes it to the folder --out.
+static void run_probe(const Inference& i) {
+    const InferOptions& o = i.options;
+    const auto layers     = parse_layers(o.layers, i.model.config.layers);
+    for (const auto& path : {o.out, o.activations})
+        CHECK(!path || !fs::exists(*path), "{} exists already; give a new name, or remove it", *path);
+    const LabelledTexts train = read_labelled(o.probe[0]), test = read_labelled(o.probe[1], train.names);
+    const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
+    const std::set<std::string> known(train.texts.begin(), train.texts.end());
+    const auto seen =
+        std::count_if(test.texts.begin(), test.texts.end(), [&](auto& text) { return known.count(text); });
+    if (seen) fmt::print(stderr, "warning: {} of {} are training texts too\n", count_of(seen, "text"), test.file);
+
+    LabelledFeatures sets[] = {{"train", {}, train.labels}, {"test", {}, test.labels}};
+    for (const bool of_test : {false, true}) {
+        const auto ids = ids_of(of_test ? test : train, encoder);
+        Busy busy(of_test ? "reading test texts," : "reading training texts,", int64_t(ids.size()));
+        sets[of_test].layers = features_of(i.model, ids, layers, [&](int64_t n) { return busy.done(n), true; });
+    }
+    if (o.activations) write_features(*o.activations, {&sets[0], &sets[1]});
+    Busy busy("fitting, layer", int64_t(layers.size()));
+    const ProbeResult result =
+        probe(train, sets[0].layers, test, sets[1].layers, [&](int64_t n) { return busy.done(n), true; });
+    busy.end();
+    const auto json = probe_json(result, train, test);
+    if (o.out) {
+        fs::create_directories(*o.out);
+        write_file(*o.out + "/probe.json", json_text(json, 2) + "\n");
+        write_directions(*o.out + "/directions.safetensors", result);
+        probe_png(*o.out + "/probe.png", result, train.names);
+    }
+    fmt::print("{}", o.json ? json_text(json) + "\n" : probe_table(result, train, test));
+}
+
 // ---- the order of events -------------------------------------------------------------------------------------------
 
 static int run(int argc, char** argv) {
@@ -246,7 +316,7 @@ static int run(int argc, char** argv) {
     // A Generator allocates activations of its own. A benchmark runs batches of about 4096 rows, which is as fast as
     // larger ones.
     BatchShape shape{1, 1, false};
-    if (!o.eval.empty()) shape = {std::max<int64_t>(1, 4096 / o.context), o.context, false};
+    if (!o.eval.empty() || !o.probe.empty()) shape = {std::max<int64_t>(1, 4096 / o.context), o.context, false};
     if (o.score) shape.context = o.context;
     const DType dtype = dtype_on(device, o.machine);
     use_tf32(o.machine, device, dtype);
@@ -255,11 +325,14 @@ static int run(int argc, char** argv) {
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
     read_weights(model, weights, nullptr, o.ignore_extra_tensors);
 
+    const Steering steering(model, o.steer);
     const Inference inference{o, model, tokenizer.get()};
     if (!o.eval.empty()) return run_benchmark(inference), 0;
     if (o.score) return score(inference), 0;
+    if (!o.probe.empty()) return run_probe(inference), 0;
     const Prompt prompt = read_prompt(inference);
     if (o.logits) return print_logits(inference, prompt), 0;
+    if (o.lens) return print_lens(inference, prompt), 0;
     continue_prompt(inference, prompt);
     return 0;
 }

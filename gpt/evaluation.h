@@ -15,6 +15,7 @@
 #include "data/json.h"
 #include "gpt/generate.h"
 #include "gpt/model.h"
+#include "gpt/packing.h"
 #include "gpt/text.h"
 
 // ---- the files ------------------------------------------------------------------------------------------------------
@@ -157,12 +158,12 @@ struct Likelihood {
     bool greedy           = true;  // each of them is the likeliest id (the smallest of equals); set only when asked for
 };
 
-// Computes likelihoods of texts. Several texts lie one after another in a sequence of the batch and do not see each
-// other, so that short texts fill the batch. Of a text longer than the context, the model sees only the end.
+// Computes likelihoods of texts, which share batches. Of a text longer than the context, the model sees only the end.
 class LikelihoodRun {
   public:
     // greedy: also finds out whether each id is the likeliest, which computes the head's product a second time.
-    LikelihoodRun(Model& model, bool greedy) : model_(model), greedy_(greedy) { clear(); }
+    LikelihoodRun(Model& model, bool greedy)
+        : model_(model), greedy_(greedy), packed_(model.shape.batch, model.shape.context) {}
 
     // When it ends early, the results mean nothing.
     std::vector<Likelihood> of(const std::vector<Continuation>& texts, const GoOn& go_on = nullptr) {
@@ -178,53 +179,37 @@ class LikelihoodRun {
         size_t text;
     };
 
-    void clear() {
-        const int64_t N = model_.shape.rows();
-        tokens_.assign(N, 0);
-        targets_.assign(N, -1);
-        starts_.resize(N);
-        positions_.assign(N, 0);
-        for (int64_t n = 0; n < N; n++) starts_[n] = int32_t(n % model_.shape.context);  // an unused row sees itself
-        wanted_.clear();
-        used_ = 0;
-    }
-
-    // Puts a text into the next rows that are free; a text does not cross from one sequence of the batch into the next.
+    // Puts a text into the batch. When there is no room for it, the batch is run first.
     void place(const Continuation& text, size_t index) {
-        const int64_t T = model_.shape.context, all = int64_t(text.ids.size()) - 1, n = std::min(all, T),
-                      skip = all - n;
+        const int64_t all = int64_t(text.ids.size()) - 1, n = std::min(all, model_.shape.context), skip = all - n;
         model_.config.check_ids(text.ids, "the text");
-        if (used_ % T + n > T) used_ += T - used_ % T;
-        if (used_ + n > model_.shape.rows()) run();
-        for (int64_t t = 0; t < n; t++) {
-            const int64_t row = used_ + t;
-            tokens_[row]      = text.ids[skip + t];
-            starts_[row]      = int32_t(used_ % T);
-            positions_[row]   = int32_t(t);
-            if (skip + t + 1 < text.given) continue;
-            targets_[row] = text.ids[skip + t + 1];
-            wanted_.push_back({row, index});
+        int64_t first = packed_.place(text.ids.data() + skip, n);
+        if (first < 0) {
+            run();
+            first = packed_.place(text.ids.data() + skip, n);
         }
-        used_ += n;
+        for (int64_t t = std::max<int64_t>(0, text.given - 1 - skip); t < n; t++) {
+            packed_.targets()[first + t] = text.ids[skip + t + 1];
+            wanted_.push_back({first + t, index});
+        }
     }
 
     // Runs the batch that has been filled so far, and starts an empty one.
     void run() {
-        const Shape shape{model_.shape.batch, model_.shape.context};
-        const auto tensor = [&](std::vector<int32_t>& v) { return Tensor{v.data(), DType::I32, shape}; };
-        if (wanted_.empty()) return;
-        const Batch& batch =
-            model_.feed.bring({tensor(tokens_), tensor(targets_), tensor(starts_), tensor(positions_)});
+        if (wanted_.empty()) return packed_.clear();
+        const Batch& batch = model_.feed.bring(packed_.batch());
         forward(model_, batch, Keep::results);
         head(model_, batch, model_.acts.loss, 1.f);
         std::vector<float> losses(model_.shape.rows());
         to_host(losses.data(), model_.acts.losses, model_.stream);
         for (const Target& w : wanted_) {
-            expect_finite(std::isfinite(losses[w.row]), positions_[w.row] + 1, fmt::format("of text {}", w.text + 1));
+            expect_finite(std::isfinite(losses[w.row]), packed_.position(w.row) + 1,
+                          fmt::format("of text {}", w.text + 1));
             result_[w.text].log_likelihood -= losses[w.row];
         }
         if (greedy_) find_greedy();
-        clear();
+        packed_.clear();
+        wanted_.clear();
     }
 
     // The head has overwritten its logits chunk by chunk. So this gathers the final norm of the wanted rows and
@@ -236,16 +221,15 @@ class LikelihoodRun {
         each_row_of_logits(model_, model_.acts, lnf.rows(0, wanted_.size()), [&](int64_t i, const float* logits) {
             const Target& w        = wanted_[i];
             const float* likeliest = std::max_element(logits, logits + model_.config.vocab);
-            if (likeliest - logits != targets_[w.row]) result_[w.text].greedy = false;
+            if (likeliest - logits != packed_.targets()[w.row]) result_[w.text].greedy = false;
         });
     }
 
     Model& model_;
     bool greedy_;
-    std::vector<int32_t> tokens_, targets_, starts_, positions_;
+    PackedTexts packed_;
     std::vector<Target> wanted_;
     std::vector<Likelihood> result_;
-    int64_t used_ = 0;  // rows of the batch that are filled
 };
 
 // Log-likelihoods of ids[1], ids[2], … Windows of the model's context begin with the last token of the window before,

@@ -7,6 +7,8 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -422,12 +424,14 @@ struct InferOptions {
     Auto<std::string> activation, tokenizer;
     Auto<int64_t> context;
     Auto<SpecialTokens> special_tokens;
-    std::vector<std::string> eval;  // the name of the benchmark, and its file
-    std::vector<std::string> stop;
+    std::vector<std::string> eval;   // the name of the benchmark, and its file
+    std::vector<std::string> probe;  // the files of training and of test texts
+    std::vector<std::string> stop, steer;
+    std::optional<std::string> out, activations, layers;
     int64_t tokens = 200, samples = 1;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
     MachineOptions machine;
-    bool ignore_extra_tensors = false, logits = false, json = false, stats = false;
+    bool ignore_extra_tensors = false, logits = false, lens = false, json = false, stats = false;
 
     bool prints_json() const { return json || logits; }
 };
@@ -476,20 +480,40 @@ inline void list_options(Flags& f, InferOptions& o) {
           "most tokens that the model reads at once; the newest ones of a longer prompt, and windows of --score and "
           "--eval; auto: the context of the model");
     f.add("--json", o.json,
-          "print the result of --score or --eval as JSON; that of --score has the log-likelihood of every token");
+          "print the result of --score, --eval, --probe or --lens as JSON; that of --score has the log-likelihood of "
+          "every token");
     f.add("--ids", o.ids, "token ids in place of --prompt, to continue or for --logits", "1,2,3");
     f.add("--logits", o.logits, "print the logits at every position of the prompt or of --ids as JSON");
+    f.group("look inside");
+    f.add("--probe", o.probe,
+          "train classifiers of labelled texts on the residual stream of each layer, and find the best single unit; "
+          "both files are .jsonl whose lines have a text and one of two labels",
+          "TRAIN_FILE TEST_FILE");
+    f.add("--out", o.out,
+          "new folder for what --probe finds: probe.json, probe.png, and directions.safetensors for --steer", "DIR");
+    f.add("--activations", o.activations,
+          "new .safetensors file for the labels of --probe and the activations that it uses", "FILE");
+    f.add("--layers", o.layers,
+          "layers that --probe and --lens show; 0 is the embedding, and l what block l leaves; left out: all", "0,1,2");
+    f.add("--lens", o.lens, "print what each layer would say after the prompt: its stream through final norm and head");
+    f.add("--steer", o.steer,
+          "change the residual stream of a layer at every position: set a unit to a value, or add A times a direction, "
+          "which is layer.LAYER.mean of a .safetensors file or its only tensor",
+          "LAYER:UNIT=VALUE|LAYER:FILE*A…");
     list_foreign_names(f);
     const Flags::Words prompts  = {"--prompt", "--prompt-file", "--ids"};
     const Flags::Words sampling = {"--tokens", "--stop",  "--samples", "--temperature",
                                    "--top-k",  "--top-p", "--seed",    "--stats"};
-    f.apart({"--score", "--eval", "--logits"});
+    f.apart({"--score", "--eval", "--logits", "--probe", "--lens"});
     f.apart(prompts);
-    f.apart({"--score", "--eval"}, prompts);
-    f.apart({"--score", "--eval", "--logits"}, sampling);
+    f.apart({"--score", "--eval", "--probe"}, prompts);
+    f.apart({"--score", "--eval", "--logits", "--probe", "--lens"}, sampling);
     f.apart({"--context"}, {"--logits"});
     f.apart({"--ids"}, {"--special-tokens"});
-    f.only_with("--json", {"--score", "--eval"});
+    f.only_with("--json", {"--score", "--eval", "--probe", "--lens"});
+    f.only_with("--out", {"--probe"});
+    f.only_with("--activations", {"--probe"});
+    f.only_with("--layers", {"--probe", "--lens"});
 }
 
 // Returns false after printing --help or --version.
@@ -502,21 +526,38 @@ inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) 
           o.model, o.model, o.model);
     CHECK(o.eval.empty() || (o.eval.size() == 2 && (o.eval[0] == "hellaswag" || o.eval[0] == "lambada")),
           "--eval: expected hellaswag FILE or lambada FILE");
+    CHECK(o.probe.empty() || o.probe.size() == 2, "--probe: expected the training texts and the test texts, two files");
     return true;
 }
 
+// Reads a list of whole numbers from 0 to below `end`, such as 1,2,3. `what` says what they are.
+inline std::vector<int64_t> parse_numbers(const std::string& option, const std::string& list, int64_t end,
+                                          const char* what) {
+    std::vector<int64_t> numbers;
+    for (size_t at = 0; at <= list.size();) {
+        const size_t comma       = std::min(list.find(',', at), list.size());
+        const std::string word   = list.substr(at, comma - at);
+        int64_t n                = -1;
+        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), n);
+        CHECK(error == std::errc() && stop == word.data() + word.size() && n >= 0 && n < end,
+              "{}: '{}' is no {} of this model (0 to {}); expected a list such as 1,2,3", option, word, what, end - 1);
+        numbers.push_back(n);
+        at = comma + 1;
+    }
+    return numbers;
+}
 // The value of --ids, for a model with ids below `vocab`.
 inline std::vector<int32_t> parse_ids(const std::string& list, int64_t vocab) {
-    std::vector<int32_t> ids;
-    for (size_t at = 0; at <= list.size();) {
-        const size_t end         = std::min(list.find(',', at), list.size());
-        const std::string word   = list.substr(at, end - at);
-        int32_t id               = -1;
-        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-        CHECK(error == std::errc() && stop == word.data() + word.size() && id >= 0 && id < vocab,
-              "--ids: '{}' is no token id of this model (0 to {}); expected a list such as 1,2,3", word, vocab - 1);
-        ids.push_back(id);
-        at = end + 1;
-    }
-    return ids;
+    const auto numbers = parse_numbers("--ids", list, vocab, "token id");
+    return {numbers.begin(), numbers.end()};
+}
+// The value of --layers, sorted, for a model with this many blocks.
+inline std::vector<int64_t> parse_layers(const std::optional<std::string>& list, int64_t blocks) {
+    std::vector<int64_t> layers(size_t(blocks + 1));
+    std::iota(layers.begin(), layers.end(), 0);
+    if (!list) return layers;
+    layers = parse_numbers("--layers", *list, blocks + 1, "layer");
+    std::sort(layers.begin(), layers.end());
+    layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+    return layers;
 }
