@@ -323,7 +323,7 @@ static int run(int argc, char** argv) {
     Model model(config, dtype, shape, device);
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
-    read_weights(model, weights, nullptr, o.ignore_extra_tensors);
+    read_weights(model, weights, o.ignore_extra_tensors);
 
     const Steering steering(model, o.steer);
     const Inference inference{o, model, tokenizer.get()};

@@ -22,6 +22,9 @@ struct Training {
     int64_t skips = 0;  // skipped steps in a row, up to now
 
     bool asked_to_stop() const { return comm.any(stop_asked); }  // the same in all processes
+    // Asks in the midst of an evaluation. Where weights travel, all processes must go on or end together.
+    bool asked_meanwhile() const { return model.shards->travel() ? asked_to_stop() : stop_asked != 0; }
+    bool works_here() const { return comm.first() || model.shards->travel(); }  // on what one process can do alone
 };
 
 // Each of these three does what is due at this step, unless the run is asked to stop meanwhile. It returns whether it
@@ -31,7 +34,7 @@ static bool validate(Training& t) {
     const int64_t batches = t.run.options.eval_batches;
     const Stopwatch watch;
     Busy busy("evaluating, batch", batches);
-    const auto go_on = [&](int64_t done) { return busy.done(done), !stop_asked; };
+    const auto go_on = [&](int64_t done) { return busy.done(done), !t.asked_meanwhile(); };
     const float loss = float(t.comm.mean(mean_loss(t.model, *t.run.val, batches, go_on)));
     busy.end();
     if (t.asked_to_stop()) return false;
@@ -44,9 +47,9 @@ static bool score(Training& t) {
     if (t.run.hellaswag.empty()) return true;
     const Stopwatch watch;
     Busy busy("HellaSwag, question", int64_t(t.run.hellaswag.size()));
-    const auto go_on = [&](int64_t done) { return busy.done(done), !stop_asked; };
+    const auto go_on = [&](int64_t done) { return busy.done(done), !t.asked_meanwhile(); };
     HellaSwagScore score{};
-    if (t.comm.first()) score = score_hellaswag(t.model, t.run.hellaswag, go_on);
+    if (t.works_here()) score = score_hellaswag(t.model, t.run.hellaswag, go_on);
     busy.end();
     if (t.asked_to_stop()) return false;
     t.log.hellaswag(t.state.step, score.acc, score.acc_norm, score.questions, watch.seconds());
@@ -54,7 +57,7 @@ static bool score(Training& t) {
 }
 
 static bool sample(Training& t) {
-    const std::string text = t.comm.first() ? write_text(t.run, t.model) : "";
+    const std::string text = t.works_here() ? write_text(t.run, t.model, [&] { return t.asked_meanwhile(); }) : "";
     if (t.asked_to_stop()) return false;
     t.log.sample(t.state.step, text);
     return true;
@@ -66,11 +69,11 @@ static void save(Training& t) {
     if (t.saved == t.state.step || t.skips > 0) return;
     t.comm.expect_same([&] { return fingerprint(t.model); }, "the weights");
     t.saved = t.state.step;
-    if (!t.comm.first()) return;
     Busy busy("saving");
-    const std::string path = save_checkpoint(t.run.folder(), t.state, t.model, t.optimizer, t.run.tokenizer_files);
+    const std::string path =
+        save_checkpoint(t.run.folder(), t.state, t.model, t.optimizer, t.run.tokenizer_files, t.comm);
     busy.end();
-    t.log.save(t.state.step, path);
+    if (t.comm.first()) t.log.save(t.state.step, path);
 }
 
 // Trains from t.state.step on, until the last step or until a process of the run is asked to stop.
@@ -135,7 +138,7 @@ static int run(int argc, char** argv) {
     const FolderLock lock = choose_folder(options, comm, run.checkpoint);
     refuse_too_large(run);
     peak_flops(run.device, run.dtype);  // measured while there is room for it
-    Model model(run.config, run.dtype, run.shape(), run.device);
+    Model model(run.config, run.dtype, run.shape(), run.device, comm.group(), run.sharding());
     const auto optimizer = make_optimizer(model, options.optimizer);
     run.reserve_scratch();
     FirstWeights first = set_first_weights(run, model, *optimizer);

@@ -6,13 +6,15 @@ class AdamW : public Optimizer {
   public:
     AdamW(Model& model, const OptimizerSettings& settings) : Optimizer(model, settings, kinds()) {
         std::vector<AdamWRow> rows;
-        each_row([&](const ParamRow& r, const RowTensors& t) {
-            rows.push_back({t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding_of(r)});
+        each_row([&](const ParamRow& r, const RowTensors& t, Rounding rounding) {
+            rows.push_back({t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding});
         });
         table_ = AdamWTable(std::move(rows), *model.device);
     }
 
-    static int64_t bytes(const Config& c, DType dtype) { return state_bytes(kinds(), c, dtype); }
+    static int64_t bytes(const Config& c, DType dtype, const Sharding& sharding = {}) {
+        return state_bytes(kinds(), c, dtype, sharding);
+    }
 
     void numbers(void* to, const Schedule& schedule, int64_t step) const override {
         const AdamWUpdate update =

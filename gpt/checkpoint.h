@@ -6,6 +6,10 @@
 //                                                    in our names and layout
 //                               state.json           step, tokens, position in the data, what the run was started with
 //                               COMPLETE             written last; a folder without it is not a checkpoint
+//
+// Where several processes train, each writes some of the weights and of the state: model-0000k-of-0000n.safetensors and
+// state-0000k-of-0000n.safetensors, with an index of each. The tensors in them are whole, so any number of processes,
+// with any --shard, can read them again.
 //   RUN/checkpoints/latest      link to the newest complete one
 //
 // A reader sees a complete checkpoint or none: it is written to a hidden folder, flushed to disk file by file, and
@@ -22,6 +26,7 @@
 #include "data/json.h"
 #include "data/loader.h"
 #include "data/tokenizer_json.h"
+#include "gpt/comm.h"
 #include "gpt/hf.h"
 #include "gpt/optimizer.h"
 
@@ -76,31 +81,120 @@ inline std::string run_name(const std::string& model) {
     return name.empty() || name == "." || name == ".." ? "model" : name;
 }
 
-// Returns the tensors of state.safetensors by name, in the order of the file.
-inline NamedTensors saved_state(Optimizer& optimizer, DType weights_dtype) {
-    auto all = optimizer.state();
-    if (weights_dtype == DType::F32) return all;  // model.safetensors holds the masters
-    for (auto& master : optimizer.masters()) all.push_back(std::move(master));
+// Returns the tensors of state.safetensors, in the order of the file. When model.safetensors is fp32, it holds the
+// masters.
+inline std::vector<Optimizer::Stored> stored_state(const Optimizer& optimizer, DType weights_dtype) {
+    auto all = optimizer.stored(false);
+    if (weights_dtype == DType::F32)
+        while (!all.empty() && all.back().kind < 0) all.pop_back();
     return all;
+}
+
+// Which process writes which tensors of a checkpoint. Each next tensor goes to the one that has the fewest elements.
+struct Writers {
+    std::vector<std::vector<size_t>> of;  // the tensors of each process, by number
+
+    Writers(const std::vector<Optimizer::Stored>& all, int count) : of(size_t(count)) {
+        std::vector<int64_t> elements(size_t(count), 0);
+        for (size_t i = 0; i < all.size(); i++) {
+            const auto least = std::min_element(elements.begin(), elements.end()) - elements.begin();
+            elements[size_t(least)] += all[i].shape.numel();
+            of[size_t(least)].push_back(i);
+        }
+    }
+    // Calls write(tensor number, tensor) in the process that writes it, as many processes at a time as there are. All
+    // of them must call this, because a tensor may lie in parts in all of them.
+    template <class Write>
+    void each(const std::vector<Optimizer::Stored>& all, Optimizer& optimizer, Write write) const {
+        size_t rounds = 0;
+        for (const auto& own : of) rounds = std::max(rounds, own.size());
+        for (size_t k = 0; k < rounds; k++) {
+            std::pair<size_t, Tensor> mine;
+            for (size_t w = 0; w < of.size(); w++)
+                if (k < of[w].size())
+                    if (const Tensor t = optimizer.gather(all[of[w][k]], int(w)); t) mine = {of[w][k], t};
+            if (mine.second) write(mine.first, mine.second);
+        }
+    }
+};
+
+// Writes this process's tensors of a checkpoint: its shards of the weights and of the state. Returns the rows of all
+// shards, for the index.
+template <class Rows, class Write>
+std::vector<std::vector<StoredRow>> write_shards(const fs::path& folder, const std::string& stem,
+                                                 const std::vector<Optimizer::Stored>& all, Optimizer& optimizer,
+                                                 int rank, int count, Rows rows_of, Write write) {
+    const Writers writers(all, count);
+    std::vector<std::vector<StoredRow>> shards;
+    for (const auto& own : writers.of) {
+        shards.emplace_back();
+        for (const size_t i : own)
+            for (StoredRow& row : rows_of(all[i])) shards.back().push_back(std::move(row));
+    }
+    std::unique_ptr<SafetensorsWriter> file;
+    if (rank < count)
+        file = std::make_unique<SafetensorsWriter>(
+            (folder / ModelWriter::file_name(stem, size_t(rank), size_t(count))).string(), shards[size_t(rank)]);
+    writers.each(all, optimizer, [&](size_t i, Tensor t) { write(*file, all[i], t); });
+    if (file) file->close();
+    return shards;
+}
+
+// Writes the tensors of a checkpoint into `folder`. Of several processes each writes a share, when all of them see the
+// folder; else rank 0 writes all. Throws a RunError for a number that is not finite.
+inline void write_tensors(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
+                          const Comm* comm) {
+    const int rank = comm ? comm->rank() : 0;
+    int count      = 1;
+    if (comm && !comm->alone()) {
+        comm->barrier();  // rank 0 has made the folder
+        if (comm->mean(fs::is_directory(folder) ? 1 : 0) == 1) count = comm->world();
+    }
+    const auto store = [&](SafetensorsWriter& to, const std::string& name, const std::string& bytes) {
+        to.write(name, bytes.data(), int64_t(bytes.size()));
+    };
+    std::vector<float> host;
+    const auto state_rows = [](const Optimizer::Stored& t) { return std::vector<StoredRow>{{t.name, "F32", t.shape}}; };
+    const auto write_state = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
+        host.resize(size_t(t.numel()));
+        to_host(host.data(), t, model.stream);
+        check_finite(host, stored.name);
+        to.write(stored.name, host.data(), t.bytes());
+    };
+    const auto states = write_shards(folder, "state", stored_state(optimizer, state.weights_dtype), optimizer, rank,
+                                     count, state_rows, write_state);
+    if (rank == 0) ModelWriter::write_index(folder.string(), "state", states);
+    if (count == 1 && !model.layout.sharding.cuts(ShardLevel::optimizer)) {  // sorted, and in files of at most 5 GB
+        if (rank == 0) save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
+        return;
+    }
+    const auto weights     = hf_weights(model.config);
+    const auto name_of_row = [](const Optimizer::Stored& t) { return t.name.substr(t.name.find('.') + 1); };
+    const auto model_rows  = [&](const Optimizer::Stored& t) {
+        const HfWeight& w = weights.at(name_of_row(t));
+        std::vector<StoredRow> rows;
+        for (const std::string& name : w.names) rows.push_back({name, row_of(state.weights_dtype).stored, w.theirs});
+        return rows;
+    };
+    const auto write_model = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
+        store_weight(t, weights.at(name_of_row(stored)), model.config, state.weights_dtype, model.stream,
+                     [&](const std::string& name, const std::string& bytes) { store(to, name, bytes); });
+    };
+    const auto models =
+        write_shards(folder, "model", optimizer.stored(true), optimizer, rank, count, model_rows, write_model);
+    if (rank == 0) {
+        ModelWriter::write_index(folder.string(), "model", models);
+        save_config(folder.string(), model.config, state.weights_dtype);
+    }
 }
 
 // Writes all files of a checkpoint into `folder`. Throws a RunError for a number that is not finite.
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
-                             const TokenizerFiles& tokenizer) {
-    save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
+                             const TokenizerFiles& tokenizer, const Comm* comm = nullptr) {
+    write_tensors(folder, state, model, optimizer, comm);
+    if (comm) comm->barrier();  // every process has flushed its files
+    if (comm && !comm->first()) return;
     for (const auto& [name, text] : tokenizer) write_file((folder / name).string(), text);
-    const auto tensors = saved_state(optimizer, state.weights_dtype);
-    std::vector<StoredRow> rows;
-    for (const auto& [name, t] : tensors) rows.push_back({name, "F32", t.shape});
-    SafetensorsWriter writer((folder / "state.safetensors").string(), rows);
-    std::vector<float> host;
-    for (const auto& [name, t] : tensors) {
-        host.resize(t.numel());
-        to_host(host.data(), t, model.stream);
-        check_finite(host, name);
-        writer.write(name, host.data(), t.bytes());
-    }
-    writer.close();
     const nlohmann::ordered_json j = {{"step", state.step},
                                       {"tokens", state.tokens},
                                       {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
@@ -132,23 +226,26 @@ inline void remove_unfinished_saves(const fs::path& home) {
             fs::remove_all(e.path());
 }
 
-// Writes a checkpoint into the run folder. Returns its path.
+// Writes a checkpoint into the run folder, all processes together. Returns its path.
 inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, Optimizer& optimizer,
-                                   const TokenizerFiles& tokenizer) {
+                                   const TokenizerFiles& tokenizer, const Comm& comm) {
     const fs::path home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
     const std::string final_path = checkpoint_path(run, state.step);
     try {
-        fs::create_directories(home);
-        remove_unfinished_saves(home);
-        fs::create_directory(hidden);
-        write_checkpoint(hidden, state, model, optimizer, tokenizer);
+        if (comm.first()) {
+            fs::create_directories(home);
+            remove_unfinished_saves(home);
+            fs::create_directory(hidden);
+        }
+        write_checkpoint(hidden, state, model, optimizer, tokenizer, &comm);
+        if (!comm.first()) return final_path;
         fs::remove_all(final_path);  // a folder of that name without COMPLETE
         fs::rename(hidden, final_path);
         OutputFile::sync_folder(home.string());
         point_latest_to(home, state.step);
     } catch (const std::exception& e) {
         std::error_code ignored;
-        fs::remove_all(hidden, ignored);
+        if (comm.alone()) fs::remove_all(hidden, ignored);  // others may still be writing
         const auto left = checkpoints_of(run);
         throw RunError(fmt::format("checkpoint at step {} could not be saved: {}\n    {}", state.step, e.what(),
                                    left.empty() ? "there is no earlier checkpoint of this run"
@@ -224,6 +321,18 @@ inline TrainState read_state(const std::string& folder) {
     return state;
 }
 
+// Fills the masters from a model folder. round_into_weights() then gives the weights. Where a process keeps parts of
+// them, each weight lands in the memory of its gradient first. Returns what the user should be warned of.
+inline std::vector<std::string> load_masters(Model& model, Optimizer& optimizer, const SafetensorsReader& file,
+                                             bool ignore_extra = false) {
+    const Config& c = model.config;
+    if (!model.layout.sharding.cuts(ShardLevel::optimizer))
+        return load_weights(optimizer.master(), c, file, model.stream, nullptr, ignore_extra);
+    const auto rows = param_rows(model.grads, c);
+    return load_weights(model.grads, c, file, model.stream, nullptr, ignore_extra,
+                        [&](size_t i) { optimizer.set_master(i, *rows[i].tensor); });
+}
+
 // Restores weights and optimizer, and returns the rest of the run's state. With the same dtype, data and options the
 // run continues bit for bit.
 inline TrainState load_checkpoint(const std::string& folder, Model& model, Optimizer& optimizer) {
@@ -232,19 +341,22 @@ inline TrainState load_checkpoint(const std::string& folder, Model& model, Optim
     CHECK(dtype == name_of(model.dtype), "{}/state.json: saved with --dtype {}, this run has --dtype {}", folder, dtype,
           name_of(model.dtype));
 
-    const SafetensorsReader weights(folder), saved(folder + "/state.safetensors");
+    const SafetensorsReader weights(folder), saved(folder, "state");
     state.weights_dtype = stored_dtype(weights);
-    if (state.weights_dtype == DType::F32) load_weights(optimizer.master(), model.config, weights, model.stream);
-    for (const auto& [name, t] : saved_state(optimizer, state.weights_dtype)) {
+    if (state.weights_dtype == DType::F32) load_masters(model, optimizer, weights);
+    auto parts = optimizer.state();
+    if (state.weights_dtype != DType::F32)
+        for (StatePart& master : optimizer.masters()) parts.push_back(std::move(master));
+    for (const StatePart& t : parts) {
         CHECK(
-            saved.find(name),
+            saved.find(t.name),
             "{}: it has no {}, which this optimizer needs; a run goes on with the --optimizer that it was started with",
-            saved.path(), name);
-        const StoredTensor& stored = saved.at(name, t.shape);
+            saved.path(), t.name);
+        const StoredTensor& stored = saved.at(t.name, t.shape);
         const Fill fill            = [&](void* out, int64_t first, int64_t count) {
-            stored.read_into(static_cast<float*>(out), first, count);
+            stored.read_into(static_cast<float*>(out), t.part.first + first, count);
         };
-        from_host(t, fill, model.stream);
+        from_host(t.tensor, fill, model.stream);
     }
     optimizer.round_into_weights(state.rounded_at);
     return state;

@@ -6,6 +6,7 @@
 #pragma once
 #include <fmt/format.h>
 
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -391,9 +392,11 @@ inline void read_weight(Tensor out, const WeightInFile& in, const Config& c, std
 // Fills p (fp32 or bf16), and `masters` too when it is given, from a folder or file. Every weight must be there in its
 // shape, but one of a tied pair is enough. A tensor that is no weight of the model is refused by name, or left out if
 // ignore_extra. Returns what the user should be warned of. Where layouts differ, it takes twice the memory of the
-// largest weight in fp32 on the host.
+// largest weight in fp32 on the host. loaded(i) is called after each weight, so that weights may share memory: then the
+// call must queue copies of what it needs.
 inline std::vector<std::string> load_weights(Params& p, const Config& c, const SafetensorsReader& file, Stream s,
-                                             Params* masters = nullptr, bool ignore_extra = false) {
+                                             Params* masters = nullptr, bool ignore_extra = false,
+                                             const std::function<void(size_t)>& loaded = nullptr) {
     const auto weights     = hf_weights(c);
     const auto rows        = param_rows(p, c);
     const auto master_rows = masters ? param_rows(*masters, c) : std::vector<ParamRow>();
@@ -416,6 +419,7 @@ inline std::vector<std::string> load_weights(Params& p, const Config& c, const S
         }
         read_weight(*r.tensor, in_file, c, host, theirs, s);
         if (masters) read_weight(*master_rows[i].tensor, in_file, c, host, theirs, s);
+        if (loaded) loaded(i);
     }
 
     const auto extra = extra_tensors(file, known, tables, c);
@@ -440,6 +444,27 @@ inline DType stored_dtype(const SafetensorsReader& file) {
     return row && row->weights ? row->dtype : DType::F32;
 }
 
+// Calls write(name, bytes) for each of a family's tensors that hold a weight, or for that of one index only. `dtype` is
+// what the files hold: F32, BF16 or F16.
+template <class Write>
+void store_weight(Tensor tensor, const HfWeight& w, const Config& c, DType dtype, Stream s, Write write,
+                  int only = -1) {
+    const auto ours = floats_of(tensor, s);
+    check_finite(ours, w.names[size_t(std::max(only, 0))]);
+    std::vector<float> theirs(size_t(w.ours.numel()));
+    to_their_layout(theirs.data(), ours.data(), c, w.ours, w.layout);
+    const int64_t n = w.theirs.numel();
+    for (size_t i = 0; i < w.names.size(); i++)
+        if (only < 0 || only == int(i))
+            write(w.names[i], stored_bytes(theirs.data() + int64_t(i) * n, n, dtype, w.names[i]));
+}
+
+// Writes config.json, and generation_config.json when the model came with one.
+inline void save_config(const std::string& folder, const Config& c, DType dtype) {
+    write_file(folder + "/config.json", config_json(c, dtype).dump(2) + "\n");
+    if (!c.given.generation_config.empty()) write_file(folder + "/generation_config.json", c.given.generation_config);
+}
+
 // Writes config.json and model.safetensors of a model whose weights are p (fp32 or bf16). `dtype` is what the files
 // hold: F32, BF16 or F16.
 inline void save_model(const std::string& folder, Params& p, const Config& c, DType dtype, Stream s) {
@@ -447,13 +472,13 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, DT
         std::string name;
         Tensor tensor;
         const HfWeight* weight;
-        int64_t index;  // this tensor is weight->names[index]
+        int index;  // this tensor is weight->names[index]
     };
     const auto weights = hf_weights(c);
     std::vector<Part> parts;
     for (const ParamRow& r : param_rows(p, c)) {
         const HfWeight& w = weights.at(r.name);
-        for (size_t i = 0; i < w.names.size(); i++) parts.push_back({w.names[i], *r.tensor, &w, int64_t(i)});
+        for (size_t i = 0; i < w.names.size(); i++) parts.push_back({w.names[i], *r.tensor, &w, int(i)});
     }
     // save_pretrained() of transformers sorts by name; doing the same makes the file of an unchanged model the same.
     std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.name < b.name; });
@@ -461,18 +486,13 @@ inline void save_model(const std::string& folder, Params& p, const Config& c, DT
     std::vector<StoredRow> rows;
     for (const Part& part : parts) rows.push_back({part.name, row_of(dtype).stored, part.weight->theirs});
     ModelWriter writer(folder, rows);
-    std::vector<float> theirs;
-    for (const Part& part : parts) {
-        const HfWeight& w = *part.weight;
-        const auto ours   = floats_of(part.tensor, s);
-        check_finite(ours, part.name);
-        theirs.resize(w.ours.numel());
-        to_their_layout(theirs.data(), ours.data(), c, w.ours, w.layout);
-        const int64_t n         = w.theirs.numel();
-        const std::string bytes = stored_bytes(theirs.data() + part.index * n, n, dtype, part.name);
-        writer.write(part.name, bytes.data(), int64_t(bytes.size()));
-    }
+    for (const Part& part : parts)
+        store_weight(
+            part.tensor, *part.weight, c, dtype, s,
+            [&](const std::string& name, const std::string& bytes) {
+                writer.write(name, bytes.data(), int64_t(bytes.size()));
+            },
+            part.index);
     writer.close();
-    write_file(folder + "/config.json", config_json(c, dtype).dump(2) + "\n");
-    if (!c.given.generation_config.empty()) write_file(folder + "/generation_config.json", c.given.generation_config);
+    save_config(folder, c, dtype);
 }

@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "gpt/batch_feed.h"
 #include "gpt/config.h"
 #include "gpt/params.h"
+#include "gpt/shards.h"
 #include "kernels/ops.h"
 
 // ---- the activation table -----------------------------------------------------------------------------------------
@@ -162,35 +164,55 @@ struct Model {
     BatchShape shape;
     const Device* device;
     Stream stream;
-    Arena param_memory{"weights"}, grad_memory{"gradients"}, act_memory{"activations"};
+    ParamLayout layout;
+    ParamMemory weight_memory{"weights"}, grad_memory{"gradients"};
+    Arena act_memory{"activations"};
     Params params, grads;
-    Tensor all_grads;  // every gradient as one flat tensor
+    Tensor all_grads;  // every gradient as one flat tensor; null where this process keeps slices of them
+    std::unique_ptr<Shards> shards;
     Acts acts;
     BatchFeed feed;  // brings batches of evaluation to the device
     // In inference it is called with the residual stream x (N,C) after the embedding (layer 0) and after each block
     // (layers 1 to L). It returns whether it changed x. Its work must be on the model's stream.
     std::function<bool(int64_t layer, Tensor x)> observe;
 
-    // Weights are zero until initialise_params() or load_weights() fills them.
-    Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d)
-        : config(c), dtype(dtype), shape(shape), device(&d), stream(d.stream()), feed(d, feed_capacity(shape)) {
+    // Weights are zero until initialise_params() or load_weights() fills them. group: the processes that train
+    // together, null for one that is alone.
+    Model(const Config& c, DType dtype, const BatchShape& shape, const Device& d, Collective* group = nullptr,
+          const Sharding& sharding = {})
+        : config(c),
+          dtype(dtype),
+          shape(shape),
+          device(&d),
+          stream(d.stream()),
+          layout(param_layout(c, sharding)),
+          feed(d, feed_capacity(shape)) {
         c.check();
         CHECK_CALL(shape.batch > 0 && shape.context > 0, "--batch {} and --context {} must be positive", shape.batch,
                    shape.context);
         CHECK(!c.learned_positions || shape.context <= c.context,
               "--context {}: {} has learned positions for {} tokens; use --context {} or less", shape.context, c.name,
               c.context, c.context);
-        params = allocate_params(param_memory, c, dtype, d);
+        params = weight_memory.allocate(c, layout, dtype, sharding.cuts(ShardLevel::weights), d);
         if (shape.train) {
-            grads     = allocate_params(grad_memory, c, DType::F32, d);
-            all_grads = grad_memory.flat(DType::F32);
+            grads     = grad_memory.allocate(c, layout, DType::F32, sharding.cuts(ShardLevel::gradients), d);
+            all_grads = grad_memory.all();
         }
-        acts = allocate_activations(act_memory, c, shape, dtype, d);
+        shards = std::make_unique<Shards>(group, layout, weight_memory, grad_memory, d);
+        acts   = allocate_activations(act_memory, c, shape, dtype, d);
     }
     static BatchFeed::Capacity feed_capacity(const BatchShape& shape) { return {shape.rows()}; }
     Model(const Model&)            = delete;
     Model& operator=(const Model&) = delete;
 };
+
+// Gives a new model its weights, or this process its parts of them.
+inline void initialise_weights(Model& m, uint64_t seed) {
+    if (!m.weight_memory.sliced()) return initialise_params(m.params, m.config, seed, m.stream);
+    const auto rows = param_rows(m.params, m.config);
+    for (const ParamPart& p : param_parts(m.config, m.layout, m.layout.sharding.rank, true))
+        initialise(m.weight_memory.part(p), rows[p.row], p.first, m.config, seed, m.stream);
+}
 
 // The layernorms of the residual stream.
 inline Norm first_norm(const Block& w, const BlockActs& a) { return {a.ln1, a.mean1, a.rstd1, w.ln1_w, w.ln1_b}; }
@@ -205,12 +227,12 @@ inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, con
     add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s);
 }
 
-// Runs one block from a.x, of which a.ln1 is the norm, to out and `next`, the norm of out that the next block or the
+// Runs one block from a.x, of which a.ln1 is the norm, to out and next(), the norm of out that the next block or the
 // head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a cache
 // of keys and values. With `train` the tensors that only the backward pass needs are written too. When out is null, the
 // block stops after the last tensor that the backward pass needs.
-template <class Attend>
-void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, const Config& c, bool train, Stream s,
+template <class Next, class Attend>
+void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Config& c, bool train, Stream s,
                    Attend attend) {
     const int64_t N = a.x.shape[0], C = c.width;
     // qkv: queries, keys and values of every token
@@ -230,7 +252,7 @@ void block_forward(Tensor out, const Norm& next, const Block& w, BlockActs& a, c
     matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
-    add_and_normalise(out, next, a.mid, a.down, c, s);
+    add_and_normalise(out, next(), a.mid, a.down, c, s);
 }
 
 // The same for a few rows, as generation has them, without what the backward pass needs. On a GPU a block is then five
@@ -249,7 +271,9 @@ void block_of_few_rows(Tensor out, const Block& w, BlockActs& a, const Config& c
 template <class Attend>
 void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
     if (level >= Recompute::norm) normalise(first_norm(w, a), a.x, c, s);
-    if (level == Recompute::block) return block_forward(Tensor{}, Norm{}, w, a, c, true, s, attend);
+    if (level == Recompute::block)
+        return block_forward(
+            Tensor{}, [] { return Norm{}; }, w, a, c, true, s, attend);
     if (level >= Recompute::norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
     if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
 }
@@ -294,23 +318,34 @@ template <class Attend>
 void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep, Attend attend) {
     const Config& c = m.config;
     const Stream s  = m.stream;
+    m.shards->forget();
+    m.shards->arrive(0);
+    m.shards->fetch(1);
     embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
                       m.params.wpe, s);
     const bool few = keep == Keep::results && tokens.numel() <= few_rows;
     if (m.observe) m.observe(0, a.block[0].x);
+    m.shards->arrive(1);
+    m.shards->fetch(2);
     if (!few) normalise(first_norm(m.params.block[0], a.block[0]), a.block[0].x, c, s);
     for (int64_t l = 0; l < c.layers; l++) {
-        const bool last     = l + 1 == c.layers;
+        const bool last  = l + 1 == c.layers;
         // When nothing is kept, all layers share one x, and a block's output replaces its input, which was read before.
-        const Tensor out    = last ? a.x : a.block[l + 1].x;
-        const Norm next     = last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
+        const Tensor out = last ? a.x : a.block[l + 1].x;
+        const auto next  = [&] {
+            m.shards->arrive(l + 2);
+            return last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
+        };
         const auto of_layer = [&](BlockActs& block) { attend(block, l); };
+        m.shards->arrive(l + 1);
         if (few)
             block_of_few_rows(out, m.params.block[l], a.block[l], c, s, of_layer);
         else
             block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer);
-        if (m.observe && m.observe(l + 1, out) && !few) normalise(next, out, c, s);
+        if (m.observe && m.observe(l + 1, out) && !few) normalise(next(), out, c, s);
+        m.shards->fetch(l + 3);
     }
+    m.shards->arrive(c.layers + 1);
     if (few) normalise(final_norm(m.params, a), a.x, c, s);
 }
 // Runs the trunk on a batch in device memory.
@@ -320,11 +355,15 @@ inline void forward(Model& m, const Batch& batch, Keep keep) {
     });
 }
 
+// The bucket of the head's matrix, which is the token table when they are tied.
+inline int64_t head_bucket(const Config& c) { return c.tied_head ? 0 : c.layers + 1; }
+
 // Computes the logits of lnf (N,C) for a chunk of rows at a time. each(first, logits) gets those of the rows from
 // `first` on. The next chunk overwrites them.
 template <class Each>
 void head(const Model& m, const Acts& a, Tensor lnf, Each each) {
     const int64_t N = lnf.shape[0], most = a.logits.shape[0];
+    m.shards->arrive(head_bucket(m.config));
     for (int64_t first = 0; first < N; first += most) {
         const Tensor logits = a.logits.rows(0, std::min(most, N - first));
         matmul_forward(logits, lnf.rows(first, logits.shape[0]), m.params.head_w, m.params.head_b, m.stream);
@@ -354,6 +393,8 @@ inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
 inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into into) {
     Acts& a              = m.acts;
     const Tensor targets = batch.targets.view({m.shape.rows()});
+    m.shards->enter(head_bucket(m.config));
+    m.shards->enter(m.config.layers + 1);
     head(m, a, a.lnf, [&](int64_t first, Tensor logits) {
         const int64_t n = logits.shape[0];
         cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), m.config.vocab, scale, m.stream);
@@ -369,19 +410,25 @@ inline void backward(Model& m, const Batch& batch, Into into) {
     const Stream s  = m.stream;
     Acts& a         = m.acts;
     zero(a.dres, s);
+    m.shards->enter(c.layers + 1);
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s);
+    m.shards->leave(c.layers + 1);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
+        m.shards->enter(l + 1);
         if (l + 1 < c.layers)  // nothing has overwritten the activations of the last layer
             block_recompute(m.shape.recompute, m.params.block[l], a.block[l], c, s,
                             attend_all(batch.positions, batch.starts, c, l, s));
         block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s);
+        m.shards->leave(l + 1);
     }
+    if (!c.tied_head) m.shards->clear(0);
     if (into == Into::set) {  // embedding_backward adds
         if (m.grads.wpe) zero(m.grads.wpe, s);
         if (!c.tied_head) zero(m.grads.wte, s);  // a tied table holds the head's gradient, which head() has set
     }
     embedding_backward(m.grads.wte, m.grads.wpe, a.dres.view({m.shape.batch, m.shape.context, c.width}), batch.tokens,
                        batch.positions, s);
+    m.shards->leave(0);
 }
 
 inline float read_scalar(Tensor t, Stream s) {

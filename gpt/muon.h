@@ -15,11 +15,11 @@ class Muon : public Optimizer {
   public:
     Muon(Model& model, const OptimizerSettings& settings) : Optimizer(model, settings, kinds()) {
         std::vector<AdamWRow> others;
-        each_row([&](const ParamRow& r, const RowTensors& t) {
+        each_row([&](const ParamRow& r, const RowTensors& t, Rounding rounding) {
             if (is_matrix(r))
-                matrices_.push_back({t.weight, t.master, t.state[2], t.gradient, decay_of(r), rounding_of(r), r.parts});
+                matrices_.push_back({t.weight, t.master, t.state[2], t.gradient, decay_of(r), rounding, t.parts});
             else
-                others.push_back({t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding_of(r)});
+                others.push_back({t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding});
         });
         others_ = AdamWTable(std::move(others), *model.device);
         plan_work(memory_, model.config, model.dtype);
@@ -27,10 +27,10 @@ class Muon : public Optimizer {
         work_ = take_work(model.config, model.dtype, [&](const Shape& s, DType t) { return memory_.take(s, t); });
     }
 
-    static int64_t bytes(const Config& c, DType dtype) {
+    static int64_t bytes(const Config& c, DType dtype, const Sharding& sharding = {}) {
         Arena work;
         plan_work(work, c, dtype);
-        return state_bytes(kinds(), c, dtype) + work.bytes();
+        return state_bytes(kinds(), c, dtype, sharding) + work.bytes();
     }
 
     static std::string other_rates(const OptimizerSettings& settings) {
@@ -72,7 +72,7 @@ class Muon : public Optimizer {
     struct Matrix {
         Tensor weight, master, momentum, gradient;
         float weight_decay;
-        uint64_t rounding;
+        Rounding rounding;
         int64_t parts;
     };
     struct Numbers {

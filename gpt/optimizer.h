@@ -29,7 +29,13 @@ struct OptimizerSettings {
     float muon_momentum      = 0.95f;
 };
 
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+// The state of a weight, or of the part of it that this process keeps.
+struct StatePart {
+    std::string name;  // in checkpoints: KIND.WEIGHT
+    Shape shape;       // of the whole weight
+    ParamPart part;
+    Tensor tensor;  // fp32
+};
 
 // One kind of state, in fp32: tensors shaped like those weights that have it. Checkpoints call them KIND.WEIGHT.
 struct StateKind {
@@ -43,15 +49,15 @@ class Optimizer {
     Optimizer(const Optimizer&)            = delete;
     Optimizer& operator=(const Optimizer&) = delete;
 
-    // The state by name, in the order in which it is stored.
-    NamedTensors state() {
-        NamedTensors all;
+    // The state of one kind after another, in the order in which it is stored.
+    std::vector<StatePart> state() {
+        std::vector<StatePart> all;
         for (State& s : state_) append(all, s.kind.name, s.tensors);
         return all;
     }
-    // The masters by name. A checkpoint holds them unless its model.safetensors is fp32.
-    NamedTensors masters() {
-        NamedTensors all;
+    // The masters. A checkpoint holds them unless its model.safetensors is fp32.
+    std::vector<StatePart> masters() {
+        std::vector<StatePart> all;
         append(all, "master", master_);
         return all;
     }
@@ -68,69 +74,146 @@ class Optimizer {
     // one.
     static std::string other_rates(const OptimizerSettings&) { return ""; }
 
-    // The fp32 weights; the model's own when those are fp32.
-    Params& master() { return master_; }
+    // The fp32 weights, which are the model's own when those are fp32. Only a process that keeps all of them has them.
+    Params& master() {
+        CHECK_CALL(!cut_, "each of {} processes has a part of the masters", model_.layout.sharding.world);
+        return whole_master_;
+    }
+
+    // Copies the parts of masters that this process keeps from a weight (fp32), of which `row` is the number in
+    // param_rows().
+    void set_master(size_t row, Tensor weight) {
+        const Tensor flat = weight.view({weight.numel()});
+        for (size_t i = 0; i < parts_.size(); i++)
+            if (const ParamPart& p = parts_[i]; p.row == row)
+                copy(master_[i].view({p.count}), flat.rows(p.first, p.count), model_.stream);
+    }
+    // What a checkpoint stores of a weight: its master (kind -1), or a kind of state.
+    struct Stored {
+        std::string name;  // KIND.WEIGHT
+        size_t row;        // of param_rows()
+        int kind;
+        Shape shape;
+    };
+    std::vector<Stored> stored(bool masters_only) const {
+        std::vector<Stored> all;
+        Params shapes;
+        const auto rows = param_rows(shapes, model_.config);
+        for (int kind = 0; kind <= int(state_.size()); kind++) {
+            const bool master = kind == int(state_.size());
+            if (masters_only && !master) continue;
+            for (size_t i = 0; i < rows.size(); i++)
+                if (master || state_[size_t(kind)].kind.has(rows[i]))
+                    all.push_back(
+                        {fmt::format("{}.{}", master ? "master" : state_[size_t(kind)].kind.name, rows[i].name), i,
+                         master ? -1 : kind, rows[i].shape});
+        }
+        return all;
+    }
+    // Returns such a tensor, whole, in process `root`, and null in the others. All processes must call it. It lies in
+    // the memory of the weight's gradient where each process has a part of it, until the next call.
+    Tensor gather(const Stored& stored, int root) {
+        const auto& tensors = stored.kind < 0 ? master_ : state_[size_t(stored.kind)].tensors;
+        const auto grads    = param_rows(model_.grads, model_.config);
+        const bool here     = model_.layout.sharding.rank == root;
+        Tensor own;
+        for (size_t i = 0; i < parts_.size(); i++)
+            if (parts_[i].row == stored.row) own = tensors[i];
+        if (!cut_) return here ? own : Tensor{};
+        if (!own) own = Tensor{nullptr, DType::F32, {0}};
+        const ParamRow& r = grads[stored.row];
+        const Bucket& b   = model_.layout.buckets[size_t(r.bucket)];
+        Cut cut           = b.cut;
+        for (size_t k = 0; k < cut.first.size(); k++) {
+            const int64_t place = model_.layout.place[stored.row], n = r.shape.numel();
+            const int64_t first = std::clamp<int64_t>(b.cut.first[k] - place, 0, n);
+            cut.count[k]        = std::clamp<int64_t>(b.cut.first[k] + b.cut.count[k] - place, 0, n) - first;
+            cut.first[k]        = first;
+        }
+        const Tensor whole = r.tensor->view({r.shape.numel()});
+        model_.shards->run(
+            [&](Collective& group) { group.gather(here ? whole : Tensor{}, own.view({own.numel()}), cut, root); });
+        return here ? *r.tensor : Tensor{};
+    }
 
     // Copies the weights into the masters, after weights were set.
     void start_from_weights() {
-        each_master([&](Tensor weight, Tensor master, const ParamRow&) { copy(master, weight, model_.stream); });
+        each_master([&](Tensor weight, Tensor master, size_t) { copy(master, weight, model_.stream); });
     }
     // Computes the weights again from the masters. rounded_at: the update whose random rounding is repeated; 0: they
     // are rounded to nearest.
     void round_into_weights(int64_t rounded_at) {
-        each_master([&](Tensor weight, Tensor master, const ParamRow& r) {
+        each_master([&](Tensor weight, Tensor master, size_t i) {
             if (rounded_at)
-                round_at_random(weight, master, rounding_key(r), uint32_t(rounded_at), model_.stream);
+                round_at_random(weight, master, {rounding_key(rows_[i]), parts_[i].first}, uint32_t(rounded_at),
+                                model_.stream);
             else
                 copy(weight, master, model_.stream);
         });
+        model_.shards->publish();
     }
     // The rounded_at that belongs to the weights after `updates` updates.
     int64_t rounded_at(int64_t updates) const { return settings_.stochastic_rounding ? updates : 0; }
 
   protected:
     Optimizer(Model& model, const OptimizerSettings& settings, const std::vector<StateKind>& kinds)
-        : model_(model), settings_(settings) {
+        : model_(model), settings_(settings), cut_(model.layout.sharding.cuts(ShardLevel::optimizer)) {
+        const ParamLayout& layout = model.layout;
+        parts_                    = param_parts(model.config, layout, layout.sharding.rank, cut_);
+        const auto rows           = param_rows(model.params, model.config);
+        for (const ParamPart& p : parts_) rows_.push_back(rows[p.row]);
         for (const StateKind& kind : kinds) {
             State s{kind, Arena(std::string("optimizer ") + kind.name), {}};
-            s.tensors = allocate_params(s.memory, model.config, DType::F32, *model.device, kind.has);
+            s.tensors = allocate(s.memory, kind.has);
             state_.push_back(std::move(s));
         }
-        master_ = model.dtype == DType::F32 ? model.params
-                                            : allocate_params(master_memory_, model.config, DType::F32, *model.device);
+        const bool own = model.dtype == DType::F32;
+        if (!own) master_ = allocate(master_memory_, every_row);
+        for (size_t i = 0; own && i < parts_.size(); i++)
+            master_.push_back(model.weight_memory.part(parts_[i]).view(shape_of(i)));
+        if (cut_) return;
+        const auto masters = param_rows(whole_master_, model.config);
+        for (size_t i = 0; i < masters.size(); i++) *masters[i].tensor = master_[i];
+        alias_params(whole_master_, model.config);
     }
-    // Returns the bytes of the state and the masters.
-    static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype) {
-        int64_t bytes = 0;
-        for (const StateKind& kind : kinds) {
-            Arena arena;
-            bytes += plan_params(arena, c, DType::F32, kind.has);
+    // Returns the bytes of the state and the masters in the process that has most of them.
+    static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype,
+                               const Sharding& sharding) {
+        const ParamLayout layout = param_layout(c, sharding);
+        const bool cut           = sharding.cuts(ShardLevel::optimizer);
+        int64_t most             = 0;
+        for (int rank = 0; rank < (cut ? sharding.world : 1); rank++) {
+            const auto parts = param_parts(c, layout, rank, cut);
+            int64_t bytes    = 0;
+            for (const StateKind& kind : kinds) bytes += bytes_of(parts, c, kind.has);
+            most = std::max(most, bytes + (dtype == DType::F32 ? 0 : bytes_of(parts, c, every_row)));
+            if (rank == 0 && !sharding.whole_matrices) break;  // all slices are of one length
         }
-        Arena masters;
-        return bytes + (dtype == DType::F32 ? 0 : plan_params(masters, c, DType::F32));
+        return most;
     }
 
-    // Calls each(row, tensors) for every weight.
+    // Calls each(row, tensors) for every weight, or for the part of every weight that this process updates. The parts
+    // are flat, but those of matrices are rows of them.
     struct RowTensors {
         Tensor weight, master, gradient;
         std::vector<Tensor> state;  // one per kind, in their order; null where the weight has none
+        int64_t parts;              // how many independent matrices it holds
     };
     template <class Each>
     void each_row(Each each) {
-        const Config& c    = model_.config;
-        const auto weights = param_rows(model_.params, c), masters = param_rows(master_, c),
-                   gradients = param_rows(model_.grads, c);
-        std::vector<std::vector<ParamRow>> states;
-        for (State& s : state_) states.push_back(param_rows(s.tensors, c));
-        for (size_t i = 0; i < weights.size(); i++) {
-            RowTensors t{*weights[i].tensor, *masters[i].tensor, *gradients[i].tensor, {}};
-            for (const auto& rows : states) t.state.push_back(*rows[i].tensor);
-            each(weights[i], t);
+        for (size_t i = 0; i < parts_.size(); i++) {
+            const Shape shape = shape_of(i);
+            const ParamRow& r = rows_[i];
+            RowTensors t{model_.weight_memory.part(parts_[i]).view(shape),
+                         master_[i],
+                         model_.grad_memory.part(parts_[i]).view(shape),
+                         {},
+                         std::max<int64_t>(1, parts_[i].count * r.parts / r.shape.numel())};
+            for (const State& s : state_) t.state.push_back(s.tensors[i]);
+            each(r, t, rounding_of(i));
         }
     }
     float decay_of(const ParamRow& r) const { return r.decays ? settings_.weight_decay : 0.f; }
-    // The key of a weight's random rounding, 0 when it is rounded to nearest.
-    uint64_t rounding_of(const ParamRow& r) const { return settings_.stochastic_rounding ? rounding_key(r) : 0; }
 
     Model& model_;
     const OptimizerSettings settings_;
@@ -139,21 +222,53 @@ class Optimizer {
     struct State {
         StateKind kind;
         Arena memory;
-        Params tensors;
+        std::vector<Tensor> tensors;  // one for each part; null where its weight has none
     };
+    static int64_t bytes_of(const std::vector<ParamPart>& parts, const Config& c, HasRow has) {
+        Arena arena;
+        Params shapes;
+        const auto rows = param_rows(shapes, c);
+        for (const ParamPart& p : parts)
+            if (has(rows[p.row])) arena.plan({p.count}, DType::F32);
+        return arena.bytes();
+    }
+    std::vector<Tensor> allocate(Arena& arena, HasRow has) const {
+        for (size_t i = 0; i < parts_.size(); i++)
+            if (has(rows_[i])) arena.plan(shape_of(i), DType::F32);
+        arena.allocate(*model_.device);
+        std::vector<Tensor> tensors;
+        for (size_t i = 0; i < parts_.size(); i++)
+            tensors.push_back(has(rows_[i]) ? arena.take(shape_of(i), DType::F32) : Tensor{});
+        return tensors;
+    }
+    Shape shape_of(size_t i) const {
+        const Shape& whole = rows_[i].shape;
+        if (!cut_) return whole;
+        if (rows_[i].update == Update::matrix && parts_[i].count % whole[1] == 0 && parts_[i].first % whole[1] == 0)
+            return {parts_[i].count / whole[1], whole[1]};
+        return {parts_[i].count};
+    }
     uint64_t rounding_key(const ParamRow& r) const { return Random(settings_.seed, "round " + r.name).key(); }
-    void append(NamedTensors& all, const std::string& kind, Params& p) const {
-        for (const ParamRow& r : param_rows(p, model_.config))
-            if (*r.tensor) all.emplace_back(kind + "." + r.name, *r.tensor);
+    // How the weights of a part are rounded.
+    Rounding rounding_of(size_t i) const {
+        return {settings_.stochastic_rounding ? rounding_key(rows_[i]) : 0, parts_[i].first};
+    }
+    void append(std::vector<StatePart>& all, const std::string& kind, const std::vector<Tensor>& tensors) const {
+        for (size_t i = 0; i < parts_.size(); i++)
+            if (tensors[i]) all.push_back({kind + "." + rows_[i].name, rows_[i].shape, parts_[i], tensors[i]});
     }
     template <class Each>
     void each_master(Each each) {
         if (model_.dtype == DType::F32) return;  // fp32 weights are their own masters
-        const auto weights = param_rows(model_.params, model_.config), masters = param_rows(master_, model_.config);
-        for (size_t i = 0; i < weights.size(); i++) each(*weights[i].tensor, *masters[i].tensor, weights[i]);
+        for (size_t i = 0; i < parts_.size(); i++)
+            each(model_.weight_memory.part(parts_[i]).view(shape_of(i)), master_[i], i);
     }
 
+    const bool cut_;                // this process updates slices, and the others update the rest
+    std::vector<ParamPart> parts_;  // what it updates
+    std::vector<ParamRow> rows_;    // the weight of each part
     std::vector<State> state_;
     Arena master_memory_{"master weights"};
-    Params master_;
+    std::vector<Tensor> master_;  // one for each part
+    Params whole_master_;
 };

@@ -12,20 +12,21 @@ struct OptimizerRow {
     OptimizerKind kind;
     const char* name;  // the value of --optimizer
     std::unique_ptr<Optimizer> (*make)(Model&, const OptimizerSettings&);
-    int64_t (*bytes)(const Config&, DType);
+    int64_t (*bytes)(const Config&, DType, const Sharding&);
     std::string (*other_rates)(const OptimizerSettings&);
+    bool whole_matrices;  // one process updates a whole matrix
 };
 template <class T>
-OptimizerRow optimizer_row(OptimizerKind kind, const char* name) {
+OptimizerRow optimizer_row(OptimizerKind kind, const char* name, bool whole_matrices) {
     const auto make = [](Model& model, const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
         return std::make_unique<T>(model, settings);
     };
-    return {kind, name, make, T::bytes, T::other_rates};
+    return {kind, name, make, T::bytes, T::other_rates, whole_matrices};
 }
 
 inline const std::vector<OptimizerRow>& optimizers() {
-    static const std::vector<OptimizerRow> all = {optimizer_row<AdamW>(OptimizerKind::adamw, "adamw"),
-                                                  optimizer_row<Muon>(OptimizerKind::muon, "muon")};
+    static const std::vector<OptimizerRow> all = {optimizer_row<AdamW>(OptimizerKind::adamw, "adamw", false),
+                                                  optimizer_row<Muon>(OptimizerKind::muon, "muon", true)};
     return all;
 }
 

@@ -174,6 +174,7 @@ struct Options {
     Auto<float> learning_rate, final_learning_rate, weight_decay, beta2;
     Schedule schedule;
     OptimizerSettings optimizer;
+    ShardLevel shard = ShardLevel::none;
     MachineOptions machine;
     Auto<DType> save_dtype;
     Auto<const Card*> gpu;
@@ -186,6 +187,14 @@ struct Options {
     std::string program;    // the path by which this program runs from any folder
     EarlierStarts earlier;  // holds what run.json says, with --resume
 };
+
+// The values of --shard.
+inline Flags::Table<ShardLevel> shard_levels() {
+    return {{"none", ShardLevel::none},
+            {"optimizer", ShardLevel::optimizer},
+            {"gradients", ShardLevel::gradients},
+            {"weights", ShardLevel::weights}};
+}
 
 // The values of --optimizer.
 inline Flags::Table<OptimizerKind> optimizer_names() {
@@ -252,6 +261,11 @@ inline void list_options(Flags& f, Options& o) {
           "tokens per optimizer step, instead of --accumulate: a multiple of batch × context × processes; auto: "
           "--accumulate decides");
     f.group("optimizer");
+    f.choose(
+        "--shard", o.shard, shard_levels(),
+        "what each of several processes keeps of its own slice only, and fetches from the others when it needs more: "
+        "the optimizer's state and masters, also the gradients, also the weights (ZeRO 1, 2, 3). With gradients or "
+        "weights they travel in every micro-step, so --accumulate 1 moves least");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),

@@ -26,11 +26,10 @@ constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
 // The most scratch memory that an op of a training step asks for on a GPU.
 inline int64_t scratch_bytes(const Config& c, const BatchShape& shape, DType dtype) {
     const int64_t B = shape.batch, T = shape.context;
-    Arena gradients;
     return std::max({embedding_backward_cost(B, T, c.width, dtype).scratch,
                      layernorm_backward_cost(shape.rows(), c.width, dtype).scratch,
                      attention_backward_cost(B, T, c.heads, c.head_size(), dtype).scratch,
-                     sum_cost(plan_params(gradients, c, DType::F32) / size_of(DType::F32)).scratch});
+                     sum_cost(param_layout(c).elements()).scratch});
 }
 
 // The choices of a run that its memory depends on.
@@ -42,6 +41,10 @@ struct RunSize {
     int64_t micro_steps     = 1;
     bool documents          = false;  // batches have starts and positions
     int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
+    ShardLevel shard        = ShardLevel::none;
+    int world               = 1;
+
+    Sharding sharding(int rank = 0) const { return {shard, rank, world, row_of(optimizer).whole_matrices}; }
 };
 
 // The memory of a run, in bytes by group.
@@ -57,11 +60,19 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     const Config& c = run.config;
     const bool gpu  = where == Machine::cuda;
     const auto feed = [&](const BatchFeed::Capacity& capacity) { return Feed::device_bytes(capacity.bytes(), where); };
-    Arena weights, gradients, activations;
+    const auto memory = [&](DType dtype, ShardLevel kind) {  // of the process that has the longest slices
+        const int ranks = run.sharding().whole_matrices && run.sharding().cuts(kind) ? run.world : 1;
+        int64_t most    = 0;
+        for (int rank = 0; rank < ranks; rank++)
+            most = std::max(most, ParamMemory::bytes(c, param_layout(c, run.sharding(rank)), dtype,
+                                                     run.sharding().cuts(kind), where));
+        return most;
+    };
+    Arena activations;
     MemoryPlan plan{};
-    plan.weights     = plan_params(weights, c, run.dtype);
-    plan.gradients   = plan_params(gradients, c, DType::F32);
-    plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype);
+    plan.weights     = memory(run.dtype, ShardLevel::weights);
+    plan.gradients   = memory(DType::F32, ShardLevel::gradients);
+    plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype, run.sharding());
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents)) +
                    feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +

@@ -72,10 +72,11 @@ inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file)
 }
 
 // Reads the weights of a model folder, and prints the warnings about them.
-inline void read_weights(Model& model, const SafetensorsReader& file, Params* masters, bool ignore_extra_tensors) {
-    for (const std::string& warning :
-         load_weights(model.params, model.config, file, model.stream, masters, ignore_extra_tensors))
-        fmt::print(stderr, "warning: {}\n", warning);
+inline void print_warnings(const std::vector<std::string>& warnings) {
+    for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+}
+inline void read_weights(Model& model, const SafetensorsReader& file, bool ignore_extra_tensors) {
+    print_warnings(load_weights(model.params, model.config, file, model.stream, nullptr, ignore_extra_tensors));
 }
 
 // ---- the stop signal -----------------------------------------------------------------------------------------------
@@ -147,6 +148,9 @@ struct Run {
     BatchShape shape_with(int64_t batch, Recompute recompute) const {
         return {batch, options.context, true, recompute, options.logits_memory};
     }
+    Sharding sharding() const {
+        return {options.shard, ranks.rank, ranks.world, row_of(options.optimizer.kind).whole_matrices};
+    }
     int64_t tokens_per_step() const { return tokens_of_step(options, ranks.world); }
     // All processes of a launch have the same number. agree() then compares what they are about to do.
     static uint64_t id() { return hash64(launch_from_environment()); }
@@ -159,6 +163,8 @@ struct Run {
         size.optimizer     = o.optimizer.kind;
         size.micro_steps   = o.accumulate;
         size.documents     = o.document_mask;
+        size.shard         = o.shard;
+        size.world         = ranks.world;
         size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
         return plan_memory(size, machine());
     }
@@ -473,7 +479,9 @@ inline void write_run_json(const Run& run) {
 inline std::string fingerprint(Model& m) {
     uint64_t h = 0;
     std::vector<char> host;
+    m.shards->forget();
     for (const ParamRow& r : param_rows(m.params, m.config)) {
+        m.shards->arrive(r.bucket);
         host.resize(r.tensor->bytes());
         to_host(host.data(), *r.tensor, m.stream);
         uint64_t word = 0;
@@ -501,12 +509,14 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
         first.origin         = "continues " + run.checkpoint;
     } else if (run.trained_weights) {
         const SafetensorsReader weights(o.model);
-        read_weights(model, weights, model.dtype == DType::F32 ? nullptr : &optimizer.master(), o.ignore_extra_tensors);
+        const auto warnings = load_masters(model, optimizer, weights, o.ignore_extra_tensors);
+        if (run.ranks.rank == 0) print_warnings(warnings);
+        optimizer.round_into_weights(0);
         first.state.weights_dtype = stored_dtype(weights);
         first.origin              = fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(),
                                                 row_of(first.state.weights_dtype).stored);
     } else {
-        initialise_params(model.params, model.config, o.seed, model.stream);
+        initialise_weights(model, o.seed);
         optimizer.start_from_weights();
         first.origin = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
     }
@@ -516,8 +526,8 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
     return first;
 }
 
-// Returns a sample of the model's text: the prompt and its continuation.
-inline std::string write_text(const Run& run, Model& model) {
+// Returns a sample of the model's text: the prompt and its continuation, up to where stop() says so.
+inline std::string write_text(const Run& run, Model& model, const std::function<bool()>& stop) {
     const Options& o           = run.options;
     const Tokenizer& tokenizer = *run.tokenizer;
     Busy busy("sampling, token", o.sample_tokens);
@@ -525,7 +535,7 @@ inline std::string write_text(const Run& run, Model& model) {
     std::string text         = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
     std::vector<int32_t> ids = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
     generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
-        if (stop_asked || model.config.is_end(id)) return false;
+        if (stop() || model.config.is_end(id)) return false;
         text += tokenizer.text_of(id);
         busy.done(++made);
         return true;

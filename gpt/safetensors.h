@@ -130,8 +130,8 @@ inline std::vector<std::string> weight_files(const std::string& folder) {
     std::error_code none;
     for (const auto& e : std::filesystem::directory_iterator(folder, none)) {
         const std::string name = e.path().filename().string(), stem = name.substr(0, name.find('.'));
-        const bool state = stem == "state" || stem == "optimizer" || stem == "scheduler" || stem == "training_args" ||
-                           stem.rfind("rng_state", 0) == 0;
+        const bool state = stem == "state" || stem.rfind("state-", 0) == 0 || stem == "optimizer" ||
+                           stem == "scheduler" || stem == "training_args" || stem.rfind("rng_state", 0) == 0;
         const std::string ending = e.path().extension().string();
         if (!state && endings.count(ending) && (ending != ".bin" || is_torch_file(e.path()))) names.push_back(name);
     }
@@ -143,16 +143,20 @@ inline std::vector<std::string> weight_files(const std::string& folder) {
 // model.safetensors.index.json names. Their bytes are valid as long as the reader lives.
 class SafetensorsReader {
   public:
-    explicit SafetensorsReader(const std::string& path) : path_(path) {
+    // path: a file, or a folder with STEM.safetensors, or with STEM.safetensors.index.json and the shards that it
+    // names.
+    explicit SafetensorsReader(const std::string& path, const std::string& stem = "model") : path_(path) {
         std::error_code none;
         if (!std::filesystem::is_directory(path, none))
             add_file(path);
-        else if (std::filesystem::exists(single_in(path), none))
-            add_file(single_in(path));
-        else if (std::filesystem::exists(index_in(path), none))
-            add_shards(index_in(path));
-        else
+        else if (std::filesystem::exists(single_in(path, stem), none))
+            add_file(single_in(path, stem));
+        else if (std::filesystem::exists(index_in(path, stem), none))
+            add_shards(index_in(path, stem));
+        else if (stem == "model")
             refuse_folder();
+        else
+            fail("{}: there is no {}.safetensors in this folder", path, stem);
     }
     static bool can_read(const std::string& folder) {
         std::error_code none;
@@ -203,8 +207,12 @@ class SafetensorsReader {
     }
 
   private:
-    static std::string single_in(const std::string& folder) { return folder + "/model.safetensors"; }
-    static std::string index_in(const std::string& folder) { return folder + "/model.safetensors.index.json"; }
+    static std::string single_in(const std::string& folder, const std::string& stem = "model") {
+        return folder + "/" + stem + ".safetensors";
+    }
+    static std::string index_in(const std::string& folder, const std::string& stem = "model") {
+        return single_in(folder, stem) + ".index.json";
+    }
     static constexpr uint64_t max_header = 100'000'000;  // the limit of the reference implementation
 
     void add_file(const std::string& path) {
@@ -431,26 +439,34 @@ class ModelWriter {
         CHECK_CALL(shard_ + 1 == shards_.size(), "{}: the model was closed in shard {} of {}", folder_, shard_ + 1,
                    shards_.size());
         writer_->close();
-        if (shards_.size() == 1) return;
+        write_index(folder_, "model", shards_);
+    }
+
+    // The name of a shard: the tensors of STEM.safetensors, in several files.
+    static std::string file_name(const std::string& stem, size_t shard, size_t shards) {
+        if (shards == 1) return stem + ".safetensors";
+        return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard + 1, shards);
+    }
+    // Writes the index, which says in which shard each tensor is, unless there is one shard only.
+    static void write_index(const std::string& folder, const std::string& stem,
+                            const std::vector<std::vector<StoredRow>>& shards) {
+        if (shards.size() == 1) return;
         nlohmann::ordered_json map;
         int64_t total = 0;
-        for (size_t s = 0; s < shards_.size(); s++)
-            for (const StoredRow& r : shards_[s]) {
-                map[r.name] = file_name(s);
+        for (size_t s = 0; s < shards.size(); s++)
+            for (const StoredRow& r : shards[s]) {
+                map[r.name] = file_name(stem, s, shards.size());
                 total += r.bytes();
             }
         const nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-        write_file(folder_ + "/model.safetensors.index.json", index.dump(2) + "\n");
+        write_file(folder + "/" + stem + ".safetensors.index.json", index.dump(2) + "\n");
     }
 
   private:
-    std::string file_name(size_t shard) const {
-        if (shards_.size() == 1) return "model.safetensors";
-        return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards_.size());
-    }
     void open(size_t shard) {
         shard_  = shard;
-        writer_ = std::make_unique<SafetensorsWriter>(folder_ + "/" + file_name(shard), shards_[shard]);
+        writer_ = std::make_unique<SafetensorsWriter>(folder_ + "/" + file_name("model", shard, shards_.size()),
+                                                      shards_[shard]);
     }
 
     std::string folder_;

@@ -4,9 +4,9 @@
 //   const StepResult r = steps.run(step, stop_asked);      // for step 0, 1, …
 //
 // run() brings `micro_steps` batches and the numbers of the update to the device, and runs forward, head and backward
-// on each batch. It sums gradients and loss over all processes, updates the weights, and waits for the result. While
-// the device works, the batches of the next step are already on their way. A step whose loss or gradient norm is not
-// finite leaves weights and optimizer as they were.
+// on each batch. It sums gradients and loss over all processes (shards.h), updates the weights, and waits for the
+// result. While the device works, the batches of the next step are already on their way. A step whose loss or gradient
+// norm is not finite leaves weights and optimizer as they were.
 //
 // stop_asked is read before the work and after it. Every process votes with what it read before, so that all of them
 // stop after the same step. A process that is alone also stops when it was asked during the step.
@@ -91,19 +91,14 @@ class Step {
         zero(loss(), model_.stream);
         for (int64_t i = 0; i < settings_.micro_steps; i++) {
             const Batch& batch = feed_.batch(i);
-            const Into into    = i == 0 ? Into::set : Into::add;
+            const Into into    = model_.shards->begin(i, settings_.micro_steps);
             forward(model_, batch, Keep::for_backward);
             head(model_, batch, loss(), scale, into);
             backward(model_, batch, into);
         }
-        if (Collective* group = comm_.group()) {
-            group->follow(model_.stream);
-            group->sum({model_.all_grads, loss(), votes()});
-            group->mark(0);
-            group->wait(0, model_.stream);
-        }
-        squared_norm(norm2(), model_.all_grads, model_.stream);
+        model_.shards->finish(norm2(), {loss(), votes()});
         optimizer_.step(loss(), norm2(), feed_.numbers());
+        model_.shards->publish();
     }
 
     Model& model_;

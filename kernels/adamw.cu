@@ -72,21 +72,21 @@ static void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tenso
         float* v                 = row.v.data<float>();
         const float* grad        = row.grad.data<float>();
         const float weight_decay = row.weight_decay;
-        const uint64_t key       = row.rounding;
+        const Rounding rounding  = row.rounding;
         parallel_lanes(row.grad.numel(), [=](int64_t i, auto n) {
             const auto next = adamw_element(load(master + i, n), load(m + i, n), load(v + i, n), load(grad + i, n),
                                             grad_factor, weight_decay, factors, numbers);
             store(m + i, next.m, n);
             store(v + i, next.v, n);
-            store_weights(w, master, next.master, i, n, key, numbers.step);
+            store_weights(w, master, next.master, i, n, rounding, numbers.step);
         });
     }
 }
 
-static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step) {
+static void round_at_random(Tensor w, Tensor master, Rounding rounding, uint32_t step) {
     bf16* to          = w.data<bf16>();
     const float* from = master.data<float>();
-    parallel_lanes(w.numel(), [=](int64_t i, auto n) { store_at_random(to, load(from + i, n), i, n, key, step); });
+    parallel_lanes(w.numel(), [=](int64_t i, auto n) { store_at_random(to, load(from + i, n), i, n, rounding, step); });
 }
 
 }  // namespace cpu
@@ -102,14 +102,14 @@ struct TableRow {
     float *master, *m, *v;
     const float* grad;
     int64_t n;
-    uint64_t rounding;
+    Rounding rounding;
     float weight_decay;
     int32_t is_wide;  // whether every tensor is aligned for 4 elements at a time, 16 bytes of fp32
 };
 struct TableChunk {
     int32_t row, index;
 };
-static_assert(sizeof(TableRow) == 64 && sizeof(TableChunk) == 8, "both are sent as whole numbers of int32");
+static_assert(sizeof(TableRow) == 72 && sizeof(TableChunk) == 8, "both are sent as whole numbers of int32");
 constexpr int64_t chunk = 4096;
 
 static void upload(AdamWTable& t, const Device& device) {
@@ -121,7 +121,7 @@ static void upload(AdamWTable& t, const Device& device) {
                         r.w.numel(), r.rounding, r.weight_decay,
                         aligned(r.w.ptr, r.master.ptr, r.m.ptr, r.v.ptr, r.grad.ptr)});
     }
-    const Shape rows_shape{int64_t(rows.size()), 16}, chunks_shape{int64_t(chunks.size()), 2};
+    const Shape rows_shape{int64_t(rows.size()), 18}, chunks_shape{int64_t(chunks.size()), 2};
     t.memory.plan(rows_shape, DType::I32);
     t.memory.plan(chunks_shape, DType::I32);
     t.memory.allocate(device);
@@ -170,14 +170,15 @@ static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor up
 }
 
 template <int W>
-static __global__ void round_at_random_kernel(bf16* w, const float* master, int64_t n, uint64_t key, uint32_t step) {
-    for_grid<W>(n, [=](int64_t i, auto width) { store(w + i, at_random(load<width>(master + i), i, key, step)); });
+static __global__ void round_at_random_kernel(bf16* w, const float* master, int64_t n, Rounding rounding,
+                                              uint32_t step) {
+    for_grid<W>(n, [=](int64_t i, auto width) { store(w + i, at_random(load<width>(master + i), i, rounding, step)); });
 }
 
-static void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Queue& q) {
+static void round_at_random(Tensor w, Tensor master, Rounding rounding, uint32_t step, Queue& q) {
     const int64_t n = w.numel();
     for_width<float>(aligned(w.ptr, master.ptr), [&](auto width) {
-        launch(round_at_random_kernel<width>, grid_over(n, width), q, w.data<bf16>(), master.data<float>(), n, key,
+        launch(round_at_random_kernel<width>, grid_over(n, width), q, w.data<bf16>(), master.data<float>(), n, rounding,
                step);
     });
 }
@@ -213,10 +214,10 @@ void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor updat
     RUN_ON(s, table.dtype, adamw, table, grad_norm2, loss, update, rule);
 }
 
-void round_at_random(Tensor w, Tensor master, uint64_t key, uint32_t step, Stream s) {
+void round_at_random(Tensor w, Tensor master, Rounding rounding, uint32_t step, Stream s) {
     expect_dtype(w, DType::BF16);
     expect(master, w.shape, DType::F32, w);
-    RUN_UNTYPED(s, round_at_random, w, master, key, step);
+    RUN_UNTYPED(s, round_at_random, w, master, rounding, step);
 }
 
 // Four fp32 numbers are read and three written for each weight, and w as well where it is not its own master.

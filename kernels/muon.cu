@@ -55,7 +55,7 @@ static void blend(Tensor out, float alpha, Tensor a, float beta, Tensor b) {
 
 template <class T>
 static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
-                       float weight_decay, uint64_t rounding) {
+                       float weight_decay, Rounding rounding) {
     if (clip_factor(*grad_norm2.data<float>(), loss.data_or_null<float>(), 0.f) < 0) return;
     const MuonUpdate u = *static_cast<const MuonUpdate*>(update.ptr);
     T* to              = w.data<T>();
@@ -137,7 +137,7 @@ static void blend(Tensor out, float alpha, Tensor a, float beta, Tensor b, Queue
 template <int W, class T>
 static __global__ void muon_apply_kernel(T* w, float* master, const T* x, int64_t n, const float* norm2,
                                          const float* loss, const MuonUpdate* update, float scale, float weight_decay,
-                                         uint64_t rounding) {
+                                         Rounding rounding) {
     if (clip_factor(*norm2, loss, 0.f) < 0) return;
     const MuonUpdate u = *update;
     for_grid<W>(n, [=](int64_t i, auto width) {
@@ -149,7 +149,7 @@ static __global__ void muon_apply_kernel(T* w, float* master, const T* x, int64_
 }
 template <class T>
 static void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
-                       float weight_decay, uint64_t rounding, Queue& q) {
+                       float weight_decay, Rounding rounding, Queue& q) {
     const int64_t n = w.numel();
     for_width<float>(aligned(w.ptr, master.ptr, x.ptr), [&](auto width) {
         launch(muon_apply_kernel<width, T>, grid_over(n, width), q, w.data<T>(), master.data<float>(), x.data<T>(), n,
@@ -198,7 +198,7 @@ void muon_orthogonalise(Tensor x, Tensor u, const MuonSpace& space, Stream s) {
 }
 
 void muon_apply(Tensor w, Tensor master, Tensor x, Tensor grad_norm2, Tensor loss, Tensor update, float scale,
-                float weight_decay, uint64_t rounding, Stream s) {
+                float weight_decay, Rounding rounding, Stream s) {
     expect_there(w);
     expect(master, w.shape, DType::F32, w);
     expect(x, w.shape, w.dtype, w);

@@ -216,11 +216,17 @@ struct AdamWRule {
     float beta1, beta2, eps;
     float clip;  // gradients are scaled by min(1, clip / norm); 0: never
 };
-// A weight and its state, of any one shape. In fp32 w is its own master: the same tensor twice.
+// How a bf16 weight is rounded: to nearest, or up or down at random when there is a key. Where a process has only a part
+// of the weight, `first` is the element of the weight at which the part begins, a multiple of 4.
+struct Rounding {
+    uint64_t key  = 0;
+    int64_t first = 0;
+};
+// A weight or a part of it, and its state, of any one shape. In fp32 w is its own master: the same tensor twice.
 struct AdamWRow {
     Tensor w /*=*/, master /*+=*/, m /*+=*/, v /*+=*/, grad;  // x, fp32, fp32, fp32, fp32
     float weight_decay;                                       // 0 for rows that don't decay
-    uint64_t rounding = 0;  // the key of random rounding of bf16 weights; 0: to nearest
+    Rounding rounding = {};
 };
 // The rows that adamw() updates. They are checked and copied to the GPU once, so that each update is a single launch.
 struct AdamWTable {
@@ -246,7 +252,7 @@ void adamw(const AdamWTable& table /*+=*/, Tensor grad_norm2, Tensor loss,  // (
            Tensor update, AdamWRule rule, Stream s);                        // (4) int32: an AdamWUpdate
 // Repeats only the rounding of update `step`: w = master, rounded up or down at random by the row's key.
 void round_at_random(Tensor w /*=*/, Tensor master,                  // any one shape; bf16, fp32
-                     uint64_t key, uint32_t step, Stream s);
+                     Rounding rounding, uint32_t step, Stream s);
 Cost adamw_cost(int64_t weights, DType x);
 
 // ---- muon.cu (Jordan 2024: https://kellerjordan.github.io/posts/muon) -----------------------------------------------
@@ -265,10 +271,10 @@ void muon_momentum(Tensor momentum /*+=*/, Tensor grad /*in place*/,   // any on
                    float beta, float clip, Stream s);
 // x = u with singular values near 1, by five steps of the quintic Newton-Schulz iteration.
 void muon_orthogonalise(Tensor x /*=*/, Tensor u, const MuonSpace& space, Stream s);  // (R,C) x, (R,C) fp32
-// master -= lr (scale x + decay master); w = round(master), up or down at random when rounding is not 0.
+// master -= lr (scale x + decay master); w = round(master).
 void muon_apply(Tensor w /*=*/, Tensor master /*+=*/, Tensor x,    // any one shape: x, fp32, x
                 Tensor grad_norm2, Tensor loss, Tensor update,     // (1) fp32, (1) fp32 or null, (2) int32: a MuonUpdate
-                float scale, float weight_decay, uint64_t rounding, Stream s);
+                float scale, float weight_decay, Rounding rounding, Stream s);
 Cost muon_momentum_cost     (int64_t numel);
 Cost muon_orthogonalise_cost(int64_t R, int64_t C, DType x);
 Cost muon_apply_cost        (int64_t numel, DType x);

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cpu.h"
+#include "ops.h"
 #include "philox.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
@@ -39,22 +40,23 @@ HD bf16 up_or_down(float x, uint32_t random) {
 
 namespace cpu {
 
-// Rounds `count` lanes and stores them at elements i, i + 1, …; i is a multiple of 4.
+// Rounds `count` lanes and stores them at elements i, i + 1, …, which are elements from `first` + i on of the weight.
+// Both are multiples of 4.
 template <class Count>
-void store_at_random(bf16* w, floats x, int64_t i, Count count, uint64_t key, uint32_t step) {
+void store_at_random(bf16* w, floats x, int64_t i, Count count, const Rounding& r, uint32_t step) {
     for (int64_t j = 0; j < count; j += 4) {
-        const Philox bits = rounding_bits(key, step, (i + j) / 4);
+        const Philox bits = rounding_bits(r.key, step, (r.first + i + j) / 4);
         for (int64_t k = j; k < std::min<int64_t>(j + 4, count); k++) w[i + k] = up_or_down(x[k], bits.word[k - j]);
     }
 }
 
 // Stores `count` masters at elements i, i + 1, … of `to`, and rounded at those of w, which may be the same memory in
-// fp32. Key 0 rounds to nearest.
+// fp32.
 template <class T, class Count>
-void store_weights(T* w, float* to, floats masters, int64_t i, Count count, uint64_t key, uint32_t step) {
+void store_weights(T* w, float* to, floats masters, int64_t i, Count count, const Rounding& r, uint32_t step) {
     store(to + i, masters, count);
     if constexpr (std::is_same_v<T, bf16>)
-        if (key) return store_at_random(w, masters, i, count, key, step);
+        if (r.key) return store_at_random(w, masters, i, count, r, step);
     store(w + i, masters, count);
 }
 
@@ -66,8 +68,8 @@ namespace gpu {
 // Rounds element i, or elements i to i + 3, which use one block of random numbers. The loop tests every word, because a
 // dynamic index would spill the array of words to local memory.
 template <int W>
-__device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t step) {
-    const Philox bits = rounding_bits(key, step, i / 4);
+__device__ Floats<W> at_random(Floats<W> x, int64_t i, const Rounding& r, uint32_t step) {
+    const Philox bits = rounding_bits(r.key, step, (r.first + i) / 4);
     for (int k = 0; k < 4; k++)
         if (W == 4 || i % 4 == k) x[k % W] = float(up_or_down(x[k % W], bits.word[k]));
     return x;
@@ -75,10 +77,10 @@ __device__ Floats<W> at_random(Floats<W> x, int64_t i, uint64_t key, uint32_t st
 
 // The same for W masters.
 template <int W, class T>
-__device__ void store_weights(T* w, float* to, Floats<W> masters, int64_t i, uint64_t key, uint32_t step) {
+__device__ void store_weights(T* w, float* to, Floats<W> masters, int64_t i, const Rounding& r, uint32_t step) {
     store(to + i, masters);
     if constexpr (std::is_same_v<T, bf16>) {
-        if (key) masters = at_random(masters, i, key, step);
+        if (r.key) masters = at_random(masters, i, r, step);
         store(w + i, masters);
     } else if (w != to) {
         store(w + i, masters);

@@ -187,7 +187,7 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
             muon_orthogonalise(matrix, direction, {work, gram, gram2, own_norm2}, s);
         });
         b.row("muon_apply, 4M weights", x, muon_apply_cost(P, x),
-              [&] { muon_apply(p, master, work.view({P}), norm2, none, rates, 1.f, .1f, 0, s); });
+              [&] { muon_apply(p, master, work.view({P}), norm2, none, rates, 1.f, .1f, {}, s); });
         // Each call adds the last one's result again, so the numbers grow. This comes after all that need finite ones.
         if (x == f)
             b.row("muon_momentum, 4M weights", x, muon_momentum_cost(P),
@@ -274,8 +274,9 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     const auto ops     = step_ops(c, m.shape, x, 1, OptimizerKind::adamw);
     const double layer = 1 / double(c.layers);
     b.row(forward_row, x, cost_of(ops, Part::block_forward) * layer, [&] {
-        block_forward(m.acts.block[1].x, first_norm(m.params.block[1], m.acts.block[1]), m.params.block[0],
-                      m.acts.block[0], c, true, s, attend_all(Tensor{}, Tensor{}, c, 0, s));
+        block_forward(
+            m.acts.block[1].x, [&] { return first_norm(m.params.block[1], m.acts.block[1]); }, m.params.block[0],
+            m.acts.block[0], c, true, s, attend_all(Tensor{}, Tensor{}, c, 0, s));
     });
     b.row(backward_row, x, cost_of(ops, Part::block_backward) * layer, [&] {
         block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);

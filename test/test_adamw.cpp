@@ -132,7 +132,7 @@ static std::vector<unsigned char> rounded_at_random(const Device* dev, const Val
     CHECK(master.values() == masters);
     const auto bytes = w.bytes();
     w.set(Values(masters.size(), 0.));
-    round_at_random(w, master, key, uint32_t(step), dev->stream());
+    round_at_random(w, master, {key}, uint32_t(step), dev->stream());
     CHECK(w.bytes() == bytes);
     return bytes;
 }

@@ -84,8 +84,9 @@ static void count_block(const Device& dev, const char* name, DType x) {
     Model m(c, x, {1, 64, true}, dev);
     initialise_params(m.params, c, 1, m.stream);
     const auto forward = [&] {
-        block_forward(m.acts.x, final_norm(m.params, m.acts), m.params.block[1], m.acts.block[1], c, true, m.stream,
-                      attend_all(Tensor{}, Tensor{}, c, 1, m.stream));
+        block_forward(
+            m.acts.x, [&] { return final_norm(m.params, m.acts); }, m.params.block[1], m.acts.block[1], c, true,
+            m.stream, attend_all(Tensor{}, Tensor{}, c, 1, m.stream));
     };
     const auto backward = [&](Into into) {
         block_backward(m.acts.dres, m.grads.block[1], m.params.block[1], m.acts.block[1], Batch{}, c, 1, into,
