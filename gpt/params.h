@@ -265,6 +265,14 @@ class ParamMemory {
         for (size_t i = 0; i < rows.size(); i++)
             *rows[i].tensor = whole_[rows[i].bucket].rows(layout.place[i], rows[i].shape.numel()).view(rows[i].shape);
         alias_params(p, c);
+        gaps_.assign(whole_.size(), {});
+        for (size_t i = 0; i < rows.size(); i++) {
+            const int64_t b = rows[i].bucket, end = layout.place[i] + rows[i].shape.numel();
+            const bool last = i + 1 == rows.size() || rows[i + 1].bucket != b;
+            const int64_t n = (last ? layout.buckets[b].elements : layout.place[i + 1]) - end;
+            if (n > 0 && sliced && !c.tied_head && (b == 0 || b == c.layers + 1))
+                gaps_[b].push_back(whole_[b].rows(end, n));
+        }
         return p;
     }
 
@@ -274,6 +282,9 @@ class ParamMemory {
     Tensor slice(int64_t b) const { return own_[b]; }                      // this rank's own
     int buffer(int64_t b) const { return sliced_ ? buffer_[b] : int(b); }  // buckets of one number share memory
     int buffers() const { return buffers_; }
+    // Where buckets of different rows share a buffer: what lies between and behind the rows of bucket b. It must be
+    // zeroed before each use, because it is part of the norm of the gradients.
+    const std::vector<Tensor>& gaps(int64_t b) const { return gaps_[b]; }
     // The elements of a part, which lies in the own slice if `sliced`.
     Tensor part(const ParamPart& p) const {
         return sliced_ ? own_[p.bucket].rows(p.place - first_[p.bucket], p.count)
@@ -320,7 +331,8 @@ class ParamMemory {
     bool sliced_ = false;
     Tensor all_;
     std::vector<Tensor> whole_, own_;  // one for each bucket
-    std::vector<int64_t> first_;       // where this rank's slice of each bucket begins
+    std::vector<std::vector<Tensor>> gaps_;
+    std::vector<int64_t> first_;  // where this rank's slice of each bucket begins
     std::vector<int> buffer_;
     int buffers_ = 0;
 };

@@ -73,7 +73,9 @@ class Shards {
     }
     // From here on the memory for the gradients of bucket b is free.
     void clear(int64_t b) {
-        if (gradients_.sliced()) wait(gradient_mark(b));
+        if (!gradients_.sliced()) return;
+        wait(gradient_mark(b));
+        for (const Tensor& gap : gradients_.gaps(b)) zero(gap, stream_);
     }
     // The gradients of bucket b are complete for this micro-step.
     void leave(int64_t b) {
