@@ -286,7 +286,7 @@ TEST_CASE("a save refuses a weight or a moment that is not finite, and names it"
     };
     CHECK(saved());
     refused_for(adamw.master().lnf_w, "ln_f.weight");
-    for (const auto& [name, t] : adamw.state()) refused_for(t, name);
+    for (const StatePart& t : adamw.state()) refused_for(t.tensor, t.name);
     CHECK(saved());
 }
 
@@ -419,8 +419,8 @@ TEST_CASE("a step whose loss or gradients are not finite leaves everything as it
             to_host(all.back().data(), t, m.stream);
         };
         for (const ParamRow& r : param_rows(m.params, c)) keep(*r.tensor);
-        for (const auto& [name, t] : optimizer->state()) keep(t);
-        for (const auto& [name, t] : optimizer->masters()) keep(t);
+        for (const StatePart& t : optimizer->state()) keep(t.tensor);
+        for (const StatePart& t : optimizer->masters()) keep(t.tensor);
         return all;
     };
     const auto before = everything();

@@ -1,0 +1,255 @@
+// test_shards.cpp - several processes on CPUs: how parameters are cut, and whether they train as one process does
+//
+// mpirun starts this program again with the hidden test case [mpirun]. Each of its processes trains tiny models with
+// all the others, and once more alone with the whole batch.
+#include <functional>
+
+#include "gpt/run.h"
+#include "test/catch.h"
+#include "test/golden.h"
+#include "test/programs.h"
+
+namespace {
+
+const volatile std::sig_atomic_t not_asked = 0;
+const std::vector<ShardLevel> levels       = {ShardLevel::none, ShardLevel::optimizer, ShardLevel::gradients,
+                                              ShardLevel::weights};
+
+struct Case {
+    bool parallel       = false;
+    OptimizerKind kind  = OptimizerKind::adamw;
+    int64_t accumulate  = 1;
+    DType dtype         = DType::F32;
+    Recompute recompute = Recompute::none;
+    std::string text() const {
+        return fmt::format("parallel {}, optimizer {}, accumulate {}, {}, recompute {}", parallel, int(kind),
+                           accumulate, name_of(dtype), int(recompute));
+    }
+};
+
+Config config_of(const Case& c) {
+    Config config   = tiny_config(8, 37, c.parallel);
+    config.layers   = 3;
+    config.parallel = c.parallel;
+    return config;
+}
+
+// A model that trains with the others, or alone with the batches of all of them.
+struct Trainee {
+    static constexpr int64_t T = 8;
+    Config config;
+    Sharding sharding;
+    Model model;
+    std::unique_ptr<Optimizer> optimizer;
+    Loader data;
+    Step steps;
+
+    Trainee(const Case& c, ShardLevel level, const Comm& comm, int64_t batch, const Device& device,
+            const std::string& text, int64_t count = 50)
+        : config(config_of(c)),
+          sharding{level, comm.rank(), comm.world(), row_of(c.kind).whole_matrices},
+          model(config, c.dtype, {batch / comm.world(), T, true, c.recompute}, device, comm.group(), sharding),
+          optimizer(make_optimizer(model, settings(c))),
+          data({text, batch / comm.world(), T, config.vocab, 1, comm.rank(), comm.world()}),
+          steps(model, *optimizer, comm, data, {Schedule::Kind::cosine, 1e-3f, 1e-4f, 5, count}, {c.accumulate}) {
+        initialise_weights(model, 7);
+        optimizer->start_from_weights();
+    }
+    static OptimizerSettings settings(const Case& c) {
+        OptimizerSettings s{c.kind};
+        s.stochastic_rounding = c.dtype == DType::BF16;
+        return s;
+    }
+    // Trains from step `first` up to step `end`. Returns each loss and norm.
+    std::vector<float> train(int64_t first, int64_t end) {
+        std::vector<float> all;
+        for (int64_t step = first; step < end; step++) {
+            const StepResult r = steps.run(step, not_asked);
+            all.push_back(r.loss), all.push_back(r.norm);
+        }
+        return all;
+    }
+};
+
+double apart(const std::vector<float>& a, const std::vector<float>& b) {
+    double most = a.size() == b.size() ? 0 : INFINITY;
+    for (size_t i = 0; i < std::min(a.size(), b.size()); i += 2)  // losses
+        most = std::max(most, std::fabs(double(a[i]) - double(b[i])) / std::max(1., std::fabs(double(b[i]))));
+    return most;
+}
+
+struct Group {
+    Device device{"cpu", 0, 1};
+    Comm comm{ranks_from_environment(), Run::id(), 60}, alone{Ranks{}, 1};
+    Scratch scratch;
+    std::string text = scratch / "text.bin";
+    int64_t batch    = 12;  // of all processes
+    Group() {
+        comm.join(device.stream());
+        write_shard(text, 1000, -1, 37);
+    }
+};
+
+void train_at_every_level(const Group& g) {
+    std::vector<Case> cases;
+    for (const bool parallel : {false, true})
+        for (const auto kind : {OptimizerKind::adamw, OptimizerKind::muon})
+            for (const int64_t accumulate : {1, 3}) cases.push_back({parallel, kind, accumulate});
+    cases.push_back({true, OptimizerKind::adamw, 1, DType::BF16, Recompute::block});
+    cases.push_back({false, OptimizerKind::muon, 1, DType::BF16, Recompute::norm});
+    for (const Case& c : cases) {
+        CAPTURE(c.text(), g.comm.rank(), g.comm.world());
+        // The first level trains as long as rounding errors need to show, the others until their bits have been
+        // compared.
+        const int64_t count = c.dtype == DType::F32 ? 50 : 5;
+        const auto wanted   = Trainee(c, ShardLevel::none, g.alone, g.batch, g.device, g.text).train(0, count);
+        std::vector<std::vector<float>> all;
+        std::string weights;
+        for (const ShardLevel level : levels) {
+            Trainee t(c, level, g.comm, g.batch, g.device, g.text);
+            CAPTURE(int(level));
+            all.push_back(t.train(0, 5));
+            const std::string now = fingerprint(t.model);
+            g.comm.expect_same(now, "the weights");
+            // Levels that sum each micro-step's gradients by themselves add them in another order.
+            const bool same = c.accumulate == 1 || level == ShardLevel::optimizer || level == ShardLevel::weights;
+            if (level != ShardLevel::none && same) {
+                REQUIRE(all.back() == all[all.size() - 2]);
+                REQUIRE(now == weights);
+            }
+            weights = now;
+            if (level == ShardLevel::none || c.accumulate > 1) {
+                const auto rest = t.train(5, level == ShardLevel::none ? count : 10);
+                auto complete   = all.back();
+                complete.insert(complete.end(), rest.begin(), rest.end());
+                if (c.dtype == DType::F32)
+                    REQUIRE(apart(complete, {wanted.begin(), wanted.begin() + int64_t(complete.size())}) <= 1e-6);
+            }
+            // Evaluation and generation gather weights as well.
+            t.data.seek({});
+            const float loss = mean_loss(t.model, t.data, 2);
+            g.comm.expect_same(fmt::format("{}", g.comm.mean(loss)), "the means of the losses");
+            std::string ids;
+            generate(t.model, {1, 2, 3}, 6, 1, Sampling{1.f, 0, 1.f, 3}, [&](int64_t, int32_t id) {
+                ids += fmt::format("{} ", id);
+                return true;
+            });
+            g.comm.expect_same(ids, "the samples");
+        }
+    }
+}
+
+// Each number of processes saves a run, and goes on with those that the others saved.
+void save_and_go_on(const Group& g) {
+    const std::string home = std::getenv("GPT_TEST_FOLDER");
+    for (const auto kind : {OptimizerKind::adamw, OptimizerKind::muon})
+        for (const auto dtype : {DType::F32, DType::BF16}) {
+            const Case c{true, kind, 1, dtype};
+            CAPTURE(c.text(), g.comm.rank(), g.comm.world());
+            const std::string of_case = fmt::format("{}/{}-{}-", home, int(kind), name_of(dtype));
+            const auto wanted         = Trainee(c, ShardLevel::none, g.alone, g.batch, g.device, g.text).train(0, 10);
+            const auto second_half    = std::vector<float>(wanted.begin() + 10, wanted.end());
+            const ShardLevel level    = g.comm.alone() ? ShardLevel::none : ShardLevel::weights;
+            std::vector<float> own;
+            {
+                Trainee t(c, level, g.comm, g.batch, g.device, g.text);
+                t.train(0, 5);
+                TrainState state;
+                state.step               = 10;
+                state.position           = t.steps.position();
+                state.weights_dtype      = dtype;
+                state.world              = g.comm.world();
+                state.rounded_at         = t.optimizer->rounded_at(5);
+                const std::string folder = fmt::format("{}{}", of_case, g.comm.world());
+                if (g.comm.first()) fs::create_directories(folder);
+                write_checkpoint(folder, state, t.model, *t.optimizer, {}, &g.comm);
+                own = t.train(5, 10);
+            }
+            g.comm.barrier();
+            for (const int saved : {1, 2, 3, 4}) {
+                const std::string folder = fmt::format("{}{}", of_case, saved);
+                if (!fs::exists(folder + "/COMPLETE")) continue;
+                for (const ShardLevel again : {ShardLevel::optimizer, ShardLevel::weights}) {
+                    CAPTURE(saved, int(again));
+                    Trainee t(c, again, g.comm, g.batch, g.device, g.text);
+                    const TrainState state = load_checkpoint(folder, t.model, *t.optimizer);
+                    t.data.seek(state.position);
+                    const auto rest = t.train(5, 10);
+                    if (saved == g.comm.world()) REQUIRE(rest == own);
+                    if (dtype == DType::F32) REQUIRE(apart(rest, second_half) <= 1e-6);
+                }
+            }
+            g.comm.barrier();
+        }
+}
+
+}  // namespace
+
+TEST_CASE("a bucket is cut evenly, or between matrices, and every parameter has one owner", "[comm]") {
+    const auto world   = GENERATE(1, 2, 3, 4, 7, 40);
+    const bool whole   = GENERATE(false, true);
+    const int64_t size = GENERATE(12, 14);
+    Config c           = tiny_config(8, 37, false);
+    c.layers = 3, c.width = size;
+    CAPTURE(world, whole, size);
+    Params shapes;
+    const auto rows = param_rows(shapes, c);
+    std::vector<int64_t> found(rows.size(), 0);
+    int working = 0;
+    for (int rank = 0; rank < world; rank++) {
+        const ParamLayout layout = param_layout(c, {ShardLevel::weights, rank, world, whole});
+        for (const Bucket& b : layout.buckets) CHECK((whole || b.cut.is_even()));
+        bool matrices = false;
+        for (const ParamPart& p : param_parts(c, layout, rank, true)) {
+            found[p.row] += p.count;
+            CHECK(p.first % 16 == 0);
+            CHECK(p.place == layout.place[p.row] + p.first);
+            const ParamRow& r = rows[p.row];
+            if (!whole || r.update != Update::matrix) continue;
+            CHECK(p.count % (r.shape.numel() / r.parts) == 0);
+            matrices = true;
+        }
+        working += matrices;
+    }
+    for (size_t i = 0; i < rows.size(); i++) CHECK(found[i] == rows[i].shape.numel());
+    if (whole) CHECK(working >= std::min(world, 3));
+}
+
+TEST_CASE("one of the processes that mpirun starts, at every level", "[.mpirun-levels]") {
+    Group g;
+    train_at_every_level(g);
+    g.comm.finish();
+}
+TEST_CASE("one of the processes that mpirun starts, with checkpoints", "[.mpirun-resume]") {
+    Group g;
+    save_and_go_on(g);
+    g.comm.finish();
+}
+
+// Starts `world` processes of this program with a hidden test case. Where there is no mpirun it says so.
+static void by_mpirun(const Scratch& s, int world, const std::string& tag) {
+    if (Collective::library(Machine::cpu).empty() || std::system("command -v mpirun >/dev/null") != 0) {
+        std::fprintf(stderr, "skipped: there is no mpirun (apt-get install openmpi-bin), or the build has no MPI\n");
+        return;
+    }
+    const Ran ran = shell(
+        s, fmt::format("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GPT_TEST_FOLDER={} GOMP_SPINCOUNT=0 "
+                       "mpirun --oversubscribe --bind-to none -n {} {}/test_gpt '{}'",
+                       quoted(s.path), world, build_folder(), tag));
+    CAPTURE(world, ran.out, ran.err);
+    CHECK(ran.code == 0);
+}
+
+TEST_CASE("two processes on CPUs train as one at every level", "[comm][mpi]") {
+    by_mpirun(Scratch(), 2, "[.mpirun-levels]");
+}
+TEST_CASE("three processes on CPUs train as one at every level", "[comm][mpi]") {
+    by_mpirun(Scratch(), 3, "[.mpirun-levels]");
+}
+TEST_CASE("four processes on CPUs train as one at every level", "[comm][mpi]") {
+    by_mpirun(Scratch(), 4, "[.mpirun-levels]");
+}
+TEST_CASE("processes on CPUs save together, and go on in another number", "[comm][mpi]") {
+    const Scratch s;
+    for (const int world : {1, 4, 3, 1}) by_mpirun(s, world, "[.mpirun-resume]");
+}
