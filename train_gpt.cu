@@ -5,6 +5,7 @@
 // the model, gpt/step.h a training step, gpt/checkpoint.h what is saved, gpt/report.h and gpt/log.h what is printed.
 #include "gpt/busy.h"
 #include "gpt/products.h"
+#include "gpt/reference.h"
 #include "gpt/report.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
@@ -18,8 +19,9 @@ struct Training {
     TrainState& state;
     Comm& comm;
     Log& log;
-    int64_t saved;      // the step of the newest checkpoint; 0 before the first one
-    int64_t skips = 0;  // skipped steps in a row, up to now
+    int64_t saved;                             // the step of the newest checkpoint; 0 before the first one
+    std::unique_ptr<Preferences> preferences;  // null unless --objective dpo
+    int64_t skips = 0;                         // skipped steps in a row, up to now
 
     bool asked_to_stop() const { return comm.any(stop_asked); }  // the same in all processes
     // Asks in the midst of an evaluation. Where weights travel, all processes must go on or end together.
@@ -35,11 +37,14 @@ static bool validate(Training& t) {
     const Stopwatch watch;
     Busy busy("evaluating, batch", batches);
     const auto go_on = [&](int64_t done) { return busy.done(done), !t.asked_meanwhile(); };
-    const float loss = float(t.comm.mean(mean_loss(t.model, *t.run.val, batches, go_on)));
+    PreferenceSums pairs;
+    if (t.preferences) pairs = mean_preferences(t.model, *t.run.val, batches, *t.preferences, t.comm, go_on);
+    const float loss = float(t.preferences ? pairs.loss : t.comm.mean(mean_loss(t.model, *t.run.val, batches, go_on)));
     busy.end();
     if (t.asked_to_stop()) return false;
     if (!std::isfinite(loss)) give_up(t.run, t.state.step - t.skips, "the validation loss is not a finite number");
     t.log.eval(t.state.step, t.state.tokens, loss, watch.seconds());
+    if (t.preferences) t.log.preferences(t.state.step, pairs.margin, pairs.right);
     return true;
 }
 
@@ -80,7 +85,8 @@ static void save(Training& t) {
 static void train(Training& t) {
     const Options& o  = t.run.options;
     TrainState& state = t.state;
-    Step steps(t.model, t.optimizer, t.comm, *t.run.train, o.schedule, {o.accumulate, o.document_mask, o.graph});
+    Step steps(t.model, t.optimizer, t.comm, *t.run.train, o.schedule, {o.accumulate, o.document_mask, o.graph},
+               t.preferences.get());
     int64_t& step         = state.step;                               // how many steps are done
     const int64_t resumed = o.resume && state.evaluated ? step : -1;  // what was due at this step is done
     const auto due        = [&](int64_t every) {
@@ -100,7 +106,7 @@ static void train(Training& t) {
         state.tokens += t.run.tokens_per_step();
         state.position = steps.position();
         if (r.finite()) state.rounded_at = t.optimizer.rounded_at(step + 1);
-        t.log.step({step + 1, r.loss, r.norm, rate, watch.seconds(), state.tokens, !r.finite()});
+        t.log.step({step + 1, r.loss, r.norm, rate, watch.seconds(), state.tokens, !r.finite(), r.margin, r.accuracy});
 
         stop    = r.stop;
         t.skips = r.finite() ? 0 : t.skips + 1;
@@ -151,7 +157,8 @@ static int run(int argc, char** argv) {
     header(run);
     report_start(log, run, first, since_start.seconds());
     stop_on_signals(comm.first());
-    Training training{run, model, *optimizer, first.state, comm, log, first.state.step};
+    Training training{run,  model, *optimizer,       first.state,
+                      comm, log,   first.state.step, make_preferences(run, model, comm)};
     train(training);
 
     // Close.

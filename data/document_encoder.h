@@ -1,4 +1,5 @@
-// document_encoder.h - documents → token ids with their end-of-text tokens, for training and validation
+// document_encoder.h - documents and conversations → token ids with their end-of-text tokens, for training and
+// validation
 #pragma once
 #include <algorithm>
 #include <array>
@@ -11,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "data/chat_template.h"
+#include "data/conversations.h"
 #include "data/documents.h"
 #include "data/progress.h"
 #include "data/tokenizer.h"
@@ -24,8 +27,11 @@ struct EncodeSettings {
     int32_t eot_token      = -1;  // Eot::none ignores it
     SpecialTokens specials = SpecialTokens::text;
     std::string separator;  // between documents of a text file
-    double val_fraction = 0;
-    bool skip_errors    = false;  // collects the errors of bad documents instead of throwing them
+    double val_fraction      = 0;
+    bool skip_errors         = false;  // collects the errors of bad documents instead of throwing them
+    // Not null: parts are JSON lines with conversations, and the end-of-text token is in front of each of them.
+    const ChatTemplate* chat = nullptr;
+    std::string field;  // of a line that is a document
 };
 
 // Calls use(part, text) for the parts of a block. Returns the errors of bad parts, or throws the first.
@@ -45,9 +51,32 @@ std::vector<std::string> each_text(const Documents& documents, const TextBlock& 
     return skipped;
 }
 
+// What the lines of a block are to a model that is tuned on dialogue.
+struct ExampleCounts {
+    int64_t documents = 0, conversations = 0, preferences = 0;
+    int64_t unanswered = 0;                 // have no answer and were left out
+    std::string preference, no_preference;  // where the first of each is, or ""
+
+    void add(const ExampleCounts& o) {
+        documents += o.documents;
+        conversations += o.conversations;
+        preferences += o.preferences;
+        unanswered += o.unanswered;
+        if (preference.empty()) preference = o.preference;
+        if (no_preference.empty()) no_preference = o.no_preference;
+    }
+};
+
+// Ids with what counts of them. ends: where each example ends; the two answers of a preference are one example.
+struct EncodedExamples : ChatIds {
+    std::vector<size_t> ends;
+};
+
 // The tokens of a block.
 struct Encoded {
     std::vector<int32_t> train, val;
+    EncodedExamples train_examples, val_examples;
+    ExampleCounts examples;
     int64_t documents = 0, bytes = 0;
     std::vector<std::string> skipped;
 };
@@ -66,6 +95,7 @@ class DocumentEncoder {
         Encoded e;
         e.skipped =
             each_text(documents_, block, set_.skip_errors, buffer_, [&](const Part& part, std::string_view text) {
+                if (set_.chat) return add_example(e, part, text);
                 const bool is_whole = part.first && part.last;
                 if (is_whole && text.empty()) return;
                 if (set_.specials == SpecialTokens::refuse) refuse_special_tokens(part, text);
@@ -102,6 +132,43 @@ class DocumentEncoder {
             if (set_.eot == EncodeSettings::after && (behind.empty() || behind.back() != eot)) ids.push_back(eot);
         }
         if (!separator_is_special_) separators_ += count_in(text, set_.separator);
+    }
+
+    // The end-of-text token in front of an example does not count, which tells it from one that ends an answer.
+    void add_example(Encoded& e, const Part& part, std::string_view line) {
+        const std::string where = fmt::format("{} line {}", documents_.files()[size_t(part.file)].name(), part.line);
+        const ExampleReader reader(line, set_.field, where);
+        const Example& example = reader.example();
+        const bool is_pair = example.kind == Example::preference, is_document = example.kind == Example::document;
+        e.documents++;
+        e.bytes += int64_t(line.size());
+        std::string& first = is_pair ? e.examples.preference : e.examples.no_preference;
+        if (first.empty()) first = where;
+        if (is_document ? example.text.empty() : !example.has_answer()) {
+            e.examples.unanswered++;
+            return;
+        }
+        (is_document ? e.examples.documents : is_pair ? e.examples.preferences : e.examples.conversations)++;
+        EncodedExamples& to = is_validation(line, set_.val_fraction) ? e.val_examples : e.train_examples;
+        const auto add      = [&](const Messages& messages) {
+            if (set_.specials == SpecialTokens::refuse)
+                for (const Message& m : messages) refuse_special_tokens(part, m.content);
+            const ChatIds ids =
+                set_.chat->encode(messages, false, is_pair, set_.specials == SpecialTokens::ids, scratch_);
+            to.add(set_.eot_token, false);
+            to.ids.insert(to.ids.end(), ids.ids.begin(), ids.ids.end());
+            to.counts.insert(to.counts.end(), ids.counts.begin(), ids.counts.end());
+        };
+        if (is_document) {
+            if (set_.specials == SpecialTokens::refuse) refuse_special_tokens(part, example.text);
+            to.add(set_.eot_token, false);
+            tokenizer_.encode(example.text, set_.specials == SpecialTokens::ids, to.ids, scratch_);
+            to.counts.resize(to.ids.size(), 1);
+            to.add(set_.eot_token, true);  // so that its end is learned, too
+        } else
+            add(example.messages);
+        if (is_pair) add(example.rejected);
+        to.ends.push_back(to.ids.size());
     }
 
     void refuse_special_tokens(const Part& part, std::string_view text) {

@@ -50,6 +50,7 @@ struct ReadSettings {
     size_t part_bytes   = 1 << 20;  // longer documents come in parts
     double val_fraction = 0;        // share of the documents that is held out, by their hash
     bool keep_any_bytes = false;    // take text that is not UTF-8 as it is
+    bool objects        = false;    // hand on whole JSON lines, in which conversations.h finds more than one text
     TextParts::LastCut last_cut;    // finds the place to cut a long document
 };
 
@@ -132,9 +133,10 @@ class Documents {
     // The share of the input that has been read, 0..1, or -1 if its size is not known.
     double progress() const { return total_ == 0 ? -1 : double(bytes_read_) / double(total_); }
 
-    // The text of a part. `buffer` holds it if it had to be taken out of JSON. Throws InputError for bad JSON.
+    // The text of a part, or the line of an object. `buffer` holds the text if it had to be taken out of JSON. Throws
+    // InputError for bad JSON.
     std::string_view text_of(const TextBlock& block, const Part& part, std::string& buffer) const {
-        if (part.kind == Part::text) return block.bytes_of(part);
+        if (part.kind == Part::text || settings_.objects) return block.bytes_of(part);
         buffer.clear();
         JsonReader(block.bytes_of(part), files_[size_t(part.file)].name(), part.line)
             .read_only_object(settings_.field, buffer);
@@ -195,7 +197,11 @@ class Documents {
             notes_.push_back(file.name() + ": the UTF-8 byte-order mark in front was left out");
         const bool named_jsonl = format == "jsonl" || (format == "auto" && has_jsonl_name(file.path));
         const JsonForm form    = format == "text" ? JsonForm::none : json_form(begin, from.stream->is_whole());
-        if (form != JsonForm::none && !named_jsonl)
+        CHECK(!settings_.objects || (form != JsonForm::values && (named_jsonl || form == JsonForm::lines)),
+              "{}: conversations are read from JSON lines, one object per line\n    jq -c '.[]' FILE writes a list of "
+              "objects that way, and jq -c . writes objects that span lines",
+              file.name());
+        if (form != JsonForm::none && !named_jsonl && !settings_.objects)
             notes_.push_back(file.name() +
                              " is JSON, so the text of its documents was read; --format text takes it as it is");
         CHECK(named_jsonl || form != JsonForm::none || format == "text" || !begins_like_json(begin),
@@ -233,7 +239,7 @@ class Documents {
     bool read_json_line(OpenSource& from) {
         do {
             line_.clear();
-            if (!from.lines->next(line_, settings_.part_bytes)) return false;
+            if (!from.lines->next(line_, settings_.objects ? SIZE_MAX : settings_.part_bytes)) return false;
             from.line++;
         } while (from.lines->line_ended() && line_.find_first_not_of(" \t\r\n") == std::string::npos);
         if (from.lines->line_ended())

@@ -9,6 +9,12 @@
 // Documents. A document begins at the end-of-text id from which its first token is predicted. llm.c and ./tokenize
 // write that id in front of the document; Megatron and nanoGPT write it behind the document before. Where a Megatron
 // pair has no such ids, its index says where documents begin.
+//
+// Conversations. Of shards with a loss mask, the windows hold whole documents: one that does not fit into the rest of a
+// window begins the next, and what is left of a window is padding. Documents are separated by end-of-text ids that do
+// not count in the loss; one that counts ends an answer. A document begins behind its separator, as a prompt does in
+// generation. One that is longer than a window is cut, and a window in which nothing counts is left out. Of
+// preferences, both answers lie in one window, and a pair that is longer than a window is left out.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -26,6 +32,7 @@ struct LoaderSettings {
     int rank = 0, world = 1;         // this process, and how many share each step
     bool shuffle           = true;   // false: in file order, for validation
     int64_t document_token = -1;     // the id that begins a document; -1: batches do not mark documents
+    bool pairs             = false;  // each two documents of the shards are the two answers of a preference
 };
 
 struct LoaderPosition {
@@ -33,13 +40,24 @@ struct LoaderPosition {
     bool operator==(const LoaderPosition& o) const { return epoch == o.epoch && index == o.index; }
 };
 
+// What packing made of shards with a loss mask.
+struct Packing {
+    int64_t windows = 0, tokens = 0, counted = 0;  // counted: the targets that count
+    int64_t documents = 0;                         // in these windows
+    int64_t cut = 0, cut_tokens = 0;               // documents that were cut, and the tokens that this left out
+    int64_t left_out = 0;                          // documents in windows where nothing counts, and pairs too long
+};
+
 // The tensors that Loader::next() returns lie in host memory and are valid until its next call.
 // A model reads them from the memory of its device.
 struct Batch {
-    Tensor tokens, targets;  // (B,T) int32; target t is token t + 1
+    // (B,T) int32; target t is token t + 1, or -1 where the loss does not count that one
+    Tensor tokens, targets;
     // (B,T) int32, or null where documents are not marked. At t, starts holds the index in the sequence where the
     // document of t begins, and positions holds t minus that index.
     Tensor starts = {}, positions = {};
+    // (B,T) fp32, or null: the factor by which each row's loss is multiplied.
+    Tensor scales = {};
 };
 
 class Loader {
@@ -55,7 +73,12 @@ class Loader {
                                 ids_.data());  // refuses another vocabulary before training begins
             first_window_.push_back(windows_);
             windows_ += std::max<int64_t>(shards_.back().tokens() - 1, 0) / T;
+            masked_ |= shards_.back().has_mask();
         }
+        if (masked_) pack();
+        CHECK(!set_.pairs || packing_.documents > 0, "'{}': there is no preference that fits into {} tokens",
+              set_.pattern, T + 1);
+        CHECK(!masked_ || windows_ > 0, "'{}': there is no token that counts in the loss", set_.pattern);
         const auto shorter = [](const Shard& a, const Shard& b) { return a.tokens() < b.tokens(); };
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
         CHECK(
@@ -83,7 +106,11 @@ class Loader {
             const auto after     = std::upper_bound(first_window_.begin(), first_window_.end(), window);
             const int64_t index  = after - first_window_.begin() - 1;
             const Shard& shard   = shards_[index];
-            const int64_t first  = (window - first_window_[index]) * T;
+            if (masked_) {
+                fill_packed(b, shard, packed_[window]);
+                continue;
+            }
+            const int64_t first = (window - first_window_[index]) * T;
             shard.read(first, T + 1, ids_.data());
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
             std::copy(ids_.begin() + 1, ids_.end(), targets_.begin() + b * T);
@@ -112,6 +139,29 @@ class Loader {
             set_.pattern, p.index, p.epoch, windows_);
         position_ = p;
     }
+
+    // How many targets count in the next n windows of the epoch, those of all ranks together.
+    int64_t counted(int64_t n) const {
+        if (!masked_) return n * set_.context;
+        int64_t sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += packed_[window_at(position_.epoch, position_.index + i)].counted;
+        return sum;
+    }
+    int64_t windows_per_batch() const { return set_.batch * set_.world; }  // of all ranks together
+    int world() const { return set_.world; }
+    // Likewise the documents in these windows, for shards with a loss mask.
+    int64_t documents_in(int64_t n) const {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += packed_[window_at(position_.epoch, position_.index + i)].documents;
+        return sum;
+    }
+    // The documents of all shards with a loss mask, also those that are in no window.
+    int64_t documents() const { return documents_; }
+    bool masked() const { return masked_; }  // whether a shard has a loss mask
+    const Packing& packing() const { return packing_; }
+    // The index, among all documents of the shards, of the first document of each row of the batch that next() gave
+    // last; for shards with a loss mask.
+    const std::vector<int64_t>& first_documents() const { return first_documents_; }
 
     int64_t windows() const { return windows_; }
     int64_t tokens() const {
@@ -157,10 +207,124 @@ class Loader {
         }
     }
 
+    // A window of packed documents: ids [first, first + tokens) of a shard.
+    struct Packed {
+        int64_t first, document;  // document: the index of its first document among those of all shards
+        int32_t tokens, counted;  // counted: the targets that count
+        int32_t documents;
+    };
+
+    // Finds the documents of every shard, and puts them into windows in their order.
+    void pack() {
+        windows_ = 0;
+        for (size_t s = 0; s < shards_.size(); s++) {
+            first_window_[s] = windows_;
+            pack(shards_[s], documents_);
+            windows_ = int64_t(packed_.size());
+        }
+        packing_.windows = windows_;
+        for (const Packed& w : packed_) packing_.tokens += w.tokens, packing_.counted += w.counted;
+        first_documents_.resize(set_.batch);
+    }
+    // Documents lie behind each other in a window, with their separators between them.
+    void pack(const Shard& shard, int64_t& document) {
+        const int64_t most = set_.context + 1;
+        const size_t each  = set_.pairs ? 2 : 1;  // documents that stay together
+        const auto all     = documents_of(shard);
+        CHECK(all.size() % each == 0, "{}: {} answers are not pairs; tokenize writes preferences", shard.path(),
+              all.size());
+        Packed window{};
+        int64_t held     = 0;  // documents in the window
+        const auto close = [&] {
+            const bool used = window.counted > 0;
+            (used ? packing_.documents : packing_.left_out) += held;
+            window.documents = int32_t(held);
+            if (used) packed_.push_back(window);
+            held = 0;
+        };
+        for (size_t d = 0; d < all.size(); d += each, document += int64_t(each)) {
+            const int64_t begin = all[d].begin, end = all[d + each - 1].end, cut = std::min(end, begin + most);
+            if (held && end - window.first > most) close();
+            if (set_.pairs && cut < end) {
+                packing_.left_out += 2;
+                continue;
+            }
+            if (!held) window = {begin, document, 0, 0, 0};
+            for (int64_t i = begin + 1; i < cut; i++) window.counted += shard.counts(i);
+            window.tokens = int32_t(cut - window.first);
+            held += int64_t(each);
+            packing_.cut += cut < end;
+            packing_.cut_tokens += end - cut;
+        }
+        if (held) close();
+    }
+
+    struct Range {
+        int64_t begin, end;
+    };
+    // Whether id i separates two documents.
+    bool separates(const Shard& shard, int32_t id, int64_t i) const {
+        return id == set_.document_token && !shard.counts(i);
+    }
+    // The ids of each document. A shard without a mask is cut into pieces of a window each, and so is one whose
+    // documents cannot be told apart.
+    std::vector<Range> documents_of(const Shard& shard) const {
+        const int64_t N = shard.tokens(), chunk = 1 << 16;
+        std::vector<Range> all;
+        if (!shard.has_mask() || set_.document_token < 0) {
+            for (int64_t i = 0; i < N; i += set_.context + 1) all.push_back({i, std::min(N, i + set_.context + 1)});
+            return all;
+        }
+        int64_t begin   = 0;
+        const auto next = [&](int64_t end) {
+            if (end > begin) all.push_back({begin, end});
+            begin = end + 1;
+        };
+        std::vector<int32_t> ids(size_t(std::min(chunk, N)));
+        for (int64_t first = 0; first < N; first += chunk) {
+            const int64_t n = std::min(chunk, N - first);
+            shard.read(first, n, ids.data());
+            for (int64_t i = 0; i < n; i++)
+                if (separates(shard, ids[i], first + i)) next(first + i);
+        }
+        next(N);
+        return all;
+    }
+
+    // Fills row b of the batch. A padding token sees itself alone, and no other token sees it.
+    void fill_packed(int64_t b, const Shard& shard, const Packed& window) {
+        const int64_t T = set_.context, n = window.tokens;
+        shard.read(window.first, n, ids_.data());
+        int32_t *inputs = inputs_.data() + b * T, *targets = targets_.data() + b * T;
+        for (int64_t t = 0; t < T; t++) {
+            const int64_t i   = window.first + t;
+            const bool counts = t < n - 1 && shard.counts(i + 1) && !separates(shard, ids_[t], i);
+            inputs[t]         = t < n - 1 ? ids_[t] : 0;
+            targets[t]        = counts ? ids_[t + 1] : -1;
+        }
+        first_documents_[b] = window.document;
+        if (!batch_.starts) return;
+        const auto begins = [&](int64_t t) {
+            if (t >= n - 1) return true;
+            if (!shard.has_mask()) return ids_[t] == set_.document_token;
+            return t > 0 && separates(shard, ids_[t - 1], window.first + t - 1);
+        };
+        int32_t start = 0;
+        for (int64_t t = 0; t < T; t++) {
+            if (begins(t)) start = int32_t(t);
+            starts_[b * T + t]    = start;
+            positions_[b * T + t] = int32_t(t) - start;
+        }
+    }
+
     LoaderSettings set_;
     std::vector<Shard> shards_;
     std::vector<int64_t> first_window_;  // number of the first window of each shard
-    int64_t windows_ = 0;
+    int64_t windows_ = 0, documents_ = 0;
+    bool masked_ = false;
+    std::vector<Packed> packed_;  // every window, if a shard has a loss mask
+    Packing packing_;
+    std::vector<int64_t> first_documents_;
     LoaderPosition position_;
     std::vector<int32_t> ids_, inputs_, targets_, starts_, positions_;
     Batch batch_;

@@ -3,7 +3,8 @@
 //   llm.c     a header of 256 int32, then uint16 or uint32 ids (LlmcForm below); shard_writer.h writes this form
 //   Megatron  PREFIX.bin holds the ids and PREFIX.idx describes them (megatron.h); GPT-NeoX writes the same pair
 //   llmq      a header of 1024 bytes, then int32 ids: "BIN.TOK\n", int32 version 1 or 2, int32 4, int32 count,
-//             and in version 2 int32 vocabulary, int32 1 if loss masks follow the ids
+//             and in version 2 int32 vocabulary, int32 1 if a loss mask follows the ids: one bit per id, the lowest
+//             bit of a byte first, 1 where the loss counts the prediction of that id
 //   raw       ids without a header, as nanoGPT writes them: uint16, or uint32 where raw_is_wide() says so
 //
 // All numbers are little-endian. The content of a file decides its form, never the name. A file of another program
@@ -27,6 +28,7 @@ struct LlmcForm {
 };
 constexpr LlmcForm llmc_narrow{20240520, 1, IdType::u16};
 constexpr LlmcForm llmc_wide{20240801, 7, IdType::u32};
+constexpr char llmq_magic[]          = "BIN.TOK\n";
 constexpr int64_t shard_header_bytes = 1024;
 
 class Shard {
@@ -43,7 +45,7 @@ class Shard {
             read_llmc(llmc_narrow);
         else if (magic == llmc_wide.magic)
             read_llmc(llmc_wide);
-        else if (starts_with("BIN.TOK\n"))
+        else if (starts_with(llmq_magic))
             read_llmq();
         else
             read_raw();
@@ -53,6 +55,9 @@ class Shard {
     int64_t tokens() const { return tokens_; }
     int width() const { return width_of(type_); }  // bytes per id
     const MappedFile& file() const { return file_; }
+    bool has_mask() const { return mask_ > 0; }
+    // Whether the loss counts the prediction of id i. All ids of a shard without a mask count.
+    bool counts(int64_t i) const { return mask_ == 0 || (uint8_t(file_.data()[mask_ + i / 8]) >> (i % 8) & 1) != 0; }
 
     // Copies ids [first, first + count) to `out`. Throws InputError for an id outside the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
@@ -97,15 +102,12 @@ class Shard {
         take("an llm.c shard", int32_t(word(2)), form.ids);
     }
 
-    // The loss masks that llmq may write behind the ids say which ids count in the loss.
-    // A file with masks is refused, because training without them would not be what its author prepared.
     void read_llmq() {
         expect_header("an llmq token file");
         CHECK(word(2) == 1 || word(2) == 2, "{}: an llmq token file of version {}, expected 1 or 2", path(), word(2));
         CHECK(word(3) == 4, "{}: {} bytes per token, expected 4 in an llmq token file", path(), word(3));
-        CHECK(word(2) == 1 || word(6) == 0,
-              "{}: an llmq token file with loss masks, which cannot be used; prepare it without them", path());
-        take("an llmq token file", int32_t(word(4)), IdType::i32);
+        const bool masked = word(2) == 2 && word(6) != 0;
+        take("an llmq token file", int32_t(word(4)), IdType::i32, masked);
     }
 
     void expect_header(const char* what) const {
@@ -113,13 +115,15 @@ class Shard {
               "{}: {} has a header of {} bytes, but this file has {} in all: it is truncated", path(), what,
               shard_header_bytes, file_.size());
     }
-    // The ids are the `count` numbers behind the header, and they must fill the file.
-    void take(const char* what, int64_t count, IdType type) {
-        const int64_t bytes = shard_header_bytes + count * width_of(type);
+    // The ids are the `count` numbers behind the header. They and their mask must fill the file.
+    void take(const char* what, int64_t count, IdType type, bool masked = false) {
+        const int64_t ids = shard_header_bytes + count * width_of(type), bytes = ids + (masked ? (count + 7) / 8 : 0);
         CHECK(count >= 0 && bytes == file_.size(),
-              "{}: the header says {} tokens, so {} bytes, but the file has {}: it is {}{}", path(), count, bytes,
-              file_.size(), bytes > file_.size() ? "truncated" : "not ", bytes > file_.size() ? "" : what);
+              "{}: the header says {} tokens{}, so {} bytes, but the file has {}: it is {}{}", path(), count,
+              masked ? " and a loss mask" : "", bytes, file_.size(), bytes > file_.size() ? "truncated" : "not ",
+              bytes > file_.size() ? "" : what);
         start_  = shard_header_bytes;
+        mask_   = masked ? ids : 0;
         tokens_ = count;
         type_   = type;
     }
@@ -209,7 +213,7 @@ class Shard {
     }
 
     MappedFile file_;
-    int64_t vocab_, start_ = 0, tokens_ = 0;
+    int64_t vocab_, start_ = 0, mask_ = 0, tokens_ = 0;  // mask_: the byte where the loss mask begins; 0: none
     IdType type_ = IdType::u16;
     std::unique_ptr<MegatronIndex> index_;  // null unless the file belongs to a Megatron pair
 };

@@ -1,7 +1,8 @@
-// shard_writer.h - writes token ids to shards PREFIX_000000.bin, PREFIX_000001.bin, … in llm.c's form (shard.h)
+// shard_writer.h - writes token ids to shards PREFIX_000000.bin, PREFIX_000001.bin, … in a form of shard.h
 //
-// Ids are uint16, or uint32 for vocabularies above 65536. Shards have names ending in .tmp until commit(), so a file
-// with its final name is complete. Only the shard that is being written is open.
+// Ids alone have llm.c's form: uint16, or uint32 for vocabularies above 65536. Ids with a loss mask have llmq's. Shards
+// have names ending in .tmp until commit(), so a file with its final name is complete. Only the shard that is being
+// written is open.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -15,9 +16,13 @@
 
 class ShardWriter {
   public:
-    // shard_tokens: ids per file; the last file has the rest.
-    ShardWriter(std::string prefix, int vocab_size, int64_t shard_tokens)
-        : prefix_(std::move(prefix)), form_(vocab_size > 65536 ? llmc_wide : llmc_narrow), shard_tokens_(shard_tokens) {
+    // shard_tokens: ids per file; the last file has the rest. masked: add() is called with what counts.
+    ShardWriter(std::string prefix, int vocab_size, int64_t shard_tokens, bool masked = false)
+        : prefix_(std::move(prefix)),
+          form_(vocab_size > 65536 ? llmc_wide : llmc_narrow),
+          vocab_(vocab_size),
+          shard_tokens_(shard_tokens),
+          masked_(masked) {
         CHECK(shard_tokens > 0 && shard_tokens <= INT32_MAX,
               "{} tokens per shard, expected 1..{}: the header counts in 32 bits", shard_tokens, INT32_MAX);
     }
@@ -36,6 +41,19 @@ class ShardWriter {
         tokens_ += int64_t(ids.size());
     }
 
+    // Adds ids that stay together in one shard, of which the loss counts those with counts[i] ≠ 0.
+    void add(const int32_t* ids, const uint8_t* counts, size_t n) {
+        if (shards_.empty() || in_shard_ + int64_t(n) > shard_tokens_) begin_shard();
+        CHECK(in_shard_ + int64_t(n) <= INT32_MAX, "an example of {} tokens is too long for a shard", n);
+        shards_.back().write(ids, int64_t(n * sizeof(int32_t)));
+        for (size_t i = 0; i < n; i++, in_shard_++) {
+            if (in_shard_ % 8 == 0) mask_.push_back(0);
+            mask_.back() = uint8_t(mask_.back() | (counts[i] != 0) << in_shard_ % 8);
+            counted_ += counts[i] != 0;
+        }
+        tokens_ += int64_t(n);
+    }
+
     // Removes the shards that were there under this prefix, then gives the new ones their names.
     // If the program is killed in between, a .tmp file is left, and the readers refuse the unfinished set by it.
     void commit() {
@@ -48,6 +66,7 @@ class ShardWriter {
     }
 
     int64_t tokens() const { return tokens_; }
+    int64_t counted() const { return counted_; }  // the tokens that count, where there is a mask
     size_t shards() const { return shards_.size(); }
 
     const std::vector<std::string>& names() const { return names_; }
@@ -78,8 +97,16 @@ class ShardWriter {
     }
     void end_shard() {
         if (shards_.empty()) return;
-        const uint32_t header[3] = {form_.magic, form_.version, uint32_t(in_shard_)};
-        shards_.back().write_at(0, header, sizeof header);
+        if (masked_) {
+            shards_.back().write(mask_.data(), int64_t(mask_.size()));
+            shards_.back().write_at(0, llmq_magic, 8);
+            const uint32_t header[5] = {2, 4, uint32_t(in_shard_), uint32_t(vocab_), 1};
+            shards_.back().write_at(8, header, sizeof header);
+            mask_.clear();
+        } else {
+            const uint32_t header[3] = {form_.magic, form_.version, uint32_t(in_shard_)};
+            shards_.back().write_at(0, header, sizeof header);
+        }
         shards_.back().finish();
     }
     template <class Id>
@@ -90,7 +117,10 @@ class ShardWriter {
 
     std::string prefix_;
     LlmcForm form_;
-    int64_t shard_tokens_, in_shard_ = 0, tokens_ = 0;  // in_shard_: ids in the last shard so far
+    int vocab_;
+    int64_t shard_tokens_, in_shard_ = 0, tokens_ = 0, counted_ = 0;  // in_shard_: ids in the last shard so far
+    bool masked_;
+    std::vector<uint8_t> mask_;  // of the last shard
     std::list<OutputFile> shards_;
     std::vector<std::string> names_;
 };

@@ -9,10 +9,12 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "data/add_tokens.h"
 #include "data/bpe_training.h"
 #include "data/document_encoder.h"
 #include "data/documents.h"
@@ -25,7 +27,8 @@
 
 struct Options {
     std::vector<std::string> input, mix;
-    std::string tokenizer, output, eot_token = "auto", on_error = "stop", val_by = "auto";
+    std::string tokenizer, output, eot_token = "auto", on_error = "stop", val_by = "auto", chat_template = "none",
+                                   add_tokens;
     ReadSettings read;
     EncodeSettings encode;
     int64_t shard_tokens = 100'000'000;
@@ -75,6 +78,15 @@ static void list_options(Flags& f, Options& o) {
     f.choose("--special-tokens", o.encode.specials, named<SpecialTokens>(special_token_words),
              "how special tokens that are written in documents are encoded: as plain text or as their ids; refuse: "
              "they are an error");
+    f.choose("--chat-template", o.chat_template, {"none", "model", "chatml", "alpaca", "plain"},
+             "form in which conversations become text: the input is then JSON lines with messages, conversations, "
+             "instruction and output, prompt and completion, or preferences, and the shards say which tokens are an "
+             "answer's; model: the form of the chat template beside the tokenizer; none: the input is documents");
+    f.add("--add-tokens", o.add_tokens,
+          "folder to which the tokenizer is written together with the chat template and the tokens that it needs and "
+          "the tokenizer lacks; the shards are made with it, and train_gpt --tokenizer DIR --add-tokens gives a model "
+          "the tokens",
+          "DIR");
     f.group("output");
     f.add("--output", o.output,
           "beginning of the names of the shards: PREFIX_train_000000.bin …, PREFIX_val_000000.bin … and "
@@ -97,6 +109,9 @@ static void list_options(Flags& f, Options& o) {
     f.apart({"--decode", "--tokenizer"}, {"--train-bpe"});
     f.apart({"--decode"}, {"--mix", "--output", "--val-fraction", "--val-by", "--shard-tokens", "--overwrite", "--eot",
                            "--eot-token", "--special-tokens", "--format", "--field", "--separator", "--on-error"});
+    f.apart({"--train-bpe", "--decode"}, {"--chat-template", "--add-tokens"});
+    f.apart({"--chat-template"}, {"--eot", "--separator", "--val-by"});
+    f.only_with("--add-tokens", {"--chat-template"});
     f.apart({"--train-bpe"},
             {"--eot", "--eot-token", "--special-tokens", "--val-fraction", "--val-by", "--shard-tokens"});
 }
@@ -138,9 +153,45 @@ static int32_t end_of_text(const Options& o, const Tokenizer& tokenizer) {
         o.tokenizer, list);
 }
 
+// The form of the conversations that --chat-template names, or null if the input is documents.
+static const ChatForm* chat_form(const Options& o) {
+    if (o.chat_template == "none") return nullptr;
+    if (o.chat_template != "model") return find_chat_form(o.chat_template);
+    const ChatForm* form = chat_form_beside(o.tokenizer);
+    CHECK(form,
+          "--chat-template model: there is no chat template beside {}; --chat-template chatml, alpaca or plain chooses "
+          "one",
+          o.tokenizer);
+    return form;
+}
+
+// The token in front of conversations. It must not be one that their form uses for something else.
+static int32_t between_conversations(const Options& o, const Tokenizer& tokenizer, const ChatTemplate& chat) {
+    const int32_t eot = end_of_text(o, tokenizer);
+    if (!chat.uses(eot)) return eot;
+    const int32_t other = tokenizer.id_of("<|endoftext|>");
+    CHECK(o.eot_token == "auto" && other >= 0 && !chat.uses(other),
+          "{} is the token that ends a message in {}, so another one must stand between conversations; --eot-token "
+          "names it",
+          tokenizer.bytes_of(eot), chat.form().name);
+    return other;
+}
+
+// What is said about conversations at the end.
+static void tell_examples(const Options& o, const ExampleCounts& met, const ShardWriter& train,
+                          const ShardWriter& val) {
+    const int64_t all = train.tokens() + val.tokens(), counted = train.counted() + val.counted();
+    fmt::print("{}{}{} as {}: {} tokens count in the loss, {:.1f} % of all\n",
+               count_of(met.conversations, "conversation"),
+               met.preferences ? ", " + count_of(met.preferences, "preference") : "",
+               met.documents ? ", " + count_of(met.documents, "document") : "", o.chat_template, counted,
+               100. * double(counted) / double(all));
+    if (met.unanswered > 0) fmt::print("left out {} without an answer\n", count_of(met.unanswered, "conversation"));
+}
+
 static void write_summary(const Options& o, const std::string& path, const Tokenizer& tokenizer,
                           const MetInDocuments& met, const Progress& done, int64_t skipped, const Documents& documents,
-                          const ShardWriter& train, const ShardWriter& val) {
+                          const ShardWriter& train, const ShardWriter& val, const ExampleCounts* examples) {
     const int32_t eot             = o.encode.eot_token;
     nlohmann::ordered_json inputs = nlohmann::json::array(), shards = nlohmann::json::array();
     for (const InputFile& f : documents.files())
@@ -150,23 +201,39 @@ static void write_summary(const Options& o, const std::string& path, const Token
                           {"read_to_end", f.read_to_end}});
     for (const ShardWriter* w : {&train, &val})
         for (const std::string& name : w->names()) shards.push_back(fs::path(name).filename().string());
-    const nlohmann::ordered_json summary = {{"documents", done.documents},
-                                            {"skipped", skipped},
-                                            {"bytes", done.bytes},
-                                            {"tokens", done.tokens},
-                                            {"tokens_per_byte", double(done.tokens) / double(done.bytes)},
-                                            {"train_tokens", train.tokens()},
-                                            {"val_tokens", val.tokens()},
-                                            {"tokenizer", o.tokenizer},
-                                            {"tokenizer_fingerprint", tokenizer.fingerprint()},
-                                            {"eot", EncodeSettings::eot_names[o.encode.eot]},
-                                            {"eot_token", eot < 0 ? "" : tokenizer.bytes_of(eot)},
-                                            {"special_tokens", special_token_words[int(o.encode.specials)]},
-                                            {"special_tokens_met", met.specials},
-                                            {"val_fraction", o.read.val_fraction},
-                                            {"shards", shards},
-                                            {"inputs", inputs}};
+    nlohmann::ordered_json summary = {{"documents", done.documents},
+                                      {"skipped", skipped},
+                                      {"bytes", done.bytes},
+                                      {"tokens", done.tokens},
+                                      {"tokens_per_byte", double(done.tokens) / double(done.bytes)},
+                                      {"train_tokens", train.tokens()},
+                                      {"val_tokens", val.tokens()},
+                                      {"tokenizer", o.tokenizer},
+                                      {"tokenizer_fingerprint", tokenizer.fingerprint()},
+                                      {"eot", EncodeSettings::eot_names[o.encode.eot]},
+                                      {"eot_token", eot < 0 ? "" : tokenizer.bytes_of(eot)},
+                                      {"special_tokens", special_token_words[int(o.encode.specials)]},
+                                      {"special_tokens_met", met.specials},
+                                      {"val_fraction", o.read.val_fraction},
+                                      {"shards", shards},
+                                      {"inputs", inputs}};
+    if (examples)
+        summary["chat"] = {{"template", o.encode.chat->form().name},
+                           {"conversations", examples->conversations},
+                           {"preferences", examples->preferences},
+                           {"documents", examples->documents},
+                           {"left_out_without_an_answer", examples->unanswered},
+                           {"train_tokens_that_count", train.counted()},
+                           {"val_tokens_that_count", val.counted()}};
     write_file(path, json_text(summary, 2) + "\n");
+}
+
+static void add_examples(ShardWriter& to, const EncodedExamples& all) {
+    size_t begin = 0;
+    for (const size_t end : all.ends) {
+        to.add(all.ids.data() + begin, all.counts.data() + begin, end - begin);
+        begin = end;
+    }
 }
 
 static int threads_of(const Options& o) {
@@ -188,24 +255,31 @@ static void make_shards(Options o) {
                 fail("{} exists{}; choose another --output, or replace it with --overwrite", path,
                      fs::exists(summary) ? "" : ", left by a run that did not end, because there is no " + summary);
 
+    const ChatForm* form = chat_form(o);
+    if (!o.add_tokens.empty()) o.tokenizer = write_chat_tokenizer(o.add_tokens, o.tokenizer, *form, o.overwrite);
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
-    o.encode.eot_token        = end_of_text(o, tokenizer);
-    o.encode.separator        = o.read.separator;
-    o.encode.val_fraction     = o.read.val_fraction;
-    o.encode.skip_errors      = o.on_error == "skip";
-    ReadSettings read         = o.read;
-    read.last_cut             = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
+    std::optional<ChatTemplate> chat;
+    if (form) o.encode.chat = &chat.emplace(*form, tokenizer, o.tokenizer);
+    o.encode.eot_token    = chat ? between_conversations(o, tokenizer, *chat) : end_of_text(o, tokenizer);
+    o.encode.field        = o.read.field;
+    o.encode.separator    = o.read.separator;
+    o.encode.val_fraction = o.read.val_fraction;
+    o.encode.skip_errors  = o.on_error == "skip";
+    ReadSettings read     = o.read;
+    read.objects          = chat.has_value();
+    read.last_cut         = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
     Documents documents(sources(o), read);
     make_folder_of(o.output);
-    ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens);
-    ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens);
+    ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value());
+    ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value());
+    ExampleCounts examples;
 
     std::vector<DocumentEncoder> encoders(size_t(threads_of(o)), DocumentEncoder(o.encode, tokenizer, documents));
     Skipped skipped;
     Progress progress;
     std::atomic<bool> by_tail{o.val_by == "tail"};
     const auto read_all = [&](const Documents::Hand& hand) {
-        if (val_fraction == 0 || o.val_by != "auto") return documents.read(hand);
+        if (val_fraction == 0 || o.val_by != "auto" || chat) return documents.read(hand);
         FirstBlocks first(hand, by_tail);
         documents.read([&](TextBlock block) { first.add(std::move(block)); });
         first.decide();
@@ -216,6 +290,9 @@ static void make_shards(Options o) {
     const auto write = [&](const Encoded& e) {
         train.add(e.train);
         val.add(e.val);
+        add_examples(train, e.train_examples);
+        add_examples(val, e.val_examples);
+        examples.add(e.examples);
         skipped.tell(e.skipped, progress);
         progress.documents += e.documents;
         progress.bytes += e.bytes;
@@ -224,7 +301,11 @@ static void make_shards(Options o) {
     };
     in_order<TextBlock>(threads_of(o), read_all, encode, write);
     progress.clear();
+    CHECK(progress.tokens > 0 || examples.unanswered == 0, "no conversation in {} has an answer", names(o));
     CHECK(progress.tokens > 0, "there is no text in {}", names(o));
+    CHECK(examples.preferences == 0 || examples.no_preference.empty(),
+          "{} is a preference, but {} is not; write preferences to shards of their own, for --objective dpo",
+          examples.preference, examples.no_preference);
     CHECK(train.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", names(o),
           val_fraction);
     CHECK(val_fraction == 0 || val.tokens() > 0,
@@ -237,7 +318,8 @@ static void make_shards(Options o) {
     fs::remove(summary, absent);
     train.commit();
     val.commit();
-    write_summary(o, summary, tokenizer, met, progress, skipped.count(), documents, train, val);
+    write_summary(o, summary, tokenizer, met, progress, skipped.count(), documents, train, val,
+                  chat ? &examples : nullptr);
     progress.clear();
     fmt::print(
         "{}, {} bytes → {} tokens: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, "
@@ -245,6 +327,7 @@ static void make_shards(Options o) {
         count_of(progress.documents, "document"), progress.bytes, progress.tokens, train.tokens(),
         count_of(int64_t(train.shards()), "shard"), val.tokens(), count_of(int64_t(val.shards()), "shard"),
         double(progress.bytes) / double(progress.tokens), progress.megabytes_per_second());
+    if (chat) tell_examples(o, examples, train, val);
     if (skipped.count() > 0) fmt::print("skipped {}\n", count_of(skipped.count(), "bad document"));
     for (const InputFile& f : documents.files())
         if (!o.mix.empty() && !f.read_to_end)

@@ -14,12 +14,13 @@
 class BatchFeed {
   public:
     struct Capacity {
-        int64_t rows          = 1;     // the most tokens of one batch
-        int64_t batches       = 1;     // how many are sent together
-        bool documents        = true;  // false: batches have no starts and positions
+        int64_t rows          = 1;      // the most tokens of one batch
+        int64_t batches       = 1;      // how many are sent together
+        bool documents        = true;   // false: batches have no starts and positions
+        bool scales           = false;  // batches have scales
         int64_t numbers_bytes = 0;
         int64_t bytes() const { return numbers_bytes + batches * tensors() * rows * size_of(DType::I32); }
-        int64_t tensors() const { return documents ? 4 : 2; }
+        int64_t tensors() const { return (documents ? 4 : 2) + scales; }
     };
     BatchFeed(const Device& device, const Capacity& capacity)
         : capacity_(capacity), batches_(size_t(capacity.batches)), feed_(device, capacity.bytes()) {}
@@ -39,10 +40,10 @@ class BatchFeed {
                        capacity_.documents ? "" : " without starts and positions");
             const int64_t at = first + slot * capacity_.rows * size_of(DType::I32);
             std::memcpy(outgoing + at, from.ptr, size_t(from.bytes()));
-            return Tensor{arrived + at, DType::I32, from.shape};
+            return Tensor{arrived + at, from.dtype, from.shape};
         };
         batches_.at(size_t(index)) = {place(batch.tokens, 0), place(batch.targets, 1), place(batch.starts, 2),
-                                      place(batch.positions, 3)};
+                                      place(batch.positions, 3), place(batch.scales, capacity_.documents ? 4 : 2)};
     }
     void send() { feed_.send(); }
     void arrive() { feed_.arrive(); }

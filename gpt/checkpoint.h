@@ -323,14 +323,24 @@ inline TrainState read_state(const std::string& folder) {
 
 // Fills the masters from a model folder. round_into_weights() then gives the weights. Where a process keeps parts of
 // them, each weight lands in the memory of its gradient first. Returns what the user should be warned of.
+// stored_vocab: the vocabulary of the folder, if the model's is larger; 0: they are the same. filled(row) is called
+// when the tensor of a row holds its weight.
 inline std::vector<std::string> load_masters(Model& model, Optimizer& optimizer, const SafetensorsReader& file,
-                                             bool ignore_extra = false) {
-    const Config& c = model.config;
-    if (!model.layout.sharding.cuts(ShardLevel::optimizer))
-        return load_weights(optimizer.master(), c, file, model.stream, nullptr, ignore_extra);
-    const auto rows = param_rows(model.grads, c);
-    return load_weights(model.grads, c, file, model.stream, nullptr, ignore_extra,
-                        [&](size_t i) { optimizer.set_master(i, *rows[i].tensor); });
+                                             bool ignore_extra = false, int64_t stored_vocab = 0,
+                                             const std::function<void(const ParamRow&)>& filled = nullptr) {
+    Config c = model.config;
+    if (stored_vocab) c.vocab = stored_vocab;
+    if (!model.layout.sharding.cuts(ShardLevel::optimizer)) {
+        const auto rows = param_rows(optimizer.master(), model.config);
+        return load_weights(optimizer.master(), c, file, model.stream, nullptr, ignore_extra, [&](size_t i) {
+            if (filled) filled(rows[i]);
+        });
+    }
+    const auto rows = param_rows(model.grads, model.config);
+    return load_weights(model.grads, c, file, model.stream, nullptr, ignore_extra, [&](size_t i) {
+        if (filled) filled(rows[i]);
+        optimizer.set_master(i, *rows[i].tensor);
+    });
 }
 
 // Restores weights and optimizer, and returns the rest of the run's state. With the same dtype, data and options the

@@ -71,8 +71,9 @@ struct StepRecord {
     int64_t step;  // counts from 1: the steps done, this one included
     float loss, norm, rate;
     double seconds;
-    int64_t tokens;  // the tokens of the run, this step included
-    bool skipped;    // the loss or norm was not finite, so the weights did not change
+    int64_t tokens;                  // the tokens of the run, this step included
+    bool skipped;                    // the loss or norm was not finite, so the weights did not change
+    float margin = 0, accuracy = 0;  // of preferences
 };
 
 struct LogSettings {
@@ -85,7 +86,8 @@ struct LogSettings {
     int64_t resumed_at      = -1;
     bool evaluates_again    = false;  // drops the evaluation and the sample of that step, too
     int64_t tokens_per_step = 0;
-    double seconds_at_peak  = 0;  // the time of a step at the measured rate of matrix products
+    bool preferences        = false;  // steps have a margin and an accuracy
+    double seconds_at_peak  = 0;      // the time of a step at the measured rate of matrix products
 };
 
 class Log {
@@ -104,8 +106,8 @@ class Log {
     }
 
     void columns() {
-        print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}\n", "step", "loss", "norm", "lr", "ms", "tok/s",
-              "peak", "left");
+        print("\n{:>6} {:>9} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9}{}\n", "step", "loss", "norm", "lr", "ms", "tok/s",
+              "peak", "left", set_.preferences ? "    margin    right" : "");
     }
 
     void step(const StepRecord& r) {
@@ -113,22 +115,25 @@ class Log {
         // A step that is faster than the measured peak shows that the machine was busy when that was measured.
         set_.seconds_at_peak = std::min(set_.seconds_at_peak, r.seconds);
         const double speed = double(set_.tokens_per_step) / r.seconds, peak = set_.seconds_at_peak / r.seconds;
-        record({{"event", r.skipped ? "skip" : "step"},
-                {"step", r.step},
-                {"loss", number(r.loss)},
-                {"norm", number(r.norm)},
-                {"lr", number(r.rate)},
-                {"ms", std::round(r.seconds * 1e4) / 10},
-                {"tokens_per_s", std::round(speed * 10) / 10},
-                {"peak", std::round(peak * 1e4) / 1e4},
-                {"tokens", r.tokens}});
+        nlohmann::ordered_json all = {{"event", r.skipped ? "skip" : "step"},
+                                      {"step", r.step},
+                                      {"loss", number(r.loss)},
+                                      {"norm", number(r.norm)},
+                                      {"lr", number(r.rate)},
+                                      {"ms", std::round(r.seconds * 1e4) / 10},
+                                      {"tokens_per_s", std::round(speed * 10) / 10},
+                                      {"peak", std::round(peak * 1e4) / 1e4},
+                                      {"tokens", r.tokens}};
+        if (set_.preferences) all["margin"] = number(r.margin), all["accuracy"] = number(r.accuracy);
+        record(all);
         if (!r.skipped) train_.push_back({double(r.tokens), double(r.loss)});
 
         const bool keep =
             r.step == 1 || r.step == set_.steps || r.skipped || (set_.every > 0 && r.step % set_.every == 0);
         if (keep || terminal_)
-            print("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}", r.step, r.loss, r.norm, r.rate,
+            print("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}{}", r.step, r.loss, r.norm, r.rate,
                   r.seconds * 1e3, rounded(speed), 100 * peak, duration(smooth_seconds_ * double(set_.steps - r.step)),
+                  set_.preferences ? fmt::format(" {:>9.4f} {:>7.1f}%", r.margin, 100 * r.accuracy) : "",
                   keep ? "\n" : "");
         if (r.skipped)
             print("{:>6} the loss or the gradient norm is not a finite number, so the weights stay as they were\n",
@@ -144,6 +149,13 @@ class Log {
         val_.push_back({double(tokens), double(val_loss)});
         print("{:>6} {:>9.4f}  validation loss after {}\n", "eval", val_loss, count_of(step, "step"));
         if (!set_.folder.empty()) loss_png(set_.folder + "/loss.png", set_.title, train_, val_);
+    }
+    // The means over the pairs of the validation data.
+    void preferences(int64_t step, double margin, double accuracy) {
+        record({{"event", "preferences"}, {"step", step}, {"margin", margin}, {"accuracy", accuracy}});
+        print(
+            "{:>6} {:>8.1f}%  of the validation pairs have the chosen answer in front, with a mean margin of {:.4f}\n",
+            "eval", 100 * accuracy, margin);
     }
     void hellaswag(int64_t step, double acc, double acc_norm, int64_t questions, double seconds) {
         record({{"event", "hellaswag"},
@@ -204,9 +216,9 @@ class Log {
             const auto j   = nlohmann::json::parse(line, nullptr, false);
             const auto has = [&](const char* key) { return j.is_object() && j.contains(key) && j[key].is_number(); };
             if (!has("step") || j["step"] > until) continue;
-            const auto event = j.find("event");
-            const bool evaluation =
-                event != j.end() && (*event == "eval" || *event == "hellaswag" || *event == "sample");
+            const auto event      = j.find("event");
+            const bool evaluation = event != j.end() && (*event == "eval" || *event == "preferences" ||
+                                                         *event == "hellaswag" || *event == "sample");
             if (set_.evaluates_again && evaluation && j["step"] == until) continue;
             kept.append(line).push_back('\n');
             if (has("tokens") && has("loss")) train_.push_back({j["tokens"], j["loss"]});

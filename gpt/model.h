@@ -384,20 +384,23 @@ inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
     const Tensor targets = batch.targets.view({m.shape.rows()});
     head(m, a, a.lnf, [&](int64_t first, Tensor logits) {
         const int64_t n = logits.shape[0];
-        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), m.config.vocab, 0.f, m.stream);
+        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), {}, m.config.vocab, 0.f, m.stream);
     });
     sum(loss, a.losses, scale, m.stream);
 }
-// Also computes the head's share of the backward pass, for scale times the sum of the losses: acts.dlnf and the
-// gradients of the head. It is done here because the next chunk overwrites the logits of this one.
+// Also computes the head's share of the backward pass, for scale times the sum of the losses, each of which is
+// multiplied by its factor where the batch has scales: acts.dlnf and the gradients of the head. It is done here because
+// the next chunk overwrites the logits of this one.
 inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into into) {
     Acts& a              = m.acts;
     const Tensor targets = batch.targets.view({m.shape.rows()});
+    const Tensor scales  = batch.scales ? batch.scales.view({m.shape.rows()}) : Tensor{};
     m.shards->enter(head_bucket(m.config));
     m.shards->enter(m.config.layers + 1);
     head(m, a, a.lnf, [&](int64_t first, Tensor logits) {
         const int64_t n = logits.shape[0];
-        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n), m.config.vocab, scale, m.stream);
+        cross_entropy(a.losses.rows(first, n), logits, targets.rows(first, n),
+                      scales ? scales.rows(first, n) : Tensor{}, m.config.vocab, scale, m.stream);
         matmul_backward(a.dlnf.rows(first, n), m.grads.head_w, m.grads.head_b, logits, a.lnf.rows(first, n),
                         m.params.head_w, first == 0 ? into : Into::add, m.stream);
     });
@@ -440,12 +443,16 @@ inline float read_scalar(Tensor t, Stream s) {
 // A long job calls it between its parts with the number of those that are done, and ends early when it returns false.
 using GoOn = std::function<bool(int64_t done)>;
 
-// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. When it ends early, the result
-// means nothing.
+// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. With several ranks, the mean of
+// what they return is the mean over all tokens that count. When it ends early, the result means nothing.
 inline float mean_loss(Model& m, Loader& data, int64_t batches, const GoOn& go_on = nullptr) {
     data.rewind();
     zero(m.acts.loss, m.stream);
-    const float scale = 1.f / (float(m.shape.rows()) * float(batches));
+    // Ranks have different numbers of tokens that count, so the mean over ranks is that of all tokens only with a
+    // factor.
+    const float scale = data.masked()
+                            ? float(double(data.world()) / double(data.counted(batches * data.windows_per_batch())))
+                            : 1.f / (float(m.shape.rows()) * float(batches));
     for (int64_t i = 0; i < batches && (!go_on || go_on(i)); i++) {
         const Batch& batch = m.feed.bring(data.next());
         forward(m, batch, Keep::results);

@@ -165,6 +165,8 @@ inline DType dtype_on(const Device& device, const MachineOptions& o) {
 
 // ---- train_gpt -----------------------------------------------------------------------------------------------------
 
+enum class Objective : uint8_t { likelihood, dpo };
+
 struct Options {
     std::string model = "quickstart", hellaswag, prompt;
     Auto<std::string> activation, train_data, val_data, tokenizer, out;
@@ -179,11 +181,13 @@ struct Options {
     Auto<DType> save_dtype;
     Auto<const Card*> gpu;
     Recompute recompute  = Recompute::none;
+    Objective objective  = Objective::likelihood;
+    float dpo_beta       = 0.1f;
     uint64_t seed        = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             max_skips         = 10;
-    bool ignore_extra_tensors = false, document_mask = false, resume = false, tune = false, graph = false,
-         dry_run = false, list_models = false, trust_data = false;
+    bool ignore_extra_tensors = false, document_mask = false, add_tokens = false, resume = false, tune = false,
+         graph = false, dry_run = false, list_models = false, trust_data = false;
     std::string program;    // the path by which this program runs from any folder
     EarlierStarts earlier;  // holds what run.json says, with --resume
 };
@@ -231,11 +235,14 @@ inline void list_options(Flags& f, Options& o) {
         "'GLOB'");
     f.add("--document-mask", o.document_mask,
           "keep attention within each document and count positions from its beginning; a document begins at its "
-          "<|endoftext|>; left out: attention crosses documents");
+          "<|endoftext|>; left out: attention crosses documents, but never conversations");
     f.add("--tokenizer", o.tokenizer,
           "tokenizer.json, or vocab.json with merges.txt beside it, for samples, HellaSwag and checkpoints; auto: the "
           "one in the model folder or beside the training data, if there is one",
           "FILE");
+    f.add("--add-tokens", o.add_tokens,
+          "give the model the tokens that --tokenizer has beyond its own, such as those of a chat template; their rows "
+          "begin at the mean of all others");
     f.add("--trust-data", o.trust_data,
           "train although the summary beside the token shards names another tokenizer than the model's");
     f.add("--out", o.out,
@@ -261,6 +268,12 @@ inline void list_options(Flags& f, Options& o) {
           "tokens per optimizer step, instead of --accumulate: a multiple of batch × context × processes; auto: "
           "--accumulate decides");
     f.group("optimizer");
+    f.choose("--objective", o.objective,
+             Flags::Table<Objective>{{"likelihood", Objective::likelihood}, {"dpo", Objective::dpo}},
+             "what is learned: likelihood, to predict the next token; dpo, to prefer the chosen answers of preferences "
+             "to the rejected ones (arXiv 2305.18290)");
+    f.add("--dpo-beta", o.dpo_beta, more_than(0),
+          "weight of a change of log-probabilities in dpo: a larger one keeps the model nearer to where it began");
     f.choose(
         "--shard", o.shard, shard_levels(),
         "what each of several processes keeps of its own slice only, and fetches from the others when it needs more: "
@@ -356,6 +369,8 @@ inline void list_options(Flags& f, Options& o) {
     f.apart({"--graph", "--sync"});
     f.apart({"--tune", "--dry-run"});
     f.only_with("--gpu", {"--dry-run"});
+    f.only_with("--add-tokens", {"--tokenizer"});
+    f.only_with("--dpo-beta", {"--objective"});
 }
 
 // Returns false after printing --help or --version.
@@ -369,6 +384,8 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
     const bool on_cpu = !o.machine.device.is_auto() && o.machine.device == Machine::cpu;
     CHECK(!o.graph || !on_cpu, "--graph: CUDA graphs are for --device cuda, not for the CPU");
+    CHECK(!o.graph || o.objective == Objective::likelihood,
+          "--graph: a step of --objective dpo weighs its pairs on the host, so it cannot be recorded");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
     return true;

@@ -40,6 +40,7 @@ struct RunSize {
     OptimizerKind optimizer = OptimizerKind::adamw;
     int64_t micro_steps     = 1;
     bool documents          = false;  // batches have starts and positions
+    bool masked             = false;  // the data has a loss mask
     int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
     ShardLevel shard        = ShardLevel::none;
     int world               = 1;
@@ -74,7 +75,7 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     plan.gradients   = memory(DType::F32, ShardLevel::gradients);
     plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype, run.sharding());
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
-    plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents)) +
+    plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents, run.masked)) +
                    feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
                    (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0);
     if (run.sample_tokens)

@@ -90,6 +90,17 @@ inline void header(const Run& run) {
     if (run.train || run.val)
         say("data", "train {} · val {}", run.train ? grouped(run.train->tokens()) + " tokens" : "none",
             run.val ? grouped(run.val->tokens()) : "none");
+    if (run.train && run.train->masked()) {
+        const Packing& p   = run.train->packing();
+        const double slots = double(p.windows * o.context);
+        say("", "{} documents in {} windows · {:.1f} % of the tokens count in the loss · {:.1f} % are padding",
+            grouped(p.documents), grouped(p.windows), 100 * double(p.counted) / slots,
+            100 * (1 - double(p.tokens - p.windows) / slots));
+        if (p.cut)
+            say("", "{} longer than the context of {} were cut, which left out {} tokens", count_of(p.cut, "document"),
+                o.context, grouped(p.cut_tokens));
+        if (p.left_out) say("", "{} in which nothing counts were left out", count_of(p.left_out, "document"));
+    }
     const bool length_known = run.train || o.steps > 1;  // without data, a dry run knows it from the options alone
     say("batch", "{} × {} × {} micro{} = {} tokens a step{}", o.batch, o.context, o.accumulate,
         world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens),
@@ -126,6 +137,7 @@ inline LogSettings log_settings(const Run& run, const TrainState& state) {
     set.resumed_at      = o.resume ? state.step : -1;
     set.evaluates_again = !state.evaluated;
     set.tokens_per_step = run.tokens_per_step();
+    set.preferences     = run.is_dpo();
     const double flops  = train_flops_per_token(run.config, o.context) * double(set.tokens_per_step) / run.ranks.world;
     set.seconds_at_peak = flops / peak_flops(run.device, run.dtype);
     return set;

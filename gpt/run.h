@@ -16,6 +16,7 @@
 #include "gpt/busy.h"
 #include "gpt/checkpoint.h"
 #include "gpt/comm.h"
+#include "gpt/dialogue.h"
 #include "gpt/evaluation.h"
 #include "gpt/folder_lock.h"
 #include "gpt/options.h"
@@ -130,6 +131,8 @@ struct Run {
     const DType dtype;
     std::unique_ptr<Tokenizer> tokenizer;  // null when there is none
     TokenizerFiles tokenizer_files;        // go into checkpoints; empty when there is none
+    NewTokens new_tokens;                  // of --add-tokens
+    DataFacts data;                        // of the training and the validation data
     std::unique_ptr<Loader> train, val;    // train is null only in a dry run; val when there is no validation data
     std::vector<Question> hellaswag;
     std::string schedule_change;  // says what the learning rate does where a resumed run gets another schedule
@@ -143,6 +146,7 @@ struct Run {
     std::string folder() const { return options.out; }
     // Where the run would train: on the device, unless --gpu names another.
     Machine machine() const { return options.gpu.is_auto() ? device.where() : Machine::cuda; }
+    bool is_dpo() const { return options.objective == Objective::dpo; }
     bool finished() const { return !checkpoint.empty() && saved.step == options.steps && saved.evaluated; }
     BatchShape shape() const { return shape_with(options.batch, options.recompute); }
     BatchShape shape_with(int64_t batch, Recompute recompute) const {
@@ -165,6 +169,7 @@ struct Run {
         size.documents     = o.document_mask;
         size.shard         = o.shard;
         size.world         = ranks.world;
+        size.masked        = data.masked;
         size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
         return plan_memory(size, machine());
     }
@@ -173,17 +178,26 @@ struct Run {
         if (device.where() == Machine::cuda) device.reserve_scratch(scratch_bytes(config, shape(), dtype));
     }
 
+    // Batches of a pattern's shards in the order of the files, all of them for this process.
+    std::unique_ptr<Loader> load_in_order(const std::string& pattern) const { return load(pattern, false, {0, 1}); }
+
   private:
-    std::unique_ptr<Loader> load(const std::string& pattern, bool shuffle) const {
+    std::unique_ptr<Loader> load(const std::string& pattern, bool shuffle, const Ranks& among) const {
         return std::make_unique<Loader>(LoaderSettings{pattern, options.batch, options.context, config.vocab,
-                                                       options.seed, ranks.rank, ranks.world, shuffle,
-                                                       options.document_mask ? config.eot : -1});
+                                                       options.seed, among.rank, among.world, shuffle,
+                                                       options.document_mask ? document_token() : -1, is_dpo()});
+    }
+    // The token in front of each document. A tokenizer may name another one, such as the end of a message.
+    int64_t document_token() const {
+        const int32_t id = tokenizer && !data.between.empty() ? tokenizer->id_of(data.between) : -1;
+        return id >= 0 ? id : config.eot;
     }
     std::string find_home() const;
     std::string tokenizer_file() const;
     Config read_model() const;
     void find_files();
     void read_tokenizer();
+    void read_data_facts();
     void refuse_other_tokenizer(const std::string& pattern) const;
     void read_data();
     void refuse_world() const;
@@ -280,6 +294,13 @@ inline void Run::read_tokenizer() {
     tokenizer_files   = read_tokenizer_files(file);
     const int64_t ids = tokenizer->vocab_size();
     const bool suits  = ids <= config.vocab && config.vocab - ids < 512;
+    if (o.add_tokens) {
+        CHECK(trained_weights,
+              "--add-tokens is for trained weights; a model with random weights has the tokenizer's tokens");
+        const std::string own = tokenizer_in(home);
+        const auto theirs     = own.empty() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(own));
+        new_tokens            = add_tokens(config, theirs.get(), *tokenizer, file);
+    }
     if (preset && !o.resume && !suits && o.sizes.vocab.is_auto()) {
         config.vocab = o.sizes.vocab.decide(round_up(ids, 64));
         if (config.eot >= config.vocab) config.bos = config.eot = -1;
@@ -289,18 +310,10 @@ inline void Run::read_tokenizer() {
     if (preset || config.bos < 0) config.bos = config.eot;
 }
 
-// tokenize writes PREFIX_summary.json beside the shards PREFIX_train_000000.bin and PREFIX_val_000000.bin. Its ids mean
-// nothing to a model with another tokenizer.
+// The ids of shards mean nothing to a model with another tokenizer than their summary names.
 inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
     if (!tokenizer || options.trust_data) return;
-    std::set<std::string> summaries;
-    for (const std::string& path : files_matching(pattern)) {
-        const std::string stem = path.substr(0, std::min(path.rfind('_'), path.size()));
-        for (const char* part : {"_train", "_val"})
-            if (ends_with(stem, part)) summaries.insert(stem.substr(0, stem.rfind('_')) + "_summary.json");
-    }
-    for (const std::string& path : summaries) {
-        if (!fs::exists(path)) continue;
+    for (const std::string& path : summaries_of(pattern)) {
         const Fields summary(path);
         const std::string theirs = summary.text("tokenizer_fingerprint", "");
         CHECK(theirs.empty() || theirs == tokenizer->fingerprint(),
@@ -308,6 +321,24 @@ inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
               "    ./tokenize --tokenizer {} makes shards for this model; --trust-data trains on these",
               path, summary.text("tokenizer", "another tokenizer"), options.tokenizer, options.tokenizer);
     }
+}
+
+// Conversations are packed, so attention must not cross them. The model's folder then says how they are written.
+inline void Run::read_data_facts() {
+    for (const Auto<std::string>& pattern : {options.train_data, options.val_data})
+        if (!pattern.is_auto()) refuse_other_tokenizer(pattern), data.read(pattern);
+    if (data.masked && document_token() >= 0) options.document_mask = true;
+    CHECK(!is_dpo() || (data.masked && options.document_mask && (!data.preferences.empty() || options.trust_data)),
+          "--objective dpo needs preferences, which tokenize --chat-template makes of lines with chosen and rejected, "
+          "and "
+          "the tokenizer that they were made with");
+    CHECK(
+        is_dpo() || data.preferences.empty() || options.trust_data,
+        "{}: the shards hold preferences, of which the rejected answers should not be learned; --objective dpo trains "
+        "on them",
+        data.preferences);
+    if (data.form && tokenizer && !options.trust_data)
+        tell_chat_form(tokenizer_files, config, ChatTemplate(*data.form, *tokenizer, options.tokenizer));
 }
 
 inline void Run::read_data() {
@@ -318,11 +349,10 @@ inline void Run::read_data() {
     CHECK(o.dry_run || !o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.dry_run || o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
 
-    for (const Auto<std::string>& pattern : {o.train_data, o.val_data})
-        if (!pattern.is_auto()) refuse_other_tokenizer(pattern);
-    if (!o.train_data.is_auto()) train = load(o.train_data, true);
-    if (!o.val_data.is_auto()) val = load(o.val_data, false);
-    resolve_steps(o, recipe, ranks.world, train ? train->tokens() : 0);
+    if (!o.train_data.is_auto()) train = load(o.train_data, true, ranks);
+    if (!o.val_data.is_auto()) val = load(o.val_data, false, ranks);
+    const int64_t of_epoch = !train ? 0 : train->masked() ? train->windows() * o.context : train->tokens();
+    resolve_steps(o, recipe, ranks.world, of_epoch);
     if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / (o.batch * ranks.world)));
     if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
 }
@@ -351,6 +381,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();
     read_tokenizer();
+    read_data_facts();
     resolve(o, config, recipe, ranks.world);
     free_bytes = o.gpu.is_auto() ? device.free_bytes() : card->memory - cuda_context_bytes;
     choose_memory();
@@ -509,7 +540,10 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
         first.origin         = "continues " + run.checkpoint;
     } else if (run.trained_weights) {
         const SafetensorsReader weights(o.model);
-        const auto warnings = load_masters(model, optimizer, weights, o.ignore_extra_tensors);
+        const NewTokens& added = run.new_tokens;
+        const auto warnings =
+            load_masters(model, optimizer, weights, o.ignore_extra_tensors, added.stored_vocab,
+                         [&](const ParamRow& r) { set_new_rows(r, model.config, added, model.stream); });
         if (run.ranks.rank == 0) print_warnings(warnings);
         optimizer.round_into_weights(0);
         first.state.weights_dtype = stored_dtype(weights);

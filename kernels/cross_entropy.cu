@@ -2,9 +2,10 @@
 //
 //   loss_n  = log Σ_{v<V} exp(l_nv - max_n) + max_n - l_n,target
 //   l_nv    = grad_scale (exp(l_nv - max_n) / Σ - [v = target]), and 0 for V <= v < Vp; only if grad_scale ≠ 0
+//   both times scales_n where there are scales
 //
-//   losses (N) fp32, logits (N,Vp), targets (N) int32. A target of -1 means that a row has none: its loss and gradient
-//   are 0. A row that holds a NaN has a NaN loss and gradient.
+//   losses (N) fp32, logits (N,Vp), targets (N) int32, scales (N) fp32 or null. A target of -1 means that a row has
+//   none: its loss and gradient are 0. A row that holds a NaN has a NaN loss and gradient.
 //
 //   A row is used more than once, but read from memory only once: 50304 columns take at most 200 KB, which a CPU's
 //   second-level cache and an H100's shared memory hold. The CPU keeps the exponentials in a row of floats, so each is
@@ -46,11 +47,12 @@ static float row_exps(float* exps, const T* x, float x_max, int64_t V) {
 }
 
 template <class T>
-static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale) {
+static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, Tensor scales, int64_t V, float grad_scale) {
     const int64_t N = logits.shape[0], Vp = logits.shape[1];
     T* all                = logits.data<T>();
     float* loss           = losses.data<float>();
     const int32_t* target = targets.data<int32_t>();
+    const float* factor   = scales ? scales.data<float>() : nullptr;
     expect_ids(targets, target_rule(targets, V));
     const bool grad = grad_scale != 0;
     parallel_ranges(N, 1, [=](int64_t begin, int64_t end) {
@@ -64,8 +66,9 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
             }
             const float x_max = row_max(x, V), total = row_exps(grad ? exps.data() : nullptr, x, x_max, V);
             loss[n] = float(std::log(double(total)) + double(x_max) - double(float(x[target[n]])));
+            if (factor) loss[n] *= factor[n];
             if (!grad) continue;
-            const float scale = grad_scale / total;
+            const float scale = (factor ? grad_scale * factor[n] : grad_scale) / total;
             exps[target[n]] -= total;  // exp / total - 1 = (exp - total) / total
             for_lanes(V, [&](int64_t i, auto k) { store(x + i, load(exps.data() + i, k) * scale, k); });
             std::fill(x + V, x + Vp, T(0.f));
@@ -120,8 +123,8 @@ constexpr int row_threads = 512;
 
 template <int W, class T>
 static __global__ void __launch_bounds__(row_threads, 2)
-    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, int V, int Vp, float grad_scale, int kept,
-                         const BadId* bad) {
+    cross_entropy_kernel(T* logits, float* losses, const int32_t* targets, const float* scales, int V, int Vp,
+                         float grad_scale, int kept, const BadId* bad) {
     extern __shared__ uint4 memory[];
     __shared__ float maxs[32], sums[32];  // one per warp
     if (!ready(bad)) return;
@@ -165,7 +168,8 @@ static __global__ void __launch_bounds__(row_threads, 2)
     exps = lane < warps ? ExpSum{maxs[lane], sums[lane]} : ExpSum();
     exps.add_over_warp();
 
-    const float max = exps.max, total = exps.sum, scale = grad_scale / total;
+    const float factor = scales ? scales[blockIdx.x] : 1.f;
+    const float max = exps.max, total = exps.sum, scale = grad_scale * factor / total;
     if (grad_scale != 0) {
         for (int v = thread; v < full; v += blockDim.x) {
             Floats<W> l = vector(v);
@@ -178,11 +182,12 @@ static __global__ void __launch_bounds__(row_threads, 2)
         if (thread == (target < full * W ? target / W % int(blockDim.x) : target - full * W))
             store(x + target, Floats<1>{{(exp_fast(target_logit - max) - total) * scale}});
     }
-    if (thread == 0) losses[blockIdx.x] = float(log(double(total)) + double(max) - double(target_logit));
+    if (thread == 0) losses[blockIdx.x] = float(log(double(total)) + double(max) - double(target_logit)) * factor;
 }
 
 template <class T>
-static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Queue& q) {
+static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, Tensor scales, int64_t V, float grad_scale,
+                          Queue& q) {
     q.expect_ids(targets, target_rule(targets, V));
     const int64_t N = logits.shape[0], Vp = logits.shape[1];
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
@@ -190,20 +195,22 @@ static void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t 
         const int64_t room = (int64_t(q.limits.sharedMemPerBlockOptin) - 1024) / 16;
         const int64_t kept = width == 1 ? 0 : std::min(V / width, room);
         launch(cross_entropy_kernel<width, T>, {N, threads, kept * 16}, q, logits.data<T>(), losses.data<float>(),
-               targets.data<int32_t>(), int(V), int(Vp), grad_scale, int(kept), q.bad);
+               targets.data<int32_t>(), scales ? scales.data<float>() : nullptr, int(V), int(Vp), grad_scale, int(kept),
+               q.bad);
     });
 }
 
 }  // namespace gpu
 #endif
 
-void cross_entropy(Tensor losses, Tensor logits, Tensor targets, int64_t V, float grad_scale, Stream s) {
+void cross_entropy(Tensor losses, Tensor logits, Tensor targets, Tensor scales, int64_t V, float grad_scale, Stream s) {
     CHECK_CALL(logits && logits.shape.dims == 2, "cross_entropy: logits is {}, expected (N, Vp)", logits.str());
     CHECK_CALL(V >= 1 && V <= logits.shape[1], "cross_entropy: V is {}, expected 1..{} because logits is {}", V,
                logits.shape[1], logits.str());
     expect(losses, Shape({logits.shape[0]}), DType::F32, logits);
     expect(targets, Shape({logits.shape[0]}), DType::I32, logits);
-    RUN_ON(s, logits.dtype, cross_entropy, losses, logits, targets, V, grad_scale);
+    if (scales) expect(scales, Shape({logits.shape[0]}), DType::F32, logits);
+    RUN_ON(s, logits.dtype, cross_entropy, losses, logits, targets, scales, V, grad_scale);
 }
 
 // The logits are read, a target and a loss are 8 bytes a row, and the gradient overwrites the logits.

@@ -188,9 +188,10 @@ Cost scale_shift_cost(int64_t N, int64_t C, DType x);
 // ---- cross_entropy.cu -----------------------------------------------------------------------------------------------
 // losses = log Σ_v exp(logits_v) - logits_target over the first V columns; the padding [V, Vp) takes no part. When
 // grad_scale ≠ 0, the logits are overwritten with grad_scale (softmax - onehot), and the padding with 0. A target of -1
-// means that the row has none: its loss and its gradient are 0.
-void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,  // (N) fp32, (N,Vp) x
-                   Tensor targets, int64_t V, float grad_scale, Stream s);    // (N) int32
+// means that the row has none: its loss and its gradient are 0. With scales, the loss and the gradient of row n are
+// multiplied by scales_n; a null tensor leaves them as they are.
+void cross_entropy(Tensor losses /*=*/, Tensor logits /*= when grad_scale*/,                // (N) fp32, (N,Vp) x
+                   Tensor targets, Tensor scales, int64_t V, float grad_scale, Stream s);   // (N) int32, (N) fp32
 Cost cross_entropy_cost     (int64_t N, int64_t Vp, DType x);                 // with the gradient
 Cost cross_entropy_loss_cost(int64_t N, int64_t Vp, DType x);                 // without, when grad_scale is 0
 

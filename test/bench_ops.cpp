@@ -153,9 +153,9 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
               [&] { embedding_backward(dwte, dwpe, rows, tokens, none, s); });
         const Tensor logits = make({R, Vp}, x), losses = make({R}, f), targets = Tensor{tokens.ptr, DType::I32, {R}};
         b.row("cross_entropy loss only", x, cross_entropy_loss_cost(R, Vp, x),
-              [&] { cross_entropy(losses, logits, targets, V, 0.f, s); });
+              [&] { cross_entropy(losses, logits, targets, {}, V, 0.f, s); });
         b.row("cross_entropy with gradient", x, cross_entropy_cost(R, Vp, x),
-              [&] { cross_entropy(losses, logits, targets, V, 1e-3f, s); });
+              [&] { cross_entropy(losses, logits, targets, {}, V, 1e-3f, s); });
         const Tensor one = make({1, C}, x), one_out = make({1, Vp}, x);
         const Cost read_weight{matmul_forward_cost(1, C, Vp, x).bytes};  // memory is the bound, so no FLOPs
         b.row("matmul head, 1 row", x, read_weight, [&] { matmul_forward(one_out, one, wte, none, s); });

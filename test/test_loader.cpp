@@ -135,7 +135,7 @@ TEST_CASE("llmq's token files", "[loader]") {
     CHECK(Shard(file({2, 4, 0, 50257, 0}, {}), 50257).tokens() == 0);
     CHECK_REFUSED(Shard(file({3, 4, 4}, ids), 0), "x.bin", "version 3");
     CHECK_REFUSED(Shard(file({2, 2, 4}, ids), 0), "2 bytes per token");
-    CHECK_REFUSED(Shard(file({2, 4, 4, 128256, 1}, ids), 0), "loss masks");
+    CHECK_REFUSED(Shard(file({2, 4, 4, 128256, 1}, ids), 0), "a loss mask");
     CHECK_REFUSED(Shard(file({2, 4, 5}, ids), 0), "5 tokens", "1044 bytes", "1040", "truncated");
     CHECK_REFUSED(Shard(file({2, 4, 3}, ids), 0), "3 tokens", "not an llmq");
     CHECK_REFUSED(Shard(file({2, 4, -1}, ids), 0), "-1 tokens");

@@ -750,12 +750,44 @@ TEST_CASE("cross_entropy", "[ops]") {
     const auto want   = reference::cross_entropy<double>(logits.values(), target, V, Vp, scale);
     const auto plain  = reference::cross_entropy<float>(logits.values(), target, V, Vp, scale);
     const auto before = logits.bytes();
-    cross_entropy(losses, logits, targets, V, scale, dev->stream());
+    cross_entropy(losses, logits, targets, {}, V, scale, dev->stream());
     CHECK_CLOSE(losses, want.losses, plain.losses);
     if (scale == 0)
         CHECK(logits.bytes() == before);
     else
         CHECK_CLOSE(logits, want.dlogits, plain.dlogits);
+}
+
+TEST_CASE("cross_entropy with a scale for each row", "[ops]") {
+    const auto dev         = GENERATE(from_range(devices()));
+    const auto dtype       = GENERATE(F32, BF16);
+    const auto [V, Vp]     = GENERATE(table<int, int>({{1, 8}, {65, 65}, {1000, 1008}}));
+    const float grad_scale = GENERATE(0.f, 0.3f);
+    CAPTURE(dev, dtype, V, Vp, grad_scale);
+    const int64_t N = 6;
+    const Values factor{1, -0.5, 0, 3.25, 1e-3, 7};
+    Values target = ids(N, V, 7);
+    target[4]     = -1;
+    const Buffer targets(dev, {N}, I32, target), scales(dev, {N}, F32, factor), ones(dev, {N}, F32, Values(N, 1.));
+    const auto run = [&](Tensor by) {
+        Buffer logits(dev, {N, Vp}, dtype, Kind::ordinary, 1, 3.), losses(dev, {N}, F32);
+        reference::Loss want  = reference::cross_entropy<double>(logits.values(), target, V, Vp, grad_scale),
+                        plain = reference::cross_entropy<float>(logits.values(), target, V, Vp, grad_scale);
+        for (reference::Loss* r : {&want, &plain})
+            for (int64_t n = 0; n < N && by.ptr == Tensor(scales).ptr; n++) {
+                r->losses[n] *= factor[n];
+                for (int64_t v = 0; v < Vp; v++) r->dlogits[n * Vp + v] *= factor[n];
+            }
+        cross_entropy(losses, logits, targets, by, V, grad_scale, dev->stream());
+        CHECK_CLOSE(losses, want.losses, plain.losses);
+        if (grad_scale != 0) CHECK_CLOSE(logits, want.dlogits, plain.dlogits);
+        return Bytes{losses.bytes(), logits.bytes()};
+    };
+    run(scales);
+    CHECK(run(ones) == run(Tensor{}));
+    Buffer logits(dev, {N, Vp}, dtype, Kind::ordinary), losses(dev, {N}, F32), five(dev, {5}, F32);
+    CHECK_REFUSED(cross_entropy(losses, logits, targets, five, V, 1.f, dev->stream()), "cross_entropy",
+                  "scales is (5)");
 }
 
 TEST_CASE("cross_entropy of extreme rows", "[ops]") {
@@ -777,7 +809,7 @@ TEST_CASE("cross_entropy of extreme rows", "[ops]") {
     const Buffer targets(dev, {6}, I32, target);
     const auto want  = reference::cross_entropy<double>(logits.values(), target, V, Vp, 1);
     const auto plain = reference::cross_entropy<float>(logits.values(), target, V, Vp, 1);
-    cross_entropy(losses, logits, targets, V, 1.f, dev->stream());
+    cross_entropy(losses, logits, targets, {}, V, 1.f, dev->stream());
     CHECK_CLOSE(losses, want.losses, plain.losses);
     CHECK_CLOSE(logits, want.dlogits, plain.dlogits);
     const Values loss = losses.values();
@@ -794,7 +826,7 @@ TEST_CASE("cross_entropy is the same for any number of threads", "[ops]") {
     const Buffer targets(dev, {N}, I32, ids(N, V, 7));
     auto run = [&] {
         Buffer logits(dev, {N, Vp}, BF16, Kind::ordinary, 1), losses(dev, {N}, F32);
-        cross_entropy(losses, logits, targets, V, 0.5f, dev->stream());
+        cross_entropy(losses, logits, targets, {}, V, 0.5f, dev->stream());
         return Bytes{losses.bytes(), logits.bytes()};
     };
     CHECK_SAME_FOR_ANY_THREADS(run);
@@ -809,14 +841,14 @@ TEST_CASE("cross_entropy refuses wrong targets and shapes", "[ops][errors]") {
     for (const double wrong : {-2.0, 10.0, 15.0, 2147483647.0}) {
         const Buffer bad(dev, {3}, I32, Values{0, wrong, 1});
         const std::string id = std::to_string(int32_t(wrong));
-        CHECK_REFUSED((cross_entropy(losses, logits, bad, 10, 1.f, s), sync(s)), "cross_entropy", "target 1 is",
+        CHECK_REFUSED((cross_entropy(losses, logits, bad, {}, 10, 1.f, s), sync(s)), "cross_entropy", "target 1 is",
                       id.c_str(), "-1..9");
     }
-    CHECK_REFUSED(cross_entropy(losses, logits, targets, 17, 1.f, s), "cross_entropy", "V is 17");
-    CHECK_REFUSED(cross_entropy(losses, logits, targets, 0, 1.f, s), "cross_entropy", "V is 0");
-    CHECK_REFUSED(cross_entropy(losses, logits, four, 10, 1.f, s), "cross_entropy", "targets is (4)");
-    CHECK_REFUSED(cross_entropy(logits, logits, targets, 10, 1.f, s), "cross_entropy", "losses is (3, 16)");
-    CHECK_REFUSED(cross_entropy(losses, none, targets, 10, 1.f, s), "cross_entropy", "logits is null");
+    CHECK_REFUSED(cross_entropy(losses, logits, targets, {}, 17, 1.f, s), "cross_entropy", "V is 17");
+    CHECK_REFUSED(cross_entropy(losses, logits, targets, {}, 0, 1.f, s), "cross_entropy", "V is 0");
+    CHECK_REFUSED(cross_entropy(losses, logits, four, {}, 10, 1.f, s), "cross_entropy", "targets is (4)");
+    CHECK_REFUSED(cross_entropy(logits, logits, targets, {}, 10, 1.f, s), "cross_entropy", "losses is (3, 16)");
+    CHECK_REFUSED(cross_entropy(losses, none, targets, {}, 10, 1.f, s), "cross_entropy", "logits is null");
     CHECK(logits.values() == before);
 }
 

@@ -1,0 +1,105 @@
+// dialogue.h - what a run does beside training when its data are conversations: reads what the shards say about
+// themselves, gives new tokens their rows, and lets the model's folder tell how a conversation is written
+#pragma once
+#include <set>
+#include <string>
+#include <utility>
+
+#include "data/chat_template.h"
+#include "data/json.h"
+#include "data/shard.h"
+#include "gpt/checkpoint.h"
+#include "gpt/config.h"
+#include "gpt/params.h"
+
+// tokenize writes PREFIX_summary.json beside the shards PREFIX_train_000000.bin and PREFIX_val_000000.bin. Returns the
+// summaries of the shards that match a pattern.
+inline std::set<std::string> summaries_of(const std::string& pattern) {
+    std::set<std::string> summaries;
+    for (const std::string& path : files_matching(pattern)) {
+        const std::string stem = path.substr(0, std::min(path.rfind('_'), path.size()));
+        for (const char* part : {"_train", "_val"})
+            if (ends_with(stem, part)) summaries.insert(stem.substr(0, stem.rfind('_')) + "_summary.json");
+    }
+    for (auto s = summaries.begin(); s != summaries.end();) s = fs::exists(*s) ? std::next(s) : summaries.erase(s);
+    return summaries;
+}
+
+// What shards are, as their headers and the summaries beside them say.
+struct DataFacts {
+    bool masked = false;             // a shard has a loss mask
+    std::string between;             // the token in front of each document; "" if no summary names it
+    std::string preferences;         // a summary that counts preferences, or ""
+    const ChatForm* form = nullptr;  // how the conversations are written, if a summary says so
+
+    void read(const std::string& pattern) {
+        for (const std::string& path : files_matching(pattern)) masked |= Shard(path, 0).has_mask();
+        for (const std::string& path : summaries_of(pattern)) {
+            const Fields summary(path);
+            if (!summary.has("chat") || !summary.raw("chat").is_object()) continue;
+            const auto& chat = summary.raw("chat");
+            const auto name  = chat.value("template", nlohmann::json());
+            between          = summary.text("eot_token", "");
+            if (name.is_string()) form = find_chat_form(name);
+            if (chat.value("preferences", nlohmann::json()) > 0) preferences = path;
+        }
+    }
+};
+
+// Makes a model's files say how its conversations are written: the chat template goes into tokenizer_config.json, and
+// the token that ends an answer becomes the first of eos_token_id in generation_config.json, for infer_gpt and for
+// transformers' generate().
+inline void tell_chat_form(TokenizerFiles& files, Config& c, const ChatTemplate& chat) {
+    nlohmann::json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
+    for (auto file = files.begin(); file != files.end();) {
+        const bool replaced = file->first == "tokenizer_config.json" || file->first.rfind("chat_template.", 0) == 0;
+        if (file->first == "tokenizer_config.json") config = parse_json(file->second, file->first, 64, Json::as_python);
+        file = replaced ? files.erase(file) : std::next(file);
+    }
+    config["chat_template"] = chat.form().jinja;
+    files.emplace_back("tokenizer_config.json", json_text(config, 2) + "\n");
+
+    if (!c.ends.empty() && c.ends[0] == chat.end()) return;
+    c.ends.erase(std::remove(c.ends.begin(), c.ends.end(), int64_t(chat.end())), c.ends.end());
+    c.ends.insert(c.ends.begin(), chat.end());
+    auto generation = nlohmann::ordered_json::parse(c.given.generation_config, nullptr, false);
+    if (!generation.is_object()) generation = nlohmann::ordered_json::object();
+    generation["eos_token_id"] = c.ends;
+    c.given.generation_config  = generation.dump(2) + "\n";
+}
+
+// The ids that a tokenizer has beyond those of a model, as [first, end), and the vocabulary of the model's files.
+struct NewTokens {
+    int64_t first = 0, end = 0, stored_vocab = 0;
+};
+
+// Gives a model the ids of a tokenizer that has more tokens than its own, of which it must have all. own: the model's
+// tokenizer, or null if it has none. where: the new one, for errors.
+inline NewTokens add_tokens(Config& c, const Tokenizer* own, const Tokenizer& tokenizer, const std::string& where) {
+    NewTokens added{own ? std::min<int64_t>(own->vocab_size(), c.vocab) : c.vocab, tokenizer.vocab_size(), c.vocab};
+    for (int32_t id = 0; own && id < own->vocab_size(); id++)
+        CHECK(id < tokenizer.vocab_size() && tokenizer.bytes_of(id) == own->bytes_of(id),
+              "--add-tokens: token {} of {} is not that of the model's tokenizer; tokenize --add-tokens makes one that "
+              "adds to it",
+              id, where);
+    CHECK(own || tokenizer.vocab_size() >= c.vocab,
+          "--add-tokens: {} has {} tokens, fewer than the {} of the model, whose own tokenizer is not in its folder",
+          where, tokenizer.vocab_size(), c.vocab);
+    c.vocab = std::max(c.vocab, added.end);
+    return added;
+}
+
+// Sets the rows of new tokens, in the token table or the head, to the mean of the rows before them. A token that has
+// never been seen is then neither likely nor unlikely, where a random row would disturb every logit. Other weights
+// stay.
+inline void set_new_rows(const ParamRow& r, const Config& c, const NewTokens& added, Stream s) {
+    if (!r.per_id || added.first >= added.end) return;
+    std::vector<float> rows = floats_of(*r.tensor, s);
+    const int64_t width     = int64_t(rows.size()) / c.padded_vocab();
+    for (int64_t i = 0; i < width; i++) {
+        double sum = 0;
+        for (int64_t id = 0; id < added.first; id++) sum += rows[id * width + i];
+        for (int64_t id = added.first; id < added.end; id++) rows[id * width + i] = float(sum / double(added.first));
+    }
+    from_host(*r.tensor, rows, s);
+}

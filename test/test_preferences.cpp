@@ -1,0 +1,183 @@
+// test_preferences.cpp - DPO against its formula in PyTorch, and runs of it
+#include <cmath>
+
+#include "data/bpe_training.h"
+#include "data/documents.h"
+#include "data/shard_writer.h"
+#include "data/tokenizer.h"
+#include "gpt/optimizers.h"
+#include "gpt/preferences.h"
+#include "gpt/step.h"
+#include "test/golden.h"
+#include "test/tokenize.h"
+
+static const volatile std::sig_atomic_t stop_never = 0;
+
+TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTorch", "[preferences][model]") {
+    const auto dtype = GENERATE(DType::F32, DType::BF16);
+    CAPTURE(name_of(dtype));
+    const double tolerance = dtype == DType::F32 ? 1e-5 : 0.1;  // of the largest; bf16 shows only that nothing is wrong
+    const json golden      = json::parse(read_text("test/golden/dpo.json"));
+    const Scratch dir;
+    ShardWriter writer(dir / "p", 61, 1000, true);
+    for (size_t d = 0; d < golden["documents"].size(); d += 2) {
+        Ids ids;
+        std::vector<uint8_t> counts;
+        for (const size_t one : {d, d + 1}) {
+            ids.push_back(0);
+            counts.push_back(0);
+            for (const int id : golden["documents"][one]) ids.push_back(std::abs(id)), counts.push_back(id < 0);
+        }
+        writer.add(ids.data(), counts.data(), ids.size());
+    }
+    writer.commit();
+
+    LoaderSettings set;
+    set.pattern = dir / "p_*.bin";
+    set.batch = 3, set.context = 24, set.vocab = 61, set.document_token = 0, set.pairs = true;
+    Loader data(set);
+    REQUIRE(data.windows() % 3 == 0);
+    REQUIRE(data.documents() == 16);
+    const Device device("cpu", 0, 2, false);
+    const std::string home = "test/golden/gpt2";
+    Model m(read_config(home), dtype, {3, 24}, device);
+    OptimizerSettings settings;
+    settings.beta1 = 0.9f, settings.beta2 = 0.95f, settings.weight_decay = golden["weight_decay"],
+    settings.clip    = golden["clip"];
+    const auto adamw = make_optimizer(m, settings);
+    load_weights(m.params, m.config, SafetensorsReader(home), m.stream,
+                 dtype == DType::F32 ? nullptr : &adamw->master());
+
+    const std::vector<float> reference = answer_log_probs(m, data);
+    for (size_t d = 0; d < reference.size(); d++)
+        CHECK(reference[d] == Approx(golden["reference"][d].get<double>()).epsilon(dtype == DType::F32 ? 1e-5 : 3e-2));
+    data.rewind();
+    Preferences preferences(golden["beta"], reference);
+    Schedule schedule;
+    schedule.kind = Schedule::Kind::constant, schedule.learning_rate = golden["learning_rate"], schedule.steps = 5;
+    const Comm comm(Ranks{}, 0);
+    Step steps(m, *adamw, comm, data, schedule, {data.windows() / 3, true}, &preferences);
+    for (int64_t step = 0; step < 5; step++) {
+        const json& want   = golden["steps"][step];
+        const StepResult r = steps.run(step, stop_never);
+        CHECK(r.loss == Approx(want["loss"].get<double>()).epsilon(tolerance));
+        CHECK(r.norm == Approx(want["norm"].get<double>()).epsilon(10 * tolerance));
+        CHECK(r.margin == Approx(want["margin"].get<double>()).epsilon(tolerance).margin(tolerance));
+        if (step > 0) CHECK(r.accuracy == want["accuracy"].get<float>());  // all margins are 0 at first
+        if (step != 1 || dtype != DType::F32) continue;
+        const SafetensorsReader gradients("test/golden/dpo.safetensors");
+        for (const ParamRow& p : param_rows(m.grads, m.config)) {
+            CAPTURE(p.name);
+            const auto wanted = golden_gradient(gradients, m.config, p);
+            CHECK(largest_difference(host_values(*p.tensor, m.stream), wanted) <=
+                  1e-4 * std::max(largest_of(wanted), 1e-3));
+        }
+    }
+}
+
+// Shards of preferences, and the words of a command that trains on them.
+static std::string preference_shards(const Scratch& s) {
+    write_text(s / "tokenizer.json", small_tokenizer());
+    std::string lines;
+    for (int i = 0; i < 40; i++) {
+        std::string longer;
+        for (int w = 0; w < i % 5; w++) longer += " the wind";
+        lines += json{{"prompt", fmt::format("was the sea {}", i)},
+                      {"chosen", "the ship" + longer},
+                      {"rejected", fmt::format("the bell rang {}", i * 7 % 10)}}
+                     .dump() +
+                 "\n";
+    }
+    write_text(s / "p.jsonl", lines);
+    REQUIRE(tokenize(s, "--input " + quoted(s / "p.jsonl") + " --chat-template plain --val-fraction 0.3 --output " +
+                            quoted(s / "p"))
+                .code == 0);
+    return " --model nano --dtype fp32 --context 96 --learning-rate 0.003 --warmup-steps 0 --tokenizer " +
+           quoted(s / "tokenizer.json") + " --train-data " + quoted(s / "p_train*.bin") + " --val-data " +
+           quoted(s / "p_val*.bin") + " ";
+}
+
+TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to the bit", "[preferences][programs]") {
+    const Scratch s;
+    const std::string words = preference_shards(s) + "--objective dpo --dpo-beta 0.5 --eval-every 3 --save-every 2 ";
+    const auto train        = [&](const std::string& more, int code = 0, const std::string& under = "") {
+        const Ran r = run(s, "train_gpt", more, "", under);
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == code);
+        return r.out + r.err;
+    };
+    const std::string one = words + "--batch 4 --accumulate 1 --steps 6 ",
+                      two = words + "--batch 2 --accumulate 2 --steps 6 ";
+    const std::string out = train(one + "--threads 1 --out " + quoted(s / "a"));
+    CHECK(missing_words(out, {"margin", "right", "of the validation pairs", "--objective dpo"}) == "");
+    const auto steps = records(s / "a", "step"), evals = records(s / "a", "eval"),
+               pairs = records(s / "a", "preferences");
+    CHECK(steps[0]["loss"].get<double>() == Approx(std::log(2.)).epsilon(1e-6));
+    CHECK(std::fabs(steps[0]["margin"].get<double>()) < 1e-5);
+    CHECK(steps[5]["margin"] > 0);
+    CHECK(steps[5]["accuracy"] > 0.5);
+    REQUIRE(evals.size() == 3);
+    CHECK(evals[0]["val_loss"].get<double>() == Approx(std::log(2.)).epsilon(1e-6));
+    CHECK(evals[2]["val_loss"] < std::log(2.));
+    CHECK(pairs[2]["accuracy"] > 0.5);
+
+    // The reference lies beside the data, is found there, and a copy is in the run's folder.
+    const List beside = left_in(s, "p_train_000000.reference_");
+    REQUIRE(beside.size() == 1);
+    CHECK(read_text(s / beside[0]) == read_text(s / "a/reference_train.safetensors"));
+    const auto written = fs::last_write_time(s / beside[0]);
+    train(one + "--threads 2 --keep 0 --out " + quoted(s / "b"));
+    CHECK(fs::last_write_time(s / beside[0]) == written);
+    CHECK(losses(s / "a") == losses(s / "b"));
+    for (const int step : {4, 6}) fs::remove_all(s / fmt::format("b/checkpoints/{:07}", step));
+    fs::remove(s / beside[0]);
+    train("--out " + quoted(s / "b") + " --resume");
+    CHECK(losses(s / "a") == losses(s / "b"));
+    CHECK(read_text(s / "a/checkpoints/latest/model.safetensors") ==
+          read_text(s / "b/checkpoints/latest/model.safetensors"));
+    fs::remove(s / "b/reference_train.safetensors");
+    CHECK(missing_words(train("--out " + quoted(s / "b") + " --resume --steps 8", 2),
+                        {"reference_train.safetensors", "not there"}) == "");
+
+    // The mean is that of all pairs of a step, in all micro-steps and processes.
+    const auto same = [&](const std::string& folder) {
+        for (const char* key : {"loss", "margin", "accuracy"})
+            for (size_t i = 0; i < 6; i++)
+                CHECK(records(s / folder, "step")[i][key].get<double>() ==
+                      Approx(steps[i][key].get<double>()).epsilon(1e-3).margin(1e-4));
+        CHECK(records(s / folder, "eval")[2]["val_loss"].get<double>() ==
+              Approx(evals[2]["val_loss"].get<double>()).epsilon(1e-3));
+    };
+    train(two + "--out " + quoted(s / "c"));
+    same("c");
+    const bool mpi = shell(s, "mpirun --version && " + build_folder() + "/train_gpt --version | grep -i mpi").code == 0;
+    if (!mpi) std::fprintf(stderr, "skipped: several processes, because there is no mpirun or no MPI in this build\n");
+    const std::string under = "mpirun --allow-run-as-root --oversubscribe -np 2 ";
+    for (const std::string& level : mpi ? List{"none", "weights"} : List{}) {
+        train(words + "--batch 2 --steps 6 --threads 1 --shard " + level + " --out " + quoted(s / level), 0, under);
+        same(level);
+    }
+}
+
+TEST_CASE("DPO needs preferences, and nothing else learns from them", "[preferences][programs]") {
+    const Scratch s;
+    const std::string words = preference_shards(s) + "--batch 2 --steps 1 --out " + quoted(s / "run");
+    const auto refuses      = [&](const std::string& more, const List& expected) {
+        const Ran r = run(s, "train_gpt", more);
+        CHECK(r.code == 2);
+        CHECK(says(r, expected));
+        CHECK_FALSE(fs::exists(s / "run/run.json"));
+    };
+    refuses(words, {"p_summary.json", "--objective dpo"});
+    refuses(words + " --objective dpo --graph --device cuda", {"--graph", "dpo"});
+    refuses(words + " --dpo-beta 0.2", {"--dpo-beta", "--objective"});
+    refuses(std::string(words).replace(words.find("--context 96"), 12, "--context 8") + " --objective dpo",
+            {"no preference that fits into 9 tokens"});
+    write_text(s / "p.jsonl", R"({"prompt": "the sea", "completion": "was calm"})"
+                              "\n");
+    REQUIRE(tokenize(s, "--input " + quoted(s / "p.jsonl") + " --chat-template plain --overwrite --output " +
+                            quoted(s / "p"))
+                .code == 0);
+    write_text(s / "p_val_000000.bin", read_text(s / "p_train_000000.bin"));
+    refuses(words + " --objective dpo", {"--objective dpo needs preferences"});
+}
