@@ -34,7 +34,7 @@ static std::string counted(const ChatIds& c, const Tokenizer& t) {
     return text;
 }
 
-TEST_CASE("the ids of a conversation are those of apply_chat_template", "[chat]") {
+TEST_CASE("the ids of a conversation are those of apply_chat_template", "[chat][data]") {
     const Tokenizer t = chat_tokenizer();
     for (const json& c : json::parse(read_text("test/golden/chat.json"))["cases"]) {
         CAPTURE(c.dump());
@@ -46,7 +46,7 @@ TEST_CASE("the ids of a conversation are those of apply_chat_template", "[chat]"
     }
 }
 
-TEST_CASE("the words of the assistant and the token behind them count", "[chat]") {
+TEST_CASE("the words of the assistant and the token behind them count", "[chat][data]") {
     const Tokenizer t       = chat_tokenizer();
     const Messages messages = {{"system", "s"}, {"user", "u"}, {"assistant", "A b"}, {"user", "v"}, {"assistant", ""}};
     CHECK(counted(chat_template("chatml", t).encode(messages), t) == "_A b<|im_end|>_<|im_end|>_");
@@ -71,7 +71,7 @@ TEST_CASE("the words of the assistant and the token behind them count", "[chat]"
     CHECK(chat_template("plain", small).end() == small.eot());
 }
 
-TEST_CASE("a chat template is recognized in other spellings, and another one is refused", "[chat]") {
+TEST_CASE("a chat template is recognized in other spellings, and another one is refused", "[chat][data]") {
     const auto name = [](const std::string& jinja) {
         const ChatForm* form = recognize_chat_form(jinja);
         return std::string(form ? form->name : "none");
@@ -136,7 +136,7 @@ static Ids row(const Tensor& t, int64_t b) {
     return Ids(from, from + t.shape[1]);
 }
 
-TEST_CASE("llmq's loss masks are read and written", "[chat][loader]") {
+TEST_CASE("llmq's loss masks are read and written", "[chat][data]") {
     const Scratch dir;
     const std::string path = masked_shard(dir, {{1, -2, 3, -4, -5, 6, -7}, {8, -9}});
     const Shard shard(path, 100);
@@ -167,7 +167,7 @@ TEST_CASE("llmq's loss masks are read and written", "[chat][loader]") {
     CHECK(writer.counted() == 13);
 }
 
-TEST_CASE("conversations are packed into windows, and none sees another", "[chat][loader]") {
+TEST_CASE("conversations are packed into windows, and none sees another", "[chat][data]") {
     const Scratch dir;
     LoaderSettings set;
     set.pattern = masked_shard(
@@ -230,7 +230,7 @@ TEST_CASE("conversations are packed into windows, and none sees another", "[chat
     CHECK_REFUSED(Loader{set}, "odd_000000.bin", "not pairs");
 }
 
-TEST_CASE("what counts does not depend on batch size and ranks", "[chat][loader]") {
+TEST_CASE("what counts does not depend on batch size and ranks", "[chat][data]") {
     const Scratch dir;
     std::vector<Ids> documents;
     for (int d = 0; d < 57; d++) {
@@ -270,7 +270,7 @@ static std::string chat_line(const std::string& user, const std::string& assista
            "\n";
 }
 
-TEST_CASE("tokenize reads conversations of every form", "[chat][tokenize]") {
+TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
     const Scratch s;
     write_text(s / "tokenizer.json", small_tokenizer());
     write_text(
@@ -341,7 +341,7 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][tokenize]") {
     CHECK(counted(p, t) == expected + "_");
 }
 
-TEST_CASE("a bad conversation is named by file and line, and nothing is written", "[chat][tokenize]") {
+TEST_CASE("a bad conversation is named by file and line, and nothing is written", "[chat][data]") {
     const Scratch s;
     write_text(s / "tokenizer.json", small_tokenizer());
     const auto refuses = [&](const std::string& line, const List& words, const std::string& more = "") {
@@ -412,8 +412,8 @@ TEST_CASE("a packed conversation has the loss that it has alone, and the mean is
         for (int i = 0; i < asked + answered; i++)
             documents.back().push_back((1 + (d * 17 + i * 5) % 99) * (i < asked ? 1 : -1));
     }
-    const Device device("cpu", 0, 2, false);
-    Model alone(c, DType::F32, {1, 16}, device), packed(c, DType::F32, {2, 16}, device);
+    const Device* dev = GENERATE(from_range(devices()));
+    Model alone(c, DType::F32, {1, 16}, *dev), packed(c, DType::F32, {2, 16}, *dev);
     for (Model* m : {&alone, &packed}) initialise_params(m->params, m->config, 3, m->stream);
     double sum = 0, count = 0;
     for (const Ids& document : documents) {

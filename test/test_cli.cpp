@@ -257,6 +257,7 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--beta2", "1", "0 or more, less than 1"},
                                           {"--eps", "-1", "0 or more"},
                                           {"--clip", "-1", "0 or more"},
+                                          {"--dpo-beta", "0", "more than 0"},
                                           {"--max-skips", "-1", "0 or more"},
                                           {"--threads", "-1", "1 or more"},
                                           {"--logits-memory", "-2", "1 or more"},

@@ -5,6 +5,7 @@
 
 #include "data/bpe_training.h"
 #include "data/files.h"
+#include "data/shard_writer.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "test/programs.h"
@@ -158,6 +159,48 @@ TEST_CASE("with a document mask the GPU has the CPU's losses, and the same bits 
     cut_after(s, "graph", 2);
     resume(s, "graph", checked);
     CHECK(bits(s, "graph") == wanted);
+}
+
+TEST_CASE("conversations and preferences train on the GPU as on the CPU", "[.emulated]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    {
+        ShardWriter writer(s / "train", 257, 100000, true);
+        for (int pair = 0; pair < 60; pair++) {
+            std::vector<int32_t> ids;
+            std::vector<uint8_t> counts;
+            for (int answer = 0; answer < 2; answer++) {
+                ids.push_back(256), counts.push_back(0);
+                const int asked = 1 + pair % 3, n = asked + 1 + (pair + answer) % 4;
+                for (int i = 0; i < n; i++)
+                    ids.push_back((pair * 7 + i * (1 + answer)) % 251), counts.push_back(i >= asked);
+            }
+            writer.add(ids.data(), counts.data(), ids.size());
+        }
+        writer.commit();
+    }
+    fs::rename(s / "train_000000.bin", s / "train.bin");
+    const std::string how =
+        "--steps 4 --accumulate 2 --eval-every 2 --save-every 2 --dtype fp32 --model nano --trust-data ";
+    train(s, "cpu", how, "");
+    train(s, "gpu", how, checked);
+    CHECK(apart(s, "cpu", "gpu") <= 1e-5);
+    train(s, "graph", how + " --graph", checked);
+    CHECK(bits(s, "graph") == bits(s, "gpu"));
+    cut_after(s, "graph", 2);
+    resume(s, "graph", checked);
+    CHECK(bits(s, "graph") == bits(s, "gpu"));
+
+    const std::string dpo = how + " --objective dpo --learning-rate 1e-3 ";
+    train(s, "dpo cpu", dpo, "");
+    for (const auto& e : fs::directory_iterator(s.path))  // so that the GPU computes its own
+        if (e.path().filename().string().rfind("train.reference", 0) == 0) fs::remove(e.path());
+    train(s, "dpo gpu", dpo, checked);
+    CHECK(apart(s, "dpo cpu", "dpo gpu") <= 1e-4);
+    cut_after(s, "dpo gpu", 2);
+    const std::string wanted = bits(s, "dpo gpu");
+    resume(s, "dpo gpu", checked);
+    CHECK(bits(s, "dpo gpu") == wanted);
 }
 
 TEST_CASE("--tune writes products.json, which later runs use and other machines refuse", "[.emulated]") {

@@ -14,8 +14,9 @@
 static const volatile std::sig_atomic_t stop_never = 0;
 
 TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTorch", "[preferences][model]") {
-    const auto dtype = GENERATE(DType::F32, DType::BF16);
-    CAPTURE(name_of(dtype));
+    const Device* dev = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    CAPTURE(dev, name_of(dtype));
     const double tolerance = dtype == DType::F32 ? 1e-5 : 0.1;  // of the largest; bf16 shows only that nothing is wrong
     const json golden      = json::parse(read_text("test/golden/dpo.json"));
     const Scratch dir;
@@ -38,9 +39,8 @@ TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTor
     Loader data(set);
     REQUIRE(data.windows() % 3 == 0);
     REQUIRE(data.documents() == 16);
-    const Device device("cpu", 0, 2, false);
     const std::string home = "test/golden/gpt2";
-    Model m(read_config(home), dtype, {3, 24}, device);
+    Model m(read_config(home), dtype, {3, 24}, *dev);
     OptimizerSettings settings;
     settings.beta1 = 0.9f, settings.beta2 = 0.95f, settings.weight_decay = golden["weight_decay"],
     settings.clip    = golden["clip"];
