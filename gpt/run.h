@@ -328,10 +328,10 @@ inline void Run::read_data_facts() {
     for (const Auto<std::string>& pattern : {options.train_data, options.val_data})
         if (!pattern.is_auto()) refuse_other_tokenizer(pattern), data.read(pattern);
     if (data.masked && document_token() >= 0) options.document_mask = true;
-    CHECK(!is_dpo() || (data.masked && options.document_mask && (!data.preferences.empty() || options.trust_data)),
+    CHECK(!is_dpo() || options.train_data.is_auto() ||
+              (data.masked && options.document_mask && (!data.preferences.empty() || options.trust_data)),
           "--objective dpo needs preferences, which tokenize --chat-template makes of lines with chosen and rejected, "
-          "and "
-          "the tokenizer that they were made with");
+          "and the tokenizer that they were made with");
     CHECK(
         is_dpo() || data.preferences.empty() || options.trust_data,
         "{}: the shards hold preferences, of which the rejected answers should not be learned; --objective dpo trains "

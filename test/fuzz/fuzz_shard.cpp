@@ -16,5 +16,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         const Shard shard(file.path(), data[1] & 1 ? 0 : 50257);
         std::vector<int32_t> ids(size_t(shard.tokens()));
         shard.read(0, shard.tokens(), ids.data());
+        for (int64_t i = 0; i < shard.tokens(); i++) shard.counts(i);
     });
 }
