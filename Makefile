@@ -53,11 +53,12 @@ CXXFLAGS += -isystem $(DEPS)/include
 LDLIBS   += -L$(DEPS)/$(DEPS_LIB) -Wl,-rpath,'$$ORIGIN/../$(DEPS)/$(DEPS_LIB)' $(OPENCL)
 endif
 MPI      ?= 1
-MPI_H    := $(if $(filter-out 0,$(MPI)),$(firstword $(wildcard $(addsuffix /mpi.h,$(addprefix $(or $(DEPS),/usr)/lib/$(shell $(CXX) \
-            -print-multiarch)/,openmpi/include) /usr/lib/$(shell $(CXX) -print-multiarch)/openmpi/include /usr/include \
-            /usr/local/include /usr/include/openmpi-x86_64))))
+MPI_H    := $(if $(filter-out 0,$(MPI)),$(firstword $(wildcard $(addsuffix /mpi.h,/usr/include /usr/local/include \
+            /usr/lib/$(shell $(CXX) -print-multiarch)/openmpi/include /usr/include/openmpi-x86_64))))
 CATCH3   := $(if $(wildcard $(addsuffix /catch2/catch_all.hpp,/usr/include /usr/local/include $(DEPS)/include)),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
+
+comma    := ,
 
 # ---- CUDA ----------------------------------------------------------------------------------------------------------------
 CUDA     ?= 1
@@ -71,7 +72,6 @@ GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
 # Machine code for each of these GPUs, and PTX for later ones. The PTX is not compressed, so that test/emulator can read it.
 GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-comma     := ,
 space     := $(subst ,, )
 NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
             -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))
@@ -109,7 +109,7 @@ heading  := building, about $(if $(NVCC),two minutes,a minute) on two cores (V=1
 
 .PHONY: all help install uninstall dist quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
-	@echo "build: $(HALVES), $$(scripts/setup.sh --versions) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
+	@echo "build: $(HALVES), $$(scripts/setup.sh --versions)$(if $(MPI_H),$(comma) MPI) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
 $(PROGRAMS): %: $(BUILD)/%
 	@ln -sf $< $@
@@ -168,7 +168,7 @@ $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: $(BUILD)/com
 $(BUILD)/train_gpt.o $(BUILD)/infer_gpt.o $(BUILD)/data/tokenize.o: CXXFLAGS += -DGPT_COMMIT='"$(COMMIT)"'
 
 ifneq ($(MPI_H),)
-$(BUILD)/kernels/collective.o: CXXFLAGS += -DGPT_MPI -isystem $(dir $(MPI_H))
+$(BUILD)/kernels/collective.o: CXXFLAGS += -DGPT_MPI -idirafter $(dir $(MPI_H))
 endif
 ifeq ($(ONEDNN),0)
 $(BUILD)/kernels/matmul.o: CXXFLAGS += -DGPT_NO_ONEDNN

@@ -140,58 +140,61 @@ std::vector<std::vector<StoredRow>> write_shards(const fs::path& folder, const s
     return shards;
 }
 
-// Writes the tensors of a checkpoint into `folder`. Of several processes each writes a share, when all of them see the
-// folder; else rank 0 writes all. Throws a RunError for a number that is not finite.
-inline void write_tensors(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
-                          const Comm* comm) {
-    const int rank = comm ? comm->rank() : 0;
-    int count      = 1;
-    if (comm && !comm->alone()) {
-        comm->barrier();  // rank 0 has made the folder
-        if (comm->mean(fs::is_directory(folder) ? 1 : 0) == 1) count = comm->world();
+// Writes config.json and the weights, in shards by `count` processes. A process that has all weights by itself writes
+// them sorted, and in files of at most 5 GB.
+inline void write_weights(const fs::path& folder, DType dtype, Model& model, Optimizer& optimizer, int rank,
+                          int count) {
+    if (count == 1 && !model.layout.sharding.cuts(ShardLevel::optimizer)) {
+        if (rank == 0) save_model(folder.string(), optimizer.master(), model.config, dtype, model.stream);
+        return;
     }
-    const auto store = [&](SafetensorsWriter& to, const std::string& name, const std::string& bytes) {
-        to.write(name, bytes.data(), int64_t(bytes.size()));
+    const auto weights = hf_weights(model.config);
+    const auto hf      = [&](const Optimizer::Stored& t) { return weights.at(t.name.substr(t.name.find('.') + 1)); };
+    const auto rows    = [&](const Optimizer::Stored& t) {
+        const HfWeight w = hf(t);
+        std::vector<StoredRow> all;
+        for (const std::string& name : w.names) all.push_back({name, row_of(dtype).stored, w.theirs});
+        return all;
     };
+    const auto write = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
+        store_weight(t, hf(stored), model.config, dtype, model.stream,
+                     [&](const std::string& name, const std::string& bytes) {
+                         to.write(name, bytes.data(), int64_t(bytes.size()));
+                     });
+    };
+    const auto shards = write_shards(folder, "model", optimizer.stored(true), optimizer, rank, count, rows, write);
+    if (rank > 0) return;
+    ModelWriter::write_index(folder.string(), "model", shards);
+    save_config(folder.string(), model.config, dtype);
+}
+
+// Writes the optimizer's state likewise.
+inline void write_state(const fs::path& folder, DType weights_dtype, Model& model, Optimizer& optimizer, int rank,
+                        int count) {
     std::vector<float> host;
-    const auto state_rows = [](const Optimizer::Stored& t) { return std::vector<StoredRow>{{t.name, "F32", t.shape}}; };
-    const auto write_state = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
+    const auto rows  = [](const Optimizer::Stored& t) { return std::vector<StoredRow>{{t.name, "F32", t.shape}}; };
+    const auto write = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
         host.resize(size_t(t.numel()));
         to_host(host.data(), t, model.stream);
         check_finite(host, stored.name);
         to.write(stored.name, host.data(), t.bytes());
     };
-    const auto states = write_shards(folder, "state", stored_state(optimizer, state.weights_dtype), optimizer, rank,
-                                     count, state_rows, write_state);
-    if (rank == 0) ModelWriter::write_index(folder.string(), "state", states);
-    if (count == 1 && !model.layout.sharding.cuts(ShardLevel::optimizer)) {  // sorted, and in files of at most 5 GB
-        if (rank == 0) save_model(folder.string(), optimizer.master(), model.config, state.weights_dtype, model.stream);
-        return;
-    }
-    const auto weights     = hf_weights(model.config);
-    const auto name_of_row = [](const Optimizer::Stored& t) { return t.name.substr(t.name.find('.') + 1); };
-    const auto model_rows  = [&](const Optimizer::Stored& t) {
-        const HfWeight& w = weights.at(name_of_row(t));
-        std::vector<StoredRow> rows;
-        for (const std::string& name : w.names) rows.push_back({name, row_of(state.weights_dtype).stored, w.theirs});
-        return rows;
-    };
-    const auto write_model = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
-        store_weight(t, weights.at(name_of_row(stored)), model.config, state.weights_dtype, model.stream,
-                     [&](const std::string& name, const std::string& bytes) { store(to, name, bytes); });
-    };
-    const auto models =
-        write_shards(folder, "model", optimizer.stored(true), optimizer, rank, count, model_rows, write_model);
-    if (rank == 0) {
-        ModelWriter::write_index(folder.string(), "model", models);
-        save_config(folder.string(), model.config, state.weights_dtype);
-    }
+    const auto shards =
+        write_shards(folder, "state", stored_state(optimizer, weights_dtype), optimizer, rank, count, rows, write);
+    if (rank == 0) ModelWriter::write_index(folder.string(), "state", shards);
 }
 
 // Writes all files of a checkpoint into `folder`. Throws a RunError for a number that is not finite.
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
                              const TokenizerFiles& tokenizer, const Comm* comm = nullptr) {
-    write_tensors(folder, state, model, optimizer, comm);
+    const int rank = comm ? comm->rank() : 0;
+    int count      = 1;  // how many processes write: all, when all of them see the folder; else rank 0
+    if (comm && !comm->alone()) {
+        comm->barrier();  // rank 0 has made the folder
+        if (comm->mean(fs::is_directory(folder) ? 1 : 0) == 1) count = comm->world();
+    }
+    write_weights(folder, state.weights_dtype, model, optimizer, rank, count);
+    write_state(folder, state.weights_dtype, model, optimizer, rank, count);
     if (comm) comm->barrier();  // every process has flushed its files
     if (comm && !comm->first()) return;
     for (const auto& [name, text] : tokenizer) write_file((folder / name).string(), text);

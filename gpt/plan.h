@@ -77,7 +77,8 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents, run.masked)) +
                    feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
-                   (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0);
+                   (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0) +
+                   (run.world > 1 ? Collective::scratch_bytes(where) : 0);
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
     plan.program = gpu ? 0 : held_bytes();

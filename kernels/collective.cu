@@ -28,6 +28,9 @@ bool Cut::is_even() const {
     return true;
 }
 
+constexpr int64_t scratch_floats = 4 << 20;  // of a reduce_scatter() by MPI, 16 MiB
+int64_t Collective::scratch_bytes(Machine where) { return where == Machine::cpu ? 4 * scratch_floats : 0; }
+
 // What each of the two libraries does for a Collective.
 class CollectiveHalf {
   public:
@@ -119,9 +122,8 @@ class MpiHalf : public CollectiveHalf {
     void finish() override { MPI_CALL(MPI_Finalize); }
 
   private:
-    static constexpr int64_t most_small     = 4096;
-    static constexpr int64_t scratch_floats = 4 << 20;           // 16 MiB
-    static constexpr int64_t most_at_once   = int64_t(1) << 28;  // elements of a slice; MPI counts in int
+    static constexpr int64_t most_small   = 4096;
+    static constexpr int64_t most_at_once = int64_t(1) << 28;  // elements of a slice; MPI counts in int
 
     // Of each slice, the part of at most `most` elements that begins `at` elements behind its beginning.
     struct Parts {

@@ -36,6 +36,8 @@ class Collective {
     static std::string library(Machine where);
     // What the binary was built with, for --version: "NCCL 2.28, Open MPI 4.1.4".
     static std::string backends();
+    // The memory beside the tensors that a member takes. NCCL's own buffers are not known here, and not counted.
+    static int64_t scratch_bytes(Machine where);
     // The id of a new group. One process makes it, sends it to the others, and all build their Collective with it.
     static std::string new_id(Machine where);
 

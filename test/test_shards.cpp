@@ -141,7 +141,8 @@ void train_at_every_level(const Group& g) {
 
 // Each number of processes saves a run, and goes on with those that the others saved.
 void save_and_go_on(const Group& g) {
-    const std::string home = std::getenv("GPT_TEST_FOLDER");
+    const char* folder_of_test = std::getenv("GPT_TEST_FOLDER");
+    const std::string home     = folder_of_test ? folder_of_test : g.scratch.path;
     for (const auto kind : {OptimizerKind::adamw, OptimizerKind::muon})
         for (const auto dtype : {DType::F32, DType::BF16}) {
             const Case c{true, kind, 1, dtype};
