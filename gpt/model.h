@@ -210,7 +210,7 @@ struct Model {
 inline void initialise_weights(Model& m, uint64_t seed) {
     if (!m.weight_memory.sliced()) return initialise_params(m.params, m.config, seed, m.stream);
     const auto rows = param_rows(m.params, m.config);
-    for (const ParamPart& p : param_parts(m.config, m.layout, m.layout.sharding.rank, true))
+    for (const ParamPart& p : param_parts(rows, m.layout, m.layout.sharding.rank, true))
         initialise(m.weight_memory.part(p), rows[p.row], p.first, m.config, seed, m.stream);
 }
 

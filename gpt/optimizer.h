@@ -159,8 +159,8 @@ class Optimizer {
     Optimizer(Model& model, const OptimizerSettings& settings, const std::vector<StateKind>& kinds)
         : model_(model), settings_(settings), cut_(model.layout.sharding.cuts(ShardLevel::optimizer)) {
         const ParamLayout& layout = model.layout;
-        parts_                    = param_parts(model.config, layout, layout.sharding.rank, cut_);
         const auto rows           = param_rows(model.params, model.config);
+        parts_                    = param_parts(rows, layout, layout.sharding.rank, cut_);
         for (const ParamPart& p : parts_) rows_.push_back(rows[p.row]);
         for (const StateKind& kind : kinds) {
             State s{kind, Arena(std::string("optimizer ") + kind.name), {}};
@@ -182,11 +182,13 @@ class Optimizer {
         const ParamLayout layout = param_layout(c, sharding);
         const bool cut           = sharding.cuts(ShardLevel::optimizer);
         int64_t most             = 0;
+        Params shapes;
+        const auto rows = param_rows(shapes, c);
         for (int rank = 0; rank < (cut ? sharding.world : 1); rank++) {
-            const auto parts = param_parts(c, layout, rank, cut);
+            const auto parts = param_parts(rows, layout, rank, cut);
             int64_t bytes    = 0;
-            for (const StateKind& kind : kinds) bytes += bytes_of(parts, c, kind.has);
-            most = std::max(most, bytes + (dtype == DType::F32 ? 0 : bytes_of(parts, c, every_row)));
+            for (const StateKind& kind : kinds) bytes += bytes_of(parts, rows, kind.has);
+            most = std::max(most, bytes + (dtype == DType::F32 ? 0 : bytes_of(parts, rows, every_row)));
             if (rank == 0 && !sharding.whole_matrices) break;  // all slices are of one length
         }
         return most;
@@ -224,10 +226,8 @@ class Optimizer {
         Arena memory;
         std::vector<Tensor> tensors;  // one for each part; null where its weight has none
     };
-    static int64_t bytes_of(const std::vector<ParamPart>& parts, const Config& c, HasRow has) {
+    static int64_t bytes_of(const std::vector<ParamPart>& parts, const std::vector<ParamRow>& rows, HasRow has) {
         Arena arena;
-        Params shapes;
-        const auto rows = param_rows(shapes, c);
         for (const ParamPart& p : parts)
             if (has(rows[p.row])) arena.plan({p.count}, DType::F32);
         return arena.bytes();

@@ -223,10 +223,9 @@ struct ParamPart {
     int64_t place, bucket;  // where it begins in its bucket
 };
 // The parts of all weights in a rank's slices, or, unless cut, all weights as they are.
-inline std::vector<ParamPart> param_parts(const Config& c, const ParamLayout& layout, int rank, bool cut) {
+inline std::vector<ParamPart> param_parts(const std::vector<ParamRow>& rows, const ParamLayout& layout, int rank,
+                                          bool cut) {
     std::vector<ParamPart> parts;
-    Params shapes;
-    const auto rows = param_rows(shapes, c);
     for (size_t i = 0; i < rows.size(); i++) {
         const Bucket& b     = layout.buckets[rows[i].bucket];
         const int64_t place = layout.place[i], numel = rows[i].shape.numel();

@@ -61,13 +61,14 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     const Config& c = run.config;
     const bool gpu  = where == Machine::cuda;
     const auto feed = [&](const BatchFeed::Capacity& capacity) { return Feed::device_bytes(capacity.bytes(), where); };
-    const auto memory = [&](DType dtype, ShardLevel kind) {  // of the process that has the longest slices
-        const int ranks = run.sharding().whole_matrices && run.sharding().cuts(kind) ? run.world : 1;
-        int64_t most    = 0;
-        for (int rank = 0; rank < ranks; rank++)
-            most = std::max(most, ParamMemory::bytes(c, param_layout(c, run.sharding(rank)), dtype,
-                                                     run.sharding().cuts(kind), where));
-        return most;
+    // That of the process with the longest slices. All are of one length unless matrices are dealt out whole.
+    ParamLayout layout = param_layout(c, run.sharding());
+    std::vector<int64_t> own(size_t(run.world), 0);
+    for (const Bucket& b : layout.buckets)
+        for (size_t rank = 0; rank < own.size(); rank++) own[rank] += b.cut.count[rank];
+    layout.sharding.rank = int(std::max_element(own.begin(), own.end()) - own.begin());
+    const auto memory    = [&](DType dtype, ShardLevel kind) {
+        return ParamMemory::bytes(c, layout, dtype, run.sharding().cuts(kind), where);
     };
     Arena activations;
     MemoryPlan plan{};

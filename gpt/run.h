@@ -251,11 +251,8 @@ inline void Run::find_files() {
 
 inline void Run::refuse_world() const {
     if (ranks.world == 1) return;
-    const bool gpu = device.where() == Machine::cuda;
-    CHECK(!Collective::library(device.where()).empty() || options.dry_run,
-          "{} processes, but {} is not installed here, or this binary was built without it; install it ({}) and run "
-          "make again, or start one process",
-          ranks.world, gpu ? "NCCL" : "Open MPI", gpu ? "libnccl-dev" : "apt-get install openmpi-bin libopenmpi-dev");
+    const std::string obstacle = options.dry_run ? "" : Collective::obstacle(device.where());
+    CHECK(obstacle.empty(), "{} processes: {}; or start one process", ranks.world, obstacle);
 }
 
 inline Comm::Facts Run::facts() const {

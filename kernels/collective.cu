@@ -309,6 +309,19 @@ std::string Collective::library(Machine where) {
     return "";
 }
 
+std::string Collective::obstacle(Machine where) {
+    const bool cpu = where == Machine::cpu;
+    if (library(where).empty())
+        return cpu ? "this binary was built without Open MPI, or it is not installed here; install it (apt-get install "
+                     "openmpi-bin libopenmpi-dev) and run make again"
+                   : "this binary was built without NCCL; install it (libnccl-dev) and run make again";
+#ifdef GPT_MPI
+    if (cpu && !mpi::launched())
+        return "on CPUs they must be started by mpirun, or under Slurm by srun --mpi=pmix, which Open MPI knows";
+#endif
+    return "";
+}
+
 std::string Collective::backends() {
     std::string nccl, mpi = "no MPI";
 #ifdef GPT_NCCL

@@ -34,6 +34,8 @@ class Collective {
     // The library for the tensors of a machine, such as "NCCL 2.28.3" or "Open MPI 4.1.4". It is "" when the binary was
     // built without it, or when Open MPI is not installed here.
     static std::string library(Machine where);
+    // Says why several processes cannot work together on such a machine, and what would help, or "" when they can.
+    static std::string obstacle(Machine where);
     // What the binary was built with, for --version: "NCCL 2.28, Open MPI 4.1.4".
     static std::string backends();
     // The memory beside the tensors that a member takes. NCCL's own buffers are not known here, and not counted.

@@ -46,18 +46,18 @@ inline std::string version() {
     return name;
 }
 
-// Joins the group that mpirun or Slurm has made. A process that neither has started would be alone in its group.
+// Whether mpirun or Slurm has started this process for MPI. Any other would be alone in its group.
+inline bool launched() { return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") || getenv("PMI_RANK"); }
+
+// Joins the group that the launcher has made.
 inline void start(int rank, int world) {
-    CHECK(library(), "{} processes on the CPU need Open MPI, which is not installed: apt-get install openmpi-bin",
-          world);
     // A process that waits offers its core to one that computes.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-    const bool launched = getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") || getenv("PMI_RANK");
     int started = 0, level = 0, theirs = 0, their_world = 1;
     MPI_CALL(MPI_Initialized, &started);
-    if (launched && !started) MPI_CALL(MPI_Init_thread, nullptr, nullptr, MPI_THREAD_FUNNELED, &level);
-    if (launched) MPI_CALL(MPI_Comm_rank, everybody(), &theirs);
-    if (launched) MPI_CALL(MPI_Comm_size, everybody(), &their_world);
+    if (!started) MPI_CALL(MPI_Init_thread, nullptr, nullptr, MPI_THREAD_FUNNELED, &level);
+    MPI_CALL(MPI_Comm_rank, everybody(), &theirs);
+    MPI_CALL(MPI_Comm_size, everybody(), &their_world);
     CHECK(theirs == rank && their_world == world,
           "the environment says that this process is rank {} of {}, but MPI sees rank {} of {}\n    "
           "Processes on the CPU need a launcher that tells MPI: mpirun -n {}, or under Slurm srun --mpi=pmix",

@@ -401,6 +401,9 @@ TEST_CASE("GPUs that keep slices train as GPUs that keep everything", "[.emulate
         CAPTURE(level);
         const bool graph = twice || level == "weights";
         ran(level, level + (graph ? " --graph" : ""), level == "gradients" ? "random:3" : "late");
+        const double planned = records(s / level, "start")[0]["planned_bytes"],
+                     taken   = records(s / level, "end")[0]["peak_bytes"];
+        CHECK(std::fabs(planned - taken) <= 0.05 * taken);
         // A micro-step's gradients leave at once where nobody has room for all of them, and are added in another order.
         if (twice && level != "optimizer")
             CHECK(apart(s, level, "none") <= 1e-6);

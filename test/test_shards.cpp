@@ -201,7 +201,7 @@ TEST_CASE("a bucket is cut evenly, or between matrices, and every parameter has 
         const ParamLayout layout = param_layout(c, {ShardLevel::weights, rank, world, whole});
         for (const Bucket& b : layout.buckets) CHECK((whole || b.cut.is_even()));
         bool matrices = false;
-        for (const ParamPart& p : param_parts(c, layout, rank, true)) {
+        for (const ParamPart& p : param_parts(rows, layout, rank, true)) {
             found[p.row] += p.count;
             CHECK(p.first % 16 == 0);
             CHECK(p.place == layout.place[p.row] + p.first);
@@ -253,4 +253,18 @@ TEST_CASE("four processes on CPUs train as one at every level", "[comm][mpi]") {
 TEST_CASE("processes on CPUs save together, and go on in another number", "[comm][mpi]") {
     const Scratch s;
     for (const int world : {1, 4, 3, 1}) by_mpirun(s, world, "[.mpirun-resume]");
+}
+
+TEST_CASE("processes on CPUs that no launcher of MPI has started are refused", "[programs][comm]") {
+    if (Collective::library(Machine::cpu).empty()) return;
+    const Scratch s;
+    write_shard(s / "train.bin", 1000);
+    const std::string words = fmt::format("--model nano --train-data {} --out {} --device cpu --steps 1 --context 8",
+                                          quoted(s / "train.bin"), quoted(s / "run"));
+    const Ran ran           = run(s, "train_gpt", words, "",
+                                  "env -u OMPI_COMM_WORLD_SIZE -u PMIX_RANK -u PMI_RANK WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 ");
+    CAPTURE(ran.out, ran.err);
+    CHECK(ran.code == 2);
+    CHECK(missing_words(ran.err, {"2 processes", "mpirun", "srun --mpi=pmix"}) == "");
+    CHECK(!exists(s / "run"));
 }
