@@ -19,7 +19,7 @@
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "gpt/resume.h"
-#include "gpt/time_model.h"
+#include "gpt/scaling.h"
 #include "kernels/device.h"
 #include "kernels/host.h"
 
@@ -180,10 +180,13 @@ struct Options {
     MachineOptions machine;
     Auto<DType> save_dtype;
     Auto<const Card*> gpu;
-    Recompute recompute  = Recompute::none;
-    Objective objective  = Objective::likelihood;
-    float dpo_beta       = 0.1f;
-    uint64_t seed        = 1337;
+    Auto<const Link*> link;  // of a plan with --gpu, as world and gpus_per_node
+    Auto<int64_t> world;
+    int64_t gpus_per_node = 8;
+    Recompute recompute   = Recompute::none;
+    Objective objective   = Objective::likelihood;
+    float dpo_beta        = 0.1f;
+    uint64_t seed         = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             max_skips         = 10;
     bool ignore_extra_tensors = false, document_mask = false, add_tokens = false, resume = false, tune = false,
@@ -363,6 +366,14 @@ inline void list_options(Flags& f, Options& o) {
         "--gpu", o.gpu, gpus,
         "plan for this GPU, which the machine need not have, and predict the time of a step on it; with --dry-run; "
         "auto: plan for this machine");
+    f.add("--world", o.world, at_least(1).at_most(1 << 20),
+          "plan for this many GPUs of the kind that --gpu names; auto: as many as there are processes");
+    Flags::Table<const Link*> networks;
+    for (const Link& link : links) networks.emplace_back(link.name, &link);
+    f.choose("--link", o.link, networks,
+             "with --world: what connects servers, in Gb/s of all adapters of a server together; nvlink connects all "
+             "GPUs; auto: nvlink for a single server, else 400Gb");
+    f.add("--gpus-per-node", o.gpus_per_node, at_least(1).at_most(1024), "with --world: GPUs of a server");
     f.add("--list-models", o.list_models, "print the table of presets");
     list_foreign_names(f);
     f.apart({"--accumulate", "--tokens-per-step"});
@@ -371,6 +382,9 @@ inline void list_options(Flags& f, Options& o) {
     f.only_with("--gpu", {"--dry-run"});
     f.only_with("--add-tokens", {"--tokenizer"});
     f.only_with("--dpo-beta", {"--objective"});
+    f.only_with("--world", {"--gpu"});
+    f.only_with("--link", {"--world"});
+    f.only_with("--gpus-per-node", {"--world"});
 }
 
 // Returns false after printing --help or --version.

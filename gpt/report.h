@@ -44,13 +44,23 @@ inline std::string describe(const Schedule& s) {
 }
 
 // Returns the options for the largest batch that fits into the free memory. When not even one sequence fits, it tries
-// again with all activations recomputed.
+// again with all activations recomputed, then with more of the state cut into slices, then with more GPUs.
 inline std::string room(const Run& run) {
-    const auto largest = [&](Recompute recompute) {
-        return largest_batch(run.free_bytes, [&](int64_t b) { return run.plan_with(b, recompute).total(); });
+    const ShardLevel now = run.options.shard;
+    const int world      = run.ranks.world;
+    const auto largest   = [&](Recompute recompute, ShardLevel shard, int of_world) {
+        return largest_batch(run.free_bytes,
+                               [&](int64_t b) { return run.plan_with(b, recompute, shard, of_world).total(); });
     };
-    if (const int64_t b = largest(run.options.recompute)) return fmt::format("--batch {}", b);
-    if (const int64_t b = largest(Recompute::block)) return fmt::format("--recompute block --batch {}", b);
+    if (const int64_t b = largest(run.options.recompute, now, world)) return fmt::format("--batch {}", b);
+    if (const int64_t b = largest(Recompute::block, now, world)) return fmt::format("--recompute block --batch {}", b);
+    for (const auto& [name, level] : shard_levels())
+        if (const int64_t b = world > 1 && level > now ? largest(Recompute::block, level, world) : 0)
+            return fmt::format("--shard {} --recompute block --batch {}", name, b);
+    if (run.machine() == Machine::cuda)
+        for (int more = 2; more <= 1 << 16; more *= 2)
+            if (const int64_t b = more > world ? largest(Recompute::block, ShardLevel::weights, more) : 0)
+                return fmt::format("{} GPUs with --shard weights --recompute block --batch {}", more, b);
     return "no --batch; a smaller --model or --context, or a device with more memory";
 }
 
@@ -59,11 +69,14 @@ inline void refuse_too_large(const Run& run) {
               describe(run.plan), run.device.name(), gibibytes(run.free_bytes), room(run));
 }
 
-// The seconds of a step on the GPU that the run is planned for. Its processes take as long as one of them.
-inline double predicted_seconds(const Run& run) {
+// What a step takes on the GPUs that the run is planned for.
+inline ScaledStep predicted_step(const Run& run) {
     const Options& o = run.options;
-    const auto ops   = step_ops(run.config, run.shape(), run.dtype, o.accumulate, o.optimizer.kind);
-    return seconds_of_step(ops, *run.card, run.dtype, o.context, o.graph);
+    return predict_step(run.config, run.shape(), run.dtype, o.accumulate, o.optimizer.kind, o.graph,
+                        {run.ranks.world, o.shard}, run.cluster());
+}
+inline std::string seconds_text(double seconds) {
+    return seconds < 1 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
 }
 
 // Prints what is trained, on which device and data, and at what cost, with the command that repeats the run.
@@ -82,7 +95,7 @@ inline void header(const Run& run) {
         c.width, c.heads, o.context, c.vocab, grouped(count_params(c)));
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "",
         o.gpu.is_auto() ? dev.name() : run.card->driver_name, gpu ? "" : fmt::format(" · {} threads", dev.threads()),
-        world > 1 ? " · " + Collective::library(run.machine()) : "", name_of(run.dtype),
+        world > 1 && o.world.is_auto() ? " · " + Collective::library(run.machine()) : "", name_of(run.dtype),
         o.dry_run ? ""
                   : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
                                 peak_flops(dev, run.dtype) / 1e9));
@@ -117,13 +130,19 @@ inline void header(const Run& run) {
     say("compute", "{}FLOP a token · {}FLOP a step{}", rounded(flops, " "), rounded(flops * double(tokens), " "),
         length_known ? fmt::format(" · {}FLOP in all", rounded(flops * double(tokens) * double(o.steps), " ")) : "");
     if (run.card && o.dry_run) {
-        const double seconds = predicted_seconds(run);
-        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products{}, as predicted{}",
-            seconds < 10 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.1f} s", seconds),
+        const ScaledStep step = predicted_step(run);
+        const double seconds = step.seconds(), all = seconds * double(o.steps);
+        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products, as predicted{}", seconds_text(seconds),
             rounded(double(tokens) / seconds),
             100 * flops * double(tokens) / world / seconds / run.card->product_rate(run.dtype),
-            length_known ? fmt::format(" · {} in all", duration(seconds * double(o.steps))) : "",
-            world > 1 ? " without communication" : "");
+            length_known ? fmt::format(" · {} in all, {} GPU-hours", duration(all), rounded(all * world / 3600)) : "");
+        if (world == 1) return;
+        const Cluster cluster = run.cluster();
+        say("network", "{} · each GPU sends {}B a step in {}, of which {} are not hidden behind kernels",
+            cluster.one_node(world)
+                ? "all GPUs in one server"
+                : fmt::format("{} GPUs in a server, {} between servers", cluster.gpus_per_node, cluster.link->name),
+            rounded(step.sent, " "), seconds_text(step.wire), seconds_text(step.exposed));
     }
 }
 

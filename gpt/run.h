@@ -139,7 +139,8 @@ struct Run {
     MemoryPlan plan;
     int64_t free_bytes;  // the free memory of the device before anything was allocated
 
-    Run(Options& o, const Flags& flags, const Ranks& ranks);
+    // started: the processes that were started; a plan may be for more of them.
+    Run(Options& o, const Flags& flags, const Ranks& started);
     Run(const Run&)            = delete;
     Run& operator=(const Run&) = delete;
 
@@ -155,20 +156,28 @@ struct Run {
     Sharding sharding() const {
         return {options.shard, ranks.rank, ranks.world, row_of(options.optimizer.kind).whole_matrices};
     }
+    // The GPUs and the network of a plan.
+    Cluster cluster() const {
+        const bool one = ranks.world <= options.gpus_per_node;
+        return {card, options.link.value_or(find_link(one ? "nvlink" : "400Gb")), int(options.gpus_per_node)};
+    }
     int64_t tokens_per_step() const { return tokens_of_step(options, ranks.world); }
     // All processes of a launch have the same number. agree() then compares what they are about to do.
     static uint64_t id() { return hash64(launch_from_environment()); }
     // What all processes must have in common, in words that an error can show.
     Comm::Facts facts() const;
-    // The memory that another batch and another level of recomputation would take.
+    // The memory that another batch and another level of recomputation would take, in the same or another world.
     MemoryPlan plan_with(int64_t batch, Recompute recompute) const {
+        return plan_with(batch, recompute, options.shard, ranks.world);
+    }
+    MemoryPlan plan_with(int64_t batch, Recompute recompute, ShardLevel shard, int world) const {
         const Options& o = options;
         RunSize size{config, dtype, shape_with(batch, recompute)};
         size.optimizer     = o.optimizer.kind;
         size.micro_steps   = o.accumulate;
         size.documents     = o.document_mask;
-        size.shard         = o.shard;
-        size.world         = ranks.world;
+        size.shard         = shard;
+        size.world         = world;
         size.masked        = data.masked;
         size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
         return plan_memory(size, machine());
@@ -354,10 +363,10 @@ inline void Run::read_data() {
     if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
 }
 
-inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
+inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
     : options(o),
       flags(flags),
-      ranks(ranks),
+      ranks(o.world.is_auto() ? started : Ranks{0, int(o.world)}),
       checkpoint(o.resume ? newest_checkpoint(o.out) : ""),
       saved(checkpoint.empty() ? TrainState() : read_state(checkpoint)),
       preset(find_preset(o.model)),
@@ -368,7 +377,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& ranks)
       device(open_device(o.machine, ranks.local, ranks.neighbours)),
       card(o.gpu.value_or(find_card(device.name()))),
       dtype(o.gpu.is_auto() ? dtype_on(device, o.machine) : o.machine.dtype.value_or(DType::BF16)) {
-    refuse_world();
+    if (!o.dry_run) refuse_world();
     if (!o.dry_run) refuse_without_products(device);
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
           "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,

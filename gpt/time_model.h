@@ -56,9 +56,29 @@ inline constexpr KindShare h100_shares[] = {
     {OpKind::sum, 0.53, 0.53},
     {OpKind::adamw, 0.86, 0.95},
 };
+// On other GPUs the shares are the same but for attention, whose mma.sync reaches 0.63 of an H100's peak (Luo et al.
+// 2024: arXiv 2402.13499) and all of the peak before Hopper. 0.63 of the peak is 0.78 of the rate of large products
+// there.
+inline constexpr KindShare ampere_shares[] = {
+    {OpKind::product, 0.81, 0.90},
+    {OpKind::attention_forward, 0.50 / 0.78, 0.49},
+    {OpKind::attention_backward, 0.40 / 0.78, 0.42},
+    {OpKind::layernorm_forward, 0.81, 0.95},
+    {OpKind::layernorm_backward, 0.61, 0.90},
+    {OpKind::embedding_forward, 0.62, 0.73},
+    {OpKind::embedding_backward, 0.28, 0.32},
+    {OpKind::cross_entropy, 0.60, 0.75},
+    {OpKind::rope, 0.36, 0.57},
+    {OpKind::gelu, 0.93, 0.95},
+    {OpKind::copy, 0.95, 0.95},
+    {OpKind::sum, 0.53, 0.53},
+    {OpKind::adamw, 0.86, 0.95},
+};
 // clang-format on
 
-// A GPU. Rates are those that were measured, not those of a data sheet.
+// A GPU. The rates of the H100 were measured. Those of the others are its shares of the data sheet's: 0.88 of the
+// memory's rate, 0.81 and 0.75 of the peak of products in bf16 and fp32, and 0.82 of NVLink's, which is what NCCL
+// reaches on an H100 as NVIDIA says (nccl-tests issue 212: 370 of 450 GB/s). A card without NVLink has PCIe 4.
 struct Card {
     const char* name;             // its name for --gpu
     const char* driver_name;      // a part of the name that the driver gives it
@@ -68,10 +88,21 @@ struct Card {
     double launch;                // seconds of a kernel beside its floor: its launch, its first loads, its last wave
     double launch_in_graph;       // the same in a CUDA graph
     const KindShare (&shares)[13];
+    double nvlink;  // bytes/s that a GPU sends to another one of its server
     double product_rate(DType x) const { return x == DType::BF16 ? bf16_rate : fp32_rate; }
 };
 inline constexpr Card cards[] = {
-    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares},
+    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares, 370e9},
+    {"h200-141gb", "H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares, 370e9},
+    {"a100-80gb", "A100-SXM4-80GB", int64_t(79) << 30, .88 * 2.039e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
+     ampere_shares, .82 * 300e9},
+    {"a100-40gb", "A100-SXM4-40GB", int64_t(39) << 30, .88 * 1.555e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
+     ampere_shares, .82 * 300e9},
+    {"rtx4090-24gb", "RTX 4090", int64_t(23) << 30, .88 * 1.008e12, .81 * 165e12, .75 * 82.6e12, 11e-6, 9e-6,
+     ampere_shares, 20e9},
+    // For comparison only. It has products in fp16 and none in bf16, so the kernels here do not run on it.
+    {"v100-32gb", "V100-SXM2-32GB", int64_t(31) << 30, .88 * .9e12, .81 * 125e12, .75 * 15.7e12, 11e-6, 9e-6,
+     ampere_shares, .82 * 150e9},
 };
 inline const Card* find_card(const std::string& driver_name) {
     for (const Card& card : cards)

@@ -2,6 +2,7 @@
 //
 //   build/bench_ops --only layernorm                 times the ops whose names contain that, on this machine
 //   build/bench_ops --costs                          prints the table of kernels/README.md: costs by the formulas
+//   build/bench_ops --scaling                        prints the tables of docs/scaling.md
 //   build/bench_ops --profiled OPS.json              runs each op once, for the emulator's --profile COUNTS.json
 //   build/bench_ops --table OPS.json,COUNTS.json     prints what was counted beside the costs
 //   build/bench_ops --hardware COUNTS.json,NCU.csv   sets what ncu counted on a GPU beside the emulator's counts
@@ -23,12 +24,13 @@
 #include "test/attention_variants.h"
 #include "test/cost_table.h"
 #include "test/counts.h"
+#include "test/scaling_table.h"
 #include "test/scratch.h"
 #include "test/update.h"
 
 struct BenchOptions {
     std::string only, device = "auto", profiled, table, hardware;
-    bool costs = false, variants = false;
+    bool costs = false, scaling = false, variants = false;
     int64_t batch = 4, context = 1024;
 };
 
@@ -444,6 +446,7 @@ int main(int argc, char** argv) try {
     f.add("--context", o.context, "tokens in each");
     f.group("counts");
     f.add("--costs", o.costs, "print what each op costs by its formula");
+    f.add("--scaling", o.scaling, "print what runs on many GPUs would take");
     f.add("--profiled", o.profiled, "run each op once between profiler marks, and write its cost by the formula here",
           "FILE");
     f.add("--table", o.table, "print what --profiled and the emulator's --profile wrote", "OPS.json,COUNTS.json");
@@ -453,6 +456,10 @@ int main(int argc, char** argv) try {
     if (!f.parse(argc, argv)) return 0;
     if (o.costs) {
         fmt::print("{}", cost_table());
+        return 0;
+    }
+    if (o.scaling) {
+        fmt::print("{}", scaling_tables());
         return 0;
     }
     const auto two_files = [](const char* option, const std::string& value, const char* want, auto print) {

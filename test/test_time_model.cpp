@@ -1,7 +1,9 @@
 // test_time_model.cpp - the predicted times of training steps against those that an H100 took
+#include "data/files.h"
 #include "gpt/presets.h"
 #include "gpt/time_model.h"
 #include "test/catch.h"
+#include "test/scaling_table.h"
 
 TEST_CASE("predicted step times are within 10 % of those that were measured on an H100", "[model]") {
     Config characters       = config_of(*find_preset("gpt2"));  // nanoGPT's model of characters
@@ -65,5 +67,59 @@ TEST_CASE("predicted step times follow the work", "[model]") {
     CHECK(of(Recompute::norm, 1, OptimizerKind::adamw) > of(Recompute::gelu, 1, OptimizerKind::adamw));
     CHECK(of(Recompute::block, 1, OptimizerKind::adamw) > of(Recompute::norm, 1, OptimizerKind::adamw));
     CHECK(of(Recompute::none, 1, OptimizerKind::muon) > once);
-    CHECK(!find_card("NVIDIA A100-SXM4-80GB"));
+    CHECK(!find_card("NVIDIA A30"));
+}
+
+TEST_CASE("predicted steps on many GPUs are within 15 % of those that llm.c and llmq published", "[model]") {
+    int compared = 0;
+    for (const PlannedRun& run : published_runs()) {
+        const std::string name = run.name;
+        if (name.find("llm.c") == name.npos && name.find("llmq") == name.npos) continue;
+        const double predicted = predict(run).seconds();
+        CAPTURE(name, predicted, run.published);
+        CHECK(std::fabs(predicted / run.published - 1) < 0.15);
+        compared++;
+    }
+    CHECK(compared == 4);
+}
+
+TEST_CASE("the tables of docs/scaling.md are those of the model", "[model]") {
+    const std::string page = read_text("docs/scaling.md"), tables = scaling_tables();
+    INFO("bench_ops --scaling prints the tables; they have to be\n" << tables);
+    const size_t gap = tables.find("\n\n");
+    REQUIRE(gap != std::string::npos);
+    CHECK(page.find(tables.substr(0, gap)) != std::string::npos);
+    CHECK(page.find(tables.substr(gap + 2)) != std::string::npos);
+}
+
+TEST_CASE("a collective takes the time of its bytes and of its hops", "[model]") {
+    const Card* card = find_card("NVIDIA H100 80GB HBM3");
+    const Cluster one{card, find_link("nvlink")}, two{card, find_link("400Gb")};
+    CHECK(one.seconds(1, 1e9) == 0);
+    CHECK(one.seconds(8, 37e9) == Approx(7. / 8 * .1 + 7 * Cluster::hop));
+    CHECK(two.seconds(8, 37e9) == one.seconds(8, 37e9));             // one server
+    CHECK(two.seconds(16, 47e9) == Approx(15. / 16).epsilon(1e-3));  // its adapters send 47 GB/s
+    CHECK(two.seconds(16384, 0) < 16383 * Cluster::hop);             // a tree has fewer hops than a ring
+    CHECK(one.seconds(16, 47e9) < two.seconds(16, 47e9));
+}
+
+TEST_CASE("each level of sharding sends what its formula says", "[model]") {
+    const Config c = config_of(*find_preset("gpt2"));
+    const Cluster cluster{find_card("NVIDIA H100 80GB HBM3"), find_link("nvlink")};
+    const double weights = double(count_params(c)), part = 7. / 8;
+    const auto step = [&](ShardLevel level, int64_t micro, int64_t world) {
+        return predict_step(c, {8, 1024, true, Recompute::none, 1024}, DType::BF16, micro, OptimizerKind::adamw, false,
+                            {world, level}, cluster);
+    };
+    CHECK(step(ShardLevel::none, 3, 8).sent == Approx(2 * part * 4 * weights));
+    CHECK(step(ShardLevel::optimizer, 3, 8).sent == Approx(part * 6 * weights));
+    CHECK(step(ShardLevel::gradients, 3, 8).sent == Approx(part * (3 * 4 + 2) * weights));
+    CHECK(step(ShardLevel::weights, 3, 8).sent == Approx(3 * part * (4 + 2 * 2) * weights));
+    const ScaledStep alone = step(ShardLevel::none, 3, 1);
+    CHECK(alone.sent == 0);
+    CHECK(alone.exposed == 0);
+    CHECK(alone.seconds() == Approx(seconds_of_step(step_ops(c, {8, 1024, true, Recompute::none, 1024}, DType::BF16, 3,
+                                                             OptimizerKind::adamw),
+                                                    *cluster.card, DType::BF16, 1024, false)));
+    CHECK(step(ShardLevel::optimizer, 3, 8).update < alone.update / 7);
 }

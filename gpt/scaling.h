@@ -1,0 +1,149 @@
+// scaling.h - predicts a training step on many GPUs: what each sends, how long that takes, and how much of it is hidden
+//
+// A gradient is 4 bytes on the wire, a weight has its own size. Each GPU sends its share of every collective, which is
+// (N - 1) / N of the buffer for a reduce-scatter or an all-gather, and twice that for an all-reduce:
+//
+//   --shard none         all-reduce of the gradients, while the last backward pass computes
+//   --shard optimizer    reduce-scatter of the gradients likewise; all-gather of the weights after the update
+//   --shard gradients    the same, with a reduce-scatter in every backward pass
+//   --shard weights      all-gather of the weights in every forward and every backward pass, too
+//
+// A collective takes α for each hop and β for each byte: the time of a ring, or of a tree where that is shorter. What a
+// pass computes hides what is sent meanwhile, except the last bucket of a backward pass, which has nothing after it.
+// Kernels are not slowed by the copies beside them, and no process waits for a slower one; both are optimistic.
+//
+// Tensor and pipeline parallelism are not built here. Parallel has them all the same (Narayanan et al. 2021: arXiv
+// 2104.04473), so that docs/scaling.md can show where sharding alone stops being enough.
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include "gpt/time_model.h"
+
+// How servers are connected with each other.
+struct Link {
+    const char* name;  // its name for --link
+    double rate;       // bytes/s that all GPUs of a server send together; 0: NVLink connects all GPUs
+};
+// A 400 Gb/s adapter sends 46 to 48 of its 50 GB/s, as NVIDIA says (nccl-tests issue 290).
+constexpr double adapter_share = 0.94;
+inline constexpr Link links[]  = {
+     {"nvlink", 0},
+     {"10Gb", adapter_share * 1.25e9},
+     {"100Gb", adapter_share * 12.5e9},
+     {"200Gb", adapter_share * 25e9},
+     {"400Gb", adapter_share * 50e9},
+     {"800Gb", adapter_share * 100e9},
+     {"1600Gb", adapter_share * 200e9},
+     {"3200Gb", adapter_share * 400e9},
+};
+
+inline const Link* find_link(const std::string& name) {
+    for (const Link& link : links)
+        if (name == link.name) return &link;
+    return nullptr;
+}
+
+struct Cluster {
+    const Card* card;
+    const Link* link;
+    int gpus_per_node           = 8;
+    static constexpr double hop = 3e-6, node_hop = 8e-6;  // α between GPUs of a server, and between servers; assumed
+
+    bool one_node(int world) const { return link->rate == 0 || world <= gpus_per_node; }
+    // The seconds in which `world` GPUs reduce-scatter or all-gather a buffer. Between servers a ring sends all of it
+    // through each server's adapters.
+    double seconds(int64_t world, double bytes) const {
+        if (world <= 1) return 0;
+        const double share = double(world - 1) / double(world) * bytes, inside = share / card->nvlink;
+        if (one_node(int(world))) return double(world - 1) * hop + inside;
+        const double nodes = std::ceil(double(world) / gpus_per_node);
+        const double ring  = double(world - 1) * hop + nodes * node_hop,
+                     tree  = (gpus_per_node - 1) * hop + 2 * std::log2(nodes) * node_hop;
+        return std::min(ring, tree) + std::max(inside, share / link->rate);
+    }
+};
+
+// A prediction of one step.
+struct ScaledStep {
+    double forward = 0, backward = 0, update = 0;  // seconds of kernels, over all micro-steps
+    double sent    = 0;                            // bytes that a GPU sends
+    double wire    = 0;                            // seconds in which it sends
+    double exposed = 0;                            // those of them in which it computes nothing
+    double idle    = 0;                            // of a pipeline that fills and drains
+    double seconds() const { return forward + backward + update + exposed + idle; }
+};
+
+struct Parallel {
+    int64_t world    = 1;
+    ShardLevel shard = ShardLevel::none;
+    int64_t tensor = 1, pipeline = 1;  // GPUs that share each matrix, and that share the layers
+
+    int64_t replicas() const { return world / (tensor * pipeline); }
+};
+
+inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
+                               OptimizerKind optimizer, bool graph, const Parallel& p, const Cluster& on) {
+    const bool cut_optimizer = p.replicas() > 1 && p.shard >= ShardLevel::optimizer;
+    ScaledStep step;
+    const double ways = double(p.tensor * p.pipeline);
+    for (const StepOp& op : step_ops(c, shape, x, micro_steps, optimizer)) {
+        const double seconds = seconds_of(op, *on.card, x, shape.context, graph) / ways;
+        const bool updates   = op.part == Part::end && op.kind != OpKind::embedding_backward;
+        if (updates)
+            step.update += seconds / (cut_optimizer ? double(p.replicas()) : 1.);
+        else if (op.part == Part::beginning || op.part == Part::block_forward)
+            step.forward += seconds;
+        else
+            step.backward += seconds;
+    }
+    // The sharded states of one replica's part of the model.
+    const int64_t n      = p.replicas();
+    const double weights = double(count_params(c)) / ways, micro = double(micro_steps),
+                 per_layer = weights / double(c.layers + 2), part = double(n - 1) / double(n);
+    const double gradients = 4 * weights, stored = double(size_of(x)) * weights;
+    const double scatter = on.seconds(n, gradients), gather = on.seconds(n, stored),
+                 last_bucket  = scatter * per_layer / weights;
+    const double pass_forward = step.forward / micro, pass_backward = step.backward / micro;
+    const auto hidden_behind = [&](double wire, double compute, double at_least) {
+        step.wire += wire;
+        return n > 1 ? std::max(at_least, wire - compute) : 0;
+    };
+    const double passes = p.shard >= ShardLevel::gradients ? micro : 1;
+    switch (p.shard) {
+        case ShardLevel::none:
+            step.sent    = 2 * part * gradients;
+            step.exposed = hidden_behind(2 * scatter, pass_backward, 2 * last_bucket);
+            break;
+        case ShardLevel::optimizer:
+        case ShardLevel::gradients:
+            step.sent = part * (passes * gradients + stored);
+            for (int64_t i = 0; i < int64_t(passes); i++)
+                step.exposed += hidden_behind(scatter, pass_backward, last_bucket);
+            step.exposed += hidden_behind(gather, 0, gather);
+            break;
+        case ShardLevel::weights:
+            step.sent = micro * part * (gradients + 2 * stored);
+            for (int64_t i = 0; i < micro_steps; i++) {
+                step.exposed += hidden_behind(gather, pass_forward, gather * per_layer / weights);
+                step.exposed += hidden_behind(gather + scatter, pass_backward, last_bucket);
+            }
+            break;
+    }
+    // Matrices that are shared by `tensor` GPUs of a server: two all-reduces of the activations forward and two
+    // backward in each layer, with nothing to compute meanwhile.
+    const double activation = double(shape.rows() * c.width * size_of(x));
+    if (p.tensor > 1) {
+        const double all = 4 * micro * double(c.layers) / double(p.pipeline);
+        const double one = 2 * on.seconds(p.tensor, activation);
+        step.sent += all * 2 * double(p.tensor - 1) / double(p.tensor) * activation;
+        step.wire += all * one;
+        step.exposed += all * one;
+    }
+    // A pipeline of p stages idles for p - 1 micro-steps of each step. What passes from stage to stage is small.
+    if (p.pipeline > 1) {
+        step.sent += 2 * micro * activation;
+        step.idle = double(p.pipeline - 1) / micro * (step.forward + step.backward);
+    }
+    return step;
+}
