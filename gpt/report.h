@@ -222,6 +222,7 @@ inline void report_end(Log& log, const Run& run, const TrainState& state, const 
     const int64_t peak = peak_bytes(run);
     log.record({{"event", "end"},
                 {"step", state.step},
+                {"steps", int64_t(o.steps)},  // of the whole run
                 {"tokens", state.tokens},
                 {"fingerprint", weights},
                 {"peak_bytes", peak}});

@@ -72,7 +72,19 @@ TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs
                                       "--logits-memory 1024", "78.50 GiB are free"}) == "");
     // 162 GB of weights, gradients and moments do not fit.
     CHECK(missing_words(run(s, "train_gpt", "--model gpt-j-6b --dry-run --gpu h100-80gb").out,
-                        {"room for no --batch"}) == "");
+                        {"room for 2 GPUs with --shard weights"}) == "");
+    // Many GPUs of a kind that the machine need not have.
+    const std::string neox =
+        "--model gpt-neox-20b --dry-run --gpu a100-40gb --batch 4 --accumulate 4 --recompute block ";
+    CHECK(missing_words(run(s, "train_gpt", neox + "--world 96 --link 800Gb --shard weights").out,
+                        {"96 × A100", "96 processes = 3,145,728 tokens", "on each", "network", "8 GPUs in a server",
+                         "800Gb between servers", "a step in", "not hidden behind kernels", "--world 96"}) == "");
+    CHECK(missing_words(run(s, "train_gpt", neox + "--world 8").out,
+                        {"all GPUs in one server", "room for 16 GPUs with --shard weights"}) == "");
+    CHECK(missing_words(run(s, "train_gpt", neox).out, {"room for", "GPUs with --shard weights"}) == "");
+    CHECK(missing_words(run(s, "train_gpt", neox + "--world 96").out, {"room for --shard"}) == "");
+    refused(s, "train_gpt", neox + "--world 96 --link 800", {"--link 800", "800Gb"});
+    refused(s, "train_gpt", "--model gpt2 --dry-run --world 8", {"--world", "--gpu"});
     refused(s, "train_gpt", "--model gpt2 --gpu h100-80gb --train-data x.bin", {"--gpu", "--dry-run"});
     refused(s, "train_gpt", "--model gpt2 --gpu h100 --dry-run", {"--gpu h100", "h100-80gb"});
 }

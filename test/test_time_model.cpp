@@ -1,9 +1,8 @@
 // test_time_model.cpp - the predicted times of training steps against those that an H100 took
-#include "data/files.h"
-#include "gpt/presets.h"
-#include "gpt/time_model.h"
-#include "test/catch.h"
 #include "test/scaling_table.h"
+
+#include "test/catch.h"
+#include "test/scratch.h"
 
 TEST_CASE("predicted step times are within 10 % of those that were measured on an H100", "[model]") {
     Config characters       = config_of(*find_preset("gpt2"));  // nanoGPT's model of characters

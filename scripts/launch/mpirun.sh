@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# mpirun.sh - starts the processes of a recipe on several machines by Open MPI
+#   scripts/launch/mpirun.sh NAME HOSTS --train-data 'data/x_train_*.bin' [OPTION…]
+#     HOSTS is a file with a line `host slots=8` for each machine. The program and the data have the same paths on all of them.
+#   WORLD=16 scripts/launch/mpirun.sh …     starts that many processes
+# Rank 0 runs on the first host of the file, and the others find it there. mpirun ends all processes when one of them fails.
+set -euo pipefail
+. "$(dirname "$0")/models.sh"
+first_is_a_recipe "$0" "$@"
+[ -f "${2:-}" ] || { echo "error: HOSTS is '${2:-}', expected a file with a line 'host slots=$per_node' for each machine" >&2; exit 2; }
+hosts=$2
+shift 2
+first=$(awk 'NF && $1 !~ /^#/ {print $1; exit}' "$hosts")
+exec mpirun -n "${WORLD:-$gpus}" --hostfile "$hosts" --map-by slot --bind-to none -x MASTER_ADDR="$first" \
+    -x MASTER_PORT="${MASTER_PORT:-29500}" ${MPIRUN_OPTIONS:-} "$program" "${options[@]}" "$@"
