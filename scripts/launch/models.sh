@@ -1,7 +1,7 @@
 # models.sh - the runs that the scripts of this folder start: their options, and the GPUs that they are planned for
 #
-# The others read this file. `recipe NAME` sets gpus, per_node, card, link and the array options. scripts/launch/plan.sh NAME shows
-# what a recipe takes. Any option can be given again: the last one counts.
+# The others read this file. `recipe NAME` sets gpus, per_node, card, link and the array options; `with OPTION…` adds options, which
+# take the place of the recipe's. scripts/launch/plan.sh NAME shows what a recipe takes.
 recipes="gpt2-1558m-8 pythia-12b-16 neox-20b-96x40 neox-20b-16x80 neox-20b-8x80"
 recipe() {
     per_node=8 link=800Gb
@@ -25,6 +25,16 @@ recipe() {
         echo "error: there is no recipe '$1'; the recipes are: $recipes" >&2
         exit 2 ;;
     esac
+}
+with() {
+    local kept=() i word
+    for ((i = 0; i < ${#options[@]}; i += 2)); do
+        for word in "$@"; do
+            case $word in "${options[i]}" | "${options[i]}="*) continue 2 ;; esac
+        done
+        kept+=("${options[@]:i:2}")
+    done
+    options=("${kept[@]}" "$@")
 }
 # The name comes first. usage prints the comment at the head of the script.
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"; }

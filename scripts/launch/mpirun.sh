@@ -10,6 +10,7 @@ first_is_a_recipe "$0" "$@"
 [ -f "${2:-}" ] || { echo "error: HOSTS is '${2:-}', expected a file with a line 'host slots=$per_node' for each machine" >&2; exit 2; }
 hosts=$2
 shift 2
+with "$@"
 first=$(awk 'NF && $1 !~ /^#/ {print $1; exit}' "$hosts")
 exec mpirun -n "${WORLD:-$gpus}" --hostfile "$hosts" --map-by slot --bind-to none -x MASTER_ADDR="$first" \
-    -x MASTER_PORT="${MASTER_PORT:-29500}" ${MPIRUN_OPTIONS:-} "$program" "${options[@]}" "$@"
+    -x MASTER_PORT="${MASTER_PORT:-29500}" ${MPIRUN_OPTIONS:-} "$program" "${options[@]}"

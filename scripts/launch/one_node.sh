@@ -7,11 +7,12 @@ set -euo pipefail
 . "$(dirname "$0")/models.sh"
 first_is_a_recipe "$0" "$@"
 shift
+with "$@"
 world=${GPUS:-$gpus} pids=() code=0
 export WORLD_SIZE=$world MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500}
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
 for ((rank = 0; rank < world; rank++)); do
-    RANK=$rank LOCAL_RANK=$rank "$program" "${options[@]}" "$@" &
+    RANK=$rank LOCAL_RANK=$rank "$program" "${options[@]}" &
     pids+=($!)
 done
 for pid in "${pids[@]}"; do  # a signal ends wait, so it is called until the process has ended

@@ -4,7 +4,7 @@
 #   scripts/launch/plan.sh NAME [OPTION…]   prints the whole plan of one; options of train_gpt change it
 set -euo pipefail
 . "$(dirname "$0")/models.sh"
-plan() { "$program" --dry-run --gpu "$card" --world "$gpus" --gpus-per-node "$per_node" --link "$link" "${options[@]}" "$@"; }
+plan() { "$program" --dry-run --gpu "$card" --world "$gpus" --gpus-per-node "$per_node" --link "$link" "${options[@]}"; }
 if [ $# -eq 0 ]; then
     for name in $recipes; do
         recipe "$name"
@@ -15,4 +15,5 @@ if [ $# -eq 0 ]; then
 fi
 first_is_a_recipe "$0" "$@"
 shift
-plan "$@"
+with "$@"
+plan

@@ -21,11 +21,12 @@ first_is_a_recipe "$0" "$@"
 [ $# -ge 2 ] || { echo "error: the folder of the run is missing (--help says how to call this)" >&2; exit 2; }
 run=$2
 shift 2
+with "$@"
 export MASTER_ADDR MASTER_PORT
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export SUPERVISE_ONCE=1  # Slurm restarts, because a machine may have to be replaced
 code=0
-"$here/supervise.sh" "$run" -- srun --mpi="${MPI:-none}" --kill-on-bad-exit=1 "$program" "${options[@]}" "$@" || code=$?
+"$here/supervise.sh" "$run" -- srun --mpi="${MPI:-none}" --kill-on-bad-exit=1 "$program" "${options[@]}" || code=$?
 [ "$code" = 75 ] || exit "$code"  # 75: it should go on
 scontrol requeue "$SLURM_JOB_ID"

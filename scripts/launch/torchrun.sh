@@ -8,6 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/models.sh"
 first_is_a_recipe "$0" "$@"
 shift
+with "$@"
 nodes=${NODES:-$(((gpus + per_node - 1) / per_node))}
 exec torchrun --no-python --nnodes "$nodes" --node-rank "${NODE:-0}" --nproc-per-node "$((gpus < per_node ? gpus : per_node))" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" "$program" "${options[@]}" "$@"
+    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" "$program" "${options[@]}"
