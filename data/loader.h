@@ -78,7 +78,10 @@ class Loader {
         if (masked_) pack();
         CHECK(!set_.pairs || packing_.documents > 0, "'{}': there is no preference that fits into {} tokens",
               set_.pattern, T + 1);
-        CHECK(!masked_ || windows_ > 0, "'{}': there is no token that counts in the loss", set_.pattern);
+        CHECK(!masked_ || windows_ > 0,
+              "'{}': no document has a token that counts in the loss among its first {}; a larger --context reads more "
+              "of each",
+              set_.pattern, T + 1);
         const auto shorter = [](const Shard& a, const Shard& b) { return a.tokens() < b.tokens(); };
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
         CHECK(

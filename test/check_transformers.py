@@ -88,6 +88,27 @@ def write_pair(folder, tokenizer):
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(merge + "\n" for merge in model["merges"]))
 
 
+def check_chat(work, tokenizer):
+    """Tunes a model on a conversation with the tokens of chatml. transformers reads its template, tokens and ends from the folder."""
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Was 1813 a leap year?\n"},
+                {"role": "assistant", "content": " It wasn't."}, {"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    (work / "chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    train = [BUILD / "train_gpt", "--batch", 1, "--context", 160, "--steps", 1, "--eval-every", 0]
+    ran(*train, "--model", work / "gpt2-config", "--tokenizer", tokenizer, "--train-data", work / "tokens.bin", "--out", work / "chat-base")
+    ran(BUILD / "tokenize", "--tokenizer", tokenizer, "--input", work / "chat.jsonl", "--chat-template", "chatml", "--add-tokens",
+        work / "chat", "--output", work / "chat/chat")
+    ran(*train, "--model", work / "chat-base", "--tokenizer", work / "chat", "--add-tokens", "--train-data",
+        work / "chat/chat_train_*.bin", "--out", work / "chat-tuned")
+    theirs = transformers.AutoTokenizer.from_pretrained(work / "chat-tuned/checkpoints/latest")
+    ids = theirs.apply_chat_template(messages, return_dict=False)
+    header = numpy.fromfile(work / "chat/chat_train_000000.bin", "<i4", 8)
+    ours = numpy.fromfile(work / "chat/chat_train_000000.bin", "<i4", header[4], offset=1024).tolist()
+    assert ours[1:] == ids, f"chat: the template gives other ids:\n{ids}\n{ours[1:]}"
+    ends = opened(work / "chat-tuned/checkpoints/latest").generation_config.eos_token_id
+    assert ends[0] == theirs.convert_tokens_to_ids("<|im_end|>"), f"chat: a text ends with {ends}"
+    print("chat                 --add-tokens: the ids of apply_chat_template, and the end of an answer")
+
+
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -132,6 +153,7 @@ def main():
                 worst[run.name] = compare(run.name, run / "checkpoints/latest", ids)
             print(f"{name:20s} {what:46s} hub folder {inward:.0e} · checkpoints {max(worst.values()):.0e} of the largest "
                   f"logit · {GREEDY} greedy tokens the same")
+        check_chat(work, tokenizer)
     except AssertionError as e:
         sys.exit(f"FAILED {e}")
     finally:

@@ -204,7 +204,7 @@ TEST_CASE("conversations are packed into windows, and none sees another", "[chat
     CHECK(Loader(set).packing().windows == 1);
     CHECK(Loader(set).packing().left_out == 2);
     set.pattern = masked_shard(dir, {{1, 2}}, "none");
-    CHECK_REFUSED(Loader{set}, "none_000000.bin", "no token that counts");
+    CHECK_REFUSED(Loader{set}, "none_000000.bin", "no document has a token that counts");
     // Without a token between documents, windows are pieces of the shard.
     set.pattern        = masked_shard(dir, {{1, -2, -3, 4, 5, 6, 7, 8, -9, -10}}, "m");
     set.document_token = -1;
