@@ -23,6 +23,7 @@
 # ARCH=90 or ARCH='80 90' chooses the GPUs to make code for. The default is this machine's GPU, or sm_80 and sm_90 where there
 # is none that nvcc knows. NVCC_CXX=g++-13 names another host compiler, for an nvcc that refuses $(CXX).
 # ONEDNN=0 builds without oneDNN, for machines that only run on GPUs: such programs refuse to run on the CPU.
+# Where libedit is installed, --chat of infer_gpt has line editing and history; EDIT=0 leaves it out.
 # Where NCCL is installed, train_gpt can run on several GPUs; NCCL=0 leaves it out. Where Open MPI's headers are, it can run as
 # several processes on CPUs; MPI=0 leaves that out. Open MPI's library is not linked: a program opens it when it needs it.
 
@@ -55,6 +56,9 @@ endif
 MPI      ?= 1
 MPI_H    := $(if $(filter-out 0,$(MPI)),$(firstword $(wildcard $(addsuffix /mpi.h,/usr/include /usr/local/include \
             /usr/lib/$(shell $(CXX) -print-multiarch)/openmpi/include /usr/include/openmpi-x86_64))))
+# libedit needs other libraries, which a RUNPATH does not find. So it is used where the system has it, and not in an archive.
+EDIT     ?= $(if $(filter 0,$(BUNDLE)),1,0)
+EDIT_H   := $(if $(filter-out 0,$(EDIT)),$(wildcard $(addsuffix /histedit.h,/usr/include /usr/local/include)))
 CATCH3   := $(if $(wildcard $(addsuffix /catch2/catch_all.hpp,/usr/include /usr/local/include $(DEPS)/include)),-lCatch2)
 COMMIT   := $(shell git describe --always --dirty --abbrev=7 2>/dev/null || echo release)
 
@@ -117,6 +121,8 @@ $(PROGRAMS): %: $(BUILD)/%
 $(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(KERNELS)
 $(BUILD)/infer_gpt: $(BUILD)/infer_gpt.o $(KERNELS)
 $(BUILD)/tokenize:  $(BUILD)/data/tokenize.o
+$(BUILD)/infer_gpt: LDLIBS += $(if $(EDIT_H),-ledit)
+$(BUILD)/infer_gpt.o: CXXFLAGS += $(if $(EDIT_H),-DGPT_LIBEDIT)
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
 $(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops muon ops random)) $(KERNELS)

@@ -1,9 +1,10 @@
-// infer_gpt - continues a prompt, scores a text, runs a benchmark, or looks inside: options → model → one of these
+// infer_gpt - continues a prompt, talks, scores a text, runs a benchmark, looks inside: options → model → one of these
 //
 // gpt/model.h holds the model, gpt/generate.h generation with its key/value cache, gpt/evaluation.h the benchmarks,
-// gpt/probe.h, gpt/lens.h and gpt/steer.h what looks inside. The CUDA code is in kernels/, with one .cu file per
-// operation.
+// gpt/chat.h the conversation, gpt/probe.h, gpt/lens.h and gpt/steer.h what looks inside. The CUDA code is in kernels/,
+// with one .cu file per operation.
 #include "data/text_stream.h"
+#include "gpt/chat.h"
 #include "gpt/lens.h"
 #include "gpt/log.h"
 #include "gpt/probe.h"
@@ -199,9 +200,10 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
     int64_t made       = 0;
     double first_token = 0;  // seconds
     const Stopwatch watch;
+    WholeCharacters whole;
     const auto add = [&](int64_t sample, const std::string& text) {
         if (!live) return void(texts[sample] += text);
-        fmt::print("{}", text);
+        fmt::print("{}", whole.add(text));
         std::fflush(stdout);
     };
     if (live) add(0, prompt.text);
@@ -217,7 +219,7 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
         o.context);
     if (counts) fmt::print(stderr, "\r{:40}\r", "");
     for (int64_t s = 0; s < o.samples; s++) add(s, until[s].rest());
-    if (live) add(0, "\n");
+    if (live) fmt::print("{}\n", whole.rest());
     for (int64_t s = 0; !live && s < o.samples; s++) fmt::print("---- {} of {} ----\n{}\n", s + 1, o.samples, texts[s]);
     if (o.stats && made > 1) {
         std::fflush(stdout);
@@ -225,6 +227,27 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
                    count_of(int64_t(prompt.ids.size()), "token"), first_token, count_of(made, "token"),
                    double(made - 1) / (watch.seconds() - first_token));
     }
+}
+
+// ---- talking -------------------------------------------------------------------------------------------------------
+
+// The form of conversations that --chat-template names, or that of the template beside the tokenizer.
+static const ChatForm& chat_form(const InferOptions& o) {
+    if (!o.chat_template.is_auto()) return *find_chat_form(o.chat_template);
+    if (const ChatForm* beside = chat_form_beside(std::string(o.tokenizer))) return *beside;
+    fmt::print(stderr, "note: there is no chat template beside {}, so the conversation has the form plain\n",
+               std::string(o.tokenizer));
+    return *find_chat_form("plain");
+}
+
+static void run_chat(const Inference& i) {
+    const InferOptions& o     = i.options;
+    const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
+    const ChatTemplate form(chat_form(o), *i.tokenizer, o.tokenizer);
+    warn_beyond(i.model.config, o.context, "--context");
+    const bool specials = o.special_tokens.value_or(SpecialTokens::text) == SpecialTokens::ids;
+    Conversation conversation(i.model, *i.tokenizer, form, {o.context, o.tokens, o.sampling, o.stop, specials});
+    chat::talk(conversation, encoder, o.stats);
 }
 
 // ---- looking inside ------------------------------------------------------------------------------------------------
@@ -330,6 +353,7 @@ static int run(int argc, char** argv) {
     if (!o.eval.empty()) return run_benchmark(inference), 0;
     if (o.score) return score(inference), 0;
     if (!o.probe.empty()) return run_probe(inference), 0;
+    if (o.chat) return run_chat(inference), 0;
     const Prompt prompt = read_prompt(inference);
     if (o.logits) return print_logits(inference, prompt), 0;
     if (o.lens) return print_lens(inference, prompt), 0;

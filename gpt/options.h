@@ -466,7 +466,7 @@ inline void resolve_steps(Options& o, const Recipe& recipe, int world, int64_t t
 struct InferOptions {
     std::string model;
     std::optional<std::string> prompt, prompt_file, ids, score;
-    Auto<std::string> activation, tokenizer;
+    Auto<std::string> activation, tokenizer, chat_template;
     Auto<int64_t> context;
     Auto<SpecialTokens> special_tokens;
     std::vector<std::string> eval;   // the name of the benchmark, and its file
@@ -476,7 +476,7 @@ struct InferOptions {
     int64_t tokens = 200, samples = 1;
     Sampling sampling{0.8f, 0, 0.95f, 1337};
     MachineOptions machine;
-    bool ignore_extra_tensors = false, logits = false, lens = false, json = false, stats = false;
+    bool ignore_extra_tensors = false, chat = false, logits = false, lens = false, json = false, stats = false;
 
     bool prints_json() const { return json || logits; }
 };
@@ -496,7 +496,7 @@ inline void list_options(Flags& f, InferOptions& o) {
              Flags::Table<SpecialTokens>{
                  {"text", SpecialTokens::text}, {"ids", SpecialTokens::ids}, {"refuse", SpecialTokens::refuse}},
              "how special tokens that are written in a text are encoded: as plain text or as their ids; refuse: they "
-             "are an error; auto: ids in a prompt, text in --score and --eval, as tokenize does");
+             "are an error; auto: ids in a prompt, text everywhere else, as tokenize does");
     list_machine_options(f, o.machine);
     f.group("continue a prompt");
     f.add(
@@ -505,8 +505,9 @@ inline void list_options(Flags& f, InferOptions& o) {
         "input is read");
     f.add("--prompt-file", o.prompt_file,
           "file with the text to continue; a line break at its end, or at that of standard input, is left out", "FILE");
-    f.add("--tokens", o.tokens, at_least(0), "how many tokens to add");
-    f.add("--stop", o.stop, "end a continuation before this text, or before the first of several", "TEXT…");
+    f.add("--tokens", o.tokens, at_least(0), "how many tokens to add, or the most of an answer of --chat");
+    f.add("--stop", o.stop, "end a continuation or an answer before this text, or before the first of several",
+          "TEXT…");
     f.add("--samples", o.samples, at_least(1).at_most(4096),
           "how many continuations of the prompt to write, each with its own random choices");
     f.add("--temperature", o.sampling.temperature, at_least(0),
@@ -515,20 +516,28 @@ inline void list_options(Flags& f, InferOptions& o) {
     f.add("--top-p", o.sampling.top_p, more_than(0).at_most(1),
           "sample among the fewest likeliest tokens that together have this probability; 1: among all");
     f.add("--seed", o.sampling.seed, "seed of the sampling");
-    f.add("--stats", o.stats, "print the tokens per second to standard error at the end");
+    f.add("--stats", o.stats, "print the tokens per second to standard error at the end, or after each answer");
     f.group("instead of continuing a prompt");
     f.add("--score", o.score, "print the loss and perplexity of a text file, plain, .zst or .gz, or of a token shard",
           "FILE");
     f.add("--eval", o.eval, "print the accuracy on a benchmark's .jsonl, as lm-evaluation-harness defines it",
           "hellaswag|lambada FILE");
-    f.add("--context", o.context, at_least(1).at_most(1 << 24),
-          "most tokens that the model reads at once; the newest ones of a longer prompt, and windows of --score and "
-          "--eval; auto: the context of the model");
+    f.add(
+        "--context", o.context, at_least(1).at_most(1 << 24),
+        "most tokens that the model reads at once; the newest ones of a longer prompt or conversation, and windows of "
+        "--score and --eval; auto: the context of the model");
     f.add("--json", o.json,
           "print the result of --score, --eval, --probe or --lens as JSON; that of --score has the log-likelihood of "
           "every token");
     f.add("--ids", o.ids, "token ids in place of --prompt, to continue or for --logits", "1,2,3");
     f.add("--logits", o.logits, "print the logits at every position of the prompt or of --ids as JSON");
+    f.group("talk");
+    f.add("--chat", o.chat,
+          "talk to the model: each line of standard input is a message, or a command, which /help lists");
+    f.choose("--chat-template", o.chat_template,
+             Flags::Table<std::string>{{"chatml", "chatml"}, {"alpaca", "alpaca"}, {"plain", "plain"}},
+             "the form in which the model reads a conversation; auto: that of the chat template beside the tokenizer, "
+             "or plain if there is none");
     f.group("look inside");
     f.add("--probe", o.probe,
           "train classifiers of labelled texts on the residual stream of each layer, and find the best single unit; "
@@ -549,13 +558,15 @@ inline void list_options(Flags& f, InferOptions& o) {
     const Flags::Words prompts  = {"--prompt", "--prompt-file", "--ids"};
     const Flags::Words sampling = {"--tokens", "--stop",  "--samples", "--temperature",
                                    "--top-k",  "--top-p", "--seed",    "--stats"};
-    f.apart({"--score", "--eval", "--logits", "--probe", "--lens"});
+    f.apart({"--score", "--eval", "--logits", "--probe", "--lens", "--chat"});
     f.apart(prompts);
-    f.apart({"--score", "--eval", "--probe"}, prompts);
+    f.apart({"--score", "--eval", "--probe", "--chat"}, prompts);
     f.apart({"--score", "--eval", "--logits", "--probe", "--lens"}, sampling);
     f.apart({"--context"}, {"--logits"});
     f.apart({"--ids"}, {"--special-tokens"});
     f.only_with("--json", {"--score", "--eval", "--probe", "--lens"});
+    f.apart({"--chat"}, {"--samples"});
+    f.only_with("--chat-template", {"--chat"});
     f.only_with("--out", {"--probe"});
     f.only_with("--activations", {"--probe"});
     f.only_with("--layers", {"--probe", "--lens"});

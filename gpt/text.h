@@ -78,3 +78,27 @@ class UntilStop {
     std::string held_;
     bool stopped_ = false;
 };
+
+// Passes UTF-8 on as it comes, in whole characters: the first bytes of a character wait for the others. Bytes that are
+// not UTF-8 pass.
+class WholeCharacters {
+  public:
+    std::string add(const std::string& piece) {
+        held_ += piece;
+        size_t lead = held_.size();  // where the last character begins; a character has at most four bytes
+        while (lead > 0 && held_.size() - lead < 3 && continues_character(held_[lead - 1])) lead--;
+        size_t end = held_.size();
+        if (lead > 0 && uint8_t(held_[lead - 1]) >= 0x80) {
+            const size_t there = held_.size() - lead, needed = size_t(utf8_lead(uint8_t(held_[lead - 1])).more);
+            if (there < needed) end = lead - 1;
+        }
+        std::string out = held_.substr(0, end);
+        held_.erase(0, end);
+        return out;
+    }
+    // Returns what waits, when the text has ended within a character.
+    std::string rest() { return std::exchange(held_, ""); }
+
+  private:
+    std::string held_;
+};

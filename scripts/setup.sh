@@ -24,6 +24,8 @@ zlib.h                                 zlib1g-dev              zlib-devel       
 stb/stb_image_write.h                  libstb-dev              stb-devel            stb             stb
 catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel          catch2          catch2
 "
+# What the build uses where it is there, and does without otherwise. It is installed together with what is missing.
+optional=(libedit-dev)
 [ "${ONEDNN:-1}" != 0 ] || needs=$(grep -v dnnl <<<"$needs")
 if [ "${MPI:-1}" != 0 ] && [ -z "${1:-}" ]; then
     needs+="mpi.h                          libopenmpi-dev          openmpi-devel        openmpi         openmpi"$'\n'
@@ -115,7 +117,7 @@ elif [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then
     if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
     echo "installing: ${missing[*]}"
     if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }; then
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" "${optional[@]}" >/dev/null; }; then
         echo "error: apt-get could not install them; scripts/setup.sh --local needs no root" >&2
         exit 1
     fi
