@@ -96,6 +96,7 @@ static void train(Training& t) {
         const bool evaluated = !due(o.eval_every) || (!stop && validate(t) && score(t));
         const bool sampled   = !due(o.sample_every) || step == 0 || (evaluated && !stop && sample(t));
         state.evaluated      = evaluated && sampled;
+        if (due(o.check_weights)) t.comm.expect_same([&] { return fingerprint(t.model); }, "the weights");
         if (due(o.save_every) || stop || !state.evaluated) save(t);
         if (due(o.save_every)) stop |= t.asked_to_stop();
         if (step == o.steps || stop || !state.evaluated) break;
@@ -138,7 +139,7 @@ static int run(int argc, char** argv) {
     // Model. Rank 0 chooses the folder for all processes, and keeps others off it. run.json is written once the model
     // has its memory and weights.
     Busy busy("getting ready");
-    Comm comm(ranks, run.id());  // waits for the other processes
+    Comm comm(ranks, run.id(), 600, int(options.timeout));  // waits 10 minutes for the other processes
     comm.agree(run.facts());
     comm.join(run.device.stream());
     const FolderLock lock = choose_folder(options, comm, run.checkpoint);

@@ -2,8 +2,12 @@
 //
 // NCCL moves tensors between GPUs, and MPI those of CPUs. For short messages, every process keeps a TCP connection to
 // rank 0. However a process ends, its connections close. A thread in every other process sees that and ends its own
-// process, where NCCL and MPI would wait for ever.
+// process, where NCCL and MPI would wait for ever. A process that hangs or is cut off closes nothing. So over a second
+// connection rank 0 and every other process tell each other each second how far they have come.
 #pragma once
+#include <array>
+#include <atomic>
+#include <cstring>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -19,10 +23,19 @@
 class Comm {
   public:
     // Waits up to `seconds` until all processes have connected. `run` is the same number in all processes of this run,
-    // and differs for another command.
-    Comm(const Ranks& ranks, uint64_t run, int seconds = 600) : ranks_(ranks) {
+    // and differs for another command. A process that tells nothing for `timeout` seconds ends all, and so does a step
+    // in which no process gets on for as long; 0: never.
+    Comm(const Ranks& ranks, uint64_t run, int seconds = 600, int timeout = 0) : ranks_(ranks), timeout_(timeout) {
         if (alone()) return;
-        others_ = Rendezvous(ranks, run, seconds).connections();
+        others_        = Rendezvous(ranks, run, seconds).connections();
+        char host[256] = "";
+        gethostname(host, sizeof host - 1);
+        if (!first()) others_[0].send(std::string(host));
+        if (first())
+            for (const Connection& c : others_) hosts_.push_back(c.receive());
+        const std::string of_first = share(host);  // once this has come, rank 0 no longer listens for the first ones
+        if (!first()) hosts_.push_back(of_first);
+        beats_ = Rendezvous(ranks, ~run, seconds).connections();
         CHECK_RUN(pipe2(end_, O_CLOEXEC) == 0, "cannot open a pipe: {}", os_error());
         watcher_ = std::thread([this] { watch(); });
     }
@@ -100,6 +113,16 @@ class Comm {
     // Returns in every process whether any of them was asked to stop. It costs a message to and from each.
     bool any(bool asked) const { return alone() ? asked : mean(asked ? 1 : 0) > 0; }
 
+    // Where a process is in its work, in the order in which it gets there.
+    enum class Phase : uint8_t { between_steps, queueing, reading_data, waiting };
+    // Notes how far this process has come. The step and the phase are told to the others, who name the process that
+    // lags behind when nobody gets on.
+    void reach(int64_t step, Phase phase) const {
+        place_.store(step * phases + int64_t(phase));
+        moves_++;
+    }
+    void move() const { moves_++; }  // a part of the same phase is done
+
     // Connects the processes by NCCL or MPI, for the tensors of this stream's machine. group() needs it.
     void join(Stream s) {
         if (alone()) return;
@@ -132,17 +155,114 @@ class Comm {
     }
 
   private:
+    static constexpr int64_t phases = 4;
+    static constexpr int64_t parted = -1;  // the place of a process that has called finish()
+    using Clock                     = std::chrono::steady_clock;
+    // What a process tells each second: where it is, and a number that changes whenever it gets on.
+    struct Beat {
+        int64_t place = 0, moves = 0;
+    };
+    // What is known of the process at the other end of a connection.
+    struct Peer {
+        Beat beat;
+        std::array<char, sizeof(Beat)> bytes{};  // of the beat that is being received
+        size_t received         = 0;
+        Clock::time_point heard = Clock::now();
+    };
+
+    static std::string words_for(int64_t place) {
+        const int64_t step = place / phases + 1;
+        switch (Phase(place % phases)) {
+            case Phase::between_steps: return fmt::format("before step {}", step);
+            case Phase::queueing: return fmt::format("in step {}", step);
+            case Phase::reading_data: return fmt::format("in step {}, reading the data of the next one", step);
+            case Phase::waiting: return fmt::format("in step {}, waiting for its result", step);
+        }
+        return "";
+    }
+    std::string name(size_t peer) const { return fmt::format("rank {} on {}", others_[peer].rank(), hosts_[peer]); }
+
     // Runs in a thread: when a connection closes without finish(), its process has died, and this one ends as well.
     void watch() const {
         std::vector<pollfd> all = {{end_[0], POLLIN, 0}};
         for (const Connection& c : others_) all.push_back({c.socket(), POLLRDHUP, 0});
-        while (poll(all.data(), all.size(), -1) <= 0) {}
-        if (all[0].revents) return;
+        std::vector<Peer> peers(others_.size());
+        int64_t moves_seen         = -1;
+        Clock::time_point moved_at = Clock::now(), woken = moved_at;
+        const int period = timeout_ ? std::min(1000, timeout_ * 250) : -1;  // ms
+        while (poll(all.data(), all.size(), period) <= 0) {
+            if (!timeout_) continue;
+            if (too_long_since(woken)) {  // this process was stopped, as Slurm suspends a job: the others may have been
+                moved_at = Clock::now();
+                for (Peer& p : peers) p.heard = moved_at;
+            }
+            woken = Clock::now();
+            const Beat own{place_, moves_};
+            tell(own);
+            hear(peers);
+            refuse_silence(peers);
+            if (!first()) continue;
+            int64_t moves = own.moves;
+            for (const Peer& p : peers) moves += p.beat.moves;
+            if (moves != moves_seen) moves_seen = moves, moved_at = Clock::now();
+            if (too_long_since(moved_at)) refuse_standstill(own, peers);
+        }
+        if (all[0].revents) return tell({parted, 0});
         // When all processes fail for one reason, each prints it and ends by itself. Two seconds are enough for that.
-        if (poll(all.data(), 1, 2000) > 0) return;
+        if (poll(all.data(), 1, 2000) > 0) return tell({parted, 0});
         for (size_t i = 1; i < all.size(); i++)
             if (all[i].revents)
                 fmt::print(stderr, "error: rank {} has ended, so this process cannot go on\n", others_[i - 1].rank());
+        std::_Exit(1);
+    }
+    bool too_long_since(Clock::time_point t) const { return Clock::now() > t + std::chrono::seconds(timeout_); }
+
+    // A connection that takes no more bytes belongs to a process that does not read, which is found by its silence.
+    void tell(const Beat& beat) const {
+        for (const Connection& c : beats_) ::send(c.socket(), &beat, sizeof beat, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    void hear(std::vector<Peer>& peers) const {
+        for (size_t i = 0; i < peers.size(); i++) {
+            Peer& p = peers[i];
+            for (ssize_t n; (n = recv(beats_[i].socket(), p.bytes.data() + p.received, sizeof(Beat) - p.received,
+                                      MSG_DONTWAIT)) > 0;) {
+                p.heard = Clock::now();
+                if ((p.received += size_t(n)) < sizeof(Beat)) continue;
+                std::memcpy(&p.beat, p.bytes.data(), sizeof(Beat));
+                p.received = 0;
+            }
+        }
+    }
+    void refuse_silence(const std::vector<Peer>& peers) const {
+        bool silent = false;
+        for (size_t i = 0; i < peers.size(); i++) {
+            if (peers[i].beat.place == parted || !too_long_since(peers[i].heard)) continue;
+            fmt::print(
+                stderr,
+                "error: {} has not answered for {} s (--timeout): it hangs, or its machine is cut off; it was {} "
+                "when it was last heard of\n",
+                name(i), timeout_, words_for(peers[i].beat.place));
+            silent = true;
+        }
+        if (silent) std::_Exit(1);
+    }
+    // All processes answer, but none gets on. Between steps that may be so: one works while the others wait for it.
+    void refuse_standstill(const Beat& own, const std::vector<Peer>& peers) const {
+        const auto in_step = [](const Beat& b) { return b.place > 0 && b.place % phases != 0; };
+        bool any           = in_step(own);
+        int64_t least      = own.place;
+        for (const Peer& p : peers) {
+            any |= in_step(p.beat);
+            if (p.beat.place != parted) least = std::min(least, p.beat.place);
+        }
+        if (!any) return;
+        std::string behind = own.place == least ? fmt::format("rank {}", rank()) : "";
+        for (size_t i = 0; i < peers.size(); i++)
+            if (peers[i].beat.place == least) behind += (behind.empty() ? "" : ", ") + name(i);
+        fmt::print(stderr,
+                   "error: no process has got on for {} s (--timeout); these are the furthest behind, {}: {}\n"
+                   "    a larger --timeout allows for longer steps\n",
+                   timeout_, words_for(least), behind);
         std::_Exit(1);
     }
     void stop_watching() {
@@ -153,8 +273,12 @@ class Comm {
     }
 
     Ranks ranks_;
+    int timeout_ = 0;  // seconds; 0: none
     std::unique_ptr<Collective> group_;
     std::vector<Connection> others_;  // rank 0 holds one per peer; every peer holds one, to rank 0
-    int end_[2] = {-1, -1};           // a pipe: closing its second end ends the watcher
+    std::vector<Connection> beats_;   // likewise, for beats
+    std::vector<std::string> hosts_;  // where the processes at their other ends run
+    mutable std::atomic<int64_t> place_{0}, moves_{0};
+    int end_[2] = {-1, -1};  // a pipe: closing its second end ends the watcher
     std::thread watcher_;
 };

@@ -188,7 +188,7 @@ struct Options {
     float dpo_beta        = 0.1f;
     uint64_t seed         = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
-            max_skips         = 10;
+            timeout = 600, check_weights = 0, max_skips = 10;
     bool ignore_extra_tensors = false, document_mask = false, add_tokens = false, resume = false, tune = false,
          graph = false, dry_run = false, list_models = false, trust_data = false;
     std::string program;    // the path by which this program runs from any folder
@@ -356,6 +356,12 @@ inline void list_options(Flags& f, Options& o) {
         "steps between checkpoints, besides the one at the end of the run; 0: only when a signal stops the run; auto: "
         "as many as between evaluations");
     f.add("--keep", o.keep, at_least(0), "how many checkpoints to keep, counted from the newest; 0: all");
+    f.add("--timeout", o.timeout, at_least(0).at_most(86400),
+          "with several processes: seconds after which one that no longer answers, or a step in which none gets on, "
+          "ends all of them; 0: never");
+    f.add("--check-weights", o.check_weights, at_least(0),
+          "with several processes: steps between comparisons of their weights, which name a process that differs; 0: "
+          "only when a checkpoint is saved");
     f.add("--log-every", o.log_every, at_least(0),
           "steps between lines on the terminal; 0: only the first step and the last; log.jsonl has every step");
     f.group("instead of training");

@@ -64,13 +64,17 @@ class Step {
         const Busy busy(fmt::format("step {}", step + 1));
         if (sent_ != step) send(step);
         position_ = data_.position();
+        comm_.reach(step, Comm::Phase::queueing);
         feed_.arrive();
         comm_.vote(votes(), stop_asked, model_.stream);
         graph_.run([&] { work(); });
+        comm_.reach(step, Comm::Phase::reading_data);
         if (step + 1 < schedule_.steps) send(step + 1);  // while the device works
 
         float results[5];
+        comm_.reach(step, Comm::Phase::waiting);
         to_host(results, results_, model_.stream);  // the one wait of a step
+        comm_.reach(step + 1, Comm::Phase::between_steps);
         return {results[0], std::sqrt(results[1]), comm_.any(results[2], stop_asked), results[3], results[4]};
     }
 
@@ -121,6 +125,7 @@ class Step {
             if (preferences_) preferences_->weigh(model_, batch, size_t(i));
             head(model_, batch, loss(), scale, into);
             backward(model_, batch, into);
+            comm_.move();
         }
         if (preferences_) {
             const std::vector<float> shares = preferences_->shares();

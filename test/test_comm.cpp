@@ -1,5 +1,6 @@
 // test_comm.cpp - the processes of a run: what launchers say, how processes find each other, and what happens when one
 // is missing, wrong or dead. Sums over GPUs are tested in test_emulated.cpp.
+#include <signal.h>
 #include <sys/wait.h>
 
 #include <functional>
@@ -212,6 +213,58 @@ TEST_CASE("a process with other weights ends all, and so does one that dies", "[
     CHECK(dead[0].text == "error: rank 2 has ended, so this process cannot go on\n");
     CHECK(dead[1].code == 1);
     CHECK(dead[1].text == "error: rank 0 has ended, so this process cannot go on\n");
+}
+
+TEST_CASE("a process that hangs ends all, and is named with where it was", "[comm]") {
+    // Rank 2 stops with all of its threads. Somebody ends it when rank 0 is gone, as a launcher does.
+    const auto stopped = together(3, [](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60, 2);
+        const int of_first = std::stoi(comm.share(std::to_string(getpid())));
+        comm.reach(r.rank == 2 ? 4 : 5, Comm::Phase::queueing);
+        if (r.rank != 2)
+            for (;;) pause();
+        sleep(1);  // it tells where it is
+        if (fork() == 0) {
+            while (kill(of_first, 0) == 0) usleep(100000);
+            kill(getppid(), SIGKILL);
+            _exit(0);
+        }
+        raise(SIGSTOP);
+        return "";
+    });
+    char host[256]     = "";
+    gethostname(host, sizeof host - 1);
+    CAPTURE(stopped[0].text);
+    CHECK(stopped[0].code == 1);
+    CHECK(stopped[0].text.find(fmt::format("error: rank 2 on {} has not answered for 2 s (--timeout)", host)) == 0);
+    CHECK(stopped[0].text.find("it was in step 5 when") != std::string::npos);
+    CHECK(stopped[1].code == 1);
+    CHECK(stopped[2].code == 128 + SIGKILL);
+
+    // All answer, but rank 1 does not get on, and the others wait for it.
+    const auto stuck = together(3, [](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60, 2);
+        comm.reach(3, r.rank == 1 ? Comm::Phase::reading_data : Comm::Phase::waiting);
+        for (;;) pause();
+    });
+    CAPTURE(stuck[0].text);
+    CHECK(stuck[0].text.find("no process has got on for 2 s") != std::string::npos);
+    CHECK(stuck[0].text.find(fmt::format("in step 4, reading the data of the next one: rank 1 on {}", host)) !=
+          std::string::npos);
+    for (const Said& s : stuck) CHECK(s.code == 1);
+
+    // A process that has done all its work waits for a slower one longer than the timeout, and so does one between
+    // two steps.
+    const auto slow = together(3, [](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60, 2);
+        comm.reach(3, Comm::Phase::between_steps);
+        if (r.rank == 1) sleep(3);
+        comm.barrier();
+        if (r.rank == 2) sleep(3);
+        comm.finish();
+        return "done";
+    });
+    for (const Said& s : slow) CHECK(s.text == "done");
 }
 
 TEST_CASE("a process that does not come, one of another run, and a port that is taken are named", "[comm]") {

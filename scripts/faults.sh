@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# faults.sh - kills one process of a run on several CPU processes at a random moment, many times, and checks that nothing is lost
+#   scripts/faults.sh [TIMES]                  kills 50 times by default; each rank has its turn
+#   RANKS=4 LEVEL=none scripts/faults.sh       four processes that share nothing; by default three and --shard weights
+# After each kill the job must end within LIMIT seconds (60), the checkpoints before must still be there, and no folder with a number
+# may be incomplete. The run goes on from the newest checkpoint. Whenever it gets to its end, its weights must be those of a run that
+# nobody killed. It saves every 5 steps, so many kills hit a save. PROGRAM names the program; ./train_gpt by default.
+set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;; esac
+times=${1:-50} ranks=${RANKS:-3} limit=${LIMIT:-60}
+program=$(realpath "${PROGRAM:-./train_gpt}")
+command -v mpirun >/dev/null || { echo "error: there is no mpirun (apt-get install openmpi-bin)" >&2; exit 2; }
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+fail() { echo "error: $*; the output of the last job:" >&2; tail -n 20 "$folder/output" >&2; exit 1; }
+
+# A shard of 20,000 random tokens: a header of 256 numbers of 4 bytes, and 2 bytes for each token.
+head -c 20000 /dev/urandom | od -An -v -tu1 -w1 | awk '
+    function int32(n) { printf "%c%c%c%c", n % 256, int(n / 256) % 256, int(n / 65536) % 256, int(n / 16777216) }
+    BEGIN { int32(20240520); int32(1); int32(20000); for (i = 3; i < 256; i++) int32(0) }
+    { printf "%c%c", $1, 0 }' >"$folder/data.bin"
+
+# train FOLDER OPTION…: ends with 124 when it takes longer than the limit.
+train() {
+    OMPI_MCA_mpi_yield_when_idle=1 exec timeout -k 5 "$((limit + 30))" mpirun --allow-run-as-root --oversubscribe --bind-to none \
+        -n "$ranks" "$program" --model nano --device cpu --threads 1 --batch 1 --context 16 --steps 60 --save-every 5 --keep 0 --eval-every 0 \
+        --timeout 20 --shard "${LEVEL:-weights}" --train-data "$folder/data.bin" --out "$@" >"$folder/output" 2>&1
+}
+finished() { grep -q '"event":"end".*"step":60\b' "$1/log.jsonl" 2>/dev/null; }
+weights() { grep -o '"fingerprint":"[^"]*"' "$1/log.jsonl" | tail -1; }
+checkpoints() { ls "$1/checkpoints" 2>/dev/null | grep '^[0-9]*$' || true; }
+
+export LC_ALL=C  # awk and printf write bytes
+(train "$folder/whole") || fail "the run that nobody kills ends with exit code $?"
+run=$folder/run kills=0 ends=0
+while [ "$kills" -lt "$times" ]; do
+    if finished "$run"; then
+        [ "$(weights "$run")" = "$(weights "$folder/whole")" ] || fail "the weights differ from those of the run that nobody killed"
+        ends=$((ends + 1))
+        rm -rf "$run"
+    fi
+    before=$(checkpoints "$run")
+    if [ -e "$run/run.json" ]; then resume=--resume; else resume=; rm -rf "$run"; fi
+    (train "$run" $resume) &
+    job=$!
+    sleep "$((RANDOM % 3)).$((RANDOM % 10))$((RANDOM % 10))"
+    rank=$((kills % ranks)) victim=
+    for process in $(pgrep -P "$(pgrep -P "$job" || echo 0)" || true); do
+        if tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$rank"; then victim=$process; fi
+    done
+    [ -z "$victim" ] || kill -9 "$victim" 2>/dev/null || victim=
+    since=$SECONDS code=0
+    wait "$job" || code=$?
+    [ "$code" != 124 ] && [ $((SECONDS - since)) -le "$limit" ] || fail "the job goes on $((SECONDS - since)) s after rank $rank was killed"
+    [ -n "$victim" ] || [ "$code" = 0 ] || fail "a job that nobody killed ends with exit code $code"
+    [ -z "$victim" ] || kills=$((kills + 1))
+    for c in $(checkpoints "$run"); do [ -e "$run/checkpoints/$c/COMPLETE" ] || fail "checkpoint $c is not complete"; done
+    for c in $before; do [ -e "$run/checkpoints/$c/COMPLETE" ] || fail "checkpoint $c is lost"; done
+done
+if ! finished "$run"; then
+    if [ -e "$run/run.json" ]; then resume=--resume; else resume=; rm -rf "$run"; fi
+    (train "$run" $resume) || fail "the last run ends with exit code $?"
+fi
+[ "$(weights "$run")" = "$(weights "$folder/whole")" ] || fail "the weights differ from those of the run that nobody killed"
+echo "$kills processes were killed, $((ends + 1)) runs got to their end with the weights of an unbroken one"
