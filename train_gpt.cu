@@ -19,7 +19,7 @@ struct Training {
     TrainState& state;
     Comm& comm;
     Log& log;
-    int64_t saved;                             // the step of the newest checkpoint; 0 before the first one
+    int64_t saved;                             // the step of the newest checkpoint; -1 before the first one
     std::unique_ptr<Preferences> preferences;  // null unless --objective dpo
     int64_t skips = 0;                         // skipped steps in a row, up to now
 
@@ -92,13 +92,16 @@ static void train(Training& t) {
     const auto due        = [&](int64_t every) {
         return every > 0 && step != resumed && (step == o.steps || step % every == 0);
     };
+    const auto saves = [&] {
+        return (step > 0 && due(o.save_every)) || std::binary_search(o.saved_steps.begin(), o.saved_steps.end(), step);
+    };
     for (bool stop = false;; step++) {
         const bool evaluated = !due(o.eval_every) || (!stop && validate(t) && score(t));
         const bool sampled   = !due(o.sample_every) || step == 0 || (evaluated && !stop && sample(t));
         state.evaluated      = evaluated && sampled;
         if (due(o.check_weights)) t.comm.expect_same([&] { return fingerprint(t.model); }, "the weights");
-        if (due(o.save_every) || stop || !state.evaluated) save(t);
-        if (due(o.save_every)) stop |= t.asked_to_stop();
+        if (saves() || (step > 0 && (stop || !state.evaluated))) save(t);
+        if (saves()) stop |= t.asked_to_stop();
         if (step == o.steps || stop || !state.evaluated) break;
 
         const Stopwatch watch;
@@ -115,9 +118,10 @@ static void train(Training& t) {
             give_up(t.run, step + 1 - t.skips,
                     fmt::format("{} steps in a row gave a loss or gradient norm that is not finite", t.skips));
         // The newest checkpoint has now given a finite loss, so older ones can go.
-        if (t.saved == step && r.finite() && t.comm.first()) remove_old_checkpoints(t.run.folder(), o.keep);
+        if (t.saved == step && r.finite() && t.comm.first())
+            remove_old_checkpoints(t.run.folder(), o.keep, o.saved_steps);
     }
-    if (t.saved == o.steps && t.comm.first()) remove_old_checkpoints(t.run.folder(), o.keep);
+    if (t.saved == o.steps && t.comm.first()) remove_old_checkpoints(t.run.folder(), o.keep, o.saved_steps);
 }
 
 static int run(int argc, char** argv) {
@@ -158,8 +162,8 @@ static int run(int argc, char** argv) {
     header(run);
     report_start(log, run, first, since_start.seconds());
     stop_on_signals(comm.first());
-    Training training{run,  model, *optimizer,       first.state,
-                      comm, log,   first.state.step, make_preferences(run, model, comm)};
+    const int64_t saved = run.checkpoint.empty() ? -1 : first.state.step;
+    Training training{run, model, *optimizer, first.state, comm, log, saved, make_preferences(run, model, comm)};
     train(training);
 
     // Close.

@@ -6,6 +6,9 @@
 // on the seed and the epoch. The n-th window of a run is therefore the same for any batch size, number of ranks and
 // accumulation, and a checkpoint needs only n to resume. With another T it goes on after as many tokens of the epoch.
 //
+// Sequences. Some authors publish their data in the order of their training, as sequences of T + 1 tokens that share
+// none. Shards of such data are parts of one series, which may be cut anywhere, and are read in their order.
+//
 // Documents. A document begins at the end-of-text id from which its first token is predicted. llm.c and ./tokenize
 // write that id in front of the document; Megatron and nanoGPT write it behind the document before. Where a Megatron
 // pair has no such ids, its index says where documents begin.
@@ -33,6 +36,7 @@ struct LoaderSettings {
     bool shuffle           = true;   // false: in file order, for validation
     int64_t document_token = -1;     // the id that begins a document; -1: batches do not mark documents
     bool pairs             = false;  // each two documents of the shards are the two answers of a preference
+    bool sequences         = false;  // the shards are a series of sequences of T + 1 ids, to be read in its order
 };
 
 struct LoaderPosition {
@@ -76,6 +80,11 @@ class Loader {
             masked_ |= shards_.back().has_mask();
         }
         if (masked_) pack();
+        if (set_.sequences) {
+            CHECK(!masked_ && set_.document_token < 0, "'{}': sequences have no documents and no loss mask",
+                  set_.pattern);
+            windows_ = tokens() / (T + 1);
+        }
         CHECK(!set_.pairs || packing_.documents > 0, "'{}': there is no preference that fits into {} tokens",
               set_.pattern, T + 1);
         CHECK(!masked_ || windows_ > 0,
@@ -114,7 +123,10 @@ class Loader {
                 continue;
             }
             const int64_t first = (window - first_window_[index]) * T;
-            shard.read(first, T + 1, ids_.data());
+            if (set_.sequences)
+                read_sequence(window);
+            else
+                shard.read(first, T + 1, ids_.data());
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
             std::copy(ids_.begin() + 1, ids_.end(), targets_.begin() + b * T);
             if (batch_.starts) mark_documents(b, shard, first);
@@ -174,7 +186,7 @@ class Loader {
     }
     // Changes when a shard is added, renamed or resized, or when its first or last 4 KiB change.
     std::string fingerprint() const {
-        uint64_t h = hash64("");
+        uint64_t h = hash64(set_.sequences ? "sequences" : "");
         for (const Shard& s : shards_) {
             const std::string_view bytes = s.file().text();
             const std::string name       = std::filesystem::path(s.path()).filename().string();
@@ -189,9 +201,20 @@ class Loader {
     int64_t window_at(int64_t epoch, int64_t index) const {
         epoch += index / windows_;
         index %= windows_;
-        if (!set_.shuffle) return index;
+        if (!set_.shuffle || set_.sequences) return index;
         const uint64_t key = Random(set_.seed, "data order", uint64_t(epoch)).word64(0);
         return int64_t(permutation(uint64_t(index), uint64_t(windows_), key));
+    }
+
+    // Reads a sequence of T + 1 ids, which may begin in one shard and end in another.
+    void read_sequence(int64_t index) {
+        int64_t first = index * (set_.context + 1), done = 0;  // first: counted from the beginning of the next shard
+        for (const Shard& shard : shards_) {
+            const int64_t n = std::clamp<int64_t>(shard.tokens() - first, 0, set_.context + 1 - done);
+            if (n > 0) shard.read(first, n, ids_.data() + done);
+            done += n;
+            first = std::max<int64_t>(first - shard.tokens(), 0);
+        }
     }
 
     // Fills row b of starts_ and positions_ for the window in ids_, which begins at id `first` of the shard.

@@ -258,9 +258,11 @@ inline std::string save_checkpoint(const std::string& run, const TrainState& sta
     return final_path;
 }
 
-// Removes all checkpoints but the newest `keep` (0: none is removed).
-inline void remove_old_checkpoints(const std::string& run, int64_t keep) {
-    const auto steps = checkpoints_of(run);
+// Removes all checkpoints but the newest `keep` (0: none is removed) and those of the steps in `kept`, which is sorted.
+inline void remove_old_checkpoints(const std::string& run, int64_t keep, const std::vector<int64_t>& kept) {
+    auto steps       = checkpoints_of(run);
+    const auto stays = [&](int64_t step) { return std::binary_search(kept.begin(), kept.end(), step); };
+    steps.erase(std::remove_if(steps.begin(), steps.end(), stays), steps.end());
     for (size_t i = 0; keep > 0 && i + keep < steps.size(); i++) {
         std::error_code ignored;
         const fs::path old = checkpoint_path(run, steps[i]);

@@ -50,7 +50,7 @@ inline void list_foreign_names(Flags& f) {
         {"--weight-decay",        {"--wd"}},
         {"--eval-every",          {"--eval-interval", "--eval-steps"}},
         {"--eval-batches",        {"--eval-iters"}},
-        {"--save-every",          {"--save-interval", "--save-steps"}},
+        {"--save-every",          {"--save-interval"}},
         {"--log-every",           {"--log-interval", "--logging-steps"}},
         {"--model",               {"--init-from", "--model-name-or-path"}},
         {"--dtype",               {"--precision", "--bf16"}},
@@ -163,6 +163,22 @@ inline DType dtype_on(const Device& device, const MachineOptions& o) {
     return o.dtype.value_or(device.fast_bf16() ? DType::BF16 : DType::F32);
 }
 
+// Reads a list of whole numbers from 0 to below `end`, such as 1,2,3. `what` says what they are.
+inline std::vector<int64_t> parse_numbers(const std::string& option, const std::string& list, int64_t end,
+                                          const char* what) {
+    std::vector<int64_t> numbers;
+    for (size_t at = 0; at <= list.size();) {
+        const size_t comma       = std::min(list.find(',', at), list.size());
+        const std::string word   = list.substr(at, comma - at);
+        int64_t n                = -1;
+        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), n);
+        CHECK(error == std::errc() && stop == word.data() + word.size() && n >= 0 && n < end,
+              "{}: '{}' is no {} (0 to {}); expected a list such as 1,2,3", option, word, what, end - 1);
+        numbers.push_back(n);
+        at = comma + 1;
+    }
+    return numbers;
+}
 // ---- train_gpt -----------------------------------------------------------------------------------------------------
 
 enum class Objective : uint8_t { likelihood, dpo };
@@ -170,6 +186,7 @@ enum class Objective : uint8_t { likelihood, dpo };
 struct Options {
     std::string model = "quickstart", hellaswag, prompt;
     Auto<std::string> activation, train_data, val_data, tokenizer, out;
+    std::optional<std::string> save_steps;
     Sizes sizes;
     Auto<int64_t> steps, batch, context, accumulate, tokens_per_step, warmup_steps, eval_every, save_every,
         logits_memory;
@@ -189,10 +206,11 @@ struct Options {
     uint64_t seed         = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             timeout = 600, check_weights = 0, max_skips = 10;
-    bool ignore_extra_tensors = false, document_mask = false, add_tokens = false, resume = false, tune = false,
-         graph = false, dry_run = false, list_models = false, trust_data = false;
-    std::string program;    // the path by which this program runs from any folder
-    EarlierStarts earlier;  // holds what run.json says, with --resume
+    bool ignore_extra_tensors = false, document_mask = false, sequences = false, add_tokens = false, resume = false,
+         tune = false, graph = false, dry_run = false, list_models = false, trust_data = false;
+    std::vector<int64_t> saved_steps;  // the numbers of --save-steps, in order
+    std::string program;               // the path by which this program runs from any folder
+    EarlierStarts earlier;             // holds what run.json says, with --resume
 };
 
 // The values of --shard.
@@ -236,6 +254,9 @@ inline void list_options(Flags& f, Options& o) {
         "pattern of the token shards to evaluate on; auto: the quick-start text for --model quickstart, else there is "
         "no evaluation",
         "'GLOB'");
+    f.add("--sequences", o.sequences,
+          "the training data is one series of sequences of context + 1 ids, in the order in which they are trained on, "
+          "as EleutherAI publishes Pythia's; left out: it is cut into sequences, which are shuffled");
     f.add("--document-mask", o.document_mask,
           "keep attention within each document and count positions from its beginning; a document begins at its "
           "<|endoftext|>; left out: attention crosses documents, but never conversations");
@@ -355,7 +376,13 @@ inline void list_options(Flags& f, Options& o) {
         "--save-every", o.save_every, at_least(0),
         "steps between checkpoints, besides the one at the end of the run; 0: only when a signal stops the run; auto: "
         "as many as between evaluations");
-    f.add("--keep", o.keep, at_least(0), "how many checkpoints to keep, counted from the newest; 0: all");
+    f.add(
+        "--save-steps", o.save_steps,
+        "steps after which a checkpoint is saved that --keep does not remove, besides those of --save-every; 0 is the "
+        "beginning of the run; left out: there are none",
+        "0,1,2,4");
+    f.add("--keep", o.keep, at_least(0),
+          "how many checkpoints to keep, counted from the newest, besides those of --save-steps; 0: all");
     f.add("--timeout", o.timeout, at_least(0).at_most(86400),
           "with several processes: seconds after which one that no longer answers, or a step in which none gets on, "
           "ends all of them; 0: never");
@@ -384,6 +411,7 @@ inline void list_options(Flags& f, Options& o) {
     list_foreign_names(f);
     f.apart({"--accumulate", "--tokens-per-step"});
     f.apart({"--graph", "--sync"});
+    f.apart({"--sequences", "--document-mask"});
     f.apart({"--tune", "--dry-run"});
     f.only_with("--gpu", {"--dry-run"});
     f.only_with("--add-tokens", {"--tokenizer"});
@@ -408,6 +436,8 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
           "--graph: a step of --objective dpo weighs its pairs on the host, so it cannot be recorded");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
+    if (o.save_steps) o.saved_steps = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
+    std::sort(o.saved_steps.begin(), o.saved_steps.end());
     return true;
 }
 
@@ -592,25 +622,9 @@ inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) 
     return true;
 }
 
-// Reads a list of whole numbers from 0 to below `end`, such as 1,2,3. `what` says what they are.
-inline std::vector<int64_t> parse_numbers(const std::string& option, const std::string& list, int64_t end,
-                                          const char* what) {
-    std::vector<int64_t> numbers;
-    for (size_t at = 0; at <= list.size();) {
-        const size_t comma       = std::min(list.find(',', at), list.size());
-        const std::string word   = list.substr(at, comma - at);
-        int64_t n                = -1;
-        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), n);
-        CHECK(error == std::errc() && stop == word.data() + word.size() && n >= 0 && n < end,
-              "{}: '{}' is no {} of this model (0 to {}); expected a list such as 1,2,3", option, word, what, end - 1);
-        numbers.push_back(n);
-        at = comma + 1;
-    }
-    return numbers;
-}
 // The value of --ids, for a model with ids below `vocab`.
 inline std::vector<int32_t> parse_ids(const std::string& list, int64_t vocab) {
-    const auto numbers = parse_numbers("--ids", list, vocab, "token id");
+    const auto numbers = parse_numbers("--ids", list, vocab, "token id of this model");
     return {numbers.begin(), numbers.end()};
 }
 // The value of --layers, sorted, for a model with this many blocks.
@@ -618,7 +632,7 @@ inline std::vector<int64_t> parse_layers(const std::optional<std::string>& list,
     std::vector<int64_t> layers(size_t(blocks + 1));
     std::iota(layers.begin(), layers.end(), 0);
     if (!list) return layers;
-    layers = parse_numbers("--layers", *list, blocks + 1, "layer");
+    layers = parse_numbers("--layers", *list, blocks + 1, "layer of this model");
     std::sort(layers.begin(), layers.end());
     layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
     return layers;

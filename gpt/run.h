@@ -192,9 +192,9 @@ struct Run {
 
   private:
     std::unique_ptr<Loader> load(const std::string& pattern, bool shuffle, const Ranks& among) const {
-        return std::make_unique<Loader>(LoaderSettings{pattern, options.batch, options.context, config.vocab,
-                                                       options.seed, among.rank, among.world, shuffle,
-                                                       options.document_mask ? document_token() : -1, is_dpo()});
+        return std::make_unique<Loader>(LoaderSettings{
+            pattern, options.batch, options.context, config.vocab, options.seed, among.rank, among.world, shuffle,
+            options.document_mask ? document_token() : -1, is_dpo(), shuffle && options.sequences});
     }
     // The token in front of each document. A tokenizer may name another one, such as the end of a message.
     int64_t document_token() const {

@@ -440,6 +440,37 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     CHECK_REFUSED(Loader{set}, "rank 2 of 2");
 }
 
+TEST_CASE("sequences are read in their order, wherever the series is cut into shards", "[loader]") {
+    const Scratch dir;
+    const auto ids = counting(103);  // 12 sequences of 8 + 1 ids, of which the last is not complete
+    const auto cut = [&](int from, int to) {
+        return bytes_of(std::vector<uint16_t>(ids.begin() + from, ids.begin() + to));
+    };
+    write_text(dir / "whole.bin", cut(0, 103));
+    const std::vector<int> ends = {0, 5, 6, 40, 45, 103};
+    for (size_t i = 0; i + 1 < ends.size(); i++)
+        write_text(dir / fmt::format("part-{}.bin", i), cut(ends[i], ends[i + 1]));
+    for (const char* name : {"whole.bin", "part-*.bin"}) {
+        LoaderSettings set{dir / name, 2, 8, 200, 7};
+        set.sequences = true;
+        Loader loader(set);
+        CAPTURE(name);
+        REQUIRE(loader.windows() == 11);
+        for (int i = 0; i < 24; i += 2) {  // more than two epochs
+            const Batch& batch = loader.next();
+            const auto inputs = values(batch.tokens), targets = values(batch.targets);
+            for (int b = 0; b < 2; b++)
+                for (int t = 0; t < 8; t++) {
+                    CHECK(inputs[b * 8 + t] == (i + b) % 11 * 9 + t);
+                    CHECK(targets[b * 8 + t] == (i + b) % 11 * 9 + t + 1);
+                }
+        }
+        const std::string as_sequences = loader.fingerprint();
+        set.sequences                  = false;
+        CHECK(Loader(set).fingerprint() != as_sequences);  // so that --resume refuses to change the order
+    }
+}
+
 TEST_CASE("rows have the starts of their documents", "[loader]") {
     const Scratch dir;
     write_text(dir / "a.bin", bytes_of(std::vector<uint16_t>{7, 0, 1, 2, 0, 0, 3, 4, 5, 6, 7, 0, 9}));

@@ -627,3 +627,47 @@ TEST_CASE("the rate of a schedule that begins again", "[schedule]") {
         CHECK(learning_rate(s, 59) == 1e-3f);
     }
 }
+
+TEST_CASE("--save-steps: these checkpoints stay, and a run that stops among them goes on with the same bits",
+          "[programs][runs]") {
+    const Place p;
+    const std::string words = tiny + "--steps 12 --save-every 5 --keep 1 --save-steps 4,0,1,2,8 ";
+    REQUIRE(p.train(words + "--out whole").code == 0);
+    CHECK(p.checkpoints("whole") ==
+          std::vector<std::string>{"0000000", "0000001", "0000002", "0000004", "0000008", "0000012"});
+    // Goes on from each of them, the beginning included.
+    for (const char* from : {"0000000", "0000004"}) {
+        CAPTURE(from);
+        fs::remove_all(p / "again");
+        fs::copy(p / "whole", p / "again", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        for (const std::string& name : p.checkpoints("again"))
+            if (name > from) fs::remove_all(p / ("again/checkpoints/" + name));
+        const Ran again = p.train(" --out again --resume");
+        CAPTURE(again.out, again.err);
+        REQUIRE(again.code == 0);
+        CHECK(losses(p / "again") == losses(p / "whole"));
+        CHECK(p.checkpoints("again") == p.checkpoints("whole"));
+        for (const std::string& name : p.checkpoints("whole"))
+            CHECK(p.weights("again", name) == p.weights("whole", name));
+    }
+    const Ran bad = p.train(tiny + "--save-steps 1,x --out bad");
+    CHECK(bad.code == 2);
+    CHECK(bad.err.find("--save-steps: 'x' is no step") != std::string::npos);
+    CHECK_FALSE(fs::exists(p / "bad"));
+}
+
+TEST_CASE("--sequences: a run keeps the order of its data when it is resumed, and refuses another",
+          "[programs][runs]") {
+    const Place p;
+    const std::string words = tiny + "--steps 12 --save-every 5 --sequences ";
+    REQUIRE(p.train(words + "--out whole").code == 0);
+    REQUIRE(p.train(tiny + "--steps 5 --sequences --out part --schedule constant").code == 0);
+    REQUIRE(p.train(words + "--out same --schedule constant").code == 0);
+    REQUIRE(p.train(" --out part --resume --steps 12").code == 0);
+    CHECK(losses(p / "part") == losses(p / "same"));
+    REQUIRE(p.train(tiny + "--steps 12 --out other").code == 0);
+    CHECK(losses(p / "other") != losses(p / "whole"));
+    const Ran other = p.train(" --out part --resume --steps 14 --sequences=false");
+    CHECK(other.code == 2);
+    CHECK(other.err.find("is not what the run in part was trained on") != std::string::npos);
+}
