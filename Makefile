@@ -4,6 +4,8 @@
 # make test           run every test that this machine can run; make test ARGS='layernorm*' runs those of that name
 # make emulator       build the emulator; scripts/emulate PROGRAM then runs a CUDA program on the CPU (test/emulator/README.md)
 # make test-cuda      run the emulator's own tests, then those of the CUDA half under it; needs nvcc and no GPU
+# make recipes        list the recipes for published results: what to expect, what each takes as planned, and whether it was tried
+# make check-recipes  run each recipe in short, and the one for CPUs in full, with three seeds: about four minutes on two cores
 # make bench          time ops, training, decoding, tokenizing and the emulator. ARGS= chooses one part, such as 'ops gelu';
 #                     scripts/bench.sh lists them, and also peers, costs and cuda, which run only when they are chosen
 # make fuzz           give random input to the readers of files from elsewhere, a minute each (SECONDS_EACH=60); needs clang++
@@ -111,7 +113,7 @@ Q        := $(if $(filter 0,$(V)),@)
 doing     = @$(if $(Q),$(if $(begun),,$(eval begun := yes)echo '$(heading)';) echo '    $(1)',:)
 heading  := building, about $(if $(NVCC),two minutes,a minute) on two cores (V=1 shows the commands):
 
-.PHONY: all help install uninstall dist quickstart setup libraries test ptxas bench fuzz check check-transformers clean FORCE
+.PHONY: all help install uninstall dist quickstart setup libraries test recipes check-recipes ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions)$(if $(MPI_H),$(comma) MPI) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
 
@@ -240,6 +242,11 @@ test-cuda: emulator-test
 	@$(MAKE) --no-print-directory -j$$(nproc) emulator $(addprefix $(BUILD)/,test_gpt bench_ops train_gpt infer_gpt)
 	GPT_BUILD=$(BUILD) scripts/test_cuda.sh
 endif
+
+recipes: all
+	@BUILD=$(BUILD) scripts/recipes.sh
+check-recipes: all $(BUILD)/austen
+	@BUILD=$(BUILD) scripts/recipes.sh --check
 
 ptxas: $(KERNELS)
 	@scripts/ptxas.sh $(PTXAS)

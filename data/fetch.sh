@@ -36,6 +36,10 @@ tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStori
 tinystories          0-0      $hub/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-valid.txt
 openwebtext          0-79     $hub/Skylion007/openwebtext/resolve/refs%%2Fconvert%%2Fparquet/plain_text/train/%04d.parquet
 fineweb-edu          0-13     $hub/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/%03d_00000.parquet
+fineweb-10B          0-0      $hub/kjj0/fineweb10B-gpt2/resolve/main/fineweb_val_%06d.bin
+fineweb-10B          1-103    $hub/kjj0/fineweb10B-gpt2/resolve/main/fineweb_train_%06d.bin
+fineweb-100B         0-0      $hub/kjj0/fineweb100B-gpt2/resolve/main/fineweb_val_%06d.bin
+fineweb-100B         1-1030   $hub/kjj0/fineweb100B-gpt2/resolve/main/fineweb_train_%06d.bin
 fineweb-edu-10B      0-0      $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_val_%06d.bin
 fineweb-edu-10B      1-100    $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_train_%06d.bin
 fineweb-edu-100B     0-0      $hub/karpathy/fineweb-edu-100B-gpt2-token-shards/resolve/main/edu_fineweb_val_%06d.bin
@@ -46,6 +50,7 @@ pile-pythia-deduped  0-20     $hub/EleutherAI/pile-deduped-pythia-preshuffled/re
 gpt2-tokenizer       0-0      https://huggingface.co/openai-community/gpt2/resolve/main/tokenizer.json 8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6
 pythia-tokenizer     0-0      https://huggingface.co/EleutherAI/pythia-160m/resolve/main/tokenizer.json
 hellaswag            0-0      https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
+lambada              0-0      https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl
 "
 rows=$(grep "^$name " <<<"$table") || die "there is no data set '$name'; the sets are: $(awk 'NF {print $1}' <<<"$table" | uniq | paste -sd' ') (--help shows the usage)"
 command -v curl >/dev/null || die "curl is missing: apt-get install curl"
@@ -53,7 +58,7 @@ command -v curl >/dev/null || die "curl is missing: apt-get install curl"
 out=${out:-data/sets/$name} python=${PYTHON:-python3}
 if [ -n "$tokenizer" ]; then   # checked before anything is downloaded
     case $rows in
-        *.bin* | *.json | *.json\ * | hellaswag*) die "$name is used as it is, so leave --tokenizer out" ;;
+        *.bin* | *.json | *.json\ * | hellaswag* | lambada*) die "$name is used as it is, so leave --tokenizer out" ;;
         *.parquet*) "$python" -c 'import pyarrow' 2>/dev/null ||
             die "$name comes as Parquet files, and $python has no pyarrow: \
 python3 -m venv .venv && .venv/bin/pip install pyarrow, then PYTHON=.venv/bin/python data/fetch.sh …" ;;

@@ -144,6 +144,10 @@ inline void header(const Run& run) {
                 : fmt::format("{} GPUs in a server, {} between servers", cluster.gpus_per_node, cluster.link->name),
             rounded(step.sent, " "), seconds_text(step.wire), seconds_text(step.exposed));
     }
+    if (!gpu && o.dry_run && length_known)
+        say("time", "at least {} in all, at the {:.0f} GFLOP/s that a large product has here",
+            duration(flops * double(tokens) * double(o.steps) / world / peak_flops(dev, run.dtype)),
+            peak_flops(dev, run.dtype) / 1e9);
 }
 
 inline LogSettings log_settings(const Run& run, const TrainState& state) {
