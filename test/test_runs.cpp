@@ -671,3 +671,77 @@ TEST_CASE("--sequences: a run keeps the order of its data when it is resumed, an
     CHECK(other.code == 2);
     CHECK(other.err.find("is not what the run in part was trained on") != std::string::npos);
 }
+
+TEST_CASE("sweep: runs that are there are used, one that was stopped goes on, and the table is the same",
+          "[programs][runs]") {
+    const Place p;
+    const std::string script = quoted(fs::absolute("scripts/sweep.sh").string());
+    const auto sweep         = [&](const std::string& out, const std::string& words) {
+        return shell(p, "cd " + quoted(p.path) + " && BUILD=" + quoted(fs::absolute(build_folder()).string()) + " " +
+                                    script + " --out " + out + " --rates 1e-3,3e-3 --seeds 1,2 -- " + words);
+    };
+    const std::string words =
+        "--model nano --train-data train.bin --val-data train.bin --eval-batches 2 --batch 3 --context 16 --threads 1 "
+        "--steps 6 --save-every 2 --keep 0 ";
+    const Ran whole = sweep("whole", words);
+    CAPTURE(whole.out, whole.err);
+    REQUIRE(whole.code == 0);
+    const std::string table = whole.out.substr(whole.out.rfind("\nrate "));
+    CHECK(missing_words(table, {"seeds", "mean", "deviation", "1e-3 ", "3e-3 "}) == "");
+    double sum = 0;
+    for (const char* run : {"whole/rate-1e-3-seed-1", "whole/rate-1e-3-seed-2"})
+        sum += records(p / run, "eval").back()["val_loss"].get<double>();
+    CHECK(table.find(fmt::format("{:.4f}", sum / 2)) != std::string::npos);
+
+    fs::copy(p / "whole", p / "part", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+    fs::remove_all(p / "part/rate-3e-3-seed-2");
+    fs::remove_all(p / "part/rate-3e-3-seed-1/checkpoints/0000006");
+    const Ran part = sweep("part", words);
+    REQUIRE(part.code == 0);
+    CHECK(part.out.substr(part.out.rfind("\nrate ")) == table);
+    for (const char* run : {"/rate-1e-3-seed-1", "/rate-3e-3-seed-1", "/rate-3e-3-seed-2"})
+        CHECK(losses(p / ("part" + std::string(run))) == losses(p / ("whole" + std::string(run))));
+    const Ran other = sweep("part", words + "--clip 2");
+    CHECK(other.code == 2);
+    CHECK(other.err.find("is a sweep of other options") != std::string::npos);
+}
+
+TEST_CASE("compare and to_tensorboard show what log.jsonl has", "[programs][runs]") {
+    const Place p;
+    if (shell(p, "command -v python3").code != 0) return void(std::fprintf(stderr, "skipped: there is no python3\n"));
+    const std::string words =
+        "--model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 --threads 1 --eval-batches 2 "
+        "--eval-every 2 --steps 6 --save-every 0 ";
+    for (const char* out : {"a", "b"}) REQUIRE(p.train(" " + words + "--out " + out).code == 0);
+    const std::string scripts = quoted(fs::absolute("scripts").string());
+    const auto in_place = [&](const std::string& line) { return shell(p, "cd " + quoted(p.path) + " && " + line); };
+    const Ran both      = in_place(scripts + "/compare a b --points 3");
+    CAPTURE(both.out, both.err);
+    REQUIRE(both.code == 0);
+    const auto steps = records(p / "a", "step"), evals = records(p / "a", "eval");
+    for (const auto& r : {steps.front(), steps.back()})
+        CHECK(both.out.find(fmt::format("{:.4f}", r["loss"].get<double>())) != std::string::npos);
+    CHECK(missing_words(
+              both.out,
+              {"a · 6 steps", "b · 6 steps", "tokens", "hours", "smooth", "norm", "rate", "tokens/s", "memory",
+               fmt::format("validation loss {:.4f} at the end", evals.back()["val_loss"].get<double>())}) == "");
+    CHECK(read_text(p / "loss.png").substr(1, 3) == "PNG");
+    CHECK(in_place(scripts + "/compare a").code == 2);  // it would replace the picture
+    CHECK(missing_words(in_place(scripts + "/compare nosuch").err, {"nosuch/log.jsonl", "no such file"}) == "");
+
+    if (shell(p, "python3 -c 'import tensorboard'").code != 0)
+        return void(std::fprintf(stderr, "skipped: python3 has no tensorboard, so its reader reads nothing back\n"));
+    REQUIRE(in_place("python3 " + scripts + "/to_tensorboard.py a").code == 0);
+    write_text(p / "read.py",
+               "from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
+               "events = EventAccumulator('a/tensorboard', size_guidance={'scalars': 0})\n"
+               "events.Reload()\n"
+               "for name in ('loss/train', 'loss/val'):\n"
+               "    print(*[f'{s.step}:{s.value:.4f}' for s in events.Scalars(name)])\n");
+    std::string want;
+    for (const auto& r : steps) want += fmt::format("{}:{:.4f} ", r["step"].get<int>(), r["loss"].get<double>());
+    want.back() = '\n';
+    for (const auto& r : evals) want += fmt::format("{}:{:.4f} ", r["step"].get<int>(), r["val_loss"].get<double>());
+    want.back() = '\n';
+    CHECK(in_place("python3 read.py").out == want);
+}

@@ -156,7 +156,7 @@ begin() {
 show_plan() {
     planned() { "$build/train_gpt" "${model[@]}" "${size[@]}" ${fine_tunes:+--model "$fine_tunes"} --dry-run "$@" 2>/dev/null; }
     local here there
-    here=$(planned) there=$(planned --gpu h100-80gb)
+    here=$(planned || true) there=$(planned --gpu h100-80gb || true)
     part() { sed -n "$1" <<<"$2" | grep . || echo -; }
     printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$(part 's/^memory.*total \(.*B\).*/\1/p' "$here")" \
         "$(part 's/^time.* \([^ ]*\) in all.*/\1/p' "$here")" "$(part 's/^time.* \([^ ]*\) in all.*/\1/p' "$there")" "$expected" "$tried"
