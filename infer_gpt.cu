@@ -48,21 +48,35 @@ static void warn_beyond(const Config& c, int64_t tokens, const char* what) {
 
 // ---- benchmarks ----------------------------------------------------------------------------------------------------
 
-static void run_benchmark(const Inference& i) {
-    const std::string &name = i.options.eval[0], &file = i.options.eval[1];
-    const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
-    warn_beyond(i.model.config, i.model.shape.context, "--context");
+static nlohmann::ordered_json result_of(const Inference& i, const std::string& name, const std::string& file) {
+    const TextEncoder encoder     = encoder_of(i, SpecialTokens::text);
     nlohmann::ordered_json result = {{"eval", name}, {"file", file}};
     if (name == "hellaswag") {
-        const HellaSwagScore s = score_hellaswag(i.model, read_hellaswag(file, encoder));
+        const auto questions = read_hellaswag(file, encoder);
+        Busy busy("HellaSwag, question", int64_t(questions.size()));
+        const HellaSwagScore s = score_hellaswag(i.model, questions, [&](int64_t n) { return busy.done(n), true; });
         result.update({{"questions", s.questions}, {"acc", s.acc}, {"acc_norm", s.acc_norm}});
     } else {
-        const LambadaScore s = score_lambada(i.model, read_lambada(file, encoder));
+        const auto texts = read_lambada(file, encoder);
+        Busy busy("LAMBADA, text", int64_t(texts.size()));
+        const LambadaScore s = score_lambada(i.model, texts, [&](int64_t n) { return busy.done(n), true; });
         result.update({{"texts", s.texts}, {"acc", s.acc}, {"perplexity", s.perplexity}});
     }
-    if (i.options.json) return fmt::print("{}\n", json_text(result));
-    for (const auto& [key, value] : result.items())
-        fmt::print("{:<10} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    return result;
+}
+
+static void run_benchmarks(const Inference& i) {
+    const auto& all = i.options.eval;
+    warn_beyond(i.model.config, i.model.shape.context, "--context");
+    nlohmann::ordered_json results;
+    for (size_t k = 0; k < all.size(); k += 2) {
+        const auto result = result_of(i, all[k], all[k + 1]);
+        results.push_back(result);
+        if (i.options.json) continue;
+        for (const auto& [key, value] : result.items())
+            fmt::print("{:<10} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    if (i.options.json) fmt::print("{}\n", json_text(results.size() == 1 ? results[0] : results));
 }
 
 // ---- scoring -------------------------------------------------------------------------------------------------------
@@ -86,8 +100,11 @@ static void score(const Inference& i) {
     CHECK(ids.size() >= 2, "--score {}: {} tokens; at least 2 are needed to predict one from another", file,
           ids.size());
 
-    const std::vector<float> all = log_likelihoods(i.model, ids);
-    double total                 = 0;
+    Busy busy("scoring, token", int64_t(ids.size()) - 1);
+    const std::vector<float> all =
+        log_likelihoods(i.model, ids, i.options.stride.value_or(0), [&](int64_t n) { return busy.done(n), true; });
+    busy.end();
+    double total = 0;
     for (float l : all) total -= l;
     const int64_t predicted    = int64_t(all.size());
     const double mean          = total / double(predicted);
@@ -336,6 +353,8 @@ static int run(int argc, char** argv) {
     CHECK(!config.learned_positions || o.context <= config.context,
           "--context {} is more than the {} positions that {} has", o.context, config.context, o.model);
 
+    CHECK(o.stride.value_or(1) <= o.context, "--stride {} is more than --context {}", o.stride.value_or(1), o.context);
+
     // A Generator allocates activations of its own. A benchmark runs batches of about 4096 rows, which is as fast as
     // larger ones.
     BatchShape shape{1, 1, false};
@@ -350,7 +369,7 @@ static int run(int argc, char** argv) {
 
     const Steering steering(model, o.steer);
     const Inference inference{o, model, tokenizer.get()};
-    if (!o.eval.empty()) return run_benchmark(inference), 0;
+    if (!o.eval.empty()) return run_benchmarks(inference), 0;
     if (o.score) return score(inference), 0;
     if (!o.probe.empty()) return run_probe(inference), 0;
     if (o.chat) return run_chat(inference), 0;

@@ -232,26 +232,30 @@ class LikelihoodRun {
     std::vector<Likelihood> result_;
 };
 
-// Log-likelihoods of ids[1], ids[2], … Windows of the model's context begin with the last token of the window before,
-// so that every token but the first is predicted exactly once.
-inline std::vector<float> log_likelihoods(Model& model, const std::vector<int32_t>& ids) {
+// Log-likelihoods of ids[1], ids[2], … Each window of the model's context begins `stride` tokens after the one before,
+// and tokens that an earlier window has predicted do not count again. With a stride of the context (0) windows do not
+// overlap, so that the first tokens of each are predicted from few others. With a smaller one every token but those of
+// the first window is predicted from context - stride others or more, which takes context / stride times as long.
+inline std::vector<float> log_likelihoods(Model& model, const std::vector<int32_t>& ids, int64_t stride = 0,
+                                          const GoOn& go_on = nullptr) {
     model.config.check_ids(ids, "the text");
     const int64_t T = model.shape.context, n = int64_t(ids.size());
     std::vector<float> all, losses(T);
-    for (int64_t first = 0; first + 1 < n; first += T) {
-        const int64_t m = std::min(T, n - 1 - first);
+    for (int64_t first = 0; int64_t(all.size()) < n - 1; first += stride ? stride : T) {
+        const int64_t m = std::min(T, n - 1 - first), done = int64_t(all.size()) - first;
         std::vector<int32_t> tokens(T, 0), targets(T, -1);
         std::copy_n(ids.begin() + first, m, tokens.begin());
-        std::copy_n(ids.begin() + first + 1, m, targets.begin());
+        std::copy_n(ids.begin() + first + done + 1, m - done, targets.begin() + done);
         const Batch& batch =
             model.feed.bring({{tokens.data(), DType::I32, {1, T}}, {targets.data(), DType::I32, {1, T}}});
         forward(model, batch, Keep::results);
         head(model, batch, model.acts.loss, 1.f);
         to_host(losses.data(), model.acts.losses, model.stream);
-        for (int64_t t = 0; t < m; t++) {
+        for (int64_t t = done; t < m; t++) {
             expect_finite(std::isfinite(losses[t]), first + t + 1);
             all.push_back(-losses[t]);
         }
+        if (go_on && !go_on(int64_t(all.size()))) break;
     }
     return all;
 }
@@ -291,9 +295,9 @@ struct LambadaScore {
     int64_t texts;
     double acc, perplexity;
 };
-inline LambadaScore score_lambada(Model& model, const std::vector<Continuation>& texts) {
+inline LambadaScore score_lambada(Model& model, const std::vector<Continuation>& texts, const GoOn& go_on = nullptr) {
     double right = 0, total = 0;
-    for (const Likelihood& l : LikelihoodRun(model, true).of(texts)) {
+    for (const Likelihood& l : LikelihoodRun(model, true).of(texts, go_on)) {
         right += l.greedy;
         total += l.log_likelihood;
     }

@@ -503,9 +503,9 @@ struct InferOptions {
     std::string model;
     std::optional<std::string> prompt, prompt_file, ids, score;
     Auto<std::string> activation, tokenizer, chat_template;
-    Auto<int64_t> context;
+    Auto<int64_t> context, stride;
     Auto<SpecialTokens> special_tokens;
-    std::vector<std::string> eval;   // the name of the benchmark, and its file
+    std::vector<std::string> eval;   // the names of benchmarks, each with its file behind it
     std::vector<std::string> probe;  // the files of training and of test texts
     std::vector<std::string> stop, steer;
     std::optional<std::string> out, activations, layers;
@@ -556,8 +556,14 @@ inline void list_options(Flags& f, InferOptions& o) {
     f.group("instead of continuing a prompt");
     f.add("--score", o.score, "print the loss and perplexity of a text file, plain, .zst or .gz, or of a token shard",
           "FILE");
-    f.add("--eval", o.eval, "print the accuracy on a benchmark's .jsonl, as lm-evaluation-harness defines it",
-          "hellaswag|lambada FILE");
+    f.add("--eval", o.eval,
+          "print the accuracy on the .jsonl of a benchmark, or of several, as lm-evaluation-harness defines it; with "
+          "--json the results of several are one list",
+          "hellaswag|lambada FILE…");
+    f.add(
+        "--stride", o.stride, at_least(1).at_most(1 << 24),
+        "tokens from one window of --score to the next, at most --context; with fewer, windows overlap, and each token "
+        "is predicted from at least --context less --stride others; auto: --context, so that they do not overlap");
     f.add(
         "--context", o.context, at_least(1).at_most(1 << 24),
         "most tokens that the model reads at once; the newest ones of a longer prompt or conversation, and windows of "
@@ -600,6 +606,7 @@ inline void list_options(Flags& f, InferOptions& o) {
     f.apart({"--score", "--eval", "--logits", "--probe", "--lens"}, sampling);
     f.apart({"--context"}, {"--logits"});
     f.apart({"--ids"}, {"--special-tokens"});
+    f.only_with("--stride", {"--score"});
     f.only_with("--json", {"--score", "--eval", "--probe", "--lens"});
     f.apart({"--chat"}, {"--samples"});
     f.only_with("--chat-template", {"--chat"});
@@ -616,8 +623,9 @@ inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) 
     CHECK(!find_preset(o.model) || fs::exists(o.model + "/config.json"),
           "--model {}: a preset has no weights; train_gpt --model {} trains one, and infer_gpt --model runs/{} runs it",
           o.model, o.model, o.model);
-    CHECK(o.eval.empty() || (o.eval.size() == 2 && (o.eval[0] == "hellaswag" || o.eval[0] == "lambada")),
-          "--eval: expected hellaswag FILE or lambada FILE");
+    for (size_t i = 0; i < o.eval.size(); i += 2)
+        CHECK(i + 1 < o.eval.size() && (o.eval[i] == "hellaswag" || o.eval[i] == "lambada"),
+              "--eval: expected hellaswag FILE or lambada FILE, or several of them");
     CHECK(o.probe.empty() || o.probe.size() == 2, "--probe: expected the training texts and the test texts, two files");
     return true;
 }

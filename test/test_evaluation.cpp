@@ -125,6 +125,39 @@ TEST_CASE("texts that are packed into batches have the scores of each alone", "[
     CHECK((greedy > 5 && greedy < int(texts.size()) - 5));
 }
 
+TEST_CASE("--stride: windows that overlap predict each token once, from as many others as they can", "[evaluation]") {
+    const Device* dev    = GENERATE(from_range(devices()));
+    const int64_t stride = GENERATE(1, 3, 7, 9), n = GENERATE(2, 9, 10, 11, 40);
+    CAPTURE(dev, stride, n);
+    const Config c  = tiny_config(32, 23);
+    const int64_t T = 9;
+    Model m(c, DType::F32, {1, T, false}, *dev);
+    for (const ParamRow& r : param_rows(m.params, c)) {
+        std::vector<float> v(r.shape.numel(), 0.f);
+        Random(7, r.name).fill_normal(v.data(), 0, v.size(), 0.3f);
+        from_host(*r.tensor, v, m.stream);
+    }
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < n; i++) ids.push_back(int32_t(Random(5, "ids").below(i, c.vocab)));
+    const auto all = log_likelihoods(m, ids, stride);
+    REQUIRE(int64_t(all.size()) == n - 1);
+    for (int64_t k = 1; k < n; k++) {
+        // The first window whose last prediction is of token k or a later one begins here.
+        const int64_t first = k <= T ? 0 : (k - T + stride - 1) / stride * stride;
+        double alone        = 0;
+        Generator g(m, 1, T);
+        g.feed_all({ids.begin() + first, ids.begin() + k}, [&](int64_t t, const float* logits) {
+            if (first + t + 1 < k) return;
+            double sum = 0;
+            for (int64_t v = 0; v < c.vocab; v++) sum += std::exp(double(logits[v]) - logits[ids[k]]);
+            alone = -std::log(sum);
+        });
+        CAPTURE(k);
+        CHECK(all[k - 1] == Approx(alone).epsilon(1e-4).margin(1e-5));
+    }
+    CHECK(log_likelihoods(m, ids, T) == log_likelihoods(m, ids));
+}
+
 TEST_CASE("texts are cut and cleaned as in lm-evaluation-harness", "[evaluation]") {
     CHECK(clean_hellaswag(" a [title] b  c [x]d ") == "a. b c d");
     CHECK(clean_hellaswag("[a]b [c\nd] [header] e [open") == "b [c\nd] e [open");
@@ -208,6 +241,14 @@ TEST_CASE("HellaSwag while training and after it, and training with a document m
     const Ran words = run(s, "infer_gpt", model + "--eval lambada " + quoted(s / "l.jsonl"));
     CHECK(words.code == 0);
     CHECK(words.out.find("perplexity") != std::string::npos);
+    const std::string lambada = "lambada " + quoted(s / "l.jsonl"), hellaswag = "hellaswag " + quoted(s / "h.jsonl");
+    const Ran several = run(s, "infer_gpt", model + "--json --eval " + lambada + " " + hellaswag);
+    REQUIRE(several.code == 0);
+    const auto list = nlohmann::json::parse(several.out);
+    REQUIRE(list.size() == 2);
+    CHECK(list[0] == nlohmann::json::parse(run(s, "infer_gpt", model + "--json --eval " + lambada).out));
+    CHECK(list[1]["acc_norm"] ==
+          nlohmann::json::parse(run(s, "infer_gpt", model + "--json --eval " + hellaswag).out)["acc_norm"]);
 
     const auto refused = [&](const std::string& program, const std::string& line, const char* why) {
         const Ran r = run(s, program, line);
@@ -216,6 +257,10 @@ TEST_CASE("HellaSwag while training and after it, and training with a document m
         CHECK(r.err.find(why) != std::string::npos);
     };
     refused("infer_gpt", model + "--eval hellaswag", "hellaswag FILE or lambada FILE");
+    refused("infer_gpt", model + "--eval " + lambada + " hellaswag", "or several of them");
+    refused("infer_gpt", model + "--stride 3", "--score");
+    refused("infer_gpt", model + "--stride 1000 --score " + quoted(s / "l.jsonl"),
+            "--stride 1000 is more than --context");
     refused("infer_gpt", model + "--eval arc " + quoted(s / "h.jsonl"), "hellaswag FILE or lambada FILE");
     refused("infer_gpt", model + "--eval lambada " + quoted(s / "h.jsonl"), "h.jsonl line 1");
     fs::create_directories(s / "bare");  // no tokenizer.json beside the data
