@@ -727,7 +727,8 @@ TEST_CASE("compare and to_tensorboard show what log.jsonl has", "[programs][runs
     CHECK(both.out.find(fmt::format("validation loss {:.4f} at the end", last)) != std::string::npos);
     CHECK(read_text(p / "loss.png").substr(1, 3) == "PNG");
     CHECK(in_place(scripts + "/compare a").code == 2);  // it would replace the picture
-    CHECK(missing_words(in_place(scripts + "/compare nosuch").err, {"nosuch/log.jsonl", "no such file"}) == "");
+    CHECK(missing_words(in_place(scripts + "/compare nosuch --output b.png").err,
+                        {"nosuch/log.jsonl", "no such file"}) == "");
 
     if (shell(p, "python3 -c 'import tensorboard'").code != 0)
         return void(std::fprintf(stderr, "skipped: python3 has no tensorboard, so its reader reads nothing back\n"));
