@@ -15,6 +15,7 @@
 #include "gpt/config.h"
 #include "gpt/params.h"
 #include "gpt/shards.h"
+#include "kernels/dropout.h"
 #include "kernels/ops.h"
 
 // ---- the activation table -----------------------------------------------------------------------------------------
@@ -171,7 +172,8 @@ struct Model {
     Tensor all_grads;  // every gradient as one flat tensor; null where this process keeps slices of them
     std::unique_ptr<Shards> shards;
     Acts acts;
-    BatchFeed feed;  // brings batches of evaluation to the device
+    BatchFeed feed;   // brings batches of evaluation to the device
+    Dropout dropout;  // of the micro-step that is trained on; its place is set where it is used
     // In inference it is called with the residual stream x (N,C) after the embedding (layer 0) and after each block
     // (layers 1 to L). It returns whether it changed x. Its work must be on the model's stream.
     std::function<bool(int64_t layer, Tensor x)> observe;
@@ -227,13 +229,27 @@ inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, con
     add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s);
 }
 
+// Dropout has these places in a model: one after the embedding, and two in each block, before the outputs of attention
+// and of the MLP are added to the residual stream.
+enum class Branch : uint8_t { attention, mlp };
+inline Dropout dropout_of(Dropout d, int64_t layer, Branch b) {
+    d.place = uint32_t(1 + 2 * layer + int64_t(b));
+    return d;
+}
+struct BlockDropout {
+    Dropout attention, mlp;  // rate 0: nothing is queued
+};
+inline BlockDropout dropout_of(const Dropout& d, int64_t layer) {
+    return {dropout_of(d, layer, Branch::attention), dropout_of(d, layer, Branch::mlp)};
+}
+
 // Runs one block from a.x, of which a.ln1 is the norm, to out and next(), the norm of out that the next block or the
 // head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a cache
 // of keys and values. With `train` the tensors that only the backward pass needs are written too. When out is null, the
 // block stops after the last tensor that the backward pass needs.
 template <class Next, class Attend>
 void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Config& c, bool train, Stream s,
-                   Attend attend) {
+                   Attend attend, const BlockDropout& drop = {}) {
     const int64_t N = a.x.shape[0], C = c.width;
     // qkv: queries, keys and values of every token
     matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
@@ -242,6 +258,7 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     // projection: back into the residual stream. The one structural choice: the MLP of a parallel block reads the
     // block's input, that of a sequential block the stream after attention.
     matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
+    if (drop.attention.rate > 0) dropout(a.proj, a.proj, drop.attention, s);
     if (c.parallel) {
         add_forward(a.mid, a.x, a.proj, s);
         normalise(second_norm(w, a), a.x, c, s);
@@ -252,6 +269,7 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
+    if (drop.mlp.rate > 0) dropout(a.down, a.down, drop.mlp, s);
     add_and_normalise(out, next(), a.mid, a.down, c, s);
 }
 
@@ -269,27 +287,33 @@ void block_of_few_rows(Tensor out, const Block& w, BlockActs& a, const Config& c
 
 // Computes again what the layers after this one have overwritten.
 template <class Attend>
-void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
+void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend,
+                     const BlockDropout& drop = {}) {
     if (level >= Recompute::norm) normalise(first_norm(w, a), a.x, c, s);
     if (level == Recompute::block)
         return block_forward(
-            Tensor{}, [] { return Norm{}; }, w, a, c, true, s, attend);
+            Tensor{}, [] { return Norm{}; }, w, a, c, true, s, attend, drop);
     if (level >= Recompute::norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
     if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
 }
 
 // dres (N,C) arrives as the gradient of the block's output and leaves as the gradient of its input, to which each
-// branch adds its share.
+// branch adds its share. With dropout, a.down holds the gradient of a branch's output.
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Batch& batch, const Config& c,
-                           int64_t layer, Into grads, Stream s) {
+                           int64_t layer, Into grads, Stream s, const BlockDropout& drop = {}) {
     const int64_t N = a.x.shape[0], C = c.width;
-    matmul_gelu_backward(a.dup, g.down_w, g.down_b, dres, a.act, w.down_w, a.up, c.gelu, grads, s);
+    const auto of_branch = [&](const Dropout& d) {
+        if (d.rate > 0) dropout(a.down, dres, d, s);
+        return d.rate > 0 ? a.down : dres;
+    };
+    matmul_gelu_backward(a.dup, g.down_w, g.down_b, of_branch(drop.mlp), a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
     const auto mlp_branch = [&](Tensor dln) {
         layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, grads, s);
     };
     if (!c.parallel) mlp_branch(a.dln);
-    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, dres, a.att.view({N, C}), w.proj_w, grads, s);
+    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, of_branch(drop.attention), a.att.view({N, C}), w.proj_w,
+                    grads, s);
     attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(layer), c.window(layer), s);
     rope_backward(a.dqkv, batch.positions, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // dres has been read above, and dln is overwritten below
@@ -323,6 +347,8 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     m.shards->fetch(1);
     embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
                       m.params.wpe, s);
+    const Dropout drop = keep == Keep::for_backward ? m.dropout : Dropout{};
+    if (drop.rate > 0) dropout(a.block[0].x, a.block[0].x, drop, s);
     const bool few = keep == Keep::results && tokens.numel() <= few_rows;
     if (m.observe) m.observe(0, a.block[0].x);
     m.shards->arrive(1);
@@ -341,7 +367,8 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
         if (few)
             block_of_few_rows(out, m.params.block[l], a.block[l], c, s, of_layer);
         else
-            block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer);
+            block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer,
+                          dropout_of(drop, l));
         if (m.observe && m.observe(l + 1, out) && !few) normalise(next(), out, c, s);
         m.shards->fetch(l + 3);
     }
@@ -420,10 +447,12 @@ inline void backward(Model& m, const Batch& batch, Into into) {
         m.shards->enter(l + 1);
         if (l + 1 < c.layers)  // nothing has overwritten the activations of the last layer
             block_recompute(m.shape.recompute, m.params.block[l], a.block[l], c, s,
-                            attend_all(batch.positions, batch.starts, c, l, s));
-        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s);
+                            attend_all(batch.positions, batch.starts, c, l, s), dropout_of(m.dropout, l));
+        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s,
+                       dropout_of(m.dropout, l));
         m.shards->leave(l + 1);
     }
+    if (m.dropout.rate > 0) dropout(a.dres, a.dres, m.dropout, s);
     if (!c.tied_head) m.shards->clear(0);
     if (into == Into::set) {  // embedding_backward adds
         if (m.grads.wpe) zero(m.grads.wpe, s);

@@ -62,7 +62,8 @@ class Optimizer {
         return all;
     }
 
-    // Writes the numbers of update `step` (0 for the first) to host memory, at most numbers_bytes.
+    // Writes the numbers of update `step` (0 for the first) to host memory, less than numbers_bytes: the last word of
+    // these is for the number of the step, which dropout reads.
     virtual void numbers(void* to, const Schedule& schedule, int64_t step) const = 0;
     static constexpr int64_t numbers_bytes                                       = 64;
 

@@ -16,6 +16,7 @@
 #pragma once
 #include <cmath>
 #include <csignal>
+#include <cstring>
 #include <vector>
 
 #include "gpt/busy.h"
@@ -95,6 +96,8 @@ class Step {
 
     void send(int64_t step) {
         optimizer_.numbers(feed_.outgoing_numbers(), schedule_, step);
+        const uint32_t number = uint32_t(step);
+        std::memcpy(static_cast<char*>(feed_.outgoing_numbers()) + step_number * sizeof number, &number, sizeof number);
         // How many tokens count is known only for data with a mask, and differs from step to step. All ranks compute
         // the same number, because each knows the order of the data.
         if (data_.masked())
@@ -119,8 +122,10 @@ class Step {
         const float scale  = data_.masked() ? 1.f : 1.f / tokens;  // the scales of a batch hold what a mask makes of it
         zero(loss(), model_.stream);
         for (int64_t i = 0; i < settings_.micro_steps; i++) {
-            const Batch& batch = feed_.batch(i);
-            const Into into    = model_.shards->begin(i, settings_.micro_steps);
+            const Batch& batch   = feed_.batch(i);
+            const Into into      = model_.shards->begin(i, settings_.micro_steps);
+            model_.dropout.step  = feed_.numbers().rows(step_number, 1);
+            model_.dropout.first = (i * comm_.world() + comm_.rank()) * model_.shape.rows();
             forward(model_, batch, Keep::for_backward);
             if (preferences_) preferences_->weigh(model_, batch, size_t(i));
             head(model_, batch, loss(), scale, into);
@@ -136,6 +141,9 @@ class Step {
         optimizer_.step(loss(), norm2(), feed_.numbers());
         model_.shards->publish();
     }
+
+    // The word behind the optimizer's numbers that holds the number of the step, for dropout.
+    static constexpr int64_t step_number = Optimizer::numbers_bytes / int64_t(sizeof(int32_t)) - 1;
 
     Model& model_;
     Optimizer& optimizer_;

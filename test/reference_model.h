@@ -21,8 +21,10 @@ inline Weights weights_in_double(Params& p, const Config& c, Stream s) {
     return w;
 }
 
-// The mean loss over B sequences. ids is (B, T + 1): token t + 1 of a sequence is the target of token t.
-inline double reference_loss(const Weights& w, const Config& c, const std::vector<int32_t>& ids, int64_t B, int64_t T) {
+// The mean loss over B sequences. ids is (B, T + 1): token t + 1 of a sequence is the target of token t. With a rate,
+// elements are dropped as in this step.
+inline double reference_loss(const Weights& w, const Config& c, const std::vector<int32_t>& ids, int64_t B, int64_t T,
+                             const Dropout& drop = {}, uint32_t step = 0) {
     const int64_t C = c.width, H = c.heads, D = c.head_size(), F = c.feed_forward;
     using Rows        = std::vector<std::vector<double>>;  // (T, …)
     const auto has    = [&](const std::string& name) { return w.count(name) > 0; };
@@ -59,11 +61,21 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
     };
     double loss = 0;
     for (int64_t b = 0; b < B; b++) {
+        const auto dropped = [&](Rows x, uint32_t place) {
+            for (int64_t t = 0; t < T; t++)
+                for (int64_t i = 0; i < C; i++) {
+                    const uint64_t e = uint64_t((drop.first + b * T + t) * C + i);
+                    const bool keeps = dropout_keeps(dropout_block(drop.key, step, place, e / 8), e, drop.threshold());
+                    x[t][i] *= keeps ? 65536. / (65536 - drop.threshold()) : 0;
+                }
+            return x;
+        };
         Rows x(T, std::vector<double>(C));
         for (int64_t t = 0; t < T; t++)
             for (int64_t i = 0; i < C; i++)
                 x[t][i] = w.at("wte.weight")[ids[b * (T + 1) + t] * C + i] +
                           (c.learned_positions ? w.at("wpe.weight")[t * C + i] : 0);
+        x = dropped(x, 0);
         for (int64_t l = 0; l < c.layers; l++) {
             const auto in = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
             Rows qkv      = linear(norm(x, in("ln1")), in("qkv"), 3 * C);
@@ -91,11 +103,11 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
                     for (int64_t u = 0; u <= t; u++)
                         for (int64_t i = 0; i < D; i++) att[t][h * D + i] += p[u] / total * qkv[u][2 * C + h * D + i];
                 }
-            const Rows mid = add(x, linear(att, in("proj"), C));
+            const Rows mid = add(x, dropped(linear(att, in("proj"), C), uint32_t(1 + 2 * l)));
             Rows up        = linear(norm(c.parallel ? x : mid, in("ln2")), in("up"), F);
             for (auto& row : up)
                 for (double& v : row) v = gelu(v);
-            x = add(mid, linear(up, in("down"), C));
+            x = add(mid, dropped(linear(up, in("down"), C), uint32_t(2 + 2 * l)));
         }
         const Rows last  = norm(x, "lnf");
         const auto& head = w.at(c.tied_head ? "wte.weight" : "head.weight");

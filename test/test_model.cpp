@@ -95,22 +95,25 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     const Device* dev = GENERATE(from_range(devices()));
     CAPTURE(dev);
     const bool neox = GENERATE(false, true), parallel = GENERATE(false, true), tied = GENERATE(false, true);
+    const float rate  = GENERATE(0.f, 0.3f);  // of dropout, with the masks held
     Config c          = tiny_config(7, 13, neox);
     c.parallel        = parallel;
     c.tied_head       = tied;
     // In half of the cases the scale of the attention scores differs from layer to layer.
     c.scores_by_layer = tied;
-    CAPTURE(neox, parallel, tied);
+    CAPTURE(neox, parallel, tied, rate);
     const int64_t B = 2, T = 6;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < B * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
     Model m(c, DType::F32, {B, T, true}, *dev);
     scatter(m.params, c, m.stream);
+    const Buffer step(dev, {1}, DType::I32, Values{4});
+    m.dropout = {rate, Random(1, "dropout").key(), step, 3};
     const HostBatch host(ids.data(), B, T);
     const double loss = loss_and_gradients(m, host.batch);
     Weights w         = weights_in_double(m.params, c, m.stream);
     const Weights g   = weights_in_double(m.grads, c, m.stream);
-    CHECK(std::fabs(loss - reference_loss(w, c, ids, B, T)) <= 1e-5 * loss);
+    CHECK(std::fabs(loss - reference_loss(w, c, ids, B, T, m.dropout, 4)) <= 1e-5 * loss);
 
     for (const ParamRow& r : param_rows(m.params, c)) {
         double most = 0;
@@ -121,9 +124,9 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
             double& x           = w.at(r.name)[i];
             const double before = x, h = 1e-5;
             x                   = before + h;
-            const double up     = reference_loss(w, c, ids, B, T);
+            const double up     = reference_loss(w, c, ids, B, T, m.dropout, 4);
             x                   = before - h;
-            const double down   = reference_loss(w, c, ids, B, T);
+            const double down   = reference_loss(w, c, ids, B, T, m.dropout, 4);
             x                   = before;
             const double wanted = (up - down) / (2 * h), ours = g.at(r.name)[i];
             CAPTURE(r.name, i, ours, wanted, most);
@@ -164,9 +167,10 @@ static const volatile std::sig_atomic_t not_asked = 0;
 
 // Runs three steps of two micro-batches each. Returns every loss, norm and weight.
 static std::vector<unsigned char> trained(const Device& dev, const Config& c, DType dtype, Recompute recompute,
-                                          bool mask, int64_t* activations) {
+                                          bool mask, float rate, int64_t* activations) {
     const BatchShape z{2, 6, true, recompute};
     Model m(c, dtype, z, dev);
+    m.dropout = {rate, Random(1, "dropout").key()};
     scatter(m.params, c, m.stream, 0.1f);
     AdamW adamw(m, {});
     adamw.start_from_weights();
@@ -198,21 +202,49 @@ static std::vector<unsigned char> trained(const Device& dev, const Config& c, DT
     return all;
 }
 
+TEST_CASE("dropout is the same for any split into micro-steps, differs by step, and is off in evaluation", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
+    const Config c  = tiny_config(7, 13);
+    const int64_t T = 6;
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < 2 * (T + 1); i++) ids.push_back(int32_t(Random(3, "ids").below(i, c.vocab)));
+    const auto loss = [&](int64_t sequence, int64_t B, float rate, int step_number, Keep keep) {
+        Model m(c, DType::F32, {B, T, true}, *dev);
+        scatter(m.params, c, m.stream);
+        const Buffer step(dev, {1}, DType::I32, Values{double(step_number)});
+        m.dropout = {rate, 5, step, sequence * T};
+        const HostBatch host(ids.data() + sequence * (T + 1), B, T);
+        const Batch& batch = m.feed.bring(host.batch);
+        zero(m.acts.loss, m.stream);
+        forward(m, batch, keep);
+        head(m, batch, m.acts.loss, 1.f / float(m.shape.rows()));
+        return read_scalar(m.acts.loss, m.stream);
+    };
+    const Keep train = Keep::for_backward, evaluate = Keep::results;
+    const float both = loss(0, 2, 0.3f, 1, train);
+    CHECK(std::fabs(both - (loss(0, 1, 0.3f, 1, train) + loss(1, 1, 0.3f, 1, train)) / 2) <= 1e-5 * both);
+    CHECK(std::fabs(both - loss(0, 2, 0.3f, 2, train)) > 1e-3);
+    CHECK(std::fabs(both - loss(0, 2, 0, 1, train)) > 1e-3);
+    CHECK(loss(0, 2, 0.3f, 1, evaluate) == loss(0, 2, 0, 1, evaluate));
+}
+
 TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
     const Device* dev   = GENERATE(from_range(devices()));
     const auto dtype    = GENERATE(DType::F32, DType::BF16);
     const bool neox     = GENERATE(false, true);
     const bool parallel = GENERATE(false, true);
     const bool mask     = GENERATE(false, true);
+    const float rate    = mask ? 0.2f : 0.f;  // of dropout
     Config c            = tiny_config(7, 13, neox);
     c.layers            = 3;
     c.parallel          = parallel;
     CAPTURE(dev, dtype, neox, parallel, mask);
     int64_t bytes = 0, before = 0;
-    const auto all = trained(*dev, c, dtype, Recompute::none, mask, &before);
+    const auto all = trained(*dev, c, dtype, Recompute::none, mask, rate, &before);
     for (Recompute level : {Recompute::gelu, Recompute::norm, Recompute::block}) {
         CAPTURE(int(level));
-        CHECK(trained(*dev, c, dtype, level, mask, &bytes) == all);
+        CHECK(trained(*dev, c, dtype, level, mask, rate, &bytes) == all);
         CHECK(bytes < before);
         before = bytes;
     }

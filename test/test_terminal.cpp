@@ -429,8 +429,8 @@ TEST_CASE("names of other programs' options have an answer", "[programs]") {
     CHECK(missing_words(says("train_gpt", "--block-size 64"), {"did you mean --context?"}) == "");
     CHECK(missing_words(says("train_gpt", "--max-iters 5"), {"did you mean --steps?"}) == "");
     CHECK(missing_words(says("train_gpt", "--n_layer 5"), {"did you mean --layers?"}) == "");
-    CHECK(missing_words(says("train_gpt", "--dropout 0.2"),
-                        {"unknown option --dropout", "no model is trained with dropout", "--weight-decay"}) == "");
+    for (const char* rate : {"-0.1", "1"})
+        CHECK(missing_words(says("train_gpt", fmt::format("--dropout {}", rate)), {"--dropout", "0 or more"}) == "");
     CHECK(missing_words(says("train_gpt", "--epochs 2"), {"--steps", "epoch"}) == "");
     CHECK(missing_words(says("infer_gpt", "--max-new-tokens 2"), {"did you mean --tokens?"}) == "");
     CHECK(missing_words(says("infer_gpt", "--lr 2"), {"unknown option --lr (--help"}) == "");

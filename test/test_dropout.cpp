@@ -1,0 +1,104 @@
+// test_dropout.cpp - the op against its mask, and the statistics of masks; test_model.cpp has whole models
+#include "kernels/dropout.h"
+
+#include "kernels/random.h"
+#include "test/close.h"
+
+constexpr DType F32 = DType::F32, BF16 = DType::BF16;
+
+// The mask, written out: 1 where the element is kept.
+static std::vector<int> mask_of(const Dropout& d, uint32_t step, int64_t N, int64_t C) {
+    std::vector<int> mask(size_t(N * C));
+    for (int64_t i = 0; i < N * C; i++) {
+        const uint64_t element = uint64_t(d.first * C + i);
+        mask[size_t(i)] = dropout_keeps(dropout_block(d.key, step, d.place, element / 8), element, d.threshold());
+    }
+    return mask;
+}
+
+TEST_CASE("dropout equals its mask", "[dropout]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const auto N     = GENERATE(1, 3, 37);
+    const auto C     = GENERATE(1, 7, 48, 769);
+    const auto rate  = GENERATE(0.f, 0.1f, 0.5f, 0.9f);
+    const auto first = GENERATE(0, 5);
+    CAPTURE(dev, dtype, N, C, rate, first);
+    const Buffer step(dev, {1}, DType::I32, Values{12}), x(dev, {N, C}, dtype, Kind::ordinary, 1);
+    Buffer out(dev, {N, C}, dtype), in_place(dev, {N, C}, dtype, x.values());
+    const Dropout d{rate, Random(1, "dropout").key(), step, first, 3};
+    dropout(out, x, d, dev->stream());
+    const std::vector<int> mask = mask_of(d, 12, N, C);
+    Values reference            = x.values(), plain;
+    for (size_t i = 0; i < reference.size(); i++) {
+        const float value = float(reference[i]);
+        reference[i]      = mask[i] ? reference[i] * 65536 / (65536 - d.threshold()) : 0;
+        plain.push_back(mask[i] ? double(value * d.scale()) : 0);
+    }
+    CHECK_CLOSE(out, reference, plain);
+    dropout(in_place, in_place, d, dev->stream());
+    CHECK(in_place.bytes() == out.bytes());
+    if (rate == 0) CHECK(out.bytes() == x.bytes());
+}
+
+TEST_CASE("a mask does not depend on threads, nor on how the rows are divided", "[dropout]") {
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const auto C     = GENERATE(7, 24);
+    CAPTURE(dev, dtype, C);
+    const int64_t N = 2001;
+    const Buffer step(dev, {1}, DType::I32, Values{3}), x(dev, {N, C}, dtype, Kind::ordinary, 1);
+    const auto run = [&](const std::vector<int64_t>& parts) {
+        Buffer out(dev, {N, C}, dtype);
+        int64_t first = 0;
+        for (const int64_t n : parts) {
+            dropout(out.tensor().rows(first, n), x.tensor().rows(first, n), {0.3f, 9, step, first, 1}, dev->stream());
+            first += n;
+        }
+        return Bytes{out.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS([&] { return run({N}); });
+    CHECK(run({1, 999, 1001}) == run({N}));
+}
+
+// Under independence each count is binomial. 5 standard deviations are exceeded once in 1.7 million counts.
+static void check_binomial(int64_t count, int64_t of, double p) {
+    CAPTURE(count, of, p);
+    CHECK(std::fabs(double(count) - double(of) * p) <= 5 * std::sqrt(double(of) * p * (1 - p)));
+}
+
+TEST_CASE("masks drop at their rate, and no two of them are correlated", "[dropout]") {
+    const auto rate = GENERATE(0.1f, 0.5f, 0.9f);
+    CAPTURE(rate);
+    const int64_t N = 512, C = 384, n = N * C;
+    const Dropout d{rate, Random(1, "dropout").key(), {}, 0, 1};
+    const double kept = 1 - double(d.threshold()) / 65536;
+    CHECK(std::fabs(1 - kept - rate) <= 0x1p-17);
+    const std::vector<int> mask = mask_of(d, 7, N, C);
+    check_binomial(std::count(mask.begin(), mask.end(), 1), n, kept);
+    const auto both = [&](const std::vector<int>& other, int64_t shift) {
+        int64_t count = 0;
+        for (int64_t i = 0; i + shift < n; i++) count += mask[size_t(i)] & other[size_t(i + shift)];
+        check_binomial(count, n - shift, kept * kept);
+    };
+    for (const int64_t shift : {1, 2, 3, 4, 7, 8, 16, 383, 384, 385}) both(mask, shift);  // neighbours
+    const auto with = [&](auto change) {
+        Dropout other = d;
+        change(other);
+        both(mask_of(other, 7, N, C), 0);
+    };
+    for (const uint32_t place : {0u, 2u, 3u, 97u}) with([=](Dropout& o) { o.place = place; });
+    with([=](Dropout& o) { o.first = N; });  // another micro-step or process
+    with([](Dropout& o) { o.key = Random(2, "dropout").key(); });
+    for (const uint32_t step : {0u, 6u, 8u, 4000000000u}) both(mask_of(d, step, N, C), 0);
+}
+
+TEST_CASE("dropout refuses rates outside [0, 1) and tensors that do not fit", "[dropout]") {
+    const auto dev = devices()[0];
+    const Stream s = dev->stream();
+    const Buffer step(dev, {1}, DType::I32, Values{0}), x(dev, {2, 3}, F32, Kind::zeros), other(dev, {3, 2}, F32);
+    for (const float rate : {-0.1f, 1.f, 2.f, NAN})
+        CHECK_REFUSED(dropout(x, x, {rate, 1, step, 0, 0}, s), "dropout", "the rate is", "less than 1");
+    CHECK_REFUSED(dropout(other, x, {0.1f, 1, step, 0, 0}, s), "dropout", "out is (3, 2)");
+    CHECK_REFUSED(dropout(x, x, {0.1f, 1, {}, 0, 0}, s), "dropout", "d.step is null");
+}
