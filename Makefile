@@ -182,6 +182,10 @@ ifeq ($(ONEDNN),0)
 $(BUILD)/kernels/matmul.o: CXXFLAGS += -DGPT_NO_ONEDNN
 endif
 
+# No multiplication is fused with an addition in AdamW, so that an update has the same bits on every CPU and GPU. It only moves memory.
+$(BUILD)/kernels/adamw.o: CXXFLAGS += -ffp-contract=off
+$(BUILD)/kernels/adamw.o: NVFLAGS  += -fmad=false
+
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1
 $(BUILD)/test/bench_ops.o $(BUILD)/test/bench_tokenizer.o $(BUILD)/test/attention_variants.o: OPT = -O3

@@ -137,6 +137,29 @@ static std::vector<unsigned char> rounded_at_random(const Device* dev, const Val
     return bytes;
 }
 
+TEST_CASE("adamw has the same bits on every device", "[ops]") {
+    const auto dtype    = GENERATE(F32, BF16);
+    const auto rounding = GENERATE(uint64_t(0), uint64_t(7));
+    const int64_t n     = 40001;
+    if (dtype == F32 && rounding) return;
+    std::vector<Bytes> results;
+    for (const auto& dev : devices()) {
+        Buffer master(dev, {n}, F32, Kind::ordinary, 1), m(dev, {n}, F32, Kind::ordinary, 2),
+            v(dev, {n}, F32, Kind::ordinary, 3);
+        Values squares = v.values();
+        for (double& x : squares) x *= x;
+        v.set(squares);
+        const Buffer grad(dev, {n}, F32, Kind::ordinary, 4), norm(dev, {1}, F32, Values{9.f});
+        Buffer w_half(dev, {n}, BF16);
+        const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();
+        for (int64_t step = 1; step < 4; step++)
+            adamw_row(dev, {w, master, m, v, grad, .1f, rounding}, norm, adamw_update(1e-3f, .9f, .95f, step),
+                      {.9f, .95f, 1e-8f, 1.f});
+        results.push_back({w_half.bytes(), master.bytes(), m.bytes(), v.bytes()});
+    }
+    for (const Bytes& result : results) CHECK((result == results[0]));
+}
+
 TEST_CASE("adamw rounds at random to one of two neighbours, the same on every device", "[ops]") {
     const auto dev = GENERATE(from_range(devices()));
     const auto n   = GENERATE(1, 3, 4, 63, 10001);
