@@ -27,6 +27,7 @@ struct OptimizerSettings {
     uint64_t seed            = 0;
     float muon_learning_rate = 0.02f;  // peak for the matrices that Muon updates; follows the same schedule
     float muon_momentum      = 0.95f;
+    bool in_host_memory      = false;  // state and masters of a GPU's weights, which the CPU then updates (--offload)
 };
 
 // The state of a weight, or of the part of it that this process keeps.
@@ -236,7 +237,7 @@ class Optimizer {
     std::vector<Tensor> allocate(Arena& arena, HasRow has) const {
         for (size_t i = 0; i < parts_.size(); i++)
             if (has(rows_[i])) arena.plan(shape_of(i), DType::F32);
-        arena.allocate(*model_.device);
+        arena.allocate(*model_.device, settings_.in_host_memory ? Memory::host : Memory::device);
         std::vector<Tensor> tensors;
         for (size_t i = 0; i < parts_.size(); i++)
             tensors.push_back(has(rows_[i]) ? arena.take(shape_of(i), DType::F32) : Tensor{});

@@ -302,6 +302,10 @@ inline void list_options(Flags& f, Options& o) {
         "what each of several processes keeps of its own slice only, and fetches from the others when it needs more: "
         "the optimizer's state and masters, also the gradients, also the weights (ZeRO 1, 2, 3). With gradients or "
         "weights they travel in every micro-step, so --accumulate 1 moves least");
+    f.choose(
+        "--offload", o.optimizer.in_host_memory, Flags::Table<bool>{{"none", false}, {"optimizer", true}},
+        "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "
+        "the same bits. It takes 12 bytes a weight off the GPU, and costs 8 bytes a weight over PCIe each step");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),

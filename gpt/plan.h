@@ -44,6 +44,7 @@ struct RunSize {
     int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
     ShardLevel shard        = ShardLevel::none;
     int world               = 1;
+    bool offload            = false;  // the optimizer's state is in the host's memory
 
     Sharding sharding(int rank = 0) const { return {shard, rank, world, row_of(optimizer).whole_matrices}; }
 };
@@ -51,9 +52,10 @@ struct RunSize {
 // The memory of a run, in bytes by group.
 struct MemoryPlan {
     int64_t weights, gradients, optimizer, activations;
-    int64_t buffers;  // scratch memory of products and other ops, batches being sent, the cache of a sample
-    int64_t program;  // code and libraries in host memory, as measured now. On a GPU it is 0: there
-                      // cuda_context_bytes are an allowance outside the total.
+    int64_t buffers;   // scratch memory of products and other ops, batches being sent, the cache of a sample
+    int64_t program;   // code and libraries in host memory, as measured now. On a GPU it is 0: there
+                       // cuda_context_bytes are an allowance outside the total.
+    int64_t host = 0;  // what a run on a GPU keeps in the host's memory, outside the total
     int64_t total() const { return weights + gradients + optimizer + activations + buffers + program; }
 };
 
@@ -80,6 +82,10 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
                    feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
                    (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0) +
                    (run.world > 1 ? Collective::scratch_bytes(where) : 0);
+    if (run.offload) {
+        plan.host      = plan.optimizer + AdamWTable::staging_bytes();
+        plan.optimizer = 0;
+    }
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
     plan.program = gpu ? 0 : held_bytes();

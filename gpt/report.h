@@ -24,9 +24,10 @@ inline void list_models() {
 
 inline std::string describe(const MemoryPlan& p) {
     const std::string program = p.program ? " · program " + gibibytes(p.program) : "";
-    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{} · total {}",
+    const std::string host    = p.host ? " · optimizer in the host's memory " + gibibytes(p.host) : "";
+    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{} · total {}{}",
                        gibibytes(p.weights), gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations),
-                       gibibytes(p.buffers), program, gibibytes(p.total()));
+                       gibibytes(p.buffers), program, gibibytes(p.total()), host);
 }
 
 inline std::string describe(const Schedule& s) {

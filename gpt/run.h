@@ -175,6 +175,7 @@ struct Run {
         RunSize size{config, dtype, shape_with(batch, recompute)};
         size.optimizer     = o.optimizer.kind;
         size.micro_steps   = o.accumulate;
+        size.offload       = o.optimizer.in_host_memory;
         size.documents     = o.document_mask;
         size.shard         = shard;
         size.world         = world;
@@ -378,6 +379,11 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
       card(o.gpu.value_or(find_card(device.name()))),
       dtype(o.gpu.is_auto() ? dtype_on(device, o.machine) : o.machine.dtype.value_or(DType::BF16)) {
     if (!o.dry_run) refuse_world();
+    CHECK(!o.optimizer.in_host_memory || machine() == Machine::cuda,
+          "--offload optimizer is for a GPU: on a CPU the state is in the host's memory already");
+    CHECK(!o.optimizer.in_host_memory || !sharding().cuts(ShardLevel::optimizer),
+          "--offload optimizer and --shard do not go together: --shard already leaves each of {} processes a part",
+          this->ranks.world);
     if (!o.dry_run) refuse_without_products(device);
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
           "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,

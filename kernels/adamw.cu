@@ -12,7 +12,7 @@
 #include "ops.h"
 #include "update.h"
 #ifdef __CUDACC__
-#include "gpu.cuh"
+#include "adamw_offloaded.cuh"
 #endif
 
 AdamWUpdate adamw_update(float lr, float beta1, float beta2, int64_t step) {
@@ -112,7 +112,14 @@ struct TableChunk {
 static_assert(sizeof(TableRow) == 72 && sizeof(TableChunk) == 8, "both are sent as whole numbers of int32");
 constexpr int64_t chunk = 4096;
 
+static bool in_host_memory(const void* p) {
+    cudaPointerAttributes place;
+    CUDA_RUN(cudaPointerGetAttributes(&place, p));
+    return place.type == cudaMemoryTypeHost;
+}
+
 static void upload(AdamWTable& t, const Device& device) {
+    if (in_host_memory(t.rows[0].m.ptr)) return void(t.offloaded = std::make_shared<OffloadedAdamW>(t));
     std::vector<TableRow> rows;
     std::vector<TableChunk> chunks;
     for (const AdamWRow& r : t.rows) {
@@ -163,6 +170,7 @@ static __global__ void adamw_kernel(const TableRow* rows, const TableChunk* chun
 
 template <class T>
 static void adamw(const AdamWTable& t, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Queue& q) {
+    if (t.offloaded) return t.offloaded->run(grad_norm2, loss, update, rule, q);
     CHECK_CALL(t.gpu_rows, "adamw: the table was made for the CPU, but the stream is of a GPU");
     launch(adamw_kernel<T>, {t.gpu_chunks.shape[0], 256}, q, static_cast<const TableRow*>(t.gpu_rows.ptr),
            static_cast<const TableChunk*>(t.gpu_chunks.ptr), grad_norm2.data<float>(), loss.data_or_null<float>(),
@@ -202,6 +210,14 @@ AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(s
     if (device.where() == Machine::cuda) gpu::upload(*this, device);
 #else
     (void)device;
+#endif
+}
+
+int64_t AdamWTable::staging_bytes() {
+#ifdef __CUDACC__
+    return gpu::OffloadedAdamW::host_bytes();
+#else
+    return 0;
 #endif
 }
 

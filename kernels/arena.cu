@@ -16,10 +16,10 @@ Arena::~Arena() {
     if (device_) device_->release(base_);
 }
 
-void Arena::allocate(const Device& device) {
+void Arena::allocate(const Device& device, Memory memory) {
     CHECK_CALL(!base_, "arena '{}' is allocated already", group_);
     try {
-        base_   = static_cast<char*>(device.allocate(std::max<int64_t>(planned_, 64)));
+        base_   = static_cast<char*>(device.allocate(std::max<int64_t>(planned_, 64), memory));
         device_ = &device;
         if (device.where() == Machine::cuda)  // the CPU's fresh pages are zero already
             zero(Tensor{base_, DType::I32, {std::max<int64_t>(planned_, 64) / 4}}, device.stream());

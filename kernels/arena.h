@@ -14,7 +14,7 @@ class Arena {
     ~Arena();
 
     void plan(const Shape& shape, DType dtype) { planned_ += padded(shape, dtype); }
-    void allocate(const Device& device);  // zero-filled
+    void allocate(const Device& device, Memory memory = Memory::device);  // zero-filled
     Tensor take(const Shape& shape, DType dtype);
     void rewind() { used_ = 0; }  // take() starts over, and gives the same memory other shapes
     int64_t bytes() const { return planned_; }

@@ -70,12 +70,20 @@ static int64_t free_bytes() {
     return int64_t(free);
 }
 
-static void* allocate(int64_t bytes) {  // null when there is no such memory
-    void* p                  = nullptr;
-    const cudaError_t status = cudaMalloc(&p, size_t(bytes));
+static void* allocate(int64_t bytes, Memory memory) {  // null when there is no such memory
+    void* p = nullptr;
+    const cudaError_t status =
+        memory == Memory::host ? cudaMallocHost(&p, size_t(bytes)) : cudaMalloc(&p, size_t(bytes));
     if (status != cudaErrorMemoryAllocation) CUDA_RUN(status);
     cudaGetLastError();  // clears the error, which the caller handles
     return p;
+}
+
+// Statuses are not looked at: after an error this may fail as well, which is harmless.
+static void release(void* p) {
+    cudaPointerAttributes place{};
+    cudaPointerGetAttributes(&place, p);
+    place.type == cudaMemoryTypeHost ? cudaFreeHost(p) : cudaFree(p);
 }
 
 }  // namespace gpu
@@ -149,13 +157,13 @@ int64_t Device::free_bytes() const {
 // release().
 static constexpr int64_t page = 4096;
 
-void* Device::allocate(int64_t bytes) const {
-    const int64_t available = free_bytes();
+void* Device::allocate(int64_t bytes, [[maybe_unused]] Memory memory) const {
+    const int64_t available = memory == Memory::host ? available_memory() : free_bytes();
 #ifdef __CUDACC__
     if (where() == Machine::cuda) {
-        void* p = gpu::allocate(bytes);
-        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller batch or context takes less", name_,
-                  gibibytes(bytes), gibibytes(available));
+        void* p = memory == Memory::host && bytes >= available ? nullptr : gpu::allocate(bytes, memory);
+        CHECK_RUN(p, "out of memory on {}: {} wanted, {} free; a smaller batch or context takes less",
+                  memory == Memory::host ? "the host" : name_, gibibytes(bytes), gibibytes(available));
         return p;
     }
 #endif
@@ -171,7 +179,7 @@ void* Device::allocate(int64_t bytes) const {
 
 void Device::release(void* p) const {
     if (!p) return;
-    ON_GPU(stream_, void(cudaFree(p)));  // after an error this may fail as well, which is harmless
+    ON_GPU(stream_, gpu::release(p));
     char* base = static_cast<char*>(p) - page;
     munmap(base, *reinterpret_cast<int64_t*>(base));
 }
@@ -232,7 +240,7 @@ static void convert(Tensor dst, Tensor src, Queue& q) {
 }
 static void copy(Tensor dst, Tensor src, Queue& q) {
     if (dst.dtype == src.dtype)
-        return CUDA_RUN(cudaMemcpyAsync(dst.ptr, src.ptr, size_t(src.bytes()), cudaMemcpyDeviceToDevice, q.stream));
+        return CUDA_RUN(cudaMemcpyAsync(dst.ptr, src.ptr, size_t(src.bytes()), cudaMemcpyDefault, q.stream));
     for_conversion(dst.dtype, src.dtype, [&](auto to, auto from) {
         convert<typename decltype(to)::type, typename decltype(from)::type>(dst, src, q);
     });

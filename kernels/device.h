@@ -10,6 +10,9 @@
 
 enum class Machine : uint8_t { cpu, cuda };
 
+// Memory of the device itself or, for a GPU, pinned memory of the host, which the GPU reaches over PCIe.
+enum class Memory : uint8_t { device, host };
+
 // A queue of work on one machine. It is passed by value; its handle belongs to the Device that made it.
 struct Stream {
     Machine where = Machine::cpu;
@@ -36,7 +39,8 @@ class Device {
     bool has_graphs() const;                        // work can be recorded as a CUDA graph (feed.h)
     int64_t free_bytes() const;                     // memory that a run could still take
 
-    void* allocate(int64_t bytes) const;  // 64-byte aligned; RunError when there is too little memory
+    // Returns memory that is aligned to 64 bytes. RunError when there is too little of it.
+    void* allocate(int64_t bytes, Memory memory = Memory::device) const;
     void release(void* p) const;
     // Makes the scratch memory of ops at least this large. Otherwise it grows when an op asks for more, and that waits
     // for the GPU.

@@ -12,6 +12,7 @@
 // tensor, or the result is not wanted.
 #pragma once
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,10 @@
 #include "tensor.h"
 // The columns of shapes are set by hand.
 // clang-format off
+
+namespace gpu {
+class OffloadedAdamW;
+}
 
 enum class Gelu : uint8_t { tanh, erf };  // "gelu_new" and "gelu" in Hugging Face's words
 enum class Into : uint8_t { set, add };   // overwrite a gradient, as the first micro-batch of a step does, or add to it
@@ -230,6 +235,7 @@ struct AdamWRow {
     Rounding rounding = {};
 };
 // The rows that adamw() updates. They are checked and copied to the GPU once, so that each update is a single launch.
+// Where the state of weights on a GPU is in host memory (Memory::host), the CPU updates them, with the same bits.
 struct AdamWTable {
     AdamWTable() = default;
     AdamWTable(std::vector<AdamWRow> rows, const Device& device);
@@ -238,6 +244,8 @@ struct AdamWTable {
     DType dtype = DType::F32;  // the dtype of the weights
     Arena memory{"adamw table"};
     Tensor gpu_rows, gpu_chunks;  // int32, as the kernel reads them; null on the CPU
+    std::shared_ptr<gpu::OffloadedAdamW> offloaded;
+    static int64_t staging_bytes();  // of host memory, where the state is there
 };
 // The numbers that differ from update to update. The op reads them from the device's memory, so that the CUDA graph of a
 // step can be launched again as it is.

@@ -70,14 +70,14 @@ void Queue::upload(Tensor dst, const Fill& fill) {
         CUDA_RUN(cudaEventSynchronize(slot.copied));
         fill(slot.memory, first, count);
         CUDA_RUN(cudaMemcpyAsync(static_cast<char*>(dst.ptr) + first * size, slot.memory, size_t(count * size),
-                                 cudaMemcpyHostToDevice, stream));
+                                 cudaMemcpyDefault, stream));
         CUDA_RUN(cudaEventRecord(slot.copied, stream));
     }
 }
 
 void Queue::download(void* dst, const void* src, int64_t bytes) {
     const bool few = bytes <= int64_t(sizeof answer_->bytes);
-    CUDA_RUN(cudaMemcpyAsync(few ? answer_->bytes : dst, src, size_t(bytes), cudaMemcpyDeviceToHost, stream));
+    CUDA_RUN(cudaMemcpyAsync(few ? answer_->bytes : dst, src, size_t(bytes), cudaMemcpyDefault, stream));
     wait();
     if (few) std::memcpy(dst, answer_->bytes, size_t(bytes));
 }

@@ -1,4 +1,5 @@
 // test_adamw.cpp - AdamW against test/reference.h: one row, tables of rows, and rounding at random
+#include "kernels/feed.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
 
@@ -178,6 +179,73 @@ TEST_CASE("adamw rounds at random to one of two neighbours, the same on every de
     if (n < 100) return;
     CHECK(bytes != rounded_at_random(dev, masters, 42, 8));
     CHECK(bytes != rounded_at_random(dev, masters, 43, 7));
+}
+
+// Weights on a GPU, and their state in the GPU's memory or in the host's.
+struct StateIn {
+    Arena state{"state"}, rest{"rest"};
+    AdamWTable table;
+    std::vector<Tensor> all;
+
+    StateIn(const Device& dev, Memory memory, DType dtype, const std::vector<int64_t>& sizes, uint64_t key) {
+        const auto each = [&](auto take, auto take_state) {
+            std::vector<AdamWRow> rows;
+            for (const int64_t n : sizes) {
+                const Tensor w = take(Shape{n}, dtype), master = dtype == F32 ? w : take_state(Shape{n}, F32);
+                const Tensor m = take_state(Shape{n}, F32), v = take_state(Shape{n}, F32), grad = take(Shape{n}, F32);
+                rows.push_back({w, master, m, v, grad, n % 2 ? 0.f : 0.1f, {key, 0}});
+            }
+            return rows;
+        };
+        const auto plan = [](Arena& a) { return [&](const Shape& s, DType t) { return a.plan(s, t), Tensor{}; }; };
+        const auto take = [](Arena& a) { return [&](const Shape& s, DType t) { return a.take(s, t); }; };
+        each(plan(rest), plan(state));
+        rest.allocate(dev);
+        state.allocate(dev, memory);
+        auto rows     = each(take(rest), take(state));
+        uint64_t seed = 1;
+        for (const AdamWRow& r : rows) {
+            const Values values = Buffer(&dev, r.w.shape, F32, Kind::ordinary, seed++).values();
+            from_host(r.master, std::vector<float>(values.begin(), values.end()), dev.stream());
+            from_host(r.grad, std::vector<float>(values.rbegin(), values.rend()), dev.stream());
+            if (dtype == BF16) copy(r.w, r.master, dev.stream());
+            for (const Tensor& t : {r.w, r.master, r.m, r.v}) all.push_back(t);
+        }
+        table = AdamWTable(std::move(rows), dev);
+    }
+    Bytes bytes(Stream s) const {
+        Bytes b;
+        for (const Tensor& t : all) {
+            b.emplace_back(size_t(t.bytes()));
+            to_host(b.back().data(), t, s);
+        }
+        return b;
+    }
+};
+
+TEST_CASE("adamw gives the same bits when the state of a GPU's weights is in host memory", "[ops]") {
+    const auto dev = devices().back();
+    const auto [dtype, key, in_graph] =
+        GENERATE(table<DType, uint64_t, bool>({{F32, 0, false}, {BF16, 0, true}, {BF16, 7, false}}));
+    const int64_t most               = int64_t(1) << 22;  // weights of a chunk that is updated at once
+    const std::vector<int64_t> sizes = {5, 64, most + 17, 33, 1};
+    const Buffer norm(dev, {1}, F32, Values{9.f}), bad(dev, {1}, F32, Values{double(INFINITY)});
+    StateIn here(*dev, Memory::device, dtype, sizes, key), there(*dev, Memory::host, dtype, sizes, key);
+    const Bytes before = there.bytes(dev->stream());
+    CHECK((before == here.bytes(dev->stream())));
+    Graph graph(*dev, in_graph && dev->has_graphs());
+    const Buffer numbers(dev, {4}, I32);
+    Buffer norm_now(dev, {1}, F32);
+    const AdamWRule rule{.9f, .95f, 1e-8f, 1.f};
+    for (int64_t step = 1; step <= 4; step++) {
+        const AdamWUpdate update = adamw_update(1e-3f, .9f, .95f, step);
+        from_host(numbers, &update, dev->stream());
+        copy(norm_now, step == 3 ? bad : norm, dev->stream());  // the third update is skipped
+        adamw(here.table, norm_now, none, numbers, rule, dev->stream());
+        graph.run([&] { adamw(there.table, norm_now, none, numbers, rule, dev->stream()); });
+        CHECK((there.bytes(dev->stream()) == here.bytes(dev->stream())));
+    }
+    CHECK((there.bytes(dev->stream()) != before));
 }
 
 TEST_CASE("the mean of weights that adamw rounds at random is the master", "[ops]") {

@@ -472,10 +472,27 @@ TEST_CASE("what several processes cannot do is refused", "[.emulated][two]") {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
+TEST_CASE("with its optimizer's state in host memory a run has the same bits, and less on the GPU", "[.emulated]") {
+    const auto how = GENERATE(as<std::string>{}, "--model nano --dtype fp32", "--model nano-neox --dtype bf16 --graph",
+                              "--model nano --dtype bf16 --stochastic-rounding --optimizer muon");
+    CAPTURE(how);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string all = how + " --steps 6 --accumulate 2 --eval-every 2 --save-every 3 ";
+    train(s, "here", all, checked);
+    train(s, "there", all + "--offload optimizer", checked);
+    CHECK(bits(s, "there") == bits(s, "here"));
+    cut_after(s, "there", 3);
+    resume(s, "there", checked);
+    CHECK(bits(s, "there") == bits(s, "here"));
+    CHECK(records(s / "there", "end")[0]["peak_bytes"] < records(s / "here", "end")[0]["peak_bytes"]);
+}
+
 TEST_CASE("a run allocates what was planned, within 2 %", "[.emulated]") {
     const auto how = GENERATE(as<std::string>{}, "--model nano --batch 64 --context 64 --dtype fp32",
                               "--model nano-neox --batch 64 --context 64 --dtype bf16 --recompute block --accumulate 3",
-                              "--model nano --batch 64 --context 64 --dtype bf16 --optimizer muon");
+                              "--model nano --batch 64 --context 64 --dtype bf16 --optimizer muon",
+                              "--model nano --batch 64 --context 64 --dtype bf16 --offload optimizer");
     CAPTURE(how);
     const Scratch s;
     write_shard(s / "train.bin", 40000);

@@ -85,6 +85,20 @@ TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs
     CHECK(missing_words(run(s, "train_gpt", neox + "--world 96").out, {"room for --shard"}) == "");
     refused(s, "train_gpt", neox + "--world 96 --link 800", {"--link 800", "800Gb"});
     refused(s, "train_gpt", "--model gpt2 --dry-run --world 8", {"--world", "--gpu"});
+    // With the optimizer's state in the host's memory, GPT-2 1558M takes less than 16 GB of a GPU, and GPT-J-6B less
+    // than 80.
+    const std::string offload = "--dry-run --gpu h100-80gb --offload optimizer --batch 1 --recompute block ";
+    const auto total          = [&](const std::string& how) {
+        const Ran r = run(s, "train_gpt", offload + how);
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+        CHECK(missing_words(r.out, {"optimizer 0.0 MiB", "optimizer in the host's memory"}) == "");
+        return std::stod(r.out.substr(r.out.find("total ") + 6));
+    };
+    CHECK(total("--model gpt2-xl") < 14.5);
+    CHECK(total("--model gpt-j-6b") < 75);
+    refused(s, "train_gpt", "--model gpt2 --device cpu --dry-run --offload optimizer", {"--offload", "GPU"});
+    refused(s, "train_gpt", offload + "--model gpt2 --world 8 --shard optimizer", {"--offload", "--shard"});
     refused(s, "train_gpt", "--model gpt2 --gpu h100-80gb --train-data x.bin", {"--gpu", "--dry-run"});
     refused(s, "train_gpt", "--model gpt2 --gpu h100 --dry-run", {"--gpu h100", "h100-80gb"});
 }

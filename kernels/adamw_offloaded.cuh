@@ -1,0 +1,153 @@
+// adamw_offloaded.cuh - AdamW for weights on a GPU whose state is in host memory: the CPU half updates it
+//
+// The rows are cut into chunks, which three streams take in turn. In its stream, a chunk's weights and gradients go to
+// the host, the CPU updates them with masters and state, and the weights go back. So while one chunk is updated, the
+// next is on its way here and the last on its way back. In bf16 a weight takes 6 bytes one way and 2 the other, and the
+// CPU moves 30. A kernel that reached over PCIe for the state would take 12 bytes each way. Weights go both ways
+// because an update may be skipped: then they come back as they were.
+//
+// The bits are those of the GPU half, because no multiplication of AdamW is fused with an addition on either side.
+#pragma once
+#include <omp.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "gpu.cuh"
+#include "ops.h"
+
+namespace gpu {
+
+class OffloadedAdamW {
+  public:
+    static constexpr int slots          = 3;
+    static constexpr int64_t most       = int64_t(1) << 22;                          // weights of a chunk
+    static constexpr int64_t slot_bytes = most * 2 * int64_t(sizeof(float)) + 4096;  // 32 MiB
+    static int64_t host_bytes() { return slots * slot_bytes; }
+
+    explicit OffloadedAdamW(const AdamWTable& table) : dtype_(table.dtype), threads_(omp_get_max_threads()) {
+        CUDA_RUN(cudaMallocHost(&numbers_, sizeof(Numbers)));
+        CUDA_RUN(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
+        for (Slot& s : slots_) {
+            CUDA_RUN(cudaMallocHost(&s.memory, slot_bytes));
+            CUDA_RUN(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking));
+            CUDA_RUN(cudaEventCreateWithFlags(&s.done, cudaEventDisableTiming));
+        }
+        for (const AdamWRow& row : table.rows)
+            for (int64_t first = 0, count; first < row.w.numel(); first += count) {
+                count = std::min(most, row.w.numel() - first);
+                add(row, first, count);
+            }
+    }
+    // Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
+    ~OffloadedAdamW() {
+        for (Slot& s : slots_) {
+            cudaStreamSynchronize(s.stream);
+            cudaStreamDestroy(s.stream);
+            cudaEventDestroy(s.done);
+            cudaFreeHost(s.memory);
+        }
+        cudaEventDestroy(ready_);
+        cudaFreeHost(numbers_);
+    }
+    OffloadedAdamW(const OffloadedAdamW&)            = delete;
+    OffloadedAdamW& operator=(const OffloadedAdamW&) = delete;
+
+    // Queues one update. The stream of q goes on when all weights have arrived.
+    void run(Tensor norm2, Tensor loss, Tensor update, const AdamWRule& rule, Queue& q) {
+        rule_           = rule;
+        has_loss_       = bool(loss);
+        const auto down = [&](void* to, const void* from, size_t bytes, cudaStream_t stream) {
+            CUDA_RUN(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
+        };
+        down(&numbers_->norm2, norm2.ptr, sizeof(float), q.stream);
+        if (loss) down(&numbers_->loss, loss.ptr, sizeof(float), q.stream);
+        down(&numbers_->update, update.ptr, sizeof(AdamWUpdate), q.stream);
+        CUDA_RUN(cudaEventRecord(ready_, q.stream));
+        for (Slot& s : slots_) CUDA_RUN(cudaStreamWaitEvent(s.stream, ready_, 0));
+        for (size_t i = 0; i < chunks_.size(); i++) {
+            Chunk& chunk            = *chunks_[i];
+            const cudaStream_t here = slots_[i % slots].stream;
+            for (const Piece& p : chunk.pieces) {
+                down(p.row.w.ptr, p.w, size_t(p.row.w.bytes()), here);
+                down(p.row.grad.ptr, p.grad, size_t(p.row.grad.bytes()), here);
+            }
+            CUDA_RUN(cudaLaunchHostFunc(here, update_chunk, &chunk));
+            for (const Piece& p : chunk.pieces)
+                CUDA_RUN(cudaMemcpyAsync(p.w, p.row.w.ptr, size_t(p.row.w.bytes()), cudaMemcpyHostToDevice, here));
+        }
+        for (Slot& s : slots_) {
+            CUDA_RUN(cudaEventRecord(s.done, s.stream));
+            CUDA_RUN(cudaStreamWaitEvent(q.stream, s.done, 0));
+        }
+    }
+
+  private:
+    struct Numbers {
+        float norm2, loss;
+        AdamWUpdate update;
+    };
+    struct Slot {
+        char* memory        = nullptr;
+        cudaStream_t stream = nullptr;
+        cudaEvent_t done    = nullptr;
+    };
+    // Part of a row: as the CPU updates it, with weights and gradients in a slot, and where these are on the GPU.
+    struct Piece {
+        AdamWRow row;
+        void *w, *grad;
+    };
+    struct Chunk {
+        OffloadedAdamW* owner;
+        std::vector<Piece> pieces;
+        int64_t weights = 0;
+    };
+
+    void add(const AdamWRow& row, int64_t first, int64_t count) {
+        if (chunks_.empty() || chunks_.back()->weights + round_up(count, 16) > most)
+            chunks_.push_back(std::make_unique<Chunk>(Chunk{this, {}, 0}));
+        Chunk& chunk     = *chunks_.back();
+        char* const slot = slots_[(chunks_.size() - 1) % slots].memory;
+        const auto part  = [&](Tensor t) {  // elements [first, first + count)
+            return Tensor{static_cast<char*>(t.ptr) + first * size_of(t.dtype), t.dtype, {count}};
+        };
+        const auto staged = [&](DType t, int64_t area) {
+            return Tensor{slot + (area * most + chunk.weights) * int64_t(sizeof(float)), t, {count}};
+        };
+        const Tensor w = part(row.w), grad = part(row.grad);
+        AdamWRow here = row;
+        here.w        = staged(row.w.dtype, 0);
+        here.grad     = staged(DType::F32, 1);
+        here.m        = part(row.m);
+        here.v        = part(row.v);
+        here.master   = row.master.ptr == row.w.ptr ? here.w : part(row.master);
+        here.rounding.first += first;
+        chunk.pieces.push_back({here, w.ptr, grad.ptr});
+        chunk.weights += round_up(count, 16);
+    }
+
+    // Called by a thread of the CUDA runtime, which may make no CUDA call.
+    static void CUDART_CB update_chunk(void* of) {
+        const Chunk& chunk       = *static_cast<const Chunk*>(of);
+        const OffloadedAdamW& us = *chunk.owner;
+        omp_set_num_threads(us.threads_);
+        AdamWTable table;
+        table.dtype = us.dtype_;
+        for (const Piece& p : chunk.pieces) table.rows.push_back(p.row);
+        Numbers& n = *us.numbers_;
+        adamw(table, Tensor{&n.norm2, DType::F32, {1}}, us.has_loss_ ? Tensor{&n.loss, DType::F32, {1}} : Tensor{},
+              Tensor{&n.update, DType::I32, {4}}, us.rule_, Stream{});
+    }
+
+    DType dtype_;
+    int threads_;
+    AdamWRule rule_{};
+    bool has_loss_     = false;
+    Numbers* numbers_  = nullptr;
+    cudaEvent_t ready_ = nullptr;
+    Slot slots_[slots];
+    std::vector<std::unique_ptr<Chunk>> chunks_;
+};
+
+}  // namespace gpu
