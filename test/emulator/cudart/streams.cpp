@@ -85,7 +85,7 @@ NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) 
     if (options().check == Check::All)
         for (const HostRange& range : node->work.host) {
             Memory::get().own(range.begin, range.bytes, range.access, node->work.what.c_str());
-            owned.push_back({range, slot, node->seq});
+            owned.push_back({range, slot, node->seq, node->clock, node->work.what, 0});
         }
     pending[node->number] = node;
     if (node->unmet == 0) {
@@ -139,13 +139,15 @@ bool Queue::run(const NodePtr& node) {
 
 // Runs a function of the program in a thread of its own, because it may wait for something that this thread does next.
 // Usually it ends at once, and this thread waits for that, so that every run has the same order. The function may read
-// what the operations before it wrote.
+// what the operations before it wrote, and write what those behind it will read.
 void Queue::call_host(const NodePtr& node) {
     host_waited_for(*node);
+    lend_to(*node);
     auto done = std::make_shared<std::atomic<bool>>(false);
     std::thread([this, node, done] {
         const cudaError_t error = node->work.run(node->number);
         const std::lock_guard hold(runtime_lock());
+        take_back_from(*node);
         finish(node, error);
         done->store(true);
         progress();
@@ -232,9 +234,24 @@ void Queue::host_waited_for(const Node& node) {
     merge(host_clock, node.clock);
     std::erase_if(owned, [&](const Owned& o) {
         const bool released = covers(host_clock, o.slot, o.seq);
-        if (released) Memory::get().disown(o.range.begin, o.range.bytes);
+        if (released && !o.lent_to) Memory::get().disown(o.range.begin, o.range.bytes);
         return released;
     });
+}
+
+void Queue::lend_to(const Node& host_function) {
+    for (Owned& o : owned) {
+        if (o.lent_to || !covers(o.clock, host_function.slot, host_function.seq)) continue;
+        Memory::get().disown(o.range.begin, o.range.bytes);
+        o.lent_to = host_function.number;
+    }
+}
+void Queue::take_back_from(const Node& host_function) {
+    for (Owned& o : owned) {
+        if (o.lent_to != host_function.number) continue;
+        Memory::get().own(o.range.begin, o.range.bytes, o.range.access, o.what.c_str());
+        o.lent_to = 0;
+    }
 }
 
 // Nothing can run here before another process or thread makes progress, so they get the lock and the processor.
@@ -277,7 +294,8 @@ void Queue::wait_all() {
         if (host_clock.size() <= slot) host_clock.resize(slot + 1);
         host_clock[slot] = last_seq[slot];
     }
-    for (const Owned& o : owned) Memory::get().disown(o.range.begin, o.range.bytes);
+    for (const Owned& o : owned)
+        if (!o.lent_to) Memory::get().disown(o.range.begin, o.range.bytes);
     owned.clear();
     records.clear();
 }

@@ -75,7 +75,12 @@ class Queue {
     struct Owned {
         HostRange range;
         uint32_t slot, seq;
+        Clock clock;
+        std::string what;
+        uint64_t lent_to;  // the number of a host function that runs now, behind which the operation is queued; or 0
     };
+    void lend_to(const Node& host_function);
+    void take_back_from(const Node& host_function);
     std::vector<Owned> owned;
     std::vector<uint32_t> last_seq;              // per slot
     std::multimap<uint64_t, std::string> waits;  // the calls that wait now, by ticket

@@ -1,5 +1,5 @@
 // The host reads what a copy wrote, without a call of CUDA that waits: in a host function of the stream, and after such
-// a function has notified it by a condition variable or a future.
+// a function has notified it by a condition variable or a future. A host function writes what a copy behind it reads.
 #include <condition_variable>
 #include <future>
 #include <thread>
@@ -67,6 +67,20 @@ int main() {
             b.stream, [](void* p) { static_cast<std::promise<void>*>(p)->set_value(); }, &told));
         std::thread([&] { told.get_future().wait(), seen = b.sum(); }).join();
         EXPECT(seen == 528);
+    }
+    {
+        Buffer b;
+        CUDA(cudaLaunchHostFunc(
+            b.stream,
+            [](void* p) {
+                for (int i = 0; i < 32; i++) static_cast<int*>(p)[i] *= 2;
+            },
+            b.host));
+        CUDA(cudaMemcpyAsync(b.device, b.host, 128, cudaMemcpyHostToDevice, b.stream));
+        add<<<1, 32, 0, b.stream>>>(b.device);
+        CUDA(cudaMemcpyAsync(b.host, b.device, 128, cudaMemcpyDeviceToHost, b.stream));
+        CUDA(cudaStreamSynchronize(b.stream));
+        EXPECT(b.sum() == 2 * 528 + 32);
     }
     std::puts("ok");
 }
