@@ -7,6 +7,7 @@
 # nobody killed. It saves every 5 steps, so many kills hit a save. PROGRAM names the program; ./train_gpt by default.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;; esac
+[[ $# -le 1 && ${1:-50} =~ ^[0-9]+$ ]] || { echo "error: expected how many times to kill, not '$*' (--help says more)" >&2; exit 2; }
 times=${1:-50} ranks=${RANKS:-3} limit=${LIMIT:-60}
 program=$(realpath "${PROGRAM:-./train_gpt}")
 command -v mpirun >/dev/null || { echo "error: there is no mpirun (apt-get install openmpi-bin)" >&2; exit 2; }

@@ -15,8 +15,9 @@ if [ "$1" = man ]; then
             gsub(/\^/, "\\(ha", text); gsub(/~/, "\\(ti", text); gsub(/…/, "...", text); gsub(/×/, "\\(mu", text)
             return text
         }
+        function breakable(form) { form = escaped(form); gsub(/\|/, "|\\:", form); return form }  # a line may end after |
         $1 != group { print ".SS " (group = $1) }
-        { print ".TP\n\\fB" escaped($2) "\\fR" ($3 == "" ? "" : ($3 ~ /[A-Z]/ ? " \\fI" : " ") escaped($3) "\\fR") "\n\\&" escaped($4) }
+        { print ".TP\n\\fB" escaped($2) "\\fR" ($3 == "" ? "" : ($3 ~ /[A-Z]/ ? " \\fI" : " ") breakable($3) "\\fR") "\n\\&" escaped($4) }
         ' <<<"$options")
     version=$("$2" --version | sed 's/.* of \(gpt.cu [^,]*\),.*/\1/')
     awk -v version="$version" -v options="${roff//\\/\\\\}" '

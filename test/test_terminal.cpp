@@ -152,7 +152,7 @@ TEST_CASE("infer_gpt refuses options that have no effect together", "[programs]"
     const SmallRun r;
     const std::string text = quoted(r.s / "tokenizer.json");
     for (const char* words : {"--json --ids 1", "--json --logits --ids 1"})
-        r.refused(words, {"--json", "--score or --eval"});
+        r.refused(words, {"--json", "--score, --eval"});
     for (const char* prompt : {"--prompt x", "--prompt ''", "--ids 1", "--prompt-file x"}) {
         r.refused("--score " + text + " " + prompt, {"--score and --", "give one"});
         r.refused("--eval lambada " + text + " " + prompt, {"--eval and --", "give one"});
