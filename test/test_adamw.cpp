@@ -81,7 +81,7 @@ struct AdamWRows {
             const auto row  = [&](const Buffer& b) { return b.tensor().rows(at, n); };
             const size_t i  = rows.size();
             const Tensor to = dtype == F32 && own_master ? row(master) : row(w);
-            rows.push_back({to, row(master), row(m), row(v), row(grad), i % 2 ? 0.1f : 0.f, i % 3 ? 7 + i : 0});
+            rows.push_back({to, row(master), row(m), row(v), row(grad), i % 2 ? 0.1f : 0.f, {i % 3 ? 7 + i : 0}});
             at += ceil(n, alignment);
         }
     }
@@ -128,7 +128,7 @@ static std::vector<unsigned char> rounded_at_random(const Device* dev, const Val
     Buffer master(dev, {n}, F32, masters), w(dev, {n}, BF16), m(dev, {n}, F32, Kind::zeros),
         v(dev, {n}, F32, Kind::zeros);
     const Buffer grad(dev, {n}, F32, Kind::zeros), norm(dev, {1}, F32, Values{1});
-    adamw_row(dev, {w, master, m, v, grad, 0.f, key}, norm, adamw_update(0.f, 0.9f, 0.95f, step),
+    adamw_row(dev, {w, master, m, v, grad, 0.f, {key}}, norm, adamw_update(0.f, 0.9f, 0.95f, step),
               {0.9f, 0.95f, 1e-8f, 0.f});
     CHECK(master.values() == masters);
     const auto bytes = w.bytes();
@@ -154,7 +154,7 @@ TEST_CASE("adamw has the same bits on every device", "[ops]") {
         Buffer w_half(dev, {n}, BF16);
         const Tensor w = dtype == F32 ? master.tensor() : w_half.tensor();
         for (int64_t step = 1; step < 4; step++)
-            adamw_row(dev, {w, master, m, v, grad, .1f, rounding}, norm, adamw_update(1e-3f, .9f, .95f, step),
+            adamw_row(dev, {w, master, m, v, grad, .1f, {rounding}}, norm, adamw_update(1e-3f, .9f, .95f, step),
                       {.9f, .95f, 1e-8f, 1.f});
         results.push_back({w_half.bytes(), master.bytes(), m.bytes(), v.bytes()});
     }
@@ -296,7 +296,7 @@ TEST_CASE("adamw is the same for any number of threads", "[ops]") {
     auto run = [&] {
         Buffer w(dev, {n}, BF16), master(dev, {n}, F32, Kind::ordinary, 2);
         Buffer m(dev, {n}, F32, Kind::zeros), v(dev, {n}, F32, Kind::zeros);
-        adamw_row(dev, {w, master, m, v, grad, 0.1f, 5}, norm2, adamw_update(1e-2f, 0.9f, 0.95f, 1),
+        adamw_row(dev, {w, master, m, v, grad, 0.1f, {5}}, norm2, adamw_update(1e-2f, 0.9f, 0.95f, 1),
                   {0.9f, 0.95f, 1e-8f, 1.f});
         return Bytes{w.bytes(), master.bytes(), m.bytes(), v.bytes()};
     };

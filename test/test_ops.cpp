@@ -759,9 +759,10 @@ TEST_CASE("cross_entropy", "[ops]") {
 }
 
 TEST_CASE("cross_entropy with a scale for each row", "[ops]") {
-    const auto dev         = GENERATE(from_range(devices()));
-    const auto dtype       = GENERATE(F32, BF16);
-    const auto [V, Vp]     = GENERATE(table<int, int>({{1, 8}, {65, 65}, {1000, 1008}}));
+    const auto dev   = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(F32, BF16);
+    const auto sizes = GENERATE(table<int, int>({{1, 8}, {65, 65}, {1000, 1008}}));
+    const int64_t V = std::get<0>(sizes), Vp = std::get<1>(sizes);  // a lambda cannot capture the names of a binding
     const float grad_scale = GENERATE(0.f, 0.3f);
     CAPTURE(dev, dtype, V, Vp, grad_scale);
     const int64_t N = 6;
