@@ -234,7 +234,7 @@ quickstart: setup
 # The programs are built because some tests run them. With ONEDNN=0 and no GPU, only tests that multiply nothing can run.
 WITHOUT_PRODUCTS := '[shared],[tokenizer],[presets],[cli],[data],[plot],[comm]'
 test: setup
-	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen test_gpt)
+	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen bench_ops test_gpt)
 	@$(if $(NVCC),scripts/ptxas.sh --spills $(PTXAS))
 	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(or $(ARGS),$(if $(filter 0,$(ONEDNN)),$(if $(GPUS),,$(WITHOUT_PRODUCTS))))
 	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
