@@ -27,7 +27,7 @@
 struct Part {
     enum Kind : uint8_t {
         text,
-        json,  // a line from which text_of() reads the text
+        json,  // an object from which text_of() reads the text
         fault  // an error message in place of input that could not be read
     };
     size_t begin, end;  // its bytes are TextBlock::bytes[begin, end)
@@ -50,7 +50,7 @@ struct ReadSettings {
     size_t part_bytes   = 1 << 20;  // longer documents come in parts
     double val_fraction = 0;        // share of the documents that is held out, by their hash
     bool keep_any_bytes = false;    // take text that is not UTF-8 as it is
-    bool objects        = false;    // hand on whole JSON lines, in which conversations.h finds more than one text
+    bool objects        = false;    // hand on whole objects, in which conversations.h finds more than one text
     TextParts::LastCut last_cut;    // finds the place to cut a long document
 };
 
@@ -133,7 +133,7 @@ class Documents {
     // The share of the input that has been read, 0..1, or -1 if its size is not known.
     double progress() const { return total_ == 0 ? -1 : double(bytes_read_) / double(total_); }
 
-    // The text of a part, or the line of an object. `buffer` holds the text if it had to be taken out of JSON. Throws
+    // The text of a part, or all of an object. `buffer` holds the text if it had to be taken out of JSON. Throws
     // InputError for bad JSON.
     std::string_view text_of(const TextBlock& block, const Part& part, std::string& buffer) const {
         if (part.kind == Part::text || settings_.objects) return block.bytes_of(part);
@@ -197,17 +197,17 @@ class Documents {
             notes_.push_back(file.name() + ": the UTF-8 byte-order mark in front was left out");
         const bool named_jsonl = format == "jsonl" || (format == "auto" && has_jsonl_name(file.path));
         const JsonForm form    = format == "text" ? JsonForm::none : json_form(begin, from.stream->is_whole());
-        CHECK(!settings_.objects || (form != JsonForm::values && (named_jsonl || form == JsonForm::lines)),
-              "{}: conversations are read from JSON lines, one object per line\n    jq -c '.[]' FILE writes a list of "
-              "objects that way, and jq -c . writes objects that span lines",
-              file.name());
+        CHECK(!settings_.objects || named_jsonl || form != JsonForm::none,
+              "{}: conversations are read from JSON: an object per line, or a list of objects", file.name());
         if (form != JsonForm::none && !named_jsonl && !settings_.objects)
             notes_.push_back(file.name() +
                              " is JSON, so the text of its documents was read; --format text takes it as it is");
         CHECK(named_jsonl || form != JsonForm::none || format == "text" || !begins_like_json(begin),
               "{} begins like JSON, but is damaged; --format text takes it as it is", file.name());
-        from.is_jsonl = named_jsonl || form == JsonForm::lines;
-        if (form == JsonForm::values)
+        from.is_jsonl           = named_jsonl || form == JsonForm::lines;
+        const bool damaged_list = form == JsonForm::none && named_jsonl && begins_like_json(begin) &&
+                                  begin[begin.find_first_not_of(" \t\r\n")] == '[';
+        if (form == JsonForm::values || damaged_list)
             open_json(from);
         else
             from.lines = std::make_unique<Lines>(*from.stream, !from.is_jsonl);
@@ -290,8 +290,9 @@ class Documents {
         }
         if (next < 0 && from.in_list) json.bad("the end of the list");
         if (next < 0) return false;
-        from.has_read      = true;
-        from.line          = json.line();
+        from.has_read = true;
+        from.line     = json.line();
+        if (settings_.objects) return add_object(from), true;
         TextParts document = parts_of_document(from, from.line);
         from.document      = &document;
         try {
@@ -307,6 +308,12 @@ class Documents {
         from.document = nullptr;
         document.finish();
         return true;
+    }
+
+    void add_object(OpenSource& from) {
+        line_.clear();
+        from.json->copy_value(line_);
+        add(from, line_, Part::json, from.line, true, true);
     }
 
     // Reads up to a separator line or the end of the file. Empty documents are skipped.

@@ -65,6 +65,15 @@ class JsonReader {
 
     // Reads a value of any kind and keeps nothing.
     void skip_value() { value(1); }
+    // Reads a value of any kind and appends its bytes, as the file has them, to `out`.
+    void copy_value(std::string& out) {
+        skip_space();
+        copy_   = &out;
+        copied_ = at_;
+        value(1);
+        copy_->append(copied_, size_t(at_ - copied_));
+        copy_ = nullptr;
+    }
 
     // Skips space, and returns the byte behind it without taking it, or -1 at the end.
     int skip_space() {
@@ -98,11 +107,14 @@ class JsonReader {
     // The next byte, or -1 at the end.
     int peek() {
         if (at_ != end_) return uint8_t(*at_);
+        if (copy_) copy_->append(copied_, size_t(at_ - copied_));
+        copied_                      = at_;
         const std::string_view bytes = more_ ? more_() : std::string_view();
         if (bytes.empty()) return -1;
         before_ += at_ - begin_;
         at_ = begin_ = bytes.data();
         end_         = at_ + bytes.size();
+        copied_      = at_;
         return uint8_t(*at_);
     }
     static bool is_value(int c) {
@@ -277,4 +289,6 @@ class JsonReader {
     int64_t line_;
     std::function<std::string_view()> more_;
     std::string skipped_;
+    std::string* copy_  = nullptr;  // what copy_value() writes to
+    const char* copied_ = nullptr;  // the bytes before this one are in *copy_
 };

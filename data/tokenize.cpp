@@ -79,7 +79,7 @@ static void list_options(Flags& f, Options& o) {
              "how special tokens that are written in documents are encoded: as plain text or as their ids; refuse: "
              "they are an error");
     f.choose("--chat-template", o.chat_template, {"none", "model", "chatml", "alpaca", "plain"},
-             "form in which conversations become text: the input is then JSON lines with messages, conversations, "
+             "form in which conversations become text: the input is then JSON with messages, conversations, "
              "instruction and output, prompt and completion, or preferences, and the shards say which tokens are an "
              "answer's; model: the form of the chat template beside the tokenizer; none: the input is documents");
     f.add("--add-tokens", o.add_tokens,

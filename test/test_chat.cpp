@@ -341,6 +341,31 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
     CHECK(counted(p, t) == expected + "_");
 }
 
+TEST_CASE("conversations in a list or over several lines are those of JSON lines", "[chat][data]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    const auto shard_of = [&](const std::string& content) {
+        write_text(s / "x.json", content);
+        const Ran r = tokenize(s, "--input " + quoted(s / "x.json") + " --chat-template plain --overwrite --output " +
+                                      quoted(s / "out/x"));
+        CAPTURE(r.err);
+        REQUIRE(r.code == 0);
+        return read_text(s / "out/x_train_000000.bin");
+    };
+    std::string lines, list, indented;
+    for (int i = 0; i < 3000; i++) {  // more than the megabyte that is read at once
+        const std::string one =
+            chat_line("the sea \xf0\x9f\x8c\x8a \\\" ]}", std::string(size_t(i % 700), 'x') + "the wind");
+        lines += one;
+        list += (i ? "," : "[") + one;
+        indented += nlohmann::json::parse(one).dump(4) + "\n";
+    }
+    REQUIRE(lines.size() > 1 << 20);
+    const std::string expected = shard_of(lines);
+    CHECK(shard_of(list + "]\n") == expected);
+    CHECK(shard_of(indented) == expected);
+}
+
 TEST_CASE("a bad conversation is named by file and line, and nothing is written", "[chat][data]") {
     const Scratch s;
     write_text(s / "tokenizer.json", small_tokenizer());
@@ -383,8 +408,12 @@ TEST_CASE("a bad conversation is named by file and line, and nothing is written"
         CHECK(says(r, words));
         CHECK(left_in(s, "out") == List{});
     };
-    says_for("[" + chat_line("a", "b") + "]", "--chat-template plain", {"y.jsonl", "JSON lines", "jq -c"});
-    says_for("just text\n", "--chat-template plain --format text", {"y.jsonl", "JSON lines"});
+    const std::string good = chat_line("a", "b");
+    says_for("[\n" + good + ",\n{}\n]", "--chat-template plain", {"y.jsonl line 4", "no conversation"});
+    says_for("[" + good + ", 3]", "--chat-template plain", {"y.jsonl line 2", "expected a JSON object"});
+    says_for("[\n" + good + ",\n", "--chat-template plain", {"y.jsonl line 3", "not JSON", "the end of the list"});
+    says_for("[\n" + good + good + "]", "--chat-template plain", {"y.jsonl line 3", "',' or ']'"});
+    says_for("just text\n", "--chat-template plain --format text", {"y.jsonl", "a list of objects"});
     says_for(R"({"messages": [{"role": "user", "content": "x"}]})", "--chat-template plain",
              {"no conversation in", "has an answer"});
     says_for(chat_line("a", "b"), "--chat-template chatml", {"no token <|im_start|>", "--add-tokens"});

@@ -139,7 +139,7 @@ TEST_CASE("JSON is recognized by its content", "[data][foreign]") {
     CHECK_REFUSED(read("{\"text\": \"a\""), "x.txt", "--format text");
     CHECK_REFUSED(read(list.dump(1) + "x"), "x.txt");
     CHECK_REFUSED(read("[" + a.dump() + ",\n" + b.dump() + "\n", "x.json"), "x.json");
-    CHECK_REFUSED(read("[" + a.dump() + "\n" + b.dump() + "]\n", "x.jsonl"), "x.jsonl line 1", "','");
+    CHECK_REFUSED(read("[" + a.dump() + "\n" + b.dump() + "]\n", "x.jsonl"), "x.jsonl line 2", "','");
     CHECK_REFUSED(read(a.dump(1) + "{\"text\": 1}"), "x.txt line 9", "a number");
 
     // Objects longer than every buffer, in a list.

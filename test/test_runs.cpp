@@ -414,7 +414,8 @@ TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[prog
     const std::string words = tiny + "--steps 3000 --save-every 0 --log-every 1 --keep 0 --out ";
     REQUIRE(p.train(words + "whole").code == 0);
     SECTION("the terminal") {
-        Terminal t("env -C " + quoted(p.path) + " " + p.program + words + "run");
+        // These tests may themselves run under nohup, which has SIGHUP ignored.
+        Terminal t("env --default-signal=HUP -C " + quoted(p.path) + " " + p.program + words + "run");
         REQUIRE(t.shows("    3  "));
         t.hang_up();
         CHECK(t.end() == 0);
