@@ -1,23 +1,14 @@
 // infer_gpt - continues a prompt, talks, scores a text, runs a benchmark, looks inside: options → model → one of these
 //
-// gpt/model.h holds the model, gpt/generate.h generation with its key/value cache, gpt/evaluation.h the benchmarks,
-// gpt/chat.h the conversation, gpt/probe.h, gpt/lens.h and gpt/steer.h what looks inside. The CUDA code is in kernels/,
-// with one .cu file per operation.
-#include "data/text_stream.h"
+// gpt/model.h holds the model, gpt/inference.h the prompt, gpt/generate.h generation with its key/value cache,
+// gpt/evaluation.h the benchmarks, gpt/chat.h the conversation, gpt/inspect.h and gpt/steer.h what looks inside. The
+// CUDA code is in kernels/, with one .cu file per operation.
 #include "gpt/chat.h"
-#include "gpt/lens.h"
+#include "gpt/inspect.h"
 #include "gpt/log.h"
-#include "gpt/probe.h"
-#include "gpt/probe_plot.h"
 #include "gpt/run.h"
 #include "gpt/start.h"
 #include "gpt/steer.h"
-
-struct Inference {
-    const InferOptions& options;
-    Model& model;
-    const Tokenizer* tokenizer;  // null when there is none
-};
 
 // Returns whether a file holds token ids. Their header and the upper halves of small ids have NUL bytes. Of texts, only
 // those in UTF-16 have any.
@@ -25,25 +16,6 @@ static bool holds_ids(const std::string& path) {
     ByteStream file(path);
     const std::string_view begin = file.next();
     return begin.find('\0') != begin.npos && !is_wide_text(begin.substr(0, 4096));
-}
-
-static const Tokenizer& tokenizer_of(const Inference& i) {
-    CHECK(i.tokenizer,
-          "{} has no tokenizer.json, and no vocab.json with merges.txt; give one with --tokenizer FILE, or token ids "
-          "with --ids",
-          i.options.model);
-    return *i.tokenizer;
-}
-
-static TextEncoder encoder_of(const Inference& i, SpecialTokens otherwise) {
-    return {tokenizer_of(i), i.options.special_tokens.value_or(otherwise)};
-}
-
-// Rotary positions do not end, but a model has learnt nothing about those beyond its own context.
-static void warn_beyond(const Config& c, int64_t tokens, const char* what) {
-    if (tokens <= c.context || c.learned_positions) return;
-    fmt::print(stderr, "warning: {} of {} tokens is more than the {} that {} was trained with\n", what, tokens,
-               c.context, c.name);
 }
 
 // ---- benchmarks ----------------------------------------------------------------------------------------------------
@@ -125,49 +97,7 @@ static void score(const Inference& i) {
     fmt::print("\n");
 }
 
-// ---- a prompt ------------------------------------------------------------------------------------------------------
-
-struct Prompt {
-    std::string text;  // is printed before what continues it
-    std::vector<int32_t> ids;
-};
-// Reads standard input until its end. A user at a terminal is told that the program waits for it.
-static std::string read_standard_input() {
-    if (isatty(0)) fmt::print(stderr, "type the prompt; Ctrl-D on an empty line ends it (or give --prompt TEXT)\n");
-    const int first = std::getc(stdin);
-    if (first == EOF) return "";
-    std::ungetc(first, stdin);
-    return read_whole_text("-");
-}
-// Leaves out one line break at the end, which editors and `echo` put there.
-static std::string without_line_break(std::string text) {
-    for (const char c : {'\n', '\r'})
-        if (!text.empty() && text.back() == c) text.pop_back();
-    return text;
-}
-// Reads the prompt from --ids, --prompt, --prompt-file or standard input. In front of a text come the tokens that the
-// tokenizer.json puts there. A prompt without any token becomes the end-of-text token.
-static Prompt read_prompt(const Inference& i) {
-    const InferOptions& o = i.options;
-    if (o.ids) return {"", parse_ids(*o.ids, i.model.config.vocab)};
-    const std::string text =
-        o.prompt ? *o.prompt
-                 : without_line_break(o.prompt_file ? read_whole_text(*o.prompt_file) : read_standard_input());
-    Prompt prompt{text, {}};
-    if (i.tokenizer) prompt.ids = i.tokenizer->before();
-    if (!text.empty()) {
-        TextEncoder encoder = encoder_of(i, SpecialTokens::ids);
-        encoder.count(text, "the prompt");
-        encoder.tell("the prompt");
-        const auto ids = encoder.encode(text);
-        prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
-    } else if (prompt.ids.empty()) {
-        const int64_t eot = i.tokenizer && i.tokenizer->eot() >= 0 ? i.tokenizer->eot() : i.model.config.eot;
-        CHECK(eot >= 0, "the prompt is empty, and {} names no end-of-text token to stand for it", i.options.model);
-        prompt.ids = {int32_t(eot)};
-    }
-    return prompt;
-}
+// ---- continuing a prompt ------------------------------------------------------------------------------------------
 
 // Prints {"ids": […], "logits": [[…] per position]}, without the padding of the vocabulary.
 static void print_logits(const Inference& i, const Prompt& prompt) {
@@ -182,27 +112,6 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
         fmt::print("]");
     });
     fmt::print("]}}\n");
-}
-
-// Returns what a token adds to the text. Without a tokenizer it is the id.
-static std::string text_of(const Tokenizer* tokenizer, int32_t id) {
-    return tokenizer ? tokenizer->text_of(id) : fmt::format("{} ", id);
-}
-
-// Leaves out what the model cannot read at once of a prompt, and says so.
-static void shorten(Prompt& prompt, const Inference& i) {
-    const int64_t all = int64_t(prompt.ids.size()), most = i.options.context;
-    if (all <= most) return;
-    const bool may_go_beyond = !i.model.config.learned_positions;
-    fmt::print(stderr, "note: of the {} tokens of the prompt, {} reads the newest {}{}\n", grouped(all),
-               i.options.model, grouped(most), may_go_beyond ? "; --context takes more" : "");
-    prompt.ids.erase(prompt.ids.begin(), prompt.ids.end() - most);
-    if (!i.tokenizer || i.options.ids) return;
-    prompt.text.clear();
-    for (const int32_t id : prompt.ids) prompt.text += text_of(i.tokenizer, id);
-    size_t cut = 0;  // the first token may begin within a character
-    while (cut < prompt.text.size() && continues_character(prompt.text[cut])) cut++;
-    prompt.text.erase(0, cut);
 }
 
 // A single sample is printed as it is generated. Several are printed when all of them are complete; on a terminal a
@@ -265,71 +174,6 @@ static void run_chat(const Inference& i) {
     const bool specials = o.special_tokens.value_or(SpecialTokens::text) == SpecialTokens::ids;
     Conversation conversation(i.model, *i.tokenizer, form, {o.context, o.tokens, o.sampling, o.stop, specials});
     chat::talk(conversation, encoder, o.stats);
-}
-
-// ---- looking inside ------------------------------------------------------------------------------------------------
-
-// Prints what each layer would say after the prompt.
-static void print_lens(const Inference& i, Prompt prompt) {
-    shorten(prompt, i);
-    const auto layers = parse_layers(i.options.layers, i.model.config.layers);
-    std::vector<LensRow> rows;
-    for (const LensRow& row : lens(i.model, prompt.ids, 5))
-        if (std::binary_search(layers.begin(), layers.end(), row.layer)) rows.push_back(row);
-    if (i.options.json) return fmt::print("{}\n", json_text(lens_json(rows, i.tokenizer)));
-    fmt::print("{}", lens_table(rows, i.tokenizer));
-}
-
-// Encodes texts as documents of training data begin: with the tokens that the tokenizer.json puts in front, or else
-// the end-of-text token.
-static std::vector<TextIds> ids_of(const LabelledTexts& texts, TextEncoder encoder) {
-    std::vector<int32_t> front = encoder.tokenizer().before();
-    if (front.empty() && encoder.tokenizer().eot() >= 0) front = {encoder.tokenizer().eot()};
-    std::vector<TextIds> all;
-    for (size_t k = 0; k < texts.texts.size(); k++) {
-        const std::string where = fmt::format("{} text {}", texts.file, k + 1);
-        encoder.count(texts.texts[k], where);
-        TextIds text{front, int64_t(front.size())};
-        for (const int32_t id : encoder.encode(texts.texts[k])) text.ids.push_back(id);
-        CHECK(int64_t(text.ids.size()) > text.front, "{}: the tokenizer has no token for any of its bytes", where);
-        all.push_back(text);
-    }
-    encoder.tell(texts.file);
-    return all;
-}
-
-// Finds where in the model the labels of texts can be told apart, and prints it, or writes it to the folder --out.
-static void run_probe(const Inference& i) {
-    const InferOptions& o = i.options;
-    const auto layers     = parse_layers(o.layers, i.model.config.layers);
-    for (const auto& path : {o.out, o.activations})
-        CHECK(!path || !fs::exists(*path), "{} exists already; give a new name, or remove it", *path);
-    const LabelledTexts train = read_labelled(o.probe[0]), test = read_labelled(o.probe[1], train.names);
-    const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
-    const std::set<std::string> known(train.texts.begin(), train.texts.end());
-    const auto seen =
-        std::count_if(test.texts.begin(), test.texts.end(), [&](auto& text) { return known.count(text); });
-    if (seen) fmt::print(stderr, "warning: {} of {} are training texts too\n", count_of(seen, "text"), test.file);
-
-    LabelledFeatures sets[] = {{"train", {}, train.labels}, {"test", {}, test.labels}};
-    for (const bool of_test : {false, true}) {
-        const auto ids = ids_of(of_test ? test : train, encoder);
-        Busy busy(of_test ? "reading test texts," : "reading training texts,", int64_t(ids.size()));
-        sets[of_test].layers = features_of(i.model, ids, layers, [&](int64_t n) { return busy.done(n), true; });
-    }
-    if (o.activations) write_features(*o.activations, {&sets[0], &sets[1]});
-    Busy busy("fitting, layer", int64_t(layers.size()));
-    const ProbeResult result =
-        probe(train, sets[0].layers, test, sets[1].layers, [&](int64_t n) { return busy.done(n), true; });
-    busy.end();
-    const auto json = probe_json(result, train, test);
-    if (o.out) {
-        fs::create_directories(*o.out);
-        write_file(*o.out + "/probe.json", json_text(json, 2) + "\n");
-        write_directions(*o.out + "/directions.safetensors", result);
-        probe_png(*o.out + "/probe.png", result, train.names);
-    }
-    fmt::print("{}", o.json ? json_text(json) + "\n" : probe_table(result, train, test));
 }
 
 // ---- the order of events -------------------------------------------------------------------------------------------
