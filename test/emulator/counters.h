@@ -20,8 +20,9 @@ struct Counters {
     uint64_t shared_requests = 0, shared_wavefronts = 0;
     uint64_t shared_conflicts = 0;  // wavefronts beyond the fewest that accesses of their size take
     uint64_t local_bytes = 0, atomics = 0, barriers = 0;
-    double flops = 0, tensor_flops = 0;
-    double seconds         = 0;  // host time spent emulating
+    uint64_t bulk_bytes = 0;                              // of shared memory that bulk copies read or write
+    double flops = 0, tensor_flops = 0, wgmma_flops = 0;  // those of wgmma are in both of the last two
+    double seconds         = 0;                           // host time spent emulating
     int registers          = 0;
     uint32_t static_shared = 0, dynamic_shared = 0;
     void add(const Counters& other);

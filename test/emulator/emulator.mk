@@ -22,7 +22,7 @@ EMU_FLAGS    := -std=c++20 -O3 -march=native $(EMU_VECTOR) -fno-math-errno -fno-
                 -fPIC -Wall -Wextra -MMD -MP -pthread -Itest/emulator $(EMU_SYSTEM) $(EMU_EXTRA)
 EMU_LINK      = $(EMU_CXX) -shared -pthread -Wl,-soname,$(@F)
 EMU_LZ       := -lzstd
-EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -arch=compute_80 -cudart shared -g -lineinfo -diag-suppress 177,20054
+EMU_NVCC     ?= $(NVCC) -std=c++17 -O3 -cudart shared -g -lineinfo -diag-suppress 177,20054
 
 EMU_CORE := $(wildcard $(EMU)/engine/*.cpp)
 EMU_RT   := $(wildcard $(EMU)/cudart/*.cpp)
@@ -94,9 +94,11 @@ endif
 
 emulator-programs: $(EMU_PROGRAMS)
 $(EMU_OUT)/programs/good/units: $(EMU)/programs/good/units/other.cu
-$(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
+# A line of a program can say for which device it is compiled (// arch: …) and with what it is linked (// libraries: …).
+emu_says = $(shell sed -n 's|^// $(1): ||p' $(EMU)/programs/$*.cu)
+$(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(wildcard $(EMU)/programs/*.h)
 	@mkdir -p $(@D)
-	$(EMU_NVCC) -o $@ $< $(shell sed -n 's|^// libraries: ||p' $(EMU)/programs/$*.cu)
+	$(EMU_NVCC) $(or $(call emu_says,arch),-arch=compute_80) -o $@ $< $(call emu_says,libraries)
 
 # The tests are not optimised, because compiling Catch2 with optimisation takes longer than running them without.
 $(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0 -DCUDA_INCLUDE='"$(EMU_CUDA_INCLUDE)"'

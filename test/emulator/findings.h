@@ -21,6 +21,10 @@ enum class Kind {
     BarrierDivergence,
     AbsentLane,       // a lane of the member mask does not take part in shfl, vote, match or redux
     AsyncCopyRace,    // the data of a cp.async is touched before its wait
+    ProxyFence,       // the async proxy reads what was written with no fence.proxy.async
+    Transaction,      // an mbarrier gets more bytes than expect_tx announced
+    WgmmaRegisters,   // registers of a wgmma are touched before its wait, or with no wgmma.fence
+    RegisterBudget,   // setmaxnreg asks for registers that the block does not have
     HostRace,         // the host touches memory that an unfinished operation uses
     HostDereference,  // the host touches device memory
     Deadlock,         // or no progress for --timeout seconds

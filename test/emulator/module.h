@@ -24,7 +24,8 @@ struct Kernel {
     uint32_t static_shared = 0;
     uint32_t local_bytes   = 0;  // per thread
     uint32_t const_bytes   = 0;
-    int registers          = 0;     // from the cubin, else an estimate
+    int registers          = 0;  // from the cubin, else an estimate
+    bool registers_known   = false;
     int max_threads        = 1024;  // by .maxntid, or by the registers
     uint32_t maxntid[3]    = {};    // 0 when not given
     uint32_t reqntid[3]    = {};

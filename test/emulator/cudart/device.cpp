@@ -332,29 +332,6 @@ extern "C" cudaError_t cudaProfilerStop() {
     });
 }
 
-// There is no driver, so no entry point is ever found. Programs must be prepared for that.
-static cudaError_t no_entry_point(const char* symbol, void** function, cudaDriverEntryPointQueryResult* status) {
-    if (!symbol || !function) return cudaErrorInvalidValue;
-    *function = nullptr;
-    if (status) *status = cudaDriverEntryPointSymbolNotFound;
-    std::fprintf(stderr, "emulate: the program asks for the driver function %s, which the emulator lacks\n", symbol);
-    return status ? cudaSuccess : cudaErrorSymbolNotFound;
-}
-extern "C" cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long,
-                                               cudaDriverEntryPointQueryResult* status) {
-    return CALL.run([&] { return no_entry_point(symbol, function, status); }, symbol);
-}
-extern "C" cudaError_t cudaGetDriverEntryPoint_ptsz(const char* symbol, void** function, unsigned long long,
-                                                    cudaDriverEntryPointQueryResult* status) {
-    return CALL.run([&] { return no_entry_point(symbol, function, status); }, symbol);
-}
-#if CUDART_VERSION >= 12050
-cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
-                                             cudaDriverEntryPointQueryResult* status) {
-    return CALL.run([&] { return no_entry_point(symbol, function, status); }, symbol);
-}
-#endif
-
 cudaChannelFormatDesc cudaCreateChannelDesc(int x, int y, int z, int w, cudaChannelFormatKind kind) {
     return {x, y, z, w, kind};
 }

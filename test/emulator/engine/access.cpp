@@ -31,7 +31,7 @@ void bad_lane(Warp& w, const Instr* i, Kind kind, Fault fault, int lane, uint64_
 }
 
 // Checks the lanes one by one. Returns those whose access is good and whose pointer in r.at has been set.
-uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r, uint32_t lanes) {
+uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, uint32_t align, Touch touch, Reach& r, uint32_t lanes) {
     Memory& memory = Memory::get();
     uint32_t good  = 0;
     uint32_t left  = lanes;
@@ -39,9 +39,9 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
         const int l      = __builtin_ctz(left);
         const uint64_t a = r.addr[l];
         left &= left - 1;
-        if (a & (size - 1)) {
+        if (a & (align - 1)) {
             bad_lane(w, i, Kind::Misaligned, Fault::MisalignedAddress, l, a, size, touch,
-                     "the address is not a multiple of " + std::to_string(size), memory.describe(a));
+                     "the address is not a multiple of " + std::to_string(align), memory.describe(a));
             continue;
         }
         const Allocation* in  = memory.find(a);
@@ -57,7 +57,7 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach&
             site       = {in->begin, in->end(), memory.in_arena(in->begin) ? memory.work_delta : 0};
             for (uint32_t rest = left | 1u << l; rest; rest &= rest - 1) {  // handles all lanes in this allocation
                 const int k = __builtin_ctz(rest);
-                if (!in->holds(r.addr[k], size) || r.addr[k] & (size - 1)) continue;
+                if (!in->holds(r.addr[k], size) || r.addr[k] & (align - 1)) continue;
                 r.at[k] = reinterpret_cast<std::byte*>(r.addr[k] + site.delta);
                 good |= 1u << k;
                 left &= ~(1u << k);
@@ -124,7 +124,7 @@ inline void global_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
     }
     if (!good) [[unlikely]] {
         r.shape = Reach::Scattered;
-        r.mask  = slow_global(w, i, size, touch, r, r.mask);
+        r.mask  = slow_global(w, i, size, size, touch, r, r.mask);
     } else {
         r.first = reinterpret_cast<std::byte*>(r.addr[lowest] + site.delta);
         if (r.shape == Reach::Scattered)
@@ -249,6 +249,19 @@ void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r)
     addresses(w, i, r);
     r.mask = w.mask;
     global_from_addresses(w, i, size, touch, r);
+}
+std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t bytes, Touch touch) {
+    const Site& site = w.worker->sites[i->site];
+    Reach r;
+    r.shape          = Reach::Uniform;
+    r.mask           = 1u << lane;
+    r.addr[lane]     = a;
+    const bool known = site.end - site.begin >= bytes && a - site.begin <= site.end - site.begin - bytes;
+    if (!known && !slow_global(w, i, bytes, 1, touch, r, r.mask)) return nullptr;
+    r.first = reinterpret_cast<std::byte*>(a + site.delta);
+    if (w.block->launch->check_all) check_global(w, i, bytes, touch, r);
+    if (w.block->launch->profiling) count_global(w, bytes, touch, r);
+    return r.first;
 }
 void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     addresses(w, i, r);

@@ -28,7 +28,8 @@ struct Reach {
 };
 
 // The kind of an access, which decides how the checker treats it.
-enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore };
+// BulkLoad: a bulk copy takes bytes from global memory, where unwritten ones may be among them.
+enum class Touch : uint8_t { Load, Store, Atomic, AsyncCopy, VolatileLoad, VolatileStore, BulkLoad };
 inline bool writes(Touch t) {
     return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore;
 }
@@ -41,6 +42,9 @@ void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  
 
 // Does the same for addresses that are in r.addr already, for the lanes in r.mask.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
+
+// Finds and checks any number of bytes of global memory that one lane touches. Returns null after a finding.
+std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t bytes, Touch touch);
 
 // The fast path of --check all, for adjacent bytes that a warp touches in the order of its lanes. True means that
 // nothing is wrong and the access has been recorded. Otherwise the slow path checks it again and reports what is wrong.

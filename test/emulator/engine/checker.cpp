@@ -188,8 +188,9 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     Memory& memory  = Memory::get();
     const int first = __builtin_ctz(r.mask);
     if (!memory.in_arena(r.addr[first]) || known_global(w, size, touch, r)) return;
-    const bool stores = writes(touch), loads = touch != Touch::Store && touch != Touch::VolatileStore;
-    auto shadow_of = [&](int l) { return memory.shadow(r.addr[l]); };
+    const bool stores = writes(touch),
+               loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::BulkLoad;
+    auto shadow_of    = [&](int l) { return memory.shadow(r.addr[l]); };
     each_piece(r, size, shadow_of, [&](int, uint8_t* shadow, uint32_t bytes) {
         if (all_ones(shadow, bytes)) return;
         if (loads && !all_written(shadow, bytes)) {
@@ -219,16 +220,13 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     each_piece(r, size, shadow_of, [&](int lane, uint8_t* shadow, uint32_t bytes) {
         if (all_ones(shadow, bytes)) return;  // all bytes have set values, and no cp.async is going to write them
         if (touch != Touch::AsyncCopy && b.pending_copies) {
-            uint8_t any = 0;
-            for (uint32_t k = 0; k < bytes; k++) any |= shadow[k];
-            if (any & 2) {
-                uint32_t k = 0;
-                while (!(shadow[k] & 2)) k++;
-                if (r.shape == Reach::Contiguous) lane = int(k / size);
-                report(finding_at(w, i, Kind::AsyncCopyRace, lane,
-                                  (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
-                                      ", to which a cp.async copies that has not been waited for"));
-                for (k = 0; k < bytes; k++) shadow[k] = 1;
+            const auto at = uint64_t(shadow - b.shared_shadow.data());
+            if (const uint64_t bad = clash_with_copies(b, at, bytes, stores); bad != kNoClash) {
+                if (r.shape == Reach::Contiguous) lane = int((bad - at) / size);
+                report(finding_at(
+                    w, i, Kind::AsyncCopyRace, lane,
+                    (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) + clash_text(b, bad)));
+                std::memset(shadow, 1, bytes);
             }
         }
         const auto carried = std::find_if(shadow, shadow + bytes, [](uint8_t s) { return s >> kReadShift; });
@@ -245,6 +243,42 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
     });
     if (idle) hold_idle_reads(w, i, size, r, "shared", shadow_of);
     check_shared_races(w, i, size, touch, r);
+}
+
+uint64_t clash_with_copies(const Block& b, uint64_t first, uint32_t bytes, bool write) {
+    for (uint64_t at = first; at < first + bytes; at++)
+        if (b.shared_shadow[at] & 2 && (write || !async_read(b, at))) return at;
+    return kNoClash;
+}
+std::string clash_text(const Block& b, uint64_t at) {
+    return async_read(b, at) ? ", which a bulk copy or wgmma reads that has not been waited for"
+                             : ", to which a cp.async copies that has not been waited for";
+}
+
+void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change) {
+    if (b.async_reads.empty()) b.async_reads.resize(b.shared_bytes / 16 + 1);
+    b.pending_copies = true;
+    for (uint64_t at = first & ~15ull; at < first + bytes; at += 16) {
+        uint16_t& readers = b.async_reads[at / 16];
+        const bool before = readers;
+        readers           = uint16_t(readers + change);
+        if (before == (readers != 0)) continue;
+        for (uint64_t k = at; k < at + 16; k++)
+            b.shared_shadow[k] = uint8_t((b.shared_shadow[k] & ~2) | (before ? 0 : 2));
+    }
+}
+
+void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader) {
+    Block& b = *w.block;
+    if (const uint64_t bad = clash_with_copies(b, first, bytes, false); bad != kNoClash)
+        report(finding_at(w, i, Kind::AsyncCopyRace, lane,
+                          std::string(reader) + " reads shared " + hex(bad) + clash_text(b, bad)));
+    Reach r;
+    r.shape      = Reach::Uniform;
+    r.mask       = 1u << lane;
+    r.addr[lane] = first;
+    check_shared_races(w, i, bytes, Touch::Load, r);
+    check_proxy(w, i, lane, first, bytes, reader);
 }
 
 void check_local(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {

@@ -14,6 +14,16 @@ constexpr int kReadShift = 3;
 // Returns the shadow of `bytes` bytes at `offset` from a lane's address, or null outside of shared and local memory.
 uint8_t* block_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32_t bytes, Window& window);
 
+// What the async proxy does for --check all. A byte of shared memory that it is going to write or read has bit 2 in its
+// shadow, and async_reads tells the two apart.
+constexpr uint64_t kNoClash = ~0ull;
+inline bool async_read(const Block& b, uint64_t at) { return !b.async_reads.empty() && b.async_reads[at / 16]; }
+// Returns the first byte that an unfinished asynchronous operation is going to write, or also read when `write` is set.
+uint64_t clash_with_copies(const Block& b, uint64_t first, uint32_t bytes, bool write);
+std::string clash_text(const Block& b, uint64_t at);
+void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change);  // change: 1 at the start, -1 at the end
+void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
+
 void checker_launch(Launch& l);
 void checker_block(Block& b);
 void checker_barrier(Block& b, int id);  // called when a barrier of the block opens

@@ -3,11 +3,14 @@
 
 #include "access.h"
 #include "builtins.h"
+#include "bulk.h"
 #include "checker.h"
 #include "forms.h"
 #include "handlers.h"
 #include "kernel_code.h"
 #include "lanes.h"
+#include "races.h"
+#include "spec.h"
 
 namespace emu {
 namespace op {
@@ -271,6 +274,46 @@ void build_fence(Builder& b, const ptx::Instruction& i) {
     b.emit(fence).imm = !block_only;
 }
 
+const Instr* fence_proxy(Warp& w, const Instr* i) {
+    if (w.block->launch->check_all) proxy_fence(w, i->imm != 0);
+    return i + 1;
+}
+void build_proxy_fence(Builder& b, const ptx::Instruction& i) {
+    if (!has(i, "global")) b.emit(fence_proxy).imm = has(i, "mbarrier_init");
+}
+
+// The registers of a thread when the kernel starts. Where no cubin tells, they are all that the block could have.
+uint32_t registers_at_start(const Launch& l) {
+    if (l.kernel->registers_known) return uint32_t(l.kernel->registers);
+    const uint64_t all = uint64_t(device_spec().registers_per_sm) / l.config.block.count();
+    return uint32_t(std::min<uint64_t>(255, all)) / 8 * 8;
+}
+
+// setmaxnreg takes registers from a thread, or gives it some that others have given up, for which it waits. imm: their
+// number, imm2: inc.
+const Instr* set_registers(Warp& w, const Instr* i) {
+    Block& b            = *w.block;
+    const auto wanted   = uint32_t(i->imm);
+    const uint32_t have = w.registers ? w.registers : registers_at_start(*b.launch);
+    if (i->imm2 ? wanted < have : wanted > have)
+        report(finding_at(w, i, Kind::RegisterBudget, __builtin_ctz(w.mask),
+                          (i->imm2 ? "setmaxnreg.inc to " : "setmaxnreg.dec to ") + std::to_string(wanted) +
+                              " registers, but a thread has " + std::to_string(have)));
+    if (i->imm2 && wanted > have && int64_t(wanted - have) * kLanes > b.spare_registers) return failed_wait(w, i, i, 0);
+    b.spare_registers += (int64_t(have) - int64_t(wanted)) * kLanes;
+    w.registers = wanted;
+    b.signals++;
+    w.failed.times = 0;
+    return i + 1;
+}
+void build_registers(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.size() != 1 || i.ops[0].kind != Operand::Int) throw Undecodable("a constant expected");
+    const uint64_t n = i.ops[0].bits;
+    if (n < 24 || n > 256 || n % 8) throw Undecodable("the number must be a multiple of 8 from 24 to 256");
+    Instr& x = b.emit(set_registers);
+    x.imm = int64_t(n), x.imm2 = has(i, "inc"), x.flags = kSplits;
+}
+
 enum Reduction { kNone, kAnd, kOr, kPopc };
 
 // a: the barrier's number, b: the number of threads or none, c: the predicate of a reduction. imm: Reduction, 8:
@@ -350,7 +393,7 @@ std::vector<Row> control_rows() {
         {"brkpt", build_nothing},
         {"nop", build_nothing},
         {"pmevent .mask?", build_nothing},
-        {"setmaxnreg .{inc,dec} .sync .aligned .u32", build_nothing},
+        {"setmaxnreg .{inc,dec} .sync .aligned .u32", build_registers},
         {"griddepcontrol .{launch_dependents,wait}", build_nothing},
         {"discard .global? .L2 .128?", build_nothing},
         {"{prefetch,prefetchu} .{SPACE}? .{L1,L2,L2::evict_last,L2::evict_normal}", build_nothing},
@@ -361,7 +404,9 @@ std::vector<Row> control_rows() {
         {"nanosleep .u32", build_sleep},
         {"membar .{cta,gl,sys}", build_fence},
         {"fence .{SEM}? .{SCOPE}", build_fence},
-        {"fence .proxy .{alias,async} .{global,shared::cta,shared::cluster}?", build_nothing},
+        {"fence .proxy .alias", build_nothing},
+        {"fence .proxy .async .{global,shared::cta,shared::cluster}?", build_proxy_fence},
+        {"fence .mbarrier_init .release .cluster", build_proxy_fence},
         {"{bar,barrier} .cta? .sync .aligned?", build_barrier},
         {"{bar,barrier} .cta? .arrive .aligned?", build_barrier},
         {"{bar,barrier} .cta? .red .{and,or} .aligned? .pred", build_barrier},

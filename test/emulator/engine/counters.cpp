@@ -98,9 +98,9 @@ Class class_of(const ptx::Instruction& i) {
     if (any({"ld", "ldu", "ldmatrix"}) || (n == "wmma" && typed({"load"})) || n == "cp") return Class::Load;
     if (any({"st", "stmatrix"}) || (n == "wmma" && typed({"store"}))) return Class::Store;
     if (any({"atom", "red"})) return Class::Atomic;
-    if (any({"mma", "wmma"})) return Class::Tensor;
+    if (any({"mma", "wmma"}) || (n == "wgmma" && typed({"mma_async"}))) return Class::Tensor;
     if (any({"shfl", "vote", "match", "redux", "activemask", "movmatrix", "elect"})) return Class::Shuffle;
-    if (any({"bar", "barrier", "membar", "fence"})) return Class::Barrier;
+    if (any({"bar", "barrier", "membar", "fence", "mbarrier", "wgmma"})) return Class::Barrier;
     if (any({"bra", "brx", "call", "ret", "exit", "trap", "nanosleep"})) return Class::Control;
     if (any({"setp", "set", "selp", "slct", "testp"})) return Class::Compare;
     if (n == "cvt") return Class::Convert;
@@ -116,7 +116,8 @@ double flops_of(const ptx::Instruction& i, Class c) {
     if (c == Class::Tensor) {
         int m = 0, n = 0, k = 0;
         for (auto mod : i.mods)
-            if (std::sscanf(std::string(mod).c_str(), "m%dn%dk%d", &m, &n, &k) == 3) return 2.0 * m * n * k;
+            if (std::sscanf(std::string(mod).c_str(), "m%dn%dk%d", &m, &n, &k) == 3)
+                return 2.0 * m * n * k / (i.mods[0] == "wgmma" ? 4 : 1);  // four warps make one product
         return 0;
     }
     if (c != Class::Float && c != Class::Double && c != Class::Half) return 0;
@@ -147,7 +148,8 @@ void json_of(std::ostream& out, const std::string& name, const Counters& c) {
         << ",\"dram_written\":" << c.dram_written << ",\"shared_requests\":" << c.shared_requests
         << ",\"shared_wavefronts\":" << c.shared_wavefronts << ",\"shared_conflicts\":" << c.shared_conflicts
         << ",\"local_bytes\":" << c.local_bytes << ",\"atomics\":" << c.atomics << ",\"barriers\":" << c.barriers
-        << ",\"flops\":" << c.flops << ",\"tensor_flops\":" << c.tensor_flops << ",\"registers\":" << c.registers
+        << ",\"flops\":" << c.flops << ",\"tensor_flops\":" << c.tensor_flops << ",\"wgmma_flops\":" << c.wgmma_flops
+        << ",\"bulk_bytes\":" << c.bulk_bytes << ",\"registers\":" << c.registers
         << ",\"static_shared\":" << c.static_shared << ",\"dynamic_shared\":" << c.dynamic_shared
         << ",\"bound_by_bytes_s\":" << double(c.dram_read + c.dram_written) / d.bandwidth
         << ",\"bound_by_flops_s\":" << c.flops / d.fp32_peak + c.tensor_flops / d.bf16_peak
@@ -179,8 +181,8 @@ void Counters::add(const Counters& o) {
     dram_read += o.dram_read, dram_written += o.dram_written;
     shared_requests += o.shared_requests, shared_wavefronts += o.shared_wavefronts;
     shared_conflicts += o.shared_conflicts;
-    local_bytes += o.local_bytes, atomics += o.atomics, barriers += o.barriers;
-    flops += o.flops, tensor_flops += o.tensor_flops, seconds += o.seconds;
+    local_bytes += o.local_bytes, atomics += o.atomics, barriers += o.barriers, bulk_bytes += o.bulk_bytes;
+    flops += o.flops, tensor_flops += o.tensor_flops, wgmma_flops += o.wgmma_flops, seconds += o.seconds;
     registers      = std::max(registers, o.registers);
     static_shared  = std::max(static_shared, o.static_shared);
     dynamic_shared = std::max(dynamic_shared, o.dynamic_shared);
@@ -282,7 +284,8 @@ void count_launch(Launch& l, std::vector<std::unique_ptr<Worker>>& workers, int 
                 c.by_class[size_t(kind)] += s.warps;
                 const double flops = flops_of(*origin, kind);
                 if (kind == Class::Tensor) c.tensor_flops += flops * double(s.warps);
-                else c.flops += flops * double(s.lanes);
+                if (origin->mods[0] == "wgmma") c.wgmma_flops += flops * double(s.warps);
+                if (kind != Class::Tensor) c.flops += flops * double(s.lanes);
             }
         w.profile.clear();
     }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bulk.h"
 #include "checker.h"
 #include "handlers.h"
 #include "idle_reads.h"
@@ -300,6 +301,32 @@ std::string waiting_text(const Block& b) {
     return "";
 }
 
+// Returns whether no warp can ever go on, which it then reports: all wait at barriers, or in vain for mbarriers that
+// nobody in the block can change any more.
+bool waits_for_nothing(Block& b) {
+    constexpr uint64_t kManyTimes = 2000, kLoop = 256;  // a loop around a wait has fewer instructions
+    Warp* stuck = nullptr;
+    for (Warp& w : b.warps)
+        for (const Group& g : w.groups) {
+            if (g.state != State::Ready) continue;
+            const FailedWait& f = w.failed;
+            if (f.times < kManyTimes || f.signals != b.signals || w.issued - f.issued > kLoop) return false;
+            if (!stuck) stuck = &w, stuck->frame = g.frame;
+        }
+    if (!stuck) return false;
+    const FailedWait& f = stuck->failed;
+    const bool budget   = stuck->frame->function->origin[f.at->index]->mods[0] == "setmaxnreg";
+    const std::string text =
+        "the block cannot go on: " +
+        (budget
+             ? "setmaxnreg.inc waits for registers, and those that are free would give each thread of the warp only " +
+                   std::to_string(b.spare_registers / kLanes) + " more"
+             : describe_barrier(b, f.barrier));
+    report(finding_at(*stuck, f.at, budget ? Kind::RegisterBudget : Kind::Deadlock, __builtin_ctz(stuck->live), text));
+    fail_launch(*stuck, Fault::Timeout, text);
+    return true;
+}
+
 }  // namespace
 
 // Runs the block for about `budget` instructions. Returns whether it has ended.
@@ -335,6 +362,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
         }
         if (b.live == 0) return true;
         const bool opened = open_barriers(b);
+        if (polled && !opened && waits_for_nothing(b)) return true;
         if (polled && !opened) return false;  // it may wait for another block, which gets a turn
         if (!progress && !opened && !resolve_stall(b)) {
             Warp* stuck     = nullptr;

@@ -29,6 +29,7 @@ struct Warp;
 struct Block;
 struct Worker;
 struct Instr;
+struct Wgmma;
 using Handler = const Instr* (*)(Warp&, const Instr*);
 
 // The place of an operand: in the registers of the frame (pool 0) or among the constants of the function (pool 1).
@@ -131,6 +132,29 @@ struct AsyncCopy {
     uint32_t bytes, from[kLanes];  // `from` bytes come from the source, and the others are zeros
 };
 
+// A cp.async.bulk that has been issued. Like cp.async it is made when it is waited for: bulk.cpp.
+struct BulkCopy {
+    struct Piece {
+        uint64_t from, to;  // global addresses, or offsets in shared memory; kFill: there is no source
+        uint32_t bytes;
+    };
+    static constexpr uint64_t kFill = ~0ull;
+    enum Way : uint8_t { ToShared, ToGlobal, Within };  // within shared memory: between blocks of a cluster
+    Way way;
+    Warp* warp;
+    const Instr* instr;
+    Function* function;
+    int lane;
+    uint64_t barrier = 0;             // of ToShared and Within: the mbarrier by which the copy ends
+    uint32_t group   = 0;             // of ToGlobal: the thread's group
+    int polls        = 0;             // how often its mbarrier has been tested since
+    uint8_t fill     = 0;             // the byte that stands outside of the tensor
+    uint64_t from = 0, to = 0;        // the range in shared memory that is read, and the one that is written
+    uint32_t bytes = 0, swizzle = 0;  // the bits of the row that are added to those of the 16 bytes: bulk.cpp
+    std::vector<Piece> pieces;        // with addresses in shared memory before they are swizzled
+    std::vector<std::byte> data;      // of ToGlobal: what has been read from shared memory, after wait_group.read
+};
+
 // A register with lanes that hold an uninitialised value from shared memory: idle_reads.cpp.
 struct IdleValue {
     Frame* frame;
@@ -141,6 +165,13 @@ struct IdleValue {
 struct IdleRead {
     const Instr* at;
     Finding finding;  // to report when the value is used
+};
+
+// The waits in a row that failed while nothing in the block changed. When all warps only wait, the block cannot go on.
+struct FailedWait {
+    uint64_t times = 0, issued = 0, signals = 0;  // `issued` and Block::signals at the last one
+    const Instr* at  = nullptr;
+    uint64_t barrier = 0;  // the address of the mbarrier
 };
 
 struct Warp {
@@ -160,7 +191,11 @@ struct Warp {
     std::vector<Group> groups;
     std::vector<AsyncCopy> copies;
     std::vector<IdleValue> idle;
-    uint32_t committed[kLanes] = {};  // the number of cp.async groups of each lane
+    uint32_t committed[kLanes]   = {};  // the number of cp.async groups of each lane
+    uint32_t bulk_groups[kLanes] = {};  // the number of cp.async.bulk groups
+    FailedWait failed;
+    std::shared_ptr<Wgmma> wgmma;  // the products in flight: wgmma.cpp
+    uint32_t registers = 0;        // of a thread, once setmaxnreg has changed it
     uint32_t tid[3][kLanes];
 
     template <class T> T* reg(Ref r) { return reinterpret_cast<T*>(base[r.pool] + r.offset); }
@@ -190,10 +225,15 @@ struct Block {
     uint32_t live = 0;  // the number of threads that have not ended
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
-    GlobalActor* actor  = nullptr;   // in the launch's GlobalRaces
-    int next_warp       = 0;         // the warp that runs first in the next turn, in the order of the schedule
-    bool pending_copies = false;     // a cp.async has been issued
-    bool holds_unset    = false;     // a byte of shared or local memory is marked with kUnset
+    GlobalActor* actor  = nullptr;  // in the launch's GlobalRaces
+    int next_warp       = 0;        // the warp that runs first in the next turn, in the order of the schedule
+    bool pending_copies = false;    // a cp.async has been issued
+    bool holds_unset    = false;    // a byte of shared or local memory is marked with kUnset
+    std::vector<BulkCopy> bulk;     // those that are not finished
+    uint64_t signals        = 0;    // is counted up whenever something happens that a failed wait may wait for
+    int64_t spare_registers = 0;    // that setmaxnreg has freed
+    // For --check all, per 16 bytes of shared memory: how many operations of the async proxy are going to read them.
+    std::vector<uint16_t> async_reads;
     std::vector<Finding> unwritten;  // uninitialised reads, reported at the next barrier unless a race is found before
     std::vector<IdleRead> idle_reads;  // loads from uninitialised shared memory whose values are followed
     uint64_t issued = 0;

@@ -86,6 +86,10 @@ const char* name(Kind kind) {
         case Kind::BarrierDivergence: return "barrier divergence";
         case Kind::AbsentLane: return "absent lane";
         case Kind::AsyncCopyRace: return "cp.async data before its wait";
+        case Kind::ProxyFence: return "missing proxy fence";
+        case Kind::Transaction: return "mbarrier transaction";
+        case Kind::WgmmaRegisters: return "wgmma registers in use";
+        case Kind::RegisterBudget: return "register budget";
         case Kind::HostRace: return "host access to memory in use";
         case Kind::HostDereference: return "host access to device memory";
         case Kind::Deadlock: return "deadlock";

@@ -21,6 +21,7 @@ const auto& kFamilies = *new std::map<std::string, std::vector<std::string>, std
     {"IROUND", {"rni", "rzi", "rmi", "rpi"}},
     {"SPACE",
      {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param", "param::entry", "param::func"}},
+    {"SHARED", {"shared", "shared::cta", "shared::cluster"}},
     {"CACHE", {"ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc"}},
     {"L1HINT", {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"}},
     {"L2HINT",
@@ -91,7 +92,7 @@ struct Table {
     std::map<std::string, std::vector<Pattern>, std::less<>> by_opcode;
     Table() {
         for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows,
-                           control_rows, warp_rows, tensor_rows, matrix_rows, video_rows, mbarrier_rows})
+                           control_rows, warp_rows, tensor_rows, matrix_rows, video_rows, mbarrier_rows, bulk_rows})
             for (const Row& row : more()) rows.push_back(row);
         for (const Row& row : rows) {
             Pattern p{compile(row.pattern), &row};

@@ -5,6 +5,7 @@
 #include <deque>
 #include <thread>
 
+#include "bulk.h"
 #include "checker.h"
 #include "handlers.h"
 #include "kernel_code.h"
@@ -59,6 +60,7 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
 }
 
 void end_block(Block& b) {
+    end_bulk(b);
     report_unwritten(b);
     for (Warp& w : b.warps)
         for (Group& g : w.groups)

@@ -1,26 +1,71 @@
-// mbarrier.cpp - barriers that are objects in shared memory, as cuda::barrier uses them on compute_80
+// mbarrier.cpp - barriers that are objects in shared memory
 //
 // The 64 bits of a barrier are opaque to programs. Here they are the arrivals that this phase still needs (20 bits),
-// the arrivals of a phase (20) and the number of the phase (24). The token that arrive returns is the word before the
-// arrival. Its phase is over when the barrier's word has another phase. An arrival releases, and a wait that succeeds
-// acquires, which the checker treats like fences with a flag. .expect_tx is missing, because it counts bulk copies.
+// the arrivals of a phase (20), the bytes of bulk copies that this phase still needs (21, with an offset) and the
+// number of the phase (3). The token that arrive returns is the word before the arrival. A phase is over when it needs
+// neither arrivals nor bytes; the barrier's word then has another number. An arrival releases and a wait that succeeds
+// acquires: shared_races.cpp has the clocks.
 #include "access.h"
+#include "bulk.h"
 #include "checker.h"
 #include "handlers.h"
 #include "lanes.h"
+#include "races.h"
 
 namespace emu {
 namespace {
 
 constexpr uint64_t kCount = (1 << 20) - 1;
-constexpr int kExpected = 20, kPhase = 40;
-constexpr uint8_t kDrop = 1, kStays = 2, kParity = 1;  // Instr::imm2
+constexpr int kExpected = 20, kBytes = 40, kPhase = 61, kNoBytes = 1 << 20;
+constexpr uint8_t kDrop = 1, kStays = 2, kExpects = 4, kBrings = 8, kArrives = 16, kParity = 1;  // Instr::imm2
+constexpr uint32_t kRelaxed = 1;                                                                 // Instr::imm3
 
-uint64_t* word_of(const Reach& r, int l) { return reinterpret_cast<uint64_t*>(r.place(l, 8)); }
+struct Barrier {
+    uint64_t missing, expected;
+    int64_t bytes;
+    uint64_t phase;
+    explicit Barrier(uint64_t word)
+        : missing(word & kCount),
+          expected(word >> kExpected & kCount),
+          bytes(int64_t(word >> kBytes & ((1 << 21) - 1)) - kNoBytes),
+          phase(word >> kPhase) {}
+    uint64_t word() const {
+        return phase << kPhase | uint64_t(bytes + kNoBytes) << kBytes | expected << kExpected | missing;
+    }
+    // Whether an mbarrier.init has written it: neither fresh memory nor zeros are a barrier.
+    bool valid() const { return missing <= expected && bytes > -kNoBytes && bytes < kNoBytes - 1; }
+};
+
+// Calls f with one lane for each address.
+template <class F> void each_place(const Reach& r, F f) {
+    uint64_t last = ~0ull;
+    each_lane(r.mask, [&](int l) {
+        if (r.addr[l] != last) f(l);
+        last = r.addr[l];
+    });
+}
+
+uint64_t& word_of(const Reach& r, int l) { return *reinterpret_cast<uint64_t*>(r.place(l, 8)); }
 
 void reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
     if (Window(i->window) == Window::Shared) reach_shared(w, i, 8, touch, r);
     else reach_any(w, i, 8, touch, r);
+}
+
+// Ends the phase when it is complete. More bytes than announced would complete it too early on a GPU.
+void settle(Warp& w, const Instr* i, int lane, uint64_t at, Barrier& x) {
+    Block& b = *w.block;
+    b.signals++;
+    if (!x.missing && x.bytes < 0) {
+        report(finding_at(w, i, Kind::Transaction, lane,
+                          "the bulk copies of the mbarrier at shared " + hex(at) + " bring " +
+                              std::to_string(-x.bytes) + " bytes more in this phase than expect_tx announced"));
+        x.bytes = 0;
+    }
+    if (x.missing || x.bytes) return;
+    x.missing = x.expected;
+    x.phase   = (x.phase + 1) & 7;
+    if (b.launch->check_all) clock_phase(b, at);
 }
 
 const Instr* init(Warp& w, const Instr* i) {
@@ -30,7 +75,10 @@ const Instr* init(Warp& w, const Instr* i) {
     uint32_t bad          = 0;
     each_lane(r.mask, [&](int l) {
         bad |= uint32_t(count[l] == 0 || count[l] > kCount) << l;
-        *word_of(r, l) = uint64_t(count[l]) << kExpected | count[l];
+        Barrier x(uint64_t(kNoBytes) << kBytes);
+        x.missing = x.expected = count[l];
+        word_of(r, l)          = x.word();
+        if (w.block->launch->check_all) clock_init(w, l, r.addr[l]);
     });
     return bad ? fail_launch(w, Fault::IllegalInstruction, "mbarrier.init: the count must be 1 to 1048575") : i + 1;
 }
@@ -38,49 +86,57 @@ const Instr* init(Warp& w, const Instr* i) {
 const Instr* invalidate(Warp& w, const Instr* i) {
     Reach r;
     reach_barrier(w, i, Touch::Store, r);
-    each_lane(r.mask, [&](int l) { *word_of(r, l) = 0; });
+    each_lane(r.mask, [&](int l) { word_of(r, l) = 0; });
     return i + 1;
 }
 
+// Arrives, announces bytes (expect_tx) or takes announced bytes away (complete_tx). b: the number of them or none.
 const Instr* arrive_at(Warp& w, const Instr* i) {
-    checker_fence(w, false);
     w.polls++;
     Reach r;
     reach_barrier(w, i, Touch::Atomic, r);
-    const uint32_t* count = i->b.none() ? nullptr : w.reg<uint32_t>(i->b);
-    uint64_t* token       = i->d.none() ? nullptr : w.reg<uint64_t>(i->d);
-    bool good             = true;
+    const uint32_t* number = i->b.none() ? nullptr : w.reg<uint32_t>(i->b);
+    uint64_t* token        = i->d.none() ? nullptr : w.reg<uint64_t>(i->d);
+    const char* wrong      = nullptr;
     each_lane(r.mask, [&](int l) {
-        uint64_t& word   = *word_of(r, l);
-        const uint64_t n = count ? count[l] : 1, before = word;
-        uint64_t missing = before & kCount, expected = before >> kExpected & kCount, phase = before >> kPhase;
-        good &= n && n <= missing && !(i->imm2 & kStays && n == missing);
-        if (!good) return;
-        if (i->imm2 & kDrop) expected -= n;
-        missing -= n;
-        if (!missing) missing = expected, phase++;
-        word = phase << kPhase | expected << kExpected | missing;
+        const uint64_t before = word_of(r, l), given = number ? number[l] : 1;
+        Barrier x(before);
+        const uint64_t n = !(i->imm2 & kArrives) ? 0 : i->imm2 & kExpects ? 1 : given;
+        if (!x.valid()) wrong = "there is no mbarrier here: it was not initialised, or its memory was overwritten";
+        else if ((i->imm2 & kArrives) && (!n || n > x.missing || (i->imm2 & kStays && n == x.missing)))
+            wrong = "more arrivals than the phase has left";
+        else if (i->imm2 & (kExpects | kBrings) && given > kCount) wrong = "more than 1048575 bytes";
+        if (wrong) return;
+        x.bytes += i->imm2 & kExpects ? int64_t(given) : i->imm2 & kBrings ? -int64_t(given) : 0;
+        if (i->imm2 & kDrop) x.expected -= n;
+        x.missing -= n;
+        if (w.block->launch->check_all && !(i->imm3 & kRelaxed)) clock_arrival(w, r.addr[l]);
+        settle(w, i, l, r.addr[l], x);
+        word_of(r, l) = x.word();
         if (token) token[l] = before;
     });
-    return good ? i + 1
-                : fail_launch(w, Fault::IllegalInstruction,
-                              "mbarrier.arrive: more arrivals than the phase has left, or no barrier here");
+    return wrong ? fail_launch(w, Fault::IllegalInstruction, place_of(*w.frame->function, i) + ": mbarrier: " + wrong)
+                 : i + 1;
 }
 
-// A loop around a wait that has failed would only use up the rest of the turn.
 const Instr* test_wait(Warp& w, const Instr* i) {
     Reach r;
     reach_barrier(w, i, Touch::VolatileLoad, r);
+    if (!w.block->bulk.empty()) each_place(r, [&](int l) { poll_bulk(*w.block, r.addr[l]); });
     uint32_t over = 0;
     each_lane(r.mask, [&](int l) {
-        const uint64_t phase = *word_of(r, l) >> kPhase;
+        const uint64_t phase = Barrier(word_of(r, l)).phase;
         const bool done      = i->imm2 & kParity ? (phase & 1) != (w.reg<uint32_t>(i->b)[l] & 1)
-                                                 : phase != w.reg<uint64_t>(i->b)[l] >> kPhase;
+                                                 : phase != Barrier(w.reg<uint64_t>(i->b)[l]).phase;
         over |= uint32_t(done) << l;
     });
     put_pred(w, i->d, over);
-    if (over && w.block->launch->check_all) checker_warp_sync(w);
-    return over == r.mask ? i + 1 : give_way(w, i + 1);
+    if (over && w.block->launch->check_all && !(i->imm3 & kRelaxed))
+        each_place(r, [&](int l) {
+            if (over >> l & 1) clock_wait(w, r.addr[l]);
+        });
+    if (over) w.failed.times = 0;
+    return over == r.mask ? i + 1 : failed_wait(w, i, i + 1, r.addr[__builtin_ctz(r.mask & ~over)]);
 }
 
 const Instr* pending_count(Warp& w, const Instr* i) {
@@ -90,14 +146,18 @@ const Instr* pending_count(Warp& w, const Instr* i) {
 }
 
 // The thread's copies are made here and not at the wait, because another thread's access before its wait is a race
-// anyway. Without .noinc the instruction adds an arrival to the phase and makes it, which changes nothing.
+// anyway. Without .noinc the instruction adds an arrival to the phase and makes it, which only orders the copies.
 const Instr* arrive_after_copies(Warp& w, const Instr* i) {
     finish_copies(w);
-    return i->imm2 ? arrive_at(w, i) : i + 1;
+    if (i->imm2) return arrive_at(w, i);
+    Reach r;
+    reach_barrier(w, i, Touch::Atomic, r);
+    if (w.block->launch->check_all) each_place(r, [&](int l) { clock_arrival(w, r.addr[l]); });
+    return i + 1;
 }
 
 Instr& emit_at(Builder& b, const ptx::Instruction& i, const Operand& place, Handler h) {
-    const bool shared = has(i, "shared") || has(i, "shared::cta");
+    const bool shared = has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster");
     if (!place.memory) throw Undecodable("an address expected");
     const auto at       = b.address(place, shared);
     const uint16_t site = b.site();
@@ -105,6 +165,7 @@ Instr& emit_at(Builder& b, const ptx::Instruction& i, const Operand& place, Hand
     x.a = at.base, x.imm = at.offset, x.site = site;
     if (at.narrow) x.flags |= kAddress32;
     x.window = uint8_t(shared ? Window::Shared : Window::Generic);
+    x.imm3   = has(i, "relaxed") ? kRelaxed : 0;
     return x;
 }
 
@@ -125,7 +186,15 @@ void build_arrive(Builder& b, const ptx::Instruction& i) {
     const Ref token = result ? b.write(i.ops[0], Type::b64) : Ref{};
     Instr& x        = emit_at(b, i, i.ops[at], arrive_at);
     x.b = count, x.d = token;
-    x.imm2 = (has(i, "arrive_drop") ? kDrop : 0) | (has(i, "noComplete") ? kStays : 0);
+    x.imm2 = kArrives | (has(i, "arrive_drop") ? kDrop : 0) | (has(i, "noComplete") ? kStays : 0) |
+             (has(i, "expect_tx") ? kExpects : 0);
+    if (has(i, "expect_tx") && count.none()) throw Undecodable("a number of bytes expected");
+}
+void build_bytes(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.size() != 2) throw Undecodable("an address and a number of bytes expected");
+    const Ref count = b.read(i.ops[1], Type::b32);
+    Instr& x        = emit_at(b, i, i.ops[0], arrive_at);
+    x.b = count, x.imm2 = has(i, "expect_tx") ? kExpects : kBrings;
 }
 void build_wait(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() < 3) throw Undecodable("a predicate, an address and a token or parity expected");
@@ -140,19 +209,45 @@ void build_pending_count(Builder& b, const ptx::Instruction& i) {
 }
 void build_arrive_after_copies(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 1) throw Undecodable("an address expected");
-    emit_at(b, i, i.ops[0], arrive_after_copies).imm2 = has(i, "noinc") ? 4 : 0;
+    emit_at(b, i, i.ops[0], arrive_after_copies).imm2 = has(i, "noinc") ? kArrives : 0;
 }
 
 }  // namespace
 
+void complete_transaction(const BulkCopy& c) {
+    auto& word = *reinterpret_cast<uint64_t*>(c.warp->block->shared.data.get() + c.barrier);
+    Barrier x(word);
+    if (!x.valid())
+        return void(fail_launch(*c.warp, Fault::IllegalInstruction,
+                                place_of(*c.function, c.instr) + ": there is no mbarrier at shared " + hex(c.barrier)));
+    x.bytes -= c.bytes;
+    settle(*c.warp, c.instr, c.lane, c.barrier, x);
+    word = x.word();
+}
+
+std::string describe_barrier(const Block& b, uint64_t barrier) {
+    const Barrier x(*reinterpret_cast<const uint64_t*>(b.shared.data.get() + barrier));
+    return "the mbarrier at shared " + hex(barrier) + " still needs " + std::to_string(x.missing) + " arrivals of " +
+           std::to_string(x.expected) + " and " + std::to_string(x.bytes) + " bytes";
+}
+
+// A loop around a wait that has failed would only use up the rest of the turn.
+const Instr* failed_wait(Warp& w, const Instr* i, const Instr* next, uint64_t barrier) {
+    FailedWait& f = w.failed;
+    if (f.signals != w.block->signals) f.times = 0;
+    f = {f.times + 1, w.issued, w.block->signals, i, barrier};
+    return give_way(w, next);
+}
+
 std::vector<Row> mbarrier_rows() {
     return {
-        {"mbarrier .init .{shared,shared::cta}? .b64", build_init},
-        {"mbarrier .inval .{shared,shared::cta}? .b64", build_invalidate},
-        {"mbarrier .{arrive,arrive_drop} .noComplete? .{SEM}? .{SCOPE}? .{shared,shared::cta}? .b64", build_arrive},
-        {"mbarrier .{test_wait,try_wait} .parity? .{SEM}? .{SCOPE}? .{shared,shared::cta}? .b64", build_wait},
+        {"mbarrier .init .{SHARED}? .b64", build_init},
+        {"mbarrier .inval .{SHARED}? .b64", build_invalidate},
+        {"mbarrier .{arrive,arrive_drop} .{expect_tx,noComplete}? .{SEM}? .{SCOPE}? .{SHARED}? .b64", build_arrive},
+        {"mbarrier .{expect_tx,complete_tx} .{SEM}? .{SCOPE}? .{SHARED}? .b64", build_bytes},
+        {"mbarrier .{test_wait,try_wait} .parity? .{SEM}? .{SCOPE}? .{SHARED}? .b64", build_wait},
         {"mbarrier .pending_count .b64", build_pending_count},
-        {"cp .async .mbarrier .arrive .noinc? .{shared,shared::cta}? .b64", build_arrive_after_copies},
+        {"cp .async .mbarrier .arrive .noinc? .{SHARED}? .b64", build_arrive_after_copies},
     };
 }
 

@@ -222,7 +222,7 @@ Kernel* find_kernel(Module* m, const std::string& name) {
             if (v.space == "local") k->local_bytes += uint32_t(v.bytes);
         m->codes[name] = std::move(code);
     } catch (const std::exception& e) { m->trouble = e.what(); }
-    if (auto r = m->registers.find(name); r != m->registers.end()) k->registers = r->second;
+    if (auto r = m->registers.find(name); r != m->registers.end()) k->registers = r->second, k->registers_known = true;
     else k->registers = 32;
     if (!limit && k->registers)
         k->max_threads = std::min(1024, device_spec().registers_per_sm / ((k->registers + 7) / 8 * 8) / 32 * 32);

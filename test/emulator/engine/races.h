@@ -1,5 +1,6 @@
 // races.h - the checks for races between threads, blocks, streams and the host
 #pragma once
+#include <map>
 #include <string>
 
 #include "access.h"
@@ -8,12 +9,13 @@
 namespace emu {
 
 // The state of a block's race checks: records of its shared memory, and what orders its warps. A record is
-// time (42 bits) | other reader (10) | flags (2) | thread (10).
+// time (32 bits) | how much earlier the other reader was (10) | other reader (10) | flags (2) | thread (10).
 struct SharedRaces {
     std::vector<uint64_t> writer, reader;
     uint64_t time = 1, all_since = 1;  // now, and the last barrier of all threads
     uint64_t start = 0;                // of this block; the time goes on from one block to the next
-    std::vector<uint64_t> knows;       // [w * warps + v]: the last barrier at which warps w and v met
+    std::vector<uint64_t> knows;       // [w * stride + v]: the last barrier at which warps w and v met
+    size_t stride = 0;                 // the number of warps, or kWide
     // Per warp:
     std::vector<uint64_t> warp_since;  // its last __syncwarp or barrier
     std::vector<uint64_t> fenced;      // its last fence
@@ -26,13 +28,28 @@ struct SharedRaces {
     bool partial = false;              // there was a fence, or a barrier of some of the warps
     int shift    = 2;                  // log2 of the bytes of a granule
 
+    // When a block first uses an mbarrier or the async proxy, its rows of `knows` get kWide entries. Behind the warps
+    // are columns of the mbarriers by which bulk copies end: what such a copy has written is recorded as the write of a
+    // thread of that column. The other half of a row says up to which time a warp's generic writes lie before a
+    // fence.proxy.async that the row's warp knows of.
+    static constexpr size_t kColumns = 32, kWide = 2 * kColumns;
+    struct Clock {
+        std::vector<uint64_t> arrived, over;  // rows: what arrivals of this phase know, and those of completed phases
+        size_t column;                        // of the copies that end by it; 0: no column is left
+        uint64_t init = 0;                    // when it was initialised and not fenced since, and by which thread
+        uint32_t by   = 0;
+    };
+    std::map<uint64_t, Clock> clocks;  // of the mbarriers, by their address
+    void widen();
+    bool wide() const { return stride == kWide; }
+
     void synchronised(size_t warp) { turn[warp] = uint8_t((warp & 31) | time << 5); }
     void uses_flag(size_t warp) { listens[warp] = 1, agreed[warp] = fenced[warp]; }
     // Returns whether an access by warp v at the time `when` is ordered before one that warp w makes now.
     bool ordered(size_t w, size_t v, uint64_t when) const {
         if (when < all_since) return true;
         if (w == v) return when < warp_since[w] || when < agreed[w];
-        return when < knows[w * fenced.size() + v] || (fenced[v] > when && listens[w]);
+        return when < knows[w * stride + v] || (v < fenced.size() && fenced[v] > when && listens[w]);
     }
 };
 
@@ -43,6 +60,16 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 // shared_races.cpp
 void start_shared_races(Block& b);
 void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// An mbarrier orders those who arrive, and the copies that end by it, before those who wait for the phase.
+void clock_arrival(Warp& w, uint64_t barrier);
+void clock_copy(Block& b, uint64_t barrier, uint64_t first, uint32_t bytes);  // the copy has written these bytes
+void clock_phase(Block& b, uint64_t barrier);                                 // the phase is over
+void clock_wait(Warp& w, uint64_t barrier);
+void clock_init(Warp& w, int lane, uint64_t barrier);
+void proxy_fence(Warp& w, bool of_init);  // of_init: fence.mbarrier_init
+// Reports bytes that threads wrote with no fence.proxy.async before the async proxy reads them now.
+void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
+void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, uint64_t barrier);
 
 // global_races.cpp
 void start_global_races(Block& b);

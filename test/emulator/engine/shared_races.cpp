@@ -16,14 +16,26 @@ namespace emu {
 namespace {
 
 constexpr uint64_t kThread = 1023, kSynchronising = 1 << 10, kMany = 1 << 11;
-constexpr int kOther = 12, kTime = 22;
+constexpr int kOther = 12, kEarlier = 22, kTime = 32;
 
 // The bits of a record that identify the last access. The other reader in a reader's record does not count.
-uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther); }
+uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther | kThread << kEarlier); }
+
+// The time of the other reader in a record.
+uint64_t other_time(uint64_t reader) { return (reader >> kTime) - (reader >> kEarlier & kThread); }
+// The record of a read at `mine`, which keeps one of the earlier readers unless both are ordered before it.
+uint64_t read_after(uint64_t mine, uint64_t reader, bool last_done, bool other_done) {
+    const uint64_t kept    = last_done ? reader >> kOther & kThread : reader & kThread,
+                   when    = last_done ? other_time(reader) : reader >> kTime;
+    const uint64_t earlier = std::min((mine >> kTime) - when, kThread);
+    return mine | ((last_done & other_done) ? 0 : kMany | kept << kOther | earlier << kEarlier);
+}
 
 bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
     return me == other || s.ordered(me / kLanes, other / kLanes, when);
 }
+
+bool is_bulk(const ptx::Instruction& i) { return i.mods.size() > 2 && i.mods[2] == "bulk"; }
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
@@ -48,9 +60,19 @@ bool stored_together(Warp& w, const Instr* i, int a, int b) {
 }
 
 Finding race(Warp& w, const Instr* i, int lane, uint64_t offset, bool write, uint32_t other, bool other_wrote) {
+    char text[256];
+    if (other / kLanes >= w.block->warps.size()) {
+        std::snprintf(
+            text, sizeof text,
+            "shared 0x%llx is %s here and was written by a bulk copy whose mbarrier this thread has not waited "
+            "for",
+            (unsigned long long)offset, verb(write));
+        Finding f = finding_at(w, i, Kind::AsyncCopyRace, lane, text);
+        f.address = offset;
+        return f;
+    }
     const Warp& that = w.block->warps[other / kLanes];
     const bool same  = &that == &w;
-    char text[256];
     std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
                   (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
                   that.tid[1][other % kLanes], that.tid[2][other % kLanes], same ? " of the same warp" : "",
@@ -70,7 +92,7 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
     };
     if (write && other_wrote) {
         if (same_warp && stored_together(w, i, lane, int(other % kLanes))) return;
-        if (size <= 16)
+        if (size <= 16 && !is_bulk(*w.frame->function->origin[i->index]))
             return suspect({&w, i, lane, offset, other, write_race, size, w.block->shared.data.get() + offset, {}});
     }
     const bool exchanged = write && same_warp && when < s.exchanged[w.index] && !(lanes & ~s.exchangers[w.index]);
@@ -107,7 +129,7 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
                 const uint32_t last = uint32_t(reader & kThread), other = uint32_t(reader >> kOther & kThread);
                 const uint64_t when = reader >> kTime;
                 const bool clash    = !ordered(s, me, last, when);
-                if (clash || (reader & kMany && !ordered(s, me, other, when))) {
+                if (clash || (reader & kMany && !ordered(s, me, other, other_time(reader)))) {
                     conflict(w, i, lane, offset, size, true, clash ? last : other, false, when);
                     said = true;
                 }
@@ -119,8 +141,8 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
             // must wait for this one, too. One of the other reads is kept.
             const uint64_t last = reader & kThread, other = reader >> kOther & kThread, when = reader >> kTime;
             const bool last_done  = ordered(s, me, uint32_t(last), when),
-                       other_done = !(reader & kMany) || ordered(s, me, uint32_t(other), when);
-            reader = last_done && other_done ? mine : mine | kMany | (last_done ? other : last) << kOther;
+                       other_done = !(reader & kMany) || ordered(s, me, uint32_t(other), other_time(reader));
+            reader                = read_after(mine, reader, last_done, other_done);
         }
     }
 }
@@ -159,11 +181,12 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
     else
         for (uint64_t k = 0; k < n; k++) {
             const uint64_t when = reader[k] >> kTime, last = reader[k] & kThread, other = reader[k] >> kOther & kThread;
-            const auto done = [&](uint64_t who) {
-                return when < since || who == me + lane(k) || (who / kLanes == warp && when < warp_since);
+            const auto done = [&](uint64_t who, uint64_t at) {
+                return at < since || who == me + lane(k) || (who / kLanes == warp && at < warp_since);
             };
-            const bool last_done = done(last), other_done = !(reader[k] & kMany) || done(other);
-            reader[k] = (mine + lane(k)) | (last_done && other_done ? 0 : kMany | (last_done ? other : last) << kOther);
+            const bool last_done  = done(last, when),
+                       other_done = !(reader[k] & kMany) || done(other, other_time(reader[k]));
+            reader[k]             = read_after(mine + lane(k), reader[k], last_done, other_done);
         }
     return true;
 }
@@ -235,7 +258,8 @@ void start_shared_races(Block& b) {
     s->time                         = s->time + 2;
     s->all_since                    = s->time;
     s->start                        = s->time - 1;
-    const int shift                 = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
+    if (s->time >> 31) s->writer.clear(), s->reader.clear(), s->time = s->all_since = 2, s->start = 1;
+    const int shift = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
     if (shift != s->shift) {
         s->writer.clear(), s->reader.clear();
         s->shift = shift;
@@ -243,7 +267,9 @@ void start_shared_races(Block& b) {
     const size_t granules = (size_t(b.shared_bytes) >> shift) + 40, warps = b.warps.size();
     if (s->writer.size() < granules) s->writer.resize(granules), s->reader.resize(granules);
     s->warp_since.assign(warps, s->time);
+    s->stride = warps;
     s->knows.assign(warps * warps, s->time);
+    s->clocks.clear();
     s->fenced.assign(warps, 0);
     s->agreed.assign(warps, 0);
     s->listens.assign(warps, 0);
@@ -330,6 +356,15 @@ void checker_warp_sync(Warp& w) {
     s.synchronised(w.index);
 }
 
+// Gives all these warps the latest time that any of them has in the columns from `first` on.
+static void meet(SharedRaces& s, const std::vector<size_t>& warps, size_t first) {
+    for (size_t x = first; x < s.stride; x++) {
+        uint64_t best = 0;
+        for (size_t k : warps) best = std::max(best, s.knows[k * s.stride + x]);
+        for (size_t k : warps) s.knows[k * s.stride + x] = best;
+    }
+}
+
 void checker_barrier(Block& b, int id) {
     if (!b.races) return;
     report_unwritten(b);
@@ -348,18 +383,15 @@ void checker_barrier(Block& b, int id) {
     if (lanes == b.live) {
         s.all_since = now;
         for (size_t k = 0; k < warps; k++) s.synchronised(k);
+        if (s.wide()) meet(s, here, SharedRaces::kColumns);
         return;
     }
     s.partial = true;
-    for (size_t x = 0; x < warps; x++) {  // each of these warps is now ordered after all that any of them was
-        uint64_t best = 0;
-        for (size_t k : here) best = std::max(best, s.knows[k * warps + x]);
-        for (size_t k : here) s.knows[k * warps + x] = best;
-    }
+    meet(s, here, 0);  // each of these warps is now ordered after all that any of them was
     for (size_t k : here) {
         s.warp_since[k] = now;
         s.synchronised(k);
-        for (size_t v : here) s.knows[k * warps + v] = now;
+        for (size_t v : here) s.knows[k * s.stride + v] = now;
     }
 }
 
@@ -370,6 +402,117 @@ void shared_fence(Warp& w) {
     s.listens[w.index] = 1;
     s.partial          = true;
     s.synchronised(w.index);
+}
+
+// --- mbarriers and the async proxy -----------------------------------------------------------------------------------
+
+void SharedRaces::widen() {
+    if (wide()) return;
+    const size_t warps = warp_since.size();
+    std::vector<uint64_t> rows(warps * kWide, 0);
+    for (size_t w = 0; w < warps; w++) std::copy_n(&knows[w * stride], warps, &rows[w * kWide]);
+    knows   = std::move(rows);
+    stride  = kWide;
+    partial = true;
+}
+
+static SharedRaces::Clock& clock_of(Block& b, uint64_t barrier) {
+    SharedRaces& s = *b.races;
+    s.widen();
+    auto [row, fresh] = s.clocks.try_emplace(barrier);
+    if (fresh) {
+        const size_t warps = b.warps.size(), free = SharedRaces::kColumns - warps;
+        row->second = {std::vector<uint64_t>(s.stride), std::vector<uint64_t>(s.stride),
+                       free ? warps + (s.clocks.size() - 1) % free : 0};
+    }
+    return row->second;
+}
+static void learn(uint64_t* row, const uint64_t* from, size_t n) {
+    for (size_t x = 0; x < n; x++) row[x] = std::max(row[x], from[x]);
+}
+
+void clock_arrival(Warp& w, uint64_t barrier) {
+    SharedRaces& s                        = *w.block->races;
+    SharedRaces::Clock& c                 = clock_of(*w.block, barrier);
+    s.knows[w.index * s.stride + w.index] = ++s.time;
+    learn(c.arrived.data(), &s.knows[w.index * s.stride], s.stride);
+    s.synchronised(w.index);
+}
+
+void clock_copy(Block& b, uint64_t barrier, uint64_t first, uint32_t bytes) {
+    SharedRaces& s        = *b.races;
+    SharedRaces::Clock& c = clock_of(b, barrier);
+    const uint64_t record = c.column ? s.time << kTime | c.column * kLanes : 0;
+    std::fill(s.writer.begin() + long(first >> s.shift), s.writer.begin() + long((first + bytes - 1) >> s.shift) + 1,
+              record);
+    s.time++;
+    if (c.column) c.arrived[c.column] = s.time;
+}
+
+void clock_phase(Block& b, uint64_t barrier) {
+    SharedRaces::Clock& c = clock_of(b, barrier);
+    learn(c.over.data(), c.arrived.data(), c.over.size());
+}
+
+void clock_wait(Warp& w, uint64_t barrier) {
+    SharedRaces& s = *w.block->races;
+    learn(&s.knows[w.index * s.stride], clock_of(*w.block, barrier).over.data(), s.stride);
+    checker_warp_sync(w);
+}
+
+void clock_init(Warp& w, int lane, uint64_t barrier) {
+    SharedRaces::Clock& c = clock_of(*w.block, barrier);
+    c.init = ++w.block->races->time, c.by = thread_of(w, lane);
+}
+
+void proxy_fence(Warp& w, bool of_init) {
+    SharedRaces& s = *w.block->races;
+    s.widen();
+    uint64_t* row = &s.knows[w.index * s.stride];
+    row[w.index]  = ++s.time;
+    s.synchronised(w.index);
+    if (of_init) {
+        for (auto& [address, c] : s.clocks)
+            if (c.by / kLanes == w.index) c.init = 0;
+        return;
+    }
+    for (size_t v = 0; v < SharedRaces::kColumns; v++)
+        row[SharedRaces::kColumns + v] = std::max(row[SharedRaces::kColumns + v], std::max(row[v], s.all_since));
+}
+
+// Returns whether a fence.proxy.async lies between what a thread wrote and this warp.
+static bool fenced(const Warp& w, uint64_t when, uint64_t who) {
+    const SharedRaces& s = *w.block->races;
+    return when <= s.start || when < s.knows[w.index * s.stride + SharedRaces::kColumns + who / kLanes];
+}
+static void report_proxy(Warp& w, const Instr* i, int lane, uint64_t at, uint64_t who, const std::string& what,
+                         const char* did) {
+    const Warp& that = w.block->warps[who / kLanes];
+    char thread[64];
+    std::snprintf(thread, sizeof thread, "(%u,%u,%u)", that.tid[0][who % kLanes], that.tid[1][who % kLanes],
+                  that.tid[2][who % kLanes]);
+    Finding f = finding_at(
+        w, i, Kind::ProxyFence, lane,
+        what + " shared " + hex(at) + ", which thread " + thread + " " + did + " with no fence.proxy.async between");
+    f.address = at;
+    report(f);
+}
+
+void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader) {
+    SharedRaces& s = *w.block->races;
+    s.widen();
+    for (uint64_t g = first >> s.shift; g <= (first + bytes - 1) >> s.shift; g++) {
+        const uint64_t when = s.writer[g] >> kTime, who = s.writer[g] & kThread;
+        if (who / kLanes >= w.block->warps.size() || fenced(w, when, who)) continue;
+        return report_proxy(w, i, lane, g << s.shift, who, std::string(reader) + " reads", "wrote");
+    }
+}
+
+void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, uint64_t barrier) {
+    SharedRaces::Clock& c = clock_of(*w.block, barrier);
+    if (c.init && !fenced(w, c.init, c.by))
+        report_proxy(w, i, lane, barrier, c.by, "a bulk copy uses the mbarrier at", "initialised");
+    c.init = 0;
 }
 
 }  // namespace emu

@@ -1,0 +1,352 @@
+// bulk.cpp - cp.async.bulk and cp.async.bulk.tensor: copies that one thread starts and the async proxy makes
+//
+// A copy is made as late as the program allows. One to shared memory is made when its mbarrier is tested for the second
+// time, so a wait that is left out reads old data, and so does a test that is not repeated. One to global memory is
+// made at its wait_group. What the copy reads must not change before, and what it writes must not be touched.
+#include "bulk.h"
+
+#include <algorithm>
+
+#include "access.h"
+#include "checker.h"
+#include "handlers.h"
+#include "lanes.h"
+#include "options.h"
+#include "races.h"
+
+namespace emu {
+namespace {
+
+constexpr uint64_t kInside = (1ull << kWindowShift) - 1;
+
+bool refuse(Warp& w, const Instr* i, int lane, Kind kind, const std::string& what) {
+    if (options().check == Check::Off)
+        fail_launch(w, kind == Kind::Misaligned ? Fault::MisalignedAddress : Fault::IllegalAddress, what);
+    else report(finding_at(w, i, kind, lane, what));
+    return false;
+}
+
+// Checks an address in shared memory.
+bool good_shared(Warp& w, const Instr* i, int lane, uint64_t at, uint32_t bytes, uint32_t align, const char* what) {
+    const Block& b = *w.block;
+    if (at % align)
+        return refuse(w, i, lane, Kind::Misaligned,
+                      std::string(what) + " at shared " + hex(at) + " is not a multiple of " + std::to_string(align));
+    if (at > b.shared_bytes || bytes > b.shared_bytes - at)
+        return refuse(w, i, lane, Kind::OutOfBounds,
+                      std::string(what) + " of " + std::to_string(bytes) + " bytes at shared " + hex(at) +
+                          " goes beyond the end of shared memory, which has " + std::to_string(b.shared_bytes) +
+                          " bytes");
+    return true;
+}
+
+// While a copy is made, findings name the instruction that started it, though another warp may be running.
+struct Acting {
+    Warp& w;
+    Frame stub, *before;
+    explicit Acting(const BulkCopy& c) : w(*c.warp), before(w.frame) { stub.function = c.function, w.frame = &stub; }
+    ~Acting() { w.frame = before; }
+};
+
+// Calls f(shared address, offset in the piece, bytes) for the parts of a piece that stay together when swizzled.
+template <class F> void each_part(const BulkCopy& c, uint64_t at, uint32_t bytes, F f) {
+    for (uint32_t done = 0; done < bytes;) {
+        const uint32_t n = c.swizzle ? std::min(bytes - done, 16 - uint32_t((at + done) & 15)) : bytes;
+        f(swizzled(at + done, c.swizzle), done, n);
+        done += n;
+    }
+}
+
+void start(Warp& w, BulkCopy copy) {
+    Block& b         = *w.block;
+    const Instr* i   = copy.instr;
+    const bool loads = copy.way != BulkCopy::ToGlobal, reads = copy.way != BulkCopy::ToShared;
+    if (b.launch->check_all && loads) {
+        if (const uint64_t bad = clash_with_copies(b, copy.to, copy.bytes, true); bad != kNoClash)
+            report(finding_at(w, i, Kind::AsyncCopyRace, copy.lane,
+                              "a bulk copy writes shared " + hex(bad) + clash_text(b, bad)));
+        check_proxy_of_barrier(w, i, copy.lane, copy.barrier);
+        Reach r;
+        r.shape           = Reach::Uniform;
+        r.mask            = 1u << copy.lane;
+        r.addr[copy.lane] = copy.to;
+        check_shared_races(w, i, copy.bytes, Touch::AsyncCopy, r);
+        b.pending_copies = true;
+        for (uint64_t k = copy.to; k < copy.to + copy.bytes; k++) b.shared_shadow[k] |= 2;
+    }
+    if (b.launch->check_all && reads) {
+        check_async_read(w, i, copy.lane, copy.from, copy.bytes, "a bulk copy");
+        for (const auto& p : copy.pieces)
+            each_part(copy, p.from, p.bytes, [&](uint64_t at, uint32_t, uint32_t n) {
+                for (uint64_t k = at; k < at + n && b.unwritten.empty(); k++)
+                    if (!(b.shared_shadow[k] & kWritten))
+                        b.unwritten.push_back(
+                            finding_at(w, i, Kind::Uninitialised, copy.lane,
+                                       "a bulk copy reads shared " + hex(k) + ", which was never written"));
+            });
+        mark_async_reads(b, copy.from, copy.bytes, 1);
+    }
+    if (b.launch->profiling) {
+        w.worker->counts.bulk_bytes += copy.bytes;
+        w.worker->counts.shared_wavefronts += (copy.bytes + 127) / 128;
+    }
+    b.bulk.push_back(std::move(copy));
+}
+
+// Takes the data out of shared memory, so that it may be overwritten.
+void read_source(BulkCopy& c) {
+    Block& b = *c.warp->block;
+    if (!c.data.empty()) return;
+    c.data.resize(c.bytes);
+    std::byte* to = c.data.data();
+    for (const auto& p : c.pieces)
+        each_part(c, p.from, p.bytes, [&](uint64_t at, uint32_t, uint32_t n) {
+            std::memcpy(to, b.shared.data.get() + at, n);
+            to += n;
+        });
+    if (b.launch->check_all) mark_async_reads(b, c.from, c.bytes, -1);
+}
+
+void write_global(BulkCopy& c) {
+    Acting as(c);
+    read_source(c);
+    const std::byte* from = c.data.data();
+    for (const auto& p : c.pieces) {
+        if (std::byte* to = reach_range(*c.warp, c.instr, c.lane, p.to, p.bytes, Touch::Store))
+            std::memcpy(to, from, p.bytes);
+        from += p.bytes;
+    }
+}
+
+void write_shared(BulkCopy& c) {
+    Acting as(c);
+    Warp& w              = *c.warp;
+    Block& b             = *w.block;
+    const Memory& memory = Memory::get();
+    const bool checks    = b.launch->check_all;
+    if (checks)  // the reads of global memory are checked when they are made; unwritten bytes stay unwritten
+        for (uint64_t k = c.to; k < c.to + c.bytes; k++) b.shared_shadow[k] = kWritten;
+    if (c.way == BulkCopy::Within) read_source(c);
+    uint32_t taken = 0;
+    for (const auto& p : c.pieces) {
+        const bool fills      = p.from == BulkCopy::kFill;
+        const std::byte* from = fills ? nullptr
+                                : c.way == BulkCopy::Within
+                                    ? c.data.data() + taken
+                                    : reach_range(w, c.instr, c.lane, p.from, p.bytes, Touch::BulkLoad);
+        taken += p.bytes;
+        if (!fills && !from) continue;
+        const uint8_t* shadow = checks && !fills && c.way == BulkCopy::ToShared && memory.in_arena(p.from)
+                                    ? memory.shadow(p.from)
+                                    : nullptr;
+        each_part(c, p.to, p.bytes, [&](uint64_t at, uint32_t done, uint32_t n) {
+            if (fills) std::memset(b.shared.data.get() + at, c.fill, n);
+            else std::memcpy(b.shared.data.get() + at, from + done, n);
+            for (uint32_t k = 0; shadow && k < n; k++) b.shared_shadow[at + k] = shadow[done + k] & kWritten;
+        });
+    }
+    if (checks) clock_copy(b, c.barrier, c.to, c.bytes);
+    complete_transaction(c);
+}
+
+// --- instructions ----------------------------------------------------------------------------------------------------
+
+// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, more: the address in shared memory, that in global memory or
+// of the tensor map, then the mbarrier (or the second shared address), the number of bytes, the coordinates.
+enum Operands { kShared, kGlobal, kBarrier, kRest };
+
+const std::byte* read_map(Warp& w, const Instr* i, int lane, uint64_t at) {
+    if (at >> kWindowShift != uint64_t(Window::Param)) return reach_range(w, i, lane, at, 128, Touch::Load);
+    const Launch& launch = *w.block->launch;
+    return (at & kInside) + 128 <= launch.param_bytes ? launch.params + (at & kInside) : nullptr;
+}
+
+bool plan_tensor(Warp& w, const Instr* i, BulkCopy& c, uint64_t map_at, const int32_t* at) {
+    TensorMap m{};
+    if (const std::byte* bytes = read_map(w, i, c.lane, map_at)) std::memcpy(&m, bytes, sizeof m);
+    if (m.magic != TensorMap::kMagic)
+        return refuse(w, i, c.lane, Kind::OutOfBounds,
+                      "the address " + hex(map_at) + " holds no tensor map of cuTensorMapEncodeTiled");
+    if (m.rank != i->imm2)
+        return refuse(w, i, c.lane, Kind::OutOfBounds,
+                      "the tensor map has " + std::to_string(m.rank) + " dimensions and the instruction " +
+                          std::to_string(i->imm2));
+    const bool loads   = c.way == BulkCopy::ToShared;
+    const uint32_t row = uint32_t(m.box[0]) * m.element;
+    uint64_t rows      = 1;
+    for (int d = 1; d < m.rank; d++) rows *= m.box[d];
+    if (rows * row > w.block->shared_bytes)
+        return refuse(w, i, c.lane, Kind::OutOfBounds,
+                      "the box of the tensor map has " + std::to_string(rows * row) +
+                          " bytes, more than the block's shared memory with " + std::to_string(w.block->shared_bytes));
+    c.bytes = uint32_t(rows * row), c.swizzle = m.swizzle, c.fill = m.fill;
+    const uint64_t shared = loads ? c.to : c.from;
+    // The columns of the box that lie in the tensor.
+    const int64_t size = int64_t(m.last[0]) + 1, begin = std::clamp<int64_t>(-int64_t(at[0]), 0, m.box[0]),
+                  end = std::clamp<int64_t>(size - at[0], begin, m.box[0]);
+    for (uint32_t r = 0; r < rows; r++) {
+        uint64_t global = m.address;
+        bool inside     = begin < end;
+        for (uint32_t d = 1, rest = r; d < m.rank; rest /= m.box[d], d++) {
+            const int64_t index = int64_t(at[d]) + rest % m.box[d];
+            inside &= index >= 0 && index <= int64_t(m.last[d]);
+            global += uint64_t(index) * m.strides[d - 1];
+        }
+        const uint64_t here = shared + uint64_t(r) * row;
+        const auto piece    = [&](uint64_t far, int64_t from, int64_t to) {
+            const uint64_t near = here + uint64_t(from) * m.element;
+            if (from < to)
+                c.pieces.push_back({loads ? far : near, loads ? near : far, uint32_t(to - from) * m.element});
+        };
+        if (inside) piece(global + uint64_t((at[0] + begin) * m.element), begin, end);
+        if (!loads) continue;
+        piece(BulkCopy::kFill, 0, inside ? begin : m.box[0]);
+        if (inside) piece(BulkCopy::kFill, end, m.box[0]);
+    }
+    return true;
+}
+
+const Instr* bulk(Warp& w, const Instr* i) {
+    const Ref* more = &w.frame->function->more[i->more];
+    each_lane(w.mask, [&](int l) {
+        const auto shared_address = [&](int k) {
+            const uint64_t a = w.reg<uint64_t>(more[k])[l];
+            return a >> kWindowShift == uint64_t(Window::Shared) ? a & kInside : a;
+        };
+        BulkCopy c;
+        c.way = BulkCopy::Way(i->imm), c.warp = &w, c.instr = i, c.function = w.frame->function, c.lane = l;
+        const bool loads        = c.way != BulkCopy::ToGlobal;
+        (loads ? c.to : c.from) = shared_address(kShared);
+        const uint64_t global   = w.reg<uint64_t>(more[kGlobal])[l];
+        if (loads) c.barrier = shared_address(kBarrier);
+        if (i->imm2) {
+            int32_t at[5];
+            for (int d = 0; d < i->imm2; d++) at[d] = w.reg<int32_t>(more[kRest + d])[l];
+            if (!plan_tensor(w, i, c, global, at)) return;
+        } else {
+            c.bytes = w.reg<uint32_t>(more[kRest])[l];
+            if (c.bytes % 16)
+                return void(refuse(w, i, l, Kind::Misaligned,
+                                   "a bulk copy of " + std::to_string(c.bytes) + " bytes, which is no multiple of 16"));
+            if (c.way == BulkCopy::Within) c.from = shared_address(kGlobal);
+            else if (global % 16)
+                return void(refuse(w, i, l, Kind::Misaligned,
+                                   "the global address " + hex(global) + " of a bulk copy is no multiple of 16"));
+            const uint64_t source = c.way == BulkCopy::ToShared ? global : c.from;
+            c.pieces.push_back({source, loads ? c.to : global, c.bytes});
+        }
+        if (!c.bytes) return;
+        const uint32_t align = i->imm2 ? 128 : 16;
+        if (loads && !good_shared(w, i, l, c.to, c.bytes, align, "the destination of a bulk copy")) return;
+        if (c.way != BulkCopy::ToShared && !good_shared(w, i, l, c.from, c.bytes, align, "the source of a bulk copy"))
+            return;
+        if (loads && !good_shared(w, i, l, c.barrier, 8, 8, "the mbarrier of a bulk copy")) return;
+        c.group = w.bulk_groups[l];
+        start(w, std::move(c));
+    });
+    return i + 1;
+}
+
+const Instr* commit_bulk(Warp& w, const Instr* i) {
+    each_lane(w.mask, [&](int l) { w.bulk_groups[l]++; });
+    return i + 1;
+}
+// imm: the number of groups that may stay open, imm2: whether only their sources must have been read.
+const Instr* wait_bulk(Warp& w, const Instr* i) {
+    auto& list = w.block->bulk;
+    for (auto& c : list)
+        if (c.way == BulkCopy::ToGlobal && c.warp == &w && w.mask >> c.lane & 1 &&
+            uint64_t(c.group) + uint64_t(i->imm) < w.bulk_groups[c.lane]) {
+            if (i->imm2) read_source(c);
+            else write_global(c), c.bytes = 0;
+        }
+    std::erase_if(list, [](const BulkCopy& c) { return !c.bytes; });
+    return i + 1;
+}
+
+Ref address_in(Builder& b, const Operand& o) {
+    if (!o.memory) throw Undecodable("an address expected");
+    const auto at = b.address(o);
+    if (at.base.none()) return b.constant(uint64_t(at.offset), 8);
+    if (!at.offset) return at.base;
+    const Ref to = b.scratch(8);
+    Instr& x     = b.emit(op::add_offset(8));
+    x.d = to, x.a = at.base, x.imm = at.offset;
+    return to;
+}
+
+void build_bulk(Builder& b, const ptx::Instruction& i) {
+    if (has(i, "multicast::cluster"))
+        throw Undecodable("a copy to several blocks of a cluster, but the emulator has clusters of one block only");
+    const bool tensor = has(i, "tensor"), stores = has(i, "bulk_group");
+    const auto way = stores ? BulkCopy::ToGlobal : has(i, "global") ? BulkCopy::ToShared : BulkCopy::Within;
+    int rank       = 0;
+    if (tensor) rank = i.mods[4][0] - '0';
+    const size_t wanted = tensor ? (stores ? 2 : 3) : (stores ? 3 : 4);  // a cache policy may follow
+    if (i.ops.size() < wanted) throw Undecodable(std::to_string(wanted) + " operands expected");
+    const Operand &near = i.ops[stores ? 1 : 0], &far = i.ops[stores ? 0 : 1];
+    std::vector<Ref> refs{address_in(b, near), address_in(b, far)};
+    refs.push_back(stores ? refs[0] : address_in(b, i.ops[tensor ? 2 : 3]));
+    if (tensor) {
+        if (far.parts.size() != 1 || parts_of(far.parts[0]).size() != size_t(rank))
+            throw Undecodable(std::to_string(rank) + " coordinates expected");
+        for (const Operand& p : parts_of(far.parts[0])) refs.push_back(b.read(p, Type::b32));
+    } else refs.push_back(b.read(i.ops[2], Type::b32));
+    const uint16_t site = b.site();
+    Instr& x            = b.emit(bulk);
+    x.imm = way, x.imm2 = uint8_t(rank), x.site = site;
+    b.more(x, {}, refs);
+}
+void build_commit(Builder& b, const ptx::Instruction&) { b.emit(commit_bulk); }
+void build_wait(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.size() != 1 || i.ops[0].kind != Operand::Int) throw Undecodable("a constant expected");
+    Instr& x = b.emit(wait_bulk);
+    x.imm = int64_t(i.ops[0].bits), x.imm2 = has(i, "read");
+}
+void build_prefetch(Builder&, const ptx::Instruction&) {}
+
+}  // namespace
+
+void poll_bulk(Block& b, uint64_t barrier) {
+    for (auto& c : b.bulk)
+        if (c.way != BulkCopy::ToGlobal && c.barrier == barrier && c.polls++) write_shared(c), c.bytes = 0;
+    std::erase_if(b.bulk, [](const BulkCopy& c) { return !c.bytes; });
+}
+
+void end_bulk(Block& b) {
+    if (b.launch->stop->load()) return;
+    for (auto& c : b.bulk) {
+        const bool loads = c.way != BulkCopy::ToGlobal;
+        Acting as(c);
+        if (b.launch->check_all && (loads || c.data.empty()))
+            report(finding_at(*c.warp, c.instr, Kind::AsyncCopyRace, c.lane,
+                              loads
+                                  ? "the block ends before its mbarrier has been waited for, while this copy may still "
+                                    "write shared memory"
+                                  : "the block ends before a wait_group for this copy, which may still read shared "
+                                    "memory"));
+        if (!loads) write_global(c);
+    }
+    b.bulk.clear();
+}
+
+std::vector<Row> bulk_rows() {
+    return {
+        {"cp .async .bulk .{shared::cluster,shared::cta} .global .mbarrier::complete_tx::bytes .multicast::cluster? "
+         ".L2::cache_hint?",
+         build_bulk},
+        {"cp .async .bulk .shared::cluster .shared::cta .mbarrier::complete_tx::bytes", build_bulk},
+        {"cp .async .bulk .global .shared::cta .bulk_group .L2::cache_hint?", build_bulk},
+        {"cp .async .bulk .tensor .{1d,2d,3d,4d,5d} .{shared::cluster,shared::cta} .global .tile? "
+         ".mbarrier::complete_tx::bytes .multicast::cluster? .L2::cache_hint?",
+         build_bulk},
+        {"cp .async .bulk .tensor .{1d,2d,3d,4d,5d} .global .shared::cta .tile? .bulk_group .L2::cache_hint?",
+         build_bulk},
+        {"cp .async .bulk .commit_group", build_commit},
+        {"cp .async .bulk .wait_group .read?", build_wait},
+        {"cp .async .bulk .prefetch .L2 .global .L2::cache_hint?", build_prefetch},
+        {"cp .async .bulk .prefetch .tensor .{1d,2d,3d,4d,5d} .L2 .global .tile? .L2::cache_hint?", build_prefetch},
+    };
+}
+
+}  // namespace emu

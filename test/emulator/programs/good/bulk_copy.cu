@@ -1,0 +1,38 @@
+// bulk_copy.cu - one thread copies a whole tile into shared memory and back. The mbarrier counts the bytes that arrive.
+// arch: -gencode arch=compute_90a,code=[compute_90a,sm_90a]
+#include "../hopper.h"
+
+constexpr int N = 1024;
+
+__global__ void add_one(float* out, const float* in) {
+    __shared__ alignas(16) float tile[N];
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) {
+        init_barrier(&full, 1);
+        fence_async();  // so that the async proxy, which makes the copy, sees the barrier
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        arrive_expecting(&full, sizeof tile);
+        load_bulk(tile, in + blockIdx.x * N, sizeof tile, &full);
+    }
+    wait(&full, 0);
+    for (int k = threadIdx.x; k < N; k += blockDim.x) tile[k] += 1;
+    fence_async();  // each thread orders its own writes before the copy that reads them
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        store_bulk(out + blockIdx.x * N, tile, sizeof tile);
+        commit_bulk();
+        wait_bulk();
+    }
+}
+
+int main() {
+    const auto numbers = whole_numbers(4 * N);
+    Device<float> in(numbers), out(4 * N);
+    add_one<<<4, 128>>>(out, in);
+    CUDA(cudaDeviceSynchronize());
+    const auto got = out.host();
+    for (int k = 0; k < 4 * N; k++) EXPECT(got[k] == numbers[k] + 1);
+    std::puts("ok");
+}
