@@ -124,11 +124,11 @@ void Builder::allocate() {
             std::pop_heap(ends.begin(), ends.end());
             const int done = ends.back().second;
             ends.pop_back();
-            spare[class_of(done)].push_back(place[done]);
+            if (!kept.count(done)) spare[class_of(done)].push_back(place[done]);
             live_words -= uint32_t(bytes_of_virtual[done] + 3) / 4;
         }
         auto& free = spare[class_of(v)];
-        if (free.empty()) place[v] = used[class_of(v)]++;
+        if (free.empty() || kept.count(v)) place[v] = used[class_of(v)]++;
         else place[v] = free.back(), free.pop_back();
         ends.push_back({-last[v], v});
         std::push_heap(ends.begin(), ends.end());

@@ -7,7 +7,8 @@ namespace emu {
 // Returns whether an uninitialised operand matters: in memory, an address, a branch or a barrier. Elsewhere it is only
 // passed on. nvcc itself adds and moves unset registers when the result is not used.
 inline bool is_sink(const ptx::Instruction& i) {
-    for (const char* s : {"st", "atom", "red", "ld", "bra", "brx", "bar", "barrier", "cp", "ldmatrix", "stmatrix"})
+    for (const char* s :
+         {"st", "atom", "red", "ld", "bra", "brx", "bar", "barrier", "cp", "ldmatrix", "stmatrix", "wgmma"})
         if (i.mods[0] == s) return true;
     return false;
 }

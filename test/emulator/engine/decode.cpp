@@ -21,6 +21,29 @@ void AlignedBytes::resize(size_t n) {
 Builder::Builder(Function& f, const Layout& layout, Unset unset)
     : f(f), layout(layout), entry(f.source->entry), source(*f.source), unset(std::move(unset)) {
     virtual_of_reg.assign(source.regs.size(), -1);
+    f.wgmma_registers.clear();
+    for (const auto& i : source.code) {
+        if (!layout.track_unset || !entry || i.mods[0] != "wgmma" || i.mods[1] != "mma_async" || i.ops.size() < 2)
+            continue;
+        const auto add = [&](int reg) {
+            if (wgmma_register.emplace(reg, uint32_t(f.wgmma_registers.size())).second)
+                f.wgmma_registers.push_back(reg);
+        };
+        each_register(i.ops[0], add);
+        if (i.ops[1].kind == Operand::Vector) each_register(i.ops[1], add);
+    }
+}
+
+int64_t Builder::watched(const ptx::Instruction& i, size_t operands) {
+    std::vector<uint32_t> found;
+    for (size_t k = 0; k < std::min(operands, i.ops.size()); k++)
+        each_register(i.ops[k], [&](int reg) {
+            const auto it = wgmma_register.find(reg);
+            if (it != wgmma_register.end()) found.push_back(it->second);
+        });
+    if (found.empty()) return -1;
+    f.tables.push_back(found);
+    return int64_t(f.tables.size()) - 1;
 }
 
 int Builder::new_virtual(int bytes) {
@@ -280,6 +303,11 @@ void Builder::decode_one(const ptx::Instruction& i) {
     if (!row) throw Undecodable("unknown form");
     const size_t first = f.code.size();
     if (i.guard >= 0 && is_sink(i)) check_unset(i.guard);
+    if (!wgmma_register.empty() && i.mods[0] != "wgmma")
+        if (const int64_t registers = watched(i, i.ops.size()); registers >= 0) {
+            Instr& x = emit(op::touch_wgmma);
+            x.imm = registers, x.imm2 = i.mods[0] == "mov";
+        }
     row->build(*this, i);
     mark_stored();
     for (const auto& e : extensions) {

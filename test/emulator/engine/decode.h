@@ -65,6 +65,9 @@ class Builder {
     const Layout& layout;
     const bool entry;
     const ptx::Instruction* now = nullptr;
+    void keep(Ref r) { kept.insert(r.offset); }  // no other register gets its place
+    // Of these operands, the registers that a wgmma uses: an index in Function::tables, or -1 when there is none.
+    int64_t watched(const ptx::Instruction& i, size_t operands);
     const std::set<int>& live_at_entry() const { return entry_live; }
 
   private:
@@ -104,6 +107,8 @@ class Builder {
     uint32_t blob_bytes = 0;
     std::unordered_map<std::string, uint32_t> locals;
     Unset unset;
+    std::set<int> kept;                       // virtual registers
+    std::map<int, uint32_t> wgmma_register;   // the index in Function::wgmma_registers of a PTX register
     std::set<int> entry_live;                 // PTX registers that are read before they are written
     std::unordered_map<int, Ref> unset_mask;  // per tracked register: a predicate of the lanes that are set
 };

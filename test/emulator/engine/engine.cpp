@@ -7,6 +7,7 @@
 #include "handlers.h"
 #include "idle_reads.h"
 #include "options.h"
+#include "wgmma.h"
 
 namespace emu {
 namespace {
@@ -315,14 +316,18 @@ bool waits_for_nothing(Block& b) {
         }
     if (!stuck) return false;
     const FailedWait& f = stuck->failed;
-    const bool budget   = stuck->frame->function->origin[f.at->index]->mods[0] == "setmaxnreg";
+    const auto opcode   = stuck->frame->function->origin[f.at->index]->mods[0];
+    const Kind kind     = opcode == "setmaxnreg" ? Kind::RegisterBudget
+                          : opcode == "wgmma"    ? Kind::BarrierDivergence
+                                                 : Kind::Deadlock;
     const std::string text =
         "the block cannot go on: " +
-        (budget
+        (kind == Kind::RegisterBudget
              ? "setmaxnreg.inc waits for registers, and those that are free would give each thread of the warp only " +
                    std::to_string(b.spare_registers / kLanes) + " more"
-             : describe_barrier(b, f.barrier));
-    report(finding_at(*stuck, f.at, budget ? Kind::RegisterBudget : Kind::Deadlock, __builtin_ctz(stuck->live), text));
+         : kind == Kind::BarrierDivergence ? describe_wgmma(*stuck)
+                                           : describe_barrier(b, f.barrier));
+    report(finding_at(*stuck, f.at, kind, __builtin_ctz(stuck->live), text));
     fail_launch(*stuck, Fault::Timeout, text);
     return true;
 }

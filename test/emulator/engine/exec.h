@@ -85,7 +85,7 @@ struct Function {
     std::vector<Instr> code;                      // one or more per PTX instruction; ends with an exit
     std::vector<const ptx::Instruction*> origin;  // per element of code
     std::vector<Ref> more;                        // operands beyond those in Instr
-    std::vector<std::vector<uint32_t>> tables;    // targets of brx.idx, and the blobs of calls
+    std::vector<std::vector<uint32_t>> tables;    // targets of brx.idx, the blobs of calls, registers of wgmma
     AlignedBytes pool;                            // the constants, 32 lanes each
     uint32_t frame_bytes = 0;                     // the registers and parameter blobs of one warp
     uint32_t blob_base   = 0;                     // the parameter blobs come after the registers
@@ -94,6 +94,7 @@ struct Function {
     bool calls           = false;
     uint32_t pred_bytes  = 0;                // the predicates come first in a frame and are cleared when it is made
     std::vector<ParamBlob> params, results;  // of device functions
+    std::vector<int> wgmma_registers;        // PTX registers that a wgmma uses, for --check all
     uint32_t sites = 0;                      // the number of memory instructions
     std::string missing;                     // why the function cannot be decoded, else empty
     int shared_granule = 2;  // log2 of the bytes of the smallest access to shared memory, for which races are recorded

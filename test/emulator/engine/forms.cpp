@@ -8,6 +8,13 @@
 namespace emu {
 namespace {
 
+// The shapes of wgmma: m64n8k16, m64n16k16 … m64n256k16.
+std::vector<std::string> shapes_of_64(const std::string& k) {
+    std::vector<std::string> all;
+    for (int n = 8; n <= 256; n += 8) all.push_back("m64n" + std::to_string(n) + k);
+    return all;
+}
+
 // This is never destroyed, because kernels may still be decoded when the program ends.
 const auto& kFamilies = *new std::map<std::string, std::vector<std::string>, std::less<>>{
     {"INT", {"u16", "s16", "u32", "s32", "u64", "s64"}},
@@ -33,6 +40,9 @@ const auto& kFamilies = *new std::map<std::string, std::vector<std::string>, std
      {"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num",
       "nan"}},
     {"BOOL", {"and", "or", "xor"}},
+    {"M64K8", shapes_of_64("k8")},
+    {"M64K16", shapes_of_64("k16")},
+    {"M64K32", shapes_of_64("k32")},
 };
 
 struct Slot {
@@ -91,8 +101,9 @@ struct Table {
     std::vector<Row> rows;
     std::map<std::string, std::vector<Pattern>, std::less<>> by_opcode;
     Table() {
-        for (auto* more : {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows,
-                           control_rows, warp_rows, tensor_rows, matrix_rows, video_rows, mbarrier_rows, bulk_rows})
+        for (auto* more :
+             {integer_rows, float_rows, half_rows, convert_rows, move_rows, memory_rows, atomic_rows, control_rows,
+              warp_rows, tensor_rows, matrix_rows, video_rows, mbarrier_rows, bulk_rows, wgmma_rows})
             for (const Row& row : more()) rows.push_back(row);
         for (const Row& row : rows) {
             Pattern p{compile(row.pattern), &row};

@@ -16,7 +16,7 @@ const Row* find_row(const ptx::Instruction& i);
 
 // The rows of each file of handlers.
 std::vector<Row> integer_rows(), float_rows(), half_rows(), convert_rows(), move_rows(), memory_rows(), atomic_rows(),
-    control_rows(), warp_rows(), tensor_rows(), matrix_rows(), video_rows(), mbarrier_rows(), bulk_rows();
+    control_rows(), warp_rows(), tensor_rows(), matrix_rows(), video_rows(), mbarrier_rows(), bulk_rows(), wgmma_rows();
 size_t row_count();
 std::vector<std::string> rows_without_use();  // patterns that no instruction of this process has matched
 

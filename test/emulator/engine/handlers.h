@@ -29,6 +29,9 @@ const Instr* load_unset(Warp& w, const Instr* i);
 const Instr* mark_set(Warp& w, const Instr* i);
 const Instr* mark_chosen(Warp& w, const Instr* i);
 
+// wgmma.cpp
+const Instr* touch_wgmma(Warp& w, const Instr* i);
+
 }  // namespace op
 
 // engine.cpp: the groups of a warp

@@ -13,6 +13,7 @@
 #include "races.h"
 #include "spec.h"
 #include "summary.h"
+#include "wgmma.h"
 
 namespace emu {
 namespace {
@@ -61,6 +62,7 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
 
 void end_block(Block& b) {
     end_bulk(b);
+    end_wgmma(b);
     report_unwritten(b);
     for (Warp& w : b.warps)
         for (Group& g : w.groups)

@@ -30,8 +30,9 @@ struct SharedRaces {
 
     // When a block first uses an mbarrier or the async proxy, its rows of `knows` get kWide entries. Behind the warps
     // are columns of the mbarriers by which bulk copies end: what such a copy has written is recorded as the write of a
-    // thread of that column. The other half of a row says up to which time a warp's generic writes lie before a
-    // fence.proxy.async that the row's warp knows of.
+    // thread of that column. The last columns are those of the warpgroups: what wgmma reads is recorded as their read.
+    // The other half of a row says up to which time a warp's generic writes lie before a fence.proxy.async that the
+    // row's warp knows of.
     static constexpr size_t kColumns = 32, kWide = 2 * kColumns;
     struct Clock {
         std::vector<uint64_t> arrived, over;  // rows: what arrivals of this phase know, and those of completed phases
@@ -69,6 +70,11 @@ void clock_init(Warp& w, int lane, uint64_t barrier);
 void proxy_fence(Warp& w, bool of_init);  // of_init: fence.mbarrier_init
 // Reports bytes that threads wrote with no fence.proxy.async before the async proxy reads them now.
 void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
+// What wgmma reads: chunks of 16 bytes at these places. When a warp comes to a product, it must be ordered after those
+// who wrote them. When the product is made, its reads are recorded with a time, which a wait makes known to its warp.
+void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n);
+uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, size_t n);
+void learn_wgmma_reads(Warp& w, uint32_t warpgroup, uint64_t time);
 void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, uint64_t barrier);
 
 // global_races.cpp

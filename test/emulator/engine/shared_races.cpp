@@ -62,11 +62,10 @@ bool stored_together(Warp& w, const Instr* i, int a, int b) {
 Finding race(Warp& w, const Instr* i, int lane, uint64_t offset, bool write, uint32_t other, bool other_wrote) {
     char text[256];
     if (other / kLanes >= w.block->warps.size()) {
-        std::snprintf(
-            text, sizeof text,
-            "shared 0x%llx is %s here and was written by a bulk copy whose mbarrier this thread has not waited "
-            "for",
-            (unsigned long long)offset, verb(write));
+        std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s", (unsigned long long)offset, verb(write),
+                      other_wrote
+                          ? "written by a bulk copy whose mbarrier this thread has not waited for"
+                          : "read by a wgmma, and this thread has waited neither for it nor for a thread that has");
         Finding f = finding_at(w, i, Kind::AsyncCopyRace, lane, text);
         f.address = offset;
         return f;
@@ -416,12 +415,18 @@ void SharedRaces::widen() {
     partial = true;
 }
 
+// The number of columns for warpgroups, or 0 when they would leave none for mbarriers.
+static size_t warpgroup_columns(const Block& b) {
+    const size_t warps = b.warps.size(), groups = warps / 4;
+    return warps + groups < SharedRaces::kColumns ? groups : 0;
+}
+
 static SharedRaces::Clock& clock_of(Block& b, uint64_t barrier) {
     SharedRaces& s = *b.races;
     s.widen();
     auto [row, fresh] = s.clocks.try_emplace(barrier);
     if (fresh) {
-        const size_t warps = b.warps.size(), free = SharedRaces::kColumns - warps;
+        const size_t warps = b.warps.size(), free = SharedRaces::kColumns - warps - warpgroup_columns(b);
         row->second = {std::vector<uint64_t>(s.stride), std::vector<uint64_t>(s.stride),
                        free ? warps + (s.clocks.size() - 1) % free : 0};
     }
@@ -513,6 +518,69 @@ void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, uint64_t barrier)
     if (c.init && !fenced(w, c.init, c.by))
         report_proxy(w, i, lane, barrier, c.by, "a bulk copy uses the mbarrier at", "initialised");
     c.init = 0;
+}
+
+void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n) {
+    Block& b       = *w.block;
+    SharedRaces& s = *b.races;
+    s.widen();
+    // The time before which a write of each warp, or by a bulk copy of each column, is known here and fenced.
+    uint64_t ordered[SharedRaces::kColumns], fenced[SharedRaces::kColumns];
+    for (size_t v = 0; v < SharedRaces::kColumns; v++) {
+        ordered[v] = v == w.index ? ~0ull : std::max(s.all_since, s.knows[w.index * s.stride + v]);
+        if (v < s.fenced.size() && s.listens[w.index]) ordered[v] = std::max(ordered[v], s.fenced[v]);
+        fenced[v] =
+            v < b.warps.size() ? std::max(s.start + 1, s.knows[w.index * s.stride + SharedRaces::kColumns + v]) : ~0ull;
+    }
+    uint64_t good      = 0;  // the last record that was
+    const size_t count = size_t(16) >> s.shift;
+    for (size_t k = 0; k < n; k++) {
+        const uint64_t* writer = &s.writer[at[k] >> s.shift];
+        for (size_t g = 0; g < count; g++) {
+            if (writer[g] == good) continue;
+            const uint64_t when = writer[g] >> kTime, who = writer[g] & kThread, place = at[k] + (g << s.shift);
+            if (writer[g] && when >= ordered[who / kLanes]) {
+                Finding f = race(w, i, 0, place, false, uint32_t(who), true);
+                f.what += "; a wgmma reads it";
+                return void(report(f));
+            }
+            if (when >= fenced[who / kLanes]) return report_proxy(w, i, 0, place, who, "a wgmma reads", "wrote");
+            good = writer[g];
+        }
+    }
+}
+
+uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, size_t n) {
+    SharedRaces& s = *w.block->races;
+    s.widen();
+    const uint64_t time = s.time++;
+    if (warpgroup >= warpgroup_columns(*w.block)) return time;
+    const uint64_t me = (SharedRaces::kColumns - 1 - warpgroup) * kLanes, mine = time << kTime | me;
+    // Earlier reads of which a wait of this warpgroup tells need no record of their own.
+    const auto done = [&](uint64_t who, uint64_t when) { return who == me || s.ordered(w.index, who / kLanes, when); };
+    uint64_t before = 0, after = read_after(mine, 0, true, true);
+    const size_t count = size_t(16) >> s.shift;
+    for (size_t k = 0; k < n; k++) {
+        uint64_t* reader = &s.reader[at[k] >> s.shift];
+        for (size_t g = 0; g < count; g++) {
+            if (reader[g] != before) {
+                before               = reader[g];
+                const uint64_t other = before >> kOther & kThread;
+                after                = read_after(mine, before, done(before & kThread, before >> kTime),
+                                                  !(before & kMany) || done(other, other_time(before)));
+            }
+            reader[g] = after;
+        }
+    }
+    return time;
+}
+
+void learn_wgmma_reads(Warp& w, uint32_t warpgroup, uint64_t time) {
+    SharedRaces& s = *w.block->races;
+    if (warpgroup >= warpgroup_columns(*w.block)) return;
+    uint64_t& known = s.knows[w.index * s.stride + SharedRaces::kColumns - 1 - warpgroup];
+    known           = std::max(known, time + 1);
+    s.synchronised(w.index);
 }
 
 }  // namespace emu

@@ -61,6 +61,35 @@ __device__ inline void store_tile(const CUtensorMap& map, int x, int y, const vo
 __device__ inline void commit_bulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 __device__ inline void wait_bulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
+// --- wgmma: the four warps of a warpgroup multiply matrices in shared memory; the sums stay in registers -------------
+__device__ inline void fence_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void commit_wgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int Open = 0> __device__ inline void wait_wgmma() {  // `Open` groups may stay open
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Open) : "memory");
+}
+// Describes a matrix of bf16 whose rows have 128 bytes and are swizzled as by a tensor map. Eight rows have 1024 bytes.
+__device__ inline uint64_t describe(const bf16* tile) {
+    return uint64_t(shared_address(tile) >> 4) | uint64_t(1024 >> 4) << 32 | 1ull << 62;
+}
+// d (64 x 64) = or += a (64 x 16) . b, where b has a row for each column of d (64 x 16). With AcrossB b is (16 x 64).
+template <int AcrossB = 0> __device__ inline void multiply(float (&d)[32], uint64_t a, uint64_t b, bool adds) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+        "%13, "
+        "%14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, "
+        "0, "
+        "%35;\n}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
+          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
+          "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
+          "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+        : "l"(a), "l"(b), "r"(int(adds)), "n"(AcrossB));
+}
+// The row and column of d[k] in this thread.
+__device__ inline int row_of(int k) { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + k / 2 % 2 * 8; }
+__device__ inline int column_of(int k) { return k / 4 * 8 + threadIdx.x % 4 * 2 + k % 2; }
+
 // Describes a matrix of bf16 and its tiles of `high` x `wide` elements, of which a row has 128 bytes or less.
 inline CUtensorMap tensor_map(const bf16* matrix, int rows, int columns, int high, int wide,
                               CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
