@@ -213,18 +213,25 @@ static int run(int argc, char** argv) {
 
     const Steering steering(model, o.steer);
     const Inference inference{o, model, tokenizer.get()};
-    if (!o.eval.empty()) return run_benchmarks(inference), 0;
-    if (o.score) return score(inference), 0;
-    if (!o.probe.empty()) return run_probe(inference), 0;
-    if (o.chat) return run_chat(inference), 0;
-    const Prompt prompt = read_prompt(inference);
-    if (o.logits) return print_logits(inference, prompt), 0;
-    if (o.lens) return print_lens(inference, prompt), 0;
-    continue_prompt(inference, prompt);
+    if (!o.eval.empty())
+        run_benchmarks(inference);
+    else if (o.score)
+        score(inference);
+    else if (!o.probe.empty())
+        run_probe(inference);
+    else if (o.chat)
+        run_chat(inference);
+    else if (const Prompt prompt = read_prompt(inference); o.logits)
+        print_logits(inference, prompt);
+    else if (o.lens)
+        print_lens(inference, prompt);
+    else
+        continue_prompt(inference, prompt);
+    expect_printed();
     return 0;
 }
 
-int main(int argc, char** argv) try {
+int main(int argc, char** argv) {
     let_idle_threads_sleep(argv);
-    return run(argc, argv);
-} catch (const std::exception& e) { return complain(e); }
+    return run_main([&] { return run(argc, argv); });
+}

@@ -175,7 +175,7 @@ static int run(int argc, char** argv) {
     return 0;
 }
 
-int main(int argc, char** argv) try {
+int main(int argc, char** argv) {
     let_idle_threads_sleep(argv);
-    return run(argc, argv);
-} catch (const std::exception& e) { return complain(e); }
+    return run_main([&] { return run(argc, argv); });
+}

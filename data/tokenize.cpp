@@ -412,10 +412,9 @@ static void decode(const Options& o) {
                       os_error());
         }
     }
-    CHECK_RUN(std::fflush(stdout) == 0, "cannot write the text: {}", os_error());
 }
 
-int main(int argc, char** argv) try {
+static int run(int argc, char** argv) {
     Options o;
     Flags f("tokenize", "turns text into token shards, shards into text, and text into vocabularies");
     list_options(f, o);
@@ -428,4 +427,10 @@ int main(int argc, char** argv) try {
         train_bpe(o);
     else
         make_shards(o);
-} catch (const std::exception& e) { return complain(e); }
+    expect_printed();
+    return 0;
+}
+
+int main(int argc, char** argv) {
+    return run_main([&] { return run(argc, argv); });
+}

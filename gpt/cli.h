@@ -131,7 +131,7 @@ class Flags {
             fmt::print("{}", help_ == "table" ? table() : help());
         else if (version_)
             fmt::print("{}", version());
-        if (!help_.empty() || version_) return false;
+        if (!help_.empty() || version_) return expect_printed(), false;
         for (const std::string& word : app_.remaining()) refuse_unknown(word);
         for (Row& row : rows_)
             if (row.option->count() > 0) row.set(row.option->results());

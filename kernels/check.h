@@ -7,9 +7,11 @@
 //
 // CHECK_CALL is for what no input can cause, such as the shapes that an op gets. Only its message begins with the place
 // in our source, because only we can mend that. The checks are on in every build. Errors are thrown, and only main()
-// catches them, with complain().
+// catches them, with run_main().
 #pragma once
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -70,18 +72,35 @@ inline std::string gibibytes(int64_t bytes) {
     return g < 0.1 ? fmt::format("{:.1f} MiB", g * 1024) : fmt::format("{:.2f} GiB", g);
 }
 
-// Prints the error as a person reads it and returns the exit code for main(). A path that the system does not let the
-// program reach is bad input.
+// Expects that everything printed so far has reached standard output.
+inline void expect_printed() {
+    CHECK_RUN(std::fflush(stdout) == 0 && !std::ferror(stdout), "cannot write to standard output: {}", os_error());
+}
+
+// Prints the error as a person reads it and returns the exit code. A path that the system does not let the program
+// reach is bad input.
 inline int complain(const std::exception& e) {
+    // fmt::print would throw where nothing can be printed, and end the program by abort().
+    const auto say = [](const std::string& what) { std::fputs(("error: " + what + "\n").c_str(), stderr); };
     std::fflush(stdout);
     if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&e)) {
-        fmt::print(stderr, "error: {}: {}\n", file->path1().string(), file->code().message());
+        say(file->path1().string() + ": " + file->code().message());
         for (const auto bad_path : {std::errc::permission_denied, std::errc::filename_too_long,
                                     std::errc::not_a_directory, std::errc::too_many_symbolic_link_levels})
             if (file->code() == bad_path) return 2;
         return 1;
     }
-    fmt::print(stderr, "error: {}\n", e.what());
+    say(e.what());
     const auto* known = dynamic_cast<const Error*>(&e);
     return known ? known->exit_code : 1;
 }
+
+// What main() does: runs the body, which returns the exit code, or prints its error. A standard stream that is closed
+// becomes /dev/null first. Else the next file that is opened would take its number, and messages would go into it.
+template <class Body>
+int run_main(Body body) try {
+    int file = open("/dev/null", O_RDWR);
+    while (file >= 0 && file <= 2) file = open("/dev/null", O_RDWR);
+    if (file >= 0) close(file);
+    return body();
+} catch (const std::exception& e) { return complain(e); }

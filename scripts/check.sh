@@ -9,7 +9,7 @@ echo "== layering: programs -> gpt/ -> data/ -> kernels/; the model knows nothin
 points_up() {  # points_up "FILES" PATTERN: fails when one of the files includes a header of that pattern
     if grep -nE "#include \"$2" $1; then echo "these includes point the wrong way" >&2; exit 1; fi
 }
-talkers='gpt/(options|resume|report|run|reference|products|log|cli|values|plot|probe_plot|chat)\.h'
+talkers='gpt/(options|resume|report|run|reference|products|log|cli|values|plot|probe_plot|chat|inference|inspect)\.h'
 points_up "$(echo kernels/*)" '(gpt|data|test)/'
 points_up "$(ls data/*.h)" '(gpt|test)/'
 points_up "$(ls gpt/*.h)" 'test/'
@@ -34,7 +34,7 @@ sanitize='-fsanitize=address -fsanitize=undefined'   # two options, because nvcc
 # With sanitizers -Wmaybe-uninitialized has false positives, as GCC's manual says; libstdc++'s own <regex> is one.
 CXXFLAGS="-Werror -Wno-maybe-uninitialized -g1 $sanitize -fno-sanitize-recover=all" \
     make --no-print-directory -j"$(nproc)" BUILD=build-check OPT=-O1 LDFLAGS="$sanitize" \
-    build-check/{train_gpt,infer_gpt,tokenize,austen,test_gpt} >build-check.log 2>&1 ||
+    build-check/{train_gpt,infer_gpt,tokenize,austen,bench_ops,test_gpt} >build-check.log 2>&1 ||
     { tail -30 build-check.log >&2; exit 1; }
 rm -f build-check.log
 GPT_BUILD=build-check build-check/test_gpt

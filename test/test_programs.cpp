@@ -544,6 +544,29 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "infer_gpt", model + " --ids 1", {"model.safetensors", "truncated"});
 }
 
+TEST_CASE("a standard stream may be full or closed", "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 3000);
+    for (const char* program : {"train_gpt", "infer_gpt", "tokenize"})
+        for (const char* where : {" 2>/dev/full", " 2>&-"}) {
+            CAPTURE(program, where);
+            CHECK(run(s, program, std::string("--nonsense") + where).code == 2);
+        }
+    // No file that is opened later gets the number of the closed stream, and with it what is printed there.
+    REQUIRE(run(s, "train_gpt", small_run(s, "open") + "--steps 2").code == 0);
+    REQUIRE(run(s, "train_gpt", small_run(s, "closed") + "--steps 2 <&- >&- 2>&-").code == 0);
+    CHECK(losses(s / "closed") == losses(s / "open"));
+    for (const char* file : {"model.safetensors", "state.safetensors"})
+        CHECK(read_text(s / "closed/checkpoints/0000002/" + file) == read_text(s / "open/checkpoints/0000002/" + file));
+    // What was asked for and cannot be printed is an error.
+    for (const std::string words : {"--ids 1,2,3 --tokens 3", "--ids 1,2,3 --logits", "--help", "--version"}) {
+        CAPTURE(words);
+        const Ran r = run(s, "infer_gpt", "--model " + quoted(s / "open") + " " + words + " >/dev/full");
+        CHECK(r.code == 1);
+        CHECK(missing_words(r.err, {"cannot write to"}) == "");
+    }
+}
+
 TEST_CASE("on a full disk nothing is lost, and the error names the previous checkpoint", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
