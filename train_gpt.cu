@@ -2,12 +2,13 @@
 //
 // The CUDA is in kernels/: one .cu file per operation, with its CPU half beside its GPU half; kernels/ops.h lists them.
 // This file is the order of events. gpt/options.h lists the options, gpt/run.h decides what they mean, gpt/model.h is
-// the model, gpt/step.h a training step, gpt/checkpoint.h what is saved, gpt/report.h and gpt/log.h what is printed.
+// the model, gpt/step.h a training step, gpt/saver.h what is saved, gpt/report.h and gpt/log.h what is printed.
 #include "gpt/busy.h"
 #include "gpt/products.h"
 #include "gpt/reference.h"
 #include "gpt/report.h"
 #include "gpt/run.h"
+#include "gpt/saver.h"
 #include "gpt/start.h"
 #include "gpt/step.h"
 
@@ -16,10 +17,10 @@ struct Training {
     Run& run;
     Model& model;
     Optimizer& optimizer;
+    Saver& saver;
     TrainState& state;
     Comm& comm;
     Log& log;
-    int64_t saved;                             // the step of the newest checkpoint; -1 before the first one
     std::unique_ptr<Preferences> preferences;  // null unless --objective dpo
     int64_t skips = 0;                         // skipped steps in a row, up to now
 
@@ -42,7 +43,8 @@ static bool validate(Training& t) {
     const float loss = float(t.preferences ? pairs.loss : t.comm.mean(mean_loss(t.model, *t.run.val, batches, go_on)));
     busy.end();
     if (t.asked_to_stop()) return false;
-    if (!std::isfinite(loss)) give_up(t.run, t.state.step - t.skips, "the validation loss is not a finite number");
+    if (!std::isfinite(loss))
+        give_up(t.run, t.saver, t.state.step - t.skips, "the validation loss is not a finite number");
     t.log.eval(t.state.step, t.state.tokens, loss, watch.seconds());
     if (t.preferences) t.log.preferences(t.state.step, pairs.margin, pairs.right);
     return true;
@@ -71,14 +73,10 @@ static bool sample(Training& t) {
 // Saves a checkpoint, unless this step is saved already. After a skipped step nothing is saved, because the weights
 // that it found may be the reason why it was skipped.
 static void save(Training& t) {
-    if (t.saved == t.state.step || t.skips > 0) return;
+    if (t.saver.newest() == t.state.step || t.skips > 0) return;
     t.comm.expect_same([&] { return fingerprint(t.model); }, "the weights");
-    t.saved = t.state.step;
-    Busy busy("saving");
-    const std::string path =
-        save_checkpoint(t.run.folder(), t.state, t.model, t.optimizer, t.run.tokenizer_files, t.comm);
-    busy.end();
-    if (t.comm.first()) t.log.save(t.state.step, path);
+    const Busy busy("saving");
+    t.saver.save(t.state);
 }
 
 // Trains from t.state.step on, until the last step or until a process of the run is asked to stop.
@@ -115,13 +113,13 @@ static void train(Training& t) {
         stop    = r.stop;
         t.skips = r.finite() ? 0 : t.skips + 1;
         if (t.skips > o.max_skips)
-            give_up(t.run, step + 1 - t.skips,
+            give_up(t.run, t.saver, step + 1 - t.skips,
                     fmt::format("{} steps in a row gave a loss or gradient norm that is not finite", t.skips));
-        // The newest checkpoint has now given a finite loss, so older ones can go.
-        if (t.saved == step && r.finite() && t.comm.first())
-            remove_old_checkpoints(t.run.folder(), o.keep, o.saved_steps);
+        t.saver.poll();
+        if (r.finite()) t.saver.remove_old();
     }
-    if (t.saved == o.steps && t.comm.first()) remove_old_checkpoints(t.run.folder(), o.keep, o.saved_steps);
+    t.saver.finish();
+    if (t.saver.newest() == o.steps) t.saver.remove_old();
 }
 
 static int run(int argc, char** argv) {
@@ -163,8 +161,9 @@ static int run(int argc, char** argv) {
     header(run);
     report_start(log, run, first, since_start.seconds());
     stop_on_signals(comm.first());
-    const int64_t saved = run.checkpoint.empty() ? -1 : first.state.step;
-    Training training{run, model, *optimizer, first.state, comm, log, saved, make_preferences(run, model, comm)};
+    const DType saved = first.state.weights_dtype;
+    Saver saver(save_settings(run, log), model, *optimizer, saved, run.tokenizer_files, comm);
+    Training training{run, model, *optimizer, saver, first.state, comm, log, make_preferences(run, model, comm)};
     train(training);
 
     // Close.

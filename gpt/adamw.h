@@ -12,6 +12,7 @@ class AdamW : public Optimizer {
         table_ = AdamWTable(std::move(rows), *model.device);
     }
 
+    static std::vector<StateKind> kinds() { return {{"m", every_row}, {"v", every_row}}; }
     static int64_t bytes(const Config& c, DType dtype, const Sharding& sharding = {}) {
         return state_bytes(kinds(), c, dtype, sharding);
     }
@@ -28,7 +29,5 @@ class AdamW : public Optimizer {
     }
 
   private:
-    static std::vector<StateKind> kinds() { return {{"m", every_row}, {"v", every_row}}; }
-
     AdamWTable table_;
 };

@@ -1,4 +1,5 @@
-// checkpoint.h - everything that a run needs to go on as if it had never stopped
+// checkpoint.h - everything that a run needs to go on as if it had never stopped: what it is, where it lies, and
+// reading it. saver.h writes it.
 //
 //   RUN/checkpoints/0001000/    config.json model.safetensors tokenizer.json    a model folder like any other
 //                               state.safetensors    the optimizer's state as KIND.WEIGHT, such as m.wte.weight, and
@@ -26,7 +27,6 @@
 #include "data/json.h"
 #include "data/loader.h"
 #include "data/tokenizer_json.h"
-#include "gpt/comm.h"
 #include "gpt/hf.h"
 #include "gpt/optimizer.h"
 
@@ -81,138 +81,6 @@ inline std::string run_name(const std::string& model) {
     return name.empty() || name == "." || name == ".." ? "model" : name;
 }
 
-// Returns the tensors of state.safetensors, in the order of the file. When model.safetensors is fp32, it holds the
-// masters.
-inline std::vector<Optimizer::Stored> stored_state(const Optimizer& optimizer, DType weights_dtype) {
-    auto all = optimizer.stored(false);
-    if (weights_dtype == DType::F32)
-        while (!all.empty() && all.back().kind < 0) all.pop_back();
-    return all;
-}
-
-// Which process writes which tensors of a checkpoint. Each next tensor goes to the one that has the fewest elements.
-struct Writers {
-    std::vector<std::vector<size_t>> of;  // the tensors of each process, by number
-
-    Writers(const std::vector<Optimizer::Stored>& all, int count) : of(size_t(count)) {
-        std::vector<int64_t> elements(size_t(count), 0);
-        for (size_t i = 0; i < all.size(); i++) {
-            const auto least = std::min_element(elements.begin(), elements.end()) - elements.begin();
-            elements[size_t(least)] += all[i].shape.numel();
-            of[size_t(least)].push_back(i);
-        }
-    }
-    // Calls write(tensor number, tensor) in the process that writes it, as many processes at a time as there are. All
-    // of them must call this, because a tensor may lie in parts in all of them.
-    template <class Write>
-    void each(const std::vector<Optimizer::Stored>& all, Optimizer& optimizer, Write write) const {
-        size_t rounds = 0;
-        for (const auto& own : of) rounds = std::max(rounds, own.size());
-        for (size_t k = 0; k < rounds; k++) {
-            std::pair<size_t, Tensor> mine;
-            for (size_t w = 0; w < of.size(); w++)
-                if (k < of[w].size())
-                    if (const Tensor t = optimizer.gather(all[of[w][k]], int(w)); t) mine = {of[w][k], t};
-            if (mine.second) write(mine.first, mine.second);
-        }
-    }
-};
-
-// Writes this process's tensors of a checkpoint: its shards of the weights and of the state. Returns the rows of all
-// shards, for the index.
-template <class Rows, class Write>
-std::vector<std::vector<StoredRow>> write_shards(const fs::path& folder, const std::string& stem,
-                                                 const std::vector<Optimizer::Stored>& all, Optimizer& optimizer,
-                                                 int rank, int count, Rows rows_of, Write write) {
-    const Writers writers(all, count);
-    std::vector<std::vector<StoredRow>> shards;
-    for (const auto& own : writers.of) {
-        shards.emplace_back();
-        for (const size_t i : own)
-            for (StoredRow& row : rows_of(all[i])) shards.back().push_back(std::move(row));
-    }
-    std::unique_ptr<SafetensorsWriter> file;
-    if (rank < count)
-        file = std::make_unique<SafetensorsWriter>(
-            (folder / ModelWriter::file_name(stem, size_t(rank), size_t(count))).string(), shards[size_t(rank)]);
-    writers.each(all, optimizer, [&](size_t i, Tensor t) { write(*file, all[i], t); });
-    if (file) file->close();
-    return shards;
-}
-
-// Writes config.json and the weights, in shards by `count` processes. A process that has all weights by itself writes
-// them sorted, and in files of at most 5 GB.
-inline void write_weights(const fs::path& folder, DType dtype, Model& model, Optimizer& optimizer, int rank,
-                          int count) {
-    if (count == 1 && !model.layout.sharding.cuts(ShardLevel::optimizer)) {
-        if (rank == 0) save_model(folder.string(), optimizer.master(), model.config, dtype, model.stream);
-        return;
-    }
-    const auto weights = hf_weights(model.config);
-    const auto hf      = [&](const Optimizer::Stored& t) { return weights.at(t.name.substr(t.name.find('.') + 1)); };
-    const auto rows    = [&](const Optimizer::Stored& t) {
-        const HfWeight w = hf(t);
-        std::vector<StoredRow> all;
-        for (const std::string& name : w.names) all.push_back({name, row_of(dtype).stored, w.theirs});
-        return all;
-    };
-    const auto write = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
-        store_weight(t, hf(stored), model.config, dtype, model.stream,
-                     [&](const std::string& name, const std::string& bytes) {
-                         to.write(name, bytes.data(), int64_t(bytes.size()));
-                     });
-    };
-    const auto shards = write_shards(folder, "model", optimizer.stored(true), optimizer, rank, count, rows, write);
-    if (rank > 0) return;
-    ModelWriter::write_index(folder.string(), "model", shards);
-    save_config(folder.string(), model.config, dtype);
-}
-
-// Writes the optimizer's state likewise.
-inline void write_state(const fs::path& folder, DType weights_dtype, Model& model, Optimizer& optimizer, int rank,
-                        int count) {
-    std::vector<float> host;
-    const auto rows  = [](const Optimizer::Stored& t) { return std::vector<StoredRow>{{t.name, "F32", t.shape}}; };
-    const auto write = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
-        host.resize(size_t(t.numel()));
-        to_host(host.data(), t, model.stream);
-        check_finite(host, stored.name);
-        to.write(stored.name, host.data(), t.bytes());
-    };
-    const auto shards =
-        write_shards(folder, "state", stored_state(optimizer, weights_dtype), optimizer, rank, count, rows, write);
-    if (rank == 0) ModelWriter::write_index(folder.string(), "state", shards);
-}
-
-// Writes all files of a checkpoint into `folder`. Throws a RunError for a number that is not finite.
-inline void write_checkpoint(const fs::path& folder, const TrainState& state, Model& model, Optimizer& optimizer,
-                             const TokenizerFiles& tokenizer, const Comm* comm = nullptr) {
-    const int rank = comm ? comm->rank() : 0;
-    int count      = 1;  // how many processes write: all, when all of them see the folder; else rank 0
-    if (comm && !comm->alone()) {
-        comm->barrier();  // rank 0 has made the folder
-        if (comm->mean(fs::is_directory(folder) ? 1 : 0) == 1) count = comm->world();
-    }
-    write_weights(folder, state.weights_dtype, model, optimizer, rank, count);
-    write_state(folder, state.weights_dtype, model, optimizer, rank, count);
-    if (comm) comm->barrier();  // every process has flushed its files
-    if (comm && !comm->first()) return;
-    for (const auto& [name, text] : tokenizer) write_file((folder / name).string(), text);
-    const nlohmann::ordered_json j = {{"step", state.step},
-                                      {"tokens", state.tokens},
-                                      {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
-                                      {"seed", state.seed},
-                                      {"dtype", name_of(model.dtype)},
-                                      {"rounded_at", state.rounded_at},
-                                      {"world", state.world},
-                                      {"context", state.context},
-                                      {"evaluated", state.evaluated},
-                                      {"data", state.data_fingerprint}};
-    write_file((folder / "state.json").string(), j.dump(2) + "\n");
-    write_file((folder / "COMPLETE").string(), "");
-    OutputFile::sync_folder(folder.string());
-}
-
 // Makes checkpoints/latest a link to a checkpoint.
 inline void point_latest_to(const fs::path& home, int64_t step) {
     const fs::path link = home / ".latest.tmp";
@@ -224,38 +92,10 @@ inline void point_latest_to(const fs::path& home, int64_t step) {
 
 // Removes the hidden folders of saves that a kill ended.
 inline void remove_unfinished_saves(const fs::path& home) {
-    for (const auto& e : fs::directory_iterator(home))
+    std::error_code none;
+    for (const auto& e : fs::directory_iterator(home, none))
         if (const std::string name = e.path().filename().string(); name[0] == '.' && e.path().extension() == ".tmp")
             fs::remove_all(e.path());
-}
-
-// Writes a checkpoint into the run folder, all processes together. Returns its path.
-inline std::string save_checkpoint(const std::string& run, const TrainState& state, Model& model, Optimizer& optimizer,
-                                   const TokenizerFiles& tokenizer, const Comm& comm) {
-    const fs::path home = run + "/checkpoints", hidden = home / ("." + checkpoint_name(state.step) + ".tmp");
-    const std::string final_path = checkpoint_path(run, state.step);
-    try {
-        if (comm.first()) {
-            fs::create_directories(home);
-            remove_unfinished_saves(home);
-            fs::create_directory(hidden);
-        }
-        write_checkpoint(hidden, state, model, optimizer, tokenizer, &comm);
-        if (!comm.first()) return final_path;
-        fs::remove_all(final_path);  // a folder of that name without COMPLETE
-        fs::rename(hidden, final_path);
-        OutputFile::sync_folder(home.string());
-        point_latest_to(home, state.step);
-    } catch (const std::exception& e) {
-        std::error_code ignored;
-        if (comm.alone()) fs::remove_all(hidden, ignored);  // others may still be writing
-        const auto left = checkpoints_of(run);
-        throw RunError(fmt::format("checkpoint at step {} could not be saved: {}\n    {}", state.step, e.what(),
-                                   left.empty() ? "there is no earlier checkpoint of this run"
-                                                : "the last complete one is " + checkpoint_path(run, left.back()) +
-                                                      "; --resume continues from there"));
-    }
-    return final_path;
 }
 
 // Removes all checkpoints but the newest `keep` (0: none is removed) and those of the steps in `kept`, which is sorted.

@@ -25,7 +25,8 @@ class Comm {
     // Waits up to `seconds` until all processes have connected. `run` is the same number in all processes of this run,
     // and differs for another command. A process that tells nothing for `timeout` seconds ends all, and so does a step
     // in which no process gets on for as long; 0: never.
-    Comm(const Ranks& ranks, uint64_t run, int seconds = 600, int timeout = 0) : ranks_(ranks), timeout_(timeout) {
+    Comm(const Ranks& ranks, uint64_t run, int seconds = 600, int timeout = 0)
+        : ranks_(ranks), run_(run), timeout_(timeout) {
         if (alone()) return;
         others_        = Rendezvous(ranks, run, seconds).connections();
         char host[256] = "";
@@ -38,6 +39,13 @@ class Comm {
         beats_ = Rendezvous(ranks, ~run, seconds).connections();
         CHECK_RUN(pipe2(end_, O_CLOEXEC) == 0, "cannot open a pipe: {}", os_error());
         watcher_ = std::thread([this] { watch(); });
+    }
+    // Connects the same processes once more, for messages of another thread. This object goes on watching over them.
+    std::unique_ptr<Comm> beside() const {
+        std::unique_ptr<Comm> comm(new Comm(ranks_));
+        barrier();  // rank 0 no longer listens for the connections before
+        if (!alone()) comm->others_ = Rendezvous(ranks_, run_ + 1, 600).connections();
+        return comm;
     }
     ~Comm() { stop_watching(); }
     Comm(const Comm&)            = delete;
@@ -102,6 +110,20 @@ class Comm {
         refusal = share(refusal);
         CHECK_RUN(refusal.empty(), "{}", refusal);
     }
+    // Returns in every process when all have called it with "". When one has failed, and gives its reason, it throws a
+    // RunError in every process that names the first such rank.
+    void fail_together(std::string reason) const {
+        if (!alone() && first()) {
+            if (!reason.empty()) reason = "rank 0: " + reason;
+            for (const Connection& c : others_)
+                if (const std::string theirs = c.receive(); !theirs.empty() && reason.empty())
+                    reason = fmt::format("rank {}: {}", c.rank(), theirs);
+        } else if (!alone()) {
+            others_[0].send(reason);
+        }
+        reason = share(reason);
+        CHECK_RUN(reason.empty(), "{}", reason);
+    }
     // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which the step adds up over all
     // processes. A process that is alone needs no vote, and its GPU is spared the copy.
     void vote(Tensor vote, bool asked, Stream s) const {
@@ -155,6 +177,8 @@ class Comm {
     }
 
   private:
+    explicit Comm(const Ranks& ranks) : ranks_(ranks) {}
+
     static constexpr int64_t phases = 4;
     static constexpr int64_t parted = -1;  // the place of a process that has called finish()
     using Clock                     = std::chrono::steady_clock;
@@ -273,7 +297,8 @@ class Comm {
     }
 
     Ranks ranks_;
-    int timeout_ = 0;  // seconds; 0: none
+    uint64_t run_ = 0;
+    int timeout_  = 0;  // seconds; 0: none
     std::unique_ptr<Collective> group_;
     std::vector<Connection> others_;  // rank 0 holds one per peer; every peer holds one, to rank 0
     std::vector<Connection> beats_;   // likewise, for beats

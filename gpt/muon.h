@@ -27,6 +27,7 @@ class Muon : public Optimizer {
         work_ = take_work(model.config, model.dtype, [&](const Shape& s, DType t) { return memory_.take(s, t); });
     }
 
+    static std::vector<StateKind> kinds() { return {{"m", is_other}, {"v", is_other}, {"momentum", is_matrix}}; }
     static int64_t bytes(const Config& c, DType dtype, const Sharding& sharding = {}) {
         Arena work;
         plan_work(work, c, dtype);
@@ -67,7 +68,6 @@ class Muon : public Optimizer {
   private:
     static bool is_matrix(const ParamRow& r) { return r.update == Update::matrix; }
     static bool is_other(const ParamRow& r) { return !is_matrix(r); }
-    static std::vector<StateKind> kinds() { return {{"m", is_other}, {"v", is_other}, {"momentum", is_matrix}}; }
 
     struct Matrix {
         Tensor weight, master, momentum, gradient;

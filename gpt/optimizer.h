@@ -98,17 +98,21 @@ class Optimizer {
         Shape shape;
     };
     std::vector<Stored> stored(bool masters_only) const {
+        std::vector<StateKind> kinds;
+        for (const State& s : state_) kinds.push_back(s.kind);
+        return stored(kinds, model_.config, masters_only);
+    }
+    static std::vector<Stored> stored(const std::vector<StateKind>& kinds, const Config& c, bool masters_only) {
         std::vector<Stored> all;
         Params shapes;
-        const auto rows = param_rows(shapes, model_.config);
-        for (int kind = 0; kind <= int(state_.size()); kind++) {
-            const bool master = kind == int(state_.size());
+        const auto rows = param_rows(shapes, c);
+        for (int kind = 0; kind <= int(kinds.size()); kind++) {
+            const bool master = kind == int(kinds.size());
             if (masters_only && !master) continue;
             for (size_t i = 0; i < rows.size(); i++)
-                if (master || state_[size_t(kind)].kind.has(rows[i]))
-                    all.push_back(
-                        {fmt::format("{}.{}", master ? "master" : state_[size_t(kind)].kind.name, rows[i].name), i,
-                         master ? -1 : kind, rows[i].shape});
+                if (master || kinds[size_t(kind)].has(rows[i]))
+                    all.push_back({fmt::format("{}.{}", master ? "master" : kinds[size_t(kind)].name, rows[i].name), i,
+                                   master ? -1 : kind, rows[i].shape});
         }
         return all;
     }

@@ -206,7 +206,7 @@ struct Options {
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             timeout = 600, check_weights = 0, max_skips = 10;
     bool ignore_extra_tensors = false, document_mask = false, sequences = false, add_tokens = false, resume = false,
-         tune = false, graph = false, dry_run = false, list_models = false, trust_data = false;
+         save_async = false, tune = false, graph = false, dry_run = false, list_models = false, trust_data = false;
     std::vector<int64_t> saved_steps;  // the numbers of --save-steps, in order
     std::string program;               // the path by which this program runs from any folder
     EarlierStarts earlier;             // holds what run.json says, with --resume
@@ -389,6 +389,9 @@ inline void list_options(Flags& f, Options& o) {
         "0,1,2,4");
     f.add("--keep", o.keep, at_least(0),
           "how many checkpoints to keep, counted from the newest, besides those of --save-steps; 0: all");
+    f.add("--save-async", o.save_async,
+          "save while training goes on: copy what a checkpoint holds in the host's memory, and let a thread write "
+          "it; the files are the same; left out: training waits for them");
     f.add("--timeout", o.timeout, at_least(0).at_most(86400),
           "with several processes: seconds after which one that no longer answers, or a step in which none gets on, "
           "ends all of them; 0: never");

@@ -10,6 +10,7 @@
 
 #include "gpt/generate.h"
 #include "gpt/optimizers.h"
+#include "gpt/saver.h"
 #include "gpt/step.h"
 
 // The host memory that this process holds now, in bytes.
@@ -44,7 +45,9 @@ struct RunSize {
     int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
     ShardLevel shard        = ShardLevel::none;
     int world               = 1;
-    bool offload            = false;  // the optimizer's state is in the host's memory
+    bool offload            = false;       // the optimizer's state is in the host's memory
+    bool save_async         = false;       // what a checkpoint holds is copied there
+    DType weights_dtype     = DType::F32;  // of the weights in a checkpoint
 
     Sharding sharding(int rank = 0) const { return {shard, rank, world, row_of(optimizer).whole_matrices}; }
 };
@@ -52,11 +55,12 @@ struct RunSize {
 // The memory of a run, in bytes by group.
 struct MemoryPlan {
     int64_t weights, gradients, optimizer, activations;
-    int64_t buffers;   // scratch memory of products and other ops, batches being sent, the cache of a sample
-    int64_t program;   // code and libraries in host memory, as measured now. On a GPU it is 0: there
-                       // cuda_context_bytes are an allowance outside the total.
-    int64_t host = 0;  // what a run on a GPU keeps in the host's memory, outside the total
-    int64_t total() const { return weights + gradients + optimizer + activations + buffers + program; }
+    int64_t buffers;     // scratch memory of products and other ops, batches being sent, the cache of a sample
+    int64_t program;     // code and libraries in host memory, as measured now. On a GPU it is 0: there
+                         // cuda_context_bytes are an allowance outside the total.
+    int64_t copies = 0;  // of --save-async on a CPU
+    int64_t host   = 0;  // what a run on a GPU keeps in the host's memory, outside the total
+    int64_t total() const { return weights + gradients + optimizer + activations + buffers + program + copies; }
 };
 
 inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
@@ -86,6 +90,9 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
         plan.host      = plan.optimizer + AdamWTable::staging_bytes();
         plan.optimizer = 0;
     }
+    if (run.save_async)
+        (gpu ? plan.host : plan.copies) +=
+            CheckpointTensors::copied_bytes(row_of(run.optimizer).kinds(), c, run.weights_dtype, run.world);
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
     plan.program = gpu ? 0 : held_bytes();

@@ -24,10 +24,11 @@ inline void list_models() {
 
 inline std::string describe(const MemoryPlan& p) {
     const std::string program = p.program ? " · program " + gibibytes(p.program) : "";
-    const std::string host    = p.host ? " · optimizer in the host's memory " + gibibytes(p.host) : "";
-    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{} · total {}{}",
+    const std::string copies  = p.copies ? " · copies for saving " + gibibytes(p.copies) : "";
+    const std::string host    = p.host ? " · in the host's memory " + gibibytes(p.host) : "";
+    return fmt::format("weights {} · gradients {} · optimizer {} · activations {} · buffers {}{}{} · total {}{}",
                        gibibytes(p.weights), gibibytes(p.gradients), gibibytes(p.optimizer), gibibytes(p.activations),
-                       gibibytes(p.buffers), program, gibibytes(p.total()), host);
+                       gibibytes(p.buffers), copies, program, gibibytes(p.total()), host);
 }
 
 inline std::string describe(const Schedule& s) {
@@ -198,8 +199,19 @@ inline void report_start(Log& log, const Run& run, const FirstWeights& first, do
     log.columns();
 }
 
+inline SaveSettings save_settings(const Run& run, Log& log) {
+    const Options& o = run.options;
+    return {run.folder(),
+            o.save_async,
+            o.keep,
+            o.saved_steps,
+            run.checkpoint.empty() ? -1 : run.saved.step,
+            [&](int64_t step, const std::string& folder) { log.save(step, folder); }};
+}
+
 // Ends a run whose loss is no longer finite. The weights are bad since `step`, so checkpoints from there on are, too.
-[[noreturn]] inline void give_up(const Run& run, int64_t step, const std::string& why) {
+[[noreturn]] inline void give_up(const Run& run, const Saver& saver, int64_t step, const std::string& why) {
+    saver.wait();
     const bool first       = run.ranks.rank == 0;
     const std::string good = first ? retract_checkpoints(run.folder(), step) : "";
     throw RunError(fmt::format(

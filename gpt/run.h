@@ -176,6 +176,8 @@ struct Run {
         size.optimizer     = o.optimizer.kind;
         size.micro_steps   = o.accumulate;
         size.offload       = o.optimizer.in_host_memory;
+        size.save_async    = o.save_async;
+        size.weights_dtype = o.save_dtype.value_or(dtype);
         size.documents     = o.document_mask;
         size.shard         = shard;
         size.world         = world;
@@ -477,7 +479,8 @@ inline FolderLock lock_folder(Options& o) {
 
 // Rank 0 chooses the folder for all processes, and locks it. `checkpoint` is where a resumed run goes on.
 inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string& checkpoint = "") {
-    FolderLock lock          = comm.first() ? lock_folder(o) : FolderLock();
+    FolderLock lock = comm.first() ? lock_folder(o) : FolderLock();
+    if (comm.first()) remove_unfinished_saves(o.out.value_or("") + "/checkpoints");
     o.out                    = comm.share(o.out.value_or(""));
     const auto steps         = comm.first() ? checkpoints_of(o.out) : std::vector<int64_t>();
     const std::string newest = steps.empty() ? "" : checkpoint_path(o.out, steps.back());
@@ -520,16 +523,23 @@ inline void write_run_json(const Run& run) {
 
 // A short number that changes when any weight does.
 inline std::string fingerprint(Model& m) {
-    uint64_t h = 0;
+    constexpr int64_t most = 1 << 20;  // elements that are copied to the host at a time
+    uint64_t h             = 0;
     std::vector<char> host;
     m.shards->forget();
     for (const ParamRow& r : param_rows(m.params, m.config)) {
         m.shards->arrive(r.bucket);
-        host.resize(r.tensor->bytes());
-        to_host(host.data(), *r.tensor, m.stream);
-        uint64_t word = 0;
-        for (size_t i = 0; i + 8 <= host.size(); i += 8)
-            std::memcpy(&word, host.data() + i, 8), h = mix64(h ^ word) + i;
+        const Tensor flat = r.tensor->view({r.tensor->numel()});
+        for (int64_t first = 0, count; first < flat.numel(); first += count) {
+            count             = std::min(most, flat.numel() - first);
+            const Tensor part = flat.rows(first, count);
+            const size_t at   = size_t(first * size_of(part.dtype));
+            host.resize(size_t(part.bytes()));
+            to_host(host.data(), part, m.stream);
+            uint64_t word = 0;
+            for (size_t i = 0; i + 8 <= host.size(); i += 8)
+                std::memcpy(&word, host.data() + i, 8), h = mix64(h ^ word) + at + i;
+        }
     }
     return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));
 }

@@ -1,9 +1,9 @@
 // test_model.cpp - whole models: against PyTorch and transformers (test/golden), against finite differences in double,
 // against the small reference models, with and without a cache, and against themselves
-#include "gpt/checkpoint.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/plan.h"
+#include "gpt/saver.h"
 #include "test/close.h"
 #include "test/data.h"
 #include "test/golden.h"
@@ -301,7 +301,7 @@ TEST_CASE("a save refuses a weight or a moment that is not finite, and names it"
     state.weights_dtype = dtype;
     const auto saved    = [&] {
         const Scratch scratch;
-        write_checkpoint(scratch.path, state, m, adamw, {});
+        write_checkpoint(scratch.path, state, CheckpointTensors(m, adamw, dtype), {}, Comm({}, 1), 1);
         return fs::exists(scratch / "COMPLETE");
     };
     const auto refused_for = [&](Tensor t, const std::string& name) {
@@ -358,7 +358,7 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     const Scratch scratch;
     state.step          = 2;
     state.weights_dtype = DType::BF16;
-    write_checkpoint(scratch.path, state, m, *optimizer, {});
+    write_checkpoint(scratch.path, state, CheckpointTensors(m, *optimizer, DType::BF16), {}, Comm({}, 1), 1);
 
     Model again(c, DType::BF16, {1, 4, true}, *dev);
     const auto other = make_optimizer(again, settings);

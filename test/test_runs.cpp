@@ -10,6 +10,7 @@
 #include "data/files.h"
 #include "gpt/resume.h"
 #include "gpt/schedule.h"
+#include "test/full_disk.h"
 #include "test/programs.h"
 #include "test/terminal.h"
 
@@ -445,10 +446,11 @@ TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the
           "[programs][runs]") {
     const Place p;
     const int signal  = GENERATE(SIGKILL, SIGINT);
+    const auto async  = GENERATE("", "--save-async ");
     const char* often = std::getenv("GPT_KILLS");
-    const int times   = often ? std::stoi(often) : 5;
+    const int times   = often ? std::stoi(often) : 3;
     const std::string words =
-        " --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 "
+        std::string(" --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 ") + async +
         "--threads 1 --steps 120 --eval-every 7 --eval-batches 2 --save-every 1 --out ";
     const std::string command = "env -C " + quoted(p.path) + " " + quoted(p.program);
     REQUIRE(p.train(words + "whole").code == 0);
@@ -459,7 +461,7 @@ TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the
         std::this_thread::sleep_for(std::chrono::microseconds(random() % 500000));
         t.send(signal);
         const int code = t.end();
-        CAPTURE(signal, t.shown());
+        CAPTURE(signal, async, t.shown());
         REQUIRE((code == 0 || code == 128 + signal));
         stops += t.shown().find("done ") == std::string::npos;
         if (!exists(p / "run/checkpoints/latest")) continue;
@@ -483,51 +485,10 @@ TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the
 
 TEST_CASE("a disk that is full at any write of a save loses nothing", "[programs][runs]") {
     const Place p;
-    // Lets the first $WRITES calls that change something below checkpoints/ succeed, and no later one.
-    write_text(p / "full.c", R"(#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-static int full(const char* path) {
-    static long left = -1;
-    if (!strstr(path, "/checkpoints/")) return 0;
-    if (left < 0) left = atol(getenv("WRITES"));
-    if (left > 0) return left--, 0;
-    errno = ENOSPC;
-    return 1;
-}
-ssize_t write(int file, const void* data, size_t bytes) {
-    char link[64], path[4096];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    const ssize_t n = readlink(link, path, sizeof path - 1);
-    path[n > 0 ? n : 0] = 0;
-    if (full(path)) return -1;
-    return ((ssize_t(*)(int, const void*, size_t))dlsym(RTLD_NEXT, "write"))(file, data, bytes);
-}
-int open(const char* path, int flags, ...) {
-    va_list list;
-    va_start(list, flags);
-    const int mode = va_arg(list, int);
-    if ((flags & O_CREAT) && full(path)) return -1;
-    return ((int (*)(const char*, int, ...))dlsym(RTLD_NEXT, "open"))(path, flags, mode);
-}
-int mkdir(const char* path, mode_t mode) {
-    return full(path) ? -1 : ((int (*)(const char*, mode_t))dlsym(RTLD_NEXT, "mkdir"))(path, mode);
-}
-int symlink(const char* to, const char* path) {
-    return full(path) ? -1 : ((int (*)(const char*, const char*))dlsym(RTLD_NEXT, "symlink"))(to, path);
-}
-)");
-    if (shell(p, "cc -shared -fPIC -o " + quoted(p / "full.so") + " " + quoted(p / "full.c") + " -ldl").code != 0) {
-        std::fprintf(stderr, "skipped: there is no cc, which builds a full disk\n");
-        return;
-    }
+    const std::string async = GENERATE("", "--save-async ");
+    CAPTURE(async);
+    const std::string disk = full_disk(p);
+    if (disk.empty()) return;
     fs::create_directories(p / "base");  // a model of few tensors
     auto config       = nlohmann::json::parse(read_text("test/golden/gpt2/config.json"));
     config["n_layer"] = 1;
@@ -537,15 +498,14 @@ int symlink(const char* to, const char* path) {
         " --model base --train-data train.bin --context 16 --batch 1 --eval-every 0 --threads 1 "
         "--save-every 1 --keep 1 --steps ";
     REQUIRE(p.train(start + "3 --out whole").code == 0);
-    REQUIRE(p.train(start + "2 --schedule constant --learning-rate 1e-3 --out run").code == 0);
+    REQUIRE(p.train(start + "2 --schedule constant --learning-rate 1e-3 --out run " + async).code == 0);
     const std::string before = p.weights("run", "0000002");
     int writes               = 0;
-    for (;; writes++) {
+    for (;; writes += async.empty() ? 1 : 3) {
         fs::remove_all(p / "try");
         fs::copy(p / "run", p / "try", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-        const Ran r = shell(p, fmt::format("cd {} && WRITES={} LD_PRELOAD={} ASAN_OPTIONS=verify_asan_link_order=0 {} "
-                                           "--out try --resume --steps 3",
-                                           quoted(p.path), writes, quoted(p / "full.so"), quoted(p.program)));
+        const Ran r = shell(p, fmt::format("cd {} && WRITES={} {} {} --out try --resume --steps 3", quoted(p.path),
+                                           writes, disk, quoted(p.program)));
         CAPTURE(writes, r.out, r.err);
         if (r.code == 0) break;
         REQUIRE(r.code == 1);
@@ -555,10 +515,49 @@ int symlink(const char* to, const char* path) {
         CHECK(p.weights("try", "0000002") == before);
         CHECK(p.checkpoints("try").size() == (renamed ? 2u : 1u));
         CHECK(p.train(" --dry-run --model try/checkpoints/latest").code == 0);
+        for (const auto& e : fs::directory_iterator(p / "try/checkpoints"))
+            CHECK(e.path().filename().string()[0] != '.');  // what could be written is removed
         if (writes % 10 == 0) REQUIRE(p.train(" --out try --resume --steps 3").code == 0);
         REQUIRE(writes < 200);
     }
     CHECK(writes > 40);
+}
+
+TEST_CASE("--save-async: the files are those of a save at once, and older checkpoints are removed",
+          "[programs][runs]") {
+    const Place p;
+    const auto how = GENERATE("--dtype fp32 ", "--dtype bf16 --stochastic-rounding ", "--dtype bf16 --optimizer muon ");
+    CAPTURE(how);
+    const std::string words = tiny + how + "--steps 30 --save-every 7 --save-steps 0,3 --out ";
+    REQUIRE(p.train(words + "once").code == 0);
+    const Ran async = p.train(words + "async --save-async");
+    CAPTURE(async.out, async.err);
+    REQUIRE(async.code == 0);
+    const auto all = [&](const std::string& out) {
+        return shell(p, "cd " + quoted(p / (out + "/checkpoints")) + " && ls -A && md5sum */*").out;
+    };
+    CHECK(all("async") == all("once"));
+    CHECK(p.checkpoints("async") == std::vector<std::string>{"0000000", "0000003", "0000028", "0000030"});
+    CHECK(losses(p / "async") == losses(p / "once"));
+    CHECK(records(p / "async", "save").size() == records(p / "once", "save").size());
+    CHECK(async.out.find("copies for saving") != std::string::npos);
+    // Training goes on in the same way from a checkpoint that a thread wrote.
+    fs::remove_all(p / "async/checkpoints/0000030");
+    REQUIRE(p.train(" --out async --resume").code == 0);
+    CHECK(p.weights("async") == p.weights("once"));
+}
+
+TEST_CASE("--save-async: a run whose loss is no longer finite keeps no checkpoint from then on", "[programs][runs]") {
+    const Place p;
+    const Ran r = p.train(tiny +
+                          "--save-async --steps 300 --save-every 1 --keep 0 --learning-rate 1e30 --clip 0 "
+                          "--warmup-steps 0 --max-skips 0 --out run");
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 1);
+    CHECK(r.err.find("not finite") != std::string::npos);
+    const size_t lost = r.err.find("there is no good checkpoint");
+    CHECK((lost != r.err.npos) == p.checkpoints("run").empty());
+    for (const std::string& name : p.checkpoints("run")) CHECK(r.err.find("checkpoints/" + name) != std::string::npos);
 }
 
 // ---- losses that are not finite -------------------------------------------------------------------------------------

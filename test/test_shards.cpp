@@ -5,7 +5,10 @@
 #include <functional>
 
 #include "gpt/run.h"
+#include "gpt/saver.h"
+//
 #include "test/catch.h"
+#include "test/full_disk.h"
 #include "test/golden.h"
 #include "test/programs.h"
 
@@ -163,7 +166,9 @@ void save_and_go_on(const Group& g) {
                 state.rounded_at         = t.optimizer->rounded_at(5);
                 const std::string folder = fmt::format("{}{}", of_case, g.comm.world());
                 if (g.comm.first()) fs::create_directories(folder);
-                write_checkpoint(folder, state, t.model, *t.optimizer, {}, &g.comm);
+                g.comm.barrier();
+                write_checkpoint(folder, state, CheckpointTensors(t.model, *t.optimizer, dtype), {}, g.comm,
+                                 g.comm.world());
                 own = t.train(5, 10);
             }
             g.comm.barrier();
@@ -227,16 +232,23 @@ TEST_CASE("one of the processes that mpirun starts, with checkpoints", "[.mpirun
     g.comm.finish();
 }
 
-// Starts `world` processes of this program with a hidden test case. Where there is no mpirun it says so.
+// Whether there is an mpirun. Where there is none it says so.
+static bool has_mpirun() {
+    if (!Collective::library(Machine::cpu).empty() && std::system("command -v mpirun >/dev/null") == 0) return true;
+    std::fprintf(stderr, "skipped: there is no mpirun (apt-get install openmpi-bin), or the build has no MPI\n");
+    return false;
+}
+// Starts `world` processes of a command. They must end within two minutes.
+static Ran mpirun(const Scratch& s, int world, const std::string& command, const std::string& environment = "") {
+    return shell(s, fmt::format("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GOMP_SPINCOUNT=0 {} "
+                                "timeout 120 mpirun --oversubscribe --bind-to none -n {} {}",
+                                environment, world, command));
+}
+// Starts `world` processes of this program with a hidden test case.
 static void by_mpirun(const Scratch& s, int world, const std::string& tag) {
-    if (Collective::library(Machine::cpu).empty() || std::system("command -v mpirun >/dev/null") != 0) {
-        std::fprintf(stderr, "skipped: there is no mpirun (apt-get install openmpi-bin), or the build has no MPI\n");
-        return;
-    }
-    const Ran ran = shell(
-        s, fmt::format("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GPT_TEST_FOLDER={} GOMP_SPINCOUNT=0 "
-                       "mpirun --oversubscribe --bind-to none -n {} {}/test_gpt '{}'",
-                       quoted(s.path), world, build_folder(), tag));
+    if (!has_mpirun()) return;
+    const Ran ran =
+        mpirun(s, world, fmt::format("{}/test_gpt '{}'", build_folder(), tag), "GPT_TEST_FOLDER=" + quoted(s.path));
     CAPTURE(world, ran.out, ran.err);
     CHECK(ran.code == 0);
 }
@@ -253,6 +265,88 @@ TEST_CASE("four processes on CPUs train as one at every level", "[comm][mpi]") {
 TEST_CASE("processes on CPUs save together, and go on in another number", "[comm][mpi]") {
     const Scratch s;
     for (const int world : {1, 4, 3, 1}) by_mpirun(s, world, "[.mpirun-resume]");
+}
+
+// A run of two processes that saves twice.
+struct TwoProcesses : Scratch {
+    std::string words;
+    explicit TwoProcesses(const std::string& more) {
+        write_shard(*this / "train.bin", 2000);
+        words = fmt::format(
+            "--model nano --train-data {} --device cpu --threads 1 --batch 1 --context 16 --eval-every 0 --save-every "
+            "5 "
+            "--steps 10 --keep 0 --timeout 30 {} ",
+            quoted(*this / "train.bin"), more);
+    }
+    Ran train(const std::string& out, const std::string& under = "", const std::string& more = "") const {
+        return mpirun(
+            *this, 2,
+            fmt::format("env {} {}/train_gpt {} --out {} {}", under, build_folder(), words, quoted(*this / out), more));
+    }
+    // The names in the folder of checkpoints, hidden ones too.
+    std::string saved(const std::string& out) const {
+        return shell(*this, "ls -A " + quoted(*this / (out + "/checkpoints")) + " | tr '\\n' ' '").out;
+    }
+    std::string sums(const std::string& out) const {
+        return shell(*this, "cd " + quoted(*this / (out + "/checkpoints")) + " && md5sum */*").out;
+    }
+};
+
+TEST_CASE("two processes save in the background what they save at once", "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const auto how = GENERATE("--dtype fp32 --shard none", "--dtype bf16 --shard weights",
+                              "--dtype bf16 --save-dtype fp32 --shard optimizer --optimizer muon");
+    CAPTURE(how);
+    const TwoProcesses run(how);
+    REQUIRE(run.train("once").code == 0);
+    const Ran async = run.train("async", "", "--save-async");
+    CAPTURE(async.out, async.err);
+    REQUIRE(async.code == 0);
+    CHECK(run.saved("async") == "0000005 0000010 latest ");
+    CHECK(run.sums("async") == run.sums("once"));
+    CHECK(records(run / "async", "save").size() == 2);
+}
+
+TEST_CASE("a process that cannot write its part of a checkpoint ends all with its words, and leaves nothing of it",
+          "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const auto how = GENERATE("--shard none", "--shard weights", "--shard weights --save-async");
+    const int rank = GENERATE(0, 1);
+    CAPTURE(how, rank);
+    const TwoProcesses run(how);
+    const std::string disk = full_disk(run);
+    if (disk.empty()) return;
+    const Ran r = run.train("run", fmt::format("{} OF_RANK={} WRITES=5", disk, rank));
+    CAPTURE(r.out, r.err);
+    CHECK((r.code != 0 && r.code != 124));
+    CHECK(missing_words(r.err, {"checkpoint at step 5 could not be saved", fmt::format("rank {}: cannot write", rank),
+                                "No space left", "there is no earlier checkpoint"}) == "");
+    CHECK(run.saved("run") == "");
+}
+
+TEST_CASE("kill -9 of one of two processes in the middle of a save loses nothing, and the run goes on to the bit",
+          "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    // A process writes about 64 times for a checkpoint.
+    const auto [how, rank, writes] = GENERATE(table<const char*, int, int>(
+        {{"--shard none", 1, 100}, {"--shard weights --save-async", 1, 7}, {"--shard weights --save-async", 0, 100}}));
+    CAPTURE(how, rank, writes);
+    const TwoProcesses run(how);
+    const std::string disk = full_disk(run);
+    if (disk.empty()) return;
+    REQUIRE(run.train("whole").code == 0);
+    const Ran killed = run.train("run", fmt::format("{} OF_RANK={} KILLS=1 WRITES={}", disk, rank, writes));
+    CAPTURE(killed.out, killed.err);
+    CHECK((killed.code != 0 && killed.code != 124));
+    CHECK(records(run / "run", "end").empty());
+    for (const std::string name : {"0000005", "0000010"})
+        CHECK(exists(run / ("run/checkpoints/" + name)) == exists(run / ("run/checkpoints/" + name + "/COMPLETE")));
+    const Ran rest = run.train("run", "", "--resume");
+    CAPTURE(rest.out, rest.err);
+    REQUIRE(rest.code == 0);
+    CHECK(run.saved("run") == "0000005 0000010 latest ");
+    CHECK(losses(run / "run") == losses(run / "whole"));
+    CHECK(run.sums("run") == run.sums("whole"));
 }
 
 TEST_CASE("processes on CPUs that no launcher of MPI has started are refused", "[programs][comm]") {
