@@ -263,8 +263,13 @@ void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change) {
         const bool before = readers;
         readers           = uint16_t(readers + change);
         if (before == (readers != 0)) continue;
-        for (uint64_t k = at; k < at + 16; k++)
-            b.shared_shadow[k] = uint8_t((b.shared_shadow[k] & ~2) | (before ? 0 : 2));
+        constexpr uint64_t twos = 0x0202020202020202;
+        for (uint8_t* shadow = &b.shared_shadow[at]; shadow < &b.shared_shadow[at] + 16; shadow += 8) {
+            uint64_t eight;
+            std::memcpy(&eight, shadow, 8);
+            eight = (eight & ~twos) | (before ? 0 : twos);
+            std::memcpy(shadow, &eight, 8);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ struct Layout {
     std::unordered_map<std::string, uint64_t> addresses;
     std::unordered_map<std::string, uint32_t> shared;
     uint32_t shared_bytes = 0;                                 // of the static variables
+    uint32_t dynamic_at   = 0;                                 // where the extern arrays begin
     bool reserved_shared  = false;                             // the kernel reads %reserved_smem_offset_…
     std::function<uint64_t(const std::string&)> code_address;  // of a function; 0 when it is unknown
     bool track_unset = false;                                  // unset registers are to be reported

@@ -307,12 +307,16 @@ std::string waiting_text(const Block& b) {
 bool waits_for_nothing(Block& b) {
     constexpr uint64_t kManyTimes = 2000, kLoop = 256;  // a loop around a wait has fewer instructions
     Warp* stuck = nullptr;
+    int reason  = -1;  // Others may wait for an mbarrier because of a warp that gets no registers or has ended.
     for (Warp& w : b.warps)
         for (const Group& g : w.groups) {
             if (g.state != State::Ready) continue;
             const FailedWait& f = w.failed;
             if (f.times < kManyTimes || f.signals != b.signals || w.issued - f.issued > kLoop) return false;
-            if (!stuck) stuck = &w, stuck->frame = g.frame;
+            const auto opcode = g.frame->function->origin[f.at->index]->mods[0];
+            const int better  = opcode == "setmaxnreg" ? 3 : opcode != "wgmma" ? 1 : wgmma_lacks_warp(w) ? 2 : 0;
+            if (better <= reason) continue;
+            stuck = &w, stuck->frame = g.frame, reason = better;
         }
     if (!stuck) return false;
     const FailedWait& f = stuck->failed;

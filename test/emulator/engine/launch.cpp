@@ -167,7 +167,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     l.params       = arguments.data();
     l.param_bytes  = uint32_t(arguments.size());
     l.shared_bytes = kernel.static_shared;
-    if (config.dynamic_shared) l.shared_bytes = (kernel.static_shared + 15) / 16 * 16 + uint32_t(config.dynamic_shared);
+    if (config.dynamic_shared) l.shared_bytes = code->layout.dynamic_at + uint32_t(config.dynamic_shared);
     if (code->layout.reserved_shared) l.shared_bytes = (l.shared_bytes + 15) / 16 * 16 + kReservedShared;
     l.local_stride = f->local_bytes + (f->calls ? kCallStack : 0);
     l.check_all    = o.check == Check::All;

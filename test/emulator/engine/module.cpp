@@ -114,7 +114,10 @@ void lay_out_shared(Module& m, KernelCode& code) {
             for (const auto& o : i.ops) visit(o, visit);
     }
     layout.shared_bytes = at;
-    for (const auto* v : dynamic) layout.shared[v->name] = (at + 15) / 16 * 16;  // all extern arrays share one place
+    uint32_t align      = 16;
+    for (const auto* v : dynamic) align = std::max(align, v->align);
+    layout.dynamic_at = (at + align - 1) / align * align;
+    for (const auto* v : dynamic) layout.shared[v->name] = layout.dynamic_at;  // all extern arrays share one place
 }
 
 std::shared_ptr<KernelCode> make_code(Module& m, ptx::Function* source) {

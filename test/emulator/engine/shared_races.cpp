@@ -532,12 +532,18 @@ void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n) {
         fenced[v] =
             v < b.warps.size() ? std::max(s.start + 1, s.knows[w.index * s.stride + SharedRaces::kColumns + v]) : ~0ull;
     }
-    uint64_t good      = 0;  // the last record that was
+    uint64_t known[SharedRaces::kColumns];
+    for (size_t v = 0; v < SharedRaces::kColumns; v++) known[v] = std::min(ordered[v], fenced[v]);
+    uint64_t good      = 0;  // a record that was
     const size_t count = size_t(16) >> s.shift;
     for (size_t k = 0; k < n; k++) {
         const uint64_t* writer = &s.writer[at[k] >> s.shift];
-        for (size_t g = 0; g < count; g++) {
-            if (writer[g] == good) continue;
+        uint64_t other = 0, bad = 0;
+        for (size_t g = 0; g < count; g++) other |= writer[g] ^ good;
+        if (!other) continue;  // as the tile of a bulk copy, which has one writer
+        for (size_t g = 0; g < count; g++) bad |= writer[g] >> kTime >= known[(writer[g] & kThread) / kLanes];
+        good = bad ? good : writer[0];
+        for (size_t g = 0; bad && g < count; g++) {
             const uint64_t when = writer[g] >> kTime, who = writer[g] & kThread, place = at[k] + (g << s.shift);
             if (writer[g] && when >= ordered[who / kLanes]) {
                 Finding f = race(w, i, 0, place, false, uint32_t(who), true);
@@ -545,7 +551,6 @@ void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n) {
                 return void(report(f));
             }
             if (when >= fenced[who / kLanes]) return report_proxy(w, i, 0, place, who, "a wgmma reads", "wrote");
-            good = writer[g];
         }
     }
 }

@@ -71,6 +71,8 @@ namespace {
 // then A. A function that is called computes its products at once, as ptxas makes them wait there.
 constexpr int kNegative = 1, kAcrossA = 2, kAcrossB = 4, kHalf = 8, kRegisters = 16, kNegated = 32, kAtOnce = 64;
 
+int element_bytes(Type t) { return t == Type::e4m3x2 || t == Type::e5m2x2 ? 1 : t == Type::tf32 ? 4 : 2; }
+
 struct Form {
     const Function& f;
     const Instr* i;
@@ -81,7 +83,7 @@ struct Form {
     const Ref* d() const { return &f.more[i->more]; }
     const Ref* registers_of_a() const { return &f.more[i->more + i->more_count - 4]; }
     uint64_t shape() const {
-        return uint64_t(n()) << 8 | uint64_t(is(kHalf)) << 32 | uint64_t(ptx::bytes_of(a())) << 40;
+        return uint64_t(n()) << 8 | uint64_t(is(kHalf)) << 32 | uint64_t(element_bytes(a())) << 40;
     }
 };
 
@@ -140,15 +142,27 @@ struct Places {
         if (!form.is(kRegisters)) a = places(Descriptor(a_bits), kWgmmaRows, per, form.is(kAcrossA), at);
         all = a + places(Descriptor(b_bits), form.n(), per, form.is(kAcrossB), at + a);
     }
-    static int element_bytes(Type t) { return t == Type::e4m3x2 || t == Type::e5m2x2 ? 1 : ptx::bytes_of(t); }
 };
 
-// Checks what a product reads of shared memory, when a warp has come to it.
-void check_operands(Warp& w, const Instr* i, const Places& p, bool first) {
-    Block& b = *w.block;
+// Returns whether all bytes of a chunk have been written, and no copy is going to write them.
+bool is_ready(const Block& b, uint32_t at) {
+    uint64_t shadow[2];
+    std::memcpy(shadow, b.shared_shadow.data() + at, sizeof shadow);
+    const uint64_t ones = 0x0101010101010101, differ = (shadow[0] ^ ones) | (shadow[1] ^ ones);
+    return !(differ & ~(ones * 2)) && (!differ || async_read(b, at));
+}
+
+// Checks what a product reads of shared memory, when a warp has come to it. Bytes that the first warp found written
+// stay so, because a copy that starts before the wait is a finding itself.
+void check_operands(Warp& w, const Instr* i, const Form& form, const Places& p, bool first) {
+    Block& b             = *w.block;
+    const uint32_t* rows = p.at + (form.is(kAcrossA) ? 0 : w.index % kMembers * 32);  // a warp reads its own rows of A
+    check_wgmma_reads(w, i, rows, form.is(kAcrossA) ? p.a : p.a / kMembers);
+    check_wgmma_reads(w, i, p.at + p.a, p.all - p.a);
+    if (!first) return;
     for (size_t k = 0; k < p.all; k++) {
         const uint32_t at = p.at[k];
-        if (all_ones(b.shared_shadow.data() + at, 16)) continue;
+        if (is_ready(b, at)) continue;
         const char* matrix = k < p.a ? "matrix A of a wgmma" : "matrix B of a wgmma";
         if (const uint64_t bad = clash_with_copies(b, at, 16, false); bad != kNoClash)
             report(finding_at(w, i, Kind::AsyncCopyRace, 0,
@@ -160,8 +174,6 @@ void check_operands(Warp& w, const Instr* i, const Places& p, bool first) {
                                std::string(matrix) + " has shared " + hex(x) + ", which " +
                                    (s & kWritten ? "got a value that was never set" : "was never written")));
     }
-    check_wgmma_reads(w, i, p.at, p.all);
-    for (size_t k = 0; first && k < p.all; k++) mark_async_reads(b, p.at[k], 16, 1);
 }
 
 // --- the arithmetic --------------------------------------------------------------------------------------------------
@@ -328,7 +340,8 @@ const Instr* mma_async(Warp& w, const Instr* i) {
                             std::to_string(b.shared_bytes) + " bytes");
     const bool at_once = form.is(kAtOnce), first = at_once || m->issued == g.first + g.products.size();
     if (b.launch->check_all) {
-        if (!p.bad) check_operands(w, i, places, first && !at_once);
+        if (!p.bad) check_operands(w, i, form, places, first);
+        for (size_t k = 0; !p.bad && first && !at_once && k < places.all; k++) mark_async_reads(b, places.at[k], 16, 1);
         if (!at_once) check_registers(w, i, form, *m);
     }
     if (b.launch->profiling && first) w.worker->counts.shared_wavefronts += places.all / 8;  // core matrices
@@ -509,13 +522,22 @@ void end_wgmma(Block& b) {
     }
 }
 
-std::string describe_wgmma(const Warp& w) {
-    std::string warps;
+// Calls f with each warp that has not come to all products of its warpgroup.
+template <class F> static void each_late_warp(const Warp& w, F f) {
     uint64_t most = 0;
     for (const Member& m : w.wgmma->members) most = std::max(most, m.issued);
     for (const Member& m : w.wgmma->members)
-        if (m.issued < most) warps += (warps.empty() ? " " : ", ") + std::to_string(m.warp->index);
+        if (m.issued < most) f(*m.warp);
+}
+std::string describe_wgmma(const Warp& w) {
+    std::string warps;
+    each_late_warp(w, [&](const Warp& late) { warps += (warps.empty() ? " " : ", ") + std::to_string(late.index); });
     return "wgmma.wait_group waits for a product to which these warps of the warpgroup have not come:" + warps;
+}
+bool wgmma_lacks_warp(const Warp& w) {
+    bool lacks = false;
+    each_late_warp(w, [&](const Warp& late) { lacks |= !late.live; });
+    return lacks;
 }
 
 std::vector<Row> wgmma_rows() {

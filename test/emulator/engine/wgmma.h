@@ -52,7 +52,8 @@ void multiply_warpgroup(ptx::Type a_type, ptx::Type b_type, float* c, const Oper
                         bool negative, uint32_t warps);
 
 void end_wgmma(Block& b);  // the block ends
-// Says for which warps a wgmma.wait_group waits.
+// Of a warp that waits for others of its warpgroup: says for which ones, and returns whether one of these has ended.
 std::string describe_wgmma(const Warp& w);
+bool wgmma_lacks_warp(const Warp& w);
 
 }  // namespace emu

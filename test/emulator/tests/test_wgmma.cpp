@@ -283,3 +283,39 @@ TEST_CASE("a product of a warpgroup is right for every type, size, descriptor an
     for (const auto& t : types)
         for (int k = 0; k < 60; k++) check(random_case(t.a, t.b, t.half));
 }
+
+// A called function computes its products at once. The sums are added up by the caller.
+TEST_CASE("a product in a function that is called", "[wgmma]") {
+    Matrix m;
+    m.rows = 64, m.bytes = 2, m.mode = 1, m.stride = 1024;
+    std::vector<uint8_t> tile(m.end());
+    std::vector<double> a(64 * 16);
+    for (int r = 0; r < 64; r++)
+        for (int k = 0; k < 16; k++) {
+            const uint32_t bits = kBf16.bits(a[r * 16 + k] = half_or_whole());
+            std::memcpy(&tile[m.place(r, k)], &bits, 2);
+        }
+    const Case c{kBf16, kBf16, false, 64, m, m, false, 1, 1, false, "%s"};
+    std::string text = kernel(
+        "{\n.param .b64 x;\n.param .b64 y;\n.param .b32 z;\nst.param.b64 [x], %da;\nst.param.b64 [y], %db;\n"
+        "call.uni (z), product, (x, y);\nld.param.b32 %d0, [z];\n}\n",
+        m.end(), 1, false);
+    text.insert(text.find(".visible"),
+                ".func (.param .b32 last) product(.param .b64 a, .param .b64 b)\n{\n.reg .pred %s;\n"
+                ".reg .b32 %d<32>;\n.reg .b64 %da, %db;\nld.param.b64 %da, [a];\nld.param.b64 %db, [b];\n"
+                "setp.ne.u64 %s, %da, %da;\n" +
+                    form_of(c) +
+                    "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n"
+                    "st.param.b32 [last], %d31;\nret;\n}\n");
+    DeviceArray<uint8_t> from(tile);
+    DeviceArray<uint32_t> pa(std::vector<uint32_t>(4 * 128)), pd(std::vector<uint32_t>(128));
+    const auto r = run(load_kernel(text, "k"), {1, 1, 1}, {128, 1, 1}, from.address, pa.address, pd.address,
+                       m.descriptor(), m.descriptor(), uint32_t(1));
+    REQUIRE(r.message == "");
+    for (int t = 0; t < 128; t++) {  // register 31 is the last of a thread
+        const int row = t / 32 * 16 + t % 32 / 4 + 8, column = 56 + t % 4 * 2 + 1;
+        double want = 0;
+        for (int k = 0; k < 16; k++) want += a[row * 16 + k] * a[column * 16 + k];
+        CHECK(from_bits<float>(pd[size_t(t)]) == float(want));
+    }
+}

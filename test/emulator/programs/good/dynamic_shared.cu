@@ -8,6 +8,14 @@ __global__ void reverse(int* data, int n) {
     for (int i = threadIdx.x; i < n; i += blockDim.x) data[i] = copy[n - 1 - i];
 }
 
+// A declared alignment holds, though other variables come before the dynamic ones.
+__global__ void aligned(int* misaligned) {
+    extern __shared__ __align__(1024) int copy1024[];
+    __shared__ int before[5];
+    before[0]   = 0;
+    *misaligned = before[0] + int(__cvta_generic_to_shared(copy1024) % 1024);
+}
+
 int main() {
     const int n = 20'000;
     std::vector<int> x(n);
@@ -23,5 +31,7 @@ int main() {
     EXPECT(cudaFuncSetAttribute(reverse, cudaFuncAttributeMaxDynamicSharedMemorySize, 1 << 30) ==
            cudaErrorInvalidValue);
     cudaGetLastError();
+    aligned<<<1, 1, 4096>>>(data);
+    EXPECT(data.host()[0] == 0);
     std::puts("ok");
 }
