@@ -90,6 +90,14 @@ template <int AcrossB = 0> __device__ inline void multiply(float (&d)[32], uint6
 __device__ inline int row_of(int k) { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + k / 2 % 2 * 8; }
 __device__ inline int column_of(int k) { return k / 4 * 8 + threadIdx.x % 4 * 2 + k % 2; }
 
+// --- setmaxnreg: the warps of a warpgroup give registers back or take them; a thread then has this many --------------
+template <int Registers> __device__ inline void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+template <int Registers> __device__ inline void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+
 // Describes a matrix of bf16 and its tiles of `high` x `wide` elements, of which a row has 128 bytes or less.
 inline CUtensorMap tensor_map(const bf16* matrix, int rows, int columns, int high, int wide,
                               CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {

@@ -8,9 +8,9 @@
 
 template <int Producer, int Consumer> __global__ void __launch_bounds__(384, 1) roles(int* out) {
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Producer));  // <- dec
+        give_registers<Producer>();  // <- dec
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Consumer));  // <- inc
+        take_registers<Consumer>();  // <- inc
     }
     out[threadIdx.x] = 1;
 }
