@@ -24,6 +24,13 @@ struct Sizes {
     bool are_given() const { return !(layers.is_auto() && width.is_auto() && heads.is_auto() && vocab.is_auto()); }
 };
 
+// At which rates elements are dropped in training: of the embedding, of the probabilities of attention, and of what
+// each branch of a block adds to the residual stream.
+struct DropoutRates {
+    float embedding = 0, attention = 0, residual = 0;
+    bool any() const { return embedding > 0 || attention > 0 || residual > 0; }
+};
+
 struct Config {
     std::string name;        // the preset or folder that these facts come from
     std::string model_type;  // the family, as config.json spells it; a row of families.h reads and writes its folders
@@ -46,6 +53,7 @@ struct Config {
     std::string activation = "gelu_new";  // the word of config.json for gelu, which has several words for each form
     float norm_eps         = 1e-5f;
     InitialWeights initial_weights = InitialWeights::gpt2;
+    DropoutRates dropout;  // as config.json states them; training uses them only when it is asked to
     // The texts of files that came with the model. Folders that we write keep all their fields.
     struct Given {
         std::string config, generation_config;  // config.json, generation_config.json

@@ -32,6 +32,12 @@ struct Flag {
     bool Config::*fact;
 };
 
+// A field of config.json that states a rate of dropout.
+struct DropoutField {
+    const char* field;
+    float DropoutRates::*rate;
+};
+
 struct Family {
     const char* model_type   = "";  // names the family in config.json
     const char* architecture = "";  // the class of transformers that opens a folder
@@ -48,8 +54,7 @@ struct Family {
     // and refuses by name what we do not support.
     void (*read)(Config&, const Fields&)                  = [](Config&, const Fields&) {};
     void (*write)(nlohmann::ordered_json&, const Config&) = [](nlohmann::ordered_json&, const Config&) {};
-    // The fields that hold a probability of dropping. We train without dropout and write zeros.
-    std::vector<const char*> dropouts;
+    std::vector<DropoutField> dropouts;
 
     const char* prefix = "";  // may be missing from all names in a file: some of the hub's files have it, some do not
     std::vector<WeightName> weights;
@@ -89,7 +94,9 @@ inline Family gpt2_family() {
     f.context      = "n_positions";
     f.activation   = "activation_function";
     f.norm_eps     = "layer_norm_epsilon";
-    f.dropouts     = {"attn_pdrop", "embd_pdrop", "resid_pdrop"};
+    f.dropouts     = {{"attn_pdrop", &DropoutRates::attention},
+                      {"embd_pdrop", &DropoutRates::embedding},
+                      {"resid_pdrop", &DropoutRates::residual}};
     f.flags        = {{"scale_attn_weights", &Config::scaled_scores},
                       {"scale_attn_by_inverse_layer_idx", &Config::scores_by_layer}};
     f.write        = [](nlohmann::ordered_json& json, const Config& c) { json["n_ctx"] = c.context; };
@@ -206,7 +213,9 @@ inline Family gpt_neo_family() {
     f.context      = "max_position_embeddings";
     f.activation   = "activation_function";
     f.norm_eps     = "layer_norm_epsilon";
-    f.dropouts     = {"attention_dropout", "embed_dropout", "resid_dropout"};
+    f.dropouts     = {{"attention_dropout", &DropoutRates::attention},
+                      {"embed_dropout", &DropoutRates::embedding},
+                      {"resid_dropout", &DropoutRates::residual}};
     f.read         = read_windows;
     f.write        = write_windows;
     f.prefix       = "transformer.";
@@ -258,7 +267,9 @@ inline Family gptj_family() {
     f.context      = "n_positions";
     f.activation   = "activation_function";
     f.norm_eps     = "layer_norm_epsilon";
-    f.dropouts     = {"attn_pdrop", "embd_pdrop", "resid_pdrop"};
+    f.dropouts     = {{"attn_pdrop", &DropoutRates::attention},
+                      {"embd_pdrop", &DropoutRates::embedding},
+                      {"resid_pdrop", &DropoutRates::residual}};
     f.read         = [](Config& c, const Fields& json) { c.rope.dim = json.integer("rotary_dim"); };
     f.write        = [](nlohmann::ordered_json& json, const Config& c) { json["rotary_dim"] = c.rope.dim; };
     f.prefix       = "transformer.";
@@ -340,7 +351,9 @@ inline Family gpt_neox_family() {
     f.context      = "max_position_embeddings";
     f.activation   = "hidden_act";
     f.norm_eps     = "layer_norm_eps";
-    f.dropouts     = {"attention_dropout", "hidden_dropout"};
+    f.dropouts     = {{"attention_dropout", &DropoutRates::attention},
+                      {"hidden_dropout", &DropoutRates::embedding},
+                      {"hidden_dropout", &DropoutRates::residual}};
     f.flags        = {{"use_parallel_residual", &Config::parallel},
                       {"attention_bias", &Config::qkv_bias},
                       {"attention_bias", &Config::proj_bias}};

@@ -102,6 +102,7 @@ inline Config read_config(const std::string& folder, const Sizes& sizes = {}) {
     c.bos       = id_field(json, "bos_token_id");
     read_ends(c, folder);
     for (const Flag& flag : family.flags) c.*flag.fact = json.flag(flag.field, c.*flag.fact);
+    for (const DropoutField& d : family.dropouts) c.dropout.*d.rate = float(json.number(d.field, c.dropout.*d.rate));
     set_activation(c, json.text(family.activation, c.activation),
                    fmt::format("{}: \"{}\"", json.path(), family.activation));
     refuse_unsupported_fields(json);
@@ -113,7 +114,10 @@ inline Config read_config(const std::string& folder, const Sizes& sizes = {}) {
     return c;
 }
 
-// The fields of config.json that we know, for a model whose weights are stored in `dtype`.
+// A float as a number of JSON: 1e-05, not the nearest float's 17 digits.
+inline double json_number(float x) { return std::stod(fmt::format("{}", x)); }
+
+// The fields of config.json that say which model it is, for one whose weights are stored in `dtype`.
 inline nlohmann::ordered_json known_fields(const Config& c, DType dtype) {
     const Family& family        = family_of(c);
     nlohmann::ordered_json json = {{"architectures", {family.architecture}}, {"model_type", c.model_type}};
@@ -123,10 +127,9 @@ inline nlohmann::ordered_json known_fields(const Config& c, DType dtype) {
     json[family.feed_forward]   = c.feed_forward;
     json[family.context]        = c.context;
     json[family.activation]     = c.activation;
-    json[family.norm_eps]       = std::stod(fmt::format("{}", c.norm_eps));  // 1e-05, not the nearest float's 17 digits
+    json[family.norm_eps]       = json_number(c.norm_eps);
     for (const Flag& flag : family.flags) json[flag.field] = c.*flag.fact;
     family.write(json, c);
-    for (const char* dropout : family.dropouts) json[dropout] = 0.0;
     json["vocab_size"]          = c.vocab;
     json["tie_word_embeddings"] = c.tied_head;
     json["torch_dtype"]         = row_of(dtype).torch;
@@ -140,13 +143,12 @@ inline nlohmann::ordered_json known_fields(const Config& c, DType dtype) {
 // have no meaning for us, or more than we understand, keep the value that they came with.
 inline nlohmann::ordered_json config_json(const Config& c, DType dtype) {
     nlohmann::ordered_json json = known_fields(c, dtype);
+    for (const DropoutField& d : family_of(c).dropouts) json[d.field] = json_number(c.dropout.*d.rate);
     if (c.given.config.empty()) return json;
     const auto given = nlohmann::json::parse(c.given.config);
-    std::set<std::string> kept(family_of(c).dropouts.begin(), family_of(c).dropouts.end());
-    kept.insert("use_cache");
     for (const auto& [field, value] : given.items()) {
         const bool is_id = field == "bos_token_id" || field == "eos_token_id";  // may be a list, or null
-        if (!json.contains(field) || is_id || (kept.count(field) && !value.is_null())) json[field] = value;
+        if (!json.contains(field) || is_id || (field == "use_cache" && !value.is_null())) json[field] = value;
     }
     if (given.contains("dtype")) json["dtype"] = json["torch_dtype"];  // transformers 5 calls it dtype
     return json;

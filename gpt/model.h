@@ -157,6 +157,28 @@ inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape
     return a;
 }
 
+// ---- dropout --------------------------------------------------------------------------------------------------------
+
+struct BlockDropout {
+    Dropout probabilities;   // of attention, whose masks are apart from those of elements (kernels/dropout.h)
+    Dropout attention, mlp;  // what the branches add to the residual stream
+};
+// Every place of a model has its own masks. A rate of 0 queues nothing.
+struct ModelDropout {
+    DropoutRates rates;
+    uint64_t key = 0;  // the others as in Dropout
+    Tensor step{};
+    int64_t first = 0;
+
+    Dropout embedding() const { return at(rates.embedding, 0); }
+    BlockDropout block(int64_t layer) const {
+        return {at(rates.attention, layer), at(rates.residual, 1 + 2 * layer), at(rates.residual, 2 + 2 * layer)};
+    }
+
+  private:
+    Dropout at(float rate, int64_t place) const { return {rate, key, step, first, uint32_t(place)}; }
+};
+
 // ---- the model ----------------------------------------------------------------------------------------------------
 
 struct Model {
@@ -172,8 +194,8 @@ struct Model {
     Tensor all_grads;  // every gradient as one flat tensor; null where this process keeps slices of them
     std::unique_ptr<Shards> shards;
     Acts acts;
-    BatchFeed feed;   // brings batches of evaluation to the device
-    Dropout dropout;  // of the micro-step that is trained on; its place is set where it is used
+    BatchFeed feed;        // brings batches of evaluation to the device
+    ModelDropout dropout;  // of the micro-step that is trained on
     // In inference it is called with the residual stream x (N,C) after the embedding (layer 0) and after each block
     // (layers 1 to L). It returns whether it changed x. Its work must be on the model's stream.
     std::function<bool(int64_t layer, Tensor x)> observe;
@@ -227,20 +249,6 @@ inline void normalise(const Norm& n, Tensor x, const Config& c, Stream s) {
 // Computes sum = a + b and its norm in one pass over memory.
 inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, const Config& c, Stream s) {
     add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s);
-}
-
-// Dropout has these places in a model: one after the embedding, and two in each block, before the outputs of attention
-// and of the MLP are added to the residual stream.
-enum class Branch : uint8_t { attention, mlp };
-inline Dropout dropout_of(Dropout d, int64_t layer, Branch b) {
-    d.place = uint32_t(1 + 2 * layer + int64_t(b));
-    return d;
-}
-struct BlockDropout {
-    Dropout attention, mlp;  // rate 0: nothing is queued
-};
-inline BlockDropout dropout_of(const Dropout& d, int64_t layer) {
-    return {dropout_of(d, layer, Branch::attention), dropout_of(d, layer, Branch::mlp)};
 }
 
 // Runs one block from a.x, of which a.ln1 is the norm, to out and next(), the norm of out that the next block or the
@@ -314,7 +322,8 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
     if (!c.parallel) mlp_branch(a.dln);
     matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, of_branch(drop.attention), a.att.view({N, C}), w.proj_w,
                     grads, s);
-    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(layer), c.window(layer), s);
+    attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(layer), c.window(layer), s,
+                       drop.probabilities);
     rope_backward(a.dqkv, batch.positions, c.rope, s);
     if (c.parallel) mlp_branch(a.dln);  // dres has been read above, and dln is overwritten below
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
@@ -323,10 +332,10 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
 }
 
 // The attention of layer l over a batch, for block_forward().
-inline auto attend_all(Tensor positions, Tensor starts, const Config& c, int64_t l, Stream s) {
-    return [&c, positions, starts, l, s](BlockActs& a) {
+inline auto attend_all(Tensor positions, Tensor starts, const Config& c, int64_t l, Stream s, const Dropout& drop) {
+    return [&c, positions, starts, l, s, drop](BlockActs& a) {
         rope_forward(a.qkv, positions, c.rope, s);
-        attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(l), c.window(l), s);
+        attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(l), c.window(l), s, drop);
     };
 }
 
@@ -335,6 +344,11 @@ enum class Keep : uint8_t {
     results,       // the final norm of every row
     for_backward,  // keeps that, and everything that backward() needs
 };
+
+// Elements are dropped in training alone.
+inline ModelDropout dropout_of(const Model& m, Keep keep) {
+    return keep == Keep::for_backward ? m.dropout : ModelDropout{};
+}
 
 // Runs the trunk, which is embedding, blocks and final norm, on tokens (B,T), and writes a.lnf. attend(block, l)
 // computes the attention of layer l, over the batch itself or over a cache of keys and values.
@@ -347,8 +361,8 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     m.shards->fetch(1);
     embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
                       m.params.wpe, s);
-    const Dropout drop = keep == Keep::for_backward ? m.dropout : Dropout{};
-    if (drop.rate > 0) dropout(a.block[0].x, a.block[0].x, drop, s);
+    const ModelDropout drop = dropout_of(m, keep);
+    if (drop.rates.embedding > 0) dropout(a.block[0].x, a.block[0].x, drop.embedding(), s);
     const bool few = keep == Keep::results && tokens.numel() <= few_rows;
     if (m.observe) m.observe(0, a.block[0].x);
     m.shards->arrive(1);
@@ -368,7 +382,7 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
             block_of_few_rows(out, m.params.block[l], a.block[l], c, s, of_layer);
         else
             block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer,
-                          dropout_of(drop, l));
+                          drop.block(l));
         if (m.observe && m.observe(l + 1, out) && !few) normalise(next(), out, c, s);
         m.shards->fetch(l + 3);
     }
@@ -378,7 +392,8 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
 // Runs the trunk on a batch in device memory.
 inline void forward(Model& m, const Batch& batch, Keep keep) {
     forward(m, m.acts, batch.tokens, batch.positions, keep, [&](BlockActs& block, int64_t l) {
-        attend_all(batch.positions, batch.starts, m.config, l, m.stream)(block);
+        const Dropout drop = dropout_of(m, keep).block(l).probabilities;
+        attend_all(batch.positions, batch.starts, m.config, l, m.stream, drop)(block);
     });
 }
 
@@ -445,14 +460,14 @@ inline void backward(Model& m, const Batch& batch, Into into) {
     m.shards->leave(c.layers + 1);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
         m.shards->enter(l + 1);
+        const BlockDropout drop = m.dropout.block(l);
         if (l + 1 < c.layers)  // nothing has overwritten the activations of the last layer
             block_recompute(m.shape.recompute, m.params.block[l], a.block[l], c, s,
-                            attend_all(batch.positions, batch.starts, c, l, s), dropout_of(m.dropout, l));
-        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s,
-                       dropout_of(m.dropout, l));
+                            attend_all(batch.positions, batch.starts, c, l, s, drop.probabilities), drop);
+        block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s, drop);
         m.shards->leave(l + 1);
     }
-    if (m.dropout.rate > 0) dropout(a.dres, a.dres, m.dropout, s);
+    if (m.dropout.rates.embedding > 0) dropout(a.dres, a.dres, m.dropout.embedding(), s);
     if (!c.tied_head) m.shards->clear(0);
     if (into == Into::set) {  // embedding_backward adds
         if (m.grads.wpe) zero(m.grads.wpe, s);

@@ -201,7 +201,7 @@ struct Options {
     Recompute recompute   = Recompute::none;
     Objective objective   = Objective::likelihood;
     float dpo_beta        = 0.1f;
-    float dropout         = 0;
+    Auto<float> dropout   = 0.f;
     uint64_t seed         = 1337;
     int64_t eval_batches = 20, hellaswag_questions = 0, sample_every = 0, sample_tokens = 100, keep = 2, log_every = 10,
             timeout = 600, check_weights = 0, max_skips = 10;
@@ -328,8 +328,8 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--weight-decay", o.weight_decay, at_least(0),
           "decoupled weight decay of matrices and embeddings; auto: that published for the preset, else 0.1");
     f.add("--dropout", o.dropout, at_least(0).below(1),
-          "rate at which elements of the embedding, and of what attention and MLP add to the residual stream, are set "
-          "to 0 in training; attention probabilities are kept, and the rates of config.json are not used; 0: none");
+          "rate at which elements of the embedding, probabilities of attention, and elements of what attention and MLP "
+          "add to the residual stream are set to 0 in training; auto: the rates of the model's config.json; 0: none");
     f.add("--beta1", o.optimizer.beta1, at_least(0).below(1),
           "decay of adamw's first moment, the running mean of gradients");
     f.add("--beta2", o.beta2, at_least(0).below(1),

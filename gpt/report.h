@@ -123,9 +123,10 @@ inline void header(const Run& run) {
                                    rounded(double(o.steps) * double(tokens)))
                      : "");
     say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
-    if (o.dropout > 0)
-        say("dropout", "{} of the embedding and of both branches of a block; none of attention probabilities",
-            o.dropout);
+    const DropoutRates drop = run.dropout();
+    if (drop.any() || o.dropout.is_auto())
+        say("dropout", "{} of the embedding, {} of attention's probabilities, {} of both branches of a block",
+            drop.embedding, drop.attention, drop.residual);
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
     say("", "logits of {} rows at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));

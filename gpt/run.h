@@ -147,6 +147,10 @@ struct Run {
     std::string folder() const { return options.out; }
     // Where the run would train: on the device, unless --gpu names another.
     Machine machine() const { return options.gpu.is_auto() ? device.where() : Machine::cuda; }
+    // At which rates training drops elements.
+    DropoutRates dropout() const {
+        return options.dropout.is_auto() || options.dropout > 0 ? config.dropout : DropoutRates{};
+    }
     bool is_dpo() const { return options.objective == Objective::dpo; }
     bool finished() const { return !checkpoint.empty() && saved.step == options.steps && saved.evaluated; }
     BatchShape shape() const { return shape_with(options.batch, options.recompute); }
@@ -242,6 +246,13 @@ inline Config Run::read_model() const {
     const int64_t wanted = checkpoint.empty() ? options.context.value_or(0) : read_config(checkpoint).context;
     if (!trained_weights) c.context = std::max(c.context, wanted);
     if (!options.activation.is_auto()) set_activation(c, options.activation, "--activation");
+    // The rates that a model was trained with are written with it.
+    const float rate = options.dropout.value_or(0);
+    if (rate > 0) c.dropout = {rate, rate, rate};
+    for (const float r : {c.dropout.embedding, c.dropout.attention, c.dropout.residual})
+        CHECK(!options.dropout.is_auto() || (r >= 0 && r < 1),
+              "--dropout auto: {} has a rate of {}, expected 0 or more and less than 1; --dropout X gives another",
+              c.name, r);
     return c;
 }
 

@@ -8,6 +8,9 @@
 //             softmax. In the end out = acc / l and lse = m + log l.
 //   backward  p is recomputed from lse, tile by tile. With δ_t = dout_t·out_t and ds_ts = p_ts (dout_t·v_s - δ_t):
 //             dv_s = Σ_t p_ts dout_t,   dq_t = scale Σ_s ds_ts k_s,   dk_s = scale Σ_t ds_ts q_t
+//   dropout   Training may drop probabilities (dropout.h). With m_ts = 0 or 1 / (1 - rate), out_t = Σ_s m_ts p_ts v_s,
+//             ds_ts = p_ts (m_ts dout_t·v_s - δ_t) and dv_s = Σ_t m_ts p_ts dout_t; lse and δ are as above. The masks
+//             are computed again wherever they are needed, and never stored.
 //   decoding  One new query per sequence reads its whole cache. Memory bandwidth is everything, so there is one pass.
 //
 // Storage is in the tensors' dtype, arithmetic in fp32. The CPU half is in this file, the CUDA half in
@@ -25,6 +28,7 @@
 
 #include "attention_mask.h"
 #include "cpu.h"
+#include "dropout.h"
 #include "ids.h"
 #include "ops.h"
 
@@ -212,6 +216,33 @@ struct Panel {
     }
 };
 
+// ---- dropout --------------------------------------------------------------------------------------------------------
+
+// mask (n, queries) = 0 for the probabilities that are dropped and 1 / (1 - rate) for the others, for the panel of
+// queries from `row` on and the keys from `key` on.
+inline void fill_mask(float* mask, const HeadDropout& drop, int64_t row, int64_t key, int64_t n) {
+    constexpr int tile = 16, pairs = 4;  // the mask of a tile of 16 keys takes 4 · 16 blocks of a panel
+    uint32_t word[4][pairs * queries / 2];
+    const float scale        = drop.scale;
+    const uint32_t threshold = drop.threshold;
+    for (int64_t first = key / tile * tile; first < key + n; first += tile) {
+        for (int64_t i = 0; i < pairs * queries / 2; i++) {
+            const int64_t pair = i / (queries / 2), q = i % (queries / 2);
+            const Philox c = drop.counter(uint32_t(row + q / 8 * tile + q % 8), uint32_t(first + 2 * pair));
+            for (int k = 0; k < 4; k++) word[k][i] = c.word[k];
+        }
+        philox_of<mask_rounds>(word, drop.random_key);
+        for (int64_t s = std::max(first, key); s < std::min(first + tile, key + n); s++)
+            for (int64_t q = 0; q < queries; q += 8) {  // the bits of 8 queries lie side by side
+                const uint32_t* bits = &word[s % 2 * 2 + q / 8 % 2][s % 8 / 2 * (queries / 2) + q / 16 * 8];
+                const int shift      = int(s / 8 % 2 * 16);
+                float* to            = mask + (s - key) * queries + q;
+#pragma omp simd
+                for (int i = 0; i < 8; i++) to[i] = (bits[i] >> shift & 0xffffu) >= threshold ? scale : 0.f;
+            }
+    }
+}
+
 // ---- forward --------------------------------------------------------------------------------------------------------
 
 struct ForwardPanel {
@@ -242,14 +273,14 @@ inline void online_softmax(ForwardPanel& f, float* scores, int64_t n, float scal
 struct ForwardBuffers {
     ForwardPanel panel[2];
     alignas(64) float k[keys * max_D], v[keys * max_D];  // (keys, Dp)
-    alignas(64) float scores[keys * queries];
+    alignas(64) float scores[keys * queries], mask[keys * queries];
 };
 
 // Computes two panels of queries, [row, row + 64), against all the keys that they see. Each tile of keys is loaded once
-// for both.
+// for both. With a null `drop` nothing is dropped.
 template <class X>
 void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Rows<const X> v, int64_t row, int64_t T,
-                  int64_t D, const Mask& mask, float scale) {
+                  int64_t D, const Mask& mask, float scale, const HeadDropout* drop = nullptr) {
     const int64_t Dp      = round_up(D, lanes);
     ForwardBuffers& b     = thread_buffers<ForwardBuffers>();
     const Panel panels[2] = {{mask, row, T}, {mask, std::min(row + queries, T), T}};
@@ -272,6 +303,11 @@ void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Row
             product(b.scores, seen, queries, Dp, {b.k, Dp, 1}, b.panel[i].q, Into::set);
             p.hide(b.scores, key, seen);
             online_softmax(b.panel[i], b.scores, seen, scale, Dp);
+            if (drop) {
+                fill_mask(b.mask, *drop, p.row, key, seen);
+                for_lanes(seen * queries,
+                          [&](int64_t j, auto) { store(b.scores + j, load(b.scores + j) * load(b.mask + j)); });
+            }
             product(b.panel[i].acc, Dp, queries, seen, {b.v, 1, Dp}, b.scores, Into::add);
         }
     }
@@ -288,7 +324,8 @@ void forward_rows(Rows<X> out, float* lse, Rows<const X> q, Rows<const X> k, Row
 }
 
 template <class X>
-void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window) {
+void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window,
+                       const HeadDropouts& drops) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     const int64_t blocks = ceil_div(T, 2 * queries);
     parallel_tasks(B * H * blocks, [&](int64_t i) {
@@ -296,9 +333,10 @@ void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float 
         const int64_t block = blocks - 1 - i % blocks;  // the longest rows first
         const X* q          = qkv.data<X>() + (b * T * 3 * H + h) * D;
         const Mask mask{starts ? starts.data<int32_t>() + b * T : nullptr, window, 0};
+        const HeadDropout drop = drops.step ? drops.head(i / blocks) : HeadDropout{};
         forward_rows<X>({out.data<X>() + (b * T * H + h) * D, H * D}, lse.data<float>() + (b * H + h) * T,
                         {q, 3 * H * D}, {q + H * D, 3 * H * D}, {q + 2 * H * D, 3 * H * D}, block * 2 * queries, T, D,
-                        mask, scale);
+                        mask, scale, drops.step ? &drop : nullptr);
     });
 }
 
@@ -309,18 +347,26 @@ struct BackwardBuffers {
     alignas(64) float q_columns[max_D * queries], dout_columns[max_D * queries];  // (Dp, queries)
     alignas(64) float dq_columns[max_D * queries];
     alignas(64) float k[keys * max_D], v[keys * max_D];  // (keys, Dp)
-    alignas(64) float p[keys * queries], ds[keys * queries];
+    alignas(64) float p[keys * queries], ds[keys * queries], mask[keys * queries];
     alignas(64) float lse[queries], delta[queries];
 };
 
-// Works in place: the scores in p become p = exp(scale s - lse), and the dp in ds becomes ds = p (dp - δ).
-inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale) {
+// Works in place: the scores in p become p = exp(scale s - lse), and the dp in ds becomes ds = p (dp - δ). With a mask,
+// p and dp are multiplied with it once ds does not need them any more.
+template <bool drops>
+inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale,
+                             const float* mask) {
     for (int64_t s = 0; s < n; s++)
         for (int v = 0; v < queries; v += lanes) {
             const int64_t i = s * queries + v;
             const floats pi = exp(load(p + i) * scale - load(lse + v));
-            store(p + i, pi);
-            store(ds + i, pi * (load(ds + i) - load(delta + v)));
+            if constexpr (drops) {
+                store(p + i, pi * load(mask + i));
+                store(ds + i, pi * (load(ds + i) * load(mask + i) - load(delta + v)));
+            } else {
+                store(p + i, pi);
+                store(ds + i, pi * (load(ds + i) - load(delta + v)));
+            }
         }
 }
 
@@ -335,7 +381,7 @@ struct Head {  // the inputs of one head, and where its gradients go
 // Computes the gradients of one panel of queries against all the keys that it sees. Writes dq, and adds to dk and dv
 // (T, Dp).
 template <class X>
-void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, float scale) {
+void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, float scale, const HeadDropout* drop) {
     const int64_t Dp = round_up(h.D, lanes), n = panel.n;
     BackwardBuffers& b = thread_buffers<BackwardBuffers>();
     load_tile(b.q, h.q.from(panel.row), n, queries, h.D, Dp);
@@ -362,7 +408,12 @@ void backward_panel(const Head<X>& h, float* dk, float* dv, const Panel& panel, 
         product(b.p, seen, queries, Dp, k, b.q_columns, Into::set);
         panel.hide(b.p, key, seen);
         product(b.ds, seen, queries, Dp, v, b.dout_columns, Into::set);
-        softmax_backward(b.p, b.ds, b.lse, b.delta, seen, scale);
+        if (drop) {
+            fill_mask(b.mask, *drop, panel.row, key, seen);
+            softmax_backward<true>(b.p, b.ds, b.lse, b.delta, seen, scale, b.mask);
+        } else {
+            softmax_backward<false>(b.p, b.ds, b.lse, b.delta, seen, scale, nullptr);
+        }
         product(dv + key * Dp, seen, Dp, queries, p, b.dout, Into::add);
         product(dk + key * Dp, seen, Dp, queries, ds, b.q, Into::add);
         product(b.dq_columns, Dp, queries, seen, k.transposed(), b.ds, Into::add);
@@ -397,7 +448,7 @@ void store_sum(Rows<X> gradient, const float* parts, int64_t count, int64_t stri
 
 template <class X>
 void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
-                        int64_t window) {
+                        int64_t window, const HeadDropouts& drops) {
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     const auto head = [&](int64_t i) {
         const int64_t b = i / H, h = i % H, C = H * D;
@@ -435,8 +486,9 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
         float* const dk = sums + set * (parts == 1 ? omp_get_thread_num() : task);
         std::fill_n(dk, set, 0.f);
         const Mask mask{starts ? starts.data<int32_t>() + i / H * T : nullptr, window, 0};
+        const HeadDropout drop = drops.step ? drops.head(i) : HeadDropout{};
         for (int64_t p = task % parts; p < panels; p += parts)
-            backward_panel(head(i), dk, dk + half, Panel(mask, p * queries, T), scale);
+            backward_panel(head(i), dk, dk + half, Panel(mask, p * queries, T), scale, drops.step ? &drop : nullptr);
         if (parts == 1) finish(i, dk);
     });
     if (parts > 1) parallel_tasks(B * H, [&](int64_t i) { finish(i, sums + set * i * parts); });
@@ -583,17 +635,30 @@ static void check_attention(const char* op, const Tensor& qkv, float scale, int6
     CHECK_CALL(window >= 1, "{}: window is {}, expected at least 1: every row sees itself", op, window);
 }
 
-void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window, Stream s) {
+// The masks of the heads of qkv, after a check of `drop`.
+static HeadDropouts head_dropouts(const char* op, const Tensor& qkv, const Dropout& drop) {
+    drop.check(op);
+    if (drop.rate == 0) return {};
+    const int64_t T = qkv.shape[1];
+    expect(drop.step, Shape({1}), DType::I32, qkv);
+    CHECK_CALL(drop.first % T == 0, "{}: drop.first is {}, expected the first row of a sequence of {}", op, drop.first,
+               T);
+    return {drop, T, qkv.shape[3]};
+}
+
+void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window, Stream s,
+                       const Dropout& drop) {
     check_attention(__func__, qkv, scale, window);
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(lse, (Shape{B, H, T}), DType::F32, qkv);
     expect_maybe(starts, (Shape{B, T}), DType::I32, qkv);
-    RUN_ON(s, qkv.dtype, attention_forward, out, lse, qkv, starts, scale, window);
+    const HeadDropouts drops = head_dropouts(__func__, qkv, drop);
+    RUN_ON(s, qkv.dtype, attention_forward, out, lse, qkv, starts, scale, window, drops);
 }
 
 void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
-                        int64_t window, Stream s) {
+                        int64_t window, Stream s, const Dropout& drop) {
     check_attention(__func__, qkv, scale, window);
     const int64_t B = qkv.shape[0], T = qkv.shape[1], H = qkv.shape[3], D = qkv.shape[4];
     expect(dqkv, qkv.shape, qkv.dtype, qkv);
@@ -601,7 +666,8 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
     expect(out, (Shape{B, T, H, D}), qkv.dtype, qkv);
     expect(lse, (Shape{B, H, T}), DType::F32, qkv);
     expect_maybe(starts, (Shape{B, T}), DType::I32, qkv);
-    RUN_ON(s, qkv.dtype, attention_backward, dqkv, dout, out, lse, qkv, starts, scale, window);
+    const HeadDropouts drops = head_dropouts(__func__, qkv, drop);
+    RUN_ON(s, qkv.dtype, attention_backward, dqkv, dout, out, lse, qkv, starts, scale, window, drops);
 }
 
 void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, Tensor positions, Rope rope, float scale,

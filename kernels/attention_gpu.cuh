@@ -44,32 +44,47 @@ void for_plain_size(int64_t D, F f) {
     for_size<32, 64, 128, 256>(D, f);
 }
 
+// Calls f with whether probabilities are dropped, as a compile-time constant.
+template <class F>
+void for_dropout(const Problem& p, F f) {
+    if (p.drops.step)
+        f(std::true_type{});
+    else
+        f(std::false_type{});
+}
+
 template <class X>
 void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv, Queue& queue) {
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
-                const auto kernel = attention_forward_kernel<ForwardTilingOf<D>>;
-                launch(kernel, grid_of<ForwardTilingOf<D>>(qkv), queue, out, lse, x, p);
+                for_dropout(p, [&](auto drops) {
+                    using Tiling = ForwardTilingOf<D, drops>;
+                    launch(attention_forward_kernel<Tiling, drops>, grid_of<Tiling>(qkv), queue, out, lse, x, p);
+                });
             });
     }
     for_plain_size(p.D, [&](auto D) {
         using Tiling = PlainTiling<D>;
         const Grid grid(blocks_of(qkv, Tiling::rows), plain_threads, Tiling::shared(1));
-        launch(attention_forward_plain_kernel<X, D>, grid, queue, out, lse, x, p);
+        for_dropout(
+            p, [&](auto drops) { launch(attention_forward_plain_kernel<X, D, drops>, grid, queue, out, lse, x, p); });
     });
 }
 
 template <class X>
-void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window, Queue& queue) {
-    const Problem p = problem(qkv, starts, 0, scale, window, {out, qkv});
+void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window,
+                       const HeadDropouts& drops, Queue& queue) {
+    Problem p = problem(qkv, starts, 0, scale, window, {out, qkv});
+    p.drops   = drops;
     forward_tiles<X>(heads_of<X>(out), lse.data<float>(), inputs<X>(qkv), p, qkv, queue);
 }
 
 template <class X>
 void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
-                        int64_t window, Queue& queue) {
-    const Problem p   = problem(qkv, starts, 0, scale, window, {dqkv, dout, out, qkv});
+                        int64_t window, const HeadDropouts& drops, Queue& queue) {
+    Problem p         = problem(qkv, starts, 0, scale, window, {dqkv, dout, out, qkv});
+    p.drops           = drops;
     const Inputs<X> x = inputs<X>(qkv);
     const auto dq = heads_of_qkv<X>(dqkv, 0), dk = heads_of_qkv<X>(dqkv, 1), dv = heads_of_qkv<X>(dqkv, 2);
     const auto y = heads_of<const X>(out), dy = heads_of<const X>(dout);
@@ -79,17 +94,23 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
-                using Queries = QueryTilingOf<D>;
-                using Keys    = KeyTilingOf<D>;
-                launch(attention_backward_q_kernel<Queries>, grid_of<Queries>(qkv), queue, dq, delta, dy, y, l, x, p);
-                launch(attention_backward_kv_kernel<Keys>, grid_of<Keys>(qkv), queue, dk, dv, dy, delta, l, x, p);
+                for_dropout(p, [&](auto drops) {
+                    using Queries = QueryTilingOf<D, drops>;
+                    using Keys    = KeyTilingOf<D, drops>;
+                    launch(attention_backward_q_kernel<Queries, drops>, grid_of<Queries>(qkv), queue, dq, delta, dy, y,
+                           l, x, p);
+                    launch(attention_backward_kv_kernel<Keys, drops>, grid_of<Keys>(qkv), queue, dk, dv, dy, delta, l,
+                           x, p);
+                });
             });
     }
     for_plain_size(p.D, [&](auto D) {
         using Tiling = PlainTiling<D>;
         const Grid grid(blocks_of(qkv, Tiling::rows), plain_threads, Tiling::shared(2));
-        launch(attention_backward_q_plain_kernel<X, D>, grid, queue, dq, delta, dy, y, l, x, p);
-        launch(attention_backward_kv_plain_kernel<X, D>, grid, queue, dk, dv, dy, delta, l, x, p);
+        for_dropout(p, [&](auto drops) {
+            launch(attention_backward_q_plain_kernel<X, D, drops>, grid, queue, dq, delta, dy, y, l, x, p);
+            launch(attention_backward_kv_plain_kernel<X, D, drops>, grid, queue, dk, dv, dy, delta, l, x, p);
+        });
     });
 }
 

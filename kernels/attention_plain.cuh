@@ -83,6 +83,15 @@ __device__ inline void plain_product(float (&c)[R][D / 32], const float* weights
     __syncwarp();
 }
 
+// Bit i of the result is keeps(i), for R rows: with one row at a time, Philox needs few registers.
+template <int R, class Keeps>
+__device__ inline unsigned plain_kept(Keeps keeps) {
+    unsigned bits = 0;
+#pragma unroll 1
+    for (int i = 0; i < R; i++) bits |= unsigned(keeps(i)) << i;
+    return bits;
+}
+
 template <int R, int D>
 __device__ inline void plain_clear(float (&c)[R][D / 32]) {
     for (auto& row : c)
@@ -101,7 +110,7 @@ __device__ inline void plain_store(Rows<X> head, const float (&c)[R][D / 32], co
             if (row + i < end && lane + 32 * j < width) head[row + i][lane + 32 * j] = X(c[i][j] * factor[i]);
 }
 
-template <class X, int D>
+template <class X, int D, bool drops>
 __global__ void __launch_bounds__(plain_threads, 2)
     attention_forward_plain_kernel(Heads<X> out, float* lse, Inputs<X> x, Problem p) {
     using Tiling    = PlainTiling<D>;
@@ -112,9 +121,10 @@ __global__ void __launch_bounds__(plain_threads, 2)
     const OwnTile own(p, rows, TileOrder::last_to_first);
     p.begin(own.b);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;  // the warp's first row within the tile
-    float* const weights = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
-    const Range seen     = find_first_keys<plain_threads, rows>(first_keys, p, own);
-    const int end        = min(p.past + own.row + rows, p.keys());
+    float* const weights   = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
+    const Range seen       = find_first_keys<plain_threads, rows>(first_keys, p, own);
+    const int end          = min(p.past + own.row + rows, p.keys());
+    const HeadDropout drop = own.dropout<drops>(p);
 
     float acc[R][D / 32], row_max[R], row_sum[R];  // row_sum: this lane's share of Σ exp(s - row_max)
     plain_clear<R, D>(acc);
@@ -128,6 +138,8 @@ __global__ void __launch_bounds__(plain_threads, 2)
         load_tile<streamed_rows>(k_tile, x.k.at(own.b, own.h), key, end, p);
         load_tile<streamed_rows>(v_tile, x.v.at(own.b, own.h), key, end, p);
         __syncthreads();
+        const auto keeps    = [&](int i) { return drop.keeps(own.row + row + i, key + lane); };
+        const unsigned kept = drops ? plain_kept<R>(keeps) : ~0u;
         float s[R];
         plain_product_transposed<R>(s, q_tile, row, k_tile);
 #pragma unroll
@@ -141,7 +153,7 @@ __global__ void __launch_bounds__(plain_threads, 2)
             row_sum[i] = row_sum[i] * rescale + weight;
 #pragma unroll
             for (int j = 0; j < D / 32; j++) acc[i][j] *= rescale;
-            weights[i * streamed_rows + lane] = weight;
+            weights[i * streamed_rows + lane] = kept >> i & 1 ? weight : 0.f;
         }
         plain_product<R>(acc, weights, v_tile);
     }
@@ -150,13 +162,13 @@ __global__ void __launch_bounds__(plain_threads, 2)
     for (int i = 0; i < R; i++) {
         const float sum = warp_sum(row_sum[i]);
         const int t     = own.row + row + i;
-        factor[i]       = 1.f / sum;
+        factor[i]       = (drops ? drop.scale : 1.f) / sum;
         if (lse && lane == 0 && t < p.T) lse[own.head_offset(p) + t] = row_max[i] + logf(sum);
     }
     plain_store<R, D>(out.at(own.b, own.h), acc, factor, own.row + row, p.T, p.D);
 }
 
-template <class X, int D>
+template <class X, int D, bool drops>
 __global__ void __launch_bounds__(plain_threads, 2)
     attention_backward_q_plain_kernel(Heads<X> dq, float* delta, Heads<const X> dout, Heads<const X> out,
                                       const float* lse, Inputs<X> x, Problem p) {
@@ -167,9 +179,10 @@ __global__ void __launch_bounds__(plain_threads, 2)
     const Tile<float, D> k_tile{dout_tile.p + Tiling::own_bytes}, v_tile{k_tile.p + Tiling::streamed_bytes};
     const OwnTile own(p, rows, TileOrder::last_to_first);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R;
-    float* const weights = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
-    const Range seen     = find_first_keys<plain_threads, rows>(first_keys, p, own);
-    const int end        = min(own.row + rows, p.T);
+    float* const weights   = reinterpret_cast<float*>(v_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
+    const Range seen       = find_first_keys<plain_threads, rows>(first_keys, p, own);
+    const int end          = min(own.row + rows, p.T);
+    const HeadDropout drop = own.dropout<drops>(p);
 
     load_tile<rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p);
     load_tile<rows>(dout_tile, dout.at(own.b, own.h), own.row, p.T, p);
@@ -194,12 +207,15 @@ __global__ void __launch_bounds__(plain_threads, 2)
         load_tile<streamed_rows>(k_tile, x.k.at(own.b, own.h), key, end, p);
         load_tile<streamed_rows>(v_tile, x.v.at(own.b, own.h), key, end, p);
         __syncthreads();
+        const auto keeps    = [&](int i) { return drop.keeps(own.row + row + i, key + lane); };
+        const unsigned kept = drops ? plain_kept<R>(keeps) : ~0u;
         float s[R], dp[R];
         plain_product_transposed<R>(s, q_tile, row, k_tile);
         plain_product_transposed<R>(dp, dout_tile, row, v_tile);
 #pragma unroll
         for (int i = 0; i < R; i++) {
-            const bool sees                   = key + lane >= first_keys[row + i] && key + lane <= own.row + row + i;
+            const bool sees = key + lane >= first_keys[row + i] && key + lane <= own.row + row + i;
+            if (drops) dp[i] = kept >> i & 1 ? dp[i] * drop.scale : 0.f;
             const float ds_i                  = sees ? expf(s[i] * p.scale - row_lse[i]) * (dp[i] - row_delta[i]) : 0.f;
             weights[i * streamed_rows + lane] = ds_i;
         }
@@ -208,7 +224,7 @@ __global__ void __launch_bounds__(plain_threads, 2)
     plain_store<R, D>(dq.at(own.b, own.h), acc, factor, own.row + row, p.T, p.D);
 }
 
-template <class X, int D>
+template <class X, int D, bool drops>
 __global__ void __launch_bounds__(plain_threads, 2)
     attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout, const float* delta,
                                        const float* lse, Inputs<X> x, Problem p) {
@@ -218,9 +234,10 @@ __global__ void __launch_bounds__(plain_threads, 2)
     const Tile<float, D> q_tile{v_tile.p + Tiling::own_bytes}, dout_tile{q_tile.p + Tiling::streamed_bytes};
     const OwnTile own(p, rows, TileOrder::first_to_last);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * R, last_key = min(own.row + rows, p.T) - 1;
-    float* const weights = reinterpret_cast<float*>(dout_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
-    const int64_t offset = own.head_offset(p);
-    const int end        = end_of_queries<plain_threads>(p, own.b, own.row, last_key);
+    float* const weights   = reinterpret_cast<float*>(dout_tile.p + Tiling::streamed_bytes) + row * streamed_rows;
+    const int64_t offset   = own.head_offset(p);
+    const int end          = end_of_queries<plain_threads>(p, own.b, own.row, last_key);
+    const HeadDropout drop = own.dropout<drops>(p);
 
     float dk_sums[R][D / 32], dv_sums[R][D / 32];
     plain_clear<R, D>(dk_sums);
@@ -234,6 +251,8 @@ __global__ void __launch_bounds__(plain_threads, 2)
         __syncthreads();
         const int t = query + lane, first_key = t < p.T ? p.first_key(own.b, t) : INT_MAX;  // this lane's query
         const float row_lse = t < p.T ? lse[offset + t] : 0.f, row_delta = t < p.T ? delta[offset + t] : 0.f;
+        const auto keeps    = [&](int i) { return drop.keeps(t, own.row + row + i); };
+        const unsigned kept = drops ? plain_kept<R>(keeps) : ~0u;
         float s[R], dp[R];
         plain_product_transposed<R>(s, k_tile, row, q_tile);
         plain_product_transposed<R>(dp, v_tile, row, dout_tile);
@@ -241,20 +260,21 @@ __global__ void __launch_bounds__(plain_threads, 2)
         for (int i = 0; i < R; i++) {
             const int key = own.row + row + i;
             s[i]          = key >= first_key && key <= t ? expf(s[i] * p.scale - row_lse) : 0.f;  // s becomes p
-            weights[i * streamed_rows + lane] = s[i];
+            if (drops) dp[i] = kept >> i & 1 ? dp[i] * drop.scale : 0.f;
+            weights[i * streamed_rows + lane] = kept >> i & 1 ? s[i] : 0.f;
         }
         plain_product<R>(dv_sums, weights, dout_tile);
 #pragma unroll
         for (int i = 0; i < R; i++) weights[i * streamed_rows + lane] = s[i] * (dp[i] - row_delta);  // ds
         plain_product<R>(dk_sums, weights, q_tile);
     }
-    float one[R], scales[R];
+    float k_scales[R], v_scales[R];
     for (int i = 0; i < R; i++) {
-        one[i]    = 1.f;
-        scales[i] = p.scale;
+        v_scales[i] = drops ? drop.scale : 1.f;
+        k_scales[i] = p.scale;
     }
-    plain_store<R, D>(dk.at(own.b, own.h), dk_sums, scales, own.row + row, p.T, p.D);
-    plain_store<R, D>(dv.at(own.b, own.h), dv_sums, one, own.row + row, p.T, p.D);
+    plain_store<R, D>(dk.at(own.b, own.h), dk_sums, k_scales, own.row + row, p.T, p.D);
+    plain_store<R, D>(dv.at(own.b, own.h), dv_sums, v_scales, own.row + row, p.T, p.D);
 }
 
 }  // namespace gpu

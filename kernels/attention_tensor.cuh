@@ -202,6 +202,50 @@ struct SeenByWarp {
     }
 };
 
+// Returns the key with which a block's first tile begins. Tiles that are masked by dropout begin at multiples of 16.
+template <bool drops, int M>
+__device__ inline int first_tile(const SeenByWarp<M>& seen) {
+    const int begin = block_range<tensor_threads>(seen.begin).min;
+    return drops ? begin / 16 * 16 : begin;
+}
+
+// ---- dropout -------------------------------------------------------------------------------------------------------
+
+// Calls f(m, n, i, keeps) for each element [m][n][i] that this lane holds of a warp's probabilities (16 M × N), which
+// begin at this query and this key, multiples of 16. Where queries are the rows, the 8 elements of a lane in a tile of
+// 16 × 16 share a block. Where keys are the rows, they share two: this lane computes one of them and the lane of the
+// neighbouring key the other, and each sends the half of its bits that belongs to the other's key.
+enum class RowsAre { queries, keys };
+template <RowsAre rows, int M, int N, class F>
+__device__ inline void each_dropout(const HeadDropout& drop, int query, int key, F f) {
+    constexpr bool by_query = rows == RowsAre::queries;
+    const int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;  // the first element of this lane
+    const Philox first =
+        by_query ? drop.counter(query + row, key + column) : drop.counter(query + column + row % 2, key + row);
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N / 16; n++) {
+            Philox block = drop.block(first, by_query ? m : n, by_query ? n : m);
+            if constexpr (!by_query) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint32_t even = block.word[i], odd = block.word[2 + i];  // of the even and of the odd key
+                    const uint32_t other = __shfl_xor_sync(~0u, row % 2 ? even : odd, 4);
+                    // From here on words 0 and 1 are those of the even query.
+                    block.word[i]        = row % 2 ? other : even;
+                    block.word[2 + i]    = row % 2 ? odd : other;
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {  // element i % 4 of the left half of the tile, and of its right half
+                const int below = i / 2 % 2 * 8, right = i / 4 * 8, odd = i % 2;
+                f(m, 2 * n + i / 4, i % 4,
+                  by_query ? drop.keeps(block, below, right + odd) : drop.keeps(block, right, below + odd));
+            }
+        }
+}
+
 // Stores factor × c to rows [first + row, first + row + 16 M) of a head. The values go through rows [row, row + 16 M)
 // of a tile that has been read for the last time, so that global memory is written 16 bytes at a time. Only this warp
 // uses those rows of the tile.
@@ -338,8 +382,12 @@ struct ForwardTiling {
     static constexpr int shared          = tile_bytes + StreamedTiles<D, N, stages>::bytes;
     static_assert(shared + 64 <= max_shared);
 };
-template <int D>
-using ForwardTilingOf = ForwardTiling<D, D <= 128 ? 2 : 1, D <= 64 ? 64 : 32, 2, 2, (D <= 80 || D == 192)>;
+template <int D, bool drops = false>
+using ForwardTilingOf = ForwardTiling<D, D <= 128 ? 2 : 1,
+                                      drops && D == 128        ? 16
+                                      : D <= (drops ? 32 : 64) ? 64
+                                                               : 32,
+                                      2, 2, (D <= 80 || D == 192)>;
 
 // The online softmax of a warp's rows. Row [m][i] is row 16 m + lane/4 + 8 i of the warp. Its weights are
 // exp(scale · (s - top)), where `top` is a score near the largest one so far, and `sum` is this lane's share of the sum
@@ -431,7 +479,7 @@ __device__ inline bool too_heavy(unsigned& rows, const float (&sum)[M][2]) {
     return true;
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     attention_forward_kernel(Heads<bf16> out, float* lse, Inputs<bf16> x, Problem p) {
     constexpr int D = Tiling::D, M = Tiling::M, N = Tiling::N, rows = Tiling::rows;
@@ -441,7 +489,8 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     p.begin(own.b);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;  // the warp's first row within the tile
     const SeenByWarp<M> seen(p, own.b, own.row + row);
-    const int begin = block_range<tensor_threads>(seen.begin).min, end = min(p.past + own.row + rows, p.keys());
+    const HeadDropout drop = own.dropout<drops>(p);
+    const int begin = first_tile<drops>(seen), end = min(p.past + own.row + rows, p.keys());
 
     Sums<M, D> acc;
     Softmax<M> softmax(p.scale);
@@ -472,6 +521,10 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
         }
         for (int m = 0; m < M; m++)
             for (int i = 0; i < 2; i++) softmax.sum[m][i] += sum[m][i];
+        if constexpr (drops)
+            each_dropout<RowsAre::queries, M, N>(drop, own.row + row, key, [&](int m, int n, int i, bool keeps) {
+                s[m][n][i] = keeps ? s[m][n][i] : 0.f;
+            });
         product<M, N, D>(acc, round_to_bf16<M, N>(s), kv.b());
     }
 
@@ -483,7 +536,7 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
             float sum = softmax.sum[m][i];
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
-            factor[m][i] = 1.f / sum;
+            factor[m][i] = (drops ? drop.scale : 1.f) / sum;
             const int t  = own.row + row + 16 * m + lane / 4 + 8 * i;
             if (!lse || lane % 4 || t >= p.T) continue;
             // The weights were computed with a rounded exponent of the top. With scores of 1e4 the rounding matters, so
@@ -508,8 +561,9 @@ struct QueryTiling {
     static constexpr int shared = 2 * tile_bytes + stream_bytes;
     static_assert(shared + 64 <= max_shared);
 };
-template <int D>
-using QueryTilingOf = QueryTiling<D, D <= 64 ? 2 : 1, D <= 192 ? 32 : 16, 2, 2, D <= 128, D <= 128>;
+template <int D, bool drops = false>
+using QueryTilingOf =
+    QueryTiling<D, D <= 64 ? 2 : 1, (D == 256 || (drops && D == 64)) ? 16 : 32, 2, 2, D <= 128, D <= 128>;
 
 // Returns p = exp(scale s - lse) of a score s.
 __device__ inline float probability(float s, float scale_log2e, float lse_log2e) {
@@ -517,7 +571,7 @@ __device__ inline float probability(float s, float scale_log2e, float lse_log2e)
 }
 
 // Computes dq, and δ (B,H,T) for the kernel of dk and dv.
-template <class Tiling>
+template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     attention_backward_q_kernel(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out,
                                 const float* lse, Inputs<bf16> x, Problem p) {
@@ -531,7 +585,8 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     load_tile_async<tensor_threads, rows>(out_tile, out.at(own.b, own.h), own.row, p.T, p.D);
     load_tile_async<tensor_threads, rows>(q_tile, x.q.at(own.b, own.h), own.row, p.T, p.D);
     const SeenByWarp<M> seen(p, own.b, own.row + row);
-    const int begin = block_range<tensor_threads>(seen.begin).min, end = min(own.row + rows, p.T);
+    const HeadDropout drop = own.dropout<drops>(p);
+    const int begin = first_tile<drops>(seen), end = min(own.row + rows, p.T);
     wait_for_copies();
     __syncthreads();
 
@@ -571,6 +626,10 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
         product_transposed<M, N, D>(s, q, kv.a());
         product_transposed<M, N, D>(dp, dout_rows, kv.b());
         if (!seen.all_of(key, N)) seen.template hide<N>(s, key);
+        if constexpr (drops)
+            each_dropout<RowsAre::queries, M, N>(drop, own.row + row, key, [&](int m, int n, int i, bool keeps) {
+                dp[m][n][i] = keeps ? dp[m][n][i] * drop.scale : 0.f;
+            });
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -597,14 +656,14 @@ struct KeyTiling {
     static constexpr int shared     = 2 * tile_bytes + StreamedTiles<D, N, 2>::bytes + 6 * N * int(sizeof(float));
     static_assert(N <= 64 && shared + 64 <= max_shared);
 };
-template <int D>
+template <int D, bool drops = false>
 using KeyTilingOf = KeyTiling<D, D <= 64 ? 2 : 1,
-                              D == 80    ? 64
-                              : D <= 192 ? 32
-                                         : 16,
-                              2, (D == 96 || D == 128)>;
+                              D == 80                            ? 64
+                              : (D == 256 || (drops && D == 64)) ? 16
+                                                                 : 32,
+                              2, (D == 96 || (D == 128 && !drops))>;
 
-template <class Tiling, bool want_k, bool want_v>
+template <class Tiling, bool drops, bool want_k, bool want_v>
 __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout,
                                       const float* delta, const float* lse, Inputs<bf16> x, Problem p) {
     constexpr int D = Tiling::D, M = Tiling::M, N = Tiling::N, rows = Tiling::rows;
@@ -618,6 +677,7 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
 
     const OwnTile own(p, rows, TileOrder::first_to_last, block, blocks);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last_key = min(own.row + rows, p.T) - 1;
+    const HeadDropout drop  = own.dropout<drops>(p);
     const int64_t offset    = own.head_offset(p);
     const int end           = end_of_queries<tensor_threads>(p, own.b, own.row, last_key);
     const auto load_numbers = [&](int stage, int query) {
@@ -691,7 +751,16 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
 #pragma unroll
                 for (int i = 0; i < 4; i++) s[m][n][i] = probability(s[m][n][i], scale_log2e, i % 2 ? odd : even);
         }
-        if (want_v) product<M, N, D>(dv_sums, round_to_bf16<M, N>(s), stream.b());
+        if constexpr (drops) {
+            Sums<M, N> kept;
+            each_dropout<RowsAre::keys, M, N>(drop, query, first_of_warp, [&](int m, int n, int i, bool keeps) {
+                if (want_v) kept[m][n][i] = keeps ? s[m][n][i] : 0.f;
+                if (want_k) dp[m][n][i] = keeps ? dp[m][n][i] * drop.scale : 0.f;
+            });
+            if (want_v) product<M, N, D>(dv_sums, round_to_bf16<M, N>(kept), stream.b());
+        } else if (want_v) {
+            product<M, N, D>(dv_sums, round_to_bf16<M, N>(s), stream.b());
+        }
         if (want_k) {
 #pragma unroll
             for (int n = 0; n < N / 8; n++) {  // s becomes ds
@@ -704,26 +773,26 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
             product<M, N, D>(dk_sums, round_to_bf16<M, N>(s), stream.a());
         }
     }
-    float one[M][2], scales[M][2];
+    float k_scales[M][2], v_scales[M][2];
     for (int m = 0; m < M; m++) {
-        one[m][0] = one[m][1] = 1.f;
-        scales[m][0] = scales[m][1] = p.scale;
+        k_scales[m][0] = k_scales[m][1] = p.scale;
+        v_scales[m][0] = v_scales[m][1] = drops ? drop.scale : 1.f;
     }
-    if (want_k) store_rows<M, D>(dk.at(own.b, own.h), v_tile, dk_sums, scales, own.row, row, p.T, p.D);
-    if (want_v) store_rows<M, D>(dv.at(own.b, own.h), k_tile, dv_sums, one, own.row, row, p.T, p.D);
+    if (want_k) store_rows<M, D>(dk.at(own.b, own.h), v_tile, dk_sums, k_scales, own.row, row, p.T, p.D);
+    if (want_v) store_rows<M, D>(dv.at(own.b, own.h), k_tile, dv_sums, v_scales, own.row, row, p.T, p.D);
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
     attention_backward_kv_kernel(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta,
                                  const float* lse, Inputs<bf16> x, Problem p) {
     const int block = blockIdx.x, blocks = gridDim.x;
     if constexpr (Tiling::in_one_block)
-        attention_backward_kv<Tiling, true, true>(block, blocks, dk, dv, dout, delta, lse, x, p);
+        attention_backward_kv<Tiling, drops, true, true>(block, blocks, dk, dv, dout, delta, lse, x, p);
     else if (block % 2 == 0)  // neighbouring blocks read the same tiles, so the second finds them in the cache
-        attention_backward_kv<Tiling, true, false>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
+        attention_backward_kv<Tiling, drops, true, false>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
     else
-        attention_backward_kv<Tiling, false, true>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
+        attention_backward_kv<Tiling, drops, false, true>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
 }
 
 // Returns the grid for a kernel that divides its work so. Only a KeyTiling may need two blocks for each tile.

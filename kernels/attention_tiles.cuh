@@ -14,6 +14,7 @@
 #include <climits>
 
 #include "attention_mask.h"
+#include "dropout.h"
 #include "gpu.cuh"
 
 namespace gpu {
@@ -52,6 +53,7 @@ struct Problem {
     bool is_wide;                        // rows begin at multiples of 16 bytes and are multiples of 16 bytes long
     const int32_t* positions = nullptr;  // (B,T) with a cache: query 0 of sequence b is at positions[b T]
     int most_past            = 0;        // the cache ends T rows after it
+    HeadDropouts drops{};                // for kernels that drop probabilities
 
     // A block that works on sequence b of a cache calls it first.
     __device__ void begin(int b) {
@@ -123,6 +125,11 @@ struct OwnTile {
     }
     // The index of row 0 of this head in a tensor (B,H,T).
     __device__ int64_t head_offset(const Problem& p) const { return (int64_t(b) * p.H + h) * p.T; }
+    template <bool drops>
+    __device__ HeadDropout dropout(const Problem& p) const {
+        if constexpr (drops) return p.drops.head(int64_t(b) * p.H + h);
+        return {};
+    }
 };
 
 // ---- the mask ------------------------------------------------------------------------------------------------------

@@ -64,6 +64,6 @@ void dropout(Tensor out, Tensor x, const Dropout& d, Stream s) {
     CHECK_CALL(x && x.shape.dims == 2, "dropout: x is {}, expected (N, C)", x.str());
     expect(out, x.shape, x.dtype, x);
     expect(d.step, Shape({1}), DType::I32, x);
-    CHECK_CALL(d.rate >= 0 && d.rate < 1, "dropout: the rate is {}, expected 0 or more and less than 1", d.rate);
+    d.check("dropout");
     RUN_ON(s, x.dtype, dropout, out, x, d);
 }

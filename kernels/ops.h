@@ -19,6 +19,7 @@
 
 #include "arena.h"
 #include "device.h"
+#include "dropout.h"
 #include "tensor.h"
 // The columns of shapes are set by hand.
 // clang-format off
@@ -154,13 +155,14 @@ Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x);                // fo
 // Causal attention with an online softmax. Row t sees rows s with max(start, t - window + 1) <= s <= t, where start is
 // starts[b,t], the first row of the document that t belongs to, or 0 without starts. lse is the log of the sum of
 // exp(scale q·k) of each row, which is all that backward needs to recompute the probabilities.
+// With a rate in `drop`, probabilities are dropped before they are multiplied with v; lse is that of all of them.
 void attention_forward(Tensor out /*=*/, Tensor lse /*=*/,                // (B,T,H,D) x, (B,H,T) fp32
                        Tensor qkv, Tensor starts,                         // (B,T,3,H,D) x, (B,T) int32 or null
-                       float scale, int64_t window, Stream s);
+                       float scale, int64_t window, Stream s, const Dropout& drop = {});
 void attention_backward(Tensor dqkv /*=*/,                                // (B,T,3,H,D) x
                         Tensor dout, Tensor out, Tensor lse,              // (B,T,H,D) x, (B,T,H,D) x, (B,H,T) fp32
                         Tensor qkv, Tensor starts,                        // (B,T,3,H,D) x, (B,T) int32 or null
-                        float scale, int64_t window, Stream s);
+                        float scale, int64_t window, Stream s, const Dropout& drop = {});
 // Rotates q and k as rope_forward does, appends the k and v of T new rows to the caches, and attends to all rows so far.
 // Row t of sequence b goes to row positions[b,0] + t of the caches, and sees the rows up to there; so sequences may have
 // any lengths. positions is read from the device's memory, so that the CUDA graph of a step can be launched again as it

@@ -17,13 +17,32 @@ HD Philox philox_round(const Philox& c, uint32_t key0, uint32_t key1) {
     const uint64_t p0 = uint64_t(0xD2511F53u) * c.word[0], p1 = uint64_t(0xCD9E8D57u) * c.word[2];
     return {{uint32_t(p1 >> 32) ^ c.word[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ c.word[3] ^ key1, uint32_t(p0)}};
 }
+template <int rounds = philox_rounds>
 HD Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
-    for (int round = 0; round < philox_rounds; round++) {
+    for (int round = 0; round < rounds; round++) {
         counter = philox_round(counter, key0, key1);
         key0 += philox_weyl0;
         key1 += philox_weyl1;
     }
     return counter;
+}
+
+// The same for n counters at once, in a loop that compilers turn into vector instructions: word[k][i] is word k of
+// counter i, and then of its result.
+template <int rounds = philox_rounds, int n>
+inline void philox_of(uint32_t (&word)[4][n], uint64_t key) {
+    for (int round = 0; round < rounds; round++) {
+        const uint32_t key0 = uint32_t(key) + uint32_t(round) * philox_weyl0,
+                       key1 = uint32_t(key >> 32) + uint32_t(round) * philox_weyl1;
+#pragma omp simd
+        for (int i = 0; i < n; i++) {
+            const Philox next = philox_round({{word[0][i], word[1][i], word[2][i], word[3][i]}}, key0, key1);
+            word[0][i]        = next.word[0];
+            word[1][i]        = next.word[1];
+            word[2][i]        = next.word[2];
+            word[3][i]        = next.word[3];
+        }
+    }
 }
 
 // Returns the i-th of the numbers of (key, step), uniform in [0, 1) and a multiple of 2^-24.

@@ -82,22 +82,6 @@ inline Direction direction(double angle) {
             bits_of<double>(bits_of<uint64_t>(sine) ^ sine_sign)};
 }
 
-// philox() of many counters: word[k][i] is word k of block i.
-void philox_of(uint32_t (&word)[4][blocks], uint64_t key) {
-    for (int round = 0; round < philox_rounds; round++) {
-        const uint32_t key0 = uint32_t(key) + uint32_t(round) * philox_weyl0,
-                       key1 = uint32_t(key >> 32) + uint32_t(round) * philox_weyl1;
-#pragma omp simd
-        for (int i = 0; i < blocks; i++) {
-            const Philox next = philox_round({{word[0][i], word[1][i], word[2][i], word[3][i]}}, key0, key1);
-            word[0][i]        = next.word[0];
-            word[1][i]        = next.word[1];
-            word[2][i]        = next.word[2];
-            word[3][i]        = next.word[3];
-        }
-    }
-}
-
 // What the words of `blocks` consecutive blocks of Philox become: number 4 i + k of them is at [k][i].
 using Numbers = float[4][blocks];
 

@@ -21,10 +21,11 @@ inline Weights weights_in_double(Params& p, const Config& c, Stream s) {
     return w;
 }
 
-// The mean loss over B sequences. ids is (B, T + 1): token t + 1 of a sequence is the target of token t. With a rate,
+// The mean loss over B sequences. ids is (B, T + 1): token t + 1 of a sequence is the target of token t. With rates,
 // elements are dropped as in this step.
 inline double reference_loss(const Weights& w, const Config& c, const std::vector<int32_t>& ids, int64_t B, int64_t T,
-                             const Dropout& drop = {}, uint32_t step = 0) {
+                             ModelDropout drop = {}, int32_t step = 0) {
+    drop.step       = {&step, DType::I32, {1}};  // in the memory of the host
     const int64_t C = c.width, H = c.heads, D = c.head_size(), F = c.feed_forward;
     using Rows        = std::vector<std::vector<double>>;  // (T, …)
     const auto has    = [&](const std::string& name) { return w.count(name) > 0; };
@@ -61,12 +62,12 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
     };
     double loss = 0;
     for (int64_t b = 0; b < B; b++) {
-        const auto dropped = [&](Rows x, uint32_t place) {
+        const auto dropped = [&](Rows x, const Dropout& at) {
             for (int64_t t = 0; t < T; t++)
                 for (int64_t i = 0; i < C; i++) {
-                    const uint64_t e = uint64_t((drop.first + b * T + t) * C + i);
-                    const bool keeps = dropout_keeps(dropout_block(drop.key, step, place, e / 8), e, drop.threshold());
-                    x[t][i] *= keeps ? 65536. / (65536 - drop.threshold()) : 0;
+                    const uint64_t e   = uint64_t((at.first + b * T + t) * C + i);
+                    const Philox block = dropout_block(at.key, uint32_t(step), at.place, e / 8);
+                    x[t][i] *= dropout_keeps(block, e, at.threshold()) ? 65536. / (65536 - at.threshold()) : 0;
                 }
             return x;
         };
@@ -75,10 +76,11 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
             for (int64_t i = 0; i < C; i++)
                 x[t][i] = w.at("wte.weight")[ids[b * (T + 1) + t] * C + i] +
                           (c.learned_positions ? w.at("wpe.weight")[t * C + i] : 0);
-        x = dropped(x, 0);
+        x = dropped(x, drop.embedding());
         for (int64_t l = 0; l < c.layers; l++) {
-            const auto in = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
-            Rows qkv      = linear(norm(x, in("ln1")), in("qkv"), 3 * C);
+            const BlockDropout places = drop.block(l);
+            const auto in             = [&](const char* leaf) { return fmt::format("h.{}.{}", l, leaf); };
+            Rows qkv                  = linear(norm(x, in("ln1")), in("qkv"), 3 * C);
             for (int64_t t = 0; t < T; t++)
                 for (int64_t part = 0; part < 2; part++)
                     for (int64_t h = 0; h < H; h++)
@@ -92,6 +94,7 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
             Rows att(T, std::vector<double>(C));
             for (int64_t h = 0; h < H; h++)
                 for (int64_t t = 0; t < T; t++) {
+                    const Dropout& at = places.probabilities;
                     std::vector<double> p(t + 1);
                     double most = -1e300, total = 0;
                     for (int64_t u = 0; u <= t; u++) {
@@ -100,14 +103,18 @@ inline double reference_loss(const Weights& w, const Config& c, const std::vecto
                         most = std::max(most, p[u]);
                     }
                     for (double& v : p) total += v = std::exp(v - most);
+                    for (int64_t u = 0; at.rate > 0 && u <= t; u++) {
+                        const HeadDropout mask = HeadDropouts(at, T, H).head(b * H + h);
+                        p[u] *= mask.keeps(uint32_t(t), uint32_t(u)) ? 65536. / (65536 - at.threshold()) : 0;
+                    }
                     for (int64_t u = 0; u <= t; u++)
                         for (int64_t i = 0; i < D; i++) att[t][h * D + i] += p[u] / total * qkv[u][2 * C + h * D + i];
                 }
-            const Rows mid = add(x, dropped(linear(att, in("proj"), C), uint32_t(1 + 2 * l)));
+            const Rows mid = add(x, dropped(linear(att, in("proj"), C), places.attention));
             Rows up        = linear(norm(c.parallel ? x : mid, in("ln2")), in("up"), F);
             for (auto& row : up)
                 for (double& v : row) v = gelu(v);
-            x = add(mid, dropped(linear(up, in("down"), C), uint32_t(2 + 2 * l)));
+            x = add(mid, dropped(linear(up, in("down"), C), places.mlp));
         }
         const Rows last  = norm(x, "lnf");
         const auto& head = w.at(c.tied_head ? "wte.weight" : "head.weight");

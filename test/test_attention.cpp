@@ -53,11 +53,24 @@ void each_row(const Sizes& sizes, F f) {
             for (int64_t t = 0; t < sizes.T; t++) f(b, h, t);
 }
 
+// What dropout multiplies the probability of key s for query t of head h with, asked for each element; null: with 1.
+using MaskOf = std::function<double(int64_t b, int64_t h, int64_t t, int64_t s)>;
+MaskOf mask_of(const Sizes& sizes, Dropout drop, int32_t step) {
+    const auto number = std::make_shared<int32_t>(step);
+    drop.step         = {number.get(), DType::I32, {1}};
+    const HeadDropouts heads(drop, sizes.T, sizes.H);
+    const double scale = 65536. / (65536 - drop.threshold());
+    return [=, H = sizes.H, kept = number](int64_t b, int64_t h, int64_t t, int64_t s) {
+        return heads.head(b * H + h).keeps(uint32_t(t), uint32_t(s)) ? scale : 0;
+    };
+}
+
 struct Forward {
     Values out, lse;
 };
 template <class R>
-Forward forward_formula(const Sizes& sizes, const Values& qkv, const Values& starts, double scale) {
+Forward forward_formula(const Sizes& sizes, const Values& qkv, const Values& starts, double scale,
+                        const MaskOf& mask = nullptr) {
     const Indices at{sizes};
     Forward y{Values(sizes.B * sizes.T * sizes.H * sizes.D), Values(sizes.B * sizes.H * sizes.T)};
     each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
@@ -71,6 +84,7 @@ Forward forward_formula(const Sizes& sizes, const Values& qkv, const Values& sta
         for (int64_t s = first; s <= t; s++) {
             p[s] = std::exp(p[s] - top);
             sum += p[s];
+            if (mask) p[s] *= R(mask(b, h, t, s));
         }
         for (int64_t d = 0; d < sizes.D; d++) {
             R o = 0;
@@ -85,7 +99,7 @@ Forward forward_formula(const Sizes& sizes, const Values& qkv, const Values& sta
 // p and ds are rounded to the dtype `factors` before they are multiplied with dout, q and k.
 template <class R>
 Values backward_formula(const Sizes& sizes, const Values& dout, const Values& out, const Values& lse, const Values& qkv,
-                        const Values& starts, double scale, DType factors = DType::F32) {
+                        const Values& starts, double scale, DType factors = DType::F32, const MaskOf& mask = nullptr) {
     const auto factor = [=](R x) { return factors == DType::F32 ? x : R(rounded(double(x), factors)); };
     const Indices at{sizes};
     std::vector<R> g(qkv.size());
@@ -96,11 +110,12 @@ Values backward_formula(const Sizes& sizes, const Values& dout, const Values& ou
             const R p = std::exp(score<R>(qkv, at, b, h, t, s, scale) - R(lse[at.lse(b, h, t)]));
             R dp      = 0;
             for (int64_t d = 0; d < sizes.D; d++) dp += R(dout[at.out(b, t, h, d)]) * R(qkv[at.qkv(b, s, 2, h, d)]);
-            const R ds = factor(p * (dp - delta)) * R(scale);
+            const R m  = mask ? R(mask(b, h, t, s)) : R(1);
+            const R ds = factor(p * (dp * m - delta)) * R(scale);
             for (int64_t d = 0; d < sizes.D; d++) {
                 g[at.qkv(b, t, 0, h, d)] += ds * R(qkv[at.qkv(b, s, 1, h, d)]);
                 g[at.qkv(b, s, 1, h, d)] += ds * R(qkv[at.qkv(b, t, 0, h, d)]);
-                g[at.qkv(b, s, 2, h, d)] += factor(p) * R(dout[at.out(b, t, h, d)]);
+                g[at.qkv(b, s, 2, h, d)] += factor(p * m) * R(dout[at.out(b, t, h, d)]);
             }
         }
     });
@@ -184,6 +199,16 @@ const std::vector<Sizes>& all_sizes() {
     return sizes;
 }
 
+// Tiles of dropout have 16 queries and 16 keys. With a window or documents, the first key is seldom a multiple of 16.
+const std::vector<Sizes>& dropped_sizes() {
+    static const std::vector<Sizes> sizes = {
+        {90, 2, 3, 3, 2, false},    {20, 31, 1, 8, 31, false},  {9, 63, 1, 64, 63, true},    {3, 65, 3, 80, 1000, true},
+        {2, 130, 1, 96, 50, true},  {4, 130, 3, 17, 40, true},  {3, 97, 1, 256, 97, false},  {2, 130, 2, 33, 64, false},
+        {2, 257, 1, 64, 100, true}, {3, 130, 2, 32, 37, false}, {2, 150, 2, 128, 90, false}, {2, 97, 1, 192, 50, true},
+    };
+    return sizes;
+}
+
 struct Case {
     Sizes sizes;
     ScoreKind kind;
@@ -214,21 +239,23 @@ Buffer positions_from(const Device* dev, int64_t B, int64_t T, int64_t past) {
 
 TEST_CASE("the reference gradient of attention agrees with finite differences", "[attention]") {
     const Sizes sizes = GENERATE(Sizes{2, 5, 2, 3, 5, false}, Sizes{1, 9, 1, 4, 3, false}, Sizes{1, 17, 2, 2, 6, true});
+    const bool drops  = GENERATE(false, true);
     const double scale = 0.7;
-    CAPTURE(sizes);
+    CAPTURE(sizes, drops);
+    const MaskOf mask   = drops ? mask_of(sizes, {0.4f, 9}, 3) : nullptr;
     const Values starts = document_starts(sizes);
     Values qkv          = qkv_values(sizes, ScoreKind::ordinary, DType::F32, scale);
-    const Forward y     = forward_formula<double>(sizes, qkv, starts, scale);
+    const Forward y     = forward_formula<double>(sizes, qkv, starts, scale, mask);
     Values dout(y.out.size());
     Dice random(3);
     for (double& v : dout) v = random.normal();
     const auto loss = [&] {
-        const Values out = forward_formula<double>(sizes, qkv, starts, scale).out;
+        const Values out = forward_formula<double>(sizes, qkv, starts, scale, mask).out;
         double sum       = 0;
         for (size_t i = 0; i < out.size(); i++) sum += out[i] * dout[i];
         return sum;
     };
-    const Values gradient = backward_formula<double>(sizes, dout, y.out, y.lse, qkv, starts, scale);
+    const Values gradient = backward_formula<double>(sizes, dout, y.out, y.lse, qkv, starts, scale, DType::F32, mask);
     double worst          = 0;
     for (size_t i = 0; i < qkv.size(); i++) {
         const double x = qkv[i], step = 1e-4;
@@ -285,6 +312,57 @@ TEST_CASE("attention_backward", "[attention]") {
     const DType factors     = tensor_cores && c.kind != ScoreKind::ordinary ? dtype : DType::F32;
     CHECK_CLOSE(dx, backward_formula<double>(sizes, dout.values(), out.values(), lse.values(), qkv, starts, scale),
                 backward_formula<float>(sizes, dout.values(), out.values(), lse.values(), qkv, starts, scale, factors));
+}
+
+TEST_CASE("attention with dropout equals its masks, written out", "[attention][dropout]") {
+    const auto* dev   = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    const auto sizes  = GENERATE(from_range(dropped_sizes()));
+    const float scale = sizes.H == 3 ? 1.f : default_scale(sizes), rate = sizes.H == 1 ? 0.1f : 0.5f;
+    CAPTURE(dev, dtype, sizes, rate);
+    const Values qkv = qkv_values(sizes, ScoreKind::ordinary, dtype, scale), starts = document_starts(sizes);
+    const Buffer x(dev, {sizes.B, sizes.T, 3, sizes.H, sizes.D}, dtype, qkv), s     = starts_buffer(dev, sizes, starts);
+    const Tensor maybe = sizes.documents ? s.tensor() : Tensor{};
+    const Buffer out(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, dtype),
+        lse(dev, {sizes.B, sizes.H, sizes.T}, DType::F32), step(dev, {1}, DType::I32, Values{4});
+    const Dropout drop{rate, 0x123456789abcdef, step, 7 * sizes.T, 2};
+    const MaskOf mask = mask_of(sizes, drop, 4);
+    attention_forward(out, lse, x, maybe, scale, sizes.window, dev->stream(), drop);
+    const Forward y     = forward_formula<double>(sizes, qkv, starts, scale, mask);
+    const Forward plain = forward_formula<float>(sizes, qkv, starts, scale, mask);
+    CHECK_CLOSE(out, y.out, plain.out);
+    CHECK_CLOSE(lse, y.lse, plain.lse);
+
+    const Buffer dx(dev, {sizes.B, sizes.T, 3, sizes.H, sizes.D}, dtype),
+        dout(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, dtype, Kind::ordinary, 5);
+    const Buffer exact(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, dtype, rounded(y.out, dtype));
+    const Buffer exact_lse(dev, {sizes.B, sizes.H, sizes.T}, DType::F32, rounded(y.lse, DType::F32));
+    attention_backward(dx, dout, exact, exact_lse, x, maybe, scale, sizes.window, dev->stream(), drop);
+    const auto gradient = [&](auto zero) {
+        return backward_formula<decltype(zero)>(sizes, dout.values(), exact.values(), exact_lse.values(), qkv, starts,
+                                                scale, DType::F32, mask);
+    };
+    CHECK_CLOSE(dx, gradient(0.), gradient(0.f));
+}
+
+TEST_CASE("the masks of attention do not depend on how the sequences of a step are divided", "[attention][dropout]") {
+    const auto* dev  = GENERATE(from_range(devices()));
+    const auto dtype = GENERATE(DType::F32, DType::BF16);
+    const Sizes all{4, 70, 2, 32, 70, false};
+    CAPTURE(dev, dtype);
+    const Buffer step(dev, {1}, DType::I32, Values{4});
+    const Values qkv = qkv_values(all, ScoreKind::ordinary, dtype, 1);
+    const auto run   = [&](int64_t first, int64_t B) {
+        const size_t row = size_t(all.T * 3 * all.H * all.D);
+        const Buffer x(dev, {B, all.T, 3, all.H, all.D}, dtype,
+                         Values(qkv.begin() + first * row, qkv.begin() + (first + B) * row));
+        const Buffer out(dev, {B, all.T, all.H, all.D}, dtype), lse(dev, {B, all.H, all.T}, DType::F32);
+        attention_forward(out, lse, x, {}, 1, all.T, dev->stream(), {0.3f, 9, step, first * all.T, 1});
+        return out.values();
+    };
+    Values parts = run(0, 1);
+    for (const double v : run(1, 3)) parts.push_back(v);
+    CHECK(run(0, 4) == parts);
 }
 
 TEST_CASE("a key that the mask hides from a row does not change one bit of it", "[attention]") {
@@ -344,8 +422,11 @@ TEST_CASE("attention is the same for any number of threads", "[attention]") {
     const auto dtype = GENERATE(DType::F32, DType::BF16);
     const auto sizes =
         GENERATE(Sizes{1, 300, 1, 64, 300, false}, Sizes{1, 300, 3, 24, 70, true}, Sizes{4, 70, 6, 16, 70, false});
-    CAPTURE(dtype, sizes);
+    const float rate = GENERATE(0.f, 0.3f);  // of dropout
+    CAPTURE(dtype, sizes, rate);
     const float scale = default_scale(sizes);
+    const Buffer step(dev, {1}, DType::I32, Values{4});
+    const Dropout drop{rate, 9, step};
     const Values qkv = qkv_values(sizes, ScoreKind::ordinary, dtype, scale), starts = document_starts(sizes);
     const auto run = [&] {
         const Buffer x(dev, {sizes.B, sizes.T, 3, sizes.H, sizes.D}, dtype, qkv), s = starts_buffer(dev, sizes, starts);
@@ -354,8 +435,8 @@ TEST_CASE("attention is the same for any number of threads", "[attention]") {
         const Buffer dx(dev, {sizes.B, sizes.T, 3, sizes.H, sizes.D}, dtype),
             dout(dev, {sizes.B, sizes.T, sizes.H, sizes.D}, dtype, Kind::ordinary, 5);
         const Tensor maybe = sizes.documents ? s.tensor() : Tensor{};
-        attention_forward(out, lse, x, maybe, scale, sizes.window, dev->stream());
-        attention_backward(dx, dout, out, lse, x, maybe, scale, sizes.window, dev->stream());
+        attention_forward(out, lse, x, maybe, scale, sizes.window, dev->stream(), drop);
+        attention_backward(dx, dout, out, lse, x, maybe, scale, sizes.window, dev->stream(), drop);
 
         const Buffer k(dev, {sizes.B, sizes.H, sizes.T, sizes.D}, dtype),
             v(dev, {sizes.B, sizes.H, sizes.T, sizes.D}, dtype);
@@ -477,6 +558,13 @@ TEST_CASE("attention says what is wrong with its arguments", "[attention]") {
     CHECK_REFUSED((attention_forward(out, lse, qkv, {}, 0, 3, s)), "scale is 0");
     CHECK_REFUSED((attention_forward(out, lse, qkv, {}, NAN, 3, s)), "scale is nan");
     CHECK_REFUSED((attention_forward(out, lse, qkv, {}, 1, 0, s)), "window is 0");
+    const Buffer step(dev, {1}, DType::I32, Values{0});
+    for (const float rate : {-0.1f, 1.f, NAN})
+        CHECK_REFUSED((attention_forward(out, lse, qkv, {}, 1, 3, s, {rate, 1, step})), "attention_forward",
+                      "the rate is");
+    CHECK_REFUSED((attention_forward(out, lse, qkv, {}, 1, 3, s, {0.1f, 1})), "drop.step is null");
+    CHECK_REFUSED((attention_backward(qkv, out, out, lse, qkv, {}, 1, 3, s, {0.1f, 1, step, 4})), "attention_backward",
+                  "drop.first is 4", "sequence of 3");
     CHECK_REFUSED((attention_backward(out, out, out, lse, qkv, {}, 1, 3, s)), "attention_backward", "dqkv is");
     CHECK_REFUSED((attention_backward(qkv, short_out, out, lse, qkv, {}, 1, 3, s)), "dout is");
     const Buffer at = positions_from(dev, 2, 3, 0), beyond = positions_from(dev, 2, 3, 3),

@@ -93,6 +93,60 @@ TEST_CASE("masks drop at their rate, and no two of them are correlated", "[dropo
     for (const uint32_t step : {0u, 6u, 8u, 4000000000u}) both(mask_of(d, step, N, C), 0);
 }
 
+TEST_CASE("masks of attention drop at their rate, and no two of them are correlated", "[dropout]") {
+    const auto rate = GENERATE(0.1f, 0.5f, 0.9f);
+    CAPTURE(rate);
+    const int64_t T = 400, H = 3;
+    using Mask = std::vector<char>;  // (T,T), queries by keys
+    struct Which {
+        int64_t head   = 1;
+        uint32_t place = 3;
+        int32_t step   = 7;
+        uint64_t key   = Random(1, "dropout").key();
+        int64_t first  = 5;  // sequences
+    };
+    const auto mask_of = [&](Which w) {
+        const Dropout d{rate, w.key, {&w.step, DType::I32, {1}}, w.first * T, w.place};
+        const HeadDropout head = HeadDropouts(d, T, H).head(w.head);
+        Mask mask(size_t(T * T));
+        for (int64_t i = 0; i < T * T; i++) mask[size_t(i)] = head.keeps(uint32_t(i / T), uint32_t(i % T));
+        return mask;
+    };
+    const double kept = 1 - double(Dropout{rate}.threshold()) / 65536;
+    const Mask mask   = mask_of({});
+    check_binomial(std::count(mask.begin(), mask.end(), 1), T * T, kept);
+    // Counts the pairs of kept elements that are so many queries and keys apart.
+    const auto both = [&](const Mask& other, int64_t queries, int64_t keys) {
+        CAPTURE(queries, keys);
+        int64_t count = 0, of = 0;
+        for (int64_t t = 0; t + queries < T; t++)
+            for (int64_t s = 0; s + keys < T; s++, of++)
+                count += mask[size_t(t * T + s)] & other[size_t((t + queries) * T + s + keys)];
+        check_binomial(count, of, kept * kept);
+    };
+    for (const int64_t queries : {0, 1, 2, 7, 8, 9, 16, 17, 64})
+        for (const int64_t keys : {0, 1, 2, 7, 8, 9, 16, 17, 64})
+            if (queries + keys > 0) both(mask, queries, keys);
+    Mask transposed(mask.size());
+    for (int64_t i = 0; i < T * T; i++) transposed[size_t(i)] = mask[size_t(i % T * T + i / T)];
+    both(transposed, 0, 1);
+    const auto with = [&](auto change) {
+        Which other;
+        change(other);
+        both(mask_of(other), 0, 0);
+    };
+    for (const int64_t head : {0, 2, 3, 6}) with([=](Which& w) { w.head = head; });
+    for (const uint32_t place : {0u, 1u, 2u, 4u}) with([=](Which& w) { w.place = place; });
+    for (const int32_t step : {0, 6, 8, 1 << 30}) with([=](Which& w) { w.step = step; });
+    for (const int64_t first : {0, 4, 6}) with([=](Which& w) { w.first = first; });
+    with([](Which& w) { w.key = Random(2, "dropout").key(); });
+    with([](Which& w) { w.key++; });
+
+    // The next sequence's heads follow, wherever the tensor is cut.
+    const auto same = [&](Which w) { CHECK(mask_of(w) == mask); };
+    same({1 + H, 3, 7, Random(1, "dropout").key(), 4});
+}
+
 TEST_CASE("dropout refuses rates outside [0, 1) and tensors that do not fit", "[dropout]") {
     const auto dev = devices()[0];
     const Stream s = dev->stream();

@@ -95,7 +95,8 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     const Device* dev = GENERATE(from_range(devices()));
     CAPTURE(dev);
     const bool neox = GENERATE(false, true), parallel = GENERATE(false, true), tied = GENERATE(false, true);
-    const float rate  = GENERATE(0.f, 0.3f);  // of dropout, with the masks held
+    const float rate = GENERATE(0.f, 0.3f);  // of dropout, with the masks held
+    const DropoutRates rates{rate, 0.7f * rate, 1.3f * rate};
     Config c          = tiny_config(7, 13, neox);
     c.parallel        = parallel;
     c.tied_head       = tied;
@@ -108,7 +109,7 @@ TEST_CASE("gradients of whole models equal finite differences in double", "[mode
     Model m(c, DType::F32, {B, T, true}, *dev);
     scatter(m.params, c, m.stream);
     const Buffer step(dev, {1}, DType::I32, Values{4});
-    m.dropout = {rate, Random(1, "dropout").key(), step, 3};
+    m.dropout = {rates, Random(1, "dropout").key(), step, 3 * T};
     const HostBatch host(ids.data(), B, T);
     const double loss = loss_and_gradients(m, host.batch);
     Weights w         = weights_in_double(m.params, c, m.stream);
@@ -170,7 +171,7 @@ static std::vector<unsigned char> trained(const Device& dev, const Config& c, DT
                                           bool mask, float rate, int64_t* activations) {
     const BatchShape z{2, 6, true, recompute};
     Model m(c, dtype, z, dev);
-    m.dropout = {rate, Random(1, "dropout").key()};
+    m.dropout = {{rate, rate, rate}, Random(1, "dropout").key()};
     scatter(m.params, c, m.stream, 0.1f);
     AdamW adamw(m, {});
     adamw.start_from_weights();
@@ -213,7 +214,7 @@ TEST_CASE("dropout is the same for any split into micro-steps, differs by step, 
         Model m(c, DType::F32, {B, T, true}, *dev);
         scatter(m.params, c, m.stream);
         const Buffer step(dev, {1}, DType::I32, Values{double(step_number)});
-        m.dropout = {rate, 5, step, sequence * T};
+        m.dropout = {{rate, rate, rate}, 5, step, sequence * T};
         const HostBatch host(ids.data() + sequence * (T + 1), B, T);
         const Batch& batch = m.feed.bring(host.batch);
         zero(m.acts.loss, m.stream);
