@@ -443,6 +443,9 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     CHECK(!o.graph || !on_cpu, "--graph: CUDA graphs are for --device cuda, not for the CPU");
     CHECK(!o.graph || o.objective == Objective::likelihood,
           "--graph: a step of --objective dpo weighs its pairs on the host, so it cannot be recorded");
+    CHECK(o.objective != Objective::dpo || (!o.dropout.is_auto() && o.dropout == 0),
+          "--dropout: --objective dpo compares log-probabilities with those of its reference, which knows no dropout; "
+          "leave --dropout out, as the authors of DPO do");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
     if (o.save_steps) o.saved_steps = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");

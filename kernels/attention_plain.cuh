@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(plain_threads, 2)
 }
 
 template <class X, int D, bool drops>
-__global__ void __launch_bounds__(plain_threads, 2)
+__global__ void __launch_bounds__(plain_threads, D == 128 && drops ? 1 : 2)
     attention_backward_kv_plain_kernel(Heads<X> dk, Heads<X> dv, Heads<const X> dout, const float* delta,
                                        const float* lse, Inputs<X> x, Problem p) {
     using Tiling    = PlainTiling<D>;

@@ -297,6 +297,25 @@ TEST_CASE("a step waits once and allocates nothing", "[.emulated]") {
 }
 
 // ---- two processes, a GPU each -------------------------------------------------------------------------------------
+TEST_CASE("with dropout the GPU has the CPU's losses, and the same bits in a graph, recomputed and resumed",
+          "[.emulated]") {
+    const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
+    CAPTURE(model);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how = "--steps 4 --accumulate 2 --eval-every 2 --save-every 2 --dropout 0.2 --model " + model;
+    train(s, "cpu", how + " --dtype fp32", "");
+    train(s, "gpu", how + " --dtype fp32", checked);
+    CHECK(apart(s, "cpu", "gpu") <= 1e-5);
+    train(s, "bf16", how + " --dtype bf16", checked);
+    CHECK(apart(s, "cpu", "bf16") <= 1e-3);  // other masks change a loss by more than 1e-2
+    const std::string wanted = bits(s, "bf16");
+    train(s, "graph", how + " --dtype bf16 --graph --recompute block", checked);
+    CHECK(bits(s, "graph") == wanted);
+    cut_after(s, "graph", 2);
+    resume(s, "graph", checked);
+    CHECK(bits(s, "graph") == wanted);
+}
 
 // Starts a process for each of `world` GPUs as torchrun would. The shell commands in `after` run meanwhile, with the
 // process ids in $rank0, $rank1, …
@@ -376,6 +395,18 @@ TEST_CASE("two GPUs with half the batch each train like one with all of it", "[.
     }
     CHECK(apart(s, "one", "two") <= 1e-6);
     CHECK(nlohmann::json::parse(read_text(s / "one/checkpoints/latest/state.json"))["world"] == 2);
+}
+
+TEST_CASE("two GPUs drop what one drops", "[.emulated][two]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string how = "--dtype fp32 --dropout 0.2";
+    for (const Ran& r : train_two(s, of_two(s, "two", how + " --accumulate 2 --graph"))) {
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+    }
+    train(s, "one", "--model nano --eval-every 4 --save-every 4 --steps 8 --accumulate 4 " + how, checked);
+    CHECK(apart(s, "one", "two") <= 1e-6);
 }
 
 // Transfers run on a stream of their own. "late" and "early" are the two extremes of when their work is done.

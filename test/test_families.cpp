@@ -174,6 +174,39 @@ TEST_CASE("load then save gives back every byte of the weights, in the dtype the
     }
 }
 
+TEST_CASE("rates of dropout are read and written by each family's names", "[families]") {
+    struct Case {
+        std::string name, attention, embedding, residual;
+    };
+    const Case c = GENERATE(Case{"gpt2", "attn_pdrop", "embd_pdrop", "resid_pdrop"},
+                            Case{"gptj", "attn_pdrop", "embd_pdrop", "resid_pdrop"},
+                            Case{"gpt_neo", "attention_dropout", "embed_dropout", "resid_dropout"},
+                            Case{"gpt_neox", "attention_dropout", "hidden_dropout", "hidden_dropout"});
+    CAPTURE(c.name);
+    const Scratch s;
+    auto config     = read_json(golden_home(c.name) + "/config.json");
+    const auto read = [&] {
+        write_text(s / "config.json", config.dump());
+        return read_config(s.path);
+    };
+    config[c.embedding] = 0.05;
+    config[c.residual]  = 0.1;
+    config[c.attention] = 0.3;
+    const Config some   = read();
+    CHECK(some.dropout.attention == 0.3f);
+    CHECK(some.dropout.embedding == (c.embedding == c.residual ? 0.1f : 0.05f));
+    CHECK(some.dropout.residual == 0.1f);
+    for (const std::string& field : {c.attention, c.embedding, c.residual})
+        CHECK(config_json(some, DType::F32)[field] == config[field].get<double>());
+    config.erase(c.attention);
+    config[c.residual] = nullptr;
+    CHECK(read().dropout.attention == 0);
+    CHECK(read().dropout.residual == 0);
+    CHECK(config_json(read(), DType::F32)[c.residual] == 0);
+    config[c.residual] = "0.1";
+    CHECK_REFUSED(read(), "config.json", c.residual.c_str(), "expected a number");
+}
+
 TEST_CASE("what a folder says beside its facts is kept in the folders that we write", "[families]") {
     const Device dev("cpu");
     const Scratch first, second, third;

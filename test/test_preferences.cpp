@@ -170,6 +170,8 @@ TEST_CASE("DPO needs preferences, and nothing else learns from them", "[preferen
     };
     refuses(words, {"p_summary.json", "--objective dpo"});
     refuses(words + " --objective dpo --graph --device cuda", {"--graph", "dpo"});
+    for (const char* rate : {" --dropout 0.1", " --dropout auto"})
+        refuses(words + " --objective dpo" + rate, {"--dropout", "dpo", "reference"});
     refuses(words + " --dpo-beta 0.2", {"--dpo-beta", "--objective"});
     refuses(std::string(words).replace(words.find("--context 96"), 12, "--context 8") + " --objective dpo",
             {"no preference that fits into 9 tokens"});

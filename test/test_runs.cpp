@@ -252,6 +252,45 @@ TEST_CASE("a new learning rate begins at the step where the run is resumed", "[p
     CHECK(p.rate("run", 6) > 1e-3);
 }
 
+TEST_CASE("with --dropout a run has the same bits on any number of threads, recomputed, and resumed",
+          "[programs][runs]") {
+    const Place p;
+    const std::string how = tiny + "--steps 6 --accumulate 2 --save-every 3 --keep 0 ";
+    const auto bits       = [&](const std::string& out) {
+        return losses(p / out) + records(p / out, "end").back()["fingerprint"].get<std::string>();
+    };
+    REQUIRE(p.train(how + "--dropout 0.2 --out run").code == 0);
+    REQUIRE(p.train(how + "--out none").code == 0);
+    const std::string two = std::string(how).replace(how.find("--threads 1"), 11, "--threads 2");
+    REQUIRE(p.train(two + "--dropout 0.2 --recompute block --out other").code == 0);
+    CHECK(bits("run") != bits("none"));
+    CHECK(bits("other") == bits("run"));
+    fs::remove_all(p / "run/checkpoints/0000006");
+    REQUIRE(p.train(" --out run --resume").code == 0);
+    CHECK(bits("run") == bits("other"));
+
+    // The rates are written, a model that begins with these weights can ask for them, and a resumed run can change
+    // them.
+    const auto written = nlohmann::json::parse(read_text(p / "run/checkpoints/latest/config.json"));
+    for (const char* rate : {"attn_pdrop", "embd_pdrop", "resid_pdrop"}) CHECK(written[rate] == 0.2);
+    const auto said = [&](const std::string& words) {
+        const Ran r = p.train(words);
+        CAPTURE(r.err);
+        REQUIRE(r.code == 0);
+        return r.out;
+    };
+    const std::string from_config = said(
+        " --model run/checkpoints/latest --train-data train.bin --batch 3 --context 16 --steps 3 --dropout auto --out "
+        "a");
+    CHECK(missing_words(from_config, {"0.2 of the embedding", "0.2 of attention's probabilities"}) == "");
+    const std::string by_default =
+        said(" --model run/checkpoints/latest --train-data train.bin --batch 3 --context 16 --steps 3 --out b");
+    CHECK(by_default.find("of the embedding") == by_default.npos);
+    CHECK(losses(p / "a") != losses(p / "b"));
+    CHECK(nlohmann::json::parse(read_text(p / "b/checkpoints/latest/config.json"))["attn_pdrop"] == 0.2);
+    CHECK(missing_words(said(" --out run --resume --steps 7 --dropout 0.5"), {"0.5 of the embedding"}) == "");
+}
+
 TEST_CASE("--resume of a run that has done its steps says so, and refuses fewer steps", "[programs][runs]") {
     const Place p;
     REQUIRE(p.train(tiny + "--steps 50 --warmup-steps 5 --out run").code == 0);
