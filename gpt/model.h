@@ -332,7 +332,8 @@ inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, 
 }
 
 // The attention of layer l over a batch, for block_forward().
-inline auto attend_all(Tensor positions, Tensor starts, const Config& c, int64_t l, Stream s, const Dropout& drop) {
+inline auto attend_all(Tensor positions, Tensor starts, const Config& c, int64_t l, Stream s,
+                       const Dropout& drop = {}) {
     return [&c, positions, starts, l, s, drop](BlockActs& a) {
         rope_forward(a.qkv, positions, c.rope, s);
         attention_forward(a.att, a.lse, a.qkv, starts, c.attn_scale(l), c.window(l), s, drop);
