@@ -350,6 +350,7 @@ static bool run_block_inside(Block& b, int64_t budget) {
     while (budget > 0) {
         if (b.launch->stop->load(std::memory_order_relaxed)) return true;
         bool progress = false, polled = false;
+        const uint64_t signals = b.signals;
         if (o.schedule == Schedule::Random)
             for (int k = n - 1; k > 0; k--) std::swap(order[k], order[next_random(worker.rng) % uint64_t(k + 1)]);
         const int first = std::exchange(b.next_warp, 0);
@@ -372,7 +373,8 @@ static bool run_block_inside(Block& b, int64_t budget) {
         if (b.live == 0) return true;
         const bool opened = open_barriers(b);
         if (polled && !opened && waits_for_nothing(b)) return true;
-        if (polled && !opened) return false;  // it may wait for another block, which gets a turn
+        if (polled && !opened && b.signals == signals)
+            return false;  // it may wait for another block, which gets a turn
         if (!progress && !opened && !resolve_stall(b)) {
             Warp* stuck     = nullptr;
             const Group* at = nullptr;
