@@ -94,9 +94,10 @@ endif
 
 emulator-programs: $(EMU_PROGRAMS)
 $(EMU_OUT)/programs/good/units: $(EMU)/programs/good/units/other.cu
+$(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(shell grep -l hopper.h $(EMU)/programs/*/*.cu)): $(EMU)/programs/hopper.h
 # A line of a program can say for which device it is compiled (// arch: …) and with what it is linked (// libraries: …).
 emu_says = $(shell sed -n 's|^// $(1): ||p' $(EMU)/programs/$*.cu)
-$(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(wildcard $(EMU)/programs/*.h)
+$(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
 	@mkdir -p $(@D)
 	$(EMU_NVCC) $(or $(call emu_says,arch),-arch=compute_80) -o $@ $< $(call emu_says,libraries)
 

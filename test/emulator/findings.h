@@ -32,6 +32,7 @@ enum class Kind {
     // The following are infos, which do not end the program.
     UncheckedLaunch,
     SameValueOverlap,
+    BarrierFence,  // a bulk copy uses an mbarrier that was initialised with no fence.proxy.async since
     WarpExchange,  // a read and a later write of one warp, ordered by an exchange of values alone
 };
 

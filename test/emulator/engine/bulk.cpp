@@ -66,11 +66,7 @@ void start(Warp& w, BulkCopy copy) {
             report(finding_at(w, i, Kind::AsyncCopyRace, copy.lane,
                               "a bulk copy writes shared " + hex(bad) + clash_text(b, bad)));
         check_proxy_of_barrier(w, i, copy.lane, copy.barrier);
-        Reach r;
-        r.shape           = Reach::Uniform;
-        r.mask            = 1u << copy.lane;
-        r.addr[copy.lane] = copy.to;
-        check_shared_races(w, i, copy.bytes, Touch::AsyncCopy, r);
+        touch_range(w, i, copy.lane, copy.to, copy.bytes, Touch::AsyncCopy);
         b.pending_copies = true;
         for (uint64_t k = copy.to; k < copy.to + copy.bytes; k++) b.shared_shadow[k] |= 2;
     }
@@ -257,6 +253,11 @@ const Instr* wait_bulk(Warp& w, const Instr* i) {
     for (auto& c : list)
         if (c.way == BulkCopy::ToGlobal && c.warp == &w && w.mask >> c.lane & 1 &&
             uint64_t(c.group) + uint64_t(i->imm) < w.bulk_groups[c.lane]) {
+            // Until now the copy was reading: who writes there must know that this thread has waited.
+            if (w.block->launch->check_all && c.data.empty()) {
+                Acting as(c);
+                touch_range(w, c.instr, c.lane, c.from, c.bytes, Touch::Load);
+            }
             if (i->imm2) read_source(c);
             else write_global(c), c.bytes = 0;
         }

@@ -273,16 +273,20 @@ void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change) {
     }
 }
 
+void touch_range(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, Touch touch) {
+    Reach r;
+    r.shape      = Reach::Uniform;
+    r.mask       = 1u << lane;
+    r.addr[lane] = first;
+    check_shared_races(w, i, bytes, touch, r);
+}
+
 void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader) {
     Block& b = *w.block;
     if (const uint64_t bad = clash_with_copies(b, first, bytes, false); bad != kNoClash)
         report(finding_at(w, i, Kind::AsyncCopyRace, lane,
                           std::string(reader) + " reads shared " + hex(bad) + clash_text(b, bad)));
-    Reach r;
-    r.shape      = Reach::Uniform;
-    r.mask       = 1u << lane;
-    r.addr[lane] = first;
-    check_shared_races(w, i, bytes, Touch::Load, r);
+    touch_range(w, i, lane, first, bytes, Touch::Load);
     check_proxy(w, i, lane, first, bytes, reader);
 }
 

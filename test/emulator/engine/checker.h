@@ -22,6 +22,7 @@ inline bool async_read(const Block& b, uint64_t at) { return !b.async_reads.empt
 uint64_t clash_with_copies(const Block& b, uint64_t first, uint32_t bytes, bool write);
 std::string clash_text(const Block& b, uint64_t at);
 void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change);  // change: 1 at the start, -1 at the end
+void touch_range(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, Touch touch);  // by one lane
 void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
 
 void checker_launch(Launch& l);

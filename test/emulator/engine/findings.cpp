@@ -96,6 +96,7 @@ const char* name(Kind kind) {
         case Kind::Collective: return "collective mismatch";
         case Kind::UncheckedLaunch: return "unchecked launch";
         case Kind::SameValueOverlap: return "same-value overlap";
+        case Kind::BarrierFence: return "mbarrier without a proxy fence";
         case Kind::WarpExchange: return "order by an exchange alone";
     }
     return "finding";

@@ -5,6 +5,8 @@
 // number of the phase (3). The token that arrive returns is the word before the arrival. A phase is over when it needs
 // neither arrivals nor bytes; the barrier's word then has another number. An arrival releases and a wait that succeeds
 // acquires: shared_races.cpp has the clocks.
+#include <utility>
+
 #include "access.h"
 #include "bulk.h"
 #include "checker.h"
@@ -47,9 +49,21 @@ template <class F> void each_place(const Reach& r, F f) {
 
 uint64_t& word_of(const Reach& r, int l) { return *reinterpret_cast<uint64_t*>(r.place(l, 8)); }
 
-void reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
-    if (Window(i->window) == Window::Shared) reach_shared(w, i, 8, touch, r);
-    else reach_any(w, i, 8, touch, r);
+// Returns false after a generic address outside of shared memory.
+bool reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
+    if (Window(i->window) == Window::Shared) return reach_shared(w, i, 8, touch, r), true;
+    reach_any(w, i, 8, touch, r);
+    const Block& b      = *w.block;
+    const uint32_t mask = std::exchange(r.mask, 0);
+    each_lane(mask, [&](int l) {
+        const std::byte* at = r.place(l, 8);
+        r.mask |= uint32_t(at >= b.shared.data.get() && at < b.shared.data.get() + b.shared_bytes) << l;
+    });
+    return r.mask == mask;
+}
+const Instr* outside(Warp& w, const Instr* i) {
+    return fail_launch(w, Fault::IllegalAddress,
+                       place_of(*w.frame->function, i) + ": mbarrier: its address is not in shared memory");
 }
 
 // Ends the phase when it is complete. More bytes than announced would complete it too early on a GPU.
@@ -70,7 +84,7 @@ void settle(Warp& w, const Instr* i, int lane, uint64_t at, Barrier& x) {
 
 const Instr* init(Warp& w, const Instr* i) {
     Reach r;
-    reach_barrier(w, i, Touch::Store, r);
+    if (!reach_barrier(w, i, Touch::Store, r)) return outside(w, i);
     const uint32_t* count = w.reg<uint32_t>(i->b);
     uint32_t bad          = 0;
     each_lane(r.mask, [&](int l) {
@@ -85,7 +99,7 @@ const Instr* init(Warp& w, const Instr* i) {
 
 const Instr* invalidate(Warp& w, const Instr* i) {
     Reach r;
-    reach_barrier(w, i, Touch::Store, r);
+    if (!reach_barrier(w, i, Touch::Store, r)) return outside(w, i);
     each_lane(r.mask, [&](int l) { word_of(r, l) = 0; });
     return i + 1;
 }
@@ -94,7 +108,7 @@ const Instr* invalidate(Warp& w, const Instr* i) {
 const Instr* arrive_at(Warp& w, const Instr* i) {
     w.polls++;
     Reach r;
-    reach_barrier(w, i, Touch::Atomic, r);
+    if (!reach_barrier(w, i, Touch::Atomic, r)) return outside(w, i);
     const uint32_t* number = i->b.none() ? nullptr : w.reg<uint32_t>(i->b);
     uint64_t* token        = i->d.none() ? nullptr : w.reg<uint64_t>(i->d);
     const char* wrong      = nullptr;
@@ -121,7 +135,7 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
 
 const Instr* test_wait(Warp& w, const Instr* i) {
     Reach r;
-    reach_barrier(w, i, Touch::VolatileLoad, r);
+    if (!reach_barrier(w, i, Touch::VolatileLoad, r)) return outside(w, i);
     if (!w.block->bulk.empty()) each_place(r, [&](int l) { poll_bulk(*w.block, r.addr[l]); });
     uint32_t over = 0;
     each_lane(r.mask, [&](int l) {
@@ -151,7 +165,7 @@ const Instr* arrive_after_copies(Warp& w, const Instr* i) {
     finish_copies(w);
     if (i->imm2) return arrive_at(w, i);
     Reach r;
-    reach_barrier(w, i, Touch::Atomic, r);
+    if (!reach_barrier(w, i, Touch::Atomic, r)) return outside(w, i);
     if (w.block->launch->check_all) each_place(r, [&](int l) { clock_arrival(w, r.addr[l]); });
     return i + 1;
 }

@@ -490,14 +490,14 @@ static bool fenced(const Warp& w, uint64_t when, uint64_t who) {
     const SharedRaces& s = *w.block->races;
     return when <= s.start || when < s.knows[w.index * s.stride + SharedRaces::kColumns + who / kLanes];
 }
-static void report_proxy(Warp& w, const Instr* i, int lane, uint64_t at, uint64_t who, const std::string& what,
-                         const char* did) {
+static void report_proxy(Warp& w, const Instr* i, Kind kind, int lane, uint64_t at, uint64_t who,
+                         const std::string& what, const char* did) {
     const Warp& that = w.block->warps[who / kLanes];
     char thread[64];
     std::snprintf(thread, sizeof thread, "(%u,%u,%u)", that.tid[0][who % kLanes], that.tid[1][who % kLanes],
                   that.tid[2][who % kLanes]);
     Finding f = finding_at(
-        w, i, Kind::ProxyFence, lane,
+        w, i, kind, lane,
         what + " shared " + hex(at) + ", which thread " + thread + " " + did + " with no fence.proxy.async between");
     f.address = at;
     report(f);
@@ -509,14 +509,14 @@ void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t byt
     for (uint64_t g = first >> s.shift; g <= (first + bytes - 1) >> s.shift; g++) {
         const uint64_t when = s.writer[g] >> kTime, who = s.writer[g] & kThread;
         if (who / kLanes >= w.block->warps.size() || fenced(w, when, who)) continue;
-        return report_proxy(w, i, lane, g << s.shift, who, std::string(reader) + " reads", "wrote");
+        return report_proxy(w, i, Kind::ProxyFence, lane, g << s.shift, who, std::string(reader) + " reads", "wrote");
     }
 }
 
 void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, uint64_t barrier) {
     SharedRaces::Clock& c = clock_of(*w.block, barrier);
     if (c.init && !fenced(w, c.init, c.by))
-        report_proxy(w, i, lane, barrier, c.by, "a bulk copy uses the mbarrier at", "initialised");
+        report_proxy(w, i, Kind::BarrierFence, lane, barrier, c.by, "a bulk copy uses the mbarrier at", "initialised");
     c.init = 0;
 }
 
@@ -550,7 +550,8 @@ void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n) {
                 f.what += "; a wgmma reads it";
                 return void(report(f));
             }
-            if (when >= fenced[who / kLanes]) return report_proxy(w, i, 0, place, who, "a wgmma reads", "wrote");
+            if (when >= fenced[who / kLanes])
+                return report_proxy(w, i, Kind::ProxyFence, 0, place, who, "a wgmma reads", "wrote");
         }
     }
 }

@@ -12,6 +12,13 @@ using bf16 = __nv_bfloat16;
 
 __device__ inline uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
+// Chooses one lane of the warp. All of them must call it.
+__device__ inline bool elect_one() {
+    uint32_t chosen;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}" : "=r"(chosen));
+    return chosen;
+}
+
 // --- mbarrier: a phase ends when `count` threads have arrived and the bytes announced are there ----------------------
 __device__ inline void init_barrier(uint64_t* b, int count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");

@@ -239,6 +239,15 @@ TEST_CASE("bytes that an mbarrier expects", "[forms]") {
         CHECK(r.tile[2 * k] == (second ? 1 : 0));
         CHECK(r.tile[2 * k + 1] == (second ? 0 : 1));
     }
+    // Generic addresses work in shared memory alone.
+    const char* const generic =
+        "mbarrier.arrive.expect_tx.b64 _, [%wide], 16;\nmbarrier.complete_tx.b64 [%wide], 16;\n"
+        "mbarrier.try_wait.parity.b64 %p, [%wide], 0;\n@!%p trap;\n";
+    CHECK(run_copy(std::string("mov.b64 %wide, full;\ncvta.shared.u64 %wide, %wide;\n") + generic, {}, 0, 0).message ==
+          "");
+    DeviceArray<uint64_t> barrier(std::vector<uint64_t>{1});
+    CHECK(run_copy(std::string("mov.b64 %wide, %from;\n") + generic, {}, barrier.address, 0)
+              .message.find("not in shared memory") != std::string::npos);
     // The barrier that has lost its only thread expects no arrivals any more, so a further one is an error.
     CHECK(run_copy(body + steps[7] + ";\n" + steps[7] + ";\n", {}, 0, 0).message.find("mbarrier") != std::string::npos);
 }
