@@ -306,12 +306,8 @@ void check_registers(Warp& w, const Instr* i, const Form& form, Member& m) {
 
 // --- instructions ----------------------------------------------------------------------------------------------------
 
-const Instr* mma_async(Warp& w, const Instr* i) {
-    Member* m = member_of(w, i);
-    if (!m) return kStop;
-    Wgmma& g = *w.wgmma;
-    Block& b = *w.block;
-    const Form form{*w.frame->function, i};
+// Reads the descriptors and scale-d, which all threads of the warp must have in common.
+Product read_product(Warp& w, const Instr* i, const Form& form) {
     Product p{i, 0, 0, true, false, 0};
     bool uniform        = true;
     const auto the_same = [&](Ref r) {
@@ -332,31 +328,49 @@ const Instr* mma_async(Warp& w, const Instr* i) {
             !refuse(w, i, Kind::OutOfBounds,
                     "the descriptor " + hex(Descriptor::valid(p.a) ? p.b : p.a) +
                         " has bits set that must be zero; addresses and offsets have 18 bits and lose the lowest 4");
-    const Places places(form, p.a, p.b);
-    const uint32_t last = *std::max_element(places.at, places.at + places.all);
-    if (!p.bad && last + 16 > b.shared_bytes)
-        p.bad = !refuse(w, i, Kind::OutOfBounds,
-                        "a matrix reaches to shared " + hex(last + 16) + ", but shared memory has only " +
-                            std::to_string(b.shared_bytes) + " bytes");
+    return p;
+}
+
+// Whether the matrices lie in shared memory.
+bool inside(Warp& w, const Instr* i, const Places& places) {
+    const uint32_t last = *std::max_element(places.at, places.at + places.all), have = w.block->shared_bytes;
+    return last + 16 <= have || refuse(w, i, Kind::OutOfBounds,
+                                       "a matrix reaches to shared " + hex(last + 16) +
+                                           ", but shared memory has only " + std::to_string(have) + " bytes");
+}
+
+// Computes the rows of one warp, in a function that is called.
+void multiply_at_once(Warp& w, const Form& form, const Product& p, const Places& places, Member& m) {
+    alignas(64) static thread_local float c[16 * kWgmmaRows * 16];
+    Wgmma& g               = *w.wgmma;
+    Function* const entry  = std::exchange(g.function, w.frame->function);
+    Frame* const frame     = std::exchange(m.frame, w.frame);
+    const uint32_t only_me = 1u << w.index % kMembers;
+    load(form, g, only_me, c);
+    multiply(form, g, p, places, only_me, c);
+    store(form, g, only_me, c);
+    m.frame = frame, g.function = entry;
+}
+
+const Instr* mma_async(Warp& w, const Instr* i) {
+    Member* m = member_of(w, i);
+    if (!m) return kStop;
+    Wgmma& g = *w.wgmma;
+    Block& b = *w.block;
+    const Form form{*w.frame->function, i};
+    Product p          = read_product(w, i, form);
     const bool at_once = form.is(kAtOnce), first = at_once || m->issued == g.first + g.products.size();
-    if (b.launch->check_all) {
-        if (!p.bad) check_operands(w, i, form, places, first);
-        for (size_t k = 0; !p.bad && first && !at_once && k < places.all; k++) mark_async_reads(b, places.at[k], 16, 1);
-        if (!at_once) check_registers(w, i, form, *m);
+    if (first || b.launch->check_all) {
+        const Places places(form, p.a, p.b);
+        p.bad = p.bad || !inside(w, i, places);
+        if (b.launch->check_all && !p.bad) check_operands(w, i, form, places, first);
+        if (b.launch->check_all && !p.bad && first && !at_once)
+            for (size_t k = 0; k < places.all; k++) mark_async_reads(b, places.at[k], 16, 1);
+        if (b.launch->profiling && first) w.worker->counts.shared_wavefronts += places.all / 8;  // core matrices
+        if (at_once && !p.bad) multiply_at_once(w, form, p, places, *m);
     }
-    if (b.launch->profiling && first) w.worker->counts.shared_wavefronts += places.all / 8;  // core matrices
-    if (at_once) {
-        if (p.bad) return i + 1;
-        alignas(64) static thread_local float c[16 * kWgmmaRows * 16];
-        Function* const entry  = std::exchange(g.function, w.frame->function);
-        Frame* const frame     = std::exchange(m->frame, w.frame);
-        const uint32_t only_me = 1u << w.index % kMembers;
-        load(form, g, only_me, c);
-        multiply(form, g, p, places, only_me, c);
-        store(form, g, only_me, c);
-        m->frame = frame, g.function = entry;
-        return i + 1;
-    }
+    if (at_once) return i + 1;
+    if (b.launch->check_all) check_registers(w, i, form, *m);
     m->frame = w.frame;
     if (first) g.products.push_back(p);
     else if (const Product& other = g.products[m->issued - g.first];
