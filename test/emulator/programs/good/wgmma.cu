@@ -28,8 +28,7 @@ __global__ void product(float* c, const __grid_constant__ CUtensorMap a, const _
             // 16 columns are 32 bytes of each row: the start moves along, and the swizzle follows from the address.
             multiply<AcrossB>(sum, describe(tile_a + step), describe(tile_b + step * (AcrossB ? T : 1)), k + step > 0);
         commit_wgmma();
-        wait_wgmma();     // now the sums may be read, and the tiles be overwritten:
-        __syncthreads();  // thread 0 does so
+        wait_wgmma();  // for all four warps: now the sums may be read, and thread 0 may overwrite the tiles
     }
     for (int k = 0; k < 32; k++) c[(row + row_of(k)) * N + column + column_of(k)] = sum[k];
 }
