@@ -1,4 +1,4 @@
-// pipeline.cu - c (M x N) = a (M x K) . b: one warpgroup loads tiles into two stages, two others multiply them
+// pipeline.cu - c (M x N) = a (M x K) . b: a producer warpgroup loads tiles into two stages for two consumer warpgroups
 // arch: -gencode arch=compute_90a,code=[compute_90a,sm_90a]
 #include "../hopper.h"
 
