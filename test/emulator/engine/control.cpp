@@ -396,6 +396,7 @@ std::vector<Row> control_rows() {
         {"setmaxnreg .{inc,dec} .sync .aligned .u32", build_registers},
         {"griddepcontrol .{launch_dependents,wait}", build_nothing},
         {"discard .global? .L2 .128?", build_nothing},
+        {"prefetch .{const,param}? .tensormap", build_nothing},
         {"{prefetch,prefetchu} .{SPACE}? .{L1,L2,L2::evict_last,L2::evict_normal}", build_nothing},
         {"applypriority .global? .L2::evict_normal", build_nothing},
         {"alloca .{u32,u64}", build_alloca},

@@ -305,14 +305,14 @@ std::string waiting_text(const Block& b) {
 // Returns whether no warp can ever go on, which it then reports: all wait at barriers, or in vain for mbarriers that
 // nobody in the block can change any more.
 bool waits_for_nothing(Block& b) {
-    constexpr uint64_t kManyTimes = 2000, kLoop = 256;  // a loop around a wait has fewer instructions
-    Warp* stuck = nullptr;
-    int reason  = -1;  // Others may wait for an mbarrier because of a warp that gets no registers or has ended.
+    constexpr uint64_t kManyTimes = 2000;
+    Warp* stuck                   = nullptr;
+    int reason = -1;  // Others may wait for an mbarrier because of a warp that gets no registers or has ended.
     for (Warp& w : b.warps)
         for (const Group& g : w.groups) {
             if (g.state != State::Ready) continue;
             const FailedWait& f = w.failed;
-            if (f.times < kManyTimes || f.signals != b.signals || w.issued - f.issued > kLoop) return false;
+            if (f.times < kManyTimes || f.signals != b.signals || w.issued - f.issued > FailedWait::kLoop) return false;
             const auto opcode = g.frame->function->origin[f.at->index]->mods[0];
             const int better  = opcode == "setmaxnreg" ? 3 : opcode != "wgmma" ? 1 : wgmma_lacks_warp(w) ? 2 : 0;
             if (better <= reason) continue;

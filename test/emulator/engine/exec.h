@@ -170,6 +170,7 @@ struct IdleRead {
 
 // The waits in a row that failed while nothing in the block changed. When all warps only wait, the block cannot go on.
 struct FailedWait {
+    static constexpr uint64_t kLoop = 256;        // a loop around a wait has fewer instructions
     uint64_t times = 0, issued = 0, signals = 0;  // `issued` and Block::signals at the last one
     const Instr* at  = nullptr;
     uint64_t barrier = 0;  // the address of the mbarrier

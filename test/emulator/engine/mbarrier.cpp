@@ -248,7 +248,7 @@ std::string describe_barrier(const Block& b, uint64_t barrier) {
 // A loop around a wait that has failed would only use up the rest of the turn.
 const Instr* failed_wait(Warp& w, const Instr* i, const Instr* next, uint64_t barrier) {
     FailedWait& f = w.failed;
-    if (f.signals != w.block->signals) f.times = 0;
+    if (f.signals != w.block->signals || w.issued - f.issued > FailedWait::kLoop) f.times = 0;
     f = {f.times + 1, w.issued, w.block->signals, i, barrier};
     return give_way(w, next);
 }

@@ -219,6 +219,12 @@ void build_mapa(Builder& b, const ptx::Instruction& i) {
     Instr& x = b.emit(op::resize(reg_bytes(t), reg_bytes(t), false));
     x.a = a, x.d = d;
 }
+// A cache policy is a hint, which no instruction reads here.
+void build_policy(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.empty()) throw Undecodable("an operand expected");
+    Instr& x = b.emit(op::resize(8, 8, false));
+    x.a = b.constant(0, 8), x.d = b.write(i.ops[0], Type::b64);
+}
 const Instr* is_space(Warp& w, const Instr* i) {
     const uint64_t* a = w.reg<uint64_t>(i->a);
     const auto window = uint64_t(i->imm);
@@ -316,6 +322,7 @@ std::vector<Row> move_rows() {
         {"mov .{ANY}", build_mov},
         {"cvta .{global,shared,shared::cta,local,const,param} .u64", build_cvta},
         {"cvta .to .{global,shared,shared::cta,local,const,param} .u64", build_cvta},
+        {"createpolicy .fractional .{L2HINT} .L2::evict_unchanged? .b64", build_policy},
         {"mapa .shared::cluster? .{u32,u64}", build_mapa},
         {"isspacep .{global,shared,shared::cta,shared::cluster,local,const,param}", build_isspacep},
         {"selp .{b16,b32,b64,u16,s16,u32,s32,u64,s64,f32,f64}", build_selp},

@@ -133,6 +133,7 @@ TEST_CASE("hints, fences and pauses change no value", "[forms]") {
          {"prefetch.global.L2 [%q1]", "prefetchu.L1 [%q1]", "applypriority.global.L2::evict_normal [%q1], 128",
           "discard.global.L2 [%q2], 128", "membar.gl", "fence.acq_rel.gpu", "fence.sc.cta", "fence.proxy.async",
           "fence.proxy.alias", "nop", "brkpt", "pmevent 1", "nanosleep.u32 20", "griddepcontrol.wait",
+          "prefetch.tensormap [%q1]", "createpolicy.fractional.L2::evict_first.b64 %q1, 1.0",
           "setmaxnreg.dec.sync.aligned.u32 40",
           "setmaxnreg.dec.sync.aligned.u32 40;\nsetmaxnreg.inc.sync.aligned.u32 64"})
         check({form + ";\nmov.b32 %d, %a", 4, 4, 0, 0}, [](uint64_t a, uint64_t, uint64_t) { return a; });
