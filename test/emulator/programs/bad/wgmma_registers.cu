@@ -19,9 +19,9 @@ __global__ void square(float* out, const bf16* in, const char which, bool fixed)
     for (int k = 0; k < 32; k++) out[k * 128 + threadIdx.x] = sum[k];  // <- read
     wait_wgmma();
     fence_wgmma();
-    multiply(sum, describe(tile), describe(tile), false);
+    multiply(sum, describe(tile), describe(tile), false);  // <- open
     commit_wgmma();
-    multiply(next, describe(tile), describe(tile), false);  // <- open
+    multiply(next, describe(tile), describe(tile), false);
     commit_wgmma();
     if (which == 'o' && !fixed) return;
     wait_wgmma<1>();  // the sums of the first group are there
