@@ -77,7 +77,9 @@ KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list
 GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
 # Machine code for each of these GPUs, and PTX for later ones. The PTX is not compressed, so that test/emulator can read it.
-GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+# Attention has kernels with instructions that only sm_90a has, so there it takes the place of sm_90, with PTX for the emulator.
+GENCODE    = $(foreach a,$(ARCH),$(if $(and $(HOPPER),$(filter 90,$(a))),-gencode arch=compute_90a$(comma)code=[sm_90a$(comma)compute_90a],$\
+             -gencode arch=compute_$(a)$(comma)code=sm_$(a))) -gencode arch=compute_80,code=compute_80
 space     := $(subst ,, )
 NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
             -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))
@@ -185,6 +187,8 @@ endif
 # No multiplication is fused with an addition in AdamW, so that an update has the same bits on every CPU and GPU. It only moves memory.
 $(BUILD)/kernels/adamw.o: CXXFLAGS += -ffp-contract=off
 $(BUILD)/kernels/adamw.o: NVFLAGS  += -fmad=false
+
+$(BUILD)/kernels/attention.o $(BUILD)/test/attention_variants.o: HOPPER = 1
 
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1

@@ -206,6 +206,7 @@ static int run(int argc, char** argv) {
     if (o.score) shape.context = o.context;
     const DType dtype = dtype_on(device, o.machine);
     use_tf32(o.machine, device, dtype);
+    use_attention(o.machine, device, dtype);
     Model model(config, dtype, shape, device);
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());

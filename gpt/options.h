@@ -77,6 +77,7 @@ struct MachineOptions {
     Auto<Machine> device;
     Auto<int> threads, cpu;  // cpu: a level of x86-64, as in kernels/host.h
     bool tf32 = false, sync = false;
+    AttentionKernels attention = AttentionKernels::automatic;
 };
 
 // The dtypes that have a mark in the table of kernels/tensor.h, by name.
@@ -85,6 +86,12 @@ inline Flags::Table<DType> dtypes_that(bool DTypeRow::*mark) {
     for (const DTypeRow& row : dtype_rows)
         if (row.*mark) table.emplace_back(row.name, row.dtype);
     return table;
+}
+
+// The values of --attention.
+inline Flags::Table<AttentionKernels> attention_kernels() {
+    return {
+        {"auto", AttentionKernels::automatic}, {"mma", AttentionKernels::mma}, {"hopper", AttentionKernels::hopper}};
 }
 
 inline void list_machine_options(Flags& f, MachineOptions& o) {
@@ -101,6 +108,10 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
         "--tf32", o.tf32,
         "let products in fp32 on a GPU round their operands to TF32, whose 11 bits of precision tensor cores multiply; "
         "left out: they are exact to fp32");
+    f.choose("--attention", o.attention, attention_kernels(),
+             "which kernels compute attention in bf16 on a GPU: mma runs on every one; hopper is for the H100 and its "
+             "kin and heads wider than 32; auto: hopper where it runs, after its first results were compared with "
+             "those of mma, and mma elsewhere");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }
@@ -150,6 +161,12 @@ inline void use_tf32(const MachineOptions& o, const Device& device, DType dtype)
     if (!o.tf32) return;
     CHECK(dtype == DType::F32, "--tf32 is for weights in fp32; these are in {} (--dtype fp32)", name_of(dtype));
     device.use_tf32();
+}
+// Obeys --attention. Asked for by name, Hopper's kernels need weights in bf16.
+inline void use_attention(const MachineOptions& o, const Device& device, DType dtype) {
+    CHECK(o.attention != AttentionKernels::hopper || dtype == DType::BF16,
+          "--attention hopper is for weights in bf16; these are in {} (--dtype bf16)", name_of(dtype));
+    device.use_attention(o.attention);
 }
 // Refuses a device on which this program cannot compute.
 inline void refuse_without_products(const Device& device) {

@@ -402,6 +402,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
           "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,
           saved.step);
     if (o.gpu.is_auto()) use_tf32(o.machine, device, dtype);
+    if (o.gpu.is_auto()) use_attention(o.machine, device, dtype);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();

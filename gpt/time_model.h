@@ -38,7 +38,8 @@ struct KindShare {
 };
 
 // One NVIDIA H100 80GB HBM3, 2026-11-26, `bench_ops --device cuda --batch 32`, T 1024. The shares of products and of
-// attention, and the time of a launch, are fitted to whole steps.
+// attention, and the time of a launch, are fitted to whole steps. Attention's kernels for Hopper (--attention) have not
+// been measured, so its shares are those of mma.sync.
 // clang-format off: columns of numbers
 inline constexpr KindShare h100_shares[] = {
     // kind                       bf16  fp32

@@ -18,6 +18,7 @@
 // Generation runs attention_decode.cuh.
 #pragma once
 #include "attention_decode.cuh"
+#include "attention_hopper.cuh"
 #include "attention_plain.cuh"
 #include "attention_tensor.cuh"
 
@@ -72,25 +73,60 @@ void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv,
     });
 }
 
+bool has_hopper_attention(const Queue& queue) {
+    if (queue.limits.major != 9 || queue.limits.minor != 0) return false;
+    // A build for other GPUs has only PTX for compute_80, which the driver compiles into kernels that do nothing.
+    static const bool is_compiled = [] {
+        cudaFuncAttributes attributes{};
+        CUDA_RUN(cudaFuncGetAttributes(&attributes, attention_forward_hopper_kernel<HopperForwardTilingOf<64>>));
+        return attributes.ptxVersion == 90;
+    }();
+    return is_compiled;
+}
+
+// Runs Hopper's kernel where it can be used. Returns false where it cannot, or where its first results differ from
+// those of the others.
+inline bool forward_on_hopper(Tensor out, Tensor lse, Tensor qkv, Tensor starts, const Problem& p, Queue& queue) {
+    const std::array<int64_t, 4> kind = {0, p.D, p.window < p.T, bool(starts)};
+    if (p.D <= 32 || !hopper_takes(p, queue, kind)) return false;
+    for_size<64, 80, 96, 128, 192, 256>(p.D, [&](auto D) {
+        forward_hopper<HopperForwardTilingOf<D>>(heads_of<bf16>(out), lse.data<float>(), inputs<bf16>(qkv), p, qkv,
+                                                 queue);
+    });
+    if (!needs_trial(queue, kind)) return true;
+    const Tensor y = out.rows(0, 1), l = lse.rows(0, 1);
+    HopperTrial trial(p, y.bytes() + l.bytes(), queue);
+    const Tensor other{trial.memory(), y.dtype, y.shape}, other_lse{trial.memory() + y.bytes(), l.dtype, l.shape};
+    for (int64_t b = 0; b < qkv.shape[0]; b++) {
+        const Tensor one      = qkv.rows(b, 1);
+        const Inputs<bf16> in = inputs<bf16>(one);
+        forward_tiles<bf16>(heads_of<bf16>(other), other_lse.data<float>(), in,
+                            problem(one, starts.rows(b, 1), 0, p.scale, p.window, {other, one}), one, queue);
+        // Both results are sums of v with weights that add up to 1. Each rounds the weights to bf16, by 2^-9 at most,
+        // and then the result. So they may differ by 2^-7 of the largest |v|.
+        trial.compare(b, heads_of<const bf16>(out.rows(b, 1)), heads_of<const bf16>(other), in.v, 0x1p-7f,
+                      lse.rows(b, 1).data<float>(), other_lse.data<float>());
+    }
+    return trial.passes(kind);
+}
+
 template <class X>
 void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale, int64_t window,
                        const HeadDropouts& drops, Queue& queue) {
     Problem p = problem(qkv, starts, 0, scale, window, {out, qkv});
     p.drops   = drops;
+    if constexpr (std::is_same_v<X, bf16>)
+        if (forward_on_hopper(out, lse, qkv, starts, p, queue)) return;
     forward_tiles<X>(heads_of<X>(out), lse.data<float>(), inputs<X>(qkv), p, qkv, queue);
 }
 
 template <class X>
-void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
-                        int64_t window, const HeadDropouts& drops, Queue& queue) {
-    Problem p         = problem(qkv, starts, 0, scale, window, {dqkv, dout, out, qkv});
-    p.drops           = drops;
+void backward_tiles(Tensor dqkv, float* delta, Tensor dout, Tensor out, Tensor lse, Tensor qkv, const Problem& p,
+                    Queue& queue) {
     const Inputs<X> x = inputs<X>(qkv);
     const auto dq = heads_of_qkv<X>(dqkv, 0), dk = heads_of_qkv<X>(dqkv, 1), dv = heads_of_qkv<X>(dqkv, 2);
     const auto y = heads_of<const X>(out), dy = heads_of<const X>(dout);
     const float* const l = lse.data<float>();
-    const Cost cost      = attention_backward_cost(qkv.shape[0], p.T, p.H, p.D, qkv.dtype);
-    float* const delta   = queue.scratch<float>(cost.scratch);
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
@@ -112,6 +148,50 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
             launch(attention_backward_kv_plain_kernel<X, D, drops>, grid, queue, dk, dv, dy, delta, l, x, p);
         });
     });
+}
+
+// Does for the backward pass what forward_on_hopper() does.
+inline bool backward_on_hopper(Tensor dqkv, float* delta, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                               Tensor starts, const Problem& p, Queue& queue) {
+    const std::array<int64_t, 4> kind = {1, p.D, p.window < p.T, bool(starts)};
+    if (p.D <= 32 || p.D > 128 || !hopper_takes(p, queue, kind)) return false;
+    for_size<64, 80, 96, 128>(p.D, [&](auto D) {
+        const Inputs<bf16> x = inputs<bf16>(qkv);
+        const auto dq = heads_of_qkv<bf16>(dqkv, 0), dk = heads_of_qkv<bf16>(dqkv, 1), dv = heads_of_qkv<bf16>(dqkv, 2);
+        const auto y = heads_of<const bf16>(out), dy = heads_of<const bf16>(dout);
+        const float* const l = lse.data<float>();
+        backward_q_hopper<HopperQueryTilingOf<D>>(dq, delta, dy, y, l, x, p, qkv, queue);
+        backward_kv_hopper<HopperKeyTilingOf<D>>(dk, dv, dy, delta, l, x, p, qkv, queue);
+    });
+    if (!needs_trial(queue, kind)) return true;
+    const Tensor g = dqkv.rows(0, 1);
+    HopperTrial trial(p, g.bytes() + lse.rows(0, 1).bytes(), queue);
+    const Tensor other{trial.memory(), g.dtype, g.shape};
+    float* const other_delta = reinterpret_cast<float*>(trial.memory() + g.bytes());
+    for (int64_t b = 0; b < qkv.shape[0]; b++) {
+        const Tensor one = qkv.rows(b, 1), dy = dout.rows(b, 1), y = out.rows(b, 1);
+        backward_tiles<bf16>(other, other_delta, dy, y, lse.rows(b, 1), one,
+                             problem(one, starts.rows(b, 1), 0, p.scale, p.window, {other, dy, y, one}), queue);
+        // How much rounding matters depends on how much of each sum cancels. 2^-5 of a head's largest gradient is
+        // several times what random values show, and less than what a wrong product does.
+        for (int which = 0; which < 3; which++) {
+            const auto right = heads_of_qkv<const bf16>(other, which);
+            trial.compare(b, heads_of_qkv<const bf16>(dqkv.rows(b, 1), which), right, right, 0x1p-5f);
+        }
+    }
+    return trial.passes(kind);
+}
+
+template <class X>
+void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor starts, float scale,
+                        int64_t window, const HeadDropouts& drops, Queue& queue) {
+    Problem p        = problem(qkv, starts, 0, scale, window, {dqkv, dout, out, qkv});
+    p.drops          = drops;
+    const Cost cost  = attention_backward_cost(qkv.shape[0], p.T, p.H, p.D, qkv.dtype);
+    const auto delta = [&] { return queue.scratch<float>(cost.scratch); };
+    if constexpr (std::is_same_v<X, bf16>)
+        if (backward_on_hopper(dqkv, delta(), dout, out, lse, qkv, starts, p, queue)) return;
+    backward_tiles<X>(dqkv, delta(), dout, out, lse, qkv, p, queue);
 }
 
 // Appends the new rows to both caches, a V at a time.

@@ -132,6 +132,20 @@ void Device::use_tf32() const {
 #endif
 }
 
+bool Device::has_hopper_attention() const {
+    ON_GPU(stream_, gpu::has_hopper_attention(gpu::queue_of(stream_)));
+    return false;
+}
+void Device::use_attention(AttentionKernels which) const {
+    CHECK(which != AttentionKernels::hopper || has_hopper_attention(),
+          "--attention hopper is for GPUs of compute capability 9.0, such as the H100, and a build for them (make "
+          "ARCH=90); {} cannot run it",
+          name_);
+#ifdef __CUDACC__
+    if (where() == Machine::cuda) gpu::queue_of(stream_).attention = which;
+#endif
+}
+
 bool Device::fast_bf16() const {
     ON_GPU(stream_, true);
 #if defined(__x86_64__)

@@ -19,6 +19,10 @@ struct Stream {
     void* handle  = nullptr;  // a gpu::Queue when where == cuda
 };
 
+// Which kernels compute attention in bf16 on a GPU. `automatic` takes those for Hopper where they run, and compares
+// them with those that use mma.sync when a run uses them first.
+enum class AttentionKernels : uint8_t { automatic, mma, hopper };
+
 // One processor and its memory.
 class Device {
   public:
@@ -48,6 +52,9 @@ class Device {
     // From now on, products in fp32 on a GPU round their operands to TF32, which has 11 bits of precision, and add in
     // fp32. They run on tensor cores then. InputError on a CPU.
     void use_tf32() const;
+    // From now on, attention uses these kernels. InputError when they are Hopper's and this device cannot run them.
+    void use_attention(AttentionKernels which) const;
+    bool has_hopper_attention() const;
 
   private:
     void use_gpu(int index, bool sync_each, bool insist);

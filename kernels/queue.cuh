@@ -2,7 +2,9 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <array>
 #include <memory>
+#include <set>
 #include <vector>
 
 #if __has_include(<nvtx3/nvToolsExt.h>)
@@ -57,6 +59,14 @@ __device__ inline void report(BadId* bad, int32_t id, int64_t at, const IdRule& 
 }
 #endif
 
+// What comparisons of Hopper's attention kernels with those that use mma.sync have shown in this run.
+struct HopperTrials {
+    bool failed = false;
+    std::set<std::array<int64_t, 4>> passed;  // the kinds of calls that agreed
+};
+class Queue;
+bool has_hopper_attention(const Queue& queue);  // attention.cu
+
 struct Products;  // cuBLASLt's handle, workspace and plans: matmul.cu
 
 // One CUDA stream, and what the ops on it share. It belongs to a Device. Kernels run in the order in which they are
@@ -70,9 +80,11 @@ class Queue {
 
     cudaStream_t stream = nullptr;
     cudaDeviceProp limits{};
-    const char* op                         = "";       // the op that is queueing work
-    BadId* bad                             = nullptr;  // lies in the GPU's memory
-    bool tf32                              = false;    // products in fp32 round their operands to TF32
+    const char* op             = "";       // the op that is queueing work
+    BadId* bad                 = nullptr;  // lies in the GPU's memory
+    bool tf32                  = false;    // products in fp32 round their operands to TF32
+    AttentionKernels attention = AttentionKernels::automatic;
+    HopperTrials hopper;
     // Numbers that are 0 between ops. Blocks that share a result count themselves in one of them, so that the last one
     // can combine the parts. It sets the number to 0 again.
     uint32_t* counters                     = nullptr;

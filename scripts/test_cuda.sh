@@ -11,6 +11,9 @@ export GPT_BUILD=${GPT_BUILD:-build}
 echo "== ops and models on the emulated GPU, every access checked, streams as late as they may be"
 scripts/emulate --check all --streams late "$GPT_BUILD/test_gpt" '~[.]~[programs]~[shared]~[tokenizer]~[presets]~[cli]~[data]~[plot]~[comm]'
 
+echo "== attention as GPUs without Hopper's instructions compute it"
+scripts/emulate --gpu a100 --check all "$GPT_BUILD/test_gpt" '[attention]'
+
 echo "== the programs on the emulated GPU"
 if "$GPT_BUILD/train_gpt" --version | grep -q 'without oneDNN'; then
     echo "skipped: this build has no oneDNN (ONEDNN=0), so there is no result of the CPU to compare with"

@@ -2,11 +2,11 @@
 //
 // Which tiling is the fastest depends on the GPU: on its shared memory, and on how many warps hide the latency of its
 // tensor cores. bench_ops --variants measures these. The fastest of them belong into ForwardTilingOf, QueryTilingOf and
-// KeyTilingOf of kernels/attention_tensor.cuh.
+// KeyTilingOf of kernels/attention_tensor.cuh, or into their like in attention_hopper.cuh.
 #include "test/attention_variants.h"
 
 #ifdef __CUDACC__
-#include "kernels/attention_tensor.cuh"
+#include "kernels/attention_hopper.cuh"
 
 using namespace gpu;
 
@@ -64,7 +64,7 @@ static AttentionVariant backward_kv() {
     });
 }
 
-std::vector<AttentionVariant> attention_variants() {
+static std::vector<AttentionVariant> for_any_gpu() {
     // clang-format off: a table
     //               D   M   N  stages blocks own rows in registers
     return {forward<64, 2, 64, 2, 2, true>(),
@@ -93,6 +93,68 @@ std::vector<AttentionVariant> attention_variants() {
             backward_kv<128, 2, 32, 2, false>()};
     // clang-format on
 }
+
+// The kernels for Hopper: N streamed rows at a time, through so many stages.
+template <class Tiling, class Run>
+static AttentionVariant hopper_variant(const char* what, int products, Run run) {
+    return {fmt::format("{} on Hopper D {}: N {}, {} stages", what, Tiling::D, Tiling::N, Tiling::stages),
+            Tiling::D,
+            products,
+            168,
+            1,
+            run};
+}
+template <int D, int N, int stages>
+static AttentionVariant hopper_forward() {
+    using Tiling = HopperTiling<D, N, stages, 1>;
+    return hopper_variant<Tiling>("forward", 2, [](const AttentionTensors& t, Stream s) {
+        forward_hopper<Tiling>(heads_of<bf16>(t.out), t.lse.data<float>(), inputs<bf16>(t.qkv), problem_of(t), t.qkv,
+                               queue_of(s));
+    });
+}
+template <int D, int N, int stages>
+static AttentionVariant hopper_backward_q() {
+    using Tiling = HopperTiling<D, N, stages, 3>;
+    return hopper_variant<Tiling>("dq", 3, [](const AttentionTensors& t, Stream s) {
+        backward_q_hopper<Tiling>(heads_of_qkv<bf16>(t.dqkv, 0), t.delta.data<float>(), heads_of<const bf16>(t.dout),
+                                  heads_of<const bf16>(t.out), t.lse.data<float>(), inputs<bf16>(t.qkv), problem_of(t),
+                                  t.qkv, queue_of(s));
+    });
+}
+template <int D, int N, int stages>
+static AttentionVariant hopper_backward_kv() {
+    using Tiling = HopperTiling<D, N, stages, 2>;
+    return hopper_variant<Tiling>("dk, dv", 4, [](const AttentionTensors& t, Stream s) {
+        backward_kv_hopper<Tiling>(heads_of_qkv<bf16>(t.dqkv, 1), heads_of_qkv<bf16>(t.dqkv, 2),
+                                   heads_of<const bf16>(t.dout), t.delta.data<float>(), t.lse.data<float>(),
+                                   inputs<bf16>(t.qkv), problem_of(t), t.qkv, queue_of(s));
+    });
+}
+
+static std::vector<AttentionVariant> for_hopper() {
+    // clang-format off
+    //                     D    N  stages
+    return {hopper_forward<64, 128, 2>(),
+            hopper_forward<64, 128, 3>(),
+            hopper_forward<64, 64, 4>(),
+            hopper_forward<128, 128, 2>(),
+            hopper_forward<128, 64, 3>(),
+            hopper_backward_q<64, 128, 2>(),
+            hopper_backward_q<64, 64, 3>(),
+            hopper_backward_q<128, 64, 2>(),
+            hopper_backward_kv<64, 64, 2>(),
+            hopper_backward_kv<64, 48, 3>(),
+            hopper_backward_kv<128, 48, 2>(),
+            hopper_backward_kv<128, 32, 3>()};
+    // clang-format on
+}
+
+std::vector<AttentionVariant> attention_variants(bool hopper) {
+    std::vector<AttentionVariant> all = for_any_gpu();
+    if (hopper)
+        for (const AttentionVariant& v : for_hopper()) all.push_back(v);
+    return all;
+}
 #else
-std::vector<AttentionVariant> attention_variants() { return {}; }
+std::vector<AttentionVariant> attention_variants(bool) { return {}; }
 #endif

@@ -22,5 +22,5 @@ struct AttentionVariant {
     std::function<void(const AttentionTensors&, Stream)> run;
 };
 
-// Returns all variants; none in a build without a CUDA half.
-std::vector<AttentionVariant> attention_variants();
+// Returns all variants, those for Hopper only where they run; none in a build without a CUDA half.
+std::vector<AttentionVariant> attention_variants(bool hopper);

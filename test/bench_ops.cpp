@@ -18,6 +18,7 @@
 
 #include "gpt/cli.h"
 #include "gpt/log.h"
+#include "gpt/options.h"
 #include "gpt/presets.h"
 #include "gpt/time_model.h"
 #include "kernels/measure.h"
@@ -31,6 +32,7 @@
 struct BenchOptions {
     std::string only, device = "auto", profiled, table, hardware;
     bool costs = false, scaling = false, variants = false;
+    AttentionKernels attention = AttentionKernels::automatic;
     int64_t batch = 4, context = 1024;
 };
 
@@ -329,7 +331,7 @@ static void bench_loader(const Bench& b) {
 
 // Every kernel and tiling of attention on tensor cores. Each must give what the ops give, but for rounding.
 static void bench_variants(Bench& b, const Device& dev, const BenchOptions& o) {
-    const std::vector<AttentionVariant> variants = attention_variants();
+    const std::vector<AttentionVariant> variants = attention_variants(dev.has_hopper_attention());
     CHECK(!variants.empty() && dev.where() == Machine::cuda, "--variants needs a CUDA half and --device cuda");
     const int64_t B = o.batch, T = o.context;
     const Stream s = dev.stream();
@@ -444,6 +446,8 @@ int main(int argc, char** argv) try {
     f.choose("--device", o.device, {"auto", "cpu", "cuda"}, "where ops run");
     f.add("--batch", o.batch, "sequences");
     f.add("--context", o.context, "tokens in each");
+    f.choose("--attention", o.attention, attention_kernels(),
+             "which kernels compute attention in bf16 on a GPU; auto: those for Hopper where they run");
     f.group("counts");
     f.add("--costs", o.costs, "print what each op costs by its formula");
     f.add("--scaling", o.scaling, "print what runs on many GPUs would take");
@@ -472,6 +476,9 @@ int main(int argc, char** argv) try {
         return two_files("--table", o.table, "OPS.json,COUNTS.json", o.variants ? print_variants : print_table);
     if (!o.hardware.empty()) return two_files("--hardware", o.hardware, "COUNTS.json,NCU.csv", print_hardware);
     const Device dev(o.device);
+    // The comparison that auto makes in a run is left out.
+    const bool automatic = o.attention == AttentionKernels::automatic;
+    dev.use_attention(automatic && dev.has_hopper_attention() ? AttentionKernels::hopper : o.attention);
     Bench bench(dev, o);
     if (o.variants) {
         bench_variants(bench, dev, o);

@@ -103,6 +103,7 @@ static void count_block(const Device& dev, const char* name, DType x) {
 // The test below runs this one in a process of its own, under the profiler.
 TEST_CASE("blocks of all families between profiler marks", "[.blocks]") {
     const Device dev("cuda");
+    if (dev.has_hopper_attention()) dev.use_attention(AttentionKernels::hopper);  // without comparing the first calls
     for (const char* name : block_models)
         for (const DType x : block_dtypes) count_block(dev, name, x);
 }

@@ -1,0 +1,338 @@
+// test_attention_hopper.cpp - attention's kernels for Hopper, against the formulas in double and against mma.sync
+//
+// They need a GPU of compute capability 9.0, which the emulator is. Elsewhere these tests do nothing.
+#include "kernels/ops.h"
+#include "test/close.h"
+
+namespace {
+
+struct Heads {
+    int64_t B, T, H, D, window;
+    bool documents;
+};
+enum class Scores { ordinary, large, equal, alternating, tiny, rising };
+
+}  // namespace
+namespace Catch {
+template <>
+struct StringMaker<Heads> {
+    static std::string convert(const Heads& s) {
+        return fmt::format("B {} T {} H {} D {} window {}{}", s.B, s.T, s.H, s.D, s.window,
+                           s.documents ? " documents" : "");
+    }
+};
+}  // namespace Catch
+namespace {
+
+// The GPU, or null.
+const Device* hopper() {
+    for (const Device* d : devices())
+        if (d->has_hopper_attention()) return d;
+    return nullptr;
+}
+// Lets a device use these kernels for as long as it lives.
+struct Using {
+    const Device* dev;
+    Using(const Device* dev, AttentionKernels which) : dev(dev) { dev->use_attention(which); }
+    ~Using() { dev->use_attention(AttentionKernels::automatic); }
+};
+
+// ---- the formula, in double (the reference) or float (plain) --------------------------------------------------------
+
+int64_t first_seen(const Heads& s, const Values& starts, int64_t b, int64_t t) {
+    return std::max({starts.empty() ? 0 : int64_t(starts[b * s.T + t]), t - s.window + 1, int64_t(0)});
+}
+// The first element of a row of q (0), k (1) or v (2).
+int64_t row_of_qkv(const Heads& s, int64_t b, int64_t t, int64_t which, int64_t h) {
+    return (((b * s.T + t) * 3 + which) * s.H + h) * s.D;
+}
+
+struct Results {
+    Values out, lse;
+};
+template <class R>
+Results formula(const Heads& s, const Values& qkv, const Values& starts, double scale) {
+    Results y{Values(s.B * s.T * s.H * s.D), Values(s.B * s.H * s.T)};
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t h = 0; h < s.H; h++)
+            for (int64_t t = 0; t < s.T; t++) {
+                std::vector<R> p(t + 1), o(s.D);
+                const double* q     = &qkv[row_of_qkv(s, b, t, 0, h)];
+                const int64_t first = first_seen(s, starts, b, t);
+                R top = -std::numeric_limits<R>::infinity(), sum = 0;
+                for (int64_t u = first; u <= t; u++) {
+                    const double* k = &qkv[row_of_qkv(s, b, u, 1, h)];
+                    for (int64_t d = 0; d < s.D; d++) p[u] += R(q[d]) * R(k[d]);
+                    p[u] *= R(scale);
+                    top = std::max(top, p[u]);
+                }
+                for (int64_t u = first; u <= t; u++) sum += p[u] = std::exp(p[u] - top);
+                for (int64_t u = first; u <= t; u++)
+                    for (int64_t d = 0; d < s.D; d++) o[d] += p[u] * R(qkv[row_of_qkv(s, b, u, 2, h) + d]);
+                for (int64_t d = 0; d < s.D; d++) y.out[((b * s.T + t) * s.H + h) * s.D + d] = double(o[d] / sum);
+                y.lse[(b * s.H + h) * s.T + t] = double(top + std::log(sum));
+            }
+    return y;
+}
+
+// As in test_attention.cpp, p and ds are rounded to `factors` before they are multiplied with dout, q and k.
+template <class R>
+Values backward_formula(const Heads& s, const Values& dout, const Values& out, const Values& lse, const Values& qkv,
+                        const Values& starts, double scale, DType factors) {
+    const auto factor = [=](R x) { return factors == DType::F32 ? x : R(rounded(double(x), factors)); };
+    std::vector<R> g(qkv.size());
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t h = 0; h < s.H; h++)
+            for (int64_t t = 0; t < s.T; t++) {
+                const int64_t q = row_of_qkv(s, b, t, 0, h), y = ((b * s.T + t) * s.H + h) * s.D;
+                R delta = 0;
+                for (int64_t d = 0; d < s.D; d++) delta += R(dout[y + d]) * R(out[y + d]);
+                for (int64_t u = first_seen(s, starts, b, t); u <= t; u++) {
+                    const int64_t k = row_of_qkv(s, b, u, 1, h), v = row_of_qkv(s, b, u, 2, h);
+                    R dot = 0, dp = 0;
+                    for (int64_t d = 0; d < s.D; d++) {
+                        dot += R(qkv[q + d]) * R(qkv[k + d]);
+                        dp += R(dout[y + d]) * R(qkv[v + d]);
+                    }
+                    const R p  = std::exp(dot * R(scale) - R(lse[(b * s.H + h) * s.T + t]));
+                    const R ds = factor(p * (dp - delta)) * R(scale);
+                    for (int64_t d = 0; d < s.D; d++) {
+                        g[q + d] += ds * R(qkv[k + d]);
+                        g[k + d] += ds * R(qkv[q + d]);
+                        g[v + d] += factor(p) * R(dout[y + d]);
+                    }
+                }
+            }
+    return Values(g.begin(), g.end());
+}
+
+// ---- inputs ---------------------------------------------------------------------------------------------------------
+
+Values values_of(const Heads& s, Scores kind, double scale) {
+    Dice random(7);
+    Values x(s.B * s.T * 3 * s.H * s.D);
+    for (double& v : x) v = random.normal();
+    const double large = std::sqrt(1e4 / scale / std::sqrt(double(s.D)));
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t t = 0; t < s.T; t++)
+            for (int64_t h = 0; h < s.H; h++)
+                for (int64_t d = 0; d < s.D; d++) {
+                    double &q = x[row_of_qkv(s, b, t, 0, h) + d], &k = x[row_of_qkv(s, b, t, 1, h) + d],
+                           &v = x[row_of_qkv(s, b, t, 2, h) + d];
+                    switch (kind) {
+                        case Scores::ordinary: break;
+                        case Scores::large: q = std::nearbyint(q * large), k = std::nearbyint(k * large); break;
+                        case Scores::equal: q = 0.5, k = -2; break;
+                        case Scores::alternating: q = 1, k = (t % 2 ? 1 : -1) * 1e4 / scale / double(s.D); break;
+                        case Scores::tiny: q *= 1e-39, k *= 1e-39, v *= 1e-39; break;
+                        case Scores::rising: q = 1 + q / 16, k = double(t) / scale / double(s.D); break;
+                    }
+                }
+    return rounded(x, DType::BF16);
+}
+
+// A document starts every 20 to 80 rows, at other rows in each sequence.
+Values document_starts(const Heads& s) {
+    if (!s.documents) return {};
+    Dice random(11);
+    Values starts(s.B * s.T);
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t t = 0, start = 0, next = 13; t < s.T; t++) {
+            if (t == next) start = t, next = t + 20 + random.below(61);
+            starts[b * s.T + t] = double(start);
+        }
+    return starts;
+}
+
+struct Tensors {
+    Buffer qkv, starts, out, lse, dout, dqkv;
+    bool documents;
+    Tensors(const Device* dev, const Heads& s, const Values& x, const Values& starts)
+        : qkv(dev, {s.B, s.T, 3, s.H, s.D}, DType::BF16, x),
+          starts(dev, {s.B, s.T}, DType::I32, starts.empty() ? Values(s.B * s.T) : starts),
+          out(dev, {s.B, s.T, s.H, s.D}, DType::BF16),
+          lse(dev, {s.B, s.H, s.T}, DType::F32),
+          dout(dev, {s.B, s.T, s.H, s.D}, DType::BF16, Kind::ordinary, 5),
+          dqkv(dev, {s.B, s.T, 3, s.H, s.D}, DType::BF16),
+          documents(s.documents) {}
+    void forward(const Device* dev, AttentionKernels which, float scale, int64_t window) {
+        const Using those(dev, which);
+        attention_forward(out, lse, qkv, documents ? starts.tensor() : Tensor{}, scale, window, dev->stream());
+    }
+    // Takes `y` as the results of the forward pass.
+    void backward(const Device* dev, AttentionKernels which, const Results& y, float scale, int64_t window) {
+        out.set(y.out);
+        lse.set(y.lse);
+        const Using those(dev, which);
+        attention_backward(dqkv, dout, out, lse, qkv, documents ? starts.tensor() : Tensor{}, scale, window,
+                           dev->stream());
+    }
+    template <class R>
+    Values gradient(const Heads& s, float scale, DType factors = DType::F32) const {
+        return backward_formula<R>(s, dout.values(), out.values(), lse.values(), qkv.values(),
+                                   documents ? starts.values() : Values(), scale, factors);
+    }
+};
+
+float default_scale(const Heads& s) { return 1.f / std::sqrt(float(s.D)); }
+
+}  // namespace
+
+// Tiles are of 128 rows, streamed ones of 128, 64 or 48, a warpgroup has 64 rows and a warp 16.
+static const std::vector<Heads>& all_heads() {
+    static const std::vector<Heads> all = {
+        {3, 1, 1, 64, 1, false},      {1, 17, 1, 64, 17, false},    {2, 64, 3, 64, 64, false},
+        {1, 65, 1, 64, 1, false},     {2, 128, 1, 64, 128, false},  {1, 129, 2, 64, INT64_MAX, false},
+        {2, 300, 1, 64, 300, true},   {1, 300, 1, 64, 100, false},  {1, 300, 1, 80, 1000, true},
+        {1, 257, 1, 96, 40, true},    {2, 200, 1, 128, 200, false}, {1, 300, 1, 128, 130, true},
+        {1, 300, 1, 256, 300, false}, {1, 150, 2, 256, 70, true},   {1, 130, 2, 40, 130, false},
+        {1, 130, 1, 72, 50, true},    {1, 130, 1, 88, 130, false},  {1, 130, 1, 104, 130, false},
+        {1, 130, 1, 136, 130, false}, {1, 200, 1, 192, 64, true},
+    };
+    return all;
+}
+
+TEST_CASE("attention on Hopper agrees with the formula and with mma.sync", "[attention][hopper]") {
+    const Device* dev = hopper();
+    if (!dev) return;
+    const Heads s     = GENERATE(from_range(all_heads()));
+    const float scale = s.H == 3 ? 1.f : default_scale(s);
+    CAPTURE(s);
+    const Values x = values_of(s, Scores::ordinary, scale), starts = document_starts(s);
+    Tensors on_hopper(dev, s, x, starts), on_any(dev, s, x, starts);
+    on_hopper.forward(dev, AttentionKernels::hopper, scale, s.window);
+    on_any.forward(dev, AttentionKernels::mma, scale, s.window);
+    const Results reference = formula<double>(s, x, starts, scale), plain = formula<float>(s, x, starts, scale);
+    CHECK_CLOSE(on_hopper.out, reference.out, plain.out);
+    CHECK_CLOSE(on_hopper.lse, reference.lse, plain.lse);
+    CHECK_CLOSE(on_any.out, reference.out, plain.out);
+    // The bits show that other kernels ran: they add in another order.
+    if (s.T > 128) CHECK(on_hopper.out.bytes() != on_any.out.bytes());
+}
+
+TEST_CASE("attention on Hopper and with mma.sync, with scores that are hard to weigh", "[attention][hopper]") {
+    const Device* dev = hopper();
+    if (!dev) return;
+    const auto which = GENERATE(AttentionKernels::hopper, AttentionKernels::mma);
+    const auto kind  = GENERATE(Scores::large, Scores::equal, Scores::alternating, Scores::tiny, Scores::rising);
+    const Heads s    = GENERATE(Heads{1, 300, 1, 64, 300, false}, Heads{1, 200, 1, 128, 90, true});
+    CAPTURE(s, int(which), int(kind));
+    const float scale = default_scale(s);
+    const Values x = values_of(s, kind, scale), starts = document_starts(s);
+    Tensors t(dev, s, x, starts);
+    t.forward(dev, which, scale, s.window);
+    const Results reference = formula<double>(s, x, starts, scale), plain = formula<float>(s, x, starts, scale);
+    CHECK_CLOSE(t.out, reference.out, plain.out);
+    CHECK_CLOSE(t.lse, reference.lse, plain.lse);
+    t.backward(dev, which, reference, scale, s.window);
+    CHECK_CLOSE(t.dqkv, t.gradient<double>(s, scale), t.gradient<float>(s, scale, DType::BF16));
+}
+
+TEST_CASE("attention's backward pass on Hopper agrees with the formula and with mma.sync", "[attention][hopper]") {
+    const Device* dev = hopper();
+    if (!dev) return;
+    const Heads s     = GENERATE(from_range(all_heads()));
+    const float scale = s.H == 3 ? 1.f : default_scale(s);
+    CAPTURE(s);
+    const Values x = values_of(s, Scores::ordinary, scale), starts = document_starts(s);
+    Tensors on_hopper(dev, s, x, starts), on_any(dev, s, x, starts);
+    const Results y = formula<double>(s, x, starts, scale);
+    on_hopper.backward(dev, AttentionKernels::hopper, y, scale, s.window);
+    on_any.backward(dev, AttentionKernels::mma, y, scale, s.window);
+    const Values reference = on_hopper.gradient<double>(s, scale), plain = on_hopper.gradient<float>(s, scale);
+    CHECK_CLOSE(on_hopper.dqkv, reference, plain);
+    CHECK_CLOSE(on_any.dqkv, reference, plain);
+}
+
+// There are more tiles than multiprocessors, so blocks take several, and the phases of all barriers go round.
+TEST_CASE("attention on Hopper does not depend on what else a block computes", "[attention][hopper]") {
+    const Device* dev = hopper();
+    if (!dev) return;
+    const Heads s = {150, 24, 2, 64, 24, false}, one = {1, 24, 2, 64, 24, false};
+    CAPTURE(s);
+    const float scale = default_scale(s);
+    const Values x    = values_of(s, Scores::ordinary, scale);
+    const auto bits   = [&](Tensors& t, const Values& dout) {
+        t.dout.set(dout);
+        t.forward(dev, AttentionKernels::hopper, scale, s.window);
+        const Using those(dev, AttentionKernels::hopper);
+        attention_backward(t.dqkv, t.dout, t.out, t.lse, t.qkv, {}, scale, s.window, dev->stream());
+        return std::vector<std::vector<unsigned char>>{t.out.bytes(), t.lse.bytes(), t.dqkv.bytes()};
+    };
+    Tensors all(dev, s, x, {});
+    const Values dout     = all.dout.values();
+    const auto everything = bits(all, dout);
+    for (int64_t b : {0, 70, 149}) {
+        const auto part = [&](const Values& v) {
+            const int64_t size = int64_t(v.size()) / s.B;
+            return Values(v.begin() + b * size, v.begin() + (b + 1) * size);
+        };
+        Tensors alone(dev, one, part(x), {});
+        const auto of_one = bits(alone, part(dout));
+        for (size_t i = 0; i < of_one.size(); i++)
+            CHECK(
+                std::equal(of_one[i].begin(), of_one[i].end(), everything[i].begin() + b * int64_t(of_one[i].size())));
+    }
+}
+
+TEST_CASE("a key that is hidden from a row does not change one bit of it on Hopper", "[attention][hopper]") {
+    const Device* dev = hopper();
+    if (!dev) return;
+    const Heads s = {1, 200, 1, 64, 50, true};
+    CAPTURE(s);
+    const float scale = default_scale(s);
+    const Values x = values_of(s, Scores::ordinary, scale), starts = document_starts(s);
+    const auto rows = [&](const Values& values) {
+        Tensors t(dev, s, values, starts);
+        t.forward(dev, AttentionKernels::hopper, scale, s.window);
+        return t.out.values();
+    };
+    const Values before = rows(x);
+    for (int64_t changed : {0, 100, 199}) {
+        Values other = x;
+        for (int64_t d = 0; d < s.D; d++) {
+            other[row_of_qkv(s, 0, changed, 1, 0) + d] = 100 + double(d);
+            other[row_of_qkv(s, 0, changed, 2, 0) + d] = -1e6;
+        }
+        const Values after = rows(other);
+        for (int64_t t = 0; t < s.T; t++) {
+            const bool sees = changed <= t && changed >= first_seen(s, starts, 0, t),
+                       same = std::equal(&before[t * s.D], &before[t * s.D] + s.D, &after[t * s.D]);
+            CAPTURE(changed, t);
+            if (same == sees)
+                FAIL_CHECK("a row " << (sees ? "does not see a key that it should" : "sees a hidden key"));
+        }
+    }
+}
+
+TEST_CASE("the first results of Hopper's kernels are compared, and others take over where they differ",
+          "[attention][hopper]") {
+    if (!hopper()) return;
+    const Device device("cuda");  // has compared nothing yet
+    const Device* dev = &device;
+    const Heads s     = {2, 256, 1, 64, 256, false};
+    const float scale = default_scale(s);
+    Values x          = values_of(s, Scores::ordinary, scale);
+    Tensors t(dev, s, x, {});
+    const auto bits = [&](AttentionKernels which) {
+        t.forward(dev, which, scale, s.window);
+        return t.out.bytes();
+    };
+    const auto agreed = bits(AttentionKernels::automatic);
+    CHECK(agreed == bits(AttentionKernels::hopper));
+    CHECK(agreed == bits(AttentionKernels::automatic));
+
+    // A NaN in v reaches every row whose warps multiply its tile with weights of 0. Hopper's tiles are larger, so the
+    // two differ. A window makes it a kind of call that was not compared before.
+    for (int64_t d = 0; d < s.D; d++) x[row_of_qkv(s, 1, 255, 2, 0) + d] = NAN;
+    t.qkv.set(x);
+    const auto narrow = [&](AttentionKernels which) {
+        t.forward(dev, which, scale, 200);
+        return t.out.bytes();
+    };
+    const auto mma = narrow(AttentionKernels::mma);
+    REQUIRE(mma != narrow(AttentionKernels::hopper));
+    CHECK(narrow(AttentionKernels::automatic) == mma);
+    CHECK(narrow(AttentionKernels::automatic) == mma);
+    CHECK_REFUSED(Device("cpu").use_attention(AttentionKernels::hopper), "--attention hopper");
+}
