@@ -306,6 +306,10 @@ __device__ inline RingPlace<stages> before(RingPlace<stages> place) {
     return place;
 }
 
+// Returns 0 or 1 in the warpgroups that compute. All lanes of a warp get the value of lane 0, so the compiler knows
+// that they agree, and keeps descriptors of matrices in the registers that a warp shares.
+__device__ inline int computing_warpgroup() { return __shfl_sync(~0u, int(threadIdx.x) / 128 - 1, 0); }
+
 // Tells the producer that this warp has read a tile for the last time.
 __device__ inline void release(uint32_t empty) {
     __syncwarp();
@@ -460,7 +464,7 @@ template <class Tiling>
 __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16> out, float* lse, const Problem& p,
                                        int tiles) {
     constexpr int D = Tiling::D, N = Tiling::N;
-    const int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
+    const int lane = threadIdx.x % 32, group = computing_warpgroup();
     const Turns turns{group};
     if (group == 1) turns.pass();  // the first turn is warpgroup 0's
     const auto q = at.own(0).from(64 * group);
@@ -583,7 +587,7 @@ template <class Tiling>
 __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<bf16> dq, float* delta, const float* lse,
                                           const Problem& p, int tiles) {
     constexpr int D = Tiling::D, N = Tiling::N;
-    const int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4;
+    const int lane = threadIdx.x % 32, group = computing_warpgroup(), warp = threadIdx.x / 32 % 4;
     const auto q = at.own(0).from(64 * group), dout = at.own(1).from(64 * group), out = at.own(2).from(64 * group);
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> k, v;
@@ -787,7 +791,7 @@ template <class Tiling>
 __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const QueryNumbers<Tiling::N>* numbers,
                                            Heads<bf16> dk, Heads<bf16> dv, const Problem& p, int tiles) {
     constexpr int D = Tiling::D, N = Tiling::N;
-    const int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4;
+    const int lane = threadIdx.x % 32, group = computing_warpgroup(), warp = threadIdx.x / 32 % 4;
     const auto k = at.own(0).from(64 * group), v = at.own(1).from(64 * group);
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> place;
