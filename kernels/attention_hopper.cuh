@@ -901,7 +901,7 @@ inline bool needs_trial(const Queue& queue, const std::array<int64_t, 4>& kind) 
 // A call that is recorded as a CUDA graph cannot be compared. The first run of what is recorded was one without a
 // graph.
 inline bool hopper_takes(const Problem& p, const Queue& queue, const std::array<int64_t, 4>& kind) {
-    if (queue.attention == AttentionKernels::mma || !p.is_wide || p.D <= 32 || !has_hopper_attention(queue))
+    if (queue.attention == AttentionKernels::mma || !p.is_wide || p.drops.step || !has_hopper_attention(queue))
         return false;
     if (!needs_trial(queue, kind)) return true;
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
