@@ -138,6 +138,36 @@ TEST_CASE("a second run, a graph and recomputing give the same bits on the GPU",
     CHECK(bits(s, "random") == bits(s, "random too"));
 }
 
+TEST_CASE("attention's kernels for Hopper train as those with mma.sync do, also in a graph", "[.emulated]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const auto losses_with = [&](const std::string& out, const std::string& more) {
+        const Ran r = run(s, "train_gpt",
+                          "--train-data " + quoted(s / "train.bin") + " --out " + quoted(s / out) +
+                              " --model nano --layers 1 --width 128 --heads 2 --context 200 --batch 2 --dtype bf16 "
+                              "--steps 3 --eval-every 0 --save-every 0 --device cuda " +
+                              more,
+                          "", checked);
+        CAPTURE(out, r.out, r.err);
+        REQUIRE(r.code == 0);
+        CHECK_THAT(r.err, !Catch::Contains("differ"));
+        return losses(s / out);
+    };
+    const std::string hopper = losses_with("hopper", "--attention hopper");
+    CHECK(losses_with("auto", "--graph") == hopper);  // the first step has compared them, and the graph replays them
+    CHECK(losses_with("mma", "--attention mma") != hopper);
+    CHECK(apart(s, "mma", "hopper") <= 1e-3);
+    const auto run_json = nlohmann::json::parse(read_text(s / "hopper/run.json"));
+    CHECK(run_json["options"]["--attention"] == "hopper");
+    // A GPU without these instructions takes mma.sync by itself.
+    const Ran refused = run(s, "train_gpt",
+                            "--train-data " + quoted(s / "train.bin") + " --attention hopper --out " +
+                                quoted(s / "none") + " --model nano --dtype bf16 --device cuda",
+                            "", "scripts/emulate --gpu a100 ");
+    CHECK(refused.code == 2);
+    CHECK_THAT(refused.err, Catch::Contains("compute capability 9.0"));
+}
+
 TEST_CASE("with a document mask the GPU has the CPU's losses, and the same bits in a graph and with recomputing",
           "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
