@@ -2,7 +2,7 @@
 # ptxas.sh - reads what ptxas -v wrote about our CUDA kernels
 #   scripts/ptxas.sh FILE...             prints registers, shared memory, stack and spilled bytes; exit code 1 when a kernel spills
 #   scripts/ptxas.sh --spills FILE...    prints only the kernels that spill; exit code 1 when there is one
-#   scripts/ptxas.sh --others FILE...    prints the other lines, which are warnings of nvcc
+#   scripts/ptxas.sh --others FILE...    prints the other lines: warnings of nvcc, and remarks of ptxas with a number, such as (C7512)
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 
@@ -14,7 +14,7 @@ case "${1:-}" in
 esac
 
 if [ "$mode" = others ]; then
-    grep -hv -e '^ptxas info' -e '^ *[0-9]* bytes stack frame' "$@" | grep -v '^$' || true
+    grep -hv -e '^ptxas info *: *[^( ]' -e '^ *[0-9]* bytes stack frame' "$@" | grep -v '^$' || true
     exit 0
 fi
 
