@@ -35,31 +35,6 @@ struct Setting {
     bool is_default;
 };
 
-// Returns how many letters to change, add, drop or swap with a neighbour to turn a into b (Damerau-Levenshtein).
-inline size_t letters_apart(const std::string& a, const std::string& b) {
-    std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
-    for (size_t i = 0; i <= a.size(); i++) d[i][0] = i;
-    for (size_t j = 0; j <= b.size(); j++) d[0][j] = j;
-    for (size_t i = 1; i <= a.size(); i++)
-        for (size_t j = 1; j <= b.size(); j++) {
-            d[i][j]            = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-            const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if (swapped) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
-        }
-    return d[a.size()][b.size()];
-}
-// Returns the known name of which `name` is probably a misspelling or the beginning, or nothing.
-inline std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
-    std::string best;
-    size_t least = name.size() <= 5 ? 2 : name.size() / 3 + 1;  // a name this far away is no misspelling
-    for (const std::string& k : known) {
-        const bool begins = name.size() > 3 && k.rfind(name, 0) == 0;
-        const size_t d    = begins ? 1 : letters_apart(name, k);
-        if (d < least) least = d, best = k;
-    }
-    return best;
-}
-
 class Flags {
   public:
     using Words = option_value::Words;

@@ -1,5 +1,6 @@
 // values.h - what an option holds and how it is written: numbers in a Range, texts, words of a table, and Auto
 #pragma once
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <optional>
@@ -40,6 +41,38 @@ inline Range more_than(double bound) {
     Range range{bound};
     range.with_low = false;
     return range;
+}
+
+// Returns how many letters to change, add, drop or swap with a neighbour to turn a into b (Damerau-Levenshtein).
+inline size_t letters_apart(const std::string& a, const std::string& b) {
+    std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+    for (size_t i = 0; i <= a.size(); i++) d[i][0] = i;
+    for (size_t j = 0; j <= b.size(); j++) d[0][j] = j;
+    for (size_t i = 1; i <= a.size(); i++)
+        for (size_t j = 1; j <= b.size(); j++) {
+            d[i][j]            = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
+            const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (swapped) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+        }
+    return d[a.size()][b.size()];
+}
+// Returns the known names of which `name` is probably a misspelling or the beginning: those that are as near to it as
+// the nearest one.
+inline std::vector<std::string> nearest_names(const std::string& name, const std::vector<std::string>& known) {
+    std::vector<std::string> best;
+    size_t least = name.size() <= 5 ? 1 : name.size() / 3;  // a name further away than this is no misspelling
+    for (const std::string& k : known) {
+        const bool begins = name.size() > 3 && k.rfind(name, 0) == 0;
+        const size_t d    = begins ? 1 : letters_apart(name, k);
+        if (d < least) best.clear();
+        if (d <= least) least = d, best.push_back(k);
+    }
+    return best;
+}
+// Returns the first of them, or "".
+inline std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
+    const auto best = nearest_names(name, known);
+    return best.empty() ? "" : best[0];
 }
 
 // The functions that Flags (cli.h) needs for every type that an option can have. In errors, `name` is the option's
@@ -183,7 +216,11 @@ template <class T>
 const T& find_word(const std::string& name, const std::string& word, const Table<T>& table, const char* other = "") {
     for (const auto& row : table)
         if (row.first == word) return row.second;
-    fail("{} {}: expected one of {}{}", name, shown(word), other, form_of(table));
+    std::vector<std::string> words;
+    for (const auto& row : table) words.push_back(row.first);
+    std::string near;
+    for (const std::string& n : nearest_names(word, words)) near += (near.empty() ? "; did you mean " : " or ") + n;
+    fail("{} {}: expected one of {}{}{}{}", name, shown(word), other, form_of(table), near, near.empty() ? "" : "?");
 }
 template <class T>
 void read(T& value, const std::string& name, const Words& words, const Table<T>& table) {

@@ -273,6 +273,16 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
     CHECK_REFUSED(train_options({std::string(c.option) + "=" + c.bad}), c.option, c.bad, "expected", c.says);
 }
 
+TEST_CASE("a word that an option does not have is refused with the nearest ones that it has", "[cli]") {
+    CHECK_REFUSED(train_options({"--gpu=a100-41gb"}), "--gpu a100-41gb: expected one of auto|h100-80gb",
+                  "; did you mean a100-40gb?");
+    CHECK_REFUSED(train_options({"--gpu=a100"}), "; did you mean a100-80gb or a100-40gb?");
+    CHECK_REFUSED(train_options({"--link=40Gb"}), "; did you mean 10Gb or 400Gb?");
+    try {
+        train_options({"--gpu=mi300"});
+    } catch (const InputError& e) { CHECK(std::string(e.what()).find("did you mean") == std::string::npos); }
+}
+
 TEST_CASE("train_gpt refuses a run with more tokens than can be counted", "[cli]") {
     const Config c         = config_of(*find_preset("nano"));
     const auto decided_for = [&](const std::vector<std::string>& words) {
