@@ -235,8 +235,12 @@ class Comm {
         // When all processes fail for one reason, each prints it and ends by itself. Two seconds are enough for that.
         if (poll(all.data(), 1, 2000) > 0) return tell({parted, 0});
         for (size_t i = 1; i < all.size(); i++)
-            if (all[i].revents)
-                fmt::print(stderr, "error: rank {} has ended, so this process cannot go on\n", others_[i - 1].rank());
+            if (all[i].revents) {
+                int error       = 0;
+                socklen_t bytes = sizeof error;
+                getsockopt(all[i].fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
+                fmt::print(stderr, "error: {}\n", others_[i - 1].lost(error));
+            }
         std::_Exit(1);
     }
     bool too_long_since(Clock::time_point t) const { return Clock::now() > t + std::chrono::seconds(timeout_); }

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 #include <thread>
@@ -120,6 +121,13 @@ class Connection {
         send(&bytes, sizeof bytes);
         send(text.data(), bytes);
     }
+    // Says what has become of the other process, when the connection ended with this number of an error, or with 0.
+    std::string lost(int error) const {
+        if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH)
+            return fmt::format("rank {} cannot be reached any more ({}): its machine is cut off", rank_,
+                               std::strerror(error));
+        return fmt::format("rank {} has ended, so this process cannot go on", rank_);
+    }
     std::string receive() const {
         uint64_t bytes = 0;
         receive(&bytes, sizeof bytes);
@@ -133,7 +141,8 @@ class Connection {
     // Returns how many bytes a call of send() or recv() has moved. n is what that call returned.
     size_t moved(ssize_t n) const {
         if (n < 0 && errno == EINTR) return 0;
-        CHECK_RUN(n > 0, "rank {} has ended, so this process cannot go on", rank_);
+        const int error = n < 0 ? errno : 0;
+        CHECK_RUN(n > 0, "{}", lost(error));
         return size_t(n);
     }
     int socket_, rank_;

@@ -3,7 +3,9 @@
 #   scripts/launch/mpirun.sh NAME HOSTS --train-data 'data/x_train_*.bin' [OPTION…]
 #     HOSTS is a file with a line `host slots=8` for each machine. The program and the data have the same paths on all of them.
 #   WORLD=16 scripts/launch/mpirun.sh …     starts that many processes
-# Rank 0 runs on the first host of the file, and the others find it there. mpirun ends all processes when one of them fails.
+# Rank 0 runs on the first host of the file, and the others find it there. mpirun ends all processes when one of them fails. When a host is
+# cut off, the processes end after --timeout seconds, but mpirun itself when TCP gives up: after a quarter of an hour, or in less time with
+# `sysctl net.ipv4.tcp_retries2=5` on the host where mpirun runs.
 set -euo pipefail
 . "$(dirname "$0")/models.sh"
 first_is_a_recipe "$0" "$@"
