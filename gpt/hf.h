@@ -446,19 +446,37 @@ inline DType stored_dtype(const SafetensorsReader& file) {
     return row && row->weights ? row->dtype : DType::F32;
 }
 
-// Calls write(name, bytes) for each of a family's tensors that hold a weight, or for that of one index only. `dtype` is
+// Calls write(name, bytes) for each of a family's tensors that hold a weight, or for that of one index only. Where the
+// layouts are the same, a tensor comes in parts, so that a large table takes little memory beside itself. `dtype` is
 // what the files hold: F32, BF16 or F16.
 template <class Write>
 void store_weight(Tensor tensor, const HfWeight& w, const Config& c, DType dtype, Stream s, Write write,
                   int only = -1) {
-    const auto ours = floats_of(tensor, s);
-    check_finite(ours, w.names[size_t(std::max(only, 0))]);
+    const Tensor flat = tensor.view({tensor.numel()});
+    const int64_t n   = w.theirs.numel();
+    const auto read   = [&](int64_t first, int64_t count, size_t i) {
+        const auto values = floats_of(flat.rows(first, count), s);
+        check_finite(values, w.names[i]);
+        return values;
+    };
+    const auto put = [&](size_t i, const float* x, int64_t count) {
+        write(w.names[i], stored_bytes(x, count, dtype, w.names[i]));
+    };
+    const auto wanted = [&](size_t i) { return only < 0 || only == int(i); };
+    if (w.layout == Layout::as_is || w.layout == Layout::split) {
+        for (size_t i = 0; i < w.names.size(); i++)
+            for (int64_t at = 0, count; wanted(i) && at < n; at += count) {
+                count = std::min<int64_t>(1 << 18, n - at);
+                put(i, read(int64_t(i) * n + at, count, i).data(), count);
+            }
+        const int64_t padding = w.ours.numel();  // begins here
+        if (padding < flat.numel()) read(padding, flat.numel() - padding, 0);
+        return;
+    }
     std::vector<float> theirs(size_t(w.ours.numel()));
-    to_their_layout(theirs.data(), ours.data(), c, w.ours, w.layout);
-    const int64_t n = w.theirs.numel();
+    to_their_layout(theirs.data(), read(0, flat.numel(), size_t(std::max(only, 0))).data(), c, w.ours, w.layout);
     for (size_t i = 0; i < w.names.size(); i++)
-        if (only < 0 || only == int(i))
-            write(w.names[i], stored_bytes(theirs.data() + int64_t(i) * n, n, dtype, w.names[i]));
+        if (wanted(i)) put(i, theirs.data() + int64_t(i) * n, n);
 }
 
 // Writes config.json, and generation_config.json when the model came with one.

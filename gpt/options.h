@@ -209,6 +209,7 @@ struct Options {
     Schedule schedule;
     OptimizerSettings optimizer;
     ShardLevel shard = ShardLevel::none;
+    DType wire       = DType::F32;
     MachineOptions machine;
     Auto<DType> save_dtype;
     Auto<const Card*> gpu;
@@ -319,6 +320,9 @@ inline void list_options(Flags& f, Options& o) {
         "what each of several processes keeps of its own slice only, and fetches from the others when it needs more: "
         "the optimizer's state and masters, also the gradients, also the weights (ZeRO 1, 2, 3). With gradients or "
         "weights they travel in every micro-step, so --accumulate 1 moves least");
+    f.choose("--wire", o.wire, dtypes_that(&DTypeRow::computes),
+             "dtype in which several processes send each other gradients; bf16 halves the bytes, and rounds what each "
+             "process adds to a sum");
     f.choose(
         "--offload", o.optimizer.in_host_memory, Flags::Table<bool>{{"none", false}, {"optimizer", true}},
         "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "

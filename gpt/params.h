@@ -146,7 +146,8 @@ enum class ShardLevel : uint8_t {
 struct Sharding {
     ShardLevel level = ShardLevel::none;
     int rank = 0, world = 1;
-    bool whole_matrices = false;  // no slice ends within a matrix, because Muon updates whole ones
+    bool whole_matrices = false;       // no slice ends within a matrix, because Muon updates whole ones
+    DType wire          = DType::F32;  // in which gradients travel: F32 or BF16
 
     bool cuts(ShardLevel kind) const { return world > 1 && level >= kind; }
 };
@@ -165,6 +166,12 @@ struct ParamLayout {
         int64_t n = 0;
         for (const Bucket& b : buckets) n += b.elements;
         return n;
+    }
+    // The elements of the largest bucket.
+    int64_t most_elements() const {
+        int64_t most = 0;
+        for (const Bucket& b : buckets) most = std::max(most, b.elements);
+        return most;
     }
 };
 

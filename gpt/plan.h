@@ -20,6 +20,10 @@ inline int64_t held_bytes() {
     return resident * sysconf(_SC_PAGESIZE);
 }
 
+// What a process on a CPU takes beside its tensors, and only after the plan: code of oneDNN, products that it compiles,
+// and the heap. It was measured as 6 to 8 MiB. Open MPI takes 9 MiB more on a machine with two processes.
+constexpr int64_t loaded_later_bytes = int64_t(7) << 20, open_mpi_bytes = int64_t(9) << 20;
+
 // An allowance for what lies on a GPU beside the tensors: the driver's context and the kernels of our and NVIDIA's
 // libraries. Its size is not known before it is loaded. With several GPUs, NCCL's buffers come on top.
 constexpr int64_t cuda_context_bytes = int64_t(512) << 20;
@@ -45,6 +49,7 @@ struct RunSize {
     int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
     ShardLevel shard        = ShardLevel::none;
     int world               = 1;
+    DType wire              = DType::F32;  // of gradients between processes
     bool offload            = false;       // the optimizer's state is in the host's memory
     bool save_async         = false;       // what a checkpoint holds is copied there
     DType weights_dtype     = DType::F32;  // of the weights in a checkpoint
@@ -56,7 +61,7 @@ struct RunSize {
 struct MemoryPlan {
     int64_t weights, gradients, optimizer, activations;
     int64_t buffers;     // scratch memory of products and other ops, batches being sent, the cache of a sample
-    int64_t program;     // code and libraries in host memory, as measured now. On a GPU it is 0: there
+    int64_t program;     // code, libraries and heap in host memory. On a GPU it is 0: there
                          // cuda_context_bytes are an allowance outside the total.
     int64_t copies = 0;  // of --save-async on a CPU
     int64_t host   = 0;  // what a run on a GPU keeps in the host's memory, outside the total
@@ -70,8 +75,12 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     // That of the process with the longest slices. All are of one length unless matrices are dealt out whole.
     ParamLayout layout = param_layout(c, run.sharding());
     std::vector<int64_t> own(size_t(run.world), 0);
+    int64_t longest = 0;  // elements of a slice
     for (const Bucket& b : layout.buckets)
-        for (size_t rank = 0; rank < own.size(); rank++) own[rank] += b.cut.count[rank];
+        for (size_t rank = 0; rank < own.size(); rank++) {
+            own[rank] += b.cut.count[rank];
+            longest = std::max(longest, b.cut.count[rank]);
+        }
     layout.sharding.rank = int(std::max_element(own.begin(), own.end()) - own.begin());
     const auto memory    = [&](DType dtype, ShardLevel kind) {
         return ParamMemory::bytes(c, layout, dtype, run.sharding().cuts(kind), where);
@@ -82,10 +91,12 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     plan.gradients   = memory(DType::F32, ShardLevel::gradients);
     plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype, run.sharding());
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
-    plan.buffers     = feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents, run.masked)) +
-                   feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
-                   (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0) +
-                   (run.world > 1 ? Collective::scratch_bytes(where) : 0);
+    plan.buffers =
+        feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents, run.masked)) +
+        feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
+        (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0) +
+        (run.world > 1 ? Collective::scratch_bytes(where, gpu ? layout.most_elements() : longest * run.world, run.wire)
+                       : 0);
     if (run.offload) {
         plan.host      = plan.optimizer + AdamWTable::staging_bytes();
         plan.optimizer = 0;
@@ -95,7 +106,7 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
             CheckpointTensors::copied_bytes(row_of(run.optimizer).kinds(), c, run.weights_dtype, run.world);
     if (run.sample_tokens)
         plan.buffers += Generator::bytes(c, run.dtype, 1, std::min(run.sample_tokens, c.context), where);
-    plan.program = gpu ? 0 : held_bytes();
+    plan.program = gpu ? 0 : held_bytes() + loaded_later_bytes + (run.world > 1 ? open_mpi_bytes : 0);
     return plan;
 }
 

@@ -75,7 +75,7 @@ inline void refuse_too_large(const Run& run) {
 inline ScaledStep predicted_step(const Run& run) {
     const Options& o = run.options;
     return predict_step(run.config, run.shape(), run.dtype, o.accumulate, o.optimizer.kind, o.graph,
-                        {run.ranks.world, o.shard}, run.cluster());
+                        {run.ranks.world, o.shard, 1, 1, o.wire}, run.cluster());
 }
 inline std::string seconds_text(double seconds) {
     return seconds < 1 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);

@@ -158,7 +158,7 @@ struct Run {
         return {batch, options.context, true, recompute, options.logits_memory};
     }
     Sharding sharding() const {
-        return {options.shard, ranks.rank, ranks.world, row_of(options.optimizer.kind).whole_matrices};
+        return {options.shard, ranks.rank, ranks.world, row_of(options.optimizer.kind).whole_matrices, options.wire};
     }
     // The GPUs and the network of a plan.
     Cluster cluster() const {
@@ -185,6 +185,7 @@ struct Run {
         size.documents     = o.document_mask;
         size.shard         = shard;
         size.world         = world;
+        size.wire          = o.wire;
         size.masked        = data.masked;
         size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
         return plan_memory(size, machine());
@@ -535,7 +536,7 @@ inline void write_run_json(const Run& run) {
 
 // A short number that changes when any weight does.
 inline std::string fingerprint(Model& m) {
-    constexpr int64_t most = 1 << 20;  // elements that are copied to the host at a time
+    constexpr int64_t most = 1 << 18;  // elements that are copied to the host at a time
     uint64_t h             = 0;
     std::vector<char> host;
     m.shards->forget();

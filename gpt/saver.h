@@ -219,10 +219,14 @@ inline void write_state(const fs::path& folder, const CheckpointTensors& tensors
     std::vector<float> host;
     const auto rows  = [](const Optimizer::Stored& t) { return std::vector<StoredRow>{{t.name, "F32", t.shape}}; };
     const auto write = [&](SafetensorsWriter& to, const Optimizer::Stored& stored, Tensor t) {
-        host.resize(size_t(t.numel()));
-        to_host(host.data(), t, tensors.stream());
-        check_finite(host, stored.name);
-        to.write(stored.name, host.data(), t.bytes());
+        const Tensor flat = t.view({t.numel()});
+        for (int64_t at = 0, count; at < flat.numel(); at += count) {
+            count = std::min<int64_t>(1 << 18, flat.numel() - at);
+            host.resize(size_t(count));
+            to_host(host.data(), flat.rows(at, count), tensors.stream());
+            check_finite(host, stored.name);
+            to.write(stored.name, host.data(), count * int64_t(sizeof(float)));
+        }
     };
     const auto shards = write_shards(folder, "state", tensors.state, tensors, rank, count, rows, write, attempt);
     if (rank == 0) attempt([&] { ModelWriter::write_index(folder.string(), "state", shards); });

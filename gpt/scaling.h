@@ -1,7 +1,8 @@
 // scaling.h - predicts a training step on many GPUs: what each sends, how long that takes, and how much of it is hidden
 //
-// A gradient is 4 bytes on the wire, a weight has its own size. Each GPU sends its share of every collective, which is
-// (N - 1) / N of the buffer for a reduce-scatter or an all-gather, and twice that for an all-reduce:
+// A gradient is 4 bytes on the wire, or 2 with --wire bf16. A weight has its own size. Each GPU sends its share of
+// every collective, which is (N - 1) / N of the buffer for a reduce-scatter or an all-gather, and twice that for an
+// all-reduce:
 //
 //   --shard none         all-reduce of the gradients, while the last backward pass computes
 //   --shard optimizer    reduce-scatter of the gradients likewise; all-gather of the weights after the update
@@ -78,6 +79,7 @@ struct Parallel {
     int64_t world    = 1;
     ShardLevel shard = ShardLevel::none;
     int64_t tensor = 1, pipeline = 1;  // GPUs that share each matrix, and that share the layers
+    DType wire = DType::F32;           // of gradients
 
     int64_t replicas() const { return world / (tensor * pipeline); }
 };
@@ -101,7 +103,7 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
     const int64_t n      = p.replicas();
     const double weights = double(count_params(c)) / ways, micro = double(micro_steps),
                  per_layer = weights / double(c.layers + 2), part = double(n - 1) / double(n);
-    const double gradients = 4 * weights, stored = double(size_of(x)) * weights;
+    const double gradients = double(size_of(p.wire)) * weights, stored = double(size_of(x)) * weights;
     const double scatter = on.seconds(n, gradients), gather = on.seconds(n, stored),
                  last_bucket  = scatter * per_layer / weights;
     const double pass_forward = step.forward / micro, pass_backward = step.backward / micro;

@@ -4,6 +4,8 @@
 //   gradients    summed in all     their slices summed  leave a buffer           leave a buffer
 //   weights      are whole         gathered after the update                     gathered before each use
 //
+// Gradients travel in fp32, or rounded to bf16 (--wire). Norms, losses and votes always travel in fp32.
+//
 // Params lie in buckets (params.h): the tables, each block, and the final norm with the head. A model's forward pass
 // says arrive(bucket) before it reads weights, and its backward pass enter(bucket) before it writes gradients and
 // leave(bucket) when they are complete. On a GPU all of this travels on a stream of its own, while the next block is
@@ -31,6 +33,7 @@ class Shards {
         memory_.plan({buckets()}, DType::F32);
         memory_.allocate(device);
         norms_ = memory_.take({buckets()}, DType::F32);
+        if (layout_.sharding.wire == DType::BF16) group_->reserve(layout_.most_elements());
     }
     Shards(const Shards&)            = delete;
     Shards& operator=(const Shards&) = delete;
@@ -83,9 +86,9 @@ class Shards {
         group_->follow(stream_);
         if (layout_.sharding.cuts(ShardLevel::optimizer))
             group_->reduce_scatter(gradients_.slice(b), gradients_.bucket(b), layout_.buckets[b].cut,
-                                   gradients_.sliced() && !first_ ? Sum::add : Sum::set);
+                                   gradients_.sliced() && !first_ ? Sum::add : Sum::set, layout_.sharding.wire);
         else
-            group_->sum({gradients_.bucket(b)});
+            group_->sum({gradients_.bucket(b)}, layout_.sharding.wire);
         mark(gradient_mark(b));
     }
     // norm2 (1) = the squared norm of the sums of all gradients. `others` are summed over the processes too. Each

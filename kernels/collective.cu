@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "host.h"
 #ifdef GPT_MPI
@@ -28,17 +29,21 @@ bool Cut::is_even() const {
     return true;
 }
 
-constexpr int64_t scratch_floats = 4 << 20;  // of a reduce_scatter() by MPI, 16 MiB
-int64_t Collective::scratch_bytes(Machine where) { return where == Machine::cpu ? 4 * scratch_floats : 0; }
+constexpr int64_t scratch_floats = 4 << 20;  // of a reduce_scatter() by MPI, at most: 16 MiB
+int64_t Collective::scratch_bytes(Machine where, int64_t most, DType wire) {
+    if (where == Machine::cpu) return 4 * std::min(scratch_floats, most);
+    return wire == DType::BF16 ? 2 * most : 0;
+}
 
 // What each of the two libraries does for a Collective.
 class CollectiveHalf {
   public:
-    virtual ~CollectiveHalf()                                                       = default;
-    virtual void sum(std::initializer_list<Tensor> tensors)                         = 0;
-    virtual void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum in) = 0;
-    virtual void all_gather(Tensor whole, Tensor slice, const Cut& cut)             = 0;
-    virtual void gather(Tensor whole, Tensor slice, const Cut& cut, int root)       = 0;
+    virtual ~CollectiveHalf() = default;
+    virtual void reserve(int64_t) {}
+    virtual void sum(std::initializer_list<Tensor> tensors, DType wire)                         = 0;
+    virtual void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum in, DType wire) = 0;
+    virtual void all_gather(Tensor whole, Tensor slice, const Cut& cut)                         = 0;
+    virtual void gather(Tensor whole, Tensor slice, const Cut& cut, int root)                   = 0;
     virtual void follow(Stream) {}
     virtual void mark(int) {}
     virtual void wait(int, Stream) {}
@@ -55,19 +60,19 @@ class MpiHalf : public CollectiveHalf {
     MpiHalf(int rank, int world) : rank_(rank), world_(world) { mpi::start(rank, world); }
 
     // Small tensors travel together, each process's to all, because a message costs as much time as 10,000 numbers.
-    void sum(std::initializer_list<Tensor> tensors) override {
+    void sum(std::initializer_list<Tensor> tensors, DType wire) override {
         std::vector<float> mine;
         for (const Tensor& t : tensors)
-            if (t.numel() <= most_small) mine.insert(mine.end(), t.data<float>(), t.data<float>() + t.numel());
+            if (travels_small(t, wire)) mine.insert(mine.end(), t.data<float>(), t.data<float>() + t.numel());
         const size_t small = mine.size();
         std::vector<float> all(small * size_t(world_));
         MPI_CALL(MPI_Allgather, mine.data(), int(small), type(4), all.data(), int(small), type(4), mpi::everybody());
         const float* terms = all.data();
         for (const Tensor& t : tensors) {
-            if (t.numel() > most_small) {
+            if (!travels_small(t, wire)) {
                 const Cut cut      = Cut::even(t.numel(), world_);
                 const Tensor whole = t.view({t.numel()}), slice = whole.rows(cut.first[rank_], cut.count[rank_]);
-                reduce_scatter(slice, whole, cut, Sum::set);
+                reduce_scatter(slice, whole, cut, Sum::set, wire);
                 all_gather(whole, slice, cut);
                 continue;
             }
@@ -76,22 +81,41 @@ class MpiHalf : public CollectiveHalf {
         }
     }
 
-    // A slice goes in parts, so that the other ranks' terms of a part fit into the scratch memory.
-    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) override {
+    // A slice goes in parts, so that the other ranks' terms of a part fit into the scratch memory. In bf16 the terms
+    // that are sent lie in front of those that are received.
+    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) override {
+        const bool narrow  = wire == DType::BF16;
         const int64_t most = std::max<int64_t>(scratch_floats / world_, 1024);
         for (int64_t at = 0; at < longest(cut); at += most) {
-            const Parts sent(cut, at, most, rank_);
+            Parts sent(cut, at, most, narrow ? -1 : rank_);
             const int64_t n = std::clamp<int64_t>(cut.count[rank_] - at, 0, most);
             std::vector<int> counts, places;
             for (int r = 0; r < world_; r++) {
-                counts.push_back(r == rank_ ? 0 : int(n));
+                counts.push_back(r == rank_ && !narrow ? 0 : int(n));
                 places.push_back(int(r * n));
+            }
+            const float* own = whole.data<float>() + cut.first[rank_] + at;
+            if (narrow) {
+                const int64_t all = std::accumulate(sent.counts.begin(), sent.counts.end(), int64_t(0));
+                scratch_.resize(std::max(scratch_.size(), size_t((all + n * world_ + 1) / 2)));
+                bf16* const mine = reinterpret_cast<bf16*>(scratch_.data());
+                int64_t packed   = 0;
+                for (int r = 0; r < world_; packed += sent.counts[r++]) {
+                    const int64_t count = sent.counts[r];
+                    if (count)
+                        copy(Tensor{mine + packed, DType::BF16, {count}}, whole.rows(sent.places[r], count), Stream{});
+                    sent.places[r] = int(packed);
+                }
+                const bf16* const theirs = mine + all;
+                MPI_CALL(MPI_Alltoallv, mine, sent.counts.data(), sent.places.data(), type(2), mine + all,
+                         counts.data(), places.data(), type(2), mpi::everybody());
+                if (n) add_in_order(slice.data<float>() + at, n, into, [&](int r) { return theirs + r * n; });
+                continue;
             }
             scratch_.resize(std::max(scratch_.size(), size_t(n * world_)));
             MPI_CALL(MPI_Alltoallv, whole.ptr, sent.counts.data(), sent.places.data(), type(4), scratch_.data(),
                      counts.data(), places.data(), type(4), mpi::everybody());
             if (n == 0) continue;
-            const float* own = whole.data<float>() + cut.first[rank_] + at;
             add_in_order(slice.data<float>() + at, n, into,
                          [&](int r) { return r == rank_ ? own : scratch_.data() + r * n; });
         }
@@ -122,7 +146,7 @@ class MpiHalf : public CollectiveHalf {
     void finish() override { MPI_CALL(MPI_Finalize); }
 
   private:
-    static constexpr int64_t most_small   = 4096;
+    static bool travels_small(const Tensor& t, DType wire) { return t.numel() <= 4096 && wire == DType::F32; }
     static constexpr int64_t most_at_once = int64_t(1) << 28;  // elements of a slice; MPI counts in int
 
     // Of each slice, the part of at most `most` elements that begins `at` elements behind its beginning.
@@ -140,7 +164,7 @@ class MpiHalf : public CollectiveHalf {
     static int64_t longest(const Cut& cut) { return *std::max_element(cut.count.begin(), cut.count.end()); }
     static MPI_Datatype type(int64_t bytes) { return mpi::type_of(bytes); }
 
-    // to[0, n) = or += term(0) + term(1) + …: pointers to n numbers of each rank.
+    // to[0, n) = or += term(0) + term(1) + …: pointers to n numbers of each rank, in fp32 or bf16.
     template <class Term>
     void add_in_order(float* to, int64_t n, Sum into, Term term) const {
         host::parallel_ranges(n, 1 << 14, [&](int64_t begin, int64_t end) {
@@ -149,8 +173,8 @@ class MpiHalf : public CollectiveHalf {
                 k = std::min<int64_t>(1024, end - i);
                 std::copy(term(0) + i, term(0) + i + k, sums);
                 for (int r = 1; r < world_; r++) {
-                    const float* x = term(r) + i;
-                    for (int64_t j = 0; j < k; j++) sums[j] += x[j];
+                    const auto* x = term(r) + i;
+                    for (int64_t j = 0; j < k; j++) sums[j] += float(x[j]);
                 }
                 for (int64_t j = 0; j < k; j++) to[i + j] = into == Sum::set ? sums[j] : to[i + j] + sums[j];
             }
@@ -185,9 +209,12 @@ static void check(ncclResult_t status, ncclComm_t communicator, const char* call
 static ncclDataType_t nccl_type(const Tensor& t) { return t.dtype == DType::BF16 ? ncclBfloat16 : ncclFloat; }
 static char* element_of(const Tensor& t, int64_t i) { return static_cast<char*>(t.ptr) + i * size_of(t.dtype); }
 
-static __global__ void add_kernel(float* to, const float* from, int64_t n) {
+// to = or += from. To bf16 it rounds to nearest.
+template <bool adds, class To, class From>
+__global__ void move_kernel(To* to, const From* from, int64_t n) {
     const int64_t threads = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += threads) to[i] += from[i];
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += threads)
+        to[i] = To(float(from[i]) + (adds ? float(to[i]) : 0.f));
 }
 
 class NcclHalf : public CollectiveHalf {
@@ -204,38 +231,55 @@ class NcclHalf : public CollectiveHalf {
     ~NcclHalf() override {
         if (nccl_) ncclCommAbort(nccl_);
         for (cudaEvent_t e : marks_) cudaEventDestroy(e);
+        if (narrow_) cudaFree(narrow_);
         cudaEventDestroy(followed_);
         cudaStreamDestroy(stream_);
     }
 
-    void sum(std::initializer_list<Tensor> tensors) override {
+    void reserve(int64_t most) override { CUDA_RUN(cudaMalloc(&narrow_, size_t(most) * sizeof(bf16))); }
+
+    void sum(std::initializer_list<Tensor> tensors, DType wire) override {
+        if (wire == DType::BF16) {
+            for (const Tensor& t : tensors) {
+                const Tensor narrow = narrowed(t);
+                NCCL_RUN(nccl_, ncclAllReduce(narrow.ptr, narrow.ptr, size_t(t.numel()), ncclBfloat16, ncclSum, nccl_,
+                                              stream_));
+                move<false>(t.data<float>(), narrow.data<bf16>(), t.numel());
+            }
+            return;
+        }
         NCCL_RUN(nccl_, ncclGroupStart());
         for (const Tensor& t : tensors)
             NCCL_RUN(nccl_, ncclAllReduce(t.ptr, t.ptr, size_t(t.numel()), ncclFloat, ncclSum, nccl_, stream_));
         NCCL_RUN(nccl_, ncclGroupEnd());
     }
-    // The sum of the own slice comes to lie within `whole`, where no memory beside it is needed.
-    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) override {
-        const int64_t n = cut.count[rank_];
-        float* own      = whole.data<float>() + cut.first[rank_];
+    // In fp32 the sum of the own slice comes to lie within `whole`, where no memory beside it is needed.
+    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) override {
+        const bool narrow         = wire == DType::BF16;
+        const Tensor sent         = narrow ? narrowed(whole) : whole;
+        const ncclDataType_t type = nccl_type(sent);
+        const int64_t n           = cut.count[rank_];
+        char* const own           = element_of(sent, cut.first[rank_]);
         if (cut.is_even()) {
-            NCCL_RUN(nccl_, ncclReduceScatter(whole.ptr, own, size_t(n), ncclFloat, ncclSum, nccl_, stream_));
+            NCCL_RUN(nccl_, ncclReduceScatter(sent.ptr, own, size_t(n), type, ncclSum, nccl_, stream_));
         } else {
             NCCL_RUN(nccl_, ncclGroupStart());
             for (int r = 0; r < world_; r++) {
-                char* part = element_of(whole, cut.first[r]);
+                char* part = element_of(sent, cut.first[r]);
                 if (cut.count[r])
-                    NCCL_RUN(nccl_,
-                             ncclReduce(part, part, size_t(cut.count[r]), ncclFloat, ncclSum, r, nccl_, stream_));
+                    NCCL_RUN(nccl_, ncclReduce(part, part, size_t(cut.count[r]), type, ncclSum, r, nccl_, stream_));
             }
             NCCL_RUN(nccl_, ncclGroupEnd());
         }
         if (n == 0 || own == slice.ptr) return;
-        if (into == Sum::set)
-            return CUDA_RUN(cudaMemcpyAsync(slice.ptr, own, size_t(n) * 4, cudaMemcpyDeviceToDevice, stream_));
-        add_kernel<<<unsigned(std::min<int64_t>(ceil_div(n, int64_t(256)), 1024)), 256, 0, stream_>>>(
-            slice.data<float>(), own, n);
-        CUDA_RUN(cudaGetLastError());
+        const bool adds = into == Sum::add;
+        float* const to = slice.data<float>();
+        if (narrow) {
+            const bf16* from = reinterpret_cast<const bf16*>(own);
+            return adds ? move<true>(to, from, n) : move<false>(to, from, n);
+        }
+        if (adds) return move<true>(to, reinterpret_cast<const float*>(own), n);
+        CUDA_RUN(cudaMemcpyAsync(to, own, size_t(n) * 4, cudaMemcpyDeviceToDevice, stream_));
     }
     void all_gather(Tensor whole, Tensor slice, const Cut& cut) override {
         const ncclDataType_t type = nccl_type(whole);
@@ -282,7 +326,21 @@ class NcclHalf : public CollectiveHalf {
     void finish() override { NCCL_RUN(nullptr, ncclCommDestroy(std::exchange(nccl_, nullptr))); }
 
   private:
+    template <bool adds, class To, class From>
+    void move(To* to, const From* from, int64_t n) {
+        const auto blocks = unsigned(std::min<int64_t>(ceil_div(n, int64_t(256)), 1024));
+        move_kernel<adds><<<blocks, 256, 0, stream_>>>(to, from, n);
+        CUDA_RUN(cudaGetLastError());
+    }
+    // Returns a copy in bf16, which lasts until the next one.
+    Tensor narrowed(Tensor t) {
+        CHECK_CALL(narrow_, "a sum in bf16 needs reserve()");
+        move<false>(narrow_, t.data<float>(), t.numel());
+        return {narrow_, DType::BF16, {t.numel()}};
+    }
+
     int rank_, world_;
+    bf16* narrow_         = nullptr;
     ncclComm_t nccl_      = nullptr;
     cudaStream_t stream_  = nullptr;
     cudaEvent_t followed_ = nullptr;
@@ -359,9 +417,10 @@ Collective::Collective(const std::string& id, int rank, int world, Stream s) {
 }
 Collective::~Collective() = default;
 
-void Collective::sum(std::initializer_list<Tensor> tensors) const {
+void Collective::reserve(int64_t most) const { half_->reserve(most); }
+void Collective::sum(std::initializer_list<Tensor> tensors, DType wire) const {
     for (const Tensor& t : tensors) expect_dtype(t, DType::F32);
-    half_->sum(tensors);
+    half_->sum(tensors, wire);
 }
 
 static void expect_slices(const Tensor& whole, const Cut& cut) {
@@ -369,10 +428,10 @@ static void expect_slices(const Tensor& whole, const Cut& cut) {
         CHECK_CALL(cut.first[r] >= 0 && cut.count[r] >= 0 && cut.first[r] + cut.count[r] <= whole.numel(),
                    "rank {} has elements {} to {} of {}", r, cut.first[r], cut.first[r] + cut.count[r], whole.str());
 }
-void Collective::reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) const {
+void Collective::reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) const {
     expect_dtype(whole, DType::F32);
     expect_slices(whole, cut);
-    half_->reduce_scatter(slice, whole, cut, into);
+    half_->reduce_scatter(slice, whole, cut, into, wire);
 }
 void Collective::all_gather(Tensor whole, Tensor slice, const Cut& cut) const {
     expect_there(whole);

@@ -38,8 +38,9 @@ class Collective {
     static std::string obstacle(Machine where);
     // What the binary was built with, for --version: "NCCL 2.28, Open MPI 4.1.4".
     static std::string backends();
-    // The memory beside the tensors that a member takes. NCCL's own buffers are not known here, and not counted.
-    static int64_t scratch_bytes(Machine where);
+    // The memory beside the tensors that a member takes. `most` is the largest number of elements that are summed at
+    // once, and `wire` the dtype in which they travel. NCCL's own buffers are not known here, and not counted.
+    static int64_t scratch_bytes(Machine where, int64_t most, DType wire);
     // The id of a new group. One process makes it, sends it to the others, and all build their Collective with it.
     static std::string new_id(Machine where);
 
@@ -50,11 +51,15 @@ class Collective {
     Collective(const Collective&)            = delete;
     Collective& operator=(const Collective&) = delete;
 
-    // Replaces every tensor (fp32) by its sum over the processes, with the same bits in each of them.
-    void sum(std::initializer_list<Tensor> tensors) const;
+    // Takes the memory for sums of up to `most` elements that travel in bf16. Call it before the first of them.
+    void reserve(int64_t most) const;
+    // Replaces every tensor (fp32) by its sum over the processes, with the same bits in each of them. wire: F32, or
+    // BF16 for half the bytes. In bf16 every process's terms are rounded to it first. MPI adds them up in fp32 in the
+    // order of the ranks. NCCL rounds to bf16 after each addition, in an order that it chooses.
+    void sum(std::initializer_list<Tensor> tensors, DType wire = DType::F32) const;
     // slice = or += this rank's part of the sum of `whole` (both flat fp32). `slice` may lie where it is cut from
-    // `whole`. What `whole` holds afterwards is not defined outside of such a slice.
-    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into) const;
+    // `whole`. What `whole` holds afterwards is not defined outside of such a slice. wire: as above.
+    void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire = DType::F32) const;
     // whole = the slices of all ranks (fp32 or bf16). `slice` may lie where it belongs in `whole`.
     void all_gather(Tensor whole, Tensor slice, const Cut& cut) const;
     // The same, but only in rank `root`; whole is null elsewhere.

@@ -442,7 +442,7 @@ TEST_CASE("two GPUs drop what one drops", "[.emulated][two]") {
 // Transfers run on a stream of their own. "late" and "early" are the two extremes of when their work is done.
 TEST_CASE("GPUs that keep slices train as GPUs that keep everything", "[.emulated][two][shard]") {
     const auto how  = GENERATE(as<std::string>{}, "--model nano --dtype fp32 --accumulate 2",
-                               "--model nano-neox --dtype bf16 --stochastic-rounding --recompute block",
+                               "--model nano-neox --dtype bf16 --stochastic-rounding --recompute block --wire bf16",
                                "--model nano-neox --dtype fp32 --optimizer muon");
     const int world = how.find("muon") != how.npos ? 4 : 2;
     CAPTURE(how, world);
@@ -547,6 +547,22 @@ TEST_CASE("with its optimizer's state in host memory a run has the same bits, an
     resume(s, "there", checked);
     CHECK(bits(s, "there") == bits(s, "here"));
     CHECK(records(s / "there", "end")[0]["peak_bytes"] < records(s / "here", "end")[0]["peak_bytes"]);
+}
+
+TEST_CASE("--save-async on a GPU writes the files of a save at once", "[.emulated]") {
+    const auto how = GENERATE(as<std::string>{}, "--model nano-neox --dtype bf16 --graph",
+                              "--model nano --dtype fp32 --offload optimizer");
+    CAPTURE(how);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const std::string all = how + " --steps 5 --eval-every 0 --save-every 2 ";
+    train(s, "once", all, checked);
+    train(s, "async", all + "--save-async", checked);
+    CHECK(bits(s, "async") == bits(s, "once"));
+    const auto sums = [&](const std::string& out) {
+        return shell(s, "cd " + quoted(s / (out + "/checkpoints")) + " && ls -A && md5sum */*").out;
+    };
+    CHECK(sums("async") == sums("once"));
 }
 
 TEST_CASE("a run allocates what was planned, within 2 %", "[.emulated]") {

@@ -24,9 +24,10 @@ struct Case {
     int64_t accumulate  = 1;
     DType dtype         = DType::F32;
     Recompute recompute = Recompute::none;
+    DType wire          = DType::F32;
     std::string text() const {
-        return fmt::format("parallel {}, optimizer {}, accumulate {}, {}, recompute {}", parallel, int(kind),
-                           accumulate, name_of(dtype), int(recompute));
+        return fmt::format("parallel {}, optimizer {}, accumulate {}, {}, recompute {}, wire {}", parallel, int(kind),
+                           accumulate, name_of(dtype), int(recompute), name_of(wire));
     }
 };
 
@@ -50,7 +51,7 @@ struct Trainee {
     Trainee(const Case& c, ShardLevel level, const Comm& comm, int64_t batch, const Device& device,
             const std::string& text, int64_t count = 50)
         : config(config_of(c)),
-          sharding{level, comm.rank(), comm.world(), row_of(c.kind).whole_matrices},
+          sharding{level, comm.rank(), comm.world(), row_of(c.kind).whole_matrices, c.wire},
           model(config, c.dtype, {batch / comm.world(), T, true, c.recompute}, device, comm.group(), sharding),
           optimizer(make_optimizer(model, settings(c))),
           data({text, batch / comm.world(), T, config.vocab, 1, comm.rank(), comm.world()}),
@@ -100,6 +101,7 @@ void train_at_every_level(const Group& g) {
             for (const int64_t accumulate : {1, 3}) cases.push_back({parallel, kind, accumulate});
     cases.push_back({true, OptimizerKind::adamw, 1, DType::BF16, Recompute::block});
     cases.push_back({false, OptimizerKind::muon, 1, DType::BF16, Recompute::norm});
+    cases.push_back({true, OptimizerKind::adamw, 1, DType::BF16, Recompute::none, DType::BF16});
     for (const Case& c : cases) {
         CAPTURE(c.text(), g.comm.rank(), g.comm.world());
         // The first level trains as long as rounding errors need to show, the others until their bits have been
@@ -139,6 +141,44 @@ void train_at_every_level(const Group& g) {
             });
             g.comm.expect_same(ids, "the samples");
         }
+    }
+}
+
+// Sums of which the terms travel in bf16: their formula is written out here.
+void sum_in_bf16(const Group& g) {
+    const int world = g.comm.world(), rank = g.comm.rank();
+    const auto term = [](int of, int64_t i) { return std::sin(float(of * 1000003 + i)) * std::exp2(float(i % 9)); };
+    const auto sum  = [&](int64_t i) {
+        float all = float(bf16(term(0, i)));
+        for (int r = 1; r < world; r++) all += float(bf16(term(r, i)));
+        return all;
+    };
+    const Collective& group = *g.comm.group();
+    for (const int64_t n : {1, 37, 4096, 50021}) {
+        const Cut even = Cut::even(n, world);
+        Cut uneven     = even;  // the last process has everything
+        for (int r = 0; r < world; r++) uneven.first[size_t(r)] = 0, uneven.count[size_t(r)] = r + 1 == world ? n : 0;
+        std::vector<float> mine(static_cast<size_t>(n));
+        const Tensor whole{mine.data(), DType::F32, {n}};
+        const auto fill = [&] {
+            for (int64_t i = 0; i < n; i++) mine[size_t(i)] = term(rank, i);
+        };
+        for (const Cut& cut : {even, uneven}) {
+            CAPTURE(n, rank, world);
+            const int64_t first = cut.first[size_t(rank)], count = cut.count[size_t(rank)];
+            std::vector<float> own(size_t(count) + 1, 0.5f);
+            const Tensor slice{own.data(), DType::F32, {count}};
+            fill();
+            group.reduce_scatter(slice, whole, cut, Sum::add, DType::BF16);
+            for (int64_t i = 0; i < count; i++) REQUIRE(own[size_t(i)] == 0.5f + sum(first + i));
+            REQUIRE(own.back() == 0.5f);
+            fill();
+            group.reduce_scatter(whole.rows(first, count), whole, cut, Sum::set, DType::BF16);
+            for (int64_t i = 0; i < count; i++) REQUIRE(mine[size_t(first + i)] == sum(first + i));
+        }
+        fill();
+        group.sum({whole}, DType::BF16);
+        for (int64_t i = 0; i < n; i++) REQUIRE(mine[size_t(i)] == sum(i));
     }
 }
 
@@ -226,6 +266,11 @@ TEST_CASE("one of the processes that mpirun starts, at every level", "[.mpirun-l
     train_at_every_level(g);
     g.comm.finish();
 }
+TEST_CASE("one of the processes that mpirun starts, with sums in bf16", "[.mpirun-bf16]") {
+    Group g;
+    sum_in_bf16(g);
+    g.comm.finish();
+}
 TEST_CASE("one of the processes that mpirun starts, with checkpoints", "[.mpirun-resume]") {
     Group g;
     save_and_go_on(g);
@@ -238,11 +283,11 @@ static bool has_mpirun() {
     std::fprintf(stderr, "skipped: there is no mpirun (apt-get install openmpi-bin), or the build has no MPI\n");
     return false;
 }
-// Starts `world` processes of a command. They must end within two minutes.
+// Starts `world` processes of a command. They must end within two minutes. They meet at a port of their own.
 static Ran mpirun(const Scratch& s, int world, const std::string& command, const std::string& environment = "") {
-    return shell(s, fmt::format("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GOMP_SPINCOUNT=0 {} "
-                                "timeout 120 mpirun --oversubscribe --bind-to none -n {} {}",
-                                environment, world, command));
+    return shell(s, fmt::format("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GOMP_SPINCOUNT=0 "
+                                "MASTER_PORT={} {} timeout 120 mpirun --oversubscribe --bind-to none -n {} {}",
+                                20000 + getpid() % 20000, environment, world, command));
 }
 // Starts `world` processes of this program with a hidden test case.
 static void by_mpirun(const Scratch& s, int world, const std::string& tag) {
@@ -262,21 +307,26 @@ TEST_CASE("three processes on CPUs train as one at every level", "[comm][mpi]") 
 TEST_CASE("four processes on CPUs train as one at every level", "[comm][mpi]") {
     by_mpirun(Scratch(), 4, "[.mpirun-levels]");
 }
+TEST_CASE("gradients that travel in bf16 are rounded, and then added in fp32 in the order of the ranks",
+          "[comm][mpi]") {
+    for (const int world : {2, 3}) by_mpirun(Scratch(), world, "[.mpirun-bf16]");
+}
 TEST_CASE("processes on CPUs save together, and go on in another number", "[comm][mpi]") {
     const Scratch s;
     for (const int world : {1, 4, 3, 1}) by_mpirun(s, world, "[.mpirun-resume]");
 }
 
-// A run of two processes that saves twice.
+// A run of two processes.
 struct TwoProcesses : Scratch {
     std::string words;
     explicit TwoProcesses(const std::string& more) {
         write_shard(*this / "train.bin", 2000);
-        words = fmt::format(
-            "--model nano --train-data {} --device cpu --threads 1 --batch 1 --context 16 --eval-every 0 --save-every "
-            "5 "
-            "--steps 10 --keep 0 --timeout 30 {} ",
-            quoted(*this / "train.bin"), more);
+        words = fmt::format("--train-data {} --device cpu --threads 1 --eval-every 0 --keep 0 --timeout 30 {} ",
+                            quoted(*this / "train.bin"), more);
+    }
+    // The options of a small model that is saved after steps 5 and 10.
+    static std::string small(const std::string& more) {
+        return "--model nano --batch 1 --context 16 --save-every 5 --steps 10 " + more;
     }
     Ran train(const std::string& out, const std::string& under = "", const std::string& more = "") const {
         return mpirun(
@@ -297,7 +347,7 @@ TEST_CASE("two processes save in the background what they save at once", "[progr
     const auto how = GENERATE("--dtype fp32 --shard none", "--dtype bf16 --shard weights",
                               "--dtype bf16 --save-dtype fp32 --shard optimizer --optimizer muon");
     CAPTURE(how);
-    const TwoProcesses run(how);
+    const TwoProcesses run(TwoProcesses::small(how));
     REQUIRE(run.train("once").code == 0);
     const Ran async = run.train("async", "", "--save-async");
     CAPTURE(async.out, async.err);
@@ -307,13 +357,31 @@ TEST_CASE("two processes save in the background what they save at once", "[progr
     CHECK(records(run / "async", "save").size() == 2);
 }
 
+TEST_CASE("two processes take the memory that was planned, within 5 %", "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const auto how = GENERATE("--shard none", "--shard optimizer", "--shard gradients", "--shard weights",
+                              "--shard weights --wire bf16 --save-async");
+    CAPTURE(how);
+    const TwoProcesses run(
+        std::string("--model gpt2 --layers 4 --width 256 --heads 4 --vocab 8192 --dtype fp32 --steps 2 "
+                    "--save-every 2 --batch 2 --context 64 ") +
+        how);
+    const Ran r = run.train("run");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    const double planned = records(run / "run", "start")[0]["planned_bytes"],
+                 taken   = records(run / "run", "end")[0]["peak_bytes"];
+    CAPTURE(planned / taken);
+    CHECK(std::fabs(planned - taken) <= 0.05 * taken);
+}
+
 TEST_CASE("a process that cannot write its part of a checkpoint ends all with its words, and leaves nothing of it",
           "[programs][comm][mpi]") {
     if (!has_mpirun()) return;
     const auto how = GENERATE("--shard none", "--shard weights", "--shard weights --save-async");
     const int rank = GENERATE(0, 1);
     CAPTURE(how, rank);
-    const TwoProcesses run(how);
+    const TwoProcesses run(TwoProcesses::small(how));
     const std::string disk = full_disk(run);
     if (disk.empty()) return;
     const Ran r = run.train("run", fmt::format("{} OF_RANK={} WRITES=5", disk, rank));
@@ -332,7 +400,7 @@ TEST_CASE("kill -9 of one of two processes in the middle of a save loses nothing
     const auto [how, rank, writes] = GENERATE(table<const char*, int, int>(
         {{"--shard none", 1, 100}, {"--shard weights --save-async", 1, 7}, {"--shard weights --save-async", 0, 100}}));
     CAPTURE(how, rank, writes);
-    const TwoProcesses run(how);
+    const TwoProcesses run(TwoProcesses::small(how));
     const std::string disk = full_disk(run);
     if (disk.empty()) return;
     REQUIRE(run.train("whole").code == 0);

@@ -106,14 +106,15 @@ TEST_CASE("each level of sharding sends what its formula says", "[model]") {
     const Config c = config_of(*find_preset("gpt2"));
     const Cluster cluster{find_card("NVIDIA H100 80GB HBM3"), find_link("nvlink")};
     const double weights = double(count_params(c)), part = 7. / 8;
-    const auto step = [&](ShardLevel level, int64_t micro, int64_t world) {
+    const auto step = [&](ShardLevel level, int64_t micro, int64_t world, DType wire = DType::F32) {
         return predict_step(c, {8, 1024, true, Recompute::none, 1024}, DType::BF16, micro, OptimizerKind::adamw, false,
-                            {world, level}, cluster);
+                            {world, level, 1, 1, wire}, cluster);
     };
     CHECK(step(ShardLevel::none, 3, 8).sent == Approx(2 * part * 4 * weights));
     CHECK(step(ShardLevel::optimizer, 3, 8).sent == Approx(part * 6 * weights));
     CHECK(step(ShardLevel::gradients, 3, 8).sent == Approx(part * (3 * 4 + 2) * weights));
     CHECK(step(ShardLevel::weights, 3, 8).sent == Approx(3 * part * (4 + 2 * 2) * weights));
+    CHECK(step(ShardLevel::weights, 3, 8, DType::BF16).sent == Approx(3 * part * (2 + 2 * 2) * weights));
     const ScaledStep alone = step(ShardLevel::none, 3, 1);
     CHECK(alone.sent == 0);
     CHECK(alone.exposed == 0);
