@@ -148,7 +148,7 @@ static int run(int argc, char** argv) {
     refuse_too_large(run);
     peak_flops(run.device, run.dtype);  // measured while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device, comm.group(), run.sharding());
-    model.dropout        = {run.dropout(), Random(options.seed, "dropout").key()};
+    model.dropout        = {model.shape.dropout, Random(options.seed, "dropout").key()};
     const auto optimizer = make_optimizer(model, options.optimizer);
     run.reserve_scratch();
     FirstWeights first = set_first_weights(run, model, *optimizer);

@@ -52,6 +52,7 @@ struct BatchShape {
     bool train          = true;  // false: there are no gradients, and activations are not kept
     Recompute recompute = Recompute::none;
     int64_t logits_mib  = 64;  // memory of the logits, which does not grow with the batch
+    DropoutRates dropout{};    // of training; no memory depends on them
     int64_t rows() const { return batch * context; }
 };
 

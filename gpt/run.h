@@ -155,7 +155,7 @@ struct Run {
     bool finished() const { return !checkpoint.empty() && saved.step == options.steps && saved.evaluated; }
     BatchShape shape() const { return shape_with(options.batch, options.recompute); }
     BatchShape shape_with(int64_t batch, Recompute recompute) const {
-        return {batch, options.context, true, recompute, options.logits_memory};
+        return {batch, options.context, true, recompute, options.logits_memory, dropout()};
     }
     Sharding sharding() const {
         return {options.shard, ranks.rank, ranks.world, row_of(options.optimizer.kind).whole_matrices, options.wire};

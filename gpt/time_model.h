@@ -119,10 +119,15 @@ struct StepOp {
     Part part;
     const char* name;
     OpKind kind;
-    Cost cost;     // of one call
-    int kernels;   // that a call launches
-    double calls;  // in a step
+    Cost cost;        // of one call
+    int kernels;      // that a call launches
+    double calls;     // in a step
+    double work = 1;  // instructions, relative to those of the kernel whose share was measured
 };
+
+// Attention with dropout executes more instructions, of which Philox has the most. These are the ratios that the
+// emulator counted, in bf16 with D = 64 and T = 1024 (kernels/README.md). No GPU has timed these kernels yet.
+constexpr double dropout_forward_work = 1.5, dropout_backward_work = 1.5;
 
 // Every op of a training step, in its order, as Step::work() queues them on a GPU.
 inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
@@ -133,12 +138,15 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     const double micro = double(micro_steps), layers = micro * double(c.layers);
     std::vector<StepOp> ops;
     Part part      = Part::beginning;
-    const auto add = [&](const char* name, K kind, const Cost& cost, int kernels, double calls) {
-        if (calls > 0) ops.push_back({part, name, kind, cost, kernels, calls});
+    const auto add = [&](const char* name, K kind, const Cost& cost, int kernels, double calls, double work = 1) {
+        if (calls > 0) ops.push_back({part, name, kind, cost, kernels, calls, work});
     };
+    const DropoutRates& drop = shape.dropout;
+    const Cost masked{2. * double(N * C * size_of(x))};  // a pass that drops elements
+    const auto if_dropped = [](float rate, double calls) { return rate > 0 ? calls : 0; };
     // The gradient of a product's input is a product in the dtype of the model. That of its weights is written in fp32
     // by the first of the products that add to it, and read and written by the others.
-    const auto backward = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
+    const auto backward   = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
         const Cost both = matmul_backward_cost(rows, IC, OC, x), dx = matmul_cost(rows, IC, OC, x);
         const Cost dw{both.bytes - dx.bytes, both.flops - dx.flops};
         add(name, K::product, dx, 1, calls);
@@ -151,6 +159,7 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     const double again    = micro * double(c.layers - 1);  // nothing overwrites the activations of the last layer
 
     add("embedding", K::embedding_forward, embedding_forward_cost(B, T, C, x), 2, micro);
+    add("dropout", K::copy, masked, 1, if_dropped(drop.embedding, micro));
     add("norm", K::layernorm_forward, norm, 1, micro);
 
     // The blocks' forward pass, with what the backward pass computes again.
@@ -160,7 +169,9 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     add("norms again", K::layernorm_forward, norm, 1, norms * again);
     add("qkv", K::product, matmul_forward_cost(N, C, 3 * C, x), 1, blocks);
     if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
-    add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks);
+    add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks,
+        drop.attention > 0 ? dropout_forward_work : 1);
+    add("dropout", K::copy, masked, 1, if_dropped(drop.residual, blocks + layers));
     add("projection", K::product, matmul_forward_cost(N, C, C, x), 1, blocks);
     if (c.parallel) {
         add("residual", K::copy, add_forward_cost(N * C, x), 1, blocks);
@@ -194,9 +205,12 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     backward("up, backward", N, C, F, layers, first);
     add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers);
     backward("projection, backward", N, C, C, layers, first);
-    add("attention, backward", K::attention_backward, attention_backward_cost(B, T, H, D, x), 2, layers);
+    add("dropout, backward", K::copy, masked, 1, if_dropped(drop.residual, 2 * layers));
+    add("attention, backward", K::attention_backward, attention_backward_cost(B, T, H, D, x), 2, layers,
+        drop.attention > 0 ? dropout_backward_work : 1);
     if (c.rope.dim) add("rope, backward", K::rope, rope_cost(N, H, c.rope.dim, x), 1, layers);
     backward("qkv, backward", N, C, 3 * C, layers, first);
+    add("dropout, backward", K::copy, masked, 1, if_dropped(drop.embedding, micro));
 
     part = Part::end;
     add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 8, micro);
@@ -236,7 +250,7 @@ inline double seconds_of(const StepOp& op, const Card& card, DType x, int64_t co
     const double bytes = op.cost.bytes / card.copy_rate, flops = op.cost.flops / card.product_rate(x);
     const bool attention = op.kind == OpKind::attention_forward || op.kind == OpKind::attention_backward;
     if (attention) share *= double(context) / double(context + 800);
-    const double kernel = attention ? std::max(bytes, flops / share) : std::max(bytes, flops) / share;
+    const double kernel = attention ? std::max(bytes, flops / share * op.work) : std::max(bytes, flops) / share;
     return op.calls * (kernel + op.kernels * (graph ? card.launch_in_graph : card.launch));
 }
 

@@ -133,6 +133,11 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
                  bias = make({C}, x), mean = make({N}, f), rstd = make({N}, f), dw = make({C}, f), db = make({C}, f),
                  wide = make({N, F}, x), wide2 = make({N, F}, x);
     b.row("add", x, add_forward_cost(N * C, x), [&] { add_forward(d, a, c, s); });
+    const Tensor step = make({1}, DType::I32);
+    const std::vector<int32_t> number{1};
+    from_host(step, number.data(), s);
+    const Dropout drop{0.1f, 1, step};
+    b.row("dropout", x, Cost{2. * double(a.bytes())}, [&] { dropout(d, a, drop, s); });
     b.row("scale_shift", x, scale_shift_cost(N, C, x), [&] { scale_shift(d, dw, db, s); });
     b.row("layernorm forward", x, layernorm_forward_cost(N, C, x),
           [&] { layernorm_forward(d, mean, rstd, a, w, bias, 1e-5f, s); });
@@ -208,6 +213,10 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
               [&] { attention_forward(out, lse, qkv, none, scale, T, s); });
         b.row("attention backward", x, attention_backward_cost(B, T, H, D, x),
               [&] { attention_backward(dqkv, dout, out, lse, qkv, none, scale, T, s); });
+        b.row("attention forward, dropout", x, attention_forward_cost(B, T, H, D, x),
+              [&] { attention_forward(out, lse, qkv, none, scale, T, s, drop); });
+        b.row("attention backward, dropout", x, attention_backward_cost(B, T, H, D, x),
+              [&] { attention_backward(dqkv, dout, out, lse, qkv, none, scale, T, s, drop); });
         const Tensor all_rows = make({B, T}, DType::I32), last_row = make({B, 1}, DType::I32);  // their positions
         std::vector<int32_t> at(size_t(B * T));
         for (int64_t n = 0; n < B * T; n++) at[n] = int32_t(n % T);

@@ -81,6 +81,13 @@ def compare(name, folder, ids):
     return off
 
 
+def rates(folder):
+    """The rates of dropout that transformers reads from a folder, by their names."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    return {name: getattr(config, name) for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout",
+                                                     "embed_dropout", "resid_dropout", "hidden_dropout") if hasattr(config, name)}
+
+
 def write_pair(folder, tokenizer):
     """Writes a tokenizer as vocab.json and merges.txt, as the hub's GPT-Neo and older GPT-2 folders have it."""
     model = json.loads(tokenizer.read_text())["model"]
@@ -143,7 +150,10 @@ def main():
                 own = (start / "vocab.json").exists()
                 ran(BUILD / "train_gpt", "--model", start, "--train-data", work / "tokens.bin", "--batch", 2, "--context",
                     CONTEXT, "--steps", STEPS, "--dtype", dtype, "--save-dtype", stored, "--learning-rate", 3e-3, "--out",
-                    run, *([] if own else ["--tokenizer", tokenizer]))
+                    run, *([] if own else ["--tokenizer", tokenizer]), *(["--dropout", 0.25] if start == empty else []))
+                read = rates(run / "checkpoints/latest")  # a run with --dropout writes its own, another those that it found
+                wanted = {name: 0.25 if start == empty else rate for name, rate in rates(start).items()}
+                assert read == wanted and len(read) >= 2, f"{run.name}: the rates of dropout are {read}, not {wanted}"
                 theirs = transformers.AutoTokenizer.from_pretrained(run / "checkpoints/latest")(TEXT * 8)["input_ids"]
                 assert theirs == tokens, f"{run.name}: the tokenizer gives other ids:\n{theirs}\n{tokens}"
                 if own:

@@ -66,6 +66,17 @@ TEST_CASE("predicted step times follow the work", "[model]") {
     CHECK(of(Recompute::norm, 1, OptimizerKind::adamw) > of(Recompute::gelu, 1, OptimizerKind::adamw));
     CHECK(of(Recompute::block, 1, OptimizerKind::adamw) > of(Recompute::norm, 1, OptimizerKind::adamw));
     CHECK(of(Recompute::none, 1, OptimizerKind::muon) > once);
+    const auto dropping = [&](const DropoutRates& rates) {
+        BatchShape shape{8, 1024, true, Recompute::none, 1024};
+        shape.dropout = rates;
+        return seconds_of_step(step_ops(c, shape, DType::BF16, 1, OptimizerKind::adamw), *card, DType::BF16, 1024,
+                               false);
+    };
+    CHECK(dropping({}) == once);
+    CHECK(dropping({0.1f, 0, 0}) > once);
+    CHECK(dropping({0, 0.1f, 0}) > dropping({0.1f, 0, 0}));
+    CHECK(dropping({0, 0, 0.1f}) > dropping({0.1f, 0, 0}));
+    CHECK(dropping({0.1f, 0.1f, 0.1f}) < 1.3 * once);
     CHECK(!find_card("NVIDIA A30"));
 }
 
