@@ -126,8 +126,8 @@ struct StepOp {
 };
 
 // Attention with dropout executes more instructions, of which Philox has the most. These are the ratios that the
-// emulator counted, in bf16 with D = 64 and T = 1024 (kernels/README.md). No GPU has timed these kernels yet.
-constexpr double dropout_forward_work = 1.5, dropout_backward_work = 1.5;
+// emulator counted, in bf16 with D = 64 (kernels/README.md). No GPU has timed these kernels yet.
+constexpr double dropout_forward_work = 1.87, dropout_backward_work = 1.84;
 
 // Every op of a training step, in its order, as Step::work() queues them on a GPU.
 inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,

@@ -570,6 +570,12 @@ __device__ inline float probability(float s, float scale_log2e, float lse_log2e)
     return exp2_fast(fmaf(s, scale_log2e, -lse_log2e));
 }
 
+// Returns dp - δ, for a dp that dropout multiplies with its scale when it keeps it.
+template <bool drops>
+__device__ inline float centred(float dp, float delta, const HeadDropout& drop) {
+    return drops ? fmaf(dp, drop.scale, -delta) : dp - delta;
+}
+
 // Computes dq, and δ (B,H,T) for the kernel of dk and dv.
 template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
@@ -628,7 +634,7 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
         if (!seen.all_of(key, N)) seen.template hide<N>(s, key);
         if constexpr (drops)
             each_dropout<RowsAre::queries, M, N>(drop, own.row + row, key, [&](int m, int n, int i, bool keeps) {
-                dp[m][n][i] = keeps ? dp[m][n][i] * drop.scale : 0.f;
+                dp[m][n][i] = keeps ? dp[m][n][i] : 0.f;
             });
 #pragma unroll
         for (int m = 0; m < M; m++)
@@ -636,8 +642,8 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
             for (int n = 0; n < N / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++)  // s becomes ds
-                    s[m][n][i] =
-                        probability(s[m][n][i], scale_log2e, row_lse[m][i / 2]) * (dp[m][n][i] - row_delta[m][i / 2]);
+                    s[m][n][i] = probability(s[m][n][i], scale_log2e, row_lse[m][i / 2]) *
+                                 centred<drops>(dp[m][n][i], row_delta[m][i / 2], drop);
         product<M, N, D>(acc, round_to_bf16<M, N>(s), kv.a());
     }
     store_rows<M, D>(dq.at(own.b, own.h), q_tile, acc, factor, own.row, row, p.T, p.D);
@@ -755,7 +761,7 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
             Sums<M, N> kept;
             each_dropout<RowsAre::keys, M, N>(drop, query, first_of_warp, [&](int m, int n, int i, bool keeps) {
                 if (want_v) kept[m][n][i] = keeps ? s[m][n][i] : 0.f;
-                if (want_k) dp[m][n][i] = keeps ? dp[m][n][i] * drop.scale : 0.f;
+                if (want_k) dp[m][n][i] = keeps ? dp[m][n][i] : 0.f;
             });
             if (want_v) product<M, N, D>(dv_sums, round_to_bf16<M, N>(kept), stream.b());
         } else if (want_v) {
@@ -768,7 +774,8 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
 #pragma unroll
                 for (int m = 0; m < M; m++)
 #pragma unroll
-                    for (int i = 0; i < 4; i++) s[m][n][i] *= dp[m][n][i] - (i % 2 ? deltas.y : deltas.x);
+                    for (int i = 0; i < 4; i++)
+                        s[m][n][i] *= centred<drops>(dp[m][n][i], i % 2 ? deltas.y : deltas.x, drop);
             }
             product<M, N, D>(dk_sums, round_to_bf16<M, N>(s), stream.a());
         }

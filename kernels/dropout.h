@@ -64,7 +64,9 @@ struct HeadDropout {
         // Choices in place of one index that a compiler does not know, for which a GPU's registers have no address.
         const bool lower    = query / 8 % 2;
         const uint32_t even = lower ? block.word[1] : block.word[0], odd = lower ? block.word[3] : block.word[2];
-        return ((key % 2 ? odd : even) >> (key / 8 % 2 * 16) & 0xffffu) >= threshold;
+        const uint32_t bits = key % 2 ? odd : even;
+        // The 16 bits are compared at the top of a word, where those below them change nothing.
+        return (key / 8 % 2 ? bits : bits << 16) >= threshold << 16;
     }
     HD bool keeps(uint32_t query, uint32_t key) const { return keeps(block(counter(query, key)), query, key); }
 };
