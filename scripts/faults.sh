@@ -104,7 +104,7 @@ while [ "$kills" -lt "$times" ]; do
     sleep "$((RANDOM % 3)).$((RANDOM % 10))$((RANDOM % 10))"
     rank=$((kills % ranks)) victim=
     for process in $(pgrep -P "$(pgrep -P "$job" || echo 0)" || true); do
-        if tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$rank"; then victim=$process; fi
+        if { tr '\0' '\n' <"/proc/$process/environ"; } 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$rank"; then victim=$process; fi
     done
     [ -z "$victim" ] || kill -9 "$victim" 2>/dev/null || victim=
     since=$SECONDS code=0
