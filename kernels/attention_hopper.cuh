@@ -23,6 +23,9 @@
 #pragma once
 #include <cuda.h>
 
+#include <chrono>
+#include <thread>
+
 #include "attention_tensor.cuh"
 
 namespace gpu {
@@ -962,6 +965,7 @@ class HopperTrial {
     }
     // Waits for the comparisons. If results differ, it warns, and Hopper's kernels are not used again.
     bool passes(const std::array<int64_t, 4>& kind) {
+        wait();
         Difference found = 0;
         queue_.download(&found, worst_, sizeof found);
         const uint32_t bits = uint32_t(found >> 32), row = uint32_t(found);
@@ -980,6 +984,26 @@ class HopperTrial {
     }
 
   private:
+    // Waits for the comparisons, ten minutes at most. If the kernels fail or do not end, so must the program, at once:
+    // whatever it would still ask of the GPU would wait for them, or fail too.
+    void wait() const {
+        const auto begin   = std::chrono::steady_clock::now();
+        cudaError_t status = cudaErrorNotReady;
+        while (status == cudaErrorNotReady && std::chrono::steady_clock::now() - begin < std::chrono::minutes(10)) {
+            status = cudaStreamQuery(queue_.stream);
+            if (status == cudaErrorNotReady) std::this_thread::sleep_for(std::chrono::microseconds(100));
+        }
+        if (status == cudaSuccess) return;
+        fmt::print(stderr,
+                   "error: {}: the kernels for Hopper {}. Start again with --attention mma, which does without them, "
+                   "and please report this line and what nvidia-smi prints (T {} H {} D {} window {}{}).\n",
+                   queue_.op,
+                   status == cudaErrorNotReady ? "have not ended after 10 minutes"
+                                               : fmt::format("failed: {}", cudaGetErrorString(status)),
+                   p_.T, p_.H, p_.D, p_.window, p_.starts ? ", documents" : "");
+        std::_Exit(1);
+    }
+
     const Problem& p_;
     Queue& queue_;
     Difference* worst_;
