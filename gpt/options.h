@@ -466,7 +466,7 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
           "--graph: a step of --objective dpo weighs its pairs on the host, so it cannot be recorded");
     CHECK(o.objective != Objective::dpo || (!o.dropout.is_auto() && o.dropout == 0),
           "--dropout: --objective dpo compares log-probabilities with those of its reference, which knows no dropout; "
-          "leave --dropout out, as the authors of DPO do");
+          "leave --dropout out");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
     if (o.save_steps) o.saved_steps = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
