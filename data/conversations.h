@@ -103,13 +103,17 @@ class ExampleReader {
         if (!input.empty()) question += "\n\n### Input:\n" + input;
         example_.messages = {{"user", question}, {"assistant", text(json_, "output")}};
     }
-    // Without "prompt", both answers are lists that begin with it.
+    // Without "prompt", both answers are lists that begin with it. UltraFeedback's lines have it in all three places.
     void read_preference() {
         const Messages prompt = has("prompt") ? turns("prompt", "user") : Messages();
         const auto answer     = [&](const char* key) {
             CHECK(has("prompt") || !has(key) || json_[key].is_array(),
                       "{}: the field \"prompt\" is missing, so \"{}\" must be a list of messages", where_, key);
-            return joined(prompt, turns(key, "assistant"));
+            const Messages all = turns(key, "assistant");
+            const bool begins  = all.size() > prompt.size() &&
+                                std::equal(prompt.begin(), prompt.end(), all.begin(),
+                                               [](auto& a, auto& b) { return a.role == b.role && a.content == b.content; });
+            return begins ? all : joined(prompt, all);
         };
         example_.kind     = Example::preference;
         example_.messages = answer("chosen");

@@ -195,17 +195,20 @@ class Documents {
         const std::string_view begin = from.stream->peek();
         if (from.stream->had_mark())
             notes_.push_back(file.name() + ": the UTF-8 byte-order mark in front was left out");
-        const bool named_jsonl = format == "jsonl" || (format == "auto" && has_jsonl_name(file.path));
-        const JsonForm form    = format == "text" ? JsonForm::none : json_form(begin, from.stream->is_whole());
-        CHECK(!settings_.objects || named_jsonl || form != JsonForm::none,
+        const bool named_jsonl  = format == "jsonl" || (format == "auto" && has_jsonl_name(file.path));
+        const JsonForm form     = format == "text" ? JsonForm::none : json_form(begin, from.stream->is_whole());
+        // What begins like JSON and is damaged is read all the same when it must be JSON: the error then names the
+        // line.
+        const bool must_be_json = named_jsonl || (settings_.objects && begins_like_json(begin));
+        CHECK(!settings_.objects || must_be_json || form != JsonForm::none,
               "{}: conversations are read from JSON: an object per line, or a list of objects", file.name());
         if (form != JsonForm::none && !named_jsonl && !settings_.objects)
             notes_.push_back(file.name() +
                              " is JSON, so the text of its documents was read; --format text takes it as it is");
-        CHECK(named_jsonl || form != JsonForm::none || format == "text" || !begins_like_json(begin),
+        CHECK(must_be_json || form != JsonForm::none || format == "text" || !begins_like_json(begin),
               "{} begins like JSON, but is damaged; --format text takes it as it is", file.name());
-        from.is_jsonl           = named_jsonl || form == JsonForm::lines;
-        const bool damaged_list = form == JsonForm::none && named_jsonl && begins_like_json(begin) &&
+        from.is_jsonl           = must_be_json || form == JsonForm::lines;
+        const bool damaged_list = form == JsonForm::none && must_be_json && begins_like_json(begin) &&
                                   begin[begin.find_first_not_of(" \t\r\n")] == '[';
         if (form == JsonForm::values || damaged_list)
             open_json(from);
@@ -277,9 +280,10 @@ class Documents {
         JsonReader& json = *from.json;
         int next         = json.skip_space();
         if (from.in_list) {
-            if (from.has_read && next == ',')
+            if (from.has_read && next == ',') {
                 json.take(), next = json.skip_space();
-            else if (from.has_read && next != ']')
+                if (next == ']') json.bad("an object after ','");
+            } else if (from.has_read && next != ']')
                 json.bad("',' or ']'");
             if (next == ']') {
                 json.take();

@@ -196,6 +196,12 @@ class Loader {
         }
         return fmt::format("{:016x}", mix64(h));
     }
+    // Changes when any byte of a shard changes. It reads all of them.
+    std::string content_fingerprint() const {
+        uint64_t h = hash64(fingerprint());
+        for (const Shard& s : shards_) h = hash64(s.file().text(), h);
+        return fmt::format("{:016x}", mix64(h));
+    }
 
   private:
     int64_t window_at(int64_t epoch, int64_t index) const {

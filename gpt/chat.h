@@ -21,8 +21,10 @@ constexpr const char* help =
     "/quit          end, as Ctrl-D does\n"
     "Anything else is a message. One that begins with a slash is written with two. Ctrl-C ends an answer.\n";
 
-inline void save(const Messages& messages, const std::string& file) {
+inline void save(const Messages& messages, std::string file) {
     CHECK(!file.empty(), "/save: a file name is missing");
+    CHECK(!messages.empty(), "/save: nothing has been said yet");
+    if (const char* home = std::getenv("HOME"); home && file.substr(0, 2) == "~/") file.replace(0, 1, home);
     CHECK(!fs::exists(file), "/save: {} exists already; give a new name", file);
     auto list = nlohmann::ordered_json::array();
     for (const Message& m : messages) list.push_back({{"role", m.role}, {"content", m.content}});
@@ -82,7 +84,8 @@ inline void answer(Conversation& conversation, TextEncoder encoder, const std::s
                    std::min(conversation.used(), conversation.context()), conversation.context());
 }
 
-// Talks until the input ends. On a terminal, what a command refuses is printed, and the conversation goes on.
+// Talks until the input ends. On a terminal, what a command refuses or cannot do is printed, and the conversation goes
+// on.
 inline void talk(Conversation& conversation, const TextEncoder& encoder, bool stats) {
     const bool terminal = isatty(0) && isatty(1);
     std::optional<CatchInterrupt> caught;
@@ -103,9 +106,12 @@ inline void talk(Conversation& conversation, const TextEncoder& encoder, bool st
                 answer(conversation, encoder, line->substr((*line)[0] == '/'), stats);
             else if (!command(*line, conversation, stats))
                 break;
-        } catch (const InputError& e) {
+        } catch (const Error& e) {
             if (!terminal) throw;
             fmt::print(stderr, "{}\n", e.what());
+        } catch (const fs::filesystem_error& e) {
+            if (!terminal) throw;
+            fmt::print(stderr, "{}: {}\n", e.path1().string(), e.code().message());
         }
     }
     if (terminal) fmt::print("\n");

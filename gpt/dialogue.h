@@ -30,18 +30,20 @@ struct DataFacts {
     bool masked = false;             // a shard has a loss mask
     std::string between;             // the token in front of each document; "" if no summary names it
     std::string preferences;         // a summary that counts preferences, or ""
+    std::string others;              // a summary that counts none, or ""
     const ChatForm* form = nullptr;  // how the conversations are written, if a summary says so
 
     void read(const std::string& pattern) {
         for (const std::string& path : files_matching(pattern)) masked |= Shard(path, 0).has_mask();
         for (const std::string& path : summaries_of(pattern)) {
             const Fields summary(path);
-            if (!summary.has("chat") || !summary.raw("chat").is_object()) continue;
-            const auto& chat = summary.raw("chat");
-            const auto name  = chat.value("template", nlohmann::json());
-            between          = summary.text("eot_token", "");
+            const bool has_chat = summary.has("chat") && summary.raw("chat").is_object();
+            const auto chat     = has_chat ? summary.raw("chat") : nlohmann::json::object();
+            (chat.value("preferences", nlohmann::json()) > 0 ? preferences : others) = path;
+            if (!has_chat) continue;
+            const auto name = chat.value("template", nlohmann::json());
+            between         = summary.text("eot_token", "");
             if (name.is_string()) form = find_chat_form(name);
-            if (chat.value("preferences", nlohmann::json()) > 0) preferences = path;
         }
     }
 };

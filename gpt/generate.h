@@ -9,8 +9,10 @@
 // Throws a RunError when logits, or a loss that was computed from them, are not finite. They follow from `tokens`
 // tokens `of` a text.
 inline void expect_finite(bool finite, int64_t tokens, const std::string& of = "of the text") {
-    CHECK_RUN(finite, "the model's logits after token {} {} are not finite numbers: its weights are damaged", tokens,
-              of);
+    CHECK_RUN(finite,
+              "the model's logits after token {} {} are not finite numbers: its weights are damaged, or --steer "
+              "adds numbers that are too large",
+              tokens, of);
 }
 inline void expect_finite_logits(const float* logits, int64_t V, int64_t tokens) {
     expect_finite(std::all_of(logits, logits + V, [](float x) { return std::isfinite(x); }), tokens);

@@ -46,6 +46,9 @@ inline void run_probe(const Inference& i) {
     const auto layers     = parse_layers(o.layers, i.model.config.layers);
     for (const auto& path : {o.out, o.activations})
         CHECK(!path || !fs::exists(*path), "{} exists already; give a new name, or remove it", *path);
+    CHECK(
+        !o.out || !o.activations || fs::path(*o.out).lexically_normal() != fs::path(*o.activations).lexically_normal(),
+        "--out names a folder and --activations a file, so both cannot be {}", *o.out);
     const LabelledTexts train = read_labelled(o.probe[0]), test = read_labelled(o.probe[1], train.names);
     const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
     const std::set<std::string> known(train.texts.begin(), train.texts.end());

@@ -42,31 +42,37 @@ inline std::vector<int64_t> documents_of_rows(const Batch& batch, const std::vec
     return documents;
 }
 
-// The sums over the pairs of a batch. losses: -log π of each row's target. reference: log ref of every document.
-// scales: becomes the factor of each row's gradient, for the mean over `pairs` pairs; may be null.
-inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, const std::vector<float>& losses,
-                                  const std::vector<float>& reference, double beta, double pairs,
-                                  std::vector<float>* scales) {
-    std::map<int64_t, std::array<double, 2>> log_probs;  // of the chosen and the rejected answer, by pair
+// The sums over the pairs of a batch, whose rows are windows of `context` rows. A window may be in a batch twice, where
+// an epoch ends. losses: -log π of each row's target. reference: log ref of every document. scales: becomes the factor
+// of each row's gradient, for the mean over `pairs` pairs; may be null.
+inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, int64_t context,
+                                  const std::vector<float>& losses, const std::vector<float>& reference, double beta,
+                                  double pairs, std::vector<float>* scales) {
+    using Place        = std::pair<int64_t, int64_t>;  // a window of the batch, and a pair in it
+    const auto pair_of = [&](size_t row) { return Place(int64_t(row) / context, documents[row] / 2); };
+    std::map<Place, std::array<double, 2>> log_probs;  // of the chosen and the rejected answer
     for (size_t row = 0; row < documents.size(); row++)
-        if (documents[row] >= 0) log_probs[documents[row] / 2][documents[row] % 2] -= losses[row];
+        if (documents[row] >= 0) log_probs[pair_of(row)][documents[row] % 2] -= losses[row];
     PreferenceSums sums;
-    std::map<int64_t, double> slopes;
-    for (const auto& [pair, p] : log_probs) {
+    std::map<Place, double> slopes;
+    for (const auto& [place, p] : log_probs) {
+        const int64_t pair  = place.second;
         const double chosen = p[0] - double(reference[2 * pair]), rejected = p[1] - double(reference[2 * pair + 1]),
                      margin = beta * (chosen - rejected);
         sums.add({std::log1p(std::exp(-std::fabs(margin))) + std::max(-margin, 0.), margin, margin > 0 ? 1. : 0.});
         if (!std::isfinite(margin)) sums.loss = NAN;
-        slopes[pair] = beta / (1 + std::exp(margin)) / pairs;
+        slopes[place] = beta / (1 + std::exp(margin)) / pairs;
     }
     for (size_t row = 0; scales && row < documents.size(); row++) {
-        const double slope = documents[row] < 0 ? 0 : slopes[documents[row] / 2];
+        const double slope = documents[row] < 0 ? 0 : slopes[pair_of(row)];
         (*scales)[row]     = float(documents[row] % 2 == 1 ? -slope : slope);
     }
     return sums;
 }
 
-// Runs the head on a batch whose forward pass has been done, and returns the loss of each row.
+// Runs the head on a batch whose forward pass has been done, and returns the loss of each row. All passes of this file
+// keep what a backward pass needs, although only training has one: in bf16 a pass that keeps less may round elsewhere,
+// and the margin is a small difference.
 inline std::vector<float> losses_of_rows(Model& m, const Batch& batch) {
     Batch plain  = batch;
     plain.scales = {};
@@ -85,7 +91,7 @@ inline std::vector<float> answer_log_probs(Model& m, Loader& data, const GoOn& g
         const Batch& host    = data.next();
         const auto documents = documents_of_rows(host, data.first_documents());
         const Batch& batch   = m.feed.bring(host);
-        forward(m, batch, Keep::results);
+        forward(m, batch, Keep::for_backward);
         const std::vector<float> losses = losses_of_rows(m, batch);
         // The last batch goes on with the first windows again.
         const size_t rows               = size_t(std::min(B, windows - done) * m.shape.context);
@@ -104,8 +110,8 @@ inline PreferenceSums preference_sums(Model& m, Loader& data, int64_t batches, c
         const Batch& host    = data.next();
         const auto documents = documents_of_rows(host, data.first_documents());
         const Batch& batch   = m.feed.bring(host);
-        forward(m, batch, Keep::results);
-        sums.add(weigh_pairs(documents, losses_of_rows(m, batch), reference, beta, 1, nullptr));
+        forward(m, batch, Keep::for_backward);
+        sums.add(weigh_pairs(documents, m.shape.context, losses_of_rows(m, batch), reference, beta, 1, nullptr));
     }
     return sums;
 }
@@ -131,7 +137,8 @@ class Preferences {
     // Writes the scales of a batch whose forward pass has been done: batch.scales (B,T) fp32. It waits for the device.
     void weigh(Model& m, const Batch& batch, size_t micro_step) {
         std::vector<float> scales(size_t(m.shape.rows()));
-        sums_.add(weigh_pairs(documents_.at(micro_step), losses_of_rows(m, batch), reference_, beta, pairs_, &scales));
+        sums_.add(weigh_pairs(documents_.at(micro_step), m.shape.context, losses_of_rows(m, batch), reference_, beta,
+                              pairs_, &scales));
         from_host(batch.scales, scales, m.stream);
     }
     // This rank's share of the step's mean loss, margin and accuracy, whose sums over the ranks they are.
@@ -150,7 +157,7 @@ class Preferences {
 
 // The name of the one tensor in such a file: it says which data and which sizes the numbers belong to.
 inline std::string reference_name(const Loader& data, const Model& m) {
-    return fmt::format("log_probs.{}.{}.{}", data.fingerprint(), m.shape.context, name_of(m.dtype));
+    return fmt::format("log_probs.{}.{}.{}", data.content_fingerprint(), m.shape.context, name_of(m.dtype));
 }
 inline void write_reference(const std::string& path, const std::string& name, const std::vector<float>& log_probs) {
     SafetensorsWriter writer(path, {{name, "F32", Shape({int64_t(log_probs.size())})}});

@@ -27,14 +27,23 @@ inline std::vector<float> reference_log_probs(const Run& run, Model& model, cons
     const std::unique_ptr<Loader> data = run.load_in_order(pattern);
     const std::string name = reference_name(*data, model), shard = files_matching(pattern)[0];
     const std::string own = fmt::format("{}/reference_{}.safetensors", run.folder(), what);
+    // It is hidden, so that a pattern that matches the shards does not match it.
     const std::string beside =
-        fmt::format("{}.reference_{}.safetensors", shard.substr(0, shard.rfind('.')), fingerprint(model));
+        (fs::path(shard).parent_path() /
+         fmt::format(".{}.reference_{}.safetensors", fs::path(shard).stem().string(), fingerprint(model)))
+            .string();
     std::vector<float> log_probs;
     if (comm.first()) {
-        log_probs = read_reference(run.checkpoint.empty() ? beside : own, name, data->documents());
+        try {
+            log_probs = read_reference(run.checkpoint.empty() ? beside : own, name, data->documents());
+        } catch (const InputError& e) {
+            if (!run.checkpoint.empty()) throw;
+            fmt::print(stderr, "note: the reference is computed again, because {}\n", e.what());
+        }
         CHECK(!log_probs.empty() || run.checkpoint.empty(),
-              "{}: the log-probabilities of the reference are not there, or are those of other data; a run cannot "
-              "compute them again once its model has changed",
+              "{}: the log-probabilities of the reference are not there, or are those of other data, --context or "
+              "--dtype; a "
+              "run cannot compute them again once its model has changed",
               own);
     }
     // Rank 0 computes alone, unless its weights travel between all processes.

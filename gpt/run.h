@@ -353,6 +353,9 @@ inline void Run::read_data_facts() {
               (data.masked && options.document_mask && (!data.preferences.empty() || options.trust_data)),
           "--objective dpo needs preferences, which tokenize --chat-template makes of lines with chosen and rejected, "
           "and the tokenizer that they were made with");
+    CHECK(!is_dpo() || data.others.empty() || options.trust_data,
+          "--objective dpo: {} says that its shards hold no preferences; leave them out of --train-data and --val-data",
+          data.others);
     CHECK(
         is_dpo() || data.preferences.empty() || options.trust_data,
         "{}: the shards hold preferences, of which the rejected answers should not be learned; --objective dpo trains "

@@ -330,6 +330,8 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
         R"({"chosen": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "sea"}], "rejected": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "wind"}]})"
         "\n"
         R"({"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z"}], "chosen": "sea", "rejected": "wind"})"
+        "\n"
+        R"({"prompt": "the", "chosen": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "sea"}], "rejected": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "wind"}]})"
         "\n");
     REQUIRE(tokenize(s, "--input " + quoted(s / "p.jsonl") + " --chat-template plain --output " + quoted(s / "out/p"))
                 .code == 0);
@@ -337,7 +339,7 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
     ChatIds p{ids_in(pairs.path()), {}};
     for (int64_t i = 0; i < pairs.tokens(); i++) p.counts.push_back(pairs.counts(i));
     std::string expected;
-    for (int i = 0; i < 3; i++) expected += "_ sea<|endoftext|>_ wind<|endoftext|>";
+    for (int i = 0; i < 4; i++) expected += "_ sea<|endoftext|>_ wind<|endoftext|>";
     CHECK(counted(p, t) == expected + "_");
 }
 
@@ -413,6 +415,11 @@ TEST_CASE("a bad conversation is named by file and line, and nothing is written"
     says_for("[" + good + ", 3]", "--chat-template plain", {"y.jsonl line 2", "expected a JSON object"});
     says_for("[\n" + good + ",\n", "--chat-template plain", {"y.jsonl line 3", "not JSON", "the end of the list"});
     says_for("[\n" + good + good + "]", "--chat-template plain", {"y.jsonl line 3", "',' or ']'"});
+    write_text(s / "y.json", "[\n" + good + ",\n" + good + ",\n]");
+    const Ran damaged =
+        tokenize(s, "--input " + quoted(s / "y.json") + " --chat-template plain --output " + quoted(s / "out"));
+    CHECK(damaged.code == 2);
+    CHECK(says(damaged, {"y.json line 6"}));
     says_for("just text\n", "--chat-template plain --format text", {"y.jsonl", "a list of objects"});
     says_for(R"({"messages": [{"role": "user", "content": "x"}]})", "--chat-template plain",
              {"no conversation in", "has an answer"});

@@ -361,6 +361,9 @@ TEST_CASE("--chat on a terminal: Ctrl-C ends the answer or the line, and not the
         CHECK(terminal.shows("/bogus"));
         type("\x15");  // Ctrl-U empties the line
     }
+    type("/save nosuch/talk.jsonl\r");  // what cannot be done does not end the conversation
+    CHECK(terminal.shows("cannot create nosuch/talk.jsonl"));
+    REQUIRE(terminal.shows("> "));
     type("/quit\r");
     CHECK(terminal.end() == 0);
 }

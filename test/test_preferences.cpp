@@ -76,10 +76,12 @@ TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTor
 }
 
 // Shards of preferences, and the words of a command that trains on them.
-static std::string preference_shards(const Scratch& s) {
+// moved: the pairs in the middle of the file change places.
+static std::string preference_shards(const Scratch& s, int pairs = 40, bool moved = false) {
     write_text(s / "tokenizer.json", small_tokenizer());
     std::string lines;
-    for (int i = 0; i < 40; i++) {
+    for (int k = 0; k < pairs; k++) {
+        const int i = moved && std::abs(2 * k - pairs) < 20 ? pairs - k : k;
         std::string longer;
         for (int w = 0; w < i % 5; w++) longer += " the wind";
         lines += json{{"prompt", fmt::format("was the sea {}", i)},
@@ -89,17 +91,17 @@ static std::string preference_shards(const Scratch& s) {
                  "\n";
     }
     write_text(s / "p.jsonl", lines);
-    REQUIRE(tokenize(s, "--input " + quoted(s / "p.jsonl") + " --chat-template plain --val-fraction 0.3 --output " +
-                            quoted(s / "p"))
+    REQUIRE(tokenize(s, "--input " + quoted(s / "p.jsonl") +
+                            " --chat-template plain --val-fraction 0.3 --overwrite --output " + quoted(s / "p"))
                 .code == 0);
-    return " --model nano --dtype fp32 --context 96 --learning-rate 0.003 --warmup-steps 0 --tokenizer " +
-           quoted(s / "tokenizer.json") + " --train-data " + quoted(s / "p_train*.bin") + " --val-data " +
-           quoted(s / "p_val*.bin") + " ";
+    return " --model nano --context 96 --warmup-steps 0 --tokenizer " + quoted(s / "tokenizer.json") +
+           " --train-data " + quoted(s / "p_train*.bin") + " --val-data " + quoted(s / "p_val*.bin") + " ";
 }
 
 TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to the bit", "[preferences][programs]") {
     const Scratch s;
-    const std::string words = preference_shards(s) + "--objective dpo --dpo-beta 0.5 --eval-every 3 --save-every 2 ";
+    const std::string data  = preference_shards(s) + "--objective dpo --dpo-beta 0.5 --eval-every 3 --save-every 2 ",
+                      words = data + "--dtype fp32 --learning-rate 0.003 ";
     const auto train        = [&](const std::string& more, int code = 0, const std::string& under = "") {
         const Ran r = run(s, "train_gpt", more, "", under);
         CAPTURE(r.out, r.err);
@@ -122,7 +124,7 @@ TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to th
     CHECK(pairs[2]["accuracy"] > 0.5);
 
     // The reference lies beside the data, is found there, and a copy is in the run's folder.
-    const List beside = left_in(s, "p_train_000000.reference_");
+    const List beside = left_in(s, ".p_train_000000.reference_");
     REQUIRE(beside.size() == 1);
     CHECK(read_text(s / beside[0]) == read_text(s / "a/reference_train.safetensors"));
     const auto written = fs::last_write_time(s / beside[0]);
@@ -135,6 +137,16 @@ TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to th
     CHECK(losses(s / "a") == losses(s / "b"));
     CHECK(read_text(s / "a/checkpoints/latest/model.safetensors") ==
           read_text(s / "b/checkpoints/latest/model.safetensors"));
+    // Whatever the learning rate has not changed yet has a margin of 0: in bf16, and when a batch has a window twice.
+    const double half = std::log(2.);
+    train(data + "--batch 64 --accumulate 1 --steps 2 --dtype fp32 --learning-rate 1e-30 --out " + quoted(s / "large"));
+    for (const auto& step : records(s / "large", "step"))
+        CHECK(step["loss"].get<double>() == Approx(half).epsilon(1e-6));
+    for (const auto& eval : records(s / "large", "eval"))
+        CHECK(eval["val_loss"].get<double>() == Approx(half).epsilon(1e-6));
+    train(data + "--dtype bf16 --batch 4 --accumulate 1 --steps 1 --out " + quoted(s / "bf16"));
+    CHECK(records(s / "bf16", "step")[0]["loss"].get<double>() == Approx(half).epsilon(1e-6));
+
     fs::remove(s / "b/reference_train.safetensors");
     CHECK(missing_words(train("--out " + quoted(s / "b") + " --resume --steps 8", 2),
                         {"reference_train.safetensors", "not there"}) == "");
@@ -157,6 +169,30 @@ TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to th
         train(words + "--batch 2 --steps 6 --threads 1 --shard " + level + " --out " + quoted(s / level), 0, under);
         same(level);
     }
+}
+
+TEST_CASE("the reference of DPO is computed again when the data changed anywhere, or its file is damaged",
+          "[preferences][programs]") {
+    const Scratch s;
+    const auto starts_from_half = [&](const std::string& shards, const std::string& out) {
+        const Ran r = run(s, "train_gpt",
+                          shards +
+                              "--objective dpo --batch 4 --accumulate 1 --steps 1 --save-every 0 "
+                              "--dtype fp32 --eval-every 0 --out " +
+                              quoted(s / out));
+        CAPTURE(r.err);
+        REQUIRE(r.code == 0);
+        CHECK(records(s / out, "step")[0]["loss"].get<double>() == Approx(std::log(2.)).epsilon(1e-6));
+        return r.err;
+    };
+    starts_from_half(preference_shards(s, 2000), "first");
+    const std::string before = read_text(s / "p_train_000000.bin"), words = preference_shards(s, 2000, true),
+                      after = read_text(s / "p_train_000000.bin");
+    const auto ends = [](const std::string& all) { return all.substr(0, 4096) + all.substr(all.size() - 4096); };
+    REQUIRE((before != after && ends(before) == ends(after)));
+    starts_from_half(words, "changed");
+    write_text(s / left_in(s, ".p_train_000000.reference_").at(0), "damaged");
+    CHECK(missing_words(starts_from_half(words, "damaged"), {"the reference is computed again"}) == "");
 }
 
 TEST_CASE("DPO needs preferences, and nothing else learns from them", "[preferences][programs]") {
