@@ -69,6 +69,7 @@ class LineReader {
         history(history_, &event, H_SETSIZE, 1000);
         history(history_, &event, H_SETUNIQUE, 1);
         el_set(edit_, EL_CLIENTDATA, this);
+        el_set(edit_, EL_SIGNAL, 1);  // a signal that ends the program restores the terminal first
         el_set(
             edit_, EL_PROMPT, +[](EditLine* e) { return of(e).prompt_.data(); });
         el_set(edit_, EL_EDITOR, "emacs");
