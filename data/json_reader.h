@@ -289,6 +289,6 @@ class JsonReader {
     int64_t line_;
     std::function<std::string_view()> more_;
     std::string skipped_;
-    std::string* copy_  = nullptr;  // what copy_value() writes to
+    std::string* copy_  = nullptr;  // copy_value() appends to it
     const char* copied_ = nullptr;  // the bytes before this one are in *copy_
 };

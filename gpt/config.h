@@ -53,7 +53,7 @@ struct Config {
     std::string activation = "gelu_new";  // the word of config.json for gelu, which has several words for each form
     float norm_eps         = 1e-5f;
     InitialWeights initial_weights = InitialWeights::gpt2;
-    DropoutRates dropout;  // as config.json states them; training uses them only when it is asked to
+    DropoutRates dropout;  // config.json states them, and only --dropout auto uses them
     // The texts of files that came with the model. Folders that we write keep all their fields.
     struct Given {
         std::string config, generation_config;  // config.json, generation_config.json

@@ -52,7 +52,7 @@ struct BatchShape {
     bool train          = true;  // false: there are no gradients, and activations are not kept
     Recompute recompute = Recompute::none;
     int64_t logits_mib  = 64;  // memory of the logits, which does not grow with the batch
-    DropoutRates dropout{};    // of training; no memory depends on them
+    DropoutRates dropout{};    // the rates of training, for the time model
     int64_t rows() const { return batch * context; }
 };
 
@@ -161,8 +161,8 @@ inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape
 // ---- dropout --------------------------------------------------------------------------------------------------------
 
 struct BlockDropout {
-    Dropout probabilities;   // of attention, whose masks are apart from those of elements (kernels/dropout.h)
-    Dropout attention, mlp;  // what the branches add to the residual stream
+    Dropout probabilities;   // drops weights of attention (kernels/dropout.h)
+    Dropout attention, mlp;  // drop elements of each branch's output
 };
 // Every place of a model has its own masks. A rate of 0 queues nothing.
 struct ModelDropout {
@@ -196,7 +196,7 @@ struct Model {
     std::unique_ptr<Shards> shards;
     Acts acts;
     BatchFeed feed;        // brings batches of evaluation to the device
-    ModelDropout dropout;  // of the micro-step that is trained on
+    ModelDropout dropout;  // selects the masks of this micro-step
     // In inference it is called with the residual stream x (N,C) after the embedding (layer 0) and after each block
     // (layers 1 to L). It returns whether it changed x. Its work must be on the model's stream.
     std::function<bool(int64_t layer, Tensor x)> observe;

@@ -147,7 +147,7 @@ struct Sharding {
     ShardLevel level = ShardLevel::none;
     int rank = 0, world = 1;
     bool whole_matrices = false;       // no slice ends within a matrix, because Muon updates whole ones
-    DType wire          = DType::F32;  // in which gradients travel: F32 or BF16
+    DType wire          = DType::F32;  // F32 or BF16: gradients are sent in it
 
     bool cuts(ShardLevel kind) const { return world > 1 && level >= kind; }
 };

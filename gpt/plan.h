@@ -20,8 +20,8 @@ inline int64_t held_bytes() {
     return resident * sysconf(_SC_PAGESIZE);
 }
 
-// What a process on a CPU takes beside its tensors, and only after the plan: code of oneDNN, products that it compiles,
-// and the heap. It was measured as 6 to 8 MiB. Open MPI takes 9 MiB more on a machine with two processes.
+// A process on a CPU takes memory that is not in use yet when it plans: oneDNN loads code and compiles products, and
+// the heap grows. Six to eight MiB were measured, and 9 MiB more for Open MPI with two processes on one machine.
 constexpr int64_t loaded_later_bytes = int64_t(7) << 20, open_mpi_bytes = int64_t(9) << 20;
 
 // An allowance for what lies on a GPU beside the tensors: the driver's context and the kernels of our and NVIDIA's
@@ -49,10 +49,10 @@ struct RunSize {
     int64_t sample_tokens   = 0;      // the length of samples while training; 0: there are none
     ShardLevel shard        = ShardLevel::none;
     int world               = 1;
-    DType wire              = DType::F32;  // of gradients between processes
+    DType wire              = DType::F32;  // gradients are sent between processes in it
     bool offload            = false;       // the optimizer's state is in the host's memory
-    bool save_async         = false;       // what a checkpoint holds is copied there
-    DType weights_dtype     = DType::F32;  // of the weights in a checkpoint
+    bool save_async         = false;       // a save copies the checkpoint's tensors to the host's memory
+    DType weights_dtype     = DType::F32;  // a checkpoint stores the weights in it
 
     Sharding sharding(int rank = 0) const { return {shard, rank, world, row_of(optimizer).whole_matrices}; }
 };
@@ -63,8 +63,8 @@ struct MemoryPlan {
     int64_t buffers;     // scratch memory of products and other ops, batches being sent, the cache of a sample
     int64_t program;     // code, libraries and heap in host memory. On a GPU it is 0: there
                          // cuda_context_bytes are an allowance outside the total.
-    int64_t copies = 0;  // of --save-async on a CPU
-    int64_t host   = 0;  // what a run on a GPU keeps in the host's memory, outside the total
+    int64_t copies = 0;  // the memory of --save-async on a CPU
+    int64_t host   = 0;  // a run on a GPU keeps this in the host's memory; the total does not count it
     int64_t total() const { return weights + gradients + optimizer + activations + buffers + program + copies; }
 };
 

@@ -43,8 +43,8 @@ inline std::vector<int64_t> documents_of_rows(const Batch& batch, const std::vec
 }
 
 // The sums over the pairs of a batch, whose rows are windows of `context` rows. A window may be in a batch twice, where
-// an epoch ends. losses: -log π of each row's target. reference: log ref of every document. scales: becomes the factor
-// of each row's gradient, for the mean over `pairs` pairs; may be null.
+// an epoch ends. losses: -log π of each row's target. reference: log ref of every document. scales: receives
+// the factor of each row's gradient, for the mean over `pairs` pairs; it may be null.
 inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, int64_t context,
                                   const std::vector<float>& losses, const std::vector<float>& reference, double beta,
                                   double pairs, std::vector<float>* scales) {
