@@ -1,0 +1,287 @@
+// test_stops.cpp - a run is stopped in every way, killed, short of disk, or diverges, and goes on
+#include <csignal>
+#include <fstream>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "data/bpe_training.h"
+#include "test/full_disk.h"
+#include "test/run_folder.h"
+#include "test/terminal.h"
+
+TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from there", "[programs][runs]") {
+    const Place p;
+    write_shard(p / "long.bin", 10000000);
+    // No token ends a text, so that a sample is as long as it was asked for.
+    std::string tokenizer = BpeTraining(WordCounts()).learn(257);
+    for (size_t at = 0; (at = tokenizer.find("<|endoftext|>", at)) != tokenizer.npos;)
+        tokenizer.replace(at, 13, "<|other|>");
+    write_text(p / "tokenizer.json", tokenizer);
+    std::string questions;
+    for (int i = 0; i < 20000; i++)
+        questions +=
+            "{\"ctx\": \"The sea\", \"endings\": [\"is calm\", \"is deep\", \"ends\", \"waits\"], \"label\": 0}\n";
+    write_text(p / "questions.jsonl", questions);
+    struct Stage {
+        std::string words, shows, less;  // less: options with which the rest of the run is short
+        bool saved;
+    };
+    const Stage stages[] = {
+        {"--val-data long.bin --eval-every 2 --eval-batches 500000", "evaluating, batch", "--eval-batches 1", false},
+        {"--val-data long.bin --eval-every 3 --eval-batches 1 --tokenizer tokenizer.json --hellaswag questions.jsonl",
+         "HellaSwag, question", "--hellaswag-questions 1", false},
+        {"--sample-every 2 --sample-tokens 10000000 --tokenizer tokenizer.json", "sampling, token", "--sample-tokens 3",
+         true},
+        {"--accumulate 16000", "step 1 ", "--accumulate 1", true},
+    };
+    const Stage& stage = stages[GENERATE(0, 1, 2, 3)];
+    const bool twice   = GENERATE(false, true);
+    CAPTURE(stage.shows, twice);
+    Terminal t("env -C " + quoted(p.path) + " " + p.program +
+               " --model nano --train-data train.bin --batch 3 --context "
+               "16 --threads 1 --steps 4 --save-every 2 --out run " +
+               stage.words + (stage.words.find("--eval-every") == std::string::npos ? " --eval-every 0" : ""));
+    REQUIRE(t.shows(stage.shows));
+    t.ctrl_c();
+    REQUIRE(t.shows("Ctrl-C again ends it at once, without saving"));
+    if (twice) {
+        t.ctrl_c();
+        const int code = t.end();
+        CHECK((code == 128 + SIGINT || code == 0));  // 0: it had ended by then
+    } else {
+        CHECK(t.shows("stopped"));
+        CHECK(t.end() == 0);
+        CHECK(exists(p / "run/checkpoints/latest/COMPLETE") == stage.saved);
+    }
+    const Ran rest = p.train(" --out run --resume " + stage.less);
+    CAPTURE(t.shown(), rest.out, rest.err);
+    REQUIRE(rest.code == 0);
+    CHECK(records(p / "run", "step").size() == 4);
+    // What the stop interrupted is done once.
+    std::set<std::string> once;
+    for (const char* event : {"eval", "hellaswag", "sample"})
+        for (const auto& j : records(p / "run", event)) CHECK(once.insert(event + j["step"].dump()).second);
+    CHECK(once.count("eval0") == (stage.words.find("--val-data") != std::string::npos));
+}
+
+TEST_CASE("Ctrl-C before the first step ends the program at once, with a word", "[programs][runs]") {
+    const Place p;
+    write_text(p / "tokenizer.json", BpeTraining(WordCounts()).learn(257));
+    {
+        std::ofstream questions(p / "questions");  // are read for several seconds
+        for (int i = 0; i < 400000; i++)
+            questions << "{\"ctx\": \"The sea\", \"endings\": [\"is calm\", \"is deep\", \"ends\", \"waits\"], "
+                         "\"label\": 0}\n";
+    }
+    for (const bool resume : {false, true}) {
+        if (resume) REQUIRE(p.train(tiny + "--steps 2 --save-every 1 --keep 0 --out run").code == 0);
+        const std::string words = resume ? " --resume" : tiny;
+        write_text(p / "start.sh", "trap : INT\ncd " + quoted(p.path) + "\n" + p.program + words +
+                                       " --out run --tokenizer tokenizer.json --hellaswag questions\necho code $?\n");
+        Terminal t("sh " + quoted(p / "start.sh"));  // a shell, as a user has, keeps the terminal open
+        REQUIRE(t.shows("reading the data"));
+        t.ctrl_c();
+        CHECK(t.shows("ended before the first step; nothing is lost"));
+        CHECK(t.shows("code 130"));
+        CHECK(t.end() == 0);
+        CHECK(exists(p / "run") == resume);
+    }
+    CHECK(p.checkpoints("run").size() == 2);
+}
+
+TEST_CASE("a terminal or a pipe that closes stops a run as SIGTERM does", "[programs][runs]") {
+    const Place p;
+    const std::string words = tiny + "--steps 3000 --save-every 0 --log-every 1 --keep 0 --out ";
+    REQUIRE(p.train(words + "whole").code == 0);
+    SECTION("the terminal") {
+        // These tests may themselves run under nohup, which has SIGHUP ignored.
+        Terminal t("env --default-signal=HUP -C " + quoted(p.path) + " " + p.program + words + "run");
+        REQUIRE(t.shows("    3  "));
+        t.hang_up();
+        CHECK(t.end() == 0);
+    }
+    SECTION("the pipe, of output alone and of messages too") {
+        const std::string both = GENERATE(as<std::string>{}, "", " 2>&1");
+        CAPTURE(both);
+        CHECK(p.train(words + "run" + both + " | head -n 17").code == 0);
+    }
+    SECTION("SIGHUP under nohup goes on") {
+        Terminal t("env -C " + quoted(p.path) + " nohup " + p.program + words + "run");
+        for (int i = 0; i < 6000 && records(p / "run", "step").empty(); i++)
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        t.send(SIGHUP);
+        CHECK(t.end() == 0);
+        CHECK(records(p / "run", "step").size() == 3000);
+        return;
+    }
+    const int64_t saved = records(p / "run", "save").at(0)["step"];
+    CHECK(saved < 3000);
+    REQUIRE(p.train(" --out run --resume").code == 0);
+    CHECK(losses(p / "run") == losses(p / "whole"));
+}
+
+// Also while a run starts or saves. Most of the time goes into starts, evaluations and saves.
+TEST_CASE("kill -9 and Ctrl-C at any moment leave a complete checkpoint, and the run resumes to the bit",
+          "[programs][runs]") {
+    const Place p;
+    const int signal  = GENERATE(SIGKILL, SIGINT);
+    const auto async  = GENERATE("", "--save-async ");
+    const char* often = std::getenv("GPT_KILLS");
+    const int times   = often ? std::stoi(often) : 3;
+    const std::string words =
+        std::string(" --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 ") + async +
+        "--threads 1 --steps 120 --eval-every 7 --eval-batches 2 --save-every 1 --out ";
+    const std::string command = "env -C " + quoted(p.path) + " " + quoted(p.program);
+    REQUIRE(p.train(words + "whole").code == 0);
+    std::mt19937 random(std::random_device{}());
+    int stops = 0;
+    for (int tries = 0; stops < times && tries < 20 * times; tries++) {
+        Terminal t(command + (exists(p / "run/run.json") ? " --resume --out run" : words + "run"));
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 500000));
+        t.send(signal);
+        const int code = t.end();
+        CAPTURE(signal, async, t.shown());
+        REQUIRE((code == 0 || code == 128 + signal));
+        stops += t.shown().find("done ") == std::string::npos;
+        if (!exists(p / "run/checkpoints/latest")) continue;
+        const auto complete = p.checkpoints("run");
+        REQUIRE(!complete.empty());
+        CHECK(p.train(" --dry-run --model run/checkpoints/" + complete.back()).code == 0);
+        if (complete.back() == "0000120") fs::remove_all(p / "run");
+    }
+    CHECK(stops == times);
+    const Ran rest = p.train(exists(p / "run/run.json") ? " --resume --out run" : words + "run");
+    CAPTURE(rest.out, rest.err);
+    REQUIRE(rest.code == 0);
+    CHECK(losses(p / "run") == losses(p / "whole"));
+    CHECK(records(p / "run", "eval").size() == records(p / "whole", "eval").size());
+    for (const char* file : {"model.safetensors", "state.safetensors", "state.json"})
+        CHECK(read_text(p / "run/checkpoints/0000120/" + std::string(file)) ==
+              read_text(p / "whole/checkpoints/0000120/" + std::string(file)));
+    for (const auto& e : fs::directory_iterator(p / "run/checkpoints"))
+        CHECK(e.path().filename().string()[0] != '.');  // no unfinished save is left
+}
+
+TEST_CASE("a disk that is full at any write of a save loses nothing", "[programs][runs]") {
+    const Place p;
+    const std::string async = GENERATE("", "--save-async ");
+    CAPTURE(async);
+    const std::string disk = full_disk(p);
+    if (disk.empty()) return;
+    fs::create_directories(p / "base");  // a model of few tensors
+    auto config       = nlohmann::json::parse(read_text("test/golden/gpt2/config.json"));
+    config["n_layer"] = 1;
+    write_text(p / "base/config.json", config.dump());
+    write_shard(p / "train.bin", 1000, -1, 60);
+    const std::string start =
+        " --model base --train-data train.bin --context 16 --batch 1 --eval-every 0 --threads 1 "
+        "--save-every 1 --keep 1 --steps ";
+    REQUIRE(p.train(start + "3 --out whole").code == 0);
+    REQUIRE(p.train(start + "2 --schedule constant --learning-rate 1e-3 --out run " + async).code == 0);
+    const std::string before = p.weights("run", "0000002");
+    int writes               = 0;
+    for (;; writes += async.empty() ? 1 : 3) {
+        fs::remove_all(p / "try");
+        fs::copy(p / "run", p / "try", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        const Ran r = shell(p, fmt::format("cd {} && WRITES={} {} {} --out try --resume --steps 3", quoted(p.path),
+                                           writes, disk, quoted(p.program)));
+        CAPTURE(writes, r.out, r.err);
+        if (r.code == 0) break;
+        REQUIRE(r.code == 1);
+        const bool renamed = exists(p / "try/checkpoints/0000003/COMPLETE");  // only `latest` could not be made
+        CHECK(missing_words(r.err, {"step 3 could not be saved", "No space left", renamed ? "0000003" : "0000002"}) ==
+              "");
+        CHECK(p.weights("try", "0000002") == before);
+        CHECK(p.checkpoints("try").size() == (renamed ? 2u : 1u));
+        CHECK(p.train(" --dry-run --model try/checkpoints/latest").code == 0);
+        for (const auto& e : fs::directory_iterator(p / "try/checkpoints"))
+            CHECK(e.path().filename().string()[0] != '.');  // what could be written is removed
+        if (writes % 10 == 0) REQUIRE(p.train(" --out try --resume --steps 3").code == 0);
+        REQUIRE(writes < 200);
+    }
+    CHECK(writes > 40);
+}
+
+TEST_CASE("--save-async: the files are those of a save at once, and older checkpoints are removed",
+          "[programs][runs]") {
+    const Place p;
+    const auto how = GENERATE("--dtype fp32 ", "--dtype bf16 --stochastic-rounding ", "--dtype bf16 --optimizer muon ");
+    CAPTURE(how);
+    const std::string words = tiny + how + "--steps 30 --save-every 7 --save-steps 0,3 --out ";
+    REQUIRE(p.train(words + "once").code == 0);
+    const Ran async = p.train(words + "async --save-async");
+    CAPTURE(async.out, async.err);
+    REQUIRE(async.code == 0);
+    const auto all = [&](const std::string& out) {
+        return shell(p, "cd " + quoted(p / (out + "/checkpoints")) + " && ls -A && md5sum */*").out;
+    };
+    CHECK(all("async") == all("once"));
+    CHECK(p.checkpoints("async") == std::vector<std::string>{"0000000", "0000003", "0000028", "0000030"});
+    CHECK(losses(p / "async") == losses(p / "once"));
+    CHECK(records(p / "async", "save").size() == records(p / "once", "save").size());
+    CHECK(async.out.find("copies for saving") != std::string::npos);
+    // Training goes on in the same way from a checkpoint that a thread wrote.
+    fs::remove_all(p / "async/checkpoints/0000030");
+    REQUIRE(p.train(" --out async --resume").code == 0);
+    CHECK(p.weights("async") == p.weights("once"));
+}
+
+TEST_CASE("--save-async: a run whose loss is no longer finite keeps no checkpoint from then on", "[programs][runs]") {
+    const Place p;
+    const Ran r = p.train(tiny +
+                          "--save-async --steps 300 --save-every 1 --keep 0 --learning-rate 1e30 --clip 0 "
+                          "--warmup-steps 0 --max-skips 0 --out run");
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 1);
+    CHECK(r.err.find("not finite") != std::string::npos);
+    const size_t lost = r.err.find("there is no good checkpoint");
+    CHECK((lost != r.err.npos) == p.checkpoints("run").empty());
+    for (const std::string& name : p.checkpoints("run")) CHECK(r.err.find("checkpoints/" + name) != std::string::npos);
+}
+
+// ---- losses that are not finite -------------------------------------------------------------------------------------
+
+TEST_CASE("a run that diverges keeps its good checkpoints and names the newest", "[programs][runs]") {
+    const Place p;
+    const int every = GENERATE(5, 1);
+    CAPTURE(every);
+    const std::string save = fmt::format(" --save-every {} ", every);
+    REQUIRE(p.train(tiny + "--steps 10 --learning-rate 1e-3 --schedule constant --dtype fp32 --out run" + save).code ==
+            0);
+    const Ran wild = p.train(" --out run --resume --steps 60 --learning-rate 1e30 --max-skips 6 --keep 1");
+    CAPTURE(wild.out, wild.err);
+    CHECK(wild.code == 1);
+    const std::string good = after(wild.err, "the last good checkpoint is ").substr(0, 23);
+    CHECK(good == "run/checkpoints/0000010");
+    CHECK(p.checkpoints("run").back() == "0000010");
+    CHECK(fs::read_symlink(p / "run/checkpoints/latest") == "0000010");
+    for (const auto& skip : records(p / "run", "skip"))
+        for (const auto& save : records(p / "run", "save")) CHECK(save["step"] < skip["step"]);
+    const Ran tame = p.train(" --out run --resume --steps 20 --learning-rate 1e-3");
+    CAPTURE(tame.out, tame.err);
+    CHECK(tame.code == 0);
+    CHECK(records(p / "run", "step").size() == 20);
+}
+
+TEST_CASE("a stop after a skipped step saves nothing, and a validation loss that is not finite ends a run",
+          "[programs][runs]") {
+    const Place p;
+    const std::string words = tiny + "--dtype fp32 --schedule constant --warmup-steps 0 --clip 0 --weight-decay 0 ";
+    Terminal t("env -C " + quoted(p.path) + " " + p.program + words +
+               "--learning-rate 1e30 --max-skips 1000000000 --steps 1000000000 --save-every 10 --out run");
+    REQUIRE(t.shows("the weights stay as they were"));
+    t.ctrl_c();
+    CHECK(t.shows("not saved, because the last step was skipped"));
+    CHECK(t.end() == 0);
+    CHECK(!exists(p / "run/checkpoints"));
+
+    const Ran evaluated = p.train(
+        " --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 --threads "
+        "1 --dtype fp32 --schedule constant --warmup-steps 0 --clip 0 --weight-decay 0 "
+        "--learning-rate 1e30 --steps 60 --eval-every 3 --out val");
+    CAPTURE(evaluated.out, evaluated.err);
+    CHECK(evaluated.code == 1);
+    CHECK(missing_words(evaluated.err, {"the validation loss is not a finite number"}) == "");
+    CHECK(records(p / "val", "eval").size() == 1);
+}
