@@ -36,7 +36,8 @@ static std::string counted(const ChatIds& c, const Tokenizer& t) {
 
 TEST_CASE("the ids of a conversation are those of apply_chat_template", "[chat][data]") {
     const Tokenizer t = chat_tokenizer();
-    for (const json& c : json::parse(read_text("test/golden/chat.json"))["cases"]) {
+    const json golden = json::parse(read_text("test/golden/chat.json"));
+    for (const json& c : golden["cases"]) {
         CAPTURE(c.dump());
         const ChatTemplate form = chat_template(c["form"], t);
         const ChatIds ids       = form.encode(messages_of(c["messages"]));
