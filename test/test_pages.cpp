@@ -1,5 +1,6 @@
 // test_pages.cpp - the pages of the repository: code blocks end, links lead somewhere, and commands have options that
 // exist
+#include <algorithm>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -63,12 +64,21 @@ bool have_pages() {
 
 }  // namespace
 
-TEST_CASE("in every page code blocks end, and links lead to files and headings that exist", "[pages]") {
+TEST_CASE("in every page code blocks end, rows of a table have its columns, and links lead somewhere", "[pages]") {
     if (!have_pages()) return;
     const std::string page = GENERATE(from_range(pages));
     const Page p           = read_page(page);
     CAPTURE(page);
     CHECK(p.whole);
+    ptrdiff_t columns = 0;  // of the table that a line belongs to
+    for (const std::string& line : lines_of(page)) {
+        const bool row = line.rfind("|", 0) == 0;
+        const ptrdiff_t here =
+            row ? std::count(line.begin(), line.end(), '|') - ptrdiff_t(matches(line, "(\\\\\\|)").size()) : 0;
+        CAPTURE(line);
+        if (row && columns) CHECK(here == columns);
+        columns = row && columns ? columns : here;
+    }
     std::set<std::string> headings;
     for (const std::string& heading : matches(p.text, "(?:^|\n)#+ ([^\n]*)")) headings.insert(anchor_of(heading));
     for (const std::string& link : matches(p.text, "\\]\\(([^)\\s]+)\\)")) {
