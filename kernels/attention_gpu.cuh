@@ -21,6 +21,7 @@
 #include "attention_hopper.cuh"
 #include "attention_plain.cuh"
 #include "attention_tensor.cuh"
+#include "attention_trial.cuh"
 
 namespace gpu {
 

@@ -19,105 +19,15 @@
 //   numbers   the softmax, the mask and the meaning of lse are those of attention_tensor.cuh
 //
 // Only machine code for sm_90a has these kernels; on other GPUs their bodies are empty and attention_gpu.cuh does not
-// launch them.
+// launch them. The instructions themselves are in hopper.cuh.
 #pragma once
-#include <cuda.h>
-
-#include <chrono>
-#include <thread>
-
 #include "attention_tensor.cuh"
+#include "hopper.cuh"
 
 namespace gpu {
 
-// ---- mbarriers and copies ------------------------------------------------------------------------------------------
-
-// A barrier in shared memory has phases. A phase ends when `arrivals` threads have arrived and all announced bytes have
-// come; then the next one begins.
-__device__ inline void init_barrier(uint32_t barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-// Shows to the copy engine what this thread wrote to shared memory. The engine is another "proxy", which a barrier
-// between threads does not order.
-__device__ inline void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-__device__ inline void arrive(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// Arrives, and announces bytes that the copy engine will bring in this phase.
-__device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-// Arrives when the copies of 4 or 16 bytes that this thread has begun (copy_word_async) have been made.
-__device__ inline void arrive_after_copies(uint32_t barrier) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-// Waits until the phase of this parity is over. Before the first phase, which has parity 0, one of parity 1 is over.
-__device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
-    uint32_t over;
-    do {
-        asm volatile(
-            "{\n"
-            ".reg .pred over;\n"
-            "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, over;\n"
-            "}"
-            : "=r"(over)
-            : "r"(barrier), "r"(parity)
-            : "memory");
-    } while (!over);
-}
-
-// Starts to copy the box of `map` that begins at (column, head, row, sequence) to shared memory. Elements outside of
-// the tensor become zeros, and their bytes count as brought.
-__device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int head, int row, int sequence,
-                                uint32_t barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
-        "[%6];" ::"r"(to),
-        "l"(&map), "r"(column), "r"(head), "r"(row), "r"(sequence), "r"(barrier)
-        : "memory");
-}
-
-// ---- registers and turns -------------------------------------------------------------------------------------------
-
-// All warps of a warpgroup call these. What one warpgroup gives up another may take.
-template <int registers>
-__device__ inline void give_up_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
-}
-template <int registers>
-__device__ inline void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
-}
-
-// The two warpgroups issue their products in turns. Barrier 1 + i lets warpgroup i go on when the other one has passed
-// the turn to it; arriving there does not wait.
-struct Turns {
-    int own;
-    __device__ void wait() const { asm volatile("bar.sync %0, 256;" ::"r"(1 + own) : "memory"); }
-    __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(2 - own) : "memory"); }
-};
-
 // ---- products of a warpgroup ---------------------------------------------------------------------------------------
 
-// A matrix of bf16 in shared memory, as wgmma wants it described: where it begins, in chunks of 16 bytes, how far apart
-// groups of 8 rows are (1024 bytes) and blocks of 64 columns, and the swizzle of 128 bytes (PTX ISA, "Matrix
-// descriptor"). The distance of blocks is used when the 64 columns of a block are not those that a product sums over.
-__device__ inline uint64_t describe(uint32_t address, int block_bytes) {
-    return uint64_t(address >> 4) | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
-}
-// The same matrix from a later byte on. The address is in the lowest bits, and no sum carries out of them.
-__device__ inline uint64_t later(uint64_t matrix, int bytes) { return matrix + (bytes >> 4); }
-
-// Products run beside the warps that issue them. begin_products() comes before the first product that reads registers
-// which were written since; commit_products() makes a group of those issued since the last one; and
-// wait_for_products<n>() waits until at most n groups are unfinished.
-__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int open>
-__device__ inline void wait_for_products() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(open) : "memory");
-}
 // The compiler does not know that a product still writes its sums after it was issued. It must not move what reads
 // them to before the wait, or what writes them to after the product.
 template <int N>
@@ -125,50 +35,6 @@ __device__ inline void pin(Sums<1, N>& c) {
     for (auto& block : c.at[0])
         for (float& x : block) asm volatile("" : "+f"(x)::"memory");
 }
-
-// wgmma for n columns: c (64 × n) += a (64 × 16) b (16 × n), or = if `add` is 0. Warp w of the warpgroup holds rows 16
-// w to 16 w + 15 of c and of an a in registers, just as mma() of attention_tensor.cuh divides a matrix of 16 rows. A
-// matrix in shared memory has its rows, or with `columns_b` its columns, along the 16 that are summed over.
-#define REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define REGISTERS_16 REGISTERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define REGISTERS_24 REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
-#define REGISTERS_32 REGISTERS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define REGISTERS_64                                                                                                   \
-    REGISTERS_32                                                                                                       \
-    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
-    "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FLOATS_8(c, i)                                                                                          \
-    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
-        "+f"(c[i + 7])
-#define FLOATS_16(c, i) FLOATS_8(c, i), FLOATS_8(c, i + 8)
-#define FLOATS_24(c, i) FLOATS_16(c, i), FLOATS_8(c, i + 16)
-#define FLOATS_32(c, i) FLOATS_16(c, i), FLOATS_16(c, i + 16)
-#define FLOATS_64(c, i) FLOATS_32(c, i), FLOATS_32(c, i + 32)
-// x0 to x6 number the operands after the n / 2 sums.
-#define WGMMA(n, half, x0, x1, x2, x3, x4, x5, x6)                                                            \
-    template <bool columns_b>                                                                                 \
-    __device__ inline void wgmma(Constant<n>, float* c, uint64_t a, uint64_t b, bool add) {                   \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n  \
-                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, " x0 ", " x1 ", add, 1, 1, 0, " x3 ";\n}"     \
-                     : FLOATS_##half(c, 0)                                                                    \
-                     : "l"(a), "l"(b), "r"(int(add)), "n"(int(columns_b))                                     \
-                     : "memory");                                                                             \
-    }                                                                                                         \
-    template <bool columns_b>                                                                                 \
-    __device__ inline void wgmma(Constant<n>, float* c, const uint32_t(&a)[4], uint64_t b, bool add) {        \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x5 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n  \
-                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, {" x0 ", " x1 ", " x2 ", " x3 "}, " x4        \
-                                                            ", add, 1, 1, " x6 ";\n}"                         \
-                     : FLOATS_##half(c, 0)                                                                    \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(columns_b)) \
-                     : "memory");                                                                             \
-    }
-WGMMA(16, 8, "%8", "%9", "%10", "%11", "%12", "%13", "%14")
-WGMMA(32, 16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
-WGMMA(48, 24, "%24", "%25", "%26", "%27", "%28", "%29", "%30")
-WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
-WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
-#undef WGMMA
 
 // A tile of D columns in shared memory, in blocks of 64 columns.
 template <int D, int rows>
@@ -212,36 +78,12 @@ __device__ inline void issue_product(Sums<1, D>& c, const LeftOperand<1, N>& p, 
     }
 }
 
-// ---- what the host prepares ----------------------------------------------------------------------------------------
-
 // Describes all heads of a tensor to the copy engine: (D, heads, rows, sequences), of which it brings boxes of 64
-// columns and `rows` rows of one head, swizzled. The function is the driver's, and the runtime finds it, so that
-// programs need not link to the driver's library.
+// columns and `rows` rows of one head.
 inline CUtensorMap map_of(const Heads<const bf16>& x, const Problem& p, int64_t B, int rows) {
-    static const auto encode = [] {
-        void* function                        = nullptr;
-        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-#if CUDART_VERSION >= 12050
-        CUDA_RUN(
-            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
-#else
-        CUDA_RUN(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
-#endif
-        CHECK_RUN(found == cudaDriverEntryPointSuccess,
-                  "the driver lacks cuTensorMapEncodeTiled, which --attention mma does without");
-        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-    }();
-    const auto bytes           = [](int64_t elements) { return cuuint64_t(elements) * sizeof(bf16); };
-    const cuuint64_t sizes[]   = {cuuint64_t(p.D), cuuint64_t(p.H), cuuint64_t(p.T), cuuint64_t(B)};
-    const cuuint64_t strides[] = {bytes(x.head_stride), bytes(x.row_stride), bytes(x.batch_stride)};
-    const cuuint32_t box[] = {64, 1, cuuint32_t(rows), 1}, every[] = {1, 1, 1, 1};
-    CUtensorMap map;
-    const CUresult status = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<bf16*>(x.p), sizes, strides,
-                                   box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    CHECK_RUN(status == CUDA_SUCCESS, "cuTensorMapEncodeTiled refuses heads of width {} with rows of {} (error {})",
-              p.D, x.row_stride, int(status));
-    return map;
+    const auto bytes = [](int64_t elements) { return cuuint64_t(elements) * sizeof(bf16); };
+    return tensor_map(x.p, {cuuint64_t(p.D), cuuint64_t(p.H), cuuint64_t(p.T), cuuint64_t(B)},
+                      {bytes(x.head_stride), bytes(x.row_stride), bytes(x.batch_stride)}, {64, 1, cuuint32_t(rows), 1});
 }
 
 // ---- a block and its memory ----------------------------------------------------------------------------------------
@@ -302,11 +144,12 @@ struct RingPlace {
     }
 };
 
-// The place before in the ring; its parity is not used.
-template <int stages>
-__device__ inline RingPlace<stages> before(RingPlace<stages> place) {
-    place.stage = place.stage ? place.stage - 1 : stages - 1;
-    return place;
+// Calls f(own, parity) for each tile that the block takes. `parity` is that of the phase in which the tile's rows come.
+template <class Tiling, class F>
+__device__ inline void each_tile(const Problem& p, TileOrder order, int tiles, F f) {
+    uint32_t parity = 0;
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, parity ^= 1)
+        f(OwnTile(p, Tiling::rows, order, tile, tiles), parity);
 }
 
 // Returns 0 or 1 in the warpgroups that compute. All lanes of a warp get the value of lane 0, so the compiler knows
@@ -330,6 +173,18 @@ struct KeyRange {
     }
 };
 
+// What a warp that computes knows of a tile of queries.
+struct OwnQueries : OwnTile {
+    KeyRange keys;       // of all of the tile
+    int warp_row;        // the first of the warp's 16 queries
+    SeenByWarp<1> seen;  // by them
+    __device__ OwnQueries(const Problem& p, const OwnTile& own, int rows, int group)
+        : OwnTile(own),
+          keys(p, own, rows),
+          warp_row(row + 64 * group + threadIdx.x / 32 % 4 * 16),
+          seen(p, b, warp_row) {}
+};
+
 // Does for a warp what end_of_queries() does for a block.
 __device__ inline int end_of_queries_of_warp(const Problem& p, int b, int first, int last) {
     const int window_end = int(min(int64_t(p.T), int64_t(last) + p.window));
@@ -346,9 +201,7 @@ template <class Tiling>
 __device__ inline void bring_keys(const BlockMemory<Tiling>& at, const CUtensorMap* maps, const CUtensorMap& k,
                                   const CUtensorMap& v, const Problem& p, int tiles) {
     RingPlace<Tiling::stages> place;
-    uint32_t own_parity = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, own_parity ^= 1) {
-        const OwnTile own(p, Tiling::rows, TileOrder::last_to_first, tile, tiles);
+    each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& own, uint32_t own_parity) {
         const KeyRange keys(p, own, Tiling::rows);
         if (threadIdx.x == 0) {
             wait_for_phase(at.own_empty(), own_parity ^ 1);
@@ -366,7 +219,7 @@ __device__ inline void bring_keys(const BlockMemory<Tiling>& at, const CUtensorM
             }
         }
         __syncwarp();
-    }
+    });
 }
 
 // The kernels divide a block into the warp that brings tiles and the two warpgroups that compute. The compiler needs to
@@ -472,13 +325,8 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
     if (group == 1) turns.pass();  // the first turn is warpgroup 0's
     const auto q = at.own(0).from(64 * group);
     RingPlace<Tiling::stages> k, v;
-    uint32_t own_parity = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, own_parity ^= 1) {
-        const OwnTile own(p, Tiling::rows, TileOrder::last_to_first, tile, tiles);
-        const KeyRange keys(p, own, Tiling::rows);
-        const int row = own.row + 64 * group + threadIdx.x / 32 % 4 * 16;  // the warp's first
-        const SeenByWarp<1> seen(p, own.b, row);
-
+    each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& tile, uint32_t own_parity) {
+        const OwnQueries own(p, tile, Tiling::rows, group);
         Sums<1, N> s;
         Sums<1, D> acc;
         Softmax<1> softmax(p.scale);
@@ -495,10 +343,10 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
         pin(s);
         release(at.a_empty(k.stage));
         k.next();
-        weigh_scores<N>(s, rescale, softmax, seen, keys.begin);
+        weigh_scores<N>(s, rescale, softmax, own.seen, own.keys.begin);
         LeftOperand<1, N> weights = round_to_bf16<1, N>(s);
 
-        for (int key = keys.begin + N; key < keys.end; key += N) {
+        for (int key = own.keys.begin + N; key < own.keys.end; key += N) {
             wait_for_phase(at.a_full(k.stage), k.parity);
             wait_for_phase(at.b_full(v.stage), v.parity);
             turns.wait();
@@ -514,7 +362,7 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
             pin(s);
             release(at.a_empty(k.stage));
             k.next();
-            const bool raised = weigh_scores<N>(s, rescale, softmax, seen, key);
+            const bool raised = weigh_scores<N>(s, rescale, softmax, own.seen, key);
             wait_for_products<0>();
             pin(acc);
             release(at.b_empty(v.stage));
@@ -544,15 +392,15 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
             factor[i]   = 1.f / sum;
-            const int t = row + lane / 4 + 8 * i;
+            const int t = own.warp_row + lane / 4 + 8 * i;
             if (lane % 4 || t >= p.T) continue;
             // As in attention_forward_kernel, the rounding of the exponent of the top is taken back.
             const float top             = softmax.top[0][i];
             const float rounding        = fmaf(top, softmax.scale_log2e, -softmax.shift(0, i));
             lse[own.head_offset(p) + t] = fmaf(top, p.scale, logf(sum) - rounding * ln2);
         }
-        store_rows<D>(out.at(own.b, own.h), acc, factor, row + lane / 4, p.T, p.D);
-    }
+        store_rows<D>(out.at(own.b, own.h), acc, factor, own.warp_row + lane / 4, p.T, p.D);
+    });
     if (group == 0) turns.wait();  // the turn that is passed last
 }
 
@@ -594,13 +442,8 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
     const auto q = at.own(0).from(64 * group), dout = at.own(1).from(64 * group), out = at.own(2).from(64 * group);
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> k, v;
-    uint32_t own_parity = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, own_parity ^= 1) {
-        const OwnTile own(p, Tiling::rows, TileOrder::last_to_first, tile, tiles);
-        const KeyRange keys(p, own, Tiling::rows);
-        const int row = own.row + 64 * group + 16 * warp;  // the warp's first
-        const SeenByWarp<1> seen(p, own.b, row);
-
+    each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& tile, uint32_t own_parity) {
+        const OwnQueries own(p, tile, Tiling::rows, group);
         wait_for_phase(at.own_full(), own_parity);
         // As in attention_backward_q_kernel, δ is the diagonal of a product like dP.
         float row_lse[2], row_delta[2];
@@ -619,7 +462,7 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
                      n += 2)  // the columns of the warp's own rows are in blocks 2 warp and 2 warp + 1
                     if (n / 2 == warp) diagonal = lane / 4 % 2 ? d[0][n][2 * i + 1] : d[0][n][2 * i];
                 row_delta[i] = __shfl_sync(~0u, diagonal, lane / 4 * 4 + lane / 8);
-                const int t  = row + lane / 4 + 8 * i;
+                const int t  = own.warp_row + lane / 4 + 8 * i;
                 row_lse[i]   = t < p.T ? lse[own.head_offset(p) + t] * log2e : 0.f;
                 if (lane % 4 == 0 && t < p.T) delta[own.head_offset(p) + t] = row_delta[i];
             }
@@ -629,7 +472,8 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
         Sums<1, D> acc;
         LeftOperand<1, N> ds;
         clear<1, D>(acc);
-        for (int key = keys.begin; key < keys.end; key += N) {
+        int stage_before = 0;
+        for (int key = own.keys.begin; key < own.keys.end; key += N) {
             wait_for_phase(at.a_full(k.stage), k.parity);
             wait_for_phase(at.b_full(v.stage), v.parity);
             pin(s);
@@ -639,14 +483,14 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
             commit_products();
             issue_product_transposed<D, N>(dp, dout, at.b(v.stage));
             commit_products();
-            if (key > keys.begin) {
+            if (key > own.keys.begin) {
                 wait_for_products<2>();  // the keys before have been added
                 pin(acc);
-                release(at.a_empty(before(k).stage));
+                release(at.a_empty(stage_before));
             }
             wait_for_products<1>();
             pin(s);
-            if (!seen.all_of(key, N)) seen.template hide<N>(s, key);
+            if (!own.seen.all_of(key, N)) own.seen.template hide<N>(s, key);
 #pragma unroll
             for (int n = 0; n < N / 8; n++)
 #pragma unroll
@@ -664,15 +508,16 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
             begin_products();
             issue_product<D, N>(acc, ds, at.a(k.stage));
             commit_products();
+            stage_before = k.stage;
             k.next();
         }
         wait_for_products<0>();
         pin(acc);
-        release(at.a_empty(before(k).stage));
+        release(at.a_empty(stage_before));
         release(at.own_empty());
         const float factor[2] = {p.scale, p.scale};
-        store_rows<D>(dq.at(own.b, own.h), acc, factor, row + lane / 4, p.T, p.D);
-    }
+        store_rows<D>(dq.at(own.b, own.h), acc, factor, own.warp_row + lane / 4, p.T, p.D);
+    });
 }
 
 template <class Tiling>
@@ -722,9 +567,7 @@ __device__ inline void bring_queries(const BlockMemory<Tiling>& at, QueryNumbers
     constexpr int N = Tiling::N;
     const int lane  = threadIdx.x;
     RingPlace<Tiling::stages> place;
-    uint32_t own_parity = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, own_parity ^= 1) {
-        const OwnTile own(p, Tiling::rows, TileOrder::first_to_last, tile, tiles);
+    each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
         const int64_t offset = own.head_offset(p);
         const int last_key   = min(own.row + Tiling::rows, p.T) - 1,
                   end        = end_of_queries_of_warp(p, own.b, own.row, last_key);
@@ -757,7 +600,7 @@ __device__ inline void bring_queries(const BlockMemory<Tiling>& at, QueryNumbers
             }
             __syncwarp();
         }
-    }
+    });
 }
 
 // Hides scores of a warp's 16 keys, from `first_of_warp` on, from the queries that do not see them.
@@ -798,17 +641,16 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
     const auto k = at.own(0).from(64 * group), v = at.own(1).from(64 * group);
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> place;
-    uint32_t own_parity = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, own_parity ^= 1) {
-        const OwnTile own(p, Tiling::rows, TileOrder::first_to_last, tile, tiles);
+    each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
         const int row = own.row + 64 * group + 16 * warp;  // the warp's first
         Sums<1, N> s, dp;
         Sums<1, D> dk_sums, dv_sums;
         LeftOperand<1, N> weights, ds;
         clear<1, D>(dk_sums);
         clear<1, D>(dv_sums);
+        int stage_before = -1;  // there is none yet
         wait_for_phase(at.own_full(), own_parity);
-        for (bool is_first = true, is_last = false; !is_last; is_first = false) {
+        for (bool is_last = false; !is_last;) {
             const int stage                = place.stage;
             const QueryNumbers<N>& columns = numbers[stage];
             wait_for_phase(at.a_full(stage), place.parity);
@@ -820,12 +662,12 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
             commit_products();
             issue_product_transposed<D, N>(dp, v, at.b(stage));
             commit_products();
-            if (!is_first) {
+            if (stage_before >= 0) {
                 wait_for_products<2>();  // the queries before have been added
                 pin(dv_sums);
                 pin(dk_sums);
-                release(at.a_empty(before(place).stage));
-                release(at.b_empty(before(place).stage));
+                release(at.a_empty(stage_before));
+                release(at.b_empty(stage_before));
             }
             is_last = columns.query + N >= columns.end;
             wait_for_products<1>();
@@ -856,18 +698,19 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
             begin_products();
             issue_product<D, N>(dk_sums, ds, at.a(stage));
             commit_products();
+            stage_before = stage;
             place.next();
         }
         wait_for_products<0>();
         pin(dv_sums);
         pin(dk_sums);
-        release(at.a_empty(before(place).stage));
-        release(at.b_empty(before(place).stage));
+        release(at.a_empty(stage_before));
+        release(at.b_empty(stage_before));
         release(at.own_empty());
         const float one[2] = {1.f, 1.f}, scales[2] = {p.scale, p.scale};
         store_rows<D>(dk.at(own.b, own.h), dk_sums, scales, row + lane / 4, p.T, p.D);
         store_rows<D>(dv.at(own.b, own.h), dv_sums, one, row + lane / 4, p.T, p.D);
-    }
+    });
 }
 
 template <class Tiling>
@@ -891,122 +734,5 @@ void backward_kv_hopper(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, 
     const KeyMaps maps{map(x.k, Tiling::rows), map(x.v, Tiling::rows), map(x.q, Tiling::N), map(dout, Tiling::N)};
     launch_on_hopper<Tiling>(attention_backward_kv_hopper_kernel<Tiling>, qkv, queue, dk, dv, delta, lse, maps, p);
 }
-
-// ---- whether to use it ---------------------------------------------------------------------------------------------
-//
-// No GPU has run these kernels yet. So the first call of each kind in a run also runs the kernels that use mma.sync,
-// and if the results differ by more than rounding explains, the run goes on with those.
-
-inline bool needs_trial(const Queue& queue, const std::array<int64_t, 4>& kind) {
-    return queue.attention == AttentionKernels::automatic && !queue.hopper.passed.count(kind);
-}
-
-// A call that is recorded as a CUDA graph cannot be compared. The first run of what is recorded was one without a
-// graph.
-inline bool hopper_takes(const Problem& p, const Queue& queue, const std::array<int64_t, 4>& kind) {
-    if (queue.attention == AttentionKernels::mma || !p.is_wide || p.drops.step || !has_hopper_attention(queue))
-        return false;
-    if (!needs_trial(queue, kind)) return true;
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    CUDA_RUN(cudaStreamIsCapturing(queue.stream, &capture));
-    return !queue.hopper.failed && capture == cudaStreamCaptureStatusNone;
-}
-
-// The largest difference so far, in units of the largest that is allowed, as the bits of a float, above the row where
-// it is. As a whole number it can be compared atomically.
-using Difference = unsigned long long;
-
-// Block h compares head h of a sequence. Elements may differ by `share` of the largest |element| of that head of
-// `scale`, lse by 2^-12 of its size.
-static __global__ void compare_attention_kernel(Difference* worst, Heads<const bf16> x, Heads<const bf16> right,
-                                                Heads<const bf16> scale, float share, const float* lse,
-                                                const float* right_lse, Problem p, uint32_t first_row) {
-    __shared__ int largest;  // the bits of a float that is not negative
-    __shared__ Difference worst_here;
-    const int h = blockIdx.x;
-    if (threadIdx.x == 0) largest = 0, worst_here = 0;
-    __syncthreads();
-    const auto at = [&](const Heads<const bf16>& heads, int i) { return float(heads.at(0, h)[i / p.D][i % p.D]); };
-    int most      = 0;
-    for (int i = threadIdx.x; i < p.T * p.D; i += blockDim.x) most = max(most, __float_as_int(fabsf(at(scale, i))));
-    atomicMax(&largest, most);
-    __syncthreads();
-    Difference mine    = 0;
-    const auto compare = [&](float ours, float theirs, float allowed, int t) {
-        const bool alike = ours == theirs || (isnan(ours) && isnan(theirs));
-        const float d = fabsf(ours - theirs) / allowed, bad = alike ? 0.f : isnan(d) ? INFINITY : d;
-        mine = max(mine, Difference(__float_as_uint(bad)) << 32 | (first_row + uint32_t(h) * p.T + t));
-    };
-    for (int i = threadIdx.x; i < p.T * p.D; i += blockDim.x)
-        compare(at(x, i), at(right, i), __int_as_float(largest) * share, i / p.D);
-    for (int t = threadIdx.x; lse && t < p.T; t += blockDim.x) {
-        const float theirs = right_lse[h * p.T + t];
-        compare(lse[h * p.T + t], theirs, (1 + fabsf(theirs)) / 4096, t);
-    }
-    atomicMax(&worst_here, mine);
-    __syncthreads();
-    if (threadIdx.x == 0) atomicMax(worst, worst_here);
-}
-
-// Compares results with others, a sequence at a time.
-class HopperTrial {
-  public:
-    // `bytes` of scratch memory are for the other results of one sequence.
-    HopperTrial(const Problem& p, int64_t bytes, Queue& queue)
-        : p_(p), queue_(queue), worst_(queue.scratch<Difference>(64 + bytes)) {
-        CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, queue_.stream));
-    }
-    char* memory() const { return reinterpret_cast<char*>(worst_) + 64; }
-    void compare(int64_t sequence, const Heads<const bf16>& x, const Heads<const bf16>& right,
-                 const Heads<const bf16>& scale, float share, const float* lse = nullptr,
-                 const float* right_lse = nullptr) {
-        launch(compare_attention_kernel, Grid(p_.H, 256), queue_, worst_, x, right, scale, share, lse, right_lse, p_,
-               uint32_t(sequence * p_.H * p_.T));
-    }
-    // Waits for the comparisons. If results differ, it warns, and Hopper's kernels are not used again.
-    bool passes(const std::array<int64_t, 4>& kind) {
-        wait();
-        Difference found = 0;
-        queue_.download(&found, worst_, sizeof found);
-        const uint32_t bits = uint32_t(found >> 32), row = uint32_t(found);
-        float difference;
-        std::memcpy(&difference, &bits, sizeof difference);
-        if (difference <= 1.f) return queue_.hopper.passed.insert(kind), true;
-        queue_.hopper.failed = true;
-        fmt::print(stderr,
-                   "warning: {}: the kernels for Hopper differ from those with mma.sync by {:.3g} times what rounding "
-                   "explains, in row {} of head {} of sequence {} (T {} H {} D {} window {}{}). This run goes on with "
-                   "mma.sync. Please report this line and what nvidia-smi prints; --attention mma leaves the "
-                   "comparison out.\n",
-                   queue_.op, difference, row % p_.T, row / p_.T % p_.H, row / p_.T / p_.H, p_.T, p_.H, p_.D, p_.window,
-                   p_.starts ? ", documents" : "");
-        return false;
-    }
-
-  private:
-    // Waits for the comparisons, ten minutes at most. If the kernels fail or do not end, so must the program, at once:
-    // whatever it would still ask of the GPU would wait for them, or fail too.
-    void wait() const {
-        const auto begin   = std::chrono::steady_clock::now();
-        cudaError_t status = cudaErrorNotReady;
-        while (status == cudaErrorNotReady && std::chrono::steady_clock::now() - begin < std::chrono::minutes(10)) {
-            status = cudaStreamQuery(queue_.stream);
-            if (status == cudaErrorNotReady) std::this_thread::sleep_for(std::chrono::microseconds(100));
-        }
-        if (status == cudaSuccess) return;
-        fmt::print(stderr,
-                   "error: {}: the kernels for Hopper {}. Start again with --attention mma, which does without them, "
-                   "and please report this line and what nvidia-smi prints (T {} H {} D {} window {}{}).\n",
-                   queue_.op,
-                   status == cudaErrorNotReady ? "have not ended after 10 minutes"
-                                               : fmt::format("failed: {}", cudaGetErrorString(status)),
-                   p_.T, p_.H, p_.D, p_.window, p_.starts ? ", documents" : "");
-        std::_Exit(1);
-    }
-
-    const Problem& p_;
-    Queue& queue_;
-    Difference* worst_;
-};
 
 }  // namespace gpu

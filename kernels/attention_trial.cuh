@@ -1,0 +1,125 @@
+// attention_trial.cuh - whether a run uses Hopper's attention kernels, and the comparison of their first results
+//
+// No GPU has run these kernels yet. So the first call of each kind in a run also runs the kernels that use mma.sync,
+// and if the results differ by more than rounding explains, the run goes on with those.
+#pragma once
+#include <chrono>
+#include <thread>
+
+#include "attention_tiles.cuh"
+
+namespace gpu {
+
+inline bool needs_trial(const Queue& queue, const std::array<int64_t, 4>& kind) {
+    return queue.attention == AttentionKernels::automatic && !queue.hopper.passed.count(kind);
+}
+
+// A call that is recorded as a CUDA graph cannot be compared. The first run of what is recorded was one without a
+// graph.
+inline bool hopper_takes(const Problem& p, const Queue& queue, const std::array<int64_t, 4>& kind) {
+    if (queue.attention == AttentionKernels::mma || !p.is_wide || p.drops.step || !has_hopper_attention(queue))
+        return false;
+    if (!needs_trial(queue, kind)) return true;
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    CUDA_RUN(cudaStreamIsCapturing(queue.stream, &capture));
+    return !queue.hopper.failed && capture == cudaStreamCaptureStatusNone;
+}
+
+// The largest difference so far, in units of the largest that is allowed, as the bits of a float, above the row where
+// it is. As a whole number it can be compared atomically.
+using Difference = unsigned long long;
+
+// Block h compares head h of a sequence. Elements may differ by `share` of the largest |element| of that head of
+// `scale`, lse by 2^-12 of its size.
+static __global__ void compare_attention_kernel(Difference* worst, Heads<const bf16> x, Heads<const bf16> right,
+                                                Heads<const bf16> scale, float share, const float* lse,
+                                                const float* right_lse, Problem p, uint32_t first_row) {
+    __shared__ int largest;  // the bits of a float that is not negative
+    __shared__ Difference worst_here;
+    const int h = blockIdx.x;
+    if (threadIdx.x == 0) largest = 0, worst_here = 0;
+    __syncthreads();
+    const auto at = [&](const Heads<const bf16>& heads, int i) { return float(heads.at(0, h)[i / p.D][i % p.D]); };
+    int most      = 0;
+    for (int i = threadIdx.x; i < p.T * p.D; i += blockDim.x) most = max(most, __float_as_int(fabsf(at(scale, i))));
+    atomicMax(&largest, most);
+    __syncthreads();
+    Difference mine    = 0;
+    const auto compare = [&](float ours, float theirs, float allowed, int t) {
+        const bool alike = ours == theirs || (isnan(ours) && isnan(theirs));
+        const float d = fabsf(ours - theirs) / allowed, bad = alike ? 0.f : isnan(d) ? INFINITY : d;
+        mine = max(mine, Difference(__float_as_uint(bad)) << 32 | (first_row + uint32_t(h) * p.T + t));
+    };
+    for (int i = threadIdx.x; i < p.T * p.D; i += blockDim.x)
+        compare(at(x, i), at(right, i), __int_as_float(largest) * share, i / p.D);
+    for (int t = threadIdx.x; lse && t < p.T; t += blockDim.x) {
+        const float theirs = right_lse[h * p.T + t];
+        compare(lse[h * p.T + t], theirs, (1 + fabsf(theirs)) / 4096, t);
+    }
+    atomicMax(&worst_here, mine);
+    __syncthreads();
+    if (threadIdx.x == 0) atomicMax(worst, worst_here);
+}
+
+// Compares results with others, a sequence at a time.
+class HopperTrial {
+  public:
+    // `bytes` of scratch memory are for the other results of one sequence.
+    HopperTrial(const Problem& p, int64_t bytes, Queue& queue)
+        : p_(p), queue_(queue), worst_(queue.scratch<Difference>(64 + bytes)) {
+        CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, queue_.stream));
+    }
+    char* memory() const { return reinterpret_cast<char*>(worst_) + 64; }
+    void compare(int64_t sequence, const Heads<const bf16>& x, const Heads<const bf16>& right,
+                 const Heads<const bf16>& scale, float share, const float* lse = nullptr,
+                 const float* right_lse = nullptr) {
+        launch(compare_attention_kernel, Grid(p_.H, 256), queue_, worst_, x, right, scale, share, lse, right_lse, p_,
+               uint32_t(sequence * p_.H * p_.T));
+    }
+    // Waits for the comparisons. If results differ, it warns, and Hopper's kernels are not used again.
+    bool passes(const std::array<int64_t, 4>& kind) {
+        wait();
+        Difference found = 0;
+        queue_.download(&found, worst_, sizeof found);
+        const uint32_t bits = uint32_t(found >> 32), row = uint32_t(found);
+        float difference;
+        std::memcpy(&difference, &bits, sizeof difference);
+        if (difference <= 1.f) return queue_.hopper.passed.insert(kind), true;
+        queue_.hopper.failed = true;
+        fmt::print(stderr,
+                   "warning: {}: the kernels for Hopper differ from those with mma.sync by {:.3g} times what rounding "
+                   "explains, in row {} of head {} of sequence {} (T {} H {} D {} window {}{}). This run goes on with "
+                   "mma.sync. Please report this line and what nvidia-smi prints; --attention mma leaves the "
+                   "comparison out.\n",
+                   queue_.op, difference, row % p_.T, row / p_.T % p_.H, row / p_.T / p_.H, p_.T, p_.H, p_.D, p_.window,
+                   p_.starts ? ", documents" : "");
+        return false;
+    }
+
+  private:
+    // Waits for the comparisons, ten minutes at most. If the kernels fail or do not end, so must the program, at once:
+    // whatever it would still ask of the GPU would wait for them, or fail too.
+    void wait() const {
+        const auto begin   = std::chrono::steady_clock::now();
+        cudaError_t status = cudaErrorNotReady;
+        while (status == cudaErrorNotReady && std::chrono::steady_clock::now() - begin < std::chrono::minutes(10)) {
+            status = cudaStreamQuery(queue_.stream);
+            if (status == cudaErrorNotReady) std::this_thread::sleep_for(std::chrono::microseconds(100));
+        }
+        if (status == cudaSuccess) return;
+        fmt::print(stderr,
+                   "error: {}: the kernels for Hopper {}. Start again with --attention mma, which does without them, "
+                   "and please report this line and what nvidia-smi prints (T {} H {} D {} window {}{}).\n",
+                   queue_.op,
+                   status == cudaErrorNotReady ? "have not ended after 10 minutes"
+                                               : fmt::format("failed: {}", cudaGetErrorString(status)),
+                   p_.T, p_.H, p_.D, p_.window, p_.starts ? ", documents" : "");
+        std::_Exit(1);
+    }
+
+    const Problem& p_;
+    Queue& queue_;
+    Difference* worst_;
+};
+
+}  // namespace gpu

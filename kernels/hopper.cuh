@@ -1,0 +1,172 @@
+// hopper.cuh - the instructions that Hopper added (sm_90a): mbarriers, bulk copies, products of a warpgroup, and
+// registers that move between warps. attention_hopper.cuh uses them.
+#pragma once
+#include <cuda.h>
+
+#include "gpu.cuh"
+
+namespace gpu {
+
+// ---- mbarriers and copies ------------------------------------------------------------------------------------------
+
+// A barrier in shared memory has phases. A phase ends when `arrivals` threads have arrived and all announced bytes have
+// come; then the next one begins.
+__device__ inline void init_barrier(uint32_t barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// Shows to the copy engine what this thread wrote to shared memory. The engine is another "proxy", which a barrier
+// between threads does not order.
+__device__ inline void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives, and announces bytes that the copy engine will bring in this phase.
+__device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+// Arrives when the copies of 4 or 16 bytes that this thread has begun (copy_word_async) have been made.
+__device__ inline void arrive_after_copies(uint32_t barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// Waits until the phase of this parity is over. Before the first phase, which has parity 0, one of parity 1 is over.
+__device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
+    uint32_t over;
+    do {
+        asm volatile(
+            "{\n"
+            ".reg .pred over;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, over;\n"
+            "}"
+            : "=r"(over)
+            : "r"(barrier), "r"(parity)
+            : "memory");
+    } while (!over);
+}
+
+// Starts to copy the box of `map` that begins at (column, head, row, sequence) to shared memory. Elements outside of
+// the tensor become zeros, and their bytes count as brought.
+__device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int head, int row, int sequence,
+                                uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+        "[%6];" ::"r"(to),
+        "l"(&map), "r"(column), "r"(head), "r"(row), "r"(sequence), "r"(barrier)
+        : "memory");
+}
+
+// ---- registers and turns -------------------------------------------------------------------------------------------
+
+// All warps of a warpgroup call these. What one warpgroup gives up another may take.
+template <int registers>
+__device__ inline void give_up_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+}
+template <int registers>
+__device__ inline void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
+// The two warpgroups issue their products in turns. Barrier 1 + i lets warpgroup i go on when the other one has passed
+// the turn to it; arriving there does not wait.
+struct Turns {
+    int own;
+    __device__ void wait() const { asm volatile("bar.sync %0, 256;" ::"r"(1 + own) : "memory"); }
+    __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(2 - own) : "memory"); }
+};
+
+// ---- products of a warpgroup ---------------------------------------------------------------------------------------
+
+// A matrix of bf16 in shared memory, as wgmma wants it described: where it begins, in chunks of 16 bytes, how far apart
+// groups of 8 rows are (1024 bytes) and blocks of 64 columns, and the swizzle of 128 bytes (PTX ISA, "Matrix
+// descriptor"). The distance of blocks is used when the 64 columns of a block are not those that a product sums over.
+__device__ inline uint64_t describe(uint32_t address, int block_bytes) {
+    return uint64_t(address >> 4) | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+}
+// The same matrix from a later byte on. The address is in the lowest bits, and no sum carries out of them.
+__device__ inline uint64_t later(uint64_t matrix, int bytes) { return matrix + (bytes >> 4); }
+
+// Products run beside the warps that issue them. begin_products() comes before the first product that reads registers
+// which were written since; commit_products() makes a group of those issued since the last one; and
+// wait_for_products<n>() waits until at most n groups are unfinished.
+__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int open>
+__device__ inline void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(open) : "memory");
+}
+// wgmma for n columns: c (64 × n) += a (64 × 16) b (16 × n), or = if `add` is 0. Warp w of the warpgroup holds rows 16
+// w to 16 w + 15 of c and of an a in registers, just as mma() of attention_tensor.cuh divides a matrix of 16 rows. A
+// matrix in shared memory has its rows, or with `columns_b` its columns, along the 16 that are summed over.
+#define REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define REGISTERS_16 REGISTERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define REGISTERS_24 REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define REGISTERS_32 REGISTERS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define REGISTERS_64                                                                                                   \
+    REGISTERS_32                                                                                                       \
+    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
+    "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define FLOATS_8(c, i)                                                                                          \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
+        "+f"(c[i + 7])
+#define FLOATS_16(c, i) FLOATS_8(c, i), FLOATS_8(c, i + 8)
+#define FLOATS_24(c, i) FLOATS_16(c, i), FLOATS_8(c, i + 16)
+#define FLOATS_32(c, i) FLOATS_16(c, i), FLOATS_16(c, i + 16)
+#define FLOATS_64(c, i) FLOATS_32(c, i), FLOATS_32(c, i + 32)
+// x0 to x6 number the operands after the n / 2 sums.
+#define WGMMA(n, half, x0, x1, x2, x3, x4, x5, x6)                                                            \
+    template <bool columns_b>                                                                                 \
+    __device__ inline void wgmma(Constant<n>, float* c, uint64_t a, uint64_t b, bool add) {                   \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n  \
+                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, " x0 ", " x1 ", add, 1, 1, 0, " x3 ";\n}"     \
+                     : FLOATS_##half(c, 0)                                                                    \
+                     : "l"(a), "l"(b), "r"(int(add)), "n"(int(columns_b))                                     \
+                     : "memory");                                                                             \
+    }                                                                                                         \
+    template <bool columns_b>                                                                                 \
+    __device__ inline void wgmma(Constant<n>, float* c, const uint32_t(&a)[4], uint64_t b, bool add) {        \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x5 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n  \
+                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, {" x0 ", " x1 ", " x2 ", " x3 "}, " x4        \
+                                                            ", add, 1, 1, " x6 ";\n}"                         \
+                     : FLOATS_##half(c, 0)                                                                    \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(columns_b)) \
+                     : "memory");                                                                             \
+    }
+WGMMA(16, 8, "%8", "%9", "%10", "%11", "%12", "%13", "%14")
+WGMMA(32, 16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
+WGMMA(48, 24, "%24", "%25", "%26", "%27", "%28", "%29", "%30")
+WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
+WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
+#undef WGMMA
+
+// ---- what the host prepares ----------------------------------------------------------------------------------------
+
+// Describes a tensor of bf16 to the copy engine, which brings boxes of it, swizzled in rows of 128 bytes. Sizes and the
+// box count elements, beginning with the dimension whose elements lie side by side; strides of the others are in bytes.
+// The function is the driver's, and the runtime finds it, so that programs need not link to the driver's library.
+inline CUtensorMap tensor_map(const bf16* x, const cuuint64_t (&sizes)[4], const cuuint64_t (&strides)[3],
+                              const cuuint32_t (&box)[4]) {
+    static const auto encode = [] {
+        void* function                        = nullptr;
+        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+        CUDA_RUN(
+            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
+#else
+        CUDA_RUN(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
+#endif
+        CHECK_RUN(found == cudaDriverEntryPointSuccess,
+                  "the driver lacks cuTensorMapEncodeTiled, which --attention mma does without");
+        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }();
+    const cuuint32_t every[] = {1, 1, 1, 1};
+    CUtensorMap map;
+    const CUresult status = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<bf16*>(x), sizes, strides, box,
+                                   every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    CHECK_RUN(status == CUDA_SUCCESS, "cuTensorMapEncodeTiled refuses rows of {} elements, {} bytes apart (error {})",
+              sizes[0], strides[1], int(status));
+    return map;
+}
+
+}  // namespace gpu
