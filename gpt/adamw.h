@@ -13,9 +13,6 @@ class AdamW : public Optimizer {
     }
 
     static std::vector<StateKind> kinds() { return {{"m", every_row}, {"v", every_row}}; }
-    static int64_t bytes(const Config& c, DType dtype, const Sharding& sharding = {}) {
-        return state_bytes(kinds(), c, dtype, sharding);
-    }
 
     void numbers(void* to, const Schedule& schedule, int64_t step) const override {
         const AdamWUpdate update =

@@ -28,10 +28,10 @@ class Muon : public Optimizer {
     }
 
     static std::vector<StateKind> kinds() { return {{"m", is_other}, {"v", is_other}, {"momentum", is_matrix}}; }
-    static int64_t bytes(const Config& c, DType dtype, const Sharding& sharding = {}) {
+    static int64_t working_bytes(const Config& c, DType dtype) {
         Arena work;
         plan_work(work, c, dtype);
-        return state_bytes(kinds(), c, dtype, sharding) + work.bytes();
+        return work.bytes();
     }
 
     static std::string other_rates(const OptimizerSettings& settings) {

@@ -1,8 +1,8 @@
 // optimizer.h - the interface of an optimizer, and what all of them share: fp32 masters of bf16 weights
 //
 // An optimizer provides:
-//   bytes     its state and working memory, before anything is allocated        bytes()
-//   state     what it remembers between updates, by name, for checkpoints       state()
+//   kinds     which kinds of state it has, and for which weights                kinds()
+//   working   its working memory, before anything is allocated                  working_bytes()
 //   numbers   what is new in an update, sent to the device with the batches     numbers()
 //   step      one update of all weights by their gradients                      step()
 //
@@ -72,6 +72,26 @@ class Optimizer {
     // loss (1) or norm2 (1), the squared norm of all gradients, is not finite.
     virtual void step(Tensor loss, Tensor norm2, Tensor numbers) = 0;
 
+    // Returns the bytes of the state and the masters in the process that has most of them.
+    static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype,
+                               const Sharding& sharding) {
+        const ParamLayout layout = param_layout(c, sharding);
+        const bool cut           = sharding.cuts(ShardLevel::optimizer);
+        int64_t most             = 0;
+        Params shapes;
+        const auto rows = param_rows(shapes, c);
+        for (int rank = 0; rank < (cut ? sharding.world : 1); rank++) {
+            const auto parts = param_parts(rows, layout, rank, cut);
+            int64_t bytes    = 0;
+            for (const StateKind& kind : kinds) bytes += bytes_of(parts, rows, kind.has);
+            most = std::max(most, bytes + (dtype == DType::F32 ? 0 : bytes_of(parts, rows, every_row)));
+            if (rank == 0 && !sharding.whole_matrices) break;  // all slices are of one length
+        }
+        return most;
+    }
+    // The bytes of working memory, which stays on the device.
+    static int64_t working_bytes(const Config&, DType) { return 0; }
+
     // What a run's header says about learning rates beside that of the schedule, for an optimizer that has more than
     // one.
     static std::string other_rates(const OptimizerSettings&) { return ""; }
@@ -116,8 +136,8 @@ class Optimizer {
         }
         return all;
     }
-    // Returns such a tensor, whole, in process `root`, and null in the others. All processes must call it. It lies in
-    // the memory of the weight's gradient where each process has a part of it, until the next call.
+    // Returns such a tensor, whole, in process `root`, and null in the others. All processes must call it. Where each
+    // process has a part of it, it lies in the memory of the weight's gradient, until the next call for this root.
     Tensor gather(const Stored& stored, int root) {
         const auto& tensors = stored.kind < 0 ? master_ : state_[size_t(stored.kind)].tensors;
         const auto grads    = param_rows(model_.grads, model_.config);
@@ -136,9 +156,27 @@ class Optimizer {
             cut.count[k]        = std::clamp<int64_t>(b.cut.first[k] + b.cut.count[k] - place, 0, n) - first;
             cut.first[k]        = first;
         }
-        const Tensor whole = r.tensor->view({r.shape.numel()});
-        model_.shards->run(
-            [&](Collective& group) { group.gather(here ? whole : Tensor{}, own.view({own.numel()}), cut, root); });
+        const Tensor whole = r.tensor->view({r.shape.numel()}), flat = own.view({own.numel()});
+        // NCCL sends what lies on the GPU. So state in the host's memory is sent in pieces from the memory of the
+        // logits, which is free between steps.
+        const bool staged     = settings_.in_host_memory;
+        const Tensor& logits  = model_.acts.logits;
+        const int64_t longest = *std::max_element(cut.count.begin(), cut.count.end()),
+                      most    = staged ? logits.bytes() / size_of(DType::F32) : longest;
+        for (int64_t at = 0; at < longest; at += most) {
+            Cut piece = cut;
+            for (size_t k = 0; k < cut.first.size(); k++) {
+                piece.first[k] += std::min(at, cut.count[k]);
+                piece.count[k] = std::clamp<int64_t>(cut.count[k] - at, 0, most);
+            }
+            Tensor sent = flat.rows(std::min(at, flat.numel()), piece.count[size_t(model_.layout.sharding.rank)]);
+            if (staged && sent.numel()) {
+                const Tensor on_gpu{logits.ptr, DType::F32, sent.shape};
+                copy(on_gpu, sent, model_.stream);
+                sent = on_gpu;
+            }
+            model_.shards->run([&](Collective& group) { group.gather(here ? whole : Tensor{}, sent, piece, root); });
+        }
         return here ? *r.tensor : Tensor{};
     }
 
@@ -182,24 +220,6 @@ class Optimizer {
         for (size_t i = 0; i < masters.size(); i++) *masters[i].tensor = master_[i];
         alias_params(whole_master_, model.config);
     }
-    // Returns the bytes of the state and the masters in the process that has most of them.
-    static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype,
-                               const Sharding& sharding) {
-        const ParamLayout layout = param_layout(c, sharding);
-        const bool cut           = sharding.cuts(ShardLevel::optimizer);
-        int64_t most             = 0;
-        Params shapes;
-        const auto rows = param_rows(shapes, c);
-        for (int rank = 0; rank < (cut ? sharding.world : 1); rank++) {
-            const auto parts = param_parts(rows, layout, rank, cut);
-            int64_t bytes    = 0;
-            for (const StateKind& kind : kinds) bytes += bytes_of(parts, rows, kind.has);
-            most = std::max(most, bytes + (dtype == DType::F32 ? 0 : bytes_of(parts, rows, every_row)));
-            if (rank == 0 && !sharding.whole_matrices) break;  // all slices are of one length
-        }
-        return most;
-    }
-
     // Calls each(row, tensors) for every weight, or for the part of every weight that this process updates. The parts
     // are flat, but those of matrices are rows of them.
     struct RowTensors {

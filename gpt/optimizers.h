@@ -13,7 +13,7 @@ struct OptimizerRow {
     const char* name;  // the value of --optimizer
     std::unique_ptr<Optimizer> (*make)(Model&, const OptimizerSettings&);
     std::vector<StateKind> (*kinds)();
-    int64_t (*bytes)(const Config&, DType, const Sharding&);
+    int64_t (*working_bytes)(const Config&, DType);
     std::string (*other_rates)(const OptimizerSettings&);
     bool whole_matrices;  // one process updates a whole matrix
 };
@@ -22,7 +22,7 @@ OptimizerRow optimizer_row(OptimizerKind kind, const char* name, bool whole_matr
     const auto make = [](Model& model, const OptimizerSettings& settings) -> std::unique_ptr<Optimizer> {
         return std::make_unique<T>(model, settings);
     };
-    return {kind, name, make, T::kinds, T::bytes, T::other_rates, whole_matrices};
+    return {kind, name, make, T::kinds, T::working_bytes, T::other_rates, whole_matrices};
 }
 
 inline const std::vector<OptimizerRow>& optimizers() {

@@ -319,14 +319,16 @@ inline void list_options(Flags& f, Options& o) {
         "--shard", o.shard, shard_levels(),
         "what each of several processes keeps of its own slice only, and fetches from the others when it needs more: "
         "the optimizer's state and masters, also the gradients, also the weights (ZeRO 1, 2, 3). With gradients or "
-        "weights they travel in every micro-step, so --accumulate 1 moves least");
+        "weights they travel in every micro-step, so --accumulate 1 moves least, and more micro-steps are added up in "
+        "another order than with none");
     f.choose("--wire", o.wire, dtypes_that(&DTypeRow::computes),
              "dtype in which several processes send each other gradients; bf16 halves the bytes, and rounds what each "
              "process adds to a sum");
     f.choose(
         "--offload", o.optimizer.in_host_memory, Flags::Table<bool>{{"none", false}, {"optimizer", true}},
         "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "
-        "the same bits. It takes 12 bytes a weight off the GPU, and 8 bytes a weight go over PCIe in each step");
+        "the same bits. It takes 12 bytes a weight off the GPU, and 8 bytes a weight go over PCIe in each step. With "
+        "--shard each process keeps and updates its own slice so");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),

@@ -89,7 +89,7 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     MemoryPlan plan{};
     plan.weights     = memory(run.dtype, ShardLevel::weights);
     plan.gradients   = memory(DType::F32, ShardLevel::gradients);
-    plan.optimizer   = row_of(run.optimizer).bytes(c, run.dtype, run.sharding());
+    plan.optimizer   = row_of(run.optimizer).working_bytes(c, run.dtype);
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers =
         feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents, run.masked)) +
@@ -97,10 +97,9 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
         (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0) +
         (run.world > 1 ? Collective::scratch_bytes(where, gpu ? layout.most_elements() : longest * run.world, run.wire)
                        : 0);
-    if (run.offload) {
-        plan.host      = plan.optimizer + AdamWTable::staging_bytes();
-        plan.optimizer = 0;
-    }
+    const int64_t state = Optimizer::state_bytes(row_of(run.optimizer).kinds(), c, run.dtype, run.sharding());
+    (run.offload ? plan.host : plan.optimizer) += state;
+    if (run.offload) plan.host += AdamWTable::staging_bytes();
     if (run.save_async)
         (gpu ? plan.host : plan.copies) +=
             CheckpointTensors::copied_bytes(row_of(run.optimizer).kinds(), c, run.weights_dtype, run.world);

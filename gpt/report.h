@@ -71,6 +71,21 @@ inline void refuse_too_large(const Run& run) {
               describe(run.plan), run.device.name(), gibibytes(run.free_bytes), room(run));
 }
 
+// Says which lower level of --shard would take less memory, or "". The tables and a block are whole in buffers beside
+// the slices, which is more than everything where the tables are nearly the whole model.
+inline std::string cheaper_shard(const Run& run) {
+    const Options& o = run.options;
+    const auto taken = [&](ShardLevel level) {
+        const MemoryPlan plan = run.plan_with(o.batch, o.recompute, level, run.ranks.world);
+        return plan.total() - plan.program;
+    };
+    std::string name;
+    int64_t least = taken(o.shard);
+    for (const auto& [lower, level] : shard_levels())
+        if (level < o.shard && taken(level) < least) name = lower, least = taken(level);
+    return name;
+}
+
 // What a step takes on the GPUs that the run is planned for.
 inline ScaledStep predicted_step(const Run& run) {
     const Options& o = run.options;
@@ -128,6 +143,10 @@ inline void header(const Run& run) {
         say("dropout", "{} of the embedding, {} of attention's probabilities, {} of both branches of a block",
             drop.embedding, drop.attention, drop.residual);
     say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
+    if (const std::string level = cheaper_shard(run); world > 1 && !level.empty())
+        say("",
+            "--shard {} would take less: most of this model are its tables, which --shard {} has in slices and whole",
+            level, option_value::show(o.shard, shard_levels()));
     say("", "logits of {} rows at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));
     say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),

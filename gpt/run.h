@@ -398,9 +398,6 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
     if (!o.dry_run) refuse_world();
     CHECK(!o.optimizer.in_host_memory || machine() == Machine::cuda,
           "--offload optimizer is for a GPU: on a CPU the state is in the host's memory already");
-    CHECK(!o.optimizer.in_host_memory || !sharding().cuts(ShardLevel::optimizer),
-          "--offload optimizer and --shard do not go together: --shard already leaves each of {} processes a part",
-          this->ranks.world);
     if (!o.dry_run) refuse_without_products(device);
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
           "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,

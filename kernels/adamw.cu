@@ -213,13 +213,7 @@ AdamWTable::AdamWTable(std::vector<AdamWRow> all, const Device& device) : rows(s
 #endif
 }
 
-int64_t AdamWTable::staging_bytes() {
-#ifdef __CUDACC__
-    return gpu::OffloadedAdamW::host_bytes();
-#else
-    return 0;
-#endif
-}
+int64_t AdamWTable::staging_bytes() { return Staging::slots * Staging::slot_bytes; }
 
 void adamw(const AdamWTable& table, Tensor grad_norm2, Tensor loss, Tensor update, AdamWRule rule, Stream s) {
     CHECK_CALL(!table.rows.empty(), "adamw: a table without rows, expected at least one");

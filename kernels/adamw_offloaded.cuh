@@ -15,28 +15,23 @@
 #include <vector>
 
 #include "gpu.cuh"
-#include "ops.h"
+#include "update.h"
 
 namespace gpu {
 
 class OffloadedAdamW {
   public:
-    static constexpr int slots          = 3;
-    static constexpr int64_t most       = int64_t(1) << 22;                          // weights of a chunk
-    static constexpr int64_t slot_bytes = most * 2 * int64_t(sizeof(float)) + 4096;  // 32 MiB
-    static int64_t host_bytes() { return slots * slot_bytes; }
-
     explicit OffloadedAdamW(const AdamWTable& table) : dtype_(table.dtype), threads_(omp_get_max_threads()) {
         CUDA_RUN(cudaMallocHost(&numbers_, sizeof(Numbers)));
         CUDA_RUN(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
         for (Slot& s : slots_) {
-            CUDA_RUN(cudaMallocHost(&s.memory, slot_bytes));
+            CUDA_RUN(cudaMallocHost(&s.memory, Staging::slot_bytes));
             CUDA_RUN(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking));
             CUDA_RUN(cudaEventCreateWithFlags(&s.done, cudaEventDisableTiming));
         }
         for (const AdamWRow& row : table.rows)
             for (int64_t first = 0, count; first < row.w.numel(); first += count) {
-                count = std::min(most, row.w.numel() - first);
+                count = std::min(Staging::weights, row.w.numel() - first);
                 add(row, first, count);
             }
     }
@@ -68,7 +63,7 @@ class OffloadedAdamW {
         for (Slot& s : slots_) CUDA_RUN(cudaStreamWaitEvent(s.stream, ready_, 0));
         for (size_t i = 0; i < chunks_.size(); i++) {
             Chunk& chunk            = *chunks_[i];
-            const cudaStream_t here = slots_[i % slots].stream;
+            const cudaStream_t here = slots_[i % Staging::slots].stream;
             for (const Piece& p : chunk.pieces) {
                 down(p.row.w.ptr, p.w, size_t(p.row.w.bytes()), here);
                 down(p.row.grad.ptr, p.grad, size_t(p.row.grad.bytes()), here);
@@ -105,15 +100,15 @@ class OffloadedAdamW {
     };
 
     void add(const AdamWRow& row, int64_t first, int64_t count) {
-        if (chunks_.empty() || chunks_.back()->weights + round_up(count, 16) > most)
+        if (chunks_.empty() || chunks_.back()->weights + round_up(count, 16) > Staging::weights)
             chunks_.push_back(std::make_unique<Chunk>(Chunk{this, {}, 0}));
         Chunk& chunk     = *chunks_.back();
-        char* const slot = slots_[(chunks_.size() - 1) % slots].memory;
+        char* const slot = slots_[(chunks_.size() - 1) % Staging::slots].memory;
         const auto part  = [&](Tensor t) {  // elements [first, first + count)
             return Tensor{static_cast<char*>(t.ptr) + first * size_of(t.dtype), t.dtype, {count}};
         };
         const auto staged = [&](DType t, int64_t area) {
-            return Tensor{slot + (area * most + chunk.weights) * int64_t(sizeof(float)), t, {count}};
+            return Tensor{slot + (area * Staging::weights + chunk.weights) * int64_t(sizeof(float)), t, {count}};
         };
         const Tensor w = part(row.w), grad = part(row.grad);
         AdamWRow here = row;
@@ -146,7 +141,7 @@ class OffloadedAdamW {
     bool has_loss_     = false;
     Numbers* numbers_  = nullptr;
     cudaEvent_t ready_ = nullptr;
-    Slot slots_[slots];
+    Slot slots_[Staging::slots];
     std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 

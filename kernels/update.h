@@ -23,6 +23,13 @@ HD float clip_factor(float norm2, const float* loss, float clip) {
     return clip > 0 && norm > clip ? clip / norm : 1.f;
 }
 
+// Weights whose state is in host memory pass through this many buffers there, each with room for so many weights and
+// their gradients (adamw_offloaded.cuh).
+struct Staging {
+    static constexpr int64_t slots = 3, weights = int64_t(1) << 22;
+    static constexpr int64_t slot_bytes = weights * 2 * int64_t(sizeof(float)) + 4096;  // 32 MiB
+};
+
 HD Philox rounding_bits(uint64_t key, uint32_t step, int64_t block) {
     return philox({{uint32_t(block), uint32_t(block >> 32), step, 0}}, uint32_t(key), uint32_t(key >> 32));
 }

@@ -473,6 +473,49 @@ TEST_CASE("GPUs that keep slices train as GPUs that keep everything", "[.emulate
     }
 }
 
+TEST_CASE("GPUs whose slices of the optimizer's state lie in host memory have the same bits, and less on each",
+          "[.emulated][two][shard]") {
+    const auto how = GENERATE(as<std::string>{}, "--shard optimizer --model nano --dtype fp32 --accumulate 2 --graph",
+                              "--shard gradients --model nano-neox --dtype bf16 --stochastic-rounding",
+                              "--shard weights --model nano-neox --dtype bf16 --graph --wire bf16",
+                              "--shard weights --model nano --dtype bf16 --optimizer muon --save-async");
+    CAPTURE(how);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const auto together = [&](const std::string& words) {
+        for (const Ran& r : train_two(s, words)) {
+            CAPTURE(words, r.out, r.err);
+            REQUIRE(r.code == 0);
+        }
+    };
+    const std::string all = how + " --eval-every 2 --save-every 2 --steps 4 ";
+    const auto sums       = [&](const std::string& out) {
+        return shell(s, "cd " + quoted(s / (out + "/checkpoints")) + " && md5sum */*.safetensors").out;
+    };
+    together(training(s, "here", all));
+    together(training(s, "there", all + "--offload optimizer"));
+    CHECK(bits(s, "there") == bits(s, "here"));
+    CHECK(sums("there") == sums("here"));
+    const double planned = records(s / "there", "start")[0]["planned_bytes"],
+                 taken   = records(s / "there", "end")[0]["peak_bytes"];
+    CHECK(taken < records(s / "here", "end")[0]["peak_bytes"].get<double>());
+    CHECK(std::fabs(planned - taken) <= 0.05 * taken);
+    // It goes on in its own way, and without slices or without offloading.
+    const std::string go_on = "--resume --out " + quoted(s / "there");
+    cut_after(s, "there", 2);
+    together(go_on);
+    CHECK(bits(s, "there") == bits(s, "here"));
+    cut_after(s, "there", 2);
+    together(go_on + " --offload none");
+    CHECK(bits(s, "there") == bits(s, "here"));
+    cut_after(s, "there", 2);
+    const Ran alone =
+        run(s, "train_gpt", go_on + " --shard none --batch 4 --offload optimizer --device cuda", "", checked);
+    CAPTURE(alone.out, alone.err);
+    REQUIRE(alone.code == 0);
+    if (how.find("fp32") != how.npos) CHECK(apart(s, "there", "here") <= 1e-6);
+}
+
 TEST_CASE("SIGTERM to one of two stops both at the same step, and they go on to the bit", "[.emulated][two]") {
     const Scratch s;
     write_shard(s / "train.bin", 4000);

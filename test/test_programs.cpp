@@ -83,6 +83,11 @@ TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs
                         {"all GPUs in one server", "room for 16 GPUs with --shard weights"}) == "");
     CHECK(missing_words(run(s, "train_gpt", neox).out, {"room for", "GPUs with --shard weights"}) == "");
     CHECK(missing_words(run(s, "train_gpt", neox + "--world 96").out, {"room for --shard"}) == "");
+    // Where the tables are most of a model, slices beside whole tables take more than no slices.
+    const std::string tables = "--model nano --vocab 50257 --dry-run --gpu a100-40gb --world 2 --shard ";
+    for (const std::string level : {"gradients", "weights"})
+        CHECK(missing_words(run(s, "train_gpt", tables + level).out, {"--shard optimizer would take less"}) == "");
+    CHECK_THAT(run(s, "train_gpt", tables + "optimizer").out, !Catch::Contains("would take less"));
     refused(s, "train_gpt", neox + "--world 96 --link 800", {"--link 800", "800Gb"});
     refused(s, "train_gpt", "--model gpt2 --dry-run --world 8", {"--world", "--gpu"});
     // With the optimizer's state in the host's memory, GPT-2 1558M takes less than 16 GB of a GPU, and GPT-J-6B less
@@ -98,7 +103,17 @@ TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs
     CHECK(total("--model gpt2-xl") < 14.5);
     CHECK(total("--model gpt-j-6b") < 75);
     refused(s, "train_gpt", "--model gpt2 --device cpu --dry-run --offload optimizer", {"--offload", "GPU"});
-    refused(s, "train_gpt", offload + "--model gpt2 --world 8 --shard optimizer", {"--offload", "--shard"});
+    // Each of 8 processes keeps an eighth of that there, and a buffer of 96 MiB, as one process does.
+    const auto in_host = [&](const std::string& how) {
+        const Ran r = run(s, "train_gpt", offload + "--model gpt2-xl " + how);
+        CAPTURE(how, r.out, r.err);
+        REQUIRE(r.code == 0);
+        const std::string words = "in the host's memory ";
+        return std::stod(r.out.substr(r.out.find(words) + words.size())) - 96. / 1024;
+    };
+    const double one = in_host("");
+    for (const std::string level : {"optimizer", "gradients", "weights"})
+        CHECK(in_host("--world 8 --shard " + level) == Approx(one / 8).margin(0.01));
     refused(s, "train_gpt", "--model gpt2 --gpu h100-80gb --train-data x.bin", {"--gpu", "--dry-run"});
     refused(s, "train_gpt", "--model gpt2 --gpu h100 --dry-run", {"--gpu h100", "h100-80gb"});
 }
