@@ -12,7 +12,7 @@
 #     RUN is the run's folder, for --out. Call it from the repository, and choose --nodes so that the GPUs are those of the recipe.
 # Slurm itself says to each process which one it is, so this works with PMIx and without it (MPI=none, which is the default here). On
 # CPUs the processes need MPI, so MPI=pmix there. Five minutes before the end of its time each process gets SIGTERM: it finishes its
-# step and saves, and the job is queued again. A job that fails without a new checkpoint twice in a row is not queued again.
+# step and saves, and the job is queued again. A job that fails without a new checkpoint three times in a row is not queued again.
 set -euo pipefail
 here=${SLURM_SUBMIT_DIR:-$PWD}/scripts/launch
 . "$here/models.sh"
@@ -24,8 +24,8 @@ shift 2
 with "$@"
 export MASTER_ADDR MASTER_PORT
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)
-MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-export SUPERVISE_ONCE=1  # Slurm restarts, because a machine may have to be replaced
+MASTER_PORT=$((20000 + (SLURM_JOB_ID + ${SLURM_RESTART_COUNT:-0}) % 10000))  # another one when it is taken
+export SUPERVISE_ONCE=${SLURM_SUBMIT_DIR:-$PWD}/slurm-$SLURM_JOB_ID.failures  # Slurm restarts, because a machine may have to be replaced
 code=0
 "$here/supervise.sh" "$run" -- srun --mpi="${MPI:-none}" --kill-on-bad-exit=1 "$program" "${options[@]}" || code=$?
 [ "$code" = 75 ] || exit "$code"  # 75: it should go on
