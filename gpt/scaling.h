@@ -51,17 +51,18 @@ struct Cluster {
     int gpus_per_node           = 8;
     static constexpr double hop = 3e-6, node_hop = 8e-6;  // α between GPUs of a server, and between servers; assumed
 
-    bool one_node(int world) const { return link->rate == 0 || world <= gpus_per_node; }
+    bool one_node(int64_t world) const { return link->rate == 0 || world <= gpus_per_node; }
     // The seconds in which `world` GPUs reduce-scatter or all-gather a buffer. Between servers a ring sends all of it
-    // through each server's adapters.
-    double seconds(int64_t world, double bytes) const {
+    // through each server's adapters. rings: as many groups do so at the same time, each of them with a GPU of the same
+    // server for every `rings` of its GPUs, and share its adapters.
+    double seconds(int64_t world, double bytes, int64_t rings = 1) const {
         if (world <= 1) return 0;
         const double share = double(world - 1) / double(world) * bytes, inside = share / card->nvlink;
-        if (one_node(int(world))) return double(world - 1) * hop + inside;
-        const double nodes = std::ceil(double(world) / gpus_per_node);
+        if (one_node(world * rings)) return double(world - 1) * hop + inside;
+        const double nodes = std::ceil(double(world * rings) / gpus_per_node);
         const double ring  = double(world - 1) * hop + nodes * node_hop,
                      tree  = (gpus_per_node - 1) * hop + 2 * std::log2(nodes) * node_hop;
-        return std::min(ring, tree) + std::max(inside, share / link->rate);
+        return std::min(ring, tree) + std::max(inside, share * double(rings) / link->rate);
     }
 };
 
@@ -79,10 +80,16 @@ struct Parallel {
     int64_t world    = 1;
     ShardLevel shard = ShardLevel::none;
     int64_t tensor = 1, pipeline = 1;  // GPUs that share each matrix, and that share the layers
-    DType wire = DType::F32;           // of gradients
+    DType wire         = DType::F32;   // of gradients
+    int64_t interleave = 1;            // pieces in which a GPU has its layers, each a stage of the pipeline
 
     int64_t replicas() const { return world / (tensor * pipeline); }
 };
+
+// How often a layer with shared matrices sums what its GPUs have computed: behind attention and the MLP, or once where
+// both are added up first. In the backward pass each norm has a sum before it.
+inline int sums_forward(const Config& c) { return c.parallel ? 1 : 2; }
+inline int sums_backward(const Config& c) { return c.shared_norm ? 1 : 2; }
 
 inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
                                OptimizerKind optimizer, bool graph, const Parallel& p, const Cluster& on) {
@@ -90,8 +97,10 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
     ScaledStep step;
     const double ways = double(p.tensor * p.pipeline);
     for (const StepOp& op : step_ops(c, shape, x, micro_steps, optimizer)) {
-        const double seconds = seconds_of(op, *on.card, x, shape.context, graph) / ways;
-        const bool updates   = op.part == Part::end && op.kind != OpKind::embedding_backward;
+        const double launches = op.calls * op.kernels * (graph ? on.card->launch_in_graph : on.card->launch),
+                     seconds  = (seconds_of(op, *on.card, x, shape.context, graph) - launches) / ways +
+                               launches / double(p.pipeline);
+        const bool updates = op.part == Part::end && op.kind != OpKind::embedding_backward;
         if (updates)
             step.update += seconds / (cut_optimizer ? double(p.replicas()) : 1.);
         else if (op.part == Part::beginning || op.part == Part::block_forward)
@@ -104,7 +113,7 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
     const double weights = double(count_params(c)) / ways, micro = double(micro_steps),
                  per_layer = weights / double(c.layers + 2), part = double(n - 1) / double(n);
     const double gradients = double(size_of(p.wire)) * weights, stored = double(size_of(x)) * weights;
-    const double scatter = on.seconds(n, gradients), gather = on.seconds(n, stored),
+    const double scatter = on.seconds(n, gradients, p.tensor), gather = on.seconds(n, stored, p.tensor),
                  last_bucket  = scatter * per_layer / weights;
     const double pass_forward = step.forward / micro, pass_backward = step.backward / micro;
     const auto hidden_behind = [&](double wire, double compute, double at_least) {
@@ -132,20 +141,21 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
             }
             break;
     }
-    // Matrices that are shared by `tensor` GPUs of a server: two all-reduces of the activations forward and two
-    // backward in each layer, with nothing to compute meanwhile.
+    // Matrices that are shared by `tensor` GPUs of a server: an all-reduce of the activations for each sum that is
+    // taken over all of a layer's outputs, with nothing to compute meanwhile.
     const double activation = double(shape.rows() * c.width * size_of(x));
     if (p.tensor > 1) {
-        const double all = 4 * micro * double(c.layers) / double(p.pipeline);
+        const double all = double(sums_forward(c) + sums_backward(c)) * micro * double(c.layers) / double(p.pipeline);
         const double one = 2 * on.seconds(p.tensor, activation);
         step.sent += all * 2 * double(p.tensor - 1) / double(p.tensor) * activation;
         step.wire += all * one;
         step.exposed += all * one;
     }
-    // A pipeline of p stages idles for p - 1 micro-steps of each step. What passes from stage to stage is small.
+    // A pipeline of p GPUs idles for p - 1 micro-steps of each step, or less where stages are interleaved. What passes
+    // from stage to stage is not counted.
     if (p.pipeline > 1) {
         step.sent += 2 * micro * activation;
-        step.idle = double(p.pipeline - 1) / micro * (step.forward + step.backward);
+        step.idle = double(p.pipeline - 1) / (micro * double(p.interleave)) * (step.forward + step.backward);
     }
     return step;
 }

@@ -13,6 +13,9 @@ struct PlannedRun {
     Parallel parallel;
     Recompute recompute;
     double published;  // seconds of a step; 0: none
+    // What else is known of a program that splits matrices and layers.
+    bool drops     = false;  // it trained with dropout
+    bool scattered = false;  // the GPUs of a stage send the next one a part each
 };
 
 inline std::vector<PlannedRun> published_runs() {
@@ -21,6 +24,7 @@ inline std::vector<PlannedRun> published_runs() {
     // Steps: llm.c discussions 481 (124M) and 677 (1558M); llmq's README; Black et al. 2022 (arXiv 2204.06745): 150,000
     // steps in 1,830 hours; Narayanan et al. 2021 (arXiv 2104.04473): 300 billion tokens in 34 days, 1,536 sequences a
     // step.
+    // The last one is of Korthikanti et al. 2022 (arXiv 2205.05198), table 5: full recomputation, three pieces a GPU.
     const double neox = 1830 * 3600. / 150000, megatron = 34 * 86400. / (300e9 / (1536 * 2048.));
     return {
         {"GPT-2 124M, llm.c, 8 A100", "gpt2", "a100-80gb", "nvlink", 64, 1024, 1, {8, S::none}, R::none, .300},
@@ -56,7 +60,21 @@ inline std::vector<PlannedRun> published_runs() {
          192,
          {1024, S::none, 8, 16},
          R::block,
-         megatron},
+         megatron,
+         true,
+         true},
+        {"GPT-3 175B, Megatron 2022, 64 A100, split 8 × 8",
+         "gpt3-175b",
+         "a100-80gb",
+         "1600Gb",
+         1,
+         2048,
+         64,
+         {64, S::none, 8, 8, DType::F32, 3},
+         R::block,
+         18.13,
+         true,
+         true},
     };
 }
 
@@ -102,6 +120,93 @@ inline double state_bytes(const PlannedRun& r) {
     return double(plan.weights + plan.gradients + plan.optimizer) / double(r.parallel.tensor * r.parallel.pipeline);
 }
 
+// What those programs did that a prediction does not have, in seconds of a step. All of it follows from shapes, from
+// what their code writes and reads, and from the rates of the prediction.
+struct Besides {
+    const char* what;
+    double seconds;
+};
+inline std::vector<Besides> besides(const PlannedRun& r) {
+    const Config c    = config_of(r);
+    const Parallel& p = r.parallel;
+    const Card& card  = *card_named(r.card);
+    const Cluster on{&card, find_link(r.link)};
+    const int64_t N = r.batch * r.context, T = r.context, C = c.width, F = c.feed_forward, heads = c.heads / p.tensor,
+                  D     = c.head_size();
+    const double layers = double(c.layers * r.micro_steps) / double(p.pipeline);  // that a GPU passes in a step
+    const double whole = 2. * double(N * C), own = whole / double(p.tensor),      // bytes of the stream, of its heads
+        scores           = 2. * double(r.batch * heads * T * T);                  // and of its T × T matrices
+    const double dropped = r.drops ? 1 : 0;                                       // a mask takes a byte an element
+    const auto seconds   = [&](OpKind kind, const Cost& cost, double calls) {
+        return seconds_of({Part::end, "", kind, cost, 1, calls}, card, DType::BF16, T, false);
+    };
+    const auto moved   = [&](double bytes, double calls) { return seconds(OpKind::copy, {bytes}, calls); };
+    const auto product = [&](double calls) {
+        return seconds(OpKind::product, {scores, 2. * double(r.batch * heads * T * T * D)}, calls);
+    };
+    double attention = 0, stream = 0, head = 0;  // of the prediction
+    for (const StepOp& op :
+         step_ops(c, {r.batch, T, true, r.recompute, 1024}, DType::BF16, r.micro_steps, OptimizerKind::adamw)) {
+        const double s       = seconds_of(op, card, DType::BF16, T, false) / double(p.tensor);
+        const bool of_stream = op.kind == OpKind::layernorm_forward || op.kind == OpKind::layernorm_backward ||
+                               std::string(op.name).find("residual") == 0;
+        if (op.kind == OpKind::attention_forward || op.kind == OpKind::attention_backward) attention += s;
+        if (of_stream) stream += s;
+        if (op.part == Part::head) head += s;
+    }
+    const double stages  = double(p.pipeline);
+    // Forward: Q·Kᵀ writes the scores, softmax reads the half that the mask leaves, dropout copies, P·V reads.
+    // Backward: the same the other way, with two products that read for each that has written.
+    const double forward = product(2) + moved(1.5 * scores, 1) + moved(2.5 * scores, dropped),
+                 back    = product(4) + moved(2 * scores, 1) + moved(2.5 * scores, dropped);
+    const double unfused = layers * (2 * forward + back) - attention / stages;
+    // Forward: the bias of q, k and v is added to what their product has written; after rotation the parts of a head
+    // are put together; the heads become rows; bias, dropout and residual are one pass, and the norm is another.
+    // Backward: biases have sums, q, k and v are put together, and each norm's gradient is added in a pass of its own.
+    const double rotated = c.rope.dim ? 4 : 0, wider = double(F) / double(C);
+    const double passes_forward = moved((8 + rotated) * own + (c.parallel ? 3 : 2 + dropped) * whole, 1),
+                 passes_back    = moved((11 + rotated + wider) * own + (6 + 5 * dropped) * whole, 1);
+    const double passes         = layers * (2 * passes_forward + passes_back);
+    // A layer was computed again as a whole, with the product and the sums that the backward pass does not need.
+    const double down =
+        layers * (seconds(OpKind::product, matmul_forward_cost(N, F, C, DType::BF16), 1) / double(p.tensor) +
+                  moved(3 * whole, 1));
+    const double sums   = layers * sums_forward(c) * 2 * on.seconds(p.tensor, whole);
+    // Norms and residuals were computed by each of the GPUs that share a matrix.
+    const double norms  = stream * double(p.tensor - 1) / stages;
+    const double uneven = head * (stages - 1) / stages;
+    const double sends =
+        2 * double(r.micro_steps * p.interleave) *
+        (whole * (r.scattered ? 1 : double(p.tensor)) * double(on.gpus_per_node / p.tensor) / on.link->rate +
+         (r.scattered ? on.seconds(p.tensor, whole) : 0));
+    const double weights   = double(count_params(c)) / double(p.tensor * p.pipeline);
+    const double gradients = on.seconds(p.replicas(), 2 * weights, p.tensor) * (p.shard == ShardLevel::none ? 2 : 1);
+    const double update    = moved(16 * weights / (p.shard == ShardLevel::none ? 1 : double(p.replicas())), 1);
+    const double filling   = double(p.pipeline - 1) / double(r.micro_steps * p.interleave);
+    return {
+        {"attention with T × T scores in memory", unfused},
+        {"passes for biases, dropout, copies of q, k, v and sums of gradients", passes},
+        {"the last product of a layer, computed again", down},
+        {"all-reduces of the layer, done again", sums},
+        {"norms and residuals on every GPU that shares a matrix", norms},
+        {"the head on the last stage alone", uneven},
+        {"the pipeline fills and drains with all of this", filling * (unfused + passes + down + sums + norms + uneven)},
+        {"sending from stage to stage", sends},
+        {"gradients in fp16, sent after the backward pass", gradients},
+        {"loss scale, and copies of weights and gradients in fp32", update}};
+}
+inline std::vector<PlannedRun> split_runs() {
+    std::vector<PlannedRun> all;
+    for (const PlannedRun& r : published_runs())
+        if (r.parallel.tensor > 1) all.push_back(r);
+    return all;
+}
+inline double seconds_besides(const PlannedRun& r) {
+    double all = 0;
+    for (const Besides& b : besides(r)) all += b.seconds;
+    return all;
+}
+
 inline std::string scaling_tables() {
     const auto tokens = [](const PlannedRun& r) {
         return double(r.batch * r.context * r.micro_steps * r.parallel.replicas());
@@ -116,8 +221,24 @@ inline std::string scaling_tables() {
                         r.name, tokens(r) / 1e6, r.published, s.seconds(), s.seconds() / r.published, s.sent / 1e9,
                         s.wire, s.exposed, s.idle, state_bytes(r) / (1 << 30));
     }
+    const auto split = split_runs();
+    text += "\n| seconds of a step |";
+    for (const PlannedRun& r : split) text += fmt::format(" {} |", r.name);
+    text += "\n|---|--:|--:|--:|\n| predicted |";
+    for (const PlannedRun& r : split) text += fmt::format(" {:.2f} |", predict(r).seconds());
+    for (size_t i = 0; i < besides(split[0]).size(); i++) {
+        text += fmt::format("\n| + {} |", besides(split[0])[i].what);
+        for (const PlannedRun& r : split) text += fmt::format(" {:.2f} |", besides(r)[i].seconds);
+    }
+    text += "\n| **together** |";
+    for (const PlannedRun& r : split) text += fmt::format(" {:.2f} |", predict(r).seconds() + seconds_besides(r));
+    text += "\n| published |";
+    for (const PlannedRun& r : split) text += fmt::format(" {:.2f} |", r.published);
+    text += "\n| together / published |";
+    for (const PlannedRun& r : split)
+        text += fmt::format(" {:.2f} |", (predict(r).seconds() + seconds_besides(r)) / r.published);
     text +=
-        "\n| GPT-3 175B on | tokens a step | step s | TFLOP/s a GPU | of its rate | s on the wire | not hidden s | "
+        "\n\n| GPT-3 175B on | tokens a step | step s | TFLOP/s a GPU | of its rate | s on the wire | not hidden s | "
         "idle s "
         "| state GiB | days for 300B tokens |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for (const PlannedRun& r : runs_on_paper()) {
