@@ -69,8 +69,8 @@ static void score(const Inference& i) {
         shard.read(0, shard.tokens(), ids.data());
     }
     warn_beyond(i.model.config, i.model.shape.context, "--context");
-    CHECK(ids.size() >= 2, "--score {}: {} tokens; at least 2 are needed to predict one from another", file,
-          ids.size());
+    CHECK(ids.size() >= 2, "--score {}: {}; at least 2 are needed to predict one from another", file,
+          count_of(int64_t(ids.size()), "token"));
 
     Busy busy("scoring, token", int64_t(ids.size()) - 1);
     const std::vector<float> all =
@@ -92,7 +92,8 @@ static void score(const Inference& i) {
         j["log_likelihoods"] = all;
         return fmt::print("{}\n", json_text(j));
     }
-    fmt::print("{} tokens · loss {:.4f} nats per token · perplexity {:.2f}", grouped(predicted), mean, std::exp(mean));
+    fmt::print("{} {} · loss {:.4f} nats per token · perplexity {:.2f}", grouped(predicted), plural(predicted, "token"),
+               mean, std::exp(mean));
     if (bits_per_byte > 0) fmt::print(" · {:.4f} bits per byte", bits_per_byte);
     fmt::print("\n");
 }

@@ -114,7 +114,7 @@ static void train(Training& t) {
         t.skips = r.finite() ? 0 : t.skips + 1;
         if (t.skips > o.max_skips)
             give_up(t.run, t.saver, step + 1 - t.skips,
-                    fmt::format("{} steps in a row gave a loss or gradient norm that is not finite", t.skips));
+                    count_of(t.skips, "step") + " in a row gave a loss or gradient norm that is not finite");
         t.saver.poll();
         if (r.finite()) t.saver.remove_old();
     }

@@ -1,5 +1,6 @@
 // add_tokens.h - writes a tokenizer with the tokens of a chat template, as a folder that transformers opens as well
 #pragma once
+#include <list>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -17,36 +18,71 @@ inline std::string with_tokens(const std::string& text, const ChatForm& form, co
     return next == tokenizer.vocab_size() ? text : file.dump(1) + "\n";
 }
 
-// Writes to `folder` the tokenizer at `path` with the tokens of `form`, and the files beside it with its template.
-// A folder that holds another tokenizer is refused unless `overwrite`. Returns the path of the new tokenizer.json.
-inline std::string write_chat_tokenizer(const fs::path& folder, const std::string& path, const ChatForm& form,
-                                        bool overwrite) {
-    const std::string old = read_tokenizer_json(path), text = with_tokens(old, form, path);
-    const fs::path from = fs::path(path).parent_path(), file = folder / "tokenizer.json";
-    CHECK(!fs::exists(file) || overwrite || read_tokenizer_json(file) == text,
-          "--add-tokens {}: there is another tokenizer in this folder; name another folder, or replace it with "
-          "--overwrite",
-          folder.string());
-    const fs::path given = from / "tokenizer_config.json";
-    nlohmann::json config =
-        fs::exists(given) ? read_json(given.string(), 64, Json::as_python) : nlohmann::json::object();
-    CHECK(config.is_object(), "{}: expected a JSON object", given.string());
-    const Tokenizer before = Tokenizer::load(path), after(text, path);
-    if (!config.contains("tokenizer_class")) config["tokenizer_class"] = "PreTrainedTokenizerFast";
-    if (before.eot() >= 0 && eos_token_beside(path).empty()) config["eos_token"] = before.bytes_of(before.eot());
-    config["chat_template"] = form.jinja;
-    for (int32_t id = before.vocab_size(); id < after.vocab_size(); id++)
-        if (config.contains("added_tokens_decoder"))
-            config["added_tokens_decoder"][std::to_string(id)] = added_token(after.bytes_of(id), id, true);
-    const fs::path specials = from / "special_tokens_map.json";
-    const std::string map   = fs::exists(specials) ? std::string(MappedFile(specials.string()).text()) : "";
+// The files of a tokenizer with the tokens of a chat template. They get their names when commit() is called.
+class ChatTokenizer {
+  public:
+    // Takes the tokenizer at `path` and the files beside it, and gives them the tokens and the template of `form`.
+    // A folder that holds other files of these names is refused unless `overwrite`.
+    ChatTokenizer(const fs::path& folder, const std::string& path, const ChatForm& form, bool overwrite)
+        : folder_(folder), text_(with_tokens(read_tokenizer_json(path), form, path)), from_(path) {
+        const fs::path from  = fs::path(path).parent_path();
+        const fs::path given = from / "tokenizer_config.json";
+        nlohmann::json config =
+            fs::exists(given) ? read_json(given.string(), 64, Json::as_python) : nlohmann::json::object();
+        CHECK(config.is_object(), "{}: expected a JSON object", given.string());
+        const Tokenizer before = Tokenizer::load(path), after = tokenizer();
+        if (!config.contains("tokenizer_class")) config["tokenizer_class"] = "PreTrainedTokenizerFast";
+        if (before.eot() >= 0 && eos_token_beside(path).empty()) config["eos_token"] = before.bytes_of(before.eot());
+        config["chat_template"] = form.jinja;
+        for (int32_t id = before.vocab_size(); id < after.vocab_size(); id++)
+            if (config.contains("added_tokens_decoder"))
+                config["added_tokens_decoder"][std::to_string(id)] = added_token(after.bytes_of(id), id, true);
+        const fs::path specials = from / "special_tokens_map.json";
+        const std::string map   = fs::exists(specials) ? std::string(MappedFile(specials.string()).text()) : "";
 
-    std::error_code error;
-    fs::create_directories(folder, error);
-    CHECK(!error, "--add-tokens {}: cannot create this folder: {}", folder.string(), error.message());
-    if (!map.empty()) write_file((folder / "special_tokens_map.json").string(), map);
-    fs::remove(folder / "chat_template.jinja", error);  // it would come before the template below
-    write_file((folder / "tokenizer_config.json").string(), json_text(config, 2) + "\n");
-    write_file(file.string(), text);
-    return file.string();
-}
+        CHECK(!fs::exists(jinja()) || overwrite, "--add-tokens {}: the {} in this folder would be removed; {}",
+              folder.string(), jinja().filename().string(), remedy);
+        std::error_code error;
+        made_folder_ = fs::create_directories(folder, error);
+        CHECK(!error, "--add-tokens {}: cannot create this folder: {}", folder.string(), error.message());
+        if (!map.empty()) add("special_tokens_map.json", map, overwrite);
+        add("tokenizer_config.json", json_text(config, 2) + "\n", overwrite);
+        add("tokenizer.json", text_, overwrite);
+    }
+    ChatTokenizer(const ChatTokenizer&)            = delete;
+    ChatTokenizer& operator=(const ChatTokenizer&) = delete;
+    ~ChatTokenizer() {
+        files_.clear();
+        std::error_code not_empty;
+        if (made_folder_) fs::remove(folder_, not_empty);
+    }
+
+    std::string file() const { return (folder_ / "tokenizer.json").string(); }
+    Tokenizer tokenizer() const { return Tokenizer::load(text_, from_); }
+    void commit() {
+        std::error_code absent;
+        fs::remove(jinja(), absent);
+        for (OutputFile& f : files_) f.commit();
+    }
+
+  private:
+    static constexpr const char* remedy = "name another folder, or replace it with --overwrite";
+
+    // A template in a file of its own would come before the one in tokenizer_config.json.
+    fs::path jinja() const { return folder_ / "chat_template.jinja"; }
+    void add(const char* name, const std::string& text, bool overwrite) {
+        const fs::path path = folder_ / name;
+        const bool is_there = fs::exists(path), is_same = is_there && MappedFile(path.string()).text() == text;
+        CHECK(!is_there || is_same || overwrite, "--add-tokens {}: there is another {} in this folder; {}",
+              folder_.string(), name, remedy);
+        if (is_same) return;
+        files_.emplace_back(path.string());
+        files_.back().write(text);
+        files_.back().finish();
+    }
+
+    const fs::path folder_;
+    const std::string text_, from_;
+    bool made_folder_ = false;
+    std::list<OutputFile> files_;
+};

@@ -18,6 +18,8 @@
 
 struct Message {
     std::string role, content;  // the roles are system, user and assistant
+    bool counts = true;         // in the loss, when it is the assistant's
+    bool operator==(const Message& o) const { return role == o.role && content == o.content; }
 };
 using Messages = std::vector<Message>;
 
@@ -64,8 +66,9 @@ inline const ChatForm* find_chat_form(const std::string& name) {
 // ---- recognizing a template -----------------------------------------------------------------------------------------
 
 // Brings a Jinja template to one spelling of what it says: text and expressions become one list of outputs, in which
-// neighbouring strings are joined; a.b stands for a['b']; and space counts only within strings. transformers removes
-// the line break behind a statement and the space in front of one (trim_blocks and lstrip_blocks).
+// neighbouring strings are joined; a.b stands for a['b']; the variable of a loop over the messages is called message;
+// and space counts only within strings. transformers removes the line break behind a statement and the space in front
+// of one (trim_blocks and lstrip_blocks).
 class JinjaSpelling {
   public:
     static std::string of(std::string_view text) {
@@ -128,7 +131,7 @@ class JinjaSpelling {
     }
 
     // The words of an expression or a statement, one space between them, with every string in single quotes.
-    static std::string words(std::string_view text) {
+    std::string words(std::string_view text) const {
         std::string all;
         const auto is_word = [](char c) { return std::isalnum(uint8_t(c)) || c == '_'; };
         for (size_t at = 0; at < text.size();) {
@@ -152,6 +155,7 @@ class JinjaSpelling {
             } else {
                 while (is_word(text[at]) && end < text.size() && is_word(text[end])) end++;
                 word = text[at] == '~' ? "+" : std::string(text.substr(at, end - at));
+                if (!loop_.empty() && (word == loop_ || word == "message")) word = word == loop_ ? "message" : "other";
             }
             all += (all.empty() ? "" : " ") + word;
             at = end;
@@ -180,9 +184,16 @@ class JinjaSpelling {
                 flush(), out_ += "{{" + term + "}}";
         }
     }
-    void statement(const std::string& words) {
+    void statement(std::string words) {
         if (words == "generation" || words == "endgeneration") return;  // mark answers for transformers' own mask
         flush();
+        const std::string begin = "for ", end = " in messages";
+        if (words == "endfor") loop_.clear();
+        const size_t name = words.size() - std::min(words.size(), begin.size() + end.size());
+        if (loop_.empty() && words.substr(0, 4) == begin && words == begin + words.substr(4, name) + end) {
+            loop_ = words.substr(4, name);
+            words = begin + "message" + end;
+        }
         out_ += "{%" + words + "%}";
     }
     void flush() {
@@ -191,6 +202,7 @@ class JinjaSpelling {
     }
 
     std::string out_, string_;  // string_: text that ends the output so far
+    std::string loop_;          // the variable of the loop over the messages that is open, or ""
 };
 
 // The form that a Jinja template has, or null. Older files of chatml begin with a default for add_generation_prompt.
@@ -288,7 +300,7 @@ class ChatTemplate {
                 "request.\n\n");
         for (size_t i = 0; i < messages.size(); i++) {
             const Message& m   = messages[i];
-            const bool answers = m.role == "assistant", counts = answers && (!only_last || i == last);
+            const bool answers = m.role == "assistant", counts = answers && m.counts && (!only_last || i == last);
             if (chatml) {
                 token(start_, false);
                 run.add(m.role + "\n");

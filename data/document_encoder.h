@@ -16,6 +16,7 @@
 #include "data/conversations.h"
 #include "data/documents.h"
 #include "data/progress.h"
+#include "data/shard_writer.h"
 #include "data/tokenizer.h"
 #include "data/validation.h"
 
@@ -54,14 +55,18 @@ std::vector<std::string> each_text(const Documents& documents, const TextBlock& 
 // What the lines of a block are to a model that is tuned on dialogue.
 struct ExampleCounts {
     int64_t documents = 0, conversations = 0, preferences = 0;
-    int64_t unanswered = 0;                 // have no answer and were left out
+    int64_t unanswered = 0;                 // have no answer that counts, and were left out
+    int64_t ties       = 0;                 // preferences with the same answer twice, which were left out
     std::string preference, no_preference;  // where the first of each is, or ""
+    std::map<std::string, int64_t> unread;  // how often each field was met that was not read
 
     void add(const ExampleCounts& o) {
         documents += o.documents;
         conversations += o.conversations;
         preferences += o.preferences;
         unanswered += o.unanswered;
+        ties += o.ties;
+        for (const auto& [field, times] : o.unread) unread[field] += times;
         if (preference.empty()) preference = o.preference;
         if (no_preference.empty()) no_preference = o.no_preference;
     }
@@ -134,7 +139,7 @@ class DocumentEncoder {
         if (!separator_is_special_) separators_ += count_in(text, set_.separator);
     }
 
-    // The end-of-text token in front of an example does not count, which tells it from one that ends an answer.
+    // In front of each conversation stands the end-of-text token.
     void add_example(Encoded& e, const Part& part, std::string_view line) {
         const std::string where = fmt::format("{} line {}", documents_.files()[size_t(part.file)].name(), part.line);
         const ExampleReader reader(line, set_.field, where);
@@ -144,8 +149,10 @@ class DocumentEncoder {
         e.bytes += int64_t(line.size());
         std::string& first = is_pair ? e.examples.preference : e.examples.no_preference;
         if (first.empty()) first = where;
-        if (is_document ? example.text.empty() : !example.has_answer()) {
-            e.examples.unanswered++;
+        for (const auto& [key, times] : example.unread) e.examples.unread[key] += times;
+        const bool unanswered = is_document ? example.text.empty() : !example.has_answer();
+        if (unanswered || example.is_tie()) {
+            (unanswered ? e.examples.unanswered : e.examples.ties)++;
             return;
         }
         (is_document ? e.examples.documents : is_pair ? e.examples.preferences : e.examples.conversations)++;
@@ -156,15 +163,19 @@ class DocumentEncoder {
             const ChatIds ids =
                 set_.chat->encode(messages, false, is_pair, set_.specials == SpecialTokens::ids, scratch_);
             to.add(set_.eot_token, false);
+            const size_t first = to.ids.size();
             to.ids.insert(to.ids.end(), ids.ids.begin(), ids.ids.end());
             to.counts.insert(to.counts.end(), ids.counts.begin(), ids.counts.end());
+            to.counts.at(first) = ShardWriter::begins;
         };
         if (is_document) {
             if (set_.specials == SpecialTokens::refuse) refuse_special_tokens(part, example.text);
             to.add(set_.eot_token, false);
+            const size_t first = to.ids.size();
             tokenizer_.encode(example.text, set_.specials == SpecialTokens::ids, to.ids, scratch_);
-            to.counts.resize(to.ids.size(), 1);
+            to.counts.resize(to.ids.size(), ShardWriter::yes);
             to.add(set_.eot_token, true);  // so that its end is learned, too
+            to.counts[first] = ShardWriter::begins;
         } else
             add(example.messages);
         if (is_pair) add(example.rejected);
@@ -214,13 +225,15 @@ struct MetInDocuments {
             fmt::print(stderr, "note: {} stands in documents {} and was taken as {}\n", word, count_of(count, "time"),
                        is_id ? fmt::format("the token {}", tokenizer.id_of(word)) : "plain text");
             if (is_special && !is_id) fmt::print(stderr, "    --special-tokens ids takes it as a token\n");
-            if (word == set.separator)
+            if (word == set.separator && !set.chat)
                 fmt::print(stderr, "    documents are separated only by lines that hold nothing but {}\n", word);
         }
         const int64_t lost = std::accumulate(bytes_without_token.begin(), bytes_without_token.end(), int64_t(0));
         if (lost > 0)
-            fmt::print(stderr, "note: {} bytes have no token and {} ({})\n", lost,
-                       tokenizer.unknown() < 0 ? "were left out" : "became " + tokenizer.bytes_of(tokenizer.unknown()),
+            fmt::print(stderr, "note: {} {} no token and {} ({})\n", count_of(lost, "byte"), lost == 1 ? "has" : "have",
+                       tokenizer.unknown() >= 0 ? "became " + tokenizer.bytes_of(tokenizer.unknown())
+                       : lost == 1              ? "was left out"
+                                                : "were left out",
                        most_frequent());
     }
 
@@ -232,7 +245,8 @@ struct MetInDocuments {
                          [&](size_t a, size_t b) { return bytes_without_token[a] > bytes_without_token[b]; });
         std::string list;
         for (size_t i = 0; i < 3 && bytes_without_token[bytes[i]] > 0; i++)
-            list += fmt::format("{}{:02X} {} times", i ? ", " : "", bytes[i], bytes_without_token[bytes[i]]);
+            list +=
+                fmt::format("{}{:02X} {}", i ? ", " : "", bytes[i], count_of(bytes_without_token[bytes[i]], "time"));
         return list;
     }
 };

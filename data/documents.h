@@ -228,8 +228,8 @@ class Documents {
     void note_invalid_bytes(const TextStream& stream) {
         const Utf8Check& c = stream.checked();
         if (c.invalid + c.zeros > 0)
-            notes_.push_back(fmt::format("{}: {} bytes are not UTF-8 or NUL, the first at byte {}, and were kept",
-                                         stream.name(), c.invalid + c.zeros, c.first));
+            notes_.push_back(fmt::format("{}: {} not UTF-8 or NUL, the first at byte {}, kept as they are",
+                                         stream.name(), count_of(c.invalid + c.zeros, "byte"), c.first));
     }
     void note_progress(const OpenSource& from) {
         if (!from.stream) return;

@@ -44,10 +44,12 @@ class JsonReader {
             value(1);
             fail("{} line {}: there is no field \"{}\" in {}, expected an object", file_, line, field, what);
         }
-        int found = 0;
+        int found    = 0;
+        bool is_chat = false;
         std::string others, other_kind;
         object([&](const std::string& key) {
             if (key != field) {
+                is_chat |= key == "messages" || key == "conversations" || key == "instruction" || key == "prompt";
                 if (others.size() < 80) others += (others.empty() ? "" : ", ") + key;
                 return value(1);
             }
@@ -57,8 +59,9 @@ class JsonReader {
             if (found == 1) other_kind = kind();
             value(1);
         });
-        CHECK(found > 0, "{} line {}: there is no field \"{}\"; --field names the field with the text: {}", file_, line,
-              field, others.empty() ? "there are none" : others);
+        CHECK(found > 0, "{} line {}: there is no field \"{}\"; --field names the field with the text: {}{}", file_,
+              line, field, others.empty() ? "there are none" : others,
+              is_chat ? "\n    if this is a conversation, --chat-template says how it becomes text" : "");
         CHECK(found == 1, "{} line {}: the field \"{}\" appears twice", file_, line, field);
         CHECK(other_kind.empty(), "{} line {}: field \"{}\" is {}, expected a string", file_, line, field, other_kind);
     }

@@ -14,15 +14,16 @@
 // pair has no such ids, its index says where documents begin.
 //
 // Conversations. Of shards with a loss mask, the windows hold whole documents: one that does not fit into the rest of a
-// window begins the next, and what is left of a window is padding. Documents are separated by end-of-text ids that do
-// not count in the loss; one that counts ends an answer. A document begins behind its separator, as a prompt does in
-// generation. One that is longer than a window is cut, and a window in which nothing counts is left out. Of
-// preferences, both answers lie in one window, and a pair that is longer than a window is left out.
+// window begins the next, and what is left of a window is padding. A shard of ours says which ids separate its
+// documents (shard.h); in others these are the end-of-text ids that do not count in the loss. A document begins behind
+// its separator, as a prompt does in generation. One that is longer than a window is cut, and a window in which nothing
+// counts is left out. Of preferences, both answers lie in one window, and a pair that is longer is left out.
 #pragma once
 #include <algorithm>
 #include <string>
 #include <vector>
 
+#include "data/progress.h"
 #include "data/shard.h"
 #include "kernels/random.h"
 #include "kernels/tensor.h"
@@ -49,7 +50,9 @@ struct Packing {
     int64_t windows = 0, tokens = 0, counted = 0;  // counted: the targets that count
     int64_t documents = 0;                         // in these windows
     int64_t cut = 0, cut_tokens = 0;               // documents that were cut, and the tokens that this left out
-    int64_t left_out = 0;                          // documents in windows where nothing counts, and pairs too long
+    int64_t left_out = 0;                          // documents in windows where nothing counts
+    int64_t too_long = 0;                          // pairs that are longer than a window, and were left out
+    int64_t longest  = 0;                          // tokens of the longest document or pair
 };
 
 // The tensors that Loader::next() returns lie in host memory and are valid until its next call.
@@ -85,8 +88,11 @@ class Loader {
                   set_.pattern);
             windows_ = tokens() / (T + 1);
         }
-        CHECK(!set_.pairs || packing_.documents > 0, "'{}': there is no preference that fits into {} tokens",
-              set_.pattern, T + 1);
+        CHECK(
+            packing_.too_long == 0 || packing_.documents > 0,
+            "'{}': the two answers of a preference must fit into a window of {} tokens together, and none of these do; "
+            "--context {} has room for the longest",
+            set_.pattern, T + 1, packing_.longest - 1);
         CHECK(!masked_ || windows_ > 0,
               "'{}': no document has a token that counts in the loss among its first {}; a larger --context reads more "
               "of each",
@@ -95,10 +101,10 @@ class Loader {
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
         CHECK(
             windows_ > 0,
-            "'{}': {} tokens in {} shard{}, but a sequence needs context + 1 = {} tokens of one shard, and the longest "
-            "shard, {}, has {}\n    use more text, or --context {} or less",
-            set_.pattern, tokens(), shards_.size(), shards_.size() == 1 ? "" : "s", T + 1, longest->path(),
-            longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
+            "'{}': {} in {}, but a sequence needs context + 1 = {} tokens of one shard, and the longest shard, {}, has "
+            "{}\n    use more text, or --context {} or less",
+            set_.pattern, count_of(tokens(), "token"), count_of(int64_t(shards_.size()), "shard"), T + 1,
+            longest->path(), longest->tokens(), std::max<int64_t>(longest->tokens() - 1, 1));
         ids_.resize(T + 1);
         const auto tensor = [&](std::vector<int32_t>& v) {
             v.resize(B * T);
@@ -147,11 +153,9 @@ class Loader {
             const int64_t windows = p.index * context / set_.context;
             p                     = {p.epoch + windows / windows_, windows % windows_};
         }
-        CHECK(
-            p.epoch >= 0 && p.index >= 0 && p.index < windows_,
-            "'{}': cannot resume at window {} of epoch {}, because there are {} windows; is this the data of the saved "
-            "run?",
-            set_.pattern, p.index, p.epoch, windows_);
+        CHECK(p.epoch >= 0 && p.index >= 0 && p.index < windows_,
+              "'{}': cannot resume at window {} of epoch {}, because there are {}; is this the data of the saved run?",
+              set_.pattern, p.index, p.epoch, count_of(windows_, "window"));
         position_ = p;
     }
 
@@ -277,8 +281,9 @@ class Loader {
         for (size_t d = 0; d < all.size(); d += each, document += int64_t(each)) {
             const int64_t begin = all[d].begin, end = all[d + each - 1].end, cut = std::min(end, begin + most);
             if (held && end - window.first > most) close();
+            packing_.longest = std::max(packing_.longest, end - begin);
             if (set_.pairs && cut < end) {
-                packing_.left_out += 2;
+                packing_.too_long++;
                 continue;
             }
             if (!held) window = {begin, document, 0, 0, 0};
@@ -296,7 +301,7 @@ class Loader {
     };
     // Whether id i separates two documents.
     bool separates(const Shard& shard, int32_t id, int64_t i) const {
-        return id == set_.document_token && !shard.counts(i);
+        return shard.separator() >= 0 ? shard.separates(i) : id == set_.document_token && !shard.counts(i);
     }
     // The ids of each document. A shard without a mask is cut into pieces of a window each, and so is one whose
     // documents cannot be told apart.

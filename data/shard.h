@@ -4,7 +4,9 @@
 //   Megatron  PREFIX.bin holds the ids and PREFIX.idx describes them (megatron.h); GPT-NeoX writes the same pair
 //   llmq      a header of 1024 bytes, then int32 ids: "BIN.TOK\n", int32 version 1 or 2, int32 4, int32 count,
 //             and in version 2 int32 vocabulary, int32 1 if a loss mask follows the ids: one bit per id, the lowest
-//             bit of a byte first, 1 where the loss counts the prediction of that id
+//             bit of a byte first, 1 where the loss counts the prediction of that id. Shards of ours go on with int32
+//             1 + the id between documents, and int32 2 where each two documents are a preference. An id between
+//             documents has the bit 0 and the bit 1 behind it, which an end-of-text id within a document has not
 //   raw       ids without a header, as nanoGPT writes them: uint16, or uint32 where raw_is_wide() says so
 //
 // All numbers are little-endian. The content of a file decides its form, never the name. A file of another program
@@ -19,6 +21,7 @@
 
 #include "data/files.h"
 #include "data/megatron.h"
+#include "data/progress.h"
 #include "data/recognize.h"
 
 // The header of an llm.c shard: int32 magic, version and count of ids, then zeros up to shard_header_bytes.
@@ -57,7 +60,15 @@ class Shard {
     const MappedFile& file() const { return file_; }
     bool has_mask() const { return mask_ > 0; }
     // Whether the loss counts the prediction of id i. All ids of a shard without a mask count.
-    bool counts(int64_t i) const { return mask_ == 0 || (uint8_t(file_.data()[mask_ + i / 8]) >> (i % 8) & 1) != 0; }
+    bool counts(int64_t i) const { return mask_ == 0 || (bit(i) && !(i > 0 && separates(i - 1))); }
+    // The id that stands between documents, or -1 if the shard does not say it.
+    int32_t separator() const { return separator_; }
+    // Whether id i stands between documents, where the shard says which id does.
+    bool separates(int64_t i) const {
+        return separator_ >= 0 && int32_t(word(start_ / 4 + i)) == separator_ && !bit(i) &&
+               (i + 1 == tokens_ || bit(i + 1));
+    }
+    bool holds_pairs() const { return pairs_; }  // each two documents are the answers of a preference
 
     // Copies ids [first, first + count) to `out`. Throws InputError for an id outside the vocabulary.
     void read(int64_t first, int64_t count, int32_t* out) const {
@@ -87,6 +98,7 @@ class Shard {
     }
 
   private:
+    bool bit(int64_t i) const { return (uint8_t(file_.data()[mask_ + i / 8]) >> (i % 8) & 1) != 0; }
     // The i-th uint32 of the file, or 0 past its end.
     uint32_t word(int64_t i) const {
         uint32_t w = 0;
@@ -105,9 +117,12 @@ class Shard {
     void read_llmq() {
         expect_header("an llmq token file");
         CHECK(word(2) == 1 || word(2) == 2, "{}: an llmq token file of version {}, expected 1 or 2", path(), word(2));
-        CHECK(word(3) == 4, "{}: {} bytes per token, expected 4 in an llmq token file", path(), word(3));
+        CHECK(word(3) == 4, "{}: {} per token, expected 4 in an llmq token file", path(), count_of(word(3), "byte"));
         const bool masked = word(2) == 2 && word(6) != 0;
         take("an llmq token file", int32_t(word(4)), IdType::i32, masked);
+        if (!masked) return;
+        separator_ = int32_t(word(7)) - 1;
+        pairs_     = word(8) == 2;
     }
 
     void expect_header(const char* what) const {
@@ -119,9 +134,9 @@ class Shard {
     void take(const char* what, int64_t count, IdType type, bool masked = false) {
         const int64_t ids = shard_header_bytes + count * width_of(type), bytes = ids + (masked ? (count + 7) / 8 : 0);
         CHECK(count >= 0 && bytes == file_.size(),
-              "{}: the header says {} tokens{}, so {} bytes, but the file has {}: it is {}{}", path(), count,
-              masked ? " and a loss mask" : "", bytes, file_.size(), bytes > file_.size() ? "truncated" : "not ",
-              bytes > file_.size() ? "" : what);
+              "{}: the header says {}{}, so {} bytes, but the file has {}: it is {}{}", path(),
+              count_of(count, "token"), masked ? " and a loss mask" : "", bytes, file_.size(),
+              bytes > file_.size() ? "truncated" : "not ", bytes > file_.size() ? "" : what);
         start_  = shard_header_bytes;
         mask_   = masked ? ids : 0;
         tokens_ = count;
@@ -141,8 +156,8 @@ class Shard {
               "{} is {}\n    expected token ids: a shard of ./tokenize or llm.c, a Megatron pair, an llmq file, or raw "
               "uint16 or uint32 ids, as nanoGPT writes them; see data/README.md",
               path(), other);
-        CHECK(file_.size() % 2 == 0, "{}: {} bytes are no whole number of uint16 ids, and there is no known header",
-              path(), file_.size());
+        CHECK(file_.size() % 2 == 0, "{}: {}: no whole number of uint16 ids, and there is no known header", path(),
+              count_of(file_.size(), "byte"));
         type_   = raw_is_wide() ? IdType::u32 : IdType::u16;
         tokens_ = file_.size() / width();
     }
@@ -214,7 +229,9 @@ class Shard {
 
     MappedFile file_;
     int64_t vocab_, start_ = 0, mask_ = 0, tokens_ = 0;  // mask_: the byte where the loss mask begins; 0: none
-    IdType type_ = IdType::u16;
+    IdType type_       = IdType::u16;
+    int32_t separator_ = -1;
+    bool pairs_        = false;
     std::unique_ptr<MegatronIndex> index_;  // null unless the file belongs to a Megatron pair
 };
 

@@ -16,13 +16,18 @@
 
 class ShardWriter {
   public:
+    // What counts of an id: nothing, its prediction, or nothing because it is the first of a document.
+    enum Counts : uint8_t { no, yes, begins };
+
     // shard_tokens: ids per file; the last file has the rest. masked: add() is called with what counts.
-    ShardWriter(std::string prefix, int vocab_size, int64_t shard_tokens, bool masked = false)
+    // separator: the id that stands between documents, or -1; the ids behind it have Counts::begins.
+    ShardWriter(std::string prefix, int vocab_size, int64_t shard_tokens, bool masked = false, int32_t separator = -1)
         : prefix_(std::move(prefix)),
           form_(vocab_size > 65536 ? llmc_wide : llmc_narrow),
           vocab_(vocab_size),
           shard_tokens_(shard_tokens),
-          masked_(masked) {
+          masked_(masked),
+          separator_(separator) {
         CHECK(shard_tokens > 0 && shard_tokens <= INT32_MAX,
               "{} tokens per shard, expected 1..{}: the header counts in 32 bits", shard_tokens, INT32_MAX);
     }
@@ -41,15 +46,17 @@ class ShardWriter {
         tokens_ += int64_t(ids.size());
     }
 
-    // Adds ids that stay together in one shard, of which the loss counts those with counts[i] ≠ 0.
-    void add(const int32_t* ids, const uint8_t* counts, size_t n) {
+    // Adds ids that stay together in one shard. counts: of each id. is_pair: they are the answers of a preference, as
+    // all others of this writer are.
+    void add(const int32_t* ids, const uint8_t* counts, size_t n, bool is_pair = false) {
+        pairs_ = is_pair;
         if (shards_.empty() || in_shard_ + int64_t(n) > shard_tokens_) begin_shard();
         CHECK(in_shard_ + int64_t(n) <= INT32_MAX, "an example of {} tokens is too long for a shard", n);
         shards_.back().write(ids, int64_t(n * sizeof(int32_t)));
         for (size_t i = 0; i < n; i++, in_shard_++) {
             if (in_shard_ % 8 == 0) mask_.push_back(0);
-            mask_.back() = uint8_t(mask_.back() | (counts[i] != 0) << in_shard_ % 8);
-            counted_ += counts[i] != 0;
+            mask_.back() = uint8_t(mask_.back() | (counts[i] != no) << in_shard_ % 8);
+            counted_ += counts[i] == yes;
         }
         tokens_ += int64_t(n);
     }
@@ -100,7 +107,8 @@ class ShardWriter {
         if (masked_) {
             shards_.back().write(mask_.data(), int64_t(mask_.size()));
             shards_.back().write_at(0, llmq_magic, 8);
-            const uint32_t header[5] = {2, 4, uint32_t(in_shard_), uint32_t(vocab_), 1};
+            const uint32_t header[7] = {
+                2, 4, uint32_t(in_shard_), uint32_t(vocab_), 1, uint32_t(separator_ + 1), pairs_ ? 2u : 1u};
             shards_.back().write_at(8, header, sizeof header);
             mask_.clear();
         } else {
@@ -119,7 +127,8 @@ class ShardWriter {
     LlmcForm form_;
     int vocab_;
     int64_t shard_tokens_, in_shard_ = 0, tokens_ = 0, counted_ = 0;  // in_shard_: ids in the last shard so far
-    bool masked_;
+    bool masked_, pairs_ = false;
+    int32_t separator_;
     std::vector<uint8_t> mask_;  // of the last shard
     std::list<OutputFile> shards_;
     std::vector<std::string> names_;

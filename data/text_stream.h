@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "data/byte_stream.h"
+#include "data/progress.h"
 #include "data/recognize.h"
 #include "data/utf8.h"
 
@@ -38,12 +39,14 @@ class TextStream {
         if (text.empty()) checked_.finish();
         checked_.add(text);
         if (keep_any_bytes_) return;
-        CHECK(checked_.zeros == 0, "{}: {} of the first {} bytes are NUL, the first at byte {}, so this is no text{}",
-              name(), checked_.zeros, checked_.bytes, checked_.first, advice());
+        CHECK(checked_.zeros == 0, "{}: {} of the first {} {} NUL, the first at byte {}, so this is no text{}", name(),
+              checked_.zeros, count_of(checked_.bytes, "byte"), checked_.zeros == 1 ? "is" : "are", checked_.first,
+              advice());
         CHECK(checked_.invalid * 1000 <= checked_.bytes,
-              "{}: {} of the first {} bytes are not UTF-8, the first at byte {}\n"
+              "{}: {} of the first {} {} not UTF-8, the first at byte {}\n"
               "    if this is Latin-1: iconv -f WINDOWS-1252 -t UTF-8 FILE | ./tokenize --input - …{}",
-              name(), checked_.invalid, checked_.bytes, checked_.first, advice());
+              name(), checked_.invalid, count_of(checked_.bytes, "byte"), checked_.invalid == 1 ? "is" : "are",
+              checked_.first, advice());
     }
 
     const std::string& name() const { return bytes_.name(); }
@@ -65,12 +68,12 @@ class TextStream {
 };
 
 // All of a file as text, decompressed. A byte-order mark is left out, and said. An empty file is an empty text.
-// Throws InputError for a file that is not text.
-inline std::string read_whole_text(const std::string& path) {
+// Throws InputError for a file that is not text. keep_any_bytes: as for TextStream.
+inline std::string read_whole_text(const std::string& path, bool keep_any_bytes = false) {
     std::string text;
     std::error_code unknown;
     if (fs::is_regular_file(path, unknown) && fs::file_size(path, unknown) == 0) return text;
-    TextStream stream(path, false);
+    TextStream stream(path, keep_any_bytes);
     if (stream.had_mark())
         fmt::print(stderr, "note: {}: the UTF-8 byte-order mark in front was left out\n", stream.name());
     for (std::string_view bytes = stream.next();; bytes = stream.next()) {

@@ -181,12 +181,20 @@ static int32_t between_conversations(const Options& o, const Tokenizer& tokenize
 static void tell_examples(const Options& o, const ExampleCounts& met, const ShardWriter& train,
                           const ShardWriter& val) {
     const int64_t all = train.tokens() + val.tokens(), counted = train.counted() + val.counted();
-    fmt::print("{}{}{} as {}: {} tokens count in the loss, {:.1f} % of all\n",
-               count_of(met.conversations, "conversation"),
-               met.preferences ? ", " + count_of(met.preferences, "preference") : "",
-               met.documents ? ", " + count_of(met.documents, "document") : "", o.chat_template, counted,
+    std::string kinds, unread;
+    const auto list = [](std::string& words, const std::string& word) { words += (words.empty() ? "" : ", ") + word; };
+    for (const auto& [n, kind] : {std::pair(met.conversations, "conversation"),
+                                  std::pair(met.preferences, "preference"), std::pair(met.documents, "document")})
+        if (n > 0) list(kinds, count_of(n, kind));
+    fmt::print("{} as {}: {} in the loss, {:.1f} % of all\n", kinds, o.encode.chat->form().name,
+               counted == 1 ? "1 token counts" : fmt::format("{} tokens count", counted),
                100. * double(counted) / double(all));
-    if (met.unanswered > 0) fmt::print("left out {} without an answer\n", count_of(met.unanswered, "conversation"));
+    if (met.unanswered > 0)
+        fmt::print("left out {} without an answer that counts\n", count_of(met.unanswered, "conversation"));
+    if (met.ties > 0)
+        fmt::print("left out {} whose chosen and rejected answers are the same\n", count_of(met.ties, "preference"));
+    for (const auto& [field, times] : met.unread) list(unread, fmt::format("{} ({})", field, count_of(times, "time")));
+    if (!unread.empty()) fmt::print(stderr, "note: these fields were not read: {}\n", unread);
 }
 
 static void write_summary(const Options& o, const std::string& path, const Tokenizer& tokenizer,
@@ -223,15 +231,16 @@ static void write_summary(const Options& o, const std::string& path, const Token
                            {"preferences", examples->preferences},
                            {"documents", examples->documents},
                            {"left_out_without_an_answer", examples->unanswered},
+                           {"left_out_with_the_same_answers", examples->ties},
                            {"train_tokens_that_count", train.counted()},
                            {"val_tokens_that_count", val.counted()}};
     write_file(path, json_text(summary, 2) + "\n");
 }
 
-static void add_examples(ShardWriter& to, const EncodedExamples& all) {
+static void add_examples(ShardWriter& to, const EncodedExamples& all, bool are_pairs) {
     size_t begin = 0;
     for (const size_t end : all.ends) {
-        to.add(all.ids.data() + begin, all.counts.data() + begin, end - begin);
+        to.add(all.ids.data() + begin, all.counts.data() + begin, end - begin, are_pairs);
         begin = end;
     }
 }
@@ -256,8 +265,9 @@ static void make_shards(Options o) {
                      fs::exists(summary) ? "" : ", left by a run that did not end, because there is no " + summary);
 
     const ChatForm* form = chat_form(o);
-    if (!o.add_tokens.empty()) o.tokenizer = write_chat_tokenizer(o.add_tokens, o.tokenizer, *form, o.overwrite);
-    const Tokenizer tokenizer = Tokenizer::load(o.tokenizer);
+    std::optional<ChatTokenizer> added;
+    if (!o.add_tokens.empty()) o.tokenizer = added.emplace(o.add_tokens, o.tokenizer, *form, o.overwrite).file();
+    const Tokenizer tokenizer = added ? added->tokenizer() : Tokenizer::load(o.tokenizer);
     std::optional<ChatTemplate> chat;
     if (form) o.encode.chat = &chat.emplace(*form, tokenizer, o.tokenizer);
     o.encode.eot_token    = chat ? between_conversations(o, tokenizer, *chat) : end_of_text(o, tokenizer);
@@ -270,8 +280,9 @@ static void make_shards(Options o) {
     read.last_cut         = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
     Documents documents(sources(o), read);
     make_folder_of(o.output);
-    ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value());
-    ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value());
+    const int32_t separator = chat ? o.encode.eot_token : -1;
+    ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value(), separator);
+    ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value(), separator);
     ExampleCounts examples;
 
     std::vector<DocumentEncoder> encoders(size_t(threads_of(o)), DocumentEncoder(o.encode, tokenizer, documents));
@@ -290,8 +301,8 @@ static void make_shards(Options o) {
     const auto write = [&](const Encoded& e) {
         train.add(e.train);
         val.add(e.val);
-        add_examples(train, e.train_examples);
-        add_examples(val, e.val_examples);
+        add_examples(train, e.train_examples, e.examples.preferences > 0);
+        add_examples(val, e.val_examples, e.examples.preferences > 0);
         examples.add(e.examples);
         skipped.tell(e.skipped, progress);
         progress.documents += e.documents;
@@ -301,32 +312,34 @@ static void make_shards(Options o) {
     };
     in_order<TextBlock>(threads_of(o), read_all, encode, write);
     progress.clear();
-    CHECK(progress.tokens > 0 || examples.unanswered == 0, "no conversation in {} has an answer", names(o));
+    CHECK(progress.tokens > 0 || examples.unanswered == 0, "no conversation in {} has an answer that counts", names(o));
+    CHECK(progress.tokens > 0 || examples.ties == 0, "in {}, the two answers of every preference are the same",
+          names(o));
     CHECK(progress.tokens > 0, "there is no text in {}", names(o));
     CHECK(examples.preferences == 0 || examples.no_preference.empty(),
           "{} is a preference, but {} is not; write preferences to shards of their own, for --objective dpo",
           examples.preference, examples.no_preference);
     CHECK(train.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", names(o),
           val_fraction);
-    CHECK(val_fraction == 0 || val.tokens() > 0,
-          "--val-fraction {} holds out none of {} documents; use a larger fraction", val_fraction, progress.documents);
+    CHECK(val_fraction == 0 || val.tokens() > 0, "--val-fraction {} holds out none of {}; use a larger fraction",
+          val_fraction, count_of(progress.documents, "document"));
     tell_notes(documents.notes());
     const MetInDocuments met(encoders, tokenizer);
     met.tell(o.encode, tokenizer);
     // The summary is removed first and written last, so that it belongs to the shards beside it.
     std::error_code absent;
     fs::remove(summary, absent);
+    if (added) added->commit();
     train.commit();
     val.commit();
     write_summary(o, summary, tokenizer, met, progress, skipped.count(), documents, train, val,
                   chat ? &examples : nullptr);
     progress.clear();
-    fmt::print(
-        "{}, {} bytes → {} tokens: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, "
-        "{:.1f} MB/s\n",
-        count_of(progress.documents, "document"), progress.bytes, progress.tokens, train.tokens(),
-        count_of(int64_t(train.shards()), "shard"), val.tokens(), count_of(int64_t(val.shards()), "shard"),
-        double(progress.bytes) / double(progress.tokens), progress.megabytes_per_second());
+    fmt::print("{}, {} → {}: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, {:.1f} MB/s\n",
+               count_of(progress.documents, "document"), count_of(progress.bytes, "byte"),
+               count_of(progress.tokens, "token"), train.tokens(), count_of(int64_t(train.shards()), "shard"),
+               val.tokens(), count_of(int64_t(val.shards()), "shard"), double(progress.bytes) / double(progress.tokens),
+               progress.megabytes_per_second());
     if (chat) tell_examples(o, examples, train, val);
     if (skipped.count() > 0) fmt::print("skipped {}\n", count_of(skipped.count(), "bad document"));
     for (const InputFile& f : documents.files())
@@ -392,8 +405,9 @@ static void train_bpe(const Options& o) {
     progress.clear();
     make_folder_of(path);
     write_file(path, file);
-    fmt::print("{}: {} entries from {} distinct words in {} bytes of text, {:.1f} s\n", path, o.train_bpe,
-               words.count().size(), progress.bytes, progress.seconds());
+    fmt::print("{}: {} entries from {} in {} of text, {:.1f} s\n", path, o.train_bpe,
+               count_of(int64_t(words.count().size()), "distinct word"), count_of(progress.bytes, "byte"),
+               progress.seconds());
 }
 
 static void decode(const Options& o) {

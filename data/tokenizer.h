@@ -34,8 +34,10 @@ constexpr const char* special_token_words[] = {"text", "ids", "refuse"};  // nam
 class Tokenizer {
   public:
     // path: a tokenizer.json, or the vocab.json beside a merges.txt. Throws InputError for what it cannot use.
-    static Tokenizer load(const std::string& path) {
-        Tokenizer tokenizer(read_tokenizer_json(path), path);
+    static Tokenizer load(const std::string& path) { return load(read_tokenizer_json(path), path); }
+    // Takes `text` for the tokenizer.json at `path`, beside which other files name the end-of-text token.
+    static Tokenizer load(std::string_view text, const std::string& path) {
+        Tokenizer tokenizer(text, path);
         tokenizer.find_end(path);
         return tokenizer;
     }

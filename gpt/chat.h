@@ -75,7 +75,7 @@ inline void answer(Conversation& conversation, TextEncoder encoder, const std::s
         fmt::print(stderr, "note: the context of {} tokens is full; the model no longer sees the {} before these\n",
                    conversation.context(), count_of(result.forgotten, "message"));
     if (result.cut)
-        fmt::print(stderr, "note: the last turn is longer than the context of {} tokens; the model saw its end\n",
+        fmt::print(stderr, "note: the last turn does not fit into the context of {} tokens; the model saw its end\n",
                    conversation.context());
     if (stats && result.tokens > 1)
         fmt::print(stderr, "{} read in {:.3f} s · {} at {:.1f} tokens/s · {} of {} tokens of context\n",

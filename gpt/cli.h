@@ -90,7 +90,7 @@ class Flags {
     void apart(const Words& these) {
         for (size_t i = 1; i < these.size(); i++) apart({these.begin(), these.begin() + i}, {these[i]});
     }
-    // Refuses a command that gives `name` and none of `those`.
+    // Refuses a command that gives `name` and none of `those`, which are options, or options with a value: "--a b".
     void only_with(const std::string& name, const Words& those) { only_with_.emplace_back(name, those); }
 
     // Sets the values. Returns false after printing --help or --version. Throws InputError for whatever is wrong.
@@ -262,7 +262,11 @@ class Flags {
     }
 
     void refuse_without_effect() const {
-        const auto given = [&](const std::string& name) { return find(name)->is_given(); };
+        const auto given = [&](const std::string& words) {
+            const size_t space = std::min(words.find(' '), words.size());
+            const Row& row     = *find(words.substr(0, space));
+            return row.is_given() && (space == words.size() || row.show() == words.substr(space + 1));
+        };
         for (const auto& [these, those] : apart_)
             for (const std::string& a : these)
                 for (const std::string& b : those)

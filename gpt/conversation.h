@@ -37,11 +37,8 @@ class Conversation {
           form_(form),
           how_(std::move(how)),
           generator_(model, 1, how_.context, how_.sampling) {
-        CHECK(how_.context >= 8, "--chat: a context of {} tokens is too short for a conversation", how_.context);
-        // In training data, conversations begin so.
-        int32_t between = tokenizer.eot();
-        if (between >= 0 && form.uses(between)) between = tokenizer.id_of("<|endoftext|>");
-        if (between >= 0 && !form.uses(between)) front_ = {between};
+        CHECK(how_.context >= 8, "--chat: a context of {} is too short for a conversation",
+              count_of(how_.context, "token"));
     }
 
     const Messages& messages() const { return messages_; }  // all of them, also those that left the context
@@ -56,8 +53,14 @@ class Conversation {
         first_ = messages_.size();
         forget_ids();
     }
-    // Begins anew, with another system message; an empty one stands for none.
+    // Begins anew, with another system message; an empty one stands for none. One that would leave less than half of
+    // the context to the turns is refused.
     void set_system(const std::string& text) {
+        const int64_t tokens = int64_t(form_.encode({{"system", text}}, false, false, how_.specials).ids.size());
+        CHECK(text.empty() || tokens <= how_.context / 2,
+              "/system: this message has {}, but at most half of the context of {} can be the system's; {}",
+              count_of(tokens, "token"), how_.context,
+              messages_.empty() ? "give a shorter one" : "the conversation goes on as before");
         messages_.clear();
         if (!text.empty()) messages_.push_back({"system", text});
         reset();
@@ -126,15 +129,14 @@ class Conversation {
     void append_turn() {
         const ChatIds all = form_.encode(in_context(), true, false, how_.specials);
         if (ids_.empty()) {
-            ids_ = front_;
-            ids_.insert(ids_.end(), all.ids.begin(), all.ids.end());
+            ids_ = all.ids;
             return;
         }
         const auto answered = std::find(all.counts.rbegin(), all.counts.rend(), uint8_t(1));
         ids_.insert(ids_.end(), all.ids.end() - (answered - all.counts.rbegin()), all.ids.end());
     }
     // Leaves out the oldest turns, so that the text, what is written of the answer included, fills at most half of the
-    // context. When the last message alone is longer, the newest tokens stay.
+    // context. When the last turn alone is longer than the context, the system message and the newest tokens stay.
     void slide(const std::vector<int32_t>& written, Answer& result) {
         const int64_t most = (how_.context + 1) / 2;
         do {
@@ -144,8 +146,12 @@ class Conversation {
             ids_.insert(ids_.end(), written.begin(), written.end());
         } while (used() > most && first_ + 2 < messages_.size());
         if (used() < how_.context) return;
-        result.cut = true;
-        ids_.erase(ids_.begin(), ids_.end() - most);
+        result.cut       = true;
+        const Messages m = in_context();
+        const auto kept =
+            m[0].role == "system" ? form_.encode({m[0]}, false, false, how_.specials).ids : std::vector<int32_t>();
+        const auto same = std::mismatch(kept.begin(), kept.end(), ids_.begin(), ids_.end()).second;
+        ids_.erase(same, ids_.end() - (how_.context - (same - ids_.begin())) / 2);
     }
 
     Model& model_;
@@ -154,7 +160,6 @@ class Conversation {
     Settings how_;
     Generator generator_;
     Messages messages_;
-    size_t first_ = 0;            // the first message of the context, apart from the system message
-    std::vector<int32_t> front_;  // stand before the conversation
-    std::vector<int32_t> ids_;    // the context; the generator's cache holds the first of them
+    size_t first_ = 0;          // the first message of the context, apart from the system message
+    std::vector<int32_t> ids_;  // the context; the generator's cache holds the first of them
 };

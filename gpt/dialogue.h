@@ -25,24 +25,25 @@ inline std::set<std::string> summaries_of(const std::string& pattern) {
     return summaries;
 }
 
-// What shards are, as their headers and the summaries beside them say.
+// What shards are, as their headers say, and the summaries beside them.
 struct DataFacts {
-    bool masked = false;             // a shard has a loss mask
-    std::string between;             // the token in front of each document; "" if no summary names it
-    std::string preferences;         // a summary that counts preferences, or ""
-    std::string others;              // a summary that counts none, or ""
+    bool masked       = false;       // a shard has a loss mask
+    int32_t separator = -1;          // the id between documents, if a shard says it
+    std::string preferences;         // a shard of preferences, or ""
+    std::string others;              // a shard of something else, or ""
     const ChatForm* form = nullptr;  // how the conversations are written, if a summary says so
 
     void read(const std::string& pattern) {
-        for (const std::string& path : files_matching(pattern)) masked |= Shard(path, 0).has_mask();
+        for (const std::string& path : files_matching(pattern)) {
+            const Shard shard(path, 0);
+            masked |= shard.has_mask();
+            if (shard.separator() >= 0) separator = shard.separator();
+            (shard.holds_pairs() ? preferences : others) = path;
+        }
         for (const std::string& path : summaries_of(pattern)) {
             const Fields summary(path);
             const bool has_chat = summary.has("chat") && summary.raw("chat").is_object();
-            const auto chat     = has_chat ? summary.raw("chat") : nlohmann::json::object();
-            (chat.value("preferences", nlohmann::json()) > 0 ? preferences : others) = path;
-            if (!has_chat) continue;
-            const auto name = chat.value("template", nlohmann::json());
-            between         = summary.text("eot_token", "");
+            const auto name     = has_chat ? summary.raw("chat").value("template", nlohmann::json()) : nlohmann::json();
             if (name.is_string()) form = find_chat_form(name);
         }
     }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "data/json.h"
+#include "data/text_stream.h"
 #include "gpt/generate.h"
 #include "gpt/model.h"
 #include "gpt/packing.h"
@@ -41,20 +42,15 @@ inline Continuation encode_pair(const TextEncoder& encoder, const std::string& c
     return {ids, 1};
 }
 
-// Calls each(object, "FILE line N") for every line of a .jsonl file that is not empty. A UTF-8 byte-order mark in front
-// is left out.
+// Calls each(object, "FILE line N") for every line of a .jsonl file, plain, .zst or .gz, that is not empty. A UTF-8
+// byte-order mark in front is left out.
 inline void each_json_line(const std::string& path,
                            const std::function<void(const nlohmann::json&, const std::string&)>& each) {
-    const MappedFile file(path);
-    int64_t number        = 0;
-    std::string_view text = file.text();
-    if (text.substr(0, 3) == "\xef\xbb\xbf") {
-        text.remove_prefix(3);
-        tell_notes({path + ": the UTF-8 byte-order mark in front was left out"});
-    }
-    while (!text.empty()) {
-        const std::string_view line = text.substr(0, text.find('\n'));
-        text.remove_prefix(std::min(line.size() + 1, text.size()));
+    const std::string text = read_whole_text(path, true);
+    int64_t number         = 0;
+    for (std::string_view rest = text; !rest.empty();) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
         const std::string where = fmt::format("{} line {}", path, ++number);
         if (line.find_first_not_of(" \t\r") == line.npos) continue;
         const nlohmann::json j = parse_json(line, where);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/json.h"
+#include "data/progress.h"
 #include "gpt/config.h"
 
 // How a weight lies in a family's files. Ours is (out, in), with the rows of q, k and v as (3, H, D).
@@ -167,8 +168,8 @@ inline std::vector<std::string> read_attention_kinds(const Config& c, const Fiel
                 append_kinds(kinds, pair[0], types, json);
         }
     }
-    CHECK(int64_t(kinds.size()) == c.layers, "{}: \"{}\" is for {} layers, but \"num_layers\" is {}", json.path(),
-          field, kinds.size(), c.layers);
+    CHECK(int64_t(kinds.size()) == c.layers, "{}: \"{}\" is for {}, but \"num_layers\" is {}", json.path(), field,
+          count_of(int64_t(kinds.size()), "layer"), c.layers);
     return kinds;
 }
 

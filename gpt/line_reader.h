@@ -99,7 +99,10 @@ class LineReader {
         int n            = 0;
         discarded_       = false;
         const char* text = el_gets(edit_, &n);
-        if (discarded_) return "";
+        if (discarded_) {
+            fmt::print("\n");
+            return "";
+        }
         if (!text || n <= 0) return std::nullopt;
         std::string line(text, size_t(n));
         while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();

@@ -164,8 +164,8 @@ class Log {
                 {"acc_norm", acc_norm},
                 {"questions", questions},
                 {"ms", std::round(seconds * 1e4) / 10}});
-        print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {} questions\n", "eval", 100 * acc, 100 * acc_norm,
-              questions);
+        print("{:>6} {:>8.2f}%  HellaSwag acc, {:.2f}% acc_norm, {}\n", "eval", 100 * acc, 100 * acc_norm,
+              count_of(questions, "question"));
     }
     void sample(int64_t step, const std::string& text) {
         record({{"event", "sample"}, {"step", step}, {"text", text}});

@@ -447,7 +447,7 @@ inline void list_options(Flags& f, Options& o) {
     f.apart({"--tune", "--dry-run"});
     f.only_with("--gpu", {"--dry-run"});
     f.only_with("--add-tokens", {"--tokenizer"});
-    f.only_with("--dpo-beta", {"--objective"});
+    f.only_with("--dpo-beta", {"--objective dpo"});
     f.only_with("--world", {"--gpu"});
     f.only_with("--link", {"--world"});
     f.only_with("--gpus-per-node", {"--world"});
@@ -591,10 +591,11 @@ inline void list_options(Flags& f, InferOptions& o) {
     f.group("instead of continuing a prompt");
     f.add("--score", o.score, "print the loss and perplexity of a text file, plain, .zst or .gz, or of a token shard",
           "FILE");
-    f.add("--eval", o.eval,
-          "print the accuracy on the .jsonl of a benchmark, or of several, as lm-evaluation-harness defines it; with "
-          "--json the results of several are one list",
-          "hellaswag|lambada FILE…");
+    f.add(
+        "--eval", o.eval,
+        "print the accuracy on the .jsonl of a benchmark, plain, .zst or .gz, or of several, as lm-evaluation-harness "
+        "defines it; with --json the results of several are one list",
+        "hellaswag|lambada FILE…");
     f.add(
         "--stride", o.stride, at_least(1).at_most(1 << 24),
         "tokens from one window of --score to the next, at most --context; with fewer, windows overlap, and each token "
@@ -618,7 +619,7 @@ inline void list_options(Flags& f, InferOptions& o) {
     f.group("look inside");
     f.add("--probe", o.probe,
           "train classifiers of labelled texts on the residual stream of each layer, and find the best single unit; "
-          "both files are .jsonl whose lines have a text and one of two labels",
+          "both files are .jsonl, plain, .zst or .gz, whose lines have a text and one of two labels",
           "TRAIN_FILE TEST_FILE");
     f.add("--out", o.out,
           "new folder for what --probe finds: probe.json, probe.png, and directions.safetensors for --steer", "DIR");

@@ -108,10 +108,10 @@ inline void header(const Run& run) {
 
     say("run", "{} · commit {} · seed {}", o.dry_run ? "(dry run)" : run.folder(), GPT_COMMIT, o.seed);
     say("", "{}", run.flags.command());
-    say("model", "{} · {} layers × {} wide × {} heads · context {} · vocabulary {} · {} parameters", c.name, c.layers,
-        c.width, c.heads, o.context, c.vocab, grouped(count_params(c)));
+    say("model", "{} · {} × {} wide × {} · context {} · vocabulary {} · {} parameters", c.name,
+        count_of(c.layers, "layer"), c.width, count_of(c.heads, "head"), o.context, c.vocab, grouped(count_params(c)));
     say("device", "{}{}{}{} · {}{}", world > 1 ? fmt::format("{} × ", world) : "",
-        o.gpu.is_auto() ? dev.name() : run.card->driver_name, gpu ? "" : fmt::format(" · {} threads", dev.threads()),
+        o.gpu.is_auto() ? dev.name() : run.card->driver_name, gpu ? "" : " · " + count_of(dev.threads(), "thread"),
         world > 1 && o.world.is_auto() ? " · " + Collective::library(run.machine()) : "", name_of(run.dtype),
         o.dry_run ? ""
                   : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
@@ -123,18 +123,22 @@ inline void header(const Run& run) {
     if (run.train && run.train->masked()) {
         const Packing& p   = run.train->packing();
         const double slots = double(p.windows * o.context);
-        say("", "{} documents in {} windows · {:.1f} % of the tokens count in the loss · {:.1f} % are padding",
-            grouped(p.documents), grouped(p.windows), 100 * double(p.counted) / slots,
-            100 * (1 - double(p.tokens - p.windows) / slots));
+        say("", "{} {} in {} {} · {:.1f} % of the tokens count in the loss · {:.1f} % are padding",
+            grouped(p.documents), plural(p.documents, "document"), grouped(p.windows), plural(p.windows, "window"),
+            100 * double(p.counted) / slots, 100 * (1 - double(p.tokens - p.windows) / slots));
         if (p.cut)
-            say("", "{} longer than the context of {} were cut, which left out {} tokens", count_of(p.cut, "document"),
-                o.context, grouped(p.cut_tokens));
+            say("", "{} longer than the context of {} were cut, which left out {} {}; --context {} has room for all",
+                count_of(p.cut, "document"), o.context, grouped(p.cut_tokens), plural(p.cut_tokens, "token"),
+                p.longest - 1);
         if (p.left_out) say("", "{} in which nothing counts were left out", count_of(p.left_out, "document"));
+        if (p.too_long)
+            say("", "{} longer than the context of {} were left out; --context {} has room for all",
+                count_of(p.too_long, "preference"), o.context, p.longest - 1);
     }
     const bool length_known = run.train || o.steps > 1;  // without data, a dry run knows it from the options alone
-    say("batch", "{} × {} × {} micro{} = {} tokens a step{}", o.batch, o.context, o.accumulate,
-        world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens),
-        length_known ? fmt::format(" · {} step{} = {} tokens", grouped(o.steps), o.steps == 1 ? "" : "s",
+    say("batch", "{} × {} × {} micro{} = {} {} a step{}", o.batch, o.context, o.accumulate,
+        world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), plural(tokens, "token"),
+        length_known ? fmt::format(" · {} {} = {} tokens", grouped(o.steps), plural(o.steps, "step"),
                                    rounded(double(o.steps) * double(tokens)))
                      : "");
     say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
@@ -147,7 +151,7 @@ inline void header(const Run& run) {
         say("",
             "--shard {} would take less: most of this model are its tables, which --shard {} has in slices and whole",
             level, option_value::show(o.shard, shard_levels()));
-    say("", "logits of {} rows at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", rows,
+    say("", "logits of {} at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", count_of(rows, "row"),
         double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));
     say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
         gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",

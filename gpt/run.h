@@ -205,10 +205,7 @@ struct Run {
             options.document_mask ? document_token() : -1, is_dpo(), shuffle && options.sequences});
     }
     // The token in front of each document. A tokenizer may name another one, such as the end of a message.
-    int64_t document_token() const {
-        const int32_t id = tokenizer && !data.between.empty() ? tokenizer->id_of(data.between) : -1;
-        return id >= 0 ? id : config.eot;
-    }
+    int64_t document_token() const { return data.separator >= 0 ? data.separator : config.eot; }
     std::string find_home() const;
     std::string tokenizer_file() const;
     Config read_model() const;
@@ -288,7 +285,7 @@ inline Comm::Facts Run::facts() const {
         {"training data", train ? train->fingerprint() : ""},
         {"validation data", val ? val->fingerprint() : ""},
         {"checkpoint", checkpoint.empty() ? "none" : fmt::format("{}, step {}", checkpoint, saved.step)},
-        {"step", fmt::format("{} tokens", tokens_per_step())}};
+        {"step", count_of(tokens_per_step(), "token")}};
     return all;
 }
 
@@ -339,8 +336,11 @@ inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
         const std::string theirs = summary.text("tokenizer_fingerprint", "");
         CHECK(theirs.empty() || theirs == tokenizer->fingerprint(),
               "{}: the shards were made with {}, which is not the same tokenizer as {}\n"
-              "    ./tokenize --tokenizer {} makes shards for this model; --trust-data trains on these",
-              path, summary.text("tokenizer", "another tokenizer"), options.tokenizer, options.tokenizer);
+              "    ./tokenize --tokenizer {} makes shards for this model; --trust-data trains on these{}",
+              path, summary.text("tokenizer", "another tokenizer"), options.tokenizer, options.tokenizer,
+              summary.has("chat") && !options.add_tokens ? "\n    if tokenize --add-tokens DIR made them, --tokenizer "
+                                                           "DIR --add-tokens gives the model the tokens"
+                                                         : "");
     }
 }
 
@@ -349,16 +349,13 @@ inline void Run::read_data_facts() {
     for (const Auto<std::string>& pattern : {options.train_data, options.val_data})
         if (!pattern.is_auto()) refuse_other_tokenizer(pattern), data.read(pattern);
     if (data.masked && document_token() >= 0) options.document_mask = true;
-    CHECK(!is_dpo() || options.train_data.is_auto() ||
-              (data.masked && options.document_mask && (!data.preferences.empty() || options.trust_data)),
-          "--objective dpo needs preferences, which tokenize --chat-template makes of lines with chosen and rejected, "
-          "and the tokenizer that they were made with");
-    CHECK(!is_dpo() || data.others.empty() || options.trust_data,
-          "--objective dpo: {} says that its shards hold no preferences; leave them out of --train-data and --val-data",
+    CHECK(!is_dpo() || data.others.empty() || (data.masked && options.document_mask && options.trust_data),
+          "{}: --objective dpo needs preferences, and this shard holds none; tokenize --chat-template makes them of "
+          "lines with chosen and rejected",
           data.others);
     CHECK(
         is_dpo() || data.preferences.empty() || options.trust_data,
-        "{}: the shards hold preferences, of which the rejected answers should not be learned; --objective dpo trains "
+        "{}: this shard holds preferences, of which the rejected answers should not be learned; --objective dpo trains "
         "on them",
         data.preferences);
     if (data.form && tokenizer && !options.trust_data)
@@ -368,7 +365,7 @@ inline void Run::read_data_facts() {
 inline void Run::read_data() {
     const Busy busy("reading the data");
     Options& o = options;
-    CHECK(!o.document_mask || config.eot >= 0,
+    CHECK(!o.document_mask || document_token() >= 0,
           "--document-mask: the id of <|endoftext|> is not known; give a --tokenizer FILE that has it");
     CHECK(o.dry_run || !o.sample_every || tokenizer, "--sample-every needs a --tokenizer FILE");
     CHECK(o.dry_run || o.hellaswag.empty() || tokenizer, "--hellaswag needs a --tokenizer FILE");
@@ -400,8 +397,8 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
           "--offload optimizer is for a GPU: on a CPU the state is in the host's memory already");
     if (!o.dry_run) refuse_without_products(device);
     CHECK(o.steps.is_auto() || o.steps >= saved.step,
-          "--steps {}: the run in {} has done {} steps already; more than that train it longer", o.steps, o.out,
-          saved.step);
+          "--steps {}: the run in {} has done {} already; more than that train it longer", o.steps, o.out,
+          count_of(saved.step, "step"));
     if (o.gpu.is_auto()) use_tf32(o.machine, device, dtype);
     if (o.gpu.is_auto()) use_attention(o.machine, device, dtype);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "data/progress.h"
 #include "gpt/model.h"
 #include "gpt/safetensors.h"
 
@@ -30,11 +31,14 @@ inline int64_t index(const std::string& word, int64_t below, const char* what, c
 
 // Returns the only tensor of a file, or of the file of a probe the direction of this layer's mean.
 inline std::vector<float> direction(const std::string& file, int64_t layer, int64_t width, const std::string& where) {
+    CHECK(!fs::is_directory(file), "{}: {} is a folder; give a .safetensors file in it, such as {}", where, file,
+          (fs::path(file) / "directions.safetensors").string());
     const SafetensorsReader reader(file);
     const std::string of_layer = fmt::format("layer.{}.mean", layer);
     const StoredTensor* t      = reader.find(of_layer);
     if (!t && reader.tensors().size() == 1) t = &reader.tensors().begin()->second;
-    CHECK(t, "{}: {} has {} tensors and none of them is called {}", where, file, reader.tensors().size(), of_layer);
+    CHECK(t, "{}: {} has {}, and none of them is called {}", where, file,
+          count_of(int64_t(reader.tensors().size()), "tensor"), of_layer);
     CHECK(t->shape.numel() == width, "{}: {} of {} has the shape {}, but the model is {} wide", where, t->label(), file,
           t->shape.str(), width);
     std::vector<float> values(size_t(width), 0.f);
@@ -54,7 +58,8 @@ class Steering {
             const std::string where = "--steer " + word;
             const size_t colon = word.find(':'), star = word.rfind('*'), equals = word.find('=');
             CHECK(colon != word.npos && (star != word.npos ? star > colon : equals != word.npos && equals > colon),
-                  "{}: expected LAYER:UNIT=VALUE or LAYER:FILE*A", where);
+                  "{}: expected LAYER:UNIT=VALUE or LAYER:FILE*A, such as 2:63=-5 or 3:probe/directions.safetensors*4",
+                  where);
             const int64_t layer = steering::index(word.substr(0, colon), model.config.layers + 1, "the layer", where);
             Change& change      = change_of(layer, C);
             if (star != word.npos) {

@@ -113,6 +113,16 @@ def check_chat(work, tokenizer):
     assert ours[1:] == ids, f"chat: the template gives other ids:\n{ids}\n{ours[1:]}"
     ends = opened(work / "chat-tuned/checkpoints/latest").generation_config.eos_token_id
     assert ends[0] == theirs.convert_tokens_to_ids("<|im_end|>"), f"chat: a text ends with {ends}"
+    # A template whose loop has another variable.
+    config = json.loads((work / "chat/tokenizer_config.json").read_text())
+    config["chat_template"] = config["chat_template"].replace("for message in", "for m in").replace("message[", "m[")
+    (work / "chat/tokenizer_config.json").write_text(json.dumps(config))
+    ran(BUILD / "tokenize", "--tokenizer", work / "chat", "--input", work / "chat.jsonl", "--chat-template", "model", "--output",
+        work / "chat/renamed")
+    theirs = transformers.AutoTokenizer.from_pretrained(work / "chat").apply_chat_template(messages, return_dict=False)
+    assert "m[" in config["chat_template"] and theirs == ids, f"chat: the template with another variable gives other ids:\n{theirs}"
+    renamed = numpy.fromfile(work / "chat/renamed_train_000000.bin", "<i4", header[4], offset=1024).tolist()
+    assert renamed == ours, f"chat: a template with another variable gives other ids:\n{renamed}\n{ours}"
     print("chat                 --add-tokens: the ids of apply_chat_template, and the end of an answer")
 
 

@@ -54,6 +54,11 @@ TEST_CASE("the words of the assistant and the token behind them count", "[chat][
     CHECK(counted(chat_template("alpaca", t).encode(messages), t) == "_A b<|endoftext|>_<|endoftext|>_");
     CHECK(counted(chat_template("plain", t).encode(messages), t) == "_ A b<|endoftext|>_ <|endoftext|>_");
     CHECK(counted(chat_template("chatml", t).encode(messages, false, true), t) == "_<|im_end|>_");
+    // An answer of weight 0 does not count, nor does its end.
+    Messages weighted  = messages;
+    weighted[2].counts = false;
+    CHECK(counted(chat_template("chatml", t).encode(weighted), t) == "_<|im_end|>_");
+    CHECK(counted(chat_template("plain", t).encode(weighted), t) == "_ <|endoftext|>_");
     // A token that crosses the place where an answer begins counts.
     CHECK(counted(chat_template("chatml", t).encode({{"assistant", "\n\nx"}}), t).find("\n\nx<|im_end|>") !=
           std::string::npos);
@@ -97,6 +102,25 @@ TEST_CASE("a chat template is recognized in other spellings, and another one is 
     CHECK(name("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim + "
                "'<|im_end|>' + '\n'}}{% endfor %}" +
                open) == "none");
+    // The variable of the loop may have any name, and every use of it must be meant.
+    const auto loop = [&](const std::string& variable, const std::string& used, const std::string& behind) {
+        return name("{% for " + variable + " in messages %}{{ '<|im_start|>' + " + used + "['role'] + '\n' + " + used +
+                    ".content + '<|im_end|>\n' }}{% endfor %}" + behind + open);
+    };
+    CHECK(loop("m", "m", "") == "chatml");
+    CHECK(loop("a_message2", "a_message2", "") == "chatml");
+    CHECK(loop("m", "message", "") == "none");
+    CHECK(loop("message", "m", "") == "none");
+    CHECK(loop("m", "m", "{{ m }}") == "none");
+    CHECK(loop("m, n", "m", "") == "none");
+    for (const ChatForm& form : chat_forms) {
+        std::string renamed = form.jinja;
+        for (const std::string from : {"for message in", " message[", "(message["})
+            for (size_t at = 0; (at = renamed.find(from, at)) != renamed.npos;)
+                renamed.replace(at + from.find("message"), 7, "turn");
+        CHECK(renamed.find("message[") == renamed.npos);
+        CHECK(name(renamed) == form.name);
+    }
     for (const char* bad : {"", "{{", "{% for", "{{ 'a", "{{ a + }}", "{", "{-}", "{%%}", "{{-}}", "{{--}}"})
         CHECK(name(bad) == "none");
 
@@ -217,12 +241,36 @@ TEST_CASE("conversations are packed into windows, and none sees another", "[chat
     CHECK(both.packing().windows == 2 + 3);
     CHECK(both.packing().counted == 3 + 8 + 8 + 1);
 
+    // Of a shard that says what separates its documents, an end-of-text token within one does not.
+    {
+        ShardWriter writer(dir / "own", 100, 1000, true, 0);
+        const Ids ids                     = {0, 1, 0, 2, 3, 0, 0, 4, 0, 9, 5, 0, 0, 6};
+        const std::vector<uint8_t> counts = {0, 2, 0, 0, 1, 1, 0, 2, 0, 0, 1, 1, 0, 2};
+        writer.add(ids.data(), counts.data(), ids.size());
+        writer.commit();
+        CHECK(writer.counted() == 4);
+        const Shard own(dir / "own_000000.bin", 100);
+        CHECK(own.separator() == 0);
+        CHECK(!own.holds_pairs());
+        std::string kinds;
+        for (int64_t i = 0; i < own.tokens(); i++) kinds += own.separates(i) ? '|' : own.counts(i) ? '1' : '.';
+        CHECK(kinds == "|...11|...11|.");
+        set.pattern = own.path(), set.document_token = 0;
+        Loader loader(set);
+        CHECK(loader.packing().windows == 2);
+        CHECK(loader.packing().counted == 4);
+        CHECK(row(loader.next().targets, 0) == Ids{-1, -1, 3, 0, -1, -1, -1, -1});
+        CHECK(row(loader.next().targets, 0) == Ids{-1, -1, 5, 0, -1, -1, -1, -1});
+    }
+
     // The two answers of a preference stay together; a pair that does not fit is left out.
     set.document_token = 0, set.pairs = true;
     set.pattern = masked_shard(dir, {{1, -2}, {1, -3}, {4, 5, 6, -7}, {4, 5, 6, -8, -9}, {10, -11}, {10, -12}}, "p");
     Loader pairs(set);
     CHECK(pairs.packing().documents == 4);
-    CHECK(pairs.packing().left_out == 2);
+    CHECK(pairs.packing().left_out == 0);
+    CHECK(pairs.packing().too_long == 1);
+    CHECK(pairs.packing().longest == 10);
     CHECK(pairs.packing().windows == 2);
     pairs.next();
     pairs.next();
@@ -293,8 +341,8 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
         s, "--input " + quoted(s / "a.jsonl") + " --chat-template plain --threads 2 --output " + quoted(s / "out/a"));
     CAPTURE(r.out, r.err);
     REQUIRE(r.code == 0);
-    CHECK(says(
-        r, {"5 conversations, 1 document as plain", "count in the loss", "left out 1 conversation without an answer"}));
+    CHECK(says(r, {"5 conversations, 1 document as plain", "count in the loss",
+                   "left out 1 conversation without an answer", "note: these fields were not read: id (1 time)"}));
     const Tokenizer t(small_tokenizer());
     const Shard shard(s / "out/a_train_000000.bin", t.vocab_size());
     ChatIds all{ids_in(shard.path()), {}};
@@ -307,7 +355,7 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
           "<|endoftext|>s\nUser: the sea\nAssistant: was calm<|endoftext|>\n<|endoftext|>the wind<|endoftext|>");
     CHECK(counted(all, t) ==
           "_ was calm<|endoftext|>_ was calm<|endoftext|>_ <|endoftext|>_ was calm<|endoftext|>_ was "
-          "calm<|endoftext|>_the wind<|endoftext|>");
+          "calm<|endoftext|>_ wind<|endoftext|>");
     const json summary = json::parse(read_text(s / "out/a_summary.json"));
     CHECK(summary["chat"]["conversations"] == 5);
     CHECK(summary["chat"]["left_out_without_an_answer"] == 1);
@@ -342,6 +390,87 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
     std::string expected;
     for (int i = 0; i < 4; i++) expected += "_ sea<|endoftext|>_ wind<|endoftext|>";
     CHECK(counted(p, t) == expected + "_");
+}
+
+// The text of a shard that one line gives, with what does not count in parentheses.
+static std::string shard_text(const Scratch& s, const std::string& line, const std::string& more = "") {
+    write_text(s / "tokenizer.json", small_tokenizer());
+    write_text(s / "x.jsonl", line + "\n");
+    const Ran r = tokenize(s, "--input " + quoted(s / "x.jsonl") + " --chat-template plain --overwrite --output " +
+                                  quoted(s / "x") + " " + more);
+    CAPTURE(line, r.err);
+    REQUIRE(r.code == 0);
+    const Tokenizer t(small_tokenizer());
+    const Shard shard(s / "x_train_000000.bin", t.vocab_size());
+    const Ids ids = ids_in(shard.path());
+    std::string text;
+    for (int64_t i = 0; i < shard.tokens(); i++) {
+        const bool was = i > 0 && shard.counts(i - 1);
+        if (i == 0 || was != shard.counts(i)) text += i == 0 || was ? "(" : ")";
+        text += shard.separates(i) ? "|" : t.bytes_of(ids[size_t(i)]);
+    }
+    return text;
+}
+
+TEST_CASE("a system field is the first message, a weight takes an answer out of the loss, and parts are joined",
+          "[chat][data]") {
+    const Scratch s;
+    const std::string talk = "(|sys\nUser: a\nAssistant:) b<|endoftext|>(\n";
+    CHECK(
+        shard_text(
+            s,
+            R"({"system": "sys", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})") ==
+        talk);
+    CHECK(shard_text(s, R"({"system_prompt": "sys", "instruction": "a", "output": "b"})") == talk);
+    CHECK(shard_text(s, R"({"system": "sys", "prompt": "a", "completion": "b", "tools": [], "images": null})") == talk);
+    CHECK(shard_text(s, R"({"system": "sys", "prompt": "a", "chosen": "b", "rejected": "c"})") ==
+          talk + "|sys\nUser: a\nAssistant:) c<|endoftext|>(\n");
+    CHECK(
+        shard_text(
+            s,
+            R"({"system": "", "prompt": "a", "completion": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})") ==
+        "(|User: a\nAssistant:) b<|endoftext|>(\n");
+    // The end-of-text token of an answer that does not count does not end the conversation.
+    for (const char* off :
+         {R"("weight": 0)", R"("weight": 0.0)", R"("train": false)", R"("training": false)", R"("loss": false)"})
+        CHECK(
+            shard_text(
+                s,
+                fmt::format(
+                    R"({{"messages": [{{"role": "user", "content": "a", {0}}}, {{"role": "assistant", "content": "b", {0}}},
+                                           {{"role": "user", "content": "c"}}, {{"role": "assistant", "content": "d", "weight": 1}}]}})",
+                    off)) == "(|User: a\nAssistant: b<|endoftext|>\nUser: c\nAssistant:) d<|endoftext|>(\n");
+    CHECK(
+        shard_text(
+            s,
+            R"({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}], "chosen": "d", "rejected": "e"})") ==
+        "(|User: a\nAssistant: b<|endoftext|>\nUser: c\nAssistant:) d<|endoftext|>(\n"
+        "|User: a\nAssistant: b<|endoftext|>\nUser: c\nAssistant:) e<|endoftext|>(\n");
+    // Nor does one that is written in a message, and the two answers stay together.
+    const std::string eot = "<|endoftext|>";
+    CHECK(shard_text(
+              s,
+              R"({"prompt": "<|endoftext|>a<|endoftext|><|endoftext|>", "chosen": "d", "rejected": "<|endoftext|>"})",
+              "--special-tokens ids") == "(|User: " + eot + "a" + eot + eot + "\nAssistant:) d<|endoftext|>(\n|User: " +
+                                             eot + "a" + eot + eot + "\nAssistant:) <|endoftext|><|endoftext|>(\n");
+    // The texts of a list are joined.
+    CHECK(
+        shard_text(
+            s,
+            R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, {"role": "assistant", "content": "c"}]})") ==
+        "(|User: ab\nAssistant:) c<|endoftext|>(\n");
+    // Where there is a preference, a list of messages beside it is not read, which is said.
+    write_text(
+        s / "x.jsonl",
+        R"({"prompt": "a", "chosen": "b", "rejected": "c", "score": 3, "messages": [{"role": "user", "content": "a"}]})"
+        "\n"
+        R"({"prompt": "a", "chosen": "b", "rejected": "b"})"
+        "\n");
+    const Ran r = tokenize(
+        s, "--input " + quoted(s / "x.jsonl") + " --chat-template plain --overwrite --output " + quoted(s / "x"));
+    CHECK(says(r, {"1 preference as plain", "not read: messages (1 time), score (1 time)",
+                   "left out 1 preference whose chosen and rejected answers are the same"}));
+    CHECK(Shard(s / "x_train_000000.bin", 0).holds_pairs());
 }
 
 TEST_CASE("conversations in a list or over several lines are those of JSON lines", "[chat][data]") {
@@ -391,8 +520,29 @@ TEST_CASE("a bad conversation is named by file and line, and nothing is written"
     refuses(R"({"messages": ["hello"]})", {"a message is", "expected an object"});
     refuses(R"({"messages": [{"role": "user"}]})", {"\"content\" is missing"});
     refuses(R"({"messages": [{"role": "user", "content": null}]})", {"\"content\" is null"});
-    refuses(R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})",
-            {"\"content\" is [", "expected a text"});
+    refuses(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}]})",
+            {"\"content\" has the part", "image", "only parts of the type \"text\""});
+    refuses(R"({"messages": [{"role": "user", "content": []}]})", {"\"content\" is [], expected a text"});
+    refuses(R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})", {"\"text\" is missing"});
+    for (const char* field : {"tool_calls", "function_call", "name", "refusal", "reasoning_content", "audio"})
+        refuses(fmt::format(R"({{"messages": [{{"role": "user", "content": "x", "{}": ["f"]}}]}})", field),
+                {fmt::format("the field \"{}\" is [\"f\"]", field), "no place for it"});
+    for (const char* field : {"tools", "functions", "history", "images", "weight"})
+        refuses(fmt::format(R"({{"instruction": "x", "output": "y", "{}": [1]}})", field),
+                {fmt::format("the field \"{}\" is [1]", field)});
+    refuses(R"({"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]})",
+            {"\"weight\" of a message is 0.5"});
+    refuses(R"({"messages": [{"role": "user", "content": "x", "train": true}]})",
+            {"\"train\" asks that a message of the user counts"});
+    refuses(R"({"system": "s", "messages": [{"role": "system", "content": "x"}]})", {"\"system\" stands beside"});
+    refuses(R"({"system": 3, "messages": [{"role": "user", "content": "x"}]})", {"\"system\" is 3"});
+    refuses(R"({"prompt": "x", "completion": "y", "label": false})", {"\"label\"", "a good one"});
+    refuses(
+        R"({"prompt": "x", "completion": [{"role": "user", "content": "z"}, {"role": "assistant", "content": "y"}]})",
+        {"\"completion\" begins with a message of the user"});
+    refuses(
+        R"({"chosen": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "rejected": [{"role": "user", "content": "z"}, {"role": "assistant", "content": "y"}]})",
+        {"answer different questions", "--on-error skip"});
     refuses(R"({"messages": [{"role": "tool", "content": "x"}]})", {"the role \"tool\" is unknown"});
     refuses(R"({"messages": [], "messages": []})", {"appears twice"});
     refuses(R"({"conversations": [{"role": "user", "content": "x"}]})", {"\"from\" is missing"});
@@ -573,6 +723,23 @@ TEST_CASE("--add-tokens gives a model the tokens of a chat template", "[chat][pr
                   " --chat-template model --overwrite --output " + quoted(s / "c"))
               .code == 0);
     CHECK(read_text(s / "c_train_000000.bin") == shard);
+    // Nothing is written when the input turns out bad: neither a new folder nor a part of one that is there.
+    write_text(s / "bad.jsonl", chat_line("the sea", "was calm") + "{}\n");
+    const std::string bad = "--input " + quoted(s / "bad.jsonl") + " --chat-template chatml --output " +
+                            quoted(s / "bad") + " --add-tokens ";
+    CHECK(tokenize(s, bad + quoted(s / "new/chat")).code == 2);
+    CHECK(!fs::exists(s / "new/chat"));
+    write_text(s / "chat/chat_template.jinja", "x");
+    CHECK(says(tokenize(s, encode + "3 --add-tokens " + quoted(s / "chat")), {"chat_template.jinja", "--overwrite"}));
+    fs::remove(s / "chat/chat_template.jinja");
+    const std::string config = read_text(s / "chat/tokenizer_config.json");
+    write_text(s / "chat/tokenizer_config.json", "{}");
+    CHECK(says(tokenize(s, encode + "3 --add-tokens " + quoted(s / "chat")), {"another tokenizer_config.json"}));
+    write_text(s / "chat/tokenizer_config.json", config);
+    CHECK(left_in(s, "c3") == List{});
+    fs::create_directory(s / "empty");
+    CHECK(tokenize(s, bad + quoted(s / "empty")).code == 2);
+    CHECK(fs::is_empty(s / "empty"));
     write_text(s / "own/tokenizer.json", small_tokenizer());
     CHECK(
         says(tokenize(s, encode + "2 --add-tokens " + quoted(s / "own")), {"own", "another tokenizer", "--overwrite"}));

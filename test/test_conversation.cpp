@@ -57,11 +57,9 @@ struct Talk {
     }
     // The ids of a conversation whose last answer is complete, up to the token that ends it.
     std::vector<int32_t> ids_of(const Messages& messages) const {
-        std::vector<int32_t> ids = {256};
-        const ChatIds all        = form.encode(messages);
-        const auto last          = std::find(all.counts.rbegin(), all.counts.rend(), uint8_t(1));
-        ids.insert(ids.end(), all.ids.begin(), all.ids.end() - (last - all.counts.rbegin()));
-        return ids;
+        const ChatIds all = form.encode(messages);
+        const auto last   = std::find(all.counts.rbegin(), all.counts.rend(), uint8_t(1));
+        return {all.ids.begin(), all.ids.end() - (last - all.counts.rbegin())};
     }
 };
 bool always() { return true; }
@@ -141,8 +139,8 @@ TEST_CASE("a kept cache gives the answer that a fresh one gives", "[conversation
     for (const char* message : {"one", "two", "three", "four"}) {
         Messages messages = c.messages();
         messages.push_back({"user", message});
-        std::vector<int32_t> ids = {256}, expected;
-        for (const int32_t id : t.form.encode(messages, true).ids) ids.push_back(id);
+        const std::vector<int32_t> ids = t.form.encode(messages, true).ids;
+        std::vector<int32_t> expected;
         generate(
             t.model, ids, 12, 1, how.sampling,
             [&](int64_t, int32_t id) {
@@ -217,7 +215,7 @@ TEST_CASE("a full context forgets the oldest turns and keeps the system message"
         CHECK(c.used() <= 152);
         CHECK(!a.cut);
         forgotten += a.forgotten;
-        CHECK(std::equal(system.ids.begin(), system.ids.end() - 1, c.ids().begin() + 1));
+        CHECK(std::equal(system.ids.begin(), system.ids.end() - 1, c.ids().begin()));
         // What is read is the system message and the newest turns, whole.
         Messages read = {c.messages()[0]};
         read.insert(read.end(), c.messages().begin() + 1 + forgotten, c.messages().end());
@@ -243,6 +241,18 @@ TEST_CASE("messages and answers longer than the context leave their end in it", 
         CHECK((a.cut || a.ended));
     }
     CHECK(pieces > 0);
+    // A system message stays in front of what is cut. One that leaves too little to the turns is refused.
+    CHECK_REFUSED(c.set_system(std::string(size_t(context), 's')), "/system", "half of the context");
+    CHECK(c.messages().size() == 8);
+    if (context == 31) {
+        c.set_system("s");
+        const ChatIds system = t.form.encode({{"system", "s"}});
+        const auto a         = c.answer(
+                    std::string(500, 'x'), [](const std::string&) {}, always);
+        CHECK(a.cut);
+        CHECK(std::equal(system.ids.begin(), system.ids.end(), c.ids().begin()));
+        CHECK(c.used() <= context + 2);
+    }
     CHECK_REFUSED(Conversation(t.model, t.tokenizer, t.form, Talk::settings(7, 1)), "--chat", "7 tokens");
 }
 
@@ -308,8 +318,8 @@ TEST_CASE("--chat through a pipe: answers on standard output and nothing else", 
     CHECK(missing_words(t.chat("/help\n").err, {"/reset", "/system TEXT", "/save FILE", "/quit", "/stats"}) == "");
     CHECK(missing_words(t.chat("Hello\nHello\nHello\nHello\n").err,
                         {"note: the context of 64 tokens is full; the model no longer sees the 2 messages"}) == "");
-    CHECK(missing_words(t.chat(std::string(100, 'x') + "\n").err, {"note: the last turn is longer than the context"}) ==
-          "");
+    CHECK(missing_words(t.chat(std::string(100, 'x') + "\n").err,
+                        {"note: the last turn does not fit into the context of 64"}) == "");
 
     for (const auto& [in, says] : std::vector<std::pair<std::string, const char*>>{
              {"/bogus\n", "/bogus is no command; /help"},
@@ -321,6 +331,10 @@ TEST_CASE("--chat through a pipe: answers on standard output and nothing else", 
         CHECK(bad.code == 2);
         CHECK(missing_words(bad.err, {says}) == "");
     }
+    // A system message that does not fit is refused, and not kept by /reset.
+    const Ran system = t.chat("/system " + std::string(500, 's') + "\nHello\n");
+    CHECK(system.code == 2);
+    CHECK(missing_words(system.err, {"/system", "half of the context of 64"}) == "");
     CHECK(t.chat("<|im_end|>\n", "--special-tokens refuse").code == 2);
     CHECK(missing_words(t.chat("<|im_end|>\n").err, {"<|im_end|> stands in the message", "taken as plain text"}) == "");
 
@@ -345,6 +359,7 @@ TEST_CASE("--chat on a terminal: Ctrl-C ends the answer or the line, and not the
     type("a line that is not sent");
     if (has_libedit()) REQUIRE(terminal.shows("not sent"));
     terminal.ctrl_c();
+    REQUIRE(terminal.shows("\n"));
     REQUIRE(terminal.shows("> "));
     type("Hello\r");
     REQUIRE(terminal.shows("Hello"));

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "data/bpe_training.h"
+#include "data/documents.h"
+#include "data/shard_writer.h"
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/lens.h"
@@ -12,6 +14,7 @@
 #include "test/close.h"
 #include "test/golden.h"
 #include "test/programs.h"
+#include "test/tokenize.h"
 
 namespace {
 
@@ -447,6 +450,13 @@ TEST_CASE("--probe writes a table, JSON, a picture, directions and activations, 
     CHECK(a.at("test.layer.2.last", {30, 48}).dtype == "F32");
     CHECK(d.tensors().size() == 6);
 
+    // Compressed files are read as tokenize reads them.
+    write_text(i.s / "train.jsonl.gz", gzip(read_text(i.s / "train.jsonl")));
+    write_text(i.s / "test.jsonl.zst", zstd(read_text(i.s / "test.jsonl")));
+    const auto packed = nlohmann::json::parse(
+        i.infer("--json --probe " + quoted(i.s / "train.jsonl.gz") + " " + quoted(i.s / "test.jsonl.zst")).out);
+    CHECK(packed["layers"] == json["layers"]);
+
     const Ran few     = i.infer(i.files() + "--json --layers 2,0,2");
     const auto of_few = nlohmann::json::parse(few.out);
     REQUIRE(of_few["layers"].size() == 2);
@@ -510,6 +520,9 @@ TEST_CASE("--probe, --steer and --lens refuse what they cannot use, with file an
     steer("3:0=1", {"the layer '3'", "0 to 2"});
     steer("-1:0=1", {"the layer '-1'"});
     steer("1:48=1", {"the unit '48'", "0 to 47"});
+    fs::create_directory(i.s / "probe");
+    steer("1:" + (i.s / "probe") + "*2", {"probe is a folder", "probe/directions.safetensors"});
+    steer(i.s / "probe", {"LAYER:FILE*A, such as"});
     steer("1:0=", {"'' is not a number"});
     steer("1:0=nan", {"'nan' is not a number"});
     steer("1:none.safetensors*1", {"none.safetensors"});

@@ -83,7 +83,7 @@ TEST_CASE("a file that is no shard is refused as what it is", "[loader]") {
     };
     const auto ids = counting(100);
     refused("", {"is empty"});
-    refused("x", {"1 bytes"});
+    refused("x", {"1 byte:"});
     refused("abc", {"3 bytes", "uint16"});
     refused(llmc16(ids).substr(0, 1023), {"1023", "truncated"});
     refused(llmc16(ids).substr(0, 4), {"4 in all", "truncated"});

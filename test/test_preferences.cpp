@@ -204,18 +204,41 @@ TEST_CASE("DPO needs preferences, and nothing else learns from them", "[preferen
         CHECK(says(r, expected));
         CHECK_FALSE(fs::exists(s / "run/run.json"));
     };
-    refuses(words, {"p_summary.json", "--objective dpo"});
+    refuses(words, {"p_val_000000.bin", "--objective dpo"});
     refuses(words + " --objective dpo --graph --device cuda", {"--graph", "dpo"});
     for (const char* rate : {" --dropout 0.1", " --dropout auto"})
         refuses(words + " --objective dpo" + rate, {"--dropout", "dpo", "reference"});
-    refuses(words + " --dpo-beta 0.2", {"--dpo-beta", "--objective"});
-    refuses(std::string(words).replace(words.find("--context 96"), 12, "--context 8") + " --objective dpo",
-            {"no preference that fits into 9 tokens"});
+    for (const char* likelihood : {"", " --objective likelihood"})
+        refuses(words + " --dpo-beta 0.2" + likelihood, {"--dpo-beta has an effect only with --objective dpo"});
+    // A pair that is longer than a window is left out, and the message says which context has room for it.
+    const auto with_context = [&](int context) {
+        return std::string(words).replace(words.find("--context 96"), 12, fmt::format("--context {}", context)) +
+               " --objective dpo --dtype fp32 --eval-every 0 --save-every 0 ";
+    };
+    const Ran none = run(s, "train_gpt", with_context(8));
+    CAPTURE(none.err);
+    CHECK(missing_words(none.err, {"a window of 9 tokens", "none of these do", "--context "}) == "");
+    const int longest = std::atoi(none.err.c_str() + none.err.rfind("--context ") + 10);
+    const Ran some    = run(s, "train_gpt", with_context(longest - 1));
+    fs::remove_all(s / "run");
+    const Ran all = run(s, "train_gpt", with_context(longest));
+    fs::remove_all(s / "run");
+    CAPTURE(some.out, some.err, all.out, all.err);
+    REQUIRE(some.code == 0);
+    CHECK(missing_words(some.out,
+                        {fmt::format("longer than the context of {} were left out; --context {} has room for all",
+                                     longest - 1, longest)
+                             .c_str()}) == "");
+    REQUIRE(all.code == 0);
+    CHECK(all.out.find("left out") == std::string::npos);
+    // The shards themselves say what they are.
+    fs::remove(s / "p_summary.json");
+    refuses(words, {"p_val_000000.bin", "--objective dpo"});
     write_text(s / "p.jsonl", R"({"prompt": "the sea", "completion": "was calm"})"
                               "\n");
     REQUIRE(tokenize(s, "--input " + quoted(s / "p.jsonl") + " --chat-template plain --overwrite --output " +
                             quoted(s / "p"))
                 .code == 0);
     write_text(s / "p_val_000000.bin", read_text(s / "p_train_000000.bin"));
-    refuses(words + " --objective dpo", {"--objective dpo needs preferences"});
+    refuses(words + " --objective dpo", {"p_val_000000.bin", "--objective dpo needs preferences"});
 }
