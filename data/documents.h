@@ -228,8 +228,9 @@ class Documents {
     void note_invalid_bytes(const TextStream& stream) {
         const Utf8Check& c = stream.checked();
         if (c.invalid + c.zeros > 0)
-            notes_.push_back(fmt::format("{}: {} not UTF-8 or NUL, the first at byte {}, kept as they are",
-                                         stream.name(), count_of(c.invalid + c.zeros, "byte"), c.first));
+            notes_.push_back(fmt::format("{}: {} {} not UTF-8 or NUL, the first at byte {}, and kept as found",
+                                         stream.name(), count_of(c.invalid + c.zeros, "byte"),
+                                         c.invalid + c.zeros == 1 ? "is" : "are", c.first));
     }
     void note_progress(const OpenSource& from) {
         if (!from.stream) return;
