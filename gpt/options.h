@@ -110,7 +110,7 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
         "left out: they are exact to fp32");
     f.choose("--attention", o.attention, attention_kernels(),
              "which kernels compute attention in bf16 on a GPU: mma runs on every one; hopper is for the H100 and its "
-             "kin, heads wider than 32, and no dropout; auto: hopper where it runs, after its first results were "
+             "kin, and heads wider than 32; auto: hopper where it runs, after its first results were "
              "compared with those of mma, and mma elsewhere");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");

@@ -85,14 +85,25 @@ bool has_hopper_attention(const Queue& queue) {
     return is_compiled;
 }
 
+// Returns what problem() returned for all sequences for sequence b alone, whose rows of q, k and v are `qkv`.
+inline Problem problem_of_sequence(const Problem& all, int64_t b, Tensor qkv, Tensor starts,
+                                   std::initializer_list<Tensor> tensors) {
+    Problem p = problem(qkv, starts.rows(b, 1), 0, all.scale, all.window, tensors);
+    p.drops   = all.drops;
+    p.drops.first_head += uint32_t(b * all.H);
+    return p;
+}
+
 // Runs Hopper's kernel where it can be used. Returns false where it cannot, or where its first results differ from
 // those of the others.
 inline bool forward_on_hopper(Tensor out, Tensor lse, Tensor qkv, Tensor starts, const Problem& p, Queue& queue) {
-    const std::array<int64_t, 4> kind = {0, p.D, p.window < p.T, bool(starts)};
+    const HopperCall kind = {0, p.D, p.window < p.T, bool(starts), p.drops.step != nullptr};
     if (p.D <= 32 || !hopper_takes(p, queue, kind)) return false;
     for_size<64, 80, 96, 128, 192, 256>(p.D, [&](auto D) {
-        forward_hopper<HopperForwardTilingOf<D>>(heads_of<bf16>(out), lse.data<float>(), inputs<bf16>(qkv), p, qkv,
-                                                 queue);
+        for_dropout(p, [&](auto drops) {
+            forward_hopper<HopperForwardTilingOf<D, drops>, drops>(heads_of<bf16>(out), lse.data<float>(),
+                                                                   inputs<bf16>(qkv), p, qkv, queue);
+        });
     });
     if (!needs_trial(queue, kind)) return true;
     const Tensor y = out.rows(0, 1), l = lse.rows(0, 1);
@@ -102,11 +113,12 @@ inline bool forward_on_hopper(Tensor out, Tensor lse, Tensor qkv, Tensor starts,
         const Tensor one      = qkv.rows(b, 1);
         const Inputs<bf16> in = inputs<bf16>(one);
         forward_tiles<bf16>(heads_of<bf16>(other), other_lse.data<float>(), in,
-                            problem(one, starts.rows(b, 1), 0, p.scale, p.window, {other, one}), one, queue);
-        // Both results are sums of v with weights that add up to 1. Each rounds the weights to bf16, by 2^-9 at most,
-        // and then the result. So they may differ by 2^-7 of the largest |v|.
-        trial.compare(b, heads_of<const bf16>(out.rows(b, 1)), heads_of<const bf16>(other), in.v, 0x1p-7f,
-                      lse.rows(b, 1).data<float>(), other_lse.data<float>());
+                            problem_of_sequence(p, b, one, starts, {other, one}), one, queue);
+        // Both results are sums of v with weights that add up to 1, or that dropout has multiplied with its scale. Each
+        // rounds the weights to bf16, by 2^-9 at most, and then the result. So they may differ by 2^-7 of the largest
+        // |v|, times that scale.
+        trial.compare(b, heads_of<const bf16>(out.rows(b, 1)), heads_of<const bf16>(other), in.v,
+                      0x1p-7f * p.drops.scale, lse.rows(b, 1).data<float>(), other_lse.data<float>());
     }
     return trial.passes(kind);
 }
@@ -154,15 +166,17 @@ void backward_tiles(Tensor dqkv, float* delta, Tensor dout, Tensor out, Tensor l
 // Does for the backward pass what forward_on_hopper() does.
 inline bool backward_on_hopper(Tensor dqkv, float* delta, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
                                Tensor starts, const Problem& p, Queue& queue) {
-    const std::array<int64_t, 4> kind = {1, p.D, p.window < p.T, bool(starts)};
-    if (p.D <= 32 || p.D > 128 || !hopper_takes(p, queue, kind)) return false;
-    for_size<64, 80, 96, 128>(p.D, [&](auto D) {
+    const HopperCall kind = {1, p.D, p.window < p.T, bool(starts), p.drops.step != nullptr};
+    if (p.D <= 32 || !hopper_takes(p, queue, kind)) return false;
+    for_size<64, 80, 96, 128, 192, 256>(p.D, [&](auto D) {
         const Inputs<bf16> x = inputs<bf16>(qkv);
         const auto dq = heads_of_qkv<bf16>(dqkv, 0), dk = heads_of_qkv<bf16>(dqkv, 1), dv = heads_of_qkv<bf16>(dqkv, 2);
         const auto y = heads_of<const bf16>(out), dy = heads_of<const bf16>(dout);
         const float* const l = lse.data<float>();
-        backward_q_hopper<HopperQueryTilingOf<D>>(dq, delta, dy, y, l, x, p, qkv, queue);
-        backward_kv_hopper<HopperKeyTilingOf<D>>(dk, dv, dy, delta, l, x, p, qkv, queue);
+        for_dropout(p, [&](auto drops) {
+            backward_q_hopper<HopperQueryTilingOf<D, drops>, drops>(dq, delta, dy, y, l, x, p, qkv, queue);
+            backward_kv_hopper<HopperKeyTilingOf<D, drops>, drops>(dk, dv, dy, delta, l, x, p, qkv, queue);
+        });
     });
     if (!needs_trial(queue, kind)) return true;
     const Tensor g = dqkv.rows(0, 1);
@@ -172,7 +186,7 @@ inline bool backward_on_hopper(Tensor dqkv, float* delta, Tensor dout, Tensor ou
     for (int64_t b = 0; b < qkv.shape[0]; b++) {
         const Tensor one = qkv.rows(b, 1), dy = dout.rows(b, 1), y = out.rows(b, 1);
         backward_tiles<bf16>(other, other_delta, dy, y, lse.rows(b, 1), one,
-                             problem(one, starts.rows(b, 1), 0, p.scale, p.window, {other, dy, y, one}), queue);
+                             problem_of_sequence(p, b, one, starts, {other, dy, y, one}), queue);
         // How much rounding matters depends on how much of each sum cancels. 2^-5 of a head's largest gradient is
         // several times what random values show, and less than what a wrong product does.
         for (int which = 0; which < 3; which++) {

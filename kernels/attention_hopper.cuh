@@ -88,17 +88,17 @@ inline CUtensorMap map_of(const Heads<const bf16>& x, const Problem& p, int64_t 
 
 // ---- a block and its memory ----------------------------------------------------------------------------------------
 
-// How a kernel divides its work. A block has `own` tiles of its own 128 rows, and streams N rows at a time of two
+// How a kernel divides its work. A block has `own` tiles of its own `rows` rows, and streams N rows at a time of two
 // heads, a and b, through `stages` stages.
-template <int D_, int N_, int stages_, int own_>
+template <int D_, int N_, int stages_, int own_, int rows_ = 128>
 struct HopperTiling {
-    static constexpr int D = D_, N = N_, stages = stages_, own = own_, rows = 128;
+    static constexpr int D = D_, N = N_, stages = stages_, own = own_, rows = rows_;
     using Own                     = WideTile<D, rows>;
     using Streamed                = WideTile<D, N>;
     // A tile begins at a multiple of 1024 bytes, which dynamic shared memory need not.
     static constexpr int shared   = 1024 + own * Own::bytes + 2 * stages * Streamed::bytes;
     static constexpr int barriers = 2 + 4 * stages;
-    static_assert(shared + 4096 <= 227 << 10);
+    static_assert(shared + 2048 <= 227 << 10);
 };
 
 constexpr int hopper_threads = 384;  // the producer's warpgroup and the two that compute
@@ -162,14 +162,16 @@ __device__ inline void release(uint32_t empty) {
     if (threadIdx.x % 32 == 0) arrive(empty);
 }
 
-// The keys that some query of a tile sees. All lanes of a warp call it together.
+// The keys that some query of a tile sees. Tiles that dropout masks begin at multiples of 16. All lanes of a warp call
+// it together.
 struct KeyRange {
     int begin, end;
-    __device__ KeyRange(const Problem& p, const OwnTile& own, int rows) : end(min(own.row + rows, p.T)) {
+    __device__ KeyRange(const Problem& p, const OwnTile& own, int rows, bool drops) : end(min(own.row + rows, p.T)) {
         int first = INT_MAX;
         for (int i = threadIdx.x % 32; i < rows; i += 32)
             first = min(first, p.first_key(own.b, min(own.row + i, p.T - 1)));
-        begin = __reduce_min_sync(~0u, first);
+        first = __reduce_min_sync(~0u, first);
+        begin = drops ? first / 16 * 16 : first;
     }
 };
 
@@ -178,9 +180,9 @@ struct OwnQueries : OwnTile {
     KeyRange keys;       // of all of the tile
     int warp_row;        // the first of the warp's 16 queries
     SeenByWarp<1> seen;  // by them
-    __device__ OwnQueries(const Problem& p, const OwnTile& own, int rows, int group)
+    __device__ OwnQueries(const Problem& p, const OwnTile& own, int rows, int group, bool drops)
         : OwnTile(own),
-          keys(p, own, rows),
+          keys(p, own, rows, drops),
           warp_row(row + 64 * group + threadIdx.x / 32 % 4 * 16),
           seen(p, b, warp_row) {}
 };
@@ -195,19 +197,23 @@ __device__ inline int end_of_queries_of_warp(const Problem& p, int b, int first,
     return __reduce_max_sync(~0u, end);
 }
 
-// The first warp of the block runs it where queries are owned: for each of the block's tiles it brings the own tiles
-// that `maps` describe, and then the tiles of k and v.
-template <class Tiling>
+// The first warp of the block runs it where queries are owned: for each of the block's tiles it brings the `first` own
+// tiles that `maps` describe, and then the tiles of k and v. If the last own tile has no place of its own, it lies
+// where the stages are, and the warps that compute release the own tiles twice: when they have read that one, and at
+// the end.
+template <class Tiling, int first, bool drops>
 __device__ inline void bring_keys(const BlockMemory<Tiling>& at, const CUtensorMap* maps, const CUtensorMap& k,
                                   const CUtensorMap& v, const Problem& p, int tiles) {
     RingPlace<Tiling::stages> place;
     each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& own, uint32_t own_parity) {
-        const KeyRange keys(p, own, Tiling::rows);
+        const KeyRange keys(p, own, Tiling::rows, drops);
         if (threadIdx.x == 0) {
-            wait_for_phase(at.own_empty(), own_parity ^ 1);
-            arrive_expecting(at.own_full(), Tiling::own * Tiling::Own::bytes);
+            constexpr bool in_stages = first > Tiling::own;
+            wait_for_phase(at.own_empty(), in_stages ? 1 : own_parity ^ 1);
+            arrive_expecting(at.own_full(), first * Tiling::Own::bytes);
 #pragma unroll
-            for (int i = 0; i < Tiling::own; i++) at.own(i).copy(maps[i], own.h, own.row, own.b, at.own_full());
+            for (int i = 0; i < first; i++) at.own(i).copy(maps[i], own.h, own.row, own.b, at.own_full());
+            if (in_stages) wait_for_phase(at.own_empty(), 0);
             for (int key = keys.begin; key < keys.end; key += Tiling::N, place.next()) {
                 const int i = place.stage;
                 wait_for_phase(at.a_empty(i), place.parity ^ 1);
@@ -271,7 +277,7 @@ void launch_on_hopper(void (*kernel)(P...), Tensor qkv, Queue& queue, A... args)
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-template <int D>
+template <int D, bool drops = false>
 using HopperForwardTilingOf = HopperTiling<D, D <= 128 ? 128 : 64, 2, 1>;  // own: q
 
 struct ForwardMaps {
@@ -302,21 +308,24 @@ __device__ inline bool raise_tops(float (&rescale)[2], Softmax<1>& softmax, cons
     return __any_sync(~0u, raised);
 }
 
-// Turns scores into weights. Returns as raise_tops() does.
-template <int N>
-__device__ inline bool weigh_scores(Sums<1, N>& s, float (&rescale)[2], Softmax<1>& softmax, const SeenByWarp<1>& seen,
-                                    int key) {
+// Turns scores into weights, of which dropout sets some to 0 after they were added up. Returns as raise_tops() does.
+template <int N, bool drops>
+__device__ inline bool weigh_scores(Sums<1, N>& s, float (&rescale)[2], Softmax<1>& softmax, const OwnQueries& own,
+                                    int key, const HeadDropout& drop) {
     float sum[1][2];
-    if (!seen.all_of(key, N)) seen.template hide<N>(s, key);
+    if (!own.seen.all_of(key, N)) own.seen.template hide<N>(s, key);
     const bool raised = raise_tops<N>(rescale, softmax, s);
     weigh<1, N>(sum, s, softmax);
     for (int i = 0; i < 2; i++) softmax.sum[0][i] += sum[0][i];
+    if constexpr (drops)
+        each_dropout<RowsAre::queries, 1, N>(
+            drop, own.warp_row, key, [&](int, int n, int i, bool keeps) { s[0][n][i] = keeps ? s[0][n][i] : 0.f; });
     return raised;
 }
 
 // Computes 64 queries of each tile. Each round multiplies q with the next keys, and the weights of the keys before with
 // v.
-template <class Tiling>
+template <class Tiling, bool drops>
 __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16> out, float* lse, const Problem& p,
                                        int tiles) {
     constexpr int D = Tiling::D, N = Tiling::N;
@@ -326,7 +335,8 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
     const auto q = at.own(0).from(64 * group);
     RingPlace<Tiling::stages> k, v;
     each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& tile, uint32_t own_parity) {
-        const OwnQueries own(p, tile, Tiling::rows, group);
+        const OwnQueries own(p, tile, Tiling::rows, group, drops);
+        const HeadDropout drop = own.template dropout<drops>(p);
         Sums<1, N> s;
         Sums<1, D> acc;
         Softmax<1> softmax(p.scale);
@@ -343,7 +353,7 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
         pin(s);
         release(at.a_empty(k.stage));
         k.next();
-        weigh_scores<N>(s, rescale, softmax, own.seen, own.keys.begin);
+        weigh_scores<N, drops>(s, rescale, softmax, own, own.keys.begin, drop);
         LeftOperand<1, N> weights = round_to_bf16<1, N>(s);
 
         for (int key = own.keys.begin + N; key < own.keys.end; key += N) {
@@ -362,7 +372,7 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
             pin(s);
             release(at.a_empty(k.stage));
             k.next();
-            const bool raised = weigh_scores<N>(s, rescale, softmax, own.seen, key);
+            const bool raised = weigh_scores<N, drops>(s, rescale, softmax, own, key, drop);
             wait_for_products<0>();
             pin(acc);
             release(at.b_empty(v.stage));
@@ -391,7 +401,7 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
             float sum = softmax.sum[0][i];
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
-            factor[i]   = 1.f / sum;
+            factor[i]   = (drops ? drop.scale : 1.f) / sum;
             const int t = own.warp_row + lane / 4 + 8 * i;
             if (lane % 4 || t >= p.T) continue;
             // As in attention_forward_kernel, the rounding of the exponent of the top is taken back.
@@ -404,7 +414,7 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
     if (group == 0) turns.wait();  // the turn that is passed last
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(hopper_threads, 1)
     attention_forward_hopper_kernel(Heads<bf16> out, float* lse, const __grid_constant__ ForwardMaps x, Problem p,
                                     int tiles) {
@@ -412,21 +422,27 @@ __global__ void __launch_bounds__(hopper_threads, 1)
     __shared__ uint64_t barriers[Tiling::barriers];
     const BlockMemory<Tiling> at(barriers);
     divide_block<24, 240>(
-        at, 0, [&] { bring_keys(at, &x.q, x.k, x.v, p, tiles); }, [&] { compute_forward(at, out, lse, p, tiles); });
+        at, 0, [&] { bring_keys<Tiling, 1, drops>(at, &x.q, x.k, x.v, p, tiles); },
+        [&] { compute_forward<Tiling, drops>(at, out, lse, p, tiles); });
 #endif
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 void forward_hopper(Heads<bf16> out, float* lse, Inputs<bf16> x, const Problem& p, Tensor qkv, Queue& queue) {
     const auto map = [&](const Heads<const bf16>& heads, int rows) { return map_of(heads, p, qkv.shape[0], rows); };
     const ForwardMaps maps{map(x.q, Tiling::rows), map(x.k, Tiling::N), map(x.v, Tiling::N)};
-    launch_on_hopper<Tiling>(attention_forward_hopper_kernel<Tiling>, qkv, queue, out, lse, maps, p);
+    launch_on_hopper<Tiling>(attention_forward_hopper_kernel<Tiling, drops>, qkv, queue, out, lse, maps, p);
 }
 
 // ---- backward: dq --------------------------------------------------------------------------------------------------
 
-template <int D>
-using HopperQueryTilingOf = HopperTiling<D, D <= 64 ? 128 : 64, 2, 3>;  // own: q, dout, out
+// Own: q, dout and out. With D above 128, out lies in the stages, because δ alone needs it, before the first keys come.
+template <int D, bool drops = false>
+using HopperQueryTilingOf = HopperTiling<D,
+                                         D <= 64    ? 128
+                                         : D <= 192 ? 64
+                                                    : 48,
+                                         2, D <= 128 ? 3 : 2>;
 
 struct QueryMaps {
     CUtensorMap q, dout, out, k, v;
@@ -434,7 +450,7 @@ struct QueryMaps {
 
 // Computes dq, and δ (B,H,T) for the kernel of dk and dv. The products of ds and k run on while those of the next keys
 // are issued.
-template <class Tiling>
+template <class Tiling, bool drops>
 __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<bf16> dq, float* delta, const float* lse,
                                           const Problem& p, int tiles) {
     constexpr int D = Tiling::D, N = Tiling::N;
@@ -443,7 +459,8 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> k, v;
     each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& tile, uint32_t own_parity) {
-        const OwnQueries own(p, tile, Tiling::rows, group);
+        const OwnQueries own(p, tile, Tiling::rows, group, drops);
+        const HeadDropout drop = own.template dropout<drops>(p);
         wait_for_phase(at.own_full(), own_parity);
         // As in attention_backward_q_kernel, δ is the diagonal of a product like dP.
         float row_lse[2], row_delta[2];
@@ -467,6 +484,7 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
                 if (lane % 4 == 0 && t < p.T) delta[own.head_offset(p) + t] = row_delta[i];
             }
         }
+        if (Tiling::own == 2) release(at.own_empty());  // out has been read
 
         Sums<1, N> s, dp;
         Sums<1, D> acc;
@@ -499,10 +517,14 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
             pin(dp);
             release(at.b_empty(v.stage));
             v.next();
+            if constexpr (drops)
+                each_dropout<RowsAre::queries, 1, N>(drop, own.warp_row, key, [&](int, int n, int i, bool keeps) {
+                    dp[0][n][i] = keeps ? dp[0][n][i] : 0.f;
+                });
 #pragma unroll
             for (int n = 0; n < N / 8; n++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) s[0][n][i] *= dp[0][n][i] - row_delta[i / 2];
+                for (int i = 0; i < 4; i++) s[0][n][i] *= centred<drops>(dp[0][n][i], row_delta[i / 2], drop);
             ds = round_to_bf16<1, N>(s);
             pin(acc);
             begin_products();
@@ -520,7 +542,7 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
     });
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(hopper_threads, 1)
     attention_backward_q_hopper_kernel(Heads<bf16> dq, float* delta, const float* lse,
                                        const __grid_constant__ QueryMaps x, Problem p, int tiles) {
@@ -528,24 +550,25 @@ __global__ void __launch_bounds__(hopper_threads, 1)
     __shared__ uint64_t barriers[Tiling::barriers];
     const BlockMemory<Tiling> at(barriers);
     divide_block<24, 240>(
-        at, 0, [&] { bring_keys(at, &x.q, x.k, x.v, p, tiles); },
-        [&] { compute_backward_q(at, dq, delta, lse, p, tiles); });
+        at, 0, [&] { bring_keys<Tiling, 3, drops>(at, &x.q, x.k, x.v, p, tiles); },
+        [&] { compute_backward_q<Tiling, drops>(at, dq, delta, lse, p, tiles); });
 #endif
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 void backward_q_hopper(Heads<bf16> dq, float* delta, Heads<const bf16> dout, Heads<const bf16> out, const float* lse,
                        Inputs<bf16> x, const Problem& p, Tensor qkv, Queue& queue) {
     const auto map = [&](const Heads<const bf16>& heads, int rows) { return map_of(heads, p, qkv.shape[0], rows); };
     const QueryMaps maps{map(x.q, Tiling::rows), map(dout, Tiling::rows), map(out, Tiling::rows), map(x.k, Tiling::N),
                          map(x.v, Tiling::N)};
-    launch_on_hopper<Tiling>(attention_backward_q_hopper_kernel<Tiling>, qkv, queue, dq, delta, lse, maps, p);
+    launch_on_hopper<Tiling>(attention_backward_q_hopper_kernel<Tiling, drops>, qkv, queue, dq, delta, lse, maps, p);
 }
 
 // ---- backward: dk and dv -------------------------------------------------------------------------------------------
 
-template <int D>
-using HopperKeyTilingOf = HopperTiling<D, D <= 96 ? 64 : 48, 2, 2>;  // own: k, v
+// Own: k and v.
+template <int D, bool drops = false>
+using HopperKeyTilingOf = HopperTiling<D, D == 128 ? 48 : 64, 2, 2, D <= 128 ? 128 : 64>;
 
 struct KeyMaps {
     CUtensorMap k, v, q, dout;
@@ -632,8 +655,47 @@ __device__ inline void hide_keys(Sums<1, N>& s, const QueryNumbers<N>& numbers, 
         }
 }
 
+// Dropout comes before dp is there, and dp is masked as well. Until then the sign of a probability, of which none is
+// negative, says that it is dropped: drop_by_sign() changes it, and round_or_zero() rounds with 0 in place of what is
+// negative, which the instruction that rounds does by itself.
+template <int N>
+__device__ inline void drop_by_sign(Sums<1, N>& s, const HeadDropout& drop, int query, int key) {
+    each_dropout<RowsAre::keys, 1, N>(
+        drop, query, key, [&](int, int n, int i, bool keeps) { s[0][n][i] = keeps ? s[0][n][i] : -s[0][n][i]; });
+}
+template <int N>
+__device__ inline LeftOperand<1, N> round_or_zero(const Sums<1, N>& c) {
+    LeftOperand<1, N> p;
+#pragma unroll
+    for (int n = 0; n < N / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i += 2)
+            asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;"
+                : "=r"(p[0][n / 2][n % 2 * 2 + i / 2])
+                : "f"(c[0][n][i + 1]), "f"(c[0][n][i]));
+    return p;
+}
+
+// Returns ds = p (dp - δ), for a p of which drop_by_sign() may have changed the sign.
+template <bool drops>
+__device__ inline float slope(float p, float dp, float delta, const HeadDropout& drop) {
+    if (!drops) return p * (dp - delta);
+    return fabsf(p) * centred<drops>(__float_as_int(p) < 0 ? 0.f : dp, delta, drop);
+}
+
+template <int N>
+__device__ inline void become_probabilities(Sums<1, N>& s, const QueryNumbers<N>& columns, float scale_log2e) {
+#pragma unroll
+    for (int n = 0; n < N / 8; n++) {
+        const float2 lses = *reinterpret_cast<const float2*>(columns.lse + 8 * n + threadIdx.x % 4 * 2);
+        const float even = lses.x * log2e, odd = lses.y * log2e;
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[0][n][i] = probability(s[0][n][i], scale_log2e, i % 2 ? odd : even);
+    }
+}
+
 // Computes dk and dv of 64 keys of each tile; rows of the products are keys, and columns are queries.
-template <class Tiling>
+template <class Tiling, bool drops>
 __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const QueryNumbers<Tiling::N>* numbers,
                                            Heads<bf16> dk, Heads<bf16> dv, const Problem& p, int tiles) {
     constexpr int D = Tiling::D, N = Tiling::N;
@@ -642,7 +704,8 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> place;
     each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
-        const int row = own.row + 64 * group + 16 * warp;  // the warp's first
+        const int row          = own.row + 64 * group + 16 * warp;  // the warp's first
+        const HeadDropout drop = own.dropout<drops>(p);
         Sums<1, N> s, dp;
         Sums<1, D> dk_sums, dv_sums;
         LeftOperand<1, N> weights, ds;
@@ -673,14 +736,9 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
             wait_for_products<1>();
             pin(s);
             hide_keys<N>(s, columns, row, p);
-#pragma unroll
-            for (int n = 0; n < N / 8; n++) {  // s becomes p
-                const float2 lses = *reinterpret_cast<const float2*>(columns.lse + 8 * n + lane % 4 * 2);
-                const float even = lses.x * log2e, odd = lses.y * log2e;
-#pragma unroll
-                for (int i = 0; i < 4; i++) s[0][n][i] = probability(s[0][n][i], scale_log2e, i % 2 ? odd : even);
-            }
-            weights = round_to_bf16<1, N>(s);
+            become_probabilities<N>(s, columns, scale_log2e);
+            if constexpr (drops) drop_by_sign<N>(s, drop, columns.query, row);
+            weights = drops ? round_or_zero<N>(s) : round_to_bf16<1, N>(s);
             pin(dv_sums);
             begin_products();
             issue_product<D, N>(dv_sums, weights, at.b(stage));
@@ -691,7 +749,8 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
             for (int n = 0; n < N / 8; n++) {  // s becomes ds
                 const float2 deltas = *reinterpret_cast<const float2*>(columns.delta + 8 * n + lane % 4 * 2);
 #pragma unroll
-                for (int i = 0; i < 4; i++) s[0][n][i] *= dp[0][n][i] - (i % 2 ? deltas.y : deltas.x);
+                for (int i = 0; i < 4; i++)
+                    s[0][n][i] = slope<drops>(s[0][n][i], dp[0][n][i], i % 2 ? deltas.y : deltas.x, drop);
             }
             ds = round_to_bf16<1, N>(s);
             pin(dk_sums);
@@ -707,13 +766,99 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
         release(at.a_empty(stage_before));
         release(at.b_empty(stage_before));
         release(at.own_empty());
-        const float one[2] = {1.f, 1.f}, scales[2] = {p.scale, p.scale};
-        store_rows<D>(dk.at(own.b, own.h), dk_sums, scales, row + lane / 4, p.T, p.D);
-        store_rows<D>(dv.at(own.b, own.h), dv_sums, one, row + lane / 4, p.T, p.D);
+        const float v_scale = drops ? drop.scale : 1.f, v_scales[2] = {v_scale, v_scale},
+                    k_scales[2] = {p.scale, p.scale};
+        store_rows<D>(dk.at(own.b, own.h), dk_sums, k_scales, row + lane / 4, p.T, p.D);
+        store_rows<D>(dv.at(own.b, own.h), dv_sums, v_scales, row + lane / 4, p.T, p.D);
     });
 }
 
-template <class Tiling>
+// The same with D above 128, where the sums of dk and dv do not fit into the registers of one warpgroup. A tile has 64
+// keys. Warpgroup 0 computes the probabilities and dv, and warpgroup 1 dP and dk. The probabilities go from one to the
+// other through shared memory, in turns: each lane finds those of its own elements. So there are as many products as
+// with smaller D, and each warpgroup has two of them.
+template <class Tiling, bool drops>
+__device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, const QueryNumbers<Tiling::N>* numbers,
+                                                 Heads<bf16> dk, Heads<bf16> dv, const Problem& p, int tiles) {
+    constexpr int D = Tiling::D, N = Tiling::N;
+    __shared__ float4 probabilities[N / 8][128];
+    const int lane = threadIdx.x % 32, group = computing_warpgroup(), warp = threadIdx.x / 32 % 4;
+    const float scale_log2e = p.scale * log2e;
+    const Turns turns{group};
+    if (group == 1) turns.pass();  // the memory for probabilities is free
+    RingPlace<Tiling::stages> place;
+    each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
+        const int row          = own.row + 16 * warp;  // the warp's first
+        const HeadDropout drop = own.dropout<drops>(p);
+        Sums<1, N> s;  // or dp
+        Sums<1, D> sums;
+        LeftOperand<1, N> factors;
+        clear<1, D>(sums);
+        int stage_before = -1;  // there is none yet
+        wait_for_phase(at.own_full(), own_parity);
+        for (bool is_last = false; !is_last;) {
+            const int stage                = place.stage;
+            const QueryNumbers<N>& columns = numbers[stage];
+            // Warpgroup 0 multiplies k with q first, and then adds dout; warpgroup 1 multiplies v with dout, and adds
+            // q.
+            const auto first = group ? at.b(stage) : at.a(stage), second = group ? at.a(stage) : at.b(stage);
+            wait_for_phase(group ? at.b_full(stage) : at.a_full(stage), place.parity);
+            pin(s);
+            begin_products();
+            issue_product_transposed<D, N>(s, at.own(group), first);
+            commit_products();
+            if (stage_before >= 0) {
+                wait_for_products<1>();  // the queries before have been added
+                pin(sums);
+                release(group ? at.a_empty(stage_before) : at.b_empty(stage_before));
+            }
+            wait_for_phase(group ? at.a_full(stage) : at.b_full(stage), place.parity);
+            is_last = columns.query + N >= columns.end;
+            wait_for_products<0>();
+            pin(s);
+            if (group == 0) {
+                hide_keys<N>(s, columns, row, p);
+                become_probabilities<N>(s, columns, scale_log2e);
+                if constexpr (drops) drop_by_sign<N>(s, drop, columns.query, row);
+                turns.wait();
+#pragma unroll
+                for (int n = 0; n < N / 8; n++)
+                    probabilities[n][threadIdx.x % 128] = {s[0][n][0], s[0][n][1], s[0][n][2], s[0][n][3]};
+                turns.pass();
+                factors = drops ? round_or_zero<N>(s) : round_to_bf16<1, N>(s);
+            } else {
+                turns.wait();
+#pragma unroll
+                for (int n = 0; n < N / 8; n++) {  // dp becomes ds
+                    const float4 p      = probabilities[n][threadIdx.x % 128];
+                    const float2 deltas = *reinterpret_cast<const float2*>(columns.delta + 8 * n + lane % 4 * 2);
+                    s[0][n][0]          = slope<drops>(p.x, s[0][n][0], deltas.x, drop);
+                    s[0][n][1]          = slope<drops>(p.y, s[0][n][1], deltas.y, drop);
+                    s[0][n][2]          = slope<drops>(p.z, s[0][n][2], deltas.x, drop);
+                    s[0][n][3]          = slope<drops>(p.w, s[0][n][3], deltas.y, drop);
+                }
+                turns.pass();
+                factors = round_to_bf16<1, N>(s);
+            }
+            release(group ? at.b_empty(stage) : at.a_empty(stage));
+            pin(sums);
+            begin_products();
+            issue_product<D, N>(sums, factors, second);
+            commit_products();
+            stage_before = stage;
+            place.next();
+        }
+        wait_for_products<0>();
+        pin(sums);
+        release(group ? at.a_empty(stage_before) : at.b_empty(stage_before));
+        release(at.own_empty());
+        const float scale = group ? p.scale : drops ? drop.scale : 1.f, scales[2] = {scale, scale};
+        store_rows<D>((group ? dk : dv).at(own.b, own.h), sums, scales, row + lane / 4, p.T, p.D);
+    });
+    if (group == 0) turns.wait();  // the turn that is passed last
+}
+
+template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(hopper_threads, 1)
     attention_backward_kv_hopper_kernel(Heads<bf16> dk, Heads<bf16> dv, const float* delta, const float* lse,
                                         const __grid_constant__ KeyMaps x, Problem p, int tiles) {
@@ -723,16 +868,22 @@ __global__ void __launch_bounds__(hopper_threads, 1)
     const BlockMemory<Tiling> at(barriers);
     divide_block<40, 232>(
         at, 32, [&] { bring_queries(at, numbers, x, delta, lse, p, tiles); },
-        [&] { compute_backward_kv(at, numbers, dk, dv, p, tiles); });
+        [&] {
+            if constexpr (Tiling::rows == 64)
+                compute_backward_kv_apart<Tiling, drops>(at, numbers, dk, dv, p, tiles);
+            else
+                compute_backward_kv<Tiling, drops>(at, numbers, dk, dv, p, tiles);
+        });
 #endif
 }
 
-template <class Tiling>
+template <class Tiling, bool drops = false>
 void backward_kv_hopper(Heads<bf16> dk, Heads<bf16> dv, Heads<const bf16> dout, const float* delta, const float* lse,
                         Inputs<bf16> x, const Problem& p, Tensor qkv, Queue& queue) {
     const auto map = [&](const Heads<const bf16>& heads, int rows) { return map_of(heads, p, qkv.shape[0], rows); };
     const KeyMaps maps{map(x.k, Tiling::rows), map(x.v, Tiling::rows), map(x.q, Tiling::N), map(dout, Tiling::N)};
-    launch_on_hopper<Tiling>(attention_backward_kv_hopper_kernel<Tiling>, qkv, queue, dk, dv, delta, lse, maps, p);
+    launch_on_hopper<Tiling>(attention_backward_kv_hopper_kernel<Tiling, drops>, qkv, queue, dk, dv, delta, lse, maps,
+                             p);
 }
 
 }  // namespace gpu

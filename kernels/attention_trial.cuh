@@ -10,15 +10,14 @@
 
 namespace gpu {
 
-inline bool needs_trial(const Queue& queue, const std::array<int64_t, 4>& kind) {
+inline bool needs_trial(const Queue& queue, const HopperCall& kind) {
     return queue.attention == AttentionKernels::automatic && !queue.hopper.passed.count(kind);
 }
 
 // A call that is recorded as a CUDA graph cannot be compared. The first run of what is recorded was one without a
 // graph.
-inline bool hopper_takes(const Problem& p, const Queue& queue, const std::array<int64_t, 4>& kind) {
-    if (queue.attention == AttentionKernels::mma || !p.is_wide || p.drops.step || !has_hopper_attention(queue))
-        return false;
+inline bool hopper_takes(const Problem& p, const Queue& queue, const HopperCall& kind) {
+    if (queue.attention == AttentionKernels::mma || !p.is_wide || !has_hopper_attention(queue)) return false;
     if (!needs_trial(queue, kind)) return true;
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     CUDA_RUN(cudaStreamIsCapturing(queue.stream, &capture));
@@ -77,7 +76,7 @@ class HopperTrial {
                uint32_t(sequence * p_.H * p_.T));
     }
     // Waits for the comparisons. If results differ, it warns, and Hopper's kernels are not used again.
-    bool passes(const std::array<int64_t, 4>& kind) {
+    bool passes(const HopperCall& kind) {
         wait();
         Difference found = 0;
         queue_.download(&found, worst_, sizeof found);
@@ -86,13 +85,14 @@ class HopperTrial {
         std::memcpy(&difference, &bits, sizeof difference);
         if (difference <= 1.f) return queue_.hopper.passed.insert(kind), true;
         queue_.hopper.failed = true;
-        fmt::print(stderr,
-                   "warning: {}: the kernels for Hopper differ from those with mma.sync by {:.3g} times what rounding "
-                   "explains, in row {} of head {} of sequence {} (T {} H {} D {} window {}{}). This run goes on with "
-                   "mma.sync. Please report this line and what nvidia-smi prints; --attention mma leaves the "
-                   "comparison out.\n",
-                   queue_.op, difference, row % p_.T, row / p_.T % p_.H, row / p_.T / p_.H, p_.T, p_.H, p_.D, p_.window,
-                   p_.starts ? ", documents" : "");
+        fmt::print(
+            stderr,
+            "warning: {}: the kernels for Hopper differ from those with mma.sync by {:.3g} times what rounding "
+            "explains, in row {} of head {} of sequence {} (T {} H {} D {} window {}{}{}). This run goes on with "
+            "mma.sync. Please report this line and what nvidia-smi prints; --attention mma leaves the "
+            "comparison out.\n",
+            queue_.op, difference, row % p_.T, row / p_.T % p_.H, row / p_.T / p_.H, p_.T, p_.H, p_.D, p_.window,
+            p_.starts ? ", documents" : "", p_.drops.step ? ", dropout" : "");
         return false;
     }
 
@@ -109,11 +109,11 @@ class HopperTrial {
         if (status == cudaSuccess) return;
         fmt::print(stderr,
                    "error: {}: the kernels for Hopper {}. Start again with --attention mma, which does without them, "
-                   "and please report this line and what nvidia-smi prints (T {} H {} D {} window {}{}).\n",
+                   "and please report this line and what nvidia-smi prints (T {} H {} D {} window {}{}{}).\n",
                    queue_.op,
                    status == cudaErrorNotReady ? "have not ended after 10 minutes"
                                                : fmt::format("failed: {}", cudaGetErrorString(status)),
-                   p_.T, p_.H, p_.D, p_.window, p_.starts ? ", documents" : "");
+                   p_.T, p_.H, p_.D, p_.window, p_.starts ? ", documents" : "", p_.drops.step ? ", dropout" : "");
         std::_Exit(1);
     }
 

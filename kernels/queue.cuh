@@ -59,10 +59,13 @@ __device__ inline void report(BadId* bad, int32_t id, int64_t at, const IdRule& 
 }
 #endif
 
+// What distinguishes calls of Hopper's attention kernels: forward (0) or backward (1), D, and whether they have a
+// window, documents and dropout.
+using HopperCall = std::array<int64_t, 5>;
 // What comparisons of Hopper's attention kernels with those that use mma.sync have shown in this run.
 struct HopperTrials {
     bool failed = false;
-    std::set<std::array<int64_t, 4>> passed;  // the kinds of calls that agreed
+    std::set<HopperCall> passed;  // the calls that agreed
 };
 class Queue;
 bool has_hopper_attention(const Queue& queue);  // attention.cu

@@ -76,6 +76,7 @@ static std::vector<AttentionVariant> for_any_gpu() {
             forward<128, 2, 32, 2, 2, false>(),
             forward<128, 1, 64, 2, 2, true>(),
             forward<128, 1, 32, 2, 3, false>(),
+            forward<256, 1, 32, 2, 2, false>(),
             backward_q<64, 2, 32, 2, 2, true, true>(),
             backward_q<64, 2, 32, 3, 2, true, true>(),
             backward_q<64, 2, 32, 2, 2, false, false>(),
@@ -84,13 +85,15 @@ static std::vector<AttentionVariant> for_any_gpu() {
             backward_q<64, 1, 32, 2, 4, true, true>(),
             backward_q<128, 1, 32, 2, 2, true, true>(),
             backward_q<128, 2, 32, 2, 2, false, false>(),
+            backward_q<256, 1, 16, 2, 2, false, false>(),
             backward_kv<64, 2, 32, 2, false>(),
             backward_kv<64, 2, 16, 2, true>(),
             backward_kv<64, 1, 64, 2, true>(),
             backward_kv<64, 1, 32, 3, true>(),
             backward_kv<128, 1, 32, 2, true>(),
             backward_kv<128, 1, 64, 2, false>(),
-            backward_kv<128, 2, 32, 2, false>()};
+            backward_kv<128, 2, 32, 2, false>(),
+            backward_kv<256, 1, 16, 2, false>()};
     // clang-format on
 }
 
@@ -114,7 +117,7 @@ static AttentionVariant hopper_forward() {
 }
 template <int D, int N, int stages>
 static AttentionVariant hopper_backward_q() {
-    using Tiling = HopperTiling<D, N, stages, 3>;
+    using Tiling = HopperTiling<D, N, stages, D <= 128 ? 3 : 2>;
     return hopper_variant<Tiling>("dq", 3, [](const AttentionTensors& t, Stream s) {
         backward_q_hopper<Tiling>(heads_of_qkv<bf16>(t.dqkv, 0), t.delta.data<float>(), heads_of<const bf16>(t.dout),
                                   heads_of<const bf16>(t.out), t.lse.data<float>(), inputs<bf16>(t.qkv), problem_of(t),
@@ -123,7 +126,7 @@ static AttentionVariant hopper_backward_q() {
 }
 template <int D, int N, int stages>
 static AttentionVariant hopper_backward_kv() {
-    using Tiling = HopperTiling<D, N, stages, 2>;
+    using Tiling = HopperTiling<D, N, stages, 2, D <= 128 ? 128 : 64>;
     return hopper_variant<Tiling>("dk, dv", 4, [](const AttentionTensors& t, Stream s) {
         backward_kv_hopper<Tiling>(heads_of_qkv<bf16>(t.dqkv, 1), heads_of_qkv<bf16>(t.dqkv, 2),
                                    heads_of<const bf16>(t.dout), t.delta.data<float>(), t.lse.data<float>(),
@@ -139,13 +142,18 @@ static std::vector<AttentionVariant> for_hopper() {
             hopper_forward<64, 64, 4>(),
             hopper_forward<128, 128, 2>(),
             hopper_forward<128, 64, 3>(),
+            hopper_forward<256, 64, 2>(),
             hopper_backward_q<64, 128, 2>(),
             hopper_backward_q<64, 64, 3>(),
             hopper_backward_q<128, 64, 2>(),
+            hopper_backward_q<256, 48, 2>(),
+            hopper_backward_q<256, 32, 3>(),
             hopper_backward_kv<64, 64, 2>(),
             hopper_backward_kv<64, 48, 3>(),
             hopper_backward_kv<128, 48, 2>(),
-            hopper_backward_kv<128, 32, 3>()};
+            hopper_backward_kv<128, 32, 3>(),
+            hopper_backward_kv<256, 64, 2>(),
+            hopper_backward_kv<256, 48, 2>()};
     // clang-format on
 }
 

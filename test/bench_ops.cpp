@@ -344,7 +344,7 @@ static void bench_variants(Bench& b, const Device& dev, const BenchOptions& o) {
     CHECK(!variants.empty() && dev.where() == Machine::cuda, "--variants needs a CUDA half and --device cuda");
     const int64_t B = o.batch, T = o.context;
     const Stream s = dev.stream();
-    for (const int64_t D : {64, 128}) {
+    for (const int64_t D : {64, 128, 256}) {
         const int64_t H = 768 / D;
         Pool make(dev);
         const Tensor expected_dqkv = make({B, T, 3, H, D}, DType::BF16), expected_out = make({B, T, H, D}, DType::BF16);

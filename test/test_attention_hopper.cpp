@@ -145,8 +145,9 @@ Values document_starts(const Heads& s) {
 }
 
 struct Tensors {
-    Buffer qkv, starts, out, lse, dout, dqkv;
+    Buffer qkv, starts, out, lse, dout, dqkv, step;
     bool documents;
+    Dropout dropout;
     Tensors(const Device* dev, const Heads& s, const Values& x, const Values& starts)
         : qkv(dev, {s.B, s.T, 3, s.H, s.D}, DType::BF16, x),
           starts(dev, {s.B, s.T}, DType::I32, starts.empty() ? Values(s.B * s.T) : starts),
@@ -154,10 +155,13 @@ struct Tensors {
           lse(dev, {s.B, s.H, s.T}, DType::F32),
           dout(dev, {s.B, s.T, s.H, s.D}, DType::BF16, Kind::ordinary, 5),
           dqkv(dev, {s.B, s.T, 3, s.H, s.D}, DType::BF16),
+          step(dev, {1}, DType::I32, Values{4}),
           documents(s.documents) {}
+    // Drops probabilities from here on, as for the sequences of step 4 from the seventh on.
+    void drop(float rate) { dropout = {rate, 0x123456789abcdef, step, 7 * qkv.tensor().shape[1], 2}; }
     void forward(const Device* dev, AttentionKernels which, float scale, int64_t window) {
         const Using those(dev, which);
-        attention_forward(out, lse, qkv, documents ? starts.tensor() : Tensor{}, scale, window, dev->stream());
+        attention_forward(out, lse, qkv, documents ? starts.tensor() : Tensor{}, scale, window, dev->stream(), dropout);
     }
     // Takes `y` as the results of the forward pass.
     void backward(const Device* dev, AttentionKernels which, const Results& y, float scale, int64_t window) {
@@ -165,7 +169,7 @@ struct Tensors {
         lse.set(y.lse);
         const Using those(dev, which);
         attention_backward(dqkv, dout, out, lse, qkv, documents ? starts.tensor() : Tensor{}, scale, window,
-                           dev->stream());
+                           dev->stream(), dropout);
     }
     template <class R>
     Values gradient(const Heads& s, float scale, DType factors = DType::F32) const {
@@ -242,6 +246,69 @@ TEST_CASE("attention's backward pass on Hopper agrees with the formula and with 
     const Values reference = on_hopper.gradient<double>(s, scale), plain = on_hopper.gradient<float>(s, scale);
     CHECK_CLOSE(on_hopper.dqkv, reference, plain);
     CHECK_CLOSE(on_any.dqkv, reference, plain);
+}
+
+// test_attention.cpp compares attention with dropout with the formula. Here every element of the mask is told from the
+// results. All scores are 0, because q or k is, and with lse = δ = 0 every p is 1 and every ds is dp. Row r of what is
+// multiplied has one power of 4, in column r % D, so each element of a result is the sum of the powers that were kept.
+TEST_CASE("attention on Hopper drops those probabilities that the masks say", "[attention][hopper][dropout]") {
+    const Device* dev = hopper();
+    if (!dev) return;
+    const auto which = GENERATE(AttentionKernels::hopper, AttentionKernels::mma);
+    const Heads s    = GENERATE(Heads{2, 200, 2, 64, 200, false}, Heads{1, 131, 2, 80, 50, false},
+                                Heads{1, 150, 2, 128, 150, true}, Heads{1, 200, 1, 256, 70, true});
+    CAPTURE(s, int(which));
+    const Values starts = document_starts(s);
+    const auto power    = [&](int64_t row) { return std::ldexp(1., int(2 * (row / s.D))); };
+    const auto each_row = [&](auto f) {
+        for (int64_t b = 0; b < s.B; b++)
+            for (int64_t h = 0; h < s.H; h++)
+                for (int64_t t = 0; t < s.T; t++) f(b, h, t, ((b * s.T + t) * s.H + h) * s.D);
+    };
+    Values only_q(s.B * s.T * 3 * s.H * s.D), only_k = only_q, dout(s.B * s.T * s.H * s.D);
+    each_row([&](int64_t b, int64_t h, int64_t t, int64_t row) {
+        only_q[row_of_qkv(s, b, t, 0, h) + t % s.D] = 1;
+        for (int64_t d = 0; d < s.D; d++) only_q[row_of_qkv(s, b, t, 2, h) + d] = 1;
+        only_k[row_of_qkv(s, b, t, 1, h) + t % s.D] = 1;
+        only_k[row_of_qkv(s, b, t, 2, h) + t % s.D] = power(t);
+        dout[row + t % s.D]                         = power(t);
+    });
+    const Results zeros{Values(dout.size()), Values(s.B * s.H * s.T)};
+    Tensors t(dev, s, only_k, starts);
+    t.drop(0.5f);  // so what is kept is multiplied by 2
+    t.forward(dev, which, 1, s.window);
+    const Values out = t.out.values();
+    t.dout.set(Values(dout.size(), 1.));
+    t.backward(dev, which, zeros, 1, s.window);
+    const Values dq = t.dqkv.values();
+    t.qkv.set(only_q);
+    t.dout.set(dout);
+    t.backward(dev, which, zeros, 1, s.window);
+    const Values dkv = t.dqkv.values();
+
+    int32_t step   = 4;
+    Dropout masks  = t.dropout;
+    masks.step.ptr = &step;
+    const HeadDropouts heads(masks, s.T, s.H);
+    int64_t wrong      = 0;
+    const auto compare = [&](const Values& result, int64_t row, const Values& right, double factor) {
+        for (int64_t d = 0; d < s.D; d++) wrong += std::nearbyint(result[row + d] / factor) != right[d];
+    };
+    each_row([&](int64_t b, int64_t h, int64_t t, int64_t row) {
+        const HeadDropout mask = heads.head(b * s.H + h);
+        const int64_t first    = first_seen(s, starts, b, t);
+        Values of_row(s.D), of_column(s.D);
+        for (int64_t u = first; u <= t; u++)
+            if (mask.keeps(uint32_t(t), uint32_t(u))) of_row[u % s.D] += power(u);
+        for (int64_t u = t; u < s.T; u++)
+            if (first_seen(s, starts, b, u) <= t && mask.keeps(uint32_t(u), uint32_t(t)))
+                of_column[u % s.D] += power(u);
+        compare(out, row, of_row, 2. / double(t + 1 - first));
+        compare(dq, row_of_qkv(s, b, t, 0, h), of_row, 2);
+        compare(dkv, row_of_qkv(s, b, t, 1, h), of_column, 2);
+        compare(dkv, row_of_qkv(s, b, t, 2, h), of_column, 2);
+    });
+    CHECK(wrong == 0);
 }
 
 // There are more tiles than multiprocessors, so blocks take several, and the phases of all barriers go round.
@@ -321,6 +388,11 @@ TEST_CASE("the first results of Hopper's kernels are compared, and others take o
     const auto agreed = bits(AttentionKernels::automatic);
     CHECK(agreed == bits(AttentionKernels::hopper));
     CHECK(agreed == bits(AttentionKernels::automatic));
+    t.drop(0.1f);
+    const auto dropped = bits(AttentionKernels::automatic);
+    CHECK(dropped != agreed);
+    CHECK(dropped == bits(AttentionKernels::hopper));
+    t.dropout = {};
 
     // A NaN in v reaches every row whose warps multiply its tile with weights of 0. Hopper's tiles are larger, so the
     // two differ. A window makes it a kind of call that was not compared before.

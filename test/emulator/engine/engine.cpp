@@ -175,6 +175,8 @@ void arrive(Warp& w, const Instr* i, int id, uint32_t expected, bool waits) {
     if (waits) {
         g.state   = State::Barrier;
         g.barrier = uint16_t(id);
+    } else {
+        checker_arrival(w, id);
     }
 }
 

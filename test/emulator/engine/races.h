@@ -41,6 +41,8 @@ struct SharedRaces {
         uint32_t by   = 0;
     };
     std::map<uint64_t, Clock> clocks;  // of the mbarriers, by their address
+    // By the number of a barrier: what those know who have arrived there without waiting (bar.arrive).
+    std::map<int, std::vector<uint64_t>> passed;
     void widen();
     bool wide() const { return stride == kWide; }
 

@@ -269,6 +269,7 @@ void start_shared_races(Block& b) {
     s->stride = warps;
     s->knows.assign(warps * warps, s->time);
     s->clocks.clear();
+    s->passed.clear();
     s->fenced.assign(warps, 0);
     s->agreed.assign(warps, 0);
     s->listens.assign(warps, 0);
@@ -364,6 +365,21 @@ static void meet(SharedRaces& s, const std::vector<size_t>& warps, size_t first)
     }
 }
 
+static void learn(uint64_t* row, const uint64_t* from, size_t n) {
+    for (size_t x = 0; x < n; x++) row[x] = std::max(row[x], from[x]);
+}
+
+void checker_arrival(Warp& w, int id) {
+    if (!w.block->races) return;
+    SharedRaces& s                        = *w.block->races;
+    std::vector<uint64_t>& row            = s.passed[id];
+    s.knows[w.index * s.stride + w.index] = ++s.time;
+    s.partial                             = true;
+    row.resize(SharedRaces::kWide);
+    learn(row.data(), &s.knows[w.index * s.stride], s.stride);
+    s.synchronised(w.index);
+}
+
 void checker_barrier(Block& b, int id) {
     if (!b.races) return;
     report_unwritten(b);
@@ -391,7 +407,10 @@ void checker_barrier(Block& b, int id) {
         s.warp_since[k] = now;
         s.synchronised(k);
         for (size_t v : here) s.knows[k * s.stride + v] = now;
+        if (const auto row = s.passed.find(id); row != s.passed.end())
+            learn(&s.knows[k * s.stride], row->second.data(), s.stride);
     }
+    s.passed.erase(id);
 }
 
 void shared_fence(Warp& w) {
@@ -432,10 +451,6 @@ static SharedRaces::Clock& clock_of(Block& b, uint64_t barrier) {
     }
     return row->second;
 }
-static void learn(uint64_t* row, const uint64_t* from, size_t n) {
-    for (size_t x = 0; x < n; x++) row[x] = std::max(row[x], from[x]);
-}
-
 void clock_arrival(Warp& w, uint64_t barrier) {
     SharedRaces& s                        = *w.block->races;
     SharedRaces::Clock& c                 = clock_of(*w.block, barrier);

@@ -8,6 +8,7 @@
 
 #include "catch.h"
 #include "ptx_program.h"
+#include "swizzle.h"
 
 using namespace emu;
 using namespace emu::test;
@@ -102,23 +103,6 @@ decltype(&cuTensorMapEncodeTiled) encoder() {
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-// The manual's tables of swizzling: in a row of 128 bytes of shared memory, which of its 8 chunks of 16 bytes stands at
-// each place. The rows repeat.
-using Pattern             = std::vector<std::array<int, 8>>;
-const Pattern kPatterns[] = {
-    {{0, 1, 2, 3, 4, 5, 6, 7}},
-    {{0, 1, 2, 3, 4, 5, 6, 7}, {1, 0, 3, 2, 5, 4, 7, 6}},
-    {{0, 1, 2, 3, 4, 5, 6, 7}, {1, 0, 3, 2, 5, 4, 7, 6}, {2, 3, 0, 1, 6, 7, 4, 5}, {3, 2, 1, 0, 7, 6, 5, 4}},
-    {{0, 1, 2, 3, 4, 5, 6, 7},
-     {1, 0, 3, 2, 5, 4, 7, 6},
-     {2, 3, 0, 1, 6, 7, 4, 5},
-     {3, 2, 1, 0, 7, 6, 5, 4},
-     {4, 5, 6, 7, 0, 1, 2, 3},
-     {5, 4, 7, 6, 1, 0, 3, 2},
-     {6, 7, 4, 5, 2, 3, 0, 1},
-     {7, 6, 5, 4, 3, 2, 1, 0}},
-};
-
 // A tensor in global memory with random bytes, and its box.
 struct Tensor {
     CUtensorMapDataType type;
@@ -144,7 +128,7 @@ struct Tensor {
     // Calls f(byte in shared memory, byte in the tensor or -1) for every byte of the box at these coordinates, when the
     // tile begins at `dense`.
     template <class F> void each(std::array<int, 5> c, size_t dense, F f) const {
-        const Pattern& pattern = kPatterns[swizzle];
+        const Swizzle& pattern = kSwizzles[swizzle];
         std::array<uint32_t, 5> i;
         for (i[4] = 0; i[4] < box[4]; i[4]++)
             for (i[3] = 0; i[3] < box[3]; i[3]++)

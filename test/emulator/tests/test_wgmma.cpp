@@ -8,6 +8,7 @@
 
 #include "catch.h"
 #include "forms.h"
+#include "swizzle.h"
 
 using namespace emu;
 using namespace emu::test;
@@ -35,22 +36,7 @@ const Element kBf16{"bf16", 2, [](double v) { return float_bits(v) >> 16; }},
     kE4m3{"e4m3", 1, [](double v) { return small_float(v, 4, 3); }},
     kE5m2{"e5m2", 1, [](double v) { return small_float(v, 5, 2); }};
 
-// Where the chunks of 16 bytes of a row of 128 bytes stand, row after row: the tables of the documentation. By the
-// descriptor's mode: 0 is no swizzle, 1 is that of 128 bytes, 2 that of 64, 3 that of 32.
-using Pattern             = std::vector<std::array<int, 8>>;
-const Pattern kPatterns[] = {
-    {{0, 1, 2, 3, 4, 5, 6, 7}},
-    {{0, 1, 2, 3, 4, 5, 6, 7},
-     {1, 0, 3, 2, 5, 4, 7, 6},
-     {2, 3, 0, 1, 6, 7, 4, 5},
-     {3, 2, 1, 0, 7, 6, 5, 4},
-     {4, 5, 6, 7, 0, 1, 2, 3},
-     {5, 4, 7, 6, 1, 0, 3, 2},
-     {6, 7, 4, 5, 2, 3, 0, 1},
-     {7, 6, 5, 4, 3, 2, 1, 0}},
-    {{0, 1, 2, 3, 4, 5, 6, 7}, {1, 0, 3, 2, 5, 4, 7, 6}, {2, 3, 0, 1, 6, 7, 4, 5}, {3, 2, 1, 0, 7, 6, 5, 4}},
-    {{0, 1, 2, 3, 4, 5, 6, 7}, {1, 0, 3, 2, 5, 4, 7, 6}}};
-constexpr int kWidth[] = {1, 8, 4, 2};  // chunks that lie side by side
+constexpr int kWidth[] = {1, 8, 4, 2};  // chunks of 16 bytes that lie side by side, by the mode in a descriptor
 
 // A matrix in shared memory of `rows` rows (of A, or columns of B) and the depth of one product.
 struct Matrix {
@@ -80,7 +66,7 @@ struct Matrix {
         }
         at += uint32_t(line % 8 * width * 16 + chunk % width * 16) + uint32_t(line / 8) * stride +
               uint32_t(chunk / width) * leading;
-        const auto& table  = kPatterns[mode];
+        const auto& table  = swizzle_of_matrix(mode);
         const auto& places = table[at / 128 % table.size()];
         const auto there   = std::find(places.begin(), places.end(), int(at % 128 / 16)) - places.begin();
         return pattern() + at / 128 * 128 + uint32_t(there) * 16 + at % 16;
