@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,13 +28,16 @@ enum class Lives : uint8_t {
 };
 
 // What the backward pass computes again, because the forward pass did not keep it. Each level includes those before it.
-// No bit of a result changes, because the same ops see the same inputs.
+// Recomputing changes no bit of a result, because the same ops see the same inputs.
 enum class Recompute : uint8_t {
     none,
     gelu,   // act, from up
     norm,   // both normalised inputs, from the residual stream and the kept means and deviations
     block,  // everything but the block's input
 };
+// Whether the backward pass takes gelu of `up` again, which was rounded. Then the forward pass does the same. At the
+// other levels its product ends in gelu, which on a GPU in bf16 may be that of sums that are not rounded yet.
+inline bool repeats_gelu(Recompute level) { return level == Recompute::gelu || level == Recompute::norm; }
 
 struct BlockActs {
     Tensor x, ln1, mean1, rstd1, qkv, att, lse, proj, mid, ln2, mean2, rstd2, up, act, down;
@@ -254,11 +258,11 @@ inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, con
 
 // Runs one block from a.x, of which a.ln1 is the norm, to out and next(), the norm of out that the next block or the
 // head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a cache
-// of keys and values. With `train` the tensors that only the backward pass needs are written too. When out is null, the
-// block stops after the last tensor that the backward pass needs.
+// of keys and values. `train` is the level of the backward pass that follows; without one, the tensors that it alone
+// needs are not written. When out is null, the block stops after the last tensor that the backward pass needs.
 template <class Next, class Attend>
-void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Config& c, bool train, Stream s,
-                   Attend attend, const BlockDropout& drop = {}) {
+void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Config& c, std::optional<Recompute> train,
+                   Stream s, Attend attend, const BlockDropout& drop = {}) {
     const int64_t N = a.x.shape[0], C = c.width;
     // qkv: queries, keys and values of every token
     matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
@@ -275,7 +279,12 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
         add_and_normalise(a.mid, second_norm(w, a), a.x, a.proj, c, s);
     }
     // MLP: up, gelu, down, and into the residual stream again
-    matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
+    if (train && repeats_gelu(*train)) {
+        matmul_forward(a.up, a.ln2, w.up_w, w.up_b, s);
+        gelu_forward(a.act, a.up, c.gelu, s);
+    } else {
+        matmul_gelu_forward(a.act, train ? a.up : Tensor{}, a.ln2, w.up_w, w.up_b, c.gelu, s);
+    }
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
     if (drop.mlp.rate > 0) dropout(a.down, a.down, drop.mlp, s);
@@ -301,9 +310,9 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
     if (level >= Recompute::norm) normalise(first_norm(w, a), a.x, c, s);
     if (level == Recompute::block)
         return block_forward(
-            Tensor{}, [] { return Norm{}; }, w, a, c, true, s, attend, drop);
+            Tensor{}, [] { return Norm{}; }, w, a, c, level, s, attend, drop);
     if (level >= Recompute::norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
-    if (level >= Recompute::gelu) gelu_forward(a.act, a.up, c.gelu, s);
+    if (repeats_gelu(level)) gelu_forward(a.act, a.up, c.gelu, s);
 }
 
 // dres (N,C) arrives as the gradient of the block's output and leaves as the gradient of its input, to which each
@@ -365,7 +374,8 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
                       m.params.wpe, s);
     const ModelDropout drop = dropout_of(m, keep);
     if (drop.rates.embedding > 0) dropout(a.block[0].x, a.block[0].x, drop.embedding(), s);
-    const bool few = keep == Keep::results && tokens.numel() <= few_rows;
+    const bool few   = keep == Keep::results && tokens.numel() <= few_rows;
+    const auto level = keep == Keep::for_backward ? std::optional(m.shape.recompute) : std::nullopt;
     if (m.observe) m.observe(0, a.block[0].x);
     m.shards->arrive(1);
     m.shards->fetch(2);
@@ -383,8 +393,7 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
         if (few)
             block_of_few_rows(out, m.params.block[l], a.block[l], c, s, of_layer);
         else
-            block_forward(out, next, m.params.block[l], a.block[l], c, keep == Keep::for_backward, s, of_layer,
-                          drop.block(l));
+            block_forward(out, next, m.params.block[l], a.block[l], c, level, s, of_layer, drop.block(l));
         if (m.observe && m.observe(l + 1, out) && !few) normalise(next(), out, c, s);
         m.shards->fetch(l + 3);
     }

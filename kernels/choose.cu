@@ -311,7 +311,7 @@ static __global__ void __launch_bounds__(choose_threads)
     const auto weight = [&](int id, float logit) {
         const uint32_t place = place_of<T>(logit);
         if (place < last.place || (place == last.place && id > last.id)) return uint64_t(0);
-        return in_units(exp_of<uint32_t>((logit - best_logit) / rule.temperature));
+        return in_units(portable_exp<uint32_t>((logit - best_logit) / rule.temperature));
     };
     if (rule.top_k < V)
         last = find_by_logit<W>(

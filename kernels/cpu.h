@@ -17,7 +17,7 @@
 // F is a vector on the CPU and a float on a GPU; Words are the unsigned integers of its size. Each product has one sum
 // that it can be fused with, so the bits are the same on every machine that has fused multiply-add.
 template <class Words, class F>
-HD F exp_of(F x) {
+HD F portable_exp(F x) {
     const F hi = 89.f - F{}, lo = -87.f - F{};  // k - 1 is 127 at hi, and at lo -127, whose exponent bits are all 0
     F c           = x > hi ? hi : x;            // a NaN compares false here and below, and so stays
     c             = c < lo ? lo : c;
@@ -178,7 +178,7 @@ inline floats exp(floats x) {
 #ifdef __CUDA_ARCH__  // nvcc cannot compile vectors for the GPU, where nobody calls this
     return x;
 #else
-    return exp_of<words>(x);
+    return portable_exp<words>(x);
 #endif
 }
 

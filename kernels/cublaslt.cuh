@@ -37,8 +37,6 @@ struct Products {
     cublasLtHandle_t handle = nullptr;
     void* workspace         = nullptr;
     std::map<Product, Prepared> prepared;
-    std::map<std::string, ProductChoice> chosen;      // by the words of the product
-    std::string origin;                               // where they come from, for messages
     std::function<void(const ProductChoice&)> timed;  // hears of each product that is timed; null: none is
 
     Products() {
@@ -61,15 +59,17 @@ struct Products {
 inline cublasLtEpilogue_t epilogue_of(const Product& p) {
     if (p.slope) return CUBLASLT_EPILOGUE_DGELU;
     if (p.row_sums) return CUBLASLT_EPILOGUE_BGRADB;
+    if (p.gelu && p.keeps_pre) return p.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     if (p.gelu) return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
     return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-// What a product reads and writes. bias receives the row sums when the product has those.
+// What a product reads and writes. pre is read for a slope, and written when the product keeps it. bias receives the
+// row sums when the product has those.
 struct Operands {
     void* c;
-    const void *a, *b, *pre;
-    void* bias;
+    const void *a, *b;
+    void *pre, *bias;
 };
 
 inline void run(const Product& p, const Prepared& plan, const Operands& o, const Products& lt, cudaStream_t stream) {
@@ -77,7 +77,7 @@ inline void run(const Product& p, const Prepared& plan, const Operands& o, const
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
     };
     if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
-    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.pre);
+    if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.pre);
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
     LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, o.b, plan.a, o.a, plan.b, &keep, o.c, plan.c, o.c, plan.c,
                           &plan.algo, lt.workspace, workspace_bytes, stream),
@@ -100,7 +100,11 @@ inline void describe(Prepared& plan, const Product& p) {
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cublaslt_type(p.in));
     if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
-    if (p.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
+    if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
+    // What chooses and checks algorithms takes these pointers for their alignment alone (cublasLt.h). run() sets them.
+    const auto place = reinterpret_cast<const void*>(uintptr_t(p.alignment));
+    if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, place);
+    if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, place);
     const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
         LT_RUN(cublasLtMatrixLayoutCreate(m, cublaslt_type(t), rows, columns, rows), p);
     };
@@ -149,9 +153,10 @@ static __global__ void noise_kernel(T* out, int64_t n) {
 // memory for the operands.
 inline std::vector<double> seconds_of(const std::vector<cublasLtMatmulAlgo_t>& algorithms, const Product& p,
                                       Prepared plan, const Products& lt, Queue& q) {
-    const int64_t in = size_of(p.in), parts[] = {p.M * p.K * in, p.K * p.N * in, p.slope ? p.M * p.N * in : 0,
-                                                 std::max(p.M, p.N) * 4, p.M * p.N * size_of(p.out)};
-    int64_t bytes = 0, at[5];
+    const int64_t in = size_of(p.in), c_bytes = p.M * p.N * size_of(p.out),
+                  parts[] = {p.M * p.K * in, p.K * p.N * in, p.slope || p.keeps_pre ? c_bytes : 0,
+                             std::max(p.M, p.N) * 4, c_bytes};
+    int64_t bytes         = 0, at[5];
     for (int i = 0; i < 5; i++) at[i] = std::exchange(bytes, bytes + round_up(parts[i], 256));
     char* memory = nullptr;
     if (cudaMalloc(&memory, size_t(bytes)) != cudaSuccess) {
@@ -182,28 +187,32 @@ inline std::string text_of(const cublasLtMatmulAlgo_t& algorithm) {
     for (const uint64_t word : algorithm.data) text += fmt::format("{:016x}", word);
     return text;
 }
-inline cublasLtMatmulAlgo_t read_algorithm(const ProductChoice& choice, const Product& p, const Prepared& plan,
-                                           const Products& lt) {
+
+// Prepares a product with the algorithm that was chosen for it before. `origin` says in messages where it comes from.
+inline void prepare(const ProductChoice& choice, const std::string& origin, Products& lt) {
+    const std::optional<Product> p = read_product(choice.product);
+    CHECK(p, "{}: '{}' are not the words of a product; without this line cuBLASLt chooses", origin, choice.product);
     cublasLtMatmulAlgo_t algorithm{};
     const bool whole = choice.algorithm.size() == 16 * std::size(algorithm.data) &&
                        choice.algorithm.find_first_not_of("0123456789abcdef") == std::string::npos;
     for (size_t i = 0; whole && i < std::size(algorithm.data); i++)
         algorithm.data[i] = std::stoull(choice.algorithm.substr(16 * i, 16), nullptr, 16);
+    const auto [found, is_new] = lt.prepared.try_emplace(*p);
+    Prepared& plan             = found->second;
+    if (is_new) describe(plan, *p);
     cublasLtMatmulHeuristicResult_t needs{};
     const bool known = whole && cublasLtMatmulAlgoCheck(lt.handle, plan.op, plan.a, plan.b, plan.c, plan.c, &algorithm,
                                                         &needs) == CUBLAS_STATUS_SUCCESS;
     CHECK(known && needs.workspaceSize <= workspace_bytes,
-          "{}: {} is no algorithm of cuBLASLt for the product {}; without this line cuBLASLt chooses", lt.origin,
-          choice.algorithm, p.str());
-    return algorithm;
+          "{}: {} is no algorithm of cuBLASLt for the product {}; without this line cuBLASLt chooses", origin,
+          choice.algorithm, p->str());
+    plan.algo  = algorithm;
+    plan.found = true;
 }
 
-// Chooses the algorithm that was chosen before, or else the fastest, or else cuBLASLt's first. Its first also stays
-// when no other is 2 % faster. Nothing can be timed while a graph is recorded.
+// Chooses the fastest algorithm where products are timed, and else cuBLASLt's first. Its first also stays when no other
+// is 2 % faster. Nothing can be timed while a graph is recorded.
 inline void choose(Prepared& plan, const Product& p, Products& lt, Queue& q) {
-    const auto before = lt.chosen.find(p.str());
-    plan.found        = before != lt.chosen.end();
-    if (plan.found) return void(plan.algo = read_algorithm(before->second, p, plan, lt));
     cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
     CUDA_RUN(cudaStreamIsCapturing(q.stream, &recording));
     const bool timed = lt.timed && recording == cudaStreamCaptureStatusNone;
@@ -219,7 +228,6 @@ inline void choose(Prepared& plan, const Product& p, Products& lt, Queue& q) {
         plan.algo         = all[mine];
         choice            = {p.str(), text_of(all[mine]), seconds[mine], seconds[0]};
     }
-    lt.chosen[choice.product] = choice;
     lt.timed(choice);
 }
 
@@ -230,11 +238,12 @@ inline Products& products_of(Queue& q) {
     return *q.products;
 }
 
-// Computes c. bias is read, or receives the row sums of a; pre is read for a slope. When cuBLASLt has no algorithm that
-// includes the gelu, slope or sums, it does nothing and returns false.
+// Computes c. bias is read, or receives the row sums of a; pre is read for a slope, or written. When cuBLASLt has no
+// algorithm that includes the gelu, slope or sums, it does nothing and returns false.
 inline bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor bias = {}, Tensor pre = {}) {
-    const uintptr_t all        = uintptr_t(c.ptr) | uintptr_t(a.ptr) | uintptr_t(b.ptr) | uintptr_t(pre.ptr);
-    p.alignment                = int(std::min<uintptr_t>(all & -all, 16));
+    uintptr_t all = 16;
+    for (const Tensor& t : {c, a, b, bias, pre}) all |= uintptr_t(t.ptr);
+    p.alignment                = int(all & -all);
     p.tf32                     = q.tf32 && p.in == DType::F32;
     Products& lt               = products_of(q);
     const auto [found, is_new] = lt.prepared.try_emplace(p);

@@ -80,12 +80,24 @@ using Fill = std::function<void(void* out, int64_t first, int64_t count)>;
 void from_host(Tensor dst, const Fill& fill, Stream s);
 std::vector<float> floats_of(Tensor src, Stream s);  // converts any dtype that ops compute in to fp32
 
+// Every tensor of an op is null or has at least one element: libraries and launches do not take empty ones.
+inline void expect_elements(const char* op, const Tensor& t) {
+    CHECK_CALL(!t || t.numel() > 0, "{}: a tensor is {}, expected one with elements", op, t.str());
+}
+template <class T>
+void expect_elements(const char*, const T&) {}  // of an argument that is no tensor
+template <class... Args>
+void expect_all_elements(const char* op, const Args&... args) {
+    (expect_elements(op, args), ...);
+}
+
 // RUN_ON(s, dtype, op, args…) runs the half of an op that belongs to the stream's machine: cpu::op<T>(args…) or
 // gpu::op<T>(args…, queue), where T is the C++ type of `dtype`. RUN_UNTYPED(s, op, args…) is the same for an op whose
-// halves are not templates, because it has one dtype only.
+// halves are not templates, because it has one dtype only. Both refuse empty tensors.
 #ifdef __CUDACC__
 #define RUN_HALF_(s, name, op, ...)                      \
     do {                                                 \
+        expect_all_elements(name, __VA_ARGS__);          \
         if ((s).where == Machine::cpu)                   \
             cpu::op(__VA_ARGS__);                        \
         else                                             \
@@ -95,6 +107,7 @@ std::vector<float> floats_of(Tensor src, Stream s);  // converts any dtype that 
 #define RUN_HALF_(s, name, op, ...)                                                                  \
     do {                                                                                             \
         CHECK_CALL((s).where == Machine::cpu, name ": this binary was built without its CUDA half"); \
+        expect_all_elements(name, __VA_ARGS__);                                                      \
         cpu::op(__VA_ARGS__);                                                                        \
     } while (0)
 #endif

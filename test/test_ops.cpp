@@ -585,3 +585,23 @@ TEST_CASE("squared_norm and sum refuse wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(sum(one, none, 1.f, dev->stream()), "sum", "x is null");
     CHECK_REFUSED(sum(half, x, 1.f, dev->stream()), "sum", "out is (8) bf16");
 }
+
+TEST_CASE("ops refuse tensors without elements", "[ops][errors]") {
+    const auto dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
+    const Stream s = dev->stream();
+    const Buffer rows(dev, {4, 8}, F32, Kind::zeros), matrix(dev, {8, 8}, F32, Kind::zeros), row(dev, {8}, F32),
+        one(dev, {1}, F32), of_rows(dev, {4}, F32);
+    const Tensor empty = rows.tensor().rows(0, 0), none_of_them = of_rows.tensor().rows(0, 0), w = matrix;
+    const Tensor ids{of_rows.tensor().ptr, DType::I32, {0}};
+    CHECK_REFUSED(add_forward(empty, empty, empty, s), "add_forward", "a tensor is (0, 8) fp32");
+    CHECK_REFUSED(gelu_forward(empty, empty, Gelu::tanh, s), "gelu_forward", "(0, 8) fp32");
+    CHECK_REFUSED(layernorm_forward(empty, none_of_them, none_of_them, empty, row, row, 1e-5f, s), "(0, 8) fp32");
+    CHECK_REFUSED(matmul_forward(empty, empty, w, none, s), "matmul_forward", "(0, 8) fp32");
+    CHECK_REFUSED(matmul_gelu_forward(empty, none, empty, w, none, Gelu::tanh, s), "(0, 8) fp32");
+    CHECK_REFUSED(matmul_backward(empty, w, none, empty, empty, w, Into::set, s), "matmul_backward", "(0, 8) fp32");
+    CHECK_REFUSED(matmul(w, transposed(empty), empty, s), "matmul", "(0, 8) fp32");
+    CHECK_REFUSED(cross_entropy(none_of_them, empty, ids, {}, 8, 0.f, s), "cross_entropy", "(0) fp32");
+    CHECK_REFUSED(squared_norm(one, none_of_them, s), "squared_norm", "(0) fp32");
+    CHECK_REFUSED(copy(empty, empty, s), "copy", "(0, 8) fp32");
+}
