@@ -32,8 +32,14 @@ if [ "$cuda" != 0 ]; then
     make BUILD="$build" CUDA=0 NVCC= BUNDLE=1 "$build"/{test_gpt,bench_ops}
     install -D -s -t "$stage/libexec" "$build"/{test_gpt,bench_ops}
     install -t "$stage/libexec" scripts/gpu_check.sh
+    install -m 644 -t "$stage/libexec" test/bench_attention.py
     mkdir "$stage/libexec/test" && cp -r test/golden "$stage/libexec/test"
-    install -D -m 644 -t "$stage/libexec/kernels" kernels/README.md  # a test compares its table of costs
+    install -D -m 644 -t "$stage/libexec/kernels" kernels/README.md  # tests compare tables of these two pages
+    install -D -m 644 -t "$stage/libexec/docs" docs/scaling.md
+    # What the emulator counts for every op, which gpu_check.sh sets beside what ncu counts.
+    make emulator
+    EMU_CHECK=off scripts/emulate --profile "$stage/libexec/counts.json" "$stage/libexec/bench_ops" --device cuda --batch 1 --context 256 \
+        --profiled "$build/ops.json" >"$build/counted" 2>&1 || { rm -f "$stage/libexec/counts.json"; echo "the archive has no counts of the emulator:"; tail -5 "$build/counted"; }
 fi
 
 # The licences of what the archive holds: its libraries, and the headers that are compiled in.
