@@ -159,6 +159,9 @@ Cost rope_cost(int64_t N, int64_t H, int64_t dim, DType x);                // fo
 // starts[b,t], the first row of the document that t belongs to, or 0 without starts. lse is the log of the sum of
 // exp(scale q·k) of each row, which is all that backward needs to recompute the probabilities.
 // With a rate in `drop`, probabilities are dropped before they are multiplied with v; lse is that of all of them.
+// lse is rounded to fp32. So from scores (scale q·k) of 1e5 on, backward recomputes probabilities that are wrong in the
+// third digit, and from about 1.5e9 on bf16 on a GPU gives NaN.
+// A NaN or an infinity in v also reaches rows that do not see it, if their tile includes it, because 0 · NaN is NaN.
 void attention_forward(Tensor out /*=*/, Tensor lse /*=*/,                // (B,T,H,D) x, (B,H,T) fp32
                        Tensor qkv, Tensor starts,                         // (B,T,3,H,D) x, (B,T) int32 or null
                        float scale, int64_t window, Stream s, const Dropout& drop = {});

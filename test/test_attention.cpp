@@ -365,6 +365,28 @@ TEST_CASE("the masks of attention do not depend on how the sequences of a step a
     CHECK(run(0, 4) == parts);
 }
 
+TEST_CASE("attention_forward takes scores of 1e9", "[attention]") {
+    const auto* dev   = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    const Sizes sizes = {1, 150, 1, 64, 150, false};
+    CAPTURE(dev, dtype);
+    const Indices at{sizes};
+    Values qkv = qkv_values(sizes, ScoreKind::ordinary, DType::F32, 1);
+    Dice random(5);
+    each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {  // the first column alone makes the scores
+        for (int64_t d = 0; d < sizes.D; d++) qkv[at.qkv(b, t, 0, h, d)] = d == 0;
+        qkv[at.qkv(b, t, 1, h, 0)] = (2 * random.uniform() - 1) * 1e9;
+    });
+    qkv = rounded(qkv, dtype);
+    const Buffer x(dev, {1, sizes.T, 3, 1, sizes.D}, dtype, qkv), out(dev, {1, sizes.T, 1, sizes.D}, dtype),
+        lse(dev, {1, 1, sizes.T}, DType::F32);
+    attention_forward(out, lse, x, {}, 1, sizes.window, dev->stream());
+    const Forward reference = forward_formula<double>(sizes, qkv, {}, 1),
+                  plain     = forward_formula<float>(sizes, qkv, {}, 1);
+    CHECK_CLOSE(out, reference.out, plain.out);
+    CHECK_CLOSE(lse, reference.lse, plain.lse);
+}
+
 TEST_CASE("a key that the mask hides from a row does not change one bit of it", "[attention]") {
     const auto* dev     = GENERATE(from_range(devices()));
     const auto dtype    = GENERATE(DType::F32, DType::BF16);
