@@ -8,9 +8,9 @@
 //   {"text": "…"}                                                  a document, all of which is learned; --field names
 //   it
 //
-// A "system" beside the messages is the first of them. A message with "weight": 0 does not count in the loss. Fields
-// that have no place in a conversation of ours are refused when it would say something else without them, such as tool
-// calls and pictures; all others are counted.
+// Every list may have the words of either of the first two. A "system" beside the messages is the first of them. A
+// message with "weight": 0 does not count in the loss. Fields that have no place in a conversation of ours are refused
+// when it would say something else without them, such as tool calls and pictures; all others are counted.
 #pragma once
 #include <algorithm>
 #include <initializer_list>
@@ -49,10 +49,10 @@ class ExampleReader {
             read_preference();
             read_rest({"prompt", "chosen", "rejected"});
         } else if (has("messages")) {
-            example_.messages = list("messages", "role", "content");
+            example_.messages = list("messages");
             read_rest({"messages"});
         } else if (has("conversations")) {
-            example_.messages = list("conversations", "from", "value");
+            example_.messages = list("conversations");
             read_rest({"conversations"});
         } else if (has("instruction")) {
             read_instruction();
@@ -123,13 +123,15 @@ class ExampleReader {
         }
         return all;
     }
-    Messages list(const char* key, const char* role_key, const char* text_key) {
+    Messages list(const char* key) {
         const json& all = json_[key];
         CHECK(all.is_array() && !all.empty(), "{}: the field \"{}\" is {}, expected a list of messages", where_, key,
               json_text(all).substr(0, 80));
         Messages messages;
         for (const json& m : all) {
             CHECK(m.is_object(), "{}: a message is {}, expected an object", where_, json_text(m).substr(0, 80));
+            const bool is_sharegpt = m.contains("from");
+            const char *role_key = is_sharegpt ? "from" : "role", *text_key = is_sharegpt ? "value" : "content";
             const std::string its_role = role(text(m, role_key));
             note_others(m, {role_key, text_key, "weight", "train", "training", "loss"}, true);
             messages.push_back({its_role, content(m, text_key), counts(m, its_role)});
@@ -139,7 +141,7 @@ class ExampleReader {
     // A text is one message; else the field is a list of messages.
     Messages turns(const char* key, const char* its_role) {
         CHECK(has(key), "{}: the field \"{}\" is missing", where_, key);
-        if (json_[key].is_array()) return list(key, "role", "content");
+        if (json_[key].is_array()) return list(key);
         return {{its_role, text(json_, key)}};
     }
     // The messages of a field behind those of the prompt. A list may begin with these itself, as UltraFeedback's do.

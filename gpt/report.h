@@ -138,8 +138,8 @@ inline void header(const Run& run) {
     const bool length_known = run.train || o.steps > 1;  // without data, a dry run knows it from the options alone
     say("batch", "{} × {} × {} micro{} = {} {} a step{}", o.batch, o.context, o.accumulate,
         world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), plural(tokens, "token"),
-        length_known ? fmt::format(" · {} {} = {} tokens", grouped(o.steps), plural(o.steps, "step"),
-                                   rounded(double(o.steps) * double(tokens)))
+        length_known ? fmt::format(" · {} {} = {} {}", grouped(o.steps), plural(o.steps, "step"),
+                                   rounded(double(o.steps) * double(tokens)), plural(o.steps * tokens, "token"))
                      : "");
     say("rate", "{}{}", describe(o.schedule), row_of(o.optimizer.kind).other_rates(o.optimizer));
     const DropoutRates drop = run.dropout();

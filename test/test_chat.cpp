@@ -331,7 +331,7 @@ TEST_CASE("tokenize reads conversations of every form", "[chat][data]") {
             "\n"
             R"({"prompt": "the sea", "completion": "was calm"})"
             "\n"
-            R"({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "the sea"}], "completion": [{"role": "assistant", "content": "was calm"}]})"
+            R"({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "the sea"}], "completion": [{"from": "gpt", "value": "was calm"}]})"
             "\n"
             R"({"messages": [{"role": "user", "content": "nobody answers"}]})"
             "\n"
@@ -545,7 +545,8 @@ TEST_CASE("a bad conversation is named by file and line, and nothing is written"
         {"answer different questions", "--on-error skip"});
     refuses(R"({"messages": [{"role": "tool", "content": "x"}]})", {"the role \"tool\" is unknown"});
     refuses(R"({"messages": [], "messages": []})", {"appears twice"});
-    refuses(R"({"conversations": [{"role": "user", "content": "x"}]})", {"\"from\" is missing"});
+    refuses(R"({"conversations": [{"content": "x"}]})", {"\"role\" is missing"});
+    refuses(R"({"messages": [{"from": "human", "content": "x"}]})", {"\"value\" is missing"});
     refuses(R"({"instruction": "x"})", {"\"output\" is missing"});
     refuses(R"({"instruction": "x", "input": 3, "output": "y"})", {"\"input\" is 3"});
     refuses(R"({"prompt": "x"})", {"\"completion\" is missing"});
