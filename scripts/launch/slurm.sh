@@ -11,8 +11,9 @@
 #   sbatch --nodes 2 scripts/launch/slurm.sh NAME RUN --train-data 'data/x_train_*.bin' [OPTION…]
 #     RUN is the run's folder, for --out. Call it from the repository, and choose --nodes so that the GPUs are those of the recipe.
 # Slurm itself says to each process which one it is, so this works with PMIx and without it (MPI=none, which is the default here). On
-# CPUs the processes need MPI, so MPI=pmix there. Five minutes before the end of its time each process gets SIGTERM: it finishes its
-# step and saves, and the job is queued again. A job that fails without a new checkpoint three times in a row is not queued again.
+# CPUs the processes need MPI, so MPI=pmix there; Debian's Open MPI knows no PMI-2. Five minutes before the end of its time each process
+# gets SIGTERM: it finishes its step and saves, and the job is queued again. scancel alone also saves, and ends the job for good. A job
+# that fails without a new checkpoint three times in a row is not queued again.
 set -euo pipefail
 here=${SLURM_SUBMIT_DIR:-$PWD}/scripts/launch
 . "$here/models.sh"

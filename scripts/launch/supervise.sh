@@ -44,7 +44,11 @@ while :; do
         rm -f "$memory"
         exit $((code ? code : 1))
     fi
-    [ -z "$memory" ] || { echo "$failures $before" >"$memory"; exit 75; }
+    if [ -n "$memory" ]; then
+        rm -f "$memory"
+        [ "$failures" = 0 ] || echo "$failures $before" >"$memory"
+        exit 75
+    fi
     say "ended with exit code $code; starting again from ${now:+checkpoint }${now:-the beginning}"
     sleep "${PAUSE:-5}"
 done

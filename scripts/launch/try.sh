@@ -5,7 +5,7 @@
 #     slurm    likewise, with PMIx and without it: a run to its end, one that is stopped by SIGTERM, one of which a process is killed, and
 #              one that always fails. It starts a Slurm of its own on this machine, which needs root (apt-get install slurm-wlm).
 #     gpu      one_node.sh and torchrun.sh with two GPUs, which the emulator of this repository provides. It needs a build with a CUDA
-#              half and `make emulator`. TORCHRUN names torchrun when it is not in PATH.
+#              half and `make emulator`. TORCHRUN names torchrun when it is not in PATH. Behind `slurm` it tries slurm.sh as well.
 # PROGRAM names the program for CPUs (./train_gpt by default), and GPU_PROGRAM the one for GPUs (build/train_gpt).
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;; esac
@@ -76,11 +76,11 @@ END
     done
     fail "Slurm's node does not get ready: $(sinfo -h 2>&1) $(tail -n 3 "$folder/slurmd.log")"
 }
-# submit NAME STEPS: prints the number of the job.
+# submit NAME STEPS [DEVICE]: prints the number of the job.
 submit() {
-    local name=$1 steps=$2
+    local name=$1 steps=$2 device=${3:-cpu}
     sbatch --parsable --nodes 1 --ntasks-per-node 2 --gpus-per-node 0 --cpus-per-task 1 --output "$folder/$name.out" \
-        scripts/launch/slurm.sh $recipe "$folder/$name" "${options[@]}" --device cpu --steps "$steps"
+        scripts/launch/slurm.sh $recipe "$folder/$name" "${options[@]}" --device "$device" --steps "$steps"
 }
 # Waits until a job has gone. A job that was queued again waits for two minutes by itself, and starts at once here.
 wait_for() {
@@ -162,12 +162,22 @@ by_gpu() {
     same_weights "$folder/torchrun" "$folder/one_node" "torchrun.sh"
     echo "gpu: torchrun.sh, with the same weights"
 }
+# Where both of them are there, two GPUs under Slurm, which need no PMIx.
+by_slurm_on_gpus() {
+    local job
+    [ -e "$folder/slurm.conf" ] && [ -e "$folder/one_node" ] || return 0
+    job=$(MPI=none PROGRAM=$folder/emulated submit gpus 3 cuda)
+    wait_for "$job"
+    cp "$folder/gpus.out" "$folder/output"
+    same_weights "$folder/gpus" "$folder/one_node" "a job of Slurm on two GPUs"
+    echo "gpu: slurm.sh without PMIx, with the same weights"
+}
 
 for launcher in ${*:-mpirun slurm gpu}; do
     case $launcher in
     mpirun) by_mpirun ;;
     slurm) [ -e "$folder/mpirun" ] || by_mpirun && by_slurm ;;
-    gpu) by_gpu ;;
+    gpu) by_gpu && by_slurm_on_gpus ;;
     *) echo "error: $launcher is no launcher that is tried here (--help says which are)" >&2; exit 2 ;;
     esac
 done
