@@ -25,6 +25,7 @@ enum class Lives : uint8_t {
     per_layer,  // kept for the backward pass, one per layer, or one for all layers in a model that does not train
     shared,     // the next layer overwrites it
     backward,   // shared, and allocated only in a model that trains
+    never,      // the model lacks it
 };
 
 // What the backward pass computes again, because the forward pass did not keep it. Each level includes those before it.
@@ -80,7 +81,8 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
     using A         = BlockActs;
     const auto  kept_below = [&](Recompute level) { return shape.recompute < level ? Lives::per_layer : Lives::shared; };
     const Lives kept = Lives::per_layer, gelu = kept_below(Recompute::gelu), norm = kept_below(Recompute::norm),
-                block = kept_below(Recompute::block);
+                block = kept_below(Recompute::block), norm2 = c.shared_norm ? Lives::never : norm,
+                of_norm2 = c.shared_norm ? Lives::never : block;
     return {
         {&A::x,     "x",     {N, C},          t, kept},    // the residual stream as it enters
         {&A::ln1,   "ln1",   {N, C},          t, norm},
@@ -91,9 +93,9 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
         {&A::lse,   "lse",   {B, H, T},       f, block},
         {&A::proj,  "proj",  {N, C},          t, Lives::shared},
         {&A::mid,   "mid",   {N, C},          t, block},   // the residual stream after attention
-        {&A::ln2,   "ln2",   {N, C},          t, norm},
-        {&A::mean2, "mean2", {N},             f, block},
-        {&A::rstd2, "rstd2", {N},             f, block},
+        {&A::ln2,   "ln2",   {N, C},          t, norm2},   // ln1 when one norm feeds both branches
+        {&A::mean2, "mean2", {N},             f, of_norm2},
+        {&A::rstd2, "rstd2", {N},             f, of_norm2},
         {&A::up,    "up",    {N, F},          t, block},
         {&A::act,   "act",   {N, F},          t, gelu},
         {&A::down,  "down",  {N, C},          t, Lives::shared},
@@ -137,10 +139,12 @@ void each_activation(Acts& a, const Config& c, const BatchShape& shape, DType dt
     a.block.resize(c.layers);
     for (int64_t l = 0; l < c.layers; l++)
         for (const BlockActRow& r : block_act_rows(c, shape, dtype)) {
-            if (r.lives == Lives::backward && !shape.train) continue;
+            if ((r.lives == Lives::backward && !shape.train) || r.lives == Lives::never) continue;
             const bool own       = l == 0 || (r.lives == Lives::per_layer && shape.train);
             a.block[l].*r.tensor = own ? take(r.shape, r.dtype) : a.block[0].*r.tensor;
         }
+    if (c.shared_norm)  // one norm feeds both branches
+        for (BlockActs& b : a.block) b.ln2 = b.ln1, b.mean2 = b.mean1, b.rstd2 = b.rstd1;
     for (const ActRow& r : act_rows(c, shape, dtype))
         if (shape.train || r.lives != Lives::backward) a.*r.tensor = take(r.shape, r.dtype);
 }
@@ -274,7 +278,7 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     if (drop.attention.rate > 0) dropout(a.proj, a.proj, drop.attention, s);
     if (c.parallel) {
         add_forward(a.mid, a.x, a.proj, s);
-        normalise(second_norm(w, a), a.x, c, s);
+        if (!c.shared_norm) normalise(second_norm(w, a), a.x, c, s);
     } else {
         add_and_normalise(a.mid, second_norm(w, a), a.x, a.proj, c, s);
     }
@@ -311,7 +315,7 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
     if (level == Recompute::block)
         return block_forward(
             Tensor{}, [] { return Norm{}; }, w, a, c, level, s, attend, drop);
-    if (level >= Recompute::norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
+    if (level >= Recompute::norm && !c.shared_norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
     if (repeats_gelu(level)) gelu_forward(a.act, a.up, c.gelu, s);
 }
 

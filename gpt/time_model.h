@@ -168,7 +168,7 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     // The blocks' forward pass, with what the backward pass computes again.
     part                = Part::block_forward;
     const double blocks = layers + (level == Recompute::block ? again : 0);
-    const int norms     = level == Recompute::block ? 1 : level == Recompute::norm ? 2 : 0;
+    const int norms     = level == Recompute::block ? 1 : level != Recompute::norm ? 0 : c.shared_norm ? 1 : 2;
     add("norms again", K::layernorm_forward, norm, 1, norms * again);
     add("qkv", K::product, matmul_forward_cost(N, C, 3 * C, x), 1, blocks);
     if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
@@ -178,7 +178,7 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     add("projection", K::product, matmul_forward_cost(N, C, C, x), 1, blocks);
     if (c.parallel) {
         add("residual", K::copy, add_forward_cost(N * C, x), 1, blocks);
-        add("norm", K::layernorm_forward, norm, 1, blocks);
+        add("norm", K::layernorm_forward, norm, 1, c.shared_norm ? 0 : blocks);
     } else {
         add("residual and norm", K::copy, add_and_norm, 1, blocks);
     }
