@@ -1,6 +1,8 @@
 // One warp hands a row to another through shared memory, again and again. Each arrives at a barrier without waiting
-// when the other may go on: barrier 1 says that the row is there, and barrier 2 that it has been read. finding:
-// shared-memory race check: all cases: not_there, not_read
+// when the other may go on: barrier 1 says that the row is there, and barrier 2 that it has been read.
+// finding: shared-memory race
+// check: all
+// cases: not_there, not_read
 #include "../check.h"
 
 __device__ void wait(int barrier) { asm volatile("bar.sync %0, 64;" ::"r"(barrier) : "memory"); }
