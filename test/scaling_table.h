@@ -144,13 +144,14 @@ inline std::vector<Besides> besides(const PlannedRun& r) {
     const auto product = [&](double calls) {
         return seconds(OpKind::product, {scores, 2. * double(r.batch * heads * T * T * D)}, calls);
     };
-    double attention = 0, stream = 0, head = 0;  // of the prediction
+    double attention = 0, gelu = 0, stream = 0, head = 0;  // of the prediction
     for (const StepOp& op :
          step_ops(c, {r.batch, T, true, r.recompute, 1024}, DType::BF16, r.micro_steps, OptimizerKind::adamw)) {
         const double s       = seconds_of(op, card, DType::BF16, T, false) / double(p.tensor);
         const bool of_stream = op.kind == OpKind::layernorm_forward || op.kind == OpKind::layernorm_backward ||
                                std::string(op.name).find("residual") == 0;
         if (op.kind == OpKind::attention_forward || op.kind == OpKind::attention_backward) attention += s;
+        if (std::string(op.name).find("gelu") == 0) gelu += s;
         if (of_stream) stream += s;
         if (op.part == Part::head) head += s;
     }
@@ -161,12 +162,12 @@ inline std::vector<Besides> besides(const PlannedRun& r) {
                  back    = product(4) + moved(2 * scores, 1) + moved(2.5 * scores, dropped);
     const double unfused = layers * (2 * forward + back) - attention / stages;
     // Forward: the bias of q, k and v is added to what their product has written; after rotation the parts of a head
-    // are put together; the heads become rows; bias, dropout and residual are one pass, and the norm is another.
-    // Backward: biases have sums, q, k and v are put together, and each norm's gradient is added in a pass of its own.
+    // are put together; the heads become rows; bias and gelu are one pass; bias, dropout and residual are another, and
+    // the norm a third. Backward: biases have sums, q, k and v are put together, and gelu and each norm have a pass.
     const double rotated = c.rope.dim ? 4 : 0, wider = double(F) / double(C);
-    const double passes_forward = moved((8 + rotated) * own + (c.parallel ? 3 : 2 + dropped) * whole, 1),
-                 passes_back    = moved((11 + rotated + wider) * own + (6 + 5 * dropped) * whole, 1);
-    const double passes         = layers * (2 * passes_forward + passes_back);
+    const double passes_forward = moved((8 + rotated + 2 * wider) * own + (c.parallel ? 3 : 2 + dropped) * whole, 1),
+                 passes_back    = moved((11 + rotated + 4 * wider) * own + (6 + 5 * dropped) * whole, 1);
+    const double passes         = layers * (2 * passes_forward + passes_back) - gelu / stages;
     // A layer was computed again as a whole, with the product and the sums that the backward pass does not need.
     const double down =
         layers * (seconds(OpKind::product, matmul_forward_cost(N, F, C, DType::BF16), 1) / double(p.tensor) +
@@ -185,7 +186,7 @@ inline std::vector<Besides> besides(const PlannedRun& r) {
     const double filling   = double(p.pipeline - 1) / double(r.micro_steps * p.interleave);
     return {
         {"attention with T × T scores in memory", unfused},
-        {"passes for biases, dropout, copies of q, k, v and sums of gradients", passes},
+        {"passes for biases, gelu, dropout, copies of q, k, v, and sums", passes},
         {"the last product of a layer, computed again", down},
         {"all-reduces of the layer, done again", sums},
         {"norms and residuals on every GPU that shares a matrix", norms},

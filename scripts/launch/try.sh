@@ -14,7 +14,10 @@ PROGRAM=$(realpath "${PROGRAM:-./train_gpt}") gpu_program=$(realpath -m "${GPU_P
 export PROGRAM OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LC_ALL=C
 folder=$(mktemp -d)
 chmod 755 "$folder"  # munge wants that
-stop_slurm() { for daemon in slurmd slurmctld munged; do [ ! -s "$folder/$daemon.pid" ] || kill "$(cat "$folder/$daemon.pid")" || true; done; }
+stop_slurm() {
+    [ ! -s "$folder/slurmctld.pid" ] || [ -z "$(squeue -h)" ] || { scancel --full --signal=KILL -u "$(id -un)"; sleep 2; } || true
+    for daemon in slurmd slurmctld munged; do [ ! -s "$folder/$daemon.pid" ] || kill "$(cat "$folder/$daemon.pid")" || true; done
+}
 trap 'stop_slurm; sleep 1; rm -rf "$folder"' EXIT
 fail() { echo "error: $*" >&2; [ ! -e "$folder/output" ] || tail -n 25 "$folder/output" >&2; exit 1; }
 skip() { echo "skipped: $*"; }
