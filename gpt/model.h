@@ -171,8 +171,9 @@ inline Acts allocate_activations(Arena& arena, const Config& c, const BatchShape
 struct BlockDropout {
     Dropout probabilities;   // drops weights of attention (kernels/dropout.h)
     Dropout attention, mlp;  // drop elements of each branch's output
+    Dropout below;           // drops the same in what feeds the block: the MLP of the layer below, or the embedding
 };
-// Every place of a model has its own masks. A rate of 0 queues nothing.
+// Every place of a model has its own masks.
 struct ModelDropout {
     DropoutRates rates;
     uint64_t key = 0;  // the others as in Dropout
@@ -181,10 +182,12 @@ struct ModelDropout {
 
     Dropout embedding() const { return at(rates.embedding, 0); }
     BlockDropout block(int64_t layer) const {
-        return {at(rates.attention, layer), at(rates.residual, 1 + 2 * layer), at(rates.residual, 2 + 2 * layer)};
+        return {at(rates.attention, layer), at(rates.residual, 1 + 2 * layer), mlp(layer),
+                layer ? mlp(layer - 1) : embedding()};
     }
 
   private:
+    Dropout mlp(int64_t layer) const { return at(rates.residual, 2 + 2 * layer); }
     Dropout at(float rate, int64_t place) const { return {rate, key, step, first, uint32_t(place)}; }
 };
 
@@ -255,9 +258,10 @@ inline Norm final_norm(const Params& w, const Acts& a) { return {a.lnf, a.mean, 
 inline void normalise(const Norm& n, Tensor x, const Config& c, Stream s) {
     layernorm_forward(n.out, n.mean, n.rstd, x, n.w, n.b, c.norm_eps, s);
 }
-// Computes sum = a + b and its norm in one pass over memory.
-inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, const Config& c, Stream s) {
-    add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s);
+// Computes sum = a + b, with dropout of b, and its norm in one pass over memory.
+inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, const Dropout& drop, const Config& c,
+                              Stream s) {
+    add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s, drop);
 }
 
 // Runs one block from a.x, of which a.ln1 is the norm, to out and next(), the norm of out that the next block or the
@@ -275,12 +279,11 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     // projection: back into the residual stream. The one structural choice: the MLP of a parallel block reads the
     // block's input, that of a sequential block the stream after attention.
     matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
-    if (drop.attention.rate > 0) dropout(a.proj, a.proj, drop.attention, s);
     if (c.parallel) {
-        add_forward(a.mid, a.x, a.proj, s);
+        add_forward(a.mid, a.x, a.proj, s, drop.attention);
         if (!c.shared_norm) normalise(second_norm(w, a), a.x, c, s);
     } else {
-        add_and_normalise(a.mid, second_norm(w, a), a.x, a.proj, c, s);
+        add_and_normalise(a.mid, second_norm(w, a), a.x, a.proj, drop.attention, c, s);
     }
     // MLP: up, gelu, down, and into the residual stream again
     if (train && repeats_gelu(*train)) {
@@ -291,8 +294,7 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     }
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
-    if (drop.mlp.rate > 0) dropout(a.down, a.down, drop.mlp, s);
-    add_and_normalise(out, next(), a.mid, a.down, c, s);
+    add_and_normalise(out, next(), a.mid, a.down, drop.mlp, c, s);
 }
 
 // The same for a few rows, as generation has them, without what the backward pass needs. On a GPU a block is then five
@@ -320,29 +322,30 @@ void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config
 }
 
 // dres (N,C) arrives as the gradient of the block's output and leaves as the gradient of its input, to which each
-// branch adds its share. With dropout, a.down holds the gradient of a branch's output.
+// branch adds its share. With dropout, a.down holds the gradient of a branch's output, which is dres with the branch's
+// mask: the layernorm that completes dres writes it, also for the layer below.
 inline void block_backward(Tensor dres, Block& g, const Block& w, BlockActs& a, const Batch& batch, const Config& c,
                            int64_t layer, Into grads, Stream s, const BlockDropout& drop = {}) {
     const int64_t N = a.x.shape[0], C = c.width;
-    const auto of_branch = [&](const Dropout& d) {
-        if (d.rate > 0) dropout(a.down, dres, d, s);
-        return d.rate > 0 ? a.down : dres;
-    };
-    matmul_gelu_backward(a.dup, g.down_w, g.down_b, of_branch(drop.mlp), a.act, w.down_w, a.up, c.gelu, grads, s);
+    const Tensor of_mlp       = drop.mlp.rate > 0 ? a.down : dres;
+    const Tensor of_attention = drop.attention.rate > 0 ? a.down : dres;
+    matmul_gelu_backward(a.dup, g.down_w, g.down_b, of_mlp, a.act, w.down_w, a.up, c.gelu, grads, s);
     matmul_backward(a.dln, g.up_w, g.up_b, a.dup, a.ln2, w.up_w, grads, s);
-    const auto mlp_branch = [&](Tensor dln) {
-        layernorm_backward(dres, g.ln2_w, g.ln2_b, dln, c.parallel ? a.x : a.mid, w.ln2_w, a.mean2, a.rstd2, grads, s);
+    const auto mlp_branch = [&](Tensor x, const Dropout& next) {
+        layernorm_backward(dres, g.ln2_w, g.ln2_b, a.dln, x, w.ln2_w, a.mean2, a.rstd2, grads, s, next, a.down);
     };
-    if (!c.parallel) mlp_branch(a.dln);
-    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, of_branch(drop.attention), a.att.view({N, C}), w.proj_w,
-                    grads, s);
+    if (!c.parallel)
+        mlp_branch(a.mid, drop.attention);
+    else if (drop.attention.rate > 0)
+        dropout(a.down, dres, drop.attention, s);  // dres is that of both branches
+    matmul_backward(a.datt.view({N, C}), g.proj_w, g.proj_b, of_attention, a.att.view({N, C}), w.proj_w, grads, s);
     attention_backward(a.dqkv, a.datt, a.att, a.lse, a.qkv, batch.starts, c.attn_scale(layer), c.window(layer), s,
                        drop.probabilities);
     rope_backward(a.dqkv, batch.positions, c.rope, s);
-    if (c.parallel) mlp_branch(a.dln);  // dres has been read above, and dln is overwritten below
+    if (c.parallel) mlp_branch(a.x, {});  // dres has been read above, and dln is overwritten below
     matmul_backward(a.dln, g.qkv_w, g.qkv_b, a.dqkv.view({N, 3 * C}), a.ln1, w.qkv_w, grads, s);
     layernorm_backward(dres, g.ln1_w, g.ln1_b, a.dln, a.x, w.ln1_w, a.mean1, a.rstd1, c.shared_norm ? Into::add : grads,
-                       s);
+                       s, drop.below, layer ? a.down : dres);
 }
 
 // The attention of layer l over a batch, for block_forward().
@@ -374,10 +377,9 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     m.shards->forget();
     m.shards->arrive(0);
     m.shards->fetch(1);
-    embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
-                      m.params.wpe, s);
     const ModelDropout drop = dropout_of(m, keep);
-    if (drop.rates.embedding > 0) dropout(a.block[0].x, a.block[0].x, drop.embedding(), s);
+    embedding_forward(a.block[0].x.view({tokens.shape[0], tokens.shape[1], c.width}), tokens, positions, m.params.wte,
+                      m.params.wpe, s, drop.embedding());
     const bool few   = keep == Keep::results && tokens.numel() <= few_rows;
     const auto level = keep == Keep::for_backward ? std::optional(m.shape.recompute) : std::nullopt;
     if (m.observe) m.observe(0, a.block[0].x);
@@ -471,7 +473,8 @@ inline void backward(Model& m, const Batch& batch, Into into) {
     Acts& a         = m.acts;
     zero(a.dres, s);
     m.shards->enter(c.layers + 1);
-    layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s);
+    layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s,
+                       m.dropout.block(c.layers - 1).mlp, a.block.back().down);
     m.shards->leave(c.layers + 1);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
         m.shards->enter(l + 1);
@@ -482,7 +485,6 @@ inline void backward(Model& m, const Batch& batch, Into into) {
         block_backward(a.dres, m.grads.block[l], m.params.block[l], a.block[l], batch, c, l, into, s, drop);
         m.shards->leave(l + 1);
     }
-    if (m.dropout.rates.embedding > 0) dropout(a.dres, a.dres, m.dropout.embedding(), s);
     if (!c.tied_head) m.shards->clear(0);
     if (into == Into::set) {  // embedding_backward adds
         if (m.grads.wpe) zero(m.grads.wpe, s);

@@ -145,11 +145,10 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         if (calls > 0) ops.push_back({part, name, kind, cost, kernels, calls, work});
     };
     const DropoutRates& drop = shape.dropout;
-    const Cost masked{2. * double(N * C * size_of(x))};  // a pass that drops elements
-    const auto if_dropped = [](float rate, double calls) { return rate > 0 ? calls : 0; };
+    const auto if_dropped    = [](float rate, double calls) { return rate > 0 ? calls : 0; };
     // The gradient of a product's input is a product in the dtype of the model. That of its weights is written in fp32
     // by the first of the products that add to it, and read and written by the others.
-    const auto backward   = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
+    const auto backward      = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
         const Cost both = matmul_backward_cost(rows, IC, OC, x), dx = matmul_cost(rows, IC, OC, x);
         const Cost dw{both.bytes - dx.bytes, both.flops - dx.flops};
         add(name, K::product, dx, 1, calls);
@@ -162,7 +161,6 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     const double again    = micro * double(c.layers - 1);  // nothing overwrites the activations of the last layer
 
     add("embedding", K::embedding_forward, embedding_forward_cost(B, T, C, x), 1, micro);
-    add("dropout", K::copy, masked, 1, if_dropped(drop.embedding, micro));
     add("norm", K::layernorm_forward, norm, 1, micro);
 
     // The blocks' forward pass, with what the backward pass computes again.
@@ -174,7 +172,6 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
     add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks,
         drop.attention > 0 ? dropout_forward_work : 1);
-    add("dropout", K::copy, masked, 1, if_dropped(drop.residual, blocks + layers));
     add("projection", K::product, matmul_forward_cost(N, C, C, x), 1, blocks);
     if (c.parallel) {
         add("residual", K::copy, add_forward_cost(N * C, x), 1, blocks);
@@ -212,13 +209,17 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     backward("down, backward", N, F, C, layers, first);
     backward("up, backward", N, C, F, layers, first);
     add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers);
+    // A norm's backward pass also writes its result with the mask of the branch that comes next. In a parallel block
+    // the two branches share one result, and one of their masks has a pass of its own.
+    const double own_pass = c.parallel ? if_dropped(drop.residual, layers) : 0;
+    add("dropout, backward", K::layernorm_backward, Cost{double(N * C * size_of(x))}, 0,
+        if_dropped(drop.residual, 2 * layers) - own_pass);
+    add("dropout, backward", K::copy, dropout_cost(N * C, x), 1, own_pass);
     backward("projection, backward", N, C, C, layers, first);
-    add("dropout, backward", K::copy, masked, 1, if_dropped(drop.residual, 2 * layers));
     add("attention, backward", K::attention_backward, attention_backward_cost(B, T, H, D, x), 2, layers,
         drop.attention > 0 ? dropout_backward_work : 1);
     if (c.rope.dim) add("rope, backward", K::rope, rope_cost(N, H, c.rope.dim, x), 1, layers);
     backward("qkv, backward", N, C, 3 * C, layers, first);
-    add("dropout, backward", K::copy, masked, 1, if_dropped(drop.embedding, micro));
 
     part = Part::end;
     add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 8, micro);

@@ -46,21 +46,12 @@ void for_plain_size(int64_t D, F f) {
     for_size<32, 64, 128, 256>(D, f);
 }
 
-// Calls f with whether probabilities are dropped, as a compile-time constant.
-template <class F>
-void for_dropout(const Problem& p, F f) {
-    if (p.drops.step)
-        f(std::true_type{});
-    else
-        f(std::false_type{});
-}
-
 template <class X>
 void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv, Queue& queue) {
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
-                for_dropout(p, [&](auto drops) {
+                for_dropout(p.drops.step, [&](auto drops) {
                     using Tiling = ForwardTilingOf<D, drops>;
                     launch(attention_forward_kernel<Tiling, drops>, grid_of<Tiling>(qkv), queue, out, lse, x, p);
                 });
@@ -69,8 +60,9 @@ void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv,
     for_plain_size(p.D, [&](auto D) {
         using Tiling = PlainTiling<D>;
         const Grid grid(blocks_of(qkv, Tiling::rows), plain_threads, Tiling::shared(1));
-        for_dropout(
-            p, [&](auto drops) { launch(attention_forward_plain_kernel<X, D, drops>, grid, queue, out, lse, x, p); });
+        for_dropout(p.drops.step, [&](auto drops) {
+            launch(attention_forward_plain_kernel<X, D, drops>, grid, queue, out, lse, x, p);
+        });
     });
 }
 
@@ -100,7 +92,7 @@ inline bool forward_on_hopper(Tensor out, Tensor lse, Tensor qkv, Tensor starts,
     const HopperCall kind = {0, p.D, p.window < p.T, bool(starts), p.drops.step != nullptr};
     if (p.D <= 32 || !hopper_takes(p, queue, kind)) return false;
     for_size<64, 80, 96, 128, 192, 256>(p.D, [&](auto D) {
-        for_dropout(p, [&](auto drops) {
+        for_dropout(p.drops.step, [&](auto drops) {
             forward_hopper<HopperForwardTilingOf<D, drops>, drops>(heads_of<bf16>(out), lse.data<float>(),
                                                                    inputs<bf16>(qkv), p, qkv, queue);
         });
@@ -143,7 +135,7 @@ void backward_tiles(Tensor dqkv, float* delta, Tensor dout, Tensor out, Tensor l
     if constexpr (std::is_same_v<X, bf16>) {
         if (p.is_wide)
             return for_tensor_size(p.D, [&](auto D) {
-                for_dropout(p, [&](auto drops) {
+                for_dropout(p.drops.step, [&](auto drops) {
                     using Queries = QueryTilingOf<D, drops>;
                     using Keys    = KeyTilingOf<D, drops>;
                     launch(attention_backward_q_kernel<Queries, drops>, grid_of<Queries>(qkv), queue, dq, delta, dy, y,
@@ -156,7 +148,7 @@ void backward_tiles(Tensor dqkv, float* delta, Tensor dout, Tensor out, Tensor l
     for_plain_size(p.D, [&](auto D) {
         using Tiling = PlainTiling<D>;
         const Grid grid(blocks_of(qkv, Tiling::rows), plain_threads, Tiling::shared(2));
-        for_dropout(p, [&](auto drops) {
+        for_dropout(p.drops.step, [&](auto drops) {
             launch(attention_backward_q_plain_kernel<X, D, drops>, grid, queue, dq, delta, dy, y, l, x, p);
             launch(attention_backward_kv_plain_kernel<X, D, drops>, grid, queue, dk, dv, dy, delta, l, x, p);
         });
@@ -173,7 +165,7 @@ inline bool backward_on_hopper(Tensor dqkv, float* delta, Tensor dout, Tensor ou
         const auto dq = heads_of_qkv<bf16>(dqkv, 0), dk = heads_of_qkv<bf16>(dqkv, 1), dv = heads_of_qkv<bf16>(dqkv, 2);
         const auto y = heads_of<const bf16>(out), dy = heads_of<const bf16>(dout);
         const float* const l = lse.data<float>();
-        for_dropout(p, [&](auto drops) {
+        for_dropout(p.drops.step, [&](auto drops) {
             backward_q_hopper<HopperQueryTilingOf<D, drops>, drops>(dq, delta, dy, y, l, x, p, qkv, queue);
             backward_kv_hopper<HopperKeyTilingOf<D, drops>, drops>(dk, dv, dy, delta, l, x, p, qkv, queue);
         });

@@ -1,4 +1,4 @@
-// dropout.h - which elements dropout sets to 0, and the op that does so
+// dropout.h - which elements dropout sets to 0
 //
 //   Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014: Dropout: a simple way to prevent overfitting
 //
@@ -7,6 +7,7 @@
 // depend on threads, on recomputation, or on how the sequences of a step are divided.
 #pragma once
 #include <cmath>
+#include <type_traits>
 
 #include "device.h"
 #include "random.h"
@@ -32,7 +33,11 @@ HD Philox dropout_block(uint64_t key, uint32_t step, uint32_t place, uint64_t i)
     return philox({{uint32_t(i), uint32_t(i >> 32), step, place}}, uint32_t(key), uint32_t(key >> 32));
 }
 HD bool dropout_keeps(const Philox& block, uint64_t element, uint32_t threshold) {
-    return (block.word[element % 8 / 2] >> (element % 2 * 16) & 0xffffu) >= threshold;
+    // Choices in place of an index that a compiler may not know, for which a GPU's registers have no address.
+    const bool upper    = element / 4 % 2;
+    const uint32_t even = upper ? block.word[2] : block.word[0], odd = upper ? block.word[3] : block.word[1];
+    const uint32_t pair = element / 2 % 2 ? odd : even;
+    return (element % 2 ? pair >> 16 : pair & 0xffffu) >= threshold;
 }
 
 // ---- attention ------------------------------------------------------------------------------------------------------
@@ -91,8 +96,81 @@ struct HeadDropouts {
     }
 };
 
-// ---- elements of a tensor -------------------------------------------------------------------------------------------
+// Calls f with whether elements are dropped, as a compile-time constant, so that without dropout a kernel has not one
+// instruction more.
+template <class F>
+void for_dropout(bool drops, F f) {
+    if (drops)
+        f(std::true_type{});
+    else
+        f(std::false_type{});
+}
 
-// out = x / (1 - rate) where the mask keeps the element, else 0. Backward is the same op on a gradient. A rate outside
-// [0, 1) is a CallError.
-void dropout(Tensor out /*=*/, Tensor x, const Dropout& d, Stream s);  // (N,C) x; out may be x
+// ---- elements of a tensor -------------------------------------------------------------------------------------------
+//
+// Other ops drop elements of a tensor in their own pass over memory: add_forward, add_layernorm_forward,
+// embedding_forward and layernorm_backward take a Dropout. They give the bits of dropout() followed or preceded by the
+// op alone, so what has been dropped and scaled is rounded to the tensor's dtype before it is added.
+
+// The mask of a tensor (…,C), for the kernels of these ops.
+struct ElementMask {
+    const int32_t* step_at = nullptr;  // null: nothing is dropped
+    uint64_t key = 0, first = 0;       // first: the element of the step's tensor with which this one begins
+    uint32_t step = 0, place = 0, threshold = 0;
+    float scale = 1;
+
+    ElementMask() = default;
+    ElementMask(const Dropout& d, const Tensor& x)
+        : step_at(d.step.data<int32_t>()),
+          key(d.key),
+          first(uint64_t(d.first * x.shape[-1])),
+          place(d.place),
+          threshold(d.threshold()),
+          scale(d.scale()) {}
+
+    // Reads the number of the step, where the kernel runs. A mask keeps and drops elements only after that.
+    HD ElementMask of_step() const {
+        ElementMask mask = *this;
+        mask.step        = uint32_t(*step_at);
+        return mask;
+    }
+    HD Philox block(uint64_t element) const { return dropout_block(key, step, place, element / 8); }
+    // x or 0. The product is not fused with what the result is added to.
+    HD float apply(float x, const Philox& block, uint64_t element) const {
+#ifdef __CUDA_ARCH__
+        const float scaled = __fmul_rn(x, scale);
+#else
+        const float scaled = x * scale;
+#endif
+        return dropout_keeps(block, element, threshold) ? scaled : 0.f;
+    }
+    // out = the n elements of x with the mask applied, the first of which is element i of the tensor. out may be x.
+    template <class T>
+    void apply(T* out, const T* x, int64_t i, int64_t n) const {
+        Philox of_element{};
+        for (int64_t k = 0; k < n; k++) {
+            const uint64_t element = first + uint64_t(i + k);
+            if (k == 0 || element % 8 == 0) of_element = block(element);
+            out[k] = T(apply(float(x[k]), of_element, element));
+        }
+    }
+#ifdef __CUDACC__
+    // The same for W elements in registers, from element i of the tensor on. first and i are multiples of W, so that
+    // the elements share a block.
+    template <int W, class Floats>
+    __device__ Floats apply(Floats x, int64_t i) const {
+        static_assert(8 % W == 0);
+        const uint64_t element  = first + uint64_t(i);
+        const Philox of_element = block(element);
+        for (int k = 0; k < W; k++) x[k] = apply(x[k], of_element, element % 8 / W * W + k);
+        return x;
+    }
+#endif
+};
+// Checks the arguments of an op. A rate outside [0, 1) is a CallError.
+inline ElementMask element_mask(const char* op, const Dropout& drop, const Tensor& x) {
+    drop.check(op);
+    if (drop.rate == 0) return {};
+    expect(drop.step, Shape({1}), DType::I32, x);
+    return {drop, x};
+}

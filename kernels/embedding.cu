@@ -5,6 +5,7 @@
 //
 //   If positions is null, position[n] is n mod T. Every id is checked before any memory is accessed with it.
 #include "cpu.h"
+#include "dropout.h"
 #include "ids.h"
 #include "ops.h"
 #ifdef __CUDACC__
@@ -33,12 +34,14 @@ struct Lookup {
 };
 
 template <class T>
-static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe) {
+static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe,
+                              const ElementMask& drop) {
     const Lookup lookup("embedding_forward", tokens, positions, wte, wpe);
-    const int64_t C = wte.shape[1];
-    T* rows         = out.data<T>();
-    const T* wte_at = wte.data<T>();
-    const T* wpe_at = wpe.data_or_null<T>();
+    const int64_t C        = wte.shape[1];
+    T* rows                = out.data<T>();
+    const T* wte_at        = wte.data<T>();
+    const T* wpe_at        = wpe.data_or_null<T>();
+    const ElementMask mask = drop.step_at ? drop.of_step() : drop;
     parallel_ranges(tokens.numel(), 16, [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; n++) {
             const T* token_row    = wte_at + lookup.token[n] * C;
@@ -47,6 +50,7 @@ static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tenso
                 const floats token = load(token_row + i, k);
                 store(rows + n * C + i, position_row ? token + load(position_row + i, k) : token, k);
             });
+            if (drop.step_at) mask.apply(rows + n * C, rows + n * C, n * C, C);
         }
     });
 }
@@ -92,10 +96,11 @@ namespace gpu {
 // thread loads a vector of each of them before it adds and stores, so that 128 bytes of it are in flight.
 constexpr int rows_at_once = 4;
 
-template <int W, class T>
+template <int W, bool drops, class T>
 static __global__ void embedding_forward_kernel(T* out, const int32_t* token, const int32_t* position, const T* wte,
                                                 const T* wpe, int64_t N, uint32_t length, int C, BadId* bad,
-                                                IdRule tokens, IdRule positions) {
+                                                IdRule tokens, IdRule positions, ElementMask drop) {
+    if constexpr (drops) drop = drop.of_step();
     int64_t n[rows_at_once], token_row[rows_at_once], position_row[rows_at_once];
     bool good = true;
     for (int r = 0; r < rows_at_once; r++) {
@@ -123,6 +128,7 @@ static __global__ void embedding_forward_kernel(T* out, const int32_t* token, co
                 const Floats<W> p = unpack<W, T>(of_position[r]);
                 for (int k = 0; k < W; k++) v[k] += p[k];
             }
+            if constexpr (drops) v = drop.apply<W>(rounded<T>(v), n[r] * C + i);
             store(out + n[r] * C + i, v);
         }
     }
@@ -132,14 +138,17 @@ static __global__ void embedding_forward_kernel(T* out, const int32_t* token, co
 static int threads_for(int64_t C, int W) { return int(std::min<int64_t>(round_up(C / W, 32), 256)); }
 
 template <class T>
-static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Queue& q) {
+static void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe,
+                              const ElementMask& drop, Queue& q) {
     const int64_t N = tokens.numel(), C = wte.shape[1];
     const char* op = "embedding_forward";
     for_width<T>(C % wide<T> == 0 && aligned(out.ptr, wte.ptr, wpe.ptr), [&](auto width) {
-        launch(embedding_forward_kernel<width, T>, {ceil_div(N, rows_at_once), threads_for(C, width)}, q, out.data<T>(),
-               tokens.data<int32_t>(), positions.data_or_null<int32_t>(), wte.data<T>(), wpe.data_or_null<T>(), N,
-               uint32_t(tokens.shape[1]), int(C), q.bad, token_rule(op, tokens, wte),
-               wpe && positions ? position_rule(op, positions, wpe) : IdRule());
+        for_dropout(drop.step_at, [&](auto drops) {
+            launch(embedding_forward_kernel<width, drops, T>, {ceil_div(N, rows_at_once), threads_for(C, width)}, q,
+                   out.data<T>(), tokens.data<int32_t>(), positions.data_or_null<int32_t>(), wte.data<T>(),
+                   wpe.data_or_null<T>(), N, uint32_t(tokens.shape[1]), int(C), q.bad, token_rule(op, tokens, wte),
+                   wpe && positions ? position_rule(op, positions, wpe) : IdRule(), drop);
+        });
     });
     if (q.sync_each()) q.wait();
 }
@@ -386,10 +395,12 @@ static void expect_lookup(const char* op, Tensor tokens, Tensor positions, Tenso
                tokens.str());
 }
 
-void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Stream s) {
+void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Stream s,
+                       const Dropout& drop) {
     expect_lookup(__func__, tokens, positions, wte, wpe);
     expect(out, Shape({tokens.shape[0], tokens.shape[1], wte.shape[1]}), wte.dtype, wte);
-    RUN_ON(s, out.dtype, embedding_forward, out, tokens, positions, wte, wpe);
+    const ElementMask mask = element_mask(__func__, drop, out);
+    RUN_ON(s, out.dtype, embedding_forward, out, tokens, positions, wte, wpe, mask);
 }
 
 void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Stream s) {

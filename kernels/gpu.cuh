@@ -74,7 +74,7 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
     return word;
 }
 
-// The types that unpack() and store() below convert: another 16-bit type needs a branch of its own in both.
+// The types that unpack() and pack() below convert: another 16-bit type needs a branch of its own in both.
 template <class T>
 constexpr bool has_vectors = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
 
@@ -103,6 +103,26 @@ __device__ inline Floats<W> unpack(Packed<W, T> word) {
     }
     return v;
 }
+template <int W, class T>
+__device__ inline Packed<W, T> pack(const Floats<W>& v) {
+    static_assert(has_vectors<T>);
+    Packed<W, T> word;
+    if constexpr (std::is_same_v<T, float>) {
+        float* f = reinterpret_cast<float*>(&word);
+        for (int i = 0; i < W; i++) f[i] = v[i];
+    } else if constexpr (W == 1) {
+        word = uint16_t(bf16_pair(v[0], 0.f));
+    } else {
+        uint32_t* pair = reinterpret_cast<uint32_t*>(&word);
+        for (int i = 0; i < W; i += 2) pair[i / 2] = bf16_pair(v[i], v[i + 1]);
+    }
+    return word;
+}
+// v as it would be read after it was stored.
+template <class T, int W>
+__device__ inline Floats<W> rounded(const Floats<W>& v) {
+    return unpack<W, T>(pack<W, T>(v));
+}
 // load() and store() of more than 16 bytes are two accesses or more.
 template <int W, class T>
 __device__ inline Floats<W> load(const T* p) {
@@ -120,26 +140,14 @@ __device__ inline Floats<W> load(const T* p) {
 
 template <int W, class T>
 __device__ inline void store(T* p, const Floats<W>& v) {
-    static_assert(has_vectors<T>);
     if constexpr (W > wide<T>) {
         for (int i = 0; i < W; i += wide<T>) {
             Floats<wide<T>> part;
             for (int k = 0; k < wide<T>; k++) part[k] = v[i + k];
             store(p + i, part);
         }
-        return;
     } else {
-        Packed<W, T> word;
-        if constexpr (std::is_same_v<T, float>) {
-            float* f = reinterpret_cast<float*>(&word);
-            for (int i = 0; i < W; i++) f[i] = v[i];
-        } else if constexpr (W == 1) {
-            word = uint16_t(bf16_pair(v[0], 0.f));
-        } else {
-            uint32_t* pair = reinterpret_cast<uint32_t*>(&word);
-            for (int i = 0; i < W; i += 2) pair[i / 2] = bf16_pair(v[i], v[i + 1]);
-        }
-        *reinterpret_cast<Packed<W, T>*>(p) = word;
+        *reinterpret_cast<Packed<W, T>*>(p) = pack<W, T>(v);
     }
 }
 

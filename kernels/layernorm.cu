@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "dropout.h"
 #include "ops.h"
 #ifdef __CUDACC__
 #include "normalise_row.cuh"
@@ -52,17 +53,23 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
 // The sum is read back as it was rounded, so the result is that of add_forward() and layernorm_forward() to the bit.
 template <class T>
 static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
-                                  Tensor bias, float eps) {
+                                  Tensor bias, float eps, const ElementMask& drop) {
     const int64_t N = a.shape[0], C = a.shape[1];
     const T *left = a.data<T>(), *right = b.data<T>(), *scale = w.data<T>(), *shift = bias.data<T>();
     T *sums = sum.data<T>(), *out = y.data<T>();
     float *m = mean.data<float>(), *r = rstd.data<float>();
+    const ElementMask mask = drop.step_at ? drop.of_step() : drop;
     parallel_ranges(N, row_grain(C), [=](int64_t begin, int64_t end) {
+        std::vector<T> kept(drop.step_at ? C : 0);  // a row of b after dropout
         for (int64_t n = begin; n < end; n++) {
             const int64_t row = n * C;
-            for_lanes(C, [=](int64_t i, auto k) {
-                store(sums + row + i, load(left + row + i, k) + load(right + row + i, k), k);
-            });
+            const T* added    = right + row;
+            if (drop.step_at) {
+                mask.apply(kept.data(), added, row, C);
+                added = kept.data();
+            }
+            for_lanes(
+                C, [=](int64_t i, auto k) { store(sums + row + i, load(left + row + i, k) + load(added + i, k), k); });
             normalise_row(out + row, m[n], r[n], sums + row, scale, shift, eps, C);
         }
     });
@@ -94,7 +101,7 @@ static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, con
 // chunk has its own sums, which are then added in order.
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                               Into into) {
+                               Into into, Tensor dropped, const ElementMask& drop) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t rows = std::max<int64_t>(8, ceil_div(N, 64)), chunks = ceil_div(N, rows);
     std::vector<float> partial(chunks * 2 * C);
@@ -102,10 +109,13 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
     T* x_grad       = dx.data<T>();
     const T *y_grad = dy.data<T>(), *in = x.data<T>(), *scale = w.data<T>();
     const float *m = mean.data<float>(), *r = rstd.data<float>();
+    T* kept                = dropped.data_or_null<T>();
+    const ElementMask mask = kept ? drop.of_step() : drop;
     parallel_ranges(chunks, 1, [=](int64_t begin, int64_t end) {
         for (int64_t n = begin * rows; n < std::min(end * rows, N); n++) {
             float* chunk = sums + n / rows * 2 * C;
             layernorm_backward_row(x_grad + n * C, chunk, chunk + C, y_grad + n * C, in + n * C, scale, m[n], r[n], C);
+            if (kept) mask.apply(kept + n * C, x_grad + n * C, n * C, C);
         }
     });
     const auto add_chunks = [=](float* total, const float* first) {
@@ -127,20 +137,23 @@ static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(
 #ifdef __CUDACC__
 namespace gpu {
 
-// Normalises sum = a + b, as it was rounded when it was written, or a alone if b is null.
-template <int W, class T>
+// Normalises sum = a + b, as it was rounded when it was written, or a alone if b is null. With `drops`, elements of b
+// are dropped first.
+template <int W, bool drops, class T>
 static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b,
-                                                const T* w, const T* bias, float eps, int64_t N, int C, int row_bytes) {
+                                                const T* w, const T* bias, float eps, int64_t N, int C, int row_bytes,
+                                                ElementMask drop) {
     extern __shared__ uint4 rows[];
     const int warp  = threadIdx.x / 32;
     const int64_t n = int64_t(blockIdx.x) * (blockDim.x / 32) + warp;
     if (n >= N) return;
     T* const row = reinterpret_cast<T*>(reinterpret_cast<char*>(rows) + warp * row_bytes);
+    if constexpr (drops) drop = drop.of_step();
     a += n * C;
     for (int i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
         if (b) {
-            Floats<W> x           = load<W>(a + i);
-            const Floats<W> other = load<W>(b + n * C + i);
+            Floats<W> x = load<W>(a + i), other = load<W>(b + n * C + i);
+            if constexpr (drops) other = rounded<T>(drop.apply<W>(other, n * C + i));
             for (int k = 0; k < W; k++) x[k] += other[k];
             store(sum + n * C + i, x);
             store(row + i, x);
@@ -156,18 +169,20 @@ static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float
 
 template <class T>
 static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
-                                  Tensor bias, float eps, Queue& q) {
+                                  Tensor bias, float eps, const ElementMask& drop, Queue& q) {
     const int64_t N = a.shape[0], C = a.shape[1], row_bytes = round_up(C * int64_t(sizeof(T)), 16);
     const int64_t rows = std::clamp<int64_t>((48 << 10) / row_bytes, 1, 4);
     for_width<T>(C % wide<T> == 0 && aligned(a.ptr, b.ptr, sum.ptr, y.ptr, w.ptr, bias.ptr), [&](auto width) {
-        launch(layernorm_forward_kernel<width, T>, {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q,
-               sum.data_or_null<T>(), y.data<T>(), mean.data<float>(), rstd.data<float>(), a.data<T>(),
-               b.data_or_null<T>(), w.data<T>(), bias.data<T>(), eps, N, int(C), int(row_bytes));
+        for_dropout(drop.step_at, [&](auto drops) {
+            launch(layernorm_forward_kernel<width, drops, T>, {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q,
+                   sum.data_or_null<T>(), y.data<T>(), mean.data<float>(), rstd.data<float>(), a.data<T>(),
+                   b.data_or_null<T>(), w.data<T>(), bias.data<T>(), eps, N, int(C), int(row_bytes), drop);
+        });
     });
 }
 template <class T>
 static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Queue& q) {
-    add_layernorm_forward<T>(Tensor{}, y, mean, rstd, x, Tensor{}, w, b, eps, q);
+    add_layernorm_forward<T>(Tensor{}, y, mean, rstd, x, Tensor{}, w, b, eps, {}, q);
 }
 
 // Backward has two stages. First, each block takes a chunk of rows. Its threads are groups of P, and each group takes R
@@ -183,10 +198,17 @@ constexpr int backward_threads = 512, group_threads = 384;  // of a block at mos
 // The floats of shared memory that a group's sums for dw take; those for db take as many.
 HD int group_sums(int W, int P) { return W * (P + 32 / W); }
 
-template <int W, int V, int R, class T>
+// With `drops`, dropped = dx with the mask of `drop`. dropped may be dx, because each element is written after dx's.
+template <bool drops, int W, class T>
+static __device__ void store_dx(T* dx, T* dropped, int64_t i, const Floats<W>& v, const ElementMask& mask) {
+    store(dx + i, v);
+    if constexpr (drops) store(dropped + i, mask.apply<W>(rounded<T>(v), i));
+}
+
+template <int W, int V, int R, bool drops, class T>
 static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : backward_threads, R == 2 && V == 1 ? 2 : 1)
     layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
-                              const float* rstd, int64_t N, int C, int64_t chunk, int P) {
+                              const float* rstd, int64_t N, int C, int64_t chunk, T* dropped, ElementMask drop, int P) {
     extern __shared__ uint4 memory[];
     __shared__ float2 warp_sums[2][R][backward_threads / 32];  // Σ g and Σ g x̂ of each warp, in two alternating halves
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, groups = blockDim.x / P, group = threadIdx.x / P,
@@ -196,6 +218,7 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
     Packed<W, T> w_packed[V];
     for (int v = 0; v < V; v++)
         if (column(v) < C) w_packed[v] = load_packed<W>(w + column(v));
+    if constexpr (drops) drop = drop.of_step();
     Floats<W> dw[V] = {}, db[V] = {};
     int half = 0;
     for (int64_t first = blockIdx.x * chunk; first < end; first += groups * R, half ^= 1) {
@@ -233,6 +256,7 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
             if (lane == 0) warp_sums[half][r][warp] = {g_sum, gx_sum};
         }
         __syncthreads();  // one barrier is enough, because the next rows use the other half of warp_sums
+#pragma unroll
         for (int r = 0; r < R && n + r < end; r++) {
             float g_mean = 0, gx_mean = 0;
             for (int i = first_warp; i < first_warp + P / 32; i++) {
@@ -241,6 +265,7 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
             }
             g_mean /= float(C);
             gx_mean /= float(C);
+#pragma unroll
             for (int v = 0; v < V; v++)
                 if (column(v) < C) {
                     const Floats<W> dy_v = unpack<W, T>(dy_packed[r][v]), x_v = unpack<W, T>(x_packed[r][v]),
@@ -248,7 +273,7 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
                     Floats<W> dx_v      = unpack<W, T>(dx_packed[r][v]);
                     for (int k = 0; k < W; k++)
                         dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean[r], row_rstd[r], g_mean, gx_mean);
-                    store(dx + (n + r) * C + column(v), dx_v);
+                    store_dx<drops>(dx, dropped, (n + r) * C + column(v), dx_v, drop);
                 }
         }
     }
@@ -283,11 +308,13 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
 
 // Computes the same for rows of any width. The column sums are in shared memory. A block takes one row at a time, and
 // reads it again from the cache for dx.
-template <int W, class T>
-static __global__ void __launch_bounds__(backward_threads)
+template <int W, bool drops, class T>
+static __global__ void __launch_bounds__(backward_threads, drops ? 2 : 0)
     layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
-                                   const float* rstd, int64_t N, int64_t C, int64_t chunk) {
+                                   const float* rstd, int64_t N, int64_t C, int64_t chunk, T* dropped,
+                                   ElementMask drop) {
     extern __shared__ uint4 memory[];
+    if constexpr (drops) drop = drop.of_step();
     float* const chunk_sums = reinterpret_cast<float*>(memory);  // holds dw (C), then db (C)
     const int64_t end       = min(N, (blockIdx.x + 1) * chunk);
     const auto each_vector  = [&](auto f) {
@@ -314,7 +341,7 @@ static __global__ void __launch_bounds__(backward_threads)
             Floats<W> dx_v = load<W>(dx + n * C + i);
             for (int k = 0; k < W; k++)
                 dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean, row_rstd, g_mean, gx_mean);
-            store(dx + n * C + i, dx_v);
+            store_dx<drops>(dx, dropped, n * C + i, dx_v, drop);
         });
     }
     __syncthreads();
@@ -340,32 +367,37 @@ static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums
 
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                               Into into, Queue& q) {
+                               Into into, Tensor dropped, const ElementMask& drop, Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t chunk = backward_chunk(N), chunks = ceil_div(N, chunk);
-    float* const sums = q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch);
-    for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr), [&](auto width) {
+    float* const sums  = q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch);
+    const auto kernels = [&](auto width, auto drops) {
         const int64_t vectors = C / width, threads_of_1 = round_up(vectors, 32),
                       threads_of_2 = round_up(ceil_div(vectors, 2), 32);
         const auto run             = [&](auto kernel, const Grid& g, auto... more) {
             launch(kernel, g, q, dx.data<T>(), sums, dy.data<T>(), x.data<T>(), w.data<T>(), mean.data<float>(),
-                               rstd.data<float>(), N, C, chunk, more...);
+                               rstd.data<float>(), N, C, chunk, dropped.data_or_null<T>(), drop, more...);
         };
         if (2 * threads_of_1 <= group_threads) {
             constexpr int R      = 2;
             const int64_t groups = std::clamp<int64_t>(chunk / R, 1, group_threads / threads_of_1);
-            run(layernorm_backward_kernel<width, 1, R, T>,
+            run(layernorm_backward_kernel<width, 1, R, drops, T>,
                 {chunks, int(groups * threads_of_1),
                  groups * 2 * group_sums(width, int(threads_of_1)) * int64_t(sizeof(float))},
                 int(threads_of_1));
         } else if (threads_of_1 <= backward_threads) {
-            run(layernorm_backward_kernel<width, 1, 4, T>, {chunks, int(threads_of_1)}, int(threads_of_1));
+            run(layernorm_backward_kernel<width, 1, 4, drops, T>, {chunks, int(threads_of_1)}, int(threads_of_1));
         } else if (threads_of_2 <= backward_threads) {
-            run(layernorm_backward_kernel<width, 2, 2, T>, {chunks, int(threads_of_2)}, int(threads_of_2));
+            // With two rows at a time the registers do not suffice for Philox.
+            run(layernorm_backward_kernel < width, 2, drops ? 1 : 2, drops, T >, {chunks, int(threads_of_2)},
+                int(threads_of_2));
         } else {
-            run(layernorm_backward_wide_kernel<width, T>, {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
+            run(layernorm_backward_wide_kernel<width, drops, T>,
+                {chunks, backward_threads, 2 * C * int64_t(sizeof(float))});
         }
-    });
+    };
+    for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr, dropped.ptr),
+                 [&](auto width) { for_dropout(dropped.ptr, [&](auto drops) { kernels(width, drops); }); });
     launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C,
            into);
 }
@@ -388,7 +420,7 @@ void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, T
 }
 
 void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w, Tensor bias,
-                           float eps, Stream s) {
+                           float eps, Stream s, const Dropout& drop) {
     expect_rows(__func__, a);
     expect(b, a.shape, a.dtype, a);
     expect(sum, a.shape, a.dtype, a);
@@ -397,11 +429,12 @@ void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tenso
     expect(rstd, Shape({a.shape[0]}), DType::F32, a);
     expect(w, Shape({a.shape[1]}), a.dtype, a);
     expect(bias, Shape({a.shape[1]}), a.dtype, a);
-    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b, w, bias, eps);
+    const ElementMask mask = element_mask(__func__, drop, a);
+    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b, w, bias, eps, mask);
 }
 
 void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                        Into into, Stream s) {
+                        Into into, Stream s, const Dropout& drop, Tensor dropped) {
     expect_rows(__func__, x);
     expect(dx, x.shape, x.dtype, x);
     expect(dw, Shape({x.shape[1]}), DType::F32, x);
@@ -410,7 +443,10 @@ void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Te
     expect(w, Shape({x.shape[1]}), x.dtype, x);
     expect(mean, Shape({x.shape[0]}), DType::F32, x);
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
-    RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into);
+    const ElementMask mask = element_mask(__func__, drop, x);
+    if (mask.step_at) expect(dropped, x.shape, x.dtype, x);
+    if (!mask.step_at) dropped = {};
+    RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into, dropped, mask);
 }
 
 Cost layernorm_forward_cost(int64_t N, int64_t C, DType x) {

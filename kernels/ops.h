@@ -49,11 +49,19 @@ struct Cost {
     Cost operator*(double n) const { return {bytes * n, flops * n, scratch}; }
 };
 
+// ---- dropout.cu (Srivastava et al. 2014) ----------------------------------------------------------------------------
+// out = x / (1 - rate) where the mask of `drop` keeps the element (dropout.h), else 0. Backward is the same op on a
+// gradient. Where an op below takes a `drop`, it does so in its own pass, with the same bits; a rate of 0 drops nothing.
+void dropout(Tensor out /*=*/, Tensor x, const Dropout& drop, Stream s);          // (N,C) x; out may be x
+Cost dropout_cost(int64_t numel, DType x);
+
 // ---- embedding.cu ---------------------------------------------------------------------------------------------------
-// out = wte[token] + wpe[position]. The position of row n is positions[n], or n mod T when positions is null.
+// out = wte[token] + wpe[position]. The position of row n is positions[n], or n mod T when positions is null. `drop`
+// drops elements of the sum.
 void embedding_forward(Tensor out /*=*/,                                          // (B,T,C) x
                        Tensor tokens, Tensor positions,                           // (B,T) int32, (B,T) int32 or null
-                       Tensor wte, Tensor wpe, Stream s);                         // (Vp,C) x, (maxT,C) x or null
+                       Tensor wte, Tensor wpe,                                    // (Vp,C) x, (maxT,C) x or null
+                       Stream s, const Dropout& drop = {});
 void embedding_backward(Tensor dwte /*+=*/, Tensor dwpe /*+=*/,                   // (Vp,C) fp32, (maxT,C) fp32 or null
                         Tensor dout, Tensor tokens, Tensor positions, Stream s);  // (B,T,C) x, (B,T), (B,T) or null
 // These costs include a position table and assume that all tokens differ.
@@ -66,12 +74,14 @@ void layernorm_forward(Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,    
                        Tensor x, Tensor w, Tensor b, float eps, Stream s);         // (N,C) x, (C) x, (C) x
 void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*into*/, Tensor db /*into*/,  // (N,C) x, (C) fp32, (C) fp32
                         Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,   // (N,C) x, (N,C) x, (C) x, (N), (N)
-                        Into into, Stream s);
+                        Into into, Stream s,
+                        const Dropout& drop = {}, Tensor dropped /*=*/ = {});      // (N,C) x: dx with the mask of `drop`
 // sum = a + b, rounded to x, then y = layernorm(sum). It reads memory once and gives the same bits as the two ops.
+// `drop` drops elements of b before they are added.
 void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/,                       // (N,C) x, (N,C) x
                            Tensor mean /*=*/, Tensor rstd /*=*/,                   // (N) fp32, (N) fp32
                            Tensor a, Tensor b, Tensor w, Tensor bias,              // (N,C) x, (N,C) x, (C) x, (C) x
-                           float eps, Stream s);
+                           float eps, Stream s, const Dropout& drop = {});
 // What a layernorm writes, and its weights.
 struct Norm {
     Tensor out, mean, rstd, w, b;                                                  // (N,C) x, (N), (N), (C) x, (C) x
@@ -190,7 +200,8 @@ Cost gelu_forward_cost (int64_t numel, DType x);
 Cost gelu_backward_cost(int64_t numel, DType x);
 
 // ---- add.cu ---------------------------------------------------------------------------------------------------------
-void add_forward(Tensor out /*=*/, Tensor a, Tensor b, Stream s);  // any one shape, x; out may be a or b
+// out = a + b. `drop` drops elements of b before they are added.
+void add_forward(Tensor out /*=*/, Tensor a, Tensor b, Stream s, const Dropout& drop = {});  // one shape, x; out may be a or b
 Cost add_forward_cost(int64_t numel, DType x);
 
 // ---- scale_shift.cu -------------------------------------------------------------------------------------------------

@@ -138,14 +138,18 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
     const std::vector<int32_t> number{1};
     from_host(step, number.data(), s);
     const Dropout drop{0.1f, 1, step};
-    b.row("dropout", x, Cost{2. * double(a.bytes())}, [&] { dropout(d, a, drop, s); });
+    b.row("dropout", x, dropout_cost(N * C, x), [&] { dropout(d, a, drop, s); });
     b.row("scale_shift", x, scale_shift_cost(N, C, x), [&] { scale_shift(d, dw, db, s); });
     b.row("layernorm forward", x, layernorm_forward_cost(N, C, x),
           [&] { layernorm_forward(d, mean, rstd, a, w, bias, 1e-5f, s); });
     b.row("add_layernorm forward", x, add_layernorm_forward_cost(N, C, x),
           [&] { add_layernorm_forward(d, sum, mean, rstd, a, c, w, bias, 1e-5f, s); });
+    b.row("add_layernorm forward, dropout", x, add_layernorm_forward_cost(N, C, x),
+          [&] { add_layernorm_forward(d, sum, mean, rstd, a, c, w, bias, 1e-5f, s, drop); });
     b.row("layernorm backward", x, layernorm_backward_cost(N, C, x),
           [&] { layernorm_backward(d, dw, db, c, a, w, mean, rstd, Into::set, s); });
+    b.row("layernorm backward, dropout", x, layernorm_backward_cost(N, C, x) + Cost{double(d.bytes())},
+          [&] { layernorm_backward(d, dw, db, c, a, w, mean, rstd, Into::set, s, drop, sum); });
     for (Gelu kind : {Gelu::tanh, Gelu::erf}) {
         const std::string name = kind == Gelu::tanh ? "gelu tanh" : "gelu erf";
         b.row(name + " forward", x, gelu_forward_cost(N * F, x), [&] { gelu_forward(wide2, wide, kind, s); });
@@ -275,25 +279,34 @@ struct Trained {
     }
 };
 
-// Blocks of real models. Nothing in them depends on the vocabulary.
-static void bench_block(Bench& b, const Device& dev, DType x, const std::string& name, const BenchOptions& o) {
-    const std::string forward_row = name + " block forward", backward_row = name + " block backward";
+// Blocks of real models. Nothing in them depends on the vocabulary. rate: of dropout.
+static void bench_block(Bench& b, const Device& dev, DType x, const std::string& name, const BenchOptions& o,
+                        float rate = 0) {
+    const std::string with = rate > 0 ? ", dropout" : "", forward_row = name + " block forward" + with,
+                      backward_row = name + " block backward" + with;
     if (!b.wants(forward_row) && !b.wants(backward_row)) return;
     Config c = config_of(*find_preset(name));
     c.layers = 2;
     c.vocab  = 256;
     Trained t(dev, x, c, o);
-    Model& m           = t.model;
-    const Stream s     = dev.stream();
-    const auto ops     = step_ops(c, m.shape, x, 1, OptimizerKind::adamw);
-    const double layer = 1 / double(c.layers);
+    Model& m       = t.model;
+    const Stream s = dev.stream();
+    Pool make(dev);
+    const Tensor step = make({1}, DType::I32);
+    zero(step, s);
+    m.shape.dropout         = {rate, rate, rate};
+    m.dropout               = {m.shape.dropout, 1, step};
+    const BlockDropout drop = m.dropout.block(1);
+    const auto ops          = step_ops(c, m.shape, x, 1, OptimizerKind::adamw);
+    const double layer      = 1 / double(c.layers);
     b.row(forward_row, x, cost_of(ops, Part::block_forward) * layer, [&] {
         block_forward(
-            m.acts.block[1].x, [&] { return first_norm(m.params.block[1], m.acts.block[1]); }, m.params.block[0],
-            m.acts.block[0], c, Recompute::none, s, attend_all(Tensor{}, Tensor{}, c, 0, s));
+            m.acts.x, [&] { return final_norm(m.params, m.acts); }, m.params.block[1], m.acts.block[1], c,
+            Recompute::none, s, attend_all(Tensor{}, Tensor{}, c, 1, s, drop.probabilities), drop);
     });
     b.row(backward_row, x, cost_of(ops, Part::block_backward) * layer, [&] {
-        block_backward(m.acts.dres, m.grads.block[0], m.params.block[0], m.acts.block[0], t.batch, c, 0, Into::set, s);
+        block_backward(m.acts.dres, m.grads.block[1], m.params.block[1], m.acts.block[1], t.batch, c, 1, Into::set, s,
+                       drop);
     });
 }
 
@@ -548,7 +561,8 @@ int main(int argc, char** argv) try {
     }
     for (DType t : {DType::F32, DType::BF16}) bench_dtype(bench, dev, t, o);
     for (const char* model : {"gpt2", "pythia-160m"})
-        for (DType t : {DType::F32, DType::BF16}) bench_block(bench, dev, t, model, o);
+        for (DType t : {DType::F32, DType::BF16})
+            for (const float rate : {0.f, 0.1f}) bench_block(bench, dev, t, model, o, rate);
     for (DType t : {DType::F32, DType::BF16}) bench_step(bench, dev, t, o);
     if (o.profiled.empty()) bench_loader(bench);
     if (!o.profiled.empty()) std::ofstream(o.profiled) << bench.profiled_ops();

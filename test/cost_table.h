@@ -39,6 +39,7 @@ inline std::string cost_table() {
         {"attention_cached, one new row", [&](DType x) { return attention_cached_cost(B, 1, T - 1, T, H, D, x); }},
         {"gelu_forward", [&](DType x) { return gelu_forward_cost(N * F, x); }},
         {"gelu_backward", [&](DType x) { return gelu_backward_cost(N * F, x); }},
+        {"dropout", [&](DType x) { return dropout_cost(N * C, x); }},
         {"add_forward", [&](DType x) { return add_forward_cost(N * C, x); }},
         {"scale_shift", [&](DType x) { return scale_shift_cost(N, C, x); }},
         {"cross_entropy, loss only", [&](DType x) { return cross_entropy_loss_cost(N, Vp, x); }},

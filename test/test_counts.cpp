@@ -7,6 +7,7 @@
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "kernels/measure.h"
+#include "test/close.h"
 #include "test/cost_table.h"
 #include "test/programs.h"
 #include "test/update.h"
@@ -92,7 +93,8 @@ static std::vector<Counted> count_ops(const std::string& only, int context) {
 // enough, because launches do not depend on the number of heads.
 static const auto block_models = {"gpt2", "pythia-160m", "pythia-1b", "gpt-j-6b", "gpt-neo-125m"};
 static const auto block_dtypes = {DType::F32, DType::BF16};
-static const auto block_passes = {"forward", "backward, set", "backward, add", "update"};
+static const auto block_passes = {"forward",         "backward, set",    "backward, add",
+                                  "dropout forward", "dropout backward", "update"};
 
 static void count_block(const Device& dev, const char* name, DType x) {
     Config c = config_of(*find_preset(name));
@@ -104,18 +106,22 @@ static void count_block(const Device& dev, const char* name, DType x) {
     c.vocab        = 64;
     Model m(c, x, {1, 64, true}, dev);
     initialise_params(m.params, c, 1, m.stream);
-    const auto forward = [&] {
+    const Buffer step(&dev, {1}, DType::I32, Values{1});
+    m.dropout          = {{0.1f, 0.1f, 0.1f}, 1, step};
+    const auto forward = [&](const BlockDropout& drop) {
         block_forward(
             m.acts.x, [&] { return final_norm(m.params, m.acts); }, m.params.block[1], m.acts.block[1], c,
-            Recompute::none, m.stream, attend_all(Tensor{}, Tensor{}, c, 1, m.stream));
+            Recompute::none, m.stream, attend_all(Tensor{}, Tensor{}, c, 1, m.stream, drop.probabilities), drop);
     };
-    const auto backward = [&](Into into) {
-        block_backward(m.acts.dres, m.grads.block[1], m.params.block[1], m.acts.block[1], Batch{}, c, 1, into,
-                       m.stream);
+    const auto backward = [&](Into into, const BlockDropout& drop) {
+        block_backward(m.acts.dres, m.grads.block[1], m.params.block[1], m.acts.block[1], Batch{}, c, 1, into, m.stream,
+                       drop);
     };
-    forward();  // the first call asks cuBLASLt for algorithms
-    profiled(m.stream, forward);
-    for (const Into into : {Into::set, Into::add}) profiled(m.stream, [&] { backward(into); });
+    forward({});  // the first call asks cuBLASLt for algorithms
+    profiled(m.stream, [&] { forward({}); });
+    for (const Into into : {Into::set, Into::add}) profiled(m.stream, [&] { backward(into, {}); });
+    profiled(m.stream, [&] { forward(m.dropout.block(1)); });
+    profiled(m.stream, [&] { backward(Into::set, m.dropout.block(1)); });
     AdamW adamw(m, {});
     const UpdateInputs inputs(m, adamw, constant_rate(1e-3f), 0);
     profiled(m.stream, [&] { inputs.update(m, adamw); });
@@ -129,7 +135,8 @@ TEST_CASE("blocks of all families between profiler marks", "[.blocks]") {
         for (const DType x : block_dtypes) count_block(dev, name, x);
 }
 
-TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 3 of an update", "[.emulated][counts]") {
+TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 3 of an update, and none for dropout",
+          "[.emulated][counts]") {
     const Scratch s;
     const Ran r = run(s, "test_gpt", "'blocks of all families between profiler marks'", "",
                       "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
@@ -141,8 +148,16 @@ TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 3
             for (const char* pass : block_passes)
                 passes.push_back(json_of(std::string(name) + " " + pass, name_of(x), {}));
     write_text(s / "passes.json", passes.dump());
+    std::map<std::string, double> launches;  // without dropout
     for (const Counted& c : read_counts(s / "passes.json", s / "counts.json")) {
         CAPTURE(c.op, c.dtype, c.launches);
+        launches[c.op + c.dtype] = c.launches;
+        if (const size_t drop = c.op.find("dropout "); drop != std::string::npos) {
+            const std::string name = c.op.substr(0, drop), pass = c.op.substr(drop + 8);
+            const bool apart = pass == "backward" && config_of(*find_preset(name.substr(0, drop - 1).c_str())).parallel;
+            CHECK(c.launches == launches[name + pass + (pass == "backward" ? ", set" : "") + c.dtype] + apart);
+            continue;
+        }
         if (c.op.find("update") != std::string::npos) {
             CHECK(c.launches == 3);  // two of them belong to the norm
             continue;
@@ -200,8 +215,9 @@ TEST_CASE("launches of a token: 5 of a block for few rows, 7 or 9 for more, and 
 }
 
 TEST_CASE("ops that memory bounds move at most 1.25 times the fewest bytes", "[.emulated][counts]") {
-    const auto rows = count_ops("add,layernorm,gelu,embedding,cross_entropy,adamw,norm,rope,decode,choose", 128);
-    int bounded     = 0;
+    const auto rows =
+        count_ops("add,dropout,layernorm,gelu,embedding,cross_entropy,adamw,norm,rope,decode,choose", 128);
+    int bounded = 0;
     for (const Counted& c : rows) {
         if (c.cost.flops) continue;
         bounded++;

@@ -1,4 +1,5 @@
-// test_dropout.cpp - the op against its mask, and the statistics of masks; test_model.cpp has whole models
+// test_dropout.cpp - the op against its mask, ops that drop in their own pass, and the statistics of masks;
+// test_model.cpp has whole models
 #include "kernels/dropout.h"
 
 #include "kernels/random.h"
@@ -59,6 +60,71 @@ TEST_CASE("a mask does not depend on threads, nor on how the rows are divided", 
     };
     CHECK_SAME_FOR_ANY_THREADS([&] { return run({N}); });
     CHECK(run({1, 999, 1001}) == run({N}));
+}
+
+// On a GPU, rows of 768 share a block with others, and those of 1600, 5120 and 9000 take three other kernels of
+// layernorm backward.
+TEST_CASE("ops that drop elements in their own pass have the bits of dropout apart from it", "[dropout]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(F32, BF16);
+    const auto [N, C] = GENERATE(
+        table<int, int>({{1, 1}, {3, 7}, {5, 20}, {2, 65}, {37, 48}, {130, 768}, {13, 1600}, {9, 5120}, {3, 9000}}));
+    const auto rate = GENERATE(0.f, 0.3f);
+    CAPTURE(dev, dtype, N, C, rate);
+    const Stream s = dev->stream();
+    const Buffer step(dev, {1}, DType::I32, Values{12}), a(dev, {N, C}, dtype, Kind::ordinary, 1),
+        b(dev, {N, C}, dtype, Kind::ordinary, 2), w(dev, {C}, dtype, Kind::ordinary, 3),
+        bias(dev, {C}, dtype, Kind::ordinary, 4);
+    const Dropout drop{rate, Random(1, "dropout").key(), step, 5, 3};
+    Buffer kept(dev, {N, C}, dtype);
+    dropout(kept, b, drop, s);
+
+    Buffer sum(dev, {N, C}, dtype), y(dev, {N, C}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
+    Buffer sum2(dev, {N, C}, dtype), y2(dev, {N, C}, dtype), mean2(dev, {N}, F32), rstd2(dev, {N}, F32);
+    add_layernorm_forward(sum, y, mean, rstd, a, kept, w, bias, 1e-5f, s);
+    add_layernorm_forward(sum2, y2, mean2, rstd2, a, b, w, bias, 1e-5f, s, drop);
+    CHECK(sum.bytes() == sum2.bytes());
+    CHECK(y.bytes() == y2.bytes());
+    CHECK(mean.bytes() == mean2.bytes());
+    CHECK(rstd.bytes() == rstd2.bytes());
+
+    Buffer added(dev, {N, C}, dtype);
+    add_forward(added, a, b, s, drop);
+    CHECK(added.bytes() == sum.bytes());
+    for (const bool first : {true, false}) {  // the result may take the place of either
+        Buffer in_place(dev, {N, C}, dtype, (first ? a : b).values());
+        if (first)
+            add_forward(in_place, in_place, b, s, drop);
+        else
+            add_forward(in_place, a, in_place, s, drop);
+        CHECK(in_place.bytes() == sum.bytes());
+    }
+
+    Values ids;
+    for (int n = 0; n < N; n++) ids.push_back(n * 7 % N);
+    const Buffer tokens(dev, {1, N}, DType::I32, ids);
+    Buffer rows(dev, {1, N, C}, dtype), rows2(dev, {1, N, C}, dtype);
+    embedding_forward(rows, tokens, {}, a, b, s);
+    dropout(rows.tensor().view({N, C}), rows.tensor().view({N, C}), drop, s);
+    embedding_forward(rows2, tokens, {}, a, b, s, drop);
+    CHECK(rows.bytes() == rows2.bytes());
+
+    const auto backward = [&](Buffer& dx, Tensor dropped) {
+        Buffer dw(dev, {C}, F32), db(dev, {C}, F32);
+        layernorm_backward(dx, dw, db, b, sum, w, mean, rstd, Into::set, s, drop, dropped);
+        return Bytes{dw.bytes(), db.bytes()};
+    };
+    Buffer dx(dev, {N, C}, dtype, a.values()), dx2(dev, {N, C}, dtype, a.values()), dx3(dev, {N, C}, dtype, a.values()),
+        dropped(dev, {N, C}, dtype);
+    Buffer dw(dev, {C}, F32), db(dev, {C}, F32);
+    layernorm_backward(dx, dw, db, b, sum, w, mean, rstd, Into::set, s);
+    const Bytes weights{dw.bytes(), db.bytes()};
+    CHECK(backward(dx2, dropped) == weights);
+    CHECK(backward(dx3, dx3) == weights);
+    CHECK(dx2.bytes() == dx.bytes());
+    dropout(kept, dx, drop, s);
+    CHECK(dx3.bytes() == kept.bytes());  // also without dropout
+    if (rate > 0) CHECK(dropped.bytes() == kept.bytes());
 }
 
 // Under independence each count is binomial. 5 standard deviations are exceeded once in 1.7 million counts.
@@ -147,6 +213,25 @@ TEST_CASE("masks of attention drop at their rate, and no two of them are correla
     same({1 + H, 3, 7, Random(1, "dropout").key(), 4});
 }
 
+TEST_CASE("dropping elements in other ops' passes is the same for any number of threads", "[dropout]") {
+    const auto dev  = devices()[0];
+    const int64_t N = 301, C = 97;
+    const Buffer x(dev, {N, C}, F32, Kind::ordinary, 1), w(dev, {C}, F32, Kind::ordinary, 2),
+        step(dev, {1}, DType::I32, Values{2});
+    const Stream s = dev->stream();
+    const Dropout drop{0.2f, 1, step, 3, 1};
+    const auto run = [&] {
+        Buffer y(dev, {N, C}, F32), sum(dev, {N, C}, F32), added(dev, {N, C}, F32), mean(dev, {N}, F32),
+            rstd(dev, {N}, F32);
+        Buffer dx(dev, {N, C}, F32, Kind::zeros), dropped(dev, {N, C}, F32), dw(dev, {C}, F32), db(dev, {C}, F32);
+        add_forward(added, x, x, s, drop);
+        add_layernorm_forward(sum, y, mean, rstd, x, x, w, w, 1e-5f, s, drop);
+        layernorm_backward(dx, dw, db, y, x, w, mean, rstd, Into::set, s, drop, dropped);
+        return Bytes{added.bytes(), y.bytes(), sum.bytes(), dropped.bytes()};
+    };
+    CHECK_SAME_FOR_ANY_THREADS(run);
+}
+
 TEST_CASE("dropout refuses rates outside [0, 1) and tensors that do not fit", "[dropout]") {
     const auto dev = devices()[0];
     const Stream s = dev->stream();
@@ -154,5 +239,9 @@ TEST_CASE("dropout refuses rates outside [0, 1) and tensors that do not fit", "[
     for (const float rate : {-0.1f, 1.f, 2.f, NAN})
         CHECK_REFUSED(dropout(x, x, {rate, 1, step, 0, 0}, s), "dropout", "the rate is", "less than 1");
     CHECK_REFUSED(dropout(other, x, {0.1f, 1, step, 0, 0}, s), "dropout", "out is (3, 2)");
-    CHECK_REFUSED(dropout(x, x, {0.1f, 1, {}, 0, 0}, s), "dropout", "d.step is null");
+    CHECK_REFUSED(dropout(x, x, {0.1f, 1, {}, 0, 0}, s), "dropout", "drop.step is null");
+    const Buffer w(dev, {3}, F32, Kind::zeros), n(dev, {2}, F32, Kind::zeros);
+    CHECK_REFUSED(add_forward(x, x, x, s, {1.f, 1, step, 0, 0}), "add_forward", "the rate is 1");
+    CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, x, w, w, 1, s, {0.1f, 1, {}, 0, 0}), "drop.step is null");
+    CHECK_REFUSED(layernorm_backward(x, w, w, x, x, w, n, n, Into::set, s, {0.1f, 1, step, 0, 0}), "dropped is null");
 }

@@ -81,9 +81,9 @@ TEST_CASE("predicted step times follow the work", "[model]") {
                                false);
     };
     CHECK(dropping({}) == once);
-    CHECK(dropping({0.1f, 0, 0}) > once);
-    CHECK(dropping({0, 0.1f, 0}) > dropping({0.1f, 0, 0}));
-    CHECK(dropping({0, 0, 0.1f}) > dropping({0.1f, 0, 0}));
+    CHECK(dropping({0.1f, 0, 0}) == once);  // in passes that move these bytes anyway
+    CHECK(dropping({0, 0.1f, 0}) > once);
+    CHECK(dropping({0, 0, 0.1f}) > once);
     CHECK(dropping({0.1f, 0.1f, 0.1f}) < 1.3 * once);
     CHECK(!find_card("NVIDIA A30"));
 }
