@@ -24,12 +24,16 @@ static nlohmann::ordered_json result_of(const Inference& i, const std::string& n
     const TextEncoder encoder     = encoder_of(i, SpecialTokens::text);
     nlohmann::ordered_json result = {{"eval", name}, {"file", file}};
     if (name == "hellaswag") {
+        Busy reading("reading the questions");
         const auto questions = read_hellaswag(file, encoder);
+        reading.end();
         Busy busy("HellaSwag, question", int64_t(questions.size()));
         const HellaSwagScore s = score_hellaswag(i.model, questions, [&](int64_t n) { return busy.done(n), true; });
         result.update({{"questions", s.questions}, {"acc", s.acc}, {"acc_norm", s.acc_norm}});
     } else {
+        Busy reading("reading the texts");
         const auto texts = read_lambada(file, encoder);
+        reading.end();
         Busy busy("LAMBADA, text", int64_t(texts.size()));
         const LambadaScore s = score_lambada(i.model, texts, [&](int64_t n) { return busy.done(n), true; });
         result.update({{"texts", s.texts}, {"acc", s.acc}, {"perplexity", s.perplexity}});
@@ -55,8 +59,9 @@ static void run_benchmarks(const Inference& i) {
 
 static void score(const Inference& i) {
     const std::string& file = *i.options.score;
-    const bool is_text      = !holds_ids(file);
-    const std::string text  = is_text ? read_whole_text(file) : "";
+    Busy reading("reading the text");
+    const bool is_text     = !holds_ids(file);
+    const std::string text = is_text ? read_whole_text(file) : "";
     std::vector<int32_t> ids;
     if (is_text) {
         TextEncoder encoder = encoder_of(i, SpecialTokens::text);
@@ -68,6 +73,7 @@ static void score(const Inference& i) {
         ids.resize(shard.tokens());
         shard.read(0, shard.tokens(), ids.data());
     }
+    reading.end();
     warn_beyond(i.model.config, i.model.shape.context, "--context");
     CHECK(ids.size() >= 2, "--score {}: {}; at least 2 are needed to predict one from another", file,
           count_of(int64_t(ids.size()), "token"));
@@ -133,17 +139,23 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
         fmt::print("{}", whole.add(text));
         std::fflush(stdout);
     };
-    if (live) add(0, prompt.text);
+    Busy reading("reading the prompt");
+    const auto begin = [&] {
+        reading.end();
+        if (live) add(0, prompt.text);
+        first_token = watch.seconds();
+    };
     generate(
         i.model, prompt.ids, o.tokens, o.samples, o.sampling,
         [&](int64_t sample, int32_t id) {
-            if (made++ == 0) first_token = watch.seconds();
+            if (made++ == 0) begin();
             if (counts && sample == 0) fmt::print(stderr, "\r{} of {} tokens ", made / o.samples + 1, o.tokens);
             if (i.model.config.is_end(id)) return false;
             add(sample, until[sample].add(text_of(i.tokenizer, id)));
             return !until[sample].stopped();
         },
         o.context);
+    if (made == 0) begin();
     if (counts) fmt::print(stderr, "\r{:40}\r", "");
     for (int64_t s = 0; s < o.samples; s++) add(s, until[s].rest());
     if (live) fmt::print("{}\n", whole.rest());
@@ -189,6 +201,7 @@ static int run(int argc, char** argv) {
     const Device device = open_device(o.machine);
     refuse_without_products(device);
     if (!o.prints_json() && isatty(2) && !device.no_gpu().empty()) fmt::print(stderr, "{}\n", device.no_gpu());
+    Busy reading("reading the model");
     Config config = read_config(o.model);
     if (!o.activation.is_auto()) set_activation(config, o.activation, "--activation");
     find_tokenizer(o.tokenizer, o.model);
@@ -212,8 +225,9 @@ static int run(int argc, char** argv) {
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
     read_weights(model, weights, o.ignore_extra_tensors);
-
     const Steering steering(model, o.steer);
+    reading.end();
+
     const Inference inference{o, model, tokenizer.get()};
     if (!o.eval.empty())
         run_benchmarks(inference);

@@ -30,8 +30,7 @@ struct Training {
     bool works_here() const { return comm.first() || model.shards->travel(); }  // on what one process can do alone
 };
 
-// Each of these three does what is due at this step, unless the run is asked to stop meanwhile. It returns whether it
-// did.
+// Each of these three does what is due at this step, and returns whether it did: not when the run is asked to stop.
 static bool validate(Training& t) {
     if (!t.run.val) return true;
     const int64_t batches = t.run.options.eval_batches;
@@ -138,19 +137,20 @@ static int run(int argc, char** argv) {
     if (options.dry_run) return header(run), 0;
     if (run.finished()) return report_finished(run), 0;
 
-    // Model. Rank 0 chooses the folder for all processes, and keeps others off it. run.json is written once the model
-    // has its memory and weights.
-    Busy busy("getting ready");
+    // Model. Rank 0 chooses the folder for all processes. run.json is written once the model has memory and weights.
+    Busy busy("waiting for the other processes");
     Comm comm(ranks, run.id(), 600, int(options.timeout));  // waits 10 minutes for the other processes
     comm.agree(run.facts());
     comm.join(run.device.stream());
     const FolderLock lock = choose_folder(options, comm, run.checkpoint);
     refuse_too_large(run);
-    peak_flops(run.device, run.dtype);  // measured while there is room for it
+    busy.next("measuring the rate of products");
+    peak_flops(run.device, run.dtype);  // while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device, comm.group(), run.sharding());
     model.dropout        = {model.shape.dropout, Random(options.seed, "dropout").key()};
     const auto optimizer = make_optimizer(model, options.optimizer);
     run.reserve_scratch();
+    busy.next("setting the weights");
     FirstWeights first = set_first_weights(run, model, *optimizer);
     choose_products(run);
     write_run_json(run);

@@ -28,6 +28,11 @@ class Busy {
     ~Busy() { end(); }
 
     void done(int64_t parts) { done_ = parts; }
+    // Says what the job does from now on.
+    void next(std::string what) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        what_ = std::move(what);
+    }
     // Ends before the object does.
     void end() {
         if (!thread_.joinable()) return;
@@ -59,7 +64,7 @@ class Busy {
         if (write(1, line.data(), line.size()) < 0) return;  // the terminal is gone, and a signal tells of it
     }
 
-    const std::string what_;
+    std::string what_;
     const int64_t all_;
     std::atomic<int64_t> done_{0};
     bool ended_ = false;

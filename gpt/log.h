@@ -38,12 +38,13 @@ inline std::string rounded(double x, const char* space = "") {
                        x, space, unit);
 }
 inline std::string duration(double seconds) {
-    if (!(seconds >= 0 && seconds < 1e9)) return "-";
-    const int64_t s = std::llround(seconds);
+    if (!(seconds >= 0 && seconds < 1e15)) return "-";
+    const int64_t s = std::llround(seconds), year = 365 * 86400;
     if (s < 60) return fmt::format("{}s", s);
     if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
     if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
-    return fmt::format("{}d{:02}h", s / 86400, s / 3600 % 24);
+    if (s < year) return fmt::format("{}d{:02}h", s / 86400, s / 3600 % 24);
+    return fmt::format("{:.1f}y", seconds / double(year));
 }
 
 class Stopwatch {

@@ -236,6 +236,7 @@ inline std::string Run::tokenizer_file() const {
 // A model with random weights may have sizes of its own, and gets positions for the whole --context. A resumed run
 // keeps the number that it was started with.
 inline Config Run::read_model() const {
+    const Busy busy("reading the model");
     const Sizes& sizes = options.sizes;
     CHECK(!trained_weights || !sizes.are_given() || !checkpoint.empty(),
           "--layers, --width, --heads and --vocab are for random weights, but {} has trained ones", options.model);
@@ -346,6 +347,7 @@ inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
 
 // Conversations are packed, so attention must not cross them. The model's folder then says how they are written.
 inline void Run::read_data_facts() {
+    const Busy busy("reading the data");
     for (const Auto<std::string>& pattern : {options.train_data, options.val_data})
         if (!pattern.is_auto()) refuse_other_tokenizer(pattern), data.read(pattern);
     if (data.masked && document_token() >= 0) options.document_mask = true;
@@ -534,7 +536,8 @@ inline void write_run_json(const Run& run) {
 // A short number that changes when any weight does.
 inline std::string fingerprint(Model& m) {
     constexpr int64_t most = 1 << 18;  // elements that are copied to the host at a time
-    uint64_t h             = 0;
+    const Busy busy("computing the fingerprint of the weights");
+    uint64_t h = 0;
     std::vector<char> host;
     m.shards->forget();
     for (const ParamRow& r : param_rows(m.params, m.config)) {

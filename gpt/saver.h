@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "gpt/busy.h"
 #include "gpt/checkpoint.h"
 #include "gpt/comm.h"
 #include "gpt/optimizers.h"
@@ -336,6 +337,7 @@ class Saver {
         complete();
     }
     void finish() {
+        const Busy busy("saving");
         wait();
         poll();
     }

@@ -62,7 +62,7 @@ class Step {
 
     StepResult run(int64_t step, const volatile std::sig_atomic_t& stop_asked) {
         const ProfilerRange range("step");
-        const Busy busy(fmt::format("step {}", step + 1));
+        const Busy busy(fmt::format("step {}{}", step + 1, sent_ < 0 ? ", which prepares its products" : ""));
         if (sent_ != step) send(step);
         position_ = data_.position();
         comm_.reach(step, Comm::Phase::queueing);

@@ -6,8 +6,10 @@
 #include "data/tokenizer.h"
 #include "gpt/safetensors.h"
 #include "gpt/text.h"
+#include "kernels/ops.h"
 #include "test/data.h"
 #include "test/programs.h"
+#include "test/terminal.h"
 
 namespace {
 
@@ -205,6 +207,100 @@ TEST_CASE("at a terminal, infer_gpt says that it waits for a prompt, and shows h
     CAPTURE(several.out);
     CHECK(missing_words(several.out, {"1 of 3 tokens", "---- 1 of 2 ----", "---- 2 of 2 ----"}) == "");
     CHECK(r.infer("--prompt x --samples 2 --tokens 3").err.empty());
+}
+
+// A library that makes a program wait for ever: where it opens a file whose path has $WAIT_FOR_FILE, or, when that is
+// not set, where it computes its first product.
+static std::string endless_waits(const Scratch& s) {
+    write_text(s / "wait.c", R"(#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static void wait_for(const char* path) {
+    const char* file = getenv("WAIT_FOR_FILE");
+    if (file && strstr(path, file)) for (;;) pause();
+}
+#define OPEN(name)                                                                                    \
+    int name(const char* path, int flags, ...) {                                                      \
+        va_list list;                                                                                 \
+        va_start(list, flags);                                                                        \
+        const int mode = va_arg(list, int);                                                           \
+        wait_for(path);                                                                               \
+        return ((int (*)(const char*, int, ...))dlsym(RTLD_NEXT, #name))(path, flags, mode);          \
+    }
+#define FOPEN(name)                                                                                   \
+    FILE* name(const char* path, const char* mode) {                                                  \
+        wait_for(path);                                                                               \
+        return ((FILE * (*)(const char*, const char*)) dlsym(RTLD_NEXT, #name))(path, mode);          \
+    }
+OPEN(open)
+OPEN(open64)
+FOPEN(fopen)
+FOPEN(fopen64)
+int dnnl_primitive_execute(void* a, void* b, int c, void* d) {
+    if (!getenv("WAIT_FOR_FILE")) for (;;) pause();
+    return ((int (*)(void*, void*, int, void*))dlsym(RTLD_NEXT, "dnnl_primitive_execute"))(a, b, c, d);
+}
+)");
+    if (shell(s, "cc -shared -fPIC -o " + quoted(s / "wait.so") + " " + quoted(s / "wait.c") + " -ldl").code != 0) {
+        std::fprintf(stderr, "skipped: there is no cc, which builds endless waits\n");
+        return "";
+    }
+    return "LD_PRELOAD=" + quoted(s / "wait.so") + " ASAN_OPTIONS=verify_asan_link_order=0 ";
+}
+
+// Evaluation, samples and long steps of train_gpt are in "Ctrl-C is answered at once at every stage".
+TEST_CASE("at a terminal every wait says what it waits for", "[programs]") {
+    if (!has_cpu_products()) return;
+    const SmallRun r;
+    const std::string slow = endless_waits(r.s);
+    if (slow.empty()) return;
+    std::string text, questions, texts;
+    for (int i = 0; i < 300; i++) text += "The sea was calm, and the bell rang. ";
+    write_text(r.s / "text.txt", text);
+    write_text(r.s / "questions.jsonl", R"({"ctx": "The sea", "endings": ["is calm", "is deep"], "label": 0})");
+    write_text(r.s / "texts.jsonl", R"({"text": "The sea was calm"})");
+    const std::string train = "train_gpt --dtype fp32 --steps 20 --batch 4 --context 16 --eval-every 0 --train-data " +
+                              quoted(r.s / "train.bin") + " --tokenizer " + quoted(r.s / "tokenizer.json") + " --out " +
+                              quoted(r.s / "new"),
+                      nano = train + " --model nano", tune = train + " --model " + quoted(r.model),
+                      infer = "infer_gpt --dtype fp32 --model " + quoted(r.model);
+    struct Wait {
+        std::string command, file, says;  // file: which it waits for; empty: for its first product
+    };
+    const Wait waits[] = {
+        {nano, "/tokenizer.json", "reading the tokenizer"},
+        {nano, "/train.bin", "reading the data"},
+        {nano, "", "measuring the rate of products"},
+        {tune, "/model.safetensors", "reading the model"},
+        {nano + " --save-every 1", "/checkpoints/", "saving"},
+        {nano + " --save-every 1 --save-async", "/checkpoints/", "saving"},
+        {"train_gpt --resume --steps 30 --out " + quoted(r.folder), "/state.safetensors", "setting the weights"},
+        {infer + " --prompt x", "/model.safetensors", "reading the model"},
+        {infer + " --prompt 'The sea was calm'", "", "reading the prompt"},
+        {infer + " --score " + quoted(r.s / "text.txt"), "/text.txt", "reading the text"},
+        {infer + " --score " + quoted(r.s / "text.txt"), "", "scoring, token 0 of"},
+        {infer + " --eval hellaswag " + quoted(r.s / "questions.jsonl"), "/questions.jsonl", "reading the questions"},
+        {infer + " --eval hellaswag " + quoted(r.s / "questions.jsonl"), "", "HellaSwag, question 0 of 1"},
+        {infer + " --eval lambada " + quoted(r.s / "texts.jsonl"), "/texts.jsonl", "reading the texts"},
+        {infer + " --eval lambada " + quoted(r.s / "texts.jsonl"), "", "LAMBADA, text 0 of 1"},
+    };
+    std::vector<std::unique_ptr<Terminal>> terminals;  // they wait at the same time
+    for (size_t i = 0; i < std::size(waits); i++) {
+        std::string command = waits[i].command;
+        if (const size_t at = command.find(quoted(r.s / "new")); at != command.npos)
+            command.replace(at, quoted(r.s / "new").size(), quoted(r.s / fmt::format("new{}", i)));
+        terminals.push_back(std::make_unique<Terminal>(
+            "env " + slow + (waits[i].file.empty() ? "" : "WAIT_FOR_FILE=" + quoted(waits[i].file) + " ") +
+            build_folder() + "/" + command));
+    }
+    for (size_t i = 0; i < std::size(waits); i++) {
+        CAPTURE(waits[i].command, waits[i].file, waits[i].says);
+        if (!terminals[i]->shows(waits[i].says)) FAIL_CHECK(terminals[i]->shown());
+    }
 }
 
 TEST_CASE("--stop ends a continuation before its text", "[programs]") {
