@@ -18,7 +18,8 @@ if [ $# -eq 0 ]; then
         IFS=$'\t' read -r name memory here there expected tried <<<"$("$recipe" --plan)"
         printf '%-18s %10s %8s %8s  %s · %s\n' "$name" "$memory" "$here" "$there" "$expected" "$tried"
     done
-    echo "Memory is that of one process, and times are predictions: on a CPU the least, at the rate of large products; on a GPU by gpt/time_model.h."
+    echo "Memory is that of one process, and - stands where it has no room. Times are predictions: on a CPU the least, at the rate of large"
+    echo "products; on a GPU by gpt/time_model.h. d are days, y years."
     exit
 fi
 

@@ -18,6 +18,7 @@ done
 [ "$out" ] && [ "$rates" ] && [ "$seeds" ] || die "--out, --rates and --seeds must be given"
 [ $# -ge 2 ] || die "the options of train_gpt are missing; they come behind --"
 shift
+[[ " $* " = *' --val-data '* ]] || die "the options of train_gpt must have --val-data, of which the table is"
 program=${BUILD:-$(dirname "$0")/../build}/train_gpt
 [ -x "$program" ] || die "there is no $program; make builds it"
 
@@ -28,14 +29,20 @@ if [ -e "$out/options.txt" ]; then
 fi
 echo "$*" >"$out/options.txt"
 
+# The steps of a run, and the step with which its last process ended.
+steps_of() { sed -n 's/^ *"--steps": "\([0-9]*\)".*/\1/p' "$1/run.json"; }
+end_of() { sed -n 's/.*"event":"end","step":\([0-9]*\),.*/\1/p' "$1/log.jsonl" | tail -1; }
 for rate in ${rates//,/ }; do
     for seed in ${seeds//,/ }; do
         run=$out/rate-$rate-seed-$seed
-        if [ -e "$run/run.json" ]; then ${LAUNCH:-} "$program" --out "$run" --resume; else
-            ${LAUNCH:-} "$program" "$@" --learning-rate "$rate" --seed "$seed" --out "$run"; fi
-        grep -q '"event":"end"' "$run/log.jsonl" || die "$run has no end"
-        steps=$(sed -n 's/^ *"--steps": "\([0-9]*\)".*/\1/p' "$run/run.json")
-        done=$(sed -n 's/.*"event":"end","step":\([0-9]*\),.*/\1/p' "$run/log.jsonl" | tail -1)
+        if [ -e "$run/run.json" ]; then
+            # A complete run may have no checkpoint (--save-every 0), so it is not asked to go on.
+            [ "$(end_of "$run")" != "$(steps_of "$run")" ] || continue
+            ${LAUNCH:-} "$program" --out "$run" --resume
+        else
+            ${LAUNCH:-} "$program" "$@" --learning-rate "$rate" --seed "$seed" --out "$run"
+        fi
+        done=$(end_of "$run") steps=$(steps_of "$run")
         [ "$done" = "$steps" ] || { echo "$run was stopped after step $done of $steps; the same command goes on" >&2; exit 1; }
     done
 done

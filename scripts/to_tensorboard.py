@@ -20,8 +20,11 @@ def scalars(run):
     path = pathlib.Path(run) / "log.jsonl"
     if not path.is_file():
         sys.exit(print(f"error: {path}: there is no such file; give the folder of a run, such as runs/quickstart", file=sys.stderr) or 2)
-    for line in open(path):
-        record = json.loads(line)
+    for number, line in enumerate(open(path), 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            sys.exit(print(f"error: {path} line {number}: this is no JSON", file=sys.stderr) or 2)
         names = SCALARS.get(record.get("event"), {})
         found = {ours: record[key] for key, ours in names.items() if isinstance(record.get(key), (int, float))}
         if found:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Trains each family a few steps with train_gpt and opens the checkpoints with transformers. No weight may be missing
-or unexpected, and the logits, the greedy text and the tokens of a text must be the same.
+or unexpected, and the logits, the greedy text, the tokens of a text and the scores of --eval must be the same.
 
     python3 -m venv v && v/bin/pip install torch transformers numpy && make && v/bin/python test/check_transformers.py
 
@@ -126,6 +126,66 @@ def check_chat(work, tokenizer):
     print("chat                 --add-tokens: the ids of apply_chat_template, and the end of an answer")
 
 
+def likelihood(model, ids, given):
+    """The log-likelihood of ids[given:], and whether each of them is the likeliest. The model sees the newest ids that it has positions for."""
+    newest = ids[-(model.config.n_positions + 1):]
+    with torch.no_grad():
+        rows = model(torch.tensor([newest[:-1]])).logits[0].double().log_softmax(-1)[-(len(ids) - given):]
+    wanted = torch.tensor(ids[given:])
+    return rows[range(len(wanted)), wanted].sum().item(), bool((rows.argmax(-1) == wanted).all())
+
+
+def check_evaluations(work):
+    """Scores passages like LAMBADA's and questions like HellaSwag's on a model that learned half of the answers. Of the passages some
+    are longer than the model's context. The texts are split as lm-evaluation-harness does (its _encode_pair)."""
+    rng = numpy.random.default_rng(2)
+    who, where = ["keeper", "miller", "widow", "smith"], ["mill", "harbour", "forest"]
+    what = ["lantern", "raven", "letter", "storm", "stranger"]
+
+    def sentence():
+        a, b = rng.integers(4), rng.integers(3)
+        likely = [what[(a + k) % 5] for k in range(4)]  # the first two follow equally often
+        return f"The {who[a]} of the {where[b]} saw the", likely
+
+    def passage(sentences):
+        return " ".join(f"{begin} {likely[rng.integers(2)]}." for begin, likely in (sentence() for _ in range(sentences)))
+
+    (work / "passages.txt").write_text(passage(4000))
+    tokenizer = work / "passages.json"
+    ran(BUILD / "tokenize", "--train-bpe", 320, "--input", work / "passages.txt", "--output", tokenizer)
+    ran(BUILD / "tokenize", "--tokenizer", tokenizer, "--input", work / "passages.txt", "--output", work / "passages")
+    ran(BUILD / "train_gpt", "--model", work / "gpt2-config", "--tokenizer", tokenizer, "--train-data", work / "passages_train_*.bin",
+        "--batch", 8, "--context", CONTEXT, "--steps", 300, "--dtype", "fp32", "--learning-rate", 3e-3, "--eval-every", 0,
+        "--out", work / "passages-run")
+    folder = work / "passages-run/checkpoints/latest"
+    model, theirs = opened(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [passage(sentences)[:-1] for sentences in (1, 2, 3, 12) for _ in range(12)]
+    questions = [{"ctx": begin, "endings": [f"{word}." for word in likely], "label": 0} for begin, likely in (sentence() for _ in range(24))]
+    for name, lines in ("lambada", [{"text": text} for text in texts]), ("hellaswag", questions):
+        (work / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ours = json.loads(ran(BUILD / "infer_gpt", "--model", folder, "--dtype", "fp32", "--json", "--eval", "lambada", work / "lambada.jsonl",
+                          "--eval", "hellaswag", work / "hellaswag.jsonl"))
+
+    def pair(context, ending):
+        return theirs(context + ending)["input_ids"], len(theirs(context)["input_ids"])
+
+    assert any(len(theirs(text)["input_ids"]) > model.config.n_positions + 1 for text in texts)
+    scores = [likelihood(model, *pair(text[:text.rindex(" ")], text[text.rindex(" "):])) for text in texts]
+    acc, perplexity = numpy.mean([greedy for _, greedy in scores]), numpy.exp(-numpy.mean([log for log, _ in scores]))
+    assert ours[0]["acc"] == acc, f"lambada: acc is {ours[0]['acc']}, and {acc} by transformers"
+    assert 0.1 < acc < 0.9, f"lambada: acc {acc} shows little"
+    assert abs(ours[0]["perplexity"] / perplexity - 1) < 1e-5, f"lambada: perplexity is {ours[0]['perplexity']}, and {perplexity}"
+    right = right_norm = 0
+    for q in questions:
+        logs = [likelihood(model, *pair(q["ctx"], " " + ending))[0] for ending in q["endings"]]
+        right += numpy.argmax(logs) == q["label"]
+        right_norm += numpy.argmax([log / len(ending) for log, ending in zip(logs, q["endings"])]) == q["label"]
+    want = {"questions": len(questions), "acc": right / len(questions), "acc_norm": right_norm / len(questions)}
+    assert {key: ours[1][key] for key in want} == want, f"hellaswag: {ours[1]}, and {want} by transformers"
+    print(f"--eval               lambada: acc {acc:.3f} and perplexity {perplexity:.4f}, hellaswag: acc {want['acc']:.3f} and acc_norm "
+          f"{want['acc_norm']:.3f}, the same")
+
+
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -174,6 +234,7 @@ def main():
             print(f"{name:20s} {what:46s} hub folder {inward:.0e} · checkpoints {max(worst.values()):.0e} of the largest "
                   f"logit · {GREEDY} greedy tokens the same")
         check_chat(work, tokenizer)
+        check_evaluations(work)
     except AssertionError as e:
         sys.exit(f"FAILED {e}")
     finally:

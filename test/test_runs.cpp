@@ -395,10 +395,11 @@ TEST_CASE("sweep: runs that are there are used, one that was stopped goes on, an
         return shell(p, "cd " + quoted(p.path) + " && BUILD=" + quoted(fs::absolute(build_folder()).string()) + " " +
                                     script + " --out " + out + " --rates 1e-3,3e-3 --seeds 1,2 -- " + words);
     };
-    const std::string words =
+    const std::string bare =
         "--model nano --train-data train.bin --val-data train.bin --eval-batches 2 --batch 3 --context 16 --threads 1 "
-        "--steps 6 --save-every 2 --keep 0 ";
-    const Ran whole = sweep("whole", words);
+        "--steps 6 --save-every ";
+    const std::string words = bare + "2 --keep 0 ";
+    const Ran whole         = sweep("whole", words);
     CAPTURE(whole.out, whole.err);
     REQUIRE(whole.code == 0);
     const std::string table = whole.out.substr(whole.out.rfind("\nrate "));
@@ -410,7 +411,10 @@ TEST_CASE("sweep: runs that are there are used, one that was stopped goes on, an
 
     fs::copy(p / "whole", p / "part", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
     fs::remove_all(p / "part/rate-3e-3-seed-2");
-    fs::remove_all(p / "part/rate-3e-3-seed-1/checkpoints/0000006");
+    fs::remove_all(p / "part/rate-3e-3-seed-1/checkpoints/0000006");  // stopped by kill after step 5
+    std::string log = read_text(p / "part/rate-3e-3-seed-1/log.jsonl");
+    log.resize(log.find(R"({"event":"step","step":6)"));
+    write_text(p / "part/rate-3e-3-seed-1/log.jsonl", log);
     const Ran part = sweep("part", words);
     REQUIRE(part.code == 0);
     CHECK(part.out.substr(part.out.rfind("\nrate ")) == table);
@@ -419,6 +423,18 @@ TEST_CASE("sweep: runs that are there are used, one that was stopped goes on, an
     const Ran other = sweep("part", words + "--clip 2");
     CHECK(other.code == 2);
     CHECK(other.err.find("is a sweep of other options") != std::string::npos);
+
+    // Complete runs are not trained again, also when they have no checkpoint.
+    REQUIRE(sweep("bare", bare + "0").code == 0);
+    const std::string before = read_text(p / "bare/rate-1e-3-seed-1/log.jsonl");
+    const Ran again          = sweep("bare", bare + "0");
+    CHECK(again.code == 0);
+    CHECK(again.out.substr(again.out.rfind("\nrate ")) == table);
+    CHECK(read_text(p / "bare/rate-1e-3-seed-1/log.jsonl") == before);
+
+    const Ran blind = sweep("blind", "--model nano --train-data train.bin --steps 6");
+    CHECK(blind.code == 2);
+    CHECK(blind.err.find("--val-data") != std::string::npos);
 }
 
 TEST_CASE("compare and to_tensorboard show what log.jsonl has", "[programs][runs]") {

@@ -23,7 +23,7 @@ usage="usage: scripts/recipes/$(basename "$0") [--short] [--data FOLDER] [--out 
   --plan     prints memory and time as planned for this machine and for one H100, and ends
   --record   with --short: stores the losses instead of comparing them
 
-LAUNCH= starts train_gpt, for example LAUNCH='torchrun --no-python --nproc-per-node 8'. BUILD= names the folder of the programs."
+An option of train_gpt takes the place of the recipe's own. LAUNCH= starts train_gpt, for example LAUNCH='torchrun --no-python --nproc-per-node 8'. BUILD= names the folder of the programs."
 
 name=$(basename "$0" .sh) from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -34,6 +34,8 @@ describe() {
     printf '%s - %s\n\nsource    %s\nexpected  %s\ndata      %s\nhardware  %s\ntried     %s\n\n' \
         "$name" "$about" "$source" "$expected" "$fetch" "$hardware" "$tried"
 }
+
+need() { compgen -G "$1" >/dev/null || die "there is no $1; it takes: $fetch"; }  # need FILE, in which * stands for many
 
 # The value of a field in the last record of an event in a run's log.
 last_of() { # last_of RUN EVENT FIELD
@@ -46,7 +48,7 @@ last_of() { # last_of RUN EVENT FIELD
 # tenth is for validation. The numbers are the places of the characters in ASCII's order, as in nanoGPT's prepare.py.
 characters() { # characters TEXT
     local ids=$runs/shakespeare-characters number
-    [ -s "$1" ] || die "there is no $1; it takes: $fetch"
+    need "$1"
     number() { LC_ALL=C tr "\\n !\$&',\\-.3:;?A-Za-z" '\000-\100' | iconv -f ASCII -t UTF-16LE; }
     if [ ! -s "$ids/val.bin" ]; then
         mkdir -p "$ids"
@@ -65,16 +67,32 @@ words() { # words TEXT MODEL
     on=(--model "$2" --train-data "$ids/text_train_*.bin" --val-data "$ids/text_val_*.bin")
 }
 
+# Leaves out of a list of options those that the user has given.
+unless_given() { # unless_given NAME
+    local -n list=$1
+    local kept=() word drop=''
+    for word in "${list[@]}"; do
+        [[ $word != --* ]] || { [[ " ${extra[*]} " = *" $word "* ]] && drop=1 || drop=''; }
+        [ "$drop" ] || kept+=("$word")
+    done
+    list=("${kept[@]}")
+}
+
 # ---- the whole run ------------------------------------------------------------------------------------------------------
 
 full() {
     [ -d "$data" ] || die "there is no folder $data; it takes: $fetch (--data names another folder)"
     prepare
+    local word
+    for word in "${on[@]}"; do [[ $word = --* ]] || need "$word"; done
     local values=() scores=() seed out
     for ((seed = 1337; seed < 1337 + seeds; seed++)); do
         out=$runs/$name-$seed
-        if [ -e "$out/run.json" ]; then train --out "$out" --resume "${extra[@]}"; else
-            train "${model[@]}" "${size[@]}" "${on[@]}" --seed "$seed" --out "$out" "${extra[@]}"; fi
+        if [ ! -e "$out/run.json" ]; then
+            train "${model[@]}" "${size[@]}" "${on[@]}" --seed "$seed" --out "$out" "${extra[@]}"
+        elif [ ${#extra[@]} -gt 0 ] || [ "$(last_of "$out" end step)" != "$(steps_of "$out")" ]; then
+            train --out "$out" --resume "${extra[@]}"  # not of a complete run, which may have no checkpoint (--save-every 0)
+        fi
         [ "$(last_of "$out" end step)" = "$(steps_of "$out")" ] || { echo "$name: $out was stopped; the same command goes on"; exit 1; }
         [ "$(type -t verdict)" != function ] || { verdict "$out"; continue; }
         values+=("$(val_losses "$out" | if [ "${best:-}" ]; then sort -g | head -1; else tail -1; fi)") scores+=("$(last_of "$out" hellaswag acc_norm)")
@@ -158,8 +176,12 @@ show_plan() {
     local here there
     here=$(planned || true) there=$(planned --gpu h100-80gb || true)
     part() { sed -n "$1" <<<"$2" | grep . || echo -; }
-    printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$(part 's/^memory.*total \(.*B\).*/\1/p' "$here")" \
-        "$(part 's/^time.* \([^ ]*\) in all.*/\1/p' "$here")" "$(part 's/^time.* \([^ ]*\) in all.*/\1/p' "$there")" "$expected" "$tried"
+    hours() { # the time of a plan, or how many GPUs have room for it, or - where nothing does
+        case $1 in *'room for no '*) echo - ;; *'room for '[0-9]*' GPUs'*) part 's/.*room for \([0-9]* GPUs\).*/\1/p' "$1" ;;
+            *) part 's/^time.* \([^ ]*\) in all.*/\1/p' "$1" ;; esac
+    }
+    printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$(part 's/^memory.*total \(.*B\).*/\1/p' "$here")" "$(hours "$here")" "$(hours "$there")" \
+        "$expected" "$tried"
 }
 
 reproduce() {
@@ -181,6 +203,8 @@ reproduce() {
     done
     [[ $seeds =~ ^[1-9][0-9]*$ ]] || die "--seeds $seeds: expected a number, 1 or more"
     [ -x "$build/train_gpt" ] || die "there is no $build/train_gpt; make builds it"
+    unless_given model
+    unless_given size
     [ "$what" = show_plan ] || describe
     "$what"
 }

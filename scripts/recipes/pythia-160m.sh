@@ -14,6 +14,7 @@ size=(--batch 32 --context 2048 --tokens-per-step 2097152 --steps 143000 --warmu
     --save-steps 0,1,2,4,8,16,32,64,128,256,512 --save-every 1000 --keep 0)
 short=(--layers 2)
 prepare() {
+    need data/sets/lambada/lambada_test.jsonl  # for the verdict
     on=(--sequences --train-data "$data/document-*.bin" --tokenizer data/sets/pythia-tokenizer/tokenizer.json)
 }
 verdict() {
