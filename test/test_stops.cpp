@@ -33,7 +33,7 @@ TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from t
          "HellaSwag, question", "--hellaswag-questions 1", false},
         {"--sample-every 2 --sample-tokens 10000000 --tokenizer tokenizer.json", "sampling, token", "--sample-tokens 3",
          true},
-        {"--accumulate 16000", "step 1 ", "--accumulate 1", true},
+        {"--accumulate 16000", "step 1, which", "--accumulate 1", true},
     };
     const Stage& stage = stages[GENERATE(0, 1, 2, 3)];
     const bool twice   = GENERATE(false, true);
