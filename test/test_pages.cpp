@@ -91,6 +91,19 @@ TEST_CASE("in every page code blocks end, rows of a table have its columns, and 
     }
 }
 
+TEST_CASE("the map names every file of gpt and of data", "[pages]") {
+    if (!have_pages()) return;
+    const std::pair<const char*, const char*> maps[] = {{"gpt", "README.md"}, {"data", "data/README.md"}};
+    for (const auto& [folder, page] : maps) {
+        const std::string text = read_text(page);
+        for (const auto& file : fs::directory_iterator(folder)) {
+            const std::string name = file.path().filename().string();
+            CAPTURE(page, name);
+            if (file.is_regular_file() && name != "README.md") CHECK(text.find("[" + name + "]") != text.npos);
+        }
+    }
+}
+
 TEST_CASE("commands in the pages have options that their programs know", "[pages][programs]") {
     if (!have_pages()) return;
     const Scratch scratch;
