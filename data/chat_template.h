@@ -18,7 +18,7 @@
 
 struct Message {
     std::string role, content;  // the roles are system, user and assistant
-    bool counts = true;         // in the loss, when it is the assistant's
+    bool counts = true;         // the loss counts it, if it is the assistant's
     bool operator==(const Message& o) const { return role == o.role && content == o.content; }
 };
 using Messages = std::vector<Message>;
@@ -66,8 +66,8 @@ inline const ChatForm* find_chat_form(const std::string& name) {
 // ---- recognizing a template -----------------------------------------------------------------------------------------
 
 // Brings a Jinja template to one spelling of what it says: text and expressions become one list of outputs, in which
-// neighbouring strings are joined; a.b stands for a['b']; the variable of a loop over the messages is called message;
-// and space counts only within strings. transformers removes the line break behind a statement and the space in front
+// neighbouring strings are joined; a.b stands for a['b']; the variable of a loop over the messages is called message.
+// Space counts only within strings. transformers removes the line break behind a statement and the space in front
 // of one (trim_blocks and lstrip_blocks).
 class JinjaSpelling {
   public:

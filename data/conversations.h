@@ -5,12 +5,11 @@
 //   {"instruction": "…", "input": "…", "output": "…"}              as Alpaca; input may be missing or empty
 //   {"prompt": "…", "completion": "…"}                             texts or lists of messages
 //   {"prompt": "…", "chosen": "…", "rejected": "…"}                a preference; texts or lists of messages
-//   {"text": "…"}                                                  a document, all of which is learned; --field names
-//   it
+//   {"text": "…"}                                                  a document, all learned; --field names the field
 //
 // Every list may have the words of either of the first two. A "system" beside the messages is the first of them. A
-// message with "weight": 0 does not count in the loss. Fields that have no place in a conversation of ours are refused
-// when it would say something else without them, such as tool calls and pictures; all others are counted.
+// message with "weight": 0 does not count in the loss. Some fields have no place in a conversation of ours. Those
+// without which it would say something else, such as tool calls and pictures, are refused, and all others are counted.
 #pragma once
 #include <algorithm>
 #include <initializer_list>
@@ -24,8 +23,8 @@
 struct Example {
     enum Kind : uint8_t { document, conversation, preference };
     Kind kind = conversation;
-    std::string text;                       // of a document
-    Messages messages, rejected;            // of a preference: the chosen and the rejected conversation
+    std::string text;                       // a document has this alone
+    Messages messages, rejected;            // a preference has both: the chosen and the rejected conversation
     std::map<std::string, int64_t> unread;  // how often it has each field that was not read, such as "id"
 
     // Whether there is an answer that counts in the loss; of a preference, whether both conversations end with one.

@@ -156,7 +156,7 @@ inline std::string tokenizer_in(const fs::path& folder) {
 // The tokenizer that a path names: a file itself, or the one in a folder. Throws InputError for a folder without one.
 inline std::string tokenizer_at(const std::string& path) {
     if (!fs::is_directory(path)) return path;
-    const fs::path newest  = fs::path(path) / "checkpoints" / "latest";  // of the folder of a run
+    const fs::path newest  = fs::path(path) / "checkpoints" / "latest";  // the path may be a run's folder
     const std::string file = tokenizer_in(fs::exists(newest) ? newest : fs::path(path));
     CHECK(!file.empty(), "{}: this folder has no tokenizer.json, and no vocab.json with merges.txt", path);
     return file;

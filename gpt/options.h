@@ -379,9 +379,8 @@ inline void list_options(Flags& f, Options& o) {
                                 {"norm", Recompute::norm},
                                 {"block", Recompute::block}},
         "activations that the backward pass computes again, so that they need no memory: none, those after gelu, also "
-        "those after norms, or the whole block; the losses stay the same to the bit, but on a GPU in bf16 gelu and "
-        "norm "
-        "round what the tanh form reads first, so that their last bits differ from those of none and block");
+        "those after norms, or the whole block. No bit of a loss changes, with one exception: on a GPU in bf16, gelu "
+        "and norm round what the tanh form reads, and none and block do not, so the last bits of these pairs differ");
     f.add(
         "--logits-memory", o.logits_memory, at_least(1).at_most(1 << 20),
         "MiB of logits that the head computes at a time, or those of 64 tokens if that is more; the order of sums, and "

@@ -50,7 +50,7 @@ inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, int64_t
                                   double pairs, std::vector<float>* scales) {
     using Place        = std::pair<int64_t, int64_t>;  // a window of the batch, and a pair in it
     const auto pair_of = [&](size_t row) { return Place(int64_t(row) / context, documents[row] / 2); };
-    std::map<Place, std::array<double, 2>> log_probs;  // of the chosen and the rejected answer
+    std::map<Place, std::array<double, 2>> log_probs;  // those of the chosen and of the rejected answer
     for (size_t row = 0; row < documents.size(); row++)
         if (documents[row] >= 0) log_probs[pair_of(row)][documents[row] % 2] -= losses[row];
     PreferenceSums sums;
@@ -71,8 +71,8 @@ inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, int64_t
 }
 
 // Runs the head on a batch whose forward pass has been done, and returns the loss of each row. All passes of this file
-// keep what a backward pass needs, although only training has one: in bf16 a pass that keeps less may round elsewhere,
-// and the margin is a small difference.
+// keep what a backward pass needs, although only training has one. In bf16 a pass that keeps less may round elsewhere,
+// and that would show in the margin, which is a small difference of large numbers.
 inline std::vector<float> losses_of_rows(Model& m, const Batch& batch) {
     Batch plain  = batch;
     plain.scales = {};

@@ -42,8 +42,7 @@ inline std::vector<float> reference_log_probs(const Run& run, Model& model, cons
         }
         CHECK(!log_probs.empty() || run.checkpoint.empty(),
               "{}: the log-probabilities of the reference are not there, or are those of other data, --context or "
-              "--dtype; a "
-              "run cannot compute them again once its model has changed",
+              "--dtype; a run cannot compute them again once its model has changed",
               own);
     }
     // Rank 0 computes alone, unless its weights travel between all processes.

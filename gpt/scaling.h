@@ -80,7 +80,7 @@ struct Parallel {
     int64_t world    = 1;
     ShardLevel shard = ShardLevel::none;
     int64_t tensor = 1, pipeline = 1;  // GPUs that share each matrix, and that share the layers
-    DType wire         = DType::F32;   // of gradients
+    DType wire         = DType::F32;   // gradients are sent in it
     int64_t interleave = 1;            // pieces in which a GPU has its layers, each a stage of the pipeline
 
     int64_t replicas() const { return world / (tensor * pipeline); }
@@ -151,8 +151,8 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
         step.wire += all * one;
         step.exposed += all * one;
     }
-    // A pipeline of p GPUs idles for p - 1 micro-steps of each step, or less where stages are interleaved. What passes
-    // from stage to stage is not counted.
+    // A pipeline of p GPUs idles for p - 1 micro-steps of each step, or less where stages are interleaved. The time to
+    // send activations from stage to stage is not counted.
     if (p.pipeline > 1) {
         step.sent += 2 * micro * activation;
         step.idle = double(p.pipeline - 1) / (micro * double(p.interleave)) * (step.forward + step.backward);

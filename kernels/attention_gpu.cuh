@@ -19,8 +19,10 @@
 #pragma once
 #include "attention_decode.cuh"
 #include "attention_hopper.cuh"
+#include "attention_hopper_backward.cuh"
 #include "attention_plain.cuh"
 #include "attention_tensor.cuh"
+#include "attention_tensor_backward.cuh"
 #include "attention_trial.cuh"
 
 namespace gpu {

@@ -1,12 +1,14 @@
 // attention_variants.cu - instantiates the attention kernels on tensor cores with other tilings than the ops use
 //
 // Which tiling is the fastest depends on the GPU: on its shared memory, and on how many warps hide the latency of its
-// tensor cores. bench_ops --variants measures these. The fastest of them belong into ForwardTilingOf, QueryTilingOf and
-// KeyTilingOf of kernels/attention_tensor.cuh, or into their like in attention_hopper.cuh.
+// tensor cores. bench_ops --variants measures these. The fastest of them belong into ForwardTilingOf of
+// kernels/attention_tensor.cuh and QueryTilingOf and KeyTilingOf of attention_tensor_backward.cuh, or into their like
+// in attention_hopper.cuh and attention_hopper_backward.cuh.
 #include "test/attention_variants.h"
 
 #ifdef __CUDACC__
 #include "kernels/attention_hopper.cuh"
+#include "kernels/attention_hopper_backward.cuh"
 
 using namespace gpu;
 
