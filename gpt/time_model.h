@@ -32,16 +32,16 @@ enum class OpKind : uint8_t {
     adamw,
 };
 
+// The share of its floor that a kind of op reaches, by dtype of the model. One NVIDIA H100 80GB HBM3, 2026-11-26,
+// `bench_ops --device cuda --batch 32`, T 1024. The shares of products and of attention, and the time of a launch, are
+// fitted to whole steps. Attention's kernels for Hopper (--attention) have not been measured, so its shares are those
+// of mma.sync.
 struct KindShare {
     OpKind kind;
     double bf16, fp32;
 };
-
-// One NVIDIA H100 80GB HBM3, 2026-11-26, `bench_ops --device cuda --batch 32`, T 1024. The shares of products and of
-// attention, and the time of a launch, are fitted to whole steps. Attention's kernels for Hopper (--attention) have not
-// been measured, so its shares are those of mma.sync.
 // clang-format off: columns of numbers
-inline constexpr KindShare h100_shares[] = {
+inline constexpr KindShare kind_shares[] = {
     // kind                       bf16  fp32
     {OpKind::product, 0.81, 0.90},
     {OpKind::attention_forward, 0.50, 0.49},   // times T / (T + 800), because short rows fill its tiles badly
@@ -57,25 +57,12 @@ inline constexpr KindShare h100_shares[] = {
     {OpKind::sum, 0.53, 0.53},
     {OpKind::adamw, 0.86, 0.95},
 };
-// On other GPUs the shares are the same but for attention, whose mma.sync reaches 0.63 of an H100's peak (Luo et al.
-// 2024: arXiv 2402.13499) and all of the peak before Hopper. 0.63 of the peak is 0.78 of the rate of large products
-// there.
-inline constexpr KindShare ampere_shares[] = {
-    {OpKind::product, 0.81, 0.90},
-    {OpKind::attention_forward, 0.50 / 0.78, 0.49},
-    {OpKind::attention_backward, 0.40 / 0.78, 0.42},
-    {OpKind::layernorm_forward, 0.81, 0.95},
-    {OpKind::layernorm_backward, 0.61, 0.90},
-    {OpKind::embedding_forward, 0.62, 0.73},
-    {OpKind::embedding_backward, 0.28, 0.32},
-    {OpKind::cross_entropy, 0.60, 0.75},
-    {OpKind::rope, 0.36, 0.57},
-    {OpKind::gelu, 0.93, 0.95},
-    {OpKind::copy, 0.95, 0.95},
-    {OpKind::sum, 0.53, 0.53},
-    {OpKind::adamw, 0.86, 0.95},
-};
 // clang-format on
+
+// Attention in bf16 has the only share that differs from one architecture to the other. mma.sync reaches 0.63 of the
+// peak of a Hopper (Luo et al. 2024: arXiv 2402.13499), which is 0.78 of the rate of large products there, and all of
+// the peak of earlier and of Ada's GPUs.
+constexpr double mma_sync_on_hopper = 0.78, mma_sync_elsewhere = 1;
 
 // A GPU. The rates of the H100 were measured. Those of the others are its shares of the data sheet's: 0.88 of the
 // memory's rate, 0.81 and 0.75 of the peak of products in bf16 and fp32, and 0.82 of NVLink's, which is what NCCL
@@ -88,22 +75,22 @@ struct Card {
     double bf16_rate, fp32_rate;  // FLOP/s of a large product
     double launch;                // seconds of a kernel beside its floor: its launch, its first loads, its last wave
     double launch_in_graph;       // the same in a CUDA graph
-    const KindShare (&shares)[13];
-    double nvlink;  // bytes/s that a GPU sends to another one of its server
+    double mma_sync;              // the share of the rate of large products that mma.sync can reach
+    double nvlink;                // bytes/s that a GPU sends to another one of its server
     double product_rate(DType x) const { return x == DType::BF16 ? bf16_rate : fp32_rate; }
 };
 inline constexpr Card cards[] = {
-    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares, 370e9},
-    {"h200-141gb", "H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, h100_shares, 370e9},
+    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9},
+    {"h200-141gb", "H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9},
     {"a100-80gb", "A100-SXM4-80GB", int64_t(79) << 30, .88 * 2.039e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
-     ampere_shares, .82 * 300e9},
+     mma_sync_elsewhere, .82 * 300e9},
     {"a100-40gb", "A100-SXM4-40GB", int64_t(39) << 30, .88 * 1.555e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
-     ampere_shares, .82 * 300e9},
+     mma_sync_elsewhere, .82 * 300e9},
     {"rtx4090-24gb", "RTX 4090", int64_t(23) << 30, .88 * 1.008e12, .81 * 165e12, .75 * 82.6e12, 11e-6, 9e-6,
-     ampere_shares, 20e9},
+     mma_sync_elsewhere, 20e9},
     // For comparison only. It has products in fp16 and none in bf16, so the kernels here do not run on it.
     {"v100-32gb", "V100-SXM2-32GB", int64_t(31) << 30, .88 * .9e12, .81 * 125e12, .75 * 15.7e12, 11e-6, 9e-6,
-     ampere_shares, .82 * 150e9},
+     mma_sync_elsewhere, .82 * 150e9},
 };
 inline const Card* find_card(const std::string& driver_name) {
     for (const Card& card : cards)
@@ -253,12 +240,13 @@ inline Cost cost_of(const std::vector<StepOp>& ops, std::optional<Part> part = {
 
 inline double seconds_of(const StepOp& op, const Card& card, DType x, int64_t context, bool graph) {
     const bool bf16    = x == DType::BF16;
-    const auto row     = std::find_if(std::begin(card.shares), std::end(card.shares),
+    const auto row     = std::find_if(std::begin(kind_shares), std::end(kind_shares),
                                       [&](const KindShare& s) { return s.kind == op.kind; });
     double share       = bf16 ? row->bf16 : row->fp32;
     const double bytes = op.cost.bytes / card.copy_rate, flops = op.cost.flops / card.product_rate(x);
     const bool attention = op.kind == OpKind::attention_forward || op.kind == OpKind::attention_backward;
     if (attention) share *= double(context) / double(context + 800);
+    if (attention && bf16) share *= card.mma_sync / mma_sync_on_hopper;
     const double kernel = attention ? std::max(bytes, flops / share * op.work) : std::max(bytes, flops) / share;
     return op.calls * (kernel + op.kernels * (graph ? card.launch_in_graph : card.launch));
 }
