@@ -1,5 +1,5 @@
 // test_comm.cpp - the processes of a run: what launchers say, how processes find each other, and what happens when one
-// is missing, wrong or dead. Sums over GPUs are tested in test_emulated.cpp.
+// is missing, wrong or dead. Sums over GPUs are tested in test_emulated_processes.cpp.
 #include <signal.h>
 #include <sys/wait.h>
 
