@@ -158,7 +158,7 @@ tests() {
 }
 
 # sanitize TOOL...: every op and block once under each of compute-sanitizer's tools, all at the same time. Our code checks every
-# status itself, so memcheck need not report calls of the CUDA API that fail.
+# status itself, so memcheck need not report calls of the CUDA API that fail. compute-sanitizer 12.9 and 13.5 take these options.
 sanitize() {
     local tool code=0 pids=() tools=("$@")
     for tool in "${tools[@]}"; do
@@ -285,6 +285,7 @@ attentions() {
     cat "$work/attention.measured" >>"$work/measured"
 }
 # What the hardware counts for every op at the sizes of the table of kernels/README.md, beside what the emulator counted.
+# ncu 2024.1 takes these options and lists these metrics for an H100 (ncu --query-metrics --chips gh100).
 count() {
     local ask=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,l1tex__data_bank_conflicts_pipe_lsu.sum
     local more=,launch__registers_per_thread,sm__warps_active.avg.pct_of_peak_sustained_active

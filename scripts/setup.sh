@@ -27,7 +27,12 @@ catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel      
 # What the build uses where it is there, and does without otherwise. It is installed together with what is missing.
 optional=(libedit-dev)
 [ "${ONEDNN:-1}" != 0 ] || needs=$(grep -v dnnl <<<"$needs")
-if [ "${MPI:-1}" != 0 ] && [ -z "${1:-}" ]; then
+mode=${1:-}
+as_root=()
+if [ -z "$mode" ] && [ "$(id -u)" -ne 0 ]; then
+    if command -v sudo >/dev/null; then as_root=(sudo); else mode=--local; fi
+fi
+if [ "${MPI:-1}" != 0 ] && [ -z "$mode" ]; then
     needs+="mpi.h                          libopenmpi-dev          openmpi-devel        openmpi         openmpi"$'\n'
 fi
 cxx=${CXX:-g++} deps=$PWD/build-deps
@@ -88,7 +93,7 @@ unpack() {
     rm -rf "${deps:?}"/{lists,cache}
 }
 
-case "${1:-}" in
+case "$mode" in
 --versions)
     [ "${ONEDNN:-1}" != 0 ] || { echo "no oneDNN, openmp"; exit 0; }
     version=$(printf '#include <%s>\nDNNL_VERSION_MAJOR DNNL_VERSION_MINOR DNNL_VERSION_PATCH\n' dnnl.hpp |
@@ -103,27 +108,23 @@ case "${1:-}" in
     exit 2 ;;
 "" | --local) ;;
 *)
-    echo "error: $1 is unknown; --help shows the usage" >&2
+    echo "error: $mode is unknown; --help shows the usage" >&2
     exit 2 ;;
 esac
 
 look
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
 command -v apt-get >/dev/null || { echo "missing: ${missing[*]}" >&2; elsewhere; }
-if [ "${1:-}" = --local ]; then
+if [ "$mode" = --local ]; then
+    [ -n "${1:-}" ] || echo "there is no sudo, so the packages are unpacked here and not installed in the system"
     unpack
-elif [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then
-    as_root=()
-    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+else
     echo "installing: ${missing[*]}"
     if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" "${optional[@]}" >/dev/null; }; then
         echo "error: apt-get could not install them; scripts/setup.sh --local needs no root" >&2
         exit 1
     fi
-else
-    echo "there is no sudo, so the packages are unpacked here and not installed in the system"
-    unpack
 fi
 look
 if [ ${#missing[@]} -gt 0 ]; then

@@ -85,6 +85,39 @@ TEST_CASE("make says what it lacks in a sentence", "[install]") {
     CHECK(missing_words(products.err, {"ONEDNN=0", "nvcc"}) == "");
 }
 
+TEST_CASE("without sudo, setup.sh unpacks the packages and goes without Open MPI", "[install]") {
+    const Scratch s;
+    for (const char* folder : {"scripts", "tools"}) fs::create_directory(s / folder);
+    fs::copy("scripts/setup.sh", s / "scripts");
+    const auto tool = [&](const std::string& name, const std::string& body) {
+        write_text(s / ("tools/" + name), "#!/bin/sh\n" + body + "\n");
+        fs::permissions(s / ("tools/" + name), fs::perms::owner_all);
+    };
+    for (const char* name : {"bash", "sh", "awk", "cat", "dirname", "grep", "mkdir", "rm", "sed", "touch", "make"})
+        REQUIRE(shell(s, "ln -s \"$(command -v " + std::string(name) + ")\" " + quoted(s / "tools")).code == 0);
+    const std::string setup =
+        "PATH=" + quoted(s / "tools") + " CXX=compiler " + quoted(s / "scripts/setup.sh") + " 2>&1";
+    // A user who is not root, and a compiler that finds all headers but those of Open MPI, and fmt's when unpacked.
+    tool("id", "case $1 in -u) echo 1000;; *) echo ann;; esac");
+    tool("compiler",
+         "[ $1 != -print-multiarch ] || exit 0; read -r line; case $line in *mpi.h*) exit 1;; *fmt*) [ -e "
+         "build-deps/fmt ];; esac");
+    tool("apt-get",
+         "case \"$*\" in *print-uris*) echo \"'http://there/a.deb' libfmt-dev_1_all.deb 1\" ;; "
+         "*download*) touch libfmt-dev_1_all.deb;; *) echo \"apt-get $*\";; esac");
+    tool("dpkg-deb", "touch \"$3/fmt\"");
+    const Ran unpacked = shell(s, setup);
+    CAPTURE(unpacked.out);
+    CHECK(unpacked.code == 0);
+    CHECK(missing_words(unpacked.out, {"there is no sudo", "build-deps: libfmt-dev\n", "is installed"}) == "");
+    const Ran again = shell(s, setup);
+    CHECK(again.code == 0);
+    CHECK(again.out.empty());
+    // With sudo, Open MPI is installed as well.
+    tool("sudo", "echo \"sudo $*\"");
+    CHECK(shell(s, setup).out.find("installing: libopenmpi-dev\n") != std::string::npos);
+}
+
 TEST_CASE("a build shows a heading and a short line for each file, and its commands when they are asked for",
           "[install]") {
     const Scratch s;
