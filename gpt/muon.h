@@ -19,7 +19,8 @@ class Muon : public Optimizer {
             if (is_matrix(r))
                 matrices_.push_back({t.weight, t.master, t.state[2], t.gradient, decay_of(r), rounding, t.parts});
             else
-                others.push_back({t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding});
+                others.push_back(
+                    {t.weight, t.master, t.state[0], t.state[1], t.gradient, decay_of(r), rounding, r.bucket});
         });
         others_ = AdamWTable(std::move(others), *model.device);
         plan_work(memory_, model.config, model.dtype);
@@ -48,6 +49,9 @@ class Muon : public Optimizer {
 
     void step(Tensor loss, Tensor norm2, Tensor numbers) override {
         const Stream s = model_.stream;
+        // It comes first because the CPU may do it (--offload), while the GPU updates the matrices.
+        adamw(others_, norm2, loss, numbers.rows(0, 4),
+              {settings_.beta1, settings_.beta2, settings_.eps, settings_.clip}, s);
         for (const Matrix& m : matrices_) {
             const int64_t rows = m.weight.shape[0] / m.parts, columns = m.weight.shape[1],
                           side   = std::min(rows, columns);
@@ -61,9 +65,8 @@ class Muon : public Optimizer {
             const float scale = std::sqrt(std::max(1.f, float(rows) / float(columns)));
             muon_apply(m.weight, m.master, x, norm2, loss, numbers.rows(4, 2), scale, m.weight_decay, m.rounding, s);
         }
-        adamw(others_, norm2, loss, numbers.rows(0, 4),
-              {settings_.beta1, settings_.beta2, settings_.eps, settings_.clip}, s);
     }
+    std::vector<Event> updated() const override { return others_.updated(); }
 
   private:
     static bool is_matrix(const ParamRow& r) { return r.update == Update::matrix; }

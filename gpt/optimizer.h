@@ -52,12 +52,14 @@ class Optimizer {
 
     // The state of one kind after another, in the order in which it is stored.
     std::vector<StatePart> state() {
+        model_.shards->settle();
         std::vector<StatePart> all;
         for (State& s : state_) append(all, s.kind.name, s.tensors);
         return all;
     }
     // The masters. A checkpoint holds them unless its model.safetensors is fp32.
     std::vector<StatePart> masters() {
+        model_.shards->settle();
         std::vector<StatePart> all;
         append(all, "master", master_);
         return all;
@@ -71,6 +73,9 @@ class Optimizer {
     // One update by the gradients, which it may overwrite. numbers: (16) int32 of device memory. Nothing changes when
     // loss (1) or norm2 (1), the squared norm of all gradients, is not finite.
     virtual void step(Tensor loss, Tensor norm2, Tensor numbers) = 0;
+    // After step(): for each bucket (params.h) the event after which its weights are updated. It is null or missing where
+    // the model's stream does all of that.
+    virtual std::vector<Event> updated() const                   = 0;
 
     // Returns the bytes of the state and the masters in the process that has most of them.
     static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype,
@@ -139,6 +144,7 @@ class Optimizer {
     // Returns such a tensor, whole, in process `root`, and null in the others. All processes must call it. Where each
     // process has a part of it, it lies in the memory of the weight's gradient, until the next call for this root.
     Tensor gather(const Stored& stored, int root) {
+        model_.shards->settle();
         const auto& tensors = stored.kind < 0 ? master_ : state_[size_t(stored.kind)].tensors;
         const auto grads    = param_rows(model_.grads, model_.config);
         const bool here     = model_.layout.sharding.rank == root;
@@ -286,6 +292,7 @@ class Optimizer {
     template <class Each>
     void each_master(Each each) {
         if (model_.dtype == DType::F32) return;  // fp32 weights are their own masters
+        model_.shards->settle();
         for (size_t i = 0; i < parts_.size(); i++)
             each(model_.weight_memory.part(parts_[i]).view(shape_of(i)), master_[i], i);
     }

@@ -327,8 +327,9 @@ inline void list_options(Flags& f, Options& o) {
     f.choose(
         "--offload", o.optimizer.in_host_memory, Flags::Table<bool>{{"none", false}, {"optimizer", true}},
         "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "
-        "the same bits. It takes 12 bytes a weight off the GPU, and 8 bytes a weight go over PCIe in each step. With "
-        "--shard each process keeps and updates its own slice so");
+        "the same bits, while the next forward pass begins, or before it with --graph. It takes 12 bytes a weight off "
+        "the GPU, and 8 bytes a weight go over PCIe in each step. With --shard each process keeps and updates its own "
+        "slice so");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),

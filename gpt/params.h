@@ -287,7 +287,7 @@ class ParamMemory {
     Tensor bucket(int64_t b) const { return whole_[b]; }                   // all elements of a bucket
     Tensor slice(int64_t b) const { return own_[b]; }                      // this rank's own
     int buffer(int64_t b) const { return sliced_ ? buffer_[b] : int(b); }  // buckets of one number share memory
-    int buffers() const { return buffers_; }
+    int buffers() const { return sliced_ ? buffers_ : int(whole_.size()); }
     // Where buckets of different rows share a buffer: what lies between and behind the rows of bucket b. It must be
     // zeroed before each use, because it is part of the norm of the gradients.
     const std::vector<Tensor>& gaps(int64_t b) const { return gaps_[b]; }

@@ -90,7 +90,7 @@ inline std::string cheaper_shard(const Run& run) {
 inline ScaledStep predicted_step(const Run& run) {
     const Options& o = run.options;
     return predict_step(run.config, run.shape(), run.dtype, o.accumulate, o.optimizer.kind, o.graph,
-                        {run.ranks.world, o.shard, 1, 1, o.wire}, run.cluster());
+                        {run.ranks.world, o.shard, 1, 1, o.wire, 1, o.optimizer.in_host_memory}, run.cluster());
 }
 inline std::string seconds_text(double seconds) {
     return seconds < 1 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
@@ -165,6 +165,19 @@ inline void header(const Run& run) {
             rounded(double(tokens) / seconds),
             100 * flops * double(tokens) / world / seconds / run.card->product_rate(run.dtype),
             length_known ? fmt::format(" · {} in all, {} GPU-hours", duration(all), rounded(all * world / 3600)) : "");
+        if (o.optimizer.in_host_memory) {
+            const HostUpdate& host = step.host;
+            say("offload",
+                "each GPU sends {}B a step to the host, where the CPU moves {}B, and gets {}B back, in {}, of which {} "
+                "are not hidden behind {}",
+                rounded(host.to_host + host.muon_state, " "), rounded(host.by_cpu, " "),
+                rounded(host.to_gpu + host.muon_state, " "),
+                seconds_text(host.seconds(*run.card) + host.muon_seconds(*run.card)),
+                seconds_text(step.waits + host.muon_seconds(*run.card)),
+                o.graph ? "kernels, because a CUDA graph ends with them" : "the next forward pass");
+            say("", "assumed are {:.0f} GB/s each way by PCIe, and {:.0f} GB/s of the host's memory for each GPU",
+                run.card->pcie / 1e9, host_memory_rate / 1e9);
+        }
         if (world == 1) return;
         const Cluster cluster = run.cluster();
         say("network", "{} · each GPU sends {}B a step in {}, of which {} are not hidden behind kernels",

@@ -5,13 +5,16 @@
 // all-reduce:
 //
 //   --shard none         all-reduce of the gradients, while the last backward pass computes
-//   --shard optimizer    reduce-scatter of the gradients likewise; all-gather of the weights after the update
+//   --shard optimizer    reduce-scatter of the gradients likewise; all-gather of the weights during the next forward
+//   pass
 //   --shard gradients    the same, with a reduce-scatter in every backward pass
 //   --shard weights      all-gather of the weights in every forward and every backward pass, too
 //
 // A collective takes α for each hop and β for each byte: the time of a ring, or of a tree where that is shorter. What a
-// pass computes hides what is sent meanwhile, except the last bucket of a backward pass, which has nothing after it.
-// Kernels are not slowed by the copies beside them, and no process waits for a slower one; both are optimistic.
+// pass computes hides what is sent meanwhile, except the last bucket of a backward pass, which has nothing after it,
+// and the first one of a forward pass. A CUDA graph (--graph) ends when all weights have come, so it hides none of
+// them. The same is true of weights that the CPU updates (--offload), which time_model.h counts. Kernels are not slowed
+// by the copies beside them, and no process waits for a slower one; both are optimistic.
 //
 // Tensor and pipeline parallelism are not built here. Parallel has them all the same (Narayanan et al. 2021: arXiv
 // 2104.04473), so that docs/scaling.md can show where sharding alone stops being enough.
@@ -73,7 +76,9 @@ struct ScaledStep {
     double wire    = 0;                            // seconds in which it sends
     double exposed = 0;                            // those of them in which it computes nothing
     double idle    = 0;                            // of a pipeline that fills and drains
-    double seconds() const { return forward + backward + update + exposed + idle; }
+    HostUpdate host{};                             // of the weights that the CPU updates
+    double waits = 0;                              // seconds in which the GPU waits for these
+    double seconds() const { return forward + backward + update + exposed + idle + waits; }
 };
 
 struct Parallel {
@@ -82,6 +87,7 @@ struct Parallel {
     int64_t tensor = 1, pipeline = 1;  // GPUs that share each matrix, and that share the layers
     DType wire         = DType::F32;   // gradients are sent in it
     int64_t interleave = 1;            // pieces in which a GPU has its layers, each a stage of the pipeline
+    bool offload       = false;        // the optimizer's state is in the host's memory
 
     int64_t replicas() const { return world / (tensor * pipeline); }
 };
@@ -101,6 +107,7 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
                      seconds  = (seconds_of(op, *on.card, x, shape.context, graph) - launches) / ways +
                                launches / double(p.pipeline);
         const bool updates = op.part == Part::end && op.kind != OpKind::embedding_backward;
+        if (updates && p.offload && op.kind == OpKind::adamw) continue;
         if (updates)
             step.update += seconds / (cut_optimizer ? double(p.replicas()) : 1.);
         else if (op.part == Part::beginning || op.part == Part::block_forward)
@@ -116,6 +123,23 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
     const double scatter = on.seconds(n, gradients, p.tensor), gather = on.seconds(n, stored, p.tensor),
                  last_bucket  = scatter * per_layer / weights;
     const double pass_forward = step.forward / micro, pass_backward = step.backward / micro;
+    // The seconds by which the next forward pass is late when its weights come one bucket after another, all of them in
+    // `seconds`. The first bucket, which is that of the tables, has nothing before it.
+    const ParamLayout layout = param_layout(c);
+    const double first       = double(layout.buckets[0].elements) / double(layout.elements());
+    const auto late          = [&](double seconds) {
+        return graph ? seconds : std::max(first * seconds, seconds - pass_forward);
+    };
+    if (p.offload) {
+        double matrices = 0;
+        Params shapes;
+        for (const ParamRow& r : param_rows(shapes, c))
+            if (optimizer == OptimizerKind::muon && r.update == Update::matrix) matrices += double(r.shape.numel());
+        const double kept = cut_optimizer ? weights / double(n) : weights, share = matrices / double(count_params(c));
+        step.host = HostUpdate::of(kept * (1 - share), kept * share, x);
+        step.update += step.host.muon_seconds(*on.card);
+        step.waits = late(step.host.seconds(*on.card));
+    }
     const auto hidden_behind = [&](double wire, double compute, double at_least) {
         step.wire += wire;
         return n > 1 ? std::max(at_least, wire - compute) : 0;
@@ -131,7 +155,9 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
             step.sent = part * (passes * gradients + stored);
             for (int64_t i = 0; i < int64_t(passes); i++)
                 step.exposed += hidden_behind(scatter, pass_backward, last_bucket);
-            step.exposed += hidden_behind(gather, 0, gather);
+            step.wire += gather;
+            // Buckets are gathered while others are still updated, so only what takes longer shows.
+            step.exposed += std::max(0., late(gather) - step.waits);
             break;
         case ShardLevel::weights:
             step.sent = micro * part * (gradients + 2 * stored);

@@ -4,14 +4,18 @@
 //   gradients    summed in all     their slices summed  leave a buffer           leave a buffer
 //   weights      are whole         gathered after the update                     gathered before each use
 //
+// After an update each bucket is gathered as soon as it is updated, while the next forward pass begins. It waits for a
+// bucket when it reads it. So it does for weights that the CPU updates (--offload), also in a process that is alone.
+//
 // Gradients travel in fp32, or rounded to bf16 (--wire). Norms, losses and votes always travel in fp32.
 //
 // Params lie in buckets (params.h): the tables, each block, and the final norm with the head. A model's forward pass
 // says arrive(bucket) before it reads weights, and its backward pass enter(bucket) before it writes gradients and
 // leave(bucket) when they are complete. On a GPU all of this travels on a stream of its own, while the next block is
-// computed. In a process that is alone every call returns at once.
+// computed. Everything that reads weights or the optimizer's state in another way calls settle() first.
 #pragma once
 #include <initializer_list>
+#include <utility>
 #include <vector>
 
 #include "gpt/params.h"
@@ -28,6 +32,7 @@ class Shards {
           gradients_(gradients),
           stream_(device.stream()),
           held_(weights.buffers(), nothing),
+          updated_(layout.buckets.size()),
           on_the_way_(weights.buffers() + gradients.buffers()) {
         if (!group_) return;
         memory_.plan({buckets()}, DType::F32);
@@ -50,9 +55,9 @@ class Shards {
     }
     // From here on the ops find the weights of bucket b.
     void arrive(int64_t b) {
-        if (!travel()) return;
-        request(b);
+        if (travel()) request(b);
         wait(weights_.buffer(b));
+        wait_for(std::exchange(updated_[b], {}), stream_);
     }
     // Lets the weights of bucket b travel while the ops that are queued next are at work. On the CPU nothing works
     // meanwhile, and there is no second buffer.
@@ -94,8 +99,8 @@ class Shards {
     // norm2 (1) = the squared norm of the sums of all gradients. `others` are summed over the processes too. Each
     // process squares its own slices, whatever the level, so that the norm has the same bits at each.
     void finish(Tensor norm2, std::initializer_list<Tensor> others) {
+        settle();
         if (!group_) return squared_norm(norm2, gradients_.all(), stream_);
-        for (size_t i = 0; i < on_the_way_.size(); i++) wait(int(i));
         zero(norms_, stream_);
         for (int64_t b = 0; b < buckets(); b++)
             if (const Tensor own = gradients_.slice(b); own.numel()) squared_norm(norms_.rows(b, 1), own, stream_);
@@ -116,14 +121,19 @@ class Shards {
         group_->wait(0, stream_);
     }
 
-    // After the slices of the weights were set: brings them together again where weights are whole.
-    void publish() {
+    // After the slices of the weights were set: brings them together again where weights are whole. updated: the events
+    // after which the slices of the first buckets are set; those of the others are set by the ops that are queued.
+    void publish(std::vector<Event> updated = {}) {
         forget();
+        updated_ = std::move(updated);
+        updated_.resize(size_t(buckets()));
         if (travel() || !layout_.sharding.cuts(ShardLevel::optimizer)) return;
-        run([&](Collective& group) {
-            for (int64_t b = 0; b < buckets(); b++)
-                group.all_gather(weights_.bucket(b), weights_.slice(b), layout_.buckets[b].cut);
-        });
+        for (int64_t b = 0; b < buckets(); b++) gather(b);
+    }
+    // From here on the ops find all weights where they are whole, the optimizer's state, and free memory for gradients.
+    void settle() {
+        for (size_t i = 0; i < on_the_way_.size(); i++) wait(int(i));
+        for (Event& e : updated_) wait_for(std::exchange(e, {}), stream_);
     }
 
   private:
@@ -134,7 +144,11 @@ class Shards {
         int64_t& held = held_[weights_.buffer(b)];
         if (held == b) return;
         held = b;
-        group_->follow(stream_);  // the ops that read the bucket before it are queued
+        gather(b);
+    }
+    void gather(int64_t b) {
+        group_->follow(stream_);  // the ops that read what lies in the buffer are queued
+        group_->follow(updated_[b]);
         group_->all_gather(weights_.bucket(b), weights_.slice(b), layout_.buckets[b].cut);
         mark(weights_.buffer(b));
     }
@@ -153,6 +167,7 @@ class Shards {
     const ParamMemory &weights_, &gradients_;
     const Stream stream_;
     std::vector<int64_t> held_;     // the bucket that each buffer of weights holds
+    std::vector<Event> updated_;    // for each bucket, the update that no op waits for yet
     std::vector<bool> on_the_way_;  // marks that no op waits for yet
     bool first_ = true, last_ = true;
     Arena memory_{"norms of gradients"};

@@ -139,7 +139,9 @@ class Step {
         }
         model_.shards->finish(norm2(), {loss(), votes(), pairs()});
         optimizer_.step(loss(), norm2(), feed_.numbers());
-        model_.shards->publish();
+        model_.shards->publish(optimizer_.updated());
+        // A launch of a graph ends when all of its work is done, so there the next forward pass waits for all weights.
+        if (settings_.graph) model_.shards->settle();
     }
 
     // The word behind the optimizer's numbers that holds the number of the step, for dropout.

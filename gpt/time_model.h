@@ -66,7 +66,9 @@ constexpr double mma_sync_on_hopper = 0.78, mma_sync_elsewhere = 1;
 
 // A GPU. The rates of the H100 were measured. Those of the others are its shares of the data sheet's: 0.88 of the
 // memory's rate, 0.81 and 0.75 of the peak of products in bf16 and fp32, and 0.82 of NVLink's, which is what NCCL
-// reaches on an H100 as NVIDIA says (nccl-tests issue 212: 370 of 450 GB/s). A card without NVLink has PCIe 4.
+// reaches on an H100 as NVIDIA says (nccl-tests issue 212: 370 of 450 GB/s). A card without NVLink has PCIe 4. The
+// share of PCIe's rate, 32 GB/s each way for 16 lanes of PCIe 4 and twice or half as much for PCIe 5 or 3, is assumed.
+constexpr double pcie_share = .8;
 struct Card {
     const char* name;             // its name for --gpu
     const char* driver_name;      // a part of the name that the driver gives it
@@ -77,20 +79,23 @@ struct Card {
     double launch_in_graph;       // the same in a CUDA graph
     double mma_sync;              // the share of the rate of large products that mma.sync can reach
     double nvlink;                // bytes/s that a GPU sends to another one of its server
+    double pcie;                  // bytes/s each way between a GPU and the host's memory, both ways at a time
     double product_rate(DType x) const { return x == DType::BF16 ? bf16_rate : fp32_rate; }
 };
 inline constexpr Card cards[] = {
-    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9},
-    {"h200-141gb", "H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9},
+    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9,
+     pcie_share * 64e9},
+    {"h200-141gb", "H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9,
+     pcie_share * 64e9},
     {"a100-80gb", "A100-SXM4-80GB", int64_t(79) << 30, .88 * 2.039e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
-     mma_sync_elsewhere, .82 * 300e9},
+     mma_sync_elsewhere, .82 * 300e9, pcie_share * 32e9},
     {"a100-40gb", "A100-SXM4-40GB", int64_t(39) << 30, .88 * 1.555e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
-     mma_sync_elsewhere, .82 * 300e9},
+     mma_sync_elsewhere, .82 * 300e9, pcie_share * 32e9},
     {"rtx4090-24gb", "RTX 4090", int64_t(23) << 30, .88 * 1.008e12, .81 * 165e12, .75 * 82.6e12, 11e-6, 9e-6,
-     mma_sync_elsewhere, 20e9},
+     mma_sync_elsewhere, 20e9, pcie_share * 32e9},
     // For comparison only. It has products in fp16 and none in bf16, so the kernels here do not run on it.
     {"v100-32gb", "V100-SXM2-32GB", int64_t(31) << 30, .88 * .9e12, .81 * 125e12, .75 * 15.7e12, 11e-6, 9e-6,
-     mma_sync_elsewhere, .82 * 150e9},
+     mma_sync_elsewhere, .82 * 150e9, pcie_share * 16e9},
 };
 inline const Card* find_card(const std::string& driver_name) {
     for (const Card& card : cards)
@@ -257,3 +262,32 @@ inline double seconds_of_step(const std::vector<StepOp>& ops, const Card& card, 
     for (const StepOp& op : ops) seconds += seconds_of(op, card, x, context, graph);
     return seconds;
 }
+
+// ---- the optimizer's state in the host's memory (--offload) ---------------------------------------------------------
+
+// The bytes/s of the host's memory that one GPU's process can use, assumed: an eighth of what two sockets with eight
+// channels of DDR4-3200 have, 410 GB/s by the data sheet.
+constexpr double host_memory_rate = 51e9;
+
+// What one update of weights in the host's memory moves. Weights and gradients come over PCIe, the CPU reads and writes
+// what adamw does, and weights go back. Matrices that Muon updates stay on the GPU, which reads and writes their
+// momentum and the masters of bf16 over PCIe.
+struct HostUpdate {
+    double to_host = 0, to_gpu = 0;  // bytes over PCIe
+    double by_cpu     = 0;           // bytes of the host's memory
+    double muon_state = 0;           // bytes over PCIe, each way
+
+    // adamw, muon: how many weights each of the two updates
+    static HostUpdate of(double adamw, double muon, DType x) {
+        const double size = double(size_of(x));
+        return {adamw * (size + 4), adamw * size, adamw * adamw_cost(1, x).bytes, muon * (x == DType::F32 ? 4 : 8)};
+    }
+    // The seconds until all weights are back: chunks of them are on their way here, updated, and on their way back at
+    // the same time, so the slowest of the three counts. That the first chunk meets none and the last is alone is not
+    // counted, nor that the copies use the host's memory too.
+    double seconds(const Card& card) const {
+        return std::max({to_host / card.pcie, by_cpu / host_memory_rate, to_gpu / card.pcie});
+    }
+    // The seconds in which the GPU does nothing but reach for the state of Muon.
+    double muon_seconds(const Card& card) const { return muon_state / card.pcie; }
+};

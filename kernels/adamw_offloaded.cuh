@@ -6,11 +6,15 @@
 // CPU moves 30. A kernel that reached over PCIe for the state would take 12 bytes each way. Weights go both ways
 // because an update may be skipped: then they come back as they were.
 //
+// A chunk holds rows of one group. When the last chunk of a group is back, the group has its event, so that the GPU can
+// go on with what needs these rows alone. A stream without work of its own brings the three streams together for it.
+//
 // The bits are those of the GPU half, because no multiplication of AdamW is fused with an addition on either side.
 #pragma once
 #include <omp.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -24,6 +28,7 @@ class OffloadedAdamW {
     explicit OffloadedAdamW(const AdamWTable& table) : dtype_(table.dtype), threads_(omp_get_max_threads()) {
         CUDA_RUN(cudaMallocHost(&numbers_, sizeof(Numbers)));
         CUDA_RUN(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
+        CUDA_RUN(cudaStreamCreateWithFlags(&joined_, cudaStreamNonBlocking));
         for (Slot& s : slots_) {
             CUDA_RUN(cudaMallocHost(&s.memory, Staging::slot_bytes));
             CUDA_RUN(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking));
@@ -34,6 +39,10 @@ class OffloadedAdamW {
                 count = std::min(Staging::weights, row.w.numel() - first);
                 add(row, first, count);
             }
+        for (const auto& chunk : chunks_) {
+            cudaEvent_t& updated = updated_[chunk->group];
+            if (!updated) CUDA_RUN(cudaEventCreateWithFlags(&updated, cudaEventDisableTiming));
+        }
     }
     // Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
     ~OffloadedAdamW() {
@@ -43,13 +52,15 @@ class OffloadedAdamW {
             cudaEventDestroy(s.done);
             cudaFreeHost(s.memory);
         }
+        cudaStreamDestroy(joined_);
+        for (const auto& [group, event] : updated_) cudaEventDestroy(event);
         cudaEventDestroy(ready_);
         cudaFreeHost(numbers_);
     }
     OffloadedAdamW(const OffloadedAdamW&)            = delete;
     OffloadedAdamW& operator=(const OffloadedAdamW&) = delete;
 
-    // Queues one update. The stream of q goes on when all weights have arrived.
+    // Queues one update. The stream of q goes on at once, and must have waited for the groups of the update before.
     void run(Tensor norm2, Tensor loss, Tensor update, const AdamWRule& rule, Queue& q) {
         rule_           = rule;
         has_loss_       = bool(loss);
@@ -63,7 +74,8 @@ class OffloadedAdamW {
         for (Slot& s : slots_) CUDA_RUN(cudaStreamWaitEvent(s.stream, ready_, 0));
         for (size_t i = 0; i < chunks_.size(); i++) {
             Chunk& chunk            = *chunks_[i];
-            const cudaStream_t here = slots_[i % Staging::slots].stream;
+            const Slot& slot        = slots_[i % Staging::slots];
+            const cudaStream_t here = slot.stream;
             for (const Piece& p : chunk.pieces) {
                 down(p.row.w.ptr, p.w, size_t(p.row.w.bytes()), here);
                 down(p.row.grad.ptr, p.grad, size_t(p.row.grad.bytes()), here);
@@ -71,11 +83,20 @@ class OffloadedAdamW {
             CUDA_RUN(cudaLaunchHostFunc(here, update_chunk, &chunk));
             for (const Piece& p : chunk.pieces)
                 CUDA_RUN(cudaMemcpyAsync(p.w, p.row.w.ptr, size_t(p.row.w.bytes()), cudaMemcpyHostToDevice, here));
+            CUDA_RUN(cudaEventRecord(slot.done, here));
+            CUDA_RUN(cudaStreamWaitEvent(joined_, slot.done, 0));
+            if (i + 1 == chunks_.size() || chunks_[i + 1]->group != chunk.group)
+                CUDA_RUN(cudaEventRecord(updated_.at(chunk.group), joined_));
         }
-        for (Slot& s : slots_) {
-            CUDA_RUN(cudaEventRecord(s.done, s.stream));
-            CUDA_RUN(cudaStreamWaitEvent(q.stream, s.done, 0));
+    }
+
+    std::vector<Event> updated() const {
+        std::vector<Event> events;
+        for (const auto& [group, event] : updated_) {
+            events.resize(size_t(group) + 1);
+            events.back() = {event};
         }
+        return events;
     }
 
   private:
@@ -95,13 +116,15 @@ class OffloadedAdamW {
     };
     struct Chunk {
         OffloadedAdamW* owner;
+        int64_t group;
         std::vector<Piece> pieces;
         int64_t weights = 0;
     };
 
     void add(const AdamWRow& row, int64_t first, int64_t count) {
-        if (chunks_.empty() || chunks_.back()->weights + round_up(count, 16) > Staging::weights)
-            chunks_.push_back(std::make_unique<Chunk>(Chunk{this, {}, 0}));
+        if (chunks_.empty() || chunks_.back()->group != row.group ||
+            chunks_.back()->weights + round_up(count, 16) > Staging::weights)
+            chunks_.push_back(std::make_unique<Chunk>(Chunk{this, row.group, {}, 0}));
         Chunk& chunk     = *chunks_.back();
         char* const slot = slots_[(chunks_.size() - 1) % Staging::slots].memory;
         const auto part  = [&](Tensor t) {  // elements [first, first + count)
@@ -142,6 +165,8 @@ class OffloadedAdamW {
     Numbers* numbers_  = nullptr;
     cudaEvent_t ready_ = nullptr;
     Slot slots_[Staging::slots];
+    cudaStream_t joined_ = nullptr;
+    std::map<int64_t, cudaEvent_t> updated_;  // by group
     std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 

@@ -45,6 +45,7 @@ class CollectiveHalf {
     virtual void all_gather(Tensor whole, Tensor slice, const Cut& cut)                         = 0;
     virtual void gather(Tensor whole, Tensor slice, const Cut& cut, int root)                   = 0;
     virtual void follow(Stream) {}
+    virtual void follow(Event) {}
     virtual void mark(int) {}
     virtual void wait(int, Stream) {}
     virtual void finish() = 0;
@@ -313,6 +314,9 @@ class NcclHalf : public CollectiveHalf {
         CUDA_RUN(cudaEventRecord(followed_, queue_of(s).stream));
         CUDA_RUN(cudaStreamWaitEvent(stream_, followed_, 0));
     }
+    void follow(Event e) override {
+        if (e) CUDA_RUN(cudaStreamWaitEvent(stream_, static_cast<cudaEvent_t>(e.handle), 0));
+    }
     void mark(int number) override {
         while (int(marks_.size()) <= number) {
             marks_.push_back(nullptr);
@@ -443,6 +447,7 @@ void Collective::gather(Tensor whole, Tensor slice, const Cut& cut, int root) co
     half_->gather(whole, slice, cut, root);
 }
 void Collective::follow(Stream s) const { half_->follow(s); }
+void Collective::follow(Event e) const { half_->follow(e); }
 void Collective::mark(int number) const { half_->mark(number); }
 void Collective::wait(int number, Stream s) const { half_->wait(number, s); }
 void Collective::finish() { half_->finish(); }

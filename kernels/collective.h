@@ -67,6 +67,7 @@ class Collective {
 
     // What is called from here on waits for all work that was queued on s so far.
     void follow(Stream s) const;
+    void follow(Event e) const;  // the same for what an event stands for
     // Marks what was called so far by a number from 0 on.
     void mark(int number) const;
     // What is queued on s from here on waits for what the mark's last mark() stands for.

@@ -272,6 +272,10 @@ void zero(Tensor t, Stream s) { RUN_UNTYPED(s, zero, t); }
 
 void sync(Stream s) { ON_GPU(s, gpu::queue_of(s).wait()); }
 
+void wait_for(Event e, Stream s) {
+    if (e) ON_GPU(s, CUDA_RUN(cudaStreamWaitEvent(gpu::queue_of(s).stream, static_cast<cudaEvent_t>(e.handle), 0)));
+}
+
 void to_host(void* dst, Tensor src, Stream s) {
     ON_GPU(s, gpu::queue_of(s).download(dst, src.ptr, src.bytes()));
     std::memcpy(dst, src.ptr, src.bytes());

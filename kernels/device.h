@@ -19,6 +19,13 @@ struct Stream {
     void* handle  = nullptr;  // a gpu::Queue when where == cuda
 };
 
+// A point in the work of a GPU, which streams can wait for. It is passed by value, and its handle belongs to what made
+// it. A null one has passed already.
+struct Event {
+    void* handle = nullptr;  // a cudaEvent_t
+    explicit operator bool() const { return handle; }
+};
+
 // Which kernels compute attention in bf16 on a GPU. `automatic` takes those for Hopper where they run, and compares
 // them with those that use mma.sync when a run uses them first.
 enum class AttentionKernels : uint8_t { automatic, mma, hopper };
@@ -67,7 +74,8 @@ class Device {
 
 void copy(Tensor dst /*=*/, Tensor src, Stream s);  // same shape; converts between the dtypes that ops compute in
 void zero(Tensor t /*=*/, Stream s);
-void sync(Stream s);  // waits until all queued work is done
+void sync(Stream s);               // waits until all queued work is done
+void wait_for(Event e, Stream s);  // what is queued on s from here on waits for the event; the host does not
 // Copy to and from ordinary host memory, which the host may use again when the call returns. to_host() waits for all
 // queued work.
 void to_host(void* dst, Tensor src, Stream s);                        // dst: src.bytes() of memory

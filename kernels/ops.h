@@ -252,12 +252,20 @@ struct AdamWRow {
     Tensor w /*=*/, master /*+=*/, m /*+=*/, v /*+=*/, grad;  // x, fp32, fp32, fp32, fp32
     float weight_decay;                                       // 0 for rows that don't decay
     Rounding rounding = {};
+    int64_t group     = 0;  // rows of one group lie behind each other in a table, and are needed at the same time
 };
 // The rows that adamw() updates. They are checked and copied to the GPU once, so that each update is a single launch.
-// Where the state of weights on a GPU is in host memory (Memory::host), the CPU updates them, with the same bits.
+// A table may have no rows.
+//
+// Where the state of weights on a GPU is in host memory (Memory::host), the CPU updates them, with the same bits, while
+// the GPU goes on. The groups are updated in the order of the table. Weights, gradients and state of group g may be used
+// after wait_for(updated()[g], stream), and adamw() may be called again when its stream has waited for all groups.
 struct AdamWTable {
     AdamWTable() = default;
     AdamWTable(std::vector<AdamWRow> rows, const Device& device);
+
+    // Of the last update, an event for each group. They are null where the stream of adamw() does all the work.
+    std::vector<Event> updated() const;
 
     std::vector<AdamWRow> rows;
     DType dtype = DType::F32;  // the dtype of the weights

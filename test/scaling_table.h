@@ -25,6 +25,7 @@ inline std::vector<PlannedRun> published_runs() {
     // steps in 1,830 hours; Narayanan et al. 2021 (arXiv 2104.04473): 300 billion tokens in 34 days, 1,536 sequences a
     // step.
     // The last one is of Korthikanti et al. 2022 (arXiv 2205.05198), table 5: full recomputation, three pieces a GPU.
+    // Its seconds are quoted from memory and were not checked against the paper.
     const double neox = 1830 * 3600. / 150000, megatron = 34 * 86400. / (300e9 / (1536 * 2048.));
     return {
         {"GPT-2 124M, llm.c, 8 A100", "gpt2", "a100-80gb", "nvlink", 64, 1024, 1, {8, S::none}, R::none, .300},

@@ -7,7 +7,7 @@
 #include "gpt/run.h"
 #include "gpt/saver.h"
 //
-#include "test/catch.h"
+#include "test/close.h"
 #include "test/full_disk.h"
 #include "test/golden.h"
 #include "test/programs.h"
@@ -262,6 +262,65 @@ TEST_CASE("a bucket is cut evenly, or between matrices, and every parameter has 
     if (whole) CHECK(working >= std::min(world, 3));
 }
 
+// Only the emulator can say what has run and what has not, when it runs nothing before the program waits for it
+// (--streams late). In the midst of the second step's forward pass this test waits for what is queued by then.
+TEST_CASE("the forward pass begins while weights whose state is in host memory are still updated", "[model]") {
+    const Device& gpu         = *devices().back();
+    const char* const streams = std::getenv("EMU_STREAMS");
+    if (gpu.where() != Machine::cuda || !streams || streams != std::string("late")) return;
+    const auto kind  = GENERATE(OptimizerKind::adamw, OptimizerKind::muon);
+    const auto dtype = GENERATE(DType::F32, DType::BF16);
+    const bool graph = GENERATE(false, true);
+    CAPTURE(int(kind), name_of(dtype), graph);
+    const Scratch s;
+    write_shard(s / "text.bin", 1000, -1, 37);
+    Config c = tiny_config(8, 37, false);
+    c.layers = 3;
+    const Comm alone(Ranks{}, 1);
+    std::vector<std::string> weights;
+    for (const bool in_host_memory : {false, true}) {
+        Model model(c, dtype, {2, 8, true}, gpu);
+        OptimizerSettings settings{kind};
+        settings.in_host_memory = in_host_memory;
+        const auto optimizer    = make_optimizer(model, settings);
+        initialise_weights(model, 7);
+        optimizer->start_from_weights();
+        Loader data({s / "text.bin", 2, 8, c.vocab});
+        Step steps(model, *optimizer, alone, data, {Schedule::Kind::constant, 1e-3f, 0.f, 0, 3}, {1, false, graph});
+        const auto state = optimizer->state();
+        const auto rows  = param_rows(model.params, c);
+        sync(model.stream);
+        const auto updated = [&](int64_t bucket) {  // by the CPU: what adamw keeps is in its memory
+            for (const StatePart& t : state) {
+                const float* values = static_cast<const float*>(t.tensor.ptr);
+                const bool adamws   = t.name.substr(0, 2) == "m." && rows[t.part.row].bucket == bucket;
+                if (adamws && std::any_of(values, values + t.tensor.numel(), [](float x) { return x != 0; }))
+                    return true;
+            }
+            return false;
+        };
+        steps.run(0, not_asked);
+        if (in_host_memory)
+            for (int64_t b = 0; b < c.layers + 2; b++) CHECK(updated(b) == graph);  // what it waits for is the loss
+        // observe is called when the work before it is queued. The last kernel of a block is the next one's norm.
+        int seen      = 0;
+        model.observe = [&](int64_t layer, Tensor) {
+            if (graph || !in_host_memory) return false;
+            sync(model.stream);
+            CAPTURE(layer);
+            for (int64_t b = 0; b < c.layers + 2; b++) CHECK(updated(b) == (b <= (layer ? layer + 1 : 0)));
+            seen++;
+            return false;
+        };
+        steps.run(1, not_asked);
+        CHECK(seen == (graph || !in_host_memory ? 0 : c.layers + 1));
+        model.observe = nullptr;
+        steps.run(2, not_asked);
+        weights.push_back(fingerprint(model));
+    }
+    CHECK(weights[0] == weights[1]);
+}
+
 TEST_CASE("one of the processes that mpirun starts, at every level", "[.mpirun-levels]") {
     Group g;
     train_at_every_level(g);
@@ -425,6 +484,47 @@ TEST_CASE("kill -9 of one of two processes in the middle of a save loses nothing
     CHECK(run.saved("run") == "0000005 0000010 latest ");
     CHECK(losses(run / "run") == losses(run / "whole"));
     CHECK(run.sums("run") == run.sums("whole"));
+}
+
+TEST_CASE("processes that have no weights of their own train, save and go on with the others",
+          "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const auto kind = GENERATE(as<std::string>{}, "adamw", "muon");
+    CAPTURE(kind);
+    Config c       = tiny_config(4, 3, false);
+    c.layers       = 1;
+    c.width        = 1;
+    c.heads        = 1;
+    c.feed_forward = 4;
+    Params shapes;
+    const Sharding last{ShardLevel::weights, 12, 13, kind == "muon"};
+    const auto parts = param_parts(param_rows(shapes, c), param_layout(c, last), 12, true);
+    CHECK((kind == "muon" || parts.empty()));
+    const Scratch s;
+    write_shard(s / "train.bin", 2000, -1, 3);
+    const auto words = [&](int batch, const std::string& out, const std::string& more) {
+        return fmt::format(
+            "{}/train_gpt --model nano --layers 1 --width 1 --heads 1 --vocab 3 --train-data {} --device cpu --threads "
+            "1 "
+            "--context 4 --batch {} --steps 4 --optimizer {} --eval-every 0 --save-every 2 --keep 0 --out {} {}",
+            build_folder(), quoted(s / "train.bin"), batch, kind, quoted(s / out), more);
+    };
+    const Ran alone = shell(s, words(13, "alone", ""));
+    REQUIRE(alone.code == 0);
+    const auto of_run = [&](const std::string& out) {
+        std::vector<float> all;
+        for (const auto& j : records(s / out, "step")) all.push_back(j["loss"]), all.push_back(j["norm"]);
+        return all;
+    };
+    for (const std::string level : {"optimizer", "weights"}) {
+        const Ran ran = mpirun(s, 13, words(1, level, "--shard " + level));
+        CAPTURE(level, ran.out, ran.err);
+        REQUIRE(ran.code == 0);
+        CHECK(apart(of_run(level), of_run("alone")) <= 1e-6);
+        fs::remove_all(s / (level + "/checkpoints/0000004"));
+        REQUIRE(mpirun(s, 13, words(1, level, "--resume")).code == 0);
+        CHECK(apart(of_run(level), of_run("alone")) <= 1e-6);
+    }
 }
 
 TEST_CASE("processes on CPUs that no launcher of MPI has started are refused", "[programs][comm]") {

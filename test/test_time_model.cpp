@@ -153,3 +153,55 @@ TEST_CASE("each level of sharding sends what its formula says", "[model]") {
                                                     *cluster.card, DType::BF16, 1024, false)));
     CHECK(step(ShardLevel::optimizer, 3, 8).update < alone.update / 7);
 }
+
+TEST_CASE("an update in the host's memory takes the time of the slowest of its three parts", "[model]") {
+    const Config c     = config_of(*find_preset("gpt-j-6b"));
+    const Card* a100   = find_card("A100-SXM4-80GB");
+    const double n     = double(count_params(c));
+    const auto of_bf16 = HostUpdate::of(n, 0, DType::BF16);
+    CHECK(of_bf16.to_host == 6 * n);
+    CHECK(of_bf16.to_gpu == 2 * n);
+    CHECK(of_bf16.by_cpu == 30 * n);
+    CHECK(of_bf16.seconds(*a100) == Approx(30 * n / 51e9));  // 6 / 25.6e9 is less
+    const auto of_fp32 = HostUpdate::of(n, 0, DType::F32);
+    CHECK(of_fp32.to_host == 8 * n);
+    CHECK(of_fp32.to_gpu == 4 * n);
+    CHECK(of_fp32.by_cpu == 28 * n);
+    Card slow = *a100;
+    slow.pcie = 1e9;
+    CHECK(of_bf16.seconds(slow) == Approx(6 * n / 1e9));
+
+    const auto step = [&](bool graph, ShardLevel level, int64_t world, int64_t batch, bool offload,
+                          OptimizerKind optimizer = OptimizerKind::adamw) {
+        return predict_step(c, {batch, 2048, true, Recompute::block, 1024}, DType::BF16, 2, optimizer, graph,
+                            {world, level, 1, 1, DType::F32, 1, offload}, {a100, find_link("nvlink")});
+    };
+    const double update      = 30 * n / 51e9;
+    const ParamLayout layout = param_layout(c);
+    const double tables      = double(layout.buckets[0].elements) / double(layout.elements());
+    // The forward pass of the first of two micro-steps hides what comes meanwhile, but not the token table.
+    const ScaledStep here    = step(false, ShardLevel::none, 1, 1, false),
+                     there   = step(false, ShardLevel::none, 1, 1, true);
+    CHECK(there.forward < 2 * update);
+    CHECK(there.waits == Approx(update - there.forward / 2));
+    CHECK(there.seconds() == Approx(here.seconds() - (here.update - there.update) + there.waits));
+    CHECK(here.update - there.update ==
+          Approx(seconds_of({Part::end, "", OpKind::adamw, adamw_cost(layout.elements(), DType::BF16), 1, 1}, *a100,
+                            DType::BF16, 2048, false))
+              .epsilon(0.01));
+    const ScaledStep large = step(false, ShardLevel::none, 1, 64, true);
+    CHECK(large.forward > 2 * update);
+    CHECK(large.waits == Approx(tables * update));
+    // A graph hides nothing, and a slice takes its share.
+    CHECK(step(true, ShardLevel::none, 1, 64, true).waits == Approx(update));
+    CHECK(step(true, ShardLevel::weights, 8, 64, true).waits == Approx(update / 8));
+    // Weights are gathered while others are updated.
+    const ScaledStep gathered = step(true, ShardLevel::optimizer, 8, 64, true);
+    CHECK(gathered.waits == Approx(update / 8));
+    CHECK(gathered.exposed < step(true, ShardLevel::optimizer, 8, 64, false).exposed);
+    // Muon leaves its matrices on the GPU: 8 bytes of each of their weights pass over PCIe, each way.
+    const ScaledStep muon = step(false, ShardLevel::none, 1, 64, true, OptimizerKind::muon);
+    CHECK(muon.host.to_host + 6 * muon.host.muon_state / 8 == Approx(6 * n));
+    CHECK(muon.host.muon_state > .9 * 8 * n);
+    CHECK(muon.update > muon.host.muon_state / 25.6e9);
+}
