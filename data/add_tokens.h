@@ -34,9 +34,12 @@ class ChatTokenizer {
         if (!config.contains("tokenizer_class")) config["tokenizer_class"] = "PreTrainedTokenizerFast";
         if (before.eot() >= 0 && eos_token_beside(path).empty()) config["eos_token"] = before.bytes_of(before.eot());
         config["chat_template"] = form.jinja;
-        for (int32_t id = before.vocab_size(); id < after.vocab_size(); id++)
-            if (config.contains("added_tokens_decoder"))
-                config["added_tokens_decoder"][std::to_string(id)] = added_token(after.bytes_of(id), id, true);
+        if (const auto decoder = config.find("added_tokens_decoder"); decoder != config.end()) {
+            CHECK(decoder->is_object(), "{}: \"added_tokens_decoder\" is {}, expected an object", given.string(),
+                  decoder->dump().substr(0, 80));
+            for (int32_t id = before.vocab_size(); id < after.vocab_size(); id++)
+                (*decoder)[std::to_string(id)] = added_token(after.bytes_of(id), id, true);
+        }
         const fs::path specials = from / "special_tokens_map.json";
         const std::string map   = fs::exists(specials) ? std::string(MappedFile(specials.string()).text()) : "";
 

@@ -56,7 +56,10 @@ inline void tell_chat_form(TokenizerFiles& files, Config& c, const ChatTemplate&
     nlohmann::json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
     for (auto file = files.begin(); file != files.end();) {
         const bool replaced = file->first == "tokenizer_config.json" || file->first.rfind("chat_template.", 0) == 0;
-        if (file->first == "tokenizer_config.json") config = parse_json(file->second, file->first, 64, Json::as_python);
+        if (file->first == "tokenizer_config.json") {
+            config = parse_json(file->second, file->first, 64, Json::as_python);
+            CHECK(config.is_object(), "{} beside the tokenizer: expected a JSON object", file->first);
+        }
         file = replaced ? files.erase(file) : std::next(file);
     }
     config["chat_template"] = chat.form().jinja;

@@ -72,10 +72,10 @@ inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file)
     if (end >= 0 && !c.is_end(end)) c.ends.push_back(end);
 }
 
-// Reads the weights of a model folder, and prints the warnings about them.
 inline void print_warnings(const std::vector<std::string>& warnings) {
     for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
 }
+// Reads the weights of a model folder, and prints the warnings about them.
 inline void read_weights(Model& model, const SafetensorsReader& file, bool ignore_extra_tensors) {
     print_warnings(load_weights(model.params, model.config, file, model.stream, nullptr, ignore_extra_tensors));
 }
@@ -549,9 +549,11 @@ inline std::string fingerprint(Model& m) {
             const size_t at   = size_t(first * size_of(part.dtype));
             host.resize(size_t(part.bytes()));
             to_host(host.data(), part, m.stream);
-            uint64_t word = 0;
-            for (size_t i = 0; i + 8 <= host.size(); i += 8)
-                std::memcpy(&word, host.data() + i, 8), h = mix64(h ^ word) + at + i;
+            for (size_t i = 0; i < host.size(); i += 8) {
+                uint64_t word = 0;
+                std::memcpy(&word, host.data() + i, std::min<size_t>(8, host.size() - i));
+                h = mix64(h ^ word) + at + i;
+            }
         }
     }
     return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));

@@ -75,11 +75,6 @@ inline double largest_difference(const std::vector<float>& a, const std::vector<
     }
     return most;
 }
-inline std::vector<float> host_values(Tensor t, Stream s) {
-    std::vector<float> v(t.numel());
-    to_host(v.data(), t, s);
-    return v;
-}
 
 // ids (B, T + 1) as the tokens and targets of a batch
 struct HostBatch {

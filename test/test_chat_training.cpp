@@ -110,6 +110,10 @@ TEST_CASE("tuning on conversations goes on to the bit after a resume, with any n
           read_text(s / "b/checkpoints/latest/model.safetensors"));
     // The folder says how its conversations are written.
     CHECK(chat_form_beside(s / "a/checkpoints/latest/tokenizer.json") == find_chat_form("plain"));
+    write_text(s / "tokenizer_config.json", "[]");
+    const Ran bad = run(s, "train_gpt", words + "--steps 1 --out " + quoted(s / "bad"));
+    CHECK(bad.code == 2);
+    CHECK(says(bad, {"tokenizer_config.json", "expected a JSON object"}));
 }
 
 TEST_CASE("--add-tokens gives a model the tokens of a chat template", "[chat][programs]") {

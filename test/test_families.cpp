@@ -54,7 +54,7 @@ static std::vector<float> weights_of(const std::string& folder, bool ignore_extr
     if (warnings) *warnings = said;
     std::vector<float> all;
     for (const ParamRow& r : param_rows(m.params, c)) {
-        const auto values = host_values(*r.tensor, m.stream);
+        const auto values = floats_of(*r.tensor, m.stream);
         all.insert(all.end(), values.begin(), values.end());
     }
     return all;
@@ -270,7 +270,7 @@ TEST_CASE("the errors of logits and gradients in bf16 are as small as PyTorch's"
             const double rms   = theirs.at("grad." + (renamed ? "lm_head.weight" : piece));
             squares += rms * rms / double(names.size());
         }
-        auto ours = host_values(*r.tensor, m.stream), exact = golden_gradient(golden, c, r);
+        auto ours = floats_of(*r.tensor, m.stream), exact = golden_gradient(golden, c, r);
         for (auto* all : {&ours, &exact}) all->resize(size_t(unpadded(c, r).numel()));  // the padding is exact
         errors.add(r.name, ours, exact, std::sqrt(squares));
     }
@@ -295,7 +295,7 @@ TEST_CASE("logits and greedy text of every family are the same with a cache and 
     // --score uses no cache; its losses are the negative log-softmax of the same logits.
     const HostBatch host(ids.data(), 1, T);
     loss_of(m, host.batch);
-    const auto losses = host_values(m.acts.losses, m.stream);
+    const auto losses = floats_of(m.acts.losses, m.stream);
     for (int64_t t = 0; t < T; t++) {
         const float* row = whole.data() + t * c.vocab;
         double total     = 0;

@@ -3,6 +3,7 @@
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/plan.h"
+#include "gpt/run.h"
 #include "gpt/saver.h"
 #include "test/close.h"
 #include "test/data.h"
@@ -46,7 +47,7 @@ TEST_CASE("model equals PyTorch: logits, loss, every gradient", "[model]") {
 
     for (const ParamRow& r : param_rows(m.grads, c)) {
         const std::vector<float> wanted = golden_gradient(golden, c, r);
-        const double most = largest_of(wanted), error = largest_difference(host_values(*r.tensor, m.stream), wanted);
+        const double most = largest_of(wanted), error = largest_difference(floats_of(*r.tensor, m.stream), wanted);
         CAPTURE(r.name, error, most);
         CHECK(error <= 1e-5 * most);
     }
@@ -343,6 +344,31 @@ TEST_CASE("a save refuses a weight or a moment that is not finite, and names it"
     refused_for(adamw.master().lnf_w, "ln_f.weight");
     for (const StatePart& t : adamw.state()) refused_for(t.tensor, t.name);
     CHECK(saved());
+}
+
+TEST_CASE("the fingerprint of a model changes with each of its weights", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(DType::F32, DType::BF16);
+    CAPTURE(dev, name_of(dtype));
+    Config c = tiny_config(8, 61);
+    c.width = 15, c.heads = 3, c.feed_forward = 21;  // no weight of a vector ends at a multiple of 8 bytes
+    Model m(c, dtype, {1, 8, false}, *dev);
+    scatter(m.params, c, m.stream);
+    const std::string before = fingerprint(m);
+    for (const ParamRow& r : param_rows(m.params, c)) {
+        const int64_t n = unpadded(c, r).numel();
+        for (const int64_t i : {int64_t(0), n / 2, n - 1}) {
+            CAPTURE(r.name, i);
+            std::vector<float> values = floats_of(*r.tensor, m.stream);
+            const float was           = values[size_t(i)];
+            values[size_t(i)]         = was + 1;
+            from_host(*r.tensor, values, m.stream);
+            CHECK(fingerprint(m) != before);
+            values[size_t(i)] = was;
+            from_host(*r.tensor, values, m.stream);
+        }
+    }
+    CHECK(fingerprint(m) == before);
 }
 
 TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {

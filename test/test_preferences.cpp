@@ -69,7 +69,7 @@ TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTor
         for (const ParamRow& p : param_rows(m.grads, m.config)) {
             CAPTURE(p.name);
             const auto wanted = golden_gradient(gradients, m.config, p);
-            CHECK(largest_difference(host_values(*p.tensor, m.stream), wanted) <=
+            CHECK(largest_difference(floats_of(*p.tensor, m.stream), wanted) <=
                   1e-4 * std::max(largest_of(wanted), 1e-3));
         }
     }

@@ -262,6 +262,21 @@ TEST_CASE("a bad conversation is named by file and line, and nothing is written"
     says_for(chat_line("a", "b"), "--add-tokens x", {"--add-tokens has an effect only with --chat-template"});
     says_for(chat_line("a", "b"), "--chat-template plain --eot after", {"--eot"});
 
+    // The files beside the tokenizer may be bad, too.
+    write_text(s / "y.jsonl", good);
+    for (const auto& [config, field] : std::vector<std::pair<const char*, const char*>>{
+             {"[]", "a JSON object"},
+             {"3", "a JSON object"},
+             {R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"}}) {
+        CAPTURE(config);
+        write_text(s / "tokenizer_config.json", config);
+        const Ran bad = tokenize(s, "--input " + quoted(s / "y.jsonl") + " --chat-template chatml --output " +
+                                        quoted(s / "out") + " --add-tokens " + quoted(s / "chat"));
+        CHECK(bad.code == 2);
+        CHECK(says(bad, {"tokenizer_config.json", field}));
+    }
+    fs::remove(s / "tokenizer_config.json");
+
     // With --on-error skip, bad lines are left out and counted.
     write_text(s / "x.jsonl", chat_line("a", "b") + "{}\n" + chat_line("c", "d"));
     const Ran r = tokenize(
