@@ -95,6 +95,7 @@ endif
 emulator-programs: $(EMU_PROGRAMS)
 $(EMU_OUT)/programs/good/units: $(EMU)/programs/good/units/other.cu
 $(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(shell grep -l hopper.h $(EMU)/programs/*/*.cu)): $(EMU)/programs/hopper.h
+$(patsubst $(EMU)/%.cu,$(EMU_OUT)/%,$(shell grep -l dependent.h $(EMU)/programs/*/*.cu)): $(EMU)/programs/dependent.h
 # A line of a program can say for which device it is compiled (// arch: …) and with what it is linked (// libraries: …).
 emu_says = $(shell sed -n 's|^// $(1): ||p' $(EMU)/programs/$*.cu)
 $(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h

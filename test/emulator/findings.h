@@ -18,6 +18,7 @@ enum class Kind {
     WarpRace,       // in global memory, between warps of a block without a barrier
     GlobalRace,     // between blocks of a launch
     StreamRace,     // between operations of unordered streams
+    EarlyRace,      // between kernels of which the second begins early: programmatic dependent launch
     BarrierDivergence,
     AbsentLane,       // a lane of the member mask does not take part in shfl, vote, match or redux
     AsyncCopyRace,    // the data of a cp.async is touched before its wait

@@ -44,6 +44,14 @@ enum class FreeResult { Ok, Unknown, Double };
 
 // Returns whether operation `earlier` finishes before `later` starts in every order of the streams.
 using OrderedBefore = bool (*)(uint32_t earlier, uint32_t later);
+// What an operation follows in its stream or graph: the number of that operation, or 0 when there is none, when there
+// are several, or when the host has waited for it. overlaps: both are kernels, and the second was launched with
+// programmatic stream serialization, so it may begin before the first has ended.
+struct Follows {
+    uint32_t op   = 0;
+    bool overlaps = false;
+};
+using FollowedBy = Follows (*)(uint32_t op);
 
 class Memory {
   public:
@@ -94,7 +102,7 @@ class Memory {
     void own(Address a, size_t bytes, Access access, const char* what);
     void disown(Address a, size_t bytes);
 
-    void set_order(OrderedBefore ordered);
+    void set_order(OrderedBefore ordered, FollowedBy followed);
 
     Address arena_begin = 0;
     size_t arena_bytes  = 0;

@@ -34,6 +34,8 @@ struct Work {
     std::vector<HostRange> host                 = {};
     std::any params                             = {};     // what cudaGraphKernelNodeGetParams and the like return
     bool unlocked                               = false;  // it calls a function of the program, without the lock
+    // It is a kernel that was launched with programmatic stream serialization.
+    bool overlaps                               = false;
 };
 
 // Queues the work, or adds it to the graph when the stream is being captured. The caller holds the lock.

@@ -33,6 +33,8 @@ bool flatten(cudaGraph_t graph, std::vector<CUgraphExec_st::Item>& items, const 
                 if (!ends.empty()) after = ends;
             }
             items.push_back({node, node->work, after});
+            if (node->after.empty())
+                items.back().work.overlaps = false;  // a graph begins when what is before has ended
             place[node] = items.size() - 1;
             moved       = true;
         }

@@ -82,13 +82,19 @@ struct PushedLaunch {
 thread_local auto& pushed         = *new std::vector<PushedLaunch>;
 thread_local void* launch_address = nullptr;  // is that of the <<<>>>, because the launch itself lies in the stub
 
+struct LaunchAttributes {
+    bool cooperative = false, overlaps = false;
+};
+
 cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,
-                      bool cooperative) {
+                      LaunchAttributes attributes) {
     KernelLaunch launch;
-    if (const cudaError_t error = prepare_launch(launch, function, grid, block, args, shared, cooperative))
+    if (const cudaError_t error = prepare_launch(launch, function, grid, block, args, shared, attributes.cooperative))
         return error;
     note_unchecked_launch(launch.function->kernel->pretty);
-    return submit(stream, launch_work(launch));
+    Work work     = launch_work(launch);
+    work.overlaps = attributes.overlaps && device_spec().major >= 9;
+    return submit(stream, std::move(work));
 }
 
 }  // namespace
@@ -270,17 +276,16 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
 }
 
 static cudaError_t launch_call(const char* name, void* caller, const void* function, dim3 grid, dim3 block, void** args,
-                               size_t shared, cudaStream_t stream, bool cooperative) {
+                               size_t shared, cudaStream_t stream, LaunchAttributes attributes = {}) {
     void* address  = launch_address ? launch_address : caller;
     launch_address = nullptr;
     return Call(name, address)
-        .run([&] { return launch_on(stream, function, grid, block, args, shared, cooperative); },
+        .run([&] { return launch_on(stream, function, grid, block, args, shared, attributes); },
              find_function(function) ? find_function(function)->name.c_str() : "?", grid, block, shared, stream);
 }
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared,
                                cudaStream_t stream) {
-    return launch_call("cudaLaunchKernel", __builtin_return_address(0), kernel, grid, block, args, shared, stream,
-                       false);
+    return launch_call("cudaLaunchKernel", __builtin_return_address(0), kernel, grid, block, args, shared, stream);
 }
 cudaError_t __cudaLaunchKernel_ptsz(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared,
                                     cudaStream_t stream) {
@@ -291,21 +296,23 @@ cudaError_t __cudaLaunchKernel_ptsz(cudaKernel_t kernel, dim3 grid, dim3 block, 
 
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** args, size_t shared,
                              cudaStream_t stream) {
-    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, false);
+    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream);
 }
 cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** args, size_t shared,
                                         cudaStream_t stream) {
-    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, true);
+    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, {true});
 }
 
-// Priorities, carve-outs, L2 windows and programmatic serialisation are ignored. They change when a kernel runs, and
-// the order of the stream is one that they allow.
+// Priorities, carve-outs and L2 windows are ignored. A kernel with programmatic stream serialization runs in the order
+// of its stream, too, which is one that it allows; --check all finds what would be wrong in another.
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** args) {
     if (!config) return cudaErrorInvalidValue;
-    bool cooperative = false;
+    LaunchAttributes attributes;
     for (unsigned i = 0; i < config->numAttrs; i++) {
         const cudaLaunchAttribute& attribute = config->attrs[i];
-        if (attribute.id == cudaLaunchAttributeCooperative) cooperative = attribute.val.cooperative;
+        if (attribute.id == cudaLaunchAttributeCooperative) attributes.cooperative = attribute.val.cooperative;
+        if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization)
+            attributes.overlaps = attribute.val.programmaticStreamSerializationAllowed;
         if (attribute.id == cudaLaunchAttributeClusterDimension) {
             const auto& cluster = attribute.val.clusterDim;
             if (uint64_t(cluster.x) * cluster.y * cluster.z > 1) {
@@ -318,7 +325,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
         }
     }
     return launch_call(__func__, __builtin_return_address(0), function, config->gridDim, config->blockDim, args,
-                       config->dynamicSmemBytes, config->stream, cooperative);
+                       config->dynamicSmemBytes, config->stream, attributes);
 }
 
 // --- attributes and occupancy of kernels

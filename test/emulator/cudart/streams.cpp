@@ -54,7 +54,8 @@ Queue& Queue::get() {
 }
 
 Queue::Queue() : random_state(options().streams_seed * 0x9e3779b97f4a7c15ull + 1) {
-    Memory::get().set_order([](uint32_t earlier, uint32_t later) { return Queue::get().ordered(earlier, later); });
+    Memory::get().set_order([](uint32_t earlier, uint32_t later) { return Queue::get().ordered(earlier, later); },
+                            [](uint32_t op) { return Queue::get().follows(op); });
 }
 
 uint32_t Queue::new_slot() {
@@ -70,6 +71,9 @@ NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) 
     node->slot  = slot;
     node->seq   = ++last_seq[slot];
     node->clock = host_clock;
+    Follows follows;
+    if (after.size() == 1 && !covers(host_clock, after[0]->slot, after[0]->seq))
+        follows = {after[0]->number, node->work.overlaps && after[0]->work.type == cudaGraphNodeTypeKernel};
     for (const NodePtr& dependency : after) {
         merge(node->clock, dependency->clock);
         if (dependency->state == Node::Done) continue;
@@ -80,7 +84,7 @@ NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) 
     if (node->clock.size() <= slot) node->clock.resize(slot + 1);
     node->clock[slot] = node->seq;
 
-    records[node->number] = {slot, node->seq, node->clock};
+    records[node->number] = {slot, node->seq, node->clock, follows};
     if (records.size() > max_records) records.erase(records.begin());
     if (options().check == Check::All)
         for (const HostRange& range : node->work.host) {
@@ -99,6 +103,11 @@ NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) 
 bool Queue::ordered(uint32_t earlier, uint32_t later) const {
     const auto a = records.find(earlier), b = records.find(later);
     return a == records.end() || b == records.end() || covers(b->second.clock, a->second.slot, a->second.seq);
+}
+
+Follows Queue::follows(uint32_t op) const {
+    const auto record = records.find(op);
+    return record == records.end() ? Follows{} : record->second.follows;
 }
 
 void Queue::finish(const NodePtr& node, cudaError_t error) {

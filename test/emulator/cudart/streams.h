@@ -50,6 +50,7 @@ class Queue {
 
     // Returns whether the operation with one number is ordered before that with the other.
     bool ordered(uint32_t earlier, uint32_t later) const;
+    Follows follows(uint32_t op) const;  // memory.h
 
   private:
     Queue();
@@ -70,6 +71,7 @@ class Queue {
     struct Record {
         uint32_t slot, seq;
         Clock clock;
+        Follows follows;
     };
     std::map<uint32_t, Record> records;
     struct Owned {

@@ -26,6 +26,7 @@ void touch_range(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t byt
 void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
 
 void checker_launch(Launch& l);
+void checker_launch_end(Launch& l);
 void checker_block(Block& b);
 void checker_barrier(Block& b, int id);  // called when a barrier of the block opens
 void checker_arrival(Warp& w, int id);   // called when lanes arrive at a barrier and do not wait

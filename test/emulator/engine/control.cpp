@@ -274,6 +274,21 @@ void build_fence(Builder& b, const ptx::Instruction& i) {
     b.emit(fence).imm = !block_only;
 }
 
+const Instr* wait_for_grids(Warp& w, const Instr* i) {
+    w.waited |= w.mask;
+    w.block->launch->waited.store(true, std::memory_order_relaxed);
+    return i + 1;
+}
+const Instr* launch_dependents(Warp& w, const Instr* i) {
+    Block& b = *w.block;
+    if (!b.triggered && w.waited & w.mask) b.launch->triggers_late.store(true, std::memory_order_relaxed);
+    b.triggered = true;
+    return i + 1;
+}
+void build_grid_control(Builder& b, const ptx::Instruction& i) {
+    b.emit(has(i, "wait") ? wait_for_grids : launch_dependents);
+}
+
 const Instr* fence_proxy(Warp& w, const Instr* i) {
     if (w.block->launch->check_all) proxy_fence(w, i->imm != 0);
     return i + 1;
@@ -394,7 +409,7 @@ std::vector<Row> control_rows() {
         {"nop", build_nothing},
         {"pmevent .mask?", build_nothing},
         {"setmaxnreg .{inc,dec} .sync .aligned .u32", build_registers},
-        {"griddepcontrol .{launch_dependents,wait}", build_nothing},
+        {"griddepcontrol .{launch_dependents,wait}", build_grid_control},
         {"discard .global? .L2 .128?", build_nothing},
         {"prefetch .{const,param}? .tensormap", build_nothing},
         {"{prefetch,prefetchu} .{SPACE}? .{L1,L2,L2::evict_last,L2::evict_normal}", build_nothing},

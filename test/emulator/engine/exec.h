@@ -198,6 +198,7 @@ struct Warp {
     FailedWait failed;
     std::shared_ptr<Wgmma> wgmma;  // the products in flight: wgmma.cpp
     uint32_t registers = 0;        // of a thread, once setmaxnreg has changed it
+    uint32_t waited    = kAll;     // the lanes after griddepcontrol.wait, or all where the launch has to wait for none
     uint32_t tid[3][kLanes];
 
     template <class T> T* reg(Ref r) { return reinterpret_cast<T*>(base[r.pool] + r.offset); }
@@ -227,13 +228,14 @@ struct Block {
     uint32_t live = 0;  // the number of threads that have not ended
     BarrierState barriers[16];
     std::shared_ptr<SharedRaces> races;
-    GlobalActor* actor  = nullptr;  // in the launch's GlobalRaces
-    int next_warp       = 0;        // the warp that runs first in the next turn, in the order of the schedule
-    bool pending_copies = false;    // a cp.async has been issued
-    bool holds_unset    = false;    // a byte of shared or local memory is marked with kUnset
-    std::vector<BulkCopy> bulk;     // those that are not finished
-    uint64_t signals        = 0;    // is counted up whenever something happens that a failed wait may wait for
-    int64_t spare_registers = 0;    // that setmaxnreg has freed
+    GlobalActor* actor  = nullptr;    // in the launch's GlobalRaces
+    int next_warp       = 0;          // the warp that runs first in the next turn, in the order of the schedule
+    bool pending_copies = false;      // a cp.async has been issued
+    bool holds_unset    = false;      // a byte of shared or local memory is marked with kUnset
+    std::vector<BulkCopy> bulk;       // those that are not finished
+    uint64_t signals        = 0;      // is counted up whenever something happens that a failed wait may wait for
+    int64_t spare_registers = 0;      // that setmaxnreg has freed
+    bool triggered          = false;  // it has executed griddepcontrol.launch_dependents
     // For --check all, per 16 bytes of shared memory: how many operations of the async proxy are going to read them.
     std::vector<uint16_t> async_reads;
     std::vector<Finding> unwritten;  // uninitialised reads, reported at the next barrier unless a race is found before
@@ -291,6 +293,10 @@ struct Launch {
     double deadline;
     std::shared_ptr<GlobalRaces> races;
     uint64_t clock_base;
+    // Of a launch that may begin before the kernel in front of it has ended, for --check all: whether a thread of it
+    // has waited, and whether its dependents cannot begin before that.
+    bool overlaps = false;
+    std::atomic<bool> waited{false}, triggers_late{false};
 };
 
 // The windows of generic addresses. These are not canonical on x86, so no host pointer lies in them.

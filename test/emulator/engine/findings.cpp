@@ -83,6 +83,7 @@ const char* name(Kind kind) {
         case Kind::WarpRace: return "race between warps";
         case Kind::GlobalRace: return "race between blocks";
         case Kind::StreamRace: return "race between streams";
+        case Kind::EarlyRace: return "race of an early launch";
         case Kind::BarrierDivergence: return "barrier divergence";
         case Kind::AbsentLane: return "absent lane";
         case Kind::AsyncCopyRace: return "cp.async data before its wait";

@@ -9,6 +9,11 @@
 // are ordered only by their own accesses. If the first has fenced (or released) since its access, and the second has
 // used an atomic, volatile or acquiring access, they are taken to be ordered. So a missing fence is found, but a wrong
 // flag is not. The order of operations comes from their streams and events.
+//
+// A kernel that was launched with programmatic stream serialization begins before the kernel in front of it has ended.
+// Until a thread has executed griddepcontrol.wait, it is not ordered after that kernel, nor after those before which
+// that kernel let its dependents begin. A barrier passes on what one thread has waited for. If no thread waits, the
+// kernel's end says nothing about the kernels in front of it, so that what follows is not ordered after them either.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -48,7 +53,7 @@ struct Unordered {
 struct GlobalRaces {
     std::vector<GlobalActor> actors;  // of the blocks, modulo the size of this vector
     uint64_t number = 0;              // of the operation
-    Unordered unordered;
+    Unordered unordered, at_start;    // after griddepcontrol.wait, and before
     explicit GlobalRaces(size_t blocks) : actors(blocks) {}
     GlobalActor& of(uint64_t block) { return actors[block % actors.size()]; }
 };
@@ -66,6 +71,10 @@ struct Operation {
     uint64_t number;
     uint32_t op;
     std::string what;
+    // The numbers of earlier operations in its stream that may still run when it begins, after its griddepcontrol.wait,
+    // and when it has ended. triggers_late: what it lets begin early begins only after its own wait.
+    std::vector<uint64_t> open_at_start = {}, open_inside = {}, open_after = {};
+    bool triggers_late = true;
 };
 
 struct Record {
@@ -87,9 +96,10 @@ struct Records {
     Record *lines = nullptr, *words = nullptr;  // for the whole arena; pages are allocated when they are touched
     When *line_times = nullptr, *word_times = nullptr;
     OrderedBefore before = nullptr;
+    FollowedBy followed  = nullptr;
     std::deque<Operation> recent;  // the oldest one comes first
     uint64_t number = 0;
-    Unordered unordered;  // of the last operation
+    Unordered unordered, at_start;  // of the last operation
 
     Records() {
         auto reserve = [&]<class T>(T*& table, size_t count) {
@@ -108,6 +118,17 @@ Records& records() {
     return *r;
 }
 
+const Operation* find_operation(uint32_t op) {
+    const auto& recent = records().recent;
+    const auto found   = std::find_if(recent.rbegin(), recent.rend(), [&](const Operation& o) { return o.op == op; });
+    return found == recent.rend() ? nullptr : &*found;
+}
+
+void append(std::vector<uint64_t>& to, const std::vector<uint64_t>& more) {
+    for (const uint64_t n : more)
+        if (std::find(to.begin(), to.end(), n) == to.end()) to.push_back(n);
+}
+
 // Gives the operation its number, and finds the recent operations that are not ordered before it.
 uint64_t start_operation(uint32_t op, const std::string& what) {
     Records& r            = records();
@@ -116,7 +137,20 @@ uint64_t start_operation(uint32_t op, const std::string& what) {
     if (r.before && op)
         for (const Operation& o : r.recent)
             if (o.op && o.number < number && !r.before(o.op, op)) r.unordered.add(o.number);
-    r.recent.push_back({number, op, what});
+    r.at_start = r.unordered;
+    Operation me{number, op, what};
+    const Follows follows     = r.followed && op ? r.followed(op) : Follows{};
+    const Operation* previous = follows.op ? find_operation(follows.op) : nullptr;
+    if (previous) {
+        me.open_inside = me.open_at_start = previous->open_after;
+        if (follows.overlaps) {
+            me.open_at_start.push_back(previous->number);
+            if (!previous->triggers_late) append(me.open_at_start, previous->open_at_start);
+        }
+        for (const uint64_t n : me.open_inside) r.unordered.add(n);
+        for (const uint64_t n : me.open_at_start) r.at_start.add(n);
+    }
+    r.recent.push_back(std::move(me));
     if (r.recent.size() > 256) r.recent.pop_front();
     return number;
 }
@@ -163,8 +197,16 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
     char text[128];
     std::snprintf(text, sizeof text, "0x%llx is %s here and was %s by ", (unsigned long long)a,
                   me.write ? "written" : "read", other_wrote ? "written" : "read");
-    if (v == Verdict::Streams)
-        return text + operation_name(other >> kOperation) + ", in a stream that nothing orders with this one";
+    if (v == Verdict::Streams) {
+        const auto& open = records().recent.back();
+        const auto has   = [&](const std::vector<uint64_t>& numbers) {
+            return std::find(numbers.begin(), numbers.end(), other >> kOperation) != numbers.end();
+        };
+        return text + operation_name(other >> kOperation) +
+               (has(open.open_inside)     ? ", which a kernel between them has not waited for (griddepcontrol.wait)"
+                : has(open.open_at_start) ? ", which may still run: this is before griddepcontrol.wait"
+                                          : ", in a stream that nothing orders with this one");
+    }
     if (v == Verdict::Warps) {
         const uint64_t warp = other >> kTurn & 31;
         return text +
@@ -317,7 +359,8 @@ Self self_of(const Warp& w, Touch how) {
     const Block& b = *w.block;
     Self me;
     me.races = b.launch->races.get(), me.warps = b.races.get();
-    me.number = me.races->number, me.unordered = &me.races->unordered, me.block = b.index & kBlockMask;
+    me.number = me.races->number, me.unordered = w.mask & ~w.waited ? &me.races->at_start : &me.races->unordered;
+    me.block  = b.index & kBlockMask;
     me.write  = writes(how);
     me.sync   = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
     me.record = base_record(w) | (me.sync ? kSynchronising : 0);
@@ -345,6 +388,15 @@ void checker_launch(Launch& l) {
     l.races->number = start_operation(
         l.config.op, l.kernel->pretty + (l.config.where.empty() ? "" : " launched from " + l.config.where));
     l.races->unordered = records().unordered;
+    l.races->at_start  = records().at_start;
+    const Operation& o = records().recent.back();
+    l.overlaps         = o.open_at_start.size() > o.open_inside.size();
+}
+
+void checker_launch_end(Launch& l) {
+    Operation& o    = records().recent.back();
+    o.triggers_late = l.triggers_late;
+    if (l.overlaps) o.open_after = l.waited ? o.open_inside : o.open_at_start;
 }
 
 bool watch_global(Warp& w, Address first, uint32_t size, bool write) {
@@ -414,16 +466,18 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach)
 void start_global_races(Block& b) { b.actor = &b.launch->races->of(b.index); }
 
 static Finding race(Warp& w, const Instr* i, Touch how, int lane, uint64_t other, bool other_wrote, Address at) {
-    const Self me   = self_of(w, how);
-    const Verdict v = other >> kOperation != me.number             ? Verdict::Streams
-                      : (other >> kBlock & kBlockMask) == me.block ? Verdict::Warps
-                                                                   : Verdict::Blocks;
-    const Kind kind = v == Verdict::Streams ? Kind::StreamRace
-                      : v == Verdict::Warps ? Kind::WarpRace
-                                            : Kind::GlobalRace;
-    Finding f       = finding_at(w, i, kind, lane, sentence(v, me, other, other_wrote, at));
-    f.address       = at;
-    f.allocation    = Memory::get().describe(at);
+    const Self me    = self_of(w, how);
+    const Verdict v  = other >> kOperation != me.number             ? Verdict::Streams
+                       : (other >> kBlock & kBlockMask) == me.block ? Verdict::Warps
+                                                                    : Verdict::Blocks;
+    const auto& open = records().recent.back().open_at_start;
+    const bool early = std::find(open.begin(), open.end(), other >> kOperation) != open.end();
+    const Kind kind  = v == Verdict::Streams ? early ? Kind::EarlyRace : Kind::StreamRace
+                       : v == Verdict::Warps ? Kind::WarpRace
+                                             : Kind::GlobalRace;
+    Finding f        = finding_at(w, i, kind, lane, sentence(v, me, other, other_wrote, at));
+    f.address        = at;
+    f.allocation     = Memory::get().describe(at);
     return f;
 }
 
@@ -498,8 +552,8 @@ void forget_races(Address a, size_t bytes) {
     if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 
-void Memory::set_order(OrderedBefore ordered) {
-    if (options().check == Check::All) records().before = ordered;
+void Memory::set_order(OrderedBefore ordered, FollowedBy followed) {
+    if (options().check == Check::All) records().before = ordered, records().followed = followed;
 }
 
 }  // namespace emu

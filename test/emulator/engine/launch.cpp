@@ -47,6 +47,7 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
         w.index              = uint32_t(k);
         const uint32_t lanes = std::min<uint32_t>(kLanes, b->live - uint32_t(k) * kLanes);
         w.live               = lanes == kLanes ? kAll : (1u << lanes) - 1;
+        w.waited             = launch.overlaps ? 0 : kAll;
         for (uint32_t l = 0; l < uint32_t(kLanes); l++) {
             const uint32_t t = uint32_t(k) * kLanes + l;
             w.tid[0][l]      = t % size.x;
@@ -64,6 +65,8 @@ void end_block(Block& b) {
     end_bulk(b);
     end_wgmma(b);
     report_unwritten(b);
+    if (!b.triggered && std::any_of(b.warps.begin(), b.warps.end(), [](const Warp& w) { return w.waited; }))
+        b.launch->triggers_late.store(true);  // the end of a block is its trigger
     for (Warp& w : b.warps)
         for (Group& g : w.groups)
             if (g.state != State::Exited) release_frame(*w.worker, g.frame);
@@ -202,6 +205,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
         for (int k = 0; k < n; k++) threads.emplace_back([&, k] { work(l, *workers()[size_t(k)], blocks); });
         for (auto& t : threads) t.join();
     }
+    if (l.check_all) checker_launch_end(l);
     for (int k = 0; k < n; k++) clock_so_far += workers()[size_t(k)]->instructions;
     if (l.profiling) count_launch(l, workers(), n, now() - start);
     return {l.fault, l.message};

@@ -351,6 +351,7 @@ void checker_exchange(Warp& w) {
 
 void checker_warp_sync(Warp& w) {
     if (!w.block->races) return;
+    if (w.waited) w.waited = kAll;  // what one lane has waited for, it passes on
     SharedRaces& s        = *w.block->races;
     s.warp_since[w.index] = ++s.time;
     s.synchronised(w.index);
@@ -395,6 +396,8 @@ void checker_barrier(Block& b, int id) {
         if (mask) here.push_back(k);
         lanes += uint32_t(__builtin_popcount(mask));
     }
+    if (std::any_of(here.begin(), here.end(), [&](size_t k) { return b.warps[k].waited; }))
+        for (size_t k : here) b.warps[k].waited = kAll;
     if (lanes == b.live) {
         s.all_since = now;
         for (size_t k = 0; k < warps; k++) s.synchronised(k);
@@ -477,6 +480,7 @@ void clock_phase(Block& b, uint64_t barrier) {
 void clock_wait(Warp& w, uint64_t barrier) {
     SharedRaces& s = *w.block->races;
     learn(&s.knows[w.index * s.stride], clock_of(*w.block, barrier).over.data(), s.stride);
+    for (const Warp& other : w.block->warps) w.waited |= other.waited ? kAll : 0;  // one of them may have arrived
     checker_warp_sync(w);
 }
 
