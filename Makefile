@@ -76,10 +76,12 @@ CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib/x86_64-l
 KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)))
 GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
-# Machine code for each of these GPUs, and PTX for later ones. The PTX is not compressed, so that test/emulator can read it.
-# Attention has kernels with instructions that only sm_90a has, so there it takes the place of sm_90, with PTX for the emulator.
-GENCODE    = $(foreach a,$(ARCH),$(if $(and $(HOPPER),$(filter 90,$(a))),-gencode arch=compute_90a$(comma)code=[sm_90a$(comma)compute_90a],$\
-             -gencode arch=compute_$(a)$(comma)code=sm_$(a))) -gencode arch=compute_80,code=compute_80
+# Machine code for each of these GPUs, and PTX for later ones and for test/emulator, which cannot read it when it is compressed. Kernels
+# that begin early (kernels/queue.cuh) need PTX of 9.0. Attention has kernels with instructions that only sm_90a has, so there it takes the
+# place of sm_90.
+OF_90      = $(if $(HOPPER),90a,90)
+GENCODE    = $(foreach a,$(ARCH),-gencode $(if $(filter 90,$(a)),arch=compute_$(OF_90)$(comma)code=[sm_$(OF_90)$(comma)compute_$(OF_90)],$\
+             arch=compute_$(a)$(comma)code=sm_$(a))) -gencode arch=compute_80,code=compute_80
 space     := $(subst ,, )
 NVFLAGS   = -std=c++17 $(OPT) $(GENCODE) --no-compress -Xptxas -v -I. -MMD -MP \
             -Xcompiler $(subst $(space),$(comma),$(strip $(filter-out -std=% -I% -M% $(OPT),$(CXXFLAGS))))

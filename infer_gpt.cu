@@ -221,6 +221,7 @@ static int run(int argc, char** argv) {
     const DType dtype = dtype_on(device, o.machine);
     use_tf32(o.machine, device, dtype);
     use_attention(o.machine, device, dtype);
+    device.allow_early_launches(!o.machine.no_early_launch);
     Model model(config, dtype, shape, device);
     const SafetensorsReader weights(o.model);
     if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());

@@ -29,7 +29,7 @@ class Generator {
           tokens_(tokens),
           how_(how),
           feed_(*model.device, feed_capacity(batch, tokens)),
-          step_(*model.device, model.device->has_graphs()) {
+          step_(*model.device, model.device->has_graphs(), true) {
         const Config& c = model_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
               c.name, c.context);

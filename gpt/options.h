@@ -76,7 +76,7 @@ struct MachineOptions {
     Auto<DType> dtype;
     Auto<Machine> device;
     Auto<int> threads, cpu;  // cpu: a level of x86-64, as in kernels/host.h
-    bool tf32 = false, sync = false;
+    bool tf32 = false, no_early_launch = false, sync = false;
     AttentionKernels attention = AttentionKernels::automatic;
 };
 
@@ -112,6 +112,10 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
              "which kernels compute attention in bf16 on a GPU: mma runs on every one; hopper is for the H100 and its "
              "kin, and heads wider than 32; auto: hopper where it runs, after its first results were "
              "compared with those of mma, and mma elsewhere");
+    f.add(
+        "--no-early-launch", o.no_early_launch,
+        "let each kernel of a generated token begin when the one before it has ended, on GPUs like the H100 and newer; "
+        "left out: it begins earlier, and loads its weights meanwhile");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }

@@ -403,6 +403,7 @@ inline Run::Run(Options& o, const Flags& flags, const Ranks& started)
           count_of(saved.step, "step"));
     if (o.gpu.is_auto()) use_tf32(o.machine, device, dtype);
     if (o.gpu.is_auto()) use_attention(o.machine, device, dtype);
+    device.allow_early_launches(!o.machine.no_early_launch);
     CHECK(dtype == DType::BF16 || !o.optimizer.stochastic_rounding,
           "--stochastic-rounding is for weights in bf16; these are in fp32 (--dtype bf16)");
     find_files();

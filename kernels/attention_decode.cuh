@@ -1,10 +1,11 @@
 // attention_decode.cuh - attention of one new row of each sequence over a cache, for generation
 //
 // A query reads all its keys and values once, so memory bandwidth is everything: a block begins its loads before it
-// rotates the query, and so many blocks are in flight that others load while it adds. The cache is split into parts of
-// part_keys rows. There is a block for each part, head and sequence, and blocks whose part has no keys yet end at once,
-// so that the launch is the same for every length. Each block leaves an unnormalised result. The block that ends last
-// adds the results of its head in order, so that the bits are the same every time.
+// rotates the query, before that query has been computed, and so many blocks are in flight that others load while it
+// adds. The cache is split into parts of part_keys rows. There is a block for each part, head and sequence, and blocks
+// whose part has no keys yet end at once, so that the launch is the same for every length. Each block leaves an
+// unnormalised result. The block that ends last adds the results of its head in order, so that the bits are the same
+// every time.
 #pragma once
 #include "attention_tiles.cuh"
 #include "rotation.h"
@@ -101,10 +102,14 @@ __global__ void __launch_bounds__(decode_threads, L <= 2           ? 3
     __shared__ bool is_last;
     const int part = blockIdx.x % work.parts, head = blockIdx.x / work.parts, b = head / p.H, h = head % p.H;
     const int lane = threadIdx.x % L, group = threadIdx.x / L;
-    if (threadIdx.x == 0 && part == 0 && h == 0 && !rule.allows(p.positions[b])) report(bad, p.positions[b], b, rule);
     p.begin(b);
     const int first_key = p.first_key(b, 0), first_part = first_key / work.part_keys;
     const int begin = max(first_key, part * work.part_keys), end = min(p.past + 1, (part + 1) * work.part_keys);
+    let_next_begin();
+    if (threadIdx.x == 0 && part == 0 && h == 0 && !rule.allows(p.positions[b])) {
+        wait_for_kernels();
+        report(bad, p.positions[b], b, rule);
+    }
     if (begin >= end) return;
     const int count      = p.past / work.part_keys - first_part + 1;  // parts that have keys
     const bool appends   = end == p.past + 1;
@@ -113,15 +118,19 @@ __global__ void __launch_bounds__(decode_threads, L <= 2           ? 3
 
     Eight<X> k[in_flight], v[in_flight];
     const auto key_at = [&](int key, int u) { return min(key + u * groups + group, end - 1); };
-    const auto fetch  = [&](int key) {
+    const auto fetch  = [&](int key, bool of_cache, bool of_new_row) {
 #pragma unroll
         for (int u = 0; u < in_flight; u++) {
-            const int at = key_at(key, u);  // past the end it is the last key, with weight 0
-            k[u]         = load_eight<X>(at < p.past ? old_k[at] : new_k, lane, p.D, p.is_wide);
-            v[u]         = load_eight<X>(at < p.past ? old_v[at] : new_v, lane, p.D, p.is_wide);
+            const int at      = key_at(key, u);  // past the end it is the last key, with weight 0
+            const bool is_new = at == p.past;
+            if (!(is_new ? of_new_row : of_cache)) continue;
+            k[u] = load_eight<X>(is_new ? new_k : old_k[at], lane, p.D, p.is_wide);
+            v[u] = load_eight<X>(is_new ? new_v : old_v[at], lane, p.D, p.is_wide);
         }
     };
-    fetch(begin);
+    fetch(begin, true, false);  // while the kernel that computes the new row still runs
+    wait_for_kernels();
+    fetch(begin, false, true);
 
     // The rotated query and key are rounded as rope_forward rounds them.
     for (int d = threadIdx.x; d < p.D; d += decode_threads) {
@@ -179,7 +188,7 @@ __global__ void __launch_bounds__(decode_threads, L <= 2           ? 3
         }
         key += groups * in_flight;
         if (key >= end) break;
-        fetch(key);
+        fetch(key, true, true);
     }
 
     sums[group].store(lane, acc);

@@ -244,9 +244,9 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, Te
     CHECK(B * H <= Queue::most_counters, "attention_cached: {} sequences of {} heads, expected at most {} in all", B, H,
           Queue::most_counters);
     for_size<1, 2, 4, 8, 16, 32>(ceil_div(D, 8), [&](auto L) {
-        launch(attention_decode_kernel<X, L>, {B * H * work.parts, decode_threads}, queue, heads_of<X>(out), x,
-               heads_of_cache<X>(k_cache), heads_of_cache<X>(v_cache), p, work, speeds_of(rope), int(rope.dim / 2),
-               queue.bad, rule);
+        launch_early(attention_decode_kernel<X, L>, {B * H * work.parts, decode_threads}, queue, heads_of<X>(out), x,
+                     heads_of_cache<X>(k_cache), heads_of_cache<X>(v_cache), p, work, speeds_of(rope),
+                     int(rope.dim / 2), queue.bad, rule);
     });
 }
 

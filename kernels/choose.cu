@@ -277,6 +277,7 @@ template <int W, class T>
 static __global__ void __launch_bounds__(choose_threads)
     choose_kernel(int32_t* ids, int32_t* drawn, int32_t* positions, const T* logits, int V, int64_t Vp, Rule rule) {
     __shared__ BlockMemory m;
+    wait_for_kernels();
     const T* const row = logits + blockIdx.x * Vp;
     const auto answer  = [&](int id) {
         if (threadIdx.x != 0) return;
@@ -335,8 +336,8 @@ template <class T>
 static void choose(Tensor ids, Tensor drawn, Tensor positions, Tensor logits, int64_t V, const Rule& rule, Queue& q) {
     const int64_t N = logits.shape[0], Vp = logits.shape[1];
     for_width<T>(Vp % wide<T> == 0 && aligned(logits.ptr), [&](auto width) {
-        launch(choose_kernel<width, T>, {N, choose_threads}, q, ids.data<int32_t>(), drawn.data<int32_t>(),
-               positions.data_or_null<int32_t>(), logits.data<T>(), int(V), Vp, rule);
+        launch_early(choose_kernel<width, T>, {N, choose_threads}, q, ids.data<int32_t>(), drawn.data<int32_t>(),
+                     positions.data_or_null<int32_t>(), logits.data<T>(), int(V), Vp, rule);
     });
 }
 

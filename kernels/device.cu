@@ -146,6 +146,12 @@ void Device::use_attention(AttentionKernels which) const {
 #endif
 }
 
+void Device::allow_early_launches([[maybe_unused]] bool allowed) const {
+#ifdef __CUDACC__
+    if (where() == Machine::cuda) gpu::queue_of(stream_).may_launch_early = allowed;
+#endif
+}
+
 bool Device::fast_bf16() const {
     ON_GPU(stream_, true);
 #if defined(__x86_64__)

@@ -62,6 +62,9 @@ class Device {
     // From now on, attention uses these kernels. InputError when they are Hopper's and this device cannot run them.
     void use_attention(AttentionKernels which) const;
     bool has_hopper_attention() const;
+    // Lets a Graph launch kernels early (feed.h), which it does on GPUs of compute capability 9.0 and above unless this
+    // is set to false.
+    void allow_early_launches(bool allowed) const;
 
   private:
     void use_gpu(int index, bool sync_each, bool insist);

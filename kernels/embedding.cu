@@ -100,6 +100,7 @@ template <int W, bool drops, class T>
 static __global__ void embedding_forward_kernel(T* out, const int32_t* token, const int32_t* position, const T* wte,
                                                 const T* wpe, int64_t N, uint32_t length, int C, BadId* bad,
                                                 IdRule tokens, IdRule positions, ElementMask drop) {
+    let_next_begin();
     if constexpr (drops) drop = drop.of_step();
     int64_t n[rows_at_once], token_row[rows_at_once], position_row[rows_at_once];
     bool good = true;

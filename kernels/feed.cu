@@ -1,6 +1,8 @@
 // feed.cu - see feed.h
 #include "feed.h"
 
+#include <algorithm>
+
 #ifdef __CUDACC__
 #include "queue.cuh"
 
@@ -76,12 +78,19 @@ class Upload {
     cudaEvent_t taken_ = nullptr;  // landed_ may be written again
 };
 
+// Graphs take early launches from CUDA 12.3 on.
+static bool has_early_launches(const Queue& q) {
+    int driver = 0;
+    CUDA_RUN(cudaDriverGetVersion(&driver));
+    return q.may_launch_early && q.limits.major >= 9 && std::min(driver, CUDART_VERSION) >= 12030;
+}
+
 // The CUDA graph behind a Graph. The first run finds out how much scratch memory the work needs and which algorithms
 // its products take, and neither can be done while recording. A graph holds addresses, so it is recorded again when
 // other work has moved the scratch memory.
 class Recording {
   public:
-    explicit Recording(Queue& q) : queue_(q) {}
+    Recording(Queue& q, bool early) : queue_(q), early_(early && has_early_launches(q)) {}
     ~Recording() {
         if (graph_) cudaGraphExecDestroy(graph_);  // a call that fails would be the next launch's last error
     }
@@ -104,14 +113,17 @@ class Recording {
         graph_            = nullptr;
         cudaGraph_t graph = nullptr;
         CUDA_RUN(cudaStreamBeginCapture(queue_.stream, cudaStreamCaptureModeThreadLocal));
+        queue_.launches_early = early_;
         try {
             work();
         } catch (...) {
+            queue_.launches_early = false;
             cudaStreamEndCapture(queue_.stream, &graph);
             if (graph) cudaGraphDestroy(graph);
             cudaGetLastError();  // clears the error of the aborted capture
             throw;
         }
+        queue_.launches_early = false;
         CUDA_RUN(cudaStreamEndCapture(queue_.stream, &graph));
         const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
         CUDA_RUN(cudaGraphDestroy(graph));
@@ -120,6 +132,7 @@ class Recording {
     }
 
     Queue& queue_;
+    bool early_;
     cudaGraphExec_t graph_ = nullptr;
     const void* scratch_   = nullptr;  // the address of the scratch memory when the graph was recorded
     bool ran_              = false;
@@ -159,14 +172,14 @@ void Feed::arrive() {
     std::memcpy(arrived_, outgoing_.data(), size_t(bytes_));
 }
 
-Graph::Graph(const Device& device, bool record) {
+Graph::Graph(const Device& device, bool record, [[maybe_unused]] bool early) {
     if (!record) return;
     CHECK(device.where() == Machine::cuda, "a CUDA graph needs a GPU, and this device is {}", device.name());
 #ifdef __CUDACC__
     gpu::Queue& queue = gpu::queue_of(device.stream());
     CHECK(!queue.sync_each(),
           "a CUDA graph is one launch, so this device cannot wait after every kernel in it: choose one of the two");
-    recording_ = std::make_shared<gpu::Recording>(queue);
+    recording_ = std::make_shared<gpu::Recording>(queue, early);
 #endif
 }
 Graph::~Graph() = default;

@@ -41,7 +41,9 @@ class Graph {
   public:
     // Without `record`, and always on the CPU, run() just does the work. A device that waits after every kernel has no
     // graphs: InputError.
-    Graph(const Device& device, bool record);
+    // early: kernels of the graph may begin before those in front of them have ended, and load weights, positions and
+    // what a cache held before. So no op of the work may write these before the last op that reads them.
+    Graph(const Device& device, bool record, bool early = false);
     ~Graph();
     Graph(const Graph&)            = delete;
     Graph& operator=(const Graph&) = delete;

@@ -178,6 +178,24 @@ inline Grid grid_over(int64_t n, int W, const char* file = __builtin_FILE(), int
     return Grid(n ? std::max<int64_t>(1, ceil_div(n / W, 256)) : 0, 256, 0, file, line);
 }
 
+// ---- kernels that begin early ---------------------------------------------------------------------------------------
+
+// Waits until the kernels in front of this one have ended, if launch_early() let it begin before that, and makes what
+// they wrote visible.
+__device__ inline void wait_for_kernels() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next kernel begin, if it is launched early, as soon as every block of this one has come here or has ended.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// Asks for a line of 128 bytes to be brought into the L2 cache.
+__device__ inline void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 // ---- sums -----------------------------------------------------------------------------------------------------------
 
 // Every lane gets the sum over the warp.

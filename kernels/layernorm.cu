@@ -146,6 +146,8 @@ static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float
     extern __shared__ uint4 rows[];
     const int warp  = threadIdx.x / 32;
     const int64_t n = int64_t(blockIdx.x) * (blockDim.x / 32) + warp;
+    let_next_begin();
+    wait_for_kernels();
     if (n >= N) return;
     T* const row = reinterpret_cast<T*>(reinterpret_cast<char*>(rows) + warp * row_bytes);
     if constexpr (drops) drop = drop.of_step();
@@ -174,9 +176,10 @@ static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd
     const int64_t rows = std::clamp<int64_t>((48 << 10) / row_bytes, 1, 4);
     for_width<T>(C % wide<T> == 0 && aligned(a.ptr, b.ptr, sum.ptr, y.ptr, w.ptr, bias.ptr), [&](auto width) {
         for_dropout(drop.step_at, [&](auto drops) {
-            launch(layernorm_forward_kernel<width, drops, T>, {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q,
-                   sum.data_or_null<T>(), y.data<T>(), mean.data<float>(), rstd.data<float>(), a.data<T>(),
-                   b.data_or_null<T>(), w.data<T>(), bias.data<T>(), eps, N, int(C), int(row_bytes), drop);
+            launch_early(layernorm_forward_kernel<width, drops, T>,
+                         {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q, sum.data_or_null<T>(), y.data<T>(),
+                         mean.data<float>(), rstd.data<float>(), a.data<T>(), b.data_or_null<T>(), w.data<T>(),
+                         bias.data<T>(), eps, N, int(C), int(row_bytes), drop);
         });
     });
 }

@@ -88,6 +88,8 @@ class Queue {
     bool tf32                  = false;    // products in fp32 round their operands to TF32
     AttentionKernels attention = AttentionKernels::automatic;
     HopperTrials hopper;
+    bool may_launch_early                  = true;   // see launch_early()
+    bool launches_early                    = false;  // work is being recorded whose kernels do so
     // Numbers that are 0 between ops. Blocks that share a result count themselves in one of them, so that the last one
     // can combine the parts. It sets the number to 0 again.
     uint32_t* counters                     = nullptr;
@@ -155,15 +157,45 @@ class OpScope {
 };
 
 template <class... P, class... A>
-void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
+void launch_with(cudaLaunchAttribute* attribute, void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
     if (g.blocks == 0) return;
     if (g.blocks < 0 || g.blocks > INT32_MAX || g.shared > int64_t(q.limits.sharedMemPerBlockOptin))
         throw_at<RunError>(g.file, g.line, "{}: {} blocks with {} bytes of shared memory each; {} allows {} and {}",
                            q.op, g.blocks, g.shared, q.limits.name, INT32_MAX, q.limits.sharedMemPerBlockOptin);
     if (g.shared > 40 << 10)  // more than 48 KB need this, and a kernel may have static ones too
         CUDA_RUN(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)));
-    kernel<<<unsigned(g.blocks), unsigned(g.threads), size_t(g.shared), q.stream>>>(P(args)...);
+    if (attribute) {
+        cudaLaunchConfig_t config{};
+        config.gridDim          = {unsigned(g.blocks), 1, 1};
+        config.blockDim         = {unsigned(g.threads), 1, 1};
+        config.dynamicSmemBytes = size_t(g.shared);
+        config.stream           = q.stream;
+        config.attrs            = attribute;
+        config.numAttrs         = 1;
+        CUDA_RUN(cudaLaunchKernelEx(&config, kernel, P(args)...));
+    } else {
+        kernel<<<unsigned(g.blocks), unsigned(g.threads), size_t(g.shared), q.stream>>>(P(args)...);
+    }
     q.launched(g);
+}
+template <class... P, class... A>
+void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
+    launch_with(nullptr, kernel, g, q, args...);
+}
+
+// Launches a kernel that may begin before the kernel in front of it has ended, which CUDA calls programmatic dependent
+// launch. Its threads call wait_for_kernels() (gpu.cuh) before they read what a kernel in front of it in the same
+// recorded work writes, and before they write anything. What they load before that, such as weights, is on its way
+// while the other kernels still run. It takes compute capability 9.0, and code that was compiled for it, because other
+// code does not wait. Everywhere else, and in work that is not recorded, this is launch().
+template <class... P, class... A>
+void launch_early(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
+    cudaFuncAttributes compiled{};
+    if (q.launches_early) CUDA_RUN(cudaFuncGetAttributes(&compiled, kernel));
+    cudaLaunchAttribute early;
+    early.id                                         = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    launch_with(compiled.ptxVersion >= 90 ? &early : nullptr, kernel, g, q, args...);
 }
 
 }  // namespace gpu

@@ -4,6 +4,7 @@
 
 #include "data/bpe_training.h"
 #include "data/shard_writer.h"
+#include "gpt/presets.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "test/emulated.h"
@@ -314,6 +315,35 @@ TEST_CASE("a step waits once and allocates nothing", "[.emulated]") {
     CHECK(five[graph.empty() ? "cudaLaunchKernel" : "cudaGraphLaunch"] >= 5);
 }
 
+// A block has 5 kernels for few rows, and 4 kernels are beside the blocks, of which the first cannot begin early.
+TEST_CASE("the kernels of a token begin early on a GPU that can do that, and choose the same ids", "[.emulated]") {
+    const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");
+    CAPTURE(model);
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    train(s, "model", "--steps 1 --save-every 1 --eval-every 0 --dtype fp32 --model " + model, "");
+    // Returns the ids, and in `early` how many kernels were launched so.
+    int64_t early  = 0;
+    const auto ids = [&](const std::string& how, const std::string& gpu = "") {
+        const Ran r = run(s, "infer_gpt",
+                          "--model " + quoted(s / "model/checkpoints/latest") +
+                              " --ids 1,2,3 --tokens 8 --top-p 0.9 --device cuda --dtype bf16 " + how,
+                          "", gpu + checked + "--trace ");
+        CAPTURE(how, gpu, r.out, r.err);
+        REQUIRE(r.code == 0);
+        early = calls(r.err)["cudaLaunchKernelExC"];
+        return r.out;
+    };
+    for (const int samples : {1, 9}) {
+        const std::string how = fmt::format("--samples {} ", samples), ordered = ids(how + "--no-early-launch");
+        CHECK(early == 0);
+        CHECK(ids(how) == ordered);
+        CHECK((samples == 1 ? early == 5 * config_of(*find_preset(model)).layers + 3 : early > 0));
+    }
+    const std::string ordered = ids("--no-early-launch", "EMU_GPU=a100 ");
+    CHECK(ids("", "EMU_GPU=a100 ") == ordered);
+    CHECK(early == 0);
+}
 TEST_CASE("--save-async on a GPU writes the files of a save at once", "[.emulated]") {
     const auto how = GENERATE(as<std::string>{}, "--model nano-neox --dtype bf16 --graph",
                               "--model nano --dtype fp32 --offload optimizer");

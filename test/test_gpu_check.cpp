@@ -117,7 +117,7 @@ TEST_CASE("gpu_check.sh runs every part, and sets what it measured beside the ta
                                 "--model gpt2-xl --dtype bf16 --context 1024 --batch 8 --steps 12 --graph: 56.4",
                                 "ready in 1.25 s",
                                 "timed products: 1, of which another than cuBLASLt's first choice is faster: 1",
-                                "64 at once: 400 tokens of prompt",
+                                "64 at once: 400 tokens of prompt", "1 at once, no early launch: 400 tokens",
                                 "forward D 64 T 1024           300      368      337               -",
                                 "FlashAttention refuses D 128 T 4096", "PyTorch 2.11.0", "verdict: 1 of the 1 kernels",
                                 "memcheck: ========= ERROR SUMMARY: 0 errors", "initcheck: ",

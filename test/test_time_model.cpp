@@ -1,18 +1,12 @@
 // test_time_model.cpp - the predicted times of training steps against those that an H100 took
 #include "test/scaling_table.h"
+#include "test/step_table.h"
 
 #include "test/catch.h"
 #include "test/scratch.h"
 
 TEST_CASE("predicted step times are within 10 % of those that were measured on an H100", "[model]") {
-    Config characters       = config_of(*find_preset("gpt2"));  // nanoGPT's model of characters
-    characters.layers       = 6;
-    characters.width        = 384;
-    characters.heads        = 6;
-    characters.feed_forward = 4 * 384;
-    characters.context      = 256;
-    characters.vocab        = 65;
-    const auto preset       = [](const char* name) { return config_of(*find_preset(name)); };
+    const auto preset = [](const char* name) { return config_of(*find_preset(name)); };
     struct Measured {
         const char* name;
         Config config;
@@ -38,7 +32,7 @@ TEST_CASE("predicted step times are within 10 % of those that were measured on a
         {"gpt2-xl, chunks", xl, bf16, 8, 1024, 1024, 1, false, 44.8e3},
         {"pythia-160m", preset("pythia-160m"), bf16, 16, 2048, 64, 1, false, 396e3},
         {"pythia-1.4b", preset("pythia-1.4b"), bf16, 4, 2048, 64, 1, false, 52.2e3},
-        {"characters", characters, bf16, 64, 256, 64, 1, false, 2.86e6},
+        {"characters", model_of_characters(), bf16, 64, 256, 64, 1, false, 2.86e6},
     };
     // clang-format on
     const Card* card = find_card("NVIDIA H100 80GB HBM3");
@@ -204,4 +198,23 @@ TEST_CASE("an update in the host's memory takes the time of the slowest of its t
     CHECK(muon.host.to_host + 6 * muon.host.muon_state / 8 == Approx(6 * n));
     CHECK(muon.host.muon_state > .9 * 8 * n);
     CHECK(muon.update > muon.host.muon_state / 25.6e9);
+}
+
+TEST_CASE("the predictions of kernels/README.md are those of the model", "[model]") {
+    const std::string page = read_text("kernels/README.md");
+    INFO("the rows of its table have to be\n" << step_table());
+    CHECK(page.find(step_table()) != std::string::npos);
+    // Tokens/s of GPT-2 124M, a kernel of whose tokens takes 2.3 us beside its bytes where it waits for the one before.
+    const Config c  = config_of(*find_preset("gpt2"));
+    const auto rate = [&](int64_t sequences, int64_t past, double hidden) {
+        return double(sequences) / seconds_of_token(c, sequences, past, hidden);
+    };
+    CHECK(rate(1, 512, 0) == Approx(4200).epsilon(.01));
+    CHECK(rate(64, 128, 0) == Approx(163e3).epsilon(.01));
+    CHECK(rate(64, 512, 0) == Approx(92e3).epsilon(.01));
+    CHECK(rate(1, 512, .59e-6) == Approx(5000).epsilon(.01));
+    CHECK(rate(1, 512, .96e-6) == Approx(5700).epsilon(.01));
+    CHECK(rate(1, 512, 2.3e-6 * 64 / 63) == Approx(11100).epsilon(.01));
+    for (const char* figure : {"4,200", "163,000", "92,000", "5,000", "5,700", "11,100"})
+        CHECK(page.find("| " + std::string(figure) + " |") != std::string::npos);
 }

@@ -1,0 +1,162 @@
+// step_table.h - the tables of kernels/README.md that say how long a step and a token should take on an H100, as
+// predicted from counts
+#pragma once
+#include <fmt/format.h>
+
+#include <array>
+
+#include "gpt/plan.h"
+#include "gpt/presets.h"
+#include "gpt/time_model.h"
+
+// nanoGPT's model of characters.
+inline Config model_of_characters() {
+    Config c       = config_of(*find_preset("gpt2"));
+    c.layers       = 6;
+    c.width        = 384;
+    c.heads        = 6;
+    c.feed_forward = 4 * 384;
+    c.context      = 256;
+    c.vocab        = 65;
+    return c;
+}
+
+// The three kernels of attention, forward, dq, and dk with dv, as the emulator counted them for one sequence
+// (`bench_ops
+// --compare-attention`, and --only attention for T 256): PTX instructions of warps, and FLOPs of the tensor cores.
+struct CountedAttention {
+    int64_t D, T, heads;
+    std::array<double, 3> instructions, flops;
+};
+// clang-format off: columns of numbers
+inline constexpr CountedAttention hopper_attention[] = {
+    {64, 256, 12, {0.277e6, 0.269e6, 0.371e6}, {0.153e9, 0.254e9, 0.305e9}},
+    {64, 1024, 12, {2.15e6, 2.10e6, 3.16e6}, {1.836e9, 2.848e9, 3.657e9}},
+    {128, 2048, 6, {3.82e6, 4.77e6, 6.80e6}, {6.89e9, 10.52e9, 13.96e9}},
+};
+// clang-format on
+
+// Predicts the seconds of Hopper's attention kernels for one head. The scarcest of a multiprocessor's units sets the
+// pace: its tensor cores, 4096 FLOPs a cycle; its exponentials, 16; or its four schedulers, an instruction each. None
+// of them is busier than the schedulers were in the kernels that use mma.sync, which an H100 has timed: 47, 40 and 40 %
+// of their slots. That H100 ran at 1.7 GHz.
+inline std::array<double, 3> seconds_of_hopper_attention(const CountedAttention& a) {
+    constexpr double cycles = 132 * 1.7e9, busy[] = {0.47, 0.40, 0.40};
+    std::array<double, 3> seconds;
+    for (int k = 0; k < 3; k++) {
+        const double scores = a.flops[k] / double(2 * (k + 2) * a.D);  // each is in 2, 3 or 4 products
+        seconds[k] =
+            std::max({a.flops[k] / 4096, scores / 16, a.instructions[k] / 4}) / cycles / busy[k] / double(a.heads);
+    }
+    return seconds;
+}
+
+// FLOP/s of cuDNN's attention, forward and backward, on that H100 on the same day.
+struct TimedAttention {
+    int64_t D, T;
+    double forward, backward;
+};
+inline constexpr TimedAttention cudnn_attention[] = {{64, 1024, 336e12, 232e12}, {128, 2048, 535e12, 394e12}};
+
+// What the columns of the table assume of attention. But for `measured`, they also assume what their counts allow of
+// the other kernels that were written anew since they were timed.
+enum class Attention : uint8_t { measured, by_instructions, hopper, cudnn };
+
+template <class Rows>
+auto* row_for(const Rows& rows, int64_t D, int64_t T) {
+    const auto row =
+        std::find_if(std::begin(rows), std::end(rows), [&](const auto& r) { return r.D == D && r.T == T; });
+    return row == std::end(rows) ? nullptr : &*row;
+}
+
+// Returns the seconds of a step, or nothing when there are no figures for its attention.
+inline std::optional<double> predicted_step(const Config& c, const BatchShape& shape, Attention attention) {
+    const Card* card = find_card("NVIDIA H100 80GB HBM3");
+    auto ops         = step_ops(c, shape, DType::BF16, 1, OptimizerKind::adamw);
+    const int64_t D = c.head_size(), T = shape.context;
+    double seconds = 0;
+    for (StepOp& op : ops) {
+        const bool forward = op.kind == OpKind::attention_forward, backward = op.kind == OpKind::attention_backward;
+        const auto reaches = [&](OpKind kind, double measured, double now) {
+            if (op.kind == kind && attention != Attention::measured) op.cost = op.cost * (measured / now);
+        };
+        reaches(OpKind::cross_entropy, .60, .85);
+        reaches(OpKind::layernorm_backward, .61, .85);
+        reaches(OpKind::embedding_forward, .62, .85);
+        reaches(OpKind::embedding_backward, .28, .72);
+        reaches(OpKind::rope, .36, .80);
+        // The instructions of an mma, now and when an H100 timed the kernels; in the backward pass those of dq and of
+        // dk and dv, in the ratio of their times there. Besides, warps skip tiles now, which saves 5 % of the products.
+        if (attention == Attention::by_instructions) {
+            const bool wide = D > 64;
+            if (forward) op.work = .95 * (wide ? 4.5 / 6.6 : 5.5 / 7.8);
+            if (backward)
+                op.work = .95 * (wide ? 302 * 4.1 / 5.4 + 424 * 4.5 / 5.5 : 302 * 4.4 / 6.0 + 424 * 4.6 / 6.1) / 726;
+        }
+        if ((forward || backward) && attention >= Attention::hopper) {
+            double kernels;
+            if (attention == Attention::cudnn) {
+                const auto* timed = row_for(cudnn_attention, D, T);
+                if (!timed) return {};
+                kernels = op.cost.flops / (forward ? timed->forward : timed->backward);
+            } else {
+                const auto* counted = row_for(hopper_attention, D, T);
+                if (!counted) return {};
+                const auto of = seconds_of_hopper_attention(*counted);
+                kernels       = double(shape.batch * c.heads) * (forward ? of[0] : of[1] + of[2]);
+            }
+            seconds += op.calls * (kernels + op.kernels * card->launch_in_graph);
+            continue;
+        }
+        seconds += seconds_of(op, *card, DType::BF16, T, true);
+    }
+    return seconds;
+}
+
+inline std::string rounded(double tokens_per_second) {
+    return tokens_per_second > 1e6   ? fmt::format("{:.2f}M", tokens_per_second / 1e6)
+           : tokens_per_second > 1e5 ? fmt::format("{:.0f}k", tokens_per_second / 1e3)
+                                     : fmt::format("{:.1f}k", tokens_per_second / 1e3);
+}
+
+inline std::string step_table() {
+    const auto preset = [](const char* name) { return config_of(*find_preset(name)); };
+    struct Row {
+        const char *name, *measured;
+        Config config;
+        int64_t batch, context;
+        const char* target;
+    };
+    const Row rows[] = {
+        {"GPT-2 124M, B 32, T 1024", "464k", preset("gpt2"), 32, 1024, "580k"},
+        {"GPT-2 1558M, B 8, T 1024", "42.8k", preset("gpt2-xl"), 8, 1024, "50k"},
+        {"Pythia-1.4b, B 4, T 2048", "52.2k", preset("pythia-1.4b"), 4, 2048, "60k"},
+        {"characters: 6 layers × 384, B 64, T 256", "2.86M", model_of_characters(), 64, 256, "4M"},
+    };
+    std::string table;
+    for (const Row& r : rows) {
+        table += fmt::format("| {} | {} |", r.name, r.measured);
+        const BatchShape shape{r.batch, r.context, true, Recompute::none, 1024};
+        for (const Attention a :
+             {Attention::measured, Attention::by_instructions, Attention::hopper, Attention::cudnn}) {
+            const auto seconds = predicted_step(r.config, shape, a);
+            table += fmt::format(" {} |", seconds ? rounded(double(shape.rows()) / *seconds) : "");
+        }
+        table += fmt::format(" {} |\n", r.target);
+    }
+    return table;
+}
+
+// ---- a token of generation ------------------------------------------------------------------------------------------
+
+// Predicts the seconds of a token of each of `sequences` sequences that have `past` tokens in the cache. hidden: the
+// seconds by which a kernel begins before the one in front of it has ended; the first kernel cannot.
+inline double seconds_of_token(const Config& c, int64_t sequences, int64_t past, double hidden) {
+    constexpr double launch = 2.3e-6;  // of a kernel beside its bytes, measured on an H100
+    const double weights    = 2. * double(count_params(c) - c.context * c.width),
+                 cache      = 2. * double(2 * c.layers * c.width * past * sequences),
+                 logits     = 2. * double(2 * c.padded_vocab() * sequences);  // written and read
+    const double kernels    = double((sequences <= few_rows ? 5 : 7) * c.layers + 4);
+    return (weights + cache + logits) / find_card("NVIDIA H100 80GB HBM3")->copy_rate + kernels * launch -
+           (kernels - 1) * hidden;
+}
