@@ -316,6 +316,13 @@ void forget_local(Warp& w, uint32_t from, uint32_t bytes) {
 void note_pending(Warp& w, const AsyncCopy& copy, bool pending) {
     Block& b = *w.block;
     if (!b.launch->check_all) return;
+    if (pending && w.mask & ~w.waited) {  // the hardware may read the source now, before griddepcontrol.wait
+        Reach source;
+        std::memcpy(source.addr, copy.src, sizeof source.addr);
+        each_lane(copy.mask,
+                  [&](int l) { source.mask |= uint32_t(copy.from[l] && Memory::get().in_arena(copy.src[l])) << l; });
+        if (source.mask) check_global_races(w, copy.instr, copy.bytes, Touch::Load, source);
+    }
     b.pending_copies = true;
     each_lane(copy.mask, [&](int l) {
         if (copy.dst[l] + copy.bytes > b.shared_bytes) return;  // this is reported when the copy is made

@@ -4,7 +4,7 @@
 // about the kernel in front of it.
 // finding: race of an early launch
 // check: all
-// cases: read, overwrite, next, never, graph
+// cases: read, overwrite, next, never, graph, async
 // arch: -gencode arch=compute_90,code=[compute_90,sm_90]
 #include <string>
 
@@ -17,6 +17,18 @@ __global__ void copy(int* out, const int* in, bool early, bool waits) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x, x = in[i];  // <- read, next, never, graph
     if (waits) wait_for_grids();
     out[i] = x + 1;  // <- overwrite
+}
+
+// The same with cp.async, which begins to read before it is waited for.
+__global__ void copy_async(int* out, const int* in, bool early) {
+    __shared__ int tile[64];
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (!early) wait_for_grids();
+    const auto to = uint32_t(__cvta_generic_to_shared(tile + threadIdx.x));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(in + i) : "memory");  // <- async
+    wait_for_grids();
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    out[i] = tile[threadIdx.x] + 1;
 }
 
 int main(int argc, char** argv) {
@@ -35,6 +47,8 @@ int main(int argc, char** argv) {
     launch_early(s, copy, b, a, false, true);
     if (which == "read" || which == "graph") {
         launch_early(s, copy, c, b, wrong, true);
+    } else if (which == "async") {
+        launch_early(s, copy_async, c, b, wrong);
     } else if (which == "overwrite") {
         launch_early(s, copy, a, c, wrong, !wrong);
     } else if (which == "next") {  // the kernel before last still writes b
