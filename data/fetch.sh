@@ -87,19 +87,29 @@ while read -r _ range url sum; do
 done <<<"$rows"
 echo "$name: ${#urls[@]} files, $(awk "BEGIN {printf \"%.1f\", $total / 1e6}") MB, to $out"
 mkdir -p "$out"
+flaw_of() {  # flaw_of FILE NUMBER: says what is wrong with a file, or nothing
+    local bytes
+    bytes=$(wc -c <"$1")
+    if [ "${sizes[$2]}" != 0 ] && [ "$bytes" != "${sizes[$2]}" ]; then
+        echo "has $bytes bytes, where ${sizes[$2]} are expected"
+    elif [ -n "${sums[$2]}" ] && ! echo "${sums[$2]}  $1" | sha256sum --check --status; then
+        echo "has another SHA-256 than ${sums[$2]}"
+    fi
+}
 files=()
 for i in "${!urls[@]}"; do
     file=$out/$(basename "${urls[i]}")
     files+=("$file")
-    if [ ! -s "$file" ]; then
-        curl --fail --silent --show-error --location --retry 3 --continue-at - --output "$file.part" "${urls[i]}" ||
+    if [ -s "$file" ]; then
+        flaw=$(flaw_of "$file" "$i")
+        [ -z "$flaw" ] || die "$file is there already, and $flaw; remove or rename it, and run this again" 1
+    else
+        # The server would refuse to go on behind the end of a download that is complete.
+        [ -s "$file.part" ] && [ "$(wc -c <"$file.part")" = "${sizes[i]}" ] ||
+            curl --fail --silent --show-error --location --retry 3 --continue-at - --output "$file.part" "${urls[i]}" ||
             die "cannot get ${urls[i]}; run this again to go on where it stopped" 1
-        got=$(wc -c <"$file.part")
-        [ "${sizes[i]}" = 0 ] || [ "$got" = "${sizes[i]}" ] || { rm "$file.part"; die "$file: $got bytes, expected ${sizes[i]}" 1; }
-        if [ -n "${sums[i]}" ] && ! echo "${sums[i]}  $file.part" | sha256sum --check --status; then
-            rm "$file.part"
-            die "$file: the file from ${urls[i]} has another SHA-256 than ${sums[i]}" 1
-        fi
+        flaw=$(flaw_of "$file.part" "$i")
+        [ -z "$flaw" ] || { rm "$file.part"; die "$file: the file from ${urls[i]} $flaw" 1; }
         mv "$file.part" "$file"
     fi
     echo "$file: $(wc -c <"$file") bytes, $([ -n "${sums[i]}" ] && echo "the SHA-256 is right" || echo "no SHA-256 is published")"

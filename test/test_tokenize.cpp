@@ -475,6 +475,15 @@ TEST_CASE("data/fetch.sh prints the size, resumes where it stopped, and refuses 
     CHECK(r.code == 0);
     CHECK(says(r, {"pile: 1 files", "03.jsonl.zst", std::to_string(file.size()) + " bytes"}));
     CHECK(read_text(s / "out/03.jsonl.zst") == file);
+    // A file that is there is compared, and so is a download that was complete when it was stopped.
+    CHECK(fetch("pile --parts 3-3").code == 0);
+    fs::rename(s / "out/03.jsonl.zst", s / "out/03.jsonl.zst.part");
+    CHECK(fetch("pile --parts 3-3").code == 0);
+    write_text(s / "out/03.jsonl.zst", "something else");
+    const Ran other = fetch("pile --parts 3-3");
+    CHECK(other.code == 1);
+    CHECK(says(other, {"is there already", "has 14 bytes, where " + std::to_string(file.size()) + " are expected"}));
+    CHECK(read_text(s / "out/03.jsonl.zst") == "something else");
     CHECK(fetch("pile --parts 29-30").code == 2);
     CHECK(fetch("pile --parts 4-4").code == 1);
     const Ran ready = fetch("pile-pythia --parts 0-0 --tokenizer x");
@@ -484,6 +493,10 @@ TEST_CASE("data/fetch.sh prints the size, resumes where it stopped, and refuses 
     write_text(s / "karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "To be");
     CHECK(says(fetch("tinyshakespeare"), {"another SHA-256"}));
     CHECK(!exists(s / "out/input.txt"));
+    write_text(s / "out/input.txt", "To ba");
+    const Ran damaged = fetch("tinyshakespeare");
+    CHECK(damaged.code == 1);
+    CHECK(says(damaged, {"is there already", "another SHA-256"}));
 }
 
 TEST_CASE("Parquet files give the same shards as JSON lines, and one that is cut off gives none", "[programs][data]") {
