@@ -21,7 +21,7 @@ inline void train(const Scratch& s, const std::string& out, const std::string& m
     CAPTURE(out, more, r.out, r.err);
     REQUIRE(r.code == 0);
 }
-// Removes later checkpoints, as if the run had been stopped after this step.
+// Removes the checkpoints of later steps, as if the run had been stopped after this one.
 inline void cut_after(const Scratch& s, const std::string& out, int64_t step) {
     const fs::path all = s / (out + "/checkpoints");
     for (const auto& e : fs::directory_iterator(all))

@@ -1,185 +1,11 @@
 // test_attention.cpp - attention and rotary positions against their formulas in double
-#include <functional>
-
-#include "kernels/ops.h"
-#include "test/close.h"
-
-// ---- the formulas, in double (the reference) or float (plain) -------------------------------------------------------
-
-struct Sizes {
-    int64_t B, T, H, D;
-    int64_t window;
-    bool documents;  // whether a sequence holds several documents
-};
-namespace Catch {
-template <>
-struct StringMaker<Sizes> {
-    static std::string convert(const Sizes& sizes) {
-        return fmt::format("B {} T {} H {} D {} window {}{}", sizes.B, sizes.T, sizes.H, sizes.D, sizes.window,
-                           sizes.documents ? " documents" : "");
-    }
-};
-}  // namespace Catch
+#include "test/reference_attention.h"
 
 namespace {
 
-int64_t first_seen(const Sizes& sizes, const Values& starts, int64_t b, int64_t t) {
-    const int64_t start = starts.empty() ? 0 : int64_t(starts[b * sizes.T + t]);
-    return std::max({start, t - sizes.window + 1, int64_t(0)});
-}
-
-struct Indices {  // follows the layouts in ops.h
-    Sizes sizes;
-    int64_t qkv(int64_t b, int64_t t, int64_t which, int64_t h, int64_t d) const {
-        return (((b * sizes.T + t) * 3 + which) * sizes.H + h) * sizes.D + d;
-    }
-    int64_t out(int64_t b, int64_t t, int64_t h, int64_t d) const {
-        return ((b * sizes.T + t) * sizes.H + h) * sizes.D + d;
-    }
-    int64_t lse(int64_t b, int64_t h, int64_t t) const { return (b * sizes.H + h) * sizes.T + t; }
-};
-
-template <class R>
-R score(const Values& qkv, const Indices& at, int64_t b, int64_t h, int64_t t, int64_t s, double scale) {
-    R dot = 0;
-    for (int64_t d = 0; d < at.sizes.D; d++) dot += R(qkv[at.qkv(b, t, 0, h, d)]) * R(qkv[at.qkv(b, s, 1, h, d)]);
-    return dot * R(scale);
-}
-
-template <class F>
-void each_row(const Sizes& sizes, F f) {
-    for (int64_t b = 0; b < sizes.B; b++)
-        for (int64_t h = 0; h < sizes.H; h++)
-            for (int64_t t = 0; t < sizes.T; t++) f(b, h, t);
-}
-
-// What dropout multiplies the probability of key s for query t of head h with, asked for each element; null: with 1.
-using MaskOf = std::function<double(int64_t b, int64_t h, int64_t t, int64_t s)>;
-MaskOf mask_of(const Sizes& sizes, Dropout drop, int32_t step) {
-    const auto number = std::make_shared<int32_t>(step);
-    drop.step         = {number.get(), DType::I32, {1}};
-    const HeadDropouts heads(drop, sizes.T, sizes.H);
-    const double scale = 65536. / (65536 - drop.threshold());
-    return [=, H = sizes.H, kept = number](int64_t b, int64_t h, int64_t t, int64_t s) {
-        return heads.head(b * H + h).keeps(uint32_t(t), uint32_t(s)) ? scale : 0;
-    };
-}
-
-struct Forward {
-    Values out, lse;
-};
-template <class R>
-Forward forward_formula(const Sizes& sizes, const Values& qkv, const Values& starts, double scale,
-                        const MaskOf& mask = nullptr) {
-    const Indices at{sizes};
-    Forward y{Values(sizes.B * sizes.T * sizes.H * sizes.D), Values(sizes.B * sizes.H * sizes.T)};
-    each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
-        const int64_t first = first_seen(sizes, starts, b, t);
-        std::vector<R> p(t + 1);
-        R top = -std::numeric_limits<R>::infinity(), sum = 0;
-        for (int64_t s = first; s <= t; s++) {
-            p[s] = score<R>(qkv, at, b, h, t, s, scale);
-            top  = std::max(top, p[s]);
-        }
-        for (int64_t s = first; s <= t; s++) {
-            p[s] = std::exp(p[s] - top);
-            sum += p[s];
-            if (mask) p[s] *= R(mask(b, h, t, s));
-        }
-        for (int64_t d = 0; d < sizes.D; d++) {
-            R o = 0;
-            for (int64_t s = first; s <= t; s++) o += p[s] * R(qkv[at.qkv(b, s, 2, h, d)]);
-            y.out[at.out(b, t, h, d)] = double(o / sum);
-        }
-        y.lse[at.lse(b, h, t)] = double(top + std::log(sum));
-    });
-    return y;
-}
-
-// p and ds are rounded to the dtype `factors` before they are multiplied with dout, q and k.
-template <class R>
-Values backward_formula(const Sizes& sizes, const Values& dout, const Values& out, const Values& lse, const Values& qkv,
-                        const Values& starts, double scale, DType factors = DType::F32, const MaskOf& mask = nullptr) {
-    const auto factor = [=](R x) { return factors == DType::F32 ? x : R(rounded(double(x), factors)); };
-    const Indices at{sizes};
-    std::vector<R> g(qkv.size());
-    each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
-        R delta = 0;
-        for (int64_t d = 0; d < sizes.D; d++) delta += R(dout[at.out(b, t, h, d)]) * R(out[at.out(b, t, h, d)]);
-        for (int64_t s = first_seen(sizes, starts, b, t); s <= t; s++) {
-            const R p = std::exp(score<R>(qkv, at, b, h, t, s, scale) - R(lse[at.lse(b, h, t)]));
-            R dp      = 0;
-            for (int64_t d = 0; d < sizes.D; d++) dp += R(dout[at.out(b, t, h, d)]) * R(qkv[at.qkv(b, s, 2, h, d)]);
-            const R m  = mask ? R(mask(b, h, t, s)) : R(1);
-            const R ds = factor(p * (dp * m - delta)) * R(scale);
-            for (int64_t d = 0; d < sizes.D; d++) {
-                g[at.qkv(b, t, 0, h, d)] += ds * R(qkv[at.qkv(b, s, 1, h, d)]);
-                g[at.qkv(b, s, 1, h, d)] += ds * R(qkv[at.qkv(b, t, 0, h, d)]);
-                g[at.qkv(b, s, 2, h, d)] += factor(p * m) * R(dout[at.out(b, t, h, d)]);
-            }
-        }
-    });
-    return Values(g.begin(), g.end());
-}
-
-// ---- inputs ---------------------------------------------------------------------------------------------------------
-
-enum class ScoreKind { ordinary, large, equal, alternating, tiny, rising };
-
-Values qkv_values(const Sizes& sizes, ScoreKind kind, DType dtype, double scale, uint64_t seed = 7) {
-    Dice random(seed);
-    const Indices at{sizes};
-    Values x(sizes.B * sizes.T * 3 * sizes.H * sizes.D);
-    const double to_1e4 =
-        std::sqrt(1e4 / scale / std::sqrt(double(sizes.D)));  // scale q·k is then about 1e4 normal(0,1)
-    for (double& v : x) v = random.normal();
-    each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
-        for (int64_t d = 0; d < sizes.D; d++) {
-            double &q = x[at.qkv(b, t, 0, h, d)], &k = x[at.qkv(b, t, 1, h, d)], &v = x[at.qkv(b, t, 2, h, d)];
-            switch (kind) {
-                case ScoreKind::ordinary: break;
-                case ScoreKind::large:  // whole numbers, so that scores are exact, in whatever order they are summed
-                    q = std::nearbyint(q * to_1e4);
-                    k = std::nearbyint(k * to_1e4);
-                    break;
-                case ScoreKind::equal:
-                    q = 0.5;
-                    k = -2;
-                    break;
-                case ScoreKind::alternating:
-                    q = 1;
-                    k = (t % 2 ? 1 : -1) * 1e4 / scale / double(sizes.D);
-                    break;
-                case ScoreKind::tiny:
-                    q *= 1e-39;
-                    k *= 1e-39;
-                    v *= 1e-39;
-                    break;
-                case ScoreKind::rising:  // by 1 per key, so that the sums of an online softmax soon need another scale
-                    q = 1 + q / 16;
-                    k = double(t) / scale / double(sizes.D);
-                    break;
-            }
-        }
-    });
-    return rounded(x, dtype);
-}
-
-// A new document starts every 7 to 40 rows, at other rows in each sequence.
-Values document_starts(const Sizes& sizes) {
-    if (!sizes.documents) return {};
-    Dice random(11);
-    Values starts(sizes.B * sizes.T);
-    for (int64_t b = 0; b < sizes.B; b++)
-        for (int64_t t = 0, start = 0, next = 7; t < sizes.T; t++) {
-            if (t == next) {
-                start = t;
-                next  = t + 7 + random.below(34);
-            }
-            starts[b * sizes.T + t] = double(start);
-        }
-    return starts;
-}
+using Sizes   = AttentionSizes;
+using Indices = AttentionIndices;
+using Forward = AttentionResults;
 
 Buffer starts_buffer(const Device* dev, const Sizes& sizes, const Values& starts) {
     return starts.empty() ? Buffer(dev, {sizes.B, sizes.T}, DType::I32, Kind::zeros)
@@ -223,8 +49,6 @@ std::vector<Case> all_cases() {
     }
     return cases;
 }
-
-float default_scale(const Sizes& sizes) { return 1.f / std::sqrt(float(sizes.D)); }
 
 // The positions (B,T) of rows that go to `past` and after it in a cache.
 Buffer positions_from(const Device* dev, int64_t B, int64_t T, int64_t past) {
@@ -373,7 +197,7 @@ TEST_CASE("attention_forward takes scores of 1e9", "[attention]") {
     const Indices at{sizes};
     Values qkv = qkv_values(sizes, ScoreKind::ordinary, DType::F32, 1);
     Dice random(5);
-    each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {  // the first column alone makes the scores
+    each_attention_row(sizes, [&](int64_t b, int64_t h, int64_t t) {  // the first column alone makes the scores
         for (int64_t d = 0; d < sizes.D; d++) qkv[at.qkv(b, t, 0, h, d)] = d == 0;
         qkv[at.qkv(b, t, 1, h, 0)] = (2 * random.uniform() - 1) * 1e9;
     });
@@ -494,7 +318,7 @@ TEST_CASE("attention_cached, called for a few rows at a time, gives the rows of 
         const Indices in{small};
         Values rows(small.B * small.T * 3 * small.H * small.D);
         for (int64_t which = 0; which < 3; which++)
-            each_row(small, [&](int64_t b, int64_t h, int64_t t) {
+            each_attention_row(small, [&](int64_t b, int64_t h, int64_t t) {
                 for (int64_t d = 0; d < sizes.D; d++)
                     rows[in.qkv(b, t, which, h, d)] = qkv[at.qkv(b, past + t, which, h, d)];
             });
@@ -503,7 +327,7 @@ TEST_CASE("attention_cached, called for a few rows at a time, gives the rows of 
         attention_cached(out, k, v, x, positions_from(dev, small.B, small.T, past), {}, scale, sizes.window,
                          dev->stream());
         const Values y = out.values();
-        each_row(small, [&](int64_t b, int64_t h, int64_t t) {
+        each_attention_row(small, [&](int64_t b, int64_t h, int64_t t) {
             for (int64_t d = 0; d < sizes.D; d++) ours[at.out(b, past + t, h, d)] = y[in.out(b, t, h, d)];
         });
     }
@@ -623,7 +447,7 @@ Values rope_formula(const Sizes& sizes, Values x, const std::function<double(int
                     double direction) {
     const Indices at{sizes};
     for (int64_t which = 0; which < 2; which++)
-        each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
+        each_attention_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
             for (int64_t i = 0; i < rope.dim / 2; i++) {
                 const double angle =
                     position(b, t) * std::pow(double(rope.base), -2. * double(i) / double(rope.dim)) * direction;
@@ -661,7 +485,7 @@ TEST_CASE("rope rotates q and k, and backward rotates them back", "[rope]") {
                 rope_formula<float>(sizes, x, position, rope, 1));
     const Values forward = qkv.values();
     const Indices at{sizes};
-    each_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
+    each_attention_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
         for (int64_t which = 0; which < 3; which++)
             for (int64_t d = which == 2 ? 0 : rope.dim; d < sizes.D; d++)
                 if (forward[at.qkv(b, t, which, h, d)] != x[at.qkv(b, t, which, h, d)])

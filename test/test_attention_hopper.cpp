@@ -1,28 +1,11 @@
 // test_attention_hopper.cpp - attention's kernels for Hopper, against the formulas in double and against mma.sync
 //
 // They need a GPU of compute capability 9.0, which the emulator is. Elsewhere these tests do nothing.
-#include "kernels/ops.h"
-#include "test/close.h"
+#include "test/reference_attention.h"
 
 namespace {
 
-struct Heads {
-    int64_t B, T, H, D, window;
-    bool documents;
-};
-enum class Scores { ordinary, large, equal, alternating, tiny, rising };
-
-}  // namespace
-namespace Catch {
-template <>
-struct StringMaker<Heads> {
-    static std::string convert(const Heads& s) {
-        return fmt::format("B {} T {} H {} D {} window {}{}", s.B, s.T, s.H, s.D, s.window,
-                           s.documents ? " documents" : "");
-    }
-};
-}  // namespace Catch
-namespace {
+using Sizes = AttentionSizes;
 
 // The GPU, or null.
 const Device* hopper() {
@@ -37,118 +20,19 @@ struct Using {
     ~Using() { dev->use_attention(AttentionKernels::automatic); }
 };
 
-// ---- the formula, in double (the reference) or float (plain) --------------------------------------------------------
-
-int64_t first_seen(const Heads& s, const Values& starts, int64_t b, int64_t t) {
-    return std::max({starts.empty() ? 0 : int64_t(starts[b * s.T + t]), t - s.window + 1, int64_t(0)});
-}
 // The first element of a row of q (0), k (1) or v (2).
-int64_t row_of_qkv(const Heads& s, int64_t b, int64_t t, int64_t which, int64_t h) {
-    return (((b * s.T + t) * 3 + which) * s.H + h) * s.D;
+int64_t row_of_qkv(const Sizes& s, int64_t b, int64_t t, int64_t which, int64_t h) {
+    return AttentionIndices{s}.qkv(b, t, which, h, 0);
 }
-
-struct Results {
-    Values out, lse;
-};
-template <class R>
-Results formula(const Heads& s, const Values& qkv, const Values& starts, double scale) {
-    Results y{Values(s.B * s.T * s.H * s.D), Values(s.B * s.H * s.T)};
-    for (int64_t b = 0; b < s.B; b++)
-        for (int64_t h = 0; h < s.H; h++)
-            for (int64_t t = 0; t < s.T; t++) {
-                std::vector<R> p(t + 1), o(s.D);
-                const double* q     = &qkv[row_of_qkv(s, b, t, 0, h)];
-                const int64_t first = first_seen(s, starts, b, t);
-                R top = -std::numeric_limits<R>::infinity(), sum = 0;
-                for (int64_t u = first; u <= t; u++) {
-                    const double* k = &qkv[row_of_qkv(s, b, u, 1, h)];
-                    for (int64_t d = 0; d < s.D; d++) p[u] += R(q[d]) * R(k[d]);
-                    p[u] *= R(scale);
-                    top = std::max(top, p[u]);
-                }
-                for (int64_t u = first; u <= t; u++) sum += p[u] = std::exp(p[u] - top);
-                for (int64_t u = first; u <= t; u++)
-                    for (int64_t d = 0; d < s.D; d++) o[d] += p[u] * R(qkv[row_of_qkv(s, b, u, 2, h) + d]);
-                for (int64_t d = 0; d < s.D; d++) y.out[((b * s.T + t) * s.H + h) * s.D + d] = double(o[d] / sum);
-                y.lse[(b * s.H + h) * s.T + t] = double(top + std::log(sum));
-            }
-    return y;
-}
-
-// As in test_attention.cpp, p and ds are rounded to `factors` before they are multiplied with dout, q and k.
-template <class R>
-Values backward_formula(const Heads& s, const Values& dout, const Values& out, const Values& lse, const Values& qkv,
-                        const Values& starts, double scale, DType factors) {
-    const auto factor = [=](R x) { return factors == DType::F32 ? x : R(rounded(double(x), factors)); };
-    std::vector<R> g(qkv.size());
-    for (int64_t b = 0; b < s.B; b++)
-        for (int64_t h = 0; h < s.H; h++)
-            for (int64_t t = 0; t < s.T; t++) {
-                const int64_t q = row_of_qkv(s, b, t, 0, h), y = ((b * s.T + t) * s.H + h) * s.D;
-                R delta = 0;
-                for (int64_t d = 0; d < s.D; d++) delta += R(dout[y + d]) * R(out[y + d]);
-                for (int64_t u = first_seen(s, starts, b, t); u <= t; u++) {
-                    const int64_t k = row_of_qkv(s, b, u, 1, h), v = row_of_qkv(s, b, u, 2, h);
-                    R dot = 0, dp = 0;
-                    for (int64_t d = 0; d < s.D; d++) {
-                        dot += R(qkv[q + d]) * R(qkv[k + d]);
-                        dp += R(dout[y + d]) * R(qkv[v + d]);
-                    }
-                    const R p  = std::exp(dot * R(scale) - R(lse[(b * s.H + h) * s.T + t]));
-                    const R ds = factor(p * (dp - delta)) * R(scale);
-                    for (int64_t d = 0; d < s.D; d++) {
-                        g[q + d] += ds * R(qkv[k + d]);
-                        g[k + d] += ds * R(qkv[q + d]);
-                        g[v + d] += factor(p) * R(dout[y + d]);
-                    }
-                }
-            }
-    return Values(g.begin(), g.end());
-}
-
-// ---- inputs ---------------------------------------------------------------------------------------------------------
-
-Values values_of(const Heads& s, Scores kind, double scale) {
-    Dice random(7);
-    Values x(s.B * s.T * 3 * s.H * s.D);
-    for (double& v : x) v = random.normal();
-    const double large = std::sqrt(1e4 / scale / std::sqrt(double(s.D)));
-    for (int64_t b = 0; b < s.B; b++)
-        for (int64_t t = 0; t < s.T; t++)
-            for (int64_t h = 0; h < s.H; h++)
-                for (int64_t d = 0; d < s.D; d++) {
-                    double &q = x[row_of_qkv(s, b, t, 0, h) + d], &k = x[row_of_qkv(s, b, t, 1, h) + d],
-                           &v = x[row_of_qkv(s, b, t, 2, h) + d];
-                    switch (kind) {
-                        case Scores::ordinary: break;
-                        case Scores::large: q = std::nearbyint(q * large), k = std::nearbyint(k * large); break;
-                        case Scores::equal: q = 0.5, k = -2; break;
-                        case Scores::alternating: q = 1, k = (t % 2 ? 1 : -1) * 1e4 / scale / double(s.D); break;
-                        case Scores::tiny: q *= 1e-39, k *= 1e-39, v *= 1e-39; break;
-                        case Scores::rising: q = 1 + q / 16, k = double(t) / scale / double(s.D); break;
-                    }
-                }
-    return rounded(x, DType::BF16);
-}
-
-// A document starts every 20 to 80 rows, at other rows in each sequence.
-Values document_starts(const Heads& s) {
-    if (!s.documents) return {};
-    Dice random(11);
-    Values starts(s.B * s.T);
-    for (int64_t b = 0; b < s.B; b++)
-        for (int64_t t = 0, start = 0, next = 13; t < s.T; t++) {
-            if (t == next) start = t, next = t + 20 + random.below(61);
-            starts[b * s.T + t] = double(start);
-        }
-    return starts;
-}
+Values qkv_in_bf16(const Sizes& s, ScoreKind kind, double scale) { return qkv_values(s, kind, DType::BF16, scale); }
+// Documents of 20 to 80 rows, which begin and end within the large tiles.
+Values long_documents(const Sizes& s) { return document_starts(s, 13, 20, 80); }
 
 struct Tensors {
     Buffer qkv, starts, out, lse, dout, dqkv, step;
     bool documents;
     Dropout dropout;
-    Tensors(const Device* dev, const Heads& s, const Values& x, const Values& starts)
+    Tensors(const Device* dev, const Sizes& s, const Values& x, const Values& starts)
         : qkv(dev, {s.B, s.T, 3, s.H, s.D}, DType::BF16, x),
           starts(dev, {s.B, s.T}, DType::I32, starts.empty() ? Values(s.B * s.T) : starts),
           out(dev, {s.B, s.T, s.H, s.D}, DType::BF16),
@@ -164,7 +48,7 @@ struct Tensors {
         attention_forward(out, lse, qkv, documents ? starts.tensor() : Tensor{}, scale, window, dev->stream(), dropout);
     }
     // Takes `y` as the results of the forward pass.
-    void backward(const Device* dev, AttentionKernels which, const Results& y, float scale, int64_t window) {
+    void backward(const Device* dev, AttentionKernels which, const AttentionResults& y, float scale, int64_t window) {
         out.set(y.out);
         lse.set(y.lse);
         const Using those(dev, which);
@@ -172,19 +56,17 @@ struct Tensors {
                            dev->stream(), dropout);
     }
     template <class R>
-    Values gradient(const Heads& s, float scale, DType factors = DType::F32) const {
+    Values gradient(const Sizes& s, float scale, DType factors = DType::F32) const {
         return backward_formula<R>(s, dout.values(), out.values(), lse.values(), qkv.values(),
                                    documents ? starts.values() : Values(), scale, factors);
     }
 };
 
-float default_scale(const Heads& s) { return 1.f / std::sqrt(float(s.D)); }
-
 }  // namespace
 
 // Tiles are of 128 rows, streamed ones of 128, 64 or 48, a warpgroup has 64 rows and a warp 16.
-static const std::vector<Heads>& all_heads() {
-    static const std::vector<Heads> all = {
+static const std::vector<Sizes>& all_sizes() {
+    static const std::vector<Sizes> all = {
         {3, 1, 1, 64, 1, false},      {1, 17, 1, 64, 17, false},    {2, 64, 3, 64, 64, false},
         {1, 65, 1, 64, 1, false},     {2, 128, 1, 64, 128, false},  {1, 129, 2, 64, INT64_MAX, false},
         {2, 300, 1, 64, 300, true},   {1, 300, 1, 64, 100, false},  {1, 300, 1, 80, 1000, true},
@@ -199,14 +81,15 @@ static const std::vector<Heads>& all_heads() {
 TEST_CASE("attention on Hopper agrees with the formula and with mma.sync", "[attention][hopper]") {
     const Device* dev = hopper();
     if (!dev) return;
-    const Heads s     = GENERATE(from_range(all_heads()));
+    const Sizes s     = GENERATE(from_range(all_sizes()));
     const float scale = s.H == 3 ? 1.f : default_scale(s);
     CAPTURE(s);
-    const Values x = values_of(s, Scores::ordinary, scale), starts = document_starts(s);
+    const Values x = qkv_in_bf16(s, ScoreKind::ordinary, scale), starts = long_documents(s);
     Tensors on_hopper(dev, s, x, starts), on_any(dev, s, x, starts);
     on_hopper.forward(dev, AttentionKernels::hopper, scale, s.window);
     on_any.forward(dev, AttentionKernels::mma, scale, s.window);
-    const Results reference = formula<double>(s, x, starts, scale), plain = formula<float>(s, x, starts, scale);
+    const AttentionResults reference = forward_formula<double>(s, x, starts, scale),
+                           plain     = forward_formula<float>(s, x, starts, scale);
     CHECK_CLOSE(on_hopper.out, reference.out, plain.out);
     CHECK_CLOSE(on_hopper.lse, reference.lse, plain.lse);
     CHECK_CLOSE(on_any.out, reference.out, plain.out);
@@ -218,14 +101,16 @@ TEST_CASE("attention on Hopper and with mma.sync, with scores that are hard to w
     const Device* dev = hopper();
     if (!dev) return;
     const auto which = GENERATE(AttentionKernels::hopper, AttentionKernels::mma);
-    const auto kind  = GENERATE(Scores::large, Scores::equal, Scores::alternating, Scores::tiny, Scores::rising);
-    const Heads s    = GENERATE(Heads{1, 300, 1, 64, 300, false}, Heads{1, 200, 1, 128, 90, true});
+    const auto kind =
+        GENERATE(ScoreKind::large, ScoreKind::equal, ScoreKind::alternating, ScoreKind::tiny, ScoreKind::rising);
+    const Sizes s = GENERATE(Sizes{1, 300, 1, 64, 300, false}, Sizes{1, 200, 1, 128, 90, true});
     CAPTURE(s, int(which), int(kind));
     const float scale = default_scale(s);
-    const Values x = values_of(s, kind, scale), starts = document_starts(s);
+    const Values x = qkv_in_bf16(s, kind, scale), starts = long_documents(s);
     Tensors t(dev, s, x, starts);
     t.forward(dev, which, scale, s.window);
-    const Results reference = formula<double>(s, x, starts, scale), plain = formula<float>(s, x, starts, scale);
+    const AttentionResults reference = forward_formula<double>(s, x, starts, scale),
+                           plain     = forward_formula<float>(s, x, starts, scale);
     CHECK_CLOSE(t.out, reference.out, plain.out);
     CHECK_CLOSE(t.lse, reference.lse, plain.lse);
     t.backward(dev, which, reference, scale, s.window);
@@ -235,12 +120,12 @@ TEST_CASE("attention on Hopper and with mma.sync, with scores that are hard to w
 TEST_CASE("attention's backward pass on Hopper agrees with the formula and with mma.sync", "[attention][hopper]") {
     const Device* dev = hopper();
     if (!dev) return;
-    const Heads s     = GENERATE(from_range(all_heads()));
+    const Sizes s     = GENERATE(from_range(all_sizes()));
     const float scale = s.H == 3 ? 1.f : default_scale(s);
     CAPTURE(s);
-    const Values x = values_of(s, Scores::ordinary, scale), starts = document_starts(s);
+    const Values x = qkv_in_bf16(s, ScoreKind::ordinary, scale), starts = long_documents(s);
     Tensors on_hopper(dev, s, x, starts), on_any(dev, s, x, starts);
-    const Results y = formula<double>(s, x, starts, scale);
+    const AttentionResults y = forward_formula<double>(s, x, starts, scale);
     on_hopper.backward(dev, AttentionKernels::hopper, y, scale, s.window);
     on_any.backward(dev, AttentionKernels::mma, y, scale, s.window);
     const Values reference = on_hopper.gradient<double>(s, scale), plain = on_hopper.gradient<float>(s, scale);
@@ -255,10 +140,10 @@ TEST_CASE("attention on Hopper drops those probabilities that the masks say", "[
     const Device* dev = hopper();
     if (!dev) return;
     const auto which = GENERATE(AttentionKernels::hopper, AttentionKernels::mma);
-    const Heads s    = GENERATE(Heads{2, 200, 2, 64, 200, false}, Heads{1, 131, 2, 80, 50, false},
-                                Heads{1, 150, 2, 128, 150, true}, Heads{1, 200, 1, 256, 70, true});
+    const Sizes s    = GENERATE(Sizes{2, 200, 2, 64, 200, false}, Sizes{1, 131, 2, 80, 50, false},
+                                Sizes{1, 150, 2, 128, 150, true}, Sizes{1, 200, 1, 256, 70, true});
     CAPTURE(s, int(which));
-    const Values starts = document_starts(s);
+    const Values starts = long_documents(s);
     const auto power    = [&](int64_t row) { return std::ldexp(1., int(2 * (row / s.D))); };
     const auto each_row = [&](auto f) {
         for (int64_t b = 0; b < s.B; b++)
@@ -273,7 +158,7 @@ TEST_CASE("attention on Hopper drops those probabilities that the masks say", "[
         only_k[row_of_qkv(s, b, t, 2, h) + t % s.D] = power(t);
         dout[row + t % s.D]                         = power(t);
     });
-    const Results zeros{Values(dout.size()), Values(s.B * s.H * s.T)};
+    const AttentionResults zeros{Values(dout.size()), Values(s.B * s.H * s.T)};
     Tensors t(dev, s, only_k, starts);
     t.drop(0.5f);  // so what is kept is multiplied by 2
     t.forward(dev, which, 1, s.window);
@@ -315,10 +200,10 @@ TEST_CASE("attention on Hopper drops those probabilities that the masks say", "[
 TEST_CASE("attention on Hopper does not depend on what else a block computes", "[attention][hopper]") {
     const Device* dev = hopper();
     if (!dev) return;
-    const Heads s = {150, 24, 2, 64, 24, false}, one = {1, 24, 2, 64, 24, false};
+    const Sizes s = {150, 24, 2, 64, 24, false}, one = {1, 24, 2, 64, 24, false};
     CAPTURE(s);
     const float scale = default_scale(s);
-    const Values x    = values_of(s, Scores::ordinary, scale);
+    const Values x    = qkv_in_bf16(s, ScoreKind::ordinary, scale);
     const auto bits   = [&](Tensors& t, const Values& dout) {
         t.dout.set(dout);
         t.forward(dev, AttentionKernels::hopper, scale, s.window);
@@ -345,10 +230,10 @@ TEST_CASE("attention on Hopper does not depend on what else a block computes", "
 TEST_CASE("a key that is hidden from a row does not change one bit of it on Hopper", "[attention][hopper]") {
     const Device* dev = hopper();
     if (!dev) return;
-    const Heads s = {1, 200, 1, 64, 50, true};
+    const Sizes s = {1, 200, 1, 64, 50, true};
     CAPTURE(s);
     const float scale = default_scale(s);
-    const Values x = values_of(s, Scores::ordinary, scale), starts = document_starts(s);
+    const Values x = qkv_in_bf16(s, ScoreKind::ordinary, scale), starts = long_documents(s);
     const auto rows = [&](const Values& values) {
         Tensors t(dev, s, values, starts);
         t.forward(dev, AttentionKernels::hopper, scale, s.window);
@@ -377,9 +262,9 @@ TEST_CASE("the first results of Hopper's kernels are compared, and others take o
     if (!hopper()) return;
     const Device device("cuda");  // has compared nothing yet
     const Device* dev = &device;
-    const Heads s     = {2, 256, 1, 64, 256, false};
+    const Sizes s     = {2, 256, 1, 64, 256, false};
     const float scale = default_scale(s);
-    Values x          = values_of(s, Scores::ordinary, scale);
+    Values x          = qkv_in_bf16(s, ScoreKind::ordinary, scale);
     Tensors t(dev, s, x, {});
     const auto bits = [&](AttentionKernels which) {
         t.forward(dev, which, scale, s.window);

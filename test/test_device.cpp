@@ -1,6 +1,5 @@
 // test_device.cpp - from_host(); Feed, which sends the next bytes while the device works; Graph, which records work;
-// and
-// --cpu
+// and --cpu
 #include "kernels/feed.h"
 #include "kernels/host.h"
 #include "kernels/ops.h"
