@@ -15,10 +15,10 @@
 #include "data/chat_template.h"
 #include "data/conversations.h"
 #include "data/documents.h"
-#include "data/progress.h"
 #include "data/shard_writer.h"
 #include "data/tokenizer.h"
 #include "data/validation.h"
+#include "data/words.h"
 
 struct EncodeSettings {
     enum Eot { before, after, none };  // the place of the end-of-text token of a document

@@ -23,6 +23,10 @@
 
 namespace fs = std::filesystem;
 
+inline bool ends_with(std::string_view name, std::string_view end) {
+    return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
+}
+
 // Drops the whole pages among these bytes of a mapped file from memory. Reading them again loads them again.
 inline void forget_pages(const std::byte* data, int64_t bytes) {
     const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), from = (uintptr_t(data) + page - 1) / page * page,

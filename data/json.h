@@ -102,10 +102,17 @@ class Fields {
         CHECK(has(key), "{}: the field \"{}\" is missing", path_, key);
         CHECK(json_[key].is_number_integer(), "{}: \"{}\" is {}, expected a whole number", path_, key,
               json_[key].dump());
-        const int64_t value = json_[key].get<int64_t>();
-        CHECK(value > -(INT64_C(1) << 53) && value < INT64_C(1) << 53, "{}: \"{}\" is {}, out of range", path_, key,
+        // From 2^53 on, programs that read numbers as doubles would have rounded it.
+        const double value = json_[key].get<double>();
+        CHECK(value > -0x1p53 && value < 0x1p53, "{}: \"{}\" is {}, out of range", path_, key, json_[key].dump());
+        return json_[key].get<int64_t>();
+    }
+    // A number of up to 64 bits that is not negative, such as a seed.
+    uint64_t unsigned_integer(const char* key) const {
+        CHECK(has(key), "{}: the field \"{}\" is missing", path_, key);
+        CHECK(json_[key].is_number_unsigned(), "{}: \"{}\" is {}, expected a whole number, 0 or more", path_, key,
               json_[key].dump());
-        return value;
+        return json_[key].get<uint64_t>();
     }
     int64_t integer(const char* key, int64_t absent) const { return has(key) ? integer(key) : absent; }
     double number(const char* key, double absent) const {

@@ -23,8 +23,8 @@
 #include <string>
 #include <vector>
 
-#include "data/progress.h"
 #include "data/shard.h"
+#include "data/words.h"
 #include "kernels/random.h"
 #include "kernels/tensor.h"
 

@@ -63,7 +63,3 @@ inline void tell_notes(const std::vector<std::string>& notes) {
     for (size_t i = 0; i < std::min(most, notes.size()); i++) fmt::print(stderr, "note: {}\n", notes[i]);
     if (notes.size() > most) fmt::print(stderr, "note: {} more files were like these\n", notes.size() - most);
 }
-
-// The word for n things: "token" for one, "tokens" for others.
-inline std::string plural(int64_t n, const std::string& thing) { return thing + (n == 1 ? "" : "s"); }
-inline std::string count_of(int64_t n, const std::string& thing) { return fmt::format("{} {}", n, plural(n, thing)); }

@@ -21,8 +21,8 @@
 
 #include "data/files.h"
 #include "data/megatron.h"
-#include "data/progress.h"
 #include "data/recognize.h"
+#include "data/words.h"
 
 // The header of an llm.c shard: int32 magic, version and count of ids, then zeros up to shard_header_bytes.
 struct LlmcForm {

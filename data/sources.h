@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/files.h"
+#include "data/words.h"
 
 struct InputFile {
     std::string path;          // "-" means standard input
@@ -26,30 +27,23 @@ struct Source {
     std::vector<std::string> files;
 };
 
-inline bool ends_in(std::string_view name, std::string_view end) {
-    return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
-}
 inline bool has_jsonl_name(std::string_view name) {
-    return ends_in(name, ".jsonl") || ends_in(name, ".jsonl.zst") || ends_in(name, ".jsonl.gz");
+    return ends_with(name, ".jsonl") || ends_with(name, ".jsonl.zst") || ends_with(name, ".jsonl.gz");
 }
 inline bool has_text_name(std::string_view name) {
     for (const std::string kind : {".txt", ".md", ".markdown", ".rst"})
         for (const char* packed : {"", ".zst", ".gz"})
-            if (ends_in(name, kind + packed)) return true;
+            if (ends_with(name, kind + packed)) return true;
     return false;
 }
 
 // Names the files of a folder that are not read.
 inline std::string left_out(const std::string& folder, std::vector<std::string> files) {
-    constexpr size_t most = 5;
     std::sort(files.begin(), files.end());
-    std::string list;
-    for (size_t i = 0; i < std::min(most, files.size()); i++) list += (i ? ", " : "") + files[i];
-    if (files.size() > most) list += fmt::format(" and {} more", files.size() - most);
     return fmt::format(
         "{}: of a folder, only .txt, .md, .rst and .jsonl files are read, plain or as .zst or .gz; left out: {}\n"
         "    a pattern reads others, such as '{}/*.html'",
-        folder, list, folder);
+        folder, list_of(files), folder);
 }
 
 // The files that a word of the command line stands for, in the order of their names: a file, the files of text and of

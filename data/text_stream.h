@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "data/byte_stream.h"
-#include "data/progress.h"
 #include "data/recognize.h"
 #include "data/utf8.h"
+#include "data/words.h"
 
 class TextStream {
   public:

@@ -23,6 +23,7 @@
 #include "data/shard.h"
 #include "data/shard_writer.h"
 #include "data/tokenizer.h"
+#include "data/words.h"
 #include "gpt/cli.h"
 
 struct Options {

@@ -5,7 +5,7 @@
 #pragma once
 #include <string>
 
-#include "data/progress.h"
+#include "data/words.h"
 #include "gpt/conversation.h"
 #include "gpt/line_reader.h"
 #include "gpt/log.h"

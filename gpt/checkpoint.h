@@ -7,11 +7,11 @@
 //                                                    in our names and layout
 //                               state.json           step, tokens, position in the data, what the run was started with
 //                               COMPLETE             written last; a folder without it is not a checkpoint
+//   RUN/checkpoints/latest      link to the newest complete one
 //
 // Where several processes train, each writes some of the weights and of the state: model-0000k-of-0000n.safetensors and
 // state-0000k-of-0000n.safetensors, with an index of each. The tensors in them are whole, so any number of processes,
 // with any --shard, can read them again.
-//   RUN/checkpoints/latest      link to the newest complete one
 //
 // A reader sees a complete checkpoint or none: it is written to a hidden folder, flushed to disk file by file, and
 // renamed. When that fails half way (a full disk), the hidden folder is removed and the checkpoints before it are
@@ -143,7 +143,7 @@ inline TrainState read_state(const std::string& folder) {
     TrainState state;
     state.step             = f.integer("step");
     state.tokens           = f.integer("tokens");
-    state.seed             = uint64_t(f.integer("seed"));
+    state.seed             = f.unsigned_integer("seed");
     state.rounded_at       = f.integer("rounded_at", 0);
     state.data_fingerprint = f.text("data", "");
     state.evaluated        = f.flag("evaluated", true);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "data/json.h"
-#include "data/progress.h"
+#include "data/words.h"
 #include "gpt/config.h"
 
 // How a weight lies in a family's files. Ours is (out, in), with the rows of q, k and v as (3, H, D).

@@ -203,8 +203,8 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
     CHECK_CALL(samples > 0 && tokens >= 0, "--samples {} --tokens {}: expected at least 1 sample and 0 tokens", samples,
                tokens);
     m.config.check_ids(prompt, "the prompt");
-    const int64_t wanted   = int64_t(prompt.size()) + tokens;
-    const int64_t capacity = std::min(wanted, context > 0 ? context : m.config.context);
+    const int64_t most     = context > 0 ? context : m.config.context;
+    const int64_t capacity = std::min(most, int64_t(prompt.size()) + std::min(tokens, most));
     Generator g(m, samples, capacity, how);
 
     std::vector<std::vector<int32_t>> text(samples, prompt);

@@ -16,6 +16,7 @@
 #include "data/files.h"
 #include "data/json.h"
 #include "data/tokenizer_json.h"
+#include "data/words.h"
 #include "gpt/families.h"
 #include "gpt/params.h"
 #include "gpt/safetensors.h"
@@ -237,10 +238,6 @@ void to_their_layout(T* theirs, const T* ours, const Config& c, const Shape& sha
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 
-inline bool ends_with(const std::string& text, const std::string& end) {
-    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // Old versions of transformers stored masks and frequencies beside the weights. We do not need them.
 inline bool is_buffer(const std::string& name) {
     for (const char* end : {".attn.bias", ".attention.bias", ".masked_bias", ".rotary_emb.inv_freq"})
@@ -322,13 +319,13 @@ inline void untie_other_head(Config& c, const std::string& folder) {
                head.file, head.label(), table.label());
 }
 
-// Returns the tensors of a file that are no weights of this model. Buffers do not count, and neither does a copy of a
-// tied head.
+// Returns the names, in quotes, of the tensors of a file that are no weights of this model. Buffers do not count, and
+// neither does a copy of a tied head.
 inline std::vector<std::string> extra_tensors(const SafetensorsReader& file, const std::set<std::string>& known,
                                               const TablesInFile& tables, const Config& c) {
     std::vector<std::string> extra;
     for (const auto& [name, t] : file.tensors())
-        if (!known.count(name) && !is_buffer(name) && !(c.tied_head && name == tables.head)) extra.push_back(name);
+        if (!known.count(name) && !is_buffer(name) && !(c.tied_head && name == tables.head)) extra.push_back(t.label());
     return extra;
 }
 
@@ -339,15 +336,6 @@ inline std::string quantized_hint(const SafetensorsReader& file) {
             if (ends_with(name, end))
                 return fmt::format("\n    {} shows that its weights are quantized, which is not supported.", t.label());
     return "";
-}
-
-// "a", "b" and 3 more
-inline std::string list_of(const std::vector<std::string>& names) {
-    constexpr size_t most = 5;
-    std::string list;
-    for (size_t i = 0; i < std::min(names.size(), most); i++) list += (i ? ", " : "") + StoredTensor::quoted(names[i]);
-    if (names.size() > most) list += fmt::format(" and {} more", names.size() - most);
-    return list;
 }
 
 // Where a weight is read from: the tensors of a file that hold it, one or three.

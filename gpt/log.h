@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "data/json.h"
-#include "data/progress.h"
+#include "data/words.h"
 #include "gpt/plot.h"
 #include "kernels/check.h"
 

@@ -13,10 +13,10 @@
 
 #include "kernels/host.h"
 
-// A dense matrix (n,d) whose columns are taken as (x - mean) / deviation.
+// A dense matrix (n,d), row by row.
 struct DenseMatrix {
     int64_t n = 0, d = 0;
-    std::vector<float> x;  // already centred and divided
+    std::vector<float> x;
 
     std::vector<double> times(const std::vector<double>& w) const {
         std::vector<double> z(size_t(n), 0.);

@@ -29,7 +29,7 @@ enum class Lives : uint8_t {
 };
 
 // What the backward pass computes again, because the forward pass did not keep it. Each level includes those before it.
-// Recomputing changes no bit of a result, because the same ops see the same inputs.
+// The same ops see the same inputs, so recomputing changes no bit of a result, but for what repeats_gelu() says.
 enum class Recompute : uint8_t {
     none,
     gelu,   // act, from up

@@ -198,6 +198,7 @@ inline std::vector<int64_t> parse_numbers(const std::string& option, const std::
     }
     return numbers;
 }
+
 // ---- train_gpt -----------------------------------------------------------------------------------------------------
 
 enum class Objective : uint8_t { likelihood, dpo };
@@ -499,6 +500,10 @@ inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world
     o.batch.decide(4);
     o.context.decide(c.context);
     CHECK(o.context <= 1 << 24, "--context {}: out of range", o.context);
+    // So that no product of these options overflows.
+    constexpr int64_t most_tokens = int64_t(1) << 40;
+    CHECK(o.batch * o.context <= most_tokens / world,
+          "--batch {} × --context {} × {} processes: expected at most 2^40 tokens per step", o.batch, o.context, world);
     const int64_t micro_batch = o.batch * o.context * world;  // tokens, over all processes
     if (!o.tokens_per_step.is_auto()) {
         const int64_t tokens = o.tokens_per_step, nearest = std::max<int64_t>(1, tokens / micro_batch) * micro_batch;
@@ -512,8 +517,7 @@ inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world
     }
     const int64_t published = (recipe.tokens_per_step + micro_batch / 2) / micro_batch;
     o.accumulate.decide(batch_given ? 1 : std::max<int64_t>(1, published));
-    // So that no product of these options overflows.
-    CHECK(o.accumulate <= (int64_t(1) << 40) / micro_batch,
+    CHECK(o.accumulate <= most_tokens / micro_batch,
           "--batch {} × --context {} × --accumulate {}: expected at most 2^40 tokens per step", o.batch, o.context,
           o.accumulate);
     if (recipe.steps) o.steps.decide(recipe.steps);

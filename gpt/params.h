@@ -343,12 +343,11 @@ class ParamMemory {
     int buffers_ = 0;
 };
 
-// The weights of Muon and of other optimizers that a kind of state belongs to.
+// Whether a weight has a kind of an optimizer's state: Muon, for one, has a momentum for hidden matrices alone.
 using HasRow = bool (*)(const ParamRow&);
 inline bool every_row(const ParamRow&) { return true; }
 
-// ---- first values
-// ----------------------------------------------------------------------------------------------------
+// ---- first values ---------------------------------------------------------------------------------------------------
 
 // Gives elements [from, from + t.numel()) of a new weight their values. Each random stream is keyed by the weight's
 // name, so it depends on no other weight, and every number by its place, so all threads draw at once and write where

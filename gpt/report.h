@@ -96,6 +96,87 @@ inline std::string seconds_text(double seconds) {
     return seconds < 1 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
 }
 
+// Prints how much data there is, and what packing made of it.
+inline void print_data(const Run& run) {
+    const int64_t context = run.options.context;
+    if (run.train || run.val)
+        say("data", "train {} · val {}", run.train ? grouped(run.train->tokens()) + " tokens" : "none",
+            run.val ? grouped(run.val->tokens()) : "none");
+    if (!run.train || !run.train->masked()) return;
+    const Packing& p   = run.train->packing();
+    const double slots = double(p.windows * context);
+    say("", "{} {} in {} {} · {:.1f} % of the tokens count in the loss · {:.1f} % are padding", grouped(p.documents),
+        plural(p.documents, "document"), grouped(p.windows), plural(p.windows, "window"),
+        100 * double(p.counted) / slots, 100 * (1 - double(p.tokens - p.windows) / slots));
+    if (p.cut)
+        say("", "{} longer than the context of {} were cut, which left out {} {}; --context {} has room for all",
+            count_of(p.cut, "document"), context, grouped(p.cut_tokens), plural(p.cut_tokens, "token"), p.longest - 1);
+    if (p.left_out) say("", "{} in which nothing counts were left out", count_of(p.left_out, "document"));
+    if (p.too_long)
+        say("", "{} longer than the context of {} were left out; --context {} has room for all",
+            count_of(p.too_long, "preference"), context, p.longest - 1);
+}
+
+// Prints what memory the run takes and leaves.
+inline void print_memory(const Run& run) {
+    const Options& o   = run.options;
+    const bool several = run.ranks.world > 1;
+    const int64_t rows = logits_rows(run.config, run.shape(), run.dtype);
+    say("memory", "{}{}", describe(run.plan), several ? " on each" : "");
+    if (const std::string level = cheaper_shard(run); several && !level.empty())
+        say("",
+            "--shard {} would take less: most of this model are its tables, which --shard {} has in slices and whole",
+            level, option_value::show(o.shard, shard_levels()));
+    say("", "logits of {} at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", count_of(rows, "row"),
+        double(rows * run.config.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));
+    say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
+        run.machine() == Machine::cuda
+            ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes))
+            : "",
+        room(run));
+}
+
+// Prints what goes between a GPU and its host in a step whose optimizer's state is in the host's memory.
+inline void print_offload(const Run& run, const ScaledStep& step) {
+    const HostUpdate& host = step.host;
+    say("offload",
+        "each GPU sends {}B a step to the host, where the CPU moves {}B, and gets {}B back, in {}, of which {} are not "
+        "hidden behind {}",
+        rounded(host.to_host + host.muon_state, " "), rounded(host.by_cpu, " "),
+        rounded(host.to_gpu + host.muon_state, " "),
+        seconds_text(host.seconds(*run.card) + host.muon_seconds(*run.card)),
+        seconds_text(step.waits + host.muon_seconds(*run.card)),
+        run.options.graph ? "kernels, because a CUDA graph ends with them" : "the next forward pass");
+    say("", "assumed are {:.0f} GB/s each way by PCIe, and {:.0f} GB/s of the host's memory for each GPU",
+        run.card->pcie / 1e9, host_memory_rate / 1e9);
+}
+
+// Prints how long a dry run would take: on a GPU by the time model, on a CPU at least. `steps` is the length of the
+// run, or 0 when it is not known.
+inline void print_predicted_time(const Run& run, double flops_per_step, int64_t steps) {
+    const int world = run.ranks.world;
+    if (run.card) {
+        const ScaledStep step = predicted_step(run);
+        const double seconds = step.seconds(), all = seconds * double(steps);
+        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products, as predicted{}", seconds_text(seconds),
+            rounded(double(run.tokens_per_step()) / seconds),
+            100 * flops_per_step / world / seconds / run.card->product_rate(run.dtype),
+            steps ? fmt::format(" · {} in all, {} GPU-hours", duration(all), rounded(all * world / 3600)) : "");
+        if (run.options.optimizer.in_host_memory) print_offload(run, step);
+        if (world == 1) return;
+        const Cluster cluster = run.cluster();
+        say("network", "{} · each GPU sends {}B a step in {}, of which {} are not hidden behind kernels",
+            cluster.one_node(world)
+                ? "all GPUs in one server"
+                : fmt::format("{} GPUs in a server, {} between servers", cluster.gpus_per_node, cluster.link->name),
+            rounded(step.sent, " "), seconds_text(step.wire), seconds_text(step.exposed));
+    } else if (run.machine() == Machine::cpu && steps) {
+        const double peak = peak_flops(run.device, run.dtype);
+        say("time", "at least {} in all, at the {:.0f} GFLOP/s that a large product has here",
+            duration(flops_per_step * double(steps) / world / peak), peak / 1e9);
+    }
+}
+
 // Prints what is trained, on which device and data, and at what cost, with the command that repeats the run.
 inline void header(const Run& run) {
     const Options& o     = run.options;
@@ -103,8 +184,8 @@ inline void header(const Run& run) {
     const Device& dev    = run.device;
     const int world      = run.ranks.world;
     const bool gpu       = run.machine() == Machine::cuda;
-    const int64_t tokens = run.tokens_per_step(), rows = logits_rows(c, run.shape(), run.dtype);
-    const double flops = train_flops_per_token(c, o.context);
+    const int64_t tokens = run.tokens_per_step();
+    const double flops   = train_flops_per_token(c, o.context);
 
     say("run", "{} · commit {} · seed {}", o.dry_run ? "(dry run)" : run.folder(), GPT_COMMIT, o.seed);
     say("", "{}", run.flags.command());
@@ -117,24 +198,7 @@ inline void header(const Run& run) {
                   : fmt::format(" · {:.0f} GFLOP/s measured for a large product, which is 100 % of peak",
                                 peak_flops(dev, run.dtype) / 1e9));
     if (o.gpu.is_auto() && !dev.no_gpu().empty()) say("", "{}", dev.no_gpu());
-    if (run.train || run.val)
-        say("data", "train {} · val {}", run.train ? grouped(run.train->tokens()) + " tokens" : "none",
-            run.val ? grouped(run.val->tokens()) : "none");
-    if (run.train && run.train->masked()) {
-        const Packing& p   = run.train->packing();
-        const double slots = double(p.windows * o.context);
-        say("", "{} {} in {} {} · {:.1f} % of the tokens count in the loss · {:.1f} % are padding",
-            grouped(p.documents), plural(p.documents, "document"), grouped(p.windows), plural(p.windows, "window"),
-            100 * double(p.counted) / slots, 100 * (1 - double(p.tokens - p.windows) / slots));
-        if (p.cut)
-            say("", "{} longer than the context of {} were cut, which left out {} {}; --context {} has room for all",
-                count_of(p.cut, "document"), o.context, grouped(p.cut_tokens), plural(p.cut_tokens, "token"),
-                p.longest - 1);
-        if (p.left_out) say("", "{} in which nothing counts were left out", count_of(p.left_out, "document"));
-        if (p.too_long)
-            say("", "{} longer than the context of {} were left out; --context {} has room for all",
-                count_of(p.too_long, "preference"), o.context, p.longest - 1);
-    }
+    print_data(run);
     const bool length_known = run.train || o.steps > 1;  // without data, a dry run knows it from the options alone
     say("batch", "{} × {} × {} micro{} = {} {} a step{}", o.batch, o.context, o.accumulate,
         world > 1 ? fmt::format(" × {} processes", world) : "", grouped(tokens), plural(tokens, "token"),
@@ -146,50 +210,10 @@ inline void header(const Run& run) {
     if (drop.any() || o.dropout.is_auto())
         say("dropout", "{} of the embedding, {} of attention's probabilities, {} of both branches of a block",
             drop.embedding, drop.attention, drop.residual);
-    say("memory", "{}{}", describe(run.plan), world > 1 ? " on each" : "");
-    if (const std::string level = cheaper_shard(run); world > 1 && !level.empty())
-        say("",
-            "--shard {} would take less: most of this model are its tables, which --shard {} has in slices and whole",
-            level, option_value::show(o.shard, shard_levels()));
-    say("", "logits of {} at a time: {:.1f} MiB, at most --logits-memory {} MiB or 64 rows", count_of(rows, "row"),
-        double(rows * c.padded_vocab() * size_of(run.dtype)) / (1 << 20), int64_t(o.logits_memory));
-    say("", "{} are free{} · room for {}", gibibytes(run.free_bytes),
-        gpu ? fmt::format(", the CUDA context excluded (it takes about {})", gibibytes(cuda_context_bytes)) : "",
-        room(run));
+    print_memory(run);
     say("compute", "{}FLOP a token · {}FLOP a step{}", rounded(flops, " "), rounded(flops * double(tokens), " "),
         length_known ? fmt::format(" · {}FLOP in all", rounded(flops * double(tokens) * double(o.steps), " ")) : "");
-    if (run.card && o.dry_run) {
-        const ScaledStep step = predicted_step(run);
-        const double seconds = step.seconds(), all = seconds * double(o.steps);
-        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products, as predicted{}", seconds_text(seconds),
-            rounded(double(tokens) / seconds),
-            100 * flops * double(tokens) / world / seconds / run.card->product_rate(run.dtype),
-            length_known ? fmt::format(" · {} in all, {} GPU-hours", duration(all), rounded(all * world / 3600)) : "");
-        if (o.optimizer.in_host_memory) {
-            const HostUpdate& host = step.host;
-            say("offload",
-                "each GPU sends {}B a step to the host, where the CPU moves {}B, and gets {}B back, in {}, of which {} "
-                "are not hidden behind {}",
-                rounded(host.to_host + host.muon_state, " "), rounded(host.by_cpu, " "),
-                rounded(host.to_gpu + host.muon_state, " "),
-                seconds_text(host.seconds(*run.card) + host.muon_seconds(*run.card)),
-                seconds_text(step.waits + host.muon_seconds(*run.card)),
-                o.graph ? "kernels, because a CUDA graph ends with them" : "the next forward pass");
-            say("", "assumed are {:.0f} GB/s each way by PCIe, and {:.0f} GB/s of the host's memory for each GPU",
-                run.card->pcie / 1e9, host_memory_rate / 1e9);
-        }
-        if (world == 1) return;
-        const Cluster cluster = run.cluster();
-        say("network", "{} · each GPU sends {}B a step in {}, of which {} are not hidden behind kernels",
-            cluster.one_node(world)
-                ? "all GPUs in one server"
-                : fmt::format("{} GPUs in a server, {} between servers", cluster.gpus_per_node, cluster.link->name),
-            rounded(step.sent, " "), seconds_text(step.wire), seconds_text(step.exposed));
-    }
-    if (!gpu && o.dry_run && length_known)
-        say("time", "at least {} in all, at the {:.0f} GFLOP/s that a large product has here",
-            duration(flops * double(tokens) * double(o.steps) / world / peak_flops(dev, run.dtype)),
-            peak_flops(dev, run.dtype) / 1e9);
+    if (o.dry_run) print_predicted_time(run, flops * double(tokens), length_known ? int64_t(o.steps) : 0);
 }
 
 inline LogSettings log_settings(const Run& run, const TrainState& state) {

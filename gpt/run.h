@@ -16,9 +16,10 @@
 #include "gpt/busy.h"
 #include "gpt/checkpoint.h"
 #include "gpt/comm.h"
-#include "gpt/dialogue.h"
+#include "gpt/data_facts.h"
 #include "gpt/evaluation.h"
 #include "gpt/folder_lock.h"
+#include "gpt/new_tokens.h"
 #include "gpt/options.h"
 #include "gpt/plan.h"
 
@@ -187,7 +188,8 @@ struct Run {
         size.world         = world;
         size.wire          = o.wire;
         size.masked        = data.masked;
-        size.sample_tokens = o.sample_every ? int64_t(o.prompt.size()) + 1 + o.sample_tokens : 0;
+        size.sample_tokens =
+            o.sample_every ? int64_t(o.prompt.size()) + 1 + std::min(o.sample_tokens, config.context) : 0;
         return plan_memory(size, machine());
     }
     // Reserves the scratch memory of a step's ops. Call it before anything else is queued on a GPU.

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "data/progress.h"
+#include "data/words.h"
 #include "gpt/model.h"
 #include "gpt/safetensors.h"
 

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "data/progress.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
+#include "data/words.h"
 
 // Encodes texts of the user, in which special tokens may be written. They are taken as --special-tokens says, and
 // counted, so that a text for which a model was not trained does not pass unseen.

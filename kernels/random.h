@@ -65,8 +65,8 @@ class Random {
 
 // Returns the place of i < n in a shuffle of 0..n-1 that the key chooses. It is a bijection, in O(1) memory. A Feistel
 // network permutes 0..4^h-1, where 4^h is the smallest such power that is n or more. A result outside 0..n-1 goes
-// through it again ("cycle walking", Black and Rogaway 2002). As 4^h < 4 n, this takes less than four passes on
-// average.
+// through it again ("cycle walking", Black and Rogaway 2002). As 4^h <= 4 n, this takes at most four passes
+// on average.
 inline uint64_t permutation(uint64_t i, uint64_t n, uint64_t key) {
     int h = 1;
     while (h < 32 && n > uint64_t(1) << (2 * h)) h++;

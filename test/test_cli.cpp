@@ -296,6 +296,8 @@ TEST_CASE("train_gpt refuses a run with more tokens than can be counted", "[cli]
     CHECK_REFUSED(decided_for({"--batch=2", "--context=16", "--tokens-per-step=4611686018427387904"}), "--accumulate",
                   "2^40");
     CHECK_REFUSED(decided_for({"--batch=1048576", "--context=16777216"}), "--batch", "2^40");
+    Options many = train_options({"--batch=1048576", "--context=16777216"});
+    CHECK_REFUSED(resolve(many, c, recipe_for(nullptr, false), 1 << 20), "1048576 processes", "2^40");
     const std::string most = "--accumulate=17179869184";
     CHECK_REFUSED(decided_for({"--batch=2", "--context=16", most, "--steps=4294967295"}), "--steps", "2^63");
     CHECK(tokens_of_step(decided_for({"--batch=2", "--context=16", most}), 2) == int64_t(1) << 40);

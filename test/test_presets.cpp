@@ -163,6 +163,7 @@ TEST_CASE("a foreign config.json is refused by the name of the feature that we l
     CHECK_REFUSED(read(R"({"n_embd":9})", gpt2), "multiple");
     CHECK_REFUSED(read(R"({"n_embd":4611686018427387904})", gpt2), "n_embd", "range");
     CHECK_REFUSED(read(R"({"n_embd":2251799813685248})", gpt2), "range");
+    CHECK_REFUSED(read(R"({"n_inner":18446744073709551615})", gpt2), "n_inner", "out of range");
     CHECK_REFUSED(read(R"({"activation_function":"relu"})", gpt2), "activation_function", "relu");
     const Config by_layer = read(R"({"scale_attn_by_inverse_layer_idx":true})", gpt2);
     CHECK(by_layer.attn_scale(0) == 0.5f);

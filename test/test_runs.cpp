@@ -245,6 +245,20 @@ TEST_CASE("with --dropout a run has the same bits on any number of threads, reco
     CHECK(missing_words(said(" --out run --resume --steps 7 --dropout 0.5"), {"0.5 of the embedding"}) == "");
 }
 
+TEST_CASE("a run with any seed of 64 bits can be resumed", "[programs][runs]") {
+    const Place p;
+    for (const std::string seed : {"0", "9007199254740993", "18446744073709551615"}) {
+        CAPTURE(seed);
+        REQUIRE(p.train(tiny + "--steps 4 --save-every 2 --keep 0 --seed " + seed + " --out " + seed).code == 0);
+        const std::string whole = losses(p / seed);
+        fs::remove_all(p / (seed + "/checkpoints/0000004"));
+        const Ran r = p.train(" --resume --out " + seed);
+        CAPTURE(r.err);
+        CHECK(r.code == 0);
+        CHECK(losses(p / seed) == whole);
+    }
+}
+
 TEST_CASE("--resume of a run that has done its steps says so, and refuses fewer steps", "[programs][runs]") {
     const Place p;
     REQUIRE(p.train(tiny + "--steps 50 --warmup-steps 5 --out run").code == 0);
