@@ -447,6 +447,12 @@ TEST_CASE("--dry-run prints the plan and touches nothing", "[programs]") {
     const std::string nano = "--model nano --dry-run --val-data ";
     CHECK(missing_words(run(s, "train_gpt", nano + quoted(s / "val.bin")).out, {"train none · val 3,000"}) == "");
     refused(s, "train_gpt", nano + quoted(s / "none_*.bin"), {"no file matches", "none_*.bin"});
+    const auto of_samples = [&](const std::string& tokens) {  // no sample is longer than the context
+        const std::string out =
+            run(s, "train_gpt", "--model nano --dry-run --sample-every 1 --sample-tokens " + tokens).out;
+        return out.substr(out.find("buffers"), 20);
+    };
+    CHECK(of_samples("64") == of_samples("9223372036854775807"));
     const Ran r = run(s, "train_gpt", "--model gpt-neox-20b --dry-run --batch 1 --out " + quoted(s / "run"));
     CHECK(r.code == 0);
     CHECK(missing_words(r.out, {"20,554,567,680", "weights", "gradients", "optimizer", "activations", "FLOP",
@@ -558,6 +564,23 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "infer_gpt", model + " --temprature 1", {"did you mean --temperature?"});
     fs::resize_file(s / "new/checkpoints/latest/model.safetensors", 5000);
     refused(s, "infer_gpt", model + " --ids 1", {"model.safetensors", "truncated"});
+}
+
+TEST_CASE("names of other programs' options have an answer", "[programs]") {
+    const Scratch s;
+    const auto says = [&](const std::string& program, const std::string& words) { return run(s, program, words).err; };
+    CHECK(missing_words(says("train_gpt", "--lr 1e-3"), {"did you mean --learning-rate?"}) == "");
+    CHECK(missing_words(says("train_gpt", "--batch_size=12"), {"did you mean --batch?"}) == "");
+    CHECK(missing_words(says("train_gpt", "--block-size 64"), {"did you mean --context?"}) == "");
+    CHECK(missing_words(says("train_gpt", "--max-iters 5"), {"did you mean --steps?"}) == "");
+    CHECK(missing_words(says("train_gpt", "--n_layer 5"), {"did you mean --layers?"}) == "");
+    for (const char* rate : {"-0.1", "1"})
+        CHECK(missing_words(says("train_gpt", fmt::format("--dropout {}", rate)), {"--dropout", "0 or more"}) == "");
+    CHECK(missing_words(says("train_gpt", "--epochs 2"), {"--steps", "epoch"}) == "");
+    CHECK(missing_words(says("infer_gpt", "--max-new-tokens 2"), {"did you mean --tokens?"}) == "");
+    CHECK(missing_words(says("infer_gpt", "--lr 2"), {"unknown option --lr (--help"}) == "");
+    for (const char* program : {"train_gpt", "infer_gpt", "tokenize"})
+        CHECK(run(s, program, "-h").out == run(s, program, "--help").out);
 }
 
 TEST_CASE("a standard stream may be full or closed", "[programs]") {

@@ -1,4 +1,5 @@
-// test_terminal.cpp - what a user types: names and sizes of models, prompts, where a text ends, and what is refused
+// test_prompts.cpp - what infer_gpt makes of prompts: from a terminal, a file or a pipe, as long as a context or
+// longer, with stop texts and special tokens; and what it says meanwhile
 #include <cmath>
 
 #include "data/bpe_training.h"
@@ -54,39 +55,6 @@ struct SmallRun {
 };
 const std::string greedy = " --temperature 0 --tokens 12 ";
 
-// Runs a command with a pseudo-terminal as the standard streams that are named, and types `input` there.
-Ran at_terminal(const SmallRun& r, const std::string& words, const std::string& input) {
-    write_text(r.s / "at_terminal.py", R"(import os, pty, sys
-out = b""
-def read(fd):
-    global out
-    data = os.read(fd, 1024)
-    out += data
-    return data
-pid, fd = pty.fork()
-if pid == 0:
-    os.execvp("sh", ["sh", "-c", sys.argv[1]])
-for c in sys.argv[2].encode().decode("unicode_escape").encode():
-    os.write(fd, bytes([c]))
-try:
-    while read(fd): pass
-except OSError: pass
-_, status = os.waitpid(pid, 0)
-sys.stdout.buffer.write(out)
-sys.exit(os.waitstatus_to_exitcode(status))
-)");
-    const std::string line = build_folder() + "/infer_gpt --dtype fp32 --model " + quoted(r.model) + " " + words;
-    const std::string all  = "python3 " + quoted(r.s / "at_terminal.py") + " " + quoted(line) + " " + quoted(input) +
-                            " >" + quoted(r.s / "stdout") + " 2>" + quoted(r.s / "stderr");
-    const int status = std::system(all.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 255, read_text(r.s / "stdout"), read_text(r.s / "stderr")};
-}
-bool has_python() {
-    const bool has = std::system("python3 -c 'import pty' 2>/dev/null") == 0;
-    if (!has) std::fprintf(stderr, "skipped: there is no python3, which makes a pseudo-terminal\n");
-    return has;
-}
-
 }  // namespace
 
 TEST_CASE("a text is passed on up to the first stop text, also when that spans pieces", "[text]") {
@@ -107,47 +75,6 @@ TEST_CASE("a text is passed on up to the first stop text, also when that spans p
     CHECK(shown({"\n\n", "User:"}, {"Hi\n", "Us", "er", ": no"}) == "Hi\n.");
     UntilStop until({"ab"});
     CHECK(until.add("xa") == "x");  // what cannot begin a stop text is passed on at once
-}
-
-TEST_CASE("--model takes a run, its checkpoints, a checkpoint and a config.json, and answers other names",
-          "[programs]") {
-    const SmallRun r;
-    const std::string words = " --dtype fp32 --ids 1,2,3" + greedy + "--model ";
-    const Ran latest        = run(r.s, "infer_gpt", words + quoted(r.model));
-    REQUIRE(latest.code == 0);
-    for (const std::string& name :
-         {r.folder, r.folder + "/", r.folder + "/checkpoints", r.folder + "/checkpoints/", r.model + "/config.json"}) {
-        const Ran other = run(r.s, "infer_gpt", words + quoted(name));
-        CAPTURE(name, other.err);
-        CHECK(other.out == latest.out);
-    }
-    const Ran tuned = run(r.s, "train_gpt",
-                          "--context 16 --steps 1 --model " + quoted(r.folder) + " --train-data " +
-                              quoted(r.s / "train.bin") + " --out " + quoted(r.s / "tuned"));
-    CHECK(missing_words(tuned.out, {"fine-tunes the weights of", "checkpoints/0000020"}) == "");
-
-    const auto refused = [&](const std::string& program, const std::string& name, const char* says) {
-        const Ran no = run(r.s, program, "--model " + quoted(name) + " --train-data " + quoted(r.s / "train.bin"));
-        CAPTURE(program, name, no.err);
-        CHECK(no.code == 2);
-        CHECK(no.err.find(says) != std::string::npos);
-    };
-    refused("train_gpt", "pythia-160", "did you mean pythia-160m?");
-    refused("train_gpt", "gpt2-xll", "did you mean gpt2-xl?");
-    refused("train_gpt", "GPT2", "did you mean gpt2?");
-    refused("train_gpt", "EleutherAI/pythia-70m", "did you mean pythia-70m?");
-    refused("train_gpt", "some/where", "neither a preset nor a model folder; train_gpt --list-models");
-    refused("train_gpt", r.s / "train.bin", "is a file");
-    fs::create_directories(r.s / "empty");
-    refused("train_gpt", r.s / "empty", "there is no config.json in this folder, and no checkpoint");
-    write_text(r.s / "empty/run.json", "{}");
-    refused("train_gpt", r.s / "empty", "no complete checkpoint yet");
-    fs::create_symlink("loop", r.s / "loop");
-    refused("train_gpt", r.s / "loop", "loop: Too many levels of symbolic links");
-    refused("train_gpt", std::string(300, 'x'), "x: File name too long");
-    const Ran preset = run(r.s, "infer_gpt", "--model gpt2 --ids 1");
-    CHECK(preset.code == 2);
-    CHECK(missing_words(preset.err, {"a preset has no weights", "train_gpt --model gpt2", "runs/gpt2"}) == "");
 }
 
 TEST_CASE("infer_gpt refuses options that have no effect together", "[programs]") {
@@ -197,15 +124,18 @@ TEST_CASE("an empty prompt, and the line break at the end of a prompt", "[progra
 
 TEST_CASE("at a terminal, infer_gpt says that it waits for a prompt, and shows how far several samples are",
           "[programs]") {
-    if (!has_python()) return;
     const SmallRun r;
-    const Ran waits = at_terminal(r, greedy, "The sea\\n\\x04");
-    CAPTURE(waits.out, waits.err);
-    CHECK(waits.code == 0);
-    CHECK(missing_words(waits.out, {"Ctrl-D", "--prompt TEXT", "The sea"}) == "");
-    const Ran several = at_terminal(r, "--prompt x --samples 2 --tokens 3", "");
-    CAPTURE(several.out);
-    CHECK(missing_words(several.out, {"1 of 3 tokens", "---- 1 of 2 ----", "---- 2 of 2 ----"}) == "");
+    const std::string infer = build_folder() + "/infer_gpt --dtype fp32 --model " + quoted(r.model) + " ";
+    Terminal waits(infer + greedy);
+    CHECK(waits.shows("Ctrl-D"));
+    for (const char key : {'T', 'h', 'e', ' ', 's', 'e', 'a', '\n', '\x04'}) waits.press(key);
+    CHECK(waits.end() == 0);
+    CAPTURE(waits.shown());
+    CHECK(missing_words(waits.shown(), {"Ctrl-D", "--prompt TEXT", "The sea"}) == "");
+    Terminal several(infer + "--prompt x --samples 2 --tokens 3");
+    CHECK(several.end() == 0);
+    CAPTURE(several.shown());
+    CHECK(missing_words(several.shown(), {"1 of 3 tokens", "---- 1 of 2 ----", "---- 2 of 2 ----"}) == "");
     CHECK(r.infer("--prompt x --samples 2 --tokens 3").err.empty());
 }
 
@@ -313,6 +243,7 @@ TEST_CASE("--stop ends a continuation before its text", "[programs]") {
     const Ran cut          = r.infer("--prompt ab --temperature 0 --tokens 30 --stop " + quoted(stop));
     CHECK(cut.out == "ab" + text.substr(0, text.find(stop)) + "\n");
     CHECK(r.infer("--prompt ab --temperature 0 --tokens 30 --stop none --stop " + quoted(stop)).out == cut.out);
+    CHECK(r.infer("--prompt ab --temperature 0 --tokens 9223372036854775807 --stop " + quoted(stop)).out == cut.out);
     const Ran two = r.infer("--prompt ab --temperature 0 --tokens 30 --samples 2 --stop " + quoted(stop));
     CHECK(two.out.find("---- 2 of 2 ----\n" + cut.out) != std::string::npos);
 }
@@ -425,158 +356,4 @@ TEST_CASE("damaged weights end every use of logits with an error that names the 
     }
     CHECK(r.infer("--score " + quoted(r.s / "t.txt")).err.find("after token 1 of the text") != std::string::npos);
     CHECK(r.infer("--prompt abc" + greedy).err.find("after token 3 of the text") != std::string::npos);
-}
-
-TEST_CASE("a model of one's own size is trained, saved, resumed to the bit and run", "[programs]") {
-    const auto preset =
-        GENERATE(as<std::string>{}, "nano", "nano-neox", "gpt2", "pythia-14m", "gpt-neo-125m", "gpt-j-6b");
-    CAPTURE(preset);
-    const Scratch s;
-    write_shard(s / "train.bin", 4000, -1, 60);
-    const std::string common = "--model " + preset +
-                               " --layers 3 --width 32 --heads 4 --vocab 61 --context 80 --batch 1 --accumulate 1 "
-                               "--dtype fp32 --steps 4 --save-every 2 --keep 0 --train-data " +
-                               quoted(s / "train.bin") + " --out ";
-    const Ran dry = run(s, "train_gpt", common + quoted(s / "whole") + " --dry-run");
-    CAPTURE(dry.out, dry.err);
-    CHECK(missing_words(dry.out, {"--layers 3 --width 32 --heads 4 --vocab 61", "3 layers × 32 wide × 4 heads",
-                                  "vocabulary 61"}) == "");
-    const Ran whole = run(s, "train_gpt", common + quoted(s / "whole"));
-    CAPTURE(whole.err);
-    REQUIRE(whole.code == 0);
-    REQUIRE(run(s, "train_gpt", common + quoted(s / "cut")).code == 0);
-    fs::remove_all(s / "cut/checkpoints/0000004");
-    const Ran resumed = run(s, "train_gpt", "--resume --out " + quoted(s / "cut"));
-    CAPTURE(resumed.err);
-    REQUIRE(resumed.code == 0);
-    for (const char* file : {"model.safetensors", "state.safetensors", "config.json"})
-        CHECK(read_text(s / "whole/checkpoints/0000004/" + file) == read_text(s / "cut/checkpoints/0000004/" + file));
-    const auto config = nlohmann::json::parse(read_text(s / "whole/checkpoints/0000004/config.json"));
-    CHECK(config["vocab_size"] == 61);
-    CHECK(nlohmann::json::parse(read_text(s / "whole/run.json"))["options"]["--layers"] == "3");
-    std::string ids = "1";
-    for (int i = 2; i <= 80; i++) ids += fmt::format(",{}", i % 61);  // as many as the context
-    const Ran logits = run(s, "infer_gpt", "--logits --model " + quoted(s / "whole") + " --ids " + ids);
-    CAPTURE(logits.err);
-    CHECK(nlohmann::json::parse(logits.out)["logits"][79].size() == 61);
-
-    // Trained weights keep their sizes. A folder with a config.json alone has random weights.
-    const std::string folder = s / "whole/checkpoints/0000004";
-    const auto from          = [&](const std::string& model, const std::string& words) {
-        return run(s, "train_gpt", "--dry-run --context 16 --model " + quoted(model) + " " + words);
-    };
-    for (const char* size : {"--layers 2", "--width 64", "--heads 2", "--vocab 100"}) {
-        const Ran no = from(folder, size);
-        CAPTURE(size, no.err);
-        CHECK(no.code == 2);
-        CHECK(missing_words(no.err, {"--layers, --width, --heads and --vocab", "random weights", "trained"}) == "");
-    }
-    fs::create_directories(s / "bare");
-    fs::copy_file(folder + "/config.json", s / "bare/config.json");
-    const Ran bare = from(s / "bare", "--width 64 --heads 2 --vocab 100");
-    CAPTURE(bare.err);
-    CHECK(missing_words(bare.out, {"3 layers × 64 wide × 2 heads", "vocabulary 100"}) == "");
-    CHECK(missing_words(from(preset, "--width 100 --heads 3").err, {"100", "3 heads"}) == "");
-}
-
-TEST_CASE("the vocabulary of a preset follows the tokenizer, and shards name theirs", "[programs]") {
-    const Scratch s;
-    const auto make = [&](const std::string& name, int entries) {
-        WordCounts words;
-        for (int i = 0; i < 3000; i++) words.add(fmt::format("word{} and{} other{}\n", i * 7919, i * 104729, i % 90));
-        write_text(s / name, BpeTraining(words).learn(entries));
-    };
-    make("a.json", 1000);
-    make("b.json", 300);
-    write_text(s / "text.txt", std::string(5000, 'x') + " and some words\n");
-    REQUIRE(run(s, "tokenize",
-                "--tokenizer " + quoted(s / "a.json") + " --input " + quoted(s / "text.txt") +
-                    " --val-fraction 0.1 --output " + quoted(s / "t"))
-                .code == 0);
-    const std::string data = " --context 16 --batch 2 --steps 1 --train-data " + quoted(s / "t_train_*.bin") +
-                             " --val-data " + quoted(s / "t_val_*.bin") + " ";
-    const auto train  = [&](const std::string& words) { return run(s, "train_gpt", data + words); };
-    const Ran follows = train("--model nano --tokenizer " + quoted(s / "a.json") + " --out " + quoted(s / "run"));
-    CAPTURE(follows.err);
-    REQUIRE(follows.code == 0);
-    CHECK(missing_words(follows.out, {"vocabulary 1024", "--vocab 1024"}) == "");  // 1000, a multiple of 64
-    CHECK(run(s, "train_gpt", "--resume --steps 2 --out " + quoted(s / "run")).code == 0);
-    CHECK(run(s, "infer_gpt", "--prompt and --tokens 3 --model " + quoted(s / "run")).code == 0);
-    // A preset's own number stays when it has room for the tokenizer and at most 511 rows more.
-    const std::string dry = "--dry-run --tokenizer " + quoted(s / "a.json");
-    CHECK(train(dry + " --model nano --vocab 1200").out.find("vocabulary 1200 ") != std::string::npos);
-    CHECK(train(dry + " --model gpt2").out.find("vocabulary 1024 ") != std::string::npos);
-
-    const Ran other = train("--model nano --tokenizer " + quoted(s / "b.json") + " --out " + quoted(s / "other"));
-    CHECK(other.code == 2);
-    CHECK(missing_words(other.err, {"t_summary.json", "a.json", "b.json", "./tokenize --tokenizer", "--trust-data"}) ==
-          "");
-    const Ran trusted = train("--model nano --vocab 1000 --trust-data --tokenizer " + quoted(s / "b.json") + " --out " +
-                              quoted(s / "other"));
-    CAPTURE(trusted.err);
-    CHECK(trusted.code == 0);
-}
-
-TEST_CASE("names of other programs' options have an answer", "[programs]") {
-    const Scratch s;
-    const auto says = [&](const std::string& program, const std::string& words) { return run(s, program, words).err; };
-    CHECK(missing_words(says("train_gpt", "--lr 1e-3"), {"did you mean --learning-rate?"}) == "");
-    CHECK(missing_words(says("train_gpt", "--batch_size=12"), {"did you mean --batch?"}) == "");
-    CHECK(missing_words(says("train_gpt", "--block-size 64"), {"did you mean --context?"}) == "");
-    CHECK(missing_words(says("train_gpt", "--max-iters 5"), {"did you mean --steps?"}) == "");
-    CHECK(missing_words(says("train_gpt", "--n_layer 5"), {"did you mean --layers?"}) == "");
-    for (const char* rate : {"-0.1", "1"})
-        CHECK(missing_words(says("train_gpt", fmt::format("--dropout {}", rate)), {"--dropout", "0 or more"}) == "");
-    CHECK(missing_words(says("train_gpt", "--epochs 2"), {"--steps", "epoch"}) == "");
-    CHECK(missing_words(says("infer_gpt", "--max-new-tokens 2"), {"did you mean --tokens?"}) == "");
-    CHECK(missing_words(says("infer_gpt", "--lr 2"), {"unknown option --lr (--help"}) == "");
-    for (const char* program : {"train_gpt", "infer_gpt", "tokenize"})
-        CHECK(run(s, program, "-h").out == run(s, program, "--help").out);
-}
-
-TEST_CASE("a run with more positions than its preset goes on with another --context, as far as they reach",
-          "[programs]") {
-    const Scratch s;
-    write_shard(s / "train.bin", 4000);
-    REQUIRE(run(s, "train_gpt",
-                "--model nano --context 100 --batch 2 --steps 2 --save-every 2 --train-data " +
-                    quoted(s / "train.bin") + " --out " + quoted(s / "run"))
-                .code == 0);
-    const std::string resume = "--resume --out " + quoted(s / "run");
-    for (const char* other : {" --context 90 --steps 4", " --context 30 --steps 6", " --context 100 --steps 8"}) {
-        const Ran r = run(s, "train_gpt", resume + other);
-        CAPTURE(other, r.err);
-        CHECK(r.code == 0);
-    }
-    const Ran beyond = run(s, "train_gpt", resume + " --context 101 --steps 9");
-    CAPTURE(beyond.err);
-    CHECK(beyond.code == 2);
-    CHECK(missing_words(beyond.err, {"101", "100"}) == "");
-    CHECK(nlohmann::json::parse(read_text(s / "run/checkpoints/latest/config.json"))["n_positions"] == 100);
-}
-
-TEST_CASE("token shards beside a config.json are no weights, and PyTorch's files are", "[programs]") {
-    const Scratch s;
-    fs::create_directories(s / "mix");
-    fs::copy_file("test/golden/gpt2_odd/config.json", s / "mix/config.json");
-    write_shard(s / "mix/sh_train_000000.bin", 1000, -1, 60);
-    std::string raw;  // ids of nanoGPT's form, without a header
-    for (int i = 0; i < 1000; i++) raw += char(i % 60), raw += '\0';
-    write_text(s / "mix/train.bin", raw);
-    const std::string train = "--context 16 --batch 2 --steps 1 --model " + quoted(s / "mix") + " --out " +
-                              quoted(s / "run") + " --train-data " + quoted(s / "mix/sh_train_*.bin");
-    const Ran r = run(s, "train_gpt", train);
-    CAPTURE(r.out, r.err);
-    CHECK(r.code == 0);
-    CHECK(r.out.find("random weights, because there are none") != std::string::npos);
-    const Ran none = run(s, "infer_gpt", "--ids 1 --model " + quoted(s / "mix"));
-    CHECK(none.code == 2);
-    CHECK(missing_words(none.err, {"neither model.safetensors nor"}) == "");
-    for (const std::string& begin : {std::string("PK\x03\x04"), std::string("\x80\x02\x8a\x0a")}) {
-        write_text(s / "mix/other.bin", begin + "and so on");
-        const Ran pickle = run(s, "train_gpt", train + " --seed 2");
-        CHECK(pickle.code == 2);
-    }
-    CHECK(missing_words(run(s, "infer_gpt", "--ids 1 --model " + quoted(s / "mix")).err, {"other.bin", "pickle"}) ==
-          "");
 }
