@@ -93,7 +93,7 @@ class Comm {
         if (!alone()) expect_same(text(), what);
     }
     // Throws a RunError in every process, with the same words, unless all give the same facts. It names the first rank
-    // that differs from rank 0, and in what.
+    // that differs from rank 0, and in what. Of commands it shows the options from the first to the last that differ.
     using Facts = std::vector<std::pair<std::string, std::string>>;  // what, and its value
     void agree(const Facts& facts) const {
         if (alone()) return;
@@ -102,8 +102,9 @@ class Comm {
             for (const Connection& c : others_)
                 for (const auto& [what, value] : facts)
                     if (const std::string theirs = c.receive(); theirs != value && refusal.empty())
-                        refusal = fmt::format("rank {} has another {} than rank 0\n    rank {}: {}\n    rank 0: {}",
-                                              c.rank(), what, c.rank(), theirs, value);
+                        refusal =
+                            fmt::format("rank {} has another {} than rank 0\n    rank {}: {}\n    rank 0: {}", c.rank(),
+                                        what, c.rank(), apart_from(value, theirs), apart_from(theirs, value));
         } else {
             for (const auto& [what, value] : facts) others_[0].send(value);
         }
@@ -194,6 +195,20 @@ class Comm {
         Clock::time_point heard = Clock::now();
     };
 
+    // Of a command that differs from another one, whole options, from the first to the last that differ. "…" stands for
+    // what both share. A text without options stays whole.
+    static std::string apart_from(const std::string& other, const std::string& text) {
+        const size_t shared =
+            size_t(std::mismatch(text.begin(), text.end(), other.begin(), other.end()).first - text.begin());
+        const size_t begin = text.substr(0, shared).rfind(" --");
+        if (begin == text.npos) return text;
+        size_t behind = 0;
+        while (behind < std::min(text.size(), other.size()) - shared &&
+               text[text.size() - behind - 1] == other[other.size() - behind - 1])
+            behind++;
+        const size_t end = text.find(" --", text.size() - behind);
+        return "…" + text.substr(begin, end - begin) + (end == text.npos ? "" : " …");
+    }
     static std::string words_for(int64_t place) {
         const int64_t step = place / phases + 1;
         switch (Phase(place % phases)) {

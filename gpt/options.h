@@ -507,6 +507,13 @@ inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world
     const int64_t micro_batch = o.batch * o.context * world;  // tokens, over all processes
     if (!o.tokens_per_step.is_auto()) {
         const int64_t tokens = o.tokens_per_step, nearest = std::max<int64_t>(1, tokens / micro_batch) * micro_batch;
+        int64_t keeps = o.batch;  // the largest batch that the number of tokens is a multiple of; 0: none
+        while (keeps > 0 && tokens % (keeps * o.context * world) != 0) keeps--;
+        CHECK(keeps == o.batch || !o.resume || o.earlier.gives("--tokens-per-step"),
+              "--resume: this run has {} tokens a step, but with --batch {} and --context {} {} a multiple of {}; "
+              "{}--tokens-per-step {} goes on with another number",
+              tokens, o.batch, o.context, world == 1 ? "one process has" : fmt::format("{} processes have", world),
+              micro_batch, keeps ? fmt::format("--batch {} keeps the {}, and ", keeps, tokens) : "", nearest);
         CHECK(tokens % micro_batch == 0, "--tokens-per-step {}: not a multiple of batch × context{} = {}; {} would be",
               tokens,
               world == 1 ? fmt::format(" = {} × {}", o.batch, o.context)

@@ -84,7 +84,8 @@ inline void read_weights(Model& model, const SafetensorsReader& file, bool ignor
 // ---- the stop signal -----------------------------------------------------------------------------------------------
 
 // The first Ctrl-C or SIGTERM, or a terminal or a pipe that closes, asks the loop to finish its step, save and stop.
-// Evaluations and samples end at their next batch. The second signal ends the program at once.
+// Evaluations and samples end at their next batch. The second signal ends the program at once. SIGUSR1 is for mpirun,
+// which passes it on to all processes. Of SIGTERM and Ctrl-C mpirun makes a SIGTERM, and a SIGKILL one second later.
 inline volatile std::sig_atomic_t stop_asked = 0;
 template <bool says>  // whether this process tells what happens
 void ask_to_stop(int signal) {
@@ -105,11 +106,13 @@ inline void end_before_first_step(int signal) {
 inline void end_on_signals() {
     std::signal(SIGINT, end_before_first_step);
     std::signal(SIGTERM, end_before_first_step);
+    std::signal(SIGUSR1, end_before_first_step);
 }
 inline void stop_on_signals(bool says) {
     const auto handler = says ? ask_to_stop<true> : ask_to_stop<false>;
     std::signal(SIGINT, handler);
     std::signal(SIGTERM, handler);
+    std::signal(SIGUSR1, handler);
     std::signal(SIGPIPE, handler);
     if (std::signal(SIGHUP, handler) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup asked to go on
 }

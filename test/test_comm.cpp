@@ -161,9 +161,23 @@ TEST_CASE("all processes say which of them is about to do something else, and wh
     });
     for (const Said& s : all) {
         CHECK(s.code == 1);
-        CHECK(s.text ==
-              "rank 2 has another command than rank 0\n    rank 2: train --batch 3\n    rank 0: train --batch 2");
+        CHECK(s.text == "rank 2 has another command than rank 0\n    rank 2: … --batch 3\n    rank 0: … --batch 2");
     }
+    // Of long commands it shows the options that differ.
+    const auto said = [](const std::string& of_0, const std::string& of_1) {
+        const auto both = together(2, [&](const Ranks& r) -> std::string {
+            Comm comm(r, 8, 60);
+            comm.agree({{"command", r.rank ? of_1 : of_0}});
+            return "";
+        });
+        return both[0].text.substr(both[0].text.find('\n'));
+    };
+    CHECK(said("t --a 1 --batch 12 --c 3", "t --a 1 --batch 22 --c 3") ==
+          "\n    rank 1: … --batch 22 …\n    rank 0: … --batch 12 …");
+    CHECK(said("t --a 1 --b 2 --c 3", "t --a 1 --c 3") == "\n    rank 1: … --c 3\n    rank 0: … --b 2 --c 3");
+    CHECK(said("t --a 1", "t --a 1 --save-async") == "\n    rank 1: … --a 1 --save-async\n    rank 0: … --a 1");
+    CHECK(said("t --a 1 --a 1", "t --a 1") == "\n    rank 1: … --a 1\n    rank 0: … --a 1 --a 1");
+    CHECK(said("abc", "abd") == "\n    rank 1: abd\n    rank 0: abc");
 }
 
 TEST_CASE("processes without --out use the folder that rank 0 chooses", "[comm]") {

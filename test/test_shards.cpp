@@ -527,6 +527,58 @@ TEST_CASE("processes that have no weights of their own train, save and go on wit
     }
 }
 
+TEST_CASE("SIGUSR1 to mpirun or SIGTERM to its script saves a run of several processes", "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const bool script = GENERATE(false, true);
+    CAPTURE(script);
+    const Scratch s;
+    write_shard(s / "train.bin", 2000);
+    write_text(s / "hosts", "localhost slots=2\n");
+    const std::string options = fmt::format(
+        "--model nano --train-data {} --device cpu --threads 1 --batch 1 --context 16 --eval-every 0 --save-every 0 "
+        "--accumulate 1 --shard optimizer --steps 100000 --timeout 30 --out {}",
+        quoted(s / "train.bin"), quoted(s / "run"));
+    const std::string start = script ? fmt::format(
+                                           "PROGRAM={}/train_gpt WORLD=2 MPIRUN_OPTIONS=--oversubscribe "
+                                           "scripts/launch/mpirun.sh gpt2-1558m-8 {} ",
+                                           build_folder(), quoted(s / "hosts"))
+                                     : fmt::format("mpirun --oversubscribe -n 2 {}/train_gpt ", build_folder());
+    const Ran ran           = shell(
+                  s,
+                  fmt::format("export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GOMP_SPINCOUNT=0 MASTER_PORT={}; "
+                                        "{} {} & all=$!; for i in $(seq 600); do grep -q '\"step\":3,' {} 2>/dev/null && break; sleep "
+                                        "0.05; done; kill -{} $all; wait $all",
+                              20000 + getpid() % 20000, start, options, quoted(s / "run/log.jsonl"), script ? "TERM" : "USR1"));
+    CAPTURE(ran.out, ran.err);
+    CHECK(ran.code == 0);
+    CHECK(missing_words(ran.err, {"stopping: the step"}) == "");
+    REQUIRE(records(s / "run", "save").size() == 1);
+    CHECK(records(s / "run", "save")[0]["step"] == records(s / "run", "end")[0]["step"]);
+}
+
+TEST_CASE("a run of three processes that two cannot go on with says how they could", "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const Scratch s;
+    write_shard(s / "train.bin", 2000);
+    const std::string run = build_folder() + "/train_gpt --out " + quoted(s / "run") + " ";
+    REQUIRE(mpirun(s, 3,
+                   run + "--model nano --train-data " + quoted(s / "train.bin") +
+                       " --device cpu --threads 1 --batch 2 --context 16 --eval-every 0 --save-every 2 --steps 2")
+                .code == 0);
+    const Ran two = mpirun(s, 2, run + "--resume --steps 4");
+    CAPTURE(two.err);
+    CHECK(two.code == 2);
+    CHECK(missing_words(two.err, {"--resume: this run has 96 tokens a step", "2 processes have a multiple of 64",
+                                  "--batch 1 keeps the 96", "--tokens-per-step 64"}) == "");
+    CHECK(mpirun(s, 2, run + "--resume --steps 4 --batch 1").code == 0);
+    const Ran four = mpirun(s, 4, run + "--resume --steps 6 --batch 1");
+    CAPTURE(four.err);
+    CHECK(missing_words(four.err, {"4 processes have a multiple of 64", "64; --tokens-per-step 64 goes on"}) == "");
+    CHECK(mpirun(s, 4, run + "--resume --steps 6 --batch 1 --tokens-per-step 64").code == 0);
+    CHECK(missing_words(mpirun(s, 2, run + "--resume --steps 8 --tokens-per-step 33").err,
+                        {"--tokens-per-step 33: not a multiple"}) == "");
+}
+
 TEST_CASE("processes on CPUs that no launcher of MPI has started are refused", "[programs][comm]") {
     if (Collective::library(Machine::cpu).empty()) return;
     const Scratch s;
