@@ -109,9 +109,11 @@ std::string use_cuda_half() {
     const char* before       = getenv("LD_LIBRARY_PATH");
     std::string path         = folder + ":" + home + (before ? std::string(":") + before : "");
     if (before && std::string(before).rfind(folder, 0) == 0) return "the loader did not take the kernels of " + folder;
+    std::string loaded;
     while (!dlopen(kernels.c_str(), RTLD_NOW)) {  // the loader names a library that it lacks, and then a colon
         const std::string said = dlerror(), library = said.substr(0, said.find(':')), found = find_nvidia(library);
-        if (found.empty() || !dlopen(found.c_str(), RTLD_NOW)) {
+        // A library that is loaded and still lacking has another name inside.
+        if (library == std::exchange(loaded, library) || found.empty() || !dlopen(found.c_str(), RTLD_NOW)) {
             if (!has_nvidia_driver()) return "there is no NVIDIA driver on this machine";
             return said + "; libraries of CUDA are looked for in LD_LIBRARY_PATH, in the system's folders, in " +
                    "/usr/local/cuda*/lib64 and among Python's packages (nvidia/*/lib)";
