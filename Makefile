@@ -242,7 +242,7 @@ WITHOUT_PRODUCTS := '[shared],[tokenizer],[presets],[cli],[data],[plot],[comm]'
 test: setup
 	@$(MAKE) --no-print-directory -j$$(nproc) $(addprefix $(BUILD)/,$(PROGRAMS) austen bench_ops test_gpt)
 	@$(if $(NVCC),scripts/ptxas.sh --spills $(PTXAS))
-	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(or $(ARGS),$(if $(filter 0,$(ONEDNN)),$(if $(GPUS),,$(WITHOUT_PRODUCTS))))
+	GPT_BUILD=$(BUILD) $(BUILD)/test_gpt $(if $(CATCH3),,-w NoTests) $(or $(ARGS),$(if $(filter 0,$(ONEDNN)),$(if $(GPUS),,$(WITHOUT_PRODUCTS))))
 	@$(if $(ARGS),,$(if $(NVCC),$(MAKE) --no-print-directory -j$$(nproc) test-cuda,echo "skipped: no nvcc, so the GPU half was neither built nor tested"))
 
 # This needs no GPU. The emulator is tested first, and then runs our own binary with every access checked.

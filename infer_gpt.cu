@@ -125,7 +125,7 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
 // counter shows how far they are.
 static void continue_prompt(const Inference& i, Prompt prompt) {
     const InferOptions& o = i.options;
-    const bool live = o.samples == 1, counts = !live && isatty(2);
+    const bool live = o.samples == 1, counts = !live && columns_of(2);
     warn_beyond(i.model.config, o.context, "--context");
     shorten(prompt, i);
     std::vector<std::string> texts(o.samples, prompt.text);
@@ -156,7 +156,7 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
         },
         o.context);
     if (made == 0) begin();
-    if (counts) fmt::print(stderr, "\r{:40}\r", "");
+    if (counts) fmt::print(stderr, "{}", clear_line);
     for (int64_t s = 0; s < o.samples; s++) add(s, until[s].rest());
     if (live) fmt::print("{}\n", whole.rest());
     for (int64_t s = 0; !live && s < o.samples; s++) fmt::print("---- {} of {} ----\n{}\n", s + 1, o.samples, texts[s]);
@@ -224,7 +224,7 @@ static int run(int argc, char** argv) {
     device.allow_early_launches(!o.machine.no_early_launch);
     Model model(config, dtype, shape, device);
     const SafetensorsReader weights(o.model);
-    if (!weights.unread().empty()) fmt::print(stderr, "weights: {}\n", weights.description());
+    if (!weights.unread().empty()) fmt::print(stderr, "note: the weights are those of {}\n", weights.description());
     read_weights(model, weights, o.ignore_extra_tensors);
     const Steering steering(model, o.steer);
     reading.end();

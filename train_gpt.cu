@@ -131,7 +131,7 @@ static int run(int argc, char** argv) {
                 backends() + ", " + Collective::backends());
     list_options(flags, options);
     if (!parse_options(options, flags, argc, argv, ranks.world)) return 0;
-    if (options.list_models) return list_models(), 0;
+    if (options.list_models) return list_models(), expect_printed(), 0;
     if (ranks.rank == 0) end_on_signals();
     Run run(options, flags, ranks);
     if (options.dry_run) return header(run), 0;

@@ -29,6 +29,7 @@ class ByteStream {
         : path_(path == "-" ? "standard input" : path),
           in_(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close) {
         CHECK(in_, "cannot open {}: {}", path_, os_error());
+        CHECK(path == "-" || !fs::is_directory(path), "{} is a folder, not a file", path_);
         read_raw();
         CHECK(!raw_.empty(), "{} is empty", path_);
         if (begins_zstd(raw_)) {

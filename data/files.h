@@ -35,7 +35,7 @@ inline void forget_pages(const std::byte* data, int64_t bytes) {
 }
 
 // A whole file mapped into memory. The operating system reads each page when it is first touched.
-// Throws InputError if the path cannot be opened or is no regular file.
+// Throws InputError if the path cannot be opened, is no regular file, or is a pointer that Git LFS left in its place.
 class MappedFile {
   public:
     explicit MappedFile(const std::string& path) : path_(path) {
@@ -53,6 +53,10 @@ class MappedFile {
         close(file);
         CHECK(plain, "{} is {}, not a file", path, known && S_ISDIR(s.st_mode) ? "a folder" : "a device or a pipe");
         CHECK_RUN(bytes_ || size_ == 0, "cannot map the {} bytes of {}: {}", size_, path, why);
+        constexpr std::string_view pointer = "version https://git-lfs.github.com/spec/";
+        if (text().substr(0, pointer.size()) != pointer) return;
+        munmap(const_cast<std::byte*>(bytes_), size_);
+        fail("{} is a pointer of Git LFS; git lfs pull downloads the file itself", path);
     }
     MappedFile(MappedFile&& o) noexcept
         : path_(std::move(o.path_)), bytes_(std::exchange(o.bytes_, nullptr)), size_(std::exchange(o.size_, 0)) {}

@@ -70,7 +70,8 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& path,
         if (kind == Json::strict) return nlohmann::json::parse(text.begin(), text.end(), check);
         return nlohmann::json::parse(mark_python_numbers(text), check);
     } catch (const nlohmann::json::exception& e) {
-        fail("{}: not valid JSON: {}", path, std::string(e.what()).substr(0, 300));
+        const std::string what = e.what();  // begins with the library's own name of the error, in brackets
+        fail("{}: not valid JSON: {}", path, what.substr(what.find(']') + 2).substr(0, 300));
     }
 }
 

@@ -251,9 +251,10 @@ static int threads_of(const Options& o) {
 }
 
 static void make_shards(Options o) {
-    CHECK(!o.tokenizer.empty(),
-          "--tokenizer FILE is missing; it names the tokenizer.json to encode with\n"
-          "    data/fetch.sh gpt2-tokenizer fetches GPT-2's; --train-bpe learns one from your text");
+    const char* where = "data/fetch.sh gpt2-tokenizer fetches GPT-2's; --train-bpe learns one from your text";
+    CHECK(!o.tokenizer.empty(), "--tokenizer FILE is missing; it names the tokenizer.json to encode with\n    {}",
+          where);
+    CHECK(fs::exists(o.tokenizer), "--tokenizer {}: there is no such file\n    {}", o.tokenizer, where);
     CHECK(!o.output.empty(), "--output PREFIX is missing; it names the shards to write");
     const double val_fraction = o.read.val_fraction;
     CHECK(val_fraction >= 0 && val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1", val_fraction);
@@ -401,7 +402,7 @@ static void train_bpe(const Options& o) {
     CHECK(!words.count().empty(), "there is no text to learn from in {}", names(o));
     BpeTraining training(words);
     const std::string file = training.learn(o.train_bpe, [&](int entries) {
-        if (isatty(2) && entries % 64 == 0) fmt::print(stderr, "\r{:>8} of {} entries ", entries, o.train_bpe);
+        if (entries % 64 == 0 && columns_of(2)) fmt::print(stderr, "\r{:>8} of {} entries ", entries, o.train_bpe);
     });
     progress.clear();
     make_folder_of(path);

@@ -14,6 +14,8 @@
 
 #include <fmt/format.h>
 
+#include "data/progress.h"
+
 // While it lives and standard output is a terminal, a thread rewrites one line every half second, such as
 // "evaluating, batch 3 of 20 · 12 s". The first line comes after a second, so that short jobs print nothing. Another
 // line may be printed over it, because the cursor stays at its beginning.
@@ -21,7 +23,7 @@ class Busy {
   public:
     // all: how many parts the job has; 0 when it is not known.
     explicit Busy(std::string what, int64_t all = 0) : what_(std::move(what)), all_(all) {
-        if (isatty(1)) thread_ = std::thread([this] { show(); });
+        if (columns_of(1)) thread_ = std::thread([this] { show(); });
     }
     Busy(const Busy&)            = delete;
     Busy& operator=(const Busy&) = delete;
@@ -53,11 +55,11 @@ class Busy {
         for (auto wait = 1000ms; !end_.wait_for(lock, wait, [this] { return ended_; }); wait = 500ms) {
             const auto seconds     = std::chrono::steady_clock::now() - start;
             const std::string part = all_ ? fmt::format(" {} of {}", done_.load(), all_) : "";
-            print(fmt::format("\r\033[K{}{} · {} s\r", what_, part,
-                              std::chrono::duration_cast<std::chrono::seconds>(seconds).count()));
+            const auto whole       = std::chrono::duration_cast<std::chrono::seconds>(seconds).count();
+            print(clear_line + cut_line(fmt::format("{}{} · {} s", what_, part, whole), columns_of(1)) + "\r");
             shown = true;
         }
-        if (shown) print("\r\033[K");
+        if (shown) print(clear_line);
     }
     // Writes past stdio, whose buffer belongs to the thread that works.
     static void print(const std::string& line) {

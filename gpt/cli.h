@@ -202,7 +202,9 @@ class Flags {
         row.show    = [&value, allowed] { return option_value::show(value, allowed); };
         row.set     = [&value, name, allowed](const Words& words) { option_value::read(value, name, words, allowed); };
         row.initial = row.show();
-        row.kind    = std::is_same_v<T, bool> ? Kind::flag : std::is_same_v<T, Words> ? Kind::many : Kind::one;
+        row.kind    = std::is_same_v<T, bool> && std::is_same_v<Allowed, Range> ? Kind::flag
+                      : std::is_same_v<T, Words>                                ? Kind::many
+                                                                                : Kind::one;
         const auto keep = [](const CLI::results_t&) { return true; };  // parse() reads the values, in our own way
         row.option      = app_.add_option(name, keep);
         if (row.kind == Kind::flag) row.option->expected(0, 1);

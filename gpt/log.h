@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "data/json.h"
+#include "data/progress.h"
 #include "data/words.h"
 #include "gpt/plot.h"
 #include "kernels/check.h"
@@ -93,7 +94,7 @@ struct LogSettings {
 
 class Log {
   public:
-    explicit Log(const LogSettings& settings) : set_(settings), terminal_(isatty(1)) {
+    explicit Log(const LogSettings& settings) : set_(settings), terminal_(columns_of(1) > 0) {
         if (set_.folder.empty()) return;
         const std::string path = set_.folder + "/log.jsonl";
         write_file(path, set_.resumed_at >= 0 ? records_until(path, set_.resumed_at) : "");
@@ -131,11 +132,11 @@ class Log {
 
         const bool keep =
             r.step == 1 || r.step == set_.steps || r.skipped || (set_.every > 0 && r.step % set_.every == 0);
-        if (keep || terminal_)
-            print("{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}{}", r.step, r.loss, r.norm, r.rate,
-                  r.seconds * 1e3, rounded(speed), 100 * peak, duration(smooth_seconds_ * double(set_.steps - r.step)),
-                  set_.preferences ? fmt::format(" {:>9.4f} {:>7.1f}%", r.margin, 100 * r.accuracy) : "",
-                  keep ? "\n" : "");
+        const std::string line = fmt::format(
+            "{:>6} {:>9.4f} {:>8.3f} {:>9.2e} {:>9.1f} {:>8} {:>6.1f}% {:>9}{}", r.step, r.loss, r.norm, r.rate,
+            r.seconds * 1e3, rounded(speed), 100 * peak, duration(smooth_seconds_ * double(set_.steps - r.step)),
+            set_.preferences ? fmt::format(" {:>9.4f} {:>7.1f}%", r.margin, 100 * r.accuracy) : "");
+        if (keep || terminal_) print("{}", keep ? line + "\n" : cut_line(line, columns_of(1)));
         if (r.skipped)
             print("{:>6} the loss or the gradient norm is not a finite number, so the weights stay as they were\n",
                   "skip");
@@ -203,7 +204,7 @@ class Log {
     }
     template <class... Args>
     void print(fmt::string_view format, const Args&... args) {
-        const char* clear = std::exchange(unfinished_line_, false) ? "\r\033[K" : "";
+        const char* clear = std::exchange(unfinished_line_, false) ? clear_line : "";
         print_text(clear + fmt::vformat(format, fmt::make_format_args(args...)));
     }
     // Returns the lines of an earlier log up to a step, and puts their losses back into the plot.

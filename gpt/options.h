@@ -33,7 +33,7 @@ inline void list_foreign_names(Flags& f) {
         {"--final-learning-rate", {"--min-lr"}},
         {"--warmup-steps",        {"--warmup", "--warmup-iters"}},
         {"--schedule",            {"--lr-scheduler-type", "--lr-decay-style"}},
-        {"--batch",               {"--batch-size", "--micro-batch-size", "--per-device-train-batch-size"}},
+        {"--batch",               {"--batch-size", "--micro-batch-size", "--per-device-train-batch-size", "-b"}},
         {"--tokens-per-step",     {"--total-batch-size", "--global-batch-size"}},
         {"--accumulate",          {"--gradient-accumulation-steps", "--grad-accum"}},
         {"--context",             {"--block-size", "--seq-len", "--seq-length", "--sequence-length", "--context-length",
@@ -43,27 +43,27 @@ inline void list_foreign_names(Flags& f) {
         {"--width",               {"--n-embd", "--hidden-size", "--d-model", "--dim"}},
         {"--heads",               {"--n-head", "--n-heads", "--num-heads", "--num-attention-heads"}},
         {"--vocab",               {"--vocab-size"}},
-        {"--train-data",          {"--data", "--dataset", "--train-file"}},
+        {"--train-data",          {"--data", "--dataset", "--train-file", "--input"}},
         {"--val-data",            {"--val", "--validation-file"}},
-        {"--out",                 {"--out-dir", "--output", "--output-dir"}},
+        {"--out",                 {"--out-dir", "--output", "--output-dir", "-o"}},
         {"--clip",                {"--grad-clip", "--max-grad-norm"}},
         {"--weight-decay",        {"--wd"}},
         {"--eval-every",          {"--eval-interval", "--eval-steps"}},
         {"--eval-batches",        {"--eval-iters"}},
         {"--save-every",          {"--save-interval"}},
         {"--log-every",           {"--log-interval", "--logging-steps"}},
-        {"--model",               {"--init-from", "--model-name-or-path"}},
+        {"--model",               {"--init-from", "--model-name-or-path", "-m"}},
         {"--dtype",               {"--precision", "--bf16"}},
         {"--recompute",           {"--gradient-checkpointing"}},
-        {"--tokens",              {"--max-new-tokens", "--max-tokens", "--n-predict"}},
+        {"--tokens",              {"--max-new-tokens", "--max-tokens", "--n-predict", "-n"}},
         {"--samples",             {"--num-samples"}},
-        {"--prompt",              {"--start"}},
-        {"--prompt-file",         {"--file"}},
+        {"--prompt",              {"--start", "-p"}},
+        {"--prompt-file",         {"--file", "-f"}},
         {"--temperature",         {"--temp"}},
         {"--stop",                {"--stop-sequence", "--reverse-prompt"}},
         {"the length of a run is --steps; auto is one epoch of the training data", {"--epochs", "--num-train-epochs"}},
         {"there is nothing to compile; leave it out", {"--compile"}},
-        {"there is none; --temperature, --top-k and --top-p shape the choice of tokens", {"--repetition-penalty"}},
+        {"there is none; --temperature, --top-k and --top-p shape the choice of tokens", {"--repetition-penalty", "--min-p"}},
     };
     // clang-format on
     for (const auto& [answer, names] : table)
@@ -333,8 +333,8 @@ inline void list_options(Flags& f, Options& o) {
         "--offload", o.optimizer.in_host_memory, Flags::Table<bool>{{"none", false}, {"optimizer", true}},
         "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "
         "the same bits, while the next forward pass begins, or before it with --graph. It takes 12 bytes a weight off "
-        "the GPU, and 8 bytes a weight go over PCIe in each step. With --shard each process keeps and updates its own "
-        "slice so");
+        "the GPU, and 8 bytes a weight go over PCIe in each step. With --shard each process does so with its own "
+        "slice. none: they stay in the GPU's memory");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),

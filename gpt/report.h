@@ -158,10 +158,11 @@ inline void print_predicted_time(const Run& run, double flops_per_step, int64_t 
     if (run.card) {
         const ScaledStep step = predicted_step(run);
         const double seconds = step.seconds(), all = seconds * double(steps);
-        say("time", "{} a step · {} tokens/s · {:.0f} % of the rate of products, as predicted{}", seconds_text(seconds),
+        say("time", "{} a step (predicted) · {} tokens/s · {:.0f} % of the rate of products{}{}", seconds_text(seconds),
             rounded(double(run.tokens_per_step()) / seconds),
             100 * flops_per_step / world / seconds / run.card->product_rate(run.dtype),
-            steps ? fmt::format(" · {} in all, {} GPU-hours", duration(all), rounded(all * world / 3600)) : "");
+            steps ? " · " + duration(all) + " in all" : "",
+            steps && all * world >= 3600 ? ", " + rounded(all * world / 3600) + " GPU-hours" : "");
         if (run.options.optimizer.in_host_memory) print_offload(run, step);
         if (world == 1) return;
         const Cluster cluster = run.cluster();

@@ -39,6 +39,7 @@ inline std::string model_folder(const std::string& name) {
         const std::string home = run.empty() ? "." : run.string();
         if (const auto steps = checkpoints_of(home); !steps.empty()) return checkpoint_path(home, steps.back());
         CHECK(!fs::exists(own / "run.json"), "{}: this run has no complete checkpoint yet", name);
+        refuse_adapter(name);
         fail("{}: there is no config.json in this folder, and no checkpoint of a run", name);
     }
     CHECK(!fs::exists(path), "{} is a file; --model takes the folder of a model or of a run", name);
@@ -47,8 +48,14 @@ inline std::string model_folder(const std::string& name) {
     std::string last = path.filename().string();
     std::transform(last.begin(), last.end(), last.begin(), [](unsigned char c) { return char(std::tolower(c)); });
     const std::string near = nearest_name(last, names);
-    fail("{} is neither a preset nor a model folder{}; train_gpt --list-models prints the presets", name,
-         near.empty() ? "" : ", did you mean " + near + "?");
+    const bool of_the_hub  = path.is_relative() && !path.filename().empty() && !path.parent_path().empty() &&
+                            !path.parent_path().has_parent_path() && !fs::exists(path.parent_path());
+    fail("{} is neither a preset nor a model folder{} train_gpt --list-models prints the presets{}", name,
+         near.empty() ? ";" : "; did you mean " + near + "?",
+         of_the_hub ? fmt::format("\n    If it is a model on the Hugging Face hub, this command fetches its folder: hf "
+                                  "download {} --local-dir models/{}",
+                                  name, path.filename().string())
+                    : "");
 }
 
 // Uses the tokenizer that lies in `folder`, unless another was given.
@@ -63,12 +70,13 @@ inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file) 
 // A tokenizer may have ids that the model lacks, such as that of a padding token. A text that uses one is an error. The
 // end-of-text token that a file names beside the tokenizer becomes one of the model's. Where no file says how a text
 // ends, it ends with <|endoftext|>.
-inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file) {
+// remedy: what the warning about ids that the model lacks advises, such as "; --x does y".
+inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file, const std::string& remedy = "") {
     if (tokenizer.vocab_size() > c.vocab)
         fmt::print(
             stderr,
-            "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused\n",
-            file, tokenizer.vocab_size() - 1, c.name, c.vocab);
+            "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused{}\n",
+            file, tokenizer.vocab_size() - 1, c.name, c.vocab, remedy);
     const int32_t end = tokenizer.eos() >= 0 || !c.ends.empty() ? tokenizer.eos() : tokenizer.eot();
     if (end >= 0 && !c.is_end(end)) c.ends.push_back(end);
 }
@@ -329,7 +337,9 @@ inline void Run::read_tokenizer() {
         config.vocab = o.sizes.vocab.decide(round_up(ids, 64));
         if (config.eot >= config.vocab) config.bos = config.eot = -1;
     }
-    join(config, *tokenizer, file);
+    const bool may_add = trained_weights && !o.add_tokens && !tokenizer_in(home).empty();
+    join(config, *tokenizer, file,
+         may_add ? fmt::format("; --tokenizer {} --add-tokens gives the model the others", file) : "");
     if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
     if (preset || config.bos < 0) config.bos = config.eot;
 }
@@ -596,6 +606,8 @@ inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& o
         initialise_weights(model, o.seed);
         optimizer.start_from_weights();
         first.origin = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
+        if (run.preset && fs::exists(o.model + "/config.json"))
+            first.origin += fmt::format("; --model ./{} would begin with the folder of that name", o.model);
     }
     if (!o.save_dtype.is_auto()) first.state.weights_dtype = o.save_dtype;
     first.state.world   = run.ranks.world;

@@ -321,7 +321,11 @@ class SafetensorsReader {
                   StoredTensor::quoted(name), file.dump().substr(0, 200));
             shards.insert(shard);
         }
-        for (const std::string& shard : shards) add_file(path_ + "/" + shard);
+        for (const std::string& shard : shards) {
+            CHECK(std::filesystem::exists(path_ + "/" + shard),
+                  "{}: it names {}, which is not in this folder; download that file as well", index, shard);
+            add_file(path_ + "/" + shard);
+        }
         // An index may be stale and name tensors that its files lack. Asking for such a tensor is an error.
         for (const auto& [name, file] : map.items())
             if (!find(name)) promised_[name] = file.get<std::string>();
@@ -332,7 +336,12 @@ class SafetensorsReader {
         CHECK(!names.empty(), "{}: this folder holds neither model.safetensors nor model.safetensors.index.json",
               path_);
         const std::string ending = std::filesystem::path(names[0]).extension().string();
-        const bool pickle        = ending == ".bin" || ending == ".pt" || ending == ".pth" || ending == ".ckpt";
+        CHECK(
+            ending != ".safetensors",
+            "{}: this folder holds {}, but neither model.safetensors nor model.safetensors.index.json, which says what "
+            "lies in which file\n    Download the index as well, or give a single file the name model.safetensors.",
+            path_, names[0]);
+        const bool pickle = ending == ".bin" || ending == ".pt" || ending == ".pth" || ending == ".ckpt";
         fail(
             "{}/{} is {}\n    {}: python3 -c \"from transformers import AutoModelForCausalLM as A; "
             "A.from_pretrained('{}').save_pretrained('{}')\"",

@@ -63,7 +63,7 @@ inline std::vector<std::string> nearest_names(const std::string& name, const std
     size_t least = name.size() <= 5 ? 1 : name.size() / 3;  // a name further away than this is no misspelling
     for (const std::string& k : known) {
         const bool begins = name.size() > 3 && k.rfind(name, 0) == 0;
-        const size_t d    = begins ? 1 : letters_apart(name, k);
+        const size_t d    = begins ? 0 : letters_apart(name, k);
         if (d < least) best.clear();
         if (d <= least) least = d, best.push_back(k);
     }

@@ -25,12 +25,15 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
+# expect_op FILE NAME: fails when a table has no row, because no op has that in its name
+expect_op() { grep -qE '(fp32|bf16)  +[0-9]|tokens/s' "$1" || { echo "error: no op has '$2' in its name; make bench ARGS=ops times all of them" >&2; exit 2; }; }
 if [ "$what" = costs ]; then exec "$build/bench_ops" --costs; fi
 if [ "$what" = cuda ]; then  # ARGS='cuda layernorm' runs only the ops whose name contains that
     EMU_CHECK=off "$home/scripts/emulate" --profile counts.json "$build/bench_ops" --device cuda --batch 1 --context 256 \
         ${2:+--only "$2"} --profiled ops.json >log 2>&1 || { cat log >&2; exit 1; }
     grep -o 'bounds for.*' log | head -1
-    "$build/bench_ops" --table ops.json,counts.json
+    "$build/bench_ops" --table ops.json,counts.json | tee table
+    expect_op table "${2:-}"
     exit 0
 fi
 if [ "$what" = tokenize ]; then program=tokenize; else program=train_gpt; fi
@@ -51,7 +54,10 @@ train() {  # train MODEL DTYPE BATCH CONTEXT STEPS
         "$(awk "BEGIN {print $peak / 2^30}")" "$(awk "BEGIN {print $planned / 2^30}")" "$(awk "BEGIN {print 100 * ($peak / $planned - 1)}")"
 }
 
-if [ "$what" = all ] || [ "$what" = ops ]; then "$build/bench_ops" ${2:+--only "$2"}; fi
+if [ "$what" = all ] || [ "$what" = ops ]; then
+    "$build/bench_ops" ${2:+--only "$2"} | tee ops
+    expect_op ops "${2:-}"
+fi
 if [ "$what" = all ] || [ "$what" = train ]; then
     train gpt2 bf16 4 64 20
     train gpt2 fp32 4 64 10

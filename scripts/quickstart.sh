@@ -8,7 +8,9 @@ if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; f
 cd "$(dirname "$0")/.."
 home=data/sets/austen
 
-step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+bold='' plain=''
+[ -t 1 ] && [ "${TERM:-dumb}" != dumb ] && bold=$'\033[1m' plain=$'\033[0m'
+step() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 
 step "text: Jane Austen's six novels ($home/austen.txt)"
 data/austen.sh $home/austen.txt

@@ -559,6 +559,8 @@ int main(int argc, char** argv) try {
         if (!o.profiled.empty()) std::ofstream(o.profiled) << bench.profiled_ops();
         return 0;
     }
+    if (o.profiled.empty())
+        fmt::print("the shapes are those of GPT-2 124M with {} sequences of {} tokens\n", o.batch, o.context);
     for (DType t : {DType::F32, DType::BF16}) bench_dtype(bench, dev, t, o);
     for (const char* model : {"gpt2", "pythia-160m"})
         for (DType t : {DType::F32, DType::BF16})

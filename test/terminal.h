@@ -15,8 +15,9 @@
 class Terminal {
   public:
     // Starts a line of the shell, whose process the line's program replaces.
-    explicit Terminal(const std::string& line) {
-        pid_ = forkpty(&master_, nullptr, nullptr, nullptr);
+    explicit Terminal(const std::string& line, int columns = 0) {
+        const winsize size{24, uint16_t(columns), 0, 0};
+        pid_ = forkpty(&master_, nullptr, nullptr, columns ? &size : nullptr);
         if (pid_ == 0) {
             execl("/bin/sh", "sh", "-c", ("exec " + line).c_str(), nullptr);
             _exit(127);

@@ -172,6 +172,8 @@ TEST_CASE("--add-tokens gives a model the tokens of a chat template", "[chat][pr
     const std::string tune = "--model " + quoted(s / "base") + " --train-data " + quoted(s / "c_train*.bin") +
                              " --steps 1 --learning-rate 1e-30 --weight-decay 0";
     CHECK(says(train(tune + " --out " + quoted(s / "x")), {"not the same tokenizer"}));
+    CHECK(says(train(tune + " --tokenizer " + quoted(s / "chat") + " --out " + quoted(s / "x")),
+               {"chat/tokenizer.json --add-tokens gives the model the others"}));
     for (const std::string dtype : {"fp32", "bf16"}) {
         const std::string out = s / dtype;
         const Ran r = train(tune + " --tokenizer " + quoted(s / "chat") + " --add-tokens --dtype " + dtype + " --out " +

@@ -251,6 +251,29 @@ TEST_CASE("fine-tuning ends its samples as the model does, and keeps what the fo
     }
 }
 
+TEST_CASE("a file that Git LFS left as a pointer, and an index or a shard that is missing, are named", "[foreign]") {
+    const Scratch s;
+    const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 548105171\n";
+    write_text(s / "model.safetensors", pointer);
+    CHECK_REFUSED(SafetensorsReader{s.path}, "model.safetensors is a pointer of Git LFS", "git lfs pull");
+    write_text(s / "config.json", pointer);
+    CHECK_REFUSED(read_config(s.path), "config.json is a pointer of Git LFS", "git lfs pull");
+    write_text(s / "tokenizer.json", pointer);
+    CHECK_REFUSED(Tokenizer::load(s / "tokenizer.json"), "tokenizer.json is a pointer of Git LFS", "git lfs pull");
+    fs::remove(s / "model.safetensors");
+    write_text(s / "model-00001-of-00002.safetensors", "x");
+    CHECK_REFUSED(SafetensorsReader{s.path}, "model-00001-of-00002.safetensors", "neither model.safetensors",
+                  "Download the index");
+    write_text(s / "model.safetensors.index.json", R"({"weight_map": {"a": "model-00003-of-00003.safetensors"}})");
+    CHECK_REFUSED(SafetensorsReader{s.path}, "index.json", "model-00003-of-00003.safetensors", "not in this folder");
+    write_text(s / "config.json", "{\"n_layer\": 2,}");
+    try {
+        read_config(s.path);
+    } catch (const InputError& e) {
+        CHECK(std::string(e.what()).find("not valid JSON: parse error at line 1, column 15") != std::string::npos);
+    }
+}
+
 TEST_CASE("folders of adapters and of quantized weights are refused as what they are", "[foreign]") {
     OneWordModel m(5);
     m.write("adapter_config.json", {{"peft_type", "LORA"}, {"base_model_name_or_path", "EleutherAI/pythia-14m"}});

@@ -36,6 +36,11 @@ TEST_CASE("--model takes a run, its checkpoints, a checkpoint and a config.json,
     refused("train_gpt", "gpt2-xll", "did you mean gpt2-xl?");
     refused("train_gpt", "GPT2", "did you mean gpt2?");
     refused("train_gpt", "EleutherAI/pythia-70m", "did you mean pythia-70m?");
+    refused("train_gpt", "gpt3", "did you mean gpt3-125m?");
+    const auto infer = [&](const std::string& name) { return run(s, "infer_gpt", "--ids 1 --model " + name).err; };
+    CHECK(missing_words(infer("EleutherAI/pythia-70m"),
+                        {"hf download EleutherAI/pythia-70m --local-dir models/pythia-70m"}) == "");
+    CHECK(infer(quoted(s / "nosuch")).find("hf download") == std::string::npos);
     refused("train_gpt", "some/where", "neither a preset nor a model folder; train_gpt --list-models");
     refused("train_gpt", s / "train.bin", "is a file");
     fs::create_directories(s / "empty");

@@ -68,7 +68,7 @@ TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs
     const Ran planned = run(s, "train_gpt", "--model gpt2 --batch 32 --steps 1000 --dry-run --gpu h100-80gb");
     CAPTURE(planned.out, planned.err);
     CHECK(planned.code == 0);
-    CHECK(missing_words(planned.out, {"H100 80GB", "bf16", "time", "ms a step", "as predicted", "--gpu h100-80gb",
+    CHECK(missing_words(planned.out, {"H100 80GB", "bf16", "time", "ms a step", "predicted", "--gpu h100-80gb",
                                       "--logits-memory 1024", "78.50 GiB are free"}) == "");
     // 162 GB of weights, gradients and moments do not fit.
     CHECK(missing_words(run(s, "train_gpt", "--model gpt-j-6b --dry-run --gpu h100-80gb").out,
@@ -579,6 +579,10 @@ TEST_CASE("names of other programs' options have an answer", "[programs]") {
     CHECK(missing_words(says("train_gpt", "--epochs 2"), {"--steps", "epoch"}) == "");
     CHECK(missing_words(says("infer_gpt", "--max-new-tokens 2"), {"did you mean --tokens?"}) == "");
     CHECK(missing_words(says("infer_gpt", "--lr 2"), {"unknown option --lr (--help"}) == "");
+    CHECK(missing_words(says("train_gpt", "-b 4"), {"did you mean --batch?"}) == "");
+    CHECK(missing_words(says("train_gpt", "--input a.txt"), {"did you mean --train-data?"}) == "");
+    CHECK(missing_words(says("infer_gpt", "-m x -p y"), {"-m", "did you mean --model?"}) == "");
+    CHECK(missing_words(says("infer_gpt", "--min-p 0.1"), {"there is none", "--top-p"}) == "");
     for (const char* program : {"train_gpt", "infer_gpt", "tokenize"})
         CHECK(run(s, program, "-h").out == run(s, program, "--help").out);
 }
@@ -598,6 +602,7 @@ TEST_CASE("a standard stream may be full or closed", "[programs]") {
     for (const char* file : {"model.safetensors", "state.safetensors"})
         CHECK(read_text(s / "closed/checkpoints/0000002/" + file) == read_text(s / "open/checkpoints/0000002/" + file));
     // What was asked for and cannot be printed is an error.
+    CHECK(run(s, "train_gpt", "--list-models >/dev/full").code == 1);
     for (const std::string words : {"--ids 1,2,3 --tokens 3", "--ids 1,2,3 --logits", "--help", "--version"}) {
         CAPTURE(words);
         const Ran r = run(s, "infer_gpt", "--model " + quoted(s / "open") + " " + words + " >/dev/full");
@@ -680,6 +685,8 @@ TEST_CASE("tokenize: text to shards that train, decode back to the text, and eve
     refused(s, "tokenize", "--input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"), {"--tokenizer"});
     refused(s, "tokenize", use + "--val-fraction 2 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "x"),
             {"--val-fraction"});
+    refused(s, "tokenize", "--tokenizer gpt2 --output x --input " + quoted(s / "book.txt"),
+            {"--tokenizer gpt2", "no such file", "data/fetch.sh gpt2-tokenizer"});
     refused(s, "tokenize", use + "--inptu " + quoted(s / "book.txt"), {"--inptu", "did you mean --input?"});
     refused(s, "tokenize", "--train-bpe 100 --input " + quoted(s / "book.txt") + " --output " + quoted(s / "y.json"),
             {"100", "257"});

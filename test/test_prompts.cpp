@@ -357,3 +357,45 @@ TEST_CASE("damaged weights end every use of logits with an error that names the 
     CHECK(r.infer("--score " + quoted(r.s / "t.txt")).err.find("after token 1 of the text") != std::string::npos);
     CHECK(r.infer("--prompt abc" + greedy).err.find("after token 3 of the text") != std::string::npos);
 }
+
+TEST_CASE("a folder in place of a file is refused as bad input", "[programs]") {
+    const SmallRun r;
+    const std::string folder = quoted(r.s.path), why = "is a folder, not a file";
+    for (const std::string& words : {"--prompt-file " + folder, "--score " + folder, "--eval lambada " + folder,
+                                     "--eval hellaswag " + folder, "--probe " + folder + " " + folder})
+        r.refused(words, {why.c_str()});
+    const Ran train = run(r.s, "train_gpt",
+                          "--model " + quoted(r.model) + " --hellaswag " + folder + " --train-data " +
+                              quoted(r.s / "train.bin") + " --out " + quoted(r.s / "x"));
+    CHECK(train.code == 2);
+    CHECK(train.err.find(why) != std::string::npos);
+}
+
+TEST_CASE("the line of the newest step fits into its terminal, and a dumb one does not get it", "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 4000);
+    const auto train = [&](const std::string& environment, int columns) {
+        Terminal t("env " + environment + " " + build_folder() + "/train_gpt" +
+                       " --model nano --context 16 --batch 2 --steps 12 --save-every 0 --train-data " +
+                       quoted(s / "train.bin") + " --out " + quoted(s / std::to_string(columns)),
+                   columns);
+        REQUIRE(t.end() == 0);
+        return t.shown();
+    };
+    for (const int columns : {20, 40, 200}) {
+        const std::string shown = train("TERM=xterm", columns), clear = "\r\033[K";
+        CAPTURE(columns, shown);
+        int lines = 0;
+        for (size_t at = shown.find(clear); at != shown.npos; at = shown.find(clear, at + 1)) {
+            const size_t begin = shown.find_last_of("\nK", at) + 1;
+            CHECK(at - begin < size_t(columns));
+            lines += at - begin > 4;
+        }
+        CHECK(lines >= 9);  // steps 2 to 9 and 11, and what else moves
+    }
+    CHECK(train("TERM=dumb", 80).find('\033') == std::string::npos);
+    CHECK(
+        train("OMPI_COMM_WORLD_SIZE=1 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_LOCAL_RANK=0 OMPI_COMM_WORLD_LOCAL_SIZE=1",
+              90)
+            .find('\033') == std::string::npos);
+}
