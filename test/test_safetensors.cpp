@@ -268,7 +268,7 @@ TEST_CASE("shards and their index", "[safetensors]") {
     CHECK_REFUSED(stale.at("e"), "\"e\"", "index.json says", "model-00003-of-00003.safetensors");
 
     write_text(index, R"({"weight_map":{"a":"x.safetensors"}})");
-    CHECK_REFUSED(SafetensorsReader{dir.path}, "x.safetensors", "No such file");
+    CHECK_REFUSED(SafetensorsReader{dir.path}, "x.safetensors", "x.safetensors, which is not in this folder");
     write_text(dir / "x.safetensors", read_text(dir / "model-00001-of-00003.safetensors"));
     write_text(index, R"({"weight_map":{"a":"x.safetensors","b":"model-00001-of-00003.safetensors"}})");
     CHECK_REFUSED(SafetensorsReader{dir.path}, "\"a\" is in both");
