@@ -44,15 +44,18 @@ void fail(ncclComm& comm, ncclResult_t result, const std::string& text, bool fin
 bool check_peers(ncclComm& comm, const CallRecord& mine, double& since, const std::vector<int>& awaited) {
     Header& header = *comm.segment->header;
     if (comm.error != ncclSuccess) return true;
-    if (const int who = header.aborted) {
-        fail(comm, ncclRemoteError, "rank " + std::to_string(who - 1) + " aborted the communicator", false);
-        return true;
-    }
+    const auto was_aborted = [&] {
+        const int who = header.aborted;
+        if (who) fail(comm, ncclRemoteError, "rank " + std::to_string(who - 1) + " aborted the communicator", false);
+        return who != 0;
+    };
+    if (was_aborted()) return true;
     if (since == 0) since = now();
     for (const int rank : awaited) {
         const int pid   = header.slots[rank].pid;
         const bool gone = (pid && kill(pid, 0) != 0 && errno == ESRCH) || header.slots[rank].left;
         if (!gone && now() - since < patience()) continue;
+        if (gone && was_aborted()) return true;  // a rank that aborts says so before it leaves
         const CallRecord& theirs = header.slots[rank].call;
         const std::string last =
             theirs.sequence ? "; the last call of that rank was " + describe(theirs) : std::string();
