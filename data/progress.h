@@ -14,8 +14,9 @@
 
 #include "kernels/check.h"
 
-// The columns of the terminal that `file` writes to, or 0 where no line can be written over: in a file, in a pipe, and
-// on a dumb terminal. Open MPI gives each process a terminal, wherever the output of all of them goes.
+// Returns the columns of the terminal that `file` writes to. It returns 0 where no line can be written over, as in a
+// file, a pipe or a dumb terminal, and under Open MPI, which gives each process a terminal whose output may go to a
+// file.
 inline int columns_of(int file) {
     const char* terminal = std::getenv("TERM");
     if (!isatty(file) || std::getenv("OMPI_COMM_WORLD_SIZE") || (terminal && std::string_view(terminal) == "dumb"))

@@ -92,8 +92,9 @@ class Comm {
     void expect_same(const std::function<std::string()>& text, const char* what) const {
         if (!alone()) expect_same(text(), what);
     }
-    // Throws a RunError in every process, with the same words, unless all give the same facts. It names the first rank
-    // that differs from rank 0, and in what. Of commands it shows the options from the first to the last that differ.
+    // Throws a RunError in every process, with the same words, unless all give the same facts. The error names the
+    // first rank that differs from rank 0 and the fact. Where the fact is a command, the error shows its options that
+    // differ.
     using Facts = std::vector<std::pair<std::string, std::string>>;  // what, and its value
     void agree(const Facts& facts) const {
         if (alone()) return;
@@ -195,8 +196,8 @@ class Comm {
         Clock::time_point heard = Clock::now();
     };
 
-    // Of a command that differs from another one, whole options, from the first to the last that differ. "…" stands for
-    // what both share. A text without options stays whole.
+    // Returns the options of a command from the first to the last that `other` has differently, and "…" in place of the
+    // words before and behind them. A text without options is returned whole.
     static std::string apart_from(const std::string& other, const std::string& text) {
         const size_t shared =
             size_t(std::mismatch(text.begin(), text.end(), other.begin(), other.end()).first - text.begin());

@@ -73,8 +73,8 @@ class Optimizer {
     // One update by the gradients, which it may overwrite. numbers: (16) int32 of device memory. Nothing changes when
     // loss (1) or norm2 (1), the squared norm of all gradients, is not finite.
     virtual void step(Tensor loss, Tensor norm2, Tensor numbers) = 0;
-    // After step(): for each bucket (params.h) the event after which its weights are updated. It is null or missing
-    // where the model's stream does all of that.
+    // Called after step(). Returns for each bucket (params.h) the event after which its weights are updated. An event
+    // is null or missing where the model's stream alone updates the weights.
     virtual std::vector<Event> updated() const                   = 0;
 
     // Returns the bytes of the state and the masters in the process that has most of them.

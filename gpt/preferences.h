@@ -71,8 +71,8 @@ inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, int64_t
 }
 
 // Runs the head on a batch whose forward pass has been done, and returns the loss of each row. All passes of this file
-// keep what a backward pass needs, although only training has one. In bf16 a pass that keeps less may round elsewhere,
-// and that would show in the margin, which is a small difference of large numbers.
+// keep what a backward pass needs, although only training has one. In bf16 a pass that keeps less may round elsewhere.
+// The margin, a small difference of large numbers, would show it.
 inline std::vector<float> losses_of_rows(Model& m, const Batch& batch) {
     Batch plain  = batch;
     plain.scales = {};

@@ -93,7 +93,7 @@ inline void read_weights(Model& model, const SafetensorsReader& file, bool ignor
 
 // The first Ctrl-C or SIGTERM, or a terminal or a pipe that closes, asks the loop to finish its step, save and stop.
 // Evaluations and samples end at their next batch. The second signal ends the program at once. SIGUSR1 is for mpirun,
-// which passes it on to all processes. Of SIGTERM and Ctrl-C mpirun makes a SIGTERM, and a SIGKILL one second later.
+// which passes it on to all processes. On SIGTERM and Ctrl-C mpirun sends them SIGTERM, and SIGKILL one second later.
 inline volatile std::sig_atomic_t stop_asked = 0;
 template <bool says>  // whether this process tells what happens
 void ask_to_stop(int signal) {

@@ -5,16 +5,15 @@
 // all-reduce:
 //
 //   --shard none         all-reduce of the gradients, while the last backward pass computes
-//   --shard optimizer    reduce-scatter of the gradients likewise; all-gather of the weights during the next forward
-//   pass
-//   --shard gradients    the same, with a reduce-scatter in every backward pass
+//   --shard optimizer    the same with a reduce-scatter, and an all-gather of the weights in the next forward pass
+//   --shard gradients    likewise, with a reduce-scatter in every backward pass
 //   --shard weights      all-gather of the weights in every forward and every backward pass, too
 //
 // A collective takes α for each hop and β for each byte: the time of a ring, or of a tree where that is shorter. What a
-// pass computes hides what is sent meanwhile, except the last bucket of a backward pass, which has nothing after it,
-// and the first one of a forward pass. A CUDA graph (--graph) ends when all weights have come, so it hides none of
-// them. The same is true of weights that the CPU updates (--offload), which time_model.h counts. Kernels are not slowed
-// by the copies beside them, and no process waits for a slower one; both are optimistic.
+// pass computes hides what is sent meanwhile. Nothing hides the last bucket of a backward pass and the first one of a
+// forward pass. A CUDA graph (--graph) ends when all weights have come, so it hides none of them. The same is true of
+// weights that the CPU updates (--offload), which time_model.h counts. It is optimistic that copies do not slow the
+// kernels beside them, and that no process waits for a slower one.
 //
 // Tensor and pipeline parallelism are not built here. Parallel has them all the same (Narayanan et al. 2021: arXiv
 // 2104.04473), so that docs/scaling.md can show where sharding alone stops being enough.
@@ -76,8 +75,8 @@ struct ScaledStep {
     double wire    = 0;                            // seconds in which it sends
     double exposed = 0;                            // those of them in which it computes nothing
     double idle    = 0;                            // of a pipeline that fills and drains
-    HostUpdate host{};                             // of the weights that the CPU updates
-    double waits = 0;                              // seconds in which the GPU waits for these
+    HostUpdate host{};                             // what the CPU's update of weights moves (--offload)
+    double waits = 0;                              // seconds in which the GPU waits for that update
     double seconds() const { return forward + backward + update + exposed + idle + waits; }
 };
 

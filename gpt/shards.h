@@ -4,8 +4,8 @@
 //   gradients    summed in all     their slices summed  leave a buffer           leave a buffer
 //   weights      are whole         gathered after the update                     gathered before each use
 //
-// After an update each bucket is gathered as soon as it is updated, while the next forward pass begins. It waits for a
-// bucket when it reads it. So it does for weights that the CPU updates (--offload), also in a process that is alone.
+// A bucket is gathered as soon as it is updated, while the next forward pass begins. That pass waits for each bucket
+// where it reads it. It waits likewise for weights that the CPU updates (--offload), also in a process that is alone.
 //
 // Gradients travel in fp32, or rounded to bf16 (--wire). Norms, losses and votes always travel in fp32.
 //
@@ -167,7 +167,7 @@ class Shards {
     const ParamMemory &weights_, &gradients_;
     const Stream stream_;
     std::vector<int64_t> held_;     // the bucket that each buffer of weights holds
-    std::vector<Event> updated_;    // for each bucket, the update that no op waits for yet
+    std::vector<Event> updated_;    // the update of each bucket, if no op waits for it yet
     std::vector<bool> on_the_way_;  // marks that no op waits for yet
     bool first_ = true, last_ = true;
     Arena memory_{"norms of gradients"};

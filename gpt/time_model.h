@@ -269,9 +269,9 @@ inline double seconds_of_step(const std::vector<StepOp>& ops, const Card& card, 
 // channels of DDR4-3200 have, 410 GB/s by the data sheet.
 constexpr double host_memory_rate = 51e9;
 
-// What one update of weights in the host's memory moves. Weights and gradients come over PCIe, the CPU reads and writes
-// what adamw does, and weights go back. Matrices that Muon updates stay on the GPU, which reads and writes their
-// momentum and the masters of bf16 over PCIe.
+// The bytes that one update with its state in the host's memory moves. Weights and gradients come over PCIe, the CPU
+// reads and writes the bytes of adamw, and the weights go back. Matrices that Muon updates stay on the GPU. It reads
+// and writes their momentum, and in bf16 their masters, over PCIe.
 struct HostUpdate {
     double to_host = 0, to_gpu = 0;  // bytes over PCIe
     double by_cpu     = 0;           // bytes of the host's memory

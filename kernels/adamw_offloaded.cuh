@@ -166,7 +166,7 @@ class OffloadedAdamW {
     cudaEvent_t ready_ = nullptr;
     Slot slots_[Staging::slots];
     cudaStream_t joined_ = nullptr;
-    std::map<int64_t, cudaEvent_t> updated_;  // by group
+    std::map<int64_t, cudaEvent_t> updated_;  // the event of each group
     std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 

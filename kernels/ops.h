@@ -264,7 +264,7 @@ struct AdamWTable {
     AdamWTable() = default;
     AdamWTable(std::vector<AdamWRow> rows, const Device& device);
 
-    // Of the last update, an event for each group. They are null where the stream of adamw() does all the work.
+    // Returns an event for each group of the last update. They are null where the stream of adamw() does all the work.
     std::vector<Event> updated() const;
 
     std::vector<AdamWRow> rows;

@@ -34,6 +34,10 @@ inline void resume(const Scratch& s, const std::string& out, const std::string& 
     CAPTURE(out, r.out, r.err);
     REQUIRE(r.code == 0);
 }
+// Returns the names of a run's checkpoints, and the MD5 sums of those of their files that match a pattern of the shell.
+inline std::string checkpoint_sums(const Scratch& s, const std::string& out, const std::string& pattern = "*") {
+    return shell(s, "cd " + quoted(s / (out + "/checkpoints")) + " && ls -A && md5sum */" + pattern).out;
+}
 // The largest relative difference between the losses of two runs.
 inline double loss_difference(const Scratch& s, const std::string& a, const std::string& b) {
     const auto x = records(s / a, "step"), y = records(s / b, "step");
@@ -49,4 +53,10 @@ inline double loss_difference(const Scratch& s, const std::string& a, const std:
 // Returns all losses and norms of a run, and the fingerprint of its weights.
 inline std::string bits(const Scratch& s, const std::string& out) {
     return losses(s / out) + records(s / out, "end").back()["fingerprint"].get<std::string>();
+}
+// Resumes a run on the emulated GPU as if it had been stopped after a step, and returns its bits.
+inline std::string resumed_bits(const Scratch& s, const std::string& out, int64_t step) {
+    cut_after(s, out, step);
+    resume(s, out, checked);
+    return bits(s, out);
 }

@@ -89,9 +89,7 @@ TEST_CASE("a second run, a graph and recomputing give the same bits on the GPU",
         CHECK((bits(s, "again" + more) == wanted) == !apart);
     }
     CHECK(bits(s, "again--recompute gelu") == bits(s, "again--recompute norm"));
-    cut_after(s, "again--graph", 3);
-    resume(s, "again--graph", checked);
-    CHECK(bits(s, "again--graph") == wanted);
+    CHECK(resumed_bits(s, "again--graph", 3) == wanted);
     // Random rounding gives other losses, which can be repeated.
     if (dtype == "fp32") return;
     train(s, "random", how + " --stochastic-rounding", checked);
@@ -148,9 +146,7 @@ TEST_CASE("with a document mask the GPU has the CPU's losses, and the same bits 
     const std::string wanted = bits(s, "gpu");
     train(s, "graph", how + " --document-mask --graph --recompute block", checked);
     CHECK(bits(s, "graph") == wanted);
-    cut_after(s, "graph", 2);
-    resume(s, "graph", checked);
-    CHECK(bits(s, "graph") == wanted);
+    CHECK(resumed_bits(s, "graph", 2) == wanted);
 }
 
 TEST_CASE("with dropout the GPU has the CPU's losses, and the same bits in a graph, recomputed and resumed",
@@ -168,9 +164,7 @@ TEST_CASE("with dropout the GPU has the CPU's losses, and the same bits in a gra
     const std::string wanted = bits(s, "bf16");
     train(s, "graph", how + " --dtype bf16 --graph --recompute block", checked);
     CHECK(bits(s, "graph") == wanted);
-    cut_after(s, "graph", 2);
-    resume(s, "graph", checked);
-    CHECK(bits(s, "graph") == wanted);
+    CHECK(resumed_bits(s, "graph", 2) == wanted);
 }
 
 TEST_CASE("conversations and preferences train on the GPU as on the CPU", "[.emulated]") {
@@ -199,9 +193,7 @@ TEST_CASE("conversations and preferences train on the GPU as on the CPU", "[.emu
     CHECK(loss_difference(s, "cpu", "gpu") <= 1e-5);
     train(s, "graph", how + " --graph", checked);
     CHECK(bits(s, "graph") == bits(s, "gpu"));
-    cut_after(s, "graph", 2);
-    resume(s, "graph", checked);
-    CHECK(bits(s, "graph") == bits(s, "gpu"));
+    CHECK(resumed_bits(s, "graph", 2) == bits(s, "gpu"));
 
     const std::string dpo = how + " --objective dpo --learning-rate 1e-3 ";
     train(s, "dpo cpu", dpo, "");
@@ -354,10 +346,7 @@ TEST_CASE("--save-async on a GPU writes the files of a save at once", "[.emulate
     train(s, "once", all, checked);
     train(s, "async", all + "--save-async", checked);
     CHECK(bits(s, "async") == bits(s, "once"));
-    const auto sums = [&](const std::string& out) {
-        return shell(s, "cd " + quoted(s / (out + "/checkpoints")) + " && ls -A && md5sum */*").out;
-    };
-    CHECK(sums("async") == sums("once"));
+    CHECK(checkpoint_sums(s, "async") == checkpoint_sums(s, "once"));
 }
 
 TEST_CASE("for a GPU that cannot be used, the error says what was found and what works instead", "[.emulated]") {
