@@ -1,23 +1,24 @@
 // loader.h - makes batches from token shards
 //
-// Each shard is cut into windows of T + 1 tokens with a stride of T: the first T are inputs, the last T are targets.
-// Tokens that are left at the end of a shard are not used, nor are shards of T tokens or fewer. The windows of all
-// shards are numbered in the order of the file names. An epoch visits each window once, in a random order that depends
-// on the seed and the epoch. The n-th window of a run is therefore the same for any batch size, number of ranks and
-// accumulation, and a checkpoint needs only n to resume. With another T it goes on after as many tokens of the epoch.
+// Each shard is cut into sequences of T + 1 tokens with a stride of T: the first T are inputs, the last T are targets.
+// Tokens that are left at the end of a shard are not used, nor are shards of T tokens or fewer. The sequences of all
+// shards are numbered in the order of the file names. An epoch visits each sequence once, in a random order that
+// depends on the seed and the epoch. The n-th sequence of a run is therefore the same for any batch size, number of
+// ranks and accumulation, and a checkpoint needs only n to resume. With another T it goes on after as many tokens of
+// the epoch.
 //
-// Sequences. Some authors publish their data in the order of their training, as sequences of T + 1 tokens that share
-// none. Shards of such data are parts of one series, which may be cut anywhere, and are read in their order.
+// A published series. Some authors publish their data in the order of their training, as sequences of T + 1 tokens that
+// share none. Shards of such data are parts of one series, which may be cut anywhere, and are read in their order.
 //
 // Documents. A document begins at the end-of-text id from which its first token is predicted. llm.c and ./tokenize
 // write that id in front of the document; Megatron and nanoGPT write it behind the document before. Where a Megatron
 // pair has no such ids, its index says where documents begin.
 //
-// Conversations. Of shards with a loss mask, the windows hold whole documents: one that does not fit into the rest of a
-// window begins the next, and what is left of a window is padding. A shard of ours says which ids separate its
+// Conversations. Of shards with a loss mask, the sequences hold whole documents: one that does not fit into the rest of
+// a sequence begins the next, and what is left of a sequence is padding. A shard of ours says which ids separate its
 // documents (shard.h); in others these are the end-of-text ids that do not count in the loss. A document begins behind
-// its separator, as a prompt does in generation. One that is longer than a window is cut, and a window in which nothing
-// counts is left out. Of preferences, both answers lie in one window, and a pair that is longer is left out.
+// its separator, as a prompt does in generation. One that is longer than a sequence is cut, and a sequence in which
+// nothing counts is left out. Of preferences, both answers lie in one sequence, and a pair that is longer is left out.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -37,22 +38,22 @@ struct LoaderSettings {
     bool shuffle           = true;   // false: in file order, for validation
     int64_t document_token = -1;     // the id that begins a document; -1: batches do not mark documents
     bool pairs             = false;  // each two documents of the shards are the two answers of a preference
-    bool sequences         = false;  // the shards are a series of sequences of T + 1 ids, to be read in its order
+    bool series            = false;  // the shards are a series of sequences of T + 1 ids, to be read in its order
 };
 
 struct LoaderPosition {
-    int64_t epoch = 0, index = 0;  // index: windows of this epoch that all ranks together have used
+    int64_t epoch = 0, index = 0;  // index: sequences of this epoch that all ranks together have used
     bool operator==(const LoaderPosition& o) const { return epoch == o.epoch && index == o.index; }
 };
 
 // What packing made of shards with a loss mask.
 struct Packing {
-    int64_t windows = 0, tokens = 0, counted = 0;  // counted: the targets that count
-    int64_t documents = 0;                         // in these windows
-    int64_t cut = 0, cut_tokens = 0;               // documents that were cut, and the tokens that this left out
-    int64_t left_out = 0;                          // documents in windows where nothing counts
-    int64_t too_long = 0;                          // pairs that are longer than a window, and were left out
-    int64_t longest  = 0;                          // tokens of the longest document or pair
+    int64_t sequences = 0, tokens = 0, counted = 0;  // counted: the targets that count
+    int64_t documents = 0;                           // in these sequences
+    int64_t cut = 0, cut_tokens = 0;                 // documents that were cut, and the tokens that this left out
+    int64_t left_out = 0;                            // documents in sequences where nothing counts
+    int64_t too_long = 0;                            // pairs that are longer than a sequence, and were left out
+    int64_t longest  = 0;                            // tokens of the longest document or pair
 };
 
 // The tensors that Loader::next() returns lie in host memory and are valid until its next call.
@@ -78,29 +79,29 @@ class Loader {
             ids_.resize(std::min<int64_t>(shards_.back().tokens(), 4096));
             shards_.back().read(0, int64_t(ids_.size()),
                                 ids_.data());  // refuses another vocabulary before training begins
-            first_window_.push_back(windows_);
-            windows_ += std::max<int64_t>(shards_.back().tokens() - 1, 0) / T;
+            first_sequence_.push_back(sequences_);
+            sequences_ += std::max<int64_t>(shards_.back().tokens() - 1, 0) / T;
             masked_ |= shards_.back().has_mask();
         }
         if (masked_) pack();
-        if (set_.sequences) {
+        if (set_.series) {
             CHECK(!masked_ && set_.document_token < 0, "'{}': sequences have no documents and no loss mask",
                   set_.pattern);
-            windows_ = tokens() / (T + 1);
+            sequences_ = tokens() / (T + 1);
         }
-        CHECK(
-            packing_.too_long == 0 || packing_.documents > 0,
-            "'{}': the two answers of a preference must fit into a window of {} tokens together, and none of these do; "
-            "--context {} has room for the longest",
-            set_.pattern, T + 1, packing_.longest - 1);
-        CHECK(!masked_ || windows_ > 0,
+        CHECK(packing_.too_long == 0 || packing_.documents > 0,
+              "'{}': the two answers of a preference must fit into a sequence of {} tokens together, and none of these "
+              "do; "
+              "--context {} has room for the longest",
+              set_.pattern, T + 1, packing_.longest - 1);
+        CHECK(!masked_ || sequences_ > 0,
               "'{}': no document has a token that counts in the loss among its first {}; a larger --context reads more "
               "of each",
               set_.pattern, T + 1);
         const auto shorter = [](const Shard& a, const Shard& b) { return a.tokens() < b.tokens(); };
         const auto longest = std::max_element(shards_.begin(), shards_.end(), shorter);
         CHECK(
-            windows_ > 0,
+            sequences_ > 0,
             "'{}': {} in {}, but a sequence needs context + 1 = {} tokens of one shard, and the longest shard, {}, has "
             "{}\n    use more text, or --context {} or less",
             set_.pattern, count_of(tokens(), "token"), count_of(int64_t(shards_.size()), "shard"), T + 1,
@@ -115,22 +116,22 @@ class Loader {
     }
     Loader(Loader&&) = default;
 
-    // This rank's share of the next batch × world windows. Where an epoch ends within a batch, the rest of the batch
+    // This rank's share of the next batch × world sequences. Where an epoch ends within a batch, the rest of the batch
     // is from the next epoch.
     const Batch& next() {
         const int64_t B = set_.batch, T = set_.context;
         for (int64_t b = 0; b < B; b++) {
-            const int64_t window = window_at(position_.epoch, position_.index + set_.rank * B + b);
-            const auto after     = std::upper_bound(first_window_.begin(), first_window_.end(), window);
-            const int64_t index  = after - first_window_.begin() - 1;
-            const Shard& shard   = shards_[index];
+            const int64_t sequence = sequence_at(position_.epoch, position_.index + set_.rank * B + b);
+            const auto after       = std::upper_bound(first_sequence_.begin(), first_sequence_.end(), sequence);
+            const int64_t index    = after - first_sequence_.begin() - 1;
+            const Shard& shard     = shards_[index];
             if (masked_) {
-                fill_packed(b, shard, packed_[window]);
+                fill_packed(b, shard, packed_[sequence]);
                 continue;
             }
-            const int64_t first = (window - first_window_[index]) * T;
-            if (set_.sequences)
-                read_sequence(window);
+            const int64_t first = (sequence - first_sequence_[index]) * T;
+            if (set_.series)
+                read_of_series(sequence);
             else
                 shard.read(first, T + 1, ids_.data());
             std::copy(ids_.begin(), ids_.end() - 1, inputs_.begin() + b * T);
@@ -138,43 +139,44 @@ class Loader {
             if (batch_.starts) mark_documents(b, shard, first);
         }
         position_.index += B * set_.world;
-        position_.epoch += position_.index / windows_;
-        position_.index %= windows_;
+        position_.epoch += position_.index / sequences_;
+        position_.index %= sequences_;
         return batch_;
     }
 
     LoaderPosition position() const { return position_; }
     void rewind() { position_ = {}; }
-    // `context` is the number of tokens of the windows that p counts; 0: the same as here. With another number the
+    // `context` is the number of tokens of the sequences that p counts; 0: the same as here. With another number the
     // order of the data is another one, and as large a share of the epoch counts as used.
     void seek(LoaderPosition p, int64_t context = 0) {
         const bool same = context == 0 || context == set_.context;
         if (!same && p.epoch >= 0 && p.index >= 0 && p.index <= INT64_MAX / context) {
-            const int64_t windows = p.index * context / set_.context;
-            p                     = {p.epoch + windows / windows_, windows % windows_};
+            const int64_t sequences = p.index * context / set_.context;
+            p                       = {p.epoch + sequences / sequences_, sequences % sequences_};
         }
-        CHECK(p.epoch >= 0 && p.index >= 0 && p.index < windows_,
-              "'{}': cannot resume at window {} of epoch {}, because there are {}; is this the data of the saved run?",
-              set_.pattern, p.index, p.epoch, count_of(windows_, "window"));
+        CHECK(
+            p.epoch >= 0 && p.index >= 0 && p.index < sequences_,
+            "'{}': cannot resume at sequence {} of epoch {}, because there are {}; is this the data of the saved run?",
+            set_.pattern, p.index, p.epoch, count_of(sequences_, "sequence"));
         position_ = p;
     }
 
-    // How many targets count in the next n windows of the epoch, those of all ranks together.
+    // How many targets count in the next n sequences of the epoch, those of all ranks together.
     int64_t counted(int64_t n) const {
         if (!masked_) return n * set_.context;
         int64_t sum = 0;
-        for (int64_t i = 0; i < n; i++) sum += packed_[window_at(position_.epoch, position_.index + i)].counted;
+        for (int64_t i = 0; i < n; i++) sum += packed_[sequence_at(position_.epoch, position_.index + i)].counted;
         return sum;
     }
-    int64_t windows_per_batch() const { return set_.batch * set_.world; }  // of all ranks together
+    int64_t sequences_per_batch() const { return set_.batch * set_.world; }  // of all ranks together
     int world() const { return set_.world; }
-    // Likewise the documents in these windows, for shards with a loss mask.
+    // Likewise the documents in these sequences, for shards with a loss mask.
     int64_t documents_in(int64_t n) const {
         int64_t sum = 0;
-        for (int64_t i = 0; i < n; i++) sum += packed_[window_at(position_.epoch, position_.index + i)].documents;
+        for (int64_t i = 0; i < n; i++) sum += packed_[sequence_at(position_.epoch, position_.index + i)].documents;
         return sum;
     }
-    // The documents of all shards with a loss mask, also those that are in no window.
+    // The documents of all shards with a loss mask, also those that are in no sequence.
     int64_t documents() const { return documents_; }
     bool masked() const { return masked_; }  // whether a shard has a loss mask
     const Packing& packing() const { return packing_; }
@@ -182,7 +184,8 @@ class Loader {
     // last; for shards with a loss mask.
     const std::vector<int64_t>& first_documents() const { return first_documents_; }
 
-    int64_t windows() const { return windows_; }
+    int64_t sequences() const { return sequences_; }
+    int64_t windows() const { return sequences(); }  // its name in test/bench_ops.cpp
     int64_t tokens() const {
         int64_t n = 0;
         for (const Shard& s : shards_) n += s.tokens();
@@ -190,7 +193,7 @@ class Loader {
     }
     // Changes when a shard is added, renamed or resized, or when its first or last 4 KiB change.
     std::string fingerprint() const {
-        uint64_t h = hash64(set_.sequences ? "sequences" : "");
+        uint64_t h = hash64(set_.series ? "sequences" : "");
         for (const Shard& s : shards_) {
             const std::string_view bytes = s.file().text();
             const std::string name       = std::filesystem::path(s.path()).filename().string();
@@ -208,16 +211,16 @@ class Loader {
     }
 
   private:
-    int64_t window_at(int64_t epoch, int64_t index) const {
-        epoch += index / windows_;
-        index %= windows_;
-        if (!set_.shuffle || set_.sequences) return index;
+    int64_t sequence_at(int64_t epoch, int64_t index) const {
+        epoch += index / sequences_;
+        index %= sequences_;
+        if (!set_.shuffle || set_.series) return index;
         const uint64_t key = Random(set_.seed, "data order", uint64_t(epoch)).word64(0);
-        return int64_t(permutation(uint64_t(index), uint64_t(windows_), key));
+        return int64_t(permutation(uint64_t(index), uint64_t(sequences_), key));
     }
 
-    // Reads a sequence of T + 1 ids, which may begin in one shard and end in another.
-    void read_sequence(int64_t index) {
+    // Reads a sequence of a published series, which may begin in one shard and end in another.
+    void read_of_series(int64_t index) {
         int64_t first = index * (set_.context + 1), done = 0;  // first: counted from the beginning of the next shard
         for (const Shard& shard : shards_) {
             const int64_t n = std::clamp<int64_t>(shard.tokens() - first, 0, set_.context + 1 - done);
@@ -227,7 +230,7 @@ class Loader {
         }
     }
 
-    // Fills row b of starts_ and positions_ for the window in ids_, which begins at id `first` of the shard.
+    // Fills row b of starts_ and positions_ for the sequence in ids_, which begins at id `first` of the shard.
     void mark_documents(int64_t b, const Shard& shard, int64_t first) {
         const int64_t T = set_.context;
         int32_t* starts = starts_.data() + b * T;
@@ -243,52 +246,52 @@ class Loader {
         }
     }
 
-    // A window of packed documents: ids [first, first + tokens) of a shard.
+    // A sequence of packed documents: ids [first, first + tokens) of a shard.
     struct Packed {
         int64_t first, document;  // document: the index of its first document among those of all shards
         int32_t tokens, counted;  // counted: the targets that count
         int32_t documents;
     };
 
-    // Finds the documents of every shard, and puts them into windows in their order.
+    // Finds the documents of every shard, and puts them into sequences in their order.
     void pack() {
-        windows_ = 0;
+        sequences_ = 0;
         for (size_t s = 0; s < shards_.size(); s++) {
-            first_window_[s] = windows_;
+            first_sequence_[s] = sequences_;
             pack(shards_[s], documents_);
-            windows_ = int64_t(packed_.size());
+            sequences_ = int64_t(packed_.size());
         }
-        packing_.windows = windows_;
+        packing_.sequences = sequences_;
         for (const Packed& w : packed_) packing_.tokens += w.tokens, packing_.counted += w.counted;
         first_documents_.resize(set_.batch);
     }
-    // Documents lie behind each other in a window, with their separators between them.
+    // Documents lie behind each other in a sequence, with their separators between them.
     void pack(const Shard& shard, int64_t& document) {
         const int64_t most = set_.context + 1;
         const size_t each  = set_.pairs ? 2 : 1;  // documents that stay together
         const auto all     = documents_of(shard);
         CHECK(all.size() % each == 0, "{}: {} answers are not pairs; tokenize writes preferences", shard.path(),
               all.size());
-        Packed window{};
-        int64_t held     = 0;  // documents in the window
+        Packed sequence{};
+        int64_t held     = 0;  // documents in the sequence
         const auto close = [&] {
-            const bool used = window.counted > 0;
+            const bool used = sequence.counted > 0;
             (used ? packing_.documents : packing_.left_out) += held;
-            window.documents = int32_t(held);
-            if (used) packed_.push_back(window);
+            sequence.documents = int32_t(held);
+            if (used) packed_.push_back(sequence);
             held = 0;
         };
         for (size_t d = 0; d < all.size(); d += each, document += int64_t(each)) {
             const int64_t begin = all[d].begin, end = all[d + each - 1].end, cut = std::min(end, begin + most);
-            if (held && end - window.first > most) close();
+            if (held && end - sequence.first > most) close();
             packing_.longest = std::max(packing_.longest, end - begin);
             if (set_.pairs && cut < end) {
                 packing_.too_long++;
                 continue;
             }
-            if (!held) window = {begin, document, 0, 0, 0};
-            for (int64_t i = begin + 1; i < cut; i++) window.counted += shard.counts(i);
-            window.tokens = int32_t(cut - window.first);
+            if (!held) sequence = {begin, document, 0, 0, 0};
+            for (int64_t i = begin + 1; i < cut; i++) sequence.counted += shard.counts(i);
+            sequence.tokens = int32_t(cut - sequence.first);
             held += int64_t(each);
             packing_.cut += cut < end;
             packing_.cut_tokens += end - cut;
@@ -303,7 +306,7 @@ class Loader {
     bool separates(const Shard& shard, int32_t id, int64_t i) const {
         return shard.separator() >= 0 ? shard.separates(i) : id == set_.document_token && !shard.counts(i);
     }
-    // The ids of each document. A shard without a mask is cut into pieces of a window each, and so is one whose
+    // The ids of each document. A shard without a mask is cut into pieces of a sequence each, and so is one whose
     // documents cannot be told apart.
     std::vector<Range> documents_of(const Shard& shard) const {
         const int64_t N = shard.tokens(), chunk = 1 << 16;
@@ -329,22 +332,22 @@ class Loader {
     }
 
     // Fills row b of the batch. A padding token sees itself alone, and no other token sees it.
-    void fill_packed(int64_t b, const Shard& shard, const Packed& window) {
-        const int64_t T = set_.context, n = window.tokens;
-        shard.read(window.first, n, ids_.data());
+    void fill_packed(int64_t b, const Shard& shard, const Packed& sequence) {
+        const int64_t T = set_.context, n = sequence.tokens;
+        shard.read(sequence.first, n, ids_.data());
         int32_t *inputs = inputs_.data() + b * T, *targets = targets_.data() + b * T;
         for (int64_t t = 0; t < T; t++) {
-            const int64_t i   = window.first + t;
+            const int64_t i   = sequence.first + t;
             const bool counts = t < n - 1 && shard.counts(i + 1) && !separates(shard, ids_[t], i);
             inputs[t]         = t < n - 1 ? ids_[t] : 0;
             targets[t]        = counts ? ids_[t + 1] : -1;
         }
-        first_documents_[b] = window.document;
+        first_documents_[b] = sequence.document;
         if (!batch_.starts) return;
         const auto begins = [&](int64_t t) {
             if (t >= n - 1) return true;
             if (!shard.has_mask()) return ids_[t] == set_.document_token;
-            return t > 0 && separates(shard, ids_[t - 1], window.first + t - 1);
+            return t > 0 && separates(shard, ids_[t - 1], sequence.first + t - 1);
         };
         int32_t start = 0;
         for (int64_t t = 0; t < T; t++) {
@@ -356,10 +359,10 @@ class Loader {
 
     LoaderSettings set_;
     std::vector<Shard> shards_;
-    std::vector<int64_t> first_window_;  // number of the first window of each shard
-    int64_t windows_ = 0, documents_ = 0;
+    std::vector<int64_t> first_sequence_;  // number of the first sequence of each shard
+    int64_t sequences_ = 0, documents_ = 0;
     bool masked_ = false;
-    std::vector<Packed> packed_;  // every window, if a shard has a loss mask
+    std::vector<Packed> packed_;  // every sequence, if a shard has a loss mask
     Packing packing_;
     std::vector<int64_t> first_documents_;
     LoaderPosition position_;

@@ -39,7 +39,7 @@ struct TrainState {
     int64_t rounded_at  = 0;           // the update that rounded bf16 weights at random; 0: they are rounded to nearest
     DType weights_dtype = DType::F32;  // the dtype in model.safetensors: F32, BF16 or F16
     int world           = 1;           // processes of the run that saved it; another number may continue it
-    int64_t context     = 0;           // tokens of the windows that `position` counts; 0: not known
+    int64_t context     = 0;           // tokens of the sequences that `position` counts; 0: not known
     bool evaluated      = true;        // the evaluation and the sample that were due at this step are done
 };
 
@@ -159,7 +159,7 @@ inline TrainState read_state(const std::string& folder) {
     CHECK(state.step >= 0 && state.tokens >= 0, "{}: negative step or tokens", f.path());
     CHECK(state.rounded_at >= 0 && state.rounded_at <= std::min<int64_t>(state.step, UINT32_MAX),
           "{}: \"rounded_at\" is {}, expected 0 to the step, {}", f.path(), state.rounded_at, state.step);
-    // Versions that did not write the context had counted tokens and windows alike, so it follows in the first epoch.
+    // Versions that did not write the context had counted tokens and sequences alike, so it follows in the first epoch.
     const bool first_epoch = state.position.epoch == 0 && state.position.index > 0;
     state.context          = f.integer("context", first_epoch ? state.tokens / state.position.index : 0);
     CHECK(state.context >= 0, "{}: \"context\" is {}, expected 0 or more", f.path(), state.context);

@@ -512,7 +512,7 @@ inline float mean_loss(Model& m, Loader& data, int64_t batches, const GoOn& go_o
     // Ranks have different numbers of tokens that count, so the mean over ranks is that of all tokens only with a
     // factor.
     const float scale = data.masked()
-                            ? float(double(data.world()) / double(data.counted(batches * data.windows_per_batch())))
+                            ? float(double(data.world()) / double(data.counted(batches * data.sequences_per_batch())))
                             : 1.f / (float(m.shape.rows()) * float(batches));
     for (int64_t i = 0; i < batches && (!go_on || go_on(i)); i++) {
         const Batch& batch = m.feed.bring(data.next());

@@ -42,13 +42,13 @@ inline std::vector<int64_t> documents_of_rows(const Batch& batch, const std::vec
     return documents;
 }
 
-// The sums over the pairs of a batch, whose rows are windows of `context` rows. A window may be in a batch twice, where
-// an epoch ends. losses: -log π of each row's target. reference: log ref of every document. scales: receives
+// The sums over the pairs of a batch, which has `context` rows for each sequence. A sequence may be in a batch twice,
+// where an epoch ends. losses: -log π of each row's target. reference: log ref of every document. scales: receives
 // the factor of each row's gradient, for the mean over `pairs` pairs; it may be null.
 inline PreferenceSums weigh_pairs(const std::vector<int64_t>& documents, int64_t context,
                                   const std::vector<float>& losses, const std::vector<float>& reference, double beta,
                                   double pairs, std::vector<float>* scales) {
-    using Place        = std::pair<int64_t, int64_t>;  // a window of the batch, and a pair in it
+    using Place        = std::pair<int64_t, int64_t>;  // a sequence of the batch, and a pair in it
     const auto pair_of = [&](size_t row) { return Place(int64_t(row) / context, documents[row] / 2); };
     std::map<Place, std::array<double, 2>> log_probs;  // those of the chosen and of the rejected answer
     for (size_t row = 0; row < documents.size(); row++)
@@ -86,15 +86,15 @@ inline std::vector<float> losses_of_rows(Model& m, const Batch& batch) {
 inline std::vector<float> answer_log_probs(Model& m, Loader& data, const GoOn& go_on = nullptr) {
     std::vector<double> sums(size_t(data.documents()));
     data.rewind();
-    const int64_t B = data.windows_per_batch(), windows = data.windows();
-    for (int64_t done = 0; done < windows && (!go_on || go_on(done / B)); done += B) {
+    const int64_t B = data.sequences_per_batch(), sequences = data.sequences();
+    for (int64_t done = 0; done < sequences && (!go_on || go_on(done / B)); done += B) {
         const Batch& host    = data.next();
         const auto documents = documents_of_rows(host, data.first_documents());
         const Batch& batch   = m.feed.bring(host);
         forward(m, batch, Keep::for_backward);
         const std::vector<float> losses = losses_of_rows(m, batch);
-        // The last batch goes on with the first windows again.
-        const size_t rows               = size_t(std::min(B, windows - done) * m.shape.context);
+        // The last batch goes on with the first sequences again.
+        const size_t rows               = size_t(std::min(B, sequences - done) * m.shape.context);
         for (size_t row = 0; row < rows; row++)
             if (documents[row] >= 0) sums[size_t(documents[row])] -= losses[row];
     }

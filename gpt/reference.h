@@ -14,7 +14,7 @@
 inline PreferenceSums mean_preferences(Model& model, Loader& data, int64_t batches, const Preferences& preferences,
                                        const Comm& comm, const GoOn& go_on) {
     data.rewind();
-    const double share  = comm.world() / (double(data.documents_in(batches * data.windows_per_batch())) / 2);
+    const double share  = comm.world() / (double(data.documents_in(batches * data.sequences_per_batch())) / 2);
     PreferenceSums sums = preference_sums(model, data, batches, preferences.val_reference, preferences.beta, go_on);
     for (double* sum : {&sums.loss, &sums.margin, &sums.right}) *sum = comm.mean(*sum * share);
     return sums;
@@ -48,7 +48,7 @@ inline std::vector<float> reference_log_probs(const Run& run, Model& model, cons
     // Rank 0 computes alone, unless its weights travel between all processes.
     const bool known = comm.share(log_probs.empty() ? "" : "known") == "known";
     if (!known && (comm.first() || model.shards->travel())) {
-        Busy busy("computing the reference, batch", ceil_div(data->windows(), data->windows_per_batch()));
+        Busy busy("computing the reference, batch", ceil_div(data->sequences(), data->sequences_per_batch()));
         log_probs = answer_log_probs(model, *data, [&](int64_t done) { return busy.done(done), true; });
         busy.end();
     }

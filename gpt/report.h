@@ -104,10 +104,10 @@ inline void print_data(const Run& run) {
             run.val ? grouped(run.val->tokens()) : "none");
     if (!run.train || !run.train->masked()) return;
     const Packing& p   = run.train->packing();
-    const double slots = double(p.windows * context);
+    const double slots = double(p.sequences * context);
     say("", "{} {} in {} {} · {:.1f} % of the tokens count in the loss · {:.1f} % are padding", grouped(p.documents),
-        plural(p.documents, "document"), grouped(p.windows), plural(p.windows, "window"),
-        100 * double(p.counted) / slots, 100 * (1 - double(p.tokens - p.windows) / slots));
+        plural(p.documents, "document"), grouped(p.sequences), plural(p.sequences, "sequence"),
+        100 * double(p.counted) / slots, 100 * (1 - double(p.tokens - p.sequences) / slots));
     if (p.cut)
         say("", "{} longer than the context of {} were cut, which left out {} {}; --context {} has room for all",
             count_of(p.cut, "document"), context, grouped(p.cut_tokens), plural(p.cut_tokens, "token"), p.longest - 1);

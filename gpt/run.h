@@ -389,9 +389,9 @@ inline void Run::read_data() {
 
     if (!o.train_data.is_auto()) train = load(o.train_data, true, ranks);
     if (!o.val_data.is_auto()) val = load(o.val_data, false, ranks);
-    const int64_t of_epoch = !train ? 0 : train->masked() ? train->windows() * o.context : train->tokens();
+    const int64_t of_epoch = !train ? 0 : train->masked() ? train->sequences() * o.context : train->tokens();
     resolve_steps(o, recipe, ranks.world, of_epoch);
-    if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->windows() / (o.batch * ranks.world)));
+    if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->sequences() / (o.batch * ranks.world)));
     if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
 }
 

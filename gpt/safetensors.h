@@ -143,7 +143,7 @@ inline std::vector<std::string> weight_files(const std::string& folder) {
 // model.safetensors.index.json names. Their bytes are valid as long as the reader lives.
 class SafetensorsReader {
   public:
-    // path: a file, or a folder with STEM.safetensors, or with STEM.safetensors.index.json and the shards that it
+    // path: a file, or a folder with STEM.safetensors, or with STEM.safetensors.index.json and the files that it
     // names.
     explicit SafetensorsReader(const std::string& path, const std::string& stem = "model") : path_(path) {
         std::error_code none;
@@ -152,7 +152,7 @@ class SafetensorsReader {
         else if (std::filesystem::exists(single_in(path, stem), none))
             add_file(single_in(path, stem));
         else if (std::filesystem::exists(index_in(path, stem), none))
-            add_shards(index_in(path, stem));
+            add_indexed_files(index_in(path, stem));
         else if (stem == "model")
             refuse_folder();
         else
@@ -176,7 +176,7 @@ class SafetensorsReader {
     }
     // Says which files were read and which were not: "model.safetensors, not pytorch_model.bin".
     std::string description() const {
-        std::string text = files_.size() > 1 ? fmt::format("model.safetensors.index.json, {} shards", files_.size())
+        std::string text = files_.size() > 1 ? fmt::format("model.safetensors.index.json, {} files", files_.size())
                                              : std::filesystem::path(files_[0]->path()).filename().string();
         for (const std::string& name : unread()) text += (text.find(", not ") == text.npos ? ", not " : ", ") + name;
         return text;
@@ -193,11 +193,11 @@ class SafetensorsReader {
               promise(name));
         return *t;
     }
-    // Text for the error about a missing tensor: which shard the index names for it, or nothing.
+    // Text for the error about a missing tensor: which file the index names for it, or nothing.
     std::string promise(const std::string& name) const {
-        const auto shard = promised_.find(name);
-        if (shard == promised_.end()) return "";
-        return fmt::format("; model.safetensors.index.json says that it is in {}", shard->second);
+        const auto file = promised_.find(name);
+        if (file == promised_.end()) return "";
+        return fmt::format("; model.safetensors.index.json says that it is in {}", file->second);
     }
     const StoredTensor& at(const std::string& name, const Shape& shape) const {
         const StoredTensor& t = at(name);
@@ -307,24 +307,24 @@ class SafetensorsReader {
         return t;
     }
 
-    void add_shards(const std::string& index) {
+    void add_indexed_files(const std::string& index) {
         const nlohmann::json root = read_json(index, 4);
         CHECK(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(),
               "{}: there is no \"weight_map\" object", index);
         const auto& map = root["weight_map"];
-        std::set<std::string> shards;
-        for (const auto& [name, file] : map.items()) {
-            const std::string shard = file.is_string() ? file.get<std::string>() : "";
-            const bool plain        = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
-            CHECK(plain && std::filesystem::path(shard).extension() == ".safetensors",
+        std::set<std::string> names;
+        for (const auto& [tensor, file] : map.items()) {
+            const std::string name = file.is_string() ? file.get<std::string>() : "";
+            const bool plain       = name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+            CHECK(plain && std::filesystem::path(name).extension() == ".safetensors",
                   "{}: tensor {} should be in {}, which is not the name of a .safetensors file in this folder", index,
-                  StoredTensor::quoted(name), file.dump().substr(0, 200));
-            shards.insert(shard);
+                  StoredTensor::quoted(tensor), file.dump().substr(0, 200));
+            names.insert(name);
         }
-        for (const std::string& shard : shards) {
-            CHECK(std::filesystem::exists(path_ + "/" + shard),
-                  "{}: it names {}, which is not in this folder; download that file as well", index, shard);
-            add_file(path_ + "/" + shard);
+        for (const std::string& name : names) {
+            CHECK(std::filesystem::exists(path_ + "/" + name),
+                  "{}: it names {}, which is not in this folder; download that file as well", index, name);
+            add_file(path_ + "/" + name);
         }
         // An index may be stale and name tensors that its files lack. Asking for such a tensor is an error.
         for (const auto& [name, file] : map.items())
@@ -358,7 +358,7 @@ class SafetensorsReader {
     std::string path_;
     std::vector<std::unique_ptr<MappedFile>> files_;
     std::map<std::string, StoredTensor> tensors_;
-    std::map<std::string, std::string> promised_;  // the shards of tensors that the index names and no file has
+    std::map<std::string, std::string> promised_;  // where the index says that tensors are which no file has
 };
 
 // A tensor that is to be written.
@@ -419,52 +419,52 @@ class SafetensorsWriter {
 };
 
 // Writes the weights of a model folder in the same way. They go into model.safetensors or, when that would exceed
-// max_shard_bytes, into model-0000k-of-0000n.safetensors with an index. A larger tensor gets a shard to itself.
+// max_file_bytes, into model-0000k-of-0000n.safetensors with an index. A larger tensor gets a file to itself.
 class ModelWriter {
   public:
-    ModelWriter(const std::string& folder, const std::vector<StoredRow>& rows, int64_t max_shard_bytes = 5'000'000'000)
-        : folder_(folder), shards_(1) {
-        int64_t in_shard = 0;
+    ModelWriter(const std::string& folder, const std::vector<StoredRow>& rows, int64_t max_file_bytes = 5'000'000'000)
+        : folder_(folder), files_(1) {
+        int64_t in_file = 0;
         for (const StoredRow& r : rows) {
-            if (!shards_.back().empty() && in_shard + r.bytes() > max_shard_bytes) {
-                shards_.emplace_back();
-                in_shard = 0;
+            if (!files_.back().empty() && in_file + r.bytes() > max_file_bytes) {
+                files_.emplace_back();
+                in_file = 0;
             }
-            shards_.back().push_back(r);
-            in_shard += r.bytes();
+            files_.back().push_back(r);
+            in_file += r.bytes();
         }
         open(0);
     }
 
     void write(const std::string& name, const void* data, int64_t bytes) {
-        if (writer_->complete() && shard_ + 1 < shards_.size()) {
+        if (writer_->complete() && file_ + 1 < files_.size()) {
             writer_->close();
-            open(shard_ + 1);
+            open(file_ + 1);
         }
         writer_->write(name, data, bytes);
     }
 
     void close() {
-        CHECK_CALL(shard_ + 1 == shards_.size(), "{}: the model was closed in shard {} of {}", folder_, shard_ + 1,
-                   shards_.size());
+        CHECK_CALL(file_ + 1 == files_.size(), "{}: the model was closed in file {} of {}", folder_, file_ + 1,
+                   files_.size());
         writer_->close();
-        write_index(folder_, "model", shards_);
+        write_index(folder_, "model", files_);
     }
 
-    // The name of a shard: the tensors of STEM.safetensors, in several files.
-    static std::string file_name(const std::string& stem, size_t shard, size_t shards) {
-        if (shards == 1) return stem + ".safetensors";
-        return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard + 1, shards);
+    // The name of one of the files among which the tensors of STEM.safetensors are divided.
+    static std::string file_name(const std::string& stem, size_t file, size_t files) {
+        if (files == 1) return stem + ".safetensors";
+        return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, file + 1, files);
     }
-    // Writes the index, which says in which shard each tensor is, unless there is one shard only.
+    // Writes the index, which says in which file each tensor is, unless there is one file only.
     static void write_index(const std::string& folder, const std::string& stem,
-                            const std::vector<std::vector<StoredRow>>& shards) {
-        if (shards.size() == 1) return;
+                            const std::vector<std::vector<StoredRow>>& files) {
+        if (files.size() == 1) return;
         nlohmann::ordered_json map;
         int64_t total = 0;
-        for (size_t s = 0; s < shards.size(); s++)
-            for (const StoredRow& r : shards[s]) {
-                map[r.name] = file_name(stem, s, shards.size());
+        for (size_t s = 0; s < files.size(); s++)
+            for (const StoredRow& r : files[s]) {
+                map[r.name] = file_name(stem, s, files.size());
                 total += r.bytes();
             }
         const nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
@@ -472,14 +472,14 @@ class ModelWriter {
     }
 
   private:
-    void open(size_t shard) {
-        shard_  = shard;
-        writer_ = std::make_unique<SafetensorsWriter>(folder_ + "/" + file_name("model", shard, shards_.size()),
-                                                      shards_[shard]);
+    void open(size_t file) {
+        file_ = file;
+        writer_ =
+            std::make_unique<SafetensorsWriter>(folder_ + "/" + file_name("model", file, files_.size()), files_[file]);
     }
 
     std::string folder_;
-    std::vector<std::vector<StoredRow>> shards_;
-    size_t shard_ = 0;
+    std::vector<std::vector<StoredRow>> files_;
+    size_t file_ = 0;
     std::unique_ptr<SafetensorsWriter> writer_;
 };

@@ -153,35 +153,35 @@ struct Attempts {
     }
 };
 
-// Writes this process's tensors of a checkpoint: its shards of the weights and of the state. Returns the rows of all
-// shards, for the index.
+// Writes this process's tensors of a checkpoint, its file of the weights or of the state. Returns the rows of all
+// files, for the index.
 template <class Rows, class Write>
-std::vector<std::vector<StoredRow>> write_shards(const fs::path& folder, const std::string& stem,
-                                                 const std::vector<Optimizer::Stored>& all,
-                                                 const CheckpointTensors& tensors, int rank, int count, Rows rows_of,
-                                                 Write write, Attempts& attempt) {
+std::vector<std::vector<StoredRow>> write_files(const fs::path& folder, const std::string& stem,
+                                                const std::vector<Optimizer::Stored>& all,
+                                                const CheckpointTensors& tensors, int rank, int count, Rows rows_of,
+                                                Write write, Attempts& attempt) {
     const Writers writers(all, count);
-    std::vector<std::vector<StoredRow>> shards;
+    std::vector<std::vector<StoredRow>> files;
     for (const auto& own : writers.of) {
-        shards.emplace_back();
+        files.emplace_back();
         for (const size_t i : own)
-            for (StoredRow& row : rows_of(all[i])) shards.back().push_back(std::move(row));
+            for (StoredRow& row : rows_of(all[i])) files.back().push_back(std::move(row));
     }
     std::unique_ptr<SafetensorsWriter> file;
     attempt([&] {
         if (rank < count)
             file = std::make_unique<SafetensorsWriter>(
-                (folder / ModelWriter::file_name(stem, size_t(rank), size_t(count))).string(), shards[size_t(rank)]);
+                (folder / ModelWriter::file_name(stem, size_t(rank), size_t(count))).string(), files[size_t(rank)]);
     });
     const auto get = [&](const Optimizer::Stored& stored, int root) { return tensors.get(stored, root); };
     writers.each(all, get, [&](size_t i, Tensor t) { attempt([&] { write(*file, all[i], t); }); });
     attempt([&] {
         if (file) file->close();
     });
-    return shards;
+    return files;
 }
 
-// Writes config.json and the weights, in shards by `count` processes. A process that has all weights by itself writes
+// Writes config.json and the weights, in files by `count` processes. A process that has all weights by itself writes
 // them sorted, and in files of at most 5 GB.
 inline void write_weights(const fs::path& folder, DType dtype, const CheckpointTensors& tensors, int rank, int count,
                           Attempts& attempt) {
@@ -206,10 +206,10 @@ inline void write_weights(const fs::path& folder, DType dtype, const CheckpointT
             to.write(name, bytes.data(), int64_t(bytes.size()));
         });
     };
-    const auto shards = write_shards(folder, "model", tensors.weights, tensors, rank, count, rows, write, attempt);
+    const auto files = write_files(folder, "model", tensors.weights, tensors, rank, count, rows, write, attempt);
     if (rank > 0) return;
     attempt([&] {
-        ModelWriter::write_index(folder.string(), "model", shards);
+        ModelWriter::write_index(folder.string(), "model", files);
         save_config(folder.string(), c, dtype);
     });
 }
@@ -229,8 +229,8 @@ inline void write_state(const fs::path& folder, const CheckpointTensors& tensors
             to.write(stored.name, host.data(), count * int64_t(sizeof(float)));
         }
     };
-    const auto shards = write_shards(folder, "state", tensors.state, tensors, rank, count, rows, write, attempt);
-    if (rank == 0) attempt([&] { ModelWriter::write_index(folder.string(), "state", shards); });
+    const auto files = write_files(folder, "state", tensors.state, tensors, rank, count, rows, write, attempt);
+    if (rank == 0) attempt([&] { ModelWriter::write_index(folder.string(), "state", files); });
 }
 
 // Writes all files of a checkpoint into `folder`: all processes, or rank 0 alone when `count` is 1. Throws a RunError

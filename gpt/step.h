@@ -102,9 +102,9 @@ class Step {
         // the same number, because each knows the order of the data.
         if (data_.masked())
             std::fill(scales_.begin(), scales_.end(),
-                      float(1. / double(data_.counted(settings_.micro_steps * data_.windows_per_batch()))));
+                      float(1. / double(data_.counted(settings_.micro_steps * data_.sequences_per_batch()))));
         if (preferences_)
-            preferences_->begin(data_.documents_in(settings_.micro_steps * data_.windows_per_batch()) / 2);
+            preferences_->begin(data_.documents_in(settings_.micro_steps * data_.sequences_per_batch()) / 2);
         for (int64_t i = 0; i < settings_.micro_steps; i++) {
             Batch batch = data_.next();
             if (preferences_) preferences_->put(batch, data_.first_documents());

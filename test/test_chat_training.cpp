@@ -35,9 +35,9 @@ TEST_CASE("a packed conversation has the loss that it has alone, and the mean is
     set.pattern = masked_shard(dir, documents);
     set.batch = 2, set.context = 16, set.vocab = 100, set.document_token = 0, set.shuffle = false;
     Loader loader(set);
-    REQUIRE(loader.windows() % 2 == 0);
+    REQUIRE(loader.sequences() % 2 == 0);
     CHECK(loader.packing().counted == int64_t(count));
-    CHECK(mean_loss(packed, loader, loader.windows() / 2) == Approx(sum / count).epsilon(1e-6));
+    CHECK(mean_loss(packed, loader, loader.sequences() / 2) == Approx(sum / count).epsilon(1e-6));
 }
 
 // Shards of conversations whose answers have 1 to 40 words, and the words of a command that trains on them.

@@ -346,7 +346,7 @@ TEST_CASE("a .bin that is cut into parts is read like the whole, without its ind
 
 TEST_CASE("no window crosses shards, the last partial one is left out, and each is used once in an epoch", "[loader]") {
     const Scratch dir;
-    // With windows of 4 + 1 tokens, 25 tokens have 6 windows, 24 have 5, and 4, 1 or none have no window.
+    // With sequences of 4 + 1 tokens, 25 tokens have 6 sequences, 24 have 5, and 4, 1 or none have none.
     write_text(dir / "a.bin", llmc16(counting(25, 100)));
     write_text(dir / "b.bin", bytes_of(counting(4, 200)));
     write_text(dir / "c.bin", llmc16({}));
@@ -355,7 +355,7 @@ TEST_CASE("no window crosses shards, the last partial one is left out, and each 
     LoaderSettings set;
     set.pattern = dir / "*.bin", set.context = 4, set.vocab = 1000, set.shuffle = false;
     Loader in_order(set);
-    CHECK(in_order.windows() == 11);
+    CHECK(in_order.sequences() == 11);
     CHECK(in_order.tokens() == 25 + 4 + 24 + 1);
     for (int turn = 0; turn < 2; turn++)
         for (int first : {100, 104, 108, 112, 116, 120, 300, 304, 308, 312, 316}) {
@@ -382,7 +382,7 @@ TEST_CASE("no window crosses shards, the last partial one is left out, and each 
     CHECK(orders.size() == 6);
 
     set.context = 24;
-    CHECK(Loader{set}.windows() == 1);
+    CHECK(Loader{set}.sequences() == 1);
     set.context = 25;
     CHECK_REFUSED(Loader{set}, "context + 1 = 26", "a.bin", "has 25", "--context 24", "54 tokens in 5 shards");
     set.context = 0;
@@ -399,7 +399,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     set.pattern = dir / "*.bin", set.context = 3, set.vocab = 2000, set.seed = 9;
     std::vector<int32_t> one_by_one;
     Loader single(set);
-    REQUIRE(single.windows() == 23 + 14);
+    REQUIRE(single.sequences() == 23 + 14);
     for (int i = 0; i < 240; i++) {
         const auto t = values(single.next().tokens);
         one_by_one.insert(one_by_one.end(), t.begin(), t.end());
@@ -424,7 +424,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
         CHECK(together == one_by_one);
         for (Loader& rank : ranks) CHECK(rank.position() == LoaderPosition{240 / 37, 240 % 37});
     }
-    // A run that saved its position after 100 windows resumes at the 101st, whatever its batch size is.
+    // A run that saved its position after 100 sequences resumes at the 101st, whatever its batch size is.
     Loader before(set);
     for (int i = 0; i < 100; i++) before.next();
     set.batch = 7;
@@ -433,7 +433,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin() + 300, one_by_one.begin() + 321));
     after.rewind();
     CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin(), one_by_one.begin() + 21));
-    CHECK_REFUSED((after.seek({0, 37})), "window 37", "37 windows");
+    CHECK_REFUSED((after.seek({0, 37})), "sequence 37", "37 sequences");
     CHECK_REFUSED((after.seek({0, -1})), "window -1");
     CHECK_REFUSED((after.seek({-1, 0})), "epoch -1");
     set.rank = 2, set.world = 2;
@@ -452,10 +452,10 @@ TEST_CASE("sequences are read in their order, wherever the series is cut into sh
         write_text(dir / fmt::format("part-{}.bin", i), cut(ends[i], ends[i + 1]));
     for (const char* name : {"whole.bin", "part-*.bin"}) {
         LoaderSettings set{dir / name, 2, 8, 200, 7};
-        set.sequences = true;
+        set.series = true;
         Loader loader(set);
         CAPTURE(name);
-        REQUIRE(loader.windows() == 11);
+        REQUIRE(loader.sequences() == 11);
         for (int i = 0; i < 24; i += 2) {  // more than two epochs
             const Batch& batch = loader.next();
             const auto inputs = values(batch.tokens), targets = values(batch.targets);
@@ -466,7 +466,7 @@ TEST_CASE("sequences are read in their order, wherever the series is cut into sh
                 }
         }
         const std::string as_sequences = loader.fingerprint();
-        set.sequences                  = false;
+        set.series                     = false;
         CHECK(Loader(set).fingerprint() != as_sequences);  // so that --resume refuses to change the order
     }
 }
@@ -506,9 +506,9 @@ TEST_CASE("the index of a pair says where documents without a mark begin", "[loa
     CHECK(values(Loader(set).next().starts) == marked);
 }
 
-TEST_CASE("a step may have more sequences than there are windows", "[loader]") {
+TEST_CASE("a step may have more sequences than the data", "[loader]") {
     const Scratch dir;
-    write_text(dir / "a.bin", llmc16(counting(9)));  // two windows
+    write_text(dir / "a.bin", llmc16(counting(9)));  // two sequences
     LoaderSettings set;
     set.pattern = dir / "a.bin", set.context = 4, set.batch = 3, set.world = 8;
     std::map<int32_t, int> times;
@@ -567,10 +567,10 @@ TEST_CASE("shards beyond 2^31 tokens", "[loader]") {
     set.pattern = path, set.context = 1000, set.vocab = 50257, set.shuffle = false;
     Loader loader(set);
     CHECK(loader.tokens() == tokens);
-    CHECK(loader.windows() == (tokens - 1) / 1000);
-    loader.seek({0, loader.windows() - 1});
+    CHECK(loader.sequences() == (tokens - 1) / 1000);
+    loader.seek({0, loader.sequences() - 1});
     const Batch& last = loader.next();
-    const int64_t at  = (loader.windows() - 1) * 1000;
+    const int64_t at  = (loader.sequences() - 1) * 1000;
     std::vector<int32_t> expected(1000);
     for (int i = 0; i < 1000; i++) expected[i] = at + i < tokens - 1000 ? 0 : int32_t(30000 + at + i - (tokens - 1000));
     CHECK(values(last.tokens) == expected);
@@ -607,7 +607,7 @@ TEST_CASE("pairs that Megatron and GPT-NeoX wrote", "[loader]") {
         LoaderSettings set;
         set.pattern = prefix, set.vocab = 50304, set.context = 64, set.shuffle = false;
         Loader loader(set);
-        for (int64_t i = 0; i < loader.windows(); i++) {
+        for (int64_t i = 0; i < loader.sequences(); i++) {
             const auto x = values(loader.next().tokens);
             REQUIRE(std::equal(x.begin(), x.end(), decoded.begin() + i * 64));
         }
@@ -659,7 +659,7 @@ TEST_CASE("shards that llm.c and nanoGPT wrote", "[loader]") {
         Loader loader(set);
         CHECK(loader.tokens() == k.tokens);
         std::vector<int32_t> tokens, targets;
-        for (int64_t i = 0; i < loader.windows() / 3; i++) {
+        for (int64_t i = 0; i < loader.sequences() / 3; i++) {
             const Batch& b = loader.next();
             const auto x = values(b.tokens), y = values(b.targets);
             tokens.insert(tokens.end(), x.begin(), x.end());

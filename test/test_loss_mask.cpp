@@ -1,4 +1,5 @@
-// test_loss_mask.cpp - shards that say which tokens count in the loss, and the windows that the loader packs from them
+// test_loss_mask.cpp - shards that say which tokens count in the loss, and the sequences that the loader packs from
+// them
 #include "data/loader.h"
 #include "test/chat.h"
 
@@ -38,20 +39,20 @@ TEST_CASE("llmq's loss masks are read and written", "[chat][data]") {
     CHECK(writer.counted() == 13);
 }
 
-static LoaderSettings windows_of_8(const std::string& pattern) {
+static LoaderSettings sequences_of_8(const std::string& pattern) {
     LoaderSettings set;
     set.pattern = pattern;
     set.context = 8, set.vocab = 100, set.document_token = 0, set.shuffle = false;
     return set;
 }
 
-TEST_CASE("conversations are packed into windows, and none sees another", "[chat][data]") {
+TEST_CASE("conversations are packed into sequences, and none sees another", "[chat][data]") {
     const Scratch dir;
-    Loader loader(windows_of_8(masked_shard(
+    Loader loader(sequences_of_8(masked_shard(
         dir,
         {{1, -2, -3}, {4, -5}, {6, 7, -8, 9, -10}, {11, 12}, {13, 14, 15, 16, 17, 18, 19, -20, -21, -22}, {23, -24}})));
     const Packing& p = loader.packing();
-    CHECK(p.windows == 4);  // the third document does not fit behind the first two, the fifth is cut
+    CHECK(p.sequences == 4);  // the third document does not fit behind the first two, the fifth is cut
     CHECK(p.documents == 5 + 1);
     CHECK(p.cut == 1);
     CHECK(p.cut_tokens == 1);
@@ -77,24 +78,24 @@ TEST_CASE("conversations are packed into windows, and none sees another", "[chat
 TEST_CASE("a window in which nothing counts is left out, and a shard without any other is refused", "[chat][data]") {
     const Scratch dir;
     // The answer of the first document begins behind the cut, and the second has none.
-    const Loader loader(windows_of_8(
+    const Loader loader(sequences_of_8(
         masked_shard(dir, {{1, 2, 3, 4, 5, 6, 7, 8, 9, -10}, {11, 12, 13, 14, 15, 16, 17, 18}, {19, -20}})));
-    CHECK(loader.packing().windows == 1);
+    CHECK(loader.packing().sequences == 1);
     CHECK(loader.packing().left_out == 2);
-    CHECK_REFUSED(Loader(windows_of_8(masked_shard(dir, {{1, 2}}, "none"))), "none_000000.bin",
+    CHECK_REFUSED(Loader(sequences_of_8(masked_shard(dir, {{1, 2}}, "none"))), "none_000000.bin",
                   "no document has a token that counts");
 }
 
-TEST_CASE("without a token between documents windows are stretches of a shard, and without a mask every token counts",
+TEST_CASE("without a token between documents sequences are stretches of a shard, and without a mask every token counts",
           "[chat][data]") {
     const Scratch dir;
-    LoaderSettings set = windows_of_8(masked_shard(dir, {{1, -2, -3, 4, 5, 6, 7, 8, -9, -10}}));
+    LoaderSettings set = sequences_of_8(masked_shard(dir, {{1, -2, -3, 4, 5, 6, 7, 8, -9, -10}}));
     set.document_token = -1;
     CHECK(row(Loader(set).next().targets, 0) == Ids{-1, 2, 3, -1, -1, -1, -1, -1});
     write_shard(dir / "m_000001.bin", 20, -1, 90);
     set.pattern = dir / "m_*.bin";
     const Loader both(set);
-    CHECK(both.packing().windows == 2 + 3);
+    CHECK(both.packing().sequences == 2 + 3);
     CHECK(both.packing().counted == 3 + 8 + 8 + 1);
 }
 
@@ -112,8 +113,8 @@ TEST_CASE("an end-of-text token within a document does not separate, where a sha
     std::string kinds;
     for (int64_t i = 0; i < own.tokens(); i++) kinds += own.separates(i) ? '|' : own.counts(i) ? '1' : '.';
     CHECK(kinds == "|...11|...11|.");
-    Loader loader(windows_of_8(own.path()));
-    CHECK(loader.packing().windows == 2);
+    Loader loader(sequences_of_8(own.path()));
+    CHECK(loader.packing().sequences == 2);
     CHECK(loader.packing().counted == 4);
     CHECK(row(loader.next().targets, 0) == Ids{-1, -1, 3, 0, -1, -1, -1, -1});
     CHECK(row(loader.next().targets, 0) == Ids{-1, -1, 5, 0, -1, -1, -1, -1});
@@ -123,14 +124,14 @@ TEST_CASE("the two answers of a preference stay in one window, and a pair that d
           "[chat][data]") {
     const Scratch dir;
     LoaderSettings set =
-        windows_of_8(masked_shard(dir, {{1, -2}, {1, -3}, {4, 5, 6, -7}, {4, 5, 6, -8, -9}, {10, -11}, {10, -12}}));
+        sequences_of_8(masked_shard(dir, {{1, -2}, {1, -3}, {4, 5, 6, -7}, {4, 5, 6, -8, -9}, {10, -11}, {10, -12}}));
     set.pairs = true;
     Loader pairs(set);
     CHECK(pairs.packing().documents == 4);
     CHECK(pairs.packing().left_out == 0);
     CHECK(pairs.packing().too_long == 1);
     CHECK(pairs.packing().longest == 10);
-    CHECK(pairs.packing().windows == 2);
+    CHECK(pairs.packing().sequences == 2);
     pairs.next();
     pairs.next();
     CHECK(pairs.first_documents() == std::vector<int64_t>{4});

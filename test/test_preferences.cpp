@@ -37,7 +37,7 @@ TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTor
     set.pattern = dir / "p_*.bin";
     set.batch = 3, set.context = 24, set.vocab = 61, set.document_token = 0, set.pairs = true;
     Loader data(set);
-    REQUIRE(data.windows() % 3 == 0);
+    REQUIRE(data.sequences() % 3 == 0);
     REQUIRE(data.documents() == 16);
     const std::string home = "test/golden/gpt2";
     Model m(read_config(home), dtype, {3, 24}, *dev);
@@ -56,7 +56,7 @@ TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTor
     Schedule schedule;
     schedule.kind = Schedule::Kind::constant, schedule.learning_rate = golden["learning_rate"], schedule.steps = 5;
     const Comm comm(Ranks{}, 0);
-    Step steps(m, *adamw, comm, data, schedule, {data.windows() / 3, true}, &preferences);
+    Step steps(m, *adamw, comm, data, schedule, {data.sequences() / 3, true}, &preferences);
     for (int64_t step = 0; step < 5; step++) {
         const json& want   = golden["steps"][step];
         const StepResult r = steps.run(step, stop_never);
