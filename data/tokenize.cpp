@@ -26,6 +26,8 @@
 #include "data/words.h"
 #include "gpt/cli.h"
 
+// ---- options --------------------------------------------------------------------------------------------------------
+
 struct Options {
     std::vector<std::string> input, mix;
     std::string tokenizer, output, eot_token = "auto", on_error = "stop", val_by = "auto", chat_template = "none",
@@ -117,6 +119,8 @@ static void list_options(Flags& f, Options& o) {
             {"--eot", "--eot-token", "--special-tokens", "--val-fraction", "--val-by", "--shard-tokens"});
 }
 
+// ---- what the modes share -------------------------------------------------------------------------------------------
+
 static void make_folder_of(const std::string& path) {
     std::error_code error;
     fs::create_directories(fs::absolute(path).parent_path(), error);
@@ -137,6 +141,12 @@ static std::string names(const Options& o) {
     const std::vector<std::string>& words = o.input.empty() ? o.mix : o.input;
     return words[0] + (words.size() > 1 ? fmt::format(" and {} more", words.size() - 1) : "");
 }
+
+static int threads_of(const Options& o) {
+    return o.threads.value_or(std::max(1, int(std::thread::hardware_concurrency())));
+}
+
+// ---- encoding -------------------------------------------------------------------------------------------------------
 
 // The id of the end-of-text token, or -1 if no document gets one.
 static int32_t end_of_text(const Options& o, const Tokenizer& tokenizer) {
@@ -178,176 +188,243 @@ static int32_t between_conversations(const Options& o, const Tokenizer& tokenize
     return other;
 }
 
-// What is said about conversations at the end.
-static void tell_examples(const Options& o, const ExampleCounts& met, const ShardWriter& train,
-                          const ShardWriter& val) {
-    const int64_t all = train.tokens() + val.tokens(), counted = train.counted() + val.counted();
-    std::string kinds, unread;
-    const auto list = [](std::string& words, const std::string& word) { words += (words.empty() ? "" : ", ") + word; };
-    for (const auto& [n, kind] : {std::pair(met.conversations, "conversation"),
-                                  std::pair(met.preferences, "preference"), std::pair(met.documents, "document")})
-        if (n > 0) list(kinds, count_of(n, kind));
-    fmt::print("{} as {}: {} in the loss, {:.1f} % of all\n", kinds, o.encode.chat->form().name,
-               counted == 1 ? "1 token counts" : fmt::format("{} tokens count", counted),
-               100. * double(counted) / double(all));
-    if (met.unanswered > 0)
-        fmt::print("left out {} without an answer that counts\n", count_of(met.unanswered, "conversation"));
-    if (met.ties > 0)
-        fmt::print("left out {} whose chosen and rejected answers are the same\n", count_of(met.ties, "preference"));
-    for (const auto& [field, times] : met.unread) list(unread, fmt::format("{} ({})", field, count_of(times, "time")));
-    if (!unread.empty()) fmt::print(stderr, "note: these fields were not read: {}\n", unread);
-}
-
-static void write_summary(const Options& o, const std::string& path, const Tokenizer& tokenizer,
-                          const MetInDocuments& met, const Progress& done, int64_t skipped, const Documents& documents,
-                          const ShardWriter& train, const ShardWriter& val, const ExampleCounts* examples) {
-    const int32_t eot             = o.encode.eot_token;
-    nlohmann::ordered_json inputs = nlohmann::json::array(), shards = nlohmann::json::array();
-    for (const InputFile& f : documents.files())
-        inputs.push_back({{"file", f.name()},
-                          {"bytes", f.bytes},
-                          {"crc32", fmt::format("{:08x}", f.crc)},
-                          {"read_to_end", f.read_to_end}});
-    for (const ShardWriter* w : {&train, &val})
-        for (const std::string& name : w->names()) shards.push_back(fs::path(name).filename().string());
-    nlohmann::ordered_json summary = {{"documents", done.documents},
-                                      {"skipped", skipped},
-                                      {"bytes", done.bytes},
-                                      {"tokens", done.tokens},
-                                      {"tokens_per_byte", double(done.tokens) / double(done.bytes)},
-                                      {"train_tokens", train.tokens()},
-                                      {"val_tokens", val.tokens()},
-                                      {"tokenizer", o.tokenizer},
-                                      {"tokenizer_fingerprint", tokenizer.fingerprint()},
-                                      {"eot", EncodeSettings::eot_names[o.encode.eot]},
-                                      {"eot_token", eot < 0 ? "" : tokenizer.bytes_of(eot)},
-                                      {"special_tokens", special_token_words[int(o.encode.specials)]},
-                                      {"special_tokens_met", met.specials},
-                                      {"val_fraction", o.read.val_fraction},
-                                      {"shards", shards},
-                                      {"inputs", inputs}};
-    if (examples)
-        summary["chat"] = {{"template", o.encode.chat->form().name},
-                           {"conversations", examples->conversations},
-                           {"preferences", examples->preferences},
-                           {"documents", examples->documents},
-                           {"left_out_without_an_answer", examples->unanswered},
-                           {"left_out_with_the_same_answers", examples->ties},
-                           {"train_tokens_that_count", train.counted()},
-                           {"val_tokens_that_count", val.counted()}};
-    write_file(path, json_text(summary, 2) + "\n");
-}
-
-static void add_examples(ShardWriter& to, const EncodedExamples& all, bool are_pairs) {
-    size_t begin = 0;
-    for (const size_t end : all.ends) {
-        to.add(all.ids.data() + begin, all.counts.data() + begin, end - begin, are_pairs);
-        begin = end;
-    }
-}
-
-static int threads_of(const Options& o) {
-    return o.threads.value_or(std::max(1, int(std::thread::hardware_concurrency())));
-}
-
-static void make_shards(Options o) {
+// Refuses options with which no shard can be made.
+static void check_options(const Options& o) {
     const char* where = "data/fetch.sh gpt2-tokenizer fetches GPT-2's; --train-bpe learns one from your text";
     CHECK(!o.tokenizer.empty(), "--tokenizer FILE is missing; it names the tokenizer.json to encode with\n    {}",
           where);
     CHECK(fs::exists(o.tokenizer), "--tokenizer {}: there is no such file\n    {}", o.tokenizer, where);
     CHECK(!o.output.empty(), "--output PREFIX is missing; it names the shards to write");
-    const double val_fraction = o.read.val_fraction;
-    CHECK(val_fraction >= 0 && val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1", val_fraction);
-    const std::string train_name = o.output + "_train", val_name = o.output + "_val";
-    const std::string summary = o.output + "_summary.json";
-    if (!o.overwrite)
-        for (const std::string& name : {train_name, val_name})
+    CHECK(o.read.val_fraction >= 0 && o.read.val_fraction < 1, "--val-fraction {}: expected 0 or more and less than 1",
+          o.read.val_fraction);
+}
+
+// The names of what --output PREFIX stands for.
+struct OutputNames {
+    std::string train, val;  // the beginnings of the shards' names
+    std::string summary;
+
+    explicit OutputNames(const std::string& prefix)
+        : train(prefix + "_train"), val(prefix + "_val"), summary(prefix + "_summary.json") {}
+
+    void refuse_existing() const {
+        for (const std::string& name : {train, val})
             for (const std::string& path : ShardWriter::existing(name))
                 fail("{} exists{}; choose another --output, or replace it with --overwrite", path,
                      fs::exists(summary) ? "" : ", left by a run that did not end, because there is no " + summary);
+    }
+};
 
-    const ChatForm* form = chat_form(o);
-    std::optional<ChatTokenizer> added;
-    if (!o.add_tokens.empty()) o.tokenizer = added.emplace(o.add_tokens, o.tokenizer, *form, o.overwrite).file();
-    const Tokenizer tokenizer = added ? added->tokenizer() : Tokenizer::load(o.tokenizer);
-    std::optional<ChatTemplate> chat;
-    if (form) o.encode.chat = &chat.emplace(*form, tokenizer, o.tokenizer);
-    o.encode.eot_token    = chat ? between_conversations(o, tokenizer, *chat) : end_of_text(o, tokenizer);
-    o.encode.field        = o.read.field;
-    o.encode.separator    = o.read.separator;
-    o.encode.val_fraction = o.read.val_fraction;
-    o.encode.skip_errors  = o.on_error == "skip";
-    ReadSettings read     = o.read;
-    read.objects          = chat.has_value();
-    read.last_cut         = [&](std::string_view text, size_t from) { return tokenizer.last_cut(text, from); };
-    Documents documents(sources(o), read);
-    make_folder_of(o.output);
-    const int32_t separator = chat ? o.encode.eot_token : -1;
-    ShardWriter train(train_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value(), separator);
-    ShardWriter val(val_name, tokenizer.vocab_size(), o.shard_tokens, chat.has_value(), separator);
-    ExampleCounts examples;
+// Makes the shards of one command. The constructor opens everything that the command names. encode() then fills files
+// with names that end in .tmp, commit() gives them their final names, and report() says what was done.
+class ShardMaker {
+  public:
+    explicit ShardMaker(Options options)
+        : options_(std::move(options)),
+          names_(options_.output),
+          form_(chat_form(options_)),
+          tokenizer_(open_tokenizer()),
+          documents_(open_documents()),
+          train_(writer(names_.train)),
+          val_(writer(names_.val)) {}
+    ShardMaker(const ShardMaker&)            = delete;
+    ShardMaker& operator=(const ShardMaker&) = delete;
 
-    std::vector<DocumentEncoder> encoders(size_t(threads_of(o)), DocumentEncoder(o.encode, tokenizer, documents));
-    Skipped skipped;
-    Progress progress;
-    std::atomic<bool> by_tail{o.val_by == "tail"};
-    const auto read_all = [&](const Documents::Hand& hand) {
-        if (val_fraction == 0 || o.val_by != "auto" || chat) return documents.read(hand);
-        FirstBlocks first(hand, by_tail);
-        documents.read([&](TextBlock block) { first.add(std::move(block)); });
-        first.decide();
-    };
-    const auto encode = [&](const TextBlock& block, int thread) {
-        return encoders[size_t(thread)].encode(block, by_tail);
-    };
-    const auto write = [&](const Encoded& e) {
-        train.add(e.train);
-        val.add(e.val);
-        add_examples(train, e.train_examples, e.examples.preferences > 0);
-        add_examples(val, e.val_examples, e.examples.preferences > 0);
-        examples.add(e.examples);
-        skipped.tell(e.skipped, progress);
-        progress.documents += e.documents;
-        progress.bytes += e.bytes;
-        progress.tokens = train.tokens() + val.tokens();
-        progress.show(documents.progress());
-    };
-    in_order<TextBlock>(threads_of(o), read_all, encode, write);
-    progress.clear();
-    CHECK(progress.tokens > 0 || examples.unanswered == 0, "no conversation in {} has an answer that counts", names(o));
-    CHECK(progress.tokens > 0 || examples.ties == 0, "in {}, the two answers of every preference are the same",
-          names(o));
-    CHECK(progress.tokens > 0, "there is no text in {}", names(o));
-    CHECK(examples.preferences == 0 || examples.no_preference.empty(),
-          "{} is a preference, but {} is not; write preferences to shards of their own, for --objective dpo",
-          examples.preference, examples.no_preference);
-    CHECK(train.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", names(o),
-          val_fraction);
-    CHECK(val_fraction == 0 || val.tokens() > 0, "--val-fraction {} holds out none of {}; use a larger fraction",
-          val_fraction, count_of(progress.documents, "document"));
-    tell_notes(documents.notes());
-    const MetInDocuments met(encoders, tokenizer);
-    met.tell(o.encode, tokenizer);
+    void encode() {
+        std::vector<DocumentEncoder> encoders(size_t(threads_of(options_)),
+                                              DocumentEncoder(options_.encode, tokenizer_, documents_));
+        std::atomic<bool> by_tail{options_.val_by == "tail"};
+        const auto read = [&](const Documents::Hand& hand) {
+            if (options_.read.val_fraction == 0 || options_.val_by != "auto" || form_) return documents_.read(hand);
+            FirstBlocks first(hand, by_tail);
+            documents_.read([&](TextBlock block) { first.add(std::move(block)); });
+            first.decide();
+        };
+        const auto encode_block = [&](const TextBlock& block, int thread) {
+            return encoders[size_t(thread)].encode(block, by_tail);
+        };
+        in_order<TextBlock>(threads_of(options_), read, encode_block, [&](const Encoded& e) { write(e); });
+        progress_.clear();
+        refuse_useless_output();
+        tell_notes(documents_.notes());
+        met_.emplace(encoders, tokenizer_).tell(options_.encode, tokenizer_);
+    }
+
     // The summary is removed first and written last, so that it belongs to the shards beside it.
-    std::error_code absent;
-    fs::remove(summary, absent);
-    if (added) added->commit();
-    train.commit();
-    val.commit();
-    write_summary(o, summary, tokenizer, met, progress, skipped.count(), documents, train, val,
-                  chat ? &examples : nullptr);
-    progress.clear();
-    fmt::print("{}, {} → {}: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, {:.1f} MB/s\n",
-               count_of(progress.documents, "document"), count_of(progress.bytes, "byte"),
-               count_of(progress.tokens, "token"), train.tokens(), count_of(int64_t(train.shards()), "shard"),
-               val.tokens(), count_of(int64_t(val.shards()), "shard"), double(progress.bytes) / double(progress.tokens),
-               progress.megabytes_per_second());
-    if (chat) tell_examples(o, examples, train, val);
-    if (skipped.count() > 0) fmt::print("skipped {}\n", count_of(skipped.count(), "bad document"));
-    for (const InputFile& f : documents.files())
-        if (!o.mix.empty() && !f.read_to_end)
-            fmt::print("the mix ended before {} did, after {} of its {} bytes\n", f.name(), f.bytes, f.size);
+    void commit() {
+        std::error_code absent;
+        fs::remove(names_.summary, absent);
+        if (added_) added_->commit();
+        train_.commit();
+        val_.commit();
+        write_file(names_.summary, json_text(summary(), 2) + "\n");
+    }
+
+    void report() const {
+        progress_.clear();
+        fmt::print("{}, {} → {}: {} for training in {}, {} for validation in {}; {:.3f} bytes per token, {:.1f} MB/s\n",
+                   count_of(progress_.documents, "document"), count_of(progress_.bytes, "byte"),
+                   count_of(progress_.tokens, "token"), train_.tokens(), count_of(int64_t(train_.shards()), "shard"),
+                   val_.tokens(), count_of(int64_t(val_.shards()), "shard"),
+                   double(progress_.bytes) / double(progress_.tokens), progress_.megabytes_per_second());
+        if (form_) report_examples();
+        if (skipped_.count() > 0) fmt::print("skipped {}\n", count_of(skipped_.count(), "bad document"));
+        for (const InputFile& f : documents_.files())
+            if (!options_.mix.empty() && !f.read_to_end)
+                fmt::print("the mix ended before {} did, after {} of its {} bytes\n", f.name(), f.bytes, f.size);
+    }
+
+  private:
+    // With --add-tokens the tokenizer is that of the new folder.
+    Tokenizer open_tokenizer() {
+        Options& o = options_;
+        if (o.add_tokens.empty()) return Tokenizer::load(o.tokenizer);
+        o.tokenizer = added_.emplace(o.add_tokens, o.tokenizer, *form_, o.overwrite).file();
+        return added_->tokenizer();
+    }
+
+    // Completes the settings of reading and encoding, which depend on the tokenizer, and finds the files.
+    Documents open_documents() {
+        Options& o = options_;
+        if (form_) o.encode.chat = &chat_.emplace(*form_, tokenizer_, o.tokenizer);
+        o.encode.eot_token    = form_ ? between_conversations(o, tokenizer_, *chat_) : end_of_text(o, tokenizer_);
+        o.encode.field        = o.read.field;
+        o.encode.separator    = o.read.separator;
+        o.encode.val_fraction = o.read.val_fraction;
+        o.encode.skip_errors  = o.on_error == "skip";
+        o.read.objects        = form_ != nullptr;
+        o.read.last_cut       = [this](std::string_view text, size_t from) { return tokenizer_.last_cut(text, from); };
+        return Documents(sources(o), o.read);
+    }
+
+    ShardWriter writer(const std::string& name) const {
+        make_folder_of(options_.output);
+        return ShardWriter(name, tokenizer_.vocab_size(), options_.shard_tokens, form_ != nullptr,
+                           form_ ? options_.encode.eot_token : -1);
+    }
+
+    void write(const Encoded& e) {
+        train_.add(e.train);
+        val_.add(e.val);
+        add_examples(train_, e.train_examples, e.examples.preferences > 0);
+        add_examples(val_, e.val_examples, e.examples.preferences > 0);
+        examples_.add(e.examples);
+        skipped_.tell(e.skipped, progress_);
+        progress_.documents += e.documents;
+        progress_.bytes += e.bytes;
+        progress_.tokens = train_.tokens() + val_.tokens();
+        progress_.show(documents_.progress());
+    }
+    static void add_examples(ShardWriter& to, const EncodedExamples& all, bool are_pairs) {
+        size_t begin = 0;
+        for (const size_t end : all.ends) {
+            to.add(all.ids.data() + begin, all.counts.data() + begin, end - begin, are_pairs);
+            begin = end;
+        }
+    }
+
+    // Refuses output that nothing could be trained on, or not in the way that was asked for.
+    void refuse_useless_output() const {
+        const std::string input   = names(options_);
+        const double val_fraction = options_.read.val_fraction;
+        CHECK(progress_.tokens > 0 || examples_.unanswered == 0, "no conversation in {} has an answer that counts",
+              input);
+        CHECK(progress_.tokens > 0 || examples_.ties == 0, "in {}, the two answers of every preference are the same",
+              input);
+        CHECK(progress_.tokens > 0, "there is no text in {}", input);
+        CHECK(examples_.preferences == 0 || examples_.no_preference.empty(),
+              "{} is a preference, but {} is not; write preferences to shards of their own, for --objective dpo",
+              examples_.preference, examples_.no_preference);
+        CHECK(train_.tokens() > 0, "there is no text to train on in {}: --val-fraction {} holds out all of it", input,
+              val_fraction);
+        CHECK(val_fraction == 0 || val_.tokens() > 0, "--val-fraction {} holds out none of {}; use a larger fraction",
+              val_fraction, count_of(progress_.documents, "document"));
+    }
+
+    nlohmann::ordered_json summary() const {
+        const EncodeSettings& set     = options_.encode;
+        nlohmann::ordered_json inputs = nlohmann::json::array(), shards = nlohmann::json::array();
+        for (const InputFile& f : documents_.files())
+            inputs.push_back({{"file", f.name()},
+                              {"bytes", f.bytes},
+                              {"crc32", fmt::format("{:08x}", f.crc)},
+                              {"read_to_end", f.read_to_end}});
+        for (const ShardWriter* w : {&train_, &val_})
+            for (const std::string& name : w->names()) shards.push_back(fs::path(name).filename().string());
+        nlohmann::ordered_json all = {{"documents", progress_.documents},
+                                      {"skipped", skipped_.count()},
+                                      {"bytes", progress_.bytes},
+                                      {"tokens", progress_.tokens},
+                                      {"tokens_per_byte", double(progress_.tokens) / double(progress_.bytes)},
+                                      {"train_tokens", train_.tokens()},
+                                      {"val_tokens", val_.tokens()},
+                                      {"tokenizer", options_.tokenizer},
+                                      {"tokenizer_fingerprint", tokenizer_.fingerprint()},
+                                      {"eot", EncodeSettings::eot_names[set.eot]},
+                                      {"eot_token", set.eot_token < 0 ? "" : tokenizer_.bytes_of(set.eot_token)},
+                                      {"special_tokens", special_token_words[int(set.specials)]},
+                                      {"special_tokens_met", met_->specials},
+                                      {"val_fraction", options_.read.val_fraction},
+                                      {"shards", shards},
+                                      {"inputs", inputs}};
+        if (form_)
+            all["chat"] = {{"template", form_->name},
+                           {"conversations", examples_.conversations},
+                           {"preferences", examples_.preferences},
+                           {"documents", examples_.documents},
+                           {"left_out_without_an_answer", examples_.unanswered},
+                           {"left_out_with_the_same_answers", examples_.ties},
+                           {"train_tokens_that_count", train_.counted()},
+                           {"val_tokens_that_count", val_.counted()}};
+        return all;
+    }
+
+    // Says what became of conversations and preferences.
+    void report_examples() const {
+        const int64_t all = train_.tokens() + val_.tokens(), counted = train_.counted() + val_.counted();
+        const ExampleCounts& met = examples_;
+        std::string kinds, unread;
+        const auto list = [](std::string& words, const std::string& w) { words += (words.empty() ? "" : ", ") + w; };
+        for (const auto& [n, kind] : {std::pair(met.conversations, "conversation"),
+                                      std::pair(met.preferences, "preference"), std::pair(met.documents, "document")})
+            if (n > 0) list(kinds, count_of(n, kind));
+        fmt::print("{} as {}: {} in the loss, {:.1f} % of all\n", kinds, form_->name,
+                   counted == 1 ? "1 token counts" : fmt::format("{} tokens count", counted),
+                   100. * double(counted) / double(all));
+        if (met.unanswered > 0)
+            fmt::print("left out {} without an answer that counts\n", count_of(met.unanswered, "conversation"));
+        if (met.ties > 0)
+            fmt::print("left out {} whose chosen and rejected answers are the same\n",
+                       count_of(met.ties, "preference"));
+        for (const auto& [field, times] : met.unread)
+            list(unread, fmt::format("{} ({})", field, count_of(times, "time")));
+        if (!unread.empty()) fmt::print(stderr, "note: these fields were not read: {}\n", unread);
+    }
+
+    Options options_;
+    const OutputNames names_;
+    const ChatForm* const form_;          // of conversations; null if the input is documents
+    std::optional<ChatTokenizer> added_;  // the files of --add-tokens
+    const Tokenizer tokenizer_;
+    std::optional<ChatTemplate> chat_;
+    Documents documents_;
+    ShardWriter train_, val_;
+    ExampleCounts examples_;
+    Skipped skipped_;
+    Progress progress_;
+    std::optional<MetInDocuments> met_;
+};
+
+static void make_shards(const Options& o) {
+    check_options(o);
+    if (!o.overwrite) OutputNames(o.output).refuse_existing();
+    ShardMaker maker(o);
+    maker.encode();
+    maker.commit();
+    maker.report();
 }
+
+// ---- learning a vocabulary ------------------------------------------------------------------------------------------
 
 // The file that --train-bpe writes: --output itself, or tokenizer.json in the folder that it names.
 static std::string tokenizer_path(const std::string& output) {
@@ -412,6 +489,8 @@ static void train_bpe(const Options& o) {
                progress.seconds());
 }
 
+// ---- decoding -------------------------------------------------------------------------------------------------------
+
 static void decode(const Options& o) {
     CHECK(!o.tokenizer.empty(),
           "--tokenizer FILE is missing; it names the tokenizer.json that the shards were made with");
@@ -429,6 +508,8 @@ static void decode(const Options& o) {
         }
     }
 }
+
+// ---- the program ----------------------------------------------------------------------------------------------------
 
 static int run(int argc, char** argv) {
     Options o;
