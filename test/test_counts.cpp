@@ -89,6 +89,18 @@ static std::vector<Counted> count_ops(const std::string& only, int context) {
     return read_counts(s / "ops.json", s / "counts.json");
 }
 
+// Runs another test of this program under the emulator's profiler, in a process of its own, and returns what each of
+// its marked parts counted. `rows` names the parts in their order.
+static std::vector<Counted> count_test(const std::string& name, const nlohmann::json& rows) {
+    const Scratch s;
+    const Ran r = run(s, "test_gpt", quoted(name), "",
+                      "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
+    CAPTURE(r.out, r.err);
+    REQUIRE(r.code == 0);
+    write_text(s / "rows.json", rows.dump());
+    return read_counts(s / "rows.json", s / "counts.json");
+}
+
 // One block of every family, with its head size, biases, norms and gelu, and the update of its model. Two heads are
 // enough, because launches do not depend on the number of heads.
 static const auto block_models = {"gpt2", "pythia-160m", "pythia-1b", "gpt-j-6b", "gpt-neo-125m"};
@@ -137,19 +149,13 @@ TEST_CASE("blocks of all families between profiler marks", "[.blocks]") {
 
 TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 3 of an update, and none for dropout",
           "[.emulated][counts]") {
-    const Scratch s;
-    const Ran r = run(s, "test_gpt", "'blocks of all families between profiler marks'", "",
-                      "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
-    CAPTURE(r.out, r.err);
-    REQUIRE(r.code == 0);
     nlohmann::json passes;
     for (const char* name : block_models)
         for (const DType x : block_dtypes)
             for (const char* pass : block_passes)
                 passes.push_back(json_of(std::string(name) + " " + pass, name_of(x), {}));
-    write_text(s / "passes.json", passes.dump());
     std::map<std::string, double> launches;  // without dropout
-    for (const Counted& c : read_counts(s / "passes.json", s / "counts.json")) {
+    for (const Counted& c : count_test("blocks of all families between profiler marks", passes)) {
         CAPTURE(c.op, c.dtype, c.launches);
         launches[c.op + c.dtype] = c.launches;
         if (const size_t drop = c.op.find("dropout "); drop != std::string::npos) {
@@ -192,18 +198,12 @@ TEST_CASE("tokens of generation between profiler marks", "[.tokens]") {
 
 TEST_CASE("launches of a token: 5 of a block for few rows, 7 or 9 for more, and 4 beside the blocks",
           "[.emulated][counts]") {
-    const Scratch s;
-    const Ran r = run(s, "test_gpt", "'tokens of generation between profiler marks'", "",
-                      "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
-    CAPTURE(r.out, r.err);
-    REQUIRE(r.code == 0);
     nlohmann::json tokens;
     for (const char* name : token_models)
         for (const int batch : token_batches)
             for (const int layers : {1, 2})
                 tokens.push_back(json_of(fmt::format("{} {} {}", name, batch, layers), "bf16", {}));
-    write_text(s / "tokens.json", tokens.dump());
-    const auto counted = read_counts(s / "tokens.json", s / "counts.json");
+    const auto counted = count_test("tokens of generation between profiler marks", tokens);
     for (size_t i = 0; i < counted.size(); i += 2) {
         const Counted &one = counted[i], &two = counted[i + 1];
         CAPTURE(one.op, one.launches, two.launches);

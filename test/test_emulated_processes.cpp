@@ -30,6 +30,14 @@ static std::vector<Ran> train_many(int world, const Scratch& s, const std::strin
 static std::vector<Ran> train_two(const Scratch& s, const std::string& words, const std::string& after = "") {
     return train_many(2, s, words, after);
 }
+// Returns the results again, of which each must be that of a process that ended well.
+static std::vector<Ran> ended_well(std::vector<Ran> all) {
+    for (const Ran& r : all) {
+        CAPTURE(r.out, r.err);
+        REQUIRE(r.code == 0);
+    }
+    return all;
+}
 static std::string of_two(const Scratch& s, const std::string& out, const std::string& more) {
     return training(s, out, "--model nano --eval-every 4 --save-every 4 --steps 8 " + more);
 }
@@ -41,11 +49,7 @@ TEST_CASE("two GPUs with half the batch each train like one with all of it", "[.
     write_shard(s / "train.bin", 4000);
     const std::string how = "--dtype " + dtype;
     const auto ran        = [&](const std::string& out, const std::string& more) {
-        const auto both = train_two(s, of_two(s, out, how + more));
-        for (const Ran& r : both) {
-            CAPTURE(r.out, r.err);
-            REQUIRE(r.code == 0);
-        }
+        const auto both = ended_well(train_two(s, of_two(s, out, how + more)));
         CHECK(both[1].out == "");
         return both[0].out;
     };
@@ -76,10 +80,7 @@ TEST_CASE("two GPUs with half the batch each train like one with all of it", "[.
     CHECK(records(s / "moved", "step").back()["tokens"] == 8 * 128);
     CHECK(nlohmann::json::parse(read_text(s / "moved/checkpoints/latest/state.json"))["world"] == 1);
     cut_after(s, "one", 4);
-    for (const Ran& r : train_two(s, "--resume --out " + quoted(s / "one"))) {
-        CAPTURE(r.out, r.err);
-        REQUIRE(r.code == 0);
-    }
+    ended_well(train_two(s, "--resume --out " + quoted(s / "one")));
     CHECK(loss_difference(s, "one", "two") <= 1e-6);
     CHECK(nlohmann::json::parse(read_text(s / "one/checkpoints/latest/state.json"))["world"] == 2);
 }
@@ -88,10 +89,7 @@ TEST_CASE("two GPUs drop what one drops", "[.emulated][two]") {
     const Scratch s;
     write_shard(s / "train.bin", 4000);
     const std::string how = "--dtype fp32 --dropout 0.2";
-    for (const Ran& r : train_two(s, of_two(s, "two", how + " --accumulate 2 --graph"))) {
-        CAPTURE(r.out, r.err);
-        REQUIRE(r.code == 0);
-    }
+    ended_well(train_two(s, of_two(s, "two", how + " --accumulate 2 --graph")));
     train(s, "one", "--model nano --eval-every 4 --save-every 4 --steps 8 --accumulate 4 " + how, checked);
     CHECK(loss_difference(s, "one", "two") <= 1e-6);
 }
@@ -107,12 +105,8 @@ TEST_CASE("GPUs that keep slices train as GPUs that keep everything", "[.emulate
     write_shard(s / "train.bin", 4000);
     const bool twice = how.find("accumulate") != how.npos;
     const auto ran   = [&](const std::string& name, const std::string& more, const std::string& streams) {
-        const auto all = train_many(
-              world, s, training(s, name, how + " --eval-every 3 --save-every 3 --steps 3 --shard " + more), "", streams);
-        for (const Ran& r : all) {
-            CAPTURE(r.out, r.err);
-            REQUIRE(r.code == 0);
-        }
+        const std::string words = how + " --eval-every 3 --save-every 3 --steps 3 --shard " + more;
+        ended_well(train_many(world, s, training(s, name, words), "", streams));
     };
     ran("none", "none --graph", "late");
     for (const std::string level : {"optimizer", "gradients", "weights"}) {
@@ -139,20 +133,11 @@ TEST_CASE("GPUs whose slices of the optimizer's state lie in host memory have th
     CAPTURE(how);
     const Scratch s;
     write_shard(s / "train.bin", 4000);
-    const auto together = [&](const std::string& words) {
-        for (const Ran& r : train_two(s, words)) {
-            CAPTURE(words, r.out, r.err);
-            REQUIRE(r.code == 0);
-        }
-    };
     const std::string all = how + " --eval-every 2 --save-every 2 --steps 4 ";
-    const auto sums       = [&](const std::string& out) {
-        return shell(s, "cd " + quoted(s / (out + "/checkpoints")) + " && md5sum */*.safetensors").out;
-    };
-    together(training(s, "here", all));
-    together(training(s, "there", all + "--offload optimizer"));
+    ended_well(train_two(s, training(s, "here", all)));
+    ended_well(train_two(s, training(s, "there", all + "--offload optimizer")));
     CHECK(bits(s, "there") == bits(s, "here"));
-    CHECK(sums("there") == sums("here"));
+    CHECK(checkpoint_sums(s, "there", "*.safetensors") == checkpoint_sums(s, "here", "*.safetensors"));
     const double planned = records(s / "there", "start")[0]["planned_bytes"],
                  taken   = records(s / "there", "end")[0]["peak_bytes"];
     CHECK(taken < records(s / "here", "end")[0]["peak_bytes"].get<double>());
@@ -161,10 +146,10 @@ TEST_CASE("GPUs whose slices of the optimizer's state lie in host memory have th
     // It goes on in its own way, without offloading, and without slices.
     const std::string go_on = "--resume --out " + quoted(s / "there");
     cut_after(s, "there", 2);
-    together(go_on);
+    ended_well(train_two(s, go_on));
     CHECK(bits(s, "there") == bits(s, "here"));
     cut_after(s, "there", 2);
-    together(go_on + " --offload none");
+    ended_well(train_two(s, go_on + " --offload none"));
     CHECK(bits(s, "there") == bits(s, "here"));
     cut_after(s, "there", 2);
     const Ran alone =
@@ -183,11 +168,7 @@ TEST_CASE("SIGTERM to one of two stops both at the same step, and they go on to 
         "until [ $(grep -c '\"step\"' {0} || echo 0) -gt 2 ] || ! kill -0 $rank0; do "
         "sleep 0.05; done 2>/dev/null; ",
         quoted(s / "cut/log.jsonl"));
-    const auto cut = train_two(s, training(s, "cut", how), after_two_steps + "kill -TERM $rank1; ");
-    for (const Ran& r : cut) {
-        CAPTURE(r.out, r.err);
-        REQUIRE(r.code == 0);
-    }
+    const auto cut = ended_well(train_two(s, training(s, "cut", how), after_two_steps + "kill -TERM $rank1; "));
     CHECK(missing_words(cut[0].out, {"stopped", "--resume"}) == "");
     const auto saves = records(s / "cut", "save");
     REQUIRE(saves.size() == 1);
