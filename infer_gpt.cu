@@ -6,7 +6,8 @@
 #include "gpt/chat.h"
 #include "gpt/inspect.h"
 #include "gpt/log.h"
-#include "gpt/run.h"
+#include "gpt/machine.h"
+#include "gpt/model_folder.h"
 #include "gpt/start.h"
 #include "gpt/steer.h"
 

@@ -8,9 +8,12 @@
 #include "gpt/reference.h"
 #include "gpt/report.h"
 #include "gpt/run.h"
+#include "gpt/run_folder.h"
+#include "gpt/run_weights.h"
 #include "gpt/saver.h"
 #include "gpt/start.h"
 #include "gpt/step.h"
+#include "gpt/stop_signal.h"
 
 // The objects that the training loop works on.
 struct Training {
@@ -62,8 +65,24 @@ static bool score(Training& t) {
     return true;
 }
 
+// The prompt and its continuation, up to where stop() says so.
+static std::string sample_text(const Run& run, Model& model, const std::function<bool()>& stop) {
+    const Options& o           = run.options;
+    const Tokenizer& tokenizer = *run.tokenizer;
+    Busy busy("sampling, token", o.sample_tokens);
+    int64_t made             = 0;
+    std::string text         = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
+    std::vector<int32_t> ids = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
+    generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
+        if (stop() || model.config.is_end(id)) return false;
+        text += tokenizer.text_of(id);
+        busy.done(++made);
+        return true;
+    });
+    return text;
+}
 static bool sample(Training& t) {
-    const std::string text = t.works_here() ? write_text(t.run, t.model, [&] { return t.asked_meanwhile(); }) : "";
+    const std::string text = t.works_here() ? sample_text(t.run, t.model, [&] { return t.asked_meanwhile(); }) : "";
     if (t.asked_to_stop()) return false;
     t.log.sample(t.state.step, text);
     return true;

@@ -6,7 +6,7 @@
 #include "data/text_stream.h"
 #include "gpt/generate.h"
 #include "gpt/log.h"
-#include "gpt/options.h"
+#include "gpt/infer_options.h"
 #include "gpt/text.h"
 
 struct Inference {

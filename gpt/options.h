@@ -1,205 +1,19 @@
-// options.h - the options of train_gpt and of infer_gpt, one entry each
+// options.h - the options of train_gpt, one entry each
 //
-// An Auto is decided by the model or the machine unless the user gives it. resolve() and resolve_steps() decide, so
-// that run.json and the printed command hold the values that were used. Settings of a module are bound to its own
-// struct.
+// An Auto is decided by the model, the data or the machine unless the user gives it; resolve.h and machine.h decide.
+// Settings of a module are bound to its own struct. infer_options.h lists the options of infer_gpt.
 #pragma once
-#include <omp.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "data/tokenizer.h"
-#include "gpt/cli.h"
-#include "gpt/generate.h"
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
 #include "gpt/resume.h"
 #include "gpt/scaling.h"
-#include "kernels/device.h"
+#include "gpt/shared_options.h"
 #include "kernels/host.h"
-
-// ---- names of other programs ----------------------------------------------------------------------------------------
-
-// What nanoGPT, llm.c, transformers and others call our options, and answers for what we do not have.
-inline void list_foreign_names(Flags& f) {
-    // clang-format off
-    static const std::pair<const char*, std::vector<const char*>> table[] = {
-        {"--learning-rate",       {"--lr", "--max-lr"}},
-        {"--final-learning-rate", {"--min-lr"}},
-        {"--warmup-steps",        {"--warmup", "--warmup-iters"}},
-        {"--schedule",            {"--lr-scheduler-type", "--lr-decay-style"}},
-        {"--batch",               {"--batch-size", "--micro-batch-size", "--per-device-train-batch-size", "-b"}},
-        {"--tokens-per-step",     {"--total-batch-size", "--global-batch-size"}},
-        {"--accumulate",          {"--gradient-accumulation-steps", "--grad-accum"}},
-        {"--context",             {"--block-size", "--seq-len", "--seq-length", "--sequence-length", "--context-length",
-                                   "--max-seq-len", "--n-ctx"}},
-        {"--steps",               {"--max-iters", "--max-steps", "--iters", "--iterations", "--num-iterations"}},
-        {"--layers",              {"--n-layer", "--n-layers", "--num-layers", "--num-hidden-layers", "--depth"}},
-        {"--width",               {"--n-embd", "--hidden-size", "--d-model", "--dim"}},
-        {"--heads",               {"--n-head", "--n-heads", "--num-heads", "--num-attention-heads"}},
-        {"--vocab",               {"--vocab-size"}},
-        {"--train-data",          {"--data", "--dataset", "--train-file", "--input"}},
-        {"--val-data",            {"--val", "--validation-file"}},
-        {"--out",                 {"--out-dir", "--output", "--output-dir", "-o"}},
-        {"--clip",                {"--grad-clip", "--max-grad-norm"}},
-        {"--weight-decay",        {"--wd"}},
-        {"--eval-every",          {"--eval-interval", "--eval-steps"}},
-        {"--eval-batches",        {"--eval-iters"}},
-        {"--save-every",          {"--save-interval"}},
-        {"--log-every",           {"--log-interval", "--logging-steps"}},
-        {"--model",               {"--init-from", "--model-name-or-path", "-m"}},
-        {"--dtype",               {"--precision", "--bf16"}},
-        {"--recompute",           {"--gradient-checkpointing"}},
-        {"--tokens",              {"--max-new-tokens", "--max-tokens", "--n-predict", "-n"}},
-        {"--samples",             {"--num-samples"}},
-        {"--prompt",              {"--start", "-p"}},
-        {"--prompt-file",         {"--file", "-f"}},
-        {"--temperature",         {"--temp"}},
-        {"--stop",                {"--stop-sequence", "--reverse-prompt"}},
-        {"the length of a run is --steps; auto is one epoch of the training data", {"--epochs", "--num-train-epochs"}},
-        {"there is nothing to compile; leave it out", {"--compile"}},
-        {"there is none; --temperature, --top-k and --top-p shape the choice of tokens", {"--repetition-penalty", "--min-p"}},
-    };
-    // clang-format on
-    for (const auto& [answer, names] : table)
-        for (const char* theirs : names) f.elsewhere(theirs, answer);
-}
-
-// ---- the machine: the same for both programs -----------------------------------------------------------------------
-
-struct MachineOptions {
-    Auto<DType> dtype;
-    Auto<Machine> device;
-    Auto<int> threads, cpu;  // cpu: a level of x86-64, as in kernels/host.h
-    bool tf32 = false, no_early_launch = false, sync = false;
-    AttentionKernels attention = AttentionKernels::automatic;
-};
-
-// The dtypes that have a mark in the table of kernels/tensor.h, by name.
-inline Flags::Table<DType> dtypes_that(bool DTypeRow::*mark) {
-    Flags::Table<DType> table;
-    for (const DTypeRow& row : dtype_rows)
-        if (row.*mark) table.emplace_back(row.name, row.dtype);
-    return table;
-}
-
-// The values of --attention.
-inline Flags::Table<AttentionKernels> attention_kernels() {
-    return {
-        {"auto", AttentionKernels::automatic}, {"mma", AttentionKernels::mma}, {"hopper", AttentionKernels::hopper}};
-}
-
-inline void list_machine_options(Flags& f, MachineOptions& o) {
-    f.group("machine");
-    f.choose("--dtype", o.dtype, dtypes_that(&DTypeRow::computes),
-             "dtype of weights and activations; auto: bf16 on a GPU and on CPUs with instructions for it, else fp32");
-    f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
-             "where to run; auto: on the GPU if there is a usable one, else on the CPU");
-    f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core, or this process's share of the cores");
-    f.choose("--cpu", o.cpu, Flags::Table<int>{{"v2", 2}, {"v3", 3}, {"v4", 4}},
-             "level of x86-64 whose instructions run: v2 has SSE4, v3 AVX2, v4 AVX-512; a build without PORTABLE=1 has "
-             "only the machine's own; auto: the highest that the CPU has");
-    f.add(
-        "--tf32", o.tf32,
-        "let products in fp32 on a GPU round their operands to TF32, whose 11 bits of precision tensor cores multiply; "
-        "left out: they are exact to fp32");
-    f.choose("--attention", o.attention, attention_kernels(),
-             "which kernels compute attention in bf16 on a GPU: mma runs on every one; hopper is for the H100 and its "
-             "kin, and heads wider than 32; auto: hopper where it runs, after its first results were "
-             "compared with those of mma, and mma elsewhere");
-    f.add(
-        "--no-early-launch", o.no_early_launch,
-        "let each kernel of a generated token begin when the one before it has ended, on GPUs like the H100 and newer; "
-        "left out: it begins earlier, and loads its weights meanwhile");
-    f.add("--sync", o.sync,
-          "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
-}
-
-// The options about a model's facts and files that both programs have. `otherwise` says what decides --activation.
-inline void list_model_options(Flags& f, Auto<std::string>& activation, bool& ignore_extra_tensors,
-                               const std::string& otherwise) {
-    f.add("--activation", activation,
-          "form of GELU: gelu is the erf form, gelu_new and gelu_fast are the tanh form; auto: what " + otherwise +
-              " says",
-          "NAME");
-    f.add(
-        "--ignore-extra-tensors", ignore_extra_tensors,
-        "leave out the tensors of the model folder that are no weights of the model, such as the head of a classifier, "
-        "instead of refusing the folder");
-}
-
-// The threads of a process that shares its machine with others. A launcher may have bound it to some of the cores. Open
-// MPI binds each of two processes to one core, however many there are.
-inline int threads_beside(int neighbours) {
-    if (neighbours <= 1) return 0;
-    const int all = int(sysconf(_SC_NPROCESSORS_ONLN)), own = omp_get_num_procs(),
-              share = std::max(1, all / neighbours);
-    if (own < share)
-        fmt::print(stderr,
-                   "warning: the launcher lets this process use {} of {} cores, and {} processes share them; mpirun "
-                   "--bind-to none, or --threads, gives it more\n",
-                   own, all, neighbours);
-    return std::min(own, share);
-}
-
-// Opens the device of --device. `local` is the number of this process on its machine, and so of its GPU; `neighbours`
-// counts the processes there. A GPU that was asked for and cannot be used is an error that names the option.
-inline Device open_device(const MachineOptions& o, int local = 0, int neighbours = 1) {
-    const int threads = o.threads.value_or(threads_beside(neighbours));
-    const int index   = o.device.is_auto() || o.device == Machine::cuda ? local : 0;
-    if (o.device.is_auto()) return Device("auto", index, threads, o.sync);
-    if (o.device == Machine::cpu) return Device("cpu", index, threads, o.sync);
-    try {
-        return Device("cuda", index, threads, o.sync);
-    } catch (const Error& e) {
-        throw Error(e.exit_code, fmt::format("--device cuda: {}; --device cpu runs without a GPU", e.what()));
-    }
-}
-// Obeys --tf32, which needs a GPU and weights in fp32.
-inline void use_tf32(const MachineOptions& o, const Device& device, DType dtype) {
-    if (!o.tf32) return;
-    CHECK(dtype == DType::F32, "--tf32 is for weights in fp32; these are in {} (--dtype fp32)", name_of(dtype));
-    device.use_tf32();
-}
-// Obeys --attention. Asked for by name, Hopper's kernels need weights in bf16.
-inline void use_attention(const MachineOptions& o, const Device& device, DType dtype) {
-    CHECK(o.attention != AttentionKernels::hopper || dtype == DType::BF16,
-          "--attention hopper is for weights in bf16; these are in {} (--dtype bf16)", name_of(dtype));
-    device.use_attention(o.attention);
-}
-// Refuses a device on which this program cannot compute.
-inline void refuse_without_products(const Device& device) {
-    CHECK(
-        device.where() == Machine::cuda || has_cpu_products(),
-        "the CPU cannot be used: this program was built without oneDNN (make ONEDNN=0), so it multiplies on GPUs only");
-}
-inline DType dtype_on(const Device& device, const MachineOptions& o) {
-    return o.dtype.value_or(device.fast_bf16() ? DType::BF16 : DType::F32);
-}
-
-// Reads a list of whole numbers from 0 to below `end`, such as 1,2,3. `what` says what they are.
-inline std::vector<int64_t> parse_numbers(const std::string& option, const std::string& list, int64_t end,
-                                          const char* what) {
-    std::vector<int64_t> numbers;
-    for (size_t at = 0; at <= list.size();) {
-        const size_t comma       = std::min(list.find(',', at), list.size());
-        const std::string word   = list.substr(at, comma - at);
-        int64_t n                = -1;
-        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), n);
-        CHECK(error == std::errc() && stop == word.data() + word.size() && n >= 0 && n < end,
-              "{}: '{}' is no {} (0 to {}); expected a list such as 1,2,3", option, word, what, end - 1);
-        numbers.push_back(n);
-        at = comma + 1;
-    }
-    return numbers;
-}
-
-// ---- train_gpt -----------------------------------------------------------------------------------------------------
 
 enum class Objective : uint8_t { likelihood, dpo };
 
@@ -250,7 +64,7 @@ inline Flags::Table<OptimizerKind> optimizer_names() {
     return table;
 }
 
-inline void list_options(Flags& f, Options& o) {
+inline void list_model_and_data(Flags& f, Options& o) {
     f.group("model and data");
     f.add("--model", o.model,
           "name of a preset (--list-models shows all), which starts from random weights, or a model folder, whose "
@@ -298,6 +112,9 @@ inline void list_options(Flags& f, Options& o) {
         "--resume", o.resume,
         "continue the run in --out from its newest complete checkpoint; its options hold unless they are given again, "
         "which then holds for the next --resume");
+}
+
+inline void list_batch(Flags& f, Options& o) {
     f.group("batch");
     f.add("--steps", o.steps, at_least(1).at_most(UINT32_MAX),
           "optimizer steps of the whole run; with --resume and another number the learning rate goes on from where it "
@@ -313,6 +130,9 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--tokens-per-step", o.tokens_per_step, at_least(1),
           "tokens per optimizer step, instead of --accumulate: a multiple of batch × context × processes; auto: "
           "--accumulate decides");
+}
+
+inline void list_optimizer(Flags& f, Options& o) {
     f.group("optimizer");
     f.choose("--objective", o.objective,
              Flags::Table<Objective>{{"likelihood", Objective::likelihood}, {"dpo", Objective::dpo}},
@@ -373,6 +193,9 @@ inline void list_options(Flags& f, Options& o) {
     f.add("--max-skips", o.max_skips, at_least(0),
           "how many steps in a row may be skipped because their loss or gradient norm is not finite; one more ends the "
           "run");
+}
+
+inline void list_machine(Flags& f, Options& o) {
     list_machine_options(f, o.machine);
     f.choose("--save-dtype", o.save_dtype, dtypes_that(&DTypeRow::weights),
              "dtype of the weights in checkpoints; auto: that of the model folder from which training started, else "
@@ -396,6 +219,9 @@ inline void list_options(Flags& f, Options& o) {
           "time the algorithms that cuBLASLt has for each product, in the first step, and keep the fastest in "
           "products.json of the run's folder; a run that finds this file uses it; for one GPU");
     f.add("--graph", o.graph, "record a step as a CUDA graph and replay it with one launch; for GPUs only");
+}
+
+inline void list_while_training(Flags& f, Options& o) {
     f.group("while training");
     f.add("--eval-every", o.eval_every, at_least(0), "steps between evaluations; 0: never; auto: a tenth of the run");
     f.add("--eval-batches", o.eval_batches, at_least(1),
@@ -430,6 +256,9 @@ inline void list_options(Flags& f, Options& o) {
           "only when a checkpoint is saved");
     f.add("--log-every", o.log_every, at_least(0),
           "steps between lines on the terminal; 0: only the first step and the last; log.jsonl has every step");
+}
+
+inline void list_instead_of_training(Flags& f, Options& o) {
     f.group("instead of training");
     f.add("--dry-run", o.dry_run, "print parameters, memory by group, tokens and FLOPs; allocate and train nothing");
     Flags::Table<const Card*> gpus;
@@ -447,6 +276,15 @@ inline void list_options(Flags& f, Options& o) {
              "GPUs; auto: nvlink for a single server, else 400Gb");
     f.add("--gpus-per-node", o.gpus_per_node, at_least(1).at_most(1024), "with --world: GPUs of a server");
     f.add("--list-models", o.list_models, "print the table of presets");
+}
+
+inline void list_options(Flags& f, Options& o) {
+    list_model_and_data(f, o);
+    list_batch(f, o);
+    list_optimizer(f, o);
+    list_machine(f, o);
+    list_while_training(f, o);
+    list_instead_of_training(f, o);
     list_foreign_names(f);
     f.apart({"--accumulate", "--tokens-per-step"});
     f.apart({"--graph", "--sync"});
@@ -481,220 +319,4 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
     if (o.save_steps) o.saved_steps = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
     std::sort(o.saved_steps.begin(), o.saved_steps.end());
     return true;
-}
-
-// The recipe of a preset, or the one for a model folder. Trained weights start at a twentieth of the rate for random
-// ones, because the peak of a pretraining run would undo some of what they have learnt.
-inline Recipe recipe_for(const Preset* preset, bool trained_weights) {
-    if (preset) return preset->recipe;
-    Recipe recipe;
-    if (trained_weights) recipe.learning_rate = 3e-5f;
-    return recipe;
-}
-
-inline int64_t tokens_of_step(const Options& o, int world) { return o.batch * o.context * o.accumulate * world; }
-
-// Decides what depends on the model. What depends on the amount of data is left to resolve_steps().
-inline void resolve(Options& o, const Config& c, const Recipe& recipe, int world) {
-    const bool batch_given = !o.batch.is_auto();
-    o.batch.decide(4);
-    o.context.decide(c.context);
-    CHECK(o.context <= 1 << 24, "--context {}: out of range", o.context);
-    // So that no product of these options overflows.
-    constexpr int64_t most_tokens = int64_t(1) << 40;
-    CHECK(o.batch * o.context <= most_tokens / world,
-          "--batch {} × --context {} × {} processes: expected at most 2^40 tokens per step", o.batch, o.context, world);
-    const int64_t micro_batch = o.batch * o.context * world;  // tokens, over all processes
-    if (!o.tokens_per_step.is_auto()) {
-        const int64_t tokens = o.tokens_per_step, nearest = std::max<int64_t>(1, tokens / micro_batch) * micro_batch;
-        int64_t keeps = o.batch;  // the largest batch that the number of tokens is a multiple of; 0: none
-        while (keeps > 0 && tokens % (keeps * o.context * world) != 0) keeps--;
-        CHECK(keeps == o.batch || !o.resume || o.earlier.gives("--tokens-per-step"),
-              "--resume: this run has {} tokens a step, but with --batch {} and --context {} {} a multiple of {}; "
-              "{}--tokens-per-step {} goes on with another number",
-              tokens, o.batch, o.context, world == 1 ? "one process has" : fmt::format("{} processes have", world),
-              micro_batch, keeps ? fmt::format("--batch {} keeps the {}, and ", keeps, tokens) : "", nearest);
-        CHECK(tokens % micro_batch == 0, "--tokens-per-step {}: not a multiple of batch × context{} = {}; {} would be",
-              tokens,
-              world == 1 ? fmt::format(" = {} × {}", o.batch, o.context)
-                         : fmt::format(" × processes = {} × {} × {}", o.batch, o.context, world),
-              micro_batch, nearest);
-        o.accumulate      = tokens / micro_batch;
-        o.tokens_per_step = {};  // the printed command says it by --accumulate
-    }
-    const int64_t published = (recipe.tokens_per_step + micro_batch / 2) / micro_batch;
-    o.accumulate.decide(batch_given ? 1 : std::max<int64_t>(1, published));
-    CHECK(o.accumulate <= most_tokens / micro_batch,
-          "--batch {} × --context {} × --accumulate {}: expected at most 2^40 tokens per step", o.batch, o.context,
-          o.accumulate);
-    if (recipe.steps) o.steps.decide(recipe.steps);
-
-    o.schedule.learning_rate = o.learning_rate.decide(recipe.learning_rate);
-    // Six digits: a tenth of 6e-4 is 6e-05, not 6.0000002e-05.
-    const std::string last   = fmt::format("{:.6g}", double(o.learning_rate) * recipe.final_share);
-    o.schedule.final_rate    = o.final_learning_rate.decide(std::strtof(last.c_str(), nullptr));
-    o.optimizer.weight_decay = o.weight_decay.decide(recipe.weight_decay);
-    o.optimizer.beta2        = o.beta2.decide(recipe.beta2);
-}
-
-// Decides what depends on the amount of data: the length of the run, and what is a share of it.
-inline void resolve_steps(Options& o, const Recipe& recipe, int world, int64_t train_tokens) {
-    o.schedule.steps        = o.steps.decide(std::max<int64_t>(1, train_tokens / tokens_of_step(o, world)));
-    o.schedule.warmup_steps = o.warmup_steps.decide(recipe.warmup_of(o.steps));
-    CHECK(o.warmup_steps <= o.steps, "--warmup-steps {} is more than --steps {}", o.warmup_steps, o.steps);
-    CHECK(o.steps <= INT64_MAX / tokens_of_step(o, world), "--steps {} of {} tokens: expected less than 2^63 tokens",
-          o.steps, tokens_of_step(o, world));
-    const int64_t tenth = std::max<int64_t>(1, o.steps / 10);
-    o.eval_every.decide(tenth);
-    o.save_every.decide(o.eval_every > 0 ? int64_t(o.eval_every) : tenth);
-}
-
-// ---- infer_gpt -----------------------------------------------------------------------------------------------------
-
-struct InferOptions {
-    std::string model;
-    std::optional<std::string> prompt, prompt_file, ids, score;
-    Auto<std::string> activation, tokenizer, chat_template;
-    Auto<int64_t> context, stride;
-    Auto<SpecialTokens> special_tokens;
-    std::vector<std::string> eval;   // the names of benchmarks, each with its file behind it
-    std::vector<std::string> probe;  // the files of training and of test texts
-    std::vector<std::string> stop, steer;
-    std::optional<std::string> out, activations, layers;
-    int64_t tokens = 200, samples = 1;
-    Sampling sampling{0.8f, 0, 0.95f, 1337};
-    MachineOptions machine;
-    bool ignore_extra_tensors = false, chat = false, logits = false, lens = false, json = false, stats = false;
-
-    bool prints_json() const { return json || logits; }
-};
-
-inline void list_options(Flags& f, InferOptions& o) {
-    f.group("model");
-    f.add("--model", o.model,
-          "model folder, or the folder of a run, which stands for its newest checkpoint; this option must be given",
-          "DIR");
-    list_model_options(f, o.activation, o.ignore_extra_tensors, "config.json");
-    f.add(
-        "--tokenizer", o.tokenizer,
-        "tokenizer.json, or vocab.json with merges.txt beside it, or their folder; auto: the one in the model folder; "
-        "without one, prompts are --ids, and ids are printed",
-        "FILE");
-    f.choose("--special-tokens", o.special_tokens,
-             Flags::Table<SpecialTokens>{
-                 {"text", SpecialTokens::text}, {"ids", SpecialTokens::ids}, {"refuse", SpecialTokens::refuse}},
-             "how special tokens that are written in a text are encoded: as plain text or as their ids; refuse: they "
-             "are an error; auto: ids in a prompt, text everywhere else, as tokenize does");
-    list_machine_options(f, o.machine);
-    f.group("continue a prompt");
-    f.add(
-        "--prompt", o.prompt, any_text(),
-        "text to continue; an empty one is the end-of-text token; without --prompt, --prompt-file and --ids, standard "
-        "input is read");
-    f.add("--prompt-file", o.prompt_file,
-          "file with the text to continue; a line break at its end, or at that of standard input, is left out", "FILE");
-    f.add("--tokens", o.tokens, at_least(0), "how many tokens to add, or the most of an answer of --chat");
-    f.add("--stop", o.stop, "end a continuation or an answer before this text, or before the first of several",
-          "TEXT…");
-    f.add("--samples", o.samples, at_least(1).at_most(4096),
-          "how many continuations of the prompt to write, each with its own random choices");
-    f.add("--temperature", o.sampling.temperature, at_least(0),
-          "number by which logits are divided before sampling; 0: always take the likeliest token");
-    f.add("--top-k", o.sampling.top_k, at_least(0), "sample among this many of the likeliest tokens; 0: among all");
-    f.add("--top-p", o.sampling.top_p, more_than(0).at_most(1),
-          "sample among the fewest likeliest tokens that together have this probability; 1: among all");
-    f.add("--seed", o.sampling.seed, "seed of the sampling");
-    f.add("--stats", o.stats, "print the tokens per second to standard error at the end, or after each answer");
-    f.group("instead of continuing a prompt");
-    f.add("--score", o.score, "print the loss and perplexity of a text file, plain, .zst or .gz, or of a token shard",
-          "FILE");
-    f.add(
-        "--eval", o.eval,
-        "print the accuracy on the .jsonl of a benchmark, plain, .zst or .gz, or of several, as lm-evaluation-harness "
-        "defines it; with --json the results of several are one list",
-        "hellaswag|lambada FILE…");
-    f.add(
-        "--stride", o.stride, at_least(1).at_most(1 << 24),
-        "tokens from one window of --score to the next, at most --context; with fewer, windows overlap, and each token "
-        "is predicted from at least --context less --stride others; auto: --context, so that they do not overlap");
-    f.add(
-        "--context", o.context, at_least(1).at_most(1 << 24),
-        "most tokens that the model reads at once; the newest ones of a longer prompt or conversation, and windows of "
-        "--score and --eval; auto: the context of the model");
-    f.add("--json", o.json,
-          "print the result of --score, --eval, --probe or --lens as JSON; that of --score has the log-likelihood of "
-          "every token");
-    f.add("--ids", o.ids, "token ids in place of --prompt, to continue or for --logits", "1,2,3");
-    f.add("--logits", o.logits, "print the logits at every position of the prompt or of --ids as JSON");
-    f.group("talk");
-    f.add("--chat", o.chat,
-          "talk to the model: each line of standard input is a message, or a command, which /help lists");
-    f.choose("--chat-template", o.chat_template,
-             Flags::Table<std::string>{{"chatml", "chatml"}, {"alpaca", "alpaca"}, {"plain", "plain"}},
-             "the form in which the model reads a conversation; auto: that of the chat template beside the tokenizer, "
-             "or plain if there is none");
-    f.group("look inside");
-    f.add("--probe", o.probe,
-          "train classifiers of labelled texts on the residual stream of each layer, and find the best single unit; "
-          "both files are .jsonl, plain, .zst or .gz, whose lines have a text and one of two labels",
-          "TRAIN_FILE TEST_FILE");
-    f.add("--out", o.out,
-          "new folder for what --probe finds: probe.json, probe.png, and directions.safetensors for --steer", "DIR");
-    f.add("--activations", o.activations,
-          "new .safetensors file for the labels of --probe and the activations that it uses", "FILE");
-    f.add("--layers", o.layers,
-          "layers that --probe and --lens show; 0 is the embedding, and l what block l leaves; left out: all", "0,1,2");
-    f.add("--lens", o.lens, "print what each layer would say after the prompt: its stream through final norm and head");
-    f.add("--steer", o.steer,
-          "change the residual stream of a layer at every position: set a unit to a value, or add A times a direction, "
-          "which is layer.LAYER.mean of a .safetensors file or its only tensor",
-          "LAYER:UNIT=VALUE|LAYER:FILE*A…");
-    list_foreign_names(f);
-    const Flags::Words prompts  = {"--prompt", "--prompt-file", "--ids"};
-    const Flags::Words sampling = {"--tokens", "--stop",  "--samples", "--temperature",
-                                   "--top-k",  "--top-p", "--seed",    "--stats"};
-    f.apart({"--score", "--eval", "--logits", "--probe", "--lens", "--chat"});
-    f.apart(prompts);
-    f.apart({"--score", "--eval", "--probe", "--chat"}, prompts);
-    f.apart({"--score", "--eval", "--logits", "--probe", "--lens"}, sampling);
-    f.apart({"--context"}, {"--logits"});
-    f.apart({"--ids"}, {"--special-tokens"});
-    f.only_with("--stride", {"--score"});
-    f.only_with("--json", {"--score", "--eval", "--probe", "--lens"});
-    f.apart({"--chat"}, {"--samples"});
-    f.only_with("--chat-template", {"--chat"});
-    f.only_with("--out", {"--probe"});
-    f.only_with("--activations", {"--probe"});
-    f.only_with("--layers", {"--probe", "--lens"});
-}
-
-// Returns false after printing --help or --version.
-inline bool parse_options(InferOptions& o, Flags& flags, int argc, char** argv) {
-    if (!flags.parse(argc, argv)) return false;
-    if (!o.machine.cpu.is_auto()) host::use_cpu_level(o.machine.cpu, argv);
-    CHECK(!o.model.empty(), "--model is missing: the folder of a model or of a run, such as runs/NAME");
-    CHECK(!find_preset(o.model) || fs::exists(o.model + "/config.json"),
-          "--model {}: a preset has no weights; train_gpt --model {} trains one, and infer_gpt --model runs/{} runs it",
-          o.model, o.model, o.model);
-    for (size_t i = 0; i < o.eval.size(); i += 2)
-        CHECK(i + 1 < o.eval.size() && (o.eval[i] == "hellaswag" || o.eval[i] == "lambada"),
-              "--eval: expected hellaswag FILE or lambada FILE, or several of them");
-    CHECK(o.probe.empty() || o.probe.size() == 2, "--probe: expected the training texts and the test texts, two files");
-    return true;
-}
-
-// The value of --ids, for a model with ids below `vocab`.
-inline std::vector<int32_t> parse_ids(const std::string& list, int64_t vocab) {
-    const auto numbers = parse_numbers("--ids", list, vocab, "token id of this model");
-    return {numbers.begin(), numbers.end()};
-}
-// The value of --layers, sorted, for a model with this many blocks.
-inline std::vector<int64_t> parse_layers(const std::optional<std::string>& list, int64_t blocks) {
-    std::vector<int64_t> layers(size_t(blocks + 1));
-    std::iota(layers.begin(), layers.end(), 0);
-    if (!list) return layers;
-    layers = parse_numbers("--layers", *list, blocks + 1, "layer of this model");
-    std::sort(layers.begin(), layers.end());
-    layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
-    return layers;
 }

@@ -9,6 +9,7 @@
 #include "gpt/busy.h"
 #include "gpt/preferences.h"
 #include "gpt/run.h"
+#include "gpt/run_weights.h"
 
 // The means over the pairs of the first `batches` batches of a loader in every process, the same in all of them.
 inline PreferenceSums mean_preferences(Model& model, Loader& data, int64_t batches, const Preferences& preferences,

@@ -6,6 +6,7 @@
 
 #include "gpt/log.h"
 #include "gpt/run.h"
+#include "gpt/run_weights.h"
 #include "kernels/measure.h"
 
 inline void list_models() {

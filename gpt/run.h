@@ -1,12 +1,8 @@
-// run.h - a run of train_gpt: its options, model and data, its folder, its first weights, and its stop signal
+// run.h - a run of train_gpt: its options with their values, its model, its data, its device and its memory
 //
 // Building a Run decides every option, opens the device and the data, and plans the memory. It allocates nothing of the
-// model, so that whatever is wrong with a command is found before anything is written. infer_gpt also uses the
-// functions above Run.
+// model, so that whatever is wrong with a command is found before anything is written.
 #pragma once
-#include <unistd.h>
-
-#include <csignal>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,114 +14,12 @@
 #include "gpt/comm.h"
 #include "gpt/data_facts.h"
 #include "gpt/evaluation.h"
-#include "gpt/folder_lock.h"
+#include "gpt/machine.h"
+#include "gpt/model_folder.h"
 #include "gpt/new_tokens.h"
 #include "gpt/options.h"
 #include "gpt/plan.h"
-
-// ---- for both programs ---------------------------------------------------------------------------------------------
-
-// Returns the folder that --model means: of a run or its checkpoints the newest complete checkpoint, and of a
-// config.json its folder. The name of a preset stays. Throws an InputError for a name that is neither.
-inline std::string model_folder(const std::string& name) {
-    const fs::path path(name);
-    if (find_preset(name)) return name;
-    if (path.filename() == "config.json" && fs::is_regular_file(path))
-        return path.has_parent_path() ? path.parent_path().string() : ".";
-    if (fs::is_directory(path)) {
-        if (fs::exists(path / "config.json")) return name;
-        const fs::path own     = path.filename().empty() ? path.parent_path() : path;
-        const fs::path run     = own.filename() == "checkpoints" ? own.parent_path() : own;
-        const std::string home = run.empty() ? "." : run.string();
-        if (const auto steps = checkpoints_of(home); !steps.empty()) return checkpoint_path(home, steps.back());
-        CHECK(!fs::exists(own / "run.json"), "{}: this run has no complete checkpoint yet", name);
-        refuse_adapter(name);
-        fail("{}: there is no config.json in this folder, and no checkpoint of a run", name);
-    }
-    CHECK(!fs::exists(path), "{} is a file; --model takes the folder of a model or of a run", name);
-    std::vector<std::string> names;
-    for (const Preset& p : presets()) names.push_back(p.name);
-    std::string last = path.filename().string();
-    std::transform(last.begin(), last.end(), last.begin(), [](unsigned char c) { return char(std::tolower(c)); });
-    const std::string near = nearest_name(last, names);
-    const bool of_the_hub  = path.is_relative() && !path.filename().empty() && !path.parent_path().empty() &&
-                            !path.parent_path().has_parent_path() && !fs::exists(path.parent_path());
-    fail("{} is neither a preset nor a model folder{} train_gpt --list-models prints the presets{}", name,
-         near.empty() ? ";" : "; did you mean " + near + "?",
-         of_the_hub ? fmt::format("\n    If it is a model on the Hugging Face hub, this command fetches its folder: hf "
-                                  "download {} --local-dir models/{}",
-                                  name, path.filename().string())
-                    : "");
-}
-
-// Uses the tokenizer that lies in `folder`, unless another was given.
-inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
-    if (!file.is_auto()) file = tokenizer_at(file);
-    if (const std::string found = folder.empty() ? "" : tokenizer_in(folder); !found.empty()) file.decide(found);
-}
-// Returns null when there is no tokenizer.
-inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file) {
-    return file.is_auto() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(file));
-}
-// A tokenizer may have ids that the model lacks, such as that of a padding token. A text that uses one is an error. The
-// end-of-text token that a file names beside the tokenizer becomes one of the model's. Where no file says how a text
-// ends, it ends with <|endoftext|>.
-// remedy: what the warning about ids that the model lacks advises, such as "; --x does y".
-inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file, const std::string& remedy = "") {
-    if (tokenizer.vocab_size() > c.vocab)
-        fmt::print(
-            stderr,
-            "warning: {} has ids up to {}, but {} has a vocabulary of {}; a text that uses the others is refused{}\n",
-            file, tokenizer.vocab_size() - 1, c.name, c.vocab, remedy);
-    const int32_t end = tokenizer.eos() >= 0 || !c.ends.empty() ? tokenizer.eos() : tokenizer.eot();
-    if (end >= 0 && !c.is_end(end)) c.ends.push_back(end);
-}
-
-inline void print_warnings(const std::vector<std::string>& warnings) {
-    for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
-}
-// Reads the weights of a model folder, and prints the warnings about them.
-inline void read_weights(Model& model, const SafetensorsReader& file, bool ignore_extra_tensors) {
-    print_warnings(load_weights(model.params, model.config, file, model.stream, nullptr, ignore_extra_tensors));
-}
-
-// ---- the stop signal -----------------------------------------------------------------------------------------------
-
-// The first Ctrl-C or SIGTERM, or a terminal or a pipe that closes, asks the loop to finish its step, save and stop.
-// Evaluations and samples end at their next batch. The second signal ends the program at once. SIGUSR1 is for mpirun,
-// which passes it on to all processes. On SIGTERM and Ctrl-C mpirun sends them SIGTERM, and SIGKILL one second later.
-inline volatile std::sig_atomic_t stop_asked = 0;
-template <bool says>  // whether this process tells what happens
-void ask_to_stop(int signal) {
-    if (signal == SIGPIPE && stop_asked) return;  // every line that is printed to a closed pipe raises it again
-    if (stop_asked) std::_Exit(128 + signal);
-    stop_asked = signal;
-    constexpr char words[] =
-        "\nstopping: the step or batch that runs is finished, then the run is saved. "
-        "Ctrl-C again ends it at once, without saving.\n";
-    if (says && write(2, words, sizeof words - 1) < 0) return;  // there is nobody to tell
-}
-// Until the loop begins there is nothing to save, so the first signal ends the program at once.
-inline void end_before_first_step(int signal) {
-    constexpr char words[]              = "\nended before the first step; nothing is lost\n";
-    [[maybe_unused]] const auto written = write(2, words, sizeof words - 1);  // fails where nobody is left to tell
-    std::_Exit(128 + signal);
-}
-inline void end_on_signals() {
-    std::signal(SIGINT, end_before_first_step);
-    std::signal(SIGTERM, end_before_first_step);
-    std::signal(SIGUSR1, end_before_first_step);
-}
-inline void stop_on_signals(bool says) {
-    const auto handler = says ? ask_to_stop<true> : ask_to_stop<false>;
-    std::signal(SIGINT, handler);
-    std::signal(SIGTERM, handler);
-    std::signal(SIGUSR1, handler);
-    std::signal(SIGPIPE, handler);
-    if (std::signal(SIGHUP, handler) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup asked to go on
-}
-
-// ---- a run ---------------------------------------------------------------------------------------------------------
+#include "gpt/resolve.h"
 
 struct Run {
     Options& options;    // every Auto that the model, the machine or the data decides has its value
@@ -391,7 +285,8 @@ inline void Run::read_data() {
     if (!o.val_data.is_auto()) val = load(o.val_data, false, ranks);
     const int64_t of_epoch = !train ? 0 : train->masked() ? train->sequences() * o.context : train->tokens();
     resolve_steps(o, recipe, ranks.world, of_epoch);
-    if (val) o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->sequences() / (o.batch * ranks.world)));
+    if (val)
+        o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->sequences() / (o.batch * ranks.world)));
     if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
 }
 
@@ -480,154 +375,4 @@ inline void Run::go_on_with_schedule() {
                   is, saved.step, o.steps)
             : fmt::format("the learning rate was {:.3g} until step {}, is {:.3g} now, and falls to {:.3g} at step {}",
                           was, saved.step, is, last, o.steps);
-}
-
-// ---- the run's folder ----------------------------------------------------------------------------------------------
-
-inline bool holds_run(const std::string& folder) {
-    return fs::exists(folder + "/run.json") || fs::exists(folder + "/checkpoints");
-}
-
-// Locks the folder of the run. A new run without --out takes the first free name, and one with --out is refused when
-// the folder holds a run already.
-inline FolderLock lock_folder(Options& o) {
-    const std::string base = "runs/" + run_name(o.model);
-    std::string free       = base;
-    for (int n = 2; o.out.is_auto() && holds_run(free); n++) free = fmt::format("{}-{}", base, n);
-    o.out.decide(free);
-    const auto refuse_run = [&] {
-        CHECK(o.resume || !holds_run(o.out),
-              "--out {} already holds a run: --resume continues it, another --out starts a new one", o.out);
-    };
-    refuse_run();
-    FolderLock lock(o.out);
-    refuse_run();  // another process may have begun one a moment ago
-    return lock;
-}
-
-// Rank 0 chooses the folder for all processes, and locks it. `checkpoint` is where a resumed run goes on.
-inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string& checkpoint = "") {
-    FolderLock lock = comm.first() ? lock_folder(o) : FolderLock();
-    if (comm.first()) remove_unfinished_saves(o.out.value_or("") + "/checkpoints");
-    o.out                    = comm.share(o.out.value_or(""));
-    const auto steps         = comm.first() ? checkpoints_of(o.out) : std::vector<int64_t>();
-    const std::string newest = steps.empty() ? "" : checkpoint_path(o.out, steps.back());
-    CHECK(!o.resume || !comm.first() || newest == checkpoint,
-          "--out {}: another process has just saved a checkpoint here; try again", o.out);
-    return lock;
-}
-
-// Writes run.json. It says how to run the same again, and gets a record of each start.
-inline void write_run_json(const Run& run) {
-    if (run.ranks.rank > 0) return;
-    const Options& o = run.options;
-    nlohmann::ordered_json options;
-    for (const Setting& s : run.flags.list())
-        if (!s.is_default && s.name != "--resume") options[s.name] = json_of(s.value);
-    const std::string folder       = fs::current_path().string();
-    nlohmann::ordered_json history = o.earlier.history;
-    history.push_back({{"step", run.saved.step},
-                       {"date", date_and_time()},
-                       {"commit", GPT_COMMIT},
-                       {"folder", json_of(folder)},
-                       {"command", run.flags.command()},
-                       {"schedule", json_of(o.schedule)}});
-    const nlohmann::ordered_json j = {
-        {"command", run.flags.command("--resume")},
-        {"folder", json_of(folder)},
-        {"options", options},
-        {"version", GPT_VERSION},
-        {"commit", GPT_COMMIT},
-        {"dtype", name_of(run.dtype)},
-        {"world", run.ranks.world},
-        {"tokens_per_step", run.tokens_per_step()},
-        {"parameters", count_params(run.config)},
-        {"data", {{"train", run.train->fingerprint()}, {"val", run.val ? run.val->fingerprint() : ""}}},
-        {"history", history}};
-    write_file(run.folder() + "/run.json", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-}
-
-// ---- the run's weights ---------------------------------------------------------------------------------------------
-
-// A short number that changes when any weight does.
-inline std::string fingerprint(Model& m) {
-    constexpr int64_t most = 1 << 18;  // elements that are copied to the host at a time
-    const Busy busy("computing the fingerprint of the weights");
-    uint64_t h = 0;
-    std::vector<char> host;
-    m.shards->forget();
-    for (const ParamRow& r : param_rows(m.params, m.config)) {
-        m.shards->arrive(r.bucket);
-        const Tensor flat = r.tensor->view({r.tensor->numel()});
-        for (int64_t first = 0, count; first < flat.numel(); first += count) {
-            count             = std::min(most, flat.numel() - first);
-            const Tensor part = flat.rows(first, count);
-            const size_t at   = size_t(first * size_of(part.dtype));
-            host.resize(size_t(part.bytes()));
-            to_host(host.data(), part, m.stream);
-            for (size_t i = 0; i < host.size(); i += 8) {
-                uint64_t word = 0;
-                std::memcpy(&word, host.data() + i, std::min<size_t>(8, host.size() - i));
-                h = mix64(h ^ word) + at + i;
-            }
-        }
-    }
-    return fmt::format("{:08x}", uint32_t(h ^ (h >> 32)));
-}
-
-struct FirstWeights {
-    TrainState state;    // the place of the run that belongs to them
-    std::string origin;  // says where they come from
-};
-
-// Gives the model its first weights. They come from the run's newest checkpoint or from a model folder, or are random.
-inline FirstWeights set_first_weights(const Run& run, Model& model, Optimizer& optimizer) {
-    const Options& o = run.options;
-    FirstWeights first{{0, 0, {}, o.seed, run.train->fingerprint()}, ""};
-    first.state.weights_dtype = model.dtype;
-    first.state.evaluated     = false;
-    if (!run.checkpoint.empty()) {
-        first.state = load_checkpoint(run.checkpoint, model, optimizer);
-        run.train->seek(first.state.position, first.state.context);
-        first.state.position = run.train->position();
-        first.origin         = "continues " + run.checkpoint;
-    } else if (run.trained_weights) {
-        const SafetensorsReader weights(o.model);
-        const NewTokens& added = run.new_tokens;
-        const auto warnings =
-            load_masters(model, optimizer, weights, o.ignore_extra_tensors, added.stored_vocab,
-                         [&](const ParamRow& r) { set_new_rows(r, model.config, added, model.stream); });
-        if (run.ranks.rank == 0) print_warnings(warnings);
-        optimizer.round_into_weights(0);
-        first.state.weights_dtype = stored_dtype(weights);
-        first.origin              = fmt::format("fine-tunes the weights of {} ({}: {})", o.model, weights.description(),
-                                                row_of(first.state.weights_dtype).stored);
-    } else {
-        initialise_weights(model, o.seed);
-        optimizer.start_from_weights();
-        first.origin = run.preset ? "random weights" : "random weights, because there are none in " + o.model;
-        if (run.preset && fs::exists(o.model + "/config.json"))
-            first.origin += fmt::format("; --model ./{} would begin with the folder of that name", o.model);
-    }
-    if (!o.save_dtype.is_auto()) first.state.weights_dtype = o.save_dtype;
-    first.state.world   = run.ranks.world;
-    first.state.context = o.context;
-    return first;
-}
-
-// Returns a sample of the model's text: the prompt and its continuation, up to where stop() says so.
-inline std::string write_text(const Run& run, Model& model, const std::function<bool()>& stop) {
-    const Options& o           = run.options;
-    const Tokenizer& tokenizer = *run.tokenizer;
-    Busy busy("sampling, token", o.sample_tokens);
-    int64_t made             = 0;
-    std::string text         = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
-    std::vector<int32_t> ids = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
-    generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
-        if (stop() || model.config.is_end(id)) return false;
-        text += tokenizer.text_of(id);
-        busy.done(++made);
-        return true;
-    });
-    return text;
 }

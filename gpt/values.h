@@ -75,6 +75,23 @@ inline std::string nearest_name(const std::string& name, const std::vector<std::
     return best.empty() ? "" : best[0];
 }
 
+// Reads a list of whole numbers from 0 to below `end`, such as 1,2,3. `what` says what they are.
+inline std::vector<int64_t> parse_numbers(const std::string& option, const std::string& list, int64_t end,
+                                          const char* what) {
+    std::vector<int64_t> numbers;
+    for (size_t at = 0; at <= list.size();) {
+        const size_t comma       = std::min(list.find(',', at), list.size());
+        const std::string word   = list.substr(at, comma - at);
+        int64_t n                = -1;
+        const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), n);
+        CHECK(error == std::errc() && stop == word.data() + word.size() && n >= 0 && n < end,
+              "{}: '{}' is no {} (0 to {}); expected a list such as 1,2,3", option, word, what, end - 1);
+        numbers.push_back(n);
+        at = comma + 1;
+    }
+    return numbers;
+}
+
 // The functions that Flags (cli.h) needs for every type that an option can have. In errors, `name` is the option's
 // name.
 namespace option_value {

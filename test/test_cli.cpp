@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "gpt/options.h"
+#include "gpt/resolve.h"
 //
 #include "test/catch.h"
 

@@ -5,7 +5,7 @@
 
 #include <functional>
 
-#include "gpt/run.h"
+#include "gpt/run_folder.h"
 //
 #include "test/catch.h"
 #include "test/scratch.h"

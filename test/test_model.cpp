@@ -3,7 +3,7 @@
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/plan.h"
-#include "gpt/run.h"
+#include "gpt/run_weights.h"
 #include "gpt/saver.h"
 #include "test/close.h"
 #include "test/data.h"

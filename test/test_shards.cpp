@@ -4,7 +4,7 @@
 // all the others, and once more alone with the whole batch.
 #include <functional>
 
-#include "gpt/run.h"
+#include "gpt/run_weights.h"
 #include "gpt/saver.h"
 //
 #include "test/close.h"
