@@ -344,7 +344,8 @@ TEST_CASE("a .bin that is cut into parts is read like the whole, without its ind
     CHECK(joined == std::vector<int32_t>(ids.begin(), ids.end()));
 }
 
-TEST_CASE("no window crosses shards, the last partial one is left out, and each is used once in an epoch", "[loader]") {
+TEST_CASE("no sequence crosses shards, the last partial one is left out, and each is used once in an epoch",
+          "[loader]") {
     const Scratch dir;
     // With sequences of 4 + 1 tokens, 25 tokens have 6 sequences, 24 have 5, and 4, 1 or none have none.
     write_text(dir / "a.bin", llmc16(counting(25, 100)));
@@ -434,7 +435,7 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     after.rewind();
     CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin(), one_by_one.begin() + 21));
     CHECK_REFUSED((after.seek({0, 37})), "sequence 37", "37 sequences");
-    CHECK_REFUSED((after.seek({0, -1})), "window -1");
+    CHECK_REFUSED((after.seek({0, -1})), "sequence -1");
     CHECK_REFUSED((after.seek({-1, 0})), "epoch -1");
     set.rank = 2, set.world = 2;
     CHECK_REFUSED(Loader{set}, "rank 2 of 2");

@@ -137,7 +137,7 @@ TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to th
     CHECK(losses(s / "a") == losses(s / "b"));
     CHECK(read_text(s / "a/checkpoints/latest/model.safetensors") ==
           read_text(s / "b/checkpoints/latest/model.safetensors"));
-    // Whatever the learning rate has not changed yet has a margin of 0: in bf16, and when a batch has a window twice.
+    // Whatever the learning rate has not changed yet has a margin of 0: in bf16, and when a batch has a sequence twice.
     const double half = std::log(2.);
     train(data + "--batch 64 --accumulate 1 --steps 2 --dtype fp32 --learning-rate 1e-30 --out " + quoted(s / "large"));
     for (const auto& step : records(s / "large", "step"))
@@ -210,14 +210,14 @@ TEST_CASE("DPO needs preferences, and nothing else learns from them", "[preferen
         refuses(words + " --objective dpo" + rate, {"--dropout", "dpo", "reference"});
     for (const char* likelihood : {"", " --objective likelihood"})
         refuses(words + " --dpo-beta 0.2" + likelihood, {"--dpo-beta has an effect only with --objective dpo"});
-    // A pair that is longer than a window is left out, and the message says which context has room for it.
+    // A pair that is longer than a sequence is left out, and the message says which context has room for it.
     const auto with_context = [&](int context) {
         return std::string(words).replace(words.find("--context 96"), 12, fmt::format("--context {}", context)) +
                " --objective dpo --dtype fp32 --eval-every 0 --save-every 0 ";
     };
     const Ran none = run(s, "train_gpt", with_context(8));
     CAPTURE(none.err);
-    CHECK(missing_words(none.err, {"a window of 9 tokens", "none of these do", "--context "}) == "");
+    CHECK(missing_words(none.err, {"a sequence of 9 tokens", "none of these do", "--context "}) == "");
     const int longest = std::atoi(none.err.c_str() + none.err.rfind("--context ") + 10);
     const Ran some    = run(s, "train_gpt", with_context(longest - 1));
     fs::remove_all(s / "run");
