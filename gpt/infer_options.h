@@ -30,7 +30,7 @@ struct InferOptions {
     bool prints_json() const { return json || logits; }
 };
 
-inline void list_options(Flags& f, InferOptions& o) {
+inline void list_model(Flags& f, InferOptions& o) {
     f.group("model");
     f.add("--model", o.model,
           "model folder, or the folder of a run, which stands for its newest checkpoint; this option must be given",
@@ -46,7 +46,9 @@ inline void list_options(Flags& f, InferOptions& o) {
                  {"text", SpecialTokens::text}, {"ids", SpecialTokens::ids}, {"refuse", SpecialTokens::refuse}},
              "how special tokens that are written in a text are encoded: as plain text or as their ids; refuse: they "
              "are an error; auto: ids in a prompt, text everywhere else, as tokenize does");
-    list_machine_options(f, o.machine);
+}
+
+inline void list_continuing(Flags& f, InferOptions& o) {
     f.group("continue a prompt");
     f.add(
         "--prompt", o.prompt, any_text(),
@@ -66,6 +68,9 @@ inline void list_options(Flags& f, InferOptions& o) {
           "sample among the fewest likeliest tokens that together have this probability; 1: among all");
     f.add("--seed", o.sampling.seed, "seed of the sampling");
     f.add("--stats", o.stats, "print the tokens per second to standard error at the end, or after each answer");
+}
+
+inline void list_instead_of_continuing(Flags& f, InferOptions& o) {
     f.group("instead of continuing a prompt");
     f.add("--score", o.score, "print the loss and perplexity of a text file, plain, .zst or .gz, or of a token shard",
           "FILE");
@@ -87,6 +92,9 @@ inline void list_options(Flags& f, InferOptions& o) {
           "every token");
     f.add("--ids", o.ids, "token ids in place of --prompt, to continue or for --logits", "1,2,3");
     f.add("--logits", o.logits, "print the logits at every position of the prompt or of --ids as JSON");
+}
+
+inline void list_talking(Flags& f, InferOptions& o) {
     f.group("talk");
     f.add("--chat", o.chat,
           "talk to the model: each line of standard input is a message, or a command, which /help lists");
@@ -94,6 +102,9 @@ inline void list_options(Flags& f, InferOptions& o) {
              Flags::Table<std::string>{{"chatml", "chatml"}, {"alpaca", "alpaca"}, {"plain", "plain"}},
              "the form in which the model reads a conversation; auto: that of the chat template beside the tokenizer, "
              "or plain if there is none");
+}
+
+inline void list_looking_inside(Flags& f, InferOptions& o) {
     f.group("look inside");
     f.add("--probe", o.probe,
           "train classifiers of labelled texts on the residual stream of each layer, and find the best single unit; "
@@ -110,6 +121,15 @@ inline void list_options(Flags& f, InferOptions& o) {
           "change the residual stream of a layer at every position: set a unit to a value, or add A times a direction, "
           "which is layer.LAYER.mean of a .safetensors file or its only tensor",
           "LAYER:UNIT=VALUE|LAYER:FILE*A…");
+}
+
+inline void list_options(Flags& f, InferOptions& o) {
+    list_model(f, o);
+    list_machine_options(f, o.machine);
+    list_continuing(f, o);
+    list_instead_of_continuing(f, o);
+    list_talking(f, o);
+    list_looking_inside(f, o);
     list_foreign_names(f);
     const Flags::Words prompts  = {"--prompt", "--prompt-file", "--ids"};
     const Flags::Words sampling = {"--tokens", "--stop",  "--samples", "--temperature",
