@@ -5,8 +5,8 @@
 
 #include "data/text_stream.h"
 #include "gpt/generate.h"
-#include "gpt/log.h"
 #include "gpt/infer_options.h"
+#include "gpt/log.h"
 #include "gpt/text.h"
 
 struct Inference {
