@@ -9,7 +9,7 @@ echo "== layering: programs -> gpt/ -> data/ -> kernels/; the model knows nothin
 points_up() {  # points_up "FILES" PATTERN: fails when one of the files includes a header of that pattern
     if grep -nE "#include \"$2" $1; then echo "these includes point the wrong way" >&2; exit 1; fi
 }
-talkers='gpt/(options|resume|report|run|reference|products|log|cli|values|plot|probe_plot|chat|inference|inspect)\.h'
+talkers='gpt/(options|shared_options|infer_options|resolve|machine|model_folder|resume|report|run|run_folder|run_weights|reference|products|log|cli|values|plot|probe_plot|chat|inference|inspect)\.h'
 points_up "$(echo kernels/*)" '(gpt|data|test)/'
 points_up "$(ls data/*.h)" '(gpt|test)/'
 points_up "$(ls gpt/*.h)" 'test/'
