@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "data/add_tokens.h"
@@ -25,6 +24,7 @@
 #include "data/tokenizer.h"
 #include "data/words.h"
 #include "gpt/cli.h"
+#include "kernels/threads.h"
 
 // ---- options --------------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ static void list_options(Flags& f, Options& o) {
           "learn a vocabulary of N entries from --input and write it to --output, a tokenizer.json; 0: do not");
     f.add("--decode", o.decode, "print the text of the token shards that --input names");
     f.group("machine");
-    f.add("--threads", o.threads, at_least(1), "threads that encode; auto: one per core");
+    f.add("--threads", o.threads, at_least(1), "threads that encode; auto: one per core that this process may use");
     f.apart({"--input", "--mix"});
     f.apart({"--decode", "--tokenizer"}, {"--train-bpe"});
     f.apart({"--decode"}, {"--mix", "--output", "--val-fraction", "--val-by", "--shard-tokens", "--overwrite", "--eot",
@@ -142,9 +142,7 @@ static std::string names(const Options& o) {
     return words[0] + (words.size() > 1 ? fmt::format(" and {} more", words.size() - 1) : "");
 }
 
-static int threads_of(const Options& o) {
-    return o.threads.value_or(std::max(1, int(std::thread::hardware_concurrency())));
-}
+static int threads_of(const Options& o) { return o.threads.value_or(host::usable_cores()); }
 
 // ---- encoding -------------------------------------------------------------------------------------------------------
 

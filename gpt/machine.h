@@ -8,12 +8,13 @@
 #include "gpt/shared_options.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "kernels/threads.h"
 
 // The threads of a process that shares its machine with others. A launcher may have bound it to some of the cores. Open
 // MPI binds each of two processes to one core, however many there are.
 inline int threads_beside(int neighbours) {
     if (neighbours <= 1) return 0;
-    const int all = int(sysconf(_SC_NPROCESSORS_ONLN)), own = omp_get_num_procs(),
+    const int all = host::within_quota(int(sysconf(_SC_NPROCESSORS_ONLN))), own = omp_get_num_procs(),
               share = std::max(1, all / neighbours);
     if (own < share)
         fmt::print(stderr,

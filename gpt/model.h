@@ -18,6 +18,7 @@
 #include "gpt/shards.h"
 #include "kernels/dropout.h"
 #include "kernels/ops.h"
+#include "kernels/threads.h"
 
 // ---- the activation table -----------------------------------------------------------------------------------------
 
@@ -374,6 +375,7 @@ template <class Attend>
 void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep, Attend attend) {
     const Config& c = m.config;
     const Stream s  = m.stream;
+    if (s.where == Machine::cpu) host::spread_threads();
     m.shards->forget();
     m.shards->arrive(0);
     m.shards->fetch(1);

@@ -37,7 +37,9 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
              "dtype of weights and activations; auto: bf16 on a GPU and on CPUs with instructions for it, else fp32");
     f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
              "where to run; auto: on the GPU if there is a usable one, else on the CPU");
-    f.add("--threads", o.threads, at_least(1), "CPU threads; auto: one per core, or this process's share of the cores");
+    f.add("--threads", o.threads, at_least(1),
+          "CPU threads; auto: one per core that this process may use, by its affinity mask and by the quota of its "
+          "container, or its share of those cores");
     f.choose("--cpu", o.cpu, Flags::Table<int>{{"v2", 2}, {"v3", 3}, {"v4", 4}},
              "level of x86-64 whose instructions run: v2 has SSE4, v3 AVX2, v4 AVX-512; a build without PORTABLE=1 has "
              "only the machine's own; auto: the highest that the CPU has");

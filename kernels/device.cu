@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "cpu.h"
+#include "threads.h"
 #ifdef __CUDACC__
 #include "gpu.cuh"
 #endif
@@ -97,7 +98,7 @@ static void release(void* p) {
 Device::Device(const std::string& kind, int index, int threads, bool sync_each) {
     CHECK(kind == "auto" || kind == "cpu" || kind == "cuda", "the device is {}, expected auto, cpu or cuda", kind);
     CHECK(threads >= 0 && threads <= 4096, "{} CPU threads, expected 1 to 4096, or 0 for one per core", threads);
-    threads_ = threads ? threads : int(std::max(1, omp_get_num_procs()));
+    threads_ = threads ? threads : host::usable_cores();
     omp_set_num_threads(threads_);
     name_ = cpu_name();
     if (host::cpu_level()) name_ += fmt::format(", x86-64-v{} kernels", host::cpu_level());
