@@ -153,8 +153,8 @@ static int run(int argc, char** argv) {
     if (options.list_models) return list_models(), expect_printed(), 0;
     if (ranks.rank == 0) end_on_signals();
     Run run(options, flags, ranks);
-    if (options.dry_run) return header(run), 0;
-    if (run.finished()) return report_finished(run), 0;
+    if (options.dry_run) return header(run), expect_printed(), 0;
+    if (run.finished()) return report_finished(run), expect_printed(), 0;
 
     // Model. Rank 0 chooses the folder for all processes. run.json is written once the model has memory and weights.
     Busy busy("waiting for the other processes");

@@ -56,11 +56,11 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Prints a text and flushes it. What cannot be printed is lost, because a run should outlive its terminal.
+// Prints a text and flushes it. What cannot be printed is lost, because a run should outlive its terminal; where the
+// text is all that was asked for, expect_printed() tells of it afterwards.
 inline void print_text(const std::string& text, std::FILE* to = stdout) {
     std::fwrite(text.data(), 1, text.size(), to);
     std::fflush(to);
-    std::clearerr(to);
 }
 
 // Prints a line "key      text".

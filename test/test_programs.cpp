@@ -602,7 +602,15 @@ TEST_CASE("a standard stream may be full or closed", "[programs]") {
     for (const char* file : {"model.safetensors", "state.safetensors"})
         CHECK(read_text(s / "closed/checkpoints/0000002/" + file) == read_text(s / "open/checkpoints/0000002/" + file));
     // What was asked for and cannot be printed is an error.
-    CHECK(run(s, "train_gpt", "--list-models >/dev/full").code == 1);
+    const std::string shown[] = {"--list-models", small_run(s, "new") + "--dry-run",
+                                 "--out " + quoted(s / "open") + " --resume"};
+    for (const std::string& words : shown) {
+        CAPTURE(words);
+        const Ran r = run(s, "train_gpt", words + " >/dev/full");
+        CHECK(r.code == 1);
+        CHECK(missing_words(r.err, {"cannot write to standard output"}) == "");
+    }
+    CHECK(run(s, "train_gpt", small_run(s, "unseen") + "--steps 2 >/dev/full").code == 0);  // it outlives its terminal
     for (const std::string words : {"--ids 1,2,3 --tokens 3", "--ids 1,2,3 --logits", "--help", "--version"}) {
         CAPTURE(words);
         const Ran r = run(s, "infer_gpt", "--model " + quoted(s / "open") + " " + words + " >/dev/full");
