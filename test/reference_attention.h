@@ -109,8 +109,10 @@ Values backward_formula(const AttentionSizes& sizes, const Values& dout, const V
     const AttentionIndices at{sizes};
     std::vector<R> g(qkv.size());
     each_attention_row(sizes, [&](int64_t b, int64_t h, int64_t t) {
+        // From last to first. A row that sees one key has dp m = δ, and if both were summed in the same order, their
+        // rounding errors would cancel as well. A kernel's errors do not.
         R delta = 0;
-        for (int64_t d = 0; d < sizes.D; d++) delta += R(dout[at.out(b, t, h, d)]) * R(out[at.out(b, t, h, d)]);
+        for (int64_t d = sizes.D; d-- > 0;) delta += R(dout[at.out(b, t, h, d)]) * R(out[at.out(b, t, h, d)]);
         for (int64_t s = first_seen(sizes, starts, b, t); s <= t; s++) {
             const R p = std::exp(attention_score<R>(qkv, at, b, h, t, s, scale) - R(lse[at.lse(b, h, t)]));
             R dp      = 0;
