@@ -77,8 +77,8 @@ KNOWN     := $(filter-out 5% 6% 7%,$(patsubst compute_%,%,$(shell $(NVCC) --list
 GPUS      := $(filter $(KNOWN),$(sort $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))))
 ARCH      ?= $(if $(GPUS),$(GPUS),80 90)
 # Machine code for each of these GPUs, and PTX for later ones and for test/emulator, which cannot read it when it is compressed. Kernels
-# that begin early (kernels/queue.cuh) need PTX of 9.0. Attention has kernels with instructions that only sm_90a has, so there it takes the
-# place of sm_90.
+# that begin early (kernels/queue.cuh) need PTX of 9.0. Attention and products have kernels with instructions that only sm_90a has, so
+# there it takes the place of sm_90.
 OF_90      = $(if $(HOPPER),90a,90)
 GENCODE    = $(foreach a,$(ARCH),-gencode $(if $(filter 90,$(a)),arch=compute_$(OF_90)$(comma)code=[sm_$(OF_90)$(comma)compute_$(OF_90)],$\
              arch=compute_$(a)$(comma)code=sm_$(a))) -gencode arch=compute_80,code=compute_80
@@ -131,7 +131,7 @@ $(BUILD)/infer_gpt: LDLIBS += $(if $(EDIT_H),-ledit)
 $(BUILD)/infer_gpt.o: CXXFLAGS += $(if $(EDIT_H),-DGPT_LIBEDIT)
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
-$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops matmul muon ops random)) $(KERNELS)
+$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops matmul matmul_hopper muon ops random)) $(KERNELS)
 $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(BUILD)/test/attention_variants.o $(KERNELS)
 $(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt $(BUILD)/test_ops: LDLIBS += $(CATCH3)
@@ -190,7 +190,7 @@ endif
 $(BUILD)/kernels/adamw.o: CXXFLAGS += -ffp-contract=off
 $(BUILD)/kernels/adamw.o: NVFLAGS  += -fmad=false
 
-$(BUILD)/kernels/attention.o $(BUILD)/test/attention_variants.o: HOPPER = 1
+$(BUILD)/kernels/attention.o $(BUILD)/kernels/matmul.o $(BUILD)/test/attention_variants.o: HOPPER = 1
 
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1

@@ -185,7 +185,6 @@ class Loader {
     const std::vector<int64_t>& first_documents() const { return first_documents_; }
 
     int64_t sequences() const { return sequences_; }
-    int64_t windows() const { return sequences(); }  // its name in test/bench_ops.cpp
     int64_t tokens() const {
         int64_t n = 0;
         for (const Shard& s : shards_) n += s.tokens();

@@ -216,8 +216,8 @@ inline void list_machine(Flags& f, Options& o) {
         "so the last bits of gradients, depend on it; auto: 64 on a CPU, on a GPU 1024 or as much less as its memory "
         "demands");
     f.add("--tune", o.tune,
-          "time the algorithms that cuBLASLt has for each product, in the first step, and keep the fastest in "
-          "products.json of the run's folder; a run that finds this file uses it; for one GPU");
+          "time the algorithms that cuBLASLt has for each product, and on a Hopper our own kernels, in the first step, "
+          "and keep the fastest in products.json of the run's folder; a run that finds this file uses it; for one GPU");
     f.add("--graph", o.graph, "record a step as a CUDA graph and replay it with one launch; for GPUs only");
 }
 

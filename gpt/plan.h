@@ -12,6 +12,7 @@
 #include "gpt/optimizers.h"
 #include "gpt/saver.h"
 #include "gpt/step.h"
+#include "gpt/time_model.h"
 
 // The host memory that this process holds now, in bytes.
 inline int64_t held_bytes() {
@@ -21,7 +22,9 @@ inline int64_t held_bytes() {
 }
 
 // A process on a CPU takes memory that is not in use yet when it plans: oneDNN loads code and compiles products, and
-// the heap grows. Six to eight MiB were measured, and 9 MiB more for Open MPI with two processes on one machine.
+// the heap grows. Six to eight MiB were measured, and 9 MiB more for Open MPI with two processes on one machine. On a
+// CPU without AVX-512 a run takes 8 to 36 MB more than its plan (2026-11-27, two cores of a Zen 3), because oneDNN
+// keeps partial sums and copies of operands while it multiplies.
 constexpr int64_t loaded_later_bytes = int64_t(7) << 20, open_mpi_bytes = int64_t(9) << 20;
 
 // An allowance for what lies on a GPU beside the tensors: the driver's context and the kernels of our and NVIDIA's
@@ -35,6 +38,15 @@ inline int64_t scratch_bytes(const Config& c, const BatchShape& shape, DType dty
                      layernorm_backward_cost(shape.rows(), c.width, dtype).scratch,
                      attention_backward_cost(B, T, c.heads, c.head_size(), dtype).scratch,
                      sum_cost(param_layout(c).elements()).scratch});
+}
+
+// The most that a product of a training step takes beside its operands.
+inline int64_t product_bytes(const Config& c, const BatchShape& shape, DType dtype, Machine where) {
+    int64_t most = matmul_workspace(where);
+    if (where == Machine::cpu)
+        for (const StepOp& op : step_ops(c, shape, dtype, 1, OptimizerKind::adamw))
+            most = std::max(most, matmul_copies(op.size.M, op.size.N, op.size.K, dtype, op.size.out));
+    return most;
 }
 
 // The choices of a run that its memory depends on.
@@ -93,7 +105,7 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     plan.activations = plan_activations(activations, c, run.shape, run.dtype);
     plan.buffers =
         feed(Step::feed_capacity(run.shape, run.micro_steps, run.documents, run.masked)) +
-        feed(Model::feed_capacity(run.shape)) + matmul_workspace(where) +
+        feed(Model::feed_capacity(run.shape)) + product_bytes(c, run.shape, run.dtype, where) +
         (gpu ? scratch_bytes(c, run.shape, run.dtype) : 0) +
         (run.world > 1 ? Collective::scratch_bytes(where, gpu ? layout.most_elements() : longest * run.world, run.wire)
                        : 0);

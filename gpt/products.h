@@ -1,12 +1,16 @@
-// products.h - products.json in the folder of a run: the algorithm of cuBLASLt that each product takes
+// products.h - products.json in the folder of a run: the algorithm of cuBLASLt, or the kernel of ours, that each
+// product takes
 //
-// --tune times the algorithms of every product in the first step that needs it. What was chosen is written at once,
+// --tune times the ways to compute every product in the first step that needs it. What was chosen is written at once,
 // before anything that depends on it is saved. A run that finds the file uses it, so a resumed run has the same bits,
 // and so has another run into whose folder the file was copied. It holds for one version of cuBLASLt on one kind of
 // GPU:
 //
 //   {"for": "cuBLASLt 13.1.0 on NVIDIA H100 80GB HBM3",
-//    "products": [{"product": "(8192, 50304) bf16 = …", "algorithm": "…", "us": 844.1, "first_us": 888.0}, …]}
+//    "products": [{"product": "(8192, 50304) bf16 = …", "algorithm": "…", "us": 844.1, "first_us": 888.0,
+//                  "ours": "hopper 128x256, 132 blocks", "ours_us": 861.5}, …]}
+//
+// `first_us` is the time of cuBLASLt's first choice, `ours_us` that of the fastest of our kernels, where they run.
 #pragma once
 #include <cmath>
 #include <memory>
@@ -33,7 +37,8 @@ inline std::vector<ProductChoice> read_products(const std::string& path, const s
         const auto us = [&](const char* name) {
             return row.contains(name) && row[name].is_number() ? row[name].get<double>() : 0.;
         };
-        choices.push_back({text("product"), text("algorithm"), us("us") * 1e-6, us("first_us") * 1e-6});
+        choices.push_back({text("product"), text("algorithm"), us("us") * 1e-6, us("first_us") * 1e-6,
+                           row.contains("ours") ? text("ours") : "", us("ours_us") * 1e-6});
     }
     return choices;
 }
@@ -45,6 +50,7 @@ inline void write_products(const std::string& path, const std::string& library,
     for (const ProductChoice& c : choices) {
         nlohmann::ordered_json row = {{"product", c.product}, {"algorithm", c.algorithm}};
         if (c.seconds > 0) row.update({{"us", tenths(c.seconds)}, {"first_us", tenths(c.seconds_of_first)}});
+        if (!c.ours.empty()) row.update({{"ours", c.ours}, {"ours_us", tenths(c.seconds_of_ours)}});
         rows.push_back(row);
     }
     write_file(path, nlohmann::ordered_json{{"for", library}, {"products", rows}}.dump(2) + "\n");

@@ -106,15 +106,22 @@ inline const Card* find_card(const std::string& driver_name) {
 // Where in a step an op belongs. The blocks' parts are those of all layers together.
 enum class Part : uint8_t { beginning, block_forward, head, block_backward, end };
 
+// c (M,N) = a (M,K) · b (K,N)
+struct ProductSize {
+    int64_t M = 0, N = 0, K = 0;
+    DType out = DType::F32;  // the dtype of c
+};
+
 // An op of a step.
 struct StepOp {
     Part part;
     const char* name;
     OpKind kind;
-    Cost cost;        // of one call
-    int kernels;      // that a call launches
-    double calls;     // in a step
-    double work = 1;  // instructions, relative to those of the kernel whose share was measured
+    Cost cost;              // of one call
+    int kernels;            // that a call launches
+    double calls;           // in a step
+    double work      = 1;   // instructions, relative to those of the kernel whose share was measured
+    ProductSize size = {};  // of a product in a model's layer or head
 };
 
 // Attention with dropout executes more instructions, of which Philox has the most. These are the ratios that the
@@ -138,14 +145,23 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     };
     const DropoutRates& drop = shape.dropout;
     const auto if_dropped    = [](float rate, double calls) { return rate > 0 ? calls : 0; };
+    // out (rows, OC) = x (rows, IC) · wᵀ
+    const auto product       = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls) {
+        add(name, K::product, matmul_forward_cost(rows, IC, OC, x), 1, calls);
+        if (calls > 0) ops.back().size = {rows, OC, IC, x};
+    };
     // The gradient of a product's input is a product in the dtype of the model. That of its weights is written in fp32
     // by the first of the products that add to it, and read and written by the others.
-    const auto backward      = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
+    const auto backward = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
         const Cost both = matmul_backward_cost(rows, IC, OC, x), dx = matmul_cost(rows, IC, OC, x);
         const Cost dw{both.bytes - dx.bytes, both.flops - dx.flops};
-        add(name, K::product, dx, 1, calls);
-        add(name, K::product, dw, 1, first);
-        add(name, K::product, dw + Cost{4. * double(IC * OC)}, 1, calls - first);
+        const auto product = [&](const Cost& cost, double n, const ProductSize& size) {
+            add(name, K::product, cost, 1, n);
+            if (n > 0) ops.back().size = size;
+        };
+        product(dx, calls, {rows, IC, OC, x});
+        product(dw, first, {OC, IC, rows, DType::F32});
+        product(dw + Cost{4. * double(IC * OC)}, calls - first, {OC, IC, rows, DType::F32});
     };
     const Cost norm = layernorm_forward_cost(N, C, x), add_and_norm = add_layernorm_forward_cost(N, C, x),
                gelu       = gelu_forward_cost(N * F, x);
@@ -160,32 +176,32 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     const double blocks = layers + (level == Recompute::block ? again : 0);
     const int norms     = level == Recompute::block ? 1 : level != Recompute::norm ? 0 : c.shared_norm ? 1 : 2;
     add("norms again", K::layernorm_forward, norm, 1, norms * again);
-    add("qkv", K::product, matmul_forward_cost(N, C, 3 * C, x), 1, blocks);
+    product("qkv", N, C, 3 * C, blocks);
     if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
     add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks,
         drop.attention > 0 ? dropout_forward_work : 1);
-    add("projection", K::product, matmul_forward_cost(N, C, C, x), 1, blocks);
+    product("projection", N, C, C, blocks);
     if (c.parallel) {
         add("residual", K::copy, add_forward_cost(N * C, x), 1, blocks);
         add("norm", K::layernorm_forward, norm, 1, c.shared_norm ? 0 : blocks);
     } else {
         add("residual and norm", K::copy, add_and_norm, 1, blocks);
     }
-    add("up", K::product, matmul_forward_cost(N, C, F, x), 1, blocks);
+    product("up", N, C, F, blocks);
     // A product that ends in gelu writes `act` beside `up`, which nothing hides: llm.c measured 1.0 ms less with it
     // than without in a step of GPT-2 124M, B 32, and the model predicts 1.0.
     if (gelu_op == GeluOp::in_product && x == DType::BF16 && c.gelu == Gelu::tanh && F % 8 == 0 && !repeats_gelu(level))
         add("gelu", K::copy, Cost{double(N * F * size_of(x))}, 0, blocks);
     else
         add("gelu", K::gelu, gelu, 1, blocks + (repeats_gelu(level) ? again : 0));
-    add("down", K::product, matmul_forward_cost(N, F, C, x), 1, layers);
+    product("down", N, F, C, layers);
     add("residual and next norm", K::copy, add_and_norm, 1, layers);
 
     // The head, a chunk of rows at a time.
     part                = Part::head;
     const int64_t rows  = std::min(N, logits_rows(c, shape, x));
     const double chunks = micro * double(N) / double(rows);
-    add("head", K::product, matmul_forward_cost(rows, C, Vp, x), 1, chunks);
+    product("head", rows, C, Vp, chunks);
     add("loss", K::cross_entropy, cross_entropy_cost(rows, Vp, x), 2, chunks);
     backward("head, backward", rows, C, Vp, chunks, 1);
     add("sums", K::sum, sum_cost(N), 2, micro);

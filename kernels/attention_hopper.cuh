@@ -28,12 +28,9 @@ namespace gpu {
 
 // ---- products of a warpgroup ---------------------------------------------------------------------------------------
 
-// The compiler does not know that a product still writes its sums after it was issued. It must not move what reads
-// them to before the wait, or what writes them to after the product.
 template <int N>
 __device__ inline void pin(Sums<1, N>& c) {
-    for (auto& block : c.at[0])
-        for (float& x : block) asm volatile("" : "+f"(x)::"memory");
+    for (auto& block : c.at[0]) pin(block);
 }
 
 // A tile of D columns in shared memory, in blocks of 64 columns.
@@ -101,8 +98,6 @@ struct HopperTiling {
     static_assert(shared + 2048 <= 227 << 10);
 };
 
-constexpr int hopper_threads = 384;  // the producer's warpgroup and the two that compute
-
 // Where the tiles and barriers of a block lie. A tile is full when its bytes have come, and empty when the 8 warps that
 // compute have read it for the last time. Barriers lie in pairs, of own tiles, of a and of b: full, then empty.
 template <class Tiling>
@@ -132,34 +127,12 @@ struct BlockMemory {
     }
 };
 
-// A place in a ring of stages, and the parity of the phase that its barriers are in.
-template <int stages>
-struct RingPlace {
-    int stage       = 0;
-    uint32_t parity = 0;
-    __device__ void next() {
-        if (++stage < stages) return;
-        stage = 0;
-        parity ^= 1;
-    }
-};
-
 // Calls f(own, parity) for each tile that the block takes. `parity` is that of the phase in which the tile's rows come.
 template <class Tiling, class F>
 __device__ inline void each_tile(const Problem& p, TileOrder order, int tiles, F f) {
     uint32_t parity = 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, parity ^= 1)
         f(OwnTile(p, Tiling::rows, order, tile, tiles), parity);
-}
-
-// Returns 0 or 1 in the warpgroups that compute. All lanes of a warp get the value of lane 0, so the compiler knows
-// that they agree, and keeps descriptors of matrices in the registers that a warp shares.
-__device__ inline int computing_warpgroup() { return __shfl_sync(~0u, int(threadIdx.x) / 128 - 1, 0); }
-
-// Tells the producer that this warp has read a tile for the last time.
-__device__ inline void release(uint32_t empty) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(empty);
 }
 
 // The keys that some query of a tile sees. Tiles that dropout masks begin at multiples of 16. All lanes of a warp call
@@ -226,21 +199,6 @@ __device__ inline void bring_keys(const BlockMemory<Tiling>& at, const CUtensorM
         }
         __syncwarp();
     });
-}
-
-// The kernels divide a block into the warp that brings tiles and the two warpgroups that compute. The compiler needs to
-// see one condition for that, and a limit of registers at the start of the kernel, or it ignores setmaxnreg.
-template <int few, int many, class Tiling, class Bring, class Compute>
-__device__ inline void divide_block(const BlockMemory<Tiling>& at, int lanes, Bring bring, Compute compute) {
-    if (threadIdx.x == 0) at.init(lanes);
-    __syncthreads();
-    if (threadIdx.x < 128) {
-        give_up_registers<few>();
-        if (threadIdx.x < 32) bring();
-    } else {
-        take_registers<many>();
-        compute();
-    }
 }
 
 // Stores factor × c to rows row and row + 8 of a head; `row` is the lane's. Two lanes exchange words, so that each has
@@ -421,9 +379,8 @@ __global__ void __launch_bounds__(hopper_threads, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     __shared__ uint64_t barriers[Tiling::barriers];
     const BlockMemory<Tiling> at(barriers);
-    divide_block<24, 240>(
-        at, 0, [&] { bring_keys<Tiling, 1, drops>(at, &x.q, x.k, x.v, p, tiles); },
-        [&] { compute_forward<Tiling, drops>(at, out, lse, p, tiles); });
+    divide_block<24, 240>([&] { at.init(); }, [&] { bring_keys<Tiling, 1, drops>(at, &x.q, x.k, x.v, p, tiles); },
+                          [&] { compute_forward<Tiling, drops>(at, out, lse, p, tiles); });
 #endif
 }
 

@@ -123,9 +123,8 @@ __global__ void __launch_bounds__(hopper_threads, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     __shared__ uint64_t barriers[Tiling::barriers];
     const BlockMemory<Tiling> at(barriers);
-    divide_block<24, 240>(
-        at, 0, [&] { bring_keys<Tiling, 3, drops>(at, &x.q, x.k, x.v, p, tiles); },
-        [&] { compute_backward_q<Tiling, drops>(at, dq, delta, lse, p, tiles); });
+    divide_block<24, 240>([&] { at.init(); }, [&] { bring_keys<Tiling, 3, drops>(at, &x.q, x.k, x.v, p, tiles); },
+                          [&] { compute_backward_q<Tiling, drops>(at, dq, delta, lse, p, tiles); });
 #endif
 }
 
@@ -440,14 +439,13 @@ __global__ void __launch_bounds__(hopper_threads, 1)
     __shared__ uint64_t barriers[Tiling::barriers];
     __shared__ __align__(16) QueryNumbers<Tiling::N> numbers[Tiling::stages];
     const BlockMemory<Tiling> at(barriers);
-    divide_block<40, 232>(
-        at, 32, [&] { bring_queries(at, numbers, x, delta, lse, p, tiles); },
-        [&] {
-            if constexpr (Tiling::rows == 64)
-                compute_backward_kv_apart<Tiling, drops>(at, numbers, dk, dv, p, tiles);
-            else
-                compute_backward_kv<Tiling, drops>(at, numbers, dk, dv, p, tiles);
-        });
+    divide_block<40, 232>([&] { at.init(32); }, [&] { bring_queries(at, numbers, x, delta, lse, p, tiles); },
+                          [&] {
+                              if constexpr (Tiling::rows == 64)
+                                  compute_backward_kv_apart<Tiling, drops>(at, numbers, dk, dv, p, tiles);
+                              else
+                                  compute_backward_kv<Tiling, drops>(at, numbers, dk, dv, p, tiles);
+                          });
 #endif
 }
 

@@ -264,7 +264,6 @@ __device__ inline void load_tile_async(Tile<X, D> tile, Rows<const X> head, int 
     }
 }
 
-extern __shared__ __align__(128) char shared_memory[];
 constexpr int max_shared = 99 << 10;  // bytes, static ones included, that a block may have on every GPU from sm_80 on
 
 }  // namespace gpu

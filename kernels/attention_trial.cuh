@@ -3,10 +3,8 @@
 // No GPU has run these kernels yet. So the first call of each kind in a run also runs the kernels that use mma.sync,
 // and if the results differ by more than rounding explains, the run goes on with those.
 #pragma once
-#include <chrono>
-#include <thread>
-
 #include "attention_tiles.cuh"
+#include "hopper.cuh"
 
 namespace gpu {
 
@@ -97,24 +95,10 @@ class HopperTrial {
     }
 
   private:
-    // Waits for the comparisons, ten minutes at most. If the kernels fail or do not end, so must the program, at once:
-    // whatever it would still ask of the GPU would wait for them, or fail too.
     void wait() const {
-        const auto begin   = std::chrono::steady_clock::now();
-        cudaError_t status = cudaErrorNotReady;
-        while (status == cudaErrorNotReady && std::chrono::steady_clock::now() - begin < std::chrono::minutes(10)) {
-            status = cudaStreamQuery(queue_.stream);
-            if (status == cudaErrorNotReady) std::this_thread::sleep_for(std::chrono::microseconds(100));
-        }
-        if (status == cudaSuccess) return;
-        fmt::print(stderr,
-                   "error: {}: the kernels for Hopper {}. Start again with --attention mma, which does without them, "
-                   "and please report this line and what nvidia-smi prints (T {} H {} D {} window {}{}{}).\n",
-                   queue_.op,
-                   status == cudaErrorNotReady ? "have not ended after 10 minutes"
-                                               : fmt::format("failed: {}", cudaGetErrorString(status)),
-                   p_.T, p_.H, p_.D, p_.window, p_.starts ? ", documents" : "", p_.drops.step ? ", dropout" : "");
-        std::_Exit(1);
+        wait_for_trial(queue_, "with --attention mma, which does without them",
+                       fmt::format("T {} H {} D {} window {}{}{}", p_.T, p_.H, p_.D, p_.window,
+                                   p_.starts ? ", documents" : "", p_.drops.step ? ", dropout" : ""));
     }
 
     const Problem& p_;

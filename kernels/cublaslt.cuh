@@ -1,16 +1,17 @@
-// cublaslt.cuh - products on a GPU: cuBLASLt, and which of its algorithms each product takes
+// cublaslt.cuh - products on a GPU: cuBLASLt, and which of its algorithms each product takes, or which of ours
 //
 // cuBLASLt has several algorithms for a product and guesses which is the fastest. On an H100 (2026-11-26) its first
-// guess was right for most products of GPT-2 124M, and up to 15 % slower than its best for those of the head. So each
-// product can be timed, once and on operands of its own, and what was chosen can be given to the next program.
+// guess was right for most products of GPT-2 124M, and up to 15 % slower than its best for those of the head. On a
+// Hopper, our own kernels are further ways (matmul_hopper.cuh). So each product can be timed, once and on operands of
+// its own, and what was chosen can be given to the next program.
 #pragma once
 #include <algorithm>
 #include <map>
 #include <memory>
 
 #include "gpu.cuh"
+#include "matmul_hopper.cuh"
 #include "measure.h"
-#include "product.h"
 
 namespace gpu {
 
@@ -25,12 +26,18 @@ inline void check(cublasStatus_t status, const char* call, const Product& p, con
 }
 #define LT_RUN(call, p) check(call, #call, p, __FILE__, __LINE__)
 
-// What cuBLASLt needs for one Product. It is kept, so that an algorithm is chosen once.
+// How a product is computed: by an algorithm of cuBLASLt, or by our own kernels.
+struct Way {
+    cublasLtMatmulAlgo_t algorithm{};
+    std::optional<HopperWay> ours = {};
+};
+
+// What cuBLASLt needs for one Product. It is kept, so that a way is chosen once.
 struct Prepared {
     cublasLtMatmulDesc_t op  = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
-    cublasLtMatmulAlgo_t algo{};
-    bool found = false;  // cuBLASLt has an algorithm for it
+    Way way;
+    bool found = false;  // there is a way
 };
 
 struct Products {
@@ -64,15 +71,8 @@ inline cublasLtEpilogue_t epilogue_of(const Product& p) {
     return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-// What a product reads and writes. pre is read for a slope, and written when the product keeps it. bias receives the
-// row sums when the product has those.
-struct Operands {
-    void* c;
-    const void *a, *b;
-    void *pre, *bias;
-};
-
-inline void run(const Product& p, const Prepared& plan, const Operands& o, const Products& lt, cudaStream_t stream) {
+inline void run(const Product& p, const Prepared& plan, const Operands& o, const Products& lt, Queue& q) {
+    if (plan.way.ours) return run_on_hopper(p, *plan.way.ours, o, lt.workspace, q);
     const auto set = [&](cublasLtMatmulDescAttributes_t what, const void* pointer) {
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
     };
@@ -80,7 +80,7 @@ inline void run(const Product& p, const Prepared& plan, const Operands& o, const
     if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.pre);
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
     LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, o.b, plan.a, o.a, plan.b, &keep, o.c, plan.c, o.c, plan.c,
-                          &plan.algo, lt.workspace, workspace_bytes, stream),
+                          &plan.way.algorithm, lt.workspace, cublaslt_workspace_bytes, q.stream),
            p);
 }
 
@@ -113,17 +113,16 @@ inline void describe(Prepared& plan, const Product& p) {
     matrix(&plan.c, p.out, p.N, p.M);
 }
 
-// ---- the choice of an algorithm -------------------------------------------------------------------------------------
+// ---- the choice of a way -------------------------------------------------------------------------------------
 
-// Returns up to `most` algorithms, in the order in which cuBLASLt expects them to be fast.
-inline std::vector<cublasLtMatmulAlgo_t> candidates(const Product& p, const Prepared& plan, const Products& lt,
-                                                    int most) {
+// Returns up to `most` algorithms of cuBLASLt, in the order in which it expects them to be fast.
+inline std::vector<Way> candidates(const Product& p, const Prepared& plan, const Products& lt, int most) {
     cublasLtMatmulPreference_t want = nullptr;
     LT_RUN(cublasLtMatmulPreferenceCreate(&want), p);
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
         LT_RUN(cublasLtMatmulPreferenceSetAttribute(want, what, &value, sizeof value), p);
     };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(cublaslt_workspace_bytes));
     // Partial sums must be added in fp32 and in a fixed order, not in the output in any order.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     for (const auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -134,9 +133,9 @@ inline std::vector<cublasLtMatmulAlgo_t> candidates(const Product& p, const Prep
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.op, plan.a, plan.b, plan.c, plan.c,
                                                                  want, most, results.data(), &count);
     LT_RUN(cublasLtMatmulPreferenceDestroy(want), p);
-    std::vector<cublasLtMatmulAlgo_t> all;
+    std::vector<Way> all;
     for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < count; i++)
-        if (results[i].state == CUBLAS_STATUS_SUCCESS) all.push_back(results[i].algo);
+        if (results[i].state == CUBLAS_STATUS_SUCCESS) all.push_back({results[i].algo});
     CHECK_RUN(!all.empty() || p.gelu || p.slope || p.row_sums, "cuBLASLt has no algorithm for {}: {}", p.str(),
               cublasLtGetStatusName(status));
     return all;
@@ -149,84 +148,176 @@ static __global__ void noise_kernel(T* out, int64_t n) {
     if (i < n) out[i] = T(float(int32_t(uint32_t(i) * 2654435761u)) * 0x1p-31f);
 }
 
-// Times the algorithms on operands of its own, and returns the medians in seconds. It returns nothing when there is no
-// memory for the operands.
-inline std::vector<double> seconds_of(const std::vector<cublasLtMatmulAlgo_t>& algorithms, const Product& p,
-                                      Prepared plan, const Products& lt, Queue& q) {
-    const int64_t in = size_of(p.in), c_bytes = p.M * p.N * size_of(p.out),
-                  parts[] = {p.M * p.K * in, p.K * p.N * in, p.slope || p.keeps_pre ? c_bytes : 0,
-                             std::max(p.M, p.N) * 4, c_bytes};
-    int64_t bytes         = 0, at[5];
-    for (int i = 0; i < 5; i++) at[i] = std::exchange(bytes, bytes + round_up(parts[i], 256));
-    char* memory = nullptr;
-    if (cudaMalloc(&memory, size_t(bytes)) != cudaSuccess) {
-        cudaGetLastError();
-        return {};
-    }
-    const std::shared_ptr<void> freed_at_the_end(memory, [](void* m) { cudaFree(m); });
-    const auto fill = [&](auto* out, int64_t n) {
-        launch(noise_kernel<std::decay_t<decltype(*out)>>, {ceil_div(n, 256), 256}, q, out, n);
-    };
-    p.in == DType::F32 ? fill(reinterpret_cast<float*>(memory), at[4] / 4)
-                       : fill(reinterpret_cast<bf16*>(memory), at[4] / 2);
-    CUDA_RUN(cudaMemsetAsync(memory + at[4], 0, size_t(parts[4]), q.stream));
-    const Operands o{memory + at[4], memory + at[0], memory + at[1], memory + at[2], memory + at[3]};
-    std::vector<double> medians;
-    for (const cublasLtMatmulAlgo_t& algorithm : algorithms) {
-        plan.algo    = algorithm;
-        auto seconds = seconds_per_call(stream_of(q), 1, 7, [&] { run(p, plan, o, lt, q.stream); });
-        std::nth_element(seconds.begin(), seconds.begin() + 3, seconds.end());
-        medians.push_back(seconds[3]);
-    }
-    return medians;
+// The largest |x - right| in units of 2^-7 |right| + absolute, which is more than rounding explains from 1 on, as the
+// bits of a float. As a whole number it can be compared atomically.
+template <class T>
+static __global__ void compare_products_kernel(uint32_t* worst, const T* x, const T* right, int64_t n, float absolute) {
+    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    const float difference = fabsf(float(x[i]) - float(right[i])) / (0x1p-7f * fabsf(float(right[i])) + absolute);
+    if (!(difference < 1.f)) atomicMax(worst, __float_as_uint(isnan(difference) ? INFINITY : difference));
 }
 
-// The eight words of an algorithm in hexadecimal. cuBLASLt promises that they can be kept for the same version of it.
-inline std::string text_of(const cublasLtMatmulAlgo_t& algorithm) {
+// Operands of random numbers, on which a product is timed in its ways. Nothing can be done when there is no memory.
+class ProductTrial {
+  public:
+    ProductTrial(const Product& p, Products& lt, Queue& q) : p_(p), lt_(lt), q_(q) {
+        const int64_t c_bytes = p.M * p.N * size_of(p.out), vector = std::max(p.M, p.N) * 4;
+        const int64_t parts[] = {p.M * p.K * size_of(p.in),
+                                 p.K * p.N * size_of(p.in),
+                                 c_bytes,
+                                 vector,
+                                 c_bytes,
+                                 c_bytes,
+                                 vector,
+                                 c_bytes,
+                                 256};
+        int64_t bytes         = 0, at[std::size(parts)];
+        for (size_t i = 0; i < std::size(parts); i++) at[i] = std::exchange(bytes, bytes + round_up(parts[i], 256));
+        char* memory = nullptr;
+        if (cudaMalloc(&memory, size_t(bytes)) != cudaSuccess) {
+            cudaGetLastError();
+            return;
+        }
+        memory_.reset(memory, [](void* m) { cudaFree(m); });
+        const auto part = [&](int i) { return memory + at[i]; };
+        ours_           = {part(4), part(0), part(1), part(2), part(3)};
+        theirs_         = {part(7), part(0), part(1), p.slope ? part(2) : part(5), p.row_sums ? part(6) : part(3)};
+                worst_ = reinterpret_cast<uint32_t*>(part(8));
+        p.in == DType::F32 ? fill<float>(memory, bytes) : fill<bf16>(memory, bytes);
+    }
+    bool has_memory() const { return bool(memory_); }
+
+    // The median of its seconds.
+    double seconds(Prepared plan, const Way& way) {
+        plan.way     = way;
+        auto seconds = seconds_per_call(stream_of(q_), 1, 7, [&] { run(p_, plan, ours_, lt_, q_); });
+        std::nth_element(seconds.begin(), seconds.begin() + 3, seconds.end());
+        return seconds[3];
+    }
+
+    // Whether our kernels compute what an algorithm of cuBLASLt computes. No GPU has run them yet, so if they differ,
+    // it warns.
+    bool agree(Prepared plan, const Way& theirs, const Way& ours) {
+        if (p_.accumulate)
+            for (void* c : {ours_.c, theirs_.c})
+                CUDA_RUN(cudaMemsetAsync(c, 0, size_t(p_.M * p_.N * size_of(p_.out)), q_.stream));
+        CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, q_.stream));
+        plan.way = theirs;
+        run(p_, plan, theirs_, lt_, q_);
+        plan.way = ours;
+        run(p_, plan, ours_, lt_, q_);
+        wait_for_trial(q_, "without --tune", p_.str());
+        compare(p_.out, ours_.c, theirs_.c, p_.M * p_.N);
+        if (p_.keeps_pre) compare(p_.out, ours_.pre, theirs_.pre, p_.M * p_.N);
+        if (p_.row_sums) compare(DType::F32, ours_.bias, theirs_.bias, p_.M);
+        uint32_t worst = 0;
+        q_.download(&worst, worst_, sizeof worst);
+        if (!worst) return true;
+        float difference;
+        std::memcpy(&difference, &worst, sizeof difference);
+        fmt::print(stderr,
+                   "warning: {}: our kernel ({}) differs from cuBLASLt by {:.3g} times what rounding explains in the "
+                   "product {}, so it is not used. Please report this line and what nvidia-smi prints.\n",
+                   q_.op, ours.ours->str(), difference, p_.str());
+        return false;
+    }
+
+  private:
+    template <class T>
+    void fill(char* memory, int64_t bytes) {
+        const int64_t n = bytes / sizeof(T);
+        launch(noise_kernel<T>, {ceil_div(n, 256), 256}, q_, reinterpret_cast<T*>(memory), n);
+    }
+    void compare(DType t, const void* x, const void* right, int64_t n) {
+        const Grid grid(ceil_div(n, 256), 256);
+        const float absolute = 0x1p-12f * std::sqrt(float(p_.K));
+        const auto launch_as = [&](auto* type) {
+            using T = std::decay_t<decltype(*type)>;
+            launch(compare_products_kernel<T>, grid, q_, worst_, static_cast<const T*>(x), static_cast<const T*>(right),
+                   n, absolute);
+        };
+        t == DType::F32 ? launch_as(static_cast<float*>(nullptr)) : launch_as(static_cast<bf16*>(nullptr));
+    }
+    const Product& p_;
+    Products& lt_;
+    Queue& q_;
+    std::shared_ptr<char> memory_;
+    Operands ours_{}, theirs_{};
+    uint32_t* worst_ = nullptr;
+};
+
+// A way in words: our kernel's, or the eight words of an algorithm in hexadecimal. cuBLASLt promises that they can be
+// kept for the same version of it.
+inline std::string text_of(const Way& way) {
+    if (way.ours) return way.ours->str();
     std::string text;
-    for (const uint64_t word : algorithm.data) text += fmt::format("{:016x}", word);
+    for (const uint64_t word : way.algorithm.data) text += fmt::format("{:016x}", word);
     return text;
 }
 
-// Prepares a product with the algorithm that was chosen for it before. `origin` says in messages where it comes from.
-inline void prepare(const ProductChoice& choice, const std::string& origin, Products& lt) {
+// Reads what text_of() wrote. It returns nothing where that is no way to compute this product.
+inline std::optional<Way> read_way(const std::string& text, const Product& p, const Prepared& plan, const Products& lt,
+                                   const Queue& q) {
+    Way way;
+    way.ours = read_hopper_way(text);
+    if (way.ours) return can_take(p, *way.ours) && has_hopper_products(q) ? std::optional(way) : std::nullopt;
+    auto& words = way.algorithm.data;
+    if (text.size() != 16 * std::size(words) || text.find_first_not_of("0123456789abcdef") != std::string::npos)
+        return {};
+    for (size_t i = 0; i < std::size(words); i++) words[i] = std::stoull(text.substr(16 * i, 16), nullptr, 16);
+    cublasLtMatmulHeuristicResult_t needs{};
+    const bool known = cublasLtMatmulAlgoCheck(lt.handle, plan.op, plan.a, plan.b, plan.c, plan.c, &way.algorithm,
+                                               &needs) == CUBLAS_STATUS_SUCCESS;
+    return known && needs.workspaceSize <= cublaslt_workspace_bytes ? std::optional(way) : std::nullopt;
+}
+
+// Prepares a product with the way that was chosen for it before. `origin` says in messages where it comes from.
+inline void prepare(const ProductChoice& choice, const std::string& origin, Products& lt, const Queue& q) {
     const std::optional<Product> p = read_product(choice.product);
     CHECK(p, "{}: '{}' are not the words of a product; without this line cuBLASLt chooses", origin, choice.product);
-    cublasLtMatmulAlgo_t algorithm{};
-    const bool whole = choice.algorithm.size() == 16 * std::size(algorithm.data) &&
-                       choice.algorithm.find_first_not_of("0123456789abcdef") == std::string::npos;
-    for (size_t i = 0; whole && i < std::size(algorithm.data); i++)
-        algorithm.data[i] = std::stoull(choice.algorithm.substr(16 * i, 16), nullptr, 16);
     const auto [found, is_new] = lt.prepared.try_emplace(*p);
     Prepared& plan             = found->second;
     if (is_new) describe(plan, *p);
-    cublasLtMatmulHeuristicResult_t needs{};
-    const bool known = whole && cublasLtMatmulAlgoCheck(lt.handle, plan.op, plan.a, plan.b, plan.c, plan.c, &algorithm,
-                                                        &needs) == CUBLAS_STATUS_SUCCESS;
-    CHECK(known && needs.workspaceSize <= workspace_bytes,
-          "{}: {} is no algorithm of cuBLASLt for the product {}; without this line cuBLASLt chooses", origin,
-          choice.algorithm, p->str());
-    plan.algo  = algorithm;
+    const std::optional<Way> way = read_way(choice.algorithm, *p, plan, lt, q);
+    CHECK(way,
+          "{}: {} is no algorithm of cuBLASLt, and no kernel of ours, for the product {}; without this line cuBLASLt "
+          "chooses",
+          origin, choice.algorithm, p->str());
+    plan.way   = *way;
     plan.found = true;
 }
 
-// Chooses the fastest algorithm where products are timed, and else cuBLASLt's first. Its first also stays when no other
-// is 2 % faster. Nothing can be timed while a graph is recorded.
+// Chooses the fastest way where products are timed, and else cuBLASLt's first. Its first also stays when no other is
+// 2 % faster. Nothing can be timed while a graph is recorded.
 inline void choose(Prepared& plan, const Product& p, Products& lt, Queue& q) {
     cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
     CUDA_RUN(cudaStreamIsCapturing(q.stream, &recording));
     const bool timed = lt.timed && recording == cudaStreamCaptureStatusNone;
-    const auto all   = candidates(p, plan, lt, timed ? 8 : 1);
+    auto all         = candidates(p, plan, lt, timed ? 8 : 1);
     plan.found       = !all.empty();
     if (!plan.found) return;
-    plan.algo = all[0];
+    plan.way = all[0];
     if (!timed) return;
     ProductChoice choice{p.str(), text_of(all[0]), 0, 0};
-    if (const std::vector<double> seconds = seconds_of(all, p, plan, lt, q); !seconds.empty()) {
-        const size_t best = size_t(std::min_element(seconds.begin(), seconds.end()) - seconds.begin());
-        const size_t mine = seconds[best] < 0.98 * seconds[0] ? best : 0;
-        plan.algo         = all[mine];
-        choice            = {p.str(), text_of(all[mine]), seconds[mine], seconds[0]};
+    if (ProductTrial trial(p, lt, q); trial.has_memory()) {
+        for (const HopperWay& ours : hopper_ways(p, q))
+            if (const Way way{{}, ours}; trial.agree(plan, all[0], way)) all.push_back(way);
+        size_t best = 0;
+        std::vector<double> seconds;
+        for (const Way& way : all) {
+            seconds.push_back(trial.seconds(plan, way));
+            choice.ways.push_back(text_of(way));
+            if (seconds.back() < seconds[best]) best = seconds.size() - 1;
+            if (!way.ours || (choice.seconds_of_ours > 0 && choice.seconds_of_ours <= seconds.back())) continue;
+            choice.ours            = text_of(way);
+            choice.seconds_of_ours = seconds.back();
+        }
+        if (seconds[best] >= 0.98 * seconds[0]) best = 0;
+        plan.way                = all[best];
+        choice.algorithm        = text_of(all[best]);
+        choice.seconds          = seconds[best];
+        choice.seconds_of_first = seconds[0];
     }
     lt.timed(choice);
 }
@@ -253,7 +344,7 @@ inline bool multiply(Product p, Tensor c, Tensor a, Tensor b, Queue& q, Tensor b
         choose(plan, p, lt, q);
     }
     if (!plan.found) return false;
-    run(p, plan, {c.ptr, a.ptr, b.ptr, pre.ptr, bias.ptr}, lt, q.stream);
+    run(p, plan, {c.ptr, a.ptr, b.ptr, pre.ptr, bias.ptr}, lt, q);
     const cudaError_t fault = q.fault();
     CHECK_RUN(fault == cudaSuccess, "{}: CUDA: {} ({}) in the product {}", q.op, cudaGetErrorName(fault),
               cudaGetErrorString(fault), p.str());

@@ -151,6 +151,8 @@ __device__ inline void store(T* p, const Floats<W>& v) {
     }
 }
 
+extern __shared__ __align__(128) char shared_memory[];  // as much as the launch says
+
 // Starts to copy 16 bytes from global to shared memory, whose address `to` __cvta_generic_to_shared() gives. Where
 // `valid` is false it writes zeros and reads nothing. wait_for_copies() waits for the copies of the calling thread.
 __device__ inline void copy_chunk_async(uint32_t to, const void* from, bool valid = true) {

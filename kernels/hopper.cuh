@@ -1,7 +1,11 @@
 // hopper.cuh - the instructions that Hopper added (sm_90a): mbarriers, bulk copies, products of a warpgroup, and
-// registers that move between warps. attention_hopper.cuh uses them.
+// registers that move between warps; and how the kernels that use them divide a block. attention_hopper.cuh and
+// matmul_hopper.cuh use them.
 #pragma once
 #include <cuda.h>
+
+#include <chrono>
+#include <thread>
 
 #include "gpu.cuh"
 
@@ -55,6 +59,19 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
         : "memory");
 }
 
+// Starts to copy a box of `map` from shared memory. It leaves out elements that lie outside of the tensor. What threads
+// wrote to shared memory needs a fence_for_copies() of theirs and a barrier before. commit_stores() makes a group of
+// the boxes that this thread has begun; wait_until_read() waits until shared memory may be overwritten,
+// wait_for_stores() until everything is written.
+__device__ inline void store_box(const CUtensorMap& map, int column, int head, int row, int sequence, uint32_t from) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&map),
+                 "r"(column), "r"(head), "r"(row), "r"(sequence), "r"(from)
+                 : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ inline void wait_until_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ inline void wait_for_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 // ---- registers and turns -------------------------------------------------------------------------------------------
 
 // All warps of a warpgroup call these. What one warpgroup gives up another may take.
@@ -74,6 +91,49 @@ struct Turns {
     __device__ void wait() const { asm volatile("bar.sync %0, 256;" ::"r"(1 + own) : "memory"); }
     __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(2 - own) : "memory"); }
 };
+
+// ---- how a block divides its work
+// -------------------------------------------------------------------------------------
+
+constexpr int hopper_threads = 384;  // the producer's warpgroup and the two that compute
+
+// A place in a ring of stages, and the parity of the phase that its barriers are in.
+template <int stages>
+struct RingPlace {
+    int stage       = 0;
+    uint32_t parity = 0;
+    __device__ void next() {
+        if (++stage < stages) return;
+        stage = 0;
+        parity ^= 1;
+    }
+};
+
+// Returns 0 or 1 in the warpgroups that compute. All lanes of a warp get the value of lane 0, so the compiler knows
+// that they agree, and keeps descriptors of matrices in the registers that a warp shares.
+__device__ inline int computing_warpgroup() { return __shfl_sync(~0u, int(threadIdx.x) / 128 - 1, 0); }
+
+// Tells the producer that this warp has read a tile for the last time.
+__device__ inline void release(uint32_t empty) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(empty);
+}
+
+// Divides a block into the warp that brings tiles and the two warpgroups that compute. One thread calls init() before.
+// The compiler needs to see one condition for that, and a limit of registers at the start of the kernel, or it ignores
+// setmaxnreg.
+template <int few, int many, class Init, class Bring, class Compute>
+__device__ inline void divide_block(Init init, Bring bring, Compute compute) {
+    if (threadIdx.x == 0) init();
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        give_up_registers<few>();
+        if (threadIdx.x < 32) bring();
+    } else {
+        take_registers<many>();
+        compute();
+    }
+}
 
 // ---- products of a warpgroup ---------------------------------------------------------------------------------------
 
@@ -97,8 +157,10 @@ __device__ inline void wait_for_products() {
 }
 // wgmma for n columns: c (64 × n) += a (64 × 16) b (16 × n), or = if `add` is 0. Warp w of the warpgroup holds rows 16
 // w to 16 w + 15 of c and of an a in registers, just as mma() of attention_tensor.cuh divides a matrix of 16 rows. A
-// matrix in shared memory has its rows, or with `columns_b` its columns, along the 16 that are summed over.
-#define REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+// matrix in shared memory has its rows, or with `columns_a` and `columns_b` its columns, along the 16 that are summed
+// over.
+#define REGISTERS_4 "%0, %1, %2, %3"
+#define REGISTERS_8 REGISTERS_4 ", %4, %5, %6, %7"
 #define REGISTERS_16 REGISTERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define REGISTERS_24 REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define REGISTERS_32 REGISTERS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
@@ -106,6 +168,15 @@ __device__ inline void wait_for_products() {
     REGISTERS_32                                                                                                       \
     ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
     "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_96                                                                                                   \
+    REGISTERS_64                                                                                                       \
+    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, " \
+    "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_128                                                                                                  \
+    REGISTERS_96                                                                                                       \
+    ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, " \
+    "%115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define FLOATS_4(c, i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define FLOATS_8(c, i)                                                                                          \
     "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
         "+f"(c[i + 7])
@@ -113,31 +184,44 @@ __device__ inline void wait_for_products() {
 #define FLOATS_24(c, i) FLOATS_16(c, i), FLOATS_8(c, i + 16)
 #define FLOATS_32(c, i) FLOATS_16(c, i), FLOATS_16(c, i + 16)
 #define FLOATS_64(c, i) FLOATS_32(c, i), FLOATS_32(c, i + 32)
+#define FLOATS_96(c, i) FLOATS_64(c, i), FLOATS_32(c, i + 64)
+#define FLOATS_128(c, i) FLOATS_64(c, i), FLOATS_64(c, i + 64)
 // x0 to x6 number the operands after the n / 2 sums.
-#define WGMMA(n, half, x0, x1, x2, x3, x4, x5, x6)                                                            \
-    template <bool columns_b>                                                                                 \
-    __device__ inline void wgmma(Constant<n>, float* c, uint64_t a, uint64_t b, bool add) {                   \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n  \
-                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, " x0 ", " x1 ", add, 1, 1, 0, " x3 ";\n}"     \
-                     : FLOATS_##half(c, 0)                                                                    \
-                     : "l"(a), "l"(b), "r"(int(add)), "n"(int(columns_b))                                     \
-                     : "memory");                                                                             \
-    }                                                                                                         \
-    template <bool columns_b>                                                                                 \
-    __device__ inline void wgmma(Constant<n>, float* c, const uint32_t(&a)[4], uint64_t b, bool add) {        \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x5 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n  \
-                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, {" x0 ", " x1 ", " x2 ", " x3 "}, " x4        \
-                                                            ", add, 1, 1, " x6 ";\n}"                         \
-                     : FLOATS_##half(c, 0)                                                                    \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(columns_b)) \
-                     : "memory");                                                                             \
+#define WGMMA(n, half, x0, x1, x2, x3, x4, x5, x6)                                                             \
+    template <bool columns_b, bool columns_a = false>                                                          \
+    __device__ inline void wgmma(Constant<n>, float* c, uint64_t a, uint64_t b, bool add) {                    \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n   \
+                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, " x0 ", " x1 ", add, 1, 1, " x4 ", " x3 ";\n}" \
+                     : FLOATS_##half(c, 0)                                                                     \
+                     : "l"(a), "l"(b), "r"(int(add)), "n"(int(columns_b)), "n"(int(columns_a))                 \
+                     : "memory");                                                                              \
+    }                                                                                                          \
+    template <bool columns_b>                                                                                  \
+    __device__ inline void wgmma(Constant<n>, float* c, const uint32_t(&a)[4], uint64_t b, bool add) {         \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " x5 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n   \
+                     "k16.f32.bf16.bf16 {" REGISTERS_##half "}, {" x0 ", " x1 ", " x2 ", " x3 "}, " x4         \
+                                                            ", add, 1, 1, " x6 ";\n}"                          \
+                     : FLOATS_##half(c, 0)                                                                     \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(columns_b))  \
+                     : "memory");                                                                              \
     }
+WGMMA(8, 4, "%4", "%5", "%6", "%7", "%8", "%9", "%10")
 WGMMA(16, 8, "%8", "%9", "%10", "%11", "%12", "%13", "%14")
 WGMMA(32, 16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
 WGMMA(48, 24, "%24", "%25", "%26", "%27", "%28", "%29", "%30")
 WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
+WGMMA(192, 96, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
+WGMMA(256, 128, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
 #undef WGMMA
+
+// The compiler does not know that a product still writes its sums after it was issued. It must not move what reads
+// them to before the wait, or what writes them to after the product.
+template <int n>
+__device__ inline void pin(float (&c)[n]) {
+#pragma unroll
+    for (int i = 0; i < n; i++) asm volatile("" : "+f"(c[i])::"memory");
+}
 
 // ---- what the host prepares ----------------------------------------------------------------------------------------
 
@@ -167,6 +251,27 @@ inline CUtensorMap tensor_map(const bf16* x, const cuuint64_t (&sizes)[4], const
     CHECK_RUN(status == CUDA_SUCCESS, "cuTensorMapEncodeTiled refuses rows of {} elements, {} bytes apart (error {})",
               sizes[0], strides[1], int(status));
     return map;
+}
+
+// Waits for kernels that are tried for the first time, ten minutes at most. If they fail or do not end, so must the
+// program, at once: whatever it would still ask of the GPU would wait for them, or fail too. `instead` completes "Start
+// again …"; `call` says what they computed.
+inline void wait_for_trial(Queue& queue, const std::string& instead, const std::string& call) {
+    const auto begin   = std::chrono::steady_clock::now();
+    cudaError_t status = cudaErrorNotReady;
+    while (status == cudaErrorNotReady && std::chrono::steady_clock::now() - begin < std::chrono::minutes(10)) {
+        status = cudaStreamQuery(queue.stream);
+        if (status == cudaErrorNotReady) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+    if (status == cudaSuccess) return;
+    fmt::print(stderr,
+               "error: {}: the kernels for Hopper {}. Start again {}, and please report this line and what nvidia-smi "
+               "prints ({}).\n",
+               queue.op,
+               status == cudaErrorNotReady ? "have not ended after 10 minutes"
+                                           : fmt::format("failed: {}", cudaGetErrorString(status)),
+               instead, call);
+    std::_Exit(1);
 }
 
 }  // namespace gpu

@@ -87,8 +87,13 @@ static Tensor widened(std::unique_ptr<float[]>& memory, Tensor t) {
     return wide;
 }
 
-static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias = {}) try {
+static OneDnn& onednn() {
     static OneDnn dnn;  // a cache of compiled kernels, which changes no result
+    return dnn;
+}
+
+static void multiply(const Product& p, Tensor c, Tensor a, Tensor b, Tensor bias = {}) try {
+    OneDnn& dnn = onednn();
     if (p.in == DType::BF16 && !dnn.has_bf16) {
         std::unique_ptr<float[]> memory[4];
         Product wide = p;
@@ -451,6 +456,13 @@ Cost matmul_gelu_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x) {
 }
 
 int64_t matmul_workspace(Machine where) { return where == Machine::cuda ? workspace_bytes : 0; }
+int64_t matmul_copies([[maybe_unused]] int64_t M, [[maybe_unused]] int64_t N, [[maybe_unused]] int64_t K,
+                      [[maybe_unused]] DType in, [[maybe_unused]] DType out) {
+#ifndef GPT_NO_ONEDNN
+    if (in == DType::BF16 && !cpu::onednn().has_bf16) return 4 * (M * K + K * N + (out == in ? M * N : 0));
+#endif
+    return 0;
+}
 
 bool has_cpu_products() {
 #ifdef GPT_NO_ONEDNN
@@ -471,8 +483,9 @@ void choose_products([[maybe_unused]] const Device& device, [[maybe_unused]] con
                      [[maybe_unused]] std::function<void(const ProductChoice&)> timed) {
     CHECK_CALL(device.where() == Machine::cuda, "choose_products: only the products of a GPU can be chosen");
 #ifdef __CUDACC__
-    gpu::Products& lt = gpu::products_of(gpu::queue_of(device.stream()));
-    for (const ProductChoice& choice : choices) gpu::prepare(choice, origin, lt);
+    gpu::Queue& q     = gpu::queue_of(device.stream());
+    gpu::Products& lt = gpu::products_of(q);
+    for (const ProductChoice& choice : choices) gpu::prepare(choice, origin, lt, q);
     lt.timed = std::move(timed);
 #endif
 }

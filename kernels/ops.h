@@ -123,19 +123,27 @@ Cost matmul_forward_cost      (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_backward_cost     (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_gelu_forward_cost (int64_t N, int64_t IC, int64_t OC, DType x);
 Cost matmul_gelu_backward_cost(int64_t N, int64_t IC, int64_t OC, DType x);
-int64_t matmul_workspace(Machine where);  // bytes that products take beside their operands, from the first one on
+// The bytes that products take beside their operands on a GPU, from the first one on.
+int64_t matmul_workspace(Machine where);
+// The bytes that the product (M,K) · (K,N) takes on this CPU beside its operands: where it has no instructions for bf16,
+// their copies in fp32.
+int64_t matmul_copies(int64_t M, int64_t N, int64_t K, DType in, DType out);
 std::string backends();              // the libraries that products run on: "oneDNN 3.7.1, CUDA 13.0, …"
 bool has_cpu_products();             // false in a build with ONEDNN=0
 
-// The algorithm that a product takes on a GPU. It means something to one version of cuBLASLt on one kind of GPU.
+// The way that a product is computed on a GPU: an algorithm of cuBLASLt, or a kernel of ours. It means something to one
+// version of cuBLASLt on one kind of GPU.
 struct ProductChoice {
-    std::string product, algorithm;     // sizes, dtypes and what else it does; cublasLtMatmulAlgo_t in hexadecimal
+    std::string product, algorithm;            // sizes, dtypes and what else it does; the way, in words
     double seconds = 0, seconds_of_first = 0;  // medians of it and of cuBLASLt's first choice; 0: not timed
+    std::string ours     = {};                 // the fastest of our kernels; empty: none was timed
+    double seconds_of_ours = 0;
+    std::vector<std::string> ways = {};        // all that were timed, cuBLASLt's first one in front
 };
-// From now on the products of a GPU take these algorithms. Any other product takes cuBLASLt's first choice or, when
-// `timed` is given, the fastest of its candidates: they are timed when the product is met first, for a few milliseconds
-// on memory of its own, and `timed` hears of the choice. `origin` says in messages where the choices come from. A choice
-// that cuBLASLt does not know for its product is an InputError.
+// From now on the products of a GPU are computed in these ways. Any other product takes cuBLASLt's first choice or, when
+// `timed` is given, the fastest way: all are timed when the product is met first, for a few milliseconds on memory of its
+// own, and `timed` hears of the choice. `origin` says in messages where the choices come from. A choice that is no way to
+// compute its product is an InputError.
 void choose_products(const Device& device, const std::vector<ProductChoice>& choices, const std::string& origin,
                      std::function<void(const ProductChoice&)> timed);
 std::string product_library(const Device& device);  // what choices hold for: "cuBLASLt 13.1.0 on NVIDIA H100"

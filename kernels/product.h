@@ -33,8 +33,9 @@ inline cudaDataType_t cublaslt_type(DType t) {
 }
 #endif
 
-// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it.
-constexpr size_t workspace_bytes = 32 << 20;
+// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it. The kernels
+// of matmul_hopper.cuh use it too, and need more to split sums.
+constexpr size_t cublaslt_workspace_bytes = 32 << 20, workspace_bytes = 38 << 20;
 
 // One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.
 struct Product {
@@ -100,6 +101,14 @@ inline std::optional<Product> read_product(const std::string& words) {
     if (last != std::string::npos) std::sscanf(words.c_str() + last, ", aligned to %d", &p.alignment);
     return p.str() == words ? std::optional(p) : std::nullopt;
 }
+
+// What a product on a GPU reads and writes. pre is read for a slope, and written when the product keeps it. bias
+// receives the row sums when the product has those.
+struct Operands {
+    void* c;
+    const void *a, *b;
+    void *pre, *bias;
+};
 
 inline int64_t rows_of(const Factor& f) { return f.matrix.shape[f.transposed ? 1 : 0]; }
 inline int64_t columns_of(const Factor& f) { return f.matrix.shape[f.transposed ? 0 : 1]; }

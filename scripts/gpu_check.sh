@@ -211,10 +211,21 @@ speed() {
     note "$name" "$(median "$work/run" tokens_per_s)"
     note "start-up of $name" "$(grep -o '"startup_s":[0-9.e+-]*' "$work/run/log.jsonl" | cut -d: -f2)"
 }
+# The same twice, without and with --tune, which may take other algorithms of cuBLASLt, and our kernels for products.
+speeds() {
+    local name=$1
+    shift
+    speed "$name" "$@" && speed "$name, --tune" "$@" --tune && of_products
+}
+of_products() {
+    awk '/"product"/ {all++} /"algorithm": "hopper/ {ours++} match($0, /"ours": "[^"]*/) {ways[substr($0, RSTART + 9, RLENGTH - 9)]++}
+        END {printf "products: %d, of which %d take our kernels; the fastest of ours:", all, ours
+             for (way in ways) printf " %s (%d)", way, ways[way]; print ""}' "$work/run/products.json"
+}
 # nanoGPT's model of characters: 65 of them.
 characters() {
     random_ids 400000 65 >"$work/characters.bin"
-    data=$work/characters.bin speed "the model of characters" --model gpt2 --layers 6 --width 384 --heads 6 --vocab 65 --dtype bf16 --context 256 \
+    data=$work/characters.bin speeds "the model of characters" --model gpt2 --layers 6 --width 384 --heads 6 --vocab 65 --dtype bf16 --context 256 \
         --batch 64 --steps 100 --graph
 }
 # The same run without and with a CUDA graph must have the same weights, and with --tune as well when it is repeated.
@@ -252,6 +263,8 @@ decode() {
         cmp -s "$work/ids" "$work/ids, no early launch" || { echo "$n at once: early launches change the ids"; return 1; }
     done
 }
+# products OPTIONS...: products by cuBLASLt's first algorithm and by each of our kernels.
+products() { on "$build/bench_ops" --device cuda --compare-products "$@"; }
 variants() { on "$build/bench_ops" --device cuda --variants --only attention; }
 # rates OPTIONS...: each op beside this GPU's copy and products, of which the table of targets has the percentages.
 rates() {
@@ -332,9 +345,13 @@ targets() {
 }
 all_targets() { targets <<'END'
 GPT-2 124M, batch 32|580000|tokens/s
+GPT-2 124M, batch 32, --tune|580000|tokens/s
 GPT-2 1558M|50000|tokens/s
+GPT-2 1558M, --tune|50000|tokens/s
 Pythia-1.4b|60000|tokens/s
+Pythia-1.4b, --tune|60000|tokens/s
 the model of characters|4000000|tokens/s
+the model of characters, --tune|4000000|tokens/s
 start-up of GPT-2 1558M|<1.5|s
 generation, 1 at once|5000|tokens/s
 generation, 64 at once|100000|tokens/s
@@ -403,12 +420,16 @@ sanitizers() {
         skip "compute-sanitizer" "it is not on PATH; it comes with the CUDA toolkit"
     fi
 }
-sizes_of_gpt2() { for b in 8 32 64; do speed "GPT-2 124M, batch $b" "${gpt2[@]}" --batch $b --graph; done; }
+sizes_of_gpt2() {
+    for b in 8 64; do speed "GPT-2 124M, batch $b" "${gpt2[@]}" --batch $b --graph || return; done
+    speeds "GPT-2 124M, batch 32" "${gpt2[@]}" --batch 32 --graph
+}
 if [ "$emulated" ]; then
     part "tests" 240 tests 'gelu*,cross_entropy*'
     part "rates of the ops" 120 rates --batch 1 --context 32 --only gelu
     part "attention" 240 attentions --batch 1 --context 1024
-    part "training" 240 speed "GPT-2 124M, batch 32" "${small[@]}"
+    part "products" 120 products --batch 1 --context 128 --only "projection dw"
+    part "training" 240 speeds "GPT-2 124M, batch 32" "${small[@]}"
     part "the same bits" 240 same_bits "${small[@]}"
     part "generation, GPT-2 124M bf16" 200 decode 3 1
     part "two GPUs by NCCL" 60 two
@@ -419,12 +440,13 @@ else
     ((minutes >= 8)) || sanitizers
     if ((minutes >= 8)); then
         # What is known least comes first, and what takes longest last.
-        part "training GPT-2 124M, batch 8, 32, 64" 60 sizes_of_gpt2
+        part "training GPT-2 124M, batch 8, 32, 64" 90 sizes_of_gpt2
         part "attention beside PyTorch's" 100 attentions --batch 32
+        part "products by cuBLASLt and by our kernels" 40 products --batch 32
         part "generation, GPT-2 124M bf16" 45 decode 400 1 8 64
-        part "training GPT-2 1558M" 60 speed "GPT-2 1558M" --model gpt2-xl --dtype bf16 --context 1024 --batch 8 --steps 12 --graph
-        part "training Pythia-1.4b" 60 speed "Pythia-1.4b" --model pythia-1.4b --dtype bf16 --context 2048 --batch 4 --steps 12 --graph
-        part "training nanoGPT's model of characters" 30 characters
+        part "training GPT-2 1558M" 90 speeds "GPT-2 1558M" --model gpt2-xl --dtype bf16 --context 1024 --batch 8 --steps 12 --graph
+        part "training Pythia-1.4b" 90 speeds "Pythia-1.4b" --model pythia-1.4b --dtype bf16 --context 2048 --batch 4 --steps 12 --graph
+        part "training nanoGPT's model of characters" 60 characters
         part "a graph, --tune, and the same bits" 60 same_bits "${gpt2[@]}" --batch 8
         part "rates of the ops, beside this GPU's copy and products" 90 rates --batch 32
         if here_is ncu; then part "ncu" 120 count; else skip "ncu" "it is not on PATH; it comes with the CUDA toolkit"; fi

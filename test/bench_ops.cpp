@@ -8,8 +8,9 @@
 //   build/bench_ops --hardware COUNTS.json,NCU.csv   sets what ncu counted on a GPU beside the emulator's counts
 //   build/bench_ops --compare-attention              times attention at several sizes with each of its kernels;
 //                                                    test/bench_attention.py does the same in PyTorch
+//   build/bench_ops --compare-products               times products by cuBLASLt and by each of our kernels
 //   build/bench_ops --variants                       times the attention kernels with other tilings than the ops use.
-//                                                    Both go with --profiled, and --variants with --table
+//                                                    All three go with --profiled, and --variants with --table
 //
 // An op that memory bounds is compared, by the bytes of its Cost (kernels/ops.h), with a measured copy. An op with
 // matrix products is compared, by its FLOPs, with the measured rate of one square product in the same dtype. On a CPU,
@@ -32,7 +33,7 @@
 
 struct BenchOptions {
     std::string only, device = "auto", profiled, table, hardware;
-    bool costs = false, scaling = false, variants = false, compare_attention = false;
+    bool costs = false, scaling = false, variants = false, compare_attention = false, compare_products = false;
     AttentionKernels attention = AttentionKernels::automatic;
     int64_t batch = 4, context = 1024;
 };
@@ -342,7 +343,7 @@ static void bench_loader(const Bench& b) {
         for (int i = 0; i < 3; i++) {
             const Stopwatch watch;
             Loader loader({scratch / "tokens.bin", 8, 1024, 50257, 1, 0, 1, true, mask});
-            const int64_t batches = loader.windows() / 8;
+            const int64_t batches = loader.sequences() / 8;
             for (int64_t n = 0; n < batches; n++) loader.next();
             best = std::min(best, watch.seconds() / double(batches * 8 * 1024));
         }
@@ -350,8 +351,42 @@ static void bench_loader(const Bench& b) {
     }
 }
 
-// ---- attention by each of its kernels
-// --------------------------------------------------------------------------------
+// ---- products and attention by each of their kernels ----------------------------------------------------------------
+
+// The products of a block of GPT-2 124M in bf16, by cuBLASLt's first algorithm and by each of our kernels. A backward
+// pass is the product for dw, with the sums of a bias.
+static void bench_compare_products(Bench& b, const Device& dev, const BenchOptions& o) {
+    CHECK(dev.where() == Machine::cuda, "--compare-products needs --device cuda");
+    const int64_t N = o.batch * o.context;
+    const DType x   = DType::BF16;
+    const Stream s  = dev.stream();
+    for (const auto& [name, IC, OC] : std::vector<std::tuple<std::string, int64_t, int64_t>>{
+             {"qkv", 768, 3 * 768}, {"projection", 768, 768}, {"up", 768, 3072}, {"down", 3072, 768}}) {
+        Pool make(dev);
+        const Tensor in = make({N, IC}, x), weight = make({OC, IC}, x), bias = make({OC}, x), out = make({N, OC}, x),
+                     pre = make({N, OC}, x), din = make({N, IC}, x), dweight = make({OC, IC}, DType::F32),
+                     dbias = make({OC}, DType::F32);
+        const auto compare = [&](const std::string& what, const Work& op) {
+            if (!b.wants("matmul " + name + what)) return;
+            ProductChoice timed;
+            choose_products(dev, {}, "", [&](const ProductChoice& c) { timed = c; });
+            op();
+            choose_products(dev, {}, "", nullptr);
+            for (const std::string& way : timed.ways) {
+                const bool ours = way.find(' ') != std::string::npos;
+                if (!ours && way != timed.ways[0]) continue;
+                choose_products(dev, {{timed.product, way}}, "--compare-products", nullptr);
+                b.row(fmt::format("matmul {}{}, {}", name, what, ours ? way : "cuBLASLt's first"), x,
+                      matmul_cost(N, OC, IC, x), op);
+            }
+        };
+        compare(" forward", [&] { matmul_forward(out, in, weight, bias, s); });
+        if (name == "up")
+            compare(" with gelu", [&] { matmul_gelu_forward(out, pre, in, weight, bias, Gelu::tanh, s); });
+        compare(" dx", [&] { matmul(din, out, weight, s); });
+        compare(" dw", [&] { matmul_backward({}, dweight, dbias, out, in, weight, Into::set, s); });
+    }
+}
 
 // Forward and backward pass in bf16, with --batch times --context tokens and GPT-2 124M's width.
 static void bench_compare_attention(Bench& b, const Device& dev, const BenchOptions& o) {
@@ -529,6 +564,8 @@ int main(int argc, char** argv) try {
     f.add("--hardware", o.hardware, "print what ncu counted beside the emulator's --profile", "COUNTS.json,NCU.csv");
     f.group("variants");
     f.add("--variants", o.variants, "time the attention kernels with other tilings than the ops use, on a GPU");
+    f.add("--compare-products", o.compare_products,
+          "time the products of a block in bf16 by cuBLASLt and by each of our kernels, on a GPU");
     f.add("--compare-attention", o.compare_attention,
           "time attention in bf16 with each of its kernels, for head sizes of 64 and 128 and 1024 to 4096 tokens");
     if (!f.parse(argc, argv)) return 0;
@@ -554,8 +591,10 @@ int main(int argc, char** argv) try {
     const bool automatic = o.attention == AttentionKernels::automatic;
     dev.use_attention(automatic && dev.has_hopper_attention() ? AttentionKernels::hopper : o.attention);
     Bench bench(dev, o);
-    if (o.variants || o.compare_attention) {
-        o.variants ? bench_variants(bench, dev, o) : bench_compare_attention(bench, dev, o);
+    if (o.variants || o.compare_attention || o.compare_products) {
+        if (o.variants) bench_variants(bench, dev, o);
+        if (o.compare_attention) bench_compare_attention(bench, dev, o);
+        if (o.compare_products) bench_compare_products(bench, dev, o);
         if (!o.profiled.empty()) std::ofstream(o.profiled) << bench.profiled_ops();
         return 0;
     }

@@ -58,9 +58,30 @@ struct TimedAttention {
 };
 inline constexpr TimedAttention cudnn_attention[] = {{64, 1024, 336e12, 232e12}, {128, 2048, 535e12, 394e12}};
 
+// Predicts the seconds of a product in bf16 by our kernels (kernels/matmul_hopper.cuh), for the best of their tiles. Of
+// each step of 64 along K, shared memory has the copies and what the two warpgroups multiply to move, 128 bytes a
+// cycle, and the tensor cores have 4096 FLOPs a cycle to do. The scarcer of the two is as busy as cuBLASLt keeps the
+// tensor cores in its largest product. The last tiles may leave multiprocessors without work, or are shared: then
+// pieces of them are written and read again, by one kernel more.
+inline double seconds_of_our_product(const ProductSize& p, const Card& card) {
+    constexpr int blocks = 132;  // multiprocessors of an H100
+    double best          = 1e9;
+    for (const auto& [M, N] : {std::pair{128, 256}, {128, 192}, {256, 128}}) {
+        const int64_t tiles = ceil_div(p.M, M) * ceil_div(p.N, N), steps = ceil_div(p.K, 64);
+        const double products = M / 64, cycles = 2. * M * N * 64 / 4096,
+                     shared = (128. * (M + N) + products * 128 * (64 + N)) / 128,
+                     step   = std::max(cycles, shared) * 4096 * blocks / card.bf16_rate;
+        const double whole  = double(ceil_div(tiles, blocks) * steps) * step + card.launch_in_graph;
+        const double split  = double(ceil_div(tiles * steps, blocks)) * step + 2 * card.launch_in_graph +
+                             2 * blocks * double(M * N) * 4 * 2 / card.copy_rate;
+        best = std::min({best, whole, split});
+    }
+    return best;
+}
+
 // What the columns of the table assume of attention. But for `measured`, they also assume what their counts allow of
 // the other kernels that were written anew since they were timed.
-enum class Attention : uint8_t { measured, by_instructions, hopper, cudnn };
+enum class Attention : uint8_t { measured, by_instructions, hopper, cudnn, hopper_and_products };
 
 template <class Rows>
 auto* row_for(const Rows& rows, int64_t D, int64_t T) {
@@ -108,7 +129,10 @@ inline std::optional<double> predicted_step(const Config& c, const BatchShape& s
             seconds += op.calls * (kernels + op.kernels * card->launch_in_graph);
             continue;
         }
-        seconds += seconds_of(op, *card, DType::BF16, T, true);
+        double one = seconds_of(op, *card, DType::BF16, T, true) / op.calls;
+        if (op.size.M && attention == Attention::hopper_and_products)
+            one = std::min(one, seconds_of_our_product(op.size, *card));
+        seconds += op.calls * one;
     }
     return seconds;
 }
@@ -137,8 +161,8 @@ inline std::string step_table() {
     for (const Row& r : rows) {
         table += fmt::format("| {} | {} |", r.name, r.measured);
         const BatchShape shape{r.batch, r.context, true, Recompute::none, 1024};
-        for (const Attention a :
-             {Attention::measured, Attention::by_instructions, Attention::hopper, Attention::cudnn}) {
+        for (const Attention a : {Attention::measured, Attention::by_instructions, Attention::hopper,
+                                  Attention::hopper_and_products, Attention::cudnn}) {
             const auto seconds = predicted_step(r.config, shape, a);
             table += fmt::format(" {} |", seconds ? rounded(double(shape.rows()) / *seconds) : "");
         }

@@ -10,6 +10,7 @@
 #include "test/close.h"
 #include "test/full_disk.h"
 #include "test/golden.h"
+#include "test/onednn.h"
 #include "test/programs.h"
 
 namespace {
@@ -438,8 +439,12 @@ TEST_CASE("one process and two take the memory that was planned, within 5 %, als
     REQUIRE(r.code == 0);
     const double planned = records(run / "run", "start")[0]["planned_bytes"],
                  taken   = records(run / "run", "end")[0]["peak_bytes"];
-    CAPTURE(planned / taken);
-    CHECK(std::fabs(planned - taken) <= 0.05 * taken);
+    // Without AVX-512, a product takes memory within oneDNN that nothing tells in advance, up to the bytes of its
+    // operands and result. The largest is that of the head, (128, 8192) = (128, 256) · (256, 8192).
+    const double unknown = onednn_has_avx512() ? 0 : 4. * (128 * 256 + 256 * 8192 + 128 * 8192);
+    CAPTURE(planned / taken, unknown);
+    CHECK(planned - taken <= 0.05 * taken);
+    CHECK(taken - planned <= 0.05 * taken + unknown);
 }
 #endif
 
