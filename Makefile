@@ -190,7 +190,7 @@ endif
 $(BUILD)/kernels/adamw.o: CXXFLAGS += -ffp-contract=off
 $(BUILD)/kernels/adamw.o: NVFLAGS  += -fmad=false
 
-$(BUILD)/kernels/attention.o $(BUILD)/kernels/matmul.o $(BUILD)/test/attention_variants.o: HOPPER = 1
+$(BUILD)/kernels/attention.o $(BUILD)/kernels/matmul_hopper.o $(BUILD)/test/attention_variants.o: HOPPER = 1
 
 # At -O1 the tests compile faster, which saves more time than faster tests would.
 $(BUILD)/test/%.o: OPT = -O1

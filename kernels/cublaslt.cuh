@@ -2,7 +2,7 @@
 //
 // cuBLASLt has several algorithms for a product and guesses which is the fastest. On an H100 (2026-11-26) its first
 // guess was right for most products of GPT-2 124M, and up to 15 % slower than its best for those of the head. On a
-// Hopper, our own kernels are further ways (matmul_hopper.cuh). So each product can be timed, once and on operands of
+// Hopper, our own kernels are further ways (matmul_hopper.cu). So each product can be timed, once and on operands of
 // its own, and what was chosen can be given to the next program.
 #pragma once
 #include <algorithm>
@@ -10,7 +10,8 @@
 #include <memory>
 
 #include "gpu.cuh"
-#include "matmul_hopper.cuh"
+#include "hopper.cuh"
+#include "matmul_hopper.h"
 #include "measure.h"
 
 namespace gpu {

@@ -1,6 +1,6 @@
 // hopper.cuh - the instructions that Hopper added (sm_90a): mbarriers, bulk copies, products of a warpgroup, and
 // registers that move between warps; and how the kernels that use them divide a block. attention_hopper.cuh and
-// matmul_hopper.cuh use them.
+// matmul_hopper.cu use them.
 #pragma once
 #include <cuda.h>
 

@@ -1,4 +1,4 @@
-// matmul_hopper.cuh - products with the instructions of Hopper (sm_90a): a and b in bf16, sums in fp32
+// matmul_hopper.cu - products with the instructions of Hopper (sm_90a): a and b in bf16, sums in fp32
 //
 //   c (M,N) = a (M,K) · b (K,N)   with the same endings as cuBLASLt's: a bias, gelu, gelu', +=, and the sums of a's
 //   rows
@@ -13,17 +13,16 @@
 //   results           in bf16 go through shared memory, from where the copy engine writes them while the block goes on.
 //                     Those in fp32, where K is long, are written by the threads that have them
 //
-// Tiles of c may be too few for the multiprocessors, or leave most of them without work at the end. Gradients of
-// weights have small c and long K, so there K can be split as well: each block gets an equal share of all steps along K
-// of all tiles, and a second kernel adds the pieces of a tile in a fixed order (Osama et al. 2023, "Stream-K", arXiv
-// 2301.03598). The number of blocks is a part of the choice that is kept in products.json, so the bits do not depend on
-// the GPU.
+// Tiles may be too few for the multiprocessors, or leave most of them without work at the end. So the blocks can share
+// the last tiles, or all: each gets an equal number of steps along K, and a second kernel adds the pieces of a tile in
+// a fixed order (Osama et al. 2023, "Stream-K", arXiv 2301.03598). The number of blocks is a part of the choice that is
+// kept in products.json, so the bits do not depend on the GPU.
 //
 // Only machine code for sm_90a has these kernels. README.md has their floor and what the emulator counts.
-#pragma once
+#include "matmul_hopper.h"
+#ifdef __CUDACC__
 #include "gelu.h"
 #include "hopper.cuh"
-#include "product.h"
 
 namespace gpu {
 
@@ -548,37 +547,31 @@ __global__ void __launch_bounds__(256) add_pieces_kernel(const __grid_constant__
 
 // ---- ways to launch it ----------------------------------------------------------------------------------------------
 
-// One way to compute a product with these kernels: the size of tiles, how many blocks share them, and whether sums are
-// split.
-struct HopperWay {
-    int M = 0, N = 0, blocks = 0;
-    bool split = false;
-    std::string str() const {
-        return fmt::format("hopper {}x{}, {} blocks{}", M, N, blocks, split ? ", split sums" : "");
-    }
-};
+std::string HopperWay::str() const {
+    return fmt::format("hopper {}x{}, {} blocks{}", M, N, blocks, split ? ", split sums" : "");
+}
 
 template <class F>
-void for_hopper_tile(const HopperWay& way, F f) {
+static void for_hopper_tile(const HopperWay& way, F f) {
     const auto is = [&](int M, int N) { return way.M == M && way.N == N; };
     if (is(128, 256)) f(Constant<128>{}, Constant<256>{});
     if (is(128, 192)) f(Constant<128>{}, Constant<192>{});
     if (is(256, 128)) f(Constant<256>{}, Constant<128>{});
 }
-inline TileWork work_of(const Product& p, const HopperWay& way) {
+static TileWork work_of(const Product& p, const HopperWay& way) {
     TileWork work{int(ceil_div(p.M, way.M)), int(ceil_div(p.N, way.N)), int(ceil_div(p.K, 64)), way.blocks, 0};
     // The blocks share the last tiles, so many that each has the work of one or two.
     work.whole = way.split ? std::max(0, work.tiles() / way.blocks - 1) * way.blocks : work.tiles();
     return work;
 }
 // The bytes of the pieces of shared tiles.
-inline size_t bytes_of_pieces(const HopperWay& way) {
+static size_t bytes_of_pieces(const HopperWay& way) {
     return way.split ? size_t(2 * way.blocks) * way.M * (way.N + 1) * sizeof(float) : 0;
 }
 
 // Whether the kernels can compute a product: in bf16, with rows that are multiples of 16 bytes, and with the endings
 // that each kind of product has in a model. Products that fill no tile are left to cuBLASLt.
-inline bool multiplies_on_hopper(const Product& p) {
+static bool multiplies_on_hopper(const Product& p) {
     if (p.in != DType::BF16 || p.alignment < 16 || std::min({p.M, p.N, p.K}) < 64 ||
         std::max({p.M, p.N, p.K}) > 1 << 30)
         return false;
@@ -590,19 +583,18 @@ inline bool multiplies_on_hopper(const Product& p) {
     return !p.gelu || (p.b_transposed && *p.gelu == Gelu::tanh);
 }
 // Whether each block gets a step, the pieces find room, and no number is too large for an int.
-inline bool shares_well(const Product& p, const HopperWay& way) {
+static bool shares_well(const Product& p, const HopperWay& way) {
     const int64_t tiles  = ceil_div(p.M, way.M) * ceil_div(p.N, way.N),
                   shared = (tiles - std::max<int64_t>(0, tiles / way.blocks - 1) * way.blocks) * ceil_div(p.K, 64);
     return shared >= way.blocks && (shared + 1) * way.blocks < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
 }
-inline bool can_take(const Product& p, const HopperWay& way) {
+bool can_take(const Product& p, const HopperWay& way) {
     bool known = false;
     for_hopper_tile(way, [&](auto, auto) { known = true; });
     return known && multiplies_on_hopper(p) && way.blocks > 0 && way.blocks <= 1024 &&
            (!way.split || shares_well(p, way));
 }
-// Reads what HopperWay::str() wrote, or returns nothing.
-inline std::optional<HopperWay> read_hopper_way(const std::string& text) {
+std::optional<HopperWay> read_hopper_way(const std::string& text) {
     HopperWay way;
     if (std::sscanf(text.c_str(), "hopper %dx%d, %d blocks", &way.M, &way.N, &way.blocks) != 3) return {};
     way.split = text.find(", split") != std::string::npos;
@@ -611,7 +603,7 @@ inline std::optional<HopperWay> read_hopper_way(const std::string& text) {
 
 // Calls f(tiling, columns_a, columns_b) with what compute this product in this way.
 template <class F>
-void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
+static void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
     constexpr Constant<0> rows;
     constexpr Constant<1> columns;
     for_hopper_tile(way, [&](auto M, auto N) {
@@ -629,8 +621,7 @@ void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
     });
 }
 
-// Whether this GPU is a Hopper, and the program was compiled for it.
-inline bool has_hopper_products(const Queue& q) {
+bool has_hopper_products(const Queue& q) {
     if (q.limits.major != 9 || q.limits.minor != 0) return false;
     static const bool is_compiled = [] {
         cudaFuncAttributes attributes{};
@@ -641,8 +632,7 @@ inline bool has_hopper_products(const Queue& q) {
     return is_compiled;
 }
 
-// The ways that are worth timing.
-inline std::vector<HopperWay> hopper_ways(const Product& p, const Queue& q) {
+std::vector<HopperWay> hopper_ways(const Product& p, const Queue& q) {
     std::vector<HopperWay> ways;
     if (std::min(p.M, p.N) < 128 || !has_hopper_products(q)) return ways;
     for (const auto& tile : {std::pair(128, 256), {128, 192}, {256, 128}})
@@ -656,7 +646,7 @@ inline std::vector<HopperWay> hopper_ways(const Product& p, const Queue& q) {
     return ways;
 }
 
-inline void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, void* workspace, Queue& q) {
+void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, void* workspace, Queue& q) {
     HopperOperands x{};
     for_hopper_kernel(p, way, [&](auto tiling, auto columns_a, auto columns_b) {
         using Tiling             = decltype(tiling);
@@ -682,3 +672,4 @@ inline void run_on_hopper(const Product& p, const HopperWay& way, const Operands
 }
 
 }  // namespace gpu
+#endif
