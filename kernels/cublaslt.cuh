@@ -162,16 +162,19 @@ static __global__ void compare_products_kernel(uint32_t* worst, const T* x, cons
 // Operands of random numbers, on which a product is timed in its ways. Nothing can be done when there is no memory.
 class ProductTrial {
   public:
-    ProductTrial(const Product& p, Products& lt, Queue& q) : p_(p), lt_(lt), q_(q) {
-        const int64_t c_bytes = p.M * p.N * size_of(p.out), vector = std::max(p.M, p.N) * 4;
+    // compares: agree() will be called, which needs results twice.
+    ProductTrial(const Product& p, bool compares, Products& lt, Queue& q) : p_(p), lt_(lt), q_(q) {
+        const int64_t c = p.M * p.N * size_of(p.out), vector = std::max(p.M, p.N) * 4,
+                      pre     = p.slope || p.keeps_pre ? c : 0;
+        // a, b; pre, a vector and c; the same for a second result; the largest difference
         const int64_t parts[] = {p.M * p.K * size_of(p.in),
                                  p.K * p.N * size_of(p.in),
-                                 c_bytes,
+                                 pre,
                                  vector,
-                                 c_bytes,
-                                 c_bytes,
+                                 c,
+                                 compares && p.keeps_pre ? c : 0,
                                  vector,
-                                 c_bytes,
+                                 compares ? c : 0,
                                  256};
         int64_t bytes         = 0, at[std::size(parts)];
         for (size_t i = 0; i < std::size(parts); i++) at[i] = std::exchange(bytes, bytes + round_up(parts[i], 256));
@@ -301,8 +304,9 @@ inline void choose(Prepared& plan, const Product& p, Products& lt, Queue& q) {
     plan.way = all[0];
     if (!timed) return;
     ProductChoice choice{p.str(), text_of(all[0]), 0, 0};
-    if (ProductTrial trial(p, lt, q); trial.has_memory()) {
-        for (const HopperWay& ours : hopper_ways(p, q))
+    const std::vector<HopperWay> ways = hopper_ways(p, q);
+    if (ProductTrial trial(p, !ways.empty(), lt, q); trial.has_memory()) {
+        for (const HopperWay& ours : ways)
             if (const Way way{{}, ours}; trial.agree(plan, all[0], way)) all.push_back(way);
         size_t best = 0;
         std::vector<double> seconds;

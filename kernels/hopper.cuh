@@ -92,8 +92,7 @@ struct Turns {
     __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(2 - own) : "memory"); }
 };
 
-// ---- how a block divides its work
-// -------------------------------------------------------------------------------------
+// ---- how a block divides its work -----------------------------------------------------------------------------------
 
 constexpr int hopper_threads = 384;  // the producer's warpgroup and the two that compute
 
@@ -120,8 +119,8 @@ __device__ inline void release(uint32_t empty) {
 }
 
 // Divides a block into the warp that brings tiles and the two warpgroups that compute. One thread calls init() before.
-// The compiler needs to see one condition for that, and a limit of registers at the start of the kernel, or it ignores
-// setmaxnreg.
+// The parts have to stand on the two sides of one condition, in a kernel whose launch bounds limit its registers: else
+// the compiler ignores setmaxnreg.
 template <int few, int many, class Init, class Bring, class Compute>
 __device__ inline void divide_block(Init init, Bring bring, Compute compute) {
     if (threadIdx.x == 0) init();
@@ -139,7 +138,7 @@ __device__ inline void divide_block(Init init, Bring bring, Compute compute) {
 
 // A matrix of bf16 in shared memory, as wgmma wants it described: where it begins, in chunks of 16 bytes, how far apart
 // groups of 8 rows are (1024 bytes) and blocks of 64 columns, and the swizzle of 128 bytes (PTX ISA, "Matrix
-// descriptor"). The distance of blocks is used when the 64 columns of a block are not those that a product sums over.
+// descriptor"). The distance of blocks is used for `columns_a` and `columns_b` of wgmma() alone.
 __device__ inline uint64_t describe(uint32_t address, int block_bytes) {
     return uint64_t(address >> 4) | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }

@@ -43,7 +43,7 @@ struct ProductTiling {
     static constexpr int M = M_, N = N_, rows = M / 2;
     static constexpr Ending ending   = ending_;
     static constexpr int stage_bytes = (M + N) * 128;
-    // Of each warpgroup: its results, if they are bf16; else half of a matrix of ones.
+    // Of each warpgroup: its results, if they are bf16; else half of the 8 columns of 64 ones that both use.
     static constexpr int out_bytes   = ending == Ending::fp32_sums ? 512 : rows * N * 2;
     static constexpr int stages      = ((226 << 10) - 1024 - 2 * out_bytes) / stage_bytes;
     static constexpr int shared      = 1024 + stages * stage_bytes + 2 * out_bytes;
@@ -59,18 +59,20 @@ struct Piece {
 };
 
 // How the blocks share the tiles. Block i computes tiles i, i + blocks, … of the first `whole` tiles. The steps of the
-// other tiles are shared equally: block i has those from i/blocks of them on. So it meets at most two tiles that it
-// does not compute alone, its first and its last one, and has a slot for each.
+// other tiles, one tile after another, are shared equally: block i has those in [first_step(i), first_step(i + 1)). So
+// it meets at most two tiles that it does not compute alone, its first and its last one, and has a slot for each.
 struct TileWork {
-    int rows, columns;  // tiles of c
-    int steps;          // of 64 along K, of each tile
-    int blocks;
-    int whole;
+    int rows = 0, columns = 0;  // tiles of c
+    int steps  = 0;             // of 64 along K, of each tile
+    int blocks = 0, whole = 0;
+    int each = 0, longer = 0;  // steps of a block; the first `longer` blocks have one more
 
     HD int tiles() const { return rows * columns; }
-    HD int shared_steps() const { return (tiles() - whole) * steps; }
-    HD int first_step(int block) const { return shared_steps() * block / blocks; }
-    HD int block_of(int step) const { return ((step + 1) * blocks - 1) / shared_steps(); }
+    HD int first_step(int block) const { return each * block + (block < longer ? block : longer); }
+    HD int block_of(int step) const {
+        const int of_longer = longer * (each + 1);
+        return step < of_longer ? step / (each + 1) : longer + (step - of_longer) / each;
+    }
     HD int begin(int tile) const { return (tile - whole) * steps; }
     // The blocks that share a tile.
     HD int first_block(int tile) const { return block_of(begin(tile)); }
@@ -88,34 +90,57 @@ struct TileWork {
     // Calls f for each piece of this block.
     template <class F>
     __device__ void each_piece(F f) const {
-        for (int tile = blockIdx.x; tile < whole; tile += blocks) f(piece(tile, steps, -1));
         const int end = first_step(blockIdx.x + 1);
-        for (int at = first_step(blockIdx.x); at < end;) {
-            const int tile = whole + at / steps, count = min(end, begin(tile + 1)) - at;
-            f(piece(tile, count, count == steps ? -1 : slot(blockIdx.x, tile)));
-            at += count;
+        int next = blockIdx.x, at = first_step(blockIdx.x);
+        while (next < whole || at < end) {
+            Piece p;
+            if (next < whole) {
+                p = piece(next, steps, -1);
+                next += blocks;
+            } else {
+                const int tile = whole + at / steps, count = min(end, begin(tile + 1)) - at;
+                p = piece(tile, count, count == steps ? -1 : slot(blockIdx.x, tile));
+                at += count;
+            }
+            f(p);
         }
     }
-    // Which step along K is the i-th of a block's piece. The blocks of a tile do not take a part of K each, but one
-    // step after another in turns, as time passes. So all tiles are at about the same place along K at any time, and
-    // the L2 cache needs to hold a few rows of a and b only, not all of them.
-    HD int step_of(const Piece& piece, int block, int i) const {
-        if (piece.slot < 0) return i;
-        const auto start = [&](int other) {  // when a block comes to this tile
-            const int before = begin(piece.tile) - first_step(other);
-            return before > 0 ? before : 0;
-        };
-        const int now = start(block) + i;
-        int taken     = 0;
-        for (int other = first_block(piece.tile); other <= last_block(piece.tile); other++) {
-            const int from = begin(piece.tile) > first_step(other) ? begin(piece.tile) : first_step(other),
-                      to =
-                          begin(piece.tile + 1) < first_step(other + 1) ? begin(piece.tile + 1) : first_step(other + 1),
-                      done = now - start(other) + (other < block);
-            taken += done < 0 ? 0 : done < to - from ? done : to - from;
-        }
-        return taken;
+};
+
+// The order in which the blocks of a shared tile take its steps along K. They do not take a part of K each, but one
+// step after another in turns, as if all of them took a step at the same time. So at any time all tiles are at about
+// the same place along K, and the L2 cache needs to hold a few rows of a and b only, not all of them. Blocks do not
+// wait for each other: it is only an order.
+class StepsInTurns {
+  public:
+    __device__ StepsInTurns(const TileWork& work, const Piece& piece) : work_(work), whole_(piece.slot < 0) {
+        if (whole_) return;
+        const int begin = work.begin(piece.tile), end = work.begin(piece.tile + 1);
+        first_    = work.first_block(piece.tile);
+        last_     = work.last_block(piece.tile);
+        late_     = max(0, begin - work.first_step(first_));
+        of_first_ = work.first_step(first_ + 1) - max(begin, work.first_step(first_));
+        of_last_  = end - work.first_step(last_);
     }
+
+    // Which step is the i-th of a block. The first block of the tile may come to it late, after another tile. In front
+    // of this step are those that each block takes until then, and at the same time if it is a lower block.
+    __device__ int step(int block, int i) const {
+        if (whole_) return i;
+        const int now = i + (block == first_ ? late_ : 0), between = last_ - first_ - 1, each = work_.each;
+        const auto below = [&](int limit) { return min(max(limit - first_ - 1, 0), between); };
+        const int longer = below(work_.longer), lower = below(block), both = below(min(block, work_.longer));
+        return min(max(now - late_ + (first_ < block), 0), of_first_) + min(now, of_last_) +
+               both * min(now + 1, each + 1) + (lower - both) * min(now + 1, each) +
+               (longer - both) * min(now, each + 1) + (between - longer - lower + both) * min(now, each);
+    }
+
+  private:
+    const TileWork& work_;
+    bool whole_;
+    int first_ = 0, last_ = 0;        // blocks
+    int late_     = 0;                // the steps that the first block has taken before
+    int of_first_ = 0, of_last_ = 0;  // their steps of this tile
 };
 
 struct HopperOperands {
@@ -134,9 +159,10 @@ struct HopperOperands {
 
 // ---- shared memory --------------------------------------------------------------------------------------------------
 
-// Where a tile of `lines` rows of a, or columns of b, and 64 of K lies in shared memory, swizzled in rows of 128 bytes.
-// Such a row holds the 64 of one line. With `across` memory holds the matrix the other way round: a row of 128 bytes
-// has one of K of 64 lines, and the tile is lines/64 blocks of 64 such rows.
+// Where a part of an operand lies in shared memory: 64 of K of so many lines. A line is a row of a, or a column of b.
+// Shared memory has rows of 128 bytes, which are swizzled. Such a row has the 64 elements of one line. With `across`
+// memory holds the matrix the other way round; then such a row has elements of 64 lines for one of K, and the tile is
+// lines/64 blocks of 64 such rows.
 template <int lines, bool across>
 struct OperandTile {
     static constexpr int block_bytes = across ? 64 * 128 : 0;
@@ -157,8 +183,8 @@ struct OperandTile {
 };
 inline CUtensorMap map_of_operand(const void* x, int64_t rows, int64_t columns, int lines, bool across) {
     const cuuint64_t bytes = cuuint64_t(columns) * sizeof(bf16);
-    return tensor_map(static_cast<const bf16*>(x), {cuuint64_t(columns), 1, cuuint64_t(rows), 1}, {bytes, bytes, bytes},
-                      {64, 1, across ? 64u : cuuint32_t(lines), 1});
+    return tensor_map(static_cast<const bf16*>(x), {cuuint64_t(columns), 1, cuuint64_t(rows), 1},
+                      {bytes, bytes, cuuint64_t(rows) * bytes}, {64, 1, across ? 64u : cuuint32_t(lines), 1});
 }
 
 template <class Tiling, bool columns_a, bool columns_b>
@@ -308,9 +334,10 @@ template <class Tiling, bool columns_a, bool columns_b>
 __device__ inline void bring_operands(const ProductMemory<Tiling, columns_a, columns_b>& at, const HopperOperands& p) {
     RingPlace<Tiling::stages> place;
     p.work.each_piece([&](const Piece& piece) {
+        const StepsInTurns turns(p.work, piece);
         for (int i = 0; i < piece.steps; i++, place.next()) {
             const uint32_t full = at.full(place.stage);
-            const int k         = 64 * p.work.step_of(piece, blockIdx.x, i);
+            const int k         = 64 * turns.step(blockIdx.x, i);
             wait_for_phase(at.empty(place.stage), place.parity ^ 1);
             arrive_expecting(full, Tiling::stage_bytes);
             at.a(place.stage).copy(p.a, piece.row * Tiling::M, k, full);
@@ -324,7 +351,7 @@ template <class Tiling>
 struct TileSums {
     static constexpr int parts = Tiling::rows / 64;
     float c[parts][Tiling::N / 2];
-    float of_row[parts][4];  // sums of a row of a, each of the four in another row or twice
+    float of_row[parts][4];  // of rows of a: [0] and [1] are both that of the first row, [2] and [3] of the one 8 below
 };
 
 // Multiplies a piece of a tile. Products of one stage are still under way when those of the next one are issued.
@@ -429,7 +456,7 @@ template <class Tiling>
 __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& sums, const ResultTile<Tiling>& result,
                                    int group, bool leads, uint32_t pre_full, uint32_t pre_parity) {
     constexpr Ending ending = Tiling::ending;
-    // Shared memory has the results before these, until the copy engine has read them, or `pre`.
+    // In shared memory there is `pre`, or there are results that the copy engine may not have read yet.
     if constexpr (ending == Ending::bf16_slope) {
         wait_for_phase(pre_full, pre_parity);
 #pragma unroll
@@ -559,9 +586,16 @@ static void for_hopper_tile(const HopperWay& way, F f) {
     if (is(256, 128)) f(Constant<256>{}, Constant<128>{});
 }
 static TileWork work_of(const Product& p, const HopperWay& way) {
-    TileWork work{int(ceil_div(p.M, way.M)), int(ceil_div(p.N, way.N)), int(ceil_div(p.K, 64)), way.blocks, 0};
-    // The blocks share the last tiles, so many that each has the work of one or two.
-    work.whole = way.split ? std::max(0, work.tiles() / way.blocks - 1) * way.blocks : work.tiles();
+    TileWork work;
+    work.rows        = int(ceil_div(p.M, way.M));
+    work.columns     = int(ceil_div(p.N, way.N));
+    work.steps       = int(ceil_div(p.K, 64));
+    work.blocks      = way.blocks;
+    // The blocks share so many of the last tiles that each has the work of one or two.
+    work.whole       = way.split ? std::max(0, work.tiles() / way.blocks - 1) * way.blocks : work.tiles();
+    const int shared = (work.tiles() - work.whole) * work.steps;
+    work.each        = shared / way.blocks;
+    work.longer      = shared % way.blocks;
     return work;
 }
 // The bytes of the pieces of shared tiles.
@@ -586,7 +620,7 @@ static bool multiplies_on_hopper(const Product& p) {
 static bool shares_well(const Product& p, const HopperWay& way) {
     const int64_t tiles  = ceil_div(p.M, way.M) * ceil_div(p.N, way.N),
                   shared = (tiles - std::max<int64_t>(0, tiles / way.blocks - 1) * way.blocks) * ceil_div(p.K, 64);
-    return shared >= way.blocks && (shared + 1) * way.blocks < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
+    return shared >= way.blocks && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
 }
 bool can_take(const Product& p, const HopperWay& way) {
     bool known = false;
@@ -604,10 +638,12 @@ std::optional<HopperWay> read_hopper_way(const std::string& text) {
 // Calls f(tiling, columns_a, columns_b) with what compute this product in this way.
 template <class F>
 static void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
-    constexpr Constant<0> rows;
-    constexpr Constant<1> columns;
+    constexpr Constant<0> rows{};
+    constexpr Constant<1> columns{};
     for_hopper_tile(way, [&](auto M, auto N) {
-        const auto with = [&](auto ending, auto a, auto b) { f(ProductTiling<M, N, Ending(int(ending))>{}, a, b); };
+        const auto with = [&](auto ending, auto a, auto b) {
+            f(ProductTiling<M, N, static_cast<Ending>(int(ending))>{}, a, b);
+        };
         if (p.out == DType::F32)
             with(Constant<int(Ending::fp32_sums)>{}, columns, columns);
         else if (p.slope)
