@@ -57,6 +57,22 @@ inline void refuse_adapter(const std::string& folder) {
         folder, folder);
 }
 
+// A file of llama.cpp's format, or a folder with one, is refused by the name of the format.
+inline void refuse_gguf(const fs::path& path) {
+    const auto refuse = [](const fs::path& file) {
+        CHECK(
+            file.extension() != ".gguf",
+            "{}: this is a model in llama.cpp's format, GGUF, which gpt.cu does not read\n    The folder that it was "
+            "made "
+            "from works: it holds config.json and model.safetensors, and the Hugging Face hub has it under the model's "
+            "name.",
+            file.string());
+    };
+    if (fs::is_regular_file(path)) refuse(path);
+    if (fs::is_directory(path))
+        for (const auto& entry : fs::directory_iterator(path)) refuse(entry.path());
+}
+
 // Refuses by name the fields of any family that change what the weights mean. All others are kept and have no effect.
 inline void refuse_unsupported_fields(const Fields& json) {
     for (const char* field : {"quantization_config", "compression_config", "rope_scaling", "pruned_heads"})

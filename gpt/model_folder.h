@@ -28,8 +28,10 @@ inline std::string model_folder(const std::string& name) {
         if (const auto steps = checkpoints_of(home); !steps.empty()) return checkpoint_path(home, steps.back());
         CHECK(!fs::exists(own / "run.json"), "{}: this run has no complete checkpoint yet", name);
         refuse_adapter(name);
+        refuse_gguf(path);
         fail("{}: there is no config.json in this folder, and no checkpoint of a run", name);
     }
+    refuse_gguf(path);
     CHECK(!fs::exists(path), "{} is a file; --model takes the folder of a model or of a run", name);
     std::vector<std::string> names;
     for (const Preset& p : presets()) names.push_back(p.name);

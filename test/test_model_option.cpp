@@ -45,6 +45,10 @@ TEST_CASE("--model takes a run, its checkpoints, a checkpoint and a config.json,
     refused("train_gpt", s / "train.bin", "is a file");
     fs::create_directories(s / "empty");
     refused("train_gpt", s / "empty", "there is no config.json in this folder, and no checkpoint");
+    write_text(s / "empty/model.Q4_0.gguf", "GGUF");
+    for (const char* name : {"empty", "empty/model.Q4_0.gguf"})
+        refused("train_gpt", s / name, "model.Q4_0.gguf: this is a model in llama.cpp's format, GGUF");
+    fs::remove(s / "empty/model.Q4_0.gguf");
     write_text(s / "empty/run.json", "{}");
     refused("train_gpt", s / "empty", "no complete checkpoint yet");
     fs::create_symlink("loop", s / "loop");
