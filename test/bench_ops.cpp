@@ -360,8 +360,14 @@ static void bench_compare_products(Bench& b, const Device& dev, const BenchOptio
     const int64_t N = o.batch * o.context;
     const DType x   = DType::BF16;
     const Stream s  = dev.stream();
-    for (const auto& [name, IC, OC] : std::vector<std::tuple<std::string, int64_t, int64_t>>{
-             {"qkv", 768, 3 * 768}, {"projection", 768, 768}, {"up", 768, 3072}, {"down", 3072, 768}}) {
+    struct Weight {
+        std::string name;
+        int64_t IC, OC;
+    };
+    for (const Weight& w :
+         {Weight{"qkv", 768, 3 * 768}, {"projection", 768, 768}, {"up", 768, 3072}, {"down", 3072, 768}}) {
+        const std::string& name = w.name;
+        const int64_t IC = w.IC, OC = w.OC;
         Pool make(dev);
         const Tensor in = make({N, IC}, x), weight = make({OC, IC}, x), bias = make({OC}, x), out = make({N, OC}, x),
                      pre = make({N, OC}, x), din = make({N, IC}, x), dweight = make({OC, IC}, DType::F32),
