@@ -109,7 +109,7 @@ TEST_CASE("ops that drop elements in their own pass have the bits of dropout apa
     embedding_forward(rows2, tokens, {}, a, b, s, drop);
     CHECK(rows.bytes() == rows2.bytes());
 
-    const auto backward = [&](Buffer& dx, Tensor dropped) {
+    const auto backward = [&, C = C](Buffer& dx, Tensor dropped) {
         Buffer dw(dev, {C}, F32), db(dev, {C}, F32);
         layernorm_backward(dx, dw, db, b, sum, w, mean, rstd, Into::set, s, drop, dropped);
         return Bytes{dw.bytes(), db.bytes()};
