@@ -49,7 +49,7 @@ struct LoaderPosition {
 // What packing made of shards with a loss mask.
 struct Packing {
     int64_t sequences = 0, tokens = 0, counted = 0;  // counted: the targets that count
-    int64_t documents = 0;                           // in these sequences
+    int64_t documents = 0;                           // the documents that these sequences hold
     int64_t cut = 0, cut_tokens = 0;                 // documents that were cut, and the tokens that this left out
     int64_t left_out = 0;                            // documents in sequences where nothing counts
     int64_t too_long = 0;                            // pairs that are longer than a sequence, and were left out
@@ -168,7 +168,7 @@ class Loader {
         for (int64_t i = 0; i < n; i++) sum += packed_[sequence_at(position_.epoch, position_.index + i)].counted;
         return sum;
     }
-    int64_t sequences_per_batch() const { return set_.batch * set_.world; }  // of all ranks together
+    int64_t sequences_per_batch() const { return set_.batch * set_.world; }  // counts those of all ranks
     int world() const { return set_.world; }
     // Likewise the documents in these sequences, for shards with a loss mask.
     int64_t documents_in(int64_t n) const {

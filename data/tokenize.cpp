@@ -401,7 +401,7 @@ class ShardMaker {
 
     Options options_;
     const OutputNames names_;
-    const ChatForm* const form_;          // of conversations; null if the input is documents
+    const ChatForm* const form_;          // the form of conversations; null if the input is documents
     std::optional<ChatTokenizer> added_;  // the files of --add-tokens
     const Tokenizer tokenizer_;
     std::optional<ChatTemplate> chat_;

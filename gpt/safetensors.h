@@ -358,7 +358,7 @@ class SafetensorsReader {
     std::string path_;
     std::vector<std::unique_ptr<MappedFile>> files_;
     std::map<std::string, StoredTensor> tensors_;
-    std::map<std::string, std::string> promised_;  // where the index says that tensors are which no file has
+    std::map<std::string, std::string> promised_;  // which file should have a tensor, by the index, though none has it
 };
 
 // A tensor that is to be written.

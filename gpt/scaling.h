@@ -75,7 +75,7 @@ struct ScaledStep {
     double wire    = 0;                            // seconds in which it sends
     double exposed = 0;                            // those of them in which it computes nothing
     double idle    = 0;                            // of a pipeline that fills and drains
-    HostUpdate host{};                             // what the CPU's update of weights moves (--offload)
+    HostUpdate host{};                             // the bytes that the CPU's update of weights moves (--offload)
     double waits = 0;                              // seconds in which the GPU waits for that update
     double seconds() const { return forward + backward + update + exposed + idle + waits; }
 };

@@ -117,11 +117,11 @@ struct StepOp {
     Part part;
     const char* name;
     OpKind kind;
-    Cost cost;              // of one call
-    int kernels;            // that a call launches
-    double calls;           // in a step
+    Cost cost;              // what one call costs
+    int kernels;            // as many as a call launches
+    double calls;           // as often as a step calls it
     double work      = 1;   // instructions, relative to those of the kernel whose share was measured
-    ProductSize size = {};  // of a product in a model's layer or head
+    ProductSize size = {};  // the shape of a product in a layer or the head
 };
 
 // Attention with dropout executes more instructions, of which Philox has the most. These are the ratios that the

@@ -160,6 +160,14 @@ __device__ inline void copy_chunk_async(uint32_t to, const void* from, bool vali
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Loads four 8 × 8 matrices of bf16 from shared memory. Lane l gives the address of row l%8 of matrix l/8.
+__device__ inline void load_matrices(uint32_t (&m)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 constexpr float log2e = 1.44269504f;
 __device__ inline float exp2_fast(float x) {  // 2 ulp; exact at 0, 0 at -inf; results below 2^-126 are 0
     float y;

@@ -13,20 +13,19 @@
 //   results           in bf16 go through shared memory, from where the copy engine writes them while the block goes on.
 //                     Those in fp32, where K is long, are written by the threads that have them
 //
-// Tiles may be too few for the multiprocessors, or leave most of them without work at the end. So the blocks can share
-// the last tiles, or all: each gets an equal number of steps along K, and a second kernel adds the pieces of a tile in
-// a fixed order (Osama et al. 2023, "Stream-K", arXiv 2301.03598). The number of blocks is a part of the choice that is
-// kept in products.json, so the bits do not depend on the GPU.
+// The blocks can share tiles (tile_work.h), whose pieces a second kernel adds in a fixed order. The number of blocks is
+// a part of the choice that is kept in products.json, so the bits do not depend on the GPU.
 //
 // Only machine code for sm_90a has these kernels. README.md has their floor and what the emulator counts.
 #include "matmul_hopper.h"
 #ifdef __CUDACC__
 #include "gelu.h"
 #include "hopper.cuh"
+#include "tile_work.h"
 
 namespace gpu {
 
-// ---- how the work is divided ----------------------------------------------------------------------------------------
+// ---- tiles and their endings ----------------------------------------------------------------------------------------
 
 // What is done with the sums of a tile.
 enum class Ending : uint8_t {
@@ -49,98 +48,6 @@ struct ProductTiling {
     static constexpr int shared      = 1024 + stages * stage_bytes + 2 * out_bytes;
     static constexpr int barriers    = 2 * stages + 2;
     static_assert(M % 128 == 0 && N % 64 == 0 && stages >= 3);
-};
-
-// What a block does with the tile in this row and column of tiles: all its steps along K, or a share of them, whose
-// sums go to a slot of scratch memory.
-struct Piece {
-    int row, column, tile, steps;
-    int slot;  // -1: all steps
-};
-
-// How the blocks share the tiles. Block i computes tiles i, i + blocks, … of the first `whole` tiles. The steps of the
-// other tiles, one tile after another, are shared equally: block i has those in [first_step(i), first_step(i + 1)). So
-// it meets at most two tiles that it does not compute alone, its first and its last one, and has a slot for each.
-struct TileWork {
-    int rows = 0, columns = 0;  // tiles of c
-    int steps  = 0;             // of 64 along K, of each tile
-    int blocks = 0, whole = 0;
-    int each = 0, longer = 0;  // steps of a block; the first `longer` blocks have one more
-
-    HD int tiles() const { return rows * columns; }
-    HD int first_step(int block) const { return each * block + (block < longer ? block : longer); }
-    HD int block_of(int step) const {
-        const int of_longer = longer * (each + 1);
-        return step < of_longer ? step / (each + 1) : longer + (step - of_longer) / each;
-    }
-    HD int begin(int tile) const { return (tile - whole) * steps; }
-    // The blocks that share a tile.
-    HD int first_block(int tile) const { return block_of(begin(tile)); }
-    HD int last_block(int tile) const { return block_of(begin(tile + 1) - 1); }
-    HD int slot(int block, int tile) const { return 2 * block + (first_step(block) < begin(tile)); }
-
-    // Blocks that run at the same time should read the same rows of a and columns of b, which the L2 cache then has. So
-    // 8 rows of tiles are gone through together, one column after another.
-    HD Piece piece(int tile, int count, int slot) const {
-        constexpr int together = 8;
-        const int band = tile / (together * columns), within = tile % (together * columns);
-        const int high = rows - band * together < together ? rows - band * together : together;
-        return {band * together + within % high, within / high, tile, count, slot};
-    }
-    // Calls f for each piece of this block.
-    template <class F>
-    __device__ void each_piece(F f) const {
-        const int end = first_step(blockIdx.x + 1);
-        int next = blockIdx.x, at = first_step(blockIdx.x);
-        while (next < whole || at < end) {
-            Piece p;
-            if (next < whole) {
-                p = piece(next, steps, -1);
-                next += blocks;
-            } else {
-                const int tile = whole + at / steps, count = min(end, begin(tile + 1)) - at;
-                p = piece(tile, count, count == steps ? -1 : slot(blockIdx.x, tile));
-                at += count;
-            }
-            f(p);
-        }
-    }
-};
-
-// The order in which the blocks of a shared tile take its steps along K. They do not take a part of K each, but one
-// step after another in turns, as if all of them took a step at the same time. So at any time all tiles are at about
-// the same place along K, and the L2 cache needs to hold a few rows of a and b only, not all of them. Blocks do not
-// wait for each other: it is only an order.
-class StepsInTurns {
-  public:
-    __device__ StepsInTurns(const TileWork& work, const Piece& piece) : work_(work), whole_(piece.slot < 0) {
-        if (whole_) return;
-        const int begin = work.begin(piece.tile), end = work.begin(piece.tile + 1);
-        first_    = work.first_block(piece.tile);
-        last_     = work.last_block(piece.tile);
-        late_     = max(0, begin - work.first_step(first_));
-        of_first_ = work.first_step(first_ + 1) - max(begin, work.first_step(first_));
-        of_last_  = end - work.first_step(last_);
-    }
-
-    // Which step is the i-th of a block. The first block of the tile may come to it late, after another tile. In front
-    // of this step are those that each block takes until then, and at the same time if it is a lower block.
-    __device__ int step(int block, int i) const {
-        if (whole_) return i;
-        const int now = i + (block == first_ ? late_ : 0), between = last_ - first_ - 1, each = work_.each;
-        const auto below = [&](int limit) { return min(max(limit - first_ - 1, 0), between); };
-        const int longer = below(work_.longer), lower = below(block), both = below(min(block, work_.longer));
-        return min(max(now - late_ + (first_ < block), 0), of_first_) + min(now, of_last_) +
-               both * min(now + 1, each + 1) + (lower - both) * min(now + 1, each) +
-               (longer - both) * min(now, each + 1) + (between - longer - lower + both) * min(now, each);
-    }
-
-  private:
-    const TileWork& work_;
-    bool whole_;
-    int first_ = 0, last_ = 0;        // blocks
-    int late_     = 0;                // the steps that the first block has taken before
-    int of_first_ = 0, of_last_ = 0;  // their steps of this tile
 };
 
 struct HopperOperands {
@@ -241,13 +148,6 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t (&m)[4]) 
                  "r"(m[2]), "r"(m[3])
                  : "memory");
 }
-__device__ inline void load_stored_matrices(uint32_t (&m)[4], uint32_t address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-                 : "r"(address)
-                 : "memory");
-}
-
 // Where a warpgroup puts its results in bf16: in blocks of 64 columns, whose rows have 128 bytes and are swizzled.
 template <class Tiling>
 struct ResultTile {
@@ -333,7 +233,7 @@ __device__ inline void store_four(const HopperOperands& p, int row, int column, 
 template <class Tiling, bool columns_a, bool columns_b>
 __device__ inline void bring_operands(const ProductMemory<Tiling, columns_a, columns_b>& at, const HopperOperands& p) {
     RingPlace<Tiling::stages> place;
-    p.work.each_piece([&](const Piece& piece) {
+    p.work.each_piece(blockIdx.x, [&](const Piece& piece) {
         const StepsInTurns turns(p.work, piece);
         for (int i = 0; i < piece.steps; i++, place.next()) {
             const uint32_t full = at.full(place.stage);
@@ -464,7 +364,7 @@ __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& su
 #pragma unroll
             for (int n = 0; n < Tiling::N / 8; n += 2) {
                 uint32_t words[4];
-                load_stored_matrices(words, result.at(m, n));
+                load_matrices(words, result.at(m, n));
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const float* c      = sums.c[m] + 4 * (n + i / 2) + 2 * (i % 2);
@@ -506,7 +406,7 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
     const bool leads        = threadIdx.x % 128 == 0;
     RingPlace<Tiling::stages> place;
     uint32_t pre_parity = 0;
-    p.work.each_piece([&](const Piece& piece) {
+    p.work.each_piece(blockIdx.x, [&](const Piece& piece) {
         const ResultTile<Tiling> result{at.out(group), piece.row * Tiling::M + group * Tiling::rows,
                                         piece.column * Tiling::N};
         if (ending == Ending::bf16_slope && piece.slot < 0 && leads) {
@@ -586,17 +486,7 @@ static void for_hopper_tile(const HopperWay& way, F f) {
     if (is(256, 128)) f(Constant<256>{}, Constant<128>{});
 }
 static TileWork work_of(const Product& p, const HopperWay& way) {
-    TileWork work;
-    work.rows        = int(ceil_div(p.M, way.M));
-    work.columns     = int(ceil_div(p.N, way.N));
-    work.steps       = int(ceil_div(p.K, 64));
-    work.blocks      = way.blocks;
-    // The blocks share so many of the last tiles that each has the work of one or two.
-    work.whole       = way.split ? std::max(0, work.tiles() / way.blocks - 1) * way.blocks : work.tiles();
-    const int shared = (work.tiles() - work.whole) * work.steps;
-    work.each        = shared / way.blocks;
-    work.longer      = shared % way.blocks;
-    return work;
+    return divide_tiles(ceil_div(p.M, way.M), ceil_div(p.N, way.N), ceil_div(p.K, 64), way.blocks, way.split);
 }
 // The bytes of the pieces of shared tiles.
 static size_t bytes_of_pieces(const HopperWay& way) {
