@@ -131,7 +131,7 @@ $(BUILD)/infer_gpt: LDLIBS += $(if $(EDIT_H),-ledit)
 $(BUILD)/infer_gpt.o: CXXFLAGS += $(if $(EDIT_H),-DGPT_LIBEDIT)
 $(BUILD)/austen:    $(BUILD)/data/austen.o
 $(BUILD)/test_gpt:  $(TESTS) $(KERNELS)
-$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops matmul matmul_hopper muon ops random)) $(KERNELS)
+$(BUILD)/test_ops:  $(patsubst %,$(BUILD)/test/%.o,main $(addprefix test_,adamw attention choose device gradients_ops matmul matmul_hopper muon ops random tile_work)) $(KERNELS)
 $(BUILD)/bench_ops: $(BUILD)/test/bench_ops.o $(BUILD)/test/attention_variants.o $(KERNELS)
 $(BUILD)/bench_tokenizer: $(BUILD)/test/bench_tokenizer.o
 $(BUILD)/test_gpt $(BUILD)/test_ops: LDLIBS += $(CATCH3)
