@@ -478,12 +478,18 @@ std::string HopperWay::str() const {
     return fmt::format("hopper {}x{}, {} blocks{}", M, N, blocks, split ? ", split sums" : "");
 }
 
+// Calls f(M, N) for each size of tiles that there is.
+template <class F>
+static void each_hopper_tile(F f) {
+    f(Constant<128>{}, Constant<256>{});
+    f(Constant<128>{}, Constant<192>{});
+    f(Constant<256>{}, Constant<128>{});
+}
 template <class F>
 static void for_hopper_tile(const HopperWay& way, F f) {
-    const auto is = [&](int M, int N) { return way.M == M && way.N == N; };
-    if (is(128, 256)) f(Constant<128>{}, Constant<256>{});
-    if (is(128, 192)) f(Constant<128>{}, Constant<192>{});
-    if (is(256, 128)) f(Constant<256>{}, Constant<128>{});
+    each_hopper_tile([&](auto M, auto N) {
+        if (way.M == M && way.N == N) f(M, N);
+    });
 }
 static TileWork work_of(const Product& p, const HopperWay& way) {
     return divide_tiles(ceil_div(p.M, way.M), ceil_div(p.N, way.N), ceil_div(p.K, 64), way.blocks, way.split);
@@ -561,14 +567,15 @@ bool has_hopper_products(const Queue& q) {
 std::vector<HopperWay> hopper_ways(const Product& p, const Queue& q) {
     std::vector<HopperWay> ways;
     if (std::min(p.M, p.N) < 128 || !has_hopper_products(q)) return ways;
-    for (const auto& tile : {std::pair(128, 256), {128, 192}, {256, 128}})
+    each_hopper_tile([&](int M, int N) {
         for (const bool split : {false, true}) {
-            HopperWay way{tile.first, tile.second, q.limits.multiProcessorCount, split};
+            HopperWay way{M, N, q.limits.multiProcessorCount, split};
             const int tiles = work_of(p, way).tiles();
             if (!split) way.blocks = std::min(way.blocks, tiles);
             while (split && bytes_of_pieces(way) > workspace_bytes) way.blocks--;
             if (can_take(p, way)) ways.push_back(way);
         }
+    });
     return ways;
 }
 

@@ -46,6 +46,13 @@ inline const std::vector<const Device*>& devices() {
     return all;
 }
 
+// The GPU that runs the kernels for Hopper, or null.
+inline const Device* hopper() {
+    for (const Device* d : devices())
+        if (d->has_hopper_attention()) return d;
+    return nullptr;
+}
+
 // Runs f with the given number of CPU threads.
 template <class F>
 void with_threads(int threads, F f) {

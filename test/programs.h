@@ -37,6 +37,15 @@ inline Ran run(const Scratch& scratch, const std::string& program, const std::st
                const std::string& under = "") {
     return shell(scratch, under + build_folder() + "/" + program + " " + words, in);
 }
+// A program must end with this exit code and with an error that says these words, and names no line of the source.
+inline void refused(const Scratch& s, const std::string& program, const std::string& words,
+                    std::initializer_list<const char*> says, int code = 2) {
+    const Ran r = run(s, program, words);
+    CAPTURE(program, words, r.out, r.err);
+    CHECK(r.code == code);
+    CHECK(missing_words(r.err, says) == "");
+    for (const char* line_of_source : {".h:", ".cu:", ".cpp:"}) CHECK(r.err.find(line_of_source) == std::string::npos);
+}
 // Writes a shard of ids that repeat with variations.
 inline void write_shard(const std::string& path, int64_t tokens, int32_t bad_at = -1, int64_t vocab = 257) {
     std::vector<uint16_t> ids(512 + tokens);

@@ -7,12 +7,6 @@ namespace {
 
 using Sizes = AttentionSizes;
 
-// The GPU, or null.
-const Device* hopper() {
-    for (const Device* d : devices())
-        if (d->has_hopper_attention()) return d;
-    return nullptr;
-}
 // Lets a device use these kernels for as long as it lives.
 struct Using {
     const Device* dev;

@@ -11,13 +11,6 @@ namespace {
 constexpr auto F32 = DType::F32, BF16 = DType::BF16;
 const Tensor none;
 
-// The GPU, or null.
-const Device* hopper() {
-    for (const Device* d : devices())
-        if (d->has_hopper_attention()) return d;
-    return nullptr;
-}
-
 ProductChoice choice(Product p, const std::string& way) {
     p.alignment = 16;
     return {p.str(), way};
