@@ -114,7 +114,7 @@ inline void describe(Prepared& plan, const Product& p) {
     matrix(&plan.c, p.out, p.N, p.M);
 }
 
-// ---- the choice of a way -------------------------------------------------------------------------------------
+// ---- the choice of a way --------------------------------------------------------------------------------------------
 
 // Returns up to `most` algorithms of cuBLASLt, in the order in which it expects them to be fast.
 inline std::vector<Way> candidates(const Product& p, const Prepared& plan, const Products& lt, int most) {
@@ -185,9 +185,10 @@ class ProductTrial {
         }
         memory_.reset(memory, [](void* m) { cudaFree(m); });
         const auto part = [&](int i) { return memory + at[i]; };
-        ours_           = {part(4), part(0), part(1), part(2), part(3)};
-        theirs_         = {part(7), part(0), part(1), p.slope ? part(2) : part(5), p.row_sums ? part(6) : part(3)};
-                worst_ = reinterpret_cast<uint32_t*>(part(8));
+
+        worst_  = reinterpret_cast<uint32_t*>(part(8));
+        ours_   = {part(4), part(0), part(1), part(2), part(3)};
+        theirs_ = {part(7), part(0), part(1), p.slope ? part(2) : part(5), p.row_sums ? part(6) : part(3)};
         p.in == DType::F32 ? fill<float>(memory, bytes) : fill<bf16>(memory, bytes);
     }
     bool has_memory() const { return bool(memory_); }
