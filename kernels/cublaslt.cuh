@@ -64,7 +64,12 @@ struct Products {
     }
 };
 
+// cuBLASLt has gelu in the tanh form only, so in the erf form our op follows its product.
+inline bool gelu_follows(const Product& p) { return p.gelu == Gelu::erf || p.slope == Gelu::erf; }
+// Whether cuBLASLt itself reads or writes gelu's input.
+inline bool has_auxiliary(const Product& p) { return (p.slope || p.keeps_pre) && !gelu_follows(p); }
 inline cublasLtEpilogue_t epilogue_of(const Product& p) {
+    if (gelu_follows(p)) return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     if (p.slope) return CUBLASLT_EPILOGUE_DGELU;
     if (p.row_sums) return CUBLASLT_EPILOGUE_BGRADB;
     if (p.gelu && p.keeps_pre) return p.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
@@ -78,11 +83,18 @@ inline void run(const Product& p, const Prepared& plan, const Operands& o, const
         LT_RUN(cublasLtMatmulDescSetAttribute(plan.op, what, &pointer, sizeof pointer), p);
     };
     if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
-    if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.pre);
+    if (has_auxiliary(p)) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.pre);
+    void* const c   = gelu_follows(p) && p.keeps_pre ? o.pre : o.c;
     const float one = 1.f, keep = p.accumulate ? 1.f : 0.f;
-    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, o.b, plan.a, o.a, plan.b, &keep, o.c, plan.c, o.c, plan.c,
+    LT_RUN(cublasLtMatmul(lt.handle, plan.op, &one, o.b, plan.a, o.a, plan.b, &keep, c, plan.c, c, plan.c,
                           &plan.way.algorithm, lt.workspace, cublaslt_workspace_bytes, q.stream),
            p);
+    if (!gelu_follows(p)) return;
+    const auto matrix = [&](void* data) { return Tensor{data, p.out, Shape({p.M, p.N})}; };
+    if (p.slope)
+        gelu_backward(matrix(o.c), matrix(o.c), matrix(o.pre), *p.slope, stream_of(q));
+    else
+        gelu_forward(matrix(o.c), matrix(c), *p.gelu, stream_of(q));
 }
 
 // cuBLASLt's matrices are column-major. Our row-major c = a b is its cᵀ = bᵀ aᵀ, so b is its first operand, and a
@@ -101,11 +113,11 @@ inline void describe(Prepared& plan, const Product& p) {
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cublaslt_type(p.in));
     if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
-    if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
+    if (has_auxiliary(p)) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
     // What chooses and checks algorithms takes these pointers for their alignment alone (cublasLt.h). run() sets them.
     const auto place = reinterpret_cast<const void*>(uintptr_t(p.alignment));
     if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, place);
-    if (p.slope || p.keeps_pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, place);
+    if (has_auxiliary(p)) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, place);
     const auto matrix = [&](cublasLtMatrixLayout_t* m, DType t, int64_t rows, int64_t columns) {  // as cuBLASLt sees it
         LT_RUN(cublasLtMatrixLayoutCreate(m, cublaslt_type(t), rows, columns, rows), p);
     };

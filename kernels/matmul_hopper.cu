@@ -55,6 +55,7 @@ struct HopperOperands {
     void* out;                 // c (M, N)
     bf16* pre_data;            // pre (M, N), read for a slope
     const bf16* bias;          // (N), may be null
+    Gelu form;                 // of gelu or its slope
     bool keeps_pre;            // pre is written
     bool adds;                 // += in place of =, where results are fp32
     float* row_sums;           // (M), may be null
@@ -129,15 +130,45 @@ struct ProductMemory {
 
 // ---- endings --------------------------------------------------------------------------------------------------------
 
-// Gelu in the tanh form and its slope, as gelu.h computes them but with the hardware's approximations of 2^x and 1/x.
-// Beside the products of the other warpgroup a dozen instructions fit, and results are rounded to bf16.
+// Gelu and its slope as gelu.h and gelu.cu compute them, but with the hardware's approximations of 2^x and 1/x. Beside
+// the products of the other warpgroup a dozen instructions fit, and results are rounded to bf16.
+
+// exp(-x²/2) and Φ(x). The polynomial in t has coefficients that minimise the largest relative error of Φ(-|x|) over
+// |x| <= 8, which is 5e-6.
+struct Normal {
+    float exponential, probability;
+    __device__ explicit Normal(float x) : exponential(exp2_fast(-0.7213475204f * x * x)) {
+        const float t = __fdividef(1.f, fmaf(0.35f, fabsf(x), 1.f));
+        float r       = fmaf(t, -0.1049513744f, 0.2993197314f);
+        r             = fmaf(r, t, -0.0110994207f);
+        r             = fmaf(r, t, 0.1841769778f);
+        r             = fmaf(r, t, 0.1320292079f);
+        r             = fmaf(r, t, 0.0005224117f);
+        probability   = x < 0.f ? exponential * r : fmaf(-exponential, r, 1.f);
+    }
+};
+template <Gelu form>
 __device__ inline float gelu_in_product(float x) {
+    if constexpr (form == Gelu::erf) return x * Normal(x).probability;
     return __fdividef(x, 1.f + exp2_fast(-2.302208198f * x * fmaf(0.044715f * x, x, 1.f)));
 }
+template <Gelu form>
 __device__ inline float gelu_slope_in_product(float x) {
+    if constexpr (form == Gelu::erf) {
+        const Normal normal(x);
+        return fmaf(0.3989422804f * x, normal.exponential, normal.probability);
+    }
     const float t = -2.302208198f * x * fmaf(0.044715f * x, x, 1.f);
     const float e = exp2_fast(fminf(t, 126.f)), s = __fdividef(1.f, 1.f + e);  // s = σ(2u), and 1 - s = e s
     return fmaf(x * (e * s) * s, fmaf(0.2140644532f * x, x, 1.5957691216f), s);
+}
+// Calls f(form), where form.value is that of the product at compile time.
+template <class F>
+__device__ inline void for_form(Gelu form, F f) {
+    if (form == Gelu::tanh)
+        f(std::integral_constant<Gelu, Gelu::tanh>{});
+    else
+        f(std::integral_constant<Gelu, Gelu::erf>{});
 }
 
 // All threads of a warpgroup wait for each other.
@@ -214,14 +245,17 @@ __device__ inline void store_four(const HopperOperands& p, int row, int column, 
                 const Floats<2> bias = load<2>(p.bias + column);
                 c                    = {c[0] + bias[0], c[1] + bias[1]};
             }
-            if (ending == Ending::bf16_gelu) {
-                if (p.keeps_pre) store(p.pre_data + at, c);
-                c = {gelu_in_product(c[0]), gelu_in_product(c[1])};
-            }
-            if (ending == Ending::bf16_slope) {
-                const Floats<2> pre = load<2>(p.pre_data + at);
-                c                   = {c[0] * gelu_slope_in_product(pre[0]), c[1] * gelu_slope_in_product(pre[1])};
-            }
+            if (ending == Ending::bf16_gelu && p.keeps_pre) store(p.pre_data + at, c);
+            if (ending == Ending::bf16_gelu || ending == Ending::bf16_slope)
+                for_form(p.form, [&](auto form) {
+                    constexpr Gelu kind = decltype(form)::value;
+                    if (ending == Ending::bf16_gelu) {
+                        c = {gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1])};
+                    } else {
+                        const Floats<2> pre = load<2>(p.pre_data + at);
+                        c = {c[0] * gelu_slope_in_product<kind>(pre[0]), c[1] * gelu_slope_in_product<kind>(pre[1])};
+                    }
+                });
             store(static_cast<bf16*>(p.out) + at, c);
         }
     }
@@ -359,21 +393,25 @@ __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& su
     // In shared memory there is `pre`, or there are results that the copy engine may not have read yet.
     if constexpr (ending == Ending::bf16_slope) {
         wait_for_phase(pre_full, pre_parity);
+        for_form(p.form, [&](auto form) {
+            constexpr Gelu kind = decltype(form)::value;
 #pragma unroll
-        for (int m = 0; m < TileSums<Tiling>::parts; m++)
+            for (int m = 0; m < TileSums<Tiling>::parts; m++)
 #pragma unroll
-            for (int n = 0; n < Tiling::N / 8; n += 2) {
-                uint32_t words[4];
-                load_matrices(words, result.at(m, n));
+                for (int n = 0; n < Tiling::N / 8; n += 2) {
+                    uint32_t words[4];
+                    load_matrices(words, result.at(m, n));
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const float* c      = sums.c[m] + 4 * (n + i / 2) + 2 * (i % 2);
-                    const Floats<2> pre = unpack<2, bf16>(words[i]);
-                    words[i] = bf16_pair(c[0] * gelu_slope_in_product(pre[0]), c[1] * gelu_slope_in_product(pre[1]));
+                    for (int i = 0; i < 4; i++) {
+                        const float* c      = sums.c[m] + 4 * (n + i / 2) + 2 * (i % 2);
+                        const Floats<2> pre = unpack<2, bf16>(words[i]);
+                        words[i]            = bf16_pair(c[0] * gelu_slope_in_product<kind>(pre[0]),
+                                                        c[1] * gelu_slope_in_product<kind>(pre[1]));
+                    }
+                    __syncwarp();  // all lanes have loaded what they store over
+                    store_matrices(result.at(m, n), words);
                 }
-                __syncwarp();  // all lanes have loaded what they store over
-                store_matrices(result.at(m, n), words);
-            }
+        });
     } else {
         const auto room = [&] {
             if (leads) wait_until_read();
@@ -390,9 +428,12 @@ __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& su
         }
         if constexpr (ending == Ending::bf16_gelu) {
             if (p.keeps_pre) room();
-            result.fill([&](int m, int n, int i) {
-                const float* c = sums.c[m] + 4 * n + i;
-                return bf16_pair(gelu_in_product(c[0]), gelu_in_product(c[1]));
+            for_form(p.form, [&](auto form) {
+                constexpr Gelu kind = decltype(form)::value;
+                result.fill([&](int m, int n, int i) {
+                    const float* c = sums.c[m] + 4 * n + i;
+                    return bf16_pair(gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1]));
+                });
             });
         }
     }
@@ -509,8 +550,8 @@ static bool multiplies_on_hopper(const Product& p) {
     if (p.out == DType::F32)
         return p.a_transposed && !p.b_transposed && !p.bias && !p.gelu && !p.slope && !(p.accumulate && p.row_sums);
     if (p.a_transposed || p.accumulate || p.row_sums) return false;
-    if (p.slope) return !p.b_transposed && !p.bias && !p.gelu && *p.slope == Gelu::tanh;
-    return !p.gelu || (p.b_transposed && *p.gelu == Gelu::tanh);
+    if (p.slope) return !p.b_transposed && !p.bias && !p.gelu;
+    return !p.gelu || p.b_transposed;
 }
 // Whether each block gets a step, the pieces find room, and no number is too large for an int.
 static bool shares_well(const Product& p, const HopperWay& way) {
@@ -589,6 +630,7 @@ void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, vo
         if (p.out == DType::BF16) x.c = map_of_operand(o.c, p.M, p.N, Tiling::rows, false);
         if (p.slope || p.keeps_pre) x.pre = map_of_operand(o.pre, p.M, p.N, Tiling::rows, false);
         x.bias           = p.bias ? static_cast<const bf16*>(o.bias) : nullptr;
+        x.form           = p.slope.value_or(p.gelu.value_or(Gelu::tanh));
         x.keeps_pre      = p.keeps_pre;
         x.out            = o.c;
         x.pre_data       = static_cast<bf16*>(o.pre);
