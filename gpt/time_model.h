@@ -128,8 +128,12 @@ struct StepOp {
 // emulator counted, in bf16 with D = 64 (kernels/README.md). No GPU has timed these kernels yet.
 constexpr double dropout_forward_work = 1.87, dropout_backward_work = 1.84;
 
-// Whether the product of `up` ends in gelu, or gelu is an op of its own, as it was in the runs that were measured.
-enum class GeluOp : uint8_t { in_product, apart };
+// Where gelu is computed.
+enum class GeluOp : uint8_t {
+    in_product,      // in the products of `up` and of its gradient where cuBLASLt can: the tanh form in bf16
+    in_our_product,  // in them, in either form (kernels/matmul_hopper.cu)
+    apart,           // by an op after the product of `up`, as in the runs that were measured
+};
 
 // Every op of a training step, in its order, as Step::work() queues them on a GPU.
 inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
@@ -188,9 +192,11 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         add("residual and norm", K::copy, add_and_norm, 1, blocks);
     }
     forward("up", N, C, F, blocks);
+    const bool in_products =
+        x == DType::BF16 && F % 8 == 0 && (c.gelu == Gelu::tanh || gelu_op == GeluOp::in_our_product);
     // A product that ends in gelu writes `act` beside `up`, which nothing hides: llm.c measured 1.0 ms less with it
     // than without in a step of GPT-2 124M, B 32, and the model predicts 1.0.
-    if (gelu_op == GeluOp::in_product && x == DType::BF16 && c.gelu == Gelu::tanh && F % 8 == 0 && !repeats_gelu(level))
+    if (in_products && gelu_op != GeluOp::apart && !repeats_gelu(level))
         add("gelu", K::copy, Cost{double(N * F * size_of(x))}, 0, blocks);
     else
         add("gelu", K::gelu, gelu, 1, blocks + (repeats_gelu(level) ? again : 0));
@@ -213,7 +219,10 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     // The blocks' backward pass.
     part               = Part::block_backward;
     const double first = double(c.layers);
-    add("gelu, backward", K::copy, Cost{double(N * F * size_of(x))}, 0, layers);  // inside the product of down
+    if (in_products)
+        add("gelu, backward", K::copy, Cost{double(N * F * size_of(x))}, 0, layers);
+    else
+        add("gelu, backward", K::gelu, gelu_backward_cost(N * F, x), 1, layers);
     backward("down, backward", N, F, C, layers, first);
     backward("up, backward", N, C, F, layers, first);
     add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers);

@@ -93,7 +93,8 @@ auto* row_for(const Rows& rows, int64_t D, int64_t T) {
 // Returns the seconds of a step, or nothing when there are no figures for its attention.
 inline std::optional<double> predicted_step(const Config& c, const BatchShape& shape, Attention attention) {
     const Card* card = find_card("NVIDIA H100 80GB HBM3");
-    auto ops         = step_ops(c, shape, DType::BF16, 1, OptimizerKind::adamw);
+    auto ops         = step_ops(c, shape, DType::BF16, 1, OptimizerKind::adamw,
+                        attention == Attention::hopper_and_products ? GeluOp::in_our_product : GeluOp::in_product);
     const int64_t D = c.head_size(), T = shape.context;
     double seconds = 0;
     for (StepOp& op : ops) {
