@@ -535,9 +535,10 @@ TEST_CASE("cross_entropy refuses wrong targets and shapes", "[ops][errors]") {
 
 // ---- sums -----------------------------------------------------------------------------------------------------------
 
+// On a GPU these are from 1 to 1024 blocks, the most that there are.
 TEST_CASE("squared_norm and sum", "[ops]") {
     const auto dev  = GENERATE(from_range(devices()));
-    const auto n    = GENERATE(1, 17, 4095, 4096, 4097, 100003);
+    const auto n    = GENERATE(1, 17, 4095, 4096, 4097, 100003, 200003, 4200003);
     const auto kind = GENERATE(Kind::ordinary, Kind::large_mean, Kind::tiny, Kind::huge, Kind::zeros);
     CAPTURE(dev, n, kind);
     const Buffer x(dev, {n}, F32, kind, 1);
