@@ -27,7 +27,7 @@ enum class OpKind : uint8_t {
     cross_entropy,
     rope,
     gelu,
-    copy,  // add, zero, and all that moves bytes as simply
+    copy,  // add, zero, sums of columns, and all that moves bytes as simply
     sum,
     adamw,
 };
@@ -118,7 +118,7 @@ struct StepOp {
     const char* name;
     OpKind kind;
     Cost cost;              // what one call costs
-    int kernels;            // as many as a call launches
+    int kernels;            // as many as a call launches; a product is one, and so is zeroing
     double calls;           // as often as a step calls it
     double work      = 1;   // instructions, relative to those of the kernel whose share was measured
     ProductSize size = {};  // the shape of a product in a layer or the head
@@ -135,7 +135,19 @@ enum class GeluOp : uint8_t {
     apart,           // by an op after the product of `up`, as in the runs that were measured
 };
 
-// Every op of a training step, in its order, as Step::work() queues them on a GPU.
+// The kernels of embedding_backward: one checks the ids, two for each 8 bits of an id sort them, two add up the rows of
+// each id, and one those of each position.
+inline int embedding_backward_kernels(const Config& c) {
+    int sorts = 1;
+    for (int64_t last = c.padded_vocab() - 1; last >>= 8;) sorts++;
+    return 1 + 2 * sorts + 2 + c.learned_positions;
+}
+// The kernels of muon_orthogonalise: the norm, the division by it, and three products and two sums of matrices in each
+// of five steps.
+constexpr int muon_orthogonalise_kernels = 1 + 1 + 5 * (3 + 2);
+
+// Every op of a training step without documents, of a process that is alone, in its order, as Step::work() queues them
+// on a GPU. test_counts.cpp holds the numbers of kernels to what the emulator counts.
 inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
                                     OptimizerKind optimizer, GeluOp gelu_op = GeluOp::in_product) {
     using K         = OpKind;
@@ -158,20 +170,26 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         product(name, matmul_forward_cost(rows, IC, OC, x), calls, {rows, OC, IC, x});
     };
     // The gradient of a product's input is a product in the dtype of the model. That of its weights is written in fp32
-    // by the first of the products that add to it, and read and written by the others.
-    const auto backward = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first) {
+    // by the first of the products that add to it, and read and written by the others. The first also writes that of
+    // the bias; after the others a kernel adds the sums of columns to it, as fast as a copy: the run of an H100 that
+    // accumulated gradients is then predicted as well as the one that did not.
+    const auto backward = [&](const char* name, int64_t rows, int64_t IC, int64_t OC, double calls, double first,
+                              bool bias) {
         const Cost both = matmul_backward_cost(rows, IC, OC, x), dx = matmul_cost(rows, IC, OC, x);
         const Cost dw{both.bytes - dx.bytes, both.flops - dx.flops};
         const ProductSize size{OC, IC, rows, DType::F32};
         product(name, dx, calls, {rows, IC, OC, x});
         product(name, dw, first, size);
         product(name, dw + Cost{4. * double(IC * OC)}, calls - first, size);
+        if (bias)
+            add("sums of columns", K::copy, Cost{double(rows * OC * size_of(x)) + 8. * double(OC)}, 1, calls - first);
     };
     const Cost norm = layernorm_forward_cost(N, C, x), add_and_norm = add_layernorm_forward_cost(N, C, x),
                gelu       = gelu_forward_cost(N * F, x);
     const Recompute level = shape.recompute;
     const double again    = micro * double(c.layers - 1);  // nothing overwrites the activations of the last layer
 
+    add("zero", K::copy, Cost{4}, 1, 1);  // the loss
     add("embedding", K::embedding_forward, embedding_forward_cost(B, T, C, x), 1, micro);
     add("norm", K::layernorm_forward, norm, 1, micro);
 
@@ -204,13 +222,16 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     add("residual and next norm", K::copy, add_and_norm, 1, layers);
 
     // The head, a chunk of rows at a time.
-    part                = Part::head;
-    const int64_t rows  = std::min(N, logits_rows(c, shape, x));
-    const double chunks = micro * double(N) / double(rows);
-    forward("head", rows, C, Vp, chunks);
-    add("loss", K::cross_entropy, cross_entropy_cost(rows, Vp, x), 2, chunks);
-    backward("head, backward", rows, C, Vp, chunks, 1);
-    add("sums", K::sum, sum_cost(N), 2, micro);
+    part               = Part::head;
+    const int64_t most = logits_rows(c, shape, x);
+    const auto head    = [&](int64_t rows, double chunks, double first) {
+        forward("head", rows, C, Vp, chunks);
+        add("loss", K::cross_entropy, cross_entropy_cost(rows, Vp, x), 2, chunks);
+        backward("head, backward", rows, C, Vp, chunks, first, c.head_bias);
+    };
+    head(most, micro * double(N / most), 1);
+    if (N % most) head(N % most, micro, 0);
+    add("sums", K::sum, sum_cost(N), 1, micro);
 
     add("zero", K::copy, Cost{double(N * C * size_of(x))}, 1, micro);
     const Cost norm_backward = layernorm_backward_cost(N, C, x);
@@ -223,8 +244,8 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         add("gelu, backward", K::copy, Cost{double(N * F * size_of(x))}, 0, layers);
     else
         add("gelu, backward", K::gelu, gelu_backward_cost(N * F, x), 1, layers);
-    backward("down, backward", N, F, C, layers, first);
-    backward("up, backward", N, C, F, layers, first);
+    backward("down, backward", N, F, C, layers, first, true);
+    backward("up, backward", N, C, F, layers, first, true);
     add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers);
     // A norm's backward pass also writes its result with the mask of the branch that comes next. In a parallel block
     // the two branches share one result, and one of their masks has a pass of its own.
@@ -232,14 +253,18 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     add("dropout, backward", K::layernorm_backward, Cost{double(N * C * size_of(x))}, 0,
         if_dropped(drop.residual, 2 * layers) - own_pass);
     add("dropout, backward", K::copy, dropout_cost(N * C, x), 1, own_pass);
-    backward("projection, backward", N, C, C, layers, first);
+    backward("projection, backward", N, C, C, layers, first, c.proj_bias);
     add("attention, backward", K::attention_backward, attention_backward_cost(B, T, H, D, x), 2, layers,
         drop.attention > 0 ? dropout_backward_work : 1);
     if (c.rope.dim) add("rope, backward", K::rope, rope_cost(N, H, c.rope.dim, x), 1, layers);
-    backward("qkv, backward", N, C, 3 * C, layers, first);
+    backward("qkv, backward", N, C, 3 * C, layers, first, c.qkv_bias);
+    // embedding_backward adds to the tables' gradients. That of a tied table is then the head's, and all others are 0.
+    add("zero", K::copy, Cost{4. * double(c.context * C)}, 1, c.learned_positions);
+    add("zero", K::copy, Cost{4. * double(Vp * C)}, 1, !c.tied_head);
 
     part = Part::end;
-    add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x), 8, micro);
+    add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x),
+        embedding_backward_kernels(c), micro);
 
     // The update.
     Params shapes;
@@ -252,10 +277,11 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         }
         const int64_t n = r.shape.numel(), height = r.shape[0] / r.parts;
         add("muon", K::copy, muon_momentum_cost(n), 1, 1);
-        add("muon", K::product, muon_orthogonalise_cost(height, r.shape[1], x), 28, double(r.parts));
+        add("muon", K::product, muon_orthogonalise_cost(height, r.shape[1], x), muon_orthogonalise_kernels,
+            double(r.parts));
         add("muon", K::copy, muon_apply_cost(n, x), 1, 1);
     }
-    add("gradient norm", K::sum, sum_cost(all), 2, 1);
+    add("gradient norm", K::sum, sum_cost(all), 1, 1);
     add("adamw", K::adamw, adamw_cost(others, x), 1, 1);
     return ops;
 }

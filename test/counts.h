@@ -18,6 +18,7 @@ struct Counted {
     std::string op, dtype;
     Cost cost;  // the cost by the formula
     double launches = 0, read = 0, written = 0, instructions = 0, wavefronts = 0, conflicts = 0, tensor_flops = 0;
+    double zeroed = 0;  // how often memory was zeroed, which launches no kernel
     double bytes() const { return read + written; }
 };
 

@@ -107,6 +107,7 @@ inline std::optional<double> predicted_step(const Config& c, const BatchShape& s
         reaches(OpKind::embedding_forward, .62, .85);
         reaches(OpKind::embedding_backward, .28, .72);
         reaches(OpKind::rope, .36, .80);
+        reaches(OpKind::sum, .53, .85);
         // The instructions of an mma, now and when an H100 timed the kernels; in the backward pass those of dq and of
         // dk and dv, in the ratio of their times there. Besides, warps skip tiles now, which saves 5 % of the products.
         if (attention == Attention::by_instructions) {

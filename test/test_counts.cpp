@@ -6,6 +6,8 @@
 #include "gpt/generate.h"
 #include "gpt/optimizers.h"
 #include "gpt/presets.h"
+#include "gpt/step.h"
+#include "gpt/time_model.h"
 #include "kernels/measure.h"
 #include "test/close.h"
 #include "test/cost_table.h"
@@ -94,11 +96,21 @@ static std::vector<Counted> count_ops(const std::string& only, int context) {
 static std::vector<Counted> count_test(const std::string& name, const nlohmann::json& rows) {
     const Scratch s;
     const Ran r = run(s, "test_gpt", quoted(name), "",
-                      "EMU_CHECK=off scripts/emulate --profile " + quoted(s / "counts.json") + " ");
-    CAPTURE(r.out, r.err);
+                      "EMU_CHECK=off scripts/emulate --trace --profile " + quoted(s / "counts.json") + " ");
+    CAPTURE(r.out, r.err.substr(r.err.size() - std::min<size_t>(r.err.size(), 4000)));
     REQUIRE(r.code == 0);
     write_text(s / "rows.json", rows.dump());
-    return read_counts(s / "rows.json", s / "counts.json");
+    auto counted = read_counts(s / "rows.json", s / "counts.json");
+    // The profile has kernels alone. Zeroing is in the trace of calls.
+    size_t at    = 0;
+    for (Counted& c : counted) {
+        at               = r.err.find("emulate: cudaProfilerStart", at);
+        const size_t end = r.err.find("emulate: cudaProfilerStop", at);
+        REQUIRE(end != std::string::npos);
+        while ((at = r.err.find("emulate: cudaMemset", at + 1)) < end) c.zeroed++;
+        at = end;
+    }
+    return counted;
 }
 
 // One block of every family, with its head size, biases, norms and gelu, and the update of its model. Two heads are
@@ -170,6 +182,100 @@ TEST_CASE("launches: at most 14 forward and 20 backward of any family's block, 2
         }
         CHECK(c.launches >= 7);
         CHECK(c.launches <= (c.op.find("forward") != std::string::npos ? 14 : 20));
+    }
+}
+
+// A step of a small model of a family, and what distinguishes it from the family's plain step. A product whose columns
+// are not a multiple of 8 does not end in gelu.
+struct CountedStep {
+    const char* model;
+    DType dtype;
+    const char* what        = "plain";
+    int64_t vocab           = 200;
+    int64_t micro_steps     = 1;
+    int64_t batch           = 2;
+    Recompute recompute     = Recompute::none;
+    float dropout           = 0;
+    OptimizerKind optimizer = OptimizerKind::adamw;
+    int64_t feed_forward    = 64;
+
+    Config config() const {
+        Config c       = config_of(*find_preset(model));
+        c.layers       = 2;
+        c.width        = 32;
+        c.heads        = 2;
+        c.rope.dim     = c.rope.dim ? 8 : 0;
+        c.feed_forward = feed_forward;
+        c.context      = 48;
+        c.vocab        = vocab;
+        return c;
+    }
+    // The head has 64 rows at a time.
+    BatchShape shape() const { return {batch, 48, true, recompute, 0, {dropout, dropout, dropout}}; }
+};
+static std::vector<CountedStep> counted_steps() {
+    std::vector<CountedStep> all;
+    for (const char* model : {"gpt2", "pythia-160m", "gpt-j-6b"})
+        for (const DType x : block_dtypes) {
+            const auto add = [&](const char* what, auto change) {
+                CountedStep step{model, x};
+                step.what = what;
+                change(step);
+                all.push_back(step);
+            };
+            add("plain", [](CountedStep&) {});
+            add("accumulated", [](CountedStep& s) { s.micro_steps = 2; });
+            add("recompute gelu", [](CountedStep& s) { s.recompute = Recompute::gelu; });
+            if (x == DType::F32) continue;  // what follows is the same
+            add("ids of 9 bits", [](CountedStep& s) { s.vocab = 300; });
+            add("whole chunks", [](CountedStep& s) { s.batch = 4; });
+            add("recompute norm", [](CountedStep& s) { s.recompute = Recompute::norm; });
+            add("recompute block", [](CountedStep& s) { s.recompute = Recompute::block; });
+            add("dropout", [](CountedStep& s) { s.dropout = .1f; });
+            add("dropout, recompute block", [](CountedStep& s) { s.dropout = .1f, s.recompute = Recompute::block; });
+            add("muon", [](CountedStep& s) { s.optimizer = OptimizerKind::muon; });
+            add("odd columns", [](CountedStep& s) { s.feed_forward = 60; });
+        }
+    return all;
+}
+
+// The test below runs this one in a process of its own, under the profiler.
+TEST_CASE("training steps between profiler marks", "[.steps]") {
+    const Device dev("cuda");
+    const Comm comm(Ranks{}, 1);
+    const volatile std::sig_atomic_t not_asked = 0;
+    for (const CountedStep& step : counted_steps()) {
+        const Config c = step.config();
+        const Scratch s;
+        write_shard(s / "text.bin", 4000, -1, c.vocab);
+        Model m(c, step.dtype, step.shape(), dev);
+        m.dropout = {step.shape().dropout, 1};
+        initialise_weights(m, 7);
+        const auto optimizer = make_optimizer(m, {step.optimizer});
+        optimizer->start_from_weights();
+        Loader data({s / "text.bin", step.batch, c.context, c.vocab, 1, 0, 1});
+        Step steps(m, *optimizer, comm, data, {Schedule::Kind::constant, 1e-3f, 0.f, 0, 2}, {step.micro_steps});
+        CHECK(steps.run(0, not_asked).finite());  // asks cuBLASLt for algorithms
+        profiled(m.stream, [&] { CHECK(steps.run(1, not_asked).finite()); });
+    }
+}
+
+// The emulator counts a product as one kernel, and so does the model. On a GPU cuBLASLt may split its sums, which takes
+// another kernel.
+TEST_CASE("launches: a step has as many as the time model says", "[.emulated][counts]") {
+    nlohmann::json names;
+    const auto steps = counted_steps();
+    for (const CountedStep& s : steps)
+        names.push_back(json_of(fmt::format("{}, {}", s.model, s.what), name_of(s.dtype), {}));
+    const auto counted = count_test("training steps between profiler marks", names);
+    for (size_t i = 0; i < steps.size(); i++) {
+        const CountedStep& s = steps[i];
+        double zeroed = 0, launches = 0;
+        for (const StepOp& op : step_ops(s.config(), s.shape(), s.dtype, s.micro_steps, s.optimizer))
+            (op.name == std::string("zero") ? zeroed : launches) += op.kernels * op.calls;
+        CAPTURE(counted[i].op, counted[i].dtype);
+        CHECK(counted[i].launches == launches);
+        CHECK(counted[i].zeroed == zeroed);
     }
 }
 
