@@ -4,7 +4,7 @@
 #   scripts/compilers.sh portable     PORTABLE=1: the kernels for each level of x86-64 that this CPU has
 #   scripts/compilers.sh clang        clang++ with its own OpenMP library
 #   scripts/compilers.sh g++-11       the oldest g++ that the README names
-#   scripts/compilers.sh aarch64      aarch64-linux-gnu-g++; qemu-aarch64-static runs the tests in one thread
+#   scripts/compilers.sh aarch64      aarch64-linux-gnu-g++; qemu-aarch64-static runs the tests
 # --install before the name installs a compiler that is missing, with apt-get as root. Without it, the script names what is
 # missing and goes on. Libraries for aarch64 are always unpacked into build-aarch64, and never installed.
 set -euo pipefail
@@ -81,7 +81,7 @@ test_aarch64() {
     fi
     # `libraries` would look for the headers of this machine's own packages.
     build aarch64 -o libraries PORTABLE=1 CXX=aarch64-linux-gnu-g++ DEPS=$root/usr
-    OMP_NUM_THREADS=1 QEMU_LD_PREFIX=$root qemu-aarch64-static build-aarch64/test_ops "$tests"
+    OMP_NUM_THREADS=1 QEMU_LD_PREFIX=$root scripts/test_parallel.sh qemu-aarch64-static build-aarch64/test_ops "$tests"
 }
 
 case "${1:-all}" in

@@ -31,7 +31,7 @@ if [ "$cuda" != 0 ]; then
     done
     make BUILD="$build" CUDA=0 NVCC= BUNDLE=1 "$build"/{test_gpt,bench_ops}
     install -D -s -t "$stage/libexec" "$build"/{test_gpt,bench_ops}
-    install -t "$stage/libexec" scripts/gpu_check.sh
+    install -t "$stage/libexec" scripts/{gpu_check,test_parallel}.sh
     install -m 644 -t "$stage/libexec" test/bench_attention.py
     mkdir "$stage/libexec/test" && cp -r test/golden "$stage/libexec/test"
     install -D -m 644 -t "$stage/libexec/kernels" kernels/README.md  # tests compare tables of these two pages

@@ -39,9 +39,10 @@ python=${PYTHON:-python3}
 for folder in /usr/local/cuda/bin /opt/nvidia/nsight-compute/*/; do  # where a toolkit puts ncu and compute-sanitizer
     [ ! -d "$folder" ] || PATH=$PATH:$folder
 done
-on() { "$@"; }
+under=()  # what stands in front of a program
 if [ "$emulated" ]; then
-    on() { EMU_CHECK=${EMU_CHECK:-memory} scripts/emulate "$@"; }
+    export EMU_CHECK=${EMU_CHECK:-memory}
+    under=(scripts/emulate)
     gpu="emulated-${EMU_GPU:-h100}" results=$(mktemp -d)  # docs/measured is for GPUs only
 else
     gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1) || true
@@ -58,6 +59,7 @@ export TMPDIR=$work  # ncu keeps a lock in the folder of temporary files, which 
 trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT  # a job that is stopped early must not remove it
 : >"$report"
 : >"$work/measured"  # lines NAME|VALUE, for the table of targets
+on() { "${under[@]}" "$@"; }
 say() { echo "$*" | tee -a "$report"; }
 failed=() start=$SECONDS job=''  # failed: the names of parts; job: the process group of the part that runs
 
@@ -130,31 +132,13 @@ compile() {
 }
 counted=(--device cuda --batch 1 --context 256)  # the sizes of the table of kernels/README.md
 
-# On a machine without a usable GPU the tests pass and say that they ran on the CPU. Here that is a failure.
-on_the_gpu() { ! grep -h -A 2 'tests run on the CPU alone' "$@"; }
-
-# tests TAGS: deals the test cases of these tags to as many processes as there are CPU cores, because a core bounds most of them.
+# tests TAGS: on a machine without a usable GPU the tests pass and say that they ran on the CPU. Here that is a failure.
 tests() {
-    local jobs cores
-    cores=$(nproc) jobs=$(($(nproc) > 16 ? 16 : $(nproc)))
-    rm -f "$work"/{names,tests}.*
-    # Catch2 2 gives the number of tests as the exit code. Catch2 3 knows another option.
-    "$build/test_gpt" --list-test-names-only "$1" 2>/dev/null | sed '/^$/d' >"$work/all" || true
-    grep -q . "$work/all" || "$build/test_gpt" --list-tests --verbosity quiet "$1" 2>/dev/null | sed '/^$/d' >"$work/all" || true
-    [ -s "$work/all" ] || { echo "no test has the tags $1"; return 1; }
-    awk -v n="$jobs" -v to="$work/names." '{print > (to (NR % n))}' "$work/all"
-    local code=0 pids=() f
-    for f in "$work"/names.*; do
-        OMP_NUM_THREADS=$((cores / jobs > 0 ? cores / jobs : 1)) GPT_BUILD=$programs on "$build/test_gpt" --input-file "$f" \
-            >"${f/names/tests}" 2>&1 &
-        pids+=($!)
-    done
-    trap 'for f in "$work"/tests.*; do tail -n 2 "$f"; done; exit 143' TERM  # shows how far they came
-    for f in "${pids[@]}"; do wait "$f" || code=1; done
-    for f in "$work"/tests.*; do grep -q 'All tests passed' "$f" || tail -n 40 "$f"; done
-    cat "$work"/tests.* | awk '/^All tests passed/ {sub(/\(/, "", $4); a += $4; t += $7}
-                               END {printf "passed: %d assertions in %d test cases, in %d processes\n", a, t, '"${#pids[@]}"'}'
-    on_the_gpu "$work"/tests.* && return $code
+    local code=0
+    trap 'cat "$work/tests"; exit 143' TERM  # which says how far they came
+    GPT_BUILD=$programs "$here/test_parallel.sh" "${under[@]}" "$build/test_gpt" "$1" >"$work/tests" 2>&1 || code=$?
+    cat "$work/tests"
+    ! grep -q 'tests run on the CPU alone' "$work/tests" && return $code
 }
 
 # sanitize TOOL...: every op and block once under each of compute-sanitizer's tools, all at the same time. Our code checks every

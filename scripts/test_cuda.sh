@@ -9,10 +9,11 @@ cd "$(dirname "$0")/.."
 export GPT_BUILD=${GPT_BUILD:-build}
 
 echo "== ops and models on the emulated GPU, every access checked, streams as late as they may be"
-scripts/emulate --check all --streams late "$GPT_BUILD/test_gpt" '~[.]~[programs]~[shared]~[tokenizer]~[presets]~[cli]~[data]~[plot]~[comm]'
+scripts/test_parallel.sh scripts/emulate --check all --streams late "$GPT_BUILD/test_gpt" \
+    '~[.]~[programs]~[shared]~[tokenizer]~[presets]~[cli]~[data]~[plot]~[comm]'
 
 echo "== attention as GPUs without Hopper's instructions compute it"
-scripts/emulate --gpu a100 --check all "$GPT_BUILD/test_gpt" '[attention]'
+scripts/test_parallel.sh scripts/emulate --gpu a100 --check all "$GPT_BUILD/test_gpt" '[attention]'
 
 echo "== the programs on the emulated GPU"
 if "$GPT_BUILD/train_gpt" --version | grep -q 'without oneDNN'; then
@@ -24,4 +25,4 @@ if ! ldd "$GPT_BUILD/test_gpt" | grep -q libnccl; then
     which+='~[two]'
     echo "skipped: runs on two GPUs, because this build has no NCCL"
 fi
-"$GPT_BUILD/test_gpt" "$which"
+scripts/test_parallel.sh "$GPT_BUILD/test_gpt" "$which"

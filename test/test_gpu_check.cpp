@@ -15,12 +15,14 @@ struct FakeMachine {
     Scratch s;
     FakeMachine() {
         fs::create_directories(s / "archive/libexec");
-        fs::copy_file("scripts/gpu_check.sh", s / "archive/libexec/gpu_check.sh");
+        for (const char* name : {"gpu_check.sh", "test_parallel.sh"})
+            fs::copy_file(std::string("scripts/") + name, s / (std::string("archive/libexec/") + name));
         program("archive/libexec/test_gpt", R"sh(
 case "$1" in
 --list-test-names-only) printf '%s\n' "layernorm" "matmul, of [one] row" "gelu"; exit 3 ;;
 esac
 [ "$1" = --input-file ] || exit 9
+! grep -q '[^\\],' "$2" || exit 9  # a comma separates names, as in Catch2
 echo "All tests passed ($(wc -l <"$2") assertions in $(wc -l <"$2") test cases)"
 )sh");
         program("archive/bin/train_gpt", R"sh(
@@ -113,7 +115,7 @@ TEST_CASE("gpu_check.sh runs every part, and sets what it measured beside the ta
     CAPTURE(r.out, r.err);
     CHECK(r.code == 0);
     CHECK(missing_words(r.out, {"NVIDIA H100 80GB HBM3 · train_gpt of gpt.cu abc1234", "580.159, 81559 MiB",
-                                "passed: 3 assertions in 3 test cases",
+                                "passed: 3 assertions in 3 of 3 test cases",
                                 "--model gpt2-xl --dtype bf16 --context 1024 --batch 8 --steps 12 --graph: 56.4",
                                 "ready in 1.25 s",
                                 "timed products: 1, of which another than cuBLASLt's first choice is faster: 1",
