@@ -473,10 +473,9 @@ inline void backward(Model& m, const Batch& batch, Into into) {
     const Config& c = m.config;
     const Stream s  = m.stream;
     Acts& a         = m.acts;
-    zero(a.dres, s);
     m.shards->enter(c.layers + 1);
     layernorm_backward(a.dres, m.grads.lnf_w, m.grads.lnf_b, a.dlnf, a.x, m.params.lnf_w, a.mean, a.rstd, into, s,
-                       m.dropout.block(c.layers - 1).mlp, a.block.back().down);
+                       m.dropout.block(c.layers - 1).mlp, a.block.back().down, Into::set);
     m.shards->leave(c.layers + 1);
     for (int64_t l = c.layers - 1; l >= 0; l--) {
         m.shards->enter(l + 1);

@@ -233,9 +233,8 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     if (N % most) head(N % most, micro, 0);
     add("sums", K::sum, sum_cost(N), 1, micro);
 
-    add("zero", K::copy, Cost{double(N * C * size_of(x))}, 1, micro);
-    const Cost norm_backward = layernorm_backward_cost(N, C, x);
-    add("norm, backward", K::layernorm_backward, norm_backward, 2, micro);
+    const Cost norm_backward = layernorm_backward_cost(N, C, x), reads_no_dx{-double(N * C * size_of(x))};
+    add("norm, backward", K::layernorm_backward, norm_backward + reads_no_dx, 2, micro);
 
     // The blocks' backward pass.
     part               = Part::block_backward;

@@ -75,10 +75,12 @@ static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd
     });
 }
 
-// Adds one row's dx, and its share of dw and db. Lanes past the end of the row load dy = 0, so they add nothing.
+// Computes one row's dx, and adds its share of dw and db. Lanes past the end of the row load dy = 0, so they add
+// nothing.
 template <class T>
 static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, const T* x, const T* w, float mean,
-                                   float rstd, int64_t C) {
+                                   float rstd, int64_t C, Into dx_into) {
+    if (dx_into == Into::set) std::fill_n(dx, C, T(0.f));
     floats g_sum = {}, gx_sum = {};
     for_lanes(C, [&](int64_t i, auto n) {
         const floats d = load(dy + i, n), xhat = (load(x + i, n) - mean) * rstd, g = d * load(w + i, n);
@@ -101,7 +103,7 @@ static void layernorm_backward_row(T* dx, float* dw, float* db, const T* dy, con
 // chunk has its own sums, which are then added in order.
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                               Into into, Tensor dropped, const ElementMask& drop) {
+                               Into into, Tensor dropped, const ElementMask& drop, Into dx_into) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t rows = std::max<int64_t>(8, ceil_div(N, 64)), chunks = ceil_div(N, rows);
     std::vector<float> partial(chunks * 2 * C);
@@ -114,7 +116,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
     parallel_ranges(chunks, 1, [=](int64_t begin, int64_t end) {
         for (int64_t n = begin * rows; n < std::min(end * rows, N); n++) {
             float* chunk = sums + n / rows * 2 * C;
-            layernorm_backward_row(x_grad + n * C, chunk, chunk + C, y_grad + n * C, in + n * C, scale, m[n], r[n], C);
+            layernorm_backward_row(x_grad + n * C, chunk, chunk + C, y_grad + n * C, in + n * C, scale, m[n], r[n], C,
+                                   dx_into);
             if (kept) mask.apply(kept + n * C, x_grad + n * C, n * C, C);
         }
     });
@@ -211,7 +214,8 @@ static __device__ void store_dx(T* dx, T* dropped, int64_t i, const Floats<W>& v
 template <int W, int V, int R, bool drops, class T>
 static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : backward_threads, R == 2 && V == 1 ? 2 : 1)
     layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
-                              const float* rstd, int64_t N, int C, int64_t chunk, T* dropped, ElementMask drop, int P) {
+                              const float* rstd, int64_t N, int C, int64_t chunk, T* dropped, ElementMask drop,
+                              Into dx_into, int P) {
     extern __shared__ uint4 memory[];
     __shared__ float2 warp_sums[2][R][backward_threads / 32];  // Σ g and Σ g x̂ of each warp, in two alternating halves
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, groups = blockDim.x / P, group = threadIdx.x / P,
@@ -235,7 +239,7 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
                         const int64_t i = (n + r) * C + column(v);
                         dy_packed[r][v] = load_packed<W>(dy + i);
                         x_packed[r][v]  = load_packed<W>(x + i);
-                        dx_packed[r][v] = load_packed<W>(dx + i);
+                        dx_packed[r][v] = dx_into == Into::add ? load_packed<W>(dx + i) : Packed<W, T>{};
                     }
                 row_mean[r] = mean[n + r];
                 row_rstd[r] = rstd[n + r];
@@ -314,8 +318,8 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
 template <int W, bool drops, class T>
 static __global__ void __launch_bounds__(backward_threads, drops ? 2 : 0)
     layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
-                                   const float* rstd, int64_t N, int64_t C, int64_t chunk, T* dropped,
-                                   ElementMask drop) {
+                                   const float* rstd, int64_t N, int64_t C, int64_t chunk, T* dropped, ElementMask drop,
+                                   Into dx_into) {
     extern __shared__ uint4 memory[];
     if constexpr (drops) drop = drop.of_step();
     float* const chunk_sums = reinterpret_cast<float*>(memory);  // holds dw (C), then db (C)
@@ -341,7 +345,7 @@ static __global__ void __launch_bounds__(backward_threads, drops ? 2 : 0)
         const float g_mean = block_sum(g_sum) / float(C), gx_mean = block_sum(gx_sum) / float(C);
         each_vector([&](int64_t i) {
             const Floats<W> dy_v = load<W>(dy + n * C + i), x_v = load<W>(x + n * C + i), w_v = load<W>(w + i);
-            Floats<W> dx_v = load<W>(dx + n * C + i);
+            Floats<W> dx_v = dx_into == Into::add ? load<W>(dx + n * C + i) : Floats<W>{};
             for (int k = 0; k < W; k++)
                 dx_v[k] += layernorm_dx(dy_v[k] * w_v[k], x_v[k], row_mean, row_rstd, g_mean, gx_mean);
             store_dx<drops>(dx, dropped, n * C + i, dx_v, drop);
@@ -370,7 +374,7 @@ static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums
 
 template <class T>
 static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                               Into into, Tensor dropped, const ElementMask& drop, Queue& q) {
+                               Into into, Tensor dropped, const ElementMask& drop, Into dx_into, Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t chunk = backward_chunk(N), chunks = ceil_div(N, chunk);
     float* const sums  = q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch);
@@ -379,7 +383,7 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
                       threads_of_2 = round_up(ceil_div(vectors, 2), 32);
         const auto run             = [&](auto kernel, const Grid& g, auto... more) {
             launch(kernel, g, q, dx.data<T>(), sums, dy.data<T>(), x.data<T>(), w.data<T>(), mean.data<float>(),
-                               rstd.data<float>(), N, C, chunk, dropped.data_or_null<T>(), drop, more...);
+                               rstd.data<float>(), N, C, chunk, dropped.data_or_null<T>(), drop, dx_into, more...);
         };
         if (2 * threads_of_1 <= group_threads) {
             constexpr int R      = 2;
@@ -437,7 +441,7 @@ void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tenso
 }
 
 void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
-                        Into into, Stream s, const Dropout& drop, Tensor dropped) {
+                        Into into, Stream s, const Dropout& drop, Tensor dropped, Into dx_into) {
     expect_rows(__func__, x);
     expect(dx, x.shape, x.dtype, x);
     expect(dw, Shape({x.shape[1]}), DType::F32, x);
@@ -449,7 +453,7 @@ void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Te
     const ElementMask mask = element_mask(__func__, drop, x);
     if (mask.step_at) expect(dropped, x.shape, x.dtype, x);
     if (!mask.step_at) dropped = {};
-    RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into, dropped, mask);
+    RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into, dropped, mask, dx_into);
 }
 
 Cost layernorm_forward_cost(int64_t N, int64_t C, DType x) {

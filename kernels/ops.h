@@ -75,7 +75,8 @@ void layernorm_forward(Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,    
 void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*into*/, Tensor db /*into*/,  // (N,C) x, (C) fp32, (C) fp32
                         Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,   // (N,C) x, (N,C) x, (C) x, (N), (N)
                         Into into, Stream s,
-                        const Dropout& drop = {}, Tensor dropped /*=*/ = {});      // (N,C) x: dx with the mask of `drop`
+                        const Dropout& drop = {}, Tensor dropped /*=*/ = {},       // (N,C) x: dx with the mask of `drop`
+                        Into dx_into = Into::add);                                 // set: dx =
 // sum = a + b, rounded to x, then y = layernorm(sum). It reads memory once and gives the same bits as the two ops.
 // `drop` drops elements of b before they are added.
 void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/,                       // (N,C) x, (N,C) x

@@ -228,6 +228,11 @@ TEST_CASE("layernorm_backward", "[ops]") {
     CHECK_CLOSE(dx, want.dx, plain.dx);
     CHECK_CLOSE(dw, want.dw, plain.dw);
     CHECK_CLOSE(db, want.db, plain.db);
+    // Setting dx gives the bits of adding to zeros, whatever was there.
+    Buffer zeroed(dev, {N, C}, dtype, Kind::zeros), set(dev, {N, C}, dtype, Values(N * C, NAN));
+    layernorm_backward(zeroed, dw, db, dy, x, w, mean, rstd, into, dev->stream());
+    layernorm_backward(set, dw, db, dy, x, w, mean, rstd, into, dev->stream(), {}, {}, Into::set);
+    CHECK(set.bytes() == zeroed.bytes());
 }
 
 TEST_CASE("add_layernorm_forward equals add then layernorm to the bit", "[ops]") {
