@@ -131,8 +131,9 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
     shorten(prompt, i);
     std::vector<std::string> texts(o.samples, prompt.text);
     std::vector<UntilStop> until(o.samples, UntilStop(o.stop));
-    int64_t made       = 0;
-    double first_token = 0;  // seconds
+    int64_t made = 0;
+    std::vector<int64_t> of_sample(o.samples);  // tokens
+    double first_token = 0;                     // seconds
     const Stopwatch watch;
     WholeCharacters whole;
     const auto add = [&](int64_t sample, const std::string& text) {
@@ -150,7 +151,9 @@ static void continue_prompt(const Inference& i, Prompt prompt) {
         i.model, prompt.ids, o.tokens, o.samples, o.sampling,
         [&](int64_t sample, int32_t id) {
             if (made++ == 0) begin();
-            if (counts && sample == 0) fmt::print(stderr, "\r{} of {} tokens ", made / o.samples + 1, o.tokens);
+            const int64_t longest = *std::max_element(of_sample.begin(), of_sample.end());
+            if (++of_sample[sample] > longest && counts)
+                fmt::print(stderr, "\r{} of {} tokens ", longest + 1, o.tokens);
             if (i.model.config.is_end(id)) return false;
             add(sample, until[sample].add(text_of(i.tokenizer, id)));
             return !until[sample].stopped();
@@ -207,7 +210,7 @@ static int run(int argc, char** argv) {
     if (!o.activation.is_auto()) set_activation(config, o.activation, "--activation");
     find_tokenizer(o.tokenizer, o.model);
     const auto tokenizer = load_tokenizer(o.tokenizer);
-    if (tokenizer) join(config, *tokenizer, o.tokenizer);
+    if (tokenizer) use_end_token(config, *tokenizer, o.tokenizer);
     o.context.decide(config.context);
     CHECK(!config.learned_positions || o.context <= config.context,
           "--context {} is more than the {} positions that {} has", o.context, config.context, o.model);

@@ -36,7 +36,7 @@ struct Training {
 // Each of these three does what is due at this step. It returns false when the run was asked to stop before the end.
 static bool validate(Training& t) {
     if (!t.run.val) return true;
-    const int64_t batches = t.run.options.eval_batches;
+    const int64_t batches = t.run.eval_batches;
     const Stopwatch watch;
     Busy busy("evaluating, batch", batches);
     const auto go_on = [&](int64_t done) { return busy.done(done), !t.asked_meanwhile(); };
@@ -109,15 +109,17 @@ static void train(Training& t) {
         return every > 0 && step != resumed && (step == o.steps || step % every == 0);
     };
     const auto saves = [&] {
-        return (step > 0 && due(o.save_every)) || std::binary_search(o.saved_steps.begin(), o.saved_steps.end(), step);
+        return (step > 0 && due(o.save_every)) ||
+               std::binary_search(o.steps_to_save.begin(), o.steps_to_save.end(), step);
     };
     for (bool stop = false;; step++) {
         const bool evaluated = !due(o.eval_every) || (!stop && validate(t) && score(t));
         const bool sampled   = !due(o.sample_every) || step == 0 || (evaluated && !stop && sample(t));
         state.evaluated      = evaluated && sampled;
         if (due(o.check_weights)) t.comm.expect_same([&] { return fingerprint(t.model); }, "the weights");
-        if (saves() || (step > 0 && (stop || !state.evaluated))) save(t);
-        if (saves()) stop |= t.asked_to_stop();
+        const bool due_save = saves();
+        if (due_save || (step > 0 && (stop || !state.evaluated))) save(t);
+        if (due_save) stop |= t.asked_to_stop();  // saving may have taken minutes
         if (step == o.steps || stop || !state.evaluated) break;
 
         const Stopwatch watch;
@@ -180,8 +182,8 @@ static int run(int argc, char** argv) {
     header(run);
     report_start(log, run, first, since_start.seconds());
     stop_on_signals(comm.first());
-    const DType saved = first.state.weights_dtype;
-    Saver saver(save_settings(run, log), model, *optimizer, saved, run.tokenizer_files, comm);
+    const DType saved_dtype = first.state.weights_dtype;
+    Saver saver(save_settings(run, log), model, *optimizer, saved_dtype, run.tokenizer_files, comm);
     Training training{run, model, *optimizer, saver, first.state, comm, log, make_preferences(run, model, comm)};
     train(training);
 

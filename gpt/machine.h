@@ -14,8 +14,8 @@
 // MPI binds each of two processes to one core, however many there are.
 inline int threads_beside(int neighbours) {
     if (neighbours <= 1) return 0;
-    const int all = host::within_quota(int(sysconf(_SC_NPROCESSORS_ONLN))), own = omp_get_num_procs(),
-              share = std::max(1, all / neighbours);
+    const int all = host::within_quota(host::cores_of_control_group(int(sysconf(_SC_NPROCESSORS_ONLN)))),
+              own = omp_get_num_procs(), share = std::max(1, all / neighbours);
     if (own < share)
         fmt::print(stderr,
                    "warning: the launcher lets this process use {} of {} cores, and {} processes share them; mpirun "

@@ -37,8 +37,8 @@ enum class Recompute : uint8_t {
     norm,   // both normalised inputs, from the residual stream and the kept means and deviations
     block,  // everything but the block's input
 };
-// Whether the backward pass takes gelu of `up` again, which was rounded. Then the forward pass does the same. At the
-// other levels its product ends in gelu, which on a GPU in bf16 may be that of sums that are not rounded yet.
+// Whether the backward pass computes `act` again, from `up` as it was rounded. Then the forward pass does so too. At
+// the other levels it may compute gelu in the product of `up`, on a GPU in bf16 from sums that are not rounded yet.
 inline bool repeats_gelu(Recompute level) { return level == Recompute::gelu || level == Recompute::norm; }
 
 struct BlockActs {

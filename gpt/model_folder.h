@@ -57,11 +57,12 @@ inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
 inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file) {
     return file.is_auto() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(file));
 }
-// A tokenizer may have ids that the model lacks, such as that of a padding token. A text that uses one is an error. The
-// end-of-text token that a file names beside the tokenizer becomes one of the model's. Where no file says how a text
-// ends, it ends with <|endoftext|>.
+// Makes the end-of-text token that a file names beside the tokenizer one of the model's. Where no file says how a text
+// ends, it ends with <|endoftext|>. Warns about ids that the model lacks, such as that of a padding token: a text that
+// uses one is an error.
 // remedy: what the warning about ids that the model lacks advises, such as "; --x does y".
-inline void join(Config& c, const Tokenizer& tokenizer, const std::string& file, const std::string& remedy = "") {
+inline void use_end_token(Config& c, const Tokenizer& tokenizer, const std::string& file,
+                          const std::string& remedy = "") {
     if (tokenizer.vocab_size() > c.vocab)
         fmt::print(
             stderr,

@@ -1,7 +1,8 @@
 // options.h - the options of train_gpt, one entry each
 //
 // An Auto is decided by the model, the data or the machine unless the user gives it; resolve.h and machine.h decide.
-// Settings of a module are bound to its own struct. infer_options.h lists the options of infer_gpt.
+// Some options are stored in the struct of the module that they set, such as OptimizerSettings. infer_options.h lists
+// the options of infer_gpt.
 #pragma once
 #include <algorithm>
 #include <optional>
@@ -44,9 +45,9 @@ struct Options {
             timeout = 600, check_weights = 0, max_skips = 10;
     bool ignore_extra_tensors = false, document_mask = false, sequences = false, add_tokens = false, resume = false,
          save_async = false, tune = false, graph = false, dry_run = false, list_models = false, trust_data = false;
-    std::vector<int64_t> saved_steps;  // the numbers of --save-steps, in order
-    std::string program;               // the path by which this program runs from any folder
-    EarlierStarts earlier;             // holds what run.json says, with --resume
+    std::vector<int64_t> steps_to_save;  // the numbers of --save-steps, in order
+    std::string program;                 // the path by which this program runs from any folder
+    EarlierStarts earlier;               // holds what run.json says, with --resume
 };
 
 // The values of --shard.
@@ -152,8 +153,9 @@ inline void list_optimizer(Flags& f, Options& o) {
     f.choose(
         "--offload", o.optimizer.in_host_memory, Flags::Table<bool>{{"none", false}, {"optimizer", true}},
         "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "
-        "the same bits, while the next forward pass begins, or before it with --graph. It takes 12 bytes a weight off "
-        "the GPU, and 8 bytes a weight go over PCIe in each step. With --shard each process does so with its own "
+        "the same bits, while the next forward pass begins, or before it with --graph. In bf16 with adamw it takes "
+        "12 bytes a weight off the GPU and moves 8 over PCIe in each step; in fp32 8 and 12. With --shard each process "
+        "does so with its own "
         "slice. none: they stay in the GPU's memory");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
@@ -246,8 +248,8 @@ inline void list_while_training(Flags& f, Options& o) {
     f.add("--keep", o.keep, at_least(0),
           "how many checkpoints to keep, counted from the newest, besides those of --save-steps; 0: all");
     f.add("--save-async", o.save_async,
-          "save while training goes on: copy what a checkpoint holds in the host's memory, and let a thread write "
-          "it; the files are the same; left out: training waits for them");
+          "save while training goes on: copy the checkpoint's tensors to the host's memory, and let a thread write "
+          "them; the files are the same; left out: training waits for them");
     f.add("--timeout", o.timeout, at_least(0).at_most(86400),
           "with several processes: seconds after which one that no longer answers, or a step in which none gets on, "
           "ends all of them; 0: never");
@@ -293,6 +295,11 @@ inline void list_options(Flags& f, Options& o) {
     f.only_with("--gpu", {"--dry-run"});
     f.only_with("--add-tokens", {"--tokenizer"});
     f.only_with("--dpo-beta", {"--objective dpo"});
+    f.only_with("--muon-learning-rate", {"--optimizer muon"});
+    f.only_with("--muon-momentum", {"--optimizer muon"});
+    f.only_with("--hellaswag-questions", {"--hellaswag"});
+    f.only_with("--prompt", {"--sample-every"});
+    f.only_with("--sample-tokens", {"--sample-every"});
     f.only_with("--world", {"--gpu"});
     f.only_with("--link", {"--world"});
     f.only_with("--gpus-per-node", {"--world"});
@@ -316,7 +323,7 @@ inline bool parse_options(Options& o, Flags& flags, int argc, char** argv, int w
           "leave --dropout out");
     CHECK(!o.resume || !o.out.is_auto(), "--resume needs --out, the folder of the run to continue");
     o.optimizer.seed = o.seed;
-    if (o.save_steps) o.saved_steps = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
-    std::sort(o.saved_steps.begin(), o.saved_steps.end());
+    if (o.save_steps) o.steps_to_save = parse_numbers("--save-steps", *o.save_steps, int64_t(UINT32_MAX) + 1, "step");
+    std::sort(o.steps_to_save.begin(), o.steps_to_save.end());
     return true;
 }

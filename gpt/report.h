@@ -267,7 +267,7 @@ inline SaveSettings save_settings(const Run& run, Log& log) {
     return {run.folder(),
             o.save_async,
             o.keep,
-            o.saved_steps,
+            o.steps_to_save,
             run.checkpoint.empty() ? -1 : run.saved.step,
             [&](int64_t step, const std::string& folder) { log.save(step, folder); }};
 }

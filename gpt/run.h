@@ -25,7 +25,7 @@ struct Run {
     Options& options;    // every Auto that the model, the machine or the data decides has its value
     const Flags& flags;  // the list that parsed `options`
     const Ranks ranks;
-    const std::string checkpoint;  // where a resumed run goes on; "" for a new run, or one that begins again
+    const std::string checkpoint;  // where a resumed run goes on; "" for a new run, or one without a checkpoint yet
     const TrainState saved;        // the state in that checkpoint
     const Preset* const preset;    // null for a model folder
     const std::string home;        // the folder that the model is read from; "" for a preset
@@ -43,7 +43,8 @@ struct Run {
     std::vector<Question> hellaswag;
     std::string schedule_change;  // says what the learning rate does where a resumed run gets another schedule
     MemoryPlan plan;
-    int64_t free_bytes;  // the free memory of the device before anything was allocated
+    int64_t eval_batches = 0;  // of --eval-batches, as many as the validation data has
+    int64_t free_bytes;  // that the plan may use: of the device, before anything was allocated; or of --gpu's card
 
     // started: the processes that were started; a plan may be for more of them.
     Run(Options& o, const Flags& flags, const Ranks& started);
@@ -232,8 +233,8 @@ inline void Run::read_tokenizer() {
         if (config.eot >= config.vocab) config.bos = config.eot = -1;
     }
     const bool may_add = trained_weights && !o.add_tokens && !tokenizer_in(home).empty();
-    join(config, *tokenizer, file,
-         may_add ? fmt::format("; --tokenizer {} --add-tokens gives the model the others", file) : "");
+    use_end_token(config, *tokenizer, file,
+                  may_add ? fmt::format("; --tokenizer {} --add-tokens gives the model the others", file) : "");
     if (tokenizer->eot() >= 0) config.eot = tokenizer->eot();
     if (preset || config.bos < 0) config.bos = config.eot;
 }
@@ -258,7 +259,10 @@ inline void Run::refuse_other_tokenizer(const std::string& pattern) const {
 inline void Run::read_data_facts() {
     const Busy busy("reading the data");
     for (const Auto<std::string>& pattern : {options.train_data, options.val_data})
-        if (!pattern.is_auto()) refuse_other_tokenizer(pattern), data.read(pattern);
+        if (!pattern.is_auto()) {
+            refuse_other_tokenizer(pattern);
+            data.read(pattern);
+        }
     if (data.masked && document_token() >= 0) options.document_mask = true;
     CHECK(!is_dpo() || data.others.empty() || (data.masked && options.document_mask && options.trust_data),
           "{}: --objective dpo needs preferences, and this shard holds none; tokenize --chat-template makes them of "
@@ -285,8 +289,7 @@ inline void Run::read_data() {
     if (!o.val_data.is_auto()) val = load(o.val_data, false, ranks);
     const int64_t of_epoch = !train ? 0 : train->masked() ? train->sequences() * o.context : train->tokens();
     resolve_steps(o, recipe, ranks.world, of_epoch);
-    if (val)
-        o.eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->sequences() / (o.batch * ranks.world)));
+    if (val) eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->sequences() / (o.batch * ranks.world)));
     if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
 }
 
@@ -367,12 +370,17 @@ inline void Run::go_on_with_schedule() {
     if (!now.changed || finished()) return;
     const float was = saved.step ? learning_rate(before, saved.step - 1) : 0.f,
                 is = learning_rate(o.schedule, saved.step), last = learning_rate(o.schedule, o.steps - 1);
-    schedule_change =
-        was == is && is == last
-            ? fmt::format(
-                  "the learning rate stays at {:.3g} from step {} to {}; with --learning-rate it would rise to "
-                  "that and fall from there",
-                  is, saved.step, o.steps)
-            : fmt::format("the learning rate was {:.3g} until step {}, is {:.3g} now, and falls to {:.3g} at step {}",
-                          was, saved.step, is, last, o.steps);
+    if (was == is && is == last) {
+        schedule_change = fmt::format(
+            "the learning rate stays at {:.3g} from step {} to {}; with --learning-rate it would rise to that and fall "
+            "from there",
+            is, saved.step, o.steps);
+        return;
+    }
+    schedule_change = fmt::format("the learning rate was {:.3g} until step {}, is {:.3g} now", was, saved.step, is);
+    const int64_t warm_up_ends = o.schedule.start + o.schedule.warmup_steps;
+    const float top            = saved.step < warm_up_ends ? o.schedule.peak() : is;
+    if (top > is) schedule_change += fmt::format(", rises to {:.3g} by step {}", top, warm_up_ends);
+    schedule_change += last < top ? fmt::format(", and falls to {:.3g} at step {}", last, o.steps)
+                                  : fmt::format(", and stays there until step {}", o.steps);
 }

@@ -7,7 +7,7 @@
 #include "gpt/busy.h"
 #include "gpt/run.h"
 
-// A short number that changes when any weight does.
+// A hash of all weights: 32 bits, as 8 hexadecimal digits.
 inline std::string fingerprint(Model& m) {
     constexpr int64_t most = 1 << 18;  // elements that are copied to the host at a time
     const Busy busy("computing the fingerprint of the weights");

@@ -37,7 +37,7 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
              "dtype of weights and activations; auto: bf16 on a GPU and on CPUs with instructions for it, else fp32");
     f.choose("--device", o.device, Flags::Table<Machine>{{"cpu", Machine::cpu}, {"cuda", Machine::cuda}},
              "where to run; auto: on the GPU if there is a usable one, else on the CPU");
-    f.add("--threads", o.threads, at_least(1),
+    f.add("--threads", o.threads, at_least(1).at_most(most_cpu_threads),
           "CPU threads; auto: one per core that this process may use, by its affinity mask and by the quota of its "
           "container, or its share of those cores");
     f.choose("--cpu", o.cpu, Flags::Table<int>{{"v2", 2}, {"v3", 3}, {"v4", 4}},
@@ -48,13 +48,13 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
         "let products in fp32 on a GPU round their operands to TF32, whose 11 bits of precision tensor cores multiply; "
         "left out: they are exact to fp32");
     f.choose("--attention", o.attention, attention_kernels(),
-             "which kernels compute attention in bf16 on a GPU: mma runs on every one; hopper is for the H100 and its "
-             "kin, and heads wider than 32; auto: hopper where it runs, after its first results were "
+             "which kernels compute attention in bf16 on a GPU: mma runs on every one; hopper needs compute capability "
+             "9.0 (H100, H200), and heads wider than 32; auto: hopper where it runs, after its first results were "
              "compared with those of mma, and mma elsewhere");
-    f.add(
-        "--no-early-launch", o.no_early_launch,
-        "let each kernel of a generated token begin when the one before it has ended, on GPUs like the H100 and newer; "
-        "left out: it begins earlier, and loads its weights meanwhile");
+    f.add("--no-early-launch", o.no_early_launch,
+          "let each kernel of a generated token begin when the one before it has ended; left out: on GPUs like the "
+          "H100 and "
+          "newer it begins earlier and loads its weights meanwhile (programmatic dependent launch)");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }

@@ -71,7 +71,7 @@ constexpr double mma_sync_on_hopper = 0.78, mma_sync_elsewhere = 1;
 constexpr double pcie_share = .8;
 struct Card {
     const char* name;             // its name for --gpu
-    const char* driver_name;      // a part of the name that the driver gives it
+    const char* driver_name;      // that which the driver gives it
     int64_t memory;               // bytes
     double copy_rate;             // bytes/s, read and written
     double bf16_rate, fp32_rate;  // FLOP/s of a large product
@@ -83,23 +83,23 @@ struct Card {
     double product_rate(DType x) const { return x == DType::BF16 ? bf16_rate : fp32_rate; }
 };
 inline constexpr Card cards[] = {
-    {"h100-80gb", "H100 80GB", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9,
-     pcie_share * 64e9},
-    {"h200-141gb", "H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper, 370e9,
-     pcie_share * 64e9},
-    {"a100-80gb", "A100-SXM4-80GB", int64_t(79) << 30, .88 * 2.039e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
+    {"h100-80gb", "NVIDIA H100 80GB HBM3", int64_t(79) << 30, 2.96e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper,
+     370e9, pcie_share * 64e9},
+    {"h200-141gb", "NVIDIA H200", int64_t(139) << 30, .88 * 4.8e12, 802e12, 50e12, 11e-6, 9e-6, mma_sync_on_hopper,
+     370e9, pcie_share * 64e9},
+    {"a100-80gb", "NVIDIA A100-SXM4-80GB", int64_t(79) << 30, .88 * 2.039e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
      mma_sync_elsewhere, .82 * 300e9, pcie_share * 32e9},
-    {"a100-40gb", "A100-SXM4-40GB", int64_t(39) << 30, .88 * 1.555e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
+    {"a100-40gb", "NVIDIA A100-SXM4-40GB", int64_t(39) << 30, .88 * 1.555e12, .81 * 312e12, .75 * 19.5e12, 11e-6, 9e-6,
      mma_sync_elsewhere, .82 * 300e9, pcie_share * 32e9},
-    {"rtx4090-24gb", "RTX 4090", int64_t(23) << 30, .88 * 1.008e12, .81 * 165e12, .75 * 82.6e12, 11e-6, 9e-6,
-     mma_sync_elsewhere, 20e9, pcie_share * 32e9},
+    {"rtx4090-24gb", "NVIDIA GeForce RTX 4090", int64_t(23) << 30, .88 * 1.008e12, .81 * 165e12, .75 * 82.6e12, 11e-6,
+     9e-6, mma_sync_elsewhere, 20e9, pcie_share * 32e9},
     // For comparison only. It has products in fp16 and none in bf16, so the kernels here do not run on it.
-    {"v100-32gb", "V100-SXM2-32GB", int64_t(31) << 30, .88 * .9e12, .81 * 125e12, .75 * 15.7e12, 11e-6, 9e-6,
+    {"v100-32gb", "Tesla V100-SXM2-32GB", int64_t(31) << 30, .88 * .9e12, .81 * 125e12, .75 * 15.7e12, 11e-6, 9e-6,
      mma_sync_elsewhere, .82 * 150e9, pcie_share * 16e9},
 };
 inline const Card* find_card(const std::string& driver_name) {
     for (const Card& card : cards)
-        if (driver_name.find(card.driver_name) != std::string::npos) return &card;
+        if (driver_name == card.driver_name) return &card;
     return nullptr;
 }
 

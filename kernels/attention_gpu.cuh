@@ -69,13 +69,8 @@ void forward_tiles(Heads<X> out, float* lse, Inputs<X> x, Problem p, Tensor qkv,
 }
 
 bool has_hopper_attention(const Queue& queue) {
-    if (queue.limits.major != 9 || queue.limits.minor != 0) return false;
-    // A build for other GPUs has only PTX for compute_80, which the driver compiles into kernels that do nothing.
-    static const bool is_compiled = [] {
-        cudaFuncAttributes attributes{};
-        CUDA_RUN(cudaFuncGetAttributes(&attributes, attention_forward_hopper_kernel<HopperForwardTilingOf<64>>));
-        return attributes.ptxVersion == 90;
-    }();
+    if (!is_hopper(queue)) return false;
+    static const bool is_compiled = has_machine_code(attention_forward_hopper_kernel<HopperForwardTilingOf<64>>);
     return is_compiled;
 }
 

@@ -2,7 +2,7 @@
 //
 // Shah et al. 2024 (FlashAttention-3, arXiv 2407.08608) describe how Hopper wants attention divided:
 //
-//   a producer warp        asks for tiles of q, k and v. The copy engine (TMA) brings them, and an mbarrier for each
+//   a producer warp        asks for tiles of q, k and v. TMA (TMA) brings them, and an mbarrier for each
 //                          stage of shared memory says when a tile is there and when it may be overwritten
 //   two warpgroups         of four warps each own 64 queries each. One instruction (wgmma) multiplies 64 rows with a
 //                          whole tile of shared memory, while the warps that issued it go on
@@ -15,7 +15,7 @@
 // tile begin while this one ends.
 //
 //   tiles     128 queries, and N keys at a time. A tile lies in shared memory in blocks of 64 columns. Such a row has
-//             128 bytes, and the copy engine and wgmma agree on where its chunks of 16 bytes are (128-byte swizzle)
+//             128 bytes, and TMA and wgmma agree on where its chunks of 16 bytes are (128-byte swizzle)
 //   numbers   the softmax, the mask and the meaning of lse are those of attention_tensor.cuh
 //
 // Only machine code for sm_90a has these kernels; on other GPUs their bodies are empty and attention_gpu.cuh does not
@@ -48,34 +48,35 @@ struct WideTile {
 // Issues c = (rows [0, 64) of a) · (rows [0, N) of b)ᵀ.
 template <int D, int N, int rows_a, int rows_b>
 __device__ inline void issue_product_transposed(Sums<1, N>& c, WideTile<D, rows_a> a, WideTile<D, rows_b> b) {
-    const uint64_t left = describe(a.address, a.block_bytes), right = describe(b.address, b.block_bytes);
+    const uint64_t left  = matrix_descriptor(a.address, a.block_bytes),
+                   right = matrix_descriptor(b.address, b.block_bytes);
 #pragma unroll
     for (int k = 0; k < D / 16; k++)  // a step of 16 columns is 32 bytes of a row; the swizzle takes care of itself
-        wgmma<false>(Constant<N>{}, c.at[0][0], later(left, k / 4 * a.block_bytes + k % 4 * 32),
-                     later(right, k / 4 * b.block_bytes + k % 4 * 32), k > 0);
+        wgmma<false>(Constant<N>{}, c.at[0][0], advance(left, k / 4 * a.block_bytes + k % 4 * 32),
+                     advance(right, k / 4 * b.block_bytes + k % 4 * 32), k > 0);
 }
 
 // Issues c += p · b, for p (64, N) in registers. A product is 128 columns wide, 64 or the rest of D.
 template <int D, int N>
 __device__ inline void issue_product(Sums<1, D>& c, const LeftOperand<1, N>& p, WideTile<D, N> b) {
-    const uint64_t right = describe(b.address, b.block_bytes);
+    const uint64_t right = matrix_descriptor(b.address, b.block_bytes);
 #pragma unroll
     for (int k = 0; k < N / 16; k++) {  // 16 rows are 2048 bytes of a block
 #pragma unroll
         for (int i = 0; i < D / 128; i++)
-            wgmma<true>(Constant<128>{}, c.at[0][16 * i], p[0][k], later(right, 2 * i * b.block_bytes + k * 2048),
+            wgmma<true>(Constant<128>{}, c.at[0][16 * i], p[0][k], advance(right, 2 * i * b.block_bytes + k * 2048),
                         true);
         constexpr int wide = D / 128 * 128;
         if constexpr (D % 128 >= 64)
-            wgmma<true>(Constant<64>{}, c.at[0][wide / 8], p[0][k], later(right, wide / 64 * b.block_bytes + k * 2048),
-                        true);
+            wgmma<true>(Constant<64>{}, c.at[0][wide / 8], p[0][k],
+                        advance(right, wide / 64 * b.block_bytes + k * 2048), true);
         if constexpr (D % 64 > 0)
             wgmma<true>(Constant<D % 64>{}, c.at[0][D / 64 * 8], p[0][k],
-                        later(right, D / 64 * b.block_bytes + k * 2048), true);
+                        advance(right, D / 64 * b.block_bytes + k * 2048), true);
     }
 }
 
-// Describes all heads of a tensor to the copy engine: (D, heads, rows, sequences), of which it brings boxes of 64
+// Describes all heads of a tensor to TMA: (D, heads, rows, sequences), of which it brings boxes of 64
 // columns and `rows` rows of one head.
 inline CUtensorMap map_of(const Heads<const bf16>& x, const Problem& p, int64_t B, int rows) {
     const auto bytes = [](int64_t elements) { return cuuint64_t(elements) * sizeof(bf16); };
@@ -119,7 +120,7 @@ struct BlockMemory {
     __device__ uint32_t b_full(int stage) const { return a_full(stage) + 16; }
     __device__ uint32_t b_empty(int stage) const { return a_full(stage) + 24; }
 
-    // One thread calls it, before a barrier of the block. `lanes` arrive at a stage's tile a besides the copy engine.
+    // One thread calls it, before a barrier of the block. `lanes` arrive at a stage's tile a besides TMA.
     __device__ void init(int lanes = 0) const {
         for (int i = 0; i < Tiling::barriers; i++)
             init_barrier(barriers + 8 * i, i % 2 ? 8 : i % 4 == 2 ? 1 + lanes : 1);

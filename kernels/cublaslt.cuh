@@ -45,7 +45,7 @@ struct Products {
     cublasLtHandle_t handle = nullptr;
     void* workspace         = nullptr;
     std::map<Product, Prepared> prepared;
-    std::function<void(const ProductChoice&)> timed;  // hears of each product that is timed; null: none is
+    std::function<void(const ProductChoice&)> on_timed;  // hears of each product that is timed; null: none is
 
     Products() {
         const cublasStatus_t status = cublasLtCreate(&handle);
@@ -98,7 +98,7 @@ inline void run(const Product& p, const Prepared& plan, const Operands& o, const
 }
 
 // cuBLASLt's matrices are column-major. Our row-major c = a b is its cᵀ = bᵀ aᵀ, so b is its first operand, and a
-// matrix that is not transposed for us is not transposed for it. fp32 products are true fp32, not tf32.
+// matrix that is not transposed for us is not transposed for it. Products of fp32 are exact to fp32 without --tf32.
 inline void describe(Prepared& plan, const Product& p) {
     const auto operation = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
     const auto first = operation(p.b_transposed), second = operation(p.a_transposed);
@@ -161,8 +161,9 @@ static __global__ void noise_kernel(T* out, int64_t n) {
     if (i < n) out[i] = T(float(int32_t(uint32_t(i) * 2654435761u)) * 0x1p-31f);
 }
 
-// The largest |x - right| in units of 2^-7 |right| + absolute, which is more than rounding explains from 1 on, as the
-// bits of a float. As a whole number it can be compared atomically.
+// worst = the largest |x - right| / (2^-7 |right| + absolute), or 0 where that is below 1, which rounding explains. It
+// is the bits of a float, because floats that are not negative have the order of their bits, and atomicMax is for
+// integers.
 template <class T>
 static __global__ void compare_products_kernel(uint32_t* worst, const T* x, const T* right, int64_t n, float absolute) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -171,7 +172,8 @@ static __global__ void compare_products_kernel(uint32_t* worst, const T* x, cons
     if (!(difference < 1.f)) atomicMax(worst, __float_as_uint(isnan(difference) ? INFINITY : difference));
 }
 
-// Operands of random numbers, on which a product is timed in its ways. Nothing can be done when there is no memory.
+// Operands of random numbers, on which a product is timed in its ways. If there is no memory for them, has_memory() is
+// false, and nothing else may be called.
 class ProductTrial {
   public:
     // compares: agree() will be called, which needs results twice.
@@ -198,9 +200,9 @@ class ProductTrial {
         memory_.reset(memory, [](void* m) { cudaFree(m); });
         const auto part = [&](int i) { return memory + at[i]; };
 
-        worst_  = reinterpret_cast<uint32_t*>(part(8));
-        ours_   = {part(4), part(0), part(1), part(2), part(3)};
-        theirs_ = {part(7), part(0), part(1), p.slope ? part(2) : part(5), p.row_sums ? part(6) : part(3)};
+        worst_     = reinterpret_cast<uint32_t*>(part(8));
+        operands_  = {part(4), part(0), part(1), part(2), part(3)};
+        reference_ = {part(7), part(0), part(1), p.slope ? part(2) : part(5), p.row_sums ? part(6) : part(3)};
         p.in == DType::F32 ? fill<float>(memory, bytes) : fill<bf16>(memory, bytes);
     }
     bool has_memory() const { return bool(memory_); }
@@ -208,26 +210,25 @@ class ProductTrial {
     // The median of its seconds.
     double seconds(Prepared plan, const Way& way) {
         plan.way     = way;
-        auto seconds = seconds_per_call(stream_of(q_), 1, 7, [&] { run(p_, plan, ours_, lt_, q_); });
+        auto seconds = seconds_per_call(stream_of(q_), 1, 7, [&] { run(p_, plan, operands_, lt_, q_); });
         std::nth_element(seconds.begin(), seconds.begin() + 3, seconds.end());
         return seconds[3];
     }
 
-    // Whether our kernels compute what an algorithm of cuBLASLt computes. No GPU has run them yet, so if they differ,
-    // it warns.
+    // Whether our kernels compute what an algorithm of cuBLASLt computes. Warns if they differ.
     bool agree(Prepared plan, const Way& theirs, const Way& ours) {
-        if (p_.accumulate)
-            for (void* c : {ours_.c, theirs_.c})
-                CUDA_RUN(cudaMemsetAsync(c, 0, size_t(p_.M * p_.N * size_of(p_.out)), q_.stream));
+        if (p_.accumulate)  // to the same random numbers
+            CUDA_RUN(cudaMemcpyAsync(reference_.c, operands_.c, size_t(p_.M * p_.N * size_of(p_.out)),
+                                     cudaMemcpyDeviceToDevice, q_.stream));
         CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, q_.stream));
         plan.way = theirs;
-        run(p_, plan, theirs_, lt_, q_);
+        run(p_, plan, reference_, lt_, q_);
         plan.way = ours;
-        run(p_, plan, ours_, lt_, q_);
+        run(p_, plan, operands_, lt_, q_);
         wait_for_trial(q_, "without --tune", p_.str());
-        compare(p_.out, ours_.c, theirs_.c, p_.M * p_.N);
-        if (p_.keeps_pre) compare(p_.out, ours_.pre, theirs_.pre, p_.M * p_.N);
-        if (p_.row_sums) compare(DType::F32, ours_.bias, theirs_.bias, p_.M);
+        compare(p_.out, operands_.c, reference_.c, p_.M * p_.N);
+        if (p_.keeps_pre) compare(p_.out, operands_.pre, reference_.pre, p_.M * p_.N);
+        if (p_.row_sums) compare(DType::F32, operands_.bias, reference_.bias, p_.M);
         uint32_t worst = 0;
         q_.download(&worst, worst_, sizeof worst);
         if (!worst) return true;
@@ -260,7 +261,7 @@ class ProductTrial {
     Products& lt_;
     Queue& q_;
     std::shared_ptr<char> memory_;
-    Operands ours_{}, theirs_{};
+    Operands operands_{}, reference_{};
     uint32_t* worst_ = nullptr;
 };
 
@@ -310,7 +311,7 @@ inline void prepare(const ProductChoice& choice, const std::string& origin, Prod
 inline void choose(Prepared& plan, const Product& p, Products& lt, Queue& q) {
     cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
     CUDA_RUN(cudaStreamIsCapturing(q.stream, &recording));
-    const bool timed = lt.timed && recording == cudaStreamCaptureStatusNone;
+    const bool timed = lt.on_timed && recording == cudaStreamCaptureStatusNone;
     auto all         = candidates(p, plan, lt, timed ? 8 : 1);
     plan.found       = !all.empty();
     if (!plan.found) return;
@@ -337,7 +338,7 @@ inline void choose(Prepared& plan, const Product& p, Products& lt, Queue& q) {
         choice.seconds          = seconds[best];
         choice.seconds_of_first = seconds[0];
     }
-    lt.timed(choice);
+    lt.on_timed(choice);
 }
 
 // ---- a product ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ static void release(void* p) {
 
 Device::Device(const std::string& kind, int index, int threads, bool sync_each) {
     CHECK(kind == "auto" || kind == "cpu" || kind == "cuda", "the device is {}, expected auto, cpu or cuda", kind);
-    CHECK(threads >= 0 && threads <= 4096, "{} CPU threads, expected 1 to 4096, or 0 for one per core", threads);
+    CHECK(threads >= 0 && threads <= most_cpu_threads, "{} CPU threads, expected 1 to {}, or 0 for one per core",
+          threads, most_cpu_threads);
     threads_ = threads ? threads : host::usable_cores();
     omp_set_num_threads(threads_);
     name_ = cpu_name();

@@ -30,6 +30,8 @@ struct Event {
 // them with those that use mma.sync when a run uses them first.
 enum class AttentionKernels : uint8_t { automatic, mma, hopper };
 
+constexpr int most_cpu_threads = 4096;
+
 // One processor and its memory.
 class Device {
   public:

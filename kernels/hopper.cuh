@@ -1,6 +1,6 @@
-// hopper.cuh - the instructions that Hopper added (sm_90a): mbarriers, bulk copies, products of a warpgroup, and
-// registers that move between warps; and how the kernels that use them divide a block. attention_hopper.cuh and
-// matmul_hopper.cu use them.
+// hopper.cuh - the instructions that Hopper added (sm_90a): mbarriers, copies by the Tensor Memory Accelerator (TMA),
+// products of a warpgroup, and registers that move between warps; and how the kernels that use them divide a block.
+// attention_hopper.cuh and matmul_hopper.cu use them.
 #pragma once
 #include <cuda.h>
 
@@ -18,13 +18,13 @@ namespace gpu {
 __device__ inline void init_barrier(uint32_t barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
-// Shows to the copy engine what this thread wrote to shared memory. The engine is another "proxy", which a barrier
-// between threads does not order.
+// Shows to TMA what this thread wrote to shared memory. TMA is another "proxy", which a barrier between threads does
+// not order.
 __device__ inline void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ inline void arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives, and announces bytes that the copy engine will bring in this phase.
+// Arrives, and announces bytes that TMA will bring in this phase.
 __device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -139,11 +139,11 @@ __device__ inline void divide_block(Init init, Bring bring, Compute compute) {
 // A matrix of bf16 in shared memory, as wgmma wants it described: where it begins, in chunks of 16 bytes, how far apart
 // groups of 8 rows are (1024 bytes) and blocks of 64 columns, and the swizzle of 128 bytes (PTX ISA, "Matrix
 // descriptor"). The distance of blocks is used for `columns_a` and `columns_b` of wgmma() alone.
-__device__ inline uint64_t describe(uint32_t address, int block_bytes) {
+__device__ inline uint64_t matrix_descriptor(uint32_t address, int block_bytes) {
     return uint64_t(address >> 4) | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 // The same matrix from a later byte on. The address is in the lowest bits, and no sum carries out of them.
-__device__ inline uint64_t later(uint64_t matrix, int bytes) { return matrix + (bytes >> 4); }
+__device__ inline uint64_t advance(uint64_t matrix, int bytes) { return matrix + (bytes >> 4); }
 
 // Products run beside the warps that issue them. begin_products() comes before the first product that reads registers
 // which were written since; commit_products() makes a group of those issued since the last one; and
@@ -224,7 +224,17 @@ __device__ inline void pin(float (&c)[n]) {
 
 // ---- what the host prepares ----------------------------------------------------------------------------------------
 
-// Describes a tensor of bf16 to the copy engine, which brings boxes of it, swizzled in rows of 128 bytes. Sizes and the
+inline bool is_hopper(const Queue& q) { return q.limits.major == 9 && q.limits.minor == 0; }
+// Whether the program has a kernel's machine code for Hopper. A build for other GPUs has only PTX for compute_80, which
+// the driver compiles into kernels that do nothing.
+template <class Kernel>
+bool has_machine_code(Kernel kernel) {
+    cudaFuncAttributes attributes{};
+    CUDA_RUN(cudaFuncGetAttributes(&attributes, kernel));
+    return attributes.ptxVersion == 90;
+}
+
+// Describes a tensor of bf16 to TMA, which brings boxes of it, swizzled in rows of 128 bytes. Sizes and the
 // box count elements, beginning with the dimension whose elements lie side by side; strides of the others are in bytes.
 // The function is the driver's, and the runtime finds it, so that programs need not link to the driver's library.
 inline CUtensorMap tensor_map(const bf16* x, const cuuint64_t (&sizes)[4], const cuuint64_t (&strides)[3],
@@ -239,7 +249,8 @@ inline CUtensorMap tensor_map(const bf16* x, const cuuint64_t (&sizes)[4], const
         CUDA_RUN(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
 #endif
         CHECK_RUN(found == cudaDriverEntryPointSuccess,
-                  "the driver lacks cuTensorMapEncodeTiled, which --attention mma does without");
+                  "the driver lacks cuTensorMapEncodeTiled, which that of CUDA 12.0 has; only --attention hopper and "
+                  "our own kernels for products, which --tune may have written to products.json, need it");
         return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
     }();
     const cuuint32_t every[] = {1, 1, 1, 1};

@@ -483,7 +483,7 @@ void choose_products([[maybe_unused]] const Device& device, [[maybe_unused]] con
     gpu::Queue& q     = gpu::queue_of(device.stream());
     gpu::Products& lt = gpu::products_of(q);
     for (const ProductChoice& choice : choices) gpu::prepare(choice, origin, lt, q);
-    lt.timed = std::move(timed);
+    lt.on_timed = std::move(timed);
 #endif
 }
 

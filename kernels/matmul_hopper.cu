@@ -1,17 +1,18 @@
 // matmul_hopper.cu - products with the instructions of Hopper (sm_90a): a and b in bf16, sums in fp32
 //
-//   c (M,N) = a (M,K) · b (K,N)   with the same endings as cuBLASLt's: a bias, gelu, gelu', +=, and the sums of a's
+//   c (M,N) = a (M,K) · b (K,N)   with the same epilogues as cuBLASLt's: a bias, gelu, gelu', +=, and the sums of a's
 //   rows
 //
 // Products are cuBLASLt's unless somebody measured that this kernel is faster (`--tune`, cublaslt.cuh). It is built
 // like attention_hopper.cuh:
 //
 //   tiles             a block computes a tile of c at a time, for example 128 × 256, and takes one tile after another
-//   a producer warp   asks the copy engine for 64 columns of a and rows of b at a time, through a ring of stages
-//   two warpgroups    own half of the tile's rows each, and multiply a stage when it is there. One warpgroup is often
-//                     half a stage ahead of the other one, and then writes its results while the other still multiplies
-//   results           in bf16 go through shared memory, from where the copy engine writes them while the block goes on.
-//                     Those in fp32, where K is long, are written by the threads that have them
+//   a producer warp   loads 64 columns of a and rows of b at a time with the Tensor Memory Accelerator (TMA), through a
+//                     ring of stages
+//   two warpgroups    own half of the tile's rows each, and multiply a stage when it is there. Neither waits for the
+//                     other one, so that one can write its results while the other still multiplies
+//   results           in bf16 go through shared memory, from where TMA writes them while the block goes on. Those in
+//                     fp32, where K is long, are written by the threads that have them
 //
 // The blocks can share tiles (tile_work.h), whose pieces a second kernel adds in a fixed order. The number of blocks is
 // a part of the choice that is kept in products.json, so the bits do not depend on the GPU.
@@ -25,10 +26,10 @@
 
 namespace gpu {
 
-// ---- tiles and their endings ----------------------------------------------------------------------------------------
+// ---- tiles and their epilogues --------------------------------------------------------------------------------------
 
 // What is done with the sums of a tile.
-enum class Ending : uint8_t {
+enum class Epilogue : uint8_t {
     bf16_sums,   // c = sums + bias
     bf16_gelu,   // c = gelu(sums + bias), and pre = sums + bias
     bf16_slope,  // c = sums ∘ gelu'(pre)
@@ -37,16 +38,16 @@ enum class Ending : uint8_t {
 
 // A block computes M × N of c at a time, of which each warpgroup has half of the rows. It has as many stages as fit,
 // with 64 of K each.
-template <int M_, int N_, Ending ending_>
+template <int M_, int N_, Epilogue epilogue_>
 struct ProductTiling {
     static constexpr int M = M_, N = N_, rows = M / 2;
-    static constexpr Ending ending   = ending_;
-    static constexpr int stage_bytes = (M + N) * 128;
-    // Of each warpgroup: its results, if they are bf16; else half of the 8 columns of 64 ones that both use.
-    static constexpr int out_bytes   = ending == Ending::fp32_sums ? 512 : rows * N * 2;
-    static constexpr int stages      = ((226 << 10) - 1024 - 2 * out_bytes) / stage_bytes;
-    static constexpr int shared      = 1024 + stages * stage_bytes + 2 * out_bytes;
-    static constexpr int barriers    = 2 * stages + 2;
+    static constexpr Epilogue epilogue = epilogue_;
+    static constexpr int stage_bytes   = (M + N) * 128;
+    // Of each warpgroup: its results, if they are bf16; else half of the 8 columns of 64 ones that both read.
+    static constexpr int out_bytes     = epilogue == Epilogue::fp32_sums ? 512 : rows * N * 2;
+    static constexpr int stages        = ((226 << 10) - 1024 - 2 * out_bytes) / stage_bytes;
+    static constexpr int shared        = 1024 + stages * stage_bytes + 2 * out_bytes;
+    static constexpr int barriers      = 2 * stages + 2;
     static_assert(M % 128 == 0 && N % 64 == 0 && stages >= 3);
 };
 
@@ -68,9 +69,8 @@ struct HopperOperands {
 // ---- shared memory --------------------------------------------------------------------------------------------------
 
 // Where a part of an operand lies in shared memory: 64 of K of so many lines. A line is a row of a, or a column of b.
-// Shared memory has rows of 128 bytes, which are swizzled. Such a row has the 64 elements of one line. With `across`
-// memory holds the matrix the other way round; then such a row has elements of 64 lines for one of K, and the tile is
-// lines/64 blocks of 64 such rows.
+// Shared memory has rows of 128 bytes, which are swizzled. A row holds 64 of K of one line (K-major), or with `across`
+// 64 lines for one of K (MN-major); then the tile is lines/64 blocks of 64 such rows.
 template <int lines, bool across>
 struct OperandTile {
     static constexpr int block_bytes = across ? 64 * 128 : 0;
@@ -85,8 +85,8 @@ struct OperandTile {
     }
     // The lines from `line` on, a multiple of 64, and the 16 of K from k on.
     __device__ uint64_t matrix(int line, int k) const {
-        return across ? describe(address + line / 64 * block_bytes + k * 128, block_bytes)
-                      : describe(address + line * 128 + k * 2, 0);
+        return across ? matrix_descriptor(address + line / 64 * block_bytes + k * 128, block_bytes)
+                      : matrix_descriptor(address + line * 128 + k * 2, 0);
     }
 };
 inline CUtensorMap map_of_operand(const void* x, int64_t rows, int64_t columns, int lines, bool across) {
@@ -119,7 +119,7 @@ struct ProductMemory {
             init_barrier(empty(i), 8);
         }
         for (int i = 0; i < 2; i++) init_barrier(pre_full(i), 1);
-        if (Tiling::ending == Ending::fp32_sums) {
+        if (Tiling::epilogue == Epilogue::fp32_sums) {
             constexpr uint32_t ones = 0x3f803f80;
             uint4* const to         = static_cast<uint4*>(__cvta_shared_to_generic(out(0)));
             for (int i = 0; i < 64; i++) to[i] = {ones, ones, ones, ones};
@@ -128,10 +128,11 @@ struct ProductMemory {
     }
 };
 
-// ---- endings --------------------------------------------------------------------------------------------------------
+// ---- epilogues
+// --------------------------------------------------------------------------------------------------------
 
-// Gelu and its slope as gelu.h and gelu.cu compute them, but with the hardware's approximations of 2^x and 1/x. Beside
-// the products of the other warpgroup a dozen instructions fit, and results are rounded to bf16.
+// Gelu and its slope as gelu.h and gelu.cu have them, but with the hardware's approximations of 2^x and 1/x. Beside the
+// products of the other warpgroup a dozen instructions fit, and results are rounded to bf16.
 
 // exp(-x²/2) and Φ(x). The polynomial in t has coefficients that minimise the largest relative error of Φ(-|x|) over
 // |x| <= 8, which is 5e-6.
@@ -158,8 +159,9 @@ __device__ inline float gelu_slope_in_product(float x) {
         const Normal normal(x);
         return fmaf(0.3989422804f * x, normal.exponential, normal.probability);
     }
-    const float t = -2.302208198f * x * fmaf(0.044715f * x, x, 1.f);
-    const float e = exp2_fast(fminf(t, 126.f)), s = __fdividef(1.f, 1.f + e);  // s = σ(2u), and 1 - s = e s
+    x             = fabsf(x) > 9.f ? copysignf(9.f, x) : x;  // beyond, the slope is 0 or 1 in bf16; a NaN stays one
+    const float e = exp2_fast(-2.302208198f * x * fmaf(0.044715f * x, x, 1.f)),
+                s = __fdividef(1.f, 1.f + e);  // s = σ(2u), and 1 - s = e s
     return fmaf(x * (e * s) * s, fmaf(0.2140644532f * x, x, 1.5957691216f), s);
 }
 // Calls f(form), where form.value is that of the product at compile time.
@@ -217,15 +219,15 @@ struct ResultTile {
     }
 };
 
-// The row, within a tile, of the first two of the four sums that thread t of those that compute holds of 16 × 8. The
-// others are 8 rows below. Its columns begin at 2 (t%4).
+// Of 16 rows and 8 columns of sums, wgmma gives four to each lane: columns 2 (t%4) and 2 (t%4) + 1 of one row, and of
+// the row 8 below. This is the first of these rows, within a tile, for thread t of the two warpgroups.
 template <class Tiling>
 __device__ inline int row_of(int t, int m) {
     return t / 128 * Tiling::rows + 64 * m + t % 128 / 32 * 16 + t % 32 / 4;
 }
 
-// Stores the ending of four sums to c, as a lane holds them: two in this row, two 8 rows below.
-template <Ending ending>
+// Stores the epilogue of four sums to c, as a lane holds them: two in this row, two 8 rows below.
+template <Epilogue epilogue>
 __device__ inline void store_four(const HopperOperands& p, int row, int column, const float4& four) {
     if (column >= p.N) return;
 #pragma unroll
@@ -233,7 +235,7 @@ __device__ inline void store_four(const HopperOperands& p, int row, int column, 
         if (row + 8 * i >= p.M) continue;
         const int64_t at = int64_t(row + 8 * i) * p.N + column;
         Floats<2> c      = {i ? four.z : four.x, i ? four.w : four.y};
-        if constexpr (ending == Ending::fp32_sums) {
+        if constexpr (epilogue == Epilogue::fp32_sums) {
             float* const to = static_cast<float*>(p.out) + at;
             if (p.adds) {
                 const Floats<2> before = load<2>(to);
@@ -245,11 +247,11 @@ __device__ inline void store_four(const HopperOperands& p, int row, int column, 
                 const Floats<2> bias = load<2>(p.bias + column);
                 c                    = {c[0] + bias[0], c[1] + bias[1]};
             }
-            if (ending == Ending::bf16_gelu && p.keeps_pre) store(p.pre_data + at, c);
-            if (ending == Ending::bf16_gelu || ending == Ending::bf16_slope)
+            if (epilogue == Epilogue::bf16_gelu && p.keeps_pre) store(p.pre_data + at, c);
+            if (epilogue == Epilogue::bf16_gelu || epilogue == Epilogue::bf16_slope)
                 for_form(p.form, [&](auto form) {
                     constexpr Gelu kind = decltype(form)::value;
-                    if (ending == Ending::bf16_gelu) {
+                    if (epilogue == Epilogue::bf16_gelu) {
                         c = {gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1])};
                     } else {
                         const Floats<2> pre = load<2>(p.pre_data + at);
@@ -298,17 +300,17 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
         const auto a     = at.a(place.stage);
         const auto b     = at.b(place.stage);
         const auto row_a = [&](int m, int k) { return a.matrix(group * Tiling::rows + 64 * m, k); };
-        const bool later = i > 0;
+        const bool adds  = i > 0;
         wait_for_phase(at.full(place.stage), place.parity);
         // The sum of a row of a is its product with a column of ones.
-        if (Tiling::ending == Ending::fp32_sums && sums_rows) {
+        if (Tiling::epilogue == Epilogue::fp32_sums && sums_rows) {
             begin_products();
 #pragma unroll
             for (int k = 0; k < 64; k += 16)
 #pragma unroll
                 for (int m = 0; m < parts; m++)
-                    wgmma<false, columns_a>(Constant<8>{}, sums.of_row[m], row_a(m, k), describe(at.out(0), 0),
-                                            later || k > 0);
+                    wgmma<false, columns_a>(Constant<8>{}, sums.of_row[m], row_a(m, k), matrix_descriptor(at.out(0), 0),
+                                            adds || k > 0);
             commit_products();
         }
         begin_products();
@@ -317,9 +319,9 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
 #pragma unroll
             for (int m = 0; m < parts; m++)
                 wgmma<columns_b, columns_a>(Constant<Tiling::N>{}, sums.c[m], row_a(m, k), b.matrix(0, k),
-                                            later || k > 0);
+                                            adds || k > 0);
         commit_products();
-        if (later) {
+        if (adds) {
             wait_for_products<1>();
             release(at.empty(before));
         }
@@ -330,7 +332,7 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
 #pragma unroll
     for (int m = 0; m < parts; m++) {
         pin(sums.c[m]);
-        if (Tiling::ending == Ending::fp32_sums) pin(sums.of_row[m]);
+        if (Tiling::epilogue == Epilogue::fp32_sums) pin(sums.of_row[m]);
     }
     release(at.empty(before));
 }
@@ -346,8 +348,8 @@ __device__ inline void end_in_fp32(const HopperOperands& p, const TileSums<Tilin
 #pragma unroll
         for (int n = 0; n < Tiling::N / 8; n++) {
             const float* c = sums.c[m] + 4 * n;
-            store_four<Ending::fp32_sums>(p, row, piece.column * Tiling::N + 8 * n + t % 4 * 2,
-                                          {c[0], c[1], c[2], c[3]});
+            store_four<Epilogue::fp32_sums>(p, row, piece.column * Tiling::N + 8 * n + t % 4 * 2,
+                                            {c[0], c[1], c[2], c[3]});
         }
         for (int i = 0; i < 2; i++)
             if (sums_rows && t % 4 == 0 && row + 8 * i < p.M) p.row_sums[row + 8 * i] = sums.of_row[m][2 * i];
@@ -368,7 +370,7 @@ __device__ inline void keep_sums(const HopperOperands& p, const TileSums<Tiling>
             to[(m * (Tiling::N / 8) + n) * 256] = {c[0], c[1], c[2], c[3]};
         }
         for (int i = 0; i < 2; i++)
-            if (Tiling::ending == Ending::fp32_sums && sums_rows && t % 4 == 0)
+            if (Tiling::epilogue == Epilogue::fp32_sums && sums_rows && t % 4 == 0)
                 p.piece_row_sums[piece.slot * Tiling::M + row_of<Tiling>(t, m) + 8 * i] = sums.of_row[m][2 * i];
     }
 }
@@ -385,72 +387,73 @@ __device__ inline void add_bias(TileSums<Tiling>& sums, const HopperOperands& p,
     }
 }
 
-// Stores a tile in bf16, after its ending.
+// Stores a tile times gelu's slope in bf16. The slope's argument, `pre`, is where the results go.
+template <class Tiling>
+__device__ inline void end_in_slope(const HopperOperands& p, const TileSums<Tiling>& sums,
+                                    const ResultTile<Tiling>& result, int group, bool leads) {
+    for_form(p.form, [&](auto form) {
+        constexpr Gelu kind = decltype(form)::value;
+#pragma unroll
+        for (int m = 0; m < TileSums<Tiling>::parts; m++)
+#pragma unroll
+            for (int n = 0; n < Tiling::N / 8; n += 2) {
+                uint32_t words[4];
+                load_matrices(words, result.at(m, n));
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float* c      = sums.c[m] + 4 * (n + i / 2) + 2 * (i % 2);
+                    const Floats<2> pre = unpack<2, bf16>(words[i]);
+                    words[i]            = bf16_pair(c[0] * gelu_slope_in_product<kind>(pre[0]),
+                                                    c[1] * gelu_slope_in_product<kind>(pre[1]));
+                }
+                __syncwarp();  // all lanes have loaded what they store over
+                store_matrices(result.at(m, n), words);
+            }
+    });
+    result.store(p.c, group, leads);
+}
+
+// Stores a tile in bf16, or gelu of it, after adding the bias.
 template <class Tiling>
 __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& sums, const ResultTile<Tiling>& result,
-                                   int group, bool leads, uint32_t pre_full, uint32_t pre_parity) {
-    constexpr Ending ending = Tiling::ending;
-    // In shared memory there is `pre`, or there are results that the copy engine may not have read yet.
-    if constexpr (ending == Ending::bf16_slope) {
-        wait_for_phase(pre_full, pre_parity);
+                                   int group, bool leads) {
+    const auto wait_for_room = [&] {
+        if (leads) wait_until_read();
+        wait_for_group(group);
+    };
+    const auto word = [&](int m, int n, int i) { return bf16_pair(sums.c[m][4 * n + i], sums.c[m][4 * n + i + 1]); };
+    if (p.bias) add_bias(sums, p, result.column);
+    wait_for_room();
+    if constexpr (Tiling::epilogue == Epilogue::bf16_sums) {
+        result.fill(word);
+    } else {
+        if (p.keeps_pre) {
+            result.fill(word);
+            result.store(p.pre, group, leads);
+            wait_for_room();
+        }
         for_form(p.form, [&](auto form) {
             constexpr Gelu kind = decltype(form)::value;
-#pragma unroll
-            for (int m = 0; m < TileSums<Tiling>::parts; m++)
-#pragma unroll
-                for (int n = 0; n < Tiling::N / 8; n += 2) {
-                    uint32_t words[4];
-                    load_matrices(words, result.at(m, n));
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const float* c      = sums.c[m] + 4 * (n + i / 2) + 2 * (i % 2);
-                        const Floats<2> pre = unpack<2, bf16>(words[i]);
-                        words[i]            = bf16_pair(c[0] * gelu_slope_in_product<kind>(pre[0]),
-                                                        c[1] * gelu_slope_in_product<kind>(pre[1]));
-                    }
-                    __syncwarp();  // all lanes have loaded what they store over
-                    store_matrices(result.at(m, n), words);
-                }
-        });
-    } else {
-        const auto room = [&] {
-            if (leads) wait_until_read();
-            wait_for_group(group);
-        };
-        const auto word = [&](int m, int n, int i) {
-            return bf16_pair(sums.c[m][4 * n + i], sums.c[m][4 * n + i + 1]);
-        };
-        if (p.bias) add_bias(sums, p, result.column);
-        room();
-        if (ending == Ending::bf16_sums || p.keeps_pre) {
-            result.fill(word);
-            result.store(ending == Ending::bf16_sums ? p.c : p.pre, group, leads);
-        }
-        if constexpr (ending == Ending::bf16_gelu) {
-            if (p.keeps_pre) room();
-            for_form(p.form, [&](auto form) {
-                constexpr Gelu kind = decltype(form)::value;
-                result.fill([&](int m, int n, int i) {
-                    const float* c = sums.c[m] + 4 * n + i;
-                    return bf16_pair(gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1]));
-                });
+            result.fill([&](int m, int n, int i) {
+                const float* c = sums.c[m] + 4 * n + i;
+                return bf16_pair(gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1]));
             });
-        }
+        });
     }
-    if (ending != Ending::bf16_sums) result.store(p.c, group, leads);
+    result.store(p.c, group, leads);
 }
 
 template <class Tiling, bool columns_a, bool columns_b>
 __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, columns_b>& at, const HopperOperands& p) {
-    constexpr Ending ending = Tiling::ending;
-    const int group         = computing_warpgroup();
-    const bool leads        = threadIdx.x % 128 == 0;
+    constexpr Epilogue epilogue = Tiling::epilogue;
+    const int group             = computing_warpgroup();
+    const bool leads            = threadIdx.x % 128 == 0;
     RingPlace<Tiling::stages> place;
     uint32_t pre_parity = 0;
     p.work.each_piece(blockIdx.x, [&](const Piece& piece) {
         const ResultTile<Tiling> result{at.out(group), piece.row * Tiling::M + group * Tiling::rows,
                                         piece.column * Tiling::N};
-        if (ending == Ending::bf16_slope && piece.slot < 0 && leads) {
+        if (epilogue == Epilogue::bf16_slope && piece.slot < 0 && leads) {
             wait_until_read();
             result.load(p.pre, at.pre_full(group));
         }
@@ -459,11 +462,14 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
         multiply_piece(sums, at, place, piece, group, sums_rows);
         if (piece.slot >= 0) {
             keep_sums(p, sums, piece, sums_rows);
-        } else if constexpr (ending == Ending::fp32_sums) {
+        } else if constexpr (epilogue == Epilogue::fp32_sums) {
             end_in_fp32(p, sums, piece, sums_rows);
-        } else {
-            end_in_bf16(p, sums, result, group, leads, at.pre_full(group), pre_parity);
+        } else if constexpr (epilogue == Epilogue::bf16_slope) {
+            wait_for_phase(at.pre_full(group), pre_parity);
             pre_parity ^= 1;
+            end_in_slope(p, sums, result, group, leads);
+        } else {
+            end_in_bf16(p, sums, result, group, leads);
         }
     });
     if (leads) wait_for_stores();
@@ -505,8 +511,8 @@ __global__ void __launch_bounds__(256) add_pieces_kernel(const __grid_constant__
                                   [](const float4& a, const float4& b) {
                                       return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
                                   });
-        store_four<Tiling::ending>(p, place.row * Tiling::M + row_of<Tiling>(t, i / across),
-                                   place.column * Tiling::N + i % across * 8 + t % 4 * 2, sum);
+        store_four<Tiling::epilogue>(p, place.row * Tiling::M + row_of<Tiling>(t, i / across),
+                                     place.column * Tiling::N + i % across * 8 + t % 4 * 2, sum);
     }
     const int row = place.row * Tiling::M + t;
     if (p.row_sums && place.column == 0 && part == 0 && t < Tiling::M && row < p.M)
@@ -540,7 +546,7 @@ static size_t bytes_of_pieces(const HopperWay& way) {
     return way.split ? size_t(2 * way.blocks) * way.M * (way.N + 1) * sizeof(float) : 0;
 }
 
-// Whether the kernels can compute a product: in bf16, with rows that are multiples of 16 bytes, and with the endings
+// Whether the kernels can compute a product: in bf16, with rows that are multiples of 16 bytes, and with the epilogues
 // that each kind of product has in a model. Products that fill no tile are left to cuBLASLt.
 static bool multiplies_on_hopper(const Product& p) {
     if (p.in != DType::BF16 || p.alignment < 16 || std::min({p.M, p.N, p.K}) < 64 ||
@@ -556,7 +562,7 @@ static bool multiplies_on_hopper(const Product& p) {
 // Whether each block gets a step, the pieces find room, and no number is too large for an int.
 static bool shares_well(const Product& p, const HopperWay& way) {
     const int64_t tiles  = ceil_div(p.M, way.M) * ceil_div(p.N, way.N),
-                  shared = (tiles - std::max<int64_t>(0, tiles / way.blocks - 1) * way.blocks) * ceil_div(p.K, 64);
+                  shared = (tiles - unshared_tiles(tiles, way.blocks)) * ceil_div(p.K, 64);
     return shared >= way.blocks && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
 }
 bool can_take(const Product& p, const HopperWay& way) {
@@ -578,30 +584,26 @@ static void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
     constexpr Constant<0> rows{};
     constexpr Constant<1> columns{};
     for_hopper_tile(way, [&](auto M, auto N) {
-        const auto with = [&](auto ending, auto a, auto b) {
-            f(ProductTiling<M, N, static_cast<Ending>(int(ending))>{}, a, b);
+        const auto with = [&](auto epilogue, auto a, auto b) {
+            f(ProductTiling<M, N, static_cast<Epilogue>(int(epilogue))>{}, a, b);
         };
         if (p.out == DType::F32)
-            with(Constant<int(Ending::fp32_sums)>{}, columns, columns);
+            with(Constant<int(Epilogue::fp32_sums)>{}, columns, columns);
         else if (p.slope)
-            with(Constant<int(Ending::bf16_slope)>{}, rows, columns);
+            with(Constant<int(Epilogue::bf16_slope)>{}, rows, columns);
         else if (p.gelu)
-            with(Constant<int(Ending::bf16_gelu)>{}, rows, rows);
+            with(Constant<int(Epilogue::bf16_gelu)>{}, rows, rows);
         else if (p.b_transposed)
-            with(Constant<int(Ending::bf16_sums)>{}, rows, rows);
+            with(Constant<int(Epilogue::bf16_sums)>{}, rows, rows);
         else
-            with(Constant<int(Ending::bf16_sums)>{}, rows, columns);
+            with(Constant<int(Epilogue::bf16_sums)>{}, rows, columns);
     });
 }
 
 bool has_hopper_products(const Queue& q) {
-    if (q.limits.major != 9 || q.limits.minor != 0) return false;
-    static const bool is_compiled = [] {
-        cudaFuncAttributes attributes{};
-        CUDA_RUN(cudaFuncGetAttributes(
-            &attributes, product_hopper_kernel<ProductTiling<128, 256, Ending::bf16_sums>, false, false>));
-        return attributes.ptxVersion == 90;
-    }();
+    if (!is_hopper(q)) return false;
+    static const bool is_compiled =
+        has_machine_code(product_hopper_kernel<ProductTiling<128, 256, Epilogue::bf16_sums>, false, false>);
     return is_compiled;
 }
 

@@ -1,10 +1,13 @@
 // threads.h - how many threads a process may use on a machine that it shares, and on which cores they run
+//
+// Cores are logical ones, as Linux numbers them: the two hardware threads of a physical core count as two.
 #pragma once
 #include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
@@ -14,41 +17,60 @@
 
 namespace host {
 
-// Returns how many cores' worth of time the control groups of this process allow, as `docker run --cpus` and Slurm set
-// it; infinity where nothing limits it. The least limit of a group and of the groups that hold it counts. `root` stands
-// before the paths in /proc and /sys, for tests.
-//
-// Version 2 of control groups has both numbers in one file, cpu.max; version 1 has a file for each. A container may
-// see only its own group, as the root of the hierarchy, although /proc names it by its path on the host. Folders that
-// do not exist are therefore passed over.
-inline double cpu_quota(const std::string& root = "") {
-    double quota   = std::numeric_limits<double>::infinity();
-    const auto use = [&](const std::string& allowed, double period) {
-        const double n = std::atof(allowed.c_str());  // "max" and -1 mean that there is no limit
-        if (n > 0 && period > 0) quota = std::min(quota, n / period);
-    };
+// Calls f(folder, version) for the control group of this process that has a controller, such as cpu, and for those that
+// hold it. Version 1 of control groups has a hierarchy of folders for each controller, version 2 has one for all. A
+// container may see only its own group, as the root of the hierarchy, although /proc names it by its path on the host.
+// So folders may not exist. `root` stands before the paths in /proc and /sys, for tests.
+template <class F>
+void each_control_group(const std::string& root, const std::string& controller, F f) {
     std::ifstream groups(root + "/proc/self/cgroup");
     for (std::string line; std::getline(groups, line);) {  // number:controllers:path
         const size_t first = line.find(':'), second = line.find(':', first + 1);
         if (second == line.npos) continue;
         const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-        const bool unified            = controllers == ",,";
-        if (!unified && controllers.find(",cpu,") == controllers.npos) continue;
-        const std::string mount = root + "/sys/fs/cgroup" + (unified ? "" : "/cpu");
+        const int version             = controllers == ",," ? 2 : 1;
+        if (version == 1 && controllers.find("," + controller + ",") == controllers.npos) continue;
+        const std::string mount = root + "/sys/fs/cgroup" + (version == 1 ? "/" + controller : "");
         for (std::string path = line.substr(second + 1);; path.erase(path.rfind('/'))) {
-            std::string allowed;
-            double period = 0;
-            if (unified) {
-                std::ifstream(mount + path + "/cpu.max") >> allowed >> period;
-            } else {
-                std::ifstream(mount + path + "/cpu.cfs_quota_us") >> allowed;
-                std::ifstream(mount + path + "/cpu.cfs_period_us") >> period;
-            }
-            use(allowed, period);
+            f(mount + path, version);
             if (path.find('/') == path.npos) break;
         }
     }
+}
+
+// Returns how many cores' worth of time the control groups of this process allow, as `docker run --cpus` and Slurm set
+// it; infinity where nothing limits it. The least limit of a group and of the groups that hold it counts.
+inline double cpu_quota(const std::string& root = "") {
+    double quota = std::numeric_limits<double>::infinity();
+    each_control_group(root, "cpu", [&](const std::string& group, int version) {
+        std::string allowed;
+        double period = 0;
+        if (version == 2) {
+            std::ifstream(group + "/cpu.max") >> allowed >> period;
+        } else {
+            std::ifstream(group + "/cpu.cfs_quota_us") >> allowed;
+            std::ifstream(group + "/cpu.cfs_period_us") >> period;
+        }
+        const double n = std::atof(allowed.c_str());  // "max" and -1 mean that there is no limit
+        if (n > 0 && period > 0) quota = std::min(quota, n / period);
+    });
     return quota;
+}
+
+// Returns how many of `online` cores the control groups of this process let it use, as `docker run --cpuset-cpus` and
+// Slurm set it. A launcher may have bound this process to fewer.
+inline int cores_of_control_group(int online, const std::string& root = "") {
+    each_control_group(root, "cpuset", [&](const std::string& group, int version) {
+        std::ifstream list(group + (version == 2 ? "/cpuset.cpus.effective" : "/cpuset.effective_cpus"));
+        int cores = 0;
+        for (std::string range; std::getline(list, range, ',');) {  // such as 0-3,8
+            int first = 0, last = 0;
+            const int numbers = std::sscanf(range.c_str(), "%d-%d", &first, &last);
+            if (numbers > 0) cores += numbers == 1 ? 1 : std::max(0, last - first + 1);
+        }
+        if (cores > 0) online = std::min(online, cores);
+    });
+    return online;
 }
 
 // Returns `cores`, or the cores that the quota pays for where those are fewer. A part of a core counts as a whole one:

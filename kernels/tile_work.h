@@ -103,16 +103,22 @@ class StepsInTurns {
     int of_first_ = 0, of_last_ = 0;  // their steps of this tile
 };
 
+// Returns how many of the first tiles blocks compute alone when they share the others: so many that each block's share
+// is less than two tiles' work, and at least one's where there are as many tiles as blocks.
+HD int64_t unshared_tiles(int64_t tiles, int blocks) {
+    const int64_t rounds = tiles / blocks;
+    return rounds > 1 ? (rounds - 1) * blocks : 0;
+}
+
 // Divides tiles in so many rows and columns, each with so many steps, among the blocks. With `split` the blocks share
-// so many of the last tiles that each has the work of one or two. Sizes must be so that no number is too large for an
-// int, and each block has a step.
+// all tiles but the unshared ones. Sizes must be so that no number is too large for an int, and each block has a step.
 inline TileWork divide_tiles(int64_t rows, int64_t columns, int64_t steps, int blocks, bool split) {
     TileWork work;
     work.rows        = int(rows);
     work.columns     = int(columns);
     work.steps       = int(steps);
     work.blocks      = blocks;
-    work.whole       = split ? most(0, work.tiles() / blocks - 1) * blocks : work.tiles();
+    work.whole       = split ? int(unshared_tiles(work.tiles(), blocks)) : work.tiles();
     const int shared = (work.tiles() - work.whole) * work.steps;
     work.each        = shared / blocks;
     work.longer      = shared % blocks;

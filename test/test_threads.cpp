@@ -49,6 +49,20 @@ TEST_CASE("the quota of a control group is read in both versions of their files"
               .quota() == none);
 }
 
+TEST_CASE("the cores of a control group are read in both versions of their files", "[threads]") {
+    const std::string cgroup = "proc/self/cgroup", v2 = "sys/fs/cgroup/", v1 = "sys/fs/cgroup/cpuset/";
+    const auto cores = [](std::initializer_list<std::pair<std::string, std::string>> files) {
+        return host::cores_of_control_group(64, Machine_of_files(files).s.path);
+    };
+    CHECK(cores({}) == 64);
+    CHECK(cores({{cgroup, "0::/\n"}, {v2 + "cpuset.cpus.effective", "0-3,8,10-11\n"}}) == 7);
+    CHECK(cores({{cgroup, "0::/job/step\n"}, {v2 + "job/cpuset.cpus.effective", "5\n"}}) == 1);
+    CHECK(cores({{cgroup, "0::/\n"}, {v2 + "cpuset.cpus.effective", "0-127\n"}}) == 64);
+    for (const char* nonsense : {"", "\n", "x", "7-3", "-"})
+        CHECK(cores({{cgroup, "0::/\n"}, {v2 + "cpuset.cpus.effective", nonsense}}) == 64);
+    CHECK(cores({{cgroup, "3:cpuset:/slurm/job\n0::/\n"}, {v1 + "slurm/job/cpuset.effective_cpus", "4-7\n"}}) == 4);
+}
+
 TEST_CASE("a part of a core in the quota is a thread, and there is always one", "[threads]") {
     CHECK(host::within_quota(8, none) == 8);
     CHECK(host::within_quota(8, 2) == 2);

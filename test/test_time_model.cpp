@@ -79,7 +79,9 @@ TEST_CASE("predicted step times follow the work", "[model]") {
     CHECK(dropping({0, 0.1f, 0}) > once);
     CHECK(dropping({0, 0, 0.1f}) > once);
     CHECK(dropping({0.1f, 0.1f, 0.1f}) < 1.3 * once);
-    CHECK(!find_card("NVIDIA A30"));
+    for (const char* other :
+         {"NVIDIA A30", "NVIDIA GH200 480GB", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 PCIe"})
+        CHECK(!find_card(other));
 }
 
 TEST_CASE("predicted steps on many GPUs are within 15 % of those that were published", "[model]") {
@@ -150,7 +152,7 @@ TEST_CASE("each level of sharding sends what its formula says", "[model]") {
 
 TEST_CASE("an update in the host's memory takes the time of the slowest of its three parts", "[model]") {
     const Config c     = config_of(*find_preset("gpt-j-6b"));
-    const Card* a100   = find_card("A100-SXM4-80GB");
+    const Card* a100   = find_card("NVIDIA A100-SXM4-80GB");
     const double n     = double(count_params(c));
     const auto of_bf16 = HostUpdate::of(n, 0, DType::BF16);
     CHECK(of_bf16.to_host == 6 * n);
