@@ -83,7 +83,7 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
     const auto  kept_below = [&](Recompute level) { return shape.recompute < level ? Lives::per_layer : Lives::shared; };
     const Lives kept = Lives::per_layer, gelu = kept_below(Recompute::gelu), norm = kept_below(Recompute::norm),
                 block = kept_below(Recompute::block), norm2 = c.shared_norm ? Lives::never : norm,
-                of_norm2 = c.shared_norm ? Lives::never : block;
+                sequential = c.parallel ? Lives::never : block;
     return {
         {&A::x,     "x",     {N, C},          t, kept},    // the residual stream as it enters
         {&A::ln1,   "ln1",   {N, C},          t, norm},
@@ -93,10 +93,10 @@ inline std::vector<BlockActRow> block_act_rows(const Config& c, const BatchShape
         {&A::att,   "att",   {B, T, H, D},    t, block},
         {&A::lse,   "lse",   {B, H, T},       f, block},
         {&A::proj,  "proj",  {N, C},          t, Lives::shared},
-        {&A::mid,   "mid",   {N, C},          t, block},   // the residual stream after attention
-        {&A::ln2,   "ln2",   {N, C},          t, norm2},   // ln1 when one norm feeds both branches
-        {&A::mean2, "mean2", {N},             f, of_norm2},
-        {&A::rstd2, "rstd2", {N},             f, of_norm2},
+        {&A::mid,   "mid",   {N, C},          t, sequential},  // the residual stream after attention
+        {&A::ln2,   "ln2",   {N, C},          t, norm2},       // ln1 when one norm feeds both branches
+        {&A::mean2, "mean2", {N},             f, sequential},  // mean1 and rstd1 in a parallel block, whose norms
+        {&A::rstd2, "rstd2", {N},             f, sequential},  // are both of x
         {&A::up,    "up",    {N, F},          t, block},
         {&A::act,   "act",   {N, F},          t, gelu},
         {&A::down,  "down",  {N, C},          t, Lives::shared},
@@ -144,8 +144,10 @@ void each_activation(Acts& a, const Config& c, const BatchShape& shape, DType dt
             const bool own       = l == 0 || (r.lives == Lives::per_layer && shape.train);
             a.block[l].*r.tensor = own ? take(r.shape, r.dtype) : a.block[0].*r.tensor;
         }
-    if (c.shared_norm)  // one norm feeds both branches
-        for (BlockActs& b : a.block) b.ln2 = b.ln1, b.mean2 = b.mean1, b.rstd2 = b.rstd1;
+    for (BlockActs& b : a.block) {
+        if (c.parallel) b.mean2 = b.mean1, b.rstd2 = b.rstd1;
+        if (c.shared_norm) b.ln2 = b.ln1;
+    }
     for (const ActRow& r : act_rows(c, shape, dtype))
         if (shape.train || r.lives != Lives::backward) a.*r.tensor = take(r.shape, r.dtype);
 }
@@ -254,21 +256,28 @@ inline void initialise_weights(Model& m, uint64_t seed) {
 // The layernorms of the residual stream.
 inline Norm first_norm(const Block& w, const BlockActs& a) { return {a.ln1, a.mean1, a.rstd1, w.ln1_w, w.ln1_b}; }
 inline Norm second_norm(const Block& w, const BlockActs& a) { return {a.ln2, a.mean2, a.rstd2, w.ln2_w, w.ln2_b}; }
+// All norms of a block's input: in a parallel block they are the first and, unless it is the same, the second.
+inline Norm input_norms(const Block& w, const BlockActs& a, const Config& c) {
+    Norm norms = first_norm(w, a);
+    if (c.parallel && !c.shared_norm) norms.second = {a.ln2, w.ln2_w, w.ln2_b};
+    return norms;
+}
 inline Norm final_norm(const Params& w, const Acts& a) { return {a.lnf, a.mean, a.rstd, w.lnf_w, w.lnf_b}; }
 
 inline void normalise(const Norm& n, Tensor x, const Config& c, Stream s) {
-    layernorm_forward(n.out, n.mean, n.rstd, x, n.w, n.b, c.norm_eps, s);
+    layernorm_forward(n.out, n.mean, n.rstd, x, n.w, n.b, c.norm_eps, s, n.second);
 }
-// Computes sum = a + b, with dropout of b, and its norm in one pass over memory.
-inline void add_and_normalise(Tensor sum, const Norm& n, Tensor a, Tensor b, const Dropout& drop, const Config& c,
-                              Stream s) {
-    add_layernorm_forward(sum, n.out, n.mean, n.rstd, a, b, n.w, n.b, c.norm_eps, s, drop);
+// Computes sum = x + the branches, with dropout of each, and its norm in one pass over memory.
+inline void add_and_normalise(Tensor sum, const Norm& n, Tensor x, const Addend& branch, const Config& c, Stream s,
+                              const Addend& other = {}) {
+    add_layernorm_forward(sum, n.out, n.mean, n.rstd, x, branch.x, n.w, n.b, c.norm_eps, s, branch.drop, other,
+                          n.second);
 }
 
-// Runs one block from a.x, of which a.ln1 is the norm, to out and next(), the norm of out that the next block or the
-// head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a cache
-// of keys and values. `train` is the level of the backward pass that follows; without one, the tensors that it alone
-// needs are not written. When out is null, the block stops after the last tensor that the backward pass needs.
+// Runs one block from a.x, whose input_norms() are there, to out and next(), the norms of out that the next block or
+// the head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a
+// cache of keys and values. `train` is the level of the backward pass that follows; without one, the tensors that it
+// alone needs are not written. When out is null, the block stops after the last tensor that the backward pass needs.
 template <class Next, class Attend>
 void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Config& c, std::optional<Recompute> train,
                    Stream s, Attend attend, const BlockDropout& drop = {}) {
@@ -277,15 +286,11 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     matmul_forward(a.qkv.view({N, 3 * C}), a.ln1, w.qkv_w, w.qkv_b, s);
     // attention: every token gathers the values of the tokens that it sees
     attend(a);
-    // projection: back into the residual stream. The one structural choice: the MLP of a parallel block reads the
-    // block's input, that of a sequential block the stream after attention.
-    matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
-    if (c.parallel) {
-        add_forward(a.mid, a.x, a.proj, s, drop.attention);
-        if (!c.shared_norm) normalise(second_norm(w, a), a.x, c, s);
-    } else {
-        add_and_normalise(a.mid, second_norm(w, a), a.x, a.proj, drop.attention, c, s);
-    }
+    // projection, and back into the residual stream. The one structural choice: the MLP of a sequential block reads the
+    // stream after attention, that of a parallel block the block's input, and both branches are added at the end.
+    if (out || !c.parallel) matmul_forward(a.proj, a.att.view({N, C}), w.proj_w, w.proj_b, s);
+    const Addend attention{a.proj, drop.attention}, mlp{a.down, drop.mlp};
+    if (!c.parallel) add_and_normalise(a.mid, second_norm(w, a), a.x, attention, c, s);
     // MLP: up, gelu, down, and into the residual stream again
     if (train && repeats_gelu(*train)) {
         matmul_forward(a.up, a.ln2, w.up_w, w.up_b, s);
@@ -295,7 +300,10 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
     }
     if (!out) return;
     matmul_forward(a.down, a.act, w.down_w, w.down_b, s);
-    add_and_normalise(out, next(), a.mid, a.down, drop.mlp, c, s);
+    if (c.parallel)
+        add_and_normalise(out, next(), a.x, attention, c, s, mlp);
+    else
+        add_and_normalise(out, next(), a.mid, mlp, c, s);
 }
 
 // The same for a few rows, as generation has them, without what the backward pass needs. On a GPU a block is then five
@@ -303,22 +311,23 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
 template <class Attend>
 void block_of_few_rows(Tensor out, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
     const int64_t N = a.x.shape[0], C = c.width;
+    const Tensor mid = c.parallel ? a.proj : a.mid;
     norm_matmul_forward(a.qkv.view({N, 3 * C}), first_norm(w, a), a.x, w.qkv_w, w.qkv_b, {}, c.norm_eps, s);
     attend(a);
-    matmul_add_forward(a.mid, a.x, a.att.view({N, C}), w.proj_w, w.proj_b, s);
-    norm_matmul_forward(a.act, second_norm(w, a), c.parallel ? a.x : a.mid, w.up_w, w.up_b, c.gelu, c.norm_eps, s);
-    matmul_add_forward(out, a.mid, a.act, w.down_w, w.down_b, s);
+    matmul_add_forward(mid, a.x, a.att.view({N, C}), w.proj_w, w.proj_b, s);
+    norm_matmul_forward(a.act, second_norm(w, a), c.parallel ? a.x : mid, w.up_w, w.up_b, c.gelu, c.norm_eps, s);
+    matmul_add_forward(out, mid, a.act, w.down_w, w.down_b, s);
 }
 
 // Computes again what the layers after this one have overwritten.
 template <class Attend>
 void block_recompute(Recompute level, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend,
                      const BlockDropout& drop = {}) {
-    if (level >= Recompute::norm) normalise(first_norm(w, a), a.x, c, s);
+    if (level >= Recompute::norm) normalise(input_norms(w, a, c), a.x, c, s);
     if (level == Recompute::block)
         return block_forward(
             Tensor{}, [] { return Norm{}; }, w, a, c, level, s, attend, drop);
-    if (level >= Recompute::norm && !c.shared_norm) normalise(second_norm(w, a), c.parallel ? a.x : a.mid, c, s);
+    if (level >= Recompute::norm && !c.parallel) normalise(second_norm(w, a), a.mid, c, s);
     if (repeats_gelu(level)) gelu_forward(a.act, a.up, c.gelu, s);
 }
 
@@ -387,14 +396,14 @@ void forward(const Model& m, Acts& a, Tensor tokens, Tensor positions, Keep keep
     if (m.observe) m.observe(0, a.block[0].x);
     m.shards->arrive(1);
     m.shards->fetch(2);
-    if (!few) normalise(first_norm(m.params.block[0], a.block[0]), a.block[0].x, c, s);
+    if (!few) normalise(input_norms(m.params.block[0], a.block[0], c), a.block[0].x, c, s);
     for (int64_t l = 0; l < c.layers; l++) {
         const bool last  = l + 1 == c.layers;
         // When nothing is kept, all layers share one x, and a block's output replaces its input, which was read before.
         const Tensor out = last ? a.x : a.block[l + 1].x;
         const auto next  = [&] {
             m.shards->arrive(l + 2);
-            return last ? final_norm(m.params, a) : first_norm(m.params.block[l + 1], a.block[l + 1]);
+            return last ? final_norm(m.params, a) : input_norms(m.params.block[l + 1], a.block[l + 1], c);
         };
         const auto of_layer = [&](BlockActs& block) { attend(block, l); };
         m.shards->arrive(l + 1);

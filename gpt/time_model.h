@@ -184,8 +184,8 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         if (bias)
             add("sums of columns", K::copy, Cost{double(rows * OC * size_of(x)) + 8. * double(OC)}, 1, calls - first);
     };
-    const Cost norm = layernorm_forward_cost(N, C, x), add_and_norm = add_layernorm_forward_cost(N, C, x),
-               gelu       = gelu_forward_cost(N * F, x);
+    const int input_norms = c.parallel && !c.shared_norm ? 2 : 1;  // of a block, in one kernel
+    const Cost norm = layernorm_forward_cost(N, C, x, input_norms), gelu = gelu_forward_cost(N * F, x);
     const Recompute level = shape.recompute;
     const double again    = micro * double(c.layers - 1);  // nothing overwrites the activations of the last layer
 
@@ -196,19 +196,15 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     // The blocks' forward pass, with what the backward pass computes again.
     part                = Part::block_forward;
     const double blocks = layers + (level == Recompute::block ? again : 0);
-    const int norms     = level == Recompute::block ? 1 : level != Recompute::norm ? 0 : c.shared_norm ? 1 : 2;
-    add("norms again", K::layernorm_forward, norm, 1, norms * again);
+    if (level >= Recompute::norm) add("norms again", K::layernorm_forward, norm, 1, again);
+    if (level == Recompute::norm && !c.parallel) add("norms again", K::layernorm_forward, norm, 1, again);
     forward("qkv", N, C, 3 * C, blocks);
     if (c.rope.dim) add("rope", K::rope, rope_cost(N, H, c.rope.dim, x), 1, blocks);
     add("attention", K::attention_forward, attention_forward_cost(B, T, H, D, x), 1, blocks,
         drop.attention > 0 ? dropout_forward_work : 1);
-    forward("projection", N, C, C, blocks);
-    if (c.parallel) {
-        add("residual", K::copy, add_forward_cost(N * C, x), 1, blocks);
-        add("norm", K::layernorm_forward, norm, 1, c.shared_norm ? 0 : blocks);
-    } else {
-        add("residual and norm", K::copy, add_and_norm, 1, blocks);
-    }
+    // The backward pass of a parallel block needs nothing that comes from the projection.
+    forward("projection", N, C, C, c.parallel ? layers : blocks);
+    if (!c.parallel) add("residual and norm", K::copy, add_layernorm_forward_cost(N, C, x), 1, blocks);
     forward("up", N, C, F, blocks);
     const bool in_products =
         x == DType::BF16 && F % 8 == 0 && (c.gelu == Gelu::tanh || gelu_op == GeluOp::in_our_product);
@@ -219,7 +215,12 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     else
         add("gelu", K::gelu, gelu, 1, blocks + (repeats_gelu(level) ? again : 0));
     forward("down", N, F, C, layers);
-    add("residual and next norm", K::copy, add_and_norm, 1, layers);
+    const int addends       = c.parallel ? 2 : 1;
+    const auto add_branches = [&](int norms, double calls) {
+        add("residual and next norm", K::copy, add_layernorm_forward_cost(N, C, x, addends, norms), 1, calls);
+    };
+    add_branches(input_norms, layers - micro);
+    add_branches(1, micro);  // the last block's, before the head
 
     // The head, a chunk of rows at a time.
     part               = Part::head;

@@ -26,53 +26,62 @@ static int64_t row_grain(int64_t C) { return std::max<int64_t>(1, 16384 / std::m
 
 // Two passes for the variance, not E[x²] - E[x]²: with |mean| ≫ std the subtraction cancels, and the row is in cache.
 template <class T>
-static void normalise_row(T* y, float& mean, float& rstd, const T* x, const T* w, const T* b, float eps, int64_t C) {
+static void mean_and_rstd(float& mean, float& rstd, const T* x, float eps, int64_t C) {
     const float m               = sum_lanes(C, [=](int64_t i, auto n) { return load(x + i, n); }) / C;
     const auto squared_distance = [=](int64_t i, auto n) {
         const floats d = load(x + i, n) - m;
         return d * d;
     };
-    const float r = 1.f / std::sqrt(sum_lanes(C, squared_distance) / C + eps);
+    mean = m;
+    rstd = 1.f / std::sqrt(sum_lanes(C, squared_distance) / C + eps);
+}
+template <class T>
+static void scale_and_shift(T* y, const T* x, float m, float r, const T* w, const T* b, int64_t C) {
     for_lanes(C,
               [=](int64_t i, auto n) { store(y + i, (load(x + i, n) - m) * r * load(w + i, n) + load(b + i, n), n); });
-    mean = m;
-    rstd = r;
 }
 
-template <class T>
-static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps) {
-    const int64_t N = x.shape[0], C = x.shape[1];
-    const T *in = x.data<T>(), *scale = w.data<T>(), *shift = b.data<T>();
-    T* out   = y.data<T>();
-    float *m = mean.data<float>(), *r = rstd.data<float>();
-    parallel_ranges(N, row_grain(C), [=](int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end; n++) normalise_row(out + n * C, m[n], r[n], in + n * C, scale, shift, eps, C);
-    });
-}
-
-// The sum is read back as it was rounded, so the result is that of add_forward() and layernorm_forward() to the bit.
+// Normalises sum = (a + b) + c, or a alone where b is null. A sum is read back as it was rounded, so the result is that
+// of add_forward() and layernorm_forward() to the bit.
 template <class T>
 static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
-                                  Tensor bias, float eps, const ElementMask& drop) {
+                                  Tensor bias, float eps, const ElementMask& drop, Tensor c, const ElementMask& drop_c,
+                                  const SecondNorm& second) {
     const int64_t N = a.shape[0], C = a.shape[1];
-    const T *left = a.data<T>(), *right = b.data<T>(), *scale = w.data<T>(), *shift = bias.data<T>();
-    T *sums = sum.data<T>(), *out = y.data<T>();
+    const T *in = a.data<T>(), *other = b.data_or_null<T>(), *third = c.data_or_null<T>();
+    const T *scale = w.data<T>(), *shift = bias.data<T>(), *scale2 = second.w.data_or_null<T>(),
+            *shift2 = second.b.data_or_null<T>();
+    T *sums = sum.data_or_null<T>(), *out = y.data<T>(), *out2 = second.out.data_or_null<T>();
     float *m = mean.data<float>(), *r = rstd.data<float>();
-    const ElementMask mask = drop.step_at ? drop.of_step() : drop;
+    const auto of_step     = [](const ElementMask& mask) { return mask.step_at ? mask.of_step() : mask; };
+    const ElementMask mask = of_step(drop), mask_c = of_step(drop_c);
     parallel_ranges(N, row_grain(C), [=](int64_t begin, int64_t end) {
-        std::vector<T> kept(drop.step_at ? C : 0);  // a row of b after dropout
+        std::vector<T> kept(mask.step_at || mask_c.step_at ? C : 0);  // a row of b or c after dropout
         for (int64_t n = begin; n < end; n++) {
             const int64_t row = n * C;
-            const T* added    = right + row;
-            if (drop.step_at) {
-                mask.apply(kept.data(), added, row, C);
-                added = kept.data();
-            }
-            for_lanes(
-                C, [=](int64_t i, auto k) { store(sums + row + i, load(left + row + i, k) + load(added + i, k), k); });
-            normalise_row(out + row, m[n], r[n], sums + row, scale, shift, eps, C);
+            const T* x        = in + row;
+            const auto add    = [&](const T* added, const ElementMask& dropping) {
+                if (dropping.step_at) {
+                    dropping.apply(kept.data(), added, row, C);
+                    added = kept.data();
+                }
+                T* const to         = sums + row;
+                const T* const from = x;
+                for_lanes(C, [=](int64_t i, auto k) { store(to + i, load(from + i, k) + load(added + i, k), k); });
+                x = to;
+            };
+            if (other) add(other + row, mask);
+            if (third) add(third + row, mask_c);
+            mean_and_rstd(m[n], r[n], x, eps, C);
+            scale_and_shift(out + row, x, m[n], r[n], scale, shift, C);
+            if (out2) scale_and_shift(out2 + row, x, m[n], r[n], scale2, shift2, C);
         }
     });
+}
+template <class T>
+static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps,
+                              const SecondNorm& second) {
+    add_layernorm_forward<T>({}, y, mean, rstd, x, {}, w, b, eps, {}, {}, {}, second);
 }
 
 // Computes one row's dx, and adds its share of dw and db. Lanes past the end of the row load dy = 0, so they add
@@ -140,12 +149,22 @@ static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(
 #ifdef __CUDACC__
 namespace gpu {
 
+// What the pass at the end of a parallel block has besides: another addend, with a mask of its own, and the norm of the
+// same rows by other weights. Either may be null.
+template <class T>
+struct OfParallelBlock {
+    const T* c;
+    ElementMask drop;
+    T* y;
+    const T *w, *bias;
+};
+
 // Normalises sum = a + b, as it was rounded when it was written, or a alone if b is null. With `drops`, elements of b
-// are dropped first.
-template <int W, bool drops, class T>
+// are dropped first. With `parallel`, sum = (a + b) + c, and there may be a second norm.
+template <int W, bool drops, bool parallel, class T>
 static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float* rstd, const T* a, const T* b,
                                                 const T* w, const T* bias, float eps, int64_t N, int C, int row_bytes,
-                                                ElementMask drop) {
+                                                ElementMask drop, OfParallelBlock<T> also) {
     extern __shared__ uint4 rows[];
     const int warp  = threadIdx.x / 32;
     const int64_t n = int64_t(blockIdx.x) * (blockDim.x / 32) + warp;
@@ -154,41 +173,68 @@ static __global__ void layernorm_forward_kernel(T* sum, T* y, float* mean, float
     if (n >= N) return;
     T* const row = reinterpret_cast<T*>(reinterpret_cast<char*>(rows) + warp * row_bytes);
     if constexpr (drops) drop = drop.of_step();
+    if constexpr (drops && parallel) also.drop = also.drop.of_step();
     a += n * C;
     for (int i = threadIdx.x % 32 * W; i < C; i += 32 * W) {
         if (b) {
-            Floats<W> x = load<W>(a + i), other = load<W>(b + n * C + i);
+            Floats<W> x = load<W>(a + i), other = load<W>(b + n * C + i), third;
+            if constexpr (parallel)
+                if (also.c) third = load<W>(also.c + n * C + i);
             if constexpr (drops) other = rounded<T>(drop.apply<W>(other, n * C + i));
             for (int k = 0; k < W; k++) x[k] += other[k];
+            if constexpr (parallel)
+                if (also.c) {
+                    if constexpr (drops) third = rounded<T>(also.drop.template apply<W>(third, n * C + i));
+                    x = rounded<T>(x);
+                    for (int k = 0; k < W; k++) x[k] += third[k];
+                }
             store(sum + n * C + i, x);
             store(row + i, x);
         } else {
             *reinterpret_cast<Packed<W, T>*>(row + i) = load_packed<W>(a + i);
         }
     }
-    const auto [m, r] = normalise_row<W>(y + n * C, row, w, bias, eps, C);
+    const MeanAndRstd of_row = mean_and_rstd<W>(row, eps, C);
+    scale_and_shift<W>(y + n * C, row, of_row, w, bias, C);
+    if constexpr (parallel)
+        if (also.y) scale_and_shift<W>(also.y + n * C, row, of_row, also.w, also.bias, C);
     if (threadIdx.x % 32) return;
-    mean[n] = m;
-    rstd[n] = r;
+    mean[n] = of_row.mean;
+    rstd[n] = of_row.rstd;
 }
 
 template <class T>
 static void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w,
-                                  Tensor bias, float eps, const ElementMask& drop, Queue& q) {
+                                  Tensor bias, float eps, ElementMask drop, Tensor c, ElementMask drop_c,
+                                  const SecondNorm& second, Queue& q) {
     const int64_t N = a.shape[0], C = a.shape[1], row_bytes = round_up(C * int64_t(sizeof(T)), 16);
     const int64_t rows = std::clamp<int64_t>((48 << 10) / row_bytes, 1, 4);
-    for_width<T>(C % wide<T> == 0 && aligned(a.ptr, b.ptr, sum.ptr, y.ptr, w.ptr, bias.ptr), [&](auto width) {
-        for_dropout(drop.step_at, [&](auto drops) {
-            launch_early(layernorm_forward_kernel<width, drops, T>,
-                         {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q, sum.data_or_null<T>(), y.data<T>(),
-                         mean.data<float>(), rstd.data<float>(), a.data<T>(), b.data_or_null<T>(), w.data<T>(),
-                         bias.data<T>(), eps, N, int(C), int(row_bytes), drop);
-        });
-    });
+    // A mask that drops nothing keeps every element and multiplies it by 1. One kernel has both masks or none.
+    if (c && drop.step_at && !drop_c.step_at) drop_c.step_at = drop.step_at;
+    if (c && drop_c.step_at && !drop.step_at) drop.step_at = drop_c.step_at;
+    const OfParallelBlock<T> also{c.data_or_null<T>(), drop_c, second.out.data_or_null<T>(), second.w.data_or_null<T>(),
+                                  second.b.data_or_null<T>()};
+    const auto run = [&](auto width, auto drops, auto parallel) {
+        launch_early(layernorm_forward_kernel<width, drops, parallel, T>,
+                     {ceil_div(N, rows), int(32 * rows), rows * row_bytes}, q, sum.data_or_null<T>(), y.data<T>(),
+                     mean.data<float>(), rstd.data<float>(), a.data<T>(), b.data_or_null<T>(), w.data<T>(),
+                     bias.data<T>(), eps, N, int(C), int(row_bytes), drop, also);
+    };
+    for_width<T>(C % wide<T> == 0 && aligned(a.ptr, b.ptr, sum.ptr, y.ptr, w.ptr, bias.ptr, c.ptr, second.out.ptr,
+                                             second.w.ptr, second.b.ptr),
+                 [&](auto width) {
+                     for_dropout(drop.step_at, [&](auto drops) {
+                         if (c || second.out)
+                             run(width, drops, std::true_type{});
+                         else
+                             run(width, drops, std::false_type{});
+                     });
+                 });
 }
 template <class T>
-static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Queue& q) {
-    add_layernorm_forward<T>(Tensor{}, y, mean, rstd, x, Tensor{}, w, b, eps, {}, q);
+static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps,
+                              const SecondNorm& second, Queue& q) {
+    add_layernorm_forward<T>({}, y, mean, rstd, x, {}, w, b, eps, {}, {}, {}, second, q);
 }
 
 // Backward has two stages. First, each block takes a chunk of rows. Its threads are groups of P, and each group takes R
@@ -416,28 +462,43 @@ static void expect_rows(const char* op, Tensor x) {
     CHECK_CALL(x && x.shape.dims == 2 && x.shape[1] > 0, "{}: x is {}, expected (N, C)", op, x.str());
 }
 
-void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Stream s) {
+void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Stream s,
+                       const SecondNorm& second) {
     expect_rows(__func__, x);
+    const Shape columns{x.shape[1]};
     expect(y, x.shape, x.dtype, x);
     expect(mean, Shape({x.shape[0]}), DType::F32, x);
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
-    expect(w, Shape({x.shape[1]}), x.dtype, x);
-    expect(b, Shape({x.shape[1]}), x.dtype, x);
-    RUN_ON(s, x.dtype, layernorm_forward, y, mean, rstd, x, w, b, eps);
+    expect(w, columns, x.dtype, x);
+    expect(b, columns, x.dtype, x);
+    if (second.out) {
+        expect(second.out, x.shape, x.dtype, x);
+        expect(second.w, columns, x.dtype, x);
+        expect(second.b, columns, x.dtype, x);
+    }
+    RUN_ON(s, x.dtype, layernorm_forward, y, mean, rstd, x, w, b, eps, second);
 }
 
 void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w, Tensor bias,
-                           float eps, Stream s, const Dropout& drop) {
+                           float eps, Stream s, const Dropout& drop, const Addend& c, const SecondNorm& second) {
     expect_rows(__func__, a);
+    const Shape columns{a.shape[1]};
     expect(b, a.shape, a.dtype, a);
+    expect_maybe(c.x, a.shape, a.dtype, a);
     expect(sum, a.shape, a.dtype, a);
     expect(y, a.shape, a.dtype, a);
     expect(mean, Shape({a.shape[0]}), DType::F32, a);
     expect(rstd, Shape({a.shape[0]}), DType::F32, a);
-    expect(w, Shape({a.shape[1]}), a.dtype, a);
-    expect(bias, Shape({a.shape[1]}), a.dtype, a);
-    const ElementMask mask = element_mask(__func__, drop, a);
-    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b, w, bias, eps, mask);
+    expect(w, columns, a.dtype, a);
+    expect(bias, columns, a.dtype, a);
+    if (second.out) {
+        expect(second.out, a.shape, a.dtype, a);
+        expect(second.w, columns, a.dtype, a);
+        expect(second.b, columns, a.dtype, a);
+    }
+    const ElementMask mask   = element_mask(__func__, drop, a);
+    const ElementMask mask_c = c.x ? element_mask(__func__, c.drop, a) : ElementMask{};
+    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b, w, bias, eps, mask, c.x, mask_c, second);
 }
 
 void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
@@ -456,13 +517,13 @@ void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Te
     RUN_ON(s, x.dtype, layernorm_backward, dx, dw, db, dy, x, w, mean, rstd, into, dropped, mask, dx_into);
 }
 
-Cost layernorm_forward_cost(int64_t N, int64_t C, DType x) {
+Cost layernorm_forward_cost(int64_t N, int64_t C, DType x, int norms) {
     const double e = double(size_of(x));
-    return {2 * e * double(N * C) + 8. * double(N) + 2 * e * double(C)};
+    return {(1 + norms) * e * double(N * C) + 8. * double(N) + norms * 2 * e * double(C)};
 }
-Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x) {
-    const double e = double(size_of(x));
-    return {4 * e * double(N * C) + 8. * double(N) + 2 * e * double(C)};
+Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x, int addends, int norms) {
+    const double sums = double(1 + addends) * double(size_of(x)) * double(N * C);  // reads the addends, writes the sum
+    return Cost{sums} + layernorm_forward_cost(N, C, x, norms);
 }
 Cost layernorm_backward_cost(int64_t N, int64_t C, DType x) {
     const double e = double(size_of(x));

@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(32 * few_rows_warps, few_rows_blocks<R,
             T* const row = rows + r * IC;
             for (int i = lane * W; i < IC; i += 32 * W)
                 *reinterpret_cast<Packed<W, T>*>(row + i) = load_packed<W>(x + int64_t(r) * IC + i);
-            normalise_row<W>(row, row, also.norm_w, also.norm_b, also.eps, IC);
+            scale_and_shift<W>(row, row, mean_and_rstd<W>(row, also.eps, IC), also.norm_w, also.norm_b, IC);
         }
         __syncthreads();
         x = rows;

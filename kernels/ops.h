@@ -69,27 +69,40 @@ Cost embedding_forward_cost (int64_t B, int64_t T, int64_t C, DType x);
 Cost embedding_backward_cost(int64_t B, int64_t T, int64_t C, DType x);
 
 // ---- layernorm.cu (Ba, Kiros, Hinton 2016: arXiv 1607.06450) --------------------------------------------------------
+// The norm of the same rows by other weights, or null: the two branches of a parallel block may have one each.
+struct SecondNorm {
+    Tensor out /*=*/, w, b;                                                        // (N,C) x, (C) x, (C) x
+};
 // y = (x - mean) rstd w + b over each row; the variance is without Bessel's correction.
 void layernorm_forward(Tensor y /*=*/, Tensor mean /*=*/, Tensor rstd /*=*/,       // (N,C) x, (N) fp32, (N) fp32
-                       Tensor x, Tensor w, Tensor b, float eps, Stream s);         // (N,C) x, (C) x, (C) x
+                       Tensor x, Tensor w, Tensor b, float eps, Stream s,          // (N,C) x, (C) x, (C) x
+                       const SecondNorm& second = {});
 void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*into*/, Tensor db /*into*/,  // (N,C) x, (C) fp32, (C) fp32
                         Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,   // (N,C) x, (N,C) x, (C) x, (N), (N)
                         Into into, Stream s,
                         const Dropout& drop = {}, Tensor dropped /*=*/ = {},       // (N,C) x: dx with the mask of `drop`
                         Into dx_into = Into::add);                                 // set: dx =
 // sum = a + b, rounded to x, then y = layernorm(sum). It reads memory once and gives the same bits as the two ops.
-// `drop` drops elements of b before they are added.
+// `drop` drops elements of b before they are added. With c, as at the end of a parallel block, the sum is that of
+// sum = a + b and sum += c, where c.drop drops elements of c. sum may be a.
+struct Addend {
+    Tensor x{};                                                                    // (N,C) x or null
+    Dropout drop{};
+};
 void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/,                       // (N,C) x, (N,C) x
                            Tensor mean /*=*/, Tensor rstd /*=*/,                   // (N) fp32, (N) fp32
                            Tensor a, Tensor b, Tensor w, Tensor bias,              // (N,C) x, (N,C) x, (C) x, (C) x
-                           float eps, Stream s, const Dropout& drop = {});
+                           float eps, Stream s, const Dropout& drop = {},
+                           const Addend& c = {}, const SecondNorm& second = {});
 // What a layernorm writes, and its weights.
 struct Norm {
     Tensor out, mean, rstd, w, b;                                                  // (N,C) x, (N), (N), (C) x, (C) x
+    SecondNorm second{};
 };
-Cost layernorm_forward_cost    (int64_t N, int64_t C, DType x);
+// addends: b, or b and c. norms: 2 with a second one.
+Cost layernorm_forward_cost    (int64_t N, int64_t C, DType x, int norms = 1);
 Cost layernorm_backward_cost   (int64_t N, int64_t C, DType x);
-Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x);
+Cost add_layernorm_forward_cost(int64_t N, int64_t C, DType x, int addends = 1, int norms = 1);
 
 // ---- matmul.cu ------------------------------------------------------------------------------------------------------
 // out = x wᵀ + b, with w stored (OC,IC) as PyTorch's Linear does.

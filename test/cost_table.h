@@ -26,6 +26,7 @@ inline std::string cost_table() {
         {"embedding_backward", [&](DType x) { return embedding_backward_cost(B, T, C, x); }},
         {"layernorm_forward", [&](DType x) { return layernorm_forward_cost(N, C, x); }},
         {"add_layernorm_forward", [&](DType x) { return add_layernorm_forward_cost(N, C, x); }},
+        {"… of a parallel block, with two norms", [&](DType x) { return add_layernorm_forward_cost(N, C, x, 2, 2); }},
         {"layernorm_backward", [&](DType x) { return layernorm_backward_cost(N, C, x); }},
         {"matmul_forward, C to 3C", [&](DType x) { return matmul_forward_cost(N, C, 3 * C, x); }},
         {"matmul_backward, C to 3C", [&](DType x) { return matmul_backward_cost(N, C, 3 * C, x); }},

@@ -164,15 +164,17 @@ inline std::vector<Besides> besides(const PlannedRun& r) {
     const double unfused = layers * (2 * forward + back) - attention / stages;
     // Forward: the bias of q, k and v is added to what their product has written; after rotation the parts of a head
     // are put together; the heads become rows; bias and gelu are one pass; bias, dropout and residual are another, and
-    // the norm a third. Backward: biases have sums, q, k and v are put together, and gelu and each norm have a pass.
+    // the norm a third. Of a parallel block they add the two branches one after the other, and norm twice. Backward:
+    // biases have sums, q, k and v are put together, and gelu and each norm have a pass.
     const double rotated = c.rope.dim ? 4 : 0, wider = double(F) / double(C);
-    const double passes_forward = moved((8 + rotated + 2 * wider) * own + (c.parallel ? 3 : 2 + dropped) * whole, 1),
+    const double passes_forward = moved((8 + rotated + 2 * wider) * own + (c.parallel ? 6 : 2 + dropped) * whole, 1),
                  passes_back    = moved((11 + rotated + 4 * wider) * own + (6 + 5 * dropped) * whole, 1);
     const double passes         = layers * (2 * passes_forward + passes_back) - gelu / stages;
-    // A layer was computed again as a whole, with the product and the sums that the backward pass does not need.
-    const double down =
-        layers * (seconds(OpKind::product, matmul_forward_cost(N, F, C, DType::BF16), 1) / double(p.tensor) +
-                  moved(3 * whole, 1));
+    // A layer was computed again as a whole, with the products and the sums that the backward pass does not need.
+    const auto again            = [&](int64_t IC) {
+        return seconds(OpKind::product, matmul_forward_cost(N, IC, C, DType::BF16), 1) / double(p.tensor);
+    };
+    const double down   = layers * (again(F) + (c.parallel ? again(C) : 0) + moved(3 * whole, 1));
     const double sums   = layers * sums_forward(c) * 2 * on.seconds(p.tensor, whole);
     // Norms and residuals were computed by each of the GPUs that share a matrix.
     const double norms  = stream * double(p.tensor - 1) / stages;
@@ -188,7 +190,7 @@ inline std::vector<Besides> besides(const PlannedRun& r) {
     return {
         {"attention with T × T scores in memory", unfused},
         {"passes for biases, gelu, dropout, copies of q, k, v, and sums", passes},
-        {"the last product of a layer, computed again", down},
+        {"products and sums of a layer without use in backward, computed again", down},
         {"all-reduces of the layer, done again", sums},
         {"norms and residuals on every GPU that shares a matrix", norms},
         {"the head on the last stage alone", uneven},

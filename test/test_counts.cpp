@@ -302,7 +302,7 @@ TEST_CASE("tokens of generation between profiler marks", "[.tokens]") {
             }
 }
 
-TEST_CASE("launches of a token: 5 of a block for few rows, 7 or 9 for more, and 4 beside the blocks",
+TEST_CASE("launches of a token: 5 of a block for few rows, 7 for more, and 4 beside the blocks",
           "[.emulated][counts]") {
     nlohmann::json tokens;
     for (const char* name : token_models)
@@ -313,8 +313,9 @@ TEST_CASE("launches of a token: 5 of a block for few rows, 7 or 9 for more, and 
     for (size_t i = 0; i < counted.size(); i += 2) {
         const Counted &one = counted[i], &two = counted[i + 1];
         CAPTURE(one.op, one.launches, two.launches);
-        const bool parallel = one.op.find("pythia") != std::string::npos, few = one.op.find(" 1 ") != std::string::npos;
-        const double block = few ? 5 : parallel ? 9 : 7;  // cuBLASLt's products do not end in the erf form of gelu
+        const bool few     = one.op.find(" 1 ") != std::string::npos;
+        // Pythia's block has one pass over the stream less, but the erf form of gelu is a kernel of its own.
+        const double block = few ? 5 : 7;
         CHECK(two.launches - one.launches == block);
         CHECK(one.launches == block + 4);
     }

@@ -88,6 +88,17 @@ TEST_CASE("ops that drop elements in their own pass have the bits of dropout apa
     CHECK(mean.bytes() == mean2.bytes());
     CHECK(rstd.bytes() == rstd2.bytes());
 
+    // Two branches, each with a mask of its own or none
+    const Dropout other{GENERATE(0.f, 0.3f), Random(1, "dropout").key(), step, 5, 4};
+    const Buffer c(dev, {N, C}, dtype, Kind::ordinary, 7);
+    Buffer kept_c(dev, {N, C}, dtype), sum3(dev, {N, C}, dtype);
+    dropout(kept_c, c, other, s);
+    add_forward(sum3, sum, kept_c, s);
+    add_layernorm_forward(sum2, y2, mean2, rstd2, a, b, w, bias, 1e-5f, s, drop, {c, other});
+    CHECK(sum2.bytes() == sum3.bytes());
+    layernorm_forward(y, mean, rstd, sum3, w, bias, 1e-5f, s);
+    CHECK(y.bytes() == y2.bytes());
+
     Buffer added(dev, {N, C}, dtype);
     add_forward(added, a, b, s, drop);
     CHECK(added.bytes() == sum.bytes());
@@ -243,5 +254,6 @@ TEST_CASE("dropout refuses rates outside [0, 1) and tensors that do not fit", "[
     const Buffer w(dev, {3}, F32, Kind::zeros), n(dev, {2}, F32, Kind::zeros);
     CHECK_REFUSED(add_forward(x, x, x, s, {1.f, 1, step, 0, 0}), "add_forward", "the rate is 1");
     CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, x, w, w, 1, s, {0.1f, 1, {}, 0, 0}), "drop.step is null");
+    CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, x, w, w, 1, s, {}, {x, {1.f, 1, step, 0, 0}}), "the rate is 1");
     CHECK_REFUSED(layernorm_backward(x, w, w, x, x, w, n, n, Into::set, s, {0.1f, 1, step, 0, 0}), "dropped is null");
 }

@@ -266,12 +266,26 @@ TEST_CASE("a norm that feeds both branches of a block is kept once", "[model]") 
         Arena arena("test");
         return plan_activations(arena, c, {2, 6, true}, DType::F32);
     };
-    CHECK(bytes(false) - bytes(true) >= 2 * (12 * 12 + 2 * 12) * 4);  // two layers of (N, C), (N) and (N)
+    CHECK(bytes(false) - bytes(true) >= 2 * 12 * 12 * 4);  // two layers of (N, C)
     const Device dev("cpu");
     Model m(c, DType::F32, {2, 6, true}, dev);
     for (const BlockActs& a : m.acts.block)
         CHECK((a.ln2.ptr == a.ln1.ptr && a.mean2.ptr == a.mean1.ptr && a.rstd2.ptr == a.rstd1.ptr));
     CHECK(m.acts.block[0].ln1.ptr != m.acts.block[1].ln1.ptr);
+}
+
+TEST_CASE("a parallel block keeps no stream between its branches, and one mean and deviation of a row", "[model]") {
+    Config c         = tiny_config(7, 13, true);
+    const auto bytes = [&](bool parallel) {
+        c.parallel = parallel;
+        Arena arena("test");
+        return plan_activations(arena, c, {2, 6, true}, DType::F32);
+    };
+    CHECK(bytes(false) - bytes(true) >= c.layers * (12 * c.width + 2 * 12) * 4);
+    const Device dev("cpu");
+    Model m(c, DType::F32, {2, 6, true}, dev);
+    for (const BlockActs& a : m.acts.block)
+        CHECK((!a.mid && a.mean2.ptr == a.mean1.ptr && a.rstd2.ptr == a.rstd1.ptr && a.ln2.ptr != a.ln1.ptr));
 }
 
 TEST_CASE("the loss and the gradients do not depend on how many logits are computed at a time", "[model]") {

@@ -186,6 +186,15 @@ TEST_CASE("layernorm_forward", "[ops]") {
     CHECK_CLOSE(mean, want.mean, plain.mean);
     CHECK_CLOSE(rstd, want.rstd, plain.rstd);
     CHECK_CLOSE(y, want.y, plain.y);
+    // The norm of the same rows by other weights
+    const Buffer w2(dev, {C}, dtype, Kind::ordinary, 4), b2(dev, {C}, dtype, Kind::ordinary, 5);
+    Buffer again(dev, {N, C}, dtype), mean2(dev, {N}, F32), rstd2(dev, {N}, F32), y2(dev, {N, C}, dtype);
+    layernorm_forward(again, mean2, rstd2, x, w, b, 1e-5f, dev->stream(), {y2, w2, b2});
+    CHECK(again.bytes() == y.bytes());
+    CHECK(mean2.bytes() == mean.bytes());
+    CHECK(rstd2.bytes() == rstd.bytes());
+    CHECK_CLOSE(y2, reference::layernorm_forward<double>(x.values(), w2.values(), b2.values(), 1e-5f).y,
+                reference::layernorm_forward<float>(x.values(), w2.values(), b2.values(), 1e-5f).y);
 }
 
 TEST_CASE("in layernorm a NaN stays in its row", "[ops]") {
@@ -254,6 +263,37 @@ TEST_CASE("add_layernorm_forward equals add then layernorm to the bit", "[ops]")
     CHECK(rstd.bytes() == rstd2.bytes());
 }
 
+TEST_CASE("the pass at the end of a parallel block equals the ops apart to the bit", "[ops]") {
+    const auto dev    = GENERATE(from_range(devices()));
+    const auto dtype  = GENERATE(F32, BF16);
+    const auto [N, C] = GENERATE(table<int64_t, int64_t>({{1, 1}, {3, 7}, {5, 65}, {9, 96}, {2, 768}, {1, 16392}}));
+    const bool third = GENERATE(false, true), two_norms = GENERATE(false, true), in_place = GENERATE(false, true);
+    const int64_t shift = GENERATE(0, 1);  // with 1, the streams are not aligned for vectors
+    CAPTURE(dev, dtype, N, C, third, two_norms, in_place, shift);
+    const Stream s = dev->stream();
+    const Buffer a_of(dev, {N * C + shift}, dtype, Kind::ordinary, 1),
+        b_of(dev, {N * C + shift}, dtype, Kind::large_mean, 2), c_of(dev, {N * C + shift}, dtype, Kind::ordinary, 3);
+    const auto rows = [&](Tensor t) { return t.rows(shift, N * C).view({N, C}); };
+    const Buffer to_of(dev, {N * C + shift}, dtype), sum_of(dev, {N * C + shift}, dtype);
+    const Tensor a = rows(a_of), b = rows(b_of), c = rows(c_of), to = in_place ? a : rows(to_of), sum = rows(sum_of);
+    const Buffer w(dev, {C}, dtype, Kind::ordinary, 4), bias(dev, {C}, dtype, Kind::ordinary, 5);
+    const Buffer w2(dev, {C}, dtype, Kind::ordinary, 6), bias2(dev, {C}, dtype, Kind::ordinary, 7);
+    Buffer y(dev, {N, C}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
+    Buffer y2(dev, {N, C}, dtype), mean2(dev, {N}, F32), rstd2(dev, {N}, F32);
+    Buffer second(dev, {N, C}, dtype), second2(dev, {N, C}, dtype);
+    add_forward(sum, a, b, s);
+    if (third) add_forward(sum, sum, c, s);
+    layernorm_forward(second2, mean2, rstd2, sum, w2, bias2, 1e-5f, s);
+    layernorm_forward(y2, mean2, rstd2, sum, w, bias, 1e-5f, s);
+    add_layernorm_forward(to, y, mean, rstd, a, b, w, bias, 1e-5f, s, {}, {third ? c : Tensor{}},
+                          {two_norms ? second.tensor() : Tensor{}, w2, bias2});
+    CHECK(floats_of(to, s) == floats_of(sum, s));
+    CHECK(y.bytes() == y2.bytes());
+    CHECK(mean.bytes() == mean2.bytes());
+    CHECK(rstd.bytes() == rstd2.bytes());
+    if (two_norms) CHECK(second.bytes() == second2.bytes());
+}
+
 TEST_CASE("layernorm is the same for any number of threads", "[ops]") {
     const auto dev  = devices()[0];
     const int64_t N = 301, C = 97;
@@ -286,6 +326,12 @@ TEST_CASE("layernorm refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(layernorm_forward(y, m, r, cube, w, w, 1e-5f, s), "layernorm_forward", "x is (2, 2, 8)");
     CHECK_REFUSED(add_layernorm_forward(y, half_y, m, r, x, x, w, w, 1e-5f, s), "add_layernorm_forward",
                   "y is (4, 8) bf16");
+    CHECK_REFUSED(add_layernorm_forward(y, y, m, r, x, x, w, w, 1e-5f, s, {}, {cube}), "add_layernorm_forward",
+                  "c.x is (2, 2, 8)");
+    CHECK_REFUSED(add_layernorm_forward(y, y, m, r, x, x, w, w, 1e-5f, s, {}, {}, {y, long_w, w}),
+                  "add_layernorm_forward", "second.w is (9)");
+    CHECK_REFUSED(layernorm_forward(y, m, r, x, w, w, 1e-5f, s, {half_y, w, w}), "second.out is (4, 8) bf16");
+    CHECK_REFUSED(layernorm_forward(y, m, r, x, w, w, 1e-5f, s, {y, w, none}), "second.b is null");
     CHECK_REFUSED(layernorm_backward(y, dw, half_db, x, x, w, m, r, Into::add, s), "layernorm_backward",
                   "db is (8) bf16");
     CHECK_REFUSED(layernorm_backward(y, dw, db, x, x, w, m, short_m, Into::add, s), "layernorm_backward",
