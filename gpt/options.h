@@ -297,9 +297,6 @@ inline void list_options(Flags& f, Options& o) {
     f.only_with("--dpo-beta", {"--objective dpo"});
     f.only_with("--muon-learning-rate", {"--optimizer muon"});
     f.only_with("--muon-momentum", {"--optimizer muon"});
-    f.only_with("--hellaswag-questions", {"--hellaswag"});
-    f.only_with("--prompt", {"--sample-every"});
-    f.only_with("--sample-tokens", {"--sample-every"});
     f.only_with("--world", {"--gpu"});
     f.only_with("--link", {"--world"});
     f.only_with("--gpus-per-node", {"--world"});
