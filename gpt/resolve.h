@@ -27,7 +27,7 @@ constexpr int64_t most_tokens_of_step = int64_t(1) << 40;
 // tokens, counted over all processes.
 inline void accumulate_to(Options& o, int64_t micro_batch, int world) {
     const int64_t tokens  = o.tokens_per_step,
-                  nearest = std::max<int64_t>(1, (tokens + micro_batch / 2) / micro_batch) * micro_batch;
+                  nearest = std::max<int64_t>(1, (tokens + (micro_batch - 1) / 2) / micro_batch) * micro_batch;
     int64_t keeps         = o.batch;  // the largest batch that the number of tokens is a multiple of; 0: none
     while (keeps > 0 && tokens % (keeps * o.context * world) != 0) keeps--;
     CHECK(keeps == o.batch || !o.resume || o.earlier.gives("--tokens-per-step"),
