@@ -273,7 +273,7 @@ TEST_CASE("the pass at the end of a parallel block equals the ops apart to the b
     const Stream s = dev->stream();
     const Buffer a_of(dev, {N * C + shift}, dtype, Kind::ordinary, 1),
         b_of(dev, {N * C + shift}, dtype, Kind::large_mean, 2), c_of(dev, {N * C + shift}, dtype, Kind::ordinary, 3);
-    const auto rows = [&](Tensor t) { return t.rows(shift, N * C).view({N, C}); };
+    const auto rows = [&, N = N, C = C](Tensor t) { return t.rows(shift, N * C).view({N, C}); };
     const Buffer to_of(dev, {N * C + shift}, dtype), sum_of(dev, {N * C + shift}, dtype);
     const Tensor a = rows(a_of), b = rows(b_of), c = rows(c_of), to = in_place ? a : rows(to_of), sum = rows(sum_of);
     const Buffer w(dev, {C}, dtype, Kind::ordinary, 4), bias(dev, {C}, dtype, Kind::ordinary, 5);
