@@ -14,9 +14,10 @@ TEST_CASE("a dry run plans for a GPU that the machine need not have", "[programs
     // Many GPUs of a kind that the machine need not have.
     const std::string neox =
         "--model gpt-neox-20b --dry-run --gpu a100-40gb --batch 4 --accumulate 4 --recompute block ";
-    CHECK(missing_words(run(s, "train_gpt", neox + "--world 96 --link 800Gb --shard weights").out,
-                        {"96 × NVIDIA A100", "96 processes = 3,145,728 tokens", "on each", "network", "8 GPUs in a server",
-                         "800Gb between servers", "a step in", "not hidden behind kernels", "--world 96"}) == "");
+    CHECK(missing_words(
+              run(s, "train_gpt", neox + "--world 96 --link 800Gb --shard weights").out,
+              {"96 × NVIDIA A100", "96 processes = 3,145,728 tokens", "on each", "network", "8 GPUs in a server",
+               "800Gb between servers", "a step in", "not hidden behind kernels", "--world 96"}) == "");
     CHECK(missing_words(run(s, "train_gpt", neox + "--world 8").out,
                         {"all GPUs in one server", "room for 16 GPUs with --shard weights"}) == "");
     CHECK(missing_words(run(s, "train_gpt", neox).out, {"room for", "GPUs with --shard weights"}) == "");
