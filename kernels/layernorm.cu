@@ -35,8 +35,10 @@ static void mean_and_rstd(float& mean, float& rstd, const T* x, float eps, int64
     mean = m;
     rstd = 1.f / std::sqrt(sum_lanes(C, squared_distance) / C + eps);
 }
+// It is a function of its own, so that the two norms of a row have the same machine code: compiled twice into its
+// caller, its multiplications and additions were not contracted alike on aarch64, and the last bits differed.
 template <class T>
-static void scale_and_shift(T* y, const T* x, float m, float r, const T* w, const T* b, int64_t C) {
+[[gnu::noinline]] static void scale_and_shift(T* y, const T* x, float m, float r, const T* w, const T* b, int64_t C) {
     for_lanes(C,
               [=](int64_t i, auto n) { store(y + i, (load(x + i, n) - m) * r * load(w + i, n) + load(b + i, n), n); });
 }

@@ -8,7 +8,7 @@ set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 [ $# -ge 2 ] || { echo "error: a program and its tags are missing (--help shows the usage)" >&2; exit 2; }
 program=("${@:1:$#-1}") tags=${*: -1}
-cores=$(nproc) jobs=$(($(nproc) > 16 ? 16 : $(nproc)))
+cores=$(env -u OMP_NUM_THREADS nproc) jobs=$((cores > 16 ? 16 : cores))  # nproc prints OMP_NUM_THREADS where it is set
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'tail -qn 2 "$work"/*.out; exit 143' TERM  # shows how far they came
