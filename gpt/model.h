@@ -270,8 +270,7 @@ inline void normalise(const Norm& n, Tensor x, const Config& c, Stream s) {
 // Computes sum = x + the branches, with dropout of each, and its norm in one pass over memory.
 inline void add_and_normalise(Tensor sum, const Norm& n, Tensor x, const Addend& branch, const Config& c, Stream s,
                               const Addend& other = {}) {
-    add_layernorm_forward(sum, n.out, n.mean, n.rstd, x, branch.x, n.w, n.b, c.norm_eps, s, branch.drop, other,
-                          n.second);
+    add_layernorm_forward(sum, n.out, n.mean, n.rstd, x, branch, n.w, n.b, c.norm_eps, s, other, n.second);
 }
 
 // Runs one block from a.x, whose input_norms() are there, to out and next(), the norms of out that the next block or

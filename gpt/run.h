@@ -43,8 +43,10 @@ struct Run {
     std::vector<Question> hellaswag;
     std::string schedule_change;  // says what the learning rate does where a resumed run gets another schedule
     MemoryPlan plan;
-    int64_t eval_batches = 0;  // of --eval-batches, as many as the validation data has
-    int64_t free_bytes;  // that the plan may use: of the device, before anything was allocated; or of --gpu's card
+    int64_t eval_batches = 0;  // --eval-batches, or all batches of the validation data where those are fewer
+    // The memory that the plan may use: what was free on the device before anything was allocated, or what a card of
+    // --gpu leaves beside its context.
+    int64_t free_bytes;
 
     // started: the processes that were started; a plan may be for more of them.
     Run(Options& o, const Flags& flags, const Ranks& started);

@@ -358,7 +358,8 @@ class SafetensorsReader {
     std::string path_;
     std::vector<std::unique_ptr<MappedFile>> files_;
     std::map<std::string, StoredTensor> tensors_;
-    std::map<std::string, std::string> promised_;  // which file should have a tensor, by the index, though none has it
+    // Tensors that the index names and no file has, with the file that it names for each.
+    std::map<std::string, std::string> promised_;
 };
 
 // A tensor that is to be written.

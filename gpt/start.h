@@ -11,8 +11,8 @@
 // step a hundred times slower beside a second run. Sleeping costs too: not spinning at all makes decoding a third
 // slower, and small steps three times as slow beside programs that never sleep, because a Linux without preemption lets
 // a thread that wakes wait for the next tick. On two cores of that EPYC (2026-11-27), 1000 turns in place of 3000 took
-// two runs at once from 23 to 12 ms for a step of 1.5 ms, and from 60 to 47 for one of 40. Decoding alone was as fast,
-// and a small step beside such programs took 6.8 ms in place of 6.3. An OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set
+// two runs at once from 23 to 12 ms for a step of 1.5 ms, and from 60 to 47 for one of 40. Decoding alone was as fast.
+// A small step beside such programs took 6.8 ms in place of 6.3. An OMP_WAIT_POLICY or GOMP_SPINCOUNT that is set
 // already stays.
 inline void let_idle_threads_sleep(char** argv) {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;

@@ -71,7 +71,7 @@ constexpr double mma_sync_on_hopper = 0.78, mma_sync_elsewhere = 1;
 constexpr double pcie_share = .8;
 struct Card {
     const char* name;             // its name for --gpu
-    const char* driver_name;      // that which the driver gives it
+    const char* driver_name;      // the name that the driver gives it
     int64_t memory;               // bytes
     double copy_rate;             // bytes/s, read and written
     double bf16_rate, fp32_rate;  // FLOP/s of a large product
@@ -117,9 +117,9 @@ struct StepOp {
     Part part;
     const char* name;
     OpKind kind;
-    Cost cost;              // what one call costs
-    int kernels;            // as many as a call launches; a product is one, and so is zeroing
-    double calls;           // as often as a step calls it
+    Cost cost;              // the cost of one call
+    int kernels;            // the launches of one call; a product counts as one, and so does zeroing
+    double calls;           // the number of calls in a step
     double work      = 1;   // instructions, relative to those of the kernel whose share was measured
     ProductSize size = {};  // the shape of a product in a layer or the head
 };
@@ -130,9 +130,9 @@ constexpr double dropout_forward_work = 1.87, dropout_backward_work = 1.84;
 
 // Where gelu is computed.
 enum class GeluOp : uint8_t {
-    in_product,      // in the products of `up` and of its gradient where cuBLASLt can: the tanh form in bf16
-    in_our_product,  // in them, in either form (kernels/matmul_hopper.cu)
-    apart,           // by an op after the product of `up`, as in the runs that were measured
+    in_product,  // The products of `up` and of its gradient end in it where cuBLASLt's can: in bf16, in the tanh form.
+    in_our_product,  // They end in it in both forms, as our kernels do (kernels/matmul_hopper.cu).
+    apart,           // An op computes it after the product of `up`, as in the runs that were measured.
 };
 
 // The kernels of embedding_backward: one checks the ids, two for each 8 bits of an id sort them, two add up the rows of
@@ -142,12 +142,12 @@ inline int embedding_backward_kernels(const Config& c) {
     for (int64_t last = c.padded_vocab() - 1; last >>= 8;) sorts++;
     return 1 + 2 * sorts + 2 + c.learned_positions;
 }
-// The kernels of muon_orthogonalise: the norm, the division by it, and three products and two sums of matrices in each
-// of five steps.
+// The kernels of muon_orthogonalise are the norm, the division by it, and in each of five steps three products and two
+// sums of matrices.
 constexpr int muon_orthogonalise_kernels = 1 + 1 + 5 * (3 + 2);
 
-// Every op of a training step without documents, of a process that is alone, in its order, as Step::work() queues them
-// on a GPU. test_counts.cpp holds the numbers of kernels to what the emulator counts.
+// Returns every op of a training step in its order, as Step::work() queues them on a GPU, for a process that is alone
+// and data without documents. test_counts.cpp compares the launches with those that the emulator counts.
 inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
                                     OptimizerKind optimizer, GeluOp gelu_op = GeluOp::in_product) {
     using K         = OpKind;

@@ -35,8 +35,9 @@ static void mean_and_rstd(float& mean, float& rstd, const T* x, float eps, int64
     mean = m;
     rstd = 1.f / std::sqrt(sum_lanes(C, squared_distance) / C + eps);
 }
-// It is a function of its own, so that the two norms of a row have the same machine code: compiled twice into its
-// caller, its multiplications and additions were not contracted alike on aarch64, and the last bits differed.
+
+// The norms of a row share the machine code of this function, so that equal weights give equal bits. When g++ 12 may
+// inline both calls, the last bits differ on aarch64.
 template <class T>
 [[gnu::noinline]] static void scale_and_shift(T* y, const T* x, float m, float r, const T* w, const T* b, int64_t C) {
     for_lanes(C,
@@ -463,44 +464,43 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 static void expect_rows(const char* op, Tensor x) {
     CHECK_CALL(x && x.shape.dims == 2 && x.shape[1] > 0, "{}: x is {}, expected (N, C)", op, x.str());
 }
+static void expect_second(const char* op, const SecondNorm& second, Tensor x) {
+    if (!second.out) return;
+    const auto expect_one = [&](Tensor t, const char* name, const Shape& shape) {
+        expect_at(__FILE__, __LINE__, op, t, name, shape, x.dtype, x, "the input");
+    };
+    expect_one(second.out, "second.out", x.shape);
+    expect_one(second.w, "second.w", {x.shape[1]});
+    expect_one(second.b, "second.b", {x.shape[1]});
+}
 
 void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps, Stream s,
                        const SecondNorm& second) {
     expect_rows(__func__, x);
-    const Shape columns{x.shape[1]};
     expect(y, x.shape, x.dtype, x);
     expect(mean, Shape({x.shape[0]}), DType::F32, x);
     expect(rstd, Shape({x.shape[0]}), DType::F32, x);
-    expect(w, columns, x.dtype, x);
-    expect(b, columns, x.dtype, x);
-    if (second.out) {
-        expect(second.out, x.shape, x.dtype, x);
-        expect(second.w, columns, x.dtype, x);
-        expect(second.b, columns, x.dtype, x);
-    }
+    expect(w, Shape({x.shape[1]}), x.dtype, x);
+    expect(b, Shape({x.shape[1]}), x.dtype, x);
+    expect_second(__func__, second, x);
     RUN_ON(s, x.dtype, layernorm_forward, y, mean, rstd, x, w, b, eps, second);
 }
 
-void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, Tensor b, Tensor w, Tensor bias,
-                           float eps, Stream s, const Dropout& drop, const Addend& c, const SecondNorm& second) {
+void add_layernorm_forward(Tensor sum, Tensor y, Tensor mean, Tensor rstd, Tensor a, const Addend& b, Tensor w,
+                           Tensor bias, float eps, Stream s, const Addend& c, const SecondNorm& second) {
     expect_rows(__func__, a);
-    const Shape columns{a.shape[1]};
-    expect(b, a.shape, a.dtype, a);
+    expect(b.x, a.shape, a.dtype, a);
     expect_maybe(c.x, a.shape, a.dtype, a);
     expect(sum, a.shape, a.dtype, a);
     expect(y, a.shape, a.dtype, a);
     expect(mean, Shape({a.shape[0]}), DType::F32, a);
     expect(rstd, Shape({a.shape[0]}), DType::F32, a);
-    expect(w, columns, a.dtype, a);
-    expect(bias, columns, a.dtype, a);
-    if (second.out) {
-        expect(second.out, a.shape, a.dtype, a);
-        expect(second.w, columns, a.dtype, a);
-        expect(second.b, columns, a.dtype, a);
-    }
-    const ElementMask mask   = element_mask(__func__, drop, a);
+    expect(w, Shape({a.shape[1]}), a.dtype, a);
+    expect(bias, Shape({a.shape[1]}), a.dtype, a);
+    expect_second(__func__, second, a);
+    const ElementMask mask_b = element_mask(__func__, b.drop, a);
     const ElementMask mask_c = c.x ? element_mask(__func__, c.drop, a) : ElementMask{};
-    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b, w, bias, eps, mask, c.x, mask_c, second);
+    RUN_ON(s, a.dtype, add_layernorm_forward, sum, y, mean, rstd, a, b.x, w, bias, eps, mask_b, c.x, mask_c, second);
 }
 
 void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,

@@ -144,12 +144,13 @@ static void bench_dtype(Bench& b, const Device& dev, DType x, const BenchOptions
     b.row("layernorm forward", x, layernorm_forward_cost(N, C, x),
           [&] { layernorm_forward(d, mean, rstd, a, w, bias, 1e-5f, s); });
     b.row("add_layernorm forward", x, add_layernorm_forward_cost(N, C, x),
-          [&] { add_layernorm_forward(d, sum, mean, rstd, a, c, w, bias, 1e-5f, s); });
-    b.row("add_layernorm forward, dropout", x, add_layernorm_forward_cost(N, C, x),
-          [&] { add_layernorm_forward(d, sum, mean, rstd, a, c, w, bias, 1e-5f, s, drop); });
+          [&] { add_layernorm_forward(d, sum, mean, rstd, a, {c}, w, bias, 1e-5f, s); });
+    b.row("add_layernorm forward, dropout", x, add_layernorm_forward_cost(N, C, x), [&] {
+        add_layernorm_forward(d, sum, mean, rstd, a, {c, drop}, w, bias, 1e-5f, s);
+    });
     const Tensor branch = make({N, C}, x), second = make({N, C}, x);
     b.row("add_layernorm forward, parallel", x, add_layernorm_forward_cost(N, C, x, 2, 2), [&] {
-        add_layernorm_forward(d, sum, mean, rstd, a, c, w, bias, 1e-5f, s, {}, {branch}, {second, w, bias});
+        add_layernorm_forward(d, sum, mean, rstd, a, {c}, w, bias, 1e-5f, s, {branch}, {second, w, bias});
     });
     b.row("layernorm backward", x, layernorm_backward_cost(N, C, x),
           [&] { layernorm_backward(d, dw, db, c, a, w, mean, rstd, Into::set, s); });

@@ -260,6 +260,7 @@ TEST_CASE("train_gpt refuses numbers that make no sense, and says which do", "[c
                                           {"--dpo-beta", "0", "more than 0"},
                                           {"--max-skips", "-1", "0 or more"},
                                           {"--threads", "-1", "1 or more"},
+                                          {"--threads", "4097", "at most 4096"},
                                           {"--logits-memory", "-2", "1 or more"},
                                           {"--eval-every", "-2", "0 or more"},
                                           {"--eval-batches", "0", "1 or more"},

@@ -81,8 +81,8 @@ TEST_CASE("ops that drop elements in their own pass have the bits of dropout apa
 
     Buffer sum(dev, {N, C}, dtype), y(dev, {N, C}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
     Buffer sum2(dev, {N, C}, dtype), y2(dev, {N, C}, dtype), mean2(dev, {N}, F32), rstd2(dev, {N}, F32);
-    add_layernorm_forward(sum, y, mean, rstd, a, kept, w, bias, 1e-5f, s);
-    add_layernorm_forward(sum2, y2, mean2, rstd2, a, b, w, bias, 1e-5f, s, drop);
+    add_layernorm_forward(sum, y, mean, rstd, a, {kept}, w, bias, 1e-5f, s);
+    add_layernorm_forward(sum2, y2, mean2, rstd2, a, {b, drop}, w, bias, 1e-5f, s);
     CHECK(sum.bytes() == sum2.bytes());
     CHECK(y.bytes() == y2.bytes());
     CHECK(mean.bytes() == mean2.bytes());
@@ -94,7 +94,7 @@ TEST_CASE("ops that drop elements in their own pass have the bits of dropout apa
     Buffer kept_c(dev, {N, C}, dtype), sum3(dev, {N, C}, dtype);
     dropout(kept_c, c, other, s);
     add_forward(sum3, sum, kept_c, s);
-    add_layernorm_forward(sum2, y2, mean2, rstd2, a, b, w, bias, 1e-5f, s, drop, {c, other});
+    add_layernorm_forward(sum2, y2, mean2, rstd2, a, {b, drop}, w, bias, 1e-5f, s, {c, other});
     CHECK(sum2.bytes() == sum3.bytes());
     layernorm_forward(y, mean, rstd, sum3, w, bias, 1e-5f, s);
     CHECK(y.bytes() == y2.bytes());
@@ -236,7 +236,7 @@ TEST_CASE("dropping elements in other ops' passes is the same for any number of 
             rstd(dev, {N}, F32);
         Buffer dx(dev, {N, C}, F32, Kind::zeros), dropped(dev, {N, C}, F32), dw(dev, {C}, F32), db(dev, {C}, F32);
         add_forward(added, x, x, s, drop);
-        add_layernorm_forward(sum, y, mean, rstd, x, x, w, w, 1e-5f, s, drop);
+        add_layernorm_forward(sum, y, mean, rstd, x, {x, drop}, w, w, 1e-5f, s);
         layernorm_backward(dx, dw, db, y, x, w, mean, rstd, Into::set, s, drop, dropped);
         return Bytes{added.bytes(), y.bytes(), sum.bytes(), dropped.bytes()};
     };
@@ -253,7 +253,7 @@ TEST_CASE("dropout refuses rates outside [0, 1) and tensors that do not fit", "[
     CHECK_REFUSED(dropout(x, x, {0.1f, 1, {}, 0, 0}, s), "dropout", "drop.step is null");
     const Buffer w(dev, {3}, F32, Kind::zeros), n(dev, {2}, F32, Kind::zeros);
     CHECK_REFUSED(add_forward(x, x, x, s, {1.f, 1, step, 0, 0}), "add_forward", "the rate is 1");
-    CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, x, w, w, 1, s, {0.1f, 1, {}, 0, 0}), "drop.step is null");
-    CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, x, w, w, 1, s, {}, {x, {1.f, 1, step, 0, 0}}), "the rate is 1");
+    CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, {x, {0.1f, 1, {}, 0, 0}}, w, w, 1, s), "drop.step is null");
+    CHECK_REFUSED(add_layernorm_forward(x, x, n, n, x, {x}, w, w, 1, s, {x, {1.f, 1, step, 0, 0}}), "the rate is 1");
     CHECK_REFUSED(layernorm_backward(x, w, w, x, x, w, n, n, Into::set, s, {0.1f, 1, step, 0, 0}), "dropped is null");
 }

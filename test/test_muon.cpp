@@ -211,6 +211,9 @@ TEST_CASE("a run with --optimizer muon resumes to the bit and takes no more than
         REQUIRE(r.code == 0);
         return r.out;
     };
+    for (const std::string of_muon : {"--muon-momentum", "--muon-learning-rate"})
+        refused(s, "train_gpt", "--model nano --dry-run " + of_muon + " 0.9",
+                {(of_muon + " has an effect only with --optimizer muon").c_str()});
     trained(options + " --steps 6 --save-every 3 --out " + quoted(s / "all"));
     trained(options + " --steps 6 --save-every 3 --out " + quoted(s / "half"));
     std::filesystem::remove_all(s / "half/checkpoints/0000006");

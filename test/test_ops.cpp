@@ -254,7 +254,7 @@ TEST_CASE("add_layernorm_forward equals add then layernorm to the bit", "[ops]")
     const Buffer w(dev, {C}, dtype, Kind::ordinary, 3), bias(dev, {C}, dtype, Kind::ordinary, 4);
     Buffer sum(dev, {N, C}, dtype), y(dev, {N, C}, dtype), mean(dev, {N}, F32), rstd(dev, {N}, F32);
     Buffer sum2(dev, {N, C}, dtype), y2(dev, {N, C}, dtype), mean2(dev, {N}, F32), rstd2(dev, {N}, F32);
-    add_layernorm_forward(sum, y, mean, rstd, a, b, w, bias, 1e-5f, s);
+    add_layernorm_forward(sum, y, mean, rstd, a, {b}, w, bias, 1e-5f, s);
     add_forward(sum2, a, b, s);
     layernorm_forward(y2, mean2, rstd2, sum2, w, bias, 1e-5f, s);
     CHECK(sum.bytes() == sum2.bytes());
@@ -285,7 +285,7 @@ TEST_CASE("the pass at the end of a parallel block equals the ops apart to the b
     if (third) add_forward(sum, sum, c, s);
     layernorm_forward(second2, mean2, rstd2, sum, w2, bias2, 1e-5f, s);
     layernorm_forward(y2, mean2, rstd2, sum, w, bias, 1e-5f, s);
-    add_layernorm_forward(to, y, mean, rstd, a, b, w, bias, 1e-5f, s, {}, {third ? c : Tensor{}},
+    add_layernorm_forward(to, y, mean, rstd, a, {b}, w, bias, 1e-5f, s, {third ? c : Tensor{}},
                           {two_norms ? second.tensor() : Tensor{}, w2, bias2});
     CHECK(floats_of(to, s) == floats_of(sum, s));
     CHECK(y.bytes() == y2.bytes());
@@ -324,11 +324,11 @@ TEST_CASE("layernorm refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(layernorm_forward(y, short_m, r, x, w, w, 1e-5f, s), "layernorm_forward", "mean is (3)");
     CHECK_REFUSED(layernorm_forward(half_y, m, r, x, w, w, 1e-5f, s), "layernorm_forward", "y is (4, 8) bf16");
     CHECK_REFUSED(layernorm_forward(y, m, r, cube, w, w, 1e-5f, s), "layernorm_forward", "x is (2, 2, 8)");
-    CHECK_REFUSED(add_layernorm_forward(y, half_y, m, r, x, x, w, w, 1e-5f, s), "add_layernorm_forward",
+    CHECK_REFUSED(add_layernorm_forward(y, half_y, m, r, x, {x}, w, w, 1e-5f, s), "add_layernorm_forward",
                   "y is (4, 8) bf16");
-    CHECK_REFUSED(add_layernorm_forward(y, y, m, r, x, x, w, w, 1e-5f, s, {}, {cube}), "add_layernorm_forward",
+    CHECK_REFUSED(add_layernorm_forward(y, y, m, r, x, {x}, w, w, 1e-5f, s, {cube}), "add_layernorm_forward",
                   "c.x is (2, 2, 8)");
-    CHECK_REFUSED(add_layernorm_forward(y, y, m, r, x, x, w, w, 1e-5f, s, {}, {}, {y, long_w, w}),
+    CHECK_REFUSED(add_layernorm_forward(y, y, m, r, x, {x}, w, w, 1e-5f, s, {}, {y, long_w, w}),
                   "add_layernorm_forward", "second.w is (9)");
     CHECK_REFUSED(layernorm_forward(y, m, r, x, w, w, 1e-5f, s, {half_y, w, w}), "second.out is (4, 8) bf16");
     CHECK_REFUSED(layernorm_forward(y, m, r, x, w, w, 1e-5f, s, {y, w, none}), "second.b is null");

@@ -55,6 +55,17 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     CHECK(fs::file_size(s / "whole/loss.png") > 1000);
 }
 
+TEST_CASE("--eval-batches is remembered as it was given, also where the validation data has fewer", "[programs]") {
+    const Scratch s;
+    write_shard(s / "train.bin", 3000);
+    const Ran r = run(s, "train_gpt",
+                      "--model nano --batch 3 --context 16 --eval-batches 1000 --steps 2 --out " + quoted(s / "run") +
+                          " --train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / "train.bin"));
+    CAPTURE(r.err);
+    REQUIRE(r.code == 0);
+    CHECK(nlohmann::json::parse(read_text(s / "run/run.json"))["options"]["--eval-batches"] == "1000");
+}
+
 TEST_CASE("the same command twice gives the same losses, and another seed others", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);

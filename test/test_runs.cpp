@@ -191,12 +191,16 @@ TEST_CASE("a new learning rate begins at the step where the run is resumed", "[p
     const Ran r = p.train(" --out run --resume --steps 20 --learning-rate 4e-3 --warmup-steps 4");
     CAPTURE(r.out, r.err);
     REQUIRE(r.code == 0);
+    CHECK(missing_words(r.out, {"is 0.001 now, rises to 0.004 by step 14, and falls to 0 at step 20"}) == "");
     for (int i = 1; i <= 4; i++) CHECK(p.rate("run", 10 + i) == Approx(1e-3 * i));
     CHECK(p.rate("run", 15) < 4e-3);
     CHECK(p.rate("run", 20) == 0);
     // In the middle of a run, without warm-up, it is there at once.
     fs::remove_all(p / "run/checkpoints/0000020");
-    REQUIRE(p.train(" --out run --resume --learning-rate 1e-5 --schedule constant").code == 0);
+    const Ran constant = p.train(" --out run --resume --learning-rate 1e-5 --schedule constant");
+    CAPTURE(constant.out, constant.err);
+    REQUIRE(constant.code == 0);
+    CHECK(missing_words(constant.out, {"is 1e-05 now, and stays there until step 20"}) == "");
     CHECK(p.rate("run", 16) == Approx(1e-5));
     CHECK(p.rate("run", 20) == Approx(1e-5));
     // From a checkpoint before that, the schedule of that time is in force.

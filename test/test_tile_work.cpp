@@ -48,7 +48,7 @@ static std::string mistake(int rows, int columns, int steps, int blocks, bool sp
 TEST_CASE("blocks that share tiles take every step along K once", "[ops]") {
     const auto check = [](int rows, int columns, int steps, int blocks) {
         for (const bool split : {false, true}) {
-            const int tiles = rows * columns, shared = tiles - std::max(0, tiles / blocks - 1) * blocks;
+            const int64_t tiles = rows * columns, shared = tiles - gpu::unshared_tiles(tiles, blocks);
             if (split && shared * steps < blocks) continue;  // each block needs a step
             CAPTURE(rows, columns, steps, blocks, split);
             CHECK(mistake(rows, columns, steps, blocks, split) == "");
