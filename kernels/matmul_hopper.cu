@@ -14,8 +14,8 @@
 //   results           in bf16 go through shared memory, from where TMA writes them while the block goes on. Those in
 //                     fp32, where K is long, are written by the threads that have them
 //
-// The blocks can share tiles (tile_work.h), whose pieces a second kernel adds in a fixed order. The number of blocks is
-// a part of the choice that is kept in products.json, so the bits do not depend on the GPU.
+// The blocks can share tiles (tile_work.h). Whoever ends the last piece of a tile adds all of them, in a fixed order.
+// The number of blocks is a part of the choice that is kept in products.json, so the bits do not depend on the GPU.
 //
 // Only machine code for sm_90a has these kernels. README.md has their floor and what the emulator counts.
 #include "matmul_hopper.h"
@@ -37,24 +37,28 @@ enum class Epilogue : uint8_t {
 };
 
 // A block computes M × N of c at a time, of which each warpgroup has half of the rows. It has as many stages as fit,
-// with 64 of K each.
+// with 64 of K each. Results in bf16 are written 64 · out_blocks columns at a time; those of a tile of 320 columns do
+// not fit beside three stages.
 template <int M_, int N_, Epilogue epilogue_>
 struct ProductTiling {
-    static constexpr int M = M_, N = N_, rows = M / 2;
+    static constexpr int M = M_, N = N_, rows = M / 2, columns_of_64 = N / 64;
     static constexpr Epilogue epilogue = epilogue_;
     static constexpr int stage_bytes   = (M + N) * 128;
+    static constexpr int out_blocks    = N > 256 ? 3 : columns_of_64;
     // Of each warpgroup: its results, if they are bf16; else half of the 8 columns of 64 ones that both read.
-    static constexpr int out_bytes     = epilogue == Epilogue::fp32_sums ? 512 : rows * N * 2;
+    static constexpr int out_bytes     = epilogue == Epilogue::fp32_sums ? 512 : rows * out_blocks * 128;
     static constexpr int stages        = ((226 << 10) - 1024 - 2 * out_bytes) / stage_bytes;
     static constexpr int shared        = 1024 + stages * stage_bytes + 2 * out_bytes;
     static constexpr int barriers      = 2 * stages + 2;
+    // Epilogues with gelu keep a whole tile.
+    static constexpr bool exists =
+        out_blocks == columns_of_64 || epilogue == Epilogue::bf16_sums || epilogue == Epilogue::fp32_sums;
     static_assert(M % 128 == 0 && N % 64 == 0 && stages >= 3);
 };
 
 struct HopperOperands {
     CUtensorMap a, b, c, pre;  // c and pre where results are bf16
-    void* out;                 // c (M, N)
-    bf16* pre_data;            // pre (M, N), read for a slope
+    float* sums;               // c (M, N) where results are fp32
     const bf16* bias;          // (N), may be null
     Gelu form;                 // of gelu or its slope
     bool keeps_pre;            // pre is written
@@ -62,6 +66,7 @@ struct HopperOperands {
     float* row_sums;           // (M), may be null
     float* pieces;             // a tile of sums for each slot, as the threads hold them
     float* piece_row_sums;     // M sums for each slot
+    uint32_t* ended;           // for each half of a shared tile, its pieces that have ended; from 0 to 0 again
     int M, N;
     TileWork work;
 };
@@ -71,6 +76,9 @@ struct HopperOperands {
 // Where a part of an operand lies in shared memory: 64 of K of so many lines. A line is a row of a, or a column of b.
 // Shared memory has rows of 128 bytes, which are swizzled. A row holds 64 of K of one line (K-major), or with `across`
 // 64 lines for one of K (MN-major); then the tile is lines/64 blocks of 64 such rows.
+// TMA brings at most 256 of the lines of a K-major tile at a time.
+template <int lines>
+constexpr int box_lines = lines > 256 ? lines / 2 : lines;
 template <int lines, bool across>
 struct OperandTile {
     static constexpr int block_bytes = across ? 64 * 128 : 0;
@@ -81,7 +89,9 @@ struct OperandTile {
             for (int i = 0; i < lines / 64; i++)
                 copy_box(address + i * block_bytes, map, line + 64 * i, 0, k, 0, barrier);
         else
-            copy_box(address, map, k, 0, line, 0, barrier);
+#pragma unroll
+            for (int i = 0; i < lines; i += box_lines<lines>)
+                copy_box(address + i * 128, map, k, 0, line + i, 0, barrier);
     }
     // The lines from `line` on, a multiple of 64, and the 16 of K from k on.
     __device__ uint64_t matrix(int line, int k) const {
@@ -89,10 +99,11 @@ struct OperandTile {
                       : matrix_descriptor(address + line * 128 + k * 2, 0);
     }
 };
-inline CUtensorMap map_of_operand(const void* x, int64_t rows, int64_t columns, int lines, bool across) {
+// Describes an operand or a result to TMA, which moves boxes of 64 columns and so many rows.
+inline CUtensorMap map_of_matrix(const void* x, int64_t rows, int64_t columns, int box_rows) {
     const cuuint64_t bytes = cuuint64_t(columns) * sizeof(bf16);
     return tensor_map(static_cast<const bf16*>(x), {cuuint64_t(columns), 1, cuuint64_t(rows), 1},
-                      {bytes, bytes, cuuint64_t(rows) * bytes}, {64, 1, across ? 64u : cuuint32_t(lines), 1});
+                      {bytes, bytes, cuuint64_t(rows) * bytes}, {64, 1, cuuint32_t(box_rows), 1});
 }
 
 template <class Tiling, bool columns_a, bool columns_b>
@@ -128,8 +139,7 @@ struct ProductMemory {
     }
 };
 
-// ---- epilogues
-// --------------------------------------------------------------------------------------------------------
+// ---- epilogues ------------------------------------------------------------------------------------------------------
 
 // Gelu and its slope as gelu.h and gelu.cu have them, but with the hardware's approximations of 2^x and 1/x. Beside the
 // products of the other warpgroup a dozen instructions fit, and results are rounded to bf16.
@@ -175,47 +185,67 @@ __device__ inline void for_form(Gelu form, F f) {
 
 // All threads of a warpgroup wait for each other.
 __device__ inline void wait_for_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
+// The same, and says whether a thread of them came with `flag`.
+__device__ inline bool any_of_group(int group, bool flag) {
+    uint32_t any;
+    asm volatile(
+        "{\n.reg .pred flag, any;\nsetp.ne.u32 flag, %1, 0;\nbar.red.or.pred any, %2, 128, flag;\n"
+        "selp.u32 %0, 1, 0, any;\n}"
+        : "=r"(any)
+        : "r"(uint32_t(flag)), "r"(1 + group)
+        : "memory");
+    return any;
+}
 
 __device__ inline void store_matrices(uint32_t address, const uint32_t (&m)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(m[0]), "r"(m[1]),
                  "r"(m[2]), "r"(m[3])
                  : "memory");
 }
-// Where a warpgroup puts its results in bf16: in blocks of 64 columns, whose rows have 128 bytes and are swizzled.
+// Where a warpgroup puts its results in bf16: in blocks of 64 columns, whose rows have 128 bytes and are swizzled. A
+// wide tile's blocks take turns in the place that there is; `first` is the first block that is there now.
 template <class Tiling>
 struct ResultTile {
-    static constexpr int blocks = Tiling::N / 64, block_bytes = Tiling::rows * 128;
+    static constexpr int block_bytes = Tiling::rows * 128;
     uint32_t address;
-    int row, column;  // where it lies in c
+    int row, column;  // where the tile lies in c
+    int first = 0;
 
     // stmatrix and ldmatrix take 16 rows of two neighbouring blocks of 8 columns, n and n + 1, of which the lanes of a
     // warp hold what wgmma gives them. This lane's address is that of row l%16 of block n + l/16.
     __device__ uint32_t at(int m, int n) const {
         const int lane = threadIdx.x % 32, r = 64 * m + threadIdx.x / 32 % 4 * 16 + lane % 16;
-        return address + n / 8 * block_bytes + r * 128 + ((n % 8 + lane / 16) ^ (r % 8)) * 16;
+        return address + (n / 8 - first) * block_bytes + r * 128 + ((n % 8 + lane / 16) ^ (r % 8)) * 16;
+    }
+    // Calls f(block, its address) for each block of 64 columns that is there now.
+    template <class F>
+    __device__ void each_block(F f) const {
+#pragma unroll
+        for (int i = 0; i < Tiling::out_blocks; i++)
+            if (first + i < Tiling::columns_of_64) f(first + i, address + i * block_bytes);
     }
     __device__ void load(const CUtensorMap& map, uint32_t barrier) const {
         arrive_expecting(barrier, Tiling::out_bytes);
-#pragma unroll
-        for (int i = 0; i < blocks; i++) copy_box(address + i * block_bytes, map, column + 64 * i, 0, row, 0, barrier);
+        each_block([&](int i, uint32_t to) { copy_box(to, map, column + 64 * i, 0, row, 0, barrier); });
     }
     // All threads of the warpgroup call it when they have written their part.
     __device__ void store(const CUtensorMap& map, int group, bool leads) const {
         fence_for_copies();
         wait_for_group(group);
         if (!leads) return;
-#pragma unroll
-        for (int i = 0; i < blocks; i++) store_box(map, column + 64 * i, 0, row, 0, address + i * block_bytes);
+        each_block([&](int i, uint32_t from) { store_box(map, column + 64 * i, 0, row, 0, from); });
         commit_stores();
     }
-    // Writes word(m, n, i) for the sums i and i + 1 of each block.
+    // Writes word(m, n, i) for the sums i and i + 1 of each block of 8 columns.
     template <class Word>
     __device__ void fill(Word word) const {
 #pragma unroll
         for (int m = 0; m < Tiling::rows / 64; m++)
+            each_block([&](int block, uint32_t) {
 #pragma unroll
-            for (int n = 0; n < Tiling::N / 8; n += 2)
-                store_matrices(at(m, n), {word(m, n, 0), word(m, n, 2), word(m, n + 1, 0), word(m, n + 1, 2)});
+                for (int n = 8 * block; n < 8 * block + 8; n += 2)
+                    store_matrices(at(m, n), {word(m, n, 0), word(m, n, 2), word(m, n + 1, 0), word(m, n + 1, 2)});
+            });
     }
 };
 
@@ -224,43 +254,6 @@ struct ResultTile {
 template <class Tiling>
 __device__ inline int row_of(int t, int m) {
     return t / 128 * Tiling::rows + 64 * m + t % 128 / 32 * 16 + t % 32 / 4;
-}
-
-// Stores the epilogue of four sums to c, as a lane holds them: two in this row, two 8 rows below.
-template <Epilogue epilogue>
-__device__ inline void store_four(const HopperOperands& p, int row, int column, const float4& four) {
-    if (column >= p.N) return;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        if (row + 8 * i >= p.M) continue;
-        const int64_t at = int64_t(row + 8 * i) * p.N + column;
-        Floats<2> c      = {i ? four.z : four.x, i ? four.w : four.y};
-        if constexpr (epilogue == Epilogue::fp32_sums) {
-            float* const to = static_cast<float*>(p.out) + at;
-            if (p.adds) {
-                const Floats<2> before = load<2>(to);
-                c                      = {before[0] + c[0], before[1] + c[1]};
-            }
-            store(to, c);
-        } else {
-            if (p.bias) {
-                const Floats<2> bias = load<2>(p.bias + column);
-                c                    = {c[0] + bias[0], c[1] + bias[1]};
-            }
-            if (epilogue == Epilogue::bf16_gelu && p.keeps_pre) store(p.pre_data + at, c);
-            if (epilogue == Epilogue::bf16_gelu || epilogue == Epilogue::bf16_slope)
-                for_form(p.form, [&](auto form) {
-                    constexpr Gelu kind = decltype(form)::value;
-                    if (epilogue == Epilogue::bf16_gelu) {
-                        c = {gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1])};
-                    } else {
-                        const Floats<2> pre = load<2>(p.pre_data + at);
-                        c = {c[0] * gelu_slope_in_product<kind>(pre[0]), c[1] * gelu_slope_in_product<kind>(pre[1])};
-                    }
-                });
-            store(static_cast<bf16*>(p.out) + at, c);
-        }
-    }
 }
 
 // ---- the kernel -----------------------------------------------------------------------------------------------------
@@ -317,9 +310,13 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
 #pragma unroll
         for (int k = 0; k < 64; k += 16)
 #pragma unroll
-            for (int m = 0; m < parts; m++)
-                wgmma<columns_b, columns_a>(Constant<Tiling::N>{}, sums.c[m], row_a(m, k), b.matrix(0, k),
-                                            adds || k > 0);
+            for (int m = 0; m < parts; m++) {
+                constexpr int at_once = Tiling::N < 256 ? Tiling::N : 256;
+                wgmma<columns_b, columns_a>(Constant<at_once>{}, sums.c[m], row_a(m, k), b.matrix(0, k), adds || k > 0);
+                if constexpr (at_once < Tiling::N)
+                    wgmma<columns_b, columns_a>(Constant<Tiling::N - at_once>{}, sums.c[m] + at_once / 2, row_a(m, k),
+                                                b.matrix(at_once, k), adds || k > 0);
+            }
         commit_products();
         if (adds) {
             wait_for_products<1>();
@@ -337,42 +334,95 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
     release(at.empty(before));
 }
 
+// Calls f(i, x) for each four sums that a thread holds of 16 rows and 8 columns; i counts them.
+template <class Tiling, class F>
+__device__ inline void each_four(TileSums<Tiling>& sums, F f) {
+#pragma unroll
+    for (int m = 0; m < TileSums<Tiling>::parts; m++)
+#pragma unroll
+        for (int n = 0; n < Tiling::N / 8; n++) f(m * (Tiling::N / 8) + n, &sums.c[m][4 * n]);
+}
+
+// Completes a tile that blocks share. The first blocks to come to it keep their sums of this half and get false. The
+// last one adds them to its own, in the order of the blocks, and gets true.
+template <class Tiling>
+__device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p, const Piece& piece, int group,
+                                bool leads, bool sums_rows) {
+    const int t        = threadIdx.x - 128;
+    const auto of_slot = [&](int slot) {
+        return reinterpret_cast<float4*>(p.pieces + int64_t(slot) * Tiling::M * Tiling::N) + t;
+    };
+    // Of the four lanes that have the sum of a row, the first keeps it.
+    const bool has_row_sums     = Tiling::epilogue == Epilogue::fp32_sums && sums_rows && t % 4 == 0;
+    const auto row_sums_of_slot = [&](int slot, int m) {
+        return p.piece_row_sums + slot * Tiling::M + row_of<Tiling>(t, m);
+    };
+    const int first = p.work.first_block(piece.tile), others = p.work.last_block(piece.tile) - first;
+    uint32_t* const ended = p.ended + 2 * (piece.tile - p.work.whole) + group;
+
+    // Whether all others have ended before. The sum of two does not depend on their order, so the first two blocks need
+    // not keep theirs then.
+    const bool in_front = int(blockIdx.x) - first <= 1;
+    const bool keeps    = !in_front || !any_of_group(group, leads && atomicAdd(ended, 0) == uint32_t(others));
+    if (keeps) {
+        each_four(sums, [to = of_slot(piece.slot)](int i, const float* x) { to[256 * i] = {x[0], x[1], x[2], x[3]}; });
+        if (has_row_sums)
+            for (int m = 0; m < TileSums<Tiling>::parts; m++)
+                for (int i = 0; i < 2; i++) row_sums_of_slot(piece.slot, m)[8 * i] = sums.of_row[m][2 * i];
+        __threadfence();
+        wait_for_group(group);
+    }
+    // The last piece's increment makes it 0 again.
+    if (!any_of_group(group, leads && atomicInc(ended, others) == uint32_t(others))) return false;
+    __threadfence();
+
+    if (keeps) {  // -0 + x is x for every x, also for -0
+        each_four(sums, [](int, float* sum) { sum[0] = sum[1] = sum[2] = sum[3] = -0.f; });
+        for (auto& row : sums.of_row) row[0] = row[2] = -0.f;
+    }
+#pragma unroll 1
+    for (int block = first; block <= first + others; block++) {
+        if (!keeps && block == int(blockIdx.x)) continue;
+        const int slot = p.work.slot(block, piece.tile);
+        each_four(sums, [from = of_slot(slot)](int i, float* sum) {
+            const float4 x = __ldcg(from + 256 * i);
+            sum[0] += x.x;
+            sum[1] += x.y;
+            sum[2] += x.z;
+            sum[3] += x.w;
+        });
+        if (has_row_sums)
+            for (int m = 0; m < TileSums<Tiling>::parts; m++)
+                for (int i = 0; i < 2; i++) sums.of_row[m][2 * i] += __ldcg(row_sums_of_slot(slot, m) + 8 * i);
+    }
+    return true;
+}
+
 // Stores the tile in fp32.
 template <class Tiling>
-__device__ inline void end_in_fp32(const HopperOperands& p, const TileSums<Tiling>& sums, const Piece& piece,
+__device__ inline void end_in_fp32(const HopperOperands& p, TileSums<Tiling>& sums, const Piece& piece,
                                    bool sums_rows) {
     const int t = threadIdx.x - 128;
 #pragma unroll
-    for (int m = 0; m < TileSums<Tiling>::parts; m++) {
-        const int row = piece.row * Tiling::M + row_of<Tiling>(t, m);
+    for (int m = 0; m < TileSums<Tiling>::parts; m++)
 #pragma unroll
-        for (int n = 0; n < Tiling::N / 8; n++) {
-            const float* c = sums.c[m] + 4 * n;
-            store_four<Epilogue::fp32_sums>(p, row, piece.column * Tiling::N + 8 * n + t % 4 * 2,
-                                            {c[0], c[1], c[2], c[3]});
+        for (int i = 0; i < 2; i++) {
+            const int row = piece.row * Tiling::M + row_of<Tiling>(t, m) + 8 * i;
+            if (row >= p.M) continue;
+#pragma unroll
+            for (int n = 0; n < Tiling::N / 8; n++) {
+                const int column = piece.column * Tiling::N + 8 * n + t % 4 * 2;
+                if (column >= p.N) continue;
+                float* const to = p.sums + int64_t(row) * p.N + column;
+                Floats<2> c     = {sums.c[m][4 * n + 2 * i], sums.c[m][4 * n + 2 * i + 1]};
+                if (p.adds) {
+                    const Floats<2> before = load<2>(to);
+                    c                      = {before[0] + c[0], before[1] + c[1]};
+                }
+                store(to, c);
+            }
+            if (sums_rows && t % 4 == 0) p.row_sums[row] = sums.of_row[m][2 * i];
         }
-        for (int i = 0; i < 2; i++)
-            if (sums_rows && t % 4 == 0 && row + 8 * i < p.M) p.row_sums[row + 8 * i] = sums.of_row[m][2 * i];
-    }
-}
-
-// Keeps the sums of a piece for add_pieces_kernel.
-template <class Tiling>
-__device__ inline void keep_sums(const HopperOperands& p, const TileSums<Tiling>& sums, const Piece& piece,
-                                 bool sums_rows) {
-    const int t      = threadIdx.x - 128;
-    float4* const to = reinterpret_cast<float4*>(p.pieces + int64_t(piece.slot) * Tiling::M * Tiling::N) + t;
-#pragma unroll
-    for (int m = 0; m < TileSums<Tiling>::parts; m++) {
-#pragma unroll
-        for (int n = 0; n < Tiling::N / 8; n++) {
-            const float* c                      = sums.c[m] + 4 * n;
-            to[(m * (Tiling::N / 8) + n) * 256] = {c[0], c[1], c[2], c[3]};
-        }
-        for (int i = 0; i < 2; i++)
-            if (Tiling::epilogue == Epilogue::fp32_sums && sums_rows && t % 4 == 0)
-                p.piece_row_sums[piece.slot * Tiling::M + row_of<Tiling>(t, m) + 8 * i] = sums.of_row[m][2 * i];
-    }
 }
 
 template <class Tiling>
@@ -423,15 +473,21 @@ __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& su
     };
     const auto word = [&](int m, int n, int i) { return bf16_pair(sums.c[m][4 * n + i], sums.c[m][4 * n + i + 1]); };
     if (p.bias) add_bias(sums, p, result.column);
-    wait_for_room();
     if constexpr (Tiling::epilogue == Epilogue::bf16_sums) {
-        result.fill(word);
+#pragma unroll
+        for (int first = 0; first < Tiling::columns_of_64; first += Tiling::out_blocks) {
+            const ResultTile<Tiling> part{result.address, result.row, result.column, first};
+            wait_for_room();
+            part.fill(word);
+            part.store(p.c, group, leads);
+        }
     } else {
         if (p.keeps_pre) {
+            wait_for_room();
             result.fill(word);
             result.store(p.pre, group, leads);
-            wait_for_room();
         }
+        wait_for_room();
         for_form(p.form, [&](auto form) {
             constexpr Gelu kind = decltype(form)::value;
             result.fill([&](int m, int n, int i) {
@@ -439,8 +495,8 @@ __device__ inline void end_in_bf16(const HopperOperands& p, TileSums<Tiling>& su
                 return bf16_pair(gelu_in_product<kind>(c[0]), gelu_in_product<kind>(c[1]));
             });
         });
+        result.store(p.c, group, leads);
     }
-    result.store(p.c, group, leads);
 }
 
 template <class Tiling, bool columns_a, bool columns_b>
@@ -453,16 +509,21 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
     p.work.each_piece(blockIdx.x, [&](const Piece& piece) {
         const ResultTile<Tiling> result{at.out(group), piece.row * Tiling::M + group * Tiling::rows,
                                         piece.column * Tiling::N};
-        if (epilogue == Epilogue::bf16_slope && piece.slot < 0 && leads) {
+        const bool alone    = piece.slot < 0;
+        const auto load_pre = [&] {
+            if (epilogue != Epilogue::bf16_slope || !leads) return;
             wait_until_read();
             result.load(p.pre, at.pre_full(group));
-        }
+        };
+        if (alone) load_pre();
         TileSums<Tiling> sums;
         const bool sums_rows = p.row_sums && piece.column == 0;
         multiply_piece(sums, at, place, piece, group, sums_rows);
-        if (piece.slot >= 0) {
-            keep_sums(p, sums, piece, sums_rows);
-        } else if constexpr (epilogue == Epilogue::fp32_sums) {
+        if (!alone) {
+            if (!complete(sums, p, piece, group, leads, sums_rows)) return;
+            load_pre();
+        }
+        if constexpr (epilogue == Epilogue::fp32_sums) {
             end_in_fp32(p, sums, piece, sums_rows);
         } else if constexpr (epilogue == Epilogue::bf16_slope) {
             wait_for_phase(at.pre_full(group), pre_parity);
@@ -489,36 +550,6 @@ __global__ void __launch_bounds__(hopper_threads, 1) product_hopper_kernel(const
 #endif
 }
 
-// Adds the pieces of each tile that several blocks computed, in the order of these blocks, and stores it. A block adds
-// an eighth of a tile.
-template <class Tiling>
-__global__ void __launch_bounds__(256) add_pieces_kernel(const __grid_constant__ HopperOperands p) {
-    constexpr int parts = 8, across = Tiling::N / 8, fours = Tiling::rows / 64 * across;
-    const TileWork& work = p.work;
-    const int tile = work.whole + blockIdx.x / parts, part = blockIdx.x % parts, t = threadIdx.x;
-    const int first = work.first_block(tile), last = work.last_block(tile);
-    if (first == last) return;
-    // Only the first block may have had another tile before this one.
-    const int first_slot = work.slot(first, tile);
-    const auto add_up    = [&](const auto* pieces, int stride, auto add) {
-        auto sum = pieces[int64_t(first_slot) * stride];
-        for (int block = first + 1; block <= last; block++) sum = add(sum, pieces[int64_t(2 * block) * stride]);
-        return sum;
-    };
-    const Piece place = work.piece(tile, 0, 0);
-    for (int i = part * fours / parts; i < (part + 1) * fours / parts; i++) {
-        const float4 sum = add_up(reinterpret_cast<const float4*>(p.pieces) + i * 256 + t, Tiling::M * Tiling::N / 4,
-                                  [](const float4& a, const float4& b) {
-                                      return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-                                  });
-        store_four<Tiling::epilogue>(p, place.row * Tiling::M + row_of<Tiling>(t, i / across),
-                                     place.column * Tiling::N + i % across * 8 + t % 4 * 2, sum);
-    }
-    const int row = place.row * Tiling::M + t;
-    if (p.row_sums && place.column == 0 && part == 0 && t < Tiling::M && row < p.M)
-        p.row_sums[row] = add_up(p.piece_row_sums + t, Tiling::M, [](float a, float b) { return a + b; });
-}
-
 // ---- ways to launch it ----------------------------------------------------------------------------------------------
 
 std::string HopperWay::str() const {
@@ -530,13 +561,8 @@ template <class F>
 static void each_hopper_tile(F f) {
     f(Constant<128>{}, Constant<256>{});
     f(Constant<128>{}, Constant<192>{});
+    f(Constant<128>{}, Constant<320>{});
     f(Constant<256>{}, Constant<128>{});
-}
-template <class F>
-static void for_hopper_tile(const HopperWay& way, F f) {
-    each_hopper_tile([&](auto M, auto N) {
-        if (way.M == M && way.N == N) f(M, N);
-    });
 }
 static TileWork work_of(const Product& p, const HopperWay& way) {
     return divide_tiles(ceil_div(p.M, way.M), ceil_div(p.N, way.N), ceil_div(p.K, 64), way.blocks, way.split);
@@ -565,12 +591,6 @@ static bool shares_well(const Product& p, const HopperWay& way) {
                   shared = (tiles - unshared_tiles(tiles, way.blocks)) * ceil_div(p.K, 64);
     return shared >= way.blocks && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
 }
-bool can_take(const Product& p, const HopperWay& way) {
-    bool known = false;
-    for_hopper_tile(way, [&](auto, auto) { known = true; });
-    return known && multiplies_on_hopper(p) && way.blocks > 0 && way.blocks <= 1024 &&
-           (!way.split || shares_well(p, way));
-}
 std::optional<HopperWay> read_hopper_way(const std::string& text) {
     HopperWay way;
     if (std::sscanf(text.c_str(), "hopper %dx%d, %d blocks", &way.M, &way.N, &way.blocks) != 3) return {};
@@ -578,15 +598,17 @@ std::optional<HopperWay> read_hopper_way(const std::string& text) {
     return way.str() == text ? std::optional(way) : std::nullopt;
 }
 
-// Calls f(tiling, columns_a, columns_b) with what compute this product in this way.
+// Calls f(tiling, columns_a, columns_b) with what compute this product in this way, if there is a kernel for it.
 template <class F>
 static void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
     constexpr Constant<0> rows{};
     constexpr Constant<1> columns{};
-    for_hopper_tile(way, [&](auto M, auto N) {
+    each_hopper_tile([&](auto M, auto N) {
         const auto with = [&](auto epilogue, auto a, auto b) {
-            f(ProductTiling<M, N, static_cast<Epilogue>(int(epilogue))>{}, a, b);
+            using Tiling = ProductTiling<M, N, static_cast<Epilogue>(int(epilogue))>;
+            if constexpr (Tiling::exists) f(Tiling{}, a, b);
         };
+        if (way.M != M || way.N != N) return;
         if (p.out == DType::F32)
             with(Constant<int(Epilogue::fp32_sums)>{}, columns, columns);
         else if (p.slope)
@@ -598,6 +620,12 @@ static void for_hopper_kernel(const Product& p, const HopperWay& way, F f) {
         else
             with(Constant<int(Epilogue::bf16_sums)>{}, rows, columns);
     });
+}
+bool can_take(const Product& p, const HopperWay& way) {
+    bool exists = false;
+    for_hopper_kernel(p, way, [&](auto, auto, auto) { exists = true; });
+    return exists && multiplies_on_hopper(p) && way.blocks > 0 && way.blocks <= 1024 &&
+           (!way.split || shares_well(p, way));
 }
 
 bool has_hopper_products(const Queue& q) {
@@ -627,24 +655,23 @@ void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, vo
     for_hopper_kernel(p, way, [&](auto tiling, auto columns_a, auto columns_b) {
         using Tiling             = decltype(tiling);
         constexpr bool across[2] = {columns_a != 0, columns_b != 0};
-        x.a = map_of_operand(o.a, across[0] ? p.K : p.M, across[0] ? p.M : p.K, Tiling::M, across[0]);
-        x.b = map_of_operand(o.b, across[1] ? p.K : p.N, across[1] ? p.N : p.K, Tiling::N, across[1]);
-        if (p.out == DType::BF16) x.c = map_of_operand(o.c, p.M, p.N, Tiling::rows, false);
-        if (p.slope || p.keeps_pre) x.pre = map_of_operand(o.pre, p.M, p.N, Tiling::rows, false);
+        x.a = across[0] ? map_of_matrix(o.a, p.K, p.M, 64) : map_of_matrix(o.a, p.M, p.K, box_lines<Tiling::M>);
+        x.b = across[1] ? map_of_matrix(o.b, p.K, p.N, 64) : map_of_matrix(o.b, p.N, p.K, box_lines<Tiling::N>);
+        if (p.out == DType::BF16) x.c = map_of_matrix(o.c, p.M, p.N, Tiling::rows);
+        if (p.slope || p.keeps_pre) x.pre = map_of_matrix(o.pre, p.M, p.N, Tiling::rows);
+        x.sums           = p.out == DType::F32 ? static_cast<float*>(o.c) : nullptr;
         x.bias           = p.bias ? static_cast<const bf16*>(o.bias) : nullptr;
         x.form           = p.slope.value_or(p.gelu.value_or(Gelu::tanh));
         x.keeps_pre      = p.keeps_pre;
-        x.out            = o.c;
-        x.pre_data       = static_cast<bf16*>(o.pre);
         x.adds           = p.accumulate;
         x.row_sums       = p.row_sums ? static_cast<float*>(o.bias) : nullptr;
         x.pieces         = static_cast<float*>(workspace);
         x.piece_row_sums = x.pieces + int64_t(2 * way.blocks) * way.M * way.N;
+        x.ended          = q.counters;
         x.M              = int(p.M);
         x.N              = int(p.N);
         x.work           = work_of(p, way);
         launch(product_hopper_kernel<Tiling, across[0], across[1]>, {way.blocks, hopper_threads, Tiling::shared}, q, x);
-        if (way.split) launch(add_pieces_kernel<Tiling>, {8 * int64_t(x.work.tiles() - x.work.whole), 256}, q, x);
     });
 }
 
