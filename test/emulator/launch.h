@@ -14,11 +14,12 @@ struct Dim {
 };
 
 struct LaunchConfig {
-    Dim grid, block;
+    Dim grid, block, cluster;
     size_t dynamic_shared = 0;
     bool cooperative      = false;
-    uint32_t op           = 0;  // the operation's number, as in Memory::check
-    std::string where;          // the call site, for messages
+    bool explicit_cluster = false;  // the program has given the size of its clusters
+    uint32_t op           = 0;      // the operation's number, as in Memory::check
+    std::string where;              // the call site, for messages
 };
 
 // Why a launch has ended early, and the error that cudaGetLastError then returns. Findings have been reported already.
@@ -48,5 +49,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
 
 // Returns how many blocks of this kernel fit on one SM, by registers, threads and shared memory.
 int blocks_per_sm(const Kernel& kernel, int block_threads, size_t dynamic_shared);
+// Returns how many clusters of so many blocks fit on the device. The SMs of a cluster belong to one GPC.
+int clusters_on_device(const Kernel& kernel, int block_threads, size_t dynamic_shared, uint64_t cluster_blocks);
 
 }  // namespace emu

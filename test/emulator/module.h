@@ -29,6 +29,8 @@ struct Kernel {
     int max_threads        = 1024;  // by .maxntid, or by the registers
     uint32_t maxntid[3]    = {};    // 0 when not given
     uint32_t reqntid[3]    = {};
+    uint32_t cluster[3]    = {};     // of .reqnctapercluster
+    bool wants_cluster     = false;  // .explicitcluster
     int ptx_target         = 0;      // 80 for sm_80
     std::shared_ptr<Function> code;  // decoded at the first launch
     struct Module* module = nullptr;

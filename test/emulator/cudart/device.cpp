@@ -72,7 +72,7 @@ void fill_properties(cudaDeviceProp& p, int device) {
     p.reservedSharedMemPerBlock         = 1024;
     p.hostRegisterSupported             = 1;
     p.memoryPoolsSupported              = 1;
-    p.clusterLaunch                     = 0;
+    p.clusterLaunch                     = gpu.major >= 9;
 #if CUDART_VERSION >= 13000
     p.hostNumaId = -1;
 #else
@@ -108,6 +108,7 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
         case cudaDevAttrL2CacheSize: *value = int(gpu.l2_bytes); break;
         case cudaDevAttrMaxPersistingL2CacheSize: *value = int(gpu.l2_bytes / 16 * 10); break;
         case cudaDevAttrMaxAccessPolicyWindowSize: *value = 128 << 20; break;
+        case cudaDevAttrClusterLaunch: *value = gpu.major >= 9; break;
         case cudaDevAttrMaxThreadsPerMultiProcessor: *value = gpu.threads_per_sm; break;
         case cudaDevAttrMaxBlocksPerMultiprocessor: *value = gpu.blocks_per_sm; break;
         case cudaDevAttrMultiProcessorCount: *value = gpu.sms; break;

@@ -61,6 +61,7 @@ cudaError_t make_work(const EventParams& p, Work& work);
 template <class Params> cudaError_t set_params(Work* work, cudaGraphNodeType type, const Params& params) {
     if (!work || work->type != type) return cudaErrorInvalidValue;
     Work fresh;
+    fresh.params = work->params;  // its launch attributes stay
     if (const cudaError_t error = make_work(params, fresh)) return error;
     *work = std::move(fresh);
     return cudaSuccess;

@@ -29,10 +29,11 @@ cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode
 }
 
 cudaError_t make_work(const cudaKernelNodeParams& p, Work& work) {
+    const auto* before = std::any_cast<KernelLaunch>(&work.params);
     KernelLaunch launch;
     if (p.extra) return cudaErrorNotSupported;
-    if (const cudaError_t error =
-            prepare_launch(launch, p.func, p.gridDim, p.blockDim, p.kernelParams, p.sharedMemBytes, false))
+    if (const cudaError_t error = prepare_launch(launch, p.func, p.gridDim, p.blockDim, p.kernelParams,
+                                                 p.sharedMemBytes, before ? before->attributes : LaunchAttributes{}))
         return error;
     work = launch_work(launch);
     return cudaSuccess;
@@ -414,6 +415,37 @@ cudaError_t cudaGraphChildGraphNodeGetGraph(cudaGraphNode_t node, cudaGraph_t* o
             return cudaSuccess;
         },
         node);
+}
+
+// Of the attributes, a program can set the size of clusters.
+cudaError_t cudaGraphKernelNodeSetAttribute(cudaGraphNode_t node, cudaKernelNodeAttrID id,
+                                            const cudaKernelNodeAttrValue* value) {
+    return CALL.run(
+        [&] {
+            const auto* launch = node ? std::any_cast<KernelLaunch>(&node->work.params) : nullptr;
+            if (!launch || !value) return cudaErrorInvalidValue;
+            if (id != cudaLaunchAttributeClusterDimension) return cudaErrorNotSupported;
+            KernelLaunch changed = *launch;
+            const auto& size     = value->clusterDim;
+            if (const cudaError_t error = set_cluster(changed, dim3(size.x, size.y, size.z))) return error;
+            const bool overlaps = node->work.overlaps;
+            node->work          = launch_work(changed);
+            node->work.overlaps = overlaps;
+            return cudaSuccess;
+        },
+        node, id);
+}
+cudaError_t cudaGraphKernelNodeGetAttribute(cudaGraphNode_t node, cudaKernelNodeAttrID id,
+                                            cudaKernelNodeAttrValue* value) {
+    return CALL.run(
+        [&] {
+            const auto* launch = node ? std::any_cast<KernelLaunch>(&node->work.params) : nullptr;
+            if (!launch || !value) return cudaErrorInvalidValue;
+            if (id != cudaLaunchAttributeClusterDimension) return cudaErrorNotSupported;
+            value->clusterDim = {launch->cluster.x, launch->cluster.y, launch->cluster.z};
+            return cudaSuccess;
+        },
+        node, id);
 }
 
 cudaError_t cudaGraphKernelNodeSetParams(cudaGraphNode_t node, const cudaKernelNodeParams* p) {

@@ -82,15 +82,28 @@ struct PushedLaunch {
 thread_local auto& pushed         = *new std::vector<PushedLaunch>;
 thread_local void* launch_address = nullptr;  // is that of the <<<>>>, because the launch itself lies in the stub
 
-struct LaunchAttributes {
-    bool cooperative = false, overlaps = false;
-};
+uint64_t count(dim3 d) { return uint64_t(d.x) * d.y * d.z; }
+std::string text(dim3 d) { return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z); }
+
+LaunchAttributes attributes_of(const cudaLaunchConfig_t& config) {
+    LaunchAttributes all;
+    for (unsigned i = 0; i < config.numAttrs; i++) {
+        const cudaLaunchAttribute& attribute = config.attrs[i];
+        if (attribute.id == cudaLaunchAttributeCooperative) all.cooperative = attribute.val.cooperative;
+        if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization)
+            all.overlaps = attribute.val.programmaticStreamSerializationAllowed;
+        if (const auto& c = attribute.val.clusterDim; attribute.id == cudaLaunchAttributeClusterDimension)
+            all.cluster = dim3(c.x, c.y, c.z);
+    }
+    return all;
+}
+
+uint64_t most_cluster_blocks(const CUfunc_st& function) { return function.non_portable_cluster ? 16 : 8; }
 
 cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,
-                      LaunchAttributes attributes) {
+                      const LaunchAttributes& attributes) {
     KernelLaunch launch;
-    if (const cudaError_t error = prepare_launch(launch, function, grid, block, args, shared, attributes.cooperative))
-        return error;
+    if (const cudaError_t error = prepare_launch(launch, function, grid, block, args, shared, attributes)) return error;
     note_unchecked_launch(launch.function->kernel->pretty);
     Work work     = launch_work(launch);
     work.overlaps = attributes.overlaps && device_spec().major >= 9;
@@ -149,11 +162,37 @@ cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void**
     return cudaSuccess;
 }
 
+cudaError_t set_cluster(KernelLaunch& launch, const std::optional<dim3>& attribute) {
+    const Kernel& kernel = *launch.function->kernel;
+    const dim3 compiled(kernel.cluster[0], kernel.cluster[1], kernel.cluster[2]);
+    const auto bad = [&](const std::string& why) { return refuse(launch, cudaErrorInvalidClusterSize, why); };
+    launch.attributes.cluster = attribute;
+    launch.cluster            = attribute ? *attribute : compiled.x ? compiled : dim3(1, 1, 1);
+    const dim3 c              = launch.cluster;
+    const uint64_t blocks = count(c), most = most_cluster_blocks(*launch.function);
+    const std::string size = "a cluster of " + text(c) + " blocks";
+    if (attribute && compiled.x && (c.x != compiled.x || c.y != compiled.y || c.z != compiled.z))
+        return bad(size + ", but the kernel was compiled for " + text(compiled) + " (__cluster_dims__)");
+    if (kernel.wants_cluster && !attribute && !compiled.x)
+        return bad("the kernel was compiled for clusters and needs cudaLaunchAttributeClusterDimension");
+    if (!blocks || launch.grid.x % c.x || launch.grid.y % c.y || launch.grid.z % c.z)
+        return bad(size + ": each dimension of the grid must be a multiple of the cluster's");
+    if (blocks == 1) return cudaSuccess;
+    if (device_spec().major < 9)
+        return refuse(launch, cudaErrorNotSupported, size + " needs a GPU of compute capability 9.0 or later");
+    if (blocks > most)
+        return bad(size + ", but " + std::to_string(most) + " are the limit" +
+                   (most == 8 ? " until cudaFuncAttributeNonPortableClusterSizeAllowed raises it to 16" : ""));
+    if (!clusters_on_device(kernel, int(count(launch.block)), launch.dynamic_shared, blocks))
+        return bad(size + " does not fit on the multiprocessors of a GPC");
+    return cudaSuccess;
+}
+
 cudaError_t prepare_launch(KernelLaunch& launch, const void* handle, dim3 grid, dim3 block, void** args, size_t shared,
-                           bool cooperative) {
+                           const LaunchAttributes& attributes) {
     CUfunc_st* function;
     if (const cudaError_t error = load(handle, function)) return error;
-    launch                 = {function, grid, block, shared, cooperative, {}, {}};
+    launch                 = {function, grid, block, shared, attributes, {}, {}, {}};
     const Kernel& kernel   = *function->kernel;
     const DeviceSpec& gpu  = device_spec();
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
@@ -176,7 +215,8 @@ cudaError_t prepare_launch(KernelLaunch& launch, const void* handle, dim3 grid, 
                           " dynamic bytes, but 49152 are the limit until cudaFuncAttributeMaxDynamicSharedMemorySize "
                           "raises it, to " +
                           std::to_string(gpu.shared_per_block_optin) + " at most");
-    if (cooperative) {
+    if (const cudaError_t error = set_cluster(launch, attributes.cluster)) return error;
+    if (attributes.cooperative) {
         const int resident = blocks_per_sm(kernel, int(threads), shared) * gpu.sms;
         if (uint64_t(grid.x) * grid.y * grid.z > uint64_t(resident))
             return refuse(launch, cudaErrorCooperativeLaunchTooLarge,
@@ -191,13 +231,15 @@ Work launch_work(const KernelLaunch& launch) {
     Work work{cudaGraphNodeTypeKernel, launch.function->kernel->pretty};
     work.params = launch;
     LaunchConfig config;
-    config.grid           = {launch.grid.x, launch.grid.y, launch.grid.z};
-    config.block          = {launch.block.x, launch.block.y, launch.block.z};
-    config.dynamic_shared = launch.dynamic_shared;
-    config.cooperative    = launch.cooperative;
-    config.where          = call_site();
-    Kernel* kernel        = launch.function->kernel;
-    work.run              = [kernel, config, arguments = launch.arguments](uint32_t op) mutable {
+    config.grid             = {launch.grid.x, launch.grid.y, launch.grid.z};
+    config.block            = {launch.block.x, launch.block.y, launch.block.z};
+    config.cluster          = {launch.cluster.x, launch.cluster.y, launch.cluster.z};
+    config.explicit_cluster = launch.attributes.cluster || launch.function->kernel->cluster[0];
+    config.dynamic_shared   = launch.dynamic_shared;
+    config.cooperative      = launch.attributes.cooperative;
+    config.where            = call_site();
+    Kernel* kernel          = launch.function->kernel;
+    work.run                = [kernel, config, arguments = launch.arguments](uint32_t op) mutable {
         config.op                 = op;
         const LaunchResult result = emu::launch(*kernel, config, arguments);
         if (result.fault != Fault::None && !result.message.empty())
@@ -276,7 +318,7 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
 }
 
 static cudaError_t launch_call(const char* name, void* caller, const void* function, dim3 grid, dim3 block, void** args,
-                               size_t shared, cudaStream_t stream, LaunchAttributes attributes = {}) {
+                               size_t shared, cudaStream_t stream, const LaunchAttributes& attributes = {}) {
     void* address  = launch_address ? launch_address : caller;
     launch_address = nullptr;
     return Call(name, address)
@@ -300,32 +342,16 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
 }
 cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** args, size_t shared,
                                         cudaStream_t stream) {
-    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream, {true});
+    return launch_call(__func__, __builtin_return_address(0), function, grid, block, args, shared, stream,
+                       {true, false, {}});
 }
 
 // Priorities, carve-outs and L2 windows are ignored. A kernel with programmatic stream serialization runs in the order
 // of its stream, too, which is one that it allows; --check all finds what would be wrong in another.
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** args) {
     if (!config) return cudaErrorInvalidValue;
-    LaunchAttributes attributes;
-    for (unsigned i = 0; i < config->numAttrs; i++) {
-        const cudaLaunchAttribute& attribute = config->attrs[i];
-        if (attribute.id == cudaLaunchAttributeCooperative) attributes.cooperative = attribute.val.cooperative;
-        if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization)
-            attributes.overlaps = attribute.val.programmaticStreamSerializationAllowed;
-        if (attribute.id == cudaLaunchAttributeClusterDimension) {
-            const auto& cluster = attribute.val.clusterDim;
-            if (uint64_t(cluster.x) * cluster.y * cluster.z > 1) {
-                std::fprintf(stderr,
-                             "emulate: cudaLaunchKernelExC: a cluster of %u x %u x %u blocks, but the emulator "
-                             "has clusters of one block only\n",
-                             cluster.x, cluster.y, cluster.z);
-                return CALL.run([] { return cudaErrorNotSupported; }, function);
-            }
-        }
-    }
     return launch_call(__func__, __builtin_return_address(0), function, config->gridDim, config->blockDim, args,
-                       config->dynamicSmemBytes, config->stream, attributes);
+                       config->dynamicSmemBytes, config->stream, attributes_of(*config));
 }
 
 // --- attributes and occupancy of kernels
@@ -348,6 +374,10 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ha
             attributes->binaryVersion                 = device_spec().major * 10 + device_spec().minor;
             attributes->maxDynamicSharedSizeBytes     = int(function->dynamic_shared_limit());
             attributes->preferredShmemCarveout        = function->preferred_carveout;
+            attributes->clusterDimMustBeSet           = kernel.wants_cluster;
+            attributes->requiredClusterWidth          = int(kernel.cluster[0]);
+            attributes->requiredClusterHeight         = int(kernel.cluster[1]);
+            attributes->requiredClusterDepth          = int(kernel.cluster[2]);
             attributes->nonPortableClusterSizeAllowed = function->non_portable_cluster;
             return cudaSuccess;
         },
@@ -373,6 +403,7 @@ cudaError_t cudaFuncSetAttribute(const void* handle, cudaFuncAttribute attribute
                 case cudaFuncAttributeNonPortableClusterSizeAllowed:
                     function->non_portable_cluster = value;
                     return cudaSuccess;
+                case cudaFuncAttributeClusterSchedulingPolicyPreference: return cudaSuccess;
                 default: return cudaErrorNotSupported;
             }
         },
@@ -412,6 +443,37 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* handle, int threads, size_t shared) {
     return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, handle, threads, shared, 0);
+}
+// The number of clusters that are on the device at once, and the largest cluster of which at least one fits.
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* handle, const cudaLaunchConfig_t* config) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function;
+            if (const cudaError_t error = load(handle, function)) return error;
+            if (!clusters || !config) return cudaErrorInvalidValue;
+            KernelLaunch launch{function, config->gridDim, config->blockDim, config->dynamicSmemBytes, {}, {}, {}, {}};
+            if (const cudaError_t error = set_cluster(launch, attributes_of(*config).cluster)) return error;
+            *clusters = clusters_on_device(*function->kernel, int(count(launch.block)), launch.dynamic_shared,
+                                           count(launch.cluster));
+            return cudaSuccess;
+        },
+        handle);
+}
+cudaError_t cudaOccupancyMaxPotentialClusterSize(int* size, const void* handle, const cudaLaunchConfig_t* config) {
+    return CALL.run(
+        [&] {
+            CUfunc_st* function;
+            if (const cudaError_t error = load(handle, function)) return error;
+            if (!size || !config) return cudaErrorInvalidValue;
+            if (device_spec().major < 9) return cudaErrorNotSupported;
+            const auto fits = [&](int blocks) {
+                return clusters_on_device(*function->kernel, int(count(config->blockDim)), config->dynamicSmemBytes,
+                                          uint64_t(blocks)) > 0;
+            };
+            for (*size = int(most_cluster_blocks(*function)); *size > 1 && !fits(*size); *size -= 1) {}
+            return cudaSuccess;
+        },
+        handle);
 }
 cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void* handle, int blocks, int threads) {
     return CALL.run(

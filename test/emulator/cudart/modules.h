@@ -1,6 +1,7 @@
 // modules.h - the program's kernels and variables, by the addresses that nvcc's host code uses for them
 #pragma once
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,18 +49,26 @@ cudaError_t find_symbol(const void* symbol, Variable** variable);
 // Finds the address of `bytes` bytes at `offset` in the variable.
 cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void** out);
 
+struct LaunchAttributes {
+    bool cooperative = false, overlaps = false;
+    std::optional<dim3> cluster;  // cudaLaunchAttributeClusterDimension
+};
+
 struct KernelLaunch {
     CUfunc_st* function = nullptr;
     dim3 grid, block;
     size_t dynamic_shared = 0;
-    bool cooperative      = false;
+    LaunchAttributes attributes;
+    dim3 cluster;  // by the attribute, or as the kernel was compiled
     std::vector<std::byte> arguments;
     std::vector<void*> argument_pointers;  // into `arguments`, for cudaGraphKernelNodeGetParams
 };
 
 // Checks everything for which a launch is refused before it reaches the device, and packs its arguments.
 cudaError_t prepare_launch(KernelLaunch& launch, const void* function, dim3 grid, dim3 block, void** args,
-                           size_t shared, bool cooperative);
+                           size_t shared, const LaunchAttributes& attributes);
+// Chooses and checks the size of its clusters.
+cudaError_t set_cluster(KernelLaunch& launch, const std::optional<dim3>& attribute);
 Work launch_work(const KernelLaunch& launch);
 
 void note_unchecked_launch(const std::string& site);

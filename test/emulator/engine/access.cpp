@@ -135,8 +135,10 @@ inline void global_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
     if (launch.profiling && r.mask) count_global(w, size, touch, r);
 }
 
-inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
-    const Block& b       = *w.block;
+void cluster_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
+
+// The addresses are those of the shared memory of block b.
+inline void shared_from_addresses(Warp& w, Block& b, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     const uint64_t bytes = b.shared_bytes;
     uint64_t bad         = 0;
     for (int l = 0; l < kLanes; l++)
@@ -144,6 +146,9 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
                    ? uint64_t(r.addr[l] + size > bytes) | uint64_t(r.addr[l] > bytes) | (r.addr[l] & (size - 1))
                    : 0;
     if (bad) [[unlikely]] {
+        uint64_t ranks = 0;
+        each_lane(r.mask, [&](int l) { ranks |= r.addr[l] >> kRankShift; });
+        if (ranks && ranks < 256) return cluster_from_addresses(w, i, size, touch, r);
         const uint32_t lanes = r.mask;
         r.mask               = 0;
         each_lane(lanes, [&](int l) {
@@ -161,12 +166,46 @@ inline void shared_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch 
         if (!r.mask) return;
     }
     std::byte* base = b.shared.data.get();
+    r.of            = &b;
     r.shape         = shape_of(r, r.mask, size);
     r.first         = base + r.addr[__builtin_ctz(r.mask)];
     if (r.shape == Reach::Scattered)
         for (int l = 0; l < kLanes; l++) r.at[l] = base + r.addr[l];
     if (b.launch->check_all) check_shared(w, i, size, touch, r);
     if (b.launch->profiling) count_shared(w, size, touch, r);
+}
+
+// Some of the addresses name a block of the cluster by its rank.
+void cluster_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
+    uint32_t good = 0, left = r.mask;
+    while (left) {
+        const int first     = __builtin_ctz(left);
+        const uint64_t rank = r.addr[first] >> kRankShift;
+        Reach part;
+        part.mask = 0;
+        each_lane(left, [&](int l) { part.mask |= uint32_t(r.addr[l] >> kRankShift == rank) << l; });
+        left &= ~part.mask;
+        uint64_t at = r.addr[first];
+        Block* of   = block_at(w, at);
+        if (!of) {
+            bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, first, r.addr[first], size, touch,
+                     "in the shared memory of the block of rank " + std::to_string(rank - 1) +
+                         ", but the cluster has " + std::to_string(w.block->cluster->blocks.size()) + " blocks",
+                     "");
+            continue;
+        }
+        if (of->done) {
+            bad_lane(w, i, Kind::UseAfterFree, Fault::IllegalAddress, first, at, size, touch,
+                     "in the shared memory of " + name_of(*of) + " of the cluster, which has ended", "");
+            continue;
+        }
+        for (int l = 0; l < kLanes; l++) part.addr[l] = r.addr[l] & ((1u << kRankShift) - 1);
+        shared_from_addresses(w, *of, i, size, touch, part);
+        each_lane(part.mask, [&](int l) { r.at[l] = part.place(l, size); });
+        good |= part.mask;
+    }
+    r.shape = Reach::Scattered;
+    r.mask  = good;
 }
 
 void local_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
@@ -212,7 +251,7 @@ void param_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch, R
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r) {
     switch (window) {
         case Window::Global: return global_from_addresses(w, i, size, touch, r);
-        case Window::Shared: return shared_from_addresses(w, i, size, touch, r);
+        case Window::Shared: return shared_from_addresses(w, *w.block, i, size, touch, r);
         case Window::Local: return local_from_addresses(w, i, size, touch, r);
         case Window::Param: return param_from_addresses(w, i, size, touch, r);
         case Window::Generic: break;
@@ -250,7 +289,7 @@ void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r)
     r.mask = w.mask;
     global_from_addresses(w, i, size, touch, r);
 }
-std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t bytes, Touch touch) {
+std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t bytes, Touch touch, bool counts) {
     const Site& site = w.worker->sites[i->site];
     Reach r;
     r.shape          = Reach::Uniform;
@@ -260,19 +299,26 @@ std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t by
     if (!known && !slow_global(w, i, bytes, 1, touch, r, r.mask)) return nullptr;
     r.first = reinterpret_cast<std::byte*>(a + site.delta);
     if (w.block->launch->check_all) check_global(w, i, bytes, touch, r);
-    if (w.block->launch->profiling) count_global(w, bytes, touch, r);
+    if (w.block->launch->profiling && counts) count_global(w, bytes, touch, r);
     return r.first;
 }
 void reach_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     addresses(w, i, r);
     r.mask = w.mask;
-    shared_from_addresses(w, i, size, touch, r);
+    shared_from_addresses(w, *w.block, i, size, touch, r);
 }
 void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     addresses(w, i, r);
     r.mask = w.mask;
     reach_addresses(w, i, Window(i->window), size, touch, r);
 }
+
+std::string name_of(const Block& b) {
+    return "block (" + std::to_string(b.ctaid[0]) + "," + std::to_string(b.ctaid[1]) + "," +
+           std::to_string(b.ctaid[2]) + ")";
+}
+
+std::string of_block(const Warp& w, const Block& b) { return &b == w.block ? "" : " of " + name_of(b); }
 
 std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes) {
     const uint64_t window = address >> kWindowShift, inside = address & ((1ull << kWindowShift) - 1);
@@ -281,7 +327,11 @@ std::byte* lane_bytes(Warp& w, int lane, uint64_t address, uint32_t bytes) {
         const Allocation* in = Memory::get().find(address);
         return in && in->holds(address, bytes) ? Memory::get().host(address) : nullptr;
     }
-    if (window == 1) return inside + bytes <= b.shared_bytes ? b.shared.data.get() + inside : nullptr;
+    if (window == 1) {
+        uint64_t at     = inside;
+        const Block* of = block_at(w, at);
+        return of && at + bytes <= of->shared_bytes ? of->shared.data.get() + at : nullptr;
+    }
     if (window == 2)
         return inside + bytes <= b.local_stride
                    ? b.local.data.get() + size_t(thread_of(w, lane)) * b.local_stride + inside

@@ -18,6 +18,7 @@ struct Reach {
     Shape shape      = Scattered;
     uint32_t mask    = 0;  // the lanes that may touch their bytes
     std::byte* first = nullptr;
+    Block* of        = nullptr;  // whose shared memory it is; null when it is not shared memory or of several blocks
     alignas(64) std::byte* at[kLanes];
     alignas(64) uint64_t addr[kLanes];  // the lane's address inside of its window
 
@@ -34,6 +35,18 @@ inline bool writes(Touch t) {
     return t == Touch::Store || t == Touch::Atomic || t == Touch::AsyncCopy || t == Touch::VolatileStore;
 }
 
+// Returns the block of the cluster to which an address of shared memory belongs, and takes the block's rank out of the
+// address. It is null when the cluster has no such block.
+inline Block* block_at(const Warp& w, uint64_t& at) {
+    const uint64_t rank = at >> kRankShift;
+    at &= (1u << kRankShift) - 1;
+    if (!rank) return w.block;
+    const auto& blocks = w.block->cluster->blocks;
+    return rank <= blocks.size() ? blocks[rank - 1].get() : nullptr;
+}
+std::string name_of(const Block& b);                  // "block (1,0,0)"
+std::string of_block(const Warp& w, const Block& b);  // " of block (1,0,0)", or nothing for the warp's own block
+
 // These compute each lane's address, base register i->a plus i->imm, and check `size` bytes there. The register has 32
 // bits when i->flags has kAddress32; without one the address is absolute.
 void reach_global(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);
@@ -43,8 +56,9 @@ void reach_any(Warp& w, const Instr* i, uint32_t size, Touch touch, Reach& r);  
 // Does the same for addresses that are in r.addr already, for the lanes in r.mask.
 void reach_addresses(Warp& w, const Instr* i, Window window, uint32_t size, Touch touch, Reach& r);
 
-// Finds and checks any number of bytes of global memory that one lane touches. Returns null after a finding.
-std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t bytes, Touch touch);
+// Finds and checks any number of bytes of global memory that one lane touches. Returns null after a finding. counts:
+// whether the profile counts them.
+std::byte* reach_range(Warp& w, const Instr* i, int lane, Address a, uint32_t bytes, Touch touch, bool counts = true);
 
 // The fast path of --check all, for adjacent bytes that a warp touches in the order of its lanes. True means that
 // nothing is wrong and the access has been recorded. Otherwise the slow path checks it again and reports what is wrong.

@@ -26,9 +26,13 @@ bool refuse(Warp& w, const Instr* i, int lane, Kind kind, const std::string& wha
     return false;
 }
 
-// Checks an address in shared memory.
-bool good_shared(Warp& w, const Instr* i, int lane, uint64_t at, uint32_t bytes, uint32_t align, const char* what) {
-    const Block& b = *w.block;
+// Checks an address in the shared memory of block b.
+bool good_shared(Warp& w, const Instr* i, int lane, const Block& b, uint64_t at, uint32_t bytes, uint32_t align,
+                 const char* what) {
+    if (b.done)
+        return refuse(
+            w, i, lane, Kind::UseAfterFree,
+            std::string(what) + " is in the shared memory of " + name_of(b) + " of the cluster, which has ended");
     if (at % align)
         return refuse(w, i, lane, Kind::Misaligned,
                       std::string(what) + " at shared " + hex(at) + " is not a multiple of " + std::to_string(align));
@@ -58,29 +62,30 @@ template <class F> void each_part(const BulkCopy& c, uint64_t at, uint32_t bytes
 }
 
 void start(Warp& w, BulkCopy copy) {
-    Block& b         = *w.block;
+    Block& b         = *copy.block;
     const Instr* i   = copy.instr;
     const bool loads = copy.way != BulkCopy::ToGlobal, reads = copy.way != BulkCopy::ToShared;
     if (b.launch->check_all && loads) {
         if (const uint64_t bad = clash_with_copies(b, copy.to, copy.bytes, true); bad != kNoClash)
             report(finding_at(w, i, Kind::AsyncCopyRace, copy.lane,
-                              "a bulk copy writes shared " + hex(bad) + clash_text(b, bad)));
-        check_proxy_of_barrier(w, i, copy.lane, copy.barrier);
-        touch_range(w, i, copy.lane, copy.to, copy.bytes, Touch::AsyncCopy);
+                              "a bulk copy writes shared " + hex(bad) + of_block(w, b) + clash_text(b, bad)));
+        check_proxy_of_barrier(w, i, copy.lane, b, copy.barrier);
+        touch_range(w, i, copy.lane, b, copy.to, copy.bytes, Touch::AsyncCopy);
         b.pending_copies = true;
         for (uint64_t k = copy.to; k < copy.to + copy.bytes; k++) b.shared_shadow[k] |= 2;
     }
-    if (b.launch->check_all && reads) {
+    if (b.launch->check_all && reads && copy.data.empty()) {
+        Block& from = *w.block;
         check_async_read(w, i, copy.lane, copy.from, copy.bytes, "a bulk copy");
         for (const auto& p : copy.pieces)
             each_part(copy, p.from, p.bytes, [&](uint64_t at, uint32_t, uint32_t n) {
-                for (uint64_t k = at; k < at + n && b.unwritten.empty(); k++)
-                    if (!(b.shared_shadow[k] & kWritten))
-                        b.unwritten.push_back(
+                for (uint64_t k = at; k < at + n && from.unwritten.empty(); k++)
+                    if (!(from.shared_shadow[k] & kWritten))
+                        from.unwritten.push_back(
                             finding_at(w, i, Kind::Uninitialised, copy.lane,
                                        "a bulk copy reads shared " + hex(k) + ", which was never written"));
             });
-        mark_async_reads(b, copy.from, copy.bytes, 1);
+        mark_async_reads(from, copy.from, copy.bytes, 1);
     }
     if (b.launch->profiling) {
         w.worker->counts.bulk_bytes += copy.bytes;
@@ -117,7 +122,7 @@ void write_global(BulkCopy& c) {
 void write_shared(BulkCopy& c) {
     Acting as(c);
     Warp& w              = *c.warp;
-    Block& b             = *w.block;
+    Block& b             = *c.block;
     const Memory& memory = Memory::get();
     const bool checks    = b.launch->check_all;
     if (checks)  // the reads of global memory are checked when they are made; unwritten bytes stay unwritten
@@ -129,7 +134,7 @@ void write_shared(BulkCopy& c) {
         const std::byte* from = fills ? nullptr
                                 : c.way == BulkCopy::Within
                                     ? c.data.data() + taken
-                                    : reach_range(w, c.instr, c.lane, p.from, p.bytes, Touch::BulkLoad);
+                                    : reach_range(w, c.instr, c.lane, p.from, p.bytes, Touch::BulkLoad, c.counts);
         taken += p.bytes;
         if (!fills && !from) continue;
         const uint8_t* shadow = checks && !fills && c.way == BulkCopy::ToShared && memory.in_arena(p.from)
@@ -147,7 +152,8 @@ void write_shared(BulkCopy& c) {
 
 // --- instructions ----------------------------------------------------------------------------------------------------
 
-// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, more: the address in shared memory, that in global memory or
+// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, imm4: whether it goes to several blocks of the cluster, of
+// which the last one of `more` has a mask. more: the address in shared memory, that in global memory or
 // of the tensor map, then the mbarrier (or the second shared address), the number of bytes, the coordinates.
 enum Operands { kShared, kGlobal, kBarrier, kRest };
 
@@ -205,16 +211,24 @@ bool plan_tensor(Warp& w, const Instr* i, BulkCopy& c, uint64_t map_at, const in
 const Instr* bulk(Warp& w, const Instr* i) {
     const Ref* more = &w.frame->function->more[i->more];
     each_lane(w.mask, [&](int l) {
-        const auto shared_address = [&](int k) {
-            const uint64_t a = w.reg<uint64_t>(more[k])[l];
-            return a >> kWindowShift == uint64_t(Window::Shared) ? a & kInside : a;
+        // Leaves the address within the block of the cluster, which is returned, or null when there is none.
+        const auto shared_address = [&](int k, uint64_t& a) {
+            a = w.reg<uint64_t>(more[k])[l];
+            if (a >> kWindowShift == uint64_t(Window::Shared)) a &= kInside;
+            return a >> kWindowShift ? w.block : block_at(w, a);
         };
         BulkCopy c;
         c.way = BulkCopy::Way(i->imm), c.warp = &w, c.instr = i, c.function = w.frame->function, c.lane = l;
-        const bool loads        = c.way != BulkCopy::ToGlobal;
-        (loads ? c.to : c.from) = shared_address(kShared);
-        const uint64_t global   = w.reg<uint64_t>(more[kGlobal])[l];
-        if (loads) c.barrier = shared_address(kBarrier);
+        const bool loads      = c.way != BulkCopy::ToGlobal;
+        c.block               = shared_address(kShared, loads ? c.to : c.from);
+        const uint64_t global = w.reg<uint64_t>(more[kGlobal])[l];
+        if (loads && shared_address(kBarrier, c.barrier) != c.block)
+            return void(refuse(w, i, l, Kind::OutOfBounds,
+                               "the destination and the mbarrier of a bulk copy must lie in the same block"));
+        if (!c.block || (c.block != w.block && !loads))
+            return void(refuse(w, i, l, Kind::OutOfBounds,
+                               c.block ? "a bulk copy names shared memory of another block where its own is wanted"
+                                       : "a bulk copy names a block that the cluster does not have"));
         if (i->imm2) {
             int32_t at[5];
             for (int d = 0; d < i->imm2; d++) at[d] = w.reg<int32_t>(more[kRest + d])[l];
@@ -224,7 +238,7 @@ const Instr* bulk(Warp& w, const Instr* i) {
             if (c.bytes % 16)
                 return void(refuse(w, i, l, Kind::Misaligned,
                                    "a bulk copy of " + std::to_string(c.bytes) + " bytes, which is no multiple of 16"));
-            if (c.way == BulkCopy::Within) c.from = shared_address(kGlobal);
+            if (c.way == BulkCopy::Within) shared_address(kGlobal, c.from);
             else if (global % 16)
                 return void(refuse(w, i, l, Kind::Misaligned,
                                    "the global address " + hex(global) + " of a bulk copy is no multiple of 16"));
@@ -233,12 +247,26 @@ const Instr* bulk(Warp& w, const Instr* i) {
         }
         if (!c.bytes) return;
         const uint32_t align = i->imm2 ? 128 : 16;
-        if (loads && !good_shared(w, i, l, c.to, c.bytes, align, "the destination of a bulk copy")) return;
-        if (c.way != BulkCopy::ToShared && !good_shared(w, i, l, c.from, c.bytes, align, "the source of a bulk copy"))
+        if (c.way != BulkCopy::ToShared &&
+            !good_shared(w, i, l, *w.block, c.from, c.bytes, align, "the source of a bulk copy"))
             return;
-        if (loads && !good_shared(w, i, l, c.barrier, 8, 8, "the mbarrier of a bulk copy")) return;
-        c.group = w.bulk_groups[l];
-        start(w, std::move(c));
+        c.group              = w.bulk_groups[l];
+        // Without a mask of blocks, the copy goes to the block in which its destination is.
+        const auto& blocks   = w.block->cluster->blocks;
+        const uint32_t ranks = i->imm4 ? w.reg<uint32_t>(more[i->more_count - 1])[l] & 0xffff : 1u << c.block->rank;
+        if (ranks >> blocks.size())
+            return void(refuse(w, i, l, Kind::OutOfBounds,
+                               "the mask " + hex(ranks) + " of a multicast copy names blocks that the cluster of " +
+                                   std::to_string(blocks.size()) + " does not have"));
+        each_lane(ranks, [&](int rank) {
+            BulkCopy part = c;
+            part.block    = blocks[size_t(rank)].get();
+            part.counts   = !(ranks & ((1u << rank) - 1));
+            if (loads && (!good_shared(w, i, l, *part.block, c.to, c.bytes, align, "the destination of a bulk copy") ||
+                          !good_shared(w, i, l, *part.block, c.barrier, 8, 8, "the mbarrier of a bulk copy")))
+                return;
+            start(w, std::move(part));
+        });
     });
     return i + 1;
 }
@@ -256,7 +284,7 @@ const Instr* wait_bulk(Warp& w, const Instr* i) {
             // Until now the copy was reading: who writes there must know that this thread has waited.
             if (w.block->launch->check_all && c.data.empty()) {
                 Acting as(c);
-                touch_range(w, c.instr, c.lane, c.from, c.bytes, Touch::Load);
+                touch_range(w, c.instr, c.lane, *w.block, c.from, c.bytes, Touch::Load);
             }
             if (i->imm2) read_source(c);
             else write_global(c), c.bytes = 0;
@@ -277,13 +305,11 @@ Ref address_in(Builder& b, const Operand& o) {
 }
 
 void build_bulk(Builder& b, const ptx::Instruction& i) {
-    if (has(i, "multicast::cluster"))
-        throw Undecodable("a copy to several blocks of a cluster, but the emulator has clusters of one block only");
-    const bool tensor = has(i, "tensor"), stores = has(i, "bulk_group");
+    const bool tensor = has(i, "tensor"), stores = has(i, "bulk_group"), multicast = has(i, "multicast::cluster");
     const auto way = stores ? BulkCopy::ToGlobal : has(i, "global") ? BulkCopy::ToShared : BulkCopy::Within;
     int rank       = 0;
     if (tensor) rank = i.mods[4][0] - '0';
-    const size_t wanted = tensor ? (stores ? 2 : 3) : (stores ? 3 : 4);  // a cache policy may follow
+    const size_t wanted = (tensor ? (stores ? 2 : 3) : (stores ? 3 : 4)) + multicast;  // a cache policy may follow
     if (i.ops.size() < wanted) throw Undecodable(std::to_string(wanted) + " operands expected");
     const Operand &near = i.ops[stores ? 1 : 0], &far = i.ops[stores ? 0 : 1];
     std::vector<Ref> refs{address_in(b, near), address_in(b, far)};
@@ -293,9 +319,15 @@ void build_bulk(Builder& b, const ptx::Instruction& i) {
             throw Undecodable(std::to_string(rank) + " coordinates expected");
         for (const Operand& p : parts_of(far.parts[0])) refs.push_back(b.read(p, Type::b32));
     } else refs.push_back(b.read(i.ops[2], Type::b32));
+    if (multicast) {
+        const Ref narrow = b.read(i.ops[wanted - 1], Type::b16), wide = b.scratch(4);
+        Instr& x = b.emit(op::resize(2, 4, false));
+        x.a = narrow, x.d = wide;
+        refs.push_back(wide);
+    }
     const uint16_t site = b.site();
     Instr& x            = b.emit(bulk);
-    x.imm = way, x.imm2 = uint8_t(rank), x.site = site;
+    x.imm = way, x.imm2 = uint8_t(rank), x.imm4 = multicast, x.site = site;
     b.more(x, {}, refs);
 }
 void build_commit(Builder& b, const ptx::Instruction&) { b.emit(commit_bulk); }
@@ -316,6 +348,12 @@ void poll_bulk(Block& b, uint64_t barrier) {
 
 void end_bulk(Block& b) {
     if (b.launch->stop->load()) return;
+    for (const auto& other : b.cluster->blocks)
+        for (const auto& c : other->bulk)
+            if (b.launch->check_all && other.get() != &b && c.way == BulkCopy::Within && c.warp->block == &b &&
+                c.data.empty())
+                report(finding_at(*c.warp, c.instr, Kind::AsyncCopyRace, c.lane,
+                                  "the block ends while this copy may still read its shared memory"));
     for (auto& c : b.bulk) {
         const bool loads = c.way != BulkCopy::ToGlobal;
         Acting as(c);

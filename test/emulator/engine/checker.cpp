@@ -164,9 +164,10 @@ template <class Place> int unwritten_lane(Warp& w, const Instr* i, uint32_t size
 
 Finding unwritten(Warp& w, const Instr* i, uint32_t size, const Reach& r, int lane, const char* space) {
     const uint64_t address = r.addr[lane];
-    const std::string what = "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address);
-    Finding f              = finding_at(w, i, Kind::Uninitialised, lane, what + ", which were never written");
-    f.address              = address;
+    const std::string what = "read of " + std::to_string(size) + " bytes at " + space + " " + hex(address) +
+                             (r.of ? of_block(w, *r.of) : "");
+    Finding f = finding_at(w, i, Kind::Uninitialised, lane, what + ", which were never written");
+    f.address = address;
     return f;
 }
 
@@ -212,7 +213,8 @@ void check_global(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
 void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     if (known_shared(w, size, touch, r)) return;
     if (touch == Touch::Store && !w.worker->reported_infos.empty() && overlaps_again(w, i, size, r)) return;
-    Block& b          = *w.block;
+    Block& b          = *r.of;
+    Block& own        = *w.block;
     const bool stores = writes(touch),
                loads  = touch != Touch::Store && touch != Touch::VolatileStore && touch != Touch::AsyncCopy;
     bool idle         = false;
@@ -223,19 +225,19 @@ void check_shared(Warp& w, const Instr* i, uint32_t size, Touch touch, const Rea
             const auto at = uint64_t(shadow - b.shared_shadow.data());
             if (const uint64_t bad = clash_with_copies(b, at, bytes, stores); bad != kNoClash) {
                 if (r.shape == Reach::Contiguous) lane = int((bad - at) / size);
-                report(finding_at(
-                    w, i, Kind::AsyncCopyRace, lane,
-                    (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) + clash_text(b, bad)));
+                report(finding_at(w, i, Kind::AsyncCopyRace, lane,
+                                  (stores ? "write to shared " : "read of shared ") + hex(r.addr[lane]) +
+                                      of_block(w, b) + clash_text(b, bad)));
                 std::memset(shadow, 1, bytes);
             }
         }
         const auto carried = std::find_if(shadow, shadow + bytes, [](uint8_t s) { return s >> kReadShift; });
-        if (loads && follows_idle_read(w, i)) idle = true;
-        else if (loads && carried != shadow + bytes && b.unwritten.empty())
-            b.unwritten.push_back(b.idle_reads[(*carried >> kReadShift) - 1u].finding);
+        if (loads && &b == &own && follows_idle_read(w, i)) idle = true;
+        else if (loads && carried != shadow + bytes && own.unwritten.empty())
+            own.unwritten.push_back(b.idle_reads[(*carried >> kReadShift) - 1u].finding);
         else if (loads && !all_written(shadow, bytes)) {
-            const int reader = b.unwritten.empty() ? unwritten_lane(w, i, size, r, shadow_of) : -1;
-            if (reader >= 0) b.unwritten.push_back(unwritten(w, i, size, r, reader, "shared"));
+            const int reader = own.unwritten.empty() ? unwritten_lane(w, i, size, r, shadow_of) : -1;
+            if (reader >= 0) own.unwritten.push_back(unwritten(w, i, size, r, reader, "shared"));
             if (options().keep_going)
                 for (uint32_t k = 0; k < bytes; k++) shadow[k] |= 1;
         }
@@ -273,8 +275,9 @@ void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change) {
     }
 }
 
-void touch_range(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, Touch touch) {
+void touch_range(Warp& w, const Instr* i, int lane, Block& b, uint64_t first, uint32_t bytes, Touch touch) {
     Reach r;
+    r.of         = &b;
     r.shape      = Reach::Uniform;
     r.mask       = 1u << lane;
     r.addr[lane] = first;
@@ -286,7 +289,7 @@ void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_
     if (const uint64_t bad = clash_with_copies(b, first, bytes, false); bad != kNoClash)
         report(finding_at(w, i, Kind::AsyncCopyRace, lane,
                           std::string(reader) + " reads shared " + hex(bad) + clash_text(b, bad)));
-    touch_range(w, i, lane, first, bytes, Touch::Load);
+    touch_range(w, i, lane, b, first, bytes, Touch::Load);
     check_proxy(w, i, lane, first, bytes, reader);
 }
 
@@ -338,7 +341,7 @@ void report_unwritten(Block& b) {
     b.unwritten.clear();
 }
 
-void checker_block(Block& b) {
+static void start_shadows(Block& b) {
     b.shared_shadow.assign(b.shared_bytes + 64, 0);
     if (b.launch->code->layout.reserved_shared)
         std::memset(b.shared_shadow.data() + b.shared_bytes - kReservedShared, 1, kReservedShared);
@@ -347,8 +350,14 @@ void checker_block(Block& b) {
     b.local_shadow.resize(b.local.size);
     const uint32_t own = b.launch->function->local_bytes;
     for (size_t at = 0; own && at < b.local.size; at += b.local_stride) std::memset(b.shadow_of_local() + at, 0, own);
-    start_shared_races(b);
-    start_global_races(b);
+}
+
+void checker_cluster(Cluster& c) {
+    for (auto& b : c.blocks) {
+        start_shadows(*b);
+        start_global_races(*b);
+    }
+    start_shared_races(c);
 }
 
 }  // namespace emu

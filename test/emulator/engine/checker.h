@@ -22,12 +22,13 @@ inline bool async_read(const Block& b, uint64_t at) { return !b.async_reads.empt
 uint64_t clash_with_copies(const Block& b, uint64_t first, uint32_t bytes, bool write);
 std::string clash_text(const Block& b, uint64_t at);
 void mark_async_reads(Block& b, uint64_t first, uint32_t bytes, int change);  // change: 1 at the start, -1 at the end
-void touch_range(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, Touch touch);  // by one lane
+// One lane touches a range of the shared memory of block b.
+void touch_range(Warp& w, const Instr* i, int lane, Block& b, uint64_t first, uint32_t bytes, Touch touch);
 void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
 
 void checker_launch(Launch& l);
 void checker_launch_end(Launch& l);
-void checker_block(Block& b);
+void checker_cluster(Cluster& c);        // it has been made
 void checker_barrier(Block& b, int id);  // called when a barrier of the block opens
 void checker_arrival(Warp& w, int id);   // called when lanes arrive at a barrier and do not wait
 void report_unwritten(Block& b);         // called at barriers and at the end of the block

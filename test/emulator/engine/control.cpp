@@ -317,7 +317,7 @@ const Instr* set_registers(Warp& w, const Instr* i) {
     if (i->imm2 && wanted > have && int64_t(wanted - have) * kLanes > b.spare_registers) return failed_wait(w, i, i, 0);
     b.spare_registers += (int64_t(have) - int64_t(wanted)) * kLanes;
     w.registers = wanted;
-    b.signals++;
+    b.cluster->signals++;
     w.failed.times = 0;
     return i + 1;
 }
@@ -377,6 +377,23 @@ void build_barrier(Builder& b, const ptx::Instruction& i) {
     x.flags = kSplits;
 }
 
+// The barrier of a cluster. imm2: aligned, imm3: relaxed.
+const Instr* cluster_arrive(Warp& w, const Instr* i) {
+    arrive_in_cluster(w, i, i->imm2);
+    if (w.block->launch->check_all) clock_cluster_arrival(w, i->imm3);
+    return i + 1;
+}
+const Instr* cluster_wait(Warp& w, const Instr* i) {
+    if (!wait_in_cluster(w, i)) return kStop;
+    if (w.block->launch->check_all) clock_cluster_wait(w);
+    return i + 1;
+}
+void build_cluster_barrier(Builder& b, const ptx::Instruction& i) {
+    Instr& x = b.emit(has(i, "arrive") ? cluster_arrive : cluster_wait);
+    x.imm2 = has(i, "aligned"), x.imm3 = has(i, "relaxed");
+    x.flags = kSplits;
+}
+
 }  // namespace
 }  // namespace op
 
@@ -427,6 +444,8 @@ std::vector<Row> control_rows() {
         {"{bar,barrier} .cta? .arrive .aligned?", build_barrier},
         {"{bar,barrier} .cta? .red .{and,or} .aligned? .pred", build_barrier},
         {"{bar,barrier} .cta? .red .popc .aligned? .u32", build_barrier},
+        {"barrier .cluster .arrive .{release,relaxed}? .aligned?", build_cluster_barrier},
+        {"barrier .cluster .wait .acquire? .aligned?", build_cluster_barrier},
     };
 }
 

@@ -7,6 +7,7 @@
 #include "handlers.h"
 #include "idle_reads.h"
 #include "options.h"
+#include "races.h"
 #include "wgmma.h"
 
 namespace emu {
@@ -182,6 +183,33 @@ void arrive(Warp& w, const Instr* i, int id, uint32_t expected, bool waits) {
 
 namespace {
 
+// The live lanes that have not arrived in this phase of the cluster's barrier.
+uint32_t absent_lanes(const Cluster& c, const Warp& w) {
+    return w.live & ~(w.in_cluster & (c.phase & 1 ? w.in_odd_phase : ~w.in_odd_phase));
+}
+
+// Ends the phase of the cluster's barrier when all threads have arrived that have not ended, and lets those go on that
+// wait. Returns whether it has ended.
+bool open_cluster_barrier(Cluster& c) {
+    if (!c.barrier_used) return false;
+    for (const Warp* w : c.warps)
+        if (absent_lanes(c, *w)) return false;
+    c.barrier_used = false;
+    c.phase++;
+    c.signals++;
+    if (c.warps[0]->block->launch->check_all) clock_cluster_barrier(c);
+    for (Warp* w : c.warps) {
+        w->arrived_at = nullptr;
+        for (Group& g : w->groups)
+            if (g.at(Group::kCluster)) {
+                g.state = State::Ready;
+                w->in_cluster &= ~g.mask;
+            }
+    }
+    if (c.warps[0]->block->launch->profiling) c.warps[0]->worker->counts.barriers++;
+    return true;
+}
+
 // Opens every barrier whose threads have all arrived, and returns whether one opened.
 bool open_barriers(Block& b) {
     bool opened = false;
@@ -277,57 +305,66 @@ bool run_warp(Warp& w, int64_t& budget) {
     return false;
 }
 
-// Called when no warp of the block can go on. If lanes wait for others that never come, it reports one group of them
+// Called when no warp of the cluster can go on. If lanes wait for others that never come, it reports one group of them
 // and lets it go on.
-bool resolve_stall(Block& b) {
-    for (Warp& w : b.warps)
-        for (Group& g : w.groups)
+bool resolve_stall(Cluster& c) {
+    for (Warp* w : c.warps)
+        for (Group& g : w->groups)
             if (g.state == State::Sync) {
-                const uint32_t absent = g.members & w.live & ~g.mask;
-                report(finding_at(w, g.pc, Kind::AbsentLane, __builtin_ctz(absent ? absent : g.mask),
+                const uint32_t absent = g.members & w->live & ~g.mask;
+                report(finding_at(*w, g.pc, Kind::AbsentLane, __builtin_ctz(absent ? absent : g.mask),
                                   "this lane is named in the member mask but never reaches the instruction"));
-                w.forced |= g.mask;
+                w->forced |= g.mask;
                 g.state = State::Ready;
                 return true;
             }
     return false;
 }
 
-std::string waiting_text(const Block& b) {
-    for (const Warp& w : b.warps)
-        for (const Group& g : w.groups)
-            if (g.state == State::Barrier)
-                return "barrier " + std::to_string(g.barrier) + " at " + place_of(*g.frame->function, g.pc - 1) +
-                       " has " + std::to_string(b.barriers[g.barrier].arrived) + " of " +
-                       std::to_string(b.barriers[g.barrier].expected ? b.barriers[g.barrier].expected : b.live) +
-                       " threads";
-    return "";
+const char* name_of(const Cluster& c) { return c.blocks.size() > 1 ? "the cluster" : "the block"; }
+
+std::string waiting_text(const Cluster& c, const Block& b, const Group& g) {
+    const std::string place = place_of(*g.frame->function, g.pc - 1);
+    if (g.barrier == Group::kCluster) {
+        uint32_t live = 0, absent = 0;
+        for (const Warp* w : c.warps) {
+            live += uint32_t(__builtin_popcount(w->live));
+            absent += uint32_t(__builtin_popcount(absent_lanes(c, *w)));
+        }
+        return "the barrier of the cluster at " + place + " has " + std::to_string(live - absent) + " of " +
+               std::to_string(live) + " threads";
+    }
+    const BarrierState& bar = b.barriers[g.barrier];
+    return "barrier " + std::to_string(g.barrier) + " at " + place + " has " + std::to_string(bar.arrived) + " of " +
+           std::to_string(bar.expected ? bar.expected : b.live) + " threads";
 }
 
 // Returns whether no warp can ever go on, which it then reports: all wait at barriers, or in vain for mbarriers that
-// nobody in the block can change any more.
-bool waits_for_nothing(Block& b) {
+// nobody in the cluster can change any more.
+bool waits_for_nothing(Cluster& c) {
     constexpr uint64_t kManyTimes = 2000;
     Warp* stuck                   = nullptr;
     int reason = -1;  // Others may wait for an mbarrier because of a warp that gets no registers or has ended.
-    for (Warp& w : b.warps)
-        for (const Group& g : w.groups) {
+    for (Warp* w : c.warps)
+        for (const Group& g : w->groups) {
             if (g.state != State::Ready) continue;
-            const FailedWait& f = w.failed;
-            if (f.times < kManyTimes || f.signals != b.signals || w.issued - f.issued > FailedWait::kLoop) return false;
+            const FailedWait& f = w->failed;
+            if (f.times < kManyTimes || f.signals != c.signals || w->issued - f.issued > FailedWait::kLoop)
+                return false;
             const auto opcode = g.frame->function->origin[f.at->index]->mods[0];
-            const int better  = opcode == "setmaxnreg" ? 3 : opcode != "wgmma" ? 1 : wgmma_lacks_warp(w) ? 2 : 0;
+            const int better  = opcode == "setmaxnreg" ? 3 : opcode != "wgmma" ? 1 : wgmma_lacks_warp(*w) ? 2 : 0;
             if (better <= reason) continue;
-            stuck = &w, stuck->frame = g.frame, reason = better;
+            stuck = w, stuck->frame = g.frame, reason = better;
         }
     if (!stuck) return false;
+    const Block& b      = *stuck->block;
     const FailedWait& f = stuck->failed;
     const auto opcode   = stuck->frame->function->origin[f.at->index]->mods[0];
     const Kind kind     = opcode == "setmaxnreg" ? Kind::RegisterBudget
                           : opcode == "wgmma"    ? Kind::BarrierDivergence
                                                  : Kind::Deadlock;
     const std::string text =
-        "the block cannot go on: " +
+        std::string(name_of(c)) + " cannot go on: " +
         (kind == Kind::RegisterBudget
              ? "setmaxnreg.inc waits for registers, and those that are free would give each thread of the warp only " +
                    std::to_string(b.spare_registers / kLanes) + " more"
@@ -340,24 +377,56 @@ bool waits_for_nothing(Block& b) {
 
 }  // namespace
 
-// Runs the block for about `budget` instructions. Returns whether it has ended.
-static bool run_block_inside(Block& b, int64_t budget) {
+void arrive_in_cluster(Warp& w, const Instr* i, bool aligned) {
+    Cluster& c = *w.block->cluster;
+    if (const uint32_t again = w.mask & w.in_cluster)
+        report(finding_at(w, i, Kind::BarrierDivergence, __builtin_ctz(again),
+                          "arrives at the barrier of the cluster once more, without a barrier.cluster.wait between"));
+    if (aligned && w.arrived_at && w.arrived_at != i)
+        report(finding_at(w, i, Kind::BarrierDivergence, __builtin_ctz(w.mask),
+                          "lanes of one warp arrive at the barrier of the cluster at different places"));
+    w.arrived_at = i;
+    w.in_cluster |= w.mask;
+    w.in_odd_phase = (w.in_odd_phase & ~w.mask) | (c.phase & 1 ? w.mask : 0);
+    c.barrier_used = true;
+}
+
+bool wait_in_cluster(Warp& w, const Instr* i) {
+    const Cluster& c = *w.block->cluster;
+    if (const uint32_t never = w.mask & ~w.in_cluster) {
+        report(finding_at(w, i, Kind::BarrierDivergence, __builtin_ctz(never),
+                          "waits at the barrier of the cluster without a barrier.cluster.arrive before"));
+        w.mask &= ~never;
+    }
+    const uint32_t open = w.mask & w.in_cluster & (c.phase & 1 ? w.in_odd_phase : ~w.in_odd_phase);
+    w.in_cluster &= ~(w.mask & ~open);
+    if (!open) return true;
+    Group& g  = w.groups[w.current];
+    g.pc      = i + 1;
+    g.state   = State::Barrier;
+    g.barrier = Group::kCluster;
+    return false;
+}
+
+// Runs the cluster for about `budget` instructions. Returns whether all its blocks have ended.
+static bool run_cluster_inside(Cluster& c, int64_t budget) {
     const Options& o = options();
-    const int n      = int(b.warps.size());
-    Worker& worker   = *b.warps[0].worker;
+    const int n      = int(c.warps.size());
+    Worker& worker   = *c.warps[0]->worker;
+    Launch& launch   = *c.warps[0]->block->launch;
     std::vector<int> order(n);
     for (int k = 0; k < n; k++) order[k] = o.schedule == Schedule::Reverse ? n - 1 - k : k;
     int64_t quantum = kForever;
     if (o.schedule == Schedule::RoundRobin) quantum = int64_t(std::max<uint64_t>(1, o.schedule_arg));
     while (budget > 0) {
-        if (b.launch->stop->load(std::memory_order_relaxed)) return true;
+        if (launch.stop->load(std::memory_order_relaxed)) return true;
         bool progress = false, polled = false;
-        const uint64_t signals = b.signals;
+        const uint64_t signals = c.signals;
         if (o.schedule == Schedule::Random)
             for (int k = n - 1; k > 0; k--) std::swap(order[k], order[next_random(worker.rng) % uint64_t(k + 1)]);
-        const int first = std::exchange(b.next_warp, 0);
+        const int first = std::exchange(c.next_warp, 0);
         for (int at = 0; at < n; at++) {
-            Warp& w = b.warps[order[(first + at) % n]];
+            Warp& w = *c.warps[size_t(order[(first + at) % n])];
             if (!warp_ready(w)) continue;
             int64_t turn = std::min(quantum, budget);
             if (o.schedule == Schedule::Random)
@@ -365,44 +434,52 @@ static bool run_block_inside(Block& b, int64_t budget) {
             const int64_t before = turn;
             polled |= run_warp(w, turn);
             budget -= before - turn;
-            b.issued += uint64_t(before - turn);
+            w.block->issued += uint64_t(before - turn);
             worker.instructions += uint64_t(before - turn);
             progress = true;
             if (budget > 0) continue;
-            b.next_warp = (first + at + 1) % n;  // so that a warp that polls does not use up the next turn, too
+            c.next_warp = (first + at + 1) % n;  // so that a warp that polls does not use up the next turn, too
             break;
         }
-        if (b.live == 0) return true;
-        const bool opened = open_barriers(b);
-        if (polled && !opened && waits_for_nothing(b)) return true;
-        if (polled && !opened && b.signals == signals)
-            return false;  // it may wait for another block, which gets a turn
-        if (!progress && !opened && !resolve_stall(b)) {
-            Warp* stuck     = nullptr;
-            const Group* at = nullptr;
-            for (Warp& w : b.warps)
-                for (const Group& g : w.groups)
-                    if (g.state == State::Barrier) stuck = &w, at = &g;
-            const std::string text = "the block cannot go on: " + waiting_text(b);
-            if (stuck) report(finding_at(*stuck, at->pc - 1, Kind::BarrierDivergence, __builtin_ctz(at->mask), text));
-            fail_launch(b.warps[0], Fault::Timeout, text);
+        bool opened = false, ended = true;
+        for (auto& b : c.blocks)
+            if (b->live) opened |= open_barriers(*b), ended = false;
+            else end_block(*b);
+        if (ended) return true;
+        opened |= open_cluster_barrier(c);
+        if (polled && !opened && waits_for_nothing(c)) return true;
+        if (polled && !opened && c.signals == signals)
+            return false;  // it may wait for another cluster, which gets a turn
+        if (!progress && !opened && !resolve_stall(c)) {
+            std::string text = std::string(name_of(c)) + " cannot go on";
+            Warp* stuck      = nullptr;
+            const Group* at  = nullptr;
+            for (Warp* w : c.warps)
+                for (const Group& g : w->groups)
+                    if (g.state == State::Barrier) stuck = w, at = &g;
+            if (stuck) {
+                text += ": " + waiting_text(c, *stuck->block, *at);
+                report(finding_at(*stuck, at->pc - 1, Kind::BarrierDivergence, __builtin_ctz(at->mask), text));
+            }
+            fail_launch(*c.warps[0], Fault::Timeout, text);
             return true;
         }
     }
     return false;
 }
 
-bool run_block(Block& b, int64_t budget) {
-    if (run_block_inside(b, budget)) return true;
-    if (now() <= b.launch->deadline) return false;
-    auto stuck     = std::find_if(b.warps.begin(), b.warps.end(), warp_ready);
-    Warp& w        = stuck == b.warps.end() ? b.warps[0] : *stuck;
+bool run_cluster(Cluster& c, int64_t budget) {
+    if (run_cluster_inside(c, budget)) return true;
+    const Launch& launch = *c.warps[0]->block->launch;
+    if (now() <= launch.deadline) return false;
+    auto stuck     = std::find_if(c.warps.begin(), c.warps.end(), [](const Warp* x) { return warp_ready(*x); });
+    Warp& w        = stuck == c.warps.end() ? *c.warps[0] : **stuck;
     const Group* g = nullptr;
     for (const Group& x : w.groups)
         if (!g || x.state == State::Ready) g = &x;
     if (g) w.frame = g->frame;
     const std::string text = "the launch runs longer than --timeout; it may wait for something that never happens";
-    report(finding_at(w, g ? g->pc : b.launch->function->code.data(), Kind::Deadlock,
+    report(finding_at(w, g ? g->pc : launch.function->code.data(), Kind::Deadlock,
                       g ? __builtin_ctz(g->mask | 1u << 31) : 0, text));
     fail_launch(w, Fault::Timeout, text);
     return true;

@@ -27,6 +27,7 @@ constexpr uint32_t kAll = 0xffffffffu;
 
 struct Warp;
 struct Block;
+struct Cluster;
 struct Worker;
 struct Instr;
 struct Wgmma;
@@ -120,9 +121,11 @@ struct Group {
     uint32_t mask;
     const Instr* pc;
     Frame* frame;
-    State state      = State::Ready;
-    uint32_t members = 0;  // in State::Sync: the lanes that it waits for
-    uint16_t barrier = 0;  // in State::Barrier: the number of the barrier
+    State state                        = State::Ready;
+    uint32_t members                   = 0;   // in State::Sync: the lanes that it waits for
+    uint16_t barrier                   = 0;   // in State::Barrier: the number of the barrier
+    static constexpr uint16_t kCluster = 16;  // that of the cluster, behind those of the block
+    bool at(uint16_t b) const { return state == State::Barrier && barrier == b; }
 };
 
 // A cp.async that has been issued. The copy is made at its wait, so that a missing wait gives a wrong result.
@@ -143,6 +146,7 @@ struct BulkCopy {
     enum Way : uint8_t { ToShared, ToGlobal, Within };  // within shared memory: between blocks of a cluster
     Way way;
     Warp* warp;
+    Block* block;  // whose shared memory is written, or read by ToGlobal
     const Instr* instr;
     Function* function;
     int lane;
@@ -150,6 +154,7 @@ struct BulkCopy {
     uint32_t group   = 0;             // of ToGlobal: the thread's group
     int polls        = 0;             // how often its mbarrier has been tested since
     uint8_t fill     = 0;             // the byte that stands outside of the tensor
+    bool counts      = true;          // false for a multicast copy to one more block, which reads L2 no second time
     uint64_t from = 0, to = 0;        // the range in shared memory that is read, and the one that is written
     uint32_t bytes = 0, swizzle = 0;  // the bits of the row that are added to those of the 16 bytes: bulk.cpp
     std::vector<Piece> pieces;        // with addresses in shared memory before they are swizzled
@@ -168,10 +173,10 @@ struct IdleRead {
     Finding finding;  // to report when the value is used
 };
 
-// The waits in a row that failed while nothing in the block changed. When all warps only wait, the block cannot go on.
+// The waits in a row that failed while nothing in the cluster changed. When all warps only wait, it cannot go on.
 struct FailedWait {
     static constexpr uint64_t kLoop = 256;        // a loop around a wait has fewer instructions
-    uint64_t times = 0, issued = 0, signals = 0;  // `issued` and Block::signals at the last one
+    uint64_t times = 0, issued = 0, signals = 0;  // `issued` and Cluster::signals at the last one
     const Instr* at  = nullptr;
     uint64_t barrier = 0;  // the address of the mbarrier
 };
@@ -184,6 +189,7 @@ struct Warp {
     Worker* worker     = nullptr;
     Frame* frame       = nullptr;  // of the running group
     uint32_t index     = 0;        // in the block
+    uint32_t actor     = 0;        // its number in SharedRaces
     int current        = 0;        // the index of the running group
     uint32_t polls     = 0;        // the number of volatile loads and atomics in this turn
     int64_t unfair     = 0;        // for so many instructions the order of the groups is reversed: pick_group
@@ -200,6 +206,10 @@ struct Warp {
     uint32_t registers = 0;        // of a thread, once setmaxnreg has changed it
     uint32_t waited    = kAll;     // the lanes after griddepcontrol.wait, or all where the launch has to wait for none
     uint32_t tid[3][kLanes];
+    // The lanes that have arrived at the barrier of the cluster and not waited, those of them that arrived in a phase
+    // with an odd number, and the instruction of the first of them.
+    uint32_t in_cluster = 0, in_odd_phase = 0;
+    const Instr* arrived_at = nullptr;
 
     template <class T> T* reg(Ref r) { return reinterpret_cast<T*>(base[r.pool] + r.offset); }
     uint32_t& pred(Ref r) { return *reinterpret_cast<uint32_t*>(base[r.pool] + r.offset); }
@@ -218,31 +228,43 @@ struct GlobalRaces;
 struct GlobalActor;
 
 struct Block {
-    Launch* launch = nullptr;
+    Launch* launch   = nullptr;
+    Cluster* cluster = nullptr;
+    uint32_t rank    = 0;  // in the cluster
     uint32_t ctaid[3];
-    uint64_t index = 0;
+    uint64_t index = 0;  // in the grid; the blocks of a cluster follow each other
     std::vector<Warp> warps;
     AlignedBytes shared, local, local_shadow;  // the shadows are for --check all: checker.h
     std::vector<uint8_t> shared_shadow;
     uint32_t shared_bytes = 0, local_stride = 0;
     uint32_t live = 0;  // the number of threads that have not ended
     BarrierState barriers[16];
-    std::shared_ptr<SharedRaces> races;
-    GlobalActor* actor  = nullptr;    // in the launch's GlobalRaces
-    int next_warp       = 0;          // the warp that runs first in the next turn, in the order of the schedule
-    bool pending_copies = false;      // a cp.async has been issued
-    bool holds_unset    = false;      // a byte of shared or local memory is marked with kUnset
-    std::vector<BulkCopy> bulk;       // those that are not finished
-    uint64_t signals        = 0;      // is counted up whenever something happens that a failed wait may wait for
-    int64_t spare_registers = 0;      // that setmaxnreg has freed
-    bool triggered          = false;  // it has executed griddepcontrol.launch_dependents
+    std::shared_ptr<SharedRaces> races;  // of the cluster, or its own when the cluster has too many warps
+    uint32_t records    = 0;             // the block's number in `races`
+    GlobalActor* actor  = nullptr;       // in the launch's GlobalRaces
+    bool pending_copies = false;         // a cp.async has been issued
+    bool holds_unset    = false;         // a byte of shared or local memory is marked with kUnset
+    std::vector<BulkCopy> bulk;          // those that are not finished
+    int64_t spare_registers = 0;         // that setmaxnreg has freed
+    bool triggered          = false;     // it has executed griddepcontrol.launch_dependents
     // For --check all, per 16 bytes of shared memory: how many operations of the async proxy are going to read them.
     std::vector<uint16_t> async_reads;
     std::vector<Finding> unwritten;  // uninitialised reads, reported at the next barrier unless a race is found before
     std::vector<IdleRead> idle_reads;  // loads from uninitialised shared memory whose values are followed
     uint64_t issued = 0;
-    bool done       = false;
+    bool done       = false;  // it has ended
     uint8_t* shadow_of_local() { return reinterpret_cast<uint8_t*>(local_shadow.data.get()); }
+};
+
+// Blocks that run at the same time, on one thread of the emulator, and can reach each other's shared memory. Without
+// thread block clusters each block has its own.
+struct Cluster {
+    std::vector<std::unique_ptr<Block>> blocks;  // by their rank
+    std::vector<Warp*> warps;                    // of all blocks
+    int next_warp     = 0;  // the warp that runs first in the next turn, in the order of the schedule
+    uint64_t signals  = 0;  // is counted up whenever something happens that a failed wait may wait for
+    uint32_t phase    = 0;  // of the cluster's barrier
+    bool barrier_used = false;
 };
 
 // The allocation that a memory instruction touched last, per host thread. It reduces an exact bounds check to two
@@ -300,6 +322,9 @@ struct Launch {
 };
 
 // The windows of generic addresses. These are not canonical on x86, so no host pointer lies in them.
+// Shared memory of another block of the cluster lies behind that of the thread's own block, which begins at 0 in its
+// window: block r's begins at (r + 1) << kRankShift, for r's own threads, too.
+constexpr int kRankShift         = 24;
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr int kWindowShift = 56;
 
@@ -350,6 +375,8 @@ std::string place_of(const Function& f, const Instr* i);
 std::string place_of(const Function& f, const ptx::Instruction& i);
 // Returns a Finding with the kernel, source, block and thread of this lane.
 Finding finding_at(Warp& w, const Instr* i, Kind kind, int lane, const std::string& what);
+// Sets the place in the grid of the block with this Block::index.
+void place_block(const LaunchConfig& config, uint64_t index, uint32_t (&at)[3]);
 inline uint32_t thread_of(const Warp& w, int lane) { return w.index * kLanes + lane; }
 
 }  // namespace emu

@@ -8,7 +8,8 @@
 // Two warps of a block are ordered as in shared memory: by barriers, or by a fence and a flag. Two blocks of a launch
 // are ordered only by their own accesses. If the first has fenced (or released) since its access, and the second has
 // used an atomic, volatile or acquiring access, they are taken to be ordered. So a missing fence is found, but a wrong
-// flag is not. The order of operations comes from their streams and events.
+// flag is not. The warps of the blocks of a cluster are ordered like those of one block, too. The order of operations
+// comes from their streams and events.
 //
 // A kernel that was launched with programmatic stream serialization begins before the kernel in front of it has ended.
 // Until a thread has executed griddepcontrol.wait, it is not ordered after that kernel, nor after those before which
@@ -164,7 +165,17 @@ struct Self {
     bool write, sync;
     GlobalRaces* races       = nullptr;
     const SharedRaces* warps = nullptr;  // null when it is not an access of a kernel
+    const Block* in          = nullptr;  // likewise
+    // The number of blocks whose warps are in `warps`: those of the cluster.
+    uint64_t blocks() const { return warps->block_since.size(); }
 };
+
+// Returns whether the access comes after one that this warp of a block of the cluster made at `time`.
+bool ordered(const Self& me, uint64_t records, uint64_t warp, uint32_t time) {
+    const uint64_t warps = me.in->warps.size();
+    return me.warps->ordered(me.in->records * warps + ((me.record & kWarp) >> kTurn), records * warps + warp,
+                             time + me.warps->start);
+}
 
 // Decides whether an access to the bytes in `mask` races with an earlier one: `other`, at the time `when`.
 enum class Verdict { Fine, Warps, Blocks, Streams };
@@ -178,9 +189,11 @@ Verdict judge(const Self& me, uint64_t other, uint32_t when, bool other_wrote, u
         const uint64_t mine = me.record & kWarp, theirs = other & kWarp;
         if (time < me.since || time >= kLastTime || !(when & mask)) return Verdict::Fine;
         if (mine == theirs) return other & kWarps && !me.warps->partial ? Verdict::Warps : Verdict::Fine;
-        return me.warps->ordered(mine >> kTurn, theirs >> kTurn, time + me.warps->start) ? Verdict::Fine
-                                                                                         : Verdict::Warps;
+        return ordered(me, me.in->records, theirs >> kTurn, time) ? Verdict::Fine : Verdict::Warps;
     }
+    if (me.blocks() > 1 && block / me.blocks() == me.block / me.blocks() &&
+        (time >= kLastTime || ordered(me, block % me.blocks(), (other & kWarp) >> kTurn, time)))
+        return Verdict::Fine;
     const GlobalActor& that = me.races->of(block);
     const auto& fence       = other_wrote ? that.fenced : that.signalled;
     const bool listens      = me.races->of(me.block).listens.load(std::memory_order_relaxed);
@@ -213,8 +226,10 @@ std::string sentence(Verdict v, const Self& me, uint64_t other, bool other_wrote
                (warp == (me.record >> kTurn & 31) ? std::string("another warp") : "warp " + std::to_string(warp)) +
                " of the same block, with no barrier between";
     }
-    return text + std::string("block ") + std::to_string(other >> kBlock & kBlockMask) +
-           " of the same launch (counted x first)" +
+    uint32_t at[3];
+    place_block(me.in->launch->config, other >> kBlock & kBlockMask, at);
+    return text + std::string("block (") + std::to_string(at[0]) + "," + std::to_string(at[1]) + "," +
+           std::to_string(at[2]) + ") of the same launch" +
            (me.sync                  ? ", there without an atomic"
             : other & kSynchronising ? ", there with an atomic"
                                      : "");
@@ -246,7 +261,7 @@ void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address 
         if (!said) {
             uint64_t seen = r.reader;
             if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
-                seen ^= 1ull << kBlock;  // stands for any other block
+                seen = me.blocks() > 1 ? 0 : seen ^ 1ull << kBlock;  // stands for any block, but not of this cluster
             if (const Verdict v = judge(me, seen, when.reader, false, mask); v != Verdict::Fine)
                 said = true, say(v, seen, false, at);
         }
@@ -350,7 +365,7 @@ inline bool undisturbed(const Self& me, Record* r, When* when, size_t n) {
 uint64_t base_record(const Warp& w) {
     const Block& b = *w.block;
     return b.launch->races->number << kOperation | (b.index & kBlockMask) << kBlock |
-           uint64_t(b.races->turn[w.index]) << kTurn;
+           uint64_t(b.races->turn[w.actor]) << kTurn;
 }
 
 uint32_t time_of(const SharedRaces& s) { return uint32_t(std::min<uint64_t>(s.time - s.start, kLastTime)); }
@@ -358,14 +373,14 @@ uint32_t time_of(const SharedRaces& s) { return uint32_t(std::min<uint64_t>(s.ti
 Self self_of(const Warp& w, Touch how) {
     const Block& b = *w.block;
     Self me;
-    me.races = b.launch->races.get(), me.warps = b.races.get();
+    me.races = b.launch->races.get(), me.warps = b.races.get(), me.in = &b;
     me.number = me.races->number, me.unordered = w.mask & ~w.waited ? &me.races->at_start : &me.races->unordered;
     me.block  = b.index & kBlockMask;
     me.write  = writes(how);
     me.sync   = how == Touch::Atomic || how == Touch::VolatileLoad || how == Touch::VolatileStore;
     me.record = base_record(w) | (me.sync ? kSynchronising : 0);
     me.time   = time_of(*me.warps);
-    me.since  = uint32_t(std::min<uint64_t>(me.warps->all_since - me.warps->start, kLastTime));
+    me.since  = uint32_t(std::min<uint64_t>(me.warps->block_since[b.records] - me.warps->start, kLastTime));
     return me;
 }
 
@@ -485,7 +500,7 @@ void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const
     const Self me = self_of(w, how);
     if (me.sync) {
         w.block->actor->listens.store(1, std::memory_order_relaxed);
-        w.block->races->uses_flag(w.index);
+        w.block->races->uses_flag(w.actor);
         if (me.write) w.block->actor->signalled.store(me.time + 1, std::memory_order_relaxed), w.block->races->time++;
     }
     auto piece = [&](int lane, Address a, size_t bytes) {

@@ -21,6 +21,7 @@ Handler resize(int from_bytes, int to_bytes, bool sign);
 Handler add_offset(int bytes);
 const Instr* local_base(Warp& w, const Instr* i);
 void special(Builder& b, Ref to, const std::string& name, int bytes);
+void special_pred(Builder& b, Ref to, const std::string& name);  // a special register that is a predicate
 
 // checker.cpp
 const Instr* check_set(Warp& w, const Instr* i);  // a: the predicate of the lanes that are set
@@ -45,7 +46,11 @@ void arrive(Warp& w, const Instr* i, int barrier, uint32_t expected, bool waits)
 void leave_lanes(Warp& w);
 // For an instruction that waits: ends the warp's turn, so that others run, and goes on at `next` in its next one.
 const Instr* give_way(Warp& w, const Instr* next);
-bool run_block(Block& b, int64_t budget);  // returns whether the block has ended
+bool run_cluster(Cluster& c, int64_t budget);  // returns whether all its blocks have ended
+void end_block(Block& b);                      // launch.cpp: its threads have ended; calling it again does nothing
+// The barrier of a cluster: lanes arrive, and later they wait.
+void arrive_in_cluster(Warp& w, const Instr* i, bool aligned);
+bool wait_in_cluster(Warp& w, const Instr* i);  // returns whether the group goes on
 bool aligned_barrier(const Instr* i);
 void finish_reduction(Group& g, uint32_t reduced);  // control.cpp: writes the result of bar.red
 

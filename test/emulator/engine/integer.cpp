@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "compare.h"
+#include "handlers.h"
 #include "lanes.h"
 
 namespace emu {
@@ -395,6 +396,8 @@ void build_pred_logic(Builder& b, const ptx::Instruction& i) {
     const int kind = n == "and" ? kAnd : n == "or" ? kOr : n == "xor" ? kXor : n == "not" ? kNot : kMov;
     bool na = false, nb = false;
     if (i.ops.size() != (kind >= kNot ? 2u : 3u)) throw Undecodable("wrong number of operands");
+    if (kind == kMov && i.ops[1].kind == Operand::Special)
+        return op::special_pred(b, b.write_pred(i.ops[0].reg), i.ops[1].name);
     const Ref a = b.read_pred(i.ops[1], na);
     const Ref c = kind >= kNot ? Ref{} : b.read_pred(i.ops[2], nb);
     const Ref d = b.write_pred(i.ops[0].reg);

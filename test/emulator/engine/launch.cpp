@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <deque>
 #include <thread>
+#include <utility>
 
 #include "bulk.h"
 #include "checker.h"
@@ -19,17 +20,17 @@ namespace emu {
 namespace {
 
 constexpr uint32_t kCallStack  = 64 << 10;  // local memory per thread when a kernel calls functions
-constexpr int64_t kBlockTurn   = 1 << 20;   // instructions before the next block gets a turn
+constexpr int64_t kBlockTurn   = 1 << 20;   // instructions before the next block or cluster gets a turn
 constexpr int64_t kCooperative = 1 << 14;   // the same in a cooperative launch, where blocks wait for each other
 
-std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index) {
+std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, Cluster& cluster, uint64_t index) {
     auto b         = std::make_unique<Block>();
-    const Dim grid = launch.config.grid, size = launch.config.block;
-    b->launch       = &launch;
-    b->index        = index;
-    b->ctaid[0]     = uint32_t(index % grid.x);
-    b->ctaid[1]     = uint32_t(index / grid.x % grid.y);
-    b->ctaid[2]     = uint32_t(index / grid.x / grid.y);
+    const Dim size = launch.config.block;
+    b->launch      = &launch;
+    b->cluster     = &cluster;
+    b->index       = index;
+    b->rank        = uint32_t(index % launch.config.cluster.count());
+    place_block(launch.config, index, b->ctaid);
     b->live         = uint32_t(size.count());
     b->shared_bytes = launch.shared_bytes;
     b->local_stride = launch.local_stride;
@@ -57,14 +58,29 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, uint64_t index
         w.groups.push_back(
             {w.live, launch.function->code.data(), new_frame(worker, *launch.function), State::Ready, 0, 0});
     }
-    if (launch.check_all) checker_block(*b);
     return b;
 }
 
+// Makes the n-th cluster.
+std::unique_ptr<Cluster> make_cluster(Launch& launch, Worker& worker, uint64_t n) {
+    auto c            = std::make_unique<Cluster>();
+    const auto blocks = launch.config.cluster.count();
+    for (uint64_t rank = 0; rank < blocks; rank++) {
+        c->blocks.push_back(make_block(launch, worker, *c, n * blocks + rank));
+        for (Warp& w : c->blocks.back()->warps) c->warps.push_back(&w);
+    }
+    if (launch.check_all) checker_cluster(*c);
+    return c;
+}
+
+}  // namespace
+
 void end_block(Block& b) {
+    if (std::exchange(b.done, true)) return;
     end_bulk(b);
     end_wgmma(b);
     report_unwritten(b);
+    if (b.launch->check_all && !b.launch->stop->load()) end_shared_races(b);
     if (!b.triggered && std::any_of(b.warps.begin(), b.warps.end(), [](const Warp& w) { return w.waited; }))
         b.launch->triggers_late.store(true);  // the end of a block is its trigger
     for (Warp& w : b.warps)
@@ -72,8 +88,10 @@ void end_block(Block& b) {
             if (g.state != State::Exited) release_frame(*w.worker, g.frame);
 }
 
-// Returns the index of the n-th block to run.
-uint64_t nth_block(uint64_t n, uint64_t count) {
+namespace {
+
+// Returns the index of the n-th cluster to run.
+uint64_t nth_cluster(uint64_t n, uint64_t count) {
     const Options& o = options();
     if (o.schedule == Schedule::Reverse) return count - 1 - n;
     if (o.schedule != Schedule::Random || count < 2) return n;
@@ -87,35 +105,39 @@ uint64_t nth_block(uint64_t n, uint64_t count) {
     return uint64_t((unsigned __int128)(n)*step % count + o.schedule_arg) % count;
 }
 
-struct Blocks {
+struct Clusters {
     std::atomic<uint64_t> next{0};
     uint64_t count, resident;
 };
 
-// Runs blocks until none is left. When a block waits for another one, at a grid barrier or for a flag, the next block
+void end_cluster(Cluster& c) {
+    for (auto& b : c.blocks) end_block(*b);
+}
+
+// Runs clusters until none is left. When a cluster waits for another one, at a grid barrier or for a flag, the next one
 // is started, up to as many as the device would hold at once.
-void work(Launch& launch, Worker& worker, Blocks& blocks) {
-    std::deque<std::unique_ptr<Block>> waiting;
+void work(Launch& launch, Worker& worker, Clusters& clusters) {
+    std::deque<std::unique_ptr<Cluster>> waiting;
     const bool together = launch.config.cooperative;
-    auto take           = [&]() -> std::unique_ptr<Block> {
-        const uint64_t n = blocks.next.fetch_add(1);
-        return n < blocks.count ? make_block(launch, worker, nth_block(n, blocks.count)) : nullptr;
+    auto take           = [&]() -> std::unique_ptr<Cluster> {
+        const uint64_t n = clusters.next.fetch_add(1);
+        return n < clusters.count ? make_cluster(launch, worker, nth_cluster(n, clusters.count)) : nullptr;
     };
     if (together)
-        while (auto b = take()) waiting.push_back(std::move(b));
+        while (auto c = take()) waiting.push_back(std::move(c));
     for (;;) {
         if (launch.stop->load()) break;
-        std::unique_ptr<Block> b;
-        if (!together && waiting.size() < blocks.resident) b = take();
-        if (!b) {
+        std::unique_ptr<Cluster> c;
+        if (!together && waiting.size() < clusters.resident) c = take();
+        if (!c) {
             if (waiting.empty()) break;
-            b = std::move(waiting.front());
+            c = std::move(waiting.front());
             waiting.pop_front();
         }
-        if (run_block(*b, together ? kCooperative : kBlockTurn)) end_block(*b);
-        else waiting.push_back(std::move(b));
+        if (run_cluster(*c, together ? kCooperative : kBlockTurn)) end_cluster(*c);
+        else waiting.push_back(std::move(c));
     }
-    for (auto& b : waiting) end_block(*b);
+    for (auto& c : waiting) end_cluster(*c);
 }
 
 // Returns the memory of cooperative groups' grid barrier. The layout is that of its driver interface: the word is at 4.
@@ -185,11 +207,12 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     summary().kernels.insert(kernel.name);
 
     const double start = now();
-    Blocks blocks;
-    blocks.count    = config.grid.count();
-    const int fit   = std::max(1, blocks_per_sm(kernel, int(config.block.count()), config.dynamic_shared));
-    const int n     = int(std::min<uint64_t>(uint64_t(std::max(1, o.threads)), blocks.count));
-    blocks.resident = std::max<uint64_t>(1, uint64_t(fit) * uint64_t(device_spec().sms) / uint64_t(n));
+    Clusters clusters;
+    const uint64_t size = config.cluster.count();
+    clusters.count      = config.grid.count() / size;
+    const int fit       = std::max(1, blocks_per_sm(kernel, int(config.block.count()), config.dynamic_shared));
+    const int n         = int(std::min<uint64_t>(uint64_t(std::max(1, o.threads)), clusters.count));
+    clusters.resident   = std::max<uint64_t>(1, uint64_t(fit) * uint64_t(device_spec().sms) / size / uint64_t(n));
     while (int(workers().size()) < n) workers().push_back(std::make_unique<Worker>());
     for (int k = 0; k < n; k++) {
         Worker& w      = *workers()[size_t(k)];
@@ -199,10 +222,10 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
         w.rng          = o.schedule_arg * 1000003 + l.number * 97 + uint64_t(k);
         w.sites.assign(65536, Site{});  // functions share the sites, because each numbers its own from 0
     }
-    if (n == 1) work(l, *workers()[0], blocks);
+    if (n == 1) work(l, *workers()[0], clusters);
     else {
         std::vector<std::thread> threads;
-        for (int k = 0; k < n; k++) threads.emplace_back([&, k] { work(l, *workers()[size_t(k)], blocks); });
+        for (int k = 0; k < n; k++) threads.emplace_back([&, k] { work(l, *workers()[size_t(k)], clusters); });
         for (auto& t : threads) t.join();
     }
     if (l.check_all) checker_launch_end(l);
@@ -223,6 +246,23 @@ int blocks_per_sm(const Kernel& kernel, int threads, size_t dynamic_shared) {
     const int by_warps  = d.threads_per_sm / (warps * kLanes);
     const int by_shared = int(size_t(d.shared_per_sm) / ((shared + 127) / 128 * 128 + 1024));
     return std::min({d.blocks_per_sm, by_regs, by_warps, by_shared});
+}
+
+int clusters_on_device(const Kernel& kernel, int threads, size_t dynamic_shared, uint64_t cluster_blocks) {
+    // NVIDIA does not say how many SMs a GPC has. On the H100 with 132 SMs it is 16 or 18.
+    constexpr int kGpc = 16;
+    const int fit = blocks_per_sm(kernel, threads, dynamic_shared), sms = device_spec().sms;
+    const auto of = [&](int gpc) { return int(uint64_t(fit) * uint64_t(gpc) / cluster_blocks); };
+    return sms / kGpc * of(kGpc) + of(sms % kGpc);
+}
+
+void place_block(const LaunchConfig& config, uint64_t index, uint32_t (&at)[3]) {
+    const Dim grid = config.grid, size = config.cluster;
+    const uint64_t cluster = index / size.count(), rank = index % size.count();
+    const uint64_t across = grid.x / size.x, down = grid.y / size.y;
+    at[0] = uint32_t(cluster % across * size.x + rank % size.x);
+    at[1] = uint32_t(cluster / across % down * size.y + rank / size.x % size.y);
+    at[2] = uint32_t(cluster / across / down * size.z + rank / size.x / size.y);
 }
 
 const Instr* fail_launch(Warp& w, Fault fault, const std::string& message) {

@@ -49,30 +49,42 @@ template <class F> void each_place(const Reach& r, F f) {
 
 uint64_t& word_of(const Reach& r, int l) { return *reinterpret_cast<uint64_t*>(r.place(l, 8)); }
 
-// Returns false after a generic address outside of shared memory.
-bool reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r) {
-    if (Window(i->window) == Window::Shared) return reach_shared(w, i, 8, touch, r), true;
-    reach_any(w, i, 8, touch, r);
-    const Block& b      = *w.block;
+// Returns the block in whose shared memory the lane's barrier is, and its address there. Null: it is in no block's.
+Block* owner(const Warp& w, const Instr* i, const Reach& r, int l, uint64_t& at) {
+    at       = r.addr[l];
+    Block* b = block_at(w, at);
+    if (!b || Window(i->window) == Window::Shared) return b;
+    const std::byte *place = r.place(l, 8), *begin = b->shared.data.get();
+    return place >= begin && place < begin + b->shared_bytes ? b : nullptr;
+}
+
+// Returns false after a generic address outside of shared memory. Only arrivals and numbers of bytes may go to another
+// block of the cluster.
+bool reach_barrier(Warp& w, const Instr* i, Touch touch, Reach& r, bool of_others = false) {
+    if (Window(i->window) == Window::Shared) reach_shared(w, i, 8, touch, r);
+    else reach_any(w, i, 8, touch, r);
     const uint32_t mask = std::exchange(r.mask, 0);
     each_lane(mask, [&](int l) {
-        const std::byte* at = r.place(l, 8);
-        r.mask |= uint32_t(at >= b.shared.data.get() && at < b.shared.data.get() + b.shared_bytes) << l;
+        uint64_t at;
+        const Block* b = owner(w, i, r, l, at);
+        if (!of_others) r.addr[l] = at;
+        r.mask |= uint32_t(b && (of_others || b == w.block)) << l;
     });
     return r.mask == mask;
 }
 const Instr* outside(Warp& w, const Instr* i) {
     return fail_launch(w, Fault::IllegalAddress,
-                       place_of(*w.frame->function, i) + ": mbarrier: its address is not in shared memory");
+                       place_of(*w.frame->function, i) + ": mbarrier: its address is not in shared memory" +
+                           (w.block->cluster->blocks.size() > 1 ? " of this block" : ""));
 }
 
-// Ends the phase when it is complete. More bytes than announced would complete it too early on a GPU.
-void settle(Warp& w, const Instr* i, int lane, uint64_t at, Barrier& x) {
-    Block& b = *w.block;
-    b.signals++;
+// Ends the phase of a barrier of block b when it is complete. More bytes than announced would complete it too early on
+// a GPU.
+void settle(Warp& w, const Instr* i, int lane, Block& b, uint64_t at, Barrier& x) {
+    b.cluster->signals++;
     if (!x.missing && x.bytes < 0) {
         report(finding_at(w, i, Kind::Transaction, lane,
-                          "the bulk copies of the mbarrier at shared " + hex(at) + " bring " +
+                          "the bulk copies of the mbarrier at shared " + hex(at) + of_block(w, b) + " bring " +
                               std::to_string(-x.bytes) + " bytes more in this phase than expect_tx announced"));
         x.bytes = 0;
     }
@@ -108,7 +120,7 @@ const Instr* invalidate(Warp& w, const Instr* i) {
 const Instr* arrive_at(Warp& w, const Instr* i) {
     w.polls++;
     Reach r;
-    if (!reach_barrier(w, i, Touch::Atomic, r)) return outside(w, i);
+    if (!reach_barrier(w, i, Touch::Atomic, r, true)) return outside(w, i);
     const uint32_t* number = i->b.none() ? nullptr : w.reg<uint32_t>(i->b);
     uint64_t* token        = i->d.none() ? nullptr : w.reg<uint64_t>(i->d);
     const char* wrong      = nullptr;
@@ -124,8 +136,10 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
         x.bytes += i->imm2 & kExpects ? int64_t(given) : i->imm2 & kBrings ? -int64_t(given) : 0;
         if (i->imm2 & kDrop) x.expected -= n;
         x.missing -= n;
-        if (w.block->launch->check_all && !(i->imm3 & kRelaxed)) clock_arrival(w, r.addr[l]);
-        settle(w, i, l, r.addr[l], x);
+        uint64_t at;
+        Block& b = *owner(w, i, r, l, at);
+        if (b.launch->check_all && !(i->imm3 & kRelaxed)) clock_arrival(w, b, at);
+        settle(w, i, l, b, at, x);
         word_of(r, l) = x.word();
         if (token) token[l] = before;
     });
@@ -166,7 +180,7 @@ const Instr* arrive_after_copies(Warp& w, const Instr* i) {
     if (i->imm2) return arrive_at(w, i);
     Reach r;
     if (!reach_barrier(w, i, Touch::Atomic, r)) return outside(w, i);
-    if (w.block->launch->check_all) each_place(r, [&](int l) { clock_arrival(w, r.addr[l]); });
+    if (w.block->launch->check_all) each_place(r, [&](int l) { clock_arrival(w, *w.block, r.addr[l]); });
     return i + 1;
 }
 
@@ -229,13 +243,14 @@ void build_arrive_after_copies(Builder& b, const ptx::Instruction& i) {
 }  // namespace
 
 void complete_transaction(const BulkCopy& c) {
-    auto& word = *reinterpret_cast<uint64_t*>(c.warp->block->shared.data.get() + c.barrier);
+    auto& word = *reinterpret_cast<uint64_t*>(c.block->shared.data.get() + c.barrier);
     Barrier x(word);
     if (!x.valid())
         return void(fail_launch(*c.warp, Fault::IllegalInstruction,
-                                place_of(*c.function, c.instr) + ": there is no mbarrier at shared " + hex(c.barrier)));
+                                place_of(*c.function, c.instr) + ": there is no mbarrier at shared " + hex(c.barrier) +
+                                    of_block(*c.warp, *c.block)));
     x.bytes -= c.bytes;
-    settle(*c.warp, c.instr, c.lane, c.barrier, x);
+    settle(*c.warp, c.instr, c.lane, *c.block, c.barrier, x);
     word = x.word();
 }
 
@@ -247,9 +262,10 @@ std::string describe_barrier(const Block& b, uint64_t barrier) {
 
 // A loop around a wait that has failed would only use up the rest of the turn.
 const Instr* failed_wait(Warp& w, const Instr* i, const Instr* next, uint64_t barrier) {
-    FailedWait& f = w.failed;
-    if (f.signals != w.block->signals || w.issued - f.issued > FailedWait::kLoop) f.times = 0;
-    f = {f.times + 1, w.issued, w.block->signals, i, barrier};
+    FailedWait& f          = w.failed;
+    const uint64_t signals = w.block->cluster->signals;
+    if (f.signals != signals || w.issued - f.issued > FailedWait::kLoop) f.times = 0;
+    f = {f.times + 1, w.issued, signals, i, barrier};
     return give_way(w, next);
 }
 

@@ -28,7 +28,9 @@ enum Special {
     kClock, kClock64, kClockHi, kTimer, kTimerLo, kTimerHi,
     kEqMask, kLeMask, kLtMask, kGeMask, kGtMask,
     kDynamicSmem, kTotalSmem, kReservedBegin, kReservedEnd, kReservedCap,
-    kEnvreg1, kEnvreg2, kZero, kOne
+    kEnvreg1, kEnvreg2,
+    kClusterX, kClusterY, kClusterZ, kNclusterX, kNclusterY, kNclusterZ,
+    kRankX, kRankY, kRankZ, kRank, kNrankX, kNrankY, kNrankZ, kNrank
 };
 constexpr struct {
     const char* name;
@@ -49,11 +51,11 @@ constexpr struct {
     {"reserved_smem_offset_cap", kReservedCap},
     {"reserved_smem_offset_0", kReservedBegin}, {"reserved_smem_offset_1", kReservedBegin},
     {"envreg1", kEnvreg1}, {"envreg2", kEnvreg2},
-    // Every cluster has one block.
-    {"clusterid.x", kCtaidX},   {"clusterid.y", kCtaidY},   {"clusterid.z", kCtaidZ},
-    {"nclusterid.x", kNctaidX}, {"nclusterid.y", kNctaidY}, {"nclusterid.z", kNctaidZ},
-    {"cluster_ctaid.x", kZero}, {"cluster_ctaid.y", kZero}, {"cluster_ctaid.z", kZero}, {"cluster_ctarank", kZero},
-    {"cluster_nctaid.x", kOne}, {"cluster_nctaid.y", kOne}, {"cluster_nctaid.z", kOne}, {"cluster_nctarank", kOne},
+    {"clusterid.x", kClusterX},     {"clusterid.y", kClusterY},     {"clusterid.z", kClusterZ},
+    {"nclusterid.x", kNclusterX},   {"nclusterid.y", kNclusterY},   {"nclusterid.z", kNclusterZ},
+    {"cluster_ctaid.x", kRankX},    {"cluster_ctaid.y", kRankY},    {"cluster_ctaid.z", kRankZ},
+    {"cluster_nctaid.x", kNrankX},  {"cluster_nctaid.y", kNrankY},  {"cluster_nctaid.z", kNrankZ},
+    {"cluster_ctarank", kRank},     {"cluster_nctarank", kNrank},
 };
 // clang-format on
 
@@ -95,7 +97,20 @@ uint64_t special_value(Warp& w, int what, int l) {
         case kReservedCap: return kReservedShared;
         case kEnvreg1: return b.launch->workspace >> 32;
         case kEnvreg2: return b.launch->workspace & 0xffffffff;
-        case kOne: return 1;
+        case kClusterX: return b.ctaid[0] / cfg.cluster.x;
+        case kClusterY: return b.ctaid[1] / cfg.cluster.y;
+        case kClusterZ: return b.ctaid[2] / cfg.cluster.z;
+        case kNclusterX: return cfg.grid.x / cfg.cluster.x;
+        case kNclusterY: return cfg.grid.y / cfg.cluster.y;
+        case kNclusterZ: return cfg.grid.z / cfg.cluster.z;
+        case kRankX: return b.ctaid[0] % cfg.cluster.x;
+        case kRankY: return b.ctaid[1] % cfg.cluster.y;
+        case kRankZ: return b.ctaid[2] % cfg.cluster.z;
+        case kRank: return b.rank;
+        case kNrankX: return cfg.cluster.x;
+        case kNrankY: return cfg.cluster.y;
+        case kNrankZ: return cfg.cluster.z;
+        case kNrank: return cfg.cluster.count();
         default: return 0;
     }
 }
@@ -111,6 +126,11 @@ template <class T> const Instr* read_special(Warp& w, const Instr* i) {
         const T v = T(special_value(w, int(i->imm), 0));
         for_lanes(w, d, [=](int) { return v; });
     }
+    return i + 1;
+}
+
+const Instr* is_explicit_cluster(Warp& w, const Instr* i) {
+    put_pred(w, i->d, w.block->launch->config.explicit_cluster ? kAll : 0);
     return i + 1;
 }
 
@@ -211,13 +231,31 @@ void build_cvta(Builder& b, const ptx::Instruction& i) {
     Instr& x               = emit_op(b, i, to ? from_generic : to_generic, Type::u64, {Type::u64});
     x.imm = to ? int64_t(window && window != kParamWindow ? (1ull << kWindowShift) - 1 : ~0ull) : int64_t(window);
 }
-// A cluster has one block, so mapa returns the address itself.
+// The address of the same variable in the block of rank b. A rank that does not exist is found at the access.
+template <class T> const Instr* mapa(Warp& w, const Instr* i) {
+    const T* a           = w.reg<T>(i->a);
+    const uint32_t* rank = w.reg<uint32_t>(i->b);
+    for_lanes(w, w.reg<T>(i->d), [=](int l) {
+        return T((a[l] & ~(T(255) << kRankShift)) | T(std::min(rank[l], 254u) + 1) << kRankShift);
+    });
+    return i + 1;
+}
+template <class T> const Instr* rank_of(Warp& w, const Instr* i) {
+    const T* a         = w.reg<T>(i->a);
+    const uint32_t own = w.block->rank;
+    for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) {
+        const auto block = uint32_t(a[l] >> kRankShift & 255);
+        return block ? block - 1 : own;
+    });
+    return i + 1;
+}
 void build_mapa(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i);
-    if (i.ops.size() != 3) throw Undecodable("3 operands expected");
-    const Ref a = b.read(i.ops[1], t), d = b.write(i.ops[0], t);
-    Instr& x = b.emit(op::resize(reg_bytes(t), reg_bytes(t), false));
-    x.a = a, x.d = d;
+    emit_op(b, i, t == Type::u32 ? mapa<uint32_t> : mapa<uint64_t>, t, {t, Type::u32});
+}
+void build_rank_of(Builder& b, const ptx::Instruction& i) {
+    const Type t = type_of(i);
+    emit_op(b, i, t == Type::u32 ? rank_of<uint32_t> : rank_of<uint64_t>, Type::u32, {t});
 }
 // A cache policy is a hint, which no instruction reads here.
 void build_policy(Builder& b, const ptx::Instruction& i) {
@@ -226,9 +264,14 @@ void build_policy(Builder& b, const ptx::Instruction& i) {
     x.a = b.constant(0, 8), x.d = b.write(i.ops[0], Type::b64);
 }
 const Instr* is_space(Warp& w, const Instr* i) {
-    const uint64_t* a = w.reg<uint64_t>(i->a);
-    const auto window = uint64_t(i->imm);
-    put_pred(w, i->d, mask_of([=](int l) { return a[l] >> kWindowShift == window; }));
+    const uint64_t* a  = w.reg<uint64_t>(i->a);
+    const auto window  = uint64_t(i->imm);
+    // shared::cta is a part of shared::cluster: the own block's memory, also by an address that mapa has made.
+    const uint64_t own = (uint64_t(w.block->rank) + 1) << kRankShift, bits = 255ull << kRankShift;
+    const bool in_block = i->imm2;
+    put_pred(w, i->d, mask_of([=](int l) {
+                 return a[l] >> kWindowShift == window && (!in_block || !(a[l] & bits) || (a[l] & bits) == own);
+             }));
     return i + 1;
 }
 void build_isspacep(Builder& b, const ptx::Instruction& i) {
@@ -236,7 +279,8 @@ void build_isspacep(Builder& b, const ptx::Instruction& i) {
     const Ref a = b.read(i.ops[1], Type::u64), d = b.write_pred(i.ops[0].reg);
     Instr& x = b.emit(is_space);
     x.a = a, x.d = d;
-    x.imm = i.mods[1] == "const" ? 255 : int64_t(window_of(i.mods[1]) >> kWindowShift);
+    x.imm  = i.mods[1] == "const" ? 255 : int64_t(window_of(i.mods[1]) >> kWindowShift);
+    x.imm2 = i.mods[1] == "shared" || i.mods[1] == "shared::cta";
 }
 
 template <class T> const Instr* selp(Warp& w, const Instr* i) {
@@ -315,15 +359,21 @@ void special(Builder& b, Ref to, const std::string& name, int bytes) {
     throw Undecodable("unknown special register %" + name);
 }
 
+void special_pred(Builder& b, Ref to, const std::string& name) {
+    if (name != "is_explicit_cluster") throw Undecodable("unknown special register %" + name);
+    b.emit(is_explicit_cluster).d = to;
+}
+
 }  // namespace op
 
 std::vector<Row> move_rows() {
     return {
         {"mov .{ANY}", build_mov},
-        {"cvta .{global,shared,shared::cta,local,const,param} .u64", build_cvta},
-        {"cvta .to .{global,shared,shared::cta,local,const,param} .u64", build_cvta},
+        {"cvta .{global,shared,shared::cta,shared::cluster,local,const,param} .u64", build_cvta},
+        {"cvta .to .{global,shared,shared::cta,shared::cluster,local,const,param} .u64", build_cvta},
         {"createpolicy .fractional .{L2HINT} .L2::evict_unchanged? .b64", build_policy},
         {"mapa .shared::cluster? .{u32,u64}", build_mapa},
+        {"getctarank .shared::cluster? .{u32,u64}", build_rank_of},
         {"isspacep .{global,shared,shared::cta,shared::cluster,local,const,param}", build_isspacep},
         {"selp .{b16,b32,b64,u16,s16,u32,s32,u64,s64,f32,f64}", build_selp},
         {"slct .ftz? .{b16,b32,b64,u16,s16,u32,s32,u64,s64,f32,f64} .{s32,f32}", build_slct},

@@ -79,7 +79,8 @@ struct Function {
     std::string name;
     bool entry = false, defined = false;
     std::vector<Variable> params, results;
-    uint32_t maxntid[3] = {}, reqntid[3] = {};
+    uint32_t maxntid[3] = {}, reqntid[3] = {}, cluster[3] = {};  // cluster: .reqnctapercluster
+    bool wants_cluster = false;                                  // .explicitcluster
     std::string_view body_text;  // the text between the braces, which is parsed on demand
     int body_line = 0;
 

@@ -241,13 +241,13 @@ void parse_function(Lexer& lex, Module& m, bool entry) {
             break;
         }
         const Token t = lex.take();
-        uint32_t ignored[3];
         if (t.text == ".maxntid") parse_limits(lex, f->maxntid);
         else if (t.text == ".reqntid") parse_limits(lex, f->reqntid);
         else if (t.text == ".minnctapersm" || t.text == ".maxnctapersm" || t.text == ".maxnreg" ||
                  t.text == ".maxclusterrank")
             lex.take();
-        else if (t.text == ".reqnctapercluster") parse_limits(lex, ignored);
+        else if (t.text == ".reqnctapercluster") parse_limits(lex, f->cluster);
+        else if (t.text == ".explicitcluster") f->wants_cluster = true;
         else if (t.text == ".pragma") {
             while (!lex.peek().is(";") && lex.peek().kind != Token::End) lex.take();
         } else if (t.kind != Token::Directive) throw SyntaxError(t.line, "'{' expected in " + f->name);

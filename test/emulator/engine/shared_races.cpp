@@ -5,7 +5,11 @@
 // accesses of a thread are ordered. Those of two lanes of a warp are ordered by a __syncwarp or barrier between them,
 // and others by a barrier in which both threads took part. A fence with a volatile or atomic flag orders, too: when
 // both sides have used one, they are taken to be ordered.
+//
+// The blocks of a cluster have their records and clocks together, so that a race between them is found like one between
+// warps of a block. The end of a block counts as a write to all its shared memory.
 #include <algorithm>
+#include <utility>
 
 #include "checker.h"
 #include "options.h"
@@ -15,19 +19,20 @@ namespace emu {
 
 namespace {
 
-constexpr uint64_t kThread = 1023, kSynchronising = 1 << 10, kMany = 1 << 11;
-constexpr int kOther = 12, kEarlier = 22, kTime = 32;
+constexpr uint64_t kThread = SharedRaces::kMostColumns * kLanes - 1, kLongest = 1023;
+constexpr int kManyBit = 13, kOther = 14, kEarlier = 26, kTime = 36;
+constexpr uint64_t kSynchronising = 1 << 12, kMany = 1 << kManyBit;
 
 // The bits of a record that identify the last access. The other reader in a reader's record does not count.
-uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther | kThread << kEarlier); }
+uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther | kLongest << kEarlier); }
 
 // The time of the other reader in a record.
-uint64_t other_time(uint64_t reader) { return (reader >> kTime) - (reader >> kEarlier & kThread); }
+uint64_t other_time(uint64_t reader) { return (reader >> kTime) - (reader >> kEarlier & kLongest); }
 // The record of a read at `mine`, which keeps one of the earlier readers unless both are ordered before it.
 uint64_t read_after(uint64_t mine, uint64_t reader, bool last_done, bool other_done) {
     const uint64_t kept    = last_done ? reader >> kOther & kThread : reader & kThread,
                    when    = last_done ? other_time(reader) : reader >> kTime;
-    const uint64_t earlier = std::min((mine >> kTime) - when, kThread);
+    const uint64_t earlier = std::min((mine >> kTime) - when, kLongest);
     return mine | ((last_done & other_done) ? 0 : kMany | kept << kOther | earlier << kEarlier);
 }
 
@@ -59,47 +64,62 @@ bool stored_together(Warp& w, const Instr* i, int a, int b) {
     return true;
 }
 
-Finding race(Warp& w, const Instr* i, int lane, uint64_t offset, bool write, uint32_t other, bool other_wrote) {
-    char text[256];
-    if (other / kLanes >= w.block->warps.size()) {
-        std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s", (unsigned long long)offset, verb(write),
-                      other_wrote
-                          ? "written by a bulk copy whose mbarrier this thread has not waited for"
-                          : "read by a wgmma, and this thread has waited neither for it nor for a thread that has");
-        Finding f = finding_at(w, i, Kind::AsyncCopyRace, lane, text);
-        f.address = offset;
-        return f;
+uint64_t actor_thread(const Warp& w, int lane) { return w.actor * kLanes + uint64_t(lane); }
+// Returns the warp of a thread in the records that `any` warp uses.
+const Warp& warp_of(const Warp& any, uint64_t thread) {
+    const Block& b = *any.block;
+    return *b.cluster->warps[thread / kLanes + (b.rank - b.records) * b.warps.size()];
+}
+
+std::string thread_name(const Warp& w, uint64_t thread) {
+    const Warp& that = warp_of(w, thread);
+    char text[64];
+    std::snprintf(text, sizeof text, "(%u,%u,%u)", that.tid[0][thread % kLanes], that.tid[1][thread % kLanes],
+                  that.tid[2][thread % kLanes]);
+    return "thread " + std::string(text) + of_block(w, *that.block);
+}
+
+Finding race(Warp& w, const Instr* i, int lane, const Block& of, uint64_t offset, bool write, uint32_t other,
+             bool other_wrote) {
+    const std::string place = "shared " + hex(offset) + of_block(w, of) + " is " + verb(write) + " here and was ";
+    Finding f;
+    if (other / kLanes >= w.block->races->warps()) {
+        f = finding_at(
+            w, i, Kind::AsyncCopyRace, lane,
+            place + (other_wrote
+                         ? "written by a bulk copy whose mbarrier this thread has not waited for"
+                         : "read by a wgmma, and this thread has waited neither for it nor for a thread that has"));
+    } else {
+        const Warp& that = warp_of(w, other);
+        f                = finding_at(w, i, Kind::SharedRace, lane,
+                                      place + verb(other_wrote) + " by " + thread_name(w, other) +
+                                          (&that == &w             ? " of the same warp, with no __syncwarp between"
+                                           : that.block == w.block ? ", with no barrier between"
+                                                                   : ", with no barrier of the cluster between"));
     }
-    const Warp& that = w.block->warps[other / kLanes];
-    const bool same  = &that == &w;
-    std::snprintf(text, sizeof text, "shared 0x%llx is %s here and was %s by thread (%u,%u,%u)%s, with no %s between",
-                  (unsigned long long)offset, verb(write), verb(other_wrote), that.tid[0][other % kLanes],
-                  that.tid[1][other % kLanes], that.tid[2][other % kLanes], same ? " of the same warp" : "",
-                  same ? "__syncwarp" : "barrier");
-    Finding f = finding_at(w, i, Kind::SharedRace, lane, text);
     f.address = offset;
     return f;
 }
 
-void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size, bool write, uint32_t other,
+void conflict(Warp& w, const Instr* i, int lane, Block& of, uint64_t offset, uint32_t size, bool write, uint32_t other,
               bool other_wrote, uint64_t when) {
     const SharedRaces& s  = *w.block->races;
-    const bool same_warp  = other / kLanes == w.index;
+    const bool same_warp  = other / kLanes == w.actor;
     const uint32_t lanes  = 1u << lane | 1u << other % kLanes;
     const auto write_race = [](const Suspect& x) {
-        return race(*x.warp, x.at, x.lane, x.address, true, uint32_t(x.other), true);
+        return race(*x.warp, x.at, x.lane, *x.of, x.address, true, uint32_t(x.other), true);
     };
     if (write && other_wrote) {
         if (same_warp && stored_together(w, i, lane, int(other % kLanes))) return;
         if (size <= 16 && !is_bulk(*w.frame->function->origin[i->index]))
-            return suspect({&w, i, lane, offset, other, write_race, size, w.block->shared.data.get() + offset, {}});
+            return suspect({&w, i, lane, offset, other, write_race, size, of.shared.data.get() + offset, {}, &of});
     }
-    const bool exchanged = write && same_warp && when < s.exchanged[w.index] && !(lanes & ~s.exchangers[w.index]);
+    const bool exchanged = write && same_warp && when < s.exchanged[w.actor] && !(lanes & ~s.exchangers[w.actor]);
     if (const auto known = w.worker->reported_infos.find(i); exchanged && known != w.worker->reported_infos.end()) {
         ++*known->second;
         return;
     }
-    Finding f = race(w, i, lane, offset, write, other, other_wrote);
+    Finding f = race(w, i, lane, of, offset, write, other, other_wrote);
     if (exchanged) {
         f.kind = Kind::WarpExchange;
         f.what += ", but the warp has exchanged values since, and so the read came first";
@@ -109,17 +129,17 @@ void conflict(Warp& w, const Instr* i, int lane, uint64_t offset, uint32_t size,
 }
 
 // Checks one lane's access, granule by granule.
-void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offset, uint32_t size, bool write,
-                bool sync) {
-    const uint32_t me   = thread_of(w, lane);
-    const uint64_t mine = s.time << kTime | (sync ? kSynchronising : 0) | me;
-    bool said           = false;
-    for (uint64_t g = offset >> s.shift; g <= (offset + size - 1) >> s.shift; g++) {
+void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, Block& of, uint64_t offset, uint32_t size,
+                bool write, bool sync) {
+    const auto me       = uint32_t(actor_thread(w, lane));
+    const uint64_t mine = s.time << kTime | (sync ? kSynchronising : 0) | me, first = s.place(of, offset);
+    bool said = false;
+    for (uint64_t g = first >> s.shift; g <= (first + size - 1) >> s.shift; g++) {
         uint64_t &writer = s.writer[g], &reader = s.reader[g];
         const uint32_t by = uint32_t(writer & kThread);
         const bool both   = sync && writer & kSynchronising;
         if (!said && writer && !both && !ordered(s, me, by, writer >> kTime)) {
-            conflict(w, i, lane, offset, size, write, by, true, writer >> kTime);
+            conflict(w, i, lane, of, offset, size, write, by, true, writer >> kTime);
             said = true;
         }
         if (write) {
@@ -129,7 +149,7 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, uint64_t offs
                 const uint64_t when = reader >> kTime;
                 const bool clash    = !ordered(s, me, last, when);
                 if (clash || (reader & kMany && !ordered(s, me, other, other_time(reader)))) {
-                    conflict(w, i, lane, offset, size, true, clash ? last : other, false, when);
+                    conflict(w, i, lane, of, offset, size, true, clash ? last : other, false, when);
                     said = true;
                 }
             }
@@ -153,15 +173,16 @@ template <int PerLane> bool repeated(const SharedRaces& s, uint64_t first, uint6
 }
 
 // A faster check than ordered() for the usual accesses that do not synchronise, to `count` adjacent granules from
-// `first` on. Each lane from thread `me` on has 1 << PerLane of them; with kOneLane all belong to thread `me`. Returns
-// true when there is no race, after it has updated the records.
+// `first` on. All that was before `since` is ordered before them. Each lane from thread `me` on has 1 << PerLane of
+// them; with kOneLane all belong to thread `me`. Returns true when there is no race, after it has updated the records.
 constexpr int kOneLane = -1;
-template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count, uint64_t me, bool write) {
+template <int PerLane>
+bool quick(SharedRaces& s, uint64_t since, uint64_t first, uint64_t count, uint64_t me, bool write) {
     uint64_t *writer = s.writer.data() + first, *reader = s.reader.data() + first;
-    const uint64_t n     = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
-    auto lane            = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
-    const uint64_t mine  = s.time << kTime | me;
-    const uint64_t since = s.all_since, warp = me / kLanes, warp_since = s.warp_since[warp];
+    const uint64_t n    = PerLane == kOneLane ? count : uint64_t(kLanes) << PerLane;
+    auto lane           = [](uint64_t k) { return PerLane == kOneLane ? 0 : k >> PerLane; };
+    const uint64_t mine = s.time << kTime | me;
+    const uint64_t warp = me / kLanes, warp_since = s.warp_since[warp];
     auto after = [=](uint64_t record, uint64_t k) {  // 1 when that access may not be ordered before this one
         const uint64_t when = record >> kTime, who = record & kThread;
         return uint64_t(when >= since) & uint64_t(who != me + lane(k)) &
@@ -173,7 +194,7 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
         for (uint64_t k = 0; k < n; k++) bad |= after(reader[k], k);
     if (write)
         for (uint64_t k = 0; k < n; k++)
-            bad |= after(reader[k], k) | (uint64_t(reader[k] >> kTime >= since) & (reader[k] >> 11 & 1));
+            bad |= after(reader[k], k) | (uint64_t(reader[k] >> kTime >= since) & (reader[k] >> kManyBit & 1));
     if (bad) return false;
     if (write)
         for (uint64_t k = 0; k < n; k++) writer[k] = mine + lane(k);
@@ -192,35 +213,35 @@ template <int PerLane> bool quick(SharedRaces& s, uint64_t first, uint64_t count
 
 }  // namespace
 
-template <int PerLane> static bool watch(Block& b, uint32_t first, size_t bytes, uint64_t me, bool write) {
+template <int PerLane> static bool watch(Warp& w, uint32_t first, size_t bytes, bool write) {
+    Block& b               = *w.block;
     SharedRaces& s         = *b.races;
-    const uint64_t granule = first >> s.shift;
+    const uint64_t granule = s.place(b, first) >> s.shift, me = w.actor * kLanes;
     if (!b.pending_copies && !b.holds_unset && repeated<PerLane>(s, granule, me, write)) return true;
     uint8_t* shadow = b.shared_shadow.data() + first;
     const bool ones = all_ones(shadow, bytes);
     if (!ones && (!write || b.pending_copies)) return false;
-    if (!quick<PerLane>(s, granule, bytes >> s.shift, me, write)) return false;
+    if (!quick<PerLane>(s, s.since(w, b), granule, bytes >> s.shift, me, write)) return false;
     if (!ones) std::memset(shadow, 1, bytes);
     return true;
 }
 
 bool watch_shared(Warp& w, uint32_t first, uint32_t size, bool write) {
     Block& b = *w.block;
-    if (!write) b.races->has_read[w.index] = 1;
-    const auto bytes  = size_t(size) * kLanes;
-    const uint64_t me = w.index * kLanes;
+    if (!write) b.races->has_read[w.actor] = 1;
+    const auto bytes = size_t(size) * kLanes;
     switch (__builtin_ctz(size) - b.races->shift) {
-        case 0: return watch<0>(b, first, bytes, me, write);
-        case 1: return watch<1>(b, first, bytes, me, write);
-        case 2: return watch<2>(b, first, bytes, me, write);
-        case 3: return watch<3>(b, first, bytes, me, write);
-        case 4: return watch<4>(b, first, bytes, me, write);
+        case 0: return watch<0>(w, first, bytes, write);
+        case 1: return watch<1>(w, first, bytes, write);
+        case 2: return watch<2>(w, first, bytes, write);
+        case 3: return watch<3>(w, first, bytes, write);
+        case 4: return watch<4>(w, first, bytes, write);
         default: return false;
     }
 }
 
 template <int Granules> static bool known_lanes(const SharedRaces& s, const Reach& r, uint64_t mine, bool write) {
-    const uint64_t* records = (write ? s.writer : s.reader).data();
+    const uint64_t* records = (write ? s.writer : s.reader).data() + (s.place(*r.of, 0) >> s.shift);
     const int shift         = s.shift;
     uint64_t news           = 0;
     auto lane               = [&](int l) {
@@ -234,12 +255,12 @@ template <int Granules> static bool known_lanes(const SharedRaces& s, const Reac
 }
 
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
-    const Block& b       = *w.block;
-    const SharedRaces& s = *b.races;
-    if (b.pending_copies || b.holds_unset || r.shape != Reach::Scattered ||
+    const Block& b       = *r.of;
+    const SharedRaces& s = *w.block->races;
+    if (&b != w.block || b.pending_copies || b.holds_unset || r.shape != Reach::Scattered ||
         (touch != Touch::Load && touch != Touch::Store))
         return false;
-    const uint64_t mine = s.time << kTime | w.index * kLanes;
+    const uint64_t mine = s.time << kTime | w.actor * kLanes;
     const bool write    = touch == Touch::Store;
     switch (size >> s.shift) {
         case 1: return known_lanes<1>(s, r, mine, write);
@@ -249,49 +270,106 @@ bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r) {
     }
 }
 
-void start_shared_races(Block& b) {
-    static thread_local auto& spare = *new std::shared_ptr<SharedRaces>;  // the records of this thread's last block
+// Makes the records and clocks of these blocks, which have the same kernel.
+static void start_together(const std::unique_ptr<Block>* blocks, size_t n) {
+    const Block& b                  = *blocks[0];
+    static thread_local auto& spare = *new std::shared_ptr<SharedRaces>;  // the records of this thread's last cluster
     auto s                          = spare && spare.use_count() == 1 ? spare : std::make_shared<SharedRaces>();
     spare                           = s;
-    // The time goes on from the last block's, so its records are in the past and need not be cleared.
+    // The time goes on from the last cluster's, so its records are in the past and need not be cleared.
     s->time                         = s->time + 2;
     s->all_since                    = s->time;
     s->start                        = s->time - 1;
-    if (s->time >> 31) s->writer.clear(), s->reader.clear(), s->time = s->all_since = 2, s->start = 1;
+    if (s->time >> 27) s->writer.clear(), s->reader.clear(), s->time = s->all_since = 2, s->start = 1;
     const int shift = b.launch->function->calls ? 0 : b.launch->function->shared_granule;
     if (shift != s->shift) {
         s->writer.clear(), s->reader.clear();
         s->shift = shift;
     }
-    const size_t granules = (size_t(b.shared_bytes) >> shift) + 40, warps = b.warps.size();
+    s->pitch              = (uint64_t(b.shared_bytes) + 63) / 64 * 64 + 256;
+    const size_t granules = (n * s->pitch) >> shift, warps = n * b.warps.size();
     if (s->writer.size() < granules) s->writer.resize(granules), s->reader.resize(granules);
+    s->block_since.assign(n, s->time);
+    s->visited.assign(n, 0);
+    s->visits.assign(n > 1 ? n * warps : 0, {});
     s->warp_since.assign(warps, s->time);
-    s->stride = warps;
+    s->columns = n > 1 ? SharedRaces::kMostColumns : 32;
+    s->stride  = warps;
     s->knows.assign(warps * warps, s->time);
     s->clocks.clear();
+    s->barrier = {}, s->relaxed = false;
     s->passed.clear();
     s->fenced.assign(warps, 0);
+    s->released.assign(warps, 0);
     s->agreed.assign(warps, 0);
     s->listens.assign(warps, 0);
     s->exchanged.assign(warps, 0);
     s->exchangers.assign(warps, 0);
     s->has_read.assign(warps, 0);
     s->turn.resize(warps);
-    for (size_t k = 0; k < warps; k++) s->synchronised(k);
     s->partial = false;
-    b.races    = s;
+    for (size_t k = 0; k < n; k++) {
+        blocks[k]->races   = s;
+        blocks[k]->records = uint32_t(k);
+        for (Warp& w : blocks[k]->warps) {
+            w.actor = uint32_t(k * b.warps.size() + w.index);
+            s->synchronised(w);
+        }
+    }
+    if (n > 1) s->widen();
+}
+
+// When a cluster has more warps than records can tell apart, its blocks have records of their own, and races between
+// them are not found.
+void start_shared_races(Cluster& c) {
+    const auto* blocks = c.blocks.data();
+    if (c.warps.size() < SharedRaces::kMostColumns) return start_together(blocks, c.blocks.size());
+    for (size_t k = 0; k < c.blocks.size(); k++) start_together(blocks + k, 1);
+}
+
+// Remembers that the warp has touched the shared memory of another block.
+static void visit(Warp& w, const Instr* i, Block& of, int lane, uint64_t address) {
+    SharedRaces& s           = *w.block->races;
+    s.visited[of.records]    = s.time;
+    SharedRaces::Visit& last = s.visits[of.records * s.warps() + w.actor];
+    last                     = {s.time, i, w.frame->function, lane, address};
+}
+
+void end_shared_races(Block& b) {
+    SharedRaces& s = *b.races;
+    for (size_t v = 0; v < s.warps() && !s.visits.empty(); v++) {
+        const SharedRaces::Visit& last = s.visits[b.records * s.warps() + v];
+        const bool known               = !last.time || std::any_of(b.warps.begin(), b.warps.end(),
+                                                                   [&](const Warp& w) { return s.ordered(w.actor, v, last.time); });
+        if (known) continue;
+        Warp& that = *b.cluster->warps[v];
+        Frame stub, *const frame = std::exchange(that.frame, &stub);
+        stub.function = last.in;
+        Finding f =
+            finding_at(that, last.at, Kind::SharedRace, last.lane,
+                       "shared " + hex(last.address) + of_block(that, b) +
+                           " is touched here, and that block may have ended before: it does not wait for this thread");
+        f.address  = last.address;
+        that.frame = frame;
+        return void(report(f));
+    }
 }
 
 void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r) {
     SharedRaces& s   = *w.block->races;
+    Block& of        = *r.of;
     const bool write = writes(touch);
     const bool sync  = touch == Touch::Atomic || touch == Touch::VolatileLoad || touch == Touch::VolatileStore;
-    if (sync) s.uses_flag(w.index);
-    if (!write) s.has_read[w.index] = 1;
-    auto lane = [&](int l) {
-        const uint64_t first = r.addr[l] >> s.shift, last = (r.addr[l] + size - 1) >> s.shift;
-        if (sync || !quick<kOneLane>(s, first, last - first + 1, thread_of(w, l), write))
-            touch_lane(w, i, s, l, r.addr[l], size, write, sync);
+    if (of.races != w.block->races) return;
+    if (&of != w.block && touch != Touch::AsyncCopy)
+        visit(w, i, of, __builtin_ctz(r.mask), r.addr[__builtin_ctz(r.mask)]);
+    if (sync) s.uses_flag(w.actor);
+    if (!write) s.has_read[w.actor] = 1;
+    const uint64_t since = s.since(w, of);
+    auto lane            = [&](int l) {
+        const uint64_t at = s.place(of, r.addr[l]), first = at >> s.shift, last = (at + size - 1) >> s.shift;
+        if (sync || !quick<kOneLane>(s, since, first, last - first + 1, actor_thread(w, l), write))
+            touch_lane(w, i, s, l, of, r.addr[l], size, write, sync);
     };
     if (r.shape == Reach::Uniform && !write) {  // all lanes read one place: the first and the last stand for all
         lane(__builtin_ctz(r.mask));
@@ -321,21 +399,20 @@ bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
     SharedRaces& s   = *b.races;
     const auto& st   = *w.frame->function->origin[i->index];
     if (known == w.worker->reported_infos.end() || b.pending_copies || b.holds_unset || size != 4 || s.shift != 2 ||
-        s.partial || st.ops.size() < 2 || st.ops[1].kind != ptx::Operand::Reg)
+        s.partial || st.ops.size() < 2 || st.ops[1].kind != ptx::Operand::Reg || r.of != &b)
         return false;
     const uint32_t* value = w.reg<uint32_t>(i->b);
-    const uint64_t mine   = s.time << kTime | w.index * kLanes;
-    const auto* at        = reinterpret_cast<const uint32_t*>(b.shared.data.get());
-    const auto* shadow    = reinterpret_cast<const uint32_t*>(b.shared_shadow.data());
+    const uint64_t mine = s.time << kTime | w.actor * kLanes, since = s.since(w, b), base = s.place(b, 0) >> 2;
+    const auto* at     = reinterpret_cast<const uint32_t*>(b.shared.data.get());
+    const auto* shadow = reinterpret_cast<const uint32_t*>(b.shared_shadow.data());
     uint64_t news = 0, others = 0;
     each_lane(r.mask, [&](int l) {
-        const uint64_t g = r.addr[l] >> 2, reader = s.reader[g], writer = s.writer[g];
-        news |=
-            uint64_t(at[g] ^ value[l]) | uint64_t(shadow[g] ^ 0x01010101) | uint64_t(reader >> kTime >= s.all_since);
-        others += writer >> kTime >= s.all_since && (writer & kThread) != w.index * kLanes + uint32_t(l);
+        const uint64_t g = r.addr[l] >> 2, reader = s.reader[base + g], writer = s.writer[base + g];
+        news |= uint64_t(at[g] ^ value[l]) | uint64_t(shadow[g] ^ 0x01010101) | uint64_t(reader >> kTime >= since);
+        others += writer >> kTime >= since && (writer & kThread) != actor_thread(w, l);
     });
     if (news) return false;
-    each_lane(r.mask, [&](int l) { s.writer[r.addr[l] >> 2] = mine + uint64_t(l); });
+    each_lane(r.mask, [&](int l) { s.writer[base + (r.addr[l] >> 2)] = mine + uint64_t(l); });
     *known->second += others;
     return true;
 }
@@ -344,17 +421,17 @@ bool overlaps_again(Warp& w, const Instr* i, uint32_t size, const Reach& r) {
 void checker_exchange(Warp& w) {
     if (!w.block->races) return;
     SharedRaces& s = *w.block->races;
-    if (s.has_read[w.index]) s.exchanged[w.index] = ++s.time, s.exchangers[w.index] = w.mask;
-    else s.exchangers[w.index] |= w.mask;
-    s.has_read[w.index] = 0;
+    if (s.has_read[w.actor]) s.exchanged[w.actor] = ++s.time, s.exchangers[w.actor] = w.mask;
+    else s.exchangers[w.actor] |= w.mask;
+    s.has_read[w.actor] = 0;
 }
 
 void checker_warp_sync(Warp& w) {
     if (!w.block->races) return;
     if (w.waited) w.waited = kAll;  // what one lane has waited for, it passes on
     SharedRaces& s        = *w.block->races;
-    s.warp_since[w.index] = ++s.time;
-    s.synchronised(w.index);
+    s.warp_since[w.actor] = ++s.time;
+    s.synchronised(w);
 }
 
 // Gives all these warps the latest time that any of them has in the columns from `first` on.
@@ -373,12 +450,12 @@ static void learn(uint64_t* row, const uint64_t* from, size_t n) {
 void checker_arrival(Warp& w, int id) {
     if (!w.block->races) return;
     SharedRaces& s                        = *w.block->races;
-    std::vector<uint64_t>& row            = s.passed[id];
-    s.knows[w.index * s.stride + w.index] = ++s.time;
+    std::vector<uint64_t>& row            = s.passed[w.block->records * 16 + uint64_t(id)];
+    s.knows[w.actor * s.stride + w.actor] = ++s.time;
     s.partial                             = true;
-    row.resize(SharedRaces::kWide);
-    learn(row.data(), &s.knows[w.index * s.stride], s.stride);
-    s.synchronised(w.index);
+    row.resize(2 * s.columns);
+    learn(row.data(), &s.knows[w.actor * s.stride], s.stride);
+    s.synchronised(w);
 }
 
 void checker_barrier(Block& b, int id) {
@@ -386,88 +463,101 @@ void checker_barrier(Block& b, int id) {
     report_unwritten(b);
     SharedRaces& s     = *b.races;
     const uint64_t now = ++s.time;
-    const size_t warps = b.warps.size();
-    std::vector<size_t> here;
+    std::vector<size_t> here;  // their actors
+    std::vector<Warp*> warps;
     uint32_t lanes = 0;
-    for (size_t k = 0; k < warps; k++) {
+    for (Warp& w : b.warps) {
         uint32_t mask = 0;
-        for (const Group& g : b.warps[k].groups)
-            if (g.state == State::Barrier && g.barrier == id) mask |= g.mask;
-        if (mask) here.push_back(k);
+        for (const Group& g : w.groups)
+            if (g.at(uint16_t(id))) mask |= g.mask;
+        if (mask) here.push_back(w.actor), warps.push_back(&w);
         lanes += uint32_t(__builtin_popcount(mask));
     }
-    if (std::any_of(here.begin(), here.end(), [&](size_t k) { return b.warps[k].waited; }))
-        for (size_t k : here) b.warps[k].waited = kAll;
+    if (std::any_of(warps.begin(), warps.end(), [&](const Warp* w) { return w->waited; }))
+        for (Warp* w : warps) w->waited = kAll;
     if (lanes == b.live) {
-        s.all_since = now;
-        for (size_t k = 0; k < warps; k++) s.synchronised(k);
-        if (s.wide()) meet(s, here, SharedRaces::kColumns);
-        return;
-    }
-    s.partial = true;
+        s.block_since[b.records] = now;
+        for (Warp& w : b.warps) s.synchronised(w);
+        if (s.block_since.size() == 1) {
+            s.all_since = now;
+            if (s.wide()) meet(s, here, s.columns);
+            return;
+        }
+    } else s.partial = true;
     meet(s, here, 0);  // each of these warps is now ordered after all that any of them was
-    for (size_t k : here) {
-        s.warp_since[k] = now;
-        s.synchronised(k);
-        for (size_t v : here) s.knows[k * s.stride + v] = now;
-        if (const auto row = s.passed.find(id); row != s.passed.end())
-            learn(&s.knows[k * s.stride], row->second.data(), s.stride);
+    const uint64_t key = b.records * 16 + uint64_t(id);
+    for (Warp* w : warps) {
+        s.warp_since[w->actor] = now;
+        s.synchronised(*w);
+        for (size_t v : here) s.knows[w->actor * s.stride + v] = now;
+        if (const auto row = s.passed.find(key); row != s.passed.end())
+            learn(&s.knows[w->actor * s.stride], row->second.data(), s.stride);
     }
-    s.passed.erase(id);
+    s.passed.erase(key);
 }
 
 void shared_fence(Warp& w) {
     if (!w.block->races) return;
-    SharedRaces& s     = *w.block->races;
-    s.fenced[w.index]  = ++s.time;
-    s.listens[w.index] = 1;
-    s.partial          = true;
-    s.synchronised(w.index);
+    SharedRaces& s    = *w.block->races;
+    s.fenced[w.actor] = s.released[w.actor] = ++s.time;
+    s.listens[w.actor]                      = 1;
+    s.partial                               = true;
+    s.synchronised(w);
 }
 
 // --- mbarriers and the async proxy -----------------------------------------------------------------------------------
 
 void SharedRaces::widen() {
     if (wide()) return;
-    const size_t warps = warp_since.size();
-    std::vector<uint64_t> rows(warps * kWide, 0);
-    for (size_t w = 0; w < warps; w++) std::copy_n(&knows[w * stride], warps, &rows[w * kWide]);
+    const size_t n = warps(), wide = 2 * columns;
+    std::vector<uint64_t> rows(n * wide, 0);
+    for (size_t w = 0; w < n; w++) std::copy_n(&knows[w * stride], n, &rows[w * wide]);
     knows   = std::move(rows);
-    stride  = kWide;
+    stride  = wide;
     partial = true;
+    barrier = {std::vector<uint64_t>(stride), std::vector<uint64_t>(stride), 0};
 }
 
 // The number of columns for warpgroups, or 0 when they would leave none for mbarriers.
-static size_t warpgroup_columns(const Block& b) {
-    const size_t warps = b.warps.size(), groups = warps / 4;
-    return warps + groups < SharedRaces::kColumns ? groups : 0;
+static size_t warpgroup_columns(const SharedRaces& s) {
+    const size_t groups = s.warps() / 4;
+    return s.warps() + groups < s.columns ? groups : 0;
 }
+// The warpgroup's number in the cluster, from its number in the block.
+static size_t warpgroup_of(const Block& b, uint32_t warpgroup) { return b.records * (b.warps.size() / 4) + warpgroup; }
 
 static SharedRaces::Clock& clock_of(Block& b, uint64_t barrier) {
     SharedRaces& s = *b.races;
     s.widen();
-    auto [row, fresh] = s.clocks.try_emplace(barrier);
+    auto [row, fresh] = s.clocks.try_emplace(s.place(b, barrier));
     if (fresh) {
-        const size_t warps = b.warps.size(), free = SharedRaces::kColumns - warps - warpgroup_columns(b);
+        const size_t warps = s.warps(), free = s.columns - warps - warpgroup_columns(s);
         row->second = {std::vector<uint64_t>(s.stride), std::vector<uint64_t>(s.stride),
                        free ? warps + (s.clocks.size() - 1) % free : 0};
     }
     return row->second;
 }
-void clock_arrival(Warp& w, uint64_t barrier) {
-    SharedRaces& s                        = *w.block->races;
-    SharedRaces::Clock& c                 = clock_of(*w.block, barrier);
-    s.knows[w.index * s.stride + w.index] = ++s.time;
-    learn(c.arrived.data(), &s.knows[w.index * s.stride], s.stride);
-    s.synchronised(w.index);
+// The warp arrives, and tells by that all that it has done before `done`, and all that it knows of.
+static void arrive_at(Warp& w, SharedRaces::Clock& c, uint64_t done) {
+    SharedRaces& s = *w.block->races;
+    uint64_t* row  = &s.knows[w.actor * s.stride];
+    row[w.actor]   = done;
+    learn(c.arrived.data(), row, s.stride);
+    s.synchronised(w);
+}
+void clock_arrival(Warp& w, Block& b, uint64_t barrier) {
+    SharedRaces& s        = *b.races;
+    SharedRaces::Clock& c = clock_of(b, barrier);
+    if (b.races == w.block->races) return arrive_at(w, c, ++s.time);
+    std::fill(c.arrived.begin(), c.arrived.end(), ++s.time);  // of a cluster whose blocks have records of their own
 }
 
 void clock_copy(Block& b, uint64_t barrier, uint64_t first, uint32_t bytes) {
     SharedRaces& s        = *b.races;
     SharedRaces::Clock& c = clock_of(b, barrier);
     const uint64_t record = c.column ? s.time << kTime | c.column * kLanes : 0;
-    std::fill(s.writer.begin() + long(first >> s.shift), s.writer.begin() + long((first + bytes - 1) >> s.shift) + 1,
-              record);
+    const uint64_t at     = s.place(b, first);
+    std::fill(s.writer.begin() + long(at >> s.shift), s.writer.begin() + long((at + bytes - 1) >> s.shift) + 1, record);
     s.time++;
     if (c.column) c.arrived[c.column] = s.time;
 }
@@ -477,47 +567,77 @@ void clock_phase(Block& b, uint64_t barrier) {
     learn(c.over.data(), c.arrived.data(), c.over.size());
 }
 
-void clock_wait(Warp& w, uint64_t barrier) {
+static void wait_at(Warp& w, const SharedRaces::Clock& c) {
     SharedRaces& s = *w.block->races;
-    learn(&s.knows[w.index * s.stride], clock_of(*w.block, barrier).over.data(), s.stride);
-    for (const Warp& other : w.block->warps) w.waited |= other.waited ? kAll : 0;  // one of them may have arrived
+    learn(&s.knows[w.actor * s.stride], c.over.data(), s.stride);
+    for (const Warp* other : w.block->cluster->warps)  // one of them may have arrived
+        w.waited |= other->waited ? kAll : 0;
     checker_warp_sync(w);
 }
+void clock_wait(Warp& w, uint64_t barrier) { wait_at(w, clock_of(*w.block, barrier)); }
 
 void clock_init(Warp& w, int lane, uint64_t barrier) {
     SharedRaces::Clock& c = clock_of(*w.block, barrier);
-    c.init = ++w.block->races->time, c.by = thread_of(w, lane);
+    c.init = ++w.block->races->time, c.by = uint32_t(actor_thread(w, lane));
+}
+
+void clock_cluster_arrival(Warp& w, bool relaxed) {
+    SharedRaces& s = *w.block->races;
+    s.widen();
+    const uint64_t before = s.knows[w.actor * s.stride + w.actor];
+    s.relaxed |= relaxed;
+    arrive_at(w, s.barrier, relaxed ? std::max(before, s.released[w.actor]) : ++s.time);
+}
+
+void clock_cluster_wait(Warp& w) { wait_at(w, w.block->races->barrier); }
+
+void clock_cluster_barrier(Cluster& c) {
+    // When all wait right after they have arrived, and none has arrived relaxed, this is like a barrier of a block.
+    const bool together = std::all_of(c.warps.begin(), c.warps.end(), [](const Warp* w) {
+        uint32_t lanes = 0;
+        for (const Group& g : w->groups)
+            if (g.at(Group::kCluster) && g.pc - 2 == w->arrived_at) lanes |= g.mask;
+        return lanes == w->live;
+    });
+    for (const auto& b : c.blocks) {
+        report_unwritten(*b);
+        SharedRaces& s = *b->races;
+        if (b->records) continue;
+        const bool all = together && !std::exchange(s.relaxed, false);
+        learn(s.barrier.over.data(), s.barrier.arrived.data(), s.stride);
+        if (all) s.all_since = ++s.time, std::fill(s.block_since.begin(), s.block_since.end(), s.time);
+    }
+    for (Warp* w : c.warps)
+        if (std::any_of(w->groups.begin(), w->groups.end(), [](const Group& g) { return g.at(Group::kCluster); }))
+            clock_cluster_wait(*w);
 }
 
 void proxy_fence(Warp& w, bool of_init) {
     SharedRaces& s = *w.block->races;
     s.widen();
-    uint64_t* row = &s.knows[w.index * s.stride];
-    row[w.index]  = ++s.time;
-    s.synchronised(w.index);
+    uint64_t* row = &s.knows[w.actor * s.stride];
+    row[w.actor]  = ++s.time;
+    s.synchronised(w);
     if (of_init) {
+        s.released[w.actor] = s.time;
         for (auto& [address, c] : s.clocks)
-            if (c.by / kLanes == w.index) c.init = 0;
+            if (c.by / kLanes == w.actor) c.init = 0;
         return;
     }
-    for (size_t v = 0; v < SharedRaces::kColumns; v++)
-        row[SharedRaces::kColumns + v] = std::max(row[SharedRaces::kColumns + v], std::max(row[v], s.all_since));
+    for (size_t v = 0; v < s.columns; v++)
+        row[s.columns + v] = std::max(row[s.columns + v], std::max(row[v], s.all_since));
 }
 
 // Returns whether a fence.proxy.async lies between what a thread wrote and this warp.
 static bool fenced(const Warp& w, uint64_t when, uint64_t who) {
     const SharedRaces& s = *w.block->races;
-    return when <= s.start || when < s.knows[w.index * s.stride + SharedRaces::kColumns + who / kLanes];
+    return when <= s.start || when < s.knows[w.actor * s.stride + s.columns + who / kLanes];
 }
 static void report_proxy(Warp& w, const Instr* i, Kind kind, int lane, uint64_t at, uint64_t who,
                          const std::string& what, const char* did) {
-    const Warp& that = w.block->warps[who / kLanes];
-    char thread[64];
-    std::snprintf(thread, sizeof thread, "(%u,%u,%u)", that.tid[0][who % kLanes], that.tid[1][who % kLanes],
-                  that.tid[2][who % kLanes]);
-    Finding f = finding_at(
-        w, i, kind, lane,
-        what + " shared " + hex(at) + ", which thread " + thread + " " + did + " with no fence.proxy.async between");
+    Finding f = finding_at(w, i, kind, lane,
+                           what + " shared " + hex(at) + ", which " + thread_name(w, who) + " " + did +
+                               " with no fence.proxy.async between");
     f.address = at;
     report(f);
 }
@@ -525,16 +645,17 @@ static void report_proxy(Warp& w, const Instr* i, Kind kind, int lane, uint64_t 
 void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader) {
     SharedRaces& s = *w.block->races;
     s.widen();
+    const uint64_t base = s.place(*w.block, 0) >> s.shift;
     for (uint64_t g = first >> s.shift; g <= (first + bytes - 1) >> s.shift; g++) {
-        const uint64_t when = s.writer[g] >> kTime, who = s.writer[g] & kThread;
-        if (who / kLanes >= w.block->warps.size() || fenced(w, when, who)) continue;
+        const uint64_t when = s.writer[base + g] >> kTime, who = s.writer[base + g] & kThread;
+        if (who / kLanes >= s.warps() || fenced(w, when, who)) continue;
         return report_proxy(w, i, Kind::ProxyFence, lane, g << s.shift, who, std::string(reader) + " reads", "wrote");
     }
 }
 
-void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, uint64_t barrier) {
-    SharedRaces::Clock& c = clock_of(*w.block, barrier);
-    if (c.init && !fenced(w, c.init, c.by))
+void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, Block& b, uint64_t barrier) {
+    SharedRaces::Clock& c = clock_of(b, barrier);
+    if (c.init && b.races == w.block->races && !fenced(w, c.init, c.by))
         report_proxy(w, i, Kind::BarrierFence, lane, barrier, c.by, "a bulk copy uses the mbarrier at", "initialised");
     c.init = 0;
 }
@@ -544,19 +665,18 @@ void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n) {
     SharedRaces& s = *b.races;
     s.widen();
     // The time before which a write of each warp, or by a bulk copy of each column, is known here and fenced.
-    uint64_t ordered[SharedRaces::kColumns], fenced[SharedRaces::kColumns];
-    for (size_t v = 0; v < SharedRaces::kColumns; v++) {
-        ordered[v] = v == w.index ? ~0ull : std::max(s.all_since, s.knows[w.index * s.stride + v]);
-        if (v < s.fenced.size() && s.listens[w.index]) ordered[v] = std::max(ordered[v], s.fenced[v]);
-        fenced[v] =
-            v < b.warps.size() ? std::max(s.start + 1, s.knows[w.index * s.stride + SharedRaces::kColumns + v]) : ~0ull;
+    uint64_t ordered[SharedRaces::kMostColumns], fenced[SharedRaces::kMostColumns];
+    for (size_t v = 0; v < s.columns; v++) {
+        ordered[v] = v == w.actor ? ~0ull : std::max(s.all_since, s.knows[w.actor * s.stride + v]);
+        if (v < s.fenced.size() && s.listens[w.actor]) ordered[v] = std::max(ordered[v], s.fenced[v]);
+        fenced[v] = v < s.warps() ? std::max(s.start + 1, s.knows[w.actor * s.stride + s.columns + v]) : ~0ull;
     }
-    uint64_t known[SharedRaces::kColumns];
-    for (size_t v = 0; v < SharedRaces::kColumns; v++) known[v] = std::min(ordered[v], fenced[v]);
+    uint64_t known[SharedRaces::kMostColumns];
+    for (size_t v = 0; v < s.columns; v++) known[v] = std::min(ordered[v], fenced[v]);
     uint64_t good      = 0;  // a record that was
     const size_t count = size_t(16) >> s.shift;
     for (size_t k = 0; k < n; k++) {
-        const uint64_t* writer = &s.writer[at[k] >> s.shift];
+        const uint64_t* writer = &s.writer[s.place(b, at[k]) >> s.shift];
         uint64_t other = 0, bad = 0;
         for (size_t g = 0; g < count; g++) other |= writer[g] ^ good;
         if (!other) continue;  // as the tile of a bulk copy, which has one writer
@@ -565,7 +685,7 @@ void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n) {
         for (size_t g = 0; bad && g < count; g++) {
             const uint64_t when = writer[g] >> kTime, who = writer[g] & kThread, place = at[k] + (g << s.shift);
             if (writer[g] && when >= ordered[who / kLanes]) {
-                Finding f = race(w, i, 0, place, false, uint32_t(who), true);
+                Finding f = race(w, i, 0, b, place, false, uint32_t(who), true);
                 f.what += "; a wgmma reads it";
                 return void(report(f));
             }
@@ -579,14 +699,14 @@ uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, siz
     SharedRaces& s = *w.block->races;
     s.widen();
     const uint64_t time = s.time++;
-    if (warpgroup >= warpgroup_columns(*w.block)) return time;
-    const uint64_t me = (SharedRaces::kColumns - 1 - warpgroup) * kLanes, mine = time << kTime | me;
+    if (!warpgroup_columns(s)) return time;
+    const uint64_t me = (s.columns - 1 - warpgroup_of(*w.block, warpgroup)) * kLanes, mine = time << kTime | me;
     // Earlier reads of which a wait of this warpgroup tells need no record of their own.
-    const auto done = [&](uint64_t who, uint64_t when) { return who == me || s.ordered(w.index, who / kLanes, when); };
+    const auto done = [&](uint64_t who, uint64_t when) { return who == me || s.ordered(w.actor, who / kLanes, when); };
     uint64_t before = 0, after = read_after(mine, 0, true, true);
     const size_t count = size_t(16) >> s.shift;
     for (size_t k = 0; k < n; k++) {
-        uint64_t* reader = &s.reader[at[k] >> s.shift];
+        uint64_t* reader = &s.reader[s.place(*w.block, at[k]) >> s.shift];
         for (size_t g = 0; g < count; g++) {
             if (reader[g] != before) {
                 before               = reader[g];
@@ -602,10 +722,10 @@ uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, siz
 
 void learn_wgmma_reads(Warp& w, uint32_t warpgroup, uint64_t time) {
     SharedRaces& s = *w.block->races;
-    if (warpgroup >= warpgroup_columns(*w.block)) return;
-    uint64_t& known = s.knows[w.index * s.stride + SharedRaces::kColumns - 1 - warpgroup];
+    if (!warpgroup_columns(s)) return;
+    uint64_t& known = s.knows[w.actor * s.stride + s.columns - 1 - warpgroup_of(*w.block, warpgroup)];
     known           = std::max(known, time + 1);
-    s.synchronised(w.index);
+    s.synchronised(w);
 }
 
 }  // namespace emu

@@ -380,7 +380,7 @@ const Instr* mma_async(Warp& w, const Instr* i) {
                    ", and another warp's was the one at " + place_of(*g.function, other.instr) +
                    (other.instr == i ? " with other descriptors or scale-d" : ""));
     m->issued++;
-    b.signals++;
+    b.cluster->signals++;
     return i + 1;
 }
 
@@ -410,7 +410,7 @@ const Instr* wait_group(Warp& w, const Instr* i) {
         if (w.block->launch->check_all) learn_wgmma_reads(w, group_of(w), g.products[until - 1 - g.first].time);
         m->waited      = until;
         w.failed.times = 0;
-        w.block->signals++;
+        w.block->cluster->signals++;
     }
     uint64_t least = until;
     for (const Member& other : g.members) least = std::min(least, other.waited);

@@ -68,6 +68,43 @@ __device__ inline void store_tile(const CUtensorMap& map, int x, int y, const vo
 __device__ inline void commit_bulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 __device__ inline void wait_bulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
+// --- clusters: blocks that run at the same time and reach each other's shared memory ---------------------------------
+__device__ inline uint32_t cluster_rank() {
+    uint32_t rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// The shared address that the same variable has in the block of this rank.
+__device__ inline uint32_t address_in(const void* p, uint32_t rank) {
+    uint32_t address;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
+    return address;
+}
+__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+__device__ inline void sync_cluster() { cluster_arrive(), cluster_wait(); }
+// Lets other blocks of the cluster, and bulk copies, use the mbarriers that this thread has initialised.
+__device__ inline void fence_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ inline void arrive_in(uint64_t* b, uint32_t rank) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(b, rank)) : "memory");
+}
+// Copies a tile to the same place in each block whose bit in `blocks` is set. Each block's own barrier counts the
+// bytes.
+__device__ inline void load_tile(void* to, const CUtensorMap& map, int x, int y, uint64_t* b, uint16_t blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
+        "l"(&map), "r"(x), "r"(y), "r"(shared_address(b)), "h"(blocks)
+        : "memory");
+}
+// Copies from this block's shared memory to that of another block, where the barrier is, too.
+__device__ inline void send_bulk(void* to, const void* from, uint32_t bytes, uint64_t* b, uint32_t rank) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     address_in(to, rank)),
+                 "r"(shared_address(from)), "r"(bytes), "r"(address_in(b, rank))
+                 : "memory");
+}
+
 // --- wgmma: the four warps of a warpgroup multiply matrices in shared memory; the sums stay in registers -------------
 __device__ inline void fence_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void commit_wgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

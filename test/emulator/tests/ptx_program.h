@@ -57,11 +57,14 @@ inline Kernel& load_kernel(const std::string& ptx, const std::string& name) {
     return *k;
 }
 
-template <class... Args> LaunchResult run(Kernel& kernel, Dim grid, Dim block, Args... args) {
+template <class... Args> LaunchResult run(Kernel& kernel, const LaunchConfig& config, Args... args) {
     void* pointers[] = {static_cast<void*>(&args)..., nullptr};
+    return launch(kernel, config, pack_arguments(kernel, pointers));
+}
+template <class... Args> LaunchResult run(Kernel& kernel, Dim grid, Dim block, Args... args) {
     LaunchConfig config;
     config.grid = grid, config.block = block;
-    return launch(kernel, config, pack_arguments(kernel, pointers));
+    return run(kernel, config, args...);
 }
 
 }  // namespace emu::test

@@ -123,7 +123,7 @@ TEST_CASE("branches by table, exits, address spaces", "[forms]") {
     check({".shared .b32 word;\n.reg .b64 %s;\nmov.u64 %s, word;\ncvta.shared.u64 %s, %s;\n"
            "isspacep.global %p, %q0;\nselp.b32 %d, 1, 0, %p;\nisspacep.shared %p, %s;\nselp.b32 %t, 2, 0, %p;\n"
            "add.u32 %d, %d, %t;\nisspacep.shared %p, %q0;\nselp.b32 %t, 4, 0, %p;\nadd.u32 %d, %d, %t;\n"
-           "mapa.u64 %o, %s, 0;\nsetp.eq.u64 %p, %o, %s;\nselp.b32 %t, 8, 0, %p;\nadd.u32 %d, %d, %t",
+           "mapa.u64 %o, %s, 0;\nisspacep.shared::cta %p, %o;\nselp.b32 %t, 8, 0, %p;\nadd.u32 %d, %d, %t",
            4, 4, 0, 0},
           [](uint64_t, uint64_t, uint64_t) { return 11; });
 }
