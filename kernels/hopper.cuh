@@ -32,6 +32,21 @@ __device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
 __device__ inline void arrive_after_copies(uint32_t barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
+// Arrives at the barrier that a block of the cluster has at this place.
+__device__ inline void arrive_in_block(uint32_t barrier, int block) {
+    asm volatile(
+        "{\n"
+        ".reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "}" ::"r"(barrier),
+        "r"(block)
+        : "memory");
+}
+// Waits until all threads of the cluster have come here or ended, and sees what they wrote to shared memory before.
+__device__ inline void wait_for_cluster() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
 // Waits until the phase of this parity is over. Before the first phase, which has parity 0, one of parity 1 is over.
 __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
     uint32_t over;
@@ -56,6 +71,16 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
         "[%6];" ::"r"(to),
         "l"(&map), "r"(column), "r"(head), "r"(row), "r"(sequence), "r"(barrier)
+        : "memory");
+}
+
+// The same, to the same place in the shared memory of both blocks of a cluster, at the same barrier of each.
+__device__ inline void copy_box_to_both(uint32_t to, const CUtensorMap& map, int column, int head, int row,
+                                        int sequence, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+        "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+        "l"(&map), "r"(column), "r"(head), "r"(row), "r"(sequence), "r"(barrier), "h"(uint16_t(0b11))
         : "memory");
 }
 

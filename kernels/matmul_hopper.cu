@@ -14,6 +14,9 @@
 //   results           in bf16 go through shared memory, from where TMA writes them while the block goes on. Those in
 //                     fp32, where K is long, are written by the threads that have them
 //
+// Two blocks can form a cluster. Their tiles lie one above the other, so they need the same part of b. Each loads half
+// of it, and TMA writes that to the shared memory of both.
+//
 // The blocks can share tiles (tile_work.h). Whoever ends the last piece of a tile adds all of them, in a fixed order.
 // The number of blocks is a part of the choice that is kept in products.json, so the bits do not depend on the GPU.
 //
@@ -68,7 +71,13 @@ struct HopperOperands {
     float* piece_row_sums;     // M sums for each slot
     uint32_t* ended;           // for each half of a shared tile, its pieces that have ended; from 0 to 0 again
     int M, N;
+    // The blocks of a cluster, 1 or 2. They compute tiles one above the other, which are one tile of the work.
+    int together;
     TileWork work;
+
+    __device__ int cluster() const { return int(blockIdx.x) / together; }
+    __device__ int in_cluster() const { return int(blockIdx.x) % together; }
+    __device__ int row(const Piece& piece) const { return piece.row * together + in_cluster(); }  // of tiles
 };
 
 // ---- shared memory --------------------------------------------------------------------------------------------------
@@ -76,22 +85,23 @@ struct HopperOperands {
 // Where a part of an operand lies in shared memory: 64 of K of so many lines. A line is a row of a, or a column of b.
 // Shared memory has rows of 128 bytes, which are swizzled. A row holds 64 of K of one line (K-major), or with `across`
 // 64 lines for one of K (MN-major); then the tile is lines/64 blocks of 64 such rows.
-// TMA brings at most 256 of the lines of a K-major tile at a time.
-template <int lines>
-constexpr int box_lines = lines > 256 ? lines / 2 : lines;
-template <int lines, bool across>
+// TMA brings it in so many parts: of the lines, or with `across` of K.
+template <int lines, bool across, int parts>
 struct OperandTile {
     static constexpr int block_bytes = across ? 64 * 128 : 0;
+    static constexpr int box_rows    = (across ? 64 : lines) / parts;  // of 128 bytes
+    static_assert(box_rows <= 256, "TMA brings at most 256 rows at a time");
     uint32_t address;
-    __device__ void copy(const CUtensorMap& map, int line, int k, uint32_t barrier) const {
+    // Calls copy(to, column, row) for each box of a part, where the tile begins at `line` and k.
+    template <class Copy>
+    __device__ void each_box(int part, int line, int k, Copy copy) const {
+        const int first = part * box_rows;
         if constexpr (across)
 #pragma unroll
             for (int i = 0; i < lines / 64; i++)
-                copy_box(address + i * block_bytes, map, line + 64 * i, 0, k, 0, barrier);
+                copy(address + i * block_bytes + first * 128, line + 64 * i, k + first);
         else
-#pragma unroll
-            for (int i = 0; i < lines; i += box_lines<lines>)
-                copy_box(address + i * 128, map, k, 0, line + i, 0, barrier);
+            copy(address + first * 128, k, line + first);
     }
     // The lines from `line` on, a multiple of 64, and the 16 of K from k on.
     __device__ uint64_t matrix(int line, int k) const {
@@ -108,8 +118,8 @@ inline CUtensorMap map_of_matrix(const void* x, int64_t rows, int64_t columns, i
 
 template <class Tiling, bool columns_a, bool columns_b>
 struct ProductMemory {
-    using A = OperandTile<Tiling::M, columns_a>;
-    using B = OperandTile<Tiling::N, columns_b>;
+    using A = OperandTile<Tiling::M, columns_a, 1>;
+    using B = OperandTile<Tiling::N, columns_b, 2>;
     uint32_t tiles, barriers;
 
     __device__ explicit ProductMemory(const uint64_t* barriers)
@@ -124,10 +134,10 @@ struct ProductMemory {
     __device__ uint32_t full(int stage) const { return barriers + 16 * stage; }
     __device__ uint32_t empty(int stage) const { return full(stage) + 8; }
     __device__ uint32_t pre_full(int group) const { return barriers + 16 * Tiling::stages + 8 * group; }
-    __device__ void init() const {
+    __device__ void init(int together) const {
         for (int i = 0; i < Tiling::stages; i++) {
             init_barrier(full(i), 1);
-            init_barrier(empty(i), 8);
+            init_barrier(empty(i), 8 * together);
         }
         for (int i = 0; i < 2; i++) init_barrier(pre_full(i), 1);
         if (Tiling::epilogue == Epilogue::fp32_sums) {
@@ -262,15 +272,24 @@ __device__ inline int row_of(int t, int m) {
 template <class Tiling, bool columns_a, bool columns_b>
 __device__ inline void bring_operands(const ProductMemory<Tiling, columns_a, columns_b>& at, const HopperOperands& p) {
     RingPlace<Tiling::stages> place;
-    p.work.each_piece(blockIdx.x, [&](const Piece& piece) {
+    p.work.each_piece(p.cluster(), [&](const Piece& piece) {
         const StepsInTurns turns(p.work, piece);
         for (int i = 0; i < piece.steps; i++, place.next()) {
             const uint32_t full = at.full(place.stage);
-            const int k         = 64 * turns.step(blockIdx.x, i);
-            wait_for_phase(at.empty(place.stage), place.parity ^ 1);
+            const int k         = 64 * turns.step(p.cluster(), i);
+            const auto a        = at.a(place.stage);
+            const auto b        = at.b(place.stage);
+            wait_for_phase(at.empty(place.stage), place.parity ^ 1);  // both blocks have read what was there
             arrive_expecting(full, Tiling::stage_bytes);
-            at.a(place.stage).copy(p.a, piece.row * Tiling::M, k, full);
-            at.b(place.stage).copy(p.b, piece.column * Tiling::N, k, full);
+            a.each_box(0, p.row(piece) * Tiling::M, k,
+                       [&](uint32_t to, int column, int row) { copy_box(to, p.a, column, 0, row, 0, full); });
+            for (int part = 0; part < 2; part++)
+                b.each_box(part, piece.column * Tiling::N, k, [&](uint32_t to, int column, int row) {
+                    if (p.together == 1)
+                        copy_box(to, p.b, column, 0, row, 0, full);
+                    else if (part == p.in_cluster())
+                        copy_box_to_both(to, p.b, column, 0, row, 0, full);
+                });
         }
     });
 }
@@ -286,9 +305,16 @@ struct TileSums {
 // Multiplies a piece of a tile. Products of one stage are still under way when those of the next one are issued.
 template <class Tiling, bool columns_a, bool columns_b>
 __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemory<Tiling, columns_a, columns_b>& at,
-                                      RingPlace<Tiling::stages>& place, const Piece& piece, int group, bool sums_rows) {
+                                      RingPlace<Tiling::stages>& place, const Piece& piece, int group, bool sums_rows,
+                                      int together) {
     constexpr int parts = TileSums<Tiling>::parts;
     int before          = 0;
+    const auto release  = [&](int stage) {
+        __syncwarp();
+        const int lane = threadIdx.x % 32;
+        if (together > 1 && lane < together) arrive_in_block(at.empty(stage), lane);
+        if (together == 1 && lane == 0) arrive(at.empty(stage));
+    };
     for (int i = 0; i < piece.steps; i++) {
         const auto a     = at.a(place.stage);
         const auto b     = at.b(place.stage);
@@ -320,7 +346,7 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
         commit_products();
         if (adds) {
             wait_for_products<1>();
-            release(at.empty(before));
+            release(before);
         }
         before = place.stage;
         place.next();
@@ -331,7 +357,7 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
         pin(sums.c[m]);
         if (Tiling::epilogue == Epilogue::fp32_sums) pin(sums.of_row[m]);
     }
-    release(at.empty(before));
+    release(before);
 }
 
 // Calls f(i, x) for each four sums that a thread holds of 16 rows and 8 columns; i counts them.
@@ -349,26 +375,28 @@ template <class Tiling>
 __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p, const Piece& piece, int group,
                                 bool leads, bool sums_rows) {
     const int t        = threadIdx.x - 128;
-    const auto of_slot = [&](int slot) {
-        return reinterpret_cast<float4*>(p.pieces + int64_t(slot) * Tiling::M * Tiling::N) + t;
+    const auto slot_of = [&](int slot) { return slot * p.together + p.in_cluster(); };
+    const auto kept    = [&](int slot) {
+        return reinterpret_cast<float4*>(p.pieces + int64_t(slot_of(slot)) * Tiling::M * Tiling::N) + t;
     };
     // Of the four lanes that have the sum of a row, the first keeps it.
-    const bool has_row_sums     = Tiling::epilogue == Epilogue::fp32_sums && sums_rows && t % 4 == 0;
-    const auto row_sums_of_slot = [&](int slot, int m) {
-        return p.piece_row_sums + slot * Tiling::M + row_of<Tiling>(t, m);
+    const bool has_row_sums  = Tiling::epilogue == Epilogue::fp32_sums && sums_rows && t % 4 == 0;
+    const auto kept_row_sums = [&](int slot, int m) {
+        return p.piece_row_sums + slot_of(slot) * Tiling::M + row_of<Tiling>(t, m);
     };
-    const int first = p.work.first_block(piece.tile), others = p.work.last_block(piece.tile) - first;
-    uint32_t* const ended = p.ended + 2 * (piece.tile - p.work.whole) + group;
+    const int cluster = p.cluster(), first = p.work.first_block(piece.tile),
+              others      = p.work.last_block(piece.tile) - first;
+    uint32_t* const ended = p.ended + 2 * ((piece.tile - p.work.whole) * p.together + p.in_cluster()) + group;
 
     // Whether all others have ended before. The sum of two does not depend on their order, so the first two blocks need
     // not keep theirs then.
-    const bool in_front = int(blockIdx.x) - first <= 1;
+    const bool in_front = cluster - first <= 1;
     const bool keeps    = !in_front || !any_of_group(group, leads && atomicAdd(ended, 0) == uint32_t(others));
     if (keeps) {
-        each_four(sums, [to = of_slot(piece.slot)](int i, const float* x) { to[256 * i] = {x[0], x[1], x[2], x[3]}; });
+        each_four(sums, [to = kept(piece.slot)](int i, const float* x) { to[256 * i] = {x[0], x[1], x[2], x[3]}; });
         if (has_row_sums)
             for (int m = 0; m < TileSums<Tiling>::parts; m++)
-                for (int i = 0; i < 2; i++) row_sums_of_slot(piece.slot, m)[8 * i] = sums.of_row[m][2 * i];
+                for (int i = 0; i < 2; i++) kept_row_sums(piece.slot, m)[8 * i] = sums.of_row[m][2 * i];
         __threadfence();
         wait_for_group(group);
     }
@@ -382,9 +410,9 @@ __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p,
     }
 #pragma unroll 1
     for (int block = first; block <= first + others; block++) {
-        if (!keeps && block == int(blockIdx.x)) continue;
+        if (!keeps && block == cluster) continue;
         const int slot = p.work.slot(block, piece.tile);
-        each_four(sums, [from = of_slot(slot)](int i, float* sum) {
+        each_four(sums, [from = kept(slot)](int i, float* sum) {
             const float4 x = __ldcg(from + 256 * i);
             sum[0] += x.x;
             sum[1] += x.y;
@@ -393,7 +421,7 @@ __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p,
         });
         if (has_row_sums)
             for (int m = 0; m < TileSums<Tiling>::parts; m++)
-                for (int i = 0; i < 2; i++) sums.of_row[m][2 * i] += __ldcg(row_sums_of_slot(slot, m) + 8 * i);
+                for (int i = 0; i < 2; i++) sums.of_row[m][2 * i] += __ldcg(kept_row_sums(slot, m) + 8 * i);
     }
     return true;
 }
@@ -407,7 +435,7 @@ __device__ inline void end_in_fp32(const HopperOperands& p, TileSums<Tiling>& su
     for (int m = 0; m < TileSums<Tiling>::parts; m++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int row = piece.row * Tiling::M + row_of<Tiling>(t, m) + 8 * i;
+            const int row = p.row(piece) * Tiling::M + row_of<Tiling>(t, m) + 8 * i;
             if (row >= p.M) continue;
 #pragma unroll
             for (int n = 0; n < Tiling::N / 8; n++) {
@@ -506,8 +534,8 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
     const bool leads            = threadIdx.x % 128 == 0;
     RingPlace<Tiling::stages> place;
     uint32_t pre_parity = 0;
-    p.work.each_piece(blockIdx.x, [&](const Piece& piece) {
-        const ResultTile<Tiling> result{at.out(group), piece.row * Tiling::M + group * Tiling::rows,
+    p.work.each_piece(p.cluster(), [&](const Piece& piece) {
+        const ResultTile<Tiling> result{at.out(group), p.row(piece) * Tiling::M + group * Tiling::rows,
                                         piece.column * Tiling::N};
         const bool alone    = piece.slot < 0;
         const auto load_pre = [&] {
@@ -518,7 +546,7 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
         if (alone) load_pre();
         TileSums<Tiling> sums;
         const bool sums_rows = p.row_sums && piece.column == 0;
-        multiply_piece(sums, at, place, piece, group, sums_rows);
+        multiply_piece(sums, at, place, piece, group, sums_rows, p.together);
         if (!alone) {
             if (!complete(sums, p, piece, group, leads, sums_rows)) return;
             load_pre();
@@ -534,6 +562,7 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
         }
     });
     if (leads) wait_for_stores();
+    if (p.together > 1) wait_for_cluster();  // the other block may still release stages of this one
 }
 
 template <class Tiling, bool columns_a, bool columns_b>
@@ -541,19 +570,28 @@ __global__ void __launch_bounds__(hopper_threads, 1) product_hopper_kernel(const
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     __shared__ uint64_t barriers[Tiling::barriers];
     const ProductMemory<Tiling, columns_a, columns_b> at(barriers);
-    divide_block<40, 232>([&] { at.init(); },
+    // The other block's barriers are used from now on.
+    const auto begin = [&] {
+        if (p.together > 1) wait_for_cluster();
+    };
+    divide_block<40, 232>([&] { at.init(p.together); },
                           [&] {
+                              begin();
                               if (threadIdx.x == 0) bring_operands(at, p);
                               __syncwarp();
                           },
-                          [&] { compute_product(at, p); });
+                          [&] {
+                              begin();
+                              compute_product(at, p);
+                          });
 #endif
 }
 
 // ---- ways to launch it ----------------------------------------------------------------------------------------------
 
 std::string HopperWay::str() const {
-    return fmt::format("hopper {}x{}, {} blocks{}", M, N, blocks, split ? ", split sums" : "");
+    return fmt::format("hopper {}x{}, {} blocks{}{}", M, N, blocks, pairs ? " in pairs" : "",
+                       split ? ", split sums" : "");
 }
 
 // Calls f(M, N) for each size of tiles that there is.
@@ -564,8 +602,12 @@ static void each_hopper_tile(F f) {
     f(Constant<128>{}, Constant<320>{});
     f(Constant<256>{}, Constant<128>{});
 }
+static int blocks_together(const HopperWay& way) { return way.pairs ? 2 : 1; }
+// The work of clusters of blocks.
 static TileWork work_of(const Product& p, const HopperWay& way) {
-    return divide_tiles(ceil_div(p.M, way.M), ceil_div(p.N, way.N), ceil_div(p.K, 64), way.blocks, way.split);
+    const int together = blocks_together(way);
+    return divide_tiles(ceil_div(p.M, together * way.M), ceil_div(p.N, way.N), ceil_div(p.K, 64), way.blocks / together,
+                        way.split);
 }
 // The bytes of the pieces of shared tiles.
 static size_t bytes_of_pieces(const HopperWay& way) {
@@ -587,13 +629,15 @@ static bool multiplies_on_hopper(const Product& p) {
 }
 // Whether each block gets a step, the pieces find room, and no number is too large for an int.
 static bool shares_well(const Product& p, const HopperWay& way) {
-    const int64_t tiles  = ceil_div(p.M, way.M) * ceil_div(p.N, way.N),
-                  shared = (tiles - unshared_tiles(tiles, way.blocks)) * ceil_div(p.K, 64);
-    return shared >= way.blocks && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
+    const int together = blocks_together(way), clusters = way.blocks / together;
+    const int64_t tiles  = ceil_div(p.M, together * way.M) * ceil_div(p.N, way.N),
+                  shared = (tiles - unshared_tiles(tiles, clusters)) * ceil_div(p.K, 64);
+    return shared >= clusters && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
 }
 std::optional<HopperWay> read_hopper_way(const std::string& text) {
     HopperWay way;
     if (std::sscanf(text.c_str(), "hopper %dx%d, %d blocks", &way.M, &way.N, &way.blocks) != 3) return {};
+    way.pairs = text.find(" in pairs") != std::string::npos;
     way.split = text.find(", split") != std::string::npos;
     return way.str() == text ? std::optional(way) : std::nullopt;
 }
@@ -625,7 +669,7 @@ bool can_take(const Product& p, const HopperWay& way) {
     bool exists = false;
     for_hopper_kernel(p, way, [&](auto, auto, auto) { exists = true; });
     return exists && multiplies_on_hopper(p) && way.blocks > 0 && way.blocks <= 1024 &&
-           (!way.split || shares_well(p, way));
+           way.blocks % blocks_together(way) == 0 && (!way.split || shares_well(p, way));
 }
 
 bool has_hopper_products(const Queue& q) {
@@ -639,13 +683,16 @@ std::vector<HopperWay> hopper_ways(const Product& p, const Queue& q) {
     std::vector<HopperWay> ways;
     if (std::min(p.M, p.N) < 128 || !has_hopper_products(q)) return ways;
     each_hopper_tile([&](int M, int N) {
-        for (const bool split : {false, true}) {
-            HopperWay way{M, N, q.limits.multiProcessorCount, split};
-            const int tiles = work_of(p, way).tiles();
-            if (!split) way.blocks = std::min(way.blocks, tiles);
-            while (split && bytes_of_pieces(way) > workspace_bytes) way.blocks--;
-            if (can_take(p, way)) ways.push_back(way);
-        }
+        for (const bool pairs : {false, true})
+            for (const bool split : {false, true}) {
+                HopperWay way{M, N, q.limits.multiProcessorCount, pairs, split};
+                const int together = blocks_together(way), tiles = work_of(p, way).tiles();
+                if (pairs && p.M <= M) continue;
+                if (!split) way.blocks = std::min(way.blocks, together * tiles);
+                way.blocks -= way.blocks % together;
+                while (split && bytes_of_pieces(way) > workspace_bytes) way.blocks -= together;
+                if (can_take(p, way)) ways.push_back(way);
+            }
     });
     return ways;
 }
@@ -655,8 +702,9 @@ void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, vo
     for_hopper_kernel(p, way, [&](auto tiling, auto columns_a, auto columns_b) {
         using Tiling             = decltype(tiling);
         constexpr bool across[2] = {columns_a != 0, columns_b != 0};
-        x.a = across[0] ? map_of_matrix(o.a, p.K, p.M, 64) : map_of_matrix(o.a, p.M, p.K, box_lines<Tiling::M>);
-        x.b = across[1] ? map_of_matrix(o.b, p.K, p.N, 64) : map_of_matrix(o.b, p.N, p.K, box_lines<Tiling::N>);
+        using Memory             = ProductMemory<Tiling, across[0], across[1]>;
+        x.a = map_of_matrix(o.a, across[0] ? p.K : p.M, across[0] ? p.M : p.K, Memory::A::box_rows);
+        x.b = map_of_matrix(o.b, across[1] ? p.K : p.N, across[1] ? p.N : p.K, Memory::B::box_rows);
         if (p.out == DType::BF16) x.c = map_of_matrix(o.c, p.M, p.N, Tiling::rows);
         if (p.slope || p.keeps_pre) x.pre = map_of_matrix(o.pre, p.M, p.N, Tiling::rows);
         x.sums           = p.out == DType::F32 ? static_cast<float*>(o.c) : nullptr;
@@ -670,8 +718,10 @@ void run_on_hopper(const Product& p, const HopperWay& way, const Operands& o, vo
         x.ended          = q.counters;
         x.M              = int(p.M);
         x.N              = int(p.N);
+        x.together       = blocks_together(way);
         x.work           = work_of(p, way);
-        launch(product_hopper_kernel<Tiling, across[0], across[1]>, {way.blocks, hopper_threads, Tiling::shared}, q, x);
+        launch_in_clusters(x.together, product_hopper_kernel<Tiling, across[0], across[1]>,
+                           {way.blocks, hopper_threads, Tiling::shared}, q, x);
     });
 }
 

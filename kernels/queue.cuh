@@ -183,6 +183,16 @@ void launch(void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
     launch_with(nullptr, kernel, g, q, args...);
 }
 
+// Launches a kernel in clusters of so many blocks, which run at the same time and can reach each other's shared memory.
+// It takes compute capability 9.0.
+template <class... P, class... A>
+void launch_in_clusters(int of_blocks, void (*kernel)(P...), const Grid& g, Queue& q, A... args) {
+    cudaLaunchAttribute cluster;
+    cluster.id             = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {unsigned(of_blocks), 1, 1};
+    launch_with(of_blocks > 1 ? &cluster : nullptr, kernel, g, q, args...);
+}
+
 // Launches a kernel that may begin before the kernel in front of it has ended, which CUDA calls programmatic dependent
 // launch. Its threads call wait_for_kernels() (gpu.cuh) before they read what a kernel in front of it in the same
 // recorded work writes, and before they write anything. What they load before that, such as weights, is on its way

@@ -123,18 +123,21 @@ TEST_CASE("products on Hopper agree with the formulas", "[ops][hopper]") {
     if (!hopper()) return;
     const std::string tile = GENERATE("128x256", "128x192", "256x128", "128x320");
     const auto [N, IC, OC] = GENERATE(table<int, int, int>({{64, 64, 64}, {328, 136, 520}, {1160, 72, 264}}));
-    const int blocks       = GENERATE(1, 7);
+    const bool pairs       = GENERATE(false, true);
+    const int clusters     = GENERATE(1, 7);
     const Gelu form        = GENERATE(Gelu::tanh, Gelu::erf);
-    CAPTURE(tile, N, IC, OC, blocks, form == Gelu::erf);
-    const std::string way = fmt::format("hopper {}, {} blocks", tile, blocks);
+    if (pairs && form == Gelu::erf) return;  // takes no other way than without pairs
+    const std::string way =
+        fmt::format("hopper {}, {} blocks{}", tile, pairs ? 2 * clusters : clusters, pairs ? " in pairs" : "");
+    CAPTURE(way, N, IC, OC, form == Gelu::erf);
     Layer whole(N, IC, OC, form, ways(N, IC, OC, form, way));
-    if (blocks == 1) whole.pre_in.set(Buffer(&whole.dev, {N, IC}, BF16, Kind::huge, 5).values());
+    if (clusters == 1) whole.pre_in.set(Buffer(&whole.dev, {N, IC}, BF16, Kind::huge, 5).values());
     whole.check();
-    if (N == 64 && blocks > 1) return;  // one step along K for one tile cannot be shared
+    if (N == 64 && clusters > 1) return;  // one step along K for one tile cannot be shared
     Layer split(N, IC, OC, form, ways(N, IC, OC, form, way + ", split sums"));
     split.check();
-    // A block alone has whole tiles. Else the bits show that sums were split, because they add in another order.
-    CHECK((split.dw_set.bytes() == whole.dw_set.bytes()) == (blocks == 1));
+    // One alone has whole tiles. Else the bits show that sums were split, because they add in another order.
+    CHECK((split.dw_set.bytes() == whole.dw_set.bytes()) == (clusters == 1));
 }
 
 TEST_CASE(
@@ -149,12 +152,15 @@ TEST_CASE(
         return layer.bits();
     };
     const Bytes once = bits("hopper 128x256, 1 blocks");
-    for (const char* way : {"hopper 128x256, 4 blocks", "hopper 128x192, 3 blocks", "hopper 256x128, 132 blocks"})
+    for (const char* way : {"hopper 128x256, 4 blocks", "hopper 128x192, 3 blocks", "hopper 256x128, 132 blocks",
+                            "hopper 128x192, 4 blocks in pairs"})
         CHECK(bits(way) == once);
-    const std::string split = "hopper 128x192, 7 blocks, split sums";
-    const Bytes parts       = bits(split);
-    CHECK(bits(split) == parts);
-    CHECK(parts != once);
+    for (const std::string split :
+         {"hopper 128x192, 7 blocks, split sums", "hopper 128x192, 10 blocks in pairs, split sums"}) {
+        const Bytes parts = bits(split);
+        CHECK(bits(split) == parts);
+        CHECK(parts != once);
+    }
 }
 
 TEST_CASE("our products for Hopper are timed beside those of cuBLASLt", "[ops][hopper]") {
@@ -189,7 +195,8 @@ TEST_CASE("ways that do not exist for a product on Hopper are refused", "[ops][h
     const std::string way = "hopper 128x256, 4 blocks";
     const Product plain{300, 200, 136, BF16, BF16, false, true};
     for (const char* wrong : {"hopper 128x128, 4 blocks", "hopper 128x256, 0 blocks", "hopper 128x256, 4 blocks ",
-                              "hopper 128x256", "hopper 128x256, -4 blocks", "hopper 128x256, 99999999999 blocks"})
+                              "hopper 128x256", "hopper 128x256, -4 blocks", "hopper 128x256, 99999999999 blocks",
+                              "hopper 128x256, 5 blocks in pairs", "hopper 128x256, split sums, 4 blocks"})
         refused(plain, wrong);
     const auto changed = [&](auto change) {
         Product p = plain;
