@@ -78,6 +78,7 @@ struct HopperOperands {
     __device__ int cluster() const { return int(blockIdx.x) / together; }
     __device__ int in_cluster() const { return int(blockIdx.x) % together; }
     __device__ int row(const Piece& piece) const { return piece.row * together + in_cluster(); }  // of tiles
+    __device__ bool sums_rows(const Piece& piece) const { return row_sums && piece.column == 0; }
 };
 
 // ---- shared memory --------------------------------------------------------------------------------------------------
@@ -305,15 +306,15 @@ struct TileSums {
 // Multiplies a piece of a tile. Products of one stage are still under way when those of the next one are issued.
 template <class Tiling, bool columns_a, bool columns_b>
 __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemory<Tiling, columns_a, columns_b>& at,
-                                      RingPlace<Tiling::stages>& place, const Piece& piece, int group, bool sums_rows,
-                                      int together) {
+                                      const HopperOperands& p, RingPlace<Tiling::stages>& place, const Piece& piece,
+                                      int group) {
     constexpr int parts = TileSums<Tiling>::parts;
     int before          = 0;
     const auto release  = [&](int stage) {
         __syncwarp();
         const int lane = threadIdx.x % 32;
-        if (together > 1 && lane < together) arrive_in_block(at.empty(stage), lane);
-        if (together == 1 && lane == 0) arrive(at.empty(stage));
+        if (p.together > 1 && lane < p.together) arrive_in_block(at.empty(stage), lane);
+        if (p.together == 1 && lane == 0) arrive(at.empty(stage));
     };
     for (int i = 0; i < piece.steps; i++) {
         const auto a     = at.a(place.stage);
@@ -322,7 +323,7 @@ __device__ inline void multiply_piece(TileSums<Tiling>& sums, const ProductMemor
         const bool adds  = i > 0;
         wait_for_phase(at.full(place.stage), place.parity);
         // The sum of a row of a is its product with a column of ones.
-        if (Tiling::epilogue == Epilogue::fp32_sums && sums_rows) {
+        if (Tiling::epilogue == Epilogue::fp32_sums && p.sums_rows(piece)) {
             begin_products();
 #pragma unroll
             for (int k = 0; k < 64; k += 16)
@@ -373,14 +374,14 @@ __device__ inline void each_four(TileSums<Tiling>& sums, F f) {
 // last one adds them to its own, in the order of the blocks, and gets true.
 template <class Tiling>
 __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p, const Piece& piece, int group,
-                                bool leads, bool sums_rows) {
+                                bool leads) {
     const int t        = threadIdx.x - 128;
     const auto slot_of = [&](int slot) { return slot * p.together + p.in_cluster(); };
     const auto kept    = [&](int slot) {
         return reinterpret_cast<float4*>(p.pieces + int64_t(slot_of(slot)) * Tiling::M * Tiling::N) + t;
     };
     // Of the four lanes that have the sum of a row, the first keeps it.
-    const bool has_row_sums  = Tiling::epilogue == Epilogue::fp32_sums && sums_rows && t % 4 == 0;
+    const bool has_row_sums  = Tiling::epilogue == Epilogue::fp32_sums && p.sums_rows(piece) && t % 4 == 0;
     const auto kept_row_sums = [&](int slot, int m) {
         return p.piece_row_sums + slot_of(slot) * Tiling::M + row_of<Tiling>(t, m);
     };
@@ -428,8 +429,7 @@ __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p,
 
 // Stores the tile in fp32.
 template <class Tiling>
-__device__ inline void end_in_fp32(const HopperOperands& p, TileSums<Tiling>& sums, const Piece& piece,
-                                   bool sums_rows) {
+__device__ inline void end_in_fp32(const HopperOperands& p, const TileSums<Tiling>& sums, const Piece& piece) {
     const int t = threadIdx.x - 128;
 #pragma unroll
     for (int m = 0; m < TileSums<Tiling>::parts; m++)
@@ -449,7 +449,7 @@ __device__ inline void end_in_fp32(const HopperOperands& p, TileSums<Tiling>& su
                 }
                 store(to, c);
             }
-            if (sums_rows && t % 4 == 0) p.row_sums[row] = sums.of_row[m][2 * i];
+            if (p.sums_rows(piece) && t % 4 == 0) p.row_sums[row] = sums.of_row[m][2 * i];
         }
 }
 
@@ -545,14 +545,13 @@ __device__ inline void compute_product(const ProductMemory<Tiling, columns_a, co
         };
         if (alone) load_pre();
         TileSums<Tiling> sums;
-        const bool sums_rows = p.row_sums && piece.column == 0;
-        multiply_piece(sums, at, place, piece, group, sums_rows, p.together);
+        multiply_piece(sums, at, p, place, piece, group);
         if (!alone) {
-            if (!complete(sums, p, piece, group, leads, sums_rows)) return;
+            if (!complete(sums, p, piece, group, leads)) return;
             load_pre();
         }
         if constexpr (epilogue == Epilogue::fp32_sums) {
-            end_in_fp32(p, sums, piece, sums_rows);
+            end_in_fp32(p, sums, piece);
         } else if constexpr (epilogue == Epilogue::bf16_slope) {
             wait_for_phase(at.pre_full(group), pre_parity);
             pre_parity ^= 1;

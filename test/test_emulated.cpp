@@ -128,6 +128,19 @@ TEST_CASE("attention's kernels for Hopper train as those with mma.sync do, also 
     CHECK_THAT(refused.err, Catch::Contains("compute capability 9.0"));
 }
 
+TEST_CASE("a tile that blocks share has the same bits whichever of them ends last", "[.emulated]") {
+    const Scratch s;
+    const auto bits_with = [&](const std::string& order) {
+        const Ran r = run(s, "test_gpt", "'[.shared-tiles]'", "", "scripts/emulate --schedule " + order + " ");
+        CAPTURE(order, r.out, r.err);
+        CHECK(r.code == 0);
+        CHECK(missing_words(r.out, {"17 blocks, split sums: ", "in pairs, split sums: "}) == "");
+        return r.out;
+    };
+    const std::string wanted = bits_with("barrier");
+    for (const char* order : {"reverse", "random:1", "random:2"}) CHECK(bits_with(order) == wanted);
+}
+
 TEST_CASE("with a document mask the GPU has the CPU's losses, and the same bits in a graph and with recomputing",
           "[.emulated]") {
     const auto model = GENERATE(as<std::string>{}, "nano", "nano-neox");

@@ -1,6 +1,9 @@
 // test_matmul_hopper.cpp - our products for Hopper, against the formulas in double
 //
 // They need a GPU of compute capability 9.0, which the emulator is. Elsewhere these tests do nothing.
+#include <zlib.h>
+
+#include <cstdio>
 #include <set>
 
 #include "kernels/product.h"
@@ -160,6 +163,18 @@ TEST_CASE(
         const Bytes parts = bits(split);
         CHECK(bits(split) == parts);
         CHECK(parts != once);
+    }
+}
+
+// Prints a checksum for a test of test_emulated.cpp, which runs this in several orders of blocks.
+TEST_CASE("the bits of shared tiles", "[.shared-tiles]") {
+    for (const std::string way : {"hopper 128x192, 7 blocks, split sums", "hopper 128x320, 17 blocks, split sums",
+                                  "hopper 128x192, 10 blocks in pairs, split sums"}) {
+        Layer layer(600, 200, 392, Gelu::tanh, ways(600, 200, 392, Gelu::tanh, way));
+        layer.run();
+        for (const auto& bytes : layer.bits())
+            std::printf("%s: %08lx\n", way.c_str(),
+                        crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), uInt(bytes.size())));
     }
 }
 
