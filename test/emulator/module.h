@@ -31,6 +31,7 @@ struct Kernel {
     uint32_t reqntid[3]    = {};
     uint32_t cluster[3]    = {};     // of .reqnctapercluster
     bool wants_cluster     = false;  // .explicitcluster
+    bool counts_clusters   = false;  // .blocksareclusters
     int ptx_target         = 0;      // 80 for sm_80
     std::shared_ptr<Function> code;  // decoded at the first launch
     struct Module* module = nullptr;

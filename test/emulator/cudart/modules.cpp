@@ -173,6 +173,9 @@ cudaError_t set_cluster(KernelLaunch& launch, const std::optional<dim3>& attribu
     const std::string size = "a cluster of " + text(c) + " blocks";
     if (attribute && compiled.x && (c.x != compiled.x || c.y != compiled.y || c.z != compiled.z))
         return bad(size + ", but the kernel was compiled for " + text(compiled) + " (__cluster_dims__)");
+    if (kernel.counts_clusters)
+        return refuse(launch, cudaErrorNotSupported,
+                      "the emulator lacks kernels whose grid counts clusters (__cluster_dims__ with __block_size__)");
     if (kernel.wants_cluster && !attribute && !compiled.x)
         return bad("the kernel was compiled for clusters and needs cudaLaunchAttributeClusterDimension");
     if (!blocks || launch.grid.x % c.x || launch.grid.y % c.y || launch.grid.z % c.z)

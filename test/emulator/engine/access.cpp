@@ -160,7 +160,7 @@ inline void shared_from_addresses(Warp& w, Block& b, const Instr* i, uint32_t si
                          "the shared address is not a multiple of " + std::to_string(size), have);
             else if (a > bytes || a + size > bytes)
                 bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
-                         "beyond the end of shared memory", have);
+                         "beyond the end of shared memory" + of_block(w, b), have);
             else r.mask |= 1u << l;
         });
         if (!r.mask) return;
@@ -188,7 +188,7 @@ void cluster_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch,
         uint64_t at = r.addr[first];
         Block* of   = block_at(w, at);
         if (!of) {
-            bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, first, r.addr[first], size, touch,
+            bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, first, at, size, touch,
                      "in the shared memory of the block of rank " + std::to_string(rank - 1) +
                          ", but the cluster has " + std::to_string(w.block->cluster->blocks.size()) + " blocks",
                      "");

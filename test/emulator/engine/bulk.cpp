@@ -1,4 +1,4 @@
-// bulk.cpp - cp.async.bulk and cp.async.bulk.tensor: copies that one thread starts and the async proxy makes
+// bulk.cpp - cp.async.bulk, cp.async.bulk.tensor and st.async: copies that one thread starts and the async proxy makes
 //
 // A copy is made as late as the program allows. One to shared memory is made when its mbarrier is tested for the second
 // time, so a wait that is left out reads old data, and so does a test that is not repeated. One to global memory is
@@ -17,7 +17,14 @@
 namespace emu {
 namespace {
 
-constexpr uint64_t kInside = (1ull << kWindowShift) - 1;
+constexpr uint64_t kInside  = (1ull << kWindowShift) - 1;
+constexpr char kTwoBlocks[] = "the destination and the mbarrier of a copy must lie in the same block of the cluster";
+
+// Takes the window and the rank out of a shared or generic address. Returns the block, or null when there is none.
+Block* shared_at(Warp& w, uint64_t& a) {
+    if (a >> kWindowShift == uint64_t(Window::Shared)) a &= kInside;
+    return a >> kWindowShift ? w.block : block_at(w, a);
+}
 
 bool refuse(Warp& w, const Instr* i, int lane, Kind kind, const std::string& what) {
     if (options().check == Check::Off)
@@ -69,12 +76,13 @@ void start(Warp& w, BulkCopy copy) {
         if (const uint64_t bad = clash_with_copies(b, copy.to, copy.bytes, true); bad != kNoClash)
             report(finding_at(w, i, Kind::AsyncCopyRace, copy.lane,
                               "a bulk copy writes shared " + hex(bad) + of_block(w, b) + clash_text(b, bad)));
-        check_proxy_of_barrier(w, i, copy.lane, b, copy.barrier);
+        if (!copy.stores()) check_proxy_of_barrier(w, i, copy.lane, b, copy.barrier);
         touch_range(w, i, copy.lane, b, copy.to, copy.bytes, Touch::AsyncCopy);
+        if (&b != w.block) clock_start_copy(w, copy);
         b.pending_copies = true;
         for (uint64_t k = copy.to; k < copy.to + copy.bytes; k++) b.shared_shadow[k] |= 2;
     }
-    if (b.launch->check_all && reads && copy.data.empty()) {
+    if (b.launch->check_all && reads && !copy.stores()) {
         Block& from = *w.block;
         check_async_read(w, i, copy.lane, copy.from, copy.bytes, "a bulk copy");
         for (const auto& p : copy.pieces)
@@ -146,7 +154,7 @@ void write_shared(BulkCopy& c) {
             for (uint32_t k = 0; shadow && k < n; k++) b.shared_shadow[at + k] = shadow[done + k] & kWritten;
         });
     }
-    if (checks) clock_copy(b, c.barrier, c.to, c.bytes);
+    if (checks) clock_copy(c);
     complete_transaction(c);
 }
 
@@ -211,20 +219,14 @@ bool plan_tensor(Warp& w, const Instr* i, BulkCopy& c, uint64_t map_at, const in
 const Instr* bulk(Warp& w, const Instr* i) {
     const Ref* more = &w.frame->function->more[i->more];
     each_lane(w.mask, [&](int l) {
-        // Leaves the address within the block of the cluster, which is returned, or null when there is none.
-        const auto shared_address = [&](int k, uint64_t& a) {
-            a = w.reg<uint64_t>(more[k])[l];
-            if (a >> kWindowShift == uint64_t(Window::Shared)) a &= kInside;
-            return a >> kWindowShift ? w.block : block_at(w, a);
-        };
+        const auto shared_address = [&](int k, uint64_t& a) { return shared_at(w, a = w.reg<uint64_t>(more[k])[l]); };
         BulkCopy c;
         c.way = BulkCopy::Way(i->imm), c.warp = &w, c.instr = i, c.function = w.frame->function, c.lane = l;
         const bool loads      = c.way != BulkCopy::ToGlobal;
         c.block               = shared_address(kShared, loads ? c.to : c.from);
         const uint64_t global = w.reg<uint64_t>(more[kGlobal])[l];
         if (loads && shared_address(kBarrier, c.barrier) != c.block)
-            return void(refuse(w, i, l, Kind::OutOfBounds,
-                               "the destination and the mbarrier of a bulk copy must lie in the same block"));
+            return void(refuse(w, i, l, Kind::OutOfBounds, kTwoBlocks));
         if (!c.block || (c.block != w.block && !loads))
             return void(refuse(w, i, l, Kind::OutOfBounds,
                                c.block ? "a bulk copy names shared memory of another block where its own is wanted"
@@ -267,6 +269,30 @@ const Instr* bulk(Warp& w, const Instr* i) {
                 return;
             start(w, std::move(part));
         });
+    });
+    return i + 1;
+}
+
+// st.async stores registers in another block's shared memory, where the mbarrier is, too. imm: the bytes of a value,
+// more: the address, the mbarrier, the values.
+const Instr* store_async(Warp& w, const Instr* i) {
+    const Ref* more     = &w.frame->function->more[i->more];
+    const size_t values = i->more_count - 2, size = size_t(i->imm);
+    each_lane(w.mask, [&](int l) {
+        BulkCopy c;
+        c.way = BulkCopy::Within, c.warp = &w, c.instr = i, c.function = w.frame->function, c.lane = l;
+        c.block = shared_at(w, c.to = w.reg<uint64_t>(more[0])[l]);
+        if (shared_at(w, c.barrier = w.reg<uint64_t>(more[1])[l]) != c.block || !c.block)
+            return void(refuse(w, i, l, Kind::OutOfBounds, kTwoBlocks));
+        c.bytes = uint32_t(values * size);
+        if (!good_shared(w, i, l, *c.block, c.to, c.bytes, c.bytes, "the destination of st.async") ||
+            !good_shared(w, i, l, *c.block, c.barrier, 8, 8, "the mbarrier of st.async"))
+            return;
+        c.data.resize(c.bytes);
+        for (size_t k = 0; k < values; k++)
+            std::memcpy(&c.data[k * size], w.reg<std::byte>(more[2 + k]) + size_t(l) * size, size);
+        c.pieces.push_back({0, c.to, c.bytes});
+        start(w, std::move(c));
     });
     return i + 1;
 }
@@ -330,6 +356,16 @@ void build_bulk(Builder& b, const ptx::Instruction& i) {
     x.imm = way, x.imm2 = uint8_t(rank), x.imm4 = multicast, x.site = site;
     b.more(x, {}, refs);
 }
+void build_store_async(Builder& b, const ptx::Instruction& i) {
+    if (i.ops.size() != 3) throw Undecodable("3 operands expected");
+    const Type t = type_of(i);
+    std::vector<Ref> refs{address_in(b, i.ops[0]), address_in(b, i.ops[2])};
+    for (const Operand& p : parts_of(i.ops[1])) refs.push_back(b.read(p, t));
+    const uint16_t site = b.site();
+    Instr& x            = b.emit(store_async);
+    x.imm = reg_bytes(t), x.site = site;
+    b.more(x, {}, refs);
+}
 void build_commit(Builder& b, const ptx::Instruction&) { b.emit(commit_bulk); }
 void build_wait(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 1 || i.ops[0].kind != Operand::Int) throw Undecodable("a constant expected");
@@ -351,7 +387,7 @@ void end_bulk(Block& b) {
     for (const auto& other : b.cluster->blocks)
         for (const auto& c : other->bulk)
             if (b.launch->check_all && other.get() != &b && c.way == BulkCopy::Within && c.warp->block == &b &&
-                c.data.empty())
+                !c.stores())
                 report(finding_at(*c.warp, c.instr, Kind::AsyncCopyRace, c.lane,
                                   "the block ends while this copy may still read its shared memory"));
     for (auto& c : b.bulk) {
@@ -381,6 +417,9 @@ std::vector<Row> bulk_rows() {
          build_bulk},
         {"cp .async .bulk .tensor .{1d,2d,3d,4d,5d} .global .shared::cta .tile? .bulk_group .L2::cache_hint?",
          build_bulk},
+        {"st .async .weak? .shared::cluster? .mbarrier::complete_tx::bytes .{v2,v4}? "
+         ".{b32,b64,u32,u64,s32,s64,f32,f64}",
+         build_store_async},
         {"cp .async .bulk .commit_group", build_commit},
         {"cp .async .bulk .wait_group .read?", build_wait},
         {"cp .async .bulk .prefetch .L2 .global .L2::cache_hint?", build_prefetch},

@@ -397,7 +397,9 @@ void build_cluster_barrier(Builder& b, const ptx::Instruction& i) {
 }  // namespace
 }  // namespace op
 
-bool aligned_barrier(const Instr* i) { return i->run == op::barrier && i->imm & 32; }
+bool aligned_barrier(const Instr* i) {
+    return i->run == op::cluster_wait ? i->imm2 : i->run == op::barrier && i->imm & 32;
+}
 
 void finish_reduction(Group& g, uint32_t reduced) {
     const Instr* i = g.pc - 1;

@@ -20,11 +20,12 @@ inline bool is_followed(const ptx::Instruction& i) {
     return !is_sink(i);
 }
 
-// Returns whether this is a store or load that may access shared or local memory, the memory of a block.
+// Returns whether this is a store or load that may access shared or local memory, the memory of a block. st.async is
+// none: it stores later.
 inline bool is_block_access(const ptx::Instruction& i, const char* opcode) {
     if (i.mods[0] != opcode) return false;
     for (const auto& m : i.mods)
-        if (m == "global" || m == "const" || m.starts_with("param")) return false;
+        if (m == "global" || m == "const" || m == "async" || m.starts_with("param")) return false;
     return true;
 }
 inline bool stores_to_block(const ptx::Instruction& i) { return is_block_access(i, "st"); }

@@ -150,7 +150,8 @@ const Instr* give_way(Warp& w, const Instr* next) {
 void leave_lanes(Warp& w) {
     Group& g = w.groups[w.current];
     for (const Group& other : w.groups)
-        if (other.state == State::Barrier && other.mask && &other != &g)
+        if (other.state == State::Barrier && other.mask && &other != &g &&
+            (!other.at(Group::kCluster) || aligned_barrier(other.pc - 1)))
             each_lane(other.mask & -other.mask, [&](int lane) {
                 report(finding_at(w, other.pc - 1, Kind::BarrierDivergence, lane,
                                   "lanes of this warp wait at a barrier while others of it end without reaching it"));

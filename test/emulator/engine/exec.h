@@ -158,7 +158,9 @@ struct BulkCopy {
     uint64_t from = 0, to = 0;        // the range in shared memory that is read, and the one that is written
     uint32_t bytes = 0, swizzle = 0;  // the bits of the row that are added to those of the 16 bytes: bulk.cpp
     std::vector<Piece> pieces;        // with addresses in shared memory before they are swizzled
-    std::vector<std::byte> data;      // of ToGlobal: what has been read from shared memory, after wait_group.read
+    std::vector<std::byte> data;      // what has been read from shared memory, after wait_group.read, or st.async's
+    std::vector<uint64_t> knows;      // to another block, for --check all: SharedRaces::knows of its warp at its start
+    bool stores() const { return way == Within && !data.empty(); }  // it is an st.async
 };
 
 // A register with lanes that hold an uninitialised value from shared memory: idle_reads.cpp.

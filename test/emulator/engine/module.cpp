@@ -216,9 +216,10 @@ Kernel* find_kernel(Module* m, const std::string& name) {
     std::copy_n(f->second->maxntid, 3, k->maxntid);
     std::copy_n(f->second->reqntid, 3, k->reqntid);
     std::copy_n(f->second->cluster, 3, k->cluster);
-    k->wants_cluster  = f->second->wants_cluster;
-    k->ptx_target     = m->ptx->target;
-    const auto* limit = k->reqntid[0] ? k->reqntid : k->maxntid[0] ? k->maxntid : nullptr;
+    k->wants_cluster   = f->second->wants_cluster;
+    k->counts_clusters = f->second->counts_clusters;
+    k->ptx_target      = m->ptx->target;
+    const auto* limit  = k->reqntid[0] ? k->reqntid : k->maxntid[0] ? k->maxntid : nullptr;
     if (limit) k->max_threads = int(std::min<uint64_t>(1024, uint64_t(limit[0]) * limit[1] * limit[2]));
     try {
         auto code        = make_code(*m, f->second);

@@ -80,7 +80,7 @@ struct Function {
     bool entry = false, defined = false;
     std::vector<Variable> params, results;
     uint32_t maxntid[3] = {}, reqntid[3] = {}, cluster[3] = {};  // cluster: .reqnctapercluster
-    bool wants_cluster = false;                                  // .explicitcluster
+    bool wants_cluster = false, counts_clusters = false;         // .explicitcluster, .blocksareclusters
     std::string_view body_text;  // the text between the braces, which is parsed on demand
     int body_line = 0;
 

@@ -248,6 +248,7 @@ void parse_function(Lexer& lex, Module& m, bool entry) {
             lex.take();
         else if (t.text == ".reqnctapercluster") parse_limits(lex, f->cluster);
         else if (t.text == ".explicitcluster") f->wants_cluster = true;
+        else if (t.text == ".blocksareclusters") f->counts_clusters = true;
         else if (t.text == ".pragma") {
             while (!lex.peek().is(";") && lex.peek().kind != Token::End) lex.take();
         } else if (t.kind != Token::Directive) throw SyntaxError(t.line, "'{' expected in " + f->name);

@@ -91,9 +91,10 @@ void start_shared_races(Cluster& c);
 void end_shared_races(Block& b);
 void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
 // An mbarrier orders those who arrive, and the copies that end by it, before those who wait for the phase.
-void clock_arrival(Warp& w, Block& b, uint64_t barrier);                      // at a barrier of block b
-void clock_copy(Block& b, uint64_t barrier, uint64_t first, uint32_t bytes);  // the copy has written these bytes
-void clock_phase(Block& b, uint64_t barrier);                                 // the phase is over
+void clock_arrival(Warp& w, Block& b, uint64_t barrier);  // at a barrier of block b
+void clock_copy(const BulkCopy& c);                       // the copy has written its bytes
+void clock_start_copy(Warp& w, BulkCopy& c);              // the warp starts a copy to another block
+void clock_phase(Block& b, uint64_t barrier);             // the phase is over
 void clock_wait(Warp& w, uint64_t barrier);
 void clock_init(Warp& w, int lane, uint64_t barrier);
 // The barrier of a cluster does the same.

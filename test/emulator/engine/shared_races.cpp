@@ -40,7 +40,8 @@ bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
     return me == other || s.ordered(me / kLanes, other / kLanes, when);
 }
 
-bool is_bulk(const ptx::Instruction& i) { return i.mods.size() > 2 && i.mods[2] == "bulk"; }
+// A bulk copy or st.async, which writes later.
+bool is_bulk(const ptx::Instruction& i) { return i.mods.size() > 2 && (i.mods[2] == "bulk" || i.mods[1] == "async"); }
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
@@ -48,7 +49,7 @@ const char* verb(bool write) { return write ? "written" : "read"; }
 bool stored_together(Warp& w, const Instr* i, int a, int b) {
     const auto& f  = *w.frame->function;
     const auto& st = *f.origin[i->index];
-    if (st.mods[0] != "st" || st.ops.size() < 2 || !(w.mask >> b & 1)) return false;
+    if (st.mods[0] != "st" || st.mods[1] == "async" || st.ops.size() < 2 || !(w.mask >> b & 1)) return false;
     auto same = [&](Ref r, int bytes) {
         const std::byte* lanes = w.reg<std::byte>(r);
         return std::memcmp(lanes + a * bytes, lanes + b * bytes, size_t(bytes)) == 0;
@@ -339,18 +340,14 @@ void end_shared_races(Block& b) {
     SharedRaces& s = *b.races;
     for (size_t v = 0; v < s.warps() && !s.visits.empty(); v++) {
         const SharedRaces::Visit& last = s.visits[b.records * s.warps() + v];
-        const bool known               = !last.time || std::any_of(b.warps.begin(), b.warps.end(),
-                                                                   [&](const Warp& w) { return s.ordered(w.actor, v, last.time); });
-        if (known) continue;
+        const auto knows               = [&](const Warp& w) { return s.ordered(w.actor, v, last.time); };
+        if (!last.time || std::any_of(b.warps.begin(), b.warps.end(), knows)) continue;
         Warp& that = *b.cluster->warps[v];
-        Frame stub, *const frame = std::exchange(that.frame, &stub);
-        stub.function = last.in;
-        Finding f =
-            finding_at(that, last.at, Kind::SharedRace, last.lane,
-                       "shared " + hex(last.address) + of_block(that, b) +
-                           " is touched here, and that block may have ended before: it does not wait for this thread");
+        Finding f  = finding_at(that, last.at, Kind::UseAfterFree, last.lane,
+                                "shared " + hex(last.address) + of_block(that, b) +
+                                    " is touched here, but that block ends without waiting for this thread");
+        f.source   = place_of(*last.in, last.at);
         f.address  = last.address;
-        that.frame = frame;
         return void(report(f));
     }
 }
@@ -552,11 +549,23 @@ void clock_arrival(Warp& w, Block& b, uint64_t barrier) {
     std::fill(c.arrived.begin(), c.arrived.end(), ++s.time);  // of a cluster whose blocks have records of their own
 }
 
-void clock_copy(Block& b, uint64_t barrier, uint64_t first, uint32_t bytes) {
+// What its thread did before it started the copy comes before what another block does after it has waited for the copy.
+void clock_start_copy(Warp& w, BulkCopy& c) {
+    SharedRaces& s = *w.block->races;
+    if (c.block->races != w.block->races) return;
+    uint64_t* row = &s.knows[w.actor * s.stride];
+    row[w.actor]  = ++s.time;
+    c.knows.assign(row, row + s.stride);
+    s.synchronised(w);
+}
+
+void clock_copy(const BulkCopy& copy) {
+    Block& b              = *copy.block;
     SharedRaces& s        = *b.races;
-    SharedRaces::Clock& c = clock_of(b, barrier);
+    SharedRaces::Clock& c = clock_of(b, copy.barrier);
     const uint64_t record = c.column ? s.time << kTime | c.column * kLanes : 0;
-    const uint64_t at     = s.place(b, first);
+    const uint64_t at = s.place(b, copy.to), bytes = copy.bytes;
+    learn(c.arrived.data(), copy.knows.data(), copy.knows.size());
     std::fill(s.writer.begin() + long(at >> s.shift), s.writer.begin() + long((at + bytes - 1) >> s.shift) + 1, record);
     s.time++;
     if (c.column) c.arrived[c.column] = s.time;
@@ -602,7 +611,7 @@ void clock_cluster_barrier(Cluster& c) {
     for (const auto& b : c.blocks) {
         report_unwritten(*b);
         SharedRaces& s = *b->races;
-        if (b->records) continue;
+        if (b->records || !s.wide()) continue;  // it is wide once a thread of it has arrived
         const bool all = together && !std::exchange(s.relaxed, false);
         learn(s.barrier.over.data(), s.barrier.arrived.data(), s.stride);
         if (all) s.all_since = ++s.time, std::fill(s.block_since.begin(), s.block_since.end(), s.time);

@@ -85,6 +85,8 @@ __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acqui
 __device__ inline void sync_cluster() { cluster_arrive(), cluster_wait(); }
 // Lets other blocks of the cluster, and bulk copies, use the mbarriers that this thread has initialised.
 __device__ inline void fence_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// Tells nothing but what was done before a fence, as the initialisation of mbarriers before fence_init.
+__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 __device__ inline void arrive_in(uint64_t* b, uint32_t rank) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(b, rank)) : "memory");
 }
@@ -103,6 +105,14 @@ __device__ inline void send_bulk(void* to, const void* from, uint32_t bytes, uin
                      address_in(to, rank)),
                  "r"(shared_address(from)), "r"(bytes), "r"(address_in(b, rank))
                  : "memory");
+}
+
+// Stores a number in another block's shared memory. The barrier there counts its four bytes.
+__device__ inline void send(int* to, int value, uint64_t* b, uint32_t rank) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address_in(to, rank)),
+        "r"(value), "r"(address_in(b, rank))
+        : "memory");
 }
 
 // --- wgmma: the four warps of a warpgroup multiply matrices in shared memory; the sums stay in registers -------------

@@ -218,6 +218,31 @@ TEST_CASE("mbarriers of another block", "[cluster]") {
     CHECK(wait.message.find("not in shared memory of this block") != std::string::npos);
 }
 
+TEST_CASE("st.async", "[cluster]") {
+    const std::string setup = there("full") +
+                              "mov.u32 %r5, %r1;\nmov.u32 %r6, word;\nmapa.shared::cluster.u32 %r7, %r6, %next;\n"
+                              "add.u32 %r3, %rank, 70;\ncvt.u64.u32 %l3, %r3;\ncvt.u64.u32 %l5, %r5;\n" +
+                              kFirst;
+    const std::pair<std::string, std::string> forms[] = {
+        {"st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r7+28], %r3, [%r5]", "4"},
+        {"st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r7+28], %r3, [%r5]", "4"},
+        {"st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.s32 [%r7+24], {%tid, %r3}, [%r5]", "8"},
+        {"st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%r7+16], {%tid, %tid, %tid, %r3}, [%r5]",
+         "16"},
+        {"shl.b64 %l3, %l3, 32;\n@%q st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%r7+24], %l3, "
+         "[%r5]",
+         "8"},
+        {"shl.b64 %l4, %l3, 32;\n@%q st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.u64 [%r7+16], "
+         "{%l3, %l4}, [%r5]",
+         "16"},
+    };
+    for (const auto& [store, bytes] : forms)
+        check(setup + "@%q mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], " + bytes + ";\n" +
+                  (store[0] == 's' && store[1] == 't' ? "@%q " : "") + store + ";\n" + kWait +
+                  "ld.shared.u32 %d, [word+28];\n",
+              3, [](uint32_t rank, uint32_t, uint32_t) { return (rank + 2) % 3 + 70; });
+}
+
 TEST_CASE("bulk copies to other blocks", "[cluster]") {
     const std::string fill =
         "add.u32 %r3, %rank, 40;\nmov.u32 %r2, word;\nshl.b32 %r4, %tid, 2;\nadd.u32 %r2, %r2, %r4;\n"

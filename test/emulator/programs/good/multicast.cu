@@ -19,7 +19,8 @@ __global__ void __cluster_dims__(2, 1, 1)
         }
         fence_init();
     }
-    sync_cluster();  // the other block's barriers are initialised, too
+    cluster_arrive_relaxed();  // tells only of the barriers
+    cluster_wait();            // the other block's barriers are initialised, too
     const int column = t % kWide, half = t / kWide, x = blockIdx.x / 2 * kWide;
     float sum = 0;
     if (t >= kReaders) {
@@ -44,15 +45,16 @@ __global__ void __cluster_dims__(2, 1, 1)
     if (t < kWide) out[rank * gridDim.x / 2 * kWide + x + t] = sums[0][t] + sums[1][t];
 }
 
-// The blocks of a cluster pass a line of 16 numbers around: each waits for it, adds 1 and sends it on.
+// The blocks of a cluster pass a line of 16 numbers around: each waits for it, adds 1 and sends it on. Behind the line
+// comes the number of blocks that have sent it.
 __global__ void __cluster_dims__(4, 1, 1) pass_on(int* out) {
-    __shared__ alignas(16) int box[16], next[16];
+    __shared__ alignas(16) int box[16], next[16], senders;
     __shared__ uint64_t full;
     const int t = threadIdx.x, rank = cluster_rank();
     if (t == 0) {
         init_barrier(&full, 1);
         fence_init();
-        arrive_expecting(&full, sizeof box);
+        arrive_expecting(&full, sizeof box + sizeof senders);
     }
     sync_cluster();
     if (rank == 0) {
@@ -63,10 +65,14 @@ __global__ void __cluster_dims__(4, 1, 1) pass_on(int* out) {
     }
     fence_async();
     __syncthreads();
-    if (t == 0) send_bulk(box, next, sizeof box, &full, (rank + 1) % 4);
+    if (t == 0) {
+        send_bulk(box, next, sizeof box, &full, (rank + 1) % 4);
+        send(&senders, rank ? senders + 1 : 1, &full, (rank + 1) % 4);
+    }
     if (rank == 0) wait(&full, 0);
     sync_cluster();  // the next block has its numbers: this one's are not read any more
     if (rank == 0 && t < 16) out[t] = box[t];
+    if (rank == 0 && t == 16) out[t] = senders;
 }
 
 int main() {
@@ -85,9 +91,10 @@ int main() {
             for (int r = 0; r < rows; r++) sum += numbers[r * columns + c] * factors[b * tiles * kHigh + r];
             EXPECT(got[b * columns + c] == sum);
         }
-    Device<int> line(16);
+    Device<int> line(17);
     pass_on<<<4, 64>>>(line);
     CUDA(cudaDeviceSynchronize());
     for (int k = 0; k < 16; k++) EXPECT(line.host()[k] == k + 3);
+    EXPECT(line.host()[16] == 4);
     std::puts("ok");
 }
