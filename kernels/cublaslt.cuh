@@ -154,11 +154,16 @@ inline std::vector<Way> candidates(const Product& p, const Prepared& plan, const
     return all;
 }
 
-// Fills an operand with numbers in [-1, 1), because a GPU takes less power for zeros and clocks higher.
+// Fills an operand with random numbers in [-1, 1): a GPU takes less power for zeros and clocks higher, and only sums of
+// numbers that do not depend on each other show every mistake. They are the finaliser of MurmurHash3 (Appleby 2011).
 template <class T>
 static __global__ void noise_kernel(T* out, int64_t n) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = T(float(int32_t(uint32_t(i) * 2654435761u)) * 0x1p-31f);
+    if (i >= n) return;
+    uint32_t x = uint32_t(i);
+    x          = (x ^ (x >> 16)) * 0x85ebca6bu;
+    x          = (x ^ (x >> 13)) * 0xc2b2ae35u;
+    out[i]     = T(float(int32_t(x ^ (x >> 16))) * 0x1p-31f);
 }
 
 // worst = the largest |x - right| / (2^-7 |right| + absolute), or 0 where that is below 1, which rounding explains. It
@@ -221,6 +226,15 @@ class ProductTrial {
             CUDA_RUN(cudaMemcpyAsync(reference_.c, operands_.c, size_t(p_.M * p_.N * size_of(p_.out)),
                                      cudaMemcpyDeviceToDevice, q_.stream));
         CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, q_.stream));
+        // What our kernel leaves unwritten must not pass for its result. These bytes are NaNs.
+        const auto spoil = [&](void* x, int64_t bytes) {
+            CUDA_RUN(cudaMemsetAsync(x, 0xff, size_t(bytes), q_.stream));
+        };
+        const int64_t c = p_.M * p_.N * size_of(p_.out);
+        if (!p_.accumulate) spoil(operands_.c, c);
+        if (p_.keeps_pre) spoil(operands_.pre, c);
+        if (p_.row_sums) spoil(operands_.bias, p_.M * int64_t(sizeof(float)));
+        spoil(lt_.workspace, workspace_bytes);
         plan.way = theirs;
         run(p_, plan, reference_, lt_, q_);
         plan.way = ours;

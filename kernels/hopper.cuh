@@ -32,13 +32,14 @@ __device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
 __device__ inline void arrive_after_copies(uint32_t barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives at the barrier that a block of the cluster has at this place.
+// Arrives at the barrier that a block of the cluster has at this place. It shows the other block nothing that this one
+// wrote: with .release.cluster it would wait for all of its writes to global memory as well.
 __device__ inline void arrive_in_block(uint32_t barrier, int block) {
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(barrier),
         "r"(block)
         : "memory");
@@ -163,9 +164,11 @@ __device__ inline void divide_block(Init init, Bring bring, Compute compute) {
 
 // A matrix of bf16 in shared memory, as wgmma wants it described: where it begins, in chunks of 16 bytes, how far apart
 // groups of 8 rows are (1024 bytes) and blocks of 64 columns, and the swizzle of 128 bytes (PTX ISA, "Matrix
-// descriptor"). The distance of blocks is used for `columns_a` and `columns_b` of wgmma() alone.
+// descriptor"). The distance of blocks is used for `columns_a` and `columns_b` of wgmma() alone. In a cluster the
+// highest byte of an address is the block's rank, which the descriptor does not have.
 __device__ inline uint64_t matrix_descriptor(uint32_t address, int block_bytes) {
-    return uint64_t(address >> 4) | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 |
+           uint64_t(1) << 62;
 }
 // The same matrix from a later byte on. The address is in the lowest bits, and no sum carries out of them.
 __device__ inline uint64_t advance(uint64_t matrix, int bytes) { return matrix + (bytes >> 4); }

@@ -40,15 +40,16 @@ enum class Epilogue : uint8_t {
 };
 
 // A block computes M × N of c at a time, of which each warpgroup has half of the rows. It has as many stages as fit,
-// with 64 of K each. Results in bf16 are written 64 · out_blocks columns at a time; those of a tile of 320 columns do
-// not fit beside three stages.
+// with 64 of K each. Results in bf16 are written 64 · out_blocks columns at a time: all 320 columns would not fit
+// beside three stages, so that tile writes 192 and then 128.
 template <int M_, int N_, Epilogue epilogue_>
 struct ProductTiling {
     static constexpr int M = M_, N = N_, rows = M / 2, columns_of_64 = N / 64;
     static constexpr Epilogue epilogue = epilogue_;
     static constexpr int stage_bytes   = (M + N) * 128;
     static constexpr int out_blocks    = N > 256 ? 3 : columns_of_64;
-    // Of each warpgroup: its results, if they are bf16; else half of the 8 columns of 64 ones that both read.
+    // For each warpgroup, room for its results in bf16. Where results are fp32, half of a matrix of ones (64 × 8), by
+    // which both multiply a for the sums of its rows.
     static constexpr int out_bytes     = epilogue == Epilogue::fp32_sums ? 512 : rows * out_blocks * 128;
     static constexpr int stages        = ((226 << 10) - 1024 - 2 * out_bytes) / stage_bytes;
     static constexpr int shared        = 1024 + stages * stage_bytes + 2 * out_bytes;
@@ -69,9 +70,10 @@ struct HopperOperands {
     float* row_sums;           // (M), may be null
     float* pieces;             // a tile of sums for each slot, as the threads hold them
     float* piece_row_sums;     // M sums for each slot
-    uint32_t* ended;           // for each half of a shared tile, its pieces that have ended; from 0 to 0 again
+    uint32_t* ended;  // the pieces that have ended of a warpgroup's half of each shared tile; the last one makes it 0
     int M, N;
-    // The blocks of a cluster, 1 or 2. They compute tiles one above the other, which are one tile of the work.
+    // The blocks of a cluster, 1 or 2. Their tiles lie one above the other. `work` divides tiles among clusters, so
+    // there these are one tile.
     int together;
     TileWork work;
 
@@ -86,7 +88,7 @@ struct HopperOperands {
 // Where a part of an operand lies in shared memory: 64 of K of so many lines. A line is a row of a, or a column of b.
 // Shared memory has rows of 128 bytes, which are swizzled. A row holds 64 of K of one line (K-major), or with `across`
 // 64 lines for one of K (MN-major); then the tile is lines/64 blocks of 64 such rows.
-// TMA brings it in so many parts: of the lines, or with `across` of K.
+// TMA brings it in `parts` equal parts, which divide the lines, or with `across` the 64 of K.
 template <int lines, bool across, int parts>
 struct OperandTile {
     static constexpr int block_bytes = across ? 64 * 128 : 0;
@@ -280,7 +282,8 @@ __device__ inline void bring_operands(const ProductMemory<Tiling, columns_a, col
             const int k         = 64 * turns.step(p.cluster(), i);
             const auto a        = at.a(place.stage);
             const auto b        = at.b(place.stage);
-            wait_for_phase(at.empty(place.stage), place.parity ^ 1);  // both blocks have read what was there
+            wait_for_phase(at.empty(place.stage),
+                           place.parity ^ 1);  // every block of the cluster has read what was there
             arrive_expecting(full, Tiling::stage_bytes);
             a.each_box(0, p.row(piece) * Tiling::M, k,
                        [&](uint32_t to, int column, int row) { copy_box(to, p.a, column, 0, row, 0, full); });
@@ -370,8 +373,8 @@ __device__ inline void each_four(TileSums<Tiling>& sums, F f) {
         for (int n = 0; n < Tiling::N / 8; n++) f(m * (Tiling::N / 8) + n, &sums.c[m][4 * n]);
 }
 
-// Completes a tile that blocks share. The first blocks to come to it keep their sums of this half and get false. The
-// last one adds them to its own, in the order of the blocks, and gets true.
+// Completes a tile that blocks share. Each warpgroup calls it for its half. Blocks that come before the last one keep
+// their sums in global memory and get false. The last one adds all of them in the order of the blocks, and gets true.
 template <class Tiling>
 __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p, const Piece& piece, int group,
                                 bool leads) {
@@ -389,8 +392,8 @@ __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p,
               others      = p.work.last_block(piece.tile) - first;
     uint32_t* const ended = p.ended + 2 * ((piece.tile - p.work.whole) * p.together + p.in_cluster()) + group;
 
-    // Whether all others have ended before. The sum of two does not depend on their order, so the first two blocks need
-    // not keep theirs then.
+    // If all other pieces are there, the tile's first or second block need not keep its own: the sum begins with these
+    // two, and p0 + p1 has the bits of p1 + p0.
     const bool in_front = cluster - first <= 1;
     const bool keeps    = !in_front || !any_of_group(group, leads && atomicAdd(ended, 0) == uint32_t(others));
     if (keeps) {
@@ -405,7 +408,7 @@ __device__ inline bool complete(TileSums<Tiling>& sums, const HopperOperands& p,
     if (!any_of_group(group, leads && atomicInc(ended, others) == uint32_t(others))) return false;
     __threadfence();
 
-    if (keeps) {  // -0 + x is x for every x, also for -0
+    if (keeps) {  // the sum starts from -0, because -0 + x is x also for x = -0, and 0 + x is not
         each_four(sums, [](int, float* sum) { sum[0] = sum[1] = sum[2] = sum[3] = -0.f; });
         for (auto& row : sums.of_row) row[0] = row[2] = -0.f;
     }
@@ -437,17 +440,22 @@ __device__ inline void end_in_fp32(const HopperOperands& p, const TileSums<Tilin
         for (int i = 0; i < 2; i++) {
             const int row = p.row(piece) * Tiling::M + row_of<Tiling>(t, m) + 8 * i;
             if (row >= p.M) continue;
+            const auto column     = [&](int n) { return piece.column * Tiling::N + 8 * n + t % 4 * 2; };
+            const auto at         = [&](int n) { return p.sums + int64_t(row) * p.N + column(n); };
+            constexpr int at_once = 8;  // loads that are under way together
 #pragma unroll
-            for (int n = 0; n < Tiling::N / 8; n++) {
-                const int column = piece.column * Tiling::N + 8 * n + t % 4 * 2;
-                if (column >= p.N) continue;
-                float* const to = p.sums + int64_t(row) * p.N + column;
-                Floats<2> c     = {sums.c[m][4 * n + 2 * i], sums.c[m][4 * n + 2 * i + 1]};
-                if (p.adds) {
-                    const Floats<2> before = load<2>(to);
-                    c                      = {before[0] + c[0], before[1] + c[1]};
+            for (int first = 0; first < Tiling::N / 8; first += at_once) {
+                Floats<2> before[at_once]{};
+#pragma unroll
+                for (int n = 0; n < at_once; n++)
+                    if (p.adds && column(first + n) < p.N) before[n] = load<2>(at(first + n));
+#pragma unroll
+                for (int n = 0; n < at_once; n++) {
+                    const float* c = sums.c[m] + 4 * (first + n) + 2 * i;
+                    const Floats<2> sum =
+                        p.adds ? Floats<2>{before[n][0] + c[0], before[n][1] + c[1]} : Floats<2>{c[0], c[1]};
+                    if (column(first + n) < p.N) store(at(first + n), sum);
                 }
-                store(to, c);
             }
             if (p.sums_rows(piece) && t % 4 == 0) p.row_sums[row] = sums.of_row[m][2 * i];
         }
@@ -626,12 +634,14 @@ static bool multiplies_on_hopper(const Product& p) {
     if (p.slope) return !p.b_transposed && !p.bias && !p.gelu;
     return !p.gelu || p.b_transposed;
 }
-// Whether each block gets a step, the pieces find room, and no number is too large for an int.
-static bool shares_well(const Product& p, const HopperWay& way) {
+// Whether no number is too large for an int, and where tiles are shared, each cluster gets a step and the pieces find
+// room.
+static bool divides_well(const Product& p, const HopperWay& way) {
     const int together = blocks_together(way), clusters = way.blocks / together;
     const int64_t tiles  = ceil_div(p.M, together * way.M) * ceil_div(p.N, way.N),
                   shared = (tiles - unshared_tiles(tiles, clusters)) * ceil_div(p.K, 64);
-    return shared >= clusters && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes;
+    if (tiles > INT32_MAX / 2) return false;
+    return !way.split || (shared >= clusters && shared < INT32_MAX && bytes_of_pieces(way) <= workspace_bytes);
 }
 std::optional<HopperWay> read_hopper_way(const std::string& text) {
     HopperWay way;
@@ -668,7 +678,7 @@ bool can_take(const Product& p, const HopperWay& way) {
     bool exists = false;
     for_hopper_kernel(p, way, [&](auto, auto, auto) { exists = true; });
     return exists && multiplies_on_hopper(p) && way.blocks > 0 && way.blocks <= 1024 &&
-           way.blocks % blocks_together(way) == 0 && (!way.split || shares_well(p, way));
+           way.blocks % blocks_together(way) == 0 && divides_well(p, way);
 }
 
 bool has_hopper_products(const Queue& q) {

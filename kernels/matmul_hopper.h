@@ -10,9 +10,9 @@
 
 namespace gpu {
 
-// One way to compute a product with these kernels: the size of the tiles of c, how many blocks share them, whether
-// pairs of blocks share what they load, and whether the blocks share the sums of single tiles. It says so in words,
-// which products.json keeps, and read_hopper_way() reads them, or returns nothing.
+// One way to compute a product with these kernels: the size of the tiles of c, how many blocks compute them, whether
+// pairs of blocks load b together, and whether blocks share tiles along K. It says so in words, which products.json
+// keeps, and read_hopper_way() reads them, or returns nothing.
 struct HopperWay {
     int M = 0, N = 0, blocks = 0;
     bool pairs = false, split = false;
