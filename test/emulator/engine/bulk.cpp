@@ -227,10 +227,12 @@ const Instr* bulk(Warp& w, const Instr* i) {
         const uint64_t global = w.reg<uint64_t>(more[kGlobal])[l];
         if (loads && shared_address(kBarrier, c.barrier) != c.block)
             return void(refuse(w, i, l, Kind::OutOfBounds, kTwoBlocks));
-        if (!c.block || (c.block != w.block && !loads))
+        const bool own_source =
+            c.way == BulkCopy::ToShared || (loads ? shared_address(kGlobal, c.from) : c.block) == w.block;
+        if (!c.block || !own_source)
             return void(refuse(w, i, l, Kind::OutOfBounds,
-                               c.block ? "a bulk copy names shared memory of another block where its own is wanted"
-                                       : "a bulk copy names a block that the cluster does not have"));
+                               own_source ? "a bulk copy names a block that the cluster does not have"
+                                          : "a bulk copy reads shared memory of another block"));
         if (i->imm2) {
             int32_t at[5];
             for (int d = 0; d < i->imm2; d++) at[d] = w.reg<int32_t>(more[kRest + d])[l];
@@ -240,8 +242,7 @@ const Instr* bulk(Warp& w, const Instr* i) {
             if (c.bytes % 16)
                 return void(refuse(w, i, l, Kind::Misaligned,
                                    "a bulk copy of " + std::to_string(c.bytes) + " bytes, which is no multiple of 16"));
-            if (c.way == BulkCopy::Within) shared_address(kGlobal, c.from);
-            else if (global % 16)
+            if (c.way != BulkCopy::Within && global % 16)
                 return void(refuse(w, i, l, Kind::Misaligned,
                                    "the global address " + hex(global) + " of a bulk copy is no multiple of 16"));
             const uint64_t source = c.way == BulkCopy::ToShared ? global : c.from;

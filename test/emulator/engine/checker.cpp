@@ -353,11 +353,9 @@ static void start_shadows(Block& b) {
 }
 
 void checker_cluster(Cluster& c) {
-    for (auto& b : c.blocks) {
-        start_shadows(*b);
-        start_global_races(*b);
-    }
+    for (auto& b : c.blocks) start_shadows(*b);
     start_shared_races(c);
+    for (auto& b : c.blocks) start_global_races(*b);
 }
 
 }  // namespace emu

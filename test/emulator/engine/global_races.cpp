@@ -8,8 +8,8 @@
 // Two warps of a block are ordered as in shared memory: by barriers, or by a fence and a flag. Two blocks of a launch
 // are ordered only by their own accesses. If the first has fenced (or released) since its access, and the second has
 // used an atomic, volatile or acquiring access, they are taken to be ordered. So a missing fence is found, but a wrong
-// flag is not. The warps of the blocks of a cluster are ordered like those of one block, too. The order of operations
-// comes from their streams and events.
+// flag is not. A cluster is like one block: its warps are ordered as in shared memory, and a fence of one of them
+// counts for what it knows of the others. The order of operations comes from their streams and events.
 //
 // A kernel that was launched with programmatic stream serialization begins before the kernel in front of it has ended.
 // Until a thread has executed griddepcontrol.wait, it is not ordered after that kernel, nor after those before which
@@ -166,8 +166,7 @@ struct Self {
     GlobalRaces* races       = nullptr;
     const SharedRaces* warps = nullptr;  // null when it is not an access of a kernel
     const Block* in          = nullptr;  // likewise
-    // The number of blocks whose warps are in `warps`: those of the cluster.
-    uint64_t blocks() const { return warps->block_since.size(); }
+    uint64_t cluster() const { return in->launch->config.cluster.count(); }  // the number of its blocks
 };
 
 // Returns whether the access comes after one that this warp of a block of the cluster made at `time`.
@@ -191,9 +190,11 @@ Verdict judge(const Self& me, uint64_t other, uint32_t when, bool other_wrote, u
         if (mine == theirs) return other & kWarps && !me.warps->partial ? Verdict::Warps : Verdict::Fine;
         return ordered(me, me.in->records, theirs >> kTurn, time) ? Verdict::Fine : Verdict::Warps;
     }
-    if (me.blocks() > 1 && block / me.blocks() == me.block / me.blocks() &&
-        (time >= kLastTime || ordered(me, block % me.blocks(), (other & kWarp) >> kTurn, time)))
-        return Verdict::Fine;
+    if (const uint64_t size = me.cluster(); block / size == me.block / size) {  // a block of the same cluster
+        const bool fine = me.warps->block_since.size() < size || time >= kLastTime ||
+                          ordered(me, block % size, (other & kWarp) >> kTurn, time);
+        return fine ? Verdict::Fine : Verdict::Blocks;
+    }
     const GlobalActor& that = me.races->of(block);
     const auto& fence       = other_wrote ? that.fenced : that.signalled;
     const bool listens      = me.races->of(me.block).listens.load(std::memory_order_relaxed);
@@ -261,7 +262,9 @@ void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address 
         if (!said) {
             uint64_t seen = r.reader;
             if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
-                seen = me.blocks() > 1 ? 0 : seen ^ 1ull << kBlock;  // stands for any block, but not of this cluster
+                seen = me.in && me.cluster() > 1
+                           ? 0
+                           : seen ^ 1ull << kBlock;  // stands for any block, but not of this cluster
             if (const Verdict v = judge(me, seen, when.reader, false, mask); v != Verdict::Fine)
                 said = true, say(v, seen, false, at);
         }
@@ -480,6 +483,23 @@ bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& reach)
 
 void start_global_races(Block& b) { b.actor = &b.launch->races->of(b.index); }
 
+// Calls f for each block of the cluster, with the time up to which this warp, which is at `now`, knows what a warp of
+// it has done. As in its own block, this counts for all of them.
+template <class F> static void each_known(const Warp& w, uint32_t now, F f) {
+    const SharedRaces& s = *w.block->races;
+    for (const auto& b : w.block->cluster->blocks) {
+        uint64_t known = s.all_since;
+        if (b.get() == w.block) known = s.start + now;
+        else if (b->races == w.block->races)
+            for (const Warp& v : b->warps) known = std::max(known, s.knows[w.actor * s.stride + v.actor]);
+        else known = s.start + time_of(*b->races);
+        f(*b->actor, uint32_t(std::min<uint64_t>(known - s.start, kLastTime)));
+    }
+}
+static void raise(std::atomic<uint32_t>& time, uint32_t to) {
+    time.store(std::max(to, time.load(std::memory_order_relaxed)), std::memory_order_relaxed);
+}
+
 static Finding race(Warp& w, const Instr* i, Touch how, int lane, uint64_t other, bool other_wrote, Address at) {
     const Self me    = self_of(w, how);
     const Verdict v  = other >> kOperation != me.number             ? Verdict::Streams
@@ -499,9 +519,12 @@ static Finding race(Warp& w, const Instr* i, Touch how, int lane, uint64_t other
 void check_global_races(Warp& w, const Instr* i, uint32_t size, Touch how, const Reach& reach) {
     const Self me = self_of(w, how);
     if (me.sync) {
-        w.block->actor->listens.store(1, std::memory_order_relaxed);
         w.block->races->uses_flag(w.actor);
-        if (me.write) w.block->actor->signalled.store(me.time + 1, std::memory_order_relaxed), w.block->races->time++;
+        each_known(w, me.time + 1, [&](GlobalActor& actor, uint32_t known) {
+            actor.listens.store(1, std::memory_order_relaxed);
+            if (me.write) raise(actor.signalled, known);
+        });
+        if (me.write) w.block->races->time++;
     }
     auto piece = [&](int lane, Address a, size_t bytes) {
         touch(me, a, bytes, [&](Verdict v, uint64_t other, bool other_wrote, Address at) {
@@ -530,11 +553,11 @@ void checker_fence(Warp& w, bool device_wide) {
     if (!w.block->launch->check_all) return;
     shared_fence(w);
     if (!device_wide) return;
-    GlobalActor& actor  = *w.block->actor;
-    const uint32_t time = time_of(*w.block->races);
-    actor.fenced.store(time, std::memory_order_relaxed);
-    actor.signalled.store(time, std::memory_order_relaxed);
-    actor.listens.store(1, std::memory_order_relaxed);
+    each_known(w, time_of(*w.block->races), [](GlobalActor& actor, uint32_t known) {
+        raise(actor.fenced, known);
+        raise(actor.signalled, known);
+        actor.listens.store(1, std::memory_order_relaxed);
+    });
 }
 
 void note_api_access(Address a, size_t bytes, bool write, const char* what, uint32_t op) {

@@ -328,12 +328,14 @@ void start_shared_races(Cluster& c) {
     for (size_t k = 0; k < c.blocks.size(); k++) start_together(blocks + k, 1);
 }
 
-// Remembers that the warp has touched the shared memory of another block.
+// Remembers that the warp has touched the shared memory of another block. An arrival at an mbarrier does not touch the
+// granules of anything else, so the block's own accesses to these still need not be told from those of other blocks.
 static void visit(Warp& w, const Instr* i, Block& of, int lane, uint64_t address) {
-    SharedRaces& s           = *w.block->races;
-    s.visited[of.records]    = s.time;
-    SharedRaces::Visit& last = s.visits[of.records * s.warps() + w.actor];
-    last                     = {s.time, i, w.frame->function, lane, address};
+    SharedRaces& s        = *w.block->races;
+    const Function& f     = *w.frame->function;
+    const bool at_barrier = f.origin[i->index] && f.origin[i->index]->mods[0] == "mbarrier";
+    if (!at_barrier) s.visited[of.records] = s.time;
+    s.visits[of.records * s.warps() + w.actor] = {s.time, i, w.frame->function, lane, address};
 }
 
 void end_shared_races(Block& b) {

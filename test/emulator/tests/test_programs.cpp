@@ -205,6 +205,26 @@ TEST_CASE("--profile counts each step that the program marks", "[programs]") {
     CHECK(has(steps, "{\"name\":\"\"," + kernel + "1,"));  // the evaluation at the end
 }
 
+TEST_CASE("a multicast copy is counted once in global memory and for each block in shared memory", "[programs]") {
+    if (!fs::exists(programs / "good/pipeline_cluster")) return;
+    const auto counted = [](const std::string& program, const std::string& key) {
+        const std::string json =
+            (fs::temp_directory_path() / ("copies." + std::to_string(getpid()) + ".json")).string();
+        const Result result = run("scripts/emulate --profile " + json + " build/emulator/programs/good/" + program);
+        INFO(result.output);
+        REQUIRE(result.code == 0);
+        std::stringstream text;
+        text << std::ifstream(json).rdbuf();
+        fs::remove(json);
+        const size_t at = text.str().find('"' + key + "\":");
+        REQUIRE(at != std::string::npos);
+        return std::atol(text.str().c_str() + at + key.size() + 3);
+    };
+    // Both compute the same product. There are 6 blocks and 5 tiles of matrix b with 64 x 64 elements of two bytes.
+    CHECK(counted("pipeline", "bulk_bytes") == counted("pipeline_cluster", "bulk_bytes"));
+    CHECK(counted("pipeline", "global_bytes") - counted("pipeline_cluster", "global_bytes") == 6 / 2 * 5 * 64 * 64 * 2);
+}
+
 TEST_CASE("scripts/emulate refuses invalid options and says why", "[programs]") {
     const std::map<std::string, std::string> mistakes{
         {"--cehck all x", "did you mean --check?"},

@@ -50,6 +50,25 @@ __global__ void sum(float* out, const float* in, int n, Place* places) {
                          ranks};
 }
 
+// The blocks of a cluster write to global memory, and one thread speaks for all of them: the cluster that is the last
+// one adds what all clusters have written.
+__global__ void __cluster_dims__(2, 1, 1) total(int* out, int* parts, int* done) {
+    __shared__ int last;
+    const auto cluster                           = cg::this_cluster();
+    parts[blockIdx.x * blockDim.x + threadIdx.x] = int(blockIdx.x + threadIdx.x);
+    cluster.sync();
+    if (cluster.block_rank() == 0 && threadIdx.x == 0) {
+        __threadfence();
+        const int before = atomicAdd(done, 1);
+        __threadfence();
+        for (unsigned r = 0; r < 2; r++) *cluster.map_shared_rank(&last, r) = before == int(gridDim.x / 2) - 1;
+    }
+    cluster.sync();
+    if (!last) return;
+    for (unsigned k = cluster.thread_rank(); k < gridDim.x * blockDim.x; k += cluster.num_threads())
+        atomicAdd(out, parts[k]);
+}
+
 // Passes a number from block to block around the cluster. Arrival and wait are apart, and in between each thread only
 // uses its own block's memory.
 __global__ void __cluster_dims__(4, 1, 1) pass_on(int* out) {
@@ -130,6 +149,11 @@ int main() {
     CUDA(cudaGraphLaunch(exec, stream));
     CUDA(cudaStreamSynchronize(stream));
     check(dim3(24, 2), dim3(2, 2));
+
+    Device<int> parts(blocks * kThreads), result(std::vector<int>(2));
+    total<<<blocks, kThreads>>>(result, parts, result + 1);
+    CUDA(cudaDeviceSynchronize());
+    EXPECT(result.host()[0] == kThreads * blocks * (blocks - 1 + kThreads - 1) / 2);
 
     Device<int> passed(8);
     pass_on<<<8, kThreads>>>(passed);
