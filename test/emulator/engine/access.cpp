@@ -140,7 +140,9 @@ void cluster_from_addresses(Warp& w, const Instr* i, uint32_t size, Touch touch,
 // The addresses are those of the shared memory of block b.
 inline void shared_from_addresses(Warp& w, Block& b, const Instr* i, uint32_t size, Touch touch, Reach& r) {
     const uint64_t bytes = b.shared_bytes;
-    uint64_t bad         = 0;
+    if (w.block->window)
+        for (int l = 0; l < kLanes; l++) r.addr[l] = own_offset(*w.block, r.addr[l]);
+    uint64_t bad = 0;
     for (int l = 0; l < kLanes; l++)
         bad |= r.mask >> l & 1
                    ? uint64_t(r.addr[l] + size > bytes) | uint64_t(r.addr[l] > bytes) | (r.addr[l] & (size - 1))

@@ -44,6 +44,10 @@ inline Block* block_at(const Warp& w, uint64_t& at) {
     const auto& blocks = w.block->cluster->blocks;
     return rank <= blocks.size() ? blocks[rank - 1].get() : nullptr;
 }
+// Takes the rank of the block out of an address of its own shared memory.
+inline uint64_t own_offset(const Block& b, uint64_t at) {
+    return b.window && at >> kRankShift == b.rank + 1 ? at - b.window : at;
+}
 std::string name_of(const Block& b);                  // "block (1,0,0)"
 std::string of_block(const Warp& w, const Block& b);  // " of block (1,0,0)", or nothing for the warp's own block
 
@@ -81,7 +85,7 @@ inline std::byte* straight_global(Warp& w, const Instr* i, uint32_t size, bool w
 inline std::byte* straight_shared(Warp& w, const Instr* i, uint32_t size, bool write) {
     if (w.mask != kAll || w.worker->profiling || !(i->flags & kAddress32)) return nullptr;
     const uint32_t* a    = w.reg<uint32_t>(i->a);
-    const uint32_t first = a[0] + uint32_t(i->imm);
+    const uint32_t first = a[0] + uint32_t(i->imm) - w.block->window;
     const bool good      = (uint64_t(first) + (uint64_t(size) << 5) <= w.block->shared_bytes) & !(first & (size - 1));
     if (!good || !in_a_row(a, __builtin_ctz(size))) return nullptr;
     if (w.worker->checking && !watch_shared(w, first, size, write)) return nullptr;

@@ -23,6 +23,7 @@ uint8_t* block_shadow(Warp& w, const Instr* i, int lane, uint32_t offset, uint32
         window = Window(at >> kWindowShift);
         at &= (1ull << kWindowShift) - 1;
     }
+    if (window == Window::Shared) at = own_offset(b, at);
     if (window == Window::Shared && at + bytes <= b.shared_bytes) return b.shared_shadow.data() + at;
     if (window == Window::Local && at + bytes <= b.local_stride)
         return b.shadow_of_local() + size_t(thread_of(w, lane)) * b.local_stride + at;

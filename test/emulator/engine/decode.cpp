@@ -205,6 +205,12 @@ Ref Builder::read(const Operand& o, Type t) {
         }
         case Operand::Symbol: {
             const Place p = address(o);
+            if (p.base.none() && layout.shared.count(o.name) && bytes >= 4) {
+                const Ref to = scratch(bytes);
+                Instr& i     = emit(op::shared_address(bytes));
+                i.d = to, i.imm = p.offset;
+                return to;
+            }
             if (p.base.none()) return constant(uint64_t(p.offset), bytes);
             const Ref to = scratch(bytes);
             Instr& i     = emit(op::add_offset(bytes));

@@ -233,6 +233,7 @@ struct Block {
     Launch* launch   = nullptr;
     Cluster* cluster = nullptr;
     uint32_t rank    = 0;  // in the cluster
+    uint32_t window  = 0;  // what is added to an offset in its shared memory when a program takes the address
     uint32_t ctaid[3];
     uint64_t index = 0;  // in the grid; the blocks of a cluster follow each other
     std::vector<Warp> warps;
@@ -324,8 +325,8 @@ struct Launch {
 };
 
 // The windows of generic addresses. These are not canonical on x86, so no host pointer lies in them.
-// Shared memory of another block of the cluster lies behind that of the thread's own block, which begins at 0 in its
-// window: block r's begins at (r + 1) << kRankShift, for r's own threads, too.
+// In a cluster of several blocks the shared memory of the block of rank r begins at (r + 1) << kRankShift, for its own
+// threads, too. (On hardware it is r << 24.) Accesses by name use offsets from 0 on, which mean the own block.
 constexpr int kRankShift         = 24;
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr int kWindowShift = 56;

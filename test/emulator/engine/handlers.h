@@ -20,6 +20,7 @@ const Instr* return_to_caller(Warp& w, const Instr* i);  // ret of a device func
 Handler resize(int from_bytes, int to_bytes, bool sign);
 Handler add_offset(int bytes);
 const Instr* local_base(Warp& w, const Instr* i);
+Handler shared_address(int bytes);
 void special(Builder& b, Ref to, const std::string& name, int bytes);
 void special_pred(Builder& b, Ref to, const std::string& name);  // a special register that is a predicate
 

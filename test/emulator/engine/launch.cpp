@@ -30,6 +30,7 @@ std::unique_ptr<Block> make_block(Launch& launch, Worker& worker, Cluster& clust
     b->cluster     = &cluster;
     b->index       = index;
     b->rank        = uint32_t(index % launch.config.cluster.count());
+    b->window      = launch.config.cluster.count() > 1 ? (b->rank + 1) << kRankShift : 0;
     place_block(launch.config, index, b->ctaid);
     b->live         = uint32_t(size.count());
     b->shared_bytes = launch.shared_bytes;

@@ -93,6 +93,7 @@ const Instr* async_copy(Warp& w, const Instr* i) {
         copy.dst[l]  = uint64_t(i->imm) + (i->a.none()             ? 0
                                            : i->flags & kAddress32 ? uint64_t(w.reg<uint32_t>(i->a)[l])
                                                                    : w.reg<uint64_t>(i->a)[l]);
+        copy.dst[l]  = own_offset(*w.block, copy.dst[l]);
         copy.src[l]  = uint64_t(i->imm4) + (from ? from[l] : 0);
         copy.from[l] = size ? std::min(size[l], copy.bytes) : copy.bytes;
     }

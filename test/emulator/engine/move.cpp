@@ -14,6 +14,11 @@ template <class From, class To> struct Cast {
     static To f(From a) { return To(a); }
 };
 
+template <class T> const Instr* shared_address_of(Warp& w, const Instr* i) {
+    const T v = T(i->imm) + w.block->window;
+    for_lanes(w, w.reg<T>(i->d), [=](int) { return v; });
+    return i + 1;
+}
 template <class T> const Instr* add_offset_of(Warp& w, const Instr* i) {
     const uint64_t* a = w.reg<uint64_t>(i->a);
     const T add       = T(i->imm);
@@ -340,6 +345,8 @@ Handler resize(int from, int to, bool sign) {
     throw Undecodable("no register of this width");
 }
 Handler add_offset(int bytes) { return bytes == 4 ? add_offset_of<uint32_t> : add_offset_of<uint64_t>; }
+
+Handler shared_address(int bytes) { return bytes == 4 ? shared_address_of<uint32_t> : shared_address_of<uint64_t>; }
 
 const Instr* local_base(Warp& w, const Instr* i) {
     const uint64_t v = uint64_t(i->imm) + w.frame->local_base;

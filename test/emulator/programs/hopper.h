@@ -122,8 +122,9 @@ template <int Open = 0> __device__ inline void wait_wgmma() {  // `Open` groups 
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Open) : "memory");
 }
 // Describes a matrix of bf16 whose rows have 128 bytes and are swizzled as by a tensor map. Eight rows have 1024 bytes.
+// In a cluster the highest byte of an address has to do with the block's rank, for which a descriptor has no room.
 __device__ inline uint64_t describe(const bf16* tile) {
-    return uint64_t(shared_address(tile) >> 4) | uint64_t(1024 >> 4) << 32 | 1ull << 62;
+    return uint64_t((shared_address(tile) & 0x3ffff) >> 4) | uint64_t(1024 >> 4) << 32 | 1ull << 62;
 }
 // d (64 x 64) = or += a (64 x 16) . b, where b has a row for each column of d (64 x 16). With AcrossB b is (16 x 64).
 template <int AcrossB = 0> __device__ inline void multiply(float (&d)[32], uint64_t a, uint64_t b, bool adds) {
