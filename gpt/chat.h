@@ -99,7 +99,6 @@ inline void talk(Conversation& conversation, const TextEncoder& encoder, bool st
     for (;;) {
         auto line = terminal ? reader->next() : read_plain_line(stdin);
         if (!line) break;
-        CatchInterrupt::take();
         if (line->find_first_not_of(" \t") == line->npos) continue;
         try {
             const bool is_command = (*line)[0] == '/' && line->substr(0, 2) != "//";

@@ -22,13 +22,19 @@
 class CatchInterrupt {
   public:
     CatchInterrupt() {
-        struct sigaction action = {};
-        action.sa_handler       = [](int) { mark() = 1; };  // without SA_RESTART, so that a read() ends as well
-        sigaction(SIGINT, &action, &before_);
+        sigaction(SIGINT, nullptr, &before_);
+        let_end_calls(false);
     }
     ~CatchInterrupt() { sigaction(SIGINT, &before_, nullptr); }
     CatchInterrupt(const CatchInterrupt&)            = delete;
     CatchInterrupt& operator=(const CatchInterrupt&) = delete;
+    // Whether Ctrl-C also ends a read() that waits. It must not end a write(), because what remains would be lost.
+    static void let_end_calls(bool ends) {
+        struct sigaction action = {};
+        action.sa_handler       = [](int) { mark() = 1; };
+        action.sa_flags         = ends ? 0 : SA_RESTART;
+        sigaction(SIGINT, &action, nullptr);
+    }
     // Whether Ctrl-C was pressed since take() was called last.
     static bool pressed() { return mark() != 0; }
     static bool take() {
@@ -55,7 +61,8 @@ inline std::optional<std::string> read_plain_line(FILE* in) {
     return line;
 }
 
-// Reads lines from a terminal. Ctrl-C discards the line that is being typed.
+// Reads lines from a terminal. Ctrl-C discards the line that is being typed. One that is pressed before the prompt is
+// forgotten, and one that comes after the end of the line is left for the caller to take().
 class LineReader {
   public:
     explicit LineReader(std::string prompt) : prompt_(std::move(prompt)) {
@@ -95,6 +102,7 @@ class LineReader {
 
     // Returns the next line, "" for one that was discarded, and nothing when the user ends the input (Ctrl-D).
     std::optional<std::string> next() {
+        CatchInterrupt::take();
 #ifdef GPT_LIBEDIT
         int n            = 0;
         discarded_       = false;
@@ -112,7 +120,9 @@ class LineReader {
 #else
         fmt::print("{}", prompt_);
         std::fflush(stdout);
+        CatchInterrupt::let_end_calls(true);
         auto line = read_plain_line(stdin);
+        CatchInterrupt::let_end_calls(false);
         if (!CatchInterrupt::take()) return line;
         std::clearerr(stdin);
         fmt::print("\n");

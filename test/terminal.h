@@ -32,10 +32,11 @@ class Terminal {
     }
 
     const std::string& shown() const { return shown_; }
-    // Waits until the text is on the screen. Returns false when the program ended, or was silent for a minute, before.
-    bool shows(const std::string& text) {
+    // Waits until the text is on the screen. Returns false when the program ended, or was silent for so many seconds,
+    // before.
+    bool shows(const std::string& text, int seconds = 60) {
         while (shown_.find(text, seen_) == std::string::npos)
-            if (!more()) return false;
+            if (!more(seconds)) return false;
         seen_ = shown_.find(text, seen_) + text.size();
         return true;
     }
@@ -57,10 +58,10 @@ class Terminal {
     }
 
   private:
-    bool more() {
+    bool more(int seconds = 60) {
         pollfd waiting = {master_, POLLIN, 0};
         char bytes[4096];
-        if (poll(&waiting, 1, 60000) <= 0) return false;
+        if (poll(&waiting, 1, 1000 * seconds) <= 0) return false;
         const ssize_t n = read(master_, bytes, sizeof bytes);
         if (n > 0) shown_.append(bytes, size_t(n));
         return n > 0;
