@@ -5,9 +5,8 @@
 //
 //   seconds of an op = floor / share of its kind + kernels × seconds of a launch
 //
-// The share of attention is one of the rate of products alone, because its bytes are few.
-// The shares are those of one H100. test/test_time_model.cpp holds the model to the step times that were measured
-// there.
+// The share of attention is one of the rate of products alone, because its bytes are few. The shares are those of one
+// H100. test/test_time_model.cpp holds the model to the step times that were measured there.
 #pragma once
 #include <algorithm>
 #include <optional>
@@ -131,7 +130,7 @@ constexpr double dropout_forward_work = 1.87, dropout_backward_work = 1.84;
 // Where gelu is computed.
 enum class GeluOp : uint8_t {
     in_product,  // The products of `up` and of its gradient end in it where cuBLASLt's can: in bf16, in the tanh form.
-    in_our_product,  // They end in it in both forms, as our kernels do (kernels/matmul_hopper.cu).
+    in_our_product,  // They end in it in both forms, as those of kernels/matmul_hopper.cuh do.
     apart,           // An op computes it after the product of `up`, as in the runs that were measured.
 };
 
@@ -146,8 +145,8 @@ inline int embedding_backward_kernels(const Config& c) {
 // sums of matrices.
 constexpr int muon_orthogonalise_kernels = 1 + 1 + 5 * (3 + 2);
 
-// Returns every op of a training step in its order, as Step::work() queues them on a GPU, for a process that is alone
-// and data without documents. test_counts.cpp compares the launches with those that the emulator counts.
+// Returns every op of a training step in its order, as Step::work() queues them on a GPU. The process is taken to be
+// alone, and its data to have no documents. test_counts.cpp compares the launches with those that the emulator counts.
 inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DType x, int64_t micro_steps,
                                     OptimizerKind optimizer, GeluOp gelu_op = GeluOp::in_product) {
     using K         = OpKind;

@@ -2,8 +2,8 @@
 //
 // Shah et al. 2024 (FlashAttention-3, arXiv 2407.08608) describe how Hopper wants attention divided:
 //
-//   a producer warp        asks for tiles of q, k and v. TMA (TMA) brings them, and an mbarrier for each
-//                          stage of shared memory says when a tile is there and when it may be overwritten
+//   a producer warp        asks the Tensor Memory Accelerator (TMA) for tiles of q, k and v. An mbarrier for each
+//                          stage of shared memory says when a tile is there, and when it may be overwritten
 //   two warpgroups         of four warps each own 64 queries each. One instruction (wgmma) multiplies 64 rows with a
 //                          whole tile of shared memory, while the warps that issued it go on
 //   turns                  the warpgroups issue their products in turns, so that the softmax of one lies under the

@@ -1,6 +1,6 @@
 // hopper.cuh - the instructions that Hopper added (sm_90a): mbarriers, copies by the Tensor Memory Accelerator (TMA),
 // products of a warpgroup, and registers that move between warps; and how the kernels that use them divide a block.
-// attention_hopper.cuh and matmul_hopper.cu use them.
+// attention_hopper.cuh and matmul_hopper.cuh use them.
 #pragma once
 #include <cuda.h>
 
@@ -75,7 +75,8 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
         : "memory");
 }
 
-// The same, to the same place in the shared memory of both blocks of a cluster, at the same barrier of each.
+// Copies to this place in the shared memory of both blocks of a cluster. Each block's barrier of this place counts the
+// bytes.
 __device__ inline void copy_box_to_both(uint32_t to, const CUtensorMap& map, int column, int head, int row,
                                         int sequence, uint32_t barrier) {
     asm volatile(

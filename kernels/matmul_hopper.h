@@ -11,8 +11,8 @@
 namespace gpu {
 
 // One way to compute a product with these kernels: the size of the tiles of c, how many blocks compute them, whether
-// pairs of blocks load b together, and whether blocks share tiles along K. It says so in words, which products.json
-// keeps, and read_hopper_way() reads them, or returns nothing.
+// pairs of blocks load b together, and whether blocks share tiles along K. str() says that in words, which
+// products.json keeps. read_hopper_way() reads such words, and returns nothing for other words.
 struct HopperWay {
     int M = 0, N = 0, blocks = 0;
     bool pairs = false, split = false;

@@ -82,13 +82,13 @@ void layernorm_backward(Tensor dx /*+=*/, Tensor dw /*into*/, Tensor db /*into*/
                         Into into, Stream s,
                         const Dropout& drop = {}, Tensor dropped /*=*/ = {},       // (N,C) x: dx with the mask of `drop`
                         Into dx_into = Into::add);                                 // set: dx =
-// A tensor that is added, after elements of it were dropped.
+// A tensor to add, and the dropout that its elements go through first.
 struct Addend {
     Tensor x{};                                                                    // (N,C) x or null
     Dropout drop{};
 };
-// sum = a + b, rounded to x, then y = layernorm(sum). It reads memory once and gives the same bits as the two ops. With
-// c, as at the end of a parallel block, the sum is that of sum = a + b and sum += c. sum may be a.
+// Computes sum = a + b, rounded to x, and y = layernorm(sum). It reads memory once and gives the same bits as the two
+// ops. A parallel block ends with c as well: then sum = a + b is followed by sum += c. sum may be a.
 void add_layernorm_forward(Tensor sum /*=*/, Tensor y /*=*/,                       // (N,C) x, (N,C) x
                            Tensor mean /*=*/, Tensor rstd /*=*/,                   // (N) fp32, (N) fp32
                            Tensor a, const Addend& b, Tensor w, Tensor bias,       // (N,C) x, (N,C) x, (C) x, (C) x

@@ -3,7 +3,7 @@
 // Tiles may be too few for the multiprocessors, or leave most of them without work at the end. So the blocks can share
 // the last tiles, or all: each gets an equal number of steps along K, and whoever ends the last piece of a tile adds
 // all of them in the order of the blocks (Osama et al. 2023, "Stream-K", arXiv 2301.03598). Where two blocks form a
-// cluster (matmul_hopper.cu), a block here is a cluster, and a tile those of its two blocks.
+// cluster (matmul_hopper.cuh), a block here is a cluster, and a tile those of its two blocks.
 #pragma once
 #include "tensor.h"
 

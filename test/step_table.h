@@ -59,7 +59,7 @@ struct TimedAttention {
 };
 inline constexpr TimedAttention cudnn_attention[] = {{64, 1024, 336e12, 232e12}, {128, 2048, 535e12, 394e12}};
 
-// Predicts the seconds of a product in bf16 by our kernels (kernels/matmul_hopper.cu), for the best of their tiles. Of
+// Predicts the seconds of a product in bf16 by our kernels (kernels/matmul_hopper.cuh), for the best of their tiles. Of
 // each step of 64 along K, shared memory has the copies and what the two warpgroups multiply to move, 128 bytes a
 // cycle, and the tensor cores have 4096 FLOPs a cycle to do. The scarcer of the two is as busy as cuBLASLt keeps the
 // tensor cores in its largest product. The last tiles may leave multiprocessors without work, or are shared. A tile of

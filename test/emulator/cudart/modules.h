@@ -59,7 +59,7 @@ struct KernelLaunch {
     dim3 grid, block;
     size_t dynamic_shared = 0;
     LaunchAttributes attributes;
-    dim3 cluster;  // by the attribute, or as the kernel was compiled
+    dim3 cluster;  // that of the attribute, or the one that the kernel was compiled for
     std::vector<std::byte> arguments;
     std::vector<void*> argument_pointers;  // into `arguments`, for cudaGraphKernelNodeGetParams
 };

@@ -18,7 +18,7 @@ struct Reach {
     Shape shape      = Scattered;
     uint32_t mask    = 0;  // the lanes that may touch their bytes
     std::byte* first = nullptr;
-    Block* of        = nullptr;  // whose shared memory it is; null when it is not shared memory or of several blocks
+    Block* of        = nullptr;  // the block whose shared memory it is. Null for other memory, and when blocks differ
     alignas(64) std::byte* at[kLanes];
     alignas(64) uint64_t addr[kLanes];  // the lane's address inside of its window
 

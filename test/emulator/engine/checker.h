@@ -28,7 +28,7 @@ void check_async_read(Warp& w, const Instr* i, int lane, uint64_t first, uint32_
 
 void checker_launch(Launch& l);
 void checker_launch_end(Launch& l);
-void checker_cluster(Cluster& c);        // it has been made
+void checker_cluster(Cluster& c);        // called when it has been made
 void checker_barrier(Block& b, int id);  // called when a barrier of the block opens
 void checker_arrival(Warp& w, int id);   // called when lanes arrive at a barrier and do not wait
 void report_unwritten(Block& b);         // called at barriers and at the end of the block

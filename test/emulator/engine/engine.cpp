@@ -439,7 +439,7 @@ static bool run_cluster_inside(Cluster& c, int64_t budget) {
             worker.instructions += uint64_t(before - turn);
             progress = true;
             if (budget > 0) continue;
-            c.next_warp = (first + at + 1) % n;  // so that a warp that polls does not use up the next turn, too
+            c.next_warp = (first + at + 1) % n;  // else a warp that polls would use up the next turn, too
             break;
         }
         bool opened = false, ended = true;
@@ -449,8 +449,7 @@ static bool run_cluster_inside(Cluster& c, int64_t budget) {
         if (ended) return true;
         opened |= open_cluster_barrier(c);
         if (polled && !opened && waits_for_nothing(c)) return true;
-        if (polled && !opened && c.signals == signals)
-            return false;  // it may wait for another cluster, which gets a turn
+        if (polled && !opened && c.signals == signals) return false;  // what it waits for may come from another cluster
         if (!progress && !opened && !resolve_stall(c)) {
             std::string text = std::string(name_of(c)) + " cannot go on";
             Warp* stuck      = nullptr;

@@ -122,9 +122,9 @@ struct Group {
     const Instr* pc;
     Frame* frame;
     State state                        = State::Ready;
-    uint32_t members                   = 0;   // in State::Sync: the lanes that it waits for
-    uint16_t barrier                   = 0;   // in State::Barrier: the number of the barrier
-    static constexpr uint16_t kCluster = 16;  // that of the cluster, behind those of the block
+    uint32_t members                   = 0;   // the lanes that it waits for in State::Sync
+    uint16_t barrier                   = 0;   // the number of the barrier in State::Barrier
+    static constexpr uint16_t kCluster = 16;  // the number of the cluster's barrier. A block has 0 to 15
     bool at(uint16_t b) const { return state == State::Barrier && barrier == b; }
 };
 
@@ -146,7 +146,7 @@ struct BulkCopy {
     enum Way : uint8_t { ToShared, ToGlobal, Within };  // within shared memory: between blocks of a cluster
     Way way;
     Warp* warp;
-    Block* block;  // whose shared memory is written, or read by ToGlobal
+    Block* block;  // the block whose shared memory is written, or read by ToGlobal
     const Instr* instr;
     Function* function;
     int lane;
@@ -247,7 +247,7 @@ struct Block {
     GlobalActor* actor  = nullptr;       // in the launch's GlobalRaces
     bool pending_copies = false;         // a cp.async has been issued
     bool holds_unset    = false;         // a byte of shared or local memory is marked with kUnset
-    std::vector<BulkCopy> bulk;          // those that are not finished
+    std::vector<BulkCopy> bulk;          // the copies that are not finished
     int64_t spare_registers = 0;         // that setmaxnreg has freed
     bool triggered          = false;     // it has executed griddepcontrol.launch_dependents
     // For --check all, per 16 bytes of shared memory: how many operations of the async proxy are going to read them.
@@ -265,7 +265,7 @@ struct Cluster {
     std::vector<std::unique_ptr<Block>> blocks;  // by their rank
     std::vector<Warp*> warps;                    // of all blocks
     int next_warp     = 0;  // the warp that runs first in the next turn, in the order of the schedule
-    uint64_t signals  = 0;  // is counted up whenever something happens that a failed wait may wait for
+    uint64_t signals  = 0;  // counts everything that happens for which a failed wait may have waited
     uint32_t phase    = 0;  // of the cluster's barrier
     bool barrier_used = false;
 };

@@ -264,7 +264,7 @@ void touch_record(const Self& me, Record& r, When& when, uint64_t mask, Address 
             if (seen & kMany && (seen >> kBlock & kBlockMask) == me.block && seen >> kOperation == me.number)
                 seen = me.in && me.cluster() > 1
                            ? 0
-                           : seen ^ 1ull << kBlock;  // stands for any block, but not of this cluster
+                           : seen ^ 1ull << kBlock;  // any number that is not a block of this cluster
             if (const Verdict v = judge(me, seen, when.reader, false, mask); v != Verdict::Fine)
                 said = true, say(v, seen, false, at);
         }

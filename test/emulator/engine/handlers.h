@@ -48,7 +48,7 @@ void leave_lanes(Warp& w);
 // For an instruction that waits: ends the warp's turn, so that others run, and goes on at `next` in its next one.
 const Instr* give_way(Warp& w, const Instr* next);
 bool run_cluster(Cluster& c, int64_t budget);  // returns whether all its blocks have ended
-void end_block(Block& b);                      // launch.cpp: its threads have ended; calling it again does nothing
+void end_block(Block& b);                      // in launch.cpp, when its threads have ended. A second call does nothing
 // The barrier of a cluster: lanes arrive, and later they wait.
 void arrive_in_cluster(Warp& w, const Instr* i, bool aligned);
 bool wait_in_cluster(Warp& w, const Instr* i);  // returns whether the group goes on

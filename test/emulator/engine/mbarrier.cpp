@@ -4,7 +4,7 @@
 // the arrivals of a phase (20), the bytes of bulk copies that this phase still needs (21, with an offset) and the
 // number of the phase (3). The token that arrive returns is the word before the arrival. A phase is over when it needs
 // neither arrivals nor bytes; the barrier's word then has another number. An arrival releases and a wait that succeeds
-// acquires: shared_races.cpp has the clocks.
+// acquires: race_clocks.cpp has the clocks.
 #include <utility>
 
 #include "access.h"
@@ -49,7 +49,7 @@ template <class F> void each_place(const Reach& r, F f) {
 
 uint64_t& word_of(const Reach& r, int l) { return *reinterpret_cast<uint64_t*>(r.place(l, 8)); }
 
-// Returns the block in whose shared memory the lane's barrier is, and its address there. Null: it is in no block's.
+// Returns the block in whose shared memory the lane's barrier is, and its address there; or null when it is in none's.
 Block* owner(const Warp& w, const Instr* i, const Reach& r, int l, uint64_t& at) {
     at       = r.addr[l];
     Block* b = block_at(w, at);

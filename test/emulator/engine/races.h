@@ -39,7 +39,7 @@ struct SharedRaces {
     // thread of that column. The last columns are those of the warpgroups: what wgmma reads is recorded as their read.
     // The other half of a row says up to which time a warp's generic writes lie before a fence.proxy.async that the
     // row's warp knows of. The rows of a cluster of several blocks are so from the start.
-    static constexpr size_t kMostColumns = 128;  // as a thread has 12 bits in a record
+    static constexpr size_t kMostColumns = 128;  // a thread has 12 bits in a record
     size_t columns                       = 32;
     struct Clock {
         std::vector<uint64_t> arrived, over;  // rows: what arrivals of this phase know, and those of completed phases
@@ -64,6 +64,11 @@ struct SharedRaces {
     void widen();
     bool wide() const { return stride == 2 * columns; }
     size_t warps() const { return warp_since.size(); }
+    // The number of columns for warpgroups, or 0 when they would leave none for mbarriers.
+    size_t warpgroup_columns() const { return warps() + warps() / 4 < columns ? warps() / 4 : 0; }
+    size_t column_of(const Block& b, uint32_t warpgroup) const {  // warpgroups are numbered within their block
+        return columns - 1 - (b.records * (b.warps.size() / 4) + warpgroup);
+    }
     uint64_t place(const Block& b, uint64_t at) const { return b.records * pitch + at; }
     // Before this time every access to the block's memory is ordered before one that this warp makes now. Those of
     // other blocks are not ordered by a barrier of this block.
@@ -85,12 +90,25 @@ struct SharedRaces {
 bool known_shared(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 bool known_global(const Warp& w, uint32_t size, Touch touch, const Reach& r);
 
+inline uint64_t actor_thread(const Warp& w, int lane) { return w.actor * kLanes + uint64_t(lane); }
+
 // shared_races.cpp
 void start_shared_races(Cluster& c);
 // The block ends: no other block's access to its shared memory may be open.
 void end_shared_races(Block& b);
 void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, const Reach& r);
+// Reports bytes that threads wrote with no fence.proxy.async before the async proxy reads them now.
+void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
+void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, Block& b, uint64_t barrier);
+void record_copy(const BulkCopy& c, size_t column);  // the copy has written its bytes
+// What wgmma reads: chunks of 16 bytes at these places. When a warp comes to a product, it must be ordered after those
+// who wrote them. When the product is made, its reads are recorded with a time, which a wait makes known to its warp.
+void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n);
+uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, size_t n);
+
+// race_clocks.cpp
 // An mbarrier orders those who arrive, and the copies that end by it, before those who wait for the phase.
+SharedRaces::Clock& clock_of(Block& b, uint64_t barrier);
 void clock_arrival(Warp& w, Block& b, uint64_t barrier);  // at a barrier of block b
 void clock_copy(const BulkCopy& c);                       // the copy has written its bytes
 void clock_start_copy(Warp& w, BulkCopy& c);              // the warp starts a copy to another block
@@ -101,15 +119,9 @@ void clock_init(Warp& w, int lane, uint64_t barrier);
 void clock_cluster_arrival(Warp& w, bool relaxed);
 void clock_cluster_barrier(Cluster& c);  // its phase is over
 void clock_cluster_wait(Warp& w);
-void proxy_fence(Warp& w, bool of_init);  // of_init: fence.mbarrier_init
-// Reports bytes that threads wrote with no fence.proxy.async before the async proxy reads them now.
-void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
-// What wgmma reads: chunks of 16 bytes at these places. When a warp comes to a product, it must be ordered after those
-// who wrote them. When the product is made, its reads are recorded with a time, which a wait makes known to its warp.
-void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n);
-uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, size_t n);
+// A fence.proxy.async; or, with `of_init`, fence.mbarrier_init.
+void proxy_fence(Warp& w, bool of_init);
 void learn_wgmma_reads(Warp& w, uint32_t warpgroup, uint64_t time);
-void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, Block& b, uint64_t barrier);
 
 // global_races.cpp
 void start_global_races(Block& b);
