@@ -21,4 +21,4 @@ run() {
         END { printf "fuzz %-12s %9d inputs, %4d MB at most\n", name, runs, mb }' "$out/$name.log"
 }
 export -f run
-ls "$out"/fuzz_* | grep -v '\.' | xargs -P "$(nproc)" -I{} bash -c 'run {}'
+ls "$out"/fuzz_* | grep -v '\.[od]$' | xargs -P "$(nproc)" -I{} bash -c 'run {}'

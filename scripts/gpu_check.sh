@@ -191,7 +191,7 @@ train() {
 speed() {
     local name=$1
     shift
-    train "$@"
+    train "$@" || return  # the caller's && turns set -e off
     note "$name" "$(median "$work/run" tokens_per_s)"
     note "start-up of $name" "$(grep -o '"startup_s":[0-9.e+-]*' "$work/run/log.jsonl" | cut -d: -f2)"
 }

@@ -26,7 +26,7 @@ catch2/catch.hpp|catch2/catch_all.hpp  catch2                  catch-devel      
 "
 # What the build uses where it is there, and does without otherwise. It is installed together with what is missing.
 optional=(libedit-dev)
-[ "${ONEDNN:-1}" != 0 ] || needs=$(grep -v dnnl <<<"$needs")
+[ "${ONEDNN:-1}" != 0 ] || needs=$(grep -v dnnl <<<"$needs")$'\n'
 mode=${1:-}
 as_root=()
 if [ -z "$mode" ] && [ "$(id -u)" -ne 0 ]; then

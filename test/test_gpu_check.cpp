@@ -152,13 +152,16 @@ case "$*" in
 esac
 )sh");
     machine.program("archive/bin/infer_gpt", "echo 'error: out of memory' >&2; exit 1\n");
+    machine.program("archive/bin/train_gpt", "case \"$*\" in *'--batch 64 --graph'*) exit 1 ;; esac\n" +
+                                                 read_text(machine.s / "archive/bin/train_gpt"));
     const Ran r = machine.check("--minutes 10");
     CAPTURE(r.out, r.err);
     CHECK(r.code == 1);
     CHECK(missing_words(r.out, {"ERR_NVGPUCTRPERM", "No module named 'torch'", "Invalid __global__ write",
                                 "initcheck: no summary", "error: out of memory", "== targets for an H100", "368",
                                 "verdict: FAILED in ",
-                                "generation, GPT-2 124M bf16; ncu; compute-sanitizer over every op"}) == "");
+                                "training GPT-2 124M, batch 8, 32, 64; generation, GPT-2 124M bf16; ncu; "
+                                "compute-sanitizer over every op"}) == "");
 
     // Tests that hang are stopped when their time is over, also when they do not mind SIGTERM.
     machine.program("archive/libexec/test_gpt", R"sh(
