@@ -56,11 +56,16 @@ class Comm {
     bool alone() const { return ranks_.world == 1; }
     bool first() const { return ranks_.rank == 0; }
 
-    // Returns in every process the text that rank 0 gave.
+    // Returns in every process the text that rank 0 gave, of at most a mebibyte.
     std::string share(const std::string& text) const {
         if (!first()) return others_[0].receive();
         for (const Connection& c : others_) c.send(text);
         return text;
+    }
+    // Copies rank 0's bytes, however many, over those of every other process.
+    void share(void* data, size_t bytes) const {
+        if (!first()) return others_[0].receive(data, bytes);
+        for (const Connection& c : others_) c.send(data, bytes);
     }
     // Returns in every process the mean of all values, summed in the order of the ranks.
     double mean(double value) const {

@@ -61,10 +61,8 @@ inline std::vector<float> reference_log_probs(const Run& run, Model& model, cons
         }
         if (run.checkpoint.empty()) write_reference(own, name, log_probs);
     }
-    const char* bytes        = reinterpret_cast<const char*>(log_probs.data());
-    const std::string shared = comm.share(std::string(bytes, log_probs.size() * sizeof(float)));
-    log_probs.resize(shared.size() / sizeof(float));
-    std::memcpy(log_probs.data(), shared.data(), shared.size());
+    log_probs.resize(size_t(data->documents()));
+    comm.share(log_probs.data(), log_probs.size() * sizeof(float));
     return log_probs;
 }
 

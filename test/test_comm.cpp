@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <functional>
+#include <numeric>
 
 #include "gpt/run_folder.h"
 //
@@ -138,14 +139,17 @@ TEST_CASE("processes find each other, share, add up in order, and part", "[comm]
         if (r.rank == 0) usleep(300000);  // the others connect before rank 0 listens
         Comm comm(r, 7, 60);
         const std::string name = comm.share(r.rank == 0 ? "runs/x-2" : "runs/x"), none = comm.share("");
+        std::vector<int> numbers(1000000, r.rank);  // more bytes than a text may have
+        if (r.rank == 0) std::iota(numbers.begin(), numbers.end(), 5);
+        comm.share(numbers.data(), numbers.size() * sizeof(int));
         const double mean = comm.mean(values[r.rank]);
         comm.expect_same("1234", "the weights");
         comm.finish();
-        return fmt::format("{}{} {}", name, none, mean);
+        return fmt::format("{}{} {} {} {}", name, none, mean, numbers[1], numbers.back());
     });
     for (const Said& s : all) {
         CHECK(s.code == 0);
-        CHECK(s.text == fmt::format("runs/x-2 {}", (1e16 + 1 - 1e16) / 3));
+        CHECK(s.text == fmt::format("runs/x-2 {} 6 1000004", (1e16 + 1 - 1e16) / 3));
     }
 }
 
