@@ -12,8 +12,9 @@
 #include "gpt/steer.h"
 
 // Returns whether a file holds token ids. Their header and the upper halves of small ids have NUL bytes. Of texts, only
-// those in UTF-16 have any.
+// those in UTF-16 have any. A pipe or standard input is text: its bytes can be read only once.
 static bool holds_ids(const std::string& path) {
+    if (!fs::is_regular_file(path)) return false;
     ByteStream file(path);
     const std::string_view begin = file.next();
     return begin.find('\0') != begin.npos && !is_wide_text(begin.substr(0, 4096));

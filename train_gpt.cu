@@ -70,10 +70,9 @@ static std::string sample_text(const Run& run, Model& model, const std::function
     const Options& o           = run.options;
     const Tokenizer& tokenizer = *run.tokenizer;
     Busy busy("sampling, token", o.sample_tokens);
-    int64_t made             = 0;
-    std::string text         = o.prompt.empty() && tokenizer.eot() < 0 ? "\n" : o.prompt;
-    std::vector<int32_t> ids = text.empty() ? std::vector<int32_t>{tokenizer.eot()} : tokenizer.encode(text);
-    generate(model, ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
+    int64_t made     = 0;
+    std::string text = run.prompt;
+    generate(model, run.prompt_ids, o.sample_tokens, 1, Sampling{0.8f, 0, 0.95f, o.seed}, [&](int64_t, int32_t id) {
         if (stop() || model.config.is_end(id)) return false;
         text += tokenizer.text_of(id);
         busy.done(++made);

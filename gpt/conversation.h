@@ -56,7 +56,9 @@ class Conversation {
     // Begins anew, with another system message; an empty one stands for none. One that would leave less than half of
     // the context to the turns is refused.
     void set_system(const std::string& text) {
-        const int64_t tokens = int64_t(form_.encode({{"system", text}}, false, false, how_.specials).ids.size());
+        const auto ids = form_.encode({{"system", text}}, false, false, how_.specials).ids;
+        model_.config.check_ids(ids, "/system");
+        const int64_t tokens = int64_t(ids.size());
         CHECK(text.empty() || tokens <= how_.context / 2,
               "/system: this message has {}, but at most half of the context of {} can be the system's; {}",
               count_of(tokens, "token"), how_.context,
@@ -72,6 +74,7 @@ class Conversation {
                   const std::function<bool()>& go_on) {
         Answer result;
         messages_.push_back({"user", message});
+        model_.config.check_ids(form_.encode({{"user", message}}, false, false, how_.specials).ids, "the message");
         messages_.push_back({"assistant", ""});
         std::string& text = messages_.back().content;
         std::vector<int32_t> written;  // ids of this answer

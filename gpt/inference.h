@@ -75,6 +75,7 @@ inline Prompt read_prompt(const Inference& i) {
         CHECK(eot >= 0, "the prompt is empty, and {} names no end-of-text token to stand for it", i.options.model);
         prompt.ids = {int32_t(eot)};
     }
+    i.model.config.check_ids(prompt.ids, "the prompt");
     return prompt;
 }
 

@@ -41,6 +41,9 @@ struct Run {
     DataFacts data;                        // of the training and the validation data
     std::unique_ptr<Loader> train, val;    // train is null only in a dry run; val when there is no validation data
     std::vector<Question> hellaswag;
+    // With --sample-every, the text with which samples begin, and its ids: --prompt, else the end-of-text token.
+    std::string prompt;
+    std::vector<int32_t> prompt_ids;
     std::string schedule_change;  // says what the learning rate does where a resumed run gets another schedule
     MemoryPlan plan;
     int64_t eval_batches = 0;  // --eval-batches, or all batches of the validation data where those are fewer
@@ -124,6 +127,7 @@ struct Run {
     void read_data_facts();
     void refuse_other_tokenizer(const std::string& pattern) const;
     void read_data();
+    void encode_prompt();
     void refuse_world() const;
     void choose_memory();
     void refuse_other_run() const;
@@ -293,6 +297,14 @@ inline void Run::read_data() {
     resolve_steps(o, recipe, ranks.world, of_epoch);
     if (val) eval_batches = std::min(o.eval_batches, std::max<int64_t>(1, val->sequences() / (o.batch * ranks.world)));
     if (!o.hellaswag.empty() && !o.dry_run) hellaswag = read_hellaswag(o.hellaswag, *tokenizer, o.hellaswag_questions);
+    if (o.sample_every && tokenizer) encode_prompt();
+}
+
+inline void Run::encode_prompt() {
+    prompt     = options.prompt.empty() && tokenizer->eot() < 0 ? "\n" : options.prompt;
+    prompt_ids = prompt.empty() ? std::vector<int32_t>{tokenizer->eot()} : tokenizer->encode(prompt);
+    CHECK(!prompt_ids.empty(), "--prompt: the tokenizer has no token for any of its bytes");
+    config.check_ids(prompt_ids, options.prompt.empty() ? "--sample-every" : "--prompt");
 }
 
 inline Run::Run(Options& o, const Flags& flags, const Ranks& started)

@@ -311,6 +311,41 @@ TEST_CASE("special tokens in a prompt are ids, and in a scored text plain text, 
     r.refused("--special-tokens refuse --eval lambada " + quoted(r.s / "l.jsonl"), {"l.jsonl line 1", "<|user|>"});
 }
 
+TEST_CASE("a text with an id that the model lacks is refused before anything is printed", "[programs]") {
+    const SmallRun r;
+    const std::string other = "--model test/golden/gpt2 --tokenizer " + quoted(r.s / "tokenizer.json") + " ";
+    for (const char* words : {"--prompt x", "--prompt x --logits", "--prompt x --lens", "--chat", "--samples 2"}) {
+        const Ran bad = run(r.s, "infer_gpt", other + words, "x\n");
+        CAPTURE(words, bad.out, bad.err);
+        CHECK(bad.code == 2);
+        CHECK(bad.out.empty());
+        CHECK(missing_words(bad.err, {"the token id ", "outside the vocabulary of 61"}) == "");
+    }
+    const Ran chat = run(r.s, "infer_gpt", other + "--chat", "/system x\n");
+    CHECK(chat.code == 2);
+    CHECK(missing_words(chat.err, {"/system: the token id ", "outside the vocabulary of 61"}) == "");
+    write_shard(r.s / "61.bin", 500, -1, 61);
+    const Ran train = run(r.s, "train_gpt",
+                          other + "--sample-every 9 --prompt x --steps 20 --batch 2 --context 16 --out " +
+                              quoted(r.s / "new") + " --train-data " + quoted(r.s / "61.bin"));
+    CAPTURE(train.out, train.err);
+    CHECK(train.code == 2);
+    CHECK(missing_words(train.err, {"--prompt: the token id ", "outside the vocabulary of 61"}) == "");
+    CHECK(!fs::exists(r.s / "new"));
+}
+
+TEST_CASE("--score reads a pipe and standard input whole", "[programs]") {
+    const SmallRun r;
+    std::string text;
+    for (int i = 0; text.size() < 400000; i++) text += "the sea " + std::to_string(i) + "\n";
+    write_text(r.s / "long.txt", text);
+    const Ran file = r.infer("--score " + quoted(r.s / "long.txt"));
+    CAPTURE(file.err);
+    REQUIRE(file.code == 0);
+    CHECK(r.infer("--score -", text).out == file.out);
+    CHECK(r.infer("--score /dev/stdin", "", "cat " + quoted(r.s / "long.txt") + " | ").out == file.out);
+}
+
 TEST_CASE("the tokens that a tokenizer.json puts in front of a text come before a prompt", "[programs]") {
     const SmallRun r;
     auto file              = nlohmann::json::parse(read_text(r.s / "tokenizer.json"));
