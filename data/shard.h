@@ -121,7 +121,7 @@ class Shard {
         const bool masked = word(2) == 2 && word(6) != 0;
         take("an llmq token file", int32_t(word(4)), IdType::i32, masked);
         if (!masked) return;
-        separator_ = int32_t(word(7)) - 1;
+        separator_ = int32_t(word(7) - 1);
         pairs_     = word(8) == 2;
     }
 

@@ -59,7 +59,8 @@ inline std::vector<std::string> files_of(const std::string& name) {
             const std::string path = entry.path().string();
             if (!entry.is_regular_file()) continue;
             const bool is_read = has_text_name(path) || has_jsonl_name(path);
-            if (is_read || path.find("/.") == path.npos) (is_read ? files : others).push_back(path);
+            const bool hidden  = path.find("/.", name.size() - 1) != path.npos;
+            if (is_read || !hidden) (is_read ? files : others).push_back(path);
         }
         std::sort(files.begin(), files.end());
         CHECK(!files.empty() || !others.empty(), "{}: this folder has no files", name);

@@ -24,6 +24,7 @@
 #include "data/tokenizer.h"
 #include "data/words.h"
 #include "gpt/cli.h"
+#include "kernels/device.h"
 #include "kernels/threads.h"
 
 // ---- options --------------------------------------------------------------------------------------------------------
@@ -107,7 +108,8 @@ static void list_options(Flags& f, Options& o) {
           "learn a vocabulary of N entries from --input and write it to --output, a tokenizer.json; 0: do not");
     f.add("--decode", o.decode, "print the text of the token shards that --input names");
     f.group("machine");
-    f.add("--threads", o.threads, at_least(1), "threads that encode; auto: one per core that this process may use");
+    f.add("--threads", o.threads, at_least(1).at_most(most_cpu_threads),
+          "threads that encode; auto: one per core that this process may use");
     f.apart({"--input", "--mix"});
     f.apart({"--decode", "--tokenizer"}, {"--train-bpe"});
     f.apart({"--decode"}, {"--mix", "--output", "--val-fraction", "--val-by", "--shard-tokens", "--overwrite", "--eot",

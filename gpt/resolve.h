@@ -26,6 +26,7 @@ constexpr int64_t most_tokens_of_step = int64_t(1) << 40;
 // Decides --accumulate so that a step has as many tokens as --tokens-per-step says. A micro-batch has `micro_batch`
 // tokens, counted over all processes.
 inline void accumulate_to(Options& o, int64_t micro_batch, int world) {
+    CHECK(o.tokens_per_step <= most_tokens_of_step, "--tokens-per-step {}: expected at most 2^40", o.tokens_per_step);
     const int64_t tokens  = o.tokens_per_step,
                   nearest = std::max<int64_t>(1, (tokens + (micro_batch - 1) / 2) / micro_batch) * micro_batch;
     int64_t keeps         = o.batch;  // the largest batch that the number of tokens is a multiple of; 0: none

@@ -294,8 +294,9 @@ TEST_CASE("train_gpt refuses a run with more tokens than can be counted", "[cli]
     };
     CHECK_REFUSED(decided_for({"--batch=2", "--context=16", "--accumulate=4611686018427387904"}), "--accumulate",
                   "4611686018427387904", "2^40");
-    CHECK_REFUSED(decided_for({"--batch=2", "--context=16", "--tokens-per-step=4611686018427387904"}), "--accumulate",
-                  "2^40");
+    for (const char* most : {"4611686018427387904", "9223372036854775807"})
+        CHECK_REFUSED(decided_for({"--batch=2", "--context=16", "--tokens-per-step", most}), "--tokens-per-step", most,
+                      "2^40");
     CHECK_REFUSED(decided_for({"--batch=1048576", "--context=16777216"}), "--batch", "2^40");
     Options many = train_options({"--batch=1048576", "--context=16777216"});
     CHECK_REFUSED(resolve(many, c, recipe_for(nullptr, false), 1 << 20), "1048576 processes", "2^40");

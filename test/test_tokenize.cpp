@@ -565,6 +565,12 @@ TEST_CASE("of a folder, text files of several names are read, and the others are
     const Ran none = tokenize(s, "--input " + quoted(s / "pages") + " --output " + quoted(s / "y"));
     CHECK(none.code == 2);
     CHECK(says(none, {"only .txt, .md, .rst and .jsonl", "pages/page.html"}));
+    // Hidden are the files that the folder hides, not those of a folder that is hidden itself.
+    fs::create_directories(s / ".cache");
+    fs::rename(s / "pages", s / ".cache/pages");
+    const Ran hidden = tokenize(s, "--input " + quoted(s / ".cache/pages") + " --output " + quoted(s / "y"));
+    CHECK(hidden.code == 2);
+    CHECK(says(hidden, {"only .txt, .md, .rst and .jsonl", "pages/page.html"}));
 }
 
 TEST_CASE("tokenize takes a tokenizer's folder and paths that are not UTF-8, and refuses options without effect",
@@ -603,5 +609,6 @@ TEST_CASE("tokenize takes a tokenizer's folder and paths that are not UTF-8, and
     refused(input + "--decode --tokenizer x --val-fraction 0.1", {"--decode and --val-fraction"});
     refused(input + "--tokenizer ''", {"--tokenizer '': expected"});
     refused(input + "--eot-token ''", {"--eot-token '': expected"});
+    refused(input + "--threads 5000", {"--threads 5000: expected auto, or 1 or more, at most 4096"});
     refused(input + "--train-bpe 300 --output " + quoted(s / "tok"), {"ends in .json", "with / behind"});
 }
