@@ -45,7 +45,6 @@ static nlohmann::ordered_json result_of(const Inference& i, const std::string& n
 
 static void run_benchmarks(const Inference& i) {
     const auto& all = i.options.eval;
-    warn_beyond(i.model.config, i.model.shape.context, "--context");
     nlohmann::ordered_json results;
     for (size_t k = 0; k < all.size(); k += 2) {
         const auto result = result_of(i, all[k], all[k + 1]);
@@ -76,7 +75,6 @@ static void score(const Inference& i) {
         shard.read(0, shard.tokens(), ids.data());
     }
     reading.end();
-    warn_beyond(i.model.config, i.model.shape.context, "--context");
     CHECK(ids.size() >= 2, "--score {}: {}; at least 2 are needed to predict one from another", file,
           count_of(int64_t(ids.size()), "token"));
 
@@ -128,7 +126,6 @@ static void print_logits(const Inference& i, const Prompt& prompt) {
 static void continue_prompt(const Inference& i, Prompt prompt) {
     const InferOptions& o = i.options;
     const bool live = o.samples == 1, counts = !live && columns_of(2);
-    warn_beyond(i.model.config, o.context, "--context");
     shorten(prompt, i);
     std::vector<std::string> texts(o.samples, prompt.text);
     std::vector<UntilStop> until(o.samples, UntilStop(o.stop));
@@ -188,7 +185,6 @@ static void run_chat(const Inference& i) {
     const InferOptions& o     = i.options;
     const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
     const ChatTemplate form(chat_form(o), *i.tokenizer, o.tokenizer);
-    warn_beyond(i.model.config, o.context, "--context");
     const bool specials = o.special_tokens.value_or(SpecialTokens::text) == SpecialTokens::ids;
     Conversation conversation(i.model, *i.tokenizer, form, {o.context, o.tokens, o.sampling, o.stop, specials});
     chat::talk(conversation, encoder, o.stats);
@@ -215,7 +211,7 @@ static int run(int argc, char** argv) {
     o.context.decide(config.context);
     CHECK(!config.learned_positions || o.context <= config.context,
           "--context {} is more than the {} positions that {} has", o.context, config.context, o.model);
-
+    warn_beyond(config, o.context, "--context");
     CHECK(o.stride.value_or(1) <= o.context, "--stride {} is more than --context {}", o.stride.value_or(1), o.context);
 
     // A Generator allocates activations of its own. A benchmark runs batches of about 4096 rows, which is as fast as

@@ -78,11 +78,11 @@ inline void answer(Conversation& conversation, TextEncoder encoder, const std::s
         fmt::print(stderr, "note: the last turn does not fit into the context of {} tokens; the model saw its end\n",
                    conversation.context());
     if (!stats) return;
+    if (first_token == 0) first_token = watch.seconds();  // the first token has ended the answer
     const double rate = double(result.tokens - 1) / (watch.seconds() - first_token);  // without the first token
     fmt::print(stderr, "{} read in {:.3f} s · {}{} · {} of {} tokens of context\n", count_of(result.fed, "new token"),
                first_token, count_of(result.tokens, "token"),
-               result.tokens > 1 ? fmt::format(" at {:.1f} tokens/s", rate) : "",
-               std::min(conversation.used(), conversation.context()), conversation.context());
+               result.tokens > 1 ? fmt::format(" at {:.1f} tokens/s", rate) : "", result.used, conversation.context());
 }
 
 // Talks until the input ends. On a terminal, what a command refuses or cannot do is printed, and the conversation goes

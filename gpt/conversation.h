@@ -27,6 +27,7 @@ class Conversation {
         bool ended        = false;  // by a token or a text that ends answers, not for want of tokens or by the user
         int64_t fed       = 0;      // tokens that were read before the first one was written
         int64_t tokens    = 0;      // tokens that were written
+        int64_t used      = 0;      // tokens of the context that the conversation fills now
         int64_t forgotten = 0;      // messages that left the context since the answer before
         bool cut          = false;  // the message alone was too long, and the model read its end
     };
@@ -73,8 +74,8 @@ class Conversation {
     Answer answer(const std::string& message, const std::function<void(const std::string&)>& write,
                   const std::function<bool()>& go_on) {
         Answer result;
-        messages_.push_back({"user", message});
         model_.config.check_ids(form_.encode({{"user", message}}, false, false, how_.specials).ids, "the message");
+        messages_.push_back({"user", message});
         messages_.push_back({"assistant", ""});
         std::string& text = messages_.back().content;
         std::vector<int32_t> written;  // ids of this answer
@@ -109,6 +110,7 @@ class Conversation {
         show(whole.add(until.rest()));
         show(whole.rest());
         ids_.push_back(form_.end());
+        result.used = std::min(used(), how_.context);
         if (until.stopped()) forget_ids();  // the tokens go beyond the answer
         return result;
     }

@@ -223,7 +223,8 @@ class Log {
                                                          *event == "hellaswag" || *event == "sample");
             if (set_.evaluates_again && evaluation && j["step"] == until) continue;
             kept.append(line).push_back('\n');
-            if (has("tokens") && has("loss")) train_.push_back({j["tokens"], j["loss"]});
+            const bool skipped = event != j.end() && *event == "skip";
+            if (has("tokens") && has("loss") && !skipped) train_.push_back({j["tokens"], j["loss"]});
             if (has("tokens") && has("val_loss")) val_.push_back({j["tokens"], j["val_loss"]});
         }
         return kept;

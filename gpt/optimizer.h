@@ -75,7 +75,7 @@ class Optimizer {
     virtual void step(Tensor loss, Tensor norm2, Tensor numbers) = 0;
     // Called after step(). Returns for each bucket (params.h) the event after which its weights are updated. An event
     // is null or missing where the model's stream alone updates the weights.
-    virtual std::vector<Event> updated() const                   = 0;
+    virtual std::vector<Event> updated() const { return {}; }
 
     // Returns the bytes of the state and the masters in the process that has most of them.
     static int64_t state_bytes(const std::vector<StateKind>& kinds, const Config& c, DType dtype,

@@ -183,6 +183,7 @@ TEST_CASE("an answer ends by its token, by a stop text, and when the user says s
     Conversation stopped(t.model, t.tokenizer, t.form, how);
     const auto a = stopped.answer("Hello", nothing, always);
     CHECK(a.ended);
+    CHECK(a.used > a.tokens);  // although the next turn reads the conversation anew
     CHECK(stopped.messages().back().content == whole.substr(0, whole.find(how.stop[0])));
     stopped.answer("And?", nothing, always);
     CHECK(t.comparable(stopped.ids()) == t.comparable(t.ids_of(stopped.messages())));

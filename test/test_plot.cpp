@@ -9,7 +9,7 @@
 
 #include <memory>
 
-#include "gpt/plot.h"
+#include "gpt/log.h"
 #include "test/scratch.h"
 //
 #include "test/catch.h"
@@ -105,4 +105,22 @@ TEST_CASE("the curve of a noisy loss ends in an average, not in one step", "[plo
     CHECK(averages.back().tokens == 1999);
     CHECK(averages.back().loss == Approx(3).margin(0.1));
     CHECK(averages.size() == 201);
+}
+
+TEST_CASE("the curve of a resumed run leaves out skipped steps, as that of an unbroken run does", "[plot]") {
+    const Scratch dir;
+    LogSettings set;
+    set.folder = dir.path;
+    set.steps  = 100;
+    {
+        Log log(set);
+        for (int step = 1; step <= 3; step++)  // the loss of the second step is finite, and its norm is not
+            log.step({step, float(step * step), step == 2 ? INFINITY : 1.f, 1e-3f, 0.1, step * 64, step == 2});
+        log.eval(3, 192, 4.f, 0.1);
+    }
+    const std::string unbroken = read_text(dir / "loss.png");
+    set.resumed_at             = 3;
+    set.evaluates_again        = true;
+    Log(set).eval(3, 192, 4.f, 0.1);
+    CHECK(read_text(dir / "loss.png") == unbroken);
 }
