@@ -28,12 +28,13 @@ struct Training {
     int64_t skips = 0;                         // skipped steps in a row, up to now
 
     bool asked_to_stop() const { return comm.any(stop_asked); }  // the same in all processes
-    // The question in the midst of an evaluation. Where weights travel, all processes must go on or end together.
+    // For the middle of an evaluation. Processes that gather their weights from each other must stop together there,
+    // and others stop by themselves.
     bool asked_meanwhile() const { return model.shards->travel() ? asked_to_stop() : stop_asked != 0; }
     bool works_here() const { return comm.first() || model.shards->travel(); }  // takes part in what rank 0 computes
 };
 
-// Each of these three does what is due at this step. It returns false when the run was asked to stop before the end.
+// validate(), score() and sample() return false when the run was asked to stop before they had ended.
 static bool validate(Training& t) {
     if (!t.run.val) return true;
     const int64_t batches = t.run.eval_batches;

@@ -4,8 +4,8 @@
 //   alpaca   Below is an instruction …⏎⏎### Instruction:⏎Hello⏎⏎### Response:⏎Hi.<|endoftext|>⏎⏎   (Taori et al. 2023)
 //   plain    User: Hello⏎Assistant: Hi.<|endoftext|>⏎
 //
-// chatml has two tokens of its own. The other two end an answer with the tokenizer's end-of-text token. jinja() is the
-// same form in the language of transformers, and the ids are those of its apply_chat_template(). Jinja is not
+// chatml has two tokens of its own. The other two end an answer with the tokenizer's end-of-text token. ChatForm::jinja
+// is the same form in the language of transformers, and the ids are those of its apply_chat_template(). Jinja is not
 // interpreted: a template of a model is recognized when it says the same as one of the three in other spelling.
 #pragma once
 #include <algorithm>

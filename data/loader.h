@@ -91,8 +91,7 @@ class Loader {
         }
         CHECK(packing_.too_long == 0 || packing_.documents > 0,
               "'{}': the two answers of a preference must fit into a sequence of {} tokens together, and none of these "
-              "do; "
-              "--context {} has room for the longest",
+              "do; --context {} has room for the longest",
               set_.pattern, T + 1, packing_.longest - 1);
         CHECK(!masked_ || sequences_ > 0,
               "'{}': no document has a token that counts in the loss among its first {}; a larger --context reads more "

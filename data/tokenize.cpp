@@ -53,8 +53,7 @@ static void list_options(Flags& f, Options& o) {
     f.group("input");
     f.add("--input", o.input,
           "files of text or JSON, plain, .zst or .gz; folders, of which .txt, .md, .rst and .jsonl files are read; "
-          "quoted "
-          "patterns; - is standard input",
+          "quoted patterns; - is standard input",
           "FILE…");
     f.add(
         "--mix", o.mix,

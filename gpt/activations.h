@@ -30,7 +30,7 @@ struct TextIds {
 };
 
 // Returns the features of texts in the given layers. The model reads the end of a text that is longer than its context.
-// The sum of a mean runs over the tokens in order, in double. When it ends early, the results mean nothing.
+// The sum of a mean runs over the tokens in order, in double. When go_on() ends it early, the results mean nothing.
 inline std::vector<LayerFeatures> features_of(Model& model, const std::vector<TextIds>& texts,
                                               const std::vector<int64_t>& layers, const GoOn& go_on = nullptr) {
     const int64_t n = int64_t(texts.size()), C = model.config.width, T = model.shape.context;

@@ -155,8 +155,8 @@ struct UnitScore {
     double class_means[2] = {};  // over the training texts of each label
 };
 
-// Returns the unit and the threshold with the most right training texts; of equals the first unit, and its lowest
-// threshold. A threshold lies in the middle between two values that occur.
+// Returns the unit and the threshold that get the most training texts right. On a tie it is the first unit with its
+// lowest threshold. A threshold lies in the middle between two values that occur.
 inline UnitScore best_unit(const Features& train, const std::vector<int32_t>& labels, const Features& test,
                            const std::vector<int32_t>& test_labels) {
     const size_t n     = labels.size();

@@ -23,8 +23,8 @@
 class Comm {
   public:
     // Waits up to `seconds` until all processes have connected. `run` is the same number in all processes of this run,
-    // and differs for another command. A process that tells nothing for `timeout` seconds ends all, and so does a step
-    // in which no process gets on for as long; 0: never.
+    // and differs for another command. All processes end when one of them sends nothing for `timeout` seconds, or when
+    // none gets on in a step for as long; 0: never.
     Comm(const Ranks& ranks, uint64_t run, int seconds = 600, int timeout = 0)
         : ranks_(ranks), run_(run), timeout_(timeout) {
         if (alone()) return;
@@ -117,8 +117,8 @@ class Comm {
         refusal = share(refusal);
         CHECK_RUN(refusal.empty(), "{}", refusal);
     }
-    // Returns in every process when all have called it with "". When one has failed, and gives its reason, it throws a
-    // RunError in every process that names the first such rank.
+    // Waits until all processes have called it. A process that has failed gives its reason, the others "". When there
+    // is a reason, throws a RunError in every process that names the first rank with one.
     void fail_together(std::string reason) const {
         if (!alone() && first()) {
             if (!reason.empty()) reason = "rank 0: " + reason;

@@ -24,8 +24,8 @@ struct Sizes {
     bool are_given() const { return !(layers.is_auto() && width.is_auto() && heads.is_auto() && vocab.is_auto()); }
 };
 
-// At which rates elements are dropped in training: of the embedding, of the probabilities of attention, and of what
-// each branch of a block adds to the residual stream.
+// The rates at which training drops elements of the embedding, probabilities of attention, and elements of what each
+// branch of a block adds to the residual stream.
 struct DropoutRates {
     float embedding = 0, attention = 0, residual = 0;
     bool any() const { return embedding > 0 || attention > 0 || residual > 0; }

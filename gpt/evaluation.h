@@ -151,7 +151,7 @@ inline std::vector<Continuation> read_lambada(const std::string& path, TextEncod
 
 struct Likelihood {
     double log_likelihood = 0;     // the sum over all ids from `given` on
-    bool greedy           = true;  // each of them is the likeliest id (the smallest of equals); set only when asked for
+    bool greedy           = true;  // each of them is the likeliest id (on a tie, the smallest); set only when asked for
 };
 
 // Computes likelihoods of texts, which share batches. Of a text longer than the context, the model sees only the end.
@@ -161,7 +161,7 @@ class LikelihoodRun {
     LikelihoodRun(Model& model, bool greedy)
         : model_(model), greedy_(greedy), packed_(model.shape.batch, model.shape.context) {}
 
-    // When it ends early, the results mean nothing.
+    // When go_on() ends it early, the results mean nothing.
     std::vector<Likelihood> of(const std::vector<Continuation>& texts, const GoOn& go_on = nullptr) {
         result_.assign(texts.size(), {});
         for (size_t i = 0; i < texts.size() && (!go_on || go_on(int64_t(i))); i++) place(texts[i], i);

@@ -51,8 +51,8 @@ struct Family {
     const char *activation = "", *norm_eps = "";
     // The fields for facts that only some families can change.
     std::vector<Flag> flags;
-    // These read and write the fields that take more than a name. Reading leaves a fact alone when its field is absent,
-    // and refuses by name what we do not support.
+    // read() and write() handle the fields for which a name alone is not enough. read() leaves a fact alone when its
+    // field is absent, and refuses by name what we do not support.
     void (*read)(Config&, const Fields&)                  = [](Config&, const Fields&) {};
     void (*write)(nlohmann::ordered_json&, const Config&) = [](nlohmann::ordered_json&, const Config&) {};
     std::vector<DropoutField> dropouts;

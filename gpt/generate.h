@@ -195,8 +195,8 @@ class Generator {
 
 // Continues the prompt by up to `tokens` ids in each of `samples` sequences. each(sample, id) receives them as they
 // come, and returns false to end that sample. The cache holds `context` tokens (0: as many as the model's context). Of
-// a longer prompt, the model reads the newest. When the cache is full, the newer half of the text becomes its new
-// beginning. Throws a RunError when logits are not finite.
+// a longer prompt, the model reads the newest tokens. When the cache is full, the newer half of the text becomes its
+// new beginning. Throws a RunError when logits are not finite.
 inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t tokens, int64_t samples, const Sampling& how,
                      const std::function<bool(int64_t, int32_t)>& each, int64_t context = 0) {
     CHECK(!prompt.empty(), "the prompt has no tokens; give at least one (--prompt TEXT)");

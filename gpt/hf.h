@@ -60,13 +60,12 @@ inline void refuse_adapter(const std::string& folder) {
 // A file of llama.cpp's format, or a folder with one, is refused by the name of the format.
 inline void refuse_gguf(const fs::path& path) {
     const auto refuse = [](const fs::path& file) {
-        CHECK(
-            file.extension() != ".gguf",
-            "{}: this is a model in llama.cpp's format, GGUF, which gpt.cu does not read\n    The folder that it was "
-            "made "
-            "from works: it holds config.json and model.safetensors, and the Hugging Face hub has it under the model's "
-            "name.",
-            file.string());
+        CHECK(file.extension() != ".gguf",
+              "{}: this is a model in llama.cpp's format, GGUF, which gpt.cu does not read\n    The folder that it was "
+              "made from works: it holds config.json and model.safetensors, and the Hugging Face hub has it under the "
+              "model's "
+              "name.",
+              file.string());
     };
     if (fs::is_regular_file(path)) refuse(path);
     if (fs::is_directory(path))

@@ -56,8 +56,8 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Prints a text and flushes it. What cannot be printed is lost, because a run should outlive its terminal; where the
-// text is all that was asked for, expect_printed() tells of it afterwards.
+// Prints a text and flushes it. Text that cannot be printed is dropped, because a run should outlive its terminal. A
+// command that only prints calls expect_printed() afterwards, which makes this an error.
 inline void print_text(const std::string& text, std::FILE* to = stdout) {
     std::fwrite(text.data(), 1, text.size(), to);
     std::fflush(to);

@@ -37,8 +37,9 @@ enum class Recompute : uint8_t {
     norm,   // both normalised inputs, from the residual stream and the kept means and deviations
     block,  // everything but the block's input
 };
-// Whether the backward pass computes `act` again, from `up` as it was rounded. Then the forward pass does so too. At
-// the other levels it may compute gelu in the product of `up`, on a GPU in bf16 from sums that are not rounded yet.
+// Whether the backward pass computes `act` again, from the rounded `up`. The forward pass then computes it from the
+// rounded `up` too. At the other levels the product of `up` may end in gelu, which a GPU in bf16 computes from sums
+// that are not rounded yet.
 inline bool repeats_gelu(Recompute level) { return level == Recompute::gelu || level == Recompute::norm; }
 
 struct BlockActs {
@@ -273,10 +274,11 @@ inline void add_and_normalise(Tensor sum, const Norm& n, Tensor x, const Addend&
     add_layernorm_forward(sum, n.out, n.mean, n.rstd, x, branch, n.w, n.b, c.norm_eps, s, other, n.second);
 }
 
-// Runs one block from a.x, whose input_norms() are there, to out and next(), the norms of out that the next block or
-// the head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch itself or over a
-// cache of keys and values. `train` is the level of the backward pass that follows; without one, the tensors that it
-// alone needs are not written. When out is null, the block stops after the last tensor that the backward pass needs.
+// Runs one block on a.x, whose input_norms() have been computed. It writes out, and next(): the norms of out that the
+// next block or the head reads. attend(a) rotates the queries and keys of a.qkv and computes a.att, over the batch
+// itself or over a cache of keys and values. `train` is the level of recomputation of the backward pass that follows.
+// Without one, tensors that only the backward pass needs are not written. When out is null, the block stops after the
+// last tensor that the backward pass needs.
 template <class Next, class Attend>
 void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Config& c, std::optional<Recompute> train,
                    Stream s, Attend attend, const BlockDropout& drop = {}) {
@@ -305,8 +307,9 @@ void block_forward(Tensor out, Next next, const Block& w, BlockActs& a, const Co
         add_and_normalise(out, next(), a.mid, mlp, c, s);
 }
 
-// The same for a few rows, as generation has them, without what the backward pass needs. On a GPU a block is then five
-// kernels: a norm is part of the product that reads it, and a sum of the product that it adds. `next` is left out.
+// The same for a few rows, as generation has them, without what the backward pass needs and without the norms of out.
+// On a GPU a block is then five kernels: each norm is part of the product that reads it, and each residual sum part of
+// the product whose result it adds.
 template <class Attend>
 void block_of_few_rows(Tensor out, const Block& w, BlockActs& a, const Config& c, Stream s, Attend attend) {
     const int64_t N = a.x.shape[0], C = c.width;
@@ -457,9 +460,9 @@ inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
     });
     sum(loss, a.losses, scale, m.stream);
 }
-// Also computes the head's share of the backward pass, for scale times the sum of the losses, each of which is
-// multiplied by its factor where the batch has scales: acts.dlnf and the gradients of the head. It is done here because
-// the next chunk overwrites the logits of this one.
+// Also computes the head's share of the backward pass: acts.dlnf and the gradients of the head. They are the gradients
+// of scale times the sum of the losses, each of which counts by its factor where the batch has scales. This is done
+// here because the next chunk overwrites the logits of this one.
 inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into into) {
     Acts& a              = m.acts;
     const Tensor targets = batch.targets.view({m.shape.rows()});
@@ -514,7 +517,7 @@ inline float read_scalar(Tensor t, Stream s) {
 using GoOn = std::function<bool(int64_t done)>;
 
 // Returns the mean loss, in nats per token, of the first `batches` batches of a loader. With several ranks, the mean of
-// what they return is the mean over all tokens that count. When it ends early, the result means nothing.
+// what they return is the mean over all tokens that count. When go_on() ends it early, the result means nothing.
 inline float mean_loss(Model& m, Loader& data, int64_t batches, const GoOn& go_on = nullptr) {
     data.rewind();
     zero(m.acts.loss, m.stream);

@@ -13,8 +13,9 @@
 #include "gpt/presets.h"
 #include "gpt/values.h"
 
-// Returns the folder that --model means: of a run or its checkpoints the newest complete checkpoint, and of a
-// config.json its folder. The name of a preset stays. Throws an InputError for a name that is neither.
+// Returns the folder that --model names. The folder of a run, or of its checkpoints, stands for the newest complete
+// checkpoint, and a config.json for its folder. The name of a preset is returned as it is. Throws an InputError for a
+// name that is none of these.
 inline std::string model_folder(const std::string& name) {
     const fs::path path(name);
     if (find_preset(name)) return name;
@@ -57,10 +58,9 @@ inline void find_tokenizer(Auto<std::string>& file, const fs::path& folder) {
 inline std::unique_ptr<Tokenizer> load_tokenizer(const Auto<std::string>& file) {
     return file.is_auto() ? nullptr : std::make_unique<Tokenizer>(Tokenizer::load(file));
 }
-// Makes the end-of-text token that a file names beside the tokenizer one of the model's. Where no file says how a text
-// ends, it ends with <|endoftext|>. Warns about ids that the model lacks, such as that of a padding token: a text that
-// uses one is an error.
-// remedy: what the warning about ids that the model lacks advises, such as "; --x does y".
+// Makes the end-of-text token that a file beside the tokenizer names one of the model's. Where no file says how a text
+// ends, it ends with <|endoftext|>. Warns when the tokenizer has ids that the model lacks, such as that of a padding
+// token. remedy: advice at the end of this warning, such as "; --x does y".
 inline void use_end_token(Config& c, const Tokenizer& tokenizer, const std::string& file,
                           const std::string& remedy = "") {
     if (tokenizer.vocab_size() > c.vocab)

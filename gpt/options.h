@@ -155,8 +155,7 @@ inline void list_optimizer(Flags& f, Options& o) {
         "keep the optimizer's state and masters in the host's memory instead of a GPU's; the CPU updates them, with "
         "the same bits, while the next forward pass begins, or before it with --graph. In bf16 with adamw it takes "
         "12 bytes a weight off the GPU and moves 8 over PCIe in each step; in fp32 8 and 12. With --shard each process "
-        "does so with its own "
-        "slice. none: they stay in the GPU's memory");
+        "does so with its own slice. none: they stay in the GPU's memory");
     f.choose("--optimizer", o.optimizer.kind, optimizer_names(),
              "adamw updates all weights; muon updates the matrices of the blocks, and adamw all other weights");
     f.add("--muon-learning-rate", o.optimizer.muon_learning_rate, at_least(0),

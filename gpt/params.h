@@ -175,8 +175,9 @@ struct ParamLayout {
     }
 };
 
-// Cuts of a block where no matrix is cut. They lie where a matrix begins, nearest to where an even cut would be. The
-// slices go to other ranks in each block, so that all ranks have work when there are more of them than matrices.
+// Cuts a block without cutting a matrix: where a matrix or vector begins, as near as possible to an even cut. Each
+// block gives its slices to other ranks than the block before, so that all ranks have work when there are more ranks
+// than matrices.
 inline Cut cut_between_matrices(const std::vector<int64_t>& begins, int64_t elements, int64_t block, int world) {
     std::vector<int64_t> ends = {0};
     for (int64_t k = 1; k < world; k++) {

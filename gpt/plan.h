@@ -84,7 +84,7 @@ inline MemoryPlan plan_memory(const RunSize& run, Machine where) {
     const Config& c = run.config;
     const bool gpu  = where == Machine::cuda;
     const auto feed = [&](const BatchFeed::Capacity& capacity) { return Feed::device_bytes(capacity.bytes(), where); };
-    // That of the process with the longest slices. All are of one length unless matrices are dealt out whole.
+    // The plan is that of the process with the longest slices. All slices have one length unless matrices stay whole.
     ParamLayout layout = param_layout(c, run.sharding());
     std::vector<int64_t> own(size_t(run.world), 0);
     int64_t longest = 0;  // elements of a slice

@@ -66,7 +66,7 @@ struct ProbeResult {
     Accuracy majority;  // always the label that most training texts have
     ClassifierScore words;
     std::vector<LayerScore> layers;
-    size_t best = 0;  // the index of the layer whose best unit gets the most training texts right; of equals the first
+    size_t best = 0;  // the index of the layer whose best unit gets the most training texts right; on a tie the first
     // Values of that unit in the test texts of each label.
     std::vector<float> best_values[2];
 };
@@ -91,7 +91,7 @@ inline std::vector<float> direction_of(const LogisticModel& m, const UnitScale& 
     return direction;
 }
 
-// When it ends early, the results mean nothing.
+// When go_on() ends it early, the results mean nothing.
 inline ProbeResult probe(const LabelledTexts& train, const std::vector<LayerFeatures>& train_features,
                          const LabelledTexts& test, const std::vector<LayerFeatures>& test_features,
                          const GoOn& go_on = nullptr) {

@@ -12,8 +12,8 @@
 // A collective takes α for each hop and β for each byte: the time of a ring, or of a tree where that is shorter. What a
 // pass computes hides what is sent meanwhile. Nothing hides the last bucket of a backward pass and the first one of a
 // forward pass. A CUDA graph (--graph) ends when all weights have come, so it hides none of them. The same is true of
-// weights that the CPU updates (--offload), which time_model.h counts. It is optimistic that copies do not slow the
-// kernels beside them, and that no process waits for a slower one.
+// weights that the CPU updates (--offload), which time_model.h counts. The prediction is optimistic in two ways: copies
+// do not slow the kernels beside them, and no process waits for a slower one.
 //
 // Tensor and pipeline parallelism are not built here. Parallel has them all the same (Narayanan et al. 2021: arXiv
 // 2104.04473), so that docs/scaling.md can show where sharding alone stops being enough.
@@ -55,8 +55,8 @@ struct Cluster {
 
     bool one_node(int64_t world) const { return link->rate == 0 || world <= gpus_per_node; }
     // The seconds in which `world` GPUs reduce-scatter or all-gather a buffer. Between servers a ring sends all of it
-    // through each server's adapters. rings: as many groups do so at the same time, each of them with a GPU of the same
-    // server for every `rings` of its GPUs, and share its adapters.
+    // through each server's adapters. rings: how many groups of `world` GPUs do so at the same time. The GPUs of every
+    // server are divided evenly among these groups, which share its adapters.
     double seconds(int64_t world, double bytes, int64_t rings = 1) const {
         if (world <= 1) return 0;
         const double share = double(world - 1) / double(world) * bytes, inside = share / card->nvlink;

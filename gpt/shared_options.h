@@ -53,8 +53,7 @@ inline void list_machine_options(Flags& f, MachineOptions& o) {
              "compared with those of mma, and mma elsewhere");
     f.add("--no-early-launch", o.no_early_launch,
           "let each kernel of a generated token begin when the one before it has ended; left out: on GPUs like the "
-          "H100 and "
-          "newer it begins earlier and loads its weights meanwhile (programmatic dependent launch)");
+          "H100 and newer it begins earlier and loads its weights meanwhile (programmatic dependent launch)");
     f.add("--sync", o.sync,
           "wait for the GPU after every kernel, so that an error names the op in which it happened; slower");
 }

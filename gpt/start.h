@@ -4,8 +4,8 @@
 
 #include <cstdlib>
 
-// Lets idle OpenMP threads sleep after about 30 us, which is 1000 turns on an EPYC (Zen 3). The OpenMP library reads
-// GOMP_SPINCOUNT once, before main(), so this sets it to 1000 and starts the program again.
+// Lets idle OpenMP threads sleep after spinning for about 30 us, which is 1000 turns of their loop on an EPYC (Zen 3).
+// The OpenMP library reads GOMP_SPINCOUNT once, before main(), so this sets it to 1000 and starts the program again.
 //
 // A thread that spins keeps its core from other programs; spinning for milliseconds, as by default, can make a small
 // step a hundred times slower beside a second run. Sleeping costs too: not spinning at all makes decoding a third

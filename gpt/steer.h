@@ -29,7 +29,7 @@ inline int64_t index(const std::string& word, int64_t below, const char* what, c
     return value;
 }
 
-// Returns the only tensor of a file, or of the file of a probe the direction of this layer's mean.
+// Returns a direction: of a file that --probe wrote, the one of this layer's mean; of another file, its only tensor.
 inline std::vector<float> direction(const std::string& file, int64_t layer, int64_t width, const std::string& where) {
     CHECK(!fs::is_directory(file), "{}: {} is a folder; give a .safetensors file in it, such as {}", where, file,
           (fs::path(file) / "directions.safetensors").string());

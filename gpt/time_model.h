@@ -5,8 +5,8 @@
 //
 //   seconds of an op = floor / share of its kind + kernels × seconds of a launch
 //
-// The share of attention is one of the rate of products alone, because its bytes are few. The shares are those of one
-// H100. test/test_time_model.cpp holds the model to the step times that were measured there.
+// Attention moves few bytes, so its share is one of the rate of products alone. The shares are those of one H100, and
+// test/test_time_model.cpp compares predictions with the step times that were measured there.
 #pragma once
 #include <algorithm>
 #include <optional>

@@ -13,8 +13,8 @@
 #include "gpt/auto.h"
 #include "kernels/check.h"
 
-// The numbers that an option accepts: at_least(1), more_than(0).at_most(1), at_least(0).below(1). Of texts, all but the
-// empty one; any_text() accepts that one too.
+// The numbers that an option accepts: at_least(1), more_than(0).at_most(1), at_least(0).below(1). A text may be empty
+// only where the range is any_text().
 struct Range {
     double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
     bool with_low = true, with_high = true;  // whether the bounds themselves are accepted
@@ -23,7 +23,7 @@ struct Range {
     Range at_most(double bound) const { return {low, bound, with_low, true}; }
     Range below(double bound) const { return {low, bound, with_low, false}; }
     bool holds(double x) const { return (with_low ? x >= low : x > low) && (with_high ? x <= high : x < high); }
-    // The number just below a range means `auto` too, because there are runs whose run.json says it so.
+    // The number just below a range means `auto` too, because the run.json of old runs writes `auto` so.
     bool means_auto(double x) const { return x == (with_low ? low - 1 : low); }
     std::string words() const {
         const std::string from = with_low ? fmt::format("{} or more", low) : fmt::format("more than {}", low);
