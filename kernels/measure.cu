@@ -52,9 +52,9 @@ std::vector<double> seconds_per_call(Stream s, int warm_up, int calls, const Wor
     return seconds;
 }
 
-// The fastest of five products of two n × n squares. n = 1024 keeps a CPU busy for milliseconds. On a GPU n grows until
-// a product takes a millisecond, beside which the time to start it does not count. The squares are not zero, because a
-// GPU takes less power for zeros and clocks higher.
+// Returns the FLOP/s of the fastest of five products of two n × n squares. n = 1024 keeps a CPU busy for milliseconds.
+// On a GPU n grows until a product takes a millisecond, beside which the time to start it does not count. The squares
+// are not zero, because a GPU takes less power for zeros and clocks higher.
 static double measure_flops(const Device& device, DType dtype) {
     const Stream s = device.stream();
     std::vector<float> tile(1 << 20);

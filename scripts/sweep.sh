@@ -18,7 +18,7 @@ done
 [ "$out" ] && [ "$rates" ] && [ "$seeds" ] || die "--out, --rates and --seeds must be given"
 [ $# -ge 2 ] || die "the options of train_gpt are missing; they come behind --"
 shift
-[[ " $* " = *' --val-data '* ]] || die "the options of train_gpt must have --val-data, of which the table is"
+[[ " $* " = *' --val-data'[\ =]* ]] || die "the options of train_gpt must have --val-data, of which the table is"
 program=${BUILD:-$(dirname "$0")/../build}/train_gpt
 [ -x "$program" ] || die "there is no $program; make builds it"
 

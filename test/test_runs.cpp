@@ -441,6 +441,7 @@ TEST_CASE("sweep: runs that are there are used, one that was stopped goes on, an
     const Ran other = sweep("part", words + "--clip 2");
     CHECK(other.code == 2);
     CHECK(other.err.find("is a sweep of other options") != std::string::npos);
+    CHECK(sweep("part", "--val-data=train.bin").err.find("is a sweep of other options") != std::string::npos);
 
     // Complete runs are not trained again, also when they have no checkpoint.
     REQUIRE(sweep("bare", bare + "0").code == 0);

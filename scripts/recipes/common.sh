@@ -72,7 +72,7 @@ unless_given() { # unless_given NAME
     local -n list=$1
     local kept=() word drop=''
     for word in "${list[@]}"; do
-        [[ $word != --* ]] || { [[ " ${extra[*]} " = *" $word "* ]] && drop=1 || drop=''; }
+        [[ $word != --* ]] || { [[ " ${extra[*]} " = *" $word"[\ =]* ]] && drop=1 || drop=''; }
         [ "$drop" ] || kept+=("$word")
     done
     list=("${kept[@]}")
@@ -105,7 +105,7 @@ full() {
         for (i = 1; i < ARGC; i++) square += (ARGV[i] - mean) ^ 2
         split(scores, s, " ")
         score = 100 * s[1]
-        good = sprintf("%.4f", mean) <= most && score >= least
+        good = sprintf("%.4f", mean) + 0 <= most + 0 && score >= least
         printf "\n%s: %s. The validation loss is %.4f", name, good ? "passed" : "FAILED", mean
         if (n > 1) printf " (mean of %d seeds, standard deviation %.4f)", n, sqrt(square / (n - 1))
         printf ", and at most %s was to be reached", most

@@ -1,0 +1,46 @@
+// test_recipes.cpp - the verdict of a recipe (scripts/recipes/common.sh), with a stand-in for train_gpt
+#include <filesystem>
+
+#include "test/catch.h"
+#include "test/programs.h"
+#include "test/scratch.h"
+
+namespace fs = std::filesystem;
+
+TEST_CASE("a recipe compares losses as numbers, and options of the user take the place of its own", "[programs]") {
+    const Scratch s;
+    for (const char* folder : {"scripts/recipes", "build", "data/sets/none"}) fs::create_directories(s / folder);
+    fs::copy_file("scripts/recipes/common.sh", s / "scripts/recipes/common.sh");
+    const auto program = [&](const std::string& path, const std::string& body) {
+        write_text(s / path, "#!/bin/bash\n" + body);
+        fs::permissions(s / path, fs::perms::owner_all);
+    };
+    program("scripts/recipes/small.sh", R"sh(
+about=a expected=b source=c set=none fetch=d hardware=e tried=f most_loss=3.272
+model=(--model nano) size=(--steps 5) short=()
+prepare() { on=(); }
+. "$(dirname "$0")/common.sh"
+reproduce "$@"
+)sh");
+    program("build/train_gpt", R"sh(
+echo "words: $*"
+while [ "$1" != --out ]; do shift; done
+mkdir -p "$2"
+echo ' "--steps": "5"' >"$2/run.json"
+printf '%s\n' "{\"event\":\"eval\",\"val_loss\":$LOSS}" '{"event":"end","step":5,"steps":5}' >"$2/log.jsonl"
+)sh");
+    const auto recipe = [&](const std::string& loss, const std::string& words = "") {
+        fs::remove_all(s / "runs");
+        return shell(s, "BUILD=build LOSS=" + loss + " " + quoted(s / "scripts/recipes/small.sh") + words);
+    };
+    CHECK(recipe("3.2720").code == 0);
+    CHECK(recipe("3.2721").code == 1);
+    CHECK(recipe("10.9").code == 1);  // as text it would come before 3.272
+    for (const char* steps : {" -- --steps 5", " -- --steps=5"}) {
+        const Ran r = recipe("3", steps);
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == 0);
+        const size_t at = r.out.find("--steps");
+        CHECK(r.out.find("--steps", at + 1) == std::string::npos);
+    }
+}
