@@ -40,10 +40,10 @@ class CollectiveHalf {
   public:
     virtual ~CollectiveHalf() = default;
     virtual void reserve(int64_t) {}
-    virtual void sum(std::initializer_list<Tensor> tensors, DType wire)                         = 0;
-    virtual void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum in, DType wire) = 0;
-    virtual void all_gather(Tensor whole, Tensor slice, const Cut& cut)                         = 0;
-    virtual void gather(Tensor whole, Tensor slice, const Cut& cut, int root)                   = 0;
+    virtual void sum(std::initializer_list<Tensor> tensors, DType wire)                           = 0;
+    virtual void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) = 0;
+    virtual void all_gather(Tensor whole, Tensor slice, const Cut& cut)                           = 0;
+    virtual void gather(Tensor whole, Tensor slice, const Cut& cut, int root)                     = 0;
     virtual void follow(Stream) {}
     virtual void follow(Event) {}
     virtual void mark(int) {}
