@@ -1,5 +1,6 @@
 // test_launch.cpp - scripts/launch: recipes that fit their GPUs, and a supervisor that brings a run to its end
 #include <cstring>
+#include <filesystem>
 #include <sstream>
 
 #include "test/programs.h"
@@ -85,4 +86,20 @@ TEST_CASE("a supervised run that is killed goes on from its newest checkpoint un
         CHECK(once.code == code);
         CHECK(exists(memory) == (code == 75));
     }
+}
+
+TEST_CASE("one_node.sh waits until its processes have saved after Ctrl-C", "[programs]") {
+    const Scratch s;
+    write_text(s / "program",
+               "#!/bin/sh\ntouch started$RANK\nuntil [ -e go ]; do sleep 0.05; done\ntouch saved$RANK\n");
+    std::filesystem::permissions(s / "program", std::filesystem::perms::owner_all);
+    write_text(s / "try.sh", "set -m; GPUS=2 PROGRAM=./program " +
+                                 quoted(std::filesystem::absolute("scripts/launch/one_node.sh").string()) +
+                                 " gpt2-1558m-8 & until [ -e started0 ] && [ -e started1 ]; do sleep 0.05; done\n"
+                                 "kill -INT -- -$!; touch go; wait $!");
+    const Ran r = shell(s, "cd " + quoted(s.path) + " && bash try.sh");
+    CAPTURE(r.out, r.err);
+    CHECK(r.code == 0);
+    CHECK(std::filesystem::exists(s / "saved0"));
+    CHECK(std::filesystem::exists(s / "saved1"));
 }

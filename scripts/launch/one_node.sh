@@ -11,6 +11,7 @@ with "$@"
 world=${GPUS:-$gpus} pids=() code=0
 export WORLD_SIZE=$world MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500}
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
+trap : INT  # a terminal sends Ctrl-C to the processes as well, and this script waits until they have saved
 for ((rank = 0; rank < world; rank++)); do
     RANK=$rank LOCAL_RANK=$rank "$program" "${options[@]}" &
     pids+=($!)
