@@ -23,17 +23,13 @@ static std::string cpu_name() {
     return "CPU";
 }
 
-// Returns the memory that may still be taken: the operating system's estimate, or less if the control group allows
-// less.
+// Returns the memory that may still be taken: what Linux says, or less where the control groups allow less.
 static int64_t available_memory() {
     int64_t available = int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     std::ifstream info("/proc/meminfo");
     for (std::string key, rest; info >> key && std::getline(info, rest);)
         if (key == "MemAvailable:") available = std::stoll(rest) * 1024;
-    int64_t limit = 0, used = 0;
-    std::ifstream max("/sys/fs/cgroup/memory.max"), current("/sys/fs/cgroup/memory.current");
-    if (max >> limit && current >> used) available = std::min(available, std::max<int64_t>(limit - used, 0));
-    return available;
+    return std::min(available, host::memory_of_control_group());
 }
 
 #ifdef __CUDACC__

@@ -1,4 +1,5 @@
-// threads.h - how many threads a process may use on a machine that it shares, and on which cores they run
+// threads.h - how many threads and how much memory a process may use on a machine that it shares, and on which cores
+// its threads run
 //
 // Cores are logical ones, as Linux numbers them: the two hardware threads of a physical core count as two.
 #pragma once
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -55,6 +57,26 @@ inline double cpu_quota(const std::string& root = "") {
         if (n > 0 && period > 0) quota = std::min(quota, n / period);
     });
     return quota;
+}
+
+// Returns how many bytes the control groups of this process let it take beside what they have, as `docker run --memory`
+// and Slurm set it; the largest number where nothing limits it. What they have read from files does not count, because
+// Linux gives that up when memory is needed.
+inline int64_t memory_of_control_group(const std::string& root = "") {
+    int64_t left = std::numeric_limits<int64_t>::max();
+    each_control_group(root, "memory", [&](const std::string& group, int version) {
+        int64_t limit = 0, used = 0;
+        std::ifstream most(group + (version == 2 ? "/memory.max" : "/memory.limit_in_bytes")),
+            now(group + (version == 2 ? "/memory.current" : "/memory.usage_in_bytes")), parts(group + "/memory.stat");
+        // "max" is no number, and means that there is no limit.
+        if (!(most >> limit && now >> used) || limit < 0) return;
+        int64_t bytes = 0;
+        for (std::string key; parts >> key >> bytes;)
+            for (const char* file : {"inactive_file", "active_file"})
+                if (key == (version == 2 ? "" : "total_") + std::string(file)) used -= bytes;
+        left = std::min(left, limit - std::clamp<int64_t>(used, 0, limit));
+    });
+    return left;
 }
 
 // Returns how many of `online` cores the control groups of this process let it use, as `docker run --cpuset-cpus` and

@@ -18,10 +18,41 @@ struct Machine_of_files {
         }
     }
     double quota() const { return host::cpu_quota(s.path); }
+    int64_t memory() const { return host::memory_of_control_group(s.path); }
 };
 constexpr double none = std::numeric_limits<double>::infinity();
 
 }  // namespace
+
+TEST_CASE("memory that a control group has for files is not used up", "[threads]") {
+    const std::string cgroup = "proc/self/cgroup", v2 = "sys/fs/cgroup/", v1 = "sys/fs/cgroup/memory/";
+    const int64_t unlimited = std::numeric_limits<int64_t>::max();
+    CHECK(Machine_of_files({}).memory() == unlimited);
+    CHECK(
+        Machine_of_files({{cgroup, "0::/\n"}, {v2 + "memory.max", "max\n"}, {v2 + "memory.current", "5\n"}}).memory() ==
+        unlimited);
+    const std::vector<std::pair<std::string, std::string>> full{
+        {cgroup, "0::/\n"},
+        {v2 + "memory.max", "1000\n"},
+        {v2 + "memory.current", "990\n"},
+        {v2 + "memory.stat", "anon 100\nfile 890\ninactive_file 500\nactive_file 300\nunevictable 0\n"}};
+    CHECK(Machine_of_files(full).memory() == 810);
+    CHECK(Machine_of_files({full[0], full[1], full[2]}).memory() == 10);
+    CHECK(Machine_of_files({full[0], full[1], {v2 + "memory.current", "1001\n"}}).memory() == 0);
+    // A group that holds the one of the process has the lower limit.
+    CHECK(Machine_of_files({{cgroup, "0::/job/step\n"},
+                            {v2 + "job/step/memory.max", "max\n"},
+                            {v2 + "job/step/memory.current", "40\n"},
+                            {v2 + "job/memory.max", "700\n"},
+                            {v2 + "job/memory.current", "50\n"}})
+              .memory() == 650);
+    CHECK(Machine_of_files({{cgroup, "4:memory:/docker/1f\n0::/\n"},
+                            {v1 + "docker/1f/memory.limit_in_bytes", "2000\n"},
+                            {v1 + "docker/1f/memory.usage_in_bytes", "1900\n"},
+                            {v1 + "docker/1f/memory.stat",
+                             "inactive_file 1\nactive_file 1\ntotal_inactive_file 700\ntotal_active_file 100\n"}})
+              .memory() == 900);
+}
 
 TEST_CASE("the quota of a control group is read in both versions of their files", "[threads]") {
     const std::string cgroup = "proc/self/cgroup", v2 = "sys/fs/cgroup/", v1 = "sys/fs/cgroup/cpu/";
