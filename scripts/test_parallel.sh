@@ -2,8 +2,8 @@
 # test_parallel.sh - runs the test cases of a Catch2 program in several processes at a time, because one core bounds most of them
 #   scripts/test_parallel.sh [COMMAND...] PROGRAM TAGS    for example: scripts/emulate --check all build/test_gpt '[ops]~[.]'
 # COMMAND... stands in front of the program, as scripts/emulate does here. As many processes run at a time as there are CPU cores,
-# at most 16. It prints the end of what a process wrote that failed, and how many checks passed. The exit code is 1 when a process
-# failed or when not every test case ran, and else 0.
+# at most 16. It prints the end of what a process wrote that failed, what was skipped, and how many checks passed. The exit code is
+# 1 when a process failed or when not every test case ran, and else 0.
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 [ $# -ge 2 ] || { echo "error: a program and its tags are missing (--help shows the usage)" >&2; exit 2; }
@@ -25,7 +25,7 @@ printf '%s\0' "$work"/group.* | OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / jo
     sh -c '"$@" --input-file "$0" >"$0.out" 2>&1 || { touch "$0.failed"; exit 1; }' {} "${program[@]}" &
 wait $! || code=1
 for f in "$work"/*.failed; do [ ! -e "$f" ] || tail -n 40 "${f%failed}out"; done
-grep -h 'tests run on the CPU alone' "$work"/*.out | sort -u || true
+grep -hE '^skipped: |tests run on the CPU alone' "$work"/*.out | sort -u || true
 cat "$work"/*.out | awk -v jobs="$jobs" -v all="$(wc -l <"$work/all")" '
     /^All tests passed/ {sub(/\(/, "", $4); checks += $4; cases += $7}
     /^test cases:/ {cases += $3}  # in place of the line above where a check failed or there was none

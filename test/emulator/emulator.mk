@@ -109,7 +109,7 @@ $(EMU_OUT)/test: $(call emu_obj,$(EMU_TESTS)) $(EMU_LIBS)
 
 # Without nvcc the programs are skipped, and the test says so.
 emulator-test: $(EMU_OUT)/test $(if $(shell command -v $(NVCC) 2>/dev/null),emulator-programs)
-	$(EMU_OUT)/test $(ARGS)
+	$(if $(ARGS),$(EMU_OUT)/test $(ARGS),scripts/test_parallel.sh $(EMU_OUT)/test '~[.]')
 
 $(EMU_OUT)/bench: $(EMU_OUT)/obj/bench/bench_engine.o $(EMU_OUT)/libcudart.so.$(EMU_N)
 	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread

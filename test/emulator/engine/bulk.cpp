@@ -160,9 +160,9 @@ void write_shared(BulkCopy& c) {
 
 // --- instructions ----------------------------------------------------------------------------------------------------
 
-// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, imm4: whether it goes to several blocks of the cluster. more:
-// the address in shared memory, that in global memory or of the tensor map, then the mbarrier (or the second shared
-// address), the number of bytes, the coordinates, and with imm4 the mask of the blocks.
+// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, imm4: whether it goes to several blocks of the cluster.
+// more: the address in shared memory, that in global memory or of the tensor map, then the mbarrier (or the second
+// shared address), the number of bytes, the coordinates, and with imm4 the mask of the blocks.
 enum Operands { kShared, kGlobal, kBarrier, kRest };
 
 const std::byte* read_map(Warp& w, const Instr* i, int lane, uint64_t at) {
