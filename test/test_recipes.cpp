@@ -18,7 +18,7 @@ TEST_CASE("a recipe compares losses as numbers, and options of the user take the
     program("scripts/recipes/small.sh", R"sh(
 about=a expected=b source=c set=none fetch=d hardware=e tried=f most_loss=3.272
 model=(--model nano) size=(--steps 5) short=()
-prepare() { on=(); }
+prepare() { on=(--val-data scripts/recipes/small.sh); }
 . "$(dirname "$0")/common.sh"
 reproduce "$@"
 )sh");
@@ -36,11 +36,16 @@ printf '%s\n' "{\"event\":\"eval\",\"val_loss\":$LOSS}" '{"event":"end","step":5
     CHECK(recipe("3.2720").code == 0);
     CHECK(recipe("3.2721").code == 1);
     CHECK(recipe("10.9").code == 1);  // as text it would come before 3.272
-    for (const char* steps : {" -- --steps 5", " -- --steps=5"}) {
-        const Ran r = recipe("3", steps);
+    CHECK(recipe("'\"nan\"'").code == 1);
+    const Ran short_run = recipe("3", " --short -- --steps 5");
+    CHECK(short_run.code == 2);
+    CHECK(short_run.err.find("--short takes no options of train_gpt") != std::string::npos);
+    for (const std::string given : {"--steps 5", "--steps=5", "--val-data v"}) {
+        const Ran r = recipe("3", " -- " + given);
         CAPTURE(r.out, r.err);
         CHECK(r.code == 0);
-        const size_t at = r.out.find("--steps");
-        CHECK(r.out.find("--steps", at + 1) == std::string::npos);
+        const std::string option = given.substr(0, given.find_first_of(" ="));
+        const size_t at          = r.out.find(option);
+        CHECK(r.out.find(option, at + 1) == std::string::npos);
     }
 }

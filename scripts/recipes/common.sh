@@ -23,7 +23,7 @@ usage="usage: scripts/recipes/$(basename "$0") [--short] [--data FOLDER] [--out 
   --plan     prints memory and time as planned for this machine and for one H100, and ends
   --record   with --short: stores the losses instead of comparing them
 
-An option of train_gpt takes the place of the recipe's own. LAUNCH= starts train_gpt, for example LAUNCH='torchrun --no-python --nproc-per-node 8'. BUILD= names the folder of the programs."
+An option of train_gpt takes the place of the recipe's own; --short takes none. LAUNCH= starts train_gpt, for example LAUNCH='torchrun --no-python --nproc-per-node 8'. BUILD= names the folder of the programs."
 
 name=$(basename "$0" .sh) from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -83,9 +83,10 @@ unless_given() { # unless_given NAME
 full() {
     [ -d "$data" ] || die "there is no folder $data; it takes: $fetch (--data names another folder)"
     prepare
+    unless_given on
     local word
     for word in "${on[@]}"; do [[ $word = --* ]] || need "$word"; done
-    local values=() scores=() seed out
+    local values=() scores=() value seed out
     for ((seed = 1337; seed < 1337 + seeds; seed++)); do
         out=$runs/$name-$seed
         if [ ! -e "$out/run.json" ]; then
@@ -95,7 +96,9 @@ full() {
         fi
         [ "$(last_of "$out" end step)" = "$(steps_of "$out")" ] || { echo "$name: $out was stopped; the same command goes on"; exit 1; }
         [ "$(type -t verdict)" != function ] || { verdict "$out"; continue; }
-        values+=("$(val_losses "$out" | if [ "${best:-}" ]; then sort -g | head -1; else tail -1; fi)") scores+=("$(last_of "$out" hellaswag acc_norm)")
+        value=$(val_losses "$out" | if [ "${best:-}" ]; then sed '/^$/d' | sort -g | head -1; else tail -1; fi)
+        [ "$value" ] || { echo "$name: FAILED. $out has no validation loss, or its last one is not finite"; exit 1; }
+        values+=("$value") scores+=("$(last_of "$out" hellaswag acc_norm)")
         most_loss=${most_loss:-$(val_losses "$out" | head -1)}
     done
     [ ${#values[@]} -gt 0 ] || return 0
@@ -103,8 +106,8 @@ full() {
         for (i = 1; i < ARGC; i++) sum += ARGV[i]
         mean = sum / n
         for (i = 1; i < ARGC; i++) square += (ARGV[i] - mean) ^ 2
-        split(scores, s, " ")
-        score = 100 * s[1]
+        m = split(scores, s, " ")
+        for (i = 1; i <= m; i++) score += 100 * s[i] / n
         good = sprintf("%.4f", mean) + 0 <= most + 0 && score >= least
         printf "\n%s: %s. The validation loss is %.4f", name, good ? "passed" : "FAILED", mean
         if (n > 1) printf " (mean of %d seeds, standard deviation %.4f)", n, sqrt(square / (n - 1))
@@ -114,6 +117,7 @@ full() {
         exit !good
     }' "${values[@]}"
 }
+# The validation losses of a run, one on each line. The line of one that is not finite is empty.
 val_losses() { sed -n 's/.*"val_loss":\([0-9.]*\).*/\1/p' "$1/log.jsonl"; }
 steps_of() { sed -n 's/^ *"--steps": "\([0-9]*\)".*/\1/p' "$1/run.json"; }
 
@@ -144,6 +148,7 @@ losses() { sed -n 's/.*"event":"step","step":\([0-9]*\),"loss":\([-0-9.e+]*\),.*
 
 begin() {
     local work
+    [ ${#extra[@]} -eq 0 ] || die "--short takes no options of train_gpt, because they would change the losses"
     work=$(mktemp -d)
     trap "rm -rf '$work'" EXIT
     short_run "$work/run"
@@ -172,8 +177,9 @@ begin() {
 # ---- what it takes --------------------------------------------------------------------------------------------------------
 
 show_plan() {
-    planned() { "$build/train_gpt" "${model[@]}" "${size[@]}" ${fine_tunes:+--model "$fine_tunes"} --dry-run "$@" 2>/dev/null; }
-    local here there
+    planned() { "$build/train_gpt" "${model[@]}" "${size[@]}" "${on[@]}" "${extra[@]}" --dry-run "$@" 2>/dev/null; }
+    local here there on=(${fine_tunes:+--model "$fine_tunes"})
+    unless_given on
     here=$(planned || true) there=$(planned --gpu h100-80gb || true)
     part() { sed -n "$1" <<<"$2" | grep . || echo -; }
     hours() { # the time of a plan, or how many GPUs have room for it, or - where nothing does
