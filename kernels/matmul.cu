@@ -423,6 +423,8 @@ void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tenso
 void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre, Gelu kind,
                           Into into, Stream s) {
     expect_product(__func__, dy, act, w);
+    expect(dw, w.shape, DType::F32, w);
+    expect_maybe(db, Shape({w.shape[0]}), DType::F32, w);
     expect(dpre, act.shape, act.dtype, act);
     expect(pre, act.shape, act.dtype, act);
     RUN_ON(s, dy.dtype, matmul_gelu_backward, dpre, dw, db, dy, act, w, pre, kind, into);

@@ -315,4 +315,6 @@ TEST_CASE("matmul refuses wrong shapes", "[ops][errors]") {
     CHECK_REFUSED(matmul_backward(out, dw, none, out, x, w, Into::add, s), "matmul_backward", "dx is (4, 6)");
     CHECK_REFUSED(matmul_backward(dx, dw, dw, out, x, w, Into::add, s), "matmul_backward", "db is (6, 8)");
     CHECK_REFUSED(matmul_gelu_backward(dx, dw, none, out, x, w, out, Gelu::tanh, Into::set, s), "pre is (4, 6)");
+    CHECK_REFUSED(matmul_gelu_backward(dx, x, none, out, x, w, x, Gelu::tanh, Into::set, s), "dw is", "(4, 8)");
+    CHECK_REFUSED(matmul_gelu_backward(dx, dw, dw, out, x, w, x, Gelu::tanh, Into::set, s), "db is (6, 8)");
 }
