@@ -77,7 +77,7 @@ inline void product_block(float* c, int64_t N, int64_t K, Matrix a, const float*
         for (int j = 0; j < wide; j++) store(c + i * N + j * lanes, acc[i][j]);
 }
 
-// c (M,N) = or += a (M,K) b (K,N). M is a multiple of 8, N of the number of lanes.
+// c (M,N) = or += a (M,K) b (K,N). M is a multiple of block_rows, N of lanes.
 inline void product(float* c, int64_t M, int64_t N, int64_t K, Matrix a, const float* b, Into into) {
     const auto column = [&](int64_t j, auto wide) {
         for (int64_t i = 0; i < M; i += block_rows)

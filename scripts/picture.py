@@ -101,7 +101,7 @@ parser.add_argument("--run", type=pathlib.Path)
 parser.add_argument("--output", type=pathlib.Path, default=ROOT / "docs/quickstart.svg")
 args = parser.parse_args()
 if args.run:
-    draw(args.run, args.output)
+    draw(args.run.resolve(), args.output)  # infer_gpt runs in another folder
 else:
     with tempfile.TemporaryDirectory() as work:
         folder = pathlib.Path(work) / "quickstart"
