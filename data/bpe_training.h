@@ -57,11 +57,14 @@ class BpeTraining {
         for (const auto& [pair, where] : pairs_) heap_.push({where.count, pair});
     }
 
+    static void check_entries(int entries) {
+        CHECK(entries >= 257, "a byte-level vocabulary has 256 bytes and <|endoftext|>, so 257 entries or more, not {}",
+              entries);
+    }
     // Returns the text of a tokenizer.json with `entries` tokens: the 256 bytes, the merged tokens and <|endoftext|>.
     // Throws InputError if the text has too few pairs that occur twice.
     std::string learn(int entries, const std::function<void(int entries_so_far)>& progress = nullptr) {
-        CHECK(entries >= 257, "a byte-level vocabulary has 256 bytes and <|endoftext|>, so 257 entries or more, not {}",
-              entries);
+        check_entries(entries);
         while (int(tokens_.size()) < entries - 1) {
             const bool merged = merge_best();
             CHECK(merged,

@@ -157,7 +157,7 @@ class JsonReader {
         }
     }
     void value(int depth) {
-        if (depth > deepest) bad("fewer than 200 levels");
+        if (depth > deepest) bad("at most 200 levels");
         const int c = skip_space();
         if (c == '"') {
             skipped_.clear();

@@ -437,6 +437,7 @@ static std::string tokenizer_path(const std::string& output) {
 }
 
 static void train_bpe(const Options& o) {
+    BpeTraining::check_entries(o.train_bpe);  // before all of the input is read
     const std::string path = tokenizer_path(o.output);
     CHECK(o.overwrite || !fs::exists(path), "{} exists; choose another --output, or replace it with --overwrite", path);
 

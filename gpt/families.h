@@ -168,8 +168,8 @@ inline std::vector<std::string> read_attention_kinds(const Config& c, const Fiel
                 append_kinds(kinds, pair[0], types, json);
         }
     }
-    CHECK(int64_t(kinds.size()) == c.layers, "{}: \"{}\" is for {}, but \"num_layers\" is {}", json.path(), field,
-          count_of(int64_t(kinds.size()), "layer"), c.layers);
+    CHECK(int64_t(kinds.size()) == c.layers, "{}: \"{}\" is for {}, but num_layers (or --layers) is {}", json.path(),
+          field, count_of(int64_t(kinds.size()), "layer"), c.layers);
     return kinds;
 }
 

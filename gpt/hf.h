@@ -63,8 +63,7 @@ inline void refuse_gguf(const fs::path& path) {
         CHECK(file.extension() != ".gguf",
               "{}: this is a model in llama.cpp's format, GGUF, which gpt.cu does not read\n    The folder that it was "
               "made from works: it holds config.json and model.safetensors, and the Hugging Face hub has it under the "
-              "model's "
-              "name.",
+              "model's name.",
               file.string());
     };
     if (fs::is_regular_file(path)) refuse(path);

@@ -611,4 +611,5 @@ TEST_CASE("tokenize takes a tokenizer's folder and paths that are not UTF-8, and
     refused(input + "--eot-token ''", {"--eot-token '': expected"});
     refused(input + "--threads 5000", {"--threads 5000: expected auto, or 1 or more, at most 4096"});
     refused(input + "--train-bpe 300 --output " + quoted(s / "tok"), {"ends in .json", "with / behind"});
+    refused("--input nosuch --train-bpe 256 --output x.json", {"257 entries or more, not 256"});  // before it reads
 }
