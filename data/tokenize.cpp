@@ -270,7 +270,8 @@ class ShardMaker {
         if (skipped_.count() > 0) fmt::print("skipped {}\n", count_of(skipped_.count(), "bad document"));
         for (const InputFile& f : documents_.files())
             if (!options_.mix.empty() && !f.read_to_end)
-                fmt::print("the mix ended before {} did, after {} of its {} bytes\n", f.name(), f.bytes, f.size);
+                fmt::print("the mix ended before {} did; {} of its {} bytes had been read\n", f.name(), f.bytes,
+                           f.size);
     }
 
   private:

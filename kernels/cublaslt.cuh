@@ -114,7 +114,8 @@ inline void describe(Prepared& plan, const Product& p) {
     if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cublaslt_type(p.in));
     if (p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
     if (has_auxiliary(p)) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
-    // What chooses and checks algorithms takes these pointers for their alignment alone (cublasLt.h). run() sets them.
+    // The functions that choose and check algorithms use only the alignment of these pointers (cublasLt.h). run() sets
+    // the pointers themselves.
     const auto place = reinterpret_cast<const void*>(uintptr_t(p.alignment));
     if (p.bias || p.row_sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, place);
     if (has_auxiliary(p)) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, place);
@@ -213,7 +214,7 @@ class ProductTrial {
     }
     bool has_memory() const { return bool(memory_); }
 
-    // The median of its seconds.
+    // Returns the median time of a call, in seconds.
     double seconds(Prepared plan, const Way& way) {
         plan.way     = way;
         auto seconds = seconds_per_call(stream_of(q_), 1, 7, [&] { run(p_, plan, operands_, lt_, q_); });
@@ -221,13 +222,13 @@ class ProductTrial {
         return seconds[3];
     }
 
-    // Whether our kernels compute what an algorithm of cuBLASLt computes. Warns if they differ.
+    // Returns whether our kernel computes what an algorithm of cuBLASLt computes, and warns if not.
     bool agree(Prepared plan, const Way& theirs, const Way& ours) {
         if (p_.accumulate)  // to the same random numbers
             CUDA_RUN(cudaMemcpyAsync(reference_.c, operands_.c, size_t(p_.M * p_.N * size_of(p_.out)),
                                      cudaMemcpyDeviceToDevice, q_.stream));
         CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, q_.stream));
-        // What our kernel leaves unwritten must not pass for its result. These bytes are NaNs.
+        // These bytes are NaNs, so that what our kernel leaves unwritten does not pass for a result.
         const auto spoil = [&](void* x, int64_t bytes) {
             CUDA_RUN(cudaMemsetAsync(x, 0xff, size_t(bytes), q_.stream));
         };

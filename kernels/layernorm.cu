@@ -152,7 +152,7 @@ static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(
 #ifdef __CUDACC__
 namespace gpu {
 
-// What the pass at the end of a parallel block has besides: another addend, with a mask of its own, and the norm of the
+// What only the pass at the end of a parallel block has: a second addend, with a mask of its own, and the norm of the
 // same rows by other weights. Either may be null.
 template <class T>
 struct OfParallelBlock {
@@ -343,7 +343,7 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
             }
         return;
     }
-    // Those of several groups, which have V = 1, meet in shared memory. Column c of a group is at [c % W][c / W] of a
+    // Several groups, for which V is 1, add their sums in shared memory. Column c of a group is at [c % W][c / W] of a
     // matrix, whose rows are so long that neither writing nor reading it has conflicts of banks.
     float* const of_groups = reinterpret_cast<float*>(memory);
     const int row = group_sums(W, P) / W, matrix = W * row;

@@ -4,8 +4,8 @@
 //   out may be added to the residual stream.
 //
 // Each weight is read once, and that is the whole cost. A weight of GPT-2 124M has 1.2 to 4.7 MB, and an H100 moves 2
-// MB in the time that one load takes. So loads are what counts: a warp computes one output at a time, and a lane has
-// four loads of 16 bytes on their way before it uses the first. Where rows of w are long, the four warps of a block
+// MB during the latency of one load. So many loads must be in flight: a warp computes one output at a time, and a lane
+// has issued four loads of 16 bytes before it uses the first. Where rows of w are long, the four warps of a block
 // share an output. The order of an output's sum depends on IC alone, so a row gets the same bits whatever rows are
 // beside it.
 //
