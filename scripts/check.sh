@@ -26,7 +26,7 @@ else
 fi
 
 echo "== scripts parse"
-for f in scripts/*.sh scripts/recipes/*.sh data/*.sh; do bash -n "$f"; done
+for f in .ci/run scripts/*.sh scripts/{launch,recipes}/*.sh data/*.sh; do bash -n "$f"; done
 
 echo "== build with warnings as errors and sanitizers, and run the tests"
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1

@@ -8,8 +8,10 @@
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 [ $# -le 2 ] || { echo "error: $3: scripts/recipes/dialogue.sh takes a model and a folder (--help says more)" >&2; exit 2; }
+base=runs/quickstart out=runs/dialogue  # in the repository; names that are given are those of the caller's folder
+[ $# -lt 1 ] || base=$(realpath -m -- "$1")
+[ $# -lt 2 ] || out=$(realpath -m -- "$2")
 cd "$(dirname "$0")/../.."
-base=${1:-runs/quickstart} out=${2:-runs/dialogue}
 [ -d "$base" ] || { echo "error: there is no $base; make quickstart trains it, or name another model" >&2; exit 2; }
 [ -e "$out" ] && { echo "error: $out exists; name another folder" >&2; exit 2; }
 model=$base
