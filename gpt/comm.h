@@ -22,9 +22,9 @@
 // call returns at once what it was given, so callers need not ask how many processes there are.
 class Comm {
   public:
-    // Waits up to `seconds` until all processes have connected. `run` is the same number in all processes of this run,
-    // and differs for another command. All processes end when one of them sends nothing for `timeout` seconds, or when
-    // none gets on in a step for as long; 0: never.
+    // Waits up to `seconds` until all processes have connected. `run` is a number that all processes of one command
+    // share, and no other command has. All processes end when one of them sends nothing for `timeout` seconds, or when
+    // no process gets on in a step for that long. With a `timeout` of 0 they wait for ever.
     Comm(const Ranks& ranks, uint64_t run, int seconds = 600, int timeout = 0)
         : ranks_(ranks), run_(run), timeout_(timeout) {
         if (alone()) return;

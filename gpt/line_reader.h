@@ -28,7 +28,8 @@ class CatchInterrupt {
     ~CatchInterrupt() { sigaction(SIGINT, &before_, nullptr); }
     CatchInterrupt(const CatchInterrupt&)            = delete;
     CatchInterrupt& operator=(const CatchInterrupt&) = delete;
-    // Whether Ctrl-C also ends a read() that waits. It must not end a write(), because what remains would be lost.
+    // Sets whether Ctrl-C ends system calls that wait. It should end a read() of a line. It must not end a write(),
+    // because the rest of the text would be lost.
     static void let_end_calls(bool ends) {
         struct sigaction action = {};
         action.sa_handler       = [](int) { mark() = 1; };
@@ -61,8 +62,8 @@ inline std::optional<std::string> read_plain_line(FILE* in) {
     return line;
 }
 
-// Reads lines from a terminal. Ctrl-C discards the line that is being typed. One that is pressed before the prompt is
-// forgotten, and one that comes after the end of the line is left for the caller to take().
+// Reads lines from a terminal. Ctrl-C discards the line that is being typed. A Ctrl-C before the prompt is forgotten,
+// and one after the end of the line is left for the caller to take().
 class LineReader {
   public:
     explicit LineReader(std::string prompt) : prompt_(std::move(prompt)) {

@@ -460,9 +460,9 @@ inline void head(Model& m, const Batch& batch, Tensor loss, float scale) {
     });
     sum(loss, a.losses, scale, m.stream);
 }
-// Also computes the head's share of the backward pass: acts.dlnf and the gradients of the head. They are the gradients
-// of scale times the sum of the losses, each of which counts by its factor where the batch has scales. This is done
-// here because the next chunk overwrites the logits of this one.
+// Also computes the head's share of the backward pass: acts.dlnf and the gradients of the head. The function that is
+// differentiated is scale times the sum of the losses. Where the batch has scales, each loss is multiplied by its own.
+// This is done here because the next chunk overwrites the logits of this one.
 inline void head(Model& m, const Batch& batch, Tensor loss, float scale, Into into) {
     Acts& a              = m.acts;
     const Tensor targets = batch.targets.view({m.shape.rows()});
@@ -516,8 +516,8 @@ inline float read_scalar(Tensor t, Stream s) {
 // A long job calls it between its parts with the number of those that are done, and ends early when it returns false.
 using GoOn = std::function<bool(int64_t done)>;
 
-// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. With several ranks, the mean of
-// what they return is the mean over all tokens that count. When go_on() ends it early, the result means nothing.
+// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. Several ranks return values
+// whose mean is the mean over all tokens that count. When go_on() ends it early, the result means nothing.
 inline float mean_loss(Model& m, Loader& data, int64_t batches, const GoOn& go_on = nullptr) {
     data.rewind();
     zero(m.acts.loss, m.stream);

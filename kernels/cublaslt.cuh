@@ -156,8 +156,8 @@ inline std::vector<Way> candidates(const Product& p, const Prepared& plan, const
 }
 
 // Fills an operand with random numbers in [-1, 1): a GPU takes less power for zeros and clocks higher, and only sums of
-// numbers that do not depend on each other show every mistake. A number is the finaliser of MurmurHash3 (Appleby 2011)
-// of its index.
+// numbers that do not depend on each other show every mistake. The finaliser of MurmurHash3 (Appleby 2011) makes each
+// number from its index.
 template <class T>
 static __global__ void noise_kernel(T* out, int64_t n) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

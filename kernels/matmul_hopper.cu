@@ -1,8 +1,8 @@
 // matmul_hopper.cu - the ways to compute a product with our kernel for Hopper, and how to launch one
 //
-// Products are cuBLASLt's unless somebody measured that one of these is faster (`--tune`, cublaslt.cuh). A way has the
-// size of the tiles, the number of blocks, whether pairs of blocks load b together, and whether blocks share tiles. All
-// of that is kept in products.json, so the bits do not depend on the GPU.
+// Products are cuBLASLt's unless somebody measured that one of these ways is faster (`--tune`, cublaslt.cuh). A way is
+// the size of the tiles, the number of blocks, whether pairs of blocks load b together, and whether blocks share tiles.
+// products.json keeps it, so the bits do not depend on the GPU.
 #include "matmul_hopper.h"
 #ifdef __CUDACC__
 #include "matmul_hopper.cuh"

@@ -39,7 +39,7 @@ enum class Epilogue : uint8_t {
 
 // A block computes M × N of c at a time, of which each warpgroup has half of the rows. Shared memory has as many stages
 // as fit, and a stage has 64 steps of K. Results in bf16 are written 64 · out_blocks columns at a time: all 320 columns
-// would not fit beside three stages, so a tile of these is written as 192 columns and then 128.
+// would not fit beside three stages, so such a tile is written as 192 columns and then 128.
 template <int M_, int N_, Epilogue epilogue_>
 struct ProductTiling {
     static constexpr int M = M_, N = N_, rows = M / 2, columns_of_64 = N / 64;
@@ -62,7 +62,7 @@ struct HopperOperands {
     CUtensorMap a, b, c, pre;  // c and pre where results are bf16
     float* sums;               // c (M, N) where results are fp32
     const bf16* bias;          // (N), may be null
-    Gelu form;                 // of gelu or its slope
+    Gelu form;                 // the form that gelu or its slope has
     bool keeps_pre;            // pre is written
     bool adds;                 // += in place of =, where results are fp32
     float* row_sums;           // (M), may be null
@@ -303,7 +303,7 @@ template <class Tiling>
 struct TileSums {
     static constexpr int parts = Tiling::rows / 64;
     float c[parts][Tiling::N / 2];
-    float of_row[parts][4];  // of a's rows: [0] and [1] both sum the first row, [2] and [3] the row 8 below
+    float of_row[parts][4];  // sums of two rows of a: [0] and [1] of the first, [2] and [3] of the one 8 below
 };
 
 // Multiplies a piece of a tile. Products of one stage are still under way when those of the next one are issued.

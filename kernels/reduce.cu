@@ -58,9 +58,9 @@ struct Identity {
 
 // out = or += scale · Σ term(x_i). At most 64 terms are added in float, and their sums in double. Each block writes one
 // number to `sums`. The block that ends last adds these in their order, so that the host need not wait and there is no
-// second launch. `ended` counts the blocks that have ended, and is 0 again after the last. For sm_90 ptxas begins three
-// of a thread's four loads before it uses the first, and then the last one. So the 2048 threads of a multiprocessor
-// have 64 KB in flight on average, and an H100 needs about 40 KB for its bandwidth.
+// second launch. `ended` counts the blocks that have ended, and is 0 again after the last. In the machine code for
+// sm_90 a thread issues three of its four loads before it uses the first, and the fourth after that. So the 2048
+// threads of a multiprocessor have 64 KB in flight on average, and an H100 needs about 40 KB for its bandwidth.
 template <int W, class F>
 static __global__ void __launch_bounds__(256, 8)
     sum_kernel(float* out, double* sums, uint32_t* ended, const float* x, int64_t n, F term, double scale, Into into) {

@@ -59,9 +59,9 @@ inline double cpu_quota(const std::string& root = "") {
     return quota;
 }
 
-// Returns how many bytes the control groups of this process let it take beside what they have, as `docker run --memory`
-// and Slurm set it; the largest number where nothing limits it. What they have read from files does not count, because
-// Linux gives that up when memory is needed.
+// Returns how many more bytes the control groups of this process let it take. `docker run --memory` and Slurm set their
+// limits; without one, this is the largest number. The contents of files that Linux keeps in memory do not count as
+// taken, because Linux gives them up when memory is needed.
 inline int64_t memory_of_control_group(const std::string& root = "") {
     int64_t left = std::numeric_limits<int64_t>::max();
     each_control_group(root, "memory", [&](const std::string& group, int version) {

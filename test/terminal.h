@@ -14,6 +14,7 @@
 
 class Terminal {
   public:
+    static constexpr int patience = 60;  // seconds
     // Starts a line of the shell, whose process the line's program replaces.
     explicit Terminal(const std::string& line, int columns = 0) {
         const winsize size{24, uint16_t(columns), 0, 0};
@@ -32,9 +33,8 @@ class Terminal {
     }
 
     const std::string& shown() const { return shown_; }
-    // Waits until the text is on the screen. Returns false when the program ended, or was silent for so many seconds,
-    // before.
-    bool shows(const std::string& text, int seconds = 60) {
+    // Waits until the text is on the screen. Returns false when the program ends, or is silent for so many seconds.
+    bool shows(const std::string& text, int seconds = patience) {
         while (shown_.find(text, seen_) == std::string::npos)
             if (!more(seconds)) return false;
         seen_ = shown_.find(text, seen_) + text.size();
@@ -58,7 +58,7 @@ class Terminal {
     }
 
   private:
-    bool more(int seconds = 60) {
+    bool more(int seconds = patience) {
         pollfd waiting = {master_, POLLIN, 0};
         char bytes[4096];
         if (poll(&waiting, 1, 1000 * seconds) <= 0) return false;

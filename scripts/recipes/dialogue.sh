@@ -8,7 +8,8 @@
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 [ $# -le 2 ] || { echo "error: $3: scripts/recipes/dialogue.sh takes a model and a folder (--help says more)" >&2; exit 2; }
-base=runs/quickstart out=runs/dialogue  # in the repository; names that are given are those of the caller's folder
+# The defaults lie in the repository. Names that are given count from the caller's folder.
+base=runs/quickstart out=runs/dialogue
 [ $# -lt 1 ] || base=$(realpath -m -- "$1")
 [ $# -lt 2 ] || out=$(realpath -m -- "$2")
 cd "$(dirname "$0")/../.."

@@ -100,15 +100,16 @@ void check_shared_races(Warp& w, const Instr* i, uint32_t size, Touch touch, con
 // Reports bytes that threads wrote with no fence.proxy.async before the async proxy reads them now.
 void check_proxy(Warp& w, const Instr* i, int lane, uint64_t first, uint32_t bytes, const char* reader);
 void check_proxy_of_barrier(Warp& w, const Instr* i, int lane, Block& b, uint64_t barrier);
-void record_copy(const BulkCopy& c, size_t column);  // the copy has written its bytes
+void record_copy(const BulkCopy& c, size_t column);  // records its bytes as written by that column's thread
 // What wgmma reads: chunks of 16 bytes at these places. When a warp comes to a product, it must be ordered after those
 // who wrote them. When the product is made, its reads are recorded with a time, which a wait makes known to its warp.
 void check_wgmma_reads(Warp& w, const Instr* i, const uint32_t* at, size_t n);
 uint64_t record_wgmma_reads(Warp& w, uint32_t warpgroup, const uint32_t* at, size_t n);
 
 // race_clocks.cpp
-// An mbarrier orders those who arrive, and the copies that end by it, before those who wait for the phase.
+// Returns the clock of an mbarrier, which is made at its first use.
 SharedRaces::Clock& clock_of(Block& b, uint64_t barrier);
+// An mbarrier orders those who arrive, and the copies that end by it, before those who wait for the phase.
 void clock_arrival(Warp& w, Block& b, uint64_t barrier);  // at a barrier of block b
 void clock_copy(const BulkCopy& c);                       // the copy has written its bytes
 void clock_start_copy(Warp& w, BulkCopy& c);              // the warp starts a copy to another block
