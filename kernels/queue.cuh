@@ -20,7 +20,9 @@ namespace gpu {
 
 inline void check(cudaError_t status, const char* call, const char* file, int line) {
     if (status == cudaSuccess) return;
-    throw_at<RunError>(file, line, "CUDA: {} ({}) from {}", cudaGetErrorName(status), cudaGetErrorString(status), call);
+    cudaGetLastError();  // clears the error, which the next launch would report as its own
+    throw_at<RunError>(file, line, "CUDA: {} ({}) from {}{}", cudaGetErrorName(status), cudaGetErrorString(status),
+                       call, status == cudaErrorMemoryAllocation ? "; a smaller batch or context takes less" : "");
 }
 // Makes a CUDA call, and throws a RunError that names it when it fails.
 #define CUDA_RUN(...) gpu::check((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)

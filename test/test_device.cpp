@@ -81,6 +81,21 @@ TEST_CASE("a graph does its work every time that it is run", "[ops]") {
     }
 }
 
+TEST_CASE("an op works after a GPU had no memory for another one", "[ops][errors]") {
+    const auto dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
+    Buffer total(dev, {1}, F32, Values{0});
+    const Buffer ones(dev, {10000}, F32, Values(10000, 1.0));
+    std::string said;
+    try {
+        dev->reserve_scratch(int64_t(1) << 50);
+    } catch (const RunError& e) { said = e.what(); }
+    if (dev->where() == Machine::cuda)
+        CHECK(missing_words(said, {"out of memory", "cudaMalloc", "a smaller batch or context takes less"}) == "");
+    sum(total, ones, 1.f, dev->stream());
+    CHECK(total.values() == Values{10000.});
+}
+
 TEST_CASE("graphs are for GPUs", "[ops][errors]") {
     CHECK_REFUSED(Graph(*devices()[0], true), "a CUDA graph needs a GPU");
 }
