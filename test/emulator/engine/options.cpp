@@ -1,6 +1,7 @@
 // options.cpp - options from the environment, and the table of GPUs
 #include "options.h"
 
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -41,17 +42,22 @@ constexpr DeviceSpec kSpecs[] = {
 };
 // clang-format on
 
-[[noreturn]] void bad(const char* name, const std::string& value, const char* wanted) {
+[[noreturn]] void bad(const char* name, const std::string& value, const std::string& wanted) {
     give_up(std::string(name) + "=" + value + ": " + wanted);
+}
+
+// Reads a whole number. A sign, other characters before or after it, and a number of more than 64 bits are refused.
+bool whole(const std::string& text, uint64_t* number) {
+    const char* end = text.data() + text.size();
+    const auto read = std::from_chars(text.data(), end, *number);
+    return read.ec == std::errc() && read.ptr == end;
 }
 
 // Returns whether the text is NAME or, with `number`, NAME:NUMBER.
 bool takes(const std::string& text, const std::string& word, uint64_t* number = nullptr) {
     if (text == word) return true;
     if (!number || text.rfind(word + ":", 0)) return false;
-    char* end;
-    *number = std::strtoull(text.c_str() + word.size() + 1, &end, 10);
-    return *end == 0 && end != text.c_str() + word.size() + 1;
+    return whole(text.substr(word.size() + 1), number);
 }
 
 Options read_environment() {
@@ -60,25 +66,25 @@ Options read_environment() {
         const char* v = std::getenv(name);
         return std::string(v ? v : "");
     };
-    auto number = [&](const char* name, double low, double high, double otherwise) {
+    auto number = [&](const char* name, int low, int high, int otherwise) {
         const std::string v = get(name);
         if (v.empty()) return otherwise;
-        char* end;
-        const double x = std::strtod(v.c_str(), &end);
-        if (*end || !(x >= low && x <= high)) bad(name, v, "a number in its range is expected");
-        return x;
+        uint64_t x = 0;
+        if (!whole(v, &x) || x < uint64_t(low) || x > uint64_t(high))
+            bad(name, v, "a whole number from " + std::to_string(low) + " to " + std::to_string(high) + " is expected");
+        return int(x);
     };
     auto flag = [&](const char* name) { return !get(name).empty() && get(name) != "0"; };
     if (const auto v = get("EMU_GPU"); !v.empty()) {
         o.gpu = v;
         if (!find_spec(v)) bad("EMU_GPU", v, "the GPUs are h100, a100, rtx4090, v100 and tiny");
     }
-    o.sms     = int(number("EMU_SMS", 1, 1024, 0));
-    o.devices = int(number("EMU_DEVICES", 0, 16, 1));
+    o.sms     = number("EMU_SMS", 1, 1024, 0);
+    o.devices = number("EMU_DEVICES", 0, 16, 1);
     if (const auto v = get("EMU_DRIVER"); !v.empty()) {
         int major = 0, minor = 0, end = 0;
         std::sscanf(v.c_str(), "%d.%d%n", &major, &minor, &end);
-        if (v != "0" && (end == 0 || v[size_t(end)] || major < 1 || minor < 0 || minor > 99))
+        if (v != "0" && (end == 0 || v[size_t(end)] || major < 1 || major > 999 || minor < 0 || minor > 99))
             bad("EMU_DRIVER", v, "a version such as 12.4, or 0, is expected");
         o.driver = major * 1000 + minor * 10;
     }
@@ -101,10 +107,14 @@ Options read_environment() {
         else if (takes(v, "random", &o.streams_seed)) o.streams = Streams::Random;
         else bad("EMU_STREAMS", v, "the orders of streams are eager, late and random:SEED");
     }
-    o.threads    = int(number("EMU_THREADS", 1, 256, 1));
+    if (const auto v = get("EMU_TIMEOUT"); !v.empty()) {
+        char* end;
+        o.timeout = std::strtod(v.c_str(), &end);
+        if (*end || !(o.timeout >= 0 && o.timeout <= 1e9)) bad("EMU_TIMEOUT", v, "seconds from 0 to 1e9 are expected");
+    }
+    o.threads    = number("EMU_THREADS", 1, 256, 1);
     o.profile    = get("EMU_PROFILE");
     o.trace      = flag("EMU_TRACE");
-    o.timeout    = number("EMU_TIMEOUT", 0, 1e9, 0);
     o.keep_going = flag("EMU_KEEP_GOING");
     o.coverage   = flag("EMU_COVERAGE");
     return o;

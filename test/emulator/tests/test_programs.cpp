@@ -233,7 +233,11 @@ TEST_CASE("scripts/emulate refuses invalid options and says why", "[programs]") 
         {"--check some x", "--check takes off, memory or all, not 'some'"},
         {"--schedule rr:0 x", "--schedule takes barrier, rr:N"},
         {"--gpu h200 x", "--gpu takes h100"},
-        {"--sms x y", "--sms takes a whole number"},
+        {"--sms x y", "--sms takes a whole number from 1 to 1024, not 'x'"},
+        {"--sms 1025 y", "--sms takes a whole number from 1 to 1024, not '1025'"},
+        {"--sms 08 no-such-program", "no such program"},  // a zero in front does not make a number octal
+        {"--devices 020 x", "--devices takes a whole number from 0 to 16, not '020'"},
+        {"--threads 257 x", "--threads takes a whole number from 1 to 256, not '257'"},
         {"--timeout", "--timeout needs a value"},
         {"no-such-program", "no such program"},
     };
@@ -243,4 +247,26 @@ TEST_CASE("scripts/emulate refuses invalid options and says why", "[programs]") 
         CHECK(result.code == 2);
         CHECK(has(result.output, message));
     }
+}
+
+TEST_CASE("the emulator refuses invalid variables and names the range", "[programs]") {
+    if (!fs::exists(programs / "good/steps")) return;
+    const std::map<std::string, std::string> mistakes{
+        {"EMU_SMS=1.5", "EMU_SMS=1.5: a whole number from 1 to 1024 is expected"},
+        {"EMU_SMS=0", "EMU_SMS=0: a whole number from 1 to 1024 is expected"},
+        {"EMU_DEVICES=-1", "EMU_DEVICES=-1: a whole number from 0 to 16 is expected"},
+        {"EMU_THREADS=257", "EMU_THREADS=257: a whole number from 1 to 256 is expected"},
+        {"EMU_DRIVER=99999999.1", "EMU_DRIVER=99999999.1: a version such as 12.4"},
+        {"EMU_TIMEOUT=-1", "EMU_TIMEOUT=-1: seconds from 0 to 1e9 are expected"},
+        {"EMU_SCHEDULE=rr:-1", "EMU_SCHEDULE=rr:-1: the schedules are"},
+        {"EMU_STREAMS=random:-1", "EMU_STREAMS=random:-1: the orders of streams are"},
+    };
+    for (const auto& [variable, message] : mistakes) {
+        const Result result = run("scripts/emulate build/emulator/programs/good/steps", variable);
+        INFO(variable << "\n" << result.output);
+        CHECK(result.code != 0);
+        CHECK(has(result.output, message));
+    }
+    // A decimal number may begin with zeros.
+    CHECK(run("scripts/emulate --sms 08 build/emulator/programs/good/steps").code == 0);
 }
