@@ -115,7 +115,7 @@ PROGRAMS := train_gpt infer_gpt tokenize
 V        ?= 0
 Q        := $(if $(filter 0,$(V)),@)
 doing     = @$(if $(Q),$(if $(begun),,$(eval begun := yes)echo '$(heading)';) echo '    $(1)',:)
-heading  := building, about $(if $(NVCC),two minutes,a minute) on two cores (V=1 shows the commands):
+heading  := building, $(if $(NVCC),two to six minutes,one to three minutes) on two cores (V=1 shows the commands):
 
 .PHONY: all help install uninstall dist quickstart setup libraries test recipes check-recipes ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)

@@ -3,7 +3,7 @@
 
 usage: scripts/picture.py [--run FOLDER] [--output docs/quickstart.svg]
 
-Without --run it trains the quick-start model first (about three minutes on two cores), in a temporary folder; `make quickstart`
+Without --run it trains the quick-start model first (three to ten minutes on two cores), in a temporary folder; `make quickstart`
 must have prepared the text. With --run the folder must hold log.jsonl, checkpoints/, and the terminal output as terminal.txt.
 The script needs python3 and the built programs. The SVG holds text, so it stays sharp and can be searched.
 """

@@ -22,7 +22,7 @@ step "shards: the text as token ids, a twentieth of it for validation"
 [ -s $home/austen_train_000000.bin ] ||
     ./tokenize --tokenizer $home/tokenizer.json --input $home/austen.txt --val-fraction 0.05 --output $home/austen
 
-step "training: about three minutes on two cores (Ctrl-C stops and saves)"
+step "training: three to ten minutes on two cores (Ctrl-C stops and saves)"
 run=runs/quickstart newest=
 for ((n = 2; ; n++)); do
     [ -e $run/run.json ] || break
