@@ -15,28 +15,35 @@ TEST_CASE("a recipe compares losses as numbers, and options of the user take the
         write_text(s / path, "#!/bin/bash\n" + body);
         fs::permissions(s / path, fs::perms::owner_all);
     };
-    program("scripts/recipes/small.sh", R"sh(
-about=a expected=b source=c set=none fetch=d hardware=e tried=f most_loss=3.272
+    const std::string body = R"sh(
+about=a expected=b source=c set=none fetch=d hardware=e tried=f
 model=(--model nano) size=(--steps 5) short=()
 prepare() { on=(--val-data scripts/recipes/small.sh); }
 . "$(dirname "$0")/common.sh"
 reproduce "$@"
-)sh");
+)sh";
+    program("scripts/recipes/small.sh", "most_loss=3.272" + body);
+    program("scripts/recipes/falls.sh", body);
     program("build/train_gpt", R"sh(
 echo "words: $*"
 while [ "$1" != --out ]; do shift; done
 mkdir -p "$2"
 echo ' "--steps": "5"' >"$2/run.json"
-printf '%s\n' "{\"event\":\"eval\",\"val_loss\":$LOSS}" '{"event":"end","step":5,"steps":5}' >"$2/log.jsonl"
+printf '{"event":"eval","val_loss":%s}\n' 11 "$LOSS" >"$2/log.jsonl"
+echo '{"event":"end","step":5,"steps":5}' >>"$2/log.jsonl"
 )sh");
-    const auto recipe = [&](const std::string& loss, const std::string& words = "") {
+    const auto recipe = [&](const std::string& loss, const std::string& words = "",
+                            const std::string& which = "small") {
         fs::remove_all(s / "runs");
-        return shell(s, "BUILD=build LOSS=" + loss + " " + quoted(s / "scripts/recipes/small.sh") + words);
+        return shell(s, "BUILD=build LOSS=" + loss + " " + quoted(s / ("scripts/recipes/" + which + ".sh")) + words);
     };
     CHECK(recipe("3.2720").code == 0);
     CHECK(recipe("3.2721").code == 1);
     CHECK(recipe("10.9").code == 1);  // as text it would come before 3.272
     CHECK(recipe("'\"nan\"'").code == 1);
+    // Without a number to reach, the loss must have fallen.
+    CHECK(recipe("10.9999", "", "falls").code == 0);
+    CHECK(recipe("11", "", "falls").code == 1);
     const Ran short_run = recipe("3", " --short -- --steps 5");
     CHECK(short_run.code == 2);
     CHECK(short_run.err.find("--short takes no options of train_gpt") != std::string::npos);

@@ -86,7 +86,8 @@ full() {
     unless_given on
     local word
     for word in "${on[@]}"; do [[ $word = --* ]] || need "$word"; done
-    local values=() scores=() value seed out
+    local values=() scores=() value seed out learns=''
+    [ "${most_loss:-}" ] || learns=1
     for ((seed = 1337; seed < 1337 + seeds; seed++)); do
         out=$runs/$name-$seed
         if [ ! -e "$out/run.json" ]; then
@@ -102,16 +103,16 @@ full() {
         most_loss=${most_loss:-$(val_losses "$out" | head -1)}
     done
     [ ${#values[@]} -gt 0 ] || return 0
-    awk -v name="$name" -v most="$most_loss" -v least="${least_hellaswag:-0}" -v scores="${scores[*]}" -v n="$seeds" 'BEGIN {
+    awk -v name="$name" -v most="$most_loss" -v least="${least_hellaswag:-0}" -v learns="$learns" -v scores="${scores[*]}" -v n="$seeds" 'BEGIN {
         for (i = 1; i < ARGC; i++) sum += ARGV[i]
         mean = sum / n
         for (i = 1; i < ARGC; i++) square += (ARGV[i] - mean) ^ 2
         m = split(scores, s, " ")
         for (i = 1; i <= m; i++) score += 100 * s[i] / n
-        good = sprintf("%.4f", mean) + 0 <= most + 0 && score >= least
+        good = (learns ? mean < most + 0 : sprintf("%.4f", mean) + 0 <= most + 0) && score >= least
         printf "\n%s: %s. The validation loss is %.4f", name, good ? "passed" : "FAILED", mean
         if (n > 1) printf " (mean of %d seeds, standard deviation %.4f)", n, sqrt(square / (n - 1))
-        printf ", and at most %s was to be reached", most
+        printf ", and %s %s was to be reached", learns ? "less than" : "at most", most
         if (least > 0) printf "; HellaSwag is %.1f %%, and at least %s %% was to be reached", score, least
         print "."
         exit !good
