@@ -45,7 +45,9 @@ inline LabelledTexts read_labelled(const std::string& file, const std::vector<st
     });
     CHECK(!all.texts.empty(), "{}: no texts", file);
     CHECK(all.names.size() == 2, "{}: all texts have the label {}; a probe tells two apart", file, all.names[0]);
-    std::sort(all.names.begin(), all.names.end());
+    std::sort(all.names.begin(), all.names.end(), [](const std::string& a, const std::string& b) {
+        return nlohmann::json::parse(a) < nlohmann::json::parse(b);  // 9 before 10, and numbers before texts
+    });
     for (const std::string& label : labels) all.labels.push_back(label == all.names[1]);
     return all;
 }

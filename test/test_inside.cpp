@@ -428,6 +428,20 @@ struct Inside {
 
 }  // namespace
 
+TEST_CASE("labels that are numbers stand in the order of their values, before texts", "[inside]") {
+    const Scratch s;
+    const auto read = [&](const std::string& first, const std::string& second) {
+        write_text(s / "t.jsonl",
+                   "{\"text\": \"a\", \"label\": " + first + "}\n{\"text\": \"b\", \"label\": " + second + "}\n");
+        return read_labelled(s / "t.jsonl");
+    };
+    CHECK(read("10", "9").names == std::vector<std::string>{"9", "10"});
+    CHECK(read("10", "9").labels == std::vector<int32_t>{1, 0});
+    CHECK(read("-0.5", "-1").names == std::vector<std::string>{"-1", "-0.5"});
+    CHECK(read("\"10\"", "9").names == std::vector<std::string>{"9", "\"10\""});
+    CHECK(read("true", "false").names == std::vector<std::string>{"false", "true"});
+}
+
 TEST_CASE("--probe writes a table, JSON, a picture, directions and activations, the same each time", "[programs]") {
     const Inside i;
     const Ran r =
