@@ -150,7 +150,8 @@ class Log {
                 {"ms", std::round(seconds * 1e4) / 10}});
         val_.push_back({double(tokens), double(val_loss)});
         print("{:>6} {:>9.4f}  validation loss after {}\n", "eval", val_loss, count_of(step, "step"));
-        if (!set_.folder.empty()) loss_png(set_.folder + "/loss.png", set_.title, train_, val_);
+        if (!set_.folder.empty())
+            loss_png(set_.folder + "/loss.png", set_.title, train_, val_, set_.preferences ? "pair" : "token");
     }
     // The means over the pairs of the validation data.
     void preferences(int64_t step, double margin, double accuracy) {

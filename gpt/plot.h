@@ -164,8 +164,9 @@ inline std::vector<PlotPoint> trend(const std::vector<PlotPoint>& points) {
     return averages;
 }
 
+// Draws the losses, each of which is the mean over what `of` names.
 inline void loss_png(const std::string& path, const std::string& title, const std::vector<PlotPoint>& train,
-                     const std::vector<PlotPoint>& val) {
+                     const std::vector<PlotPoint>& val, const std::string& of = "token") {
     const Color black{0.1f, 0.1f, 0.12f}, grey{0.4f, 0.4f, 0.42f}, grid{0.9f, 0.9f, 0.91f}, white{1, 1, 1};
     const Color pale_blue{0.74f, 0.83f, 0.94f}, blue{0.12f, 0.39f, 0.71f}, orange{0.88f, 0.4f, 0.04f};
     Canvas c(1200, 800);
@@ -194,7 +195,7 @@ inline void loss_png(const std::string& path, const std::string& title, const st
         c.text(left - 12, y - 7, short_loss(i * y_step, digits), grey, Canvas::right);
     }
     c.text((left + right) / 2, bottom + 50, "tokens", black, Canvas::center);
-    c.text(24, (top + bottom) / 2, "loss (nats per token)", black, Canvas::center, true);
+    c.text(24, (top + bottom) / 2, "loss (nats per " + of + ")", black, Canvas::center, true);
 
     c.box(left, top, left + 2, bottom, grey);
     c.box(left, bottom - 2, right, bottom, grey);

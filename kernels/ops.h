@@ -202,9 +202,9 @@ void attention_backward(Tensor dqkv /*=*/,                                // (B,
                         Tensor qkv, Tensor starts,                        // (B,T,3,H,D) x, (B,T) int32 or null
                         float scale, int64_t window, Stream s, const Dropout& drop = {});
 // Rotates q and k as rope_forward does, appends the k and v of T new rows to the caches, and attends to all rows so far.
-// Row t of sequence b goes to row positions[b,0] + t of the caches, and sees the rows up to there; so sequences may have
-// any lengths. positions is read from the device's memory, so that the CUDA graph of a step can be launched again as it
-// is. Generation uses it.
+// Row t of sequence b goes to row positions[b,t] = positions[b,0] + t of the caches, and sees the rows up to there; so
+// sequences may have any lengths. positions is read from the device's memory, so that the CUDA graph of a step can be
+// launched again as it is. Generation uses it.
 void attention_cached(Tensor out /*=*/,                                   // (B,T,H,D) x
                       Tensor k_cache /*=*/, Tensor v_cache /*=*/,         // (B,H,S,D) x, (B,H,S,D) x
                       Tensor qkv /*is overwritten*/, Tensor positions,    // (B,T,3,H,D) x, (B,T) int32

@@ -18,6 +18,7 @@ while [ $# -gt 0 ]; do
     case "$1 ${2:-}" in
     "--minutes "[1-9] | "--minutes "[1-9][0-9]) minutes=$2; shift 2 ;;
     "--minutes "*) echo "error: --minutes takes a whole number from 1 to 99" >&2; exit 2 ;;
+    "--to ") echo "error: --to takes a folder" >&2; exit 2 ;;
     "--to "?*) mkdir -p "$2" && results=$(cd "$2" && pwd) || exit 2; shift 2 ;;
     "--emulated "*) emulated=1; shift ;;
     *) echo "error: $1 is unknown; --help shows the usage" >&2; exit 2 ;;
