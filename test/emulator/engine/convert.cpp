@@ -33,12 +33,13 @@ template <class F> inline F to_whole(F x, int mode) {
     }
 }
 
-// Conversions from float to integer saturate. NaN gives 0, or 0x8000000000000000 for results of 64 bits, as PTX says.
+// Conversions from float to integer saturate. As PTX says, NaN gives 0, or only the highest bit when the source or the
+// result has 64 bits.
 template <class I, class F> inline I saturate_int(F x) {
     constexpr F low    = F(std::numeric_limits<I>::min());
     // max + 1 is a power of two and therefore exact, which max may not be.
     constexpr F beyond = F(2) * F(std::numeric_limits<I>::max() / 2 + 1);
-    if (!(x == x)) return sizeof(I) == 8 ? I(1ull << 63) : I(0);
+    if (!(x == x)) return sizeof(I) == 8 || sizeof(F) == 8 ? I(1ull << (8 * sizeof(I) - 1)) : I(0);
     if (x < low) return std::numeric_limits<I>::min();
     return x >= beyond ? std::numeric_limits<I>::max() : I(x);
 }
@@ -307,7 +308,7 @@ void build_pack_int(Builder& b, const ptx::Instruction& i) {
 std::vector<Row> convert_rows() {
     return {
         {"cvt .{IROUND,ROUND}? .ftz? .sat? .{INT8,f16,f32,f64,bf16} .{INT8,f16,f32,f64,bf16}", build_cvt},
-        {"cvt .{ROUND} .{relu,satfinite}? .{f16,bf16} .{f32,f64}", build_cvt},
+        {"cvt .{ROUND} .relu? .satfinite? .{f16,bf16} .{f32,f64}", build_cvt},
         {"cvt .{ROUND} .relu? .satfinite? .{f16x2,bf16x2} .f32", build_pack2},
         {"cvt .{rna,rn,rz} .relu? .satfinite? .tf32 .f32", build_tf32},
         {"cvt .rn .satfinite .relu? .{e4m3x2,e5m2x2} .{f32,f16x2}", build_fp8},

@@ -168,6 +168,7 @@ void Builder::mark_loaded(const Operand& to, Place from, int64_t offset, int byt
 }
 
 void Builder::mark_stored() {
+    if (stored.empty()) return;
     const Instr store = f.code.back();
     for (size_t k = 0; k < stored.size(); k++) {
         if (!unset.count(stored[k])) continue;

@@ -66,7 +66,7 @@ struct TestFinite { template <class T> static bool f(T a) { return std::isfinite
 struct TestInfinite { template <class T> static bool f(T a) { return std::isinf(a); } };
 struct TestNumber { template <class T> static bool f(T a) { return a == a; } };
 struct TestNan { template <class T> static bool f(T a) { return a != a; } };
-struct TestNormal { template <class T> static bool f(T a) { return std::isnormal(a); } };
+struct TestNormal { template <class T> static bool f(T a) { return std::isnormal(a) || a == 0; } };  // as PTX says
 struct TestSubnormal { template <class T> static bool f(T a) { return std::fpclassify(a) == FP_SUBNORMAL; } };
 // clang-format on
 

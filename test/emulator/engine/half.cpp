@@ -21,7 +21,7 @@ struct B16 {
     static float wide(uint16_t v) { return bf16_to_float(v); }
     static uint16_t narrow(float f) { return float_to_bf16(f); }
     static uint16_t narrow(double f) { return double_to_bf16(f); }
-    static uint16_t flush(uint16_t v) { return v; }
+    static uint16_t flush(uint16_t v) { return v & 0x7f80 ? v : v & 0x8000; }
     static constexpr uint16_t one = 0x3f80;
 };
 
@@ -150,21 +150,25 @@ void build_fma(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, by_type(t, []<class H, class R> { return &run3<Fma, H, R>; }), r, {r, r, r}).imm = mods_bits(i);
 }
 
-template <class H> struct HalfCompare {
-    template <int Cmp> static bool f(uint16_t x, uint16_t y) { return compare(Cmp, H::wide(x), H::wide(y)); }
+template <class H, bool Ftz> struct HalfCompare {
+    template <int Cmp> static bool f(uint16_t x, uint16_t y) {
+        return compare(Cmp, H::wide(Ftz ? H::flush(x) : x), H::wide(Ftz ? H::flush(y) : y));
+    }
 };
+// In the following, bit 64 of imm is .ftz, and the comparison is in the bits from 8 on.
+template <class H> inline bool compared(const Instr* i, uint16_t x, uint16_t y) {
+    const Mods m{bool(i->imm & 64), false, false};
+    return compare(int(i->imm >> 8), in<H>(x, m), in<H>(y, m));
+}
+int64_t compared_bits(const ptx::Instruction& i) { return comparison(i) << 8 | (has(i, "ftz") ? 64 : 0); }
 // setp.f16x2 d|e, with a predicate per half.
 template <class H> const Instr* setp2(Warp& w, const Instr* i) {
     const uint32_t *a = w.reg<uint32_t>(i->a), *b = w.reg<uint32_t>(i->b);
-    const int cmp = int(i->imm >> 8);
+    const uint32_t c = i->c.none() ? 0 : w.pred(i->c) ^ (i->imm & 16 ? kAll : 0);  // d may be the same predicate
     for (int half = 0; half < 2; half++) {
-        uint32_t r = mask_of([=](int l) {
-            return compare(cmp, H::wide(uint16_t(a[l] >> (16 * half))), H::wide(uint16_t(b[l] >> (16 * half))));
-        });
-        if (!i->c.none()) {
-            const uint32_t c = w.pred(i->c) ^ (i->imm & 16 ? kAll : 0);
-            r                = (i->imm & 3) == 1 ? r & c : (i->imm & 3) == 2 ? r | c : r ^ c;
-        }
+        uint32_t r = mask_of(
+            [=](int l) { return compared<H>(i, uint16_t(a[l] >> (16 * half)), uint16_t(b[l] >> (16 * half))); });
+        if (!i->c.none()) r = (i->imm & 3) == 1 ? r & c : (i->imm & 3) == 2 ? r | c : r ^ c;
         if (half == 0) put_pred(w, i->d, r);
         else if (i->more_count) put_pred(w, w.frame->function->more[i->more], r);
     }
@@ -173,14 +177,11 @@ template <class H> const Instr* setp2(Warp& w, const Instr* i) {
 // set gives 1.0 or all ones per half.
 template <class H, class R> const Instr* set_half(Warp& w, const Instr* i) {
     const R *a = w.reg<R>(i->a), *b = w.reg<R>(i->b);
-    const int cmp      = int(i->imm >> 8);
     const uint16_t yes = i->imm & 128 ? 0xffff : H::one;
     R* d               = w.reg<R>(i->d);
     each_lane(w.mask, [&](int l) {
-        auto f = [&](int s) {
-            return uint16_t(compare(cmp, H::wide(uint16_t(a[l] >> s)), H::wide(uint16_t(b[l] >> s))) ? yes : 0);
-        };
-        d[l] = each_half<decltype(f), R>(f);
+        auto f = [&](int s) { return uint16_t(compared<H>(i, uint16_t(a[l] >> s), uint16_t(b[l] >> s)) ? yes : 0); };
+        d[l]   = each_half<decltype(f), R>(f);
     });
     return i + 1;
 }
@@ -189,29 +190,29 @@ void build_setp(Builder& b, const ptx::Instruction& i) {
     const int cmp = comparison(i);
     if (reg_bytes(t) == 4) {
         build_comparison(b, i, Type::b32, t == Type::f16x2 ? setp2<F16> : setp2<B16>);
-        b.f.code.back().imm |= cmp << 8;
+        b.f.code.back().imm |= compared_bits(i);
     } else
         build_comparison(b, i, Type::b16,
-                         t == Type::f16 ? setp_handler<HalfCompare<F16>, uint16_t>(cmp)
-                                        : setp_handler<HalfCompare<B16>, uint16_t>(cmp));
+                         t != Type::f16  ? setp_handler<HalfCompare<B16, false>, uint16_t>(cmp)
+                         : has(i, "ftz") ? setp_handler<HalfCompare<F16, true>, uint16_t>(cmp)
+                                         : setp_handler<HalfCompare<F16, false>, uint16_t>(cmp));
 }
 // set of one 16-bit float into a register of 32 bits.
 template <class H> const Instr* set_word(Warp& w, const Instr* i) {
     const uint16_t *a = w.reg<uint16_t>(i->a), *b = w.reg<uint16_t>(i->b);
-    const int cmp = int(i->imm >> 8);
-    for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) { return compare(cmp, H::wide(a[l]), H::wide(b[l])) ? ~0u : 0u; });
+    for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) { return compared<H>(i, a[l], b[l]) ? ~0u : 0u; });
     return i + 1;
 }
 void build_set(Builder& b, const ptx::Instruction& i) {
     const Type to = type_at(i, 0), t = type_at(i, 1), r = register_of(t);
     if (i.ops.size() == 3 && reg_bytes(t) == 2 && (to == Type::u32 || to == Type::s32)) {
-        emit_op(b, i, t == Type::f16 ? set_word<F16> : set_word<B16>, to, {r, r}).imm = comparison(i) << 8;
+        emit_op(b, i, t == Type::f16 ? set_word<F16> : set_word<B16>, to, {r, r}).imm = compared_bits(i);
         return;
     }
     if (i.ops.size() != 3) throw Undecodable("set with a third predicate is not supported for 16-bit floats");
     if (reg_bytes(to) != reg_bytes(t)) throw Undecodable("set from 16-bit floats to this type is not supported");
     emit_op(b, i, by_type(t, []<class H, class R> { return &set_half<H, R>; }), r, {r, r}).imm =
-        comparison(i) << 8 | (ptx::is_float(to) ? 0 : 128);
+        compared_bits(i) | (ptx::is_float(to) ? 0 : 128);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // integer.cpp - integer arithmetic, logic, shifts, comparisons, bit fields
+#include <algorithm>
 #include <limits>
 
 #include "compare.h"
@@ -35,6 +36,24 @@ template <class T> struct Mul24 {
     static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8)); }
 };
 template <class T> struct Mad24 { static T f(T a, T b, T c) { return Add<T>::f(Mul24<T>::f(a, b), c); } };
+template <class T> struct Halves {  // the two halves of a word, for u16x2 and s16x2
+    template <class F> static uint32_t each(uint32_t a, uint32_t b, F f) {
+        return uint32_t(uint16_t(f(T(a >> 16), T(b >> 16)))) << 16 | uint16_t(f(T(a), T(b)));
+    }
+};
+template <class T, bool Larger, bool Relu> struct MinMaxHalves {
+    static uint32_t f(uint32_t a, uint32_t b) {
+        return Halves<T>::each(a, b, [](T x, T y) {
+            const T r = (x < y) == Larger ? y : x;
+            return Relu && r < 0 ? T(0) : r;
+        });
+    }
+};
+struct AddHalves {
+    static uint32_t f(uint32_t a, uint32_t b) { return Halves<uint16_t>::each(a, b, Add<uint16_t>::f); }
+};
+struct MinRelu { static int32_t f(int32_t a, int32_t b) { return std::max(std::min(a, b), 0); } };
+struct MaxRelu { static int32_t f(int32_t a, int32_t b) { return std::max({a, b, 0}); } };
 
 // PTX does not specify x / 0. GPUs return all ones, and x as the remainder. INT_MIN / -1 wraps to INT_MIN.
 template <class T> struct Div {
@@ -242,6 +261,11 @@ template <class Op> void build_s32x2(Builder& b, const ptx::Instruction& i) {
 template <class Op> void build_u32x3(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, &ternary<Op, uint32_t, uint32_t, uint32_t, uint32_t>, Type::u32, {Type::u32, Type::u32, Type::u32});
 }
+template <bool Larger> void build_minmax_halves(Builder& b, const ptx::Instruction& i) {
+    if (type_of(i) == Type::u16x2) build_u32x2<MinMaxHalves<uint16_t, Larger, false>>(b, i);
+    else if (has(i, "relu")) build_u32x2<MinMaxHalves<int16_t, Larger, true>>(b, i);
+    else build_u32x2<MinMaxHalves<int16_t, Larger, false>>(b, i);
+}
 void build_mad_sat(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, &ternary<MadHiSat, int32_t, int32_t, int32_t, int32_t>, Type::s32, {Type::s32, Type::s32, Type::s32});
 }
@@ -338,18 +362,18 @@ void build_dp(Builder& b, const ptx::Instruction& i) {
 // add.cc, addc, sub.cc, subc, mad.cc, madc: the carry of each lane is a bit of Warp::carry. A subtraction is a + ~b +
 // 1, so its carry is 1 when nothing was borrowed. nvcc's 128-bit division reads that carry with addc.
 enum Extended { kAdd = 0, kSub = 1, kMad = 2, kMadHi = 3, kTakes = 4, kGives = 8 };
-template <class U> const Instr* extended(Warp& w, const Instr* i) {
+template <class T> const Instr* extended(Warp& w, const Instr* i) {  // only mad.hi depends on the sign of T
+    using U    = std::make_unsigned_t<T>;
     const U *a = w.reg<U>(i->a), *b = w.reg<U>(i->b), *c = i->c.none() ? nullptr : w.reg<U>(i->c);
     U* d        = w.reg<U>(i->d);
     const int k = int(i->imm);
     each_lane(w.mask, [&](int l) {
-        using Double      = std::conditional_t<sizeof(U) == 4, uint64_t, unsigned __int128>;
-        const U carry     = k & kTakes ? w.carry >> l & 1 : (k & 3) == kSub;
-        const Double full = Double(a[l]) * b[l];
-        Double sum        = 0;
+        using Double  = std::conditional_t<sizeof(U) == 4, uint64_t, unsigned __int128>;
+        const U carry = k & kTakes ? w.carry >> l & 1 : (k & 3) == kSub;
+        Double sum    = 0;
         if ((k & 3) == kAdd) sum = Double(a[l]) + b[l] + carry;
         else if ((k & 3) == kSub) sum = Double(a[l]) + U(~b[l]) + carry;
-        else sum = Double((k & 3) == kMad ? U(full) : U(full >> (8 * sizeof(U)))) + c[l] + carry;
+        else sum = Double((k & 3) == kMad ? Mul<U>::f(a[l], b[l]) : U(MulHi<T>::f(T(a[l]), T(b[l])))) + c[l] + carry;
         d[l] = U(sum);
         if (k & kGives) w.carry = (w.carry & ~(1u << l)) | uint32_t((sum >> (8 * sizeof(U)) & 1) << l);
     });
@@ -360,7 +384,8 @@ void build_extended(Builder& b, const ptx::Instruction& i) {
     const auto& name = i.mods[0];
     const bool mad   = name.starts_with("mad");
     const int kind   = mad ? (has(i, "hi") ? kMadHi : kMad) : name.starts_with("sub") ? kSub : kAdd;
-    const Handler h  = reg_bytes(t) == 8 ? extended<uint64_t> : extended<uint32_t>;
+    const Handler h  = reg_bytes(t) == 8 ? (t == Type::s64 ? extended<int64_t> : extended<uint64_t>)
+                                         : (t == Type::s32 ? extended<int32_t> : extended<uint32_t>);
     Instr& x         = mad ? emit_op(b, i, h, t, {t, t, t}) : emit_op(b, i, h, t, {t, t});
     x.imm            = kind | (name.back() == 'c' ? int(kTakes) : 0) | (has(i, "cc") ? int(kGives) : 0);
 }
@@ -423,7 +448,8 @@ std::vector<Row> integer_rows() {
         {"mad .wide .{u16,s16,u32,s32}", build_mad_wide},
         {"mul24 .lo .u32", build_u32x2<Mul24<uint32_t>>},
         {"mul24 .lo .s32", build_s32x2<Mul24<int32_t>>},
-        {"mad24 .lo .{u32,s32}", build_u32x3<Mad24<uint32_t>>},
+        {"mad24 .lo .u32", build3<Mad24>},
+        {"mad24 .lo .s32", build3<Mad24>},
         {"{add,addc,sub,subc} .cc .{u32,s32,u64,s64,b32,b64}", build_extended},
         {"{addc,subc} .{u32,s32,u64,s64}", build_extended},
         {"mad .{lo,hi} .cc .{u32,s32,u64,s64}", build_extended},
@@ -432,6 +458,13 @@ std::vector<Row> integer_rows() {
         {"rem .{INT}", build2<Rem>},
         {"min .{INT}", build2<Min>},
         {"max .{INT}", build2<Max>},
+        {"min .relu .s32", build_s32x2<MinRelu>},
+        {"max .relu .s32", build_s32x2<MaxRelu>},
+        {"min .{u16x2,s16x2}", build_minmax_halves<false>},
+        {"max .{u16x2,s16x2}", build_minmax_halves<true>},
+        {"min .relu .s16x2", build_minmax_halves<false>},
+        {"max .relu .s16x2", build_minmax_halves<true>},
+        {"add .{u16x2,s16x2}", build_u32x2<AddHalves>},
         {"abs .{s16,s32,s64}", build1<Abs>},
         {"neg .{s16,s32,s64}", build1<Neg>},
         {"sad .{INT}", build3<Sad>},

@@ -306,16 +306,17 @@ void build_selp(Builder& b, const ptx::Instruction& i) {
 struct SelectInt {
     template <class T> static T f(T a, T b, int32_t c) { return c >= 0 ? a : b; }
 };
-struct SelectFloat {
-    template <class T> static T f(T a, T b, float c) { return c >= 0 ? a : b; }
+template <bool Ftz> struct SelectFloat {
+    template <class T> static T f(T a, T b, float c) { return ftz<Ftz>(c) >= 0 ? a : b; }
 };
 void build_slct(Builder& b, const ptx::Instruction& i) {
     const Type t = type_of(i), c = type_at(i, 1);
     emit_op(b, i,
             with_bits(t,
                       [&]<class T> {
-                          return c == Type::f32 ? &ternary<SelectFloat, T, T, T, float>
-                                                : &ternary<SelectInt, T, T, T, int32_t>;
+                          return c != Type::f32  ? &ternary<SelectInt, T, T, T, int32_t>
+                                 : has(i, "ftz") ? &ternary<SelectFloat<true>, T, T, T, float>
+                                                 : &ternary<SelectFloat<false>, T, T, T, float>;
                       }),
             t, {t, t, c});
 }

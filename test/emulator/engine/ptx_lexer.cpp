@@ -43,7 +43,9 @@ void Lexer::next() {
     } else if (std::isdigit((unsigned char)*p)) {
         token.kind = Token::Number;
         while (p < end && (in_word(*p) || *p == '.')) {
-            const bool exponent = (*p == 'e' || *p == 'E') && !(start[0] == '0' && p - start > 0);
+            // The digits of a hexadecimal number (0x…, 0f… and 0d…) may also be an E.
+            const bool hex      = start[0] == '0' && p - start > 1 && std::isalpha((unsigned char)start[1]);
+            const bool exponent = (*p == 'e' || *p == 'E') && !hex;
             p++;
             if (exponent && p < end && (*p == '+' || *p == '-')) p++;
         }

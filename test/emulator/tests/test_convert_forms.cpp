@@ -5,10 +5,10 @@ using namespace emu;
 using namespace emu::test;
 
 TEST_CASE("conversions", "[forms]") {
-    auto saturated = [](long double x, const IntType& t) -> uint64_t {
+    auto saturated = [](long double x, const IntType& t, int from = 4) -> uint64_t {
         const i128 low  = t.sign ? -(i128(1) << (8 * t.bytes - 1)) : 0,
                    high = (i128(1) << (8 * t.bytes - (t.sign ? 1 : 0))) - 1;
-        if (std::isnan(x)) return t.bytes == 8 ? uint64_t(1) << 63 : 0;
+        if (std::isnan(x)) return t.bytes == 8 || from == 8 ? uint64_t(1) << (8 * t.bytes - 1) : 0;
         if (x <= (long double)low) return uint64_t(low);
         if (x >= (long double)high) return uint64_t(high);
         return uint64_t(i128(x));
@@ -20,9 +20,9 @@ TEST_CASE("conversions", "[forms]") {
         check({"cvt.rni." + s + ".f32", t.bytes, 4, 0, 0, true},
               [=](auto a, auto, auto) { return saturated(std::nearbyint(from_bits<float>(a)), t); });
         check({"cvt.rmi." + s + ".f64", t.bytes, 8, 0, 0, true},
-              [=](auto a, auto, auto) { return saturated(std::floor(from_bits<double>(a)), t); });
+              [=](auto a, auto, auto) { return saturated(std::floor(from_bits<double>(a)), t, 8); });
         check({"cvt.rpi." + s + ".f64", t.bytes, 8, 0, 0, true},
-              [=](auto a, auto, auto) { return saturated(std::ceil(from_bits<double>(a)), t); });
+              [=](auto a, auto, auto) { return saturated(std::ceil(from_bits<double>(a)), t, 8); });
         check({"cvt.rn.f32." + s, 4, t.bytes, 0, 0},
               [=](auto a, auto, auto) { return bits_of(float(value(a, t.bytes, t.sign))); });
         check({"cvt.rn.f64." + s, 8, t.bytes, 0, 0},
@@ -68,6 +68,9 @@ TEST_CASE("conversions", "[forms]") {
         check(
             {"cvt.rn.satfinite." + s + ".f32", 2, 4, 0, 0, true},
             [=](auto a, auto, auto) { return nearest_finite(f(a)); }, same);
+        check(
+            {"cvt.rn.relu.satfinite." + s + ".f32", 2, 4, 0, 0, true},
+            [=](auto a, auto, auto) { return finite(nearest_relu(f(a))); }, same_relu);
         check({"cvt.rn." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(nearest), same2);
         check({"cvt.rz." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(toward_zero), same2);
         check({"cvt.rn.relu." + s + "x2.f32", 4, 4, 4, 0, true, true}, pair(nearest_relu), same_relu);

@@ -118,6 +118,35 @@ TEST_CASE("16-bit floats", "[forms]") {
     }
 }
 
+TEST_CASE("16-bit floats: comparisons and .ftz", "[forms]") {
+    auto subnormal = [](const Format16& t, uint64_t h) { return !(h & t.infinity); };  // or zero
+    for (const Format16& t : {kHalf, kBrain}) {
+        const std::string s = t.name;
+        auto less           = [v = t.value](uint64_t a, uint64_t b) { return v(a) < v(b); };
+        // The predicate is an operand and the first result.
+        check({"setp.ne.u32 %p, %c, 0;\nsetp.lt.and." + s +
+                   "x2 %p|%e, %a, %b, %p;\nselp.b32 %d, 1, 0, %p;\nselp.b32 %t, 2, 0, %e;\nor.b32 %d, %d, %t",
+               4, 4, 4, 4},
+              [=](auto a, auto b, auto c) {
+                  const bool low = less(a & 0xffff, b & 0xffff), high = less(a >> 16, b >> 16);
+                  return c ? uint64_t(low) | uint64_t(high) << 1 : 0;
+              });
+    }
+    auto flushed = [=](uint64_t h) { return subnormal(kHalf, h) ? h & 0x8000 : h; };
+    auto less    = [=](uint64_t a, uint64_t b) { return half_value(flushed(a)) < half_value(flushed(b)); };
+    check({"setp.lt.ftz.f16 %p, %a, %b;\nselp.b32 %d, 1, 0, %p", 4, 2, 2, 0},
+          [=](auto a, auto b, auto) { return uint64_t(less(a, b)); });
+    check({"set.lt.ftz.u32.f16", 4, 2, 2, 0}, [=](auto a, auto b, auto) { return less(a, b) ? 0xffffffffu : 0; });
+    check({"set.lt.ftz.f16.f16", 2, 2, 2, 0}, [=](auto a, auto b, auto) { return less(a, b) ? 0x3c00u : 0; });
+    check({"setp.lt.ftz.f16x2 %p|%e, %a, %b;\nselp.b32 %d, 1, 0, %p;\nselp.b32 %t, 2, 0, %e;\nor.b32 %d, %d, %t", 4, 4,
+           4, 0},
+          [=](auto a, auto b, auto) {
+              return uint64_t(less(a & 0xffff, b & 0xffff)) | uint64_t(less(a >> 16, b >> 16)) << 1;
+          });
+    check({"mov.b16 %d, 0xc300;\nex2.approx.ftz.bf16 %d, %d", 2, 2, 0, 0},  // 2^-128
+          [](uint64_t, uint64_t, uint64_t) { return 0; });
+}
+
 TEST_CASE("saturation and minima", "[forms]") {
     auto clamped = [](i128 x, int bytes, bool sign) {
         const i128 most = (i128(1) << (8 * bytes - sign)) - 1, least = sign ? -(i128(1) << (8 * bytes - 1)) : 0;

@@ -126,6 +126,25 @@ TEST_CASE("carries, lop3, dot products, bit fields, prmt", "[forms]") {
         });
     check({"mul24.lo.u32", 4, 4, 4, 0}, [](auto a, auto b, auto) { return (a & 0xffffff) * (b & 0xffffff); });
     check({"mad24.lo.u32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return (a & 0xffffff) * (b & 0xffffff) + c; });
+    check({"mad24.lo.s32", 4, 4, 4, 4}, [](auto a, auto b, auto c) {
+        auto low = [](uint64_t v) { return i128(v & 0xffffff) - (v & 0x800000 ? 0x1000000 : 0); };
+        return uint64_t(low(a) * low(b)) + c;
+    });
+    for (const IntType& t : kInts) {
+        if (t.bytes == 2) continue;
+        auto high = [=](uint64_t a, uint64_t b) {
+            if (t.bytes == 8 && !t.sign) return uint64_t((unsigned __int128)(a)*b >> 64);
+            return uint64_t(value(a, t.bytes, t.sign) * value(b, t.bytes, t.sign) >> (8 * t.bytes));
+        };
+        const uint64_t mask = t.bytes == 8 ? ~0ull : 0xffffffff;
+        const std::string s = std::string(t.name) + " %d, ";
+        check({"mad.hi.cc." + s + "%a, %b, %c", t.bytes, t.bytes, t.bytes, t.bytes},
+              [=](auto a, auto b, auto c) { return high(a, b) + c; });
+        check({"mad.hi.cc." + s + "%a, %b, %c;\naddc." + s + "0, 0", t.bytes, t.bytes, t.bytes, t.bytes},
+              [=](auto a, auto b, auto c) { return uint64_t(((high(a, b) + c) & mask) < c); });
+        check({"add.cc.u32 %t, 0, 0;\nmadc.hi." + s + "%a, %b, %c", t.bytes, t.bytes, t.bytes, t.bytes},
+              [=](auto a, auto b, auto c) { return high(a, b) + c; });
+    }
     for (unsigned table : {0x00u, 0xffu, 0xe8u, 0x96u, 0x1bu, 0xcau, 0x40u})
         check({"lop3.b32 %d, %a, %b, %c, " + std::to_string(table), 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
             uint64_t r = 0;
@@ -228,16 +247,40 @@ TEST_CASE("comparisons", "[forms]") {
     check({"slct.b32.s32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return c >> 31 ? b : a; });
     check({"slct.b64.f32", 8, 8, 8, 4, false, false, true},
           [](auto a, auto b, auto c) { return from_bits<float>(c) >= 0 ? a : b; });
+    check({"slct.ftz.b32.f32", 4, 4, 4, 4, false, false, true}, [](auto a, auto b, auto c) {
+        const float x = from_bits<float>(c);
+        return x >= 0 || std::fpclassify(x) == FP_SUBNORMAL ? a : b;
+    });
     const std::pair<const char*, std::function<bool(float)>> tests[] = {
         {"finite", [](float x) { return std::isfinite(x); }},
         {"infinite", [](float x) { return std::isinf(x); }},
         {"number", [](float x) { return !std::isnan(x); }},
         {"notanumber", [](float x) { return std::isnan(x); }},
-        {"normal", [](float x) { return std::isnormal(x); }},
+        {"normal", [](float x) { return std::isnormal(x) || x == 0; }},  // zeros count as normal
         {"subnormal", [](float x) { return std::fpclassify(x) == FP_SUBNORMAL; }}};
     for (const auto& [name, is] : tests)
         check({std::string("testp.") + name + ".f32 %p, %a;\nselp.u32 %d, 1, 0, %p", 4, 4, 0, 0, true},
               [is = is](auto a, auto, auto) { return is(from_bits<float>(a)); });
+}
+
+// The instructions of CUDA's DPX functions, such as __vimax_s16x2_relu.
+TEST_CASE("minima with relu, and sums and minima of halves", "[forms]") {
+    for (const bool larger : {false, true}) {
+        const std::string name = larger ? "max." : "min.";
+        auto pick              = [=](uint64_t a, uint64_t b, int bytes, bool sign, bool relu) {
+            const i128 x = value(a, bytes, sign), y = value(b, bytes, sign), r = (x < y) == larger ? y : x;
+            return uint64_t(relu && r < 0 ? 0 : r);
+        };
+        check({name + "s32.relu", 4, 4, 4, 0}, [=](auto a, auto b, auto) { return pick(a, b, 4, true, true); });
+        for (const std::string type : {"u16x2", "s16x2", "s16x2.relu"})
+            check({name + type, 4, 4, 4, 0}, [=](auto a, auto b, auto) {
+                auto half = [=](int k) { return pick(a >> k, b >> k, 2, type[0] == 's', type.size() > 5) & 0xffff; };
+                return half(16) << 16 | half(0);
+            });
+    }
+    for (const std::string type : {"u16x2", "s16x2"})
+        check({"add." + type, 4, 4, 4, 0},
+              [](auto a, auto b, auto) { return ((a >> 16) + (b >> 16)) << 16 | ((a + b) & 0xffff); });
 }
 
 TEST_CASE("a subtraction without a borrow sets the carry", "[forms]") {

@@ -81,6 +81,21 @@ TEST_CASE("a complete text is read", "[readers]") {
     for (int i = 0; i < 8; i++) CHECK(out[size_t(i)] == 12);
 }
 
+TEST_CASE("numbers with an exponent", "[readers]") {
+    auto m              = ptx::parse(".version 8.0\n.const .f64 x[4] = {0.5e-3, 1e+2, -2.5E1, 0d4008000000000000};");
+    const double want[] = {0.5e-3, 100, -25, 3};
+    REQUIRE(m->variables.size() == 1);
+    CHECK(m->variables[0].init == std::string(reinterpret_cast<const char*>(want), sizeof want));
+}
+
+TEST_CASE("a kernel may begin with an instruction that does nothing here", "[readers]") {
+    Kernel& k = load_kernel(
+        ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n"
+        "{\nfence.proxy.async.global;\nret;\n}\n",
+        "k");
+    CHECK(run(k, {1, 1, 1}, {32, 1, 1}).message == "");
+}
+
 TEST_CASE("damaged texts are errors", "[readers]") {
     std::mt19937 random(1);
     const std::string whole = kText;
