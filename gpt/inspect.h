@@ -44,8 +44,9 @@ inline std::vector<TextIds> ids_of(const LabelledTexts& texts, TextEncoder encod
 inline void run_probe(const Inference& i) {
     const InferOptions& o = i.options;
     const auto layers     = parse_layers(o.layers, i.model.config.layers);
-    for (const auto& path : {o.out, o.activations})
-        CHECK(!path || !fs::exists(*path), "{} exists already; give a new name, or remove it", *path);
+    for (const auto& path : {o.out, o.activations})  // an earlier command that was stopped may have left --out empty
+        CHECK(!path || !fs::exists(*path) || (path == o.out && fs::is_directory(*path) && fs::is_empty(*path)),
+              "{} exists already; give a new name, or remove it", *path);
     CHECK(
         !o.out || !o.activations || fs::path(*o.out).lexically_normal() != fs::path(*o.activations).lexically_normal(),
         "--out names a folder and --activations a file, so both cannot be {}", *o.out);
@@ -56,6 +57,7 @@ inline void run_probe(const Inference& i) {
         std::count_if(test.texts.begin(), test.texts.end(), [&](auto& text) { return known.count(text); });
     if (seen) fmt::print(stderr, "warning: {} of {} are training texts too\n", count_of(seen, "text"), test.file);
 
+    if (o.out) fs::create_directories(*o.out);  // where that fails, it fails before the model reads all texts
     LabelledFeatures sets[] = {{"train", {}, train.labels}, {"test", {}, test.labels}};
     for (const bool of_test : {false, true}) {
         const auto ids = ids_of(of_test ? test : train, encoder);
@@ -69,7 +71,6 @@ inline void run_probe(const Inference& i) {
     busy.end();
     const auto json = probe_json(result, train, test);
     if (o.out) {
-        fs::create_directories(*o.out);
         write_file(*o.out + "/probe.json", json_text(json, 2) + "\n");
         write_directions(*o.out + "/directions.safetensors", result);
         probe_png(*o.out + "/probe.png", result, train.names);

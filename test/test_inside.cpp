@@ -480,6 +480,12 @@ TEST_CASE("--probe writes a table, JSON, a picture, directions and activations, 
     i.refused(i.files() + "--out " + quoted(i.s / "probe"), {"probe exists already"});
     i.refused(i.files() + "--activations " + quoted(i.s / "a.safetensors"), {"a.safetensors exists already"});
 
+    // A folder that cannot be made is found before the model reads the texts.
+    write_text(i.s / "file", "");
+    i.refused(i.files() + "--out " + quoted(i.s / "file/p") + " --activations " + quoted(i.s / "b.safetensors"),
+              {"file/p: Not a directory"});
+    CHECK(!std::filesystem::exists(i.s / "b.safetensors"));
+
     // A direction of the file steers, and A = 0 changes nothing.
     const std::string prompt = " --prompt the --tokens 10 --temperature 0 ",
                       file   = i.s / "probe/directions.safetensors";
