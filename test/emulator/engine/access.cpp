@@ -150,11 +150,13 @@ inline void shared_from_addresses(Warp& w, Block& b, const Instr* i, uint32_t si
     if (bad) [[unlikely]] {
         uint64_t ranks = 0;
         each_lane(r.mask, [&](int l) { ranks |= r.addr[l] >> kRankShift; });
-        if (ranks && ranks < 256) return cluster_from_addresses(w, i, size, touch, r);
+        // Where the cluster has one block, an address beyond it is more likely a negative index than a wrong rank.
+        const uint64_t highest = w.block->cluster->blocks.size() > 1 ? 255 : 1;
+        if (ranks && ranks <= highest) return cluster_from_addresses(w, i, size, touch, r);
         const uint32_t lanes = r.mask;
         r.mask               = 0;
         each_lane(lanes, [&](int l) {
-            const uint64_t a       = r.addr[l];
+            const uint64_t a = r.addr[l], before = (uint64_t(1) << 32) - a;
             const std::string have = "the block has " + std::to_string(bytes) + " bytes of shared memory (" +
                                      std::to_string(b.launch->config.dynamic_shared) + " of them dynamic)";
             if (a & (size - 1))
@@ -162,7 +164,11 @@ inline void shared_from_addresses(Warp& w, Block& b, const Instr* i, uint32_t si
                          "the shared address is not a multiple of " + std::to_string(size), have);
             else if (a > bytes || a + size > bytes)
                 bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
-                         "beyond the end of shared memory" + of_block(w, b), have);
+                         (before <= 1u << kRankShift
+                              ? std::to_string(before) + " bytes before the beginning of shared memory"
+                              : "beyond the end of shared memory") +
+                             of_block(w, b),
+                         have);
             else r.mask |= 1u << l;
         });
         if (!r.mask) return;

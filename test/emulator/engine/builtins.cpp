@@ -1,6 +1,7 @@
 // builtins.cpp - see builtins.h
 #include "builtins.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "access.h"
@@ -20,10 +21,20 @@ std::string device_string(Warp& w, int lane, uint64_t address) {
     return s;
 }
 
-// Formats as printf does. Each conversion is done by the host's printf, with the value that the kernel stored for it.
-std::string format_lane(Warp& w, int lane, const std::string& format, uint64_t args) {
+template <class T> std::string converted(const std::string& spec, T value) {
+    std::string text(size_t(std::max(0, std::snprintf(nullptr, 0, spec.c_str(), value))) + 1, 0);
+    std::snprintf(text.data(), text.size(), spec.c_str(), value);
+    text.pop_back();
+    return text;
+}
+
+// Formats as printf does, and counts the arguments. Each conversion is done by the host's printf, with the value that
+// the kernel stored for it.
+std::string format_lane(Warp& w, int lane, const std::string& format, uint64_t args, int& count) {
     std::string out;
+    count     = 0;
     auto take = [&](size_t bytes, void* to) {
+        count++;
         args               = (args + bytes - 1) / bytes * bytes;
         const std::byte* p = lane_bytes(w, lane, args, uint32_t(bytes));
         if (p) std::memcpy(to, p, bytes);
@@ -35,52 +46,52 @@ std::string format_lane(Warp& w, int lane, const std::string& format, uint64_t a
             out += format[k];
             continue;
         }
-        std::string spec = "%";
+        std::string spec = "%", narrow;
         bool wide        = false;
         for (k++; k < format.size() && std::strchr("-+ #0123456789.*hlLqjzt", format[k]); k++) {
             if (format[k] == '*') {
                 int n = 0;
                 take(4, &n);
                 spec += std::to_string(n);
-            } else if (std::strchr("hlLqjzt", format[k])) wide |= format[k] != 'h';
+            } else if (format[k] == 'h') narrow += 'h';
+            else if (std::strchr("lLqjzt", format[k])) wide = true;
             else spec += format[k];
         }
         const char c = k < format.size() ? format[k] : '%';
-        char text[512];
-        text[0] = 0;
         if (c == '%') out += '%';
         else if (std::strchr("eEfFgGaA", c)) {
             double v;
             take(8, &v);
-            std::snprintf(text, sizeof text, (spec + c).c_str(), v);
+            out += converted(spec + c, v);
         } else if (c == 's') {
             uint64_t address;
             take(8, &address);
-            out += device_string(w, lane, address);
+            out += converted(spec + c, device_string(w, lane, address).c_str());
         } else if (c == 'p') {
             uint64_t v;
             take(8, &v);
-            std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(v));
-        } else if (wide || c == 'l') {
+            out += converted(spec + 's', hex(v).c_str());
+        } else if (!std::strchr("diouxXc", c)) out += spec + c;  // this is no conversion
+        else if (wide && c != 'c') {
             long long v;
             take(8, &v);
-            std::snprintf(text, sizeof text, (spec + "ll" + c).c_str(), v);
+            out += converted(spec + "ll" + c, v);
         } else {
             int v;
             take(4, &v);
-            std::snprintf(text, sizeof text, (spec + c).c_str(), v);
+            out += converted(spec + (c == 'c' ? "" : narrow) + c, v);
         }
-        out += text;
     }
     return out;
 }
 
-bool vprintf_builtin(BuiltinCall& c) {
+bool vprintf_builtin(BuiltinCall& c) {  // returns the number of arguments, as CUDA's printf does
     each_lane(c.w.mask, [&](int l) {
+        int32_t count            = 0;
         const std::string format = device_string(c.w, l, c.argument<uint64_t>(0, l));
-        const std::string text   = format_lane(c.w, l, format, c.argument<uint64_t>(1, l));
+        const std::string text   = format_lane(c.w, l, format, c.argument<uint64_t>(1, l), count);
         std::fwrite(text.data(), 1, text.size(), stdout);
-        if (c.result) reinterpret_cast<int32_t*>(c.result)[l] = int32_t(text.size());
+        if (c.result) reinterpret_cast<int32_t*>(c.result)[l] = count;
     });
     return true;
 }

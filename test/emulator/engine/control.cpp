@@ -332,7 +332,7 @@ void build_registers(Builder& b, const ptx::Instruction& i) {
 enum Reduction { kNone, kAnd, kOr, kPopc };
 
 // a: the barrier's number, b: the number of threads or none, c: the predicate of a reduction. imm: Reduction, 8:
-// arrive, 16: the result is a predicate, 32: aligned, 64: the predicate is negated.
+// arrive, 32: aligned, 64: the predicate is negated.
 const Instr* barrier(Warp& w, const Instr* i) {
     const int lane       = __builtin_ctz(w.mask);
     const uint32_t id    = w.reg<uint32_t>(i->a)[lane];
@@ -372,8 +372,7 @@ void build_barrier(Builder& b, const ptx::Instruction& i) {
     }
     Instr& x = b.emit(barrier);
     x.a = id, x.b = count, x.c = p, x.d = d;
-    x.imm = kind + (arrives ? 8 : 0) + (to_pred ? 16 : 0) + (m[0] == "bar" || has("aligned") ? 32 : 0);
-    x.imm |= negated ? 64 : 0;
+    x.imm   = kind | (arrives ? 8 : 0) | (m[0] == "bar" || has("aligned") ? 32 : 0) | (negated ? 64 : 0);
     x.flags = kSplits;
 }
 

@@ -67,7 +67,7 @@ class Builder {
     const bool entry;
     const ptx::Instruction* now = nullptr;
     void keep(Ref r) { kept.insert(r.offset); }  // no other register gets its place
-    // Of these operands, the registers that a wgmma uses: an index in Function::tables, or -1 when there is none.
+    // Returns the index in Function::tables of those registers of the operands that a wgmma uses, or -1 without any.
     int64_t watched(const ptx::Instruction& i, size_t operands);
     const std::set<int>& live_at_entry() const { return entry_live; }
 

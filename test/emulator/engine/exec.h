@@ -175,7 +175,8 @@ struct IdleRead {
     Finding finding;  // to report when the value is used
 };
 
-// The waits in a row that failed while nothing in the cluster changed. When all warps only wait, it cannot go on.
+// Counts the waits in a row that failed while nothing changed in the cluster. When all its warps only wait, the cluster
+// cannot go on.
 struct FailedWait {
     static constexpr uint64_t kLoop = 256;        // a loop around a wait has fewer instructions
     uint64_t times = 0, issued = 0, signals = 0;  // `issued` and Cluster::signals at the last one
@@ -206,7 +207,8 @@ struct Warp {
     FailedWait failed;
     std::shared_ptr<Wgmma> wgmma;  // the products in flight: wgmma.cpp
     uint32_t registers = 0;        // of a thread, once setmaxnreg has changed it
-    uint32_t waited    = kAll;     // the lanes after griddepcontrol.wait, or all where the launch has to wait for none
+    uint32_t waited =
+        kAll;  // the lanes that have executed griddepcontrol.wait, or all when there is nothing to wait for
     uint32_t tid[3][kLanes];
     // The lanes that have arrived at the barrier of the cluster and not waited, those of them that arrived in a phase
     // with an odd number, and the instruction of the first of them.

@@ -30,7 +30,6 @@ struct Reports {
     uint64_t count = 0;
     std::vector<void (*)()> hooks;
     Summary summary;
-    bool closing = false;
 };
 Reports& reports() {
     static auto* r = new Reports;  // never destroyed, because atexit handlers report findings, too

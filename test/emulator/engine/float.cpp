@@ -66,11 +66,10 @@ struct TestFinite { template <class T> static bool f(T a) { return std::isfinite
 struct TestInfinite { template <class T> static bool f(T a) { return std::isinf(a); } };
 struct TestNumber { template <class T> static bool f(T a) { return a == a; } };
 struct TestNan { template <class T> static bool f(T a) { return a != a; } };
-struct TestNormal { template <class T> static bool f(T a) { return std::isnormal(a) || a == 0; } };  // as PTX says
+// PTX counts zeros as normal.
+struct TestNormal { template <class T> static bool f(T a) { return std::isnormal(a) || a == 0; } };
 struct TestSubnormal { template <class T> static bool f(T a) { return std::fpclassify(a) == FP_SUBNORMAL; } };
 // clang-format on
-
-template <class T> constexpr Type kType = sizeof(T) == 8 ? Type::f64 : Type::f32;
 
 // Chooses between the four versions (.ftz, .sat) of an operation. Doubles have neither modifier.
 template <template <bool, bool> class Op, class Pick>

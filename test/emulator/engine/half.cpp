@@ -155,7 +155,7 @@ template <class H, bool Ftz> struct HalfCompare {
         return compare(Cmp, H::wide(Ftz ? H::flush(x) : x), H::wide(Ftz ? H::flush(y) : y));
     }
 };
-// In the following, bit 64 of imm is .ftz, and the comparison is in the bits from 8 on.
+// Instr::imm of the following: 64 for .ftz, and the comparison in the bits from 8 on.
 template <class H> inline bool compared(const Instr* i, uint16_t x, uint16_t y) {
     const Mods m{bool(i->imm & 64), false, false};
     return compare(int(i->imm >> 8), in<H>(x, m), in<H>(y, m));

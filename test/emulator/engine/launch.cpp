@@ -103,7 +103,7 @@ uint64_t nth_cluster(uint64_t n, uint64_t count) {
         return a;
     };
     while (gcd(step, count) != 1) step++;
-    return uint64_t((unsigned __int128)(n)*step % count + o.schedule_arg) % count;
+    return (uint64_t((unsigned __int128)(n)*step % count) + o.schedule_arg % count) % count;
 }
 
 struct Clusters {

@@ -5,6 +5,7 @@
 // number of the phase (3). The token that arrive returns is the word before the arrival. A phase is over when it needs
 // neither arrivals nor bytes; the barrier's word then has another number. An arrival releases and a wait that succeeds
 // acquires: race_clocks.cpp has the clocks.
+#include <cstdlib>
 #include <utility>
 
 #include "access.h"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr uint64_t kCount = (1 << 20) - 1;
 constexpr int kExpected = 20, kBytes = 40, kPhase = 61, kNoBytes = 1 << 20;
+constexpr int64_t kMostBytes = kNoBytes - 2;  // one less than PTX allows, because fresh memory holds that number
 constexpr uint8_t kDrop = 1, kStays = 2, kExpects = 4, kBrings = 8, kArrives = 16, kParity = 1;  // Instr::imm2
 constexpr uint32_t kRelaxed = 1;                                                                 // Instr::imm3
 
@@ -35,7 +37,7 @@ struct Barrier {
         return phase << kPhase | uint64_t(bytes + kNoBytes) << kBytes | expected << kExpected | missing;
     }
     // Whether an mbarrier.init has written it: neither fresh memory nor zeros are a barrier.
-    bool valid() const { return missing <= expected && bytes > -kNoBytes && bytes < kNoBytes - 1; }
+    bool valid() const { return missing <= expected && std::abs(bytes) <= kMostBytes; }
 };
 
 // Calls f with one lane for each address.
@@ -127,13 +129,14 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
     each_lane(r.mask, [&](int l) {
         const uint64_t before = word_of(r, l), given = number ? number[l] : 1;
         Barrier x(before);
-        const uint64_t n = !(i->imm2 & kArrives) ? 0 : i->imm2 & kExpects ? 1 : given;
+        const uint64_t n     = !(i->imm2 & kArrives) ? 0 : i->imm2 & kExpects ? 1 : given;
+        const int64_t change = i->imm2 & kExpects ? int64_t(given) : i->imm2 & kBrings ? -int64_t(given) : 0;
         if (!x.valid()) wrong = "there is no mbarrier here: it was not initialised, or its memory was overwritten";
         else if ((i->imm2 & kArrives) && (!n || n > x.missing || (i->imm2 & kStays && n == x.missing)))
             wrong = "more arrivals than the phase has left";
-        else if (i->imm2 & (kExpects | kBrings) && given > kCount) wrong = "more than 1048575 bytes";
+        else if (std::abs(x.bytes + change) > kMostBytes) wrong = "more than 1048574 bytes";
         if (wrong) return;
-        x.bytes += i->imm2 & kExpects ? int64_t(given) : i->imm2 & kBrings ? -int64_t(given) : 0;
+        x.bytes += change;
         if (i->imm2 & kDrop) x.expected -= n;
         x.missing -= n;
         uint64_t at;

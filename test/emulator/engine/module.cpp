@@ -110,8 +110,18 @@ void lay_out_shared(Module& m, KernelCode& code) {
                 if (v.bytes) place(v);
                 else dynamic.push_back(&v);
             }
-        for (const auto& i : f->code)
+        bool calls_address = false;
+        for (const auto& i : f->code) {
             for (const auto& o : i.ops) visit(o, visit);
+            calls_address |= i.mods[0] == "call" && i.ops[0].kind == Operand::Reg;
+        }
+        if (!calls_address) continue;
+        // It may be the address of any function in a table, such as those of virtual functions.
+        for (const auto& v : m.ptx->variables)
+            for (const auto& a : v.addresses)
+                if (auto g = m.ptx->by_name.find(a.symbol);
+                    g != m.ptx->by_name.end() && !g->second->entry && seen.insert(g->second).second)
+                    todo.push_back(g->second);
     }
     layout.shared_bytes = at;
     uint32_t align      = 16;

@@ -32,7 +32,6 @@ class Lexer {
     // Takes the text up to the closing brace. The opening one has been taken.
     std::string_view braces(int& first_line);
     void skip_line();
-    const char* place() const { return token.text.data(); }
 
   private:
     void next();

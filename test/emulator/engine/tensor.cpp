@@ -391,7 +391,7 @@ void build_wmma_mma(Builder& b, const ptx::Instruction& i) {
     x.imm   = int64_t(types[0]) | int64_t(types[1]) << 8 | int64_t(types[2]) << 16 | int64_t(types[3]) << 24;
     x.imm2  = uint8_t((has(i, "satfinite") ? kSaturated : 0) | (i.mods.at(4) == "col" ? kLeftByColumn : 0) |
                       (i.mods.at(5) == "col" ? kRightByColumn : 0));
-    x.imm3  = uint32_t(s.m | s.n << 8 | s.k << 16);
+    x.imm3  = uint32_t(s.m | s.k << 16);
     x.flags = kSplits;
     b.more(x, out, in);
 }

@@ -71,3 +71,13 @@ TEST_CASE("phases of a barrier in shared memory", "[forms]") {
     CHECK(out[8] == 1);   // the arrival of the copies was the last one
     CHECK(out[9] == 10);  // the copies had been made before
 }
+
+TEST_CASE("an mbarrier that expects too many bytes ends the launch", "[forms]") {
+    const std::string expect = "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], 600000;\n";
+    Kernel& k                = load_kernel(
+                       ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n{\n"
+                                      ".shared .align 8 .b64 bar;\nmbarrier.init.shared.b64 [bar], 1;\n" +
+                           expect + expect + "ret;\n}\n",
+                       "k");
+    CHECK(run(k, {1, 1, 1}, {1, 1, 1}).message.find("more than 1048574 bytes") != std::string::npos);
+}

@@ -162,6 +162,31 @@ TEST_CASE("a failed assertion is printed for each lane, and the kernel is named 
     CHECK(has(text, "emulate: below(int): device-side assert"));
 }
 
+TEST_CASE("printf prints widths and returns the number of its arguments", "[programs]") {
+    if (!fs::exists(programs / "good/print")) return;
+    const std::string text = run("scripts/emulate " + (programs / "good/print").string()).output;
+    INFO(text);
+    CHECK(has(text, "from -7 42 1099511627776  3.14 c % ff device\n"));
+    CHECK(has(text, "[   ab][cd  ][he]\n[    7] [-3]\n"));
+    CHECK(has(text, "\nwide" + std::string(596, ' ') + "\n100%\nok\n"));
+}
+
+TEST_CASE("an access in front of shared memory is described as one", "[programs]") {
+    if (!fs::exists(programs / "bad/out_of_bounds_shared")) return;
+    const std::string text =
+        run("scripts/emulate " + (programs / "bad/out_of_bounds_shared").string() + " before").output;
+    INFO(text);
+    CHECK(has(text, "4 bytes before the beginning of shared memory"));
+}
+
+TEST_CASE("every block runs once in a random order of any seed", "[programs]") {
+    if (!fs::exists(programs / "good/vector_add")) return;
+    const Result result =
+        run("scripts/emulate --schedule random:18446744073709551615 " + (programs / "good/vector_add").string());
+    INFO(result.output);
+    CHECK(has(result.output, "ok\n"));
+}
+
 TEST_CASE("--check all costs at most three times what memory does, whatever the kernel does", "[.costs]") {
     const Program program = read(sources / "good/costs.cu");
     if (!program.built()) return;
