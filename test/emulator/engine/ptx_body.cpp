@@ -89,8 +89,7 @@ class BodyParser {
         if (t.text == ".reg") registers();
         else if (t.text == ".local" || t.text == ".shared" || t.text == ".param" || t.text == ".const" ||
                  t.text == ".global") {
-            do {
-                Variable v             = parse_variable(lex, std::string(t.text.substr(1)));
+            for (Variable& v : parse_variables(lex, std::string(t.text.substr(1)))) {
                 const std::string name = v.name;
                 const bool taken       = std::any_of(f.variables.begin(), f.variables.end(),
                                                      [&](const Variable& o) { return o.name == name; });
@@ -98,8 +97,7 @@ class BodyParser {
                 if (taken) v.name.append(1, '\'').append(std::to_string(scope));
                 scopes[scope].variables[name] = v.name;
                 f.variables.push_back(std::move(v));
-            } while (lex.accept(","));
-            lex.expect(";");
+            }
         } else if (t.text == ".loc") {
             const Place place = take_place();
             // ", function_name label+offset, inlined_at file line column" may follow. That place had an earlier .loc.

@@ -143,10 +143,8 @@ void parse_initialiser(Lexer& lex, Variable& v, uint64_t& offset) {
     lex.expect("}");
 }
 
-}  // namespace
-
-// Parses what follows the state space: .align 8 .b8 name[16][4] = {…}. Before the name there may also be .ptr and .v4.
-Variable parse_variable(Lexer& lex, const std::string& space) {
+// Parses what follows the state space up to the name: .align 8 .v4 .f32, also .ptr and .attribute.
+Variable parse_element(Lexer& lex, const std::string& space) {
     Variable v;
     v.space      = space;
     int vector   = 1;
@@ -177,9 +175,14 @@ Variable parse_variable(Lexer& lex, const std::string& space) {
             if (v.type == Type::none) throw SyntaxError(t.line, "unknown type " + std::string(t.text));
         }
     }
-    v.name  = std::string(lex.word().text);
     v.bytes = uint64_t(bytes_of(v.type)) * vector;
     if (!aligned) v.align = uint32_t(std::max<uint64_t>(v.bytes, 1));
+    return v;
+}
+
+// Parses the rest, name[16][4] = {…}, of a variable with such elements.
+Variable parse_name(Lexer& lex, Variable v) {
+    v.name    = std::string(lex.word().text);
     bool open = false;
     while (lex.accept("[")) {
         const int line = lex.peek().line;
@@ -202,6 +205,17 @@ Variable parse_variable(Lexer& lex, const std::string& space) {
     return v;
 }
 
+}  // namespace
+
+std::vector<Variable> parse_variables(Lexer& lex, const std::string& space) {
+    std::vector<Variable> list;
+    const Variable element = parse_element(lex, space);
+    do list.push_back(parse_name(lex, element));
+    while (lex.accept(","));
+    lex.expect(";");
+    return list;
+}
+
 namespace {
 
 std::vector<Variable> parse_params(Lexer& lex) {
@@ -211,7 +225,7 @@ std::vector<Variable> parse_params(Lexer& lex) {
     do {
         const Token t = lex.take();
         if (t.text != ".param" && t.text != ".reg") throw SyntaxError(t.line, "'.param' expected");
-        list.push_back(parse_variable(lex, "param"));
+        list.push_back(parse_name(lex, parse_element(lex, "param")));
     } while (lex.accept(","));
     lex.expect(")");
     return list;
@@ -267,11 +281,11 @@ void parse_declaration(Lexer& lex, Module& m) {
         else if (t.text == ".visible" || t.text == ".weak" || t.text == ".common") continue;
         else if (t.text == ".func" || t.text == ".entry") return parse_function(lex, m, t.text == ".entry");
         else if (t.text == ".global" || t.text == ".const" || t.text == ".shared") {
-            do {
-                m.variables.push_back(parse_variable(lex, std::string(t.text.substr(1))));
-                m.variables.back().external = external;
-            } while (lex.accept(","));
-            return lex.expect(";");
+            for (Variable& v : parse_variables(lex, std::string(t.text.substr(1)))) {
+                v.external = external;
+                m.variables.push_back(std::move(v));
+            }
+            return;
         } else if (t.text == ".file") {
             const int number = int(parse_integer(lex.take()));
             m.files[number]  = std::string(lex.take().text);

@@ -5,7 +5,7 @@
 namespace emu::ptx {
 
 uint64_t parse_integer(const Token& t);
-Operand parse_number(Lexer& lex);  // with its sign
-Variable parse_variable(Lexer& lex, const std::string& space);
+Operand parse_number(Lexer& lex);                                             // with its sign
+std::vector<Variable> parse_variables(Lexer& lex, const std::string& space);  // up to the semicolon
 
 }  // namespace emu::ptx

@@ -88,6 +88,20 @@ TEST_CASE("numbers with an exponent", "[readers]") {
     CHECK(m->variables[0].init == std::string(reinterpret_cast<const char*>(want), sizeof want));
 }
 
+TEST_CASE("a declaration of several variables", "[readers]") {
+    auto m = ptx::parse(
+        ".version 8.0\n.global .align 8 .u32 a = 1, b[2] = {2, 3};\n"
+        ".entry k()\n{\n.shared .b32 x, y[3];\n}\n");
+    REQUIRE(m->variables.size() == 2);
+    const ptx::Variable &a = m->variables[0], &b = m->variables[1];
+    CHECK((a.name == "a" && a.bytes == 4 && a.align == 8 && a.init == std::string("\1\0\0\0", 4)));
+    CHECK((b.name == "b" && b.bytes == 8 && b.align == 8 && b.init == std::string("\2\0\0\0\3\0\0\0", 8)));
+    ptx::Function& k = *m->by_name["k"];
+    ptx::parse_body(k);
+    REQUIRE(k.variables.size() == 2);
+    CHECK((k.variables[0].bytes == 4 && k.variables[1].bytes == 12 && k.variables[1].align == 4));
+}
+
 TEST_CASE("a kernel may begin with an instruction that does nothing here", "[readers]") {
     Kernel& k = load_kernel(
         ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n"
