@@ -112,7 +112,7 @@ double upper_half(double x) {
     return x;
 }
 template <template <bool, bool> class Op> struct Coarse {
-    static double f(double a) { return upper_half(Op<false, false>::f(upper_half(a))); }
+    static double f(double a) { return upper_half(flush(Op<false, false>::f(flush(upper_half(a))))); }
 };
 template <template <bool, bool> class Op> void build_coarse(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, &unary<Coarse<Op>, double, double>, Type::f64, {Type::f64});

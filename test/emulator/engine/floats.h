@@ -16,6 +16,9 @@ inline double as_double(uint64_t b) { return std::bit_cast<double>(b); }
 
 // .ftz turns subnormal operands and results into zeros of the same sign.
 inline float flush(float x) { return (bits(x) & 0x7f800000u) == 0 ? as_float(bits(x) & 0x80000000u) : x; }
+inline double flush(double x) {
+    return (bits(x) & 0x7ff0000000000000u) == 0 ? as_double(bits(x) & 0x8000000000000000u) : x;
+}
 template <bool Ftz> inline float ftz(float x) { return Ftz ? flush(x) : x; }
 template <bool Ftz> inline double ftz(double x) { return x; }
 
