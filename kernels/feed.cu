@@ -39,14 +39,8 @@ class Upload {
 
     // The buffer was sent two send()s ago. In a training loop that copy has ended, so this does not wait.
     void* outgoing() {
-        const Buffer& b          = buffers_[turn_];
-        const cudaError_t status = cudaEventQuery(b.copied);
-        if (status == cudaErrorNotReady) {
-            cudaGetLastError();  // clears it, because a copy under way is no error
-            CUDA_RUN(cudaEventSynchronize(b.copied));
-        } else {
-            CUDA_RUN(status);
-        }
+        const Buffer& b = buffers_[turn_];
+        CUDA_RUN(cudaEventSynchronize(b.copied));
         return b.memory;
     }
 
@@ -92,7 +86,7 @@ class Recording {
   public:
     Recording(Queue& q, bool early) : queue_(q), early_(early && has_early_launches(q)) {}
     ~Recording() {
-        if (graph_) cudaGraphExecDestroy(graph_);  // a call that fails would be the next launch's last error
+        if (graph_) cudaGraphExecDestroy(graph_);  // for null it would fail, and the next launch report the error
     }
     Recording(const Recording&)            = delete;
     Recording& operator=(const Recording&) = delete;
