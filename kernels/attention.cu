@@ -221,7 +221,7 @@ struct Panel {
 // mask (n, queries) = 0 for the probabilities that are dropped and 1 / (1 - rate) for the others, for the panel of
 // queries from `row` on and the keys from `key` on.
 inline void fill_mask(float* mask, const HeadDropout& drop, int64_t row, int64_t key, int64_t n) {
-    constexpr int tile = 16, pairs = 4;  // the mask of a tile of 16 keys takes 4 · 16 blocks of a panel
+    constexpr int tile = 16, pairs = 4;  // for 16 keys, the mask of a panel of 32 queries takes 4 · 16 blocks
     uint32_t word[4][pairs * queries / 2];
     const float scale        = drop.scale;
     const uint32_t threshold = drop.threshold;
@@ -351,8 +351,8 @@ struct BackwardBuffers {
     alignas(64) float lse[queries], delta[queries];
 };
 
-// Works in place: the scores in p become p = exp(scale s - lse), and the dp in ds becomes ds = p (dp - δ). With a mask,
-// p and dp are multiplied with it once ds does not need them any more.
+// Works in place: the scores in p become p = exp(scale s - lse), and the dp in ds becomes ds = p (dp - δ). With a mask
+// m of dropout, ds becomes p (m dp - δ), and p becomes m p.
 template <bool drops>
 inline void softmax_backward(float* p, float* ds, const float* lse, const float* delta, int64_t n, float scale,
                              const float* mask) {
@@ -375,7 +375,7 @@ struct Head {  // the inputs of one head, and where its gradients go
     Rows<const X> q, k, v, out, dout;
     Rows<X> dq, dk, dv;
     const float* lse;
-    int64_t T, D;
+    int64_t D;
 };
 
 // Computes the gradients of one panel of queries against all the keys that it sees. Writes dq, and adds to dk and dv
@@ -465,7 +465,6 @@ void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor
         x.out  = {out.data<X>() + x_offset, C};
         x.dout = {dout.data<X>() + x_offset, C};
         x.lse  = lse.data<float>() + i * T;
-        x.T    = T;
         x.D    = D;
         return x;
     };

@@ -1,8 +1,13 @@
 // attention_gpu.cuh - launches the kernels of attention's CUDA half; attention.cu holds the formulas
 //
-// Training and prefill run three loops over tiles, each written twice: in attention_tensor.cuh on tensor cores, for
-// bf16 with D a multiple of 8, and in attention_plain.cuh in fp32, for everything else. A block owns a tile of rows and
-// keeps their sums in registers, while tiles of the other side are streamed through shared memory:
+// Training runs the three loops over tiles below, and prefill the first of them. Each is written three times:
+//
+//   attention_plain.cuh    in fp32, for rows of any dtype, width and alignment
+//   attention_tensor*.cuh  on tensor cores, for bf16 with D a multiple of 8
+//   attention_hopper*.cuh  with Hopper's own instructions, for the same with D above 32, but not over a cache
+//
+// A block owns a tile of rows and keeps their sums in registers, while tiles of the other side are streamed through
+// shared memory:
 //
 //   forward    owns queries, streams keys:   S = Q Kᵀ, online softmax, O += P V
 //   dq         owns queries, streams keys:   S = Q Kᵀ, dP = dO Vᵀ, dQ += dS K; and δ, kept for dk and dv
@@ -74,7 +79,7 @@ bool has_hopper_attention(const Queue& queue) {
     return is_compiled;
 }
 
-// Returns what problem() returned for all sequences for sequence b alone, whose rows of q, k and v are `qkv`.
+// Returns the Problem of sequence b alone, given that of all sequences. `qkv` has the rows of this sequence.
 inline Problem problem_of_sequence(const Problem& all, int64_t b, Tensor qkv, Tensor starts,
                                    std::initializer_list<Tensor> tensors) {
     Problem p = problem(qkv, starts.rows(b, 1), 0, all.scale, all.window, tensors);
@@ -84,7 +89,7 @@ inline Problem problem_of_sequence(const Problem& all, int64_t b, Tensor qkv, Te
 }
 
 // Runs Hopper's kernel where it can be used. Returns false where it cannot, or where its first results differ from
-// those of the others.
+// those with mma.sync.
 inline bool forward_on_hopper(Tensor out, Tensor lse, Tensor qkv, Tensor starts, const Problem& p, Queue& queue) {
     const HopperCall kind = {0, p.D, p.window < p.T, bool(starts), p.drops.step != nullptr};
     if (p.D <= 32 || !hopper_takes(p, queue, kind)) return false;

@@ -1,7 +1,8 @@
 // attention_trial.cuh - whether a run uses Hopper's attention kernels, and the comparison of their first results
 //
-// No GPU has run these kernels yet. So the first call of each kind in a run also runs the kernels that use mma.sync,
-// and if the results differ by more than rounding explains, the run goes on with those.
+// No GPU has run these kernels yet. So the first call of each kind (HopperCall) in a run also runs the kernels that use
+// mma.sync. If the results differ by more than rounding explains, mma.sync takes over, in every call but those of kinds
+// that agreed before.
 #pragma once
 #include "attention_tiles.cuh"
 #include "hopper.cuh"
@@ -12,8 +13,8 @@ inline bool needs_trial(const Queue& queue, const HopperCall& kind) {
     return queue.attention == AttentionKernels::automatic && !queue.hopper.passed.count(kind);
 }
 
-// A call that is recorded as a CUDA graph cannot be compared. The first run of what is recorded was one without a
-// graph.
+// Returns whether a call of this kind runs Hopper's kernels. One that is being recorded as a CUDA graph cannot be
+// compared, but a Graph does its work once before it records it (feed.h).
 inline bool hopper_takes(const Problem& p, const Queue& queue, const HopperCall& kind) {
     if (queue.attention == AttentionKernels::mma || !p.is_wide || !has_hopper_attention(queue)) return false;
     if (!needs_trial(queue, kind)) return true;
@@ -22,12 +23,12 @@ inline bool hopper_takes(const Problem& p, const Queue& queue, const HopperCall&
     return !queue.hopper.failed && capture == cudaStreamCaptureStatusNone;
 }
 
-// The largest difference so far, in units of the largest that is allowed, as the bits of a float, above the row where
-// it is. As a whole number it can be compared atomically.
+// A difference and its row. The upper half has the bits of a float: the difference in units of what is allowed. The
+// lower half has the row. Such integers compare as the differences do, so atomicMax() keeps the largest.
 using Difference = unsigned long long;
 
 // Block h compares head h of a sequence. Elements may differ by `share` of the largest |element| of that head of
-// `scale`, lse by 2^-12 of its size.
+// `scale`, and lse by 2^-12 (1 + |lse|).
 static __global__ void compare_attention_kernel(Difference* worst, Heads<const bf16> x, Heads<const bf16> right,
                                                 Heads<const bf16> scale, float share, const float* lse,
                                                 const float* right_lse, Problem p, uint32_t first_row) {
@@ -73,7 +74,7 @@ class HopperTrial {
         launch(compare_attention_kernel, Grid(p_.H, 256), queue_, worst_, x, right, scale, share, lse, right_lse, p_,
                uint32_t(sequence * p_.H * p_.T));
     }
-    // Waits for the comparisons. If results differ, it warns, and Hopper's kernels are not used again.
+    // Waits for the comparisons. If results differ, it warns, and only kinds that agreed before use Hopper's kernels.
     bool passes(const HopperCall& kind) {
         wait();
         Difference found = 0;
@@ -87,8 +88,8 @@ class HopperTrial {
             stderr,
             "warning: {}: the kernels for Hopper differ from those with mma.sync by {:.3g} times what rounding "
             "explains, in row {} of head {} of sequence {} (T {} H {} D {} window {}{}{}). This run goes on with "
-            "mma.sync. Please report this line and what nvidia-smi prints; --attention mma leaves the "
-            "comparison out.\n",
+            "mma.sync, except in kinds of calls that agreed before. Please report this line and what nvidia-smi "
+            "prints; --attention mma leaves the comparison out.\n",
             queue_.op, difference, row % p_.T, row / p_.T % p_.H, row / p_.T / p_.H, p_.T, p_.H, p_.D, p_.window,
             p_.starts ? ", documents" : "", p_.drops.step ? ", dropout" : "");
         return false;

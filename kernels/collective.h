@@ -17,7 +17,7 @@
 // How a flat tensor is cut: rank r has elements [first[r], first[r] + count[r]). The slices may differ in length.
 struct Cut {
     std::vector<int64_t> first, count;
-    // Every rank has the same number of elements, in the order of the ranks.
+    // Slices in the order of the ranks, whose lengths differ by at most one element.
     static Cut even(int64_t elements, int world);
     bool is_even() const;
 };
@@ -46,7 +46,7 @@ class Collective {
 
     // Returns when every process of the group has called it. RunError when MPI numbers the processes differently.
     Collective(const std::string& id, int rank, int world, Stream s);
-    // Aborts what is under way, unless finish() was called: after an error the other processes may never answer.
+    // Unless finish() was called, NCCL aborts what is under way: after an error the other processes may never answer.
     ~Collective();
     Collective(const Collective&)            = delete;
     Collective& operator=(const Collective&) = delete;
@@ -57,8 +57,8 @@ class Collective {
     // BF16 for half the bytes. In bf16 every process's terms are rounded to it first. MPI adds them up in fp32 in the
     // order of the ranks. NCCL rounds to bf16 after each addition, in an order that it chooses.
     void sum(std::initializer_list<Tensor> tensors, DType wire = DType::F32) const;
-    // slice = or += this rank's part of the sum of `whole` (both flat fp32). `slice` may lie where it is cut from
-    // `whole`. What `whole` holds afterwards is not defined outside of such a slice. wire: as above.
+    // slice = or += this rank's part of the sum of `whole` (both flat fp32). With Sum::set, `slice` may lie where it is
+    // cut from `whole`. What `whole` holds afterwards is not defined outside of such a slice. wire: as above.
     void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire = DType::F32) const;
     // whole = the slices of all ranks (fp32 or bf16). `slice` may lie where it belongs in `whole`.
     void all_gather(Tensor whole, Tensor slice, const Cut& cut) const;

@@ -35,12 +35,13 @@ class Feed {
     std::shared_ptr<gpu::Upload> upload_;  // is used on a GPU
 };
 
-// Queues the same work again and again: the same ops on the same tensors. On a GPU the second run records it
-// as a CUDA graph, and every run from then on is one launch.
+// Queues the same work again and again: the same ops on the same tensors. On a GPU the second run records it as a CUDA
+// graph, and every run from then on is one launch.
 class Graph {
   public:
-    // Without `record`, and always on the CPU, run() just does the work. A device that waits after every kernel has no
-    // graphs: InputError.
+    // Without `record`, run() just does the work. `record` needs Device::has_graphs(): InputError on a CPU, and on a
+    // GPU that waits after every kernel.
+    //
     // early: kernels of the graph may begin before those in front of them have ended, and load weights, positions and
     // what a cache held before. So no op of the work may write these before the last op that reads them.
     Graph(const Device& device, bool record, bool early = false);

@@ -48,7 +48,8 @@ __device__ inline void arrive_in_block(uint32_t barrier, int block) {
 __device__ inline void wait_for_cluster() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
-// Waits until the phase of this parity is over. Before the first phase, which has parity 0, one of parity 1 is over.
+// Waits until the phase of this parity is over. The first phase has parity 0, and until it ends the phase of parity 1
+// counts as over.
 __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
     uint32_t over;
     do {
@@ -263,8 +264,8 @@ bool has_machine_code(Kernel kernel) {
     return attributes.ptxVersion == 90;
 }
 
-// Describes a tensor of bf16 to TMA, which brings boxes of it, swizzled in rows of 128 bytes. Sizes and the
-// box count elements, beginning with the dimension whose elements lie side by side; strides of the others are in bytes.
+// Describes a tensor of bf16 to TMA, which brings boxes of it, swizzled in rows of 128 bytes. Sizes and the box count
+// elements, beginning with the dimension whose elements lie side by side. The strides of the others are in bytes.
 // The function is the driver's, and the runtime finds it, so that programs need not link to the driver's library.
 inline CUtensorMap tensor_map(const bf16* x, const cuuint64_t (&sizes)[4], const cuuint64_t (&strides)[3],
                               const cuuint32_t (&box)[4]) {
@@ -278,8 +279,8 @@ inline CUtensorMap tensor_map(const bf16* x, const cuuint64_t (&sizes)[4], const
         CUDA_RUN(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
 #endif
         CHECK_RUN(found == cudaDriverEntryPointSuccess,
-                  "the driver lacks cuTensorMapEncodeTiled, which that of CUDA 12.0 has; only --attention hopper and "
-                  "our own kernels for products, which --tune may have written to products.json, need it");
+                  "the driver lacks cuTensorMapEncodeTiled, which our kernels for Hopper need and the driver of CUDA "
+                  "12.0 has; to run without them, give --attention mma and leave out --tune and products.json");
         return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
     }();
     const cuuint32_t every[] = {1, 1, 1, 1};
