@@ -66,7 +66,7 @@ void attention_cached(Tensor out, Tensor k_cache, Tensor v_cache, Tensor qkv, Te
     const auto k = [&](int64_t i) { return Rows<X>{k_cache.data<X>() + i * S * D, D}; };
     const auto v = [&](int64_t i) { return Rows<X>{v_cache.data<X>() + i * S * D, D}; };
     const auto to_const = [](Rows<X> r) { return Rows<const X>{r.p, r.stride}; };
-    // The caches hold T rows from there on even if later positions do not follow the first one.
+    // At most S - T, so that all T rows fit into the caches, even if later positions do not follow the first one.
     const auto past     = [=, at = positions.data<int32_t>()](int64_t i) {
         return std::min<int64_t>(at[i / H * T], S - T);
     };

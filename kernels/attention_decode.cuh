@@ -1,11 +1,12 @@
 // attention_decode.cuh - attention of one new row of each sequence over a cache, for generation
 //
-// A query reads all its keys and values once, so memory bandwidth is everything: a block begins its loads before it
-// rotates the query, before that query has been computed, and so many blocks are in flight that others load while it
-// adds. The cache is split into parts of part_keys rows. There is a block for each part, head and sequence, and blocks
-// whose part has no keys yet end at once, so that the launch is the same for every length. Each block leaves an
-// unnormalised result. The block that ends last adds the results of its head in order, so that the bits are the same
-// every time.
+// A query reads all its keys and values once, so memory bandwidth is everything. A block begins to load old keys and
+// values while the kernel that computes the query still runs. Many blocks run at once, so some load while others add.
+//
+// The cache is split into parts of part_keys rows. There is a block for each part, head and sequence, and blocks whose
+// part has no keys yet end at once, so that the launch is the same for every length. Each block leaves an unnormalised
+// result. The last block of a head to end adds the head's results in the order of the parts, so that the bits are the
+// same every time.
 #pragma once
 #include "attention_tiles.cuh"
 #include "rotation.h"

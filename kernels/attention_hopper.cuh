@@ -76,8 +76,8 @@ __device__ inline void issue_product(Sums<1, D>& c, const LeftOperand<1, N>& p, 
     }
 }
 
-// Describes all heads of a tensor to TMA: (D, heads, rows, sequences), of which it brings boxes of 64
-// columns and `rows` rows of one head.
+// Describes all heads of a tensor to TMA: (D, heads, rows, sequences), of which it brings boxes of 64 columns and
+// `rows` rows of one head.
 inline CUtensorMap map_of(const Heads<const bf16>& x, const Problem& p, int64_t B, int rows) {
     const auto bytes = [](int64_t elements) { return cuuint64_t(elements) * sizeof(bf16); };
     return tensor_map(x.p, {cuuint64_t(p.D), cuuint64_t(p.H), cuuint64_t(p.T), cuuint64_t(B)},
@@ -171,10 +171,10 @@ __device__ inline int end_of_queries_of_warp(const Problem& p, int b, int first,
     return __reduce_max_sync(~0u, end);
 }
 
-// The first warp of the block runs it where queries are owned: for each of the block's tiles it brings the `first` own
-// tiles that `maps` describe, and then the tiles of k and v. If the last own tile has no place of its own, it lies
-// where the stages are, and the warps that compute release the own tiles twice: when they have read that one, and at
-// the end.
+// What the producer, the first warp of a block, does where queries are owned. For each of the block's tiles of queries
+// it brings `first` own tiles, which `maps` describe, and then the tiles of k and v. If `first` is above Tiling::own,
+// the last own tile lies where the stages are. Then the warps that compute release the own tiles twice: when they have
+// read this last one, and at the end.
 template <class Tiling, int first, bool drops>
 __device__ inline void bring_keys(const BlockMemory<Tiling>& at, const CUtensorMap* maps, const CUtensorMap& k,
                                   const CUtensorMap& v, const Problem& p, int tiles) {

@@ -47,10 +47,10 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
             pin(d);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
+                // The columns of the warp's own rows are in blocks 2 warp and 2 warp + 1.
                 float diagonal = 0.f;
 #pragma unroll
-                for (int n = i; n < 8;
-                     n += 2)  // the columns of the warp's own rows are in blocks 2 warp and 2 warp + 1
+                for (int n = i; n < 8; n += 2)
                     if (n / 2 == warp) diagonal = lane / 4 % 2 ? d[0][n][2 * i + 1] : d[0][n][2 * i];
                 row_delta[i] = __shfl_sync(~0u, diagonal, lane / 4 * 4 + lane / 8);
                 const int t  = own.warp_row + lane / 4 + 8 * i;
@@ -156,7 +156,7 @@ struct QueryNumbers {
     int end;    // one past the last query that sees one of the block's keys
 };
 
-// The first warp of the block runs it where keys are owned. Its lanes copy the numbers.
+// What the producer, the first warp of a block, does where keys are owned. Its lanes copy the numbers.
 template <class Tiling>
 __device__ inline void bring_queries(const BlockMemory<Tiling>& at, QueryNumbers<Tiling::N>* numbers, const KeyMaps& x,
                                      const float* delta, const float* lse, const Problem& p, int tiles) {
@@ -228,9 +228,9 @@ __device__ inline void hide_keys(Sums<1, N>& s, const QueryNumbers<N>& numbers, 
         }
 }
 
-// Dropout comes before dp is there, and dp is masked as well. Until then the sign of a probability, of which none is
-// negative, says that it is dropped: drop_by_sign() changes it, and round_or_zero() rounds with 0 in place of what is
-// negative, which the instruction that rounds does by itself.
+// The masks are computed before dp is there, and dp needs them too. No probability is negative, so in between its sign
+// says whether it is dropped. drop_by_sign() changes the sign. round_or_zero() rounds to bf16 and makes 0 of what is
+// negative, in one instruction.
 template <int N>
 __device__ inline void drop_by_sign(Sums<1, N>& s, const HeadDropout& drop, int query, int key) {
     each_dropout<RowsAre::keys, 1, N>(
@@ -372,8 +372,8 @@ __device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, 
         for (bool is_last = false; !is_last;) {
             const int stage                = place.stage;
             const QueryNumbers<N>& columns = numbers[stage];
-            // Warpgroup 0 multiplies k with q first, and then adds dout; warpgroup 1 multiplies v with dout, and adds
-            // q.
+            // Warpgroup 0 multiplies k with q for the probabilities, and these with dout for dv. Warpgroup 1 multiplies
+            // v with dout for dp, and ds with q for dk.
             const auto first = group ? at.b(stage) : at.a(stage), second = group ? at.a(stage) : at.b(stage);
             wait_for_phase(group ? at.b_full(stage) : at.a_full(stage), place.parity);
             pin(s);

@@ -83,7 +83,7 @@ __device__ inline void plain_product(float (&c)[R][D / 32], const float* weights
     __syncwarp();
 }
 
-// Bit i of the result is keeps(i), for R rows: with one row at a time, Philox needs few registers.
+// Bit i of the result is keeps(i), for i < R. The loop is not unrolled, so that Philox needs few registers.
 template <int R, class Keeps>
 __device__ inline unsigned plain_kept(Keeps keeps) {
     unsigned bits = 0;

@@ -454,8 +454,8 @@ __device__ inline void weigh(float (&sum)[M][2], Sums<M, N>& s, const Softmax<M>
         }
 }
 
-// Returns whether some row of the warp has more than most_weight in a lane, and bit 2 m + i of `rows` says whether row
-// [m][i] has, which all four lanes of the row agree on.
+// Returns whether in some row of the warp the weights of a lane add up to more than most_weight. Then bit 2 m + i of
+// `rows` says whether row [m][i] is such a row. The four lanes of a row get the same bits for it.
 template <int M>
 __device__ inline bool too_heavy(unsigned& rows, const float (&sum)[M][2]) {
     float most = 0.f;

@@ -14,10 +14,10 @@ template <int D_, int M_, int N_, int stages_, int blocks_, bool q_in_registers_
 struct QueryTiling {
     static constexpr int D = D_, M = M_, N = N_, stages = stages_, blocks = blocks_, rows = 64 * M;
     static constexpr bool q_in_registers = q_in_registers_, dout_in_registers = dout_in_registers_;
-    static constexpr int tile_bytes = Tile<bf16, D>::bytes(rows);
-    static constexpr int stream_bytes =
-        std::max(StreamedTiles<D, N, stages>::bytes, tile_bytes);  // out is there at first
-    static constexpr int shared = 2 * tile_bytes + stream_bytes;
+    static constexpr int tile_bytes   = Tile<bf16, D>::bytes(rows);
+    // The tile of out lies where the streamed tiles will be.
+    static constexpr int stream_bytes = std::max(StreamedTiles<D, N, stages>::bytes, tile_bytes);
+    static constexpr int shared       = 2 * tile_bytes + stream_bytes;
     static_assert(shared + 64 <= max_shared);
 };
 template <int D, bool drops = false>
@@ -29,7 +29,7 @@ __device__ inline float probability(float s, float scale_log2e, float lse_log2e)
     return exp2_fast(fmaf(s, scale_log2e, -lse_log2e));
 }
 
-// Returns dp - δ, for a dp that dropout multiplies with its scale when it keeps it.
+// Returns dp - δ. With dropout, dp is multiplied with the scale first; what is dropped is 0 already.
 template <bool drops>
 __device__ inline float centred(float dp, float delta, const HeadDropout& drop) {
     return drops ? fmaf(dp, drop.scale, -delta) : dp - delta;
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(tensor_threads, Tiling::blocks)
         attention_backward_kv<Tiling, drops, false, true>(block / 2, blocks / 2, dk, dv, dout, delta, lse, x, p);
 }
 
-// Returns the grid for a kernel that divides its work so. Only a KeyTiling may need two blocks for each tile.
+// Returns the grid of a kernel with this Tiling. Only a KeyTiling may need two blocks for each tile.
 template <class Tiling, class = void>
 constexpr int blocks_per_tile = 1;
 template <class Tiling>

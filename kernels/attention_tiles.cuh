@@ -52,7 +52,7 @@ struct Problem {
     const int32_t* starts;               // (B,T) or null
     bool is_wide;                        // rows begin at multiples of 16 bytes and are multiples of 16 bytes long
     const int32_t* positions = nullptr;  // (B,T) with a cache: query 0 of sequence b is at positions[b T]
-    int most_past            = 0;        // the cache ends T rows after it
+    int most_past            = 0;        // the largest `past` with which T new rows fit into the cache
     HeadDropouts drops{};                // for kernels that drop probabilities
 
     // A block that works on sequence b of a cache calls it first.
@@ -202,8 +202,8 @@ struct Tile {
         return true;
     }
 
-    // The byte offset of chunk i + n of a row, given that of chunk i, for i = 0 or for i = 1 and even n. Then i + n = i
-    // ^ n, so
+    // The byte offset of chunk i + n of a row, given that of chunk i, for i = 0 or for i = 1 and even n. There i + n is
+    // i ^ n, so
     //   slot(r, i + n) = (slot(r, i) ^ n mod swizzle) + n / swizzle · swizzle
     // For a constant n this takes one instruction or none, where slot() takes five. (Rows need no such function: the
     // swizzle repeats after 8 rows, so row r + 8 j is bytes(8 j) after row r.)
@@ -234,7 +234,8 @@ __device__ inline void wait_for_groups() {
 template <class X, int D, int threads>
 struct CopyPlan {
     static constexpr int chunks = Tile<X, D>::chunks, step = threads / chunks / 8 * 8, threads_used = step * chunks;
-    static constexpr bool by_columns = step > 0;  // else a row has too many chunks, and threads take any of them
+    // False where 8 rows have more chunks than there are threads. Then thread i copies chunks i, i + threads, …
+    static constexpr bool by_columns = step > 0;
 };
 
 // Starts to copy rows [first, first + rows) of a head into a tile. Rows from `end` on and columns from `width` on are

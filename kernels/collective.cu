@@ -254,7 +254,7 @@ class NcclHalf : public CollectiveHalf {
             NCCL_RUN(nccl_, ncclAllReduce(t.ptr, t.ptr, size_t(t.numel()), ncclFloat, ncclSum, nccl_, stream_));
         NCCL_RUN(nccl_, ncclGroupEnd());
     }
-    // In fp32 the sum of the own slice comes to lie within `whole`, where no memory beside it is needed.
+    // In fp32 NCCL writes the sum of the own slice into `whole`, so that no other memory is needed.
     void reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) override {
         const bool narrow         = wire == DType::BF16;
         const Tensor sent         = narrow ? narrowed(whole) : whole;
