@@ -58,6 +58,7 @@ std::string resolve_sites(const std::string& text);
 
 // Returns one value through a pointer, which is all that many calls do.
 template <class T, class Value> cudaError_t answer(T* out, const Value& value) {
+    if (!out) return cudaErrorInvalidValue;
     *out = value;
     return cudaSuccess;
 }
@@ -65,6 +66,12 @@ template <class T, class Value> cudaError_t answer(T* out, const Value& value) {
 // The error that every later call returns, as after a fault in a kernel. It is cudaSuccess when there is none.
 cudaError_t sticky_error();
 void set_sticky_error(cudaError_t error);
+
+// The error of every call that needs a device, where the driver is too old or there is no device; else cudaSuccess.
+cudaError_t missing_device();
+
+// Prints that the emulator lacks what the program asks of this call, and returns the error.
+cudaError_t lacking(const char* what, cudaError_t error = cudaErrorNotSupported);
 
 void trace_line(const char* function, const std::string& arguments, const std::string& result);
 void before_first_call();  // --coverage prints its list here and ends the program
@@ -78,10 +85,11 @@ class Call {
     ~Call();
     template <class Body, class... Args> cudaError_t run(Body body, const Args&... args) {
         std::unique_lock guard(runtime_lock());
-        const cudaError_t sticky = sticky_error();
-        return finish(sticky != cudaSuccess ? sticky : body(), args...);
+        cudaError_t error = sticky_error();
+        if (error == cudaSuccess) error = missing_device();
+        return finish(error == cudaSuccess ? body() : error, args...);
     }
-    // Does the same for the few calls that work even after a sticky error.
+    // Does the same for the few calls that work even after a sticky error or without a device.
     template <class Body, class... Args> cudaError_t always(Body body, const Args&... args) {
         std::unique_lock guard(runtime_lock());
         return finish(body(), args...);

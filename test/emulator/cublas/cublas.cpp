@@ -17,6 +17,9 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (m < 0 || n < 0 || k < 0 || batches < 0 || !alpha || !beta)
         return say(CUBLAS_STATUS_INVALID_VALUE, "a size is negative, or alpha or beta is null");
+    for (const cublasOperation_t t : {ta, tb})
+        if (t != CUBLAS_OP_N && t != CUBLAS_OP_T && t != CUBLAS_OP_C)
+            return say(CUBLAS_STATUS_INVALID_VALUE, "unknown operation " + std::to_string(t));
     if (m == 0 || n == 0 || batches == 0) return CUBLAS_STATUS_SUCCESS;
     Product p;
     p.function    = function;
@@ -113,7 +116,12 @@ static cublasStatus_t batched(const char* function, cublasHandle_t h, cublasOper
                               const void* const* b, cudaDataType bt, int ldb, const void* beta, void* const* c,
                               cudaDataType ct, int ldc, int batches, cublasComputeType_t compute) {
     NEED(h);
+    if (batches < 0) return say(CUBLAS_STATUS_INVALID_VALUE, "the number of batches is negative");
+    if (batches == 0) return CUBLAS_STATUS_SUCCESS;
+    if (!a || !b || !c) return say(CUBLAS_STATUS_INVALID_VALUE, "an array of pointers is null");
     std::lock_guard guard(runtime_lock());
+    if (is_capturing(h->stream))
+        return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks products of arrays of pointers in a capture");
     if (wait_stream(h->stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
     const size_t bytes = size_t(batches) * sizeof(void*);
     for (const void* list : {static_cast<const void*>(a), static_cast<const void*>(b), static_cast<const void*>(c)})

@@ -14,18 +14,18 @@ struct Vector {
     Access access;
 };
 // Queues an operation that checks its ranges and then runs the body.
-template <class Body>
-cublasStatus_t submit_vectors(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
+template <class Body> cublasStatus_t submit_vectors(cublasHandle_t handle, std::vector<Vector> vectors, Body body) {
     NEED(handle);
     std::lock_guard guard(runtime_lock());
     Work work{cudaGraphNodeTypeKernel, call_site()};
-    work.run = [function, vectors, body](uint32_t op) {
+    work.run = [where = work.what, vectors, body](uint32_t op) {
         for (const Vector& v : vectors) {
             const bool dense = std::abs(v.stride) == 1;
             for (int64_t i = 0; i < (dense ? 1 : v.n); i++) {
                 const Address at   = address_of(v.data) + size_t(i * std::abs(v.stride)) * v.element;
                 const size_t bytes = v.element * size_t(dense ? v.n : 1);
-                if (v.n > 0 && !Memory::get().check(at, bytes, v.access, function, op)) return cudaErrorIllegalAddress;
+                if (v.n > 0 && !Memory::get().check(at, bytes, v.access, where.c_str(), op))
+                    return cudaErrorIllegalAddress;
                 if (v.n > 0 && v.access == Access::Write) Memory::get().mark_written(at, bytes);
             }
         }
@@ -41,45 +41,42 @@ template <class T> T& at(const T* x, int64_t i, int64_t n, int64_t stride) {
 
 // Queues an operation that has one result. A result on the host is complete when the call returns.
 template <class R, class Body>
-cublasStatus_t reduce(const char* function, cublasHandle_t handle, std::vector<Vector> vectors, R* result, Body body) {
+cublasStatus_t reduce(cublasHandle_t handle, std::vector<Vector> vectors, R* result, Body body) {
     NEED(handle);
     if (!result) return CUBLAS_STATUS_INVALID_VALUE;
     if (handle->pointer == CUBLAS_POINTER_MODE_DEVICE) {
         vectors.push_back({result, 1, 1, sizeof(R), Access::Write});
-        return submit_vectors(function, handle, vectors, [=] { *on_host(result) = body(); });
+        return submit_vectors(handle, vectors, [=] { *on_host(result) = body(); });
     }
-    if (const cublasStatus_t status = submit_vectors(function, handle, vectors, [=] { *result = body(); }))
-        return status;
+    if (const cublasStatus_t status = submit_vectors(handle, vectors, [=] { *result = body(); })) return status;
     std::lock_guard guard(runtime_lock());
     return wait_stream(handle->stream) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
 
-template <class T>
-cublasStatus_t dot(const char* f, cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* result) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Read}}, result, [=] {
+template <class T> cublasStatus_t dot(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* result) {
+    return reduce(h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Read}}, result, [=] {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(y, i, n, iy));
         return T(sum);
     });
 }
-template <class T> cublasStatus_t norm(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
+template <class T> cublasStatus_t norm(cublasHandle_t h, int n, const T* x, int ix, T* result) {
+    return reduce(h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += double(at(x, i, n, ix)) * double(at(x, i, n, ix));
         return T(std::sqrt(sum));
     });
 }
-template <class T>
-cublasStatus_t sum_of_magnitudes(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* result) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
+template <class T> cublasStatus_t sum_of_magnitudes(cublasHandle_t h, int n, const T* x, int ix, T* result) {
+    return reduce(h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += std::abs(double(at(x, i, n, ix)));
         return T(sum);
     });
 }
 template <class T>
-cublasStatus_t index_of_extreme(const char* f, cublasHandle_t h, int n, const T* x, int ix, int* result, bool largest) {
-    return reduce(f, h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
+cublasStatus_t index_of_extreme(cublasHandle_t h, int n, const T* x, int ix, int* result, bool largest) {
+    return reduce(h, {{x, n, ix, sizeof(T), Access::Read}}, result, [=] {
         int best = 0;
         for (int i = 1; i < n; i++) {
             const T a = std::abs(at(x, i, n, ix)), b = std::abs(at(x, best, n, ix));
@@ -88,12 +85,11 @@ cublasStatus_t index_of_extreme(const char* f, cublasHandle_t h, int n, const T*
         return n > 0 ? best + 1 : 0;  // BLAS counts from one
     });
 }
-template <class T>
-cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, const T* x, int ix, T* y, int iy) {
+template <class T> cublasStatus_t axpy(cublasHandle_t h, int n, const T* alpha, const T* x, int ix, T* y, int iy) {
     NEED(h);
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
-    return submit_vectors(f, h,
+    return submit_vectors(h,
                           {{x, n, ix, sizeof(T), Access::Read},
                            {y, n, iy, sizeof(T), Access::Read},
                            {y, n, iy, sizeof(T), Access::Write}},
@@ -105,36 +101,39 @@ cublasStatus_t axpy(const char* f, cublasHandle_t h, int n, const T* alpha, cons
                               }
                           });
 }
-template <class T> cublasStatus_t scale(const char* f, cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
+template <class T> cublasStatus_t scale(cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
     NEED(h);
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
-    return submit_vectors(f, h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
+    return submit_vectors(h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
         const T a = device ? *on_host(alpha) : value;
         for (int i = 0; i < n; i++) on_host(x)[i * std::abs(ix)] *= a;
     });
 }
-template <class T>
-cublasStatus_t copy_vector(const char* f, cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {
-    return submit_vectors(f, h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
+template <class T> cublasStatus_t copy_vector(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {
+    return submit_vectors(h, {{x, n, ix, sizeof(T), Access::Read}, {y, n, iy, sizeof(T), Access::Write}}, [=] {
         for (int i = 0; i < n; i++) at(y, i, n, iy) = at(x, i, n, ix);
     });
 }
+// Adds a range for each column of a matrix, because the gaps between the columns need not be accessible.
 template <class T>
-cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a,
-                    int lda, const T* x, int ix, const T* beta, T* y, int iy) {
+void touch_columns(std::vector<Vector>& touched, const T* a, int rows, int columns, int ld, Access access) {
+    for (int c = 0; c < columns; c++) touched.push_back({a + int64_t(c) * ld, rows, 1, sizeof(T), access});
+}
+template <class T>
+cublasStatus_t gemv(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a, int lda,
+                    const T* x, int ix, const T* beta, T* y, int iy) {
     NEED(h);
     if (lda < m || m < 0 || n < 0) return say(CUBLAS_STATUS_INVALID_VALUE, "lda is less than m, or a size is negative");
     if (h->pointer == CUBLAS_POINTER_MODE_DEVICE)
         return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks scalars on the device here");
     const T s = *alpha, b = *beta;
     const int rows = t == CUBLAS_OP_N ? m : n, length = t == CUBLAS_OP_N ? n : m;
-    std::vector<Vector> touched{{a, int64_t(lda) * (n - 1) + m, 1, sizeof(T), Access::Read},
-                                {x, length, ix, sizeof(T), Access::Read}};
-    if (lda != m) touched.erase(touched.begin());  // the gaps between the columns need not be accessible
+    std::vector<Vector> touched{{x, length, ix, sizeof(T), Access::Read}};
+    touch_columns(touched, a, m, n, lda, Access::Read);
     if (b != T(0)) touched.push_back({y, rows, iy, sizeof(T), Access::Read});
     touched.push_back({y, rows, iy, sizeof(T), Access::Write});
-    return submit_vectors(f, h, touched, [=] {
+    return submit_vectors(h, touched, [=] {
         for (int r = 0; r < rows; r++) {
             double sum = 0;
             for (int c = 0; c < length; c++)
@@ -146,14 +145,9 @@ cublasStatus_t gemv(const char* f, cublasHandle_t h, cublasOperation_t t, int m,
     });
 }
 
-// Adds a range for each column of a matrix, because the gaps between the columns need not be accessible.
 template <class T>
-void touch_columns(std::vector<Vector>& touched, const T* a, int rows, int columns, int ld, Access access) {
-    for (int c = 0; c < columns; c++) touched.push_back({a + int64_t(c) * ld, rows, 1, sizeof(T), access});
-}
-template <class T>
-cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
-                            const T* alpha, const T* a, int lda, const T* beta, const T* b, int ldb, T* c, int ldc) {
+cublasStatus_t add_matrices(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, const T* alpha,
+                            const T* a, int lda, const T* beta, const T* b, int ldb, T* c, int ldc) {
     NEED(h);
     const bool flip_a = ta != CUBLAS_OP_N, flip_b = tb != CUBLAS_OP_N;
     if (m < 0 || n < 0 || ldc < m || lda < (flip_a ? n : m) || ldb < (flip_b ? n : m))
@@ -167,7 +161,7 @@ cublasStatus_t add_matrices(const char* f, cublasHandle_t h, cublasOperation_t t
     if (*alpha != T(0)) touch_columns(touched, a, flip_a ? n : m, flip_a ? m : n, lda, Access::Read);
     if (*beta != T(0)) touch_columns(touched, b, flip_b ? n : m, flip_b ? m : n, ldb, Access::Read);
     touch_columns(touched, c, m, n, ldc, Access::Write);
-    return submit_vectors(f, h, touched, [=, p = *alpha, q = *beta] {
+    return submit_vectors(h, touched, [=, p = *alpha, q = *beta] {
         for (int64_t j = 0; j < n; j++)
             for (int64_t i = 0; i < m; i++) {
                 const T left            = p != T(0) ? p * on_host(a)[flip_a ? j + i * lda : i + j * lda] : T(0);
@@ -185,45 +179,45 @@ using namespace emu;
 #define VECTOR_CALLS(L, I, T)                                                                                      \
     cublasStatus_t cublas##L##dot_v2(cublasHandle_t h, int n, const T* x, int ix, const T* y, int iy, T* r) {      \
         SITE;                                                                                                      \
-        return dot(__func__, h, n, x, ix, y, iy, r);                                                               \
+        return dot(h, n, x, ix, y, iy, r);                                                                         \
     }                                                                                                              \
     cublasStatus_t cublas##L##nrm2_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
         SITE;                                                                                                      \
-        return norm(__func__, h, n, x, ix, r);                                                                     \
+        return norm(h, n, x, ix, r);                                                                               \
     }                                                                                                              \
     cublasStatus_t cublas##L##asum_v2(cublasHandle_t h, int n, const T* x, int ix, T* r) {                         \
         SITE;                                                                                                      \
-        return sum_of_magnitudes(__func__, h, n, x, ix, r);                                                        \
+        return sum_of_magnitudes(h, n, x, ix, r);                                                                  \
     }                                                                                                              \
     cublasStatus_t cublas##L##axpy_v2(cublasHandle_t h, int n, const T* a, const T* x, int ix, T* y, int iy) {     \
         SITE;                                                                                                      \
-        return axpy(__func__, h, n, a, x, ix, y, iy);                                                              \
+        return axpy(h, n, a, x, ix, y, iy);                                                                        \
     }                                                                                                              \
     cublasStatus_t cublas##L##scal_v2(cublasHandle_t h, int n, const T* a, T* x, int ix) {                         \
         SITE;                                                                                                      \
-        return scale(__func__, h, n, a, x, ix);                                                                    \
+        return scale(h, n, a, x, ix);                                                                              \
     }                                                                                                              \
     cublasStatus_t cublas##L##copy_v2(cublasHandle_t h, int n, const T* x, int ix, T* y, int iy) {                 \
         SITE;                                                                                                      \
-        return copy_vector(__func__, h, n, x, ix, y, iy);                                                          \
+        return copy_vector(h, n, x, ix, y, iy);                                                                    \
     }                                                                                                              \
     cublasStatus_t cublas##L##gemv_v2(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* s, const T* a, \
                                       int l, const T* x, int ix, const T* b, T* y, int iy) {                       \
         SITE;                                                                                                      \
-        return gemv(__func__, h, t, m, n, s, a, l, x, ix, b, y, iy);                                               \
+        return gemv(h, t, m, n, s, a, l, x, ix, b, y, iy);                                                         \
     }                                                                                                              \
     cublasStatus_t cublas##L##geam(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n,     \
                                    const T* s, const T* a, int la, const T* t, const T* b, int lb, T* c, int lc) { \
         SITE;                                                                                                      \
-        return add_matrices(__func__, h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                 \
+        return add_matrices(h, ta, tb, m, n, s, a, la, t, b, lb, c, lc);                                           \
     }                                                                                                              \
     cublasStatus_t cublasI##I##amin_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
         SITE;                                                                                                      \
-        return index_of_extreme(__func__, h, n, x, ix, r, false);                                                  \
+        return index_of_extreme(h, n, x, ix, r, false);                                                            \
     }                                                                                                              \
     cublasStatus_t cublasI##I##amax_v2(cublasHandle_t h, int n, const T* x, int ix, int* r) {                      \
         SITE;                                                                                                      \
-        return index_of_extreme(__func__, h, n, x, ix, r, true);                                                   \
+        return index_of_extreme(h, n, x, ix, r, true);                                                             \
     }
 VECTOR_CALLS(S, s, float)
 VECTOR_CALLS(D, d, double)

@@ -147,6 +147,12 @@ std::mutex& runtime_lock() {
 cudaError_t sticky_error() { return sticky; }
 void set_sticky_error(cudaError_t error) { sticky = error; }
 
+cudaError_t lacking(const char* what, cudaError_t error) {
+    std::fprintf(stderr, "emulate: %s: the emulator lacks %s: %s\n", resolve_sites(call_site()).c_str(), what,
+                 cudaGetErrorName(error));
+    return error;
+}
+
 std::string call_site(bool deep) {
     if (!current_function) return "the program";
     // Without optimisation cudaMalloc<T>() of cuda_runtime.h is a function of its own, and the site is in its caller.

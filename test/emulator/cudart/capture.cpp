@@ -9,20 +9,33 @@ namespace {
 
 auto& captures = *new std::set<std::shared_ptr<Capture>>;
 
+thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
+
 void invalidate(Capture& capture) { capture.invalidated = true; }
 
 }  // namespace
 
 cudaError_t refuse_during_capture() {
     cudaError_t error = cudaSuccess;
+    if (thread_mode == cudaStreamCaptureModeRelaxed) return error;
     for (const auto& capture : captures) {
-        const bool mine = capture->thread == std::this_thread::get_id();
-        if (capture->mode == cudaStreamCaptureModeGlobal ||
-            (capture->mode == cudaStreamCaptureModeThreadLocal && mine)) {
+        const bool mine   = capture->thread == std::this_thread::get_id();
+        const bool global = capture->mode == cudaStreamCaptureModeGlobal && thread_mode == cudaStreamCaptureModeGlobal;
+        if (global || (mine && capture->mode != cudaStreamCaptureModeRelaxed)) {
             invalidate(*capture);
             error = cudaErrorStreamCaptureUnsupported;
         }
     }
+    return error;
+}
+
+cudaError_t refuse_to_wait(const CUstream_st* stream) {
+    cudaError_t error = cudaSuccess;
+    for (const CUstream_st* other : all_streams())
+        if (other->capture && (stream ? other == stream : other->device == current_device())) {
+            invalidate(*other->capture);
+            error = cudaErrorStreamCaptureUnsupported;
+        }
     return error;
 }
 
@@ -65,6 +78,8 @@ static cudaError_t begin_capture(cudaStream_t handle, cudaGraph_t graph, const c
     if (!stream) return cudaErrorInvalidResourceHandle;
     if (stream->legacy) return cudaErrorStreamCaptureUnsupported;
     if (stream->capture) return cudaErrorIllegalState;
+    if (unsigned(mode) > cudaStreamCaptureModeRelaxed || (count && !after) || (graph && !graphs().count(graph)))
+        return cudaErrorInvalidValue;
     auto capture    = std::make_shared<Capture>();
     capture->graph  = graph ? graph : *graphs().insert(new CUgraph_st).first;
     capture->mode   = mode;
@@ -145,6 +160,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 static cudaError_t update_capture(cudaStream_t handle, cudaGraphNode_t* after, size_t count, unsigned flags) {
     CUstream_st* stream = find_stream(handle);
     if (!stream || !stream->capture) return cudaErrorIllegalState;
+    if (count && !after) return cudaErrorInvalidValue;
     if (flags == cudaStreamSetCaptureDependencies) stream->capture_tail.clear();
     stream->capture_tail.insert(stream->capture_tail.end(), after, after + count);
     return cudaSuccess;
@@ -172,6 +188,9 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNo
 #endif
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
-    thread_local cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
-    return CALL.run([&] { return answer(mode, std::exchange(current, *mode)); });
+    return CALL.run([&] {
+        if (!mode || unsigned(*mode) > cudaStreamCaptureModeRelaxed) return cudaErrorInvalidValue;
+        std::swap(*mode, thread_mode);
+        return cudaSuccess;
+    });
 }

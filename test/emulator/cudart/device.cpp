@@ -147,18 +147,21 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
 
 int current_device() { return device_now; }
 
+cudaError_t missing_device() {
+    if (driver_version() / 1000 < CUDART_VERSION / 1000) return cudaErrorInsufficientDriver;
+    return device_count() ? cudaSuccess : cudaErrorNoDevice;
+}
+
 }  // namespace emu
 
 using namespace emu;
 
 cudaError_t cudaGetDeviceCount(int* count) {
-    return CALL.run([&] {
-        *count = device_count();
-        if (driver_version() / 1000 < CUDART_VERSION / 1000) {
-            *count = 0;
-            return cudaErrorInsufficientDriver;
-        }
-        return *count ? cudaSuccess : cudaErrorNoDevice;
+    return CALL.always([&] {
+        if (!count) return cudaErrorInvalidValue;
+        const cudaError_t error = sticky_error() != cudaSuccess ? sticky_error() : missing_device();
+        *count                  = error == cudaSuccess ? device_count() : 0;
+        return error;
     });
 }
 cudaError_t cudaGetDevice(int* device) {
@@ -173,7 +176,7 @@ cudaError_t cudaSetDevice(int device) {
     return CALL.run(
         [&] {
             if (!is_device(device) && device > 0)
-                std::fprintf(stderr, "emulate: cudaSetDevice(%d), but there is %d device; --devices N gives more\n",
+                std::fprintf(stderr, "emulate: cudaSetDevice(%d) with --devices %d; --devices N gives N devices\n",
                              device, device_count());
             return set_device(device);
         },
@@ -185,6 +188,7 @@ cudaError_t cudaInitDevice(int device, unsigned, unsigned) {
 cudaError_t cudaSetValidDevices(int* devices, int count) {
     return CALL.run(
         [&] {
+            if (count < 0 || (count && !devices)) return cudaErrorInvalidValue;
             for (int i = 0; i < count; i++)
                 if (!is_device(devices[i])) return cudaErrorInvalidDevice;
             return cudaSuccess;
@@ -227,8 +231,7 @@ cudaError_t cudaDeviceGetLimit(size_t* value, cudaLimit limit) {
     return CALL.run(
         [&] {
             if (!limits.count(limit)) return cudaErrorUnsupportedLimit;
-            *value = limits[limit];
-            return cudaSuccess;
+            return answer(value, limits[limit]);
         },
         limit);
 }
@@ -271,10 +274,10 @@ cudaError_t cudaThreadExit() { return cudaDeviceReset(); }
 #endif
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
-    return CALL.run([&] { return answer(version, CUDART_VERSION); });
+    return CALL.always([&] { return answer(version, CUDART_VERSION); });
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-    return CALL.run([&] { return answer(version, driver_version()); });
+    return CALL.always([&] { return answer(version, driver_version()); });
 }
 
 // --- other devices and processes, which are refused ------------------------------------------------------------------
@@ -283,23 +286,33 @@ cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
     return CALL.run(
         [&] {
             if (!is_device(device) || !is_device(peer)) return cudaErrorInvalidDevice;
-            *can = 0;
-            return cudaSuccess;
+            return answer(can, 0);
         },
         device, peer);
 }
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
-    return CALL.run([&] { return is_device(peer) ? cudaErrorPeerAccessUnsupported : cudaErrorInvalidDevice; }, peer);
+    return CALL.run(
+        [&] {
+            if (!is_device(peer) || peer == device_now) return cudaErrorInvalidDevice;
+            return lacking("peer access between devices", cudaErrorPeerAccessUnsupported);
+        },
+        peer);
 }
 cudaError_t cudaDeviceDisablePeerAccess(int peer) {
     return CALL.run([&] { return is_device(peer) ? cudaErrorPeerAccessNotEnabled : cudaErrorInvalidDevice; }, peer);
 }
-cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int, int) {
-    return CALL.run([&] { return answer(value, 0); });
+cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int device, int peer) {
+    return CALL.run(
+        [&] {
+            if (!is_device(device) || !is_device(peer) || device == peer) return cudaErrorInvalidDevice;
+            return answer(value, 0);
+        },
+        device, peer);
 }
 cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
     return CALL.run(
         [&] {
+            if (!text || bytes < 1) return cudaErrorInvalidValue;
             if (!is_device(device)) return cudaErrorInvalidDevice;
             std::snprintf(text, size_t(bytes), "0000:%02x:00.0", device + 1);
             return cudaSuccess;

@@ -42,7 +42,7 @@ struct Capture {
 
 namespace emu {
 
-std::set<cudaGraph_t>& graphs();
+std::set<cudaGraph_t>& graphs();  // those that have not been destroyed
 cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode_t> after);
 cudaMemcpy3DParms line_params(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind);
 
@@ -58,11 +58,11 @@ cudaError_t make_work(const cudaHostNodeParams& p, Work& work);
 cudaError_t make_work(const EventParams& p, Work& work);
 
 // Gives a node of this type new parameters, in a graph or in an executable graph.
-template <class Params> cudaError_t set_params(Work* work, cudaGraphNodeType type, const Params& params) {
-    if (!work || work->type != type) return cudaErrorInvalidValue;
+template <class Params> cudaError_t set_params(Work* work, cudaGraphNodeType type, const Params* params) {
+    if (!work || work->type != type || !params) return cudaErrorInvalidValue;
     Work fresh;
     fresh.params = work->params;  // its launch attributes stay
-    if (const cudaError_t error = make_work(params, fresh)) return error;
+    if (const cudaError_t error = make_work(*params, fresh)) return error;
     *work = std::move(fresh);
     return cudaSuccess;
 }

@@ -10,6 +10,8 @@
 namespace emu {
 namespace {
 
+auto& execs = *new std::set<cudaGraphExec_t>;  // those that have not been destroyed
+
 // Appends the nodes of the graph and its child graphs in an order that respects the edges. Returns false for a cycle.
 bool flatten(cudaGraph_t graph, std::vector<CUgraphExec_st::Item>& items, const std::vector<size_t>& before,
              std::vector<size_t>& leaves) {
@@ -62,7 +64,7 @@ cudaError_t instantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long l
             }
         if (!found) item.slot = Queue::get().new_slot();
     }
-    *out = exec.release();
+    *out = *execs.insert(exec.release()).first;
     return cudaSuccess;
 }
 
@@ -89,7 +91,7 @@ void launch_graph(CUgraphExec_st& exec, CUstream_st& stream) {
 }
 
 CUgraphExec_st::Item* find_item(cudaGraphExec_t exec, cudaGraphNode_t node) {
-    if (!exec) return nullptr;
+    if (!execs.count(exec)) return nullptr;
     for (auto& item : exec->items)
         if (item.node == node) return &item;
     return nullptr;
@@ -115,6 +117,7 @@ cudaError_t cudaGraphInstantiateWithParams(cudaGraphExec_t* exec, cudaGraph_t gr
                                            cudaGraphInstantiateParams* params) {
     return CALL.run(
         [&] {
+            if (!params) return cudaErrorInvalidValue;
             const cudaError_t error = instantiate(exec, graph, params->flags);
             params->errNode_out     = nullptr;
             params->result_out      = error ? cudaGraphInstantiateError : cudaGraphInstantiateSuccess;
@@ -123,23 +126,26 @@ cudaError_t cudaGraphInstantiateWithParams(cudaGraphExec_t* exec, cudaGraph_t gr
         graph);
 }
 cudaError_t cudaGraphExecGetFlags(cudaGraphExec_t exec, unsigned long long* flags) {
-    return CALL.run([&] { return answer(flags, exec->flags); }, exec);
+    return CALL.run([&] { return execs.count(exec) ? answer(flags, exec->flags) : cudaErrorInvalidValue; }, exec);
 }
 cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
-    return CALL.run([&] { return exec && find_stream(stream) ? cudaSuccess : cudaErrorInvalidValue; }, exec, stream);
+    return CALL.run([&] { return execs.count(exec) && find_stream(stream) ? cudaSuccess : cudaErrorInvalidValue; },
+                    exec, stream);
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
     return CALL.run(
         [&] {
             CUstream_st* stream = find_stream(handle);
-            if (!stream || !exec) return cudaErrorInvalidValue;
+            if (!stream || !execs.count(exec)) return cudaErrorInvalidValue;
             if (stream->capture) {  // the nodes are added to the graph that is being captured
                 std::vector<cudaGraphNode_t> added;
                 for (auto& item : exec->items) {
                     std::vector<cudaGraphNode_t> after;
                     for (size_t i : item.after) after.push_back(added[i]);
                     if (after.empty()) after = stream->capture_tail;
-                    added.push_back(add_node(stream->capture->graph, item.work, after));
+                    Work work = item.work;
+                    if (!item.enabled) work.run = nullptr;
+                    added.push_back(add_node(stream->capture->graph, std::move(work), after));
                 }
                 if (!added.empty()) stream->capture_tail = {add_node(stream->capture->graph, {}, added)};
                 return cudaSuccess;
@@ -152,7 +158,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
     return CALL.run(
         [&] {
-            if (!exec) return cudaErrorInvalidValue;
+            if (!execs.erase(exec)) return cudaErrorInvalidValue;
             delete exec;  // the nodes of a launch have copies of the work
             return cudaSuccess;
         },
@@ -163,6 +169,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGraphExecUpdateResultInfo* info) {
     return CALL.run(
         [&] {
+            if (!execs.count(exec)) return cudaErrorInvalidValue;
             cudaGraphExecUpdateResultInfo unused;
             if (!info) info = &unused;
             *info        = {};
@@ -190,10 +197,10 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGra
 #endif
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
                                              const cudaKernelNodeParams* p) {
-    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeKernel, *p); }, exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeKernel, p); }, exec, node);
 }
 cudaError_t cudaGraphExecMemcpyNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaMemcpy3DParms* p) {
-    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeMemcpy, *p); }, exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeMemcpy, p); }, exec, node);
 }
 cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t exec, cudaGraphNode_t node, void* dst, const void* src,
                                                size_t bytes, cudaMemcpyKind kind) {
@@ -201,18 +208,20 @@ cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t exec, cudaGraphNo
     return cudaGraphExecMemcpyNodeSetParams(exec, node, &p);
 }
 cudaError_t cudaGraphExecMemsetNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaMemsetParams* p) {
-    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeMemset, *p); }, exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeMemset, p); }, exec, node);
 }
 cudaError_t cudaGraphExecHostNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaHostNodeParams* p) {
-    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeHost, *p); }, exec, node);
+    return CALL.run([&] { return set_params(work_of(exec, node), cudaGraphNodeTypeHost, p); }, exec, node);
 }
 cudaError_t cudaGraphExecEventRecordNodeSetEvent(cudaGraphExec_t exec, cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeEventRecord;
-    return CALL.run([&] { return set_params(work_of(exec, node), type, EventParams{event, type}); }, exec, node);
+    const EventParams p{event, type};
+    return CALL.run([&] { return set_params(work_of(exec, node), type, &p); }, exec, node);
 }
 cudaError_t cudaGraphExecEventWaitNodeSetEvent(cudaGraphExec_t exec, cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeWaitEvent;
-    return CALL.run([&] { return set_params(work_of(exec, node), type, EventParams{event, type}); }, exec, node);
+    const EventParams p{event, type};
+    return CALL.run([&] { return set_params(work_of(exec, node), type, &p); }, exec, node);
 }
 cudaError_t cudaGraphNodeSetEnabled(cudaGraphExec_t exec, cudaGraphNode_t node, unsigned enabled) {
     return CALL.run(
@@ -229,8 +238,7 @@ cudaError_t cudaGraphNodeGetEnabled(cudaGraphExec_t exec, cudaGraphNode_t node, 
         [&] {
             auto* item = find_item(exec, node);
             if (!item) return cudaErrorInvalidValue;
-            *enabled = item->enabled;
-            return cudaSuccess;
+            return answer(enabled, unsigned(item->enabled));
         },
         exec, node);
 }

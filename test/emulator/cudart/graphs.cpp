@@ -6,6 +6,7 @@
 #include "graph.h"
 
 CUgraph_st::~CUgraph_st() {
+    emu::graphs().erase(this);
     for (cudaGraphNode_t node : nodes) {
         delete node->child;
         delete node;
@@ -31,7 +32,7 @@ cudaGraphNode_t add_node(cudaGraph_t graph, Work work, std::vector<cudaGraphNode
 cudaError_t make_work(const cudaKernelNodeParams& p, Work& work) {
     const auto* before = std::any_cast<KernelLaunch>(&work.params);
     KernelLaunch launch;
-    if (p.extra) return cudaErrorNotSupported;
+    if (p.extra) return lacking("a kernel's arguments in `extra`");
     if (const cudaError_t error = prepare_launch(launch, p.func, p.gridDim, p.blockDim, p.kernelParams,
                                                  p.sharedMemBytes, before ? before->attributes : LaunchAttributes{}))
         return error;
@@ -100,20 +101,21 @@ cudaError_t make_work(const cudaGraphNodeParams& p, Work& work) {
         case cudaGraphNodeTypeHost: return make_work(cudaHostNodeParams{p.host.fn, p.host.userData}, work);
         case cudaGraphNodeTypeEventRecord: return make_work(EventParams{p.eventRecord.event, p.type}, work);
         case cudaGraphNodeTypeWaitEvent: return make_work(EventParams{p.eventWait.event, p.type}, work);
-        default: return cudaErrorNotSupported;
+        default: return lacking("nodes of this type in a graph built by hand");
     }
 }
 #endif
-struct NoParams {};
+constexpr struct NoParams {
+} no_params;
 cudaError_t make_work(const NoParams&, Work&) { return cudaSuccess; }
 
 // Does the work of every cudaGraphAdd…Node.
 template <class Params>
 cudaError_t add(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
-                const Params& params) {
-    if (!out || !graphs().count(graph) || (count && !after)) return cudaErrorInvalidValue;
+                const Params* params) {
+    if (!out || !graphs().count(graph) || (count && !after) || !params) return cudaErrorInvalidValue;
     Work work;
-    if (const cudaError_t error = make_work(params, work)) return error;
+    if (const cudaError_t error = make_work(*params, work)) return error;
     *out = add_node(graph, std::move(work), {after, after + count});
     return cudaSuccess;
 }
@@ -158,7 +160,7 @@ cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned flags) {
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     return CALL.run(
         [&] {
-            if (!graphs().erase(graph)) return cudaErrorInvalidValue;
+            if (!graphs().count(graph)) return cudaErrorInvalidValue;
             delete graph;
             return cudaSuccess;
         },
@@ -176,6 +178,7 @@ cudaError_t cudaGraphClone(cudaGraph_t* out, cudaGraph_t graph) {
 cudaError_t cudaGraphNodeFindInClone(cudaGraphNode_t* out, cudaGraphNode_t node, cudaGraph_t graph) {
     return CALL.run(
         [&] {
+            if (!graphs().count(graph)) return cudaErrorInvalidValue;
             for (cudaGraphNode_t candidate : graph->nodes)
                 if (candidate->original == node) return answer(out, candidate);
             return cudaErrorInvalidValue;
@@ -205,7 +208,7 @@ static cudaError_t get_edges(cudaGraph_t graph, cudaGraphNode_t* from, cudaGraph
             if (from && to && n < *count) from[n] = dependency, to[n] = node;
             n++;
         }
-    *count = n;
+    *count = from && to ? std::min(*count, n) : n;
     return cudaSuccess;
 }
 static cudaError_t get_dependents(cudaGraphNode_t node, cudaGraphNode_t* nodes, size_t* count) {
@@ -217,8 +220,9 @@ static cudaError_t get_dependents(cudaGraphNode_t node, cudaGraphNode_t* nodes, 
 }
 static cudaError_t change_edges(cudaGraph_t graph, const cudaGraphNode_t* from, const cudaGraphNode_t* to, size_t count,
                                 bool add) {
-    if (!graphs().count(graph)) return cudaErrorInvalidValue;
+    if (!graphs().count(graph) || (count && (!from || !to))) return cudaErrorInvalidValue;
     for (size_t i = 0; i < count; i++) {
+        if (!from[i] || !to[i]) return cudaErrorInvalidValue;
         auto& after      = to[i]->after;
         const auto place = std::find(after.begin(), after.end(), from[i]);
         if ((place == after.end()) != add || from[i]->graph != graph || to[i]->graph != graph)
@@ -279,20 +283,20 @@ cudaError_t cudaGraphDestroyNode(cudaGraphNode_t node) {
 
 cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                   size_t count) {
-    return CALL.run([&] { return add(node, graph, after, count, NoParams{}); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, &no_params); }, graph);
 }
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                    const cudaKernelNodeParams* params) {
-    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, params); }, graph);
 }
 cudaError_t cudaGraphAddMemcpyNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                    const cudaMemcpy3DParms* params) {
-    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, params); }, graph);
 }
 cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                      size_t count, void* dst, const void* src, size_t bytes, cudaMemcpyKind kind) {
     const cudaMemcpy3DParms params = line_params(dst, src, bytes, kind);
-    return CALL.run([&] { return add(node, graph, after, count, params); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, &params); }, graph);
 }
 cudaError_t cudaGraphAddMemcpyNodeToSymbol(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                            size_t count, const void* symbol, const void* src, size_t bytes,
@@ -301,7 +305,7 @@ cudaError_t cudaGraphAddMemcpyNodeToSymbol(cudaGraphNode_t* node, cudaGraph_t gr
         [&] {
             cudaMemcpy3DParms p;
             if (const cudaError_t error = symbol_params(symbol, offset, src, bytes, true, kind, p)) return error;
-            return add(node, graph, after, count, p);
+            return add(node, graph, after, count, &p);
         },
         graph);
 }
@@ -312,24 +316,24 @@ cudaError_t cudaGraphAddMemcpyNodeFromSymbol(cudaGraphNode_t* node, cudaGraph_t 
         [&] {
             cudaMemcpy3DParms p;
             if (const cudaError_t error = symbol_params(symbol, offset, dst, bytes, false, kind, p)) return error;
-            return add(node, graph, after, count, p);
+            return add(node, graph, after, count, &p);
         },
         graph);
 }
 cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                    const cudaMemsetParams* params) {
-    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, params); }, graph);
 }
 cudaError_t cudaGraphAddHostNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, size_t count,
                                  const cudaHostNodeParams* params) {
-    return CALL.run([&] { return add(node, graph, after, count, *params); }, graph);
+    return CALL.run([&] { return add(node, graph, after, count, params); }, graph);
 }
 cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                        size_t count, cudaGraph_t child) {
     return CALL.run(
         [&] {
             if (!graphs().count(child)) return cudaErrorInvalidValue;
-            if (const cudaError_t e = add(node, graph, after, count, NoParams{})) return e;
+            if (const cudaError_t e = add(node, graph, after, count, &no_params)) return e;
             (*node)->child = clone(child);
             return cudaSuccess;
         },
@@ -337,19 +341,13 @@ cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph,
 }
 cudaError_t cudaGraphAddEventRecordNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                         size_t count, cudaEvent_t event) {
-    return CALL.run(
-        [&] {
-            return add(node, graph, after, count, EventParams{event, cudaGraphNodeTypeEventRecord});
-        },
-        graph);
+    const EventParams params{event, cudaGraphNodeTypeEventRecord};
+    return CALL.run([&] { return add(node, graph, after, count, &params); }, graph);
 }
 cudaError_t cudaGraphAddEventWaitNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
                                       size_t count, cudaEvent_t event) {
-    return CALL.run(
-        [&] {
-            return add(node, graph, after, count, EventParams{event, cudaGraphNodeTypeWaitEvent});
-        },
-        graph);
+    const EventParams params{event, cudaGraphNodeTypeWaitEvent};
+    return CALL.run([&] { return add(node, graph, after, count, &params); }, graph);
 }
 #if CUDART_VERSION >= 13000
 cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
@@ -361,7 +359,7 @@ cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cud
 #if CUDART_VERSION >= 12020
     if (!p) return cudaErrorInvalidValue;
     if (p->type == cudaGraphNodeTypeGraph) return cudaGraphAddChildGraphNode(node, graph, after, count, p->graph.graph);
-    return CALL.run([&] { return add(node, graph, after, count, *p); }, graph, p->type);
+    return CALL.run([&] { return add(node, graph, after, count, p); }, graph, p->type);
 }
 #endif
 
@@ -401,11 +399,13 @@ cudaError_t cudaGraphEventWaitNodeGetEvent(cudaGraphNode_t node, cudaEvent_t* ou
 }
 cudaError_t cudaGraphEventRecordNodeSetEvent(cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeEventRecord;
-    return CALL.run([&] { return set_params(work_of(node), type, EventParams{event, type}); }, node);
+    const EventParams p{event, type};
+    return CALL.run([&] { return set_params(work_of(node), type, &p); }, node);
 }
 cudaError_t cudaGraphEventWaitNodeSetEvent(cudaGraphNode_t node, cudaEvent_t event) {
     constexpr auto type = cudaGraphNodeTypeWaitEvent;
-    return CALL.run([&] { return set_params(work_of(node), type, EventParams{event, type}); }, node);
+    const EventParams p{event, type};
+    return CALL.run([&] { return set_params(work_of(node), type, &p); }, node);
 }
 cudaError_t cudaGraphChildGraphNodeGetGraph(cudaGraphNode_t node, cudaGraph_t* out) {
     return CALL.run(
@@ -424,7 +424,7 @@ cudaError_t cudaGraphKernelNodeSetAttribute(cudaGraphNode_t node, cudaKernelNode
         [&] {
             const auto* launch = node ? std::any_cast<KernelLaunch>(&node->work.params) : nullptr;
             if (!launch || !value) return cudaErrorInvalidValue;
-            if (id != cudaLaunchAttributeClusterDimension) return cudaErrorNotSupported;
+            if (id != cudaLaunchAttributeClusterDimension) return lacking("this attribute of a kernel node");
             KernelLaunch changed = *launch;
             const auto& size     = value->clusterDim;
             if (const cudaError_t error = set_cluster(changed, dim3(size.x, size.y, size.z))) return error;
@@ -441,7 +441,7 @@ cudaError_t cudaGraphKernelNodeGetAttribute(cudaGraphNode_t node, cudaKernelNode
         [&] {
             const auto* launch = node ? std::any_cast<KernelLaunch>(&node->work.params) : nullptr;
             if (!launch || !value) return cudaErrorInvalidValue;
-            if (id != cudaLaunchAttributeClusterDimension) return cudaErrorNotSupported;
+            if (id != cudaLaunchAttributeClusterDimension) return lacking("this attribute of a kernel node");
             value->clusterDim = {launch->cluster.x, launch->cluster.y, launch->cluster.z};
             return cudaSuccess;
         },
@@ -449,10 +449,10 @@ cudaError_t cudaGraphKernelNodeGetAttribute(cudaGraphNode_t node, cudaKernelNode
 }
 
 cudaError_t cudaGraphKernelNodeSetParams(cudaGraphNode_t node, const cudaKernelNodeParams* p) {
-    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeKernel, *p); }, node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeKernel, p); }, node);
 }
 cudaError_t cudaGraphMemcpyNodeSetParams(cudaGraphNode_t node, const cudaMemcpy3DParms* p) {
-    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeMemcpy, *p); }, node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeMemcpy, p); }, node);
 }
 cudaError_t cudaGraphMemcpyNodeSetParams1D(cudaGraphNode_t node, void* dst, const void* src, size_t bytes,
                                            cudaMemcpyKind kind) {
@@ -460,8 +460,8 @@ cudaError_t cudaGraphMemcpyNodeSetParams1D(cudaGraphNode_t node, void* dst, cons
     return cudaGraphMemcpyNodeSetParams(node, &p);
 }
 cudaError_t cudaGraphMemsetNodeSetParams(cudaGraphNode_t node, const cudaMemsetParams* p) {
-    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeMemset, *p); }, node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeMemset, p); }, node);
 }
 cudaError_t cudaGraphHostNodeSetParams(cudaGraphNode_t node, const cudaHostNodeParams* p) {
-    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeHost, *p); }, node);
+    return CALL.run([&] { return set_params(work_of(node), cudaGraphNodeTypeHost, p); }, node);
 }

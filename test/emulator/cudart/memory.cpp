@@ -1,6 +1,7 @@
 // memory.cpp - allocation, copies, fills
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "modules.h"
 #include "streams.h"
@@ -53,12 +54,23 @@ void report_leaks() {
 cudaError_t allocate(void** out, size_t bytes, Space space) {
     static const bool hooked = (at_exit(report_leaks), true);
     if (!out || !hooked) return cudaErrorInvalidValue;
+    if (space != Space::Async)
+        if (const cudaError_t error = refuse_during_capture()) return error;
     *out = nullptr;
     if (bytes == 0) return cudaSuccess;
+    if (bytes > Memory::get().arena_bytes) return cudaErrorMemoryAllocation;
     const Address address = Memory::get().allocate(bytes, space, call_site(true));
     if (!address) return cudaErrorMemoryAllocation;
     *out = pointer_of(address);
     return cudaSuccess;
+}
+
+// Allocates rows that begin at multiples of 512 bytes.
+cudaError_t allocate_rows(void** out, size_t* pitch, size_t width, size_t rows) {
+    size_t bytes;
+    *pitch = (width + 511) / 512 * 512;
+    if (*pitch < width || __builtin_mul_overflow(*pitch, rows, &bytes)) return cudaErrorMemoryAllocation;
+    return allocate(out, bytes, Space::Device);
 }
 
 cudaError_t free_memory(void* pointer, bool host) {
@@ -201,7 +213,7 @@ cudaError_t fill(const Fill& fill, cudaStream_t stream, bool asynchronous) {
 
 // Describes a 3-D copy as a box. Copies of arrays are not supported.
 cudaError_t box_of(const cudaMemcpy3DParms& p, Box& box) {
-    if (p.srcArray || p.dstArray) return cudaErrorNotSupported;
+    if (p.srcArray || p.dstArray) return lacking("copies of arrays");
     const auto at = [](const cudaPitchedPtr& ptr, const cudaPos& pos) {
         return address_of(ptr.ptr) + (pos.z * ptr.ysize + pos.y) * ptr.pitch + pos.x;
     };
@@ -217,10 +229,16 @@ cudaError_t box_of(const cudaMemcpy3DParms& p, Box& box) {
     return box.width > box.dst_pitch || box.width > box.src_pitch ? cudaErrorInvalidPitchValue : cudaSuccess;
 }
 
+bool is_device(int device) { return device >= 0 && device < options().devices; }
+
 auto& pool_of_device = *new std::map<int, cudaMemPool_t>;
-cudaMemPool_t default_pool(int device) {
-    static auto& pools = *new std::map<int, CUmemPoolHandle_st>;
-    return &pools[device];
+auto& default_pools  = *new std::map<int, CUmemPoolHandle_st>;
+auto& created_pools  = *new std::set<cudaMemPool_t>;
+cudaMemPool_t default_pool(int device) { return &default_pools[device]; }
+bool is_pool(cudaMemPool_t pool) {
+    for (auto& [device, ours] : default_pools)
+        if (&ours == pool) return true;
+    return created_pools.count(pool);
 }
 
 }  // namespace
@@ -235,6 +253,7 @@ cudaError_t make_work(const cudaMemcpy3DParms& params, Work& work) {
 }
 cudaError_t make_work(const cudaMemsetParams& p, Work& work) {
     if (p.elementSize != 1 && p.elementSize != 2 && p.elementSize != 4) return cudaErrorInvalidValue;
+    if (!p.width || !p.height) return cudaErrorInvalidValue;
     if (!place_of(address_of(p.dst)).device) return cudaErrorInvalidValue;
     work = fill_work({address_of(p.dst), p.pitch, p.pitch * p.height, p.width, p.height, 1, p.value, p.elementSize});
     work.params = p;
@@ -248,27 +267,23 @@ using namespace emu;
 // --- allocation -----------------------------------------------------------------------------------------------------
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-    return CALL.run(
-        [&] {
-            if (const cudaError_t error = refuse_during_capture()) return error;
-            return allocate(pointer, bytes, Space::Device);
-        },
-        bytes);
+    return CALL.run([&] { return allocate(pointer, bytes, Space::Device); }, bytes);
 }
 cudaError_t cudaMallocPitch(void** pointer, size_t* pitch, size_t width, size_t height) {
     return CALL.run(
         [&] {
             if (!pitch) return cudaErrorInvalidValue;
-            *pitch = (width + 511) / 512 * 512;
-            return allocate(pointer, *pitch * height, Space::Device);
+            return allocate_rows(pointer, pitch, width, height);
         },
         width, height);
 }
 cudaError_t cudaMalloc3D(cudaPitchedPtr* out, cudaExtent extent) {
     return CALL.run([&] {
         if (!out) return cudaErrorInvalidValue;
-        *out = {nullptr, (extent.width + 511) / 512 * 512, extent.width, extent.height};
-        return allocate(&out->ptr, out->pitch * extent.height * extent.depth, Space::Device);
+        size_t rows;
+        if (__builtin_mul_overflow(extent.height, extent.depth, &rows)) return cudaErrorMemoryAllocation;
+        *out = {nullptr, 0, extent.width, extent.height};
+        return allocate_rows(&out->ptr, &out->pitch, extent.width, rows);
     });
 }
 cudaError_t cudaFree(void* pointer) {
@@ -305,18 +320,17 @@ cudaError_t cudaHostUnregister(void* pointer) {
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
     return CALL.run(
         [&] {
-            if (!Memory::get().find(address_of(host))) return cudaErrorInvalidValue;
-            *device = host;
-            return cudaSuccess;
+            const Place place = place_of(address_of(host));
+            return place.host && place.device ? answer(device, host) : cudaErrorInvalidValue;
         },
         host);
 }
 cudaError_t cudaHostGetFlags(unsigned* flags, void* host) {
     return CALL.run(
         [&] {
-            if (!Memory::get().find(address_of(host))) return cudaErrorInvalidValue;
-            *flags = cudaHostAllocPortable | cudaHostAllocMapped;
-            return cudaSuccess;
+            const Place place = place_of(address_of(host));
+            if (!place.host || !place.device) return cudaErrorInvalidValue;
+            return answer(flags, cudaHostAllocPortable | cudaHostAllocMapped);
         },
         host);
 }
@@ -324,7 +338,7 @@ cudaError_t cudaHostGetFlags(unsigned* flags, void* host) {
 cudaError_t cudaMallocManaged(void** pointer, size_t bytes, unsigned flags) {
     return CALL.run(
         [&] {
-            if (!bytes) return cudaErrorInvalidValue;
+            if (!bytes || (flags != cudaMemAttachGlobal && flags != cudaMemAttachHost)) return cudaErrorInvalidValue;
             return allocate(pointer, bytes, Space::Managed);
         },
         bytes, flags);
@@ -353,7 +367,7 @@ cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
 cudaError_t cudaMallocFromPoolAsync(void** pointer, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
     return CALL.run(
         [&] {
-            if (!pool) return cudaErrorInvalidValue;
+            if (!is_pool(pool)) return cudaErrorInvalidValue;
             return allocate_async(pointer, bytes, stream);
         },
         bytes, pool, stream);
@@ -365,7 +379,7 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
             Work work{cudaGraphNodeTypeMemFree, call_site()};
             if (!is_capturing(stream)) {
                 const Allocation* a = Memory::get().find(address_of(pointer));
-                if (!a) {
+                if (!a || a->begin != address_of(pointer)) {
                     Memory::get().free(address_of(pointer), call_site());  // reports the mistake
                     return cudaErrorInvalidValue;
                 }
@@ -382,26 +396,38 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
-    return CALL.run([&] { return answer(pool, default_pool(device)); }, device);
+    return CALL.run([&] { return is_device(device) ? answer(pool, default_pool(device)) : cudaErrorInvalidDevice; },
+                    device);
 }
 cudaError_t cudaDeviceGetMemPool(cudaMemPool_t* pool, int device) {
     return CALL.run(
-        [&] { return answer(pool, pool_of_device.count(device) ? pool_of_device[device] : default_pool(device)); },
+        [&] {
+            if (!is_device(device)) return cudaErrorInvalidDevice;
+            return answer(pool, pool_of_device.count(device) ? pool_of_device[device] : default_pool(device));
+        },
         device);
 }
 cudaError_t cudaDeviceSetMemPool(int device, cudaMemPool_t pool) {
-    return CALL.run([&] { return answer(&pool_of_device[device], pool); }, device, pool);
+    return CALL.run(
+        [&] {
+            if (!is_device(device)) return cudaErrorInvalidDevice;
+            return is_pool(pool) ? answer(&pool_of_device[device], pool) : cudaErrorInvalidValue;
+        },
+        device, pool);
 }
-cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
-    return CALL.run([&] { return answer(pool, new CUmemPoolHandle_st); });
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+    return CALL.run([&] {
+        if (!pool || !properties) return cudaErrorInvalidValue;
+        return answer(pool, *created_pools.insert(new CUmemPoolHandle_st).first);
+    });
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
     return CALL.run(
         [&] {
-            if (!pool) return cudaErrorInvalidValue;
+            if (!created_pools.erase(pool)) return cudaErrorInvalidValue;  // a default pool cannot be destroyed
             for (auto& [device, current] : pool_of_device)
                 if (current == pool) current = default_pool(device);
-            if (pool != default_pool(current_device())) delete pool;
+            delete pool;
             return cudaSuccess;
         },
         pool);
@@ -410,7 +436,7 @@ static bool is_wide(cudaMemPoolAttr attribute) { return attribute >= cudaMemPool
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
     return CALL.run(
         [&] {
-            if (!pool || !value) return cudaErrorInvalidValue;
+            if (!is_pool(pool) || !value) return cudaErrorInvalidValue;
             pool->attributes[attribute] =
                 is_wide(attribute) ? *static_cast<uint64_t*>(value) : *static_cast<int*>(value);
             return cudaSuccess;
@@ -420,7 +446,7 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
     return CALL.run(
         [&] {
-            if (!pool || !value) return cudaErrorInvalidValue;
+            if (!is_pool(pool) || !value) return cudaErrorInvalidValue;
             uint64_t answer = pool->attributes.count(attribute) ? pool->attributes[attribute]
                               : is_wide(attribute)              ? 0
                                                                 : 1;
@@ -436,13 +462,14 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
         pool, attribute);
 }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
-    return CALL.run([&] { return pool ? cudaSuccess : cudaErrorInvalidValue; }, pool);
+    return CALL.run([&] { return is_pool(pool) ? cudaSuccess : cudaErrorInvalidValue; }, pool);
 }
 cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const cudaMemAccessDesc*, size_t) {
-    return CALL.run([&] { return pool ? cudaSuccess : cudaErrorInvalidValue; }, pool);
+    return CALL.run([&] { return is_pool(pool) ? cudaSuccess : cudaErrorInvalidValue; }, pool);
 }
 cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t pool, cudaMemLocation*) {
-    return CALL.run([&] { return answer(flags, cudaMemAccessFlagsProtReadWrite); }, pool);
+    return CALL.run(
+        [&] { return is_pool(pool) ? answer(flags, cudaMemAccessFlagsProtReadWrite) : cudaErrorInvalidValue; }, pool);
 }
 
 // --- what a pointer is ----------------------------------------------------------------------------------------------
@@ -513,13 +540,16 @@ cudaError_t cudaMemcpy(void* dst, const void* src, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     return CALL.run([&] { return copy(line(dst, src, bytes), kind, stream, true); }, dst, src, bytes, kind, stream);
 }
-cudaError_t cudaMemcpyPeer(void* dst, int, const void* src, int, size_t bytes) {
-    return CALL.run([&] { return copy(line(dst, src, bytes), cudaMemcpyDeviceToDevice, nullptr, false); }, dst, src,
-                    bytes);
+static cudaError_t copy_peer(void* dst, int to, const void* src, int from, size_t bytes, cudaStream_t stream,
+                             bool asynchronous) {
+    if (!is_device(to) || !is_device(from)) return cudaErrorInvalidDevice;
+    return copy(line(dst, src, bytes), cudaMemcpyDeviceToDevice, stream, asynchronous);
 }
-cudaError_t cudaMemcpyPeerAsync(void* dst, int, const void* src, int, size_t bytes, cudaStream_t stream) {
-    return CALL.run([&] { return copy(line(dst, src, bytes), cudaMemcpyDeviceToDevice, stream, true); }, dst, src,
-                    bytes);
+cudaError_t cudaMemcpyPeer(void* dst, int to, const void* src, int from, size_t bytes) {
+    return CALL.run([&] { return copy_peer(dst, to, src, from, bytes, nullptr, false); }, dst, to, src, from, bytes);
+}
+cudaError_t cudaMemcpyPeerAsync(void* dst, int to, const void* src, int from, size_t bytes, cudaStream_t stream) {
+    return CALL.run([&] { return copy_peer(dst, to, src, from, bytes, stream, true); }, dst, to, src, from, bytes);
 }
 
 static cudaError_t copy_2d(void* dst, size_t dst_pitch, const void* src, size_t src_pitch, size_t width, size_t height,

@@ -105,6 +105,10 @@ cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3
     KernelLaunch launch;
     if (const cudaError_t error = prepare_launch(launch, function, grid, block, args, shared, attributes)) return error;
     note_unchecked_launch(launch.function->kernel->pretty);
+    const CUstream_st* queue = find_stream(stream);
+    if (!queue || queue->device != current_device())
+        return refuse(launch, cudaErrorInvalidResourceHandle,
+                      queue ? "the stream is of another device than the current one" : "the stream does not exist");
     Work work     = launch_work(launch);
     work.overlaps = attributes.overlaps && device_spec().major >= 9;
     return submit(stream, std::move(work));
@@ -158,8 +162,7 @@ cudaError_t symbol_range(const void* symbol, size_t offset, size_t bytes, void**
     Variable* variable;
     if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
     if (offset > variable->bytes || bytes > variable->bytes - offset) return cudaErrorInvalidValue;
-    *out = reinterpret_cast<void*>(variable->address + offset);
-    return cudaSuccess;
+    return answer(out, reinterpret_cast<void*>(variable->address + offset));
 }
 
 cudaError_t set_cluster(KernelLaunch& launch, const std::optional<dim3>& attribute) {
@@ -316,8 +319,8 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, 
     return cudaSuccess;
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
-    *kernel = reinterpret_cast<cudaKernel_t>(find_function(stub));
-    return *kernel ? cudaSuccess : cudaErrorInvalidDeviceFunction;
+    CUfunc_st* function = find_function(stub);
+    return function ? answer(kernel, reinterpret_cast<cudaKernel_t>(function)) : cudaErrorInvalidDeviceFunction;
 }
 
 static cudaError_t launch_call(const char* name, void* caller, const void* function, dim3 grid, dim3 block, void** args,
@@ -352,7 +355,11 @@ cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 bl
 // Priorities, carve-outs and L2 windows are ignored. A kernel with programmatic stream serialization runs in the order
 // of its stream, too, which is one that it allows; --check all finds what would be wrong in another.
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** args) {
-    if (!config) return cudaErrorInvalidValue;
+    if (!config || (config->numAttrs && !config->attrs)) return cudaErrorInvalidValue;
+    for (unsigned i = 0; i < config->numAttrs; i++)
+        if (config->attrs[i].id == cudaLaunchAttributeProgrammaticEvent)
+            return CALL.run(
+                [] { return lacking("launches that record an event (cudaLaunchAttributeProgrammaticEvent)"); });
     return launch_call(__func__, __builtin_return_address(0), function, config->gridDim, config->blockDim, args,
                        config->dynamicSmemBytes, config->stream, attributes_of(*config));
 }
@@ -407,7 +414,7 @@ cudaError_t cudaFuncSetAttribute(const void* handle, cudaFuncAttribute attribute
                     function->non_portable_cluster = value;
                     return cudaSuccess;
                 case cudaFuncAttributeClusterSchedulingPolicyPreference: return cudaSuccess;
-                default: return cudaErrorNotSupported;
+                default: return lacking("this attribute of a kernel");
             }
         },
         handle, attribute, value);
@@ -423,8 +430,8 @@ cudaError_t cudaFuncSetSharedMemConfig(const void* handle, cudaSharedMemConfig c
 cudaError_t cudaGetFuncBySymbol(cudaFunction_t* function, const void* symbol) {
     return CALL.run(
         [&] {
-            *function = find_function(symbol);
-            return *function ? cudaSuccess : cudaErrorInvalidDeviceFunction;
+            CUfunc_st* found = find_function(symbol);
+            return found ? answer(function, found) : cudaErrorInvalidDeviceFunction;
         },
         symbol);
 }
@@ -501,8 +508,7 @@ cudaError_t cudaGetSymbolSize(size_t* bytes, const void* symbol) {
         [&] {
             Variable* variable;
             if (const cudaError_t error = find_symbol(symbol, &variable)) return error;
-            *bytes = variable->bytes;
-            return cudaSuccess;
+            return answer(bytes, variable->bytes);
         },
         symbol);
 }

@@ -47,6 +47,7 @@ PTSZ(cudaGraphInstantiateWithParams, (cudaGraphExec_t * e, cudaGraph_t g, cudaGr
 #undef PTSZ
 
 cudaError_t cudaLaunchKernelExC_ptsz(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
+    if (!config) return cudaErrorInvalidValue;
     cudaLaunchConfig_t own = *config;
     own.stream             = mine(own.stream);
     return cudaLaunchKernelExC(&own, function, arguments);

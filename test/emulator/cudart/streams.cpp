@@ -380,7 +380,8 @@ cudaError_t submit(cudaStream_t handle, Work work) {
 cudaError_t wait_stream(cudaStream_t handle) {
     CUstream_st* stream = find_stream(handle);
     if (!stream) return cudaErrorInvalidResourceHandle;
-    if (stream->capture || stream->legacy)
+    if (stream->capture) return refuse_to_wait(stream);
+    if (stream->legacy)
         if (const cudaError_t error = refuse_during_capture()) return error;
     // The default stream is done when the operations that its next one would wait for are done.
     std::vector<NodePtr> targets;
@@ -457,7 +458,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
         [&] {
             CUstream_st* stream = find_stream(handle);
             if (!stream) return cudaErrorInvalidResourceHandle;
-            if (stream->capture) return refuse_during_capture();
+            if (stream->capture) return refuse_to_wait(stream);
             for (const NodePtr& node : stream->legacy ? dependencies_of(*stream) : std::vector<NodePtr>{stream->tail})
                 if (node && !Queue::get().poll(node)) return cudaErrorNotReady;
             return sticky_error();
@@ -471,6 +472,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t handle_of_event
             CUstream_st* stream = find_stream(handle);
             CUevent_st* event   = find_event(handle_of_event);
             if (!stream || !event) return cudaErrorInvalidResourceHandle;
+            if (stream->capture && flags & cudaEventWaitExternal) {  // the graph waits for the event at each launch
+                Work work{cudaGraphNodeTypeWaitEvent, call_site()};
+                work.params = handle_of_event;
+                return capture_add(*stream, std::move(work));
+            }
             if (event->capture || stream->capture) return capture_wait(*stream, *event);
             if (!event->node) return cudaSuccess;
             enqueue(*stream, {cudaGraphNodeTypeWaitEvent, call_site()}, {event->node});
@@ -503,6 +509,7 @@ cudaError_t cudaStreamSetAttribute(cudaStream_t stream, cudaStreamAttrID id, con
     return CALL.run(
         [&] {
             if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
+            if (!value) return cudaErrorInvalidValue;
             stream_attributes[{stream, int(id)}] = *value;
             return cudaSuccess;
         },
@@ -513,8 +520,7 @@ cudaError_t cudaStreamGetAttribute(cudaStream_t stream, cudaStreamAttrID id, cud
         [&] {
             if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
             const auto row = stream_attributes.find({stream, int(id)});
-            *value         = row == stream_attributes.end() ? cudaStreamAttrValue{} : row->second;
-            return cudaSuccess;
+            return answer(value, row == stream_attributes.end() ? cudaStreamAttrValue{} : row->second);
         },
         stream, id);
 }
@@ -532,7 +538,7 @@ cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t call
     return CALL.run(
         [&] {
             if (!callback || flags) return cudaErrorInvalidValue;
-            if (is_capturing(stream)) return refuse_during_capture();
+            if (is_capturing(stream)) return refuse_to_wait(find_stream(stream));
             return submit(stream, host_work("cudaStreamAddCallback", [=] { callback(stream, cudaSuccess, data); }));
         },
         stream);
@@ -547,7 +553,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
         [&] {
             const unsigned known = cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess;
             if (!event || flags & ~known) return cudaErrorInvalidValue;
-            if (flags & cudaEventInterprocess) return cudaErrorNotSupported;
+            if (flags & cudaEventInterprocess) return lacking("events that processes share");
             *event           = new CUevent_st;
             (*event)->flags  = flags;
             (*event)->device = current_device();
@@ -573,7 +579,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t handle, cudaStream_t handle_of_
         [&] {
             CUevent_st* event   = find_event(handle);
             CUstream_st* stream = find_stream(handle_of_stream);
-            if (!event || !stream) return cudaErrorInvalidResourceHandle;
+            if (!event || !stream || event->device != stream->device) return cudaErrorInvalidResourceHandle;
             if (stream->capture && !(flags & cudaEventRecordExternal)) {
                 event->capture      = stream->capture;
                 event->capture_tail = stream->capture_tail;
@@ -624,7 +630,8 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) 
     return CALL.run(
         [&] {
             CUevent_st *a = find_event(start), *b = find_event(end);
-            if (!ms || !a || !b || !a->node || !b->node) return cudaErrorInvalidResourceHandle;
+            if (!ms) return cudaErrorInvalidValue;
+            if (!a || !b || !a->node || !b->node || a->device != b->device) return cudaErrorInvalidResourceHandle;
             if ((a->flags | b->flags) & cudaEventDisableTiming) return cudaErrorInvalidResourceHandle;
             if (a->node->state != Node::Done || b->node->state != Node::Done) return cudaErrorNotReady;
             *ms = float((b->node->finished - a->node->finished) * 1e3);
@@ -634,5 +641,8 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) 
 }
 
 cudaError_t cudaDeviceSynchronize() {
-    return CALL.run([&] { return wait_device(); });
+    return CALL.run([&] {
+        if (const cudaError_t error = refuse_to_wait(nullptr)) return error;
+        return wait_device();
+    });
 }

@@ -131,8 +131,12 @@ std::vector<NodePtr> dependencies_of(CUstream_st& stream);
 Work host_work(const char* name, std::function<void()> function);
 NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after = {});
 
-// Refuses a call that waits or allocates while a capture is in progress, and marks the capture as invalid.
+// Refuses a call that could disturb a capture, such as an allocation, and marks the capture as invalid. The modes of
+// the capture and of the thread can allow it.
 cudaError_t refuse_during_capture();
+// Refuses, whatever the modes, a call that waits for a stream which is being captured. Null means any stream of the
+// current device.
+cudaError_t refuse_to_wait(const CUstream_st* stream);
 cudaError_t capture_add(CUstream_st& stream, Work work);
 // The stream joins the event's capture and waits for what it recorded.
 cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event);

@@ -148,20 +148,21 @@ ncclResult_t enqueue(Collective kind, const char* function, const void* send, vo
     if (!size_of(type)) return complain(ncclInvalidArgument, "unknown data type " + std::to_string(type));
     if (op >= ncclNumOps && size_t(op - ncclNumOps) >= comm->scales.size())
         return complain(ncclInvalidArgument, "unknown reduction " + std::to_string(op));
-    if (root >= comm->ranks || peer >= comm->ranks ||
-        (peer < 0 && (kind == Collective::Send || kind == Collective::Recv)))
+    const bool message = kind == Collective::Send || kind == Collective::Recv;
+    const bool rooted  = kind == Collective::Reduce || kind == Collective::Broadcast || kind == Collective::Gather ||
+                        kind == Collective::Scatter;
+    if (root >= comm->ranks || peer >= comm->ranks || (root < 0 && rooted) || (peer < 0 && message))
         return complain(ncclInvalidArgument, "root or peer beyond the " + std::to_string(comm->ranks) + " ranks");
     Operation o{kind};
     std::snprintf(o.call.function, sizeof o.call.function, "%s", function);
-    o.call.count       = count;
-    o.call.type        = type;
-    o.call.op          = op;
-    o.call.root        = root;
-    o.send             = reinterpret_cast<Address>(send);
-    o.receive          = reinterpret_cast<Address>(receive);
-    o.peer             = peer;
-    o.scale            = op >= ncclNumOps ? comm->scales[size_t(op - ncclNumOps)] : 0;
-    const bool message = kind == Collective::Send || kind == Collective::Recv;
+    o.call.count = count;
+    o.call.type  = type;
+    o.call.op    = op;
+    o.call.root  = root;
+    o.send       = reinterpret_cast<Address>(send);
+    o.receive    = reinterpret_cast<Address>(receive);
+    o.peer       = peer;
+    o.scale      = op >= ncclNumOps ? comm->scales[size_t(op - ncclNumOps)] : 0;
     if (message)
         o.call.sequence =
             ++comm->messages[kind == Collective::Send ? std::pair(comm->rank, peer) : std::pair(peer, comm->rank)];
@@ -213,6 +214,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
 }
 ncclResult_t ncclCommInitAll(ncclComm_t* comms, int ranks, const int* devices) {
     SITE;
+    if (!comms || ranks < 1) return complain(ncclInvalidArgument, "the array is null, or there are no ranks");
     int available = 0, before = 0;
     cudaGetDeviceCount(&available);
     cudaGetDevice(&before);

@@ -295,3 +295,23 @@ TEST_CASE("cublas: products, vectors, pointer modes", "[cublas]") {
     CHECK(std::abs(scalar.host()[0] - square) < 1e-5);
     cublasDestroy(h);
 }
+
+TEST_CASE("cublas refuses unknown operations and arrays of pointers that are null", "[cublas]") {
+    cublasHandle_t h;
+    REQUIRE(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS);
+    DeviceArray<float> x(std::vector<float>(4, 1.f));
+    DeviceArray<float*> list(std::vector<float*>{x.data});
+    const float one = 1, zero = 0;
+    const auto product = [&](cublasOperation_t t) {
+        return cublasSgemm(h, t, CUBLAS_OP_N, 2, 2, 2, &one, x.data, 2, x.data, 2, &zero, x.data, 2);
+    };
+    CHECK(product(cublasOperation_t(7)) == CUBLAS_STATUS_INVALID_VALUE);
+    const auto batched = [&](float** a, int batches) {
+        return cublasSgemmBatched(h, CUBLAS_OP_N, CUBLAS_OP_N, 2, 2, 2, &one, a, 2, list.data, 2, &zero, list.data, 2,
+                                  batches);
+    };
+    CHECK(batched(nullptr, 1) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(batched(list.data, -1) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(batched(list.data, 0) == CUBLAS_STATUS_SUCCESS);
+    cublasDestroy(h);
+}

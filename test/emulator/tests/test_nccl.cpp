@@ -81,3 +81,19 @@ TEST_CASE("an aborted communicator ends the others' operations with an error", "
     waits.join();
     CHECK(seen == ncclRemoteError);
 }
+
+TEST_CASE("NCCL refuses a root that is no rank, and no communicators at all", "[nccl]") {
+    ncclUniqueId id;
+    ncclGetUniqueId(&id);
+    ncclComm_t comm;
+    REQUIRE(ncclCommInitRank(&comm, 1, id, 0) == ncclSuccess);
+    DeviceArray<float> x(std::vector<float>(10, 1.f));
+    for (const int root : {-1, 1}) {
+        CHECK(ncclBroadcast(x.data, x.data, 10, ncclFloat, root, comm, nullptr) == ncclInvalidArgument);
+        CHECK(ncclReduce(x.data, x.data, 10, ncclFloat, ncclSum, root, comm, nullptr) == ncclInvalidArgument);
+    }
+    CHECK(ncclCommInitAll(&comm, 0, nullptr) == ncclInvalidArgument);
+    CHECK(ncclCommInitAll(nullptr, 1, nullptr) == ncclInvalidArgument);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(ncclCommDestroy(comm) == ncclSuccess);
+}

@@ -187,6 +187,25 @@ TEST_CASE("every block runs once in a random order of any seed", "[programs]") {
     CHECK(has(result.output, "ok\n"));
 }
 
+TEST_CASE("without a device or with an old driver every call says so", "[programs]") {
+    if (!fs::exists(programs / "good/vector_add")) return;
+    for (const auto& [option, text] : std::map<std::string, std::string>{
+             {"--devices 0", "no CUDA-capable device is detected"},
+             {"--driver 11.8", "CUDA driver version is insufficient for CUDA runtime version"}}) {
+        const Result result = run("scripts/emulate " + option + " " + (programs / "good/vector_add").string());
+        INFO(option << "\n" << result.output);
+        CHECK(result.code == 1);
+        CHECK(has(result.output, text));
+    }
+}
+
+TEST_CASE("what the emulator lacks is named", "[programs]") {
+    if (!fs::exists(programs / "good/devices")) return;
+    const std::string text = run("scripts/emulate --devices 2 " + (programs / "good/devices").string()).output;
+    INFO(text);
+    CHECK(has(text, "the emulator lacks peer access between devices: cudaErrorPeerAccessUnsupported"));
+}
+
 TEST_CASE("--check all costs at most three times what memory does, whatever the kernel does", "[.costs]") {
     const Program program = read(sources / "good/costs.cu");
     if (!program.built()) return;

@@ -1,0 +1,40 @@
+// devices.cu - two devices: which calls take a stream or an event of another device than the current one
+// options: --devices 2
+#include "../check.h"
+
+__global__ void set(int* x, int value) { *x = value; }
+
+int main() {
+    cudaStream_t first;
+    cudaEvent_t begin, end;
+    CUDA(cudaSetDevice(0));
+    CUDA(cudaStreamCreate(&first));
+    CUDA(cudaEventCreate(&begin));
+    Device<int> x(1);
+    set<<<1, 1, 0, first>>>(x, 3);
+    CUDA(cudaGetLastError());
+    CUDA(cudaEventRecord(begin, first));
+
+    CUDA(cudaSetDevice(1));
+    CUDA(cudaEventCreate(&end));
+    set<<<1, 1, 0, first>>>(x, 4);  // the stream belongs to device 0
+    EXPECT(cudaGetLastError() == cudaErrorInvalidResourceHandle);
+    EXPECT(cudaEventRecord(begin, 0) == cudaErrorInvalidResourceHandle);
+    CUDA(cudaEventRecord(end, 0));
+    CUDA(cudaStreamWaitEvent(0, begin, 0));
+    CUDA(cudaEventSynchronize(begin));
+    CUDA(cudaEventSynchronize(end));
+    float ms;
+    EXPECT(cudaEventElapsedTime(&ms, begin, end) == cudaErrorInvalidResourceHandle);
+    CUDA(cudaMemsetAsync(x, 0, sizeof(int), first));  // copies and fills take streams of any device
+    CUDA(cudaStreamSynchronize(first));
+    EXPECT(x.host()[0] == 0);
+    EXPECT(cudaMemcpyPeer(x, 2, x, 0, sizeof(int)) == cudaErrorInvalidDevice);
+    EXPECT(cudaDeviceEnablePeerAccess(1, 0) == cudaErrorInvalidDevice);
+    EXPECT(cudaDeviceEnablePeerAccess(0, 0) == cudaErrorPeerAccessUnsupported);
+    CUDA(cudaStreamDestroy(first));
+    CUDA(cudaEventDestroy(begin));
+    CUDA(cudaEventDestroy(end));
+    cudaGetLastError();
+    std::puts("ok");
+}
