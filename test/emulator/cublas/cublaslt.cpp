@@ -475,8 +475,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     return submit_product(p, stream);
 }
 
-// --- conversions of layout, which the emulator lacks
-// -------------------------------------------------------------------
+// --- conversions of layout, which the emulator lacks -----------------------------------------------------------------
 
 cublasStatus_t cublasLtMatrixTransform(cublasLtHandle_t, cublasLtMatrixTransformDesc_t, const void*, const void*,
                                        cublasLtMatrixLayout_t, const void*, const void*, cublasLtMatrixLayout_t, void*,

@@ -364,8 +364,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
                        config->dynamicSmemBytes, config->stream, attributes_of(*config));
 }
 
-// --- attributes and occupancy of kernels
-// -------------------------------------------------------------------------------
+// --- attributes and occupancy of kernels -----------------------------------------------------------------------------
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* handle) {
     return CALL.run(
@@ -498,6 +497,7 @@ cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void
         },
         handle, blocks, threads);
 }
+
 // --- variables ------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetSymbolAddress(void** pointer, const void* symbol) {

@@ -260,6 +260,7 @@ static bool advance_recv(Operation& o, ncclComm& comm, uint32_t op) {
     }
     return check_peers(comm, o.call, o.waiting_since, {o.peer});
 }
+
 bool advance(Batch& batch, uint32_t op) {
     ncclComm& comm        = *batch.comm;
     bool collective_ahead = false, all = true;
@@ -280,4 +281,5 @@ bool advance(Batch& batch, uint32_t op) {
     }
     return all || comm.error != ncclSuccess;
 }
+
 }  // namespace emu::nccl
