@@ -356,10 +356,13 @@ cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 bl
 // of its stream, too, which is one that it allows; --check all finds what would be wrong in another.
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** args) {
     if (!config || (config->numAttrs && !config->attrs)) return cudaErrorInvalidValue;
-    for (unsigned i = 0; i < config->numAttrs; i++)
-        if (config->attrs[i].id == cudaLaunchAttributeProgrammaticEvent)
-            return CALL.run(
-                [] { return lacking("launches that record an event (cudaLaunchAttributeProgrammaticEvent)"); });
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        bool records = config->attrs[i].id == cudaLaunchAttributeProgrammaticEvent;
+#if CUDART_VERSION >= 12030
+        records = records || config->attrs[i].id == cudaLaunchAttributeLaunchCompletionEvent;
+#endif
+        if (records) return CALL.run([] { return lacking("launches that record an event"); });
+    }
     return launch_call(__func__, __builtin_return_address(0), function, config->gridDim, config->blockDim, args,
                        config->dynamicSmemBytes, config->stream, attributes_of(*config));
 }

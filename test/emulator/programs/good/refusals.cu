@@ -87,8 +87,22 @@ void captures() {
     CUDA(cudaEventDestroy(event));
 }
 
+// A launch that records an event would leave a later wait without anything to wait for.
+void events_of_launches() {
+    cudaLaunchAttribute attribute{};
+    cudaLaunchConfig_t config{};
+    config.gridDim = config.blockDim = 1, config.attrs = &attribute, config.numAttrs = 1;
+    attribute.id = cudaLaunchAttributeProgrammaticEvent;
+    EXPECT(cudaLaunchKernelEx(&config, nothing) == cudaErrorNotSupported);
+#if CUDART_VERSION >= 12030
+    attribute.id = cudaLaunchAttributeLaunchCompletionEvent;
+    EXPECT(cudaLaunchKernelEx(&config, nothing) == cudaErrorNotSupported);
+#endif
+}
+
 int main() {
     null_pointers();
+    events_of_launches();
     memory();
     captures();
     cudaGetLastError();
