@@ -22,9 +22,10 @@ struct DenseMatrix {
         std::vector<double> z(size_t(n), 0.);
         host::parallel_ranges(n, 64, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; i++) {
-                double lane[8] = {};  // eight partial sums, which the compiler turns into vectors
+                double lane[8] = {};  // eight partial sums, which become vectors
                 int64_t c      = 0;
                 for (; c + 8 <= d; c += 8)
+#pragma omp simd
                     for (int64_t k = 0; k < 8; k++) lane[k] += double(x[size_t(i * d + c + k)]) * w[size_t(c + k)];
                 for (; c < d; c++) lane[0] += double(x[size_t(i * d + c)]) * w[size_t(c)];
                 z[size_t(i)] =
@@ -38,6 +39,7 @@ struct DenseMatrix {
         std::vector<double> g(size_t(d), 0.);
         host::parallel_ranges(d, 32, [&](int64_t begin, int64_t end) {
             for (int64_t i = 0; i < n; i++)
+#pragma omp simd
                 for (int64_t c = begin; c < end; c++) g[size_t(c)] += r[size_t(i)] * double(x[size_t(i * d + c)]);
         });
         return g;
