@@ -37,6 +37,7 @@ inline int64_t scratch_bytes(const Config& c, const BatchShape& shape, DType dty
     return std::max({embedding_backward_cost(B, T, c.width, dtype).scratch,
                      layernorm_backward_cost(shape.rows(), c.width, dtype).scratch,
                      attention_backward_cost(B, T, c.heads, c.head_size(), dtype).scratch,
+                     attention_trial_scratch(T, c.heads, c.head_size(), dtype),
                      sum_cost(param_layout(c).elements()).scratch});
 }
 

@@ -588,6 +588,10 @@ Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x
     cost.scratch = B * T * H * size_of(DType::F32);  // δ of each row
     return cost;
 }
+// A call keeps the largest difference, in a part of 64 bytes, and of one sequence dqkv and δ, or out and lse.
+int64_t attention_trial_scratch(int64_t T, int64_t H, int64_t D, DType x) {
+    return x == DType::BF16 ? 64 + T * H * (3 * D * size_of(x) + size_of(DType::F32)) : 0;
+}
 // The op reads the caches up to `past` and all of qkv, appends k and v, and writes out. S is the size of the caches.
 Cost attention_cached_cost(int64_t B, int64_t T, int64_t past, int64_t S, int64_t H, int64_t D, DType x) {
     const double row = double(B * H * D * size_of(x));

@@ -101,7 +101,7 @@ inline bool forward_on_hopper(Tensor out, Tensor lse, Tensor qkv, Tensor starts,
     });
     if (!needs_trial(queue, kind)) return true;
     const Tensor y = out.rows(0, 1), l = lse.rows(0, 1);
-    HopperTrial trial(p, y.bytes() + l.bytes(), queue);
+    HopperTrial trial(p, queue);
     const Tensor other{trial.memory(), y.dtype, y.shape}, other_lse{trial.memory() + y.bytes(), l.dtype, l.shape};
     for (int64_t b = 0; b < qkv.shape[0]; b++) {
         const Tensor one      = qkv.rows(b, 1);
@@ -174,7 +174,7 @@ inline bool backward_on_hopper(Tensor dqkv, float* delta, Tensor dout, Tensor ou
     });
     if (!needs_trial(queue, kind)) return true;
     const Tensor g = dqkv.rows(0, 1);
-    HopperTrial trial(p, g.bytes() + lse.rows(0, 1).bytes(), queue);
+    HopperTrial trial(p, queue);
     const Tensor other{trial.memory(), g.dtype, g.shape};
     float* const other_delta = reinterpret_cast<float*>(trial.memory() + g.bytes());
     for (int64_t b = 0; b < qkv.shape[0]; b++) {

@@ -62,11 +62,11 @@ static __global__ void compare_attention_kernel(Difference* worst, Heads<const b
 // Compares results with others, a sequence at a time.
 class HopperTrial {
   public:
-    // `bytes` of scratch memory are for the other results of one sequence.
-    HopperTrial(const Problem& p, int64_t bytes, Queue& queue)
-        : p_(p), queue_(queue), worst_(queue.scratch<Difference>(64 + bytes)) {
+    HopperTrial(const Problem& p, Queue& queue)
+        : p_(p), queue_(queue), worst_(queue.scratch<Difference>(attention_trial_scratch(p.T, p.H, p.D, DType::BF16))) {
         CUDA_RUN(cudaMemsetAsync(worst_, 0, sizeof *worst_, queue_.stream));
     }
+    // Returns memory for the other results of one sequence.
     char* memory() const { return reinterpret_cast<char*>(worst_) + 64; }
     void compare(int64_t sequence, const Heads<const bf16>& x, const Heads<const bf16>& right,
                  const Heads<const bf16>& scale, float share, const float* lse = nullptr,

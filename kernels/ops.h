@@ -214,6 +214,9 @@ void attention_cached(Tensor out /*=*/,                                   // (B,
 Cost attention_forward_cost (int64_t B, int64_t T, int64_t H, int64_t D, DType x);
 Cost attention_backward_cost(int64_t B, int64_t T, int64_t H, int64_t D, DType x);
 Cost attention_cached_cost  (int64_t B, int64_t T, int64_t past, int64_t S, int64_t H, int64_t D, DType x);
+// In bf16 the first results of a run on a Hopper GPU are compared with those of other kernels, a sequence at a time.
+// Returns the bytes of scratch memory that a call takes for that, forward or backward.
+int64_t attention_trial_scratch(int64_t T, int64_t H, int64_t D, DType x);
 
 // ---- gelu.cu (Hendrycks & Gimpel 2016: arXiv 1606.08415) ------------------------------------------------------------
 void gelu_forward(Tensor y /*=*/, Tensor x, Gelu kind, Stream s);               // any one shape, x
