@@ -237,7 +237,10 @@ class NcclHalf : public CollectiveHalf {
         cudaStreamDestroy(stream_);
     }
 
-    void reserve(int64_t most) override { CUDA_RUN(cudaMalloc(&narrow_, size_t(most) * sizeof(bf16))); }
+    void reserve(int64_t most) override {
+        CHECK_CALL(!narrow_, "reserve() was called before");
+        CUDA_RUN(cudaMalloc(&narrow_, size_t(most) * sizeof(bf16)));
+    }
 
     void sum(std::initializer_list<Tensor> tensors, DType wire) override {
         if (wire == DType::BF16) {

@@ -22,14 +22,14 @@ namespace {
 
 struct Line {
     uint64_t tag    = ~0ull;
-    uint32_t used   = 0;
+    uint64_t used   = 0;
     uint8_t present = 0, dirty = 0;
 };
 struct L2 {
     static constexpr size_t kWays = 16;
     std::vector<Line> lines;
     size_t sets;
-    uint32_t clock = 0;
+    uint64_t clock = 0;  // 32 bits would overflow after some minutes
     L2() : sets(std::max<size_t>(1, device_spec().l2_bytes / 128 / kWays)) { lines.resize(sets * kWays); }
 
     void touch(uint64_t sector, bool write, Counters& c) {
