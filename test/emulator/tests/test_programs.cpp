@@ -283,6 +283,7 @@ TEST_CASE("scripts/emulate refuses invalid options and says why", "[programs]") 
         {"--devices 020 x", "--devices takes a whole number from 0 to 16, not '020'"},
         {"--threads 257 x", "--threads takes a whole number from 1 to 256, not '257'"},
         {"--timeout", "--timeout needs a value"},
+        {"--trace=1 x", "--trace takes no value"},
         {"no-such-program", "no such program"},
     };
     for (const auto& [arguments, message] : mistakes) {
