@@ -187,7 +187,7 @@ void Queue::watch() {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
         if (now() - last_progress() < kMoment) continue;
         const std::lock_guard hold(runtime_lock());
-        while (now() - last_progress() >= kMoment && run_one(0)) {}
+        while (run_one(0)) {}  // a peer may wait for any of it
         if (now() - last_progress() < patience() || (pending.empty() && options().timeout <= 0)) continue;
         Finding f{};
         f.kind = Kind::Deadlock;
