@@ -44,7 +44,8 @@ inline std::vector<TextIds> ids_of(const LabelledTexts& texts, TextEncoder encod
 inline void run_probe(const Inference& i) {
     const InferOptions& o = i.options;
     const auto layers     = parse_layers(o.layers, i.model.config.layers);
-    for (const auto& path : {o.out, o.activations})  // an earlier command that was stopped may have left --out empty
+    // A command that was stopped may have left an empty folder --out, which is used.
+    for (const auto& path : {o.out, o.activations})
         CHECK(!path || !fs::exists(*path) || (path == o.out && fs::is_directory(*path) && fs::is_empty(*path)),
               "{} exists already; give a new name, or remove it", *path);
     CHECK(
@@ -57,7 +58,8 @@ inline void run_probe(const Inference& i) {
         std::count_if(test.texts.begin(), test.texts.end(), [&](auto& text) { return known.count(text); });
     if (seen) fmt::print(stderr, "warning: {} of {} are training texts too\n", count_of(seen, "text"), test.file);
 
-    if (o.out) fs::create_directories(*o.out);  // where that fails, it fails before the model reads all texts
+    // The folder is made before the model reads all texts, so that a folder that cannot be made is found early.
+    if (o.out) fs::create_directories(*o.out);
     LabelledFeatures sets[] = {{"train", {}, train.labels}, {"test", {}, test.labels}};
     for (const bool of_test : {false, true}) {
         const auto ids = ids_of(of_test ? test : train, encoder);

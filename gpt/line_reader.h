@@ -62,8 +62,8 @@ inline std::optional<std::string> read_plain_line(FILE* in) {
     return line;
 }
 
-// Reads lines from a terminal. Ctrl-C discards the line that is being typed. A Ctrl-C before the prompt is forgotten,
-// and one after the end of the line is left for the caller to take().
+// Reads lines from a terminal. Ctrl-C discards the line that is being typed. A Ctrl-C before the prompt is forgotten. A
+// Ctrl-C after the end of the line is left for the caller to take().
 class LineReader {
   public:
     explicit LineReader(std::string prompt) : prompt_(std::move(prompt)) {

@@ -516,8 +516,8 @@ inline float read_scalar(Tensor t, Stream s) {
 // A long job calls it between its parts with the number of those that are done, and ends early when it returns false.
 using GoOn = std::function<bool(int64_t done)>;
 
-// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. Several ranks return values
-// whose mean is the mean over all tokens that count. When go_on() ends it early, the result means nothing.
+// Returns the mean loss, in nats per token, of the first `batches` batches of a loader. The mean of what several ranks
+// return is the mean over all tokens that count. When go_on() ends it early, the result means nothing.
 inline float mean_loss(Model& m, Loader& data, int64_t batches, const GoOn& go_on = nullptr) {
     data.rewind();
     zero(m.acts.loss, m.stream);

@@ -164,7 +164,7 @@ inline std::vector<PlotPoint> trend(const std::vector<PlotPoint>& points) {
     return averages;
 }
 
-// Draws the losses, each of which is the mean over what `of` names.
+// Draws the losses over the tokens. `of` is what a loss is the mean over, "token" or "pair".
 inline void loss_png(const std::string& path, const std::string& title, const std::vector<PlotPoint>& train,
                      const std::vector<PlotPoint>& val, const std::string& of = "token") {
     const Color black{0.1f, 0.1f, 0.12f}, grey{0.4f, 0.4f, 0.42f}, grid{0.9f, 0.9f, 0.91f}, white{1, 1, 1};

@@ -221,7 +221,8 @@ struct Panel {
 // mask (n, queries) = 0 for the probabilities that are dropped and 1 / (1 - rate) for the others, for the panel of
 // queries from `row` on and the keys from `key` on.
 inline void fill_mask(float* mask, const HeadDropout& drop, int64_t row, int64_t key, int64_t n) {
-    constexpr int tile = 16, pairs = 4;  // for 16 keys, the mask of a panel of 32 queries takes 4 · 16 blocks
+    // The mask of 16 keys and a panel of 32 queries takes 4 · 16 blocks.
+    constexpr int tile = 16, pairs = 4;
     uint32_t word[4][pairs * queries / 2];
     const float scale        = drop.scale;
     const uint32_t threshold = drop.threshold;

@@ -1,8 +1,8 @@
 // attention_trial.cuh - whether a run uses Hopper's attention kernels, and the comparison of their first results
 //
 // No GPU has run these kernels yet. So the first call of each kind (HopperCall) in a run also runs the kernels that use
-// mma.sync. If the results differ by more than rounding explains, mma.sync takes over, in every call but those of kinds
-// that agreed before.
+// mma.sync. If the results differ by more than rounding explains, mma.sync takes over. Kinds of calls that agreed
+// before keep Hopper's kernels.
 #pragma once
 #include "attention_tiles.cuh"
 #include "hopper.cuh"

@@ -93,7 +93,7 @@ class Recording {
   public:
     Recording(Queue& q, bool early) : queue_(q), early_(early && has_early_launches(q)) {}
     ~Recording() {
-        if (graph_) cudaGraphExecDestroy(graph_);  // for null it would fail, and the next launch report the error
+        if (graph_) cudaGraphExecDestroy(graph_);  // With null it fails, and the next launch would report the error.
     }
     Recording(const Recording&)            = delete;
     Recording& operator=(const Recording&) = delete;

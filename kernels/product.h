@@ -33,8 +33,8 @@ inline cudaDataType_t cublaslt_type(DType t) {
 }
 #endif
 
-// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it. The kernels
-// of matmul_hopper.cuh use the workspace too, and need more of it to split sums.
+// The workspace of cuBLASLt has the size that NVIDIA advises for Hopper. Older GPUs need an eighth of it. It is also
+// the workspace of matmul_hopper.cuh, whose kernels need more to split sums.
 constexpr size_t cublaslt_workspace_bytes = 32 << 20, workspace_bytes = 42 << 20;
 
 // One product c (M,N) = a (M,K) · b (K,N). It is also the key under which a library's preparation for it is kept.

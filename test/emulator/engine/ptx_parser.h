@@ -5,7 +5,7 @@
 namespace emu::ptx {
 
 uint64_t parse_integer(const Token& t);
-Operand parse_number(Lexer& lex);                                             // with its sign
+Operand parse_number(Lexer& lex);                                             // reads a number and its sign
 std::vector<Variable> parse_variables(Lexer& lex, const std::string& space);  // up to the semicolon
 
 }  // namespace emu::ptx
