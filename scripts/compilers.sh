@@ -13,7 +13,6 @@ cd "$(dirname "$0")/.."
 
 install=no
 if [ "${1:-}" = --install ]; then install=yes; shift; fi
-tests='~[.]~[programs]~[model]'   # without the tests of whole programs and models
 
 # needs PROGRAM PACKAGE...: succeeds when the program is there, or can be had
 needs() {
@@ -32,6 +31,9 @@ build() {
     CXXFLAGS="${CXXFLAGS:-} -Werror" make --no-print-directory -j"$(nproc)" CUDA=0 BUILD="build-$name" "$@" "build-$name/test_ops"
 }
 
+# run_tests COMMAND...: runs all tests but those of whole programs and models
+run_tests() { OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} scripts/test_parallel.sh "$@" '~[.]~[programs]~[model]'; }
+
 test_portable() {
     build portable PORTABLE=1
     local level cpu
@@ -40,7 +42,7 @@ test_portable() {
             echo "skipped: this CPU does not have x86-64-$level"
             continue
         fi
-        build-portable/test_ops --cpu $level "$tests"
+        run_tests build-portable/test_ops --cpu $level
     done
     # Emulated CPUs without AVX and without AVX-512 would stop at an instruction of a higher level.
     needs qemu-x86_64-static qemu-user-static || return 0
@@ -52,13 +54,13 @@ test_portable() {
 test_clang() {
     needs clang++ clang libomp-dev || return 0
     build clang CXX=clang++
-    build-clang/test_ops "$tests"
+    run_tests build-clang/test_ops
 }
 
 test_gcc11() {
     needs g++-11 g++-11 || return 0
     build g++-11 CXX=g++-11
-    build-g++-11/test_ops "$tests"
+    run_tests build-g++-11/test_ops
 }
 
 test_aarch64() {
@@ -81,7 +83,7 @@ test_aarch64() {
     fi
     # `libraries` would look for the headers of this machine's own packages.
     build aarch64 -o libraries PORTABLE=1 CXX=aarch64-linux-gnu-g++ DEPS=$root/usr
-    OMP_NUM_THREADS=1 QEMU_LD_PREFIX=$root scripts/test_parallel.sh qemu-aarch64-static build-aarch64/test_ops "$tests"
+    OMP_NUM_THREADS=1 QEMU_LD_PREFIX=$root run_tests qemu-aarch64-static build-aarch64/test_ops
 }
 
 case "${1:-all}" in

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # test_parallel.sh - runs the test cases of a Catch2 program in several processes at a time, because one core bounds most of them
 #   scripts/test_parallel.sh [COMMAND...] PROGRAM TAGS    for example: scripts/emulate --check all build/test_gpt '[ops]~[.]'
-# COMMAND... stands in front of the program, as scripts/emulate does here. As many processes run at a time as there are CPU cores,
-# at most 16. It prints the end of what a process wrote that failed, what was skipped, and how many checks passed. The exit code is
-# 1 when a process failed or when not every test case ran, and else 0.
+# COMMAND... stands in front of the program, as scripts/emulate does here. One process more than there are CPU cores runs at a time,
+# because some test cases wait, and at most 16. It prints the end of what a process wrote that failed, what was skipped, and how many
+# checks passed. The exit code is 1 when a process failed or when not every test case ran, and else 0.
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 [ $# -ge 2 ] || { echo "error: a program and its tags are missing (--help shows the usage)" >&2; exit 2; }
 program=("${@:1:$#-1}") tags=${*: -1}
-cores=$(env -u OMP_NUM_THREADS nproc) jobs=$((cores > 16 ? 16 : cores))  # nproc prints OMP_NUM_THREADS where it is set
+cores=$(env -u OMP_NUM_THREADS nproc) jobs=$((cores >= 16 ? 16 : cores + 1))  # nproc prints OMP_NUM_THREADS where it is set
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'tail -qn 2 "$work"/*.out; exit 143' TERM  # shows how far they came
@@ -18,10 +18,12 @@ names() { "${program[@]}" "$@" "$tags" 2>/dev/null | sed '/^$/d; s/,/\\,/g' >"$w
 names --list-test-names-only || [ -s "$work/all" ] || names --list-tests --verbosity quiet || true
 [ -s "$work/all" ] || { echo "error: ${program[*]: -1} has no test for $tags, or does not run" >&2; exit 1; }
 
-# Four groups for each core: some test cases take a hundred times as long as others.
+# Idle OpenMP threads sleep soon, as those of the programs do (gpt/start.h); where they spin, tests of ops take twice as long.
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
+# Four groups for each process: some test cases take a hundred times as long as others.
 awk -v n=$((4 * jobs)) -v to="$work/group." '{print > (to (NR % n))}' "$work/all"
 code=0
-printf '%s\0' "$work"/group.* | OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / jobs))} xargs -0 -P "$jobs" -I{} \
+printf '%s\0' "$work"/group.* | OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))} xargs -0 -P "$jobs" -I{} \
     sh -c '"$@" --input-file "$0" >"$0.out" 2>&1 || { touch "$0.failed"; exit 1; }' {} "${program[@]}" &
 wait $! || code=1
 for f in "$work"/*.failed; do [ ! -e "$f" ] || tail -n 40 "${f%failed}out"; done
