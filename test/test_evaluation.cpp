@@ -46,6 +46,10 @@ TEST_CASE("HellaSwag by hand: likeliest ending, and per character", "[evaluation
     CHECK(score.questions == 4);
     CHECK(score.acc == Approx(2 / 4.));       // b, b, b, cc
     CHECK(score.acc_norm == Approx(2 / 4.));  // aaaa, aaaa, aaaa, cc
+    // Of endings that are equally likely the first counts, as numpy's argmax has it.
+    write_text(s / "tie.jsonl", R"({"ctx": "x", "endings": ["cd", "dc"], "label": 0})");
+    const HellaSwagScore tie = score_hellaswag(m, read_hellaswag(s / "tie.jsonl", t));
+    CHECK((tie.acc == 1 && tie.acc_norm == 1));
     const auto all = LikelihoodRun(m, false).of(questions[0].endings);
     CHECK(all[0].log_likelihood == Approx(std::log(2.) + 4 * std::log(8.) - 5 * std::log(268.)));
     CHECK(all[1].log_likelihood == Approx(std::log(2.) + std::log(4.) - 2 * std::log(268.)));

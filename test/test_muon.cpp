@@ -47,6 +47,26 @@ TEST_CASE("six updates by Muon equal those of torch.optim.Muon and AdamW in floa
     }
 }
 
+TEST_CASE("the rate of the matrices goes on without a jump where a run gets more steps", "[muon][schedule]") {
+    const Device dev("cpu");
+    Model m(tiny_config(7, 64), F32, {1, 1, true}, dev);
+    OptimizerSettings settings{OptimizerKind::muon};
+    const auto optimizer = make_optimizer(m, settings);
+    const Schedule first{Schedule::Kind::cosine, 1e-2f, 1e-3f, 2, 10};
+    Schedule longer    = first;
+    longer.steps       = 20;
+    const Schedule now = continued(first, {longer, true}, 8);
+    REQUIRE(now.start == 8);
+    for (int64_t step = 0; step < 20; step++) {
+        const Schedule& s = step < 8 ? first : now;
+        float numbers[Optimizer::numbers_bytes / 4];
+        optimizer->numbers(numbers, s, step);
+        CAPTURE(step);
+        // They are twice the rate of the other weights at the peak and everywhere.
+        CHECK(numbers[4] == Approx(2 * learning_rate(s, step)).epsilon(1e-6));
+    }
+}
+
 // The iteration on u (R,C), or on its transpose when u has more rows than columns. In float, every matrix is rounded to
 // dtype; in double, none is.
 template <class Number>

@@ -42,6 +42,12 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     REQUIRE(resumed.code == 0);
     CHECK(losses(s / "whole") == losses(s / "broken"));
     CHECK(records(s / "whole", "step").size() == 20);
+    const auto evaluated = [&](const std::string& out) {
+        std::string all;
+        for (const auto& j : records(s / out, "eval")) all += j["step"].dump() + ":" + j["val_loss"].dump() + " ";
+        return all;
+    };
+    CHECK(evaluated("whole") == evaluated("broken"));
     CHECK(records(s / "whole", "end")[0]["fingerprint"] == records(s / "broken", "end")[0]["fingerprint"]);
     for (const char* file : {"model.safetensors", "state.safetensors", "config.json", "state.json"}) {
         CAPTURE(file);
@@ -55,15 +61,27 @@ TEST_CASE("save at step 10 and resume equals an unbroken run, bit for bit", "[pr
     CHECK(fs::file_size(s / "whole/loss.png") > 1000);
 }
 
-TEST_CASE("--eval-batches is remembered as it was given, also where the validation data has fewer", "[programs]") {
+TEST_CASE("an evaluation is of the first --eval-batches of the data, and of each sequence at most once", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
-    const Ran r = run(s, "train_gpt",
-                      "--model nano --batch 3 --context 16 --eval-batches 1000 --steps 2 --out " + quoted(s / "run") +
-                          " --train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / "train.bin"));
-    CAPTURE(r.err);
-    REQUIRE(r.code == 0);
+    write_shard(s / "five.bin", 5 * 16 + 1);
+    write_shard(s / "three.bin", 3 * 16 + 1);  // the first sequences of the five
+    const auto loss = [&](const std::string& val, const std::string& batches) {
+        fs::remove_all(s / "run");
+        const Ran r = run(s, "train_gpt",
+                          "--model nano --batch 3 --context 16 --steps 1 --save-every 0 --out " + quoted(s / "run") +
+                              " --train-data " + quoted(s / "train.bin") + " --val-data " + quoted(s / val) +
+                              " --eval-batches " + batches);
+        CAPTURE(r.err);
+        REQUIRE(r.code == 0);
+        return records(s / "run", "eval").at(0)["val_loss"].dump();
+    };
+    const std::string once = loss("three.bin", "1");
+    CHECK(loss("five.bin", "1") == once);
+    CHECK(loss("five.bin", "1000") == once);
+    // The number is remembered as it was given.
     CHECK(nlohmann::json::parse(read_text(s / "run/run.json"))["options"]["--eval-batches"] == "1000");
+    CHECK(loss("train.bin", "1000") != loss("train.bin", "1"));
 }
 
 TEST_CASE("the same command twice gives the same losses, and another seed others", "[programs]") {
@@ -540,7 +558,7 @@ TEST_CASE("on a full disk nothing is lost, and the error names the previous chec
     CHECK(run(s, "train_gpt", rest).code == 0);
 }
 
-TEST_CASE("a loss that is not finite leaves the weights alone and ends the run in time", "[programs]") {
+TEST_CASE("losses that are not finite end the run after --max-skips of them", "[programs]") {
     const Scratch s;
     write_shard(s / "train.bin", 3000);
     const Ran r = run(s, "train_gpt",
