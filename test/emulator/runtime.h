@@ -49,6 +49,7 @@ bool is_capturing(cudaStream_t stream);
 
 std::mutex& runtime_lock();
 int current_device();
+bool is_device(int device);
 
 // Names the API call that this thread is in: "cudaMalloc from main.cu:31". The text holds the return address in place
 // of file and line, until resolve_sites() looks it up in the debug information. `deep` adds the caller's caller,

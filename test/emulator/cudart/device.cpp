@@ -24,8 +24,6 @@ int device_count() { return options().devices; }
 
 int driver_version() { return options().driver < 0 ? CUDART_VERSION : options().driver; }
 
-bool is_device(int device) { return device >= 0 && device < device_count(); }
-
 void fill_properties(cudaDeviceProp& p, int device) {
     const DeviceSpec& gpu = device_spec();
     p                     = {};
@@ -146,6 +144,7 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
 }  // namespace
 
 int current_device() { return device_now; }
+bool is_device(int device) { return device >= 0 && device < device_count(); }
 
 cudaError_t missing_device() {
     if (driver_version() / 1000 < CUDART_VERSION / 1000) return cudaErrorInsufficientDriver;

@@ -229,8 +229,6 @@ cudaError_t box_of(const cudaMemcpy3DParms& p, Box& box) {
     return box.width > box.dst_pitch || box.width > box.src_pitch ? cudaErrorInvalidPitchValue : cudaSuccess;
 }
 
-bool is_device(int device) { return device >= 0 && device < options().devices; }
-
 auto& pool_of_device = *new std::map<int, cudaMemPool_t>;
 auto& default_pools  = *new std::map<int, CUmemPoolHandle_st>;
 auto& created_pools  = *new std::set<cudaMemPool_t>;
