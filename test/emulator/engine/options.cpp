@@ -53,11 +53,9 @@ bool whole(const std::string& text, uint64_t* number) {
     return read.ec == std::errc() && read.ptr == end;
 }
 
-// Returns whether the text is NAME or, with `number`, NAME:NUMBER.
-bool takes(const std::string& text, const std::string& word, uint64_t* number = nullptr) {
-    if (text == word) return true;
-    if (!number || text.rfind(word + ":", 0)) return false;
-    return whole(text.substr(word.size() + 1), number);
+// Returns whether the text is WORD:NUMBER.
+bool takes(const std::string& text, const std::string& word, uint64_t* number) {
+    return text.rfind(word + ":", 0) == 0 && whole(text.substr(word.size() + 1), number);
 }
 
 Options read_environment() {
@@ -95,15 +93,15 @@ Options read_environment() {
         else bad("EMU_CHECK", v, "the checks are off, memory and all");
     }
     if (const auto v = get("EMU_SCHEDULE"); !v.empty()) {
-        if (takes(v, "barrier")) o.schedule = Schedule::Barrier;
+        if (v == "barrier") o.schedule = Schedule::Barrier;
         else if (takes(v, "rr", &o.schedule_arg) && o.schedule_arg) o.schedule = Schedule::RoundRobin;
-        else if (takes(v, "reverse")) o.schedule = Schedule::Reverse;
+        else if (v == "reverse") o.schedule = Schedule::Reverse;
         else if (takes(v, "random", &o.schedule_arg)) o.schedule = Schedule::Random;
         else bad("EMU_SCHEDULE", v, "the schedules are barrier, rr:N, reverse and random:SEED");
     }
     if (const auto v = get("EMU_STREAMS"); !v.empty()) {
-        if (takes(v, "eager")) o.streams = Streams::Eager;
-        else if (takes(v, "late")) o.streams = Streams::Late;
+        if (v == "eager") o.streams = Streams::Eager;
+        else if (v == "late") o.streams = Streams::Late;
         else if (takes(v, "random", &o.streams_seed)) o.streams = Streams::Random;
         else bad("EMU_STREAMS", v, "the orders of streams are eager, late and random:SEED");
     }

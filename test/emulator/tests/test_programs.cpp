@@ -305,6 +305,8 @@ TEST_CASE("the emulator refuses invalid variables and names the range", "[progra
         {"EMU_TIMEOUT=-1", "EMU_TIMEOUT=-1: seconds from 0 to 1e9 are expected"},
         {"EMU_SCHEDULE=rr:-1", "EMU_SCHEDULE=rr:-1: the schedules are"},
         {"EMU_STREAMS=random:-1", "EMU_STREAMS=random:-1: the orders of streams are"},
+        {"EMU_STREAMS=random", "EMU_STREAMS=random: the orders of streams are"},
+        {"EMU_SCHEDULE=random", "EMU_SCHEDULE=random: the schedules are"},
     };
     for (const auto& [variable, message] : mistakes) {
         const Result result = run("scripts/emulate build/emulator/programs/good/steps", variable);
