@@ -46,7 +46,7 @@ $(EMU_OUT)/obj/%.o: $(EMU)/%.cpp
 	@mkdir -p $(@D)
 	$(EMU_CXX) $(EMU_FLAGS) -c $< -o $@
 
-# The names that the toolkit's headers declare, from which the two missing.cpp make functions. The real runtime also has
+# The names that the toolkit's headers declare, from which the three missing.cpp make functions. The real runtime also has
 # names that no header of this toolkit declares, and variants for a default stream per thread and for other versions.
 EMU_INTEROP := $(wildcard $(addprefix $(EMU_CUDA_INCLUDE)/cuda_,runtime_api.h gl_interop.h egl_interop.h vdpau_interop.h))
 EMU_UNDECLARED := __cudaGetProcAddress cudaBindTexture cudaLaunchCooperativeKernelMultiDevice cudaSetDoubleForDevice \
@@ -65,6 +65,11 @@ $(EMU_OUT)/cublas_names.inc: $(wildcard $(EMU_CUDA_INCLUDE)/cublas_api.h $(EMU_C
 	        sort -u > $@
 $(EMU_OUT)/obj/cublas/missing.o: EMU_FLAGS += -I$(EMU_OUT)
 $(EMU_OUT)/obj/cublas/missing.o: $(EMU_OUT)/cublas_names.inc
+$(EMU_OUT)/nccl_names.inc: $(EMU_NCCL_H)
+	@mkdir -p $(@D)
+	grep -oE 'ncclResult_t +p?nccl[A-Za-z0-9_]*' $< | sed 's/.* \(.*\)/MISSING(\1)/' | sort -u > $@
+$(EMU_OUT)/obj/nccl/missing.o: EMU_FLAGS += -I$(EMU_OUT)
+$(EMU_OUT)/obj/nccl/missing.o: $(EMU_OUT)/nccl_names.inc
 
 # Programs ask for the versioned symbols of the real libraries, so all symbols get one version node.
 $(EMU_OUT)/%.map:
@@ -103,7 +108,7 @@ $(EMU_OUT)/programs/%: $(EMU)/programs/%.cu $(EMU)/programs/check.h
 	$(EMU_NVCC) $(or $(call emu_says,arch),-arch=compute_80) -o $@ $< $(call emu_says,libraries)
 
 # The tests are not optimised, because compiling Catch2 with optimisation takes longer than running them without.
-$(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0 -DCUDA_INCLUDE='"$(EMU_CUDA_INCLUDE)"'
+$(EMU_OUT)/obj/tests/%.o: EMU_FLAGS += -O0 -DCUDA_INCLUDE='"$(EMU_CUDA_INCLUDE)"' -DNCCL_HEADER='"$(EMU_NCCL_H)"'
 $(EMU_OUT)/test: $(call emu_obj,$(EMU_TESTS)) $(EMU_LIBS)
 	$(EMU_CXX) -o $@ $^ -Wl,-rpath,'$$ORIGIN' -pthread
 

@@ -1,7 +1,11 @@
 // test_nccl.cpp - NCCL between threads; programs/good/nccl_ring.cu tests it between processes
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <nccl.h>
 
+#include <fstream>
+#include <iterator>
+#include <regex>
 #include <thread>
 
 #include "catch.h"
@@ -96,4 +100,21 @@ TEST_CASE("NCCL refuses a root that is no rank, and no communicators at all", "[
     CHECK(ncclCommInitAll(nullptr, 1, nullptr) == ncclInvalidArgument);
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
     CHECK(ncclCommDestroy(comm) == ncclSuccess);
+}
+
+TEST_CASE("every function of NCCL's header can be linked, and those that are missing refuse the call", "[nccl]") {
+    std::ifstream header(NCCL_HEADER);
+    REQUIRE(header);
+    const std::string text{std::istreambuf_iterator<char>(header), {}};
+    const std::regex declaration("ncclResult_t +(p?nccl[A-Za-z0-9_]+)");
+    std::string unknown;
+    int found = 0;
+    for (std::sregex_iterator name(text.begin(), text.end(), declaration), end; name != end; ++name, found++) {
+        void* function = dlsym(RTLD_DEFAULT, (*name)[1].str().c_str());
+        if (!function) unknown += (*name)[1].str() + " ";
+        else if ((*name)[1] == "ncclGroupSimulateEnd")
+            CHECK(reinterpret_cast<ncclResult_t (*)(void*)>(function)(nullptr) == ncclInvalidUsage);
+    }
+    CHECK(found > 50);
+    CHECK(unknown == "");
 }
