@@ -35,10 +35,23 @@ CommPtr find(ncclComm_t comm) {
     return row == communicators().end() ? nullptr : row->second;
 }
 
+struct Group {
+    int depth = 0;
+    std::vector<Batch> batches;
+    std::vector<CommPtr> joining;      // made in this group; its end waits for the other ranks
+    ncclResult_t error = ncclSuccess;  // of the first call of the group that failed
+};
+thread_local Group group;
+
+// When a call of a group fails, the end of the group returns the error, too, and none of its operations is queued.
+ncclResult_t failed(ncclResult_t result) {
+    if (group.depth && !group.error) group.error = result;
+    return result;
+}
 ncclResult_t complain(ncclResult_t result, const std::string& text) {
     last_error_text = text;
     std::fprintf(stderr, "emulate: %s: %s\n", resolve_sites(call_site()).c_str(), text.c_str());
-    return result;
+    return failed(result);
 }
 
 void count_operations(const Batch& batch) {
@@ -66,13 +79,6 @@ ncclResult_t submit_batch(Batch batch) {
     const cudaError_t error = submit(shared->stream, std::move(work));
     return error ? ncclUnhandledCudaError : comm->error;
 }
-
-struct Group {
-    int depth = 0;
-    std::vector<Batch> batches;
-    std::vector<CommPtr> joining;  // made in this group; its end waits for the other ranks
-};
-thread_local Group group;
 
 ncclResult_t wait_complete(const CommPtr& comm) {
     const double start = now();
@@ -130,6 +136,7 @@ std::string name_in(const ncclUniqueId& id) {
 ncclResult_t end_group() {
     Group done;
     std::swap(done, group);
+    if (done.error) return done.error;
     for (const CommPtr& comm : done.joining)
         if (const ncclResult_t result = wait_complete(comm)) return result;
     std::lock_guard guard(runtime_lock());
@@ -143,7 +150,7 @@ ncclResult_t enqueue(Collective kind, const char* function, const void* send, vo
                      ncclDataType_t type, int op, int root, int peer, ncclComm_t handle, cudaStream_t stream) {
     const CommPtr comm = find(handle);
     if (!comm) return complain(ncclInvalidArgument, "the handle is not a communicator");
-    if (comm->error != ncclSuccess) return comm->error;
+    if (comm->error != ncclSuccess) return failed(comm->error);
     if (comm->finalized) return complain(ncclInvalidUsage, "the communicator was finalized");
     if (!size_of(type)) return complain(ncclInvalidArgument, "unknown data type " + std::to_string(type));
     if (op >= ncclNumOps && size_t(op - ncclNumOps) >= comm->scales.size())

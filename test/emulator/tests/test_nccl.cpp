@@ -102,6 +102,27 @@ TEST_CASE("NCCL refuses a root that is no rank, and no communicators at all", "[
     CHECK(ncclCommDestroy(comm) == ncclSuccess);
 }
 
+TEST_CASE("an error in a group is returned by its end, and nothing of the group is queued", "[nccl]") {
+    ncclUniqueId id;
+    ncclGetUniqueId(&id);
+    ncclComm_t comm;
+    REQUIRE(ncclCommInitRank(&comm, 1, id, 0) == ncclSuccess);
+    DeviceArray<float> x(std::vector<float>(10, 1.f)), y(std::vector<float>(10, 0.f));
+    ncclGroupStart();
+    ncclGroupStart();  // a group inside of a group is a part of it
+    CHECK(ncclAllReduce(x.data, y.data, 10, ncclFloat, ncclSum, comm, nullptr) == ncclSuccess);
+    CHECK(ncclBroadcast(x.data, y.data, 10, ncclFloat, 7, comm, nullptr) == ncclInvalidArgument);
+    CHECK(ncclGroupEnd() == ncclSuccess);
+    CHECK(ncclGroupEnd() == ncclInvalidArgument);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(y.host() == std::vector<float>(10, 0.f));
+    ncclGroupStart();
+    CHECK(ncclAllReduce(x.data, y.data, 10, ncclFloat, ncclSum, comm, nullptr) == ncclSuccess);
+    CHECK(ncclGroupEnd() == ncclSuccess);
+    CHECK(y.host() == std::vector<float>(10, 1.f));
+    CHECK(ncclCommDestroy(comm) == ncclSuccess);
+}
+
 TEST_CASE("every function of NCCL's header can be linked, and those that are missing refuse the call", "[nccl]") {
     std::ifstream header(NCCL_HEADER);
     REQUIRE(header);
