@@ -44,8 +44,8 @@ cublasStatus_t gemm(const char* function, cublasHandle_t handle, cublasOperation
     const bool on_device = handle->pointer == CUBLAS_POINTER_MODE_DEVICE;
     p.alpha              = scalar_of(alpha, p.scale_type, on_device);
     p.beta               = scalar_of(beta, p.scale_type, on_device);
+    p.sums_may_be_empty  = true;
     std::string why;
-    if (k == 0) return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks products with k = 0");
     cublasStatus_t status = check_product(p, why);
     if (!status) status = check_pointers(p, why);
     return status ? say(status, why) : submit_product(p, handle->stream);
@@ -70,6 +70,7 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasGetVersion_v2(cublasHandle_t, int* version) {
+    if (!version) return CUBLAS_STATUS_INVALID_VALUE;
     *version = CUBLAS_VERSION;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -85,6 +86,7 @@ const char* cublasGetStatusString(cublasStatus_t status) { return cublasLtGetSta
     }                                                            \
     cublasStatus_t cublasGet##NAME(cublasHandle_t h, T* value) { \
         NEED(h);                                                 \
+        if (!value) return CUBLAS_STATUS_INVALID_VALUE;          \
         *value = h->MEMBER;                                      \
         return CUBLAS_STATUS_SUCCESS;                            \
     }
@@ -204,6 +206,7 @@ cublasStatus_t cublasGemmBatchedEx(cublasHandle_t h, cublasOperation_t ta, cubla
 
 static cublasStatus_t moved(cudaError_t error) { return error ? CUBLAS_STATUS_MAPPING_ERROR : CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetVector(int n, int bytes, const void* x, int ix, void* y, int iy) {
+    if (n < 0 || bytes <= 0 || ix <= 0 || iy <= 0) return CUBLAS_STATUS_INVALID_VALUE;
     return moved(
         cudaMemcpy2D(y, size_t(iy) * bytes, x, size_t(ix) * bytes, size_t(bytes), size_t(n), cudaMemcpyDefault));
 }
@@ -211,6 +214,7 @@ cublasStatus_t cublasGetVector(int n, int bytes, const void* x, int ix, void* y,
     return cublasSetVector(n, bytes, x, ix, y, iy);
 }
 cublasStatus_t cublasSetMatrix(int rows, int cols, int bytes, const void* a, int lda, void* b, int ldb) {
+    if (rows < 0 || cols < 0 || bytes <= 0 || lda <= 0 || ldb <= 0) return CUBLAS_STATUS_INVALID_VALUE;
     return moved(cudaMemcpy2D(b, size_t(ldb) * bytes, a, size_t(lda) * bytes, size_t(rows) * bytes, size_t(cols),
                               cudaMemcpyDefault));
 }

@@ -337,22 +337,24 @@ void input_gradient(const Product& p) {
 }
 
 void run_product(const Product& p) {
-    const double alpha = scalar(p.alpha, p.scale_type), beta = scalar(p.beta, p.scale_type);
+    // Without anything to sum, C is scaled by beta even where alpha is NaN.
+    const double alpha = p.k() ? scalar(p.alpha, p.scale_type) : 0, beta = scalar(p.beta, p.scale_type);
     if (p.a.type == CUDA_R_64F) return run_double(p, alpha, beta);
     const int64_t vectors = p.d.vectors(), length = p.d.length();
-    const bool direct = alpha == 1 && beta == 0 &&
+    const bool direct = p.k() && alpha == 1 && beta == 0 &&
                         (p.d.type == CUDA_R_32F || (p.d.type == CUDA_R_16BF && multiplies_bf16())) &&
                         (p.epilogue == CUBLASLT_EPILOGUE_DEFAULT || p.epilogue == CUBLASLT_EPILOGUE_BGRADA ||
                          p.epilogue == CUBLASLT_EPILOGUE_BGRADB);
     static std::vector<float> sums;  // the caller holds the runtime's lock
     Operands o;
-    prepare(p, o);
+    if (p.k()) prepare(p, o);
     if (direct) {
         // The result has the type of the inputs, or is f32 for bf16 inputs: check_product refuses all else.
         multiply(o.left, o.right, host(p.d.data), p.d.type == CUDA_R_16BF && o.left.bf16, p.d.ld, p.d.batch_stride);
     } else {
         sums.resize(size_t(vectors * length * p.d.batches));
-        multiply(o.left, o.right, sums.data(), false, length, vectors * length);
+        if (p.k()) multiply(o.left, o.right, sums.data(), false, length, vectors * length);
+        else std::fill(sums.begin(), sums.end(), 0.f);
         finish(p, sums.data(), float(alpha), float(beta));
     }
     if (p.epilogue & (CUBLASLT_EPILOGUE_BGRADA | CUBLASLT_EPILOGUE_BGRADB)) input_gradient(p);
@@ -494,10 +496,11 @@ cublasStatus_t check_product(const Product& p, std::string& why) {
     };
 
     for (const Matrix* x : {&p.a, &p.b, &p.c, &p.d}) {
-        if (x->rows <= 0 || x->cols <= 0) return invalid("a matrix has the shape " + shape(*x));
-        if (x->ld < x->length())
+        const int64_t least = p.sums_may_be_empty && (x == &p.a || x == &p.b) ? 0 : 1;
+        if (x->rows < least || x->cols < least) return invalid("a matrix has the shape " + shape(*x));
+        if (x->ld < std::max<int64_t>(1, x->length()))
             return invalid("the leading dimension " + std::to_string(x->ld) + " is less than " +
-                           std::to_string(x->length()));
+                           std::to_string(std::max<int64_t>(1, x->length())));
         if (x->batches < 1) return invalid("the batch count is " + std::to_string(x->batches));
         if (x->batches != p.d.batches) return invalid("A, B, C and D have different batch counts");
         if (!size_of(x->type))
@@ -556,8 +559,8 @@ cublasStatus_t check_pointers(const Product& p, std::string& why) {
         Address at;
         size_t alignment;
         bool wanted;
-    } rows[] = {{"A", p.a.data, size_of(p.a.type), true},
-                {"B", p.b.data, size_of(p.b.type), true},
+    } rows[] = {{"A", p.a.data, size_of(p.a.type), p.k() > 0},
+                {"B", p.b.data, size_of(p.b.type), p.k() > 0},
                 {"C", p.c.data, size_of(p.c.type), p.beta.device || p.beta.value != 0},
                 {"D", p.d.data, size_of(p.d.type), true},
                 {"the bias", p.bias, size_of(p.bias_type), forward_bias(p) || bias_gradient(p)},

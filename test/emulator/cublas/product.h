@@ -40,7 +40,8 @@ struct Product {
     Address bias = 0, aux = 0;
     cudaDataType bias_type = CUDA_R_32F, aux_type = CUDA_R_32F;
     int64_t bias_batch_stride = 0, aux_ld = 0, aux_batch_stride = 0;
-    const char* function = "cublasLtMatmul";
+    const char* function   = "cublasLtMatmul";
+    bool sums_may_be_empty = false;  // cublas allows k = 0, which gives beta C; cublasLt does not
 
     int64_t m() const { return d.rows; }
     int64_t n() const { return d.cols; }

@@ -85,8 +85,10 @@ cublasStatus_t index_of_extreme(cublasHandle_t h, int n, const T* x, int ix, int
         return n > 0 ? best + 1 : 0;  // BLAS counts from one
     });
 }
+cublasStatus_t null_scalar() { return say(CUBLAS_STATUS_INVALID_VALUE, "alpha or beta is null"); }
 template <class T> cublasStatus_t axpy(cublasHandle_t h, int n, const T* alpha, const T* x, int ix, T* y, int iy) {
     NEED(h);
+    if (!alpha) return null_scalar();
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
     return submit_vectors(h,
@@ -103,6 +105,7 @@ template <class T> cublasStatus_t axpy(cublasHandle_t h, int n, const T* alpha, 
 }
 template <class T> cublasStatus_t scale(cublasHandle_t h, int n, const T* alpha, T* x, int ix) {
     NEED(h);
+    if (!alpha) return null_scalar();
     const bool device = h->pointer == CUBLAS_POINTER_MODE_DEVICE;
     const T value     = device ? T(0) : *alpha;
     return submit_vectors(h, {{x, n, ix, sizeof(T), Access::Read}, {x, n, ix, sizeof(T), Access::Write}}, [=] {
@@ -124,7 +127,11 @@ template <class T>
 cublasStatus_t gemv(cublasHandle_t h, cublasOperation_t t, int m, int n, const T* alpha, const T* a, int lda,
                     const T* x, int ix, const T* beta, T* y, int iy) {
     NEED(h);
-    if (lda < m || m < 0 || n < 0) return say(CUBLAS_STATUS_INVALID_VALUE, "lda is less than m, or a size is negative");
+    if (lda < std::max(1, m) || m < 0 || n < 0)
+        return say(CUBLAS_STATUS_INVALID_VALUE, "lda is less than m or 1, or a size is negative");
+    if (!ix || !iy) return say(CUBLAS_STATUS_INVALID_VALUE, "a stride of a vector is 0");
+    if (!alpha || !beta) return null_scalar();
+    if (m == 0 || n == 0) return CUBLAS_STATUS_SUCCESS;
     if (h->pointer == CUBLAS_POINTER_MODE_DEVICE)
         return say(CUBLAS_STATUS_NOT_SUPPORTED, "the emulator lacks scalars on the device here");
     const T s = *alpha, b = *beta;
@@ -150,6 +157,7 @@ cublasStatus_t add_matrices(cublasHandle_t h, cublasOperation_t ta, cublasOperat
                             const T* a, int lda, const T* beta, const T* b, int ldb, T* c, int ldc) {
     NEED(h);
     const bool flip_a = ta != CUBLAS_OP_N, flip_b = tb != CUBLAS_OP_N;
+    if (!alpha || !beta) return null_scalar();
     if (m < 0 || n < 0 || ldc < m || lda < (flip_a ? n : m) || ldb < (flip_b ? n : m))
         return say(CUBLAS_STATUS_INVALID_VALUE, "a leading dimension is too small, or a size is negative");
     if ((c == a && (flip_a || lda != ldc)) || (c == b && (flip_b || ldb != ldc)))

@@ -296,6 +296,56 @@ TEST_CASE("cublas: products, vectors, pointer modes", "[cublas]") {
     cublasDestroy(h);
 }
 
+// The last row of C lies outside of the matrix, which has 3 of 4 rows. A and B may be null, because nothing is summed.
+TEST_CASE("a product with k = 0 scales C by beta, and one without rows or columns does nothing", "[cublas]") {
+    const auto type    = GENERATE(CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF);
+    const bool device  = GENERATE(false, true);
+    const auto compute = type == CUDA_R_64F ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
+    const auto scalar  = type == CUDA_R_64F ? CUDA_R_64F : CUDA_R_32F;
+    CAPTURE(int(type), device);
+    cublasHandle_t h;
+    REQUIRE(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS);
+    for (const double factor : {0., 1., -2.}) {
+        DeviceArray<char> c(bytes({1, 2, 3, 4, 5, 6, 7, 8}, type));
+        const auto alpha = bytes({NAN}, scalar), beta = bytes({factor}, scalar);
+        DeviceArray<char> on_device_alpha(alpha), on_device_beta(beta);
+        cublasSetPointerMode(h, device ? CUBLAS_POINTER_MODE_DEVICE : CUBLAS_POINTER_MODE_HOST);
+        const auto product = [&](int m, int n, cublasOperation_t t) {
+            return cublasGemmEx(h, t, CUBLAS_OP_N, m, n, 0, device ? on_device_alpha.data : alpha.data(), nullptr, type,
+                                3, nullptr, type, 1, device ? on_device_beta.data : beta.data(), c.data, type, 4,
+                                compute, CUBLAS_GEMM_DEFAULT);
+        };
+        CHECK(product(0, 2, CUBLAS_OP_N) == CUBLAS_STATUS_SUCCESS);
+        CHECK(product(3, 0, CUBLAS_OP_N) == CUBLAS_STATUS_SUCCESS);
+        CHECK(product(3, 2, CUBLAS_OP_N) == CUBLAS_STATUS_SUCCESS);
+        CHECK(product(3, 2, CUBLAS_OP_T) == CUBLAS_STATUS_SUCCESS);
+        const auto got = c.host();
+        for (size_t i = 0; i < 8; i++) CHECK(load(got, i, type) == double(i + 1) * (i % 4 == 3 ? 1 : factor * factor));
+    }
+    cublasDestroy(h);
+}
+
+TEST_CASE("cublas refuses scalars that are null", "[cublas]") {
+    cublasHandle_t h;
+    REQUIRE(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS);
+    DeviceArray<float> x(std::vector<float>(4, 1.f)), y(std::vector<float>(4, 2.f));
+    const float one           = 1;
+    const float* const no     = nullptr;
+    const cublasOperation_t n = CUBLAS_OP_N;
+    CHECK(cublasSaxpy(h, 4, no, x.data, 1, y.data, 1) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(cublasSscal(h, 4, no, x.data, 1) == CUBLAS_STATUS_INVALID_VALUE);
+    for (const auto& [alpha, beta] : {std::pair(no, &one), std::pair(&one, no)}) {
+        CHECK(cublasSgemm(h, n, n, 2, 2, 2, alpha, x.data, 2, x.data, 2, beta, y.data, 2) ==
+              CUBLAS_STATUS_INVALID_VALUE);
+        CHECK(cublasSgemv(h, n, 2, 2, alpha, x.data, 2, x.data, 1, beta, y.data, 1) == CUBLAS_STATUS_INVALID_VALUE);
+        CHECK(cublasSgeam(h, n, n, 2, 2, alpha, x.data, 2, beta, x.data, 2, y.data, 2) == CUBLAS_STATUS_INVALID_VALUE);
+    }
+    CHECK(cublasSgemv(h, n, 0, 2, &one, x.data, 1, x.data, 1, &one, y.data, 1) == CUBLAS_STATUS_SUCCESS);
+    CHECK(cublasSgemv(h, n, 2, 2, &one, x.data, 2, x.data, 0, &one, y.data, 1) == CUBLAS_STATUS_INVALID_VALUE);
+    CHECK(y.host() == std::vector<float>(4, 2.f));
+    cublasDestroy(h);
+}
+
 TEST_CASE("cublas refuses unknown operations and arrays of pointers that are null", "[cublas]") {
     cublasHandle_t h;
     REQUIRE(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS);
