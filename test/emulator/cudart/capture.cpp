@@ -13,6 +13,17 @@ thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
 
 void invalidate(Capture& capture) { capture.invalidated = true; }
 
+// No stream is captured any more.
+void end_capture(const std::shared_ptr<Capture>& capture) {
+    for (CUstream_st* stream : all_streams()) {
+        if (stream->capture != capture) continue;
+        stream->capture = nullptr;
+        stream->capture_tail.clear();
+    }
+    capture->over = true;
+    captures.erase(capture);
+}
+
 }  // namespace
 
 cudaError_t refuse_during_capture() {
@@ -65,6 +76,12 @@ cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event) {
         if (std::find(stream.capture_tail.begin(), stream.capture_tail.end(), node) == stream.capture_tail.end())
             stream.capture_tail.push_back(node);
     return cudaSuccess;
+}
+
+void leave_capture(CUstream_st& stream) {
+    const std::shared_ptr<Capture> capture = stream.capture;
+    if (capture->origin == &stream) return end_capture(capture);
+    capture->abandoned.insert(capture->abandoned.end(), stream.capture_tail.begin(), stream.capture_tail.end());
 }
 
 }  // namespace emu
@@ -123,15 +140,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
                 stack.pop_back();
                 if (reached.insert(node).second) stack.insert(stack.end(), node->after.begin(), node->after.end());
             }
-            bool joined = true;
-            for (CUstream_st* other : all_streams()) {
-                if (other->capture != capture) continue;
-                for (cudaGraphNode_t node : other->capture_tail) joined = joined && reached.count(node);
-                other->capture = nullptr;
-                other->capture_tail.clear();
-            }
-            capture->over = true;
-            captures.erase(capture);
+            std::vector<cudaGraphNode_t> tails = capture->abandoned;
+            for (const CUstream_st* other : all_streams())
+                if (other->capture == capture)
+                    tails.insert(tails.end(), other->capture_tail.begin(), other->capture_tail.end());
+            const bool joined =
+                std::all_of(tails.begin(), tails.end(), [&](cudaGraphNode_t node) { return reached.count(node); });
+            end_capture(capture);
             if (capture->invalidated) return cudaErrorStreamCaptureInvalidated;
             if (!joined) return cudaErrorStreamCaptureUnjoined;
             *graph = capture->graph;

@@ -38,6 +38,7 @@ struct Capture {
     std::thread::id thread;
     bool invalidated = false, over = false;
     unsigned long long id = 0;
+    std::vector<cudaGraphNode_t> abandoned;  // the last nodes of streams that were destroyed
 };
 
 namespace emu {

@@ -442,6 +442,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
             // The default stream has to wait for a blocking stream's last operation, which it could no longer find.
             if (handle->blocking() && handle->tail && handle->tail->state != Node::Done)
                 Queue::get().wait({handle->tail});
+            if (handle->capture) leave_capture(*handle);
             streams.erase(handle);
             delete handle;
             return cudaSuccess;

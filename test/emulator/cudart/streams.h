@@ -140,6 +140,8 @@ cudaError_t refuse_to_wait(const CUstream_st* stream);
 cudaError_t capture_add(CUstream_st& stream, Work work);
 // The stream joins the event's capture and waits for what it recorded.
 cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event);
+// The stream is destroyed. Its capture ends, or goes on without it if it began in another stream.
+void leave_capture(CUstream_st& stream);
 
 cudaError_t wait_device();
 

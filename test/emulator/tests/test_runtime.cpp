@@ -83,6 +83,42 @@ TEST_CASE("a captured graph repeats its copies; an unjoined capture is refused",
     cudaStreamDestroy(side);
 }
 
+TEST_CASE("a stream that is destroyed leaves its capture", "[runtime]") {
+    cudaStream_t s, side;
+    cudaEvent_t fork, join;
+    cudaGraph_t graph;
+    DeviceArray<int> x(64);
+    void* p;
+    REQUIRE(cudaEventCreate(&fork) == cudaSuccess);
+    REQUIRE(cudaEventCreate(&join) == cudaSuccess);
+    for (const bool joins : {false, true}) {
+        REQUIRE(cudaStreamCreate(&s) == cudaSuccess);
+        REQUIRE(cudaStreamCreate(&side) == cudaSuccess);
+        REQUIRE(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal) == cudaSuccess);
+        cudaEventRecord(fork, s);
+        cudaStreamWaitEvent(side, fork, 0);
+        cudaMemsetAsync(x.data, 0, 256, side);
+        cudaEventRecord(join, side);
+        if (joins) cudaStreamWaitEvent(s, join, 0);
+        REQUIRE(cudaStreamDestroy(side) == cudaSuccess);
+        CHECK(cudaStreamEndCapture(s, &graph) == (joins ? cudaSuccess : cudaErrorStreamCaptureUnjoined));
+        cudaGetLastError();
+        // The stream in which the capture began takes the capture with it.
+        REQUIRE(cudaStreamCreate(&side) == cudaSuccess);
+        REQUIRE(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal) == cudaSuccess);
+        cudaEventRecord(fork, s);
+        cudaStreamWaitEvent(side, fork, 0);
+        REQUIRE(cudaStreamDestroy(s) == cudaSuccess);
+        CHECK(cudaMalloc(&p, 4) == cudaSuccess);
+        CHECK(cudaFree(p) == cudaSuccess);
+        CHECK(cudaMemsetAsync(x.data, 0, 256, side) == cudaSuccess);
+        CHECK(cudaStreamSynchronize(side) == cudaSuccess);
+        REQUIRE(cudaStreamDestroy(side) == cudaSuccess);
+    }
+    cudaEventDestroy(fork);
+    cudaEventDestroy(join);
+}
+
 TEST_CASE("every function of the toolkit's runtime header can be linked", "[runtime]") {
     std::ifstream header(CUDA_INCLUDE "/cuda_runtime_api.h");
     REQUIRE(header);
