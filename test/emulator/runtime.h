@@ -34,6 +34,7 @@ struct Work {
     std::vector<HostRange> host                 = {};
     std::any params                             = {};     // what cudaGraphKernelNodeGetParams and the like return
     bool unlocked                               = false;  // it calls a function of the program, without the lock
+    bool after_error                            = false;  // it runs even after a sticky error
     // It is a kernel that was launched with programmatic stream serialization.
     bool overlaps                               = false;
 };

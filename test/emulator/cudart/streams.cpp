@@ -127,11 +127,11 @@ void Queue::finish(const NodePtr& node, cudaError_t error) {
     pending.erase(node->number);
 }
 
-// Returns false when the operation must wait for a peer. After a sticky error the work is skipped.
+// Returns false when the operation must wait for a peer. After a sticky error most work is skipped.
 bool Queue::run(const NodePtr& node) {
     cudaError_t error = cudaSuccess;
     node->state       = Node::Running;
-    if (node->work.run && sticky_error() == cudaSuccess) {
+    if (node->work.run && (sticky_error() == cudaSuccess || node->work.after_error)) {
         if (node->work.unlocked) {
             call_host(node);
             return true;
@@ -540,7 +540,9 @@ cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t call
         [&] {
             if (!callback || flags) return cudaErrorInvalidValue;
             if (is_capturing(stream)) return refuse_to_wait(find_stream(stream));
-            return submit(stream, host_work("cudaStreamAddCallback", [=] { callback(stream, cudaSuccess, data); }));
+            Work work        = host_work("cudaStreamAddCallback", [=] { callback(stream, sticky_error(), data); });
+            work.after_error = true;  // unlike a host function, a callback is told of the error
+            return submit(stream, std::move(work));
         },
         stream);
 }

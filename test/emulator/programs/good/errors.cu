@@ -42,7 +42,12 @@ int main() {
     EXPECT(attributes.maxThreadsPerBlock == 64 && attributes.numRegs > 0);
 
     stop<<<1, 32>>>();
+    // A callback learns of the error, unless the error has come so early that the callback is not queued any more.
+    cudaError_t told    = cudaSuccess;
+    const auto callback = [](cudaStream_t, cudaError_t error, void* to) { *static_cast<cudaError_t*>(to) = error; };
+    const cudaError_t queued = cudaStreamAddCallback(0, callback, &told, 0);
     EXPECT(cudaDeviceSynchronize() == cudaErrorLaunchFailure);
+    EXPECT(told == cudaErrorLaunchFailure || queued == cudaErrorLaunchFailure);
     EXPECT(cudaGetLastError() == cudaErrorLaunchFailure);
     EXPECT(cudaDeviceSynchronize() == cudaErrorLaunchFailure);
     EXPECT(cudaMemset(device, 0, 4) == cudaErrorLaunchFailure);
