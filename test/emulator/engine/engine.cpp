@@ -147,17 +147,30 @@ const Instr* give_way(Warp& w, const Instr* next) {
     return kStop;
 }
 
+// A barrier with a number of threads counts a warp, as the PTX manual says, when all its lanes have arrived that have
+// not ended. The count then grows by the size of a warp.
+static void count_warp(Warp& w, int id) {
+    if (!w.early[id] || w.live & ~w.early[id]) return;
+    w.early[id] = 0;
+    w.block->barriers[id].arrived += kLanes;
+}
+
 void leave_lanes(Warp& w) {
-    Group& g = w.groups[w.current];
+    Group& g             = w.groups[w.current];
+    // Lanes may end before a barrier that is not aligned, if it is the cluster's or for a number of threads.
+    const auto wants_all = [&](const Group& waiting) {
+        return aligned_barrier(waiting.pc - 1) ||
+               (waiting.barrier != Group::kCluster && !w.block->barriers[waiting.barrier].expected);
+    };
     for (const Group& other : w.groups)
-        if (other.state == State::Barrier && other.mask && &other != &g &&
-            (!other.at(Group::kCluster) || aligned_barrier(other.pc - 1)))
+        if (other.state == State::Barrier && other.mask && &other != &g && wants_all(other))
             each_lane(other.mask & -other.mask, [&](int lane) {
                 report(finding_at(w, other.pc - 1, Kind::BarrierDivergence, lane,
                                   "lanes of this warp wait at a barrier while others of it end without reaching it"));
             });
     w.live &= ~w.mask;
     w.block->live -= uint32_t(__builtin_popcount(w.mask));
+    for (int id = 0; id < 16; id++) count_warp(w, id);
     g.mask &= ~w.mask;
     if (g.mask) return;
     g.state = State::Exited;
@@ -169,10 +182,11 @@ void arrive(Warp& w, const Instr* i, int id, uint32_t expected, bool waits) {
     BarrierState& bar = b.barriers[id];
     Group& g          = w.groups[w.current];
     bar.any           = true;
-    if (expected) bar.expected = expected;
-    // Counted barriers count whole warps, as the hardware does.
-    bar.arrived += expected ? uint32_t(kLanes * __builtin_popcount(g.mask) / std::max(1, __builtin_popcount(w.live)))
-                            : uint32_t(__builtin_popcount(g.mask));
+    if (expected) {
+        bar.expected = expected;
+        w.early[id] |= g.mask;
+        count_warp(w, id);
+    } else bar.arrived += uint32_t(__builtin_popcount(g.mask));
     g.pc = i + 1;
     if (waits) {
         g.state   = State::Barrier;
@@ -236,6 +250,7 @@ bool open_barriers(Block& b) {
             for (Group& g : w.groups)
                 if (g.state == State::Barrier && g.barrier == id) {
                     g.state = State::Ready;
+                    w.early[id] &= ~g.mask;
                     finish_reduction(g, result);
                 }
         bar = {};

@@ -214,6 +214,8 @@ struct Warp {
     // with an odd number, and the instruction of the first of them.
     uint32_t in_cluster = 0, in_odd_phase = 0;
     const Instr* arrived_at = nullptr;
+    // The lanes that have arrived at each counted barrier of the block while others of the warp have not.
+    uint32_t early[16]      = {};
 
     template <class T> T* reg(Ref r) { return reinterpret_cast<T*>(base[r.pool] + r.offset); }
     uint32_t& pred(Ref r) { return *reinterpret_cast<uint32_t*>(base[r.pool] + r.offset); }

@@ -219,3 +219,47 @@ TEST_CASE("barriers that reduce, barriers that only arrive, one lane of a warp",
         }
     }
 }
+
+// The second warp has 3 or 31 threads, which arrive at the barrier one after the other.
+TEST_CASE("a barrier for a number of threads counts whole warps", "[warp]") {
+    Kernel& k = load_kernel(R"(.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry k(.param .u64 out)
+{
+.reg .pred %p;
+.reg .b32 %t, %l;
+.reg .b64 %o, %w;
+mov.u32 %t, %tid.x;
+mov.u32 %l, %laneid;
+setp.lt.u32 %p, %t, 32;
+@%p bra WHOLE;
+setp.eq.u32 %p, %l, 0;
+@%p bra FIRST;
+setp.eq.u32 %p, %l, 1;
+@%p bra SECOND;
+barrier.sync 1, 64;
+bra DONE;
+FIRST:
+barrier.arrive 1, 64;
+bra DONE;
+SECOND:
+barrier.sync 1, 64;
+bra DONE;
+WHOLE:
+barrier.sync 1, 64;
+DONE:
+ld.param.u64 %o, [out];
+mul.wide.u32 %w, %t, 4;
+add.u64 %o, %o, %w;
+st.global.u32 [%o], %t;
+ret;
+}
+)",
+                            "k");
+    for (const uint32_t threads : {35u, 63u, 64u}) {
+        DeviceArray<uint32_t> out(threads);
+        CHECK(run(k, {1, 1, 1}, {threads, 1, 1}, out.address).message == "");
+        for (uint32_t t = 0; t < threads; t++) CHECK(out[t] == t);
+    }
+}
