@@ -212,6 +212,7 @@ class BodyParser {
         if (nesting > kMaxDepth) throw SyntaxError(lex.peek().line, "operands nest too deeply");
         Operand o;
         const Token t = lex.peek();
+        if (starts_constant(lex)) return parse_constant(lex);
         if (lex.accept("!")) {
             o         = operand(nesting + 1);
             o.negated = !o.negated;
@@ -235,13 +236,9 @@ class BodyParser {
             o.memory = true;
             return o;
         }
-        if (t.kind == Token::Number || t.is("-") || t.is("+")) return parse_number(lex);
         const std::string name(lex.word().text);
         if (name == "_") {
             o.kind = Operand::Discard;
-        } else if (name == "WARP_SZ") {
-            o.kind = Operand::Int;
-            o.bits = 32;
         } else if (const int reg = find_register(name); reg >= 0) {
             o.kind = Operand::Reg;
             o.reg  = reg;
@@ -263,12 +260,7 @@ class BodyParser {
             else if (second.kind != Operand::Reg) throw SyntaxError(t.line, "a predicate expected after '|'");
             else o.also = second.reg;
         }
-        while (lex.peek().is("+") || lex.peek().is("-")) {
-            const bool plus  = lex.accept("+");
-            const bool minus = !plus && lex.accept("-");
-            Operand n        = parse_number(lex);
-            o.offset += minus ? -int64_t(n.bits) : int64_t(n.bits);
-        }
+        o.offset += parse_offset(lex);
         return o;
     }
 

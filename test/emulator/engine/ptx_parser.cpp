@@ -40,49 +40,6 @@ int bytes_of(Type t) {
 bool is_float(Type t) { return t >= Type::f16 && t <= Type::f64; }
 bool is_signed(Type t) { return t == Type::s8 || t == Type::s16 || t == Type::s32 || t == Type::s64; }
 
-uint64_t parse_integer(const Token& t) {
-    std::string s(t.text);
-    while (!s.empty() && (s.back() == 'U' || s.back() == 'u')) s.pop_back();
-    const bool hex    = s.size() > 2 && s[0] == '0' && (s[1] == 'x' || s[1] == 'X');
-    const bool binary = s.size() > 2 && s[0] == '0' && (s[1] == 'b' || s[1] == 'B');
-    const bool octal  = !hex && !binary && s.size() > 1 && s[0] == '0';
-    const int base    = hex ? 16 : binary ? 2 : octal ? 8 : 10;
-    char* end;
-    const char* digits = s.c_str() + (binary ? 2 : 0);
-    const uint64_t v   = std::strtoull(digits, &end, base);
-    if (*end || end == digits) throw SyntaxError(t.line, "'" + s + "' is not an integer");
-    return v;
-}
-
-// A number is 0fXXXXXXXX (the bits of a float), 0dXXXXXXXXXXXXXXXX (of a double), a decimal fraction or an integer.
-Operand parse_number(Lexer& lex) {
-    Operand o;
-    const bool minus = lex.accept("-");
-    if (!minus) lex.accept("+");
-    const Token t = lex.take();
-    if (t.kind != Token::Number) throw SyntaxError(t.line, "a number expected, found '" + std::string(t.text) + "'");
-    const bool exact  = t.text.size() > 2 && t.text[0] == '0';
-    const bool single = exact && (t.text[1] == 'f' || t.text[1] == 'F') && t.text.size() == 10;
-    const bool dbl    = exact && (t.text[1] == 'd' || t.text[1] == 'D') && t.text.size() == 18;
-    const bool hex    = exact && (t.text[1] == 'x' || t.text[1] == 'X');
-    if (single || dbl) {
-        o.kind   = Operand::Float;
-        o.single = single;
-        o.bits   = std::strtoull(std::string(t.text.substr(2)).c_str(), nullptr, 16);
-        if (minus) o.bits ^= single ? 0x80000000ull : 0x8000000000000000ull;
-    } else if (!hex && t.text.find_first_of(".eE") != std::string_view::npos) {
-        o.kind   = Operand::Float;
-        double v = std::strtod(std::string(t.text).c_str(), nullptr);
-        if (minus) v = -v;
-        std::memcpy(&o.bits, &v, 8);
-    } else {
-        o.kind = Operand::Int;
-        o.bits = parse_integer(t);
-        if (minus) o.bits = -o.bits;
-    }
-    return o;
-}
-
 namespace {
 
 void store(Variable& v, uint64_t offset, const void* bytes, size_t n, int line) {
@@ -101,14 +58,13 @@ void parse_value(Lexer& lex, Variable& v, uint64_t& offset) {
             symbol = std::string(lex.word().text);
             lex.expect(")");
         }
-        int64_t add = 0;
-        if (lex.peek().is("+") || lex.peek().is("-")) add = int64_t(parse_number(lex).bits);
+        const int64_t add = parse_offset(lex);
         if (offset + bytes > v.bytes) throw SyntaxError(line, v.name + ": more initial values than elements");
         v.addresses.push_back({offset, symbol, add, bytes, shift});
         offset += bytes;
     };
-    if (lex.peek().kind == Token::Word) return address_of(size, 0);
-    const Operand o = parse_number(lex);
+    if (!starts_constant(lex)) return address_of(size, 0);
+    const Operand o = parse_constant(lex);
     if (o.kind == Operand::Int && lex.accept("(")) {
         int shift = 0;
         for (uint64_t mask = o.bits; mask && !(mask & 0xff); mask >>= 8) shift += 8;

@@ -1,11 +1,13 @@
-// ptx_parser.h - what ptx_parser.cpp and ptx_body.cpp share
+// ptx_parser.h - what ptx_parser.cpp, ptx_body.cpp and ptx_constant.cpp share
 #pragma once
 #include "ptx_lexer.h"
 
 namespace emu::ptx {
 
 uint64_t parse_integer(const Token& t);
-Operand parse_number(Lexer& lex);                                             // reads a number and its sign
+bool starts_constant(const Lexer& lex);  // whether a number or a constant expression comes next
+Operand parse_constant(Lexer& lex);      // an Int or a Float
+int64_t parse_offset(Lexer& lex);        // what is added to a symbol or register; 0 when nothing is
 std::vector<Variable> parse_variables(Lexer& lex, const std::string& space);  // up to the semicolon
 
 }  // namespace emu::ptx

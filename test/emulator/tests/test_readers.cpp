@@ -59,6 +59,70 @@ void read_all(const std::string& text) {
 
 }  // namespace
 
+// The values are those that ptxas 13.0 writes for a variable of 64 bits.
+TEST_CASE("constant expressions in initial values, operands and addresses", "[readers]") {
+    const std::pair<const char*, int64_t> expressions[] = {
+        {"1+2*3", 7},
+        {"(1+2)*3", 9},
+        {"-1/2", 0},
+        {"-1/2U", 0x7fffffffffffffff},
+        {"-7/2", -3},
+        {"-7 % 3", -1},
+        {"-16>>2U", -4},
+        {"(.u64)-16>>2", 0x3ffffffffffffffc},
+        {"(.s64)0xfffffffffffffff0>>2", -4},
+        {"0xfffffffffffffff0>>2", 0x3ffffffffffffffc},
+        {"-1<1", 1},
+        {"-1<1U", 0},
+        {"0xffffffffffffffff<0", 0},
+        {"-9223372036854775808/2", 0x4000000000000000},
+        {"~5", -6},
+        {"!5", 0},
+        {"1<<4|3&2^1", 19},
+        {"1|2==2", 1},
+        {"5&4==4", 1},
+        {"1&&0||1", 1},
+        {"3>2?5:6", 5},
+        {"1?2:0?3:4", 2},
+        {"1?-1:1U", -1},
+        {"- -3", 3},
+        {"-(3)", -3},
+        {"2-1-1", 0},
+        {"16/4/2", 2},
+        {"1<<2<<3", 32},
+        {"0x10+010+0b11", 27},
+        {"3<=2", 0},
+        {"3>=3", 1},
+        {"-1==0xffffffffffffffff", 1},
+        {"-5>>64", -5},
+        {"WARP_SZ*2", 64},
+    };
+    const size_t n = std::size(expressions);
+    std::string initial, code;
+    for (size_t k = 0; k < n; k++) {
+        initial += std::string(k ? ", " : "") + expressions[k].first;
+        code += std::string("mov.b64 %x, ") + expressions[k].first + ";\nst.global.b64 [%out+" + std::to_string(k) +
+                "*8], %x;\nld.global.b64 %x, [table+8*" + std::to_string(k) + "];\nst.global.b64 [%out+8*(" +
+                std::to_string(n) + "+" + std::to_string(k) + ")], %x;\n";
+    }
+    Kernel& kernel = load_kernel(".version 8.0\n.target sm_80\n.address_size 64\n.global .align 8 .u64 table[" +
+                                     std::to_string(n) + "] = {" + initial +
+                                     "};\n.visible .entry k(.param .u64 out)\n{\n.reg .b64 %out, %x;\n"
+                                     "ld.param.u64 %out, [out];\n" +
+                                     code + "ret;\n}\n",
+                                 "k");
+    DeviceArray<int64_t> out(2 * n);
+    REQUIRE(run(kernel, {1, 1, 1}, {1, 1, 1}, out.address).message == "");
+    for (size_t k = 0; k < n; k++) {
+        INFO(expressions[k].first);
+        CHECK(out[k] == expressions[k].second);
+        CHECK(out[n + k] == expressions[k].second);
+    }
+    const std::string wrong[] = {"7/0", "1.0+2.0", "1+", "(1", "1 ? 2", std::string(100000, '(')};
+    for (const std::string& text : wrong)
+        CHECK_THROWS_AS(ptx::parse(".version 8.0\n.global .u64 v = " + text + ";\n"), ptx::SyntaxError);
+}
+
 TEST_CASE("a complete text is read", "[readers]") {
     auto m = ptx::parse(kText);
     CHECK(m->version == 84);
