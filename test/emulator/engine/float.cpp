@@ -61,6 +61,16 @@ template <bool Ftz, bool Nan> struct Max {
         return canonical(max_number(ftz<Ftz>(a), ftz<Ftz>(b)));
     }
 };
+// The larger or smaller magnitude, with the product of the signs.
+template <template <bool, bool> class Op> struct XorSign {
+    template <bool Ftz, bool Nan> struct Of {
+        static float f(float a, float b) {
+            const float r = Op<Ftz, Nan>::f(std::abs(a), std::abs(b));
+            return r != r ? r : as_float(bits(r) | ((bits(a) ^ bits(b)) & 0x80000000u));
+        }
+        static double f(double, double) { return 0; }  // there is none for doubles
+    };
+};
 struct CopySign { template <class T> static T f(T sign, T a) { return std::copysign(a, sign); } };
 struct TestFinite { template <class T> static bool f(T a) { return std::isfinite(a); } };
 struct TestInfinite { template <class T> static bool f(T a) { return std::isinf(a); } };
@@ -204,8 +214,10 @@ std::vector<Row> float_rows() {
         {"neg .ftz? .f32", build1<Neg>},
         {"neg .f64", build1<Neg>},
         {"min .ftz? .NaN? .f32", build2<Min>},
+        {"min .ftz? .NaN? .xorsign .abs .f32", build2<XorSign<Min>::Of>},
         {"min .f64", build2<Min>},
         {"max .ftz? .NaN? .f32", build2<Max>},
+        {"max .ftz? .NaN? .xorsign .abs .f32", build2<XorSign<Max>::Of>},
         {"max .f64", build2<Max>},
         {"copysign .{FLOAT}", build_copysign},
         {"testp .{finite,infinite,number,notanumber,normal,subnormal} .{FLOAT}", build_testp},

@@ -36,6 +36,13 @@ template <class T> struct Mul24 {
     static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8)); }
 };
 template <class T> struct Mad24 { static T f(T a, T b, T c) { return Add<T>::f(Mul24<T>::f(a, b), c); } };
+template <class T> struct Mul24Hi {  // the upper 32 of the 48 bits
+    static T f(T a, T b) { return T(Wide<T>(T(Wrap<T>(a) << 8) >> 8) * (T(Wrap<T>(b) << 8) >> 8) >> 16); }
+};
+template <class T> struct Mad24Hi { static T f(T a, T b, T c) { return Add<T>::f(Mul24Hi<T>::f(a, b), c); } };
+struct Mad24HiSat {
+    static int32_t f(int32_t a, int32_t b, int32_t c) { return clamp32(int64_t(Mul24Hi<int32_t>::f(a, b)) + c); }
+};
 template <class T> struct Halves {  // the two halves of a word, for u16x2 and s16x2
     template <class F> static uint32_t each(uint32_t a, uint32_t b, F f) {
         return uint32_t(uint16_t(f(T(a >> 16), T(b >> 16)))) << 16 | uint16_t(f(T(a), T(b)));
@@ -266,8 +273,8 @@ template <bool Larger> void build_minmax_halves(Builder& b, const ptx::Instructi
     else if (has(i, "relu")) build_u32x2<MinMaxHalves<int16_t, Larger, true>>(b, i);
     else build_u32x2<MinMaxHalves<int16_t, Larger, false>>(b, i);
 }
-void build_mad_sat(Builder& b, const ptx::Instruction& i) {
-    emit_op(b, i, &ternary<MadHiSat, int32_t, int32_t, int32_t, int32_t>, Type::s32, {Type::s32, Type::s32, Type::s32});
+template <class Op> void build_s32x3(Builder& b, const ptx::Instruction& i) {
+    emit_op(b, i, &ternary<Op, int32_t, int32_t, int32_t, int32_t>, Type::s32, {Type::s32, Type::s32, Type::s32});
 }
 template <class Op> void build_fns(Builder& b, const ptx::Instruction& i) {
     emit_op(b, i, &ternary<Op, uint32_t, uint32_t, uint32_t, int32_t>, Type::u32, {Type::u32, Type::u32, Type::s32});
@@ -323,13 +330,29 @@ const Instr* lop3(Warp& w, const Instr* i) {
     });
     return i + 1;
 }
+// lop3.and and lop3.or combine whether the result is not zero with a predicate. imm2: 1: or, 2: it is negated, more:
+// the predicates of the result and of the operand.
+const Instr* lop3_with_predicate(Warp& w, const Instr* i) {
+    lop3(w, i);
+    const uint32_t* d = w.reg<uint32_t>(i->d);
+    const Ref* more   = &w.frame->function->more[i->more];
+    const uint32_t q = w.pred(more[1]) ^ (i->imm2 & 2 ? kAll : 0), set = mask_of([=](int l) { return d[l] != 0; });
+    put_pred(w, more[0], i->imm2 & 1 ? set | q : set & q);
+    return i + 1;
+}
 void build_lop3(Builder& b, const ptx::Instruction& i) {
-    if (i.ops.size() != 5 || i.ops[4].kind != Operand::Int)
-        throw Undecodable("5 operands expected, the last a constant");
+    const size_t wanted = has(i, "and") || has(i, "or") ? 6 : 5;
+    if (i.ops.size() != wanted || i.ops[4].kind != Operand::Int)
+        throw Undecodable(std::to_string(wanted) + " operands expected, the fifth a constant");
     const Ref x = b.read(i.ops[1], Type::b32), y = b.read(i.ops[2], Type::b32), z = b.read(i.ops[3], Type::b32);
-    const Ref d = b.write(i.ops[0], Type::b32);
-    Instr& n    = b.emit(lop3);
+    bool negated     = false;
+    const bool tests = i.ops.size() == 6;
+    const Ref q      = tests ? b.read_pred(i.ops[5], negated) : Ref{};
+    const Ref d = b.write(i.ops[0], Type::b32), p = tests ? b.write_pred(i.ops[0].also) : Ref{};
+    Instr& n = b.emit(tests ? lop3_with_predicate : lop3);
     n.d = d, n.a = x, n.b = y, n.c = z, n.imm = int64_t(i.ops[4].bits);
+    n.imm2 = (has(i, "or") ? 1 : 0) | (negated ? 2 : 0);
+    if (tests) b.more(n, {p}, {q});
 }
 void build_shf(Builder& b, const ptx::Instruction& i) {
     const bool left = has(i, "l"), wraps = has(i, "wrap");
@@ -444,12 +467,17 @@ std::vector<Row> integer_rows() {
         {"mul .wide .{u16,s16,u32,s32}", build_mul_wide},
         {"mad .lo .{INT}", build3<Mad>},
         {"mad .hi .{INT}", build3<MadHi>},
-        {"mad .hi .sat .s32", build_mad_sat},
+        {"mad .hi .sat .s32", build_s32x3<MadHiSat>},
         {"mad .wide .{u16,s16,u32,s32}", build_mad_wide},
         {"mul24 .lo .u32", build_u32x2<Mul24<uint32_t>>},
         {"mul24 .lo .s32", build_s32x2<Mul24<int32_t>>},
-        {"mad24 .lo .u32", build3<Mad24>},
-        {"mad24 .lo .s32", build3<Mad24>},
+        {"mul24 .hi .u32", build_u32x2<Mul24Hi<uint32_t>>},
+        {"mul24 .hi .s32", build_s32x2<Mul24Hi<int32_t>>},
+        {"mad24 .lo .u32", build_u32x3<Mad24<uint32_t>>},
+        {"mad24 .lo .s32", build_s32x3<Mad24<int32_t>>},
+        {"mad24 .hi .u32", build_u32x3<Mad24Hi<uint32_t>>},
+        {"mad24 .hi .s32", build_s32x3<Mad24Hi<int32_t>>},
+        {"mad24 .hi .sat .s32", build_s32x3<Mad24HiSat>},
         {"{add,addc,sub,subc} .cc .{u32,s32,u64,s64,b32,b64}", build_extended},
         {"{addc,subc} .{u32,s32,u64,s64}", build_extended},
         {"mad .{lo,hi} .cc .{u32,s32,u64,s64}", build_extended},
@@ -477,7 +505,7 @@ std::vector<Row> integer_rows() {
         {"shl .{BITS}", build_shift<Shl>},
         {"shr .{b16,b32,b64,u16,s16,u32,s32,u64,s64}", build_shift<Shr>},
         {"shf .{l,r} .{clamp,wrap} .b32", build_shf},
-        {"lop3 .b32", build_lop3},
+        {"lop3 .{and,or}? .b32", build_lop3},
         {"popc .{b32,b64}", build_count},
         {"clz .{b32,b64}", build_count},
         {"bfind .shiftamt? .{u32,s32,u64,s64}", build_bfind},

@@ -173,7 +173,28 @@ const Instr* pack2x16(Warp& w, const Instr* i) {
     for_lanes(w, w.reg<uint32_t>(i->d), [=](int l) { return uint32_t(hi[l]) << 16 | lo[l]; });
     return i + 1;
 }
+// A part of one byte is in a register of 16 bits.
+template <class Whole> const Instr* pack_bytes(Warp& w, const Instr* i) {
+    const Ref* r = &w.frame->function->more[i->more];
+    for_lanes(w, w.reg<Whole>(i->d), [&](int l) {
+        Whole v = 0;
+        for (size_t k = 0; k < sizeof(Whole); k++) v = Whole(v | Whole(w.reg<uint16_t>(r[k])[l] & 255) << (8 * k));
+        return v;
+    });
+    return i + 1;
+}
+template <class Whole> const Instr* unpack_bytes(Warp& w, const Instr* i) {
+    const Whole* a = w.reg<Whole>(i->a);
+    const Ref* r   = &w.frame->function->more[i->more];
+    each_lane(w.mask, [&](int l) {
+        const Whole v = a[l];
+        for (size_t k = 0; k < sizeof(Whole); k++) w.reg<uint16_t>(r[k])[l] = uint16_t(v >> (8 * k) & 255);
+    });
+    return i + 1;
+}
 Handler pack_handler(int part, int whole, bool packs) {
+    if (part == 1 && whole == 2) return packs ? pack_bytes<uint16_t> : unpack_bytes<uint16_t>;
+    if (part == 1 && whole == 4) return packs ? pack_bytes<uint32_t> : unpack_bytes<uint32_t>;
     if (part == 2 && whole == 4) return packs ? pack2x16 : unpack<uint16_t, uint32_t>;
     if (part == 2 && whole == 8) return packs ? pack<uint16_t, uint64_t> : unpack<uint16_t, uint64_t>;
     if (part == 4 && whole == 8) return packs ? pack<uint32_t, uint64_t> : unpack<uint32_t, uint64_t>;
@@ -187,14 +208,31 @@ void build_mov(Builder& b, const ptx::Instruction& i) {
     const Type t      = type_of(i);
     const int bytes   = reg_bytes(t);
     const Operand &to = i.ops[0], &from = i.ops[1];
+    if (const size_t n = has(i, "v2") ? 2 : has(i, "v4") ? 4 : 0) {
+        if (to.parts.size() != n || from.parts.size() != n)
+            throw Undecodable("two vectors of " + std::to_string(n) + " parts expected");
+        std::vector<Ref> values;  // are copies, because a part may be overwritten before it is read
+        for (const Operand& p : from.parts) {
+            const Ref a = b.read(p, t), copy = b.scratch(bytes);
+            Instr& x = b.emit(op::resize(bytes, bytes, false));
+            x.a = a, x.d = copy;
+            values.push_back(copy);
+        }
+        for (size_t k = 0; k < n; k++) {
+            const Ref d = b.write(to.parts[k], t);
+            Instr& x    = b.emit(op::resize(bytes, bytes, false));
+            x.a = values[k], x.d = d;
+        }
+        return;
+    }
     if (from.kind == Operand::Vector || to.kind == Operand::Vector) {
         const bool packs  = from.kind == Operand::Vector;
         const auto& parts = packs ? from.parts : to.parts;
         if (parts.size() != 2 && parts.size() != 4) throw Undecodable("2 or 4 parts expected");
         const int part = bytes / int(parts.size());
-        if (part == 1) throw Undecodable("parts of one byte are not supported");
+        const Type of  = part == 1 ? Type::b8 : bits_type(part);
         std::vector<Ref> refs;
-        for (const Operand& p : parts) refs.push_back(packs ? b.read(p, bits_type(part)) : b.write(p, bits_type(part)));
+        for (const Operand& p : parts) refs.push_back(packs ? b.read(p, of) : b.write(p, of));
         const Ref whole = packs ? b.write(to, t) : b.read(from, t);
         Instr& x        = b.emit(pack_handler(part, bytes, packs));
         if (packs) x.d = whole, b.more(x, {}, refs);
@@ -376,7 +414,7 @@ void special_pred(Builder& b, Ref to, const std::string& name) {
 
 std::vector<Row> move_rows() {
     return {
-        {"mov .{ANY}", build_mov},
+        {"mov .{v2,v4}? .{ANY}", build_mov},
         {"cvta .{global,shared,shared::cta,shared::cluster,local,const,param} .u64", build_cvta},
         {"cvta .to .{global,shared,shared::cta,shared::cluster,local,const,param} .u64", build_cvta},
         {"createpolicy .fractional .{L2HINT} .L2::evict_unchanged? .b64", build_policy},

@@ -11,11 +11,13 @@ constexpr size_t kMaxRegisters = 1 << 22;
 constexpr int kMaxDepth        = 200;  // of scopes and operands, so that a damaged text cannot overflow the stack
 
 // Inline assembly opens scopes in braces, which may redeclare the registers, variables and labels of outer scopes.
+constexpr const char* kParts[] = {".x", ".y", ".z", ".w"};
 struct Scope {
     int parent;
     std::unordered_map<std::string, int> registers;
     std::unordered_map<std::string, std::pair<int, int>> ranges;  // of %r<9>: prefix, first register, count
     std::unordered_map<std::string, std::string> variables;       // the unique name of each name
+    std::unordered_map<std::string, int> vectors = {};            // the number of parts of a vector register
 };
 
 class BodyParser {
@@ -124,6 +126,7 @@ class BodyParser {
     }
 
     void registers() {
+        const bool pair = lex.accept(".v2"), four = !pair && lex.accept(".v4");
         const Token t   = lex.take();
         const Type type = type_of(t.text.substr(1));
         if (t.kind != Token::Directive || type == Type::none)
@@ -139,6 +142,15 @@ class BodyParser {
             }
             if (count > kMaxRegisters || f.regs.size() + count > kMaxRegisters)
                 throw SyntaxError(name.line, "more than four million registers");
+            if (pair || four) {  // the register v consists of v.x, v.y …
+                scopes[scope].vectors[prefix] = pair ? 2 : 4;
+                for (int k = 0; k < (pair ? 2 : 4); k++) {
+                    const std::string part        = prefix + kParts[k];
+                    scopes[scope].registers[part] = int(f.regs.size());
+                    f.regs.push_back({part, type});
+                }
+                continue;
+            }
             if (range) scopes[scope].ranges[prefix] = {int(f.regs.size()), int(count)};
             else scopes[scope].registers[prefix] = int(f.regs.size());
             for (uint64_t i = 0; i < count; i++) f.regs.push_back({range ? prefix + std::to_string(i) : prefix, type});
@@ -161,6 +173,12 @@ class BodyParser {
             }
         }
         return -1;
+    }
+
+    int parts_of_vector(const std::string& name) const {
+        for (int s = scope; s >= 0; s = scopes[s].parent)
+            if (auto it = scopes[s].vectors.find(name); it != scopes[s].vectors.end()) return it->second;
+        return 0;
     }
 
     void instruction() {
@@ -236,7 +254,20 @@ class BodyParser {
             o.memory = true;
             return o;
         }
-        const std::string name(lex.word().text);
+        std::string name(lex.word().text);
+        if (const int parts = parts_of_vector(name)) {
+            for (int k = 0; k < parts; k++) {
+                if (lex.accept(kParts[k])) {
+                    name += kParts[k];
+                    break;
+                }
+                o.parts.emplace_back();
+                o.parts.back().kind = Operand::Reg, o.parts.back().reg = find_register(name + kParts[k]);
+            }
+            o.kind = Operand::Vector;
+            if (int(o.parts.size()) == parts) return o;
+            o.parts.clear();
+        }
         if (name == "_") {
             o.kind = Operand::Discard;
         } else if (const int reg = find_register(name); reg >= 0) {

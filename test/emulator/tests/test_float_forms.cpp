@@ -236,6 +236,19 @@ TEST_CASE("saturation and minima", "[forms]") {
                 return x == y ? (larger ? a & b : a | b) : (x < y) == larger ? b : a;
             },
             same32);
+        for (const bool ftz : {false, true})
+            for (const bool nan : {false, true})
+                check(
+                    {name + (ftz ? ".ftz" : "") + (nan ? ".NaN" : "") + ".xorsign.abs.f32", 4, 4, 4, 0, true, true},
+                    [=](auto a, auto b, auto) {
+                        // The bits of numbers that are not negative are in their order.
+                        const auto size     = [=](uint64_t x) { return ftz && !(x & 0x7f800000) ? 0 : x & 0x7fffffff; };
+                        const uint64_t sign = (a ^ b) & 0x80000000;
+                        if ((nan32(a) && nan32(b)) || (nan && (nan32(a) || nan32(b)))) return uint64_t(0x7fffffff);
+                        if (nan32(a) || nan32(b)) return sign | size(nan32(a) ? b : a);
+                        return sign | (larger ? std::max(size(a), size(b)) : std::min(size(a), size(b)));
+                    },
+                    same32);
     }
     check(
         {"cvt.f64.f32", 8, 4, 0, 0, true}, [](auto a, auto, auto) { return bits_of(double(from_bits<float>(a))); },

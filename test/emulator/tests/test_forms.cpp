@@ -125,6 +125,31 @@ TEST_CASE("carries, lop3, dot products, bit fields, prmt", "[forms]") {
             return uint64_t(value(a, t.bytes, t.sign) * value(b, t.bytes, t.sign) >> (8 * t.bytes)) + c;
         });
     check({"mul24.lo.u32", 4, 4, 4, 0}, [](auto a, auto b, auto) { return (a & 0xffffff) * (b & 0xffffff); });
+    for (const bool sign : {false, true}) {
+        const std::string t = sign ? ".s32" : ".u32";
+        auto v              = [=](uint64_t x) { return value(x << 8, 4, sign) >> 8; };
+        auto high           = [=](uint64_t a, uint64_t b) { return (v(a) * v(b)) >> 16; };
+        check({"mul24.hi" + t, 4, 4, 4, 0}, [=](auto a, auto b, auto) { return uint64_t(high(a, b)); });
+        check({"mad24.hi" + t, 4, 4, 4, 4}, [=](auto a, auto b, auto c) { return uint64_t(high(a, b)) + c; });
+        check({"mad24.lo" + t, 4, 4, 4, 4}, [=](auto a, auto b, auto c) { return uint64_t(v(a) * v(b)) + c; });
+        if (!sign) continue;
+        check({"mad24.hi.sat" + t, 4, 4, 4, 4}, [=](auto a, auto b, auto c) {
+            const i128 sum = i128(int32_t(high(a, b))) + value(c, 4, true);
+            return uint64_t(sum > INT_MAX ? INT_MAX : sum < INT_MIN ? INT_MIN : sum);
+        });
+    }
+    for (const bool ors : {false, true})
+        for (const bool negated : {false, true})
+            for (const std::string d : {"%d", "_"})
+                check({"setp.lt.s32 %e, %a, 5;\nmov.b32 %d, 0;\nlop3." + std::string(ors ? "or" : "and") + ".b32 " + d +
+                           "|%p, %a, %b, %c, 0x80, " + (negated ? "!" : "") +
+                           "%e;\nselp.b32 %t, 0x10000, 0, %p;\nxor.b32 %d, %d, %t",
+                       4, 4, 4, 4},
+                      [=](auto a, auto b, auto c) {
+                          const uint64_t r = a & b & c;
+                          const bool q     = (int32_t(a) < 5) != negated;
+                          return (d == "_" ? 0 : r) ^ ((ors ? r || q : r && q) ? 0x10000 : 0);
+                      });
     check({"mad24.lo.u32", 4, 4, 4, 4}, [](auto a, auto b, auto c) { return (a & 0xffffff) * (b & 0xffffff) + c; });
     check({"mad24.lo.s32", 4, 4, 4, 4}, [](auto a, auto b, auto c) {
         auto low = [](uint64_t v) { return i128(v & 0xffffff) - (v & 0x800000 ? 0x1000000 : 0); };
@@ -345,4 +370,25 @@ TEST_CASE("alloca gives each call its own memory, and stackrestore gives it back
            "sub.u64 %p1, %p1, %p2;\ncvt.u32.u64 %t, %p1;\nadd.u32 %d, %d, %t",
            4, 4, 4, 0},
           [](uint64_t a, uint64_t b, uint64_t) { return uint64_t(uint32_t(a - b)); });
+}
+
+TEST_CASE("bytes and vectors are packed and taken apart", "[forms]") {
+    const std::string bytes = "{.reg .b8 a0, a1, a2, a3;\n.reg .b16 h;\n";
+    check({bytes + "mov.b32 {a0, a1, a2, a3}, %a;\nmov.b32 %d, {a3, a2, a1, a0};}", 4, 4, 0, 0},
+          [](auto a, auto, auto) { return __builtin_bswap32(uint32_t(a)); });
+    check({bytes + "mov.b16 {a0, _}, %a;\nmov.b16 {_, a1}, %b;\nmov.b16 %d, {a1, a0};}", 2, 2, 2, 0},
+          [](auto a, auto b, auto) { return (a & 255) << 8 | b >> 8; });
+    check({"mov.b32 %t, %a;\nmov.b32 %u, %b;\nmov.v2.b32 {%t, %u}, {%u, %t};\nshl.b32 %t, %t, 1;\nadd.u32 %d, %t, %u",
+           4, 4, 4, 0},
+          [](auto a, auto b, auto) { return 2 * b + a; });
+    check({"{.reg .b32 x, y, z, w;\nmov.v4.b32 {x, y, z, w}, {%a, %b, 3, %a};\nadd.u32 %d, x, y;\n"
+           "add.u32 %d, %d, z;\nadd.u32 %d, %d, w;}",
+           4, 4, 4, 0},
+          [](auto a, auto b, auto) { return 2 * a + b + 3; });
+    // The parts of a vector register are registers.
+    check(
+        {"{.reg .v2 .b32 v, %w;\nmov.b64 v, %a;\nmov.b32 %w.x, v.y;\nmov.b32 %w.y, v.x;\nmov.b64 %d, %w;}", 8, 8, 0, 0},
+        [](auto a, auto, auto) { return a >> 32 | a << 32; });
+    check({"{.reg .v4 .b16 v;\nmov.b64 {v.x, v.y, v.z, v.w}, %a;\nmov.b64 %d, v;}", 8, 8, 0, 0},
+          [](auto a, auto, auto) { return a; });
 }
