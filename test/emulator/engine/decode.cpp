@@ -256,12 +256,15 @@ const ParamBlob* Builder::blob(const std::string& name) const {
     return nullptr;
 }
 
-int Builder::entry_param(const std::string& name) const {
+int Builder::entry_param(const std::string& name, uint64_t* bytes) const {
     if (!entry) return -1;
     for (size_t i = 0, offset = 0; i < source.params.size(); i++) {
         const auto& p = source.params[i];
         offset        = (offset + p.align - 1) / p.align * p.align;
-        if (p.name == name) return int(offset);
+        if (p.name == name) {
+            if (bytes) *bytes = p.bytes;
+            return int(offset);
+        }
         offset += p.bytes;
     }
     return -1;

@@ -60,7 +60,8 @@ class Builder {
     void mark_loaded(const Operand& to, Place from, int64_t offset, int bytes, int window);  // for --check all
     Place address(const Operand& o, bool may_be_narrow = false);
     const ParamBlob* blob(const std::string& name) const;
-    int entry_param(const std::string& name) const;  // the offset in bytes, or -1
+    // Returns the offset of a kernel's parameter, or -1 when there is none, and its size.
+    int entry_param(const std::string& name, uint64_t* bytes = nullptr) const;
 
     Function& f;
     const Layout& layout;

@@ -3,6 +3,7 @@
 #include "checker.h"
 #include "handlers.h"
 #include "lanes.h"
+#include "options.h"
 #include "races.h"
 
 namespace emu {
@@ -124,6 +125,20 @@ template <class M, class R> const Instr* load_param(Warp& w, const Instr* i) {
     return i + 1;
 }
 
+// Reports a load or store beyond the end of a parameter, where the next one lies or nothing. imm: the bytes that the
+// parameter has, imm4: those of the access.
+const Instr* beyond_parameter(Warp& w, const Instr* i) {
+    const ptx::Instruction& x = *w.frame->function->origin[i->index];
+    const bool stores         = x.mods[0] == "st";
+    const Operand& place      = x.ops[stores ? 0 : 1];
+    const std::string what = std::string(stores ? "write" : "read") + " of " + std::to_string(i->imm4) + " bytes at " +
+                             place.name + "+" + std::to_string(place.offset) + ": the parameter has " +
+                             std::to_string(i->imm) + " bytes";
+    if (options().check == Check::Off) return fail_launch(w, Fault::IllegalAddress, what);
+    report(finding_at(w, i, Kind::OutOfBounds, __builtin_ctz(w.mask), what));
+    return i + 1;
+}
+
 // Loads or stores a parameter or result of a device function. c.offset: the bytes per lane.
 template <class M, class R, bool Store> const Instr* blob(Warp& w, const Instr* i) {
     std::byte* at      = w.frame->regs + w.frame->function->blob_base + i->imm;
@@ -221,13 +236,18 @@ void build_memory(Builder& b, const ptx::Instruction& i) {
 
     if (window == Window::Param && place.kind == Operand::Symbol) {
         const ParamBlob* in_frame = b.blob(place.name);
-        const int in_kernel       = b.entry_param(place.name);
+        uint64_t bytes            = 0;
+        const int in_kernel       = b.entry_param(place.name, &bytes);
         if (!in_frame && in_kernel < 0) throw Undecodable("unknown parameter " + place.name);
+        const auto limit = int64_t(in_frame ? in_frame->bytes : bytes);
+        if (const int wanted = v * ptx::bytes_of(t); place.offset < 0 || place.offset + wanted > limit) {
+            Instr& x = b.emit(beyond_parameter);
+            x.imm = limit, x.imm4 = wanted;
+            return;
+        }
         for (int k = 0; k < v; k++) {
             const Op op          = in_frame ? (stores ? Op::BlobStore : Op::BlobLoad) : Op::Param;
             const int64_t offset = place.offset + k * ptx::bytes_of(t);
-            const int64_t limit  = in_frame ? in_frame->bytes : 1 << 16;
-            if (offset < 0 || offset + ptx::bytes_of(t) > limit) throw Undecodable("beyond the end of " + place.name);
             Instr& x             = b.emit(memory_handler(op, t, window, 1, reg));
             (stores ? x.b : x.d) = refs[size_t(k)];
             x.imm                = offset + (in_frame ? in_frame->offset : in_kernel);
