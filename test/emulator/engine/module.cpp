@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <utility>
 
 #include "coverage.h"
 #include "fatbin.h"
@@ -73,6 +74,20 @@ void place_variables(Module& m) {
         }
 }
 
+// Returns the names that code moves into registers. Functions are among them, whose addresses are taken so.
+std::set<std::string> addresses_taken(ptx::Module& m) {
+    std::set<std::string> names;
+    for (const auto& f : m.functions) {
+        try {
+            ptx::parse_body(*f);
+        } catch (const ptx::SyntaxError&) { continue; }  // matters only to kernels that reach the function
+        for (const auto& i : f->code)
+            if (i.mods[0] == "mov" && i.ops.size() == 2 && i.ops[1].kind == Operand::Symbol)
+                names.insert(i.ops[1].name);
+    }
+    return names;
+}
+
 // Gives places to the shared variables that a kernel can reach, including through calls.
 void lay_out_shared(Module& m, KernelCode& code) {
     std::vector<ptx::Function*> todo{code.source};
@@ -90,6 +105,11 @@ void lay_out_shared(Module& m, KernelCode& code) {
     std::unordered_map<std::string, const ptx::Variable*> module_shared;
     for (const auto& v : m.ptx->variables)
         if (v.space == "shared") module_shared[v.name] = &v;
+    auto reach = [&](const std::string& name) {
+        if (auto f = m.ptx->by_name.find(name);
+            f != m.ptx->by_name.end() && !f->second->entry && seen.insert(f->second).second)
+            todo.push_back(f->second);
+    };
     auto visit = [&](const ptx::Operand& o, auto&& self) -> void {
         for (const auto& p : o.parts) self(p, self);
         if (o.kind == Operand::Special && o.name.starts_with("reserved_smem")) layout.reserved_shared = true;
@@ -98,9 +118,9 @@ void lay_out_shared(Module& m, KernelCode& code) {
             if (v->second->bytes == 0) dynamic.push_back(v->second);
             else place(*v->second);
         }
-        if (auto f = m.ptx->by_name.find(o.name); f != m.ptx->by_name.end() && seen.insert(f->second).second)
-            todo.push_back(f->second);
+        reach(o.name);
     };
+    bool any_function = false;  // one may be called by its address
     while (!todo.empty()) {
         ptx::Function* f = todo.back();
         todo.pop_back();
@@ -115,13 +135,12 @@ void lay_out_shared(Module& m, KernelCode& code) {
             for (const auto& o : i.ops) visit(o, visit);
             calls_address |= i.mods[0] == "call" && i.ops[0].kind == Operand::Reg;
         }
-        if (!calls_address) continue;
-        // It may be the address of any function in a table, such as those of virtual functions.
+        if (!calls_address || std::exchange(any_function, true)) continue;
+        // It may be any function whose address stands in a table, such as those of virtual functions, or is taken in
+        // the code of any kernel.
         for (const auto& v : m.ptx->variables)
-            for (const auto& a : v.addresses)
-                if (auto g = m.ptx->by_name.find(a.symbol);
-                    g != m.ptx->by_name.end() && !g->second->entry && seen.insert(g->second).second)
-                    todo.push_back(g->second);
+            for (const auto& a : v.addresses) reach(a.symbol);
+        for (const std::string& name : addresses_taken(*m.ptx)) reach(name);
     }
     layout.shared_bytes = at;
     uint32_t align      = 16;

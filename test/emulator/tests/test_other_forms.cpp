@@ -189,6 +189,56 @@ ret;
     CHECK(out[0] == 5);
 }
 
+// Another kernel has stored the address, so that neither a table nor this kernel's code tells which function it is.
+TEST_CASE("a function whose address another kernel took has shared memory of its own", "[forms]") {
+    const std::string text = R"(.version 8.0
+.target sm_80
+.address_size 64
+.func (.param .b32 r) f(.param .b32 x);
+.visible .entry store(.param .u64 to)
+{
+.reg .b64 %rd<3>;
+ld.param.u64 %rd1, [to];
+mov.u64 %rd2, f;
+st.global.u64 [%rd1], %rd2;
+ret;
+}
+.visible .entry k(.param .u64 out, .param .u64 function)
+{
+.reg .b32 %r1;
+.reg .b64 %rd<3>;
+ld.param.u64 %rd1, [out];
+ld.param.u64 %rd2, [function];
+{
+.param .b32 a;
+.param .b32 b;
+st.param.b32 [a], 5;
+shape: .callprototype (.param .b32 _) _ (.param .b32 _);
+call (b), %rd2, (a), shape;
+ld.param.b32 %r1, [b];
+}
+st.global.u32 [%rd1], %r1;
+ret;
+}
+.func (.param .b32 r) f(.param .b32 x)
+{
+.reg .b32 %r1;
+.shared .align 4 .b32 word;
+ld.param.b32 %r1, [x];
+st.shared.b32 [word], %r1;
+ld.shared.b32 %r1, [word];
+st.param.b32 [r], %r1;
+ret;
+}
+)";
+    Kernel& k              = load_kernel(text, "k");
+    DeviceArray<uint64_t> function(1);
+    DeviceArray<uint32_t> out(1);
+    CHECK(run(*find_kernel(k.module, "store"), {1, 1, 1}, {1, 1, 1}, function.address).message == "");
+    CHECK(run(k, {1, 1, 1}, {1, 1, 1}, out.address, function[0]).message == "");
+    CHECK(out[0] == 5);
+}
+
 TEST_CASE("trap ends the launch", "[forms]") {
     Kernel& k =
         load_kernel(".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\ntrap;\nret;\n}\n", "k");
