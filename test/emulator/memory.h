@@ -21,7 +21,8 @@ enum class Space : uint8_t {
     Pinned,      // cudaMallocHost, cudaHostAlloc
     Managed,     // cudaMallocManaged
     Registered,  // cudaHostRegister: the program's own pages, which have no shadow
-    Symbol,      // __device__ and __constant__ variables
+    Symbol,      // __device__ variables
+    Constant,    // __constant__ variables
     Heap,        // malloc in a kernel
 };
 

@@ -48,7 +48,10 @@ void place_variables(Module& m) {
     Memory& memory = Memory::get();
     for (const auto& v : m.ptx->variables) {
         if (v.space == "shared" || v.external || m.variables.count(v.name)) continue;
-        const Address a = memory.allocate(std::max<uint64_t>(v.bytes, 1), v.managed ? Space::Managed : Space::Symbol,
+        const Address a = memory.allocate(std::max<uint64_t>(v.bytes, 1),
+                                          v.managed            ? Space::Managed
+                                          : v.space == "const" ? Space::Constant
+                                                               : Space::Symbol,
                                           (v.managed            ? "__managed__ "
                                            : v.space == "const" ? "__constant__ "
                                                                 : "__device__ ") +

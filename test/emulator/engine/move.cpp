@@ -317,12 +317,28 @@ const Instr* is_space(Warp& w, const Instr* i) {
              }));
     return i + 1;
 }
+// Constants have addresses among those of global memory. Parameters lie in global memory, as the PTX manual says. imm:
+// whether constants are meant.
+const Instr* is_constant_or_global(Warp& w, const Instr* i) {
+    const uint64_t* a    = w.reg<uint64_t>(i->a);
+    const Allocation* in = nullptr;  // mostly that of the lane before, too
+    uint32_t yes         = 0;
+    each_lane(w.mask, [&](int l) {
+        const uint64_t window = a[l] >> kWindowShift;
+        if (!window && !(in && in->holds(a[l], 1))) in = Memory::get().find(a[l]);
+        const bool constant = !window && in && in->space == Space::Constant;
+        yes |= uint32_t(i->imm ? constant : (!window && !constant) || window == kParamWindow >> kWindowShift) << l;
+    });
+    put_pred(w, i->d, yes);
+    return i + 1;
+}
 void build_isspacep(Builder& b, const ptx::Instruction& i) {
     if (i.ops.size() != 2) throw Undecodable("2 operands expected");
     const Ref a = b.read(i.ops[1], Type::u64), d = b.write_pred(i.ops[0].reg);
-    Instr& x = b.emit(is_space);
+    const bool constant = i.mods[1] == "const", global = i.mods[1] == "global";
+    Instr& x = b.emit(constant || global ? is_constant_or_global : is_space);
     x.a = a, x.d = d;
-    x.imm  = i.mods[1] == "const" ? 255 : int64_t(window_of(i.mods[1]) >> kWindowShift);
+    x.imm  = constant || global ? constant : int64_t(window_of(i.mods[1]) >> kWindowShift);
     x.imm2 = i.mods[1] == "shared" || i.mods[1] == "shared::cta";
 }
 

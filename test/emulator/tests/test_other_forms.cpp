@@ -137,6 +137,68 @@ TEST_CASE("branches by table, exits, address spaces", "[forms]") {
           [](uint64_t, uint64_t, uint64_t) { return 11; });
 }
 
+TEST_CASE("isspacep tells constants, parameters and global memory apart", "[forms]") {
+    Kernel& k = load_kernel(R"(.version 8.0
+.target sm_80
+.address_size 64
+.const .align 4 .b32 one = 1;
+.global .align 4 .b32 two = 2;
+.visible .entry k(.param .u64 out, .param .align 8 .b8 pair[16])
+{
+.reg .pred %p;
+.reg .b32 %r, %bit;
+.reg .b64 %a<3>, %out;
+.local .b32 mine;
+ld.param.u64 %out, [out];
+mov.u64 %a0, one;
+cvta.const.u64 %a0, %a0;
+mov.u64 %a1, two;
+cvta.global.u64 %a1, %a1;
+mov.u64 %a2, pair;
+cvta.param.u64 %a2, %a2;
+mov.u32 %r, 0;
+isspacep.const %p, %a0;
+selp.b32 %bit, 1, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.global %p, %a0;
+selp.b32 %bit, 2, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.const %p, %a1;
+selp.b32 %bit, 4, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.global %p, %a1;
+selp.b32 %bit, 8, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.param %p, %a2;
+selp.b32 %bit, 16, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.global %p, %a2;
+selp.b32 %bit, 32, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.const %p, %a2;
+selp.b32 %bit, 64, 0, %p;
+or.b32 %r, %r, %bit;
+mov.u64 %a0, mine;
+cvta.local.u64 %a0, %a0;
+isspacep.local %p, %a0;
+selp.b32 %bit, 128, 0, %p;
+or.b32 %r, %r, %bit;
+isspacep.global %p, %a0;
+selp.b32 %bit, 256, 0, %p;
+or.b32 %r, %r, %bit;
+st.global.b32 [%out], %r;
+ret;
+}
+)",
+                            "k");
+    DeviceArray<uint32_t> out(1);
+    struct {
+        uint64_t a, b;
+    } pair{};
+    CHECK(run(k, {1, 1, 1}, {1, 1, 1}, out.address, pair).message == "");
+    CHECK(out[0] == (1 | 8 | 16 | 32 | 128));
+}
+
 TEST_CASE("hints, fences and pauses change no value", "[forms]") {
     for (const std::string form :
          {"prefetch.global.L2 [%q1]", "prefetchu.L1 [%q1]", "applypriority.global.L2::evict_normal [%q1], 128",
