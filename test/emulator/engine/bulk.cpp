@@ -123,6 +123,7 @@ void write_global(BulkCopy& c) {
     for (const auto& p : c.pieces) {
         if (std::byte* to = reach_range(*c.warp, c.instr, c.lane, p.to, p.bytes, Touch::Store))
             std::memcpy(to, from, p.bytes);
+        settle(*c.warp);
         from += p.bytes;
     }
 }

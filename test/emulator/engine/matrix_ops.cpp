@@ -1,6 +1,7 @@
 // matrix_ops.cpp - instructions that move data for the tensor cores: ldmatrix, stmatrix, movmatrix, cp.async
 #include "access.h"
 #include "lanes.h"
+#include "races.h"
 
 namespace emu {
 namespace {
@@ -47,6 +48,7 @@ template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
             }
         }
     }
+    if (Stores) settle(w);
     return i + 1;
 }
 void build_matrix_memory(Builder& b, const ptx::Instruction& i) {

@@ -101,8 +101,7 @@ template <class M, class R, int V, Window S>
             for (int k = 0; k < V; k++) to[k] = M(v.of[k][l]);
         });
     }
-    if (!w.worker->suspects.empty()) [[unlikely]]
-        settle_suspects(*w.worker);
+    settle(w);
     return i + 1;
 }
 

@@ -157,6 +157,11 @@ inline void suspect(Suspect s) {
     s.warp->worker->suspects.push_back(s);
 }
 void settle_suspects(Worker& worker);
+// Called after every store.
+inline void settle(Warp& w) {
+    if (!w.worker->suspects.empty()) [[unlikely]]
+        settle_suspects(*w.worker);
+}
 
 // Returns true when this store only adds to the count of an info that has been reported for the instruction:
 // overlapping stores of the same value.

@@ -39,8 +39,11 @@ bool ordered(const SharedRaces& s, uint32_t me, uint32_t other, uint64_t when) {
     return me == other || s.ordered(me / kLanes, other / kLanes, when);
 }
 
-// A bulk copy or st.async, which writes later.
-bool is_bulk(const ptx::Instruction& i) { return i.mods.size() > 2 && (i.mods[2] == "bulk" || i.mods[1] == "async"); }
+// Returns whether the instruction stores at once, and then calls settle(). Copies and st.async write later, and an
+// atomic operation is no store of one value.
+bool settles(const ptx::Instruction& i) {
+    return (i.mods[0] == "st" && i.mods[1] != "async") || i.mods[0] == "stmatrix" || i.mods[0] == "wmma";
+}
 
 const char* verb(bool write) { return write ? "written" : "read"; }
 
@@ -110,7 +113,7 @@ void conflict(Warp& w, const Instr* i, int lane, Block& of, uint64_t offset, uin
     };
     if (write && other_wrote) {
         if (same_warp && stored_together(w, i, lane, int(other % kLanes))) return;
-        if (size <= 16 && !is_bulk(*w.frame->function->origin[i->index]))
+        if (size <= 16 && settles(*w.frame->function->origin[i->index]))
             return suspect({&w, i, lane, offset, other, write_race, size, of.shared.data.get() + offset, {}, &of});
     }
     const bool exchanged = write && same_warp && when < s.exchanged[w.actor] && !(lanes & ~s.exchangers[w.actor]);

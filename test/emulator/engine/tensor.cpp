@@ -11,6 +11,7 @@
 #include "convert8.h"
 #include "floats.h"
 #include "lanes.h"
+#include "races.h"
 
 namespace emu {
 namespace {
@@ -273,6 +274,7 @@ const Instr* wmma_memory(Warp& w, const Instr* i) {
                 std::memcpy(stores ? memory + done : value, stores ? value : memory + done, size_t(n));
             }
         });
+        if (stores) settle(w);
     }
     return i + 1;
 }
