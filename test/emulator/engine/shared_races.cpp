@@ -25,8 +25,12 @@ constexpr uint64_t kSynchronising = 1 << 12, kMany = 1 << kManyBit;
 // The bits of a record that identify the last access. The other reader in a reader's record does not count.
 uint64_t compared_bits(bool write) { return write ? ~0ull : ~(kMany | kThread << kOther | kLongest << kEarlier); }
 
-// The time of the other reader in a record.
-uint64_t other_time(uint64_t reader) { return (reader >> kTime) - (reader >> kEarlier & kLongest); }
+// The time of the other reader in a record. One that read so long before the last one that ten bits cannot tell is
+// forgotten: it counts as ordered before everything.
+uint64_t other_time(uint64_t reader) {
+    const uint64_t earlier = reader >> kEarlier & kLongest;
+    return earlier == kLongest ? 0 : (reader >> kTime) - earlier;
+}
 // The record of a read at `mine`, which keeps one of the earlier readers unless both are ordered before it.
 uint64_t read_after(uint64_t mine, uint64_t reader, bool last_done, bool other_done) {
     const uint64_t kept    = last_done ? reader >> kOther & kThread : reader & kThread,
