@@ -155,7 +155,8 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, Block& of, ui
                 const uint64_t when = reader >> kTime;
                 const bool clash    = !ordered(s, me, last, when);
                 if (clash || (reader & kMany && !ordered(s, me, other, other_time(reader)))) {
-                    conflict(w, i, lane, of, offset, size, true, clash ? last : other, false, when);
+                    conflict(w, i, lane, of, offset, size, true, clash ? last : other, false,
+                             clash ? when : other_time(reader));
                     said = true;
                 }
             }
