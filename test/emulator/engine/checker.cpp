@@ -329,10 +329,15 @@ void note_pending(Warp& w, const AsyncCopy& copy, bool pending) {
     }
     b.pending_copies = true;
     each_lane(copy.mask, [&](int l) {
-        if (copy.dst[l] + copy.bytes > b.shared_bytes) return;  // this is reported when the copy is made
+        const uint64_t at = copy.dst[l];
+        if (at + copy.bytes > b.shared_bytes) return;  // this is reported when the copy is made
+        const bool in_use = async_read(b, at);
+        if (pending && in_use)
+            report(finding_at(w, copy.instr, Kind::AsyncCopyRace, l,
+                              "a cp.async writes shared " + hex(at) + clash_text(b, at)));
         for (uint32_t k = 0; k < copy.bytes; k++) {
-            uint8_t& shadow = b.shared_shadow[copy.dst[l] + k];
-            shadow          = pending ? shadow | 2 : shadow & 1;
+            uint8_t& shadow = b.shared_shadow[at + k];
+            shadow          = pending ? shadow | 2 : uint8_t((shadow & 1) | (in_use ? 2 : 0));
         }
     });
 }
