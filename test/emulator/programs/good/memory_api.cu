@@ -8,6 +8,8 @@ __global__ void increment(int* x, int n) {
     if (i < n) x[i]++;
 }
 
+__global__ void scatter(int* const* places) { *places[threadIdx.x] += threadIdx.x; }
+
 int main() {
     int* managed;
     CUDA(cudaMallocManaged(&managed, 100 * 4));
@@ -74,6 +76,14 @@ int main() {
     increment<<<4, 256>>>(registered.data(), 1000);
     CUDA(cudaDeviceSynchronize());
     EXPECT(registered[999] == 6);
+    // The lanes of a warp read and write memory of the device and registered memory at once.
+    std::vector<int*> places;
+    for (int i = 0; i < 32; i++) places.push_back(i % 2 ? registered.data() + i : static_cast<int*>(large) + i);
+    CUDA(cudaMemset(large, 0, 128));
+    Device<int*> list(places);
+    scatter<<<1, 32>>>(list);
+    CUDA(cudaDeviceSynchronize());
+    for (int i = 1; i < 32; i += 2) EXPECT(registered[i] == 6 + i);
     CUDA(cudaHostUnregister(registered.data()));
     CUDA(cudaFree(large));
     CUDA(cudaFree(managed));
