@@ -32,10 +32,16 @@ struct Allocation {
     Space space;
     std::string origin;     // "cudaMalloc from main.cu:31"
     bool variable = false;  // a variable of a module, which is never freed
+    int device    = 0;      // on which it was allocated
     bool freed    = false;
     std::string freed_by;  // "cudaFree from main.cu:80"
     Address end() const { return begin + bytes; }
     bool holds(Address a, size_t n) const { return a >= begin && n <= bytes && a - begin <= bytes - n; }
+    // Whether kernels of a device may use it. There is no peer access, and the variables of a module are on all
+    // devices.
+    bool usable_on(int other) const {
+        return variable || device == other || (space != Space::Device && space != Space::Async && space != Space::Heap);
+    }
     // Whether the program has to free it.
     bool to_be_freed() const { return !variable && space <= Space::Managed; }
 };
@@ -54,6 +60,8 @@ struct Follows {
 };
 using FollowedBy = Follows (*)(uint32_t op);
 
+std::string wrong_device(const Allocation& a, int device);  // says that a kernel of this device may not use it
+
 class Memory {
   public:
     static Memory& get();
@@ -61,9 +69,9 @@ class Memory {
     // Returns memory that is aligned to 512 bytes, filled with 0xff (NaN in every float type) and marked as unwritten,
     // or 0 when the emulated device is full. A gap of the same size, but at most 64 KiB, follows and is never used, so
     // that an overrun does not reach the next allocation.
-    Address allocate(size_t bytes, Space space, const std::string& origin, bool variable = false);
+    Address allocate(size_t bytes, Space space, const std::string& origin, bool variable = false, int device = 0);
     FreeResult free(Address begin, const std::string& by);  // reports DoubleFree and InvalidFree
-    void register_host(void* begin, size_t bytes, const std::string& origin);
+    void register_host(void* begin, size_t bytes, const std::string& origin, int device);
     bool unregister_host(void* begin);
 
     // find() returns the live allocation that holds the byte, find_freed() a freed one. They stay valid forever.
@@ -73,8 +81,8 @@ class Memory {
     std::string describe(Address a, const Allocation* from = nullptr) const;
     std::vector<const Allocation*> live() const;
 
-    size_t used() const;      // bytes of Device, Async, Symbol and Heap allocations
-    size_t capacity() const;  // device_spec().memory_bytes
+    size_t used(int device) const;  // bytes of allocations other than pinned and registered memory
+    size_t capacity() const;        // device_spec().memory_bytes
 
     // The emulator's own pointer to the byte. For a registered or plain host pointer it is the same pointer.
     std::byte* host(Address a) const { return reinterpret_cast<std::byte*>(in_arena(a) ? a + work_delta : a); }
@@ -85,10 +93,12 @@ class Memory {
 
     // Checks an access by the runtime or a library. Findings are reported in the name of `what` ("cudaMemcpyAsync",
     // "cublasLtMatmul: A"). Returns whether the range may be touched at all; plain host memory always may. `op` is the
-    // operation's number for race checks between streams, and 0 for a synchronous call.
-    bool check(Address a, size_t bytes, Access access, const char* what, uint32_t op = 0);
+    // operation's number for race checks between streams, and 0 for a synchronous call. `device` is where a kernel of a
+    // library runs; copies and fills reach the memory of every device.
+    static constexpr int kAnyDevice = -1;
+    bool check(Address a, size_t bytes, Access access, const char* what, uint32_t op = 0, int device = kAnyDevice);
     // Does the same for a call that takes device memory only: a plain host pointer is a finding.
-    bool check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op);
+    bool check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op, int device);
 
     // Checks both ranges and copies the bytes with their shadows. Unwritten bytes may be copied and stay unwritten.
     bool copy(Address dst, Address src, size_t bytes, const char* what, uint32_t op = 0);

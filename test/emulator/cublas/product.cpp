@@ -362,11 +362,11 @@ void run_product(const Product& p) {
 
 // --- checks ---------------------------------------------------------------------------------------------------------
 
-bool check_range(Address a, size_t bytes, Access access, const std::string& what, uint32_t op) {
-    return Memory::get().check_device(a, bytes, access, what.c_str(), op);
+bool check_range(Address a, size_t bytes, Access access, const std::string& what, uint32_t op, int device) {
+    return Memory::get().check_device(a, bytes, access, what.c_str(), op, device);
 }
 
-bool check_matrix(const Matrix& x, Access access, const std::string& what, uint32_t op) {
+bool check_matrix(const Matrix& x, Access access, const std::string& what, uint32_t op, int device) {
     const size_t element = size_of(x.type);
     const int batches    = x.batch_stride == 0 ? 1 : x.batches;
     for (int batch = 0; batch < batches; batch++) {
@@ -375,22 +375,24 @@ bool check_matrix(const Matrix& x, Access access, const std::string& what, uint3
         const size_t bytes = size_t(x.length() * (dense ? x.vectors() : 1)) * element;
         for (int64_t v = 0; v < (dense ? 1 : x.vectors()); v++) {
             const Address line = base + size_t(v * x.ld) * element;
-            if (!check_range(line, bytes, access, what, op)) return false;
+            if (!check_range(line, bytes, access, what, op, device)) return false;
             if (access == Access::Write) Memory::get().mark_written(line, bytes);
         }
     }
     return true;
 }
 
-bool check_memory(const Product& p, const std::string& where, uint32_t op) {
+bool check_memory(const Product& p, const std::string& where, uint32_t op, int device) {
     auto name = [&](const char* part) { return std::string(p.function) + ": " + part + ", " + where; };
     for (const Scalar* s : {&p.alpha, &p.beta})
-        if (s->device && !check_range(s->device, size_of(p.scale_type), Access::Read, name("alpha or beta"), op))
+        if (s->device &&
+            !check_range(s->device, size_of(p.scale_type), Access::Read, name("alpha or beta"), op, device))
             return false;
     const bool reads_c = scalar(p.beta, p.scale_type) != 0;
-    if (!check_matrix(p.a, Access::Read, name("A"), op) || !check_matrix(p.b, Access::Read, name("B"), op))
+    if (!check_matrix(p.a, Access::Read, name("A"), op, device) ||
+        !check_matrix(p.b, Access::Read, name("B"), op, device))
         return false;
-    if (reads_c && !check_matrix(p.c, Access::Read, name("C"), op)) return false;
+    if (reads_c && !check_matrix(p.c, Access::Read, name("C"), op, device)) return false;
     if (forward_bias(p) || bias_gradient(p)) {
         const Access access = forward_bias(p) ? Access::Read : Access::Write;
         Matrix bias;
@@ -401,7 +403,7 @@ bool check_memory(const Product& p, const std::string& where, uint32_t op) {
         bias.batches      = p.d.batches;
         bias.batch_stride = p.bias_batch_stride;
         bias.data         = p.bias;
-        if (!check_matrix(bias, access, name("bias"), op)) return false;
+        if (!check_matrix(bias, access, name("bias"), op, device)) return false;
     }
     if (uses_aux(p)) {
         const Access access = drelu(p) || dgelu(p) ? Access::Read : Access::Write;
@@ -414,12 +416,12 @@ bool check_memory(const Product& p, const std::string& where, uint32_t op) {
         aux.batch_stride        = p.aux_batch_stride;
         aux.data                = p.aux;
         const size_t mask_bytes = size_t((p.n() - 1) * p.aux_ld + (p.m() + 7) / 8 * 8) / 8;
-        if (uses_relu_mask(p) ? !check_range(p.aux, mask_bytes, access, name("aux"), op)
-                              : !check_matrix(aux, access, name("aux"), op))
+        if (uses_relu_mask(p) ? !check_range(p.aux, mask_bytes, access, name("aux"), op, device)
+                              : !check_matrix(aux, access, name("aux"), op, device))
             return false;
         if (uses_relu_mask(p) && access == Access::Write) Memory::get().mark_written(p.aux, mask_bytes);
     }
-    return check_matrix(p.d, Access::Write, name("D"), op);
+    return check_matrix(p.d, Access::Write, name("D"), op, device);
 }
 
 void count_product(const Product& p) {
@@ -578,10 +580,10 @@ cublasStatus_t check_pointers(const Product& p, std::string& why) {
 
 cublasStatus_t submit_product(const Product& product, cudaStream_t stream) {
     Work work{cudaGraphNodeTypeKernel, call_site()};
-    work.run = [product, where = work.what](uint32_t op) {
+    work.run = [product, where = work.what, device = current_device()](uint32_t op) {
         const Matrix& d = product.d;
         if (options().check != Check::Off) {
-            if (!check_memory(product, where, op)) return cudaErrorIllegalAddress;
+            if (!check_memory(product, where, op, device)) return cudaErrorIllegalAddress;
         } else {
             for (int b = 0; b < d.batches; b++)
                 for (int64_t v = 0; v < d.vectors(); v++)

@@ -18,13 +18,13 @@ template <class Body> cublasStatus_t submit_vectors(cublasHandle_t handle, std::
     NEED(handle);
     std::lock_guard guard(runtime_lock());
     Work work{cudaGraphNodeTypeKernel, call_site()};
-    work.run = [where = work.what, vectors, body](uint32_t op) {
+    work.run = [where = work.what, vectors, body, device = current_device()](uint32_t op) {
         for (const Vector& v : vectors) {
             const bool dense = std::abs(v.stride) == 1;
             for (int64_t i = 0; i < (dense ? 1 : v.n); i++) {
                 const Address at   = address_of(v.data) + size_t(i * std::abs(v.stride)) * v.element;
                 const size_t bytes = v.element * size_t(dense ? v.n : 1);
-                if (v.n > 0 && !Memory::get().check(at, bytes, v.access, where.c_str(), op))
+                if (v.n > 0 && !Memory::get().check(at, bytes, v.access, where.c_str(), op, device))
                     return cudaErrorIllegalAddress;
                 if (v.n > 0 && v.access == Access::Write) Memory::get().mark_written(at, bytes);
             }

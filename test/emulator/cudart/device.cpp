@@ -19,7 +19,6 @@ auto& limits                = *new std::map<int, size_t>{{cudaLimitStackSize, 10
                                                          {cudaLimitPersistingL2CacheSize, 0}};
 unsigned device_flags       = cudaDeviceScheduleAuto;
 
-// All devices share one memory, so a pointer is valid on each of them.
 int device_count() { return options().devices; }
 
 int driver_version() { return options().driver < 0 ? CUDART_VERSION : options().driver; }
@@ -256,12 +255,12 @@ cudaError_t cudaGetDeviceFlags(unsigned* flags) {
     return CALL.run([&] { return answer(flags, device_flags | cudaDeviceMapHost); });
 }
 
-// Frees all memory and clears the sticky error, as a new context would.
+// Frees all memory of the device and clears the sticky error, as a new context would.
 cudaError_t cudaDeviceReset() {
     return CALL.always([&] {
-        if (sticky_error() == cudaSuccess) wait_device();
+        if (sticky_error() == cudaSuccess) wait_device(device_now);
         for (const Allocation* a : Memory::get().live())
-            if (a->to_be_freed()) Memory::get().free(a->begin, call_site());
+            if (a->to_be_freed() && a->device == device_now) Memory::get().free(a->begin, call_site());
         set_sticky_error(cudaSuccess);
         return cudaSuccess;
     });

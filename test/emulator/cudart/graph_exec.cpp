@@ -81,13 +81,13 @@ void launch_graph(CUgraphExec_st& exec, CUstream_st& stream) {
         CUevent_st* event  = handle ? find_event(*handle) : nullptr;
         const bool records = work.type == cudaGraphNodeTypeEventRecord;
         if (event && !records && event->node) after.push_back(event->node);  // its last record before the launch
-        queued.push_back(Queue::get().add(std::move(work), after, item.slot));
+        queued.push_back(Queue::get().add(std::move(work), after, item.slot, stream.device));
         if (event && records) event->node = queued.back(), event->capture = nullptr;
     }
     Work join;
     join.what = "cudaGraphLaunch";
     if (queued.empty()) queued = before;
-    exec.last = stream.tail = Queue::get().add(std::move(join), queued, stream.slot);
+    exec.last = stream.tail = Queue::get().add(std::move(join), queued, stream.slot, stream.device);
 }
 
 CUgraphExec_st::Item* find_item(cudaGraphExec_t exec, cudaGraphNode_t node) {

@@ -29,7 +29,7 @@ Place place_of(Address address) {
 void report_leaks() {
     if (sticky_error() == cudaSuccess) {
         std::lock_guard guard(runtime_lock());
-        Queue::get().wait_all();  // operations that are still queued may have findings, too
+        Queue::get().wait_all(kEveryDevice);  // operations that are still queued may have findings, too
     }
     if (options().check != Check::All) return;
     size_t count = 0, bytes = 0;
@@ -51,7 +51,7 @@ void report_leaks() {
     report(finding);
 }
 
-cudaError_t allocate(void** out, size_t bytes, Space space) {
+cudaError_t allocate(void** out, size_t bytes, Space space, int device = current_device()) {
     static const bool hooked = (at_exit(report_leaks), true);
     if (!out || !hooked) return cudaErrorInvalidValue;
     if (space != Space::Async)
@@ -59,7 +59,7 @@ cudaError_t allocate(void** out, size_t bytes, Space space) {
     *out = nullptr;
     if (bytes == 0) return cudaSuccess;
     if (bytes > Memory::get().arena_bytes) return cudaErrorMemoryAllocation;
-    const Address address = Memory::get().allocate(bytes, space, call_site(true));
+    const Address address = Memory::get().allocate(bytes, space, call_site(true), false, device);
     if (!address) return cudaErrorMemoryAllocation;
     *out = pointer_of(address);
     return cudaSuccess;
@@ -75,9 +75,10 @@ cudaError_t allocate_rows(void** out, size_t* pitch, size_t width, size_t rows) 
 
 cudaError_t free_memory(void* pointer, bool host) {
     if (!pointer) return cudaSuccess;
-    if (const Allocation* a = Memory::get().find(address_of(pointer)))
-        if (host != (a->space == Space::Pinned)) return cudaErrorInvalidValue;
-    const cudaError_t error = wait_device();  // because queued operations may still use the memory
+    const Allocation* a = Memory::get().find(address_of(pointer));
+    if (a && host != (a->space == Space::Pinned)) return cudaErrorInvalidValue;
+    // Queued operations may still use the memory, and where it is not a device's alone those of any device.
+    const cudaError_t error = wait_device(a && a->space == Space::Device ? a->device : kEveryDevice);
     if (error != cudaSuccess) return error;
     const FreeResult result = Memory::get().free(address_of(pointer), call_site());
     return result == FreeResult::Ok ? cudaSuccess : cudaErrorInvalidValue;
@@ -302,7 +303,7 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
         [&] {
             if (!pointer || !bytes || Memory::get().in_arena(address_of(pointer))) return cudaErrorInvalidValue;
             if (Memory::get().find(address_of(pointer))) return cudaErrorHostMemoryAlreadyRegistered;
-            Memory::get().register_host(pointer, bytes, call_site());
+            Memory::get().register_host(pointer, bytes, call_site(), current_device());
             return cudaSuccess;
         },
         pointer, bytes, flags);
@@ -310,7 +311,7 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
 cudaError_t cudaHostUnregister(void* pointer) {
     return CALL.run(
         [&] {
-            if (const cudaError_t error = wait_device()) return error;
+            if (const cudaError_t error = wait_device(kEveryDevice)) return error;
             return Memory::get().unregister_host(pointer) ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
         },
         pointer);
@@ -345,8 +346,9 @@ cudaError_t cudaMallocManaged(void** pointer, size_t bytes, unsigned flags) {
 // --- stream-ordered allocation --------------------------------------------------------------------------------------
 
 static cudaError_t allocate_async(void** pointer, size_t bytes, cudaStream_t stream) {
-    if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
-    if (const cudaError_t error = allocate(pointer, bytes, Space::Async)) return error;
+    const CUstream_st* queue = find_stream(stream);
+    if (!queue) return cudaErrorInvalidResourceHandle;
+    if (const cudaError_t error = allocate(pointer, bytes, Space::Async, queue->device)) return error;
     if (!*pointer) return cudaSuccess;
     Work work{cudaGraphNodeTypeMemAlloc, call_site()};
     // The race check treats allocation and freeing as writes, so every access must be ordered between them. In a graph
@@ -475,7 +477,7 @@ cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t pool, 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     return CALL.run([&] {
         if (total) *total = Memory::get().capacity();
-        if (free) *free = Memory::get().capacity() - Memory::get().used();
+        if (free) *free = Memory::get().capacity() - Memory::get().used(current_device());
         return cudaSuccess;
     });
 }
@@ -484,7 +486,6 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
         [&] {
             if (!out || !pointer) return cudaErrorInvalidValue;
             *out                = {};
-            out->device         = current_device();
             out->type           = cudaMemoryTypeUnregistered;
             const Allocation* a = Memory::get().find(address_of(pointer));
             if (!a) {
@@ -492,6 +493,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
                 out->hostPointer = Memory::get().in_arena(address_of(pointer)) ? nullptr : const_cast<void*>(pointer);
                 return cudaSuccess;
             }
+            out->device        = a->variable ? current_device() : a->device;
             out->devicePointer = const_cast<void*>(pointer);
             if (place_of(address_of(pointer)).host) out->hostPointer = const_cast<void*>(pointer);
             out->type = a->space == Space::Managed                                   ? cudaMemoryTypeManaged

@@ -243,6 +243,7 @@ Work launch_work(const KernelLaunch& launch) {
     config.explicit_cluster = launch.attributes.cluster || launch.function->kernel->cluster[0];
     config.dynamic_shared   = launch.dynamic_shared;
     config.cooperative      = launch.attributes.cooperative;
+    config.device           = current_device();
     config.where            = call_site();
     Kernel* kernel          = launch.function->kernel;
     work.run                = [kernel, config, arguments = launch.arguments](uint32_t op) mutable {

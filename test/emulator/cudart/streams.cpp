@@ -59,17 +59,18 @@ Queue::Queue() : random_state(options().streams_seed * 0x9e3779b97f4a7c15ull + 1
 }
 
 uint32_t Queue::new_slot() {
-    last_seq.push_back(0);
-    return uint32_t(last_seq.size() - 1);
+    slots.push_back({});
+    return uint32_t(slots.size() - 1);
 }
 
-NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot) {
+NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot, int device) {
     auto node    = std::make_shared<Node>();
-    node->number = next_number++;
+    node->device = slots[slot].device = device;
+    node->number                      = next_number++;
     if (node->number == 1) std::thread([this] { watch(); }).detach();
     node->work  = std::move(work);
     node->slot  = slot;
-    node->seq   = ++last_seq[slot];
+    node->seq   = ++slots[slot].last_seq;
     node->clock = host_clock;
     Follows follows;
     if (after.size() == 1 && !covers(host_clock, after[0]->slot, after[0]->seq))
@@ -241,6 +242,10 @@ uint64_t Queue::want(const std::vector<NodePtr>& targets) {
 
 void Queue::host_waited_for(const Node& node) {
     merge(host_clock, node.clock);
+    release_owned();
+}
+
+void Queue::release_owned() {
     std::erase_if(owned, [&](const Owned& o) {
         const bool released = covers(host_clock, o.slot, o.seq);
         if (released && !o.lent_to) Memory::get().disown(o.range.begin, o.range.bytes);
@@ -292,21 +297,21 @@ void Queue::wait(const std::vector<NodePtr>& targets) {
     for (const NodePtr& target : targets) host_waited_for(*target);
 }
 
-void Queue::wait_all() {
+void Queue::wait_all(int device) {
+    const auto meant = [&](int d) { return device == kEveryDevice || d == device; };
     std::vector<NodePtr> everything;
-    for (auto& [number, node] : pending) everything.push_back(node);
+    for (auto& [number, node] : pending)
+        if (meant(node->device)) everything.push_back(node);
     wait(everything);
     for (CUstream_st* stream : streams)
-        if (stream->tail) host_waited_for(*stream->tail);
-    if (!pending.empty()) return;  // another thread has queued more
-    for (uint32_t slot = 0; slot < last_seq.size(); slot++) {
-        if (host_clock.size() <= slot) host_clock.resize(slot + 1);
-        host_clock[slot] = last_seq[slot];
-    }
-    for (const Owned& o : owned)
-        if (!o.lent_to) Memory::get().disown(o.range.begin, o.range.bytes);
-    owned.clear();
-    records.clear();
+        if (stream->tail && meant(stream->device)) host_waited_for(*stream->tail);
+    for (auto& [number, node] : pending)
+        if (meant(node->device)) return;  // another thread has queued more
+    host_clock.resize(slots.size());
+    for (size_t slot = 0; slot < slots.size(); slot++)
+        if (meant(slots[slot].device)) host_clock[slot] = slots[slot].last_seq;
+    release_owned();
+    std::erase_if(records, [&](const auto& r) { return covers(host_clock, r.second.slot, r.second.seq); });
 }
 
 bool Queue::poll(const NodePtr& target) {
@@ -360,7 +365,7 @@ std::vector<NodePtr> dependencies_of(CUstream_st& stream) {
 
 NodePtr enqueue(CUstream_st& stream, Work work, std::vector<NodePtr> also_after) {
     for (NodePtr& node : dependencies_of(stream)) also_after.push_back(node);
-    return stream.tail = Queue::get().add(std::move(work), also_after, stream.slot);
+    return stream.tail = Queue::get().add(std::move(work), also_after, stream.slot, stream.device);
 }
 
 cudaError_t submit(cudaStream_t handle, Work work) {
@@ -392,9 +397,9 @@ cudaError_t wait_stream(cudaStream_t handle) {
     return sticky_error();
 }
 
-cudaError_t wait_device() {
+cudaError_t wait_device(int device) {
     if (const cudaError_t error = refuse_during_capture()) return error;
-    Queue::get().wait_all();
+    Queue::get().wait_all(device);
     forget_unchecked_launches();
     return sticky_error();
 }
@@ -646,6 +651,6 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) 
 cudaError_t cudaDeviceSynchronize() {
     return CALL.run([&] {
         if (const cudaError_t error = refuse_to_wait(nullptr)) return error;
-        return wait_device();
+        return wait_device(current_device());
     });
 }

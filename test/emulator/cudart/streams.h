@@ -27,6 +27,7 @@ struct Node {
     uint32_t number = 0;
     Work work;
     uint32_t slot = 0, seq = 0;
+    int device = 0;
     Clock clock;
     State state     = Waiting;
     int unmet       = 0;                              // the number of dependencies that are not done
@@ -37,16 +38,18 @@ struct Node {
 };
 using NodePtr = std::shared_ptr<Node>;
 
+constexpr int kEveryDevice = -1;
+
 class Queue {
   public:
     static Queue& get();
 
-    NodePtr add(Work work, const std::vector<NodePtr>& after, uint32_t slot);
+    NodePtr add(Work work, const std::vector<NodePtr>& after, uint32_t slot, int device);
     uint32_t new_slot();
 
     void wait(const std::vector<NodePtr>& targets);  // runs what the targets need until they are done
     bool poll(const NodePtr& target);                // runs one operation if the target is not done; returns if it is
-    void wait_all();
+    void wait_all(int device);                       // for the operations of this device, or with kEveryDevice for all
 
     // Returns whether the operation with one number is ordered before that with the other.
     bool ordered(uint32_t earlier, uint32_t later) const;
@@ -60,6 +63,7 @@ class Queue {
     void progress();  // runs what the schedule wants to run after an operation was queued
     uint64_t want(const std::vector<NodePtr>& targets);  // marks what the targets need with a new ticket
     void host_waited_for(const Node& node);
+    void release_owned();  // memory of operations for which the host has waited
     void block_until_progress(double since);
     void call_host(const NodePtr& node);
     void watch();  // runs in a thread of its own, for programs that wait outside of CUDA
@@ -84,7 +88,11 @@ class Queue {
     void lend_to(const Node& host_function);
     void take_back_from(const Node& host_function);
     std::vector<Owned> owned;
-    std::vector<uint32_t> last_seq;              // per slot
+    struct Slot {
+        uint32_t last_seq = 0;
+        int device        = 0;  // of the newest operation
+    };
+    std::vector<Slot> slots;
     std::multimap<uint64_t, std::string> waits;  // the calls that wait now, by ticket
     uint32_t next_number = 1;
     uint64_t next_ticket = 1;
@@ -143,6 +151,6 @@ cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event);
 // The stream is destroyed. Its capture ends, or goes on without it if it began in another stream.
 void leave_capture(CUstream_st& stream);
 
-cudaError_t wait_device();
+cudaError_t wait_device(int device);  // or kEveryDevice
 
 }  // namespace emu

@@ -46,6 +46,11 @@ uint32_t slow_global(Warp& w, const Instr* i, uint32_t size, uint32_t align, Tou
         }
         const Allocation* in  = memory.find(a);
         const Allocation* own = pointed_to(w, i, in);
+        if (const int device = w.block->launch->config.device; in && !in->usable_on(device)) {
+            bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
+                     wrong_device(*in, device).substr(2), memory.describe(a));
+            continue;
+        }
         if (in && own && in != own) {
             bad_lane(w, i, Kind::OutOfBounds, Fault::IllegalAddress, l, a, size, touch,
                      "in another allocation than its pointer points to",

@@ -112,7 +112,8 @@ bool assert_builtin(BuiltinCall& c) {
 bool malloc_builtin(BuiltinCall& c) {
     each_lane(c.w.mask, [&](int l) {
         const uint64_t a = Memory::get().allocate(c.argument<uint64_t>(0, l), Space::Heap,
-                                                  "malloc in the kernel at " + place_of(*c.w.frame->function, c.i));
+                                                  "malloc in the kernel at " + place_of(*c.w.frame->function, c.i),
+                                                  false, c.w.block->launch->config.device);
         std::memcpy(c.result + size_t(l) * 8, &a, 8);
     });
     return true;

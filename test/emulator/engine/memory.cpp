@@ -28,7 +28,8 @@ bool host_visible(Space s) { return s == Space::Pinned || s == Space::Managed ||
 bool uses_device_memory(Space s) { return s != Space::Pinned && s != Space::Registered; }
 
 std::string text_of(const Allocation& a) {
-    return std::to_string(a.bytes) + " bytes at " + hex(a.begin) + " by " + a.origin +
+    return std::to_string(a.bytes) + " bytes at " + hex(a.begin) +
+           (options().devices > 1 && !a.variable ? " on device " + std::to_string(a.device) : "") + " by " + a.origin +
            (a.freed ? ", freed by " + a.freed_by : "");
 }
 
@@ -39,8 +40,8 @@ struct Memory::State {
     std::map<Address, std::unique_ptr<Allocation>> live;
     std::multimap<Address, std::unique_ptr<Allocation>> freed;
     Address next = 0;
-    size_t used  = 0;
-    int file     = -1;
+    std::map<int, size_t> used;  // by device
+    int file = -1;
 };
 
 Memory& Memory::get() {
@@ -72,9 +73,9 @@ Memory::Memory() : s(new State) {
     give_up("cannot reserve address space for device memory; raise the limit (ulimit -v)");
 }
 
-Address Memory::allocate(size_t bytes, Space space, const std::string& origin, bool variable) {
+Address Memory::allocate(size_t bytes, Space space, const std::string& origin, bool variable, int device) {
     const std::lock_guard hold(s->lock);
-    if (uses_device_memory(space) && (bytes > capacity() || s->used > capacity() - bytes)) return 0;
+    if (uses_device_memory(space) && (bytes > capacity() || s->used[device] > capacity() - bytes)) return 0;
     const bool pages  = host_visible(space);
     const Address at  = pages ? (s->next + kPage - 1) / kPage * kPage : s->next;
     const size_t room = (std::max<size_t>(bytes, 1) + (pages ? kPage : kAlign) - 1) / (pages ? kPage : kAlign) *
@@ -84,7 +85,8 @@ Address Memory::allocate(size_t bytes, Space space, const std::string& origin, b
     if (pages) mprotect(reinterpret_cast<void*>(at), room, PROT_READ | PROT_WRITE);
     auto a   = std::make_unique<Allocation>();
     a->begin = at, a->bytes = bytes, a->space = space, a->origin = origin, a->variable = variable;
-    if (uses_device_memory(space)) s->used += bytes;
+    a->device = device;
+    if (uses_device_memory(space)) s->used[device] += bytes;
     if (!variable) std::memset(host(at), 0xff, options().check == Check::All ? bytes : std::min(bytes, kPoisonLimit));
     // The emulator does not see what the host writes to pinned and managed memory, so all of it counts as written.
     if (pages && options().check == Check::All) std::memset(shadow(at), 1, bytes);
@@ -114,7 +116,7 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     a->freed    = true;
     a->freed_by = by;
     s->live.erase(it);
-    if (uses_device_memory(a->space)) s->used -= a->bytes;
+    if (uses_device_memory(a->space)) s->used[a->device] -= a->bytes;
     // The pages are freed, but the addresses are not used again. Pages that are shared with a neighbour are kept.
     const Address from = (a->begin + kPage - 1) / kPage * kPage, to = a->end() / kPage * kPage;
     if (from < to) {
@@ -128,10 +130,11 @@ FreeResult Memory::free(Address begin, const std::string& by) {
     return FreeResult::Ok;
 }
 
-void Memory::register_host(void* begin, size_t bytes, const std::string& origin) {
+void Memory::register_host(void* begin, size_t bytes, const std::string& origin, int device) {
     const std::lock_guard hold(s->lock);
     auto a   = std::make_unique<Allocation>();
     a->begin = reinterpret_cast<Address>(begin), a->bytes = bytes, a->space = Space::Registered, a->origin = origin;
+    a->device        = device;
     const Address at = a->begin;
     s->live[at]      = std::move(a);
 }
@@ -182,10 +185,19 @@ std::vector<const Allocation*> Memory::live() const {
     return list;
 }
 
-size_t Memory::used() const { return s->used; }
+size_t Memory::used(int device) const {
+    const std::shared_lock hold(s->lock);
+    const auto found = s->used.find(device);
+    return found == s->used.end() ? 0 : found->second;
+}
 size_t Memory::capacity() const { return device_spec().memory_bytes; }
 
-bool Memory::check(Address a, size_t bytes, Access access, const char* what, uint32_t op) {
+std::string wrong_device(const Allocation& a, int device) {
+    return ", in the memory of device " + std::to_string(a.device) + ", while this runs on device " +
+           std::to_string(device) + " without peer access";
+}
+
+bool Memory::check(Address a, size_t bytes, Access access, const char* what, uint32_t op, int device) {
     if (bytes == 0) return true;
     const Allocation* in = find(a);
     if (!in && !in_arena(a)) return true;  // plain host memory
@@ -206,6 +218,10 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
             in ? in->begin : a);
         return false;
     }
+    if (device != kAnyDevice && !in->usable_on(device)) {
+        say(Kind::OutOfBounds, verb + std::to_string(bytes) + " bytes at " + hex(a) + wrong_device(*in, device), a);
+        return false;
+    }
     if (options().check != Check::All || !in_arena(a)) return true;
     if (access == Access::Read && !written(a, bytes)) {
         size_t k = 0;
@@ -219,8 +235,8 @@ bool Memory::check(Address a, size_t bytes, Access access, const char* what, uin
     return true;
 }
 
-bool Memory::check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op) {
-    if (bytes == 0 || in_arena(a) || find(a)) return check(a, bytes, access, what, op);
+bool Memory::check_device(Address a, size_t bytes, Access access, const char* what, uint32_t op, int device) {
+    if (bytes == 0 || in_arena(a) || find(a)) return check(a, bytes, access, what, op, device);
     Finding f{Kind::OutOfBounds};
     f.what    = "a host pointer was given where device memory is expected";
     f.kernel  = what;

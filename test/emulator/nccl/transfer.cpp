@@ -90,10 +90,10 @@ static size_t received(const Operation& o, const ncclComm& comm) {
     return wide ? bytes * size_t(comm.ranks) : bytes;
 }
 
-static bool device_range(Address a, size_t bytes, Access access, const Operation& o, uint32_t op) {
+static bool device_range(Address a, size_t bytes, Access access, const Operation& o, uint32_t op, int device) {
     if (bytes == 0) return true;
     const std::string what = std::string(o.call.function) + (access == Access::Read ? ": sendbuff" : ": recvbuff");
-    if (!Memory::get().check_device(a, bytes, access, what.c_str(), op)) return false;
+    if (!Memory::get().check_device(a, bytes, access, what.c_str(), op, device)) return false;
     if (access == Access::Write) Memory::get().mark_written(a, bytes);
     return true;
 }
@@ -158,10 +158,10 @@ static bool advance_collective(Operation& o, ncclComm& comm, uint32_t op) {
     const size_t total = contribution(o, comm);
     if (!o.started) {
         o.started       = true;
-        const bool fine = (!contributes(o, comm) || device_range(o.send, total, Access::Read, o, op)) &&
-                          device_range(o.receive, received(o, comm), Access::Write, o, op);
+        const bool fine = (!contributes(o, comm) || device_range(o.send, total, Access::Read, o, op, comm.device)) &&
+                          device_range(o.receive, received(o, comm), Access::Write, o, op, comm.device);
         if (!fine) {
-            fail(comm, ncclInvalidArgument, std::string(o.call.function) + " was given memory that is not allocated",
+            fail(comm, ncclInvalidArgument, std::string(o.call.function) + " was given memory that it cannot use",
                  false);
             return true;
         }
@@ -214,8 +214,8 @@ static bool advance_send(Operation& o, ncclComm& comm, uint32_t op) {
     const size_t total = o.call.count * element(o);
     if (!o.started) {
         o.started = true;
-        if (!device_range(o.send, total, Access::Read, o, op)) {
-            fail(comm, ncclInvalidArgument, "ncclSend was given memory that is not allocated", false);
+        if (!device_range(o.send, total, Access::Read, o, op, comm.device)) {
+            fail(comm, ncclInvalidArgument, "ncclSend was given memory that it cannot use", false);
             return true;
         }
     }
@@ -237,8 +237,8 @@ static bool advance_recv(Operation& o, ncclComm& comm, uint32_t op) {
     const size_t total = o.call.count * element(o);
     if (!o.started) {
         o.started = true;
-        if (!device_range(o.receive, total, Access::Write, o, op)) {
-            fail(comm, ncclInvalidArgument, "ncclRecv was given memory that is not allocated", false);
+        if (!device_range(o.receive, total, Access::Write, o, op, comm.device)) {
+            fail(comm, ncclInvalidArgument, "ncclRecv was given memory that it cannot use", false);
             return true;
         }
     }

@@ -1,4 +1,4 @@
-// devices.cu - two devices: which calls take a stream or an event of another device than the current one
+// devices.cu - two devices: which calls take a stream, an event or memory of another device than the current one
 // options: --devices 2
 #include "../check.h"
 
@@ -32,6 +32,22 @@ int main() {
     EXPECT(cudaMemcpyPeer(x, 2, x, 0, sizeof(int)) == cudaErrorInvalidDevice);
     EXPECT(cudaDeviceEnablePeerAccess(1, 0) == cudaErrorInvalidDevice);
     EXPECT(cudaDeviceEnablePeerAccess(0, 0) == cudaErrorPeerAccessUnsupported);
+
+    // Each device has its own memory.
+    size_t before, after, total;
+    cudaPointerAttributes where;
+    CUDA(cudaMemGetInfo(&before, &total));
+    CUDA(cudaSetDevice(0));
+    Device<char> large(1 << 20);
+    CUDA(cudaSetDevice(1));
+    CUDA(cudaMemGetInfo(&after, &total));
+    EXPECT(after == before);
+    CUDA(cudaPointerGetAttributes(&where, large));
+    EXPECT(where.device == 0);
+    Device<int> y(1);
+    set<<<1, 1>>>(y, 7);
+    CUDA(cudaMemcpyPeer(x, 0, y, 1, sizeof(int)));
+    EXPECT(x.host()[0] == 7);
     CUDA(cudaStreamDestroy(first));
     CUDA(cudaEventDestroy(begin));
     CUDA(cudaEventDestroy(end));
