@@ -37,10 +37,9 @@ struct Allocation {
     std::string freed_by;  // "cudaFree from main.cu:80"
     Address end() const { return begin + bytes; }
     bool holds(Address a, size_t n) const { return a >= begin && n <= bytes && a - begin <= bytes - n; }
-    // Whether kernels of a device may use it. There is no peer access, and the variables of a module are on all
-    // devices.
+    // Whether kernels of a device may use it. There is no peer access.
     bool usable_on(int other) const {
-        return variable || device == other || (space != Space::Device && space != Space::Async && space != Space::Heap);
+        return device == other || space == Space::Pinned || space == Space::Managed || space == Space::Registered;
     }
     // Whether the program has to free it.
     bool to_be_freed() const { return !variable && space <= Space::Managed; }

@@ -37,6 +37,8 @@ struct Kernel {
     struct Module* module = nullptr;
 };
 
+struct Module;  // opaque; module.cpp
+
 struct Variable {
     std::string name;
     Address address;
@@ -44,13 +46,13 @@ struct Variable {
     bool constant, managed;
 };
 
-struct Module;  // opaque; module.cpp
-
 // Reads the fat binary that the data field of a __cudaRegisterFatBinary wrapper points to. It picks the PTX that suits
 // the emulated device best, parses it and allocates its variables. A binary without usable PTX gives a module without
 // kernels, and why_missing() tells the reason. For a program that was built with -rdc=true, `units` lists the fat
-// binaries of its units and ends with null. Their PTX is linked.
-Module* load_module(const void* fatbin, const void* const* units = nullptr);
+// binaries of its units and ends with null. Their PTX is linked. `other` is the module of another device, with which
+// this one shares its managed variables.
+Module* load_module(const void* fatbin, const void* const* units = nullptr, int device = 0,
+                    const Module* other = nullptr);
 Kernel* find_kernel(Module* module, const std::string& name);  // null when it is missing
 Variable* find_variable(Module* module, const std::string& name);
 std::string why_missing(Module* module, const std::string& name);  // "no PTX: built with -arch=sm_80 -code=sm_80; …"

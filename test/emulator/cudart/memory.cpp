@@ -493,7 +493,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
                 out->hostPointer = Memory::get().in_arena(address_of(pointer)) ? nullptr : const_cast<void*>(pointer);
                 return cudaSuccess;
             }
-            out->device        = a->variable ? current_device() : a->device;
+            out->device        = a->device;
             out->devicePointer = const_cast<void*>(pointer);
             if (place_of(address_of(pointer)).host) out->hostPointer = const_cast<void*>(pointer);
             out->type = a->space == Space::Managed                                   ? cudaMemoryTypeManaged

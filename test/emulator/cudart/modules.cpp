@@ -19,15 +19,20 @@ std::map<const void*, CUfunc_st*>& functions() {  // finds a kernel by its stub 
     return *all;
 }
 
+// Returns the module of the current device.
 emu::Module* module_of(CUlib_st& library) {
-    if (!library.module) {
-        library.module = load_module(library.data, library.units);
+    auto [row, fresh] = library.modules.try_emplace(current_device());
+    if (fresh) {
+        const emu::Module* other = nullptr;
+        for (const auto& [device, module] : library.modules)
+            if (module) other = module;
+        row->second = load_module(library.data, library.units, current_device(), other);
         for (CUlib_st::Variable& variable : library.variables)
             if (variable.managed)
-                if (const Variable* found = find_variable(library.module, variable.name))
+                if (const Variable* found = find_variable(row->second, variable.name))
                     *variable.managed = reinterpret_cast<void*>(found->address);
     }
-    return library.module;
+    return row->second;
 }
 
 CUfunc_st* add_function(CUlib_st* library, const void* stub, const std::string& name) {
@@ -245,7 +250,7 @@ Work launch_work(const KernelLaunch& launch) {
     config.cooperative      = launch.attributes.cooperative;
     config.device           = current_device();
     config.where            = call_site();
-    Kernel* kernel          = launch.function->kernel;
+    Kernel* kernel          = find_kernel(module_of(*launch.function->library), launch.function->name);
     work.run                = [kernel, config, arguments = launch.arguments](uint32_t op) mutable {
         config.op                 = op;
         const LaunchResult result = emu::launch(*kernel, config, arguments);

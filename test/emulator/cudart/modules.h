@@ -1,6 +1,7 @@
 // modules.h - the program's kernels and variables, by the addresses that nvcc's host code uses for them
 #pragma once
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,7 +13,7 @@ struct CUfunc_st {
     const void* stub = nullptr;  // the host function that launches it
     std::string name;
     struct CUlib_st* library  = nullptr;
-    emu::Kernel* kernel       = nullptr;  // null until it is first used
+    emu::Kernel* kernel       = nullptr;  // that of the device which used it first; null until then
     int raised_shared         = -1;       // cudaFuncAttributeMaxDynamicSharedMemorySize; -1 when not set
     int preferred_carveout    = -1;
     bool non_portable_cluster = false;
@@ -23,11 +24,11 @@ struct CUfunc_st {
     }
 };
 
-// A registered fat binary. It is loaded when it is first used.
+// A registered fat binary. It is loaded when a device first uses it, and each device has its own variables.
 struct CUlib_st {
-    const void* data    = nullptr;
-    const void** units  = nullptr;  // with -rdc=true: the fat binaries of the units
-    emu::Module* module = nullptr;
+    const void* data                    = nullptr;
+    const void** units                  = nullptr;  // with -rdc=true: the fat binaries of the units
+    std::map<int, emu::Module*> modules = {};       // by device
     struct Variable {
         void* host;
         std::string name;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <thread>
 #include <utility>
 
@@ -142,16 +143,14 @@ void work(Launch& launch, Worker& worker, Clusters& clusters) {
 }
 
 // Returns the memory of cooperative groups' grid barrier. The layout is that of its driver interface: the word is at 4.
-uint64_t grid_workspace() {
-    static const uint64_t address = [] {
-        Memory& m        = Memory::get();
-        const Address at = m.allocate(4096, Space::Symbol, "workspace of cooperative launches", true);
-        std::memset(m.host(at), 0, 4096);
-        m.mark_written(at, 4096);
-        return at;
-    }();
-    std::memset(Memory::get().host(address), 0, 4096);
-    return address;
+uint64_t grid_workspace(int device) {
+    static auto& of_device = *new std::map<int, Address>;
+    Memory& m              = Memory::get();
+    Address& at            = of_device[device];
+    if (!at) at = m.allocate(4096, Space::Symbol, "workspace of cooperative launches", true, device);
+    std::memset(m.host(at), 0, 4096);
+    m.mark_written(at, 4096);
+    return at;
 }
 
 std::vector<std::unique_ptr<Worker>>& workers() {
@@ -202,7 +201,7 @@ LaunchResult launch(Kernel& kernel, const LaunchConfig& config, const std::vecto
     l.stop         = &stop;
     l.deadline     = now() + patience();
     l.clock_base   = clock_so_far;
-    if (config.cooperative) l.workspace = grid_workspace();
+    if (config.cooperative) l.workspace = grid_workspace(config.device);
     if (l.check_all) checker_launch(l);
     summary().launches++;
     summary().kernels.insert(kernel.name);

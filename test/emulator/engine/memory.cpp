@@ -29,7 +29,7 @@ bool uses_device_memory(Space s) { return s != Space::Pinned && s != Space::Regi
 
 std::string text_of(const Allocation& a) {
     return std::to_string(a.bytes) + " bytes at " + hex(a.begin) +
-           (options().devices > 1 && !a.variable ? " on device " + std::to_string(a.device) : "") + " by " + a.origin +
+           (options().devices > 1 ? " on device " + std::to_string(a.device) : "") + " by " + a.origin +
            (a.freed ? ", freed by " + a.freed_by : "");
 }
 

@@ -44,10 +44,15 @@ const FatbinEntry* best_entry(const std::vector<FatbinEntry>& entries, std::stri
     return best;
 }
 
-void place_variables(Module& m) {
+void place_variables(Module& m, int device, const Module* other) {
     Memory& memory = Memory::get();
     for (const auto& v : m.ptx->variables) {
         if (v.space == "shared" || v.external || m.variables.count(v.name)) continue;
+        if (v.managed && other) {
+            m.variables[v.name] = other->variables.at(v.name);
+            m.addresses[v.name] = m.variables[v.name].address;
+            continue;
+        }
         const Address a = memory.allocate(std::max<uint64_t>(v.bytes, 1),
                                           v.managed            ? Space::Managed
                                           : v.space == "const" ? Space::Constant
@@ -56,7 +61,7 @@ void place_variables(Module& m) {
                                            : v.space == "const" ? "__constant__ "
                                                                 : "__device__ ") +
                                               demangle(v.name),
-                                          true);
+                                          true, device);
         if (!a) give_up("device memory is full: no room for variable " + v.name);
         // Variables without an initial value are zero.
         std::memset(memory.host(a), 0, v.bytes);
@@ -194,7 +199,7 @@ Function* KernelCode::by_address(uint64_t address) {
     return nullptr;
 }
 
-Module* load_module(const void* fatbin, const void* const* units) {
+Module* load_module(const void* fatbin, const void* const* units, int device, const Module* other) {
     auto m = std::make_unique<Module>();
     try {
         auto entries = read_fatbin(fatbin);
@@ -214,7 +219,7 @@ Module* load_module(const void* fatbin, const void* const* units) {
                 for (const auto& [name, n] : cubin_registers(e.data)) m->registers[name] = n;
         if (best) {
             m->ptx = ptx::parse(best->data);
-            place_variables(*m);
+            place_variables(*m, device, other);
             if (options().coverage) print_coverage(*m->ptx);
         } else {
             m->trouble = "no PTX that " + std::string(device_spec().name) + " could run: the binary holds " +

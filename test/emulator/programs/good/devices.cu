@@ -4,7 +4,34 @@
 
 __global__ void set(int* x, int value) { *x = value; }
 
+__device__ int counter = 5;
+__constant__ int summand;
+__managed__ int shared_with_all = 1;
+
+__global__ void count() { counter += summand, shared_with_all *= 2; }
+
+// Each device has its own variables, and all share the managed ones.
+void variables() {
+    for (int device = 0; device < 2; device++) {
+        CUDA(cudaSetDevice(device));
+        const int value = 10 * device + 1;
+        CUDA(cudaMemcpyToSymbol(summand, &value, sizeof value));
+        count<<<1, 1>>>();
+        CUDA(cudaGetLastError());
+        if (device == 0) CUDA(cudaDeviceSynchronize());  // before the other device uses the managed variable
+    }
+    for (int device = 0; device < 2; device++) {
+        CUDA(cudaSetDevice(device));
+        int counted;
+        CUDA(cudaMemcpyFromSymbol(&counted, counter, sizeof counted));
+        EXPECT(counted == 5 + 10 * device + 1);
+    }
+    CUDA(cudaDeviceSynchronize());
+    EXPECT(shared_with_all == 4);
+}
+
 int main() {
+    variables();
     cudaStream_t first;
     cudaEvent_t begin, end;
     CUDA(cudaSetDevice(0));
