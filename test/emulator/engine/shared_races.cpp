@@ -160,7 +160,10 @@ void touch_lane(Warp& w, const Instr* i, SharedRaces& s, int lane, Block& of, ui
                     said = true;
                 }
             }
-            writer = mine;
+            // An atomic operation right after a plain write of the same thread leaves that record, because the other
+            // threads' atomic operations race with the plain write.
+            const bool after_plain = sync && by == me && !(writer & kSynchronising) && writer >> kTime == s.time;
+            if (!after_plain) writer = mine;
         }
         if (!write || sync) {
             // Earlier reads that are ordered before this one need no record, because a write that must wait for them
