@@ -48,9 +48,12 @@ static LoaderSettings sequences_of_8(const std::string& pattern) {
 
 TEST_CASE("conversations are packed into sequences, and none sees another", "[chat][data]") {
     const Scratch dir;
-    Loader loader(sequences_of_8(masked_shard(
-        dir,
-        {{1, -2, -3}, {4, -5}, {6, 7, -8, 9, -10}, {11, 12}, {13, 14, 15, 16, 17, 18, 19, -20, -21, -22}, {23, -24}})));
+    Loader loader(sequences_of_8(masked_shard(dir, {{1, -2, -3},
+                                                    {-4, -5},
+                                                    {6, 7, -8, 9, -10},
+                                                    {11, 12},
+                                                    {13, 14, 15, 16, 17, 18, 19, -20, -21, -22},
+                                                    {23, -24}})));
     const Packing& p = loader.packing();
     CHECK(p.sequences == 4);  // the third document does not fit behind the first two, the fifth is cut
     CHECK(p.documents == 5 + 1);
@@ -62,7 +65,7 @@ TEST_CASE("conversations are packed into sequences, and none sees another", "[ch
     CHECK(loader.counted(5) == 8 + 3);
     const Batch& first = loader.next();
     CHECK(row(first.tokens, 0) == Ids{1, 2, 3, 0, 4, 0, 0, 0});
-    CHECK(row(first.targets, 0) == Ids{2, 3, -1, -1, 5, -1, -1, -1});
+    CHECK(row(first.targets, 0) == Ids{2, 3, -1, -1, 5, -1, -1, -1});  // nothing predicts the first id of a document
     CHECK(row(first.starts, 0) == Ids{0, 0, 0, 0, 4, 5, 6, 7});
     CHECK(row(first.positions, 0) == Ids{0, 1, 2, 3, 0, 0, 0, 0});
     CHECK(loader.first_documents() == std::vector<int64_t>{0});
@@ -118,6 +121,24 @@ TEST_CASE("an end-of-text token within a document does not separate, where a sha
     CHECK(loader.packing().counted == 4);
     CHECK(row(loader.next().targets, 0) == Ids{-1, -1, 3, 0, -1, -1, -1, -1});
     CHECK(row(loader.next().targets, 0) == Ids{-1, -1, 5, 0, -1, -1, -1, -1});
+}
+
+TEST_CASE("documents are found in a shard of any length", "[chat][data]") {
+    const Scratch dir;
+    ShardWriter writer(dir / "long", 100, 1 << 20, true, 0);
+    const Ids ids                     = {0, 1, 0, 2, 3, 4, 5};  // the second 0 is part of the document
+    const std::vector<uint8_t> counts = {0, 2, 0, 0, 1, 1, 1};
+    const int documents               = 20'000;  // 140,000 ids, which are searched 65,536 at a time
+    for (int d = 0; d < documents; d++) writer.add(ids.data(), counts.data(), ids.size());
+    writer.commit();
+    Loader loader(sequences_of_8(dir / "long_000000.bin"));
+    CHECK(loader.packing().documents == documents);
+    CHECK(loader.sequences() == documents);        // two do not fit into a sequence
+    for (const int64_t at : {0, 9'362, 19'999}) {  // the second is where the search goes on
+        loader.seek({0, at});
+        CAPTURE(at);
+        CHECK(row(loader.next().tokens, 0) == Ids{1, 0, 2, 3, 4, 0, 0, 0});
+    }
 }
 
 TEST_CASE("the two answers of a preference stay in one window, and a pair that does not fit is left out",

@@ -1,5 +1,8 @@
 // test_model.cpp - whole models: against PyTorch and transformers (test/golden), against finite differences in double,
 // against the small reference models, with and without a cache, and against themselves
+#include <array>
+#include <set>
+
 #include "gpt/generate.h"
 #include "gpt/hf.h"
 #include "gpt/plan.h"
@@ -163,6 +166,38 @@ TEST_CASE("the small reference models reproduce their logits", "[model][shared]"
     CAPTURE(name);
     CHECK(largest > 0);
     CHECK(off <= 1e-5 * largest);
+}
+
+TEST_CASE("random weights have the deviation that the table says, each its own numbers, and zeros as padding",
+          "[model]") {
+    const bool neox  = GENERATE(false, true);
+    Config c         = tiny_config(100, 1000, neox);  // each weight has thousands of numbers
+    c.width          = 96;
+    c.feed_forward   = 200;
+    c.tied_head      = !neox;
+    const Device dev = Device("cpu");
+    Model m(c, DType::F32, {1, 1, false}, dev);
+    std::set<std::array<float, 4>> seen;
+    size_t looked = 0;
+    for (const uint64_t seed : {1, 2}) {
+        initialise_weights(m, seed);
+        for (const ParamRow& r : param_rows(m.params, c)) {
+            CAPTURE(neox, seed, r.name);
+            const std::vector<float> v = floats_of(*r.tensor, m.stream);
+            if (r.initial.kind == Initializer::constant) {
+                CHECK(std::count(v.begin(), v.end(), r.initial.value) == int64_t(v.size()));
+                continue;
+            }
+            const size_t n = size_t(unpadded(c, r).numel());
+            CHECK(std::count(v.begin() + int64_t(n), v.end(), 0.f) == int64_t(v.size() - n));
+            double sum = 0, squares = 0;
+            for (size_t i = 0; i < n; i++) sum += v[i], squares += double(v[i]) * v[i];
+            CHECK(std::fabs(sum / double(n)) < 0.05 * r.initial.value);
+            CHECK(std::sqrt(squares / double(n)) == Approx(r.initial.value).epsilon(0.03));
+            for (size_t i = 0; i + 4 <= n; i += 64, looked++) seen.insert({v[i], v[i + 1], v[i + 2], v[i + 3]});
+        }
+    }
+    CHECK(seen.size() == looked);  // no number is there again: not in another weight, nor with another seed
 }
 
 static const volatile std::sig_atomic_t not_asked = 0;
@@ -429,6 +464,81 @@ TEST_CASE("a checkpoint brings weights back as they were rounded", "[model]") {
     CHECK((bits(again) == wanted));
 }
 
+// Files are written and fingerprints computed 2^18 elements at a time, and files are read 2^22 at a time.
+TEST_CASE("tensors that are written and read in several parts come back as they were", "[model]") {
+    const Device dev("cpu");
+    const auto dtype = GENERATE(DType::F32, DType::BF16);
+    CAPTURE(name_of(dtype));
+    Config c = tiny_config(8, 360'000);  // its table has 4.3 million elements
+    c.layers = 1;
+    Model m(c, dtype, {1, 1, true}, dev);
+    AdamW adamw(m, {});
+    uint64_t stream    = 0;
+    const auto scatter = [&](Tensor t, int64_t n) {
+        std::vector<float> v(size_t(t.numel()), 0.f);
+        Random(3, "values", stream++).fill_normal(v.data(), 0, uint64_t(n), 1.f);
+        from_host(t, v, m.stream);
+        return v;
+    };
+    std::vector<std::vector<float>> state, masters;
+    for (const ParamRow& r : param_rows(adamw.master(), c))
+        masters.push_back(scatter(*r.tensor, unpadded(c, r).numel()));
+    for (const StatePart& t : adamw.state()) state.push_back(scatter(t.tensor, t.tensor.numel()));
+    adamw.round_into_weights(0);
+    const Scratch folder;
+    TrainState now;
+    now.weights_dtype = dtype;
+    write_checkpoint(folder.path, now, CheckpointTensors(m, adamw, dtype), {}, Comm({}, 1), 1);
+
+    Model again(c, dtype, {1, 1, true}, dev);
+    AdamW other(again, {});
+    load_checkpoint(folder.path, again, other);
+    CHECK(fingerprint(again) == fingerprint(m));
+    size_t i = 0;
+    for (const ParamRow& r : param_rows(other.master(), c)) {
+        CAPTURE(r.name);
+        CHECK((floats_of(*r.tensor, m.stream) == masters[i++]));
+    }
+    i = 0;
+    for (const StatePart& t : other.state()) {
+        CAPTURE(t.name);
+        CHECK((floats_of(t.tensor, m.stream) == state[i++]));
+    }
+    // The folder as others read it.
+    Model read(c, dtype, {1, 1, false}, dev);
+    load_weights(read.params, c, SafetensorsReader(folder.path), read.stream);
+    CHECK(fingerprint(read) == fingerprint(m));
+    const std::string before = fingerprint(m);
+    const Tensor last        = m.params.wte.view({m.params.wte.numel()}).rows(c.vocab * c.width - 1, 1);
+    from_host(last, std::vector<float>{floats_of(last, m.stream)[0] + 1}, m.stream);
+    CHECK(fingerprint(m) != before);
+}
+
+TEST_CASE("a checkpoint's state.json is refused by the name of what is wrong in it", "[model]") {
+    const Scratch s;
+    const auto read = [&](const std::string& change) {
+        auto j = nlohmann::json::parse(
+            R"({"step": 5, "tokens": 80, "position": {"epoch": 0, "index": 5}, "seed": 1, "rounded_at": 5, "context": 16})");
+        j.merge_patch(nlohmann::json::parse(change));
+        write_text(s / "state.json", j.dump());
+        return read_state(s.path);
+    };
+    const TrainState good = read("{}");
+    CHECK((good.step == 5 && good.tokens == 80 && good.position == LoaderPosition{0, 5} && good.context == 16));
+    CHECK(good.evaluated);                                  // older versions did not write it
+    CHECK(read(R"({"context": null})").context == 80 / 5);  // nor this
+    CHECK(read(R"({"context": null, "position": {"epoch": 1}})").context == 0);
+    for (const char* field : {"step", "tokens", "seed", "position"})
+        CHECK_REFUSED(read(fmt::format(R"({{"{}": null}})", field)), "state.json", field, "missing");
+    for (const char* field : {"step", "tokens"})
+        CHECK_REFUSED(read(fmt::format(R"({{"{}": -1}})", field)), "state.json", "negative");
+    CHECK_REFUSED(read(R"({"position": {"index": -1}})"), "state.json", "\"index\"", "0 or more");
+    CHECK_REFUSED(read(R"({"position": {"epoch": "1"}})"), "state.json", "\"epoch\"");
+    for (const char* update : {"6", "-1"})
+        CHECK_REFUSED(read(fmt::format(R"({{"rounded_at": {}}})", update)), "\"rounded_at\"", "0 to the step, 5");
+    CHECK_REFUSED(read(R"({"context": -16})"), "\"context\" is -16");
+}
+
 TEST_CASE("a run is named after its model", "[model]") {
     CHECK(run_name("gpt2") == "gpt2");
     CHECK(run_name("hub/pythia-160m") == "pythia-160m");
@@ -578,10 +688,25 @@ TEST_CASE("a cache changes nothing: greedy text with and without it", "[model]")
              [&](int64_t, int32_t id) { return first.push_back(id), true; });
     CHECK(samples[0] == first);
     CHECK(samples[0] != samples[1]);
-    // When the context is full, generation goes on from its newer half.
-    int64_t made = 0;
-    generate(m, {1, 5, 2}, 200, 1, Sampling{0.f, 0, 1.f, 1}, [&](int64_t, int32_t) { return made++, true; });
-    CHECK(made == 200);
+    // One that has ended gets no more tokens, and the others are as before.
+    std::vector<std::vector<int32_t>> ended(3);
+    generate(m, {1, 5, 2}, 20, 3, Sampling{1.f, 0, 1.f, 9},
+             [&](int64_t i, int32_t id) { return ended[i].push_back(id), i != 1 || ended[i].size() < 4; });
+    CHECK(ended[1] == std::vector<int32_t>(samples[1].begin(), samples[1].begin() + 4));
+    CHECK((ended[0] == samples[0] && ended[2] == samples[2]));
+    // When the context is full, generation goes on from its newer half: the 65th token is chosen from 64, and those
+    // behind it from the 32 tokens that end with it.
+    const auto continued = [&](const std::vector<int32_t>& prompt, int64_t tokens) {
+        std::vector<int32_t> all = prompt;
+        generate(m, prompt, tokens, 1, Sampling{0.f, 0, 1.f, 1},
+                 [&](int64_t, int32_t id) { return all.push_back(id), true; });
+        return all;
+    };
+    const std::vector<int32_t> longer = continued({1, 5, 2}, 200);
+    REQUIRE(longer.size() == 203);
+    const std::vector<int32_t> half(longer.begin() + 33, longer.begin() + 65),
+        behind(longer.begin() + 33, longer.begin() + 97);
+    CHECK(continued(half, 32) == behind);
 }
 
 TEST_CASE("sequences of unequal length in one batch equal those that run alone", "[model]") {
@@ -686,4 +811,10 @@ TEST_CASE("schedules reach their final value at the last step", "[schedule]") {
         CHECK(rises == (i < warmup));
     }
     CHECK(learning_rate({Kind::constant, 1e-2f, 1e-3f, warmup, steps}, steps) == 1e-2f);
+    // In the middle of what falls.
+    for (const Kind falls : {Kind::cosine, Kind::linear})
+        CHECK(learning_rate({falls, 1e-2f, 1e-3f, 2, 12}, 6) == Approx(5.5e-3));
+    const Schedule fifth{Kind::wsd, 1e-2f, 1e-3f, 10, 100};
+    CHECK(learning_rate(fifth, 79) == 1e-2f);
+    CHECK(learning_rate(fifth, 89) == Approx(5.5e-3));
 }

@@ -37,6 +37,16 @@ TEST_CASE("presets have their published parameter counts", "[presets]") {
     }
 }
 
+TEST_CASE("the FLOPs of a token are those of its products, and of attention to the keys that it sees", "[presets]") {
+    const double products = 6. * (12 * 12 * 768. * 768 + 50257. * 768);  // of GPT-2 124M and GPT-Neo 125M
+    const auto flops      = [](const char* name, int64_t context) {
+        return train_flops_per_token(config_of(*find_preset(name)), context);
+    };
+    CHECK(flops("gpt2", 1024) == Approx(products + 12 * 768. * 12 * 512).epsilon(1e-12));
+    // Every second layer of GPT-Neo sees 256 positions at most: 240 on average, because the first see fewer.
+    CHECK(flops("gpt-neo-125m", 2048) == Approx(products + 12 * 768. * (6 * 1024 + 6 * 240)).epsilon(1e-12));
+}
+
 TEST_CASE("presets carry their published recipes", "[presets]") {
     const auto recipe = [](const char* name) { return find_preset(name)->recipe; };
     for (const Preset& p : presets()) {
