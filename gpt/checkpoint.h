@@ -119,7 +119,11 @@ inline std::string retract_checkpoints(const std::string& run, int64_t step) {
         if (saved < step) good = checkpoint_path(run, saved);
         if (saved >= step) fs::remove(checkpoint_path(run, saved) + "/COMPLETE");
     }
-    if (const auto left = checkpoints_of(run); !left.empty()) point_latest_to(run + "/checkpoints", left.back());
+    const auto left = checkpoints_of(run);
+    if (left.empty())
+        fs::remove(run + "/checkpoints/latest");  // the link, which would lead to such weights
+    else
+        point_latest_to(run + "/checkpoints", left.back());
     return good;
 }
 

@@ -254,8 +254,7 @@ inline void write_checkpoint(const fs::path& folder, const TrainState& state, co
                                       {"evaluated", state.evaluated},
                                       {"data", state.data_fingerprint}};
     write_file((folder / "state.json").string(), j.dump(2) + "\n");
-    write_file((folder / "COMPLETE").string(), "");
-    OutputFile::sync_folder(folder.string());
+    write_file((folder / "COMPLETE").string(), "");  // also flushes the folder's list of names
 }
 
 // The settings of a Saver.

@@ -33,9 +33,11 @@ TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from t
          "HellaSwag, question", "--hellaswag-questions 1", false},
         {"--sample-every 2 --sample-tokens 10000000 --tokenizer tokenizer.json", "sampling, token", "--sample-tokens 3",
          true},
+        {"--sample-every 4 --sample-tokens 10000000 --tokenizer tokenizer.json", "sampling, token", "--sample-tokens 3",
+         true},  // all steps are done
         {"--accumulate 16000", "step 1, which", "--accumulate 1", true},
     };
-    const Stage& stage = stages[GENERATE(0, 1, 2, 3)];
+    const Stage& stage = stages[GENERATE(0, 1, 2, 3, 4)];
     const bool twice   = GENERATE(false, true);
     CAPTURE(stage.shows, twice);
     Terminal t("env -C " + quoted(p.path) + " " + p.program +
@@ -63,6 +65,7 @@ TEST_CASE("Ctrl-C is answered at once at every stage, and the run goes on from t
     for (const char* event : {"eval", "hellaswag", "sample"})
         for (const auto& j : records(p / "run", event)) CHECK(once.insert(event + j["step"].dump()).second);
     CHECK(once.count("eval0") == (stage.words.find("--val-data") != std::string::npos));
+    CHECK(once.count("sample4") == (stage.words.find("--sample-every") != std::string::npos));
 }
 
 TEST_CASE("Ctrl-C before the first step ends the program at once, with a word", "[programs][runs]") {
@@ -203,6 +206,93 @@ TEST_CASE("a disk that is full at any write of a save loses nothing", "[programs
     CHECK(writes > 40);
 }
 
+// Builds a library that writes to $CALLS what a program flushes to disk, renames and removes below checkpoints/, a line
+// each. Returns the words that load it, or "" where there is no C compiler.
+static std::string noted_calls(const Scratch& s) {
+    write_text(s / "calls.c", R"(#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static void note(const char* what, const char* path) {
+    if (!strstr(path, "/checkpoints")) return;
+    const int file = open(getenv("CALLS"), O_WRONLY | O_CREAT | O_APPEND, 0666);
+    dprintf(file, "%s %s\n", what, path);
+    close(file);
+}
+static void note_file(const char* what, int file, const char* behind) {
+    char link[64], path[4096], all[8192];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    const ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    snprintf(all, sizeof all, "%s%s", path, behind);
+    note(what, all);
+}
+int fsync(int file) {
+    note_file("flush", file, "");
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(file);
+}
+int rename(const char* from, const char* to) {
+    note("rename", to);
+    return ((int (*)(const char*, const char*))dlsym(RTLD_NEXT, "rename"))(from, to);
+}
+int remove(const char* path) {
+    note("remove", path);
+    return ((int (*)(const char*))dlsym(RTLD_NEXT, "remove"))(path);
+}
+int unlinkat(int folder, const char* name, int flags) {
+    char behind[4096];
+    snprintf(behind, sizeof behind, "/%s", name);
+    note_file("remove", folder, behind);
+    return ((int (*)(int, const char*, int))dlsym(RTLD_NEXT, "unlinkat"))(folder, name, flags);
+}
+)");
+    if (shell(s, "cc -shared -fPIC -o " + quoted(s / "calls.so") + " " + quoted(s / "calls.c") + " -ldl").code != 0) {
+        std::fprintf(stderr, "skipped: there is no cc, which builds a library that writes calls down\n");
+        return "";
+    }
+    return "LD_PRELOAD=" + quoted(s / "calls.so") +
+           " ASAN_OPTIONS=verify_asan_link_order=0 CALLS=" + quoted(s / "calls") + " ";
+}
+
+TEST_CASE("a checkpoint is on disk before it has its name, and the one before is removed after that",
+          "[programs][runs]") {
+    const Place p;
+    const std::string async = GENERATE("", "--save-async ");
+    CAPTURE(async);
+    const std::string noted = noted_calls(p), home = fs::canonical(p.path).string() + "/run/checkpoints";
+    if (noted.empty()) return;
+    const Ran r =
+        shell(p, "cd " + quoted(p.path) + " && " + noted + quoted(p.program) + tiny + async +
+                     "--steps 2 --save-every 1 --keep 1 --out " + quoted(fs::path(home).parent_path().string()));
+    CAPTURE(r.err);
+    REQUIRE(r.code == 0);
+    std::vector<std::string> calls;
+    std::ifstream in(p / "calls");
+    for (std::string line; std::getline(in, line);) calls.push_back(line);
+    CAPTURE(calls);
+    // The place of the first such call from a place on.
+    const auto first = [&](const std::string& call, size_t from = 0) {
+        const auto found = std::find(calls.begin() + int64_t(std::min(from, calls.size())), calls.end(), call);
+        CAPTURE(call, from);
+        CHECK(found != calls.end());
+        return size_t(found - calls.begin());
+    };
+    const std::string hidden = home + "/.0000002.tmp";
+    const size_t named       = first("rename " + home + "/0000002");
+    for (const auto& e : fs::directory_iterator(home + "/0000002")) {
+        const std::string file = hidden + "/" + e.path().filename().string();
+        const size_t flushed = first("flush " + file + ".tmp"), renamed = first("rename " + file, flushed);
+        CHECK(first("flush " + hidden, renamed) < named);
+    }
+    const size_t latest = first("rename " + home + "/latest", named);
+    CHECK(first("flush " + home, named) < latest);
+    const size_t removed = first("remove " + home + "/0000001/COMPLETE", first("flush " + home, latest));
+    for (size_t i = 0; i < removed; i++) CHECK(calls[i].find("remove " + home + "/0000001/") == std::string::npos);
+}
+
 TEST_CASE("--save-async: the files are those of a save at once, and older checkpoints are removed",
           "[programs][runs]") {
     const Place p;
@@ -237,6 +327,7 @@ TEST_CASE("--save-async: a run whose loss is no longer finite keeps no checkpoin
     CHECK(r.err.find("not finite") != std::string::npos);
     const size_t lost = r.err.find("there is no good checkpoint");
     CHECK((lost != r.err.npos) == p.checkpoints("run").empty());
+    CHECK((lost == r.err.npos) == fs::is_symlink(p / "run/checkpoints/latest"));  // no name leads to bad weights
     for (const std::string& name : p.checkpoints("run")) CHECK(r.err.find("checkpoints/" + name) != std::string::npos);
 }
 
@@ -279,9 +370,12 @@ TEST_CASE("a stop after a skipped step saves nothing, and a validation loss that
     const Ran evaluated = p.train(
         " --model nano --train-data train.bin --val-data train.bin --batch 3 --context 16 --threads "
         "1 --dtype fp32 --schedule constant --warmup-steps 0 --clip 0 --weight-decay 0 "
-        "--learning-rate 1e30 --steps 60 --eval-every 3 --out val");
+        "--learning-rate 1e30 --steps 60 --eval-every 3 --save-steps 0,1 --out val");
     CAPTURE(evaluated.out, evaluated.err);
     CHECK(evaluated.code == 1);
-    CHECK(missing_words(evaluated.err, {"the validation loss is not a finite number"}) == "");
+    CHECK(missing_words(evaluated.err, {"the validation loss is not a finite number",
+                                        "the last good checkpoint is val/checkpoints/0000000"}) == "");
     CHECK(records(p / "val", "eval").size() == 1);
+    CHECK(records(p / "val", "save").size() == 2);
+    CHECK(p.checkpoints("val") == std::vector<std::string>{"0000000"});  // the first step has made the weights bad
 }
