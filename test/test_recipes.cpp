@@ -52,7 +52,8 @@ echo '{"event":"end","step":5,"steps":5}' >>"$2/log.jsonl"
         CAPTURE(r.out, r.err);
         CHECK(r.code == 0);
         const std::string option = given.substr(0, given.find_first_of(" ="));
-        const size_t at          = r.out.find(option);
-        CHECK(r.out.find(option, at + 1) == std::string::npos);
+        const size_t at          = r.out.find(" " + option);
+        CHECK(at != std::string::npos);
+        CHECK(r.out.find(" " + option, at + 1) == std::string::npos);
     }
 }
