@@ -434,6 +434,13 @@ TEST_CASE("the order of the data does not depend on batch, ranks or where a run 
     CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin() + 300, one_by_one.begin() + 321));
     after.rewind();
     CHECK(values(after.next().tokens) == std::vector<int32_t>(one_by_one.begin(), one_by_one.begin() + 21));
+    // Of sequences of 4 tokens, 5 have as many as 6 of ours and two thirds of the next, which is not left out.
+    after.seek({0, 5}, 4);
+    CHECK(after.position() == LoaderPosition{0, 6});
+    after.seek({1, 30}, 4);
+    CHECK(after.position() == LoaderPosition{2, 120 / 3 - 37});
+    after.seek({0, 36}, 3);
+    CHECK(after.position() == LoaderPosition{0, 36});
     CHECK_REFUSED((after.seek({0, 37})), "sequence 37", "37 sequences");
     CHECK_REFUSED((after.seek({0, -1})), "sequence -1");
     CHECK_REFUSED((after.seek({-1, 0})), "epoch -1");
