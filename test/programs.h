@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "kernels/tensor.h"
+#include "kernels/collective.h"
 #include "test/catch.h"
 #include "test/scratch.h"
 
@@ -36,6 +36,20 @@ inline Ran shell(const Scratch& scratch, const std::string& line, const std::str
 inline Ran run(const Scratch& scratch, const std::string& program, const std::string& words, const std::string& in = "",
                const std::string& under = "") {
     return shell(scratch, under + build_folder() + "/" + program + " " + words, in);
+}
+// Whether processes on CPUs can train together. Where they cannot it says so.
+inline bool has_mpirun() {
+    if (!Collective::library(Machine::cpu).empty() && std::system("command -v mpirun >/dev/null") == 0) return true;
+    std::fprintf(stderr, "skipped: there is no mpirun (apt-get install openmpi-bin), or the build has no MPI\n");
+    return false;
+}
+// The words in front of a command that start `world` processes of it. They must end within two minutes. They meet at a
+// port of their own, because other tests may run at the same time.
+inline std::string mpirun(int world) {
+    return fmt::format(
+        "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GOMP_SPINCOUNT=0 MASTER_PORT={} timeout 120 mpirun "
+        "--oversubscribe --bind-to none -n {} ",
+        20000 + getpid() % 20000, world);
 }
 // A program must end with this exit code and with an error that says these words, and names no line of the source.
 inline void refused(const Scratch& s, const std::string& program, const std::string& words,

@@ -162,11 +162,9 @@ TEST_CASE("a run of DPO logs its margins, keeps its reference, and goes on to th
     };
     train(two + "--out " + quoted(s / "c"));
     same("c");
-    const bool mpi = shell(s, "mpirun --version && " + build_folder() + "/train_gpt --version | grep -i mpi").code == 0;
-    if (!mpi) std::fprintf(stderr, "skipped: several processes, because there is no mpirun or no MPI in this build\n");
-    const std::string under = "mpirun --allow-run-as-root --oversubscribe -np 2 ";
-    for (const std::string& level : mpi ? List{"none", "weights"} : List{}) {
-        train(words + "--batch 2 --steps 6 --threads 1 --shard " + level + " --out " + quoted(s / level), 0, under);
+    if (!has_mpirun()) return;
+    for (const std::string level : {"none", "weights"}) {
+        train(words + "--batch 2 --steps 6 --threads 1 --shard " + level + " --out " + quoted(s / level), 0, mpirun(2));
         same(level);
     }
 }
