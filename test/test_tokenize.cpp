@@ -362,6 +362,66 @@ TEST_CASE("tokenize: the same shards for any number of threads, from any form of
     }
 }
 
+TEST_CASE("of few documents the tails are held out, of many whole ones, and of a long one all parts or none",
+          "[programs][data]") {
+    const Scratch s;
+    write_text(s / "tokenizer.json", small_tokenizer());
+    const Tokenizer t    = Tokenizer::load(s / "tokenizer.json");
+    // The documents of a part of the shards.
+    const auto documents = [&](const std::string& part) {
+        List all;
+        for (const std::string& path : ShardWriter::existing(s / ("x_" + part)))
+            for (const int32_t id : ids_in(path))
+                if (id == t.eot())
+                    all.emplace_back();
+                else
+                    all.at(all.size() - 1) += t.bytes_of(id);  // throws where no document has begun
+        return all;
+    };
+    const auto split = [&](const List& texts, const std::string& by) {
+        std::string lines;
+        for (const std::string& text : texts) lines += json({{"text", text}}).dump() + "\n";
+        write_text(s / "d.jsonl", lines);
+        const Ran r = tokenize(
+            s, "--overwrite --val-fraction 0.5 --input " + quoted(s / "d.jsonl") + by + " --output " + quoted(s / "x"));
+        CAPTURE(by, r.err);
+        REQUIRE(r.code == 0);
+    };
+    List few, many, long_ones;
+    for (int i = 0; i < 99; i++) few.push_back(story(i));
+    many = few;
+    many.push_back(story(99));
+    const auto by_tail = [&](const List& texts) {
+        const List train = documents("train"), val = documents("val");
+        REQUIRE((train.size() == texts.size() && val.size() == texts.size()));
+        for (size_t i = 0; i < texts.size(); i++) CHECK(train[i] + val[i] == texts[i]);
+    };
+    const auto by_document = [&](const List& texts) {
+        List both = documents("train"), all = texts;
+        const List val = documents("val");
+        CHECK((!both.empty() && !val.empty()));
+        both.insert(both.end(), val.begin(), val.end());
+        std::sort(both.begin(), both.end());
+        std::sort(all.begin(), all.end());
+        CHECK((both == all));
+    };
+    split(few, "");
+    by_tail(few);
+    split(few, " --val-by document");
+    by_document(few);
+    split(many, "");
+    by_document(many);
+    split(many, " --val-by tail");
+    by_tail(many);
+    for (int i = 0; i < 6; i++) {  // each comes in two parts
+        long_ones.emplace_back();
+        while (long_ones.back().size() < 1'500'000)
+            long_ones.back() += few[mix64(long_ones.back().size() + uint64_t(i)) % few.size()];
+    }
+    split(long_ones, " --val-by document");
+    by_document(long_ones);
+}
+
 TEST_CASE("tokenize stops at bad documents, or leaves them out and counts them", "[programs][data]") {
     const Scratch s;
     write_text(s / "tokenizer.json", small_tokenizer());
