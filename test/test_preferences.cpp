@@ -75,6 +75,19 @@ TEST_CASE("DPO has the loss, the gradients and the steps of its formula in PyTor
     }
 }
 
+TEST_CASE("where an answer has no finite log-probability the loss of its pair is no number", "[preferences]") {
+    const auto loss = [](float chosen, float rejected) {  // of a pair whose answers have a token each
+        return weigh_pairs({0, 1}, 2, {chosen, rejected}, {-1, -1}, 1, 1, nullptr).loss;
+    };
+    CHECK(loss(1, 1) == Approx(std::log(2.)));
+    CHECK(loss(1, 3) == Approx(std::log1p(std::exp(-2.))));
+    for (const float bad : {INFINITY, -INFINITY, NAN}) {
+        CAPTURE(bad);
+        CHECK(std::isnan(loss(bad, 1)));
+        CHECK(std::isnan(loss(1, bad)));  // without end better than the rejected one, it would have a loss of 0
+    }
+}
+
 // Shards of preferences, and the words of a command that trains on them.
 // moved: the pairs in the middle of the file change places.
 static std::string preference_shards(const Scratch& s, int pairs = 40, bool moved = false) {
