@@ -19,6 +19,9 @@ done
 [ $# -ge 2 ] || die "the options of train_gpt are missing; they come behind --"
 shift
 [[ " $* " = *' --val-data'[\ =]* ]] || die "the options of train_gpt must have --val-data, of which the table is"
+for own in --learning-rate --seed --out; do
+    [[ " $* " != *" $own"[\ =]* ]] || die "$own of train_gpt is the sweep's own: --rates, --seeds and --out in front of -- choose it"
+done
 program=${BUILD:-$(dirname "$0")/../build}/train_gpt
 [ -x "$program" ] || die "there is no $program; make builds it"
 

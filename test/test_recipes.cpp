@@ -17,7 +17,7 @@ TEST_CASE("a recipe compares losses as numbers, and options of the user take the
     };
     const std::string body = R"sh(
 about=a expected=b source=c set=none fetch=d hardware=e tried=f
-model=(--model nano) size=(--steps 5) short=()
+model=(--model nano) size=(--steps 5 --tokens-per-step 64) short=()
 prepare() { on=(--val-data scripts/recipes/small.sh); }
 . "$(dirname "$0")/common.sh"
 reproduce "$@"
@@ -55,5 +55,14 @@ echo '{"event":"end","step":5,"steps":5}' >>"$2/log.jsonl"
         const size_t at          = r.out.find(" " + option);
         CHECK(at != std::string::npos);
         CHECK(r.out.find(" " + option, at + 1) == std::string::npos);
+    }
+    // --accumulate decides in another way what --tokens-per-step decides, and train_gpt takes one of them.
+    const Ran by_micro_batches = recipe("3", " -- --accumulate 4");
+    CHECK(by_micro_batches.out.find("--accumulate 4") != std::string::npos);
+    CHECK(by_micro_batches.out.find("--tokens-per-step") == std::string::npos);
+    for (const std::string given : {"--seed 5", "--out=elsewhere"}) {
+        const Ran r = recipe("3", " -- " + given);
+        CHECK(r.code == 2);
+        CHECK(missing_words(r.err, {"the recipe's", "--seeds and --out in front of --"}) == "");
     }
 }

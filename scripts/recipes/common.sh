@@ -23,7 +23,7 @@ usage="usage: scripts/recipes/$(basename "$0") [--short] [--data FOLDER] [--out 
   --plan     prints memory and time as planned for this machine and for one H100, and ends
   --record   with --short: stores the losses instead of comparing them
 
-An option of train_gpt takes the place of the recipe's own; --short takes none. LAUNCH= starts train_gpt, for example LAUNCH='torchrun --no-python --nproc-per-node 8'. BUILD= names the folder of the programs."
+An option of train_gpt takes the place of the recipe's own, and --accumulate and --tokens-per-step that of each other; --short takes none. LAUNCH= starts train_gpt, for example LAUNCH='torchrun --no-python --nproc-per-node 8'. BUILD= names the folder of the programs."
 
 name=$(basename "$0" .sh) from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -67,12 +67,18 @@ words() { # words TEXT MODEL
     on=(--model "$2" --train-data "$ids/text_train_*.bin" --val-data "$ids/text_val_*.bin")
 }
 
+# Whether the user has given an option of train_gpt, or the one that decides the same in another way.
+is_given() { # is_given OPTION
+    local other=$1
+    case $1 in --accumulate) other=--tokens-per-step ;; --tokens-per-step) other=--accumulate ;; esac
+    [[ " ${extra[*]} " = *" $1"[\ =]* || " ${extra[*]} " = *" $other"[\ =]* ]]
+}
 # Leaves out of a list of options those that the user has given.
 unless_given() { # unless_given NAME
     local -n list=$1
     local kept=() word drop=''
     for word in "${list[@]}"; do
-        [[ $word != --* ]] || { [[ " ${extra[*]} " = *" $word"[\ =]* ]] && drop=1 || drop=''; }
+        [[ $word != --* ]] || { is_given "$word" && drop=1 || drop=''; }
         [ "$drop" ] || kept+=("$word")
     done
     list=("${kept[@]}")
@@ -209,6 +215,7 @@ reproduce() {
         esac
     done
     [[ $seeds =~ ^[1-9][0-9]*$ ]] || die "--seeds $seeds: expected a number, 1 or more"
+    ! is_given --seed && ! is_given --out || die "--seed and --out of train_gpt are the recipe's: --seeds and --out in front of -- choose them"
     [ -x "$build/train_gpt" ] || die "there is no $build/train_gpt; make builds it"
     unless_given model
     unless_given size
