@@ -1,7 +1,8 @@
 // log.h - what a run prints while it trains: a line per step and evaluation, each also a JSON record, and a loss plot
 //
-// log.jsonl in the run folder gets every step. The output gets a line every --log-every steps. A terminal also shows
-// the newest step, in a line that the next step overwrites.
+// log.jsonl in the run folder gets every step. Each record has the "time" at which it was written, in seconds since
+// 1970. The output gets a line every --log-every steps. A terminal also shows the newest step, in a line that the next
+// step overwrites.
 #pragma once
 #include <fcntl.h>
 #include <unistd.h>
@@ -185,8 +186,10 @@ class Log {
     // Prints a line that is not an event.
     void say(const std::string& key, const std::string& text) { print("{:<8} {}\n", key, text); }
     // Appends one line to log.jsonl. When that fails, it says so once, and the run goes on without the file.
-    void record(const nlohmann::ordered_json& j) {
+    void record(nlohmann::ordered_json j) {
         if (file_ < 0) return;
+        const std::chrono::duration<double, std::milli> now = std::chrono::system_clock::now().time_since_epoch();
+        j["time"]                                           = std::round(now.count()) / 1e3;
         const std::string line = j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
         if (::write(file_, line.data(), line.size()) == ssize_t(line.size())) return;
         print_text(fmt::format("warning: cannot write {}/log.jsonl: {}; the run goes on without it\n", set_.folder,

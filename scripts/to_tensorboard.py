@@ -3,7 +3,8 @@
 
 usage: scripts/to_tensorboard.py RUN [--output RUN/tensorboard]
 
-Every step has loss/train, norm, rate and tokens_per_s, every evaluation loss/val, and HellaSwag its two accuracies. It needs TensorBoard
+Every step has loss/train, norm, rate and tokens_per_s, every evaluation loss/val, and HellaSwag its two accuracies. Their time is that of
+the log. In a log of an older version, which has none, a second of TensorBoard's time is a step. It needs TensorBoard
 (python3 -m venv .venv && .venv/bin/pip install tensorboard).
 """
 import argparse
@@ -16,7 +17,7 @@ SCALARS = {"step": {"loss": "loss/train", "norm": "norm", "lr": "rate", "tokens_
 
 
 def scalars(run):
-    """Yields (step, {name: number}) for each record of a run that has numbers to show. to_wandb.py shows the same."""
+    """Yields (step, time or None, {name: number}) for each record of a run that has numbers to show. to_wandb.py shows the same."""
     path = pathlib.Path(run) / "log.jsonl"
     if not path.is_file():
         sys.exit(print(f"error: {path}: there is no such file; give the folder of a run, such as runs/quickstart", file=sys.stderr) or 2)
@@ -28,7 +29,7 @@ def scalars(run):
         names = SCALARS.get(record.get("event"), {})
         found = {ours: record[key] for key, ours in names.items() if isinstance(record.get(key), (int, float))}
         if found:
-            yield record["step"], found
+            yield record["step"], record.get("time"), found
 
 
 def main():
@@ -47,9 +48,12 @@ def main():
     except ImportError:
         sys.exit(print("error: there is no tensorboard: python3 -m venv .venv && .venv/bin/pip install tensorboard", file=sys.stderr) or 2)
     writer = EventFileWriter(str(output))
-    for step, numbers in all_scalars:
+    has_times = all(time is not None for _, time, _ in all_scalars)
+    if not has_times:
+        print(f"note: {args.run}/log.jsonl has records without a time, so a second of TensorBoard's time is a step", file=sys.stderr)
+    for step, time, numbers in all_scalars:
         values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
-        writer.add_event(Event(step=step, wall_time=step, summary=Summary(value=values)))
+        writer.add_event(Event(step=step, wall_time=time if has_times else step, summary=Summary(value=values)))
     writer.close()
     print(f"{output}: {len(all_scalars)} records; look at them with: tensorboard --logdir {output}")
 

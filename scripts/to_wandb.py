@@ -3,8 +3,8 @@
 
 usage: scripts/to_wandb.py RUN [--project gpt.cu] [--offline]
 
-It shows the same numbers as to_tensorboard.py. With --offline they go to a folder wandb/, from which `wandb sync` sends them later. It
-needs wandb (python3 -m venv .venv && .venv/bin/pip install wandb).
+It shows the same numbers as to_tensorboard.py, at the time at which they are sent. With --offline they go to a folder wandb/, from which
+`wandb sync` sends them later. It needs wandb (python3 -m venv .venv && .venv/bin/pip install wandb).
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ parser.add_argument("--project", default="gpt.cu")
 parser.add_argument("--offline", action="store_true")
 args = parser.parse_args()
 merged = {}
-for step, numbers in scalars(args.run):
+for step, time, numbers in scalars(args.run):
     merged.setdefault(step, {}).update(numbers)
 try:
     import wandb

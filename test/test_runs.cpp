@@ -473,6 +473,12 @@ TEST_CASE("compare and to_tensorboard show what log.jsonl has", "[programs][runs
         CHECK(both.out.find(fmt::format("{:.4f}", r["loss"].get<double>())) != std::string::npos);
     CHECK(missing_words(both.out, {"a · 6 steps", "b · 6 steps", "tokens", "hours", "smooth", "norm", "rate",
                                    "tokens/s", "memory"}) == "");
+    double before = 1.7e9;  // seconds since 1970: November 2023
+    for (const char* event : {"start", "step", "end"})
+        for (const auto& r : records(p / "a", event)) {
+            CHECK(r["time"].get<double>() >= before);
+            before = r["time"];
+        }
     const double last = evals.back()["val_loss"];
     CHECK(both.out.find(fmt::format("validation loss {:.4f} at the end", last)) != std::string::npos);
     CHECK(read_text(p / "loss.png").substr(1, 3) == "PNG");
@@ -488,11 +494,23 @@ TEST_CASE("compare and to_tensorboard show what log.jsonl has", "[programs][runs
                "events = EventAccumulator('a/tensorboard', size_guidance={'scalars': 0})\n"
                "events.Reload()\n"
                "for name in ('loss/train', 'loss/val'):\n"
-               "    print(*[f'{s.step}:{s.value:.4f}' for s in events.Scalars(name)])\n");
-    std::string want;
-    for (const auto& r : steps) want += fmt::format("{}:{:.4f} ", r["step"].get<int>(), r["loss"].get<double>());
-    want.back() = '\n';
-    for (const auto& r : evals) want += fmt::format("{}:{:.4f} ", r["step"].get<int>(), r["val_loss"].get<double>());
-    want.back() = '\n';
-    CHECK(in_place("python3 read.py").out == want);
+               "    print(*[f'{s.step}:{s.value:.4f}:{s.wall_time:.3f}' for s in events.Scalars(name)])\n");
+    const auto want = [&](bool has_times) {
+        std::string text;
+        const auto list = [&](const std::vector<nlohmann::json>& all, const char* loss) {
+            for (const auto& r : all)
+                text += fmt::format("{}:{:.4f}:{:.3f} ", r["step"].get<int>(), r[loss].get<double>(),
+                                    r[has_times ? "time" : "step"].get<double>());
+            text.back() = '\n';
+        };
+        list(steps, "loss");
+        list(evals, "val_loss");
+        return text;
+    };
+    CHECK(in_place("python3 read.py").out == want(true));
+    // A log of an older version has no times.
+    const Ran old = in_place("rm -r a/tensorboard && sed -i 's/,\"time\":[^}]*}/}/' a/log.jsonl && python3 " + scripts +
+                             "/to_tensorboard.py a");
+    CHECK(missing_words(old.err, {"without a time", "is a step"}) == "");
+    CHECK(in_place("python3 read.py").out == want(false));
 }
