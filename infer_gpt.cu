@@ -197,6 +197,7 @@ static int run(int argc, char** argv) {
     Flags flags("infer_gpt", "runs GPT-2- and GPT-NeoX-style language models", backends());
     list_options(flags, o);
     if (!parse_options(o, flags, argc, argv)) return 0;
+    refuse_outputs(o);
 
     o.model             = model_folder(o.model);
     const Device device = open_device(o.machine);

@@ -2,6 +2,7 @@
 //
 //   MappedFile      a whole file in memory, read-only
 //   OutputFile      a new file that readers see complete or not at all
+//   try_file        refuses the name of a file that cannot be written, before the work for it begins
 //   glob_files      the files that a pattern names
 #pragma once
 #include <fcntl.h>
@@ -166,4 +167,24 @@ inline void write_file(const std::string& path, std::string_view text) {
     OutputFile f(path);
     f.write(text);
     f.commit();
+}
+
+// Refuses an output file that cannot be written, before the work for it begins. `option` names it in the error. The
+// folder of the file may be new; one that is made for the trial is removed again.
+inline void try_file(const std::string& option, const std::string& path) {
+    std::error_code error, none;
+    CHECK(!fs::is_directory(path, none), "{} {}: this is a folder, expected the name of a file", option, path);
+    const fs::path folder = fs::absolute(path).parent_path();
+    std::vector<fs::path> made;
+    for (fs::path p = folder; !fs::exists(p, none); p = p.parent_path()) made.push_back(p);
+    fs::create_directories(folder, error);
+    CHECK(!error, "{} {}: cannot make the folder of this file: {}", option, path, error.message());
+    const std::string temporary = path + ".tmp";  // as OutputFile names it
+    const bool is_new           = !fs::exists(temporary, none);
+    const int file              = open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    const std::string why       = os_error();
+    if (file >= 0) close(file);
+    if (file >= 0 && is_new) unlink(temporary.c_str());
+    for (const fs::path& p : made) fs::remove(p, none);
+    CHECK(file >= 0, "{} {}: cannot create this file: {}", option, path, why);
 }

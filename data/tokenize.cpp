@@ -225,7 +225,9 @@ class ShardMaker {
           tokenizer_(open_tokenizer()),
           documents_(open_documents()),
           train_(writer(names_.train)),
-          val_(writer(names_.val)) {}
+          val_(writer(names_.val)) {
+        try_file("--output", names_.summary);
+    }
     ShardMaker(const ShardMaker&)            = delete;
     ShardMaker& operator=(const ShardMaker&) = delete;
 
@@ -298,6 +300,7 @@ class ShardMaker {
     }
 
     ShardWriter writer(const std::string& name) const {
+        try_file("--output", name + "_000000.bin");
         make_folder_of(options_.output);
         return ShardWriter(name, tokenizer_.vocab_size(), options_.shard_tokens, form_ != nullptr,
                            form_ ? options_.encode.eot_token : -1);
@@ -445,6 +448,7 @@ static void train_bpe(const Options& o) {
     ReadSettings read = o.read;
     read.last_cut     = unicode::last_split;
     Documents documents(sources(o), read);
+    try_file("--output", path);
     struct Counted {
         int64_t bytes, separators;
         std::vector<std::string> skipped;

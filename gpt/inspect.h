@@ -40,10 +40,8 @@ inline std::vector<TextIds> ids_of(const LabelledTexts& texts, TextEncoder encod
     return all;
 }
 
-// Finds where in the model the labels of texts can be told apart, and prints it, or writes it to the folder --out.
-inline void run_probe(const Inference& i) {
-    const InferOptions& o = i.options;
-    const auto layers     = parse_layers(o.layers, i.model.config.layers);
+// Refuses outputs of --probe that exist or cannot be written. Call it before anything is read.
+inline void refuse_outputs(const InferOptions& o) {
     // A command that was stopped may have left an empty folder --out, which is used.
     for (const auto& path : {o.out, o.activations})
         CHECK(!path || !fs::exists(*path) || (path == o.out && fs::is_directory(*path) && fs::is_empty(*path)),
@@ -51,6 +49,14 @@ inline void run_probe(const Inference& i) {
     CHECK(
         !o.out || !o.activations || fs::path(*o.out).lexically_normal() != fs::path(*o.activations).lexically_normal(),
         "--out names a folder and --activations a file, so both cannot be {}", *o.out);
+    if (o.out) try_file("--out", *o.out + "/probe.json");
+    if (o.activations) try_file("--activations", *o.activations);
+}
+
+// Finds where in the model the labels of texts can be told apart, and prints it, or writes it to the folder --out.
+inline void run_probe(const Inference& i) {
+    const InferOptions& o     = i.options;
+    const auto layers         = parse_layers(o.layers, i.model.config.layers);
     const LabelledTexts train = read_labelled(o.probe[0]), test = read_labelled(o.probe[1], train.names);
     const TextEncoder encoder = encoder_of(i, SpecialTokens::text);
     const std::set<std::string> known(train.texts.begin(), train.texts.end());
@@ -58,21 +64,23 @@ inline void run_probe(const Inference& i) {
         std::count_if(test.texts.begin(), test.texts.end(), [&](auto& text) { return known.count(text); });
     if (seen) fmt::print(stderr, "warning: {} of {} are training texts too\n", count_of(seen, "text"), test.file);
 
-    // The folder is made before the model reads all texts, so that a folder that cannot be made is found early.
-    if (o.out) fs::create_directories(*o.out);
     LabelledFeatures sets[] = {{"train", {}, train.labels}, {"test", {}, test.labels}};
     for (const bool of_test : {false, true}) {
         const auto ids = ids_of(of_test ? test : train, encoder);
         Busy busy(of_test ? "reading test texts," : "reading training texts,", int64_t(ids.size()));
         sets[of_test].layers = features_of(i.model, ids, layers, [&](int64_t n) { return busy.done(n), true; });
     }
-    if (o.activations) write_features(*o.activations, {&sets[0], &sets[1]});
+    if (o.activations) {
+        fs::create_directories(fs::absolute(*o.activations).parent_path());
+        write_features(*o.activations, {&sets[0], &sets[1]});
+    }
     Busy busy("fitting, layer", int64_t(layers.size()));
     const ProbeResult result =
         probe(train, sets[0].layers, test, sets[1].layers, [&](int64_t n) { return busy.done(n), true; });
     busy.end();
     const auto json = probe_json(result, train, test);
     if (o.out) {
+        fs::create_directories(*o.out);
         write_file(*o.out + "/probe.json", json_text(json, 2) + "\n");
         write_directions(*o.out + "/directions.safetensors", result);
         probe_png(*o.out + "/probe.png", result, train.names);

@@ -480,11 +480,26 @@ TEST_CASE("--probe writes a table, JSON, a picture, directions and activations, 
     i.refused(i.files() + "--out " + quoted(i.s / "probe"), {"probe exists already"});
     i.refused(i.files() + "--activations " + quoted(i.s / "a.safetensors"), {"a.safetensors exists already"});
 
-    // A folder that cannot be made is found before the model reads the texts.
+    // What cannot be written is found before the model is read.
     write_text(i.s / "file", "");
-    i.refused(i.files() + "--out " + quoted(i.s / "file/p") + " --activations " + quoted(i.s / "b.safetensors"),
-              {"file/p: Not a directory"});
-    CHECK(!std::filesystem::exists(i.s / "b.safetensors"));
+    std::filesystem::create_directories(i.s / "folder/in");
+    const auto no_output = [&](const std::string& words, std::initializer_list<const char*> says) {
+        refused(i.s, "infer_gpt", "--model nowhere " + i.files() + words, says);
+        CHECK(!std::filesystem::exists(i.s / "new"));
+    };
+    no_output("--out " + quoted(i.s / "file/p") + " --activations " + quoted(i.s / "new/a.safetensors"),
+              {"--out", "file/p", "Not a directory"});
+    no_output("--activations " + quoted(i.s / "file/a.safetensors") + " --out " + quoted(i.s / "new/p"),
+              {"--activations", "file/a.safetensors", "Not a directory"});
+    no_output("--activations " + quoted(i.s / "folder"), {"folder exists already"});
+    no_output("--out " + quoted(i.s / "folder"), {"folder exists already"});
+    no_output("--out " + quoted(i.s / "file"), {"file exists already"});
+    no_output("--out " + quoted(i.s / "new"), {"nowhere"});  // this could be written
+
+    // The activations may lie in the folder of the other results.
+    CHECK(i.infer(i.files() + "--out " + quoted(i.s / "all") + " --activations " + quoted(i.s / "all/a.safetensors"))
+              .code == 0);
+    CHECK(std::filesystem::exists(i.s / "all/a.safetensors"));
 
     // A direction of the file steers, and A = 0 changes nothing.
     const std::string prompt = " --prompt the --tokens 10 --temperature 0 ",

@@ -672,4 +672,19 @@ TEST_CASE("tokenize takes a tokenizer's folder and paths that are not UTF-8, and
     refused(input + "--threads 5000", {"--threads 5000: expected auto, or 1 or more, at most 4096"});
     refused(input + "--train-bpe 300 --output " + quoted(s / "tok"), {"ends in .json", "with / behind"});
     refused("--input nosuch --train-bpe 256 --output x.json", {"257 entries or more, not 256"});  // before it reads
+
+    // An output that cannot be written is found before the input is read, which is no UTF-8 here.
+    write_text(s / "bad.txt", "\xff\n");
+    fs::create_directories(s / "w_summary.json/in");
+    fs::create_directories(s / "v_val_000000.bin/in");
+    const std::string bad  = "--input " + quoted(s / "bad.txt") + " ",
+                      with = bad + "--tokenizer " + quoted(s / "tokenizer.json") + " --overwrite --output ";
+    refused(bad + "--train-bpe 300 --output " + quoted(s / "bad.txt/new.json"),
+            {"--output", "bad.txt/new.json", "Not a directory"});
+    refused(with + quoted(s / "bad.txt/x"), {"--output", "bad.txt/x", "Not a directory"});
+    refused(with + quoted(s / "w"), {"--output", "w_summary.json: this is a folder"});
+    refused(with + quoted(s / "v"), {"--output", "v_val_000000.bin: this is a folder"});
+    for (const char* prefix : {"w_train", "v_train"}) CHECK(left_in(s, prefix).empty());
+    refused(bad + "--train-bpe 300 --output " + quoted(s / "new/t.json"), {"bad.txt", "UTF-8"});
+    CHECK(!fs::exists(s / "new"));
 }
