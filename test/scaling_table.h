@@ -21,7 +21,8 @@ struct PlannedRun {
 inline std::vector<PlannedRun> published_runs() {
     using S           = ShardLevel;
     using R           = Recompute;
-    // Steps: llm.c discussions 481 (124M) and 677 (1558M); llmq's README; Black et al. 2022 (arXiv 2204.06745): 150,000
+    // Steps: llm.c discussions 481 (124M) and 677 (1558M); llmq's
+    // benchmarks/H100x8.md at commit 2251720, Qwen2.5-1.5B in bf16; Black et al. 2022 (arXiv 2204.06745): 150,000
     // steps in 1,830 hours; Narayanan et al. 2021 (arXiv 2104.04473): 300 billion tokens in 34 days, 1,536 sequences a
     // step.
     // The last one is of Korthikanti et al. 2022 (arXiv 2205.05198), table 5: full recomputation, three pieces a GPU.
@@ -31,7 +32,7 @@ inline std::vector<PlannedRun> published_runs() {
         {"GPT-2 124M, llm.c, 8 A100", "gpt2", "a100-80gb", "nvlink", 64, 1024, 1, {8, S::none}, R::none, .300},
         {"GPT-2 124M, llm.c, 8 H100", "gpt2", "h100-80gb", "nvlink", 64, 1024, 1, {8, S::none}, R::none, .140},
         {"GPT-2 1558M, llm.c, 8 H100", "gpt2-xl", "h100-80gb", "nvlink", 16, 1024, 8, {8, S::optimizer}, R::none, 2.75},
-        {"1.5B, llmq, 8 H100", "gpt2-xl", "h100-80gb", "nvlink", 16, 1024, 4, {8, S::optimizer}, R::none, 1.150},
+        {"1.5B, llmq, 8 H100", "gpt2-xl", "h100-80gb", "nvlink", 32, 1024, 2, {8, S::optimizer}, R::none, 1.146},
         {"GPT-NeoX-20B, 96 A100, split 2 × 4",
          "gpt-neox-20b",
          "a100-40gb",
