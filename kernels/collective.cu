@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 #include "host.h"
 #ifdef GPT_MPI
@@ -38,6 +39,8 @@ int64_t Collective::scratch_bytes(Machine where, int64_t most, DType wire) {
 // What each of the two libraries does for a Collective.
 class CollectiveHalf {
   public:
+    int64_t reserved = 0;  // elements
+    std::set<int> marks;   // the numbers that were marked
     virtual ~CollectiveHalf() = default;
     virtual void reserve(int64_t) {}
     virtual void sum(std::initializer_list<Tensor> tensors, DType wire)                           = 0;
@@ -238,7 +241,7 @@ class NcclHalf : public CollectiveHalf {
     }
 
     void reserve(int64_t most) override {
-        CHECK_CALL(!narrow_, "reserve() was called before");
+        CHECK_CALL(!narrow_, "reserve() was called before, for fewer elements than {}", most);
         CUDA_RUN(cudaMalloc(&narrow_, size_t(most) * sizeof(bf16)));
     }
 
@@ -341,7 +344,6 @@ class NcclHalf : public CollectiveHalf {
     }
     // Returns a copy in bf16, which lasts until the next one.
     Tensor narrowed(Tensor t) {
-        CHECK_CALL(narrow_, "a sum in bf16 needs reserve()");
         move<false>(narrow_, t.data<float>(), t.numel());
         return {narrow_, DType::BF16, {t.numel()}};
     }
@@ -411,7 +413,7 @@ std::string Collective::new_id(Machine where) {
     return "";
 }
 
-Collective::Collective(const std::string& id, int rank, int world, Stream s) {
+Collective::Collective(const std::string& id, int rank, int world, Stream s) : rank_(rank), world_(world) {
 #ifdef GPT_NCCL
     if (s.where == Machine::cuda) half_ = std::make_shared<gpu::NcclHalf>(id, rank, world);
 #endif
@@ -424,33 +426,55 @@ Collective::Collective(const std::string& id, int rank, int world, Stream s) {
 }
 Collective::~Collective() = default;
 
-void Collective::reserve(int64_t most) const { half_->reserve(most); }
+void Collective::reserve(int64_t most) const {
+    if (most <= half_->reserved) return;
+    half_->reserve(most);
+    half_->reserved = most;
+}
+// Every tensor that is summed has this dtype, and in bf16 there is room for it.
+static void expect_sum(const Tensor& t, DType wire, int64_t reserved) {
+    expect_dtype(t, DType::F32);
+    CHECK_CALL(wire == DType::F32 || t.numel() <= reserved, "a sum of {} in bf16, but reserve() was for {} elements",
+               t.str(), reserved);
+}
 void Collective::sum(std::initializer_list<Tensor> tensors, DType wire) const {
-    for (const Tensor& t : tensors) expect_dtype(t, DType::F32);
+    for (const Tensor& t : tensors) expect_sum(t, wire, half_->reserved);
     half_->sum(tensors, wire);
 }
 
-static void expect_slices(const Tensor& whole, const Cut& cut) {
-    for (size_t r = 0; r < cut.first.size(); r++)
-        CHECK_CALL(cut.first[r] >= 0 && cut.count[r] >= 0 && cut.first[r] + cut.count[r] <= whole.numel(),
+// Each rank has a slice within `whole`, which is null where only another process has it, and `slice` is this rank's.
+void Collective::expect_slices(const Tensor& slice, const Tensor& whole, const Cut& cut) const {
+    CHECK_CALL(int(cut.first.size()) == world_ && int(cut.count.size()) == world_, "a cut for {} ranks, expected {}",
+               cut.first.size(), world_);
+    for (int r = 0; r < world_; r++)
+        CHECK_CALL(cut.first[r] >= 0 && cut.count[r] >= 0 && (!whole || cut.first[r] + cut.count[r] <= whole.numel()),
                    "rank {} has elements {} to {} of {}", r, cut.first[r], cut.first[r] + cut.count[r], whole.str());
+    CHECK_CALL(cut.count[rank_] == 0 || (slice && slice.numel() == cut.count[rank_]),
+               "the slice of rank {} is {}, expected {} elements", rank_, slice.str(), cut.count[rank_]);
 }
 void Collective::reduce_scatter(Tensor slice, Tensor whole, const Cut& cut, Sum into, DType wire) const {
-    expect_dtype(whole, DType::F32);
-    expect_slices(whole, cut);
+    expect_sum(whole, wire, half_->reserved);
+    expect_slices(slice, whole, cut);
     half_->reduce_scatter(slice, whole, cut, into, wire);
 }
 void Collective::all_gather(Tensor whole, Tensor slice, const Cut& cut) const {
     expect_there(whole);
-    expect_slices(whole, cut);
+    expect_slices(slice, whole, cut);
     half_->all_gather(whole, slice, cut);
 }
 void Collective::gather(Tensor whole, Tensor slice, const Cut& cut, int root) const {
-    if (whole) expect_slices(whole, cut);
+    if (rank_ == root) expect_there(whole);
+    expect_slices(slice, whole, cut);
     half_->gather(whole, slice, cut, root);
 }
 void Collective::follow(Stream s) const { half_->follow(s); }
 void Collective::follow(Event e) const { half_->follow(e); }
-void Collective::mark(int number) const { half_->mark(number); }
-void Collective::wait(int number, Stream s) const { half_->wait(number, s); }
+void Collective::mark(int number) const {
+    half_->mark(number);
+    half_->marks.insert(number);
+}
+void Collective::wait(int number, Stream s) const {
+    CHECK_CALL(half_->marks.count(number), "a wait for mark {}, which was never set", number);
+    half_->wait(number, s);
+}
 void Collective::finish() { half_->finish(); }

@@ -70,11 +70,13 @@ class Collective {
     void follow(Event e) const;  // the same for what an event stands for
     // Marks what was called so far by a number from 0 on.
     void mark(int number) const;
-    // What is queued on s from here on waits for what the mark's last mark() stands for.
+    // What is queued on s from here on waits for what the last mark() of this number stands for. There must be one.
     void wait(int number, Stream s) const;
 
     void finish();  // returns when all queued work is done in every process; no other call may follow
 
   private:
+    void expect_slices(const Tensor& slice, const Tensor& whole, const Cut& cut) const;
+    int rank_, world_;
     std::shared_ptr<CollectiveHalf> half_;
 };

@@ -100,8 +100,8 @@ template <int W>
 static __global__ void __launch_bounds__(1024)
     check_ids_kernel(BadId* bad, const int32_t* ids, int64_t n, IdRule rule) {
     __shared__ int64_t firsts[32];
-    int64_t first    = n;
-    const bool asked = ready(bad);
+    int64_t first       = n;
+    const bool is_ready = ready(bad);
 #pragma unroll 8
     for (int64_t i = threadIdx.x; i < n / W; i += blockDim.x) {
         const Word<4 * W> word = reinterpret_cast<const Word<4 * W>*>(ids)[i];
@@ -113,7 +113,7 @@ static __global__ void __launch_bounds__(1024)
     for (int w = 16; w; w /= 2) first = min(first, __shfl_xor_sync(~0u, first, w));
     if (threadIdx.x % 32 == 0) firsts[threadIdx.x / 32] = first;
     __syncthreads();
-    if (threadIdx.x != 0 || !asked) return;
+    if (threadIdx.x != 0 || !is_ready) return;
     for (int warp = 1; warp < int(blockDim.x / 32); warp++) first = min(first, firsts[warp]);
     if (first < n) *bad = {1, ids[first], first, rule};
 }

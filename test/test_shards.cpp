@@ -159,6 +159,7 @@ void sum_in_bf16(const Group& g) {
         return all;
     };
     const Collective& group = *g.comm.group();
+    group.reserve(50021);
     for (const int64_t n : {1, 37, 4096, 50021}) {
         const Cut even = Cut::even(n, world);
         Cut uneven     = even;  // the last process has everything
@@ -185,6 +186,29 @@ void sum_in_bf16(const Group& g) {
         group.sum({whole}, DType::BF16);
         for (int64_t i = 0; i < n; i++) REQUIRE(mine[size_t(i)] == sum(i));
     }
+}
+
+// Calls that would read or write beyond a tensor, or wait for nothing, and that no other process has to take part in.
+void refuse_wrong_calls(const Group& g) {
+    const int world = g.comm.world(), rank = g.comm.rank();
+    const Collective& group = *g.comm.group();
+    std::vector<float> mine(12);
+    const Tensor whole{mine.data(), DType::F32, {12}}, nothing;
+    const Cut cut = Cut::even(12, world), of_more = Cut::even(12, world + 1), longer = Cut::even(13, world);
+    const Tensor slice = whole.rows(cut.first[size_t(rank)], cut.count[size_t(rank)]), short_one = slice.rows(0, 1);
+    group.mark(2);
+    group.wait(2, g.device.stream());
+    CHECK_REFUSED(group.wait(1, g.device.stream()), "mark 1", "never set");
+    CHECK_REFUSED(group.reduce_scatter(short_one, whole, cut, Sum::set), "the slice of rank", "is (1) fp32");
+    CHECK_REFUSED(group.reduce_scatter(nothing, whole, cut, Sum::set), "the slice of rank");
+    CHECK_REFUSED(group.all_gather(whole, short_one, cut), "the slice of rank");
+    CHECK_REFUSED(group.gather(rank == 0 ? whole : nothing, short_one, cut, 0), "the slice of rank");
+    CHECK_REFUSED(group.all_gather(whole, slice, of_more), "a cut for");
+    CHECK_REFUSED(group.all_gather(whole, slice, longer), "elements", "of (12) fp32");
+    CHECK_REFUSED(group.sum({whole}, DType::BF16), "reserve() was for 0 elements");
+    group.reserve(11);
+    CHECK_REFUSED(group.sum({whole}, DType::BF16), "reserve() was for 11 elements");
+    CHECK_REFUSED(group.reduce_scatter(slice, whole, cut, Sum::set, DType::BF16), "reserve() was for 11 elements");
 }
 
 // Each number of processes saves a run, and goes on with those that the others saved.
@@ -335,6 +359,11 @@ TEST_CASE("one of the processes that mpirun starts, with sums in bf16", "[.mpiru
     sum_in_bf16(g);
     g.comm.finish();
 }
+TEST_CASE("one of the processes that mpirun starts, with wrong calls", "[.mpirun-wrong]") {
+    Group g;
+    refuse_wrong_calls(g);
+    g.comm.finish();
+}
 TEST_CASE("one of the processes that mpirun starts, with checkpoints", "[.mpirun-resume]") {
     Group g;
     save_and_go_on(g);
@@ -367,6 +396,9 @@ TEST_CASE("four processes on CPUs train as one at every level", "[comm][mpi]") {
 TEST_CASE("gradients that travel in bf16 are rounded, and then added in fp32 in the order of the ranks",
           "[comm][mpi]") {
     for (const int world : {2, 3}) by_mpirun(Scratch(), world, "[.mpirun-bf16]");
+}
+TEST_CASE("calls of processes that would reach beyond a tensor or wait for nothing are refused", "[comm][mpi]") {
+    by_mpirun(Scratch(), 2, "[.mpirun-wrong]");
 }
 TEST_CASE("processes on CPUs save together, and go on in another number", "[comm][mpi]") {
     const Scratch s;
