@@ -47,7 +47,7 @@ static bool validate(Training& t) {
     busy.end();
     if (t.asked_to_stop()) return false;
     if (!std::isfinite(loss))
-        give_up(t.run, t.saver, t.state.step - t.skips, "the validation loss is not a finite number");
+        give_up(t.run, t.saver, t.comm, t.state.step - t.skips, "the validation loss is not a finite number");
     t.log.eval(t.state.step, t.state.tokens, loss, watch.seconds());
     if (t.preferences) t.log.preferences(t.state.step, pairs.margin, pairs.right);
     return true;
@@ -133,7 +133,7 @@ static void train(Training& t) {
         stop    = r.stop;
         t.skips = r.finite() ? 0 : t.skips + 1;
         if (t.skips > o.max_skips)
-            give_up(t.run, t.saver, step + 1 - t.skips,
+            give_up(t.run, t.saver, t.comm, step + 1 - t.skips,
                     count_of(t.skips, "step") + " in a row gave a loss or gradient norm that is not finite");
         t.saver.poll();
         if (r.finite()) t.saver.remove_old();
@@ -142,11 +142,10 @@ static void train(Training& t) {
     if (t.saver.newest() == o.steps) t.saver.remove_old();
 }
 
-static int run(int argc, char** argv) {
+// meets: set when the process begins to work together with the others.
+static int run(const Ranks& ranks, bool& meets, int argc, char** argv) {
     // Options. Whatever is wrong with them, the model, the data or the machine is found before anything is allocated.
     const Stopwatch since_start;
-    const Ranks ranks = ranks_from_environment();
-    silence_unless_first(ranks);
     Options options;
     Flags flags("train_gpt", "trains GPT-2- and GPT-NeoX-style language models",
                 backends() + ", " + Collective::backends());
@@ -160,11 +159,13 @@ static int run(int argc, char** argv) {
 
     // Model. Rank 0 chooses the folder for all processes. run.json is written once the model has memory and weights.
     Busy busy("waiting for the other processes");
+    meets = true;
     Comm comm(ranks, run.id(), 600, int(options.timeout));  // waits 10 minutes for the other processes
+    comm.fail_together("");                                 // another process may have failed
     comm.agree(run.facts());
     comm.join(run.device.stream());
     const FolderLock lock = choose_folder(options, comm, run.checkpoint);
-    refuse_too_large(run);
+    comm.attempt([&] { refuse_too_large(run); });
     busy.next("measuring the rate of products");
     peak_flops(run.device, run.dtype);  // while there is room for it
     Model model(run.config, run.dtype, run.shape(), run.device, comm.group(), run.sharding());
@@ -197,5 +198,15 @@ static int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     let_idle_threads_sleep(argv);
-    return run_main([&] { return run(argc, argv); });
+    return run_main([&] {
+        const Ranks ranks = ranks_from_environment();
+        silence_unless_first(ranks);
+        bool meets = false;
+        try {
+            return run(ranks, meets, argc, argv);
+        } catch (const std::exception& e) {
+            if (ranks.world == 1 || meets) throw;
+            end_before_meeting(ranks, Run::id(), e);
+        }
+    });
 }

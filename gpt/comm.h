@@ -8,7 +8,9 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <exception>
 #include <functional>
+#include <future>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -114,11 +116,10 @@ class Comm {
         } else {
             for (const auto& [what, value] : facts) others_[0].send(value);
         }
-        refusal = share(refusal);
-        CHECK_RUN(refusal.empty(), "{}", refusal);
+        throw_in_all(share(refusal));
     }
     // Waits until all processes have called it. A process that has failed gives its reason, the others "". When there
-    // is a reason, throws a RunError in every process that names the first rank with one.
+    // is a reason, throws a RunError in every process that names the first rank with one. Rank 0 alone prints it.
     void fail_together(std::string reason) const {
         if (!alone() && first()) {
             if (!reason.empty()) reason = "rank 0: " + reason;
@@ -128,8 +129,33 @@ class Comm {
         } else if (!alone()) {
             others_[0].send(reason);
         }
-        reason = share(reason);
-        CHECK_RUN(reason.empty(), "{}", reason);
+        throw_in_all(share(reason));
+    }
+    // Does work() in every process. When it fails in one of them, all end, and rank 0 says why.
+    template <class Work>
+    void attempt(Work work) const {
+        std::string reason;
+        std::exception_ptr failure;
+        try {
+            work();
+        } catch (const std::exception& e) {
+            reason  = message_of(e);
+            failure = std::current_exception();
+        }
+        try {
+            fail_together(reason);
+        } catch (const RunError&) {
+            if (first() && failure) std::rethrow_exception(failure);  // it may be bad input, which has an exit code
+            throw;
+        }
+    }
+    // Called by every process but rank 0, for an error that all have in common and that rank 0 prints. It waits for the
+    // end of rank 0, because a launcher ends all processes when the first of them has ended. If rank 0 does not get so
+    // far, this process prints the error.
+    [[noreturn]] void leave_it_to_first(const std::string& reason) const {
+        pollfd end{others_[0].socket(), POLLRDHUP, 0};
+        if (poll(&end, 1, 5000) > 0) throw ToldError(reason);
+        throw RunError(reason);
     }
     // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which the step adds up over all
     // processes. A process that is alone needs no vote, and its GPU is spared the copy.
@@ -201,6 +227,11 @@ class Comm {
         Clock::time_point heard = Clock::now();
     };
 
+    void throw_in_all(const std::string& reason) const {
+        if (reason.empty()) return;
+        if (!first()) leave_it_to_first(reason);
+        throw RunError(reason);
+    }
     // Returns the options of a command from the first to the last that `other` has differently, and "…" in place of the
     // words before and behind them. A text without options is returned whole.
     static std::string apart_from(const std::string& other, const std::string& text) {
@@ -253,7 +284,7 @@ class Comm {
             if (too_long_since(moved_at)) refuse_standstill(own, peers);
         }
         if (all[0].revents) return tell({parted, 0});
-        // When all processes fail for one reason, each prints it and ends by itself. Two seconds are enough for that.
+        // When all processes fail for one reason, each ends by itself. Two seconds are enough for that.
         if (poll(all.data(), 1, 2000) > 0) return tell({parted, 0});
         for (size_t i = 1; i < all.size(); i++)
             if (all[i].revents) {
@@ -332,3 +363,23 @@ class Comm {
     int end_[2] = {-1, -1};  // a pipe: closing its second end ends the watcher
     std::thread watcher_;
 };
+
+// Ends a process that fails before it has met the others. All fail alike when their command is wrong, and then rank 0
+// alone says why. Where only some fail, rank 0 names the first of them, and all end. A process that rank 0 does not
+// answer within `seconds` says by itself why it fails. `run` is that of Comm.
+[[noreturn]] inline void end_before_meeting(const Ranks& ranks, uint64_t run, const std::exception& e,
+                                            int seconds = 5) {
+    if (ranks.rank == 0) complain(e);
+    std::promise<bool> told;
+    auto answer = told.get_future();
+    std::thread([&] {
+        try {
+            Comm(ranks, run, seconds).fail_together(message_of(e));
+        } catch (const ToldError&) { return told.set_value(true); } catch (const std::exception&) {
+        }
+        told.set_value(false);
+    }).detach();
+    const bool answered = answer.wait_for(std::chrono::seconds(seconds)) == std::future_status::ready && answer.get();
+    if (ranks.rank > 0 && !answered) complain(e);
+    std::_Exit(exit_code_of(e));
+}

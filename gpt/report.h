@@ -273,14 +273,14 @@ inline SaveSettings save_settings(const Run& run, Log& log) {
 }
 
 // Ends a run whose loss is no longer finite. The weights are bad since `step`, so checkpoints from there on are, too.
-[[noreturn]] inline void give_up(const Run& run, const Saver& saver, int64_t step, const std::string& why) {
+[[noreturn]] inline void give_up(const Run& run, const Saver& saver, const Comm& comm, int64_t step,
+                                 const std::string& why) {
     saver.wait();
-    const bool first       = run.ranks.rank == 0;
-    const std::string good = first ? retract_checkpoints(run.folder(), step) : "";
-    throw RunError(fmt::format(
-        "{}; {}; try a lower --learning-rate", why,
-        good.empty() ? first ? "there is no good checkpoint of this run" : "rank 0 says which checkpoint is good"
-                     : "the last good checkpoint is " + good + ", from which --resume goes on"));
+    if (!comm.first()) comm.leave_it_to_first(why);  // all processes come to the same conclusion
+    const std::string good = retract_checkpoints(run.folder(), step);
+    throw RunError(fmt::format("{}; {}; try a lower --learning-rate", why,
+                               good.empty() ? "there is no good checkpoint of this run"
+                                            : "the last good checkpoint is " + good + ", from which --resume goes on"));
 }
 
 // Returns the most memory that the run has held, in bytes. On a CPU it is the peak of the process. On a GPU nothing is

@@ -1,6 +1,8 @@
 // run_folder.h - the folder of a run: which one it is, and run.json
 #pragma once
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "gpt/comm.h"
 #include "gpt/folder_lock.h"
@@ -24,19 +26,24 @@ inline FolderLock lock_folder(Options& o) {
     refuse_run();
     FolderLock lock(o.out);
     refuse_run();  // another process may have begun one a moment ago
+    for (const char* name : {"run.json", "log.jsonl", "loss.png"}) try_file("--out", std::string(o.out) + "/" + name);
     return lock;
 }
 
 // Rank 0 chooses the folder for all processes, and locks it. `checkpoint` is where a resumed run goes on.
 inline FolderLock choose_folder(Options& o, const Comm& comm, const std::string& checkpoint = "") {
-    FolderLock lock = comm.first() ? lock_folder(o) : FolderLock();
-    if (comm.first()) remove_unfinished_saves(o.out.value_or("") + "/checkpoints");
-    o.out                    = comm.share(o.out.value_or(""));
-    const auto steps         = comm.first() ? checkpoints_of(o.out) : std::vector<int64_t>();
-    const std::string newest = steps.empty() ? "" : checkpoint_path(o.out, steps.back());
-    CHECK(!o.resume || !comm.first() || newest == checkpoint,
-          "--out {}: another process has just saved a checkpoint here; try again", o.out);
-    return lock;
+    std::optional<FolderLock> lock;
+    comm.attempt([&] {
+        if (!comm.first()) return;
+        lock.emplace(lock_folder(o));
+        remove_unfinished_saves(o.out.value_or("") + "/checkpoints");
+        const auto steps         = checkpoints_of(o.out);
+        const std::string newest = steps.empty() ? "" : checkpoint_path(o.out, steps.back());
+        CHECK(!o.resume || newest == checkpoint,
+              "--out {}: another process has just saved a checkpoint here; try again", o.out);
+    });
+    o.out = comm.share(o.out.value_or(""));
+    return lock ? std::move(*lock) : FolderLock();
 }
 
 // Writes run.json. It says how to run the same again, and gets a record of each start.

@@ -286,7 +286,7 @@ class Saver {
     ~Saver() {
         try {
             finish();
-        } catch (const std::exception& e) { fmt::print(stderr, "error: {}\n", e.what()); }
+        } catch (const std::exception& e) { complain(e); }
     }
 
     // The step of the newest save; -1 before the first one.
@@ -297,11 +297,9 @@ class Saver {
         const std::string folder = checkpoint_path(settings_.run, state.step);
         const fs::path hidden    = home_ / ("." + checkpoint_name(state.step) + ".tmp");
         explain(state.step, hidden, [&] {
-            Attempts attempt;
-            attempt([&] {
+            comm_.attempt([&] {
                 if (comm_.first()) make_folder(hidden);
             });
-            comm_.fail_together(attempt.failure);
             // All processes write when all of them see the folder, else rank 0 alone.
             if (writers_ == 0) writers_ = comm_.mean(fs::is_directory(hidden) ? 1 : 0) == 1 ? comm_.world() : 1;
             if (beside_) tensors_.copy_own(comm_.rank(), writers_);
@@ -362,7 +360,7 @@ class Saver {
     void explain(int64_t step, const fs::path& hidden, Work work) const {
         try {
             work();
-        } catch (const std::exception& e) {
+        } catch (const ToldError&) { throw; } catch (const std::exception& e) {
             std::error_code ignored;
             if (comm_.first()) fs::remove_all(hidden, ignored);
             const auto left = checkpoints_of(settings_.run);

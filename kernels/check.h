@@ -33,6 +33,10 @@ struct RunError : Error {
 struct CallError : Error {
     explicit CallError(const std::string& text) : Error(1, text) {}
 };
+// An error of several processes, which another of them prints. The process that gets this one ends without a word.
+struct ToldError : RunError {
+    using RunError::RunError;
+};
 
 template <class E, class... Args>
 [[noreturn]] inline void throw_error(fmt::string_view format, const Args&... args) {
@@ -77,22 +81,26 @@ inline void expect_printed() {
     CHECK_RUN(std::fflush(stdout) == 0 && !std::ferror(stdout), "cannot write to standard output: {}", os_error());
 }
 
-// Prints the error as a person reads it and returns the exit code. A path that the system does not let the program
-// reach is bad input.
-inline int complain(const std::exception& e) {
-    // fmt::print would throw where nothing can be printed, and end the program by abort().
-    const auto say = [](const std::string& what) { std::fputs(("error: " + what + "\n").c_str(), stderr); };
-    std::fflush(stdout);
-    if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&e)) {
-        say(file->path1().string() + ": " + file->code().message());
+// What an error says, and the exit code of the program. A path that the system does not let the program reach is bad
+// input.
+inline std::string message_of(const std::exception& e) {
+    const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&e);
+    return file ? file->path1().string() + ": " + file->code().message() : e.what();
+}
+inline int exit_code_of(const std::exception& e) {
+    if (const auto* known = dynamic_cast<const Error*>(&e)) return known->exit_code;
+    if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&e))
         for (const auto bad_path : {std::errc::permission_denied, std::errc::filename_too_long,
                                     std::errc::not_a_directory, std::errc::too_many_symbolic_link_levels})
             if (file->code() == bad_path) return 2;
-        return 1;
-    }
-    say(e.what());
-    const auto* known = dynamic_cast<const Error*>(&e);
-    return known ? known->exit_code : 1;
+    return 1;
+}
+// Prints the error, unless another process does, and returns the exit code.
+inline int complain(const std::exception& e) {
+    std::fflush(stdout);
+    // fmt::print would throw where nothing can be printed, and end the program by abort().
+    if (!dynamic_cast<const ToldError*>(&e)) std::fputs(("error: " + message_of(e) + "\n").c_str(), stderr);
+    return exit_code_of(e);
 }
 
 // What main() does: runs the body, which returns the exit code, or prints its error. A standard stream that is closed

@@ -184,6 +184,63 @@ TEST_CASE("all processes say which of them is about to do something else, and wh
     CHECK(said("abc", "abd") == "\n    rank 1: abd\n    rank 0: abc");
 }
 
+TEST_CASE("processes that fail before they meet are heard once", "[comm]") {
+    const InputError error("--bacth is unknown");
+    // As the trainer does: those that do not fail meet, and end with what they are told.
+    const auto fail_in = [&](std::initializer_list<int> ranks) {
+        return together(3, [&](const Ranks& r) -> std::string {
+            if (std::count(ranks.begin(), ranks.end(), r.rank)) end_before_meeting(r, 7, error);
+            try {
+                Comm comm(r, 7, 60);
+                comm.fail_together("");
+                comm.finish();
+            } catch (const std::exception& e) { std::_Exit(complain(e)); }
+            return "";
+        });
+    };
+    const auto all = fail_in({0, 1, 2});
+    CHECK(all[0].text == "error: --bacth is unknown\n");
+    for (const int rank : {1, 2}) CHECK(all[rank].text.empty());
+    for (const Said& s : all) CHECK(s.code == 2);
+
+    const auto one = fail_in({1});
+    CHECK(one[0].text == "error: rank 1: --bacth is unknown\n");
+    for (const int rank : {1, 2}) CHECK(one[rank].text.empty());
+    CHECK(one[0].code == 1);
+    CHECK(one[1].code == 2);
+    CHECK(one[2].code == 1);
+
+    const auto first = fail_in({0});
+    CHECK(first[0].text == "error: --bacth is unknown\n");
+    for (const int rank : {1, 2}) CHECK(first[rank].text.empty());
+    for (const int rank : {1, 2}) CHECK(first[rank].code == 1);
+
+    // Rank 0 does not come.
+    const auto lost = together(2, [&](const Ranks& r) -> std::string {
+        if (r.rank == 1) end_before_meeting(r, 7, error, 1);
+        return "";
+    });
+    CHECK(lost[1].text == "error: --bacth is unknown\n");
+    CHECK(lost[1].code == 2);
+
+    // A failure of work that all begin together keeps its exit code where it happened in rank 0.
+    for (const int failing : {0, 1}) {
+        const auto together_then = together(2, [&](const Ranks& r) -> std::string {
+            Comm comm(r, 7, 60);
+            try {
+                comm.attempt([&] {
+                    if (r.rank == failing) throw InputError("no room");
+                });
+            } catch (const std::exception& e) { std::_Exit(complain(e)); }
+            return "went on";
+        });
+        CHECK(together_then[0].text == (failing ? "error: rank 1: no room\n" : "error: no room\n"));
+        CHECK(together_then[0].code == (failing ? 1 : 2));
+        CHECK(together_then[1].text.empty());
+        CHECK(together_then[1].code == 1);
+    }
+}
+
 TEST_CASE("processes without --out use the folder that rank 0 chooses", "[comm]") {
     const Scratch s;
     fs::create_directories(s / "runs/gpt2/checkpoints");

@@ -450,6 +450,15 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", with("short.bin"), {"short.bin", "17", "--context"});
     refused(s, "train_gpt", with("."), {"folder"});
     CHECK(!exists(s / "new"));
+    // What the run will write is tried before the model is made.
+    fs::create_directories(s / "odd/loss.png");
+    const auto into = [&](const char* folder) {
+        return nano + " --steps 1 --context 16 --batch 2 --train-data " + quoted(s / "train.bin") + " --out " +
+               quoted(s / folder);
+    };
+    refused(s, "train_gpt", into("odd"), {"--out", "odd/loss.png: this is a folder"});
+    refused(s, "train_gpt", into("text.bin"), {"--out", "text.bin: cannot make this folder"});
+    refused(s, "train_gpt", into("text.bin/x"), {"--out", "text.bin/x: cannot make this folder"});
     refused(s, "train_gpt",
             nano + " --steps 100 --context 16 --batch 2 --save-every 0 --out " + quoted(s / "bad") + " --train-data " +
                 quoted(s / "bad.bin"),

@@ -431,6 +431,32 @@ struct TwoProcesses : Scratch {
     }
 };
 
+TEST_CASE("what is wrong with a command of several processes is said once", "[programs][comm][mpi]") {
+    if (!has_mpirun()) return;
+    const TwoProcesses run(TwoProcesses::small(""));
+    REQUIRE(run.train("taken").code == 0);
+    const auto refused = [&](const Ran& r, int code, const char* what) {
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == code);
+        CHECK(missing_words(r.err, {what}) == "");
+        const size_t first = r.err.find("error: ");
+        CHECK(first != std::string::npos);
+        CHECK(r.err.find("error: ", first + 1) == std::string::npos);
+    };
+    refused(run.train("new", "", "--bacth 3"), 2, "did you mean --batch?");
+    refused(run.train("new", "", "--val-data nosuch"), 2, "nosuch");
+    refused(run.train("new", "", "--layers 9999 --width 65536 --heads 8"), 1, "out of memory before the start");
+    refused(run.train("taken"), 2, "already holds a run");
+    // Rank 1 alone cannot read the data.
+    const Ran one = shell(run, fmt::format("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GOMP_SPINCOUNT=0 "
+                                           "MASTER_PORT={} timeout 120 mpirun --oversubscribe --bind-to none -n 1 "
+                                           "{}/train_gpt {} --out {} : -n 1 {}/train_gpt {} --out {} --val-data nosuch",
+                                           20000 + getpid() % 20000, build_folder(), run.words, quoted(run / "new"),
+                                           build_folder(), run.words, quoted(run / "new")));
+    refused(one, 1, "error: rank 1: ");
+    CHECK(!exists(run / "new"));
+}
+
 TEST_CASE("two processes save in the background what they save at once", "[programs][comm][mpi]") {
     if (!has_mpirun()) return;
     const auto how = GENERATE("--dtype fp32 --shard none", "--dtype bf16 --shard weights",
