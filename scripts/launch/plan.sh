@@ -4,6 +4,7 @@
 #   scripts/launch/plan.sh NAME [OPTION…]   prints the whole plan of one; options of train_gpt change it
 set -euo pipefail
 . "$(dirname "$0")/models.sh"
+[ -x "$program" ] || { echo "error: there is no $program; make builds it" >&2; exit 2; }
 plan() { "$program" --dry-run --gpu "$card" --world "$gpus" --gpus-per-node "$per_node" --link "$link" "${options[@]}"; }
 if [ $# -eq 0 ]; then
     for name in $recipes; do
