@@ -14,8 +14,10 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <list>
 #include <map>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "gpu.cuh"
@@ -62,9 +64,8 @@ class OffloadedAdamW {
 
     // Queues one update. The stream of q goes on at once, and must have waited for the groups of the update before.
     void run(Tensor norm2, Tensor loss, Tensor update, const AdamWRule& rule, Queue& q) {
-        rule_           = rule;
-        has_loss_       = bool(loss);
-        const auto down = [&](void* to, const void* from, size_t bytes, cudaStream_t stream) {
+        Settings& settings = keep({rule, bool(loss), {}});
+        const auto down    = [&](void* to, const void* from, size_t bytes, cudaStream_t stream) {
             CUDA_RUN(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
         };
         down(&numbers_->norm2, norm2.ptr, sizeof(float), q.stream);
@@ -73,14 +74,14 @@ class OffloadedAdamW {
         CUDA_RUN(cudaEventRecord(ready_, q.stream));
         for (Slot& s : slots_) CUDA_RUN(cudaStreamWaitEvent(s.stream, ready_, 0));
         for (size_t i = 0; i < chunks_.size(); i++) {
-            Chunk& chunk            = *chunks_[i];
+            const Chunk& chunk      = *chunks_[i];
             const Slot& slot        = slots_[i % Staging::slots];
             const cudaStream_t here = slot.stream;
             for (const Piece& p : chunk.pieces) {
                 down(p.row.w.ptr, p.w, size_t(p.row.w.bytes()), here);
                 down(p.row.grad.ptr, p.grad, size_t(p.row.grad.bytes()), here);
             }
-            CUDA_RUN(cudaLaunchHostFunc(here, update_chunk, &chunk));
+            CUDA_RUN(cudaLaunchHostFunc(here, update_chunk, &settings.jobs[i]));
             for (const Piece& p : chunk.pieces)
                 CUDA_RUN(cudaMemcpyAsync(p.w, p.row.w.ptr, size_t(p.row.w.bytes()), cudaMemcpyHostToDevice, here));
             CUDA_RUN(cudaEventRecord(slot.done, here));
@@ -120,6 +121,29 @@ class OffloadedAdamW {
         std::vector<Piece> pieces;
         int64_t weights = 0;
     };
+    // What updates have in common that are given the same settings. The host functions of an update that is under way,
+    // or of one that a CUDA graph holds, read it while the next update is queued. So it is never changed, and a run of
+    // one rule has one.
+    struct Settings;
+    struct Job {
+        const Chunk* chunk;
+        const Settings* settings;
+    };
+    struct Settings {
+        AdamWRule rule;
+        bool has_loss;
+        std::vector<Job> jobs;  // one for each chunk
+    };
+    Settings& keep(Settings now) {
+        const auto key = [](const Settings& s) {
+            return std::tie(s.rule.beta1, s.rule.beta2, s.rule.eps, s.rule.clip, s.has_loss);
+        };
+        for (Settings& s : settings_)
+            if (key(s) == key(now)) return s;
+        Settings& kept = settings_.emplace_back(std::move(now));
+        for (const auto& chunk : chunks_) kept.jobs.push_back({chunk.get(), &kept});
+        return kept;
+    }
 
     void add(const AdamWRow& row, int64_t first, int64_t count) {
         if (chunks_.empty() || chunks_.back()->group != row.group ||
@@ -146,22 +170,22 @@ class OffloadedAdamW {
     }
 
     // Called by a thread of the CUDA runtime, which may make no CUDA call.
-    static void CUDART_CB update_chunk(void* of) {
-        const Chunk& chunk       = *static_cast<const Chunk*>(of);
+    static void CUDART_CB update_chunk(void* job) {
+        const Chunk& chunk       = *static_cast<const Job*>(job)->chunk;
+        const Settings& settings = *static_cast<const Job*>(job)->settings;
         const OffloadedAdamW& us = *chunk.owner;
         omp_set_num_threads(us.threads_);
         AdamWTable table;
         table.dtype = us.dtype_;
         for (const Piece& p : chunk.pieces) table.rows.push_back(p.row);
         Numbers& n = *us.numbers_;
-        adamw(table, Tensor{&n.norm2, DType::F32, {1}}, us.has_loss_ ? Tensor{&n.loss, DType::F32, {1}} : Tensor{},
-              Tensor{&n.update, DType::I32, {4}}, us.rule_, Stream{});
+        adamw(table, Tensor{&n.norm2, DType::F32, {1}}, settings.has_loss ? Tensor{&n.loss, DType::F32, {1}} : Tensor{},
+              Tensor{&n.update, DType::I32, {4}}, settings.rule, Stream{});
     }
 
     DType dtype_;
     int threads_;
-    AdamWRule rule_{};
-    bool has_loss_     = false;
+    std::list<Settings> settings_;
     Numbers* numbers_  = nullptr;
     cudaEvent_t ready_ = nullptr;
     Slot slots_[Staging::slots];

@@ -255,6 +255,36 @@ TEST_CASE("adamw gives the same bits when the state of a GPU's weights is in hos
     CHECK(here.table.updated().empty());
 }
 
+TEST_CASE("an update in host memory keeps its rule while the next one is queued with another", "[ops]") {
+    const auto dev    = devices().back();
+    const int64_t two = (int64_t(1) << 22) + 5;  // weights of two chunks
+    const Buffer norm(dev, {1}, F32, Values{9.f}), loss(dev, {1}, F32, Values{double(INFINITY)});
+    const Buffer numbers = on_device(dev, adamw_update(1e-3f, .9f, .95f, 1));
+    const StateIn here(*dev, Memory::device, BF16, {two}, 7), there(*dev, Memory::host, BF16, {two}, 7);
+    const AdamWRule rules[] = {{.9f, .95f, 1e-8f, 1.f}, {.5f, .6f, 1e-2f, 0.f}};
+    const auto update       = [&](const StateIn& state, int rule, Tensor with_loss) {
+        adamw(state.table, norm, with_loss, numbers, rules[rule], dev->stream());
+        for (const Event& e : state.table.updated()) wait_for(e, dev->stream());
+    };
+    Graph graph(*dev, dev->has_graphs());
+    for (int twice = 0; twice < 2; twice++) {
+        for (const StateIn* state : {&here, &there}) {
+            update(*state, 0, none);
+            update(*state, 1, none);
+            update(*state, 0, loss);  // skipped, because the loss is not finite
+        }
+        CHECK((there.bytes(dev->stream()) == here.bytes(dev->stream())));
+    }
+    // The graph does its work, is recorded and is replayed, each after an update by another rule.
+    for (int twice = 0; twice < 3; twice++) {
+        update(here, 1, none);
+        graph.run([&] { update(there, 1, none); });
+        update(here, 0, none);
+        update(there, 0, none);
+        CHECK((there.bytes(dev->stream()) == here.bytes(dev->stream())));
+    }
+}
+
 TEST_CASE("a table without rows has nothing to update", "[ops]") {
     const auto dev    = GENERATE(from_range(devices()));
     const auto memory = GENERATE(Memory::device, Memory::host);
