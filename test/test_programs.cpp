@@ -471,6 +471,10 @@ TEST_CASE("every mistake gets an answer and exit code 2", "[programs]") {
     refused(s, "train_gpt", nano + data + " --resume --seed 7", {"seed"});
     refused(s, "train_gpt", "--resume --steps 2 --optimizer muon --out " + quoted(s / "new"),
             {"momentum.h.0.qkv.weight", "--optimizer that it was started with"});
+    const std::string dtype = nlohmann::json::parse(read_text(s / "new/checkpoints/latest/state.json"))["dtype"],
+                      other = dtype == "fp32" ? "bf16" : "fp32";
+    refused(s, "train_gpt", "--resume --steps 2 --dtype " + other + " --out " + quoted(s / "new"),
+            {"state.json", ("saved with --dtype " + dtype + ", this run has --dtype " + other).c_str()});
     refused(s, "train_gpt", "--resume --model nano-neox --out " + quoted(s / "new"),
             {"nano-neox", "model_type", "gpt2"});
     write_shard(s / "other.bin", 2000);
