@@ -273,17 +273,42 @@ TEST_CASE("the first results of Hopper's kernels are compared, and others take o
     CHECK(dropped == bits(AttentionKernels::hopper));
     t.dropout = {};
 
-    // A NaN in v reaches every row whose warps multiply its tile with weights of 0. Hopper's tiles are larger, so the
-    // two differ. A window makes it a kind of call that was not compared before.
-    for (int64_t d = 0; d < s.D; d++) x[row_of_qkv(s, 1, 255, 2, 0) + d] = NAN;
-    t.qkv.set(x);
+    // A window makes another kind of call, which was not compared before. A NaN in v reaches every row whose warps
+    // multiply its tile with weights of 0. Hopper's tiles are larger, so the two differ, and neither is wrong.
     const auto narrow = [&](AttentionKernels which) {
         t.forward(dev, which, scale, 200);
         return t.out.bytes();
     };
-    const auto mma = narrow(AttentionKernels::mma);
-    REQUIRE(mma != narrow(AttentionKernels::hopper));
-    CHECK(narrow(AttentionKernels::automatic) == mma);
-    CHECK(narrow(AttentionKernels::automatic) == mma);
+    Values with_nan = x;
+    for (int64_t d = 0; d < s.D; d++) with_nan[row_of_qkv(s, 1, 255, 2, 0) + d] = NAN;
+    t.qkv.set(with_nan);
+    const auto mma = narrow(AttentionKernels::mma), nan_on_hopper = narrow(AttentionKernels::hopper);
+    REQUIRE(mma != nan_on_hopper);
+    CHECK(narrow(AttentionKernels::automatic) == mma);  // shows nothing
+    t.qkv.set(x);
+    CHECK(narrow(AttentionKernels::automatic) == narrow(AttentionKernels::hopper));  // they agree
+    t.qkv.set(with_nan);
+    CHECK(narrow(AttentionKernels::automatic) == nan_on_hopper);
+
+    // The second half of the keys gets 203 times the weight of the first. Hopper's kernel keeps the first half's
+    // largest score as its top until a weight is 256, so 128 products of 203 and 5e34 are too large for a float. With
+    // mma.sync the top rises, because weights of a lane add up to more than 1024. A third kind of call is compared.
+    Values large = x;
+    for (int64_t row = 0; row < s.T; row++)
+        for (int64_t d = 0; d < s.D; d++) {
+            large[row_of_qkv(s, 0, row, 0, 0) + d] = 1;
+            large[row_of_qkv(s, 0, row, 1, 0) + d] = row < 128 ? 0 : 0.6640625;
+            large[row_of_qkv(s, 0, row, 2, 0) + d] = rounded(row < 128 ? 1 : 5e34, DType::BF16);
+        }
+    t.qkv.set(large);
+    t.drop(0.1f);
+    const auto dropping_mma = narrow(AttentionKernels::mma);
+    REQUIRE(dropping_mma != narrow(AttentionKernels::hopper));
+    CHECK(narrow(AttentionKernels::automatic) == dropping_mma);
+    t.qkv.set(x);
+    REQUIRE(narrow(AttentionKernels::mma) != narrow(AttentionKernels::hopper));
+    CHECK(narrow(AttentionKernels::automatic) == narrow(AttentionKernels::mma));  // none is compared any more
+    t.dropout = {};
+    CHECK(narrow(AttentionKernels::automatic) == narrow(AttentionKernels::hopper));  // this kind agreed before
     CHECK_REFUSED(Device("cpu").use_attention(AttentionKernels::hopper), "--attention hopper");
 }
