@@ -258,24 +258,13 @@ static void matmul_forward(Tensor out, Tensor x, Tensor w, Tensor b, Queue& q) {
     multiply(product_for_out(x, w, b), out, x, w, q, b);
 }
 
-// cuBLASLt does not document the accuracy of its gelu. In bf16 rounding hides the error, in fp32 it would not.
-template <class T>
-constexpr bool may_end_in_gelu = std::is_same_v<T, bf16>;
-
-// In training cuBLASLt writes `pre` as well, if its rows are multiples of 16 bytes. That saves a launch and a read of
-// `pre`; llm.c measured that a step of GPT-2 124M takes 60.5 ms in place of 61.5 on an H100.
 template <class T>
 static void matmul_gelu_forward(Tensor act, Tensor pre, Tensor x, Tensor w, Tensor b, Gelu kind, Queue& q) {
     if (!pre && few_rows_forward<T>(act, x, w, b, {}, 0.f, kind, {}, q)) return;
-    if (may_end_in_gelu<T> && (!pre || (w.shape[0] % wide<T> == 0 && aligned(act.ptr, pre.ptr)))) {
-        Product p   = product_for_out(x, w, b);
-        p.gelu      = kind;
-        p.keeps_pre = bool(pre);
-        if (multiply(p, act, x, w, q, b, pre)) return;
-    }
-    const Tensor product = pre ? pre : act;
-    matmul_forward<T>(product, x, w, b, q);
-    gelu_forward(act, product, kind, stream_of(q));
+    Product p   = product_for_out(x, w, b);
+    p.gelu      = kind;
+    p.keeps_pre = bool(pre);
+    multiply(p, act, x, w, q, b, pre);
 }
 
 template <class T>
@@ -355,17 +344,13 @@ static void matmul_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x
     if (db) column_sums<T>(db, dy, into, q);
 }
 
-// cuBLASLt can compute dpre in one product if the rows of `pre` are multiples of 16 bytes.
 template <class T>
 static void matmul_gelu_backward(Tensor dpre, Tensor dw, Tensor db, Tensor dy, Tensor act, Tensor w, Tensor pre,
                                  Gelu kind, Into into, Queue& q) {
-    if (may_end_in_gelu<T> && w.shape[1] % wide<T> == 0 && aligned(dpre.ptr, pre.ptr)) {
-        Product p = product_of(dy, w);
-        p.slope   = kind;
-        if (multiply(p, dpre, dy, w, q, {}, pre)) return matmul_backward<T>({}, dw, db, dy, act, w, into, q);
-    }
-    matmul_backward<T>(dpre, dw, db, dy, act, w, into, q);
-    gelu_backward(dpre, dpre, pre, kind, stream_of(q));
+    Product p = product_of(dy, w);
+    p.slope   = kind;
+    multiply(p, dpre, dy, w, q, {}, pre);
+    matmul_backward<T>({}, dw, db, dy, act, w, into, q);
 }
 
 }  // namespace gpu
