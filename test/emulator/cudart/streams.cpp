@@ -89,8 +89,8 @@ NodePtr Queue::add(Work work, const std::vector<NodePtr>& after, uint32_t slot, 
     if (records.size() > max_records) records.erase(records.begin());
     if (options().check == Check::All)
         for (const HostRange& range : node->work.host) {
-            Memory::get().own(range.begin, range.bytes, range.access, node->work.what.c_str());
             owned.push_back({range, slot, node->seq, node->clock, node->work.what, 0});
+            settle(owned.back());
         }
     pending[node->number] = node;
     if (node->unmet == 0) {
@@ -254,6 +254,7 @@ void Queue::release_owned() {
 }
 
 void Queue::lend_to(const Node& host_function) {
+    host_functions.push_back(&host_function);
     for (Owned& o : owned) {
         if (o.lent_to || !covers(o.clock, host_function.slot, host_function.seq)) continue;
         Memory::get().disown(o.range.begin, o.range.bytes);
@@ -261,11 +262,15 @@ void Queue::lend_to(const Node& host_function) {
     }
 }
 void Queue::take_back_from(const Node& host_function) {
-    for (Owned& o : owned) {
-        if (o.lent_to != host_function.number) continue;
-        Memory::get().own(o.range.begin, o.range.bytes, o.range.access, o.what.c_str());
-        o.lent_to = 0;
-    }
+    std::erase(host_functions, &host_function);
+    for (Owned& o : owned)
+        if (o.lent_to == host_function.number) settle(o);
+}
+void Queue::settle(Owned& o) {
+    const auto before = std::find_if(host_functions.begin(), host_functions.end(),
+                                     [&](const Node* f) { return covers(o.clock, f->slot, f->seq); });
+    o.lent_to         = before == host_functions.end() ? 0 : (*before)->number;
+    if (!o.lent_to) Memory::get().own(o.range.begin, o.range.bytes, o.range.access, o.what.c_str());
 }
 
 // Nothing can run here before another process or thread makes progress, so they get the lock and the processor.

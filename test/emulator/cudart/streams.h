@@ -87,6 +87,8 @@ class Queue {
     };
     void lend_to(const Node& host_function);
     void take_back_from(const Node& host_function);
+    void settle(Owned& o);  // lends it to a host function that runs now and comes before the operation, or else owns it
+    std::vector<const Node*> host_functions;  // those that run now
     std::vector<Owned> owned;
     struct Slot {
         uint32_t last_seq = 0;

@@ -1,5 +1,6 @@
 // The host reads what a copy wrote, without a call of CUDA that waits: in a host function of the stream, and after such
-// a function has notified it by a condition variable or a future. A host function writes what a copy behind it reads.
+// a function has notified it by a condition variable or a future. A host function writes what a copy behind it reads,
+// or will write, and that copy may be queued while the function runs.
 #include <condition_variable>
 #include <future>
 #include <thread>
@@ -81,6 +82,25 @@ int main() {
         CUDA(cudaMemcpyAsync(b.host, b.device, 128, cudaMemcpyDeviceToHost, b.stream));
         CUDA(cudaStreamSynchronize(b.stream));
         EXPECT(b.sum() == 2 * 528 + 32);
+    }
+    {
+        Buffer b;
+        struct {
+            int* host;
+            std::promise<void> queued;
+        } data{b.host, {}};
+        CUDA(cudaLaunchHostFunc(
+            b.stream,
+            [](void* p) {
+                auto& d = *static_cast<decltype(data)*>(p);
+                d.queued.get_future().wait();
+                d.host[0] = 1000;
+            },
+            &data));
+        CUDA(cudaMemcpyAsync(b.host, b.device, 128, cudaMemcpyDeviceToHost, b.stream));
+        data.queued.set_value();
+        CUDA(cudaStreamSynchronize(b.stream));
+        EXPECT(b.sum() == 528);
     }
     std::puts("ok");
 }
