@@ -179,7 +179,7 @@ inline void try_file(const std::string& option, const std::string& path) {
     for (fs::path p = folder; !fs::exists(p, none); p = p.parent_path()) made.push_back(p);
     fs::create_directories(folder, error);
     CHECK(!error, "{} {}: cannot make the folder of this file: {}", option, path, error.message());
-    const std::string temporary = path + ".tmp";  // as OutputFile names it
+    const std::string temporary = path + ".tmp";  // OutputFile writes to this name first
     const bool is_new           = !fs::exists(temporary, none);
     const int file              = open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     const std::string why       = os_error();

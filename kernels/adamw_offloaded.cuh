@@ -121,9 +121,9 @@ class OffloadedAdamW {
         std::vector<Piece> pieces;
         int64_t weights = 0;
     };
-    // What updates have in common that are given the same settings. The host functions of an update that is under way,
-    // or of one that a CUDA graph holds, read it while the next update is queued. So it is never changed, and a run of
-    // one rule has one.
+    // The settings of updates. While the next update is queued, the host functions of the last one may still read its
+    // settings, and a CUDA graph keeps those of the update that it holds. So settings are kept and never changed;
+    // updates with equal settings share them.
     struct Settings;
     struct Job {
         const Chunk* chunk;

@@ -19,7 +19,7 @@ struct LaunchConfig {
     bool cooperative      = false;
     bool explicit_cluster = false;  // the program has given the size of its clusters
     uint32_t op           = 0;      // the operation's number, as in Memory::check
-    int device            = 0;      // on which it runs
+    int device            = 0;      // the device on which it runs
     std::string where;              // the call site, for messages
 };
 

@@ -13,7 +13,7 @@ struct CUfunc_st {
     const void* stub = nullptr;  // the host function that launches it
     std::string name;
     struct CUlib_st* library  = nullptr;
-    emu::Kernel* kernel       = nullptr;  // that of the device which used it first; null until then
+    emu::Kernel* kernel       = nullptr;  // the kernel of the device that used it first; null before
     int raised_shared         = -1;       // cudaFuncAttributeMaxDynamicSharedMemorySize; -1 when not set
     int preferred_carveout    = -1;
     bool non_portable_cluster = false;
@@ -27,8 +27,8 @@ struct CUfunc_st {
 // A registered fat binary. It is loaded when a device first uses it, and each device has its own variables.
 struct CUlib_st {
     const void* data                    = nullptr;
-    const void** units                  = nullptr;  // with -rdc=true: the fat binaries of the units
-    std::map<int, emu::Module*> modules = {};       // by device
+    const void** units                  = nullptr;  // the fat binaries of the units, with -rdc=true
+    std::map<int, emu::Module*> modules = {};       // the modules by device
     struct Variable {
         void* host;
         std::string name;

@@ -49,7 +49,7 @@ class Queue {
 
     void wait(const std::vector<NodePtr>& targets);  // runs what the targets need until they are done
     bool poll(const NodePtr& target);                // runs one operation if the target is not done; returns if it is
-    void wait_all(int device);                       // for the operations of this device, or with kEveryDevice for all
+    void wait_all(int device);                       // waits for the operations of this device or of kEveryDevice
 
     // Returns whether the operation with one number is ordered before that with the other.
     bool ordered(uint32_t earlier, uint32_t later) const;
@@ -92,7 +92,7 @@ class Queue {
     std::vector<Owned> owned;
     struct Slot {
         uint32_t last_seq = 0;
-        int device        = 0;  // of the newest operation
+        int device        = 0;  // the device of the newest operation
     };
     std::vector<Slot> slots;
     std::multimap<uint64_t, std::string> waits;  // the calls that wait now, by ticket
@@ -153,6 +153,6 @@ cudaError_t capture_wait(CUstream_st& stream, CUevent_st& event);
 // The stream is destroyed. Its capture ends, or goes on without it if it began in another stream.
 void leave_capture(CUstream_st& stream);
 
-cudaError_t wait_device(int device);  // or kEveryDevice
+cudaError_t wait_device(int device);  // waits for one device, or for kEveryDevice
 
 }  // namespace emu

@@ -40,7 +40,7 @@ struct Memory::State {
     std::map<Address, std::unique_ptr<Allocation>> live;
     std::multimap<Address, std::unique_ptr<Allocation>> freed;
     Address next = 0;
-    std::map<int, size_t> used;  // by device
+    std::map<int, size_t> used;  // bytes by device
     int file = -1;
 };
 

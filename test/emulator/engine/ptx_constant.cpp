@@ -151,7 +151,7 @@ Value parse_expression(Lexer& lex, int least, int depth) {
 
 bool starts_constant(const Lexer& lex) {
     Lexer ahead = lex;
-    ahead.accept("!");  // in front of a predicate it is none
+    ahead.accept("!");  // a "!" in front of a predicate does not begin an expression
     const Token& t = ahead.peek();
     return t.kind == Token::Number || t.is("-") || t.is("+") || t.is("(") || t.is("~") || t.is("WARP_SZ");
 }

@@ -7,7 +7,7 @@ namespace emu::ptx {
 uint64_t parse_integer(const Token& t);
 bool starts_constant(const Lexer& lex);  // whether a number or a constant expression comes next
 Operand parse_constant(Lexer& lex);      // an Int or a Float
-int64_t parse_offset(Lexer& lex);        // what is added to a symbol or register; 0 when nothing is
+int64_t parse_offset(Lexer& lex);        // reads the +N or -N behind a symbol or register; 0 if none
 std::vector<Variable> parse_variables(Lexer& lex, const std::string& space);  // up to the semicolon
 
 }  // namespace emu::ptx

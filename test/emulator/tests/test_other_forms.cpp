@@ -210,20 +210,8 @@ TEST_CASE("hints, fences and pauses change no value", "[forms]") {
         check({form + ";\nmov.b32 %d, %a", 4, 4, 0, 0}, [](uint64_t a, uint64_t, uint64_t) { return a; });
 }
 
-// C++ reaches a virtual function so: through a table of addresses, of which the kernel knows nothing.
-TEST_CASE("a function that is called by its address has shared memory of its own", "[forms]") {
-    Kernel& k = load_kernel(R"(.version 8.0
-.target sm_80
-.address_size 64
-.func (.param .b32 r) f(.param .b32 x);
-.global .align 8 .u64 table[1] = {f};
-.visible .entry k(.param .u64 out)
-{
-.reg .b32 %r1;
-.reg .b64 %rd<3>;
-ld.param.u64 %rd1, [out];
-ld.global.u64 %rd2, [table];
-{
+// The end of a kernel that calls the function at address %rd2, and this function, which has shared memory.
+static const std::string call_by_address = R"({
 .param .b32 a;
 .param .b32 b;
 st.param.b32 [a], 5;
@@ -244,7 +232,22 @@ ld.shared.b32 %r1, [word];
 st.param.b32 [r], %r1;
 ret;
 }
-)",
+)";
+
+// C++ reaches a virtual function so: through a table of addresses, of which the kernel knows nothing.
+TEST_CASE("a function that is called by its address has shared memory of its own", "[forms]") {
+    Kernel& k = load_kernel(R"(.version 8.0
+.target sm_80
+.address_size 64
+.func (.param .b32 r) f(.param .b32 x);
+.global .align 8 .u64 table[1] = {f};
+.visible .entry k(.param .u64 out)
+{
+.reg .b32 %r1;
+.reg .b64 %rd<3>;
+ld.param.u64 %rd1, [out];
+ld.global.u64 %rd2, [table];
+)" + call_by_address,
                             "k");
     DeviceArray<uint32_t> out(1);
     CHECK(run(k, {1, 1, 1}, {1, 1, 1}, out.address).message == "");
@@ -271,28 +274,7 @@ ret;
 .reg .b64 %rd<3>;
 ld.param.u64 %rd1, [out];
 ld.param.u64 %rd2, [function];
-{
-.param .b32 a;
-.param .b32 b;
-st.param.b32 [a], 5;
-shape: .callprototype (.param .b32 _) _ (.param .b32 _);
-call (b), %rd2, (a), shape;
-ld.param.b32 %r1, [b];
-}
-st.global.u32 [%rd1], %r1;
-ret;
-}
-.func (.param .b32 r) f(.param .b32 x)
-{
-.reg .b32 %r1;
-.shared .align 4 .b32 word;
-ld.param.b32 %r1, [x];
-st.shared.b32 [word], %r1;
-ld.shared.b32 %r1, [word];
-st.param.b32 [r], %r1;
-ret;
-}
-)";
+)" + call_by_address;
     Kernel& k              = load_kernel(text, "k");
     DeviceArray<uint64_t> function(1);
     DeviceArray<uint32_t> out(1);
