@@ -3,7 +3,7 @@
 #   scripts/test_parallel.sh [COMMAND...] PROGRAM TAGS    for example: scripts/emulate --check all build/test_gpt '[ops]~[.]'
 # COMMAND... stands in front of the program, as scripts/emulate does here. One process more than there are CPU cores runs at a time,
 # because some test cases wait, and at most 16. It prints the end of what a process wrote that failed, what was skipped, and how many
-# checks passed. The exit code is 1 when a process failed or when not every test case ran, and else 0.
+# test cases and assertions passed. The exit code is 1 when a process failed or not every test case passed, and else 0.
 set -euo pipefail
 if [ "${1:-}" = --help ]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
 [ $# -ge 2 ] || { echo "error: a program and its tags are missing (--help shows the usage)" >&2; exit 2; }
@@ -29,11 +29,13 @@ wait $! || code=1
 for f in "$work"/*.failed; do [ ! -e "$f" ] || tail -n 40 "${f%failed}out"; done
 grep -hE '^skipped: |tests run on the CPU alone' "$work"/*.out | sort -u || true
 cat "$work"/*.out | awk -v jobs="$jobs" -v all="$(wc -l <"$work/all")" '
+    function passed(i) {for (i = 4; i <= NF; i++) if ($i == "passed") return $(i - 1); return 0}
     /^All tests passed/ {sub(/\(/, "", $4); checks += $4; cases += $7}
-    /^test cases:/ {cases += $3}  # in place of the line above where a check failed or there was none
+    /^test cases:/ {cases += passed()}  # these two in place of the line above where a check failed or there was none
+    /^assertions:/ {checks += passed()}
     /^emulate: .* launches/ {launches += $2; findings += $(NF - 1)}
     END {
-        printf "passed: %d assertions in %d of %d test cases, %d processes at a time\n", checks, cases, all, jobs
+        printf "passed: %d of %d test cases, %d assertions, %d processes at a time\n", cases, all, checks, jobs
         if (launches) printf "emulate: %d launches, %d findings\n", launches, findings
         exit cases != all
     }' || code=1

@@ -115,7 +115,7 @@ TEST_CASE("gpu_check.sh runs every part, and sets what it measured beside the ta
     CAPTURE(r.out, r.err);
     CHECK(r.code == 0);
     CHECK(missing_words(r.out, {"NVIDIA H100 80GB HBM3 · train_gpt of gpt.cu abc1234", "580.159, 81559 MiB",
-                                "passed: 3 assertions in 3 of 3 test cases",
+                                "passed: 3 of 3 test cases, 3 assertions",
                                 "--model gpt2-xl --dtype bf16 --context 1024 --batch 8 --steps 12 --graph: 56.4",
                                 "ready in 1.25 s",
                                 "timed products: 1, of which another than cuBLASLt's first choice is faster: 1",
@@ -154,12 +154,18 @@ esac
     machine.program("archive/bin/infer_gpt", "echo 'error: out of memory' >&2; exit 1\n");
     machine.program("archive/bin/train_gpt", "case \"$*\" in *'--batch 64 --graph'*) exit 1 ;; esac\n" +
                                                  read_text(machine.s / "archive/bin/train_gpt"));
+    // As Catch2 ends where a check failed.
+    machine.program("archive/libexec/test_gpt", R"sh(
+[ "$1" != --list-test-names-only ] || { printf '%s\n' layernorm matmul gelu; exit 3; }
+! grep -q gelu "$2" || { echo "test cases: 1 | 0 passed | 1 failed"; echo "assertions: 5 | 3 passed | 2 failed"; exit 2; }
+echo "All tests passed ($(wc -l <"$2") assertions in $(wc -l <"$2") test cases)"
+)sh");
     const Ran r = machine.check("--minutes 10");
     CAPTURE(r.out, r.err);
     CHECK(r.code == 1);
-    CHECK(missing_words(r.out, {"ERR_NVGPUCTRPERM", "No module named 'torch'", "Invalid __global__ write",
-                                "initcheck: no summary", "error: out of memory", "== targets for an H100", "368",
-                                "verdict: FAILED in ",
+    CHECK(missing_words(r.out, {"passed: 2 of 3 test cases, 5 assertions", "ERR_NVGPUCTRPERM",
+                                "No module named 'torch'", "Invalid __global__ write", "initcheck: no summary",
+                                "error: out of memory", "== targets for an H100", "368", "verdict: FAILED in ",
                                 "training GPT-2 124M, batch 8, 32, 64; generation, GPT-2 124M bf16; ncu; "
                                 "compute-sanitizer over every op"}) == "");
 

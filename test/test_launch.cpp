@@ -34,9 +34,12 @@ TEST_CASE("every recipe of scripts/launch fits into the GPUs that it names", "[p
     CHECK(recipes == 5);
     const Ran other = shell(s, program() + "scripts/launch/plan.sh neox-20b-8x80 --batch 2 --accumulate 96");
     CHECK(other.out.find("2 × 2048 × 96 micro × 8 processes") != std::string::npos);
-    CHECK(shell(s, "scripts/launch/plan.sh gpt5").code == 2);
+    // What needs no program asks for none.
+    const Ran wrong = shell(s, "PROGRAM=/nothing scripts/launch/plan.sh gpt5");
+    CHECK(wrong.code == 2);
+    CHECK(wrong.err.find("gpt5") != std::string::npos);
     for (const char* script : {"plan", "one_node", "mpirun", "torchrun", "supervise", "try"}) {
-        const Ran help = shell(s, std::string("scripts/launch/") + script + ".sh --help");
+        const Ran help = shell(s, std::string("PROGRAM=/nothing scripts/launch/") + script + ".sh --help");
         CAPTURE(script, help.out, help.err);
         CHECK(help.code == 0);
         CHECK(help.out.find("scripts/launch/") != std::string::npos);

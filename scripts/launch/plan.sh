@@ -4,6 +4,7 @@
 #   scripts/launch/plan.sh NAME [OPTION…]   prints the whole plan of one; options of train_gpt change it
 set -euo pipefail
 . "$(dirname "$0")/models.sh"
+[ $# -eq 0 ] || first_is_a_recipe "$0" "$@"
 [ -x "$program" ] || { echo "error: there is no $program; make builds it" >&2; exit 2; }
 plan() { "$program" --dry-run --gpu "$card" --world "$gpus" --gpus-per-node "$per_node" --link "$link" "${options[@]}"; }
 if [ $# -eq 0 ]; then
@@ -14,7 +15,6 @@ if [ $# -eq 0 ]; then
     done
     exit
 fi
-first_is_a_recipe "$0" "$@"
 shift
 with "$@"
 plan
