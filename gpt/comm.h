@@ -116,46 +116,55 @@ class Comm {
         } else {
             for (const auto& [what, value] : facts) others_[0].send(value);
         }
-        throw_in_all(share(refusal));
+        throw_in_all(refusal, 1);
     }
-    // Waits until all processes have called it. A process that has failed gives its reason, the others "". When there
-    // is a reason, throws a RunError in every process that names the first rank with one. Rank 0 alone prints it.
-    void fail_together(std::string reason) const {
+    // Waits until all processes have called it. A process that has failed gives its reason and its exit code, the
+    // others "". When there is a reason, throws in every process an error that names the first rank with one, and that
+    // has its exit code: a launcher takes that of the process which ends first. Rank 0 alone prints the error.
+    void fail_together(std::string reason, int exit_code = 1) const {
         if (!alone() && first()) {
             if (!reason.empty()) reason = "rank 0: " + reason;
-            for (const Connection& c : others_)
-                if (const std::string theirs = c.receive(); !theirs.empty() && reason.empty())
-                    reason = fmt::format("rank {}: {}", c.rank(), theirs);
+            for (const Connection& c : others_) {
+                const std::string theirs = c.receive();
+                int their_code           = 0;
+                c.receive(&their_code, sizeof their_code);
+                if (theirs.empty() || !reason.empty()) continue;
+                reason    = fmt::format("rank {}: {}", c.rank(), theirs);
+                exit_code = their_code;
+            }
         } else if (!alone()) {
             others_[0].send(reason);
+            others_[0].send(&exit_code, sizeof exit_code);
         }
-        throw_in_all(share(reason));
+        throw_in_all(reason, exit_code);
     }
     // Does work() in every process. When it fails in one of them, all end, and rank 0 says why.
     template <class Work>
     void attempt(Work work) const {
         std::string reason;
+        int exit_code = 1;
         std::exception_ptr failure;
         try {
             work();
         } catch (const std::exception& e) {
-            reason  = message_of(e);
-            failure = std::current_exception();
+            reason    = message_of(e);
+            exit_code = exit_code_of(e);
+            failure   = std::current_exception();
         }
         try {
-            fail_together(reason);
-        } catch (const RunError&) {
-            if (first() && failure) std::rethrow_exception(failure);  // it may be bad input, which has an exit code
+            fail_together(reason, exit_code);
+        } catch (const Error&) {
+            if (first() && failure) std::rethrow_exception(failure);  // without its rank
             throw;
         }
     }
     // Called by every process but rank 0, for an error that all have in common and that rank 0 prints. It waits for the
     // end of rank 0, because a launcher ends all processes when the first of them has ended. If rank 0 does not get so
     // far, this process prints the error.
-    [[noreturn]] void leave_it_to_first(const std::string& reason) const {
+    [[noreturn]] void leave_it_to_first(const std::string& reason, int exit_code = 1) const {
         pollfd end{others_[0].socket(), POLLRDHUP, 0};
-        if (poll(&end, 1, 5000) > 0) throw ToldError(reason);
-        throw RunError(reason);
+        if (poll(&end, 1, 5000) > 0) throw ToldError(exit_code, reason);
+        throw Error(exit_code, reason);
     }
     // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which the step adds up over all
     // processes. A process that is alone needs no vote, and its GPU is spared the copy.
@@ -227,10 +236,13 @@ class Comm {
         Clock::time_point heard = Clock::now();
     };
 
-    void throw_in_all(const std::string& reason) const {
+    // Throws rank 0's reason in every process, unless it is "".
+    void throw_in_all(std::string reason, int exit_code) const {
+        reason = share(reason);
         if (reason.empty()) return;
-        if (!first()) leave_it_to_first(reason);
-        throw RunError(reason);
+        share(&exit_code, sizeof exit_code);
+        if (!first()) leave_it_to_first(reason, exit_code);
+        throw Error(exit_code, reason);
     }
     // Returns the options of a command from the first to the last that `other` has differently, and "…" in place of the
     // words before and behind them. A text without options is returned whole.
@@ -370,16 +382,17 @@ class Comm {
 [[noreturn]] inline void end_before_meeting(const Ranks& ranks, uint64_t run, const std::exception& e,
                                             int seconds = 5) {
     if (ranks.rank == 0) complain(e);
-    std::promise<bool> told;
+    std::promise<int> told;  // the exit code that all have in common, or 0
     auto answer = told.get_future();
     std::thread([&] {
         try {
-            Comm(ranks, run, seconds).fail_together(message_of(e));
-        } catch (const ToldError&) { return told.set_value(true); } catch (const std::exception&) {
+            Comm(ranks, run, seconds).fail_together(message_of(e), exit_code_of(e));
+        } catch (const ToldError& of_all) { return told.set_value(of_all.exit_code); } catch (const std::exception&) {
         }
-        told.set_value(false);
+        told.set_value(0);
     }).detach();
-    const bool answered = answer.wait_for(std::chrono::seconds(seconds)) == std::future_status::ready && answer.get();
-    if (ranks.rank > 0 && !answered) complain(e);
-    std::_Exit(exit_code_of(e));
+    const bool answered = answer.wait_for(std::chrono::seconds(seconds)) == std::future_status::ready;
+    const int exit_code = answered ? answer.get() : 0;
+    if (ranks.rank > 0 && !exit_code) complain(e);
+    std::_Exit(exit_code ? exit_code : exit_code_of(e));
 }

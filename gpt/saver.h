@@ -360,7 +360,9 @@ class Saver {
     void explain(int64_t step, const fs::path& hidden, Work work) const {
         try {
             work();
-        } catch (const ToldError&) { throw; } catch (const std::exception& e) {
+        } catch (const ToldError& e) {
+            throw ToldError(1, e.what());  // with the exit code of rank 0's error
+        } catch (const std::exception& e) {
             std::error_code ignored;
             if (comm_.first()) fs::remove_all(hidden, ignored);
             const auto left = checkpoints_of(settings_.run);

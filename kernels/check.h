@@ -34,8 +34,8 @@ struct CallError : Error {
     explicit CallError(const std::string& text) : Error(1, text) {}
 };
 // An error of several processes, which another of them prints. The process that gets this one ends without a word.
-struct ToldError : RunError {
-    using RunError::RunError;
+struct ToldError : Error {
+    using Error::Error;
 };
 
 template <class E, class... Args>

@@ -453,7 +453,7 @@ TEST_CASE("what is wrong with a command of several processes is said once", "[pr
                                            "{}/train_gpt {} --out {} : -n 1 {}/train_gpt {} --out {} --val-data nosuch",
                                            20000 + getpid() % 20000, build_folder(), run.words, quoted(run / "new"),
                                            build_folder(), run.words, quoted(run / "new")));
-    refused(one, 1, "error: rank 1: ");
+    refused(one, 2, "error: rank 1: ");
     CHECK(!exists(run / "new"));
 }
 
