@@ -164,7 +164,7 @@ class Comm {
     [[noreturn]] void leave_it_to_first(const std::string& reason, int exit_code = 1) const {
         pollfd end{others_[0].socket(), POLLRDHUP, 0};
         if (poll(&end, 1, 5000) > 0) throw ToldError(exit_code, reason);
-        throw Error(exit_code, reason);
+        throw_with(exit_code, reason);
     }
     // Before a step: writes whether this process was asked to stop to `vote` (1), fp32, which the step adds up over all
     // processes. A process that is alone needs no vote, and its GPU is spared the copy.
@@ -242,7 +242,7 @@ class Comm {
         if (reason.empty()) return;
         share(&exit_code, sizeof exit_code);
         if (!first()) leave_it_to_first(reason, exit_code);
-        throw Error(exit_code, reason);
+        throw_with(exit_code, reason);
     }
     // Returns the options of a command from the first to the last that `other` has differently, and "…" in place of the
     // words before and behind them. A text without options is returned whole.

@@ -105,7 +105,7 @@ inline ScaledStep predict_step(const Config& c, const BatchShape& shape, DType x
         const double launches = op.calls * op.kernels * (graph ? on.card->launch_in_graph : on.card->launch),
                      seconds  = (seconds_of(op, *on.card, x, shape.context, graph) - launches) / ways +
                                launches / double(p.pipeline);
-        const bool updates = op.part == Part::end && op.kind != OpKind::embedding_backward;
+        const bool updates = op.part == Part::update;
         if (updates && p.offload && op.kind == OpKind::adamw) continue;
         if (updates)
             step.update += seconds / (cut_optimizer ? double(p.replicas()) : 1.);

@@ -103,7 +103,7 @@ inline const Card* find_card(const std::string& driver_name) {
 }
 
 // Where in a step an op belongs. The blocks' parts are those of all layers together.
-enum class Part : uint8_t { beginning, block_forward, head, block_backward, end };
+enum class Part : uint8_t { beginning, block_forward, head, block_backward, tables, update };
 
 // c (M,N) = a (M,K) · b (K,N)
 struct ProductSize {
@@ -234,7 +234,7 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
     add("sums", K::sum, sum_cost(N), 1, micro);
 
     const Cost norm_backward = layernorm_backward_cost(N, C, x), reads_no_dx{-double(N * C * size_of(x))};
-    add("norm, backward", K::layernorm_backward, norm_backward + reads_no_dx, 2, micro);
+    add("norm, backward", K::layernorm_backward, norm_backward + reads_no_dx, 1, micro);
 
     // The blocks' backward pass.
     part               = Part::block_backward;
@@ -245,7 +245,7 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         add("gelu, backward", K::gelu, gelu_backward_cost(N * F, x), 1, layers);
     backward("down, backward", N, F, C, layers, first, true);
     backward("up, backward", N, C, F, layers, first, true);
-    add("norms, backward", K::layernorm_backward, norm_backward, 2, 2 * layers);
+    add("norms, backward", K::layernorm_backward, norm_backward, 1, 2 * layers);
     // A norm's backward pass also writes its result with the mask of the branch that comes next. In a parallel block
     // the two branches share one result, and one of their masks has a pass of its own.
     const double own_pass = c.parallel ? if_dropped(drop.residual, layers) : 0;
@@ -257,15 +257,15 @@ inline std::vector<StepOp> step_ops(const Config& c, const BatchShape& shape, DT
         drop.attention > 0 ? dropout_backward_work : 1);
     if (c.rope.dim) add("rope, backward", K::rope, rope_cost(N, H, c.rope.dim, x), 1, layers);
     backward("qkv, backward", N, C, 3 * C, layers, first, c.qkv_bias);
+
+    part = Part::tables;
     // embedding_backward adds to the tables' gradients. That of a tied table is then the head's, and all others are 0.
     add("zero", K::copy, Cost{4. * double(c.context * C)}, 1, c.learned_positions);
     add("zero", K::copy, Cost{4. * double(Vp * C)}, 1, !c.tied_head);
-
-    part = Part::end;
     add("embedding, backward", K::embedding_backward, embedding_backward_cost(B, T, C, x),
         embedding_backward_kernels(c), micro);
 
-    // The update.
+    part = Part::update;
     Params shapes;
     int64_t all = 0, others = 0;
     for (const ParamRow& r : param_rows(shapes, c)) {

@@ -100,7 +100,6 @@ __global__ void __launch_bounds__(decode_threads, L <= 2           ? 3
     constexpr int groups = decode_threads / L, in_flight = 16 / int(sizeof(X)) / 2;  // keys that a group loads at once
     __shared__ LaneRow<L> sums[groups], q_row, k_row;
     __shared__ float maxs[groups], ls[groups];
-    __shared__ bool is_last;
     const int part = blockIdx.x % work.parts, head = blockIdx.x / work.parts, b = head / p.H, h = head % p.H;
     const int lane = threadIdx.x % L, group = threadIdx.x / L;
     p.begin(b);
@@ -218,13 +217,7 @@ __global__ void __launch_bounds__(decode_threads, L <= 2           ? 3
     }
 
     // The last block of this head adds the results of its parts in order.
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0)  // the last block's increment makes it 0 again
-        is_last = atomicInc(&work.counters[head], uint32_t(count - 1)) == uint32_t(count - 1);
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
+    if (!is_last_of(count, &work.counters[head])) return;
     const float* const first = work.results + (int64_t(head) * work.parts + first_part) * (p.D + 2);
     const auto of_part       = [&](int c, int d) { return __ldcg(first + c * (p.D + 2) + d); };
     float all_max = -FLT_MAX, all_l = 0.f;

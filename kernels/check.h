@@ -33,6 +33,11 @@ struct RunError : Error {
 struct CallError : Error {
     explicit CallError(const std::string& text) : Error(1, text) {}
 };
+// Throws the error that has this exit code.
+[[noreturn]] inline void throw_with(int exit_code, const std::string& text) {
+    if (exit_code == 2) throw InputError(text);
+    throw RunError(text);
+}
 // An error of several processes, which another of them prints. The process that gets this one ends without a word.
 struct ToldError : Error {
     using Error::Error;

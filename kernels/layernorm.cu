@@ -147,7 +147,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 }  // namespace cpu
 
 // On a GPU, backward splits the rows into chunks of this many: at least 8 rows, and at most 256 chunks on every GPU.
-static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(ceil_div(N, 256), 4)); }
+constexpr int most_chunks = 256;
+static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(ceil_div(N, most_chunks), 4)); }
 
 #ifdef __CUDACC__
 namespace gpu {
@@ -240,11 +241,10 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
     add_layernorm_forward<T>({}, y, mean, rstd, x, {}, w, b, eps, {}, {}, {}, second, q);
 }
 
-// Backward has two stages. First, each block takes a chunk of rows. Its threads are groups of P, and each group takes R
-// rows at a time: a thread has V vectors of W columns, the same in every row, so its sums for dw and db stay in
-// registers until the block adds up those of its groups and writes them. Then add_chunks_kernel adds the chunks in
-// order. There are at most 256 chunks on every GPU: at N = 8192, C = 768 in bf16 their sums are 3 % of the bytes that
-// the op has to move.
+// In backward each block takes a chunk of rows. Its threads are groups of P, and each group takes R rows at a time: a
+// thread has V vectors of W columns, the same in every row, so its sums for dw and db stay in registers until the block
+// adds up those of its groups and writes them. Blocks that end last add the chunks (add_chunks()). There are at most
+// 256 chunks on every GPU: at N = 8192, C = 768 in bf16 their sums are 3 % of the bytes that the op has to move.
 //
 // A multiprocessor of an H100 needs 40 KB of loads in flight. At C = 768 in bf16 a block has 4 groups of 96 threads,
 // and each thread loads 96 bytes of R = 2 rows: 72 KB in the two blocks that share a multiprocessor, which leave 80
@@ -252,6 +252,41 @@ static void layernorm_forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tens
 constexpr int backward_threads = 512, group_threads = 384;  // of a block at most, with one group and with several
 // The floats of shared memory that a group's sums for dw take; those for db take as many.
 HD int group_sums(int W, int P) { return W * (P + 32 / W); }
+
+// Where the sums of rows go, which are the gradients of w and b.
+struct RowSums {
+    float *dw, *db;    // (C)
+    float* of_chunks;  // (chunks, 2, C): dw and db of each chunk
+    uint32_t* ended;   // counters of the queue
+    Into into;
+};
+
+// Every block calls this when it has written the sums of its chunk. Of each 16 neighbours, the block that ends last
+// adds up their chunks, and of those that have done so, the last adds up their results and completes dw and db. Both
+// add in the order of the chunks, so the bits do not depend on who ends last. A second kernel would be one launch more,
+// and a single block for all chunks would read up to 2048 C bytes.
+static __device__ void add_chunks(const RowSums& sums, int64_t C) {
+    constexpr int side = 16;
+    static_assert(side * side == most_chunks, "a block adds at most 16 results, each of at most 16 chunks");
+    const auto add = [&](const float* first, int count, int64_t stride, auto&& store_sum) {
+        for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) {
+            float v[side], sum = 0;
+            for (int k = 0; k < side; k++) v[k] = k < count ? __ldcg(first + k * stride + i) : 0.f;
+            for (int k = 0; k < side; k++) sum += v[k];
+            store_sum(i, sum);
+        }
+    };
+    const int chunks = int(gridDim.x), set = int(blockIdx.x) / side, first = set * side,
+              in_set = min(side, chunks - first), sets = (chunks + side - 1) / side;
+    float* const result = sums.of_chunks + first * 2 * C;  // takes the place of the sums of the set's first chunk
+    if (!is_last_of(in_set, sums.ended + 1 + set)) return;
+    add(result, in_set, 2 * C, [&](int64_t i, float sum) { result[i] = sum; });
+    if (!is_last_of(sets, sums.ended)) return;
+    add(sums.of_chunks, sets, side * 2 * C, [&](int64_t i, float sum) {
+        float& total = i < C ? sums.dw[i] : sums.db[i - C];
+        total        = sums.into == Into::add ? total + sum : sum;
+    });
+}
 
 // With `drops`, dropped = dx with the mask of `drop`. dropped may be dx, because each element is written after dx's.
 template <bool drops, int W, class T>
@@ -262,7 +297,7 @@ static __device__ void store_dx(T* dx, T* dropped, int64_t i, const Floats<W>& v
 
 template <int W, int V, int R, bool drops, class T>
 static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : backward_threads, R == 2 && V == 1 ? 2 : 1)
-    layernorm_backward_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
+    layernorm_backward_kernel(T* dx, RowSums sums, const T* dy, const T* x, const T* w, const float* mean,
                               const float* rstd, int64_t N, int C, int64_t chunk, T* dropped, ElementMask drop,
                               Into dx_into, int P) {
     extern __shared__ uint4 memory[];
@@ -334,39 +369,40 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
         }
     }
     // The sums of the block are dw (C), then db (C).
-    float* const of_block = sums + int64_t(blockIdx.x) * 2 * C;
+    float* const of_block = sums.of_chunks + int64_t(blockIdx.x) * 2 * C;
     if (groups == 1) {
         for (int v = 0; v < V; v++)
             if (column(v) < C) {
                 store(of_block + column(v), dw[v]);
                 store(of_block + C + column(v), db[v]);
             }
-        return;
+    } else {
+        // Several groups, for which V is 1, add their sums in shared memory. Column c of a group is at [c % W][c / W]
+        // of a matrix, whose rows are so long that neither writing nor reading it has conflicts of banks.
+        float* const of_groups = reinterpret_cast<float*>(memory);
+        const int row = group_sums(W, P) / W, matrix = W * row;
+        for (int k = 0; k < W && column(0) < C; k++) {
+            float* const place = of_groups + group * 2 * matrix + k * row + threadIdx.x % P;
+            place[0]           = dw[0][k];
+            place[matrix]      = db[0][k];
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
+            const int c              = i % C;
+            const float* const place = of_groups + i / C * matrix + c % W * row + c / W;
+            float sum                = place[0];
+            for (int g = 1; g < groups; g++) sum += place[g * 2 * matrix];
+            of_block[i] = sum;
+        }
     }
-    // Several groups, for which V is 1, add their sums in shared memory. Column c of a group is at [c % W][c / W] of a
-    // matrix, whose rows are so long that neither writing nor reading it has conflicts of banks.
-    float* const of_groups = reinterpret_cast<float*>(memory);
-    const int row = group_sums(W, P) / W, matrix = W * row;
-    for (int k = 0; k < W && column(0) < C; k++) {
-        float* const place = of_groups + group * 2 * matrix + k * row + threadIdx.x % P;
-        place[0]           = dw[0][k];
-        place[matrix]      = db[0][k];
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
-        const int c              = i % C;
-        const float* const place = of_groups + i / C * matrix + c % W * row + c / W;
-        float sum                = place[0];
-        for (int g = 1; g < groups; g++) sum += place[g * 2 * matrix];
-        of_block[i] = sum;
-    }
+    add_chunks(sums, C);
 }
 
 // Computes the same for rows of any width. The column sums are in shared memory. A block takes one row at a time, and
 // reads it again from the cache for dx.
 template <int W, bool drops, class T>
 static __global__ void __launch_bounds__(backward_threads, drops ? 2 : 0)
-    layernorm_backward_wide_kernel(T* dx, float* sums, const T* dy, const T* x, const T* w, const float* mean,
+    layernorm_backward_wide_kernel(T* dx, RowSums sums, const T* dy, const T* x, const T* w, const float* mean,
                                    const float* rstd, int64_t N, int64_t C, int64_t chunk, T* dropped, ElementMask drop,
                                    Into dx_into) {
     extern __shared__ uint4 memory[];
@@ -401,24 +437,8 @@ static __global__ void __launch_bounds__(backward_threads, drops ? 2 : 0)
         });
     }
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) sums[blockIdx.x * 2 * C + i] = chunk_sums[i];
-}
-
-// dw and db = or += the sums of all chunks. A block adds 32 of the 2 C columns; each of its 8 warps adds every 8th
-// chunk.
-static __global__ void add_chunks_kernel(float* dw, float* db, const float* sums, int chunks, int64_t C, Into into) {
-    __shared__ float warp_sums[8][32];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t column = int64_t(blockIdx.x) * 32 + lane;
-    float sum            = 0;
-    if (column < 2 * C)
-        for (int c = warp; c < chunks; c += 8) sum += sums[c * 2 * C + column];
-    warp_sums[warp][lane] = sum;
-    __syncthreads();
-    if (warp != 0 || column >= 2 * C) return;
-    for (int i = 1; i < 8; i++) sum += warp_sums[i][lane];
-    float& total = column < C ? dw[column] : db[column - C];
-    total        = into == Into::add ? total + sum : sum;
+    for (int64_t i = threadIdx.x; i < 2 * C; i += blockDim.x) sums.of_chunks[blockIdx.x * 2 * C + i] = chunk_sums[i];
+    add_chunks(sums, C);
 }
 
 template <class T>
@@ -426,7 +446,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
                                Into into, Tensor dropped, const ElementMask& drop, Into dx_into, Queue& q) {
     const int64_t N = x.shape[0], C = x.shape[1];
     const int64_t chunk = backward_chunk(N), chunks = ceil_div(N, chunk);
-    float* const sums  = q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch);
+    const RowSums sums{dw.data<float>(), db.data<float>(),
+                       q.scratch<float>(layernorm_backward_cost(N, C, x.dtype).scratch), q.counters, into};
     const auto kernels = [&](auto width, auto drops) {
         const int64_t vectors = C / width, threads_of_1 = round_up(vectors, 32),
                       threads_of_2 = round_up(ceil_div(vectors, 2), 32);
@@ -454,8 +475,6 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
     };
     for_width<T>(C % wide<T> == 0 && aligned(dx.ptr, dy.ptr, x.ptr, w.ptr, dropped.ptr),
                  [&](auto width) { for_dropout(dropped.ptr, [&](auto drops) { kernels(width, drops); }); });
-    launch(add_chunks_kernel, {ceil_div(2 * C, 32), 256}, q, dw.data<float>(), db.data<float>(), sums, int(chunks), C,
-           into);
 }
 
 }  // namespace gpu

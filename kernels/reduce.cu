@@ -87,15 +87,8 @@ static __global__ void __launch_bounds__(256, 8)
     for (float s : sum) total += s;
     total = block_sum(total);
 
-    __shared__ bool is_last;
-    if (threadIdx.x == 0) {
-        sums[blockIdx.x] = total;
-        __threadfence();
-        is_last = atomicInc(ended, gridDim.x - 1) == gridDim.x - 1;  // the last block's increment makes it 0 again
-    }
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
+    if (threadIdx.x == 0) sums[blockIdx.x] = total;
+    if (!is_last_of(gridDim.x, ended)) return;
     // Warps add 32 sums at a time, and then their results.
     __shared__ double of_32[most_blocks / 32];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -140,7 +140,7 @@ inline std::vector<Besides> besides(const PlannedRun& r) {
         scores           = 2. * double(r.batch * heads * T * T);                  // and of its T × T matrices
     const double dropped = r.drops ? 1 : 0;                                       // a mask takes a byte an element
     const auto seconds   = [&](OpKind kind, const Cost& cost, double calls) {
-        return seconds_of({Part::end, "", kind, cost, 1, calls}, card, DType::BF16, T, false);
+        return seconds_of({Part::update, "", kind, cost, 1, calls}, card, DType::BF16, T, false);
     };
     const auto moved   = [&](double bytes, double calls) { return seconds(OpKind::copy, {bytes}, calls); };
     const auto product = [&](double calls) {

@@ -167,7 +167,7 @@ TEST_CASE(
 }
 
 // Prints a checksum for a test of test_emulated.cpp, which runs this in several orders of blocks.
-TEST_CASE("the bits of shared tiles", "[.shared-tiles]") {
+TEST_CASE("the bits of shared tiles", "[.last-block]") {
     for (const std::string way : {"hopper 128x192, 7 blocks, split sums", "hopper 128x320, 17 blocks, split sums",
                                   "hopper 128x192, 10 blocks in pairs, split sums"}) {
         Layer layer(600, 200, 392, Gelu::tanh, ways(600, 200, 392, Gelu::tanh, way));

@@ -2,6 +2,10 @@
 //
 // test_matmul.cpp tests the products, test_attention.cpp attention and rope, test_adamw.cpp AdamW. Every case runs on
 // every device, and in both dtypes where the op has both.
+#include <zlib.h>
+
+#include <cstdio>
+
 #include "kernels/host.h"
 #include "kernels/ops.h"
 #include "test/reference.h"
@@ -242,6 +246,24 @@ TEST_CASE("layernorm_backward", "[ops]") {
     layernorm_backward(zeroed, dw, db, dy, x, w, mean, rstd, into, dev->stream());
     layernorm_backward(set, dw, db, dy, x, w, mean, rstd, into, dev->stream(), {}, {}, Into::set);
     CHECK(set.bytes() == zeroed.bytes());
+}
+
+// Prints checksums for a test of test_emulated.cpp, which runs this in several orders of blocks.
+TEST_CASE("the bits of sums that the last block adds up", "[.last-block]") {
+    for (const Device* dev : devices()) {
+        const Stream s = dev->stream();
+        const int N = 700, C = 33;  // 88 chunks of rows
+        const Buffer x(dev, {N, C}, F32, Kind::ordinary, 1), dy(dev, {N, C}, F32, Kind::ordinary, 2),
+            w(dev, {C}, F32, Kind::ordinary, 3), ones(dev, {N}, F32, Values(N, 1.));
+        Buffer dx(dev, {N, C}, F32), dw(dev, {C}, F32), db(dev, {C}, F32), norm(dev, {1}, F32);
+        layernorm_backward(dx, dw, db, dy, x, w, ones, ones, Into::set, s, {}, {}, Into::set);
+        squared_norm(norm, x, s);
+        for (const Buffer* b : {&dw, &db, &norm}) {
+            const auto bytes = b->bytes();
+            std::printf("%s: %08lx\n", b == &norm ? "squared norm" : "layernorm",
+                        crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), uInt(bytes.size())));
+        }
+    }
 }
 
 TEST_CASE("add_layernorm_forward equals add then layernorm to the bit", "[ops]") {

@@ -182,7 +182,7 @@ TEST_CASE("an update in the host's memory takes the time of the slowest of its t
     CHECK(there.waits == Approx(update - there.forward / 2));
     CHECK(there.seconds() == Approx(here.seconds() - (here.update - there.update) + there.waits));
     CHECK(here.update - there.update ==
-          Approx(seconds_of({Part::end, "", OpKind::adamw, adamw_cost(layout.elements(), DType::BF16), 1, 1}, *a100,
+          Approx(seconds_of({Part::update, "", OpKind::adamw, adamw_cost(layout.elements(), DType::BF16), 1, 1}, *a100,
                             DType::BF16, 2048, false))
               .epsilon(0.01));
     const ScaledStep large = step(false, ShardLevel::none, 1, 64, true);
