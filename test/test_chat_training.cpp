@@ -59,6 +59,25 @@ static std::string unequal_chats(const Scratch& s) {
            quoted(s / "c_val*.bin") + " ";
 }
 
+TEST_CASE("a shard that names its separator keeps documents apart without any tokenizer", "[chat][programs]") {
+    const Scratch s;
+    const Ids ids{5, 7, 8, 9};
+    const std::vector<uint8_t> counts{ShardWriter::begins, ShardWriter::yes, ShardWriter::yes, ShardWriter::yes};
+    const auto header = [&](int32_t separator) {
+        ShardWriter writer(s / "m", 257, 1000, true, separator);
+        for (int i = 0; i < 20; i++) writer.add(ids.data(), counts.data(), ids.size());
+        writer.commit();
+        const Ran r = run(s, "train_gpt",
+                          "--model nano --device cpu --context 16 --batch 2 --steps 1 --dry-run " +
+                              ("--train-data " + quoted(s / "m_000000.bin")));
+        CAPTURE(r.out, r.err);
+        CHECK(r.code == 0);
+        return r.out;
+    };
+    CHECK_THAT(header(5), Catch::Contains("--document-mask"));
+    CHECK_THAT(header(-1), !Catch::Contains("--document-mask"));
+}
+
 TEST_CASE("a step's loss is the mean over all tokens that count, however they are spread", "[chat][programs]") {
     const Scratch s;
     const std::string words = unequal_chats(s);

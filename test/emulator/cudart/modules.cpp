@@ -103,7 +103,7 @@ LaunchAttributes attributes_of(const cudaLaunchConfig_t& config) {
     return all;
 }
 
-uint64_t most_cluster_blocks(const CUfunc_st& function) { return function.non_portable_cluster ? 16 : 8; }
+uint64_t most_cluster_blocks(CUfunc_st& function) { return function.here().non_portable_cluster ? 16 : 8; }
 
 cudaError_t launch_on(cudaStream_t stream, const void* function, dim3 grid, dim3 block, void** args, size_t shared,
                       const LaunchAttributes& attributes) {
@@ -391,12 +391,12 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ha
             attributes->ptxVersion                    = kernel.ptx_target;
             attributes->binaryVersion                 = device_spec().major * 10 + device_spec().minor;
             attributes->maxDynamicSharedSizeBytes     = int(function->dynamic_shared_limit());
-            attributes->preferredShmemCarveout        = function->preferred_carveout;
+            attributes->preferredShmemCarveout        = function->here().preferred_carveout;
             attributes->clusterDimMustBeSet           = kernel.wants_cluster;
             attributes->requiredClusterWidth          = int(kernel.cluster[0]);
             attributes->requiredClusterHeight         = int(kernel.cluster[1]);
             attributes->requiredClusterDepth          = int(kernel.cluster[2]);
-            attributes->nonPortableClusterSizeAllowed = function->non_portable_cluster;
+            attributes->nonPortableClusterSizeAllowed = function->here().non_portable_cluster;
             return cudaSuccess;
         },
         handle);
@@ -412,14 +412,14 @@ cudaError_t cudaFuncSetAttribute(const void* handle, cudaFuncAttribute attribute
                     if (value < 0 ||
                         value > device_spec().shared_per_block_optin - int(function->kernel->static_shared))
                         return cudaErrorInvalidValue;
-                    function->raised_shared = value;
+                    function->here().raised_shared = value;
                     return cudaSuccess;
                 case cudaFuncAttributePreferredSharedMemoryCarveout:
                     if (value < -1 || value > 100) return cudaErrorInvalidValue;
-                    function->preferred_carveout = value;
+                    function->here().preferred_carveout = value;
                     return cudaSuccess;
                 case cudaFuncAttributeNonPortableClusterSizeAllowed:
-                    function->non_portable_cluster = value;
+                    function->here().non_portable_cluster = value;
                     return cudaSuccess;
                 case cudaFuncAttributeClusterSchedulingPolicyPreference: return cudaSuccess;
                 default: return lacking("this attribute of a kernel");

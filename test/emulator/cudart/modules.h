@@ -12,15 +12,22 @@
 struct CUfunc_st {
     const void* stub = nullptr;  // the host function that launches it
     std::string name;
-    struct CUlib_st* library  = nullptr;
-    emu::Kernel* kernel       = nullptr;  // the kernel of the device that used it first; null before
-    int raised_shared         = -1;       // cudaFuncAttributeMaxDynamicSharedMemorySize; -1 when not set
-    int preferred_carveout    = -1;
-    bool non_portable_cluster = false;
+    struct CUlib_st* library = nullptr;
+    emu::Kernel* kernel      = nullptr;  // the kernel of the device that used it first; null before
+
+    // What cudaFuncSetAttribute set on one device. The others do not have it.
+    struct Settings {
+        int raised_shared         = -1;  // cudaFuncAttributeMaxDynamicSharedMemorySize; -1 when not set
+        int preferred_carveout    = -1;
+        bool non_portable_cluster = false;
+    };
+    std::map<int, Settings> settings = {};
+    Settings& here() { return settings[emu::current_device()]; }
 
     // Without opting in, static and dynamic shared memory together are limited to 48 KiB.
-    size_t dynamic_shared_limit() const {
-        return raised_shared >= 0 ? size_t(raised_shared) : 48 * 1024 - std::min(48u * 1024, kernel->static_shared);
+    size_t dynamic_shared_limit() {
+        const int raised = here().raised_shared;
+        return raised >= 0 ? size_t(raised) : 48 * 1024 - std::min(48u * 1024, kernel->static_shared);
     }
 };
 

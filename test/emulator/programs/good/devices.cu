@@ -30,8 +30,28 @@ void variables() {
     EXPECT(shared_with_all == 4);
 }
 
+__global__ void fill(int n) {
+    extern __shared__ int numbers[];
+    numbers[n - 1] = n;
+}
+
+// What a kernel is allowed on one device it is not yet allowed on another.
+void attributes() {
+    const int bytes = 60 << 10, n = bytes / int(sizeof(int));
+    for (int device = 0; device < 2; device++) {
+        CUDA(cudaSetDevice(device));
+        fill<<<1, 1, bytes>>>(n);
+        EXPECT(cudaGetLastError() == cudaErrorInvalidValue);
+        CUDA(cudaFuncSetAttribute(fill, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+        fill<<<1, 1, bytes>>>(n);
+        CUDA(cudaGetLastError());
+        CUDA(cudaDeviceSynchronize());
+    }
+}
+
 int main() {
     variables();
+    attributes();
     cudaStream_t first;
     cudaEvent_t begin, end;
     CUDA(cudaSetDevice(0));
