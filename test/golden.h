@@ -26,6 +26,17 @@ inline Config tiny_config(int64_t context, int64_t vocab, bool neox = false) {
     return c;
 }
 
+// Random weights of a model, and with `std` as large as here every one of them matters, biases and norms too.
+inline void scatter(Params& p, const Config& c, Stream s, float std = 0.3f) {
+    for (const ParamRow& r : param_rows(p, c)) {
+        std::vector<float> v(r.shape.numel(), 0.f);
+        const int64_t n = unpadded(c, r).numel();
+        Random(7, r.name).fill_normal(v.data(), 0, n, std);
+        for (int64_t i = 0; i < n; i++) v[i] += r.initial.kind == Initializer::constant ? r.initial.value : 0.f;
+        from_host(*r.tensor, v, s);
+    }
+}
+
 inline std::vector<std::string> golden_names() {
     return {"gpt2",          "gpt2_odd",
             "gpt_neo",       "gptj",
