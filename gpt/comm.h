@@ -99,9 +99,8 @@ class Comm {
     void expect_same(const std::function<std::string()>& text, const char* what) const {
         if (!alone()) expect_same(text(), what);
     }
-    // Throws a RunError in every process, with the same words, unless all give the same facts. The error names the
-    // first rank that differs from rank 0 and the fact. Where the fact is a command, the error shows its options that
-    // differ.
+    // Ends all processes with an error, in the same words, unless all give the same facts. The error names the first
+    // rank that differs from rank 0 and the fact. Where the fact is a command, the error shows its options that differ.
     using Facts = std::vector<std::pair<std::string, std::string>>;  // what, and its value
     void agree(const Facts& facts) const {
         if (alone()) return;
@@ -119,24 +118,22 @@ class Comm {
         throw_in_all(refusal, 1);
     }
     // Waits until all processes have called it. A process that has failed gives its reason and its exit code, the
-    // others "". When there is a reason, throws in every process an error that names the first rank with one, and that
-    // has its exit code: a launcher takes that of the process which ends first. Rank 0 alone prints the error.
-    void fail_together(std::string reason, int exit_code = 1) const {
-        if (!alone() && first()) {
-            if (!reason.empty()) reason = "rank 0: " + reason;
-            for (const Connection& c : others_) {
-                const std::string theirs = c.receive();
-                int their_code           = 0;
-                c.receive(&their_code, sizeof their_code);
-                if (theirs.empty() || !reason.empty()) continue;
-                reason    = fmt::format("rank {}: {}", c.rank(), theirs);
-                exit_code = their_code;
-            }
-        } else if (!alone()) {
-            others_[0].send(reason);
-            others_[0].send(&exit_code, sizeof exit_code);
+    // others "". When there is a reason, throws in every process an error that names the first rank with one and has
+    // its exit code. All have the same code, because a launcher returns that of whichever process ends first. Rank 0
+    // alone prints the error.
+    void fail_together(const std::string& reason, int exit_code = 1) const {
+        if (alone()) return throw_in_all(reason, exit_code);
+        if (!first()) {
+            others_[0].send(with_code(reason, exit_code));
+            return throw_in_all("", 0);
         }
-        throw_in_all(reason, exit_code);
+        std::string of_all = reason.empty() ? "" : "rank 0: " + reason;
+        for (const Connection& c : others_)
+            if (const std::string theirs = c.receive(); !theirs.empty() && of_all.empty()) {
+                of_all    = fmt::format("rank {}: {}", c.rank(), theirs.substr(1));
+                exit_code = code_in(theirs);
+            }
+        throw_in_all(of_all, exit_code);
     }
     // Does work() in every process. When it fails in one of them, all end, and rank 0 says why.
     template <class Work>
@@ -236,14 +233,18 @@ class Comm {
         Clock::time_point heard = Clock::now();
     };
 
-    // Throws rank 0's reason in every process, unless it is "".
-    void throw_in_all(std::string reason, int exit_code) const {
-        reason = share(reason);
-        if (reason.empty()) return;
-        share(&exit_code, sizeof exit_code);
-        if (!first()) leave_it_to_first(reason, exit_code);
+    // Throws rank 0's reason in every process, unless it is "". A reason and its exit code are one message, so that a
+    // process has both or learns that rank 0 has ended.
+    void throw_in_all(const std::string& reason, int exit_code) const {
+        const std::string shared = share(with_code(reason, exit_code));
+        if (shared.empty()) return;
+        if (!first()) leave_it_to_first(shared.substr(1), code_in(shared));
         throw_with(exit_code, reason);
     }
+    static std::string with_code(const std::string& reason, int exit_code) {
+        return reason.empty() ? "" : char('0' + exit_code) + reason;
+    }
+    static int code_in(const std::string& message) { return message[0] - '0'; }
     // Returns the options of a command from the first to the last that `other` has differently, and "…" in place of the
     // words before and behind them. A text without options is returned whole.
     static std::string apart_from(const std::string& other, const std::string& text) {
@@ -382,7 +383,7 @@ class Comm {
 [[noreturn]] inline void end_before_meeting(const Ranks& ranks, uint64_t run, const std::exception& e,
                                             int seconds = 5) {
     if (ranks.rank == 0) complain(e);
-    std::promise<int> told;  // the exit code that all have in common, or 0
+    std::promise<int> told;  // the exit code that all have in common; 0 where rank 0 has not told it
     auto answer = told.get_future();
     std::thread([&] {
         try {

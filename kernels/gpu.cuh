@@ -227,7 +227,7 @@ __device__ inline X block_sum(X x) {
     return warp_sum(lane < warps ? of_warp[lane] : X(0));
 }
 
-// Whether this block is the last of so many that call this with the same counter of the queue (Queue::counters). The
+// Whether this block is the last of `blocks` that call this with the same counter of the queue (Queue::counters). The
 // last one may read, by __ldcg(), whatever the others wrote before their calls, and the counter is 0 again. All threads
 // of a block call this, and get the same answer.
 __device__ inline bool is_last_of(int blocks, uint32_t* ended) {

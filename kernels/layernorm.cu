@@ -146,8 +146,9 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 
 }  // namespace cpu
 
-// On a GPU, backward splits the rows into chunks of this many: at least 8 rows, and at most 256 chunks on every GPU.
 constexpr int most_chunks = 256;
+// On a GPU, backward splits the rows into chunks of this many: at least 8, and so many that there are at most 256
+// chunks.
 static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(ceil_div(N, most_chunks), 4)); }
 
 #ifdef __CUDACC__

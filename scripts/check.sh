@@ -37,5 +37,5 @@ CXXFLAGS="-Werror -Wno-maybe-uninitialized -g1 $sanitize -fno-sanitize-recover=a
     build-check/{train_gpt,infer_gpt,tokenize,austen,bench_ops,test_gpt} >build-check.log 2>&1 ||
     { tail -30 build-check.log >&2; exit 1; }
 rm -f build-check.log
-GPT_BUILD=build-check build-check/test_gpt
+GPT_BUILD=build-check OMP_NUM_THREADS=2 scripts/test_parallel.sh build-check/test_gpt '~[.]'
 echo "== every check passed"

@@ -18,7 +18,7 @@ TEST_CASE("predicted step times are within 10 % of those that were measured on a
     const Config gpt2 = preset("gpt2"), xl = preset("gpt2-xl");
     const DType bf16 = DType::BF16, fp32 = DType::F32;
     // One H100 80GB HBM3, 2026-11-26, medians of steps of `train_gpt` at commit 9e6079b, with --logits-memory as given.
-    // There gelu was an op of its own.
+    // There gelu was an op of its own, and layernorm_backward had two kernels.
     // clang-format off: columns of numbers
     const Measured all[] = {
         {"gpt2", gpt2, bf16, 32, 1024, 64, 1, false, 464e3},
@@ -39,7 +39,9 @@ TEST_CASE("predicted step times are within 10 % of those that were measured on a
     REQUIRE(card);
     for (const Measured& m : all) {
         const BatchShape shape{m.batch, m.context, true, Recompute::none, m.logits_mib};
-        const auto ops         = step_ops(m.config, shape, m.dtype, m.micro_steps, OptimizerKind::adamw, GeluOp::apart);
+        auto ops = step_ops(m.config, shape, m.dtype, m.micro_steps, OptimizerKind::adamw, GeluOp::apart);
+        for (StepOp& op : ops)
+            if (op.kind == OpKind::layernorm_backward) op.kernels *= 2;
         const double predicted = seconds_of_step(ops, *card, m.dtype, m.context, m.graph),
                      measured  = double(shape.rows() * m.micro_steps) / m.tokens_per_second;
         CAPTURE(m.name, predicted, measured, predicted / measured);
