@@ -117,6 +117,8 @@ Q        := $(if $(filter 0,$(V)),@)
 doing     = @$(if $(Q),$(if $(begun),,$(eval begun := yes)echo '$(heading)';) echo '    $(1)',:)
 heading  := building, $(if $(NVCC),two to six minutes,one to three minutes) on two cores (V=1 shows the commands):
 
+# What a command has begun to write when it fails is removed, so that it is not taken for made the next time.
+.DELETE_ON_ERROR:
 .PHONY: all help install uninstall dist quickstart setup libraries test recipes check-recipes ptxas bench fuzz check check-transformers clean FORCE
 all: $(PROGRAMS)
 	@echo "build: $(HALVES), $$(scripts/setup.sh --versions)$(if $(MPI_H),$(comma) MPI) · $(CXX) $$($(CXX) -dumpversion) $(OPT) $(MARCH) · ./$(BUILD)"
@@ -156,7 +158,7 @@ ifneq ($(NVCC),)
 define compile_cuda
 	@mkdir -p $(@D)
 	$(call doing,$(notdir $(NVCC)) $<)
-	$(Q)$(NVCC) -ccbin $(NVCC_CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; rm -f $@; exit 1; }
+	$(Q)$(NVCC) -ccbin $(NVCC_CXX) $(NVFLAGS) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 	@scripts/ptxas.sh --others $(@:.o=.ptxas) >&2
 endef
 $(BUILD)/kernels/%.o: kernels/%.cu | libraries
