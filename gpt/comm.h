@@ -151,7 +151,7 @@ class Comm {
         try {
             fail_together(reason, exit_code);
         } catch (const Error&) {
-            if (first() && failure) std::rethrow_exception(failure);  // without its rank
+            if (first() && failure) std::rethrow_exception(failure);  // rank 0 need not name itself
             throw;
         }
     }

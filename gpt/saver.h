@@ -233,8 +233,8 @@ inline void write_state(const fs::path& folder, const CheckpointTensors& tensors
     if (rank == 0) attempt([&] { ModelWriter::write_index(folder.string(), "state", files); });
 }
 
-// Writes all files of a checkpoint into `folder`: all processes, or rank 0 alone when `count` is 1. Ends all of
-// them with an error when one cannot write, or finds a number that is not finite.
+// Writes all files of a checkpoint into `folder`: all processes, or rank 0 alone when `count` is 1. Ends all of them
+// with an error when one cannot write, or finds a number that is not finite.
 inline void write_checkpoint(const fs::path& folder, const TrainState& state, const CheckpointTensors& tensors,
                              const TokenizerFiles& tokenizer, const Comm& comm, int count) {
     Attempts attempt;
@@ -361,7 +361,7 @@ class Saver {
         try {
             work();
         } catch (const ToldError& e) {
-            throw ToldError(1, e.what());  // rank 0 throws the RunError below, which has this exit code
+            throw ToldError(1, e.what());  // Rank 0 throws the RunError below, which has this exit code.
         } catch (const std::exception& e) {
             std::error_code ignored;
             if (comm_.first()) fs::remove_all(hidden, ignored);

@@ -227,9 +227,9 @@ __device__ inline X block_sum(X x) {
     return warp_sum(lane < warps ? of_warp[lane] : X(0));
 }
 
-// Whether this block is the last of `blocks` that call this with the same counter of the queue (Queue::counters). The
-// last one may read, by __ldcg(), whatever the others wrote before their calls, and the counter is 0 again. All threads
-// of a block call this, and get the same answer.
+// Returns whether this block is the last of `blocks` that call it with the same counter (Queue::counters).
+// The last block may read, by __ldcg(), whatever the others wrote before their calls. The counter is then 0 again.
+// Every thread of a block has to make the call, and all of them get the same answer.
 __device__ inline bool is_last_of(int blocks, uint32_t* ended) {
     __shared__ bool is_last;
     __threadfence();  // each thread's writes come before the increment

@@ -147,8 +147,8 @@ static void layernorm_backward(Tensor dx, Tensor dw, Tensor db, Tensor dy, Tenso
 }  // namespace cpu
 
 constexpr int most_chunks = 256;
-// On a GPU, backward splits the rows into chunks of this many: at least 8, and so many that there are at most 256
-// chunks.
+// Returns how many rows a chunk of the backward pass has on a GPU. There are at least 8, and more where most_chunks
+// such chunks would not hold all N.
 static int64_t backward_chunk(int64_t N) { return std::max<int64_t>(8, round_up(ceil_div(N, most_chunks), 4)); }
 
 #ifdef __CUDACC__
@@ -262,10 +262,10 @@ struct RowSums {
     Into into;
 };
 
-// Every block calls this when it has written the sums of its chunk. Of each 16 neighbours, the block that ends last
-// adds up their chunks, and of those that have done so, the last adds up their results and completes dw and db. Both
-// add in the order of the chunks, so the bits do not depend on who ends last. A second kernel would be one launch more,
-// and a single block for all chunks would read up to 2048 C bytes.
+// Every block calls this when it has written the sums of its chunk. Blocks form sets of 16 neighbours, and in each set
+// the block that ends last adds up the chunks of the set. The last block to do so adds up the sets and completes dw,
+// db. All sums are taken in the order of the chunks, so the bits do not depend on which block ends last. A second
+// kernel would take another launch. One block for all chunks would read 16 times as much as the last block of a set.
 static __device__ void add_chunks(const RowSums& sums, int64_t C) {
     constexpr int side = 16;
     static_assert(side * side == most_chunks, "a block adds at most 16 results, each of at most 16 chunks");
@@ -378,8 +378,8 @@ static __global__ void __launch_bounds__(R == 2 && V == 1 ? group_threads : back
                 store(of_block + C + column(v), db[v]);
             }
     } else {
-        // Several groups, for which V is 1, add their sums in shared memory. Column c of a group is at [c % W][c / W]
-        // of a matrix, whose rows are so long that neither writing nor reading it has conflicts of banks.
+        // Several groups, for which V is 1, add their sums in shared memory. Each group has a matrix for dw and one for
+        // db, with column c at [c % W][c / W]. Their rows are so long that no access to them has bank conflicts.
         float* const of_groups = reinterpret_cast<float*>(memory);
         const int row = group_sums(W, P) / W, matrix = W * row;
         for (int k = 0; k < W && column(0) < C; k++) {

@@ -29,9 +29,11 @@ wait $! || code=1
 for f in "$work"/*.failed; do [ ! -e "$f" ] || tail -n 40 "${f%failed}out"; done
 grep -hE '^skipped: |tests run on the CPU alone' "$work"/*.out | sort -u || true
 cat "$work"/*.out | awk -v jobs="$jobs" -v all="$(wc -l <"$work/all")" '
-    function passed(i, n) {for (i = 4; i <= NF; i++) if ($i == "passed" || $i == "failed" && $(i + 1) == "as") n += $(i - 1); return n}  # as expected
+    # Test cases that "failed as expected" have passed.
+    function passed(i, n) {for (i = 4; i <= NF; i++) if ($i == "passed" || $i == "failed" && $(i + 1) == "as") n += $(i - 1); return n}
     /^All tests passed/ {sub(/\(/, "", $4); checks += $4; cases += $7}
-    /^test cases:/ {cases += passed()}  # these two in place of the line above where a check failed or none was made
+    # Catch2 prints the next two lines in place of that one where a check failed or none was made.
+    /^test cases:/ {cases += passed()}
     /^assertions:/ {checks += passed()}
     /^emulate: .* launches/ {launches += $2; findings += $(NF - 1)}
     END {

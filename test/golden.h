@@ -26,7 +26,7 @@ inline Config tiny_config(int64_t context, int64_t vocab, bool neox = false) {
     return c;
 }
 
-// Random weights of a model, and with `std` as large as here every one of them matters, biases and norms too.
+// Sets random weights. The default of `std` is so large that every weight matters, those of biases and norms too.
 inline void scatter(Params& p, const Config& c, Stream s, float std = 0.3f) {
     for (const ParamRow& r : param_rows(p, c)) {
         std::vector<float> v(r.shape.numel(), 0.f);

@@ -221,6 +221,19 @@ TEST_CASE("processes that fail before they meet are heard once", "[comm]") {
     CHECK(lost[1].text == "error: --bacth is unknown\n");
     CHECK(lost[1].code == 2);
 
+    // Rank 2 dies when it has answered. Rank 0 says so, and rank 1, which has been told the reason, says nothing.
+    const auto dying = together(3, [&](const Ranks& r) -> std::string {
+        Comm comm(r, 7, 60);
+        if (r.rank == 2) std::thread([] { usleep(300'000), _exit(9); }).detach();
+        if (r.rank == 0) usleep(1'000'000);
+        try {
+            comm.fail_together(r.rank == 1 ? "no room" : "", 2);
+        } catch (const std::exception& e) { std::_Exit(complain(e)); }
+        return "went on";
+    });
+    CHECK_THAT(dying[0].text, Catch::Contains("rank 2 has ended"));
+    CHECK(dying[1].text.empty());
+
     // A failure of work that all begin together keeps its exit code in all of them.
     for (const int failing : {0, 1}) {
         const auto together_then = together(2, [&](const Ranks& r) -> std::string {

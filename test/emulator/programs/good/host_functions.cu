@@ -1,6 +1,6 @@
 // The host reads what a copy wrote, without a call of CUDA that waits: in a host function of the stream, and after such
-// a function has notified it by a condition variable or a future. A host function writes what a copy behind it reads,
-// or will write, and that copy may be queued while the function runs.
+// a function has notified it by a condition variable or a future. A host function writes memory that a copy behind it
+// reads or overwrites. That copy may be queued while the function runs.
 #include <condition_variable>
 #include <future>
 #include <thread>
