@@ -56,9 +56,10 @@ __device__ inline void issue_product_transposed(Sums<1, N>& c, WideTile<D, rows_
                      advance(right, k / 4 * b.block_bytes + k % 4 * 32), k > 0);
 }
 
-// Issues c += p · b, for p (64, N) in registers. A product is 128 columns wide, 64 or the rest of D.
-template <int D, int N>
-__device__ inline void issue_product(Sums<1, D>& c, const LeftOperand<1, N>& p, WideTile<D, N> b) {
+// Issues c += (columns [0, N) of p) · (rows [0, N) of b), for p in registers. A product is 128 columns wide, 64 or the
+// rest of D.
+template <int D, int N, int columns, int rows>
+__device__ inline void issue_product(Sums<1, D>& c, const LeftOperand<1, columns>& p, WideTile<D, rows> b) {
     const uint64_t right = matrix_descriptor(b.address, b.block_bytes);
 #pragma unroll
     for (int k = 0; k < N / 16; k++) {  // 16 rows are 2048 bytes of a block
@@ -91,11 +92,14 @@ inline CUtensorMap map_of(const Heads<const bf16>& x, const Problem& p, int64_t 
 template <int D_, int N_, int stages_, int own_, int rows_ = 128>
 struct HopperTiling {
     static constexpr int D = D_, N = N_, stages = stages_, own = own_, rows = rows_;
-    using Own                     = WideTile<D, rows>;
-    using Streamed                = WideTile<D, N>;
+    // Where a warpgroup of 64 queries sees only the first half of its last tile of 128 keys, it multiplies with these
+    // alone. Smaller tiles have no such half (0), because most of them are seen or hidden as a whole.
+    static constexpr int short_tile = N == 128 ? 64 : 0;
+    using Own                       = WideTile<D, rows>;
+    using Streamed                  = WideTile<D, N>;
     // A tile begins at a multiple of 1024 bytes, which dynamic shared memory need not.
-    static constexpr int shared   = 1024 + own * Own::bytes + 2 * stages * Streamed::bytes;
-    static constexpr int barriers = 2 + 4 * stages;
+    static constexpr int shared     = 1024 + own * Own::bytes + 2 * stages * Streamed::bytes;
+    static constexpr int barriers   = 2 + 4 * stages;
     static_assert(shared + 2048 <= 227 << 10);
 };
 
@@ -136,40 +140,37 @@ __device__ inline void each_tile(const Problem& p, TileOrder order, int tiles, F
         f(OwnTile(p, Tiling::rows, order, tile, tiles), parity);
 }
 
-// The keys that some query of a tile sees. Tiles that dropout masks begin at multiples of 16. All lanes of a warp call
-// it together.
+// The keys that some query in [row, row + rows) sees; queries past the end of the sequence see what its last one sees.
+// All lanes of a warp call it together.
 struct KeyRange {
     int begin, end;
-    __device__ KeyRange(const Problem& p, const OwnTile& own, int rows, bool drops) : end(min(own.row + rows, p.T)) {
+    __device__ KeyRange(const Problem& p, int b, int row, int rows) : end(min(row + rows, p.T)) {
         int first = INT_MAX;
-        for (int i = threadIdx.x % 32; i < rows; i += 32)
-            first = min(first, p.first_key(own.b, min(own.row + i, p.T - 1)));
-        first = __reduce_min_sync(~0u, first);
-        begin = drops ? first / 16 * 16 : first;
+        for (int i = threadIdx.x % 32; i < rows; i += 32) first = min(first, p.first_key(b, min(row + i, p.T - 1)));
+        begin = __reduce_min_sync(~0u, first);
+    }
+    // The keys of a block's tile. Tiles that dropout masks begin at multiples of 16.
+    __device__ KeyRange(const Problem& p, const OwnTile& own, int rows, bool drops)
+        : KeyRange(p, own.b, own.row, rows) {
+        if (drops) begin = begin / 16 * 16;
     }
 };
 
 // What a warp that computes knows of a tile of queries.
 struct OwnQueries : OwnTile {
     KeyRange keys;       // some query of the tile sees them
+    KeyRange of_group;   // some query of the warpgroup sees them
     int warp_row;        // the first of the warp's 16 queries
     SeenByWarp<1> seen;  // which keys these 16 see
     __device__ OwnQueries(const Problem& p, const OwnTile& own, int rows, int group, bool drops)
         : OwnTile(own),
           keys(p, own, rows, drops),
+          of_group(p, b, row + 64 * group, 64),
           warp_row(row + 64 * group + threadIdx.x / 32 % 4 * 16),
           seen(p, b, warp_row) {}
+    // Where the first tile of N keys begins of which the warpgroup sees any.
+    __device__ int first_tile(int N) const { return keys.begin + (of_group.begin - keys.begin) / N * N; }
 };
-
-// Does for a warp what end_of_queries() does for a block.
-__device__ inline int end_of_queries_of_warp(const Problem& p, int b, int first, int last) {
-    const int window_end = int(min(int64_t(p.T), int64_t(last) + p.window));
-    if (!p.starts) return window_end;
-    int end = first;
-    for (int t = first + threadIdx.x % 32; t < window_end; t += 32)
-        if (p.first_key(b, t) <= last) end = t + 1;
-    return __reduce_max_sync(~0u, end);
-}
 
 // What the producer, the first warp of a block, does where queries are owned. For each of the block's tiles of queries
 // it brings `first` own tiles, which `maps` describe, and then the tiles of k and v. If `first` is above Tiling::own,
@@ -301,7 +302,26 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
         Softmax<1> softmax(p.scale);
         float rescale[2];
         clear<1, D>(acc);
+        // The other warpgroup may see keys before or after those that this one sees. In these rounds this one passes
+        // the turn on, and releases the tiles.
+        int key              = own.keys.begin;
+        const auto skip_turn = [&] {
+            turns.wait();
+            turns.pass();
+        };
+        const auto skip_tile = [&] {
+            wait_for_phase(at.a_full(k.stage), k.parity);
+            wait_for_phase(at.b_full(v.stage), v.parity);
+            release(at.a_empty(k.stage));
+            release(at.b_empty(v.stage));
+            k.next();
+            v.next();
+        };
         wait_for_phase(at.own_full(), own_parity);
+        for (const int first = own.first_tile(N); key < first; key += N) {
+            skip_turn();
+            skip_tile();
+        }
         wait_for_phase(at.a_full(k.stage), k.parity);
         turns.wait();
         begin_products();
@@ -312,17 +332,19 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
         pin(s);
         release(at.a_empty(k.stage));
         k.next();
-        weigh_scores<N, drops>(s, rescale, softmax, own, own.keys.begin, drop);
+        weigh_scores<N, drops>(s, rescale, softmax, own, key, drop);
         LeftOperand<1, N> weights = round_to_bf16<1, N>(s);
 
-        for (int key = own.keys.begin + N; key < own.keys.end; key += N) {
+        const auto multiply_with = [&](auto keys) {  // the first keys of a tile
+            constexpr int seen = keys;
+            Sums<1, seen> s;
             wait_for_phase(at.a_full(k.stage), k.parity);
             wait_for_phase(at.b_full(v.stage), v.parity);
             turns.wait();
             pin(s);
             pin(acc);
             begin_products();
-            issue_product_transposed<D, N>(s, q, at.a(k.stage));
+            issue_product_transposed<D, seen>(s, q, at.a(k.stage));
             commit_products();
             issue_product<D, N>(acc, weights, at.b(v.stage));
             commit_products();
@@ -331,7 +353,7 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
             pin(s);
             release(at.a_empty(k.stage));
             k.next();
-            const bool raised = weigh_scores<N, drops>(s, rescale, softmax, own, key, drop);
+            const bool raised = weigh_scores<seen, drops>(s, rescale, softmax, own, key, drop);
             wait_for_products<0>();
             pin(acc);
             release(at.b_empty(v.stage));
@@ -341,18 +363,40 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
                 for (int n = 0; n < D / 8; n++)
 #pragma unroll
                     for (int i = 0; i < 4; i++) acc[0][n][i] *= rescale[i / 2];
-            weights = round_to_bf16<1, N>(s);
-        }
+            const LeftOperand<1, seen> rounded = round_to_bf16<1, seen>(s);
+#pragma unroll
+            for (int i = 0; i < seen / 16; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) weights[0][i][j] = rounded[0][i][j];
+        };
+        for (key += N; key + Tiling::short_tile < own.of_group.end; key += N) multiply_with(Constant<N>{});
+        bool is_short = false;
+        if constexpr (Tiling::short_tile > 0)
+            if (key < own.of_group.end) {
+                is_short = true;
+                multiply_with(Constant<Tiling::short_tile>{});
+                key += N;
+            }
+        // One round at most is left, because the other warpgroup sees at most 64 keys more.
+        static_assert(N >= 64);
+        if (key < own.keys.end) skip_turn();
         release(at.own_empty());
         wait_for_phase(at.b_full(v.stage), v.parity);
-        pin(acc);
-        begin_products();
-        issue_product<D, N>(acc, weights, at.b(v.stage));
-        commit_products();
-        wait_for_products<0>();
-        pin(acc);
+        const auto add_last = [&](auto keys) {
+            pin(acc);
+            begin_products();
+            issue_product<D, keys>(acc, weights, at.b(v.stage));
+            commit_products();
+            wait_for_products<0>();
+            pin(acc);
+        };
+        if (is_short)
+            add_last(Constant<Tiling::short_tile>{});
+        else
+            add_last(Constant<N>{});
         release(at.b_empty(v.stage));
         v.next();
+        if (key < own.keys.end) skip_tile();
 
         float factor[2];
 #pragma unroll

@@ -60,56 +60,71 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
         }
         if (Tiling::own == 2) release(at.own_empty());  // out has been read
 
-        Sums<1, N> s, dp;
         Sums<1, D> acc;
-        LeftOperand<1, N> ds;
         clear<1, D>(acc);
-        int stage_before = 0;
-        for (int key = own.keys.begin; key < own.keys.end; key += N) {
+        int key = own.keys.begin, stage_before = -1;  // there is no stage before the first
+        // Only the other warpgroup sees the keys before `end`.
+        const auto skip_to = [&](int end) {
+            for (; key < end; key += N, k.next(), v.next()) {
+                wait_for_phase(at.a_full(k.stage), k.parity);
+                wait_for_phase(at.b_full(v.stage), v.parity);
+                release(at.a_empty(k.stage));
+                release(at.b_empty(v.stage));
+            }
+        };
+        const auto multiply_with = [&](auto keys) {  // the first keys of a tile
+            constexpr int seen = keys;
+            Sums<1, seen> s, dp;
             wait_for_phase(at.a_full(k.stage), k.parity);
             wait_for_phase(at.b_full(v.stage), v.parity);
             pin(s);
             pin(dp);
             begin_products();
-            issue_product_transposed<D, N>(s, q, at.a(k.stage));
+            issue_product_transposed<D, seen>(s, q, at.a(k.stage));
             commit_products();
-            issue_product_transposed<D, N>(dp, dout, at.b(v.stage));
+            issue_product_transposed<D, seen>(dp, dout, at.b(v.stage));
             commit_products();
-            if (key > own.keys.begin) {
+            if (stage_before >= 0) {
                 wait_for_products<2>();  // the keys before have been added
                 pin(acc);
                 release(at.a_empty(stage_before));
             }
             wait_for_products<1>();
             pin(s);
-            if (!own.seen.all_of(key, N)) own.seen.template hide<N>(s, key);
+            if (!own.seen.all_of(key, seen)) own.seen.template hide<seen>(s, key);
 #pragma unroll
-            for (int n = 0; n < N / 8; n++)
+            for (int n = 0; n < seen / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) s[0][n][i] = probability(s[0][n][i], scale_log2e, row_lse[i / 2]);
             wait_for_products<0>();
             pin(dp);
             release(at.b_empty(v.stage));
-            v.next();
             if constexpr (drops)
-                each_dropout<RowsAre::queries, 1, N>(drop, own.warp_row, key, [&](int, int n, int i, bool keeps) {
+                each_dropout<RowsAre::queries, 1, seen>(drop, own.warp_row, key, [&](int, int n, int i, bool keeps) {
                     dp[0][n][i] = keeps ? dp[0][n][i] : 0.f;
                 });
 #pragma unroll
-            for (int n = 0; n < N / 8; n++)
+            for (int n = 0; n < seen / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) s[0][n][i] *= centred<drops>(dp[0][n][i], row_delta[i / 2], drop);
-            ds = round_to_bf16<1, N>(s);
+            const LeftOperand<1, seen> ds = round_to_bf16<1, seen>(s);
             pin(acc);
             begin_products();
-            issue_product<D, N>(acc, ds, at.a(k.stage));
+            issue_product<D, seen>(acc, ds, at.a(k.stage));
             commit_products();
             stage_before = k.stage;
-            k.next();
-        }
+        };
+        skip_to(own.first_tile(N));
+        for (; key + Tiling::short_tile < own.of_group.end; key += N, k.next(), v.next()) multiply_with(Constant<N>{});
+        if constexpr (Tiling::short_tile > 0)
+            if (key < own.of_group.end) {
+                multiply_with(Constant<Tiling::short_tile>{});
+                key += N, k.next(), v.next();
+            }
         wait_for_products<0>();
         pin(acc);
-        release(at.a_empty(stage_before));
+        if (stage_before >= 0) release(at.a_empty(stage_before));
+        skip_to(own.keys.end);
         release(at.own_empty());
         const float factor[2] = {p.scale, p.scale};
         store_rows<D>(dq.at(own.b, own.h), acc, factor, own.warp_row + lane / 4, p.T, p.D);
@@ -149,12 +164,27 @@ struct KeyMaps {
 
 // What the kernel of dk and dv streams besides tiles: a number of each kind for each of N queries.
 template <int N>
-struct QueryNumbers {
+struct alignas(16) QueryNumbers {
     float lse[N], delta[N];
     int starts[N];
-    int query;  // the first of the N queries
-    int end;    // one past the last query that sees one of the block's keys
+    int query;   // the first of the N queries
+    int end[2];  // one past the last query that sees a key of warpgroup 0, and one past the last that sees any key
 };
+
+// Writes one past the last query that sees a key of the first 64 of a tile, and one past the last that sees any. Starts
+// may be in any order, so with starts all queries within the window are tested. All lanes of a warp call it together.
+template <int rows>
+__device__ inline void find_ends_of_queries(int (&end)[2], const Problem& p, const OwnTile& own) {
+    const int last[2] = {min(own.row + 64, p.T) - 1, min(own.row + rows, p.T) - 1};
+    for (int i = 0; i < 2; i++) end[i] = int(min(int64_t(p.T), int64_t(last[i]) + p.window));
+    if (!p.starts) return;
+    const int window_end = end[1];
+    end[0] = end[1] = own.row;
+    for (int t = own.row + threadIdx.x % 32; t < window_end; t += 32)
+        for (int i = 0; i < 2; i++)
+            if (p.first_key(own.b, t) <= last[i]) end[i] = t + 1;
+    for (int& i : end) i = __reduce_max_sync(~0u, i);
+}
 
 // What the producer, the first warp of a block, does where keys are owned. Its lanes copy the numbers.
 template <class Tiling>
@@ -165,15 +195,15 @@ __device__ inline void bring_queries(const BlockMemory<Tiling>& at, QueryNumbers
     RingPlace<Tiling::stages> place;
     each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
         const int64_t offset = own.head_offset(p);
-        const int last_key   = min(own.row + Tiling::rows, p.T) - 1,
-                  end        = end_of_queries_of_warp(p, own.b, own.row, last_key);
+        int end[2];
+        find_ends_of_queries<Tiling::rows>(end, p, own);
         if (lane == 0) {
             wait_for_phase(at.own_empty(), own_parity ^ 1);
             arrive_expecting(at.own_full(), 2 * Tiling::Own::bytes);
             at.own(0).copy(x.k, own.h, own.row, own.b, at.own_full());
             at.own(1).copy(x.v, own.h, own.row, own.b, at.own_full());
         }
-        for (int query = own.row; query < end; query += N, place.next()) {
+        for (int query = own.row; query < end[1]; query += N, place.next()) {
             const int i         = place.stage;
             QueryNumbers<N>& to = numbers[i];
             wait_for_phase(at.a_empty(i), place.parity ^ 1);
@@ -187,7 +217,7 @@ __device__ inline void bring_queries(const BlockMemory<Tiling>& at, QueryNumbers
             }
             arrive_after_copies(at.a_full(i));
             if (lane == 0) {
-                to.query = query, to.end = end;
+                to.query = query, to.end[0] = end[0], to.end[1] = end[1];
                 arrive_expecting(at.a_full(i), Tiling::Streamed::bytes);
                 at.a(i).copy(x.q, own.h, query, own.b, at.a_full(i));
                 wait_for_phase(at.b_empty(i), place.parity ^ 1);
@@ -267,7 +297,8 @@ __device__ inline void become_probabilities(Sums<1, N>& s, const QueryNumbers<N>
     }
 }
 
-// Computes dk and dv of 64 keys of each tile; rows of the products are keys, and columns are queries.
+// Computes dk and dv of 64 keys of each tile; rows of the products are keys, and columns are queries. A warpgroup skips
+// the queries before its keys, and those after the last one that sees them.
 template <class Tiling, bool drops>
 __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const QueryNumbers<Tiling::N>* numbers,
                                            Heads<bf16> dk, Heads<bf16> dv, const Problem& p, int tiles) {
@@ -284,13 +315,27 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
         LeftOperand<1, N> weights, ds;
         clear<1, D>(dk_sums);
         clear<1, D>(dv_sums);
-        int stage_before = -1;  // there is none yet
+        int query = own.row, stage_before = -1;  // there is no stage before the first
+        const auto wait_for_queries = [&] {
+            wait_for_phase(at.a_full(place.stage), place.parity);
+            wait_for_phase(at.b_full(place.stage), place.parity);
+        };
+        // Only queries of the other warpgroup's keys come before `end`.
+        const auto skip_to = [&](int end) {
+            for (; query < end; query += N, place.next()) {
+                wait_for_queries();
+                release(at.a_empty(place.stage));
+                release(at.b_empty(place.stage));
+            }
+        };
         wait_for_phase(at.own_full(), own_parity);
-        for (bool is_last = false; !is_last;) {
+        wait_for_phase(at.a_full(place.stage), place.parity);
+        const int end = numbers[place.stage].end[group], end_of_block = numbers[place.stage].end[1];
+        skip_to(min(own.row + 64 * group / N * N, end_of_block));
+        for (; query < end; query += N, place.next()) {
+            wait_for_queries();
             const int stage                = place.stage;
             const QueryNumbers<N>& columns = numbers[stage];
-            wait_for_phase(at.a_full(stage), place.parity);
-            wait_for_phase(at.b_full(stage), place.parity);
             pin(s);
             pin(dp);
             begin_products();
@@ -305,7 +350,6 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
                 release(at.a_empty(stage_before));
                 release(at.b_empty(stage_before));
             }
-            is_last = columns.query + N >= columns.end;
             wait_for_products<1>();
             pin(s);
             hide_keys<N>(s, columns, row, p);
@@ -331,13 +375,15 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
             issue_product<D, N>(dk_sums, ds, at.a(stage));
             commit_products();
             stage_before = stage;
-            place.next();
         }
         wait_for_products<0>();
         pin(dv_sums);
         pin(dk_sums);
-        release(at.a_empty(stage_before));
-        release(at.b_empty(stage_before));
+        if (stage_before >= 0) {
+            release(at.a_empty(stage_before));
+            release(at.b_empty(stage_before));
+        }
+        skip_to(end_of_block);
         release(at.own_empty());
         const float v_scale = drops ? drop.scale : 1.f, v_scales[2] = {v_scale, v_scale},
                     k_scales[2] = {p.scale, p.scale};
@@ -386,7 +432,7 @@ __device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, 
                 release(group ? at.a_empty(stage_before) : at.b_empty(stage_before));
             }
             wait_for_phase(group ? at.a_full(stage) : at.b_full(stage), place.parity);
-            is_last = columns.query + N >= columns.end;
+            is_last = columns.query + N >= columns.end[1];
             wait_for_products<0>();
             pin(s);
             if (group == 0) {
@@ -437,7 +483,7 @@ __global__ void __launch_bounds__(hopper_threads, 1)
                                         const __grid_constant__ KeyMaps x, Problem p, int tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     __shared__ uint64_t barriers[Tiling::barriers];
-    __shared__ __align__(16) QueryNumbers<Tiling::N> numbers[Tiling::stages];
+    __shared__ QueryNumbers<Tiling::N> numbers[Tiling::stages];
     const BlockMemory<Tiling> at(barriers);
     divide_block<40, 232>([&] { at.init(32); }, [&] { bring_queries(at, numbers, x, delta, lse, p, tiles); },
                           [&] {

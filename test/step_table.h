@@ -31,9 +31,9 @@ struct CountedAttention {
 };
 // clang-format off: columns of numbers
 inline constexpr CountedAttention hopper_attention[] = {
-    {64, 256, 12, {0.277e6, 0.269e6, 0.371e6}, {0.153e9, 0.254e9, 0.305e9}},
-    {64, 1024, 12, {2.15e6, 2.10e6, 3.16e6}, {1.836e9, 2.848e9, 3.657e9}},
-    {128, 2048, 6, {3.82e6, 4.77e6, 6.80e6}, {6.89e9, 10.52e9, 13.96e9}},
+    {64, 256, 12, {0.272e6, 0.251e6, 0.329e6}, {0.138e9, 0.214e9, 0.252e9}},
+    {64, 1024, 12, {2.09e6, 2.03e6, 2.99e6}, {1.724e9, 2.668e9, 3.423e9}},
+    {128, 2048, 6, {3.75e6, 4.81e6, 6.74e6}, {6.66e9, 10.17e9, 13.59e9}},
 };
 // clang-format on
 
@@ -117,13 +117,14 @@ inline std::optional<double> predicted_step(const Config& c, const BatchShape& s
         reaches(OpKind::embedding_backward, .28, .72);
         reaches(OpKind::rope, .36, .80);
         reaches(OpKind::sum, .53, .85);
-        // The instructions of an mma, now and when an H100 timed the kernels; in the backward pass those of dq and of
-        // dk and dv, in the ratio of their times there. Besides, warps skip tiles now, which saves 5 % of the products.
+        // The instructions of machine code for an mma, now and when an H100 timed the kernels; in the backward pass
+        // those of dq and of dk and dv, in the ratio of their times there. Besides, warps skip tiles now, which saves 5
+        // % of the products.
         if (attention == Attention::by_instructions) {
             const bool wide = D > 64;
-            if (forward) op.work = .95 * (wide ? 4.5 / 6.6 : 5.5 / 7.8);
-            if (backward)
-                op.work = .95 * (wide ? 302 * 4.1 / 5.4 + 424 * 4.5 / 5.5 : 302 * 4.4 / 6.0 + 424 * 4.6 / 6.1) / 726;
+            const double dq = wide ? 3.1 / 3.7 : 3.6 / 4.1, dk_dv = wide ? 3.3 / 3.6 : 3.6 / 4.0;
+            if (forward) op.work = .95 * (wide ? 3.2 / 4.8 : 3.9 / 5.4);
+            if (backward) op.work = .95 * (302 * dq + 424 * dk_dv) / 726;
         }
         if ((forward || backward) && attention >= Attention::hopper) {
             double kernels;
