@@ -12,7 +12,8 @@
 //
 // Registers follow the work: the producer gives up most of its registers, and the warpgroups take them (setmaxnreg).
 // A block stays on its multiprocessor and takes one tile of queries after another, so that the copies for the next
-// tile begin while this one ends.
+// tile begin while this one ends. Tiles differ in their work, so a block takes the next one that is left when it gets
+// that far, from a counter in memory. Which block computes a tile does not change its bits.
 //
 //   tiles     128 queries, and N keys at a time. A tile lies in shared memory in blocks of 64 columns. Such a row has
 //             128 bytes, and TMA and wgmma agree on where its chunks of 16 bytes are (128-byte swizzle)
@@ -109,11 +110,18 @@ template <class Tiling>
 struct BlockMemory {
     using Own      = typename Tiling::Own;
     using Streamed = typename Tiling::Streamed;
+    // What the kernel declares as __shared__. `tile` is the number of the tile that the own tiles belong to.
+    struct Static {
+        uint64_t barriers[Tiling::barriers];
+        int tile;
+    };
     uint32_t tiles, barriers;
+    int* tile;
 
-    __device__ explicit BlockMemory(const uint64_t* barriers)
+    __device__ explicit BlockMemory(Static& memory)
         : tiles((uint32_t(__cvta_generic_to_shared(shared_memory)) + 1023) / 1024 * 1024),
-          barriers(uint32_t(__cvta_generic_to_shared(barriers))) {}
+          barriers(uint32_t(__cvta_generic_to_shared(memory.barriers))),
+          tile(&memory.tile) {}
     __device__ Own own(int i) const { return {tiles + i * Own::bytes}; }
     __device__ Streamed a(int stage) const { return {tiles + Tiling::own * Own::bytes + 2 * stage * Streamed::bytes}; }
     __device__ Streamed b(int stage) const { return {a(stage).address + Streamed::bytes}; }
@@ -132,12 +140,44 @@ struct BlockMemory {
     }
 };
 
-// Calls f(own, parity) for each tile that the block takes. `parity` is that of the phase in which the tile's rows come.
-template <class Tiling, class F>
-__device__ inline void each_tile(const Problem& p, TileOrder order, int tiles, F f) {
+// How the tiles of a launch are dealt to its blocks. A block's first tile has the block's number. The next one is what
+// the counter says, which is one of Queue::counters: after as many calls as there are tiles it is 0 again.
+struct Deal {
+    int tiles;
+    uint32_t* taken;
+    __device__ int next() const { return int(gridDim.x + atomicInc(taken, uint32_t(tiles - 1))); }
+};
+
+// Calls f(own) for each tile that the block takes, in the producer warp. Before that, lane 0 waits until the own tiles
+// are empty, wait_until_empty(parity), and writes the tile's number for the warps that compute. f announces the rows of
+// the tile. At the end there are none, but the number says that no tile is left.
+template <class Tiling, class WaitUntilEmpty, class F>
+__device__ inline void bring_tiles(const BlockMemory<Tiling>& at, const Problem& p, TileOrder order, const Deal& deal,
+                                   WaitUntilEmpty wait_until_empty, F f) {
     uint32_t parity = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, parity ^= 1)
-        f(OwnTile(p, Tiling::rows, order, tile, tiles), parity);
+    for (int tile = blockIdx.x;; parity ^= 1) {
+        if (threadIdx.x == 0) {
+            wait_until_empty(parity);
+            *at.tile = tile;
+        }
+        if (tile >= deal.tiles) break;
+        f(OwnTile(p, Tiling::rows, order, tile, deal.tiles));
+        if (threadIdx.x == 0) tile = deal.next();
+        tile = __shfl_sync(~0u, tile, 0);
+    }
+    if (threadIdx.x == 0) arrive(at.own_full());
+}
+
+// Calls f(own) for each of these tiles, in the warps that compute, when its own tiles are full.
+template <class Tiling, class F>
+__device__ inline void each_tile(const BlockMemory<Tiling>& at, const Problem& p, TileOrder order, const Deal& deal,
+                                 F f) {
+    for (uint32_t parity = 0;; parity ^= 1) {
+        wait_for_phase(at.own_full(), parity);
+        const int tile = *at.tile;
+        if (tile >= deal.tiles) break;
+        f(OwnTile(p, Tiling::rows, order, tile, deal.tiles));
+    }
 }
 
 // The keys that some query in [row, row + rows) sees; queries past the end of the sequence see what its last one sees.
@@ -178,13 +218,13 @@ struct OwnQueries : OwnTile {
 // read this last one, and at the end.
 template <class Tiling, int first, bool drops>
 __device__ inline void bring_keys(const BlockMemory<Tiling>& at, const CUtensorMap* maps, const CUtensorMap& k,
-                                  const CUtensorMap& v, const Problem& p, int tiles) {
+                                  const CUtensorMap& v, const Problem& p, const Deal& deal) {
+    constexpr bool in_stages = first > Tiling::own;
     RingPlace<Tiling::stages> place;
-    each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& own, uint32_t own_parity) {
+    const auto wait_until_empty = [&](uint32_t parity) { wait_for_phase(at.own_empty(), in_stages ? 1 : parity ^ 1); };
+    bring_tiles(at, p, TileOrder::last_to_first, deal, wait_until_empty, [&](const OwnTile& own) {
         const KeyRange keys(p, own, Tiling::rows, drops);
         if (threadIdx.x == 0) {
-            constexpr bool in_stages = first > Tiling::own;
-            wait_for_phase(at.own_empty(), in_stages ? 1 : own_parity ^ 1);
             arrive_expecting(at.own_full(), first * Tiling::Own::bytes);
 #pragma unroll
             for (int i = 0; i < first; i++) at.own(i).copy(maps[i], own.h, own.row, own.b, at.own_full());
@@ -232,7 +272,7 @@ void launch_on_hopper(void (*kernel)(P...), Tensor qkv, Queue& queue, A... args)
     const int64_t tiles = blocks_of(qkv, Tiling::rows);
     CHECK_RUN(tiles <= INT32_MAX, "attention: {} tiles of {} rows are too many", tiles, Tiling::rows);
     const Grid grid(std::min<int64_t>(tiles, queue.limits.multiProcessorCount), hopper_threads, Tiling::shared);
-    launch(kernel, grid, queue, args..., int(tiles));
+    launch(kernel, grid, queue, args..., Deal{int(tiles), queue.counters});
 }
 
 // ---- forward -------------------------------------------------------------------------------------------------------
@@ -287,14 +327,14 @@ __device__ inline bool weigh_scores(Sums<1, N>& s, float (&rescale)[2], Softmax<
 // v.
 template <class Tiling, bool drops>
 __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16> out, float* lse, const Problem& p,
-                                       int tiles) {
+                                       const Deal& deal) {
     constexpr int D = Tiling::D, N = Tiling::N;
     const int lane = threadIdx.x % 32, group = computing_warpgroup();
     const Turns turns{group};
     if (group == 1) turns.pass();  // the first turn is warpgroup 0's
     const auto q = at.own(0).from(64 * group);
     RingPlace<Tiling::stages> k, v;
-    each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& tile, uint32_t own_parity) {
+    each_tile(at, p, TileOrder::last_to_first, deal, [&](const OwnTile& tile) {
         const OwnQueries own(p, tile, Tiling::rows, group, drops);
         const HeadDropout drop = own.template dropout<drops>(p);
         Sums<1, N> s;
@@ -317,7 +357,6 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
             k.next();
             v.next();
         };
-        wait_for_phase(at.own_full(), own_parity);
         for (const int first = own.first_tile(N); key < first; key += N) {
             skip_turn();
             skip_tile();
@@ -420,12 +459,12 @@ __device__ inline void compute_forward(const BlockMemory<Tiling>& at, Heads<bf16
 template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(hopper_threads, 1)
     attention_forward_hopper_kernel(Heads<bf16> out, float* lse, const __grid_constant__ ForwardMaps x, Problem p,
-                                    int tiles) {
+                                    Deal deal) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    __shared__ uint64_t barriers[Tiling::barriers];
-    const BlockMemory<Tiling> at(barriers);
-    divide_block<24, 240>([&] { at.init(); }, [&] { bring_keys<Tiling, 1, drops>(at, &x.q, x.k, x.v, p, tiles); },
-                          [&] { compute_forward<Tiling, drops>(at, out, lse, p, tiles); });
+    __shared__ typename BlockMemory<Tiling>::Static memory;
+    const BlockMemory<Tiling> at(memory);
+    divide_block<24, 240>([&] { at.init(); }, [&] { bring_keys<Tiling, 1, drops>(at, &x.q, x.k, x.v, p, deal); },
+                          [&] { compute_forward<Tiling, drops>(at, out, lse, p, deal); });
 #endif
 }
 

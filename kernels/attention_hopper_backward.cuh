@@ -26,16 +26,15 @@ struct QueryMaps {
 // are issued.
 template <class Tiling, bool drops>
 __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<bf16> dq, float* delta, const float* lse,
-                                          const Problem& p, int tiles) {
+                                          const Problem& p, const Deal& deal) {
     constexpr int D = Tiling::D, N = Tiling::N;
     const int lane = threadIdx.x % 32, group = computing_warpgroup(), warp = threadIdx.x / 32 % 4;
     const auto q = at.own(0).from(64 * group), dout = at.own(1).from(64 * group), out = at.own(2).from(64 * group);
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> k, v;
-    each_tile<Tiling>(p, TileOrder::last_to_first, tiles, [&](const OwnTile& tile, uint32_t own_parity) {
+    each_tile(at, p, TileOrder::last_to_first, deal, [&](const OwnTile& tile) {
         const OwnQueries own(p, tile, Tiling::rows, group, drops);
         const HeadDropout drop = own.template dropout<drops>(p);
-        wait_for_phase(at.own_full(), own_parity);
         // As in attention_backward_q_kernel, δ is the diagonal of a product like dP.
         float row_lse[2], row_delta[2];
         {
@@ -134,12 +133,12 @@ __device__ inline void compute_backward_q(const BlockMemory<Tiling>& at, Heads<b
 template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(hopper_threads, 1)
     attention_backward_q_hopper_kernel(Heads<bf16> dq, float* delta, const float* lse,
-                                       const __grid_constant__ QueryMaps x, Problem p, int tiles) {
+                                       const __grid_constant__ QueryMaps x, Problem p, Deal deal) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    __shared__ uint64_t barriers[Tiling::barriers];
-    const BlockMemory<Tiling> at(barriers);
-    divide_block<24, 240>([&] { at.init(); }, [&] { bring_keys<Tiling, 3, drops>(at, &x.q, x.k, x.v, p, tiles); },
-                          [&] { compute_backward_q<Tiling, drops>(at, dq, delta, lse, p, tiles); });
+    __shared__ typename BlockMemory<Tiling>::Static memory;
+    const BlockMemory<Tiling> at(memory);
+    divide_block<24, 240>([&] { at.init(); }, [&] { bring_keys<Tiling, 3, drops>(at, &x.q, x.k, x.v, p, deal); },
+                          [&] { compute_backward_q<Tiling, drops>(at, dq, delta, lse, p, deal); });
 #endif
 }
 
@@ -189,16 +188,16 @@ __device__ inline void find_ends_of_queries(int (&end)[2], const Problem& p, con
 // What the producer, the first warp of a block, does where keys are owned. Its lanes copy the numbers.
 template <class Tiling>
 __device__ inline void bring_queries(const BlockMemory<Tiling>& at, QueryNumbers<Tiling::N>* numbers, const KeyMaps& x,
-                                     const float* delta, const float* lse, const Problem& p, int tiles) {
+                                     const float* delta, const float* lse, const Problem& p, const Deal& deal) {
     constexpr int N = Tiling::N;
     const int lane  = threadIdx.x;
     RingPlace<Tiling::stages> place;
-    each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
+    const auto wait_until_empty = [&](uint32_t parity) { wait_for_phase(at.own_empty(), parity ^ 1); };
+    bring_tiles(at, p, TileOrder::first_to_last, deal, wait_until_empty, [&](const OwnTile& own) {
         const int64_t offset = own.head_offset(p);
         int end[2];
         find_ends_of_queries<Tiling::rows>(end, p, own);
         if (lane == 0) {
-            wait_for_phase(at.own_empty(), own_parity ^ 1);
             arrive_expecting(at.own_full(), 2 * Tiling::Own::bytes);
             at.own(0).copy(x.k, own.h, own.row, own.b, at.own_full());
             at.own(1).copy(x.v, own.h, own.row, own.b, at.own_full());
@@ -301,13 +300,13 @@ __device__ inline void become_probabilities(Sums<1, N>& s, const QueryNumbers<N>
 // the queries before its keys, and those after the last one that sees them.
 template <class Tiling, bool drops>
 __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const QueryNumbers<Tiling::N>* numbers,
-                                           Heads<bf16> dk, Heads<bf16> dv, const Problem& p, int tiles) {
+                                           Heads<bf16> dk, Heads<bf16> dv, const Problem& p, const Deal& deal) {
     constexpr int D = Tiling::D, N = Tiling::N;
     const int lane = threadIdx.x % 32, group = computing_warpgroup(), warp = threadIdx.x / 32 % 4;
     const auto k = at.own(0).from(64 * group), v = at.own(1).from(64 * group);
     const float scale_log2e = p.scale * log2e;
     RingPlace<Tiling::stages> place;
-    each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
+    each_tile(at, p, TileOrder::first_to_last, deal, [&](const OwnTile& own) {
         const int row          = own.row + 64 * group + 16 * warp;  // the warp's first
         const HeadDropout drop = own.dropout<drops>(p);
         Sums<1, N> s, dp;
@@ -328,7 +327,6 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
                 release(at.b_empty(place.stage));
             }
         };
-        wait_for_phase(at.own_full(), own_parity);
         wait_for_phase(at.a_full(place.stage), place.parity);
         const int end = numbers[place.stage].end[group], end_of_block = numbers[place.stage].end[1];
         skip_to(min(own.row + 64 * group / N * N, end_of_block));
@@ -398,7 +396,7 @@ __device__ inline void compute_backward_kv(const BlockMemory<Tiling>& at, const 
 // with smaller D, and each warpgroup has two of them.
 template <class Tiling, bool drops>
 __device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, const QueryNumbers<Tiling::N>* numbers,
-                                                 Heads<bf16> dk, Heads<bf16> dv, const Problem& p, int tiles) {
+                                                 Heads<bf16> dk, Heads<bf16> dv, const Problem& p, const Deal& deal) {
     constexpr int D = Tiling::D, N = Tiling::N;
     __shared__ float4 probabilities[N / 8][128];
     const int lane = threadIdx.x % 32, group = computing_warpgroup(), warp = threadIdx.x / 32 % 4;
@@ -406,7 +404,7 @@ __device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, 
     const Turns turns{group};
     if (group == 1) turns.pass();  // the memory for probabilities is free
     RingPlace<Tiling::stages> place;
-    each_tile<Tiling>(p, TileOrder::first_to_last, tiles, [&](const OwnTile& own, uint32_t own_parity) {
+    each_tile(at, p, TileOrder::first_to_last, deal, [&](const OwnTile& own) {
         const int row          = own.row + 16 * warp;  // the warp's first
         const HeadDropout drop = own.dropout<drops>(p);
         Sums<1, N> s;  // or dp
@@ -414,7 +412,6 @@ __device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, 
         LeftOperand<1, N> factors;
         clear<1, D>(sums);
         int stage_before = -1;  // there is none yet
-        wait_for_phase(at.own_full(), own_parity);
         for (bool is_last = false; !is_last;) {
             const int stage                = place.stage;
             const QueryNumbers<N>& columns = numbers[stage];
@@ -480,17 +477,17 @@ __device__ inline void compute_backward_kv_apart(const BlockMemory<Tiling>& at, 
 template <class Tiling, bool drops = false>
 __global__ void __launch_bounds__(hopper_threads, 1)
     attention_backward_kv_hopper_kernel(Heads<bf16> dk, Heads<bf16> dv, const float* delta, const float* lse,
-                                        const __grid_constant__ KeyMaps x, Problem p, int tiles) {
+                                        const __grid_constant__ KeyMaps x, Problem p, Deal deal) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    __shared__ uint64_t barriers[Tiling::barriers];
+    __shared__ typename BlockMemory<Tiling>::Static memory;
     __shared__ QueryNumbers<Tiling::N> numbers[Tiling::stages];
-    const BlockMemory<Tiling> at(barriers);
-    divide_block<40, 232>([&] { at.init(32); }, [&] { bring_queries(at, numbers, x, delta, lse, p, tiles); },
+    const BlockMemory<Tiling> at(memory);
+    divide_block<40, 232>([&] { at.init(32); }, [&] { bring_queries(at, numbers, x, delta, lse, p, deal); },
                           [&] {
                               if constexpr (Tiling::rows == 64)
-                                  compute_backward_kv_apart<Tiling, drops>(at, numbers, dk, dv, p, tiles);
+                                  compute_backward_kv_apart<Tiling, drops>(at, numbers, dk, dv, p, deal);
                               else
-                                  compute_backward_kv<Tiling, drops>(at, numbers, dk, dv, p, tiles);
+                                  compute_backward_kv<Tiling, drops>(at, numbers, dk, dv, p, deal);
                           });
 #endif
 }

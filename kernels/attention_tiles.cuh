@@ -16,6 +16,7 @@
 #include "attention_mask.h"
 #include "dropout.h"
 #include "gpu.cuh"
+#include "tile_work.h"
 
 namespace gpu {
 
@@ -108,20 +109,15 @@ inline int64_t blocks_of(Tensor qkv, int rows) { return qkv.shape[0] * qkv.shape
 enum class TileOrder { first_to_last, last_to_first };
 
 // The tile that a block owns: rows [row, row + rows) of head h of sequence b.
-//
-// The longest work should not begin last, or a few blocks run at the end while the rest of the GPU has nothing to do.
-// On the other hand, blocks of one head should run at about the same time, so that they find each other's rows in the
-// L2 cache. So heads are taken in groups of about 512 tiles, a few times as many as run at a time, and a group begins
-// with the longest tile of each of its heads.
 struct OwnTile {
     int b, h, row;
-    __device__ OwnTile(const Problem& p, int rows, TileOrder order, int block = blockIdx.x, int blocks = gridDim.x) {
-        const int tiles = (p.T + rows - 1) / rows, heads = blocks / tiles, size = max(1, 512 / tiles);
-        const int first = block / (size * tiles) * size, in_group = min(size, heads - first);
-        const int i = block - first * tiles, tile = i / in_group, head = first + i % in_group;
-        b   = head / p.H;
-        h   = head % p.H;
-        row = (order == TileOrder::last_to_first ? tiles - 1 - tile : tile) * rows;
+    __device__ OwnTile(const Problem& p, int rows, TileOrder order, unsigned block = blockIdx.x,
+                       unsigned blocks = gridDim.x) {
+        const unsigned tiles = unsigned(p.T + rows - 1) / rows;
+        const auto [head, i] = tile_in_order(block, blocks, tiles);
+        b                    = head / p.H;
+        h                    = head % p.H;
+        row                  = (order == TileOrder::last_to_first ? tiles - 1 - i : i) * rows;
     }
     // The index of row 0 of this head in a tensor (B,H,T).
     __device__ int64_t head_offset(const Problem& p) const { return (int64_t(b) * p.H + h) * p.T; }

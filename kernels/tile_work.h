@@ -1,9 +1,10 @@
-// tile_work.h - how the blocks of a product share its tiles, and the order of their steps along K
+// tile_work.h - how the blocks of a product share its tiles, and the order of their steps along K; the order of the
+// tiles of attention
 //
-// Tiles may be too few for the multiprocessors, or leave most of them without work at the end. So the blocks can share
-// the last tiles, or all: each gets an equal number of steps along K, and whoever ends the last piece of a tile adds
-// all of them in the order of the blocks (Osama et al. 2023, "Stream-K", arXiv 2301.03598). Where two blocks form a
-// cluster (matmul_hopper.cuh), a block here is a cluster, and a tile those of its two blocks.
+// The tiles of a product may be too few for the multiprocessors, or leave most of them without work at the end. So the
+// blocks can share the last tiles, or all: each gets an equal number of steps along K, and whoever ends the last piece
+// of a tile adds all of them in the order of the blocks (Osama et al. 2023, "Stream-K", arXiv 2301.03598). Where two
+// blocks form a cluster (matmul_hopper.cuh), a block here is a cluster, and a tile those of its two blocks.
 #pragma once
 #include "tensor.h"
 
@@ -124,6 +125,26 @@ inline TileWork divide_tiles(int64_t rows, int64_t columns, int64_t steps, int b
     work.each        = shared / blocks;
     work.longer      = shared % blocks;
     return work;
+}
+
+// ---- attention -----------------------------------------------------------------------------------------------------
+
+// Tile number `tile` of a head, in the order in which its tiles are taken.
+struct TileOfHead {
+    unsigned head, tile;
+};
+
+// Returns the tile with number `i` of `count`, where each head has `of_head` tiles and its first has the most work.
+//
+// The longest work should not begin last, or a few blocks run at the end while the rest of the GPU has nothing to do.
+// On the other hand, blocks of one head should run at about the same time, so that they find each other's rows in the
+// L2 cache. So heads are taken in equal groups of at most 512 tiles, a few times as many as run at a time, and a group
+// begins with the first tile of each of its heads.
+HD TileOfHead tile_in_order(unsigned i, unsigned count, unsigned of_head) {
+    const unsigned heads = count / of_head, groups = (count + 511) / 512, size = (heads + groups - 1) / groups,
+                   first = i / (size * of_head) * size, in_group = heads - first < size ? heads - first : size,
+                   within = i - first * of_head;
+    return {first + within % in_group, within / in_group};
 }
 
 }  // namespace gpu

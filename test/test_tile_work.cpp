@@ -1,4 +1,4 @@
-// test_tile_work.cpp - tile_work.h: every step of every tile is taken once, whatever the sizes
+// test_tile_work.cpp - tile_work.h: every step of every tile is taken once, whatever the sizes; work is left until the end
 #include "kernels/tile_work.h"
 
 #include <map>
@@ -65,4 +65,31 @@ TEST_CASE("blocks that share tiles take every step along K once", "[ops]") {
     check(18, 3, 512, 132);
     check(24, 3, 512, 132);
     check(64, 9, 75, 132);
+}
+
+TEST_CASE("the tiles of attention are taken once each, and work is left for all blocks until the end", "[ops]") {
+    const struct {
+        unsigned heads, of_head;
+        double most;  // of what the busiest block has, above the mean of all
+    } sizes[] = {{1, 1, 0},     {3, 5, 0},      {384, 8, .01}, {96, 8, .04}, {200, 8, .02},
+                 {64, 16, .02}, {192, 16, .01}, {384, 2, .04}, {48, 8, .07}, {513, 1, .04}};
+    for (const auto& s : sizes) {
+        CAPTURE(s.heads, s.of_head);
+        const unsigned count = s.heads * s.of_head;
+        std::set<std::pair<unsigned, unsigned>> taken;
+        // A tile has 4 squares of 64 x 64 for each tile of the other side, less one, and its begin and end take as long
+        // as two. The block that has done the least takes the next tile.
+        std::vector<double> done(132);
+        double all = 0;
+        for (unsigned i = 0; i < count; i++) {
+            const auto [head, tile] = gpu::tile_in_order(i, count, s.of_head);
+            REQUIRE((head < s.heads && tile < s.of_head));
+            REQUIRE(taken.insert({head, tile}).second);
+            const double work = 4. * (s.of_head - tile) - 1 + 2;
+            *std::min_element(done.begin(), done.end()) += work;
+            all += work;
+        }
+        if (count >= done.size())
+            CHECK(*std::max_element(done.begin(), done.end()) <= (1 + s.most) * all / double(done.size()));
+    }
 }
