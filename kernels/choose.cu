@@ -11,6 +11,7 @@
 //
 //   logits (N,Vp), of which the first V count; ids, drawn, positions (N) int32.
 #include <algorithm>
+#include <cfloat>
 #include <climits>
 #include <numeric>
 #include <vector>
@@ -123,11 +124,17 @@ static void choose(Tensor ids, Tensor drawn, Tensor positions, Tensor logits, in
 #ifdef __CUDACC__
 namespace gpu {
 
-// A block chooses for one row. It reads the row several times; the first time from memory, then from its cache. A sum
-// up to some place in the order of logits is found as in a radix sort: logits become integers of the same order, a
-// histogram of the weights over 512 ranges of these integers says which range the place is in, and the next histogram
-// divides that range. bf16 takes at most two histograms, fp32 at most four.
-constexpr int choose_bits = 9, choose_bins = 1 << choose_bits, choose_threads = choose_bins;
+// A block chooses for one row, in few passes over it: the first reads it from memory, the others from the block's
+// cache.
+//
+//   1   the likeliest id and the range of the logits. A greedy choice ends here
+//   2   with top-k or top-p: how many ids are in each of 512 equal parts of this range, and the sum of their weights.
+//       A place in the order of logits is looked for in these sums first
+//   3   for each place: the ids of its part are collected in shared memory, and divided further like in a radix sort,
+//       by logits as integers and then by ids
+//
+// Without top-p the choice is a place in the order of ids, which is found by the sums of ranges of ids.
+constexpr int choose_bits = 9, choose_bins = 1 << choose_bits, choose_threads = choose_bins, most_members = 2048;
 
 // The integer that has the place of a logit in the order of logits. The two zeros are equal.
 template <class T>
@@ -136,16 +143,42 @@ __device__ uint32_t place_of(float logit) {
     return (bits & 0x80000000u ? ~bits : bits | 0x80000000u) >> (32 - 8 * int(sizeof(T)));
 }
 
-struct BlockMemory {
+struct ChoiceMemory {
     uint32_t low[choose_bins], high[choose_bins];  // the two halves of 64-bit sums
+    uint32_t counts[choose_bins];                  // of the ids in each part
+    int32_t members[most_members];                 // the ids of one part
     uint64_t of_warp[choose_threads / 32];
     uint64_t before;  // the sum before what was found
-    int found;
-    uint32_t lowest;  // the lowest place of a logit
+    int found, count;
 };
 
-// Returns x + the values of all threads before this one, and in `all` the sum over the block.
-__device__ inline uint64_t sum_before(uint64_t x, uint64_t& all, BlockMemory& m) {
+__device__ inline void add_to_bin(ChoiceMemory& m, uint32_t bin, uint64_t x) {
+    const uint32_t low = uint32_t(x), old = atomicAdd(&m.low[bin], low);
+    const uint32_t high = uint32_t(x >> 32) + (old + low < old);
+    if (high) atomicAdd(&m.high[bin], high);
+}
+// Every thread owns a bin.
+__device__ inline void clear_bins(ChoiceMemory& m) {
+    __syncthreads();
+    m.low[threadIdx.x] = m.high[threadIdx.x] = 0;
+    __syncthreads();
+}
+__device__ inline uint64_t own_bin(const ChoiceMemory& m) {
+    __syncthreads();
+    return uint64_t(m.high[threadIdx.x]) << 32 | m.low[threadIdx.x];
+}
+
+__device__ inline uint64_t block_min(uint64_t x, ChoiceMemory& m) {
+    for (int w = 16; w; w /= 2) x = min(x, __shfl_xor_sync(~0u, x, w));
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) m.of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    for (int w = 0; w < choose_threads / 32; w++) x = min(x, m.of_warp[w]);
+    return x;
+}
+
+// Returns the sum of x over all threads before this one, and in `all` the sum over the block.
+__device__ inline uint64_t sum_before(uint64_t x, uint64_t& all, ChoiceMemory& m) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint64_t sum = x;
     for (int d = 1; d < 32; d *= 2) {
@@ -163,120 +196,154 @@ __device__ inline uint64_t sum_before(uint64_t x, uint64_t& all, BlockMemory& m)
     return sum - x;
 }
 
+// The thread at whose x the running sum over the block first exceeds `target`.
+struct Located {
+    int thread;
+    uint64_t before, target;  // the sum of x over the threads before it
+};
+// target_of(all) gets the sum over the block.
+template <class Target>
+__device__ inline Located locate(uint64_t x, Target target_of, ChoiceMemory& m) {
+    uint64_t all;
+    const uint64_t before = sum_before(x, all, m), target = target_of(all);
+    if (before <= target && target < before + x) {
+        m.found  = threadIdx.x;
+        m.before = before;
+    }
+    __syncthreads();
+    return {m.found, m.before, target};
+}
+
 // Calls f(id, logit) for the first V logits of a row, shared by the block.
 template <int W, class T, class F>
 __device__ inline void each_logit(const T* row, int V, F f) {
-    for (int i = threadIdx.x * W; i < V; i += choose_threads * W) {
+    const int whole = V / W * W, rest = whole + int(threadIdx.x);
+    for (int i = threadIdx.x * W; i < whole; i += choose_threads * W) {
         const Floats<W> x = load<W>(row + i);
-        for (int k = 0; k < W; k++)
-            if (i + k < V) f(i + k, x[k]);
+        for (int k = 0; k < W; k++) f(i + k, x[k]);
     }
+    if (W > 1 && rest < V) f(rest, load<1>(row + rest)[0]);
 }
 
-// Where a running sum of weights first exceeds some number.
-struct Found {
-    uint32_t place;  // of the logit
-    int id;
-    uint64_t before;  // the sum of the weights before it
-};
-
-// Goes through the ids in their order, and finds the first one at which the sum of weight(id, logit) exceeds `target`.
-// Each warp adds up a range of ids. The warp whose range has the place divides it among its lanes.
-template <int W, class T, class Weight>
-__device__ Found find_by_id(const T* row, int V, uint64_t target, Weight weight, BlockMemory& m) {
+// Goes through the ids in their order, and returns the first one at which the sum of weight(id, logit) exceeds
+// target_of(the sum of all). Each warp adds up a range of ids. Then the block divides the range that has the place.
+template <int W, class T, class Target, class Weight>
+__device__ int find_by_id(const T* row, int V, Target target_of, Weight weight, ChoiceMemory& m) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = choose_threads / 32;
-    const int range = (V + warps * 32 * W - 1) / (warps * 32 * W) * 32 * W, begin = min(V, warp * range),
-              end        = min(V, begin + range);
+    const int range      = (V + warps * 32 * W - 1) / (warps * 32 * W) * 32 * W;
     const auto of_vector = [&](int i) {
         uint64_t sum = 0;
-        if (i >= end) return sum;
+        if (i >= V) return sum;
         const Floats<W> x = load<W>(row + i);
         for (int k = 0; k < W; k++)
             if (i + k < V) sum += weight(i + k, x[k]);
         return sum;
     };
-    uint64_t mine = 0, all;
-    for (int i = begin + lane * W; i < end; i += 32 * W) mine += of_vector(i);
-    mine            = warp_sum(mine);
-    uint64_t before = sum_before(lane == 0 ? mine : 0, all, m);
-    before          = __shfl_sync(~0u, before, 0);
-    if (before <= target && target < before + mine)
-        for (int i = begin + lane * W; i - lane * W < end; i += 32 * W) {
-            const uint64_t vector = of_vector(i);
-            uint64_t sum          = vector;
-            for (int d = 1; d < 32; d *= 2) {
-                const uint64_t left = __shfl_up_sync(~0u, sum, d);
-                if (lane >= d) sum += left;
-            }
-            uint64_t at = before + sum - vector;
-            if (at <= target && target < at + vector) {
-                for (int k = 0; k < W && i + k < V; k++) {
-                    const uint64_t w = weight(i + k, load<1>(row + i + k)[0]);
-                    if (target < at + w) {
-                        m.found  = i + k;
-                        m.before = at;
-                        break;
-                    }
-                    at += w;
+    uint64_t mine = 0;
+    for (int i = warp * range + lane * W; i < min(V, (warp + 1) * range); i += 32 * W) mine += of_vector(i);
+    mine             = warp_sum(mine);
+    const Located at = locate(lane == 0 ? mine : 0, target_of, m);
+    const int first  = at.thread / 32 * range;
+    uint64_t before  = at.before, all;
+    for (int i = first + int(threadIdx.x) * W; i - int(threadIdx.x) * W < min(V, first + range);
+         i += choose_threads * W, before += all) {
+        const uint64_t vector = i < first + range ? of_vector(i) : 0;
+        uint64_t sum          = before + sum_before(vector, all, m);
+        if (sum <= at.target && at.target < sum + vector)
+            for (int k = 0; k < W && i + k < V; k++) {
+                const uint64_t w = weight(i + k, load<1>(row + i + k)[0]);
+                if (at.target < sum + w) {
+                    m.found = i + k;
+                    break;
                 }
+                sum += w;
             }
-            before += __shfl_sync(~0u, sum, 31);
-        }
+    }
     __syncthreads();
-    const Found found{place_of<T>(load<1>(row + m.found)[0]), m.found, m.before};
-    __syncthreads();
-    return found;
+    return m.found;
 }
 
-// Does the same in the order of falling logits. target_of(total) gets the sum of all weights. The places of the logits
-// are `best` - range to `best`.
-template <int W, class T, class Target, class Weight>
-__device__ Found find_by_logit(const T* row, int V, uint32_t best, uint32_t range, Target target_of, Weight weight,
-                               BlockMemory& m) {
-    uint32_t first  = 0;  // distances from `best` are looked for in [first, first + choose_bins << shift)
-    uint64_t before = 0, target = 0;
-    const int first_shift = max(0, 32 - __clz(int(range)) - choose_bits);
-    for (int shift = first_shift;; shift = max(0, shift - choose_bits)) {
-        m.low[threadIdx.x] = m.high[threadIdx.x] = 0;
+// The order of falling logits, and of rising ids where logits are equal. Ids come in the order of their keys.
+template <class T>
+struct LogitOrder {
+    uint32_t best;  // the place of the largest logit
+    int id_bits;
+    float half, scale;  // half of the largest logit; parts for each half of a unit below it
+
+    __device__ LogitOrder(float best, float least, int V)
+        : best(place_of<T>(best)),
+          id_bits(0),
+          half(.5f * best),
+          scale(fminf(float(choose_bins) / fmaxf(half - .5f * least, FLT_MIN), FLT_MAX)) {
+        while (V - 1 >> id_bits) id_bits++;
+    }
+    __device__ uint64_t key(int id, float logit) const {
+        return uint64_t(best - place_of<T>(logit)) << id_bits | uint32_t(id);
+    }
+    __device__ int id(uint64_t key) const { return int(key & ((uint64_t(1) << id_bits) - 1)); }
+    // Which of the parts a logit is in. It never falls when logits fall. Half of each logit is taken because the
+    // difference of two can be too large for a float. The intrinsics see to it that all passes round alike.
+    __device__ int part(float logit) const {
+        return min(choose_bins - 1, int(__fmul_rn(__fmaf_rn(-.5f, logit, half), scale)));
+    }
+};
+
+// The key at which a running sum in the order of keys first exceeds some number, and the sum before it.
+struct Found {
+    uint64_t key, before;
+};
+
+// Finds the key at which the sum of weight(key, id, logit) exceeds `target`, among those of one part, which has `count`
+// ids.
+template <int W, class T, class Weight>
+__device__ Found find_in_part(const T* row, int V, const LogitOrder<T>& order, int part, uint32_t count,
+                              uint64_t target, Weight weight, ChoiceMemory& m) {
+    const bool fit         = count <= most_members;
+    const auto each_member = [&](auto f) {
+        if (fit)
+            for (int i = threadIdx.x; i < int(count); i += choose_threads) {
+                const float logit = load<1>(row + m.members[i])[0];
+                f(order.key(m.members[i], logit), logit);
+            }
+        else
+            each_logit<W>(row, V, [&](int id, float logit) {
+                if (order.part(logit) == part) f(order.key(id, logit), logit);
+            });
+    };
+    if (fit) {
+        if (threadIdx.x == 0) m.count = 0;
         __syncthreads();
         each_logit<W>(row, V, [&](int id, float logit) {
-            const uint32_t distance = best - place_of<T>(logit), bin = (distance - first) >> shift;
-            if (distance < first || bin >= choose_bins) return;
-            const uint64_t w = weight(id, logit);
-            if (w == 0) return;
-            const uint32_t low = uint32_t(w), old = atomicAdd(&m.low[bin], low);
-            const uint32_t high = uint32_t(w >> 32) + (old + low < old);
-            if (high) atomicAdd(&m.high[bin], high);
+            if (order.part(logit) == part) m.members[atomicAdd(&m.count, 1)] = id;
         });
         __syncthreads();
-        uint64_t all;
-        const uint64_t mine = uint64_t(m.high[threadIdx.x]) << 32 | m.low[threadIdx.x],
-                       at   = before + sum_before(mine, all, m);
-        if (shift == first_shift) target = target_of(all);
-        if (at <= target && target < at + mine) {
-            m.found  = threadIdx.x;
-            m.before = at;
-        }
-        __syncthreads();
-        first += uint32_t(m.found) << shift;
-        before = m.before;
-        __syncthreads();
-        if (shift == 0) break;
     }
-    // What is left are ids with equal logits.
-    const uint32_t place = best - first;
-    const auto equal     = [&](int id, float logit) {
-        return place_of<T>(logit) == place ? weight(id, logit) : uint64_t(0);
-    };
-    Found found = find_by_id<W>(row, V, target - before, equal, m);
-    found.before += before;
-    return found;
+    uint64_t first = UINT64_MAX, last = 0, before = 0;
+    each_member([&](uint64_t key, float) {
+        first = min(first, key);
+        last  = max(last, key);
+    });
+    first     = block_min(first, m);
+    last      = ~block_min(~last, m);
+    int shift = max(0, 64 - __clzll(int64_t(last - first)) - choose_bits);
+    for (;; shift = max(0, shift - choose_bits)) {
+        clear_bins(m);
+        each_member([&](uint64_t key, float logit) {
+            if (key < first || (key - first) >> shift >= choose_bins) return;
+            if (const uint64_t w = weight(key, logit)) add_to_bin(m, uint32_t((key - first) >> shift), w);
+        });
+        const Located at = locate(
+            own_bin(m), [&](uint64_t) { return target - before; }, m);
+        first += uint64_t(at.thread) << shift;
+        before += at.before;
+        if (shift == 0) return {first, before};
+    }
 }
 
 template <int W, class T>
-static __global__ void __launch_bounds__(choose_threads)
+static __global__ void __launch_bounds__(choose_threads, 1)
     choose_kernel(int32_t* ids, int32_t* drawn, int32_t* positions, const T* logits, int V, int64_t Vp, Rule rule) {
-    __shared__ BlockMemory m;
+    __shared__ ChoiceMemory m;
     wait_for_kernels();
     const T* const row = logits + blockIdx.x * Vp;
     const auto answer  = [&](int id) {
@@ -285,51 +352,80 @@ static __global__ void __launch_bounds__(choose_threads)
         drawn[blockIdx.x]++;
         if (positions) positions[blockIdx.x]++;
     };
-    // The likeliest id has the largest place, and of equal places the smallest id.
-    uint64_t likeliest = 0;
-    uint32_t lowest    = UINT32_MAX;
-    bool is_finite     = true;
-    if (threadIdx.x == 0) m.lowest = lowest;
+    float best = -INFINITY, least = INFINITY;
+    int best_id    = INT_MAX;
+    bool is_finite = true;
     each_logit<W>(row, V, [&](int id, float logit) {
-        const uint32_t place = place_of<T>(logit);
-        likeliest            = max(likeliest, uint64_t(place) << 32 | uint32_t(INT_MAX - id));
-        lowest               = min(lowest, place);
-        is_finite            = is_finite && isfinite(logit);
+        best_id = logit > best ? id : best_id;
+        best    = fmaxf(best, logit);
+        least   = fminf(least, logit);
+        is_finite &= fabsf(logit) <= FLT_MAX;
     });
-    for (int w = 16; w; w /= 2) likeliest = max(likeliest, __shfl_xor_sync(~0u, likeliest, w));
-    if (threadIdx.x % 32 == 0) m.of_warp[threadIdx.x / 32] = likeliest;
+    // The likeliest id has the largest place, and of equal places the smallest id.
+    best_id   = int(uint32_t(block_min(uint64_t(~place_of<float>(best)) << 32 | uint32_t(best_id), m)));
     is_finite = __syncthreads_and(is_finite);
-    atomicMin(&m.lowest, lowest);
-    __syncthreads();
-    for (int w = 0; w < choose_threads / 32; w++) likeliest = max(likeliest, m.of_warp[w]);
-    const int best_id = INT_MAX - int(uint32_t(likeliest));
     if (!is_finite || rule.temperature == 0) return answer(is_finite ? best_id : -1);
 
-    const uint32_t best = uint32_t(likeliest >> 32), range = best - m.lowest;
-    const float best_logit = load<1>(row + best_id)[0];
-    const float u          = philox_uniform(rule.key, rule.sequence + blockIdx.x, drawn[blockIdx.x]);
-    Found last{0, INT_MAX, 0};  // the last id, in the order of logits, that may be chosen
-    const auto weight = [&](int id, float logit) {
-        const uint32_t place = place_of<T>(logit);
-        if (place < last.place || (place == last.place && id > last.id)) return uint64_t(0);
-        return in_units(portable_exp<uint32_t>((logit - best_logit) / rule.temperature));
-    };
-    if (rule.top_k < V)
-        last = find_by_logit<W>(
-            row, V, best, range, [&](uint64_t) { return uint64_t(rule.top_k - 1); },
-            [](int, float) { return uint64_t(1); }, m);
-    if (rule.top_p < 1) {
-        const auto by_logit = [&](auto target_of) {
-            return find_by_logit<W>(row, V, best, range, target_of, weight, m);
-        };
-        last                = by_logit([&](uint64_t total) { return sum_to_keep(rule.top_p, total) - 1; });
-        const uint64_t kept = last.before + weight(last.id, load<1>(row + last.id)[0]);
-        return answer(by_logit([&](uint64_t) { return sum_to_exceed(u, kept); }).id);
+    best = load<1>(row + best_id)[0];
+    if (rule.top_k == V) {
+        least = best - 28 * rule.temperature;  // below, weights are 0
+    } else {
+        const uint32_t place = uint32_t(block_min(place_of<float>(least), m));
+        least                = __uint_as_float(place & 0x80000000u ? place & 0x7fffffffu : ~place);
     }
-    uint64_t total = 0;
-    each_logit<W>(row, V, [&](int id, float logit) { total += weight(id, logit); });
-    total = block_sum(total);
-    answer(find_by_id<W>(row, V, sum_to_exceed(u, total), weight, m).id);
+    const LogitOrder<T> order(best, least, V);
+    const float u        = philox_uniform(rule.key, rule.sequence + blockIdx.x, drawn[blockIdx.x]);
+    const auto weight_of = [&](float logit) {
+        return in_units(portable_exp<uint32_t>((logit - best) / rule.temperature));
+    };
+    uint64_t last_key    = UINT64_MAX;  // of the ids that may be chosen
+    const auto weight    = [&](uint64_t key, float logit) { return key <= last_key ? weight_of(logit) : 0; };
+    uint32_t count_here  = 0;  // of this thread's part
+    uint64_t weight_here = 0;
+    if (rule.top_k < V || rule.top_p < 1) {
+        m.counts[threadIdx.x] = 0;
+        clear_bins(m);
+        each_logit<W>(row, V, [&](int, float logit) {
+            const int part = order.part(logit);
+            atomicAdd(&m.counts[part], 1);
+            if (rule.top_p == 1) return;
+            if (const uint64_t w = weight_of(logit)) add_to_bin(m, part, w);
+        });
+        weight_here = own_bin(m);
+        count_here  = m.counts[threadIdx.x];
+    }
+    // Three places in the order of logits: the last id of the top k, the last one of top-p, and the choice.
+    enum { last_of_k, last_of_p, choice };
+    uint64_t kept = 0;
+    for (int what = rule.top_k < V ? last_of_k : last_of_p; rule.top_p < 1 || what == last_of_k; what++) {
+        const Located part = locate(
+            what == last_of_k ? count_here : weight_here,
+            [&](uint64_t all) {
+                return what == last_of_k   ? uint64_t(rule.top_k - 1)
+                       : what == last_of_p ? sum_to_keep(rule.top_p, all) - 1
+                                           : sum_to_exceed(u, kept);
+            },
+            m);
+        const Found found = find_in_part<W>(
+            row, V, order, part.thread, m.counts[part.thread], part.target - part.before,
+            [&](uint64_t key, float logit) { return what == last_of_k ? 1 : weight(key, logit); }, m);
+        const int id = order.id(found.key);
+        if (what == choice) return answer(id);
+        if (what == last_of_p) kept = part.before + found.before + weight_of(load<1>(row + id)[0]);
+        if (what == last_of_k) {
+            last_key = found.key;
+            if (rule.top_p == 1) break;
+            uint64_t left = 0;  // the weights of this part that are left
+            each_logit<W>(row, V, [&](int id, float logit) {
+                if (order.part(logit) == part.thread) left += weight(order.key(id, logit), logit);
+            });
+            left = block_sum(left);
+            if (int(threadIdx.x) >= part.thread) weight_here = int(threadIdx.x) == part.thread ? left : 0;
+        }
+    }
+    answer(find_by_id<W>(
+        row, V, [&](uint64_t all) { return sum_to_exceed(u, all); },
+        [&](int id, float logit) { return weight(order.key(id, logit), logit); }, m));
 }
 
 template <class T>
