@@ -140,8 +140,9 @@ struct BlockMemory {
     }
 };
 
-// How the tiles of a launch are dealt to its blocks. A block's first tile has the block's number. The next one is what
-// the counter says, which is one of Queue::counters: after as many calls as there are tiles it is 0 again.
+// How the tiles of a launch are dealt to its blocks. The first tile of a block has the block's number. The tiles after
+// these are counted in `taken`, one of Queue::counters, which is 0 again after as many calls of next() as there are
+// tiles.
 struct Deal {
     int tiles;
     uint32_t* taken;
@@ -174,6 +175,7 @@ __device__ inline void each_tile(const BlockMemory<Tiling>& at, const Problem& p
                                  F f) {
     for (uint32_t parity = 0;; parity ^= 1) {
         wait_for_phase(at.own_full(), parity);
+        __syncwarp();  // of the tile before, some lanes have stored rows and some have not
         const int tile = *at.tile;
         if (tile >= deal.tiles) break;
         f(OwnTile(p, Tiling::rows, order, tile, deal.tiles));
@@ -270,8 +272,9 @@ __device__ inline void store_rows(Rows<bf16> head, const Sums<1, D>& c, const fl
 template <class Tiling, class... P, class... A>
 void launch_on_hopper(void (*kernel)(P...), Tensor qkv, Queue& queue, A... args) {
     const int64_t tiles = blocks_of(qkv, Tiling::rows);
-    CHECK_RUN(tiles <= INT32_MAX, "attention: {} tiles of {} rows are too many", tiles, Tiling::rows);
-    const Grid grid(std::min<int64_t>(tiles, queue.limits.multiProcessorCount), hopper_threads, Tiling::shared);
+    const int64_t most  = std::min<int64_t>(tiles, queue.limits.multiProcessorCount);
+    CHECK_RUN(tiles + most <= INT32_MAX, "attention: {} tiles of {} rows are too many", tiles, Tiling::rows);
+    const Grid grid(most, hopper_threads, Tiling::shared);
     launch(kernel, grid, queue, args..., Deal{int(tiles), queue.counters});
 }
 

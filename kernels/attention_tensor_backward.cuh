@@ -145,7 +145,8 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
     const HeadDropout drop = own.dropout<drops>(p);
     const int64_t offset   = own.head_offset(p);
     const int end          = end_of_queries<tensor_threads>(p, own.b, own.row, last_key);
-    // A thread copies the same of these 3 N numbers for each tile, or none.
+    // The 3 N numbers of a tile are divided among the threads: each copies those at the same places of every tile, at
+    // most `most`, or none.
     constexpr int most     = (3 * N + tensor_threads - 1) / tensor_threads;
     const float* next_number[most];
 #pragma unroll

@@ -93,7 +93,8 @@ class Queue {
     bool may_launch_early                  = true;   // see launch_early()
     bool launches_early                    = false;  // work is being recorded whose kernels do so
     // Numbers that are 0 between ops. Blocks that share a result count themselves in one of them, so that the last one
-    // can combine the parts. It sets the number to 0 again.
+    // can combine the parts; or they count in one the tiles that they take. The last to count sets the number to 0
+    // again.
     uint32_t* counters                     = nullptr;
     static constexpr int64_t most_counters = 1 << 18;
     std::shared_ptr<Products> products;

@@ -138,8 +138,8 @@ struct TileOfHead {
 //
 // The longest work should not begin last, or a few blocks run at the end while the rest of the GPU has nothing to do.
 // On the other hand, blocks of one head should run at about the same time, so that they find each other's rows in the
-// L2 cache. So heads are taken in equal groups of at most 512 tiles, a few times as many as run at a time, and a group
-// begins with the first tile of each of its heads.
+// L2 cache. So heads are taken in groups of about 512 tiles, a few times as many as run at a time, all of about the
+// same size, and a group begins with the first tile of each of its heads.
 HD TileOfHead tile_in_order(unsigned i, unsigned count, unsigned of_head) {
     const unsigned heads = count / of_head, groups = (count + 511) / 512, size = (heads + groups - 1) / groups,
                    first = i / (size * of_head) * size, in_group = heads - first < size ? heads - first : size,

@@ -15,6 +15,9 @@ scripts/test_parallel.sh scripts/emulate --check all --streams late "$GPT_BUILD/
 echo "== attention as GPUs without Hopper's instructions compute it"
 scripts/test_parallel.sh scripts/emulate --gpu a100 --check all "$GPT_BUILD/test_gpt" '[attention]'
 
+echo "== Hopper's attention with warps in another order, and blocks that take one tile after another"
+scripts/test_parallel.sh scripts/emulate --sms 1 --schedule random:1 --check all "$GPT_BUILD/test_gpt" '[attention][hopper]'
+
 echo "== the programs on the emulated GPU"
 if "$GPT_BUILD/train_gpt" --version | grep -q 'without oneDNN'; then
     echo "skipped: this build has no oneDNN (ONEDNN=0), so there is no result of the CPU to compare with"
