@@ -1,6 +1,7 @@
 // generate.h - writing text: a cache of keys and values, and the loop that appends chosen tokens
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -29,6 +30,7 @@ class Generator {
           tokens_(tokens),
           how_(how),
           feed_(*model.device, feed_capacity(batch, tokens)),
+          answers_(*model.device, batch * int64_t(sizeof(int32_t))),
           step_(*model.device, model.device->has_graphs(), true) {
         const Config& c = model_.config;
         CHECK(!c.learned_positions || tokens <= c.context, "{} tokens at once, but {} has positions for {}", tokens,
@@ -69,6 +71,7 @@ class Generator {
             n = std::max(n, int64_t(text.size()));
         }
         expect_room(n);
+        forget_ahead();
         const int64_t most = most_at_once(batch_, tokens_);
         for (int64_t first = 0; first < n; first += most) {
             const int64_t T = std::min(most, n - first);
@@ -90,19 +93,20 @@ class Generator {
     }
     // Returns the next token of every sequence, or -1 where a logit is not a finite number.
     const std::vector<int32_t>& choose() {
+        forget_ahead();
         choose_from(last_, {});
+        answers_.ask(chosen_);
         return chosen();
     }
     // Appends the tokens that were chosen last, and chooses those that follow. On a GPU this is the launch of one
-    // graph, which finds tokens and positions in the device's memory. Only the chosen ids come to the host, which waits
-    // for them, so the GPU idles between two tokens for the time of a copy and a launch.
+    // graph, which finds tokens and positions in the device's memory. Only the chosen ids come to the host. While it
+    // waits for them and shows them, the GPU already computes those that follow. If the host then does something else,
+    // they are forgotten.
     const std::vector<int32_t>& next() {
         expect_room(1);
-        shape_activations(1);
-        step_.run([&] {
-            trunk(chosen_, positions_);
-            choose_from(acts_.lnf, positions_);
-        });
+        if (!ahead_) queue_next();
+        ahead_ = model_.device->has_graphs() && longest() + 2 <= tokens_;
+        if (ahead_) queue_next();
         for (int32_t& length : lengths_) length++;
         return chosen();
     }
@@ -111,6 +115,7 @@ class Generator {
         const int64_t n = int64_t(tokens.size()), most = most_at_once(batch_, tokens_);
         CHECK_CALL(batch_ == 1, "the logits of every position are computed for one sequence only, not for {}", batch_);
         expect_room(n);
+        forget_ahead();
         for (int64_t first = 0; first < n; first += most) {
             run({tokens}, first, std::min(most, n - first));
             each_row_of_logits(model_, acts_, acts_.lnf, [&](int64_t t, const float* row) { each(first + t, row); });
@@ -173,9 +178,28 @@ class Generator {
                      model_.stream);
         });
     }
+    void queue_next() {
+        shape_activations(1);
+        step_.run([&] {
+            trunk(chosen_, positions_);
+            choose_from(acts_.lnf, positions_);
+        });
+        answers_.ask(chosen_);
+    }
+    // Returns the ids that were asked for first.
     const std::vector<int32_t>& chosen() {
-        to_host(ids_.data(), chosen_, model_.stream);
+        std::memcpy(ids_.data(), answers_.answer(), ids_.size() * sizeof(int32_t));
+        draws_++;
         return ids_;
+    }
+    // Takes back what was queued ahead. The row that it appended to the cache is overwritten when its place is used.
+    void forget_ahead() {
+        if (!ahead_) return;
+        ahead_ = false;
+        answers_.answer();
+        from_host(chosen_, ids_.data(), model_.stream);
+        from_host(positions_, lengths_.data(), model_.stream);
+        from_host(drawn_, std::vector<int32_t>(batch_, draws_).data(), model_.stream);
     }
 
     Model& model_;
@@ -184,7 +208,10 @@ class Generator {
     Arena acts_memory_{"generation"}, cache_memory_{"key/value cache"};
     Acts acts_;
     BatchFeed feed_;
+    Answers answers_;
     Graph step_;
+    bool ahead_    = false;         // the tokens after the next ones are being computed
+    int32_t draws_ = 0;             // how many tokens were chosen of each sequence
     std::vector<Tensor> k_, v_;     // (batch,H,tokens,D) for each layer
     Tensor last_;                   // (batch,C): the final norm of the last token of each text
     Tensor chosen_, positions_;     // (batch,1): the tokens that were chosen last, and the place of the next ones

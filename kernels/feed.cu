@@ -79,6 +79,51 @@ class Upload {
     cudaEvent_t taken_ = nullptr;  // landed_ may be written again
 };
 
+// The GPU's side of Answers: two buffers of pinned memory, each with what the queue then knew of bad ids.
+class Downloads {
+  public:
+    Downloads(Queue& q, int64_t bytes) : queue_(q), bytes_(size_t(bytes)) {
+        for (Buffer& b : buffers_) {
+            CUDA_RUN(cudaMallocHost(&b.memory, bytes_));
+            CUDA_RUN(cudaMallocHost(&b.bad, sizeof(BadId)));
+            CUDA_RUN(cudaEventCreateWithFlags(&b.copied, cudaEventDisableTiming));
+        }
+    }
+    // Statuses are not looked at: at the end of a program that failed, nothing here can succeed.
+    ~Downloads() {
+        cudaStreamSynchronize(queue_.stream);
+        for (Buffer& b : buffers_) {
+            cudaEventDestroy(b.copied);
+            cudaFreeHost(b.memory);
+            cudaFreeHost(b.bad);
+        }
+    }
+    Downloads(const Downloads&)            = delete;
+    Downloads& operator=(const Downloads&) = delete;
+
+    void ask(int which, const void* src) {
+        const Buffer& b = buffers_[which];
+        CUDA_RUN(cudaMemcpyAsync(b.memory, src, bytes_, cudaMemcpyDeviceToHost, queue_.stream));
+        CUDA_RUN(cudaMemcpyAsync(b.bad, queue_.bad, sizeof(BadId), cudaMemcpyDeviceToHost, queue_.stream));
+        CUDA_RUN(cudaEventRecord(b.copied, queue_.stream));
+    }
+    const void* answer(int which) {
+        const Buffer& b = buffers_[which];
+        queue_.expect_success(cudaEventSynchronize(b.copied), *b.bad);
+        return b.memory;
+    }
+
+  private:
+    struct Buffer {
+        void* memory       = nullptr;
+        BadId* bad         = nullptr;
+        cudaEvent_t copied = nullptr;
+    };
+    Queue& queue_;
+    size_t bytes_;
+    Buffer buffers_[2];
+};
+
 // Graphs take early launches from CUDA 12.3 on.
 static bool has_early_launches(const Queue& q) {
     int driver = 0;
@@ -171,6 +216,32 @@ void Feed::arrive() {
     if (upload_) return upload_->arrive(arrived_);
 #endif
     std::memcpy(arrived_, outgoing_.data(), size_t(bytes_));
+}
+
+Answers::Answers([[maybe_unused]] const Device& device, int64_t bytes) : bytes_(bytes) {
+#ifdef __CUDACC__
+    if (device.where() == Machine::cuda)
+        downloads_ = std::make_shared<gpu::Downloads>(gpu::queue_of(device.stream()), bytes);
+#endif
+}
+Answers::~Answers() = default;
+void Answers::ask(Tensor src) {
+    CHECK_CALL(int64_t(src.bytes()) == bytes_ && asked_ - answered_ < 2,
+               "Answers: {} bytes are asked for, expected {}; {} asks are open, expected at most 1", src.bytes(),
+               bytes_, asked_ - answered_);
+    const int which = asked_++ % 2;
+#ifdef __CUDACC__
+    if (downloads_) return downloads_->ask(which, src.ptr);
+#endif
+    answers_[which].assign(static_cast<char*>(src.ptr), static_cast<char*>(src.ptr) + bytes_);
+}
+const void* Answers::answer() {
+    CHECK_CALL(asked_ > answered_, "Answers: an answer without an ask");
+    const int which = answered_++ % 2;
+#ifdef __CUDACC__
+    if (downloads_) return downloads_->answer(which);
+#endif
+    return answers_[which].data();
 }
 
 Graph::Graph(const Device& device, bool record, [[maybe_unused]] bool early) {

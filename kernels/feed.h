@@ -1,4 +1,5 @@
-// feed.h - keeps a device busy: a Feed copies the next bytes while it works, a Graph queues recorded work in one launch
+// feed.h - keeps a device busy: a Feed copies the next bytes to it while it works, Answers bring bytes from it while it
+// works on, and a Graph queues recorded work in one launch
 #pragma once
 #include <functional>
 #include <memory>
@@ -8,6 +9,7 @@
 
 namespace gpu {
 class Upload;
+class Downloads;
 class Recording;
 }  // namespace gpu
 
@@ -33,6 +35,27 @@ class Feed {
     void* arrived_;
     std::vector<char> outgoing_;           // is used on the CPU
     std::shared_ptr<gpu::Upload> upload_;  // is used on a GPU
+};
+
+// Brings bytes from a device, which may work on what was queued after ask() while the host waits for them. Two asks may
+// be open at a time.
+class Answers {
+  public:
+    Answers(const Device& device, int64_t bytes);
+    ~Answers();
+    Answers(const Answers&)            = delete;
+    Answers& operator=(const Answers&) = delete;
+
+    void ask(Tensor src);  // has `bytes` bytes
+    // Waits for the bytes of the oldest ask() that is open, and for the work that was queued before it, whose errors it
+    // throws as sync() does. The bytes are there until ask() is called twice more.
+    const void* answer();
+
+  private:
+    int64_t bytes_;
+    std::vector<char> answers_[2];               // are used on the CPU
+    int asked_ = 0, answered_ = 0;               // say which of the two is next
+    std::shared_ptr<gpu::Downloads> downloads_;  // is used on a GPU
 };
 
 // Queues the same work again and again: the same ops on the same tensors. On a GPU the second run records it as a CUDA

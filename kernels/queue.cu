@@ -84,15 +84,18 @@ void Queue::download(void* dst, const void* src, int64_t bytes) {
 
 void Queue::wait() {
     CUDA_RUN(cudaMemcpyAsync(&answer_->bad, bad, sizeof(BadId), cudaMemcpyDeviceToHost, stream));
-    const cudaError_t status = cudaStreamSynchronize(stream);
+    expect_success(cudaStreamSynchronize(stream), answer_->bad);
+}
+
+void Queue::expect_success(cudaError_t status, const BadId& met) {
     if (status != cudaSuccess)
         throw_at<RunError>(__FILE__, __LINE__,
                            "CUDA: {} ({}) in one of the ops up to {}; run again, waiting after every kernel (sync), to "
                            "learn in which",
                            cudaGetErrorName(status), cudaGetErrorString(status), op);
-    if (ready(&answer_->bad)) return;
+    if (ready(&met)) return;
     CUDA_RUN(cudaMemsetAsync(bad, 0, sizeof(BadId), stream));
-    answer_->bad.rule.complain(answer_->bad.at, answer_->bad.id);
+    met.rule.complain(met.at, met.id);
 }
 
 // One block reads all ids, so that it finds the first bad one without atomics. A thread has 8 loads in flight.

@@ -114,6 +114,9 @@ class Queue {
     void upload(Tensor dst, const Fill& fill);                 // has called fill() for everything when it returns
     void download(void* dst, const void* src, int64_t bytes);  // waits, as wait() does
     void wait();                                               // waits until all queued work is done; throws its error
+    // Throws the error of work that the host has waited for: `status` is what waiting returned, and `met` a copy of
+    // *bad that was made after the work.
+    void expect_success(cudaError_t status, const BadId& met);
     bool sync_each() const { return sync_each_; }
     const void* scratch_now() const { return scratch_; }
 

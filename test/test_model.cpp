@@ -597,6 +597,30 @@ TEST_CASE("sequences of unequal length in one batch equal those that run alone",
     }
 }
 
+TEST_CASE("a text that follows chosen tokens takes back what a GPU has computed ahead", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
+    Config c       = tiny_config(7, 13, true);
+    c.context      = 64;
+    const auto ids = [&](const Device& d) {
+        Model m(c, DType::F32, {1, 1, false}, d);
+        scatter(m.params, c, m.stream);
+        Generator g(m, 2, 36, Sampling{1.f, 0, .9f, 3});
+        std::vector<int32_t> all;
+        for (const int more : {5, 1, 0, 18}) {  // the last fills the cache: 4 texts of 3 tokens, and 24
+            g.feed({{1, 5, 2}, {3}});
+            for (int n = 0; n <= more; n++) {
+                const std::vector<int32_t>& two = n ? g.next() : g.choose();
+                all.insert(all.end(), two.begin(), two.end());
+            }
+        }
+        return all;
+    };
+    const Device waits(dev->where() == Machine::cpu ? "cpu" : "cuda", 0, 0, dev->where() == Machine::cuda);
+    REQUIRE(!waits.has_graphs());  // it computes nothing ahead
+    CHECK(ids(*dev) == ids(waits));
+}
+
 TEST_CASE("logits that are not finite are refused", "[model]") {
     std::vector<float> damaged(40, 0);
     damaged[39] = GENERATE(NAN, INFINITY, -INFINITY);
