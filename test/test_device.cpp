@@ -1,5 +1,5 @@
-// test_device.cpp - from_host(); Feed, which sends the next bytes while the device works; Graph, which records work;
-// and --cpu
+// test_device.cpp - from_host(); Feed, which sends the next bytes while the device works, and Answers, which bring
+// bytes back; Graph, which records work; and --cpu
 #include "kernels/feed.h"
 #include "kernels/host.h"
 #include "kernels/ops.h"
@@ -61,6 +61,43 @@ TEST_CASE("a feed brings what was sent, in order, while the device works", "[ops
         CAPTURE(turn);
         for (int64_t i = 0; i < n; i++) REQUIRE(v[i] == turn * 100000 + i);
     }
+}
+
+TEST_CASE("answers come in order, with what was there when they were asked for", "[ops]") {
+    const auto dev  = GENERATE(from_range(devices()));
+    const int64_t n = GENERATE(1, 20000);
+    CAPTURE(dev, n);
+    const Stream s = dev->stream();
+    Buffer x(dev, {n}, F32);
+    Answers answers(*dev, 4 * n);
+    const auto ask = [&](int value) {
+        from_host(x, std::vector<float>(n, float(value)), s);
+        answers.ask(x);
+    };
+    ask(0);
+    for (int turn = 0; turn < 5; turn++) {
+        ask(turn + 1);
+        const float* const got = static_cast<const float*>(answers.answer());
+        CHECK(std::all_of(got, got + n, [&](float v) { return v == float(turn); }));
+    }
+    ask(6);
+    CHECK_REFUSED(answers.ask(x), "2 asks are open");
+    answers.answer();
+    answers.answer();
+    CHECK_REFUSED(answers.answer(), "without an ask");
+    CHECK_REFUSED(answers.ask(Buffer(dev, {n + 1}, F32)), "bytes are asked for");
+    if (dev->where() == Machine::cpu) return;
+    // An answer throws the error of the work before it, and not that of work after it.
+    const Buffer rows(dev, {1, 1, 8}, F32), wte(dev, {5, 8}, F32, Kind::ordinary),
+        wpe(dev, {1, 8}, F32, Kind::ordinary);
+    const Buffer bad(dev, {1, 1}, DType::I32, Values{9});
+    ask(7);
+    embedding_forward(rows, bad, {}, wte, wpe, s);
+    answers.ask(x);
+    CHECK(static_cast<const float*>(answers.answer())[0] == 7);
+    CHECK_REFUSED(answers.answer(), "9");
+    ask(8);
+    CHECK(static_cast<const float*>(answers.answer())[0] == 8);
 }
 
 TEST_CASE("a graph does its work every time that it is run", "[ops]") {
