@@ -142,29 +142,18 @@ __device__ void attention_backward_kv(int block, int blocks, Heads<bf16> dk, Hea
 
     const OwnTile own(p, rows, TileOrder::first_to_last, block, blocks);
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M, last_key = min(own.row + rows, p.T) - 1;
-    const HeadDropout drop = own.dropout<drops>(p);
-    const int64_t offset   = own.head_offset(p);
-    const int end          = end_of_queries<tensor_threads>(p, own.b, own.row, last_key);
-    // The 3 N numbers of a tile are divided among the threads: each copies those at the same places of every tile, at
-    // most `most`, or none.
-    constexpr int most     = (3 * N + tensor_threads - 1) / tensor_threads;
-    const float* next_number[most];
-#pragma unroll
-    for (int n = 0; n < most; n++) {
-        const int i = threadIdx.x + n * tensor_threads, t = own.row + i % N;
-        next_number[n] = i < N                   ? lse + offset + t
-                         : i < 2 * N             ? delta + offset + t
-                         : i < 3 * N && p.starts ? reinterpret_cast<const float*>(p.starts) + int64_t(own.b) * p.T + t
-                                                 : nullptr;
-    }
+    const HeadDropout drop  = own.dropout<drops>(p);
+    const int64_t offset    = own.head_offset(p);
+    const int end           = end_of_queries<tensor_threads>(p, own.b, own.row, last_key);
     const auto load_numbers = [&](int stage, int query) {
-#pragma unroll
-        for (int n = 0; n < most; n++) {
-            if (!next_number[n]) continue;
-            const int i = threadIdx.x + n * tensor_threads;
-            copy_word_async(lse_of(stage) + i, next_number[n], query + i % N < p.T);
-            next_number[n] += N;
-        }
+        // The threads form groups of N: group 0 loads lse, group 1 δ, group 2 starts. If there are only two groups,
+        // group 0 loads starts as well.
+        const int i = threadIdx.x % N, t = min(query + i, p.T - 1), group = threadIdx.x / N;
+        const bool valid = query + i < p.T;
+        if (group == 0) copy_word_async(lse_of(stage) + i, lse + offset + t, valid);
+        if (group == 1) copy_word_async(delta_of(stage) + i, delta + offset + t, valid);
+        if (p.starts && group == 2 % (tensor_threads / N))
+            copy_word_async(starts_of(stage) + i, p.starts + int64_t(own.b) * p.T + t, valid);
     };
 
     load_tile_async<tensor_threads, rows>(k_tile, x.k.at(own.b, own.h), own.row, p.T, p.D);
