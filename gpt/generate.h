@@ -51,6 +51,15 @@ class Generator {
         ids_.resize(batch);
     }
 
+    // What was queued ahead leaves no error behind.
+    ~Generator() {
+        try {
+            forget_ahead();
+        } catch (const std::exception&) {}
+    }
+    Generator(const Generator&)            = delete;
+    Generator& operator=(const Generator&) = delete;
+
     // The memory that a Generator takes on the device, in bytes.
     static int64_t bytes(const Config& c, DType dtype, int64_t batch, int64_t tokens, Machine where) {
         Arena acts, cache;
@@ -59,7 +68,10 @@ class Generator {
     }
 
     int32_t longest() const { return *std::max_element(lengths_.begin(), lengths_.end()); }  // tokens in the cache
-    void reset() { std::fill(lengths_.begin(), lengths_.end(), 0); }
+    void reset() {
+        std::fill(lengths_.begin(), lengths_.end(), 0);
+        forget_ahead();
+    }
 
     // Appends texts[b] to sequence b. The cache must have room for the longest text in every sequence. logits() and
     // choose() are about what follows the last token of each text.
@@ -99,9 +111,9 @@ class Generator {
         return chosen();
     }
     // Appends the tokens that were chosen last, and chooses those that follow. On a GPU this is the launch of one
-    // graph, which finds tokens and positions in the device's memory. Only the chosen ids come to the host. While it
-    // waits for them and shows them, the GPU already computes those that follow. If the host then does something else,
-    // they are forgotten.
+    // graph, which finds tokens and positions in the device's memory. Only the chosen ids come to the host. The graph
+    // of the next call is launched before the host waits for them, so the GPU goes on while the host looks at them. If
+    // the next call is another one, that graph's work is taken back.
     const std::vector<int32_t>& next() {
         expect_room(1);
         if (!ahead_) queue_next();
@@ -196,7 +208,10 @@ class Generator {
     void forget_ahead() {
         if (!ahead_) return;
         ahead_ = false;
-        answers_.answer();
+        try {
+            answers_.answer();
+        } catch (const CallError&) {
+        }  // of the id -1, which was chosen where a logit was not finite, and went through the model then
         from_host(chosen_, ids_.data(), model_.stream);
         from_host(positions_, lengths_.data(), model_.stream);
         from_host(drawn_, std::vector<int32_t>(batch_, draws_).data(), model_.stream);
@@ -210,7 +225,7 @@ class Generator {
     BatchFeed feed_;
     Answers answers_;
     Graph step_;
-    bool ahead_    = false;         // the tokens after the next ones are being computed
+    bool ahead_    = false;         // what the next call of next() returns has been queued and asked for
     int32_t draws_ = 0;             // how many tokens were chosen of each sequence
     std::vector<Tensor> k_, v_;     // (batch,H,tokens,D) for each layer
     Tensor last_;                   // (batch,C): the final norm of the last token of each text
@@ -231,7 +246,8 @@ inline void generate(Model& m, const std::vector<int32_t>& prompt, int64_t token
                tokens);
     m.config.check_ids(prompt, "the prompt");
     const int64_t most     = context > 0 ? context : m.config.context;
-    const int64_t capacity = std::min(most, int64_t(prompt.size()) + std::min(tokens, most));
+    // The last token that is chosen does not go into the cache.
+    const int64_t capacity = std::min(most, int64_t(prompt.size()) + std::min(std::max<int64_t>(tokens - 1, 0), most));
     Generator g(m, samples, capacity, how);
 
     std::vector<std::vector<int32_t>> text(samples, prompt);

@@ -129,9 +129,10 @@ namespace gpu {
 //
 //   1   the likeliest id and the range of the logits. A greedy choice ends here
 //   2   with top-k or top-p: how many ids are in each of 512 equal parts of this range, and the sum of their weights.
-//       A place in the order of logits is looked for in these sums first
+//       A place in the order of logits is looked for in these sums first. Without top-k the range ends where weights
+//       become 0, and all ids below are in the last part
 //   3   for each place: the ids of its part are collected in shared memory, and divided further like in a radix sort,
-//       by logits as integers and then by ids
+//       by logits as integers and then by ids. If they are too many for it, each of these steps is a pass over the row
 //
 // Without top-p the choice is a place in the order of ids, which is found by the sums of ranges of ids.
 constexpr int choose_bits = 9, choose_bins = 1 << choose_bits, choose_threads = choose_bins, most_members = 2048;
@@ -284,7 +285,7 @@ struct LogitOrder {
     // Which of the parts a logit is in. It never falls when logits fall. Half of each logit is taken because the
     // difference of two can be too large for a float. The intrinsics see to it that all passes round alike.
     __device__ int part(float logit) const {
-        return min(choose_bins - 1, int(__fmul_rn(__fmaf_rn(-.5f, logit, half), scale)));
+        return int(fminf(__fmul_rn(__fmaf_rn(-.5f, logit, half), scale), choose_bins - 1));
     }
 };
 
@@ -368,7 +369,7 @@ static __global__ void __launch_bounds__(choose_threads, 1)
 
     best = load<1>(row + best_id)[0];
     if (rule.top_k == V) {
-        least = best - 28 * rule.temperature;  // below, weights are 0
+        least = best - 28 * rule.temperature;  // ids below have no weight, and share the last part
     } else {
         const uint32_t place = uint32_t(block_min(place_of<float>(least), m));
         least                = __uint_as_float(place & 0x80000000u ? place & 0x7fffffffu : ~place);

@@ -48,7 +48,8 @@ class Answers {
 
     void ask(Tensor src);  // has `bytes` bytes
     // Waits for the bytes of the oldest ask() that is open, and for the work that was queued before it, whose errors it
-    // throws as sync() does. The bytes are there until ask() is called twice more.
+    // throws as sync() does. If another ask() was queued after a bad id, its answer throws as well. The bytes are there
+    // until the next ask().
     const void* answer();
 
   private:

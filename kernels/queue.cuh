@@ -43,7 +43,8 @@ struct Grid {
 };
 
 // Ids are checked on the GPU, before anything is read or written with them. The host learns of a bad id when it waits
-// the next time. Until then the op that met it does nothing with it, and every later op that asks ready() does nothing.
+// the next time, or takes an answer (feed.h). Until then the op that met it does nothing with it, and every later op
+// that asks ready() does nothing.
 struct BadId {
     int found;    // 0 or 1
     int32_t id;   // the first bad one

@@ -38,7 +38,8 @@ int32_t choice(const Values& x, const Sampling& s, float u) {
 }
 
 // Rows of hostile logits; each has V of them, in Vp columns of which the others are NaN.
-const char* const row_kinds[] = {"ordinary", "rounded", "equal", "far apart", "one likely", "negative", "two", "zeros"};
+const char* const row_kinds[] = {"ordinary", "rounded", "equal", "far apart",     "one likely",
+                                 "negative", "two",     "zeros", "one far below", "tiny"};
 Values hostile_rows(int64_t V, int64_t Vp) {
     Values all;
     Dice random(V);
@@ -51,7 +52,9 @@ Values hostile_rows(int64_t V, int64_t Vp) {
                                                            v == V / 3 ? 60. : z,
                                                            -200 + z,
                                                            v % 2 ? -7. : 3.,
-                                                           z > 0 ? 0. : -0.};
+                                                           z > 0 ? 0. : -0.,
+                                                           v == V / 2 ? -3e38 : z,
+                                                           1e-40 * z};
             all.push_back(v < V ? of_kind[kind] : NAN);
         }
     return all;
@@ -67,9 +70,10 @@ std::vector<int32_t> ids_of(const Buffer& b) {
 TEST_CASE("all devices choose the same ids, those of the definition", "[ops][choose]") {
     const auto dtype   = GENERATE(DType::F32, DType::BF16);
     const auto [V, Vp] = GENERATE(table<int64_t, int64_t>({{1, 1}, {2, 8}, {257, 264}, {1000, 1001}, {50257, 50304}}));
-    const auto how     = GENERATE(Sampling{0, 0, 1}, Sampling{1, 0, 1}, Sampling{0.8f, 0, 0.95f}, Sampling{1, 1, 1},
-                                  Sampling{1, 40, 1}, Sampling{2, 300, 0.5f}, Sampling{1, 60000, 0.999f},
-                                  Sampling{1e-3f, 0, 0.9f}, Sampling{100, 0, 1e-6f}, Sampling{1e6f, 999, 0.7f});
+    const auto how =
+        GENERATE(Sampling{0, 0, 1}, Sampling{1, 0, 1}, Sampling{0.8f, 0, 0.95f}, Sampling{1, 1, 1}, Sampling{1, 40, 1},
+                 Sampling{2, 300, 0.5f}, Sampling{1, 60000, 0.999f}, Sampling{1e-3f, 0, 0.9f}, Sampling{100, 0, 1e-6f},
+                 Sampling{1e6f, 999, 0.7f}, Sampling{1e-38f, 0, 0.9f}, Sampling{1e37f, 0, 0.9f});
     CAPTURE(dtype, V, Vp, how.temperature, how.top_k, how.top_p);
     const int64_t N = std::size(row_kinds);
     std::vector<std::vector<int32_t>> chosen;

@@ -621,6 +621,28 @@ TEST_CASE("a text that follows chosen tokens takes back what a GPU has computed 
     CHECK(ids(*dev) == ids(waits));
 }
 
+TEST_CASE("after logits that are not finite, a new text goes on as if they had not been there", "[model]") {
+    const Device* dev = GENERATE(from_range(devices()));
+    CAPTURE(dev);
+    Config c  = tiny_config(7, 13, false);
+    c.context = 8;
+    Model m(c, DType::F32, {1, 1, false}, *dev);
+    scatter(m.params, c, m.stream);
+    std::vector<float> wpe = floats_of(m.params.wpe, m.stream);
+    wpe[4 * c.width]       = NAN;  // the fifth token of a text
+    from_host(m.params.wpe, wpe, m.stream);
+    Generator g(m, 1, 8, Sampling{1.f, 0, 1.f, 2});
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 2; i++) {
+        g.reset();
+        g.feed({{1, 5, 2}});
+        ids.push_back(g.choose()[0]);
+        ids.push_back(g.next()[0]);
+        CHECK(std::min(ids.back(), ids[ids.size() - 2]) >= 0);
+        CHECK(g.next()[0] == -1);
+    }
+}
+
 TEST_CASE("logits that are not finite are refused", "[model]") {
     std::vector<float> damaged(40, 0);
     damaged[39] = GENERATE(NAN, INFINITY, -INFINITY);
