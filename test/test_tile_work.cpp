@@ -1,4 +1,5 @@
-// test_tile_work.cpp - tile_work.h: every step of every tile is taken once, whatever the sizes; work is left until the end
+// test_tile_work.cpp - tile_work.h: every step of every tile is taken once, whatever the sizes; work is left until the
+// end
 #include "kernels/tile_work.h"
 
 #include <map>
