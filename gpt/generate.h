@@ -205,13 +205,14 @@ class Generator {
         return ids_;
     }
     // Takes back what was queued ahead. The row that it appended to the cache is overwritten when its place is used.
+    // Where a logit was not finite, the id -1 was chosen, which the caller knows, and the model has met it ahead. The
+    // error about that is not thrown.
     void forget_ahead() {
         if (!ahead_) return;
         ahead_ = false;
         try {
             answers_.answer();
-        } catch (const CallError&) {
-        }  // of the id -1, which was chosen where a logit was not finite, and went through the model then
+        } catch (const CallError&) {}
         from_host(chosen_, ids_.data(), model_.stream);
         from_host(positions_, lengths_.data(), model_.stream);
         from_host(drawn_, std::vector<int32_t>(batch_, draws_).data(), model_.stream);
@@ -225,7 +226,7 @@ class Generator {
     BatchFeed feed_;
     Answers answers_;
     Graph step_;
-    bool ahead_    = false;         // what the next call of next() returns has been queued and asked for
+    bool ahead_    = false;         // says whether the work of the next next() is queued and asked for
     int32_t draws_ = 0;             // how many tokens were chosen of each sequence
     std::vector<Tensor> k_, v_;     // (batch,H,tokens,D) for each layer
     Tensor last_;                   // (batch,C): the final norm of the last token of each text

@@ -175,7 +175,7 @@ __device__ inline void each_tile(const BlockMemory<Tiling>& at, const Problem& p
                                  F f) {
     for (uint32_t parity = 0;; parity ^= 1) {
         wait_for_phase(at.own_full(), parity);
-        __syncwarp();  // of the tile before, some lanes have stored rows and some have not
+        __syncwarp();  // Lanes that had no row of the tile before to store came here first.
         const int tile = *at.tile;
         if (tile >= deal.tiles) break;
         f(OwnTile(p, Tiling::rows, order, tile, deal.tiles));
@@ -271,10 +271,10 @@ __device__ inline void store_rows(Rows<bf16> head, const Sums<1, D>& c, const fl
 // A launch needs as many blocks as there are multiprocessors, or tiles if they are fewer.
 template <class Tiling, class... P, class... A>
 void launch_on_hopper(void (*kernel)(P...), Tensor qkv, Queue& queue, A... args) {
-    const int64_t tiles = blocks_of(qkv, Tiling::rows);
-    const int64_t most  = std::min<int64_t>(tiles, queue.limits.multiProcessorCount);
-    CHECK_RUN(tiles + most <= INT32_MAX, "attention: {} tiles of {} rows are too many", tiles, Tiling::rows);
-    const Grid grid(most, hopper_threads, Tiling::shared);
+    const int64_t tiles  = blocks_of(qkv, Tiling::rows);
+    const int64_t blocks = std::min<int64_t>(tiles, queue.limits.multiProcessorCount);
+    CHECK_RUN(tiles + blocks <= INT32_MAX, "attention: {} tiles of {} rows are too many", tiles, Tiling::rows);
+    const Grid grid(blocks, hopper_threads, Tiling::shared);
     launch(kernel, grid, queue, args..., Deal{int(tiles), queue.counters});
 }
 

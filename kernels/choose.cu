@@ -146,7 +146,7 @@ __device__ uint32_t place_of(float logit) {
 
 struct ChoiceMemory {
     uint32_t low[choose_bins], high[choose_bins];  // the two halves of 64-bit sums
-    uint32_t counts[choose_bins];                  // of the ids in each part
+    uint32_t counts[choose_bins];                  // how many ids each part has
     int32_t members[most_members];                 // the ids of one part
     uint64_t of_warp[choose_threads / 32];
     uint64_t before;  // the sum before what was found
@@ -379,9 +379,9 @@ static __global__ void __launch_bounds__(choose_threads, 1)
     const auto weight_of = [&](float logit) {
         return in_units(portable_exp<uint32_t>((logit - best) / rule.temperature));
     };
-    uint64_t last_key    = UINT64_MAX;  // of the ids that may be chosen
+    uint64_t last_key    = UINT64_MAX;  // the key of the last id that may be chosen
     const auto weight    = [&](uint64_t key, float logit) { return key <= last_key ? weight_of(logit) : 0; };
-    uint32_t count_here  = 0;  // of this thread's part
+    uint32_t count_here  = 0;  // how many ids this thread's part has, and their weights
     uint64_t weight_here = 0;
     if (rule.top_k < V || rule.top_p < 1) {
         m.counts[threadIdx.x] = 0;

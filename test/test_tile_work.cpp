@@ -71,7 +71,7 @@ TEST_CASE("blocks that share tiles take every step along K once", "[ops]") {
 TEST_CASE("the tiles of attention are taken once each, and work is left for all blocks until the end", "[ops]") {
     const struct {
         unsigned heads, of_head;
-        double most;  // of what the busiest block has, above the mean of all
+        double most;  // the part of the mean by which the busiest block may be above it
     } sizes[] = {{1, 1, 0},     {3, 5, 0},      {384, 8, .01}, {96, 8, .04}, {200, 8, .02},
                  {64, 16, .02}, {192, 16, .01}, {384, 2, .04}, {48, 8, .07}, {513, 1, .04}};
     for (const auto& s : sizes) {
