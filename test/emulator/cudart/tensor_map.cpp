@@ -11,21 +11,21 @@
 namespace emu {
 namespace {
 
-// The bytes of an element; 0: the emulator lacks this type.
-int element_bytes(CUtensorMapDataType type) {
+// The type of an element; none: the emulator lacks it.
+ptx::Type element_type(CUtensorMapDataType type) {
     switch (type) {
-        case CU_TENSOR_MAP_DATA_TYPE_UINT8: return 1;
-        case CU_TENSOR_MAP_DATA_TYPE_UINT16:
-        case CU_TENSOR_MAP_DATA_TYPE_FLOAT16:
-        case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16: return 2;
-        case CU_TENSOR_MAP_DATA_TYPE_UINT32:
-        case CU_TENSOR_MAP_DATA_TYPE_INT32:
+        case CU_TENSOR_MAP_DATA_TYPE_UINT8: return ptx::Type::u8;
+        case CU_TENSOR_MAP_DATA_TYPE_UINT16: return ptx::Type::u16;
+        case CU_TENSOR_MAP_DATA_TYPE_FLOAT16: return ptx::Type::f16;
+        case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16: return ptx::Type::bf16;
+        case CU_TENSOR_MAP_DATA_TYPE_UINT32: return ptx::Type::u32;
+        case CU_TENSOR_MAP_DATA_TYPE_INT32: return ptx::Type::s32;
         case CU_TENSOR_MAP_DATA_TYPE_FLOAT32:
-        case CU_TENSOR_MAP_DATA_TYPE_TFLOAT32: return 4;
-        case CU_TENSOR_MAP_DATA_TYPE_UINT64:
-        case CU_TENSOR_MAP_DATA_TYPE_INT64:
-        case CU_TENSOR_MAP_DATA_TYPE_FLOAT64: return 8;
-        default: return 0;
+        case CU_TENSOR_MAP_DATA_TYPE_TFLOAT32: return ptx::Type::f32;
+        case CU_TENSOR_MAP_DATA_TYPE_UINT64: return ptx::Type::u64;
+        case CU_TENSOR_MAP_DATA_TYPE_INT64: return ptx::Type::s64;
+        case CU_TENSOR_MAP_DATA_TYPE_FLOAT64: return ptx::Type::f64;
+        default: return ptx::Type::none;
     }
 }
 
@@ -43,8 +43,10 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
     if (reinterpret_cast<uintptr_t>(map) % 64) return refuse("the address of the map is no multiple of 64");
     if (rank < 1 || rank > 5) return refuse("a tensor has 1 to 5 dimensions, not " + text(rank));
     if (rank > 1 && !strides) return refuse("the strides are null");
-    const int bytes = element_bytes(type);
-    if (!bytes) return refuse("data type " + text(int(type)) + ", which the emulator lacks", CUDA_ERROR_NOT_SUPPORTED);
+    const ptx::Type element = element_type(type);
+    const int bytes         = ptx::bytes_of(element);
+    if (element == ptx::Type::none)
+        return refuse("data type " + text(int(type)) + ", which the emulator lacks", CUDA_ERROR_NOT_SUPPORTED);
     if (interleave != CU_TENSOR_MAP_INTERLEAVE_NONE)
         return refuse("an interleaved layout, which the emulator lacks", CUDA_ERROR_NOT_SUPPORTED);
     if (swizzle > CU_TENSOR_MAP_SWIZZLE_128B)
@@ -53,6 +55,7 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
     if (address_of(address) % 16) return refuse("the address of the tensor is no multiple of 16");
     TensorMap m{};
     m.magic = TensorMap::kMagic, m.address = address_of(address), m.rank = uint8_t(rank), m.element = uint8_t(bytes);
+    m.type = element;
     for (cuuint32_t d = 0; d < rank; d++) {
         const std::string dimension = "dimension " + text(d);
         if (!sizes[d] || sizes[d] > 1ull << 32)

@@ -2,14 +2,13 @@
 //
 // The operations are atomic on the host, because with --threads above 1 blocks on other host threads share the memory.
 #include "access.h"
+#include "bulk.h"
 #include "checker.h"
 #include "floats.h"
 #include "lanes.h"
 
 namespace emu {
 namespace {
-
-enum AtomicOp { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
 
 // Replaces a value by f(value) in a compare-and-swap loop, for any type of 2, 4 or 8 bytes.
 template <class T, class F> T update(std::byte* at, F f) {
@@ -214,13 +213,7 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     const bool cas  = has(i, "cas");
     const int v     = has(i, "v2") ? 2 : has(i, "v4") ? 4 : has(i, "v8") ? 8 : 1;
     if (i.ops.size() < at + (cas ? 3 : 2)) throw Undecodable("too few operands");
-    constexpr std::pair<const char*, int> kinds[] = {{"add", kAdd}, {"min", kMin}, {"max", kMax},
-                                                     {"and", kAnd}, {"or", kOr},   {"xor", kXor},
-                                                     {"inc", kInc}, {"dec", kDec}, {"exch", kExch}};
-
-    int kind = kAdd;
-    for (const auto& [name, k] : kinds)
-        if (has(i, name)) kind = k;
+    const AtomicOp kind = atomic_op(i);
     const bool shared   = has(i, "shared") || has(i, "shared::cta") || has(i, "shared::cluster");
     const Window window = shared ? Window::Shared : has(i, "global") ? Window::Global : Window::Generic;
     const auto place    = b.address(i.ops[at], shared);
@@ -248,7 +241,62 @@ void build_atomic(Builder& b, const ptx::Instruction& i) {
     if (!has(i, "global")) b.f.shared_granule = std::min(b.f.shared_granule, __builtin_ctz(unsigned(reg_bytes(t))));
 }
 
+template <class Op, int Kind> void reduce(std::byte* at, const std::byte* from, uint32_t bytes) {
+    for (uint32_t k = 0; k < bytes; k += sizeof(typename Op::T)) {
+        typename Op::T v;
+        std::memcpy(&v, from + k, sizeof v);
+        Op::f(at + k, Kind, v);
+    }
+}
+// Integers have all operations (inc and dec without sign and in 32 bits), f16 and bf16 sums, minima and maxima, f32 and
+// f64 sums alone (PTX manual, "cp.reduce.async.bulk").
+template <class Op> Reduction reduction(AtomicOp op) {
+    using T                 = typename Op::T;
+    constexpr bool integers = std::is_same_v<Op, Uint32> || std::is_same_v<Op, Int32> || std::is_same_v<Op, Uint64> ||
+                              std::is_same_v<Op, Int64>;
+    if (op == kAdd) return reduce<Op, kAdd>;
+    if constexpr (integers || sizeof(T) == 2) {
+        if (op == kMin) return reduce<Op, kMin>;
+        if (op == kMax) return reduce<Op, kMax>;
+    }
+    if constexpr (integers) {
+        if (op == kAnd) return reduce<Op, kAnd>;
+        if (op == kOr) return reduce<Op, kOr>;
+        if (op == kXor) return reduce<Op, kXor>;
+    }
+    if constexpr (std::is_same_v<Op, Uint32>) {
+        if (op == kInc) return reduce<Op, kInc>;
+        if (op == kDec) return reduce<Op, kDec>;
+    }
+    return nullptr;
+}
+
 }  // namespace
+
+AtomicOp atomic_op(const ptx::Instruction& i) {
+    constexpr std::pair<const char*, AtomicOp> names[] = {{"add", kAdd}, {"min", kMin}, {"max", kMax},
+                                                          {"and", kAnd}, {"or", kOr},   {"xor", kXor},
+                                                          {"inc", kInc}, {"dec", kDec}, {"exch", kExch}};
+    for (const auto& [name, op] : names)
+        if (has(i, name)) return op;
+    return kAdd;  // atom.cas, which does not use it
+}
+
+Reduction reduction_of(AtomicOp op, Type t) {
+    switch (t) {
+        case Type::b32:
+        case Type::u32: return reduction<Uint32>(op);
+        case Type::s32: return reduction<Int32>(op);
+        case Type::b64:
+        case Type::u64: return reduction<Uint64>(op);
+        case Type::s64: return reduction<Int64>(op);
+        case Type::f16: return reduction<Float16<true>>(op);
+        case Type::bf16: return reduction<Float16<false>>(op);
+        case Type::f32: return reduction<Float32<true>>(op);
+        case Type::f64: return reduction<Float64>(op);
+        default: return nullptr;
+    }
+}
 
 std::vector<Row> atomic_rows() {
     return {

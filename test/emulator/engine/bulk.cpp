@@ -121,8 +121,11 @@ void write_global(BulkCopy& c) {
     read_source(c);
     const std::byte* from = c.data.data();
     for (const auto& p : c.pieces) {
-        if (std::byte* to = reach_range(*c.warp, c.instr, c.lane, p.to, p.bytes, Touch::Store))
-            std::memcpy(to, from, p.bytes);
+        if (std::byte* to =
+                reach_range(*c.warp, c.instr, c.lane, p.to, p.bytes, c.reduce ? Touch::Atomic : Touch::Store)) {
+            if (c.reduce) c.reduce(to, from, p.bytes);
+            else std::memcpy(to, from, p.bytes);
+        }
         settle(*c.warp);
         from += p.bytes;
     }
@@ -161,9 +164,11 @@ void write_shared(BulkCopy& c) {
 
 // --- instructions ----------------------------------------------------------------------------------------------------
 
-// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, imm4: whether it goes to several blocks of the cluster.
-// more: the address in shared memory, that in global memory or of the tensor map, then the mbarrier (or the second
-// shared address), the number of bytes, the coordinates, and with imm4 the mask of the blocks.
+// imm: the BulkCopy::Way, imm2: the rank of a tensor or 0, imm4: whether it goes to several blocks of the cluster,
+// imm3: 0, or of a copy that reduces the AtomicOp, the Type (of a tensor it is the map's) and kReduces. more: the
+// address in shared memory, that in global memory or of the tensor map, then the mbarrier (or the second shared
+// address), the number of bytes, the coordinates, and with imm4 the mask of the blocks.
+constexpr uint32_t kReduces = 1 << 16;
 enum Operands { kShared, kGlobal, kBarrier, kRest };
 
 const std::byte* read_map(Warp& w, const Instr* i, int lane, uint64_t at) {
@@ -191,6 +196,12 @@ bool plan_tensor(Warp& w, const Instr* i, BulkCopy& c, uint64_t map_at, const in
                       "the box of the tensor map has " + std::to_string(rows * row) +
                           " bytes, more than the block's shared memory with " + std::to_string(w.block->shared_bytes));
     c.bytes = uint32_t(rows * row), c.swizzle = m.swizzle, c.fill = m.fill;
+    if (i->imm3 && !(c.reduce = reduction_of(AtomicOp(i->imm3 & 255), m.type))) {
+        fail_launch(w, Fault::IllegalInstruction,
+                    place_of(*w.frame->function, i) +
+                        ": a bulk copy cannot reduce elements of the tensor map's data type by this operation");
+        return false;
+    }
     const uint64_t shared = loads ? c.to : c.from;
     // The columns of the box that lie in the tensor.
     const int64_t size = int64_t(m.last[0]) + 1, begin = std::clamp<int64_t>(-int64_t(at[0]), 0, m.box[0]),
@@ -246,6 +257,7 @@ const Instr* bulk(Warp& w, const Instr* i) {
             if (c.way != BulkCopy::Within && global % 16)
                 return void(refuse(w, i, l, Kind::Misaligned,
                                    "the global address " + hex(global) + " of a bulk copy is no multiple of 16"));
+            if (i->imm3) c.reduce = reduction_of(AtomicOp(i->imm3 & 255), Type(i->imm3 >> 8 & 255));
             const uint64_t source = c.way == BulkCopy::ToShared ? global : c.from;
             c.pieces.push_back({source, loads ? c.to : global, c.bytes});
         }
@@ -334,9 +346,10 @@ Ref address_in(Builder& b, const Operand& o) {
 
 void build_bulk(Builder& b, const ptx::Instruction& i) {
     const bool tensor = has(i, "tensor"), stores = has(i, "bulk_group"), multicast = has(i, "multicast::cluster");
-    const auto way = stores ? BulkCopy::ToGlobal : has(i, "global") ? BulkCopy::ToShared : BulkCopy::Within;
-    int rank       = 0;
-    if (tensor) rank = i.mods[4][0] - '0';
+    const auto way     = stores ? BulkCopy::ToGlobal : has(i, "global") ? BulkCopy::ToShared : BulkCopy::Within;
+    int rank           = 0;
+    const bool reduces = has(i, "reduce");
+    if (tensor) rank = i.mods[reduces ? 5 : 4][0] - '0';
     const size_t wanted = (tensor ? (stores ? 2 : 3) : (stores ? 3 : 4)) + multicast;  // a cache policy may follow
     if (i.ops.size() < wanted) throw Undecodable(std::to_string(wanted) + " operands expected");
     const Operand &near = i.ops[stores ? 1 : 0], &far = i.ops[stores ? 0 : 1];
@@ -353,9 +366,12 @@ void build_bulk(Builder& b, const ptx::Instruction& i) {
         x.a = narrow, x.d = wide;
         refs.push_back(wide);
     }
+    const Type type = reduces && !tensor ? type_of(i) : Type::none;
+    if (reduces && !tensor && !reduction_of(atomic_op(i), type)) throw Undecodable("no such operation on this type");
     const uint16_t site = b.site();
     Instr& x            = b.emit(bulk);
     x.imm = way, x.imm2 = uint8_t(rank), x.imm4 = multicast, x.site = site;
+    if (reduces) x.imm3 = kReduces | uint32_t(type) << 8 | uint32_t(atomic_op(i));
     b.more(x, {}, refs);
 }
 void build_store_async(Builder& b, const ptx::Instruction& i) {
@@ -418,6 +434,12 @@ std::vector<Row> bulk_rows() {
          ".mbarrier::complete_tx::bytes .multicast::cluster? .L2::cache_hint?",
          build_bulk},
         {"cp .async .bulk .tensor .{1d,2d,3d,4d,5d} .global .shared::cta .tile? .bulk_group .L2::cache_hint?",
+         build_bulk},
+        {"cp .reduce .async .bulk .global .shared::cta .bulk_group .L2::cache_hint? "
+         ".{add,min,max,inc,dec,and,or,xor} .noftz? .{f16,bf16,b32,u32,s32,b64,u64,s64,f32,f64}",
+         build_bulk},
+        {"cp .reduce .async .bulk .tensor .{1d,2d,3d,4d,5d} .global .shared::cta .{add,min,max,inc,dec,and,or,xor} "
+         ".tile? .bulk_group .L2::cache_hint?",
          build_bulk},
         {"st .async .weak? .shared::cluster? .mbarrier::complete_tx::bytes .{v2,v4}? "
          ".{b32,b64,u32,u64,s32,s64,f32,f64}",

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "exec.h"
+#include "ptx.h"
 
 namespace emu {
 
@@ -16,6 +17,7 @@ struct TensorMap {
     uint8_t rank, element;  // the number of dimensions, and the bytes of an element
     uint8_t swizzle;        // 0, 1, 3, 7: none, 32, 64 and 128 bytes
     uint8_t fill;           // the byte that stands outside of the tensor
+    ptx::Type type;         // of an element; none: one that the reductions of bulk copies lack
     static constexpr uint64_t kMagic = 0x70616d726f736e74;
 };
 
@@ -25,6 +27,12 @@ inline uint64_t swizzled(uint64_t address, uint32_t mask) { return address ^ (ad
 
 void poll_bulk(Block& b, uint64_t barrier);  // a thread tests this mbarrier
 void end_bulk(Block& b);                     // the block ends
+
+// atomic.cpp
+enum AtomicOp { kAdd, kMin, kMax, kAnd, kOr, kXor, kInc, kDec, kExch };
+AtomicOp atomic_op(const ptx::Instruction& i);  // the one that a modifier names
+// What a bulk copy to global memory does to elements of this type; null when there is no such operation.
+Reduction reduction_of(AtomicOp op, ptx::Type t);
 
 // mbarrier.cpp: a copy has brought these bytes.
 void complete_transaction(const BulkCopy& copy);

@@ -329,7 +329,7 @@ bool resolve_stall(Cluster& c) {
             if (g.state == State::Sync) {
                 const uint32_t absent = g.members & w->live & ~g.mask;
                 report(finding_at(*w, g.pc, Kind::AbsentLane, __builtin_ctz(absent ? absent : g.mask),
-                                  "this lane is named in the member mask but never reaches the instruction"));
+                                  "other lanes wait here for this lane, which never reaches the instruction"));
                 w->forced |= g.mask;
                 g.state = State::Ready;
                 return true;

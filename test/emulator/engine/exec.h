@@ -137,6 +137,9 @@ struct AsyncCopy {
 };
 
 // A cp.async.bulk that has been issued. Like cp.async it is made when it is waited for: bulk.cpp.
+// Combines the elements of `bytes` bytes with those at `at`, each by one atomic operation.
+using Reduction = void (*)(std::byte* at, const std::byte* from, uint32_t bytes);
+
 struct BulkCopy {
     struct Piece {
         uint64_t from, to;  // global addresses, or offsets in shared memory; kFill: there is no source
@@ -154,6 +157,7 @@ struct BulkCopy {
     uint32_t group   = 0;             // of ToGlobal: the thread's group
     int polls        = 0;             // how often its mbarrier has been tested since
     uint8_t fill     = 0;             // the byte that stands outside of the tensor
+    Reduction reduce = nullptr;       // of ToGlobal: combines the data with what is there; otherwise it is replaced
     bool counts      = true;          // false for a multicast copy to one more block, which reads L2 no second time
     uint64_t from = 0, to = 0;        // the range in shared memory that is read, and the one that is written
     uint32_t bytes = 0, swizzle = 0;  // the bits of the row that are added to those of the 16 bytes: bulk.cpp

@@ -1,5 +1,6 @@
 // matrix_ops.cpp - instructions that move data for the tensor cores: ldmatrix, stmatrix, movmatrix, cp.async
 #include "access.h"
+#include "handlers.h"
 #include "lanes.h"
 #include "races.h"
 
@@ -10,6 +11,7 @@ namespace {
 // l holds the elements 2(l%4) and 2(l%4)+1 of row l/4, or with .trans of column l/4. a: the address, imm2: whether it
 // is transposed, more: a register per matrix.
 template <bool Stores> const Instr* matrix_memory(Warp& w, const Instr* i) {
+    if (!gather_warp(w, i)) return kStop;
     const int count = int(i->more_count);
     Reach r;
     for (int l = 0; l < kLanes; l++)
@@ -71,6 +73,7 @@ void build_matrix_memory(Builder& b, const ptx::Instruction& i) {
 }
 
 const Instr* movmatrix(Warp& w, const Instr* i) {
+    if (!gather_warp(w, i)) return kStop;
     const uint32_t* a = w.reg<uint32_t>(i->a);
     uint16_t m[8][8];
     for (int l = 0; l < kLanes; l++)

@@ -24,6 +24,9 @@ constexpr int64_t kMostBytes = kNoBytes - 2;  // one less than PTX allows, becau
 constexpr uint8_t kDrop = 1, kStays = 2, kExpects = 4, kBrings = 8, kArrives = 16, kParity = 1;  // Instr::imm2
 constexpr uint32_t kRelaxed = 1;                                                                 // Instr::imm3
 
+constexpr char kNoBarrier[] =
+    "there is no mbarrier here: it was not initialised, or with a count of 0, or its memory was overwritten";
+
 struct Barrier {
     uint64_t missing, expected;
     int64_t bytes;
@@ -80,6 +83,10 @@ const Instr* outside(Warp& w, const Instr* i) {
                            (w.block->cluster->blocks.size() > 1 ? " of this block" : ""));
 }
 
+const Instr* refuse(Warp& w, const Instr* i, const std::string& why) {
+    return fail_launch(w, Fault::IllegalInstruction, place_of(*w.frame->function, i) + ": mbarrier: " + why);
+}
+
 // Ends the phase of a barrier of block b when it is complete. More bytes than announced would complete it too early on
 // a GPU.
 void settle(Warp& w, const Instr* i, int lane, Block& b, uint64_t at, Barrier& x) {
@@ -96,19 +103,22 @@ void settle(Warp& w, const Instr* i, int lane, Block& b, uint64_t at, Barrier& x
     if (b.launch->check_all) clock_phase(b, at);
 }
 
+// PTX allows counts from 1 on. FlashAttention 3 initialises barriers that it never uses with 0, and GPUs let it do so.
+// Here these are no barriers, so using one is an error.
 const Instr* init(Warp& w, const Instr* i) {
     Reach r;
     if (!reach_barrier(w, i, Touch::Store, r)) return outside(w, i);
     const uint32_t* count = w.reg<uint32_t>(i->b);
     uint32_t bad          = 0;
     each_lane(r.mask, [&](int l) {
-        bad |= uint32_t(count[l] == 0 || count[l] > kCount) << l;
+        bad |= uint32_t(count[l] > kCount) << l;
         Barrier x(uint64_t(kNoBytes) << kBytes);
         x.missing = x.expected = count[l];
-        word_of(r, l)          = x.word();
+        word_of(r, l)          = count[l] ? x.word() : 0;
         if (w.block->launch->check_all) clock_init(w, l, r.addr[l]);
     });
-    return bad ? fail_launch(w, Fault::IllegalInstruction, "mbarrier.init: the count must be 1 to 1048575") : i + 1;
+    if (!bad) return i + 1;
+    return refuse(w, i, "the count " + std::to_string(count[__builtin_ctz(bad)]) + " is more than 1048575");
 }
 
 const Instr* invalidate(Warp& w, const Instr* i) {
@@ -131,7 +141,7 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
         Barrier x(before);
         const uint64_t n     = !(i->imm2 & kArrives) ? 0 : i->imm2 & kExpects ? 1 : given;
         const int64_t change = i->imm2 & kExpects ? int64_t(given) : i->imm2 & kBrings ? -int64_t(given) : 0;
-        if (!x.valid()) wrong = "there is no mbarrier here: it was not initialised, or its memory was overwritten";
+        if (!x.valid()) wrong = kNoBarrier;
         else if ((i->imm2 & kArrives) && (!n || n > x.missing || (i->imm2 & kStays && n == x.missing)))
             wrong = "more arrivals than the phase has left";
         else if (std::abs(x.bytes + change) > kMostBytes) wrong = "more than 1048574 bytes";
@@ -146,8 +156,7 @@ const Instr* arrive_at(Warp& w, const Instr* i) {
         word_of(r, l) = x.word();
         if (token) token[l] = before;
     });
-    return wrong ? fail_launch(w, Fault::IllegalInstruction, place_of(*w.frame->function, i) + ": mbarrier: " + wrong)
-                 : i + 1;
+    return wrong ? refuse(w, i, wrong) : i + 1;
 }
 
 const Instr* test_wait(Warp& w, const Instr* i) {
@@ -155,12 +164,15 @@ const Instr* test_wait(Warp& w, const Instr* i) {
     if (!reach_barrier(w, i, Touch::VolatileLoad, r)) return outside(w, i);
     if (!w.block->bulk.empty()) each_place(r, [&](int l) { poll_bulk(*w.block, r.addr[l]); });
     uint32_t over = 0;
+    bool valid    = true;
     each_lane(r.mask, [&](int l) {
-        const uint64_t phase = Barrier(word_of(r, l)).phase;
-        const bool done      = i->imm2 & kParity ? (phase & 1) != (w.reg<uint32_t>(i->b)[l] & 1)
-                                                 : phase != Barrier(w.reg<uint64_t>(i->b)[l]).phase;
+        const Barrier x(word_of(r, l));
+        const bool done = i->imm2 & kParity ? (x.phase & 1) != (w.reg<uint32_t>(i->b)[l] & 1)
+                                            : x.phase != Barrier(w.reg<uint64_t>(i->b)[l]).phase;
         over |= uint32_t(done) << l;
+        valid &= x.valid();
     });
+    if (!valid) return refuse(w, i, kNoBarrier);
     put_pred(w, i->d, over);
     if (over && w.block->launch->check_all && !(i->imm3 & kRelaxed))
         each_place(r, [&](int l) {

@@ -70,25 +70,26 @@ void checker_barrier(Block& b, int id) {
     }
     if (std::any_of(warps.begin(), warps.end(), [&](const Warp* w) { return w->waited; }))
         for (Warp* w : warps) w->waited = kAll;
+    const auto arrived = s.passed.extract(b.records * 16 + uint64_t(id));
     if (lanes == b.live) {
         s.block_since[b.records] = now;
         for (Warp& w : b.warps) s.synchronised(w);
         if (s.block_since.size() == 1) {
             s.all_since = now;
             if (s.wide()) meet(s, here, s.columns);
+            // Those who arrived without waiting may have ended since.
+            for (size_t k : here)
+                if (arrived) learn(&s.knows[k * s.stride], arrived.mapped().data(), s.stride);
             return;
         }
     } else s.partial = true;
     meet(s, here, 0);  // each of these warps is now ordered after all that any of them was
-    const uint64_t key = b.records * 16 + uint64_t(id);
     for (Warp* w : warps) {
         s.warp_since[w->actor] = now;
         s.synchronised(*w);
         for (size_t v : here) s.knows[w->actor * s.stride + v] = now;
-        if (const auto row = s.passed.find(key); row != s.passed.end())
-            learn(&s.knows[w->actor * s.stride], row->second.data(), s.stride);
+        if (arrived) learn(&s.knows[w->actor * s.stride], arrived.mapped().data(), s.stride);
     }
-    s.passed.erase(key);
 }
 
 void shared_fence(Warp& w) {

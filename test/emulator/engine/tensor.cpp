@@ -10,6 +10,7 @@
 #include "access.h"
 #include "convert8.h"
 #include "floats.h"
+#include "handlers.h"
 #include "lanes.h"
 #include "races.h"
 
@@ -67,17 +68,11 @@ template <int K, int Pitch> void saturating_multiply(int32_t (&c)[8][8], const i
         }
 }
 
-void check_whole_warp(Warp& w, const Instr* i) {
-    if (w.mask != w.live)
-        report(finding_at(w, i, Kind::AbsentLane, __builtin_ctz(w.live & ~w.mask),
-                          "this lane does not take part in a matrix operation of the whole warp"));
-}
-
 constexpr int kHalfAccumulator = 1, kSaturate = 2;
 
 // more: the registers of d, a, b and c. imm: flags.
 template <Element EA, Element EB, int M, int K> const Instr* mma(Warp& w, const Instr* i) {
-    check_whole_warp(w, i);
+    if (!gather_warp(w, i)) return kStop;
     using UA        = Unpack<EA>;
     using UB        = Unpack<EB>;
     using T         = typename UA::T;
@@ -239,7 +234,7 @@ int wmma_element_bytes(Type t) { return t == Type::tf32 ? 4 : ptx::bytes_of(t); 
 // and the order, more: the registers.
 constexpr uint32_t kTransposed = 1u << 31;
 const Instr* wmma_memory(Warp& w, const Instr* i) {
-    check_whole_warp(w, i);
+    if (!gather_warp(w, i)) return kStop;
     const bool stores = i->imm2;
     const int line = int(i->imm3 & 255), total = int(i->imm3 >> 8 & 1023), bytes = int(i->imm3 >> 20 & 15);
     const bool transposed = i->imm3 & kTransposed;
@@ -331,7 +326,7 @@ constexpr uint8_t kSaturated = 1, kLeftByColumn = 2, kRightByColumn = 4;
 // more: the registers of d, a, b and c. The offsets of the operands a, b and c are the numbers of these registers. T is
 // float, or double for f64 and s32, which it holds exactly.
 template <class T, int N> const Instr* wmma_mma(Warp& w, const Instr* i) {
-    check_whole_warp(w, i);
+    if (!gather_warp(w, i)) return kStop;
     const Ref* d = &w.frame->function->more[i->more];
     const int nd = i->more_defs, na = i->a.offset, nb = i->b.offset, nc = i->c.offset;
     const int M = int(i->imm3 & 255), K = int(i->imm3 >> 16 & 255);

@@ -144,6 +144,17 @@ struct Places {
     }
 };
 
+// What one warp reads: its own 16 rows of A, in `at` up to `a`, and all of B.
+struct Reads {
+    uint32_t at[kMostChunks + kWgmmaRows * 2 / kMembers];
+    size_t a = 0, all;
+    Reads(const Form& form, const Places& p, uint32_t member) {
+        for (size_t k = 0; k < p.a; k++)
+            if ((form.is(kAcrossA) ? k % 8 / 2 : k / 32) == member) at[a++] = p.at[k];
+        all = size_t(std::copy(p.at + p.a, p.at + p.all, at + a) - at);
+    }
+};
+
 // Returns whether all bytes of a chunk have been written, and no copy is going to write them.
 bool is_ready(const Block& b, uint32_t at) {
     uint64_t shadow[2];
@@ -152,18 +163,15 @@ bool is_ready(const Block& b, uint32_t at) {
     return !(differ & ~(ones * 2)) && (!differ || async_read(b, at));
 }
 
-// Checks what a product reads of shared memory, when a warp has come to it. Bytes that the first warp found written
-// stay so, because a copy that starts before the wait is a finding itself.
-void check_operands(Warp& w, const Instr* i, const Form& form, const Places& p, bool first) {
-    Block& b             = *w.block;
-    const uint32_t* rows = p.at + (form.is(kAcrossA) ? 0 : w.index % kMembers * 32);  // a warp reads its own rows of A
-    check_wgmma_reads(w, i, rows, form.is(kAcrossA) ? p.a : p.a / kMembers);
-    check_wgmma_reads(w, i, p.at + p.a, p.all - p.a);
-    if (!first) return;
-    for (size_t k = 0; k < p.all; k++) {
-        const uint32_t at = p.at[k];
+// Checks what a warp's part of a product reads of shared memory, when the warp has come to it. Bytes of B that the
+// first warp found written stay so, because a copy that starts before the wait is a finding itself.
+void check_operands(Warp& w, const Instr* i, const Reads& r, bool first) {
+    Block& b = *w.block;
+    check_wgmma_reads(w, i, r.at, r.all);
+    for (size_t k = 0; k < (first ? r.all : r.a); k++) {
+        const uint32_t at = r.at[k];
         if (is_ready(b, at)) continue;
-        const char* matrix = k < p.a ? "matrix A of a wgmma" : "matrix B of a wgmma";
+        const char* matrix = k < r.a ? "matrix A of a wgmma" : "matrix B of a wgmma";
         if (const uint64_t bad = clash_with_copies(b, at, 16, false); bad != kNoClash)
             report(finding_at(w, i, Kind::AsyncCopyRace, 0,
                               std::string(matrix) + " has shared " + hex(bad) + clash_text(b, bad)));
@@ -353,6 +361,7 @@ void multiply_at_once(Warp& w, const Form& form, const Product& p, const Places&
 }
 
 const Instr* mma_async(Warp& w, const Instr* i) {
+    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (!m) return kStop;
     Wgmma& g = *w.wgmma;
@@ -363,9 +372,12 @@ const Instr* mma_async(Warp& w, const Instr* i) {
     if (first || b.launch->check_all) {
         const Places places(form, p.a, p.b);
         p.bad = p.bad || !inside(w, i, places);
-        if (b.launch->check_all && !p.bad) check_operands(w, i, form, places, first);
-        if (b.launch->check_all && !p.bad && first && !at_once)
-            for (size_t k = 0; k < places.all; k++) mark_async_reads(b, places.at[k], 16, 1);
+        if (b.launch->check_all && !p.bad) {
+            const Reads reads(form, places, w.index % kMembers);
+            check_operands(w, i, reads, first);
+            for (size_t k = 0; k < (first ? reads.all : reads.a) && !at_once; k++)
+                mark_async_reads(b, reads.at[k], 16, 1);
+        }
         if (b.launch->profiling && first) w.worker->counts.shared_wavefronts += places.all / 8;  // core matrices
         if (at_once && !p.bad) multiply_at_once(w, form, p, places, *m);
     }
@@ -385,17 +397,20 @@ const Instr* mma_async(Warp& w, const Instr* i) {
 }
 
 const Instr* fence(Warp& w, const Instr* i) {
+    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (m) m->fences++;
     return m ? i + 1 : kStop;
 }
 const Instr* commit(Warp& w, const Instr* i) {
+    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (m) m->groups.push_back(m->issued);
     return m ? i + 1 : kStop;
 }
 // imm: the number of groups that may stay open.
 const Instr* wait_group(Warp& w, const Instr* i) {
+    if (!gather_warp(w, i)) return kStop;
     Member* m = member_of(w, i);
     if (!m) return kStop;
     Wgmma& g = *w.wgmma;

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <bit>
 #include <climits>
 #include <random>
 
@@ -322,6 +323,129 @@ TEST_CASE("tiles of tensors, with every swizzle and beyond every edge", "[forms]
                 });
                 CHECK((std::vector<uint8_t>(tensor.host(), tensor.host() + t.bytes.size()) == after));
             }
+}
+
+// The bytes of whole numbers as elements of a type: u32, s64, f16 …
+std::vector<uint8_t> elements(const std::string& type, const std::vector<int64_t>& numbers) {
+    const size_t size = type == "bf16" || type == "f16" ? 2 : type.substr(1) == "64" ? 8 : 4;
+    std::vector<uint8_t> bytes(numbers.size() * size);
+    for (size_t k = 0; k < numbers.size(); k++) {
+        const int64_t n  = numbers[k];
+        const auto small = float(n);
+        const auto store = [&](auto x) { std::memcpy(&bytes[k * size], &x, sizeof x); };
+        if (type == "f16") store(_Float16(small));
+        else if (type == "bf16") store(uint16_t(std::bit_cast<uint32_t>(small) >> 16));
+        else if (type == "f32") store(small);
+        else if (type == "f64") store(double(n));
+        else if (size == 8) store(n);
+        else store(int32_t(n));
+    }
+    return bytes;
+}
+int64_t reduced(const std::string& op, int64_t old, int64_t v) {
+    if (op == "add") return old + v;
+    if (op == "min") return std::min(old, v);
+    if (op == "max") return std::max(old, v);
+    if (op == "and") return old & v;
+    if (op == "or") return old | v;
+    if (op == "xor") return old ^ v;
+    if (op == "inc") return old >= v ? 0 : old + 1;
+    return old == 0 || old > v ? v : old - 1;  // dec
+}
+const std::string kLoadTile =
+    "mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 32768;\ncp.async.bulk.shared::cluster.global."
+    "mbarrier::complete_tx::bytes [%tile], [%from], 32768, [full];\n" +
+    kWait;
+
+TEST_CASE("bulk copies that reduce", "[forms]") {
+    std::mt19937 random(11);
+    const struct {
+        const char* type;
+        std::vector<std::string> ops;
+    } rows[] = {{"b32", {"and", "or", "xor"}},
+                {"b64", {"and", "or", "xor"}},
+                {"u32", {"add", "min", "max", "inc", "dec"}},
+                {"s32", {"add", "min", "max"}},
+                {"u64", {"add", "min", "max"}},
+                {"s64", {"min", "max"}},
+                {"f16", {"add", "min", "max"}},
+                {"bf16", {"add", "min", "max"}},
+                {"f32", {"add"}},
+                {"f64", {"add"}}};
+    for (const auto& [name, ops] : rows)
+        for (const std::string& op : ops) {
+            const std::string type = name;
+            const bool positive = type[0] == 'u', half = type == "f16" || type == "bf16";
+            // Numbers and sums that every type holds exactly
+            std::vector<int64_t> before(40), with(kTile / 2, 0), after;
+            for (auto& x : before) x = int64_t(random() % 101) - (positive ? 0 : 50);
+            for (auto& x : with) x = int64_t(random() % 101) - (positive ? 0 : 50);
+            for (size_t k = 0; k < before.size(); k++) after.push_back(reduced(op, before[k], with[k]));
+            DeviceArray<uint8_t> to(elements(type, before)), from(elements(type, with));
+            const auto n           = uint32_t(to.n);
+            const std::string form = "cp.reduce.async.bulk.global.shared::cta.bulk_group." + op +
+                                     (half && op == "add" ? ".noftz." : ".") + type;
+            CUtensorMap m{};
+            m.opaque[0] = to.address;
+            const Result r =
+                run_copy(kLoadTile + "ld.param.u64 %to, [map];\n" + form +
+                             " [%to], [%tile], %n;\ncp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;\n"
+                             "ld.param.u64 %to, [to];\n",
+                         m, from.address, n);
+            CAPTURE(form);
+            CHECK(r.message == "");
+            CHECK((std::vector<uint8_t>(to.host(), to.host() + n) == elements(type, after)));
+        }
+}
+
+TEST_CASE("tiles that are added to tensors", "[forms]") {
+    std::mt19937 random(13);
+    const std::pair<CUtensorMapDataType, const char*> types[] = {
+        {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, "f32"}, {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, "bf16"},
+        {CU_TENSOR_MAP_DATA_TYPE_FLOAT16, "f16"}, {CU_TENSOR_MAP_DATA_TYPE_INT32, "s32"},
+        {CU_TENSOR_MAP_DATA_TYPE_UINT32, "u32"},  {CU_TENSOR_MAP_DATA_TYPE_INT64, "s64"},
+        {CU_TENSOR_MAP_DATA_TYPE_UINT64, "u64"},  {CU_TENSOR_MAP_DATA_TYPE_FLOAT64, "f64"}};
+    for (const auto& [type, name] : types)
+        for (size_t rank = 1; rank <= 5; rank++) {
+            const int swizzle = int(random() % 4);
+            Tensor t          = random_tensor(rank, swizzle, random);
+            while (t.type != CU_TENSOR_MAP_DATA_TYPE_FLOAT32) t = random_tensor(rank, swizzle, random);
+            const size_t size = elements(name, {0}).size();
+            t.type = type, t.element = size, t.nan = false;
+            t.size[0] = t.size[0] * 4 / size, t.box[0] = uint32_t(t.box[0] * 4 / size);
+            if (!t.size[0]) t.size[0] = 1;
+            if (t.box_bytes() > kTile) continue;
+            const auto c = random_place(t, random);
+            std::vector<int64_t> before(t.bytes.size() / size), with(kTile / size);
+            for (auto& x : before) x = int64_t(random() % 101);
+            for (auto& x : with) x = int64_t(random() % 101);
+            DeviceArray<uint8_t> tensor(elements(name, before)), image(elements(name, with));
+            const std::string form = std::to_string(rank) + "d";
+            CAPTURE(name, rank, swizzle, t.size, t.box, c);
+            const Result r = run_copy(kLoadTile + "cp.reduce.async.bulk.tensor." + form + ".global.shared::cta.add" +
+                                          (rank % 2 ? ".tile" : "") + ".bulk_group [%map, " + coordinates(rank) +
+                                          "], [%tile];\ncp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;\n",
+                                      t.map(tensor.address), image.address, 0, c);
+            CHECK(r.message == "");
+            std::vector<int64_t> after = before;
+            t.each(c, 0, [&](size_t place, int64_t at) {
+                if (at >= 0 && at % int64_t(size) == 0) after[size_t(at) / size] += with[place / size];
+            });
+            CHECK((std::vector<uint8_t>(tensor.host(), tensor.host() + tensor.n) == elements(name, after)));
+        }
+    // PTX has no maximum of f32 here, and no operation on bytes.
+    for (const auto& [type, op] : {std::pair{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, "max"},
+                                   {CU_TENSOR_MAP_DATA_TYPE_UINT8, "add"},
+                                   {CU_TENSOR_MAP_DATA_TYPE_INT32, "inc"}}) {
+        Tensor t{
+            type, type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1u : 4u, 1, {64, 1, 1, 1, 1}, {}, {16, 1, 1, 1, 1}, 0, false,
+            {}};
+        DeviceArray<uint8_t> tensor(256), image(random_bytes(kTile));
+        const Result r = run_copy(kLoadTile + "cp.reduce.async.bulk.tensor.1d.global.shared::cta." + op +
+                                      ".bulk_group [%map, {%c0}], [%tile];\n",
+                                  t.map(tensor.address), image.address, 0);
+        CHECK(r.message.find("cannot reduce") != std::string::npos);
+    }
 }
 
 TEST_CASE("tensor maps that the driver refuses", "[forms]") {

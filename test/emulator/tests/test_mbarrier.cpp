@@ -72,12 +72,26 @@ TEST_CASE("phases of a barrier in shared memory", "[forms]") {
     CHECK(out[9] == 10);  // the copies had been made before
 }
 
+// Runs these instructions with a barrier that was initialised with this count, and returns the message.
+static std::string with_barrier(const std::string& count, const std::string& body) {
+    Kernel& k = load_kernel(
+        ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n{\n"
+        ".reg .pred %p;\n.shared .align 8 .b64 bar;\nmbarrier.init.shared.b64 [bar], " +
+            count + ";\n" + body + "ret;\n}\n",
+        "k");
+    return run(k, {1, 1, 1}, {1, 1, 1}).message;
+}
+
 TEST_CASE("an mbarrier that expects too many bytes ends the launch", "[forms]") {
     const std::string expect = "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], 600000;\n";
-    Kernel& k                = load_kernel(
-                       ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n{\n"
-                                      ".shared .align 8 .b64 bar;\nmbarrier.init.shared.b64 [bar], 1;\n" +
-                           expect + expect + "ret;\n}\n",
-                       "k");
-    CHECK(run(k, {1, 1, 1}, {1, 1, 1}).message.find("more than 1048574 bytes") != std::string::npos);
+    CHECK(with_barrier("1", expect + expect).find("more than 1048574 bytes") != std::string::npos);
+}
+
+TEST_CASE("an mbarrier with a count of 0 must not be used", "[forms]") {
+    CHECK(with_barrier("0", "") == "");
+    CHECK(with_barrier("0", "mbarrier.arrive.shared::cta.b64 _, [bar];\n").find("a count of 0") != std::string::npos);
+    CHECK(with_barrier("0", "mbarrier.test_wait.parity.shared::cta.b64 %p, [bar], 0;\n").find("a count of 0") !=
+          std::string::npos);
+    CHECK(with_barrier("1048575", "") == "");
+    CHECK(with_barrier("1048576", "").find("more than 1048575") != std::string::npos);
 }

@@ -27,6 +27,20 @@ __global__ void add_one(float* out, const float* in) {
     }
 }
 
+// Here the last warp stores the tile. The others arrive at a barrier without waiting, and end.
+__global__ void add_two(float* out, const float* in) {
+    __shared__ alignas(16) float tile[128];
+    tile[threadIdx.x] = in[blockIdx.x * 128 + threadIdx.x] + 2;
+    fence_async();
+    asm volatile("bar.arrive 1, 160;" ::: "memory");
+    if (threadIdx.x / 32 < 3) return;
+    asm volatile("bar.sync 1, 160;" ::: "memory");
+    if (!elect_one()) return;
+    store_bulk(out + blockIdx.x * 128, tile, sizeof tile);
+    commit_bulk();
+    wait_bulk();
+}
+
 int main() {
     const auto numbers = whole_numbers(4 * N);
     Device<float> in(numbers), out(4 * N);
@@ -34,5 +48,9 @@ int main() {
     CUDA(cudaDeviceSynchronize());
     const auto got = out.host();
     for (int k = 0; k < 4 * N; k++) EXPECT(got[k] == numbers[k] + 1);
+    add_two<<<4 * N / 128, 128>>>(out, in);
+    CUDA(cudaDeviceSynchronize());
+    const auto two = out.host();
+    for (int k = 0; k < 4 * N; k++) EXPECT(two[k] == numbers[k] + 2);
     std::puts("ok");
 }
